@@ -1,0 +1,30 @@
+"""Seconds for the keyed initialisation of the reference recipe: `python benchmarks/init.py [DEPTH
+...]`."""
+
+import sys
+import time
+from pathlib import Path
+
+from model.attention import sdpa
+from model.configfile import load_config
+from model.derive import derive
+from model.gpt import GPT
+from model.init import initialise
+
+BASE = Path(__file__).parents[1] / "ablations" / "bases" / "speedrun.yaml"
+
+
+def main() -> None:
+    print(f"{'depth':>5} {'parameters':>14} {'seconds':>8}")
+    for depth in [int(text) for text in sys.argv[1:]] or [12, 24]:
+        config = load_config(BASE, {"dial.depth": depth})
+        derived = derive(config)
+        model = GPT(config, derived.sizes, sdpa)
+        began = time.perf_counter()
+        initialise(model, seed=1)
+        seconds = time.perf_counter() - began
+        print(f"{depth:>5} {derived.parameters_total:>14,} {seconds:>8.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,357 @@
+"""The configuration of one run: every field, its default and what it means.
+
+The trainer owns its configuration; the harness carries overrides here and keeps what comes back. A
+field that is `null` by default is either a trick that is off or a value that the dial derives
+(`model.derive`), and its sentence says which. The bare default is GPT-2 as published in 2019; the
+reference recipe is `ablations/bases/speedrun.yaml`. A default never changes: identities leave out
+whatever equals it (`model.identity`), so a changed default is a new field or a new protocol.
+
+Reading and checking stand in `model.configfile`, rules between fields in `model.derive`.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dial:
+    """One dial, `depth`, sets width, heads, batch, learning rates, decay and horizon."""
+
+    depth: int = 12
+    """Number of blocks L."""
+    ratio: float = 12.0
+    """Planned training tokens per scaling parameter N."""
+    steps: int | None = None
+    """Optimizer steps. Null: planned tokens over batch, rounded down."""
+    batch_tokens: int | None = None
+    """Tokens a step over all ranks. Null: the power of two nearest to 2^19 r^0.383."""
+    params: int | None = None
+    """N that the plan is made for. Null: this model's own N (block parameters and head)."""
+    reference_params: int | None = None
+    """N of the same recipe at depth 12, so r = params / reference_params. Null: computed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Windows:
+    """Trick `windows`: alternating short and long attention windows (model/attention.py)."""
+
+    pattern: str = "SSSL"
+    """Tiled over the layers; the last layer is always L. S short window, L full context."""
+    short_tokens: int | None = None
+    """The short window. Null: a quarter of the context, rounded up to a multiple of 128."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rotary:
+    """Trick `rotary`: rotary position embedding (model/tricks/rotary.py)."""
+
+    base: float = 100_000.0
+    """Wavelength base of the slowest channel pair."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QKNorm:
+    """Trick `qk_norm`: queries and keys to unit root mean square, then scaled."""
+
+    scale: float = 1.2
+    """Factor on both queries and keys after the norm."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Softcap:
+    """Trick `softcap`: logits squeezed through cap tanh(z / cap)."""
+
+    cap: float = 15.0
+    """The bound on a logit's magnitude."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Smear:
+    """Trick `smear`: a gated share of the token before (model/tricks/smear.py)."""
+
+    gate_channels: int = 24
+    """The gate reads this many leading channels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValueEmbeddings:
+    """Trick `value_embeddings`: token tables added to the values
+    (model/tricks/value_embeddings.py)."""
+
+    gate_channels: int = 12
+    """The gate of each head reads this many leading channels."""
+    gate_scale: float = 3.0
+    """The gate is gate_scale times a sigmoid."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResidualScalars:
+    """Trick `residual_scalars`: resid_i x + x0_i x0 (model/tricks/residual_scalars.py)."""
+
+    resid_first: float = 1.15
+    """Initial factor of the residual stream at the first layer; linear to the last."""
+    resid_last: float = 1.05
+    """Initial factor of the residual stream at the last layer."""
+    x0_first: float = 0.20
+    """Initial factor of the embedding at the first layer; linear to the last."""
+    x0_last: float = 0.05
+    """Initial factor of the embedding at the last layer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backout:
+    """Trick `backout`: subtracts the middle of the network (model/tricks/backout.py)."""
+
+    init: float = 0.2
+    """Initial factor of the middle block's output."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetSkips:
+    """Trick `unet_skips`: early blocks feed late ones (model/tricks/unet_skips.py)."""
+
+    init: float = 1.0
+    """Initial factor of every skip."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """The architecture."""
+
+    context_tokens: int = 1024
+    """T, tokens a row."""
+    vocab_size: int = 32_768
+    """V, tokens of the vocabulary with its specials; tables are padded to a multiple of 64."""
+    head_width: int = 64
+    """K, channels a head."""
+    width: int | None = None
+    """D. Null: 64 times depth, rounded up to a multiple of head_width."""
+    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
+    """LayerNorm with weight and bias, or RMSNorm without parameters, which also follows the
+    embedding."""
+    activation: Literal["gelu", "relu2"] = "gelu"
+    """Of the MLP, whose hidden width is 4 D."""
+    bias: bool = True
+    """Whether Linears have biases."""
+    tied_head: bool = True
+    """Whether the head is the embedding table."""
+    init: Literal["gpt2", "zero_projections"] = "gpt2"
+    """N(0, 0.02) with scaled residual projections, or uniform with zero residual projections."""
+    rotary: Rotary | None = None
+    """Rotary positions. Null: learned positions."""
+    qk_norm: QKNorm | None = None
+    """Norm of queries and keys. Null: none."""
+    windows: Windows | None = None
+    """Attention windows. Null: full causal attention in every layer."""
+    softcap: Softcap | None = None
+    """Bounded logits. Null: logits as they are."""
+    smear: Smear | None = None
+    """Share of the token before. Null: none."""
+    value_embeddings: ValueEmbeddings | None = None
+    """Token tables for the values of every other layer. Null: none."""
+    residual_scalars: ResidualScalars | None = None
+    """Learned factors of stream and embedding. Null: a plain residual stream."""
+    backout: Backout | None = None
+    """Subtraction of the middle block's output. Null: none."""
+    unet_skips: UNetSkips | None = None
+    """Skips from early to late blocks. Null: none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW:
+    """AdamW settings of one label. The defaults are those that nanoGPT trains GPT-2 with."""
+
+    lr: float = 6e-4
+    """Peak learning rate before scaling."""
+    beta1: float = 0.9
+    """Decay of the first moment."""
+    beta2: float = 0.95
+    """Decay of the second moment."""
+    eps: float = 1e-8
+    """Added to the root of the second moment."""
+    decay: float = 0.1
+    """Decoupled weight decay, multiplied by the learning rate; constant over the run."""
+    batch_scaled: bool = False
+    """Whether lr is multiplied by sqrt(batch_tokens / 2^19)."""
+    width_scaled: bool = False
+    """Whether lr is multiplied by (D / 768)^-0.5."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NorMuon:
+    """Trick `muon_normuon`: a second moment per row or column of the orthogonal update."""
+
+    beta2: float = 0.9
+    """Decay of the second moment."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Muon:
+    """Trick `muon`: orthogonalised momentum for the matrices (model/optim/muon.py)."""
+
+    lr: float = 0.02
+    """Peak learning rate, times max(1, rows / cols)^0.5 of each matrix."""
+    batch_scaled: bool = True
+    """Whether lr is multiplied by sqrt(batch_tokens / 2^19)."""
+    decay: float = 0.28
+    """Weight decay, times sqrt(batch_tokens / 2^19) / r; falls to zero along a cosine."""
+    momentum_start: float = 0.85
+    """Momentum at step 0."""
+    momentum: float = 0.97
+    """Momentum after its warm-up."""
+    momentum_end: float = 0.90
+    """Momentum at the last step, reached linearly over the warm-down."""
+    momentum_warmup_steps: int = 400
+    """Steps of the momentum's warm-up, which wins over the warm-down."""
+    iterations: int = 5
+    """Steps of the orthogonalising iteration."""
+    orthogonalize: Literal["newton_schulz", "polar_express"] = "newton_schulz"
+    """The iteration's coefficients (sub-toggle muon_polar_express)."""
+    normuon: NorMuon | None = None
+    """Second moments of the update. Null: none."""
+    equalize_rows: bool = False
+    """MuonEq: rows to equal norms before orthogonalising (sub-toggle muon_equalize_rows)."""
+    renormalize: bool = False
+    """Muon+: Frobenius norm sqrt(min(m, n)) after orthogonalising (sub-toggle muon_renormalize)."""
+    cautious_decay: bool = False
+    """Decay only where update and weight agree in sign (sub-toggle muon_cautious_decay)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """One field a label: every parameter carries exactly one of these labels.
+
+    Labels of GPT-2 itself start at GPT-2's settings. A label that only a trick brings starts at
+    the reference recipe's (tricks.md of nanochat 92d63d4), so a trick switched on alone brings
+    its own settings and changes no other.
+    """
+
+    muon: Muon | None = None
+    """Muon for the label `matrices`. Null: AdamW with the settings of `matrices`."""
+    clip: float | None = 1.0
+    """Bound on the global gradient norm. Null: no clipping."""
+    matrices: AdamW = AdamW()
+    """Every 2-D weight in a block, while Muon is off."""
+    embedding: AdamW = AdamW()
+    """The token table (with a tied head: also the head)."""
+    head: AdamW = AdamW()
+    """The untied head."""
+    positions: AdamW = AdamW()
+    """Learned positions."""
+    norms: AdamW = AdamW(decay=0.0)
+    """Weights and biases of LayerNorms."""
+    biases: AdamW = AdamW(decay=0.0)
+    """Biases of Linears."""
+    value_tables: AdamW = AdamW(
+        lr=0.15,
+        beta1=0.8,
+        beta2=0.995,
+        eps=1e-10,
+        decay=0.01,
+        batch_scaled=True,
+        width_scaled=True,
+    )
+    """Tables of the value embeddings."""
+    resid_scalars: AdamW = AdamW(lr=0.005, beta1=0.8, eps=1e-10, decay=0.05, batch_scaled=True)
+    """Factors of the residual stream."""
+    x0_scalars: AdamW = AdamW(lr=0.5, beta1=0.96, eps=1e-10, decay=0.0, batch_scaled=True)
+    """Factors of the embedding and of the U-net skips."""
+    smear: AdamW = AdamW(lr=0.2, beta1=0.8, eps=1e-10, decay=0.0)
+    """Gate and factor of smear."""
+    backout: AdamW = AdamW(lr=0.2, beta1=0.8, eps=1e-10, decay=0.0)
+    """Factor of backout."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Warmdown:
+    """Trick `warmdown`: constant learning rate, then linear to its end."""
+
+    fraction: float = 0.65
+    """Share of all steps that the linear fall takes."""
+    final_lr: float = 0.05
+    """Learning rate at the end, as a share of the peak."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """The course of the learning rate, shared by all labels."""
+
+    warmup_steps: int | None = None
+    """Linear warm-up. Null: 5 % of the steps, at most 2,000."""
+    cosine_final_lr: float = 0.1
+    """End of the cosine as a share of the peak, where no warm-down is set."""
+    warmdown: Warmdown | None = None
+    """Hold, then fall linearly. Null: a cosine from the end of the warm-up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """What is read, in which order and with which tokenizer (model/data)."""
+
+    source: str = "python-docs"
+    """`python-docs`, or a folder of parquet, jsonl or txt files (its last file is the validation
+    split), or a folder that `model.data prepare` wrote. A folder's path is no part of an
+    identity."""
+    train_files: int | None = None
+    """Only the first n training files. Null: all."""
+    tokenizer: str = "train"
+    """`train` (a vocabulary of model.vocab_size from all training files), `gpt2`, or a tokenizer
+    file."""
+    order: Literal["seed", "file"] = "seed"
+    """Documents shuffled by the seed, or in file order for every seed."""
+    cache_dir: str = ".cache/data"
+    """Where prepared tokens are kept; relative to the checkout. No part of an identity."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Validation."""
+
+    tokens: int = 1_572_864
+    """Validation tokens, rounded down to whole rows (at least one)."""
+    every_steps: int | None = None
+    """Evaluate every n steps. Null: only at the end."""
+    at_start: bool = False
+    """Whether to evaluate before the first step too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class System:
+    """The machine and how it is used."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes CUDA where there is a GPU; the record says what ran."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Compute type. bf16 keeps fp32 master weights, and tables of embeddings in bf16."""
+    attention: Literal["auto", "sdpa", "flex"] = "auto"
+    """Attention back-end; one that is asked for and cannot run stops the run."""
+    compile: bool = True
+    """Whether the model goes through torch.compile."""
+    device_batch_rows: int | None = None
+    """Rows a forward pass. Null: all rows of a step, at most 32."""
+    threads: int | None = None
+    """CPU threads. Null: all cores this process may use."""
+    calibration_s: float = 2.0
+    """Seconds for measuring matmul and copy rates into environment.json; 0 skips it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One run."""
+
+    seed: int = 0
+    """Of initialisation and document order; no part of config_id."""
+    dial: Dial = field(default_factory=Dial)
+    """Size and horizon."""
+    model: Model = field(default_factory=Model)
+    """Architecture."""
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    """Optimizers by label."""
+    schedule: Schedule = field(default_factory=Schedule)
+    """Learning rate over time."""
+    data: Data = field(default_factory=Data)
+    """Text, order, tokenizer."""
+    eval: Evaluation = field(default_factory=Evaluation)
+    """Validation."""
+    system: System = field(default_factory=System)
+    """Machine."""

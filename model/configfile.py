@@ -1,0 +1,234 @@
+"""From a file and overrides to a checked `Config`; all faults in one pass, each with its remedy.
+
+YAML 1.2 (a JSON file is one too). `extends: other.yaml` takes another file's values first.
+Overrides are dotted paths; `null` switches a trick off, `{}` switches it on with its defaults. A
+run directory's config.json can be given again: its `requested` part is what is read.
+"""
+
+import dataclasses
+import difflib
+import io
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from model.config import Config
+from model.errors import ConfigError, ConfigErrors
+
+Nested = dict[str, Any]
+OFF_WORDS = {"off", "none", "no", "false", "disabled", "~"}
+ON_WORDS = {"on", "yes", "true", "enabled"}
+
+
+def load_config(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Config:
+    """The configuration of `path` (null: all defaults) with `overrides`; raises ConfigErrors."""
+    values = read_values(path) if path is not None else {}
+    errors: list[ConfigError] = []
+    apply_overrides(values, overrides or {}, errors)
+    config: Config = build(Config, values, "", errors)
+    if errors:
+        raise ConfigErrors(errors)
+    return config
+
+
+def read_values(path: Path) -> Nested:
+    """The nested mapping in a YAML or JSON file, after its `extends`; raises ConfigErrors."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        expected = f"a readable configuration file at {path}"
+        raise _one(expected, str(error), "Check the path.", path) from None
+    values: Nested = parse_yaml(text, str(path))
+    if not isinstance(values, dict):
+        got = type(values).__name__
+        raise _one(
+            "a mapping of sections", got, "Start with, for example, `dial: {depth: 4}`.", path
+        )
+    if "requested" in values and "resolved" in values:  # config.json of a run directory
+        values = values["requested"]
+    if isinstance(values.get("data"), str):
+        values["data"] = {"source": values["data"]}
+    parent = values.pop("extends", None)
+    if parent is None:
+        return values
+    base = read_values(path.parent / str(parent))
+    return _merged(base, values)
+
+
+def parse_overrides(items: list[str]) -> Nested:
+    """`["a.b=c", ...]` as {dotted path: value}, each value read as YAML; raises ConfigErrors."""
+    overrides = {}
+    for item in items:
+        path, equals, text = item.partition("=")
+        if not equals or not path:
+            raise _one("--set PATH=VALUE", repr(item), "Write, for example, --set dial.depth=8.")
+        overrides[path] = parse_yaml(text, f"--set {path}")
+    return overrides
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """One YAML 1.2 document as plain values; raises ConfigErrors naming `where`."""
+    try:
+        return YAML(typ="safe", pure=True).load(io.StringIO(text))
+    except YAMLError as error:
+        problem = " ".join(str(error).split())
+        raise _one("valid YAML", problem[:300], "Mend the syntax there.", where) from None
+
+
+def apply_overrides(
+    values: Nested, overrides: Mapping[str, Any], errors: list[ConfigError]
+) -> None:
+    """Sets dotted paths in `values`, shorter ones first: a trick is on before its fields."""
+    for path in sorted(overrides, key=lambda p: p.count(".")):
+        if path == "data" and isinstance(
+            overrides[path], str
+        ):  # `data=NAME` is short for its source
+            *sections, last = "data", "source"
+        else:
+            *sections, last = path.split(".")
+        place: Any = values
+        for depth, name in enumerate(sections):
+            if place.get(name) is None and _trick_is_off(sections[: depth + 1]):
+                errors.append(_parent_is_off(path, ".".join(sections[: depth + 1])))
+                break
+            place = place.setdefault(name, {})
+            if not isinstance(place, dict):
+                errors.append(_wrong_type(".".join(sections[: depth + 1]), "a mapping", place))
+                break
+        else:
+            place[last] = overrides[path]
+
+
+def _trick_is_off(sections: list[str]) -> bool:
+    """Whether the path is a section whose default is null, so that absent means off."""
+    kind: Any = Config
+    for name in sections:
+        fields = {f.name: f for f in dataclasses.fields(kind)} if _is_section(kind) else {}
+        if name not in fields:
+            return False
+        hint = typing.get_type_hints(kind)[name]
+        kind, optional = _without_none(hint)
+    return optional and _is_section(kind)
+
+
+def build(kind: type, values: Any, path: str, errors: list[ConfigError]) -> Any:
+    """An instance of the section `kind` from a mapping; faults are appended to `errors`."""
+    if not isinstance(values, dict):
+        errors.append(_wrong_type(path, f"a mapping of {kind.__name__} fields", values))
+        return kind()
+    hints = typing.get_type_hints(kind)
+    known = [f.name for f in dataclasses.fields(kind)]
+    built = {}
+    for name, value in values.items():
+        where = f"{path}.{name}" if path else str(name)
+        if name not in known:
+            errors.append(_unknown(where, str(name), known))
+        else:
+            default = getattr(kind(), name)
+            built[name] = _value(hints[name], value, default, where, errors)
+    return kind(**built)
+
+
+def _value(hint: Any, value: Any, default: Any, path: str, errors: list[ConfigError]) -> Any:
+    kind, optional = _without_none(hint)
+    if value is None:
+        if optional:
+            return None
+        errors.append(_wrong_type(path, _describe(kind), value))
+        return default
+    if _is_section(kind):
+        word = str(value).lower() if isinstance(value, str | bool) else ""
+        if optional and word in OFF_WORDS | ON_WORDS:
+            errors.append(_switch_word(path, value, word in OFF_WORDS))
+            return default
+        if isinstance(default, kind) and isinstance(value, dict):
+            value = {**_differences(default, kind), **value}
+        return build(kind, value, path, errors)
+    if _fits(kind, value):
+        return float(value) if kind is float else value
+    errors.append(_wrong_type(path, _describe(kind), value, optional))
+    return default
+
+
+def _differences(default: Any, kind: type) -> Nested:
+    """A section's own defaults where they differ from its class's (a label's AdamW settings)."""
+    plain = kind()
+    return {
+        f.name: getattr(default, f.name)
+        for f in dataclasses.fields(default)
+        if getattr(default, f.name) != getattr(plain, f.name)
+    }
+
+
+def _fits(kind: Any, value: Any) -> bool:
+    if typing.get_origin(kind) is typing.Literal:
+        return value in typing.get_args(kind) and not isinstance(value, bool)
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def _without_none(hint: Any) -> tuple[Any, bool]:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        kinds = [kind for kind in typing.get_args(hint) if kind is not types.NoneType]
+        assert len(kinds) == 1, hint
+        return kinds[0], True
+    return hint, False
+
+
+def _is_section(kind: Any) -> bool:
+    return dataclasses.is_dataclass(kind)
+
+
+def _describe(kind: Any) -> str:
+    if typing.get_origin(kind) is typing.Literal:
+        return "one of " + ", ".join(str(choice) for choice in typing.get_args(kind))
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}.get(
+        kind, f"a mapping of {getattr(kind, '__name__', kind)} fields"
+    )
+
+
+def _unknown(path: str, name: str, known: list[str]) -> ConfigError:
+    near = difflib.get_close_matches(name, known, n=1)
+    remedy = f"Did you mean {near[0]}?" if near else "Known keys: " + ", ".join(known) + "."
+    section = path.rpartition(".")[0] or "the top level"
+    return ConfigError(
+        path=path, expected=f"a known key of {section}", got=repr(name), remedy=remedy
+    )
+
+
+def _wrong_type(path: str, expected: str, value: Any, optional: bool = False) -> ConfigError:
+    got = "null" if value is None else f"{value!r} ({type(value).__name__})"
+    expected += " or null" if optional else ""
+    return ConfigError(path=path, expected=expected, got=got, remedy=f"Set {path} to {expected}.")
+
+
+def _parent_is_off(path: str, trick: str) -> ConfigError:
+    remedy = f"Switch it on first, for example --set {trick}={{}}."
+    return ConfigError(path=path, expected=f"{trick} to be on", got=f"{trick}: null", remedy=remedy)
+
+
+def _switch_word(path: str, value: Any, off: bool) -> ConfigError:
+    remedy = f"Write {path}: null." if off else f"Write {path}: {{}} for its defaults."
+    meaning = "null (off)" if off else "a mapping (on)"
+    return ConfigError(path=path, expected=meaning, got=repr(value), remedy=remedy)
+
+
+def _merged(base: Nested, over: Nested) -> Nested:
+    """`over` laid on `base`, mapping by mapping."""
+    merged = dict(base)
+    for name, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(name), dict)
+        merged[name] = _merged(merged[name], value) if both else value
+    return merged
+
+
+def _one(expected: str, got: str, remedy: str, path: object = "") -> ConfigErrors:
+    return ConfigErrors([ConfigError(expected=expected, got=got, remedy=remedy, path=str(path))])

@@ -1,0 +1,123 @@
+"""Rows of each step as torch tensors, one step ahead of the trainer.
+
+Step k takes rows k·B to (k+1)·B of the plan and rank r its contiguous share of them, so what a step
+trains on depends on neither the rank count nor where a run was resumed. A thread gathers the next
+batch while the device computes; on CUDA it is copied from pinned memory without waiting. An error
+in the thread is raised by the `next` that would have returned its batch.
+
+B rows of a step over all ranks, T tokens of context.
+"""
+
+import queue
+import threading
+import time
+from dataclasses import dataclass
+from types import TracebackType
+
+import torch
+
+from model.data.rows import PackedRows
+from model.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One step's rows of one rank: `tokens` (B / ranks, T + 1) int64, and the wait for them."""
+
+    tokens: torch.Tensor
+    waited_s: float
+
+
+class Loader:
+    """Yields the batches of steps `start_step`, `start_step + 1`, … Close it, or use `with`."""
+
+    def __init__(
+        self,
+        rows: PackedRows,
+        *,
+        batch_rows: int,
+        start_step: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
+        device: torch.device | str = "cpu",
+        ahead: int = 1,
+    ) -> None:
+        """`batch_rows` is B, over all ranks; `ahead` batches wait ready. Raises DataError."""
+        if batch_rows < 1 or batch_rows % ranks:
+            raise DataError(
+                path="data",
+                expected=f"a batch that {ranks} ranks can share evenly",
+                got=f"{batch_rows} rows",
+                remedy="Change the batch or the number of ranks.",
+            )
+        assert 0 <= rank < ranks, (rank, ranks)
+        self._rows, self._batch_rows, self._step = rows, batch_rows, start_step
+        self._share = batch_rows // ranks
+        self._offset = rank * self._share
+        self._device = torch.device(device)
+        if self._device.type == "cuda" and self._device.index is None:
+            self._device = torch.device("cuda", torch.cuda.current_device())
+        self._ready: queue.Queue[torch.Tensor | Exception] = queue.Queue(maxsize=ahead)
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="loader", daemon=True)
+        self._thread.start()
+
+    def next(self) -> Batch:
+        """The next step's batch on the device. Raises what went wrong in the thread.
+
+        Raises DataError when the plan has no rows left for this step.
+        """
+        assert not self._closing.is_set(), "next() of a closed loader"
+        began = time.perf_counter()
+        item = self._ready.get()
+        if isinstance(item, Exception):
+            self.close()
+            raise item
+        tokens = item.to(self._device, non_blocking=True)
+        return Batch(tokens=tokens, waited_s=time.perf_counter() - began)
+
+    def close(self) -> None:
+        """End the thread; safe to call twice."""
+        self._closing.set()
+        while self._thread.is_alive():
+            try:
+                self._ready.get_nowait()  # make room for a thread that waits to put
+            except queue.Empty:
+                self._thread.join(timeout=0.01)
+
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _work(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)  # the current GPU is a property of the thread
+        step = self._step
+        while not self._closing.is_set():
+            try:
+                item: torch.Tensor | Exception = self._gather(step)
+            except Exception as error:  # carried over to next(), whatever it is
+                item = error
+            self._ready.put(item)
+            if isinstance(item, Exception):
+                return
+            step += 1
+
+    def _gather(self, step: int) -> torch.Tensor:
+        if (step + 1) * self._batch_rows > self._rows.rows:
+            raise DataError(
+                path="data",
+                expected=f"{(step + 1) * self._batch_rows} planned rows for step {step}",
+                got=f"{self._rows.rows}",
+                remedy="Ask `rows` for as many rows as all steps take.",
+            )
+        start = step * self._batch_rows + self._offset
+        tokens = torch.from_numpy(self._rows.tokens(start, start + self._share))
+        return tokens.pin_memory() if self._device.type == "cuda" else tokens

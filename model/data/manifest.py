@@ -1,0 +1,255 @@
+"""What a prepared folder holds, and how a plan for many runs finds its identity in a moment.
+
+    <cache>/<key>/            one prepared folder; key = hash of tokenizer and source files
+        manifest.json         the files it was made from, and their token shards with hashes
+        tokenizer.json
+        shards/NNN-split.*    written by `shards`
+        plans/*.plan          written by `packing`
+        views/*.json          (train files, T, validation rows) -> data_id
+    <cache>/tokenizers/       trained vocabularies, by what they were trained on
+    <cache>/sources/          path and file times of a source -> its prepared folder
+    <cache>/lock
+
+`find_view` looks at names, sizes and times of the source's files and reads two small files; nothing
+is hashed again and neither numpy, pyarrow nor torch is imported. A prepared folder can itself be
+given as `data.source` on a machine that lacks the text; its data_id is the same. Standard library
+only.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from model.data.atomic import hash_of, read_json
+from model.data.settings import DataSettings
+from model.data.sources import PYTHON_DOCS, TRAIN, VALIDATION, describe_source
+from model.errors import DataError
+
+# Raised by hand when reading, training, cutting or storing changes, so that nothing old is reused.
+LAYOUT = "model.data/1"
+# Rule and version of the packing plan; part of every data_id.
+PACKING = "best_fit_crop_shortest/1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardRecord:
+    """What one token shard must hold; sizes and `sample_sha256` are checked at every opening."""
+
+    stem: str
+    documents: int
+    tokens: int
+    text_bytes: int
+    row_groups: list[int]
+    documents_sha256: str
+    starts_sha256: str
+    tokens_sha256: str
+    sample_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartRecord:
+    """One part of a source: its file as it was read, and its shard once there is one."""
+
+    name: str
+    split: str
+    bytes: int
+    sha256: str
+    shard: ShardRecord | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The content of manifest.json. `python` names the version for `python-docs`."""
+
+    layout: str
+    key: str
+    kind: str
+    python: str | None
+    held_out: str | None
+    tokenizer_name: str
+    tokenizer_sha256: str
+    vocab_size: int
+    bos_id: int
+    token_bytes: int
+    parts: list[PartRecord]
+
+    def of(self, split: str) -> list[PartRecord]:
+        """The parts of a split in order."""
+        return [part for part in self.parts if part.split == split]
+
+    def used(self, train_files: int | None) -> list[PartRecord]:
+        """The first `train_files` training parts (None: all) and the validation part.
+
+        Raises DataError when the source has fewer.
+        """
+        train = self.of(TRAIN)
+        if train_files is not None and train_files > len(train):
+            raise too_many_files(train_files, len(train))
+        return train[:train_files] + self.of(VALIDATION)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values for manifest.json."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """A prepared folder seen with certain training files, T and validation rows."""
+
+    data_id: str
+    path: str
+    packing: str
+    train_files: int
+    context_tokens: int
+    validation_rows: int
+    validation_rows_sha256: str
+    train_documents: int
+    train_tokens: int
+    train_bytes: int
+    validation_documents: int
+    validation_tokens: int
+    validation_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Location:
+    """Where prepared data lies; `home` is None before prepare, `changed` names a changed file."""
+
+    home: Path | None
+    changed: str | None = None
+
+
+def find_view(settings: DataSettings) -> View | None:
+    """The prepared view of these settings, or None when anything has yet to be prepared.
+
+    Never raises for a source that is missing or wrong: `prepare` says that better.
+    """
+    try:
+        home = locate(settings).home
+        if home is None:
+            return None
+        manifest = read_manifest(home)
+        if manifest.vocab_size != settings.vocab_size:
+            return None
+        train_files = len(manifest.used(settings.train_files)) - len(manifest.of(VALIDATION))
+        return read_view(settings, home, manifest, train_files)
+    except (DataError, OSError):
+        return None
+
+
+def locate(settings: DataSettings) -> Location:
+    """Find the prepared folder of a source. Raises DataError when the source itself is wrong."""
+    folder = Path(settings.source).expanduser()
+    if settings.source != PYTHON_DOCS and is_prepared(folder):
+        return Location(home=folder)
+    stamp = source_stamp(settings)
+    index = source_index(settings)
+    if not index.exists():
+        return Location(home=None)
+    known = read_json(index)
+    changed = _first_change(known["stamp"], stamp)
+    if changed is not None:
+        return Location(home=None, changed=changed)
+    home = settings.cache / known["key"]
+    return Location(home=home if is_prepared(home) else None)
+
+
+def source_index(settings: DataSettings) -> Path:
+    """The file that remembers how this source looked when it was prepared."""
+    request = {
+        "layout": LAYOUT,
+        "source": _absolute(settings.source, (PYTHON_DOCS,)),
+        "tokenizer": _absolute(settings.tokenizer, ("train", "gpt2")),
+        "vocab_size": settings.vocab_size,
+    }
+    return settings.cache / "sources" / f"{hash_of(request)[:20]}.json"
+
+
+def source_stamp(settings: DataSettings) -> list[list[str | int]]:
+    """Names, sizes and times of the source's files, and of a tokenizer file that is given."""
+    stamp = describe_source(settings.source).stamp()
+    if settings.tokenizer not in ("train", "gpt2"):
+        path = Path(settings.tokenizer).expanduser()
+        if path.exists():
+            status = path.stat()
+            stamp.append([settings.tokenizer, status.st_size, status.st_mtime_ns])
+    return stamp
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether a folder is one that `prepare` made (it holds a manifest of this layout)."""
+    path = folder / "manifest.json"
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(value, dict) and value.get("layout") == LAYOUT
+
+
+def read_manifest(home: Path) -> Manifest:
+    """Read a prepared folder's manifest. Raises DataError when it is damaged."""
+    value = read_json(home / "manifest.json")
+    try:
+        parts = [
+            PartRecord(**{**part, "shard": part["shard"] and ShardRecord(**part["shard"])})
+            for part in value["parts"]
+        ]
+        return Manifest(**{**value, "parts": parts})
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            path=str(home / "manifest.json"),
+            expected=f"a manifest with {', '.join(field.name for field in fields(Manifest))}",
+            got=f"another ({error})",
+            remedy=f"Delete {home} and run `python -m model.data prepare` again.",
+        ) from error
+
+
+def derived_folder(settings: DataSettings, home: Path, manifest: Manifest) -> Path:
+    """Where plans and views go: the prepared folder, or the cache if that cannot be written."""
+    return home if os.access(home, os.W_OK) else settings.cache / manifest.key
+
+
+def view_name(settings: DataSettings, train_files: int) -> str:
+    """File name of a view."""
+    rows, context = settings.validation_rows, settings.context_tokens
+    return f"files{train_files}-context{context}-rows{rows}.json"
+
+
+def read_view(
+    settings: DataSettings, home: Path, manifest: Manifest, train_files: int
+) -> View | None:
+    """The view written by `prepare`, from the prepared folder or the cache."""
+    for folder in (home, settings.cache / manifest.key):
+        path = folder / "views" / view_name(settings, train_files)
+        if path.exists():
+            value = read_json(path)
+            if value.get("packing") == PACKING:
+                return View(**{**value, "path": str(home)})
+    return None
+
+
+def too_many_files(asked: int, there: int) -> DataError:
+    """The error for more training files than the source has."""
+    return DataError(
+        path="data.train_files",
+        expected=f"at most {there} training files (the last file by name is validation)",
+        got=str(asked),
+        remedy="Lower data.train_files, or leave it out to train on all.",
+    )
+
+
+def _absolute(value: str, names: tuple[str, ...]) -> str:
+    return value if value in names else str(Path(value).expanduser().resolve())
+
+
+def _first_change(before: list[Any], now: list[Any]) -> str | None:
+    """The name of the first file that differs, None when nothing does."""
+    if before == now:
+        return None
+    earlier = {entry[0]: entry for entry in before}
+    for entry in now:
+        if earlier.pop(entry[0], None) != entry:
+            return str(entry[0])
+    return str(next(iter(earlier), before[0][0]))

@@ -1,0 +1,228 @@
+"""Runs the data path once, and opens what it left.
+
+`prepare` is what a study calls before it plans: tokenizer, token shards, validation rows, identity.
+It does only what is missing, one process at a time, and can be killed anywhere. `open_prepared` is
+what a run calls: it checks what it opens and never makes tokens.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.data import packing
+from model.data import tokenizer as tokenizers
+from model.data.atomic import Progress, exclusive, hash_of, write_json
+from model.data.encode import encode_source
+from model.data.manifest import (
+    PACKING,
+    Manifest,
+    PartRecord,
+    View,
+    derived_folder,
+    find_view,
+    is_prepared,
+    locate,
+    read_manifest,
+    read_view,
+    view_name,
+)
+from model.data.rows import DocumentTokens, PackedRows
+from model.data.settings import DataSettings
+from model.data.shards import Shard, open_shard
+from model.data.sources import PYTHON_DOCS, TRAIN, VALIDATION
+from model.data.tokenizer import Tokenizer
+from model.errors import DataError
+
+
+class Prepared:
+    """Data ready to train on. `data_id` names it; `rows` gives packed rows of a split."""
+
+    def __init__(self, settings: DataSettings, home: Path, manifest: Manifest, view: View) -> None:
+        self.settings, self.path, self.manifest, self.view = settings, home, manifest, view
+        self.tokenizer = _open_tokenizer(home, manifest)
+        self._documents = _open_documents(settings, home, manifest)
+
+    @property
+    def data_id(self) -> str:
+        """SHA-256 of tokenizer, documents in order, T, packing and validation rows."""
+        return self.view.data_id
+
+    @property
+    def bos_id(self) -> int:
+        """The token in front of every document."""
+        return self.tokenizer.bos_id
+
+    @property
+    def vocab_size(self) -> int:
+        """V, specials included."""
+        return self.tokenizer.vocab_size
+
+    @property
+    def bytes_per_token(self) -> NDArray[np.int32]:
+        """(V,) bytes of each token; 0 for specials."""
+        return self.tokenizer.bytes_per_token
+
+    def documents(self, split: str) -> DocumentTokens:
+        """The documents of `train` or `validation`."""
+        return self._documents[split]
+
+    def rows(self, split: str, n_rows: int) -> PackedRows:
+        """At least `n_rows` packed rows of a split; planned now where they are not yet."""
+        folder = derived_folder(self.settings, self.path, self.manifest)
+        return _packed(self.settings, self._documents[split], folder, split, n_rows)
+
+
+def prepare(settings: DataSettings, progress: Progress) -> Prepared:
+    """Make everything that these settings need and open it; quick when nothing changed.
+
+    `progress` is called with a line of text at each step. Raises DataError for a source, tokenizer,
+    cache or disk that is not as it must be.
+    """
+    if find_view(settings) is None:
+        with exclusive(settings.cache, progress):
+            if not _has_tokens(settings):
+                encode_source(settings, progress)
+            _write_view(settings, progress)
+    return open_prepared(settings)
+
+
+def open_prepared(settings: DataSettings) -> Prepared:
+    """Open what `prepare` made. Raises DataError when it is absent, damaged or of other text."""
+    location = locate(settings)
+    view = find_view(settings)
+    if location.home is None or view is None:
+        if location.home is not None:
+            _require_fit(settings, read_manifest(location.home))
+        raise _not_prepared(settings, location.changed)
+    return Prepared(settings, location.home, read_manifest(location.home), view)
+
+
+def _has_tokens(settings: DataSettings) -> bool:
+    """Whether only the validation rows are missing, or the source was prepared elsewhere."""
+    home = locate(settings).home
+    if home is None:
+        return False
+    if settings.source != PYTHON_DOCS and is_prepared(Path(settings.source).expanduser()):
+        return True
+    return all(part.shard is not None for part in read_manifest(home).used(settings.train_files))
+
+
+def _write_view(settings: DataSettings, progress: Progress) -> None:
+    """Pack and hash the validation rows, and write the identity that follows."""
+    home = locate(settings).home
+    if home is None:
+        raise _not_prepared(settings, locate(settings).changed)
+    manifest = read_manifest(home)
+    _require_fit(settings, manifest)
+    used = manifest.used(settings.train_files)
+    train_files = len(used) - len(manifest.of(VALIDATION))
+    if read_view(settings, home, manifest, train_files) is not None:
+        return
+    documents = _open_documents(settings, home, manifest)
+    folder = derived_folder(settings, home, manifest)
+    progress(f"packing {settings.validation_rows} validation rows of {settings.context_tokens} + 1")
+    rows = _packed(settings, documents[VALIDATION], folder, VALIDATION, settings.validation_rows)
+    rows_sha256 = rows.sha256(settings.validation_rows)
+    counted = {
+        f"{split}_{count}": sum(getattr(part.shard, of) for part in used if part.split == split)
+        for split in (TRAIN, VALIDATION)
+        for count, of in (("documents", "documents"), ("tokens", "tokens"), ("bytes", "text_bytes"))
+    }
+    view = {
+        "data_id": _data_id(settings, manifest, used, rows_sha256),
+        "packing": PACKING,
+        "train_files": train_files,
+        "context_tokens": settings.context_tokens,
+        "validation_rows": settings.validation_rows,
+        "validation_rows_sha256": rows_sha256,
+        **counted,
+    }
+    write_json(folder / "views" / view_name(settings, train_files), view)
+
+
+def _data_id(
+    settings: DataSettings, manifest: Manifest, used: list[PartRecord], rows_sha256: str
+) -> str:
+    shards = [(part.split, part.shard) for part in used if part.shard is not None]
+    return hash_of(
+        {
+            "tokenizer": manifest.tokenizer_sha256,
+            "documents": [
+                [split, shard.documents_sha256, shard.row_groups] for split, shard in shards
+            ],
+            "context_tokens": settings.context_tokens,
+            "packing": PACKING,
+            "validation_rows": [settings.validation_rows, rows_sha256],
+        }
+    )
+
+
+def _packed(
+    settings: DataSettings, documents: DocumentTokens, folder: Path, split: str, n_rows: int
+) -> PackedRows:
+    """Rows of a split; validation always in file order."""
+    if split == TRAIN and settings.order == "seed":
+        stream = packing.seed_order(documents.lengths, settings.seed)
+    else:
+        stream = packing.file_order(documents.lengths, documents.row_groups)
+    plan = packing.planned(folder / "plans", stream, settings.context_tokens, n_rows)
+    return PackedRows(documents, plan, settings.context_tokens)
+
+
+def _open_documents(
+    settings: DataSettings, home: Path, manifest: Manifest
+) -> dict[str, DocumentTokens]:
+    opened: dict[str, list[Shard]] = {TRAIN: [], VALIDATION: []}
+    for part in manifest.used(settings.train_files):
+        if part.shard is None:
+            raise DataError(
+                path=str(home / "manifest.json"),
+                expected=f"a token shard of {part.name}",
+                got="none",
+                remedy="Where the text is, run `python -m model.data prepare` with this "
+                "data.train_files, and copy the folder again.",
+            )
+        opened[part.split].append(open_shard(home / "shards", part.shard, manifest.token_bytes))
+    return {split: DocumentTokens(shards) for split, shards in opened.items()}
+
+
+def _open_tokenizer(home: Path, manifest: Manifest) -> Tokenizer:
+    tokenizer = tokenizers.load(home / "tokenizer.json")
+    if tokenizer.sha256 != manifest.tokenizer_sha256:
+        raise DataError(
+            path=str(home / "tokenizer.json"),
+            expected=f"tokens of SHA-256 {manifest.tokenizer_sha256}, as the manifest says",
+            got=tokenizer.sha256,
+            remedy=f"Delete {home} and run `python -m model.data prepare` again.",
+        )
+    return tokenizer
+
+
+def _require_fit(settings: DataSettings, manifest: Manifest) -> None:
+    """A folder prepared elsewhere must have the vocabulary that the settings ask for."""
+    tokenizers.require_size(manifest.vocab_size, settings.vocab_size, settings.source)
+    if settings.tokenizer == "gpt2" and manifest.tokenizer_name != "gpt2":
+        remedy = "Use data.tokenizer: train, or prepare the text with gpt2."
+        raise _other_tokenizer(settings, "GPT-2's vocabulary", manifest, remedy)
+    if settings.tokenizer not in ("train", "gpt2"):
+        asked = tokenizers.load(Path(settings.tokenizer).expanduser()).sha256
+        if asked != manifest.tokenizer_sha256:
+            remedy = "Prepare the text with that tokenizer, or use data.tokenizer: train."
+            raise _other_tokenizer(settings, f"the vocabulary {asked[:12]}", manifest, remedy)
+
+
+def _other_tokenizer(
+    settings: DataSettings, expected: str, manifest: Manifest, remedy: str
+) -> DataError:
+    got = f"{manifest.tokenizer_sha256[:12]} ({manifest.tokenizer_name})"
+    return DataError(path=settings.source, expected=expected, got=got, remedy=remedy)
+
+
+def _not_prepared(settings: DataSettings, changed: str | None) -> DataError:
+    return DataError(
+        path=settings.source,
+        expected="prepared data that matches its source",
+        got=f"{changed} changed since it was prepared" if changed else "none for these settings",
+        remedy="Run `python -m model.data prepare` with this configuration.",
+    )

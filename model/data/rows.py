@@ -1,0 +1,83 @@
+"""Rows of tokens: the packing plan laid over the token shards.
+
+A row is T + 1 tokens, the pieces of its plan put end to end: inputs are its first T tokens, targets
+its last T. Reading copies slices of memory-mapped shards and nothing else.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.data.packing import Plan
+from model.data.shards import Shard
+
+
+class DocumentTokens:
+    """All documents of a split, numbered in file order over its shards."""
+
+    def __init__(self, shards: Sequence[Shard]) -> None:
+        self._tokens = [shard.tokens for shard in shards]
+        self._shard_of = np.repeat(np.arange(len(shards)), [s.record.documents for s in shards])
+        self._start_of = np.concatenate([shard.starts[:-1] for shard in shards])
+        self.lengths: NDArray[np.int64] = np.concatenate([np.diff(s.starts) for s in shards])
+        self.row_groups = [size for shard in shards for size in shard.record.row_groups]
+        self.type = self._tokens[0].dtype
+
+    def tokens(self, document: int) -> NDArray[np.unsignedinteger]:
+        """The ids of one document, BOS in front."""
+        shard = self._tokens[int(self._shard_of[document])]
+        start = int(self._start_of[document])
+        return shard[start : start + int(self.lengths[document])]
+
+    def gather(self, pieces: NDArray[np.int32], out: NDArray[np.int64]) -> None:
+        """Copy pieces (document, start, length) end to end into `out`, which they fill."""
+        documents = pieces[:, 0]
+        shards = self._shard_of[documents].tolist()
+        starts = (self._start_of[documents] + pieces[:, 1]).tolist()
+        at = 0
+        for shard, start, length in zip(shards, starts, pieces[:, 2].tolist(), strict=True):
+            out[at : at + length] = self._tokens[shard][start : start + length]
+            at += length
+        assert at == len(out), (at, len(out))
+
+
+class PackedRows:
+    """The rows of one split. `rows` of them are planned; each has `context_tokens` + 1 tokens."""
+
+    def __init__(self, documents: DocumentTokens, plan: Plan, context_tokens: int) -> None:
+        self._documents, self.plan = documents, plan
+        self.context_tokens = context_tokens
+
+    @property
+    def rows(self) -> int:
+        """The number of rows that can be asked for."""
+        return self.plan.rows
+
+    @property
+    def lost_share(self) -> float:
+        """Share of the tokens taken from the stream that cropping dropped."""
+        kept = len(self.plan.pieces) and int(self.plan.pieces[:, 2].sum(dtype=np.int64))
+        return self.plan.lost_tokens / max(1, kept + self.plan.lost_tokens)
+
+    @property
+    def epochs(self) -> float:
+        """How often the stream of documents was read to fill the planned rows."""
+        return self.plan.next_place / len(self._documents.lengths)
+
+    def tokens(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Rows start to stop as (stop - start, T + 1) token ids."""
+        assert 0 <= start <= stop <= self.rows, (start, stop, self.rows)
+        rows = np.empty((stop - start, self.context_tokens + 1), np.int64)
+        first, last = self.plan.row_starts[start], self.plan.row_starts[stop]
+        self._documents.gather(self.plan.pieces[first:last], rows.reshape(-1))
+        return rows
+
+    def sha256(self, rows: int) -> str:
+        """SHA-256 of the first rows as little-endian ids of the stored type."""
+        digest = hashlib.sha256()
+        for start in range(0, rows, 256):
+            block = self.tokens(start, min(rows, start + 256))
+            digest.update(block.astype(self._documents.type).tobytes())
+        return digest.hexdigest()

@@ -1,0 +1,78 @@
+"""What the data path is asked for: one frozen value made from a configuration.
+
+Every other file here takes a `DataSettings` and never a whole configuration, so that data can be
+prepared, tested and measured without a model. Standard library only.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from model.errors import DataError
+
+ORDERS = ("seed", "file")
+_OTHER_SECTIONS = {
+    "context_tokens": "model.context_tokens",
+    "vocab_size": "model.vocab_size",
+    "validation_rows": "eval.tokens",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """A source, how it is tokenised, and how rows are cut from it."""
+
+    source: str
+    """`python-docs`, a folder of parquet, jsonl or txt files, or a folder prepared elsewhere."""
+    train_files: int | None = None
+    """Train on the first n training files; null: on all. The tokenizer always sees all of them."""
+    tokenizer: str = "train"
+    """`train` (on this source), `gpt2` (tiktoken's own), or the path of a tokenizer file."""
+    vocab_size: int
+    """Tokens in the vocabulary, specials included."""
+    order: str = "seed"
+    """Training documents: `seed` shuffles them by the seed, `file` keeps the order of the files."""
+    context_tokens: int
+    """T: a row holds T + 1 tokens."""
+    validation_rows: int
+    """Rows that an evaluation reads; their content is part of the data's identity."""
+    cache_dir: str = ".cache/data"
+    """Where token shards, plans and manifests are kept."""
+    seed: int = 1
+    """Seed of the document order; not part of the data's identity."""
+
+    def __post_init__(self) -> None:
+        for name in ("context_tokens", "validation_rows", "vocab_size"):
+            if getattr(self, name) < 1:
+                raise _wrong(name, "at least 1", getattr(self, name), "Set a positive number.")
+        if self.train_files is not None and self.train_files < 1:
+            remedy = "Leave it out to train on all files."
+            raise _wrong("train_files", "at least 1 training file", self.train_files, remedy)
+        if self.order not in ORDERS:
+            raise _wrong("order", "one of seed, file", self.order, "Use data.order: seed or file.")
+
+    @classmethod
+    def from_config(cls, config: Any) -> "DataSettings":
+        """The data part of a resolved trainer configuration. Raises DataError."""
+        data, context_tokens = config.data, config.model.context_tokens
+        return cls(
+            source=data.source,
+            train_files=data.train_files,
+            tokenizer=data.tokenizer,
+            vocab_size=config.model.vocab_size,
+            order=data.order,
+            context_tokens=context_tokens,
+            validation_rows=max(1, config.eval.tokens // context_tokens),
+            cache_dir=data.cache_dir,
+            seed=config.seed,
+        )
+
+    @property
+    def cache(self) -> Path:
+        """The cache folder as a path."""
+        return Path(self.cache_dir).expanduser()
+
+
+def _wrong(field: str, expected: str, got: object, remedy: str) -> DataError:
+    where = _OTHER_SECTIONS.get(field, f"data.{field}")
+    return DataError(path=where, expected=expected, got=str(got), remedy=remedy)

@@ -1,0 +1,174 @@
+"""Which files a source has, which of them are validation, and whether they changed since.
+
+A folder holds files of one format, taken in the order of their names; the last one is validation. A
+folder with one file, and `python-docs`, hold out one document in ten by its hash instead. Nothing
+is read here but names, sizes and times, so that a plan for many runs can ask without waiting.
+Standard library only.
+"""
+
+import difflib
+import os
+import sysconfig
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from model.errors import DataError
+
+PYTHON_DOCS = "python-docs"
+FORMATS = ("parquet", "jsonl", "txt")
+TRAIN, VALIDATION = "train", "validation"
+
+# Not English about Python's own library, or not part of every installation.
+_SKIPPED_FOLDERS = frozenset(
+    {
+        *("test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"),
+        *("lib2to3", "turtledemo", "ensurepip", "lib-dynload", "__phello__"),
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceFile:
+    """One file of a source; `name` is relative to the source's folder."""
+
+    name: str
+    path: Path
+    bytes: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What becomes one token shard: the documents of one split in one file.
+
+    `held_out`: the split is made by document hashes, and this part is one side of it.
+    """
+
+    name: str
+    split: str
+    files: tuple[SourceFile, ...]
+    held_out: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A described source: format, folder and files in order."""
+
+    kind: str
+    folder: Path
+    files: tuple[SourceFile, ...]
+
+    @property
+    def held_out(self) -> bool:
+        """Whether validation is made by document hashes for want of a file of its own."""
+        return self.kind == PYTHON_DOCS or len(self.files) == 1
+
+    def parts(self) -> tuple[Part, ...]:
+        """The training parts in order, then the validation part."""
+        if self.held_out:
+            name = PYTHON_DOCS if self.kind == PYTHON_DOCS else self.files[0].name
+            return tuple(
+                Part(name=name, split=split, files=self.files, held_out=True)
+                for split in (TRAIN, VALIDATION)
+            )
+        splits = [TRAIN] * (len(self.files) - 1) + [VALIDATION]
+        return tuple(
+            Part(name=file.name, split=split, files=(file,), held_out=False)
+            for file, split in zip(self.files, splits, strict=True)
+        )
+
+    def stamp(self) -> list[list[str | int]]:
+        """Name, size and time of every file: equal stamps mean that nothing changed."""
+        return [[file.name, file.bytes, file.mtime_ns] for file in self.files]
+
+
+def describe_source(source: str) -> Source:
+    """Find the files of a source.
+
+    Raises DataError for a misspelt name, a missing or empty folder, or mixed formats.
+    """
+    if source == PYTHON_DOCS:
+        return Source(kind=PYTHON_DOCS, folder=_library(), files=_library_files())
+    folder = Path(source).expanduser()
+    if not folder.exists():
+        raise _nothing_there(source)
+    if not folder.is_dir():
+        raise DataError(
+            path=source,
+            expected="a folder of parquet, jsonl or txt files",
+            got="a file",
+            remedy="Put the file into a folder of its own and give that folder.",
+        )
+    found = [
+        entry
+        for entry in os.scandir(folder)
+        if entry.is_file()
+        and not entry.name.startswith(".")
+        and Path(entry.name).suffix[1:] in FORMATS
+    ]
+    return Source(kind=_one_format(source, found), folder=folder, files=_files(folder, found))
+
+
+def _files(folder: Path, found: "list[os.DirEntry[str]]") -> tuple[SourceFile, ...]:
+    return tuple(
+        SourceFile(
+            name=os.path.relpath(entry.path, folder),
+            path=Path(entry.path),
+            bytes=entry.stat().st_size,
+            mtime_ns=entry.stat().st_mtime_ns,
+        )
+        for entry in sorted(found, key=lambda entry: entry.path)
+    )
+
+
+def _one_format(source: str, found: "list[os.DirEntry[str]]") -> str:
+    formats = sorted({Path(entry.name).suffix[1:] for entry in found})
+    if not formats:
+        raise DataError(
+            path=source,
+            expected="a folder with parquet, jsonl or txt files in it",
+            got="none",
+            remedy="Put the text there: parquet (column text), jsonl (key text), or one document "
+            "a txt file; folders below it are not searched.",
+        )
+    if len(formats) > 1:
+        raise DataError(
+            path=source,
+            expected="files of one format",
+            got=" and ".join(formats),
+            remedy="Keep each format in a folder of its own.",
+        )
+    return formats[0]
+
+
+def _nothing_there(source: str) -> DataError:
+    """A misspelt name and a missing folder look alike; a path separator tells them apart."""
+    if os.sep in source or source.startswith((".", "~")):
+        remedy = "Correct data.source, or create the folder and put the text there."
+        return DataError(path=source, expected="a folder", got="no such folder", remedy=remedy)
+    near = difflib.get_close_matches(source, [PYTHON_DOCS], n=1)
+    remedy = f"Did you mean {near[0]}? " if near else ""
+    return DataError(
+        path="data.source",
+        expected=f"{PYTHON_DOCS} or the path of a folder",
+        got=source,
+        remedy=remedy + f"Give {PYTHON_DOCS}, or a folder of parquet, jsonl or txt files.",
+    )
+
+
+def _library() -> Path:
+    return Path(sysconfig.get_path("stdlib"))
+
+
+@lru_cache(maxsize=1)
+def _library_files() -> tuple[SourceFile, ...]:
+    """The modules of the standard library; they do not change while a process runs."""
+    library, found, waiting = _library(), [], [_library()]
+    while waiting:
+        for entry in os.scandir(waiting.pop()):
+            if entry.is_dir() and entry.name not in _SKIPPED_FOLDERS:
+                waiting.append(Path(entry.path))
+            elif entry.name.endswith(".py") and entry.is_file():
+                found.append(entry)
+    return _files(library, found)

@@ -1,0 +1,234 @@
+"""The vocabulary: trained here, GPT-2's own, or read from a file, and always saved as one file.
+
+`rustbpe` trains (it counts pairs on all cores), `tiktoken` encodes (its speed is the encoder's, and
+a file read here gives it everything it needs, so a prepared folder works without network). The
+identity of a vocabulary is the SHA-256 over rank (4 bytes, little endian) and bytes of each
+ordinary token in the order of the ranks.
+"""
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.data.atomic import replacing
+from model.errors import DataError
+
+if TYPE_CHECKING:
+    import tiktoken
+
+FILE_FORMAT = 1
+# Part of what decides a trained vocabulary; a changed rule needs a new name.
+TRAINING_RULE = "rustbpe, file order, documents cut at 10,000 characters, nine specials"
+LONGEST_TRAINING_CHARACTERS = 10_000
+# nanochat's nine, in its order, behind the ordinary tokens; the first opens every document.
+SPECIALS = (
+    "<|bos|>",
+    *("<|user_start|>", "<|user_end|>", "<|assistant_start|>", "<|assistant_end|>"),
+    *("<|python_start|>", "<|python_end|>", "<|output_start|>", "<|output_end|>"),
+)
+# GPT-4's pattern, but with groups of at most two digits, as nanochat has it.
+SPLIT_PATTERN = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}"
+    r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+)
+SMALLEST_VOCABULARY = 256 + len(SPECIALS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokenizer:
+    """A byte-level BPE vocabulary. `ordinary[rank]` is the raw byte string of a token."""
+
+    pattern: str
+    ordinary: tuple[bytes, ...]
+    specials: Mapping[str, int]
+    bos: str
+
+    @property
+    def vocab_size(self) -> int:
+        """V, specials included."""
+        return len(self.ordinary) + len(self.specials)
+
+    @property
+    def bos_id(self) -> int:
+        """The token in front of every document."""
+        return self.specials[self.bos]
+
+    @cached_property
+    def sha256(self) -> str:
+        """The identity of the ordinary tokens (specials follow from their number)."""
+        digest = hashlib.sha256()
+        for rank, token in enumerate(self.ordinary):
+            digest.update(struct.pack("<I", rank) + token)
+        return digest.hexdigest()
+
+    @cached_property
+    def bytes_per_token(self) -> NDArray[np.int32]:
+        """(V,) bytes of each token's raw byte string; 0 for specials, which no metric counts."""
+        counts = np.zeros(self.vocab_size, np.int32)
+        counts[: len(self.ordinary)] = [len(token) for token in self.ordinary]
+        return counts
+
+    @cached_property
+    def encoding(self) -> "tiktoken.Encoding":
+        """tiktoken's encoder of this vocabulary."""
+        import tiktoken
+
+        return tiktoken.Encoding(
+            name=f"vocabulary-{self.sha256[:12]}",
+            pat_str=self.pattern,
+            mergeable_ranks={token: rank for rank, token in enumerate(self.ordinary)},
+            special_tokens=dict(self.specials),
+        )
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids without BOS; text that looks like a special token is ordinary text."""
+        return self.encoding.encode_ordinary(text)
+
+    def encode_documents(self, texts: Iterable[str]) -> list[NDArray[np.uint32]]:
+        """Token ids of each document with BOS in front, on all cores."""
+        bos = np.array([self.bos_id], np.uint32)
+
+        def with_bos(text: str) -> NDArray[np.uint32]:
+            return np.concatenate((bos, self.encoding.encode_to_numpy(text, disallowed_special=())))
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return list(pool.map(with_bos, texts))
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """Text of token ids; bytes that are no UTF-8 show as the replacement character."""
+        return self.encoding.decode([int(token) for token in tokens])
+
+    def save(self, path: Path) -> None:
+        """Write the vocabulary as one JSON file (a byte of a token is one Latin-1 character)."""
+        value = {
+            "format": FILE_FORMAT,
+            "sha256": self.sha256,
+            "pattern": self.pattern,
+            "bos": self.bos,
+            "specials": dict(self.specials),
+            "ordinary": [token.decode("latin-1") for token in self.ordinary],
+        }
+        with replacing(path) as file:
+            file.write(json.dumps(value, separators=(",", ":")).encode())
+
+
+def train(documents: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Train a vocabulary of exactly `vocab_size` tokens on documents in the given order.
+
+    Raises DataError when the text has too few pairs to merge for that many tokens.
+    """
+    import rustbpe
+
+    if vocab_size < SMALLEST_VOCABULARY:
+        raise DataError(
+            path="model.vocab_size",
+            expected=f"at least {SMALLEST_VOCABULARY} tokens (256 bytes and 9 specials)",
+            got=str(vocab_size),
+            remedy="Set a larger vocabulary.",
+        )
+    trainer = rustbpe.Tokenizer()
+    trainer.train_from_iterator(
+        (text[:LONGEST_TRAINING_CHARACTERS] for text in documents),
+        vocab_size - len(SPECIALS),
+        pattern=SPLIT_PATTERN,
+    )
+    ranks = sorted(trainer.get_mergeable_ranks(), key=lambda pair: pair[1])
+    ordinary = tuple(bytes(token) for token, _ in ranks)
+    if len(ordinary) + len(SPECIALS) != vocab_size:
+        raise DataError(
+            path="model.vocab_size",
+            expected=f"text enough for {vocab_size:,} tokens",
+            got=f"pairs for {len(ordinary) + len(SPECIALS):,}",
+            remedy="Set a smaller model.vocab_size, or give more text.",
+        )
+    specials = {name: len(ordinary) + index for index, name in enumerate(SPECIALS)}
+    return Tokenizer(pattern=SPLIT_PATTERN, ordinary=ordinary, specials=specials, bos=SPECIALS[0])
+
+
+def gpt2() -> Tokenizer:
+    """GPT-2's own vocabulary (50,257), as tiktoken has it; `<|endoftext|>` opens a document.
+
+    Raises DataError where tiktoken has no copy and cannot fetch one.
+    """
+    import tiktoken
+
+    try:
+        encoding = tiktoken.get_encoding("gpt2")
+    except (OSError, ValueError) as error:  # network errors of requests are OSErrors
+        raise DataError(
+            path="data.tokenizer",
+            expected="GPT-2's vocabulary, which tiktoken downloads once",
+            got=f"no copy here and no way to fetch one ({type(error).__name__})",
+            remedy="Run this once with network, or set TIKTOKEN_CACHE_DIR to a folder that has it, "
+            "or use data.tokenizer: train.",
+        ) from error
+    ranks = sorted(encoding._mergeable_ranks.items(), key=lambda pair: pair[1])
+    return Tokenizer(
+        pattern=encoding._pat_str,
+        ordinary=tuple(token for token, _ in ranks),
+        specials=dict(encoding._special_tokens),
+        bos="<|endoftext|>",
+    )
+
+
+def load(path: Path) -> Tokenizer:
+    """Read a vocabulary file. Raises DataError when it is missing, no such file, or changed."""
+    try:
+        value: Any = json.loads(path.read_bytes())
+        tokenizer = Tokenizer(
+            pattern=value["pattern"],
+            ordinary=tuple(token.encode("latin-1") for token in value["ordinary"]),
+            specials=value["specials"],
+            bos=value["bos"],
+        )
+        recorded = value["sha256"]
+        known = value["format"] == FILE_FORMAT and tokenizer.bos in tokenizer.specials
+    except FileNotFoundError as error:
+        raise DataError(
+            path=str(path),
+            expected="train, gpt2, or the path of a tokenizer file",
+            got="no such file",
+            remedy="Correct data.tokenizer; `python -m model.data prepare` writes tokenizer.json.",
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise _not_a_tokenizer(path, f"something else ({type(error).__name__}: {error})") from error
+    if not known:
+        raise _not_a_tokenizer(path, "another format")
+    if tokenizer.sha256 != recorded:
+        raise DataError(
+            path=str(path),
+            expected=f"tokens of SHA-256 {recorded}",
+            got=tokenizer.sha256,
+            remedy="The file was changed or cut; make it again.",
+        )
+    return tokenizer
+
+
+def require_size(tokenizer_vocab_size: int, vocab_size: int, where: str) -> None:
+    """Refuse a vocabulary of another size than the model's. Raises DataError."""
+    if tokenizer_vocab_size != vocab_size:
+        raise DataError(
+            path=where,
+            expected=f"a tokenizer of {vocab_size:,} tokens (model.vocab_size)",
+            got=f"{tokenizer_vocab_size:,}",
+            remedy=f"Set model.vocab_size to {tokenizer_vocab_size}, or choose another tokenizer.",
+        )
+
+
+def _not_a_tokenizer(path: Path, got: str) -> DataError:
+    return DataError(
+        path=str(path),
+        expected="a tokenizer file written by `python -m model.data prepare`",
+        got=got,
+        remedy="Give train, gpt2, or the path of such a file.",
+    )

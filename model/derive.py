@@ -1,0 +1,298 @@
+"""The dial: everything that follows by rule from a configuration, computed once, printed and
+stored.
+
+Scaling rules are nanochat's at 92d63d4 (the batch rule is arXiv 2505.13738). N counts the
+parameters inside the blocks and the head (a tied head once). Also the checks between fields: what
+a single field's type can't say. No torch.
+"""
+
+from dataclasses import asdict, dataclass, fields
+from math import floor, log2, sqrt
+from typing import Any
+
+from model.config import AdamW, Config
+from model.errors import ConfigError, ConfigErrors
+from model.shapes import LABELS, Sizes, parameters, sizes_of
+
+REFERENCE_DEPTH = 12
+REFERENCE_BATCH_TOKENS = 2**19  # nanochat's tuned batch at depth 12
+BATCH_EXPONENT = 0.383  # arXiv 2505.13738: optimal batch over tokens
+MAX_ROWS_PER_FORWARD = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Derived:
+    """What the dial settles."""
+
+    sizes: Sizes
+    scaling_parameters: int
+    """N of this model: block parameters and head."""
+    scaling_ratio: float
+    """r = params / reference_params."""
+    planned_tokens: int
+    """ratio times N: what batch and decay follow even where steps are set by hand."""
+    batch_tokens: int
+    steps: int
+    tokens: int
+    """steps times batch_tokens."""
+    device_batch_rows: int
+    gradient_accumulation: int
+    """Forward passes a step on one rank."""
+    warmup_steps: int
+    learning_rates: dict[str, float]
+    """Peak by label; `matrices` before the factor of each matrix's shape where Muon is on."""
+    weight_decay: dict[str, float]
+    """By label; `matrices` at step 0 where Muon is on."""
+    parameters: dict[str, int]
+    """Counts by label."""
+    parameters_total: int
+    flops_per_token: int
+    """6 N + sum over layers of 12 H K min(window, T), not halved for causality."""
+    memory_bytes: int
+    """Estimate of the peak: weights, gradients, optimizer states, activations, logits."""
+    validation_rows: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values for `describe` and for config.json."""
+        return asdict(self)
+
+
+def derive(config: Config, ranks: int = 1) -> Derived:
+    """All derived values; raises ConfigErrors naming every impossible combination."""
+    errors = list(_impossible(config))
+    if errors:
+        raise ConfigErrors(errors)
+    sizes = sizes_of(config)
+    counts = dict.fromkeys(LABELS, 0)
+    for parameter in parameters(config, sizes):
+        counts[parameter.label] += parameter.count
+    own = _scaling_parameters(config, sizes)
+    params = config.dial.params or own
+    reference = config.dial.reference_params or _scaling_parameters(
+        config, sizes_of(config, REFERENCE_DEPTH)
+    )
+    r = params / reference
+    planned = round(config.dial.ratio * params)
+    batch = config.dial.batch_tokens or batch_rule(r)
+    steps = config.dial.steps or max(1, planned // batch)
+    rows, accumulation = _rows(config, batch, ranks)
+    return Derived(
+        sizes=sizes,
+        scaling_parameters=own,
+        scaling_ratio=r,
+        planned_tokens=planned,
+        batch_tokens=batch,
+        steps=steps,
+        tokens=steps * batch,
+        device_batch_rows=rows,
+        gradient_accumulation=accumulation,
+        warmup_steps=_warmup_steps(config, steps),
+        learning_rates=_learning_rates(config, sizes, batch, counts),
+        weight_decay=_weight_decay(config, batch, r, counts),
+        parameters={label: n for label, n in counts.items() if n},
+        parameters_total=sum(counts.values()),
+        flops_per_token=flops_per_token(own, sizes),
+        memory_bytes=_memory(config, sizes, counts, rows),
+        validation_rows=max(1, config.eval.tokens // sizes.context),
+    )
+
+
+def pins(config: Config, derived: Derived) -> dict[str, Any]:
+    """Overrides that hand this configuration's derived values to any arm of a study."""
+    reference = config.dial.reference_params or _scaling_parameters(
+        config, sizes_of(config, REFERENCE_DEPTH)
+    )
+    return {
+        "dial.steps": derived.steps,
+        "dial.batch_tokens": derived.batch_tokens,
+        "dial.params": config.dial.params or derived.scaling_parameters,
+        "dial.reference_params": reference,
+        "model.width": derived.sizes.width,
+        "schedule.warmup_steps": derived.warmup_steps,
+        "system.device_batch_rows": derived.device_batch_rows,
+    }
+
+
+def batch_rule(r: float) -> int:
+    """Tokens a step: the power of two nearest (in log) to 2^19 r^0.383."""
+    return 1 << round(log2(REFERENCE_BATCH_TOKENS * r**BATCH_EXPONENT))
+
+
+def flops_per_token(scaling_parameters: int, sizes: Sizes) -> int:
+    """Forward and backward FLOPs of the matmuls for one token, from shapes alone."""
+    attention = sum(min(window, sizes.context) for window in sizes.windows)
+    return 6 * scaling_parameters + 12 * sizes.heads * sizes.head_width * attention
+
+
+def _scaling_parameters(config: Config, sizes: Sizes) -> int:
+    in_blocks = sum(
+        p.count
+        for p in parameters(config, sizes)
+        if p.name.startswith("blocks.") and p.label != "value_tables"
+    )
+    return in_blocks + sizes.vocab * sizes.width
+
+
+def _warmup_steps(config: Config, steps: int) -> int:
+    if config.schedule.warmup_steps is not None:
+        return config.schedule.warmup_steps
+    return min(2000, floor(0.05 * steps))
+
+
+def _learning_rates(
+    config: Config, sizes: Sizes, batch: int, counts: dict[str, int]
+) -> dict[str, float]:
+    batch_factor = sqrt(batch / REFERENCE_BATCH_TOKENS)
+    width_factor = (sizes.width / 768) ** -0.5
+    rates = {}
+    for label, settings in label_settings(config, counts).items():
+        rate = settings.lr
+        rate *= batch_factor if settings.batch_scaled else 1.0
+        rate *= width_factor if settings.width_scaled else 1.0
+        rates[label] = rate
+    muon = config.optimizer.muon
+    if muon is not None:
+        rates["matrices"] = muon.lr * (batch_factor if muon.batch_scaled else 1.0)
+    return rates
+
+
+def _weight_decay(config: Config, batch: int, r: float, counts: dict[str, int]) -> dict[str, float]:
+    decay = {label: settings.decay for label, settings in label_settings(config, counts).items()}
+    muon = config.optimizer.muon
+    if muon is not None:
+        decay["matrices"] = muon.decay * sqrt(batch / REFERENCE_BATCH_TOKENS) / r
+    return decay
+
+
+def label_settings(config: Config, counts: dict[str, int]) -> dict[str, AdamW]:
+    """AdamW settings of every label that has parameters."""
+    return {label: getattr(config.optimizer, label) for label in LABELS if counts.get(label)}
+
+
+def _rows(config: Config, batch: int, ranks: int) -> tuple[int, int]:
+    """Rows a forward pass on one rank, and forward passes a step; raises ConfigErrors."""
+    context = config.model.context_tokens
+    if batch % (context * ranks):
+        raise ConfigErrors(
+            [
+                ConfigError(
+                    path="dial.batch_tokens",
+                    expected=f"a multiple of context_tokens x ranks = {context} x {ranks}",
+                    got=str(batch),
+                    remedy="Change dial.batch_tokens, model.context_tokens or the number of ranks.",
+                )
+            ]
+        )
+    rank_rows = batch // (context * ranks)
+    rows = config.system.device_batch_rows
+    if rows is None:
+        fitting = [n for n in range(1, MAX_ROWS_PER_FORWARD + 1) if rank_rows % n == 0]
+        rows = max(fitting)
+    if rows < 1 or rank_rows % rows:
+        raise ConfigErrors(
+            [
+                ConfigError(
+                    path="system.device_batch_rows",
+                    expected=f"a divisor of the {rank_rows} rows a step on each rank",
+                    got=str(rows),
+                    remedy="Choose a divisor, or null to let it be chosen.",
+                )
+            ]
+        )
+    return rows, rank_rows // rows
+
+
+def _memory(config: Config, sizes: Sizes, counts: dict[str, int], rows: int) -> int:
+    """Rough peak in bytes: weights, gradients, states; bf16 or fp32 activations; logits twice in
+    fp32."""
+    compute = 2 if config.system.precision == "bf16" else 4
+    tables = counts["embedding"] + counts["value_tables"]
+    rest = sum(counts.values()) - tables
+    muon_on = config.optimizer.muon is not None
+    momentum_only = counts["matrices"] if muon_on else 0
+    states = compute * 4 * tables + 16 * rest - 4 * momentum_only
+    tokens = rows * sizes.context
+    # 16 D: norms, q, k, v, attention in and out, residual; MLP before and after its activation
+    activations = tokens * sizes.layers * 18 * sizes.width * compute
+    return states + activations + tokens * sizes.vocab * (compute + 8)
+
+
+def _impossible(config: Config) -> list[ConfigError]:
+    """Combinations and ranges that no single field's type excludes."""
+    errors: list[ConfigError] = []
+
+    def require(ok: bool, path: str, expected: str, got: object, remedy: str) -> None:
+        if not ok:
+            errors.append(ConfigError(path=path, expected=expected, got=str(got), remedy=remedy))
+
+    dial, model = config.dial, config.model
+    for section, names in {
+        "dial": ("depth", "ratio", "steps", "batch_tokens", "params", "reference_params"),
+        "model": ("context_tokens", "vocab_size", "head_width", "width"),
+        "eval": ("tokens", "every_steps"),
+        "system": ("device_batch_rows", "threads"),
+    }.items():
+        for name in names:
+            value = getattr(getattr(config, section), name)
+            require(
+                value is None or value > 0, f"{section}.{name}", "more than 0", value, "Raise it."
+            )
+    if errors:
+        return errors
+    if model.width is not None:
+        remedy = "Change model.width or model.head_width."
+        expected = f"a multiple of head_width ({model.head_width})"
+        require(model.width % model.head_width == 0, "model.width", expected, model.width, remedy)
+    if model.rotary is not None:
+        remedy = "Rotary turns channels in pairs; choose an even head width."
+        require(model.head_width % 2 == 0, "model.head_width", "even", model.head_width, remedy)
+    _check_windows(config, require)
+    _check_gates(config, require)
+    for label in fields(config.optimizer):
+        settings = getattr(config.optimizer, label.name)
+        if isinstance(settings, AdamW):
+            path = f"optimizer.{label.name}.lr"
+            require(settings.lr >= 0, path, "0 or more", settings.lr, "Raise it.")
+    warmdown = config.schedule.warmdown
+    if warmdown is not None:
+        remedy = "Give the share of all steps."
+        ok = 0 <= warmdown.fraction <= 1
+        require(ok, "schedule.warmdown.fraction", "0 to 1", warmdown.fraction, remedy)
+    muon = config.optimizer.muon
+    if muon is not None:
+        ok = 1 <= muon.iterations <= 5 or muon.orthogonalize == "newton_schulz"
+        remedy = "Polar Express has five coefficient triples."
+        require(ok, "optimizer.muon.iterations", "1 to 5", muon.iterations, remedy)
+    require(dial.depth < 1000, "dial.depth", "under 1000", dial.depth, "Lower it.")
+    return errors
+
+
+def _check_windows(config: Config, require: Any) -> None:
+    windows, context = config.model.windows, config.model.context_tokens
+    if windows is None:
+        return
+    path, letters = "model.windows.pattern", windows.pattern
+    ok = bool(letters) and set(letters) <= {"S", "L"}
+    require(ok, path, "letters S and L", repr(letters), "For example SSSL.")
+    short = windows.short_tokens
+    if short is not None:
+        path = "model.windows.short_tokens"
+        remedy = "Shorten the window, lengthen model.context_tokens, or set model.windows: null."
+        require(0 < short <= context, path, f"1 to context_tokens ({context})", short, remedy)
+    elif context < WINDOW_LEAST_CONTEXT:
+        remedy = "Set model.windows.short_tokens, or model.windows: null."
+        expected = f"at least {WINDOW_LEAST_CONTEXT} tokens, or the dial's window exceeds it"
+        require(False, "model.context_tokens", expected, context, remedy)
+
+
+WINDOW_LEAST_CONTEXT = 128  # the dial's short window is a multiple of 128
+
+
+def _check_gates(config: Config, require: Any) -> None:
+    width = sizes_of(config).width
+    for name in ("smear", "value_embeddings"):
+        trick = getattr(config.model, name)
+        if trick is not None:
+            path = f"model.{name}.gate_channels"
+            ok = 0 < trick.gate_channels <= width
+            require(ok, path, f"1 to the width ({width})", trick.gate_channels, "Lower it.")

@@ -1,0 +1,171 @@
+"""What a configuration means before anything runs: `python -m model.describe`.
+
+    python -m model.describe ablations/bases/speedrun.yaml --set dial.depth=8
+    python -m model.describe --catalogue | --machine
+    echo '[{"name": "a", "base": "x.yaml", "set": {}}]' | python -m model.describe --batch
+
+Dry runs, studies and searches call it once for all their arms. It imports no torch (except for
+`--machine`), so fifty arms take less than a second. Exit code 2 when a configuration is faulty.
+"""
+
+import argparse
+import copy
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from model import catalogue, identity
+from model.config import Config
+from model.configfile import apply_overrides, build, parse_overrides, read_values
+from model.data.manifest import find_view
+from model.data.settings import DataSettings
+from model.derive import Derived, derive, pins
+from model.errors import ConfigError, ConfigErrors, ModelError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = _parser().parse_args(argv)
+    if arguments.catalogue:
+        return _print(catalogue_json())
+    if arguments.machine:
+        from model.machine import machine_json  # imports torch where it is installed
+
+        return _print(machine_json())
+    if arguments.batch:
+        return _print([describe(**item) for item in json.load(sys.stdin)])
+    try:
+        overrides = parse_overrides(arguments.set)
+    except ConfigErrors as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    described = describe(name="config", base=arguments.config, set=overrides)
+    if arguments.json:
+        _print(described)
+    elif not described["errors"]:
+        print(_as_text(described))
+    for fault in described["errors"]:
+        print(f"error: {ConfigError(**fault)}", file=sys.stderr)
+    return 2 if described["errors"] else 0
+
+
+def describe(
+    name: str, base: str | None = None, set: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """One configuration as plain values; faults stand in `errors` and the rest is null then."""
+    try:
+        config, derived = resolve(base, set or {})
+    except ModelError as error:
+        faults = error.errors if isinstance(error, ConfigErrors) else [error]
+        empty = dict.fromkeys(("config", "derived", "pins", "tricks", "identity"))
+        return {"name": name, **empty, "package": PACKAGE, "errors": [f.as_json() for f in faults]}
+    return {
+        "name": name,
+        "config": asdict(config),
+        "derived": derived.as_json(),
+        "pins": {**pins(config, derived), **_places(config)},
+        "tricks": catalogue.active(config),
+        "identity": identity_json(config),
+        "package": PACKAGE,
+        "errors": [],
+    }
+
+
+def resolve(base: str | None, overrides: dict[str, Any]) -> tuple[Config, Derived]:
+    """The checked configuration and its derived values; raises ConfigErrors."""
+    values = copy.deepcopy(_base_values(base)) if base else {}
+    errors: list[ConfigError] = []
+    apply_overrides(values, overrides, errors)
+    config = build(Config, values, "", errors)
+    if errors:
+        raise ConfigErrors(errors)
+    catalogue.check(config)
+    return config, derive(config)
+
+
+def identity_json(config: Config) -> dict[str, Any]:
+    """The four identities; data_id is null until the data is prepared."""
+    view = find_view(DataSettings.from_config(config))
+    return {
+        "config_id": identity.config_id(config),
+        "code_id": identity.code_id(),
+        "data_id": view.data_id if view is not None else None,
+        "protocol": identity.PROTOCOL,
+    }
+
+
+def catalogue_json() -> dict[str, Any]:
+    """All tricks, the handles and what is not built yet."""
+    return {
+        "tricks": {name: trick.as_json() for name, trick in catalogue.TRICKS.items()},
+        "handles": catalogue.HANDLES,
+        "not_built": list(catalogue.NOT_BUILT),
+    }
+
+
+PACKAGE = str(Path(__file__).resolve().parent)
+
+
+@cache
+def _base_values(base: str) -> dict[str, Any]:
+    return read_values(Path(base))
+
+
+def _places(config: Config) -> dict[str, Any]:
+    """Absolute paths, so that a run in another working directory finds the same data."""
+    places = {"data.cache_dir": str(Path(config.data.cache_dir).absolute())}
+    if config.data.source not in identity.KNOWN_SOURCES:
+        places["data.source"] = str(Path(config.data.source).absolute())
+    return places
+
+
+def _as_text(described: dict[str, Any]) -> str:
+    derived, tricks = described["derived"], described["tricks"]
+    lines = ["Derived"]
+    for name, value in derived.items():
+        if name == "sizes":
+            lines += [f"  {key}: {_short(item)}" for key, item in value.items()]
+        else:
+            lines.append(f"  {name}: {_short(value)}")
+    on = [name for name, is_on in tricks.items() if is_on]
+    off = [name for name, is_on in tricks.items() if not is_on]
+    lines += ["Tricks", f"  on: {', '.join(on) or 'none'}", f"  off: {', '.join(off) or 'none'}"]
+    lines += [f"  not built yet: {', '.join(catalogue.NOT_BUILT)}", "Identity"]
+    lines += [f"  {name}: {value}" for name, value in described["identity"].items()]
+    return "\n".join(lines)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_short(item)}" for key, item in value.items())
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple):
+        return " ".join(str(item) for item in value)
+    return str(value)
+
+
+def _print(value: Any) -> int:
+    print(json.dumps(value))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m model.describe", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("config", nargs="?", help="YAML or JSON file; without it the bare default")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--batch", action="store_true", help="read a JSON list on stdin")
+    parser.add_argument("--catalogue", action="store_true", help="print the catalogue of tricks")
+    parser.add_argument("--machine", action="store_true", help="print GPUs and back-ends")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""The errors a user of the trainer can meet.
+
+Each has three parts: what was expected, what was there instead, and what to do about it.
+Programmers' mistakes are plain assertions.
+
+    ModelError
+    ├── ConfigError     a configuration file, a key, a value or a combination of them
+    ├── DataError       a data source, a token cache or a tokenizer
+    ├── MachineError    a device, a back-end or a precision that was asked for and cannot run
+    └── RunError        a run directory or a checkpoint
+"""
+
+from collections.abc import Sequence
+
+
+class ModelError(Exception):
+    """What was expected, what was found, what to do; `path` is the field or file it concerns."""
+
+    def __init__(self, *, expected: str, got: str, remedy: str, path: str = "") -> None:
+        self.expected, self.got, self.remedy, self.path = expected, got, remedy, path
+        super().__init__(expected, got, remedy, path)
+
+    def __str__(self) -> str:
+        where = f"{self.path}: " if self.path else ""
+        return f"{where}expected {self.expected}; got {self.got}. {self.remedy}"
+
+    def as_json(self) -> dict[str, str]:
+        """The four parts, as `describe` prints them."""
+        return {
+            "path": self.path,
+            "expected": self.expected,
+            "got": self.got,
+            "remedy": self.remedy,
+        }
+
+
+class ConfigError(ModelError):
+    """A configuration file, a key, a value or a combination of them."""
+
+
+class DataError(ModelError):
+    """A data source, a token cache or a tokenizer."""
+
+
+class MachineError(ModelError):
+    """A device, a back-end or a precision that was asked for and cannot run here."""
+
+
+class RunError(ModelError):
+    """A run directory or a checkpoint."""
+
+
+class ConfigErrors(ConfigError):
+    """All the faults of one configuration, found in one pass."""
+
+    def __init__(self, errors: Sequence[ConfigError]) -> None:
+        assert errors, "an empty list of errors is no error"
+        self.errors = list(errors)
+        first = errors[0]
+        super().__init__(
+            expected=first.expected, got=first.got, remedy=first.remedy, path=first.path
+        )
+
+    def __str__(self) -> str:
+        return "\n".join(str(error) for error in self.errors)

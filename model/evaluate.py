@@ -1,0 +1,48 @@
+"""Validation loss and bits per byte over fixed rows.
+
+    val_loss = nats / target tokens             val_bpb = nats / (ln 2 * bytes of the target tokens)
+
+over the same target tokens (specials, which have no bytes, excluded) of the same rows, summed in
+fp64.
+"""
+
+from dataclasses import dataclass
+from math import log
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Validation:
+    """One evaluation."""
+
+    val_loss: float
+    """Nats a token."""
+    val_bpb: float
+    """Bits a byte."""
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, rows: np.ndarray, bytes_per_token: Tensor, rows_per_forward: int
+) -> Validation:
+    """`rows` (R, T+1) token ids; `bytes_per_token` (V) on the model's device, 0 for specials."""
+    device = bytes_per_token.device
+    nats = torch.zeros((), dtype=torch.float64, device=device)
+    count = torch.zeros((), dtype=torch.int64, device=device)
+    size = torch.zeros((), dtype=torch.int64, device=device)
+    for start in range(0, len(rows), rows_per_forward):
+        tokens = torch.from_numpy(rows[start : start + rows_per_forward].astype(np.int64)).to(
+            device
+        )
+        targets = tokens[:, 1:].contiguous()
+        losses = model(tokens[:, :-1], targets, mean=False)  # (rows * T)
+        length = bytes_per_token[targets.flatten()]
+        counted = length > 0
+        nats += (losses.double() * counted).sum()
+        count += counted.sum()
+        size += length.sum()
+    total = nats.item()
+    return Validation(val_loss=total / count.item(), val_bpb=total / (log(2) * size.item()))

@@ -1,0 +1,146 @@
+"""Every parameter of a configuration by formula: name, shape, label. No torch.
+
+`describe` counts with this for fifty arms in a second; a test holds it equal to the built model,
+name by name. B batch, T tokens, D width, H heads, K head width, L layers, V padded vocabulary.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+
+from model.config import Config
+
+VOCAB_MULTIPLE = 64  # tables padded so that the head's matmul has full tiles
+WINDOW_MULTIPLE = 128  # short windows in whole tiles of the attention kernels
+
+LABELS = (
+    "matrices",
+    "head",
+    "embedding",
+    "positions",
+    "norms",
+    "biases",
+    "value_tables",
+    "resid_scalars",
+    "x0_scalars",
+    "smear",
+    "backout",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """The integers that the dial and the model section settle."""
+
+    layers: int
+    width: int
+    heads: int
+    head_width: int
+    context: int
+    vocab: int
+    """Padded: the rows of the tables."""
+    windows: tuple[int, ...]
+    """Of each layer; a query sees itself and this many keys before it; `context` means all."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One tensor of the model."""
+
+    name: str
+    shape: tuple[int, ...]
+    label: str
+
+    @property
+    def count(self) -> int:
+        return prod(self.shape)
+
+
+def sizes_of(config: Config, depth: int | None = None) -> Sizes:
+    """Sizes at the configured depth, or at another `depth` with the dial's own width."""
+    model = config.model
+    layers = config.dial.depth if depth is None else depth
+    own_width = model.width if depth is None else None
+    width = own_width or round_up(64 * layers, model.head_width)
+    return Sizes(
+        layers=layers,
+        width=width,
+        heads=width // model.head_width,
+        head_width=model.head_width,
+        context=model.context_tokens,
+        vocab=round_up(model.vocab_size, VOCAB_MULTIPLE),
+        windows=windows_of(config, layers),
+    )
+
+
+def windows_of(config: Config, layers: int) -> tuple[int, ...]:
+    """Window of each layer in tokens."""
+    full, windows = config.model.context_tokens, config.model.windows
+    if windows is None:
+        return (full,) * layers
+    short = windows.short_tokens or round_up(-(-full // 4), WINDOW_MULTIPLE)
+    tiled = [windows.pattern[i % len(windows.pattern)] for i in range(layers)]
+    tiled[-1] = "L"
+    return tuple(full if letter == "L" else short for letter in tiled)
+
+
+def has_value_embedding(layer: int, layers: int) -> bool:
+    """Every other layer, the last included."""
+    return (layers - 1 - layer) % 2 == 0
+
+
+def parameters(config: Config, sizes: Sizes) -> Iterator[Parameter]:
+    """All parameters in the order of the model's modules."""
+    model, width = config.model, sizes.width
+    yield Parameter("embedding.weight", (sizes.vocab, width), "embedding")
+    if model.rotary is None:
+        yield Parameter("positions.weight", (sizes.context, width), "positions")
+    if model.smear is not None:
+        yield Parameter("smear.factor", (1,), "smear")
+        yield Parameter("smear.gate", (1, model.smear.gate_channels), "smear")
+    if model.residual_scalars is not None:
+        yield Parameter("residual_scalars.resid", (sizes.layers,), "resid_scalars")
+        yield Parameter("residual_scalars.x0", (sizes.layers,), "x0_scalars")
+    if model.unet_skips is not None:
+        yield Parameter("unet_skips.factors", (sizes.layers // 2,), "x0_scalars")
+    if model.backout is not None:
+        yield Parameter("backout.factor", (1,), "backout")
+    for layer in range(sizes.layers):
+        yield from _block(config, sizes, layer)
+    if model.norm == "layernorm":
+        yield from _norm("final_norm", width)
+    if not model.tied_head:
+        yield Parameter("head.weight", (sizes.vocab, width), "head")
+
+
+def _block(config: Config, sizes: Sizes, layer: int) -> Iterator[Parameter]:
+    model, width, at = config.model, sizes.width, f"blocks.{layer}"
+    if model.norm == "layernorm":
+        yield from _norm(f"{at}.attention_norm", width)
+        yield from _norm(f"{at}.mlp_norm", width)
+    for name in ("query", "key", "value", "out"):
+        yield from _linear(f"{at}.attention.{name}", width, width, model.bias)
+    if model.value_embeddings is not None and has_value_embedding(layer, sizes.layers):
+        inner = sizes.heads * sizes.head_width
+        channels = model.value_embeddings.gate_channels
+        at_ve = f"{at}.attention.value_embedding"
+        yield Parameter(f"{at_ve}.table", (sizes.vocab, inner), "value_tables")
+        yield Parameter(f"{at_ve}.gate", (sizes.heads, channels), "matrices")
+    yield from _linear(f"{at}.mlp.up", width, 4 * width, model.bias)
+    yield from _linear(f"{at}.mlp.down", 4 * width, width, model.bias)
+
+
+def _norm(name: str, width: int) -> Iterator[Parameter]:
+    yield Parameter(f"{name}.weight", (width,), "norms")
+    yield Parameter(f"{name}.bias", (width,), "norms")
+
+
+def _linear(name: str, columns: int, rows: int, bias: bool) -> Iterator[Parameter]:
+    yield Parameter(f"{name}.weight", (rows, columns), "matrices")
+    if bias:
+        yield Parameter(f"{name}.bias", (rows,), "biases")
+
+
+def round_up(value: int, multiple: int) -> int:
+    """The smallest multiple that is at least `value`."""
+    return -(-value // multiple) * multiple

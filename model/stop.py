@@ -1,0 +1,47 @@
+"""Being told to leave: SIGINT, SIGTERM, or end of file on the watch descriptor (the harness is
+gone).
+
+The training loop asks `reason` between steps and ends as `interrupted`. If it can't ask for a
+while, because a compilation or a kernel takes long, the watch thread writes the result itself and
+ends the process.
+"""
+
+import os
+import signal
+import threading
+from types import FrameType
+
+from model.rundir import RunDirectory
+
+GRACE_S = 15.0
+
+
+class Stop:
+    """Why the run should end now, or null."""
+
+    def __init__(self, run: RunDirectory, watch_fd: int | None) -> None:
+        self.run = run
+        self.reason: str | None = None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+        if watch_fd is not None:
+            threading.Thread(target=self._watch, args=(watch_fd,), daemon=True).start()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._ask(f"received {signal.Signals(number).name}")
+
+    def _watch(self, fd: int) -> None:
+        while os.read(fd, 4096):
+            pass
+        self._ask("the process that started the run is gone")
+
+    def _ask(self, reason: str) -> None:
+        if self.reason is None:
+            self.reason = reason
+            timer = threading.Timer(GRACE_S, self._leave)
+            timer.daemon = True
+            timer.start()
+
+    def _leave(self) -> None:
+        if self.run.finish("interrupted", self.reason):
+            os._exit(1)

@@ -1,0 +1,272 @@
+"""The training loop: builds what a configuration asks for and runs its steps.
+
+`model.train` starts it as a run with a directory; benchmarks and tests drive `build` and `step`
+themselves. The order of a run: data, build, compile (a forward and backward pass that leaves no
+trace), calibrate, steps with evaluations between them.
+"""
+
+import math
+import time
+from collections import deque
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from model.attention import BACKENDS, choose
+from model.clock import Clock, Lap
+from model.config import Config
+from model.data.loader import Loader
+from model.data.prepare import Prepared, prepare
+from model.data.settings import DataSettings
+from model.derive import Derived
+from model.errors import MachineError
+from model.evaluate import evaluate
+from model.gpt import GPT
+from model.init import initialise
+from model.kernels import kernel_plan
+from model.machine import environment_json, peak_flops, usable_cores
+from model.optim.labels import Optimizers
+from model.rundir import RunDirectory
+from model.stop import Stop
+
+SETTLING_STEPS = 10  # allocator and clocks settle; tokens_per_s leaves these steps out
+
+
+class Diverged(Exception):
+    """The training loss is no longer finite."""
+
+
+class Interrupted(Exception):
+    """The run was told to leave."""
+
+
+class Trainer:
+    """Model, optimizers and counters of one run on one device."""
+
+    def __init__(self, config: Config, derived: Derived, device: torch.device) -> None:
+        self.config, self.derived, self.device = config, derived, device
+        windowed = any(window < derived.sizes.context for window in derived.sizes.windows)
+        self.attention = choose(config.system.attention, device, windowed)
+        with device:
+            self.gpt = GPT(config, derived.sizes, BACKENDS[self.attention])
+        initialise(self.gpt, config.seed)
+        self.optimizers = Optimizers(self.gpt, config, derived)
+        self.model: Any = self.gpt
+        if config.system.compile:
+            self.model = torch.compile(self.gpt, dynamic=False)
+
+    def gradients(self, tokens: Tensor) -> Tensor:
+        """Accumulates the gradient of the mean loss over rows (R, T+1); returns that loss."""
+        rows = self.derived.device_batch_rows
+        accumulation = tokens.size(0) // rows
+        total = torch.zeros((), device=self.device)
+        for micro in tokens.split(rows):
+            loss = self.model(micro[:, :-1], micro[:, 1:].contiguous()) / accumulation
+            loss.backward()
+            total += loss.detach()
+        return total
+
+    def step(self, index: int, tokens: Tensor) -> tuple[Tensor, float]:
+        """One optimizer step (counted from 0): loss and the learning rate's share of its peak."""
+        loss = self.gradients(tokens)
+        if self.config.optimizer.clip is not None:
+            nn.utils.clip_grad_norm_(self.gpt.parameters(), self.config.optimizer.clip)
+        scale = self.optimizers.step(index)
+        self.optimizers.zero_grad()
+        return loss, scale
+
+    def warm_up(self) -> None:
+        """Compiles forward and backward; parameters stay as they are."""
+        context = self.derived.sizes.context
+        rows = self.derived.device_batch_rows
+        self.gradients(torch.zeros(rows, context + 1, dtype=torch.int64, device=self.device))
+        self.optimizers.zero_grad()
+
+
+class Training:
+    """One run from its configuration to its metrics, writing events as it goes."""
+
+    def __init__(self, config: Config, derived: Derived, run: RunDirectory, stop: Stop) -> None:
+        self.config, self.derived, self.run, self.stop = config, derived, run, stop
+        self.train_time_s = self.loader_wait_s = self.eval_s = 0.0
+        self.settled_s, self.settled_steps = 0.0, 0
+        self._pending: deque[_Step] = deque()
+
+    def run_all(self, started: float) -> None:
+        """Everything; raises Diverged, Interrupted, or what went wrong."""
+        self._phase_since("startup", started)
+        prepared = self._timed("data", self._open_data)
+        rows = prepared.rows("train", self.derived.steps * self._batch_rows)
+        self.validation = prepared.rows("validation", self.derived.validation_rows)
+        device = device_of(self.config)
+        self.trainer = self._timed("build", lambda: Trainer(self.config, self.derived, device))
+        self.bytes_per_token = torch.from_numpy(prepared.bytes_per_token).to(device)
+        compile_s = 0.0
+        if self.config.system.compile:
+            began = time.time()
+            self.trainer.warm_up()
+            compile_s = self._phase_since("compile", began)
+        self.run.metrics["compile_s"] = compile_s
+        environment = self._timed("calibrate", self._environment)
+        self.run.write("environment.json", environment)
+        if self.config.eval.at_start:
+            self._evaluate(0)
+        self.run.metrics["startup_s"] = time.time() - started
+        with Loader(rows, batch_rows=self._batch_rows, device=device) as loader:
+            self._all_steps(loader)
+        self._summarise(environment)
+
+    @property
+    def _batch_rows(self) -> int:
+        return self.derived.batch_tokens // self.derived.sizes.context
+
+    def _open_data(self) -> Prepared:
+        settings = DataSettings.from_config(self.config)
+        return prepare(settings, lambda text: print(text, flush=True))
+
+    def _environment(self) -> dict[str, Any]:
+        system, trainer = self.config.system, self.trainer
+        environment = environment_json(
+            trainer.device,
+            precision=system.precision,
+            kernel_plan=kernel_plan(self.config, trainer.attention),
+            calibration_s=system.calibration_s,
+        )
+        return {**environment, "compile_cache": "off"}
+
+    def _all_steps(self, loader: Loader) -> None:
+        steps, every = self.derived.steps, self.config.eval.every_steps
+        clock = Clock(self.trainer.device)
+        began = time.time()
+        for index in range(steps):
+            if self.stop.reason is not None:
+                self._settle(0)
+                raise Interrupted(self.stop.reason)
+            batch = loader.next()
+            loss, scale = self.trainer.step(index, batch.tokens)
+            self._pending.append(_Step(index + 1, loss, clock.lap(), batch.waited_s, scale))
+            # one step stays pending on a GPU, so that reading its loss never makes the GPU wait
+            self._settle(1 if self.trainer.device.type == "cuda" else 0)
+            last = index + 1 == steps
+            if last or (every is not None and (index + 1) % every == 0):
+                self._settle(0)
+                self._evaluate(index + 1)
+                clock.begin()
+        self._phase_since("train", began)
+
+    def _settle(self, keep: int) -> None:
+        """Reads and records pending steps until `keep` are left; raises Diverged."""
+        while len(self._pending) > keep:
+            step = self._pending.popleft()
+            loss, seconds = step.loss.item(), step.lap.seconds()
+            tokens = step.number * self.derived.batch_tokens
+            self.train_time_s += seconds
+            self.loader_wait_s += step.waited_s
+            if step.number > SETTLING_STEPS:
+                self.settled_s += seconds
+                self.settled_steps += 1
+            self.run.steps, self.run.tokens = step.number, tokens
+            metrics = self.run.metrics
+            metrics["train_time_s"], metrics["loader_wait_s"] = (
+                self.train_time_s,
+                self.loader_wait_s,
+            )
+            metrics["train_loss"] = loss
+            self.run.event(
+                "step",
+                step=step.number,
+                tokens=tokens,
+                loss=round(loss, 6) if math.isfinite(loss) else None,
+                step_s=round(seconds, 6),
+                loader_wait_s=round(step.waited_s, 6),
+                train_time_s=round(self.train_time_s, 6),
+                lr_scale=round(step.lr_scale, 6),
+            )
+            if not math.isfinite(loss):
+                raise Diverged(f"training loss {loss} at step {step.number}")
+
+    def _evaluate(self, step: int) -> None:
+        began = time.time()
+        result = evaluate(
+            self.trainer.model,
+            self.validation.tokens(0, self.derived.validation_rows),
+            self.bytes_per_token,
+            self.derived.device_batch_rows,
+        )
+        seconds = time.time() - began
+        self.eval_s += seconds
+        metrics = self.run.metrics
+        metrics["val_loss"], metrics["val_bpb"] = result.val_loss, result.val_bpb
+        metrics["eval_s"] = self.eval_s
+        self.run.event(
+            "evaluation",
+            step=step,
+            tokens=step * self.derived.batch_tokens,
+            train_time_s=round(self.train_time_s, 6),
+            val_loss=result.val_loss,
+            val_bpb=result.val_bpb,
+            seconds=round(seconds, 4),
+        )
+        print(f"step {step}/{self.derived.steps} val_bpb {result.val_bpb:.5f}", flush=True)
+
+    def _summarise(self, environment: dict[str, Any]) -> None:
+        metrics, derived = self.run.metrics, self.derived
+        metrics["tokens_per_s_job"] = derived.tokens / self.train_time_s
+        if self.settled_steps:
+            settled_tokens = self.settled_steps * derived.batch_tokens
+            metrics["tokens_per_s"] = settled_tokens / self.settled_s
+        if self.trainer.device.type == "cuda":
+            metrics["peak_memory_bytes"] = torch.cuda.max_memory_allocated(self.trainer.device)
+            peak = peak_flops(environment["gpus"][0]["name"])
+            if peak is not None and metrics["tokens_per_s"] is not None:
+                metrics["mfu"] = derived.flops_per_token * metrics["tokens_per_s"] / peak
+        else:
+            metrics["peak_memory_bytes"] = _peak_resident_bytes()
+
+    def _timed(self, name: str, call: Any) -> Any:
+        began = time.time()
+        value = call()
+        self._phase_since(name, began)
+        return value
+
+    def _phase_since(self, name: str, began: float) -> float:
+        seconds = time.time() - began
+        self.run.phase(name, seconds)
+        if self.stop.reason is not None:
+            raise Interrupted(self.stop.reason)
+        return seconds
+
+
+class _Step:
+    """A step whose loss and time are not read yet."""
+
+    def __init__(
+        self, number: int, loss: Tensor, lap: Lap, waited_s: float, lr_scale: float
+    ) -> None:
+        self.number, self.loss, self.lap = number, loss, lap
+        self.waited_s, self.lr_scale = waited_s, lr_scale
+
+
+def device_of(config: Config) -> torch.device:
+    """The device that was asked for; raises MachineError where it is missing."""
+    wanted = config.system.device
+    available = torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise MachineError(
+            path="system.device",
+            expected="a CUDA GPU",
+            got="none that torch can use",
+            remedy="Check nvidia-smi and torch's CUDA build, or set system.device: cpu.",
+        )
+    device = torch.device("cuda" if wanted == "cuda" or (wanted == "auto" and available) else "cpu")
+    if device.type == "cpu":
+        torch.set_num_threads(config.system.threads or usable_cores())
+    return device
+
+
+def _peak_resident_bytes() -> int:
+    """Peak resident memory of this process (Linux reports kB)."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

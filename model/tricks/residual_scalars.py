@@ -1,0 +1,31 @@
+"""Trick `residual_scalars`: before each layer the stream is scaled and the embedding mixed back
+in.
+
+    x = resid_i x + x0_i x0          x, x0 (B, T, D); resid, x0 factors (L)
+
+x0 is the normed embedding, after smear where smear is on. Why it should help: deep layers see the
+token itself again, and a factor above 1 on the stream keeps early writing from being drowned.
+Starts at 1.15 to 1.05 and 0.20 to 0.05, linear over the layers. Due to @Grad62304977
+(modded-nanogpt 2024-11) and @karpathy (nanochat; x0 is worth -.0103, -.0077, -.0057, -.0039 bpb
+at depth 8, 12, 16, 20). Off: a plain residual stream. Interactions: smear, backout and U-net
+skips touch the same stream.
+"""
+
+from torch import Tensor, nn
+
+from model.config import ResidualScalars as Settings
+from model.parameter import Linspace, parameter
+
+
+class ResidualScalars(nn.Module):
+    """Two factors a layer, labels `resid_scalars` and `x0_scalars`."""
+
+    def __init__(self, settings: Settings, layers: int) -> None:
+        super().__init__()
+        resid = Linspace(settings.resid_first, settings.resid_last)
+        x0 = Linspace(settings.x0_first, settings.x0_last)
+        self.resid = parameter(layers, label="resid_scalars", init=resid)
+        self.x0 = parameter(layers, label="x0_scalars", init=x0)
+
+    def forward(self, layer: int, x: Tensor, x0: Tensor) -> Tensor:
+        return self.resid[layer] * x + self.x0[layer] * x0

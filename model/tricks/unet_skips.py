@@ -1,0 +1,30 @@
+"""Trick `unet_skips`: the first half of the network feeds the second, mirror-wise.
+
+    input of block L-1-i  +=  s_i output of block i          i < L // 2; s (L // 2), starting at 1
+
+Why it should help: as in a U-net, late layers get early features without carrying them through
+the middle. Due to @brendanh0gan (modded-nanogpt 2024-11); nanochat has none. Off: blocks are
+connected in a line. Interactions: residual scalars and backout also connect early and late
+layers; their gains overlap.
+"""
+
+from torch import Tensor, nn
+
+from model.config import UNetSkips as Settings
+from model.parameter import Constant, parameter
+
+
+class UNetSkips(nn.Module):
+    """One factor a pair of blocks, label `x0_scalars`."""
+
+    def __init__(self, settings: Settings, layers: int) -> None:
+        super().__init__()
+        self.layers = layers
+        self.factors = parameter(layers // 2, label="x0_scalars", init=Constant(settings.init))
+
+    def forward(self, layer: int, x: Tensor, outputs: list[Tensor]) -> Tensor:
+        """Adds the mirror block's output where `layer` is in the second half."""
+        mirror = self.layers - 1 - layer
+        if mirror >= self.layers // 2:
+            return x
+        return x + self.factors[mirror] * outputs[mirror]

@@ -1,0 +1,51 @@
+"""Trick `value_embeddings`: a token table of their own for the values of every other layer.
+
+    v = v + gate table[token],  gate = 3 sigmoid(W x[..., :C])        v (B, T, H, K), gate (B, T, H)
+
+x is the block's normed attention input, C its leading channels (12), one gate a head. Layers L-1,
+L-3, ... have one. Why it should help: parameters that cost a lookup and no matmul, and values
+that say which token they are of. ResFormer, arXiv 2410.17897 (Zhou and others); @KoszarskyB,
+@Grad62304977 (modded-nanogpt 2024-12), gates of nanochat. Off: values come from the stream alone.
+Interactions: residual scalars bring back the token too.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.config import ValueEmbeddings as Settings
+from model.parameter import Uniform, parameter
+
+
+class ValueEmbedding(nn.Module):
+    """Table (V, H K), label `value_tables`, and gate (H, C), label `matrices`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        vocab: int,
+        heads: int,
+        head_width: int,
+        width: int,
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__()
+        bound = (3 / width) ** 0.5
+        self.heads, self.head_width, self.gate_scale = heads, head_width, settings.gate_scale
+        self.table = parameter(
+            vocab,
+            heads * head_width,
+            label="value_tables",
+            init=Uniform(-bound, bound),
+            dtype=dtype,
+        )
+        self.gate = parameter(
+            heads, settings.gate_channels, label="matrices", init=Uniform(0.0, 0.02)
+        )
+
+    def forward(self, v: Tensor, x: Tensor, tokens: Tensor) -> Tensor:
+        gate = F.linear(x[..., : self.gate.size(1)], self.gate.to(x.dtype))  # (B, T, H)
+        embedded = F.embedding(tokens, self.table).to(v.dtype)
+        embedded = embedded.unflatten(-1, (self.heads, self.head_width))  # (B, T, H, K)
+        return v + self.gate_scale * torch.sigmoid(gate)[..., None] * embedded

@@ -1,0 +1,91 @@
+"""What the data tests share: small folders of text, settings with their own cache, the corpus."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from model.data.prepare import Prepared, prepare
+from model.data.settings import DataSettings
+
+ROOT = Path(__file__).parents[3]
+HERE = Path(__file__).parent
+PANGRAM = "the quick brown fox jumps over a lazy dog and naïve cafés sell tea 1234"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    wanted = "slow" in config.getoption("-m") or config.getoption("--run-slow", default=False)
+    for item in items:
+        if HERE in item.path.parents and item.get_closest_marker("slow") and not wanted:
+            item.add_marker(pytest.mark.skip(reason="takes a minute; run with -m slow"))
+
+
+@pytest.fixture(scope="session")
+def corpus() -> Path:
+    folder = ROOT.parent / "shared" / "corpus"
+    if not folder.is_dir():
+        pytest.skip(f"the corpus is not at {folder}")
+    return folder
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Callable[..., DataSettings]:
+    """Settings for a small vocabulary and short rows, with a cache under the test's folder."""
+
+    def make(source: object, **changes: object) -> DataSettings:
+        small = {"vocab_size": 300, "context_tokens": 32, "validation_rows": 4}
+        cache = {"cache_dir": str(tmp_path / "cache")}
+        return DataSettings(source=str(source), **{**small, **cache, **changes})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def python_docs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prepared]:
+    """The embedded source as the smallest studies use it, prepared once for all tests."""
+    cache = tmp_path_factory.mktemp("python-docs")
+    wanted = DataSettings(
+        source="python-docs",
+        vocab_size=2_048,
+        context_tokens=256,
+        validation_rows=64,
+        cache_dir=str(cache),
+    )
+    return prepare(wanted, quiet)
+
+
+def quiet(line: str) -> None:
+    """Progress that nobody reads."""
+
+
+def sentences(count: int, start: int = 0) -> list[str]:
+    """Documents of different lengths, each its own, English enough to train a vocabulary on."""
+    words = PANGRAM.split()
+    documents = []
+    for index in range(start, start + count):
+        length = 3 + (index * 7919) % 40
+        text = " ".join(words[(index * 31 + step * 17) % len(words)] for step in range(length))
+        documents.append(f"{index}: {text}.")
+    return documents
+
+
+def write_parquet(path: Path, documents: list[str], group_rows: int = 1_000) -> None:
+    table = pa.table({"text": documents, "source": ["test"] * len(documents)})
+    pq.write_table(table, path, row_group_size=group_rows)
+
+
+def write_jsonl(path: Path, documents: list[str]) -> None:
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
+
+
+def parquet_folder(folder: Path, sizes: tuple[int, ...] = (60, 50, 40), group: int = 25) -> Path:
+    """Files of `sizes` documents each in row groups of `group`; the last one is validation."""
+    folder.mkdir(parents=True)
+    start = 0
+    for index, size in enumerate(sizes):
+        write_parquet(folder / f"{index:03d}.parquet", sentences(size, start), group)
+        start += size
+    return folder

@@ -1,0 +1,89 @@
+"""`python -m model.data`: its last line, its exit codes, and errors without a traceback."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .conftest import ROOT, parquet_folder, sentences, write_parquet
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> list[str]:
+    values = {
+        "data": parquet_folder(tmp_path / "text"),
+        "data.cache_dir": tmp_path / "cache",
+        "model.vocab_size": 300,
+        "model.context_tokens": 32,
+        "eval.tokens": 128,
+    }
+    return [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
+
+
+def data(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "model.data", *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+
+
+def test_prepare_ends_in_one_json_line_and_verify_and_show_agree(options):
+    done = data("prepare", *options)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert answer["train_documents"] == 110
+    assert answer["vocab_size"] == 300
+    assert Path(answer["path"]).is_dir()
+    assert "training a vocabulary" in done.stderr
+    verified = data("verify", *options)
+    assert verified.returncode == 0, verified.stderr
+    assert "ok  source 002.parquet" in verified.stdout
+    shown = data("show", "--rows", "1", *options)
+    assert shown.returncode == 0, shown.stderr
+    assert answer["data_id"] in shown.stdout
+    assert "lost to cropping" in shown.stdout
+    assert "<|bos|>" in shown.stdout
+
+
+def test_verify_reads_every_byte_of_the_source(options, tmp_path):
+    data("prepare", *options)
+    path = tmp_path / "text" / "000.parquet"
+    content, times = path.read_bytes(), path.stat()
+    write_parquet(path, [text[::-1] for text in sentences(60)], 25)
+    path.write_bytes(path.read_bytes()[: len(content)].ljust(len(content), b"\0"))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    done = data("verify", *options)
+    assert done.returncode == 2
+    assert "000.parquet: expected text of SHA-256" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["prepare", "verify", "show"])
+def test_errors_have_three_parts_exit_code_2_and_no_traceback(command):
+    done = data(command, "--set", "data=pyton-docs")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: data.source: expected python-docs")
+    assert "Did you mean python-docs?" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_interrupted_prepare_says_so_and_goes_on(options, tmp_path):
+    write_parquet(tmp_path / "text" / "000.parquet", sentences(20_000))
+    command = [sys.executable, "-m", "model.data", "prepare", *options]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    while "encoding" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "goes on where it stopped" in rest
+    assert "Traceback" not in rest
+    assert data("prepare", *options).returncode == 0
+
+
+def test_show_before_prepare_says_to_prepare(options):
+    done = data("show", *options)
+    assert done.returncode == 2
+    assert "Run `python -m model.data prepare`" in done.stderr

@@ -1,0 +1,180 @@
+"""Faulty configurations: each gives the field, what was expected, what was there and what to do."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model.config import Config
+from model.configfile import load_config, parse_overrides
+from model.derive import derive
+from model.describe import resolve
+from model.errors import ConfigErrors
+from model.identity import config_id
+
+BASES = Path(__file__).parents[2] / "ablations" / "bases"
+
+
+def faults(base: Path | None = None, **overrides: Any) -> str:
+    """The message for overrides written with __ in place of dots."""
+    dotted = {name.replace("__", "."): value for name, value in overrides.items()}
+    with pytest.raises(ConfigErrors) as caught:
+        resolve(str(base) if base else None, dotted)
+    return str(caught.value)
+
+
+def test_unknown_key_names_the_nearest_known_one() -> None:
+    assert "Did you mean context_tokens?" in faults(model__context_token=64)
+    assert "Did you mean optimizer?" in faults(optimiser__clip=1.0)
+
+
+def test_unknown_key_without_a_near_one_lists_the_known() -> None:
+    assert "Known keys: depth, ratio, steps" in faults(dial__xyzzy=1)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        ("dial.depth", "twelve", "a whole number"),
+        ("dial.depth", 12.5, "a whole number"),
+        ("dial.depth", True, "a whole number"),
+        ("dial.ratio", "many", "a number"),
+        ("model.bias", 1, "true or false"),
+        ("model.norm", "batchnorm", "one of layernorm, rmsnorm"),
+        ("dial", 4, "a mapping"),
+        ("model.softcap", 15, "a mapping of Softcap fields"),
+        ("dial.depth", None, "a whole number"),
+    ],
+)
+def test_wrong_type_names_field_and_kind(path: str, value: object, expected: str) -> None:
+    message = faults(**{path.replace(".", "__"): value})
+    assert path in message
+    assert expected in message
+
+
+@pytest.mark.parametrize("word", ["off", "none", "false", False, "no"])
+def test_words_for_off_are_refused_with_null_as_remedy(word: object) -> None:
+    assert "Write model.smear: null." in faults(model__smear=word)
+
+
+@pytest.mark.parametrize("word", ["on", True])
+def test_words_for_on_are_refused_with_a_mapping_as_remedy(word: object) -> None:
+    assert "Write model.smear: {} for its defaults." in faults(model__smear=word)
+
+
+def test_a_field_of_a_trick_that_is_off_is_refused() -> None:
+    assert "Switch it on first, for example --set model.windows={}" in faults(
+        model__windows__pattern="SL"
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ({"model.width": 100}, "model.width: expected a multiple of head_width (64); got 100"),
+        (
+            {"model.windows": {"short_tokens": 4096}},
+            "expected 1 to context_tokens (1024); got 4096",
+        ),
+        ({"model.windows": {"pattern": "SLX"}}, "letters S and L"),
+        ({"model.windows": {}, "model.context_tokens": 64}, "at least 128 tokens"),
+        ({"dial.batch_tokens": 1000}, "a multiple of context_tokens x ranks = 1024 x 1; got 1000"),
+        ({"system.device_batch_rows": 7}, "a divisor of the 512 rows"),
+        ({"dial.depth": 0}, "dial.depth: expected more than 0; got 0"),
+        ({"model.smear": {"gate_channels": 5000}}, "1 to the width (768)"),
+        ({"model.rotary": {}, "model.head_width": 3}, "even"),
+        ({"optimizer.muon": {"orthogonalize": "polar_express", "iterations": 6}}, "1 to 5"),
+    ],
+)
+def test_impossible_combinations_fail_before_anything_runs(
+    overrides: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(ConfigErrors) as caught:
+        resolve(None, overrides)
+    assert expected in str(caught.value)
+
+
+def test_all_faults_are_told_at_once() -> None:
+    message = faults(dial__depht=4, model__norm="x", optimizer__clip="high")
+    assert len(message.splitlines()) == 3
+
+
+def test_broken_yaml_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text("dial: {depth: 4\n")
+    with pytest.raises(ConfigErrors, match=r"broken\.yaml: expected valid YAML"):
+        load_config(path)
+    path.write_text("- a list\n")
+    with pytest.raises(ConfigErrors, match="expected a mapping of sections"):
+        load_config(path)
+    with pytest.raises(ConfigErrors, match="readable configuration file"):
+        load_config(tmp_path / "absent.yaml")
+
+
+def test_overrides_are_read_as_yaml_and_need_an_equals_sign() -> None:
+    parsed = parse_overrides(["dial.depth=8", "model.smear=null", "model.windows={pattern: SL}"])
+    assert parsed == {"dial.depth": 8, "model.smear": None, "model.windows": {"pattern": "SL"}}
+    with pytest.raises(ConfigErrors, match="expected --set PATH=VALUE"):
+        parse_overrides(["dial.depth"])
+
+
+def test_a_bare_string_under_data_is_its_source_and_keeps_the_rest(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("data: {order: file}\n")
+    config = load_config(path, {"data": "some/folder"})
+    assert (config.data.source, config.data.order) == ("some/folder", "file")
+
+
+def test_extends_takes_the_other_file_first_and_keeps_label_settings(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("dial: {depth: 8}\noptimizer: {head: {lr: 0.5}}\n")
+    (tmp_path / "b.yaml").write_text("extends: a.yaml\noptimizer: {head: {beta1: 0.5}}\n")
+    config = load_config(tmp_path / "b.yaml")
+    assert config.dial.depth == 8
+    assert (config.optimizer.head.lr, config.optimizer.head.beta1) == (0.5, 0.5)
+
+
+def test_a_partial_label_keeps_that_labels_own_defaults() -> None:
+    settings = load_config(None, {"optimizer.value_tables": {"lr": 0.1}}).optimizer.value_tables
+    assert (settings.lr, settings.beta1, settings.batch_scaled) == (0.1, 0.8, True)
+
+
+def test_a_run_directorys_config_can_be_given_again(tmp_path: Path) -> None:
+    from dataclasses import asdict
+
+    config = load_config(BASES / "speedrun.yaml", {"seed": 5})
+    path = tmp_path / "config.json"
+    resolved = derive(config).as_json()
+    path.write_text(json.dumps({"requested": asdict(config), "resolved": resolved}))
+    assert load_config(path) == config
+
+
+def test_config_id_ignores_seed_places_and_written_out_defaults() -> None:
+    plain = config_id(Config())
+    same = {"seed": 9, "data.cache_dir": "/elsewhere", "dial.depth": 12, "model.smear": None}
+    assert config_id(load_config(None, same)) == plain
+    folders = [config_id(load_config(None, {"data": folder})) for folder in ("/a", "/b")]
+    assert folders[0] == folders[1] != plain
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [{"optimizer.clip": None}, {"model.smear": {}}, {"optimizer.muon": {}}, {"dial.steps": 5}],
+)
+def test_config_id_tells_off_from_default_and_on_with_defaults_from_off(
+    overrides: dict[str, Any],
+) -> None:
+    assert config_id(load_config(None, overrides)) != config_id(Config())
+
+
+def test_every_field_has_a_sentence() -> None:
+    import ast
+    import inspect
+
+    import model.config
+
+    tree = ast.parse(inspect.getsource(model.config))
+    for section in (node for node in tree.body if isinstance(node, ast.ClassDef)):
+        for field, after in zip(section.body, [*section.body[1:], None], strict=True):
+            if isinstance(field, ast.AnnAssign):
+                assert isinstance(after, ast.Expr), f"{section.name}.{ast.unparse(field.target)}"

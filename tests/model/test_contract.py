@@ -1,0 +1,247 @@
+"""The contract that every trick of the catalogue keeps, on and off."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from model.attention import BACKENDS
+from model.catalogue import TRICKS, active
+from model.config import Config
+from model.configfile import load_config
+from model.derive import derive, flops_per_token
+from model.errors import ConfigErrors
+from model.gpt import GPT
+from model.init import initialise
+from model.optim.labels import Optimizers, group_by_label
+from model.shapes import parameters
+
+BASES = Path(__file__).parents[2] / "ablations" / "bases"
+SMALL = {
+    "dial.depth": 4,
+    "dial.batch_tokens": 320,
+    "model.width": 128,
+    "model.context_tokens": 160,
+    "model.vocab_size": 512,
+    "system.precision": "fp32",
+    "system.device": "cpu",
+    "system.compile": False,
+}
+STACK = BASES / "speedrun.yaml"
+# switching one of these off changes how another table is drawn, because that table takes its part
+REDRAWN = {"untied_head": {"embedding.weight"}}
+
+
+def config_with(base: Path | None, overrides: dict[str, object]) -> Config:
+    return load_config(base, {**SMALL, **overrides})
+
+
+def built(config: Config, seed: int = 7) -> GPT:
+    model = GPT(config, derive(config).sizes, BACKENDS["sdpa"])
+    initialise(model, seed)
+    return model
+
+
+def batch(config: Config) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(3)
+    shape = (2, config.model.context_tokens + 1)
+    return torch.randint(0, config.model.vocab_size, shape, generator=generator)
+
+
+def loss_of(model: GPT, tokens: torch.Tensor) -> torch.Tensor:
+    return model(tokens[:, :-1], tokens[:, 1:].contiguous())
+
+
+class Operations(TorchDispatchMode):
+    """Counts the operations that reach the dispatcher."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.counts[str(func)] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def operations_of(config: Config) -> Counter[str]:
+    model, tokens = built(config), batch(config)
+    loss_of(model, tokens)  # fills the caches of masks and angles
+    with Operations() as operations:
+        loss_of(model, tokens)
+    return operations.counts
+
+
+def turned(name: str, on: bool) -> Config:
+    """The trick off in the full stack, or on alone (with what it requires) in the bare model."""
+    trick = TRICKS[name]
+    if not on:
+        return config_with(STACK, trick.off)
+    overrides: dict[str, object] = {}
+    for needed in trick.requires:
+        overrides |= TRICKS[needed].on
+    return config_with(None, {**overrides, **trick.on})
+
+
+MODEL_TRICKS = [name for name, trick in TRICKS.items() if next(iter(trick.on)).startswith("model.")]
+ADDED_MODULES = {
+    "residual_scalars": "residual_scalars",
+    "backout": "backout",
+    "unet_skips": "unet_skips",
+    "value_embeddings": "value_embedding",
+    "smear": "smear",
+}
+
+
+@pytest.mark.parametrize("name", TRICKS)
+def test_off_and_on_are_seen_as_such(name: str) -> None:
+    assert active(turned(name, on=True))[name]
+    assert not active(turned(name, on=False))[name]
+    assert not any(active(Config()).values())
+
+
+@pytest.mark.parametrize("name", ADDED_MODULES)
+def test_off_leaves_no_parameter_buffer_or_key(name: str) -> None:
+    model = built(turned(name, on=False))
+    assert not [key for key in model.state_dict() if ADDED_MODULES[name] in key]
+    assert not list(model.buffers())
+
+
+def test_bare_model_runs_the_operations_of_a_plain_gpt2_and_no_more() -> None:
+    config = config_with(None, {})
+    model, tokens = built(config), batch(config)
+    with Operations() as plain:
+        expected = plain_gpt2(dict(model.named_parameters()), tokens, layers=4, heads=2)
+    assert operations_of(config) == plain.counts
+    torch.testing.assert_close(loss_of(model, tokens), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted({*MODEL_TRICKS} - {"zero_init", "untied_head"}))
+def test_off_costs_no_operation_that_on_would_add(name: str) -> None:
+    """Bare model plus the trick minus the trick is the bare model, operation by operation."""
+    bare = operations_of(config_with(None, {}))
+    on = operations_of(turned(name, on=True))
+    off_again = operations_of(config_with(None, {**TRICKS[name].on, **TRICKS[name].off}))
+    assert off_again == bare
+    if name not in ("wide_heads",):  # other shapes, same operations
+        assert on != bare
+
+
+@pytest.mark.parametrize("name", TRICKS)
+def test_every_parameter_has_one_label_and_a_finite_gradient(name: str) -> None:
+    config = turned(name, on=True)
+    model = built(config)
+    labels = group_by_label(model)
+    assert sum(len(group) for group in labels.values()) == len(list(model.parameters()))
+    Optimizers(model, config, derive(config))  # asserts the table exhaustive both ways
+    loss_of(model, batch(config)).backward()
+    for key, tensor in model.named_parameters():
+        assert tensor.grad is not None, key
+        assert tensor.grad.isfinite().all(), key
+
+
+@pytest.mark.parametrize("name", MODEL_TRICKS)
+def test_on_moves_the_loss_unless_neutral_at_init(name: str) -> None:
+    # a plain gpt2-style init, so that no zero projection hides a trick in the blocks
+    off, on = config_with(None, {}), turned(name, on=True)
+    before = loss_of(built(off), batch(off)).item()
+    after = loss_of(built(on), batch(on)).item()
+    assert (before == after) == TRICKS[name].neutral_at_init
+
+
+@pytest.mark.parametrize("name", TRICKS)
+def test_toggling_leaves_all_other_initial_values_bit_identical(name: str) -> None:
+    full, without = built(config_with(STACK, {})), built(turned(name, on=False))
+    if name == "zero_init":  # it is the distribution itself
+        return
+    redrawn, kept = REDRAWN.get(name, set()), dict(without.named_parameters())
+    shared = [key for key, _ in full.named_parameters() if key in kept and key not in redrawn]
+    assert len(shared) > 20
+    for key in shared:
+        if kept[key].shape == full.get_parameter(key).shape:
+            assert torch.equal(full.get_parameter(key), kept[key]), key
+        else:
+            assert name == "wide_heads", key
+            assert key.endswith("value_embedding.gate")  # one row a head
+
+
+@pytest.mark.parametrize("name", TRICKS)
+def test_counts_by_formula_are_those_of_the_built_model(name: str) -> None:
+    for on in (True, False):
+        config = turned(name, on)
+        model = GPT(config, derive(config).sizes, BACKENDS["sdpa"])
+        expected = {p.name: (p.shape, p.label) for p in parameters(config, derive(config).sizes)}
+        actual = {
+            key: (tuple(tensor.shape), tensor.label)  # type: ignore[attr-defined]
+            for key, tensor in model.named_parameters()
+        }
+        assert actual == expected
+
+
+@pytest.mark.parametrize("name", TRICKS)
+def test_flops_equal_a_slow_count_over_layers_and_windows(name: str) -> None:
+    config = turned(name, on=True)
+    derived = derive(config)
+    model = GPT(config, derived.sizes, BACKENDS["sdpa"])
+    matmul = sum(
+        tensor.numel()
+        for key, tensor in model.named_parameters()
+        if key.startswith("blocks.") and "table" not in key
+    )
+    matmul += (model.head or model.embedding).weight.numel()
+    attention = 0
+    for block in model.blocks:
+        visible = min(block.attention.window, config.model.context_tokens)
+        # forward and backward (3 times) of two products of 2 K FLOPs a visible key and head
+        attention += 3 * 2 * 2 * block.attention.head_width * block.attention.heads * visible
+    assert derived.flops_per_token == 6 * matmul + attention
+    assert derived.flops_per_token == flops_per_token(matmul, derived.sizes)
+
+
+@pytest.mark.parametrize("name", [name for name, trick in TRICKS.items() if trick.requires])
+def test_a_missing_requirement_fails_before_anything_runs(name: str) -> None:
+    with pytest.raises(ConfigErrors) as caught:
+        config_with(None, TRICKS[name].on)
+    assert "optimizer.muon" in str(caught.value)
+
+
+def test_requires_and_conflicts_name_known_tricks() -> None:
+    for trick in TRICKS.values():
+        assert {*trick.requires, *trick.conflicts} <= TRICKS.keys()
+        assert (Path(__file__).parents[2] / "model" / trick.file).exists()
+        assert trick.on.keys() == trick.off.keys()
+
+
+def plain_gpt2(
+    weights: dict[str, torch.Tensor], tokens: torch.Tensor, *, layers: int, heads: int
+) -> torch.Tensor:
+    """GPT-2 written straight down, as the reference for numbers and operations."""
+    F = torch.nn.functional
+    inputs, targets = tokens[:, :-1], tokens[:, 1:].contiguous()
+
+    def norm(x: torch.Tensor, at: str) -> torch.Tensor:
+        weight, bias = weights[f"{at}.weight"], weights[f"{at}.bias"]
+        return F.layer_norm(x, weight.shape, weight, bias, 1e-5)
+
+    def linear(x: torch.Tensor, at: str) -> torch.Tensor:
+        return F.linear(x, weights[f"{at}.weight"], weights[f"{at}.bias"])
+
+    def split(x: torch.Tensor) -> torch.Tensor:
+        return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+    x = F.embedding(inputs, weights["embedding.weight"])
+    x = x + weights["positions.weight"][: x.size(1)]
+    for layer in range(layers):
+        at = f"blocks.{layer}"
+        h = norm(x, f"{at}.attention_norm")
+        q, k, v = (split(linear(h, f"{at}.attention.{part}")) for part in ("query", "key", "value"))
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + linear(out.transpose(1, 2).flatten(-2), f"{at}.attention.out")
+        h = norm(x, f"{at}.mlp_norm")
+        h = F.gelu(linear(h, f"{at}.mlp.up"), approximate="tanh")
+        x = x + linear(h, f"{at}.mlp.down")
+    x = norm(x, "final_norm")
+    logits = F.linear(x, weights["embedding.weight"])[..., :512]
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten())

@@ -1,0 +1,248 @@
+"""Whole runs of a tiny model as processes: what they leave, and how each end is told."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from model.configfile import load_config
+from model.derive import derive
+from model.evaluate import evaluate
+from model.init import initialise, key_of
+from model.parameter import Normal, parameter
+from model.rundir import METRICS, RunDirectory
+from model.trainer import Trainer
+
+ROOT = Path(__file__).parents[2]
+CPU = torch.device("cpu")
+
+
+def start(out: Path, overrides: dict[str, Any], **options: Any) -> subprocess.Popen[str]:
+    command = [
+        sys.executable,
+        "-m",
+        "model.train",
+        "--config",
+        str(write_base(out)),
+        "--out",
+        str(out),
+    ]
+    for path, value in overrides.items():
+        command += ["--set", f"{path}={json.dumps(value)}"]
+    command += options.pop("arguments", [])
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
+    )
+
+
+def write_base(out: Path) -> Path:
+    path = out.with_suffix(".yaml")
+    path.write_text("seed: 1\n")
+    return path
+
+
+def finished(out: Path, overrides: dict[str, Any]) -> tuple[int, dict[str, Any], str]:
+    process = start(out, overrides)
+    log, _ = process.communicate(timeout=120)
+    return process.returncode, json.loads((out / "result.json").read_text()), log
+
+
+def events(out: Path, kind: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["event"] == kind]
+
+
+def test_a_run_leaves_the_whole_contract(tmp_path: Path, tiny: dict[str, Any]) -> None:
+    out = tmp_path / "run"
+    code, result, log = finished(out, {**tiny, "eval.every_steps": 2, "dial.steps": 12})
+    assert code == 0, log
+    assert result["status"] == "completed"
+    assert (result["steps"], result["tokens"]) == (12, 12 * 256)
+    assert set(result["metrics"]) == set(METRICS)
+    assert 0 < result["metrics"]["val_bpb"] < 10
+    assert result["metrics"]["tokens_per_s"] > 0
+    config = json.loads((out / "config.json").read_text())
+    assert config["requested"]["dial"]["steps"] == 12
+    assert config["identity"]["data_id"] is None or len(config["identity"]["data_id"]) == 64
+    environment = json.loads((out / "environment.json").read_text())
+    assert environment["attention_backend"] == "sdpa"
+    assert [line["step"] for line in events(out, "step")] == list(range(1, 13))
+    assert [line["step"] for line in events(out, "evaluation")] == [2, 4, 6, 8, 10, 12]
+    assert {"startup", "data", "build", "train"} <= {line["name"] for line in events(out, "phase")}
+    steps_s = sum(line["step_s"] for line in events(out, "step"))
+    assert steps_s == pytest.approx(result["metrics"]["train_time_s"], abs=1e-4)
+
+
+def test_a_finished_directory_is_not_written_again(tmp_path: Path, tiny: dict[str, Any]) -> None:
+    out = tmp_path / "run"
+    finished(out, tiny)
+    before = (out / "result.json").read_bytes()
+    process = start(out, tiny)
+    log, _ = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "results are never overwritten" in log
+    assert (out / "result.json").read_bytes() == before
+
+
+def test_a_diverging_run_says_so(tmp_path: Path, tiny: dict[str, Any]) -> None:
+    wild = {"optimizer.matrices": {"lr": 1e30}, "optimizer.clip": None, "dial.steps": 30}
+    code, result, _ = finished(tmp_path / "run", {**tiny, **wild, "schedule.warmup_steps": 0})
+    assert code == 1
+    assert result["status"] == "diverged"
+    assert "at step" in result["reason"]
+    assert result["metrics"]["train_loss"] is None
+
+
+def test_a_faulty_configuration_is_a_failed_run_with_its_remedy(
+    tmp_path: Path, tiny: dict[str, Any]
+) -> None:
+    code, result, log = finished(tmp_path / "run", {**tiny, "model.wdith": 64})
+    assert code == 2
+    assert result["status"] == "failed"
+    assert result["remedy"] == "Did you mean width?"
+    assert "Traceback" not in log
+
+
+def test_a_back_end_that_cannot_run_stops_the_run(tmp_path: Path, tiny: dict[str, Any]) -> None:
+    code, result, _ = finished(tmp_path / "run", {**tiny, "system.attention": "flex"})
+    assert code == 1
+    assert "no backward pass on the CPU" in result["reason"]
+    assert result["remedy"] == "Set system.attention: sdpa."
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits address space as Linux does")
+def test_running_out_of_memory_says_so(tmp_path: Path, tiny: dict[str, Any]) -> None:
+    import resource
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+
+    large = {"dial.batch_tokens": 64 * 4096, "system.device_batch_rows": 4096}
+    out = tmp_path / "run"
+    process = start(out, {**tiny, **large, "dial.steps": 1}, preexec_fn=limit)
+    process.communicate(timeout=120)
+    result = json.loads((out / "result.json").read_text())
+    assert result["status"] == "out_of_memory"
+    assert "device_batch_rows" in result["remedy"]
+
+
+def wait_for_steps(out: Path, process: subprocess.Popen[str]) -> None:
+    for _ in range(600):
+        path = out / "events.jsonl"
+        if path.exists() and '"event": "step"' in path.read_text():
+            return
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.1)
+    pytest.fail("no step in a minute")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_in_an_interrupted_result(
+    tmp_path: Path, tiny: dict[str, Any], number: signal.Signals
+) -> None:
+    out = tmp_path / "run"
+    process = start(out, {**tiny, "dial.steps": 1_000_000, "data.order": "file"} | SHORT_EPOCHS)
+    wait_for_steps(out, process)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    result = json.loads((out / "result.json").read_text())
+    assert result["status"] == "interrupted"
+    assert number.name in result["reason"]
+    assert result["steps"] == len(events(out, "step")) > 0
+
+
+# enough steps to be interrupted, few enough that their rows are planned in no time
+SHORT_EPOCHS = {"dial.steps": 20_000}
+
+
+def test_end_of_file_on_the_watch_descriptor_ends_the_run(
+    tmp_path: Path, tiny: dict[str, Any]
+) -> None:
+    out = tmp_path / "run"
+    read, write = os.pipe()
+    arguments = ["--watch-fd", str(read)]
+    process = start(out, {**tiny, **SHORT_EPOCHS}, pass_fds=[read], arguments=arguments)
+    os.close(read)
+    wait_for_steps(out, process)
+    os.close(write)
+    process.communicate(timeout=60)
+    result = json.loads((out / "result.json").read_text())
+    assert result["status"] == "interrupted"
+    assert "gone" in result["reason"]
+
+
+def test_same_seed_gives_the_same_losses_and_another_seed_others(tiny: dict[str, Any]) -> None:
+    def losses(seed: int) -> list[float]:
+        config = load_config(None, {**tiny, "seed": seed, "optimizer.muon": {}})
+        trainer = Trainer(config, derive(config), CPU)
+        tokens = torch.randint(0, 512, (4, 65), generator=torch.Generator().manual_seed(1))
+        return [trainer.step(i, tokens)[0].item() for i in range(3)]
+
+    assert losses(1) == losses(1)
+    assert losses(1) != losses(2)
+
+
+def test_accumulated_gradients_equal_those_of_the_whole_batch(tiny: dict[str, Any]) -> None:
+    tokens = torch.randint(0, 512, (4, 65), generator=torch.Generator().manual_seed(1))
+    gradients = []
+    for rows in (1, 4):
+        config = load_config(None, {**tiny, "system.device_batch_rows": rows})
+        trainer = Trainer(config, derive(config), CPU)
+        trainer.gradients(tokens)
+        gradients.append(trainer.gpt.blocks[0].mlp.up.weight.grad)
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-7)
+
+
+def test_validation_equals_a_slow_sum_and_leaves_specials_out(tiny: dict[str, Any]) -> None:
+    config = load_config(None, tiny)
+    model = Trainer(config, derive(config), CPU).gpt
+    rows = torch.randint(0, 512, (3, 65), generator=torch.Generator().manual_seed(1))
+    lengths = torch.randint(1, 6, (512,), generator=torch.Generator().manual_seed(2))
+    lengths[500:] = 0
+    got = evaluate(model, rows.numpy(), lengths, 2)
+    nats = size = count = 0.0
+    for row in rows:
+        logits = model(row[None, :-1])[0].detach().double()
+        for position, target in enumerate(row[1:].tolist()):
+            if lengths[target] > 0:
+                nats -= logits[position].log_softmax(-1)[target].item()
+                size += lengths[target].item()
+                count += 1
+    assert got.val_loss == pytest.approx(nats / count, rel=1e-6)
+    assert got.val_bpb == pytest.approx(nats / size / 0.6931471805599453, rel=1e-6)
+
+
+def test_initial_values_depend_on_seed_and_name_alone() -> None:
+    class Two(torch.nn.Module):
+        def __init__(self, *names: str, dtype: torch.dtype = torch.float32) -> None:
+            super().__init__()
+            for name in names:
+                tensor = parameter(8, 4, label="matrices", init=Normal(1.0), dtype=dtype)
+                setattr(self, name, tensor)
+
+    first, second, half = Two("a", "b"), Two("b", "c", "a"), Two("a", dtype=torch.bfloat16)
+    for model in (first, second, half):
+        initialise(model, 3)
+    assert torch.equal(first.a, second.a)
+    assert torch.equal(first.b, second.b)
+    assert torch.equal(first.a.bfloat16(), half.a)
+    assert not torch.equal(first.a, first.b)
+    assert key_of(3, "a") != key_of(4, "a")
+
+
+def test_only_the_first_end_of_a_run_is_written(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    run.metrics["val_loss"] = float("nan")
+    assert run.finish("interrupted", "told to")
+    assert not run.finish("completed")
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["status"] == "interrupted"
+    assert result["metrics"]["val_loss"] is None
+    run.event("step", step=1)  # a late event is dropped, not an error
