@@ -108,7 +108,6 @@ def pins(config: Config, derived: Derived) -> dict[str, Any]:
         "dial.params": config.dial.params or derived.scaling_parameters,
         "dial.reference_params": reference,
         "model.width": derived.sizes.width,
-        "schedule.warmup_steps": derived.warmup_steps,
         "system.device_batch_rows": derived.device_batch_rows,
     }
 

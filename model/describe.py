@@ -60,13 +60,15 @@ def describe(
         config, derived = resolve(base, set or {})
     except ModelError as error:
         faults = error.errors if isinstance(error, ConfigErrors) else [error]
-        empty = dict.fromkeys(("config", "derived", "pins", "tricks", "identity"))
+        empty: dict[str, Any] = dict.fromkeys(("config", "derived", "pins", "tricks", "identity"))
+        empty["places"] = {}
         return {"name": name, **empty, "package": PACKAGE, "errors": [f.as_json() for f in faults]}
     return {
         "name": name,
         "config": asdict(config),
         "derived": derived.as_json(),
-        "pins": {**pins(config, derived), **_places(config)},
+        "pins": pins(config, derived),
+        "places": _places(config),
         "tricks": catalogue.active(config),
         "identity": identity_json(config),
         "package": PACKAGE,

@@ -58,7 +58,7 @@ def test_pins_reproduce_the_bases_derived_values_in_an_arm() -> None:
     own = describe("arm", SPEEDRUN, without)
     assert own["pins"]["dial.params"] != base["pins"]["dial.params"]
     pinned = describe("arm", SPEEDRUN, {**without, **base["pins"]})["derived"]
-    for name in ("steps", "batch_tokens", "warmup_steps", "device_batch_rows"):
+    for name in ("steps", "batch_tokens", "device_batch_rows", "warmup_steps"):
         assert pinned[name] == base["derived"][name]
     assert pinned["weight_decay"]["matrices"] == base["derived"]["weight_decay"]["matrices"]
 

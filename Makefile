@@ -1,0 +1,32 @@
+# Short names for the README's commands. `make check` is what a change must pass.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: check format test slow smoke gpu
+
+$(BIN)/harness: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+check: $(BIN)/harness
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(BIN)/harness
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: $(BIN)/harness
+	$(BIN)/python -m pytest
+
+slow: $(BIN)/harness
+	$(BIN)/python -m pytest -m slow
+
+smoke: $(BIN)/harness
+	$(BIN)/harness study ablations/smoke.yaml
+
+gpu:
+	$(PYTHON) -m pytest -m gpu tests/model

@@ -1,0 +1,1 @@
+"""Runs studies of a trainer, and says what each of its tricks is worth."""

@@ -1,0 +1,56 @@
+"""Where the command starts and ends: every end is one of the exit codes of errors.py.
+
+Exit code 1 is Python's own word for a traceback, so nothing here ends with it: a traceback goes to
+a file, and the command ends with 4.
+"""
+
+import sys
+import tempfile
+import traceback
+
+from harness import errors
+
+_INTERRUPTED = (1, 130)  # what the command-line library makes of Ctrl-C while nothing runs
+
+
+def main() -> None:
+    """Runs the command line; leaves by SystemExit with a code of errors.py."""
+    from harness.cli import app
+
+    try:
+        app()
+    except SystemExit as ending:
+        code = ending.code if isinstance(ending.code, int) else errors.PASS
+        sys.exit(errors.STOPPED_AT_LIMIT if code in _INTERRUPTED else code)
+    except errors.HarnessError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        sys.exit(errors.STOPPED_AT_LIMIT)
+    except Exception as error:
+        sys.exit(_unexpected(error))
+
+
+def _unexpected(error: Exception) -> int:
+    """A short message, and the traceback in a file."""
+    lines = "".join(traceback.format_exception(error))
+    place = "below\n" + lines
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="harness-error-", suffix=".txt", delete=False, encoding="utf-8"
+        ) as handle:
+            handle.write(f"{sys.argv}\n{sys.version}\n{lines}")
+        place = handle.name
+    except OSError:
+        pass  # a full disk must not hide the error
+    print(
+        f"error: unexpected {type(error).__name__}: {error}\n"
+        f"Nothing recorded is lost. The traceback, for a bug report: {place}",
+        file=sys.stderr,
+    )
+    return errors.COULD_NOT_RUN
+
+
+if __name__ == "__main__":
+    main()

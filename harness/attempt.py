@@ -1,0 +1,174 @@
+"""One attempt at one planned run, from an empty run directory to a record in the store.
+
+Also what a killed harness left behind: `recover` ends its trainers and records what they had
+reached, so that no run is lost, doubled or left running. Between the store and the study in the
+flow; knows nothing of arms and blocks.
+"""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from harness import atomic, record, run
+from harness.errors import StoreError
+from harness.record import Identity, Launch, Plan, Record
+from harness.store import Store
+from harness.trainer import NativeTrainer
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """All that one run needs. `config` has its seed in it."""
+
+    plan_id: str
+    seed: int
+    config: dict[str, Any]
+    identity: Identity
+    derived: dict[str, Any]
+    tricks: dict[str, bool]
+    launch: Launch
+
+
+def attempt(
+    store: Store,
+    trainer: NativeTrainer,
+    job: Job,
+    *,
+    timeout_s: float,
+    stop: run.Stop,
+    environment: Mapping[str, str] | None = None,
+    on_progress: Callable[[run.Progress], None] | None = None,
+    neighbours: Callable[[], int] = lambda: 0,
+) -> Record:
+    """Makes one run and records it, whatever its end. The caller holds the plan's lock.
+
+    `neighbours` is asked at the end for the most other runs there were meanwhile. Raises DiskError.
+    """
+    started_at = time.time()
+    run_dir = store.new_run_dir(job.plan_id, started_at)
+    plan = Plan(
+        plan_id=job.plan_id,
+        attempt=run_dir.name,
+        trainer=trainer.name,
+        seed=job.seed,
+        identity=job.identity,
+        derived=job.derived,
+        tricks=job.tricks,
+        launch=job.launch,
+        started_at=started_at,
+        boot_id=run.boot_id(),
+    )
+    atomic.write_json(run_dir / "launch.json", msgspec.to_builtins(plan))
+    atomic.write_json(run_dir / "config.json", job.config)
+    ended = run.execute(
+        command=trainer.train_command((run_dir / "config.json").resolve(), run_dir.resolve()),
+        run_dir=run_dir,
+        checkout=trainer.checkout,
+        timeout_s=timeout_s,
+        stop=stop,
+        environment=environment,
+        on_progress=on_progress,
+    )
+    made = record.collect(run_dir, plan, ended, neighbours())
+    now = time.time()
+    made = msgspec.structs.replace(made, ended_at=now, wall_s=now - started_at)
+    return store.commit(made, run_dir)
+
+
+def recover(store: Store) -> list[Record]:
+    """Ends and records what a killed harness left in a store; returns the records it made.
+
+    An attempt is a leftover when it has no record and no harness holds its plan's lock. Raises
+    StoreError where a trainer still runs and cannot be told apart from another process.
+    """
+    recorded = {(made.plan_id, made.attempt) for made in store.records()}
+    found = []
+    for run_dir in store.run_dirs():
+        plan_id = run_dir.parent.name
+        if (plan_id, run_dir.name) in recorded:
+            continue
+        lock = store.lock_plan(plan_id)
+        if lock is None:
+            continue  # another harness is at work on it
+        try:
+            made = _recover_one(store, run_dir)
+        finally:
+            lock.close()
+        if made is not None:
+            found.append(made)
+    return found
+
+
+def _recover_one(store: Store, run_dir: Path) -> Record | None:
+    plan = record.read_plan(run_dir)
+    if any(made.attempt == run_dir.name for made in store.attempts(run_dir.parent.name)):
+        return None  # its harness recorded it between our look at the records and at the lock
+    _end_leftover(run_dir)
+    if plan is None:
+        return None  # killed before the plan was written: nothing was started
+    ended_at = _last_sign_of_life(run_dir, plan.started_at)
+    ended = run.Ended(
+        returncode=0, cause="harness gone", ended_at=ended_at, trainer_s=ended_at - plan.started_at
+    )
+    return store.commit(record.collect(run_dir, plan, ended), run_dir)
+
+
+def _end_leftover(run_dir: Path) -> None:
+    """Ends the processes that hold a run directory's lock; none of them may outlive this."""
+    lock_path = run_dir / "lock"
+    deadline = time.monotonic() + run.GRACE_S
+    asked: set[int] = set()  # a second SIGTERM may cut short what the first one began
+    while (lock := run.lock_file(lock_path)) is None:
+        late = time.monotonic() > deadline
+        groups = _groups(run_dir, lock_path)
+        if late and not groups:
+            raise StoreError(
+                path=str(run_dir),
+                expected="no trainer at work in it",
+                got="one that a killed harness left and that cannot be identified from here",
+                remedy=f"End it by hand (process.json has its pid; `fuser {lock_path}` finds it), "
+                "then give the same command again.",
+            )
+        if late and time.monotonic() > deadline + run.GRACE_S:
+            raise StoreError(
+                path=str(run_dir),
+                expected="that a killed process ends",
+                got=f"process groups {sorted(groups)} that do not, even after SIGKILL",
+                remedy="They hang in the kernel: restart the machine, then give the command again.",
+            )
+        for group in groups if late else groups - asked:
+            run.signal_group(group, signal.SIGKILL if late else signal.SIGTERM)
+        asked |= groups
+        time.sleep(0.1)
+    lock.close()
+
+
+def _groups(run_dir: Path, lock_path: Path) -> set[int]:
+    """The process groups of a leftover: whoever has its lock open, and the pid it was noted with.
+
+    A pid counts only while its start time is the noted one; else it is another process by now.
+    """
+    groups = set()
+    for pid in run.holders(lock_path):
+        with contextlib.suppress(ProcessLookupError):
+            groups.add(os.getpgid(pid))
+    note = atomic.read_json(run_dir / "process.json")
+    if isinstance(note, dict) and note.get("start_ticks") is not None:
+        pid = int(note["pid"])
+        if run.start_ticks(pid) == note["start_ticks"]:
+            groups.add(pid)
+    return groups - {os.getpgid(0)}
+
+
+def _last_sign_of_life(run_dir: Path, at_least: float) -> float:
+    names = ("result.json", "events.jsonl", "environment.json", "log.txt", "process.json")
+    times = [at_least]
+    for name in names:
+        with contextlib.suppress(FileNotFoundError):
+            times.append((run_dir / name).stat().st_mtime)
+    return max(times)

@@ -1,0 +1,191 @@
+"""The words of the command line: six commands, their options, their help.
+
+Only reads words; commands.py does the work, and is imported when a command runs, so that
+`harness --help` is instant.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from harness.store import Store
+
+app = typer.Typer(
+    name="harness",
+    help="Says what each trick of a GPT-2 speedrun trainer is worth, with interval and price.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+StoreOption = Annotated[Path, typer.Option("--store", help="Folder of all runs and records.")]
+SetOption = Annotated[
+    Optional[list[str]],  # noqa: UP045  (typer reads it at run time)
+    typer.Option("--set", help="Override, such as dial.depth=8. May be repeated."),
+]
+STORE = Path("runs")
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(help="A configuration file.")],
+    sets: SetOption = None,
+    seed: Annotated[int, typer.Option(help="The seed of the run.")] = 1,
+    store: StoreOption = STORE,
+    trainer: Annotated[str, typer.Option(help="The trainer: native or fake.")] = "native",
+    timeout_minutes: Annotated[float, typer.Option(help="End it after this long.")] = 60.0,
+    retry: Annotated[bool, typer.Option("--retry", help="Even if it is recorded.")] = False,
+) -> None:
+    """One run of one configuration."""
+    from harness import commands
+    from harness.config import parse_sets
+    from harness.trainer import by_name
+
+    code = commands.run(
+        _console(),
+        config,
+        _store(store),
+        trainer=by_name(trainer),
+        sets=parse_sets(sets or []),
+        seed=seed,
+        timeout_minutes=timeout_minutes,
+        retry=retry,
+    )
+    raise typer.Exit(code)
+
+
+@app.command()
+def study(
+    file: Annotated[Path, typer.Argument(help="A study file, such as ablations/smoke.yaml.")],
+    sets: SetOption = None,
+    seeds: Annotated[str, typer.Option(help="Such as 1,2,5-7; in place of the file's.")] = "",
+    name: Annotated[str, typer.Option(help="Another name for the study.")] = "",
+    store: StoreOption = STORE,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only runs, time, cost, smallest detectable effect.")
+    ] = False,
+    max_minutes: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Stop in time, between two runs; the same command goes on."),
+    ] = None,
+    gpus: Annotated[str, typer.Option(help="Such as 0-7: one run at a time on each.")] = "",
+    split_blocks: Annotated[
+        bool, typer.Option("--split-blocks", help="Begin blocks that cannot finish in time.")
+    ] = False,
+    price: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="USD per GPU-hour."),
+    ] = None,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="Make diverged and out-of-memory runs again.")
+    ] = False,
+    no_html: Annotated[bool, typer.Option("--no-html", help="A report without the HTML.")] = False,
+    no_measure: Annotated[
+        bool, typer.Option("--no-measure", help="A dry run that starts no trainer at all.")
+    ] = False,
+) -> None:
+    """A study: every arm at every seed, and the report. Goes on where it was stopped."""
+    from harness import commands
+    from harness.config import parse_seeds, parse_sets
+    from harness.study import Options
+
+    changed = commands.changed(
+        commands.load(file),
+        name=name or None,
+        seeds=parse_seeds(seeds) if seeds else None,
+        sets=parse_sets(sets or []),
+        price=price,
+    )
+    options = Options(
+        retry=retry,
+        max_minutes=max_minutes,
+        split_blocks=split_blocks,
+        gpus=[str(number) for number in parse_seeds(gpus)] if gpus else [],
+    )
+    if dry_run:
+        code = commands.dry_run(
+            _console(), changed, file, _store(store), options, measure=not no_measure
+        )
+    else:
+        code = commands.study(_console(), changed, file, _store(store), options, html=not no_html)
+    raise typer.Exit(code)
+
+
+@app.command()
+def report(
+    name: Annotated[str, typer.Argument(metavar="STUDY", help="The name of a stored study.")],
+    store: StoreOption = STORE,
+    out: Annotated[Optional[Path], typer.Option(help="The HTML file.")] = None,  # noqa: UP045
+    json: Annotated[Optional[Path], typer.Option(help="The JSON file.")] = None,  # noqa: UP045
+    csv: Annotated[Optional[Path], typer.Option(help="The CSV file.")] = None,  # noqa: UP045
+    no_html: Annotated[bool, typer.Option("--no-html", help="Leave the HTML out.")] = False,
+    picture: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="A PNG of the attribution bars."),
+    ] = None,
+) -> None:
+    """What a stored study says: table, HTML, JSON, CSV, picture."""
+    from harness import commands
+
+    code = commands.report(
+        _console(),
+        _store(store),
+        name,
+        out=out,
+        json=json,
+        csv=csv,
+        no_html=no_html,
+        picture=picture,
+    )
+    raise typer.Exit(code)
+
+
+@app.command()
+def doctor(
+    store: StoreOption = STORE,
+    trainer: Annotated[str, typer.Option(help="The trainer: native or fake.")] = "native",
+) -> None:
+    """What this machine can run, and remedies for the rest."""
+    from harness import commands
+    from harness.trainer import by_name
+
+    raise typer.Exit(commands.doctor(_console(), _store(store), by_name(trainer)))
+
+
+@app.command()
+def pack(
+    out: Annotated[Path, typer.Argument(help="The tar to write.")],
+    store: StoreOption = STORE,
+) -> None:
+    """A store as one tar."""
+    from harness import commands
+
+    raise typer.Exit(commands.pack(_console(), _store(store), out))
+
+
+@app.command()
+def unpack(
+    source: Annotated[Path, typer.Argument(metavar="TAR", help="A tar that pack wrote.")],
+    store: StoreOption = STORE,
+) -> None:
+    """Merges a packed store into another."""
+    from harness import commands
+
+    raise typer.Exit(commands.unpack(_console(), source, _store(store)))
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    return Console()
+
+
+def _store(path: Path) -> "Store":
+    from harness.store import Store
+
+    return Store(path)

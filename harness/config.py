@@ -1,0 +1,384 @@
+"""The study file: its strict schema, and errors that name line, field, what to write instead.
+
+A study file is YAML 1.2, so `off` stays a string for the trainer to refuse. What stands under
+`set` and in a trick's values belongs to the trainer and passes through unread. First real file of
+the flow: text in, a `StudyFile` out; what it means is decided in resolve.py.
+"""
+
+import difflib
+import io
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from harness.errors import StudyFileError, UsageError
+
+Many = Literal["none", "dunnett", "holm", "benjamini_hochberg"]
+DEFAULT_HORIZONS = [0.71, 1.0, 1.41]  # a factor of two in tokens, even on a logarithmic scale
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_EXPANDED = ("leave_one_out", "add_one_in", "retune")
+
+
+class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class Decide(_Strict, frozen=True, kw_only=True):
+    """The rule of a study, fixed before it runs."""
+
+    alpha: float = 0.05  # two-sided error rate of the intervals
+    margin: dict[str, float] = {}  # metric -> smallest change that matters, in its unit
+    many: Many = "dunnett"  # correction for many comparisons with one base
+
+
+class Limits(_Strict, frozen=True, kw_only=True):
+    """Where a study stops."""
+
+    run_minutes: float = 60.0  # one run is ended after this long
+    total_minutes: float | None = None  # all attempts of the study together
+    failures: int = 3  # this many in a row end the command; of one arm, pass over the arm
+    price: float | None = None  # USD per GPU-hour
+
+
+class RetuneFile(_Strict, frozen=True, kw_only=True):
+    """A sweep before the verdict: every combination of `values`, each at every seed."""
+
+    values: dict[str, list[Any]]
+    seeds: list[int]
+
+
+class ArmFile(_Strict, frozen=True, kw_only=True):
+    """One arm written out: overrides, and other code as a git ref or a patch file."""
+
+    set: dict[str, Any] = {}
+    ref: str | None = None
+    patch: str | None = None
+
+
+class ArmsFile(_Strict, frozen=True, kw_only=True):
+    """The arms beside the base."""
+
+    leave_one_out: list[str] | Literal["all"] = []
+    add_one_in: list[str] | Literal["all"] = []
+    retune: dict[str, RetuneFile] = {}
+    explicit: dict[str, ArmFile] = {}
+
+    def empty(self) -> bool:
+        return not (self.leave_one_out or self.add_one_in or self.explicit)
+
+
+class StudyFile(_Strict, frozen=True, kw_only=True):
+    """A study as its file says it. `base` is the path of a configuration, relative to the file."""
+
+    study: str
+    base: str
+    arms: ArmsFile
+    seeds: list[int]
+    question: str = ""
+    trainer: str = "native"
+    set: dict[str, Any] = {}
+    pin: Literal["derived", "own"] = "derived"
+    horizons: list[float] | Literal["default"] = []
+    decide: Decide = Decide()
+    limits: Limits = Limits()
+
+    def horizon_list(self) -> list[float]:
+        """The horizons in ascending order, 1 among them; empty when none are asked for."""
+        if self.horizons == "default":
+            return DEFAULT_HORIZONS
+        return sorted({*map(float, self.horizons), 1.0}) if self.horizons else []
+
+
+def load_study(path: Path) -> StudyFile:
+    """Reads and checks a study file. Raises StudyFileError with the line of the fault."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise StudyFileError(
+            path=str(path),
+            expected="a study file",
+            got=str(error.strerror).lower(),
+            remedy="Name a YAML file, such as ablations/smoke.yaml.",
+        ) from None
+    except UnicodeDecodeError as error:
+        raise StudyFileError(
+            path=str(path),
+            expected="UTF-8 text",
+            got=f"a byte that is none, at {error.start}",
+            remedy="Save the file as UTF-8.",
+        ) from None
+    return parse_study(text, str(path))
+
+
+def parse_study(text: str, name: str) -> StudyFile:
+    """As `load_study`, from text; `name` stands in its errors."""
+    plain, lines = _read_yaml(text, name)
+    if not isinstance(plain, dict):
+        raise StudyFileError(
+            path=name,
+            expected="a mapping with the keys study, base, arms and seeds",
+            got="an empty file" if plain is None else type(plain).__name__,
+            remedy="See ablations/ for complete examples.",
+        )
+    study = _convert(plain, name, lines)
+    check(study, lambda path: _where(name, lines, path))
+    return study
+
+
+def _convert(plain: dict[str, Any], name: str, lines: Any) -> StudyFile:
+    """Parts what stands under `arms` by name, so that every fault has its full path."""
+
+    def typed(value: Any, kind: Any, path: str) -> Any:
+        try:
+            return msgspec.convert(value, kind)
+        except msgspec.ValidationError as error:
+            raise _schema_error(str(error), name, lines, path) from None
+
+    arms = plain.get("arms")
+    if not isinstance(arms, dict):
+        study: StudyFile = typed(plain, StudyFile, "")
+        return study
+    lists = {key: arms[key] for key in ("leave_one_out", "add_one_in") if key in arms}
+    study = typed({**plain, "arms": lists}, StudyFile, "")
+    sweeps = typed(arms.get("retune", {}), dict[str, Any], "arms.retune")
+    whole = ArmsFile(
+        leave_one_out=study.arms.leave_one_out,
+        add_one_in=study.arms.add_one_in,
+        retune={key: typed(v, RetuneFile, f"arms.retune.{key}") for key, v in sweeps.items()},
+        explicit={
+            str(key): typed(value, ArmFile, f"arms.{key}")
+            for key, value in arms.items()
+            if key not in _EXPANDED
+        },
+    )
+    return msgspec.structs.replace(study, arms=whole)
+
+
+def _read_yaml(text: str, name: str) -> tuple[Any, Any]:
+    """(plain values, the same with line numbers). Raises StudyFileError on what is not YAML."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    try:
+        return YAML(typ="safe", pure=True).load(text), YAML(typ="rt").load(text)
+    except YAMLError as error:
+        mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
+        problem = str(getattr(error, "problem", None) or error).partition(" with value")[0]
+        duplicate = "duplicate key" in problem
+        raise StudyFileError(
+            path=f"{name}:{mark.line + 1}" if mark else name,
+            expected="every key once" if duplicate else "YAML",
+            got=problem,
+            remedy="Rename or remove one of them." if duplicate else "Correct that line.",
+        ) from None
+
+
+def _schema_error(message: str, name: str, lines: Any, prefix: str) -> StudyFileError:
+    """msgspec's sentence in three parts, with the line and the nearest known key."""
+    text, _, tail = message.partition(" - at `$")
+    inner = re.sub(r"\[.*?\]", "", tail.rstrip("`")).strip(".")
+    path = ".".join(part for part in (prefix, inner) if part)
+    if unknown := re.match(r"Object contains unknown field `(.*)`", text):
+        key = unknown[1]
+        known = _known_keys(path)
+        full = f"{path}.{key}" if path else key
+        return StudyFileError(
+            path=_where(name, lines, full),
+            expected="one of the keys " + ", ".join(known),
+            got=repr(key),
+            remedy=nearest(key, known) or "Remove it.",
+        )
+    if missing := re.match(r"Object missing required field `(.*)`", text):
+        return StudyFileError(
+            path=_where(name, lines, path),
+            expected=f"the key {missing[1]!r}",
+            got="none",
+            remedy=f"Add `{missing[1]}:`; ablations/ has complete examples.",
+        )
+    wanted, _, found = text.removeprefix("Expected ").partition(", got ")
+    last = path.rpartition(".")[2]
+    remedy = nearest(last, _EXPANDED) if path == f"arms.{last}" else None
+    return StudyFileError(
+        path=_where(name, lines, path),
+        expected=wanted.replace("`", "") or "a value of the right type",
+        got=found.replace("`", "") or text,
+        remedy=remedy or "Write a value of that type.",
+    )
+
+
+def _known_keys(path: str) -> list[str]:
+    parts = [part for part in path.split(".") if part]
+    if not parts:
+        kind: type[msgspec.Struct] = StudyFile
+    elif parts[0] in ("decide", "limits"):
+        kind = Decide if parts[0] == "decide" else Limits
+    else:
+        kind = RetuneFile if parts[1:2] == ["retune"] else ArmFile
+    return [field.name for field in msgspec.structs.fields(kind)]
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """A sentence that names the nearest known word, or None where none is near."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"Did you mean {close[0]!r}?" if close else None
+
+
+def _where(name: str, lines: Any, path: str) -> str:
+    """`file:line: field` as exactly as the lines are known."""
+    node, line = lines, None
+    for part in filter(None, path.split(".")):
+        try:
+            line = node.lc.data[part][0] + 1
+            node = node[part]
+        except (AttributeError, KeyError, TypeError):
+            break
+    return f"{name}{f':{line}' if line else ''}{f': {path}' if path else ''}"
+
+
+def check(study: StudyFile, where: Callable[[str], str]) -> None:
+    """What the types cannot say; `where` names the place of a field. Raises StudyFileError."""
+    _check_name(study.study, where("study"))
+    if study.arms.empty():
+        raise StudyFileError(
+            path=where("arms"),
+            expected="at least one arm beside the base",
+            got="none",
+            remedy="Add `leave_one_out: [a trick]`, `add_one_in: [a trick]` or `name: {set: ...}`.",
+        )
+    _check_seeds(study.seeds, where("seeds"))
+    for trick, sweep in study.arms.retune.items():
+        _check_sweep(trick, sweep, study, where)
+    for name, arm in study.arms.explicit.items():
+        _check_arm(name, arm, where(f"arms.{name}"))
+    if study.horizons and (
+        any(h <= 0 for h in study.horizon_list()) or len(study.horizon_list()) < 2
+    ):
+        raise StudyFileError(
+            path=where("horizons"),
+            expected="positive multiples of the base's steps, at least one of them not 1",
+            got=repr(study.horizons),
+            remedy="Write `horizons: default`, or such as [0.5, 1].",
+        )
+    ranges: list[tuple[str, float | None, bool, str]] = [
+        ("decide.alpha", study.decide.alpha, 0 < study.decide.alpha < 1, "between 0 and 1"),
+        ("limits.run_minutes", study.limits.run_minutes, study.limits.run_minutes > 0, "above 0"),
+        ("limits.total_minutes", t := study.limits.total_minutes, t is None or t > 0, "above 0"),
+        ("limits.failures", study.limits.failures, study.limits.failures > 0, "above 0"),
+        ("limits.price", p := study.limits.price, p is None or p >= 0, "of 0 or above"),
+    ]
+    ranges += [(f"decide.margin.{k}", v, v >= 0, "of 0 or above") for k, v in margin_items(study)]
+    for path, value, good, wanted in ranges:
+        if not good:
+            raise StudyFileError(
+                path=where(path),
+                expected=f"a number {wanted}",
+                got=repr(value),
+                remedy="Write such a number.",
+            )
+
+
+def margin_items(study: StudyFile) -> list[tuple[str, float]]:
+    return list(study.decide.margin.items())
+
+
+def _check_name(name: str, where: str) -> None:
+    if not NAME.fullmatch(name):
+        raise StudyFileError(
+            path=where,
+            expected="a name of letters, digits, dot, dash and underscore",
+            got=repr(name),
+            remedy="It names files in the store: rename it.",
+        )
+
+
+def _check_seeds(seeds: list[int], where: str) -> None:
+    repeated = sorted({seed for seed in seeds if seeds.count(seed) > 1})
+    if not seeds or repeated or min(seeds) < 0:
+        raise StudyFileError(
+            path=where,
+            expected="at least one seed, each once, none negative",
+            got=f"{repeated} more than once" if repeated else repr(seeds),
+            remedy="Every seed is a replicate of its own: write each once, such as [1, 2, 3].",
+        )
+
+
+def _check_sweep(
+    trick: str, sweep: RetuneFile, study: StudyFile, where: Callable[[str], str]
+) -> None:
+    _check_seeds(sweep.seeds, where(f"arms.retune.{trick}.seeds"))
+    shared = sorted(set(sweep.seeds) & set(study.seeds))
+    if shared:
+        raise StudyFileError(
+            path=where(f"arms.retune.{trick}.seeds"),
+            expected="seeds of its own, apart from the study's",
+            got=f"{shared} in both",
+            remedy="A choice and its verdict on the same seeds flatter the arm: use others.",
+        )
+    if not sweep.values or not all(sweep.values.values()):
+        raise StudyFileError(
+            path=where(f"arms.retune.{trick}.values"),
+            expected="for each field a list of values to try",
+            got=repr(sweep.values),
+            remedy="Write such as {values: {a.field: [0.001, 0.003, 0.01]}, seeds: [101, 102]}.",
+        )
+
+
+def _check_arm(name: str, arm: ArmFile, where: str) -> None:
+    _check_name(name, where)
+    if name == "base":
+        raise StudyFileError(
+            path=where,
+            expected="a name other than base",
+            got="base",
+            remedy="The base is an arm of its own, always: rename this one.",
+        )
+    if (arm.ref and arm.patch) or not (arm.set or arm.ref or arm.patch):
+        raise StudyFileError(
+            path=where,
+            expected="`set: {...}`, or other code by `ref:` or `patch:` (not both)",
+            got="both" if arm.ref else "nothing that differs from the base",
+            remedy="Say what the arm changes.",
+        )
+
+
+def parse_sets(pairs: Iterable[str]) -> dict[str, Any]:
+    """`["a.b=c"]` to `{"a.b": c}`, values read as YAML. Raises UsageError."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        path, equals, text = pair.partition("=")
+        try:
+            value = YAML(typ="safe", pure=True).load(io.StringIO(text))
+        except YAMLError:
+            equals = ""
+        if not equals or not path.strip():
+            raise UsageError(
+                path="--set",
+                expected="field=value, such as dial.depth=8",
+                got=repr(pair),
+                remedy="Write the dotted field, an equals sign and a YAML value.",
+            )
+        found[path.strip()] = value
+    return found
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`"1,2,5-7"` to `[1, 2, 5, 6, 7]`. Raises UsageError."""
+    found: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        if not match or (match[2] and int(match[2]) < int(match[1])):
+            raise UsageError(
+                expected="numbers such as 1,2,3 or 0-7",
+                got=repr(text),
+                remedy="Separate them by commas; a range has a dash.",
+            )
+        found += range(int(match[1]), int(match[2] or match[1]) + 1)
+    if len(set(found)) != len(found):
+        raise UsageError(expected="each number once", got=repr(text), remedy="Write each once.")
+    return found

@@ -1,0 +1,61 @@
+"""The errors a user of the harness can meet, and the exit codes every command ends with.
+
+Each error has three parts: what was expected, what was there instead, and what to do about it.
+Programmers' mistakes are plain assertions. First in the flow: everything may import this file.
+
+    HarnessError          exit code 4 unless said otherwise
+    ├── UsageError        exit code 2: a command line that cannot mean anything
+    ├── StudyFileError    a study file: a key, a value, a combination, a file it names
+    ├── TrainerError      a trainer that is missing, is another package, or breaks the contract
+    ├── StoreError        a store: damaged, in use, of another format
+    │   └── DiskError     a disk that is full, a quota, a file that may not be written
+    └── ReportError       a study that cannot be reported
+"""
+
+PASS = 0
+USAGE = 2
+INCONCLUSIVE = 3
+COULD_NOT_RUN = 4
+STOPPED_AT_LIMIT = 5
+REGRESSION = 10
+# 1 is never used: Python ends with 1 on a traceback, and a traceback must not read as a verdict.
+
+
+class HarnessError(Exception):
+    """What was expected, what was found, what to do; `path` is the field or file it concerns."""
+
+    exit_code = COULD_NOT_RUN
+
+    def __init__(self, *, expected: str, got: str, remedy: str, path: str = "") -> None:
+        self.expected, self.got, self.remedy, self.path = expected, got, remedy, path
+        super().__init__(expected, got, remedy, path)
+
+    def __str__(self) -> str:
+        where = f"{self.path}: " if self.path else ""
+        return f"{where}expected {self.expected}; got {self.got}. {self.remedy}"
+
+
+class UsageError(HarnessError):
+    """A command line that cannot mean anything."""
+
+    exit_code = USAGE
+
+
+class StudyFileError(HarnessError):
+    """A study file: a key, a value, a combination, or a file it names."""
+
+
+class TrainerError(HarnessError):
+    """A trainer that is missing, is another package, or breaks the contract."""
+
+
+class StoreError(HarnessError):
+    """A store that is damaged, in use by another process, or of another format."""
+
+
+class DiskError(StoreError):
+    """A disk that is full, a quota that is used up, or a file that may not be written."""
+
+
+class ReportError(HarnessError):
+    """A study that cannot be reported."""

@@ -1,0 +1,165 @@
+"""A store as one tar, and back: how results move between machines.
+
+Unpacking merges: equal records are kept once, two different records of one plan are both kept, as
+attempts. Nothing outside the store can be written, whatever a tar's names say. Reports, checkouts
+of other code, locks and the index stay behind: they are made again where they are needed.
+"""
+
+import os
+import shutil
+import tarfile
+import tempfile
+from pathlib import Path, PurePosixPath
+
+import msgspec
+
+from harness import atomic
+from harness.arms import PlannedRun, ResolvedStudy, differences
+from harness.errors import StoreError, UsageError
+from harness.record import Record
+from harness.store import Store
+
+FOLDERS = ("records", "curves", "studies", "plans")
+
+
+class Merged(msgspec.Struct, kw_only=True):
+    """What unpacking added."""
+
+    records: int = 0
+    known: int = 0
+    studies: int = 0
+    run_dirs: int = 0
+
+
+def pack(store: Store, out: Path) -> int:
+    """Writes a store to a tar, whole or not at all; returns its number of files.
+
+    Raises UsageError where there is nothing to pack, and DiskError.
+    """
+    files = [path for folder in FOLDERS for path in _files(store.root / folder)]
+    if not files:
+        raise UsageError(
+            path=str(store.root),
+            expected="a store with records",
+            got="none",
+            remedy="Name the folder that --store named when the runs were made.",
+        )
+    partial = out.with_name(out.name + atomic.PARTIAL)
+    with atomic.disk_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with tarfile.open(partial, "w") as tar:
+                for path in files:
+                    tar.add(path, arcname=path.relative_to(store.root).as_posix(), recursive=False)
+            os.replace(partial, out)
+        finally:
+            partial.unlink(missing_ok=True)
+    return len(files)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file()
+        and not path.is_symlink()
+        and path.name != "lock"
+        and not path.name.endswith((".lock", atomic.PARTIAL))
+    )
+
+
+def unpack(tar_path: Path, store: Store) -> Merged:
+    """Merges a packed store into this one. Raises StoreError where the tar is not a store's."""
+    store.root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=store.root, prefix=".unpack-") as folder:
+        with atomic.disk_errors(store.root):
+            _extract(tar_path, Path(folder))
+        other = Store(Path(folder))
+        studies = [_merged_study(store, other.study(name)) for name in other.study_names()]
+        merged = Merged()
+        for record in other.records():
+            curve = _curve_of(other, record)
+            added = store.add(record, curve)
+            merged.records += added
+            merged.known += not added
+        for study in studies:
+            store.save_study(study)
+            merged.studies += 1
+        merged.run_dirs = _move_new(other, store)
+    return merged
+
+
+def _extract(tar_path: Path, folder: Path) -> None:
+    try:
+        with tarfile.open(tar_path, "r:") as tar:
+            for member in tar:
+                parts = PurePosixPath(member.name).parts
+                inside = bool(parts) and parts[0] in FOLDERS and ".." not in parts
+                if not inside or not member.isfile():
+                    raise _not_a_store(tar_path, f"an entry {member.name!r}")
+                source = tar.extractfile(member)
+                assert source is not None
+                target = folder.joinpath(*parts)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with source, open(target, "wb") as handle:
+                    shutil.copyfileobj(source, handle)
+                os.utime(target, (member.mtime, member.mtime))
+    except (tarfile.TarError, FileNotFoundError, IsADirectoryError) as error:
+        raise _not_a_store(tar_path, str(error)) from error
+
+
+def _not_a_store(tar_path: Path, got: str) -> StoreError:
+    return StoreError(
+        path=str(tar_path),
+        expected="a tar that `harness pack` wrote, with nothing but a store's files in it",
+        got=got,
+        remedy="Nothing was unpacked. Pack it again where it comes from.",
+    )
+
+
+def _curve_of(store: Store, record: Record) -> bytes | None:
+    """The curve beside a record, whichever of the plan's records it is."""
+    for name in (record.plan_id, f"{record.plan_id}.{record.attempt}"):
+        held = store.root / "records" / f"{name}.json"
+        curve = store.root / "curves" / f"{name}.parquet"
+        if not (held.exists() and curve.exists()):
+            continue
+        if msgspec.json.decode(held.read_bytes(), type=Record) == record:
+            return curve.read_bytes()
+    return None
+
+
+def _merged_study(store: Store, other: ResolvedStudy) -> ResolvedStudy:
+    """The union of the runs of two stores' studies of one name. Raises StoreError."""
+    if not store.study_path(other.study).exists():
+        return other
+    own = store.study(other.study)
+    if found := differences(own, other):
+        raise StoreError(
+            path=other.study,
+            expected="studies of the same name to be the same study",
+            got="; ".join(found[:6]),
+            remedy="Nothing was unpacked. Unpack it into another --store.",
+        )
+    known = {(planned.arm, planned.seed, planned.plan_id) for planned in own.runs}
+    new: list[PlannedRun] = [r for r in other.runs if (r.arm, r.seed, r.plan_id) not in known]
+    arms = {arm.name for arm in own.arms}
+    return msgspec.structs.replace(
+        own,
+        seeds=list(dict.fromkeys([*own.seeds, *other.seeds])),
+        horizons=sorted({*own.horizons, *other.horizons}),
+        arms=[*own.arms, *(arm for arm in other.arms if arm.name not in arms)],
+        runs=[*own.runs, *new],
+    )
+
+
+def _move_new(other: Store, store: Store) -> int:
+    """Moves run directories that this store has not."""
+    moved = 0
+    for run_dir in other.run_dirs():
+        target = store.root / run_dir.relative_to(other.root)
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(run_dir, target)
+            moved += 1
+    return moved

@@ -1,0 +1,263 @@
+"""One run: one trainer process under the contract, started, watched and ended.
+
+The trainer gets its own process group, the checkout it belongs to as working directory, a lock on
+its run directory that lives as long as any of its processes, and the reading end of a pipe whose
+end of file says that the harness is gone. It is ended by SIGTERM, a grace, then SIGKILL, always
+the whole group. Knows neither what is run nor why; record.py reads what the run left.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+
+from harness import atomic
+
+GRACE_S = 10.0  # for a trainer to write `interrupted` after SIGTERM
+POLL_S = 0.02
+PROGRESS_S = 0.25
+
+
+class Ended(msgspec.Struct, frozen=True, kw_only=True):
+    """How a process ended. `cause`: None (by itself), time-out, stopped, or harness gone."""
+
+    returncode: int
+    cause: str | None
+    ended_at: float
+    trainer_s: float
+    limit_s: float | None = None
+
+    def describe(self) -> str:
+        """What happened, as the end of a sentence about the trainer."""
+        if self.cause == "time-out":
+            return f"was ended at its limit of {(self.limit_s or 0) / 60:g} minutes"
+        if self.cause == "stopped":
+            return "was stopped together with the harness"
+        if self.cause == "harness gone":
+            return "was ended because its harness had died"
+        if self.returncode < 0:
+            with contextlib.suppress(ValueError):
+                return f"was killed by {signal.Signals(-self.returncode).name}"
+        return f"ended with exit code {self.returncode}"
+
+
+class Stop:
+    """Asks every run to end: set once by Ctrl-C or SIGTERM, a second time without grace."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+
+    def request(self, *_: object) -> None:
+        self.requests += 1
+
+    def __bool__(self) -> bool:
+        return self.requests > 0
+
+    @property
+    def grace_s(self) -> float:
+        return GRACE_S if self.requests < 2 else 0.0
+
+
+class Progress(msgspec.Struct, kw_only=True):
+    """The latest of what a running trainer has logged."""
+
+    phase: str = ""
+    step: int = 0
+    tokens: int = 0
+    loss: float | None = None
+    step_s: float | None = None
+    val_bpb: float | None = None
+
+
+def execute(
+    *,
+    command: Sequence[str],
+    run_dir: Path,
+    checkout: Path,
+    timeout_s: float,
+    stop: Stop,
+    environment: Mapping[str, str] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Ended:
+    """Runs `command` plus `--watch-fd N` to its end in `run_dir`; its output goes to log.txt there.
+
+    The run directory exists and holds config.json. Raises DiskError, and OSError when the program
+    cannot be started.
+    """
+    lock = lock_file(run_dir / "lock")
+    assert lock is not None, f"{run_dir} is already in use"
+    reading, writing = os.pipe()
+    started = time.monotonic()
+    try:
+        with atomic.disk_errors(run_dir), open(run_dir / "log.txt", "ab") as log:
+            process = subprocess.Popen(
+                [*command, "--watch-fd", str(reading)],
+                cwd=checkout,
+                env=dict(environment) if environment is not None else None,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                pass_fds=(lock.fileno(), reading),
+            )
+        try:
+            _note_process(run_dir, process.pid, command)
+            cause = _watch(process, run_dir, started + timeout_s, stop, on_progress)
+        finally:
+            _end_group(process)
+    finally:
+        os.close(reading)
+        os.close(writing)
+        lock.close()
+    return Ended(
+        returncode=process.returncode,
+        cause=cause,
+        ended_at=time.time(),
+        trainer_s=time.monotonic() - started,
+        limit_s=timeout_s,
+    )
+
+
+def _note_process(run_dir: Path, pid: int, command: Sequence[str]) -> None:
+    note = {"pid": pid, "start_ticks": start_ticks(pid), "command": list(command)}
+    atomic.write_json(run_dir / "process.json", note)
+
+
+def _watch(
+    process: "subprocess.Popen[bytes]",
+    run_dir: Path,
+    deadline: float,
+    stop: Stop,
+    on_progress: Callable[[Progress], None] | None,
+) -> str | None:
+    """Waits for the end of the process, and brings it about at the deadline or when asked to."""
+    tail = EventTail(run_dir / "events.jsonl")
+    next_look = 0.0
+    while not _has_ended(process):
+        now = time.monotonic()
+        if stop:
+            _terminate(process, stop)
+            return "stopped"
+        if now >= deadline:
+            _terminate(process, stop)
+            return "time-out"
+        if on_progress is not None and now >= next_look:
+            if tail.read():
+                on_progress(tail.progress)
+            next_look = now + PROGRESS_S
+        time.sleep(POLL_S)
+    if on_progress is not None and tail.read():
+        on_progress(tail.progress)
+    return None
+
+
+def _has_ended(process: "subprocess.Popen[bytes]") -> bool:
+    """Looks without reaping, so that the pid, and with it the group's id, cannot be reused yet."""
+    flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    return os.waitid(os.P_PID, process.pid, flags) is not None
+
+
+def _terminate(process: "subprocess.Popen[bytes]", stop: Stop) -> None:
+    signal_group(process.pid, signal.SIGTERM)
+    asked = time.monotonic()
+    while not _has_ended(process) and time.monotonic() - asked < stop.grace_s:
+        time.sleep(POLL_S)
+
+
+def _end_group(process: "subprocess.Popen[bytes]") -> None:
+    """Kills what is left of the group (a trainer's helpers outlive it at times), then reaps."""
+    signal_group(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def signal_group(group: int, number: int) -> None:
+    """Signals a process group; one that is gone is no error."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)
+
+
+def lock_file(path: Path, *, wait: bool = False) -> IO[bytes] | None:
+    """The open, locked file, or None while somebody else holds it. Closing it gives it back."""
+    with atomic.disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = open(path, "ab")  # noqa: SIM115  (the caller closes it)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        handle.close()
+        return None
+    return handle
+
+
+def start_ticks(pid: int) -> int | None:
+    """When a process started, in clock ticks since boot: pid and ticks name it for good.
+
+    None where it is gone, or on a system without /proc.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return int(stat.rpartition(")")[2].split()[19])
+
+
+def holders(path: Path) -> list[int]:
+    """The processes that have a file open, by /proc; empty on a system without it."""
+    target = str(path.resolve())
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if any(os.readlink(fd) == target for fd in (entry / "fd").iterdir()):
+                found.append(int(entry.name))
+    return found
+
+
+class EventTail:
+    """Follows an events.jsonl that is still being written, whole lines only."""
+
+    def __init__(self, path: Path) -> None:
+        self.progress = Progress()
+        self._path, self._offset = path, 0
+
+    def read(self) -> bool:
+        """Takes in what is new; True if anything was."""
+        try:
+            with open(self._path, "rb") as handle:
+                handle.seek(self._offset)
+                new = handle.read()
+        except FileNotFoundError:
+            return False
+        whole = new[: new.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        for line in whole.splitlines():
+            with contextlib.suppress(ValueError):
+                self._take(json.loads(line))
+        return bool(whole)
+
+    def _take(self, event: Any) -> None:
+        if not isinstance(event, dict):
+            return
+        if event.get("event") == "phase":
+            self.progress.phase = str(event.get("name", ""))
+        elif event.get("event") == "step":
+            self.progress.step = int(event.get("step", 0))
+            self.progress.tokens = int(event.get("tokens", 0))
+            self.progress.loss, self.progress.step_s = event.get("loss"), event.get("step_s")
+        elif event.get("event") == "evaluation":
+            self.progress.val_bpb = event.get("val_bpb")
+
+
+def boot_id() -> str:
+    """The id of this boot of this machine; empty where the system has none."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except FileNotFoundError:
+        return ""

@@ -1,0 +1,294 @@
+"""The adapters: how a trainer is asked and started. Its verbs are command lines of its own.
+
+The trainer owns its configuration. This file carries overrides to it and brings back what it says;
+it knows no field by name. A foreign trainer is one more class here. Comes after the study file's
+schema and before anything is resolved or run.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import msgspec
+
+from harness.atomic import write_json
+from harness.errors import StudyFileError, TrainerError
+
+DESCRIBE_LIMIT_S = 300.0
+REMEDY_BROKEN = "Repair the trainer, or name another with `trainer:` in the study file."
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """One configuration to describe: a base file (None: the bare default) and overrides."""
+
+    name: str
+    base: str | None
+    set: dict[str, Any]
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing wrong with a configuration, in the trainer's words."""
+
+    path: str = ""
+    expected: str = ""
+    got: str = ""
+    remedy: str = ""
+
+
+class IdentityReply(msgspec.Struct, frozen=True, kw_only=True):
+    """The identity part of a description."""
+
+    config_id: str
+    code_id: str
+    data_id: str | None = None
+    protocol: int
+
+
+class Description(msgspec.Struct, frozen=True, kw_only=True):
+    """What a trainer says of one configuration. With `errors`, the rest may be empty."""
+
+    name: str
+    config: dict[str, Any] | None = None
+    derived: dict[str, Any] | None = None
+    pins: dict[str, Any] | None = None
+    places: dict[str, Any] = {}
+    tricks: dict[str, bool] | None = None
+    identity: IdentityReply | None = None
+    package: str | None = None
+    errors: list[Fault] = []
+
+
+class Catalogue(msgspec.Struct, frozen=True, kw_only=True):
+    """Every trick, as the trainer prints it, and the fields the harness may set."""
+
+    tricks: dict[str, dict[str, Any]] = {}
+    handles: dict[str, str] = {}
+
+
+class NativeTrainer:
+    """The trainer beside the harness: the package `model`."""
+
+    name: ClassVar[str] = "native"
+    package: ClassVar[str] = "model"
+
+    def __init__(self, checkout: Path | None = None) -> None:
+        self.checkout = (checkout or default_checkout()).resolve()
+
+    def at(self, checkout: Path) -> "NativeTrainer":
+        """The same trainer in another checkout of its code."""
+        return type(self)(checkout)
+
+    def describe(self, requests: Sequence[Request]) -> list[Description]:
+        """One description for each request, in order; one process for all of them.
+
+        Raises TrainerError when the trainer is missing, another package, or answers nonsense.
+        """
+        text = json.dumps([msgspec.to_builtins(request) for request in requests])
+        value = self._ask("describe", ["--batch"], stdin=text)
+        replies: list[Description] = self._as(value, list[Description], "describe --batch")
+        if [reply.name for reply in replies] != [request.name for request in requests]:
+            raise TrainerError(
+                expected=f"{len(requests)} descriptions from {self.package}.describe, in order",
+                got=f"{[reply.name for reply in replies]}",
+                remedy=REMEDY_BROKEN,
+            )
+        for reply in replies:
+            self._check_package(reply.package)
+        return replies
+
+    def describe_or_fail(self, requests: Sequence[Request]) -> list[Description]:
+        """As `describe`, but raises StudyFileError naming every fault of every request."""
+        replies = self.describe(requests)
+        refuse([(reply.name, fault) for reply in replies for fault in reply.errors])
+        return replies
+
+    def catalogue(self) -> Catalogue:
+        """The trainer's tricks and handles. Raises TrainerError."""
+        value = self._ask("describe", ["--catalogue"])
+        found: Catalogue = self._as(value, Catalogue, "describe --catalogue")
+        return found
+
+    def machine(self) -> dict[str, Any]:
+        """GPUs and back-ends as the trainer sees them; may take seconds. Raises TrainerError."""
+        value = self._ask("describe", ["--machine"])
+        found: dict[str, Any] = self._as(value, dict[str, Any], "describe --machine")
+        return found
+
+    def prepare(self, config: Mapping[str, Any]) -> str | None:
+        """Makes a configuration's data ready, showing its progress on stderr; returns data_id."""
+        with tempfile.TemporaryDirectory(prefix="harness-") as folder:
+            path = Path(folder) / "config.json"
+            write_json(path, dict(config))
+            done = subprocess.run(
+                self._command("data", "prepare", "--config", str(path)),
+                cwd=self.checkout,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        try:
+            reply = json.loads(done.stdout.strip().splitlines()[-1])
+        except (IndexError, ValueError):
+            reply = None
+        if done.returncode != 0 or not isinstance(reply, dict) or "data_id" not in reply:
+            raise TrainerError(
+                expected="data made ready for training",
+                got=f"exit code {done.returncode} from `{self.package}.data prepare`",
+                remedy="Its message stands above; correct the data source it names.",
+            )
+        return str(reply["data_id"])
+
+    def train_command(self, config_file: Path, run_dir: Path) -> list[str]:
+        """The command line of one run, but for its watch descriptor."""
+        return self._command("train", "--config", str(config_file), "--out", str(run_dir))
+
+    def _command(self, verb: str, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", f"{self.package}.{verb}", *arguments]
+
+    def _ask(self, verb: str, arguments: Sequence[str], stdin: str = "") -> object:
+        command = self._command(verb, *arguments)
+        try:
+            done = subprocess.run(
+                command,
+                cwd=self.checkout,
+                input=stdin,
+                capture_output=True,
+                text=True,
+                timeout=DESCRIBE_LIMIT_S,
+                start_new_session=True,  # Ctrl-C is the harness's to hear
+            )
+        except subprocess.TimeoutExpired:
+            raise TrainerError(
+                expected=f"an answer of {' '.join(command[1:])} within {DESCRIBE_LIMIT_S:g} s",
+                got="none",
+                remedy=REMEDY_BROKEN,
+            ) from None
+        try:
+            return json.loads(done.stdout)
+        except ValueError:
+            raise self._no_answer(verb, arguments, done) from None
+
+    def _no_answer(
+        self, verb: str, arguments: Sequence[str], done: "subprocess.CompletedProcess[str]"
+    ) -> TrainerError:
+        if "No module named" in done.stderr and self.package in done.stderr:
+            return self._in_the_way(self._found_package())
+        tail = (done.stderr or done.stdout).strip()[-600:]
+        return TrainerError(
+            expected=f"JSON from `{self.package}.{verb} {' '.join(arguments)}`",
+            got=f"exit code {done.returncode} and: {tail or 'nothing'}",
+            remedy=REMEDY_BROKEN,
+        )
+
+    def _check_package(self, found: str | None) -> None:
+        if found is None:
+            return
+        if Path(found).resolve() != self._own_package():
+            raise self._in_the_way(found)
+
+    def _own_package(self) -> Path:
+        return self.checkout.joinpath(*self.package.split("."))
+
+    def _found_package(self) -> str | None:
+        """Where Python finds the package's first part from the checkout, if anywhere."""
+        top = self.package.partition(".")[0]
+        code = (
+            "import importlib.util as u; "
+            f"s = u.find_spec({top!r}); "
+            "print((s.origin or list(s.submodule_search_locations)[0]) if s else '')"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=self.checkout, capture_output=True, text=True
+        )
+        return done.stdout.strip() or None
+
+    def _in_the_way(self, found: str | None) -> TrainerError:
+        own = self._own_package()
+        if found is None:
+            return TrainerError(
+                expected=f"the trainer's package at {own}",
+                got="no such package",
+                remedy="Run from a complete checkout, or install the project again.",
+            )
+        return TrainerError(
+            expected=f"the trainer's package {self.package} at {own}",
+            got=f"another package of that name at {found}",
+            remedy="Take the other out of PYTHONPATH or uninstall it; unset PYTHONSAFEPATH if set.",
+        )
+
+    def _as(self, value: object, kind: Any, verb: str) -> Any:
+        try:
+            return msgspec.convert(value, kind)
+        except msgspec.ValidationError as error:
+            raise TrainerError(
+                expected=f"the contract's answer from `{self.package}.{verb}`",
+                got=str(error),
+                remedy=REMEDY_BROKEN,
+            ) from error
+
+
+class FakeTrainer(NativeTrainer):
+    """The trainer in the box: a real process whose curves come from a formula and a seed."""
+
+    name: ClassVar[str] = "fake"
+    package: ClassVar[str] = "harness.fake"
+
+
+TRAINERS: dict[str, type[NativeTrainer]] = {
+    kind.name: kind for kind in (NativeTrainer, FakeTrainer)
+}
+
+
+def by_name(name: str, checkout: Path | None = None) -> NativeTrainer:
+    """The adapter of that name. Raises StudyFileError for an unknown one."""
+    if name not in TRAINERS:
+        raise StudyFileError(
+            path="trainer",
+            expected="one of " + ", ".join(TRAINERS),
+            got=repr(name),
+            remedy="Name one of them, or add an adapter to harness/trainer.py.",
+        )
+    return TRAINERS[name](checkout)
+
+
+def refuse(faults: Sequence[tuple[str, Fault]], source: str = "") -> None:
+    """Raises StudyFileError with every (name of the configuration, fault); none: returns.
+
+    A fault that all of them share, such as one of the base, is told once.
+    """
+    if not faults:
+        return
+    name, first = faults[0]
+    if all(fault == first for _, fault in faults):
+        raise StudyFileError(
+            path=": ".join(part for part in (source, name, first.path) if part),
+            expected=first.expected,
+            got=first.got,
+            remedy=first.remedy,
+        )
+    lines = [
+        f"\n  {name}: {fault.path}: expected {fault.expected}; got {fault.got}. {fault.remedy}"
+        for name, fault in faults
+    ]
+    raise StudyFileError(
+        path=source,
+        expected="configurations that the trainer accepts",
+        got=f"{len(faults)} faults:" + "".join(lines) + "\n",
+        remedy="Correct them in the study file, its base, or --set.",
+    )
+
+
+def default_checkout() -> Path:
+    """The folder that holds this package, and the trainer beside it."""
+    return Path(__file__).resolve().parent.parent
+
+
+def with_value(config: Mapping[str, Any], path: str, value: object) -> dict[str, Any]:
+    """A copy of a nested configuration with one dotted path set."""
+    head, _, rest = path.partition(".")
+    inner = config.get(head)
+    new = with_value(inner if isinstance(inner, dict) else {}, rest, value) if rest else value
+    return {**config, head: new}

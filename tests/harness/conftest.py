@@ -1,0 +1,187 @@
+"""Studies for the FakeTrainer, stores in temporary folders, the command line as users run it."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from harness.__main__ import main
+from harness.config import StudyFile, parse_study
+from harness.record import Launch, Record
+from harness.resolve import resolve
+from harness.store import Store
+from harness.trainer import FakeTrainer
+
+ROOT = Path(__file__).resolve().parents[2]
+BASE = """\
+dial: {depth: 2, steps: 20, batch_tokens: 4096}
+eval: {every_steps: 10}
+windows: SSSL
+residual_scalars: true
+value_embeddings: true
+optimizer: {matrices: muon}
+"""
+STUDY = """\
+study: quick
+question: Does the harness do what it says?
+trainer: fake
+base: base.yaml
+arms: {leave_one_out: [windows, muon]}
+seeds: [1, 2]
+limits: {run_minutes: 1}
+"""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "runs")
+
+
+@pytest.fixture
+def study_file(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a base and a study, with lines of the study replaced or added, and says where."""
+
+    def write(base: str = "", **lines: str) -> Path:
+        (tmp_path / "base.yaml").write_text(BASE + base)
+        kept = [line for line in STUDY.splitlines() if line.partition(":")[0] not in lines]
+        text = "\n".join(kept + [f"{key}: {value}" for key, value in lines.items()]) + "\n"
+        path = tmp_path / "study.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def resolved(store: Store, study_file):
+    """Resolves a study file with the FakeTrainer."""
+
+    def make(base: str = "", final: bool = False, **lines: str):
+        path = study_file(base, **lines)
+        file: StudyFile = parse_study(path.read_text(), str(path))
+        return resolve(file, path, store, FakeTrainer(), command="", now=1.0, final=final)
+
+    return make
+
+
+@pytest.fixture
+def record():
+    """Makes the record of a planned run."""
+
+    def make(planned, study, status="completed", wall_s=60.0):
+        arm = study.arm(planned.arm)
+        return Record(
+            plan_id=planned.plan_id,
+            attempt="a",
+            trainer="fake",
+            seed=planned.seed,
+            identity=arm.identity,
+            status=status,
+            reason="it broke",
+            metrics={"val_bpb": 1.0},
+            steps=arm.derived["steps"],
+            tokens=10,
+            derived={},
+            tricks={},
+            environment={},
+            environment_id="m",
+            boot_id="b",
+            neighbours=0,
+            started_at=1.0,
+            ended_at=2.0,
+            wall_s=wall_s,
+            trainer_s=wall_s,
+            gpus=0,
+            launch=Launch(),
+        )
+
+    return make
+
+
+class Ended(NamedTuple):
+    """What a command left on the terminal."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def harness(store: Store, capfd, monkeypatch) -> Callable[..., Ended]:
+    """The command line, in this process: the same `main`, without the time to import it."""
+    monkeypatch.chdir(ROOT)
+
+    def call(*words: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", command(*words, store=store)[2:])
+        with pytest.raises(SystemExit) as ending:
+            main()
+        out, err = capfd.readouterr()
+        return Ended(int(ending.value.code or 0), out, err)
+
+    return call
+
+
+def command(*words: object, store: Store) -> list[str]:
+    """The words of a command line on a store; studies without HTML, which takes seconds."""
+    if words[0] == "study":
+        words = (*words, "--no-html")
+    return [sys.executable, "-m", "harness", *map(str, words), "--store", str(store.root)]
+
+
+@pytest.fixture
+def words_of(store: Store) -> Callable[..., list[str]]:
+    """A command line on the store, for a process of its own."""
+    return lambda *words: command(*words, store=store)
+
+
+@pytest.fixture
+def start(store: Store):
+    """Starts the command line and leaves it running; what is left of it is killed at the end."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(*words: object) -> "subprocess.Popen[str]":
+        process = subprocess.Popen(
+            command(*words, store=store),
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+    for pid in trainers_of(store):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    for process in started:
+        process.communicate()
+
+
+@pytest.fixture
+def trainers(store: Store) -> Callable[[], list[int]]:
+    """The pids of the trainers that run for the store now."""
+    return lambda: trainers_of(store)
+
+
+def trainers_of(store: Store) -> list[int]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            continue
+        ours = any(str(store.root.resolve() / "plans") in word for word in words)
+        if ours and state != "Z" and "harness.fake.train" in words:
+            found.append(int(entry.name))
+    return found

@@ -1,0 +1,92 @@
+"""The law of the house: who may import whom."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LAYERS = [
+    ["errors"],
+    ["atomic"],
+    ["config"],
+    ["trainer"],
+    ["run"],
+    ["record"],
+    ["arms"],
+    ["store"],
+    ["pack"],
+    ["dunnett", "fits", "statistics"],
+    ["sweep", "worktree"],
+    ["draft"],
+    ["resolve"],
+    ["attempt", "budget"],
+    ["schedule", "allowance"],
+    ["study"],
+    ["plan_table", "live"],
+    ["effects", "comparison", "time_to_target", "attribution"],
+    ["report"],
+    ["doctor"],
+    ["commands"],
+    ["cli"],
+    ["__main__"],
+]
+PLACE = {name: place for place, names in enumerate(LAYERS) for name in names}
+FOREIGN = {"torch", "model"}
+
+
+def imports(path: Path) -> set[str]:
+    """Every module a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def modules() -> list[Path]:
+    return sorted((ROOT / "harness").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_harness_imports_neither_torch_nor_the_trainer(path):
+    assert not {name for name in imports(path) if name.partition(".")[0] in FOREIGN}
+
+
+def test_the_trainer_does_not_import_the_harness():
+    for path in (ROOT / "model").rglob("*.py"):
+        assert not {name for name in imports(path) if name.partition(".")[0] == "harness"}, path
+
+
+def test_every_file_of_the_harness_has_its_layer():
+    names = {path.stem for path in (ROOT / "harness").glob("*.py")} - {"__init__"}
+    folders = {path.parent.name for path in (ROOT / "harness").glob("*/__init__.py")} - {"fake"}
+    assert names | folders == set(PLACE)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_from_later_layers_to_earlier_ones(path):
+    relative = path.relative_to(ROOT / "harness")
+    layer = relative.parts[0].removesuffix(".py")
+    used = {name.split(".")[1] for name in imports(path) if name.startswith("harness.")}
+    used = {name for name in used if name in PLACE and name != layer}
+    if layer == "fake":
+        assert used <= {"errors", "atomic"}
+    elif layer != "__init__":
+        assert all(PLACE[name] <= PLACE[layer] for name in used), used
+
+
+def test_help_imports_no_heavy_library():
+    code = (
+        "import sys; import harness.cli, harness.__main__; "
+        "print([m for m in ('numpy', 'scipy', 'pyarrow', 'pandas', 'plotly', 'torch', 'ruamel') "
+        "if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,149 @@
+"""One process under the contract: how it is watched and how it is ended."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from harness import atomic, run
+from harness.fake import config as fake
+from harness.run import Ended, EventTail, Stop, execute, holders, lock_file, start_ticks
+from harness.trainer import FakeTrainer
+
+TRAINER = FakeTrainer()
+
+
+def start(folder: Path, timeout_s: float = 30.0, stop: Stop | None = None, **overrides: object):
+    """Runs the FakeTrainer with some overrides of its configuration."""
+    config = fake.load(
+        None, {"dial.steps": 20, **{k.replace("__", "."): v for k, v in overrides.items()}}
+    )
+    folder.mkdir(exist_ok=True)
+    atomic.write_json(folder / "config.json", config)
+    return execute(
+        command=TRAINER.train_command(folder / "config.json", folder),
+        run_dir=folder,
+        checkout=TRAINER.checkout,
+        timeout_s=timeout_s,
+        stop=stop or Stop(),
+    )
+
+
+def test_a_good_run_leaves_what_the_contract_says(tmp_path):
+    ended = start(tmp_path / "run")
+    assert (ended.returncode, ended.cause) == (0, None)
+    left = {path.name for path in (tmp_path / "run").iterdir()}
+    assert left >= {"config.json", "environment.json", "events.jsonl", "result.json", "log.txt"}
+    assert left >= {"process.json", "lock"}
+
+
+def test_a_run_that_hangs_is_ended_at_its_limit(tmp_path):
+    ended = start(tmp_path / "run", timeout_s=0.5, fail__hang_at_step=3)
+    assert ended.cause == "time-out"
+    assert atomic.read_json(tmp_path / "run" / "result.json")["status"] == "interrupted"
+
+
+def test_a_run_that_ignores_sigterm_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "GRACE_S", 0.3)
+    ended = start(tmp_path / "run", timeout_s=0.5, fail__hang_at_step=3, fail__ignore_sigterm=True)
+    assert ended.cause == "time-out"
+    assert ended.returncode == -9
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_a_crash_is_an_exit_code_and_its_traceback_is_in_the_log(tmp_path):
+    ended = start(tmp_path / "run", fail__crash_at_step=3, fail__half_line=True)
+    assert ended.returncode == 1
+    assert "crashed at step 3" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_a_stop_ends_a_run(tmp_path):
+    stop = Stop()
+    stop.request()
+    ended = start(tmp_path / "run", stop=stop, fail__hang_at_step=3)
+    assert ended.cause == "stopped"
+
+
+def test_helpers_of_a_trainer_do_not_outlive_it(tmp_path):
+    code = "import subprocess, sys; p = subprocess.Popen(['sleep', '60']); print(p.pid, flush=True)"
+    ended = execute(
+        command=[sys.executable, "-c", code],
+        run_dir=tmp_path,
+        checkout=tmp_path,
+        timeout_s=20,
+        stop=Stop(),
+    )
+    assert ended.returncode == 0
+    pid = int((tmp_path / "log.txt").read_text())
+    deadline = time.monotonic() + 5
+    while _runs(pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not _runs(pid)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_the_trainer_leaves_when_its_harness_is_gone(tmp_path):
+    config = fake.load(None, {"dial.steps": 20, "fail.hang_at_step": 3})
+    atomic.write_json(tmp_path / "config.json", config)
+    reading, writing = os.pipe()
+    command = TRAINER.train_command(tmp_path / "config.json", tmp_path)
+    process = subprocess.Popen(
+        [*command, "--watch-fd", str(reading)], cwd=TRAINER.checkout, pass_fds=(reading,)
+    )
+    os.close(reading)
+    os.close(writing)
+    assert process.wait(timeout=20) == 3
+    assert atomic.read_json(tmp_path / "result.json")["reason"] == "the harness is gone"
+
+
+def test_a_lock_is_held_as_long_as_its_file_is_open(tmp_path):
+    first = lock_file(tmp_path / "lock")
+    assert lock_file(tmp_path / "lock") is None
+    assert os.getpid() in holders(tmp_path / "lock")
+    first.close()
+    second = lock_file(tmp_path / "lock")
+    assert second is not None
+    second.close()
+
+
+def test_start_ticks_tell_a_process_from_a_later_one():
+    mine = start_ticks(os.getpid())
+    child = subprocess.Popen(["sleep", "5"])
+    try:
+        assert mine is not None
+        assert start_ticks(child.pid) > mine
+    finally:
+        child.kill()
+        child.wait()
+    assert start_ticks(child.pid) is None
+
+
+def test_the_tail_of_events_takes_whole_lines_only(tmp_path):
+    path = tmp_path / "events.jsonl"
+    tail = EventTail(path)
+    assert not tail.read()
+    path.write_text('{"event":"step","step":1,"tokens":5,"loss":2.0,"step_s":0.1}\n{"event":"st')
+    assert tail.read()
+    assert tail.progress.step == 1
+    with open(path, "a") as handle:
+        handle.write('ep","step":2,"tokens":10,"loss":1.0,"step_s":0.1}\nnot json\n')
+    assert tail.read()
+    assert (tail.progress.step, tail.progress.loss) == (2, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("returncode", "cause", "words"),
+    [(0, "time-out", "limit"), (0, "stopped", "stopped"), (-15, None, "SIGTERM"), (7, None, "7")],
+)
+def test_an_end_is_described(returncode, cause, words):
+    ended = Ended(returncode=returncode, cause=cause, ended_at=0, trainer_s=0, limit_s=60)
+    assert words in ended.describe()
