@@ -1,0 +1,94 @@
+"""Writes what README.md shows of records and of the catalogue; nothing there is typed in by hand.
+
+    python docs/generate.py               # the tables, of the catalogue and of docs/smoke.csv
+    python docs/generate.py --store runs  # before that, docs/smoke.csv and .png from a store
+
+A test holds README.md equal to what the first form would write.
+"""
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+DOCS = Path(__file__).resolve().parent
+ROOT = DOCS.parent
+README = ROOT / "README.md"
+SHOWN = {
+    "val_bpb": "val_bpb",
+    "tokens_per_s": "tokens/s",
+    "time_total": "training time to the same loss",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--store", help="take the smoke study from this store")
+    parser.add_argument("--study", default="smoke")
+    arguments = parser.parse_args()
+    if arguments.store:
+        take(arguments.store, arguments.study)
+    README.write_text(regenerated(README.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def take(store: str, study: str) -> None:
+    """Copies a study's numbers and picture out of a store."""
+    command = [sys.executable, "-m", "harness", "report", study, "--store", store, "--no-html"]
+    command += ["--csv", str(DOCS / "smoke.csv"), "--picture", str(DOCS / "smoke.png")]
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+def regenerated(text: str) -> str:
+    """`text` with each generated block made anew."""
+    text = _replaced(text, "smoke table", smoke_table())
+    return _replaced(text, "tricks", tricks_table())
+
+
+def smoke_table() -> str:
+    """One row a trick, from docs/smoke.csv."""
+    with (DOCS / "smoke.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    shown = {(row["trick"], row["metric"]): row["shown"] or "–" for row in rows}
+    outside = {(row["trick"], row["metric"]) for row in rows if row["outside"] == "True"}
+    first = rows[0]
+    lines = [
+        f"| {first['change']} trick | {' | '.join(SHOWN.values())} |",
+        "|---|" + "---|" * len(SHOWN),
+    ]
+    for trick in dict.fromkeys(row["trick"] for row in rows):
+        cells = []
+        for metric in SHOWN:
+            cell = shown.get((trick, metric), "–")
+            cells.append(f"**{cell}**" if (trick, metric) in outside else cell)
+        lines.append(f"| {trick} | {' | '.join(cells)} |")
+    note = (
+        f"\n{first['n_arm']} runs an arm, {first['n_base']} of the base; intervals of 95 %, "
+        "corrected for the number of arms. Bold: outside its noise interval."
+    )
+    return "\n".join(lines) + "\n" + note
+
+
+def tricks_table() -> str:
+    """One row an entry of the trainer's catalogue."""
+    command = [sys.executable, "-m", "model.describe", "--catalogue"]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    catalogue = json.loads(done.stdout)
+    lines = ["| trick | what it does | people |", "|---|---|---|"]
+    for name, trick in catalogue["tricks"].items():
+        lines.append(f"| `{name}` | {trick['summary']} | {trick['people']} |")
+    return "\n".join(lines)
+
+
+def _replaced(text: str, block: str, content: str) -> str:
+    begin, end = f"<!-- generated: {block} -->", f"<!-- end of generated: {block} -->"
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    assert rest, f"README.md has no block {block!r}"
+    return f"{before}{begin}\n{content}\n{end}{after}"
+
+
+if __name__ == "__main__":
+    main()
