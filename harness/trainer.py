@@ -149,6 +149,8 @@ class NativeTrainer:
         return [sys.executable, "-m", f"{self.package}.{verb}", *arguments]
 
     def _ask(self, verb: str, arguments: Sequence[str], stdin: str = "") -> object:
+        if not self._own_package().is_dir():  # else an installed one would answer in its place
+            raise self._in_the_way(self._found_package())
         command = self._command(verb, *arguments)
         try:
             done = subprocess.run(

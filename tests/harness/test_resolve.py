@@ -197,6 +197,7 @@ def clone(tmp_path) -> Path:
         folder / "harness",
         ignore=shutil.ignore_patterns("__pycache__"),
     )
+    (folder / ".gitignore").write_text("__pycache__/\n")
     git(folder, "init", "-q", "-b", "main")
     git(folder, "add", ".")
     git(folder, "commit", "-qm", "first")
