@@ -5,7 +5,7 @@ Programmers' mistakes are plain assertions. First in the flow: everything may im
 
     HarnessError          exit code 4 unless said otherwise
     ├── UsageError        exit code 2: a command line that cannot mean anything
-    ├── StudyFileError    a study file: a key, a value, a combination, a file it names
+    ├── StudyFileError    exit code 2: a study file: a key, a value, a combination, a file it names
     ├── TrainerError      a trainer that is missing, is another package, or breaks the contract
     ├── StoreError        a store: damaged, in use, of another format
     │   └── DiskError     a disk that is full, a quota, a file that may not be written
@@ -43,6 +43,8 @@ class UsageError(HarnessError):
 
 class StudyFileError(HarnessError):
     """A study file: a key, a value, a combination, or a file it names."""
+
+    exit_code = USAGE
 
 
 class TrainerError(HarnessError):

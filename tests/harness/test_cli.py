@@ -74,14 +74,14 @@ def test_a_run_says_how_it_ended(harness, study_file, store, overrides, code, st
 @pytest.mark.parametrize(
     ("words", "code"),
     [
-        (["study", "absent.yaml"], errors.COULD_NOT_RUN),
+        (["study", "absent.yaml"], errors.USAGE),
         (["study"], errors.USAGE),
         (["study", "FILE", "--seeds", "a"], errors.USAGE),
         (["study", "FILE", "--set", "nonsense"], errors.USAGE),
-        (["study", "FILE", "--name", "a/b"], errors.COULD_NOT_RUN),
+        (["study", "FILE", "--name", "a/b"], errors.USAGE),
         (["study", "FILE", "--wrong"], errors.USAGE),
         (["run", "absent.yaml"], errors.USAGE),
-        (["run", "FILE", "--trainer", "fakee"], errors.COULD_NOT_RUN),
+        (["run", "FILE", "--trainer", "fakee"], errors.USAGE),
         (["report", "absent"], errors.COULD_NOT_RUN),
         (["unpack", "absent.tar"], errors.COULD_NOT_RUN),
         (["pack", "out.tar"], errors.USAGE),
