@@ -1,15 +1,14 @@
-"""The dial: everything that follows by rule from a configuration, computed once, printed and
-stored.
+"""The dial: all that follows by rule from a configuration, computed once, printed and stored.
 
 Scaling rules are nanochat's at 92d63d4 (the batch rule is arXiv 2505.13738). N counts the
-parameters inside the blocks and the head (a tied head once). Also the checks between fields: what
-a single field's type can't say. No torch.
+parameters inside the blocks and the head (a tied head once). No torch.
 """
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from math import floor, log2, sqrt
 from typing import Any
 
+from model import checks
 from model.config import AdamW, Config
 from model.errors import ConfigError, ConfigErrors
 from model.shapes import LABELS, Sizes, parameters, sizes_of
@@ -59,9 +58,9 @@ class Derived:
 
 def derive(config: Config, ranks: int = 1) -> Derived:
     """All derived values; raises ConfigErrors naming every impossible combination."""
-    errors = list(_impossible(config))
-    if errors:
-        raise ConfigErrors(errors)
+    found = checks.faults(config)
+    if found:
+        raise ConfigErrors(found)
     sizes = sizes_of(config)
     counts = dict.fromkeys(LABELS, 0)
     for parameter in parameters(config, sizes):
@@ -202,8 +201,7 @@ def _rows(config: Config, batch: int, ranks: int) -> tuple[int, int]:
 
 
 def _memory(config: Config, sizes: Sizes, counts: dict[str, int], rows: int) -> int:
-    """Rough peak in bytes: weights, gradients, states; bf16 or fp32 activations; logits twice in
-    fp32."""
+    """Rough peak in bytes: weights, gradients, optimizer states, activations, logits."""
     compute = 2 if config.system.precision == "bf16" else 4
     tables = counts["embedding"] + counts["value_tables"]
     rest = sum(counts.values()) - tables
@@ -211,87 +209,6 @@ def _memory(config: Config, sizes: Sizes, counts: dict[str, int], rows: int) -> 
     momentum_only = counts["matrices"] if muon_on else 0
     states = compute * 4 * tables + 16 * rest - 4 * momentum_only
     tokens = rows * sizes.context
-    # 16 D: norms, q, k, v, attention in and out, residual; MLP before and after its activation
+    # 18 D: norms, q, k, v, attention in and out, stream; the MLP before and after its activation
     activations = tokens * sizes.layers * 18 * sizes.width * compute
     return states + activations + tokens * sizes.vocab * (compute + 8)
-
-
-def _impossible(config: Config) -> list[ConfigError]:
-    """Combinations and ranges that no single field's type excludes."""
-    errors: list[ConfigError] = []
-
-    def require(ok: bool, path: str, expected: str, got: object, remedy: str) -> None:
-        if not ok:
-            errors.append(ConfigError(path=path, expected=expected, got=str(got), remedy=remedy))
-
-    dial, model = config.dial, config.model
-    for section, names in {
-        "dial": ("depth", "ratio", "steps", "batch_tokens", "params", "reference_params"),
-        "model": ("context_tokens", "vocab_size", "head_width", "width"),
-        "eval": ("tokens", "every_steps"),
-        "system": ("device_batch_rows", "threads"),
-    }.items():
-        for name in names:
-            value = getattr(getattr(config, section), name)
-            require(
-                value is None or value > 0, f"{section}.{name}", "more than 0", value, "Raise it."
-            )
-    if errors:
-        return errors
-    if model.width is not None:
-        remedy = "Change model.width or model.head_width."
-        expected = f"a multiple of head_width ({model.head_width})"
-        require(model.width % model.head_width == 0, "model.width", expected, model.width, remedy)
-    if model.rotary is not None:
-        remedy = "Rotary turns channels in pairs; choose an even head width."
-        require(model.head_width % 2 == 0, "model.head_width", "even", model.head_width, remedy)
-    _check_windows(config, require)
-    _check_gates(config, require)
-    for label in fields(config.optimizer):
-        settings = getattr(config.optimizer, label.name)
-        if isinstance(settings, AdamW):
-            path = f"optimizer.{label.name}.lr"
-            require(settings.lr >= 0, path, "0 or more", settings.lr, "Raise it.")
-    warmdown = config.schedule.warmdown
-    if warmdown is not None:
-        remedy = "Give the share of all steps."
-        ok = 0 <= warmdown.fraction <= 1
-        require(ok, "schedule.warmdown.fraction", "0 to 1", warmdown.fraction, remedy)
-    muon = config.optimizer.muon
-    if muon is not None:
-        ok = 1 <= muon.iterations <= 5 or muon.orthogonalize == "newton_schulz"
-        remedy = "Polar Express has five coefficient triples."
-        require(ok, "optimizer.muon.iterations", "1 to 5", muon.iterations, remedy)
-    require(dial.depth < 1000, "dial.depth", "under 1000", dial.depth, "Lower it.")
-    return errors
-
-
-def _check_windows(config: Config, require: Any) -> None:
-    windows, context = config.model.windows, config.model.context_tokens
-    if windows is None:
-        return
-    path, letters = "model.windows.pattern", windows.pattern
-    ok = bool(letters) and set(letters) <= {"S", "L"}
-    require(ok, path, "letters S and L", repr(letters), "For example SSSL.")
-    short = windows.short_tokens
-    if short is not None:
-        path = "model.windows.short_tokens"
-        remedy = "Shorten the window, lengthen model.context_tokens, or set model.windows: null."
-        require(0 < short <= context, path, f"1 to context_tokens ({context})", short, remedy)
-    elif context < WINDOW_LEAST_CONTEXT:
-        remedy = "Set model.windows.short_tokens, or model.windows: null."
-        expected = f"at least {WINDOW_LEAST_CONTEXT} tokens, or the dial's window exceeds it"
-        require(False, "model.context_tokens", expected, context, remedy)
-
-
-WINDOW_LEAST_CONTEXT = 128  # the dial's short window is a multiple of 128
-
-
-def _check_gates(config: Config, require: Any) -> None:
-    width = sizes_of(config).width
-    for name in ("smear", "value_embeddings"):
-        trick = getattr(config.model, name)
-        if trick is not None:
-            path = f"model.{name}.gate_channels"
-            ok = 0 < trick.gate_channels <= width
-            require(ok, path, f"1 to the width ({width})", trick.gate_channels, "Lower it.")

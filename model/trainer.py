@@ -133,7 +133,8 @@ class Training:
             kernel_plan=kernel_plan(self.config, trainer.attention),
             calibration_s=system.calibration_s,
         )
-        return {**environment, "compile_cache": "off"}
+        # whether torch found its compiled graphs in its cache is not known yet
+        return {**environment, "compile_cache": None if system.compile else "off"}
 
     def _all_steps(self, loader: Loader) -> None:
         steps, every = self.derived.steps, self.config.eval.every_steps
@@ -168,10 +169,8 @@ class Training:
                 self.settled_steps += 1
             self.run.steps, self.run.tokens = step.number, tokens
             metrics = self.run.metrics
-            metrics["train_time_s"], metrics["loader_wait_s"] = (
-                self.train_time_s,
-                self.loader_wait_s,
-            )
+            metrics["train_time_s"] = self.train_time_s
+            metrics["loader_wait_s"] = self.loader_wait_s
             metrics["train_loss"] = loss
             self.run.event(
                 "step",

@@ -85,6 +85,14 @@ def test_a_field_of_a_trick_that_is_off_is_refused() -> None:
         ({"model.smear": {"gate_channels": 5000}}, "1 to the width (768)"),
         ({"model.rotary": {}, "model.head_width": 3}, "even"),
         ({"optimizer.muon": {"orthogonalize": "polar_express", "iterations": 6}}, "1 to 5"),
+        ({"optimizer.muon": {"momentum": 1.0}}, "optimizer.muon.momentum: expected 0 to below 1"),
+        ({"optimizer.head.beta2": 1.5}, "optimizer.head.beta2: expected 0 to below 1; got 1.5"),
+        ({"optimizer.norms.lr": -1.0}, "optimizer.norms.lr: expected 0 or more"),
+        ({"optimizer.clip": 0.0}, "optimizer.clip: expected more than 0"),
+        ({"schedule.warmdown": {"fraction": 65}}, "schedule.warmdown.fraction: expected 0 to 1"),
+        ({"schedule.warmup_steps": -1}, "schedule.warmup_steps: expected 0 or more"),
+        ({"model.softcap": {"cap": 0}}, "model.softcap.cap: expected more than 0"),
+        ({"system.calibration_s": -1}, "system.calibration_s: expected 0 or more"),
     ],
 )
 def test_impossible_combinations_fail_before_anything_runs(
