@@ -284,7 +284,13 @@ def refuse(faults: Sequence[tuple[str, Fault]], source: str = "") -> None:
 
 
 def default_checkout() -> Path:
-    """The folder that holds this package, and the trainer beside it."""
+    """The working directory where it is a checkout, else the folder that holds this package.
+
+    Whoever stands in a checkout means its code, also when another copy is installed.
+    """
+    here = Path.cwd()
+    if (here / "model" / "describe.py").is_file() and (here / "harness").is_dir():
+        return here
     return Path(__file__).resolve().parent.parent
 
 

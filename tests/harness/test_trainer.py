@@ -101,7 +101,11 @@ def test_a_value_is_set_by_its_path_in_a_copy():
     assert config == {"a": {"b": 1}, "seed": 0}
 
 
-def test_the_checkout_holds_this_package():
+def test_the_checkout_is_where_one_stands_else_where_this_package_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert os.path.samefile(
         default_checkout() / "harness", os.path.dirname(__import__("harness").__file__)
     )
+    package(tmp_path, describe=DESCRIBE)
+    (tmp_path / "harness").mkdir()
+    assert default_checkout() == tmp_path
