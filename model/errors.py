@@ -50,6 +50,15 @@ class RunError(ModelError):
     """A run directory or a checkpoint."""
 
 
+def missing_package(error: ModuleNotFoundError) -> MachineError:
+    """A package that the trainer needs and that is not installed, as an error with its remedy."""
+    return MachineError(
+        expected=f"the package {error.name}, which the trainer needs",
+        got="no such package in this Python",
+        remedy="Install the trainer's packages: pip install '.[train]'.",
+    )
+
+
 class ConfigErrors(ConfigError):
     """All the faults of one configuration, found in one pass."""
 

@@ -62,10 +62,13 @@ def _ended(run: Any, train: Callable[[], None]) -> int:
 
 
 def _outcome(run: Any, train: Callable[[], None]) -> int:
-    from model.errors import ConfigErrors, ModelError
+    from model.errors import ConfigErrors, ModelError, missing_package
 
     try:
-        train()
+        try:
+            train()
+        except ModuleNotFoundError as error:
+            raise missing_package(error) from error
     except ConfigErrors as error:
         print(f"error: {error}", file=sys.stderr)
         run.finish("failed", str(error), error.remedy)

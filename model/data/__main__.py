@@ -19,7 +19,7 @@ from model.data.prepare import Prepared, open_prepared, prepare
 from model.data.settings import DataSettings
 from model.data.shards import verify_shard
 from model.data.sources import PYTHON_DOCS, TRAIN, VALIDATION, describe_source
-from model.errors import DataError, ModelError
+from model.errors import DataError, ModelError, missing_package
 
 _SHOWN_CHARACTERS = 320
 
@@ -33,6 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         {"prepare": _prepare, "verify": _verify, "show": _show}[chosen.command](settings, chosen)
     except ModelError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        print(f"error: {missing_package(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where it stopped", file=sys.stderr)

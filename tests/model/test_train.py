@@ -117,6 +117,30 @@ def test_a_back_end_that_cannot_run_stops_the_run(tmp_path: Path, tiny: dict[str
     assert result["remedy"] == "Set system.attention: sdpa."
 
 
+@pytest.mark.parametrize("module", ["model.train", "model.data"])
+def test_a_missing_package_is_an_error_with_its_remedy_and_no_traceback(
+    tmp_path: Path, tiny: dict[str, Any], module: str
+) -> None:
+    hidden = "import sys, runpy; sys.modules['torch'] = sys.modules['rustbpe'] = None; "
+    code = f"{hidden}runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
+    words = {
+        "model.train": [
+            "--config",
+            str(write_base(tmp_path / "run")),
+            "--out",
+            str(tmp_path / "run"),
+        ],
+        "model.data": ["prepare"],
+    }[module]
+    for path, value in {**tiny, "data.cache_dir": str(tmp_path / "empty")}.items():
+        words += ["--set", f"{path}={json.dumps(value)}"]
+    command = [sys.executable, "-c", code, *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode in (1, 2)
+    assert "pip install '.[train]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="limits address space as Linux does")
 def test_running_out_of_memory_says_so(tmp_path: Path, tiny: dict[str, Any]) -> None:
     import resource
