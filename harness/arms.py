@@ -166,6 +166,7 @@ def _arm_differences(old: Arm, new: Arm) -> list[str]:
         for field in ("config_id", "code_id", "data_id", "protocol")
         if (before := getattr(old.identity, field)) != (now := getattr(new.identity, field))
         and not (tuned and field == "config_id")
+        and now is not None  # a dry run where the data is not
     ]
 
 

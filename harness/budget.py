@@ -17,6 +17,7 @@ import msgspec
 from harness import run
 from harness.arms import Arm, PlannedRun, ResolvedStudy
 from harness.atomic import read_json, write_json
+from harness.errors import TrainerError
 from harness.record import OUTCOMES, Identity, Record, last_step, log_tail, read_events
 from harness.trainer import NativeTrainer, Request, with_value
 
@@ -175,6 +176,11 @@ def measure(study: ResolvedStudy, trainer: NativeTrainer, stop: run.Stop) -> Mea
     if "steps" not in study.handles:
         return "the trainer has no handle for its number of steps"
     config = _short_config(study, trainer)
+    if study.arm("base").identity.data_id is None:
+        try:
+            trainer.prepare(config)
+        except TrainerError as error:
+            return str(error)
     with tempfile.TemporaryDirectory(prefix="harness-measure-") as folder:
         run_dir = Path(folder)
         write_json(run_dir / "config.json", config)

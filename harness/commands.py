@@ -141,7 +141,7 @@ def dry_run(
 
     trainer = by_name(file.trainer)
     line = " ".join(["harness", *sys.argv[1:]])
-    planned = resolve(file, path, store, trainer, command=line, now=time.time())
+    planned = resolve(file, path, store, trainer, command=line, now=time.time(), prepares=False)
     records = store.records()
     estimates = budget.Estimates(planned, records)
     measured: budget.Measured | str | None = None

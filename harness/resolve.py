@@ -26,9 +26,17 @@ class Resolver:
     """One resolution of one study file."""
 
     def __init__(
-        self, file: StudyFile, path: Path, store: Store, trainer: NativeTrainer, *, final: bool
+        self,
+        file: StudyFile,
+        path: Path,
+        store: Store,
+        trainer: NativeTrainer,
+        *,
+        final: bool,
+        prepares: bool,
     ) -> None:
         self.file, self.path, self.store, self.trainer = file, path, store, trainer
+        self.prepares = prepares
         self.final = final  # sweeps are over: choose from what they gave, even if some runs failed
         found = trainer.catalogue()
         self.handles = found.handles
@@ -55,7 +63,8 @@ class Resolver:
         drafts, base = self.expander.kept(drafts), drafts[0]
         refuse_faults(drafts, self.path)
         self._place(base, drafts)
-        self._prepare(drafts)
+        if self.prepares:
+            self._prepare(drafts)
         if self.file.pin == "derived":
             self._pin(base, drafts)
         sweeps = self._sweeps(drafts)
@@ -251,10 +260,13 @@ def resolve(
     command: str,
     now: float,
     final: bool = False,
+    prepares: bool = True,
 ) -> ResolvedStudy:
     """Answers every question of a study. A stored study of the same name is extended, or refused.
 
-    `final`: its sweeps are over. Raises StudyFileError, TrainerError, StoreError.
+    `final`: its sweeps are over. `prepares`: makes data ready, so that every run has its plan_id;
+    without it a study can be planned where there is neither data nor torch. Raises StudyFileError,
+    TrainerError, StoreError.
     """
     stored = store.study(file.study) if store.study_path(file.study).exists() else None
     seeds = list(dict.fromkeys([*(stored.seeds if stored else []), *file.seeds]))
@@ -266,7 +278,7 @@ def resolve(
                 got=f"{shared} in both",
                 remedy="A choice and its verdict on the same seeds flatter the arm: use others.",
             )
-    resolver = Resolver(file, path, store, trainer, final=final)
+    resolver = Resolver(file, path, store, trainer, final=final, prepares=prepares)
     arms, sweeps = resolver.arms()
     study = ResolvedStudy(
         study=file.study,

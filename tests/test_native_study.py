@@ -74,6 +74,9 @@ def harness(root: Path, *words: str) -> str:
 
 
 def test_a_native_study_runs_from_its_file_to_its_report(checkout: Path) -> None:
+    plan = harness(checkout, "study", "study.yaml", "--store", "store", "--dry-run", "--no-measure")
+    assert "time: unknown" in plan
+    assert not (checkout / ".cache").exists()  # a plan needs no data
     out = harness(checkout, "study", "study.yaml", "--store", "store")
     assert "All runs are recorded." in out
     study = json.loads((checkout / "store" / "studies" / "tiny.json").read_text())
