@@ -75,7 +75,7 @@ TRICKS: dict[str, Trick] = {
         off={"model.windows": None},
         source="modded-nanogpt 2024-12, 2025-02; nanochat",
         people="@leloykun, @KoszarskyB, @varunneal, @karpathy",
-        file="attention.py",
+        file="attention/__init__.py",
     ),
     "muon": Trick(
         summary="Matrices take orthogonalised momentum steps in place of AdamW",
@@ -244,7 +244,7 @@ TRICKS: dict[str, Trick] = {
         off={"model.head_width": 64},
         source="modded-nanogpt 2024-10; nanochat",
         people="@kellerjordan0",
-        file="attention.py",
+        file="attention/__init__.py",
     ),
     "table_rates": Trick(
         summary="Embedding and head take learning rates, betas and decay of their own",

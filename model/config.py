@@ -33,7 +33,7 @@ class Dial:
 
 @dataclass(frozen=True, kw_only=True)
 class Windows:
-    """Trick `windows`: alternating short and long attention windows (model/attention.py)."""
+    """Trick `windows`: alternating short and long attention windows (model/attention)."""
 
     pattern: str = "SSSL"
     """Tiled over the layers; the last layer is always L. S short window, L full context."""
@@ -323,8 +323,9 @@ class System:
     """`auto` takes CUDA where there is a GPU; the record says what ran."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """Compute type. bf16 keeps fp32 master weights, and tables of embeddings in bf16."""
-    attention: Literal["auto", "sdpa", "flex"] = "auto"
-    """Attention back-end; one that is asked for and cannot run stops the run."""
+    attention: Literal["auto", "sdpa", "flex", "flash2", "flash3", "flash4"] = "auto"
+    """Attention back-end (model/attention); one that is asked for and cannot run stops the run.
+    `auto` takes the first that can of flash4, flash3, flex, flash2, sdpa; the record says which."""
     compile: bool = True
     """Whether the model goes through torch.compile."""
     device_batch_rows: int | None = None

@@ -47,8 +47,8 @@ def machine_json() -> dict[str, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     machine["cuda"] = torch.version.cuda if device.type == "cuda" else None
     machine["gpus"] = gpus_json()
-    for name in BACKENDS:
-        problem = why_not(name, device)
+    for name in BACKENDS:  # for the heads and the number format of the reference recipe
+        problem = why_not(name, device, head_width=128, dtype=torch.bfloat16)
         reason, remedy = problem or (None, None)
         machine["backends"][name] = {"runs": problem is None, "reason": reason, "remedy": remedy}
     return machine

@@ -46,8 +46,9 @@ class Trainer:
 
     def __init__(self, config: Config, derived: Derived, device: torch.device) -> None:
         self.config, self.derived, self.device = config, derived, device
-        windowed = any(window < derived.sizes.context for window in derived.sizes.windows)
-        self.attention = choose(config.system.attention, device, windowed)
+        dtype = torch.bfloat16 if config.system.precision == "bf16" else torch.float32
+        head_width = derived.sizes.head_width
+        self.attention = choose(config.system.attention, device, head_width, dtype)
         with device:
             self.gpt = GPT(config, derived.sizes, BACKENDS[self.attention])
         initialise(self.gpt, config.seed)

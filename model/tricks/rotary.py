@@ -24,12 +24,13 @@ class Rotary(nn.Module):
         self.base = base
 
     def forward(self, x: Tensor) -> Tensor:
-        cos, sin = angles(x.size(1), x.size(3), self.base, x.device, x.dtype)
+        # a compiled graph makes the angles itself; a cache inside it would only be looked through
+        angles_of = angles if torch.compiler.is_compiling() else _kept_angles
+        cos, sin = angles_of(x.size(1), x.size(3), self.base, x.device, x.dtype)
         first, second = x.chunk(2, dim=-1)  # (B, T, H, K/2) each
         return torch.cat((first * cos + second * sin, second * cos - first * sin), dim=-1)
 
 
-@lru_cache(maxsize=8)
 def angles(
     tokens: int, width: int, base: float, device: torch.device, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
@@ -38,3 +39,6 @@ def angles(
     position = torch.arange(tokens, dtype=torch.float32, device=device)
     angle = torch.outer(position, base**-exponent)[:, None, :]
     return angle.cos().to(dtype), angle.sin().to(dtype)
+
+
+_kept_angles = lru_cache(maxsize=8)(angles)

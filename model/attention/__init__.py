@@ -1,0 +1,66 @@
+"""Causal attention with a window, through one interface and several back-ends.
+
+Trick `windows`: a query sees itself and the `window` keys before it (FlashAttention's
+`window_size=(window, 0)`), which is full causal attention where the window reaches the row's
+start. Why it helps: most of attention's use is local, and short windows cost a quarter; the last
+layer always sees all. Off means that every layer has the full window. Long-short windows:
+@leloykun, @KoszarskyB.
+
+A back-end is one file here with two functions: `attend` takes q, k, v (B, T, H, K) and a window in
+tokens and returns (B, T, H, K), without dropout, scores scaled by K^-0.5; `why_not` says what keeps
+it from running on a device. What can run is checked before the model is built; a back-end that is
+asked for and cannot run stops the run. A kernel package is imported when its back-end is asked
+about and the machine has passed every other check, never at import.
+"""
+
+from collections.abc import Callable
+
+import torch
+
+from model.attention import flash2, flash3, flash4, flex, sdpa
+from model.attention.custom_op import Attend
+from model.attention.requirements import Problem
+from model.attention.sdpa import band_mask
+from model.errors import MachineError
+
+__all__ = ["BACKENDS", "Attend", "band_mask", "choose", "why_not"]
+
+BACKENDS: dict[str, Attend] = {  # in the order in which `auto` tries them
+    "flash4": flash4.attend,
+    "flash3": flash3.attend,
+    "flex": flex.attend,
+    "flash2": flash2.attend,
+    "sdpa": sdpa.attend,
+}
+_WHY_NOT: dict[str, Callable[[torch.device, int, torch.dtype], Problem | None]] = {
+    "flash4": flash4.why_not,
+    "flash3": flash3.why_not,
+    "flex": flex.why_not,
+    "flash2": flash2.why_not,
+    "sdpa": sdpa.why_not,
+}
+
+
+def why_not(
+    name: str, device: torch.device, head_width: int, dtype: torch.dtype
+) -> tuple[str, str] | None:
+    """Reason and remedy where the back-end cannot run these heads on the device, else null."""
+    return _WHY_NOT[name](device, head_width, dtype)
+
+
+def choose(name: str, device: torch.device, head_width: int, dtype: torch.dtype) -> str:
+    """The back-end that will run; `auto` takes the first of BACKENDS that can.
+
+    Raises MachineError where one was asked for and cannot run.
+    """
+    if name == "auto":
+        return next(
+            backend for backend in BACKENDS if why_not(backend, device, head_width, dtype) is None
+        )
+    problem = why_not(name, device, head_width, dtype)
+    if problem is not None:
+        reason, remedy = problem
+        raise MachineError(
+            path="system.attention", expected=f"{name} to run here", got=reason, remedy=remedy
+        )
+    return name

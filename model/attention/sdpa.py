@@ -1,0 +1,54 @@
+"""Back-end `sdpa`: torch's scaled_dot_product_attention, which runs everywhere.
+
+Full causal attention goes to cuDNN on a GPU, the fastest that torch has on Hopper, or to the next
+kernel that takes the tensors. A shorter window needs a boolean mask, which no fast kernel skips
+over: correct, and slow.
+"""
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from model.attention.requirements import Problem
+
+GPU_ORDER = [
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+    """q, k, v (B, T, H, K) -> (B, T, H, K): causal where the window is full, else a mask."""
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, H, T, K)
+    tokens = q.size(2)
+    if window < tokens - 1:
+        # the compiler builds the mask in the graph, once for all layers; else it is kept
+        build = band_mask if torch.compiler.is_compiling() else _kept_band_mask
+        mask = build(tokens, window, q.device)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    elif q.device.type == "cuda":
+        with sdpa_kernel(GPU_ORDER, set_priority=True):
+            out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    else:
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    return out.transpose(1, 2)
+
+
+def why_not(device: torch.device, head_width: int, dtype: torch.dtype) -> Problem | None:
+    """Null: it has a kernel for everything."""
+    return None
+
+
+def band_mask(tokens: int, window: int, device: torch.device) -> Tensor:
+    """(T, T) boolean: whether query i sees key j, that is 0 <= i - j <= window."""
+    position = torch.arange(tokens, device=device)
+    distance = position[:, None] - position[None, :]
+    return (distance >= 0) & (distance <= window)
+
+
+_kept_band_mask = lru_cache(maxsize=32)(band_mask)
