@@ -1,1 +1,38 @@
-"""Runs studies of a trainer, and says what each of its tricks is worth."""
+"""Runs studies of a trainer, and says what each of its tricks is worth.
+
+The path of one result. A file imports only from files above it; a test holds that.
+
+    errors          what a user can meet, and the exit codes
+    atomic          files that are whole or absent, canonical JSON
+    config          the study file and its strict schema
+    trainer         the adapters: how a trainer is asked and started
+    run             one run: one process, watched and ended
+    record          what is kept of a run directory
+    arms            a study with every question answered: arms, runs, rule
+    store           plans, records, curves and studies as plain files
+    pack            a store as one tar
+    dunnett         quantiles of t, and of the largest of several
+    fits            arms inside blocks; loss against training length
+    statistics      pooled SDs, intervals, smallest detectable effects
+    sweep           fair settings for an arm, from a grid on seeds of its own
+    worktree        other code for an arm: a git ref or a patch
+    draft           arms while they are worked out
+    resolve         study file -> arms: described, pinned, identified
+    attempt         one attempt at a planned run; recovery after a kill
+    budget          what a study will take, cost and be able to see
+    schedule        the order of runs, and which stay together
+    allowance       limits of time and failures
+    study           makes the runs
+    plan_table      a dry run on the terminal
+    live            a running study on the terminal
+    effects         what an attribution says
+    comparison      every arm against the base, in one metric
+    time_to_target  loss and speed together, in training time
+    attribution     resolved study and records -> effects
+    report          terminal, HTML, JSON, CSV, picture
+    doctor          what this machine can run, with remedies
+    commands        what each command does
+    cli             the words of the command line
+
+Apart from these, `fake` is a trainer of its own: a real process under the contract, without torch.
+"""

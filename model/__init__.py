@@ -1,1 +1,31 @@
-"""A complete GPT-2 trainer in which every speedrun trick is a toggle; useful on its own."""
+"""A complete GPT-2 trainer in which every speedrun trick is a toggle; useful on its own.
+
+What a run is, without torch:
+
+    config      every field, its default and what it means
+    configfile  a file and overrides -> a checked configuration
+    checks      ranges and combinations
+    catalogue   the tricks: on, off, requirements, sources, people
+    shapes      every parameter by formula
+    derive      the dial: sizes, batch, rates, decay, horizon
+    schedules   learning rate, momentum, decay over the run
+    identity    hashes of configuration and code
+    describe    all of it, on the command line
+    data        text -> tokenizer, token shards, packed rows
+
+and the run itself:
+
+    parameter   tensors that carry their label and initial distribution
+    linear, norm, attention, tricks
+    gpt         the architecture, read from top to bottom
+    init        keyed initialisation
+    optim       Muon and AdamW by label
+    kernels     which kernel runs where
+    machine     GPUs, CPU, calibration, environment.json
+    rundir      the files a run leaves
+    stop        being told to leave
+    clock       times of steps
+    evaluate    validation loss and bits per byte
+    trainer     the training loop
+    train       one run, one process, and how it ended
+"""

@@ -25,7 +25,7 @@ GPT2_STD = 0.02
 
 
 class GPT(nn.Module):
-    """Tokens (B, T) to logits (B, T, V), or to losses when targets are given."""
+    """Tokens (B, T) to logits, or to losses. Training and evaluation share one forward pass."""
 
     def __init__(self, config: Config, sizes: Sizes, attend: Attend) -> None:
         super().__init__()
@@ -54,9 +54,15 @@ class GPT(nn.Module):
         self.softcap = model.softcap.cap if model.softcap else None
         self.vocab_size = model.vocab_size
 
-    def forward(self, tokens: Tensor, targets: Tensor | None = None, mean: bool = True) -> Tensor:
-        """Logits (B, T, vocab_size); with targets (B, T) the loss in nats, a mean or a token each
-        (B T)."""
+    def forward(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean loss in nats over targets (B, T), and each token's, detached (B T)."""
+        losses = F.cross_entropy(
+            self.logits(tokens).flatten(0, 1), targets.flatten(), reduction="none"
+        )
+        return losses.mean(), losses.detach()
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, T) -> logits (B, T, vocab_size) in fp32: the architecture."""
         x = self.embedding(tokens).to(self.compute)  # (B, T, D)
         if self.positions is not None:
             x = x + self.positions.weight[: x.size(1)].to(x.dtype)
@@ -81,10 +87,7 @@ class GPT(nn.Module):
         logits = F.linear(x, head.to(x.dtype))[..., : self.vocab_size].float()  # (B, T, vocab_size)
         if self.softcap is not None:
             logits = self.softcap * torch.tanh(logits / self.softcap)
-        if targets is None:
-            return logits
-        reduction = "mean" if mean else "none"
-        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction=reduction)
+        return logits
 
 
 class Block(nn.Module):

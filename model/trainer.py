@@ -63,9 +63,9 @@ class Trainer:
         accumulation = tokens.size(0) // rows
         total = torch.zeros((), device=self.device)
         for micro in tokens.split(rows):
-            loss = self.model(micro[:, :-1], micro[:, 1:].contiguous()) / accumulation
-            loss.backward()
-            total += loss.detach()
+            loss, _ = self.model(micro[:, :-1], micro[:, 1:].contiguous())
+            (loss / accumulation).backward()
+            total += loss.detach() / accumulation
         return total
 
     def step(self, index: int, tokens: Tensor) -> tuple[Tensor, float]:

@@ -90,3 +90,12 @@ def test_help_imports_no_heavy_library():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_the_map_of_the_package_names_every_file_in_the_order_of_the_layers():
+    import harness
+
+    named = [
+        line.split()[0] for line in (harness.__doc__ or "").splitlines() if line[:4] == " " * 4
+    ]
+    assert named == [name for layer in LAYERS for name in layer if name != "__main__"]
