@@ -266,7 +266,7 @@ def test_the_model_hands_over_heads_of_one_type_in_the_kernels_layout() -> None:
 
     model = GPT(config, sizes, attend)
     initialise(model, seed=1)
-    model(torch.zeros(2, 32, dtype=torch.int64))
+    model.logits(torch.zeros(2, 32, dtype=torch.int64))
     assert seen == [{((2, 32, sizes.heads, sizes.head_width), torch.bfloat16, True)}] * sizes.layers
 
 
