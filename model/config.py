@@ -222,7 +222,7 @@ class Optimizer:
     """One field a label: every parameter carries exactly one of these labels.
 
     Labels of GPT-2 itself start at GPT-2's settings. A label that only a trick brings starts at
-    the reference recipe's (tricks.md of nanochat 92d63d4), so a trick switched on alone brings
+    the reference recipe's (nanochat at 92d63d4), so a trick switched on alone brings
     its own settings and changes no other.
     """
 
@@ -325,7 +325,7 @@ class System:
     """Compute type. bf16 keeps fp32 master weights, and tables of embeddings in bf16."""
     attention: Literal["auto", "sdpa", "flex", "flash2", "flash3", "flash4"] = "auto"
     """Attention back-end (model/attention); one that is asked for and cannot run stops the run.
-    `auto` takes the first that can of flash4, flash3, flex, flash2, sdpa; the record says which."""
+    `auto` takes the first that can of flex, flash2, sdpa; the record says which."""
     compile: bool = True
     """Whether the model goes through torch.compile."""
     device_batch_rows: int | None = None

@@ -12,7 +12,7 @@ from model.attention import Attend
 from model.config import Config
 from model.linear import Linear
 from model.norm import norm_of, rms_norm
-from model.parameter import Constant, Init, Normal, Uniform, parameter
+from model.parameter import Constant, Init, Normal, Uniform, compute_type, parameter
 from model.shapes import Sizes, has_value_embedding
 from model.tricks.backout import Backout
 from model.tricks.residual_scalars import ResidualScalars
@@ -30,7 +30,7 @@ class GPT(nn.Module):
     def __init__(self, config: Config, sizes: Sizes, attend: Attend) -> None:
         super().__init__()
         model, layers, width = config.model, sizes.layers, sizes.width
-        self.compute = torch.bfloat16 if config.system.precision == "bf16" else torch.float32
+        self.compute = compute_type(config)
         inits = Inits(config, sizes)
         self.embedding = Table(sizes.vocab, width, "embedding", inits.embedding, self.compute)
         self.positions = None
@@ -131,7 +131,7 @@ class Attention(nn.Module):
                 heads=sizes.heads,
                 head_width=sizes.head_width,
                 width=width,
-                dtype=torch.bfloat16 if config.system.precision == "bf16" else torch.float32,
+                dtype=compute_type(config),
             )
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:

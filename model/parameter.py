@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from model.config import Config
+
 
 @dataclass(frozen=True)
 class Normal:
@@ -62,6 +64,11 @@ def parameter(
     tensor = nn.Parameter(torch.empty(*shape, dtype=dtype))
     tensor.label, tensor.init = label, init  # type: ignore[attr-defined]
     return tensor
+
+
+def compute_type(config: Config) -> torch.dtype:
+    """The number format that a configuration computes in; bf16 also stores the large tables."""
+    return torch.bfloat16 if config.system.precision == "bf16" else torch.float32
 
 
 def label_of(tensor: nn.Parameter) -> str:

@@ -27,6 +27,7 @@ from model.init import initialise
 from model.kernels import kernel_plan
 from model.machine import environment_json, peak_flops, usable_cores
 from model.optim.labels import Optimizers
+from model.parameter import compute_type
 from model.rundir import RunDirectory
 from model.stop import Stop
 
@@ -46,8 +47,7 @@ class Trainer:
 
     def __init__(self, config: Config, derived: Derived, device: torch.device) -> None:
         self.config, self.derived, self.device = config, derived, device
-        dtype = torch.bfloat16 if config.system.precision == "bf16" else torch.float32
-        head_width = derived.sizes.head_width
+        head_width, dtype = derived.sizes.head_width, compute_type(config)
         self.attention = choose(config.system.attention, device, head_width, dtype)
         with device:
             self.gpt = GPT(config, derived.sizes, BACKENDS[self.attention])

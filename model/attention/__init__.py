@@ -25,13 +25,15 @@ from model.errors import MachineError
 
 __all__ = ["BACKENDS", "Attend", "band_mask", "choose", "why_not"]
 
-BACKENDS: dict[str, Attend] = {  # in the order in which `auto` tries them
+BACKENDS: dict[str, Attend] = {
     "flash4": flash4.attend,
     "flash3": flash3.attend,
     "flex": flex.attend,
     "flash2": flash2.attend,
     "sdpa": sdpa.attend,
 }
+# flash4 and flash3 join, in front, once their parity has been seen on a GPU
+AUTO = ("flex", "flash2", "sdpa")
 _WHY_NOT: dict[str, Callable[[torch.device, int, torch.dtype], Problem | None]] = {
     "flash4": flash4.why_not,
     "flash3": flash3.why_not,
@@ -49,13 +51,13 @@ def why_not(
 
 
 def choose(name: str, device: torch.device, head_width: int, dtype: torch.dtype) -> str:
-    """The back-end that will run; `auto` takes the first of BACKENDS that can.
+    """The back-end that will run; `auto` takes the first of AUTO that can.
 
     Raises MachineError where one was asked for and cannot run.
     """
     if name == "auto":
         return next(
-            backend for backend in BACKENDS if why_not(backend, device, head_width, dtype) is None
+            backend for backend in AUTO if why_not(backend, device, head_width, dtype) is None
         )
     problem = why_not(name, device, head_width, dtype)
     if problem is not None:

@@ -1,6 +1,6 @@
 """Back-end `flash4`: FlashAttention-4 (package flash-attn-4), for Hopper and Blackwell.
 
-The fastest with a window on an H100. Its kernels are written in CuTe and compiled at their first
+Its kernels are written in CuTe and compiled at their first
 call, once for each head width and for full and windowed attention. Of the package the two functions
 under its autograd function are used, see `model.attention.custom_op`.
 """

@@ -11,7 +11,7 @@ from torch import nn
 from model.config import Config
 from model.derive import Derived
 from model.optim.muon import Muon
-from model.parameter import label_of
+from model.parameter import compute_type, label_of
 from model.schedules import lr_scale, muon_decay_scale, muon_momentum
 
 
@@ -31,7 +31,7 @@ class Optimizers:
                 config.optimizer.muon,
                 lr=derived.learning_rates["matrices"],
                 decay=derived.weight_decay["matrices"],
-                compute=torch.bfloat16 if config.system.precision == "bf16" else torch.float32,
+                compute=compute_type(config),
             )
         groups = [self._group(label, tensors) for label, tensors in by_label.items()]
         self.adamw = torch.optim.AdamW(groups, fused=True)

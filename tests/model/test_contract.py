@@ -1,6 +1,7 @@
 """The contract that every trick of the catalogue keeps, on and off."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from model.catalogue import TRICKS, active
 from model.config import Config
 from model.configfile import load_config
 from model.derive import derive, flops_per_token
+from model.describe import resolve
 from model.errors import ConfigErrors
 from model.gpt import GPT
 from model.init import initialise
@@ -206,6 +208,18 @@ def test_a_missing_requirement_fails_before_anything_runs(name: str) -> None:
     with pytest.raises(ConfigErrors) as caught:
         config_with(None, TRICKS[name].on)
     assert "optimizer.muon" in str(caught.value)
+
+
+def test_a_requirement_and_a_conflict_of_the_catalogue_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    needy = replace(TRICKS["smear"], requires=("backout",), conflicts=("rotary",))
+    monkeypatch.setitem(TRICKS, "smear", needy)
+    resolve(None, {"model.smear": {}, "model.backout": {}})
+    with pytest.raises(ConfigErrors, match="smear: expected backout on; got backout off"):
+        resolve(None, {"model.smear": {}})
+    with pytest.raises(ConfigErrors, match="smear: expected rotary off; got rotary on"):
+        resolve(None, {"model.smear": {}, "model.backout": {}, "model.rotary": {}})
 
 
 def test_requires_and_conflicts_name_known_tricks() -> None:
