@@ -5,11 +5,11 @@ import sys
 import time
 from pathlib import Path
 
-from model.attention import sdpa
 from model.configfile import load_config
 from model.derive import derive
 from model.gpt import GPT
 from model.init import initialise
+from model.kernels import REFERENCE
 
 BASE = Path(__file__).parents[1] / "ablations" / "bases" / "speedrun.yaml"
 
@@ -19,7 +19,7 @@ def main() -> None:
     for depth in [int(text) for text in sys.argv[1:]] or [12, 24]:
         config = load_config(BASE, {"dial.depth": depth})
         derived = derive(config)
-        model = GPT(config, derived.sizes, sdpa)
+        model = GPT(config, derived.sizes, REFERENCE)
         began = time.perf_counter()
         initialise(model, seed=1)
         seconds = time.perf_counter() - began

@@ -11,7 +11,9 @@ from math import log
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from model.gpt import GPT
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Validation:
 
 
 def evaluate(
-    model: nn.Module, rows: np.ndarray, bytes_per_token: Tensor, rows_per_forward: int
+    model: GPT, rows: np.ndarray, bytes_per_token: Tensor, rows_per_forward: int
 ) -> Validation:
     """`rows` (R, T+1) token ids; `bytes_per_token` (V) on the model's device, 0 for specials.
 
@@ -42,8 +44,7 @@ def evaluate(
         filling = np.repeat(taken[-1:], rows_per_forward - len(taken), axis=0)
         tokens = torch.from_numpy(np.concatenate([taken, filling])).to(device)
         targets = tokens[:, 1:].contiguous()
-        # (rows * T); the mean loss, and with it all that its backward pass would need, goes at once
-        losses = model(tokens[:, :-1], targets)[1]
+        losses = model.token_losses(tokens[:, :-1], targets)  # (rows * T)
         length = bytes_per_token[targets.flatten()]
         length[len(taken) * targets.size(1) :] = 0
         counted = length > 0

@@ -4,30 +4,34 @@ line.
 B batch, T tokens, D width, H heads, K head width (H K = D), L layers, V padded vocabulary.
 """
 
+from functools import partial
+from importlib import import_module
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.attention import Attend
+from model.attention import BACKENDS, Attend
 from model.config import Config
-from model.linear import Linear
+from model.kernels import Kernels
+from model.linear import Linear, joint
 from model.norm import norm_of, rms_norm
 from model.parameter import Constant, Init, Normal, Uniform, compute_type, parameter
 from model.shapes import Sizes, has_value_embedding
 from model.tricks.backout import Backout
-from model.tricks.residual_scalars import ResidualScalars
+from model.tricks.residual_scalars import Mix, ResidualScalars, mixed
 from model.tricks.rotary import Rotary
 from model.tricks.smear import Smear
-from model.tricks.unet_skips import UNetSkips
+from model.tricks.unet_skips import Skip, UNetSkips, skipped
 from model.tricks.value_embeddings import ValueEmbedding
 
 GPT2_STD = 0.02
 
 
 class GPT(nn.Module):
-    """Tokens (B, T) to logits, or to losses. Training and evaluation share one forward pass."""
+    """Tokens (B, T) to a loss, to the loss of each token, or to logits."""
 
-    def __init__(self, config: Config, sizes: Sizes, attend: Attend) -> None:
+    def __init__(self, config: Config, sizes: Sizes, kernels: Kernels) -> None:
         super().__init__()
         model, layers, width = config.model, sizes.layers, sizes.width
         self.compute = compute_type(config)
@@ -45,66 +49,128 @@ class GPT(nn.Module):
             self.residual_scalars = ResidualScalars(model.residual_scalars, layers)
         self.unet_skips = UNetSkips(model.unet_skips, layers) if model.unet_skips else None
         self.backout = Backout(model.backout, layers) if model.backout else None
-        self.keeps_outputs = self.unet_skips is not None or self.backout is not None
-        self.blocks = nn.ModuleList(Block(config, sizes, i, inits, attend) for i in range(layers))
+        self.blocks = nn.ModuleList(Block(config, sizes, i, inits, kernels) for i in range(layers))
         self.final_norm = norm_of(model.norm, width)
         self.head = None
         if not model.tied_head:
             self.head = Table(sizes.vocab, width, "head", inits.head, torch.float32)
         self.softcap = model.softcap.cap if model.softcap else None
         self.vocab_size = model.vocab_size
+        self.fused_head = None
+        if kernels.head == "triton":
+            self.fused_head = import_module("model.kernels.head")
 
-    def forward(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean loss in nats over targets (B, T), and each token's, detached (B T)."""
-        losses = F.cross_entropy(
-            self.logits(tokens).flatten(0, 1), targets.flatten(), reduction="none"
-        )
-        return losses.mean(), losses.detach()
+    def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss in nats over targets (B, T)."""
+        x = self.stream(tokens).flatten(0, 1)
+        if self.fused_head is not None:
+            return self.fused_head.mean_loss(x, *self._head(targets))
+        return self.torch_losses(x, targets).mean()
+
+    def token_losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """The loss in nats of each of the targets (B, T), detached: (B T)."""
+        x = self.stream(tokens).flatten(0, 1)
+        if self.fused_head is not None:
+            return self.fused_head.token_losses(x, *self._head(targets))
+        return self.torch_losses(x, targets).detach()
 
     def logits(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, T) -> logits (B, T, vocab_size) in fp32: the architecture."""
-        x = self.embedding(tokens).to(self.compute)  # (B, T, D)
+        """Tokens (B, T) -> logits (B, T, vocab_size) in fp32."""
+        return self.torch_logits(self.stream(tokens))
+
+    def stream(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, T) -> what the head reads (B, T, D): the architecture."""
+        x0 = self.enter(tokens)  # (B, T, D)
+        x = x0.view_as(x0)  # a block that got one tensor twice would be a kind of its own
+        mix: Mix | None = None
+        skip: Skip | None = None
+        outputs: list[Tensor] = []
+        for layer, block in enumerate(self.blocks):
+            if self.residual_scalars is not None:
+                mix = self.residual_scalars(layer, x0)
+            if self.unet_skips is not None:
+                skip = self.unet_skips(layer, outputs)
+            x = block(x, tokens, mix, skip)
+            outputs.append(x)
+        middle = None if self.backout is None else outputs[self.backout.layer]
+        return self.leave(x, middle)
+
+    def enter(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, T) -> the stream (B, T, D) before the first block."""
+        x = self.embedding(tokens).to(self.compute)
         if self.positions is not None:
             x = x + self.positions.weight[: x.size(1)].to(x.dtype)
         if self.embedding_norm is not None:
             x = self.embedding_norm(x)
         if self.smear is not None:
             x = self.smear(x)
-        x0 = x
-        outputs: list[Tensor] = []
-        for layer, block in enumerate(self.blocks):
-            if self.residual_scalars is not None:
-                x = self.residual_scalars(layer, x, x0)
-            if self.unet_skips is not None:
-                x = self.unet_skips(layer, x, outputs)
-            x = block(x, tokens)
-            if self.keeps_outputs:
-                outputs.append(x)
+        return x
+
+    def leave(self, x: Tensor, middle: Tensor | None) -> Tensor:
+        """The stream (B, T, D) behind the last block -> what the head reads (B, T, D)."""
         if self.backout is not None:
-            x = self.backout(x, outputs[self.backout.layer])
-        x = self.final_norm(x)
-        head = self.embedding.weight if self.head is None else self.head.weight
-        logits = F.linear(x, head.to(x.dtype))[..., : self.vocab_size].float()  # (B, T, vocab_size)
+            x = self.backout(x, middle)
+        return self.final_norm(x)
+
+    def torch_logits(self, x: Tensor) -> Tensor:
+        """(..., D) -> logits (..., vocab_size) in fp32."""
+        logits = F.linear(x, self.head_weight.to(x.dtype))[..., : self.vocab_size].float()
         if self.softcap is not None:
             logits = self.softcap * torch.tanh(logits / self.softcap)
         return logits
 
+    def torch_losses(self, x: Tensor, targets: Tensor) -> Tensor:
+        """(B T, D) and targets (B, T) -> the loss of each (B T)."""
+        return F.cross_entropy(self.torch_logits(x), targets.flatten(), reduction="none")
+
+    def compile_regions(self) -> None:
+        """Compiles the model in pieces; blocks of one kind share one graph.
+
+        A kind is what distinguishes a graph: window, value embedding. A model of 12 layers with the
+        pattern SSSL has 3. Compiled as a whole it is one graph of 12 blocks, no faster and several
+        times longer to compile (LOG.md).
+        """
+        compiled = partial(torch.compile, dynamic=False, fullgraph=True)
+        for block in self.blocks:
+            block.compile(dynamic=False, fullgraph=True)
+        self.enter = compiled(self.enter)  # type: ignore[method-assign]
+        self.leave = compiled(self.leave)  # type: ignore[method-assign]
+        self.torch_losses = compiled(self.torch_losses)  # type: ignore[method-assign]
+
+    @property
+    def head_weight(self) -> Tensor:
+        """(V, D); the embedding's where the head is tied."""
+        return self.embedding.weight if self.head is None else self.head.weight
+
+    def _head(self, targets: Tensor) -> tuple[Tensor, Tensor, float | None, int]:
+        return self.head_weight, targets.flatten(), self.softcap, self.vocab_size
+
 
 class Block(nn.Module):
-    """x (B, T, D) plus attention, plus MLP, each on a normed input."""
+    """x (B, T, D) plus attention, plus MLP, each on a normed input.
+
+    What a trick mixes into the stream before the block arrives as `mix` and `skip`, so that it is
+    part of the block's graph when blocks are compiled.
+    """
 
     def __init__(
-        self, config: Config, sizes: Sizes, layer: int, inits: "Inits", attend: Attend
+        self, config: Config, sizes: Sizes, layer: int, inits: "Inits", kernels: Kernels
     ) -> None:
         super().__init__()
         self.attention_norm = norm_of(config.model.norm, sizes.width)
-        self.attention = Attention(config, sizes, layer, inits, attend)
+        self.attention = Attention(config, sizes, layer, inits, BACKENDS[kernels.attention])
         self.mlp_norm = norm_of(config.model.norm, sizes.width)
-        self.mlp = MLP(config, sizes.width, inits)
+        self.mlp = MLP(config, sizes.width, inits, kernels.mlp)
 
-    def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, tokens: Tensor, mix: Mix | None = None, skip: Skip | None = None
+    ) -> Tensor:
+        if mix is not None:
+            x = mixed(x, mix)
+        if skip is not None:
+            x = skipped(x, skip)
         x = x + self.attention(self.attention_norm(x), tokens)
-        return x + self.mlp(self.mlp_norm(x))
+        return self.mlp(self.mlp_norm(x), residual=x)
 
 
 class Attention(nn.Module):
@@ -135,10 +201,9 @@ class Attention(nn.Module):
             )
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
-        shape = (self.heads, self.head_width)
-        q = self.query(x).unflatten(-1, shape)  # (B, T, H, K)
-        k = self.key(x).unflatten(-1, shape)
-        v = self.value(x).unflatten(-1, shape)
+        # one product for all three: its gradient towards x is summed inside the product
+        qkv = joint(x, self.query, self.key, self.value)  # (B, T, 3 D)
+        q, k, v = qkv.unflatten(-1, (3, self.heads, self.head_width)).unbind(-3)  # (B, T, H, K)
         if self.value_embedding is not None:
             v = self.value_embedding(v, x, tokens)
         if self.rotary is not None:
@@ -151,19 +216,22 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """D -> 4 D -> D with GELU (GPT-2's tanh form) or squared ReLU."""
 
-    def __init__(self, config: Config, width: int, inits: "Inits") -> None:
+    def __init__(self, config: Config, width: int, inits: "Inits", kernel: str) -> None:
         super().__init__()
+        self.fused = import_module("model.kernels.quack") if kernel == "quack" else None
         self.squared_relu = config.model.activation == "relu2"
         self.up = Linear(width, 4 * width, bias=config.model.bias, init=inits.up)
         self.down = Linear(4 * width, width, bias=config.model.bias, init=inits.residual)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        if self.fused is not None:
+            return self.fused.squared_relu_mlp(x, residual, self.up.weight, self.down.weight)
         hidden = self.up(x)
         if self.squared_relu:
             hidden = F.relu(hidden).square()
         else:
             hidden = F.gelu(hidden, approximate="tanh")
-        return self.down(hidden)
+        return residual + self.down(hidden)
 
 
 class Table(nn.Module):

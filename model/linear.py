@@ -1,5 +1,6 @@
 """A Linear with fp32 master weight that computes in the type of its input."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -17,3 +18,10 @@ class Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return F.linear(x, self.weight.to(x.dtype), bias)
+
+
+def joint(x: Tensor, *linears: Linear) -> Tensor:
+    """The outputs of several Linears on the same x, side by side, by one product."""
+    weight = torch.cat([linear.weight for linear in linears]).to(x.dtype)
+    biases = [linear.bias for linear in linears if linear.bias is not None]
+    return F.linear(x, weight, torch.cat(biases).to(x.dtype) if biases else None)

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.attention import BACKENDS, choose
 from model.clock import Clock, Lap
 from model.config import Config
 from model.data.loader import Loader
@@ -24,10 +23,9 @@ from model.errors import MachineError
 from model.evaluate import evaluate
 from model.gpt import GPT
 from model.init import initialise
-from model.kernels import kernel_plan
+from model.kernels import choose, kernel_plan
 from model.machine import environment_json, peak_flops, usable_cores
 from model.optim.labels import Optimizers
-from model.parameter import compute_type
 from model.rundir import RunDirectory
 from model.stop import Stop
 
@@ -47,15 +45,13 @@ class Trainer:
 
     def __init__(self, config: Config, derived: Derived, device: torch.device) -> None:
         self.config, self.derived, self.device = config, derived, device
-        head_width, dtype = derived.sizes.head_width, compute_type(config)
-        self.attention = choose(config.system.attention, device, head_width, dtype)
+        self.kernels = choose(config, derived.sizes, device)
         with device:
-            self.gpt = GPT(config, derived.sizes, BACKENDS[self.attention])
+            self.gpt = GPT(config, derived.sizes, self.kernels)
         initialise(self.gpt, config.seed)
-        self.optimizers = Optimizers(self.gpt, config, derived)
-        self.model: Any = self.gpt
+        self.optimizers = Optimizers(self.gpt, config, derived, self.kernels)
         if config.system.compile:
-            self.model = torch.compile(self.gpt, dynamic=False)
+            self.gpt.compile_regions()
 
     def gradients(self, tokens: Tensor) -> Tensor:
         """Accumulates the gradient of the mean loss over rows (R, T+1); returns that loss."""
@@ -63,7 +59,7 @@ class Trainer:
         accumulation = tokens.size(0) // rows
         total = torch.zeros((), device=self.device)
         for micro in tokens.split(rows):
-            loss, _ = self.model(micro[:, :-1], micro[:, 1:].contiguous())
+            loss = self.gpt(micro[:, :-1], micro[:, 1:].contiguous())
             (loss / accumulation).backward()
             total += loss.detach() / accumulation
         return total
@@ -131,7 +127,7 @@ class Training:
         environment = environment_json(
             trainer.device,
             precision=system.precision,
-            kernel_plan=kernel_plan(self.config, trainer.attention),
+            kernel_plan=kernel_plan(self.config, trainer.kernels),
             calibration_s=system.calibration_s,
         )
         # whether torch found its compiled graphs in its cache is not known yet
@@ -189,7 +185,7 @@ class Training:
     def _evaluate(self, step: int) -> None:
         began = time.time()
         result = evaluate(
-            self.trainer.model,
+            self.trainer.gpt,
             self.validation.tokens(0, self.derived.validation_rows),
             self.bytes_per_token,
             self.derived.device_batch_rows,

@@ -29,7 +29,8 @@ NAMESPACE = "gpt2_ablations"
 def as_operator(name: str, forward: Forward, backward: Backward) -> Attend:
     """Registers `name`_forward and `name`_backward; returns the attention that calls them.
 
-    Kernels get contiguous tensors and return new, contiguous ones.
+    Kernels get tensors whose heads are contiguous, q, k and v possibly as parts of one tensor, and
+    return new, contiguous ones.
     """
 
     @torch.library.custom_op(f"{NAMESPACE}::{name}_forward", mutates_args=())
@@ -52,21 +53,26 @@ def as_operator(name: str, forward: Forward, backward: Backward) -> Attend:
 
     def attend(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         reach = FULL if window >= q.size(1) - 1 else window
-        out, _ = run_forward(q.contiguous(), k.contiguous(), v.contiguous(), reach)
+        out, _ = run_forward(_whole_heads(q), _whole_heads(k), _whole_heads(v), reach)
         return out
 
     return attend
 
 
+def _whole_heads(x: Tensor) -> Tensor:
+    """(B, T, H, K) with its heads side by side and their channels too, as a slice of q, k, v is."""
+    return x if x.stride()[2:] == (x.size(3), 1) else x.contiguous()
+
+
 def _shapes_forward(q: Tensor, k: Tensor, v: Tensor, window: int) -> tuple[Tensor, Tensor]:
     batch, tokens, heads, _ = q.shape
-    return torch.empty_like(q), q.new_empty(batch, heads, tokens, dtype=torch.float32)
+    return q.new_empty(q.shape), q.new_empty(batch, heads, tokens, dtype=torch.float32)
 
 
 def _shapes_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, window: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
 
 
 def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from model.attention.custom_op import FULL, as_operator
-from model.attention.requirements import Needs, PackageMissing, Problem, package_problem
+from model.requirements import Needs, PackageMissing, Problem, package_problem
 
 NEEDS = Needs(kernel="FlashAttention-4", capabilities=(9, 10), widest_head=128)
 MODULE = "flash_attn.cute.interface"

@@ -10,6 +10,7 @@ from torch import nn
 
 from model.config import Config
 from model.derive import Derived
+from model.kernels import REFERENCE, Kernels
 from model.optim.muon import Muon
 from model.parameter import compute_type, label_of
 from model.schedules import lr_scale, muon_decay_scale, muon_momentum
@@ -18,7 +19,9 @@ from model.schedules import lr_scale, muon_decay_scale, muon_momentum
 class Optimizers:
     """Muon for the matrices (where on) and AdamW for the rest, stepped together."""
 
-    def __init__(self, model: nn.Module, config: Config, derived: Derived) -> None:
+    def __init__(
+        self, model: nn.Module, config: Config, derived: Derived, kernels: Kernels = REFERENCE
+    ) -> None:
         self.config, self.derived = config, derived
         by_label = group_by_label(model)
         assert by_label.keys() == derived.learning_rates.keys(), (
@@ -32,6 +35,7 @@ class Optimizers:
                 lr=derived.learning_rates["matrices"],
                 decay=derived.weight_decay["matrices"],
                 compute=compute_type(config),
+                kernel=kernels.muon,
             )
         groups = [self._group(label, tensors) for label, tensors in by_label.items()]
         self.adamw = torch.optim.AdamW(groups, fused=True)

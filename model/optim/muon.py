@@ -17,7 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from model.config import Muon as Settings
-from model.optim.orthogonal import coefficients, equalize_rows, even_out, orthogonalise, renormalise
+from model.optim.orthogonal import (
+    coefficients,
+    equalize_rows,
+    even_out,
+    orthogonalise,
+    products_of,
+    renormalise,
+)
 
 
 class Muon:
@@ -31,8 +38,10 @@ class Muon:
         lr: float,
         decay: float,
         compute: torch.dtype,
+        kernel: str = "torch",
     ) -> None:
         self.settings, self.lr, self.decay, self.compute = settings, lr, decay, compute
+        self.products = products_of(kernel)
         self.triples = coefficients(settings.orthogonalize, settings.iterations)
         by_shape: dict[torch.Size, list[nn.Parameter]] = {}
         for matrix in matrices:
@@ -66,7 +75,7 @@ class Muon:
         update = gradients.lerp(stack.momentum, momentum).to(self.compute)
         if settings.equalize_rows:
             update = equalize_rows(update)
-        update = orthogonalise(update, self.triples).float()
+        update = orthogonalise(update, self.triples, self.products).float()
         if settings.renormalize:
             update = renormalise(update)
         if settings.normuon is not None:

@@ -5,6 +5,9 @@ five steps of X <- a X + b (X X^T) X + c (X X^T)^2 X. Newton-Schulz uses one tri
 (@kellerjordan0, @jxbz); Polar Express optimises the triple of each step (arXiv 2505.16932).
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -30,14 +33,37 @@ def coefficients(kind: str, iterations: int) -> list[tuple[float, float, float]]
     return [NEWTON_SCHULZ] * iterations
 
 
-def orthogonalise(x: Tensor, triples: list[tuple[float, float, float]]) -> Tensor:
+@dataclass(frozen=True)
+class Products:
+    """The two symmetric products of a step."""
+
+    gram: Callable[[Tensor], Tensor]
+    """X -> X X^T."""
+    polynomial: Callable[[Tensor, float, float], Tensor]
+    """G, b, c -> b G + c G G."""
+
+
+def products_of(kernel: str) -> Products:
+    """Torch's batched products, or `quack`'s, which compute one half."""
+    if kernel == "quack":
+        from model.kernels import quack
+
+        return Products(quack.gram, quack.symmetric_polynomial)
+    return Products(
+        lambda x: x @ x.mT, lambda gram, b, c: torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+    )
+
+
+def orthogonalise(
+    x: Tensor, triples: list[tuple[float, float, float]], products: Products
+) -> Tensor:
     """x (N, m, n) with singular values brought near 1; computed in the type of x."""
     tall = x.size(-2) > x.size(-1)
     x = x.mT if tall else x  # the Gram matrix has the shorter side
     x = x / (frobenius(x) * NORM_SAFETY + NORM_EPS)
     for a, b, c in triples:
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        gram = products.gram(x)
+        x = torch.baddbmm(x, products.polynomial(gram, b, c), x, beta=a)
     return x.mT if tall else x
 
 

@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from model.config import ResidualScalars as Settings
 from model.parameter import Linspace, parameter
 
+Mix = tuple[Tensor, Tensor, Tensor]
+"""A layer's two factors, and x0."""
+
 
 class ResidualScalars(nn.Module):
     """Two factors a layer, labels `resid_scalars` and `x0_scalars`."""
@@ -27,5 +30,12 @@ class ResidualScalars(nn.Module):
         self.resid = parameter(layers, label="resid_scalars", init=resid)
         self.x0 = parameter(layers, label="x0_scalars", init=x0)
 
-    def forward(self, layer: int, x: Tensor, x0: Tensor) -> Tensor:
-        return self.resid[layer] * x + self.x0[layer] * x0
+    def forward(self, layer: int, x0: Tensor) -> Mix:
+        """What `mixed` needs before a layer; its factors are tensors, so all layers share code."""
+        return self.resid[layer], self.x0[layer], x0
+
+
+def mixed(x: Tensor, mix: Mix) -> Tensor:
+    """The stream as the layer reads it."""
+    resid, x0_factor, x0 = mix
+    return resid * x + x0_factor * x0

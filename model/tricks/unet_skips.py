@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from model.config import UNetSkips as Settings
 from model.parameter import Constant, parameter
 
+Skip = tuple[Tensor, Tensor]
+"""A pair's factor, and the output of its first block."""
+
 
 class UNetSkips(nn.Module):
     """One factor a pair of blocks, label `x0_scalars`."""
@@ -22,9 +25,15 @@ class UNetSkips(nn.Module):
         self.layers = layers
         self.factors = parameter(layers // 2, label="x0_scalars", init=Constant(settings.init))
 
-    def forward(self, layer: int, x: Tensor, outputs: list[Tensor]) -> Tensor:
-        """Adds the mirror block's output where `layer` is in the second half."""
+    def forward(self, layer: int, outputs: list[Tensor]) -> Skip | None:
+        """What `skipped` needs before a layer; null in the first half."""
         mirror = self.layers - 1 - layer
         if mirror >= self.layers // 2:
-            return x
-        return x + self.factors[mirror] * outputs[mirror]
+            return None
+        return self.factors[mirror], outputs[mirror]
+
+
+def skipped(x: Tensor, skip: Skip) -> Tensor:
+    """The stream with the mirror block's output added."""
+    factor, output = skip
+    return x + factor * output

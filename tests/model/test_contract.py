@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from model.attention import BACKENDS
 from model.catalogue import TRICKS, active
 from model.config import Config
 from model.configfile import load_config
@@ -17,6 +16,7 @@ from model.describe import resolve
 from model.errors import ConfigErrors
 from model.gpt import GPT
 from model.init import initialise
+from model.kernels import REFERENCE
 from model.optim.labels import Optimizers, group_by_label
 from model.shapes import parameters
 
@@ -41,7 +41,7 @@ def config_with(base: Path | None, overrides: dict[str, object]) -> Config:
 
 
 def built(config: Config, seed: int = 7) -> GPT:
-    model = GPT(config, derive(config).sizes, BACKENDS["sdpa"])
+    model = GPT(config, derive(config).sizes, REFERENCE)
     initialise(model, seed)
     return model
 
@@ -53,8 +53,7 @@ def batch(config: Config) -> torch.Tensor:
 
 
 def loss_of(model: GPT, tokens: torch.Tensor) -> torch.Tensor:
-    mean, _ = model(tokens[:, :-1], tokens[:, 1:].contiguous())
-    return mean
+    return model(tokens[:, :-1], tokens[:, 1:].contiguous())
 
 
 class Operations(TorchDispatchMode):
@@ -174,7 +173,7 @@ def test_toggling_leaves_all_other_initial_values_bit_identical(name: str) -> No
 def test_counts_by_formula_are_those_of_the_built_model(name: str) -> None:
     for on in (True, False):
         config = turned(name, on)
-        model = GPT(config, derive(config).sizes, BACKENDS["sdpa"])
+        model = GPT(config, derive(config).sizes, REFERENCE)
         expected = {p.name: (p.shape, p.label) for p in parameters(config, derive(config).sizes)}
         actual = {
             key: (tuple(tensor.shape), tensor.label)  # type: ignore[attr-defined]
@@ -187,7 +186,7 @@ def test_counts_by_formula_are_those_of_the_built_model(name: str) -> None:
 def test_flops_equal_a_slow_count_over_layers_and_windows(name: str) -> None:
     config = turned(name, on=True)
     derived = derive(config)
-    model = GPT(config, derived.sizes, BACKENDS["sdpa"])
+    model = GPT(config, derived.sizes, REFERENCE)
     matmul = sum(
         tensor.numel()
         for key, tensor in model.named_parameters()
@@ -243,23 +242,24 @@ def plain_gpt2(
     def linear(x: torch.Tensor, at: str) -> torch.Tensor:
         return F.linear(x, weights[f"{at}.weight"], weights[f"{at}.bias"])
 
-    def split(x: torch.Tensor) -> torch.Tensor:
-        return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    def joint(x: torch.Tensor, at: str) -> torch.Tensor:
+        parts = [f"{at}.{part}" for part in ("query", "key", "value")]
+        weight = torch.cat([weights[f"{part}.weight"] for part in parts])
+        return F.linear(x, weight, torch.cat([weights[f"{part}.bias"] for part in parts]))
 
     x = F.embedding(inputs, weights["embedding.weight"])
     x = x + weights["positions.weight"][: x.size(1)]
     for layer in range(layers):
         at = f"blocks.{layer}"
         h = norm(x, f"{at}.attention_norm")
-        q, k, v = (split(linear(h, f"{at}.attention.{part}")) for part in ("query", "key", "value"))
+        q, k, v = joint(h, f"{at}.attention").unflatten(-1, (3, heads, -1)).unbind(-3)
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v))
         out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + linear(out.transpose(1, 2).flatten(-2), f"{at}.attention.out")
         h = norm(x, f"{at}.mlp_norm")
         h = F.gelu(linear(h, f"{at}.mlp.up"), approximate="tanh")
         x = x + linear(h, f"{at}.mlp.down")
     x = norm(x, "final_norm")
-    logits = F.linear(x, weights["embedding.weight"])[..., :512]
-    losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
-    mean = losses.mean()
-    losses.detach()  # what an evaluation reads
-    return mean
+    logits = F.linear(x.flatten(0, 1), weights["embedding.weight"])[..., :512]
+    losses = F.cross_entropy(logits, targets.flatten(), reduction="none")
+    return losses.mean()

@@ -11,6 +11,7 @@ from model.optim import orthogonal
 from model.optim.muon import Muon as MuonOptimizer
 from model.schedules import lr_scale, muon_decay_scale, muon_momentum
 
+TORCH = orthogonal.products_of("torch")
 GENERATOR = torch.Generator().manual_seed(5)
 
 
@@ -24,7 +25,7 @@ def test_orthogonalise_brings_singular_values_near_one(kind: str, shape: tuple[i
     left, _, right = torch.linalg.svd(matrix(*shape), full_matrices=False)
     x = left @ torch.diag(torch.linspace(0.2, 3.0, min(shape), dtype=torch.float64)) @ right
     triples = orthogonal.coefficients(kind, 5)
-    values = torch.linalg.svdvals(orthogonal.orthogonalise(x[None], triples)[0])
+    values = torch.linalg.svdvals(orthogonal.orthogonalise(x[None], triples, TORCH)[0])
     assert values.max() < 1.3
     assert values.min() > 0.6
 
@@ -35,7 +36,7 @@ def test_orthogonalise_is_the_odd_polynomial_of_the_singular_values() -> None:
     s = s / (x.norm() * 1.01 + 1e-6)
     for a, b, c in orthogonal.POLAR_EXPRESS:
         s = a * s + b * s**3 + c * s**5
-    result = orthogonal.orthogonalise(x[None], list(orthogonal.POLAR_EXPRESS))[0]
+    result = orthogonal.orthogonalise(x[None], list(orthogonal.POLAR_EXPRESS), TORCH)[0]
     torch.testing.assert_close(result, u @ torch.diag(s) @ vt, rtol=1e-8, atol=1e-8)
 
 

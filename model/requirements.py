@@ -51,10 +51,12 @@ class Needs:
         return None
 
 
-def package_problem(name: str, load: Callable[[], object], install: str) -> Problem | None:
+def package_problem(
+    name: str, load: Callable[[], object], install: str, otherwise: str = OTHERWISE
+) -> Problem | None:
     """Whether `load` imports the package `name`; a missing one is told from a broken one.
 
-    `install` is the command that repairs both. An import of CUDA code can fail with anything, from
+    `install` is the command that repairs both, `otherwise` how to do without. An import of CUDA code can fail with anything, from
     a missing library to a version check of its own, so every exception counts as broken and is
     reported with its text.
     """
@@ -64,7 +66,7 @@ def package_problem(name: str, load: Callable[[], object], install: str) -> Prob
         text = " ".join(str(error).split())
         missing = isinstance(error, PackageMissing)
         reason = text if missing else f"{name} is broken here: {type(error).__name__}: {text}"
-        return reason, f"Run: {install}, {OTHERWISE}."
+        return reason, f"Run: {install}, {otherwise}."
     return None
 
 

@@ -1,0 +1,167 @@
+"""Head, softcap and cross-entropy without ever holding all logits: kernel `triton` of the head.
+
+    loss_t = log sum_v exp(z_tv) - z_t,target      z = cap tanh(x W^T / cap), or x W^T without a cap
+
+Done by torch, logits of 65,536 tokens and 32,768 words are written and read several times in fp32,
+8.6 GB each. Here rows go in chunks: one product makes a chunk's logits in bf16, one kernel reads
+them twice and leaves their gradient in the same place, two products carry that to x and W. So the
+gradient of a mean loss is known when the forward pass ends, and the backward pass only scales it.
+The idea of computing gradients in the forward pass, chunk by chunk, is that of Liger-Kernel
+(arXiv 2410.10989) and quack (@tridao).
+
+N tokens, D width, V padded vocabulary, C rows of a chunk.
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from model.requirements import Problem
+
+CHUNK_ROWS = 8192  # 0.5 GB of bf16 logits at V = 32,768; larger is not faster (LOG.md)
+BLOCK = 8192  # logits of a row that a program holds at a time
+WARPS = 16
+
+
+def why_not(device: torch.device) -> Problem | None:
+    """What keeps the kernel from running on a GPU."""
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return "the fused head needs compute capability 8.0 or later", "Set system.head_kernel: auto."
+    return None
+
+
+def mean_loss(x: Tensor, weight: Tensor, targets: Tensor, cap: float | None, words: int) -> Tensor:
+    """The mean loss in nats of targets (N) from x (N, D) and weight (V, D) in fp32, with gradients.
+
+    Of the V padded rows of `weight` the first `words` take part.
+    """
+    loss: Tensor = _MeanLoss.apply(x, weight, targets, cap, words)  # type: ignore[no-untyped-call]
+    return loss
+
+
+@torch.no_grad()
+def token_losses(
+    x: Tensor, weight: Tensor, targets: Tensor, cap: float | None, words: int
+) -> Tensor:
+    """The loss of each token (N) in nats and fp32, without gradients."""
+    weight = weight.to(x.dtype)
+    losses = torch.empty(x.size(0), device=x.device, dtype=torch.float32)
+    for rows in _chunks(x.size(0)):
+        _lose(x[rows] @ weight.T, targets[rows], losses[rows], cap, words, gradient_of=None)
+    return losses
+
+
+class _MeanLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, cap: float | None, words: int
+    ) -> Tensor:
+        tokens, low = x.size(0), weight.to(x.dtype)
+        losses = torch.empty(tokens, device=x.device, dtype=torch.float32)
+        grad_x, grad_weight = torch.empty_like(x), torch.empty_like(weight)
+        for rows in _chunks(tokens):
+            logits = x[rows] @ low.T  # (C, V), then their gradient
+            _lose(logits, targets[rows], losses[rows], cap, words, gradient_of=1 / tokens)
+            torch.mm(logits, low, out=grad_x[rows])
+            _add_product(grad_weight, logits.T, x[rows], first=rows.start == 0)
+        ctx.save_for_backward(grad_x, grad_weight)
+        return losses.mean()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        grad_x, grad_weight = ctx.saved_tensors
+        return grad_x.mul_(grad), grad_weight.mul_(grad), None, None, None
+
+
+def _chunks(tokens: int) -> list[slice]:
+    return [
+        slice(start, min(start + CHUNK_ROWS, tokens)) for start in range(0, tokens, CHUNK_ROWS)
+    ]
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor, *, first: bool) -> None:
+    """total (fp32) = or += a b, both bf16, summed in fp32 by the product itself."""
+    if first:
+        torch.mm(a, b, out_dtype=torch.float32, out=total)
+    else:
+        torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
+
+
+def _lose(
+    logits: Tensor,
+    targets: Tensor,
+    losses: Tensor,
+    cap: float | None,
+    words: int,
+    *,
+    gradient_of: float | None,
+) -> None:
+    """Writes losses (C); with `gradient_of`, logits (C, V) become gradients times that factor."""
+    _lose_row[(logits.size(0),)](
+        logits,
+        targets,
+        losses,
+        0.0 if gradient_of is None else gradient_of,
+        WORDS=words,
+        COLUMNS=logits.size(1),
+        CAP=cap or 0.0,
+        WITH_GRADIENT=gradient_of is not None,
+        BLOCK=BLOCK,
+        num_warps=WARPS,
+    )
+
+
+@triton.jit
+def _lose_row(
+    logits_at,
+    targets_at,
+    losses_at,
+    factor,
+    WORDS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    CAP: tl.constexpr,
+    WITH_GRADIENT: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One program a row: a first pass sums exponentials, a second writes the gradient."""
+    row = tl.program_id(0).to(tl.int64)
+    logits_at += row * COLUMNS
+    target = tl.load(targets_at + row)
+    largest, total = CAP, 0.0  # a cap bounds the exponents; without one the largest is tracked
+    if CAP == 0:
+        largest = -float("inf")
+    for start in range(0, WORDS, BLOCK):
+        word = start + tl.arange(0, BLOCK)
+        raw = tl.load(logits_at + word, mask=word < WORDS, other=0.0).to(tl.float32)
+        capped = tl.where(word < WORDS, _capped(raw, CAP), -float("inf"))
+        if CAP == 0:
+            new = tl.maximum(largest, tl.max(capped, 0))
+            total *= tl.exp(largest - new)
+            largest = new
+        total += tl.sum(tl.exp(capped - largest), 0)
+    normaliser = largest + tl.log(total)
+    at_target = _capped(tl.load(logits_at + target).to(tl.float32), CAP)
+    tl.store(losses_at + row, normaliser - at_target)
+    if WITH_GRADIENT:
+        for start in range(0, COLUMNS, BLOCK):
+            column = start + tl.arange(0, BLOCK)
+            logit = tl.load(logits_at + column, mask=column < WORDS, other=0.0).to(tl.float32)
+            value = _capped(logit, CAP)
+            gradient = tl.exp(value - normaliser) - tl.where(column == target, 1.0, 0.0)
+            if CAP > 0:
+                gradient *= 1 - (value / CAP) * (value / CAP)  # of the cap itself
+            gradient = tl.where(column < WORDS, gradient * factor, 0.0)
+            tl.store(
+                logits_at + column, gradient.to(logits_at.dtype.element_ty), mask=column < COLUMNS
+            )
+
+
+@triton.jit
+def _capped(logit, CAP: tl.constexpr):
+    """CAP tanh(logit / CAP); tanh by one exponential, without overflow."""
+    if CAP > 0:
+        logit = CAP * (1 - 2 / (tl.exp(2 * (logit / CAP)) + 1))
+    return logit
