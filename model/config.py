@@ -326,12 +326,15 @@ class System:
     attention: Literal["auto", "sdpa", "flex", "flash2", "flash3", "flash4"] = "auto"
     """Attention back-end (model/attention); one that is asked for and cannot run stops the run.
     `auto` takes the first that can of flex, flash2, sdpa; the record says which."""
-    head_kernel: Literal["auto", "torch", "triton"] = "auto"
-    """Head, softcap and cross-entropy: left to torch, or fused in chunks (model/kernels)."""
-    mlp_kernel: Literal["auto", "torch", "quack"] = "auto"
-    """The MLP: left to torch, or relu2 and residual inside the matrix products (model/kernels)."""
-    muon_kernel: Literal["auto", "torch", "quack"] = "auto"
-    """Products of Muon: left to torch, or half of each symmetric one (model/kernels)."""
+    loss_kernel: Literal["auto", "torch", "triton"] = "auto"
+    """Head, softcap and cross-entropy: left to torch, or in chunks of rows (model/kernels)."""
+    qkv_kernel: Literal["auto", "torch", "triton"] = "auto"
+    """Rotation and norm of queries and keys: left to torch, or one kernel (model/kernels)."""
+    products_kernel: Literal["auto", "torch", "quack"] = "auto"
+    """Products of blocks with residual and activation inside, symmetric ones of Muon
+    (model/kernels)."""
+    muon_kernel: Literal["auto", "torch", "triton"] = "auto"
+    """Muon's elementwise steps: left to torch, or two kernels (model/kernels)."""
     compile: bool = True
     """Whether the model goes through torch.compile."""
     device_batch_rows: int | None = None

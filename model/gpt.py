@@ -5,22 +5,21 @@ B batch, T tokens, D width, H heads, K head width (H K = D), L layers, V padded 
 """
 
 from functools import partial
-from importlib import import_module
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.attention import BACKENDS, Attend
+from model.attention import BACKENDS
 from model.config import Config
-from model.kernels import Kernels
+from model.kernels import Kernels, fused
 from model.linear import Linear, joint
 from model.norm import norm_of, rms_norm
 from model.parameter import Constant, Init, Normal, Uniform, compute_type, parameter
 from model.shapes import Sizes, has_value_embedding
 from model.tricks.backout import Backout
 from model.tricks.residual_scalars import Mix, ResidualScalars, mixed
-from model.tricks.rotary import Rotary
+from model.tricks.rotary import Rotary, Turns, turned
 from model.tricks.smear import Smear
 from model.tricks.unet_skips import Skip, UNetSkips, skipped
 from model.tricks.value_embeddings import ValueEmbedding
@@ -42,6 +41,7 @@ class GPT(nn.Module):
             self.positions = Table(
                 sizes.context, width, "positions", Normal(GPT2_STD), torch.float32
             )
+        self.rotary = Rotary(model.rotary.base, sizes.head_width) if model.rotary else None
         self.embedding_norm = norm_of("rmsnorm", width) if model.norm == "rmsnorm" else None
         self.smear = Smear(model.smear) if model.smear else None
         self.residual_scalars = None
@@ -56,22 +56,20 @@ class GPT(nn.Module):
             self.head = Table(sizes.vocab, width, "head", inits.head, torch.float32)
         self.softcap = model.softcap.cap if model.softcap else None
         self.vocab_size = model.vocab_size
-        self.fused_head = None
-        if kernels.head == "triton":
-            self.fused_head = import_module("model.kernels.head")
+        self.fused_loss = fused(kernels.loss, "loss")
 
     def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """The mean loss in nats over targets (B, T)."""
         x = self.stream(tokens).flatten(0, 1)
-        if self.fused_head is not None:
-            return self.fused_head.mean_loss(x, *self._head(targets))
+        if self.fused_loss is not None:
+            return self.fused_loss.mean_loss(x, *self._head(targets))
         return self.torch_losses(x, targets).mean()
 
     def token_losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """The loss in nats of each of the targets (B, T), detached: (B T)."""
         x = self.stream(tokens).flatten(0, 1)
-        if self.fused_head is not None:
-            return self.fused_head.token_losses(x, *self._head(targets))
+        if self.fused_loss is not None:
+            return self.fused_loss.token_losses(x, *self._head(targets))
         return self.torch_losses(x, targets).detach()
 
     def logits(self, tokens: Tensor) -> Tensor:
@@ -80,17 +78,19 @@ class GPT(nn.Module):
 
     def stream(self, tokens: Tensor) -> Tensor:
         """Tokens (B, T) -> what the head reads (B, T, D): the architecture."""
-        x0 = self.enter(tokens)  # (B, T, D)
-        x = x0.view_as(x0)  # a block that got one tensor twice would be a kind of its own
+        x = self.enter(tokens)  # (B, T, D)
+        turns = None if self.rotary is None else self.rotary(x.size(1), x.device, x.dtype)
         mix: Mix | None = None
         skip: Skip | None = None
         outputs: list[Tensor] = []
+        if self.residual_scalars is not None:
+            x0 = x.view_as(x)  # a block that got x twice would be a kind of its own
         for layer, block in enumerate(self.blocks):
             if self.residual_scalars is not None:
                 mix = self.residual_scalars(layer, x0)
             if self.unet_skips is not None:
                 skip = self.unet_skips(layer, outputs)
-            x = block(x, tokens, mix, skip)
+            x = block(x, tokens, turns, mix, skip)
             outputs.append(x)
         middle = None if self.backout is None else outputs[self.backout.layer]
         return self.leave(x, middle)
@@ -158,37 +158,43 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.attention_norm = norm_of(config.model.norm, sizes.width)
-        self.attention = Attention(config, sizes, layer, inits, BACKENDS[kernels.attention])
+        self.attention = Attention(config, sizes, layer, inits, kernels)
         self.mlp_norm = norm_of(config.model.norm, sizes.width)
-        self.mlp = MLP(config, sizes.width, inits, kernels.mlp)
+        self.mlp = MLP(config, sizes.width, inits, kernels)
 
     def forward(
-        self, x: Tensor, tokens: Tensor, mix: Mix | None = None, skip: Skip | None = None
+        self,
+        x: Tensor,
+        tokens: Tensor,
+        turns: Turns | None,
+        mix: Mix | None = None,
+        skip: Skip | None = None,
     ) -> Tensor:
         if mix is not None:
             x = mixed(x, mix)
         if skip is not None:
             x = skipped(x, skip)
-        x = x + self.attention(self.attention_norm(x), tokens)
+        x = self.attention(self.attention_norm(x), tokens, turns, residual=x)
         return self.mlp(self.mlp_norm(x), residual=x)
 
 
 class Attention(nn.Module):
-    """Multi-head causal attention over the layer's window."""
+    """The residual plus multi-head causal attention over the layer's window."""
 
     def __init__(
-        self, config: Config, sizes: Sizes, layer: int, inits: "Inits", attend: Attend
+        self, config: Config, sizes: Sizes, layer: int, inits: "Inits", kernels: Kernels
     ) -> None:
         super().__init__()
         model, width = config.model, sizes.width
         self.heads, self.head_width = sizes.heads, sizes.head_width
-        self.window, self.attend = sizes.windows[layer], attend
+        self.window, self.attend = sizes.windows[layer], BACKENDS[kernels.attention]
         self.query = Linear(width, width, bias=model.bias, init=inits.inner)
         self.key = Linear(width, width, bias=model.bias, init=inits.inner)
         self.value = Linear(width, width, bias=model.bias, init=inits.inner)
         self.out = Linear(width, width, bias=model.bias, init=inits.residual)
-        self.rotary = Rotary(model.rotary.base) if model.rotary else None
         self.qk_scale = model.qk_norm.scale if model.qk_norm else None
+        self.fused_qkv = fused(kernels.qkv, "qkv")
+        self.fused_products = fused(kernels.products, "products")
         self.value_embedding = None
         if model.value_embeddings is not None and has_value_embedding(layer, sizes.layers):
             self.value_embedding = ValueEmbedding(
@@ -200,34 +206,46 @@ class Attention(nn.Module):
                 dtype=compute_type(config),
             )
 
-    def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
-        # one product for all three: its gradient towards x is summed inside the product
-        qkv = joint(x, self.query, self.key, self.value)  # (B, T, 3 D)
-        q, k, v = qkv.unflatten(-1, (3, self.heads, self.head_width)).unbind(-3)  # (B, T, H, K)
+    def forward(self, x: Tensor, tokens: Tensor, turns: Turns | None, residual: Tensor) -> Tensor:
+        q, k, v = self.heads_of(x, turns)  # (B, T, H, K)
         if self.value_embedding is not None:
             v = self.value_embedding(v, x, tokens)
-        if self.rotary is not None:
-            q, k = self.rotary(q), self.rotary(k)
+        y = self.attend(q, k, v, self.window).flatten(-2)
+        if self.fused_products is not None:
+            return self.fused_products.add_product(residual, y, self.out.weight)
+        return residual + self.out(y)
+
+    def heads_of(self, x: Tensor, turns: Turns | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (B, T, H, K); the first two rotated, then normed."""
+        if self.fused_qkv is not None:
+            weights = (self.query.weight, self.key.weight, self.value.weight)
+            return self.fused_qkv.normed_heads(x, weights, turns, self.qk_scale, self.heads)
+        # one product for all three: its gradient towards x is summed inside the product
+        qkv = joint(x, self.query, self.key, self.value)  # (B, T, 3 D)
+        q, k, v = qkv.unflatten(-1, (3, self.heads, self.head_width)).unbind(-3)
+        if turns is not None:
+            q, k = turned(q, turns), turned(k, turns)
         if self.qk_scale is not None:
             q, k = rms_norm(q) * self.qk_scale, rms_norm(k) * self.qk_scale
-        return self.out(self.attend(q, k, v, self.window).flatten(-2))
+        return q, k, v
 
 
 class MLP(nn.Module):
-    """D -> 4 D -> D with GELU (GPT-2's tanh form) or squared ReLU."""
+    """The residual plus D -> 4 D -> D with GELU (GPT-2's tanh form) or squared ReLU."""
 
-    def __init__(self, config: Config, width: int, inits: "Inits", kernel: str) -> None:
+    def __init__(self, config: Config, width: int, inits: "Inits", kernels: Kernels) -> None:
         super().__init__()
-        self.fused = import_module("model.kernels.quack") if kernel == "quack" else None
-        self.squared_relu = config.model.activation == "relu2"
+        self.activation = config.model.activation
+        self.fused_products = fused(kernels.products, "products")
         self.up = Linear(width, 4 * width, bias=config.model.bias, init=inits.up)
         self.down = Linear(4 * width, width, bias=config.model.bias, init=inits.residual)
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
-        if self.fused is not None:
-            return self.fused.squared_relu_mlp(x, residual, self.up.weight, self.down.weight)
+        if self.fused_products is not None:
+            weights = (self.up.weight, self.down.weight)
+            return self.fused_products.add_mlp(residual, x, *weights, self.activation)
         hidden = self.up(x)
-        if self.squared_relu:
+        if self.activation == "relu2":
             hidden = F.relu(hidden).square()
         else:
             hidden = F.gelu(hidden, approximate="tanh")

@@ -22,6 +22,7 @@ class Linear(nn.Module):
 
 def joint(x: Tensor, *linears: Linear) -> Tensor:
     """The outputs of several Linears on the same x, side by side, by one product."""
-    weight = torch.cat([linear.weight for linear in linears]).to(x.dtype)
-    biases = [linear.bias for linear in linears if linear.bias is not None]
+    weights: list[Tensor] = [linear.weight for linear in linears]
+    biases: list[Tensor] = [linear.bias for linear in linears if linear.bias is not None]
+    weight = torch.cat(weights).to(x.dtype)
     return F.linear(x, weight, torch.cat(biases).to(x.dtype) if biases else None)

@@ -56,9 +56,9 @@ def package_problem(
 ) -> Problem | None:
     """Whether `load` imports the package `name`; a missing one is told from a broken one.
 
-    `install` is the command that repairs both, `otherwise` how to do without. An import of CUDA code can fail with anything, from
-    a missing library to a version check of its own, so every exception counts as broken and is
-    reported with its text.
+    `install` is the command that repairs both, `otherwise` how to do without. An import of CUDA
+    code can fail with anything, from a missing library to a version check of its own, so every
+    exception counts as broken and is reported with its text.
     """
     try:
         load()

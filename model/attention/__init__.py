@@ -19,9 +19,9 @@ import torch
 
 from model.attention import flash2, flash3, flash4, flex, sdpa
 from model.attention.custom_op import Attend
-from model.requirements import Problem
 from model.attention.sdpa import band_mask
 from model.errors import MachineError
+from model.requirements import Problem
 
 __all__ = ["BACKENDS", "Attend", "band_mask", "choose", "why_not"]
 
@@ -32,8 +32,8 @@ BACKENDS: dict[str, Attend] = {
     "flash2": flash2.attend,
     "sdpa": sdpa.attend,
 }
-# flash4 and flash3 join, in front, once their parity has been seen on a GPU
-AUTO = ("flex", "flash2", "sdpa")
+# flash3 joins once its parity has been seen on a GPU
+AUTO = ("flash4", "flex", "flash2", "sdpa")
 _WHY_NOT: dict[str, Callable[[torch.device, int, torch.dtype], Problem | None]] = {
     "flash4": flash4.why_not,
     "flash3": flash3.why_not,

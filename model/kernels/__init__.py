@@ -4,9 +4,11 @@
 replace one place of the model or of the optimizer and compute the same to rounding:
 
 attention   model/attention, which has its own back-ends and its own `auto`
-head        `triton`, head.py: head, softcap and cross-entropy in chunks of rows
-mlp         `quack`, mlp.py: squared ReLU and the residual inside the matrix products
-muon        `quack`, products.py: symmetric products of which half is computed
+loss        `triton`, loss.py: head, softcap and cross-entropy in chunks of rows
+qkv         `triton`, qkv.py: rotation and norm of queries and keys in one kernel
+products    `quack`, products.py: activation and residual inside the products of a block, and
+            symmetric products of Muon, of which half is computed
+muon        `triton`, muon.py: its elementwise steps in two passes
 
 As with attention, `auto` takes what can run here, a kernel that was asked for and cannot run stops
 the run, and the run's record keeps the plan. The GPU tests compare it with the kernels of a
@@ -14,6 +16,8 @@ profiled step, so that a fused kernel is never used or lost in silence.
 """
 
 from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
 
 import torch
 
@@ -30,8 +34,9 @@ class Kernels:
     """The kernel of each place, by name."""
 
     attention: str
-    head: str = "torch"
-    mlp: str = "torch"
+    loss: str = "torch"
+    qkv: str = "torch"
+    products: str = "torch"
     muon: str = "torch"
 
 
@@ -45,29 +50,31 @@ def choose(config: Config, sizes: Sizes, device: torch.device) -> Kernels:
         attention=attention.choose(
             config.system.attention, device, sizes.head_width, compute_type(config)
         ),
-        head=_choose("head", config, sizes, device),
-        mlp=_choose("mlp", config, sizes, device),
-        muon=_choose("muon", config, sizes, device),
+        **{place: _choose(place, config, sizes, device) for place in FUSED},
     )
 
 
 def why_not(place: str, config: Config, sizes: Sizes, device: torch.device) -> Problem | None:
     """What keeps the fused kernel of `place` from running, and the remedy."""
-    field = f"system.{place}_kernel"
+    remedy = f"Set system.{place}_kernel: auto."
+    kernel = f"the fused kernel of {place}"
     if device.type != "cuda":
-        return f"the fused kernel of {place} runs on a CUDA GPU only", f"Set {field}: auto."
+        return f"{kernel} runs on a CUDA GPU only", remedy
     if compute_type(config) != torch.bfloat16:
-        return f"the fused kernel of {place} computes in bf16", f"Set {field}: auto."
-    if place == "head":
-        from model.kernels import head
+        return f"{kernel} computes in bf16", remedy
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return f"{kernel} needs compute capability 8.0 or later", remedy
+    if place in ("qkv", "products") and config.model.bias:
+        return f"{kernel} has no biases", remedy
+    if place == "qkv" and sizes.head_width & (sizes.head_width - 1):
+        return f"{kernel} takes heads of a power of two, not {sizes.head_width} channels", remedy
+    if place == "products":
+        return fused("quack", place).why_not(sizes, device)
+    return None
 
-        return head.why_not(device)
-    from model.kernels import quack
 
-    return quack.why_not(place, config, sizes, device)
-
-
-FUSED = {"head": "triton", "mlp": "quack", "muon": "quack"}
+FUSED = {"loss": "triton", "qkv": "triton", "products": "quack", "muon": "triton"}
+"""The fused kernel of each place."""
 
 
 def _choose(place: str, config: Config, sizes: Sizes, device: torch.device) -> str:
@@ -85,6 +92,14 @@ def _choose(place: str, config: Config, sizes: Sizes, device: torch.device) -> s
     )
 
 
+def fused(kernel: str, place: str) -> Any:
+    """The module with the fused kernels of a place (model/kernels), null where torch computes it.
+
+    Imported here: it needs Triton or a kernel package, which a CPU does without.
+    """
+    return None if kernel == "torch" else import_module(f"model.kernels.{place}")
+
+
 def kernel_plan(config: Config, kernels: Kernels) -> dict[str, str]:
     """Operation -> kernel, as the record of a run keeps it."""
     compiled = "inductor" if config.system.compile else "eager"
@@ -92,11 +107,13 @@ def kernel_plan(config: Config, kernels: Kernels) -> dict[str, str]:
     def of(kernel: str) -> str:
         return compiled if kernel == "torch" else kernel
 
+    muon = config.optimizer.muon is not None
     return {
         "attention": kernels.attention,
         "norms": compiled,
-        "mlp": of(kernels.mlp),
-        "cross_entropy": of(kernels.head),
+        "qkv": of(kernels.qkv),
+        "products": kernels.products,
+        "loss": of(kernels.loss),
         "adamw": "torch fused",
-        "muon": kernels.muon if config.optimizer.muon is not None else "none",
+        "muon": kernels.muon if muon else "none",
     }

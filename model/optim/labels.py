@@ -35,7 +35,7 @@ class Optimizers:
                 lr=derived.learning_rates["matrices"],
                 decay=derived.weight_decay["matrices"],
                 compute=compute_type(config),
-                kernel=kernels.muon,
+                kernels=kernels,
             )
         groups = [self._group(label, tensors) for label, tensors in by_label.items()]
         self.adamw = torch.optim.AdamW(groups, fused=True)

@@ -2,28 +2,37 @@
 
 One step on the stack of all matrices of one shape, mu the momentum:
 
-m = lerp(m, g, 1 - mu);  u = lerp(g, m, mu)                    Nesterov u = [MuonEq] u;  u =
-orthogonalise(u);  [Muon+];  [NorMuon]     parts in brackets are sub-toggles p -= lr max(1, rows /
-cols)^0.5 (u + decay p [u p >= 0])        mask only with cautious decay
+    m = lerp(m, g, 1 - mu);  u = lerp(g, m, mu)                                       Nesterov
+    u = [MuonEq] u;  u = orthogonalise(u);  [Muon+];  [NorMuon]             [...] are sub-toggles
+    p -= lr max(1, rows / cols)^0.5 (u + decay p [u p >= 0])       mask only with cautious decay
 
 Why it should help: gradients of matrices have few large singular values; steps of equal size in
 all directions learn the rare ones too. Due to @kellerjordan0
 (https://kellerjordan.github.io/posts/muon), @jxbz and others. Off: the same label under AdamW,
 with a learning rate that has to be tuned anew. The iteration runs in the compute type (bf16 on
 GPUs), the rest in fp32.
+
+Weights and gradients of equal shape lie in one tensor, of which the parameters and their gradients
+are slices: nothing is gathered before a step or scattered behind it.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from model.config import Muon as Settings
+from model.kernels import REFERENCE, Kernels, fused
 from model.optim.orthogonal import (
     coefficients,
     equalize_rows,
     even_out,
+    evening_factors,
+    normalised,
     orthogonalise,
     products_of,
     renormalise,
+    row_factors,
 )
 
 
@@ -38,44 +47,43 @@ class Muon:
         lr: float,
         decay: float,
         compute: torch.dtype,
-        kernel: str = "torch",
+        kernels: Kernels = REFERENCE,
     ) -> None:
         self.settings, self.lr, self.decay, self.compute = settings, lr, decay, compute
-        self.products = products_of(kernel)
         self.triples = coefficients(settings.orthogonalize, settings.iterations)
         by_shape: dict[torch.Size, list[nn.Parameter]] = {}
         for matrix in matrices:
             by_shape.setdefault(matrix.shape, []).append(matrix)
-        self.stacks = [_Stack(same, settings) for same in by_shape.values()]
+        self.stacks = [_Stack(same, settings, kernels) for same in by_shape.values()]
 
     @torch.no_grad()
     def step(self, *, lr_scale: float, momentum: float, decay_scale: float) -> None:
         """One update from the gradients in place; scales are shares of the peak values."""
         lr, decay = self.lr * lr_scale, self.decay * decay_scale
         for stack in self.stacks:
-            gradients = torch.stack([matrix.grad for matrix in stack.matrices])  # type: ignore[misc]
-            update = self._direction(gradients, stack, momentum)
+            assert stack.holds_gradients(), "a matrix's .grad was replaced; write into it instead"
             shape_lr = lr * max(1.0, stack.rows / stack.columns) ** 0.5
-            weights = torch.stack([matrix.data for matrix in stack.matrices])  # (N, rows, columns)
-            kept = weights
+            if stack.fused is not None:
+                self._fused_step(stack, momentum, shape_lr, shape_lr * decay)
+                continue
+            update = self._direction(stack, momentum)
+            kept = stack.weights
             if self.settings.cautious_decay:
-                kept = weights * (update * weights >= 0)
-            weights = weights - shape_lr * (update + decay * kept)
-            torch._foreach_copy_([matrix.data for matrix in stack.matrices], list(weights.unbind()))
+                kept = kept * (update * kept >= 0)
+            stack.weights.sub_(shape_lr * (update + decay * kept))
 
     def zero_grad(self) -> None:
         """Forgets the gradients."""
         for stack in self.stacks:
-            for matrix in stack.matrices:
-                matrix.grad = None
+            stack.gradients.zero_()
 
-    def _direction(self, gradients: Tensor, stack: "_Stack", momentum: float) -> Tensor:
+    def _direction(self, stack: "_Stack", momentum: float) -> Tensor:
         settings = self.settings
-        stack.momentum.lerp_(gradients, 1 - momentum)
-        update = gradients.lerp(stack.momentum, momentum).to(self.compute)
+        stack.momentum.lerp_(stack.gradients, 1 - momentum)
+        update = stack.gradients.lerp(stack.momentum, momentum).to(self.compute)
         if settings.equalize_rows:
             update = equalize_rows(update)
-        update = orthogonalise(update, self.triples, self.products).float()
+        update = orthogonalise(normalised(update), self.triples, stack.products).float()
         if settings.renormalize:
             update = renormalise(update)
         if settings.normuon is not None:
@@ -83,17 +91,43 @@ class Muon:
             update = even_out(update, stack.moment, settings.normuon.beta2)
         return update
 
+    def _fused_step(self, stack: "_Stack", momentum: float, lr: float, decay: float) -> None:
+        """The same step: rows and columns are scaled by what their norms say, once at the end."""
+        settings = self.settings
+        update = stack.fused.advance(stack.gradients, stack.momentum, momentum, self.compute)
+        update.mul_(row_factors(update, equalize=settings.equalize_rows))
+        update = orthogonalise(update, self.triples, stack.products)
+        factors = evening_factors(
+            update,
+            stack.moment,
+            beta2=None if settings.normuon is None else settings.normuon.beta2,
+            renormalize=settings.renormalize,
+        )
+        stack.fused.apply(stack.weights, update, lr * factors, decay, settings.cautious_decay)
+
 
 class _Stack:
-    """All matrices of one shape, their momentum (N, rows, columns) and second moment."""
+    """All matrices of one shape (N, rows, columns): weights, gradients, momentum, moments."""
 
-    def __init__(self, matrices: list[nn.Parameter], settings: Settings) -> None:
-        self.matrices = matrices
+    def __init__(self, matrices: list[nn.Parameter], settings: Settings, kernels: Kernels) -> None:
         self.rows, self.columns = matrices[0].shape
-        count, device = len(matrices), matrices[0].device
-        self.momentum = torch.zeros(count, self.rows, self.columns, device=device)
+        self.matrices = matrices
+        self.weights = torch.stack([matrix.data for matrix in matrices])
+        self.gradients = torch.zeros_like(self.weights)
+        for matrix, weight, gradient in zip(matrices, self.weights, self.gradients, strict=True):
+            matrix.data, matrix.grad = weight, gradient
+        self.momentum = torch.zeros_like(self.weights)
         self.moment: Tensor | None = None
         if settings.normuon is not None:
             by_row = self.rows >= self.columns
-            shape = (count, self.rows, 1) if by_row else (count, 1, self.columns)
-            self.moment = torch.zeros(shape, device=device)
+            shape = (len(matrices), self.rows, 1) if by_row else (len(matrices), 1, self.columns)
+            self.moment = torch.zeros(shape, device=self.weights.device)
+        self.products = products_of(kernels.products, self.rows, self.columns)
+        self.fused: Any = fused(kernels.muon, "muon")
+
+    def holds_gradients(self) -> bool:
+        """Whether the matrices still have the gradients that lie in the stack."""
+        return all(
+            matrix.grad is not None and matrix.grad.data_ptr() == gradient.data_ptr()
+            for matrix, gradient in zip(self.matrices, self.gradients, strict=True)
+        )

@@ -24,6 +24,7 @@ NORM_SAFETY = (
 )
 NORM_EPS = 1e-6
 MOMENT_FLOOR = 1e-10
+FUSED_MULTIPLE = 8  # rows of whole 16 bytes
 
 
 def coefficients(kind: str, iterations: int) -> list[tuple[float, float, float]]:
@@ -43,12 +44,13 @@ class Products:
     """G, b, c -> b G + c G G."""
 
 
-def products_of(kernel: str) -> Products:
-    """Torch's batched products, or `quack`'s, which compute one half."""
-    if kernel == "quack":
-        from model.kernels import quack
+def products_of(kernel: str, rows: int, columns: int) -> Products:
+    """Torch's batched products, or `quack`'s, which compute one half; gates are too narrow for
+    those."""
+    if kernel == "quack" and rows % FUSED_MULTIPLE == columns % FUSED_MULTIPLE == 0:
+        from model.kernels import products
 
-        return Products(quack.gram, quack.symmetric_polynomial)
+        return Products(products.gram, products.symmetric_polynomial)
     return Products(
         lambda x: x @ x.mT, lambda gram, b, c: torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
     )
@@ -57,14 +59,18 @@ def products_of(kernel: str) -> Products:
 def orthogonalise(
     x: Tensor, triples: list[tuple[float, float, float]], products: Products
 ) -> Tensor:
-    """x (N, m, n) with singular values brought near 1; computed in the type of x."""
+    """`normalised` x (N, m, n) with singular values brought near 1; computed in the type of x."""
     tall = x.size(-2) > x.size(-1)
     x = x.mT if tall else x  # the Gram matrix has the shorter side
-    x = x / (frobenius(x) * NORM_SAFETY + NORM_EPS)
     for a, b, c in triples:
         gram = products.gram(x)
         x = torch.baddbmm(x, products.polynomial(gram, b, c), x, beta=a)
     return x.mT if tall else x
+
+
+def normalised(x: Tensor) -> Tensor:
+    """x (N, m, n) with all singular values below 1."""
+    return x / (frobenius(x) * NORM_SAFETY + NORM_EPS)
 
 
 def equalize_rows(x: Tensor) -> Tensor:
@@ -95,3 +101,34 @@ def even_out(update: Tensor, moment: Tensor, beta2: float) -> Tensor:
 def frobenius(x: Tensor) -> Tensor:
     """|X|_F of each matrix of the stack, (N, 1, 1)."""
     return torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True)
+
+
+def row_factors(x: Tensor, *, equalize: bool) -> Tensor:
+    """What `equalize_rows` (where on) and `normalised` multiply rows by, in one: (N, m, 1)."""
+    row = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+    whole = torch.linalg.vector_norm(row, dim=-2, keepdim=True)  # neither step changes it
+    factor = 1 / (whole * NORM_SAFETY + NORM_EPS)
+    if not equalize:
+        return factor.expand_as(row)
+    return factor * whole / x.size(-2) ** 0.5 / row.clamp_min(MOMENT_FLOOR)
+
+
+def evening_factors(
+    update: Tensor, moment: Tensor | None, *, beta2: float | None, renormalize: bool
+) -> Tensor:
+    """What `renormalise` and `even_out` (each where on) multiply by: (N, m, 1) or (N, 1, n).
+
+    `moment` is moved on in place, as `even_out` does.
+    """
+    along = -1 if update.size(-2) >= update.size(-1) else -2
+    norms = torch.linalg.vector_norm(update, dim=along, keepdim=True, dtype=torch.float32)
+    whole = frobenius(norms)
+    scale = torch.ones_like(whole)
+    if renormalize:
+        scale = min(update.shape[-2:]) ** 0.5 / whole.clamp_min(MOMENT_FLOOR)
+    if beta2 is None or moment is None:
+        return scale.expand_as(norms)
+    norms, whole = norms * scale, whole * scale
+    moment.lerp_(norms.square() / update.size(along), 1 - beta2)
+    evened = moment.clamp_min(MOMENT_FLOOR).rsqrt()
+    return scale * evened * (whole / frobenius(norms * evened).clamp_min(MOMENT_FLOOR))

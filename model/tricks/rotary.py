@@ -15,30 +15,34 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
+Turns = tuple[Tensor, Tensor]
+"""Cosine and sine (T, K/2) of every position and channel pair."""
+
 
 class Rotary(nn.Module):
-    """Turns queries or keys; holds no state, the angles are cached by size and device."""
+    """The angles of a row, worked out once; holds no state."""
 
-    def __init__(self, base: float) -> None:
+    def __init__(self, base: float, head_width: int) -> None:
         super().__init__()
-        self.base = base
+        self.base, self.head_width = base, head_width
 
-    def forward(self, x: Tensor) -> Tensor:
-        # a compiled graph makes the angles itself; a cache inside it would only be looked through
-        angles_of = angles if torch.compiler.is_compiling() else _kept_angles
-        cos, sin = angles_of(x.size(1), x.size(3), self.base, x.device, x.dtype)
-        first, second = x.chunk(2, dim=-1)  # (B, T, H, K/2) each
-        return torch.cat((first * cos + second * sin, second * cos - first * sin), dim=-1)
+    def forward(self, tokens: int, device: torch.device, dtype: torch.dtype) -> Turns:
+        # blocks read them from memory: worked out inside their kernels, sines and cosines took
+        # 16 % of a step (LOG.md)
+        return angles(tokens, self.head_width, self.base, device, dtype)
 
 
-def angles(
-    tokens: int, width: int, base: float, device: torch.device, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """Cosine and sine (T, 1, K/2) of every position and pair."""
+def turned(x: Tensor, turns: Turns) -> Tensor:
+    """Queries or keys x (B, T, H, K), rotated."""
+    cos, sin = (turn[:, None] for turn in turns)  # (T, 1, K/2)
+    first, second = x.chunk(2, dim=-1)  # (B, T, H, K/2) each
+    return torch.cat((first * cos + second * sin, second * cos - first * sin), dim=-1)
+
+
+@lru_cache(maxsize=8)
+def angles(tokens: int, width: int, base: float, device: torch.device, dtype: torch.dtype) -> Turns:
+    """Turns of `tokens` positions; kept, so that they are worked out once in a process."""
     exponent = torch.arange(0, width, 2, dtype=torch.float32, device=device) / width
     position = torch.arange(tokens, dtype=torch.float32, device=device)
-    angle = torch.outer(position, base**-exponent)[:, None, :]
+    angle = torch.outer(position, base**-exponent)
     return angle.cos().to(dtype), angle.sin().to(dtype)
-
-
-_kept_angles = lru_cache(maxsize=8)(angles)

@@ -11,7 +11,7 @@ from model.optim import orthogonal
 from model.optim.muon import Muon as MuonOptimizer
 from model.schedules import lr_scale, muon_decay_scale, muon_momentum
 
-TORCH = orthogonal.products_of("torch")
+TORCH = orthogonal.products_of("torch", 8, 8)
 GENERATOR = torch.Generator().manual_seed(5)
 
 
@@ -25,7 +25,9 @@ def test_orthogonalise_brings_singular_values_near_one(kind: str, shape: tuple[i
     left, _, right = torch.linalg.svd(matrix(*shape), full_matrices=False)
     x = left @ torch.diag(torch.linspace(0.2, 3.0, min(shape), dtype=torch.float64)) @ right
     triples = orthogonal.coefficients(kind, 5)
-    values = torch.linalg.svdvals(orthogonal.orthogonalise(x[None], triples, TORCH)[0])
+    values = torch.linalg.svdvals(
+        orthogonal.orthogonalise(orthogonal.normalised(x[None]), triples, TORCH)[0]
+    )
     assert values.max() < 1.3
     assert values.min() > 0.6
 
@@ -36,7 +38,9 @@ def test_orthogonalise_is_the_odd_polynomial_of_the_singular_values() -> None:
     s = s / (x.norm() * 1.01 + 1e-6)
     for a, b, c in orthogonal.POLAR_EXPRESS:
         s = a * s + b * s**3 + c * s**5
-    result = orthogonal.orthogonalise(x[None], list(orthogonal.POLAR_EXPRESS), TORCH)[0]
+    result = orthogonal.orthogonalise(
+        orthogonal.normalised(x[None]), list(orthogonal.POLAR_EXPRESS), TORCH
+    )[0]
     torch.testing.assert_close(result, u @ torch.diag(s) @ vt, rtol=1e-8, atol=1e-8)
 
 
@@ -85,7 +89,8 @@ def test_muon_step_equals_a_slow_one_matrix_at_a_time_reference(
     moments = [torch.zeros((6, 1) if shape[0] >= shape[1] else (1, 6)) for _ in weights]
     for _ in range(3):
         for i, weight in enumerate(weights):
-            weight.grad = matrix(*shape).float()
+            assert weight.grad is not None
+            weight.grad.copy_(matrix(*shape))
             expected[i], momenta[i], moments[i] = slow_muon(
                 expected[i], weight.grad, momenta[i], moments[i], cautious
             )
@@ -164,3 +169,11 @@ def test_label_defaults_of_gpt2_are_one_setting_for_all() -> None:
     for label in ("matrices", "embedding", "head", "positions", "norms", "biases"):
         settings = getattr(optimizer, label)
         assert replace(settings, decay=0.1) == optimizer.matrices
+
+
+def test_a_gradient_put_beside_the_stack_is_not_overlooked() -> None:
+    weight = torch.nn.Parameter(matrix(4, 4).float())
+    optimizer = MuonOptimizer([weight], Muon(), lr=0.1, decay=0.0, compute=torch.float32)
+    weight.grad = torch.ones(4, 4)
+    with pytest.raises(AssertionError, match="replaced"):
+        optimizer.step(lr_scale=1.0, momentum=0.9, decay_scale=1.0)

@@ -1,4 +1,4 @@
-"""Head, softcap and cross-entropy without ever holding all logits: kernel `triton` of the head.
+"""Head, softcap and cross-entropy without ever holding all logits: kernel `triton` of `loss`.
 
     loss_t = log sum_v exp(z_tv) - z_t,target      z = cap tanh(x W^T / cap), or x W^T without a cap
 
@@ -19,18 +19,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.requirements import Problem
-
 CHUNK_ROWS = 8192  # 0.5 GB of bf16 logits at V = 32,768; larger is not faster (LOG.md)
 BLOCK = 8192  # logits of a row that a program holds at a time
 WARPS = 16
-
-
-def why_not(device: torch.device) -> Problem | None:
-    """What keeps the kernel from running on a GPU."""
-    if torch.cuda.get_device_capability(device) < (8, 0):
-        return "the fused head needs compute capability 8.0 or later", "Set system.head_kernel: auto."
-    return None
 
 
 def mean_loss(x: Tensor, weight: Tensor, targets: Tensor, cap: float | None, words: int) -> Tensor:
@@ -38,7 +29,7 @@ def mean_loss(x: Tensor, weight: Tensor, targets: Tensor, cap: float | None, wor
 
     Of the V padded rows of `weight` the first `words` take part.
     """
-    loss: Tensor = _MeanLoss.apply(x, weight, targets, cap, words)  # type: ignore[no-untyped-call]
+    loss: Tensor = _MeanLoss.apply(x, weight, targets, cap, words)
     return loss
 
 
@@ -71,15 +62,13 @@ class _MeanLoss(torch.autograd.Function):
         return losses.mean()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad_x, grad_weight = ctx.saved_tensors
         return grad_x.mul_(grad), grad_weight.mul_(grad), None, None, None
 
 
 def _chunks(tokens: int) -> list[slice]:
-    return [
-        slice(start, min(start + CHUNK_ROWS, tokens)) for start in range(0, tokens, CHUNK_ROWS)
-    ]
+    return [slice(start, min(start + CHUNK_ROWS, tokens)) for start in range(0, tokens, CHUNK_ROWS)]
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor, *, first: bool) -> None:

@@ -1,0 +1,162 @@
+"""Matrix products with more in them, by the package quack-kernels (@tridao and others), on Hopper.
+
+Reading and writing the MLP's hidden layer for its activation takes 0.3 ms forward and 0.4 ms
+backward, beside products of 0.45 ms each (65,536 tokens, D = 768, an H100). Here the product before
+it applies the activation to the tile that it holds in registers anyway, the product behind it adds
+the residual stream, and one half of a symmetric product is computed (LOG.md has what each gains).
+
+As custom operators they stay in a compiled graph, as the attention kernels do. N tokens, D width.
+"""
+
+import importlib
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.attention.custom_op import NAMESPACE
+from model.requirements import PackageMissing, Problem, package_problem
+from model.shapes import Sizes
+
+CAPABILITIES = (9,)
+WIDTH_MULTIPLE = 8  # the tensor memory accelerator wants rows of whole 16 bytes
+INSTALL = 'pip install "quack-kernels[cu13]>=0.6.5"'
+OTHERWISE = "set system.products_kernel: auto"
+ACTIVATIONS = {"relu2": "relu_sq", "gelu": "gelu_tanh_approx"}
+
+
+def why_not(sizes: Sizes, device: torch.device) -> Problem | None:
+    """What keeps quack's products from running on a GPU."""
+    major, minor = torch.cuda.get_device_capability(device)
+    remedy = f"{OTHERWISE.capitalize()}."
+    if major not in CAPABILITIES:
+        reason = f"measured and used on compute capability 9.x only, this GPU has {major}.{minor}"
+        return reason, remedy
+    if sizes.width % WIDTH_MULTIPLE:
+        return f"widths must be multiples of {WIDTH_MULTIPLE}, this is {sizes.width}", remedy
+    return package_problem("quack-kernels", _quack, INSTALL, otherwise=f"or {OTHERWISE}")
+
+
+def add_product(residual: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """residual + x weight^T; residual (..., R), x (..., C), weight (R, C) in fp32."""
+    out: Tensor = _add_forward(residual.flatten(0, -2), x.flatten(0, -2), weight)
+    return out.view_as(residual)
+
+
+def add_mlp(residual: Tensor, x: Tensor, up: Tensor, down: Tensor, activation: str) -> Tensor:
+    """residual + f(x up^T) down^T; x, residual (..., D), up (4 D, D), down (D, 4 D) in fp32.
+
+    f is `relu2` or `gelu` in its tanh form.
+    """
+    out, _ = _mlp_forward(
+        residual.flatten(0, -2), x.flatten(0, -2), up, down, ACTIVATIONS[activation]
+    )
+    return out.view_as(residual)
+
+
+def gram(x: Tensor) -> Tensor:
+    """x x^T of a stack (N, m, n) of bf16 matrices: (N, m, m)."""
+    return _quack().gemm_symmetric(x, x.mT)
+
+
+def symmetric_polynomial(gram: Tensor, b: float, c: float) -> Tensor:
+    """b G + c G G of a stack of symmetric bf16 matrices G (N, m, m)."""
+    return _quack().gemm_symmetric(gram, gram, C=gram, alpha=c, beta=b)
+
+
+@cache
+def _quack() -> Any:
+    """quack's products; raises PackageMissing, or whatever a broken package raises."""
+    try:
+        return importlib.import_module("quack.gemm_interface")
+    except ModuleNotFoundError as error:
+        if error.name == "quack":
+            raise PackageMissing("package quack-kernels is not installed") from error
+        raise
+
+
+# --- residual + x weight^T ---
+
+
+@torch.library.custom_op(f"{NAMESPACE}::add_product_forward", mutates_args=())
+def _add_forward(residual: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    return _quack().gemm_add(x, weight.to(x.dtype).T, residual, tuned=False)
+
+
+@torch.library.custom_op(f"{NAMESPACE}::add_product_backward", mutates_args=())
+def _add_backward(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    return grad @ weight.to(x.dtype), torch.mm(grad.T, x, out_dtype=torch.float32)
+
+
+@_add_forward.register_fake
+def _(residual: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    return residual.new_empty(residual.shape)
+
+
+@_add_backward.register_fake
+def _(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), torch.empty_like(weight)
+
+
+def _keep_for_add(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[1:])
+
+
+def _differentiate_add(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+    return grad, *_add_backward(grad.contiguous(), *ctx.saved_tensors)
+
+
+_add_forward.register_autograd(_differentiate_add, setup_context=_keep_for_add)
+
+
+# --- residual + f(x up^T) down^T ---
+
+
+@torch.library.custom_op(f"{NAMESPACE}::add_mlp_forward", mutates_args=())
+def _mlp_forward(
+    residual: Tensor, x: Tensor, up: Tensor, down: Tensor, activation: str
+) -> tuple[Tensor, Tensor]:
+    """The sum, and the hidden layer before its activation (N, 4 D)."""
+    before, after = _quack().gemm_act(x, up.to(x.dtype).T, activation=activation, tuned=False)
+    return _quack().gemm_add(after, down.to(x.dtype).T, residual, tuned=False), before
+
+
+@torch.library.custom_op(f"{NAMESPACE}::add_mlp_backward", mutates_args=())
+def _mlp_backward(
+    grad: Tensor, before: Tensor, x: Tensor, up: Tensor, down: Tensor, activation: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    # `after` comes out of the product that makes the gradient of `before`, so it is not kept
+    grad_before, after = _quack().gemm_dact(
+        grad, down.to(x.dtype), before, activation=activation, tuned=False
+    )
+    grad_down = torch.mm(grad.T, after, out_dtype=torch.float32)
+    grad_up = torch.mm(grad_before.T, x, out_dtype=torch.float32)
+    return grad_before @ up.to(x.dtype), grad_up, grad_down
+
+
+@_mlp_forward.register_fake
+def _(
+    residual: Tensor, x: Tensor, up: Tensor, down: Tensor, activation: str
+) -> tuple[Tensor, Tensor]:
+    return residual.new_empty(residual.shape), x.new_empty(x.size(0), up.size(0))
+
+
+@_mlp_backward.register_fake
+def _(
+    grad: Tensor, before: Tensor, x: Tensor, up: Tensor, down: Tensor, activation: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    return x.new_empty(x.shape), torch.empty_like(up), torch.empty_like(down)
+
+
+def _keep_for_mlp(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    _, x, up, down, ctx.activation = inputs
+    ctx.save_for_backward(output[1], x, up, down)
+
+
+def _differentiate_mlp(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    grads = _mlp_backward(grad.contiguous(), *ctx.saved_tensors, ctx.activation)
+    return grad, *grads, None
+
+
+_mlp_forward.register_autograd(_differentiate_mlp, setup_context=_keep_for_mlp)

@@ -1,0 +1,272 @@
+"""Queries, keys and values with rotation and norm in one step: kernel `triton` of `qkv`.
+
+    u = rotate(x W^T);  q = scale u / rms(u), and so k;  v = x W^T       x (B, T, D), q (B, T, H, K)
+
+Left to the compiler this is six passes over q and k, and as many backward. Here one kernel rotates
+and norms q and k where the products left them, and one makes the gradient of all three side by
+side, so that it is carried to x by a single product. The backward pass needs q and k only as they
+are after it, which attention keeps anyway: a norm is undone by its root mean square, a rotation by
+turning back.
+
+B batch, T tokens, D width, H heads, K head width.
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from model.attention.custom_op import NAMESPACE
+
+ROWS = 32  # heads of tokens that a program works on
+EPS = torch.finfo(torch.float32).eps  # as torch's rms_norm
+
+
+def normed_heads(
+    x: Tensor,
+    weights: tuple[Tensor, Tensor, Tensor],
+    turns: tuple[Tensor, Tensor] | None,
+    scale: float | None,
+    heads: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k, v (B, T, H, K) of x (B, T, D).
+
+    `weights` of q, k and v, each (D, D) in fp32; `turns` cosine and sine (T, K / 2), null without
+    rotation; `scale` behind the norm, null without norm.
+    """
+    cos, sin = turns if turns is not None else (x.new_empty(0), x.new_empty(0))
+    q, k, v, _ = _forward(x, *weights, cos, sin, scale or 0.0, heads)
+    return q, k, v
+
+
+@torch.library.custom_op(f"{NAMESPACE}::normed_heads_forward", mutates_args=())
+def _forward(
+    x: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    scale: float,
+    heads: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """q, k, v, and scale / rms of every head of q and k (2, B T H)."""
+    shape = (*x.shape[:2], heads, x.size(2) // heads)
+    q, k, v = ((x @ weight.to(x.dtype).T).view(shape) for weight in (query, key, value))
+    rows = q.numel() // q.size(3)
+    roots = torch.empty(2, rows, device=x.device, dtype=torch.float32)
+    for part, root in ((q, roots[0]), (k, roots[1])):
+        _turn_and_norm[(triton.cdiv(rows, ROWS),)](
+            part, cos, sin, root, rows, scale, EPS, **_constants(part, cos, scale)
+        )
+    return q, k, v, roots
+
+
+@_forward.register_fake
+def _(
+    x: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    scale: float,
+    heads: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    shape = (*x.shape[:2], heads, x.size(2) // heads)
+    rows = x.size(0) * x.size(1) * heads
+    roots = x.new_empty((2, rows), dtype=torch.float32)
+    return x.new_empty(shape), x.new_empty(shape), x.new_empty(shape), roots
+
+
+@torch.library.custom_op(f"{NAMESPACE}::normed_heads_backward", mutates_args=())
+def _backward(
+    grad_q: Tensor,
+    grad_k: Tensor,
+    grad_v: Tensor,
+    q: Tensor,
+    k: Tensor,
+    roots: Tensor,
+    x: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x and of the three weights."""
+    flat = x.flatten(0, 1)
+    tokens, width = flat.shape
+    rows = roots.size(1)
+    grad = torch.empty(tokens, 3, width, device=x.device, dtype=x.dtype)
+    _turn_back[(triton.cdiv(rows, ROWS), 3)](
+        grad_q,
+        grad_k,
+        grad_v,
+        q,
+        k,
+        roots,
+        cos,
+        sin,
+        grad,
+        rows,
+        scale,
+        **_constants(q, cos, scale),
+    )
+    weight = torch.cat((query, key, value)).to(x.dtype)  # (3 D, D)
+    grad_x = (grad.flatten(1) @ weight).view_as(x)
+    of_query, of_key, of_value = (
+        torch.mm(grad[:, part].T, flat, out_dtype=torch.float32) for part in range(3)
+    )
+    return grad_x, of_query, of_key, of_value
+
+
+@_backward.register_fake
+def _(
+    grad_q: Tensor,
+    grad_k: Tensor,
+    grad_v: Tensor,
+    q: Tensor,
+    k: Tensor,
+    roots: Tensor,
+    x: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    of_query, of_key, of_value = map(torch.empty_like, (query, key, value))
+    return x.new_empty(x.shape), of_query, of_key, of_value
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, query, key, value, cos, sin, ctx.scale, _ = inputs
+    q, k, _, roots = output
+    ctx.save_for_backward(q, k, roots, x, query, key, value, cos, sin)
+
+
+def _differentiate(
+    ctx: Any, grad_q: Tensor, grad_k: Tensor, grad_v: Tensor, _: Tensor
+) -> tuple[Tensor | None, ...]:
+    grads = (grad.contiguous() for grad in (grad_q, grad_k, grad_v))
+    return *_backward(*grads, *ctx.saved_tensors, ctx.scale), None, None, None, None
+
+
+_forward.register_autograd(_differentiate, setup_context=_keep)
+
+
+def _constants(q: Tensor, cos: Tensor, scale: float) -> dict[str, Any]:
+    return {
+        "TOKENS": q.size(1),
+        "HEADS": q.size(2),
+        "HALF": q.size(3) // 2,
+        "ROTARY": cos.numel() > 0,
+        "NORM": scale > 0,
+        "ROWS": ROWS,
+        "num_warps": 4,
+    }
+
+
+@triton.jit
+def _turn_and_norm(
+    x_at,
+    cos_at,
+    sin_at,
+    roots_at,
+    rows,
+    scale,
+    eps,
+    TOKENS: tl.constexpr,
+    HEADS: tl.constexpr,
+    HALF: tl.constexpr,
+    ROTARY: tl.constexpr,
+    NORM: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """Rotates and norms heads (rows, 2 HALF) in place; keeps what each was multiplied by."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    channel = tl.arange(0, HALF)[None, :]
+    inside = (row < rows)[:, None]
+    at = row[:, None] * (2 * HALF) + channel
+    first = tl.load(x_at + at, mask=inside, other=0.0).to(tl.float32)
+    second = tl.load(x_at + at + HALF, mask=inside, other=0.0).to(tl.float32)
+    if ROTARY:
+        angle = ((row // HEADS) % TOKENS)[:, None] * HALF + channel
+        cos = tl.load(cos_at + angle).to(tl.float32)
+        sin = tl.load(sin_at + angle).to(tl.float32)
+        turned = first * cos + second * sin
+        second = second * cos - first * sin
+        first = turned
+    if NORM:
+        square = tl.sum(first * first, 1) + tl.sum(second * second, 1)
+        root = scale * tl.rsqrt(square / (2 * HALF) + eps)
+        tl.store(roots_at + row, root, mask=row < rows)
+        first *= root[:, None]
+        second *= root[:, None]
+    kind = x_at.dtype.element_ty
+    tl.store(x_at + at, first.to(kind), mask=inside)
+    tl.store(x_at + at + HALF, second.to(kind), mask=inside)
+
+
+@triton.jit
+def _turn_back(
+    grad_q_at,
+    grad_k_at,
+    grad_v_at,
+    q_at,
+    k_at,
+    roots_at,
+    cos_at,
+    sin_at,
+    grad_at,
+    rows,
+    scale,
+    TOKENS: tl.constexpr,
+    HEADS: tl.constexpr,
+    HALF: tl.constexpr,
+    ROTARY: tl.constexpr,
+    NORM: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """Gradients of q, k, v (rows, 2 HALF) to those of the products, as one (tokens, 3, H, K)."""
+    part = tl.program_id(1)
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    channel = tl.arange(0, HALF)[None, :]
+    inside = (row < rows)[:, None]
+    at = row[:, None] * (2 * HALF) + channel
+    source = grad_v_at
+    if part == 0:
+        source = grad_q_at
+    if part == 1:
+        source = grad_k_at
+    first = tl.load(source + at, mask=inside, other=0.0).to(tl.float32)
+    second = tl.load(source + at + HALF, mask=inside, other=0.0).to(tl.float32)
+    if part < 2:
+        if NORM:
+            normed = q_at
+            if part == 1:
+                normed = k_at
+            a = tl.load(normed + at, mask=inside, other=0.0).to(tl.float32)
+            b = tl.load(normed + at + HALF, mask=inside, other=0.0).to(tl.float32)
+            root = tl.load(roots_at + part * rows + row, mask=row < rows, other=0.0)[:, None]
+            along = tl.sum(first * a + second * b, 1)[:, None] / (2 * HALF * scale * scale)
+            first = root * (first - along * a)
+            second = root * (second - along * b)
+        if ROTARY:
+            angle = ((row // HEADS) % TOKENS)[:, None] * HALF + channel
+            cos = tl.load(cos_at + angle).to(tl.float32)
+            sin = tl.load(sin_at + angle).to(tl.float32)
+            turned = first * cos - second * sin
+            second = first * sin + second * cos
+            first = turned
+    width = HEADS * 2 * HALF
+    token, head = row // HEADS, row % HEADS
+    to = (token * 3 * width + part * width + head * (2 * HALF))[:, None] + channel
+    kind = grad_at.dtype.element_ty
+    tl.store(grad_at + to, first.to(kind), mask=inside)
+    tl.store(grad_at + to + HALF, second.to(kind), mask=inside)
