@@ -24,7 +24,7 @@ import os
 import select
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from model.process import Process, command_line, run_process
@@ -59,8 +59,10 @@ def _pace(process: Process, line: "Line", options: dict[str, Any]) -> None:
             identity["data_id"] = None
         process.run.event("ready", **ready, identity=identity)
         line.say("ready", **ready, identity=identity)
-        while (word := line.hear(process.stop)) not in (None, "stop"):
-            _obey(word or "", resident, line)
+        for word in line.words(process.stop):
+            if word == "stop":
+                return
+            _obey(word, resident, line)
     finally:
         resident.close()
 
@@ -94,22 +96,20 @@ class Line:
         os.dup2(nothing, 0)
         os.close(nothing)
         os.dup2(2, 1)
-        self._heard = b""
-        self._ended = False
 
-    def hear(self, stop: Stop) -> str | None:
-        """The next word, or null at the end of input; waits asleep. Raises Interrupted."""
-        while b"\n" not in self._heard and not self._ended:
+    def words(self, stop: Stop) -> Iterator[str]:
+        """Every word until the end of input, waited for asleep. Raises Interrupted."""
+        heard, ended = b"", False
+        while not ended:
             if stop.reason is not None:
                 raise _interrupted(stop.reason)
-            if select.select([self._in], [], [], LOOK_S)[0]:
-                chunk = os.read(self._in, CHUNK_BYTES)
-                self._heard += chunk
-                self._ended = not chunk
-        word, newline, self._heard = self._heard.partition(b"\n")
-        if not word and not newline:
-            return None
-        return word.decode(errors="replace").strip()
+            if not select.select([self._in], [], [], LOOK_S)[0]:
+                continue
+            chunk = os.read(self._in, CHUNK_BYTES)
+            ended = not chunk
+            *lines, heard = (heard + chunk).split(b"\n")
+            for line in [*lines, heard] if ended and heard else lines:
+                yield line.decode(errors="replace").strip()
 
     def say(self, event: str, **fields: Any) -> None:
         """One JSON object on a line. Raises Interrupted when nobody reads any more."""

@@ -116,9 +116,9 @@ class Resident:
         graphs = compiled_graphs()
         laps, waits = [], []
         batches = self._batches(source)
-        self._synchronise()
-        clock = Clock(self.device)
         with self._sm_clock.sampling() as samples:
+            self._synchronise()
+            clock = Clock(self.device)
             for _ in range(steps):
                 self._leave_if_told()
                 self._last = batches.next()

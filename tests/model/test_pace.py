@@ -282,3 +282,21 @@ def test_every_compilation_is_counted() -> None:
     assert compiled_graphs() - before == 1
     double(torch.ones(3))
     assert compiled_graphs() - before == 2
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_on_a_gpu_a_turn_is_timed_by_events_and_compiles_nothing(tmp_path: Path) -> None:
+    gpu = {"system.device": "cuda", "system.precision": "bf16", "system.compile": True}
+    talk = Talk(tmp_path, *settings({**gpu, "system.attention": "sdpa"}), "--synthetic")
+    ready = talk.hear()
+    assert ready["graphs"] > 0
+    assert ready["reserved_memory_bytes"] >= ready["peak_memory_bytes"] > 0
+    began = time.perf_counter()
+    turn = talk.ask("go 1000")
+    wall_s = time.perf_counter() - began
+    assert turn["recompiled"] == 0
+    assert 0.5 * wall_s < sum(turn["step_s"]) <= wall_s
+    assert (turn["sm_clock_mhz"] is None) == (ready["sm_clock"]["source"] is None)
+    talk.say("stop")
+    assert talk.end()["status"] == "completed"
