@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.pace import Pace, PaceFailed, first_answers
+from benchmarks.step import positive
 
 PHASES = ("imports", "data", "build", "compile", "first_step")
 CACHES = {  # the variable that moves a cache, and its folder below ours
@@ -124,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("base", type=Path, metavar="BASE", help="YAML or JSON")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C")
-    parser.add_argument("--runs", type=int, default=2, help="pairs of a cold and a warm start")
+    parser.add_argument("--runs", type=positive, default=2, help="pairs of a cold and a warm start")
     parser.add_argument("--synthetic", action="store_true", help="one random batch, no data")
     parser.add_argument("--ready-minutes", type=float, default=30.0, help="limit of a start")
     parser.add_argument("--out", type=Path, help="save all records as JSON")

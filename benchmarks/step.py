@@ -6,9 +6,10 @@
 Every configuration is a `model.pace` process. All start and compile at the same time, then take
 turns in the order A B B A, so that a GPU that warms up or slows down does so for both. A turn is
 the fewest steps that take --turn-seconds; the first turn of each is thrown away. A difference is
-one of ln(seconds per token) in per cent; slower is positive. With one launch its interval speaks of
-that launch alone; --launches 2 or more starts all afresh, in the other order, and counts what
-differs between launches (benchmarks/abba.py).
+one of ln(seconds per token) in per cent; slower is positive. What follows from a setting by the
+dial (batch, width) follows here too. With one launch the interval speaks of that launch alone;
+--launches 2 or more starts all afresh, in the other order, and counts what differs between
+launches (benchmarks/abba.py).
 
 Exit code 0; 1 when a trainer failed, or did not fit (--check-memory); 2 wrong usage.
 """
@@ -373,8 +374,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="A.B=C",
         help="one more configuration: the base with these; may be given several times",
     )
-    parser.add_argument("--launches", type=_positive, default=1)
-    parser.add_argument("--turns", type=_positive, default=8, help="ABBA rounds a launch and pair")
+    parser.add_argument("--launches", type=positive, default=1)
+    parser.add_argument("--turns", type=positive, default=8, help="ABBA rounds a launch and pair")
     parser.add_argument("--turn-seconds", type=float, default=2.0)
     parser.add_argument("--ready-minutes", type=float, default=30.0, help="limit of starting")
     parser.add_argument("--synthetic", action="store_true", help="one random batch, no data")
@@ -390,7 +391,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A number of 1 or more, for argparse."""
     if not text.isdigit() or not int(text):
         raise argparse.ArgumentTypeError(f"expected a number of 1 or more, got {text!r}")
     return int(text)

@@ -21,6 +21,7 @@ a parent that dies is noticed during a turn and a compilation too.
 
 import json
 import os
+import re
 import select
 import sys
 import time
@@ -33,6 +34,7 @@ from model.stop import Stop
 STARTED = time.time()  # before torch is imported, so that startup_s counts it
 LOOK_S = 0.25  # how often a trainer that waits for a word asks whether it was told to leave
 CHUNK_BYTES = 4096
+STEP_WORD = re.compile(r"(?P<name>go|same) (?P<steps>[1-9][0-9]{0,8})")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,16 +70,16 @@ def _pace(process: Process, line: "Line", options: dict[str, Any]) -> None:
 
 
 def _obey(word: str, resident: Any, line: "Line") -> None:
-    name, _, count = word.partition(" ")
-    if name not in ("go", "same") or not (count.isascii() and count.isdigit() and int(count)):
+    asked = STEP_WORD.fullmatch(word)
+    if asked is None:
         line.say(
             "error",
-            expected="`go N`, `same N` with N of 1 or more, or `stop`",
+            expected="`go N` or `same N` with N from 1 to 999999999, or `stop`",
             got=repr(word),
             remedy="Send one of these words on a line of its own.",
         )
         return
-    turn = resident.turn(int(count), "loader" if name == "go" else "same")
+    turn = resident.turn(int(asked["steps"]), "loader" if asked["name"] == "go" else "same")
     resident.record(turn)
     line.say("turn", **turn)
 

@@ -23,6 +23,7 @@ from model.stop import Stop
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
+UNKNOWN = ["jump 3", "go", "go 0", "go -1", "go 1.5", "go 2 3", "", "go 10000000000"]
 TINY = {
     "seed": 1,
     "dial": {"depth": 1, "steps": 3, "batch_tokens": 256},
@@ -101,7 +102,7 @@ def test_a_turn_has_exactly_as_many_times_as_steps_were_asked_for(talk: Talk, st
     assert turn["peak_memory_bytes"] > 1_000_000
 
 
-@pytest.mark.parametrize("word", ["jump 3", "go", "go 0", "go -1", "go 1.5", "go 2 3", "", "\x00"])
+@pytest.mark.parametrize("word", UNKNOWN)
 def test_an_unknown_word_is_told_what_was_expected_and_ends_nothing(talk: Talk, word: str) -> None:
     answer = talk.ask(word)
     assert answer.keys() == {"event", "expected", "got", "remedy"}
