@@ -75,7 +75,10 @@ class DoesNotFit(Exception):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures, prints, saves; the module's docstring has the exit codes."""
-    chosen = _parser().parse_args(argv)
+    parser = _parser()
+    chosen = parser.parse_args(argv)
+    if chosen.synthetic and chosen.loader_check:
+        parser.error("--loader-check needs a loader, and --synthetic has none")
     configurations = _configurations(chosen)
     pairs = pairs_of(configurations, loader_check=chosen.loader_check)
     try:

@@ -13,7 +13,7 @@ import pytest
 from benchmarks.abba import compare, log_ratio
 from benchmarks.pace import Pace, PaceFailed, first_answers
 from benchmarks.startup import seconds_of
-from benchmarks.step import DoesNotFit, Launch, Pair, Side, comparison, require_room
+from benchmarks.step import DoesNotFit, Launch, Pair, Side, comparison, main, require_room
 
 ROOT = Path(__file__).parents[1]
 TINY = {
@@ -78,6 +78,15 @@ def test_a_trainer_that_fails_is_reported_and_none_is_left_running(base: Path) -
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     assert paces_of(base) == []
+
+
+def test_a_loader_check_without_a_loader_is_wrong_usage(
+    base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([str(base), "--synthetic", "--loader-check"])
+    assert ended.value.code == 2
+    assert "needs a loader" in capsys.readouterr().err
 
 
 def test_a_start_has_its_phases_in_seconds_cold_and_warm(tmp_path: Path, base: Path) -> None:
