@@ -27,5 +27,9 @@ and the run itself:
     clock       times of steps
     evaluate    validation loss and bits per byte
     trainer     the training loop
-    train       one run, one process, and how it ended
+    process     what processes that train share: command line, ends, exit codes
+    train       one run, one process
+    smclock     a GPU's clock rate while it works
+    resident    a trainer that stands ready and steps only when told
+    pace        the words that tell it, on stdin and stdout
 """

@@ -16,7 +16,7 @@ from types import TracebackType
 
 import torch
 
-from model.data.rows import PackedRows
+from model.data.rows import Rows
 from model.errors import DataError
 
 
@@ -33,7 +33,7 @@ class Loader:
 
     def __init__(
         self,
-        rows: PackedRows,
+        rows: Rows,
         *,
         batch_rows: int,
         start_step: int = 0,

@@ -5,7 +5,9 @@ its last T. Reading copies slices of memory-mapped shards and nothing else.
 """
 
 import hashlib
+import sys
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +43,17 @@ class DocumentTokens:
             out[at : at + length] = self._tokens[shard][start : start + length]
             at += length
         assert at == len(out), (at, len(out))
+
+
+class Rows(Protocol):
+    """What a loader reads."""
+
+    @property
+    def rows(self) -> int:
+        """The number of rows that can be asked for."""
+
+    def tokens(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Rows start to stop as (stop - start, T + 1) token ids."""
 
 
 class PackedRows:
@@ -81,3 +94,25 @@ class PackedRows:
             block = self.tokens(start, min(rows, start + 256))
             digest.update(block.astype(self._documents.type).tobytes())
         return digest.hexdigest()
+
+
+class RepeatedRows:
+    """The first `rows` rows of others again and again, for whoever must never run out of them.
+
+    A piece that is asked for does not cross from the last row to the first: batches divide `rows`.
+    """
+
+    def __init__(self, others: Rows, rows: int) -> None:
+        assert 0 < rows <= others.rows, (rows, others.rows)
+        self._others, self._period = others, rows
+
+    @property
+    def rows(self) -> int:
+        """No end that a process reaches."""
+        return sys.maxsize
+
+    def tokens(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Rows start to stop as (stop - start, T + 1) token ids."""
+        first = start % self._period
+        assert first + stop - start <= self._period, (start, stop, self._period)
+        return self._others.tokens(first, first + stop - start)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from model.data.loader import Loader
-from model.data.rows import PackedRows
+from model.data.rows import PackedRows, RepeatedRows
 from model.data.sources import TRAIN, VALIDATION
 from model.errors import DataError
 
@@ -27,6 +27,13 @@ def test_step_k_takes_rows_k_times_b(rows):
             assert batch.tokens.dtype == torch.int64
             assert batch.waited_s >= 0
             assert batch.tokens.tolist() == rows.tokens(8 * step, 8 * step + 8).tolist()
+
+
+def test_repeated_rows_begin_again_after_the_last(rows):
+    with Loader(RepeatedRows(rows, 24), batch_rows=8) as loader:
+        for step in range(7):
+            start = 8 * (step % 3)
+            assert loader.next().tokens.tolist() == rows.tokens(start, start + 8).tolist()
 
 
 def test_ranks_share_each_step_in_order(rows):

@@ -1,0 +1,128 @@
+"""What every process that trains has in common: from its command line to its exit code.
+
+`model.train` runs to its end, `model.pace` steps when told; both read a configuration, hold a run
+directory, can be told to leave, and say how they ended: `completed`, `diverged`, `out_of_memory`,
+`interrupted` or `failed`, with the reason and the remedy. Exit code 0 means completed, 1 any other
+end, 2 wrong usage or configuration. No torch: a faulty configuration is said before torch is
+imported.
+"""
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from model.config import Config
+from model.derive import Derived
+from model.errors import ConfigErrors, MachineError, ModelError, missing_package
+from model.rundir import RunDirectory
+from model.stop import Stop
+
+
+@dataclass(frozen=True, kw_only=True)
+class Process:
+    """What the work of a process is given."""
+
+    config: Config
+    derived: Derived
+    run: RunDirectory
+    stop: Stop
+
+
+Work = Callable[[Process], None]
+
+
+def command_line(module: str, description: str | None) -> argparse.ArgumentParser:
+    """A parser of the words that all these processes take."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--config", type=Path, required=True, help="YAML or JSON")
+    parser.add_argument("--out", type=Path, required=True, help="the run's directory")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C")
+    parser.add_argument("--watch-fd", type=int, help="leave when this descriptor ends")
+    return parser
+
+
+def run_process(arguments: argparse.Namespace, work: Work) -> int:
+    """Runs `work` in the run directory that was asked for; the process's exit code."""
+    try:
+        run = RunDirectory(arguments.out)
+    except ModelError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    stop = Stop(run, arguments.watch_fd)
+    try:
+        return _outcome(run, lambda: work(_begin(arguments, run, stop)))
+    except OSError as error:  # a full disk: what was written stays, and no result means failed
+        print(f"error: {run.path} could not be written: {error}", file=sys.stderr)
+        return 1
+
+
+def _begin(arguments: argparse.Namespace, run: RunDirectory, stop: Stop) -> Process:
+    from model.configfile import parse_overrides  # here, so that a missing package has its remedy
+    from model.describe import identity_json, resolve
+
+    config, derived = resolve(str(arguments.config), parse_overrides(arguments.set))
+    _one_rank()
+    run.write(
+        "config.json",
+        {
+            "requested": asdict(config),
+            "resolved": derived.as_json(),
+            "identity": identity_json(config),
+        },
+    )
+    return Process(config=config, derived=derived, run=run, stop=stop)
+
+
+def _outcome(run: RunDirectory, call: Callable[[], None]) -> int:
+    try:
+        try:
+            call()
+        except ModuleNotFoundError as error:
+            raise missing_package(error) from error
+    except ConfigErrors as error:
+        print(f"error: {error}", file=sys.stderr)
+        run.finish("failed", str(error), error.remedy)
+        return 2
+    except ModelError as error:
+        print(f"error: {error}", file=sys.stderr)
+        run.finish("failed", str(error), error.remedy)
+        return 1
+    except Exception as error:  # the process's edge: every end becomes a result
+        status, reason, remedy = _classify(error)
+        if status == "failed":
+            traceback.print_exc()
+        print(f"{status}: {reason}", file=sys.stderr)
+        run.finish(status, reason, remedy)
+        return 1
+    run.finish("completed")
+    return 0
+
+
+def _classify(error: Exception) -> tuple[str, str, str | None]:
+    """Status, reason and remedy of an exception that ended a run."""
+    kind, text = type(error).__name__, " ".join(str(error).split())[:500]
+    if kind == "Diverged":
+        return "diverged", text, "Lower the learning rate, or see the curve for where it began."
+    if kind == "Interrupted":
+        return "interrupted", text, None
+    # torch's CUDA error, Python's own, and the CPU allocator's, which is a plain RuntimeError
+    out_of_memory = "allocate memory" in text or "out of memory" in text
+    if isinstance(error, MemoryError) or kind == "OutOfMemoryError" or out_of_memory:
+        remedy = "Lower system.device_batch_rows; the batch stays as it is, in more forward passes."
+        return "out_of_memory", text or kind, remedy
+    return "failed", f"{kind}: {text}", None
+
+
+def _one_rank() -> None:
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if ranks > 1:
+        raise MachineError(
+            expected="one rank",
+            got=f"{ranks} (WORLD_SIZE)",
+            remedy="Start it without torchrun: training over several ranks is not built yet.",
+        )

@@ -1,0 +1,296 @@
+"""A complete trainer that stands ready and steps only when told: what `model.pace` drives.
+
+Speed is compared between processes that live at the same time and take turns, so that a GPU that
+warms up or slows down does so for both. A resident trainer is built and compiled as a run's is, and
+settles until three steps in a row compiled nothing. From then on:
+
+- It can be asked for any number of steps. A schedule ends and may pass through stages of different
+  cost, so it is held: every step is step `at_step` of the schedule (0 by default, where a warm-up
+  keeps the learning rate small), and a turn never mixes stages.
+- Data never ends either: the first 64 batches of the plan come again and again.
+- A turn times steps and nothing else. It starts and ends with an idle device. In between, as in
+  training, the host is at most one step ahead of the GPU. The loader gathers on between turns, so
+  that the first batch of a turn is ready.
+- Between turns it holds its memory, and neither computes nor waits actively.
+
+Batches are those of the loader, or with `synthetic` one random batch over and over, which needs no
+data. `same` repeats the loader's last batch: what is gained by it is what the loader costs.
+"""
+
+import math
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Literal, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from model.clock import Clock
+from model.config import Config
+from model.data.loader import Batch, Loader
+from model.data.prepare import prepare
+from model.data.rows import RepeatedRows
+from model.data.settings import DataSettings
+from model.derive import Derived
+from model.errors import ConfigError, ConfigErrors, MachineError
+from model.kernels import kernel_plan
+from model.machine import environment_json, peak_flops
+from model.process import Process
+from model.smclock import SmClock
+from model.trainer import Diverged, Interrupted, Trainer, device_of
+
+QUIET_STEPS = 3  # steps without a compilation before the trainer calls itself ready
+MOST_SETTLING_STEPS = 50  # guards that change at every step would compile for ever
+PLANNED_BATCHES = 64
+
+Source = Literal["loader", "same"]
+Value = TypeVar("Value")
+
+
+class Batches(Protocol):
+    """Where a turn's batches come from."""
+
+    def next(self) -> Batch:
+        """The next batch, on the device."""
+
+
+class SameBatch:
+    """One batch over and over."""
+
+    def __init__(self, tokens: Tensor) -> None:
+        self._batch = Batch(tokens=tokens, waited_s=0.0)
+
+    def next(self) -> Batch:
+        return self._batch
+
+
+class Resident:
+    """One trainer and its batches; `make_ready` first, then turns, and `close` at the end."""
+
+    def __init__(self, process: Process, *, at_step: int = 0, synthetic: bool = False) -> None:
+        """Raises ConfigErrors when the schedule has no step `at_step`."""
+        _require_step(at_step, process.derived)
+        self.config, self.derived = process.config, process.derived
+        self.run, self.stop = process.run, process.stop
+        self.at_step, self.synthetic = at_step, synthetic
+        self.trainer: Trainer
+        self.device: torch.device
+        self._loader: Loader | None = None
+        self._last: Batch
+        self._sm_clock: SmClock
+
+    def make_ready(self, started: float) -> dict[str, Any]:
+        """Builds, compiles and settles; what there is to know about the trainer.
+
+        Raises Interrupted, or whatever building a trainer raises.
+        """
+        self._phase_since("startup", started)
+        rows = None if self.synthetic else self._timed("data", self._open_rows)
+        self.device = device_of(self.config)
+        self._sm_clock = SmClock(self.device)
+        self.trainer = self._timed("build", lambda: Trainer(self.config, self.derived, self.device))
+        compile_s = 0.0
+        if self.config.system.compile:
+            began = time.time()
+            self.trainer.warm_up()
+            compile_s = self._phase_since("compile", began)
+        self.run.metrics["compile_s"] = compile_s
+        if rows is None:
+            self._last = SameBatch(synthetic_tokens(self.config, self.derived, self.device)).next()
+        else:
+            self._loader = Loader(rows, batch_rows=self._batch_rows, device=self.device)
+        step_s = self._settle()
+        environment = self._timed("environment", self._environment)
+        self.run.write("environment.json", environment)
+        self.run.metrics["startup_s"] = time.time() - started
+        return self._ready(environment, step_s)
+
+    def turn(self, steps: int, source: Source = "loader") -> dict[str, Any]:
+        """Takes `steps` steps now; their times and what went on meanwhile.
+
+        Raises Interrupted when told to leave, and Diverged when the last loss is not finite.
+        """
+        graphs = compiled_graphs()
+        laps, waits = [], []
+        batches = self._batches(source)
+        with self._sm_clock.sampling() as samples:
+            self._synchronise()
+            clock = Clock(self.device)
+            for _ in range(steps):
+                self._leave_if_told()
+                self._last = batches.next()
+                loss, _ = self.trainer.step(self.at_step, self._last.tokens)
+                laps.append(clock.lap())
+                waits.append(self._last.waited_s)
+                if len(laps) > 1:
+                    laps[-2].seconds()  # waits for the step before: one step ahead, as in training
+            self._synchronise()
+        if not math.isfinite(loss.item()):
+            raise Diverged(f"training loss {loss.item()} after {steps} steps of a turn")
+        return {
+            "steps": steps,
+            "batches": "same" if self.synthetic else source,
+            "step_s": [round(lap.seconds(), 7) for lap in laps],
+            "loader_wait_s": [round(wait, 7) for wait in waits],
+            "sm_clock_mhz": samples.median_mhz,
+            "recompiled": compiled_graphs() - graphs,
+            "loss": loss.item(),
+            "peak_memory_bytes": peak_memory_bytes(self.device),
+        }
+
+    def record(self, turn: dict[str, Any]) -> None:
+        """Writes a turn into the run's events and metrics."""
+        self.run.event("turn", **turn)
+        metrics = self.run.metrics
+        self.run.steps += turn["steps"]
+        self.run.tokens += turn["steps"] * self.derived.batch_tokens
+        train_time_s = (metrics["train_time_s"] or 0.0) + sum(turn["step_s"])
+        metrics["train_time_s"] = train_time_s
+        metrics["loader_wait_s"] = (metrics["loader_wait_s"] or 0.0) + sum(turn["loader_wait_s"])
+        metrics["tokens_per_s"] = self.run.tokens / train_time_s
+        metrics["train_loss"] = turn["loss"]
+        metrics["peak_memory_bytes"] = turn["peak_memory_bytes"]
+
+    def close(self) -> None:
+        """Ends the loader's thread."""
+        if self._loader is not None:
+            self._loader.close()
+
+    @property
+    def _batch_rows(self) -> int:
+        return self.derived.batch_tokens // self.derived.sizes.context
+
+    def _open_rows(self) -> RepeatedRows:
+        settings = DataSettings.from_config(self.config)
+        prepared = prepare(settings, lambda text: print(text, file=sys.stderr, flush=True))
+        rows = PLANNED_BATCHES * self._batch_rows
+        return RepeatedRows(prepared.rows("train", rows), rows)
+
+    def _batches(self, source: Source) -> Batches:
+        if source == "loader" and self._loader is not None:
+            return self._loader
+        return SameBatch(self._last.tokens)
+
+    def _settle(self) -> float:
+        """Steps until QUIET_STEPS in a row compiled nothing; the median time of those."""
+        began = time.time()
+        quiet: list[float] = []
+        for number in range(1, MOST_SETTLING_STEPS + 1):
+            turn = self.turn(1)
+            if number == 1:
+                self._phase_since("first_step", began)
+            quiet = [] if turn["recompiled"] else quiet + turn["step_s"]
+            if len(quiet) == QUIET_STEPS:
+                self._phase_since("settle", began)
+                return statistics.median(quiet)
+        raise MachineError(
+            path="system.compile",
+            expected=f"{QUIET_STEPS} steps in a row that compile nothing",
+            got=f"none in {MOST_SETTLING_STEPS} steps",
+            remedy="See the log with TORCH_LOGS=recompiles, or set system.compile: false.",
+        )
+
+    def _environment(self) -> dict[str, Any]:
+        system = self.config.system
+        environment = environment_json(
+            self.device,
+            precision=system.precision,
+            kernel_plan=kernel_plan(self.config, self.trainer.attention),
+            calibration_s=0.0,  # whoever takes turns with this trainer starts at the same time
+        )
+        return {**environment, "compile_cache": None if system.compile else "off"}
+
+    def _ready(self, environment: dict[str, Any], step_s: float) -> dict[str, Any]:
+        gpus, metrics = environment["gpus"], self.run.metrics
+        return {
+            "startup_s": metrics["startup_s"],
+            "compile_s": metrics["compile_s"],
+            "step_s": step_s,
+            "graphs": compiled_graphs(),
+            "peak_memory_bytes": peak_memory_bytes(self.device),
+            "reserved_memory_bytes": reserved_memory_bytes(self.device),
+            "device_memory_bytes": device_memory_bytes(self.device),
+            "batch_tokens": self.derived.batch_tokens,
+            "flops_per_token": self.derived.flops_per_token,
+            "peak_flops": peak_flops(gpus[0]["name"]) if gpus else None,
+            "device": gpus[0]["name"] if gpus else environment["cpu"]["name"],
+            "environment_id": environment["environment_id"],
+            "attention_backend": environment["attention_backend"],
+            "kernel_plan": environment["kernel_plan"],
+            "sm_clock": {"source": self._sm_clock.source, "missing": self._sm_clock.missing},
+            "at_step": self.at_step,
+            "synthetic": self.synthetic,
+        }
+
+    def _synchronise(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _leave_if_told(self) -> None:
+        if self.stop.reason is not None:
+            raise Interrupted(self.stop.reason)
+
+    def _timed(self, name: str, call: Callable[[], Value]) -> Value:
+        began = time.time()
+        value = call()
+        self._phase_since(name, began)
+        return value
+
+    def _phase_since(self, name: str, began: float) -> float:
+        seconds = time.time() - began
+        self.run.phase(name, seconds)
+        self._leave_if_told()
+        return seconds
+
+
+def synthetic_tokens(config: Config, derived: Derived, device: torch.device) -> Tensor:
+    """One batch (B, T + 1) of random tokens, from the seed alone and the same on every device."""
+    generator = torch.Generator().manual_seed(config.seed)
+    shape = (derived.batch_tokens // derived.sizes.context, derived.sizes.context + 1)
+    return torch.randint(config.model.vocab_size, shape, generator=generator).to(device)
+
+
+def compiled_graphs() -> int:
+    """Graphs that torch.compile has made in this process; one more means that it compiled."""
+    dynamo = sys.modules.get("torch._dynamo.utils")  # not loaded: nothing was ever compiled
+    return int(dynamo.counters["stats"]["unique_graphs"]) if dynamo is not None else 0
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most that was allocated on a GPU; on a CPU the most that was resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux reports kB
+
+
+def reserved_memory_bytes(device: torch.device) -> int:
+    """What the process keeps others from using, its allocator's reserve included."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    return peak_memory_bytes(device)
+
+
+def device_memory_bytes(device: torch.device) -> int:
+    """What there is to share."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _require_step(at_step: int, derived: Derived) -> None:
+    if not 0 <= at_step < derived.steps:
+        raise ConfigErrors(
+            [
+                ConfigError(
+                    path="--at-step",
+                    expected=f"a step of the schedule, 0 to {derived.steps - 1}",
+                    got=str(at_step),
+                    remedy="Choose one of them, or leave it out for the first.",
+                )
+            ]
+        )

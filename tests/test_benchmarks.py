@@ -1,0 +1,209 @@
+"""The scripts that drive resident trainers: their arithmetic, and short real measurements."""
+
+import json
+import math
+import random
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from benchmarks.abba import compare, log_ratio
+from benchmarks.pace import Pace, PaceFailed, first_answers
+from benchmarks.startup import seconds_of
+from benchmarks.step import DoesNotFit, Launch, Pair, Side, comparison, main, require_room
+
+ROOT = Path(__file__).parents[1]
+TINY = {
+    "dial": {"depth": 1, "steps": 3, "batch_tokens": 256},
+    "model": {"width": 64, "context_tokens": 64, "vocab_size": 512},
+    "system": {"device": "cpu", "precision": "fp32", "compile": False, "threads": 1},
+}
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.json"
+    path.write_text(json.dumps(TINY))
+    return path
+
+
+def measured(module: str, *words: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", f"benchmarks.{module}", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def paces_of(config: Path) -> list[str]:
+    """Command lines of running processes that were given this configuration."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue  # it ended meanwhile
+        if "model.pace" in words and str(config) in words:
+            found.append(" ".join(words))
+    return found
+
+
+def test_two_paces_take_turns_and_leave_a_table_and_an_interval(tmp_path: Path, base: Path) -> None:
+    out = tmp_path / "out.json"
+    deeper = ["--versus", "dial.depth=6", "dial.params=100000"]
+    short = ["--turns", "3", "--turn-seconds", "0.1", "--synthetic", "--check-memory"]
+    done = measured("step", str(base), *deeper, *short, "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines[2:5]] == ["configuration", "tiny", "dial.depth=6"]
+    assert "95 % within this launch" in done.stdout
+    assert "no SM clock: the device is not a GPU" in done.stdout
+    record = json.loads(out.read_text())
+    turns = record["launches"][0]["turns"]
+    assert [turn["configuration"] for turn in turns] == [0, 1, 1, 0] * 3
+    assert all(len(turn["step_s"]) == turn["steps"] for turn in turns)
+    found = record["comparisons"]["dial.depth=6 dial.params=100000"]
+    assert found["low"] < found["log_ratio"] < found["high"]
+    assert found["log_ratio"] > math.log(1.5)  # six blocks in place of one
+    assert found["windows"] == 3
+    assert record["launches"][0]["environments"][0]["torch"]
+    assert paces_of(base) == []
+
+
+def test_a_trainer_that_fails_is_reported_and_none_is_left_running(base: Path) -> None:
+    done = measured("step", str(base), "--synthetic", "--versus", "system.attention=flex")
+    assert done.returncode == 1
+    assert "system.attention=flex: the trainer ended with exit code 1; status failed" in done.stderr
+    assert "Set system.attention: sdpa." in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert paces_of(base) == []
+
+
+def test_a_loader_check_without_a_loader_is_wrong_usage(
+    base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([str(base), "--synthetic", "--loader-check"])
+    assert ended.value.code == 2
+    assert "needs a loader" in capsys.readouterr().err
+
+
+def test_a_start_has_its_phases_in_seconds_cold_and_warm(tmp_path: Path, base: Path) -> None:
+    out = tmp_path / "out.json"
+    done = measured("startup", str(base), "--synthetic", "--runs", "1", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    names = [line.split()[0] for line in done.stdout.splitlines()[2:]]
+    assert names == [
+        "phase",
+        *["imports", "data", "build", "compile", "first_step", "total", "cache"],
+    ]
+    starts = json.loads(out.read_text())["starts"]
+    assert [each["state"] for each in starts] == ["cold", "warm"]
+    for each in starts:
+        assert each["total"] >= each["imports"] + each["build"] + each["first_step"] - 0.01
+        assert "compile" not in each  # nothing to compile here
+        assert each["compile_cache"] == "off"
+
+
+def test_a_word_that_a_pace_refuses_is_a_failure_with_what_it_expected(
+    tmp_path: Path, base: Path
+) -> None:
+    pace = Pace("it", base, [], tmp_path / "it", words=["--synthetic"])
+    try:
+        assert first_answers([pace], 60)[0]["event"] == "ready"
+        with pytest.raises(PaceFailed, match=r"it: the trainer refused a word.*go N"):
+            pace.ask("jump", 60)
+        with pytest.raises(PaceFailed, match="gave no answer in 0 s"):
+            pace.ask("go 1000000", 0.1)
+    finally:
+        pace.kill()
+    assert paces_of(base) == []
+
+
+def test_the_log_ratio_of_a_window_is_free_of_linear_drift() -> None:
+    a, b = 1.0, 1.1
+    drifting = [side * math.exp(0.03 * place) for place, side in enumerate((a, b, b, a))]
+    assert log_ratio(*drifting) == pytest.approx(math.log(b / a))
+
+
+def test_one_launch_is_labelled_as_such_and_one_window_has_no_interval() -> None:
+    one = compare([[0.01, 0.012, 0.011, 0.013]])
+    assert one.within_one_launch
+    assert one.se == pytest.approx(0.00129099 / 2, rel=1e-5)  # SD of the four over sqrt(4)
+    assert one.low < 0.0115 < one.high
+    lone = compare([[0.01]])
+    assert lone.df == 0
+    assert math.isnan(lone.low)
+
+
+def test_launches_that_agree_better_than_their_windows_fall_back_on_the_windows() -> None:
+    found = compare([[-0.01, 0.01], [-0.01, 0.01], [-0.01, 0.01]])
+    assert not found.within_one_launch
+    assert found.se == pytest.approx(math.sqrt(0.0002 / 6))
+    assert found.df == 2
+
+
+@pytest.mark.parametrize(("launch_sd", "window_sd"), [(0.001, 0.002), (0.002, 0.0005), (0, 0.001)])
+def test_intervals_over_launches_hold_the_truth_as_often_as_they_say(
+    launch_sd: float, window_sd: float
+) -> None:
+    rng, truth, repeats = random.Random(1), 0.003, 2000
+
+    def launches() -> list[list[float]]:
+        middles = [truth + math.sqrt(2) * rng.gauss(0, launch_sd) for _ in range(4)]
+        return [[rng.gauss(middle, window_sd) for _ in range(5)] for middle in middles]
+
+    found = [compare(launches()) for _ in range(repeats)]
+    held = sum(each.low <= truth <= each.high for each in found)
+    # never less than promised; more where launches do not differ, as the formula then errs safely
+    assert held / repeats > 0.95 - 2 * math.sqrt(0.95 * 0.05 / repeats)
+
+
+def launch_of(*windows: Sequence[float], recompiled: int = 0) -> Launch:
+    """Turns of one step; a step of configuration 0 has 100 tokens, of configuration 1 200."""
+    turns = [
+        {"pair": "b", "configuration": side, "steps": 1, "step_s": [step_s], "recompiled": 0}
+        for window in windows
+        for side, step_s in zip((0, 1, 1, 0), window, strict=True)
+    ]
+    turns[0]["recompiled"] = recompiled
+    return Launch(
+        ready=[{"batch_tokens": 100}, {"batch_tokens": 200}], environments=[], turns=turns
+    )
+
+
+PAIR = Pair(name="b", a=Side(configuration=0), b=Side(configuration=1))
+
+
+def test_configurations_of_unequal_batches_are_compared_by_the_token() -> None:
+    found = comparison([launch_of([1.0, 2.0, 2.0, 1.0], [1.0, 2.0, 2.0, 1.0])], PAIR)
+    assert found is not None
+    assert found.log_ratio == pytest.approx(0)
+
+
+def test_windows_with_a_compilation_are_left_out() -> None:
+    slow, usual = [9.0, 2.2, 2.2, 1.0], [1.0, 2.2, 2.2, 1.0]
+    found = comparison([launch_of(slow, usual, usual, recompiled=1)], PAIR)
+    assert found is not None
+    assert found.windows == 2
+    assert found.log_ratio == pytest.approx(math.log(1.1))
+    assert comparison([launch_of(slow, recompiled=1)], PAIR) is None
+
+
+def test_trainers_that_hold_over_90_percent_of_the_memory_together_are_refused() -> None:
+    ready = {"reserved_memory_bytes": 30e9, "device_memory_bytes": 80e9}
+    require_room([ready, ready])
+    with pytest.raises(DoesNotFit, match=r"at most 72\.0 GB.*30\.0 \+ 30\.0 \+ 30\.0 = 90\.0 GB"):
+        require_room([ready, ready, ready])
+
+
+def test_phases_of_a_start_count_from_the_start_of_the_process() -> None:
+    events = [
+        {"event": "phase", "t": 101.5, "name": "startup", "seconds": 1.2},
+        {"event": "phase", "t": 103.5, "name": "build", "seconds": 2.0},
+        {"event": "step", "t": 104.0},
+        {"event": "phase", "t": 104.5, "name": "first_step", "seconds": 1.0},
+    ]
+    expected = {"imports": 1.5, "build": 2.0, "first_step": 1.0, "total": 4.5}
+    assert seconds_of(events, 100.0) == expected
