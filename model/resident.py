@@ -198,7 +198,7 @@ class Resident:
         environment = environment_json(
             self.device,
             precision=system.precision,
-            kernel_plan=kernel_plan(self.config, self.trainer.attention),
+            kernel_plan=kernel_plan(self.config, self.trainer.kernels),
             calibration_s=0.0,  # whoever takes turns with this trainer starts at the same time
         )
         return {**environment, "compile_cache": None if system.compile else "off"}
