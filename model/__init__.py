@@ -25,6 +25,8 @@ and the run itself:
     rundir      the files a run leaves
     stop        being told to leave
     clock       times of steps
+    compile_cache   where compiled kernels are kept
+    compilation     what was compiled, and when
     evaluate    validation loss and bits per byte
     trainer     the training loop
     train       one run, one process, and how it ended

@@ -328,6 +328,8 @@ class System:
     `auto` takes the first that can of flex, flash2, sdpa; the record says which."""
     compile: bool = True
     """Whether the model goes through torch.compile."""
+    compile_cache_dir: str = ".cache/compile"
+    """Where compiled kernels are kept; relative to the checkout. No part of an identity."""
     device_batch_rows: int | None = None
     """Rows a forward pass. Null: all rows of a step, at most 32."""
     threads: int | None = None

@@ -8,6 +8,7 @@ trace), calibrate, steps with evaluations between them.
 import math
 import time
 from collections import deque
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from model.attention import BACKENDS, choose
 from model.clock import Clock, Lap
+from model.compilation import Compilation
 from model.config import Config
 from model.data.loader import Loader
 from model.data.prepare import Prepared, prepare
@@ -91,7 +93,7 @@ class Training:
     def __init__(self, config: Config, derived: Derived, run: RunDirectory, stop: Stop) -> None:
         self.config, self.derived, self.run, self.stop = config, derived, run, stop
         self.train_time_s = self.loader_wait_s = self.eval_s = 0.0
-        self.settled_s, self.settled_steps = 0.0, 0
+        self.settled_s, self.settled_steps, self.recompiled_steps = 0.0, 0, 0
         self._pending: deque[_Step] = deque()
 
     def run_all(self, started: float) -> None:
@@ -101,13 +103,16 @@ class Training:
         rows = prepared.rows("train", self.derived.steps * self._batch_rows)
         self.validation = prepared.rows("validation", self.derived.validation_rows)
         device = device_of(self.config)
+        self.compilation = Compilation.start(self.config, device)
         self.trainer = self._timed("build", lambda: Trainer(self.config, self.derived, device))
         self.bytes_per_token = torch.from_numpy(prepared.bytes_per_token).to(device)
         compile_s = 0.0
         if self.config.system.compile:
             began = time.time()
-            self.trainer.warm_up()
+            self.compilation.warm_up(self.trainer.warm_up)
             compile_s = self._phase_since("compile", began)
+            self.run.event("compile_cache", **self.compilation.as_json())
+            self.compilation.news()  # told; from here on a compilation is out of place
         self.run.metrics["compile_s"] = compile_s
         environment = self._timed("calibrate", self._environment)
         self.run.write("environment.json", environment)
@@ -134,8 +139,7 @@ class Training:
             kernel_plan=kernel_plan(self.config, trainer.attention),
             calibration_s=system.calibration_s,
         )
-        # whether torch found its compiled graphs in its cache is not known yet
-        return {**environment, "compile_cache": None if system.compile else "off"}
+        return {**environment, "compile_cache": self.compilation.as_json()}
 
     def _all_steps(self, loader: Loader) -> None:
         steps, every = self.derived.steps, self.config.eval.every_steps
@@ -147,7 +151,9 @@ class Training:
                 raise Interrupted(self.stop.reason)
             batch = loader.next()
             loss, scale = self.trainer.step(index, batch.tokens)
-            self._pending.append(_Step(index + 1, loss, clock.lap(), batch.waited_s, scale))
+            compiled_s = self._recompilation(index + 1)
+            step = _Step(index + 1, loss, clock.lap(), batch.waited_s, scale, compiled_s)
+            self._pending.append(step)
             # one step stays pending on a GPU, so that reading its loss never makes the GPU wait
             self._settle(1 if self.trainer.device.type == "cuda" else 0)
             last = index + 1 == steps
@@ -157,15 +163,25 @@ class Training:
                 clock.begin()
         self._phase_since("train", began)
 
+    def _recompilation(self, step: int) -> float:
+        """Seconds of compiling since the last question; an event says what it was."""
+        news = self.compilation.news()
+        if news is None:
+            return 0.0
+        self.run.event("recompilation", step=step, **asdict(news))
+        return news.seconds
+
     def _settle(self, keep: int) -> None:
         """Reads and records pending steps until `keep` are left; raises Diverged."""
         while len(self._pending) > keep:
             step = self._pending.popleft()
-            loss, seconds = step.loss.item(), step.lap.seconds()
+            # a step's time has no compilation in it, and one that compiled is no measure of speed
+            loss, seconds = step.loss.item(), max(0.0, step.lap.seconds() - step.compiled_s)
             tokens = step.number * self.derived.batch_tokens
             self.train_time_s += seconds
             self.loader_wait_s += step.waited_s
-            if step.number > SETTLING_STEPS:
+            self.recompiled_steps += bool(step.compiled_s)
+            if step.number > SETTLING_STEPS and not step.compiled_s:
                 self.settled_s += seconds
                 self.settled_steps += 1
             self.run.steps, self.run.tokens = step.number, tokens
@@ -173,6 +189,7 @@ class Training:
             metrics["train_time_s"] = self.train_time_s
             metrics["loader_wait_s"] = self.loader_wait_s
             metrics["train_loss"] = loss
+            metrics["recompiled_steps"] = self.recompiled_steps
             self.run.event(
                 "step",
                 step=step.number,
@@ -182,6 +199,7 @@ class Training:
                 loader_wait_s=round(step.waited_s, 6),
                 train_time_s=round(self.train_time_s, 6),
                 lr_scale=round(step.lr_scale, 6),
+                **({"recompiled": True} if step.compiled_s else {}),
             )
             if not math.isfinite(loss):
                 raise Diverged(f"training loss {loss} at step {step.number}")
@@ -196,6 +214,7 @@ class Training:
         )
         seconds = time.time() - began
         self.eval_s += seconds
+        self._recompilation(step)
         metrics = self.run.metrics
         metrics["val_loss"], metrics["val_bpb"] = result.val_loss, result.val_bpb
         metrics["eval_s"] = self.eval_s
@@ -238,14 +257,16 @@ class Training:
         return seconds
 
 
+@dataclass(frozen=True)
 class _Step:
     """A step whose loss and time are not read yet."""
 
-    def __init__(
-        self, number: int, loss: Tensor, lap: Lap, waited_s: float, lr_scale: float
-    ) -> None:
-        self.number, self.loss, self.lap = number, loss, lap
-        self.waited_s, self.lr_scale = waited_s, lr_scale
+    number: int
+    loss: Tensor
+    lap: Lap
+    waited_s: float
+    lr_scale: float
+    compiled_s: float
 
 
 def device_of(config: Config) -> torch.device:

@@ -159,7 +159,8 @@ def test_a_run_directorys_config_can_be_given_again(tmp_path: Path) -> None:
 
 def test_config_id_ignores_seed_places_and_written_out_defaults() -> None:
     plain = config_id(Config())
-    same = {"seed": 9, "data.cache_dir": "/elsewhere", "dial.depth": 12, "model.smear": None}
+    places = {"data.cache_dir": "/elsewhere", "system.compile_cache_dir": "/elsewhere"}
+    same = {"seed": 9, **places, "dial.depth": 12, "model.smear": None}
     assert config_id(load_config(None, same)) == plain
     folders = [config_id(load_config(None, {"data": folder})) for folder in ("/a", "/b")]
     assert folders[0] == folders[1] != plain
