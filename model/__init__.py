@@ -7,6 +7,7 @@ What a run is, without torch:
     checks      ranges and combinations
     catalogue   the tricks: on, off, requirements, sources, people
     shapes      every parameter by formula
+    memory      the peak of a run, by parts
     derive      the dial: sizes, batch, rates, decay, horizon
     schedules   learning rate, momentum, decay over the run
     identity    hashes of configuration and code
