@@ -22,6 +22,8 @@ and the run itself:
     init        keyed initialisation
     optim       Muon and AdamW by label
     kernels     which kernel runs where
+    nvidia_smi  what the driver tells
+    preflight   what can be known of a GPU before a run
     machine     GPUs, CPU, calibration, environment.json
     rundir      the files a run leaves
     stop        being told to leave
@@ -30,5 +32,6 @@ and the run itself:
     compilation     what was compiled, and when
     evaluate    validation loss and bits per byte
     trainer     the training loop
+    failure     what an exception means
     train       one run, one process, and how it ended
 """

@@ -25,6 +25,7 @@ import torch
 
 from model.compile_cache import CompileCache, folder_key, no_room
 from model.config import Config
+from model.failure import gpu_remedy, is_out_of_memory
 from model.identity import kernel_versions
 from model.machine import cpu_json
 
@@ -228,8 +229,7 @@ def _reason(compile_ids: list[str]) -> str | None:
 
 def _is_the_machine_s(error: Exception) -> bool:
     """Whether a GPU or memory failed, for which no cache is to blame."""
-    kinds = (torch.OutOfMemoryError, torch.AcceleratorError, MemoryError)
-    return any(isinstance(each, kinds) for each in _chain(error))
+    return any(is_out_of_memory(each) or gpu_remedy(each) for each in _chain(error))
 
 
 def _why_unwritten(error: Exception) -> str | None:

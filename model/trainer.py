@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from model import preflight
 from model.attention import BACKENDS, choose
 from model.clock import Clock, Lap
 from model.compilation import Compilation
@@ -22,12 +23,11 @@ from model.data.loader import Loader
 from model.data.prepare import Prepared, prepare
 from model.data.settings import DataSettings
 from model.derive import Derived
-from model.errors import MachineError
 from model.evaluate import evaluate
 from model.gpt import GPT
 from model.init import initialise
 from model.kernels import kernel_plan
-from model.machine import environment_json, peak_flops, usable_cores
+from model.machine import environment_json, peak_flops
 from model.optim.labels import Optimizers
 from model.parameter import compute_type
 from model.rundir import RunDirectory
@@ -99,10 +99,10 @@ class Training:
     def run_all(self, started: float) -> None:
         """Everything; raises Diverged, Interrupted, or what went wrong."""
         self._phase_since("startup", started)
+        device = self._timed("preflight", self._device)
         prepared = self._timed("data", self._open_data)
         rows = prepared.rows("train", self.derived.steps * self._batch_rows)
         self.validation = prepared.rows("validation", self.derived.validation_rows)
-        device = device_of(self.config)
         self.compilation = Compilation.start(self.config, device)
         self.trainer = self._timed("build", lambda: Trainer(self.config, self.derived, device))
         self.bytes_per_token = torch.from_numpy(prepared.bytes_per_token).to(device)
@@ -126,6 +126,11 @@ class Training:
     @property
     def _batch_rows(self) -> int:
         return self.derived.batch_tokens // self.derived.sizes.context
+
+    def _device(self) -> torch.device:
+        device = preflight.device_of(self.config)
+        preflight.check(self.config, self.derived, device)
+        return device
 
     def _open_data(self) -> Prepared:
         settings = DataSettings.from_config(self.config)
@@ -267,23 +272,6 @@ class _Step:
     waited_s: float
     lr_scale: float
     compiled_s: float
-
-
-def device_of(config: Config) -> torch.device:
-    """The device that was asked for; raises MachineError where it is missing."""
-    wanted = config.system.device
-    available = torch.cuda.is_available()
-    if wanted == "cuda" and not available:
-        raise MachineError(
-            path="system.device",
-            expected="a CUDA GPU",
-            got="none that torch can use",
-            remedy="Check nvidia-smi and torch's CUDA build, or set system.device: cpu.",
-        )
-    device = torch.device("cuda" if wanted == "cuda" or (wanted == "auto" and available) else "cpu")
-    if device.type == "cpu":
-        torch.set_num_threads(config.system.threads or usable_cores())
-    return device
 
 
 def _peak_resident_bytes() -> int:

@@ -187,3 +187,10 @@ def test_every_field_has_a_sentence() -> None:
         for field, after in zip(section.body, [*section.body[1:], None], strict=True):
             if isinstance(field, ast.AnnAssign):
                 assert isinstance(after, ast.Expr), f"{section.name}.{ast.unparse(field.target)}"
+
+
+def test_an_empty_folder_for_compiled_kernels_is_a_fault() -> None:
+    from model.errors import ConfigErrors
+
+    with pytest.raises(ConfigErrors, match=r"system\.compile_cache_dir: expected a folder"):
+        derive(load_config(None, {"system.compile_cache_dir": ""}))
