@@ -160,6 +160,7 @@ class Compilation:
         torch.compiler.reset()  # drops the listeners too
         clear_caches()
         self._listen()
+        self._first = self._told = _counts()  # what the first attempt found is void
 
     def _listen(self) -> None:
         from torch._dynamo.callback import callback_handler

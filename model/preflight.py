@@ -16,7 +16,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from model.config import Config
 from model.derive import Derived, largest_fitting_rows
@@ -27,6 +27,7 @@ from model.nvidia_smi import GpuProcess, compute_processes, driver_version
 if TYPE_CHECKING:
     import torch
 
+T = TypeVar("T")
 GIB = 2**30
 BF16_CAPABILITY = (8, 0)  # Ampere: the first with bf16 in its tensor cores
 TRITON_CAPABILITY = (7, 0)  # Volta: the first that Triton, and so torch.compile, writes code for
@@ -35,7 +36,7 @@ TRITON_CAPABILITY = (7, 0)  # Volta: the first that Triton, and so torch.compile
 UNNAMED_BYTES = 2 * GIB
 # the estimate was within 3 % where it was measured; a run is refused only where it is far off
 ESTIMATE_MARGIN = 1.15
-SETTLE_S = 10.0  # a process that was just killed holds its memory for some seconds
+SETTLE_S = 10.0  # a process that was just killed keeps its memory for some seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,9 +91,12 @@ def check(config: Config, derived: Derived, device: "torch.device") -> None:
     left. Has nothing to say of a CPU."""
     if device.type != "cuda":
         return
-    deadline = time.monotonic() + SETTLE_S
-    processes = _settled(lambda: processes_on(device), config, deadline)
-    for fault in faults(facts_of(device, processes), config, derived):
+    patience_s = 0.0 if config.system.share_gpu else SETTLE_S
+    processes = wait_while(bool, lambda: processes_on(device), patience_s)
+    facts = wait_while(
+        in_use, lambda: facts_of(device, processes), 0.0 if processes else patience_s
+    )
+    for fault in faults(facts, config, derived):
         raise fault
 
 
@@ -146,14 +150,19 @@ def processes_on(device: "torch.device") -> list[GpuProcess]:
     return [p for p in compute_processes() if p.gpu_uuid == uuid and p.pid != os.getpid()]
 
 
-def _settled(
-    read: Callable[[], list[GpuProcess]], config: Config, deadline: float
-) -> list[GpuProcess]:
-    processes = read()
-    while processes and not config.system.share_gpu and time.monotonic() < deadline:
-        time.sleep(0.5)
-        processes = read()
-    return processes
+def wait_while(busy: Callable[[T], bool], read: Callable[[], T], patience_s: float) -> T:
+    """Reads until it is not busy, or for `patience_s`; returns the last reading."""
+    deadline = time.monotonic() + patience_s
+    value = read()
+    while busy(value) and time.monotonic() < deadline:
+        time.sleep(0.2)
+        value = read()
+    return value
+
+
+def in_use(facts: GpuFacts) -> bool:
+    """Whether others compute on it or hold memory of it."""
+    return bool(facts.processes) or facts.total_bytes - facts.free_bytes > UNNAMED_BYTES
 
 
 def _age(facts: GpuFacts, config: Config) -> Iterator[MachineError]:
@@ -182,15 +191,15 @@ def _age(facts: GpuFacts, config: Config) -> Iterator[MachineError]:
 
 
 def _company(facts: GpuFacts) -> Iterator[MachineError]:
-    taken = facts.total_bytes - facts.free_bytes
+    if not in_use(facts):
+        return
     if facts.processes:
         got = "; ".join(process.told() for process in facts.processes)
         remedy = "End them"
-    elif taken > UNNAMED_BYTES:
-        got = f"{_gib(taken)} of its {_gib(facts.total_bytes)} taken by processes not visible here"
-        remedy = "End what runs on it (another container or user?)"
     else:
-        return
+        taken = _gib(facts.total_bytes - facts.free_bytes)
+        got = f"{taken} of its {_gib(facts.total_bytes)} taken by processes not visible here"
+        remedy = "End what runs on it (another container or user?)"
     yield MachineError(
         path="system.share_gpu",
         expected=f"{facts.name} to itself, because a speed measured beside others is no "

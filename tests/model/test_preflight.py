@@ -15,7 +15,15 @@ from model.configfile import load_config
 from model.derive import derive
 from model.errors import MachineError
 from model.nvidia_smi import GpuProcess, compute_processes, processes_from
-from model.preflight import GIB, GpuFacts, faults, has_code_for, no_gpu
+from model.preflight import (
+    GIB,
+    GpuFacts,
+    faults,
+    has_code_for,
+    in_use,
+    no_gpu,
+    wait_while,
+)
 
 ROOT = Path(__file__).parents[2]
 BASES = ROOT / "ablations" / "bases"
@@ -93,6 +101,17 @@ def test_memory_taken_by_nobody_in_sight_counts_as_use() -> None:
     assert fault.path == "system.share_gpu"
     assert "20.0 GiB of its 80.0 GiB" in fault.got
     assert found(replace(H100, free_bytes=78.5 * GIB)) == []
+
+
+def test_a_gpu_that_was_just_left_is_waited_for() -> None:
+    readings = [replace(H100, free_bytes=60 * GIB), replace(H100, processes=(OTHER,)), H100]
+    assert wait_while(in_use, lambda: readings.pop(0), patience_s=10.0) is H100
+    assert readings == []
+
+
+def test_a_gpu_that_stays_in_use_is_not_waited_for_longer_than_allowed() -> None:
+    busy = replace(H100, processes=(OTHER,))
+    assert wait_while(in_use, lambda: busy, patience_s=0.0) is busy
 
 
 def test_a_shared_gpu_is_allowed_where_it_is_asked_for_and_fits() -> None:
