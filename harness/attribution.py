@@ -100,7 +100,8 @@ def _speed_metric(evidence: Evidence) -> str:
 
 
 def _compiled_from_cold(record: Record) -> bool:
-    return record.environment.get("compile_cache") == "miss"
+    said = record.environment.get("compile_cache")
+    return isinstance(said, dict) and said.get("result") == "miss"
 
 
 # --- what the reader must know first ------------------------------------------------------------

@@ -133,11 +133,13 @@ def _trainer(trainer: NativeTrainer) -> list[Finding]:
 
 def _gpus(gpus: list[dict[str, Any]]) -> Finding:
     shown = [f"{g.get('name')} ({(g.get('memory_bytes') or 0) / 2**30:.0f} GiB)" for g in gpus]
+    faults = {fault["got"]: fault["remedy"] for gpu in gpus for fault in gpu.get("faults") or ()}
     return Finding(
         name="GPUs",
-        good=bool(gpus),
-        detail=", ".join(shown) or "none: runs go on the CPU",
-        remedy="For GPU studies: a CUDA driver, and torch built for it.",
+        good=bool(gpus) and not faults,
+        detail="; ".join([", ".join(shown) or "none: runs go on the CPU", *faults]),
+        remedy=" ".join(dict.fromkeys(faults.values()))
+        or "For GPU studies: a CUDA driver, and torch built for it.",
         needed=False,
     )
 

@@ -65,11 +65,22 @@ def _lines(study: ResolvedStudy, budget: Budget) -> list[str]:
     else:
         lines.append(f"time: about {_time(budget.wall_s)}, from {budget.time_from}")
     lines.append("cost: " + _cost(budget))
+    lines += _memory(study)
     metrics = [_sensitivity(one) for one in budget.sensitivities]
     rule = f"alpha {study.decide.alpha:g}, power 0.9, {study.decide.many}, n = {len(study.seeds)}"
     lines.append(f"smallest detectable effect of an arm ({rule}):")
     lines += [f"  {text}" for text in metrics]
     return lines
+
+
+def _memory(study: ResolvedStudy) -> list[str]:
+    """The trainer's estimate for the arm that needs most; none where it makes none."""
+    needs = {arm.name: arm.derived.get("memory_bytes") for arm in study.arms}
+    known = {arm: need for arm, need in needs.items() if isinstance(need, (int, float))}
+    if not known:
+        return []
+    most = max(known, key=lambda arm: known[arm])
+    return [f"memory: up to about {known[most] / 2**30:.2f} GiB a run ({most}), by estimate"]
 
 
 def _cost(budget: Budget) -> str:

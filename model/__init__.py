@@ -7,6 +7,7 @@ What a run is, without torch:
     checks      ranges and combinations
     catalogue   the tricks: on, off, requirements, sources, people
     shapes      every parameter by formula
+    memory      the peak of a run, by parts
     derive      the dial: sizes, batch, rates, decay, horizon
     schedules   learning rate, momentum, decay over the run
     identity    hashes of configuration and code
@@ -21,12 +22,17 @@ and the run itself:
     init        keyed initialisation
     optim       Muon and AdamW by label
     kernels     which kernel runs where
+    nvidia_smi  what the driver tells
+    preflight   what can be known of a GPU before a run
     machine     GPUs, CPU, calibration, environment.json
     rundir      the files a run leaves
     stop        being told to leave
     clock       times of steps
+    compile_cache   where compiled kernels are kept
+    compilation     what was compiled, and when
     evaluate    validation loss and bits per byte
     trainer     the training loop
+    failure     what an exception means
     process     what processes that train share: command line, ends, exit codes
     train       one run, one process
     smclock     a GPU's clock rate while it works

@@ -42,6 +42,9 @@ def _ranges(config: Config) -> Iterator[ConfigError]:
     if config.system.calibration_s < 0:
         got = config.system.calibration_s
         yield _fault("system.calibration_s", "0 or more", got, "0 leaves the calibration out.")
+    if not config.system.compile_cache_dir:
+        remedy = "Name one, or leave the field out for .cache/compile."
+        yield _fault("system.compile_cache_dir", "a folder", "an empty text", remedy)
 
 
 def _shape(config: Config) -> Iterator[ConfigError]:

@@ -337,8 +337,12 @@ class System:
     """Muon's elementwise steps: left to torch, or two kernels (model/kernels)."""
     compile: bool = True
     """Whether the model goes through torch.compile."""
+    compile_cache_dir: str = ".cache/compile"
+    """Where compiled kernels are kept; relative to the checkout. No part of an identity."""
     device_batch_rows: int | None = None
     """Rows a forward pass. Null: all rows of a step, at most 32."""
+    share_gpu: bool = False
+    """Whether to run on a GPU that other processes use; such a speed is no measurement."""
     threads: int | None = None
     """CPU threads. Null: all cores this process may use."""
     calibration_s: float = 2.0

@@ -4,6 +4,7 @@ Scaling rules are nanochat's at 92d63d4 (the batch rule is arXiv 2505.13738). N 
 parameters inside the blocks and the head (a tied head once). No torch.
 """
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from math import floor, log2, sqrt
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from model import checks
 from model.config import AdamW, Config
 from model.errors import ConfigError, ConfigErrors
+from model.memory import memory_of
 from model.shapes import LABELS, Sizes, parameters, sizes_of
 
 REFERENCE_DEPTH = 12
@@ -48,7 +50,9 @@ class Derived:
     flops_per_token: int
     """6 N + sum over layers of 12 H K min(window, T), not halved for causality."""
     memory_bytes: int
-    """Estimate of the peak: weights, gradients, optimizer states, activations, logits."""
+    """Estimate of the peak on one rank, at most (model/memory.py)."""
+    memory_parts: dict[str, int]
+    """What it is made of, in bytes; not all parts live at once."""
     validation_rows: int
 
     def as_json(self) -> dict[str, Any]:
@@ -75,6 +79,7 @@ def derive(config: Config, ranks: int = 1) -> Derived:
     batch = config.dial.batch_tokens or batch_rule(r)
     steps = config.dial.steps or max(1, planned // batch)
     rows, accumulation = _rows(config, batch, ranks)
+    memory = memory_of(config, sizes, counts, rows)
     return Derived(
         sizes=sizes,
         scaling_parameters=own,
@@ -91,7 +96,8 @@ def derive(config: Config, ranks: int = 1) -> Derived:
         parameters={label: n for label, n in counts.items() if n},
         parameters_total=sum(counts.values()),
         flops_per_token=flops_per_token(own, sizes),
-        memory_bytes=_memory(config, sizes, counts, rows),
+        memory_bytes=memory.peak,
+        memory_parts=memory.as_json(),
         validation_rows=max(1, config.eval.tokens // sizes.context),
     )
 
@@ -200,15 +206,17 @@ def _rows(config: Config, batch: int, ranks: int) -> tuple[int, int]:
     return rows, rank_rows // rows
 
 
-def _memory(config: Config, sizes: Sizes, counts: dict[str, int], rows: int) -> int:
-    """Rough peak in bytes: weights, gradients, optimizer states, activations, logits."""
-    compute = 2 if config.system.precision == "bf16" else 4
-    tables = counts["embedding"] + counts["value_tables"]
-    rest = sum(counts.values()) - tables
-    muon_on = config.optimizer.muon is not None
-    momentum_only = counts["matrices"] if muon_on else 0
-    states = compute * 4 * tables + 16 * rest - 4 * momentum_only
-    tokens = rows * sizes.context
-    # 18 D: norms, q, k, v, attention in and out, stream; the MLP before and after its activation
-    activations = tokens * sizes.layers * 18 * sizes.width * compute
-    return states + activations + tokens * sizes.vocab * (compute + 8)
+def largest_fitting_rows(
+    config: Config, derived: Derived, free_bytes: int, fused: Collection[str] = ()
+) -> int | None:
+    """The most rows a forward pass that keep this batch and fit into `free_bytes`; null: none.
+
+    `fused` as in `memory_of`.
+    """
+    rank_rows = derived.device_batch_rows * derived.gradient_accumulation
+    for rows in range(rank_rows, 0, -1):
+        if rank_rows % rows == 0:
+            memory = memory_of(config, derived.sizes, derived.parameters, rows, fused)
+            if memory.peak <= free_bytes:
+                return rows
+    return None

@@ -118,7 +118,10 @@ def _base_values(base: str) -> dict[str, Any]:
 
 def _places(config: Config) -> dict[str, Any]:
     """Absolute paths, so that a run in another working directory finds the same data."""
-    places = {"data.cache_dir": str(Path(config.data.cache_dir).absolute())}
+    places = {
+        "data.cache_dir": str(Path(config.data.cache_dir).absolute()),
+        "system.compile_cache_dir": str(Path(config.system.compile_cache_dir).absolute()),
+    }
     if config.data.source not in identity.KNOWN_SOURCES:
         places["data.source"] = str(Path(config.data.source).absolute())
     return places

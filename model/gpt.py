@@ -4,6 +4,7 @@ line.
 B batch, T tokens, D width, H heads, K head width (H K = D), L layers, V padded vocabulary.
 """
 
+import warnings
 from functools import partial
 
 import torch
@@ -123,16 +124,18 @@ class GPT(nn.Module):
         """(B T, D) and targets (B, T) -> the loss of each (B T)."""
         return F.cross_entropy(self.torch_logits(x), targets.flatten(), reduction="none")
 
-    def compile_regions(self) -> None:
+    def compile_regions(self, backend: str = "inductor") -> None:
         """Compiles the model in pieces; blocks of one kind share one graph.
 
         A kind is what distinguishes a graph: window, value embedding. A model of 12 layers with the
         pattern SSSL has 3. Compiled as a whole it is one graph of 12 blocks, no faster and several
         times longer to compile (LOG.md).
         """
-        compiled = partial(torch.compile, dynamic=False, fullgraph=True)
+        # torch's compiler reads it of every input, and warns of its own doing
+        warnings.filterwarnings("ignore", message=r"The \.grad attribute of a Tensor that is not")
+        compiled = partial(torch.compile, dynamic=False, fullgraph=True, backend=backend)
         for block in self.blocks:
-            block.compile(dynamic=False, fullgraph=True)
+            block.compile(dynamic=False, fullgraph=True, backend=backend)
         self.enter = compiled(self.enter)  # type: ignore[method-assign]
         self.leave = compiled(self.leave)  # type: ignore[method-assign]
         self.torch_losses = compiled(self.torch_losses)  # type: ignore[method-assign]

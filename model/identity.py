@@ -86,6 +86,5 @@ def _identifying(config: Config) -> dict[str, Any]:
         data["source"] = "folder"
     if data.get("tokenizer") not in (None, "train", "gpt2"):
         data["tokenizer"] = "file"
-    if not data:
-        changed.pop("data", None)
-    return changed
+    changed.get("system", {}).pop("compile_cache_dir", None)
+    return {name: section for name, section in changed.items() if section != {}}

@@ -7,10 +7,10 @@ power limit, or the CPU's model and cores.
 import contextlib
 import os
 import platform
-import subprocess
 import time
 from typing import Any
 
+from model import nvidia_smi
 from model.identity import kernel_versions, sha256_of_json
 
 DENSE_BF16_FLOPS = {  # a GPU's dense bf16 peak, from NVIDIA's data sheets
@@ -43,10 +43,13 @@ def machine_json() -> dict[str, Any]:
         machine["torch_error"] = str(error)
         return machine
     from model.attention import BACKENDS, why_not
+    from model.preflight import gpu_json
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     machine["cuda"] = torch.version.cuda if device.type == "cuda" else None
-    machine["gpus"] = gpus_json()
+    machine["gpus"] = [
+        {**gpu, **gpu_json(torch.device("cuda", index))} for index, gpu in enumerate(gpus_json())
+    ]
     for name in BACKENDS:  # for the heads and the number format of the reference recipe
         problem = why_not(name, device, head_width=128, dtype=torch.bfloat16)
         reason, remedy = problem or (None, None)
@@ -65,7 +68,7 @@ def environment_json(
     return {
         "environment_id": environment_id(gpus),
         "gpus": gpus,
-        "driver": _driver() if gpus else None,
+        "driver": nvidia_smi.driver_version() if gpus else None,
         "cuda": torch.version.cuda,
         "torch": torch.__version__,
         "triton": versions.get("triton"),
@@ -84,7 +87,7 @@ def environment_id(gpus: list[dict[str, Any]]) -> str:
     """16 hex digits of the hash of GPUs (ids, driver, power limit), or of the CPU."""
     what: Any = cpu_json()
     if gpus:
-        what = [[gpu["uuid"], gpu["power_limit_w"]] for gpu in gpus], _driver()
+        what = [[gpu["uuid"], gpu["power_limit_w"]] for gpu in gpus], nvidia_smi.driver_version()
     return sha256_of_json(what)[:16]
 
 
@@ -126,12 +129,23 @@ def _seconds_each(call: Any, wait: Any, seconds: float) -> float:
     return (time.perf_counter() - start) / calls
 
 
+def peak_memory_bytes(device: Any) -> int:
+    """The most that this process had allocated on a GPU, or on a CPU the most that was resident."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux reports kB
+
+
 def gpus_json() -> list[dict[str, Any]]:
     """Visible GPUs: name, uuid, memory, power limit."""
     import torch
 
     found = []
-    limits = _smi("uuid,power.limit")
+    limits = nvidia_smi.gpus("uuid,power.limit")
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         uuid = f"GPU-{properties.uuid}"
@@ -160,18 +174,3 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _driver() -> str | None:
-    rows = _smi("driver_version")
-    return rows[0][0] if rows else None
-
-
-def _smi(query: str) -> list[list[str]]:
-    """Rows of nvidia-smi; empty where it is not installed."""
-    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return [[cell.strip() for cell in line.split(",")] for line in done.stdout.splitlines()]

@@ -18,6 +18,7 @@ from pathlib import Path
 from model.config import Config
 from model.derive import Derived
 from model.errors import ConfigErrors, MachineError, ModelError, missing_package
+from model.failure import classify
 from model.rundir import RunDirectory
 from model.stop import Stop
 
@@ -93,29 +94,14 @@ def _outcome(run: RunDirectory, call: Callable[[], None]) -> int:
         run.finish("failed", str(error), error.remedy)
         return 1
     except Exception as error:  # the process's edge: every end becomes a result
-        status, reason, remedy = _classify(error)
-        if status == "failed":
+        failure = classify(error)
+        if failure.unexpected:
             traceback.print_exc()
-        print(f"{status}: {reason}", file=sys.stderr)
-        run.finish(status, reason, remedy)
+        print(f"{failure.status}: {failure.reason}", file=sys.stderr)
+        run.finish(failure.status, failure.reason, failure.remedy)
         return 1
     run.finish("completed")
     return 0
-
-
-def _classify(error: Exception) -> tuple[str, str, str | None]:
-    """Status, reason and remedy of an exception that ended a run."""
-    kind, text = type(error).__name__, " ".join(str(error).split())[:500]
-    if kind == "Diverged":
-        return "diverged", text, "Lower the learning rate, or see the curve for where it began."
-    if kind == "Interrupted":
-        return "interrupted", text, None
-    # torch's CUDA error, Python's own, and the CPU allocator's, which is a plain RuntimeError
-    out_of_memory = "allocate memory" in text or "out of memory" in text
-    if isinstance(error, MemoryError) or kind == "OutOfMemoryError" or out_of_memory:
-        remedy = "Lower system.device_batch_rows; the batch stays as it is, in more forward passes."
-        return "out_of_memory", text or kind, remedy
-    return "failed", f"{kind}: {text}", None
 
 
 def _one_rank() -> None:

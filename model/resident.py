@@ -23,12 +23,15 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+from model import preflight
 from model.clock import Clock
+from model.compilation import Compilation
 from model.config import Config
 from model.data.loader import Batch, Loader
 from model.data.prepare import prepare
@@ -37,10 +40,10 @@ from model.data.settings import DataSettings
 from model.derive import Derived
 from model.errors import ConfigError, ConfigErrors, MachineError
 from model.kernels import kernel_plan
-from model.machine import environment_json, peak_flops
+from model.machine import environment_json, peak_flops, peak_memory_bytes
 from model.process import Process
 from model.smclock import SmClock
-from model.trainer import Diverged, Interrupted, Trainer, device_of
+from model.trainer import Diverged, Interrupted, Trainer
 
 QUIET_STEPS = 3  # steps without a compilation before the trainer calls itself ready
 MOST_SETTLING_STEPS = 50  # guards that change at every step would compile for ever
@@ -88,14 +91,15 @@ class Resident:
         Raises Interrupted, or whatever building a trainer raises.
         """
         self._phase_since("startup", started)
+        self.device = self._timed("preflight", self._checked_device)
         rows = None if self.synthetic else self._timed("data", self._open_rows)
-        self.device = device_of(self.config)
+        self.compilation = Compilation.start(self.config, self.device)
         self._sm_clock = SmClock(self.device)
         self.trainer = self._timed("build", lambda: Trainer(self.config, self.derived, self.device))
         compile_s = 0.0
         if self.config.system.compile:
             began = time.time()
-            self.trainer.warm_up()
+            self.compilation.warm_up(self.trainer.warm_up)
             compile_s = self._phase_since("compile", began)
         self.run.metrics["compile_s"] = compile_s
         if rows is None:
@@ -163,6 +167,13 @@ class Resident:
     def _batch_rows(self) -> int:
         return self.derived.batch_tokens // self.derived.sizes.context
 
+    def _checked_device(self) -> torch.device:
+        device = preflight.device_of(self.config)
+        # others take turns with it on the same GPU: that is what it is for
+        system = replace(self.config.system, share_gpu=True)
+        preflight.check(replace(self.config, system=system), self.derived, device)
+        return device
+
     def _open_rows(self) -> RepeatedRows:
         settings = DataSettings.from_config(self.config)
         prepared = prepare(settings, lambda text: print(text, file=sys.stderr, flush=True))
@@ -194,14 +205,13 @@ class Resident:
         )
 
     def _environment(self) -> dict[str, Any]:
-        system = self.config.system
         environment = environment_json(
             self.device,
-            precision=system.precision,
+            precision=self.config.system.precision,
             kernel_plan=kernel_plan(self.config, self.trainer.kernels),
             calibration_s=0.0,  # whoever takes turns with this trainer starts at the same time
         )
-        return {**environment, "compile_cache": None if system.compile else "off"}
+        return {**environment, "compile_cache": self.compilation.as_json()}
 
     def _ready(self, environment: dict[str, Any], step_s: float) -> dict[str, Any]:
         gpus, metrics = environment["gpus"], self.run.metrics
@@ -257,15 +267,6 @@ def compiled_graphs() -> int:
     """Graphs that torch.compile has made in this process; one more means that it compiled."""
     dynamo = sys.modules.get("torch._dynamo.utils")  # not loaded: nothing was ever compiled
     return int(dynamo.counters["stats"]["unique_graphs"]) if dynamo is not None else 0
-
-
-def peak_memory_bytes(device: torch.device) -> int:
-    """The most that was allocated on a GPU; on a CPU the most that was resident."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux reports kB
 
 
 def reserved_memory_bytes(device: torch.device) -> int:

@@ -26,6 +26,7 @@ METRICS = (
     "val_loss",
     "train_loss",
     "compile_s",
+    "recompiled_steps",
     "startup_s",
     "eval_s",
     "core",

@@ -8,23 +8,25 @@ trace), calibrate, steps with evaluations between them.
 import math
 import time
 from collections import deque
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from model import preflight
 from model.clock import Clock, Lap
+from model.compilation import Compilation
 from model.config import Config
 from model.data.loader import Loader
 from model.data.prepare import Prepared, prepare
 from model.data.settings import DataSettings
 from model.derive import Derived
-from model.errors import MachineError
 from model.evaluate import evaluate
 from model.gpt import GPT
 from model.init import initialise
 from model.kernels import choose, kernel_plan
-from model.machine import environment_json, peak_flops, usable_cores
+from model.machine import environment_json, peak_flops, peak_memory_bytes
 from model.optim.labels import Optimizers
 from model.rundir import RunDirectory
 from model.stop import Stop
@@ -74,11 +76,12 @@ class Trainer:
         return loss, scale
 
     def warm_up(self) -> None:
-        """Compiles forward and backward; parameters stay as they are."""
+        """Compiles forward, backward and the optimizer; parameters and states stay as they are."""
         context = self.derived.sizes.context
         rows = self.derived.device_batch_rows
         self.gradients(torch.zeros(rows, context + 1, dtype=torch.int64, device=self.device))
         self.optimizers.zero_grad()
+        self.optimizers.warm_up()
 
 
 class Training:
@@ -87,23 +90,26 @@ class Training:
     def __init__(self, config: Config, derived: Derived, run: RunDirectory, stop: Stop) -> None:
         self.config, self.derived, self.run, self.stop = config, derived, run, stop
         self.train_time_s = self.loader_wait_s = self.eval_s = 0.0
-        self.settled_s, self.settled_steps = 0.0, 0
+        self.settled_s, self.settled_steps, self.recompiled_steps = 0.0, 0, 0
         self._pending: deque[_Step] = deque()
 
     def run_all(self, started: float) -> None:
         """Everything; raises Diverged, Interrupted, or what went wrong."""
         self._phase_since("startup", started)
+        device = self._timed("preflight", self._device)
         prepared = self._timed("data", self._open_data)
         rows = prepared.rows("train", self.derived.steps * self._batch_rows)
         self.validation = prepared.rows("validation", self.derived.validation_rows)
-        device = device_of(self.config)
+        self.compilation = Compilation.start(self.config, device)
         self.trainer = self._timed("build", lambda: Trainer(self.config, self.derived, device))
         self.bytes_per_token = torch.from_numpy(prepared.bytes_per_token).to(device)
         compile_s = 0.0
         if self.config.system.compile:
             began = time.time()
-            self.trainer.warm_up()
+            self.compilation.warm_up(self.trainer.warm_up)
             compile_s = self._phase_since("compile", began)
+            self.run.event("compile_cache", **self.compilation.as_json())
+            self.compilation.news()  # told; from here on a compilation is out of place
         self.run.metrics["compile_s"] = compile_s
         environment = self._timed("calibrate", self._environment)
         self.run.write("environment.json", environment)
@@ -118,6 +124,11 @@ class Training:
     def _batch_rows(self) -> int:
         return self.derived.batch_tokens // self.derived.sizes.context
 
+    def _device(self) -> torch.device:
+        device = preflight.device_of(self.config)
+        preflight.check(self.config, self.derived, device)
+        return device
+
     def _open_data(self) -> Prepared:
         settings = DataSettings.from_config(self.config)
         return prepare(settings, lambda text: print(text, flush=True))
@@ -130,8 +141,7 @@ class Training:
             kernel_plan=kernel_plan(self.config, trainer.kernels),
             calibration_s=system.calibration_s,
         )
-        # whether torch found its compiled graphs in its cache is not known yet
-        return {**environment, "compile_cache": None if system.compile else "off"}
+        return {**environment, "compile_cache": self.compilation.as_json()}
 
     def _all_steps(self, loader: Loader) -> None:
         steps, every = self.derived.steps, self.config.eval.every_steps
@@ -143,7 +153,9 @@ class Training:
                 raise Interrupted(self.stop.reason)
             batch = loader.next()
             loss, scale = self.trainer.step(index, batch.tokens)
-            self._pending.append(_Step(index + 1, loss, clock.lap(), batch.waited_s, scale))
+            compiled_s = self._recompilation(index + 1)
+            step = _Step(index + 1, loss, clock.lap(), batch.waited_s, scale, compiled_s)
+            self._pending.append(step)
             # one step stays pending on a GPU, so that reading its loss never makes the GPU wait
             self._settle(1 if self.trainer.device.type == "cuda" else 0)
             last = index + 1 == steps
@@ -153,15 +165,25 @@ class Training:
                 clock.begin()
         self._phase_since("train", began)
 
+    def _recompilation(self, step: int) -> float:
+        """Seconds of compiling since the last question; an event says what it was."""
+        news = self.compilation.news()
+        if news is None:
+            return 0.0
+        self.run.event("recompilation", step=step, **asdict(news))
+        return news.seconds
+
     def _settle(self, keep: int) -> None:
         """Reads and records pending steps until `keep` are left; raises Diverged."""
         while len(self._pending) > keep:
             step = self._pending.popleft()
-            loss, seconds = step.loss.item(), step.lap.seconds()
+            # a step's time has no compilation in it, and one that compiled is no measure of speed
+            loss, seconds = step.loss.item(), max(0.0, step.lap.seconds() - step.compiled_s)
             tokens = step.number * self.derived.batch_tokens
             self.train_time_s += seconds
             self.loader_wait_s += step.waited_s
-            if step.number > SETTLING_STEPS:
+            self.recompiled_steps += bool(step.compiled_s)
+            if step.number > SETTLING_STEPS and not step.compiled_s:
                 self.settled_s += seconds
                 self.settled_steps += 1
             self.run.steps, self.run.tokens = step.number, tokens
@@ -169,6 +191,7 @@ class Training:
             metrics["train_time_s"] = self.train_time_s
             metrics["loader_wait_s"] = self.loader_wait_s
             metrics["train_loss"] = loss
+            metrics["recompiled_steps"] = self.recompiled_steps
             self.run.event(
                 "step",
                 step=step.number,
@@ -178,6 +201,7 @@ class Training:
                 loader_wait_s=round(step.waited_s, 6),
                 train_time_s=round(self.train_time_s, 6),
                 lr_scale=round(step.lr_scale, 6),
+                **({"recompiled": True} if step.compiled_s else {}),
             )
             if not math.isfinite(loss):
                 raise Diverged(f"training loss {loss} at step {step.number}")
@@ -192,6 +216,7 @@ class Training:
         )
         seconds = time.time() - began
         self.eval_s += seconds
+        self._recompilation(step)
         metrics = self.run.metrics
         metrics["val_loss"], metrics["val_bpb"] = result.val_loss, result.val_bpb
         metrics["eval_s"] = self.eval_s
@@ -212,13 +237,11 @@ class Training:
         if self.settled_steps:
             settled_tokens = self.settled_steps * derived.batch_tokens
             metrics["tokens_per_s"] = settled_tokens / self.settled_s
+        metrics["peak_memory_bytes"] = peak_memory_bytes(self.trainer.device)
         if self.trainer.device.type == "cuda":
-            metrics["peak_memory_bytes"] = torch.cuda.max_memory_allocated(self.trainer.device)
             peak = peak_flops(environment["gpus"][0]["name"])
             if peak is not None and metrics["tokens_per_s"] is not None:
                 metrics["mfu"] = derived.flops_per_token * metrics["tokens_per_s"] / peak
-        else:
-            metrics["peak_memory_bytes"] = _peak_resident_bytes()
 
     def _timed(self, name: str, call: Any) -> Any:
         began = time.time()
@@ -234,35 +257,13 @@ class Training:
         return seconds
 
 
+@dataclass(frozen=True)
 class _Step:
     """A step whose loss and time are not read yet."""
 
-    def __init__(
-        self, number: int, loss: Tensor, lap: Lap, waited_s: float, lr_scale: float
-    ) -> None:
-        self.number, self.loss, self.lap = number, loss, lap
-        self.waited_s, self.lr_scale = waited_s, lr_scale
-
-
-def device_of(config: Config) -> torch.device:
-    """The device that was asked for; raises MachineError where it is missing."""
-    wanted = config.system.device
-    available = torch.cuda.is_available()
-    if wanted == "cuda" and not available:
-        raise MachineError(
-            path="system.device",
-            expected="a CUDA GPU",
-            got="none that torch can use",
-            remedy="Check nvidia-smi and torch's CUDA build, or set system.device: cpu.",
-        )
-    device = torch.device("cuda" if wanted == "cuda" or (wanted == "auto" and available) else "cpu")
-    if device.type == "cpu":
-        torch.set_num_threads(config.system.threads or usable_cores())
-    return device
-
-
-def _peak_resident_bytes() -> int:
-    """Peak resident memory of this process (Linux reports kB)."""
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    number: int
+    loss: Tensor
+    lap: Lap
+    waited_s: float
+    lr_scale: float
+    compiled_s: float

@@ -227,7 +227,7 @@ def environment() -> dict[str, Any]:
         "torch": None,
         "attention_backend": "formula",
         "precision": "formula",
-        "compile_cache": "off",
+        "compile_cache": {"result": "off"},
         "cpu": {"name": "simulated", "cores": os.cpu_count()},
         "python": sys.version.split()[0],
     }

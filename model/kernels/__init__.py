@@ -39,6 +39,11 @@ class Kernels:
     products: str = "torch"
     muon: str = "torch"
 
+    @property
+    def fused(self) -> frozenset[str]:
+        """The places where a fused kernel runs."""
+        return frozenset(place for place in FUSED if getattr(self, place) != "torch")
+
 
 REFERENCE = Kernels(attention="sdpa")
 """Runs everywhere; what every other choice is compared with."""

@@ -54,6 +54,11 @@ class Optimizers:
             self.muon.step(lr_scale=scale, momentum=momentum, decay_scale=decay_scale)
         return scale
 
+    def warm_up(self) -> None:
+        """Compiles the kernels of Muon, by a step of length 0 with gradients of 0."""
+        if self.muon is not None:
+            self.muon.step(lr_scale=0.0, momentum=0.5, decay_scale=0.0)
+
     def zero_grad(self) -> None:
         """Forgets all gradients."""
         self.adamw.zero_grad(set_to_none=True)

@@ -20,7 +20,14 @@ def test_help_names_every_command(harness):
 def test_a_dry_run_records_nothing_and_prints_the_plan(harness, study_file, store):
     done = harness("study", study_file(), "--dry-run", "--price", "3")
     assert done.returncode == errors.PASS, done.stderr
-    for words in ("runs: 6", "time: about", "cost:", "smallest detectable effect", "no_muon"):
+    for words in (
+        "runs: 6",
+        "time: about",
+        "cost:",
+        "memory:",
+        "smallest detectable effect",
+        "no_muon",
+    ):
         assert words in done.stdout
     assert store.records() == []
     assert not store.study_path("quick").exists()

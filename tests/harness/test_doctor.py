@@ -1,6 +1,6 @@
 """What a machine lacks, and the remedy for it."""
 
-from harness.doctor import Finding, examine
+from harness.doctor import Finding, _gpus, examine
 from harness.trainer import FakeTrainer, NativeTrainer
 
 
@@ -27,3 +27,12 @@ def test_a_missing_trainer_and_a_store_in_the_way_are_findings(tmp_path):
     assert findings["trainer"].needed
     assert not findings["store"].good
     assert "--store" in findings["store"].remedy
+
+
+def test_a_gpu_in_use_is_a_finding_with_the_trainers_remedy():
+    gpu = {"name": "H100", "memory_bytes": 80 * 2**30}
+    assert _gpus([{**gpu, "faults": []}]).good
+    finding = _gpus([gpu, {**gpu, "faults": [{"got": "process 7", "remedy": "End it."}]}])
+    assert not finding.good
+    assert finding.detail == "H100 (80 GiB), H100 (80 GiB); process 7"
+    assert finding.remedy == "End it."

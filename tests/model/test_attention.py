@@ -409,7 +409,7 @@ def installed(module: str) -> bool:
 
 
 def test_a_device_that_is_asked_for_and_missing_stops_with_a_remedy() -> None:
-    from model.trainer import device_of
+    from model.preflight import device_of
 
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")

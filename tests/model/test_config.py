@@ -159,7 +159,8 @@ def test_a_run_directorys_config_can_be_given_again(tmp_path: Path) -> None:
 
 def test_config_id_ignores_seed_places_and_written_out_defaults() -> None:
     plain = config_id(Config())
-    same = {"seed": 9, "data.cache_dir": "/elsewhere", "dial.depth": 12, "model.smear": None}
+    places = {"data.cache_dir": "/elsewhere", "system.compile_cache_dir": "/elsewhere"}
+    same = {"seed": 9, **places, "dial.depth": 12, "model.smear": None}
     assert config_id(load_config(None, same)) == plain
     folders = [config_id(load_config(None, {"data": folder})) for folder in ("/a", "/b")]
     assert folders[0] == folders[1] != plain
@@ -186,3 +187,10 @@ def test_every_field_has_a_sentence() -> None:
         for field, after in zip(section.body, [*section.body[1:], None], strict=True):
             if isinstance(field, ast.AnnAssign):
                 assert isinstance(after, ast.Expr), f"{section.name}.{ast.unparse(field.target)}"
+
+
+def test_an_empty_folder_for_compiled_kernels_is_a_fault() -> None:
+    from model.errors import ConfigErrors
+
+    with pytest.raises(ConfigErrors, match=r"system\.compile_cache_dir: expected a folder"):
+        derive(load_config(None, {"system.compile_cache_dir": ""}))

@@ -63,6 +63,12 @@ def test_pins_reproduce_the_bases_derived_values_in_an_arm() -> None:
     assert pinned["weight_decay"]["matrices"] == base["derived"]["weight_decay"]["matrices"]
 
 
+def test_places_are_absolute_so_that_another_checkout_finds_them() -> None:
+    places = describe("x", SPEEDRUN, {})["places"]
+    assert set(places) == {"data.cache_dir", "system.compile_cache_dir"}
+    assert all(Path(place).is_absolute() for place in places.values())
+
+
 def test_faults_stand_in_errors_and_other_arms_are_described() -> None:
     items = [
         {"name": "good", "base": SPEEDRUN, "set": {}},
@@ -93,7 +99,9 @@ def test_a_faulty_configuration_exits_with_2(capsys: pytest.CaptureFixture[str])
 
 def test_torch_free_modules_import_no_torch_numpy_or_pyarrow() -> None:
     modules = "config configfile checks catalogue shapes derive identity describe errors schedules"
-    imports = "; ".join(f"import model.{name}" for name in modules.split())
+    imports = "; ".join(
+        f"import model.{name}" for name in [*modules.split(), "compile_cache", "memory", "failure"]
+    )
     heavy = ("torch", "numpy", "pyarrow", "tiktoken")
     check = f"import sys; print([name for name in {heavy} if name in sys.modules])"
     command = [sys.executable, "-c", f"{imports}; {check}"]

@@ -177,3 +177,19 @@ def test_a_gradient_put_beside_the_stack_is_not_overlooked() -> None:
     weight.grad = torch.ones(4, 4)
     with pytest.raises(AssertionError, match="replaced"):
         optimizer.step(lr_scale=1.0, momentum=0.9, decay_scale=1.0)
+
+
+@pytest.mark.parametrize("cautious", [False, True])
+def test_warming_muon_up_leaves_weights_and_states_as_they_are(cautious: bool) -> None:
+    settings = Muon(
+        normuon=NorMuon(), equalize_rows=True, renormalize=True, cautious_decay=cautious
+    )
+    weight = torch.nn.Parameter(matrix(6, 4).float())
+    before = weight.detach().clone()
+    optimizer = MuonOptimizer([weight], settings, lr=0.1, decay=0.3, compute=torch.float32)
+    optimizer.step(lr_scale=0.0, momentum=0.5, decay_scale=0.0)
+    stack = optimizer.stacks[0]
+    assert torch.equal(weight.detach(), before)
+    assert stack.moment is not None
+    assert not stack.momentum.any()
+    assert not stack.moment.any()

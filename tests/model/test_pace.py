@@ -156,7 +156,8 @@ def test_ready_says_who_runs_and_stop_leaves_the_whole_contract(
     assert result["metrics"]["train_time_s"] == pytest.approx(total, abs=1e-6)
     events = [json.loads(line) for line in (talk.out / "events.jsonl").read_text().splitlines()]
     phases = [event["name"] for event in events if event["event"] == "phase"]
-    assert phases == ["startup", "data", "build", "first_step", "settle", "environment"]
+    begun = ["startup", "preflight", "data", "build"]
+    assert phases == [*begun, "first_step", "settle", "environment"]
     kept = [event for event in events if event["event"] == "turn"]
     assert [event["step_s"] for event in kept] == [turn["step_s"] for turn in turns]
     environment = json.loads((talk.out / "environment.json").read_text())

@@ -181,7 +181,7 @@ def _record(arm: Arm, run: PlannedRun, bpb: float, tokens_per_s: float) -> Recor
             "torch": "2.13.0",
             "python": "3.11.7",
             "attention_backend": "sdpa",
-            "compile_cache": "off",
+            "compile_cache": {"result": "off"},
             "calibration": {"matmul_tflops": 0.11, "copy_gb_s": 9.0},
         },
         environment_id="cpu-2-cores",

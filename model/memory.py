@@ -1,0 +1,138 @@
+"""How much memory a run will need, by parts, from its sizes alone. No torch.
+
+The peak is what stays for the whole run (`states`, `gradients`) plus the largest of what comes and
+goes: the activations of all blocks with either the head or the backward pass of one block on top,
+or the optimizer's own temporaries when no activation lives.
+
+The unit of activations is one stream: tokens x D in the compute type. Which streams a block keeps
+for its backward pass was counted in the graphs that torch's partitioner makes, forward and
+backward, of `speedrun` and `gpt2`, and agrees within 3 % with two peaks measured on an H100
+(LOG.md, 2026-11-22). Fused kernels (model/kernels) keep less; which can run is known only on the
+machine, so without being told the estimate is that of torch's own, which need the most. Code that
+is not compiled keeps more, by `EAGER_FACTOR`. The CUDA context, the allocator's fragmentation and
+the process itself (on a CPU) are not in these figures.
+
+B rows, T tokens a row, D width, L layers, V padded vocabulary.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+
+from model.config import Config
+from model.shapes import Sizes, has_value_embedding
+
+# streams (tokens x D) that one block keeps for its backward pass
+STREAMS_RESIDUAL = 2  # x before attention and before the MLP
+STREAMS_NORMED = 2  # both after their norm: the inputs of the projections; fused: made again
+STREAMS_ATTENTION = 4  # q, k, v and attention's output
+STREAMS_MLP = 8  # 4 D wide, before and after its activation; fused: before
+STREAMS_MIXED = 1  # residual_scalars: the stream before it is mixed with the embedding
+STREAMS_TURNED = 2  # rotary and qk_norm: q and k before them; fused: none
+STREAMS_VALUE = 1  # value_embeddings, every other layer: v before the table is added; fused: none
+# the gradients that live at once while one block runs backward: the MLP's hidden one (4 D), the
+# stream's before and after
+STREAMS_BACKWARD = 6
+# fused: also q, k, v and the hidden layer again; 17 to 19 in three peaks measured on an H100
+STREAMS_BACKWARD_FUSED = 18
+
+EAGER_FACTOR = 1.4  # uncompiled speedrun in bf16 keeps norms in fp32 too: 26.1 streams for 19.5
+HEAD_CHUNK_TOKENS = 8192  # rows of logits that the fused head has at a time
+COMPILED_LOGIT_BYTES = 2  # one bf16 tensor, of the logits and then of their gradients
+EAGER_LOGIT_BYTES = 16  # fp32: the logit, its softcap, its log-softmax, its gradient
+
+MASTER_BYTES = 4  # weights in fp32, and so their gradients and moments
+MUON_TEMPORARY_BYTES = 22  # a matrix element in an update: gradient, iterates in bf16, new weight
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes by part."""
+
+    states: int
+    """Weights, their copies in the compute type, and the optimizers' moments."""
+    gradients: int
+    activations: int
+    """What the forward pass through all blocks keeps."""
+    head: int
+    """Logits and their gradients, and the gradient of the head's table before it is added."""
+    backward: int
+    """Gradients inside the one block that is running backward."""
+    update: int
+    """Temporaries of an optimizer step."""
+
+    @property
+    def peak(self) -> int:
+        passing = self.activations + max(self.head, self.backward)
+        return self.states + self.gradients + max(passing, self.update)
+
+    def as_json(self) -> dict[str, int]:
+        """The parts by name."""
+        return asdict(self)
+
+
+def memory_of(
+    config: Config,
+    sizes: Sizes,
+    counts: Mapping[str, int],
+    rows: int,
+    fused: Collection[str] = (),
+) -> Memory:
+    """Estimate for one rank; `counts` are the parameters by label, `rows` those of one pass.
+
+    `fused` names the places with a fused kernel: loss, qkv, products, muon.
+    """
+    compute = compute_bytes(config)
+    tables = counts.get("embedding", 0) + counts.get("value_tables", 0)  # in the compute type
+    others = sum(counts.values()) - tables
+    matrices = counts.get("matrices", 0)
+    muon = config.optimizer.muon is not None
+    moments = 2 * (tables * compute + others * MASTER_BYTES) - (MASTER_BYTES * matrices * muon)
+    weights = tables * compute + others * MASTER_BYTES
+    copies = others * compute if compute < MASTER_BYTES else 0
+    stream = rows * sizes.context * sizes.width * compute
+    eager = 1.0 if config.system.compile else EAGER_FACTOR
+    return Memory(
+        states=weights + copies + moments,
+        gradients=weights,
+        activations=round(eager * stream * block_streams(config, sizes, fused)),
+        head=_head(config, sizes, rows, fused),
+        backward=round(
+            eager * stream * (STREAMS_BACKWARD_FUSED if "products" in fused else STREAMS_BACKWARD)
+        ),
+        update=MUON_TEMPORARY_BYTES * _largest_stack(sizes) if muon else 0,
+    )
+
+
+def block_streams(config: Config, sizes: Sizes, fused: Collection[str] = ()) -> int:
+    """Streams that all blocks keep together, compiled."""
+    model = config.model
+    each = STREAMS_RESIDUAL + STREAMS_ATTENTION
+    each += STREAMS_MLP // 2 if "products" in fused else STREAMS_MLP + STREAMS_NORMED
+    each += STREAMS_MIXED if model.residual_scalars is not None else 0
+    if "qkv" in fused:
+        return each * sizes.layers
+    each += STREAMS_TURNED if model.rotary is not None or model.qk_norm is not None else 0
+    with_tables = sum(has_value_embedding(layer, sizes.layers) for layer in range(sizes.layers))
+    of_tables = STREAMS_VALUE * with_tables if model.value_embeddings is not None else 0
+    return each * sizes.layers + of_tables
+
+
+def compute_bytes(config: Config) -> int:
+    """Bytes of a number in the compute type."""
+    return 2 if config.system.precision == "bf16" else 4
+
+
+def _head(config: Config, sizes: Sizes, rows: int, fused: Collection[str]) -> int:
+    tokens = rows * sizes.context
+    gradients = sizes.width * (sizes.vocab * MASTER_BYTES + tokens * compute_bytes(config))
+    if "loss" in fused:
+        return min(tokens, HEAD_CHUNK_TOKENS) * sizes.vocab * COMPILED_LOGIT_BYTES + gradients
+    if config.system.compile and config.system.precision == "bf16":
+        return tokens * sizes.vocab * COMPILED_LOGIT_BYTES + gradients
+    return tokens * sizes.vocab * EAGER_LOGIT_BYTES + gradients
+
+
+def _largest_stack(sizes: Sizes) -> int:
+    """Elements of the largest stack of equal matrices that Muon steps at once: up or down of all
+    MLPs, as large as the four of attention together."""
+    return 4 * sizes.width**2 * sizes.layers

@@ -1,0 +1,248 @@
+"""The compile cache: what hits, what misses, and that a broken one costs time and no more.
+
+Each case is a process of its own, because variables, counters and loaded kernels are a process's.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from model.clock import Lap
+from model.compilation import Counts
+from model.compile_cache import FOLDERS, CompileCache, folder_key
+from model.configfile import load_config
+from model.derive import derive
+from model.errors import MachineError
+from model.rundir import RunDirectory
+from model.stop import Stop
+from model.trainer import Training, _Step
+
+ROOT = Path(__file__).parents[2]
+VARIABLES = {"torch": "2.11.0+cu130", "triton": "3.6.0"}
+
+# compiles a function with a backward pass, then runs it again, then with another shape
+SCRIPT = """
+import json, sys
+import torch
+from dataclasses import asdict
+from model.compilation import Compilation
+from model.configfile import load_config
+from model.errors import MachineError
+
+torch.set_num_threads(1)
+config = load_config(None, {"system.device": "cpu", "system.compile_cache_dir": sys.argv[1]})
+compilation = Compilation.start(config, torch.device("cpu"))
+weight = torch.ones(8, requires_grad=True)
+function = torch.compile(lambda x: (x.sin() * weight).sum(), dynamic=False)
+exec(sys.argv[2])
+try:
+    compilation.warm_up(lambda: function(torch.ones(8)).backward())
+except MachineError as error:
+    print(json.dumps(error.as_json()))
+    sys.exit()
+said = compilation.as_json()
+compilation.news()
+function(torch.ones(8)).backward()
+assert compilation.news() is None
+function(torch.ones(1, 8)).backward()
+news = asdict(compilation.news())
+assert compilation.news() is None
+print(json.dumps({**said, "news": news}))
+"""
+
+
+def compiled(cache_dir: Path, first: str = "", **environ: str) -> dict[str, Any]:
+    """What a process says that compiles with this cache; `first` is run before it compiles."""
+    kept = {name: value for name, value in os.environ.items() if name not in FOLDERS}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(cache_dir), first],
+        cwd=ROOT,
+        env={**kept, **environ},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+needs_compiler = pytest.mark.skipif(
+    not shutil.which("g++"), reason="Inductor's CPU code needs a C++ compiler, g++"
+)
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A cache that one process has filled, and what that process said."""
+    cache_dir = tmp_path_factory.mktemp("compile") / "cache"
+    return cache_dir, compiled(cache_dir)
+
+
+@pytest.fixture
+def copy(filled: tuple[Path, dict[str, Any]], tmp_path: Path) -> Path:
+    return shutil.copytree(filled[0], tmp_path / "cache")
+
+
+@needs_compiler
+def test_a_first_process_misses_and_the_next_one_hits(
+    filled: tuple[Path, dict[str, Any]], copy: Path
+) -> None:
+    cold, warm = filled[1], compiled(copy)
+    assert (cold["result"], cold["hits"], cold["misses"]) == ("miss", 0, 2)
+    assert (warm["result"], warm["hits"], warm["misses"]) == ("hit", 2, 0)
+    assert cold["graphs"] == warm["graphs"] == 1
+    assert warm["seconds"] > 0
+    assert cold["faults"] == warm["faults"] == []
+    assert cold["folder_key"] == warm["folder_key"]
+    assert (copy / warm["folder_key"] / "inductor").is_dir()
+
+
+@needs_compiler
+def test_compiling_again_is_news_with_its_reason(filled: tuple[Path, dict[str, Any]]) -> None:
+    news = filled[1]["news"]
+    assert news["graphs"] == 1
+    assert news["seconds"] > 0
+    assert "rank mismatch" in news["reason"]
+
+
+@needs_compiler
+def test_damaged_kernels_are_compiled_anew_and_deleted(copy: Path) -> None:
+    cut_short(copy, "*.so")
+    said = compiled(copy)
+    assert said["result"] == "miss"
+    assert str(copy) in said["faults"][0]
+    assert not (copy / said["folder_key"]).exists()
+
+
+@needs_compiler
+def test_entries_that_cannot_be_read_are_named_beside_the_miss(copy: Path) -> None:
+    for kind in ("aotautograd", "fxgraph"):
+        cut_short(copy, f"*/inductor/{kind}/**/*")
+    said = compiled(copy)
+    assert said["result"] == "miss"
+    assert any("unable to load" in fault for fault in said["faults"])
+
+
+@needs_compiler
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files as Linux does")
+def test_a_full_disk_ends_in_an_error_with_its_remedy(tmp_path: Path) -> None:
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); "
+    ignore = "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)"
+    said = compiled(tmp_path / "cache", limit + ignore)
+    assert said["path"] == "system.compile_cache_dir"
+    assert "room for compiled kernels" in said["expected"]
+    assert "Free some disk space" in said["remedy"]
+
+
+def cut_short(folder: Path, pattern: str) -> None:
+    """Half of every file, as a killed process or a full disk leaves them."""
+    found = [path for path in folder.rglob(pattern) if path.is_file()]
+    assert found, pattern
+    for path in found:
+        os.truncate(path, path.stat().st_size // 2)
+
+
+def test_every_cache_is_moved_below_one_folder_and_the_users_own_is_left_alone(
+    tmp_path: Path,
+) -> None:
+    environ = {"TRITON_CACHE_DIR": str(tmp_path / "mine")}
+    cache = CompileCache(tmp_path / "cache", "key", environ)
+    assert environ["TRITON_CACHE_DIR"] == str(tmp_path / "mine")
+    assert cache.set_by_user == {"TRITON_CACHE_DIR": str(tmp_path / "mine")}
+    assert environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "cache" / "key" / "inductor")
+    assert environ["FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED"] == "1"
+    assert set(FOLDERS) <= set(environ)
+
+
+def test_a_folder_that_cannot_be_written_is_left_for_a_temporary_one(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file")
+    environ: dict[str, str] = {}
+    cache = CompileCache(tmp_path / "cache", "key", environ)
+    assert cache.is_temporary
+    assert cache.was_empty
+    assert "cannot be written" in cache.faults[0]
+    assert not Path(environ["TORCHINDUCTOR_CACHE_DIR"]).is_relative_to(tmp_path)
+
+
+def test_a_cache_of_the_users_that_is_left_is_not_deleted(tmp_path: Path) -> None:
+    environ = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "mine")}
+    cache = CompileCache(tmp_path / "cache", "key", environ)
+    cache.leave("damaged")
+    cache.discard_kept()
+    assert environ["TORCHINDUCTOR_CACHE_DIR"] != str(tmp_path / "mine")
+    assert (tmp_path / "mine").is_dir()
+
+
+def test_another_torch_triton_or_processor_has_another_folder() -> None:
+    plain = folder_key(VARIABLES, "NVIDIA H100 80GB HBM3 sm90")
+    assert "/" not in plain
+    assert " " not in plain
+    others = [
+        folder_key({**VARIABLES, "torch": "2.13.0+cu130"}, "NVIDIA H100 80GB HBM3 sm90"),
+        folder_key({**VARIABLES, "triton": "3.7.0"}, "NVIDIA H100 80GB HBM3 sm90"),
+        folder_key(VARIABLES, "NVIDIA H200 sm90"),
+    ]
+    assert len({plain, *others}) == 4
+
+
+def test_a_missing_temporary_folder_is_an_error_with_its_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tempfile
+
+    (tmp_path / "file").write_text("no folder can be made below this")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "file"))
+    with pytest.raises(MachineError, match="Free some disk space"):
+        CompileCache(tmp_path / "file", "key", {})
+
+
+@pytest.mark.parametrize(
+    ("counts", "result"),
+    [
+        (Counts(graphs=1, hits=2), "hit"),
+        (Counts(graphs=1, misses=2), "miss"),
+        (Counts(graphs=1, bypasses=1), "miss"),
+        (Counts(graphs=2, hits=3, bypasses=1), "partial"),
+        (Counts(graphs=2, hits=1, misses=3), "partial"),
+        (Counts(graphs=1), "off"),
+    ],
+)
+def test_a_hit_means_that_nothing_was_compiled(counts: Counts, result: str) -> None:
+    assert counts.result == result
+
+
+@pytest.fixture
+def handlers_restored() -> Iterator[None]:
+    """A run takes over the process's signals; the tests after this one need them back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_a_step_that_compiled_is_marked_and_is_no_measure_of_speed(
+    tmp_path: Path, tiny: dict[str, Any], handlers_restored: None
+) -> None:
+    config = load_config(None, tiny)
+    run = RunDirectory(tmp_path / "run")
+    training = Training(config, derive(config), run, Stop(run, None))
+    for number, seconds, compiled_s in ((11, 2.0, 0.0), (12, 32.5, 30.0), (13, 2.0, 0.0)):
+        lap = Lap(100.0, 100.0 + seconds)
+        training._pending.append(_Step(number, torch.tensor(1.0), lap, 0.0, 1.0, compiled_s))
+    training._settle(0)
+    run.finish("completed")
+    steps = [json.loads(line) for line in (run.path / "events.jsonl").read_text().splitlines()]
+    assert [step.get("recompiled") for step in steps] == [None, True, None]
+    assert [step["step_s"] for step in steps] == [2.0, 2.5, 2.0]
+    assert run.metrics["train_time_s"] == 6.5
+    assert run.metrics["recompiled_steps"] == 1
+    assert (training.settled_steps, training.settled_s) == (2, 4.0)
