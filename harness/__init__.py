@@ -14,6 +14,12 @@ The path of one result. A file imports only from files above it; a test holds th
     dunnett         quantiles of t, and of the largest of several
     fits            arms inside blocks; loss against training length
     statistics      pooled SDs, intervals, smallest detectable effects
+    verdict         pass, regression or inconclusive, and the noise behind it
+    power           what a comparison will be able to say, and how many runs settle it
+    sequential      three looks at the error rate of one
+    mixture         a test that may be looked at after every block
+    launches        the noise of a speed A/B
+    pairs           two models on the same examples
     sweep           fair settings for an arm, from a grid on seeds of its own
     worktree        other code for an arm: a git ref or a patch
     draft           arms while they are worked out

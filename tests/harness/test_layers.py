@@ -19,6 +19,7 @@ LAYERS = [
     ["store"],
     ["pack"],
     ["dunnett", "fits", "statistics"],
+    ["verdict", "power", "sequential", "mixture", "launches", "pairs"],
     ["sweep", "worktree"],
     ["draft"],
     ["resolve"],
