@@ -36,8 +36,15 @@ The path of one result. A file imports only from files above it; a test holds th
     time_to_target  loss and speed together, in training time
     attribution     resolved study and records -> effects
     report          terminal, HTML, JSON, CSV, picture
+    ledger          how much runs differ that should not
+    logs            readers: what training runs left behind, whoever made them
+    margins         what is compared, which way is worse, how much matters
+    fairness        may these runs be compared
+    judgement       two sides of runs, metric by metric
+    summary         a comparison in the terminal, as Markdown, as JSON
     doctor          what this machine can run, with remedies
     commands        what each command does
+    compare         what the commands compare and noise do
     cli             the words of the command line
 
 Apart from these, `fake` is a trainer of its own: a real process under the contract, without torch.

@@ -29,8 +29,11 @@ LAYERS = [
     ["plan_table", "live"],
     ["effects", "comparison", "time_to_target", "attribution"],
     ["report"],
+    ["ledger"],
+    ["logs"],
+    ["margins", "fairness", "judgement", "summary"],
     ["doctor"],
-    ["commands"],
+    ["commands", "compare"],
     ["cli"],
     ["__main__"],
 ]
