@@ -372,7 +372,7 @@ def _overall(
 ) -> tuple[Outcome, str]:
     diverged = [run for run in b if run.diverged]
     if diverged:
-        return "regression", f"{len(diverged)} of {len(b)} runs of B diverged"
+        return "regression", f"{len(diverged)} of {len(b)} runs of B diverged or ran out of memory"
     of = {
         outcome: [judged.title for judged in judgements if judged.outcome == outcome]
         for outcome in EXIT_CODES

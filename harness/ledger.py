@@ -259,7 +259,7 @@ def count(number: float) -> str:
     """62,914,560 -> '63M': enough to tell recipes apart."""
     for size, suffix in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if number >= size:
-            return f"{number / size:.2g}{suffix}"
+            return f"{float(f'{number / size:.2g}'):g}{suffix}"  # not 1.3e+02M
     return f"{number:g}"
 
 

@@ -3,8 +3,15 @@
 Uncorrected peeking multiplies false alarms. O'Brien and Fleming's boundary is wide early and nearly
 free at the end: at the share f of the planned runs a limit uses z = C / sqrt(f) in place of z, with
 C such that the chance to cross at any look is alpha. The boundary is one-sided and the same for
-both ends of the verdict; each end keeps its own alpha. With an estimated SD, z becomes the t
-quantile of the same probability. Source: O'Brien and Fleming, Biometrics 35 (1979) 549-556; C by
+both ends of the verdict; each end keeps its own alpha. With a ledger's SD, z becomes the t quantile
+of the same probability with the ledger's df.
+
+Where the SD is the runs' own, it is estimated anew at every look, and looks depend on each other
+otherwise than C supposes: alpha is exceeded a little (.054 for .05 at three to five runs). So there
+the tails of all looks are scaled to add up to alpha, which bounds the error whatever the
+dependence.
+
+Source: O'Brien and Fleming, Biometrics 35 (1979) 549-556; C by
 the recursive integration of Armitage, McPherson and Rowe (JRSS A 132 (1969) 235-244).
 
 Pure; above `verdict`, whose `decide` takes the critical value of a look.
@@ -29,15 +36,32 @@ def looks(runs: int, count: int = LOOKS) -> tuple[int, ...]:
     return tuple(sorted({math.ceil(runs * k / count) for k in range(1, count + 1)}))
 
 
-def criticals(alpha: float, df: Sequence[float], shares: Sequence[float]) -> tuple[float, ...]:
-    """The critical value of each look, for the df behind its SD and its share of the runs."""
+def criticals(
+    alpha: float, df: Sequence[float], shares: Sequence[float], own: bool = False
+) -> tuple[float, ...]:
+    """The critical value of each look, for the df behind its SD and its share of the runs.
+
+    `own`: the SD is that of the runs so far, and not a ledger's. A look without df has none (NaN).
+    """
+    tails = look_tails(alpha, shares, df if own else None)
+    return tuple(t_quantile(1 - tail, at) for tail, at in zip(tails, df, strict=True))
+
+
+def look_tails(
+    alpha: float, shares: Sequence[float], own_df: Sequence[float] | None = None
+) -> tuple[float, ...]:
+    """The one-sided probability beyond the limit of each look, taken by itself.
+
+    `own_df`: of each look where the SD is the runs' own; looks without df use up nothing.
+    """
     from scipy import special
 
     c = boundary(alpha, tuple(shares))
-    return tuple(
-        t_quantile(float(special.ndtr(c / math.sqrt(share))), at)
-        for at, share in zip(df, shares, strict=True)
-    )
+    tails = [float(special.ndtr(-c / math.sqrt(share))) for share in shares]
+    if own_df is None:
+        return tuple(tails)
+    used = sum(tail for tail, df in zip(tails, own_df, strict=True) if df > 0)
+    return tuple(tail * alpha / used if used else tail for tail in tails)
 
 
 @lru_cache(maxsize=256)

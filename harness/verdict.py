@@ -109,7 +109,7 @@ def difference(a: Sequence[float], b: Sequence[float], known: Known | None = Non
         se = known.sd * math.sqrt(1 / len(a) + 1 / len(b))
         contrast = Contrast(estimate=own.means[1] - own.means[0], se=se, df=known.df)
         return Difference(contrast=contrast, noise="ledger", sd=known.sd)
-    return Difference(contrast=_welch(a, b), noise="welch", sd=own.sd, risen=risen)
+    return Difference(contrast=welch(a, b), noise="welch", sd=own.sd, risen=risen)
 
 
 def has_risen(values: Sequence[float], known: Known) -> bool:
@@ -129,7 +129,7 @@ def has_risen(values: Sequence[float], known: Known) -> bool:
     return bool(ratio > (n - 1) * special.fdtri(n - 1, known.df, 1 - GUARD_ALPHA))
 
 
-def _welch(a: Sequence[float], b: Sequence[float]) -> Contrast:
+def welch(a: Sequence[float], b: Sequence[float]) -> Contrast:
     """Each side's own variance; a side of one run borrows the other's."""
     n_a, n_b = len(a), len(b)
     own = [float(np.var(side, ddof=1)) if len(side) > 1 else None for side in (a, b)]

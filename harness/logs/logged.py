@@ -20,8 +20,10 @@ class LoggedRun(msgspec.Struct, frozen=True, kw_only=True):
     """A run. `metrics` are final values, finite; `ending` says why a run is not a whole one.
 
     `environment` holds the facts a speed depends on, as far as the log has them, and
-    `environment_known` whether they are enough to tell two machines apart. `varied` is the source
-    of variance that replicates of this run show. Moments are seconds on the clock of the machine.
+    `environment_known` whether they are enough to tell two machines apart. `diverged`: it ended by
+    a fault of what was trained, a loss that is not finite or a want of memory, and not by being
+    stopped. `varied` is the source of variance that replicates of this run show. Moments are
+    seconds on the clock of the machine.
     """
 
     source: str

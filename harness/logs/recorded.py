@@ -5,6 +5,7 @@ two sides are told apart: it is worked out over every record at hand, of both si
 stores they come from.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -49,11 +50,13 @@ def of_file(path: Path) -> Record:
         ) from error
 
 
-def of_study(root: Path, words: str) -> list[Record]:
-    """The runs of `STUDY` or `STUDY/ARM` in a store; the base without an arm. Raises UsageError."""
+def of_study(root: Path, words: str, records: Sequence[Record]) -> list[Record]:
+    """The runs of `STUDY` or `STUDY/ARM` in a store; the base without an arm. Raises UsageError.
+
+    `records`: all of the store, oldest first. The completed attempt of a run counts, else the last.
+    """
     name, _, arm = words.partition("/")
-    store = Store(root)
-    study = store.study(name)
+    study = Store(root).study(name)
     arms = [known.name for known in study.arms]
     wanted = arm or "base"
     if wanted not in arms:
@@ -63,21 +66,20 @@ def of_study(root: Path, words: str) -> list[Record]:
             got=repr(wanted),
             remedy=f"It has: {', '.join(arms)}.",
         )
-    found = []
-    for planned in study.runs:
-        if planned.arm == wanted:
-            attempts = store.attempts(planned.plan_id)
-            done = store.record(planned.plan_id) or (attempts[-1] if attempts else None)
-            found += [done] if done else []
-    return found
+    planned = {run.plan_id for run in study.runs if run.arm == wanted}
+    deciding: dict[str, Record] = {}
+    for record in records:
+        known = deciding.get(record.plan_id)
+        if record.plan_id in planned and (known is None or known.status != "completed"):
+            deciding[record.plan_id] = record
+    return list(deciding.values())
 
 
-def of_store(root: Path) -> list[Record]:
+def of_store(root: Path, records: Sequence[Record]) -> list[Record]:
     """All completed records of a store, which must be of one configuration. Raises UsageError."""
-    store = Store(root)
-    found = [record for record in store.records() if record.status == "completed"]
+    found = [record for record in records if record.status == "completed"]
     if len({record.identity.config_id for record in found}) > 1:
-        names = ", ".join(store.study_names()) or "none"
+        names = ", ".join(Store(root).study_names()) or "none"
         raise UsageError(
             path=str(root),
             expected="a store with one configuration in it",
@@ -152,6 +154,13 @@ def _planned(record: Record) -> int | None:
     return steps if isinstance(steps, int) else None
 
 
+_ENDINGS = {
+    "diverged": "it diverged",
+    "out_of_memory": "it ran out of memory",
+    "interrupted": "it was interrupted",
+}
+
+
 def _ending(record: Record) -> str:
-    words = f"it {'has ' if record.status != 'interrupted' else 'was '}{record.status}"
+    words = _ENDINGS.get(record.status, "it failed")
     return f"{words}: {record.reason}" if record.reason else words

@@ -37,7 +37,8 @@ def read_sides(
 ) -> tuple[list[LoggedRun], list[LoggedRun]]:
     """The runs of both sides. Raises LogError and UsageError."""
     _refuse_doubles(a, b)
-    sides = [[_read(path, patterns) for path in paths] for paths in (a, b)]
+    stores: dict[Path, list[Record]] = {}
+    sides = [[_read(path, patterns, stores) for path in paths] for paths in (a, b)]
     every = [found for side in sides for found in side]
     at_hand = {
         (record.plan_id, record.attempt): record
@@ -79,27 +80,29 @@ def _refuse_doubles(a: list[str], b: list[str]) -> None:
             seen[place] = side
 
 
-def _read(word: str, patterns: pattern.Patterns) -> _Found:
+def _read(word: str, patterns: pattern.Patterns, stores: dict[Path, list[Record]]) -> _Found:
+    """One path; `stores` keeps the records of each store, which are many, from path to path."""
     path = Path(word)
     if not path.exists():
         root, colon, study = word.rpartition(":")
         if colon and recorded.is_store(Path(root)):
-            found = recorded.of_study(Path(root), study)
-            return _records(found, Path(root), word)
+            beside = _records_of(Path(root), stores)
+            return _records(recorded.of_study(Path(root), study, beside), beside, word)
         raise UsageError(
             path=word,
             expected="a log, a folder of logs, a run directory, a record or a store",
             got="no such file",
             remedy="A study's arm is written STORE:STUDY/ARM.",
         )
+    if recorded.is_store(path):
+        beside = _records_of(path, stores)
+        return _records(recorded.of_store(path, beside), beside, word)
     if path.is_dir():
         return _read_folder(path, patterns)
     return _read_file(path, patterns)
 
 
 def _read_folder(path: Path, patterns: pattern.Patterns) -> _Found:
-    if recorded.is_store(path):
-        return _records(recorded.of_store(path), path, str(path))
     if recorded.is_run_dir(path):
         return _Found([], [(recorded.of_run_dir(path), str(path))], [])
     files = sorted(file for file in path.rglob("*") if file.suffix in LOG_SUFFIXES)
@@ -114,7 +117,13 @@ def _read_folder(path: Path, patterns: pattern.Patterns) -> _Found:
     return _Found([run for part in found for run in part.runs], [], [])
 
 
-def _records(found: list[Record], root: Path, word: str) -> _Found:
+def _records_of(root: Path, stores: dict[Path, list[Record]]) -> list[Record]:
+    if root not in stores:
+        stores[root] = Store(root).records()
+    return stores[root]
+
+
+def _records(found: list[Record], beside: list[Record], word: str) -> _Found:
     if not found:
         raise LogError(
             path=word,
@@ -123,7 +132,7 @@ def _records(found: list[Record], root: Path, word: str) -> _Found:
             remedy="Make the runs first: `harness study`, `harness run`.",
         )
     sources = [(record, f"{word}{MEMBER}{record.plan_id[:8]}") for record in found]
-    return _Found([], sources, Store(root).records())
+    return _Found([], sources, beside)
 
 
 def _read_file(path: Path, patterns: pattern.Patterns) -> _Found:

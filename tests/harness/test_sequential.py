@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from harness.sequential import boundary, criticals, crossing, looks
+from harness.sequential import boundary, criticals, crossing, look_tails, looks
 from harness.statistics import Contrast
 from harness.verdict import decide
 
@@ -43,6 +43,15 @@ def test_early_looks_use_wider_limits_and_few_degrees_of_freedom_wider_ones():
     assert known == pytest.approx([boundary(0.05) * math.sqrt(3 / k) for k in (1, 2, 3)])
     few = criticals(0.05, [4, 8, 12], THIRDS)
     assert all(t > z for t, z in zip(few, known, strict=True))
+
+
+def test_looks_at_the_runs_own_spread_use_up_alpha_between_them():
+    tails = look_tails(0.05, THIRDS, own_df=[0, 2, 4])
+    assert tails[1] + tails[2] == pytest.approx(0.05)
+    assert look_tails(0.05, (1.0,), own_df=[4]) == pytest.approx((0.05,))
+    assert look_tails(0.05, THIRDS)[2] == pytest.approx(stats.norm.sf(boundary(0.05)))
+    at_last = criticals(0.05, [0, 2, 4], THIRDS, own=True)[2]
+    assert at_last == pytest.approx(stats.t.isf(tails[2], 4))
 
 
 @pytest.mark.parametrize(("truth", "wrong"), [(0.0, "regression"), (1.0, "pass")])
