@@ -72,10 +72,13 @@ def source_of_variance(name: str, a: Runs, b: Runs) -> Source:
     """Which variance two runs of these sides show."""
     if name in TIMES:
         return "launch"
-    runs = [*a, *b]
-    seeds = {run.seed for run in runs}
-    fixed = len(seeds) == 1 and None not in seeds
-    return "nondeterminism" if fixed else runs[0].varied
+    return "nondeterminism" if _one_seed(a, b) else a[0].varied
+
+
+def _one_seed(a: Runs, b: Runs) -> bool:
+    seeds = {run.seed for run in (*a, *b)}
+    told = len(seeds) == 1 and None not in seeds
+    return told or all(run.varied == "nondeterminism" for run in (*a, *b))
 
 
 def place(run: LoggedRun) -> Place:
@@ -142,6 +145,6 @@ def remarks(a: Runs, b: Runs) -> list[str]:
         if timed and key in seen:
             notes.append(f"{run.source} has every number of {seen[key]}: a copy?")
         seen.setdefault(key, run.source)
-    if source_of_variance("", a, b) == "nondeterminism":
+    if _one_seed(a, b):
         notes.append("one seed on both sides: the verdict speaks for that seed")
     return notes

@@ -140,7 +140,7 @@ def compare(a: Runs, b: Runs, asked: Asked, ledger: Ledger) -> Comparison:
             remedy="Without a whole baseline there is nothing to compare with: make it again.",
         )
     judgements = _judgements(whole[0], whole[1], asked, ledger) if whole[1] else []
-    outcome, reason = _overall(judgements, sides, b)
+    outcome, reason = _overall(judgements, sides, a, b)
     return Comparison(
         sides=sides,
         outcome=outcome,
@@ -229,55 +229,67 @@ def _judge(
         name=name, title=name, unit="", harm=-1 if name in asked.higher_better else 1
     )
     usable, reason, notes = same_environment(name, a, b) if name in TIMES else ((a, b), None, [])
-    sides = tuple(
-        [run for run in side if _usable(run.metrics.get(name), metric)] for side in usable or (a, b)
-    )
-    if not all(sides):
-        raise LogError(
-            path=name,
-            expected="values above zero on both sides: their ratio is compared",
-            got="zero or less",
-            remedy="Leave the metric out: name the others with --metric.",
-        )
-    values = [[run.metrics[name] for run in side] for side in sides]
+    sides = _with_values(metric, usable or (a, b))
     for label, side, whole in zip(SIDES, sides, (a, b), strict=True):
         if len(side) < len(whole):
             notes.append(f"{len(side)} of {len(whole)} runs of {label}")
-    row = _row(name, sides[0], sides[1], ledger)
     margin = _margin(name, a, b, asked, ledger)
     if shown_only and name not in asked.margins:
         margin = None
     if margin is None and name in SCALED and not shown_only:
-        place = f"{a[0].scale or 'its recipe'}, {name}, {source_of_variance(name, a, b)}"
-        notes.append(f"no margin: the ledger has no row for {place}; --margin {name}=M sets one")
-    empty = Judgement(
-        metric=name,
+        where = f"{a[0].scale or 'its recipe'}, {name}, {source_of_variance(name, a, b)}"
+        notes.append(f"no margin: the ledger has no row for {where}; --margin {name}=M sets one")
+    empty = _empty(metric, sides, margin, reason, notes)
+    if usable is None:
+        return empty
+    row = _row(name, sides[0], sides[1], ledger)
+    found, source = _difference(metric, sides, asked, row)
+    return _judged(empty, found, source, margin, asked.alpha)
+
+
+def _with_values(metric: Metric, sides: tuple[Runs, Runs]) -> tuple[Runs, Runs]:
+    """The runs of each side that have the metric; above zero where ratios are compared."""
+    least = 0.0 if metric.scale == "log" else -math.inf
+    a, b = ([run for run in s if run.metrics.get(metric.name, -math.inf) > least] for s in sides)
+    if not a or not b:
+        raise LogError(
+            path=metric.name,
+            expected="values above zero on both sides: their ratio is compared",
+            got="zero or less",
+            remedy="Leave the metric out: name the others with --metric.",
+        )
+    return a, b
+
+
+def _empty(
+    metric: Metric,
+    sides: tuple[Runs, Runs],
+    margin: Margin | None,
+    reason: str | None,
+    notes: list[str],
+) -> Judgement:
+    """All that is known before the difference is taken."""
+    a, b = ([run.metrics[metric.name] for run in side] for side in sides)
+    return Judgement(
+        metric=metric.name,
         title=metric.title,
         unit=metric.unit,
         scale=metric.scale,
         harm_sign=metric.harm,
-        n=(len(values[0]), len(values[1])),
-        means=(float(np.mean(values[0])), float(np.mean(values[1]))),
+        n=(len(a), len(b)),
+        means=(float(np.mean(a)), float(np.mean(b))),
         margin=margin.value if margin else None,
         margin_from=margin.why if margin else "",
         outcome="inconclusive" if margin else None,
         reason=reason,
         notes=notes,
     )
-    if usable is None:
-        return empty
-    found, source = _difference(name, metric, sides, values, asked, row)
-    return _judged(empty, found, source, margin, asked.alpha)
 
 
 def _margin(name: str, a: Runs, b: Runs, asked: Asked, ledger: Ledger) -> Margin | None:
     if name in asked.margins:
         return given(name, asked.margins[name])
     return default_margin(name, _row(name, a, b, ledger), a[0].full_scale)
-
-
-def _usable(value: float | None, metric: Metric) -> bool:
-    return value is not None and (metric.scale != "log" or value > 0)
 
 
 def _row(name: str, a: Runs, b: Runs, ledger: Ledger) -> Row | None:
@@ -290,15 +302,13 @@ def _row(name: str, a: Runs, b: Runs, ledger: Ledger) -> Row | None:
 
 
 def _difference(
-    name: str,
-    metric: Metric,
-    sides: Sequence[Runs],
-    values: Sequence[list[float]],
-    asked: Asked,
-    row: Row | None,
+    metric: Metric, sides: tuple[Runs, Runs], asked: Asked, row: Row | None
 ) -> tuple[Difference, str]:
     """The difference and where its noise is from."""
-    a, b = ([math.log(v) for v in side] if metric.scale == "log" else side for side in values)
+    name = metric.name
+    a, b = ([run.metrics[name] for run in side] for side in sides)
+    if metric.scale == "log":
+        a, b = [math.log(value) for value in a], [math.log(value) for value in b]
     places = [[place(run) for run in side] for side in sides]
     if name in TIMES and len({*places[0], *places[1]}) > 1:
         return _blocks((a, b), places), "the runs' own, inside environments"
@@ -368,11 +378,12 @@ def _judged(
 
 
 def _overall(
-    judgements: Sequence[Judgement], sides: tuple[Side, Side], b: Runs
+    judgements: Sequence[Judgement], sides: tuple[Side, Side], a: Runs, b: Runs
 ) -> tuple[Outcome, str]:
-    diverged = [run for run in b if run.diverged]
-    if diverged:
-        return "regression", f"{len(diverged)} of {len(b)} runs of B diverged or ran out of memory"
+    shares = [sum(run.diverged for run in side) / len(side) for side in (a, b)]
+    if shares[1] > shares[0]:
+        number = sum(run.diverged for run in b)
+        return "regression", f"{number} of {len(b)} runs of B diverged or ran out of memory"
     of = {
         outcome: [judged.title for judged in judgements if judged.outcome == outcome]
         for outcome in EXIT_CODES
@@ -383,7 +394,7 @@ def _overall(
         if side.broken:
             return (
                 "inconclusive",
-                f"{len(side.broken)} of {side.runs} runs of {side.name} broke off",
+                f"{len(side.broken)} of {side.runs} runs of {side.name} are not whole",
             )
     if of["inconclusive"]:
         return "inconclusive", f"open in {' and '.join(of['inconclusive'])}"

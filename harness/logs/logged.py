@@ -9,6 +9,7 @@ import msgspec
 from harness.errors import HarnessError
 from harness.ledger import Source
 
+NOT_A_NUMBER = "its last {} is not a number"
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -56,6 +57,14 @@ def finite(metrics: dict[str, float]) -> tuple[dict[str, float], list[str]]:
     """The metrics that are numbers, and the names of those that are not."""
     bad = [name for name, value in metrics.items() if not math.isfinite(value)]
     return {name: value for name, value in metrics.items() if name not in bad}, bad
+
+
+def break_off(evaluated_at: int, reached: int, planned: int) -> str | None:
+    """Why a run is not a whole one, from its last evaluation and its last step; None if it is."""
+    if evaluated_at >= planned:
+        return None
+    late = " before its evaluation" if reached >= planned else ""
+    return f"it breaks off at step {max(evaluated_at, reached):,} of {planned:,}{late}"
 
 
 def backwards(steps: Sequence[int], times: Sequence[float], warm_up_steps: int) -> int | None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from harness.logs.logged import LoggedRun, backwards, finite
+from harness.logs.logged import NOT_A_NUMBER, LoggedRun, backwards, break_off, finite
 
 FAMILY = "modded-nanogpt"
 TAIL_STEPS = 200
@@ -53,11 +53,10 @@ def read(text: str, source: str) -> list[LoggedRun]:
     reached = [evaluations[-1][0] for evaluations in runs]
     if runs:  # the last run may have made more steps than it evaluated
         reached[-1] = int(list(_STEP.finditer(text))[-1][1])
-    found = []
-    for number, evaluations in enumerate(runs, start=1):
-        name = source if len(runs) == 1 else f"{source}, run {number}"
-        run = _run(evaluations, name, reached[number - 1])
-        found.append(run)
+    names = [f"{source}, run {number}" for number in range(1, len(runs) + 1)]
+    if len(runs) == 1:
+        names = [source]
+    found = [_run(*parts) for parts in zip(runs, names, reached, strict=True)]
     header = _header(text)
     if len(found) == 1 and (peak := _PEAK.search(text)):
         metrics = {**found[0].metrics, "peak_memory_bytes": int(peak[1]) * 2.0**20}
@@ -74,7 +73,9 @@ def _evaluations(text: str) -> list[_Evaluation]:
         try:
             loss = float(match[3])
         except ValueError:
-            continue  # a line cut in the middle of its number
+            continue
+        if match.end() == len(text) and seconds is None:
+            continue  # cut in the middle of the line: who knows how the number went on
         found.append((int(match[1]), int(match[2]), loss, seconds))
     return found
 
@@ -107,19 +108,11 @@ def _run(evaluations: list[_Evaluation], name: str, reached: int) -> LoggedRun:
         steps=max(step, reached),
         evaluated_at=step,
         planned_steps=planned,
-        ending=_ending(step, planned, reached, bad),
+        ending=NOT_A_NUMBER.format(bad[0]) if bad else break_off(step, reached, planned),
         diverged=bool(bad),
         scale=_scale(loss),
         warnings=warnings,
     )
-
-
-def _ending(step: int, planned: int, reached: int, bad: list[str]) -> str | None:
-    if bad:
-        return f"its last {bad[0]} is not a number"
-    if step < planned:
-        return f"it breaks off at step {max(step, reached):,} of {planned:,}"
-    return None
 
 
 def _tail_ms(times: list[tuple[int, float]]) -> float | None:

@@ -16,7 +16,7 @@ import re
 import time
 
 from harness.ledger import FULL_SCALE_LAYERS, count
-from harness.logs.logged import LoggedRun, backwards, finite
+from harness.logs.logged import NOT_A_NUMBER, LoggedRun, backwards, break_off, finite
 
 FAMILY = "nanochat"
 SKIPPED_STEPS = 10
@@ -46,6 +46,7 @@ def recognises(text: str) -> bool:
 
 def read(text: str, source: str) -> list[LoggedRun]:
     """The run of one file; none where it was never evaluated."""
+    text = text[: text.rfind("\n") + 1]  # a line that was cut may end in half a number
     evaluations = [(int(match[1]), _number(match[2])) for match in _EVALUATION.finditer(text)]
     if not evaluations:
         return []
@@ -97,13 +98,11 @@ def _core(text: str, last: int) -> dict[str, float]:
 
 def _ending(last: int, steps: list[tuple[int, int, float, str]], bad: list[str]) -> str | None:
     if bad:
-        return f"its last {bad[0]} is not a number"
+        return NOT_A_NUMBER.format(bad[0])
     if not steps:
         return "it has no line of a training step"
     reached, planned = steps[-1][:2]
-    if last < planned:
-        return f"it breaks off at step {max(last, reached):,} of {planned:,}"
-    return None
+    return break_off(last, reached, planned)
 
 
 def _speed(

@@ -7,7 +7,7 @@ environment, its schedule or its seeds, so speeds read this way are of an unknow
 import re
 
 from harness.errors import UsageError
-from harness.logs.logged import LoggedRun, finite
+from harness.logs.logged import NOT_A_NUMBER, LoggedRun, finite
 
 FAMILY = "other"
 Patterns = dict[str, re.Pattern[str]]
@@ -68,7 +68,7 @@ def read(text: str, source: str, patterns: Patterns) -> list[LoggedRun]:
             family=FAMILY,
             metrics=found,
             steps=0,
-            ending=f"its last {bad[0]} is not a number" if bad else None,
+            ending=NOT_A_NUMBER.format(bad[0]) if bad else None,
             diverged=bool(bad),
         )
     ]

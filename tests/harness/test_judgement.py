@@ -237,10 +237,21 @@ def test_runs_of_b_that_diverged_are_a_regression():
     assert judged(side(LOSSES), every).outcome == "regression"
 
 
+def test_a_baseline_that_diverges_as_often_leaves_it_open():
+    def half(shift):
+        return [
+            *side([x + shift for x in LOSSES]),
+            run(9, metrics={}, ending="its loss is nan", diverged=True),
+        ]
+
+    assert judged(half(0.0), half(0.0)).outcome == "inconclusive"
+    assert judged(half(0.0), half(0.1)).outcome == "regression"
+
+
 def test_runs_that_broke_off_never_pass():
     b = [*side(LOSSES), run(9, steps=60, evaluated_at=50, ending="it breaks off")]
     found = judged(side(LOSSES), b)
-    assert (found.outcome, found.reason) == ("inconclusive", "1 of 6 runs of B broke off")
+    assert (found.outcome, found.reason) == ("inconclusive", "1 of 6 runs of B are not whole")
 
 
 def test_a_side_without_a_whole_run_is_an_error():

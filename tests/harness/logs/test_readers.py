@@ -60,11 +60,13 @@ def test_a_log_that_breaks_off_is_a_run_with_its_reason(modded_log):
 
 
 def test_a_last_line_cut_in_its_number_does_not_count(modded_log):
-    path = modded_log("a.txt", stop=600)
-    path.write_text(path.read_text() + "step:750/1000 val_loss:3.")
+    path = modded_log("a.txt")
+    whole = path.read_text()
+    cut = whole.index("val_loss:3.28") + len("val_loss:3.2")
+    path.write_text(whole[:cut])
     (run,) = read(path)
-    assert run.evaluated_at in (500, 750)
-    assert run.ending is not None
+    assert (run.evaluated_at, run.metrics["val_loss"]) == (750, 4.0)
+    assert run.ending == "it breaks off at step 1,000 of 1,000 before its evaluation"
 
 
 def test_a_loss_that_is_not_a_number_is_divergence(modded_log):
@@ -119,6 +121,15 @@ def test_a_nanochat_log_that_breaks_off_or_diverges_says_so(nanochat_log):
     assert cut.ending == "it breaks off at step 13 of 20"
     (nan,) = read(nanochat_log("b.log", "nan"))
     assert nan.diverged
+
+
+def test_half_a_number_at_the_end_of_a_nanochat_log_does_not_count(nanochat_log):
+    path = nanochat_log("a.log", 1.322556)
+    whole = path.read_text()
+    path.write_text(whole[: whole.index("1.322556") + 4])
+    (run,) = read(path)
+    assert run.metrics["val_bpb"] == 3.157030
+    assert run.ending == "it breaks off at step 20 of 20 before its evaluation"
 
 
 def test_a_negative_step_time_gives_no_times(nanochat_log):
