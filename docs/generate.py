@@ -2,6 +2,7 @@
 
     python docs/generate.py               # the tables, of the catalogue and of docs/smoke.csv
     python docs/generate.py --store runs  # before that, docs/smoke.csv and .png from a store
+    python docs/generate.py --logs A B    # before that, docs/compare.txt from two folders of logs
 
 A test holds README.md equal to what the first form would write.
 """
@@ -9,6 +10,7 @@ A test holds README.md equal to what the first form would write.
 import argparse
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -28,9 +30,12 @@ def main() -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--store", help="take the smoke study from this store")
     parser.add_argument("--study", default="smoke")
+    parser.add_argument("--logs", nargs=2, type=Path, metavar=("A", "B"))
     arguments = parser.parse_args()
     if arguments.store:
         take(arguments.store, arguments.study)
+    if arguments.logs:
+        compare(*arguments.logs)
     README.write_text(regenerated(README.read_text(encoding="utf-8")), encoding="utf-8")
 
 
@@ -41,9 +46,31 @@ def take(store: str, study: str) -> None:
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
+def compare(a: Path, b: Path) -> None:
+    """Writes what `harness compare` prints of two folders that stand side by side."""
+    done = subprocess.run(
+        [sys.executable, "-m", "harness", "compare", a.name, "--", b.name, "--store", "none"],
+        cwd=a.parent,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "104", "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = [line.rstrip() for line in done.stdout.splitlines()]
+    (DOCS / "compare.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def compared() -> str:
+    """The page of docs/compare.txt, without the lines on how to read it."""
+    lines = (DOCS / "compare.txt").read_text(encoding="utf-8").splitlines()
+    last = max(index for index, line in enumerate(lines) if "shown only" in line) + 1
+    return "```\n" + "\n".join(lines[: last + 1]).strip("\n") + "\n```"
+
+
 def regenerated(text: str) -> str:
     """`text` with each generated block made anew."""
     text = _replaced(text, "smoke table", smoke_table())
+    text = _replaced(text, "comparison", compared())
     return _replaced(text, "tricks", tricks_table())
 
 

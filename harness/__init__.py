@@ -14,6 +14,12 @@ The path of one result. A file imports only from files above it; a test holds th
     dunnett         quantiles of t, and of the largest of several
     fits            arms inside blocks; loss against training length
     statistics      pooled SDs, intervals, smallest detectable effects
+    verdict         pass, regression or inconclusive, and the noise behind it
+    power           what a comparison will be able to say, and how many runs settle it
+    sequential      three looks at the error rate of one
+    mixture         a test that may be looked at after every block
+    launches        the noise of a speed A/B
+    pairs           two models on the same examples
     sweep           fair settings for an arm, from a grid on seeds of its own
     worktree        other code for an arm: a git ref or a patch
     draft           arms while they are worked out
@@ -30,8 +36,15 @@ The path of one result. A file imports only from files above it; a test holds th
     time_to_target  loss and speed together, in training time
     attribution     resolved study and records -> effects
     report          terminal, HTML, JSON, CSV, picture
+    ledger          how much runs differ that should not
+    logs            readers: what training runs left behind, whoever made them
+    margins         what is compared, which way is worse, how much matters
+    fairness        may these runs be compared
+    judgement       two sides of runs, metric by metric
+    summary         a comparison in the terminal, as Markdown, as JSON
     doctor          what this machine can run, with remedies
     commands        what each command does
+    compare         what the commands compare and noise do
     cli             the words of the command line
 
 Apart from these, `fake` is a trainer of its own: a real process under the contract, without torch.

@@ -1,13 +1,14 @@
-"""The words of the command line: six commands, their options, their help.
+"""The words of the command line: its commands, their options, their help.
 
 Only reads words; commands.py does the work, and is imported when a command runs, so that
 `harness --help` is instant.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
+from typer.core import TyperCommand
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,6 +30,11 @@ SetOption = Annotated[
     typer.Option("--set", help="Override, such as dial.depth=8. May be repeated."),
 ]
 STORE = Path("runs")
+LedgerOption = Annotated[
+    Path, typer.Option("--ledger", help="A ledger file beside the shipped rows, where it exists.")
+]
+LEDGER = Path("baselines/noise.csv")
+BETWEEN = "\0--"  # no file can be called so
 
 
 @app.command()
@@ -143,6 +149,87 @@ def report(
         picture=picture,
     )
     raise typer.Exit(code)
+
+
+class _Sides(TyperCommand):
+    """Keeps the `--` between the sides as a word: elsewhere it only ends the options."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, [BETWEEN if word == "--" else word for word in args])
+
+
+@app.command(cls=_Sides)
+def compare(
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="A... -- B...",
+            help="Logs, folders of logs, run directories, records, stores, STORE:STUDY/ARM.",
+        ),
+    ],
+    margin: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Harm that matters, such as val_loss=0.002 or tokens_per_s=0.005."),
+    ] = None,
+    metric: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Only this metric. May be repeated."),
+    ] = None,
+    regex: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="NAME=PATTERN: reads a number from any log, the last match counts."),
+    ] = None,
+    higher_better: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="A metric read by --regex of which more is better."),
+    ] = None,
+    sd: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="NAME=SD of one run, in place of the ledger's."),
+    ] = None,
+    alpha: Annotated[float, typer.Option(help="Error rate of each verdict.")] = 0.05,
+    store: StoreOption = STORE,
+    ledger: LedgerOption = LEDGER,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
+) -> None:
+    """Is B worse than A? Logs of runs in, a verdict for each metric out."""
+    from harness import compare as command
+    from harness.judgement import Asked
+
+    a, b = command.split(paths, BETWEEN)
+    asked = Asked(
+        alpha=command.checked_alpha(alpha),
+        margins=command.numbers(margin or [], "--margin"),
+        sds=command.numbers(sd or [], "--sd"),
+        metrics=metric or [],
+        higher_better=higher_better or [],
+    )
+    code = command.compare(
+        _console(),
+        a,
+        b,
+        asked,
+        regex=regex or [],
+        ledger=command.load_ledger(ledger, _store(store)),
+        form="json" if json else "markdown" if markdown else "terminal",
+    )
+    raise typer.Exit(code)
+
+
+@app.command()
+def noise(
+    store: StoreOption = STORE,
+    ledger: LedgerOption = LEDGER,
+    write: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Keep the rows of own records as a ledger file."),
+    ] = None,
+) -> None:
+    """The noise ledger: how much equal runs differ, and what is not known yet."""
+    from harness import compare as command
+
+    raise typer.Exit(command.noise(_console(), ledger, _store(store), write=write))
 
 
 @app.command()

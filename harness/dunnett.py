@@ -94,7 +94,7 @@ def max_abs_t_probability(c: float, df: float, loadings: Sequence[float]) -> flo
     """P(all |T_i| <= c) of the multivariate t with corr(i, j) = b_i b_j, by quadrature."""
     from scipy import special
 
-    scales, scale_weights = _sd_nodes(float(df))
+    scales, scale_weights = sd_nodes(float(df))
     normals, normal_weights = _normal_nodes()
     product: Any = 1.0
     for loading in sorted(set(loadings)):
@@ -114,7 +114,7 @@ def _normal_nodes() -> tuple[Floats, Floats]:
 
 
 @lru_cache(maxsize=256)
-def _sd_nodes(df: float) -> tuple[Floats, Floats]:
+def sd_nodes(df: float) -> tuple[Floats, Floats]:
     """Nodes and weights over the estimated SD / true SD, a chi variable over sqrt(df)."""
     from scipy import special
 

@@ -185,3 +185,94 @@ def trainers_of(store: Store) -> list[int]:
         if ours and state != "Z" and "harness.fake.train" in words:
             found.append(int(entry.name))
     return found
+
+
+# --- logs of other trainers: short, with numbers of one's choice ----------------------------------
+
+SMI = """\
+| NVIDIA-SMI 570.1     Driver Version: {driver}     CUDA Version: 12.8     |
+|   0  NVIDIA H100 80GB HBM3          On  |   00000000:05:00.0 Off |                    0 |
+| N/A   39C    P0            120W /  700W |    1519MiB /  81559MiB |      0%      Default |
+|   1  NVIDIA H100 80GB HBM3          On  |   00000000:06:00.0 Off |                    0 |
+| N/A   45C    P0            126W /  700W |    1519MiB /  81559MiB |      0%      Default |
+"""
+
+
+@pytest.fixture
+def modded_log(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a log of modded-nanogpt: an evaluation every 250 steps and at the end."""
+
+    def write(
+        name: str,
+        loss: float | str = 3.28,
+        *,
+        time_s: float = 100.0,
+        steps: int = 1000,
+        stop: int | None = None,
+        driver: str = "570.211.01",
+        minute: int = 0,
+        extra: str = "",
+    ) -> Path:
+        lines = [
+            "Running PyTorch 2.10.0+cu128 compiled for CUDA 12.8",
+            f"Tue May 19 20:{minute:02d}:01 2026       ",
+            SMI.format(driver=driver),
+        ]
+        reached = steps if stop is None else stop
+        for step in range(1, reached + 1):
+            at_ms = round(1000 * time_s * step / steps)
+            lines.append(f"step:{step}/{steps} train_time:{at_ms}ms step_avg:1.00ms")
+            if step == steps or step % 250 == 0:
+                shown = loss if step == steps else "4.0000"
+                lines.append(f"step:{step}/{steps} val_loss:{shown} train_time:{at_ms}ms")
+        if stop is None:
+            lines.append("peak memory allocated: 29148 MiB reserved: 45120 MiB")
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(lines) + "\n" + extra)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def nanochat_log(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a log of nanochat's base training, colours included."""
+
+    def write(
+        name: str,
+        bpb: float | str = 1.32,
+        *,
+        layers: int = 8,
+        ratio: float = 1.5,
+        steps: int = 20,
+        stop: int | None = None,
+        dt_ms: float = 200.0,
+        core: float | None = None,
+    ) -> Path:
+        lines = [
+            "2026-11-22 07:37:26,068 - nanochat.common - \x1b[32m\x1b[1mINFO\x1b[0m - "
+            "Distributed world size: 1",
+            "GPU: NVIDIA H100 80GB HBM3 | Peak FLOPS (BF16): 9.89e+14",
+            f'  "n_layer": {layers},',
+            "Total number of training tokens: 62,914,560",
+            f"Tokens : Scaling params ratio: {ratio:.2f}",
+            "Total batch size 262,144 => gradient accumulation steps: 2",
+            "Step 00000 | Validation bpb: 3.157030",
+        ]
+        for step in range(1, (steps if stop is None else stop) + 1):
+            lines.append(
+                f"step {step:05d}/{steps:05d} (1.00%) | loss: 10.39 | lrm: 0.05 | "
+                f"dt: {dt_ms:.2f}ms | tok/sec: 1,310,720 | total time: {step / 1000:.2f}m"
+            )
+        if stop is None:
+            lines.append(f"Step {steps:05d} | Validation bpb: {bpb}")
+            if core is not None:
+                lines.append(f"Step {steps:05d} | CORE metric: {core:.4f}")
+            lines.append("Peak memory usage: 28956.58MiB")
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(lines) + "\n")
+        return path
+
+    return write

@@ -1,0 +1,157 @@
+"""What `harness compare` and `harness noise` do: words in, a page out, an exit code.
+
+Needs no GPU and no configuration: logs of other trainers are enough. Last in the flow beside
+`commands`.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from harness import errors
+from harness.errors import UsageError
+from harness.ledger import OWN_DF, PRIORS, Ledger, Row, as_csv, missing, own_rows, read_rows
+from harness.store import Store
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from harness.judgement import Asked
+
+Form = Literal["terminal", "markdown", "json"]
+
+
+def compare(
+    console: "Console",
+    a: Sequence[str],
+    b: Sequence[str],
+    asked: "Asked",
+    *,
+    regex: Sequence[str],
+    ledger: Ledger,
+    form: Form = "terminal",
+) -> int:
+    """Reads both sides, judges them, prints; the exit code is that of the worst metric."""
+    from harness import summary
+    from harness.judgement import compare as judge
+    from harness.logs import pattern, read_sides
+
+    patterns = pattern.parse(list(regex))
+    runs = read_sides(list(a), list(b), patterns)
+    found = judge(*runs, msgspec.structs.replace(asked, also=list(patterns)), ledger)
+    if form == "json":
+        console.file.write(summary.as_json(found) + "\n")
+    elif form == "markdown":
+        console.file.write(summary.as_markdown(found))
+    else:
+        summary.print_comparison(console, found)
+    return found.exit_code
+
+
+def split(words: Sequence[str], between: str) -> tuple[list[str], list[str]]:
+    """The sides' paths, before and after the word that stands between them. Raises UsageError."""
+    at = [index for index, word in enumerate(words) if word == between]
+    a, b = (words[: at[0]], words[at[0] + 1 :]) if at else (words, [])
+    if len(at) != 1 or not a or not b:
+        raise UsageError(
+            path="harness compare",
+            expected="two sides, as A… -- B…",
+            got=f"{len(a)} paths before -- and {len(b)} after" if len(at) < 2 else "-- twice",
+            remedy="Such as: harness compare baseline/ -- change/",
+        )
+    return list(a), list(b)
+
+
+def numbers(words: Sequence[str], option: str) -> dict[str, float]:
+    """`NAME=NUMBER` words as a mapping; each above zero. Raises UsageError."""
+    found = {}
+    for word in words:
+        name, _, text = word.partition("=")
+        try:
+            found[name] = float(text)
+        except ValueError:
+            found[name] = float("nan")
+        if not 0 < found[name] < float("inf"):
+            raise UsageError(
+                path=f"{option} {word}",
+                expected="NAME=NUMBER, above zero",
+                got=repr(text),
+                remedy=f"Such as {option} val_loss=0.002; speeds are relative, 0.005 for 0.5 %.",
+            )
+    return found
+
+
+def checked_alpha(alpha: float) -> float:
+    """An error rate that means something. Raises UsageError."""
+    if not 0 < alpha < 0.5:
+        raise UsageError(
+            path="--alpha",
+            expected="a rate between 0 and 0.5",
+            got=f"{alpha:g}",
+            remedy="0.05 for a pull request, 0.01 to bank an improvement.",
+        )
+    return alpha
+
+
+def load_ledger(file: Path, store: Store) -> Ledger:
+    """The shipped rows, those of a ledger file if it is there, and those of a store's records."""
+    kept = read_rows(file) if file.exists() else []
+    return Ledger([*read_rows(PRIORS), *kept, *own_rows(store.records())])
+
+
+# --- harness noise --------------------------------------------------------------------------------
+
+
+def noise(console: "Console", file: Path, store: Store, *, write: Path | None) -> int:
+    """Shows the ledger, and what own records lack; `write` keeps the own rows as a file."""
+    records = store.records()
+    own = own_rows(records)
+    ledger = load_ledger(file, store)
+    marks = {note: mark for mark, note in zip("¹²³⁴⁵⁶⁷⁸⁹", _notes(ledger.rows), strict=False)}
+    console.print(_table(ledger.rows, marks))
+    for note, mark in marks.items():
+        console.print(f"{mark} {note}", style="dim", markup=False, highlight=False)
+    for line in missing(records) or [_nothing_own(store)] * (not own):
+        console.print(f"missing: {line}", markup=False, highlight=False, soft_wrap=True)
+    console.print(
+        f"SD of one run; of speeds relative. df: degrees of freedom. An own row replaces the prior "
+        f"one from {OWN_DF} df on.",
+        style="dim",
+        markup=False,
+    )
+    if write is not None:
+        from harness import atomic
+
+        atomic.write_text(write, as_csv(own))
+        console.print(f"{len(own)} own rows: {write}", markup=False, highlight=False)
+    return errors.PASS
+
+
+def _nothing_own(store: Store) -> str:
+    return f"own rows: {store.root} has no replicates; runs of two seeds or more make some"
+
+
+def _notes(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(row.note for row in rows if row.note))
+
+
+def _table(rows: Sequence[Row], marks: Mapping[str, str]) -> "Table":
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    from harness.ledger import TIMES
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title in ("recipe", "metric", "GPU", "variance", "SD", "df", "runs", "from"):
+        table.add_column(title, justify="right" if title in ("SD", "df", "runs") else "left")
+    for row in rows:
+        sd = f"{row.sd:.3%}" if row.metric in TIMES else f"{row.sd:.3g}"
+        origin = row.origin + marks.get(row.note, "")
+        cells = [row.scale, row.metric, row.gpu, row.source, sd, str(row.df), str(row.runs), origin]
+        style = "bold" if row.origin == "own" and row.df >= OWN_DF else None
+        table.add_row(*map(escape, cells), style=style)
+    return table

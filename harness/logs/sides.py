@@ -1,0 +1,187 @@
+"""Paths of two sides -> their runs. The one place that knows all readers.
+
+A path is a log, a folder of logs, a record, a run directory, a store, or `STORE:STUDY/ARM`.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from harness.errors import UsageError
+from harness.logs import modded_nanogpt, nanochat, pattern, recorded
+from harness.logs.logged import LogError, LoggedRun, plain
+from harness.record import Record
+from harness.store import Store
+
+MEMBER = "#"  # between a store's arm and one run of it
+LOG_SUFFIXES = (".txt", ".log", ".out")
+Reader = Callable[[str, str], list[LoggedRun]]
+READERS: dict[str, tuple[Callable[[str], bool], Reader]] = {
+    nanochat.FAMILY: (nanochat.recognises, nanochat.read),
+    modded_nanogpt.FAMILY: (modded_nanogpt.recognises, modded_nanogpt.read),
+}
+
+
+class _Found(NamedTuple):
+    """What one path holds: runs of text logs, records, and all records of the stores behind."""
+
+    runs: list[LoggedRun]
+    records: list[tuple[Record, str]]
+    beside: list[Record]
+
+
+def read_sides(
+    a: list[str], b: list[str], patterns: pattern.Patterns
+) -> tuple[list[LoggedRun], list[LoggedRun]]:
+    """The runs of both sides. Raises LogError and UsageError."""
+    _refuse_doubles(a, b)
+    stores: dict[Path, list[Record]] = {}
+    sides = [[_read(path, patterns, stores) for path in paths] for paths in (a, b)]
+    every = [found for side in sides for found in side]
+    at_hand = {
+        (record.plan_id, record.attempt): record
+        for found in every
+        for record in [*found.beside, *(record for record, _ in found.records)]
+    }
+    session = recorded.session_of(list(at_hand.values()))
+    first, second = (
+        [
+            run
+            for found in side
+            for run in [
+                *found.runs,
+                *(
+                    recorded.logged(record, session[record.plan_id, record.attempt], source)
+                    for record, source in found.records
+                ),
+            ]
+        ]
+        for side in sides
+    )
+    return first, second
+
+
+def _refuse_doubles(a: list[str], b: list[str]) -> None:
+    seen: dict[str, str] = {}
+    for side, paths in (("A", a), ("B", b)):
+        for path in paths:
+            place = str(Path(path).resolve())
+            if place in seen:
+                raise UsageError(
+                    path=path,
+                    expected="each run once, on one side",
+                    got=f"it on side {seen[place]} and on side {side}"
+                    if seen[place] != side
+                    else f"it twice on side {side}",
+                    remedy="A run is not a replicate of itself: name it once.",
+                )
+            seen[place] = side
+
+
+def _read(word: str, patterns: pattern.Patterns, stores: dict[Path, list[Record]]) -> _Found:
+    """One path; `stores` keeps the records of each store, which are many, from path to path."""
+    path = Path(word)
+    if not path.exists():
+        root, colon, study = word.rpartition(":")
+        if colon and recorded.is_store(Path(root)):
+            beside = _records_of(Path(root), stores)
+            return _records(recorded.of_study(Path(root), study, beside), beside, word)
+        raise UsageError(
+            path=word,
+            expected="a log, a folder of logs, a run directory, a record or a store",
+            got="no such file",
+            remedy="A study's arm is written STORE:STUDY/ARM.",
+        )
+    if recorded.is_store(path):
+        beside = _records_of(path, stores)
+        return _records(recorded.of_store(path, beside), beside, word)
+    if path.is_dir():
+        return _read_folder(path, patterns)
+    return _read_file(path, patterns)
+
+
+def _read_folder(path: Path, patterns: pattern.Patterns) -> _Found:
+    if recorded.is_run_dir(path):
+        return _Found([], [(recorded.of_run_dir(path), str(path))], [])
+    files = sorted(file for file in path.rglob("*") if file.suffix in LOG_SUFFIXES)
+    if not files:
+        raise LogError(
+            path=str(path),
+            expected="a folder with logs, or a run directory, or a store",
+            got=f"no file that ends with {' or '.join(LOG_SUFFIXES)}",
+            remedy="Name the files themselves.",
+        )
+    found = [_read_file(file, patterns) for file in files]
+    return _Found([run for part in found for run in part.runs], [], [])
+
+
+def _records_of(root: Path, stores: dict[Path, list[Record]]) -> list[Record]:
+    if root not in stores:
+        stores[root] = Store(root).records()
+    return stores[root]
+
+
+def _records(found: list[Record], beside: list[Record], word: str) -> _Found:
+    if not found:
+        raise LogError(
+            path=word,
+            expected="at least one record",
+            got="none",
+            remedy="Make the runs first: `harness study`, `harness run`.",
+        )
+    sources = [(record, f"{word}{MEMBER}{record.plan_id[:8]}") for record in found]
+    return _Found([], sources, beside)
+
+
+def _read_file(path: Path, patterns: pattern.Patterns) -> _Found:
+    if path.suffix == ".json":
+        return _Found([], [(recorded.of_file(path), str(path))], [])
+    try:
+        text = plain(path.read_text(encoding="utf-8", errors="replace"))
+    except OSError as error:
+        raise LogError(
+            path=str(path),
+            expected="a file that can be read",
+            got=str(error.strerror).lower(),
+            remedy="Check its permissions.",
+        ) from error
+    if not text.strip():
+        raise LogError(
+            path=str(path),
+            expected="the log of a training run",
+            got="an empty file",
+            remedy="Leave it out, or find out why nothing was written.",
+        )
+    return _Found(_read_text(text, path, patterns), [], [])
+
+
+def _read_text(text: str, path: Path, patterns: pattern.Patterns) -> list[LoggedRun]:
+    for family, (recognises, read) in READERS.items():
+        if recognises(text):
+            runs = read(text, str(path))
+            if runs:
+                return [_with_patterns(run, text, patterns) for run in runs]
+            raise LogError(
+                path=str(path),
+                expected=f"at least one evaluation, as {family} prints them",
+                got="training steps only",
+                remedy="Leave it out, or read another of its numbers with --regex NAME=PATTERN.",
+            )
+    runs = pattern.read(text, str(path), patterns)
+    if not runs:
+        known = " or ".join(READERS)
+        asked = f", and no match of {', '.join(patterns)}" if patterns else ""
+        raise LogError(
+            path=str(path),
+            expected=f"a log of {known}, or one that --regex can read",
+            got=f"another format{asked}",
+            remedy="Say how to read it, such as --regex 'val_loss=val loss ([0-9.]+)'.",
+        )
+    return runs
+
+
+def _with_patterns(run: LoggedRun, text: str, patterns: pattern.Patterns) -> LoggedRun:
+    more = pattern.metrics(text, patterns)
+    return msgspec.structs.replace(run, metrics=run.metrics | more) if more else run

@@ -1,0 +1,242 @@
+"""A comparison as people and programs read it: terminal, Markdown, JSON.
+
+The verdict first, then for each metric effect, interval, margin, smallest detectable effect, and
+how many more runs would settle what is open. Reads nothing but a `Comparison`. After `judgement`,
+before the commands.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+from rich.markup import escape
+
+from harness.effects import Effect
+from harness.judgement import Comparison, Judgement, Side
+from harness.ledger import QUALITY
+from harness.logs.sides import MEMBER
+from harness.margins import COMPARED
+from harness.report import wording
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+STYLES = {"pass": "green", "regression": "red", "inconclusive": "yellow", None: "dim"}
+MARKS = {"pass": "✅", "regression": "❌", "inconclusive": "❔", None: "–"}
+PICTURE_COLUMNS, LEAST_WIDTH = 17, 104
+MOST_SOURCES = 2
+
+
+def print_comparison(console: "Console", found: Comparison) -> None:
+    """The whole comparison in the terminal."""
+    from rich import box
+    from rich.table import Table
+
+    style = STYLES[found.outcome]
+    console.print(f"[bold reverse {style}] {found.outcome.upper()} [/] {escape(found.reason)}\n")
+    for side in found.sides:
+        console.print(_side_line(side), markup=False, highlight=False, soft_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    pictured = console.width >= LEAST_WIDTH
+    titles = ["metric", "A\nB", f"B − A\n{_level(found)} interval", "margin\nMDE", "verdict"]
+    if pictured:
+        titles.insert(3, "better ┃ worse")
+    for index, title in enumerate(titles):
+        table.add_column(title, no_wrap=index < 3, justify="right" if index == 1 else "left")
+    for judged in found.judgements:
+        cells = [
+            escape(judged.metric),
+            "\n".join(_means(judged)),
+            f"{_change(judged)}\n[dim]{escape(_interval(judged))}[/dim]",
+            f"{_margin(judged)}\n[dim]{_detectable(judged)}[/dim]",
+            _verdict_cell(judged),
+        ]
+        if pictured:
+            cells.insert(3, picture(judged))
+        table.add_row(*cells)
+    console.print(table)
+    for line in footnotes(found):
+        console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
+
+
+def as_json(found: Comparison) -> str:
+    """The comparison as JSON; what is not known is null."""
+    value = {**msgspec.to_builtins(found), "exit_code": found.exit_code}
+    return msgspec.json.format(msgspec.json.encode(value), indent=1).decode()
+
+
+def as_markdown(found: Comparison) -> str:
+    """For a pull request: the verdict, one row a metric, the rest below."""
+    lines = [f"### {MARKS[found.outcome]} {found.outcome}: {found.reason}", ""]
+    lines += [
+        f"| metric | n | A | B | B − A | {_level(found)} interval | margin | MDE | verdict |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for judged in found.judgements:
+        n = f"{judged.n[0]}, {judged.n[1]}"
+        cells = [judged.metric, n, *_means(judged), _change(judged), _interval(judged)]
+        cells += [_margin(judged), _detectable(judged), _verdict_words(judged)]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    lines += ["", *(f"- {_side_line(side)}" for side in found.sides)]
+    lines += [f"- {line}" for line in footnotes(found)]
+    return "\n".join(lines) + "\n"
+
+
+def picture(judged: Judgement) -> str:
+    """The interval on a line, worse to the right: ┃ no change, ╎ the margin, ● what was seen."""
+    if judged.low is None or judged.high is None or judged.estimate is None:
+        return ""
+    ends = sorted((judged.harm(judged.low), judged.harm(judged.high)))
+    reach = max(map(abs, [*ends, 1.2 * (judged.margin or 0)])) or 1.0
+
+    def column(value: float) -> int:
+        return round((value / reach + 1) / 2 * (PICTURE_COLUMNS - 1))
+
+    cells = ["─"] * PICTURE_COLUMNS
+    for index in range(column(ends[0]), column(ends[1]) + 1):
+        cells[index] = "━"
+    cells[column(0)] = "┃"
+    if judged.margin:
+        cells[column(judged.margin)] = "╎"
+    cells[column(judged.harm(judged.estimate))] = "●"
+    return f"[{STYLES[judged.outcome]}]{''.join(cells)}[/]"
+
+
+def footnotes(found: Comparison) -> list[str]:
+    """Where noise and margins are from, what has to be known, and how to read it all."""
+    lines = []
+    for judged in found.judgements:
+        if judged.margin is None and judged.metric in COMPARED and judged.metric not in QUALITY:
+            continue
+        about = [line for line in (_noise(judged), _margin_from(judged)) if line]
+        if about:
+            lines.append(f"{judged.metric}: {'; '.join(about)}")
+        reason = [judged.reason] if judged.reason else []
+        lines += [f"{judged.metric}: {note}" for note in (*judged.notes, *reason)]
+    lines += found.notes
+    lines += [line for side in found.sides for line in side.broken]
+    lines.append(
+        f"pass: even the worse end of the {_level(found)} interval is inside the margin. "
+        "regression: even the better end is worse than no change. "
+        f"Each is wrong in {100 * found.alpha:g} % of cases at most. "
+        "MDE: the smallest harm that these runs would have set apart from none nine times in ten."
+    )
+    return lines
+
+
+def _noise(judged: Judgement) -> str:
+    """'SD of one run 0.0014 (605 df, the prior ledger, ...)'."""
+    if judged.sd is None or math.isnan(judged.sd) or not judged.df:
+        return ""
+    size = f"{judged.sd:.2g}"
+    if judged.scale == "log":
+        size = f"{100 * judged.sd:.2g} %"
+    elif judged.metric == "peak_memory_bytes":
+        size = wording.mebibytes(judged.sd)
+    df = "" if math.isinf(judged.df) else f"{judged.df:.3g} df, "
+    return f"SD of one run {size} ({df}{judged.noise_from})"
+
+
+def _margin_from(judged: Judgement) -> str:
+    return "" if judged.margin is None else f"margin {_margin(judged)} ({judged.margin_from})"
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+def _side_line(side: Side) -> str:
+    names = _sources(side.sources)
+    runs = f"{side.runs} run{'s' * (side.runs != 1)}"
+    if side.whole < side.runs:
+        runs = f"{side.whole} whole of {runs}"
+    steps = f", {side.steps:,} steps" if side.steps else ""
+    scale = side.scale or side.family
+    return f"{side.name}  {runs}: {scale}{steps}, {' and '.join(side.gpus)}  {names}"
+
+
+def _sources(sources: Sequence[str]) -> str:
+    """Few names in full; many as the folder or the arm they share."""
+    if len(sources) <= MOST_SOURCES:
+        return ", ".join(sources)
+    for mark, shown in ((MEMBER, ""), ("/", "/")):
+        places = {source.rpartition(mark)[0] for source in sources}
+        if len(places) == 1 and (place := places.pop()):
+            return place + shown
+    return f"{sources[0]} and {len(sources) - 1} more"
+
+
+def _level(found: Comparison) -> str:
+    return f"{100 * (1 - 2 * found.alpha):g} %"
+
+
+def _effect(judged: Judgement) -> Effect:
+    """The same numbers as a report has them, to be worded alike."""
+    return Effect(
+        metric=judged.metric,
+        scale=judged.scale,
+        n_base=judged.n[0],
+        n_arm=judged.n[1],
+        estimate=judged.estimate,
+        low=judged.low,
+        high=judged.high,
+        minimum_detectable=judged.minimum_detectable,
+    )
+
+
+def _means(judged: Judgement) -> list[str]:
+    return [_value(judged, mean) for mean in judged.means]
+
+
+def _value(judged: Judgement, value: float) -> str:
+    if judged.metric == "peak_memory_bytes":
+        return wording.mebibytes(value)
+    if judged.unit == "tokens/s":
+        return f"{value:,.0f}"
+    decimals = 2 if judged.scale == "log" or judged.metric == "compile_s" else 5
+    return f"{value:,.{decimals}f}"
+
+
+def _change(judged: Judgement) -> str:
+    if judged.low is None and judged.estimate is not None and judged.unit in ("bpb", "nats/token"):
+        return f"{judged.estimate:+.6f}".replace("-", "\N{MINUS SIGN}")  # no interval to round by
+    return wording.estimate(_effect(judged))
+
+
+def _interval(judged: Judgement) -> str:
+    return wording.interval(_effect(judged)) or wording.DASH
+
+
+def _detectable(judged: Judgement) -> str:
+    return wording.detectable(_effect(judged)).lstrip("±")
+
+
+def _margin(judged: Judgement) -> str:
+    if judged.margin is None:
+        return wording.DASH
+    if judged.scale == "log":
+        return f"{100 * math.expm1(judged.margin):.3g} %"
+    return f"{judged.margin:.3g}"
+
+
+def _verdict_cell(judged: Judgement) -> str:
+    words, _, rest = _verdict_words(judged).partition(", ")
+    cell = f"[bold {STYLES[judged.outcome]}]{escape(words)}[/]"
+    return f"{cell}\n[dim]{escape(rest)}[/dim]" if rest else cell
+
+
+def _verdict_words(judged: Judgement) -> str:
+    """'pass', 'pass, better', 'inconclusive, ~5 more runs a side', 'shown only'."""
+    if judged.outcome is None:
+        return "shown only"
+    if judged.outcome == "pass" and judged.small_harm:
+        return "pass, small harm within margin"
+    if judged.outcome == "pass" and judged.better:
+        return "pass, better"
+    if judged.outcome != "inconclusive":
+        return judged.outcome
+    if judged.reason:
+        return f"inconclusive, {judged.reason.partition(':')[0]}"
+    if judged.more_runs is None:
+        return "inconclusive, no number of runs in reach settles it"
+    return f"inconclusive, ~{judged.more_runs} more runs a side"
