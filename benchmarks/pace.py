@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +42,8 @@ class Pace:
         folder: Path,
         *,
         words: Sequence[str] = (),
-        environment: Mapping[str, str] | None = None,
     ) -> None:
-        """Starts it; `environment` is added to this process's."""
+        """Starts it."""
         self.name, self.run_dir, self.log = name, folder / "run", folder / "log.txt"
         folder.mkdir(parents=True)
         command = [sys.executable, "-m", "model.pace"]
@@ -56,7 +55,6 @@ class Pace:
             self._process = subprocess.Popen(
                 [*command, "--watch-fd", str(reading)],
                 cwd=CHECKOUT,
-                env={**os.environ, **(environment or {})},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

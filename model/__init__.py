@@ -24,6 +24,7 @@ and the run itself:
     kernels     which kernel runs where
     nvidia_smi  what the driver tells
     preflight   what can be known of a GPU before a run
+    precompile  kernels of packages, compiled beside
     machine     GPUs, CPU, calibration, environment.json
     rundir      the files a run leaves
     stop        being told to leave

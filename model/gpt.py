@@ -85,10 +85,10 @@ class GPT(nn.Module):
         skip: Skip | None = None
         outputs: list[Tensor] = []
         if self.residual_scalars is not None:
-            x0 = x.view_as(x)  # a block that got x twice would be a kind of its own
+            x0 = self.residual_scalars.share(x)
         for layer, block in enumerate(self.blocks):
             if self.residual_scalars is not None:
-                mix = self.residual_scalars(layer, x0)
+                mix = self.residual_scalars(layer, x0[layer])
             if self.unet_skips is not None:
                 skip = self.unet_skips(layer, outputs)
             x = block(x, tokens, turns, mix, skip)
@@ -139,6 +139,8 @@ class GPT(nn.Module):
         self.enter = compiled(self.enter)  # type: ignore[method-assign]
         self.leave = compiled(self.leave)  # type: ignore[method-assign]
         self.torch_losses = compiled(self.torch_losses)  # type: ignore[method-assign]
+        if self.residual_scalars is not None:
+            self.residual_scalars.summed = compiled(self.residual_scalars.summed)
 
     @property
     def head_weight(self) -> Tensor:

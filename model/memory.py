@@ -36,7 +36,7 @@ STREAMS_BACKWARD = 6
 STREAMS_BACKWARD_FUSED = 18
 
 EAGER_FACTOR = 1.4  # uncompiled speedrun in bf16 keeps norms in fp32 too: 26.1 streams for 19.5
-HEAD_CHUNK_TOKENS = 8192  # rows of logits that the fused head has at a time
+HEAD_CHUNK_TOKENS = 16_384  # rows of logits that the fused head has at a time: 1 GB (LOG.md)
 COMPILED_LOGIT_BYTES = 2  # one bf16 tensor, of the logits and then of their gradients
 EAGER_LOGIT_BYTES = 16  # fp32: the logit, its softcap, its log-softmax, its gradient
 

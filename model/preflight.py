@@ -28,6 +28,8 @@ from model.nvidia_smi import GpuProcess, compute_processes, driver_version
 if TYPE_CHECKING:
     import torch
 
+    from model.kernels import Kernels
+
 T = TypeVar("T")
 GIB = 2**30
 BF16_CAPABILITY = (8, 0)  # Ampere: the first with bf16 in its tensor cores
@@ -87,20 +89,26 @@ def no_gpu(torch_cuda: str | None, driver: str | None) -> MachineError:
     return MachineError(path="system.device", expected="a CUDA GPU", got=got, remedy=remedy)
 
 
-def check(config: Config, derived: Derived, device: "torch.device") -> None:
-    """Raises MachineError with the first fault of a GPU; waits a little for one that was just
-    left. Has nothing to say of a CPU."""
-    if device.type != "cuda":
-        return
+def check(config: Config, derived: Derived, device: "torch.device") -> "Kernels":
+    """The kernels that will run; raises MachineError with the first fault of a GPU.
+
+    Waits a little for a GPU that was just left. Has nothing to say of a CPU.
+    """
     from model.kernels import choose
 
+    if device.type != "cuda":
+        return choose(config, derived.sizes, device)
     patience_s = 0.0 if config.system.share_gpu else SETTLE_S
     processes = wait_while(bool, lambda: processes_on(device), patience_s)
     facts = wait_while(
         in_use, lambda: facts_of(device, processes), 0.0 if processes else patience_s
     )
-    for fault in faults(facts, config, derived, choose(config, derived.sizes, device).fused):
+    for fault in faults(facts, config, None):
         raise fault
+    kernels = choose(config, derived.sizes, device)
+    for fault in faults(facts, config, derived, kernels.fused):
+        raise fault
+    return kernels
 
 
 def gpu_json(device: "torch.device") -> dict[str, Any]:

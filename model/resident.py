@@ -29,7 +29,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from model import preflight
+from model import precompile, preflight
 from model.clock import Clock
 from model.compilation import Compilation
 from model.config import Config
@@ -91,9 +91,11 @@ class Resident:
         Raises Interrupted, or whatever building a trainer raises.
         """
         self._phase_since("startup", started)
-        self.device = self._timed("preflight", self._checked_device)
-        rows = None if self.synthetic else self._timed("data", self._open_rows)
+        self.device = preflight.device_of(self.config)
+        # first of all: packages ask where to keep kernels when they are imported
         self.compilation = Compilation.start(self.config, self.device)
+        self._timed("preflight", self._check)
+        rows = None if self.synthetic else self._timed("data", self._open_rows)
         self._sm_clock = SmClock(self.device)
         self.trainer = self._timed("build", lambda: Trainer(self.config, self.derived, self.device))
         compile_s = 0.0
@@ -167,12 +169,12 @@ class Resident:
     def _batch_rows(self) -> int:
         return self.derived.batch_tokens // self.derived.sizes.context
 
-    def _checked_device(self) -> torch.device:
-        device = preflight.device_of(self.config)
+    def _check(self) -> None:
         # others take turns with it on the same GPU: that is what it is for
         system = replace(self.config.system, share_gpu=True)
-        preflight.check(replace(self.config, system=system), self.derived, device)
-        return device
+        config = replace(self.config, system=system)
+        kernels = preflight.check(config, self.derived, self.device)
+        precompile.start(config, self.derived.sizes, kernels, self.compilation.cache)
 
     def _open_rows(self) -> RepeatedRows:
         settings = DataSettings.from_config(self.config)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model import preflight
+from model import precompile, preflight
 from model.clock import Clock, Lap
 from model.compilation import Compilation
 from model.config import Config
@@ -96,11 +96,13 @@ class Training:
     def run_all(self, started: float) -> None:
         """Everything; raises Diverged, Interrupted, or what went wrong."""
         self._phase_since("startup", started)
-        device = self._timed("preflight", self._device)
+        device = preflight.device_of(self.config)
+        # first of all: packages ask where to keep kernels when they are imported
+        self.compilation = Compilation.start(self.config, device)
+        self._timed("preflight", lambda: self._check(device))
         prepared = self._timed("data", self._open_data)
         rows = prepared.rows("train", self.derived.steps * self._batch_rows)
         self.validation = prepared.rows("validation", self.derived.validation_rows)
-        self.compilation = Compilation.start(self.config, device)
         self.trainer = self._timed("build", lambda: Trainer(self.config, self.derived, device))
         self.bytes_per_token = torch.from_numpy(prepared.bytes_per_token).to(device)
         compile_s = 0.0
@@ -124,10 +126,9 @@ class Training:
     def _batch_rows(self) -> int:
         return self.derived.batch_tokens // self.derived.sizes.context
 
-    def _device(self) -> torch.device:
-        device = preflight.device_of(self.config)
-        preflight.check(self.config, self.derived, device)
-        return device
+    def _check(self, device: torch.device) -> None:
+        kernels = preflight.check(self.config, self.derived, device)
+        precompile.start(self.config, self.derived.sizes, kernels, self.compilation.cache)
 
     def _open_data(self) -> Prepared:
         settings = DataSettings.from_config(self.config)

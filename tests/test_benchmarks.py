@@ -96,7 +96,7 @@ def test_a_start_has_its_phases_in_seconds_cold_and_warm(tmp_path: Path, base: P
     names = [line.split()[0] for line in done.stdout.splitlines()[2:]]
     assert names == [
         "phase",
-        *["imports", "data", "build", "compile", "first_step", "total", "cache"],
+        *["imports", "preflight", "data", "build", "compile", "first_step", "total", "cache"],
     ]
     starts = json.loads(out.read_text())["starts"]
     assert [each["state"] for each in starts] == ["cold", "warm"]

@@ -19,7 +19,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-CHUNK_ROWS = 8192  # 0.5 GB of bf16 logits at V = 32,768; larger is not faster (LOG.md)
+from model.memory import HEAD_CHUNK_TOKENS
+
 BLOCK = 8192  # logits of a row that a program holds at a time
 WARPS = 16
 
@@ -68,7 +69,10 @@ class _MeanLoss(torch.autograd.Function):
 
 
 def _chunks(tokens: int) -> list[slice]:
-    return [slice(start, min(start + CHUNK_ROWS, tokens)) for start in range(0, tokens, CHUNK_ROWS)]
+    return [
+        slice(start, min(start + HEAD_CHUNK_TOKENS, tokens))
+        for start in range(0, tokens, HEAD_CHUNK_TOKENS)
+    ]
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor, *, first: bool) -> None:

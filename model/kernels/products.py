@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from model import precompile
 from model.attention.custom_op import NAMESPACE
 from model.requirements import PackageMissing, Problem, package_problem
 from model.shapes import Sizes
@@ -40,7 +41,7 @@ def why_not(sizes: Sizes, device: torch.device) -> Problem | None:
 
 def add_product(residual: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """residual + x weight^T; residual (..., R), x (..., C), weight (R, C) in fp32."""
-    out: Tensor = _add_forward(residual.flatten(0, -2), x.flatten(0, -2), weight)
+    out, _ = _add_forward(residual.flatten(0, -2), x.flatten(0, -2), weight)
     return out.view_as(residual)
 
 
@@ -49,7 +50,7 @@ def add_mlp(residual: Tensor, x: Tensor, up: Tensor, down: Tensor, activation: s
 
     f is `relu2` or `gelu` in its tanh form.
     """
-    out, _ = _mlp_forward(
+    out, *_ = _mlp_forward(
         residual.flatten(0, -2), x.flatten(0, -2), up, down, ACTIVATIONS[activation]
     )
     return out.view_as(residual)
@@ -57,6 +58,7 @@ def add_mlp(residual: Tensor, x: Tensor, up: Tensor, down: Tensor, activation: s
 
 def gram(x: Tensor) -> Tensor:
     """x x^T of a stack (N, m, n) of bf16 matrices: (N, m, m)."""
+    precompile.wait()
     return _quack().gemm_symmetric(x, x.mT)
 
 
@@ -80,30 +82,33 @@ def _quack() -> Any:
 
 
 @torch.library.custom_op(f"{NAMESPACE}::add_product_forward", mutates_args=())
-def _add_forward(residual: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    return _quack().gemm_add(x, weight.to(x.dtype).T, residual, tuned=False)
+def _add_forward(residual: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The sum, and the weight in the type of x."""
+    precompile.wait()
+    low = weight.to(x.dtype)
+    return _quack().gemm_add(x, low.T, residual, tuned=False), low
 
 
 @torch.library.custom_op(f"{NAMESPACE}::add_product_backward", mutates_args=())
-def _add_backward(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    return grad @ weight.to(x.dtype), torch.mm(grad.T, x, out_dtype=torch.float32)
+def _add_backward(grad: Tensor, x: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
+    return grad @ low, torch.mm(grad.T, x, out_dtype=torch.float32)
 
 
 @_add_forward.register_fake
-def _(residual: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    return residual.new_empty(residual.shape)
+def _(residual: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    return residual.new_empty(residual.shape), x.new_empty(weight.shape)
 
 
 @_add_backward.register_fake
-def _(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape), torch.empty_like(weight)
+def _(grad: Tensor, x: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), low.new_empty(low.shape, dtype=torch.float32)
 
 
-def _keep_for_add(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[1:])
+def _keep_for_add(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(inputs[1], output[1])
 
 
-def _differentiate_add(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+def _differentiate_add(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, ...]:
     return grad, *_add_backward(grad.contiguous(), *ctx.saved_tensors)
 
 
@@ -116,45 +121,51 @@ _add_forward.register_autograd(_differentiate_add, setup_context=_keep_for_add)
 @torch.library.custom_op(f"{NAMESPACE}::add_mlp_forward", mutates_args=())
 def _mlp_forward(
     residual: Tensor, x: Tensor, up: Tensor, down: Tensor, activation: str
-) -> tuple[Tensor, Tensor]:
-    """The sum, and the hidden layer before its activation (N, 4 D)."""
-    before, after = _quack().gemm_act(x, up.to(x.dtype).T, activation=activation, tuned=False)
-    return _quack().gemm_add(after, down.to(x.dtype).T, residual, tuned=False), before
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The sum, the hidden layer before its activation (N, 4 D), the weights in the type of x."""
+    precompile.wait()
+    low_up, low_down = up.to(x.dtype), down.to(x.dtype)
+    before, after = _quack().gemm_act(x, low_up.T, activation=activation, tuned=False)
+    out = _quack().gemm_add(after, low_down.T, residual, tuned=False)
+    return out, before, low_up, low_down
 
 
 @torch.library.custom_op(f"{NAMESPACE}::add_mlp_backward", mutates_args=())
 def _mlp_backward(
-    grad: Tensor, before: Tensor, x: Tensor, up: Tensor, down: Tensor, activation: str
+    grad: Tensor, x: Tensor, before: Tensor, low_up: Tensor, low_down: Tensor, activation: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     # `after` comes out of the product that makes the gradient of `before`, so it is not kept
     grad_before, after = _quack().gemm_dact(
-        grad, down.to(x.dtype), before, activation=activation, tuned=False
+        grad, low_down, before, activation=activation, tuned=False
     )
     grad_down = torch.mm(grad.T, after, out_dtype=torch.float32)
     grad_up = torch.mm(grad_before.T, x, out_dtype=torch.float32)
-    return grad_before @ up.to(x.dtype), grad_up, grad_down
+    return grad_before @ low_up, grad_up, grad_down
 
 
 @_mlp_forward.register_fake
 def _(
     residual: Tensor, x: Tensor, up: Tensor, down: Tensor, activation: str
-) -> tuple[Tensor, Tensor]:
-    return residual.new_empty(residual.shape), x.new_empty(x.size(0), up.size(0))
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    before = x.new_empty(x.size(0), up.size(0))
+    low_up, low_down = (x.new_empty(weight.shape) for weight in (up, down))
+    return residual.new_empty(residual.shape), before, low_up, low_down
 
 
 @_mlp_backward.register_fake
 def _(
-    grad: Tensor, before: Tensor, x: Tensor, up: Tensor, down: Tensor, activation: str
+    grad: Tensor, x: Tensor, before: Tensor, low_up: Tensor, low_down: Tensor, activation: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return x.new_empty(x.shape), torch.empty_like(up), torch.empty_like(down)
+    up, down = (low.new_empty(low.shape, dtype=torch.float32) for low in (low_up, low_down))
+    return x.new_empty(x.shape), up, down
 
 
-def _keep_for_mlp(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    _, x, up, down, ctx.activation = inputs
-    ctx.save_for_backward(output[1], x, up, down)
+def _keep_for_mlp(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.activation = inputs[4]
+    ctx.save_for_backward(inputs[1], *output[1:])
 
 
-def _differentiate_mlp(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _differentiate_mlp(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     grads = _mlp_backward(grad.contiguous(), *ctx.saved_tensors, ctx.activation)
     return grad, *grads, None
 

@@ -37,7 +37,7 @@ def normed_heads(
     rotation; `scale` behind the norm, null without norm.
     """
     cos, sin = turns if turns is not None else (x.new_empty(0), x.new_empty(0))
-    q, k, v, _ = _forward(x, *weights, cos, sin, scale or 0.0, heads)
+    q, k, v, *_ = _forward(x, *weights, cos, sin, scale or 0.0, heads)
     return q, k, v
 
 
@@ -51,17 +51,18 @@ def _forward(
     sin: Tensor,
     scale: float,
     heads: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """q, k, v, and scale / rms of every head of q and k (2, B T H)."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """q, k, v, scale / rms of every head of q and k (2, B T H), the weights (3 D, D) like x."""
     shape = (*x.shape[:2], heads, x.size(2) // heads)
-    q, k, v = ((x @ weight.to(x.dtype).T).view(shape) for weight in (query, key, value))
+    low = torch.cat((query, key, value)).to(x.dtype)
+    q, k, v = ((x @ weight.T).view(shape) for weight in low.chunk(3))
     rows = q.numel() // q.size(3)
     roots = torch.empty(2, rows, device=x.device, dtype=torch.float32)
     for part, root in ((q, roots[0]), (k, roots[1])):
         _turn_and_norm[(triton.cdiv(rows, ROWS),)](
             part, cos, sin, root, rows, scale, EPS, **_constants(part, cos, scale)
         )
-    return q, k, v, roots
+    return q, k, v, roots, low
 
 
 @_forward.register_fake
@@ -74,11 +75,12 @@ def _(
     sin: Tensor,
     scale: float,
     heads: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     shape = (*x.shape[:2], heads, x.size(2) // heads)
     rows = x.size(0) * x.size(1) * heads
     roots = x.new_empty((2, rows), dtype=torch.float32)
-    return x.new_empty(shape), x.new_empty(shape), x.new_empty(shape), roots
+    low = x.new_empty(3 * query.size(0), query.size(1))
+    return x.new_empty(shape), x.new_empty(shape), x.new_empty(shape), roots, low
 
 
 @torch.library.custom_op(f"{NAMESPACE}::normed_heads_backward", mutates_args=())
@@ -89,10 +91,8 @@ def _backward(
     q: Tensor,
     k: Tensor,
     roots: Tensor,
+    low: Tensor,
     x: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
     cos: Tensor,
     sin: Tensor,
     scale: float,
@@ -116,8 +116,7 @@ def _backward(
         scale,
         **_constants(q, cos, scale),
     )
-    weight = torch.cat((query, key, value)).to(x.dtype)  # (3 D, D)
-    grad_x = (grad.flatten(1) @ weight).view_as(x)
+    grad_x = (grad.flatten(1) @ low).view_as(x)
     of_query, of_key, of_value = (
         torch.mm(grad[:, part].T, flat, out_dtype=torch.float32) for part in range(3)
     )
@@ -132,26 +131,25 @@ def _(
     q: Tensor,
     k: Tensor,
     roots: Tensor,
+    low: Tensor,
     x: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
     cos: Tensor,
     sin: Tensor,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    of_query, of_key, of_value = map(torch.empty_like, (query, key, value))
+    shape = (x.size(2), x.size(2))
+    of_query, of_key, of_value = (x.new_empty(shape, dtype=torch.float32) for _ in range(3))
     return x.new_empty(x.shape), of_query, of_key, of_value
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, query, key, value, cos, sin, ctx.scale, _ = inputs
-    q, k, _, roots = output
-    ctx.save_for_backward(q, k, roots, x, query, key, value, cos, sin)
+    x, *_, cos, sin, ctx.scale, _ = inputs
+    q, k, _, roots, low = output
+    ctx.save_for_backward(q, k, roots, low, x, cos, sin)
 
 
 def _differentiate(
-    ctx: Any, grad_q: Tensor, grad_k: Tensor, grad_v: Tensor, _: Tensor
+    ctx: Any, grad_q: Tensor, grad_k: Tensor, grad_v: Tensor, *_: Tensor
 ) -> tuple[Tensor | None, ...]:
     grads = (grad.contiguous() for grad in (grad_q, grad_k, grad_v))
     return *_backward(*grads, *ctx.saved_tensors, ctx.scale), None, None, None, None

@@ -11,6 +11,10 @@ at depth 8, 12, 16, 20). Off: a plain residual stream. Interactions: smear, back
 skips touch the same stream.
 """
 
+from collections.abc import Callable
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
 from model.config import ResidualScalars as Settings
@@ -29,10 +33,45 @@ class ResidualScalars(nn.Module):
         x0 = Linspace(settings.x0_first, settings.x0_last)
         self.resid = parameter(layers, label="resid_scalars", init=resid)
         self.x0 = parameter(layers, label="x0_scalars", init=x0)
+        self.summed = summed  # the compiler's, where there is one
+
+    def share(self, x0: Tensor) -> tuple[Tensor, ...]:
+        """x0 under a name for every layer."""
+        names: tuple[Tensor, ...] = Shared.apply(x0, self.x0.numel(), self.summed)
+        return names
 
     def forward(self, layer: int, x0: Tensor) -> Mix:
         """What `mixed` needs before a layer; its factors are tensors, so all layers share code."""
         return self.resid[layer], self.x0[layer], x0
+
+
+class Shared(torch.autograd.Function):
+    """One tensor for several readers, each under a name of its own; their gradients are summed at
+    once.
+
+    Added up as they come, as autograd does, the gradients of x0 are read and written twice more
+    for every layer (LOG.md). It also keeps a block from getting one tensor as both stream and x0,
+    which would make it a kind of its own when blocks are compiled.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, readers: int, total: Callable[[tuple[Tensor, ...]], Tensor]
+    ) -> tuple[Tensor, ...]:
+        ctx.total = total
+        return tuple(x.view_as(x) for _ in range(readers))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.total(grads), None, None
+
+
+def summed(grads: tuple[Tensor, ...]) -> Tensor:
+    """Their sum, rounded once; compiled, also one pass."""
+    total = grads[0].float()
+    for grad in grads[1:]:
+        total = total + grad
+    return total.to(grads[0].dtype)
 
 
 def mixed(x: Tensor, mix: Mix) -> Tensor:

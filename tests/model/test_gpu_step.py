@@ -1,0 +1,130 @@
+"""One training step on a GPU: the kernels that run are those of the plan, and what they compute is
+what the CPU computes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.config import Config
+from model.configfile import load_config
+from model.derive import derive
+from model.kernels import FUSED, kernel_plan
+from model.trainer import Trainer
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
+    pytest.mark.filterwarnings("default"),  # kernel packages warn as they import and compile
+]
+
+SPEEDRUN = Path(__file__).parents[2] / "ablations" / "bases" / "speedrun.yaml"
+SMALL = {
+    "dial.depth": 4,
+    "dial.steps": 10,
+    "dial.batch_tokens": 4096,
+    "model.context_tokens": 1024,
+    "model.vocab_size": 4096,
+}
+# part of a kernel's name, by place and kernel of the plan
+NAMES = {
+    ("attention", "flash4"): "flash_attncute",
+    ("attention", "flash2"): "pytorch_flash",
+    ("attention", "flex"): "flex_attention",
+    ("qkv", "triton"): "_turn_and_norm",
+    ("products", "quack"): "quack",
+    ("loss", "triton"): "_lose_row",
+    ("muon", "triton"): "_advance",
+}
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler() -> None:
+    torch._dynamo.reset()
+
+
+def config_of(**overrides: Any) -> Config:
+    named = {key.replace("__", "."): value for key, value in overrides.items()}
+    return load_config(SPEEDRUN, {**SMALL, **named})
+
+
+def trainer_of(config: Config, device: str) -> Trainer:
+    return Trainer(config, derive(config), torch.device(device))
+
+
+def tokens_of(trainer: Trainer) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    rows = trainer.derived.batch_tokens // trainer.derived.sizes.context
+    shape = (rows, trainer.derived.sizes.context + 1)
+    return torch.randint(4096, shape, generator=generator).to(trainer.device)
+
+
+@pytest.mark.parametrize("fused", ["auto", "torch"])
+def test_a_profiled_step_runs_the_kernels_of_the_plan_and_no_others(fused: str) -> None:
+    overrides = {f"system__{place}_kernel": fused for place in FUSED}
+    if fused == "torch":
+        overrides["system__attention"] = "flash2"
+    config = config_of(**overrides)
+    trainer = trainer_of(config, "cuda")
+    tokens = tokens_of(trainer)
+    trainer.step(0, tokens)
+    activities = [torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profiled:
+        trainer.step(1, tokens)
+        torch.cuda.synchronize()
+    ran = " ".join(event.key for event in profiled.key_averages())
+    plan = kernel_plan(config, trainer.kernels)
+    seen = {place: kernel for (place, kernel), name in NAMES.items() if name in ran}
+    planned = {place: plan[place] for place, kernel in NAMES if plan[place] == kernel}
+    assert seen == planned, ran
+    if fused == "auto":
+        assert set(FUSED) - {"products"} <= set(planned)
+
+
+def test_a_step_in_fp32_is_that_of_the_cpu() -> None:
+    # projections that are not zero, so that all gradients exist
+    shared: dict[str, Any] = {"system__precision": "fp32", "system__compile": False}
+    config = config_of(**shared, system__attention="sdpa", model__init="gpt2")
+    cpu, gpu = trainer_of(config, "cpu"), trainer_of(config, "cuda")
+    before = {key: value.detach().clone() for key, value in cpu.gpt.named_parameters()}
+    losses = [trainer.gradients(tokens_of(trainer)).item() for trainer in (cpu, gpu)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+    assert_gradients_agree(gpu, cpu, share=1e-4, floor=1e-6)
+    for trainer in (cpu, gpu):
+        trainer.optimizers.step(0)
+    for key, expected in cpu.gpt.named_parameters():
+        if expected.ndim == 2:  # AdamW's first step is a sign, which a scalar near 0 may turn
+            moved = expected.detach() - before[key]
+            got = gpu.gpt.get_parameter(key).detach().cpu() - before[key]
+            assert (got - moved).norm() <= 0.02 * moved.norm(), key
+
+
+def test_gradients_of_fused_kernels_in_bf16_are_those_of_the_cpu_to_rounding() -> None:
+    cpu = trainer_of(
+        config_of(system__precision="fp32", system__compile=False, model__init="gpt2"), "cpu"
+    )
+    gpu = trainer_of(config_of(model__init="gpt2"), "cuda")
+    assert {"qkv", "loss", "muon"} <= gpu.kernels.fused
+    losses = [trainer.gradients(tokens_of(trainer)).item() for trainer in (cpu, gpu)]
+    assert losses[1] == pytest.approx(losses[0], rel=2e-3)
+    assert_gradients_agree(gpu, cpu, share=0.05, floor=1e-3)
+
+
+def assert_gradients_agree(got: Trainer, expected: Trainer, *, share: float, floor: float) -> None:
+    """Errors at most `share` of each gradient, plus `floor` of the norm of all together.
+
+    The floor is for factors in front of a norm: what a norm undoes has a gradient near 0, a small
+    difference of large sums.
+    """
+    gradients = {key: gradient_of(value) for key, value in expected.gpt.named_parameters()}
+    whole = torch.stack([gradient.norm() for gradient in gradients.values()]).norm()
+    for key, gradient in gradients.items():
+        error = (gradient_of(got.gpt.get_parameter(key)) - gradient).norm()
+        assert error <= share * gradient.norm() + floor * whole, key
+
+
+def gradient_of(parameter: torch.nn.Parameter) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad.float().cpu()
