@@ -1,6 +1,6 @@
 """Writes what README.md shows of records and of the catalogue; nothing there is typed in by hand.
 
-    python docs/generate.py               # the tables, of the catalogue and of docs/smoke.csv
+    python docs/generate.py               # tables of the catalogue, of smoke.csv and of benchmarks
     python docs/generate.py --store runs  # before that, docs/smoke.csv and .png from a store
     python docs/generate.py --logs A B    # before that, docs/compare.txt from two folders of logs
 
@@ -11,13 +11,16 @@ import argparse
 import csv
 import json
 import os
+import statistics
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 README = ROOT / "README.md"
+RECORDS = ROOT / "benchmarks" / "records" / "h100"
 SHOWN = {
     "val_bpb": "val_bpb",
     "tokens_per_s": "tokens/s",
@@ -71,6 +74,7 @@ def regenerated(text: str) -> str:
     """`text` with each generated block made anew."""
     text = _replaced(text, "smoke table", smoke_table())
     text = _replaced(text, "comparison", compared())
+    text = _replaced(text, "speed", speed_table())
     return _replaced(text, "tricks", tricks_table())
 
 
@@ -96,6 +100,50 @@ def smoke_table() -> str:
         "corrected for the number of arms. Bold: outside its noise interval."
     )
     return "\n".join(lines) + "\n" + note
+
+
+def speed_table() -> str:
+    """One row a size and one for the start, from benchmarks/records, with nanochat beside."""
+    nanochat = _record("nanochat")
+    lines = [
+        "| one H100 | here | nanochat |",
+        "|---|---|---|",
+    ]
+    for depth in (12, 24):
+        record, theirs = _record(f"step-d{depth}"), nanochat["step"][str(depth)]
+        (launch,) = record["launches"]
+        (ready,) = launch["ready"]
+        step_s = statistics.median(
+            seconds for turn in launch["turns"] for seconds in turn["step_s"]
+        )
+        tokens_per_s = ready["batch_tokens"] / step_s
+        mfu = tokens_per_s * ready["flops_per_token"] / ready["peak_flops"]
+        peak = max(turn["peak_memory_bytes"] for turn in launch["turns"])
+        rows = _rows(record["configurations"][0]["overrides"])
+        lines.append(
+            f"| d{depth}, {rows} rows a pass, 524,288 tokens a step: tokens/s "
+            f"| **{tokens_per_s:,.0f}** ({mfu:.0%} MFU) "
+            f"| {theirs['tokens_per_s']:,} ({theirs['mfu']:.0%} MFU) |"
+        )
+        lines.append(
+            f"| peak memory | {peak / 1e9:.1f} GB | {theirs['peak_memory_bytes'] / 1e9:.1f} GB |"
+        )
+    starts = {start["state"]: start["total"] for start in _record("startup-d12")["starts"]}
+    low, high = nanochat["first_step_s"]["12"]["cold"]
+    lines.append(
+        f"| d12, seconds to the end of the first step, compile caches cold / warm "
+        f"| **{starts['cold']:.0f} / {starts['warm']:.0f}** | {low} to {high} / – |"
+    )
+    return "\n".join(lines)
+
+
+def _record(name: str) -> Any:
+    return json.loads((RECORDS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def _rows(overrides: list[str]) -> str:
+    key = "system.device_batch_rows="
+    return next(text.removeprefix(key) for text in overrides if text.startswith(key))
 
 
 def tricks_table() -> str:

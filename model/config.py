@@ -325,7 +325,7 @@ class System:
     """Compute type. bf16 keeps fp32 master weights, and tables of embeddings in bf16."""
     attention: Literal["auto", "sdpa", "flex", "flash2", "flash3", "flash4"] = "auto"
     """Attention back-end (model/attention); one that is asked for and cannot run stops the run.
-    `auto` takes the first that can of flex, flash2, sdpa; the record says which."""
+    `auto` takes the first that can of flash4, flex, flash2, sdpa; the record says which."""
     loss_kernel: Literal["auto", "torch", "triton"] = "auto"
     """Head, softcap and cross-entropy: left to torch, or in chunks of rows (model/kernels)."""
     qkv_kernel: Literal["auto", "torch", "triton"] = "auto"

@@ -21,7 +21,15 @@ PROTOCOL = 1
 PROTOCOL_HISTORY = {
     1: "2026-11-22 metrics, validation rows, timing and packing as first defined",
 }
-KERNEL_PACKAGES = ("torch", "triton", "flash-attn-4", "flash-attn-3", "kernels", "quack-kernels")
+KERNEL_PACKAGES = (
+    "torch",
+    "triton",
+    "flash-attn-4",
+    "flash-attn-3",
+    "kernels",
+    "quack-kernels",
+    "nvidia-cutlass-dsl",  # compiles the kernels of flash-attn-4 and quack
+)
 PACKAGE = Path(__file__).parent
 KNOWN_SOURCES = ("python-docs",)
 

@@ -32,8 +32,10 @@ STREAMS_VALUE = 1  # value_embeddings, every other layer: v before the table is 
 # the gradients that live at once while one block runs backward: the MLP's hidden one (4 D), the
 # stream's before and after
 STREAMS_BACKWARD = 6
-# fused: also q, k, v and the hidden layer again; 17 to 19 in three peaks measured on an H100
+# fused: also q, k, v and the hidden layer again, and the gradient of x0 that each layer leaves. As
+# measured, what the head had is still there when they come (LOG.md)
 STREAMS_BACKWARD_FUSED = 18
+STREAMS_SHARED = 1
 
 EAGER_FACTOR = 1.4  # uncompiled speedrun in bf16 keeps norms in fp32 too: 26.1 streams for 19.5
 HEAD_CHUNK_TOKENS = 16_384  # rows of logits that the fused head has at a time: 1 GB (LOG.md)
@@ -96,9 +98,7 @@ def memory_of(
         gradients=weights,
         activations=round(eager * stream * block_streams(config, sizes, fused)),
         head=_head(config, sizes, rows, fused),
-        backward=round(
-            eager * stream * (STREAMS_BACKWARD_FUSED if "products" in fused else STREAMS_BACKWARD)
-        ),
+        backward=_backward(config, sizes, rows, fused),
         update=MUON_TEMPORARY_BYTES * _largest_stack(sizes) if muon else 0,
     )
 
@@ -115,6 +115,14 @@ def block_streams(config: Config, sizes: Sizes, fused: Collection[str] = ()) -> 
     with_tables = sum(has_value_embedding(layer, sizes.layers) for layer in range(sizes.layers))
     of_tables = STREAMS_VALUE * with_tables if model.value_embeddings is not None else 0
     return each * sizes.layers + of_tables
+
+
+def _backward(config: Config, sizes: Sizes, rows: int, fused: Collection[str]) -> int:
+    stream = rows * sizes.context * sizes.width * compute_bytes(config)
+    if "products" not in fused:
+        return round(stream * STREAMS_BACKWARD * (1.0 if config.system.compile else EAGER_FACTOR))
+    shared = STREAMS_SHARED * sizes.layers if config.model.residual_scalars is not None else 0
+    return stream * (STREAMS_BACKWARD_FUSED + shared) + _head(config, sizes, rows, fused)
 
 
 def compute_bytes(config: Config) -> int:

@@ -124,6 +124,7 @@ def test_damaged_kernels_are_compiled_anew_and_deleted(copy: Path) -> None:
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_entries_that_cannot_be_read_are_named_beside_the_miss(copy: Path) -> None:
     for kind in ("aotautograd", "fxgraph"):
         cut_short(copy, f"*/inductor/{kind}/**/*")
@@ -133,6 +134,7 @@ def test_entries_that_cannot_be_read_are_named_beside_the_miss(copy: Path) -> No
 
 
 @needs_compiler
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files as Linux does")
 def test_a_full_disk_ends_in_an_error_with_its_remedy(tmp_path: Path) -> None:
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); "

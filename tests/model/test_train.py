@@ -146,9 +146,9 @@ def test_running_out_of_memory_says_so(tmp_path: Path, tiny: dict[str, Any]) -> 
     import resource
 
     def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+        resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
 
-    large = {"dial.batch_tokens": 64 * 4096, "system.device_batch_rows": 4096}
+    large = {"dial.batch_tokens": 64 * 262_144, "system.device_batch_rows": 262_144}
     out = tmp_path / "run"
     process = start(out, {**tiny, **large, "dial.steps": 1}, preexec_fn=limit)
     process.communicate(timeout=120)

@@ -12,15 +12,7 @@ from model.data.prepare import Prepared, prepare
 from model.data.settings import DataSettings
 
 ROOT = Path(__file__).parents[3]
-HERE = Path(__file__).parent
 PANGRAM = "the quick brown fox jumps over a lazy dog and naïve cafés sell tea 1234"
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    wanted = "slow" in config.getoption("-m") or config.getoption("--run-slow", default=False)
-    for item in items:
-        if HERE in item.path.parents and item.get_closest_marker("slow") and not wanted:
-            item.add_marker(pytest.mark.skip(reason="takes a minute; run with -m slow"))
 
 
 @pytest.fixture(scope="session")
