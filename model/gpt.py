@@ -1,4 +1,4 @@
-"""The architecture. `GPT.forward` reads from top to bottom as the network; a trick is one visible
+"""The architecture. `GPT.stream` reads from top to bottom as the network; a trick is one visible
 line.
 
 B batch, T tokens, D width, H heads, K head width (H K = D), L layers, V padded vocabulary.
@@ -50,6 +50,7 @@ class GPT(nn.Module):
             self.residual_scalars = ResidualScalars(model.residual_scalars, layers)
         self.unet_skips = UNetSkips(model.unet_skips, layers) if model.unet_skips else None
         self.backout = Backout(model.backout, layers) if model.backout else None
+        self.keeps_outputs = self.unet_skips is not None or self.backout is not None
         self.blocks = nn.ModuleList(Block(config, sizes, i, inits, kernels) for i in range(layers))
         self.final_norm = norm_of(model.norm, width)
         self.head = None
@@ -92,7 +93,8 @@ class GPT(nn.Module):
             if self.unet_skips is not None:
                 skip = self.unet_skips(layer, outputs)
             x = block(x, tokens, turns, mix, skip)
-            outputs.append(x)
+            if self.keeps_outputs:
+                outputs.append(x)
         middle = None if self.backout is None else outputs[self.backout.layer]
         return self.leave(x, middle)
 
@@ -128,10 +130,10 @@ class GPT(nn.Module):
         """Compiles the model in pieces; blocks of one kind share one graph.
 
         A kind is what distinguishes a graph: window, value embedding. A model of 12 layers with the
-        pattern SSSL has 3. Compiled as a whole it is one graph of 12 blocks, no faster and several
-        times longer to compile (LOG.md).
+        pattern SSSL has 3. Compiled as a whole it is one graph of 12 blocks that takes longer to
+        compile and runs no faster (LOG.md).
         """
-        # torch's compiler reads it of every input, and warns of its own doing
+        # the compiler itself reads .grad of every input of a graph, so the warning is not for us
         warnings.filterwarnings("ignore", message=r"The \.grad attribute of a Tensor that is not")
         compiled = partial(torch.compile, dynamic=False, fullgraph=True, backend=backend)
         for block in self.blocks:
