@@ -1,4 +1,4 @@
-"""How fast the data path is: prints one table.
+"""How fast the data path is: prints one table, and saves it with `--out`.
 
     python -m benchmarks.loader [SOURCE] [--vocab-size V] [--context-tokens T] [--step-tokens N]
 
@@ -8,13 +8,14 @@ million tokens a second: an H100 asks for 1.2 million at depth 8.
 """
 
 import argparse
+import json
 import os
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from model.data import packing
 from model.data import tokenizer as tokenizers
@@ -24,6 +25,7 @@ from model.data.manifest import find_view
 from model.data.prepare import open_prepared, prepare
 from model.data.settings import DataSettings
 from model.data.sources import TRAIN, describe_source
+from model.machine import cpu_json
 
 Value = TypeVar("Value")
 LOADER_STEPS = 50
@@ -36,7 +38,9 @@ def main() -> None:
     parser.add_argument("--vocab-size", type=int, default=2_048)
     parser.add_argument("--context-tokens", type=int, default=256)
     parser.add_argument("--step-tokens", type=int, default=131_072, help="tokens of a batch")
+    parser.add_argument("--out", type=Path, help="save records as JSON")
     chosen = parser.parse_args()
+    table = Table()
     print(f"{chosen.source}, {chosen.vocab_size:,} tokens, T = {chosen.context_tokens}, ", end="")
     print(f"{os.cpu_count()} cores\n")
     print(f"{'stage':<34}{'seconds':>10}{'M/s':>10}  of")
@@ -48,11 +52,28 @@ def main() -> None:
             validation_rows=64,
             cache_dir=str(Path(cache) / "cache"),
         )
-        _text_stages(settings)
-        _row_stages(settings, max(1, chosen.step_tokens // chosen.context_tokens))
+        _text_stages(settings, table)
+        _row_stages(settings, max(1, chosen.step_tokens // chosen.context_tokens), table)
+    if chosen.out is not None:
+        settings_json = {key: value for key, value in vars(chosen).items() if key != "out"}
+        record = {"settings": settings_json, "cpu": cpu_json(), "stages": table.records}
+        chosen.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
-def _text_stages(settings: DataSettings) -> None:
+class Table:
+    """Prints a stage as soon as it is measured, and keeps it."""
+
+    def __init__(self) -> None:
+        self.records: list[dict[str, Any]] = []
+
+    def line(self, stage: str, seconds: float, amount: int | None = None, unit: str = "") -> None:
+        """A stage and its seconds; with `amount` of a `unit`, also millions a second."""
+        rate = "" if amount is None else f"{amount / seconds / 1e6:,.2f}"
+        print(f"{stage:<34}{seconds:>10.3f}{rate:>10}  {unit}".rstrip(), flush=True)
+        self.records.append({"stage": stage, "seconds": seconds, "amount": amount, "unit": unit})
+
+
+def _text_stages(settings: DataSettings, table: Table) -> None:
     source = describe_source(settings.source)
 
     def read() -> list[str]:
@@ -67,38 +88,40 @@ def _text_stages(settings: DataSettings) -> None:
 
     texts, seconds = _timed(read)
     size = sum(len(text.encode()) for text in texts)
-    _line("read and choose validation", seconds, size, "bytes of text")
+    table.line("read and choose validation", seconds, size, "bytes of text")
     tokenizer, seconds = _timed(lambda: tokenizers.train(texts, settings.vocab_size))
-    _line("tokenizer training", seconds, size, "bytes of text")
+    table.line("tokenizer training", seconds, size, "bytes of text")
     some = texts[:20_000]
     encoded, seconds = _timed(lambda: tokenizer.encode_documents(some))
-    _line("encoding", seconds, sum(len(text.encode()) for text in some), "bytes of text")
-    _line("", seconds, sum(map(len, encoded)), "tokens")
+    table.line("encoding", seconds, sum(len(text.encode()) for text in some), "bytes of text")
+    table.line("encoding, in tokens", seconds, sum(map(len, encoded)), "tokens")
     prepared, seconds = _timed(lambda: prepare(settings, lambda line: None))
-    _line("prepare, from an empty cache", seconds, prepared.view.train_tokens, "training tokens")
+    table.line(
+        "prepare, from an empty cache", seconds, prepared.view.train_tokens, "training tokens"
+    )
     _, seconds = _timed(lambda: prepare(settings, lambda line: None))
-    _line("prepare, nothing changed", seconds)
+    table.line("prepare, nothing changed", seconds)
     _, seconds = _timed(lambda: [find_view(replace(settings, seed=n)) for n in range(50)])
-    _line("find_view, 50 times", seconds)
+    table.line("find_view, 50 times", seconds)
 
 
-def _row_stages(settings: DataSettings, batch_rows: int) -> None:
+def _row_stages(settings: DataSettings, batch_rows: int, table: Table) -> None:
     prepared, seconds = _timed(lambda: open_prepared(settings))
-    _line("open", seconds)
+    table.line("open", seconds)
     row_tokens = settings.context_tokens + 1
     epoch = max(LOADER_STEPS * batch_rows, prepared.view.train_tokens // row_tokens)
     lengths = prepared.documents(TRAIN).lengths
     stream, seconds = _timed(lambda: packing.seed_order(lengths, settings.seed))
-    _line("order by seed", seconds, len(lengths), "documents")
+    table.line("order by seed", seconds, len(lengths), "documents")
     _, seconds = _timed(
         lambda: packing.extend(packing.empty_plan(), stream, settings.context_tokens, epoch)
     )
-    _line("packing plan", seconds, epoch * row_tokens, "tokens of rows")
+    table.line("packing plan", seconds, epoch * row_tokens, "tokens of rows")
     rows, seconds = _timed(lambda: prepared.rows(TRAIN, epoch))
-    _line("plan, hashed and written", seconds, epoch * row_tokens, "tokens of rows")
+    table.line("plan, hashed and written", seconds, epoch * row_tokens, "tokens of rows")
     with Loader(rows, batch_rows=batch_rows) as loader:
         _, seconds = _timed(lambda: [loader.next() for _ in range(LOADER_STEPS)])
-    _line("loader", seconds, LOADER_STEPS * batch_rows * row_tokens, "tokens")
+    table.line("loader", seconds, LOADER_STEPS * batch_rows * row_tokens, "tokens")
     print(f"\n{rows.lost_share:.1%} of the tokens lost to cropping over {rows.epochs:.2f} epochs")
 
 
@@ -106,11 +129,6 @@ def _timed(call: Callable[[], Value]) -> tuple[Value, float]:
     began = time.perf_counter()
     value = call()
     return value, time.perf_counter() - began
-
-
-def _line(stage: str, seconds: float, amount: int | None = None, unit: str = "") -> None:
-    rate = "" if amount is None else f"{amount / seconds / 1e6:,.2f}"
-    print(f"{stage:<34}{seconds:>10.3f}{rate:>10}  {unit}".rstrip(), flush=True)
 
 
 if __name__ == "__main__":
