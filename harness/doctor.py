@@ -127,8 +127,9 @@ def _trainer(trainer: NativeTrainer) -> list[Finding]:
         ),
         _gpus(seen.get("gpus") or []),
     ]
-    backends = seen.get("backends") or {}
-    return found + [_backend(name, entry) for name, entry in backends.items()]
+    backends, fused = seen.get("backends") or {}, seen.get("fused_kernels") or {}
+    found += [_kernel(f"back-end {name}", entry) for name, entry in backends.items()]
+    return found + [_kernel(f"fused {place}", entry) for place, entry in fused.items()]
 
 
 def _gpus(gpus: list[dict[str, Any]]) -> Finding:
@@ -144,9 +145,9 @@ def _gpus(gpus: list[dict[str, Any]]) -> Finding:
     )
 
 
-def _backend(name: str, entry: dict[str, Any]) -> Finding:
+def _kernel(name: str, entry: dict[str, Any]) -> Finding:
     return Finding(
-        name=f"back-end {name}",
+        name=name,
         good=bool(entry.get("runs")),
         detail="runs" if entry.get("runs") else str(entry.get("reason") or "does not run"),
         remedy=str(entry.get("remedy") or ""),

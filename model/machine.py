@@ -11,7 +11,9 @@ import time
 from typing import Any
 
 from model import nvidia_smi
+from model.config import Config, Model
 from model.identity import kernel_versions, sha256_of_json
+from model.shapes import sizes_of
 
 DENSE_BF16_FLOPS = {  # a GPU's dense bf16 peak, from NVIDIA's data sheets
     "H100 80GB HBM3": 989e12,
@@ -27,7 +29,8 @@ DENSE_BF16_FLOPS = {  # a GPU's dense bf16 peak, from NVIDIA's data sheets
 
 
 def machine_json() -> dict[str, Any]:
-    """Python, torch, GPUs, CPU and which attention back-ends can run; torch may be missing."""
+    """Python, torch, GPUs, CPU, and which attention back-ends and fused kernels can run here for
+    the sizes of the reference recipe; torch may be missing."""
     machine: dict[str, Any] = {
         "python": platform.python_version(),
         "torch": kernel_versions().get("torch"),
@@ -36,13 +39,14 @@ def machine_json() -> dict[str, Any]:
         "cpu": cpu_json(),
         "kernel_packages": kernel_versions(),
         "backends": {},
+        "fused_kernels": {},
     }
     try:
         import torch
     except ImportError as error:
         machine["torch_error"] = str(error)
         return machine
-    from model.attention import BACKENDS, why_not
+    from model import attention, kernels
     from model.preflight import gpu_json
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -50,11 +54,20 @@ def machine_json() -> dict[str, Any]:
     machine["gpus"] = [
         {**gpu, **gpu_json(torch.device("cuda", index))} for index, gpu in enumerate(gpus_json())
     ]
-    for name in BACKENDS:  # for the heads and the number format of the reference recipe
-        problem = why_not(name, device, head_width=128, dtype=torch.bfloat16)
-        reason, remedy = problem or (None, None)
-        machine["backends"][name] = {"runs": problem is None, "reason": reason, "remedy": remedy}
+    reference = Config(model=Model(head_width=128, bias=False))
+    sizes = sizes_of(reference)
+    for name in attention.BACKENDS:
+        problem = attention.why_not(name, device, sizes.head_width, torch.bfloat16)
+        machine["backends"][name] = _answer(problem)
+    for place in kernels.FUSED:
+        problem = kernels.why_not(place, reference, sizes, device)
+        machine["fused_kernels"][place] = _answer(problem)
     return machine
+
+
+def _answer(problem: tuple[str, str] | None) -> dict[str, Any]:
+    reason, remedy = problem or (None, None)
+    return {"runs": problem is None, "reason": reason, "remedy": remedy}
 
 
 def environment_json(
