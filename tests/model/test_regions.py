@@ -1,0 +1,73 @@
+"""A model compiled in pieces: blocks of one kind share one graph, and nothing else changes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch._dynamo.utils import counters
+
+from model.configfile import load_config
+from model.derive import derive
+from model.gpt import GPT
+from model.init import initialise
+from model.kernels import REFERENCE
+
+SPEEDRUN = Path(__file__).parents[2] / "ablations" / "bases" / "speedrun.yaml"
+SMALL = {
+    "dial.depth": 8,
+    "dial.batch_tokens": 320,
+    "model.width": 64,
+    "model.head_width": 32,
+    "model.context_tokens": 160,
+    "model.vocab_size": 128,
+    "system.precision": "fp32",
+    "system.device": "cpu",
+}
+AROUND = 3  # before the blocks, behind them, the losses
+
+
+def built(base: Path | None, backend: str | None, **overrides: object) -> GPT:
+    named = {key.replace("__", "."): value for key, value in overrides.items()}
+    config = load_config(base, {**SMALL, **named})
+    model = GPT(config, derive(config).sizes, REFERENCE)
+    initialise(model, seed=1)
+    if backend is not None:
+        torch._dynamo.reset()
+        counters.clear()
+        model.compile_regions(backend)
+    return model
+
+
+def gradients(model: GPT) -> list[Tensor]:
+    tokens = torch.randint(128, (2, 161), generator=torch.Generator().manual_seed(2))
+    inputs, targets = tokens[:, :-1], tokens[:, 1:].contiguous()
+    loss = model(inputs, targets)
+    loss.backward()
+    model.token_losses(inputs, targets)  # an evaluation compiles nothing of its own
+    return [loss.detach(), *(p.grad for p in model.parameters() if p.grad is not None)]
+
+
+@pytest.mark.parametrize(
+    ("base", "overrides", "kinds"),
+    [
+        (None, {}, 1),
+        (SPEEDRUN, {}, 3),  # short; short with a table; long with a table
+        (SPEEDRUN, {"model__windows": None}, 2),
+        (SPEEDRUN, {"model__value_embeddings": None}, 2),
+    ],
+)
+def test_there_is_one_graph_a_kind_of_block(
+    base: Path | None, overrides: dict[str, object], kinds: int
+) -> None:
+    model = built(base, "aot_eager", **overrides)
+    gradients(model)
+    sums = model.residual_scalars is not None  # of the gradients of x0
+    assert counters["stats"]["unique_graphs"] == kinds + AROUND + sums
+
+
+def test_compiled_pieces_compute_what_the_whole_does() -> None:
+    plain, compiled = (gradients(built(SPEEDRUN, backend)) for backend in (None, "aot_eager"))
+    assert len(plain) == len(compiled) > 50
+    for got, expected in zip(compiled, plain, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-7)
