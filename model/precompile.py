@@ -32,6 +32,24 @@ def start(config: Config, sizes: Sizes, kernels: "Kernels", cache: CompileCache 
     """Starts what is not kept; `kernels` are those that were chosen for this GPU."""
     if cache is None:
         return
+    shape = {"width": sizes.width, "head_width": sizes.head_width, "context": sizes.context}
+    for job in jobs_of(config, sizes, kernels, cache):
+        _running.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "model.precompile", json.dumps({**job, **shape})],
+                cwd=Path(__file__).parents[1],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+
+
+def jobs_of(
+    config: Config, sizes: Sizes, kernels: "Kernels", cache: CompileCache
+) -> list[dict[str, Any]]:
+    """What each process has to compile: kernels that will run and of which none is kept."""
     jobs: list[dict[str, Any]] = []
     if kernels.attention == "flash4" and _is_empty(cache, "flash4"):
         # one kernel for full attention, one for all shorter windows
@@ -41,19 +59,7 @@ def start(config: Config, sizes: Sizes, kernels: "Kernels", cache: CompileCache 
         jobs.append({"kernel": "products", "activation": config.model.activation})
         if config.optimizer.muon is not None:
             jobs.append({"kernel": "symmetric"})
-    shape = {"width": sizes.width, "head_width": sizes.head_width, "context": sizes.context}
-    for job in jobs:
-        command = [sys.executable, "-m", "model.precompile", json.dumps({**job, **shape})]
-        _running.append(
-            subprocess.Popen(
-                command,
-                cwd=Path(__file__).parents[1],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
+    return jobs
 
 
 def wait() -> None:
