@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks.abba import compare, log_ratio
+from benchmarks.kernels import Kernel, by_class, class_of
 from benchmarks.pace import Pace, PaceFailed, first_answers
 from benchmarks.startup import seconds_of
 from benchmarks.step import DoesNotFit, Launch, Pair, Side, comparison, main, require_room
@@ -207,3 +209,30 @@ def test_phases_of_a_start_count_from_the_start_of_the_process() -> None:
     ]
     expected = {"imports": 1.5, "build": 2.0, "first_step": 1.0, "total": 4.5}
     assert seconds_of(events, 100.0) == expected
+
+
+def test_kernels_are_sorted_into_classes_by_name() -> None:
+    names = {
+        "kernel_cutlass_kernel_flash_attncuteflash_bwd_sm90": "attention",
+        "void pytorch_flash::flash_fwd_kernel": "attention",
+        "kernel_cutlass_kernel_quackepiloguefrontendGemmMod_dact": "products, quack",
+        "nvjet_sm90_tst_192x192_64x3_2x1_v_bz_coopB_NNN": "products, cuBLAS",
+        "_lose_row": "loss",
+        "triton_per_fused__fused_rms_norm_add_mul_0": "Inductor",
+        "Memcpy DtoD (Device -> Device)": "casts and copies",
+        "_apply": "Muon, elementwise",
+        "void at::native::multi_tensor_apply_kernel<FusedOptimizer>": "AdamW",
+        "a kernel of tomorrow": "other",
+    }
+    assert {name: class_of(name) for name in names} == names
+    sums = by_class([Kernel(name, 1.0, 2) for name in names])
+    assert sums["attention"] == 2.0
+    assert sum(sums.values()) == len(names)
+
+
+def test_a_profile_without_a_gpu_says_so(base: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    done = measured("kernels", str(base))
+    assert done.returncode == 2
+    assert "expected a CUDA GPU" in done.stderr
