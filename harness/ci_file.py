@@ -73,10 +73,8 @@ def line_of(tree: Tree, *keys: Any) -> int:
     line = 1
     for key in keys:
         try:
-            if isinstance(key, int):
-                line = tree.lc.item(key)[0] + 1
-            else:
-                line = tree.lc.key(key)[0] + 1
+            at = tree.lc.item if isinstance(key, int) else tree.lc.key
+            line = at(key)[0] + 1
             tree = tree[key]
         except (AttributeError, KeyError, IndexError, TypeError):
             break

@@ -49,7 +49,7 @@ class StudyFileError(HarnessError):
 
 
 class WorkflowFileError(HarnessError):
-    """A workflow file that cannot be read, or not be changed without touching what is the user's."""
+    """A workflow file that cannot be read, or cannot be changed without losing something."""
 
     exit_code = USAGE
 

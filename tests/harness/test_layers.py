@@ -33,8 +33,10 @@ LAYERS = [
     ["logs"],
     ["margins", "fairness", "judgement", "summary"],
     ["doctor"],
-    ["commands", "compare"],
-    ["cli"],
+    ["gate_findings", "junit", "annotations"],
+    ["ci_file", "ci_merge", "ci_rules", "ci_audit"],
+    ["commands", "compare", "ci"],
+    ["ci_cli", "cli"],
     ["__main__"],
 ]
 PLACE = {name: place for place, names in enumerate(LAYERS) for name in names}
