@@ -18,7 +18,7 @@ import msgspec
 from harness import atomic, errors, gate_findings
 from harness.annotations import annotations
 from harness.ci_audit import audit
-from harness.ci_file import Tree, comments, dump, parse, parse_for_change
+from harness.ci_file import Tree, comments, parse, parse_for_change
 from harness.ci_merge import Merged, merge
 from harness.ci_rules import HOSTED, Refusal, refusals
 from harness.errors import UsageError, WorkflowFileError
@@ -70,21 +70,23 @@ def init(console: "Console", root: Path, choices: Choices) -> int:
     """Writes the workflows into a repository. Raises UsageError where they are there already."""
     _checked(choices)
     _refuse_memory(root)
-    changes = [_initial(root, path, rendered(name, choices)) for name, path in FILES.items()]
-    return _write(console, root, changes, choices)
+    texts = _texts(choices)
+    changes = [_initial(root, path, text) for path, text in texts.items()]
+    return _write(console, root, changes, Memory(choices=choices, files=_named(texts)))
 
 
 def update(console: "Console", root: Path) -> int:
     """Brings the templates of this version into a repository's files."""
     memory = _memory(root)
+    texts = _texts(memory.choices)
     changes = [
-        _updated(root, path, memory.files.get(path.as_posix(), ""), rendered(name, memory.choices))
-        for name, path in FILES.items()
+        _updated(root, path, memory.files.get(path.as_posix(), ""), text)
+        for path, text in texts.items()
     ]
-    return _write(console, root, changes, memory.choices)
+    return _write(console, root, changes, Memory(choices=memory.choices, files=_named(texts)))
 
 
-def check(console: "Console", root: Path, files: list[Path], *, audited: bool) -> int:
+def check(console: "Console", root: Path, files: list[Path], *, audited: bool, strict: bool) -> int:
     """Prints what speaks against each file; 0 where nothing does, else 2."""
     paths = files or _of_repository(root)
     if not paths:
@@ -94,7 +96,7 @@ def check(console: "Console", root: Path, files: list[Path], *, audited: bool) -
             got="none",
             remedy="Name the files or the repository, or write workflows with `harness ci init`.",
         )
-    found, broken = _judged(paths, audited)
+    found, broken = _judged(paths, audited, strict)
     for path in paths:
         for one in sorted(found.get(path, []), key=lambda one: one.line):
             console.print(
@@ -128,7 +130,8 @@ def results(
 def rendered(name: str, choices: Choices) -> str:
     """The text of a template with the choices filled in."""
     text = (TEMPLATES / name).read_text(encoding="utf-8")
-    tree = parse(text, name)
+    template = parse_for_change(text, name)
+    tree = template.tree
     for job in tree.get("jobs", {}).values():
         if not HOSTED.fullmatch(str(job["runs-on"])):
             _refill(job["runs-on"], choices.runner)
@@ -139,7 +142,15 @@ def rendered(name: str, choices: Choices) -> str:
     inputs = tree.get("on", {}).get("workflow_dispatch")
     if inputs:
         inputs["inputs"]["name"]["default"] = choices.baseline
-    return dump(tree, text, name)
+    return template.text()
+
+
+def _texts(choices: Choices) -> dict[Path, str]:
+    return {path: rendered(name, choices) for name, path in FILES.items()}
+
+
+def _named(texts: dict[Path, str]) -> dict[str, str]:
+    return {path.as_posix(): text for path, text in texts.items()}
 
 
 def _refill(labels: Any, chosen: tuple[str, ...]) -> None:
@@ -188,10 +199,10 @@ def _updated(root: Path, path: Path, was: str, now: str) -> Change:
         ) from None
     mine = parse_for_change(text, str(path))
     before: Tree = parse(was, f"{MEMORY}: {path}") if was else {}
-    merged = merge(mine, before, parse(now, path.name))
-    if not merged.taken:
+    merged = merge(mine.tree, before, parse(now, path.name))
+    if not merged.taken:  # then not one byte changes
         return Change(path, None, True, merged)
-    after = dump(mine, text, str(path))
+    after = mine.text()
     _keep_comments(text, was, after, path)
     parse(after, str(path))
     return Change(path, after, True, merged)
@@ -209,13 +220,11 @@ def _keep_comments(before: str, template: str, after: str, path: Path) -> None:
         )
 
 
-def _write(console: "Console", root: Path, changes: list[Change], choices: Choices) -> int:
-    files = {path.as_posix(): rendered(name, choices) for name, path in FILES.items()}
+def _write(console: "Console", root: Path, changes: list[Change], memory: Memory) -> int:
     for change in changes:
         if change.text is not None:
             atomic.write_text(root / change.path, change.text)
         _tell(console, change)
-    memory = Memory(choices=choices, files=files)
     data = msgspec.json.format(msgspec.json.encode(memory), indent=1)
     atomic.write_bytes(root / MEMORY, data + b"\n")
     return errors.PASS
@@ -279,7 +288,7 @@ _NOT_OURS = {".git", ".venv", "node_modules"}  # folders that hold other people'
 
 
 def _judged(
-    paths: list[Path], audited: bool
+    paths: list[Path], audited: bool, strict: bool
 ) -> tuple[dict[Path, list[Refusal]], list[WorkflowFileError]]:
     """Findings by file, and what kept files from being read."""
     found: dict[Path, list[Refusal]] = {}
@@ -294,7 +303,8 @@ def _judged(
         if "runs" in tree:
             actions.add(path)
     if audited:
-        for path, more in audit([p for p in found if p not in actions], sorted(actions)).items():
+        workflows = [path for path in found if path not in actions]
+        for path, more in audit(workflows, sorted(actions), strict=strict).items():
             found[path] += more
     return found, broken
 

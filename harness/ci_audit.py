@@ -18,13 +18,13 @@ from harness.errors import HarnessError
 Found = dict[Path, list[Refusal]]
 
 SCHEMAS = {"workflow": "vendor.github-workflows", "action": "vendor.github-actions"}
-PERSONA = "auditor"  # the strictest: what it finds is repaired, or explained where it stands
+PERSONAS = {False: "regular", True: "auditor"}  # the strict one takes style for a finding too
 LIMIT_S = 120.0
 _ZIZMOR_FOUND = range(10, 15)  # it exits with one of these where it found something
 INSTALL = "Install both with `pip install '.[ci]'`, or check by the own rules alone: `--no-audit`."
 
 
-def audit(workflows: list[Path], actions: list[Path]) -> Found:
+def audit(workflows: list[Path], actions: list[Path], *, strict: bool = False) -> Found:
     """What schema and audit find in files that are YAML. Raises HarnessError."""
     found: Found = {path: [] for path in (*workflows, *actions)}
     for kind, paths in (("workflow", workflows), ("action", actions)):
@@ -33,7 +33,7 @@ def audit(workflows: list[Path], actions: list[Path]) -> Found:
                 found[path].append(refusal)
     sound = [path for path, refusals in found.items() if not refusals]
     if sound:  # zizmor would pass over a file that breaks the schema
-        for path, refusal in _zizmor(sound):
+        for path, refusal in _zizmor(sound, PERSONAS[strict]):
             found[path].append(refusal)
     return found
 
@@ -65,10 +65,10 @@ def _deepest(answer: Any) -> list[dict[str, str]]:
     ]
 
 
-def _zizmor(paths: list[Path]) -> list[tuple[Path, Refusal]]:
+def _zizmor(paths: list[Path], persona: str) -> list[tuple[Path, Refusal]]:
     program = Path(sysconfig.get_path("scripts")) / "zizmor"
     words = ["--offline", "--no-config", "--quiet", "--strict-collection"]
-    words += ["--format", "json", "--persona", PERSONA, *map(str, paths)]
+    words += ["--format", "json", "--persona", persona, *map(str, paths)]
     answer = _ask("zizmor", [str(program), *words], accepted=(0, *_ZIZMOR_FOUND))
     return [_zizmor_refusal(one) for one in answer if not one["ignored"]]
 

@@ -55,11 +55,14 @@ def check(
     no_audit: Annotated[
         bool, typer.Option("--no-audit", help="The own rules alone: no schema, no zizmor.")
     ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="zizmor as an auditor: matters of style too.")
+    ] = False,
 ) -> None:
     """What would give strangers the runner, break the schema, or fail zizmor's audit."""
     from harness import ci
 
-    raise typer.Exit(ci.check(_console(), root, files or [], audited=not no_audit))
+    raise typer.Exit(ci.check(_console(), root, files or [], audited=not no_audit, strict=strict))
 
 
 @app.command()

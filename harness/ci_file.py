@@ -9,6 +9,7 @@ was. First of the files about CI; knows nothing of what a workflow means.
 import io
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from harness.errors import WorkflowFileError
@@ -42,25 +43,28 @@ def parse(text: str, name: str) -> Tree:
     return tree
 
 
-def parse_for_change(text: str, name: str) -> Tree:
-    """The tree of a file that is going to be changed.
+@dataclass(frozen=True)
+class Changeable:
+    """A tree that may be changed in place, and how its file is indented."""
+
+    tree: Tree
+    keys: int
+    dashes: int
+
+    def text(self) -> str:
+        """The file as the tree has it now."""
+        return _dump(self.tree, self.keys, self.dashes)
+
+
+def parse_for_change(text: str, name: str) -> Changeable:
+    """A file that is going to be changed.
 
     Raises:
         WorkflowFileError: as `parse`, and for anchors and indentation that would not survive.
     """
     tree = parse(text, name)
     _refuse_anchors(text, name)
-    _indents(tree, text, name)
-    return tree
-
-
-def dump(tree: Tree, before: str, name: str) -> str:
-    """The text of a changed tree, indented as the text `before` is.
-
-    Raises:
-        WorkflowFileError: as `parse_for_change`.
-    """
-    return _dump(tree, *_indents(parse(before, name), before, name))
+    return Changeable(tree, *_indents(tree, text, name))
 
 
 def comments(text: str) -> set[str]:
