@@ -15,11 +15,6 @@ from harness import errors
 from harness.errors import UsageError
 
 Outcome = Literal["pass", "regression", "inconclusive", "could not run"]
-OF_EXIT: dict[int, Outcome] = {
-    errors.PASS: "pass",
-    errors.INCONCLUSIVE: "inconclusive",
-    errors.REGRESSION: "regression",
-}
 
 
 class Judged(msgspec.Struct, frozen=True, kw_only=True):
