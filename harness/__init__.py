@@ -43,6 +43,8 @@ The path of one result. A file imports only from files above it; a test holds th
     judgement       two sides of runs, metric by metric
     summary         a comparison in the terminal, as Markdown, as JSON
     doctor          what this machine can run, with remedies
+    drift           the night since which runs are worse
+    drift_report    the watch on the terminal and as Markdown
     gate_findings   a gate's JSON as lines of text
     junit           a gate as JUnit XML
     annotations     a gate as the annotations of a runner

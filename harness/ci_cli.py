@@ -84,6 +84,25 @@ def results(
     raise typer.Exit(ci.results(_console(), source, exit_code=exit_code, xml=junit, word=verdict))
 
 
+def drift(
+    store: Annotated[Path, typer.Option(help="Folder of the nightly records.")] = Path("runs"),
+    margin: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Harm that matters, such as val_loss=0.002 or tokens_per_s=0.005."),
+    ] = None,
+    recent: Annotated[int, typer.Option(help="A step is an alarm for so many nights.")] = 14,
+    markdown: Annotated[Optional[Path], typer.Option(help="The Markdown file.")] = None,  # noqa: UP045
+) -> None:
+    """Since which night are runs of one configuration slower or worse?"""
+    from harness import compare, drift_report
+    from harness.store import Store
+
+    margins = compare.numbers(margin or [], "--margin")
+    raise typer.Exit(
+        drift_report.drift(_console(), Store(store), margins, recent=recent, markdown=markdown)
+    )
+
+
 def _console() -> "Console":
     from rich.console import Console
 

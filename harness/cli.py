@@ -26,6 +26,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(ci_cli.app, name="ci")
+app.command()(ci_cli.drift)
 
 StoreOption = Annotated[Path, typer.Option("--store", help="Folder of all runs and records.")]
 SetOption = Annotated[

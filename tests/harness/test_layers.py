@@ -33,6 +33,7 @@ LAYERS = [
     ["logs"],
     ["margins", "fairness", "judgement", "summary"],
     ["doctor"],
+    ["drift", "drift_report"],
     ["gate_findings", "junit", "annotations"],
     ["ci_file", "ci_merge", "ci_rules", "ci_audit"],
     ["commands", "compare", "ci"],
