@@ -1,7 +1,9 @@
 """The scripts inside the workflows, run by bash with a `gh` that answers as GitHub would."""
 
 import os
+import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -107,3 +109,18 @@ def test_a_gate_that_does_not_pass_does_not_end_the_step_that_measures(run, tmp_
     words = (tmp_path / "harness-gate/gate.json").read_text()
     assert f"--base {BASE} --head {HEAD}" in words
     assert f"--store {tmp_path}/harness/gate" in words
+
+
+@pytest.mark.parametrize("command", ["run", "pack", "drift", "ci results"])
+def test_every_option_that_a_workflow_gives_a_command_exists(command):
+    texts = [path.read_text().replace("\\\n", " ") for path in ci.TEMPLATES.iterdir()]
+    lines = [
+        line for text in texts for line in text.splitlines() if f'"$HARNESS" {command} ' in line
+    ]
+    assert lines
+    help_text = subprocess.run(
+        [sys.executable, "-m", "harness", *command.split(), "--help"],
+        capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "200"},
+    ).stdout  # fmt: skip
+    for option in re.findall(r" (--[a-z-]+)", "\n".join(lines)):
+        assert f"{option} " in help_text
