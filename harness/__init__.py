@@ -43,8 +43,19 @@ The path of one result. A file imports only from files above it; a test holds th
     judgement       two sides of runs, metric by metric
     summary         a comparison in the terminal, as Markdown, as JSON
     doctor          what this machine can run, with remedies
+    drift           the night since which runs are worse
+    drift_report    the watch on the terminal and as Markdown
+    gate_findings   a gate's JSON as lines of text
+    junit           a gate as JUnit XML
+    annotations     a gate as the annotations of a runner
+    ci_file         a workflow file that can be changed without losing a comment
+    ci_merge        a newer template into a file that its owner changed
+    ci_rules        what a workflow may not do
+    ci_audit        what the schema and zizmor say of workflows
     commands        what each command does
     compare         what the commands compare and noise do
+    ci              what the commands about CI do
+    ci_cli          the words of the commands about CI
     cli             the words of the command line
 
 Apart from these, `fake` is a trainer of its own: a real process under the contract, without torch.

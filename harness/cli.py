@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 from typer.core import TyperCommand
 
+from harness import ci_cli
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -23,6 +25,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(ci_cli.app, name="ci")
+app.command()(ci_cli.drift)
 
 StoreOption = Annotated[Path, typer.Option("--store", help="Folder of all runs and records.")]
 SetOption = Annotated[

@@ -3,13 +3,14 @@
 Each error has three parts: what was expected, what was there instead, and what to do about it.
 Programmers' mistakes are plain assertions. First in the flow: everything may import this file.
 
-    HarnessError          exit code 4 unless said otherwise
-    ├── UsageError        exit code 2: a command line that cannot mean anything
-    ├── StudyFileError    exit code 2: a study file: a key, a value, a combination, a file it names
-    ├── TrainerError      a trainer that is missing, is another package, or breaks the contract
-    ├── StoreError        a store: damaged, in use, of another format
-    │   └── DiskError     a disk that is full, a quota, a file that may not be written
-    └── ReportError       a study that cannot be reported
+    HarnessError           exit code 4 unless said otherwise
+    ├── UsageError         exit code 2: a command line that cannot mean anything
+    ├── StudyFileError     exit code 2: a study file: a key, a value, a combination, a file it names
+    ├── WorkflowFileError  exit code 2: a workflow file that cannot be read or safely changed
+    ├── TrainerError       a trainer that is missing, is another package, or breaks the contract
+    ├── StoreError         a store: damaged, in use, of another format
+    │   └── DiskError      a disk that is full, a quota, a file that may not be written
+    └── ReportError        a study that cannot be reported
 """
 
 PASS = 0
@@ -43,6 +44,12 @@ class UsageError(HarnessError):
 
 class StudyFileError(HarnessError):
     """A study file: a key, a value, a combination, or a file it names."""
+
+    exit_code = USAGE
+
+
+class WorkflowFileError(HarnessError):
+    """A workflow file that cannot be read, or cannot be changed without losing something."""
 
     exit_code = USAGE
 

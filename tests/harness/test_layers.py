@@ -33,8 +33,11 @@ LAYERS = [
     ["logs"],
     ["margins", "fairness", "judgement", "summary"],
     ["doctor"],
-    ["commands", "compare"],
-    ["cli"],
+    ["drift", "drift_report"],
+    ["gate_findings", "junit", "annotations"],
+    ["ci_file", "ci_merge", "ci_rules", "ci_audit"],
+    ["commands", "compare", "ci"],
+    ["ci_cli", "cli"],
     ["__main__"],
 ]
 PLACE = {name: place for place, names in enumerate(LAYERS) for name in names}
