@@ -42,6 +42,7 @@ The path of one result. A file imports only from files above it; a test holds th
     fairness        may these runs be compared
     judgement       two sides of runs, metric by metric
     summary         a comparison in the terminal, as Markdown, as JSON
+    gate_result     what a gate says, as data
     doctor          what this machine can run, with remedies
     commands        what each command does
     compare         what the commands compare and noise do

@@ -32,6 +32,7 @@ LAYERS = [
     ["ledger"],
     ["logs"],
     ["margins", "fairness", "judgement", "summary"],
+    ["gate_result"],
     ["doctor"],
     ["commands", "compare"],
     ["cli"],
