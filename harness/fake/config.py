@@ -39,6 +39,11 @@ DEFAULTS: dict[str, Any] = {
         "host_drift": 0.0,  # relative amplitude of a slow swing of the host's speed
         "host_drift_period_s": 3600.0,
     },
+    "plant": {  # what a gate has to find
+        "loss": 0.0,  # nats on the final loss
+        "slowdown": 0.0,  # relative, on every step
+        "loader_wait": 0.0,  # share of each step that waits for its batch
+    },
     "pace": {"sleep_ms": 0.0, "startup_ms": 0.0},  # real waiting; the recorded times are simulated
     "fail": {
         "at_seeds": None,  # a list: fail at these seeds only
