@@ -6,15 +6,19 @@ whoever reads the JSON never has to read a terminal. Pure data; after `judgement
 that runs, stores or shows gates.
 """
 
+import math
 from typing import Any, Literal
 
 import msgspec
 
 from harness import errors
+from harness.ab import Launch
 from harness.judgement import Judgement
 from harness.verdict import Outcome
 
 FORMAT = 1
+SPEED = "tokens_per_s"
+TRAJECTORY = "loss_trajectory"
 
 GateOutcome = Literal["pass", "regression", "inconclusive", "could not run"]
 Evidence = Literal["replicates", "launches", "trajectory"]
@@ -128,6 +132,8 @@ class GateResult(msgspec.Struct, frozen=True, kw_only=True):
     candidates: list[str] = []  # `plan_id/attempt` of the runs behind it: not fresh any more
     notes: list[str] = []
     log_tail: str | None = None  # of a side that failed
+    launches: list[Launch] = []  # what the speed rests on, and what the ledger learns from
+    scale: str | None = None  # of the recipe, in the ledger's words
     device: str | None = None
     environment_id: str = ""
     boot_id: str = ""
@@ -138,6 +144,21 @@ class GateResult(msgspec.Struct, frozen=True, kw_only=True):
     def exit_code(self) -> int:
         """That of the worst metric: 4 > 10 > 3 > 0."""
         return EXIT_CODES[self.outcome]
+
+
+def speed_of(result: GateResult) -> MetricVerdict | None:
+    """The verdict on speed, where there is one."""
+    return next((one for one in result.metrics if one.judged.metric == SPEED), None)
+
+
+def known_numbers(judged: Judgement) -> Judgement:
+    """The same with None for what is not a finite number, as JSON has it."""
+    unknown = {
+        name: None
+        for name in ("estimate", "low", "high", "df", "sd", "minimum_detectable")
+        if (value := getattr(judged, name)) is not None and not math.isfinite(value)
+    }
+    return msgspec.structs.replace(judged, **unknown) if unknown else judged
 
 
 def worst(outcomes: list[GateOutcome]) -> GateOutcome:
