@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
@@ -129,6 +129,19 @@ def prepare(asked: Asked, store: Store) -> Prepared:
     prepared = Prepared(asked=asked, a=a, b=b, key="")
     key = gate_history.key_of(prepared.reference, b.subject, rule)
     return msgspec.structs.replace(prepared, key=key)
+
+
+def claim_of(word: str) -> Claim:
+    """A claim by its name. Raises UsageError."""
+    for claim in get_args(Claim):
+        if word == claim:
+            return claim  # type: ignore[no-any-return]
+    raise UsageError(
+        path="--claims",
+        expected="refactor, systems or ml",
+        got=repr(word),
+        remedy="refactor: equal losses; systems: equal quality, and faster; ml: no harm at all.",
+    )
 
 
 def _check_asked(asked: Asked) -> None:
@@ -379,6 +392,8 @@ class Gate:
                 if all(one.outcome != "inconclusive" for one in found):
                     break
         self.metrics += found
+        if self.runs and not self.launches:
+            self.metrics += gate_judge.screened(stored.now.records, self.runs)
 
     def _run(self, stored: Baseline, index: int) -> Record:
         seed = _seed_at(stored.now.seeds, index)
@@ -438,11 +453,16 @@ class Gate:
             ended_at=time.time(),
         )
         metrics = [self._in_history(verdict, bare) for verdict in self.metrics]
-        outcome, why = overall(metrics, reason)
+        outcome, why = overall(metrics, reason, self._unjudged(metrics))
         return msgspec.structs.replace(bare, metrics=metrics, outcome=outcome, reason=why)
 
+    def _unjudged(self, metrics: Sequence[MetricVerdict]) -> list[str]:
+        """The metrics that the plan was made for and that have no verdict."""
+        judged = {one.evidence for one in metrics if one.outcome is not None}
+        return [part.metric for part in self.planned.parts if part.evidence not in judged]
+
     def _in_history(self, verdict: MetricVerdict, now: GateResult) -> MetricVerdict:
-        if verdict.judged.metric == SPEED:
+        if verdict.judged.metric == SPEED and verdict.evidence == "launches":
             earlier = gate_history.load(self.store, now.key)
             verdict = gate_history.confirmed(verdict, now, earlier, self.prepared.asked.once)
         return gate_history.with_small_harms(verdict, now, gate_history.load(self.store))
@@ -458,8 +478,13 @@ class Gate:
         return self.runs[0].environment_id if self.runs else ""
 
 
-def overall(metrics: Sequence[MetricVerdict], ended: str | None) -> tuple[GateOutcome, str]:
-    """The worst metric decides; `ended` says why the candidate could not be measured to the end."""
+def overall(
+    metrics: Sequence[MetricVerdict], ended: str | None, unjudged: Sequence[str] = ()
+) -> tuple[GateOutcome, str]:
+    """The worst metric decides; `ended` says why the candidate could not be measured to the end.
+
+    `unjudged`: what was planned and got no verdict, so that the rest alone cannot pass.
+    """
     if ended is not None:
         return "regression", ended
     outcome = worst([one.outcome for one in metrics if one.outcome is not None])
@@ -475,6 +500,8 @@ def overall(metrics: Sequence[MetricVerdict], ended: str | None) -> tuple[GateOu
         if unconfirmed:
             return outcome, "unconfirmed: slower in this session, another one has to show it too"
         return outcome, f"open in {titles}"
+    if unjudged:
+        return "inconclusive", f"no verdict on {' and '.join(unjudged)}; no harm in {titles}"
     return outcome, f"no harm beyond the margin in {titles}"
 
 

@@ -193,6 +193,30 @@ def _launch_notes(launches: Sequence[Launch], found: Launches) -> list[str]:
     return notes
 
 
+def screened(a: Sequence[Record], b: Sequence[Record]) -> list[MetricVerdict]:
+    """A stored speed beside the candidate's: another session, so it is shown and decides nothing.
+
+    The same code differs by more between sessions than most changes are worth.
+    """
+    values = [[record.metrics.get(SPEED) or 0.0 for record in side] for side in (a, b)]
+    if not all(value > 0 for side in values for value in side):
+        return []
+    logs = [math.fsum(map(math.log, side)) / len(side) for side in values]
+    metric = COMPARED[SPEED]
+    judged = Judgement(
+        metric=SPEED,
+        title=metric.title,
+        unit=metric.unit,
+        scale="log",
+        harm_sign=metric.harm,
+        n=(len(a), len(b)),
+        means=(math.exp(logs[0]), math.exp(logs[1])),
+        estimate=logs[1] - logs[0],
+        reason="another session: --base REF compares speeds side by side",
+    )
+    return [MetricVerdict(judged=judged, evidence="replicates", look=1, looks=1)]
+
+
 # --- memory, compilation, trajectories ------------------------------------------------------------
 
 

@@ -161,12 +161,22 @@ def _chances(
 
 
 def _fewest(chances: Callable[[int], Rates], start: int) -> int | None:
-    """The fewest for which a pass without change and a catch at the margin both have 1 - beta."""
-    for n in range(start, MOST + 1):
+    """The fewest for which a pass without change and a catch at the margin both have 1 - beta.
+
+    By halving: more runs never lower both.
+    """
+
+    def enough(n: int) -> bool:
         found = chances(n)
-        if min(found.passes, found.regression) >= 1 - BETA:
-            return n
-    return None
+        return min(found.passes, found.regression) >= 1 - BETA
+
+    if not enough(MOST):
+        return None
+    low, high = start - 1, MOST
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
 
 
 def _affordable(count: int, unit_s: float | None, budget_s: float | None) -> int:
