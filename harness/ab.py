@@ -120,7 +120,7 @@ def _both_ready(paces: Sequence[Pace], stop: Stop) -> list[Answer]:
     try:
         return answers(paces, START_LIMIT_S, stop)
     except PaceFailed as failure:
-        if failure.side == "B":
+        if failure.side == "B" and not paces[0].answered:
             answers(paces[:1], START_LIMIT_S, stop)
         raise
 

@@ -95,6 +95,8 @@ class PartPlan(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def seconds(self) -> float | None:
         """At most: every look taken."""
+        if not self.looks:
+            return 0.0
         return None if self.unit_s is None else self.unit_s * self.looks[-1]
 
 

@@ -70,6 +70,7 @@ class Pace:
             )
         os.close(reading)
         self._heard = b""
+        self.answered = 0  # answers so far
 
     def ask(self, word: str, timeout_s: float, stop: Stop) -> Answer:
         """The answer to a word. Raises PaceFailed and PaceStopped."""
@@ -126,6 +127,7 @@ class Pace:
             answer = None
         if not isinstance(answer, dict) or answer.get("event") not in ("ready", "turn"):
             raise self.failed(f"answered {line.decode(errors='replace')[:200]!r}")
+        self.answered += 1
         return answer
 
     def failed(self, what: str) -> PaceFailed:

@@ -52,6 +52,8 @@ DEFAULTS: dict[str, Any] = {
         "hang_at_step": None,
         "diverge_at_step": None,
         "out_of_memory_at_step": None,
+        "killed_at_step": None,  # by a signal that nothing can catch
+        "missing_package": False,  # as on a machine that lacks one
         "half_line": False,  # end in the middle of a line of events.jsonl
         "half_result": False,  # end in the middle of result.json
         "nan_metric": False,  # a metric that is not a number

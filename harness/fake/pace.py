@@ -8,11 +8,13 @@ other one a host that drifts with the clock.
 
 import argparse
 import hashlib
+import importlib
 import json
 import math
 import os
 import random
 import select
+import signal
 import sys
 import time
 from pathlib import Path
@@ -50,6 +52,8 @@ class FakePace:
         self.out.mkdir(parents=True, exist_ok=True)
         seen = environment()
         atomic.write_json(self.out / "environment.json", seen)
+        if self.config["fail"]["missing_package"]:
+            importlib.import_module("a_package_that_nobody_has")
         if self.config["fail"]["crash_at_step"] == 0:
             raise RuntimeError("crashed while it was built, as asked")
         time.sleep(self.config["pace"]["startup_ms"] / 1000)
@@ -129,6 +133,8 @@ class FakePace:
 
     def _fail_if_asked(self) -> None:
         fail = self.config["fail"]
+        if self.turns + 1 == fail["killed_at_step"]:
+            os.kill(os.getpid(), signal.SIGKILL)
         if self.turns + 1 == fail["crash_at_step"]:
             raise RuntimeError(f"crashed at turn {self.turns + 1}, as asked")
         while self.turns + 1 == fail["hang_at_step"]:

@@ -8,6 +8,7 @@ line on request.
 
 import argparse
 import hashlib
+import importlib
 import json
 import math
 import os
@@ -156,6 +157,10 @@ class FakeRun:
     def _failure(self, events: IO[str]) -> tuple[str, str | None] | None:
         """What was asked to go wrong at this step, if anything."""
         fail, step = self.fail, self.step
+        if fail["missing_package"]:
+            importlib.import_module("a_package_that_nobody_has")
+        if step == fail["killed_at_step"]:
+            os.kill(os.getpid(), signal.SIGKILL)
         if step == fail["crash_at_step"]:
             if fail["half_line"]:
                 events.write('{"event":"step","step":')
