@@ -169,8 +169,9 @@ def _damaged(path: Path, expected: str, got: str) -> BaselineError:
 
 
 def content_hash(entry: Entry) -> str:
-    """SHA-256 over everything in an entry but the hash itself."""
-    return atomic.digest(msgspec.to_builtins(msgspec.structs.replace(entry, hash="")))
+    """SHA-256 over everything in an entry but the hash itself, as it reads back from its file."""
+    bare = msgspec.json.encode(msgspec.structs.replace(entry, hash=""))
+    return atomic.digest(msgspec.to_builtins(msgspec.json.decode(bare, type=Entry)))
 
 
 # --- writing --------------------------------------------------------------------------------------
