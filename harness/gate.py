@@ -375,13 +375,13 @@ class Gate:
         """Replicates until a look decides or the plan ends."""
         stored = self.prepared.asked.baseline
         assert stored is not None
-        found: list[MetricVerdict] = []
+        found: dict[str, MetricVerdict] = {}
         for number in range(1, part.n_b + 1):
             if self._too_late(self._run_s(part), f"run {number} of {part.n_b}"):
                 break
             self.runs.append(self._run(stored, number - 1))
             if number in part.looks:
-                found = gate_judge.of_replicates(
+                latest = gate_judge.of_replicates(
                     stored.now.records,
                     self.runs,
                     part.looks,
@@ -389,9 +389,10 @@ class Gate:
                     self.prepared.asked.alpha,
                     self.prepared.asked.margins,
                 )
-                if all(one.outcome != "inconclusive" for one in found):
+                found = {**{one.judged.metric: one for one in latest}, **_decided(found)}
+                if len(_decided(found)) == sum(one.outcome is not None for one in latest):
                     break
-        self.metrics += found
+        self.metrics += found.values()
         if self.runs and not self.launches:
             self.metrics += gate_judge.screened(stored.now.records, self.runs)
 
@@ -407,7 +408,7 @@ class Gate:
             timeout_s=self.prepared.asked.run_limit_s,
             spent=spent,
         )
-        if self.stop or made.status == "interrupted":
+        if self.stop:
             raise PaceStopped
         _refuse_failed(made, stored)
         baseline.refuse_other_machine(stored, made)
@@ -505,6 +506,11 @@ def overall(
     return outcome, f"no harm beyond the margin in {titles}"
 
 
+def _decided(found: Mapping[str, MetricVerdict]) -> dict[str, MetricVerdict]:
+    """The metrics that a look has settled: a boundary that was crossed stays crossed."""
+    return {name: one for name, one in found.items() if one.outcome in ("pass", "regression")}
+
+
 def _verdict_on(failure: PaceFailed, *, of_b: bool) -> Exception:
     """B's own fault is a verdict; what A shares, came from outside or was never tried is none."""
     log = failure.log or ""
@@ -538,7 +544,8 @@ def _refuse_failed(made: Record, stored: Baseline) -> None:
     if made.status in ("diverged", "out_of_memory"):
         what = "diverged" if made.status == "diverged" else "ran out of memory"
         raise _Ended(f"the candidate {what} at seed {made.seed}: {reason}", made.log_tail)
-    if made.signal is None and NO_MODULE not in reason + (made.log_tail or ""):
+    own = made.status == "failed" and made.signal is None
+    if own and NO_MODULE not in reason + (made.log_tail or ""):
         raise _Ended(f"the candidate crashed at seed {made.seed}: {reason}", made.log_tail)
     raise TrainerError(
         path=f"seed {made.seed}",

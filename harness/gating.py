@@ -1,7 +1,7 @@
 """What `harness gate` does: plan, carry out, print, write; an exit code of design for every end.
 
-A trainer that breaks off for no fault of the candidate, a missing package or a damaged baseline end
-with a result too, "could not run", so that whoever reads JSON or a summary finds the reason where
+A trainer that breaks off for no fault of the candidate and a package that is missing end with a
+result too, "could not run", so that whoever reads JSON or a summary finds the reason where
 the verdict would have been. Beside `commands`.
 """
 
