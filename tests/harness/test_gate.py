@@ -66,6 +66,7 @@ def gate(place, capfd, monkeypatch):
     def call(*words: object, baseline: str = "quick") -> tuple[int, dict]:
         line = ["harness", "gate", *map(str, words), "--store", str(place / "runs")]
         line += ["--baseline", baseline] if baseline else []
+        line += ["--margin", "val_bpb=0.001"]  # two SDs: few runs are enough
         line += ["--baselines", str(place / "baselines"), "--ledger", str(place / "noise.csv")]
         monkeypatch.setattr(sys, "argv", [*line, "--json"])
         with pytest.raises(SystemExit) as ending:
@@ -173,8 +174,9 @@ def test_what_the_candidate_cannot_help_is_no_verdict(gate, planted, words):
 
 
 def test_a_run_that_is_killed_is_no_verdict_either(gate, place):
-    hurt = place / "hurt.yaml"
-    hurt.write_text(BASE + "fail: {killed_at_step: 5, at_seeds: [3]}\n")
+    hurt, repaired = place / "hurt.yaml", place / "repaired"
+    repaired.touch()
+    hurt.write_text(BASE + f"fail: {{killed_at_step: 5, until_file: {repaired}}}\n")
     words = ["--trainer", "fake", "--seeds", "1,2", "--store", place / "runs"]
     words += ["--baselines", place / "baselines"]
     made = subprocess.run(
@@ -193,6 +195,7 @@ def test_a_run_that_is_killed_is_no_verdict_either(gate, place):
         text=True,
     )
     assert made.returncode == 0, made.stderr
+    repaired.unlink()
     code, result = gate(baseline="hurt")
     assert code == 4
     assert "SIGKILL" in result["reason"]
