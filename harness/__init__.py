@@ -8,6 +8,8 @@ The path of one result. A file imports only from files above it; a test holds th
     trainer         the adapters: how a trainer is asked and started
     run             one run: one process, watched and ended
     record          what is kept of a run directory
+    pace            a trainer that steps when told
+    ab              two of them in turns, A B B A
     arms            a study with every question answered: arms, runs, rule
     store           plans, records, curves and studies as plain files
     pack            a store as one tar
@@ -25,6 +27,7 @@ The path of one result. A file imports only from files above it; a test holds th
     draft           arms while they are worked out
     resolve         study file -> arms: described, pinned, identified
     attempt         one attempt at a planned run; recovery after a kill
+    replicates      runs of one configuration, one a seed
     budget          what a study will take, cost and be able to see
     schedule        the order of runs, and which stay together
     allowance       limits of time and failures
@@ -42,6 +45,13 @@ The path of one result. A file imports only from files above it; a test holds th
     fairness        may these runs be compared
     judgement       two sides of runs, metric by metric
     summary         a comparison in the terminal, as Markdown, as JSON
+    gate_result     what a gate says, as data
+    gate_judge      what replicates and launches say at one look
+    gate_plan       a gate before it spends
+    gate_history    gates that were carried out
+    baseline        stored replicates, append-only
+    gate            one gate from two names to a verdict a metric
+    gate_summary    a gate in the terminal and on a pull request
     doctor          what this machine can run, with remedies
     drift           the night since which runs are worse
     drift_report    the watch on the terminal and as Markdown
@@ -54,6 +64,8 @@ The path of one result. A file imports only from files above it; a test holds th
     ci_audit        what the schema and zizmor say of workflows
     commands        what each command does
     compare         what the commands compare and noise do
+    banking         what the command baseline does
+    gating          what the command gate does
     ci              what the commands about CI do
     ci_cli          the words of the commands about CI
     cli             the words of the command line

@@ -14,22 +14,29 @@ _INTERRUPTED = (1, 130)  # what the command-line library makes of Ctrl-C while n
 
 
 def main() -> None:
-    """Runs the command line; leaves by SystemExit with a code of errors.py."""
+    """Runs the command line; leaves by SystemExit with a code of errors.py, or with bisect's."""
+    code = _ending()
+    sys.exit(errors.BISECT.get(code, code) if "--bisect" in sys.argv else code)
+
+
+def _ending() -> int:
+    """The exit code of the command."""
     from harness.cli import app
 
     try:
         app()
     except SystemExit as ending:
         code = ending.code if isinstance(ending.code, int) else errors.PASS
-        sys.exit(errors.STOPPED_AT_LIMIT if code in _INTERRUPTED else code)
+        return errors.STOPPED_AT_LIMIT if code in _INTERRUPTED else code
     except errors.HarnessError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        return error.exit_code
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
-        sys.exit(errors.STOPPED_AT_LIMIT)
+        return errors.STOPPED_AT_LIMIT
     except Exception as error:
-        sys.exit(_unexpected(error))
+        return _unexpected(error)
+    return errors.PASS
 
 
 def _unexpected(error: Exception) -> int:

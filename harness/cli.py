@@ -38,6 +38,10 @@ LedgerOption = Annotated[
     Path, typer.Option("--ledger", help="A ledger file beside the shipped rows, where it exists.")
 ]
 LEDGER = Path("baselines/noise.csv")
+BaselinesOption = Annotated[Path, typer.Option("--baselines", help="Folder of all baselines.")]
+BASELINES = Path("baselines")
+baseline_app = typer.Typer(no_args_is_help=True, help="What a configuration reached, stored.")
+app.add_typer(baseline_app, name="baseline")
 BETWEEN = "\0--"  # no file can be called so
 
 
@@ -237,6 +241,188 @@ def noise(
 
 
 @app.command()
+def gate(
+    config: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(help="A configuration file, where there is no baseline."),
+    ] = None,
+    baseline: Annotated[str, typer.Option(help="The stored baseline to hold quality to.")] = "",
+    head: Annotated[str, typer.Option(help="The candidate: a git ref, or . for this code.")] = ".",
+    base: Annotated[
+        str, typer.Option(help="The git ref whose speed is compared, side by side.")
+    ] = "",
+    sets: SetOption = None,
+    versus: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="A setting of the candidate alone, such as model.softcap=null."),
+    ] = None,
+    claims: Annotated[
+        str, typer.Option(help="What the change claims to be: refactor, systems or ml.")
+    ] = "ml",
+    budget_minutes: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Buys no more than fits into this."),
+    ] = None,
+    margin: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Harm that matters, such as val_loss=0.002 or tokens_per_s=0.005."),
+    ] = None,
+    alpha: Annotated[float, typer.Option(help="Error rate of each verdict.")] = 0.05,
+    once: Annotated[
+        bool, typer.Option("--once", help="A slowdown counts although one session shows it.")
+    ] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Only time, cost and chances.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    markdown: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Write a summary for a pull request."),
+    ] = None,
+    bisect: Annotated[
+        bool, typer.Option("--bisect", help="Exit codes for `git bisect run`; implies --once.")
+    ] = False,
+    price: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="USD per GPU-hour."),
+    ] = None,
+    run_minutes: Annotated[float, typer.Option(help="End a run after this long.")] = 60.0,
+    trainer: Annotated[str, typer.Option(help="The trainer, where no baseline says.")] = "native",
+    store: StoreOption = STORE,
+    ledger: LedgerOption = LEDGER,
+    baselines: BaselinesOption = BASELINES,
+) -> None:
+    """Did a change make anything worse? A verdict for each metric, and an exit code."""
+    from rich.console import Console
+
+    from harness import baseline as stored
+    from harness import compare as command
+    from harness.config import parse_sets
+    from harness.gate import Asked, claim_of
+    from harness.gating import run_gate
+
+    asked = Asked(
+        baseline=stored.find(baselines, baseline) if baseline else None,
+        config=config,
+        trainer=trainer,
+        set=parse_sets(sets or []),
+        versus=parse_sets(versus or []),
+        head=head,
+        base=base or None,
+        claim=claim_of(claims),
+        alpha=command.checked_alpha(alpha),
+        margins=command.numbers(margin or [], "--margin"),
+        budget_s=None if budget_minutes is None else 60 * budget_minutes,
+        price_usd_per_hour=price,
+        once=once or bisect,
+        run_limit_s=60 * run_minutes,
+    )
+    code = run_gate(
+        _console(),
+        Console(stderr=True),
+        asked,
+        _store(store),
+        command.load_ledger(ledger, _store(store)),
+        plan_only=plan,
+        json=json,
+        markdown=markdown,
+    )
+    raise typer.Exit(code)
+
+
+@baseline_app.command("record")
+def baseline_record(
+    name: Annotated[str, typer.Argument(help="The name of the baseline.")],
+    config: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(help="A configuration file, to make the runs now."),
+    ] = None,
+    source: Annotated[str, typer.Option("--from", help="STORE:STUDY/ARM, runs made before.")] = "",
+    sets: SetOption = None,
+    seeds: Annotated[str, typer.Option(help="Such as 1-6, for the runs made now.")] = "1-6",
+    why: Annotated[str, typer.Option(help="What it is for.")] = "",
+    trainer: Annotated[str, typer.Option(help="The trainer: native or fake.")] = "native",
+    store: StoreOption = STORE,
+    ledger: LedgerOption = LEDGER,
+    baselines: BaselinesOption = BASELINES,
+) -> None:
+    """Stores what a configuration reaches, as replicates."""
+    from harness import banking
+    from harness import compare as command
+    from harness.config import parse_seeds, parse_sets
+    from harness.trainer import by_name
+
+    if (config is None) == (not source):
+        raise _one_source()
+    if config is None:
+        found = banking.of_arm(source)
+    else:
+        sets_found = parse_sets(sets or [])
+        found = banking.made_now(
+            _console(), _store(store), by_name(trainer), config, sets_found, parse_seeds(seeds)
+        )
+    known = command.load_ledger(ledger, _store(store))
+    raise typer.Exit(banking.record(_console(), baselines, name, found, known, why=why))
+
+
+@baseline_app.command("accept")
+def baseline_accept(
+    name: Annotated[str, typer.Argument(help="The name of the baseline.")],
+    why: Annotated[str, typer.Option(help="Why it takes the place of the one before.")],
+    config: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(help="A configuration file, to make fresh runs now."),
+    ] = None,
+    source: Annotated[str, typer.Option("--from", help="STORE:STUDY/ARM, runs made before.")] = "",
+    sets: SetOption = None,
+    seeds: Annotated[str, typer.Option(help="Such as 7-12, for the runs made now.")] = "7-12",
+    worse: Annotated[bool, typer.Option("--worse", help="Although it is worse.")] = False,
+    trainer: Annotated[str, typer.Option(help="The trainer: native or fake.")] = "native",
+    store: StoreOption = STORE,
+    ledger: LedgerOption = LEDGER,
+    baselines: BaselinesOption = BASELINES,
+) -> None:
+    """Puts fresh replicates in the place of a baseline, with the evidence; keeps the old ones."""
+    from harness import banking
+    from harness import compare as command
+    from harness.config import parse_seeds, parse_sets
+    from harness.trainer import by_name
+
+    if (config is None) == (not source):
+        raise _one_source()
+    if config is None:
+        found = banking.of_arm(source)
+    else:
+        sets_found = parse_sets(sets or [])
+        found = banking.made_now(
+            _console(), _store(store), by_name(trainer), config, sets_found, parse_seeds(seeds)
+        )
+    known = command.load_ledger(ledger, _store(store))
+    code = banking.accept(
+        _console(), baselines, name, found, _store(store), known, why=why, worse=worse
+    )
+    raise typer.Exit(code)
+
+
+@baseline_app.command("list")
+def baseline_list(baselines: BaselinesOption = BASELINES) -> None:
+    """Every baseline, a line each."""
+    from harness import banking
+
+    raise typer.Exit(banking.show_all(_console(), baselines))
+
+
+@baseline_app.command("show")
+def baseline_show(
+    name: Annotated[str, typer.Argument(help="A name, or its place as `list` shows it.")],
+    baselines: BaselinesOption = BASELINES,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """One baseline: why each entry was stored, by what evidence, and its runs."""
+    from harness import banking
+
+    raise typer.Exit(banking.show(_console(), baselines, name, json=json))
+
+
+@app.command()
 def doctor(
     store: StoreOption = STORE,
     trainer: Annotated[str, typer.Option(help="The trainer: native or fake.")] = "native",
@@ -268,6 +454,17 @@ def unpack(
     from harness import commands
 
     raise typer.Exit(commands.unpack(_console(), source, _store(store)))
+
+
+def _one_source() -> Exception:
+    from harness.errors import UsageError
+
+    return UsageError(
+        path="harness baseline",
+        expected="a configuration file or --from STORE:STUDY/ARM, one of them",
+        got="both or none",
+        remedy="A file makes the runs now; --from takes those of a study.",
+    )
 
 
 def _console() -> "Console":

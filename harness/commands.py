@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from harness import errors
-from harness.arms import plan_id
 from harness.attempt import Job, attempt, recover
 from harness.config import StudyFile, check
-from harness.errors import ReportError, StudyFileError, TrainerError, UsageError
-from harness.record import Identity, Launch, Record
+from harness.errors import ReportError, StudyFileError, UsageError
+from harness.record import Record
+from harness.replicates import hold, recipe
 from harness.run import Stop
 from harness.store import Store
-from harness.trainer import Description, NativeTrainer, Request, by_name, with_value
+from harness.trainer import NativeTrainer, by_name
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -180,19 +180,7 @@ def run(
             got="no such file",
             remedy="ablations/bases/ has some.",
         )
-    handle = trainer.catalogue().handles.get("seed", "seed")
-    said = _described(trainer, Request(name=str(config), base=str(config.resolve()), set=sets))
-    assert said.identity is not None
-    identity = msgspec.convert(msgspec.to_builtins(said.identity), Identity)
-    job = Job(
-        plan_id=plan_id(identity, seed),
-        seed=seed,
-        config=with_value(said.config or {}, handle, seed),
-        identity=identity,
-        derived=said.derived or {},
-        tricks=said.tricks or {},
-        launch=Launch(),
-    )
+    job = recipe(trainer, str(config), str(config.resolve()), sets).job(seed)
     _tell_recovered(console, recover(store))
     with _asked_to(stop := Stop()):
         made = _one(console, store, trainer, job, stop, timeout_minutes, retry)
@@ -211,39 +199,12 @@ def _one(
     timeout_minutes: float,
     retry: bool,
 ) -> Record:
-    lock = store.lock_plan(job.plan_id)
-    waits = 0
-    while lock is None and waits < 10:  # another harness looks at it for a moment as it starts
-        time.sleep(0.1)
-        lock, waits = store.lock_plan(job.plan_id), waits + 1
-    if lock is None:
-        raise errors.StoreError(
-            path=str(store.root),
-            expected=f"nobody else at work on the run {job.plan_id}",
-            got="another harness that is",
-            remedy="Wait for its end; its record then serves this command too.",
-        )
-    with lock:
+    with hold(store, job):
         known = store.record(job.plan_id)
         if known is not None and not retry:
             _say(console, "Recorded already; --retry makes it once more, as another attempt.")
             return known
         return attempt(store, trainer, job, timeout_s=60 * timeout_minutes, stop=stop)
-
-
-def _described(trainer: NativeTrainer, request: Request) -> Description:
-    """A description with its data ready."""
-    said = trainer.describe_or_fail([request])[0]
-    if said.identity is None or said.identity.data_id is None:
-        trainer.prepare(said.config or {})
-        said = trainer.describe_or_fail([request])[0]
-    if said.identity is None or said.identity.data_id is None:
-        raise TrainerError(
-            expected="a data_id after `data prepare`",
-            got="null",
-            remedy="Check the place and the permissions of the trainer's cache folder.",
-        )
-    return said
 
 
 def _print_record(console: "Console", store: Store, made: Record) -> None:

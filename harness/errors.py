@@ -21,6 +21,9 @@ STOPPED_AT_LIMIT = 5
 REGRESSION = 10
 # 1 is never used: Python ends with 1 on a traceback, and a traceback must not read as a verdict.
 
+BISECT = {INCONCLUSIVE: 125, COULD_NOT_RUN: 125, STOPPED_AT_LIMIT: 125, USAGE: 128}
+"""What `git bisect run` reads: 125 skips a commit, 128 ends the search, 10 is bad, 0 is good."""
+
 
 class HarnessError(Exception):
     """What was expected, what was found, what to do; `path` is the field or file it concerns."""

@@ -75,6 +75,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     trainer_s: float
     gpus: int
     launch: Launch
+    signal: int | None = None  # that ended it from outside: no word about what was run
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,6 +135,7 @@ def collect(run_dir: Path, plan: Plan, ended: Ended, neighbours: int = 0) -> Rec
         trainer_s=ended.trainer_s,
         gpus=len(gpus) if isinstance(gpus, list) else 0,
         launch=plan.launch,
+        signal=ended.signal,
     )
     return _within_limit(record)
 

@@ -24,6 +24,7 @@ from harness import atomic
 GRACE_S = 10.0  # for a trainer to write `interrupted` after SIGTERM
 POLL_S = 0.02
 PROGRESS_S = 0.25
+FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +35,12 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
     ended_at: float
     trainer_s: float
     limit_s: float | None = None
+
+    @property
+    def signal(self) -> int | None:
+        """The signal by which somebody else than the trainer or the harness ended it."""
+        from_outside = self.cause is None and -self.returncode in FROM_OUTSIDE
+        return -self.returncode if from_outside else None
 
     def describe(self) -> str:
         """What happened, as the end of a sentence about the trainer."""

@@ -30,34 +30,39 @@ MOST_SOURCES = 2
 
 def print_comparison(console: "Console", found: Comparison) -> None:
     """The whole comparison in the terminal."""
-    from rich import box
-    from rich.table import Table
-
     style = STYLES[found.outcome]
     console.print(f"[bold reverse {style}] {found.outcome.upper()} [/] {escape(found.reason)}\n")
     for side in found.sides:
         console.print(_side_line(side), markup=False, highlight=False, soft_wrap=True)
+    print_judgements(console, found.judgements, found.alpha)
+    for line in footnotes(found):
+        console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
+
+
+def print_judgements(console: "Console", judgements: Sequence[Judgement], alpha: float) -> None:
+    """The table: a metric a row, with its interval drawn where the terminal is wide enough."""
+    from rich import box
+    from rich.table import Table
+
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     pictured = console.width >= LEAST_WIDTH
-    titles = ["metric", "A\nB", f"B − A\n{_level(found)} interval", "margin\nMDE", "verdict"]
+    titles = ["metric", "A\nB", f"B − A\n{level(alpha)} interval", "margin\nMDE", "verdict"]
     if pictured:
         titles.insert(3, "better ┃ worse")
     for index, title in enumerate(titles):
         table.add_column(title, no_wrap=index < 3, justify="right" if index == 1 else "left")
-    for judged in found.judgements:
+    for judged in judgements:
         cells = [
             escape(judged.metric),
             "\n".join(_means(judged)),
-            f"{_change(judged)}\n[dim]{escape(_interval(judged))}[/dim]",
-            f"{_margin(judged)}\n[dim]{_detectable(judged)}[/dim]",
+            f"{change(judged)}\n[dim]{escape(interval(judged))}[/dim]",
+            f"{margin(judged)}\n[dim]{detectable(judged)}[/dim]",
             _verdict_cell(judged),
         ]
         if pictured:
             cells.insert(3, picture(judged))
         table.add_row(*cells)
     console.print(table)
-    for line in footnotes(found):
-        console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
 def as_json(found: Comparison) -> str:
@@ -70,17 +75,22 @@ def as_markdown(found: Comparison) -> str:
     """For a pull request: the verdict, one row a metric, the rest below."""
     lines = [f"### {MARKS[found.outcome]} {found.outcome}: {found.reason}", ""]
     lines += [
-        f"| metric | n | A | B | B − A | {_level(found)} interval | margin | MDE | verdict |",
+        f"| metric | n | A | B | B − A | {level(found.alpha)} interval | margin | MDE | verdict |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for judged in found.judgements:
         n = f"{judged.n[0]}, {judged.n[1]}"
-        cells = [judged.metric, n, *_means(judged), _change(judged), _interval(judged)]
-        cells += [_margin(judged), _detectable(judged), _verdict_words(judged)]
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        cells = [judged.metric, n, *_means(judged), change(judged), interval(judged)]
+        cells += [margin(judged), detectable(judged), verdict_words(judged)]
+        lines.append(markdown_row(cells))
     lines += ["", *(f"- {_side_line(side)}" for side in found.sides)]
     lines += [f"- {line}" for line in footnotes(found)]
     return "\n".join(lines) + "\n"
+
+
+def markdown_row(cells: Sequence[str]) -> str:
+    """One row of a Markdown table."""
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def picture(judged: Judgement) -> str:
@@ -107,22 +117,30 @@ def footnotes(found: Comparison) -> list[str]:
     """Where noise and margins are from, what has to be known, and how to read it all."""
     lines = []
     for judged in found.judgements:
-        if judged.margin is None and judged.metric in COMPARED and judged.metric not in QUALITY:
-            continue
-        about = [line for line in (_noise(judged), _margin_from(judged)) if line]
-        if about:
-            lines.append(f"{judged.metric}: {'; '.join(about)}")
-        reason = [judged.reason] if judged.reason else []
-        lines += [f"{judged.metric}: {note}" for note in (*judged.notes, *reason)]
+        lines += about(judged)
     lines += found.notes
     lines += [line for side in found.sides for line in side.broken]
-    lines.append(
-        f"pass: even the worse end of the {_level(found)} interval is inside the margin. "
+    return [*lines, reading(found.alpha)]
+
+
+def about(judged: Judgement) -> list[str]:
+    """Where one metric's noise and margin are from, and what has to be known of it."""
+    if judged.margin is None and judged.metric in COMPARED and judged.metric not in QUALITY:
+        return []
+    sources = [line for line in (_noise(judged), _margin_from(judged)) if line]
+    lines = [f"{judged.metric}: {'; '.join(sources)}"] if sources else []
+    reason = [judged.reason] if judged.reason else []
+    return lines + [f"{judged.metric}: {note}" for note in (*judged.notes, *reason)]
+
+
+def reading(alpha: float) -> str:
+    """How to read the table."""
+    return (
+        f"pass: even the worse end of the {level(alpha)} interval is inside the margin. "
         "regression: even the better end is worse than no change. "
-        f"Each is wrong in {100 * found.alpha:g} % of cases at most. "
+        f"Each is wrong in {100 * alpha:g} % of cases at most. "
         "MDE: the smallest harm that these runs would have set apart from none nine times in ten."
     )
-    return lines
 
 
 def _noise(judged: Judgement) -> str:
@@ -139,7 +157,7 @@ def _noise(judged: Judgement) -> str:
 
 
 def _margin_from(judged: Judgement) -> str:
-    return "" if judged.margin is None else f"margin {_margin(judged)} ({judged.margin_from})"
+    return "" if judged.margin is None else f"margin {margin(judged)} ({judged.margin_from})"
 
 
 # --- words ----------------------------------------------------------------------------------------
@@ -166,8 +184,9 @@ def _sources(sources: Sequence[str]) -> str:
     return f"{sources[0]} and {len(sources) - 1} more"
 
 
-def _level(found: Comparison) -> str:
-    return f"{100 * (1 - 2 * found.alpha):g} %"
+def level(alpha: float) -> str:
+    """Of the interval whose ends are one-sided limits at alpha each."""
+    return f"{100 * (1 - 2 * alpha):g} %"
 
 
 def _effect(judged: Judgement) -> Effect:
@@ -197,35 +216,41 @@ def _value(judged: Judgement, value: float) -> str:
     return f"{value:,.{decimals}f}"
 
 
-def _change(judged: Judgement) -> str:
+def change(judged: Judgement) -> str:
+    """The difference in the unit of the metric."""
     if judged.low is None and judged.estimate is not None and judged.unit in ("bpb", "nats/token"):
         return f"{judged.estimate:+.6f}".replace("-", "\N{MINUS SIGN}")  # no interval to round by
     return wording.estimate(_effect(judged))
 
 
-def _interval(judged: Judgement) -> str:
+def interval(judged: Judgement) -> str:
+    """The interval, or a dash."""
     return wording.interval(_effect(judged)) or wording.DASH
 
 
-def _detectable(judged: Judgement) -> str:
+def detectable(judged: Judgement) -> str:
+    """The smallest detectable harm, or a dash."""
     return wording.detectable(_effect(judged)).lstrip("±")
 
 
-def _margin(judged: Judgement) -> str:
+def margin(judged: Judgement) -> str:
+    """The margin, or a dash."""
     if judged.margin is None:
         return wording.DASH
     if judged.scale == "log":
         return f"{100 * math.expm1(judged.margin):.3g} %"
+    if judged.metric == "peak_memory_bytes":
+        return wording.mebibytes(judged.margin)
     return f"{judged.margin:.3g}"
 
 
 def _verdict_cell(judged: Judgement) -> str:
-    words, _, rest = _verdict_words(judged).partition(", ")
+    words, _, rest = verdict_words(judged).partition(", ")
     cell = f"[bold {STYLES[judged.outcome]}]{escape(words)}[/]"
     return f"{cell}\n[dim]{escape(rest)}[/dim]" if rest else cell
 
 
-def _verdict_words(judged: Judgement) -> str:
+def verdict_words(judged: Judgement) -> str:
     """'pass', 'pass, better', 'inconclusive, ~5 more runs a side', 'shown only'."""
     if judged.outcome is None:
         return "shown only"

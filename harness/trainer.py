@@ -145,6 +145,10 @@ class NativeTrainer:
         """The command line of one run, but for its watch descriptor."""
         return self._command("train", "--config", str(config_file), "--out", str(run_dir))
 
+    def pace_command(self, config_file: Path, run_dir: Path) -> list[str]:
+        """The command line of a trainer that steps when told, but for its watch descriptor."""
+        return self._command("pace", "--config", str(config_file), "--out", str(run_dir))
+
     def _command(self, verb: str, *arguments: str) -> list[str]:
         return [sys.executable, "-m", f"{self.package}.{verb}", *arguments]
 

@@ -50,6 +50,16 @@ def of_patch(patch: Path, checkout: Path, store_root: Path) -> Path:
     return _made(top, commit, patches, store_root / "worktrees" / name) / prefix
 
 
+def commit_of(checkout: Path) -> str | None:
+    """The commit a checkout stands at; None outside a repository or with uncommitted changes."""
+    if shutil.which("git") is None:
+        return None
+    found = _git(checkout, "rev-parse", "--verify", "--quiet", "HEAD")
+    changed = _git(checkout, "status", "--porcelain", "--untracked-files=no")
+    clean = found.returncode == 0 and not changed.stdout.strip()
+    return found.stdout.strip() if clean else None
+
+
 def _repository(checkout: Path, what: str) -> tuple[Path, str]:
     """(top of the repository, the checkout's place in it)."""
     if shutil.which("git"):

@@ -39,6 +39,11 @@ DEFAULTS: dict[str, Any] = {
         "host_drift": 0.0,  # relative amplitude of a slow swing of the host's speed
         "host_drift_period_s": 3600.0,
     },
+    "plant": {  # what a gate has to find
+        "loss": 0.0,  # nats on the final loss
+        "slowdown": 0.0,  # relative, on every step
+        "loader_wait": 0.0,  # share of each step that waits for its batch
+    },
     "pace": {"sleep_ms": 0.0, "startup_ms": 0.0},  # real waiting; the recorded times are simulated
     "fail": {
         "at_seeds": None,  # a list: fail at these seeds only
@@ -47,6 +52,8 @@ DEFAULTS: dict[str, Any] = {
         "hang_at_step": None,
         "diverge_at_step": None,
         "out_of_memory_at_step": None,
+        "killed_at_step": None,  # by a signal that nothing can catch
+        "missing_package": False,  # as on a machine that lacks one
         "half_line": False,  # end in the middle of a line of events.jsonl
         "half_result": False,  # end in the middle of result.json
         "nan_metric": False,  # a metric that is not a number

@@ -8,6 +8,7 @@ line on request.
 
 import argparse
 import hashlib
+import importlib
 import json
 import math
 import os
@@ -34,9 +35,12 @@ class Interrupted(Exception):
 
 
 class Curve:
-    """Loss and step time as functions of the step, for one configuration and seed."""
+    """Loss and step time as functions of the step, for one configuration and seed.
 
-    def __init__(self, config: dict[str, Any], now_s: float) -> None:
+    `now_s` is when the run begins, for the host's drift; None for a speed without any noise.
+    """
+
+    def __init__(self, config: dict[str, Any], now_s: float | None) -> None:
         self.derived = fake.derived(config)
         on = [name for name, used in fake.tricks(config).items() if used]
         noise, seed = config["noise"], config["seed"]
@@ -44,11 +48,17 @@ class Curve:
         self.draw = random.Random(int(hashlib.sha256(text.encode()).hexdigest()[:16], 16))
         self.seed_shift = noise["loss_sd"] * self.draw.gauss(0, 1)
         self.effect: float = sum(fake.EFFECTS[name][0] for name in on) + _lr_penalty(config)
+        self.effect += config["plant"]["loss"]
         speed = TOKENS_PER_S * 4 / config["dial"]["depth"]
         for name in on:
             speed *= 1 + fake.EFFECTS[name][1]
-        swing = math.sin(2 * math.pi * now_s / noise["host_drift_period_s"])
-        slower = 1 + noise["host_drift"] * swing + noise["speed_cv"] * self.draw.gauss(0, 1)
+        speed /= 1 + config["plant"]["slowdown"]
+        slower = 1 + noise["speed_cv"] * self.draw.gauss(0, 1)
+        if now_s is None:
+            slower = 1.0
+        else:
+            swing = math.sin(2 * math.pi * now_s / noise["host_drift_period_s"])
+            slower += noise["host_drift"] * swing
         self.step_s = self.derived["batch_tokens"] / speed * slower
 
     def loss(self, step: int) -> float:
@@ -147,6 +157,10 @@ class FakeRun:
     def _failure(self, events: IO[str]) -> tuple[str, str | None] | None:
         """What was asked to go wrong at this step, if anything."""
         fail, step = self.fail, self.step
+        if fail["missing_package"]:
+            importlib.import_module("a_package_that_nobody_has")
+        if step == fail["killed_at_step"]:
+            os.kill(os.getpid(), signal.SIGKILL)
         if step == fail["crash_at_step"]:
             if fail["half_line"]:
                 events.write('{"event":"step","step":')

@@ -111,11 +111,15 @@ def test_a_gate_that_does_not_pass_does_not_end_the_step_that_measures(run, tmp_
     assert f"--store {tmp_path}/harness/gate" in words
 
 
-@pytest.mark.parametrize("command", ["run", "pack", "drift", "ci results"])
+ACTS = {"baseline record": "baseline", "baseline accept": "baseline"}  # chosen by an input
+
+
+@pytest.mark.parametrize("command", ["run", "pack", "drift", "ci results", "gate", *ACTS])
 def test_every_option_that_a_workflow_gives_a_command_exists(command):
+    written = ACTS.get(command, command)
     texts = [path.read_text().replace("\\\n", " ") for path in ci.TEMPLATES.iterdir()]
     lines = [
-        line for text in texts for line in text.splitlines() if f'"$HARNESS" {command} ' in line
+        line for text in texts for line in text.splitlines() if f'"$HARNESS" {written} ' in line
     ]
     assert lines
     help_text = subprocess.run(

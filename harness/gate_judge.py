@@ -1,0 +1,294 @@
+"""What replicates and launches say, metric by metric, at one look of several.
+
+Quality is that of whole runs against a baseline's, through `judgement`; speed is the mean log ratio
+of launches; memory and compilation come from the launches where there are any. A look is judged at
+the error rate that O'Brien and Fleming leave it, so that all looks together keep the gate's. Pure;
+after `gate_result`, before `gate`.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from harness import power
+from harness.ab import LOADER_WAIT_SHARE, Launch
+from harness.fairness import source_of_variance
+from harness.gate_result import SPEED, TRAJECTORY, Claim, MetricVerdict, known_numbers
+from harness.judgement import Asked, Judgement, compare
+from harness.launches import OWN_LAUNCHES, Launches, of_launches
+from harness.ledger import QUALITY, Ledger, Row
+from harness.logs.logged import LoggedRun
+from harness.logs.recorded import logged
+from harness.margins import COMPARED, Margin
+from harness.record import Record
+from harness.sequential import criticals, look_tails
+from harness.statistics import Contrast, detectable
+from harness.verdict import Known, decide
+
+MEMORY, COMPILATION = "peak_memory_bytes", "compile_s"
+MEMORY_MARGIN = 0.01
+"""Relative, where an allocator counts: its count repeats, so this is far beyond its noise."""
+
+
+def runs_of(records: Sequence[Record], name: str) -> list[LoggedRun]:
+    """Records as one side of a comparison; sessions do not matter, because no speed is taken."""
+    return [logged(record, 1, f"{name}, seed {record.seed}") for record in records]
+
+
+def shares(n_a: int, looks: Sequence[int]) -> tuple[float, ...]:
+    """The information of each look as a share of the last one's: `n_a` runs are there from the
+    start, `looks` of the candidate's come one by one."""
+    last = 1 / n_a + 1 / looks[-1]
+    return tuple(last / (1 / n_a + 1 / n) for n in looks)
+
+
+def of_replicates(
+    a: Sequence[Record],
+    b: Sequence[Record],
+    looks: Sequence[int],
+    ledger: Ledger,
+    alpha: float,
+    margins: Mapping[str, float],
+) -> list[MetricVerdict]:
+    """The quality of completed runs `b` against those of a baseline, at the look they reach.
+
+    Raises LogError where they may not be compared.
+    """
+    look = looks.index(len(b))
+    sides = runs_of(a, "baseline"), runs_of(b, "candidate")
+    names = [name for name in QUALITY if all(name in run.metrics for run in (*sides[0], *sides[1]))]
+    parts = shares(len(a), looks)
+    from_ledger = look_tails(alpha, parts)[look]
+    own = look_tails(alpha, parts, [len(a) + n - 2 for n in looks])[look]
+    given = {name: value for name, value in margins.items() if name in names}
+
+    def at(level: float) -> list[Judgement]:
+        return compare(*sides, Asked(alpha=level, metrics=names, margins=given), ledger).judgements
+
+    judged = at(from_ledger)
+    if own != from_ledger and any(one.noise not in ("ledger", None) for one in judged):
+        other = {one.metric: one for one in at(own)}
+        judged = [one if one.noise == "ledger" else other[one.metric] for one in judged]
+    return [
+        MetricVerdict(
+            judged=known_numbers(one), evidence="replicates", look=look + 1, looks=len(looks)
+        )
+        for one in judged
+    ]
+
+
+def quality_row(a: Sequence[Record], metric: str, ledger: Ledger) -> Row | None:
+    """The ledger's row for runs like the baseline's."""
+    runs = runs_of(a, "baseline")
+    return ledger.find(runs[0].scale, metric, runs[0].gpu, source_of_variance(metric, runs, runs))
+
+
+# --- speed ----------------------------------------------------------------------------------------
+
+
+def of_launch_ratios(
+    launches: Sequence[Launch],
+    looks: Sequence[int],
+    known: Known | None,
+    margin: Margin,
+    alpha: float,
+    noise_from: str,
+) -> MetricVerdict:
+    """tokens/s of B against A, at the look that these launches reach, or at none between two."""
+    found = of_launches([one.ratios for one in launches], known)
+    harm = Contrast(
+        estimate=found.contrast.estimate - _tokens(launches),
+        se=found.contrast.se,
+        df=found.contrast.df,
+    )
+    n = len(launches)
+    if n in looks:
+        look = looks.index(n)
+        df = [known.df if known is not None and k < OWN_LAUNCHES else k - 1 for k in looks]
+        own = known is None or looks[-1] >= OWN_LAUNCHES
+        critical = criticals(alpha, df, [k / looks[-1] for k in looks], own=own)[look]
+    else:
+        look, critical = sum(k < n for k in looks) - 1, math.nan
+    judged = _speed(launches, found, harm, critical, margin, alpha, noise_from)
+    return MetricVerdict(
+        judged=known_numbers(judged), evidence="launches", look=look + 1, looks=len(looks)
+    )
+
+
+def _tokens(launches: Sequence[Launch]) -> float:
+    """ln of the tokens a step, B over A: 0 unless the batches differ."""
+    a, b = launches[0].batch_tokens
+    return math.log(b / a)
+
+
+def _speed(
+    launches: Sequence[Launch],
+    found: Launches,
+    harm: Contrast,
+    critical: float,
+    margin: Margin,
+    alpha: float,
+    noise_from: str,
+) -> Judgement:
+    metric, n = COMPARED[SPEED], len(launches)
+    verdict = decide(harm, margin.value, alpha, critical)
+    waited = max(share for one in launches for share in one.loader_wait_share)
+    reason = _loader_reason(waited)
+    limits = not math.isnan(verdict.lower)
+    outcome = "inconclusive" if reason else verdict.outcome
+    if not limits and reason is None:
+        reason = "one launch, and no noise to go by" if not harm.df > 0 else "between two looks"
+    more = None
+    if outcome == "inconclusive" and limits:
+        sd = harm.se * math.sqrt(n / 2)
+        df = harm.df if found.from_ledger else None
+        more = power.more_runs(harm.estimate, sd, margin.value, (n, n), alpha, df=df)
+    return Judgement(
+        metric=SPEED,
+        title=metric.title,
+        unit=metric.unit,
+        scale="log",
+        harm_sign=metric.harm,
+        n=(n, n),
+        means=(_tokens_per_s(launches, 0), _tokens_per_s(launches, 1)),
+        estimate=-harm.estimate,
+        low=-verdict.upper if limits else None,
+        high=-verdict.lower if limits else None,
+        df=harm.df,
+        sd=found.launch_sd,
+        noise="ledger" if found.from_ledger else "pooled",
+        noise_from=noise_from if found.from_ledger else "the launches' own",
+        margin=margin.value,
+        margin_from=margin.why,
+        minimum_detectable=detectable(critical, harm.df, harm.se, power.BETA) if limits else None,
+        outcome=outcome,
+        small_harm=outcome == "pass" and verdict.small_harm,
+        more_runs=more,
+        reason=reason,
+        notes=_launch_notes(launches, found),
+    )
+
+
+def _loader_reason(waited: float) -> str | None:
+    if waited <= LOADER_WAIT_SHARE:
+        return None
+    return (
+        f"loader wait: {waited:.2%} of step time, beyond {LOADER_WAIT_SHARE:.1%}: "
+        "the loader was measured and not the step"
+    )
+
+
+def _tokens_per_s(launches: Sequence[Launch], side: int) -> float:
+    logs = [math.log(one.batch_tokens[side] / one.step_s[side]) for one in launches]
+    return math.exp(math.fsum(logs) / len(logs))
+
+
+def _launch_notes(launches: Sequence[Launch], found: Launches) -> list[str]:
+    notes = []
+    if not math.isnan(found.window_sd):
+        notes.append(f"SD of an A B B A inside a launch {found.window_sd:.2%}")
+    if left_out := sum(one.left_out for one in launches):
+        notes.append(f"{left_out} windows left out, in which a side compiled")
+    return notes
+
+
+def screened(a: Sequence[Record], b: Sequence[Record]) -> list[MetricVerdict]:
+    """A stored speed beside the candidate's: another session, so it is shown and decides nothing.
+
+    The same code differs by more between sessions than most changes are worth.
+    """
+    values = [[record.metrics.get(SPEED) or 0.0 for record in side] for side in (a, b)]
+    if not all(value > 0 for side in values for value in side):
+        return []
+    logs = [math.fsum(map(math.log, side)) / len(side) for side in values]
+    metric = COMPARED[SPEED]
+    judged = Judgement(
+        metric=SPEED,
+        title=metric.title,
+        unit=metric.unit,
+        scale="log",
+        harm_sign=metric.harm,
+        n=(len(a), len(b)),
+        means=(math.exp(logs[0]), math.exp(logs[1])),
+        estimate=logs[1] - logs[0],
+        reason="another session: --base REF compares speeds side by side",
+    )
+    return [MetricVerdict(judged=judged, evidence="replicates", look=1, looks=1)]
+
+
+# --- memory, compilation, trajectories ------------------------------------------------------------
+
+
+def of_launch_sides(
+    launches: Sequence[Launch], alpha: float, margins: Mapping[str, float]
+) -> list[MetricVerdict]:
+    """Peak memory and compile seconds of both sides, a value a launch."""
+    sides = tuple([_as_run(one, side) for one in launches] for side in (0, 1))
+    names = [
+        name
+        for name in (MEMORY, COMPILATION)
+        if all(name in run.metrics for side in sides for run in side)
+    ]
+    if not names:
+        return []
+    given = {name: value for name, value in margins.items() if name in names}
+    by_rule = MEMORY in names and MEMORY not in given and all(one.on_gpu for one in launches)
+    if by_rule:
+        given[MEMORY] = MEMORY_MARGIN * sides[0][0].metrics[MEMORY]
+    asked = Asked(alpha=alpha, metrics=names, margins=given)
+    found = []
+    for judged in compare(sides[0], sides[1], asked, Ledger([])).judgements:
+        if judged.metric == MEMORY and by_rule:
+            why = f"{MEMORY_MARGIN:.0%} of the base's, the default on a GPU"
+            judged = msgspec.structs.replace(judged, margin_from=why)
+        found.append(
+            MetricVerdict(judged=known_numbers(judged), evidence="launches", look=1, looks=1)
+        )
+    return found
+
+
+def _as_run(launch: Launch, side: int) -> LoggedRun:
+    pairs = {MEMORY: launch.peak_memory_bytes[side], COMPILATION: launch.compile_s[side]}
+    return LoggedRun(
+        source=f"launch {launch.number}, {'AB'[side]}",
+        family="launches",
+        metrics={name: value for name, value in pairs.items() if value is not None},
+        steps=1,
+    )
+
+
+def of_trajectories(launch: Launch) -> MetricVerdict:
+    """Are the losses of the first steps the same, bit by bit?
+
+    On a CPU they have to be. On a GPU sums may come in another order, and how far that carries them
+    apart over so few steps no ledger row says: there a difference leaves the question open.
+    """
+    a, b = launch.losses
+    parts = next((at for at, (x, y) in enumerate(zip(a, b, strict=True), 1) if x != y), None)
+    reason = None if parts is None else f"the losses part at step {parts} of {len(a)}"
+    if parts is not None and launch.on_gpu:
+        reason = f"{reason}; on a GPU they may, and the ledger has no envelope for it: --claims ml"
+    judged = Judgement(
+        metric=TRAJECTORY,
+        title=f"loss over {len(a)} steps",
+        unit="nats/token",
+        scale="difference",
+        harm_sign=1,
+        n=(len(a), len(b)),
+        means=(a[-1], b[-1]),
+        estimate=max(abs(x - y) for x, y in zip(a, b, strict=True)),
+        outcome="pass" if parts is None else "inconclusive" if launch.on_gpu else "regression",
+        reason=reason,
+    )
+    return MetricVerdict(judged=judged, evidence="trajectory", look=1, looks=1)
+
+
+def held_to(claim: Claim, verdict: MetricVerdict) -> MetricVerdict:
+    """A claim of more speed passes only where even the worse end of the interval is faster."""
+    judged = verdict.judged
+    if claim != "systems" or judged.metric != SPEED or judged.outcome != "pass" or judged.better:
+        return verdict
+    reason = "claimed faster, and the interval does not show it"
+    changed = msgspec.structs.replace(judged, outcome="inconclusive", reason=reason)
+    return msgspec.structs.replace(verdict, judged=changed)

@@ -1,0 +1,257 @@
+"""A gate before it spends: how many launches and runs, when to look, what that costs and can say.
+
+Everything is fixed here and kept by `gate`: three looks within the budget, the margins, the noise
+they are set against. A budget under which no verdict is likely is said instead of being spent.
+Pure; after `gate_judge`.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from harness.dunnett import t_quantile
+from harness.gate_judge import quality_row, runs_of, shares
+from harness.gate_result import SPEED, Evidence, GatePlan, PartPlan
+from harness.launches import OWN_LAUNCHES
+from harness.ledger import QUALITY, TIMES, Ledger, Row
+from harness.margins import Margin, default_margin, given
+from harness.power import BETA, Rates, rates
+from harness.record import Record
+from harness.sequential import look_tails, looks
+from harness.statistics import detectable, pool
+
+LAUNCHES = 3  # resolve half the speed margin at the noise that published runs show
+LAUNCHES_WITHOUT_NOISE = 2 * LAUNCHES  # where their own spread is all there is to go by
+MOST = 64  # runs or launches that one gate ever plans
+LEAST_CHANCE = (
+    0.1  # of a pass without change, or of catching a margin: below both nothing is bought
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """What is known of the SD of one run or launch before the gate."""
+
+    sd: float | None
+    df: float
+    own: bool  # no ledger row: estimated anew at every look
+
+
+def speed_plan(
+    row: Row | None, margin: Margin, unit_s: float | None, budget_s: float | None, alpha: float
+) -> PartPlan:
+    """Launches of a speed A/B within the budget."""
+    noise = _of_row(row)
+
+    def chances(n: int) -> tuple[Rates, float]:
+        return _chances(
+            noise, math.sqrt(2 / n), margin.value, alpha, looks(n), _launch_df(noise, n)
+        )
+
+    wanted = _fewest(lambda n: chances(n)[0], LAUNCHES) if noise.sd is not None else None
+    count = max(LAUNCHES, wanted or 0) if noise.sd is not None else LAUNCHES_WITHOUT_NOISE
+    count = _affordable(count, unit_s, budget_s)
+    return _part(
+        "launches",
+        SPEED,
+        (count, count),
+        list(looks(count)) if count else [],
+        unit_s,
+        margin,
+        noise,
+        chances(count) if count and noise.sd is not None else None,
+        wanted,
+    )
+
+
+def _launch_df(noise: Noise, n: int) -> float:
+    return noise.df if not noise.own and n < OWN_LAUNCHES else n - 1
+
+
+def quality_plan(
+    baseline: Sequence[Record],
+    ledger: Ledger,
+    margins: Mapping[str, float],
+    full_scale: bool,
+    unit_s: float | None,
+    budget_s: float | None,
+    alpha: float,
+) -> PartPlan:
+    """Replicates of the candidate within the budget, planned for the metric that is judged."""
+    n_a = len(baseline)
+    metric, margin = judged_metric(baseline, ledger, margins, full_scale)
+    noise = _of_runs(baseline, metric, quality_row(baseline, metric, ledger))
+    if margin is None:
+        return _part("replicates", metric, (n_a, 0), [], unit_s, None, noise, None, None)
+    size = margin.value
+
+    def chances(n: int) -> tuple[Rates, float]:
+        df = n_a + n - 2 if noise.own else noise.df
+        return _chances(noise, math.sqrt(1 / n_a + 1 / n), size, alpha, looks(n), df, n_a)
+
+    wanted = _fewest(lambda n: chances(n)[0], 1) if noise.sd is not None else None
+    count = _affordable(wanted or 2 * n_a, unit_s, budget_s)
+    return _part(
+        "replicates",
+        metric,
+        (n_a, count),
+        list(looks(count)) if count else [],
+        unit_s,
+        margin,
+        noise,
+        chances(count) if count and noise.sd is not None else None,
+        wanted,
+    )
+
+
+def judged_metric(
+    baseline: Sequence[Record], ledger: Ledger, margins: Mapping[str, float], full_scale: bool
+) -> tuple[str, Margin | None]:
+    """The quality metric that a gate is planned for, and its margin: the first that has one."""
+    there = [
+        name for name in QUALITY if all(record.metrics.get(name) is not None for record in baseline)
+    ]
+    for name in there:
+        if name in margins:
+            return name, given(name, margins[name])
+        found = default_margin(name, quality_row(baseline, name, ledger), full_scale)
+        if found is not None:
+            return name, found
+    return there[0], None
+
+
+def _of_row(row: Row | None) -> Noise:
+    if row is None:
+        return Noise(sd=None, df=0.0, own=True)
+    return Noise(sd=row.sd, df=row.df, own=False)
+
+
+def _of_runs(baseline: Sequence[Record], metric: str, row: Row | None) -> Noise:
+    if row is not None:
+        return _of_row(row)
+    values = [run.metrics[metric] for run in runs_of(baseline, "baseline")]
+    own = pool([values])
+    return Noise(sd=own.sd if own.df else None, df=float(own.df), own=True)
+
+
+def _chances(
+    noise: Noise,
+    factor: float,
+    margin: float,
+    alpha: float,
+    at: Sequence[int],
+    df: float,
+    n_a: int | None = None,
+) -> tuple[Rates, float]:
+    """The rates at the last look without a change and at the margin, and the detectable harm.
+
+    `factor` times the SD is the error of the difference at the last look. Looks before the last
+    can only add to them.
+    """
+    assert noise.sd is not None
+    parts = shares(n_a, at) if n_a is not None else [k / at[-1] for k in at]
+    own = [max(0.0, df - (at[-1] - k)) for k in at] if noise.own else None
+    tail = look_tails(alpha, parts, own)[-1] if df > 0 else alpha
+    se = noise.sd * factor
+    passes = rates(0.0, margin, se, df, tail).passes
+    found = Rates(passes=passes, regression=rates(margin, margin, se, df, tail).regression)
+    if not df > 0:
+        return found, math.nan
+    return found, detectable(t_quantile(1 - tail, df), df, se, BETA)
+
+
+def _fewest(chances: Callable[[int], Rates], start: int) -> int | None:
+    """The fewest for which a pass without change and a catch at the margin both have 1 - beta.
+
+    By halving: more runs never lower both.
+    """
+
+    def enough(n: int) -> bool:
+        found = chances(n)
+        return min(found.passes, found.regression) >= 1 - BETA
+
+    if not enough(MOST):
+        return None
+    low, high = start - 1, MOST
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+def _affordable(count: int, unit_s: float | None, budget_s: float | None) -> int:
+    if unit_s is None or budget_s is None or unit_s <= 0:
+        return min(count, MOST)
+    return min(count, MOST, int(budget_s / unit_s))
+
+
+def _part(
+    evidence: Evidence,
+    metric: str,
+    n: tuple[int, int],
+    at: list[int],
+    unit_s: float | None,
+    margin: Margin | None,
+    noise: Noise,
+    chances: tuple[Rates, float] | None,
+    wanted: int | None,
+) -> PartPlan:
+    found, detects = chances or (None, math.nan)
+    return PartPlan(
+        evidence=evidence,
+        metric=metric,
+        n_a=n[0],
+        n_b=n[1],
+        looks=at,
+        unit_s=unit_s,
+        margin=margin.value if margin else None,
+        sd=noise.sd,
+        df=noise.df if noise.sd is not None else None,
+        minimum_detectable=None if math.isnan(detects) else detects,
+        passes=found.passes if found else None,
+        regression=found.regression if found else None,
+        n_for_power=wanted,
+        notes=_notes(metric, margin, noise, n, wanted),
+    )
+
+
+def _notes(
+    metric: str, margin: Margin | None, noise: Noise, n: tuple[int, int], wanted: int | None
+) -> list[str]:
+    notes = []
+    if margin is None:
+        notes.append(f"{metric} has no margin: --margin {metric}=M sets one")
+    if noise.sd is None:
+        unit = "launches" if metric in TIMES else "runs"
+        notes.append(f"no noise is known beforehand: the {unit} have to show their own")
+    elif margin is not None and wanted is None:
+        more = "more replicates in the baseline" if metric not in TIMES else "a quieter machine"
+        notes.append(f"no number up to {MOST} settles it nine times in ten: it takes {more}")
+    if wanted is not None and n[1] < wanted:
+        notes.append(f"nine times in ten takes {wanted}; the budget has room for {n[1]}")
+    return notes
+
+
+def without_chance(plan: GatePlan) -> str | None:
+    """Why no verdict is likely under this plan; None where one is, or nobody can say."""
+    if any(_has_chance(part) for part in plan.parts):
+        return None
+    lacking = [_lacking(part) for part in plan.parts]
+    return "no verdict is likely, so nothing is spent: " + "; ".join(lacking)
+
+
+def _has_chance(part: PartPlan) -> bool:
+    if not part.n_b or part.margin is None:
+        return False
+    if part.passes is None or part.regression is None:
+        return part.n_a + part.n_b > 2 and part.n_b > (1 if part.evidence == "launches" else 0)
+    return max(part.passes, part.regression) >= LEAST_CHANCE
+
+
+def _lacking(part: PartPlan) -> str:
+    if part.margin is None:
+        return part.notes[0]
+    if not part.n_b:
+        return f"one of the {part.evidence} takes {part.unit_s or 0:.0f} s"
+    chance = "" if part.passes is None else f" pass without a change {part.passes:.0%} of the time"
+    return f"{part.n_b} {part.evidence}{chance}"

@@ -1,0 +1,149 @@
+"""What `harness gate` does: plan, carry out, print, write; an exit code of design for every end.
+
+A trainer that breaks off for no fault of the candidate and a package that is missing end with a
+result too, "could not run", so that whoever reads JSON or a summary finds the reason where
+the verdict would have been. Beside `commands`.
+"""
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness import atomic, errors, gate, gate_history
+from harness.attempt import recover
+from harness.errors import HarnessError
+from harness.gate import Asked, Prepared
+from harness.gate_plan import without_chance
+from harness.gate_result import GatePlan, GateResult, Subject, as_json
+from harness.gate_summary import as_markdown, print_plan, print_result
+from harness.ledger import OWN_DF, Ledger, own_rows
+from harness.pace import PaceStopped
+from harness.run import Stop
+from harness.store import Store
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+STEP_SUMMARY = "GITHUB_STEP_SUMMARY"  # where a workflow shows Markdown; changes no result
+
+
+def run_gate(
+    console: "Console",
+    progress: "Console",
+    asked: Asked,
+    store: Store,
+    ledger: Ledger,
+    *,
+    plan_only: bool = False,
+    json: bool = False,
+    markdown: Path | None = None,
+) -> int:
+    """One gate. The verdict goes to `console`, plan and progress to `progress`."""
+    recover(store)
+    stored = gate_history.load(store)
+    ledger = with_own_rows(ledger, asked, stored)
+    try:
+        prepared = gate.prepare(asked, store)
+        planned = gate.plan(prepared, ledger, stored)
+        print_plan(console if plan_only and not json else progress, planned)
+        if plan_only:
+            return errors.PASS
+        result = _carried_out(prepared, planned, store, ledger, progress)
+    except HarnessError as error:
+        if error.exit_code == errors.USAGE:
+            raise
+        result = could_not_run(asked, str(error))
+    except PaceStopped:
+        progress.print("stopped; whole runs are kept, the same command goes on", markup=False)
+        return errors.STOPPED_AT_LIMIT
+    _write(console, result, json, markdown)
+    return result.exit_code
+
+
+def with_own_rows(ledger: Ledger, asked: Asked, stored: Sequence[GateResult]) -> Ledger:
+    """The ledger with what the baseline's replicates and the launches of gates teach."""
+    own = own_rows(asked.baseline.now.records) if asked.baseline else []
+    learnt = [row for row in gate_history.launch_rows(stored) if row.df >= OWN_DF]
+    better = {(row.scale, row.metric, row.gpu, row.source) for row in learnt}
+    others = [
+        row
+        for row in (*ledger.rows, *own)
+        if (row.scale, row.metric, row.gpu, row.source) not in better
+    ]
+    return Ledger([*others, *learnt])  # launches that took turns say more than runs in a row
+
+
+def _carried_out(
+    prepared: Prepared, planned: GatePlan, store: Store, ledger: Ledger, progress: "Console"
+) -> GateResult:
+    if (why := without_chance(planned)) is not None:
+        return _bare(prepared, planned, why)
+
+    def say(text: str) -> None:
+        progress.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    with _asked_to(stop := Stop()):
+        return gate.Gate(prepared, planned, store, ledger, stop, say).execute()
+
+
+def _bare(prepared: Prepared, planned: GatePlan, why: str) -> GateResult:
+    """A gate that spent nothing: number 0, and not stored."""
+    return GateResult(
+        key=prepared.key,
+        number=0,
+        outcome="inconclusive",
+        reason=why,
+        alpha=prepared.asked.alpha,
+        claim=prepared.asked.claim,
+        a=prepared.reference,
+        b=prepared.b.subject,
+        metrics=[],
+        plan=planned,
+    )
+
+
+def could_not_run(asked: Asked, why: str) -> GateResult:
+    """The result of a gate that broke off for no fault of the candidate."""
+    place = asked.baseline.place if asked.baseline else None
+    return GateResult(
+        key="",
+        number=0,
+        outcome="could not run",
+        reason=why,
+        alpha=asked.alpha,
+        claim=asked.claim,
+        a=Subject(code_id="", config_id="", ref=asked.base, baseline=place),
+        b=Subject(code_id="", config_id="", ref=asked.head or ".", set=dict(asked.versus)),
+        metrics=[],
+    )
+
+
+def _write(console: "Console", result: GateResult, json: bool, markdown: Path | None) -> None:
+    if json:
+        console.file.write(as_json(result) + "\n")
+    else:
+        print_result(console, result)
+    if markdown is not None:
+        atomic.write_text(markdown, as_markdown(result))
+    if step_summary := os.environ.get(STEP_SUMMARY):
+        with (
+            atomic.disk_errors(Path(step_summary)),
+            open(step_summary, "a", encoding="utf-8") as file,
+        ):
+            file.write(as_markdown(result))
+
+
+@contextmanager
+def _asked_to(stop: Stop) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the trainers, which is then recorded."""
+    before = {
+        number: signal.signal(number, stop.request) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

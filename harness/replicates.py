@@ -1,0 +1,119 @@
+"""Runs of one configuration on one checkout, one a seed: what a baseline and a gate are made of.
+
+A run that is recorded already is not made again, except where the caller says that this very
+record may not serve, because a run is no replicate of itself. After `attempt`, before `baseline`.
+"""
+
+import time
+from collections.abc import Collection, Mapping
+from typing import IO, Any
+
+import msgspec
+
+from harness.arms import plan_id
+from harness.attempt import Job, attempt
+from harness.errors import StoreError, TrainerError
+from harness.record import OUTCOMES, Identity, Launch, Record
+from harness.run import Stop
+from harness.store import Store
+from harness.trainer import Description, NativeTrainer, Request, with_value
+
+LOCK_LOOKS, LOCK_LOOK_S = 10, 0.1  # another harness looks at a plan for a moment as it starts
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True):
+    """A described configuration on one checkout; `seed_path` is where its seed stands."""
+
+    config: dict[str, Any]
+    derived: dict[str, Any]
+    tricks: dict[str, bool]
+    identity: Identity
+    seed_path: str
+
+    def job(self, seed: int) -> Job:
+        """The run of that seed."""
+        return Job(
+            plan_id=plan_id(self.identity, seed),
+            seed=seed,
+            config=with_value(self.config, self.seed_path, seed),
+            identity=self.identity,
+            derived=self.derived,
+            tricks=self.tricks,
+            launch=Launch(),
+        )
+
+
+def recipe(trainer: NativeTrainer, name: str, base: str | None, sets: Mapping[str, Any]) -> Recipe:
+    """A configuration file and overrides, described with its data ready.
+
+    Raises StudyFileError with the trainer's faults, and TrainerError.
+    """
+    said = described(trainer, Request(name=name, base=base, set=dict(sets)))
+    assert said.identity is not None
+    return Recipe(
+        config=said.config or {},
+        derived=said.derived or {},
+        tricks=said.tricks or {},
+        identity=msgspec.convert(msgspec.to_builtins(said.identity), Identity),
+        seed_path=trainer.catalogue().handles.get("seed", "seed"),
+    )
+
+
+def described(trainer: NativeTrainer, request: Request) -> Description:
+    """A description with its data ready. Raises StudyFileError and TrainerError."""
+    said = trainer.describe_or_fail([request])[0]
+    if said.identity is None or said.identity.data_id is None:
+        trainer.prepare(said.config or {})
+        said = trainer.describe_or_fail([request])[0]
+    if said.identity is None or said.identity.data_id is None:
+        raise TrainerError(
+            expected="a data_id after `data prepare`",
+            got="null",
+            remedy="Check the place and the permissions of the trainer's cache folder.",
+        )
+    return said
+
+
+def known(store: Store, job: Job, spent: Collection[str]) -> Record | None:
+    """The first record of this run that answers for it and is not among `spent`."""
+    for record in store.attempts(job.plan_id):
+        if record.status in OUTCOMES and name_of(record) not in spent:
+            return record
+    return None
+
+
+def one(
+    store: Store,
+    trainer: NativeTrainer,
+    job: Job,
+    stop: Stop,
+    *,
+    timeout_s: float,
+    spent: Collection[str] = (),
+) -> Record:
+    """The record of one run: the known one, or a fresh attempt. Raises StoreError."""
+    with hold(store, job):
+        found = known(store, job, spent)
+        return found or attempt(store, trainer, job, timeout_s=timeout_s, stop=stop)
+
+
+def hold(store: Store, job: Job) -> IO[bytes]:
+    """The lock of a run's plan. Raises StoreError where another harness keeps it."""
+    lock = store.lock_plan(job.plan_id)
+    looks = 0
+    while lock is None and looks < LOCK_LOOKS:
+        time.sleep(LOCK_LOOK_S)
+        lock, looks = store.lock_plan(job.plan_id), looks + 1
+    if lock is None:
+        raise StoreError(
+            path=str(store.root),
+            expected=f"nobody else at work on the run {job.plan_id}",
+            got="another harness that is",
+            remedy="Wait for its end; its record then serves this command too.",
+        )
+    return lock
+
+
+def name_of(record: Record) -> str:
+    """`plan_id/attempt`: one attempt among all."""
+    return f"{record.plan_id}/{record.attempt}"

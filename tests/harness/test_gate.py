@@ -1,0 +1,325 @@
+"""Gates of the FakeTrainer: what is planted is found, nothing else is, every end has its code.
+
+The host drifts by 1 % all the while. Noise is half of what the ledger says, so that no verdict here
+hangs on a draw; how often verdicts err is in test_operating_characteristics.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from harness.__main__ import main
+from harness.gate_history import load
+from harness.gate_result import GateResult
+from harness.store import Store
+
+ROOT = Path(__file__).resolve().parents[2]
+BASE = """\
+dial: {depth: 2, steps: 20, batch_tokens: 4096}
+eval: {every_steps: 10}
+windows: SSSL
+noise: {loss_sd: 0.0006, speed_cv: 0.0006, host_drift: 0.01, host_drift_period_s: 5.0}
+"""
+LEDGER = """\
+scale,metric,gpu,source,sd,df,runs,groups,origin,note
+"fake 920k parameters, 82k tokens",val_bpb,simulated,seed,0.00046,60,80,20,own,
+"fake 920k parameters, 82k tokens",tokens_per_s,simulated,launch,0.0013,60,80,20,own,
+"""
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """A folder with a baseline in it and a ledger that knows the FakeTrainer's noise."""
+    folder = tmp_path_factory.mktemp("recorded")
+    (folder / "base.yaml").write_text(BASE)
+    (folder / "noise.csv").write_text(LEDGER)
+    words = ["baseline", "record", "quick", folder / "base.yaml", "--seeds", "1-8"]
+    words += ["--trainer", "fake", "--store", folder / "runs", "--baselines", folder / "baselines"]
+    done = subprocess.run(
+        [sys.executable, "-m", "harness", *map(str, words)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def place(recorded, tmp_path):
+    """A copy of its own for each test."""
+    shutil.copytree(recorded, tmp_path / "place")
+    return tmp_path / "place"
+
+
+@pytest.fixture
+def gate(place, capfd, monkeypatch):
+    """`harness gate` in this process: the exit code and the result that it printed."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+
+    def call(*words: object, baseline: str = "quick") -> tuple[int, dict]:
+        line = ["harness", "gate", *map(str, words), "--store", str(place / "runs")]
+        line += ["--baseline", baseline] if baseline else []
+        line += ["--margin", "val_bpb=0.001"]  # two SDs: few runs are enough
+        line += ["--baselines", str(place / "baselines"), "--ledger", str(place / "noise.csv")]
+        monkeypatch.setattr(sys, "argv", [*line, "--json"])
+        with pytest.raises(SystemExit) as ending:
+            main()
+        out, err = capfd.readouterr()
+        call.err = err
+        return int(ending.value.code or 0), json.loads(out) if out.startswith("{") else {}
+
+    return call
+
+
+def verdicts(result: dict) -> dict[str, str | None]:
+    return {one["judged"]["metric"]: one["judged"]["outcome"] for one in result["metrics"]}
+
+
+def age(place: Path, seconds: float) -> None:
+    """Lets every stored gate be so much older: the next one is of another session."""
+    for path in (place / "runs" / "gates").glob("*/*.json"):
+        found = msgspec.json.decode(path.read_bytes(), type=GateResult)
+        older = msgspec.structs.replace(
+            found, started_at=found.started_at - seconds, ended_at=found.ended_at - seconds
+        )
+        path.write_bytes(msgspec.json.encode(older))
+
+
+def test_no_change_passes_among_host_drift(gate):
+    code, result = gate("--base", ".")
+    assert code == 0
+    assert verdicts(result)["tokens_per_s"] == verdicts(result)["val_bpb"] == "pass"
+    assert result["exit_code"] == 0
+
+
+def test_a_planted_slowdown_is_unconfirmed_in_one_session_and_a_regression_in_a_second(gate, place):
+    planted = ("--versus", "plant.slowdown=0.01")
+    code, result = gate(*planted)
+    speed = next(one for one in result["metrics"] if one["judged"]["metric"] == "tokens_per_s")
+    assert code == 3
+    assert speed["unconfirmed"]
+    assert speed["judged"]["high"] < 0 < speed["judged"]["margin"]
+    code, result = gate(*planted)
+    assert code == 3, "the same session may say it as often as it likes"
+    age(place, 3600)
+    code, result = gate(*planted)
+    assert code == 10
+    assert "tokens/s" in result["reason"]
+
+
+def test_a_pass_after_an_unconfirmed_slowdown_leaves_the_question_open(gate, place):
+    gate("--base", ".")
+    age(place, 3600)
+    (path,) = (place / "runs" / "gates").glob("*/1.json")
+    stored = msgspec.json.decode(path.read_bytes(), type=GateResult)
+    speeds = [one for one in stored.metrics if one.judged.metric == "tokens_per_s"]
+    changed = [msgspec.structs.replace(one, unconfirmed=True) for one in speeds]
+    path.write_bytes(msgspec.json.encode(msgspec.structs.replace(stored, metrics=changed)))
+    code, result = gate("--base", ".")
+    assert code == 3
+    assert any("sessions disagree" in (m["judged"]["reason"] or "") for m in result["metrics"])
+
+
+def test_once_counts_a_slowdown_that_one_session_shows_and_says_so(gate):
+    code, result = gate("--versus", "plant.slowdown=0.01", "--once")
+    assert code == 10
+    assert "unconfirmed" in result["reason"]
+
+
+def test_a_planted_loss_of_two_margins_is_a_regression(gate):
+    code, result = gate("--versus", "plant.loss=0.004")
+    assert code == 10
+    assert verdicts(result) == {**verdicts(result), "val_bpb": "regression", "tokens_per_s": "pass"}
+
+
+def test_a_loader_that_is_waited_for_leaves_the_speed_open(gate):
+    code, result = gate("--versus", "plant.loader_wait=0.01")
+    assert code == 3
+    speed = next(one for one in result["metrics"] if one["judged"]["metric"] == "tokens_per_s")
+    assert "loader" in speed["judged"]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("planted", "words"),
+    [
+        ("fail.crash_at_step=2", "crashed"),
+        ("fail.diverge_at_step=2", "diverged"),
+        ("fail.out_of_memory_at_step=5", "out of memory"),
+        ("fail.nan_metric=true", "no val_loss"),
+    ],
+)
+def test_a_candidate_that_cannot_be_measured_is_a_regression_with_its_reason(gate, planted, words):
+    code, result = gate("--versus", planted)
+    assert code == 10
+    assert words in result["reason"]
+    assert "Traceback" not in result["reason"]
+
+
+@pytest.mark.parametrize(
+    ("planted", "words"),
+    [("fail.killed_at_step=2", "SIGKILL"), ("fail.missing_package=true", "No module named")],
+)
+def test_what_the_candidate_cannot_help_is_no_verdict(gate, planted, words):
+    code, result = gate("--versus", planted)
+    assert code == 4
+    assert result["outcome"] == "could not run"
+    assert words in result["reason"]
+
+
+def test_a_run_that_is_killed_is_no_verdict_either(gate, place):
+    hurt, repaired = place / "hurt.yaml", place / "repaired"
+    repaired.touch()
+    hurt.write_text(BASE + f"fail: {{killed_at_step: 5, until_file: {repaired}}}\n")
+    words = ["--trainer", "fake", "--seeds", "1,2", "--store", place / "runs"]
+    words += ["--baselines", place / "baselines"]
+    made = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "harness",
+            "baseline",
+            "record",
+            "hurt",
+            str(hurt),
+            *map(str, words),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert made.returncode == 0, made.stderr
+    repaired.unlink()
+    code, result = gate(baseline="hurt")
+    assert code == 4
+    assert "SIGKILL" in result["reason"]
+
+
+def test_a_fault_that_the_base_has_too_is_no_verdict_on_the_candidate(gate, place):
+    bare = place / "broken.yaml"
+    bare.write_text(BASE + "fail: {crash_at_step: 0}\n")
+    code, result = gate(bare, "--trainer", "fake", "--versus", "plant.slowdown=0.01", baseline="")
+    assert code == 4
+    assert "side A" in result["reason"]
+
+
+def test_a_damaged_store_ends_with_4_and_under_bisect_with_125(gate, place):
+    (place / "runs" / "gates").mkdir()
+    (place / "runs" / "gates" / "k").mkdir()
+    (place / "runs" / "gates" / "k" / "1.json").write_text("{}")
+    assert gate("--base", ".")[0] == 4
+    assert gate("--base", ".", "--bisect")[0] == 125
+
+
+def test_bisect_skips_what_is_open_and_stops_at_wrong_usage(gate):
+    assert gate("--versus", "plant.loader_wait=0.01", "--bisect")[0] == 125
+    assert gate("--versus", "plant.slowdown=0.01", "--bisect")[0] == 10
+    assert gate("--claims", "art", "--bisect")[0] == 128
+
+
+def test_a_budget_too_small_for_any_verdict_is_said_before_anything_is_spent(gate, place):
+    code, result = gate("--base", ".", "--budget-minutes", "0.0001")
+    assert code == 3
+    assert "nothing is spent" in result["reason"]
+    assert not (place / "runs" / "gates").exists()
+
+
+def test_a_plan_says_runs_chances_and_cost_and_starts_nothing(gate, place):
+    code, _ = gate("--base", ".", "--plan", "--price", "2.5")
+    assert code == 0
+    for words in ("P(pass | no change)", "MDE", "looks after", "cost: $"):
+        assert words in gate.err
+    assert not (place / "runs" / "gates").exists()
+
+
+def test_a_claim_of_more_speed_is_held_to_it(gate):
+    code, result = gate("--base", ".", "--claims", "systems")
+    assert code == 3
+    assert any("claimed faster" in (one["judged"]["reason"] or "") for one in result["metrics"])
+    assert gate("--versus", "plant.slowdown=-0.02", "--claims", "systems")[0] == 0
+
+
+def test_a_refactoring_has_to_leave_every_loss_as_it_was(gate):
+    code, result = gate("--base", ".", "--claims", "refactor")
+    assert code == 0
+    assert verdicts(result)["loss_trajectory"] == "pass"
+    assert gate("--versus", "plant.loss=0.004", "--claims", "refactor")[0] == 10
+
+
+def test_small_harms_within_the_margin_are_added_up(gate):
+    first = ("--versus", "plant.slowdown=0.008", "--margin", "tokens_per_s=0.02")
+    second = ("--versus", "plant.slowdown=0.009", "--margin", "tokens_per_s=0.02")
+    _, one = gate(*first)
+    _, two = gate(*second)
+    sums = [
+        next(m["small_harms"] for m in found["metrics"] if m["judged"]["metric"] == "tokens_per_s")
+        for found in (one, two)
+    ]
+    assert 0 < sums[0] < sums[1]
+    assert sums[1] == pytest.approx(0.017, abs=0.004)
+
+
+def test_the_pull_request_summary_starts_with_the_verdict(gate, place, monkeypatch):
+    shown = place / "step.md"
+    shown.write_text("before\n")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(shown))
+    gate("--versus", "plant.loss=0.004", "--markdown", place / "summary.md")
+    text = (place / "summary.md").read_text()
+    assert text.startswith("### ❌ regression: worse in validation bits per byte")
+    assert "| metric | n | B − A | 90 % interval | margin | MDE | verdict |" in text
+    assert shown.read_text() == "before\n" + text
+
+
+def test_launches_of_gates_teach_the_ledger(gate, place):
+    from harness.gate_history import launch_rows
+
+    gate("--base", ".", "--margin", "tokens_per_s=0.002")
+    stored = load(Store(place / "runs"))
+    (row,) = launch_rows(stored)
+    assert (row.metric, row.source) == ("tokens_per_s", "launch")
+    assert row.df == len(stored[0].launches) - 1
+
+
+REPOSITORY = ["git", "-c", "user.name=nobody", "-c", "user.email=nobody@example.org"]
+
+
+def test_two_refs_are_compared_on_their_own_code(tmp_path, place):
+    home = tmp_path / "clone"
+    shutil.copytree(
+        ROOT / "harness", home / "harness", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    (home / "model").mkdir()
+    (home / "model" / "describe.py").write_text("")
+    (home / ".gitignore").write_text("__pycache__/\n")
+    slow = home / "harness" / "fake" / "train.py"
+
+    def git(*words: str) -> None:
+        subprocess.run([*REPOSITORY, *words], cwd=home, check=True, capture_output=True)
+
+    git("init", "--quiet", "--initial-branch", "main")
+    git("add", ".")
+    git("commit", "--quiet", "--message", "fast")
+    git("switch", "--quiet", "--create", "slow")
+    text = slow.read_text()
+    assert "TOKENS_PER_S = 60_000.0" in text
+    slow.write_text(text.replace("TOKENS_PER_S = 60_000.0", "TOKENS_PER_S = 57_000.0"))
+    git("commit", "--quiet", "--all", "--message", "slow")
+    git("switch", "--quiet", "main")
+    words = ["gate", place / "base.yaml", "--trainer", "fake", "--base", "main", "--head", "slow"]
+    words += ["--once", "--json", "--store", place / "runs", "--ledger", place / "noise.csv"]
+    done = subprocess.run(
+        [sys.executable, "-m", "harness", *map(str, words)],
+        cwd=home,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 10, done.stderr
+    (speed, *_) = json.loads(done.stdout)["metrics"]
+    assert speed["judged"]["estimate"] == pytest.approx(-0.051, abs=0.006)
