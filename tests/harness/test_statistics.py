@@ -94,7 +94,7 @@ def test_an_interval_leaves_zero_out_exactly_when_its_p_value_is_below_alpha(man
             assert (interval.p < ALPHA) == (interval.low > 0 or interval.high < 0)
 
 
-@pytest.mark.parametrize("many", ["dunnett", "holm"])
+@pytest.mark.parametrize("many", [pytest.param("dunnett", marks=pytest.mark.slow), "holm"])
 def test_null_data_fires_in_about_five_percent_of_studies(many: Many) -> None:
     rng = np.random.default_rng(11)
     data = rng.normal(size=(DRAWS, 4, 3))  # studies, arms (0 is the control), runs

@@ -115,6 +115,7 @@ def test_compiling_again_is_news_with_its_reason(filled: tuple[Path, dict[str, A
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_damaged_kernels_are_compiled_anew_and_deleted(copy: Path) -> None:
     cut_short(copy, "*.so")
     said = compiled(copy)

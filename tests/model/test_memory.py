@@ -53,7 +53,7 @@ def test_the_estimate_meets_measured_peaks_of_fused_kernels(
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, inside its compiler
-@pytest.mark.parametrize("base", ["speedrun", "gpt2"])
+@pytest.mark.parametrize("base", ["speedrun", pytest.param("gpt2", marks=pytest.mark.slow)])
 def test_compiled_blocks_keep_the_streams_that_are_counted(base: str) -> None:
     config, derived = small(base, **{"system.precision": "bf16"})
     parts = memory_of(config, derived.sizes, derived.parameters, derived.device_batch_rows)

@@ -53,8 +53,8 @@ def gradients(model: GPT) -> list[Tensor]:
     [
         (None, {}, 1),
         (SPEEDRUN, {}, 3),  # short; short with a table; long with a table
-        (SPEEDRUN, {"model__windows": None}, 2),
-        (SPEEDRUN, {"model__value_embeddings": None}, 2),
+        pytest.param(SPEEDRUN, {"model__windows": None}, 2, marks=pytest.mark.slow),
+        pytest.param(SPEEDRUN, {"model__value_embeddings": None}, 2, marks=pytest.mark.slow),
     ],
 )
 def test_there_is_one_graph_a_kind_of_block(
