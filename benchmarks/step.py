@@ -26,8 +26,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.abba import Comparison, compare, log_ratio
+from benchmarks.abba import Comparison, compare
 from benchmarks.pace import Answer, Pace, PaceFailed, first_answers
+from harness.launches import log_ratio
 
 MOST_MEMORY_SHARE = 0.9
 MOST_LOADER_SHARE = 0.001  # above it a speed says more of the host than of the trainer

@@ -9,7 +9,6 @@ The path of one result. A file imports only from files above it; a test holds th
     run             one run: one process, watched and ended
     record          what is kept of a run directory
     pace            a trainer that steps when told
-    ab              two of them in turns, A B B A
     arms            a study with every question answered: arms, runs, rule
     store           plans, records, curves and studies as plain files
     pack            a store as one tar
@@ -22,6 +21,7 @@ The path of one result. A file imports only from files above it; a test holds th
     mixture         a test that may be looked at after every block
     launches        the noise of a speed A/B
     pairs           two models on the same examples
+    ab              two of them in turns, A B B A
     sweep           fair settings for an arm, from a grid on seeds of its own
     worktree        other code for an arm: a git ref or a patch
     draft           arms while they are worked out
@@ -50,6 +50,7 @@ The path of one result. A file imports only from files above it; a test holds th
     gate_plan       a gate before it spends
     gate_history    gates that were carried out
     baseline        stored replicates, append-only
+    gate_sides      what a gate compares, described and found comparable
     gate            one gate from two names to a verdict a metric
     gate_summary    a gate in the terminal and on a pull request
     doctor          what this machine can run, with remedies

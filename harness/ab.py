@@ -19,6 +19,7 @@ import msgspec
 
 from harness import atomic
 from harness.errors import TrainerError
+from harness.launches import log_ratio
 from harness.pace import Answer, Pace, PaceFailed, answers
 from harness.run import Stop
 from harness.trainer import NativeTrainer
@@ -208,7 +209,7 @@ def _pair(values: Any) -> Any:
 def _ratio(window: Sequence[Answer]) -> float:
     """ln(B) - ln(A) of one A B B A."""
     first, second, third, fourth = (_step_s([turn]) for turn in window)
-    return math.log(second * third / (first * fourth)) / 2
+    return log_ratio(first, second, third, fourth)
 
 
 def _step_s(turns: Sequence[Answer]) -> float:

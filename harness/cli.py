@@ -15,6 +15,7 @@ from harness import ci_cli
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from harness.banking import Found
     from harness.store import Store
 
 app = typer.Typer(
@@ -296,7 +297,7 @@ def gate(
     from harness import baseline as stored
     from harness import compare as command
     from harness.config import parse_sets
-    from harness.gate import Asked, claim_of
+    from harness.gate_sides import Asked, claim_of
     from harness.gating import run_gate
 
     asked = Asked(
@@ -347,18 +348,8 @@ def baseline_record(
     """Stores what a configuration reaches, as replicates."""
     from harness import banking
     from harness import compare as command
-    from harness.config import parse_seeds, parse_sets
-    from harness.trainer import by_name
 
-    if (config is None) == (not source):
-        raise _one_source()
-    if config is None:
-        found = banking.of_arm(source)
-    else:
-        sets_found = parse_sets(sets or [])
-        found = banking.made_now(
-            _console(), _store(store), by_name(trainer), config, sets_found, parse_seeds(seeds)
-        )
+    found = _replicates(config, source, sets or [], seeds, trainer, store)
     known = command.load_ledger(ledger, _store(store))
     raise typer.Exit(banking.record(_console(), baselines, name, found, known, why=why))
 
@@ -383,18 +374,8 @@ def baseline_accept(
     """Puts fresh replicates in the place of a baseline, with the evidence; keeps the old ones."""
     from harness import banking
     from harness import compare as command
-    from harness.config import parse_seeds, parse_sets
-    from harness.trainer import by_name
 
-    if (config is None) == (not source):
-        raise _one_source()
-    if config is None:
-        found = banking.of_arm(source)
-    else:
-        sets_found = parse_sets(sets or [])
-        found = banking.made_now(
-            _console(), _store(store), by_name(trainer), config, sets_found, parse_seeds(seeds)
-        )
+    found = _replicates(config, source, sets or [], seeds, trainer, store)
     known = command.load_ledger(ledger, _store(store))
     code = banking.accept(
         _console(), baselines, name, found, _store(store), known, why=why, worse=worse
@@ -456,14 +437,27 @@ def unpack(
     raise typer.Exit(commands.unpack(_console(), source, _store(store)))
 
 
-def _one_source() -> Exception:
+def _replicates(
+    config: Path | None, source: str, sets: list[str], seeds: str, trainer: str, store: Path
+) -> "Found":
+    """Runs made now from a configuration file, or those of a study's arm. Raises UsageError."""
+    from harness import banking
+    from harness.config import parse_seeds, parse_sets
     from harness.errors import UsageError
+    from harness.trainer import by_name
 
-    return UsageError(
-        path="harness baseline",
-        expected="a configuration file or --from STORE:STUDY/ARM, one of them",
-        got="both or none",
-        remedy="A file makes the runs now; --from takes those of a study.",
+    if (config is None) == (not source):
+        raise UsageError(
+            path="harness baseline",
+            expected="a configuration file or --from STORE:STUDY/ARM, one of them",
+            got="both or none",
+            remedy="A file makes the runs now; --from takes those of a study.",
+        )
+    if config is None:
+        return banking.of_arm(source)
+    chosen = parse_sets(sets)
+    return banking.made_now(
+        _console(), _store(store), by_name(trainer), config, chosen, parse_seeds(seeds)
     )
 
 

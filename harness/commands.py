@@ -5,11 +5,9 @@ their choice, make the runs, report. Every function returns an exit code. Last i
 the command line itself.
 """
 
-import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +19,7 @@ from harness.config import StudyFile, check
 from harness.errors import ReportError, StudyFileError, UsageError
 from harness.record import Record
 from harness.replicates import hold, recipe
-from harness.run import Stop
+from harness.run import Stop, asked_to
 from harness.store import Store
 from harness.trainer import NativeTrainer, by_name
 
@@ -99,7 +97,7 @@ def _run_study(
         _say(console, f"The stored study has the seeds {more} too; they are made with the others.")
     for sweeps_only in [True, False] if file.arms.retune else [False]:
         store.save_study(planned)
-        with Live(console, planned, store) as live, _asked_to(command.stop):
+        with Live(console, planned, store) as live, asked_to(command.stop):
             executor = Executor(planned, store, trainer, options, live, command)
             outcome = executor.execute(sweeps=sweeps_only)
         if outcome.halted or command.stop:
@@ -182,7 +180,7 @@ def run(
         )
     job = recipe(trainer, str(config), str(config.resolve()), sets).job(seed)
     _tell_recovered(console, recover(store))
-    with _asked_to(stop := Stop()):
+    with asked_to(stop := Stop()):
         made = _one(console, store, trainer, job, stop, timeout_minutes, retry)
     _print_record(console, store, made)
     stopped = made.status == "interrupted"
@@ -314,19 +312,6 @@ def load(path: Path) -> StudyFile:
             remedy="Here are: " + ", ".join(map(str, shipped)) if shipped else "Name a YAML file.",
         )
     return load_study(path)
-
-
-@contextmanager
-def _asked_to(stop: Stop) -> Iterator[None]:
-    """Ctrl-C and SIGTERM ask runs to end, which is then recorded; a second time without grace."""
-    before = {
-        number: signal.signal(number, stop.request) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _tell_recovered(console: "Console", made: Sequence[Record]) -> None:

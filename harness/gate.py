@@ -9,89 +9,34 @@ After `gate_plan` and `gate_history`; prints nothing.
 """
 
 import math
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 
-from harness import ab, atomic, baseline, gate_history, gate_judge, gate_plan, replicates, worktree
+from harness import ab, baseline, gate_history, gate_judge, gate_plan, replicates
 from harness.baseline import Baseline
-from harness.errors import TrainerError, UsageError
+from harness.errors import TrainerError
 from harness.gate_result import (
     SPEED,
-    Claim,
     GateOutcome,
     GatePlan,
     GateResult,
     MetricVerdict,
     PartPlan,
-    Subject,
     worst,
 )
+from harness.gate_sides import Asked, Prepared, Side
 from harness.ledger import Ledger, device, is_full_scale, recipe_scale
 from harness.margins import Margin, default_margin, given
 from harness.pace import PaceFailed, PaceStopped
 from harness.record import Record
-from harness.replicates import Recipe, name_of
+from harness.replicates import name_of
 from harness.run import Stop, boot_id
 from harness.store import Store
-from harness.trainer import NativeTrainer, by_name
 
 NO_MODULE = "No module named"  # Python's words: the code was never tried
-
-
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """What the command line fixes. `versus` are settings of the candidate alone."""
-
-    baseline: Baseline | None = None
-    config: Path | None = None
-    trainer: str = "native"
-    set: Mapping[str, Any] = {}
-    versus: Mapping[str, Any] = {}
-    head: str | None = None
-    base: str | None = None
-    claim: Claim = "ml"
-    alpha: float = 0.05
-    margins: Mapping[str, float] = {}
-    budget_s: float | None = None
-    price_usd_per_hour: float | None = None
-    once: bool = False
-    run_limit_s: float = 3600.0
-
-
-class Side(msgspec.Struct, frozen=True, kw_only=True):
-    """A checkout with the configuration that is run on it."""
-
-    trainer: NativeTrainer
-    recipe: Recipe
-    subject: Subject
-
-
-class Prepared(msgspec.Struct, frozen=True, kw_only=True):
-    """Both sides, described and found comparable. `a` is None where speed is not compared."""
-
-    asked: Asked
-    a: Side | None
-    b: Side
-    key: str
-
-    @property
-    def compares_quality(self) -> bool:
-        """A change that claims to be none is held to equal losses in place of replicates."""
-        return self.asked.baseline is not None and self.asked.claim != "refactor"
-
-    @property
-    def reference(self) -> Subject:
-        """What stands for side A in the result."""
-        if self.a is not None:
-            return self.a.subject
-        assert self.asked.baseline is not None
-        identity = self.asked.baseline.now.identity
-        place = self.asked.baseline.place
-        return Subject(code_id=identity.code_id, config_id=identity.config_id, baseline=place)
 
 
 class _Ended(Exception):
@@ -103,106 +48,6 @@ class _Ended(Exception):
 
 
 # --- before anything is spent ---------------------------------------------------------------------
-
-
-def prepare(asked: Asked, store: Store) -> Prepared:
-    """Checks out and describes both sides. Raises UsageError, BaselineError, StudyFileError."""
-    _check_asked(asked)
-    entry = asked.baseline.now if asked.baseline else None
-    trainer = by_name(entry.trainer if entry else asked.trainer)
-    with tempfile.TemporaryDirectory(prefix="harness-") as folder:
-        file = asked.config
-        if entry is not None:
-            file = Path(folder) / "baseline.json"
-            atomic.write_json(file, entry.config)
-        assert file is not None
-        b = _side(trainer, asked.head, file, {**asked.set, **asked.versus}, store, asked)
-        a = None
-        if asked.base is not None or asked.versus:
-            ref = asked.base if asked.base is not None else asked.head
-            a = _side(trainer, ref, file, asked.set, store, asked)
-    if asked.baseline is not None:
-        baseline.refuse_foreign(asked.baseline, b.recipe.identity, bool(asked.versus))
-    if a is not None:
-        _refuse_unlike(a.recipe, b.recipe)
-    rule = [asked.claim, asked.alpha, sorted(asked.margins.items())]
-    prepared = Prepared(asked=asked, a=a, b=b, key="")
-    key = gate_history.key_of(prepared.reference, b.subject, rule)
-    return msgspec.structs.replace(prepared, key=key)
-
-
-def claim_of(word: str) -> Claim:
-    """A claim by its name. Raises UsageError."""
-    for claim in get_args(Claim):
-        if word == claim:
-            return claim  # type: ignore[no-any-return]
-    raise UsageError(
-        path="--claims",
-        expected="refactor, systems or ml",
-        got=repr(word),
-        remedy="refactor: equal losses; systems: equal quality, and faster; ml: no harm at all.",
-    )
-
-
-def _check_asked(asked: Asked) -> None:
-    faults = {
-        "a baseline or a configuration": asked.baseline is None and asked.config is None,
-        "a baseline or a configuration, not both": None not in (asked.baseline, asked.config),
-        "--set with a configuration; a baseline has its own (--versus changes the candidate)": (
-            asked.baseline is not None and bool(asked.set)
-        ),
-        "something to compare: --baseline, --base or --versus": (
-            asked.baseline is None and asked.base is None and not asked.versus
-        ),
-        f"--base or --versus for the claim {asked.claim}, which is held to another code": (
-            asked.claim != "ml" and asked.base is None and not asked.versus
-        ),
-    }
-    for expected, wrong in faults.items():
-        if wrong:
-            raise UsageError(
-                path="harness gate",
-                expected=expected,
-                got="none" if "not both" not in expected else "both",
-                remedy="Such as: harness gate --baseline NAME --base main --head my-branch.",
-            )
-
-
-def _side(
-    trainer: NativeTrainer,
-    ref: str | None,
-    file: Path,
-    sets: Mapping[str, Any],
-    store: Store,
-    asked: Asked,
-) -> Side:
-    at, commit = trainer, worktree.commit_of(trainer.checkout)
-    if ref not in (None, "."):
-        at = trainer.at(worktree.of_ref(str(ref), trainer.checkout, store.root))
-        commit = worktree.commit_of(at.checkout)
-    recipe = replicates.recipe(at, ref or "the present code", str(file.resolve()), sets)
-    subject = Subject(
-        code_id=recipe.identity.code_id,
-        config_id=recipe.identity.config_id,
-        ref=ref or ".",
-        commit=commit,
-        baseline=asked.baseline.place if asked.baseline else None,
-        set=dict(sets),
-    )
-    return Side(trainer=at, recipe=recipe, subject=subject)
-
-
-def _refuse_unlike(a: Recipe, b: Recipe) -> None:
-    """Another protocol or other data is another measurement."""
-    for field in ("protocol", "data_id"):
-        values = getattr(a.identity, field), getattr(b.identity, field)
-        if values[0] != values[1]:
-            raise UsageError(
-                path=field,
-                expected="the same on both sides",
-                got=f"{values[0]} against {values[1]}",
-                remedy="The two do not measure the same thing: gate each against its like.",
-            )
 
 
 def plan(prepared: Prepared, ledger: Ledger, stored: Sequence[GateResult]) -> GatePlan:
@@ -499,7 +344,7 @@ def overall(
             return outcome, "nothing could be judged: no metric has both a margin and an interval"
         unconfirmed = [one for one in named if one.unconfirmed]
         if unconfirmed:
-            return outcome, "unconfirmed: slower in this session, another one has to show it too"
+            return outcome, "unconfirmed: slower once; fresh launches later have to show it too"
         return outcome, f"open in {titles}"
     if unjudged:
         return "inconclusive", f"no verdict on {' and '.join(unjudged)}; no harm in {titles}"

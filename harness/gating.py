@@ -6,22 +6,20 @@ the verdict would have been. Beside `commands`.
 """
 
 import os
-import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import atomic, errors, gate, gate_history
 from harness.attempt import recover
 from harness.errors import HarnessError
-from harness.gate import Asked, Prepared
 from harness.gate_plan import without_chance
 from harness.gate_result import GatePlan, GateResult, Subject, as_json
+from harness.gate_sides import Asked, Prepared, prepare
 from harness.gate_summary import as_markdown, print_plan, print_result
 from harness.ledger import OWN_DF, Ledger, own_rows
 from harness.pace import PaceStopped
-from harness.run import Stop
+from harness.run import Stop, asked_to
 from harness.store import Store
 
 if TYPE_CHECKING:
@@ -46,7 +44,7 @@ def run_gate(
     stored = gate_history.load(store)
     ledger = with_own_rows(ledger, asked, stored)
     try:
-        prepared = gate.prepare(asked, store)
+        prepared = prepare(asked, store)
         planned = gate.plan(prepared, ledger, stored)
         print_plan(console if plan_only and not json else progress, planned)
         if plan_only:
@@ -85,7 +83,7 @@ def _carried_out(
     def say(text: str) -> None:
         progress.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    with _asked_to(stop := Stop()):
+    with asked_to(stop := Stop()):
         return gate.Gate(prepared, planned, store, ledger, stop, say).execute()
 
 
@@ -134,16 +132,3 @@ def _write(console: "Console", result: GateResult, json: bool, markdown: Path | 
             open(step_summary, "a", encoding="utf-8") as file,
         ):
             file.write(as_markdown(result))
-
-
-@contextmanager
-def _asked_to(stop: Stop) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the trainers, which is then recorded."""
-    before = {
-        number: signal.signal(number, stop.request) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

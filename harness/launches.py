@@ -35,6 +35,11 @@ class Launches:
     from_ledger: bool
 
 
+def log_ratio(first: float, second: float, third: float, fourth: float) -> float:
+    """ln(B) - ln(A) of one A B B A, from the step times of its four turns."""
+    return math.log(second * third / (first * fourth)) / 2
+
+
 def of_launches(ratios: Sequence[Sequence[float]], known: Known | None = None) -> Launches:
     """From the log ratio of each ABBA window, one list a launch; launches weigh alike.
 

@@ -13,7 +13,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -71,6 +71,19 @@ class Stop:
     @property
     def grace_s(self) -> float:
         return GRACE_S if self.requests < 2 else 0.0
+
+
+@contextlib.contextmanager
+def asked_to(stop: Stop) -> Iterator[None]:
+    """Ctrl-C and SIGTERM ask runs to end, which is then recorded; a second time without grace."""
+    before = {
+        number: signal.signal(number, stop.request) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Progress(msgspec.Struct, kw_only=True):

@@ -37,7 +37,7 @@ TRITON_CAPABILITY = (7, 0)  # Volta: the first that Triton, and so torch.compile
 # taken although no process is named (another container's): more than an idle driver and this
 # process's own CUDA context, which stay below 1 GiB each
 UNNAMED_BYTES = 2 * GIB
-# the estimate was within 3 % where it was measured; a run is refused only where it is far off
+# the estimate was within 6 % where it was measured; a run is refused only where it is far off
 ESTIMATE_MARGIN = 1.15
 SETTLE_S = 10.0  # a process that was just killed keeps its memory for some seconds
 

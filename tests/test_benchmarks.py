@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.abba import compare, log_ratio
+from benchmarks.abba import compare
 from benchmarks.kernels import Kernel, by_class, class_of
 from benchmarks.pace import Pace, PaceFailed, first_answers
 from benchmarks.startup import seconds_of
 from benchmarks.step import DoesNotFit, Launch, Pair, Side, comparison, main, require_room
+from harness.launches import log_ratio
 
 ROOT = Path(__file__).parents[1]
 TINY = {

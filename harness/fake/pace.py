@@ -6,7 +6,6 @@ minutes: this process has a speed of its own, of the size `noise.speed_cv`, and 
 other one a host that drifts with the clock.
 """
 
-import argparse
 import hashlib
 import importlib
 import json
@@ -21,9 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from harness import atomic
-from harness.errors import HarnessError
 from harness.fake import config as fake
-from harness.fake.train import Curve, environment
+from harness.fake.train import Curve, command_line, environment
 
 OWN_FOLDERS = 3  # of the run directory's path: they tell one launch from another
 STEP_CV = 0.002  # between steps of one process
@@ -159,20 +157,5 @@ class FakePace:
         print(json.dumps({"event": event, **fields}), flush=True)
 
 
-def main() -> int:
-    """The command line. A fault in the configuration ends with its three parts and exit code 2."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--watch-fd", type=int)
-    arguments = parser.parse_args()
-    try:
-        config = fake.load(arguments.config, {})
-    except HarnessError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return FakePace(config, arguments.out, arguments.watch_fd).main()
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line(lambda *given: FakePace(*given).main()))

@@ -17,6 +17,7 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -248,8 +249,8 @@ def environment() -> dict[str, Any]:
     return {**seen, "environment_id": atomic.digest([gpu["uuid"] for gpu in simulated], 16)}
 
 
-def main() -> int:
-    """The command line. A fault in the configuration ends with its three parts and exit code 2."""
+def command_line(run: Callable[[dict[str, Any], Path, int | None], int]) -> int:
+    """What both verbs take. A fault in the configuration ends with its three parts and code 2."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -260,8 +261,8 @@ def main() -> int:
     except HarnessError as error:
         print(error, file=sys.stderr)
         return 2
-    return FakeRun(config, arguments.out, arguments.watch_fd).main()
+    return run(config, arguments.out, arguments.watch_fd)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line(lambda *given: FakeRun(*given).main()))
