@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.abba import Comparison, compare
-from benchmarks.pace import Answer, Pace, PaceFailed, first_answers
+from benchmarks.pace import Answer, Pace, PaceFailed, first_answers, told
 from harness.launches import log_ratio
 
 MOST_MEMORY_SHARE = 0.9
@@ -84,7 +84,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     pairs = pairs_of(configurations, loader_check=chosen.loader_check)
     try:
         launches = [_launch(chosen, configurations, pairs, n) for n in range(chosen.launches)]
-    except (PaceFailed, DoesNotFit) as error:
+    except PaceFailed as error:
+        print(f"error: {told(error)}", file=sys.stderr)
+        return 1
+    except DoesNotFit as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     found = {pair.name: comparison(launches, pair) for pair in pairs}

@@ -17,6 +17,7 @@ profiled step, so that a fused kernel is never used or lost in silence.
 
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -75,6 +76,9 @@ def why_not(place: str, config: Config, sizes: Sizes, device: torch.device) -> P
         return f"{kernel} takes heads of a power of two, not {sizes.head_width} channels", remedy
     if place == "products":
         return fused("quack", place).why_not(sizes, device)
+    if find_spec("triton") is None:
+        install = f"Run: pip install triton, or set system.{place}_kernel: auto."
+        return f"{kernel} needs Triton, which is not installed", install
     return None
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -228,3 +229,16 @@ def test_a_kernel_that_was_asked_for_and_cannot_run_stops_with_a_remedy(place: s
     config = load_config(None, {f"system.{place}_kernel": FUSED[place]})
     with pytest.raises(MachineError, match=f"Set system.{place}_kernel: auto"):
         choose(config, derive(config).sizes, CPU)
+
+
+@pytest.mark.parametrize("place", sorted({*FUSED} - {"products"}))
+def test_a_missing_triton_is_told_before_anything_runs(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if find_spec("triton") is not None:
+        pytest.skip("Triton is installed here")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    config = load_config(None, {"model.bias": False})
+    reason, remedy = why_not(place, config, derive(config).sizes, CUDA) or ("", "")
+    assert "needs Triton" in reason
+    assert remedy == f"Run: pip install triton, or set system.{place}_kernel: auto."
