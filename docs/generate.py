@@ -123,18 +123,22 @@ def speed_table() -> str:
         lines.append(
             f"| d{depth}, {rows} rows a pass, 524,288 tokens a step: tokens/s "
             f"| **{tokens_per_s:,.0f}** ({mfu:.0%} MFU) "
-            f"| {theirs['tokens_per_s']:,} ({theirs['mfu']:.0%} MFU) |"
+            f"| {_span(theirs['tokens_per_s'])} ({theirs['mfu']:.0%} MFU) |"
         )
         lines.append(
             f"| peak memory | {peak / 1e9:.1f} GB | {theirs['peak_memory_bytes'] / 1e9:.1f} GB |"
         )
     starts = {start["state"]: start["total"] for start in _record("startup-d12")["starts"]}
-    low, high = nanochat["first_step_s"]["12"]["cold"]
+    theirs = _span(nanochat["first_step_s"]["12"]["cold"])
     lines.append(
         f"| d12, seconds to the end of the first step, compile caches cold / warm "
-        f"| **{starts['cold']:.0f} / {starts['warm']:.0f}** | {low} to {high} / – |"
+        f"| **{starts['cold']:.0f} / {starts['warm']:.0f}** | {theirs} / – |"
     )
     return "\n".join(lines)
+
+
+def _span(values: list[int]) -> str:
+    return " to ".join(f"{value:,}" for value in values)
 
 
 def _record(name: str) -> Any:
