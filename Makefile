@@ -20,7 +20,7 @@ format: $(BIN)/harness
 	$(BIN)/ruff format .
 
 test: $(BIN)/harness
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 slow: $(BIN)/harness
 	$(BIN)/python -m pytest -m slow
@@ -28,5 +28,6 @@ slow: $(BIN)/harness
 smoke: $(BIN)/harness
 	$(BIN)/harness study ablations/smoke.yaml
 
+# most of its time is compiling, which `make gpu ARGS='-n 12'` spreads over processes
 gpu:
-	$(PYTHON) -m pytest -m gpu tests/model
+	$(PYTHON) -m pytest -m gpu tests/model $(ARGS)

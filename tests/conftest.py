@@ -1,6 +1,22 @@
-"""Tests marked `slow` are skipped unless asked for with `-m slow`."""
+"""Tests marked `slow` are skipped unless asked for with `-m slow`; each xdist worker has its cores.
+
+Two processes whose torch uses the same two cores are ten times slower than one after the other
+(LOG.md), so that workers share the machine's cores out among them, and so do the processes that
+their tests start.
+"""
+
+import os
 
 import pytest
+
+
+def pytest_configure() -> None:
+    if "PYTEST_XDIST_WORKER" not in os.environ or not hasattr(os, "sched_setaffinity"):
+        return
+    worker = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
+    workers = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, cores[worker % len(cores) :: workers])
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

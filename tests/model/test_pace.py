@@ -290,7 +290,9 @@ def test_every_compilation_is_counted() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_on_a_gpu_a_turn_is_timed_by_events_and_compiles_nothing(tmp_path: Path) -> None:
     gpu = {"system.device": "cuda", "system.precision": "bf16", "system.compile": True}
-    talk = Talk(tmp_path, *settings({**gpu, "system.attention": "sdpa"}), "--synthetic")
+    shared = {"system.share_gpu": True}  # other tests may use it at the same time
+    gpu_settings = settings({**gpu, **shared, "system.attention": "sdpa"})
+    talk = Talk(tmp_path, *gpu_settings, "--synthetic")
     ready = talk.hear()
     assert ready["graphs"] > 0
     assert ready["reserved_memory_bytes"] >= ready["peak_memory_bytes"] > 0
