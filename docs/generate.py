@@ -1,10 +1,11 @@
-"""Writes what README.md shows of records and of the catalogue; nothing there is typed in by hand.
+"""Writes what README.md and gpu.md show of records and of the catalogue; nothing there is typed in
+by hand.
 
-    python docs/generate.py               # tables of the catalogue, of smoke.csv and of benchmarks
-    python docs/generate.py --store runs  # before that, docs/smoke.csv and .png from a store
+    python docs/generate.py               # tables of the catalogue, of studies and of benchmarks
+    python docs/generate.py --store runs --study smoke  # before that, docs/smoke.csv and .png
     python docs/generate.py --logs A B    # before that, docs/compare.txt from two folders of logs
 
-A test holds README.md equal to what the first form would write.
+A test holds both pages equal to what the first form would write.
 """
 
 import argparse
@@ -19,8 +20,9 @@ from typing import Any
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
-README = ROOT / "README.md"
+README, GPU = ROOT / "README.md", DOCS / "gpu.md"
 RECORDS = ROOT / "benchmarks" / "records" / "h100"
+STUDIES = ROOT / "baselines" / "studies"
 SHOWN = {
     "val_bpb": "val_bpb",
     "tokens_per_s": "tokens/s",
@@ -31,7 +33,7 @@ SHOWN = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--store", help="take the smoke study from this store")
+    parser.add_argument("--store", help="take a study from this store")
     parser.add_argument("--study", default="smoke")
     parser.add_argument("--logs", nargs=2, type=Path, metavar=("A", "B"))
     arguments = parser.parse_args()
@@ -39,13 +41,14 @@ def main() -> None:
         take(arguments.store, arguments.study)
     if arguments.logs:
         compare(*arguments.logs)
-    README.write_text(regenerated(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for page, made in ((README, regenerated), (GPU, regenerated_gpu)):
+        page.write_text(made(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def take(store: str, study: str) -> None:
     """Copies a study's numbers and picture out of a store."""
     command = [sys.executable, "-m", "harness", "report", study, "--store", store, "--no-html"]
-    command += ["--csv", str(DOCS / "smoke.csv"), "--picture", str(DOCS / "smoke.png")]
+    command += ["--csv", str(DOCS / f"{study}.csv"), "--picture", str(DOCS / f"{study}.png")]
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
@@ -72,15 +75,28 @@ def compared() -> str:
 
 def regenerated(text: str) -> str:
     """`text` with each generated block made anew."""
-    text = _replaced(text, "smoke table", smoke_table())
+    text = _replaced(text, "study table", cost("speedrun-d8") + study_table("speedrun-d8"))
+    text = _replaced(text, "smoke table", study_table("smoke"))
     text = _replaced(text, "comparison", compared())
     text = _replaced(text, "speed", speed_table())
     return _replaced(text, "tricks", tricks_table())
 
 
-def smoke_table() -> str:
-    """One row a trick, from docs/smoke.csv."""
-    with (DOCS / "smoke.csv").open(encoding="utf-8", newline="") as file:
+def cost(study: str) -> str:
+    """What its runs were and took, from the records under baselines/."""
+    runs = _runs(study)
+    base = next(record for record in runs if record["launch"]["arm"] == "base")
+    (gpu,) = {record["environment"]["gpus"][0]["name"] for record in runs}
+    minutes = sum(record["wall_s"] for record in runs) / 60
+    return (
+        f"{base['derived']['sizes']['layers']} layers, {base['tokens'] / 1e6:.0f}M tokens a run, "
+        f"one {gpu}: {len(runs)} runs in {minutes:.0f} minutes.\n\n"
+    )
+
+
+def study_table(study: str) -> str:
+    """One row a trick, from docs/<study>.csv."""
+    with (DOCS / f"{study}.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     shown = {(row["trick"], row["metric"]): row["shown"] or "–" for row in rows}
     outside = {(row["trick"], row["metric"]) for row in rows if row["outside"] == "True"}
@@ -137,8 +153,91 @@ def speed_table() -> str:
     return "\n".join(lines)
 
 
+def regenerated_gpu(text: str) -> str:
+    """docs/gpu.md with each generated block made anew."""
+    text = _replaced(text, "attention", attention_table())
+    text = _replaced(text, "loader", loader_table())
+    text = _replaced(text, "start", start_table())
+    text = _replaced(text, "step", speed_table())
+    return _replaced(text, "loss", loss_table())
+
+
+def attention_table() -> str:
+    """Median and fastest turn of every back-end and shape, and what was measured for nanochat."""
+    theirs = _record("nanochat")["attention_ms"]
+    records = _record("attention")["records"]
+    found = {(record["backend"], record["shape"]): record for record in records}
+    shapes = list(dict.fromkeys(shape for _, shape in found))
+    lines = [f"| ms | {' | '.join(shapes)} |", "|---|" + "---|" * len(shapes)]
+    for backend in dict.fromkeys(backend for backend, _ in found):
+        own = (found[backend, shape] for shape in shapes)
+        times = [f"{one['median_ms']:.2f} ({one['fastest_ms']:.2f})" for one in own]
+        lines.append(f"| {backend} | {' | '.join(times)} |")
+        times = [
+            f"{theirs[backend][shape]:.2f}" if shape in theirs[backend] else "–" for shape in shapes
+        ]
+        lines.append(f"| the reference's | {' | '.join(times)} |")
+    return "\n".join(lines)
+
+
+def loader_table() -> str:
+    """Depth 12 with batches from the loader, and what the loader costs."""
+    record = _record("step-d12-loader")
+    (launch,) = record["launches"]
+    (ready,) = launch["ready"]
+    (difference,) = record["comparisons"].values()
+    lines = ["| batches | tokens/s | waiting for them |", "|---|---|---|"]
+    for batches in ("same", "loader"):
+        turns = [turn for turn in launch["turns"] if turn["batches"] == batches]
+        steps = [seconds for turn in turns for seconds in turn["step_s"]]
+        waits = [seconds for turn in turns for seconds in turn["loader_wait_s"]]
+        tokens_per_s = ready["batch_tokens"] / statistics.median(steps)
+        lines.append(f"| {batches} | {tokens_per_s:,.0f} | {sum(waits) / sum(steps):.3%} |")
+    share, low, high = (100 * difference[key] for key in ("log_ratio", "low", "high"))
+    theirs = _record("nanochat")
+    same, loaded = (theirs[part]["12"]["tokens_per_s"] for part in ("step", "loader"))
+    lines.append(
+        f"\nDifference in time a token: {share:+.2f} % [{low:+.2f}, {high:+.2f}]. nanochat: "
+        f"{_span(same)} tokens/s, with its loader {_span(loaded)}."
+    )
+    return "\n".join(lines)
+
+
+def start_table() -> str:
+    """Seconds of every phase up to the end of the first step at depth 12."""
+    phases = ("imports", "preflight", "build", "compile", "first_step", "total")
+    lines = [f"| caches | {' | '.join(phases)} |", "|---|" + "---|" * len(phases)]
+    for start in _record("startup-d12")["starts"]:
+        seconds = " | ".join(f"{start[phase]:.1f}" for phase in phases)
+        lines.append(f"| {start['state']} | {seconds} |")
+    theirs = _span(_record("nanochat")["first_step_s"]["12"]["cold"])
+    return "\n".join(lines) + f"\n\nnanochat, cold: {theirs} s."
+
+
+def loss_table() -> str:
+    """The job of 240 steps at depth 8: its loss, and wall time over training time."""
+    own, theirs = _record("anchor-d8")["val_bpb"], _record("nanochat")["d8"]
+    lines = [f"| val_bpb at step | {' | '.join(own)} |", "|---|" + "---|" * len(own)]
+    for name, losses in (("here", own), ("nanochat", theirs["val_bpb"])):
+        lines.append(f"| {name} | {' | '.join(f'{losses[step]:.4f}' for step in own)} |")
+    runs = [run for run in _runs("speedrun-d8") if run["launch"]["arm"] == "base"]
+    ratios = sorted(run["wall_s"] / run["metrics"]["train_time_s"] for run in runs)
+    shown = " and ".join(f"{ratio:.2f}" for ratio in ratios)
+    lines.append(
+        f"\nWall time over training time, compile caches warm: {shown} (the study's base, one "
+        f"evaluation a run); nanochat {theirs['wall_s']['warm'] / theirs['train_s']:.2f}."
+    )
+    return "\n".join(lines)
+
+
 def _span(values: list[int]) -> str:
     return " to ".join(f"{value:,}" for value in values)
+
+
+def _runs(study: str) -> list[Any]:
+    paths = (STUDIES / "records").glob("*.json")
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    return [record for record in records if record["launch"]["study"] == study]
 
 
 def _record(name: str) -> Any:
@@ -165,7 +264,7 @@ def _replaced(text: str, block: str, content: str) -> str:
     begin, end = f"<!-- generated: {block} -->", f"<!-- end of generated: {block} -->"
     before, _, rest = text.partition(begin)
     _, _, after = rest.partition(end)
-    assert rest, f"README.md has no block {block!r}"
+    assert rest, f"the page has no block {block!r}"
     return f"{before}{begin}\n{content}\n{end}{after}"
 
 

@@ -419,11 +419,14 @@ def doctor(
 def pack(
     out: Annotated[Path, typer.Argument(help="The tar to write.")],
     store: StoreOption = STORE,
+    compact: Annotated[
+        bool, typer.Option("--compact", help="To publish: no run directories, no paths.")
+    ] = False,
 ) -> None:
     """A store as one tar."""
     from harness import commands
 
-    raise typer.Exit(commands.pack(_console(), _store(store), out))
+    raise typer.Exit(commands.pack(_console(), _store(store), out, compact=compact))
 
 
 @app.command()

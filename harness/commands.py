@@ -245,11 +245,11 @@ def report(
     return errors.PASS
 
 
-def pack(console: "Console", store: Store, out: Path) -> int:
+def pack(console: "Console", store: Store, out: Path, *, compact: bool) -> int:
     """A store as one tar."""
     from harness import pack as packing
 
-    files = packing.pack(store, out)
+    files = packing.pack(store, out, compact=compact)
     _say(console, f"{out}: {files} files, {out.stat().st_size / 1e6:.1f} MB")
     return errors.PASS
 

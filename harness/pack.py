@@ -3,13 +3,19 @@
 Unpacking merges: equal records are kept once, two different records of one plan are both kept, as
 attempts. Nothing outside the store can be written, whatever a tar's names say. Reports, checkouts
 of other code, locks and the index stay behind: they are made again where they are needed.
+
+A compact tar is the form to publish: all that reports are made of, some 15 kB a run, without the
+run directories, and of the paths of the machine that ran it only the last part.
 """
 
+import io
 import os
+import re
 import shutil
 import tarfile
 import tempfile
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import msgspec
 
@@ -20,6 +26,8 @@ from harness.record import Record
 from harness.store import Store
 
 FOLDERS = ("records", "curves", "studies", "plans")
+COMPACT = ("records", "curves", "studies")
+ABSOLUTE = re.compile(r"(?<![^\s=:'\"])/(?:[^\s/'\"]+/)*(?=[^\s/'\"])")  # all but its last part
 
 
 class Merged(msgspec.Struct, kw_only=True):
@@ -31,12 +39,13 @@ class Merged(msgspec.Struct, kw_only=True):
     run_dirs: int = 0
 
 
-def pack(store: Store, out: Path) -> int:
+def pack(store: Store, out: Path, *, compact: bool = False) -> int:
     """Writes a store to a tar, whole or not at all; returns its number of files.
 
     Raises UsageError where there is nothing to pack, and DiskError.
     """
-    files = [path for folder in FOLDERS for path in _files(store.root / folder)]
+    folders = COMPACT if compact else FOLDERS
+    files = [path for folder in folders for path in _files(store.root / folder)]
     if not files:
         raise UsageError(
             path=str(store.root),
@@ -50,11 +59,35 @@ def pack(store: Store, out: Path) -> int:
         try:
             with tarfile.open(partial, "w") as tar:
                 for path in files:
-                    tar.add(path, arcname=path.relative_to(store.root).as_posix(), recursive=False)
+                    name = path.relative_to(store.root).as_posix()
+                    if compact and path.suffix == ".json":
+                        _add_placeless(tar, path, name)
+                    else:
+                        tar.add(path, arcname=name, recursive=False)
             os.replace(partial, out)
         finally:
             partial.unlink(missing_ok=True)
     return len(files)
+
+
+def _add_placeless(tar: tarfile.TarFile, path: Path, name: str) -> None:
+    content = msgspec.json.decode(path.read_bytes())
+    data = msgspec.json.format(msgspec.json.encode(placeless(content)), indent=1)
+    member = tar.gettarinfo(path, arcname=name)
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
+
+
+def placeless(value: Any) -> Any:
+    """The same JSON with every absolute path in a text cut to its last part.
+
+    Where a machine kept its data is no part of any identity and nobody else's business.
+    """
+    if isinstance(value, dict):
+        return {key: placeless(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [placeless(inner) for inner in value]
+    return ABSOLUTE.sub("", value) if isinstance(value, str) else value
 
 
 def _files(folder: Path) -> list[Path]:

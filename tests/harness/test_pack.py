@@ -6,8 +6,9 @@ import tarfile
 import msgspec
 import pytest
 
+from harness.attribution import attribute
 from harness.errors import StoreError, UsageError
-from harness.pack import pack, unpack
+from harness.pack import pack, placeless, unpack
 from harness.store import Store
 
 
@@ -34,6 +35,38 @@ def test_unpacking_twice_adds_nothing(filled, tmp_path):
     merged = unpack(tmp_path / "a.tar", filled)
     assert (merged.records, merged.known, merged.run_dirs) == (0, 6, 0)
     assert not list(filled.root.glob(".unpack-*"))
+
+
+def test_a_compact_tar_has_what_a_report_needs_and_no_path_of_the_machine(filled, tmp_path):
+    pack(filled, tmp_path / "a.tar", compact=True)
+    assert str(tmp_path).encode() not in (tmp_path / "a.tar").read_bytes()
+    other = Store(tmp_path / "other")
+    merged = unpack(tmp_path / "a.tar", other)
+    assert (merged.records, merged.studies, merged.run_dirs) == (6, 1, 0)
+    assert other.records() == filled.records()
+    assert attribute(other.study("quick"), other.records()) == attribute(
+        filled.study("quick"), filled.records()
+    )
+
+
+def test_a_compact_tar_goes_back_into_the_store_it_came_from(filled, tmp_path):
+    pack(filled, tmp_path / "a.tar", compact=True)
+    assert unpack(tmp_path / "a.tar", filled).known == 6
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        (
+            "study a.yaml --store /var/runs --set data.source=/mnt/d/text",
+            "study a.yaml --store runs --set data.source=text",
+        ),
+        ("File '/usr/lib/x.py', line 3", "File 'x.py', line 3"),
+        ("https://a.org/b 3 / 4 tokens/s a/b.yaml", "https://a.org/b 3 / 4 tokens/s a/b.yaml"),
+    ],
+)
+def test_only_absolute_paths_are_cut(text, kept):
+    assert placeless({"a": [text, 1]}) == {"a": [kept, 1]}
 
 
 def test_two_records_of_one_plan_are_both_kept(filled, tmp_path):
