@@ -229,7 +229,7 @@ def _receive(
 
 def _read(answer: Any) -> bytes:
     try:
-        block: bytes = answer.read(BLOCK_BYTES)
+        block: bytes = answer.read1(BLOCK_BYTES)  # what is there: a slow line can be stopped too
     except (OSError, http.client.HTTPException) as error:
         raise _Passing(_lost(error)) from error
     return block
