@@ -25,8 +25,18 @@ from model.data.meter import Meter
 from model.data.published import PUBLISHED
 from model.data.settings import DataSettings
 from model.data.shards import finished_shard, write_shard
-from model.data.sources import PYTHON_DOCS, TRAIN, VALIDATION, Part, Source, source_of
-from model.data.token_file import END_OF_TEXT, VOCAB_SIZE
+from model.data.sources import (
+    GPT2_VOCAB_SIZE,
+    PYTHON_DOCS,
+    TOKENS,
+    TRAIN,
+    VALIDATION,
+    Part,
+    Source,
+    needs_gpt2,
+    source_of,
+)
+from model.data.token_file import END_OF_TEXT
 from model.data.tokenizer import Tokenizer
 from model.errors import DataError
 
@@ -115,15 +125,10 @@ def _given_tokenizer(settings: DataSettings) -> Tokenizer | None:
 
 def _require_tokens_fit(settings: DataSettings, kind: str, given: Tokenizer | None) -> None:
     """Files of tokens need the vocabulary that they were made with."""
-    if kind != "bin":
-        return
-    if given is None or (given.vocab_size, given.bos_id) != (VOCAB_SIZE, END_OF_TEXT):
-        raise DataError(
-            path="data.tokenizer",
-            expected=f"gpt2, whose tokens the .bin files of {settings.source} hold",
-            got=settings.tokenizer,
-            remedy=f"Set data.tokenizer: gpt2 and model.vocab_size: {VOCAB_SIZE}.",
-        )
+    if kind == TOKENS and (
+        given is None or (given.vocab_size, given.bos_id) != (GPT2_VOCAB_SIZE, END_OF_TEXT)
+    ):
+        raise needs_gpt2(settings)
 
 
 def _trained(settings: DataSettings, content: Content, progress: Progress) -> Tokenizer:

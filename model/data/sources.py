@@ -21,7 +21,10 @@ from model.errors import DataError
 
 PYTHON_DOCS = "python-docs"
 NAMED_SOURCES = (PYTHON_DOCS, *PUBLISHED)
-FORMATS = ("parquet", "jsonl", "txt", "bin")
+TOKENS = "bin"
+"""The format whose files hold GPT-2 tokens and no text (`token_file`)."""
+FORMATS = ("parquet", "jsonl", "txt", TOKENS)
+GPT2_VOCAB_SIZE = 50_257
 TRAIN, VALIDATION = "train", "validation"
 
 # Not English about Python's own library, or not part of every installation.
@@ -94,6 +97,32 @@ class Source:
     def stamp(self) -> list[list[str | int]]:
         """Name, size and time of every file: equal stamps mean that nothing changed."""
         return [[file.name, file.bytes, file.mtime_ns] for file in self.files]
+
+
+def require_askable(settings: DataSettings) -> None:
+    """Refuse what no file needs to be looked at for. Raises DataError."""
+    published = PUBLISHED.get(settings.source)
+    if published is not None:
+        published.file_names(settings.train_files)
+        if published.kind == TOKENS and settings.tokenizer == "train":
+            raise needs_gpt2(settings)
+    if settings.tokenizer == "gpt2" and settings.vocab_size != GPT2_VOCAB_SIZE:
+        raise DataError(
+            path="model.vocab_size",
+            expected=f"{GPT2_VOCAB_SIZE:,} tokens, which data.tokenizer: gpt2 has",
+            got=f"{settings.vocab_size:,}",
+            remedy=f"Set model.vocab_size: {GPT2_VOCAB_SIZE}, or choose another tokenizer.",
+        )
+
+
+def needs_gpt2(settings: DataSettings) -> DataError:
+    """The error for files of tokens with another vocabulary than their own."""
+    return DataError(
+        path="data.tokenizer",
+        expected=f"gpt2, whose tokens the .bin files of {settings.source} hold",
+        got=settings.tokenizer,
+        remedy=f"Set data.tokenizer: gpt2 and model.vocab_size: {GPT2_VOCAB_SIZE}.",
+    )
 
 
 def source_of(settings: DataSettings) -> Source:

@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from model.data.sources import GPT2_VOCAB_SIZE
 from model.errors import DataError
 
 MAGIC, VERSION = 20_240_520, 1
 HEADER_INTS = 256
 HEADER_BYTES = 4 * HEADER_INTS
 TOKEN_BYTES = 2
-END_OF_TEXT = 50_256
-VOCAB_SIZE = 50_257
+END_OF_TEXT = GPT2_VOCAB_SIZE - 1
 
 Tokens = NDArray[np.uint16]
 
@@ -56,9 +56,9 @@ def read_ids(path: Path) -> Tokens:
         return np.zeros(0, np.uint16)
     ids = np.asarray(np.memmap(path, "<u2", mode="r", offset=HEADER_BYTES))
     largest = int(ids.argmax())
-    if ids[largest] >= VOCAB_SIZE:
+    if ids[largest] >= GPT2_VOCAB_SIZE:
         got = f"{ids[largest]} at token {largest:,}"
-        raise _wrong(path, f"ids below {VOCAB_SIZE:,}, GPT-2's vocabulary", got)
+        raise _wrong(path, f"ids below {GPT2_VOCAB_SIZE:,}, GPT-2's vocabulary", got)
     return ids
 
 
