@@ -1,9 +1,10 @@
 """One file over HTTP: resumed where it was cut, tried again with longer and longer pauses, checked.
 
 What has arrived lies in `.<name>.<tag>.part` beside its target; the tag stands for the version that
-the server named (ETag), so bytes of two versions are never joined. A whole file is compared with
-its size and its SHA-256, and takes its name last, by rename. The Hugging Face hub tells both in the
-answer that redirects to its storage (`X-Linked-Size`, `X-Linked-ETag`), before a byte is sent.
+the server named (ETag), so bytes of two versions are never joined; without a name, an attempt
+begins at the beginning. A whole file is compared with its size and its SHA-256, and takes its name
+last, by rename. The Hugging Face hub tells both in the answer that redirects to its storage
+(`X-Linked-Size`, `X-Linked-ETag`), before a byte is sent.
 
 Faults that may pass (no connection, a body cut short, 429, 5xx, a wrong hash) are tried again;
 others are told at once, a proxy's web page in place of the file among them.
@@ -31,6 +32,7 @@ from model.data.meter import Tally
 from model.errors import DataError
 
 BLOCK_BYTES = 1 << 20
+_NAMELESS = "nameless"  # in place of the tag, where the server names no version
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 _SHA256_LENGTH = 64
 
@@ -98,7 +100,8 @@ def download(wanted: Wanted, tally: Tally, stop: threading.Event, patience: Pati
 
 def _attempt(wanted: Wanted, tally: Tally, stop: threading.Event, silence_s: float) -> None:
     earlier = _parts(wanted.target)
-    begun = earlier[0] if len(earlier) == 1 else None
+    named = [part for part in earlier if f".{_NAMELESS}" not in part.suffixes]
+    begun = named[0] if len(named) == 1 else None
     here_bytes = begun.stat().st_size if begun else 0
     with _answer(wanted, here_bytes, silence_s) as answer:
         told = _Told.by(answer, here_bytes)
@@ -140,7 +143,7 @@ class _Told:
             start_bytes=start_bytes,
             total_bytes=_number(linked.get("X-Linked-Size")) or total_bytes,
             sha256=named if len(named) == _SHA256_LENGTH else None,
-            tag=hashlib.sha256(str(version).encode()).hexdigest()[:12],
+            tag=hashlib.sha256(version.encode()).hexdigest()[:12] if version else _NAMELESS,
         )
 
 
@@ -174,7 +177,9 @@ class _KeepLinked(urllib.request.HTTPRedirectHandler):
 @contextmanager
 def _answer(wanted: Wanted, here_bytes: int, silence_s: float) -> Iterator[Any]:
     """The server's answer, from byte `here_bytes` on if it can."""
-    headers = {"Range": f"bytes={here_bytes}-"} if here_bytes else {}
+    headers = {"User-Agent": "gpt2-ablations"}
+    if here_bytes:
+        headers["Range"] = f"bytes={here_bytes}-"
     request = urllib.request.Request(wanted.url, headers=headers)
     opener = urllib.request.build_opener(_KeepLinked)
     try:

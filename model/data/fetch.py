@@ -38,7 +38,7 @@ def fetch(
     with disk_errors(holdings.folder):
         holdings.folder.mkdir(parents=True, exist_ok=True)
     here = [name for name in names if holdings.path(name).exists()]
-    missing = [name for name in names if name not in set(here)]
+    missing = [name for name in names if not holdings.path(name).exists()]
     _compare(holdings, here, progress)
     if not missing:
         return

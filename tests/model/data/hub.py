@@ -1,8 +1,9 @@
 """A server of files on this machine that answers as the Hugging Face hub does, and fails when told.
 
 A real HTTP server in a thread: a file's address redirects to storage with the headers that name
-its size and SHA-256 (`plain`: no redirect and no hash, as an ordinary mirror). `faults` holds, by
-file name, what goes wrong at the next requests, one after the other.
+its size and SHA-256 (`plain`: no redirect and no hash, as an ordinary mirror; without `etags` it
+names no version either). `faults` has, by file name, what goes wrong at the next requests, one
+after the other; a body that is `held` stops halfway until `release` is set.
 """
 
 import hashlib
@@ -21,9 +22,11 @@ class Hub:
         self.url = ""
         self.plain = False
         self.ranges = True
+        self.etags = True
         self.files: dict[str, bytes] = {}
         self.faults: dict[str, list[str]] = {}
         self.requests: list[tuple[str, str | None]] = []
+        self.release = threading.Event()
 
     def fault(self, name: str) -> str:
         """What goes wrong with this request; empty: nothing."""
@@ -72,13 +75,17 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, b"\r\n" + PAGE, {"Content-Type": "application/octet-stream"})
         else:
             start = self._start(content)
-            etag = {"ETag": f'"{_sha256(content)[:8]}"'}
+            headers = {"ETag": f'"{_sha256(content)[:8]}"'} if self.hub.etags else {}
             if start:
-                etag["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+                headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
             body = content[start:]
             if fault == "flipped":
                 body = bytes([body[0] ^ 1]) + body[1:]
-            self._answer(206 if start else 200, body, etag, cut=fault == "cut")
+            half = len(body) // 2 if fault in ("cut", "held") else len(body)
+            self._answer(206 if start else 200, body, headers, half)
+            if fault == "held":
+                self.wfile.flush()
+                self.hub.release.wait(60)
 
     def _start(self, content: bytes) -> int:
         asked = self.headers["Range"]
@@ -87,13 +94,17 @@ class _Handler(BaseHTTPRequestHandler):
         )
 
     def _answer(
-        self, status: int, body: bytes, headers: dict[str, str] | None = None, cut: bool = False
+        self,
+        status: int,
+        body: bytes,
+        headers: dict[str, str] | None = None,
+        sent: int | None = None,
     ) -> None:
         self.send_response(status)
         for key, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
             self.send_header(key, value)
         self.end_headers()
-        self.wfile.write(body[: len(body) // 2] if cut else body)
+        self.wfile.write(body[:sent])
 
     def log_message(self, *_: object) -> None:
         """Nothing on standard error."""

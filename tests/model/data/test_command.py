@@ -8,15 +8,17 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from model.data.__main__ import main
+from model.data.holdings import Holdings
 
 from .conftest import ROOT, parquet_folder, sentences, write_parquet
-from .hub import running
+from .hub import Hub, running
 
 
 @pytest.fixture
@@ -91,22 +93,46 @@ def test_interrupted_prepare_says_so_and_goes_on(options, tmp_path):
 
 
 @pytest.fixture
-def climbmix(tmp_path: Path) -> Iterator[list[str]]:
-    """Options of a climbmix that a server on this machine has one training file of."""
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    """A server with one training file of climbmix, and validation."""
     texts = parquet_folder(tmp_path / "text", sizes=(60, 40))
     with running() as hub:
         for name, path in zip(("00000", "06542"), sorted(texts.iterdir()), strict=True):
             hub.files[f"shard_{name}.parquet"] = path.read_bytes()
-        values = {
-            "data": "climbmix",
-            "data.train_files": 1,
-            "data.mirror": hub.url,
-            "data.cache_dir": tmp_path / "cache",
-            "model.vocab_size": 300,
-            "model.context_tokens": 32,
-            "eval.tokens": 128,
-        }
-        yield [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
+        yield hub
+
+
+@pytest.fixture
+def climbmix(hub: Hub, tmp_path: Path) -> list[str]:
+    values = {
+        "data": "climbmix",
+        "data.train_files": 1,
+        "data.mirror": hub.url,
+        "data.cache_dir": tmp_path / "cache",
+        "model.vocab_size": 300,
+        "model.context_tokens": 32,
+        "eval.tokens": 128,
+    }
+    return [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
+
+
+def test_killed_download_goes_on_where_it_was(hub, climbmix, tmp_path):
+    name = "shard_00000.parquet"
+    half = len(hub.files[name]) // 2
+    hub.faults = {name: ["held"]}
+    command = [sys.executable, "-m", "model.data", "prepare", *climbmix]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    holdings = Holdings(tmp_path / "cache", "climbmix")
+    while holdings.partial_bytes(name) < half:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    hub.release.set()
+    hub.requests.clear()
+    assert main(["prepare", *climbmix]) == 0
+    assert (name, f"bytes={half}-") in hub.requests
+    assert holdings.path(name).read_bytes() == hub.files[name]
 
 
 def test_downloads_are_shown_before_and_after_and_verified(climbmix, tmp_path, capsys):

@@ -119,6 +119,16 @@ def test_parts_of_two_versions_are_never_joined(hub, wanted, plain):
     assert here(wanted)[FIRST] == hub.files[FIRST]
 
 
+def test_part_of_a_version_without_a_name_is_not_gone_on_with(hub, wanted):
+    hub.plain, hub.etags, hub.faults = True, False, {FIRST: ["cut"]}
+    with pytest.raises(DataError):
+        bring(wanted, Patience(attempts=1))
+    hub.files[FIRST] = b"another version".ljust(len(hub.files[FIRST]))
+    bring(wanted)
+    assert asked(hub, FIRST) == [None, None]
+    assert here(wanted)[FIRST] == hub.files[FIRST]
+
+
 def test_part_that_is_longer_than_the_file_is_thrown_away(hub, wanted):
     hub.faults = {FIRST: ["cut"]}
     with pytest.raises(DataError):
