@@ -9,7 +9,9 @@ from dataclasses import fields
 from typing import Any
 
 from model.config import AdamW, Config
-from model.errors import ConfigError
+from model.data.settings import DataSettings
+from model.data.sources import require_askable
+from model.errors import ConfigError, DataError
 from model.shapes import WINDOW_MULTIPLE, sizes_of
 
 POSITIVE = {
@@ -27,7 +29,7 @@ def faults(config: Config) -> list[ConfigError]:
     found = list(_ranges(config))
     if found:  # the other checks compute with these numbers
         return found
-    checks = (_shape, _windows, _gates, _adamw, _muon, _schedule)
+    checks = (_shape, _windows, _gates, _adamw, _muon, _schedule, _data)
     return [fault for check in checks for fault in check(config)]
 
 
@@ -127,6 +129,14 @@ def _schedule(config: Config) -> Iterator[ConfigError]:
     if schedule.warmdown is not None and not 0 <= schedule.warmdown.fraction <= 1:
         got, remedy = schedule.warmdown.fraction, "Give the share of all steps."
         yield _fault("schedule.warmdown.fraction", "0 to 1", got, remedy)
+
+
+def _data(config: Config) -> Iterator[ConfigError]:
+    """What `model.data` refuses without looking at a file."""
+    try:
+        require_askable(DataSettings.from_config(config))
+    except DataError as error:
+        yield ConfigError(**error.as_json())
 
 
 def _fault(path: str, expected: str, got: Any, remedy: str) -> ConfigError:

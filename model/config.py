@@ -289,18 +289,24 @@ class Data:
     """What is read, in which order and with which tokenizer (model/data)."""
 
     source: str = "python-docs"
-    """`python-docs`, or a folder of parquet, jsonl or txt files (its last file is the validation
-    split), or a folder that `model.data prepare` wrote. A folder's path is no part of an
+    """`python-docs`, or a published data set that `model.data prepare` downloads (`climbmix`,
+    `fineweb10B`), or a folder of parquet, jsonl, txt or `.bin` files (its last file is the
+    validation split), or a folder that `model.data prepare` wrote. A folder's path is no part of an
     identity."""
     train_files: int | None = None
-    """Only the first n training files. Null: all."""
+    """Only the first n training files. Null: all (of climbmix, a number must be set)."""
     tokenizer: str = "train"
-    """`train` (a vocabulary of model.vocab_size from all training files), `gpt2`, or a tokenizer
-    file."""
+    """`train` (a vocabulary of model.vocab_size from all training files; of climbmix, from the
+    first 2e9 characters of those asked for), `gpt2`, or a tokenizer file. `.bin` files need
+    `gpt2`."""
     order: Literal["seed", "file"] = "seed"
     """Documents shuffled by the seed, or in file order for every seed."""
     cache_dir: str = ".cache/data"
-    """Where prepared tokens are kept; relative to the checkout. No part of an identity."""
+    """Where prepared tokens are kept, and downloads beside them; relative to the checkout. No part
+    of an identity."""
+    mirror: str | None = None
+    """Address to download a published data set's files from. Null: where they were published. No
+    part of an identity."""
 
 
 @dataclass(frozen=True, kw_only=True)

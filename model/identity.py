@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from model.config import Config
+from model.data.sources import NAMED_SOURCES
 
 PROTOCOL = 1
 PROTOCOL_HISTORY = {
@@ -31,7 +32,7 @@ KERNEL_PACKAGES = (
     "nvidia-cutlass-dsl",  # compiles the kernels of flash-attn-4 and quack
 )
 PACKAGE = Path(__file__).parent
-KNOWN_SOURCES = ("python-docs",)
+KNOWN_SOURCES = NAMED_SOURCES
 
 
 def config_id(config: Config) -> str:
@@ -90,6 +91,7 @@ def _identifying(config: Config) -> dict[str, Any]:
     changed.pop("seed", None)
     data = changed.get("data", {})
     data.pop("cache_dir", None)
+    data.pop("mirror", None)
     if "source" in data and data["source"] not in KNOWN_SOURCES:
         data["source"] = "folder"
     if data.get("tokenizer") not in (None, "train", "gpt2"):

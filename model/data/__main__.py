@@ -1,7 +1,8 @@
 """`python -m model.data prepare|verify|show`: make data ready, check it, look at it.
 
-`prepare` is part of the trainer's contract: progress on standard error, and as the last line of
-standard output one JSON object with `data_id` and `path`. Errors have three parts and exit code 2.
+`prepare` is part of the trainer's contract: progress on standard error (a download as a bar where
+that is a terminal), and as the last line of standard output one JSON object with `data_id` and
+`path`. Errors have three parts and exit code 2.
 """
 
 import argparse
@@ -14,8 +15,11 @@ from pathlib import Path
 from model.configfile import load_config, parse_overrides
 from model.data.atomic import file_sha256
 from model.data.documents import documents_digest
+from model.data.holdings import Holdings
 from model.data.manifest import Manifest, is_prepared
+from model.data.meter import bar
 from model.data.prepare import Prepared, open_prepared, prepare
+from model.data.published import PUBLISHED, Published
 from model.data.settings import DataSettings
 from model.data.shards import verify_shard
 from model.data.sources import PYTHON_DOCS, TRAIN, VALIDATION, describe_source
@@ -61,7 +65,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _prepare(settings: DataSettings, chosen: argparse.Namespace) -> None:
     began = time.perf_counter()
-    prepared = prepare(settings, lambda line: print(line, file=sys.stderr, flush=True))
+    meter = bar if sys.stderr.isatty() else None
+    prepared = prepare(settings, lambda line: print(line, file=sys.stderr, flush=True), meter)
     print(f"ready in {time.perf_counter() - began:.1f} s", file=sys.stderr, flush=True)
     view = prepared.view
     answer = {
@@ -102,13 +107,27 @@ def _verify_source(settings: DataSettings, manifest: Manifest) -> None:
         _require_same(PYTHON_DOCS, manifest.parts[0].sha256, got)
         print(f"ok  source {PYTHON_DOCS} of {manifest.python}")
         return
+    recorded = {part.name: part.sha256 for part in manifest.parts}
+    if settings.source in PUBLISHED:
+        _verify_downloads(Holdings(settings.cache, settings.source), recorded)
+        return
     if is_prepared(Path(settings.source)):
         print("--  source: the folder was prepared elsewhere, its text is not here")
         return
-    recorded = {part.name: part.sha256 for part in manifest.parts}
     for file in describe_source(settings.source).files:
         _require_same(str(file.path), recorded.get(file.name), file_sha256(file.path))
         print(f"ok  source {file.name}")
+
+
+def _verify_downloads(holdings: Holdings, recorded: dict[str, str]) -> None:
+    """Downloads may be gone once their tokens are made; those that are here must be the same."""
+    for name, sha256 in recorded.items():
+        path = holdings.path(name)
+        if not path.exists():
+            print(f"--  source {name}: not here, its tokens are")
+            continue
+        _require_same(str(path), sha256, file_sha256(path))
+        print(f"ok  source {name}")
 
 
 def _require_same(path: str, recorded: str | None, got: str) -> None:
@@ -122,6 +141,8 @@ def _require_same(path: str, recorded: str | None, got: str) -> None:
 
 
 def _show(settings: DataSettings, chosen: argparse.Namespace) -> None:
+    if settings.source in PUBLISHED:
+        _show_downloads(PUBLISHED[settings.source], settings)
     prepared = open_prepared(settings)
     view, manifest = prepared.view, prepared.manifest
     print(f"data_id     {view.data_id}")
@@ -145,6 +166,18 @@ def _show(settings: DataSettings, chosen: argparse.Namespace) -> None:
         )
     for split in (TRAIN, VALIDATION):
         _show_rows(prepared, split, chosen.rows)
+
+
+def _show_downloads(published: Published, settings: DataSettings) -> None:
+    """Which of the files asked for are here; told whether or not anything is prepared yet."""
+    names = published.file_names(settings.train_files)
+    holdings = Holdings(settings.cache, published.name)
+    here = [path.stat().st_size for path in map(holdings.path, names) if path.exists()]
+    begun = sum(holdings.partial_bytes(name) for name in names)
+    print(
+        f"downloads   {len(here)} of {len(names)} files, {sum(here) / 1e6:,.1f} MB, "
+        f"{begun / 1e6:,.1f} MB of others; in {holdings.folder}"
+    )
 
 
 def _show_rows(prepared: Prepared, split: str, shown: int) -> None:

@@ -31,7 +31,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     Raises DataError when the disk is full or the folder cannot be written.
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-    with _disk_errors(path):
+    with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with unfinished.open("wb") as file:
@@ -67,7 +67,7 @@ def exclusive(folder: Path, progress: Progress) -> Iterator[None]:
 
     The kernel frees the lock of a killed process, so none is ever left behind.
     """
-    with _disk_errors(folder):
+    with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "lock").open("ab")
     with lock:
@@ -105,7 +105,8 @@ def file_sha256(path: Path) -> str:
 
 
 @contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk and a folder that cannot be written into a DataError with a remedy."""
     try:
         yield
     except OSError as error:

@@ -1,20 +1,24 @@
-"""Text out of source files, in order, in chunks small enough for memory.
+"""Documents out of source files, in order, in chunks small enough for memory.
 
-A chunk never crosses a row group of a parquet file; a jsonl or txt file counts as one group.
+A document is a text, or the GPT-2 tokens of one where the file holds those (`token_file`). A chunk
+never crosses a row group of a parquet file; a jsonl, txt or bin file counts as one group.
 Whatever is wrong with a file is said with its name and its line, row group or byte: nothing is
 skipped but blank jsonl lines.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from model.data.python_docs import python_documents
 from model.data.sources import PYTHON_DOCS, TRAIN, Part, Source, SourceFile
+from model.data.token_file import Tokens, token_documents
 from model.errors import DataError
+
+Document = str | Tokens
 
 HELD_OUT_SHARE = 0.1
 CHUNK_DOCUMENTS = 1_000
@@ -25,7 +29,14 @@ class Chunk:
     """Documents that follow each other in one row group (`group` counts from 0 in the part)."""
 
     group: int
-    texts: list[str]
+    documents: Sequence[Document]
+
+    @property
+    def texts(self) -> list[str]:
+        """The documents of a source of text."""
+        texts = [document for document in self.documents if isinstance(document, str)]
+        assert len(texts) == len(self.documents), "a file of tokens has no text"
+        return texts
 
 
 def read_part(source: Source, part: Part, threshold: str | None) -> Iterator[Chunk]:
@@ -34,13 +45,15 @@ def read_part(source: Source, part: Part, threshold: str | None) -> Iterator[Chu
     Raises DataError naming the file and the place in it.
     """
     for chunk in _read(source.kind, part.files):
-        texts = chunk.texts
+        documents = chunk.documents
         if part.held_out:
             assert threshold is not None, "a part made by document hashes needs their threshold"
             wanted = part.split != TRAIN
-            texts = [text for text in texts if (document_hash(text).hex() <= threshold) == wanted]
-        if texts:
-            yield Chunk(group=chunk.group, texts=texts)
+            documents = [
+                each for each in documents if (document_hash(each).hex() <= threshold) == wanted
+            ]
+        if documents:
+            yield Chunk(group=chunk.group, documents=documents)
 
 
 def held_out_threshold(source: Source) -> str | None:
@@ -53,9 +66,9 @@ def held_out_threshold(source: Source) -> str | None:
         return None
     hashes = sorted(
         {
-            document_hash(text).hex()
+            document_hash(document).hex()
             for chunk in _read(source.kind, source.files)
-            for text in chunk.texts
+            for document in chunk.documents
         }
     )
     if len(hashes) < 2:
@@ -68,17 +81,18 @@ def held_out_threshold(source: Source) -> str | None:
     return hashes[max(1, round(HELD_OUT_SHARE * len(hashes))) - 1]
 
 
-def document_hash(text: str) -> bytes:
-    """SHA-256 of a document's UTF-8 bytes."""
-    return hashlib.sha256(text.encode()).digest()
+def document_hash(document: Document) -> bytes:
+    """SHA-256 of a text's UTF-8 bytes, or of tokens as little-endian uint16."""
+    content = document.encode() if isinstance(document, str) else document.astype("<u2").tobytes()
+    return hashlib.sha256(content).digest()
 
 
 def documents_digest(source: Source) -> str:
     """SHA-256 over all document hashes, for a source whose files are not themselves the data."""
     digest = hashlib.sha256()
     for chunk in _read(source.kind, source.files):
-        for text in chunk.texts:
-            digest.update(document_hash(text))
+        for document in chunk.documents:
+            digest.update(document_hash(document))
     return digest.hexdigest()
 
 
@@ -87,20 +101,24 @@ def _read(kind: str, files: Sequence[SourceFile]) -> Iterator[Chunk]:
         yield from _chunks(0, iter(python_documents(tuple(files))))
         return
     read: Callable[[Path], Iterator[Chunk]]
-    read = {"parquet": _parquet, "jsonl": _jsonl, "txt": _txt}[kind]
+    read = {"parquet": _parquet, "jsonl": _jsonl, "txt": _txt, "bin": _bin}[kind]
     for file in files:
         yield from read(file.path)
 
 
-def _chunks(group: int, texts: Iterator[str]) -> Iterator[Chunk]:
-    waiting: list[str] = []
-    for text in texts:
-        waiting.append(text)
+def _chunks(group: int, documents: Iterable[Document]) -> Iterator[Chunk]:
+    waiting: list[Document] = []
+    for document in documents:
+        waiting.append(document)
         if len(waiting) == CHUNK_DOCUMENTS:
-            yield Chunk(group=group, texts=waiting)
+            yield Chunk(group=group, documents=waiting)
             waiting = []
     if waiting:
-        yield Chunk(group=group, texts=waiting)
+        yield Chunk(group=group, documents=waiting)
+
+
+def _bin(path: Path) -> Iterator[Chunk]:
+    yield from _chunks(0, token_documents(path))
 
 
 def _parquet(path: Path) -> Iterator[Chunk]:
@@ -123,7 +141,7 @@ def _parquet(path: Path) -> Iterator[Chunk]:
                 for batch in batches:
                     texts = batch.column(0).to_pylist()
                     _refuse_missing(path, group, texts)
-                    yield Chunk(group=group, texts=texts)
+                    yield Chunk(group=group, documents=texts)
     except UnicodeDecodeError as error:
         raise DataError(
             path=str(path),
@@ -190,7 +208,7 @@ def _jsonl_text(path: Path, number: int, line: bytes) -> str:
 def _txt(path: Path) -> Iterator[Chunk]:
     content = path.read_bytes()
     try:
-        yield Chunk(group=0, texts=[content.decode()])
+        yield Chunk(group=0, documents=[content.decode()])
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise DataError(

@@ -12,6 +12,7 @@ from pathlib import Path
 from model.data import tokenizer as tokenizers
 from model.data.atomic import Progress, file_sha256, hash_of, remove_unfinished, write_json
 from model.data.documents import Chunk, documents_digest, held_out_threshold, read_part
+from model.data.fetch import fetch
 from model.data.manifest import (
     LAYOUT,
     Manifest,
@@ -20,9 +21,22 @@ from model.data.manifest import (
     source_stamp,
     too_many_files,
 )
+from model.data.meter import Meter
+from model.data.published import PUBLISHED
 from model.data.settings import DataSettings
 from model.data.shards import finished_shard, write_shard
-from model.data.sources import PYTHON_DOCS, TRAIN, VALIDATION, Part, Source, describe_source
+from model.data.sources import (
+    GPT2_VOCAB_SIZE,
+    PYTHON_DOCS,
+    TOKENS,
+    TRAIN,
+    VALIDATION,
+    Part,
+    Source,
+    needs_gpt2,
+    source_of,
+)
+from model.data.token_file import END_OF_TEXT
 from model.data.tokenizer import Tokenizer
 from model.errors import DataError
 
@@ -40,15 +54,21 @@ class Content:
         return read_part(self.source, part, self.threshold)
 
 
-def encode_source(settings: DataSettings, progress: Progress) -> None:
+def encode_source(settings: DataSettings, progress: Progress, meter: Meter | None = None) -> None:
     """Make the prepared folder of a source; what is finished already is kept. Raises DataError."""
-    source, stamp = describe_source(settings.source), source_stamp(settings)
+    published = PUBLISHED.get(settings.source)
+    given = _given_tokenizer(settings)  # a vocabulary that is missing is told before a download
+    if published is not None:
+        _require_tokens_fit(settings, published.kind, given)
+        fetch(published, settings, progress, meter)
+    source, stamp = source_of(settings), source_stamp(settings)
     training = sum(part.split == TRAIN for part in source.parts())
     if settings.train_files is not None and settings.train_files > training:
         raise too_many_files(settings.train_files, training)
+    _require_tokens_fit(settings, source.kind, given)
     progress(f"{settings.source}: reading {len(source.files)} files ({source.kind})")
     content = _read(source)
-    tokenizer = _tokenizer(settings, content, progress)
+    tokenizer = given or _trained(settings, content, progress)
     key = _key(content, tokenizer)
     home = settings.cache / key
     if not (home / "tokenizer.json").exists():
@@ -76,7 +96,7 @@ def _read(source: Source) -> Content:
     if source.kind == PYTHON_DOCS:
         hashes = {PYTHON_DOCS: documents_digest(source)}
     else:
-        hashes = {file.name: file_sha256(file.path) for file in source.files}
+        hashes = {file.name: file.sha256 or file_sha256(file.path) for file in source.files}
     return Content(source=source, hashes=hashes, threshold=held_out_threshold(source))
 
 
@@ -91,21 +111,30 @@ def _key(content: Content, tokenizer: Tokenizer) -> str:
     )[:20]
 
 
-def _tokenizer(settings: DataSettings, content: Content, progress: Progress) -> Tokenizer:
-    """The vocabulary that the settings ask for, of the size that they ask for."""
+def _given_tokenizer(settings: DataSettings) -> Tokenizer | None:
+    """The vocabulary that the settings name, of the size that they ask for; None: to be trained."""
+    if settings.tokenizer == "train":
+        return None
     if settings.tokenizer == "gpt2":
         tokenizer = tokenizers.gpt2()
-    elif settings.tokenizer != "train":
-        tokenizer = tokenizers.load(Path(settings.tokenizer).expanduser())
     else:
-        tokenizer = _trained(settings, content, progress)
+        tokenizer = tokenizers.load(Path(settings.tokenizer).expanduser())
     tokenizers.require_size(tokenizer.vocab_size, settings.vocab_size, "data.tokenizer")
     return tokenizer
+
+
+def _require_tokens_fit(settings: DataSettings, kind: str, given: Tokenizer | None) -> None:
+    """Files of tokens need the vocabulary that they were made with."""
+    if kind == TOKENS and (
+        given is None or (given.vocab_size, given.bos_id) != (GPT2_VOCAB_SIZE, END_OF_TEXT)
+    ):
+        raise needs_gpt2(settings)
 
 
 def _trained(settings: DataSettings, content: Content, progress: Progress) -> Tokenizer:
     """A vocabulary trained on all training files, kept under what it was trained on."""
     training = [part for part in content.source.parts() if part.split == TRAIN]
+    characters = content.source.vocabulary_characters
     trained_on = {
         "layout": LAYOUT,
         "rule": tokenizers.TRAINING_RULE,
@@ -114,6 +143,7 @@ def _trained(settings: DataSettings, content: Content, progress: Progress) -> To
         "kind": content.source.kind,
         "held_out": content.threshold,
         "files": [content.hashes[part.name] for part in training],
+        **({} if characters is None else {"characters": characters}),
     }
     path = settings.cache / "tokenizers" / f"{hash_of(trained_on)[:20]}.json"
     if not path.exists():
@@ -121,7 +151,7 @@ def _trained(settings: DataSettings, content: Content, progress: Progress) -> To
         texts = (
             text for part in training for chunk in content.chunks(part) for text in chunk.texts
         )
-        tokenizers.train(texts, settings.vocab_size).save(path)
+        tokenizers.train(texts, settings.vocab_size, characters).save(path)
     return tokenizers.load(path)
 
 

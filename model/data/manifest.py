@@ -8,6 +8,7 @@
         views/*.json          (train files, T, validation rows) -> data_id
     <cache>/tokenizers/       trained vocabularies, by what they were trained on
     <cache>/sources/          path and file times of a source -> its prepared folder
+    <cache>/downloads/        files of published data sets, by `holdings`
     <cache>/lock
 
 `find_view` looks at names, sizes and times of the source's files and reads two small files; nothing
@@ -23,8 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from model.data.atomic import hash_of, read_json
+from model.data.published import PUBLISHED
 from model.data.settings import DataSettings
-from model.data.sources import PYTHON_DOCS, TRAIN, VALIDATION, describe_source
+from model.data.sources import NAMED_SOURCES, TRAIN, VALIDATION, source_of
 from model.errors import DataError
 
 # Raised by hand when reading, training, cutting or storing changes, so that nothing old is reused.
@@ -142,7 +144,7 @@ def find_view(settings: DataSettings) -> View | None:
 def locate(settings: DataSettings) -> Location:
     """Find the prepared folder of a source. Raises DataError when the source itself is wrong."""
     folder = Path(settings.source).expanduser()
-    if settings.source != PYTHON_DOCS and is_prepared(folder):
+    if settings.source not in NAMED_SOURCES and is_prepared(folder):
         return Location(home=folder)
     stamp = source_stamp(settings)
     index = source_index(settings)
@@ -160,16 +162,22 @@ def source_index(settings: DataSettings) -> Path:
     """The file that remembers how this source looked when it was prepared."""
     request = {
         "layout": LAYOUT,
-        "source": _absolute(settings.source, (PYTHON_DOCS,)),
+        "source": _absolute(settings.source, NAMED_SOURCES),
         "tokenizer": _absolute(settings.tokenizer, ("train", "gpt2")),
         "vocab_size": settings.vocab_size,
     }
+    if settings.source in PUBLISHED:  # more files are another folder of tokens
+        request["train_files"] = settings.train_files
     return settings.cache / "sources" / f"{hash_of(request)[:20]}.json"
 
 
 def source_stamp(settings: DataSettings) -> list[list[str | int]]:
-    """Names, sizes and times of the source's files, and of a tokenizer file that is given."""
-    stamp = describe_source(settings.source).stamp()
+    """Names, sizes and times of the source's files, and of a tokenizer file that is given.
+
+    A published data set's files cannot change without an error, and may be deleted once their
+    tokens are made: they leave no stamp.
+    """
+    stamp = [] if settings.source in PUBLISHED else source_of(settings).stamp()
     if settings.tokenizer not in ("train", "gpt2"):
         path = Path(settings.tokenizer).expanduser()
         if path.exists():

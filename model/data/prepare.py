@@ -27,10 +27,11 @@ from model.data.manifest import (
     read_view,
     view_name,
 )
+from model.data.meter import Meter
 from model.data.rows import DocumentTokens, PackedRows
 from model.data.settings import DataSettings
 from model.data.shards import Shard, open_shard
-from model.data.sources import PYTHON_DOCS, TRAIN, VALIDATION
+from model.data.sources import NAMED_SOURCES, TRAIN, VALIDATION
 from model.data.tokenizer import Tokenizer
 from model.errors import DataError
 
@@ -73,16 +74,16 @@ class Prepared:
         return _packed(self.settings, self._documents[split], folder, split, n_rows)
 
 
-def prepare(settings: DataSettings, progress: Progress) -> Prepared:
+def prepare(settings: DataSettings, progress: Progress, meter: Meter | None = None) -> Prepared:
     """Make everything that these settings need and open it; quick when nothing changed.
 
-    `progress` is called with a line of text at each step. Raises DataError for a source, tokenizer,
-    cache or disk that is not as it must be.
+    `progress` is called with a line of text at each step, `meter` tells downloads (None: in lines
+    too). Raises DataError for a source, tokenizer, cache, server or disk that is not as it must be.
     """
     if find_view(settings) is None:
         with exclusive(settings.cache, progress):
             if not _has_tokens(settings):
-                encode_source(settings, progress)
+                encode_source(settings, progress, meter)
             _write_view(settings, progress)
     return open_prepared(settings)
 
@@ -103,7 +104,7 @@ def _has_tokens(settings: DataSettings) -> bool:
     home = locate(settings).home
     if home is None:
         return False
-    if settings.source != PYTHON_DOCS and is_prepared(Path(settings.source).expanduser()):
+    if settings.source not in NAMED_SOURCES and is_prepared(Path(settings.source).expanduser()):
         return True
     return all(part.shard is not None for part in read_manifest(home).used(settings.train_files))
 

@@ -23,9 +23,11 @@ class DataSettings:
     """A source, how it is tokenised, and how rows are cut from it."""
 
     source: str
-    """`python-docs`, a folder of parquet, jsonl or txt files, or a folder prepared elsewhere."""
+    """`python-docs`, `climbmix`, `fineweb10B`, a folder of parquet, jsonl, txt or `.bin` files, or
+    a folder prepared elsewhere."""
     train_files: int | None = None
-    """Train on the first n training files; null: on all. The tokenizer always sees all of them."""
+    """Train on the first n training files; null: on all. Of a folder, the tokenizer always sees all
+    of them; of a published data set, only these are downloaded."""
     tokenizer: str = "train"
     """`train` (on this source), `gpt2` (tiktoken's own), or the path of a tokenizer file."""
     vocab_size: int
@@ -38,6 +40,8 @@ class DataSettings:
     """Rows that an evaluation reads; their content is part of the data's identity."""
     cache_dir: str = ".cache/data"
     """Where token shards, plans and manifests are kept."""
+    mirror: str | None = None
+    """Where published files are downloaded from; null: from where they were published."""
     seed: int = 1
     """Seed of the document order; not part of the data's identity."""
 
@@ -50,6 +54,9 @@ class DataSettings:
             raise _wrong("train_files", "at least 1 training file", self.train_files, remedy)
         if self.order not in ORDERS:
             raise _wrong("order", "one of seed, file", self.order, "Use data.order: seed or file.")
+        if self.mirror is not None and not self.mirror.startswith(("http://", "https://")):
+            remedy = "For files on this machine, give their folder as data.source."
+            raise _wrong("mirror", "an address that begins with http(s)://", self.mirror, remedy)
 
     @classmethod
     def from_config(cls, config: Any) -> "DataSettings":
@@ -64,6 +71,7 @@ class DataSettings:
             context_tokens=context_tokens,
             validation_rows=max(1, config.eval.tokens // context_tokens),
             cache_dir=data.cache_dir,
+            mirror=data.mirror,
             seed=config.seed,
         )
 

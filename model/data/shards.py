@@ -52,20 +52,24 @@ def write_shard(
     token_bytes: int,
     progress: Progress,
 ) -> ShardRecord:
-    """Encode a part's documents into a shard. Raises DataError on a full disk or bad text."""
+    """Encode a part's documents into a shard. Raises DataError on a full disk or bad text.
+
+    The bytes of a text are those of its tokens, which hold for files of tokens too.
+    """
     kind = token_type(token_bytes)
     lengths: list[int] = []
     groups: dict[int, int] = {}
     digest, text_bytes, told = hashlib.sha256(), 0, 0
     with replacing(folder / f"{stem}.tokens") as file:
         for chunk in chunks:
-            groups[chunk.group] = groups.get(chunk.group, 0) + len(chunk.texts)
-            for tokens in tokenizer.encode_documents(chunk.texts):
-                file.write(tokens.astype(kind).tobytes())
-                lengths.append(len(tokens))
-            for text in chunk.texts:
-                digest.update(document_hash(text))
-                text_bytes += len(text.encode())
+            groups[chunk.group] = groups.get(chunk.group, 0) + len(chunk.documents)
+            encoded = tokenizer.encode_documents(chunk.documents)
+            ids = np.concatenate(encoded)
+            file.write(ids.astype(kind).tobytes())
+            lengths.extend(map(len, encoded))
+            text_bytes += int(tokenizer.bytes_per_token[ids].sum())
+            for document in chunk.documents:
+                digest.update(document_hash(document))
             if text_bytes - told > 100_000_000:
                 told = text_bytes
                 progress(f"{stem}: {text_bytes / 1e6:,.0f} MB of text encoded")

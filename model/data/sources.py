@@ -1,7 +1,8 @@
 """Which files a source has, which of them are validation, and whether they changed since.
 
 A folder holds files of one format, taken in the order of their names; the last one is validation. A
-folder with one file, and `python-docs`, hold out one document in ten by its hash instead. Nothing
+folder with one file, and `python-docs`, hold out one document in ten by its hash instead. A
+published data set is a folder of downloads (`holdings`) whose names are known beforehand. Nothing
 is read here but names, sizes and times, so that a plan for many runs can ask without waiting.
 Standard library only.
 """
@@ -13,10 +14,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from model.data.holdings import Holdings
+from model.data.published import PUBLISHED, Published
+from model.data.settings import DataSettings
 from model.errors import DataError
 
 PYTHON_DOCS = "python-docs"
-FORMATS = ("parquet", "jsonl", "txt")
+NAMED_SOURCES = (PYTHON_DOCS, *PUBLISHED)
+TOKENS = "bin"
+"""The format whose files hold GPT-2 tokens and no text (`token_file`)."""
+FORMATS = ("parquet", "jsonl", "txt", TOKENS)
+GPT2_VOCAB_SIZE = 50_257
 TRAIN, VALIDATION = "train", "validation"
 
 # Not English about Python's own library, or not part of every installation.
@@ -30,12 +38,16 @@ _SKIPPED_FOLDERS = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class SourceFile:
-    """One file of a source; `name` is relative to the source's folder."""
+    """One file of a source; `name` is relative to the source's folder.
+
+    `sha256` is known where a record of downloads tells it.
+    """
 
     name: str
     path: Path
     bytes: int
     mtime_ns: int
+    sha256: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +65,15 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A described source: format, folder and files in order."""
+    """A described source: format, folder and files in order.
+
+    `vocabulary_characters`: a vocabulary is trained on the first so many; None: on all.
+    """
 
     kind: str
     folder: Path
     files: tuple[SourceFile, ...]
+    vocabulary_characters: int | None = None
 
     @property
     def held_out(self) -> bool:
@@ -83,8 +99,74 @@ class Source:
         return [[file.name, file.bytes, file.mtime_ns] for file in self.files]
 
 
+def require_askable(settings: DataSettings) -> None:
+    """Refuse what no file needs to be looked at for. Raises DataError."""
+    published = PUBLISHED.get(settings.source)
+    if published is not None:
+        published.file_names(settings.train_files)
+        if published.kind == TOKENS and settings.tokenizer == "train":
+            raise needs_gpt2(settings)
+    if settings.tokenizer == "gpt2" and settings.vocab_size != GPT2_VOCAB_SIZE:
+        raise DataError(
+            path="model.vocab_size",
+            expected=f"{GPT2_VOCAB_SIZE:,} tokens, which data.tokenizer: gpt2 has",
+            got=f"{settings.vocab_size:,}",
+            remedy=f"Set model.vocab_size: {GPT2_VOCAB_SIZE}, or choose another tokenizer.",
+        )
+
+
+def needs_gpt2(settings: DataSettings) -> DataError:
+    """The error for files of tokens with another vocabulary than their own."""
+    return DataError(
+        path="data.tokenizer",
+        expected=f"gpt2, whose tokens the .bin files of {settings.source} hold",
+        got=settings.tokenizer,
+        remedy=f"Set data.tokenizer: gpt2 and model.vocab_size: {GPT2_VOCAB_SIZE}.",
+    )
+
+
+def source_of(settings: DataSettings) -> Source:
+    """The source of these settings. Raises DataError as `describe_source`, and for files that
+    are yet to be downloaded.
+    """
+    published = PUBLISHED.get(settings.source)
+    if published is not None:
+        return _published_source(published, settings)
+    return describe_source(settings.source)
+
+
+def _published_source(published: Published, settings: DataSettings) -> Source:
+    holdings = Holdings(settings.cache, published.name)
+    files = []
+    for name in published.file_names(settings.train_files):
+        path = holdings.path(name)
+        if not path.exists():
+            raise DataError(
+                path=str(path),
+                expected=f"a file of {published.name}",
+                got="no such file",
+                remedy="Run `python -m model.data prepare` with this configuration.",
+            )
+        status, recorded = path.stat(), holdings.record(name)
+        files.append(
+            SourceFile(
+                name=name,
+                path=path,
+                bytes=status.st_size,
+                mtime_ns=status.st_mtime_ns,
+                sha256=recorded.sha256 if recorded else None,
+            )
+        )
+    return Source(
+        kind=published.kind,
+        folder=holdings.folder,
+        files=tuple(files),
+        vocabulary_characters=published.vocabulary_characters,
+    )
+
+
 def describe_source(source: str) -> Source:
-    """Find the files of a source.
+    """Find the files of a folder or of the embedded source.
 
     Raises DataError for a misspelt name, a missing or empty folder, or mixed formats.
     """
@@ -96,7 +178,7 @@ def describe_source(source: str) -> Source:
     if not folder.is_dir():
         raise DataError(
             path=source,
-            expected="a folder of parquet, jsonl or txt files",
+            expected="a folder of parquet, jsonl, txt or bin files",
             got="a file",
             remedy="Put the file into a folder of its own and give that folder.",
         )
@@ -127,10 +209,10 @@ def _one_format(source: str, found: "list[os.DirEntry[str]]") -> str:
     if not formats:
         raise DataError(
             path=source,
-            expected="a folder with parquet, jsonl or txt files in it",
+            expected="a folder with parquet, jsonl, txt or bin files in it",
             got="none",
-            remedy="Put the text there: parquet (column text), jsonl (key text), or one document "
-            "a txt file; folders below it are not searched.",
+            remedy="Put the text there: parquet (column text), jsonl (key text), one document a "
+            "txt file, or GPT-2 tokens as bin; folders below it are not searched.",
         )
     if len(formats) > 1:
         raise DataError(
@@ -147,13 +229,13 @@ def _nothing_there(source: str) -> DataError:
     if os.sep in source or source.startswith((".", "~")):
         remedy = "Correct data.source, or create the folder and put the text there."
         return DataError(path=source, expected="a folder", got="no such folder", remedy=remedy)
-    near = difflib.get_close_matches(source, [PYTHON_DOCS], n=1)
+    near = difflib.get_close_matches(source, NAMED_SOURCES, n=1)
     remedy = f"Did you mean {near[0]}? " if near else ""
     return DataError(
         path="data.source",
-        expected=f"{PYTHON_DOCS} or the path of a folder",
+        expected=f"{', '.join(NAMED_SOURCES)} or the path of a folder",
         got=source,
-        remedy=remedy + f"Give {PYTHON_DOCS}, or a folder of parquet, jsonl or txt files.",
+        remedy=remedy + "Give one of these names, or a folder of parquet, jsonl, txt or bin files.",
     )
 
 

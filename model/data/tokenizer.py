@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.data.atomic import replacing
+from model.data.documents import Document
 from model.errors import DataError
 
 if TYPE_CHECKING:
@@ -94,15 +95,18 @@ class Tokenizer:
         """Token ids without BOS; text that looks like a special token is ordinary text."""
         return self.encoding.encode_ordinary(text)
 
-    def encode_documents(self, texts: Iterable[str]) -> list[NDArray[np.uint32]]:
-        """Token ids of each document with BOS in front, on all cores."""
+    def encode_documents(self, documents: Iterable[Document]) -> list[NDArray[np.uint32]]:
+        """Token ids of each document with BOS in front, on all cores; tokens stay as they are."""
         bos = np.array([self.bos_id], np.uint32)
 
-        def with_bos(text: str) -> NDArray[np.uint32]:
-            return np.concatenate((bos, self.encoding.encode_to_numpy(text, disallowed_special=())))
+        def with_bos(document: Document) -> NDArray[np.uint32]:
+            if not isinstance(document, str):
+                return document.astype(np.uint32)
+            ids = self.encoding.encode_to_numpy(document, disallowed_special=())
+            return np.concatenate((bos, ids))
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            return list(pool.map(with_bos, texts))
+            return list(pool.map(with_bos, documents))
 
     def decode(self, tokens: Iterable[int]) -> str:
         """Text of token ids; bytes that are no UTF-8 show as the replacement character."""
@@ -122,10 +126,11 @@ class Tokenizer:
             file.write(json.dumps(value, separators=(",", ":")).encode())
 
 
-def train(documents: Iterable[str], vocab_size: int) -> Tokenizer:
+def train(documents: Iterable[str], vocab_size: int, characters: int | None = None) -> Tokenizer:
     """Train a vocabulary of exactly `vocab_size` tokens on documents in the given order.
 
-    Raises DataError when the text has too few pairs to merge for that many tokens.
+    `characters`: only until so many were read, as nanochat does; None: on all. Raises DataError
+    when the text has too few pairs to merge for that many tokens.
     """
     import rustbpe
 
@@ -138,7 +143,7 @@ def train(documents: Iterable[str], vocab_size: int) -> Tokenizer:
         )
     trainer = rustbpe.Tokenizer()
     trainer.train_from_iterator(
-        (text[:LONGEST_TRAINING_CHARACTERS] for text in documents),
+        _training_texts(documents, characters),
         vocab_size - len(SPECIALS),
         pattern=SPLIT_PATTERN,
     )
@@ -153,6 +158,17 @@ def train(documents: Iterable[str], vocab_size: int) -> Tokenizer:
         )
     specials = {name: len(ordinary) + index for index, name in enumerate(SPECIALS)}
     return Tokenizer(pattern=SPLIT_PATTERN, ordinary=ordinary, specials=specials, bos=SPECIALS[0])
+
+
+def _training_texts(documents: Iterable[str], characters: int | None) -> Iterator[str]:
+    """Documents cut to their longest, until `characters` are passed; the one that passes counts."""
+    read = 0
+    for document in documents:
+        text = document[:LONGEST_TRAINING_CHARACTERS]
+        read += len(text)
+        yield text
+        if characters is not None and read > characters:
+            return
 
 
 def gpt2() -> Tokenizer:

@@ -93,6 +93,11 @@ def test_a_field_of_a_trick_that_is_off_is_refused() -> None:
         ({"schedule.warmup_steps": -1}, "schedule.warmup_steps: expected 0 or more"),
         ({"model.softcap": {"cap": 0}}, "model.softcap.cap: expected more than 0"),
         ({"system.calibration_s": -1}, "system.calibration_s: expected 0 or more"),
+        ({"data": "climbmix"}, "data.train_files: expected how many of the 6,542 training files"),
+        ({"data.train_files": 0}, "data.train_files: expected at least 1 training file"),
+        ({"data": "fineweb10B"}, "Set data.tokenizer: gpt2 and model.vocab_size: 50257."),
+        ({"data.tokenizer": "gpt2"}, "model.vocab_size: expected 50,257 tokens"),
+        ({"data.mirror": "/mnt"}, "data.mirror: expected an address that begins with http"),
     ],
 )
 def test_impossible_combinations_fail_before_anything_runs(

@@ -1,15 +1,18 @@
 """What the data tests share: small folders of text, settings with their own cache, the corpus."""
 
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from model.data.prepare import Prepared, prepare
 from model.data.settings import DataSettings
+from model.data.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[3]
 PANGRAM = "the quick brown fox jumps over a lazy dog and naïve cafés sell tea 1234"
@@ -49,6 +52,27 @@ def python_docs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prepared]:
     return prepare(wanted, quiet)
 
 
+@pytest.fixture(scope="session")
+def gpt2_sized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A vocabulary file of GPT-2's size and specials; its tokens are of one and two bytes.
+
+    GPT-2's own is downloaded by tiktoken, and tests have no network.
+    """
+    tokens = [
+        *(bytes([value]) for value in range(256)),
+        *(bytes(pair) for pair in itertools.product(range(256), repeat=2)),
+    ]
+    vocabulary = Tokenizer(
+        pattern=r"\w+|\W",
+        ordinary=tuple(tokens[:50_256]),
+        specials={"<|endoftext|>": 50_256},
+        bos="<|endoftext|>",
+    )
+    path = tmp_path_factory.mktemp("gpt2") / "tokenizer.json"
+    vocabulary.save(path)
+    return path
+
+
 def quiet(line: str) -> None:
     """Progress that nobody reads."""
 
@@ -71,6 +95,14 @@ def write_parquet(path: Path, documents: list[str], group_rows: int = 1_000) -> 
 
 def write_jsonl(path: Path, documents: list[str]) -> None:
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
+
+
+def token_file(path: Path, ids: list[int]) -> Path:
+    """A `.bin` file as llm.c writes it."""
+    header = np.zeros(256, "<i4")
+    header[:3] = 20_240_520, 1, len(ids)
+    path.write_bytes(header.tobytes() + np.array(ids, "<u2").tobytes())
+    return path
 
 
 def parquet_folder(folder: Path, sizes: tuple[int, ...] = (60, 50, 40), group: int = 25) -> Path:

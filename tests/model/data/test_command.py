@@ -1,15 +1,24 @@
 """`python -m model.data`: its last line, its exit codes, and errors without a traceback."""
 
+import contextlib
 import json
 import os
+import pty
+import re
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from model.data.__main__ import main
+from model.data.holdings import Holdings
+
 from .conftest import ROOT, parquet_folder, sentences, write_parquet
+from .hub import Hub, running
 
 
 @pytest.fixture
@@ -81,6 +90,91 @@ def test_interrupted_prepare_says_so_and_goes_on(options, tmp_path):
     assert "goes on where it stopped" in rest
     assert "Traceback" not in rest
     assert data("prepare", *options).returncode == 0
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    """A server with one training file of climbmix, and validation."""
+    texts = parquet_folder(tmp_path / "text", sizes=(60, 40))
+    with running() as hub:
+        for name, path in zip(("00000", "06542"), sorted(texts.iterdir()), strict=True):
+            hub.files[f"shard_{name}.parquet"] = path.read_bytes()
+        yield hub
+
+
+@pytest.fixture
+def climbmix(hub: Hub, tmp_path: Path) -> list[str]:
+    values = {
+        "data": "climbmix",
+        "data.train_files": 1,
+        "data.mirror": hub.url,
+        "data.cache_dir": tmp_path / "cache",
+        "model.vocab_size": 300,
+        "model.context_tokens": 32,
+        "eval.tokens": 128,
+    }
+    return [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
+
+
+def test_killed_download_goes_on_where_it_was(hub, climbmix, tmp_path):
+    name = "shard_00000.parquet"
+    half = len(hub.files[name]) // 2
+    hub.faults = {name: ["held"]}
+    command = [sys.executable, "-m", "model.data", "prepare", *climbmix]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    holdings = Holdings(tmp_path / "cache", "climbmix")
+    while holdings.partial_bytes(name) < half:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    hub.release.set()
+    hub.requests.clear()
+    assert main(["prepare", *climbmix]) == 0
+    assert (name, f"bytes={half}-") in hub.requests
+    assert holdings.path(name).read_bytes() == hub.files[name]
+
+
+def test_downloads_are_shown_before_and_after_and_verified(climbmix, tmp_path, capsys):
+    def run(command: str, *more: str) -> str:
+        assert main([command, *climbmix, *more]) == 0
+        return "".join(capsys.readouterr())
+
+    assert main(["show", *climbmix]) == 2
+    before = capsys.readouterr()
+    assert before.out.startswith("downloads   0 of 2 files, 0.0 MB")
+    assert "Run `python -m model.data prepare`" in before.err
+    assert "climbmix: 2 of 2 files" in run("prepare")
+    shown = run("show", "--rows", "1")
+    assert "downloads   2 of 2 files" in shown
+    assert "source      climbmix (parquet)" in shown
+    assert "ok  source shard_00000.parquet" in run("verify")
+    (tmp_path / "cache" / "downloads" / "climbmix" / "shard_00000.parquet").unlink()
+    assert "--  source shard_00000.parquet: not here" in run("verify")
+
+
+def test_terminal_sees_a_bar(climbmix):
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "model.data", "prepare", *climbmix]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=theirs, env=environment
+    )
+    os.close(theirs)
+    told = read_to_the_end(ours).decode()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, told
+    assert "climbmix  2/2 files ━━━" in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", told)
+    assert json.loads(output.splitlines()[-1])["train_documents"] == 60
+
+
+def read_to_the_end(terminal: int) -> bytes:
+    """What the other side of a terminal wrote until it went away, which Linux tells as EIO."""
+    told = b""
+    with open(terminal, "rb", buffering=0) as file, contextlib.suppress(OSError):
+        while block := file.read(4_096):
+            told += block
+    return told
 
 
 def test_show_before_prepare_says_to_prepare(options):

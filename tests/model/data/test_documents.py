@@ -124,7 +124,7 @@ def _mixed(folder: Path) -> None:
 
 GOOD = b'{"text": "fine"}'
 BROKEN: dict[str, tuple[Breaker, str]] = {
-    "empty folder": (lambda folder: None, "parquet, jsonl or txt files in it; got none"),
+    "empty folder": (lambda folder: None, "parquet, jsonl, txt or bin files in it; got none"),
     "mixed formats": (_mixed, "files of one format; got jsonl and txt"),
     "cut parquet": (
         lambda folder: _cut_parquet(folder, 0.6),
@@ -169,7 +169,12 @@ def test_broken_source_is_an_error_that_names_the_place(tmp_path: Path, name: st
     [
         ("pyton-docs", r"data.source: .* got pyton-docs. Did you mean python-docs\?"),
         ("python_docs", r"Did you mean python-docs\?"),
-        ("elsewhere", "python-docs or the path of a folder; got elsewhere. Give"),
+        ("climb-mix", r"Did you mean climbmix\?"),
+        ("fineweb10b", r"Did you mean fineweb10B\?"),
+        (
+            "elsewhere",
+            "python-docs, climbmix, fineweb10B or the path of a folder; got elsewhere. Give",
+        ),
         ("./no/such/folder", "expected a folder; got no such folder"),
     ],
 )
@@ -180,5 +185,5 @@ def test_source_that_is_not_there_is_named_with_a_remedy(source: str, message: s
 
 def test_file_given_as_source_asks_for_its_folder(tmp_path: Path):
     write_jsonl(tmp_path / "a.jsonl", ["one", "two"])
-    with pytest.raises(DataError, match="a folder of parquet, jsonl or txt files; got a file"):
+    with pytest.raises(DataError, match="a folder of parquet, jsonl, txt or bin files; got a file"):
         describe_source(str(tmp_path / "a.jsonl"))
