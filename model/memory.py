@@ -19,7 +19,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 
 from model.config import Config
-from model.shapes import Sizes, has_value_embedding
+from model.shapes import Sizes, has_value_embedding, mlp_width
 
 # streams (tokens x D) that one block keeps for its backward pass
 STREAMS_RESIDUAL = 2  # x before attention and before the MLP
@@ -42,6 +42,7 @@ HEAD_CHUNK_TOKENS = 16_384  # rows of logits that the fused head has at a time: 
 COMPILED_LOGIT_BYTES = 2  # one bf16 tensor, of the logits and then of their gradients
 EAGER_LOGIT_BYTES = 16  # fp32: the logit, its softcap, its log-softmax, its gradient
 
+TABLES = ("embedding", "value_tables", "bigram_table")
 MASTER_BYTES = 4  # weights in fp32, and so their gradients and moments
 MUON_TEMPORARY_BYTES = 22  # a matrix element in an update: gradient, iterates in bf16, new weight
 
@@ -84,7 +85,7 @@ def memory_of(
     `fused` names the places with a fused kernel: loss, qkv, products, muon.
     """
     compute = compute_bytes(config)
-    tables = counts.get("embedding", 0) + counts.get("value_tables", 0)  # in the compute type
+    tables = sum(counts.get(label, 0) for label in TABLES)  # in the compute type
     others = sum(counts.values()) - tables
     matrices = counts.get("matrices", 0)
     muon = config.optimizer.muon is not None
@@ -99,7 +100,7 @@ def memory_of(
         activations=round(eager * stream * block_streams(config, sizes, fused)),
         head=_head(config, sizes, rows, fused),
         backward=_backward(config, sizes, rows, fused),
-        update=MUON_TEMPORARY_BYTES * _largest_stack(sizes) if muon else 0,
+        update=MUON_TEMPORARY_BYTES * _largest_stack(config, sizes) if muon else 0,
     )
 
 
@@ -140,7 +141,8 @@ def _head(config: Config, sizes: Sizes, rows: int, fused: Collection[str]) -> in
     return tokens * sizes.vocab * EAGER_LOGIT_BYTES + gradients
 
 
-def _largest_stack(sizes: Sizes) -> int:
+def _largest_stack(config: Config, sizes: Sizes) -> int:
     """Elements of the largest stack of equal matrices that Muon steps at once: up or down of all
-    MLPs, as large as the four of attention together."""
-    return 4 * sizes.width**2 * sizes.layers
+    MLPs, as large as the four of attention together; up and gate of SwiGLU."""
+    matrices = 2 if config.model.activation == "swiglu" else 1
+    return matrices * mlp_width(config, sizes.width) * sizes.width * sizes.layers
