@@ -29,10 +29,14 @@ STREAMS_MLP = 8  # 4 D wide, before and after its activation; fused: before
 STREAMS_MIXED = 1  # residual_scalars: the stream before it is mixed with the embedding
 STREAMS_TURNED = 2  # rotary and qk_norm: q and k before them; fused: none
 STREAMS_VALUE = 1  # value_embeddings, every other layer: v before the table is added; fused: none
+STREAMS_XSA = 2  # xsa: attention's output before it, and the values' directions
+STREAMS_GATE = 1  # sparse_attention_gate: attention's output before it; with xsa kept already
+STREAMS_BIGRAM = 2  # bigram_hash_embedding, once: the rows looked up, and their signs
 # the gradients that live at once while one block runs backward: the MLP's hidden one (4 D), the
 # stream's before and after
 STREAMS_BACKWARD = 6
-# fused: also q, k, v and the hidden layer again, and the gradient of x0 that each layer leaves. As
+# fused: also q, k, v and the hidden layer again, and the gradient of x0 (and of the rows of token
+# pairs) that each layer leaves. As
 # measured, what the head had is still there when they come (LOG.md)
 STREAMS_BACKWARD_FUSED = 18
 STREAMS_SHARED = 1
@@ -110,19 +114,25 @@ def block_streams(config: Config, sizes: Sizes, fused: Collection[str] = ()) -> 
     each = STREAMS_RESIDUAL + STREAMS_ATTENTION
     each += STREAMS_MLP // 2 if "products" in fused else STREAMS_MLP + STREAMS_NORMED
     each += STREAMS_MIXED if model.residual_scalars is not None else 0
+    if model.xsa:
+        each += STREAMS_XSA
+    elif model.sparse_attention_gate is not None:
+        each += STREAMS_GATE
+    once = STREAMS_BIGRAM if model.bigram_hash_embedding is not None else 0
     if "qkv" in fused:
-        return each * sizes.layers
+        return each * sizes.layers + once
     each += STREAMS_TURNED if model.rotary is not None or model.qk_norm is not None else 0
     with_tables = sum(has_value_embedding(layer, sizes.layers) for layer in range(sizes.layers))
     of_tables = STREAMS_VALUE * with_tables if model.value_embeddings is not None else 0
-    return each * sizes.layers + of_tables
+    return each * sizes.layers + of_tables + once
 
 
 def _backward(config: Config, sizes: Sizes, rows: int, fused: Collection[str]) -> int:
     stream = rows * sizes.context * sizes.width * compute_bytes(config)
     if "products" not in fused:
         return round(stream * STREAMS_BACKWARD * (1.0 if config.system.compile else EAGER_FACTOR))
-    shared = STREAMS_SHARED * sizes.layers if config.model.residual_scalars is not None else 0
+    read_by_all = (config.model.residual_scalars, config.model.bigram_hash_embedding)
+    shared = STREAMS_SHARED * sizes.layers * sum(trick is not None for trick in read_by_all)
     return stream * (STREAMS_BACKWARD_FUSED + shared) + _head(config, sizes, rows, fused)
 
 
