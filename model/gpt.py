@@ -98,7 +98,7 @@ class GPT(nn.Module):
         x = self.enter(tokens)  # (B, T, D)
         turns = self.turns_by_layer(x)
         mix: Mix | None = None
-        pairs: Share | None = None
+        bigrams: Share | None = None
         skip: Skip | None = None
         outputs: list[Tensor] = []
         if self.bigram_hash_embedding is not None:
@@ -109,10 +109,10 @@ class GPT(nn.Module):
             if self.residual_scalars is not None:
                 mix = self.residual_scalars(layer, x0[layer])
             if self.bigram_hash_embedding is not None:
-                pairs = shares[layer]
+                bigrams = shares[layer]
             if self.unet_skips is not None:
                 skip = self.unet_skips(layer, outputs)
-            x = block(x, tokens, turns[layer], mix, pairs, skip)
+            x = block(x, tokens, turns[layer], mix, bigrams, skip)
             if self.keeps_outputs:
                 outputs.append(x)
         middle = None if self.backout is None else outputs[self.backout.layer]
@@ -191,7 +191,7 @@ class GPT(nn.Module):
 class Block(nn.Module):
     """x (B, T, D) plus attention, plus MLP, each on a normed input.
 
-    What a trick mixes into the stream before the block arrives as `mix`, `pairs` and `skip`, so
+    What a trick mixes into the stream before the block arrives as `mix`, `bigrams` and `skip`, so
     that it is part of the block's graph when blocks are compiled.
     """
 
@@ -210,13 +210,13 @@ class Block(nn.Module):
         tokens: Tensor,
         turns: Turns | None,
         mix: Mix | None = None,
-        pairs: Share | None = None,
+        bigrams: Share | None = None,
         skip: Skip | None = None,
     ) -> Tensor:
         if mix is not None:
             x = mixed(x, mix)
-        if pairs is not None:
-            x = added(x, pairs)
+        if bigrams is not None:
+            x = added(x, bigrams)
         if skip is not None:
             x = skipped(x, skip)
         x = self.attention(self.attention_norm(x), tokens, turns, residual=x)
