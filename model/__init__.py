@@ -18,6 +18,7 @@ and the run itself:
 
     parameter   tensors that carry their label and initial distribution
     linear, norm, attention, tricks
+    shared      one tensor for several readers
     gpt         the architecture, read from top to bottom
     init        keyed initialisation
     optim       Muon and AdamW by label

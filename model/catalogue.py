@@ -2,9 +2,10 @@
 due to.
 
 One table, read from top to bottom; no registration. `on` and `off` are overrides; a trick counts
-as on when any field of `off` differs from its off value. `retune` names the fields that an arm
-without the trick must tune anew to be fair. What each trick computes stands in its own file, or
-where its field acts. No torch.
+as on when any field of `off` differs from its off value. Of a choice by name, such as the
+activation, each name is a trick of its own and on only where it is the one chosen. `retune` names
+the fields that an arm without the trick must tune anew to be fair. What each trick computes stands
+in its own file, or where its field acts. No torch.
 """
 
 import dataclasses
@@ -163,6 +164,15 @@ TRICKS: dict[str, Trick] = {
         people="@KoszarskyB, @Grad62304977",
         file="tricks/value_embeddings.py",
     ),
+    "bigram_hash_embedding": Trick(
+        summary="A hashed table of token pairs is added to the stream before every layer",
+        on={"model.bigram_hash_embedding": {}},
+        off={"model.bigram_hash_embedding": None},
+        neutral_at_init=True,
+        source="modded-nanogpt PR 201 (2026-01), signs PR 299 (2026-05); nanochat 2026-01",
+        people="@classiclarryd, @trianxy",
+        file="tricks/bigram_hash_embedding.py",
+    ),
     "smear": Trick(
         summary="Each embedding takes a gated share of the token before",
         on={"model.smear": {}},
@@ -180,6 +190,15 @@ TRICKS: dict[str, Trick] = {
         people="@Grad62304977",
         file="gpt.py",
     ),
+    "logit_rescale": Trick(
+        summary="Logits through 23 sigmoid((z + 5) / 7.5)",
+        on={"model.logit_rescale": {}},
+        off={"model.logit_rescale": None},
+        conflicts=("softcap",),
+        source="modded-nanogpt PR 181 (2025-12); refused by nanochat (log of 2026-01-16)",
+        people="@classiclarryd",
+        file="tricks/logit_rescale.py",
+    ),
     "rotary": Trick(
         summary="Rotary positions in place of learned ones",
         on={"model.rotary": {}},
@@ -187,6 +206,49 @@ TRICKS: dict[str, Trick] = {
         source="RoFormer, arXiv 2104.09864",
         people="Su and others; @kellerjordan0",
         file="tricks/rotary.py",
+    ),
+    "half_rotary": Trick(
+        summary="Half of the channels turn with position, the others stand still",
+        on={"model.rotary.half": {}},
+        off={"model.rotary.half": None},
+        requires=("rotary",),
+        source="modded-nanogpt; refused by nanochat (log of 2026-01-16)",
+        people="@YouJiacheng",
+        file="tricks/half_rotary.py",
+    ),
+    "partial_key_offset": Trick(
+        summary="Still channels of keys come from the token before, in layers that see all",
+        on={"model.partial_key_offset": True},
+        off={"model.partial_key_offset": False},
+        requires=("rotary", "half_rotary"),
+        source="modded-nanogpt PR 169 (2025-12), PR 201",
+        people="@classiclarryd",
+        file="tricks/partial_key_offset.py",
+    ),
+    "paired_heads": Trick(
+        summary="Two heads share one softmax over the keys of both, in some layers of short window",
+        on={"model.paired_heads": {}},
+        off={"model.paired_heads": None},
+        requires=("windows",),
+        source="modded-nanogpt 2026-01-07",
+        people="@classiclarryd",
+        file="tricks/paired_heads.py",
+    ),
+    "sparse_attention_gate": Trick(
+        summary="A gate on each head's output, from 12 channels of its input",
+        on={"model.sparse_attention_gate": {}},
+        off={"model.sparse_attention_gate": None},
+        source="modded-nanogpt PR 117 (2025-08)",
+        people="@classiclarryd",
+        file="tricks/sparse_attention_gate.py",
+    ),
+    "xsa": Trick(
+        summary="A head's output loses its part along the token's own value",
+        on={"model.xsa": True},
+        off={"model.xsa": False},
+        source="arXiv 2603.09078; modded-nanogpt PR 264 (2026-04), gated",
+        people="Zhai; @djdumpling",
+        file="tricks/xsa.py",
     ),
     "qk_norm": Trick(
         summary="Queries and keys to unit root mean square, times 1.2",
@@ -217,9 +279,28 @@ TRICKS: dict[str, Trick] = {
         summary="Squared ReLU in place of GELU",
         on={"model.activation": "relu2"},
         off={"model.activation": "gelu"},
+        conflicts=("leaky_relu_squared", "swiglu"),
         source="Primer, arXiv 2109.08668",
         people="So and others; @Grad62304977",
         file="gpt.py",
+    ),
+    "leaky_relu_squared": Trick(
+        summary="Squared leaky ReLU of slope 0.5 in place of GELU",
+        on={"model.activation": "leaky_relu2"},
+        off={"model.activation": "gelu"},
+        conflicts=("relu_squared", "swiglu"),
+        source="openai/parameter-golf PR 493, 2026-03; refused by nanochat (log of 2026-03-24)",
+        people="@parinzee; @karpathy",
+        file="gpt.py",
+    ),
+    "swiglu": Trick(
+        summary="A gated MLP of as many parameters in place of GELU",
+        on={"model.activation": "swiglu"},
+        off={"model.activation": "gelu"},
+        conflicts=("relu_squared", "leaky_relu_squared"),
+        source="arXiv 2002.05202; refused by nanochat (log of 2026-02-05)",
+        people="Shazeer; @karpathy",
+        file="tricks/swiglu.py",
     ),
     "untied_head": Trick(
         summary="A head of its own in place of the embedding table",
@@ -274,18 +355,12 @@ TRICKS: dict[str, Trick] = {
 
 NOT_BUILT = (
     "fp8",
-    "sparse_attention_gate",
     "window_warmup_yarn",
-    "bigram_hash_embedding",
     "multi_token_prediction",
-    "paired_heads",
-    "partial_key_offset",
     "batch_size_schedule",
     "sequence_length_schedule",
     "tables_every_second_step",
     "tie_then_untie",
-    "logit_rescale",
-    "xsa",
     "mudd",
     "prefix_token_prediction",
 )
@@ -327,11 +402,12 @@ def _clash(name: str, expected: str, got: str, remedy: dict[str, Any]) -> Config
 
 
 def _is_on(config: Config, trick: Trick) -> bool:
-    return any(_differs(config, path, value) for path, value in trick.off.items())
+    return any(_has(config, path, trick.on[path], off) for path, off in trick.off.items())
 
 
-def _differs(config: Config, path: str, off: Any) -> bool:
-    """Whether the field at `path` has another value than `off`; an absent parent counts as off."""
+def _has(config: Config, path: str, on: Any, off: Any) -> bool:
+    """Whether the field at `path` is the name `on`, or has another value than `off`; an absent
+    parent counts as off."""
     value: Any = config
     default: Any = Config()
     for name in path.split("."):
@@ -341,4 +417,4 @@ def _differs(config: Config, path: str, off: Any) -> bool:
         default = getattr(default, name, None)
     if dataclasses.is_dataclass(value) and off == {}:
         return bool(value != default)
-    return bool(value != off)
+    return bool(value == on) if isinstance(on, str) else bool(value != off)

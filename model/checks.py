@@ -12,7 +12,7 @@ from model.config import AdamW, Config
 from model.data.settings import DataSettings
 from model.data.sources import require_askable
 from model.errors import ConfigError, DataError
-from model.shapes import WINDOW_MULTIPLE, sizes_of
+from model.shapes import WINDOW_MULTIPLE, paired_layers, sizes_of
 
 POSITIVE = {
     "dial": ("depth", "ratio", "steps", "batch_tokens", "params", "reference_params"),
@@ -29,7 +29,7 @@ def faults(config: Config) -> list[ConfigError]:
     found = list(_ranges(config))
     if found:  # the other checks compute with these numbers
         return found
-    checks = (_shape, _windows, _gates, _adamw, _muon, _schedule, _data)
+    checks = (_shape, _windows, _pairs, _gates, _logits, _bigrams, _adamw, _muon, _schedule, _data)
     return [fault for check in checks for fault in check(config)]
 
 
@@ -60,9 +60,12 @@ def _shape(config: Config) -> Iterator[ConfigError]:
         yield _fault("model.head_width", "even", model.head_width, remedy)
     if model.rotary is not None and model.rotary.base <= 0:
         yield _fault("model.rotary.base", "more than 0", model.rotary.base, "Raise it.")
-    if model.softcap is not None and model.softcap.cap <= 0:
-        remedy = "Raise it, or set model.softcap: null."
-        yield _fault("model.softcap.cap", "more than 0", model.softcap.cap, remedy)
+    half = model.rotary.half if model.rotary is not None else None
+    if half is not None and model.head_width % 4:
+        remedy = "Half of the channels turn, in pairs; choose such a head width."
+        yield _fault("model.head_width", "a multiple of 4", model.head_width, remedy)
+    if half is not None and half.base <= 0:
+        yield _fault("model.rotary.half.base", "more than 0", half.base, "Raise it.")
 
 
 def _windows(config: Config) -> Iterator[ConfigError]:
@@ -83,9 +86,47 @@ def _windows(config: Config) -> Iterator[ConfigError]:
         yield _fault("model.windows.short_tokens", expected, short, remedy)
 
 
+def _pairs(config: Config) -> Iterator[ConfigError]:
+    paired = config.model.paired_heads
+    if paired is None:
+        return
+    path, remedy = "model.paired_heads", "Set model.paired_heads: null."
+    if paired.every <= 0:
+        yield _fault(f"{path}.every", "1 or more", paired.every, "Raise it.")
+        return
+    sizes = sizes_of(config)
+    if sizes.heads % 2:
+        yield _fault(path, "an even number of heads", sizes.heads, remedy)
+    if config.model.windows is not None and not any(paired_layers(config, sizes)):
+        yield _fault(path, "a layer with a short window", "none", remedy)
+
+
+def _logits(config: Config) -> Iterator[ConfigError]:
+    softcap, rescale = config.model.softcap, config.model.logit_rescale
+    if softcap is not None and softcap.cap <= 0:
+        remedy = "Raise it, or set model.softcap: null."
+        yield _fault("model.softcap.cap", "more than 0", softcap.cap, remedy)
+    if rescale is None:
+        return
+    for name in ("bound", "scale"):
+        if (value := getattr(rescale, name)) <= 0:
+            remedy = "Raise it, or set model.logit_rescale: null."
+            yield _fault(f"model.logit_rescale.{name}", "more than 0", value, remedy)
+
+
+def _bigrams(config: Config) -> Iterator[ConfigError]:
+    bigrams = config.model.bigram_hash_embedding
+    if bigrams is None:
+        return
+    for name in ("table_multiple", "sign_rows"):
+        value = getattr(bigrams, name)
+        if value is not None and value <= 0:
+            yield _fault(f"model.bigram_hash_embedding.{name}", "1 or more", value, "Raise it.")
+
+
 def _gates(config: Config) -> Iterator[ConfigError]:
     width = sizes_of(config).width
-    for name in ("smear", "value_embeddings"):
+    for name in ("smear", "value_embeddings", "sparse_attention_gate"):
         trick = getattr(config.model, name)
         if trick is not None and not 0 < trick.gate_channels <= width:
             path, expected = f"model.{name}.gate_channels", f"1 to the width ({width})"

@@ -42,11 +42,22 @@ class Windows:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HalfRotary:
+    """Trick `half_rotary`: half of the channels stand still (model/tricks/half_rotary.py)."""
+
+    base: float = 1024.0
+    """The slowest pair that turns takes this many times as long for a turn as the fastest; used in
+    place of rotary.base."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Rotary:
     """Trick `rotary`: rotary position embedding (model/tricks/rotary.py)."""
 
     base: float = 100_000.0
     """Wavelength base of the slowest channel pair."""
+    half: HalfRotary | None = None
+    """Rotation of half of the channels. Null: of all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +77,54 @@ class Softcap:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LogitRescale:
+    """Trick `logit_rescale`: logits as bound sigmoid((z + shift) / scale)
+    (model/tricks/logit_rescale.py)."""
+
+    bound: float = 23.0
+    """Logits end between 0 and this."""
+    shift: float = 5.0
+    """Added to a logit first."""
+    scale: float = 7.5
+    """Divides the shifted logit."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Smear:
     """Trick `smear`: a gated share of the token before (model/tricks/smear.py)."""
 
     gate_channels: int = 24
     """The gate reads this many leading channels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BigramHashEmbedding:
+    """Trick `bigram_hash_embedding`: a hashed table of token pairs
+    (model/tricks/bigram_hash_embedding.py)."""
+
+    table_multiple: int = 5
+    """Rows of the table, in padded vocabularies."""
+    init: float = 0.1
+    """Initial factor of the looked-up row before every layer."""
+    sign_rows: int | None = 8192
+    """Rows of random signs that tell apart the pairs of one row. Null: no signs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseAttentionGate:
+    """Trick `sparse_attention_gate`: a gate on each head's output
+    (model/tricks/sparse_attention_gate.py)."""
+
+    gate_channels: int = 12
+    """The gate of each head reads this many leading channels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedHeads:
+    """Trick `paired_heads`: two heads in one softmax (model/tricks/paired_heads.py)."""
+
+    every: int = 2
+    """Of the layers with a short window, the first is paired and then every n-th."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,8 +183,9 @@ class Model:
     norm: Literal["layernorm", "rmsnorm"] = "layernorm"
     """LayerNorm with weight and bias, or RMSNorm without parameters, which also follows the
     embedding."""
-    activation: Literal["gelu", "relu2"] = "gelu"
-    """Of the MLP, whose hidden width is 4 D."""
+    activation: Literal["gelu", "relu2", "leaky_relu2", "swiglu"] = "gelu"
+    """Of the MLP, whose hidden width is 4 D; with `swiglu` it is 8 D / 3, to the nearest multiple
+    of 16, which keeps the MLP's parameters."""
     bias: bool = True
     """Whether Linears have biases."""
     tied_head: bool = True
@@ -143,10 +198,23 @@ class Model:
     """Norm of queries and keys. Null: none."""
     windows: Windows | None = None
     """Attention windows. Null: full causal attention in every layer."""
+    sparse_attention_gate: SparseAttentionGate | None = None
+    """Gates on the outputs of heads. Null: none."""
+    xsa: bool = False
+    """Whether a head's output loses its part along the token's own value (model/tricks/xsa.py)."""
+    partial_key_offset: bool = False
+    """Whether layers that see the whole context take the still channels of their keys from the
+    token before (model/tricks/partial_key_offset.py)."""
+    paired_heads: PairedHeads | None = None
+    """Heads in pairs. Null: every head attends to its own keys."""
     softcap: Softcap | None = None
     """Bounded logits. Null: logits as they are."""
+    logit_rescale: LogitRescale | None = None
+    """Logits through a shifted sigmoid. Null: logits as they are."""
     smear: Smear | None = None
     """Share of the token before. Null: none."""
+    bigram_hash_embedding: BigramHashEmbedding | None = None
+    """A table of token pairs. Null: none."""
     value_embeddings: ValueEmbeddings | None = None
     """Token tables for the values of every other layer. Null: none."""
     residual_scalars: ResidualScalars | None = None
@@ -222,8 +290,8 @@ class Optimizer:
     """One field a label: every parameter carries exactly one of these labels.
 
     Labels of GPT-2 itself start at GPT-2's settings. A label that only a trick brings starts at
-    the reference recipe's (nanochat at 92d63d4), so a trick switched on alone brings
-    its own settings and changes no other.
+    the reference recipe's (nanochat at 92d63d4), or where that has no such trick at those it was
+    found with, so a trick switched on alone brings its own settings and changes no other.
     """
 
     muon: Muon | None = None
@@ -260,6 +328,21 @@ class Optimizer:
     """Gate and factor of smear."""
     backout: AdamW = AdamW(lr=0.2, beta1=0.8, eps=1e-10, decay=0.0)
     """Factor of backout."""
+    attention_gates: AdamW = AdamW(lr=0.008, beta2=0.99, eps=1e-10, decay=0.0)
+    """Gates of the sparse attention gate; modded-nanogpt's settings."""
+    bigram_table: AdamW = AdamW(
+        lr=0.3,
+        beta1=0.8,
+        beta2=0.995,
+        eps=1e-10,
+        decay=0.001,
+        batch_scaled=True,
+        width_scaled=True,
+    )
+    """Table of the bigram hash embedding; the reference recipe's for the token table, as nanochat
+    trained it."""
+    bigram_scalars: AdamW = AdamW(lr=0.008, eps=1e-10, decay=0.0)
+    """Factors of the bigram hash embedding; modded-nanogpt's settings."""
 
 
 @dataclass(frozen=True, kw_only=True)

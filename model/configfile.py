@@ -5,6 +5,7 @@ Overrides are dotted paths; `null` switches a trick off, `{}` switches it on wit
 run directory's config.json can be given again: its `requested` part is what is read.
 """
 
+import copy
 import dataclasses
 import difflib
 import io
@@ -101,7 +102,8 @@ def apply_overrides(
                 errors.append(_wrong_type(".".join(sections[: depth + 1]), "a mapping", place))
                 break
         else:
-            place[last] = overrides[path]
+            # a copy, because longer paths are set inside it
+            place[last] = copy.deepcopy(overrides[path])
 
 
 def _trick_is_off(sections: list[str]) -> bool:

@@ -17,15 +17,23 @@ from model.kernels import Kernels, fused
 from model.linear import Linear, joint
 from model.norm import norm_of, rms_norm
 from model.parameter import Constant, Init, Normal, Uniform, compute_type, parameter
-from model.shapes import Sizes, has_value_embedding
+from model.shapes import Sizes, has_value_embedding, mlp_width, paired_layers
 from model.tricks.backout import Backout
+from model.tricks.bigram_hash_embedding import BigramHashEmbedding, Share, added
+from model.tricks.logit_rescale import rescaled
+from model.tricks.paired_heads import interleaved, of_pairs, separated
+from model.tricks.partial_key_offset import offset
 from model.tricks.residual_scalars import Mix, ResidualScalars, mixed
 from model.tricks.rotary import Rotary, Turns, turned
 from model.tricks.smear import Smear
+from model.tricks.sparse_attention_gate import SparseAttentionGate
+from model.tricks.swiglu import SwiGLU
 from model.tricks.unet_skips import Skip, UNetSkips, skipped
 from model.tricks.value_embeddings import ValueEmbedding
+from model.tricks.xsa import exclusive
 
 GPT2_STD = 0.02
+LEAKY_SLOPE = 0.5  # as @parinzee (openai/parameter-golf, PR 493) and nanochat squared it
 
 
 class GPT(nn.Module):
@@ -42,7 +50,13 @@ class GPT(nn.Module):
             self.positions = Table(
                 sizes.context, width, "positions", Normal(GPT2_STD), torch.float32
             )
-        self.rotary = Rotary(model.rotary.base, sizes.head_width) if model.rotary else None
+        self.rotary = Rotary(model.rotary, sizes.head_width) if model.rotary else None
+        self.heads, self.paired = sizes.heads, paired_layers(config, sizes)
+        self.bigram_hash_embedding = None
+        if model.bigram_hash_embedding is not None:
+            self.bigram_hash_embedding = BigramHashEmbedding(
+                model.bigram_hash_embedding, sizes, self.compute
+            )
         self.embedding_norm = norm_of("rmsnorm", width) if model.norm == "rmsnorm" else None
         self.smear = Smear(model.smear) if model.smear else None
         self.residual_scalars = None
@@ -57,6 +71,7 @@ class GPT(nn.Module):
         if not model.tied_head:
             self.head = Table(sizes.vocab, width, "head", inits.head, torch.float32)
         self.softcap = model.softcap.cap if model.softcap else None
+        self.logit_rescale = model.logit_rescale
         self.vocab_size = model.vocab_size
         self.fused_loss = fused(kernels.loss, "loss")
 
@@ -81,18 +96,23 @@ class GPT(nn.Module):
     def stream(self, tokens: Tensor) -> Tensor:
         """Tokens (B, T) -> what the head reads (B, T, D): the architecture."""
         x = self.enter(tokens)  # (B, T, D)
-        turns = None if self.rotary is None else self.rotary(x.size(1), x.device, x.dtype)
+        turns = self.turns_by_layer(x)
         mix: Mix | None = None
+        bigrams: Share | None = None
         skip: Skip | None = None
         outputs: list[Tensor] = []
+        if self.bigram_hash_embedding is not None:
+            shares = self.bigram_hash_embedding.share(self.bigram_hash_embedding(tokens))
         if self.residual_scalars is not None:
             x0 = self.residual_scalars.share(x)
         for layer, block in enumerate(self.blocks):
             if self.residual_scalars is not None:
                 mix = self.residual_scalars(layer, x0[layer])
+            if self.bigram_hash_embedding is not None:
+                bigrams = shares[layer]
             if self.unet_skips is not None:
                 skip = self.unet_skips(layer, outputs)
-            x = block(x, tokens, turns, mix, skip)
+            x = block(x, tokens, turns[layer], mix, bigrams, skip)
             if self.keeps_outputs:
                 outputs.append(x)
         middle = None if self.backout is None else outputs[self.backout.layer]
@@ -109,6 +129,16 @@ class GPT(nn.Module):
             x = self.smear(x)
         return x
 
+    def turns_by_layer(self, x: Tensor) -> list[Turns | None]:
+        """What turns the queries and keys of each layer; null without rotary positions."""
+        if self.rotary is None:
+            return [None] * len(self.blocks)
+        turns = self.rotary(x.size(1), x.device, x.dtype)
+        if not any(self.paired):
+            return [turns] * len(self.blocks)
+        of_both = of_pairs(self.rotary(2 * x.size(1), x.device, x.dtype), self.heads)
+        return [of_both if paired else turns for paired in self.paired]
+
     def leave(self, x: Tensor, middle: Tensor | None) -> Tensor:
         """The stream (B, T, D) behind the last block -> what the head reads (B, T, D)."""
         if self.backout is not None:
@@ -120,6 +150,8 @@ class GPT(nn.Module):
         logits = F.linear(x, self.head_weight.to(x.dtype))[..., : self.vocab_size].float()
         if self.softcap is not None:
             logits = self.softcap * torch.tanh(logits / self.softcap)
+        if self.logit_rescale is not None:
+            logits = rescaled(logits, self.logit_rescale)
         return logits
 
     def torch_losses(self, x: Tensor, targets: Tensor) -> Tensor:
@@ -143,6 +175,9 @@ class GPT(nn.Module):
         self.torch_losses = compiled(self.torch_losses)  # type: ignore[method-assign]
         if self.residual_scalars is not None:
             self.residual_scalars.summed = compiled(self.residual_scalars.summed)
+        if self.bigram_hash_embedding is not None:
+            self.bigram_hash_embedding.compile(dynamic=False, fullgraph=True, backend=backend)
+            self.bigram_hash_embedding.summed = compiled(self.bigram_hash_embedding.summed)
 
     @property
     def head_weight(self) -> Tensor:
@@ -156,8 +191,8 @@ class GPT(nn.Module):
 class Block(nn.Module):
     """x (B, T, D) plus attention, plus MLP, each on a normed input.
 
-    What a trick mixes into the stream before the block arrives as `mix` and `skip`, so that it is
-    part of the block's graph when blocks are compiled.
+    What a trick mixes into the stream before the block arrives as `mix`, `bigrams` and `skip`, so
+    that it is part of the block's graph when blocks are compiled.
     """
 
     def __init__(
@@ -175,10 +210,13 @@ class Block(nn.Module):
         tokens: Tensor,
         turns: Turns | None,
         mix: Mix | None = None,
+        bigrams: Share | None = None,
         skip: Skip | None = None,
     ) -> Tensor:
         if mix is not None:
             x = mixed(x, mix)
+        if bigrams is not None:
+            x = added(x, bigrams)
         if skip is not None:
             x = skipped(x, skip)
         x = self.attention(self.attention_norm(x), tokens, turns, residual=x)
@@ -200,6 +238,12 @@ class Attention(nn.Module):
         self.value = Linear(width, width, bias=model.bias, init=inits.inner)
         self.out = Linear(width, width, bias=model.bias, init=inits.residual)
         self.qk_scale = model.qk_norm.scale if model.qk_norm else None
+        self.paired = paired_layers(config, sizes)[layer]
+        self.offsets_keys = model.partial_key_offset and self.window >= sizes.context
+        self.xsa = model.xsa
+        self.sparse_gate = None
+        if model.sparse_attention_gate is not None:
+            self.sparse_gate = SparseAttentionGate(model.sparse_attention_gate, sizes.heads)
         self.fused_qkv = fused(kernels.qkv, "qkv")
         self.fused_products = fused(kernels.products, "products")
         self.value_embedding = None
@@ -217,7 +261,18 @@ class Attention(nn.Module):
         q, k, v = self.heads_of(x, turns)  # (B, T, H, K)
         if self.value_embedding is not None:
             v = self.value_embedding(v, x, tokens)
-        y = self.attend(q, k, v, self.window).flatten(-2)
+        if self.offsets_keys:
+            k = offset(k)
+        if self.paired:
+            y = self.attend(interleaved(q), interleaved(k), interleaved(v), self.window)
+            y = separated(y)
+        else:
+            y = self.attend(q, k, v, self.window)
+        if self.xsa:
+            y = exclusive(y, v)
+        if self.sparse_gate is not None:
+            y = self.sparse_gate(y, x)
+        y = y.flatten(-2)
         if self.fused_products is not None:
             return self.fused_products.add_product(residual, y, self.out.weight)
         return residual + self.out(y)
@@ -238,22 +293,31 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """The residual plus D -> 4 D -> D with GELU (GPT-2's tanh form) or squared ReLU."""
+    """The residual plus D -> 4 D -> D with GELU (GPT-2's tanh form), squared ReLU or its leaky
+    form, or gated (trick `swiglu`)."""
 
     def __init__(self, config: Config, width: int, inits: "Inits", kernels: Kernels) -> None:
         super().__init__()
-        self.activation = config.model.activation
+        self.activation, bias = config.model.activation, config.model.bias
+        hidden = mlp_width(config, width)
         self.fused_products = fused(kernels.products, "products")
-        self.up = Linear(width, 4 * width, bias=config.model.bias, init=inits.up)
-        self.down = Linear(4 * width, width, bias=config.model.bias, init=inits.residual)
+        self.up = Linear(width, hidden, bias=bias, init=inits.up)
+        self.swiglu = None
+        if self.activation == "swiglu":
+            self.swiglu = SwiGLU(width, hidden, bias=bias, init=inits.up)
+        self.down = Linear(hidden, width, bias=bias, init=inits.residual)
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         if self.fused_products is not None:
             weights = (self.up.weight, self.down.weight)
             return self.fused_products.add_mlp(residual, x, *weights, self.activation)
+        if self.swiglu is not None:
+            return residual + self.down(self.swiglu(x, self.up))
         hidden = self.up(x)
         if self.activation == "relu2":
             hidden = F.relu(hidden).square()
+        elif self.activation == "leaky_relu2":
+            hidden = F.leaky_relu(hidden, LEAKY_SLOPE).square()
         else:
             hidden = F.gelu(hidden, approximate="tanh")
         return residual + self.down(hidden)

@@ -19,7 +19,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 
 from model.config import Config
-from model.shapes import Sizes, has_value_embedding
+from model.shapes import Sizes, has_value_embedding, mlp_width
 
 # streams (tokens x D) that one block keeps for its backward pass
 STREAMS_RESIDUAL = 2  # x before attention and before the MLP
@@ -29,10 +29,14 @@ STREAMS_MLP = 8  # 4 D wide, before and after its activation; fused: before
 STREAMS_MIXED = 1  # residual_scalars: the stream before it is mixed with the embedding
 STREAMS_TURNED = 2  # rotary and qk_norm: q and k before them; fused: none
 STREAMS_VALUE = 1  # value_embeddings, every other layer: v before the table is added; fused: none
+STREAMS_XSA = 2  # xsa: attention's output before it, and the values' directions
+STREAMS_GATE = 1  # sparse_attention_gate: attention's output before it; with xsa kept already
+STREAMS_BIGRAM = 2  # bigram_hash_embedding, once: the rows looked up, and their signs
 # the gradients that live at once while one block runs backward: the MLP's hidden one (4 D), the
 # stream's before and after
 STREAMS_BACKWARD = 6
-# fused: also q, k, v and the hidden layer again, and the gradient of x0 that each layer leaves. As
+# fused: also q, k, v and the hidden layer again, and the gradient of x0 (and of the rows of token
+# pairs) that each layer leaves. As
 # measured, what the head had is still there when they come (LOG.md)
 STREAMS_BACKWARD_FUSED = 18
 STREAMS_SHARED = 1
@@ -42,6 +46,7 @@ HEAD_CHUNK_TOKENS = 16_384  # rows of logits that the fused head has at a time: 
 COMPILED_LOGIT_BYTES = 2  # one bf16 tensor, of the logits and then of their gradients
 EAGER_LOGIT_BYTES = 16  # fp32: the logit, its softcap, its log-softmax, its gradient
 
+TABLES = ("embedding", "value_tables", "bigram_table")
 MASTER_BYTES = 4  # weights in fp32, and so their gradients and moments
 MUON_TEMPORARY_BYTES = 22  # a matrix element in an update: gradient, iterates in bf16, new weight
 
@@ -84,7 +89,7 @@ def memory_of(
     `fused` names the places with a fused kernel: loss, qkv, products, muon.
     """
     compute = compute_bytes(config)
-    tables = counts.get("embedding", 0) + counts.get("value_tables", 0)  # in the compute type
+    tables = sum(counts.get(label, 0) for label in TABLES)  # in the compute type
     others = sum(counts.values()) - tables
     matrices = counts.get("matrices", 0)
     muon = config.optimizer.muon is not None
@@ -99,7 +104,7 @@ def memory_of(
         activations=round(eager * stream * block_streams(config, sizes, fused)),
         head=_head(config, sizes, rows, fused),
         backward=_backward(config, sizes, rows, fused),
-        update=MUON_TEMPORARY_BYTES * _largest_stack(sizes) if muon else 0,
+        update=MUON_TEMPORARY_BYTES * _largest_stack(config, sizes) if muon else 0,
     )
 
 
@@ -109,19 +114,25 @@ def block_streams(config: Config, sizes: Sizes, fused: Collection[str] = ()) -> 
     each = STREAMS_RESIDUAL + STREAMS_ATTENTION
     each += STREAMS_MLP // 2 if "products" in fused else STREAMS_MLP + STREAMS_NORMED
     each += STREAMS_MIXED if model.residual_scalars is not None else 0
+    if model.xsa:
+        each += STREAMS_XSA
+    elif model.sparse_attention_gate is not None:
+        each += STREAMS_GATE
+    once = STREAMS_BIGRAM if model.bigram_hash_embedding is not None else 0
     if "qkv" in fused:
-        return each * sizes.layers
+        return each * sizes.layers + once
     each += STREAMS_TURNED if model.rotary is not None or model.qk_norm is not None else 0
     with_tables = sum(has_value_embedding(layer, sizes.layers) for layer in range(sizes.layers))
     of_tables = STREAMS_VALUE * with_tables if model.value_embeddings is not None else 0
-    return each * sizes.layers + of_tables
+    return each * sizes.layers + of_tables + once
 
 
 def _backward(config: Config, sizes: Sizes, rows: int, fused: Collection[str]) -> int:
     stream = rows * sizes.context * sizes.width * compute_bytes(config)
     if "products" not in fused:
         return round(stream * STREAMS_BACKWARD * (1.0 if config.system.compile else EAGER_FACTOR))
-    shared = STREAMS_SHARED * sizes.layers if config.model.residual_scalars is not None else 0
+    read_by_all = (config.model.residual_scalars, config.model.bigram_hash_embedding)
+    shared = STREAMS_SHARED * sizes.layers * sum(trick is not None for trick in read_by_all)
     return stream * (STREAMS_BACKWARD_FUSED + shared) + _head(config, sizes, rows, fused)
 
 
@@ -140,7 +151,8 @@ def _head(config: Config, sizes: Sizes, rows: int, fused: Collection[str]) -> in
     return tokens * sizes.vocab * EAGER_LOGIT_BYTES + gradients
 
 
-def _largest_stack(sizes: Sizes) -> int:
+def _largest_stack(config: Config, sizes: Sizes) -> int:
     """Elements of the largest stack of equal matrices that Muon steps at once: up or down of all
-    MLPs, as large as the four of attention together."""
-    return 4 * sizes.width**2 * sizes.layers
+    MLPs, as large as the four of attention together; up and gate of SwiGLU."""
+    matrices = 2 if config.model.activation == "swiglu" else 1
+    return matrices * mlp_width(config, sizes.width) * sizes.width * sizes.layers

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 
-from model.config import Config
+from model.config import BigramHashEmbedding, Config
 
 VOCAB_MULTIPLE = 64  # tables padded so that the head's matmul has full tiles
 WINDOW_MULTIPLE = 128  # short windows in whole tiles of the attention kernels
+SWIGLU_MULTIPLE = 16  # rows of whole 16 bytes, in 8-bit formats too
 
 LABELS = (
     "matrices",
@@ -25,6 +26,9 @@ LABELS = (
     "x0_scalars",
     "smear",
     "backout",
+    "attention_gates",
+    "bigram_table",
+    "bigram_scalars",
 )
 
 
@@ -89,12 +93,40 @@ def has_value_embedding(layer: int, layers: int) -> bool:
     return (layers - 1 - layer) % 2 == 0
 
 
+def paired_layers(config: Config, sizes: Sizes) -> tuple[bool, ...]:
+    """Of each layer, whether its heads attend in pairs (trick `paired_heads`)."""
+    paired = config.model.paired_heads
+    short = [i for i, window in enumerate(sizes.windows) if window < sizes.context]
+    chosen = short[:: paired.every] if paired is not None else []
+    return tuple(layer in chosen for layer in range(sizes.layers))
+
+
+def bigram_rows(settings: BigramHashEmbedding, sizes: Sizes) -> int:
+    """Rows of the table of token pairs; the last is that of a row's first token."""
+    return settings.table_multiple * sizes.vocab
+
+
+def mlp_width(config: Config, width: int) -> int:
+    """Channels of the MLP's hidden layer.
+
+    SwiGLU has three matrices in place of two, so 8 D / 3 channels in place of 4 D give it as many
+    parameters.
+    """
+    if config.model.activation != "swiglu":
+        return 4 * width
+    return max(1, round(8 * width / 3 / SWIGLU_MULTIPLE)) * SWIGLU_MULTIPLE
+
+
 def parameters(config: Config, sizes: Sizes) -> Iterator[Parameter]:
     """All parameters in the order of the model's modules."""
     model, width = config.model, sizes.width
     yield Parameter("embedding.weight", (sizes.vocab, width), "embedding")
     if model.rotary is None:
         yield Parameter("positions.weight", (sizes.context, width), "positions")
+    if model.bigram_hash_embedding is not None:
+        at, rows = "bigram_hash_embedding", bigram_rows(model.bigram_hash_embedding, sizes)
+        yield Parameter(f"{at}.table", (rows, width), "bigram_table")
+        yield Parameter(f"{at}.factors", (sizes.layers,), "bigram_scalars")
     if model.smear is not None:
         yield Parameter("smear.factor", (1,), "smear")
         yield Parameter("smear.gate", (1, model.smear.gate_channels), "smear")
@@ -126,8 +158,14 @@ def _block(config: Config, sizes: Sizes, layer: int) -> Iterator[Parameter]:
         at_ve = f"{at}.attention.value_embedding"
         yield Parameter(f"{at_ve}.table", (sizes.vocab, inner), "value_tables")
         yield Parameter(f"{at_ve}.gate", (sizes.heads, channels), "matrices")
-    yield from _linear(f"{at}.mlp.up", width, 4 * width, model.bias)
-    yield from _linear(f"{at}.mlp.down", 4 * width, width, model.bias)
+    if model.sparse_attention_gate is not None:
+        shape = (sizes.heads, model.sparse_attention_gate.gate_channels)
+        yield Parameter(f"{at}.attention.sparse_gate.gate", shape, "attention_gates")
+    hidden = mlp_width(config, width)
+    yield from _linear(f"{at}.mlp.up", width, hidden, model.bias)
+    if model.activation == "swiglu":
+        yield from _linear(f"{at}.mlp.swiglu.gate", width, hidden, model.bias)
+    yield from _linear(f"{at}.mlp.down", hidden, width, model.bias)
 
 
 def _norm(name: str, width: int) -> Iterator[Parameter]:

@@ -10,9 +10,11 @@ products    `quack`, products.py: activation and residual inside the products of
             symmetric products of Muon, of which half is computed
 muon        `triton`, muon.py: its elementwise steps in two passes
 
-As with attention, `auto` takes what can run here, a kernel that was asked for and cannot run stops
-the run, and the run's record keeps the plan. The GPU tests compare it with the kernels of a
-profiled step, so that a fused kernel is never used or lost in silence.
+A trick that changes one of these places and is not in its kernel (logit rescale, paired heads, an
+activation) leaves the place to torch. As with attention, `auto` takes what can run here, a kernel
+that was asked for and cannot run stops the run, and the run's record keeps the plan. The GPU tests
+compare it with the kernels of a profiled step, so that a fused kernel is never used or lost in
+silence.
 """
 
 from dataclasses import dataclass
@@ -23,7 +25,7 @@ from typing import Any
 import torch
 
 from model import attention
-from model.config import Config
+from model.config import Config, Model
 from model.errors import MachineError
 from model.parameter import compute_type
 from model.requirements import Problem
@@ -70,8 +72,9 @@ def why_not(place: str, config: Config, sizes: Sizes, device: torch.device) -> P
         return f"{kernel} computes in bf16", remedy
     if torch.cuda.get_device_capability(device) < (8, 0):
         return f"{kernel} needs compute capability 8.0 or later", remedy
-    if place in ("qkv", "products") and config.model.bias:
-        return f"{kernel} has no biases", remedy
+    lacking = _lacking(place, config.model)
+    if lacking is not None:
+        return f"{kernel} {lacking}", remedy
     if place == "qkv" and sizes.head_width & (sizes.head_width - 1):
         return f"{kernel} takes heads of a power of two, not {sizes.head_width} channels", remedy
     if place == "products":
@@ -82,6 +85,20 @@ def why_not(place: str, config: Config, sizes: Sizes, device: torch.device) -> P
     return None
 
 
+def _lacking(place: str, model: Model) -> str | None:
+    """What the model does at this place and its fused kernel cannot."""
+    if place in ("qkv", "products") and model.bias:
+        return "has no biases"
+    if place == "products" and model.activation not in PRODUCTS_ACTIVATIONS:
+        return f"knows {' and '.join(PRODUCTS_ACTIVATIONS)}, not {model.activation}"
+    if place == "qkv" and model.rotary is not None and model.paired_heads is not None:
+        return "turns all heads alike, and paired heads turn by angles of their own"
+    if place == "loss" and model.logit_rescale is not None:
+        return "has no logit rescale"
+    return None
+
+
+PRODUCTS_ACTIVATIONS = ("relu2", "gelu")
 FUSED = {"loss": "triton", "qkv": "triton", "products": "quack", "muon": "triton"}
 """The fused kernel of each place."""
 

@@ -11,14 +11,11 @@ at depth 8, 12, 16, 20). Off: a plain residual stream. Interactions: smear, back
 skips touch the same stream.
 """
 
-from collections.abc import Callable
-from typing import Any
-
-import torch
 from torch import Tensor, nn
 
 from model.config import ResidualScalars as Settings
 from model.parameter import Linspace, parameter
+from model.shared import Shared, summed
 
 Mix = tuple[Tensor, Tensor, Tensor]
 """A layer's two factors, and x0."""
@@ -43,35 +40,6 @@ class ResidualScalars(nn.Module):
     def forward(self, layer: int, x0: Tensor) -> Mix:
         """What `mixed` needs before a layer; its factors are tensors, so all layers share code."""
         return self.resid[layer], self.x0[layer], x0
-
-
-class Shared(torch.autograd.Function):
-    """One tensor for several readers, each under a name of its own; their gradients are summed at
-    once.
-
-    Added up as they come, as autograd does, the gradients of x0 are read and written twice more
-    for every layer (LOG.md). It also keeps a block from getting one tensor as both stream and x0,
-    which would make it a kind of its own when blocks are compiled.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, readers: int, total: Callable[[tuple[Tensor, ...]], Tensor]
-    ) -> tuple[Tensor, ...]:
-        ctx.total = total
-        return tuple(x.view_as(x) for _ in range(readers))
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.total(grads), None, None
-
-
-def summed(grads: tuple[Tensor, ...]) -> Tensor:
-    """Their sum, rounded once; compiled, also one pass."""
-    total = grads[0].float()
-    for grad in grads[1:]:
-        total = total + grad
-    return total.to(grads[0].dtype)
 
 
 def mixed(x: Tensor, mix: Mix) -> Tensor:

@@ -15,34 +15,51 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
+from model.config import Rotary as Settings
+from model.tricks.half_rotary import half_frequencies
+
 Turns = tuple[Tensor, Tensor]
-"""Cosine and sine (T, K/2) of every position and channel pair."""
+"""Cosine and sine (T, K/2) of every position and channel pair; (T, H, K/2) where heads differ."""
 
 
 class Rotary(nn.Module):
     """The angles of a row, worked out once; holds no state."""
 
-    def __init__(self, base: float, head_width: int) -> None:
+    def __init__(self, settings: Settings, head_width: int) -> None:
         super().__init__()
-        self.base, self.head_width = base, head_width
+        self.settings, self.head_width = settings, head_width
 
     def forward(self, tokens: int, device: torch.device, dtype: torch.dtype) -> Turns:
         # blocks read them from memory: worked out inside their kernels, sines and cosines took
         # 16 % of a step (LOG.md)
-        return angles(tokens, self.head_width, self.base, device, dtype)
+        half = self.settings.half
+        base = self.settings.base if half is None else half.base
+        return angles(tokens, self.head_width, base, device, dtype, half=half is not None)
 
 
 def turned(x: Tensor, turns: Turns) -> Tensor:
     """Queries or keys x (B, T, H, K), rotated."""
-    cos, sin = (turn[:, None] for turn in turns)  # (T, 1, K/2)
+    cos, sin = (turn if turn.ndim == 3 else turn[:, None] for turn in turns)  # (T, 1 or H, K/2)
     first, second = x.chunk(2, dim=-1)  # (B, T, H, K/2) each
     return torch.cat((first * cos + second * sin, second * cos - first * sin), dim=-1)
 
 
 @lru_cache(maxsize=8)
-def angles(tokens: int, width: int, base: float, device: torch.device, dtype: torch.dtype) -> Turns:
+def angles(
+    tokens: int,
+    width: int,
+    base: float,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    half: bool = False,
+) -> Turns:
     """Turns of `tokens` positions; kept, so that they are worked out once in a process."""
-    exponent = torch.arange(0, width, 2, dtype=torch.float32, device=device) / width
     position = torch.arange(tokens, dtype=torch.float32, device=device)
-    angle = torch.outer(position, base**-exponent)
+    if half:
+        frequency = half_frequencies(width, base, device)
+    else:
+        exponent = torch.arange(0, width, 2, dtype=torch.float32, device=device) / width
+        frequency = base**-exponent
+    angle = torch.outer(position, frequency)
     return angle.cos().to(dtype), angle.sin().to(dtype)

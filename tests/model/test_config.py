@@ -92,6 +92,42 @@ def test_a_field_of_a_trick_that_is_off_is_refused() -> None:
         ({"schedule.warmdown": {"fraction": 65}}, "schedule.warmdown.fraction: expected 0 to 1"),
         ({"schedule.warmup_steps": -1}, "schedule.warmup_steps: expected 0 or more"),
         ({"model.softcap": {"cap": 0}}, "model.softcap.cap: expected more than 0"),
+        ({"model.logit_rescale": {"scale": 0}}, "model.logit_rescale.scale: expected more than 0"),
+        (
+            {"model.softcap": {}, "model.logit_rescale": {}},
+            "logit_rescale: expected softcap off; got softcap on. Set model.softcap: None.",
+        ),
+        (
+            {"model.rotary": {"half": {}}, "model.head_width": 6},
+            "model.head_width: expected a multiple of 4; got 6",
+        ),
+        ({"model.rotary": {"half": {"base": 0}}}, "model.rotary.half.base: expected more than 0"),
+        (
+            {"model.rotary": {}, "model.partial_key_offset": True},
+            "partial_key_offset: expected half_rotary on; got half_rotary off",
+        ),
+        ({"model.paired_heads": {}}, "paired_heads: expected windows on; got windows off"),
+        (
+            {"model.paired_heads": {}, "model.windows": {}, "model.width": 192},
+            "model.paired_heads: expected an even number of heads; got 3",
+        ),
+        (
+            {"model.paired_heads": {}, "model.windows": {"pattern": "L"}},
+            "model.paired_heads: expected a layer with a short window; got none",
+        ),
+        (
+            {"model.paired_heads": {"every": 0}, "model.windows": {}},
+            "model.paired_heads.every: expected 1 or more; got 0",
+        ),
+        (
+            {"model.bigram_hash_embedding": {"sign_rows": 0}},
+            "model.bigram_hash_embedding.sign_rows: expected 1 or more; got 0",
+        ),
+        (
+            {"model.sparse_attention_gate": {"gate_channels": 0}},
+            "model.sparse_attention_gate.gate_channels: expected 1 to the width (768); got 0",
+        ),
+        ({"model.xsa": {}}, "model.xsa: expected true or false; got {}"),
         ({"system.calibration_s": -1}, "system.calibration_s: expected 0 or more"),
         ({"data": "climbmix"}, "data.train_files: expected how many of the 6,542 training files"),
         ({"data.train_files": 0}, "data.train_files: expected at least 1 training file"),
@@ -130,6 +166,14 @@ def test_overrides_are_read_as_yaml_and_need_an_equals_sign() -> None:
     assert parsed == {"dial.depth": 8, "model.smear": None, "model.windows": {"pattern": "SL"}}
     with pytest.raises(ConfigErrors, match="expected --set PATH=VALUE"):
         parse_overrides(["dial.depth"])
+
+
+def test_overrides_are_left_as_they_were_given() -> None:
+    given = {"model.rotary": {"base": 5e4}, "model.rotary.half": {}}
+    config = load_config(None, given)
+    assert config.model.rotary is not None
+    assert config.model.rotary.half is not None
+    assert given == {"model.rotary": {"base": 5e4}, "model.rotary.half": {}}
 
 
 def test_a_bare_string_under_data_is_its_source_and_keeps_the_rest(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ GPU = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
     pytest.mark.filterwarnings("default"),  # kernel packages warn as they import and compile
 ]
+WITHOUT_BIAS = {"model.bias": False, "model.rotary": {}, "system.attention": "sdpa"}
 ROUNDING = 1e-2  # relative norm; bf16 keeps 8 bits, so one rounding costs 2^-9
 
 
@@ -229,6 +230,49 @@ def test_a_kernel_that_was_asked_for_and_cannot_run_stops_with_a_remedy(place: s
     config = load_config(None, {f"system.{place}_kernel": FUSED[place]})
     with pytest.raises(MachineError, match=f"Set system.{place}_kernel: auto"):
         choose(config, derive(config).sizes, CPU)
+
+
+@pytest.mark.parametrize(
+    ("place", "trick", "reason"),
+    [
+        ("loss", {"model.logit_rescale": {}}, "has no logit rescale"),
+        ("qkv", {"model.windows": {}, "model.paired_heads": {}}, "turns all heads alike"),
+        ("products", {"model.activation": "swiglu"}, "knows relu2 and gelu, not swiglu"),
+        ("products", {"model.activation": "leaky_relu2"}, "knows relu2 and gelu, not leaky_relu2"),
+    ],
+)
+def test_a_trick_that_a_fused_kernel_cannot_compute_keeps_it_from_running(
+    place: str, trick: dict[str, object], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    plain = load_config(None, WITHOUT_BIAS)
+    others, _ = why_not(place, plain, derive(plain).sizes, CUDA) or ("", "")
+    assert reason not in others
+    with_trick = load_config(None, {**WITHOUT_BIAS, **trick})
+    told, remedy = why_not(place, with_trick, derive(with_trick).sizes, CUDA) or ("", "")
+    assert reason in told
+    assert remedy == f"Set system.{place}_kernel: auto."
+    assert getattr(choose(with_trick, derive(with_trick).sizes, CUDA), place) == "torch"
+    asked = {**WITHOUT_BIAS, **trick, f"system.{place}_kernel": FUSED[place]}
+    with pytest.raises(MachineError, match=reason):
+        choose(load_config(None, asked), derive(with_trick).sizes, CUDA)
+
+
+def test_tricks_before_and_behind_the_fused_kernels_leave_them_in_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    tricks = {
+        "model.rotary.half": {},
+        "model.partial_key_offset": True,
+        "model.xsa": True,
+        "model.sparse_attention_gate": {},
+        "model.bigram_hash_embedding": {},
+    }
+    configs = [load_config(None, values) for values in (WITHOUT_BIAS, {**WITHOUT_BIAS, **tricks})]
+    for place in FUSED:
+        plain, tricky = (why_not(place, one, derive(one).sizes, CUDA) for one in configs)
+        assert plain == tricky
 
 
 @pytest.mark.parametrize("place", sorted({*FUSED} - {"products"}))

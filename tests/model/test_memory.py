@@ -64,6 +64,37 @@ def test_compiled_blocks_keep_the_streams_that_are_counted(base: str) -> None:
     assert kept == pytest.approx(parts.activations + logits + copies, rel=0.1)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, inside its compiler
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"model.xsa": True},
+        {"model.sparse_attention_gate": {}},
+        {"model.xsa": True, "model.sparse_attention_gate": {}},
+        {"model.bigram_hash_embedding": {}},
+        {"model.activation": "swiglu"},
+    ],
+)
+def test_compiled_tricks_keep_the_streams_that_are_counted(overrides: dict[str, Any]) -> None:
+    kept, counted = [], []
+    for values in ({}, overrides):
+        # wide enough that what is not a stream (gates, norms' statistics) hardly counts
+        wide = {"model.width": 384, "model.head_width": 64}
+        config, derived = small("speedrun", **wide, **values)
+        torch._dynamo.reset()
+        kept.append(kept_bytes(config, derived, "aot_eager_decomp_partition"))
+        copies = 2 * (derived.parameters["matrices"] + derived.parameters["embedding"])
+        counted.append(stream_bytes(config, derived) + copies)
+    stream = 2 * 2048 * 384
+    assert kept[1] - kept[0] == pytest.approx(counted[1] - counted[0], abs=stream / 2)
+
+
+def stream_bytes(config: Config, derived: Derived) -> int:
+    rows = derived.device_batch_rows
+    return memory_of(config, derived.sizes, derived.parameters, rows).activations
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 @pytest.mark.parametrize("base", ["speedrun", "gpt2"])
 def test_the_eager_estimate_is_not_below_what_is_kept(base: str, precision: str) -> None:

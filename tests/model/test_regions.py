@@ -24,6 +24,18 @@ SMALL = {
     "system.precision": "fp32",
     "system.device": "cpu",
 }
+MORE_TRICKS: dict[str, object] = {
+    "model__activation": "swiglu",
+    "model__bigram_hash_embedding": {},
+    "model__init": "gpt2",  # so that no zero projection hides what is in the blocks
+    "model__logit_rescale": {},
+    "model__paired_heads": {},
+    "model__partial_key_offset": True,
+    "model__rotary__half": {},
+    "model__softcap": None,
+    "model__sparse_attention_gate": {},
+    "model__xsa": True,
+}
 AROUND = 3  # before the blocks, behind them, the losses
 
 
@@ -53,6 +65,8 @@ def gradients(model: GPT) -> list[Tensor]:
     [
         (None, {}, 1),
         (SPEEDRUN, {}, 3),  # short; short with a table; long with a table
+        # short with or without a table, each paired or not; long with a table
+        pytest.param(SPEEDRUN, MORE_TRICKS, 5, marks=pytest.mark.slow),
         pytest.param(SPEEDRUN, {"model__windows": None}, 2, marks=pytest.mark.slow),
         pytest.param(SPEEDRUN, {"model__value_embeddings": None}, 2, marks=pytest.mark.slow),
     ],
@@ -63,11 +77,15 @@ def test_there_is_one_graph_a_kind_of_block(
     model = built(base, "aot_eager", **overrides)
     gradients(model)
     sums = model.residual_scalars is not None  # of the gradients of x0
-    assert counters["stats"]["unique_graphs"] == kinds + AROUND + sums
+    bigrams = model.bigram_hash_embedding is not None  # its rows, looked up
+    assert counters["stats"]["unique_graphs"] == kinds + AROUND + sums + bigrams
 
 
-def test_compiled_pieces_compute_what_the_whole_does() -> None:
-    plain, compiled = (gradients(built(SPEEDRUN, backend)) for backend in (None, "aot_eager"))
+@pytest.mark.parametrize("tricks", [{}, pytest.param(MORE_TRICKS, marks=pytest.mark.slow)])
+def test_compiled_pieces_compute_what_the_whole_does(tricks: dict[str, object]) -> None:
+    plain, compiled = (
+        gradients(built(SPEEDRUN, backend, **tricks)) for backend in (None, "aot_eager")
+    )
     assert len(plain) == len(compiled) > 50
     for got, expected in zip(compiled, plain, strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-7)
