@@ -76,7 +76,7 @@ def describe(
     }
 
 
-def resolve(base: str | None, overrides: dict[str, Any]) -> tuple[Config, Derived]:
+def resolve(base: str | None, overrides: dict[str, Any], ranks: int = 1) -> tuple[Config, Derived]:
     """The checked configuration and its derived values; raises ConfigErrors."""
     values = copy.deepcopy(_base_values(base)) if base else {}
     errors: list[ConfigError] = []
@@ -85,7 +85,7 @@ def resolve(base: str | None, overrides: dict[str, Any]) -> tuple[Config, Derive
     if errors:
         raise ConfigErrors(errors)
     catalogue.check(config)
-    return config, derive(config)
+    return config, derive(config, ranks)
 
 
 def identity_json(config: Config) -> dict[str, Any]:
