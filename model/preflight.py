@@ -247,7 +247,7 @@ def _memory(
     facts: GpuFacts, config: Config, derived: Derived, fused: Collection[str]
 ) -> Iterator[MachineError]:
     rows = derived.device_batch_rows
-    needed = memory_of(config, derived.sizes, derived.parameters, rows, fused).peak
+    needed = memory_of(config, derived.sizes, derived.parameters, rows, fused, derived.ranks).peak
     if needed <= ESTIMATE_MARGIN * facts.free_bytes:
         return
     fitting = largest_fitting_rows(config, derived, facts.free_bytes, fused)
