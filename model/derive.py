@@ -39,6 +39,7 @@ class Derived:
     device_batch_rows: int
     gradient_accumulation: int
     """Forward passes a step on one rank."""
+    ranks: int
     warmup_steps: int
     learning_rates: dict[str, float]
     """Peak by label; `matrices` before the factor of each matrix's shape where Muon is on."""
@@ -79,7 +80,7 @@ def derive(config: Config, ranks: int = 1) -> Derived:
     batch = config.dial.batch_tokens or batch_rule(r)
     steps = config.dial.steps or max(1, planned // batch)
     rows, accumulation = _rows(config, batch, ranks)
-    memory = memory_of(config, sizes, counts, rows)
+    memory = memory_of(config, sizes, counts, rows, ranks=ranks)
     return Derived(
         sizes=sizes,
         scaling_parameters=own,
@@ -90,6 +91,7 @@ def derive(config: Config, ranks: int = 1) -> Derived:
         tokens=steps * batch,
         device_batch_rows=rows,
         gradient_accumulation=accumulation,
+        ranks=ranks,
         warmup_steps=_warmup_steps(config, steps),
         learning_rates=_learning_rates(config, sizes, batch, counts),
         weight_decay=_weight_decay(config, batch, r, counts),
@@ -216,7 +218,9 @@ def largest_fitting_rows(
     rank_rows = derived.device_batch_rows * derived.gradient_accumulation
     for rows in range(rank_rows, 0, -1):
         if rank_rows % rows == 0:
-            memory = memory_of(config, derived.sizes, derived.parameters, rows, fused)
+            memory = memory_of(
+                config, derived.sizes, derived.parameters, rows, fused, derived.ranks
+            )
             if memory.peak <= free_bytes:
                 return rows
     return None

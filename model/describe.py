@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigErrors as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    described = describe(name="config", base=arguments.config, set=overrides)
+    described = describe("config", arguments.config, overrides, arguments.ranks)
     if arguments.json:
         _print(described)
     elif not described["errors"]:
@@ -53,11 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def describe(
-    name: str, base: str | None = None, set: dict[str, Any] | None = None
+    name: str, base: str | None = None, set: dict[str, Any] | None = None, ranks: int = 1
 ) -> dict[str, Any]:
     """One configuration as plain values; faults stand in `errors` and the rest is null then."""
     try:
-        config, derived = resolve(base, set or {})
+        config, derived = resolve(base, set or {}, ranks)
     except ModelError as error:
         faults = error.errors if isinstance(error, ConfigErrors) else [error]
         empty: dict[str, Any] = dict.fromkeys(("config", "derived", "pins", "tricks", "identity"))
@@ -76,7 +76,7 @@ def describe(
     }
 
 
-def resolve(base: str | None, overrides: dict[str, Any]) -> tuple[Config, Derived]:
+def resolve(base: str | None, overrides: dict[str, Any], ranks: int = 1) -> tuple[Config, Derived]:
     """The checked configuration and its derived values; raises ConfigErrors."""
     values = copy.deepcopy(_base_values(base)) if base else {}
     errors: list[ConfigError] = []
@@ -85,7 +85,7 @@ def resolve(base: str | None, overrides: dict[str, Any]) -> tuple[Config, Derive
     if errors:
         raise ConfigErrors(errors)
     catalogue.check(config)
-    return config, derive(config)
+    return config, derive(config, ranks)
 
 
 def identity_json(config: Config) -> dict[str, Any]:
@@ -165,11 +165,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("config", nargs="?", help="YAML or JSON file; without it the bare default")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C")
+    parser.add_argument("--ranks", type=_count, default=1, help="processes that train together")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--batch", action="store_true", help="read a JSON list on stdin")
     parser.add_argument("--catalogue", action="store_true", help="print the catalogue of tricks")
     parser.add_argument("--machine", action="store_true", help="print GPUs and back-ends")
     return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from model.gpt import GPT
+from model.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,14 @@ class Validation:
 
 
 def evaluate(
-    model: GPT, rows: np.ndarray, bytes_per_token: Tensor, rows_per_forward: int
+    model: GPT,
+    rows: np.ndarray,
+    bytes_per_token: Tensor,
+    rows_per_forward: int,
+    ranks: Ranks = ALONE,
 ) -> Validation:
-    """`rows` (R, T+1) token ids; `bytes_per_token` (V) on the model's device, 0 for specials.
+    """`rows` (R, T+1) token ids, this rank's share of all; `bytes_per_token` (V) on the model's
+    device, 0 for specials.
 
     Runs the forward pass exactly as training does, with gradients recorded and full batches (the
     last one is filled up, and what fills it does not count): a compiled model would otherwise be
@@ -51,5 +57,7 @@ def evaluate(
         nats += (losses.double() * counted).sum()
         count += counted.sum()
         size += length.sum()
+    for sum_of_rank in (nats, count, size):
+        ranks.add(sum_of_rank).wait()
     total = nats.item()
     return Validation(val_loss=total / count.item(), val_bpb=total / (log(2) * size.item()))

@@ -40,6 +40,10 @@ IN_THE_DRIVER = (
     "Torch and the driver do not fit together, or the driver does not answer. Compare nvidia-smi "
     "with torch's CUDA version (python -m model.describe --machine) and update one of them."
 )
+IN_ANOTHER_RANK = (
+    "Another rank ended, and this one could not go on without it. The log and ranks/*/result.json "
+    "say how; then the run can be started again."
+)
 
 # CUDA's own words, as cudaGetErrorString has them. "triggered" belongs to the first: torch adds to
 # every CUDA error that it could be built "to enable device-side assertions". What is not listed
@@ -60,6 +64,8 @@ GPU_REMEDIES = (
 )
 GPU_KIND = "AcceleratorError"
 GPU_WORDS = ("CUDA error", "CUDA driver", "CUBLAS_STATUS", "CUDNN_STATUS")  # plain RuntimeErrors
+RANK_KINDS = ("DistBackendError", "DistNetworkError", "DistStoreError")  # NCCL's
+RANK_WORDS = ("reset by peer", "closed by peer")  # gloo's, in plain RuntimeErrors
 # CUDA's, cuBLAS's, and the CPU allocator's, which raises a plain RuntimeError
 OUT_OF_MEMORY = ("out of memory", "allocate memory", "ALLOC_FAILED")
 
@@ -75,7 +81,8 @@ def classify(error: BaseException) -> Failure:
     if is_out_of_memory(error):
         return Failure(status="out_of_memory", reason=text or kind, remedy=FEWER_ROWS)
     reason = f"{kind}: {text}"
-    return Failure(status="failed", reason=reason, remedy=gpu_remedy(error), unexpected=True)
+    told = IN_ANOTHER_RANK if _is_of_another_rank(error) else gpu_remedy(error)
+    return Failure(status="failed", reason=reason, remedy=told, unexpected=True)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -91,6 +98,11 @@ def gpu_remedy(error: BaseException) -> str | None:
     if type(error).__name__ != GPU_KIND and not any(words in text for words in GPU_WORDS):
         return None
     return next((remedy for words, remedy in GPU_REMEDIES if words in text), IN_THE_GPU)
+
+
+def _is_of_another_rank(error: BaseException) -> bool:
+    told = any(words in str(error) for words in RANK_WORDS)
+    return told or type(error).__name__ in RANK_KINDS
 
 
 def _one_line(error: BaseException) -> str:

@@ -83,10 +83,12 @@ def memory_of(
     counts: Mapping[str, int],
     rows: int,
     fused: Collection[str] = (),
+    ranks: int = 1,
 ) -> Memory:
     """Estimate for one rank; `counts` are the parameters by label, `rows` those of one pass.
 
-    `fused` names the places with a fused kernel: loss, qkv, products, muon.
+    `fused` names the places with a fused kernel: loss, qkv, products, muon. Of several ranks each
+    has its share of the moments, and beside its own gradients its share of all ranks' sum.
     """
     compute = compute_bytes(config)
     tables = sum(counts.get(label, 0) for label in TABLES)  # in the compute type
@@ -99,12 +101,12 @@ def memory_of(
     stream = rows * sizes.context * sizes.width * compute
     eager = 1.0 if config.system.compile else EAGER_FACTOR
     return Memory(
-        states=weights + copies + moments,
-        gradients=weights,
+        states=weights + copies + moments // ranks,
+        gradients=weights if ranks == 1 else weights + weights // ranks,
         activations=round(eager * stream * block_streams(config, sizes, fused)),
         head=_head(config, sizes, rows, fused),
         backward=_backward(config, sizes, rows, fused),
-        update=MUON_TEMPORARY_BYTES * _largest_stack(config, sizes) if muon else 0,
+        update=MUON_TEMPORARY_BYTES * _largest_stack(config, sizes) // ranks if muon else 0,
     )
 
 

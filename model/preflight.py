@@ -24,6 +24,7 @@ from model.errors import MachineError
 from model.failure import is_out_of_memory
 from model.memory import memory_of
 from model.nvidia_smi import GpuProcess, compute_processes, driver_version
+from model.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     import torch
@@ -56,8 +57,8 @@ class GpuFacts:
     """Those of others that compute on it, as far as the driver tells."""
 
 
-def device_of(config: Config) -> "torch.device":
-    """The device that was asked for; raises MachineError where it is missing."""
+def device_of(config: Config, ranks: Ranks = ALONE) -> "torch.device":
+    """The device that was asked for, of this rank; raises MachineError where it is missing."""
     import torch
 
     from model.machine import usable_cores
@@ -66,10 +67,26 @@ def device_of(config: Config) -> "torch.device":
     available = torch.cuda.is_available()
     if wanted == "cuda" and not available:
         raise no_gpu(torch.version.cuda, driver_version())
-    device = torch.device("cuda" if wanted == "cuda" or (wanted == "auto" and available) else "cpu")
-    if device.type == "cpu":
-        torch.set_num_threads(config.system.threads or usable_cores())
-    return device
+    if wanted == "cuda" or (wanted == "auto" and available):
+        return _gpu_of(ranks)
+    cores = max(1, usable_cores() // ranks.local_count)
+    torch.set_num_threads(config.system.threads or cores)
+    return torch.device("cpu")
+
+
+def _gpu_of(ranks: Ranks) -> "torch.device":
+    import torch
+
+    if ranks.alone:
+        return torch.device("cuda")
+    if ranks.local_count > torch.cuda.device_count():
+        raise MachineError(
+            path="system.device",
+            expected=f"a GPU for each of {ranks.local_count} ranks",
+            got=f"{torch.cuda.device_count()}",
+            remedy="Lower --nproc-per-node, or widen CUDA_VISIBLE_DEVICES.",
+        )
+    return torch.device("cuda", ranks.local)
 
 
 def no_gpu(torch_cuda: str | None, driver: str | None) -> MachineError:
@@ -230,7 +247,7 @@ def _memory(
     facts: GpuFacts, config: Config, derived: Derived, fused: Collection[str]
 ) -> Iterator[MachineError]:
     rows = derived.device_batch_rows
-    needed = memory_of(config, derived.sizes, derived.parameters, rows, fused).peak
+    needed = memory_of(config, derived.sizes, derived.parameters, rows, fused, derived.ranks).peak
     if needed <= ESTIMATE_MARGIN * facts.free_bytes:
         return
     fitting = largest_fitting_rows(config, derived, facts.free_bytes, fused)

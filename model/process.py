@@ -8,7 +8,6 @@ imported.
 """
 
 import argparse
-import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from model.config import Config
 from model.derive import Derived
 from model.errors import ConfigErrors, MachineError, ModelError, missing_package
 from model.failure import classify
+from model.ranks import ALONE, Ranks, from_environment
 from model.rundir import RunDirectory
 from model.stop import Stop
 
@@ -31,6 +31,7 @@ class Process:
     derived: Derived
     run: RunDirectory
     stop: Stop
+    ranks: Ranks = ALONE
 
 
 Work = Callable[[Process], None]
@@ -47,27 +48,34 @@ def command_line(module: str, description: str | None) -> argparse.ArgumentParse
     return parser
 
 
-def run_process(arguments: argparse.Namespace, work: Work) -> int:
-    """Runs `work` in the run directory that was asked for; the process's exit code."""
+def run_process(arguments: argparse.Namespace, work: Work, *, several_ranks: bool = False) -> int:
+    """Runs `work` in the run directory that was asked for; the process's exit code.
+
+    Rank 0 leaves the run's files; the others leave theirs under `ranks/` there.
+    """
     try:
-        run = RunDirectory(arguments.out)
+        ranks = from_environment()
+        own = f"ranks/{ranks.rank}" if ranks.rank else ""
+        run = RunDirectory(arguments.out / own)
     except ModelError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     stop = Stop(run, arguments.watch_fd)
     try:
-        return _outcome(run, lambda: work(_begin(arguments, run, stop)))
+        if not several_ranks:
+            return _outcome(run, lambda: work(_begin(arguments, run, stop, _one_rank(ranks))))
+        return _outcome(run, lambda: work(_begin(arguments, run, stop, ranks)))
     except OSError as error:  # a full disk: what was written stays, and no result means failed
         print(f"error: {run.path} could not be written: {error}", file=sys.stderr)
         return 1
 
 
-def _begin(arguments: argparse.Namespace, run: RunDirectory, stop: Stop) -> Process:
+def _begin(arguments: argparse.Namespace, run: RunDirectory, stop: Stop, ranks: Ranks) -> Process:
     from model.configfile import parse_overrides  # here, so that a missing package has its remedy
     from model.describe import identity_json, resolve
 
-    config, derived = resolve(str(arguments.config), parse_overrides(arguments.set))
-    _one_rank()
+    overrides = parse_overrides(arguments.set)
+    config, derived = resolve(str(arguments.config), overrides, ranks.count)
     run.write(
         "config.json",
         {
@@ -76,7 +84,7 @@ def _begin(arguments: argparse.Namespace, run: RunDirectory, stop: Stop) -> Proc
             "identity": identity_json(config),
         },
     )
-    return Process(config=config, derived=derived, run=run, stop=stop)
+    return Process(config=config, derived=derived, run=run, stop=stop, ranks=ranks)
 
 
 def _outcome(run: RunDirectory, call: Callable[[], None]) -> int:
@@ -104,11 +112,11 @@ def _outcome(run: RunDirectory, call: Callable[[], None]) -> int:
     return 0
 
 
-def _one_rank() -> None:
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))
-    if ranks > 1:
+def _one_rank(ranks: Ranks) -> Ranks:
+    if not ranks.alone:
         raise MachineError(
             expected="one rank",
-            got=f"{ranks} (WORLD_SIZE)",
-            remedy="Start it without torchrun: training over several ranks is not built yet.",
+            got=f"{ranks.count} (WORLD_SIZE)",
+            remedy="Start it without torchrun: only model.train runs over several ranks.",
         )
+    return ranks

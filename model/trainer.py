@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from model import precompile, preflight
 from model.clock import Clock, Lap
@@ -28,6 +28,7 @@ from model.init import initialise
 from model.kernels import choose, kernel_plan
 from model.machine import environment_json, peak_flops, peak_memory_bytes
 from model.optim.labels import Optimizers
+from model.ranks import ALONE, Ranks, join
 from model.rundir import RunDirectory
 from model.stop import Stop
 
@@ -45,32 +46,39 @@ class Interrupted(Exception):
 class Trainer:
     """Model, optimizers and counters of one run on one device."""
 
-    def __init__(self, config: Config, derived: Derived, device: torch.device) -> None:
-        self.config, self.derived, self.device = config, derived, device
+    def __init__(
+        self, config: Config, derived: Derived, device: torch.device, ranks: Ranks = ALONE
+    ) -> None:
+        self.config, self.derived, self.device, self.ranks = config, derived, device, ranks
         self.kernels = choose(config, derived.sizes, device)
         with device:
             self.gpt = GPT(config, derived.sizes, self.kernels)
         initialise(self.gpt, config.seed)
-        self.optimizers = Optimizers(self.gpt, config, derived, self.kernels)
+        self.optimizers = Optimizers(self.gpt, config, derived, self.kernels, ranks)
         if config.system.compile:
             self.gpt.compile_regions()
 
     def gradients(self, tokens: Tensor) -> Tensor:
-        """Accumulates the gradient of the mean loss over rows (R, T+1); returns that loss."""
+        """Accumulates this rank's part of the gradient of the mean loss over the rows (R, T+1) of
+        all ranks; returns the mean over its own."""
         rows = self.derived.device_batch_rows
         accumulation = tokens.size(0) // rows
         total = torch.zeros((), device=self.device)
-        for micro in tokens.split(rows):
+        for number, micro in enumerate(tokens.split(rows), start=1):
             loss = self.gpt(micro[:, :-1], micro[:, 1:].contiguous())
-            (loss / accumulation).backward()
+            if number == accumulation:
+                self.optimizers.last_pass()
+            (loss / (accumulation * self.ranks.count)).backward()
             total += loss.detach() / accumulation
         return total
 
     def step(self, index: int, tokens: Tensor) -> tuple[Tensor, float]:
-        """One optimizer step (counted from 0): loss and the learning rate's share of its peak."""
+        """One optimizer step (counted from 0): the mean loss over this rank's rows, and the
+        learning rate's share of its peak."""
         loss = self.gradients(tokens)
+        self.optimizers.reduce()
         if self.config.optimizer.clip is not None:
-            nn.utils.clip_grad_norm_(self.gpt.parameters(), self.config.optimizer.clip)
+            self.optimizers.clip(self.config.optimizer.clip)
         scale = self.optimizers.step(index)
         self.optimizers.zero_grad()
         return loss, scale
@@ -87,8 +95,16 @@ class Trainer:
 class Training:
     """One run from its configuration to its metrics, writing events as it goes."""
 
-    def __init__(self, config: Config, derived: Derived, run: RunDirectory, stop: Stop) -> None:
+    def __init__(
+        self,
+        config: Config,
+        derived: Derived,
+        run: RunDirectory,
+        stop: Stop,
+        ranks: Ranks = ALONE,
+    ) -> None:
         self.config, self.derived, self.run, self.stop = config, derived, run, stop
+        self.ranks = ranks
         self.train_time_s = self.loader_wait_s = self.eval_s = 0.0
         self.settled_s, self.settled_steps, self.recompiled_steps = 0.0, 0, 0
         self._pending: deque[_Step] = deque()
@@ -96,14 +112,15 @@ class Training:
     def run_all(self, started: float) -> None:
         """Everything; raises Diverged, Interrupted, or what went wrong."""
         self._phase_since("startup", started)
-        device = preflight.device_of(self.config)
+        device = preflight.device_of(self.config, self.ranks)
+        join(self.ranks, device)
         # first of all: packages ask where to keep kernels when they are imported
         self.compilation = Compilation.start(self.config, device)
         self._timed("preflight", lambda: self._check(device))
         prepared = self._timed("data", self._open_data)
         rows = prepared.rows("train", self.derived.steps * self._batch_rows)
         self.validation = prepared.rows("validation", self.derived.validation_rows)
-        self.trainer = self._timed("build", lambda: Trainer(self.config, self.derived, device))
+        self.trainer = self._timed("build", lambda: self._build(device))
         self.bytes_per_token = torch.from_numpy(prepared.bytes_per_token).to(device)
         compile_s = 0.0
         if self.config.system.compile:
@@ -118,13 +135,19 @@ class Training:
         if self.config.eval.at_start:
             self._evaluate(0)
         self.run.metrics["startup_s"] = time.time() - started
-        with Loader(rows, batch_rows=self._batch_rows, device=device) as loader:
+        rank, ranks = self.ranks.rank, self.ranks.count
+        with Loader(
+            rows, batch_rows=self._batch_rows, rank=rank, ranks=ranks, device=device
+        ) as loader:
             self._all_steps(loader)
         self._summarise(environment)
 
     @property
     def _batch_rows(self) -> int:
         return self.derived.batch_tokens // self.derived.sizes.context
+
+    def _build(self, device: torch.device) -> Trainer:
+        return Trainer(self.config, self.derived, device, self.ranks)
 
     def _check(self, device: torch.device) -> None:
         kernels = preflight.check(self.config, self.derived, device)
@@ -142,6 +165,7 @@ class Training:
             kernel_plan=kernel_plan(self.config, trainer.kernels),
             calibration_s=system.calibration_s,
         )
+        environment["gpus"] = [gpu for gpus in self.ranks.told(environment["gpus"]) for gpu in gpus]
         return {**environment, "compile_cache": self.compilation.as_json()}
 
     def _all_steps(self, loader: Loader) -> None:
@@ -149,13 +173,11 @@ class Training:
         clock = Clock(self.trainer.device)
         began = time.time()
         for index in range(steps):
-            if self.stop.reason is not None:
-                self._settle(0)
-                raise Interrupted(self.stop.reason)
             batch = loader.next()
             loss, scale = self.trainer.step(index, batch.tokens)
+            shared = self._shared(loss)
             compiled_s = self._recompilation(index + 1)
-            step = _Step(index + 1, loss, clock.lap(), batch.waited_s, scale, compiled_s)
+            step = _Step(index + 1, shared, clock.lap(), batch.waited_s, scale, compiled_s)
             self._pending.append(step)
             # one step stays pending on a GPU, so that reading its loss never makes the GPU wait
             self._settle(1 if self.trainer.device.type == "cuda" else 0)
@@ -166,6 +188,13 @@ class Training:
                 clock.begin()
         self._phase_since("train", began)
 
+    def _shared(self, loss: Tensor) -> Tensor:
+        """The mean loss over all ranks, and how many of them were told to leave: (2)."""
+        told = torch.full_like(loss, 0.0 if self.stop.reason is None else 1.0)
+        shared = torch.stack([loss / self.ranks.count, told])
+        self.ranks.add(shared).wait()
+        return shared
+
     def _recompilation(self, step: int) -> float:
         """Seconds of compiling since the last question; an event says what it was."""
         news = self.compilation.news()
@@ -175,11 +204,12 @@ class Training:
         return news.seconds
 
     def _settle(self, keep: int) -> None:
-        """Reads and records pending steps until `keep` are left; raises Diverged."""
+        """Reads and records pending steps until `keep` are left; raises Diverged, Interrupted."""
         while len(self._pending) > keep:
             step = self._pending.popleft()
             # a step's time has no compilation in it, and one that compiled is no measure of speed
-            loss, seconds = step.loss.item(), max(0.0, step.lap.seconds() - step.compiled_s)
+            loss, told = step.shared.tolist()
+            seconds = max(0.0, step.lap.seconds() - step.compiled_s)
             tokens = step.number * self.derived.batch_tokens
             self.train_time_s += seconds
             self.loader_wait_s += step.waited_s
@@ -206,14 +236,18 @@ class Training:
             )
             if not math.isfinite(loss):
                 raise Diverged(f"training loss {loss} at step {step.number}")
+            if told:  # every rank reads it at the same step, so that none waits for one that left
+                raise Interrupted(self.stop.reason or "another rank was told to leave")
 
     def _evaluate(self, step: int) -> None:
         began = time.time()
+        own = self.ranks.share(self.derived.validation_rows)
         result = evaluate(
             self.trainer.gpt,
-            self.validation.tokens(0, self.derived.validation_rows),
+            self.validation.tokens(own.start, own.stop),
             self.bytes_per_token,
             self.derived.device_batch_rows,
+            self.ranks,
         )
         seconds = time.time() - began
         self.eval_s += seconds
@@ -230,7 +264,8 @@ class Training:
             val_bpb=result.val_bpb,
             seconds=round(seconds, 4),
         )
-        print(f"step {step}/{self.derived.steps} val_bpb {result.val_bpb:.5f}", flush=True)
+        if self.ranks.rank == 0:
+            print(f"step {step}/{self.derived.steps} val_bpb {result.val_bpb:.5f}", flush=True)
 
     def _summarise(self, environment: dict[str, Any]) -> None:
         metrics, derived = self.run.metrics, self.derived
@@ -238,11 +273,12 @@ class Training:
         if self.settled_steps:
             settled_tokens = self.settled_steps * derived.batch_tokens
             metrics["tokens_per_s"] = settled_tokens / self.settled_s
-        metrics["peak_memory_bytes"] = peak_memory_bytes(self.trainer.device)
+        metrics["peak_memory_bytes"] = self.ranks.largest(peak_memory_bytes(self.trainer.device))
         if self.trainer.device.type == "cuda":
             peak = peak_flops(environment["gpus"][0]["name"])
             if peak is not None and metrics["tokens_per_s"] is not None:
-                metrics["mfu"] = derived.flops_per_token * metrics["tokens_per_s"] / peak
+                flops = derived.flops_per_token * metrics["tokens_per_s"]
+                metrics["mfu"] = flops / (peak * self.ranks.count)
 
     def _timed(self, name: str, call: Any) -> Any:
         began = time.time()
@@ -263,7 +299,7 @@ class _Step:
     """A step whose loss and time are not read yet."""
 
     number: int
-    loss: Tensor
+    shared: Tensor
     lap: Lap
     waited_s: float
     lr_scale: float

@@ -2,7 +2,8 @@
 them.
 
 `matrices` go to Muon where it is on; every other label is a parameter group of one AdamW (torch's
-own, fused). After the idea of modded-nanogpt's label table.
+own, fused). After the idea of modded-nanogpt's label table. Over several ranks each one updates its
+share of every stack and every large table (model/ranks.py).
 """
 
 import torch
@@ -12,17 +13,27 @@ from model.config import Config
 from model.derive import Derived
 from model.kernels import REFERENCE, Kernels
 from model.optim.muon import Muon
+from model.optim.portion import Portion
 from model.parameter import compute_type, label_of
+from model.ranks import ALONE, Ranks
 from model.schedules import lr_scale, muon_decay_scale, muon_momentum
+
+CLIP_EPS = 1e-6  # torch's, in clip_grad_norm_
 
 
 class Optimizers:
     """Muon for the matrices (where on) and AdamW for the rest, stepped together."""
 
     def __init__(
-        self, model: nn.Module, config: Config, derived: Derived, kernels: Kernels = REFERENCE
+        self,
+        model: nn.Module,
+        config: Config,
+        derived: Derived,
+        kernels: Kernels = REFERENCE,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.config, self.derived = config, derived
+        self.config, self.derived, self.ranks = config, derived, ranks
+        self.parameters = list(model.parameters())
         by_label = group_by_label(model)
         assert by_label.keys() == derived.learning_rates.keys(), (
             f"labels of the model {sorted(by_label)}, of the table {sorted(derived.learning_rates)}"
@@ -36,7 +47,9 @@ class Optimizers:
                 decay=derived.weight_decay["matrices"],
                 compute=compute_type(config),
                 kernels=kernels,
+                ranks=ranks,
             )
+        self.portions: list[Portion] = []
         groups = [self._group(label, tensors) for label, tensors in by_label.items()]
         self.adamw = torch.optim.AdamW(groups, fused=True)
 
@@ -47,12 +60,50 @@ class Optimizers:
         scale = lr_scale(step, steps, self.derived.warmup_steps, schedule)
         for group in self.adamw.param_groups:
             group["lr"] = group["peak_lr"] * scale
+        for portion in self.portions:
+            portion.reduced()
         self.adamw.step()
+        gathering = [portion.gather() for portion in self.portions]
         if self.muon is not None:
             momentum = muon_momentum(step, steps, self.muon.settings, schedule)
             decay_scale = muon_decay_scale(step, steps)
-            self.muon.step(lr_scale=scale, momentum=momentum, decay_scale=decay_scale)
+            gathering += self.muon.step(lr_scale=scale, momentum=momentum, decay_scale=decay_scale)
+        for exchange in gathering:
+            exchange.wait()
         return scale
+
+    def last_pass(self) -> None:
+        """The next backward pass is the step's last: tables are reduced while it goes on."""
+        for portion in self.portions:
+            portion.reduce_when_there()
+
+    def reduce(self) -> None:
+        """Begins what the last backward pass has not begun, once it is over."""
+        for portion in self.portions:
+            portion.reduce()
+        if self.muon is not None:
+            self.muon.reduce()
+
+    @torch.no_grad()
+    def clip(self, limit: float) -> None:
+        """Scales all gradients so that their norm over all parameters is at most `limit`."""
+        if self.ranks.alone:
+            nn.utils.clip_grad_norm_(self.parameters, limit)
+            return
+        stacks = [] if self.muon is None else self.muon.stacks
+        for stack in stacks:
+            stack.reducing.wait()
+        for portion in self.portions:
+            portion.reduced()
+        shared = [stack.gradients for stack in stacks]
+        shared += [portion.gradient for portion in self.portions if portion.split]
+        whole = [portion.gradient for portion in self.portions if not portion.split]
+        squares = nn.utils.get_total_norm(shared).square()
+        self.ranks.add(squares).wait()
+        norm = (squares + nn.utils.get_total_norm(whole).square()).sqrt()
+        factor = (limit / (norm + CLIP_EPS)).clamp(max=1.0)
+        for gradient in [*shared, *whole]:
+            gradient.mul_(factor.to(gradient.dtype))
 
     def warm_up(self) -> None:
         """Compiles the kernels of Muon, by a step of length 0 with gradients of 0."""
@@ -62,14 +113,21 @@ class Optimizers:
     def zero_grad(self) -> None:
         """Forgets all gradients."""
         self.adamw.zero_grad(set_to_none=True)
+        for portion in self.portions:
+            portion.zero_grad()
         if self.muon is not None:
             self.muon.zero_grad()
 
     def _group(self, label: str, tensors: list[nn.Parameter]) -> dict[str, object]:
         settings = getattr(self.config.optimizer, label)
+        params = tensors
+        if not self.ranks.alone:
+            portions = [Portion(tensor, self.ranks) for tensor in tensors]
+            self.portions += portions
+            params = [portion.own for portion in portions]
         return {
             "label": label,
-            "params": tensors,
+            "params": params,
             "peak_lr": self.derived.learning_rates[label],
             "lr": 0.0,
             "betas": (settings.beta1, settings.beta2),

@@ -13,7 +13,8 @@ with a learning rate that has to be tuned anew. The iteration runs in the comput
 GPUs), the rest in fp32.
 
 Weights and gradients of equal shape lie in one tensor, of which the parameters and their gradients
-are slices: nothing is gathered before a step or scattered behind it.
+are slices: nothing is gathered before a step or scattered behind it. Over several ranks each one
+updates its share of a stack; one that does not divide is filled up with matrices of zeros.
 """
 
 from typing import Any
@@ -34,6 +35,7 @@ from model.optim.orthogonal import (
     renormalise,
     row_factors,
 )
+from model.ranks import ALONE, Exchange, Ranks
 
 
 class Muon:
@@ -48,34 +50,50 @@ class Muon:
         decay: float,
         compute: torch.dtype,
         kernels: Kernels = REFERENCE,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.settings, self.lr, self.decay, self.compute = settings, lr, decay, compute
         self.triples = coefficients(settings.orthogonalize, settings.iterations)
         by_shape: dict[torch.Size, list[nn.Parameter]] = {}
         for matrix in matrices:
             by_shape.setdefault(matrix.shape, []).append(matrix)
-        self.stacks = [_Stack(same, settings, kernels) for same in by_shape.values()]
+        self.stacks = [_Stack(same, settings, kernels, ranks) for same in by_shape.values()]
+
+    def reduce(self) -> None:
+        """Begins to give every rank the gradients of what it updates."""
+        for stack in self.stacks:
+            stack.reducing = stack.ranks.scatter(stack.accumulated, stack.gradients)
 
     @torch.no_grad()
-    def step(self, *, lr_scale: float, momentum: float, decay_scale: float) -> None:
-        """One update from the gradients in place; scales are shares of the peak values."""
+    def step(self, *, lr_scale: float, momentum: float, decay_scale: float) -> list[Exchange]:
+        """One update from the reduced gradients in place; scales are shares of the peak values.
+
+        The weights of other ranks are there once what is returned was waited for.
+        """
         lr, decay = self.lr * lr_scale, self.decay * decay_scale
+        gathering = []
         for stack in self.stacks:
             assert stack.holds_gradients(), "a matrix's .grad was replaced; write into it instead"
+            stack.reducing.wait()
             shape_lr = lr * max(1.0, stack.rows / stack.columns) ** 0.5
-            if stack.fused is not None:
-                self._fused_step(stack, momentum, shape_lr, shape_lr * decay)
-                continue
-            update = self._direction(stack, momentum)
-            kept = stack.weights
-            if self.settings.cautious_decay:
-                kept = kept * (update * kept >= 0)
-            stack.weights.sub_(shape_lr * (update + decay * kept))
+            self._update(stack, momentum, shape_lr, decay)
+            gathering.append(stack.ranks.gather(stack.held))
+        return gathering
 
     def zero_grad(self) -> None:
         """Forgets the gradients."""
         for stack in self.stacks:
-            stack.gradients.zero_()
+            stack.accumulated.zero_()
+
+    def _update(self, stack: "_Stack", momentum: float, lr: float, decay: float) -> None:
+        if stack.fused is not None:
+            self._fused_step(stack, momentum, lr, lr * decay)
+            return
+        update = self._direction(stack, momentum)
+        kept = stack.weights
+        if self.settings.cautious_decay:
+            kept = kept * (update * kept >= 0)
+        stack.weights.sub_(lr * (update + decay * kept))
 
     def _direction(self, stack: "_Stack", momentum: float) -> Tensor:
         settings = self.settings
@@ -107,21 +125,30 @@ class Muon:
 
 
 class _Stack:
-    """All matrices of one shape (N, rows, columns): weights, gradients, momentum, moments."""
+    """All matrices of one shape: `held` weights and `accumulated` gradients (N, rows, columns), and
+    of this rank's share (N / C, rows, columns) weights, gradients, momentum and moments."""
 
-    def __init__(self, matrices: list[nn.Parameter], settings: Settings, kernels: Kernels) -> None:
+    def __init__(
+        self, matrices: list[nn.Parameter], settings: Settings, kernels: Kernels, ranks: Ranks
+    ) -> None:
         self.rows, self.columns = matrices[0].shape
-        self.matrices = matrices
-        self.weights = torch.stack([matrix.data for matrix in matrices])
-        self.gradients = torch.zeros_like(self.weights)
-        for matrix, weight, gradient in zip(matrices, self.weights, self.gradients, strict=True):
+        self.matrices, self.ranks = matrices, ranks
+        padding = ranks.padded(len(matrices)) - len(matrices)
+        zeros = [torch.zeros_like(matrices[0].data)] * padding
+        self.held = torch.stack([*(matrix.data for matrix in matrices), *zeros])
+        self.accumulated = torch.zeros_like(self.held)
+        for matrix, weight, gradient in zip(matrices, self.held, self.accumulated, strict=False):
             matrix.data, matrix.grad = weight, gradient
+        own = ranks.share(len(self.held))
+        self.weights = self.held[own]
+        self.gradients = self.accumulated if ranks.alone else torch.zeros_like(self.weights)
+        self.reducing = Exchange(None)
         self.momentum = torch.zeros_like(self.weights)
         self.moment: Tensor | None = None
         if settings.normuon is not None:
             by_row = self.rows >= self.columns
-            shape = (len(matrices), self.rows, 1) if by_row else (len(matrices), 1, self.columns)
-            self.moment = torch.zeros(shape, device=self.weights.device)
+            shape = (self.rows, 1) if by_row else (1, self.columns)
+            self.moment = self.weights.new_zeros(len(self.weights), *shape)
         self.products = products_of(kernels.products, self.rows, self.columns)
         self.fused: Any = fused(kernels.muon, "muon")
 
@@ -129,5 +156,5 @@ class _Stack:
         """Whether the matrices still have the gradients that lie in the stack."""
         return all(
             matrix.grad is not None and matrix.grad.data_ptr() == gradient.data_ptr()
-            for matrix, gradient in zip(self.matrices, self.gradients, strict=True)
+            for matrix, gradient in zip(self.matrices, self.accumulated, strict=False)
         )

@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.failure import IN_A_KERNEL, IN_THE_CODE, IN_THE_DRIVER, IN_THE_GPU, classify
+from model.failure import (
+    IN_A_KERNEL,
+    IN_ANOTHER_RANK,
+    IN_THE_CODE,
+    IN_THE_DRIVER,
+    IN_THE_GPU,
+    classify,
+)
 from model.process import Process, command_line, run_process
 from model.rundir import STATUSES
 
@@ -55,6 +62,17 @@ def test_memory_that_ran_out_is_no_failure_of_the_gpu(error: Exception) -> None:
     assert failure.status == "out_of_memory"
     assert failure.reason
     assert "device_batch_rows" in (failure.remedy or "")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.distributed.DistBackendError("NCCL error in: unhandled system error"),
+        RuntimeError("[pair.cc:537] Read error [127.0.0.1]:14260: Connection reset by peer."),
+    ],
+)
+def test_a_rank_that_lost_another_points_to_it(error: Exception) -> None:
+    assert classify(error).remedy == IN_ANOTHER_RANK
 
 
 def test_cublas_fails_as_a_plain_runtime_error() -> None:
