@@ -167,6 +167,7 @@ def _speed(
         more_runs=more,
         reason=reason,
         notes=_launch_notes(launches, found),
+        replicate="launch",
     )
 
 
@@ -236,7 +237,7 @@ def of_launch_sides(
     by_rule = MEMORY in names and MEMORY not in given and all(one.on_gpu for one in launches)
     if by_rule:
         given[MEMORY] = MEMORY_MARGIN * sides[0][0].metrics[MEMORY]
-    asked = Asked(alpha=alpha, metrics=names, margins=given)
+    asked = Asked(alpha=alpha, metrics=names, margins=given, replicate="launch")
     found = []
     for judged in compare(sides[0], sides[1], asked, Ledger([])).judgements:
         if judged.metric == MEMORY and by_rule:

@@ -209,12 +209,24 @@ def test_a_fault_that_the_base_has_too_is_no_verdict_on_the_candidate(gate, plac
     assert "side A" in result["reason"]
 
 
-def test_a_damaged_store_ends_with_4_and_under_bisect_with_125(gate, place):
-    (place / "runs" / "gates").mkdir()
-    (place / "runs" / "gates" / "k").mkdir()
+def test_a_damaged_store_ends_with_4_and_its_reason_and_under_bisect_with_125(gate, place):
+    (place / "runs" / "gates" / "k").mkdir(parents=True)
     (place / "runs" / "gates" / "k" / "1.json").write_text("{}")
-    assert gate("--base", ".")[0] == 4
+    code, result = gate("--base", ".")
+    assert (code, result["outcome"]) == (4, "could not run")
+    assert "The file is damaged" in result["reason"]
     assert gate("--base", ".", "--bisect")[0] == 125
+
+
+def test_a_baseline_that_was_edited_or_is_absent_is_told_in_the_json_too(gate, place):
+    code, result = gate(baseline="nobody")
+    assert (code, result["exit_code"], result["a"]["baseline"]) == (4, 4, "nobody")
+    assert "expected a baseline under" in result["reason"]
+    (path,) = (place / "baselines").glob("*/*/quick.json")
+    path.write_text(path.read_text().replace('"why": "', '"why": "not '))
+    code, result = gate()
+    assert (code, result["outcome"]) == (4, "could not run")
+    assert "an edited one" in result["reason"]
 
 
 def test_bisect_skips_what_is_open_and_stops_at_wrong_usage(gate):
