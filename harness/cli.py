@@ -270,6 +270,9 @@ def gate(
     once: Annotated[
         bool, typer.Option("--once", help="A slowdown counts although one session shows it.")
     ] = False,
+    open_ended: Annotated[
+        bool, typer.Option("--open", help="One by one until it is clear or the budget ends.")
+    ] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Only time, cost and chances.")] = False,
     json: JsonOption = False,
     markdown: Annotated[
@@ -307,6 +310,7 @@ def gate(
         budget_s=None if budget_minutes is None else 60 * budget_minutes,
         price_usd_per_hour=price,
         once=once or bisect,
+        rule="open" if open_ended else "looks",
         run_limit_s=60 * run_minutes,
     )
     options = Options(
