@@ -4,7 +4,8 @@
 
 Plans, buys piece by piece within a budget, looks, decides, and goes to a second session where a
 first one showed a slowdown: everything of a gate but the trainers (`gate_plan`, `gate_rounds`,
-`gate_judge`, `gate_whole`). The ledger's SD is drawn too, with the degrees of freedom that it has.
+`gate_judge`, `gate_whole`). The ledger's SD is drawn too, with the degrees of freedom that it has;
+where it has no row, the baseline and earlier sessions teach it, as they do a real one.
 Gate number i of a cell has a seed of its own, so that the first hundred of each cell can be made
 again in a test: the counts of those are kept beside the counts of all. What is kept becomes a part
 of docs/operating-characteristics.md.
@@ -24,6 +25,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.many_verdicts import percent
 from harness import gate_plan
 from harness.ab import WINDOWS, Launch
 from harness.baseline import Baseline, Entry
@@ -31,6 +33,7 @@ from harness.gate_result import SPEED, GatePlan, GateResult, PartPlan, Rule, Sub
 from harness.gate_rounds import Rounds, launch_row, speed_margin
 from harness.gate_sides import Asked
 from harness.gate_whole import concluded
+from harness.gating import with_own_rows
 from harness.ledger import Ledger, Row, recipe_scale
 from harness.margins import LOSS_MARGIN_NATS, LOSS_SD_NATS, SPEED_MARGIN
 from harness.record import SESSION_GAP_S, Identity, Record
@@ -40,8 +43,10 @@ ALPHA = 0.05
 HARMS = (0.0, 0.5, 1.0, 2.0)  # in margins
 RULES: tuple[Rule, ...] = ("looks", "open")
 LEDGER_DF = 60
-LEDGERS = {f"ledger, {LEDGER_DF} df": LEDGER_DF, "own": None}
 STORED_RUNS = 8  # of the baseline
+FEW = 4  # too few for a ledger row of their own: the runs of both sides show their noise
+LEDGER, OWN, OWN_FEW = f"ledger, {LEDGER_DF} df", "own", f"own, {FEW} stored"
+NOISE = {"launches": (LEDGER, OWN), "replicates": (LEDGER, OWN, OWN_FEW)}
 BUDGET = {"launches": 8, "replicates": 16}  # pieces of evidence: each takes one unit of time
 FIRST = 100  # gates of each cell whose counts are kept apart
 MARGIN_BPB = 0.001
@@ -56,14 +61,14 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     """One kind of gate, and the truth that it is about."""
 
     evidence: str
-    ledger: str
+    noise: str
     rule: Rule
     harm: float
 
     @property
     def name(self) -> str:
         """What its gates are seeded by."""
-        return f"{self.evidence}, {self.ledger}, {self.rule}, {self.harm:g}"
+        return f"{self.evidence}, {self.noise}, {self.rule}, {self.harm:g}"
 
 
 class Counted(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,23 +107,12 @@ class Drawn:
         """Two processes with a speed of their own each, and windows that scatter about it."""
         own = self.harm * math.log1p(SPEED_MARGIN) + self.rng.normal(0, math.sqrt(2) * LAUNCH_SD)
         ratios = own + self.rng.normal(0, WINDOW_SD, WINDOWS)
-        self.launches.append(
-            Launch(
-                number=len(self.launches) + 1,
-                ratios=ratios.tolist(),
-                step_s=(1.0, math.exp(ratios.mean())),
-                batch_tokens=(1.0, 1.0),
-                loader_wait_share=(0.0, 0.0),
-                peak_memory_bytes=(None, None),
-                compile_s=(None, None),
-                seconds=1.0,
-            )
-        )
+        self.launches.append(launched(len(self.launches) + 1, ratios.tolist()))
 
     def run(self) -> None:
         """One run of the candidate, on the seed after the baseline's."""
         bpb = 1.0 + self.harm * MARGIN_BPB + self.rng.normal(0, RUN_SD)
-        self.runs.append(_record(STORED_RUNS + len(self.runs) + 1, bpb))
+        self.runs.append(record(STORED_RUNS + len(self.runs) + 1, bpb))
 
     def has_time(self, part: PartPlan) -> bool:
         """Each piece takes the same, so the budget is a number of pieces."""
@@ -127,8 +121,9 @@ class Drawn:
 
 def cells() -> Iterator[Cell]:
     """Every cell of the table."""
-    for evidence, ledger, rule, harm in itertools.product(BUDGET, LEDGERS, RULES, HARMS):
-        yield Cell(evidence=evidence, ledger=ledger, rule=rule, harm=harm)
+    for evidence, kinds in NOISE.items():
+        for noise, rule, harm in itertools.product(kinds, RULES, HARMS):
+            yield Cell(evidence=evidence, noise=noise, rule=rule, harm=harm)
 
 
 def counted(cell: Cell, gates: int) -> Counted:
@@ -152,7 +147,8 @@ def _tally(ends: list[End]) -> dict[str, int]:
 def gate(cell: Cell, number: int) -> End:
     """One gate; a slowdown that it shows for the first time is sought again in another session."""
     rng = np.random.default_rng([number, *cell.name.encode()])
-    stored, ledger = _baseline(rng), _ledger(rng, LEDGERS[cell.ledger])
+    stored = baseline(rng, FEW if cell.noise == OWN_FEW else STORED_RUNS)
+    known = ledger(rng) if cell.noise == LEDGER else Ledger([])
     asked = Asked(
         baseline=stored,
         alpha=ALPHA,
@@ -160,25 +156,25 @@ def gate(cell: Cell, number: int) -> End:
         margins={"val_bpb": MARGIN_BPB},
         budget_s=float(BUDGET[cell.evidence]),
     )
-    first, bought = _session(cell, asked, ledger, rng, [])
+    first, bought = _session(cell, asked, known, rng, [])
     if not any(one.unconfirmed for one in first.metrics):
         return End(outcome=first.outcome, bought=bought, sessions=1)
-    second, more = _session(cell, asked, ledger, rng, [first])
+    second, more = _session(cell, asked, known, rng, [first])
     return End(outcome=second.outcome, bought=bought + more, sessions=2)
 
 
 def _session(
     cell: Cell, asked: Asked, ledger: Ledger, rng: np.random.Generator, before: list[GateResult]
 ) -> tuple[GateResult, int]:
-    """One session of a gate, and how much evidence it bought."""
+    """One session of a gate, and how much evidence it bought. It learns from those before it."""
+    ledger = with_own_rows(ledger, asked, before)
     planned = _planned(cell, asked, ledger)
     source = Drawn(rng, cell.harm)
     rounds = Rounds(asked, ledger, source)
-    bare = _bare(asked, planned, session=len(before))
     if gate_plan.without_chance(planned) is None:
         rounds.take(planned)
-    result = concluded(bare, rounds.metrics, before)
-    return result, len(source.launches) + len(source.runs)
+    bare = _bare(asked, planned, source, session=len(before))
+    return concluded(bare, rounds.metrics, before), len(source.launches) + len(source.runs)
 
 
 def _planned(cell: Cell, asked: Asked, ledger: Ledger) -> GatePlan:
@@ -192,7 +188,7 @@ def _planned(cell: Cell, asked: Asked, ledger: Ledger) -> GatePlan:
     return GatePlan(parts=[part], budget_s=asked.budget_s, alpha=ALPHA)
 
 
-def _bare(asked: Asked, planned: GatePlan, session: int) -> GateResult:
+def _bare(asked: Asked, planned: GatePlan, source: Drawn, session: int) -> GateResult:
     began = session * 10 * SESSION_GAP_S
     side = Subject(code_id="", config_id="")
     return GateResult(
@@ -206,15 +202,33 @@ def _bare(asked: Asked, planned: GatePlan, session: int) -> GateResult:
         b=side,
         metrics=[],
         plan=planned,
+        launches=source.launches,
+        scale=recipe_scale(record(1, 1.0)),
+        device=GPU,
         started_at=began,
         ended_at=began + SESSION_GAP_S,
     )
 
 
-# --- what is stored before a gate -----------------------------------------------------------------
+# --- pieces of evidence, and what is stored before a gate -----------------------------------------
 
 
-def _record(seed: int, bpb: float) -> Record:
+def launched(number: int, ratios: list[float], waits: float = 0.0) -> Launch:
+    """A launch with these log ratios; `waits`: the loader's share of B's steps."""
+    return Launch(
+        number=number,
+        ratios=ratios,
+        step_s=(1.0, math.exp(math.fsum(ratios) / len(ratios))),
+        batch_tokens=(1.0, 1.0),
+        loader_wait_share=(0.0, waits),
+        peak_memory_bytes=(None, None),
+        compile_s=(None, None),
+        seconds=1.0,
+    )
+
+
+def record(seed: int, bpb: float) -> Record:
+    """A completed run that ended at this loss."""
     return Record(
         plan_id=str(seed),
         attempt="a",
@@ -240,9 +254,9 @@ def _record(seed: int, bpb: float) -> Record:
     )
 
 
-def _baseline(rng: np.random.Generator) -> Baseline:
+def baseline(rng: np.random.Generator, runs: int = STORED_RUNS) -> Baseline:
     """Replicates of no harm: which ones were stored is a draw too."""
-    values = 1.0 + rng.normal(0, RUN_SD, STORED_RUNS)
+    values = 1.0 + rng.normal(0, RUN_SD, runs)
     entry = Entry(
         number=1,
         why="",
@@ -250,18 +264,16 @@ def _baseline(rng: np.random.Generator) -> Baseline:
         trainer="simulated",
         config={},
         commit=None,
-        records=[_record(seed, float(bpb)) for seed, bpb in enumerate(values, start=1)],
+        records=[record(seed, float(bpb)) for seed, bpb in enumerate(values, start=1)],
         stored_at=0.0,
         previous=None,
     )
     return Baseline(name="simulated", gpu=GPU, gpus=1, protocol=1, entries=[entry])
 
 
-def _ledger(rng: np.random.Generator, df: int | None) -> Ledger:
-    """Rows whose SDs are estimates with `df` degrees of freedom; without any, none."""
-    if df is None:
-        return Ledger([])
-    scale = recipe_scale(_record(1, 1.0))
+def ledger(rng: np.random.Generator, df: int = LEDGER_DF) -> Ledger:
+    """Rows whose SDs are estimates with `df` degrees of freedom."""
+    scale = recipe_scale(record(1, 1.0))
     assert scale is not None
     off = math.sqrt(rng.chisquare(df) / df)
     rows = (("val_bpb", "seed", RUN_SD), (SPEED, "launch", LAUNCH_SD))
@@ -291,6 +303,60 @@ def load(path: Path = RECORDS) -> list[Counted]:
     return msgspec.json.decode(path.read_bytes(), type=list[Counted])
 
 
+def lines(found: list[Counted]) -> list[str]:
+    """The counts as a section of the page in docs/."""
+    gates, alpha = found[0].gates, 100 * ALPHA
+    noise = f"{RUN_SD / MARGIN_BPB:g} margins"
+    worst = [
+        max(one.share(outcome) for one in found if one.cell.harm == harm)
+        for harm, outcome in ((0.0, "regression"), (1.0, "pass"))
+    ]
+    shown = [
+        one.second_sessions / one.gates
+        for one in found
+        if one.cell.evidence == "launches" and one.cell.harm == 0
+    ]
+    bound = ALPHA + 2 * math.sqrt(ALPHA * (1 - ALPHA) / gates)
+    return [
+        "",
+        "## Whole gates: pass / inconclusive / regression, in %",
+        "",
+        f"{gates:,} gates a cell by `benchmarks/gate_rates.py`: the gate's own plan, purchases,",
+        "looks, verdicts and second session, on evidence that is drawn in place of measured.",
+        f"Quality: a baseline of {STORED_RUNS} runs, SD of one run {noise}, at most "
+        f"{BUDGET['replicates']} runs of the candidate.",
+        f"Speed: SD of one launch {100 * LAUNCH_SD:g} %, of a window in it {100 * WINDOW_SD:g} %, "
+        f"margin {100 * SPEED_MARGIN:g} %, at most {BUDGET['launches']} launches",
+        "a session; a slowdown that one session shows counts once a second one shows it too.",
+        "The ledger's SD is drawn as well, with its degrees of freedom; `own`: it has no row but",
+        f"what the baseline's runs and earlier launches teach it, and {FEW} runs teach it none.",
+        "In brackets: what a gate buys on average, over its sessions.",
+        "",
+        "| evidence | noise | rule | " + " | ".join(f"harm {harm:g}" for harm in HARMS) + " |",
+        "|---|---|---|" + "---|" * len(HARMS),
+        *_rows(found),
+        "",
+        f"Worst cells: a regression without harm {percent(worst[0])} %; a pass at a harm of one "
+        f"margin {percent(worst[1])} %;",
+        f"alpha plus two standard errors is {percent(bound)} %, alpha {alpha:g} %. Without harm, a "
+        "first session",
+        f"shows a slowdown in {percent(min(shown))} to {percent(max(shown))} % of the gates on speed.",
+    ]
+
+
+def _rows(found: list[Counted]) -> Iterator[str]:
+    rows: dict[tuple[str, str, str], list[str]] = {}
+    for one in found:
+        trio = " / ".join(percent(one.share(outcome)) for outcome in OUTCOMES)
+        unit = "launches" if one.cell.evidence == "launches" else "runs"
+        shown = f"{trio} ({one.bought / one.gates:.1f} {unit})"
+        key = (one.cell.evidence, one.cell.noise, one.cell.rule)
+        rows.setdefault(key, []).append(shown)
+    for (evidence, noise, rule), cells_of in rows.items():
+        what = "speed" if evidence == "launches" else "quality"
+        yield f"| {what} | {noise} | {rule} | {' | '.join(cells_of)} |"
+
+
 def main() -> None:
     """Simulates every cell and keeps the counts; after a kill the same command goes on."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -310,7 +376,8 @@ def main() -> None:
 
 
 def _text(done: dict[Cell, Counted]) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(list(done.values())), indent=1) + b"\n"
+    found = [done[cell] for cell in cells() if cell in done]
+    return msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n"
 
 
 if __name__ == "__main__":

@@ -52,13 +52,13 @@ def plan(prepared: Prepared, ledger: Ledger, stored: Sequence[GateResult]) -> Ga
     asked, parts = prepared.asked, []
     left_s = asked.budget_s
     if prepared.a is not None:
-        half = asked.rule == "open" and prepared.compares_quality and left_s is not None
-        share_s = left_s / 2 if half and left_s is not None else left_s
-        terms = gate_plan.Terms(alpha=asked.alpha, rule=asked.rule, budget_s=share_s)
+        until_s = _launches_until_s(prepared)
+        budget_s = asked.budget_s if until_s is None else until_s
+        terms = gate_plan.Terms(alpha=asked.alpha, rule=asked.rule, budget_s=budget_s)
         unit_s = _launch_seconds(prepared, stored)
         row, margin = launch_row(asked, ledger), speed_margin(asked)
         part = gate_plan.speed_plan(row, margin, unit_s, terms)
-        parts.append(msgspec.structs.replace(part, until_s=share_s if half else None))
+        parts.append(msgspec.structs.replace(part, until_s=until_s))
         if left_s is not None:
             left_s = max(0.0, left_s - (part.seconds or 0.0))
     if prepared.compares_quality and asked.baseline is not None:
@@ -71,6 +71,14 @@ def plan(prepared: Prepared, ledger: Ledger, stored: Sequence[GateResult]) -> Ga
         price_usd_per_hour=asked.price_usd_per_hour,
         gpus=asked.baseline.gpus if asked.baseline else 1,
     )
+
+
+def _launches_until_s(prepared: Prepared) -> float | None:
+    """Half of the budget where launches go on until it ends and runs are to follow, else None."""
+    asked = prepared.asked
+    if asked.rule == "looks" or asked.budget_s is None or not prepared.compares_quality:
+        return None
+    return asked.budget_s / 2
 
 
 def _quality_part(

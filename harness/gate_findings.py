@@ -114,7 +114,7 @@ def _change(judged: Judged, value: float) -> str:
     if judged.scale == "log":
         return f"{100 * math.expm1(value):+.2f} %"
     if judged.unit == "bytes":
-        return f"{value / 2**20:+,.0f} MiB"
+        return f"{value / 2**20:+z,.0f} MiB"
     return f"{value:+.4g} {judged.unit}".rstrip()
 
 
