@@ -312,7 +312,7 @@ def lines(found: list[Counted]) -> list[str]:
         for harm, outcome in ((0.0, "regression"), (1.0, "pass"))
     ]
     shown = [
-        one.second_sessions / one.gates
+        percent(one.second_sessions / one.gates)
         for one in found
         if one.cell.evidence == "launches" and one.cell.harm == 0
     ]
@@ -340,7 +340,7 @@ def lines(found: list[Counted]) -> list[str]:
         f"margin {percent(worst[1])} %;",
         f"alpha plus two standard errors is {percent(bound)} %, alpha {alpha:g} %. Without harm, a "
         "first session",
-        f"shows a slowdown in {percent(min(shown))} to {percent(max(shown))} % of the gates on speed.",
+        f"shows a slowdown in {min(shown)} to {max(shown)} % of the gates on speed.",
     ]
 
 
