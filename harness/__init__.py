@@ -51,6 +51,8 @@ The path of one result. A file imports only from files above it; a test holds th
     gate_history    gates that were carried out
     baseline        stored replicates, append-only
     gate_sides      what a gate compares, described and found comparable
+    gate_rounds     how much a gate buys, and what it says of it
+    gate_whole      the verdict of the whole, in the light of earlier gates
     gate            one gate from two names to a verdict a metric
     gate_summary    a gate in the terminal and on a pull request
     doctor          what this machine can run, with remedies

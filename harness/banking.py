@@ -16,7 +16,7 @@ from harness import baseline, errors, gate_history, replicates, worktree
 from harness.baseline import Banked, Baseline, Entry
 from harness.errors import TrainerError, UsageError
 from harness.gate_judge import of_replicates
-from harness.gate_result import MetricVerdict
+from harness.gate_result import Looks, MetricVerdict
 from harness.judgement import EXIT_CODES
 from harness.ledger import Ledger
 from harness.logs import recorded
@@ -147,7 +147,7 @@ def accept(
     baseline.refuse_foreign(old, found.records[0].identity, own_settings=True)
     baseline.refuse_stale(found.records, old, gate_history.spent(gate_history.load(store)))
     verdicts = of_replicates(
-        old.now.records, found.records, [len(found.records)], ledger, BANK_ALPHA, {}
+        old.now.records, found.records, Looks(looks=[len(found.records)]), ledger, BANK_ALPHA, {}
     )
     outcome = _worst(verdicts)
     print_judgements(console, [one.judged for one in verdicts], BANK_ALPHA)

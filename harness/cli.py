@@ -40,6 +40,13 @@ LedgerOption = Annotated[
 ]
 LEDGER = Path("baselines/noise.csv")
 BaselinesOption = Annotated[Path, typer.Option("--baselines", help="Folder of all baselines.")]
+AlphaOption = Annotated[float, typer.Option(help="Error rate of each verdict.")]
+MarginOption = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(help="Harm that matters, such as val_loss=0.002 or tokens_per_s=0.005."),
+]
+PriceOption = Annotated[Optional[float], typer.Option(help="USD per GPU-hour.")]  # noqa: UP045
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 BASELINES = Path("baselines")
 baseline_app = typer.Typer(no_args_is_help=True, help="What a configuration reached, stored.")
 app.add_typer(baseline_app, name="baseline")
@@ -92,10 +99,7 @@ def study(
     split_blocks: Annotated[
         bool, typer.Option("--split-blocks", help="Begin blocks that cannot finish in time.")
     ] = False,
-    price: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(help="USD per GPU-hour."),
-    ] = None,
+    price: PriceOption = None,
     retry: Annotated[
         bool, typer.Option("--retry", help="Make diverged and out-of-memory runs again.")
     ] = False,
@@ -176,10 +180,7 @@ def compare(
             help="Logs, folders of logs, run directories, records, stores, STORE:STUDY/ARM.",
         ),
     ],
-    margin: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(help="Harm that matters, such as val_loss=0.002 or tokens_per_s=0.005."),
-    ] = None,
+    margin: MarginOption = None,
     metric: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option(help="Only this metric. May be repeated."),
@@ -196,10 +197,10 @@ def compare(
         Optional[list[str]],  # noqa: UP045
         typer.Option(help="NAME=SD of one run, in place of the ledger's."),
     ] = None,
-    alpha: Annotated[float, typer.Option(help="Error rate of each verdict.")] = 0.05,
+    alpha: AlphaOption = 0.05,
     store: StoreOption = STORE,
     ledger: LedgerOption = LEDGER,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: JsonOption = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
 ) -> None:
     """Is B worse than A? Logs of runs in, a verdict for each metric out."""
@@ -264,16 +265,16 @@ def gate(
         Optional[float],  # noqa: UP045
         typer.Option(help="Buys no more than fits into this."),
     ] = None,
-    margin: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(help="Harm that matters, such as val_loss=0.002 or tokens_per_s=0.005."),
-    ] = None,
-    alpha: Annotated[float, typer.Option(help="Error rate of each verdict.")] = 0.05,
+    margin: MarginOption = None,
+    alpha: AlphaOption = 0.05,
     once: Annotated[
         bool, typer.Option("--once", help="A slowdown counts although one session shows it.")
     ] = False,
+    open_ended: Annotated[
+        bool, typer.Option("--open", help="One by one until it is clear or the budget ends.")
+    ] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Only time, cost and chances.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: JsonOption = False,
     markdown: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="Write a summary for a pull request."),
@@ -281,10 +282,7 @@ def gate(
     bisect: Annotated[
         bool, typer.Option("--bisect", help="Exit codes for `git bisect run`; implies --once.")
     ] = False,
-    price: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(help="USD per GPU-hour."),
-    ] = None,
+    price: PriceOption = None,
     run_minutes: Annotated[float, typer.Option(help="End a run after this long.")] = 60.0,
     trainer: Annotated[str, typer.Option(help="The trainer, where no baseline says.")] = "native",
     store: StoreOption = STORE,
@@ -294,14 +292,12 @@ def gate(
     """Did a change make anything worse? A verdict for each metric, and an exit code."""
     from rich.console import Console
 
-    from harness import baseline as stored
     from harness import compare as command
     from harness.config import parse_sets
     from harness.gate_sides import Asked, claim_of
-    from harness.gating import run_gate
+    from harness.gating import Options, run_gate
 
     asked = Asked(
-        baseline=stored.find(baselines, baseline) if baseline else None,
         config=config,
         trainer=trainer,
         set=parse_sets(sets or []),
@@ -314,19 +310,19 @@ def gate(
         budget_s=None if budget_minutes is None else 60 * budget_minutes,
         price_usd_per_hour=price,
         once=once or bisect,
+        rule="open" if open_ended else "looks",
         run_limit_s=60 * run_minutes,
     )
-    code = run_gate(
-        _console(),
-        Console(stderr=True),
-        asked,
-        _store(store),
-        command.load_ledger(ledger, _store(store)),
+    options = Options(
+        store=store,
+        ledger=ledger,
+        baselines=baselines,
+        baseline=baseline,
         plan_only=plan,
         json=json,
         markdown=markdown,
     )
-    raise typer.Exit(code)
+    raise typer.Exit(run_gate(_console(), Console(stderr=True), asked, options))
 
 
 @baseline_app.command("record")
@@ -395,7 +391,7 @@ def baseline_list(baselines: BaselinesOption = BASELINES) -> None:
 def baseline_show(
     name: Annotated[str, typer.Argument(help="A name, or its place as `list` shows it.")],
     baselines: BaselinesOption = BASELINES,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: JsonOption = False,
 ) -> None:
     """One baseline: why each entry was stored, by what evidence, and its runs."""
     from harness import banking

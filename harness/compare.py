@@ -117,8 +117,8 @@ def noise(console: "Console", file: Path, store: Store, *, write: Path | None) -
     for line in missing(records) or [_nothing_own(store)] * (not own):
         console.print(f"missing: {line}", markup=False, highlight=False, soft_wrap=True)
     console.print(
-        f"SD of one run; of speeds relative. df: degrees of freedom. An own row replaces the prior "
-        f"one from {OWN_DF} df on.",
+        "SD of one run, of one launch or between hosts, as the column variance says; of speeds "
+        f"relative. df: degrees of freedom. An own row replaces the prior one from {OWN_DF} df on.",
         style="dim",
         markup=False,
     )

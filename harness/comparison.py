@@ -206,13 +206,19 @@ def _effect(metric: str, cell: Cell, interval: statistics.Interval | None) -> Ef
         minimum_detectable=statistics.detectable(interval.critical, contrast.df, contrast.se)
         if interval and contrast
         else None,
-        outside=not interval.low <= 0 <= interval.high if interval else None,
+        outside=_outside(metric, contrast.estimate, interval) if interval and contrast else None,
         method=cell.method,
         beyond=cell.beyond,
         missing=cell.missing,
         no_interval=cell.no_interval,
         left_out=cell.left_out,
     )
+
+
+def _outside(metric: str, estimate: float, interval: statistics.Interval) -> bool:
+    """Whether an effect is more than noise, and more than the metric's resolution."""
+    resolved = metric not in METRICS or METRICS[metric].resolves(estimate)
+    return resolved and not interval.low <= 0 <= interval.high
 
 
 # --- loss, memory: all completed runs, one SD ---------------------------------------------------

@@ -26,7 +26,9 @@ CHANGE_WORDS: dict[str, str] = {
 class Metric(msgspec.Struct, frozen=True, kw_only=True):
     """A measured quantity. `harm` is +1 where more is worse, -1 where less is worse.
 
-    `scale` log: the effect is a difference of logarithms, shown in percent.
+    `scale` log: the effect is a difference of logarithms, shown in percent. An effect smaller than
+    `resolution` is none, however little the metric varies: an allocator's count often repeats to
+    the byte, and then a few bytes lie outside its noise.
     """
 
     name: str
@@ -34,6 +36,11 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
     unit: str
     harm: int
     scale: Scale = "difference"
+    resolution: float = 0.0
+
+    def resolves(self, estimate: float) -> bool:
+        """Whether an effect of this size is worth a mark."""
+        return abs(estimate) >= self.resolution
 
 
 METRICS: dict[str, Metric] = {
@@ -51,7 +58,9 @@ METRICS: dict[str, Metric] = {
             harm=-1,
             scale="log",
         ),
-        Metric(name="peak_memory_bytes", title="peak memory", unit="bytes", harm=1),
+        Metric(
+            name="peak_memory_bytes", title="peak memory", unit="bytes", harm=1, resolution=2**20
+        ),
         Metric(name="compile_s", title="compile time", unit="s", harm=1),
     )
 }

@@ -1,35 +1,28 @@
 """Did this change make anything worse? One gate, from two names to a verdict a metric.
 
 A candidate's quality is compared with a stored baseline, run by run; its speed with that of another
-ref or configuration, both on this host at the same time. More runs and launches are bought, look by
-look, while the verdict is open and the plan has room. A candidate that crashes or diverges is a
-regression with its reason; what is no fault of the candidate ends in an error, never in a verdict.
+ref or configuration, both on this host at the same time. `gate_rounds` says how many of either it
+takes; here they are made. A candidate that crashes or diverges is a regression with its reason;
+what is no fault of the candidate ends in an error, never in a verdict.
 
-After `gate_plan` and `gate_history`; prints nothing.
+After `gate_rounds` and `gate_whole`; prints nothing.
 """
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
-from harness import ab, baseline, gate_history, gate_judge, gate_plan, replicates
+from harness import ab, baseline, gate_history, gate_plan, replicates
 from harness.baseline import Baseline
 from harness.errors import TrainerError
-from harness.gate_result import (
-    SPEED,
-    GateOutcome,
-    GatePlan,
-    GateResult,
-    MetricVerdict,
-    PartPlan,
-    worst,
-)
-from harness.gate_sides import Asked, Prepared, Side
+from harness.gate_result import GatePlan, GateResult, PartPlan
+from harness.gate_rounds import Rounds, launch_row, speed_margin
+from harness.gate_sides import Prepared, Side
+from harness.gate_whole import concluded
 from harness.ledger import Ledger, device, is_full_scale, recipe_scale
-from harness.margins import Margin, default_margin, given
 from harness.pace import PaceFailed, PaceStopped
 from harness.record import Record
 from harness.replicates import name_of
@@ -51,18 +44,26 @@ class _Ended(Exception):
 
 
 def plan(prepared: Prepared, ledger: Ledger, stored: Sequence[GateResult]) -> GatePlan:
-    """What the gate will take and be able to say. The speed goes first, the runs get the rest."""
+    """What the gate will take and be able to say.
+
+    The speed goes first and the runs get the rest. Launches that nobody counted beforehand would
+    leave none, so where the rule is open they have half of the budget.
+    """
     asked, parts = prepared.asked, []
     left_s = asked.budget_s
     if prepared.a is not None:
+        until_s = _launches_until_s(prepared)
+        budget_s = asked.budget_s if until_s is None else until_s
+        terms = gate_plan.Terms(alpha=asked.alpha, rule=asked.rule, budget_s=budget_s)
         unit_s = _launch_seconds(prepared, stored)
-        row = _launch_row(prepared, ledger)
-        part = gate_plan.speed_plan(row, _speed_margin(asked), unit_s, left_s, asked.alpha)
-        parts.append(part)
+        row, margin = launch_row(asked, ledger), speed_margin(asked)
+        part = gate_plan.speed_plan(row, margin, unit_s, terms)
+        parts.append(msgspec.structs.replace(part, until_s=until_s))
         if left_s is not None:
-            left_s = max(0.0, left_s - (part.seconds or 0.0) if part.looks else left_s)
+            left_s = max(0.0, left_s - (part.seconds or 0.0))
     if prepared.compares_quality and asked.baseline is not None:
-        parts.append(_quality_part(prepared, asked.baseline, ledger, left_s))
+        terms = gate_plan.Terms(alpha=asked.alpha, rule=asked.rule, budget_s=left_s)
+        parts.append(_quality_part(prepared, asked.baseline, ledger, terms))
     return GatePlan(
         parts=parts,
         budget_s=asked.budget_s,
@@ -72,8 +73,16 @@ def plan(prepared: Prepared, ledger: Ledger, stored: Sequence[GateResult]) -> Ga
     )
 
 
+def _launches_until_s(prepared: Prepared) -> float | None:
+    """Half of the budget where launches go on until it ends and runs are to follow, else None."""
+    asked = prepared.asked
+    if asked.rule == "looks" or asked.budget_s is None or not prepared.compares_quality:
+        return None
+    return asked.budget_s / 2
+
+
 def _quality_part(
-    prepared: Prepared, stored: Baseline, ledger: Ledger, left_s: float | None
+    prepared: Prepared, stored: Baseline, ledger: Ledger, terms: gate_plan.Terms
 ) -> PartPlan:
     records = stored.now.records
     return gate_plan.quality_plan(
@@ -82,25 +91,8 @@ def _quality_part(
         prepared.asked.margins,
         is_full_scale(records[0]),
         math.fsum(record.wall_s for record in records) / len(records),
-        left_s,
-        prepared.asked.alpha,
+        terms,
     )
-
-
-def _speed_margin(asked: Asked) -> Margin:
-    if SPEED in asked.margins:
-        return given(SPEED, asked.margins[SPEED])
-    margin = default_margin(SPEED, None, False)
-    assert margin is not None
-    return margin
-
-
-def _launch_row(prepared: Prepared, ledger: Ledger) -> Any:
-    stored = prepared.asked.baseline
-    if stored is None:
-        return None
-    first = stored.now.records[0]
-    return ledger.find(recipe_scale(first), SPEED, device(first.environment), "launch")
 
 
 def _launch_seconds(prepared: Prepared, stored: Sequence[GateResult]) -> float | None:
@@ -137,112 +129,54 @@ class Gate:
         self.started_at = time.time()
         self.launches: list[ab.Launch] = []
         self.runs: list[Record] = []
-        self.metrics: list[MetricVerdict] = []
         self.notes: list[str] = []
 
     def execute(self) -> GateResult:
         """Runs it to its end and stores the result. Raises HarnessError and PaceStopped."""
-        reason, log = None, None
+        rounds, ended = Rounds(self.prepared.asked, self.ledger, self), None
         try:
-            for part in self.planned.parts:
-                if part.evidence == "launches":
-                    self._speed(part)
-                else:
-                    self._quality(part)
-        except _Ended as ended:
-            reason, log = ended.reason, ended.log
-        result = self._result(reason, log)
+            rounds.take(self.planned)
+        except _Ended as error:
+            ended = error
+        result = concluded(
+            self._bare(ended.log if ended else None),
+            rounds.metrics,
+            gate_history.load(self.store),
+            once=self.prepared.asked.once,
+            ended=ended.reason if ended else None,
+        )
         gate_history.save(self.store, result)
         return result
 
-    # speed
+    # what the rounds buy
 
-    def _speed(self, part: PartPlan) -> None:
-        """Launches until a look decides or the plan ends."""
-        assert self.prepared.a is not None
-        verdict = None
-        for number in range(1, part.n_b + 1):
-            if self._too_late(self._launch_s(part), f"launch {number} of {part.n_b}"):
-                break
-            self.launches.append(self._launch(number))
-            if number == 1 and self.prepared.asked.claim == "refactor":
-                self.metrics.append(gate_judge.of_trajectories(self.launches[0]))
-            verdict = self._judged_speed(part)
-            if number in part.looks and verdict.outcome != "inconclusive":
-                break
-        if verdict is not None:
-            self.metrics.append(gate_judge.held_to(self.prepared.asked.claim, verdict))
-            alpha, margins = self.prepared.asked.alpha, self.prepared.asked.margins
-            self.metrics += gate_judge.of_launch_sides(self.launches, alpha, margins)
-
-    def _launch(self, number: int) -> ab.Launch:
+    def launch(self) -> None:
+        """Starts both sides afresh and lets them take turns."""
         a, b = self.prepared.a, self.prepared.b
-        assert a is not None
+        assert a is not None, "a speed has two sides"
         sides = (
             ab.Side(name="A", trainer=a.trainer, config=self._config(a)),
             ab.Side(name="B", trainer=b.trainer, config=self._config(b)),
         )
-        refactor = self.prepared.asked.claim == "refactor"
+        number = len(self.launches) + 1
+        steps_alike = self.prepared.asked.claim == "refactor" and number == 1
         try:
-            made = ab.launch(
-                number, sides, self.folder, self.stop, trajectory=refactor and number == 1
-            )
+            made = ab.launch(number, sides, self.folder, self.stop, trajectory=steps_alike)
         except ab.Trouble as trouble:
             raise _verdict_on(trouble.failure, of_b=trouble.of_b) from trouble
+        self.launches.append(made)
         self.say(f"launch {number}: {_percent(made)} in {made.seconds:.0f} s")
-        return made
 
     def _config(self, side: Side) -> dict[str, Any]:
         """The configuration of a side, at the first seed there is."""
         stored = self.prepared.asked.baseline
         return side.recipe.job(stored.now.seeds[0] if stored else 1).config
 
-    def _judged_speed(self, part: PartPlan) -> MetricVerdict:
-        row = _launch_row(self.prepared, self.ledger)
-        source = f"the {row.origin} ledger, {row.scale}, {row.gpu}, launch" if row else ""
-        return gate_judge.of_launch_ratios(
-            self.launches,
-            part.looks,
-            row.known if row else None,
-            _speed_margin(self.prepared.asked),
-            self.prepared.asked.alpha,
-            source,
-        )
-
-    def _launch_s(self, part: PartPlan) -> float:
-        if self.launches:
-            return max(one.seconds for one in self.launches)
-        return part.unit_s or 0.0
-
-    # quality
-
-    def _quality(self, part: PartPlan) -> None:
-        """Replicates until a look decides or the plan ends."""
+    def run(self) -> None:
+        """Makes the candidate's run at the next seed of the baseline."""
         stored = self.prepared.asked.baseline
-        assert stored is not None
-        found: dict[str, MetricVerdict] = {}
-        for number in range(1, part.n_b + 1):
-            if self._too_late(self._run_s(part), f"run {number} of {part.n_b}"):
-                break
-            self.runs.append(self._run(stored, number - 1))
-            if number in part.looks:
-                latest = gate_judge.of_replicates(
-                    stored.now.records,
-                    self.runs,
-                    part.looks,
-                    self.ledger,
-                    self.prepared.asked.alpha,
-                    self.prepared.asked.margins,
-                )
-                found = {**{one.judged.metric: one for one in latest}, **_decided(found)}
-                if len(_decided(found)) == sum(one.outcome is not None for one in latest):
-                    break
-        self.metrics += found.values()
-        if self.runs and not self.launches:
-            self.metrics += gate_judge.screened(stored.now.records, self.runs)
-
-    def _run(self, stored: Baseline, index: int) -> Record:
-        seed = _seed_at(stored.now.seeds, index)
+        assert stored is not None, "quality is compared with a baseline"
+        seed = _seed_at(stored.now.seeds, len(self.runs))
         spent = {name_of(r) for entry in stored.entries for r in entry.records}
         spent |= {name_of(record) for record in self.runs}
         made = replicates.one(
@@ -257,25 +191,30 @@ class Gate:
             raise PaceStopped
         _refuse_failed(made, stored)
         baseline.refuse_other_machine(stored, made)
-        self.say(f"run {index + 1}, seed {seed}: {_measured(made)} in {made.wall_s:.0f} s")
-        return made
+        self.runs.append(made)
+        number = len(self.runs)
+        self.say(f"run {number}, seed {seed}: {_measured(made)} in {made.wall_s:.0f} s")
 
-    def _run_s(self, part: PartPlan) -> float:
-        return max((record.wall_s for record in self.runs), default=part.unit_s or 0.0)
-
-    def _too_late(self, next_s: float, what: str) -> bool:
-        budget_s = self.planned.budget_s
-        if budget_s is None or time.time() - self.started_at + next_s <= budget_s:
-            return False
-        self.notes.append(f"the budget of {budget_s / 60:g} minutes ended before {what}")
-        return True
+    def has_time(self, part: PartPlan) -> bool:
+        """Whether the next one, as long as the longest so far, ends before the part's time does."""
+        made = self.launches if part.evidence == "launches" else self.runs
+        next_s = max((_seconds(one) for one in made), default=part.unit_s or 0.0)
+        limit_s = self.planned.budget_s if part.until_s is None else part.until_s
+        if limit_s is None or time.time() - self.started_at + next_s <= limit_s:
+            return True
+        which = "budget" if part.until_s is None else "speed's share of the budget"
+        what = "launch" if part.evidence == "launches" else "run"
+        number = f"{what} {len(made) + 1}" + (f" of {part.n_b}" if part.rule == "looks" else "")
+        self.notes.append(f"the {which}, {limit_s / 60:g} minutes, ended before {number}")
+        return False
 
     # the whole
 
-    def _result(self, reason: str | None, log: str | None) -> GateResult:
+    def _bare(self, log: str | None) -> GateResult:
+        """Everything but the verdicts."""
         asked, stored = self.prepared.asked, self.prepared.asked.baseline
         seen = self.runs[0] if self.runs else stored.now.records[0] if stored else None
-        bare = GateResult(
+        return GateResult(
             key=self.prepared.key,
             number=self.number,
             outcome="inconclusive",
@@ -298,20 +237,6 @@ class Gate:
             started_at=self.started_at,
             ended_at=time.time(),
         )
-        metrics = [self._in_history(verdict, bare) for verdict in self.metrics]
-        outcome, why = overall(metrics, reason, self._unjudged(metrics))
-        return msgspec.structs.replace(bare, metrics=metrics, outcome=outcome, reason=why)
-
-    def _unjudged(self, metrics: Sequence[MetricVerdict]) -> list[str]:
-        """The metrics that the plan was made for and that have no verdict."""
-        judged = {one.evidence for one in metrics if one.outcome is not None}
-        return [part.metric for part in self.planned.parts if part.evidence not in judged]
-
-    def _in_history(self, verdict: MetricVerdict, now: GateResult) -> MetricVerdict:
-        if verdict.judged.metric == SPEED and verdict.evidence == "launches":
-            earlier = gate_history.load(self.store, now.key)
-            verdict = gate_history.confirmed(verdict, now, earlier, self.prepared.asked.once)
-        return gate_history.with_small_harms(verdict, now, gate_history.load(self.store))
 
     def _device(self, seen: Record | None) -> str | None:
         if seen is not None:
@@ -322,38 +247,6 @@ class Gate:
         if self.launches:
             return self.launches[0].environment_id
         return self.runs[0].environment_id if self.runs else ""
-
-
-def overall(
-    metrics: Sequence[MetricVerdict], ended: str | None, unjudged: Sequence[str] = ()
-) -> tuple[GateOutcome, str]:
-    """The worst metric decides; `ended` says why the candidate could not be measured to the end.
-
-    `unjudged`: what was planned and got no verdict, so that the rest alone cannot pass.
-    """
-    if ended is not None:
-        return "regression", ended
-    outcome = worst([one.outcome for one in metrics if one.outcome is not None])
-    named = [one for one in metrics if one.outcome == outcome]
-    titles = " and ".join(one.judged.title for one in named)
-    if outcome == "regression":
-        mark = " (unconfirmed)" if any(one.unconfirmed for one in named) else ""
-        return outcome, f"worse in {titles}{mark}"
-    if outcome == "inconclusive":
-        if not named:
-            return outcome, "nothing could be judged: no metric has both a margin and an interval"
-        unconfirmed = [one for one in named if one.unconfirmed]
-        if unconfirmed:
-            return outcome, "unconfirmed: slower once; fresh launches later have to show it too"
-        return outcome, f"open in {titles}"
-    if unjudged:
-        return "inconclusive", f"no verdict on {' and '.join(unjudged)}; no harm in {titles}"
-    return outcome, f"no harm beyond the margin in {titles}"
-
-
-def _decided(found: Mapping[str, MetricVerdict]) -> dict[str, MetricVerdict]:
-    """The metrics that a look has settled: a boundary that was crossed stays crossed."""
-    return {name: one for name, one in found.items() if one.outcome in ("pass", "regression")}
 
 
 def _verdict_on(failure: PaceFailed, *, of_b: bool) -> Exception:
@@ -412,6 +305,10 @@ def _seed_at(seeds: Sequence[int], index: int) -> int:
 def _last_line(log: str) -> str:
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     return lines[-1] if lines else ""
+
+
+def _seconds(one: ab.Launch | Record) -> float:
+    return one.seconds if isinstance(one, ab.Launch) else one.wall_s
 
 
 def _percent(made: ab.Launch) -> str:

@@ -113,6 +113,8 @@ def _interval(judged: Judged) -> str:
 def _change(judged: Judged, value: float) -> str:
     if judged.scale == "log":
         return f"{100 * math.expm1(value):+.2f} %"
+    if judged.unit == "bytes":
+        return f"{value / 2**20:+z,.0f} MiB"
     return f"{value:+.4g} {judged.unit}".rstrip()
 
 

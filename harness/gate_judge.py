@@ -2,19 +2,28 @@
 
 Quality is that of whole runs against a baseline's, through `judgement`; speed is the mean log ratio
 of launches; memory and compilation come from the launches where there are any. A look is judged at
-the error rate that O'Brien and Fleming leave it, so that all looks together keep the gate's. Pure;
-after `gate_result`, before `gate`.
+the error rate that O'Brien and Fleming leave it, or, where nobody planned how many there will be,
+at that of the mixture test, so that all looks together keep the gate's. Pure; after `gate_result`,
+before `gate_rounds`.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from harness import power
+from harness import mixture, power
 from harness.ab import LOADER_WAIT_SHARE, Launch
+from harness.dunnett import t_quantile
 from harness.fairness import source_of_variance
-from harness.gate_result import SPEED, TRAJECTORY, Claim, MetricVerdict, known_numbers
+from harness.gate_result import (
+    SPEED,
+    TRAJECTORY,
+    Claim,
+    Looks,
+    MetricVerdict,
+    known_numbers,
+)
 from harness.judgement import Asked, Judgement, compare
 from harness.launches import OWN_LAUNCHES, Launches, of_launches
 from harness.ledger import QUALITY, Ledger, Row
@@ -43,10 +52,14 @@ def shares(n_a: int, looks: Sequence[int]) -> tuple[float, ...]:
     return tuple(last / (1 / n_a + 1 / n) for n in looks)
 
 
+At = Callable[[float], list[Judgement]]
+"""Every metric, with limits that are good with probability one minus this."""
+
+
 def of_replicates(
     a: Sequence[Record],
     b: Sequence[Record],
-    looks: Sequence[int],
+    looks: Looks,
     ledger: Ledger,
     alpha: float,
     margins: Mapping[str, float],
@@ -55,27 +68,56 @@ def of_replicates(
 
     Raises LogError where they may not be compared.
     """
-    look = looks.index(len(b))
+    look = looks.after(len(b))
+    assert look is not None, f"{len(b)} runs are between the looks {looks.looks}"
     sides = runs_of(a, "baseline"), runs_of(b, "candidate")
     names = [name for name in QUALITY if all(name in run.metrics for run in (*sides[0], *sides[1]))]
-    parts = shares(len(a), looks)
-    from_ledger = look_tails(alpha, parts)[look]
-    own = look_tails(alpha, parts, [len(a) + n - 2 for n in looks])[look]
     given = {name: value for name, value in margins.items() if name in names}
 
     def at(level: float) -> list[Judgement]:
         return compare(*sides, Asked(alpha=level, metrics=names, margins=given), ledger).judgements
 
+    judged = _open(at, alpha) if looks.rule == "open" else _at_look(at, alpha, looks, len(a), look)
+    return [
+        MetricVerdict(
+            judged=known_numbers(one),
+            evidence="replicates",
+            look=look,
+            looks=looks.count,
+            rule=looks.rule,
+        )
+        for one in judged
+    ]
+
+
+def _at_look(at: At, alpha: float, looks: Looks, n_a: int, look: int) -> list[Judgement]:
+    """At one of the looks planned: the boundary is another where the SD is the runs' own."""
+    parts = shares(n_a, looks.looks)
+    from_ledger = look_tails(alpha, parts)[look - 1]
+    own = look_tails(alpha, parts, [n_a + n - 2 for n in looks.looks])[look - 1]
     judged = at(from_ledger)
     if own != from_ledger and any(one.noise not in ("ledger", None) for one in judged):
         other = {one.metric: one for one in at(own)}
         judged = [one if one.noise == "ledger" else other[one.metric] for one in judged]
-    return [
-        MetricVerdict(
-            judged=known_numbers(one), evidence="replicates", look=look + 1, looks=len(looks)
-        )
-        for one in judged
-    ]
+    return judged
+
+
+def _open(at: At, alpha: float) -> list[Judgement]:
+    """At any moment: each metric has its own limit, from its error and its margin."""
+    levels = {one.metric: _open_tail(one, alpha) for one in at(alpha)}
+    found = {}
+    for level in set(levels.values()):
+        found.update({one.metric: one for one in at(level) if levels[one.metric] == level})
+    return [found[name] for name in levels]
+
+
+def _open_tail(judged: Judgement, alpha: float) -> float:
+    """The level of the mixture test for a metric that was judged at `alpha` so far."""
+    if judged.low is None or judged.high is None or not judged.df:
+        return alpha
+    se = (judged.high - judged.low) / (2 * t_quantile(1 - alpha, judged.df))
+    spread = judged.margin or judged.sd or 0.0
+    return mixture.tail(se, spread / 2, alpha) if spread else alpha
 
 
 def quality_row(a: Sequence[Record], metric: str, ledger: Ledger) -> Row | None:
@@ -89,31 +131,40 @@ def quality_row(a: Sequence[Record], metric: str, ledger: Ledger) -> Row | None:
 
 def of_launch_ratios(
     launches: Sequence[Launch],
-    looks: Sequence[int],
+    looks: Looks,
     known: Known | None,
     margin: Margin,
     alpha: float,
     noise_from: str,
 ) -> MetricVerdict:
     """tokens/s of B against A, at the look that these launches reach, or at none between two."""
-    found = of_launches([one.ratios for one in launches], known)
+    found = of_launches([one.ratios for one in launches], known, keep=looks.rule == "open")
     harm = Contrast(
         estimate=found.contrast.estimate - _tokens(launches),
         se=found.contrast.se,
         df=found.contrast.df,
     )
     n = len(launches)
-    if n in looks:
-        look = looks.index(n)
-        df = [known.df if known is not None and k < OWN_LAUNCHES else k - 1 for k in looks]
-        own = known is None or looks[-1] >= OWN_LAUNCHES
-        critical = criticals(alpha, df, [k / looks[-1] for k in looks], own=own)[look]
+    look = looks.after(n)
+    if looks.rule == "open":
+        critical = t_quantile(1 - mixture.tail(harm.se, margin.value / 2, alpha), harm.df)
     else:
-        look, critical = sum(k < n for k in looks) - 1, math.nan
+        critical = math.nan if look is None else _look_critical(looks.looks, look, known, alpha)
     judged = _speed(launches, found, harm, critical, margin, alpha, noise_from)
     return MetricVerdict(
-        judged=known_numbers(judged), evidence="launches", look=look + 1, looks=len(looks)
+        judged=known_numbers(judged),
+        evidence="launches",
+        look=sum(k < n for k in looks.looks) if look is None else look,
+        looks=looks.count,
+        rule=looks.rule,
     )
+
+
+def _look_critical(looks: Sequence[int], look: int, known: Known | None, alpha: float) -> float:
+    """The critical value of one of the looks planned."""
+    df = [known.df if known is not None and k < OWN_LAUNCHES else k - 1 for k in looks]
+    own = known is None or looks[-1] >= OWN_LAUNCHES
+    return criticals(alpha, df, [k / looks[-1] for k in looks], own=own)[look - 1]
 
 
 def _tokens(launches: Sequence[Launch]) -> float:
@@ -133,8 +184,7 @@ def _speed(
 ) -> Judgement:
     metric, n = COMPARED[SPEED], len(launches)
     verdict = decide(harm, margin.value, alpha, critical)
-    waited = max(share for one in launches for share in one.loader_wait_share)
-    reason = _loader_reason(waited)
+    reason = loader_reason(launches)
     limits = not math.isnan(verdict.lower)
     outcome = "inconclusive" if reason else verdict.outcome
     if not limits and reason is None:
@@ -167,10 +217,13 @@ def _speed(
         more_runs=more,
         reason=reason,
         notes=_launch_notes(launches, found),
+        replicate="launch",
     )
 
 
-def _loader_reason(waited: float) -> str | None:
+def loader_reason(launches: Sequence[Launch]) -> str | None:
+    """Why these launches, and any that follow them, say nothing about the step; None if they do."""
+    waited = max(share for one in launches for share in one.loader_wait_share)
     if waited <= LOADER_WAIT_SHARE:
         return None
     return (
@@ -236,7 +289,7 @@ def of_launch_sides(
     by_rule = MEMORY in names and MEMORY not in given and all(one.on_gpu for one in launches)
     if by_rule:
         given[MEMORY] = MEMORY_MARGIN * sides[0][0].metrics[MEMORY]
-    asked = Asked(alpha=alpha, metrics=names, margins=given)
+    asked = Asked(alpha=alpha, metrics=names, margins=given, replicate="launch")
     found = []
     for judged in compare(sides[0], sides[1], asked, Ledger([])).judgements:
         if judged.metric == MEMORY and by_rule:

@@ -1,17 +1,18 @@
 """A gate before it spends: how many launches and runs, when to look, what that costs and can say.
 
-Everything is fixed here and kept by `gate`: three looks within the budget, the margins, the noise
-they are set against. A budget under which no verdict is likely is said instead of being spent.
-Pure; after `gate_judge`.
+Everything is fixed here and kept by `gate_rounds`: three looks within the budget or a test that is
+open, the margins, the noise they are set against. A budget under which no verdict is likely is said
+instead of being spent. Pure; after `gate_judge`.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from harness import mixture
 from harness.dunnett import t_quantile
 from harness.gate_judge import quality_row, runs_of, shares
-from harness.gate_result import SPEED, Evidence, GatePlan, PartPlan
+from harness.gate_result import MOST, SPEED, Evidence, GatePlan, PartPlan, Rule
 from harness.launches import OWN_LAUNCHES
 from harness.ledger import QUALITY, TIMES, Ledger, Row
 from harness.margins import Margin, default_margin, given
@@ -22,7 +23,6 @@ from harness.statistics import detectable, pool
 
 LAUNCHES = 3  # resolve half the speed margin at the noise that published runs show
 LAUNCHES_WITHOUT_NOISE = 2 * LAUNCHES  # where their own spread is all there is to go by
-MOST = 64  # runs or launches that one gate ever plans
 LEAST_CHANCE = (
     0.1  # of a pass without change, or of catching a margin: below both nothing is bought
 )
@@ -37,35 +37,42 @@ class Noise:
     own: bool  # no ledger row: estimated anew at every look
 
 
-def speed_plan(
-    row: Row | None, margin: Margin, unit_s: float | None, budget_s: float | None, alpha: float
-) -> PartPlan:
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """What the command line fixes of a part: error rate, when to look, how long."""
+
+    alpha: float
+    rule: Rule = "looks"
+    budget_s: float | None = None
+
+
+def speed_plan(row: Row | None, margin: Margin, unit_s: float | None, terms: Terms) -> PartPlan:
     """Launches of a speed A/B within the budget."""
     noise = _of_row(row)
 
     def chances(n: int) -> tuple[Rates, float]:
-        return _chances(
-            noise, math.sqrt(2 / n), margin.value, alpha, looks(n), _launch_df(noise, n)
-        )
+        df = _launch_df(noise, n, terms.rule)
+        return _chances(noise, math.sqrt(2 / n), margin.value, terms, looks(n), df)
 
     wanted = _fewest(lambda n: chances(n)[0], LAUNCHES) if noise.sd is not None else None
     count = max(LAUNCHES, wanted or 0) if noise.sd is not None else LAUNCHES_WITHOUT_NOISE
-    count = _affordable(count, unit_s, budget_s)
+    count = _affordable(MOST if terms.rule == "open" else count, unit_s, terms.budget_s)
     return _part(
         "launches",
         SPEED,
         (count, count),
-        list(looks(count)) if count else [],
         unit_s,
         margin,
         noise,
         chances(count) if count and noise.sd is not None else None,
         wanted,
+        terms,
     )
 
 
-def _launch_df(noise: Noise, n: int) -> float:
-    return noise.df if not noise.own and n < OWN_LAUNCHES else n - 1
+def _launch_df(noise: Noise, n: int, rule: Rule) -> float:
+    kept = not noise.own and (n < OWN_LAUNCHES or rule == "open")
+    return noise.df if kept else n - 1
 
 
 def quality_plan(
@@ -74,33 +81,33 @@ def quality_plan(
     margins: Mapping[str, float],
     full_scale: bool,
     unit_s: float | None,
-    budget_s: float | None,
-    alpha: float,
+    terms: Terms,
 ) -> PartPlan:
     """Replicates of the candidate within the budget, planned for the metric that is judged."""
     n_a = len(baseline)
     metric, margin = judged_metric(baseline, ledger, margins, full_scale)
     noise = _of_runs(baseline, metric, quality_row(baseline, metric, ledger))
     if margin is None:
-        return _part("replicates", metric, (n_a, 0), [], unit_s, None, noise, None, None)
+        return _part("replicates", metric, (n_a, 0), unit_s, None, noise, None, None, terms)
     size = margin.value
 
     def chances(n: int) -> tuple[Rates, float]:
         df = n_a + n - 2 if noise.own else noise.df
-        return _chances(noise, math.sqrt(1 / n_a + 1 / n), size, alpha, looks(n), df, n_a)
+        return _chances(noise, math.sqrt(1 / n_a + 1 / n), size, terms, looks(n), df, n_a)
 
     wanted = _fewest(lambda n: chances(n)[0], 1) if noise.sd is not None else None
-    count = _affordable(wanted or 2 * n_a, unit_s, budget_s)
+    count = MOST if terms.rule == "open" else wanted or 2 * n_a
+    count = _affordable(count, unit_s, terms.budget_s)
     return _part(
         "replicates",
         metric,
         (n_a, count),
-        list(looks(count)) if count else [],
         unit_s,
         margin,
         noise,
         chances(count) if count and noise.sd is not None else None,
         wanted,
+        terms,
     )
 
 
@@ -138,7 +145,7 @@ def _chances(
     noise: Noise,
     factor: float,
     margin: float,
-    alpha: float,
+    terms: Terms,
     at: Sequence[int],
     df: float,
     n_a: int | None = None,
@@ -151,8 +158,11 @@ def _chances(
     assert noise.sd is not None
     parts = shares(n_a, at) if n_a is not None else [k / at[-1] for k in at]
     own = [max(0.0, df - (at[-1] - k)) for k in at] if noise.own else None
-    tail = look_tails(alpha, parts, own)[-1] if df > 0 else alpha
     se = noise.sd * factor
+    if terms.rule == "open":
+        tail = mixture.tail(se, margin / 2, terms.alpha)
+    else:
+        tail = look_tails(terms.alpha, parts, own)[-1] if df > 0 else terms.alpha
     passes = rates(0.0, margin, se, df, tail).passes
     found = Rates(passes=passes, regression=rates(margin, margin, se, df, tail).regression)
     if not df > 0:
@@ -189,12 +199,12 @@ def _part(
     evidence: Evidence,
     metric: str,
     n: tuple[int, int],
-    at: list[int],
     unit_s: float | None,
     margin: Margin | None,
     noise: Noise,
     chances: tuple[Rates, float] | None,
     wanted: int | None,
+    terms: Terms,
 ) -> PartPlan:
     found, detects = chances or (None, math.nan)
     return PartPlan(
@@ -202,7 +212,7 @@ def _part(
         metric=metric,
         n_a=n[0],
         n_b=n[1],
-        looks=at,
+        looks=list(looks(n[1])) if n[1] and terms.rule == "looks" else [],
         unit_s=unit_s,
         margin=margin.value if margin else None,
         sd=noise.sd,
@@ -212,6 +222,7 @@ def _part(
         regression=found.regression if found else None,
         n_for_power=wanted,
         notes=_notes(metric, margin, noise, n, wanted),
+        rule=terms.rule,
     )
 
 

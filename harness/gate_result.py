@@ -23,6 +23,11 @@ TRAJECTORY = "loss_trajectory"
 GateOutcome = Literal["pass", "regression", "inconclusive", "could not run"]
 Evidence = Literal["replicates", "launches", "trajectory"]
 Claim = Literal["refactor", "systems", "ml"]
+Rule = Literal["looks", "open"]
+"""When evidence is judged: at looks planned before, or after each piece of it for as long as the
+budget lasts. Both keep the error rate."""
+
+MOST = 64  # runs or launches that one gate ever buys
 
 EXIT_CODES: dict[GateOutcome, int] = {
     "pass": errors.PASS,
@@ -58,8 +63,9 @@ class MetricVerdict(msgspec.Struct, frozen=True, kw_only=True):
 
     judged: Judgement
     evidence: Evidence
-    look: int  # the look that this is, of `looks` planned
+    look: int  # the look that this is, of `looks` there may be
     looks: int
+    rule: Rule = "looks"
     unconfirmed: bool = False  # a slowdown that one session has shown so far
     confirmed_by: str | None = None  # the earlier gate that showed it too
     small_harms: float | None = None  # sum since the last baseline, in the direction of harm
@@ -70,18 +76,37 @@ class MetricVerdict(msgspec.Struct, frozen=True, kw_only=True):
         return self.judged.outcome
 
 
-class PartPlan(msgspec.Struct, frozen=True, kw_only=True):
+class Looks(msgspec.Struct, frozen=True, kw_only=True):
+    """When evidence is judged: after so many pieces of it, or after each where the rule is open."""
+
+    looks: list[int]  # none are planned where the rule is open
+    rule: Rule = "looks"
+
+    @property
+    def count(self) -> int:
+        """How many looks there may be."""
+        return MOST if self.rule == "open" else len(self.looks)
+
+    def after(self, n: int) -> int | None:
+        """The number of the look after `n` runs or launches; None between two looks."""
+        if self.rule == "open":
+            return n
+        return self.looks.index(n) + 1 if n in self.looks else None
+
+
+class PartPlan(Looks, frozen=True, kw_only=True):
     """What one kind of evidence will take and be able to say. Seconds and SDs None where unknown.
 
-    `n_a`, `n_b`: runs or launches a side at the last look. `passes` is P(pass | no change),
-    `regression` P(regression | harm of one margin), both with the limits of the last look.
+    `n_a`, `n_b`: runs or launches a side at the last look, or as far as the budget is expected to
+    reach where the rule is open. `passes` is P(pass | no change), `regression`
+    P(regression | harm of one margin), both with the limits of the last look: looks before it can
+    only add to them. `until_s`: the part of the budget after which nothing more is begun.
     """
 
     evidence: Evidence
     metric: str
     n_a: int
     n_b: int
-    looks: list[int]  # n_b at each look
     unit_s: float | None
     margin: float | None
     sd: float | None
@@ -91,13 +116,19 @@ class PartPlan(msgspec.Struct, frozen=True, kw_only=True):
     regression: float | None
     n_for_power: int | None = None  # n_b at which passes and regression both reach .9
     notes: list[str] = []
+    until_s: float | None = None
 
     @property
     def seconds(self) -> float | None:
         """At most: every look taken."""
-        if not self.looks:
+        if not self.n_b:
             return 0.0
-        return None if self.unit_s is None else self.unit_s * self.looks[-1]
+        return None if self.unit_s is None else self.unit_s * self.n_b
+
+    @property
+    def most(self) -> int:
+        """How many are bought at most: as planned, or as many as fit into the time there is."""
+        return MOST if self.rule == "open" else self.n_b
 
 
 class GatePlan(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,7 +17,7 @@ import msgspec
 from harness import atomic, baseline, gate_history, replicates, worktree
 from harness.baseline import Baseline
 from harness.errors import UsageError
-from harness.gate_result import Claim, Subject
+from harness.gate_result import Claim, Rule, Subject
 from harness.replicates import Recipe
 from harness.store import Store
 from harness.trainer import NativeTrainer, by_name
@@ -39,6 +39,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     budget_s: float | None = None
     price_usd_per_hour: float | None = None
     once: bool = False
+    rule: Rule = "looks"
     run_limit_s: float = 3600.0
 
 
@@ -77,6 +78,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
 def prepare(asked: Asked, store: Store) -> Prepared:
     """Checks out and describes both sides. Raises UsageError, BaselineError, StudyFileError."""
     _check_asked(asked)
+    _check_end(asked)
     entry = asked.baseline.now if asked.baseline else None
     trainer = by_name(entry.trainer if entry else asked.trainer)
     with tempfile.TemporaryDirectory(prefix="harness-") as folder:
@@ -94,7 +96,8 @@ def prepare(asked: Asked, store: Store) -> Prepared:
         baseline.refuse_foreign(asked.baseline, b.recipe.identity, bool(asked.versus))
     if a is not None:
         _refuse_unlike(a.recipe, b.recipe)
-    rule = [asked.claim, asked.alpha, sorted(asked.margins.items())]
+    rule: list[object] = [asked.claim, asked.alpha, sorted(asked.margins.items())]
+    rule += ["open"] if asked.rule == "open" else []
     prepared = Prepared(asked=asked, a=a, b=b, key="")
     key = gate_history.key_of(prepared.reference, b.subject, rule)
     return msgspec.structs.replace(prepared, key=key)
@@ -135,6 +138,17 @@ def _check_asked(asked: Asked) -> None:
                 got="none" if "not both" not in expected else "both",
                 remedy="Such as: harness gate --baseline NAME --base main --head my-branch.",
             )
+
+
+def _check_end(asked: Asked) -> None:
+    """An open gate goes on until its budget ends, so it has to have one."""
+    if asked.rule == "open" and asked.budget_s is None:
+        raise UsageError(
+            path="--open",
+            expected="--budget-minutes beside it",
+            got="no budget",
+            remedy="Say how long it may go on; without --open three looks are planned instead.",
+        )
 
 
 def _side(

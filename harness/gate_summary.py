@@ -116,9 +116,16 @@ def footnotes(result: GateResult) -> list[str]:
 def _look(one: MetricVerdict, alpha: float) -> list[str]:
     if one.looks == 1 or one.outcome is None or one.judged.low is None:
         return []
+    wrong = f"all looks together are wrong in {100 * alpha:g} % of cases at most"
+    if one.rule == "open":
+        what = "launch" if one.evidence == "launches" else "run"
+        return [
+            f"{one.judged.metric}: open, looked at after each {what}, {one.look} so far; its "
+            f"interval is the wider one of the mixture test, so that {wrong}"
+        ]
     return [
         f"{one.judged.metric}: look {one.look} of {one.looks}; its interval is the wider one of "
-        f"that look, so that all looks together are wrong in {100 * alpha:g} % of cases at most"
+        f"that look, so that {wrong}"
     ]
 
 
@@ -169,23 +176,33 @@ def plan_lines(plan: GatePlan) -> list[str]:
 
 
 def _part_lines(part: PartPlan) -> list[str]:
-    looks = ", ".join(map(str, part.looks)) or "none"
     what = (
         f"{part.n_b} launches of both sides"
         if part.evidence == "launches"
         else f"{part.n_b} runs against the baseline's {part.n_a}"
     )
     each = "" if part.unit_s is None else f", {_time(part.unit_s)} each"
-    lines = [f"{part.metric}: up to {what}{each}; looks after {looks}"]
+    lines = [f"{part.metric}: up to {what}{each}; {_when(part)}"]
     if part.margin is not None:
         size = _amount(part.metric, part.metric in TIMES, part.margin)
-        lines.append(f"  margin {size}, MDE {_mde(part)}, SD {_sd(part)}")
+        unit = "launch" if part.evidence == "launches" else "run"
+        lines.append(f"  margin {size}, MDE {_mde(part)}, SD of one {unit} {_sd(part)}")
     if part.passes is not None and part.regression is not None:
+        least = "at least " if part.rule == "open" else ""
         lines.append(
-            f"  P(pass | no change) {part.passes:.0%}, "
-            f"P(regression | harm of the margin) {part.regression:.0%}"
+            f"  P(pass | no change) {least}{part.passes:.0%}, "
+            f"P(regression | harm of the margin) {least}{part.regression:.0%}"
         )
     return lines + [f"  {note}" for note in part.notes]
+
+
+def _when(part: PartPlan) -> str:
+    """By which rule it is looked at."""
+    if part.rule == "looks":
+        return f"looks after {', '.join(map(str, part.looks)) or 'none'}"
+    unit = "launch" if part.evidence == "launches" else "run"
+    share = "" if part.until_s is None else f", {_time(part.until_s)} at most"
+    return f"open: a look after each {unit} (mixture test){share}"
 
 
 def _mde(part: PartPlan) -> str:

@@ -1,8 +1,8 @@
 """What `harness gate` does: plan, carry out, print, write; an exit code of design for every end.
 
-A trainer that breaks off for no fault of the candidate and a package that is missing end with a
-result too, "could not run", so that whoever reads JSON or a summary finds the reason where
-the verdict would have been. Beside `commands`.
+A trainer that breaks off for no fault of the candidate, a package that is missing, a baseline, a
+ledger or a store that is damaged end with a result too, "could not run", so that whoever reads JSON
+or a summary finds the reason where the verdict would have been. Beside `commands`.
 """
 
 import os
@@ -10,8 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness import atomic, errors, gate, gate_history
+import msgspec
+
+from harness import atomic, baseline, errors, gate, gate_history
 from harness.attempt import recover
+from harness.compare import load_ledger
 from harness.errors import HarnessError
 from harness.gate_plan import without_chance
 from harness.gate_result import GatePlan, GateResult, Subject, as_json
@@ -28,37 +31,51 @@ if TYPE_CHECKING:
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"  # where a workflow shows Markdown; changes no result
 
 
-def run_gate(
-    console: "Console",
-    progress: "Console",
-    asked: Asked,
-    store: Store,
-    ledger: Ledger,
-    *,
-    plan_only: bool = False,
-    json: bool = False,
-    markdown: Path | None = None,
-) -> int:
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a gate finds what is stored, and how it tells its verdict: nothing that decides one."""
+
+    store: Path
+    ledger: Path
+    baselines: Path
+    baseline: str = ""  # its name; none where quality is not compared
+    plan_only: bool = False
+    json: bool = False
+    markdown: Path | None = None
+
+
+def run_gate(console: "Console", progress: "Console", asked: Asked, options: Options) -> int:
     """One gate. The verdict goes to `console`, plan and progress to `progress`."""
-    recover(store)
-    stored = gate_history.load(store)
-    ledger = with_own_rows(ledger, asked, stored)
     try:
-        prepared = prepare(asked, store)
-        planned = gate.plan(prepared, ledger, stored)
-        print_plan(console if plan_only and not json else progress, planned)
-        if plan_only:
-            return errors.PASS
-        result = _carried_out(prepared, planned, store, ledger, progress)
+        result = _gated(console, progress, asked, options)
     except HarnessError as error:
         if error.exit_code == errors.USAGE:
             raise
-        result = could_not_run(asked, str(error))
+        result = could_not_run(asked, options.baseline or None, str(error))
     except PaceStopped:
         progress.print("stopped; whole runs are kept, the same command goes on", markup=False)
         return errors.STOPPED_AT_LIMIT
-    _write(console, result, json, markdown)
+    if result is None:
+        return errors.PASS
+    _write(console, result, options)
     return result.exit_code
+
+
+def _gated(
+    console: "Console", progress: "Console", asked: Asked, options: Options
+) -> GateResult | None:
+    """The result; None where only the plan was wanted. Raises HarnessError and PaceStopped."""
+    if options.baseline:
+        stored = baseline.find(options.baselines, options.baseline)
+        asked = msgspec.structs.replace(asked, baseline=stored)
+    store = Store(options.store)
+    recover(store)
+    earlier = gate_history.load(store)
+    ledger = with_own_rows(load_ledger(options.ledger, store), asked, earlier)
+    prepared = prepare(asked, store)
+    planned = gate.plan(prepared, ledger, earlier)
+    only_plan = options.plan_only
+    print_plan(console if only_plan and not options.json else progress, planned)
+    return None if only_plan else _carried_out(prepared, planned, store, ledger, progress)
 
 
 def with_own_rows(ledger: Ledger, asked: Asked, stored: Sequence[GateResult]) -> Ledger:
@@ -103,9 +120,8 @@ def _bare(prepared: Prepared, planned: GatePlan, why: str) -> GateResult:
     )
 
 
-def could_not_run(asked: Asked, why: str) -> GateResult:
+def could_not_run(asked: Asked, baseline: str | None, why: str) -> GateResult:
     """The result of a gate that broke off for no fault of the candidate."""
-    place = asked.baseline.place if asked.baseline else None
     return GateResult(
         key="",
         number=0,
@@ -113,19 +129,19 @@ def could_not_run(asked: Asked, why: str) -> GateResult:
         reason=why,
         alpha=asked.alpha,
         claim=asked.claim,
-        a=Subject(code_id="", config_id="", ref=asked.base, baseline=place),
+        a=Subject(code_id="", config_id="", ref=asked.base, baseline=baseline),
         b=Subject(code_id="", config_id="", ref=asked.head or ".", set=dict(asked.versus)),
         metrics=[],
     )
 
 
-def _write(console: "Console", result: GateResult, json: bool, markdown: Path | None) -> None:
-    if json:
+def _write(console: "Console", result: GateResult, options: Options) -> None:
+    if options.json:
         console.file.write(as_json(result) + "\n")
     else:
         print_result(console, result)
-    if markdown is not None:
-        atomic.write_text(markdown, as_markdown(result))
+    if options.markdown is not None:
+        atomic.write_text(options.markdown, as_markdown(result))
     if step_summary := os.environ.get(STEP_SUMMARY):
         with (
             atomic.disk_errors(Path(step_summary)),

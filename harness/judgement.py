@@ -44,6 +44,9 @@ EXIT_CODES: dict[Outcome, int] = {
 }
 
 
+Replicate = Literal["run", "launch"]  # what n counts
+
+
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """What the command line fixes: error rate, margins, stated SDs, metrics, their direction."""
 
@@ -53,6 +56,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     metrics: Sequence[str] = ()  # none: all that both sides have
     higher_better: Sequence[str] = ()
     also: Sequence[str] = ()  # metrics that were read on request, and are shown whatever they are
+    replicate: Replicate = "run"
 
 
 class Judgement(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,16 +88,22 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     more_runs: int | None = None  # a side, were the difference seen the truth
     reason: str | None = None
     notes: list[str] = []
+    replicate: Replicate = "run"
 
     @property
     def better(self) -> bool:
         """Even the worse end of the interval is better than no change."""
         ends = [self.harm(end) for end in (self.low, self.high) if end is not None]
-        return bool(ends) and max(ends) < 0
+        return bool(ends) and max(ends) < 0 and resolves(self.metric, self.estimate or 0.0)
 
     def harm(self, value: float) -> float:
         """A difference in the direction that is worse."""
         return self.harm_sign * value
+
+
+def resolves(metric: str, estimate: float) -> bool:
+    """Whether a difference is worth a mark; of a metric that nobody knows, any is."""
+    return metric not in COMPARED or COMPARED[metric].resolves(estimate)
 
 
 class Side(msgspec.Struct, frozen=True, kw_only=True):
@@ -239,7 +249,7 @@ def _judge(
     if margin is None and name in SCALED and not shown_only:
         where = f"{a[0].scale or 'its recipe'}, {name}, {source_of_variance(name, a, b)}"
         notes.append(f"no margin: the ledger has no row for {where}; --margin {name}=M sets one")
-    empty = _empty(metric, sides, margin, reason, notes)
+    empty = _empty(metric, sides, margin, reason, notes, asked.replicate)
     if usable is None:
         return empty
     row = _row(name, sides[0], sides[1], ledger)
@@ -267,6 +277,7 @@ def _empty(
     margin: Margin | None,
     reason: str | None,
     notes: list[str],
+    replicate: Replicate,
 ) -> Judgement:
     """All that is known before the difference is taken."""
     a, b = ([run.metrics[metric.name] for run in side] for side in sides)
@@ -283,6 +294,7 @@ def _empty(
         outcome="inconclusive" if margin else None,
         reason=reason,
         notes=notes,
+        replicate=replicate,
     )
 
 
@@ -339,9 +351,7 @@ def _judged(
     for side in found.risen:
         notes.append(f"side {SIDES[side]} varies more than the ledger's SD allows: Welch's limits")
     if not contrast.df > 0:
-        n = empty.n
-        lone = "one run a side" if max(n) == 1 else f"{n[0]} and {n[1]} runs"
-        why = f"{lone} and no SD to go by: a second run a side gives an interval, or --sd NAME=SD"
+        why = _no_noise(empty)
         return msgspec.structs.replace(
             empty, estimate=contrast.estimate, reason=empty.reason or why, notes=notes
         )
@@ -370,8 +380,20 @@ def _judged(
     if verdict.outcome == "regression" and empty.metric in TIMES:
         notes.append("unconfirmed: one session; a slowdown counts once a second session shows it")
     return msgspec.structs.replace(
-        shown, outcome=verdict.outcome, small_harm=verdict.small_harm, more_runs=more
+        shown,
+        outcome=verdict.outcome,
+        small_harm=verdict.small_harm and resolves(empty.metric, contrast.estimate),
+        more_runs=more,
     )
+
+
+def _no_noise(empty: Judgement) -> str:
+    """Why there is no interval."""
+    if empty.replicate == "launch":
+        return "one launch and no SD to go by: a second one gives an interval"
+    n = empty.n
+    lone = "one run a side" if max(n) == 1 else f"{n[0]} and {n[1]} runs"
+    return f"{lone} and no SD to go by: a second run a side gives an interval, or --sd NAME=SD"
 
 
 # --- the whole ------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.statistics import Contrast
-from harness.verdict import Known
+from harness.verdict import Known, has_risen
 
 OWN_LAUNCHES = 5  # from here on the launches' own spread replaces the ledger's
 
@@ -40,11 +40,14 @@ def log_ratio(first: float, second: float, third: float, fourth: float) -> float
     return math.log(second * third / (first * fourth)) / 2
 
 
-def of_launches(ratios: Sequence[Sequence[float]], known: Known | None = None) -> Launches:
+def of_launches(
+    ratios: Sequence[Sequence[float]], known: Known | None = None, *, keep: bool = False
+) -> Launches:
     """From the log ratio of each ABBA window, one list a launch; launches weigh alike.
 
-    `known` is the ledger's s_launch, used until there are OWN_LAUNCHES. Without it the launches'
-    own spread is taken, which one launch does not have: then df is 0.
+    `known` is the ledger's s_launch, used until there are OWN_LAUNCHES; with `keep` for as long as
+    the launches do not vary more than it allows. Without it the launches' own spread is taken,
+    which one launch does not have: then df is 0.
     """
     windows = [np.asarray(launch, dtype=np.float64) for launch in ratios]
     assert windows, "a speed comparison has at least one launch"
@@ -55,7 +58,8 @@ def of_launches(ratios: Sequence[Sequence[float]], known: Known | None = None) -
     squares = sum(float(((launch - launch.mean()) ** 2).sum()) for launch in windows)
     window_variance = squares / inside if inside else math.nan
     within = 0.0 if math.isnan(window_variance) else window_variance
-    from_ledger = known is not None and n < OWN_LAUNCHES
+    trusted = n < OWN_LAUNCHES or (keep and not _have_risen(means, known, within * n / total))
+    from_ledger = known is not None and trusted
     if known is not None and from_ledger:
         launch_variance, df = known.sd**2, known.df
     else:
@@ -67,6 +71,14 @@ def of_launches(ratios: Sequence[Sequence[float]], known: Known | None = None) -
         window_sd=math.sqrt(window_variance),
         from_ledger=from_ledger,
     )
+
+
+def _have_risen(means: np.ndarray, known: Known | None, of_mean: float) -> bool:
+    """Whether launches differ by more than the ledger's SD and their own windows make them."""
+    if known is None:
+        return False
+    sd = math.sqrt(2 * known.sd**2 + of_mean)
+    return has_risen([float(mean) for mean in means], Known(sd=sd, df=known.df))
 
 
 def _own_variance(means: np.ndarray, of_mean: float) -> float:

@@ -8,29 +8,22 @@ effects spread as N(0, tau^2), the likelihood ratio against no effect after n bl
 
 and min over n of 1 / L_n is a p-value at every moment at once (Robbins, Ann. Math. Stat. 41 (1970)
 1397-1409; Howard and others, Ann. Stat. 49 (2021) 1055-1080). It costs power: fixed looks are
-better wherever they can be planned. Pure; beside `sequential`.
+better wherever they can be planned.
+
+Blocks enter only through their mean and its variance V / n. So the same holds for any estimate
+whose errors have independent increments as its variance falls, such as the mean of a candidate's
+runs minus that of a baseline's, of which one side stays and the other grows. Pure; beside
+`sequential`, whose looks it takes the place of.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from harness.verdict import Outcome
-
 Floats = NDArray[np.float64]
 
-
-@dataclass(frozen=True, kw_only=True)
-class Open:
-    """An open comparison: its outcome, and the block at which it was reached (None: not yet)."""
-
-    outcome: Outcome
-    block: int | None
-    p_harm: float  # against no change
-    p_margin: float  # against a harm of the margin
+LEAST_TAIL = 1e-12  # below it a quantile of t can no longer be told from infinity
 
 
 def block_variance(sd: float, correlation: float = 0.0) -> float:
@@ -49,31 +42,19 @@ def running_p(differences: ArrayLike, variance: float, tau: float) -> Floats:
     return np.minimum(least, 1.0)
 
 
-def decide(harms: Sequence[float], variance: float, margin: float, alpha: float = 0.05) -> Open:
-    """The verdict on block differences in the direction of harm, in the order they came.
+def tail(se: float, tau: float, alpha: float) -> float:
+    """The one-sided probability beyond the limit of an estimate with this standard error.
 
-    Regression where the test against 0 rejects at 2 alpha (it is two-sided) and the mean is above
-    0; pass where that against `margin` rejects and the mean is below. The first block that decides
-    counts; at the same block a pass goes first, as in `verdict`.
+    The limit is z standard errors from the estimate, with z such that the test of `running_p` has
+    its p-value at 2 alpha there. So an interval of that width holds the truth at every look at
+    once, each side with probability 1 - alpha, and `verdict.decide` may be asked at all of them.
+    Where the SD is estimated, the limit is taken at the t quantile of this probability.
     """
-    assert variance > 0, f"a variance is positive, not {variance}"
-    assert margin > 0, f"a margin is positive, not {margin}"
-    d = np.asarray(harms, dtype=np.float64)
-    if not d.size:
-        return Open(outcome="inconclusive", block=None, p_harm=1.0, p_margin=1.0)
-    p_harm, p_margin = (running_p(d - shift, variance, margin / 2) for shift in (0.0, margin))
-    mean = np.cumsum(d) / np.arange(1, d.size + 1)
-    passes = _first((p_margin <= 2 * alpha) & (mean < margin))
-    worse = _first((p_harm <= 2 * alpha) & (mean > 0))
-    outcome: Outcome = "inconclusive"
-    if min(passes, worse) < math.inf:
-        outcome = "pass" if passes <= worse else "regression"
-    block = None if outcome == "inconclusive" else int(min(passes, worse)) + 1
-    return Open(
-        outcome=outcome, block=block, p_harm=float(p_harm[-1]), p_margin=float(p_margin[-1])
-    )
+    from scipy import special
 
-
-def _first(flags: NDArray[np.bool_]) -> float:
-    """The index of the first true flag; infinite without one."""
-    return float(np.argmax(flags)) if flags.any() else math.inf
+    assert tau > 0, f"the spread of true effects is positive, not {tau}"
+    if se == 0:
+        return alpha
+    ratio = (tau / se) ** 2
+    z = math.sqrt(2 * (1 + ratio) / ratio * math.log(math.sqrt(1 + ratio) / (2 * alpha)))
+    return max(LEAST_TAIL, float(special.ndtr(-z)))

@@ -144,7 +144,7 @@ def reading(alpha: float) -> str:
 
 
 def _noise(judged: Judgement) -> str:
-    """'SD of one run 0.0014 (605 df, the prior ledger, ...)'."""
+    """'SD of one run 0.0014 (605 df, the prior ledger, ...)', or of one launch."""
     if judged.sd is None or math.isnan(judged.sd) or not judged.df:
         return ""
     size = f"{judged.sd:.2g}"
@@ -153,7 +153,7 @@ def _noise(judged: Judgement) -> str:
     elif judged.metric == "peak_memory_bytes":
         size = wording.mebibytes(judged.sd)
     df = "" if math.isinf(judged.df) else f"{judged.df:.3g} df, "
-    return f"SD of one run {size} ({df}{judged.noise_from})"
+    return f"SD of one {judged.replicate} {size} ({df}{judged.noise_from})"
 
 
 def _margin_from(judged: Judgement) -> str:
@@ -263,5 +263,9 @@ def verdict_words(judged: Judgement) -> str:
     if judged.reason:
         return f"inconclusive, {judged.reason.partition(':')[0]}"
     if judged.more_runs is None:
-        return "inconclusive, no number of runs in reach settles it"
-    return f"inconclusive, ~{judged.more_runs} more runs a side"
+        return f"inconclusive, no number of {_REPLICATES[judged.replicate]} in reach settles it"
+    side = " a side" if judged.replicate == "run" else ""
+    return f"inconclusive, ~{judged.more_runs} more {_REPLICATES[judged.replicate]}{side}"
+
+
+_REPLICATES = {"run": "runs", "launch": "launches"}

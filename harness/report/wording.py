@@ -37,7 +37,7 @@ def interval(effect: Effect) -> str:
     """'[+0.0327, +0.0357]', in the unit of the estimate; nothing without one, or without noise."""
     if effect.low is None or effect.high is None or effect.low == effect.high:
         return ""
-    low, high = (number(effect, end).rstrip(" %KMiBs") for end in (effect.low, effect.high))
+    low, high = (number(effect, end).rstrip(" %MiBs") for end in (effect.low, effect.high))
     return f"[{low}, {high}]"
 
 
@@ -65,8 +65,7 @@ def number(effect: Effect, value: float) -> str:
     if effect.scale == "log":
         return _percent(math.expm1(value), _decimals(effect, 100.0, 1, 2))
     if effect.metric == "peak_memory_bytes":
-        small = 0 < abs(value) < 2**20
-        return _signed(f"{value / 2**10:+,.0f} KiB" if small else f"{value / 2**20:+,.0f} MiB")
+        return _signed(f"{value / 2**20:+,.0f} MiB")
     if effect.metric == "compile_s":
         return f"{value:+.1f} s"
     return _signed(f"{value:+.{_decimals(effect, 1.0, 4, 6)}f}")
@@ -109,8 +108,10 @@ def change_of_count(value: float | None) -> str:
 
 
 def mebibytes(value: float | None) -> str:
-    """'412 MiB' or a dash."""
-    return DASH if value is None else f"{value / 2**20:,.0f} MiB"
+    """'412 MiB', 'below 1 MiB' or a dash."""
+    if value is None:
+        return DASH
+    return "below 1 MiB" if 0 < value < 2**19 else f"{value / 2**20:z,.0f} MiB"
 
 
 def duration(seconds: float | None) -> str:

@@ -15,7 +15,7 @@ import pytest
 
 from harness.__main__ import main
 from harness.gate_history import load
-from harness.gate_result import GateResult
+from harness.gate_result import SPEED, GateResult
 from harness.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -209,12 +209,24 @@ def test_a_fault_that_the_base_has_too_is_no_verdict_on_the_candidate(gate, plac
     assert "side A" in result["reason"]
 
 
-def test_a_damaged_store_ends_with_4_and_under_bisect_with_125(gate, place):
-    (place / "runs" / "gates").mkdir()
-    (place / "runs" / "gates" / "k").mkdir()
+def test_a_damaged_store_ends_with_4_and_its_reason_and_under_bisect_with_125(gate, place):
+    (place / "runs" / "gates" / "k").mkdir(parents=True)
     (place / "runs" / "gates" / "k" / "1.json").write_text("{}")
-    assert gate("--base", ".")[0] == 4
+    code, result = gate("--base", ".")
+    assert (code, result["outcome"]) == (4, "could not run")
+    assert "The file is damaged" in result["reason"]
     assert gate("--base", ".", "--bisect")[0] == 125
+
+
+def test_a_baseline_that_was_edited_or_is_absent_is_told_in_the_json_too(gate, place):
+    code, result = gate(baseline="nobody")
+    assert (code, result["exit_code"], result["a"]["baseline"]) == (4, 4, "nobody")
+    assert "expected a baseline under" in result["reason"]
+    (path,) = (place / "baselines").glob("*/*/quick.json")
+    path.write_text(path.read_text().replace('"why": "', '"why": "not '))
+    code, result = gate()
+    assert (code, result["outcome"]) == (4, "could not run")
+    assert "an edited one" in result["reason"]
 
 
 def test_bisect_skips_what_is_open_and_stops_at_wrong_usage(gate):
@@ -228,6 +240,42 @@ def test_a_budget_too_small_for_any_verdict_is_said_before_anything_is_spent(gat
     assert code == 3
     assert "nothing is spent" in result["reason"]
     assert not (place / "runs" / "gates").exists()
+
+
+OPEN = ("--open", "--budget-minutes", "2")
+
+
+def test_an_open_gate_passes_what_changes_nothing_and_says_by_which_rule(gate, place):
+    code, result = gate("--base", ".", *OPEN, "--markdown", place / "summary.md")
+    assert code == 0
+    judged = {one["judged"]["metric"]: one for one in result["metrics"]}
+    for name in ("tokens_per_s", "val_bpb"):
+        assert (judged[name]["rule"], judged[name]["judged"]["outcome"]) == ("open", "pass")
+        assert judged[name]["look"] == max(judged[name]["judged"]["n"][1], 1)
+    assert {part["rule"] for part in result["plan"]["parts"]} == {"open"}
+    assert "val_bpb: open, looked at after each run" in (place / "summary.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("planted", "metric"), [("plant.loss=0.004", "val_bpb"), ("plant.slowdown=0.01", SPEED)]
+)
+def test_an_open_gate_catches_what_is_planted(gate, planted, metric):
+    code, result = gate("--versus", planted, *OPEN, "--once")
+    assert code == 10
+    assert [name for name, found in verdicts(result).items() if found == "regression"] == [metric]
+
+
+def test_an_open_gate_without_an_end_is_refused(gate):
+    code, _ = gate("--base", ".", "--open")
+    assert code == 2
+    assert "expected --budget-minutes beside it" in gate.err
+
+
+def test_an_open_plan_says_so_and_shares_its_budget(gate):
+    assert gate("--base", ".", "--plan", "--open", "--budget-minutes", "2")[0] == 0
+    assert "open: a look after each launch (mixture test), 60 s at most" in gate.err
+    assert "open: a look after each run (mixture test)" in gate.err
+    assert "P(pass | no change) at least" in gate.err
 
 
 def test_a_plan_says_runs_chances_and_cost_and_starts_nothing(gate, place):

@@ -47,6 +47,11 @@ def test_logarithms_are_told_in_percent_and_an_unconfirmed_slowdown_says_so():
     assert "a second session has to show it too" in sentence(slow)
 
 
+def test_memory_is_told_in_mebibytes():
+    more = metric("peak_memory_bytes", unit="bytes", estimate=-2048.0, low=-(2.0**21), high=2.0**30)
+    assert sentence(more).startswith("+0 MiB [-2 MiB, +1,024 MiB]; ")
+
+
 def test_junit_counts_what_each_verdict_is():
     other = [metric("core_soft", "inconclusive"), metric("compile_s", None)]
     element = suite(findings("regression", metric(), metric("core", "regression"), *other))

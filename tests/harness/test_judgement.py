@@ -10,6 +10,7 @@ from harness.errors import UsageError
 from harness.judgement import Asked, compare
 from harness.ledger import Ledger, Row
 from harness.logs.logged import LogError, LoggedRun
+from harness.summary import about, change, interval
 
 HOST = {"GPUs": "1x H100", "driver": "570", "torch": "2.10"}
 EMPTY = Ledger([])
@@ -330,3 +331,25 @@ def test_false_alarms_of_the_whole_path_stay_below_alpha():
         a, b = rng.normal(3.28, 0.0014, (2, 3))
         fired += judged(side(map(float, a)), side(map(float, b)), ledger).outcome == "regression"
     assert fired / rounds <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / rounds)
+
+
+def test_less_than_a_mebibyte_of_memory_is_neither_a_gain_nor_a_small_harm():
+    name, held = "peak_memory_bytes", [2**30, 2**30, 2**30 + 8]
+
+    def memory(more):
+        sides = side(held, name), side([value + more for value in held], name)
+        return judged(*sides, margins={name: 2**24}).judgements[0]
+
+    assert memory(-2048).low < memory(-2048).high < 0
+    assert not memory(-2048).better
+    assert not memory(2048).small_harm
+    assert memory(-(2**21)).better
+    assert memory(2**21).small_harm
+    assert (change(memory(-2048)), interval(memory(-(2**22)))) == ("0 MiB", "[−4, −4]")
+
+
+def test_the_noise_of_launches_is_called_that_of_a_launch():
+    sides = side([1.0, 1.1], "compile_s"), side([1.2, 1.4], "compile_s")
+    for replicate in ("run", "launch"):
+        (time,) = judged(*sides, margins={"compile_s": 0.5}, replicate=replicate).judgements
+        assert any(f"SD of one {replicate} " in line for line in about(time))

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from harness.mixture import block_variance, decide, running_p
+from harness.dunnett import t_quantile
+from harness.mixture import block_variance, running_p, tail
+from harness.statistics import Contrast
+from harness.verdict import decide
 
 ALPHA, MARGIN = 0.05, 1.0
 PATHS, BLOCKS = 4_000, 100
@@ -29,28 +32,49 @@ def test_p_never_rises_and_never_exceeds_one():
     assert p.max() <= 1
 
 
+def outcome(differences, variance: float) -> str:
+    """The verdict after these blocks, each looked at as it came."""
+    for n in range(1, len(differences) + 1):
+        se = math.sqrt(variance / n)
+        harm = Contrast(estimate=float(np.mean(differences[:n])), se=se, df=math.inf)
+        critical = t_quantile(1 - tail(se, MARGIN / 2, ALPHA), math.inf)
+        found = decide(harm, MARGIN, ALPHA, critical).outcome
+        if found != "inconclusive":
+            return found
+    return "inconclusive"
+
+
+def test_a_limit_of_the_interval_meets_zero_where_the_p_value_is_twice_alpha():
+    variance, tau = 0.8, 0.4
+    for n in (1, 4, 30):
+        se = math.sqrt(variance / n)
+        mean = t_quantile(1 - tail(se, tau, ALPHA), math.inf) * se
+        assert running_p([mean] * n, variance, tau)[-1] == pytest.approx(2 * ALPHA)
+
+
 def test_a_flood_of_evidence_does_not_overflow():
-    assert decide([1e6] * 5, 1.0, MARGIN).outcome == "regression"
+    assert outcome([1e6] * 5, 1.0) == "regression"
+    assert running_p([1e6] * 5, 1.0, 0.5)[-1] < 1e-300
+
+
+def test_evidence_far_too_weak_for_any_limit_has_the_widest_that_can_be_told_from_none():
+    assert math.isfinite(t_quantile(1 - tail(1e6, 0.5, ALPHA), 5))
 
 
 @pytest.mark.parametrize(("truth", "wrong"), [(0.0, "regression"), (MARGIN, "pass")])
 def test_looking_after_every_block_keeps_the_error_rate(truth, wrong):
-    rng = np.random.default_rng(17)
-    paths = rng.normal(truth, math.sqrt(2.0), (PATHS, BLOCKS))
-    outcomes = [decide(path, 2.0, MARGIN, ALPHA).outcome for path in paths]
-    assert outcomes.count(wrong) / PATHS <= ALPHA + 2 * math.sqrt(ALPHA * (1 - ALPHA) / PATHS)
-    assert outcomes.count("inconclusive") < 0.2 * PATHS
-
-
-def test_the_block_of_the_decision_is_told():
-    found = decide([3.0, 3.0, 3.0, 3.0], 1.0, MARGIN)
-    assert found.outcome == "regression"
-    assert found.block is not None
-    assert decide([3.0] * (found.block - 1), 1.0, MARGIN).outcome == "inconclusive"
-
-
-def test_without_blocks_there_is_no_verdict():
-    assert decide([], 1.0, MARGIN).block is None
+    """All paths at once: the limits of `tail` at every block, decided as `verdict.decide` does."""
+    rng, n = np.random.default_rng(17), np.arange(1, BLOCKS + 1)
+    se = np.sqrt(2.0 / n)
+    half = se * [t_quantile(1 - tail(float(one), MARGIN / 2, ALPHA), math.inf) for one in se]
+    mean = np.cumsum(rng.normal(truth, math.sqrt(2.0), (PATHS, BLOCKS)), axis=1) / n
+    first = [
+        np.where(hit.any(1), hit.argmax(1), BLOCKS)
+        for hit in (mean + half < MARGIN, mean - half > 0)
+    ]
+    found = first[0] < first[1] if wrong == "pass" else first[1] < first[0]
+    assert found.mean() <= ALPHA + 2 * math.sqrt(ALPHA * (1 - ALPHA) / PATHS)
+    assert (np.minimum(*first) == BLOCKS).mean() < 0.2
 
 
 def test_correlated_seeds_make_a_smaller_variance():

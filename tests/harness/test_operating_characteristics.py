@@ -1,13 +1,13 @@
 """The gate's own false alarms and power: a smaller table than the page of docs/, kept true."""
 
-import importlib.util
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks import many_verdicts, real_noise
+from benchmarks import operating_characteristics as bench
 from harness.verdict import Known, decide, difference
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,16 +18,6 @@ needs_noise = pytest.mark.skipif(
 )
 
 
-def load():
-    name = "operating_characteristics"
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # where its dataclasses look for it
-    spec.loader.exec_module(module)
-    return module
-
-
-bench = load()
 BOUND = bench.ALPHA + 2 * math.sqrt(bench.ALPHA * (1 - bench.ALPHA) / GATES)
 
 
@@ -38,8 +28,8 @@ def test_the_arithmetic_on_arrays_is_that_of_the_verdict(n, df):
     rng, gates = np.random.default_rng(n), 300
     a, b = rng.normal(0, 0.7, (gates, n)), rng.normal(0.5, 2.1, (gates, n))
     known = rng.uniform(0.4, 1.2, gates) if df else None
-    found = bench.outcomes(a, b, known, df, 0.95)
-    names = {bench.PASS: "pass", bench.REGRESSION: "regression", bench.INCONCLUSIVE: "inconclusive"}
+    found = many_verdicts.outcomes(a, b, known, df, 0.95)
+    names = {-1: "pass", 0: "inconclusive", 1: "regression"}
     for gate in range(gates):
         sd = Known(sd=float(known[gate]), df=df) if df else None
         one = decide(difference(a[gate], b[gate], sd).contrast, 1.0, 0.05)
@@ -73,7 +63,7 @@ def test_three_looks_save_runs_where_the_answer_is_clear():
 
 def test_the_page_of_docs_is_what_the_script_writes():
     kept = (ROOT / "docs" / "operating-characteristics.md").read_text(encoding="utf-8")
-    gates = int(kept.partition(" simulated gates")[0].rpartition("\n")[2].replace(",", ""))
+    gates = int(kept.partition(" simulated comparisons")[0].rpartition("\n")[2].replace(",", ""))
     assert gates >= 10_000
     assert kept.startswith(bench.page(gates, None))
     assert "## Real runs that should not differ" in kept
@@ -81,24 +71,24 @@ def test_the_page_of_docs_is_what_the_script_writes():
 
 @needs_noise
 def test_on_real_replicates_alarms_stay_below_alpha_clustered_by_group():
-    runs = bench.load(NOISE)
-    for kind in bench.KINDS:
-        dealt = bench.deal(runs, kind, 100)
+    runs = real_noise.load(NOISE)
+    for kind in real_noise.KINDS:
+        dealt = real_noise.deal(runs, kind, 100)
         assert len(dealt) >= 20
         for shares in (
             [group.regression for group in dealt],
             [group.passes_harmed for group in dealt],
         ):
-            mean, error = bench.clustered(shares)
+            mean, error = real_noise.clustered(shares)
             assert mean <= bench.ALPHA + 2 * error
 
 
 @needs_noise
 def test_recorded_comparisons_agree_with_welch_but_for_explained_ones():
-    found = bench.pairs(NOISE, bench.load(NOISE))
+    found = real_noise.pairs(NOISE, real_noise.load(NOISE))
     assert len(found) >= 20
     differing = [pair for pair in found if pair.ledger != pair.welch]
     assert len(differing) <= len(found) / 10
     opposite = {"pass", "regression"}
     assert not [pair for pair in differing if {pair.ledger, pair.welch} == opposite]
-    assert all(bench.why(pair) for pair in differing)
+    assert all(real_noise.why(pair) for pair in differing)

@@ -9,6 +9,7 @@ import pytest
 from harness.attribution import TOY_LINE, attribute
 from harness.effects import ArmResult, Attribution
 from harness.record import Identity
+from harness.report import wording
 
 
 def _arm(found: Attribution, name: str) -> ArmResult:
@@ -343,3 +344,17 @@ def test_added_tricks_keep_their_sign(synthetic) -> None:
     assert muon.change == "added"
     assert muon.effects["val_bpb"].estimate > 0
     assert muon.helps("val_bpb") < 0
+
+
+def test_memory_that_differs_by_less_than_a_mebibyte_is_not_marked(synthetic) -> None:
+    made = synthetic()
+    for changed, more in (("no_muon", 2**22), ("no_windows", 2048)):
+        for record in made.records:
+            if record.identity.config_id == f"config-{changed}":
+                record.metrics["peak_memory_bytes"] += more
+    found = attribute(made.study, made.records)
+    memory = {arm.name: arm.effects["peak_memory_bytes"] for arm in found.arms}
+    assert memory["no_windows"].low == memory["no_windows"].high == 2048
+    assert memory["no_muon"].outside
+    assert not memory["no_windows"].outside
+    assert wording.full(memory["no_windows"]) == "0 MiB"

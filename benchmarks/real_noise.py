@@ -1,0 +1,277 @@
+"""The verdict on real runs: on groups that should not differ, and on published comparisons.
+
+Deals groups of replicated real runs into two sides at random and judges them, without a harm and
+with a whole margin planted; then judges the pairs of groups that their authors published as
+comparisons. `operating_characteristics` puts both on its page; the arithmetic of many verdicts at
+once is in `many_verdicts`.
+"""
+
+import csv
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.many_verdicts import ALPHA, PASS, REGRESSION, Array, noise_of, outcomes, percent
+from harness import verdict
+from harness.margins import LOSS_MARGIN_NATS, SPEED_MARGIN
+from harness.statistics import pool
+
+LEAST_RUNS = 10  # of a group, to be dealt into two sides
+DEALS = 400
+
+Run = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """What is judged of real runs: a value, what its noise is pooled in, and its margin."""
+
+    title: str
+    value: Callable[[Run], float | None]
+    group: Callable[[Run], Any]
+    counts: Callable[[Run], bool]
+    margin: float
+
+
+def _year(run: Run) -> int:
+    return int(str(run["record_date"] or "2025")[:4])
+
+
+KINDS = (
+    Kind(
+        title="final loss",
+        value=lambda run: run["final_val_loss"],
+        group=lambda run: run["group_id"],
+        counts=lambda run: run["track"] != "track_2_medium",
+        margin=LOSS_MARGIN_NATS,
+    ),
+    Kind(
+        title="ln training time, one environment",
+        value=lambda run: math.log(run["final_train_time_s"]),
+        group=lambda run: (run["group_id"], run["env_id"]),
+        counts=lambda run: run["track"] == "track_1_short" and _year(run) >= 2025,
+        margin=math.log1p(SPEED_MARGIN),
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dealt:
+    """One group, dealt at random into two sides again and again."""
+
+    name: str
+    runs: int
+    sd: float
+    regression: float
+    passes_harmed: float  # of deals to whose side B a whole margin was added
+    passes: float
+    guarded: float  # deals in which the guard tripped
+
+
+def load(folder: Path) -> list[Run]:
+    """The runs that reached their end."""
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(folder / "runs.parquet").to_pylist()
+    return [run for run in table if run["complete"] == 1]
+
+
+def groups_of(runs: Sequence[Run], kind: Kind) -> dict[Any, list[Run]]:
+    """The replicate groups of a kind."""
+    found = defaultdict(list)
+    for run in runs:
+        if kind.counts(run) and kind.value(run) is not None:
+            found[kind.group(run)].append(run)
+    return dict(found)
+
+
+def ledger_without(groups: dict[Any, list[Run]], left_out: set[Any], kind: Kind) -> verdict.Known:
+    """The pooled SD of all groups since 2025 but those that are judged by it."""
+    others = [
+        [kind.value(run) for run in members]
+        for key, members in groups.items()
+        if key not in left_out and len(members) > 1 and _year(members[0]) >= 2025
+    ]
+    pooled = pool(others)
+    return verdict.Known(sd=pooled.sd, df=pooled.df)
+
+
+def deal(runs: Sequence[Run], kind: Kind, deals: int) -> list[Dealt]:
+    """Each group of LEAST_RUNS, dealt into halves: nothing to find, and then a whole margin."""
+    groups = groups_of(runs, kind)
+    found = []
+    for key, members in groups.items():
+        if len(members) < LEAST_RUNS:
+            continue
+        known = ledger_without(groups, {key}, kind)
+        values = np.array([kind.value(run) for run in members]) / kind.margin
+        found.append(_dealt(members, values, known, kind, deals))
+    return found
+
+
+def _dealt(
+    members: Sequence[Run], values: Array, known: verdict.Known, kind: Kind, deals: int
+) -> Dealt:
+    rng, half = np.random.default_rng(len(values)), len(values) // 2
+    order = rng.permuted(np.tile(np.arange(len(values)), (deals, 1)), axis=1)
+    a, b = values[order[:, :half]], values[order[:, half : 2 * half]]
+    sds = np.full(deals, known.sd / kind.margin)
+    same = outcomes(a, b, sds, known.df, 1 - ALPHA)
+    harmed = outcomes(a, b + 1.0, sds, known.df, 1 - ALPHA)
+    _, df = noise_of(a, b, sds, known.df)
+    name = members[0]["record"].rpartition("/")[2] + " " + members[0]["variant"]
+    return Dealt(
+        name=name.strip(),
+        runs=len(values),
+        sd=float(values.std(ddof=1)) * kind.margin,
+        regression=float((same == REGRESSION).mean()),
+        passes=float((same == PASS).mean()),
+        passes_harmed=float((harmed == PASS).mean()),
+        guarded=float((df != known.df).mean()),
+    )
+
+
+def clustered(shares: Sequence[float]) -> tuple[float, float]:
+    """The mean of the groups' shares and its standard error: a group is one piece of evidence."""
+    return float(np.mean(shares)), float(np.std(shares, ddof=1) / math.sqrt(len(shares)))
+
+
+# --- recorded comparisons -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """One published comparison of losses, judged by the ledger and by Welch's limits."""
+
+    name: str
+    n: int
+    difference: float
+    ledger: verdict.Outcome
+    welch: verdict.Outcome
+    own_sd: float
+    ledger_sd: float
+    guarded: bool
+
+
+def pairs(folder: Path, runs: Sequence[Run]) -> list[Pair]:
+    """The pairs of comparisons.csv at equal n: each side cut to the runs that came first."""
+    kind = KINDS[0]
+    groups = groups_of(runs, kind)
+    found = []
+    with (folder / "comparisons.csv").open(encoding="utf-8", newline="") as file:
+        for line in csv.DictReader(file):
+            keys = line["group_a"], line["group_b"]
+            if any(key not in groups for key in keys):
+                continue
+            n = min(len(groups[key]) for key in keys)
+            sides = [[kind.value(r) for r in sorted(groups[key], key=_when)[:n]] for key in keys]
+            known = ledger_without(groups, set(keys), kind)
+            found.append(_pair(line, sides, known))
+    return found
+
+
+def _when(run: Run) -> tuple[str, str]:
+    return str(run["log_time"] or ""), run["run_id"]
+
+
+def _pair(line: dict[str, str], sides: list[list[float]], known: verdict.Known) -> Pair:
+    a, b = sides
+    mine = verdict.difference(a, b, known)
+    pooled = pool(sides)
+    own = verdict.welch(a, b)
+    return Pair(
+        name=f"{line['record'].rpartition('/')[2]}: {_label(line, 'a')} → {_label(line, 'b')}",
+        n=len(a),
+        difference=mine.contrast.estimate,
+        ledger=verdict.decide(mine.contrast, LOSS_MARGIN_NATS, ALPHA).outcome,
+        welch=verdict.decide(own, LOSS_MARGIN_NATS, ALPHA).outcome,
+        own_sd=pooled.sd,
+        ledger_sd=known.sd,
+        guarded=bool(mine.risen),
+    )
+
+
+def _label(line: dict[str, str], side: str) -> str:
+    return line[f"variant_{side}"] or line[f"group_{side}"]
+
+
+def why(pair: Pair) -> str:
+    """What makes the two verdicts on a pair differ."""
+    if pair.guarded:
+        return "a side varies more than the ledger allows, and both are Welch's"
+    smaller = "smaller" if pair.own_sd < pair.ledger_sd else "larger"
+    return (
+        f"the SD of these {2 * pair.n} runs, {pair.own_sd:.5f}, is {smaller} than the ledger's "
+        f"{pair.ledger_sd:.5f}, and Welch's t has fewer df"
+    )
+
+
+# --- as Markdown ----------------------------------------------------------------------------------
+
+
+def dealt_lines(runs: Sequence[Run]) -> list[str]:
+    lines = [
+        "",
+        "## Real runs that should not differ",
+        "",
+        "Replicates published with modded-nanogpt: every group of one code with at least "
+        f"{LEAST_RUNS} runs,",
+        f"dealt at random into two halves {DEALS} times and judged by the pooled SD of all other",
+        "groups since 2025, the variance guard on.",
+        "Errors are clustered by group. A harm of one margin is planted by adding it to one side.",
+        "",
+        "| | groups | regression, no harm | pass, no harm | pass, harm of one margin |",
+        "|---|---|---|---|---|",
+    ]
+    tripped = []
+    for kind in KINDS:
+        dealt = deal(runs, kind, DEALS)
+        cells = [
+            "{:.1f} ± {:.1f} %".format(*(100 * part for part in clustered(shares)))
+            for shares in (
+                [group.regression for group in dealt],
+                [group.passes for group in dealt],
+                [group.passes_harmed for group in dealt],
+            )
+        ]
+        lines.append(f"| {kind.title} | {len(dealt)} | {' | '.join(cells)} |")
+        tripped += [(kind, group) for group in dealt if group.guarded > 0.05]
+    lines += [
+        "",
+        "Groups in which the guard trips in more than 5 % of deals (the limits are then Welch's):",
+        "",
+        "| | group | runs | SD | deals with the guard |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {kind.title} | {g.name} | {g.runs} | {g.sd:.2g} | {percent(g.guarded)} % |"
+        for kind, g in sorted(tripped, key=lambda item: (item[0].title, -item[1].guarded))
+    ]
+    return lines
+
+
+def recorded_lines(found: Sequence[Pair]) -> list[str]:
+    same = sum(pair.ledger == pair.welch for pair in found)
+    lines = [
+        "",
+        "## Recorded comparisons",
+        "",
+        f"{len(found)} pairs of groups that stand side by side in one record, at equal n: the",
+        f"final loss judged at a margin of {LOSS_MARGIN_NATS:g} nats, by the ledger's SD (both",
+        f"groups left out of it) and by Welch's limits on the pair alone. They agree on {same}.",
+        "",
+        "| comparison | n | B − A | by the ledger | by Welch | why they differ |",
+        "|---|---|---|---|---|---|",
+    ]
+    for pair in found:
+        reason = "" if pair.ledger == pair.welch else why(pair)
+        lines.append(
+            f"| {pair.name} | {pair.n} | {pair.difference:+z.4f} | {pair.ledger} | {pair.welch} | "
+            f"{reason} |"
+        )
+    return lines

@@ -1,0 +1,122 @@
+"""How long a gate goes on buying, and what it says of what it bought.
+
+Launches for the speed, runs for the quality, piece by piece from whoever makes them. Under the rule
+of looks a verdict is sought after as many pieces as were planned, under the open one after each;
+either way nothing is bought once every metric is settled, once no further piece could settle it,
+or once there is no time for another. What makes the pieces, real trainers or a simulation, is not
+known here: the error rates in docs/ come from this very code. After `gate_plan`, before `gate`.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from harness import gate_judge
+from harness.ab import Launch
+from harness.gate_result import SPEED, GatePlan, MetricVerdict, PartPlan
+from harness.gate_sides import Asked
+from harness.ledger import Ledger, Row, device, recipe_scale
+from harness.margins import Margin, default_margin, given
+from harness.record import Record
+
+
+class Source(Protocol):
+    """Makes evidence, and keeps it even where it has to break off."""
+
+    launches: list[Launch]
+    runs: list[Record]
+
+    def launch(self) -> None:
+        """One more launch of both sides."""
+
+    def run(self) -> None:
+        """One more run of the candidate."""
+
+    def has_time(self, part: PartPlan) -> bool:
+        """Whether another one of `part` fits into the budget."""
+
+
+class Rounds:
+    """One gate's buying; `metrics` are its verdicts so far."""
+
+    def __init__(self, asked: Asked, ledger: Ledger, source: Source) -> None:
+        self.asked, self.ledger, self.source = asked, ledger, source
+        self.metrics: list[MetricVerdict] = []
+
+    def take(self, planned: GatePlan) -> None:
+        """All parts. Lets through what the source raises."""
+        for part in planned.parts:
+            if part.evidence == "launches":
+                self._speed(part)
+            else:
+                self._quality(part)
+
+    def _speed(self, part: PartPlan) -> None:
+        launches, verdict = self.source.launches, None
+        while len(launches) < part.most and self.source.has_time(part):
+            self.source.launch()
+            if len(launches) == 1 and self.asked.claim == "refactor":
+                self.metrics.append(gate_judge.of_trajectories(launches[0]))
+            verdict = self._judged_speed(part)
+            if _settled(verdict, part, len(launches)) or gate_judge.loader_reason(launches):
+                break
+        if verdict is not None:
+            asked = self.asked
+            self.metrics.append(gate_judge.held_to(asked.claim, verdict))
+            self.metrics += gate_judge.of_launch_sides(launches, asked.alpha, asked.margins)
+
+    def _judged_speed(self, part: PartPlan) -> MetricVerdict:
+        row = launch_row(self.asked, self.ledger)
+        verdict = gate_judge.of_launch_ratios(
+            self.source.launches,
+            part,
+            row.known if row else None,
+            speed_margin(self.asked),
+            self.asked.alpha,
+            f"the {row.origin} ledger, {row.scale}, {row.gpu}, launch" if row else "",
+        )
+        # an open gate may go on until a claim of more speed is shown; looks were planned for harm
+        return gate_judge.held_to(self.asked.claim, verdict) if part.rule == "open" else verdict
+
+    def _quality(self, part: PartPlan) -> None:
+        assert self.asked.baseline is not None, "quality is compared with a baseline"
+        stored, runs = self.asked.baseline.now.records, self.source.runs
+        found: dict[str, MetricVerdict] = {}
+        while len(runs) < part.most and self.source.has_time(part):
+            self.source.run()
+            if part.after(len(runs)) is None:
+                continue
+            latest = gate_judge.of_replicates(
+                stored, runs, part, self.ledger, self.asked.alpha, self.asked.margins
+            )
+            found = {**{one.judged.metric: one for one in latest}, **_decided(found)}
+            if len(_decided(found)) == sum(one.outcome is not None for one in latest):
+                break
+        self.metrics += found.values()
+        if runs and not self.source.launches:
+            self.metrics += gate_judge.screened(stored, runs)
+
+
+def _settled(verdict: MetricVerdict, part: PartPlan, n: int) -> bool:
+    return part.after(n) is not None and verdict.outcome != "inconclusive"
+
+
+def _decided(found: Mapping[str, MetricVerdict]) -> dict[str, MetricVerdict]:
+    """The metrics that a look has settled: a boundary that was crossed stays crossed."""
+    return {name: one for name, one in found.items() if one.outcome in ("pass", "regression")}
+
+
+def launch_row(asked: Asked, ledger: Ledger) -> Row | None:
+    """The ledger's row for launches of the baseline's recipe on its device."""
+    if asked.baseline is None:
+        return None
+    first = asked.baseline.now.records[0]
+    return ledger.find(recipe_scale(first), SPEED, device(first.environment), "launch")
+
+
+def speed_margin(asked: Asked) -> Margin:
+    """The margin of the speed: the one that was given, or the default."""
+    if SPEED in asked.margins:
+        return given(SPEED, asked.margins[SPEED])
+    margin = default_margin(SPEED, None, False)
+    assert margin is not None, "a speed has a default margin"
+    return margin
