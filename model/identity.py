@@ -2,7 +2,8 @@
 
 `config_id` covers the requested configuration without its seed, leaving out every field that
 equals its default, so new fields that default to off move nothing. Places on this machine (a
-folder's path, the cache) are left out too: what they hold is in `data_id`. `code_id` covers all
+folder's path, the cache) are left out too: what they hold is in `data_id`. So is when checkpoints
+are written, which changes no number. `code_id` covers all
 Python files of this package and the versions of torch and of the kernel packages, read from
 package metadata without importing them.
 """
@@ -36,7 +37,22 @@ KNOWN_SOURCES = ("python-docs",)
 
 def config_id(config: Config) -> str:
     """SHA-256 of the canonical JSON of what differs from the defaults, seed and places left out."""
-    return sha256_of_json(_identifying(config))
+    return sha256_of_json(identifying(config))
+
+
+def identifying(config: Config) -> dict[str, Any]:
+    """What `config_id` is the hash of."""
+    changed = differences(config, Config())
+    for section in ("seed", "checkpoint"):
+        changed.pop(section, None)
+    data = changed.get("data", {})
+    data.pop("cache_dir", None)
+    if "source" in data and data["source"] not in KNOWN_SOURCES:
+        data["source"] = "folder"
+    if data.get("tokenizer") not in (None, "train", "gpt2"):
+        data["tokenizer"] = "file"
+    changed.get("system", {}).pop("compile_cache_dir", None)
+    return {name: section for name, section in changed.items() if section != {}}
 
 
 @cache
@@ -83,16 +99,3 @@ def sha256_of_json(value: Any) -> str:
     """SHA-256 of canonical JSON: sorted keys, no white space."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _identifying(config: Config) -> dict[str, Any]:
-    changed = differences(config, Config())
-    changed.pop("seed", None)
-    data = changed.get("data", {})
-    data.pop("cache_dir", None)
-    if "source" in data and data["source"] not in KNOWN_SOURCES:
-        data["source"] = "folder"
-    if data.get("tokenizer") not in (None, "train", "gpt2"):
-        data["tokenizer"] = "file"
-    changed.get("system", {}).pop("compile_cache_dir", None)
-    return {name: section for name, section in changed.items() if section != {}}

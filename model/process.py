@@ -15,12 +15,21 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from model import checkpoint
 from model.config import Config
 from model.derive import Derived
 from model.errors import ConfigErrors, MachineError, ModelError, missing_package
 from model.failure import classify
 from model.rundir import RunDirectory
 from model.stop import Stop
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resume:
+    """How a run goes on from its newest checkpoint."""
+
+    other_code: bool
+    """Whether from one that other code has written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +40,8 @@ class Process:
     derived: Derived
     run: RunDirectory
     stop: Stop
+    resume: Resume | None = None
+    """Null: the run starts from its first step."""
 
 
 Work = Callable[[Process], None]
@@ -44,13 +55,14 @@ def command_line(module: str, description: str | None) -> argparse.ArgumentParse
     parser.add_argument("--out", type=Path, required=True, help="the run's directory")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C")
     parser.add_argument("--watch-fd", type=int, help="leave when this descriptor ends")
+    parser.set_defaults(resume=False, other_code=False)
     return parser
 
 
 def run_process(arguments: argparse.Namespace, work: Work) -> int:
     """Runs `work` in the run directory that was asked for; the process's exit code."""
     try:
-        run = RunDirectory(arguments.out)
+        run = RunDirectory(arguments.out, resume=arguments.resume)
     except ModelError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -68,15 +80,23 @@ def _begin(arguments: argparse.Namespace, run: RunDirectory, stop: Stop) -> Proc
 
     config, derived = resolve(str(arguments.config), parse_overrides(arguments.set))
     _one_rank()
+    identity, resume = identity_json(config), None
+    if arguments.resume:
+        resume = Resume(other_code=arguments.other_code)
+        _refuse_other_run(run, config, identity["data_id"], resume)
     run.write(
         "config.json",
-        {
-            "requested": asdict(config),
-            "resolved": derived.as_json(),
-            "identity": identity_json(config),
-        },
+        {"requested": asdict(config), "resolved": derived.as_json(), "identity": identity},
     )
-    return Process(config=config, derived=derived, run=run, stop=stop)
+    return Process(config=config, derived=derived, run=run, stop=stop, resume=resume)
+
+
+def _refuse_other_run(
+    run: RunDirectory, config: Config, data_id: str | None, resume: Resume
+) -> None:
+    """Before anything of the earlier run is touched, and before torch is imported."""
+    folder, asked = checkpoint.folder_of(run.path), checkpoint.identity_of(config, data_id)
+    checkpoint.refuse_other_run(folder, asked, other_code=resume.other_code)
 
 
 def _outcome(run: RunDirectory, call: Callable[[], None]) -> int:
