@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
+from model.checkpoint import folder_of, listed
 from model.errors import RunError
 
 STATUSES = ("completed", "diverged", "out_of_memory", "interrupted", "failed")
@@ -49,6 +50,13 @@ class RunDirectory:
         self.earlier_status = _status(path / "result.json")
         if self.earlier_status is not None:
             _require_unfinished(path, self.earlier_status, resume)
+        if not resume and listed(folder_of(path)):
+            raise RunError(
+                path=str(path),
+                expected="a directory without another run's checkpoints",
+                got=f"those in {folder_of(path).name}/",
+                remedy="Go on with --resume, or choose another --out.",
+            )
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._events = _own(path / "events.jsonl")
@@ -70,6 +78,8 @@ class RunDirectory:
         self.metrics: dict[str, float | None] = dict.fromkeys(METRICS)
         self.steps = self.tokens = 0
         self._lock = threading.Lock()
+        # where a process was killed in the middle of a line, that line ends before ours begins
+        self._before_next = "\n" if _ends_in_half_a_line(path / "events.jsonl") else ""
         self._finished = False
         self._stands_aside = resume
 
@@ -78,7 +88,8 @@ class RunDirectory:
         line = json.dumps({"event": kind, "t": round(time.time(), 3), **fields})
         with self._lock:
             if not self._finished:
-                self._events.write(line + "\n")
+                self._events.write(self._before_next + line + "\n")
+                self._before_next = ""
                 self._events.flush()
 
     def phase(self, name: str, seconds: float) -> None:
@@ -108,7 +119,7 @@ class RunDirectory:
             events = _own(part)
             part.rename(path)
             self._events.close()
-            self._events = events
+            self._events, self._before_next = events, ""
             (self.path / "result.json").unlink(missing_ok=True)
             self._stands_aside = False
 
@@ -164,6 +175,13 @@ def _own(path: Path) -> IO[str]:
     return file
 
 
+def _ends_in_half_a_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 1))
+        return file.read() not in (b"", b"\n")
+
+
 def _lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
 
@@ -171,10 +189,9 @@ def _lines(path: Path) -> list[str]:
 def _happened(line: str, step: int) -> bool:
     """Whether an event belongs to a run that goes on behind `step`; half a line belongs to none."""
     try:
-        event = json.loads(line)
+        return bool(json.loads(line).get("step", 0) <= step)
     except ValueError:
         return False
-    return line.endswith("\n") and event.get("step", 0) <= step
 
 
 def _finite(value: float | None) -> float | None:

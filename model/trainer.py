@@ -260,7 +260,7 @@ class Training:
                 self.run.event("checkpoint", **outcome.as_json())
                 continue
             print(f"no checkpoint at step {outcome.step}: {outcome.refused}", file=sys.stderr)
-            self.run.event("checkpoint_refused", **outcome.as_json())
+            self.run.event("checkpoint_failed", **outcome.as_json())
 
     def _restore(self, resume: Resume) -> None:
         """Takes up the newest whole checkpoint, if there is one; raises RunError."""
