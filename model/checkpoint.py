@@ -215,6 +215,14 @@ def damaged(path: Path, expected: str, got: str) -> DamagedCheckpoint:
     return DamagedCheckpoint(path=str(path), expected=expected, got=got, remedy=remedy)
 
 
+def not_taken_up(path: Path, error: Exception) -> RunError:
+    """A checkpoint of other code whose tensors are not those of this code."""
+    reason = " ".join(str(error).split())[:300]
+    remedy = "Check out the code that the run began with."
+    expected = "a checkpoint of a model and optimizers as this code builds them"
+    return RunError(path=str(path), expected=expected, got=reason, remedy=remedy)
+
+
 def _foreign(path: Path, expected: str, got: str, remedy: str) -> RunError:
     return RunError(path=str(path), expected=f"a checkpoint of {expected}", got=got, remedy=remedy)
 

@@ -228,7 +228,7 @@ class Training:
             self._tell(saver)
         saver.close()
         self._tell(saver)
-        self._phase_since("train", began)
+        self.run.phase("train", time.time() - began)  # told to leave or not, the run is complete
 
     def _leave(self, step: int, saver: Saver, reason: str) -> None:
         """Ends the run after `step` steps, with a checkpoint where one is wanted."""
@@ -271,15 +271,21 @@ class Training:
             self.run.go_on(0)
             return
         kept = found.manifest
+        same_code = kept.identity.code_id == self.identity.code_id
         assert kept.next_row == kept.step * self._batch_rows, (kept.next_row, kept.step)
-        self.trainer.load_state_dict(found.state)
+        try:
+            self.trainer.load_state_dict(found.state)
+        except (RuntimeError, ValueError, KeyError) as error:
+            if same_code:
+                raise
+            raise checkpoint.not_taken_up(found.path, error) from error
         for name, value in kept.counters.items():
             setattr(self, name, value)
         self.first_step = self.run.steps = kept.step
         self.run.tokens = kept.tokens
         own = {name: value for name, value in self.run.metrics.items() if value is not None}
         self.run.metrics.update({**kept.metrics, **own})  # its own compile_s stands
-        self.run.metrics["resumes"] = (kept.metrics["resumes"] or 0) + 1
+        self.run.metrics["resumes"] = (kept.metrics.get("resumes") or 0) + 1
         self.run.go_on(kept.step)
         for fault in found.damaged:
             print(f"passed over: {fault}", file=sys.stderr)
@@ -289,7 +295,7 @@ class Training:
             "resumed",
             step=kept.step,
             earlier_status=self.run.earlier_status,
-            same_code=kept.identity.code_id == self.identity.code_id,
+            same_code=same_code,
             same_environment=kept.environment_id == self.environment_id,
         )
 

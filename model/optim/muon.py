@@ -83,7 +83,6 @@ class Muon:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Copies a `state_dict` in; of the same matrices in the same order."""
-        assert state.keys() == {stack.name for stack in self.stacks}, state.keys()
         for stack in self.stacks:
             for name, tensor in stack.state().items():
                 tensor.copy_(state[stack.name][name])

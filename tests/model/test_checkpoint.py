@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,9 @@ from model.checkpoint import MANIFEST, Manifest, folder_of, listed, rank_file
 from model.config import Checkpointing, Config
 from model.configfile import load_config
 from model.derive import derive
-from model.identity import config_id
+from model.identity import config_id, kernel_versions
 from model.saver import Saver
-from model.snapshot import read_tensors
+from model.snapshot import read_tensors, write_tensors
 from model.train import main
 from model.trainer import Trainer
 
@@ -305,7 +306,7 @@ def test_another_runs_checkpoint_is_refused_by_the_field_that_differs(
     [
         ("data_id", "0" * 64, "got data 000000000000"),
         ("protocol", 0, "expected a checkpoint of protocol"),
-        ("code_id", "0" * 64, "got code 000000000000"),
+        ("code_id", "0" * 64, "--other-code"),
     ],
 )
 def test_other_data_protocol_or_code_is_refused(
@@ -327,10 +328,37 @@ def files(out: Path) -> dict[str, bytes]:
     return {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file()}
 
 
+def rewrite(path: Path, field: str, value: Any) -> None:
+    values = json.loads((path / MANIFEST).read_text())
+    (path / MANIFEST).write_text(json.dumps({**values, field: value}))
+
+
 def rewrite_identity(path: Path, field: str, value: Any) -> None:
-    manifest = json.loads((path / MANIFEST).read_text())
-    manifest["identity"][field] = value
-    (path / MANIFEST).write_text(json.dumps(manifest))
+    identity = json.loads((path / MANIFEST).read_text())["identity"]
+    rewrite(path, "identity", {**identity, field: value})
+
+
+def test_code_of_another_torch_is_refused_with_both_versions(
+    overrides: dict[str, Any], killed: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    packages = {**kernel_versions(), "torch": "1.0"}
+    rewrite_identity(folder_of(killed) / NEWEST, "code_id", "0" * 64)
+    rewrite_identity(folder_of(killed) / NEWEST, "packages", packages)
+    assert train(killed, overrides, "--resume") == 1
+    assert f"(torch 1.0, now {kernel_versions()['torch']})" in capfd.readouterr().err
+
+
+def test_other_code_that_builds_another_model_is_refused_with_the_reason(
+    overrides: dict[str, Any], killed: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = folder_of(killed) / NEWEST
+    rewrite_identity(path, "code_id", "0" * 64)
+    state = read_tensors(path / rank_file(0))
+    state["model"]["elsewhere.weight"] = state["model"].pop("embedding.weight")
+    rewrite(path, "files", {rank_file(0): asdict(write_tensors(path / rank_file(0), state))})
+    assert train(killed, overrides, "--resume", "--other-code") == 1
+    assert "elsewhere.weight" in capfd.readouterr().err
+    assert not (killed / "result.json").exists()
 
 
 def test_other_code_goes_on_when_it_is_told_to_and_says_so(
