@@ -24,6 +24,7 @@ from model.config import Checkpointing, Config
 from model.configfile import load_config
 from model.derive import derive
 from model.identity import config_id, kernel_versions
+from model.rundir import RunDirectory
 from model.saver import Saver
 from model.snapshot import read_tensors, write_tensors
 from model.train import main
@@ -65,9 +66,18 @@ def overrides(text_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> di
 
 @pytest.fixture(scope="module")
 def uninterrupted(overrides: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that was left alone."""
-    out = tmp_path_factory.mktemp("uninterrupted") / "run"
-    assert train(out, overrides) == 0
+    """A run that was left alone, on a disk that is quick enough for every checkpoint."""
+    out, log = tmp_path_factory.mktemp("uninterrupted") / "run", RunDirectory.event
+
+    def log_behind_the_disk(run: RunDirectory, kind: str, **fields: Any) -> None:
+        log(run, kind, **fields)
+        if kind == "step" and fields["step"] % EVERY == EVERY - 1:
+            while len(listed(folder_of(run.path))) < fields["step"] // EVERY:
+                time.sleep(0.001)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(RunDirectory, "event", log_behind_the_disk)
+        assert train(out, overrides) == 0
     return out
 
 
@@ -104,16 +114,33 @@ def train(out: Path, overrides: dict[str, Any], *more: str) -> int:
     return main([*words(out, overrides), *more])
 
 
-def start(out: Path, overrides: dict[str, Any], *more: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "model.train", *words(out, overrides), *more]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+# python -c KILLED STEP ...: model.train with these words, killed once it has logged that step and
+# has a checkpoint, mostly while it writes another
+KILLED = """
+import os, signal, sys, time
+from model.checkpoint import folder_of, listed
+from model.rundir import RunDirectory
+from model.train import main
+
+log, step = RunDirectory.event, int(sys.argv.pop(1))
+
+def log_and_die(run, kind, **fields):
+    log(run, kind, **fields)
+    if kind == "step" and fields["step"] == step:
+        while not listed(folder_of(run.path)):
+            time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+RunDirectory.event = log_and_die
+main(sys.argv[1:])
+"""
 
 
-def wait_for_step(out: Path, step: int) -> None:
-    deadline = time.monotonic() + 60
-    while logged(out).count('"event": "step"') < step:
-        assert time.monotonic() < deadline, "no such step in a minute"
-        time.sleep(0.005)
+def killed_at_step(step: int, out: Path, overrides: dict[str, Any], *more: str) -> None:
+    """A process of its own that is killed by a signal that nothing can catch."""
+    command = [sys.executable, "-c", KILLED, str(step), *words(out, overrides), *more]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
 
 
 def logged(out: Path) -> str:
@@ -172,50 +199,49 @@ def test_a_killed_process_goes_on_to_bit_identical_numbers(
     overrides: dict[str, Any], uninterrupted: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    process = start(out, overrides)
-    wait_for_step(out, 10)
-    process.kill()
-    process.wait()
+    killed_at_step(10, out, overrides)
     assert train(out, overrides, "--resume") == 0
     require_same_end(out, uninterrupted)
     assert result(out)["metrics"]["resumes"] == 1
-    assert [event["step"] % EVERY for event in events(out, "resumed")] == [0]
+    assert [0 < event["step"] < 10 for event in events(out, "resumed")] == [True]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("wait_steps", [1, 5, 9, 14, 19, 23])
+@pytest.mark.parametrize("first", [2, 7, 13, 19])
 def test_wherever_and_however_often_it_is_killed(
-    overrides: dict[str, Any], uninterrupted: Path, tmp_path: Path, wait_steps: int
+    overrides: dict[str, Any], uninterrupted: Path, tmp_path: Path, first: int
 ) -> None:
     out, often = tmp_path / "run", {**overrides, "checkpoint.every_steps": 1}
-    for more in ([], ["--resume"], ["--resume"]):
-        process = start(out, often, *more)
-        wait_for_step(out, wait_steps)
-        process.kill()
-        process.wait()
+    killed_at_step(first, out, often)
+    for step in (first + 2, first + 4):
+        killed_at_step(step, out, often, "--resume")
     assert train(out, often, "--resume") == 0
     require_same_end(out, uninterrupted)
 
 
 def test_sigterm_leaves_a_checkpoint_and_an_interrupted_result_that_goes_on(
-    overrides: dict[str, Any], uninterrupted: Path, tmp_path: Path
+    overrides: dict[str, Any],
+    uninterrupted: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    out = tmp_path / "run"
-    rare = {**overrides, "checkpoint.every_steps": None}
-    threading.Thread(target=terminate_at_step, args=(out, 6)).start()
-    assert train(out, rare) == 1
+    out, log = tmp_path / "run", RunDirectory.event
+
+    def log_and_terminate(run: RunDirectory, kind: str, **fields: Any) -> None:
+        log(run, kind, **fields)
+        if kind == "step" and fields["step"] == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunDirectory, "event", log_and_terminate)
+        assert train(out, {**overrides, "checkpoint.every_steps": None}) == 1
     left = result(out)
-    assert left["status"] == "interrupted"
-    assert left["remedy"] == f"The same command with --resume goes on behind step {left['steps']}."
-    assert [path.name for path in listed(folder_of(out))] == [f"step-{left['steps']:08d}"]
+    assert (left["status"], left["steps"]) == ("interrupted", 6)
+    assert left["remedy"] == "The same command with --resume goes on behind step 6."
+    assert [path.name for path in listed(folder_of(out))] == ["step-00000006"]
     assert train(out, overrides, "--resume") == 0
     require_same_end(out, uninterrupted)
     assert [event["earlier_status"] for event in events(out, "resumed")] == ["interrupted"]
-
-
-def terminate_at_step(out: Path, step: int) -> None:
-    wait_for_step(out, step)
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_from_its_first_step(
@@ -409,8 +435,6 @@ def test_a_run_at_its_end_has_nothing_to_resume(
 def test_a_run_that_is_still_at_work_is_not_resumed_beside_it(
     overrides: dict[str, Any], killed: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from model.rundir import RunDirectory
-
     at_work = RunDirectory(killed, resume=True)
     assert train(killed, overrides, "--resume") == 2
     assert "a run is at work" in capfd.readouterr().err
@@ -427,7 +451,7 @@ def test_a_full_disk_costs_a_checkpoint_and_neither_the_run_nor_earlier_ones(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert numbers(killed) == numbers(uninterrupted)
-    assert [event["step"] for event in events(killed, "checkpoint_failed")] == [16, 20, 24]
+    assert events(killed, "checkpoint_failed")[-1]["step"] == STEPS
     assert "File too large" in events(killed, "checkpoint_failed")[0]["refused"]
     names = {path.name for path in folder_of(killed).iterdir()}
     assert names == {"step-00000004", "step-00000008", NEWEST}
