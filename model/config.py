@@ -328,7 +328,8 @@ class Checkpointing:
     at_stop: bool = True
     """Whether a run that is told to leave (SIGTERM, SIGINT, a harness that is gone) writes one."""
     keep: int = 2
-    """How many are kept, the newest. Two, so that a damaged one doesn't cost the run."""
+    """How many are kept, the newest; one more while it is written. Two, so that a damaged one
+    doesn't cost the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
