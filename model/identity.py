@@ -40,21 +40,6 @@ def config_id(config: Config) -> str:
     return sha256_of_json(identifying(config))
 
 
-def identifying(config: Config) -> dict[str, Any]:
-    """What `config_id` is the hash of."""
-    changed = differences(config, Config())
-    for section in ("seed", "checkpoint"):
-        changed.pop(section, None)
-    data = changed.get("data", {})
-    data.pop("cache_dir", None)
-    if "source" in data and data["source"] not in KNOWN_SOURCES:
-        data["source"] = "folder"
-    if data.get("tokenizer") not in (None, "train", "gpt2"):
-        data["tokenizer"] = "file"
-    changed.get("system", {}).pop("compile_cache_dir", None)
-    return {name: section for name, section in changed.items() if section != {}}
-
-
 @cache
 def code_id() -> str:
     """SHA-256 over (relative path, bytes) of this package's Python files and kernel versions."""
@@ -99,3 +84,18 @@ def sha256_of_json(value: Any) -> str:
     """SHA-256 of canonical JSON: sorted keys, no white space."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def identifying(config: Config) -> dict[str, Any]:
+    """What `config_id` is the hash of."""
+    changed = differences(config, Config())
+    changed.pop("seed", None)
+    data = changed.get("data", {})
+    data.pop("cache_dir", None)
+    if "source" in data and data["source"] not in KNOWN_SOURCES:
+        data["source"] = "folder"
+    if data.get("tokenizer") not in (None, "train", "gpt2"):
+        data["tokenizer"] = "file"
+    changed.get("system", {}).pop("compile_cache_dir", None)
+    changed.pop("checkpoint", None)
+    return {name: section for name, section in changed.items() if section != {}}

@@ -504,6 +504,11 @@ def test_checkpoints_fall_due_by_steps_by_time_and_at_the_end(
     assert saved == due
 
 
+def test_what_refuses_a_resumption_imports_no_torch() -> None:
+    check = "import model.checkpoint, model.process, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], cwd=ROOT).returncode == 0
+
+
 def test_how_checkpoints_are_kept_is_no_part_of_an_identity() -> None:
     kept = {"checkpoint.every_steps": 5, "checkpoint.keep": 9, "checkpoint.at_stop": False}
     assert config_id(load_config(None, kept)) == config_id(Config())

@@ -100,8 +100,7 @@ def test_a_faulty_configuration_exits_with_2(capsys: pytest.CaptureFixture[str])
 def test_torch_free_modules_import_no_torch_numpy_or_pyarrow() -> None:
     modules = "config configfile checks catalogue shapes derive identity describe errors schedules"
     imports = "; ".join(
-        f"import model.{name}"
-        for name in [*modules.split(), "compile_cache", "memory", "failure", "checkpoint"]
+        f"import model.{name}" for name in [*modules.split(), "compile_cache", "memory", "failure"]
     )
     heavy = ("torch", "numpy", "pyarrow", "tiktoken")
     check = f"import sys; print([name for name in {heavy} if name in sys.modules])"
