@@ -1,5 +1,9 @@
 """One attempt at one planned run, from an empty run directory to a record in the store.
 
+Where the attempt before was interrupted and left checkpoints, they are moved into the new run
+directory, its events are copied there, and the trainer goes on with --resume. If it refuses them,
+that attempt has failed, and the next one starts from the first step.
+
 Also what a killed harness left behind: `recover` ends its trainers and records what they had
 reached, so that no run is lost, doubled or left running. Between the store and the study in the
 flow; knows nothing of arms and blocks.
@@ -7,6 +11,7 @@ flow; knows nothing of arms and blocks.
 
 import contextlib
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -20,6 +25,8 @@ from harness.errors import StoreError
 from harness.record import Identity, Launch, Plan, Record
 from harness.store import Store
 from harness.trainer import NativeTrainer
+
+CHECKPOINTS = "checkpoints"
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,8 +72,12 @@ def attempt(
     )
     atomic.write_json(run_dir / "launch.json", msgspec.to_builtins(plan))
     atomic.write_json(run_dir / "config.json", job.config)
+    command = trainer.train_command((run_dir / "config.json").resolve(), run_dir.resolve())
+    if (interrupted := _interrupted(store, job.plan_id)) is not None:
+        _take_over(interrupted, run_dir)
+        command = [*command, "--resume"]
     ended = run.execute(
-        command=trainer.train_command((run_dir / "config.json").resolve(), run_dir.resolve()),
+        command=command,
         run_dir=run_dir,
         checkout=trainer.checkout,
         timeout_s=timeout_s,
@@ -78,6 +89,24 @@ def attempt(
     now = time.time()
     made = msgspec.structs.replace(made, ended_at=now, wall_s=now - started_at)
     return store.commit(made, run_dir)
+
+
+def _interrupted(store: Store, plan_id: str) -> Path | None:
+    """The run directory with the checkpoints of a run that only has to go on, or None."""
+    for made in reversed(store.attempts(plan_id)):
+        if made.status != "interrupted":
+            return None  # it has its answer, or what it had reached may be why it failed
+        run_dir = store.run_dir(plan_id, made.attempt)
+        if any((run_dir / CHECKPOINTS).glob("step-*")):
+            return run_dir
+    return None
+
+
+def _take_over(interrupted: Path, run_dir: Path) -> None:
+    """Events first: a harness killed between the two leaves the checkpoints where they are."""
+    with atomic.disk_errors(run_dir):
+        shutil.copyfile(interrupted / "events.jsonl", run_dir / "events.jsonl")
+        (interrupted / CHECKPOINTS).rename(run_dir / CHECKPOINTS)
 
 
 def recover(store: Store) -> list[Record]:

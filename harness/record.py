@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 STATUSES = ("completed", "diverged", "out_of_memory", "interrupted", "failed")
 OUTCOMES = ("completed", "diverged", "out_of_memory")  # answers about the arm: not run again
+SPEEDS = frozenset({"train_time_s", "tokens_per_s", "tokens_per_s_job", "mfu"})
 LOG_TAIL_CHARACTERS = 2000
 RECORD_BYTES = 8192  # a record stays readable and diffable; longer parts stay in the run directory
 SESSION_GAP_S = 600.0
@@ -175,6 +176,12 @@ class _Verdict(msgspec.Struct, kw_only=True):
             metrics[name] = number if finite else None
             if not finite:
                 reasons.append(f"{name} was {number}, recorded as not measured")
+        if metrics.get("resumes"):
+            metrics |= dict.fromkeys(SPEEDS & metrics.keys())
+            reasons.append(
+                "it went on from a checkpoint: its speed is of several processes, recorded as not "
+                "measured"
+            )
         status = result.status
         if ended.cause == "time-out" and status == "interrupted":
             status, reasons = "failed", [ended.describe()]

@@ -136,10 +136,14 @@ class Store:
     def new_run_dir(self, plan_id: str, started_at: float) -> Path:
         """A fresh run directory; its name is the attempt, and sorts by time."""
         stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(started_at))
-        path = self.root / "plans" / plan_id / f"{stamp}-{os.urandom(2).hex()}"
+        path = self.run_dir(plan_id, f"{stamp}-{os.urandom(2).hex()}")
         with atomic.disk_errors(path):
             path.mkdir(parents=True)
         return path
+
+    def run_dir(self, plan_id: str, attempt: str) -> Path:
+        """The run directory of one attempt; a store that came from elsewhere may lack it."""
+        return self.root / "plans" / plan_id / attempt
 
     def run_dirs(self, plan_id: str | None = None) -> list[Path]:
         """All run directories, or those of one plan, oldest first."""

@@ -27,12 +27,16 @@ and the run itself:
     preflight   what can be known of a GPU before a run
     precompile  kernels of packages, compiled beside
     machine     GPUs, CPU, calibration, environment.json
+    checkpoint  what a checkpoint holds, whether it is whole, and whose it is
     rundir      the files a run leaves
     stop        being told to leave
     clock       times of steps
     compile_cache   where compiled kernels are kept
     compilation     what was compiled, and when
     evaluate    validation loss and bits per byte
+    snapshot    tensors of a checkpoint: device, host memory, file
+    saver       when checkpoints are written, and the thread that does it
+    restore     which checkpoint a resumed run goes on from
     trainer     the training loop
     failure     what an exception means
     process     what processes that train share: command line, ends, exit codes

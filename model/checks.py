@@ -18,6 +18,7 @@ POSITIVE = {
     "dial": ("depth", "ratio", "steps", "batch_tokens", "params", "reference_params"),
     "model": ("context_tokens", "vocab_size", "head_width", "width"),
     "eval": ("tokens", "every_steps"),
+    "checkpoint": ("every_steps", "every_minutes", "keep"),
     "system": ("device_batch_rows", "threads"),
     "optimizer": ("clip",),
 }

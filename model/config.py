@@ -405,6 +405,23 @@ class Evaluation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Checkpointing:
+    """When the state of a run is written to its checkpoints/, to be gone on from with --resume. No
+    part of an identity: it changes no number of the run."""
+
+    every_steps: int | None = None
+    """Write one every n steps, and at the end. Null: not by steps."""
+    every_minutes: float | None = None
+    """Write one when so many minutes have passed since the last, and at the end. Null: not by
+    time."""
+    at_stop: bool = True
+    """Whether a run that is told to leave (SIGTERM, SIGINT, a harness that is gone) writes one."""
+    keep: int = 2
+    """How many are kept, the newest; one more while it is written. Two, so that a damaged one
+    doesn't cost the run."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class System:
     """The machine and how it is used."""
 
@@ -456,5 +473,7 @@ class Config:
     """Text, order, tokenizer."""
     eval: Evaluation = field(default_factory=Evaluation)
     """Validation."""
+    checkpoint: Checkpointing = field(default_factory=Checkpointing)
+    """Checkpoints."""
     system: System = field(default_factory=System)
     """Machine."""

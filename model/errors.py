@@ -8,6 +8,7 @@ Programmers' mistakes are plain assertions.
     ├── DataError       a data source, a token cache or a tokenizer
     ├── MachineError    a device, a back-end or a precision that was asked for and cannot run
     └── RunError        a run directory or a checkpoint
+        └── DamagedCheckpoint   one that is no longer what was written
 """
 
 from collections.abc import Sequence
@@ -48,6 +49,10 @@ class MachineError(ModelError):
 
 class RunError(ModelError):
     """A run directory or a checkpoint."""
+
+
+class DamagedCheckpoint(RunError):
+    """A checkpoint that is no longer what was written; the one before it may be whole."""
 
 
 def missing_package(error: ModuleNotFoundError) -> MachineError:

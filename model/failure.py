@@ -77,7 +77,8 @@ def classify(error: BaseException) -> Failure:
         remedy = "Lower the learning rate, or see the curve for where it began."
         return Failure(status="diverged", reason=text, remedy=remedy)
     if kind == "Interrupted":
-        return Failure(status="interrupted", reason=text, remedy=None)
+        way_on = getattr(error, "remedy", None)  # where a checkpoint was left
+        return Failure(status="interrupted", reason=text, remedy=way_on)
     if is_out_of_memory(error):
         return Failure(status="out_of_memory", reason=text or kind, remedy=FEWER_ROWS)
     reason = f"{kind}: {text}"

@@ -2,7 +2,8 @@
 
 `config_id` covers the requested configuration without its seed, leaving out every field that
 equals its default, so new fields that default to off move nothing. Places on this machine (a
-folder's path, the cache) are left out too: what they hold is in `data_id`. `code_id` covers all
+folder's path, the cache) are left out too: what they hold is in `data_id`. So is when checkpoints
+are written, which changes no number. `code_id` covers all
 Python files of this package and the versions of torch and of the kernel packages, read from
 package metadata without importing them.
 """
@@ -37,7 +38,7 @@ KNOWN_SOURCES = NAMED_SOURCES
 
 def config_id(config: Config) -> str:
     """SHA-256 of the canonical JSON of what differs from the defaults, seed and places left out."""
-    return sha256_of_json(_identifying(config))
+    return sha256_of_json(identifying(config))
 
 
 @cache
@@ -86,7 +87,8 @@ def sha256_of_json(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _identifying(config: Config) -> dict[str, Any]:
+def identifying(config: Config) -> dict[str, Any]:
+    """What `config_id` is the hash of."""
     changed = differences(config, Config())
     changed.pop("seed", None)
     data = changed.get("data", {})
@@ -97,4 +99,5 @@ def _identifying(config: Config) -> dict[str, Any]:
     if data.get("tokenizer") not in (None, "train", "gpt2"):
         data["tokenizer"] = "file"
     changed.get("system", {}).pop("compile_cache_dir", None)
+    changed.pop("checkpoint", None)
     return {name: section for name, section in changed.items() if section != {}}

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from model import checkpoint
 from model.config import Config
 from model.derive import Derived
 from model.errors import ConfigErrors, MachineError, ModelError, missing_package
@@ -21,6 +22,14 @@ from model.failure import classify
 from model.ranks import ALONE, Ranks, from_environment
 from model.rundir import RunDirectory
 from model.stop import Stop
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resume:
+    """How a run goes on from its newest checkpoint."""
+
+    other_code: bool
+    """Whether from one that other code has written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +41,8 @@ class Process:
     run: RunDirectory
     stop: Stop
     ranks: Ranks = ALONE
+    resume: Resume | None = None
+    """Null: the run starts from its first step."""
 
 
 Work = Callable[[Process], None]
@@ -45,6 +56,7 @@ def command_line(module: str, description: str | None) -> argparse.ArgumentParse
     parser.add_argument("--out", type=Path, required=True, help="the run's directory")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C")
     parser.add_argument("--watch-fd", type=int, help="leave when this descriptor ends")
+    parser.set_defaults(resume=False, other_code=False)
     return parser
 
 
@@ -56,7 +68,7 @@ def run_process(arguments: argparse.Namespace, work: Work, *, several_ranks: boo
     try:
         ranks = from_environment()
         own = f"ranks/{ranks.rank}" if ranks.rank else ""
-        run = RunDirectory(arguments.out / own)
+        run = RunDirectory(arguments.out / own, resume=arguments.resume)
     except ModelError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -76,15 +88,36 @@ def _begin(arguments: argparse.Namespace, run: RunDirectory, stop: Stop, ranks: 
 
     overrides = parse_overrides(arguments.set)
     config, derived = resolve(str(arguments.config), overrides, ranks.count)
+    identity, resume = identity_json(config), None
+    if not ranks.alone:
+        _refuse_checkpoints(config, arguments.resume)
+    if arguments.resume:
+        resume = Resume(other_code=arguments.other_code)
+        _refuse_other_run(run, config, identity["data_id"], resume)
     run.write(
         "config.json",
-        {
-            "requested": asdict(config),
-            "resolved": derived.as_json(),
-            "identity": identity_json(config),
-        },
+        {"requested": asdict(config), "resolved": derived.as_json(), "identity": identity},
     )
-    return Process(config=config, derived=derived, run=run, stop=stop, ranks=ranks)
+    return Process(config=config, derived=derived, run=run, stop=stop, ranks=ranks, resume=resume)
+
+
+def _refuse_checkpoints(config: Config, resume: bool) -> None:
+    wanted = config.checkpoint.every_steps, config.checkpoint.every_minutes
+    if resume or wanted != (None, None):
+        raise MachineError(
+            path="checkpoint",
+            expected="a run on one rank, to write checkpoints or to resume",
+            got="several ranks, whose shares of the state no checkpoint holds yet",
+            remedy="Leave out --resume and set checkpoint.every_steps and every_minutes to null.",
+        )
+
+
+def _refuse_other_run(
+    run: RunDirectory, config: Config, data_id: str | None, resume: Resume
+) -> None:
+    """Before anything of the earlier run is touched, and before torch is imported."""
+    folder, asked = checkpoint.folder_of(run.path), checkpoint.identity_of(config, data_id)
+    checkpoint.refuse_other_run(folder, asked, other_code=resume.other_code)
 
 
 def _outcome(run: RunDirectory, call: Callable[[], None]) -> int:

@@ -14,6 +14,7 @@ from types import FrameType
 from model.rundir import RunDirectory
 
 GRACE_S = 15.0
+CHECKPOINT_GRACE_S = 300.0  # 16 GB to a disk of 100 MB/s take half of it
 
 
 class Stop:
@@ -22,6 +23,7 @@ class Stop:
     def __init__(self, run: RunDirectory, watch_fd: int | None) -> None:
         self.run = run
         self.reason: str | None = None
+        self._timer: threading.Timer | None = None
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
         if watch_fd is not None:
@@ -35,12 +37,18 @@ class Stop:
             pass
         self._ask("the process that started the run is gone")
 
+    def allow(self, seconds: float) -> None:
+        """The run has heard and is leaving; the process ends itself after `seconds` from now."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = threading.Timer(seconds, self._leave)
+        self._timer.daemon = True
+        self._timer.start()
+
     def _ask(self, reason: str) -> None:
         if self.reason is None:
             self.reason = reason
-            timer = threading.Timer(GRACE_S, self._leave)
-            timer.daemon = True
-            timer.start()
+            self.allow(GRACE_S)
 
     def _leave(self) -> None:
         if self.run.finish("interrupted", self.reason):

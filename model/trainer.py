@@ -2,19 +2,23 @@
 
 `model.train` starts it as a run with a directory; benchmarks and tests drive `build` and `step`
 themselves. The order of a run: data, build, compile (a forward and backward pass that leaves no
-trace), calibrate, steps with evaluations between them.
+trace), calibrate, restore where it is resumed, steps with evaluations and checkpoints between them.
 """
 
 import math
+import sys
 import time
 from collections import deque
 from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from model import precompile, preflight
+from model import checkpoint, precompile, preflight
+from model.checkpoint import Manifest
 from model.clock import Clock, Lap
 from model.compilation import Compilation
 from model.config import Config
@@ -28,11 +32,23 @@ from model.init import initialise
 from model.kernels import choose, kernel_plan
 from model.machine import environment_json, peak_flops, peak_memory_bytes
 from model.optim.labels import Optimizers
+from model.process import Resume
 from model.ranks import ALONE, Ranks, join
+from model.restore import newest_whole
 from model.rundir import RunDirectory
-from model.stop import Stop
+from model.saver import Saver
+from model.stop import CHECKPOINT_GRACE_S, Stop
 
 SETTLING_STEPS = 10  # allocator and clocks settle; tokens_per_s leaves these steps out
+# sums of Training that its metrics are made of
+COUNTERS = (
+    "train_time_s",
+    "loader_wait_s",
+    "eval_s",
+    "settled_s",
+    "settled_steps",
+    "recompiled_steps",
+)
 
 
 class Diverged(Exception):
@@ -40,7 +56,11 @@ class Diverged(Exception):
 
 
 class Interrupted(Exception):
-    """The run was told to leave."""
+    """The run was told to leave; `remedy` says how it goes on."""
+
+    def __init__(self, reason: str, remedy: str | None = None) -> None:
+        super().__init__(reason)
+        self.remedy = remedy
 
 
 class Trainer:
@@ -83,6 +103,25 @@ class Trainer:
         self.optimizers.zero_grad()
         return loss, scale
 
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next step depends on but its number and its rows; no copies."""
+        generators = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            generators["cuda"] = torch.cuda.get_rng_state(self.device)
+        return {
+            "model": self.gpt.state_dict(),
+            "optimizers": self.optimizers.state_dict(),
+            "generators": generators,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Copies the state of another trainer of this configuration in, on whatever device."""
+        self.gpt.load_state_dict(state["model"])
+        self.optimizers.load_state_dict(state["optimizers"])
+        torch.set_rng_state(state["generators"]["cpu"])
+        if self.device.type == "cuda" and "cuda" in state["generators"]:
+            torch.cuda.set_rng_state(state["generators"]["cuda"], self.device)
+
     def warm_up(self) -> None:
         """Compiles forward, backward and the optimizer; parameters and states stay as they are."""
         context = self.derived.sizes.context
@@ -102,9 +141,12 @@ class Training:
         run: RunDirectory,
         stop: Stop,
         ranks: Ranks = ALONE,
+        resume: Resume | None = None,
     ) -> None:
         self.config, self.derived, self.run, self.stop = config, derived, run, stop
-        self.ranks = ranks
+        self.ranks, self.resume = ranks, resume
+        self.first_step = 0  # of this process
+        self._told_to_leave = False
         self.train_time_s = self.loader_wait_s = self.eval_s = 0.0
         self.settled_s, self.settled_steps, self.recompiled_steps = 0.0, 0, 0
         self._pending: deque[_Step] = deque()
@@ -132,14 +174,21 @@ class Training:
         self.run.metrics["compile_s"] = compile_s
         environment = self._timed("calibrate", self._environment)
         self.run.write("environment.json", environment)
-        if self.config.eval.at_start:
+        self.environment_id = environment["environment_id"]
+        self.identity = checkpoint.identity_of(self.config, prepared.data_id)
+        self.run.metrics["resumes"] = 0
+        if self.resume is not None:
+            self._timed("restore", partial(self._restore, self.resume))
+        if self.config.eval.at_start and self.first_step == 0:
             self._evaluate(0)
         self.run.metrics["startup_s"] = time.time() - started
-        rank, ranks = self.ranks.rank, self.ranks.count
-        with Loader(
-            rows, batch_rows=self._batch_rows, rank=rank, ranks=ranks, device=device
-        ) as loader:
-            self._all_steps(loader)
+        batches, folder = self._batch_rows, checkpoint.folder_of(self.run.path)
+        place = {"rank": self.ranks.rank, "ranks": self.ranks.count, "start_step": self.first_step}
+        with (
+            Loader(rows, batch_rows=batches, device=device, **place) as loader,
+            Saver(folder, self.config.checkpoint, device, at_step=self.first_step) as saver,
+        ):
+            self._all_steps(loader, saver)
         self._summarise(environment)
 
     @property
@@ -168,11 +217,14 @@ class Training:
         environment["gpus"] = [gpu for gpus in self.ranks.told(environment["gpus"]) for gpu in gpus]
         return {**environment, "compile_cache": self.compilation.as_json()}
 
-    def _all_steps(self, loader: Loader) -> None:
+    def _all_steps(self, loader: Loader, saver: Saver) -> None:
         steps, every = self.derived.steps, self.config.eval.every_steps
         clock = Clock(self.trainer.device)
         began = time.time()
-        for index in range(steps):
+        for index in range(self.first_step, steps):
+            if self._told_to_leave or (self.ranks.alone and self.stop.reason is not None):
+                self._settle(0)
+                self._leave(index, saver, self.stop.reason or "another rank was told to leave")
             batch = loader.next()
             loss, scale = self.trainer.step(index, batch.tokens)
             shared = self._shared(loss)
@@ -186,7 +238,83 @@ class Training:
                 self._settle(0)
                 self._evaluate(index + 1)
                 clock.begin()
-        self._phase_since("train", began)
+            if saver.due(index + 1, last=last):
+                self._settle(0)
+                saver.save(self.trainer.state_dict(), self._manifest(index + 1))
+                clock.begin()
+            self._tell(saver)
+        saver.close()
+        self._tell(saver)
+        self.run.phase("train", time.time() - began)  # told to leave or not, the run is complete
+
+    def _leave(self, step: int, saver: Saver, reason: str) -> None:
+        """Ends the run after `step` steps, with a checkpoint where one is wanted."""
+        if self.config.checkpoint.at_stop and step > 0 and self.ranks.alone:
+            self.stop.allow(CHECKPOINT_GRACE_S)
+            saver.save_now(self.trainer.state_dict(), self._manifest(step))
+        saver.close()
+        self._tell(saver)
+        remedy = None
+        if saver.newest_step > 0:
+            remedy = f"The same command with --resume goes on behind step {saver.newest_step}."
+        raise Interrupted(reason, remedy)
+
+    def _manifest(self, step: int) -> Manifest:
+        return Manifest(
+            step=step,
+            tokens=self.run.tokens,
+            next_row=step * self._batch_rows,
+            metrics=dict(self.run.metrics),
+            counters={name: getattr(self, name) for name in COUNTERS},
+            environment_id=self.environment_id,
+            identity=self.identity,
+        )
+
+    def _tell(self, saver: Saver) -> None:
+        """What became of checkpoints, as events."""
+        for outcome in saver.news():
+            if outcome.refused is None:
+                self.run.event("checkpoint", **outcome.as_json())
+                continue
+            print(f"no checkpoint at step {outcome.step}: {outcome.refused}", file=sys.stderr)
+            self.run.event("checkpoint_failed", **outcome.as_json())
+
+    def _restore(self, resume: Resume) -> None:
+        """Takes up the newest whole checkpoint, if there is one; raises RunError."""
+        folder = checkpoint.folder_of(self.run.path)
+        found = newest_whole(folder, self.identity, other_code=resume.other_code)
+        if found is None:
+            print("no checkpoint to resume from: the run starts from its first step", flush=True)
+            self.run.go_on(0)
+            return
+        kept = found.manifest
+        same_code = kept.identity.code_id == self.identity.code_id
+        assert kept.next_row == kept.step * self._batch_rows, (kept.next_row, kept.step)
+        try:
+            self.trainer.load_state_dict(found.state)
+        except (RuntimeError, ValueError, KeyError) as error:
+            if same_code:
+                raise
+            raise checkpoint.not_taken_up(found.path, error) from error
+        for name, value in kept.counters.items():
+            setattr(self, name, value)
+        self.first_step = self.run.steps = kept.step
+        self.run.tokens = kept.tokens
+        own = {name: value for name, value in self.run.metrics.items() if value is not None}
+        self.run.metrics.update({**kept.metrics, **own})  # its own compile_s stands
+        self.run.metrics["resumes"] = (kept.metrics.get("resumes") or 0) + 1
+        self.run.go_on(kept.step)
+        for fault in found.damaged:
+            print(f"passed over: {fault}", file=sys.stderr)
+            self.run.event("checkpoint_damaged", **fault.as_json())
+            checkpoint.set_aside(Path(fault.path))
+        self.run.event(
+            "resumed",
+            step=kept.step,
+            earlier_status=self.run.earlier_status,
+            same_code=same_code,
+            same_environment=kept.environment_id == self.environment_id,
+        )
 
     def _shared(self, loss: Tensor) -> Tensor:
         """The mean loss over all ranks, and how many of them were told to leave: (2)."""
@@ -204,7 +332,7 @@ class Training:
         return news.seconds
 
     def _settle(self, keep: int) -> None:
-        """Reads and records pending steps until `keep` are left; raises Diverged, Interrupted."""
+        """Reads and records pending steps until `keep` are left; raises Diverged."""
         while len(self._pending) > keep:
             step = self._pending.popleft()
             # a step's time has no compilation in it, and one that compiled is no measure of speed
@@ -214,7 +342,7 @@ class Training:
             self.train_time_s += seconds
             self.loader_wait_s += step.waited_s
             self.recompiled_steps += bool(step.compiled_s)
-            if step.number > SETTLING_STEPS and not step.compiled_s:
+            if step.number > self.first_step + SETTLING_STEPS and not step.compiled_s:
                 self.settled_s += seconds
                 self.settled_steps += 1
             self.run.steps, self.run.tokens = step.number, tokens
@@ -237,7 +365,7 @@ class Training:
             if not math.isfinite(loss):
                 raise Diverged(f"training loss {loss} at step {step.number}")
             if told:  # every rank reads it at the same step, so that none waits for one that left
-                raise Interrupted(self.stop.reason or "another rank was told to leave")
+                self._told_to_leave = True
 
     def _evaluate(self, step: int) -> None:
         began = time.time()

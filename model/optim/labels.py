@@ -6,6 +6,8 @@ own, fused). After the idea of modded-nanogpt's label table. Over several ranks 
 share of every stack and every large table (model/ranks.py).
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -117,6 +119,17 @@ class Optimizers:
             portion.zero_grad()
         if self.muon is not None:
             self.muon.zero_grad()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next step needs of the steps before it; no copies."""
+        muon = None if self.muon is None else self.muon.state_dict()
+        return {"adamw": self.adamw.state_dict(), "muon": muon}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes a `state_dict` of optimizers of the same model and settings."""
+        self.adamw.load_state_dict(state["adamw"])
+        if self.muon is not None:
+            self.muon.load_state_dict(state["muon"])
 
     def _group(self, label: str, tensors: list[nn.Parameter]) -> dict[str, object]:
         settings = getattr(self.config.optimizer, label)

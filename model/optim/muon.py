@@ -95,6 +95,16 @@ class Muon:
             kept = kept * (update * kept >= 0)
         stack.weights.sub_(lr * (update + decay * kept))
 
+    def state_dict(self) -> dict[str, Any]:
+        """Momentum and second moments by the shape of their matrices; no copies."""
+        return {stack.name: stack.state() for stack in self.stacks}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Copies a `state_dict` in; of the same matrices in the same order."""
+        for stack in self.stacks:
+            for name, tensor in stack.state().items():
+                tensor.copy_(state[stack.name][name])
+
     def _direction(self, stack: "_Stack", momentum: float) -> Tensor:
         settings = self.settings
         stack.momentum.lerp_(stack.gradients, 1 - momentum)
@@ -151,6 +161,16 @@ class _Stack:
             self.moment = self.weights.new_zeros(len(self.weights), *shape)
         self.products = products_of(kernels.products, self.rows, self.columns)
         self.fused: Any = fused(kernels.muon, "muon")
+
+    @property
+    def name(self) -> str:
+        """There is one stack of a shape."""
+        return f"{self.rows}x{self.columns}"
+
+    def state(self) -> dict[str, Tensor]:
+        """What a step leaves for the next one, weights apart."""
+        moment = {} if self.moment is None else {"moment": self.moment}
+        return {"momentum": self.momentum, **moment}
 
     def holds_gradients(self) -> bool:
         """Whether the matrices still have the gradients that lie in the stack."""
