@@ -13,11 +13,21 @@ from model.errors import ConfigError
 from model.shapes import WINDOW_MULTIPLE, sizes_of
 
 POSITIVE = {
-    "dial": ("depth", "ratio", "steps", "batch_tokens", "params", "reference_params"),
+    "dial": (
+        "depth",
+        "ratio",
+        "steps",
+        "tokens",
+        "flops",
+        "train_time_s",
+        "batch_tokens",
+        "params",
+        "reference_params",
+    ),
     "model": ("context_tokens", "vocab_size", "head_width", "width"),
     "eval": ("tokens", "every_steps"),
     "system": ("device_batch_rows", "threads"),
-    "optimizer": ("clip",),
+    "optimizer": ("clip", "table_interval_steps"),
 }
 MOST_LAYERS = 1000  # beyond it a depth is a slip of the keyboard
 
@@ -27,7 +37,7 @@ def faults(config: Config) -> list[ConfigError]:
     found = list(_ranges(config))
     if found:  # the other checks compute with these numbers
         return found
-    checks = (_shape, _windows, _gates, _adamw, _muon, _schedule)
+    checks = (_shape, _windows, _gates, _adamw, _muon, _schedule, _stages, _horizon)
     return [fault for check in checks for fault in check(config)]
 
 
@@ -127,6 +137,49 @@ def _schedule(config: Config) -> Iterator[ConfigError]:
     if schedule.warmdown is not None and not 0 <= schedule.warmdown.fraction <= 1:
         got, remedy = schedule.warmdown.fraction, "Give the share of all steps."
         yield _fault("schedule.warmdown.fraction", "0 to 1", got, remedy)
+
+
+def _stages(config: Config) -> Iterator[ConfigError]:
+    schedule, context = config.schedule, config.model.context_tokens
+    if (batch := schedule.batch_stages) is not None:
+        for name in ("factors", "lr_factors"):
+            values = getattr(batch, name)
+            if not values or min(values) <= 0:
+                yield _fault(f"schedule.batch_stages.{name}", "numbers above 0", values, "Raise.")
+        if len(batch.factors) != len(batch.lr_factors):
+            got = f"{len(batch.lr_factors)} for {len(batch.factors)} factors"
+            yield _fault("schedule.batch_stages.lr_factors", "one a factor", got, "Give as many.")
+    cut, several, untie = schedule.context_stages, schedule.multi_token, schedule.untie
+    if cut is not None and (not cut.pieces or any(n < 1 or context % n for n in cut.pieces)):
+        expected, remedy = f"divisors of context_tokens ({context})", "For example [2, 1, 1]."
+        yield _fault("schedule.context_stages.pieces", expected, cut.pieces, remedy)
+    if several is not None and not (
+        0 < len(several.weights) <= context and min(several.weights) > 0
+    ):
+        expected, remedy = f"1 to {context} numbers above 0", "For example [1, 0.5, 0.25]."
+        yield _fault("schedule.multi_token.weights", expected, several.weights, remedy)
+    if untie is not None and not 0 <= untie.fraction <= 1:
+        remedy = "Give the share of all steps."
+        yield _fault("schedule.untie.fraction", "0 to 1", untie.fraction, remedy)
+
+
+def _horizon(config: Config) -> Iterator[ConfigError]:
+    dial, schedule = config.dial, config.schedule
+    if dial.tokens is not None and dial.flops is not None:
+        yield _fault("dial.tokens", "one horizon", "dial.flops too", "Set one of them to null.")
+    if dial.train_time_s is None:
+        return
+    if dial.steps is not None:
+        remedy = (
+            "Set one of them to null. A study's shorter horizons are set in steps and need a "
+            "base without dial.train_time_s; see model/horizon.py."
+        )
+        yield _fault("dial.train_time_s", "one horizon", "dial.steps too", remedy)
+    for name in ("batch_stages", "context_stages", "multi_token", "untie"):
+        if getattr(schedule, name) is not None:
+            remedy = f"Set dial.tokens in its place, or schedule.{name}: null."
+            expected = f"a horizon that is counted, for the stages of schedule.{name}"
+            yield _fault("dial.train_time_s", expected, dial.train_time_s, remedy)
 
 
 def _fault(path: str, expected: str, got: Any, remedy: str) -> ConfigError:

@@ -19,6 +19,7 @@ from model.norm import norm_of, rms_norm
 from model.parameter import Constant, Init, Normal, Uniform, compute_type, parameter
 from model.shapes import Sizes, has_value_embedding
 from model.tricks.backout import Backout
+from model.tricks.multi_token import weighted_losses
 from model.tricks.residual_scalars import Mix, ResidualScalars, mixed
 from model.tricks.rotary import Rotary, Turns, turned
 from model.tricks.smear import Smear
@@ -60,9 +61,12 @@ class GPT(nn.Module):
         self.vocab_size = model.vocab_size
         self.fused_loss = fused(kernels.loss, "loss")
 
-    def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """The mean loss in nats over targets (B, T)."""
+    def forward(self, tokens: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+        """The mean loss in nats over targets (B, T); with `weights` (n), of the n tokens that
+        follow each position, weighted."""
         x = self.stream(tokens).flatten(0, 1)
+        if weights is not None:
+            return self.torch_weighted_losses(x, targets, weights).mean()
         if self.fused_loss is not None:
             return self.fused_loss.mean_loss(x, *self._head(targets))
         return self.torch_losses(x, targets).mean()
@@ -126,6 +130,10 @@ class GPT(nn.Module):
         """(B T, D) and targets (B, T) -> the loss of each (B T)."""
         return F.cross_entropy(self.torch_logits(x), targets.flatten(), reduction="none")
 
+    def torch_weighted_losses(self, x: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        """(B T, D), targets (B, T) and weights (n) -> the weighted loss of each (B T)."""
+        return weighted_losses(self.torch_logits(x), targets, weights)
+
     def compile_regions(self, backend: str = "inductor") -> None:
         """Compiles the model in pieces; blocks of one kind share one graph.
 
@@ -141,6 +149,7 @@ class GPT(nn.Module):
         self.enter = compiled(self.enter)  # type: ignore[method-assign]
         self.leave = compiled(self.leave)  # type: ignore[method-assign]
         self.torch_losses = compiled(self.torch_losses)  # type: ignore[method-assign]
+        self.torch_weighted_losses = compiled(self.torch_weighted_losses)  # type: ignore[method-assign]
         if self.residual_scalars is not None:
             self.residual_scalars.summed = compiled(self.residual_scalars.summed)
 

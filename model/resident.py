@@ -37,12 +37,13 @@ from model.data.loader import Batch, Loader
 from model.data.prepare import prepare
 from model.data.rows import RepeatedRows
 from model.data.settings import DataSettings
-from model.derive import Derived
+from model.derive import Derived, flops_per_token
 from model.errors import ConfigError, ConfigErrors, MachineError
 from model.kernels import kernel_plan
 from model.machine import environment_json, peak_flops, peak_memory_bytes
 from model.process import Process
 from model.smclock import SmClock
+from model.stages import stage_at
 from model.trainer import Diverged, Interrupted, Trainer
 
 QUIET_STEPS = 3  # steps without a compilation before the trainer calls itself ready
@@ -105,7 +106,8 @@ class Resident:
             compile_s = self._phase_since("compile", began)
         self.run.metrics["compile_s"] = compile_s
         if rows is None:
-            self._last = SameBatch(synthetic_tokens(self.config, self.derived, self.device)).next()
+            tokens = synthetic_tokens(self.config, self.derived, self.device, self.at_step)
+            self._last = SameBatch(tokens).next()
         else:
             self._loader = Loader(rows, batch_rows=self._batch_rows, device=self.device)
         step_s = self._settle()
@@ -152,7 +154,7 @@ class Resident:
         self.run.event("turn", **turn)
         metrics = self.run.metrics
         self.run.steps += turn["steps"]
-        self.run.tokens += turn["steps"] * self.derived.batch_tokens
+        self.run.tokens += turn["steps"] * self._batch_rows * self.derived.sizes.context
         train_time_s = (metrics["train_time_s"] or 0.0) + sum(turn["step_s"])
         metrics["train_time_s"] = train_time_s
         metrics["loader_wait_s"] = (metrics["loader_wait_s"] or 0.0) + sum(turn["loader_wait_s"])
@@ -167,7 +169,7 @@ class Resident:
 
     @property
     def _batch_rows(self) -> int:
-        return self.derived.batch_tokens // self.derived.sizes.context
+        return len(self.derived.rows(self.at_step))
 
     def _check(self) -> None:
         # others take turns with it on the same GPU: that is what it is for
@@ -225,8 +227,12 @@ class Resident:
             "peak_memory_bytes": peak_memory_bytes(self.device),
             "reserved_memory_bytes": reserved_memory_bytes(self.device),
             "device_memory_bytes": device_memory_bytes(self.device),
-            "batch_tokens": self.derived.batch_tokens,
-            "flops_per_token": self.derived.flops_per_token,
+            "batch_tokens": self._batch_rows * self.derived.sizes.context,
+            "flops_per_token": flops_per_token(
+                self.derived.scaling_parameters,
+                self.derived.sizes,
+                stage_at(self.derived.stages, self.at_step).pieces,
+            ),
             "peak_flops": peak_flops(gpus[0]["name"]) if gpus else None,
             "device": gpus[0]["name"] if gpus else environment["cpu"]["name"],
             "environment_id": environment["environment_id"],
@@ -258,10 +264,13 @@ class Resident:
         return seconds
 
 
-def synthetic_tokens(config: Config, derived: Derived, device: torch.device) -> Tensor:
-    """One batch (B, T + 1) of random tokens, from the seed alone and the same on every device."""
+def synthetic_tokens(
+    config: Config, derived: Derived, device: torch.device, at_step: int = 0
+) -> Tensor:
+    """A step's batch (B, T + 1) of random tokens, from the seed alone and the same on every
+    device."""
     generator = torch.Generator().manual_seed(config.seed)
-    shape = (derived.batch_tokens // derived.sizes.context, derived.sizes.context + 1)
+    shape = (len(derived.rows(at_step)), derived.sizes.context + 1)
     return torch.randint(config.model.vocab_size, shape, generator=generator).to(device)
 
 

@@ -24,14 +24,16 @@ from model.data.settings import DataSettings
 from model.derive import Derived
 from model.evaluate import evaluate
 from model.gpt import GPT
+from model.horizon import position_of
 from model.init import initialise
 from model.kernels import choose, kernel_plan
 from model.machine import environment_json, peak_flops, peak_memory_bytes
 from model.optim.labels import Optimizers
 from model.rundir import RunDirectory
+from model.schedules import multi_token_weights
+from model.speed import Speeds
+from model.stages import stage_at
 from model.stop import Stop
-
-SETTLING_STEPS = 10  # allocator and clocks settle; tokens_per_s leaves these steps out
 
 
 class Diverged(Exception):
@@ -55,33 +57,60 @@ class Trainer:
         if config.system.compile:
             self.gpt.compile_regions()
 
-    def gradients(self, tokens: Tensor) -> Tensor:
-        """Accumulates the gradient of the mean loss over rows (R, T+1); returns that loss."""
+    def gradients(self, tokens: Tensor, pieces: int = 1, weights: Tensor | None = None) -> Tensor:
+        """Accumulates the gradient of the mean loss over rows (R, T+1); returns that loss.
+
+        Rows are cut into `pieces`; `weights` are those of several predicted tokens.
+        """
         rows = self.derived.device_batch_rows
         accumulation = tokens.size(0) // rows
         total = torch.zeros((), device=self.device)
         for micro in tokens.split(rows):
-            loss = self.gpt(micro[:, :-1], micro[:, 1:].contiguous())
+            inputs, targets = micro[:, :-1], micro[:, 1:].contiguous()
+            if pieces > 1:
+                length = inputs.size(1) // pieces
+                inputs, targets = inputs.reshape(-1, length), targets.view(-1, length)
+            loss = self.gpt(inputs, targets, weights)
             (loss / accumulation).backward()
             total += loss.detach() / accumulation
         return total
 
-    def step(self, index: int, tokens: Tensor) -> tuple[Tensor, float]:
-        """One optimizer step (counted from 0): loss and the learning rate's share of its peak."""
-        loss = self.gradients(tokens)
+    def step(
+        self, index: int, tokens: Tensor, position: float | None = None
+    ) -> tuple[Tensor, float]:
+        """One optimizer step (counted from 0): loss and the learning rate's share of its peak.
+
+        `position` is its place in the schedules where that is not the step itself.
+        """
+        stage = stage_at(self.derived.stages, index)
+        weights = self._weights(index) if stage.predicted > 1 else None
+        loss = self.gradients(tokens, stage.pieces, weights)
+        self.optimizers.gather(index)
         if self.config.optimizer.clip is not None:
             nn.utils.clip_grad_norm_(self.gpt.parameters(), self.config.optimizer.clip)
-        scale = self.optimizers.step(index)
+        scale = self.optimizers.step(index, position)
         self.optimizers.zero_grad()
         return loss, scale
 
     def warm_up(self) -> None:
-        """Compiles forward, backward and the optimizer; parameters and states stay as they are."""
-        context = self.derived.sizes.context
-        rows = self.derived.device_batch_rows
-        self.gradients(torch.zeros(rows, context + 1, dtype=torch.int64, device=self.device))
+        """Compiles the forward and backward pass of every stage, and the optimizer; parameters and
+        states stay as they are."""
+        rows, context = self.derived.device_batch_rows, self.derived.sizes.context
+        tokens = torch.zeros(rows, context + 1, dtype=torch.int64, device=self.device)
+        self.gradients(tokens)  # of whole rows: evaluations too
+        for pieces, predicted in sorted({(s.pieces, s.predicted) for s in self.derived.stages}):
+            if (pieces, predicted) != (1, 1):
+                weights = torch.ones(predicted, device=self.device) if predicted > 1 else None
+                self.gradients(tokens, pieces, weights)
         self.optimizers.zero_grad()
         self.optimizers.warm_up()
+
+    def _weights(self, index: int) -> Tensor:
+        settings = self.config.schedule.multi_token
+        weights = torch.tensor(multi_token_weights(index, self.derived.steps, settings))
+        if self.device.type != "cuda":
+            return weights
+        return weights.pin_memory().to(self.device, non_blocking=True)
 
 
 class Training:
@@ -90,7 +119,8 @@ class Training:
     def __init__(self, config: Config, derived: Derived, run: RunDirectory, stop: Stop) -> None:
         self.config, self.derived, self.run, self.stop = config, derived, run, stop
         self.train_time_s = self.loader_wait_s = self.eval_s = 0.0
-        self.settled_s, self.settled_steps, self.recompiled_steps = 0.0, 0, 0
+        self.recompiled_steps = 0
+        self.speeds = Speeds(derived.stages)
         self._pending: deque[_Step] = deque()
 
     def run_all(self, started: float) -> None:
@@ -101,7 +131,7 @@ class Training:
         self.compilation = Compilation.start(self.config, device)
         self._timed("preflight", lambda: self._check(device))
         prepared = self._timed("data", self._open_data)
-        rows = prepared.rows("train", self.derived.steps * self._batch_rows)
+        rows = prepared.rows("train", self.derived.stages[-1].last_row)
         self.validation = prepared.rows("validation", self.derived.validation_rows)
         self.trainer = self._timed("build", lambda: Trainer(self.config, self.derived, device))
         self.bytes_per_token = torch.from_numpy(prepared.bytes_per_token).to(device)
@@ -118,13 +148,9 @@ class Training:
         if self.config.eval.at_start:
             self._evaluate(0)
         self.run.metrics["startup_s"] = time.time() - started
-        with Loader(rows, batch_rows=self._batch_rows, device=device) as loader:
+        with Loader(rows, batch_rows=self.derived.rows, device=device) as loader:
             self._all_steps(loader)
         self._summarise(environment)
-
-    @property
-    def _batch_rows(self) -> int:
-        return self.derived.batch_tokens // self.derived.sizes.context
 
     def _check(self, device: torch.device) -> None:
         kernels = preflight.check(self.config, self.derived, device)
@@ -148,23 +174,34 @@ class Training:
         steps, every = self.derived.steps, self.config.eval.every_steps
         clock = Clock(self.trainer.device)
         began = time.time()
-        for index in range(steps):
+        index = 0
+        while (position := self._position(index)) < steps:
             if self.stop.reason is not None:
                 self._settle(0)
                 raise Interrupted(self.stop.reason)
             batch = loader.next()
-            loss, scale = self.trainer.step(index, batch.tokens)
+            loss, scale = self.trainer.step(index, batch.tokens, position)
             compiled_s = self._recompilation(index + 1)
             step = _Step(index + 1, loss, clock.lap(), batch.waited_s, scale, compiled_s)
             self._pending.append(step)
             # one step stays pending on a GPU, so that reading its loss never makes the GPU wait
             self._settle(1 if self.trainer.device.type == "cuda" else 0)
-            last = index + 1 == steps
-            if last or (every is not None and (index + 1) % every == 0):
+            index += 1
+            if every is not None and index % every == 0:
                 self._settle(0)
-                self._evaluate(index + 1)
+                self._evaluate(index)
                 clock.begin()
+        self._settle(0)
+        if every is None or index % every:
+            self._evaluate(index)
+        if index < steps:
+            self.run.event("horizon", reached="dial.train_time_s", step=index)
         self._phase_since("train", began)
+
+    def _position(self, index: int) -> float:
+        """Where the schedules stand before a step (from 0)."""
+        budget_s = self.config.dial.train_time_s
+        return position_of(index, self.derived.steps, self.train_time_s, budget_s)
 
     def _recompilation(self, step: int) -> float:
         """Seconds of compiling since the last question; an event says what it was."""
@@ -180,13 +217,12 @@ class Training:
             step = self._pending.popleft()
             # a step's time has no compilation in it, and one that compiled is no measure of speed
             loss, seconds = step.loss.item(), max(0.0, step.lap.seconds() - step.compiled_s)
-            tokens = step.number * self.derived.batch_tokens
+            tokens = self.derived.tokens_until(step.number)
             self.train_time_s += seconds
             self.loader_wait_s += step.waited_s
             self.recompiled_steps += bool(step.compiled_s)
-            if step.number > SETTLING_STEPS and not step.compiled_s:
-                self.settled_s += seconds
-                self.settled_steps += 1
+            if not step.compiled_s:
+                self.speeds.add(step.number - 1, seconds)
             self.run.steps, self.run.tokens = step.number, tokens
             metrics = self.run.metrics
             metrics["train_time_s"] = self.train_time_s
@@ -224,7 +260,7 @@ class Training:
         self.run.event(
             "evaluation",
             step=step,
-            tokens=step * self.derived.batch_tokens,
+            tokens=self.derived.tokens_until(step),
             train_time_s=round(self.train_time_s, 6),
             val_loss=result.val_loss,
             val_bpb=result.val_bpb,
@@ -234,10 +270,8 @@ class Training:
 
     def _summarise(self, environment: dict[str, Any]) -> None:
         metrics, derived = self.run.metrics, self.derived
-        metrics["tokens_per_s_job"] = derived.tokens / self.train_time_s
-        if self.settled_steps:
-            settled_tokens = self.settled_steps * derived.batch_tokens
-            metrics["tokens_per_s"] = settled_tokens / self.settled_s
+        metrics["tokens_per_s_job"] = self.run.tokens / self.train_time_s
+        metrics.update(self.speeds.metrics(derived.sizes.context))
         metrics["peak_memory_bytes"] = peak_memory_bytes(self.trainer.device)
         if self.trainer.device.type == "cuda":
             peak = peak_flops(environment["gpus"][0]["name"])

@@ -9,11 +9,17 @@ import torch
 from torch import nn
 
 from model.config import Config
-from model.derive import Derived
+from model.derive import Derived, label_settings
 from model.kernels import REFERENCE, Kernels
 from model.optim.muon import Muon
+from model.optim.tie import Tie, split_step
 from model.parameter import compute_type, label_of
 from model.schedules import lr_scale, muon_decay_scale, muon_momentum
+
+TABLES = ("embedding", "head")
+"""The labels of trick `tables_every_second_step`: they step every second step, on the sum of both
+gradients (AdamW does not see the factor of two), while Muon takes smaller batches. Source:
+modded-nanogpt 2025-09-30, @classiclarryd. Off: they step with all others."""
 
 
 class Optimizers:
@@ -23,10 +29,17 @@ class Optimizers:
         self, model: nn.Module, config: Config, derived: Derived, kernels: Kernels = REFERENCE
     ) -> None:
         self.config, self.derived = config, derived
+        self.settings = label_settings(config, derived.parameters)
+        self.interval_steps = config.optimizer.table_interval_steps
+        self._gathering: tuple[str, ...] = ()  # labels whose gradients wait for the next step
         by_label = group_by_label(model)
         assert by_label.keys() == derived.learning_rates.keys(), (
             f"labels of the model {sorted(by_label)}, of the table {sorted(derived.learning_rates)}"
         )
+        self.tie: Tie | None = None
+        if (untie := config.schedule.untie) is not None:
+            at = split_step(untie.fraction, derived.steps, self.interval_steps)
+            self.tie = Tie(by_label["embedding"][0], by_label["head"][0], split_step=at)
         self.muon: Muon | None = None
         if config.optimizer.muon is not None:
             self.muon = Muon(
@@ -40,19 +53,28 @@ class Optimizers:
         groups = [self._group(label, tensors) for label, tensors in by_label.items()]
         self.adamw = torch.optim.AdamW(groups, fused=True)
 
-    def step(self, step: int) -> float:
-        """Updates all parameters for `step` (from 0); returns the learning rate's share of its
-        peak."""
+    def step(self, step: int, position: float | None = None) -> float:
+        """Updates the parameters for `step` (from 0), its place in the schedules being `position`
+        (null: the step); returns the learning rate's share of its peak."""
         steps, schedule = self.derived.steps, self.config.schedule
-        scale = lr_scale(step, steps, self.derived.warmup_steps, schedule)
+        position = step if position is None else position
+        scale = lr_scale(position, steps, self.derived.warmup_steps, schedule)
         for group in self.adamw.param_groups:
             group["lr"] = group["peak_lr"] * scale
-        self.adamw.step()
+        self._gathering = TABLES if (step + 1) % self.interval_steps else ()
+        self._step_adamw()
+        if self.tie is not None:
+            self.tie.follow(step, self.adamw)
         if self.muon is not None:
-            momentum = muon_momentum(step, steps, self.muon.settings, schedule)
-            decay_scale = muon_decay_scale(step, steps)
+            momentum = muon_momentum(position, steps, self.muon.settings, schedule)
+            decay_scale = muon_decay_scale(position, steps)
             self.muon.step(lr_scale=scale, momentum=momentum, decay_scale=decay_scale)
         return scale
+
+    def gather(self, step: int) -> None:
+        """Before gradients are clipped and stepped on: those of tied tables become one."""
+        if self.tie is not None:
+            self.tie.gather(step)
 
     def warm_up(self) -> None:
         """Compiles the kernels of Muon, by a step of length 0 with gradients of 0."""
@@ -60,13 +82,30 @@ class Optimizers:
             self.muon.step(lr_scale=0.0, momentum=0.5, decay_scale=0.0)
 
     def zero_grad(self) -> None:
-        """Forgets all gradients."""
-        self.adamw.zero_grad(set_to_none=True)
+        """Forgets all gradients but those that wait for the next step."""
+        for group in self.adamw.param_groups:
+            if group["label"] not in self._gathering:
+                for tensor in group["params"]:
+                    tensor.grad = None
         if self.muon is not None:
             self.muon.zero_grad()
 
+    def _step_adamw(self) -> None:
+        """AdamW passes over a tensor without a gradient, so those that wait are hidden from it."""
+        waiting = [
+            (tensor, tensor.grad)
+            for group in self.adamw.param_groups
+            if group["label"] in self._gathering
+            for tensor in group["params"]
+        ]
+        for tensor, _ in waiting:
+            tensor.grad = None
+        self.adamw.step()
+        for tensor, gradient in waiting:
+            tensor.grad = gradient
+
     def _group(self, label: str, tensors: list[nn.Parameter]) -> dict[str, object]:
-        settings = getattr(self.config.optimizer, label)
+        settings = self.settings[label]
         return {
             "label": label,
             "params": tensors,

@@ -248,4 +248,4 @@ def test_a_step_that_compiled_is_marked_and_is_no_measure_of_speed(
     assert [step["step_s"] for step in steps] == [2.0, 2.5, 2.0]
     assert run.metrics["train_time_s"] == 6.5
     assert run.metrics["recompiled_steps"] == 1
-    assert (training.settled_steps, training.settled_s) == (2, 4.0)
+    assert training.speeds.metrics(64) == {"tokens_per_s": 2 * 256 / 4.0}
