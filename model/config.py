@@ -408,6 +408,27 @@ class System:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Wandb:
+    """Sink: a run of Weights & Biases."""
+
+    project: str = "gpt2-ablations"
+    """The project it belongs to."""
+    mode: Literal["online", "offline"] = "online"
+    """`offline` keeps the run in the run's directory, for `wandb sync`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Logging:
+    """Where a run's events are shown beside events.jsonl (model/sinks.py). No part of an
+    identity."""
+
+    tensorboard: bool = False
+    """TensorBoard's event files, in `tensorboard` of the run's directory."""
+    wandb: Wandb | None = None
+    """Weights & Biases. Null: none."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """One run."""
 
@@ -427,3 +448,5 @@ class Config:
     """Validation."""
     system: System = field(default_factory=System)
     """Machine."""
+    logging: Logging = field(default_factory=Logging)
+    """Sinks."""

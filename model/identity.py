@@ -35,7 +35,8 @@ KNOWN_SOURCES = ("python-docs",)
 
 
 def config_id(config: Config) -> str:
-    """SHA-256 of the canonical JSON of what differs from the defaults, seed and places left out."""
+    """SHA-256 of the canonical JSON of what differs from the defaults; seed, places and sinks left
+    out."""
     return sha256_of_json(_identifying(config))
 
 
@@ -88,6 +89,7 @@ def sha256_of_json(value: Any) -> str:
 def _identifying(config: Config) -> dict[str, Any]:
     changed = differences(config, Config())
     changed.pop("seed", None)
+    changed.pop("logging", None)
     data = changed.get("data", {})
     data.pop("cache_dir", None)
     if "source" in data and data["source"] not in KNOWN_SOURCES:

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from model.errors import RunError
 
@@ -33,6 +33,16 @@ METRICS = (
     "core_soft",
     "peak_memory_bytes",
 )
+
+
+class Mirror(Protocol):
+    """Shows events elsewhere too (model/sinks.py); takes them without making the run wait."""
+
+    def event(self, event: dict[str, Any]) -> None:
+        """A line of events.jsonl."""
+
+    def close(self, result: dict[str, Any]) -> None:
+        """What result.json says; the last call."""
 
 
 class RunDirectory:
@@ -59,16 +69,19 @@ class RunDirectory:
         self.path = path
         self.metrics: dict[str, float | None] = dict.fromkeys(METRICS)
         self.steps = self.tokens = 0
+        self.mirrors: list[Mirror] = []
         self._lock = threading.Lock()
         self._finished = False
 
     def event(self, kind: str, **fields: Any) -> None:
         """One line in events.jsonl."""
-        line = json.dumps({"event": kind, "t": round(time.time(), 3), **fields})
+        event = {"event": kind, "t": round(time.time(), 3), **fields}
         with self._lock:
             if not self._finished:
-                self._events.write(line + "\n")
+                self._events.write(json.dumps(event) + "\n")
                 self._events.flush()
+        for mirror in self.mirrors:
+            mirror.event(event)
 
     def phase(self, name: str, seconds: float) -> None:
         """A phase of the run and what it took."""
@@ -92,10 +105,13 @@ class RunDirectory:
             self._finished = True
             self._events.close()
             metrics = {name: _finite(value) for name, value in self.metrics.items()}
-            result = {"status": status, "reason": reason, "remedy": remedy}
+            end = {"status": status, "reason": reason, "remedy": remedy}
             counts = {"steps": self.steps, "tokens": self.tokens}
-            self.write("result.json", {**result, **counts, "metrics": metrics})
-            return True
+            result = {**end, **counts, "metrics": metrics}
+            self.write("result.json", result)
+        for mirror in self.mirrors:
+            mirror.close(result)
+        return True
 
 
 def _finite(value: float | None) -> float | None:

@@ -31,6 +31,7 @@ from model.machine import environment_json, peak_flops, peak_memory_bytes
 from model.optim.labels import Optimizers
 from model.rundir import RunDirectory
 from model.schedules import multi_token_weights
+from model.sinks import open_sinks
 from model.speed import Speeds
 from model.stages import stage_at
 from model.stop import Stop
@@ -125,6 +126,7 @@ class Training:
 
     def run_all(self, started: float) -> None:
         """Everything; raises Diverged, Interrupted, or what went wrong."""
+        open_sinks(self.config, self.run)  # a missing package is said before anything else
         self._phase_since("startup", started)
         device = preflight.device_of(self.config)
         # first of all: packages ask where to keep kernels when they are imported

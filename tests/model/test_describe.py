@@ -98,7 +98,7 @@ def test_a_faulty_configuration_exits_with_2(capsys: pytest.CaptureFixture[str])
 
 
 def test_torch_free_modules_import_no_torch_numpy_or_pyarrow() -> None:
-    modules = "config configfile checks catalogue shapes derive identity describe errors schedules"
+    modules = "config configfile checks catalogue shapes derive identity describe errors schedules stages horizon"
     imports = "; ".join(
         f"import model.{name}" for name in [*modules.split(), "compile_cache", "memory", "failure"]
     )
