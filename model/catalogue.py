@@ -297,6 +297,15 @@ TRICKS: dict[str, Trick] = {
         people="Li and others; contributors of modded-nanogpt",
         file="stages.py",
     ),
+    "window_warmup_yarn": Trick(
+        summary="Attention windows grow in three parts, rotary positions and scale with them",
+        on={"schedule.window_warmup": {}},
+        off={"schedule.window_warmup": None},
+        requires=("windows", "rotary", "qk_norm"),
+        source="modded-nanogpt 2024-11-24 and 2025-09-10, #122; YaRN, arXiv 2309.00071",
+        people="@fernbear.bsky.social, @classiclarryd; Peng and others",
+        file="tricks/window_warmup.py",
+    ),
     "multi_token_prediction": Trick(
         summary="The second and third token ahead count in the loss, less and less",
         on={"schedule.multi_token": {}},
@@ -318,7 +327,6 @@ TRICKS: dict[str, Trick] = {
 NOT_BUILT = (
     "fp8",
     "sparse_attention_gate",
-    "window_warmup_yarn",
     "bigram_hash_embedding",
     "paired_heads",
     "partial_key_offset",

@@ -140,24 +140,55 @@ def _schedule(config: Config) -> Iterator[ConfigError]:
 
 
 def _stages(config: Config) -> Iterator[ConfigError]:
-    schedule, context = config.schedule, config.model.context_tokens
-    if (batch := schedule.batch_stages) is not None:
-        for name in ("factors", "lr_factors"):
-            values = getattr(batch, name)
-            if not values or min(values) <= 0:
-                yield _fault(f"schedule.batch_stages.{name}", "numbers above 0", values, "Raise.")
-        if len(batch.factors) != len(batch.lr_factors):
-            got = f"{len(batch.lr_factors)} for {len(batch.factors)} factors"
-            yield _fault("schedule.batch_stages.lr_factors", "one a factor", got, "Give as many.")
-    cut, several, untie = schedule.context_stages, schedule.multi_token, schedule.untie
-    if cut is not None and (not cut.pieces or any(n < 1 or context % n for n in cut.pieces)):
+    for check in (_batch_stages, _context_stages, _window_warmup, _multi_token, _untie):
+        yield from check(config)
+
+
+def _batch_stages(config: Config) -> Iterator[ConfigError]:
+    if (stages := config.schedule.batch_stages) is None:
+        return
+    for name in ("factors", "lr_factors"):
+        values = getattr(stages, name)
+        if not values or min(values) <= 0:
+            path, remedy = f"schedule.batch_stages.{name}", "For example [0.5, 1, 1.5]."
+            yield _fault(path, "numbers above 0", values, remedy)
+    if len(stages.factors) != len(stages.lr_factors):
+        got = f"{len(stages.lr_factors)} for {len(stages.factors)} factors"
+        yield _fault("schedule.batch_stages.lr_factors", "one a factor", got, "Give as many.")
+
+
+def _context_stages(config: Config) -> Iterator[ConfigError]:
+    stages, context = config.schedule.context_stages, config.model.context_tokens
+    if stages is None:
+        return
+    if not stages.pieces or any(n < 1 or context % n for n in stages.pieces):
         expected, remedy = f"divisors of context_tokens ({context})", "For example [2, 1, 1]."
-        yield _fault("schedule.context_stages.pieces", expected, cut.pieces, remedy)
-    if several is not None and not (
-        0 < len(several.weights) <= context and min(several.weights) > 0
-    ):
+        yield _fault("schedule.context_stages.pieces", expected, stages.pieces, remedy)
+
+
+def _window_warmup(config: Config) -> Iterator[ConfigError]:
+    if (warmup := config.schedule.window_warmup) is None:
+        return
+    shares, path = warmup.shares, "schedule.window_warmup"
+    rising = list(shares) == sorted(set(shares))
+    if not shares or not rising or not 0 < shares[0] <= shares[-1] <= 1:
+        expected, remedy = "rising shares above 0, at most 1", "For example [0.25, 0.5, 1]."
+        yield _fault(f"{path}.shares", expected, shares, remedy)
+    if warmup.first_scale <= 0:
+        yield _fault(f"{path}.first_scale", "more than 0", warmup.first_scale, "Raise it.")
+
+
+def _multi_token(config: Config) -> Iterator[ConfigError]:
+    several, context = config.schedule.multi_token, config.model.context_tokens
+    if several is None:
+        return
+    if not 0 < len(several.weights) <= context or min(several.weights) <= 0:
         expected, remedy = f"1 to {context} numbers above 0", "For example [1, 0.5, 0.25]."
         yield _fault("schedule.multi_token.weights", expected, several.weights, remedy)
+
+
+def _untie(config: Config) -> Iterator[ConfigError]:
+    untie = config.schedule.untie
     if untie is not None and not 0 <= untie.fraction <= 1:
         remedy = "Give the share of all steps."
         yield _fault("schedule.untie.fraction", "0 to 1", untie.fraction, remedy)
@@ -175,7 +206,7 @@ def _horizon(config: Config) -> Iterator[ConfigError]:
             "base without dial.train_time_s; see model/horizon.py."
         )
         yield _fault("dial.train_time_s", "one horizon", "dial.steps too", remedy)
-    for name in ("batch_stages", "context_stages", "multi_token", "untie"):
+    for name in ("batch_stages", "context_stages", "window_warmup", "multi_token", "untie"):
         if getattr(schedule, name) is not None:
             remedy = f"Set dial.tokens in its place, or schedule.{name}: null."
             expected = f"a horizon that is counted, for the stages of schedule.{name}"

@@ -306,6 +306,19 @@ class ContextStages:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WindowWarmup:
+    """Trick `window_warmup_yarn`: attention windows grow over the run, and rotary positions with
+    them (model/tricks/window_warmup.py)."""
+
+    shares: tuple[float, ...] = (0.1875, 0.4375, 0.6875)
+    """Long window of each equal part of the run over context_tokens, in whole tiles. After the last
+    step it is the whole context."""
+    first_scale: float = 0.83
+    """Attention's scale in the first part over that of model.qk_norm (modded-nanogpt: 0.1 for
+    0.12)."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class MultiToken:
     """Trick `multi_token_prediction`: the tokens after the next one count too, less and less
     (model/tricks/multi_token.py)."""
@@ -336,6 +349,8 @@ class Schedule:
     """Growing batch. Null: the dial's batch in every step."""
     context_stages: ContextStages | None = None
     """Shorter rows at first. Null: rows of context_tokens in every step."""
+    window_warmup: WindowWarmup | None = None
+    """Growing attention windows. Null: those of model.windows in every step."""
     multi_token: MultiToken | None = None
     """Prediction of several tokens. Null: of the next one only."""
     untie: Untie | None = None

@@ -5,7 +5,7 @@ parameters inside the blocks and the head (a tied head once). No torch.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import floor, gcd, log2, sqrt
 from typing import Any
 
@@ -14,7 +14,7 @@ from model.config import AdamW, Config
 from model.errors import ConfigError, ConfigErrors
 from model.horizon import Kind, horizon_of
 from model.memory import memory_of
-from model.shapes import LABELS, Sizes, parameters, sizes_of
+from model.shapes import LABELS, Sizes, parameters, sizes_of, windows_of
 from model.stages import Stage, factored_rows, stage_at, stages_of
 
 REFERENCE_DEPTH = 12
@@ -100,7 +100,8 @@ def derive(config: Config, ranks: int = 1) -> Derived:
 
     def flops(stages: tuple[Stage, ...]) -> int:
         return sum(
-            _tokens([stage], sizes) * flops_per_token(own, sizes, stage.pieces) for stage in stages
+            _tokens([stage], sizes) * stage_flops_per_token(config, own, sizes, stage)
+            for stage in stages
         )
 
     horizon = horizon_of(
@@ -160,11 +161,19 @@ def batch_rule(r: float) -> int:
     return 1 << round(log2(REFERENCE_BATCH_TOKENS * r**BATCH_EXPONENT))
 
 
-def flops_per_token(scaling_parameters: int, sizes: Sizes, pieces: int = 1) -> int:
-    """Forward and backward FLOPs of the matmuls for one token, from shapes alone; rows are cut into
-    `pieces`."""
-    attention = sum(min(window, sizes.context // pieces) for window in sizes.windows)
+def flops_per_token(scaling_parameters: int, sizes: Sizes) -> int:
+    """Forward and backward FLOPs of the matmuls for one token, from shapes alone."""
+    attention = sum(min(window, sizes.context) for window in sizes.windows)
     return 6 * scaling_parameters + 12 * sizes.heads * sizes.head_width * attention
+
+
+def stage_flops_per_token(
+    config: Config, scaling_parameters: int, sizes: Sizes, stage: Stage
+) -> int:
+    """The same with the rows and windows of a stage."""
+    windows = windows_of(config, sizes.layers, stage.long_window_tokens)
+    staged = replace(sizes, context=sizes.context // stage.pieces, windows=windows)
+    return flops_per_token(scaling_parameters, staged)
 
 
 def _tokens(stages: Sequence[Stage], sizes: Sizes) -> int:

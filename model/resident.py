@@ -37,7 +37,7 @@ from model.data.loader import Batch, Loader
 from model.data.prepare import prepare
 from model.data.rows import RepeatedRows
 from model.data.settings import DataSettings
-from model.derive import Derived, flops_per_token
+from model.derive import Derived, stage_flops_per_token
 from model.errors import ConfigError, ConfigErrors, MachineError
 from model.kernels import kernel_plan
 from model.machine import environment_json, peak_flops, peak_memory_bytes
@@ -228,10 +228,11 @@ class Resident:
             "reserved_memory_bytes": reserved_memory_bytes(self.device),
             "device_memory_bytes": device_memory_bytes(self.device),
             "batch_tokens": self._batch_rows * self.derived.sizes.context,
-            "flops_per_token": flops_per_token(
+            "flops_per_token": stage_flops_per_token(
+                self.config,
                 self.derived.scaling_parameters,
                 self.derived.sizes,
-                stage_at(self.derived.stages, self.at_step).pieces,
+                stage_at(self.derived.stages, self.at_step),
             ),
             "peak_flops": peak_flops(gpus[0]["name"]) if gpus else None,
             "device": gpus[0]["name"] if gpus else environment["cpu"]["name"],

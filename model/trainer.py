@@ -35,6 +35,7 @@ from model.sinks import open_sinks
 from model.speed import Speeds
 from model.stages import stage_at
 from model.stop import Stop
+from model.tricks.window_warmup import enter
 
 
 class Diverged(Exception):
@@ -55,6 +56,7 @@ class Trainer:
             self.gpt = GPT(config, derived.sizes, self.kernels)
         initialise(self.gpt, config.seed)
         self.optimizers = Optimizers(self.gpt, config, derived, self.kernels)
+        self._enter(derived.stages[0].long_window_tokens)
         if config.system.compile:
             self.gpt.compile_regions()
 
@@ -85,6 +87,7 @@ class Trainer:
         """
         stage = stage_at(self.derived.stages, index)
         weights = self._weights(index) if stage.predicted > 1 else None
+        self._enter(stage.long_window_tokens)
         loss = self.gradients(tokens, stage.pieces, weights)
         self.optimizers.gather(index)
         if self.config.optimizer.clip is not None:
@@ -93,18 +96,28 @@ class Trainer:
         self.optimizers.zero_grad()
         return loss, scale
 
+    def finish(self) -> None:
+        """After the last step: windows that were warmed up reach over the whole context."""
+        self._enter(self.derived.sizes.context)
+
     def warm_up(self) -> None:
-        """Compiles the forward and backward pass of every stage, and the optimizer; parameters and
-        states stay as they are."""
+        """Compiles the forward and backward pass of every stage and of evaluations, and the
+        optimizer; parameters and states stay as they are."""
         rows, context = self.derived.device_batch_rows, self.derived.sizes.context
         tokens = torch.zeros(rows, context + 1, dtype=torch.int64, device=self.device)
-        self.gradients(tokens)  # of whole rows: evaluations too
-        for pieces, predicted in sorted({(s.pieces, s.predicted) for s in self.derived.stages}):
-            if (pieces, predicted) != (1, 1):
-                weights = torch.ones(predicted, device=self.device) if predicted > 1 else None
-                self.gradients(tokens, pieces, weights)
+        staged = {(s.long_window_tokens, s.pieces, s.predicted) for s in self.derived.stages}
+        evaluated = {(window, 1, 1) for window, _, _ in staged}  # whole rows, the next token
+        for window, pieces, predicted in sorted(staged | evaluated | {(context, 1, 1)}):
+            weights = torch.ones(predicted, device=self.device) if predicted > 1 else None
+            self._enter(window)
+            self.gradients(tokens, pieces, weights)
+        self._enter(self.derived.stages[0].long_window_tokens)
         self.optimizers.zero_grad()
         self.optimizers.warm_up()
+
+    def _enter(self, long_window_tokens: int) -> None:
+        if self.config.schedule.window_warmup is not None:
+            enter(self.gpt, self.config, long_window_tokens)
 
     def _weights(self, index: int) -> Tensor:
         settings = self.config.schedule.multi_token
@@ -189,6 +202,8 @@ class Training:
             # one step stays pending on a GPU, so that reading its loss never makes the GPU wait
             self._settle(1 if self.trainer.device.type == "cuda" else 0)
             index += 1
+            if index == steps:
+                self.trainer.finish()
             if every is not None and index % every == 0:
                 self._settle(0)
                 self._evaluate(index)

@@ -15,6 +15,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
+from model.tricks.window_warmup import Stretch, stretched
+
 Turns = tuple[Tensor, Tensor]
 """Cosine and sine (T, K/2) of every position and channel pair."""
 
@@ -25,11 +27,12 @@ class Rotary(nn.Module):
     def __init__(self, base: float, head_width: int) -> None:
         super().__init__()
         self.base, self.head_width = base, head_width
+        self.stretches: tuple[Stretch, ...] = ()  # of window_warmup_yarn
 
     def forward(self, tokens: int, device: torch.device, dtype: torch.dtype) -> Turns:
         # blocks read them from memory: worked out inside their kernels, sines and cosines took
         # 16 % of a step (LOG.md)
-        return angles(tokens, self.head_width, self.base, device, dtype)
+        return angles(tokens, self.head_width, self.base, device, dtype, self.stretches)
 
 
 def turned(x: Tensor, turns: Turns) -> Tensor:
@@ -39,10 +42,17 @@ def turned(x: Tensor, turns: Turns) -> Tensor:
     return torch.cat((first * cos + second * sin, second * cos - first * sin), dim=-1)
 
 
-@lru_cache(maxsize=8)
-def angles(tokens: int, width: int, base: float, device: torch.device, dtype: torch.dtype) -> Turns:
+@lru_cache(maxsize=16)
+def angles(
+    tokens: int,
+    width: int,
+    base: float,
+    device: torch.device,
+    dtype: torch.dtype,
+    stretches: tuple[Stretch, ...] = (),
+) -> Turns:
     """Turns of `tokens` positions; kept, so that they are worked out once in a process."""
     exponent = torch.arange(0, width, 2, dtype=torch.float32, device=device) / width
     position = torch.arange(tokens, dtype=torch.float32, device=device)
-    angle = torch.outer(position, base**-exponent)
+    angle = torch.outer(position, stretched(base**-exponent, stretches))
     return angle.cos().to(dtype), angle.sin().to(dtype)

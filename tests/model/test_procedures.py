@@ -1,6 +1,7 @@
 """What schedules do to a model that trains: against slow loops, and in whole runs."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -15,10 +16,17 @@ from model.derive import derive
 from model.optim.tie import split_step
 from model.resident import compiled_graphs
 from model.trainer import Trainer
+from model.tricks import window_warmup
 from model.tricks.multi_token import weighted_losses
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
+WARMED = {
+    "model.windows": {},
+    "model.rotary": {},
+    "model.qk_norm": {},
+    "schedule.window_warmup": {},
+}
 UNTIED = {"model.tied_head": False, "optimizer.clip": None}
 
 
@@ -27,9 +35,9 @@ def trainer_of(tiny: dict[str, Any], overrides: dict[str, Any]) -> Trainer:
     return Trainer(config, derive(config), CPU)
 
 
-def batch(seed: int, rows: int = 4) -> torch.Tensor:
+def batch(seed: int, rows: int = 4, context: int = 64) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 512, (rows, 65), generator=generator)
+    return torch.randint(0, 512, (rows, context + 1), generator=generator)
 
 
 def copies(*tensors: torch.Tensor) -> list[torch.Tensor]:
@@ -69,6 +77,48 @@ def test_a_cut_row_predicts_the_same_targets_with_less_before_them(tiny: dict[st
     assert trainer.gradients(rows, pieces=4).item() == pytest.approx(
         torch.stack(slow).mean().item(), rel=1e-6
     )
+
+
+def test_frequencies_and_scale_follow_yarn_channel_by_channel() -> None:
+    frequencies = [1000 ** -(i / 15) for i in range(16)]
+    slow = list(frequencies)
+    scale = 1.0
+    for old, new in ((384, 896), (896, 2048)):
+        for i, frequency in enumerate(slow):
+            turns = frequency * old / (2 * math.pi)
+            if turns <= 1:
+                slow[i] = frequency * old / new
+            elif turns < 32:
+                share = (turns - 1) / 31
+                slow[i] = share * frequency + (1 - share) * frequency * old / new
+        scale *= 0.2 * math.log(new / old) + 1
+    stretches = ((384, 896), (896, 2048))
+    got = window_warmup.stretched(torch.tensor(frequencies, dtype=torch.float64), stretches)
+    torch.testing.assert_close(got, torch.tensor(slow, dtype=torch.float64))
+    assert window_warmup.growth(stretches) == pytest.approx(scale)
+    assert slow[0] == frequencies[0]  # turns many times: as it was
+
+
+def test_each_stage_sees_its_windows_and_the_end_the_whole_context(tiny: dict[str, Any]) -> None:
+    warmed = {
+        **WARMED,
+        "model.context_tokens": 512,
+        "dial.batch_tokens": 512,
+        "schedule.window_warmup": {"shares": [0.25, 0.5]},
+        "dial.steps": 4,
+    }
+    trainer = trainer_of(tiny, warmed)
+    rows = torch.randint(0, 512, (1, 513), generator=torch.Generator().manual_seed(1))
+    seen = []
+    for step in range(4):
+        trainer.step(step, rows)
+        seen.append([block.attention.window for block in trainer.gpt.blocks])
+    trainer.finish()
+    assert seen == [[128, 128], [128, 128], [128, 256], [128, 256]]
+    assert [block.attention.window for block in trainer.gpt.blocks] == [128, 512]
+    assert trainer.gpt.rotary.stretches == ((128, 256), (256, 512))
+    scale = 0.83 * (1 + 0.2 * math.log(2)) ** 2
+    assert trainer.gpt.blocks[0].attention.qk_scale == pytest.approx(1.2 * math.sqrt(scale))
 
 
 def test_tables_step_every_second_step_on_the_sum_of_both_gradients(
@@ -188,14 +238,16 @@ def test_a_timed_run_ends_with_its_seconds_and_the_record_says_so(
 
 
 def test_all_shapes_are_compiled_before_the_first_step(tiny: dict[str, Any]) -> None:
-    trainer = trainer_of(tiny, {**STAGED, "dial.steps": 6})
+    long = {"model.context_tokens": 256, "dial.batch_tokens": 1024}
+    trainer = trainer_of(tiny, {**STAGED, **WARMED, **long, "dial.steps": 6})
     torch._dynamo.reset()
     trainer.gpt.compile_regions(backend="eager")
     with torch._dynamo.config.patch(recompile_limit=64, fail_on_recompile_limit_hit=True):
         trainer.warm_up()
         graphs = compiled_graphs()
         for step in range(6):
-            trainer.step(step, batch(step, rows=len(trainer.derived.rows(step))))
-        whole = batch(9, rows=trainer.derived.device_batch_rows)
+            trainer.step(step, batch(step, len(trainer.derived.rows(step)), 256))
+        trainer.finish()
+        whole = batch(9, trainer.derived.device_batch_rows, 256)
         trainer.gpt.token_losses(whole[:, :-1], whole[:, 1:].contiguous())
     assert compiled_graphs() == graphs > 0

@@ -13,6 +13,7 @@ from model.describe import describe, resolve
 from model.errors import ConfigErrors
 from model.horizon import position_of
 from model.schedules import lr_scale, multi_token_weights
+from model.shapes import windows_of
 from model.speed import SETTLING_STEPS, Speeds
 from model.stages import stage_at
 
@@ -116,6 +117,7 @@ def test_schedules_of_a_timed_horizon_follow_whichever_bound_is_nearer() -> None
         ({"schedule.batch_stages": {"factors": [1, 2]}}, "one a factor; got 3 for 2"),
         ({"schedule.batch_stages": {}, "system.device_batch_rows": 8}, "a divisor of the 4 rows"),
         ({"schedule.context_stages": {"pieces": [3, 1]}}, "divisors of context_tokens (64)"),
+        ({"schedule.window_warmup": {"shares": [0.5, 0.25]}}, "rising shares above 0"),
         ({"schedule.multi_token": {"weights": [1, 0]}}, "numbers above 0"),
         ({"schedule.multi_token": {"weights": "1, 2"}}, "a list, each a number"),
         ({"schedule.untie": {"fraction": 2}, "model.tied_head": False}, "0 to 1"),
@@ -127,6 +129,21 @@ def test_impossible_horizons_and_stages_are_refused(
     with pytest.raises(ConfigErrors) as caught:
         derive(load_config(None, {**SMALL, **overrides}))
     assert said in str(caught.value)
+
+
+def test_windows_grow_in_whole_tiles_with_short_ones_at_most_half_of_the_long() -> None:
+    config = resolve(SPEEDRUN, {"schedule.window_warmup": {}, "dial.steps": 9})[0]
+    derived = derive(config)
+    assert [stage.long_window_tokens for stage in derived.stages] == [384, 896, 1408]
+    windows = [windows_of(config, 4, stage.long_window_tokens) for stage in derived.stages]
+    assert windows == [(128, 128, 128, 384), (384, 384, 384, 896), (512, 512, 512, 1408)]
+    assert windows_of(config, 4, 2048) == windows_of(config, 4) == (512, 512, 512, 2048)
+    whole = derived.flops_per_token * derived.tokens
+    saved = 0
+    for stage in derived.stages:
+        now, full = windows_of(config, 12, stage.long_window_tokens), derived.sizes.windows
+        saved += 12 * 768 * (sum(full) - sum(now)) * stage.steps * stage.batch_rows * 2048
+    assert derived.flops == whole - saved
 
 
 def test_learning_rate_of_a_growing_batch_has_the_parts_peak_and_the_common_end() -> None:
