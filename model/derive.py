@@ -80,7 +80,7 @@ class Derived:
 
 def derive(config: Config, ranks: int = 1) -> Derived:
     """All derived values; raises ConfigErrors naming every impossible combination."""
-    found = checks.faults(config)
+    found = checks.faults(config) + (checks.faults_of_ranks(config) if ranks > 1 else [])
     if found:
         raise ConfigErrors(found)
     sizes = sizes_of(config)

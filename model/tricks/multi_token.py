@@ -19,20 +19,16 @@ computes this loss.
 import torch.nn.functional as F
 from torch import Tensor
 
+NO_TARGET = -100
+
 
 def weighted_losses(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     """Logits (B T, V) in fp32, targets (B, T) and weights (n) -> losses (B T)."""
-    rows, tokens = targets.shape
-    logits = logits.unflatten(0, (rows, tokens))
-    log_sum = logits.logsumexp(-1)  # (B, T), once for all n
-    total = weights[0] * (log_sum - _picked(logits, targets))
+    log_probabilities = logits.log_softmax(-1)  # once for all n
+    total = weights[0] * F.nll_loss(log_probabilities, targets.flatten(), reduction="none")
     for ahead in range(1, weights.size(0)):
-        seen = tokens - ahead
-        there = log_sum[:, :seen] - _picked(logits[:, :seen], targets[:, ahead:])
-        total = total + weights[ahead] * F.pad(there, (0, ahead))
-    return total.flatten()
-
-
-def _picked(logits: Tensor, targets: Tensor) -> Tensor:
-    """(B, T, V) and (B, T) -> the logit of each target (B, T)."""
-    return logits.gather(-1, targets[..., None]).squeeze(-1)
+        # nll_loss and not gather: its gradient is no tensor of zeros to be scattered into
+        later = F.pad(targets[:, ahead:], (0, ahead), value=NO_TARGET).flatten()
+        losses = F.nll_loss(log_probabilities, later, reduction="none", ignore_index=NO_TARGET)
+        total = total + weights[ahead] * losses
+    return total

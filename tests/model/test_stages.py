@@ -131,6 +131,24 @@ def test_impossible_horizons_and_stages_are_refused(
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "path", ["schedule.untie", "optimizer.table_interval_steps", "dial.train_time_s"]
+)
+def test_what_several_ranks_cannot_do_together_is_refused(path: str) -> None:
+    value = {} if path == "schedule.untie" else 2
+    config = load_config(None, {**SMALL, "model.tied_head": False, path: value})
+    derive(config)
+    with pytest.raises(ConfigErrors, match="expected one rank; got several"):
+        derive(config, ranks=2)
+
+
+def test_ranks_share_the_rows_of_every_stage() -> None:
+    config = load_config(None, {**SMALL, **ALL, "dial.steps": 9})
+    alone, shared = derive(config), derive(config, ranks=2)
+    assert shared.stages == alone.stages
+    assert all(s.batch_rows % (2 * shared.device_batch_rows) == 0 for s in shared.stages)
+
+
 def test_windows_grow_in_whole_tiles_with_short_ones_at_most_half_of_the_long() -> None:
     config = resolve(SPEEDRUN, {"schedule.window_warmup": {}, "dial.steps": 9})[0]
     derived = derive(config)
