@@ -6,7 +6,8 @@ settles until three steps in a row compiled nothing. From then on:
 
 - It can be asked for any number of steps. A schedule ends and may pass through stages of different
   cost, so it is held: every step is step `at_step` of the schedule (0 by default, where a warm-up
-  keeps the learning rate small), and a turn never mixes stages.
+  keeps the learning rate small), and a turn never mixes stages. Where tables step at intervals, the
+  steps of its interval come in turn.
 - Data never ends either: the first 64 batches of the plan come again and again.
 - A turn times steps and nothing else. It starts and ends with an idle device. In between, as in
   training, the host is at most one step ahead of the GPU. The loader gathers on between turns, so
@@ -80,6 +81,7 @@ class Resident:
         self.config, self.derived = process.config, process.derived
         self.run, self.stop = process.run, process.stop
         self.at_step, self.synthetic = at_step, synthetic
+        self._taken = 0
         self.trainer: Trainer
         self.device: torch.device
         self._loader: Loader | None = None
@@ -130,7 +132,7 @@ class Resident:
             for _ in range(steps):
                 self._leave_if_told()
                 self._last = batches.next()
-                loss, _ = self.trainer.step(self.at_step, self._last.tokens)
+                loss, _ = self.trainer.step(self._next_index(), self._last.tokens)
                 laps.append(clock.lap())
                 waits.append(self._last.waited_s)
                 if len(laps) > 1:
@@ -148,6 +150,12 @@ class Resident:
             "loss": loss.item(),
             "peak_memory_bytes": peak_memory_bytes(self.device),
         }
+
+    def _next_index(self) -> int:
+        """Step `at_step`; where tables step at intervals, the steps of its interval in turn."""
+        interval = self.config.optimizer.table_interval_steps
+        self._taken += 1
+        return self.at_step - self.at_step % interval + (self._taken - 1) % interval
 
     def record(self, turn: dict[str, Any]) -> None:
         """Writes a turn into the run's events and metrics."""

@@ -6,10 +6,8 @@ Each case is a process of its own, because variables, counters and loaded kernel
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -221,15 +219,6 @@ def test_a_missing_temporary_folder_is_an_error_with_its_remedy(
 )
 def test_a_hit_means_that_nothing_was_compiled(counts: Counts, result: str) -> None:
     assert counts.result == result
-
-
-@pytest.fixture
-def handlers_restored() -> Iterator[None]:
-    """A run takes over the process's signals; the tests after this one need them back."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def test_a_step_that_compiled_is_marked_and_is_no_measure_of_speed(

@@ -14,7 +14,10 @@ import torch.nn.functional as F
 from model.configfile import load_config
 from model.derive import derive
 from model.optim.tie import split_step
-from model.resident import compiled_graphs
+from model.process import Process
+from model.resident import Resident, compiled_graphs
+from model.rundir import RunDirectory
+from model.stop import Stop
 from model.trainer import Trainer
 from model.tricks import window_warmup
 from model.tricks.multi_token import weighted_losses
@@ -196,6 +199,29 @@ STAGED = {
     "optimizer.table_interval_steps": 2,
     **UNTIED,
 }
+
+
+def test_a_held_schedule_takes_the_batch_of_its_stage_and_steps_its_tables_in_turn(
+    tmp_path: Path, tiny: dict[str, Any], handlers_restored: None
+) -> None:
+    config = load_config(None, {**tiny, **STAGED, "dial.steps": 6})
+    directory = RunDirectory(tmp_path / "run")
+    process = Process(
+        config=config,
+        derived=derive(config),
+        run=directory,
+        stop=Stop(directory, None),
+    )
+    resident = Resident(process, at_step=5, synthetic=True)
+    ready = resident.make_ready(0.0)
+    assert ready["batch_tokens"] == 6 * 64
+    head, changed = resident.trainer.gpt.head.weight, []
+    for _ in range(4):
+        before = head.detach().clone()
+        resident.turn(1)
+        changed.append(not torch.equal(head, before))
+    assert sorted(changed[:2]) == sorted(changed[2:]) == [False, True]
+    directory.finish("completed")
 
 
 def run(out: Path, overrides: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
