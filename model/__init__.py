@@ -8,8 +8,10 @@ What a run is, without torch:
     catalogue   the tricks: on, off, requirements, sources, people
     shapes      every parameter by formula
     memory      the peak of a run, by parts
+    stages      stretches of steps of one shape: rows, row length, predicted tokens
+    horizon     how long a run trains, by steps, tokens, FLOPs or seconds
     derive      the dial: sizes, batch, rates, decay, horizon
-    schedules   learning rate, momentum, decay over the run
+    schedules   learning rate, momentum, decay, weights of the loss over the run
     identity    hashes of configuration and code
     describe    all of it, on the command line
     data        text -> tokenizer, token shards, packed rows
@@ -21,7 +23,7 @@ and the run itself:
     shared      one tensor for several readers
     gpt         the architecture, read from top to bottom
     init        keyed initialisation
-    optim       Muon and AdamW by label
+    optim       Muon and AdamW by label, tables that are tied at first
     kernels     which kernel runs where
     nvidia_smi  what the driver tells
     preflight   what can be known of a GPU before a run
@@ -29,8 +31,10 @@ and the run itself:
     machine     GPUs, CPU, calibration, environment.json
     checkpoint  what a checkpoint holds, whether it is whole, and whose it is
     rundir      the files a run leaves
+    sinks       events shown in TensorBoard or W&B too
     stop        being told to leave
     clock       times of steps
+    speed       tokens a second, stage by stage
     compile_cache   where compiled kernels are kept
     compilation     what was compiled, and when
     evaluate    validation loss and bits per byte

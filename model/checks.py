@@ -15,12 +15,22 @@ from model.errors import ConfigError, DataError
 from model.shapes import WINDOW_MULTIPLE, paired_layers, sizes_of
 
 POSITIVE = {
-    "dial": ("depth", "ratio", "steps", "batch_tokens", "params", "reference_params"),
+    "dial": (
+        "depth",
+        "ratio",
+        "steps",
+        "tokens",
+        "flops",
+        "train_time_s",
+        "batch_tokens",
+        "params",
+        "reference_params",
+    ),
     "model": ("context_tokens", "vocab_size", "head_width", "width"),
     "eval": ("tokens", "every_steps"),
     "checkpoint": ("every_steps", "every_minutes", "keep"),
     "system": ("device_batch_rows", "threads"),
-    "optimizer": ("clip",),
+    "optimizer": ("clip", "table_interval_steps"),
 }
 MOST_LAYERS = 1000  # beyond it a depth is a slip of the keyboard
 
@@ -30,7 +40,10 @@ def faults(config: Config) -> list[ConfigError]:
     found = list(_ranges(config))
     if found:  # the other checks compute with these numbers
         return found
-    checks = (_shape, _windows, _pairs, _gates, _logits, _bigrams, _adamw, _muon, _schedule, _data)
+    checks = (
+        *(_shape, _windows, _pairs, _gates, _logits, _bigrams, _adamw, _muon),
+        *(_schedule, _stages, _horizon, _data),
+    )
     return [fault for check in checks for fault in check(config)]
 
 
@@ -179,6 +192,91 @@ def _data(config: Config) -> Iterator[ConfigError]:
         require_askable(DataSettings.from_config(config))
     except DataError as error:
         yield ConfigError(**error.as_json())
+
+
+def _stages(config: Config) -> Iterator[ConfigError]:
+    for check in (_batch_stages, _context_stages, _window_warmup, _multi_token, _untie):
+        yield from check(config)
+
+
+def _batch_stages(config: Config) -> Iterator[ConfigError]:
+    if (stages := config.schedule.batch_stages) is None:
+        return
+    for name in ("factors", "lr_factors"):
+        values = getattr(stages, name)
+        if not values or min(values) <= 0:
+            path, remedy = f"schedule.batch_stages.{name}", "For example [0.5, 1, 1.5]."
+            yield _fault(path, "numbers above 0", values, remedy)
+    if len(stages.factors) != len(stages.lr_factors):
+        got = f"{len(stages.lr_factors)} for {len(stages.factors)} factors"
+        yield _fault("schedule.batch_stages.lr_factors", "one a factor", got, "Give as many.")
+
+
+def _context_stages(config: Config) -> Iterator[ConfigError]:
+    stages, context = config.schedule.context_stages, config.model.context_tokens
+    if stages is None:
+        return
+    if not stages.pieces or any(n < 1 or context % n for n in stages.pieces):
+        expected, remedy = f"divisors of context_tokens ({context})", "For example [2, 1, 1]."
+        yield _fault("schedule.context_stages.pieces", expected, stages.pieces, remedy)
+
+
+def _window_warmup(config: Config) -> Iterator[ConfigError]:
+    if (warmup := config.schedule.window_warmup) is None:
+        return
+    shares, path = warmup.shares, "schedule.window_warmup"
+    rising = list(shares) == sorted(set(shares))
+    if not shares or not rising or not 0 < shares[0] <= shares[-1] <= 1:
+        expected, remedy = "rising shares above 0, at most 1", "For example [0.25, 0.5, 1]."
+        yield _fault(f"{path}.shares", expected, shares, remedy)
+    if warmup.first_scale <= 0:
+        yield _fault(f"{path}.first_scale", "more than 0", warmup.first_scale, "Raise it.")
+
+
+def _multi_token(config: Config) -> Iterator[ConfigError]:
+    several, context = config.schedule.multi_token, config.model.context_tokens
+    if several is None:
+        return
+    if not 0 < len(several.weights) <= context or min(several.weights) <= 0:
+        expected, remedy = f"1 to {context} numbers above 0", "For example [1, 0.5, 0.25]."
+        yield _fault("schedule.multi_token.weights", expected, several.weights, remedy)
+
+
+def _untie(config: Config) -> Iterator[ConfigError]:
+    untie = config.schedule.untie
+    if untie is not None and not 0 <= untie.fraction <= 1:
+        remedy = "Give the share of all steps."
+        yield _fault("schedule.untie.fraction", "0 to 1", untie.fraction, remedy)
+
+
+def _horizon(config: Config) -> Iterator[ConfigError]:
+    dial, schedule = config.dial, config.schedule
+    if dial.tokens is not None and dial.flops is not None:
+        yield _fault("dial.tokens", "one horizon", "dial.flops too", "Set one of them to null.")
+    if dial.train_time_s is None:
+        return
+    if dial.steps is not None:
+        remedy = (
+            "Set one of them to null. A study's shorter horizons are set in steps and need a "
+            "base without dial.train_time_s; see model/horizon.py."
+        )
+        yield _fault("dial.train_time_s", "one horizon", "dial.steps too", remedy)
+    for name in ("batch_stages", "context_stages", "window_warmup", "multi_token", "untie"):
+        if getattr(schedule, name) is not None:
+            remedy = f"Set dial.tokens in its place, or schedule.{name}: null."
+            expected = f"a horizon that is counted, for the stages of schedule.{name}"
+            yield _fault("dial.train_time_s", expected, dial.train_time_s, remedy)
+
+
+def faults_of_ranks(config: Config) -> list[ConfigError]:
+    """What several ranks cannot do together."""
+    alone = {
+        "schedule.untie": config.schedule.untie is not None,  # one table's states go to another
+        "optimizer.table_interval_steps": config.optimizer.table_interval_steps > 1,
+        "dial.train_time_s": config.dial.train_time_s is not None,  # their clocks differ
+    }
+    remedy = "Start one rank, or leave the field out."
+    return [_fault(path, "one rank", "several", remedy) for path, asked in alone.items() if asked]
 
 
 def _fault(path: str, expected: str, got: Any, remedy: str) -> ConfigError:

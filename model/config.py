@@ -22,7 +22,17 @@ class Dial:
     ratio: float = 12.0
     """Planned training tokens per scaling parameter N."""
     steps: int | None = None
-    """Optimizer steps. Null: planned tokens over batch, rounded down."""
+    """Optimizer steps; wins over the other horizons. Null: as many as the budget that is set holds,
+    or else planned tokens over batch, rounded down."""
+    tokens: int | None = None
+    """Horizon in training tokens. Null: another horizon, or the plan."""
+    flops: float | None = None
+    """Horizon in training FLOPs (FLOPs a token of `derived` times tokens). Null: another horizon,
+    or the plan."""
+    train_time_s: float | None = None
+    """Horizon in seconds of training, as the metric of this name counts them; the plan stays the
+    upper bound (model/horizon.py says what that means for studies). Null: another horizon, or the
+    plan."""
     batch_tokens: int | None = None
     """Tokens a step over all ranks. Null: the power of two nearest to 2^19 r^0.383."""
     params: int | None = None
@@ -298,6 +308,9 @@ class Optimizer:
     """Muon for the label `matrices`. Null: AdamW with the settings of `matrices`."""
     clip: float | None = 1.0
     """Bound on the global gradient norm. Null: no clipping."""
+    table_interval_steps: int = 1
+    """Embedding and head take a step every n steps, on the gradients of all n (trick
+    `tables_every_second_step`)."""
     matrices: AdamW = AdamW()
     """Every 2-D weight in a block, while Muon is off."""
     embedding: AdamW = AdamW()
@@ -356,8 +369,58 @@ class Warmdown:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BatchStages:
+    """Trick `batch_size_schedule`: the batch grows in equal parts of the run (model/stages.py)."""
+
+    factors: tuple[float, ...] = (0.5, 1.0, 1.5)
+    """Batch of each part over the dial's. The default keeps the tokens of the run."""
+    lr_factors: tuple[float, ...] = (0.66, 1.0, 1.14)
+    """Peak learning rate of each part over the derived one, which is meant for the dial's batch.
+    The default is modded-nanogpt's 1 : (16/8)^0.6 : (24/8)^0.5, with 1 where the factor is 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextStages:
+    """Trick `sequence_length_schedule`: rows are cut into shorter ones at first
+    (model/stages.py)."""
+
+    pieces: tuple[int, ...] = (2, 1, 1)
+    """Pieces that a row is cut into in each equal part of the run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowWarmup:
+    """Trick `window_warmup_yarn`: attention windows grow over the run, and rotary positions with
+    them (model/tricks/window_warmup.py)."""
+
+    shares: tuple[float, ...] = (0.1875, 0.4375, 0.6875)
+    """Long window of each equal part of the run over context_tokens, in whole tiles. After the last
+    step it is the whole context."""
+    first_scale: float = 0.83
+    """Attention's scale in the first part over that of model.qk_norm (modded-nanogpt: 0.1 for
+    0.12)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiToken:
+    """Trick `multi_token_prediction`: the tokens after the next one count too, less and less
+    (model/tricks/multi_token.py)."""
+
+    weights: tuple[float, ...] = (1.0, 0.5, 0.25)
+    """Weight of the next token and of those after it, at the start of the run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Untie:
+    """Trick `tie_then_untie`: the embedding is the head's table at first (model/optim/tie.py)."""
+
+    fraction: float = 2 / 3
+    """Share of all steps after which the two go their own ways."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """The course of the learning rate, shared by all labels."""
+    """What changes over a run: the learning rate, shared by all labels, and stages of tricks."""
 
     warmup_steps: int | None = None
     """Linear warm-up. Null: 5 % of the steps, at most 2,000."""
@@ -365,6 +428,16 @@ class Schedule:
     """End of the cosine as a share of the peak, where no warm-down is set."""
     warmdown: Warmdown | None = None
     """Hold, then fall linearly. Null: a cosine from the end of the warm-up."""
+    batch_stages: BatchStages | None = None
+    """Growing batch. Null: the dial's batch in every step."""
+    context_stages: ContextStages | None = None
+    """Shorter rows at first. Null: rows of context_tokens in every step."""
+    window_warmup: WindowWarmup | None = None
+    """Growing attention windows. Null: those of model.windows in every step."""
+    multi_token: MultiToken | None = None
+    """Prediction of several tokens. Null: of the next one only."""
+    untie: Untie | None = None
+    """Embedding and head tied at first. Null: as model.tied_head says, for the whole run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -456,6 +529,27 @@ class System:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Wandb:
+    """Sink: a run of Weights & Biases."""
+
+    project: str = "gpt2-ablations"
+    """The project it belongs to."""
+    mode: Literal["online", "offline"] = "online"
+    """`offline` keeps the run in the run's directory, for `wandb sync`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Logging:
+    """Where a run's events are shown beside events.jsonl (model/sinks.py). No part of an
+    identity."""
+
+    tensorboard: bool = False
+    """TensorBoard's event files, in `tensorboard` of the run's directory."""
+    wandb: Wandb | None = None
+    """Weights & Biases. Null: none."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """One run."""
 
@@ -477,3 +571,5 @@ class Config:
     """Checkpoints."""
     system: System = field(default_factory=System)
     """Machine."""
+    logging: Logging = field(default_factory=Logging)
+    """Sinks."""

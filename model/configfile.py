@@ -152,7 +152,7 @@ def _value(hint: Any, value: Any, default: Any, path: str, errors: list[ConfigEr
             value = {**_differences(default, kind), **value}
         return build(kind, value, path, errors)
     if _fits(kind, value):
-        return float(value) if kind is float else value
+        return _as_kind(kind, value)
     errors.append(_wrong_type(path, _describe(kind), value, optional))
     return default
 
@@ -170,11 +170,21 @@ def _differences(default: Any, kind: type) -> Nested:
 def _fits(kind: Any, value: Any) -> bool:
     if typing.get_origin(kind) is typing.Literal:
         return value in typing.get_args(kind) and not isinstance(value, bool)
+    if typing.get_origin(kind) is tuple:
+        each = typing.get_args(kind)[0]
+        return isinstance(value, list | tuple) and all(_fits(each, item) for item in value)
     if kind is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, kind)
+
+
+def _as_kind(kind: Any, value: Any) -> Any:
+    """A fitting value as the field keeps it: whole numbers as floats, lists as tuples."""
+    if typing.get_origin(kind) is tuple:
+        return tuple(_as_kind(typing.get_args(kind)[0], item) for item in value)
+    return float(value) if kind is float else value
 
 
 def _without_none(hint: Any) -> tuple[Any, bool]:
@@ -192,6 +202,8 @@ def _is_section(kind: Any) -> bool:
 def _describe(kind: Any) -> str:
     if typing.get_origin(kind) is typing.Literal:
         return "one of " + ", ".join(str(choice) for choice in typing.get_args(kind))
+    if typing.get_origin(kind) is tuple:
+        return "a list, each " + _describe(typing.get_args(kind)[0])
     return {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}.get(
         kind, f"a mapping of {getattr(kind, '__name__', kind)} fields"
     )

@@ -4,16 +4,18 @@ Scaling rules are nanochat's at 92d63d4 (the batch rule is arXiv 2505.13738). N 
 parameters inside the blocks and the head (a tied head once). No torch.
 """
 
-from collections.abc import Collection
-from dataclasses import asdict, dataclass
-from math import floor, log2, sqrt
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, replace
+from math import floor, gcd, log2, sqrt
 from typing import Any
 
 from model import checks
 from model.config import AdamW, Config
 from model.errors import ConfigError, ConfigErrors
+from model.horizon import Kind, horizon_of
 from model.memory import memory_of
-from model.shapes import LABELS, Sizes, parameters, sizes_of
+from model.shapes import LABELS, Sizes, parameters, sizes_of, windows_of
+from model.stages import Stage, factored_rows, stage_at, stages_of
 
 REFERENCE_DEPTH = 12
 REFERENCE_BATCH_TOKENS = 2**19  # nanochat's tuned batch at depth 12
@@ -33,12 +35,18 @@ class Derived:
     planned_tokens: int
     """ratio times N: what batch and decay follow even where steps are set by hand."""
     batch_tokens: int
+    """The dial's batch; a stage may take another."""
+    horizon: Kind
+    """The field that says how long the run trains (model/horizon.py)."""
     steps: int
+    """Of the run; under the horizon train_time_s at most."""
     tokens: int
-    """steps times batch_tokens."""
+    """Of all steps."""
+    stages: tuple[Stage, ...]
+    """Stretches of steps of one shape (model/stages.py); one without schedules of them."""
     device_batch_rows: int
     gradient_accumulation: int
-    """Forward passes a step on one rank."""
+    """Forward passes a step of the dial's batch on one rank."""
     ranks: int
     warmup_steps: int
     learning_rates: dict[str, float]
@@ -49,12 +57,22 @@ class Derived:
     """Counts by label."""
     parameters_total: int
     flops_per_token: int
-    """6 N + sum over layers of 12 H K min(window, T), not halved for causality."""
+    """6 N + sum over layers of 12 H K min(window, T), not halved for causality; of whole rows."""
+    flops: int
+    """Of all steps, each with the rows of its stage."""
     memory_bytes: int
     """Estimate of the peak on one rank, at most (model/memory.py)."""
     memory_parts: dict[str, int]
     """What it is made of, in bytes; not all parts live at once."""
     validation_rows: int
+
+    def rows(self, step: int) -> range:
+        """Rows of the packing plan that a step of the run (from 0) takes, over all ranks."""
+        return stage_at(self.stages, step).rows(step)
+
+    def tokens_until(self, step: int) -> int:
+        """Tokens of the steps before `step`."""
+        return (self.rows(step - 1).stop if step else 0) * self.sizes.context
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for `describe` and for config.json."""
@@ -63,7 +81,7 @@ class Derived:
 
 def derive(config: Config, ranks: int = 1) -> Derived:
     """All derived values; raises ConfigErrors naming every impossible combination."""
-    found = checks.faults(config)
+    found = checks.faults(config) + (checks.faults_of_ranks(config) if ranks > 1 else [])
     if found:
         raise ConfigErrors(found)
     sizes = sizes_of(config)
@@ -78,8 +96,24 @@ def derive(config: Config, ranks: int = 1) -> Derived:
     r = params / reference
     planned = round(config.dial.ratio * params)
     batch = config.dial.batch_tokens or batch_rule(r)
-    steps = config.dial.steps or max(1, planned // batch)
     rows, accumulation = _rows(config, batch, ranks)
+    batch_rows = batch // sizes.context
+
+    def flops(stages: tuple[Stage, ...]) -> int:
+        return sum(
+            _tokens([stage], sizes) * stage_flops_per_token(config, own, sizes, stage)
+            for stage in stages
+        )
+
+    horizon = horizon_of(
+        config,
+        batch_rows=batch_rows,
+        planned_tokens=planned,
+        tokens=lambda stages: _tokens(stages, sizes),
+        flops=flops,
+    )
+    steps = horizon.steps
+    stages = stages_of(config, batch_rows, steps)
     memory = memory_of(config, sizes, counts, rows, ranks=ranks)
     return Derived(
         sizes=sizes,
@@ -87,8 +121,10 @@ def derive(config: Config, ranks: int = 1) -> Derived:
         scaling_ratio=r,
         planned_tokens=planned,
         batch_tokens=batch,
+        horizon=horizon.kind,
         steps=steps,
-        tokens=steps * batch,
+        tokens=_tokens(stages, sizes),
+        stages=stages,
         device_batch_rows=rows,
         gradient_accumulation=accumulation,
         ranks=ranks,
@@ -98,6 +134,7 @@ def derive(config: Config, ranks: int = 1) -> Derived:
         parameters={label: n for label, n in counts.items() if n},
         parameters_total=sum(counts.values()),
         flops_per_token=flops_per_token(own, sizes),
+        flops=flops(stages),
         memory_bytes=memory.peak,
         memory_parts=memory.as_json(),
         validation_rows=max(1, config.eval.tokens // sizes.context),
@@ -109,8 +146,10 @@ def pins(config: Config, derived: Derived) -> dict[str, Any]:
     reference = config.dial.reference_params or _scaling_parameters(
         config, sizes_of(config, REFERENCE_DEPTH)
     )
+    # a timed run has no steps to hand on (model/horizon.py)
+    timed = config.dial.train_time_s is not None
     return {
-        "dial.steps": derived.steps,
+        **({} if timed else {"dial.steps": derived.steps}),
         "dial.batch_tokens": derived.batch_tokens,
         "dial.params": config.dial.params or derived.scaling_parameters,
         "dial.reference_params": reference,
@@ -128,6 +167,19 @@ def flops_per_token(scaling_parameters: int, sizes: Sizes) -> int:
     """Forward and backward FLOPs of the matmuls for one token, from shapes alone."""
     attention = sum(min(window, sizes.context) for window in sizes.windows)
     return 6 * scaling_parameters + 12 * sizes.heads * sizes.head_width * attention
+
+
+def stage_flops_per_token(
+    config: Config, scaling_parameters: int, sizes: Sizes, stage: Stage
+) -> int:
+    """The same with the rows and windows of a stage."""
+    windows = windows_of(config, sizes.layers, stage.long_window_tokens)
+    staged = replace(sizes, context=sizes.context // stage.pieces, windows=windows)
+    return flops_per_token(scaling_parameters, staged)
+
+
+def _tokens(stages: Sequence[Stage], sizes: Sizes) -> int:
+    return sizes.context * sum(stage.steps * stage.batch_rows for stage in stages)
 
 
 def _scaling_parameters(config: Config, sizes: Sizes) -> int:
@@ -172,40 +224,47 @@ def _weight_decay(config: Config, batch: int, r: float, counts: dict[str, int]) 
 
 def label_settings(config: Config, counts: dict[str, int]) -> dict[str, AdamW]:
     """AdamW settings of every label that has parameters."""
-    return {label: getattr(config.optimizer, label) for label in LABELS if counts.get(label)}
+    settings = {label: getattr(config.optimizer, label) for label in LABELS if counts.get(label)}
+    if config.schedule.untie is not None:
+        settings["embedding"] = config.optimizer.head  # it goes on from the head's table
+    return settings
 
 
 def _rows(config: Config, batch: int, ranks: int) -> tuple[int, int]:
     """Rows a forward pass on one rank, and forward passes a step; raises ConfigErrors."""
     context = config.model.context_tokens
     if batch % (context * ranks):
-        raise ConfigErrors(
-            [
-                ConfigError(
-                    path="dial.batch_tokens",
-                    expected=f"a multiple of context_tokens x ranks = {context} x {ranks}",
-                    got=str(batch),
-                    remedy="Change dial.batch_tokens, model.context_tokens or the number of ranks.",
-                )
-            ]
+        raise _impossible(
+            "dial.batch_tokens",
+            f"a multiple of context_tokens x ranks = {context} x {ranks}",
+            batch,
+            "Change dial.batch_tokens, model.context_tokens or the number of ranks.",
         )
     rank_rows = batch // (context * ranks)
+    staged = factored_rows(rank_rows, config.schedule.batch_stages)
+    if any(each < 1 or each != round(each) for each in staged):
+        raise _impossible(
+            "schedule.batch_stages.factors",
+            f"factors that leave whole rows of the {rank_rows} a step on each rank",
+            ", ".join(f"{each:g}" for each in staged) + " rows",
+            "Change the factors, or raise dial.batch_tokens.",
+        )
+    shared = gcd(*(round(each) for each in staged))
     rows = config.system.device_batch_rows
     if rows is None:
-        fitting = [n for n in range(1, MAX_ROWS_PER_FORWARD + 1) if rank_rows % n == 0]
-        rows = max(fitting)
-    if rows < 1 or rank_rows % rows:
-        raise ConfigErrors(
-            [
-                ConfigError(
-                    path="system.device_batch_rows",
-                    expected=f"a divisor of the {rank_rows} rows a step on each rank",
-                    got=str(rows),
-                    remedy="Choose a divisor, or null to let it be chosen.",
-                )
-            ]
+        rows = max(n for n in range(1, MAX_ROWS_PER_FORWARD + 1) if shared % n == 0)
+    if rows < 1 or shared % rows:
+        raise _impossible(
+            "system.device_batch_rows",
+            f"a divisor of the {shared} rows a step on each rank",
+            rows,
+            "Choose a divisor, or null to let it be chosen.",
         )
     return rows, rank_rows // rows
+
+
+def _impossible(path: str, expected: str, got: object, remedy: str) -> ConfigErrors:
+    return ConfigErrors([ConfigError(path=path, expected=expected, got=str(got), remedy=remedy)])
 
 
 def largest_fitting_rows(

@@ -21,6 +21,7 @@ from model.shapes import Sizes, has_value_embedding, mlp_width, paired_layers
 from model.tricks.backout import Backout
 from model.tricks.bigram_hash_embedding import BigramHashEmbedding, Share, added
 from model.tricks.logit_rescale import rescaled
+from model.tricks.multi_token import weighted_losses
 from model.tricks.paired_heads import interleaved, of_pairs, separated
 from model.tricks.partial_key_offset import offset
 from model.tricks.residual_scalars import Mix, ResidualScalars, mixed
@@ -75,9 +76,12 @@ class GPT(nn.Module):
         self.vocab_size = model.vocab_size
         self.fused_loss = fused(kernels.loss, "loss")
 
-    def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """The mean loss in nats over targets (B, T)."""
+    def forward(self, tokens: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+        """The mean loss in nats over targets (B, T); with `weights` (n), of the n tokens that
+        follow each position, weighted."""
         x = self.stream(tokens).flatten(0, 1)
+        if weights is not None:
+            return self.torch_weighted_losses(x, targets, weights).mean()
         if self.fused_loss is not None:
             return self.fused_loss.mean_loss(x, *self._head(targets))
         return self.torch_losses(x, targets).mean()
@@ -158,6 +162,10 @@ class GPT(nn.Module):
         """(B T, D) and targets (B, T) -> the loss of each (B T)."""
         return F.cross_entropy(self.torch_logits(x), targets.flatten(), reduction="none")
 
+    def torch_weighted_losses(self, x: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        """(B T, D), targets (B, T) and weights (n) -> the weighted loss of each (B T)."""
+        return weighted_losses(self.torch_logits(x), targets, weights)
+
     def compile_regions(self, backend: str = "inductor") -> None:
         """Compiles the model in pieces; blocks of one kind share one graph.
 
@@ -173,6 +181,7 @@ class GPT(nn.Module):
         self.enter = compiled(self.enter)  # type: ignore[method-assign]
         self.leave = compiled(self.leave)  # type: ignore[method-assign]
         self.torch_losses = compiled(self.torch_losses)  # type: ignore[method-assign]
+        self.torch_weighted_losses = compiled(self.torch_weighted_losses)  # type: ignore[method-assign]
         if self.residual_scalars is not None:
             self.residual_scalars.summed = compiled(self.residual_scalars.summed)
         if self.bigram_hash_embedding is not None:

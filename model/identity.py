@@ -37,7 +37,8 @@ KNOWN_SOURCES = NAMED_SOURCES
 
 
 def config_id(config: Config) -> str:
-    """SHA-256 of the canonical JSON of what differs from the defaults, seed and places left out."""
+    """SHA-256 of the canonical JSON of what differs from the defaults; seed, places and sinks left
+    out."""
     return sha256_of_json(identifying(config))
 
 
@@ -91,6 +92,7 @@ def identifying(config: Config) -> dict[str, Any]:
     """What `config_id` is the hash of."""
     changed = differences(config, Config())
     changed.pop("seed", None)
+    changed.pop("logging", None)
     data = changed.get("data", {})
     data.pop("cache_dir", None)
     data.pop("mirror", None)

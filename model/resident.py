@@ -6,7 +6,8 @@ settles until three steps in a row compiled nothing. From then on:
 
 - It can be asked for any number of steps. A schedule ends and may pass through stages of different
   cost, so it is held: every step is step `at_step` of the schedule (0 by default, where a warm-up
-  keeps the learning rate small), and a turn never mixes stages.
+  keeps the learning rate small), and a turn never mixes stages. Where tables step at intervals, the
+  steps of its interval come in turn.
 - Data never ends either: the first 64 batches of the plan come again and again.
 - A turn times steps and nothing else. It starts and ends with an idle device. In between, as in
   training, the host is at most one step ahead of the GPU. The loader gathers on between turns, so
@@ -37,12 +38,13 @@ from model.data.loader import Batch, Loader
 from model.data.prepare import prepare
 from model.data.rows import RepeatedRows
 from model.data.settings import DataSettings
-from model.derive import Derived
+from model.derive import Derived, stage_flops_per_token
 from model.errors import ConfigError, ConfigErrors, MachineError
 from model.kernels import kernel_plan
 from model.machine import environment_json, peak_flops, peak_memory_bytes
 from model.process import Process
 from model.smclock import SmClock
+from model.stages import stage_at
 from model.trainer import Diverged, Interrupted, Trainer
 
 QUIET_STEPS = 3  # steps without a compilation before the trainer calls itself ready
@@ -79,6 +81,7 @@ class Resident:
         self.config, self.derived = process.config, process.derived
         self.run, self.stop = process.run, process.stop
         self.at_step, self.synthetic = at_step, synthetic
+        self._taken = 0
         self.trainer: Trainer
         self.device: torch.device
         self._loader: Loader | None = None
@@ -105,7 +108,8 @@ class Resident:
             compile_s = self._phase_since("compile", began)
         self.run.metrics["compile_s"] = compile_s
         if rows is None:
-            self._last = SameBatch(synthetic_tokens(self.config, self.derived, self.device)).next()
+            tokens = synthetic_tokens(self.config, self.derived, self.device, self.at_step)
+            self._last = SameBatch(tokens).next()
         else:
             self._loader = Loader(rows, batch_rows=self._batch_rows, device=self.device)
         step_s = self._settle()
@@ -128,7 +132,7 @@ class Resident:
             for _ in range(steps):
                 self._leave_if_told()
                 self._last = batches.next()
-                loss, _ = self.trainer.step(self.at_step, self._last.tokens)
+                loss, _ = self.trainer.step(self._next_index(), self._last.tokens)
                 laps.append(clock.lap())
                 waits.append(self._last.waited_s)
                 if len(laps) > 1:
@@ -147,12 +151,18 @@ class Resident:
             "peak_memory_bytes": peak_memory_bytes(self.device),
         }
 
+    def _next_index(self) -> int:
+        """Step `at_step`; where tables step at intervals, the steps of its interval in turn."""
+        interval = self.config.optimizer.table_interval_steps
+        self._taken += 1
+        return self.at_step - self.at_step % interval + (self._taken - 1) % interval
+
     def record(self, turn: dict[str, Any]) -> None:
         """Writes a turn into the run's events and metrics."""
         self.run.event("turn", **turn)
         metrics = self.run.metrics
         self.run.steps += turn["steps"]
-        self.run.tokens += turn["steps"] * self.derived.batch_tokens
+        self.run.tokens += turn["steps"] * self._batch_rows * self.derived.sizes.context
         train_time_s = (metrics["train_time_s"] or 0.0) + sum(turn["step_s"])
         metrics["train_time_s"] = train_time_s
         metrics["loader_wait_s"] = (metrics["loader_wait_s"] or 0.0) + sum(turn["loader_wait_s"])
@@ -167,7 +177,7 @@ class Resident:
 
     @property
     def _batch_rows(self) -> int:
-        return self.derived.batch_tokens // self.derived.sizes.context
+        return len(self.derived.rows(self.at_step))
 
     def _check(self) -> None:
         # others take turns with it on the same GPU: that is what it is for
@@ -225,8 +235,13 @@ class Resident:
             "peak_memory_bytes": peak_memory_bytes(self.device),
             "reserved_memory_bytes": reserved_memory_bytes(self.device),
             "device_memory_bytes": device_memory_bytes(self.device),
-            "batch_tokens": self.derived.batch_tokens,
-            "flops_per_token": self.derived.flops_per_token,
+            "batch_tokens": self._batch_rows * self.derived.sizes.context,
+            "flops_per_token": stage_flops_per_token(
+                self.config,
+                self.derived.scaling_parameters,
+                self.derived.sizes,
+                stage_at(self.derived.stages, self.at_step),
+            ),
             "peak_flops": peak_flops(gpus[0]["name"]) if gpus else None,
             "device": gpus[0]["name"] if gpus else environment["cpu"]["name"],
             "environment_id": environment["environment_id"],
@@ -258,10 +273,13 @@ class Resident:
         return seconds
 
 
-def synthetic_tokens(config: Config, derived: Derived, device: torch.device) -> Tensor:
-    """One batch (B, T + 1) of random tokens, from the seed alone and the same on every device."""
+def synthetic_tokens(
+    config: Config, derived: Derived, device: torch.device, at_step: int = 0
+) -> Tensor:
+    """A step's batch (B, T + 1) of random tokens, from the seed alone and the same on every
+    device."""
     generator = torch.Generator().manual_seed(config.seed)
-    shape = (derived.batch_tokens // derived.sizes.context, derived.sizes.context + 1)
+    shape = (len(derived.rows(at_step)), derived.sizes.context + 1)
     return torch.randint(config.model.vocab_size, shape, generator=generator).to(device)
 
 

@@ -15,7 +15,7 @@ import os
 import threading
 import time
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from model.checkpoint import folder_of, listed
 from model.errors import RunError
@@ -40,6 +40,16 @@ METRICS = (
     "core_soft",
     "peak_memory_bytes",
 )
+
+
+class Mirror(Protocol):
+    """Shows events elsewhere too (model/sinks.py); takes them without making the run wait."""
+
+    def event(self, event: dict[str, Any]) -> None:
+        """A line of events.jsonl."""
+
+    def close(self, result: dict[str, Any]) -> None:
+        """What result.json says; the last call."""
 
 
 class RunDirectory:
@@ -77,6 +87,7 @@ class RunDirectory:
         self.path = path
         self.metrics: dict[str, float | None] = dict.fromkeys(METRICS)
         self.steps = self.tokens = 0
+        self.mirrors: list[Mirror] = []
         self._lock = threading.Lock()
         # where a process was killed in the middle of a line, that line ends before ours begins
         self._before_next = "\n" if _ends_in_half_a_line(path / "events.jsonl") else ""
@@ -85,12 +96,14 @@ class RunDirectory:
 
     def event(self, kind: str, **fields: Any) -> None:
         """One line in events.jsonl."""
-        line = json.dumps({"event": kind, "t": round(time.time(), 3), **fields})
+        event = {"event": kind, "t": round(time.time(), 3), **fields}
         with self._lock:
             if not self._finished:
-                self._events.write(self._before_next + line + "\n")
+                self._events.write(self._before_next + json.dumps(event) + "\n")
                 self._before_next = ""
                 self._events.flush()
+        for mirror in self.mirrors:
+            mirror.event(event)
 
     def phase(self, name: str, seconds: float) -> None:
         """A phase of the run and what it took."""
@@ -134,10 +147,13 @@ class RunDirectory:
             if self._stands_aside:
                 return True
             metrics = {name: _finite(value) for name, value in self.metrics.items()}
-            result = {"status": status, "reason": reason, "remedy": remedy}
+            end = {"status": status, "reason": reason, "remedy": remedy}
             counts = {"steps": self.steps, "tokens": self.tokens}
-            self.write("result.json", {**result, **counts, "metrics": metrics})
-            return True
+            result = {**end, **counts, "metrics": metrics}
+            self.write("result.json", result)
+        for mirror in self.mirrors:
+            mirror.close(result)
+        return True
 
 
 def _status(path: Path) -> str | None:

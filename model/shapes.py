@@ -77,12 +77,16 @@ def sizes_of(config: Config, depth: int | None = None) -> Sizes:
     )
 
 
-def windows_of(config: Config, layers: int) -> tuple[int, ...]:
-    """Window of each layer in tokens."""
+def windows_of(config: Config, layers: int, long_tokens: int | None = None) -> tuple[int, ...]:
+    """Window of each layer in tokens. Where the long one is shortened to `long_tokens`, the short
+    one is at most half of it, in whole tiles."""
     full, windows = config.model.context_tokens, config.model.windows
     if windows is None:
         return (full,) * layers
     short = windows.short_tokens or round_up(-(-full // 4), WINDOW_MULTIPLE)
+    if long_tokens is not None and long_tokens < full:
+        half = max(WINDOW_MULTIPLE, long_tokens // 2 // WINDOW_MULTIPLE * WINDOW_MULTIPLE)
+        full, short = long_tokens, min(short, half, long_tokens)
     tiled = [windows.pattern[i % len(windows.pattern)] for i in range(layers)]
     tiled[-1] = "L"
     return tuple(full if letter == "L" else short for letter in tiled)

@@ -28,6 +28,7 @@ from model.data.settings import DataSettings
 from model.derive import Derived
 from model.evaluate import evaluate
 from model.gpt import GPT
+from model.horizon import position_of
 from model.init import initialise
 from model.kernels import choose, kernel_plan
 from model.machine import environment_json, peak_flops, peak_memory_bytes
@@ -37,18 +38,15 @@ from model.ranks import ALONE, Ranks, join
 from model.restore import newest_whole
 from model.rundir import RunDirectory
 from model.saver import Saver
+from model.schedules import multi_token_weights
+from model.sinks import open_sinks
+from model.speed import Speeds
+from model.stages import stage_at
 from model.stop import CHECKPOINT_GRACE_S, Stop
+from model.tricks.window_warmup import enter
 
-SETTLING_STEPS = 10  # allocator and clocks settle; tokens_per_s leaves these steps out
 # sums of Training that its metrics are made of
-COUNTERS = (
-    "train_time_s",
-    "loader_wait_s",
-    "eval_s",
-    "settled_s",
-    "settled_steps",
-    "recompiled_steps",
-)
+COUNTERS = ("train_time_s", "loader_wait_s", "eval_s", "recompiled_steps")
 
 
 class Diverged(Exception):
@@ -75,33 +73,54 @@ class Trainer:
             self.gpt = GPT(config, derived.sizes, self.kernels)
         initialise(self.gpt, config.seed)
         self.optimizers = Optimizers(self.gpt, config, derived, self.kernels, ranks)
+        self._enter(derived.stages[0].long_window_tokens)
         if config.system.compile:
             self.gpt.compile_regions()
 
-    def gradients(self, tokens: Tensor) -> Tensor:
+    def gradients(self, tokens: Tensor, pieces: int = 1, weights: Tensor | None = None) -> Tensor:
         """Accumulates this rank's part of the gradient of the mean loss over the rows (R, T+1) of
-        all ranks; returns the mean over its own."""
+        all ranks; returns the mean over its own.
+
+        Rows are cut into `pieces`; `weights` are those of several predicted tokens.
+        """
         rows = self.derived.device_batch_rows
         accumulation = tokens.size(0) // rows
         total = torch.zeros((), device=self.device)
         for number, micro in enumerate(tokens.split(rows), start=1):
-            loss = self.gpt(micro[:, :-1], micro[:, 1:].contiguous())
+            inputs, targets = micro[:, :-1], micro[:, 1:].contiguous()
+            if pieces > 1:
+                length = inputs.size(1) // pieces
+                inputs, targets = inputs.reshape(-1, length), targets.view(-1, length)
+            loss = self.gpt(inputs, targets, weights)
             if number == accumulation:
                 self.optimizers.last_pass()
             (loss / (accumulation * self.ranks.count)).backward()
             total += loss.detach() / accumulation
         return total
 
-    def step(self, index: int, tokens: Tensor) -> tuple[Tensor, float]:
+    def step(
+        self, index: int, tokens: Tensor, position: float | None = None
+    ) -> tuple[Tensor, float]:
         """One optimizer step (counted from 0): the mean loss over this rank's rows, and the
-        learning rate's share of its peak."""
-        loss = self.gradients(tokens)
+        learning rate's share of its peak.
+
+        `position` is its place in the schedules where that is not the step itself.
+        """
+        stage = stage_at(self.derived.stages, index)
+        weights = self._weights(index) if stage.predicted > 1 else None
+        self._enter(stage.long_window_tokens)
+        loss = self.gradients(tokens, stage.pieces, weights)
+        self.optimizers.gather(index)
         self.optimizers.reduce()
         if self.config.optimizer.clip is not None:
             self.optimizers.clip(self.config.optimizer.clip)
-        scale = self.optimizers.step(index)
+        scale = self.optimizers.step(index, position)
         self.optimizers.zero_grad()
         return loss, scale
+
+    def finish(self) -> None:
+        """After the last step: windows that were warmed up reach over the whole context."""
+        self._enter(self.derived.sizes.context)
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next step depends on but its number and its rows; no copies."""
@@ -123,12 +142,30 @@ class Trainer:
             torch.cuda.set_rng_state(state["generators"]["cuda"], self.device)
 
     def warm_up(self) -> None:
-        """Compiles forward, backward and the optimizer; parameters and states stay as they are."""
-        context = self.derived.sizes.context
-        rows = self.derived.device_batch_rows
-        self.gradients(torch.zeros(rows, context + 1, dtype=torch.int64, device=self.device))
+        """Compiles the forward and backward pass of every stage and of evaluations, and the
+        optimizer; parameters and states stay as they are."""
+        rows, context = self.derived.device_batch_rows, self.derived.sizes.context
+        tokens = torch.zeros(rows, context + 1, dtype=torch.int64, device=self.device)
+        staged = {(s.long_window_tokens, s.pieces, s.predicted) for s in self.derived.stages}
+        evaluated = {(window, 1, 1) for window, _, _ in staged}  # whole rows, the next token
+        for window, pieces, predicted in sorted(staged | evaluated | {(context, 1, 1)}):
+            weights = torch.ones(predicted, device=self.device) if predicted > 1 else None
+            self._enter(window)
+            self.gradients(tokens, pieces, weights)
+        self._enter(self.derived.stages[0].long_window_tokens)
         self.optimizers.zero_grad()
         self.optimizers.warm_up()
+
+    def _enter(self, long_window_tokens: int) -> None:
+        if self.config.schedule.window_warmup is not None:
+            enter(self.gpt, self.config, long_window_tokens)
+
+    def _weights(self, index: int) -> Tensor:
+        settings = self.config.schedule.multi_token
+        weights = torch.tensor(multi_token_weights(index, self.derived.steps, settings))
+        if self.device.type != "cuda":
+            return weights
+        return weights.pin_memory().to(self.device, non_blocking=True)
 
 
 class Training:
@@ -148,11 +185,14 @@ class Training:
         self.first_step = 0  # of this process
         self._told_to_leave = False
         self.train_time_s = self.loader_wait_s = self.eval_s = 0.0
-        self.settled_s, self.settled_steps, self.recompiled_steps = 0.0, 0, 0
+        self.recompiled_steps = 0
+        self.speeds = Speeds(derived.stages)
         self._pending: deque[_Step] = deque()
 
     def run_all(self, started: float) -> None:
         """Everything; raises Diverged, Interrupted, or what went wrong."""
+        if self.ranks.rank == 0:
+            open_sinks(self.config, self.run)  # a missing package is said before anything else
         self._phase_since("startup", started)
         device = preflight.device_of(self.config, self.ranks)
         join(self.ranks, device)
@@ -160,7 +200,7 @@ class Training:
         self.compilation = Compilation.start(self.config, device)
         self._timed("preflight", lambda: self._check(device))
         prepared = self._timed("data", self._open_data)
-        rows = prepared.rows("train", self.derived.steps * self._batch_rows)
+        rows = prepared.rows("train", self.derived.stages[-1].last_row)
         self.validation = prepared.rows("validation", self.derived.validation_rows)
         self.trainer = self._timed("build", lambda: self._build(device))
         self.bytes_per_token = torch.from_numpy(prepared.bytes_per_token).to(device)
@@ -182,18 +222,14 @@ class Training:
         if self.config.eval.at_start and self.first_step == 0:
             self._evaluate(0)
         self.run.metrics["startup_s"] = time.time() - started
-        batches, folder = self._batch_rows, checkpoint.folder_of(self.run.path)
+        folder, settings = checkpoint.folder_of(self.run.path), self.config.checkpoint
         place = {"rank": self.ranks.rank, "ranks": self.ranks.count, "start_step": self.first_step}
         with (
-            Loader(rows, batch_rows=batches, device=device, **place) as loader,
-            Saver(folder, self.config.checkpoint, device, at_step=self.first_step) as saver,
+            Loader(rows, batch_rows=self.derived.rows, device=device, **place) as loader,
+            Saver(folder, settings, device, at_step=self.first_step) as saver,
         ):
             self._all_steps(loader, saver)
         self._summarise(environment)
-
-    @property
-    def _batch_rows(self) -> int:
-        return self.derived.batch_tokens // self.derived.sizes.context
 
     def _build(self, device: torch.device) -> Trainer:
         return Trainer(self.config, self.derived, device, self.ranks)
@@ -221,31 +257,45 @@ class Training:
         steps, every = self.derived.steps, self.config.eval.every_steps
         clock = Clock(self.trainer.device)
         began = time.time()
-        for index in range(self.first_step, steps):
+        index = self.first_step
+        while (position := self._position(index)) < steps:
             if self._told_to_leave or (self.ranks.alone and self.stop.reason is not None):
                 self._settle(0)
                 self._leave(index, saver, self.stop.reason or "another rank was told to leave")
             batch = loader.next()
-            loss, scale = self.trainer.step(index, batch.tokens)
+            loss, scale = self.trainer.step(index, batch.tokens, position)
             shared = self._shared(loss)
             compiled_s = self._recompilation(index + 1)
             step = _Step(index + 1, shared, clock.lap(), batch.waited_s, scale, compiled_s)
             self._pending.append(step)
             # one step stays pending on a GPU, so that reading its loss never makes the GPU wait
             self._settle(1 if self.trainer.device.type == "cuda" else 0)
-            last = index + 1 == steps
-            if last or (every is not None and (index + 1) % every == 0):
+            index += 1
+            if index == steps:
+                self.trainer.finish()
+            if every is not None and index % every == 0:
                 self._settle(0)
-                self._evaluate(index + 1)
+                self._evaluate(index)
                 clock.begin()
-            if saver.due(index + 1, last=last):
-                self._settle(0)
-                saver.save(self.trainer.state_dict(), self._manifest(index + 1))
+            if self._save(saver, index, last=False):
                 clock.begin()
-            self._tell(saver)
+        self._settle(0)
+        if every is None or index % every:
+            self._evaluate(index)
+        if index < steps:
+            self.run.event("horizon", reached="dial.train_time_s", step=index)
+        self._save(saver, index, last=True)
         saver.close()
         self._tell(saver)
         self.run.phase("train", time.time() - began)  # told to leave or not, the run is complete
+
+    def _save(self, saver: Saver, step: int, *, last: bool) -> bool:
+        """A checkpoint, where one is due behind `step`; says whether there was."""
+        if due := saver.due(step, last=last):
+            self._settle(0)
+            saver.save(self.trainer.state_dict(), self._manifest(step))
+        self._tell(saver)
+        return due
 
     def _leave(self, step: int, saver: Saver, reason: str) -> None:
         """Ends the run after `step` steps, with a checkpoint where one is wanted."""
@@ -259,11 +309,14 @@ class Training:
             remedy = f"The same command with --resume goes on behind step {saver.newest_step}."
         raise Interrupted(reason, remedy)
 
+    def _next_row(self, step: int) -> int:
+        return self.derived.tokens_until(step) // self.derived.sizes.context
+
     def _manifest(self, step: int) -> Manifest:
         return Manifest(
             step=step,
             tokens=self.run.tokens,
-            next_row=step * self._batch_rows,
+            next_row=self._next_row(step),
             metrics=dict(self.run.metrics),
             counters={name: getattr(self, name) for name in COUNTERS},
             environment_id=self.environment_id,
@@ -289,7 +342,7 @@ class Training:
             return
         kept = found.manifest
         same_code = kept.identity.code_id == self.identity.code_id
-        assert kept.next_row == kept.step * self._batch_rows, (kept.next_row, kept.step)
+        assert kept.next_row == self._next_row(kept.step), (kept.next_row, kept.step)
         try:
             self.trainer.load_state_dict(found.state)
         except (RuntimeError, ValueError, KeyError) as error:
@@ -299,6 +352,7 @@ class Training:
         for name, value in kept.counters.items():
             setattr(self, name, value)
         self.first_step = self.run.steps = kept.step
+        self.speeds = Speeds(self.derived.stages, kept.step)
         self.run.tokens = kept.tokens
         own = {name: value for name, value in self.run.metrics.items() if value is not None}
         self.run.metrics.update({**kept.metrics, **own})  # its own compile_s stands
@@ -323,6 +377,11 @@ class Training:
         self.ranks.add(shared).wait()
         return shared
 
+    def _position(self, index: int) -> float:
+        """Where the schedules stand before a step (from 0)."""
+        budget_s = self.config.dial.train_time_s
+        return position_of(index, self.derived.steps, self.train_time_s, budget_s)
+
     def _recompilation(self, step: int) -> float:
         """Seconds of compiling since the last question; an event says what it was."""
         news = self.compilation.news()
@@ -338,13 +397,12 @@ class Training:
             # a step's time has no compilation in it, and one that compiled is no measure of speed
             loss, told = step.shared.tolist()
             seconds = max(0.0, step.lap.seconds() - step.compiled_s)
-            tokens = step.number * self.derived.batch_tokens
+            tokens = self.derived.tokens_until(step.number)
             self.train_time_s += seconds
             self.loader_wait_s += step.waited_s
             self.recompiled_steps += bool(step.compiled_s)
-            if step.number > self.first_step + SETTLING_STEPS and not step.compiled_s:
-                self.settled_s += seconds
-                self.settled_steps += 1
+            if not step.compiled_s:
+                self.speeds.add(step.number - 1, seconds)
             self.run.steps, self.run.tokens = step.number, tokens
             metrics = self.run.metrics
             metrics["train_time_s"] = self.train_time_s
@@ -386,7 +444,7 @@ class Training:
         self.run.event(
             "evaluation",
             step=step,
-            tokens=step * self.derived.batch_tokens,
+            tokens=self.derived.tokens_until(step),
             train_time_s=round(self.train_time_s, 6),
             val_loss=result.val_loss,
             val_bpb=result.val_bpb,
@@ -397,10 +455,8 @@ class Training:
 
     def _summarise(self, environment: dict[str, Any]) -> None:
         metrics, derived = self.run.metrics, self.derived
-        metrics["tokens_per_s_job"] = derived.tokens / self.train_time_s
-        if self.settled_steps:
-            settled_tokens = self.settled_steps * derived.batch_tokens
-            metrics["tokens_per_s"] = settled_tokens / self.settled_s
+        metrics["tokens_per_s_job"] = self.run.tokens / self.train_time_s
+        metrics.update(self.speeds.metrics(derived.sizes.context))
         metrics["peak_memory_bytes"] = self.ranks.largest(peak_memory_bytes(self.trainer.device))
         if self.trainer.device.type == "cuda":
             peak = peak_flops(environment["gpus"][0]["name"])

@@ -1,7 +1,8 @@
 """Rows of each step as torch tensors, one step ahead of the trainer.
 
-Step k takes rows k·B to (k+1)·B of the plan and rank r its contiguous share of them, so what a step
-trains on depends on neither the rank count nor where a run was resumed. A thread gathers the next
+Step k takes rows k·B to (k+1)·B of the plan (or the rows that a function of k names, where batches
+differ) and rank r its contiguous share of them, so what a step trains on depends on neither the
+rank count nor where a run was resumed. A thread gathers the next
 batch while the device computes; on CUDA it is copied from pinned memory without waiting. An error
 in the thread is raised by the `next` that would have returned its batch.
 
@@ -11,6 +12,7 @@ B rows of a step over all ranks, T tokens of context.
 import queue
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -35,25 +37,20 @@ class Loader:
         self,
         rows: Rows,
         *,
-        batch_rows: int,
+        batch_rows: int | Callable[[int], range],
         start_step: int = 0,
         rank: int = 0,
         ranks: int = 1,
         device: torch.device | str = "cpu",
         ahead: int = 1,
     ) -> None:
-        """`batch_rows` is B, over all ranks; `ahead` batches wait ready. Raises DataError."""
-        if batch_rows < 1 or batch_rows % ranks:
-            raise DataError(
-                path="data",
-                expected=f"a batch that {ranks} ranks can share evenly",
-                got=f"{batch_rows} rows",
-                remedy="Change the batch or the number of ranks.",
-            )
+        """`batch_rows` is B, over all ranks, or the rows of each step, counted from 0; `ahead`
+        batches wait ready. Raises DataError."""
         assert 0 <= rank < ranks, (rank, ranks)
-        self._rows, self._batch_rows, self._step = rows, batch_rows, start_step
-        self._share = batch_rows // ranks
-        self._offset = rank * self._share
+        self._rows, self._step = rows, start_step
+        self._rank, self._ranks = rank, ranks
+        self._rows_of = _equal_batches(batch_rows) if isinstance(batch_rows, int) else batch_rows
+        self._share_of(start_step)
         self._device = torch.device(device)
         if self._device.type == "cuda" and self._device.index is None:
             self._device = torch.device("cuda", torch.cuda.current_device())
@@ -111,13 +108,31 @@ class Loader:
             step += 1
 
     def _gather(self, step: int) -> torch.Tensor:
-        if (step + 1) * self._batch_rows > self._rows.rows:
+        share = self._share_of(step)
+        needed = self._rows_of(step).stop
+        if needed > self._rows.rows:
             raise DataError(
                 path="data",
-                expected=f"{(step + 1) * self._batch_rows} planned rows for step {step}",
+                expected=f"{needed} planned rows for step {step}",
                 got=f"{self._rows.rows}",
                 remedy="Ask `rows` for as many rows as all steps take.",
             )
-        start = step * self._batch_rows + self._offset
-        tokens = torch.from_numpy(self._rows.tokens(start, start + self._share))
+        tokens = torch.from_numpy(self._rows.tokens(share.start, share.stop))
         return tokens.pin_memory() if self._device.type == "cuda" else tokens
+
+    def _share_of(self, step: int) -> range:
+        """This rank's rows of a step; raises DataError where ranks cannot share them evenly."""
+        rows = self._rows_of(step)
+        if len(rows) < 1 or len(rows) % self._ranks:
+            raise DataError(
+                path="data",
+                expected=f"a batch that {self._ranks} ranks can share evenly",
+                got=f"{len(rows)} rows",
+                remedy="Change the batch or the number of ranks.",
+            )
+        share = len(rows) // self._ranks
+        return rows[self._rank * share : (self._rank + 1) * share]
+
+
+def _equal_batches(batch_rows: int) -> Callable[[int], range]:
+    return lambda step: range(step * batch_rows, (step + 1) * batch_rows)

@@ -72,6 +72,8 @@ def why_not(place: str, config: Config, sizes: Sizes, device: torch.device) -> P
         return f"{kernel} computes in bf16", remedy
     if torch.cuda.get_device_capability(device) < (8, 0):
         return f"{kernel} needs compute capability 8.0 or later", remedy
+    if place == "loss" and config.schedule.multi_token is not None:
+        return f"{kernel} predicts one token and not several", remedy
     lacking = _lacking(place, config.model)
     if lacking is not None:
         return f"{kernel} {lacking}", remedy

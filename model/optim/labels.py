@@ -12,15 +12,20 @@ import torch
 from torch import nn
 
 from model.config import Config
-from model.derive import Derived
+from model.derive import Derived, label_settings
 from model.kernels import REFERENCE, Kernels
 from model.optim.muon import Muon
 from model.optim.portion import Portion
+from model.optim.tie import Tie, split_step
 from model.parameter import compute_type, label_of
 from model.ranks import ALONE, Ranks
 from model.schedules import lr_scale, muon_decay_scale, muon_momentum
 
 CLIP_EPS = 1e-6  # torch's, in clip_grad_norm_
+TABLES = ("embedding", "head")
+"""The labels of trick `tables_every_second_step`: they step every second step, on the sum of both
+gradients (AdamW does not see the factor of two), while Muon takes smaller batches. Source:
+modded-nanogpt 2025-09-30, @classiclarryd. Off: they step with all others."""
 
 
 class Optimizers:
@@ -35,11 +40,18 @@ class Optimizers:
         ranks: Ranks = ALONE,
     ) -> None:
         self.config, self.derived, self.ranks = config, derived, ranks
+        self.settings = label_settings(config, derived.parameters)
         self.parameters = list(model.parameters())
+        self.interval_steps = config.optimizer.table_interval_steps
+        self._gathering: tuple[str, ...] = ()  # labels whose gradients wait for the next step
         by_label = group_by_label(model)
         assert by_label.keys() == derived.learning_rates.keys(), (
             f"labels of the model {sorted(by_label)}, of the table {sorted(derived.learning_rates)}"
         )
+        self.tie: Tie | None = None
+        if (untie := config.schedule.untie) is not None:
+            at = split_step(untie.fraction, derived.steps, self.interval_steps)
+            self.tie = Tie(by_label["embedding"][0], by_label["head"][0], split_step=at)
         self.muon: Muon | None = None
         if config.optimizer.muon is not None:
             self.muon = Muon(
@@ -55,24 +67,33 @@ class Optimizers:
         groups = [self._group(label, tensors) for label, tensors in by_label.items()]
         self.adamw = torch.optim.AdamW(groups, fused=True)
 
-    def step(self, step: int) -> float:
-        """Updates all parameters for `step` (from 0); returns the learning rate's share of its
-        peak."""
+    def step(self, step: int, position: float | None = None) -> float:
+        """Updates the parameters for `step` (from 0), its place in the schedules being `position`
+        (null: the step); returns the learning rate's share of its peak."""
         steps, schedule = self.derived.steps, self.config.schedule
-        scale = lr_scale(step, steps, self.derived.warmup_steps, schedule)
+        position = step if position is None else position
+        scale = lr_scale(position, steps, self.derived.warmup_steps, schedule)
         for group in self.adamw.param_groups:
             group["lr"] = group["peak_lr"] * scale
         for portion in self.portions:
             portion.reduced()
-        self.adamw.step()
-        gathering = [portion.gather() for portion in self.portions]
+        self._gathering = TABLES if (step + 1) % self.interval_steps else ()
+        self._step_adamw()
+        fetching = [portion.gather() for portion in self.portions]
+        if self.tie is not None:
+            self.tie.follow(step, self.adamw)
         if self.muon is not None:
-            momentum = muon_momentum(step, steps, self.muon.settings, schedule)
-            decay_scale = muon_decay_scale(step, steps)
-            gathering += self.muon.step(lr_scale=scale, momentum=momentum, decay_scale=decay_scale)
-        for exchange in gathering:
+            momentum = muon_momentum(position, steps, self.muon.settings, schedule)
+            decay_scale = muon_decay_scale(position, steps)
+            fetching += self.muon.step(lr_scale=scale, momentum=momentum, decay_scale=decay_scale)
+        for exchange in fetching:
             exchange.wait()
         return scale
+
+    def gather(self, step: int) -> None:
+        """Before gradients are clipped and stepped on: those of tied tables become one."""
+        if self.tie is not None:
+            self.tie.gather(step)
 
     def last_pass(self) -> None:
         """The next backward pass is the step's last: tables are reduced while it goes on."""
@@ -113,8 +134,10 @@ class Optimizers:
             self.muon.step(lr_scale=0.0, momentum=0.5, decay_scale=0.0)
 
     def zero_grad(self) -> None:
-        """Forgets all gradients."""
-        self.adamw.zero_grad(set_to_none=True)
+        """Forgets all gradients but those that wait for the next step."""
+        for group in self._groups(waiting=False):
+            for tensor in group["params"]:
+                tensor.grad = None
         for portion in self.portions:
             portion.zero_grad()
         if self.muon is not None:
@@ -123,16 +146,37 @@ class Optimizers:
     def state_dict(self) -> dict[str, Any]:
         """What the next step needs of the steps before it; no copies."""
         muon = None if self.muon is None else self.muon.state_dict()
-        return {"adamw": self.adamw.state_dict(), "muon": muon}
+        waiting = [tensor.grad for tensor in self._waiting()]
+        return {"adamw": self.adamw.state_dict(), "muon": muon, "waiting": waiting}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes a `state_dict` of optimizers of the same model and settings."""
         self.adamw.load_state_dict(state["adamw"])
         if self.muon is not None:
             self.muon.load_state_dict(state["muon"])
+        self._gathering = TABLES if state["waiting"] else ()
+        for tensor, gradient in zip(self._waiting(), state["waiting"], strict=True):
+            tensor.grad = gradient.to(tensor)
+
+    def _step_adamw(self) -> None:
+        """AdamW passes over a tensor without a gradient, so those that wait are hidden from it."""
+        waiting = [(tensor, tensor.grad) for tensor in self._waiting()]
+        for tensor, _ in waiting:
+            tensor.grad = None
+        self.adamw.step()
+        for tensor, gradient in waiting:
+            tensor.grad = gradient
+
+    def _waiting(self) -> list[nn.Parameter]:
+        return [tensor for group in self._groups(waiting=True) for tensor in group["params"]]
+
+    def _groups(self, *, waiting: bool) -> list[dict[str, Any]]:
+        """Those groups whose gradients wait for the next step, or the others."""
+        groups = self.adamw.param_groups
+        return [group for group in groups if (group["label"] in self._gathering) == waiting]
 
     def _group(self, label: str, tensors: list[nn.Parameter]) -> dict[str, object]:
-        settings = getattr(self.config.optimizer, label)
+        settings = self.settings[label]
         params = tensors
         if not self.ranks.alone:
             portions = [Portion(tensor, self.ranks) for tensor in tensors]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from model.config import Rotary as Settings
 from model.tricks.half_rotary import half_frequencies
+from model.tricks.window_warmup import Stretch, stretched
 
 Turns = tuple[Tensor, Tensor]
 """Cosine and sine (T, K/2) of every position and channel pair; (T, H, K/2) where heads differ."""
@@ -28,13 +29,16 @@ class Rotary(nn.Module):
     def __init__(self, settings: Settings, head_width: int) -> None:
         super().__init__()
         self.settings, self.head_width = settings, head_width
+        self.stretches: tuple[Stretch, ...] = ()  # of window_warmup_yarn
 
     def forward(self, tokens: int, device: torch.device, dtype: torch.dtype) -> Turns:
         # blocks read them from memory: worked out inside their kernels, sines and cosines took
         # 16 % of a step (LOG.md)
         half = self.settings.half
         base = self.settings.base if half is None else half.base
-        return angles(tokens, self.head_width, base, device, dtype, half=half is not None)
+        return angles(
+            *(tokens, self.head_width, base, device, dtype, self.stretches), half=half is not None
+        )
 
 
 def turned(x: Tensor, turns: Turns) -> Tensor:
@@ -44,13 +48,14 @@ def turned(x: Tensor, turns: Turns) -> Tensor:
     return torch.cat((first * cos + second * sin, second * cos - first * sin), dim=-1)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=16)
 def angles(
     tokens: int,
     width: int,
     base: float,
     device: torch.device,
     dtype: torch.dtype,
+    stretches: tuple[Stretch, ...] = (),
     *,
     half: bool = False,
 ) -> Turns:
@@ -61,5 +66,5 @@ def angles(
     else:
         exponent = torch.arange(0, width, 2, dtype=torch.float32, device=device) / width
         frequency = base**-exponent
-    angle = torch.outer(position, frequency)
+    angle = torch.outer(position, stretched(frequency, stretches))
     return angle.cos().to(dtype), angle.sin().to(dtype)

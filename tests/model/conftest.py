@@ -1,5 +1,7 @@
 """A small real text and the smallest configuration that trains on it."""
 
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,3 +45,12 @@ def tiny(text_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
         "system.calibration_s": 0,
         "system.threads": 1,
     }
+
+
+@pytest.fixture
+def handlers_restored() -> Iterator[None]:
+    """A run takes over the process's signals; the tests after this one need them back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

@@ -6,10 +6,8 @@ Each case is a process of its own, because variables, counters and loaded kernel
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -223,15 +221,6 @@ def test_a_hit_means_that_nothing_was_compiled(counts: Counts, result: str) -> N
     assert counts.result == result
 
 
-@pytest.fixture
-def handlers_restored() -> Iterator[None]:
-    """A run takes over the process's signals; the tests after this one need them back."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 def test_a_step_that_compiled_is_marked_and_is_no_measure_of_speed(
     tmp_path: Path, tiny: dict[str, Any], handlers_restored: None
 ) -> None:
@@ -240,7 +229,7 @@ def test_a_step_that_compiled_is_marked_and_is_no_measure_of_speed(
     training = Training(config, derive(config), run, Stop(run, None))
     for number, seconds, compiled_s in ((11, 2.0, 0.0), (12, 32.5, 30.0), (13, 2.0, 0.0)):
         lap = Lap(100.0, 100.0 + seconds)
-        training._pending.append(_Step(number, torch.tensor(1.0), lap, 0.0, 1.0, compiled_s))
+        training._pending.append(_Step(number, torch.tensor([1.0, 0.0]), lap, 0.0, 1.0, compiled_s))
     training._settle(0)
     run.finish("completed")
     steps = [json.loads(line) for line in (run.path / "events.jsonl").read_text().splitlines()]
@@ -248,4 +237,4 @@ def test_a_step_that_compiled_is_marked_and_is_no_measure_of_speed(
     assert [step["step_s"] for step in steps] == [2.0, 2.5, 2.0]
     assert run.metrics["train_time_s"] == 6.5
     assert run.metrics["recompiled_steps"] == 1
-    assert (training.settled_steps, training.settled_s) == (2, 4.0)
+    assert training.speeds.metrics(64) == {"tokens_per_s": 2 * 256 / 4.0}

@@ -1,0 +1,78 @@
+"""Trick `window_warmup_yarn`: attention windows grow over the run, and positions with them.
+
+The run has equal parts with long windows w_0 < w_1 < ... (short ones at most half as long); after
+the last step the long window is the whole context. At each change from w to w', rotary frequencies
+f (K/2, radians a token) and attention's scale s follow YaRN:
+
+    turns = w f / (2 pi);   keep = clamp((turns - 1) / (32 - 1), 0, 1)
+    f  *=  w / w' + keep (1 - w / w');          s  *=  1 + 0.2 ln(w' / w)
+
+Frequencies that turn many times inside a window stay; those that turn less than once are slowed so
+that the longer window shows no angle that was not seen. Queries and keys carry sqrt(s) each.
+
+Why it should help: short windows are cheap while the model learns what is near, and the change
+costs no spike of the loss. Source: window warm-up, modded-nanogpt 2024-11-24
+(@fernbear.bsky.social); YaRN in it, 2025-09-10, #122 (@classiclarryd), with 0.2 in place of 0.1;
+YaRN itself is Peng and others, arXiv 2309.00071. Off: one set of windows for the whole run.
+Evaluations before the last step see the windows of their step. Interactions: it needs windows,
+rotary positions and QK norm; the learned part of nothing changes, so a stage is a function of the
+step alone.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from math import log, pi, prod, sqrt
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from model.config import Config
+from model.shapes import windows_of
+from model.stages import long_window
+
+if TYPE_CHECKING:
+    from model.gpt import GPT
+
+FEWEST_TURNS, MOST_TURNS = 1, 32  # alpha and beta of the paper
+SCALE_SLOPE = 0.2
+
+Stretch = tuple[int, int]
+"""The long window before and after a change."""
+
+
+def enter(gpt: "GPT", config: Config, long_tokens: int) -> None:
+    """Gives the model the windows, frequencies and scale that belong to a long window."""
+    warmup, norm = config.schedule.window_warmup, config.model.qk_norm
+    assert warmup is not None
+    assert norm is not None
+    assert gpt.rotary is not None
+    stretches = stretches_until(config, long_tokens)
+    scale = warmup.first_scale * growth(stretches)
+    windows = windows_of(config, len(gpt.blocks), long_tokens)
+    attentions: list[Any] = [block.attention for block in gpt.blocks]
+    for attention, window in zip(attentions, windows, strict=True):
+        attention.window, attention.qk_scale = window, norm.scale * sqrt(scale)
+    gpt.rotary.stretches = stretches
+
+
+def stretches_until(config: Config, long_tokens: int) -> tuple[Stretch, ...]:
+    """All changes up to a long window, the whole context being the last."""
+    warmup = config.schedule.window_warmup
+    assert warmup is not None
+    windows = [long_window(config, share) for share in (*warmup.shares, 1.0)]
+    return tuple(pairwise(dict.fromkeys(w for w in windows if w <= long_tokens)))
+
+
+def growth(stretches: Sequence[Stretch]) -> float:
+    """Attention's scale after these changes over that before them."""
+    return prod(1 + SCALE_SLOPE * log(new / old) for old, new in stretches)
+
+
+def stretched(frequencies: Tensor, stretches: Sequence[Stretch]) -> Tensor:
+    """Frequencies (K/2) after these changes."""
+    for old, new in stretches:
+        turns = old * frequencies / (2 * pi)
+        keep = torch.clamp((turns - FEWEST_TURNS) / (MOST_TURNS - FEWEST_TURNS), 0, 1)
+        frequencies = frequencies * (old / new + keep * (1 - old / new))
+    return frequencies
