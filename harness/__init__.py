@@ -22,6 +22,8 @@ The path of one result. A file imports only from files above it; a test holds th
     launches        the noise of a speed A/B
     pairs           two models on the same examples
     ab              two of them in turns, A B B A
+    relay           the same as whole processes, one after the other
+    turns           which of the two it has to be
     sweep           fair settings for an arm, from a grid on seeds of its own
     worktree        other code for an arm: a git ref or a patch
     draft           arms while they are worked out

@@ -272,6 +272,9 @@ def gate(
     once: Annotated[
         bool, typer.Option("--once", help="A slowdown counts although one session shows it.")
     ] = False,
+    turns: Annotated[
+        str, typer.Option(help="resident: both sides at once; relay: whole processes; or auto.")
+    ] = "auto",
     plan: Annotated[bool, typer.Option("--plan", help="Only time, cost and chances.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     markdown: Annotated[
@@ -299,6 +302,7 @@ def gate(
     from harness.config import parse_sets
     from harness.gate_sides import Asked, claim_of
     from harness.gating import run_gate
+    from harness.turns import word_of
 
     asked = Asked(
         baseline=stored.find(baselines, baseline) if baseline else None,
@@ -314,6 +318,7 @@ def gate(
         budget_s=None if budget_minutes is None else 60 * budget_minutes,
         price_usd_per_hour=price,
         once=once or bisect,
+        turns=word_of(turns),
         run_limit_s=60 * run_minutes,
     )
     code = run_gate(

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from harness import ab, baseline, gate_history, gate_judge, gate_plan, replicates
+from harness import ab, baseline, gate_history, gate_judge, gate_plan, relay, replicates
 from harness.baseline import Baseline
 from harness.errors import TrainerError
 from harness.gate_result import (
@@ -35,8 +35,10 @@ from harness.record import Record
 from harness.replicates import name_of
 from harness.run import Stop, boot_id
 from harness.store import Store
+from harness.turns import Turns
 
 NO_MODULE = "No module named"  # Python's words: the code was never tried
+CONDEMNING = {"failed": "crashed", "diverged": "diverged", "out_of_memory": "ran out of memory"}
 
 
 class _Ended(Exception):
@@ -58,6 +60,7 @@ def plan(prepared: Prepared, ledger: Ledger, stored: Sequence[GateResult]) -> Ga
         unit_s = _launch_seconds(prepared, stored)
         row = _launch_row(prepared, ledger)
         part = gate_plan.speed_plan(row, _speed_margin(asked), unit_s, left_s, asked.alpha)
+        part = gate_plan.with_turns(part, prepared.turns)
         parts.append(part)
         if left_s is not None:
             left_s = max(0.0, left_s - (part.seconds or 0.0) if part.looks else left_s)
@@ -100,20 +103,28 @@ def _launch_row(prepared: Prepared, ledger: Ledger) -> Any:
     if stored is None:
         return None
     first = stored.now.records[0]
-    return ledger.find(recipe_scale(first), SPEED, device(first.environment), "launch")
+    source = gate_history.SOURCES[_form(prepared)]
+    return ledger.find(recipe_scale(first), SPEED, device(first.environment), source)
+
+
+def _form(prepared: Prepared) -> ab.Form:
+    return prepared.turns.form if prepared.turns is not None else "resident"
 
 
 def _launch_seconds(prepared: Prepared, stored: Sequence[GateResult]) -> float | None:
     """From launches of this configuration, else from the baseline's starts and steps."""
-    known = gate_history.launch_seconds(stored, prepared.reference.config_id)
+    form = _form(prepared)
+    known = gate_history.launch_seconds(stored, prepared.reference.config_id, form)
     if known is not None or prepared.asked.baseline is None:
         return known
     first = prepared.asked.baseline.now.records[0]
     startup, training = first.metrics.get("startup_s"), first.metrics.get("train_time_s")
     if startup is None or not training or not first.steps:
         return None
-    turn_s = max(ab.TURN_S, training / first.steps)
-    return startup + 4 * ab.WINDOWS * turn_s
+    step_s = training / first.steps
+    if form == "relay":
+        return relay.launch_seconds(prepared.b.trainer.paces, startup, step_s)
+    return startup + 4 * ab.WINDOWS * max(ab.TURN_S, step_s)
 
 
 # --- the gate -------------------------------------------------------------------------------------
@@ -135,6 +146,7 @@ class Gate:
         self.ledger, self.stop, self.say = ledger, stop, say
         self.number, self.folder = gate_history.begin(store, prepared.key)
         self.started_at = time.time()
+        self._started: tuple[ab.Side, ab.Side] | None = None
         self.launches: list[ab.Launch] = []
         self.runs: list[Record] = []
         self.metrics: list[MetricVerdict] = []
@@ -144,18 +156,41 @@ class Gate:
         """Runs it to its end and stores the result. Raises HarnessError and PaceStopped."""
         reason, log = None, None
         try:
-            for part in self.planned.parts:
-                if part.evidence == "launches":
-                    self._speed(part)
-                else:
-                    self._quality(part)
+            try:
+                self._parts()
+            except ab.NoRoom as error:
+                self._one_after_the_other(error)
+                self._parts()
         except _Ended as ended:
             reason, log = ended.reason, ended.log
         result = self._result(reason, log)
         gate_history.save(self.store, result)
         return result
 
+    def _parts(self) -> None:
+        for part in self.planned.parts:
+            if part.evidence == "launches":
+                self._speed(part)
+            else:
+                self._quality(part)
+
     # speed
+
+    def _one_after_the_other(self, error: ab.NoRoom) -> None:
+        """Plans anew: nothing was measured yet, and the form was the harness's to choose.
+
+        Raises the error where a form was asked for.
+        """
+        how = self.prepared.turns
+        if how is None or not how.auto or how.form == "relay" or self.launches:
+            raise error
+        how = Turns(form="relay", why=f"{error.got} when both were started")
+        self.prepared = msgspec.structs.replace(self.prepared, turns=how)
+        self.planned = plan(self.prepared, self.ledger, gate_history.load(self.store))
+        part = next(part for part in self.planned.parts if part.evidence == "launches")
+        each = "" if part.unit_s is None else f" of {part.unit_s:.0f} s"
+        self.notes.append(f"planned anew, up to {part.n_b} launches{each}; {how.note}")
+        self.say(self.notes[-1])
 
     def _speed(self, part: PartPlan) -> None:
         """Launches until a look decides or the plan ends."""
@@ -176,21 +211,29 @@ class Gate:
             self.metrics += gate_judge.of_launch_sides(self.launches, alpha, margins)
 
     def _launch(self, number: int) -> ab.Launch:
-        a, b = self.prepared.a, self.prepared.b
-        assert a is not None
-        sides = (
-            ab.Side(name="A", trainer=a.trainer, config=self._config(a)),
-            ab.Side(name="B", trainer=b.trainer, config=self._config(b)),
-        )
-        refactor = self.prepared.asked.claim == "refactor"
+        form = _form(self.prepared)
+        launch = relay.launch if form == "relay" else ab.launch
+        trajectory = self.prepared.asked.claim == "refactor" and number == 1
         try:
-            made = ab.launch(
-                number, sides, self.folder, self.stop, trajectory=refactor and number == 1
-            )
+            made = launch(number, self._sides(), self.folder, self.stop, trajectory=trajectory)
         except ab.Trouble as trouble:
+            if form == "resident" and trouble.failure.status == "out_of_memory":
+                raise _no_room(trouble.failure) from trouble
             raise _verdict_on(trouble.failure, of_b=trouble.of_b) from trouble
         self.say(f"launch {number}: {_percent(made)} in {made.seconds:.0f} s")
         return made
+
+    def _sides(self) -> tuple[ab.Side, ab.Side]:
+        """What is started for both, made once."""
+        if self._started is None:
+            a, b = self.prepared.a, self.prepared.b
+            assert a is not None
+            one = ab.Side(name="A", trainer=a.trainer, config=self._config(a))
+            other = ab.Side(name="B", trainer=b.trainer, config=self._config(b))
+            if not b.trainer.paces:
+                one, other = relay.shortened(one), relay.shortened(other)
+            self._started = one, other
+        return self._started
 
     def _config(self, side: Side) -> dict[str, Any]:
         """The configuration of a side, at the first seed there is."""
@@ -360,14 +403,24 @@ def _verdict_on(failure: PaceFailed, *, of_b: bool) -> Exception:
     """B's own fault is a verdict; what A shares, came from outside or was never tried is none."""
     log = failure.log or ""
     own = of_b and not failure.killed and NO_MODULE not in failure.reason + log
-    if own and failure.status in ("failed", "diverged"):
-        what = "diverged" if failure.status == "diverged" else "crashed"
+    if own and failure.status in CONDEMNING:
+        what = CONDEMNING[failure.status]
         return _Ended(f"the candidate {what} while its speed was measured: {failure.reason}", log)
     return TrainerError(
         path=f"side {failure.side}",
         expected="a trainer that steps when it is told",
         got=failure.reason,
         remedy=_last_line(log) or "Its log stands in the gate's folder of the store.",
+    )
+
+
+def _no_room(failure: PaceFailed) -> ab.NoRoom:
+    """Out of memory beside the other side: which of them holds too much is not told apart."""
+    return ab.NoRoom(
+        path=f"side {failure.side}",
+        expected="memory for both sides at once",
+        got=failure.reason,
+        remedy="--turns relay starts them one after the other; or gate a smaller recipe.",
     )
 
 

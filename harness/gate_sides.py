@@ -14,13 +14,14 @@ from typing import Any, get_args
 
 import msgspec
 
-from harness import atomic, baseline, gate_history, replicates, worktree
+from harness import atomic, baseline, gate_history, replicates, turns, worktree
 from harness.baseline import Baseline
 from harness.errors import UsageError
 from harness.gate_result import Claim, Subject
 from harness.replicates import Recipe
 from harness.store import Store
 from harness.trainer import NativeTrainer, by_name
+from harness.turns import Memory, Turns, Word
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +40,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     budget_s: float | None = None
     price_usd_per_hour: float | None = None
     once: bool = False
+    turns: Word = "auto"
     run_limit_s: float = 3600.0
 
 
@@ -51,12 +53,16 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
-    """Both sides, described and found comparable. `a` is None where speed is not compared."""
+    """Both sides, described and found comparable. `a` is None where speed is not compared.
+
+    `turns`: how launches are made, where there are any.
+    """
 
     asked: Asked
     a: Side | None
     b: Side
     key: str
+    turns: Turns | None = None
 
     @property
     def compares_quality(self) -> bool:
@@ -95,7 +101,8 @@ def prepare(asked: Asked, store: Store) -> Prepared:
     if a is not None:
         _refuse_unlike(a.recipe, b.recipe)
     rule = [asked.claim, asked.alpha, sorted(asked.margins.items())]
-    prepared = Prepared(asked=asked, a=a, b=b, key="")
+    how = _turns(a, b, asked, store) if a is not None else None
+    prepared = Prepared(asked=asked, a=a, b=b, key="", turns=how)
     key = gate_history.key_of(prepared.reference, b.subject, rule)
     return msgspec.structs.replace(prepared, key=key)
 
@@ -159,6 +166,22 @@ def _side(
         set=dict(sets),
     )
     return Side(trainer=at, recipe=recipe, subject=subject)
+
+
+def _turns(a: Side, b: Side, asked: Asked, store: Store) -> Turns:
+    """By what earlier launches of these configurations held, else by the trainer's estimates."""
+    estimates = [side.recipe.derived.get("memory_bytes") for side in (a, b)]
+    memory = Memory(a_bytes=estimates[0], b_bytes=estimates[1])
+    stored = gate_history.load(store)
+    held = [gate_history.held_bytes(stored, side.subject.config_id) for side in (a, b)]
+    if held[0] is not None and held[1] is not None:
+        memory = Memory(
+            a_bytes=held[0][0],
+            b_bytes=held[1][0],
+            device_bytes=held[0][1],
+            source="held in earlier launches",
+        )
+    return turns.choose(asked.turns, b.trainer, memory)
 
 
 def _refuse_unlike(a: Recipe, b: Recipe) -> None:

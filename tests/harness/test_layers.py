@@ -22,6 +22,7 @@ LAYERS = [
     ["dunnett", "fits", "statistics"],
     ["verdict", "power", "sequential", "mixture", "launches", "pairs"],
     ["ab"],
+    ["relay", "turns"],
     ["sweep", "worktree"],
     ["draft"],
     ["resolve"],
