@@ -26,6 +26,7 @@ The path of one result. A file imports only from files above it; a test holds th
     turns           which of the two it has to be
     sweep           fair settings for an arm, from a grid on seeds of its own
     worktree        other code for an arm: a git ref or a patch
+    dependencies    what other code wants installed, and an environment that has it
     draft           arms while they are worked out
     resolve         study file -> arms: described, pinned, identified
     attempt         one attempt at a planned run; recovery after a kill

@@ -275,6 +275,12 @@ def gate(
     turns: Annotated[
         str, typer.Option(help="resident: both sides at once; relay: whole processes; or auto.")
     ] = "auto",
+    environments: Annotated[
+        str,
+        typer.Option(
+            help="For a ref with other dependencies: own installs them, shared uses those here."
+        ),
+    ] = "",
     plan: Annotated[bool, typer.Option("--plan", help="Only time, cost and chances.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     markdown: Annotated[
@@ -300,9 +306,10 @@ def gate(
     from harness import baseline as stored
     from harness import compare as command
     from harness.config import parse_sets
+    from harness.dependencies import word_of as environments_word
     from harness.gate_sides import Asked, claim_of
     from harness.gating import run_gate
-    from harness.turns import word_of
+    from harness.turns import word_of as turns_word
 
     asked = Asked(
         baseline=stored.find(baselines, baseline) if baseline else None,
@@ -318,7 +325,8 @@ def gate(
         budget_s=None if budget_minutes is None else 60 * budget_minutes,
         price_usd_per_hour=price,
         once=once or bisect,
-        turns=word_of(turns),
+        turns=turns_word(turns),
+        environments=environments_word(environments),
         run_limit_s=60 * run_minutes,
     )
     code = run_gate(

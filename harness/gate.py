@@ -150,7 +150,7 @@ class Gate:
         self.launches: list[ab.Launch] = []
         self.runs: list[Record] = []
         self.metrics: list[MetricVerdict] = []
-        self.notes: list[str] = []
+        self.notes = list(prepared.notes)
 
     def execute(self) -> GateResult:
         """Runs it to its end and stores the result. Raises HarnessError and PaceStopped."""

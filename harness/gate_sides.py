@@ -8,13 +8,13 @@ After `baseline` and `replicates`, before `gate`.
 """
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
 
-from harness import atomic, baseline, gate_history, replicates, turns, worktree
+from harness import atomic, baseline, dependencies, gate_history, replicates, turns, worktree
 from harness.baseline import Baseline
 from harness.errors import UsageError
 from harness.gate_result import Claim, Subject
@@ -41,6 +41,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     price_usd_per_hour: float | None = None
     once: bool = False
     turns: Word = "auto"
+    environments: dependencies.Word | None = None
     run_limit_s: float = 3600.0
 
 
@@ -50,6 +51,7 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
     trainer: NativeTrainer
     recipe: Recipe
     subject: Subject
+    notes: list[str] = []  # on what it runs, where that is not what the code here runs on
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +65,11 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     b: Side
     key: str
     turns: Turns | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        """What has to be said of the sides beside every verdict."""
+        return [*(self.a.notes if self.a is not None else []), *self.b.notes]
 
     @property
     def compares_quality(self) -> bool:
@@ -80,8 +87,11 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
         return Subject(code_id=identity.code_id, config_id=identity.config_id, baseline=place)
 
 
-def prepare(asked: Asked, store: Store) -> Prepared:
-    """Checks out and describes both sides. Raises UsageError, BaselineError, StudyFileError."""
+def prepare(asked: Asked, store: Store, say: Callable[[str], None] = lambda _: None) -> Prepared:
+    """Checks out and describes both sides; `say` hears what takes long.
+
+    Raises UsageError, BaselineError, StudyFileError, TrainerError.
+    """
     _check_asked(asked)
     entry = asked.baseline.now if asked.baseline else None
     trainer = by_name(entry.trainer if entry else asked.trainer)
@@ -91,11 +101,12 @@ def prepare(asked: Asked, store: Store) -> Prepared:
             file = Path(folder) / "baseline.json"
             atomic.write_json(file, entry.config)
         assert file is not None
-        b = _side(trainer, asked.head, file, {**asked.set, **asked.versus}, store, asked)
+        sets = {**asked.set, **asked.versus}
+        b = _side(trainer, asked.head, file, sets, store, asked, say)
         a = None
         if asked.base is not None or asked.versus:
             ref = asked.base if asked.base is not None else asked.head
-            a = _side(trainer, ref, file, asked.set, store, asked)
+            a = _side(trainer, ref, file, asked.set, store, asked, say)
     if asked.baseline is not None:
         baseline.refuse_foreign(asked.baseline, b.recipe.identity, bool(asked.versus))
     if a is not None:
@@ -151,10 +162,13 @@ def _side(
     sets: Mapping[str, Any],
     store: Store,
     asked: Asked,
+    say: Callable[[str], None],
 ) -> Side:
     at, commit = trainer, worktree.commit_of(trainer.checkout)
+    notes: list[str] = []
     if ref not in (None, "."):
-        at = trainer.at(worktree.of_ref(str(ref), trainer.checkout, store.root))
+        checkout = worktree.of_ref(str(ref), trainer.checkout, store.root)
+        at, notes = _installed(trainer, str(ref), checkout, store, asked, say)
         commit = worktree.commit_of(at.checkout)
     recipe = replicates.recipe(at, ref or "the present code", str(file.resolve()), sets)
     subject = Subject(
@@ -165,7 +179,30 @@ def _side(
         baseline=asked.baseline.place if asked.baseline else None,
         set=dict(sets),
     )
-    return Side(trainer=at, recipe=recipe, subject=subject)
+    return Side(trainer=at, recipe=recipe, subject=subject, notes=notes)
+
+
+def _installed(
+    trainer: NativeTrainer,
+    ref: str,
+    checkout: Path,
+    store: Store,
+    asked: Asked,
+    say: Callable[[str], None],
+) -> tuple[NativeTrainer, list[str]]:
+    """The trainer in a checkout, on the packages that it asks for or by request on those here."""
+    found = dependencies.wanted(ref, trainer, checkout)
+    if not found.differing:
+        return trainer.at(checkout), []
+    if asked.environments is None:
+        raise dependencies.refused(found)
+    if asked.environments == "shared":
+        note = f"{ref} asks for other packages and runs on those here, as asked: "
+        return trainer.at(checkout), [note + "; ".join(found.differing)]
+    python = dependencies.own(found, store.root / "environments", say)
+    versions = dependencies.other_versions(found, python)
+    note = f"{ref} runs in an environment of its own, {python.parent.parent.name}: "
+    return trainer.at(checkout, python), [note + ("; ".join(versions) or "the same versions")]
 
 
 def _turns(a: Side, b: Side, asked: Asked, store: Store) -> Turns:

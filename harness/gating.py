@@ -6,7 +6,7 @@ the verdict would have been. Beside `commands`.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,7 +44,10 @@ def run_gate(
     stored = gate_history.load(store)
     ledger = with_own_rows(ledger, asked, stored)
     try:
-        prepared = prepare(asked, store)
+        say = _saying(progress)
+        prepared = prepare(asked, store, say)
+        for note in prepared.notes:
+            say(note)
         planned = gate.plan(prepared, ledger, stored)
         print_plan(console if plan_only and not json else progress, planned)
         if plan_only:
@@ -80,11 +83,12 @@ def _carried_out(
     if (why := without_chance(planned)) is not None:
         return _bare(prepared, planned, why)
 
-    def say(text: str) -> None:
-        progress.print(text, markup=False, highlight=False, soft_wrap=True)
-
     with asked_to(stop := Stop()):
-        return gate.Gate(prepared, planned, store, ledger, stop, say).execute()
+        return gate.Gate(prepared, planned, store, ledger, stop, _saying(progress)).execute()
+
+
+def _saying(progress: "Console") -> Callable[[str], None]:
+    return lambda text: progress.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _bare(prepared: Prepared, planned: GatePlan, why: str) -> GateResult:

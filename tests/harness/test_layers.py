@@ -23,7 +23,7 @@ LAYERS = [
     ["verdict", "power", "sequential", "mixture", "launches", "pairs"],
     ["ab"],
     ["relay", "turns"],
-    ["sweep", "worktree"],
+    ["sweep", "worktree", "dependencies"],
     ["draft"],
     ["resolve"],
     ["attempt", "replicates", "budget"],
