@@ -156,16 +156,19 @@ class Gate:
         """Runs it to its end and stores the result. Raises HarnessError and PaceStopped."""
         reason, log = None, None
         try:
-            try:
-                self._parts()
-            except ab.NoRoom as error:
-                self._one_after_the_other(error)
-                self._parts()
+            self._carry_out()
         except _Ended as ended:
             reason, log = ended.reason, ended.log
         result = self._result(reason, log)
         gate_history.save(self.store, result)
         return result
+
+    def _carry_out(self) -> None:
+        try:
+            self._parts()
+        except ab.NoRoom as error:
+            self._one_after_the_other(error)
+            self._parts()
 
     def _parts(self) -> None:
         for part in self.planned.parts:

@@ -23,7 +23,10 @@ SMALL_BYTES = 2 * 2**30  # both together: every device that trains has more; it 
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
-    """What the two sides will hold and their device has; None where that is not known."""
+    """What the two sides will hold; None where that is not known.
+
+    `device_bytes`: what there was where it was read, in case that this machine names no GPU.
+    """
 
     a_bytes: float | None
     b_bytes: float | None
@@ -83,8 +86,8 @@ def _by_memory(trainer: NativeTrainer, memory: Memory) -> Turns:
     if memory.a_bytes is None or memory.b_bytes is None:
         return Turns(form="resident", why="what they hold is not known and will be read")
     both, device = memory.a_bytes + memory.b_bytes, memory.device_bytes
-    if device is None and both > SMALL_BYTES:
-        device = _device_bytes(trainer)
+    if both > SMALL_BYTES:
+        device = _device_bytes(trainer) or device
     try:
         require_room(memory.a_bytes, memory.b_bytes, device)
     except NoRoom as error:

@@ -65,8 +65,11 @@ def turns_of(store: Path) -> list[Path]:
 
 
 def test_two_that_do_not_fit_together_take_turns_as_whole_processes(gate, tmp_path):
-    code, result, said = gate(*LARGE, "--versus", "plant.slowdown=0.03")
+    planted = ("--versus", "plant.slowdown=0.03", "--versus", "plant.loss=0.1")
+    code, result, said = gate(*LARGE, *planted, "--claims", "refactor")
     assert code == 10
+    assert [one["judged"]["outcome"] for one in result["metrics"][:2]] == ["regression"] * 2
+    assert "the losses part at step" in result["metrics"][0]["judged"]["reason"]
     assert "turns: A B B A of whole processes" in said
     assert "48.0 + 48.0 of 80.0 GiB by the trainer's estimate" in said
     assert {launch["form"] for launch in result["launches"]} == {"relay"}
@@ -98,10 +101,9 @@ def test_a_form_that_was_asked_for_is_kept_or_refused(gate):
     code, result, _ = gate(*UNFORESEEN, "--versus", "plant.loss=0.1", "--turns", "resident")
     assert code == 4
     assert "--turns relay" in result["reason"]
-    code, result, said = gate("--versus", "plant.slowdown=0.03", "--turns", "relay")
-    assert code == 10
-    assert "asked for" in said
-    code, _, said = gate("--versus", "plant.slowdown=0.03", "--turns", "sometimes")
+    code, _, said = gate("--versus", "plant.loss=0.1", "--turns", "relay", "--plan")
+    assert (code, "whole processes" in said, "asked for" in said) == (0, True, True)
+    code, _, said = gate("--versus", "plant.loss=0.1", "--turns", "sometimes")
     assert (code, "auto, resident or relay" in said) == (2, True)
 
 
@@ -124,23 +126,21 @@ def test_turns_of_a_trainer_that_only_runs_are_short_runs(gate, tmp_path):
     assert "the candidate crashed" in result["reason"]
 
 
-def test_equal_losses_are_seen_one_after_the_other_too(gate):
-    code, result, _ = gate(*LARGE, "--versus", "plant.loss=0.1", "--claims", "refactor")
-    assert code == 10
-    parts = [one["judged"]["reason"] for one in result["metrics"] if one["looks"] == 1]
-    assert any("the losses part at step" in (reason or "") for reason in parts)
-
-
 @pytest.mark.parametrize(
-    ("memory", "form"),
+    ("gpus", "b_gib", "read_gib", "form"),
     [
-        (Memory(a_bytes=30 * GIB, b_bytes=42 * GIB), "resident"),  # 90 % of the fake's 80 GiB
-        (Memory(a_bytes=30 * GIB, b_bytes=43 * GIB), "relay"),
-        (Memory(a_bytes=30 * GIB, b_bytes=43 * GIB, device_bytes=100 * GIB), "resident"),
-        (Memory(a_bytes=None, b_bytes=43 * GIB), "resident"),
+        ("0", 42, None, "resident"),  # 90 % of the simulated GPU's 80 GiB, with 30 of A
+        ("0", 43, None, "relay"),
+        ("0", 43, 100, "relay"),  # read on another machine
+        ("", 60, 100, "resident"),
+        ("", 61, 100, "relay"),
+        ("", 999, None, "resident"),  # to be read when both are ready
     ],
 )
-def test_auto_goes_by_ninety_percent_of_the_device(memory, form):
+def test_auto_goes_by_ninety_percent_of_the_device(monkeypatch, gpus, b_gib, read_gib, form):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+    there = read_gib and read_gib * GIB
+    memory = Memory(a_bytes=30 * GIB, b_bytes=b_gib * GIB, device_bytes=there)
     assert choose("auto", FakeTrainer(), memory).form == form
 
 
