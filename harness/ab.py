@@ -43,6 +43,7 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
     name: Name
     trainer: NativeTrainer
     config: dict[str, Any]
+    run_limit_s: float = START_LIMIT_S  # of a turn that is a whole run
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ by the day on which they were installed.
 Beside `worktree`, before `gate_sides`.
 """
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -113,7 +114,7 @@ def own(found: Wanted, folder: Path, say: Callable[[str], None] = lambda _: None
     lock = lock_file(place.with_suffix(".lock"), wait=True)  # another gate may be making it
     assert lock is not None
     with lock:
-        if not ready.exists():
+        if not (ready.exists() and python.exists()):
             say(f"installing the packages of {found.ref} in {place}")
             _install(found, lines, place, python)
             atomic.write_json(ready, made_for)
@@ -139,12 +140,18 @@ def other_versions(found: Wanted, python: Path) -> list[str]:
 
 
 def _install(found: Wanted, lines: Collection[str], place: Path, python: Path) -> None:
-    """A fresh environment: one that was left half made is made anew."""
-    _run(found, [sys.executable, "-m", "venv", "--clear", "--without-pip", str(place)])
+    """A fresh environment: one that was left half made is made anew.
+
+    The pip here installs into it; where there is none, as in an environment made by uv, its own.
+    """
+    here = importlib.util.find_spec("pip") is not None
+    without = ["--without-pip"] if here else []
+    _run(found, [sys.executable, "-m", "venv", "--clear", *without, str(place)])
     atomic.write_text(place / "requirements.txt", _text(lines))
     atomic.write_text(place / "constraints.txt", _text(found.pinned))
-    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-input"]
-    pip += ["--disable-pip-version-check", "--progress-bar", "off"]
+    pip = [sys.executable, "-m", "pip", "--python"] if here else []
+    pip += [str(python)] if here else [str(python), "-m", "pip"]
+    pip += ["install", "--no-input", "--disable-pip-version-check", "--progress-bar", "off"]
     pip += ["--requirement", str(place / "requirements.txt")]
     _run(found, [*pip, "--constraint", str(place / "constraints.txt")])
 

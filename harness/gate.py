@@ -231,12 +231,15 @@ class Gate:
         if self._started is None:
             a, b = self.prepared.a, self.prepared.b
             assert a is not None
-            one = ab.Side(name="A", trainer=a.trainer, config=self._config(a))
-            other = ab.Side(name="B", trainer=b.trainer, config=self._config(b))
+            one, other = self._side("A", a), self._side("B", b)
             if not b.trainer.paces:
                 one, other = relay.shortened(one), relay.shortened(other)
             self._started = one, other
         return self._started
+
+    def _side(self, name: ab.Name, side: Side) -> ab.Side:
+        limit_s, config = self.prepared.asked.run_limit_s, self._config(side)
+        return ab.Side(name=name, trainer=side.trainer, config=config, run_limit_s=limit_s)
 
     def _config(self, side: Side) -> dict[str, Any]:
         """The configuration of a side, at the first seed there is."""

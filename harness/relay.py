@@ -70,12 +70,13 @@ def launch(
 
 
 def _summed(number: int, a: list[Turn], b: list[Turn], seconds: float) -> Launch:
+    compared = min(len(a[0].losses), len(b[0].losses))
     made = ab.summed(
         number,
         "relay",
         [a[0].ready, b[0].ready],
         [[turn.answer for turn in (a[0], b[0], b[1], a[1])]],
-        (a[0].losses, b[0].losses),
+        (a[0].losses[:compared], b[0].losses[:compared]),
         a[0].seen,
         seconds,
     )
@@ -165,7 +166,7 @@ def _ran(side: Side, config: Path, run_dir: Path, stop: Stop) -> Turn:
         command=side.trainer.train_command(config, run_dir),
         run_dir=run_dir,
         checkout=side.trainer.checkout,
-        timeout_s=ab.START_LIMIT_S,
+        timeout_s=side.run_limit_s,
         stop=stop,
     )
     if stop:
