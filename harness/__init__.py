@@ -54,6 +54,7 @@ The path of one result. A file imports only from files above it; a test holds th
     gate_history    gates that were carried out
     baseline        stored replicates, append-only
     gate_sides      what a gate compares, described and found comparable
+    gate_launcher   makes its launches, in the form that the sides take
     gate            one gate from two names to a verdict a metric
     gate_summary    a gate in the terminal and on a pull request
     doctor          what this machine can run, with remedies

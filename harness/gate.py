@@ -15,9 +15,10 @@ from typing import Any
 
 import msgspec
 
-from harness import ab, baseline, gate_history, gate_judge, gate_plan, relay, replicates
+from harness import ab, baseline, gate_history, gate_judge, gate_launcher, gate_plan, replicates
 from harness.baseline import Baseline
 from harness.errors import TrainerError
+from harness.gate_launcher import Launcher
 from harness.gate_result import (
     SPEED,
     GateOutcome,
@@ -27,7 +28,7 @@ from harness.gate_result import (
     PartPlan,
     worst,
 )
-from harness.gate_sides import Asked, Prepared, Side
+from harness.gate_sides import Asked, Prepared
 from harness.ledger import Ledger, device, is_full_scale, recipe_scale
 from harness.margins import Margin, default_margin, given
 from harness.pace import PaceFailed, PaceStopped
@@ -35,7 +36,6 @@ from harness.record import Record
 from harness.replicates import name_of
 from harness.run import Stop, boot_id
 from harness.store import Store
-from harness.turns import Turns
 
 NO_MODULE = "No module named"  # Python's words: the code was never tried
 CONDEMNING = {"failed": "crashed", "diverged": "diverged", "out_of_memory": "ran out of memory"}
@@ -57,7 +57,7 @@ def plan(prepared: Prepared, ledger: Ledger, stored: Sequence[GateResult]) -> Ga
     asked, parts = prepared.asked, []
     left_s = asked.budget_s
     if prepared.a is not None:
-        unit_s = _launch_seconds(prepared, stored)
+        unit_s = gate_launcher.launch_seconds(prepared, stored)
         row = _launch_row(prepared, ledger)
         part = gate_plan.speed_plan(row, _speed_margin(asked), unit_s, left_s, asked.alpha)
         part = gate_plan.with_turns(part, prepared.turns)
@@ -103,28 +103,8 @@ def _launch_row(prepared: Prepared, ledger: Ledger) -> Any:
     if stored is None:
         return None
     first = stored.now.records[0]
-    source = gate_history.SOURCES[_form(prepared)]
+    source = gate_history.SOURCES[prepared.form]
     return ledger.find(recipe_scale(first), SPEED, device(first.environment), source)
-
-
-def _form(prepared: Prepared) -> ab.Form:
-    return prepared.turns.form if prepared.turns is not None else "resident"
-
-
-def _launch_seconds(prepared: Prepared, stored: Sequence[GateResult]) -> float | None:
-    """From launches of this configuration, else from the baseline's starts and steps."""
-    form = _form(prepared)
-    known = gate_history.launch_seconds(stored, prepared.reference.config_id, form)
-    if known is not None or prepared.asked.baseline is None:
-        return known
-    first = prepared.asked.baseline.now.records[0]
-    startup, training = first.metrics.get("startup_s"), first.metrics.get("train_time_s")
-    if startup is None or not training or not first.steps:
-        return None
-    step_s = training / first.steps
-    if form == "relay":
-        return relay.launch_seconds(prepared.b.trainer.paces, startup, step_s)
-    return startup + 4 * ab.WINDOWS * max(ab.TURN_S, step_s)
 
 
 # --- the gate -------------------------------------------------------------------------------------
@@ -146,7 +126,7 @@ class Gate:
         self.ledger, self.stop, self.say = ledger, stop, say
         self.number, self.folder = gate_history.begin(store, prepared.key)
         self.started_at = time.time()
-        self._started: tuple[ab.Side, ab.Side] | None = None
+        self.launcher: Launcher | None = None
         self.launches: list[ab.Launch] = []
         self.runs: list[Record] = []
         self.metrics: list[MetricVerdict] = []
@@ -184,15 +164,13 @@ class Gate:
 
         Raises the error where a form was asked for.
         """
-        how = self.prepared.turns
-        if how is None or not how.auto or how.form == "relay" or self.launches:
+        if self.launches:
             raise error
-        how = Turns(form="relay", why=f"{error.got} when both were started")
-        self.prepared = msgspec.structs.replace(self.prepared, turns=how)
+        self.prepared, self.launcher = gate_launcher.in_relay(self.prepared, error), None
         self.planned = plan(self.prepared, self.ledger, gate_history.load(self.store))
         part = next(part for part in self.planned.parts if part.evidence == "launches")
         each = "" if part.unit_s is None else f" of {part.unit_s:.0f} s"
-        self.notes.append(f"planned anew, up to {part.n_b} launches{each}; {how.note}")
+        self.notes.append(f"planned anew, up to {part.n_b} launches{each}; {part.notes[0]}")
         self.say(self.notes[-1])
 
     def _speed(self, part: PartPlan) -> None:
@@ -214,41 +192,17 @@ class Gate:
             self.metrics += gate_judge.of_launch_sides(self.launches, alpha, margins)
 
     def _launch(self, number: int) -> ab.Launch:
-        form = _form(self.prepared)
-        launch = relay.launch if form == "relay" else ab.launch
-        trajectory = self.prepared.asked.claim == "refactor" and number == 1
+        self.launcher = self.launcher or Launcher(self.prepared, self.folder, self.stop)
         try:
-            made = launch(number, self._sides(), self.folder, self.stop, trajectory=trajectory)
+            made = self.launcher.launch(number)
         except ab.Trouble as trouble:
-            if form == "resident" and trouble.failure.status == "out_of_memory":
-                raise _no_room(trouble.failure) from trouble
             raise _verdict_on(trouble.failure, of_b=trouble.of_b) from trouble
         self.say(f"launch {number}: {_percent(made)} in {made.seconds:.0f} s")
         return made
 
-    def _sides(self) -> tuple[ab.Side, ab.Side]:
-        """What is started for both, made once."""
-        if self._started is None:
-            a, b = self.prepared.a, self.prepared.b
-            assert a is not None
-            one, other = self._side("A", a), self._side("B", b)
-            if not b.trainer.paces:
-                one, other = relay.shortened(one), relay.shortened(other)
-            self._started = one, other
-        return self._started
-
-    def _side(self, name: ab.Name, side: Side) -> ab.Side:
-        limit_s, config = self.prepared.asked.run_limit_s, self._config(side)
-        return ab.Side(name=name, trainer=side.trainer, config=config, run_limit_s=limit_s)
-
-    def _config(self, side: Side) -> dict[str, Any]:
-        """The configuration of a side, at the first seed there is."""
-        stored = self.prepared.asked.baseline
-        return side.recipe.job(stored.now.seeds[0] if stored else 1).config
-
     def _judged_speed(self, part: PartPlan) -> MetricVerdict:
         row = _launch_row(self.prepared, self.ledger)
-        source = f"the {row.origin} ledger, {row.scale}, {row.gpu}, launch" if row else ""
+        source = f"the {row.origin} ledger, {row.scale}, {row.gpu}, {row.source}" if row else ""
         return gate_judge.of_launch_ratios(
             self.launches,
             part.looks,
@@ -417,16 +371,6 @@ def _verdict_on(failure: PaceFailed, *, of_b: bool) -> Exception:
         expected="a trainer that steps when it is told",
         got=failure.reason,
         remedy=_last_line(log) or "Its log stands in the gate's folder of the store.",
-    )
-
-
-def _no_room(failure: PaceFailed) -> ab.NoRoom:
-    """Out of memory beside the other side: which of them holds too much is not told apart."""
-    return ab.NoRoom(
-        path=f"side {failure.side}",
-        expected="memory for both sides at once",
-        got=failure.reason,
-        remedy="--turns relay starts them one after the other; or gate a smaller recipe.",
     )
 
 

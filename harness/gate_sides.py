@@ -15,6 +15,7 @@ from typing import Any, get_args
 import msgspec
 
 from harness import atomic, baseline, dependencies, gate_history, replicates, turns, worktree
+from harness.ab import Form
 from harness.baseline import Baseline
 from harness.errors import UsageError
 from harness.gate_result import Claim, Subject
@@ -65,6 +66,11 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     b: Side
     key: str
     turns: Turns | None = None
+
+    @property
+    def form(self) -> Form:
+        """How launches are made."""
+        return self.turns.form if self.turns is not None else "resident"
 
     @property
     def notes(self) -> list[str]:
