@@ -97,6 +97,15 @@ def test_memory_that_no_estimate_knew_is_read_and_the_plan_made_anew(gate):
     assert "held in earlier launches" in said, "the second gate knows it before it starts"
 
 
+def test_an_open_gate_stays_open_when_its_plan_is_made_anew(gate):
+    planted = ("--versus", "plant.slowdown=0.03")
+    code, result, _ = gate(*UNFORESEEN, *planted, "--open", "--budget-minutes", "2")
+    assert code == 10
+    (part,) = result["plan"]["parts"]
+    assert (part["rule"], part["turns"]) == ("open", "relay")
+    assert len(result["launches"]) == result["metrics"][0]["look"] > 1
+
+
 def test_a_form_that_was_asked_for_is_kept_or_refused(gate):
     code, result, _ = gate(*UNFORESEEN, "--versus", "plant.loss=0.1", "--turns", "resident")
     assert code == 4
