@@ -156,7 +156,8 @@ class Gate:
         self.planned = plan(self.prepared, self.ledger, gate_history.load(self.store))
         part = next(part for part in self.planned.parts if part.evidence == "launches")
         each = "" if part.unit_s is None else f" of {part.unit_s:.0f} s"
-        self.notes.append(f"planned anew, up to {part.n_b} launches{each}; {part.notes[0]}")
+        many = f"up to {part.n_b} launches" if part.rule == "looks" else "open, launches"
+        self.notes.append(f"planned anew, {many}{each}; {part.notes[0]}")
         self.say(self.notes[-1])
 
     # what the rounds buy
