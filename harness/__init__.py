@@ -22,8 +22,11 @@ The path of one result. A file imports only from files above it; a test holds th
     launches        the noise of a speed A/B
     pairs           two models on the same examples
     ab              two of them in turns, A B B A
+    relay           the same as whole processes, one after the other
+    turns           which of the two it has to be
     sweep           fair settings for an arm, from a grid on seeds of its own
     worktree        other code for an arm: a git ref or a patch
+    dependencies    what other code wants installed, and an environment that has it
     draft           arms while they are worked out
     resolve         study file -> arms: described, pinned, identified
     attempt         one attempt at a planned run; recovery after a kill
@@ -51,6 +54,7 @@ The path of one result. A file imports only from files above it; a test holds th
     gate_history    gates that were carried out
     baseline        stored replicates, append-only
     gate_sides      what a gate compares, described and found comparable
+    gate_launcher   makes its launches, in the form that the sides take
     gate_rounds     how much a gate buys, and what it says of it
     gate_whole      the verdict of the whole, in the light of earlier gates
     gate            one gate from two names to a verdict a metric

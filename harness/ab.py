@@ -5,8 +5,9 @@ compiled, and lets them step in turns of at least TURN_S; the one that is not na
 memory held. Each A B B A gives one log ratio of step times, in which a slow drift of the host
 cancels. `launches` makes a verdict's error of many of them.
 
-After `pace`, before `gate`. What a side does wrong is told apart: a fault that A has too, or that
-came from outside, is no verdict on B.
+After `pace`, before `gate`; `relay` is the other form, for two that cannot live at once. What a
+side does wrong is told apart: a fault that A has too, or that came from outside, is no verdict
+on B.
 """
 
 import math
@@ -33,6 +34,7 @@ LOADER_WAIT_SHARE = 0.001  # of step time: beyond it the loader is measured, not
 TRAJECTORY_STEPS = 20
 
 Name = Literal["A", "B"]
+Form = Literal["resident", "relay"]  # both live at once, or whole processes one after the other
 
 
 class Side(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,17 +43,21 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
     name: Name
     trainer: NativeTrainer
     config: dict[str, Any]
+    run_limit_s: float = START_LIMIT_S  # of a turn that is a whole run
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
     """One launch. Pairs are (A, B). `ratios`: ln(step time B) - ln(step time A), one a window."""
 
     number: int
+    form: Form = "resident"
     ratios: list[float]
     step_s: tuple[float, float]
     batch_tokens: tuple[float, float]
     loader_wait_share: tuple[float, float]
     peak_memory_bytes: tuple[float | None, float | None]
+    reserved_memory_bytes: tuple[float | None, float | None] = (None, None)  # when ready
+    device_memory_bytes: float | None = None
     compile_s: tuple[float | None, float | None]
     losses: tuple[list[float], list[float]] = ([], [])
     sm_clock_mhz: tuple[float | None, float | None] = (None, None)
@@ -60,6 +66,10 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     environment_id: str = ""
     on_gpu: bool = False
     seconds: float
+
+
+class NoRoom(TrainerError):
+    """Two trainers that do not fit into one device's memory together."""
 
 
 class Trouble(Exception):
@@ -80,13 +90,14 @@ def launch(
     windows: int = WINDOWS,
     on_window: Callable[[int], None] = lambda _: None,
 ) -> Launch:
-    """Starts both, measures, ends both. Raises Trouble, PaceStopped and TrainerError."""
+    """Starts both, measures, ends both. Raises Trouble, PaceStopped, NoRoom and TrainerError."""
     began = time.monotonic()
     paces: list[Pace] = []
     try:
         _start(number, sides, folder, paces)
         ready = _both_ready(paces, stop)
-        _require_room(ready)
+        a_bytes, b_bytes = (answer.get("reserved_memory_bytes") for answer in ready)
+        require_room(a_bytes, b_bytes, _least(ready))
         losses = _trajectories(paces, stop) if trajectory else ([], [])
         turns = _windows(paces, ready, windows, stop, on_window)
         seen = paces[0].environment()
@@ -97,7 +108,7 @@ def launch(
     finally:
         for pace in paces:
             pace.kill()
-    return _summed(number, ready, turns, losses, seen, time.monotonic() - began)
+    return summed(number, "resident", ready, turns, losses, seen, time.monotonic() - began)
 
 
 def _start(number: int, sides: tuple[Side, Side], folder: Path, paces: list[Pace]) -> None:
@@ -126,26 +137,33 @@ def _both_ready(paces: Sequence[Pace], stop: Stop) -> list[Answer]:
         raise
 
 
-def _require_room(ready: Sequence[Answer]) -> None:
-    """Raises TrainerError where both together leave the device too little memory."""
-    held = sum(float(answer.get("reserved_memory_bytes") or 0) for answer in ready)
-    there = min(float(answer.get("device_memory_bytes") or math.inf) for answer in ready)
+def require_room(a_bytes: float | None, b_bytes: float | None, device_bytes: float | None) -> None:
+    """Raises NoRoom where both together leave the device too little memory, as far as is known."""
+    held, there = (a_bytes or 0.0) + (b_bytes or 0.0), device_bytes or math.inf
     if held > MEMORY_SHARE * there:
-        raise TrainerError(
+        raise NoRoom(
             path="memory",
-            expected=f"both sides within {MEMORY_SHARE:.0%} of {there / 2**30:.1f} GiB",
-            got=f"{held / 2**30:.1f} GiB",
-            remedy="Gate a smaller recipe, or lower the rows that a pass holds, on both sides.",
+            expected=f"both sides within {MEMORY_SHARE:.0%} of the device's memory",
+            got=f"{(a_bytes or 0) / 2**30:.1f} + {(b_bytes or 0) / 2**30:.1f} "
+            f"of {there / 2**30:.1f} GiB",
+            remedy="--turns relay starts them one after the other; or gate a smaller recipe.",
         )
+
+
+def _least(ready: Sequence[Answer]) -> float | None:
+    known = [answer["device_memory_bytes"] for answer in ready if answer.get("device_memory_bytes")]
+    return min(known, default=None)
 
 
 def _trajectories(paces: Sequence[Pace], stop: Stop) -> tuple[list[float], list[float]]:
     """The losses of the first steps, one side after the other."""
-    a, b = (
-        [float(pace.ask("go 1", TURN_LIMIT_S, stop)["loss"]) for _ in range(TRAJECTORY_STEPS)]
-        for pace in paces
-    )
+    a, b = (first_losses(pace, stop) for pace in paces)
     return a, b
+
+
+def first_losses(pace: Pace, stop: Stop) -> list[float]:
+    """The losses of the first steps after `ready`, each asked for on its own."""
+    return [float(pace.ask("go 1", TURN_LIMIT_S, stop)["loss"]) for _ in range(TRAJECTORY_STEPS)]
 
 
 def _windows(
@@ -164,14 +182,16 @@ def _windows(
     return found
 
 
-def _summed(
+def summed(
     number: int,
+    form: Form,
     ready: Sequence[Answer],
     turns: Sequence[Sequence[Answer]],
     losses: tuple[list[float], list[float]],
     seen: Answer,
     seconds: float,
 ) -> Launch:
+    """A launch from what both sides (A, B) said when ready, and the four turns of each A B B A."""
     whole = [window for window in turns if not any(turn.get("recompiled") for turn in window)]
     if not whole:
         raise TrainerError(
@@ -185,11 +205,14 @@ def _summed(
     ]
     return Launch(
         number=number,
+        form=form,
         ratios=[_ratio(window) for window in whole],
         step_s=_pair(_step_s(side) for side in sides),
         batch_tokens=_pair(float(answer["batch_tokens"]) for answer in ready),
         loader_wait_share=_pair(_wait_share(side) for side in sides),
         peak_memory_bytes=_pair(_peak(side) for side in sides),
+        reserved_memory_bytes=_pair(answer.get("reserved_memory_bytes") for answer in ready),
+        device_memory_bytes=_least(ready),
         compile_s=_pair(answer.get("compile_s") for answer in ready),
         losses=losses,
         sm_clock_mhz=_pair(_clock(side) for side in sides),

@@ -273,6 +273,15 @@ def gate(
     open_ended: Annotated[
         bool, typer.Option("--open", help="One by one until it is clear or the budget ends.")
     ] = False,
+    turns: Annotated[
+        str, typer.Option(help="resident: both sides at once; relay: whole processes; or auto.")
+    ] = "auto",
+    environments: Annotated[
+        str,
+        typer.Option(
+            help="For a ref with other dependencies: own installs them, shared uses those here."
+        ),
+    ] = "",
     plan: Annotated[bool, typer.Option("--plan", help="Only time, cost and chances.")] = False,
     json: JsonOption = False,
     markdown: Annotated[
@@ -294,8 +303,10 @@ def gate(
 
     from harness import compare as command
     from harness.config import parse_sets
+    from harness.dependencies import word_of as environments_word
     from harness.gate_sides import Asked, claim_of
     from harness.gating import Options, run_gate
+    from harness.turns import word_of as turns_word
 
     asked = Asked(
         config=config,
@@ -311,6 +322,8 @@ def gate(
         price_usd_per_hour=price,
         once=once or bisect,
         rule="open" if open_ended else "looks",
+        turns=turns_word(turns),
+        environments=environments_word(environments),
         run_limit_s=60 * run_minutes,
     )
     options = Options(

@@ -1,26 +1,26 @@
 """Did this change make anything worse? One gate, from two names to a verdict a metric.
 
 A candidate's quality is compared with a stored baseline, run by run; its speed with that of another
-ref or configuration, both on this host at the same time. `gate_rounds` says how many of either it
-takes; here they are made. A candidate that crashes or diverges is a regression with its reason;
-what is no fault of the candidate ends in an error, never in a verdict.
+ref or configuration, both on this host in turns. `gate_rounds` says how many of either it takes;
+here they are made. A candidate that crashes or diverges is a regression with its reason; what is no
+fault of the candidate ends in an error, never in a verdict.
 
-After `gate_rounds` and `gate_whole`; prints nothing.
+After `gate_launcher`, `gate_rounds` and `gate_whole`; prints nothing.
 """
 
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import msgspec
 
-from harness import ab, baseline, gate_history, gate_plan, replicates
+from harness import ab, baseline, gate_history, gate_launcher, gate_plan, replicates
 from harness.baseline import Baseline
 from harness.errors import TrainerError
+from harness.gate_launcher import Launcher
 from harness.gate_result import GatePlan, GateResult, PartPlan
 from harness.gate_rounds import Rounds, launch_row, speed_margin
-from harness.gate_sides import Prepared, Side
+from harness.gate_sides import Prepared
 from harness.gate_whole import concluded
 from harness.ledger import Ledger, device, is_full_scale, recipe_scale
 from harness.pace import PaceFailed, PaceStopped
@@ -30,6 +30,7 @@ from harness.run import Stop, boot_id
 from harness.store import Store
 
 NO_MODULE = "No module named"  # Python's words: the code was never tried
+CONDEMNING = {"failed": "crashed", "diverged": "diverged", "out_of_memory": "ran out of memory"}
 
 
 class _Ended(Exception):
@@ -55,9 +56,10 @@ def plan(prepared: Prepared, ledger: Ledger, stored: Sequence[GateResult]) -> Ga
         until_s = _launches_until_s(prepared)
         budget_s = asked.budget_s if until_s is None else until_s
         terms = gate_plan.Terms(alpha=asked.alpha, rule=asked.rule, budget_s=budget_s)
-        unit_s = _launch_seconds(prepared, stored)
-        row, margin = launch_row(asked, ledger), speed_margin(asked)
+        unit_s = gate_launcher.launch_seconds(prepared, stored)
+        row, margin = launch_row(asked, ledger, prepared.form), speed_margin(asked)
         part = gate_plan.speed_plan(row, margin, unit_s, terms)
+        part = gate_plan.with_turns(part, prepared.turns)
         parts.append(msgspec.structs.replace(part, until_s=until_s))
         if left_s is not None:
             left_s = max(0.0, left_s - (part.seconds or 0.0))
@@ -95,19 +97,6 @@ def _quality_part(
     )
 
 
-def _launch_seconds(prepared: Prepared, stored: Sequence[GateResult]) -> float | None:
-    """From launches of this configuration, else from the baseline's starts and steps."""
-    known = gate_history.launch_seconds(stored, prepared.reference.config_id)
-    if known is not None or prepared.asked.baseline is None:
-        return known
-    first = prepared.asked.baseline.now.records[0]
-    startup, training = first.metrics.get("startup_s"), first.metrics.get("train_time_s")
-    if startup is None or not training or not first.steps:
-        return None
-    turn_s = max(ab.TURN_S, training / first.steps)
-    return startup + 4 * ab.WINDOWS * turn_s
-
-
 # --- the gate -------------------------------------------------------------------------------------
 
 
@@ -127,15 +116,16 @@ class Gate:
         self.ledger, self.stop, self.say = ledger, stop, say
         self.number, self.folder = gate_history.begin(store, prepared.key)
         self.started_at = time.time()
+        self.launcher: Launcher | None = None
         self.launches: list[ab.Launch] = []
         self.runs: list[Record] = []
-        self.notes: list[str] = []
+        self.notes = list(prepared.notes)
 
     def execute(self) -> GateResult:
         """Runs it to its end and stores the result. Raises HarnessError and PaceStopped."""
         rounds, ended = Rounds(self.prepared.asked, self.ledger, self), None
         try:
-            rounds.take(self.planned)
+            self._take(rounds)
         except _Ended as error:
             ended = error
         result = concluded(
@@ -148,29 +138,40 @@ class Gate:
         gate_history.save(self.store, result)
         return result
 
+    def _take(self, rounds: Rounds) -> None:
+        try:
+            rounds.take(self.planned)
+        except ab.NoRoom as error:
+            self._one_after_the_other(error)
+            rounds.take(self.planned)
+
+    def _one_after_the_other(self, error: ab.NoRoom) -> None:
+        """Plans anew: nothing was measured yet, and the form was the harness's to choose.
+
+        Raises the error where a form was asked for.
+        """
+        if self.launches:
+            raise error
+        self.prepared, self.launcher = gate_launcher.in_relay(self.prepared, error), None
+        self.planned = plan(self.prepared, self.ledger, gate_history.load(self.store))
+        part = next(part for part in self.planned.parts if part.evidence == "launches")
+        each = "" if part.unit_s is None else f" of {part.unit_s:.0f} s"
+        many = f"up to {part.n_b} launches" if part.rule == "looks" else "open, launches"
+        self.notes.append(f"planned anew, {many}{each}; {part.notes[0]}")
+        self.say(self.notes[-1])
+
     # what the rounds buy
 
     def launch(self) -> None:
         """Starts both sides afresh and lets them take turns."""
-        a, b = self.prepared.a, self.prepared.b
-        assert a is not None, "a speed has two sides"
-        sides = (
-            ab.Side(name="A", trainer=a.trainer, config=self._config(a)),
-            ab.Side(name="B", trainer=b.trainer, config=self._config(b)),
-        )
+        self.launcher = self.launcher or Launcher(self.prepared, self.folder, self.stop)
         number = len(self.launches) + 1
-        steps_alike = self.prepared.asked.claim == "refactor" and number == 1
         try:
-            made = ab.launch(number, sides, self.folder, self.stop, trajectory=steps_alike)
+            made = self.launcher.launch(number)
         except ab.Trouble as trouble:
             raise _verdict_on(trouble.failure, of_b=trouble.of_b) from trouble
         self.launches.append(made)
         self.say(f"launch {number}: {_percent(made)} in {made.seconds:.0f} s")
-
-    def _config(self, side: Side) -> dict[str, Any]:
-        """The configuration of a side, at the first seed there is."""
-        stored = self.prepared.asked.baseline
-        return side.recipe.job(stored.now.seeds[0] if stored else 1).config
 
     def run(self) -> None:
         """Makes the candidate's run at the next seed of the baseline."""
@@ -253,8 +254,8 @@ def _verdict_on(failure: PaceFailed, *, of_b: bool) -> Exception:
     """B's own fault is a verdict; what A shares, came from outside or was never tried is none."""
     log = failure.log or ""
     own = of_b and not failure.killed and NO_MODULE not in failure.reason + log
-    if own and failure.status in ("failed", "diverged"):
-        what = "diverged" if failure.status == "diverged" else "crashed"
+    if own and failure.status in CONDEMNING:
+        what = CONDEMNING[failure.status]
         return _Ended(f"the candidate {what} while its speed was measured: {failure.reason}", log)
     return TrainerError(
         path=f"side {failure.side}",

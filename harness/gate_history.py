@@ -15,14 +15,16 @@ from pathlib import Path
 import msgspec
 
 from harness import atomic
+from harness.ab import Form
 from harness.errors import StoreError
 from harness.gate_result import FORMAT, SPEED, GateResult, MetricVerdict, Subject, speed_of
 from harness.launches import of_launches
-from harness.ledger import Row
+from harness.ledger import Row, Source
 from harness.record import SESSION_GAP_S
 from harness.store import Store
 
 KEY_DIGITS = 12
+SOURCES: dict[Form, Source] = {"resident": "launch", "relay": "relay"}  # of the ledger
 
 
 def key_of(a: Subject, b: Subject, rule: object) -> str:
@@ -155,21 +157,23 @@ def spent(stored: Sequence[GateResult]) -> list[str]:
 
 
 def launch_rows(stored: Sequence[GateResult]) -> list[Row]:
-    """What the launches of gates teach the ledger: the SD of one launch by recipe and device."""
-    groups = defaultdict(list)
+    """What the launches of gates teach the ledger: their SD by recipe, device and form."""
+    groups: dict[tuple[str, str, Source], list[tuple[float, int]]] = defaultdict(list)
     for result in stored:
         if len(result.launches) > 1 and result.scale and result.device:
             found = of_launches([one.ratios for one in result.launches])
-            groups[result.scale, result.device].append((found.launch_sd, len(result.launches)))
+            source = SOURCES[result.launches[0].form]
+            members = groups[result.scale, result.device, source]
+            members.append((found.launch_sd, len(result.launches)))
     rows = []
-    for (scale, device), members in groups.items():
+    for (scale, device, source), members in groups.items():
         df = sum(n - 1 for _, n in members)
         rows.append(
             Row(
                 scale=scale,
                 metric=SPEED,
                 gpu=device,
-                source="launch",
+                source=source,
                 sd=math.sqrt(sum((n - 1) * sd**2 for sd, n in members) / df),
                 df=df,
                 runs=sum(n for _, n in members),
@@ -181,12 +185,30 @@ def launch_rows(stored: Sequence[GateResult]) -> list[Row]:
     return rows
 
 
-def launch_seconds(stored: Sequence[GateResult], config_id: str) -> float | None:
+def held_bytes(stored: Sequence[GateResult], config_id: str) -> tuple[float, float | None] | None:
+    """What a trainer of this configuration held when it was last ready, and its device had."""
+    for result in reversed(stored):
+        ids = result.a.config_id, result.b.config_id
+        held = [
+            held
+            for launch in result.launches
+            for own, held in zip(ids, launch.reserved_memory_bytes, strict=True)
+            if own == config_id and held is not None
+        ]
+        if held:
+            return max(held), result.launches[0].device_memory_bytes
+    return None
+
+
+def launch_seconds(
+    stored: Sequence[GateResult], config_id: str, form: Form = "resident"
+) -> float | None:
     """How long a launch of this configuration took on average; None where none was made."""
     times = [
         one.seconds
         for result in stored
         if config_id in (result.a.config_id, result.b.config_id)
         for one in result.launches
+        if one.form == form
     ]
     return math.fsum(times) / len(times) if times else None

@@ -238,12 +238,27 @@ def _tokens_per_s(launches: Sequence[Launch], side: int) -> float:
 
 
 def _launch_notes(launches: Sequence[Launch], found: Launches) -> list[str]:
-    notes = []
+    notes = [_form_note(launches, found)]
     if not math.isnan(found.window_sd):
         notes.append(f"SD of an A B B A inside a launch {found.window_sd:.2%}")
     if left_out := sum(one.left_out for one in launches):
         notes.append(f"{left_out} windows left out, in which a side compiled")
     return notes
+
+
+def _form_note(launches: Sequence[Launch], found: Launches) -> str:
+    """What took turns, and what the interval rests on."""
+    n, windows = len(launches), sum(len(one.ratios) for one in launches)
+    spread = "the ledger's SD" if found.from_ledger else "their own spread"
+    if launches[0].form == "relay":
+        return (
+            f"turns: whole processes one after the other, A B B A, warm-up steps thrown away; the "
+            f"interval rests on {n} launches, one ratio each, and {spread}"
+        )
+    return (
+        f"turns: both sides lived at once, A B B A of a few steps; the interval rests on {n} "
+        f"launches and {spread}, with {windows} A B B A inside them"
+    )
 
 
 def screened(a: Sequence[Record], b: Sequence[Record]) -> list[MetricVerdict]:

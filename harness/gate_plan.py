@@ -9,6 +9,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from harness import mixture
 from harness.dunnett import t_quantile
 from harness.gate_judge import quality_row, runs_of, shares
@@ -20,6 +22,7 @@ from harness.power import BETA, Rates, rates
 from harness.record import Record
 from harness.sequential import look_tails, looks
 from harness.statistics import detectable, pool
+from harness.turns import Turns
 
 LAUNCHES = 3  # resolve half the speed margin at the noise that published runs show
 LAUNCHES_WITHOUT_NOISE = 2 * LAUNCHES  # where their own spread is all there is to go by
@@ -73,6 +76,13 @@ def speed_plan(row: Row | None, margin: Margin, unit_s: float | None, terms: Ter
 def _launch_df(noise: Noise, n: int, rule: Rule) -> float:
     kept = not noise.own and (n < OWN_LAUNCHES or rule == "open")
     return noise.df if kept else n - 1
+
+
+def with_turns(part: PartPlan, turns: Turns | None) -> PartPlan:
+    """The plan of launches with the form that they take, and why."""
+    if turns is None:
+        return part
+    return msgspec.structs.replace(part, turns=turns.form, notes=[turns.note, *part.notes])
 
 
 def quality_plan(

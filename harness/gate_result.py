@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from harness import errors
-from harness.ab import Launch
+from harness.ab import Form, Launch
 from harness.judgement import Judgement
 from harness.verdict import Outcome
 
@@ -115,6 +115,7 @@ class PartPlan(Looks, frozen=True, kw_only=True):
     passes: float | None
     regression: float | None
     n_for_power: int | None = None  # n_b at which passes and regression both reach .9
+    turns: Form | None = None  # of launches: what takes turns in them
     notes: list[str] = []
     until_s: float | None = None
 

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from harness import gate_judge
-from harness.ab import Launch
+from harness.ab import Form, Launch
+from harness.gate_history import SOURCES
 from harness.gate_result import SPEED, GatePlan, MetricVerdict, PartPlan
 from harness.gate_sides import Asked
 from harness.ledger import Ledger, Row, device, recipe_scale
@@ -65,14 +66,14 @@ class Rounds:
             self.metrics += gate_judge.of_launch_sides(launches, asked.alpha, asked.margins)
 
     def _judged_speed(self, part: PartPlan) -> MetricVerdict:
-        row = launch_row(self.asked, self.ledger)
+        row = launch_row(self.asked, self.ledger, part.turns or "resident")
         verdict = gate_judge.of_launch_ratios(
             self.source.launches,
             part,
             row.known if row else None,
             speed_margin(self.asked),
             self.asked.alpha,
-            f"the {row.origin} ledger, {row.scale}, {row.gpu}, launch" if row else "",
+            f"the {row.origin} ledger, {row.scale}, {row.gpu}, {row.source}" if row else "",
         )
         # an open gate may go on until a claim of more speed is shown; looks were planned for harm
         return gate_judge.held_to(self.asked.claim, verdict) if part.rule == "open" else verdict
@@ -105,12 +106,12 @@ def _decided(found: Mapping[str, MetricVerdict]) -> dict[str, MetricVerdict]:
     return {name: one for name, one in found.items() if one.outcome in ("pass", "regression")}
 
 
-def launch_row(asked: Asked, ledger: Ledger) -> Row | None:
-    """The ledger's row for launches of the baseline's recipe on its device."""
+def launch_row(asked: Asked, ledger: Ledger, form: Form = "resident") -> Row | None:
+    """The ledger's row for launches of the baseline's recipe on its device, in one form."""
     if asked.baseline is None:
         return None
     first = asked.baseline.now.records[0]
-    return ledger.find(recipe_scale(first), SPEED, device(first.environment), "launch")
+    return ledger.find(recipe_scale(first), SPEED, device(first.environment), SOURCES[form])
 
 
 def speed_margin(asked: Asked) -> Margin:

@@ -8,19 +8,21 @@ After `baseline` and `replicates`, before `gate`.
 """
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
 
-from harness import atomic, baseline, gate_history, replicates, worktree
+from harness import atomic, baseline, dependencies, gate_history, replicates, turns, worktree
+from harness.ab import Form
 from harness.baseline import Baseline
 from harness.errors import UsageError
 from harness.gate_result import Claim, Rule, Subject
 from harness.replicates import Recipe
 from harness.store import Store
 from harness.trainer import NativeTrainer, by_name
+from harness.turns import Memory, Turns, Word
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,6 +42,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     price_usd_per_hour: float | None = None
     once: bool = False
     rule: Rule = "looks"
+    turns: Word = "auto"
+    environments: dependencies.Word | None = None
     run_limit_s: float = 3600.0
 
 
@@ -49,15 +53,30 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
     trainer: NativeTrainer
     recipe: Recipe
     subject: Subject
+    notes: list[str] = []  # on what it runs, where that is not what the code here runs on
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
-    """Both sides, described and found comparable. `a` is None where speed is not compared."""
+    """Both sides, described and found comparable. `a` is None where speed is not compared.
+
+    `turns`: how launches are made, where there are any.
+    """
 
     asked: Asked
     a: Side | None
     b: Side
     key: str
+    turns: Turns | None = None
+
+    @property
+    def form(self) -> Form:
+        """How launches are made."""
+        return self.turns.form if self.turns is not None else "resident"
+
+    @property
+    def notes(self) -> list[str]:
+        """What has to be said of the sides beside every verdict."""
+        return [*(self.a.notes if self.a is not None else []), *self.b.notes]
 
     @property
     def compares_quality(self) -> bool:
@@ -75,8 +94,11 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
         return Subject(code_id=identity.code_id, config_id=identity.config_id, baseline=place)
 
 
-def prepare(asked: Asked, store: Store) -> Prepared:
-    """Checks out and describes both sides. Raises UsageError, BaselineError, StudyFileError."""
+def prepare(asked: Asked, store: Store, say: Callable[[str], None] = lambda _: None) -> Prepared:
+    """Checks out and describes both sides; `say` hears what takes long.
+
+    Raises UsageError, BaselineError, StudyFileError, TrainerError.
+    """
     _check_asked(asked)
     _check_end(asked)
     entry = asked.baseline.now if asked.baseline else None
@@ -87,18 +109,20 @@ def prepare(asked: Asked, store: Store) -> Prepared:
             file = Path(folder) / "baseline.json"
             atomic.write_json(file, entry.config)
         assert file is not None
-        b = _side(trainer, asked.head, file, {**asked.set, **asked.versus}, store, asked)
+        sets = {**asked.set, **asked.versus}
+        b = _side(trainer, asked.head, file, sets, store, asked, say)
         a = None
         if asked.base is not None or asked.versus:
             ref = asked.base if asked.base is not None else asked.head
-            a = _side(trainer, ref, file, asked.set, store, asked)
+            a = _side(trainer, ref, file, asked.set, store, asked, say)
     if asked.baseline is not None:
         baseline.refuse_foreign(asked.baseline, b.recipe.identity, bool(asked.versus))
     if a is not None:
         _refuse_unlike(a.recipe, b.recipe)
     rule: list[object] = [asked.claim, asked.alpha, sorted(asked.margins.items())]
     rule += ["open"] if asked.rule == "open" else []
-    prepared = Prepared(asked=asked, a=a, b=b, key="")
+    how = _turns(a, b, asked, store) if a is not None else None
+    prepared = Prepared(asked=asked, a=a, b=b, key="", turns=how)
     key = gate_history.key_of(prepared.reference, b.subject, rule)
     return msgspec.structs.replace(prepared, key=key)
 
@@ -158,10 +182,13 @@ def _side(
     sets: Mapping[str, Any],
     store: Store,
     asked: Asked,
+    say: Callable[[str], None],
 ) -> Side:
     at, commit = trainer, worktree.commit_of(trainer.checkout)
+    notes: list[str] = []
     if ref not in (None, "."):
-        at = trainer.at(worktree.of_ref(str(ref), trainer.checkout, store.root))
+        checkout = worktree.of_ref(str(ref), trainer.checkout, store.root)
+        at, notes = _installed(trainer, str(ref), checkout, store, asked, say)
         commit = worktree.commit_of(at.checkout)
     recipe = replicates.recipe(at, ref or "the present code", str(file.resolve()), sets)
     subject = Subject(
@@ -172,7 +199,46 @@ def _side(
         baseline=asked.baseline.place if asked.baseline else None,
         set=dict(sets),
     )
-    return Side(trainer=at, recipe=recipe, subject=subject)
+    return Side(trainer=at, recipe=recipe, subject=subject, notes=notes)
+
+
+def _installed(
+    trainer: NativeTrainer,
+    ref: str,
+    checkout: Path,
+    store: Store,
+    asked: Asked,
+    say: Callable[[str], None],
+) -> tuple[NativeTrainer, list[str]]:
+    """The trainer in a checkout, on the packages that it asks for or by request on those here."""
+    found = dependencies.wanted(ref, trainer, checkout)
+    if not found.differing:
+        return trainer.at(checkout), []
+    if asked.environments is None:
+        raise dependencies.refused(found)
+    if asked.environments == "shared":
+        note = f"{ref} asks for other packages and runs on those here, as asked: "
+        return trainer.at(checkout), [note + "; ".join(found.differing)]
+    python = dependencies.own(found, store.root / "environments", say)
+    versions = dependencies.other_versions(found, python)
+    note = f"{ref} runs in an environment of its own, {python.parent.parent.name}: "
+    return trainer.at(checkout, python), [note + ("; ".join(versions) or "the same versions")]
+
+
+def _turns(a: Side, b: Side, asked: Asked, store: Store) -> Turns:
+    """By what earlier launches of these configurations held, else by the trainer's estimates."""
+    estimates = [side.recipe.derived.get("memory_bytes") for side in (a, b)]
+    memory = Memory(a_bytes=estimates[0], b_bytes=estimates[1])
+    stored = gate_history.load(store)
+    held = [gate_history.held_bytes(stored, side.subject.config_id) for side in (a, b)]
+    if held[0] is not None and held[1] is not None:
+        memory = Memory(
+            a_bytes=held[0][0],
+            b_bytes=held[1][0],
+            device_bytes=held[0][1],
+            source="held in earlier launches",
+        )
+    return turns.choose(asked.turns, b.trainer, memory)
 
 
 def _refuse_unlike(a: Recipe, b: Recipe) -> None:

@@ -6,7 +6,7 @@ or a summary finds the reason where the verdict would have been. Beside `command
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,7 +71,10 @@ def _gated(
     recover(store)
     earlier = gate_history.load(store)
     ledger = with_own_rows(load_ledger(options.ledger, store), asked, earlier)
-    prepared = prepare(asked, store)
+    say = _saying(progress)
+    prepared = prepare(asked, store, say)
+    for note in prepared.notes:
+        say(note)
     planned = gate.plan(prepared, ledger, earlier)
     only_plan = options.plan_only
     print_plan(console if only_plan and not options.json else progress, planned)
@@ -97,11 +100,12 @@ def _carried_out(
     if (why := without_chance(planned)) is not None:
         return _bare(prepared, planned, why)
 
-    def say(text: str) -> None:
-        progress.print(text, markup=False, highlight=False, soft_wrap=True)
-
     with asked_to(stop := Stop()):
-        return gate.Gate(prepared, planned, store, ledger, stop, say).execute()
+        return gate.Gate(prepared, planned, store, ledger, stop, _saying(progress)).execute()
+
+
+def _saying(progress: "Console") -> Callable[[str], None]:
+    return lambda text: progress.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _bare(prepared: Prepared, planned: GatePlan, why: str) -> GateResult:

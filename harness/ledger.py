@@ -6,13 +6,15 @@ from published logs (`noise_priors.csv`; each says where it is from). An own row
 prior one as soon as it has OWN_DF degrees of freedom: before that, a handful of own runs says less
 than many of others'.
 
-Four sources of variance. Each has all that stand before it in it, except that `launch` and `host`
-speak of speeds and the other two of quality:
+Five sources of variance. Each has all that stand before it in it, except that `launch`, `relay` and
+`host` speak of speeds and the other two of quality:
 
     nondeterminism  the same run again: only the order of floating-point sums differs
     seed            another seed: initial values and, where the recipe ties it to the seed, the
                     order of the data
     launch          another process in the same session on the same machine
+    relay           a launch of whole processes, one after the other (`relay`): what differs between
+                    two of them, host drift inside a launch included, as of one side
     host            another machine or session
 
 SDs of speeds are those of logarithms, so .001 is a tenth of a percent. In the flow: after the store
@@ -35,7 +37,7 @@ from harness.record import Record, sessions
 from harness.statistics import pool
 from harness.verdict import Known
 
-Source = Literal["nondeterminism", "seed", "launch", "host"]
+Source = Literal["nondeterminism", "seed", "launch", "relay", "host"]
 Origin = Literal["prior", "own"]
 
 OWN_DF = 5

@@ -6,6 +6,7 @@
     studies/<name>.json               a ResolvedStudy
     reports/<name>/                   report.html, report.json, report.csv
     worktrees/                        checkouts of `ref` and `patch` arms
+    environments/                     packages of refs that ask for others than are running
     index.json                        all records in one file; rebuilt when stale, never the truth
 
 Files and not a database: diffable, mergeable, safe with two writers. A record is written once, by

@@ -74,13 +74,17 @@ class NativeTrainer:
 
     name: ClassVar[str] = "native"
     package: ClassVar[str] = "model"
+    extras: ClassVar[tuple[str, ...]] = ("train", "gpu")  # of its pyproject.toml: what it runs on
+    paces: ClassVar[bool] = True  # answers the verb `pace`
 
-    def __init__(self, checkout: Path | None = None) -> None:
+    def __init__(self, checkout: Path | None = None, python: Path | None = None) -> None:
+        """`python`: the interpreter that it runs under; None for this process's own."""
         self.checkout = (checkout or default_checkout()).resolve()
+        self.python = str(python or sys.executable)
 
-    def at(self, checkout: Path) -> "NativeTrainer":
-        """The same trainer in another checkout of its code."""
-        return type(self)(checkout)
+    def at(self, checkout: Path, python: Path | None = None) -> "NativeTrainer":
+        """The same trainer in another checkout of its code, under this interpreter or another."""
+        return type(self)(checkout, python or Path(self.python))
 
     def describe(self, requests: Sequence[Request]) -> list[Description]:
         """One description for each request, in order; one process for all of them.
@@ -150,7 +154,7 @@ class NativeTrainer:
         return self._command("pace", "--config", str(config_file), "--out", str(run_dir))
 
     def _command(self, verb: str, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", f"{self.package}.{verb}", *arguments]
+        return [self.python, "-m", f"{self.package}.{verb}", *arguments]
 
     def _ask(self, verb: str, arguments: Sequence[str], stdin: str = "") -> object:
         if not self._own_package().is_dir():  # else an installed one would answer in its place
@@ -207,7 +211,7 @@ class NativeTrainer:
             "print((s.origin or list(s.submodule_search_locations)[0]) if s else '')"
         )
         done = subprocess.run(
-            [sys.executable, "-c", code], cwd=self.checkout, capture_output=True, text=True
+            [self.python, "-c", code], cwd=self.checkout, capture_output=True, text=True
         )
         return done.stdout.strip() or None
 
@@ -241,6 +245,7 @@ class FakeTrainer(NativeTrainer):
 
     name: ClassVar[str] = "fake"
     package: ClassVar[str] = "harness.fake"
+    extras: ClassVar[tuple[str, ...]] = ()
 
 
 TRAINERS: dict[str, type[NativeTrainer]] = {

@@ -16,6 +16,7 @@ from harness.atomic import canonical_json, digest
 from harness.errors import HarnessError
 
 PROTOCOL = 1
+DEVICE_BYTES = 80 * 2**30  # memory of the simulated GPU
 
 DEFAULTS: dict[str, Any] = {
     "seed": 0,
@@ -43,6 +44,8 @@ DEFAULTS: dict[str, Any] = {
         "loss": 0.0,  # nats on the final loss
         "slowdown": 0.0,  # relative, on every step
         "loader_wait": 0.0,  # share of each step that waits for its batch
+        "memory_share": 0.0,  # of the device, instead of what the formula says
+        "memory_unforeseen": False,  # the estimate knows nothing of that share
     },
     "pace": {"sleep_ms": 0.0, "startup_ms": 0.0},  # real waiting; the recorded times are simulated
     "fail": {
@@ -243,6 +246,7 @@ def derived(config: Mapping[str, Any]) -> dict[str, Any]:
     planned = dial["ratio"] * (blocks + gates + head)
     steps = dial["steps"] or max(1, int(planned / dial["batch_tokens"]))
     window = 0.5 if config["windows"] else 1.0
+    foreseen = 0 if config["plant"]["memory_unforeseen"] else planted_bytes(config)
     return {
         "steps": int(steps),
         "batch_tokens": int(dial["batch_tokens"]),
@@ -250,10 +254,20 @@ def derived(config: Mapping[str, Any]) -> dict[str, Any]:
         "parameters": {"blocks": blocks, "gates": gates, "head": head},
         "parameters_total": blocks + gates + head,
         "flops_per_token": int(6 * (blocks + gates + head) + 12 * depth * width * 1024 * window),
-        "memory_bytes": 16 * (blocks + gates + head),
+        "memory_bytes": foreseen or 16 * (blocks + gates + head),
         "learning_rates": {"matrices": config["optimizer"]["adamw_lr"]},
         "weight_decay": {"matrices": 0.1},
     }
+
+
+def planted_bytes(config: Mapping[str, Any]) -> int:
+    """The planted share of the simulated device's memory."""
+    return int(config["plant"]["memory_share"] * DEVICE_BYTES)
+
+
+def held_bytes(config: Mapping[str, Any]) -> int:
+    """What it is said to hold while it runs, whatever the estimate was."""
+    return planted_bytes(config) or int(derived(config)["memory_bytes"])
 
 
 def pins(config: Mapping[str, Any]) -> dict[str, Any]:

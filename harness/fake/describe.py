@@ -52,7 +52,7 @@ def gpus() -> list[dict[str, Any]]:
         {
             "name": "simulated GPU",
             "uuid": f"fake-{number}",
-            "memory_bytes": 80 * 2**30,
+            "memory_bytes": fake.DEVICE_BYTES,
             "power_limit_w": 700,
         }
         for number in numbers

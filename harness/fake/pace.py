@@ -54,6 +54,9 @@ class FakePace:
             importlib.import_module("a_package_that_nobody_has")
         if self.config["fail"]["crash_at_step"] == 0:
             raise RuntimeError("crashed while it was built, as asked")
+        if self.config["fail"]["out_of_memory_at_step"] == 0:
+            self._write_result("out_of_memory", "out of memory while it was built, as asked")
+            return 1
         time.sleep(self.config["pace"]["startup_ms"] / 1000)
         self._say("ready", **self._ready(seen))
         try:
@@ -68,7 +71,7 @@ class FakePace:
         return 0
 
     def _ready(self, seen: dict[str, Any]) -> dict[str, Any]:
-        memory = self.curve.derived["memory_bytes"]
+        memory = fake.held_bytes(self.config)
         gpus = seen["gpus"]
         return {
             "startup_s": time.time() - self.started_s,
@@ -76,7 +79,7 @@ class FakePace:
             "step_s": self.curve.step_s,
             "peak_memory_bytes": memory,
             "reserved_memory_bytes": memory,
-            "device_memory_bytes": 80 * 2**30,
+            "device_memory_bytes": fake.DEVICE_BYTES,
             "batch_tokens": self.curve.derived["batch_tokens"],
             "device": gpus[0]["name"] if gpus else seen["cpu"]["name"],
             "environment_id": seen["environment_id"],
@@ -120,7 +123,7 @@ class FakePace:
             sm_clock_mhz=None,
             recompiled=0,
             loss=self.curve.loss(self.steps),
-            peak_memory_bytes=self.curve.derived["memory_bytes"],
+            peak_memory_bytes=fake.held_bytes(self.config),
         )
 
     def _step_s(self) -> float:

@@ -225,7 +225,7 @@ class FakeRun:
             "eval_s": 0.05,
             "core": None,
             "core_soft": None,
-            "peak_memory_bytes": float(curve.derived["memory_bytes"]),
+            "peak_memory_bytes": float(fake.held_bytes(self.config)),
         }
 
 

@@ -2,6 +2,7 @@
 
 import math
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -11,6 +12,7 @@ from harness import gate_plan
 from harness.gate_result import SPEED, GatePlan
 from harness.gate_rounds import Rounds, launch_row, speed_margin
 from harness.gate_sides import Asked
+from harness.ledger import Ledger
 
 KEPT = gate_rates.load()
 
@@ -88,6 +90,23 @@ def test_an_open_gate_goes_on_until_a_claim_of_more_speed_is_shown():
     assert bought("launches", "open", equal, "systems")[SPEED] == "inconclusive"
     assert bought("launches", "open", faster, "systems")[SPEED] == "pass"
     assert len(faster.launches) < len(equal.launches) == 9
+
+
+def test_launches_of_each_form_are_judged_by_the_ledgers_row_of_that_form():
+    rng = np.random.default_rng(3)
+    stored, shipped = gate_rates.baseline(rng), gate_rates.ledger(rng)
+    asked = Asked(baseline=stored)
+    resident = launch_row(asked, shipped)
+    ledger = Ledger([resident, msgspec.structs.replace(resident, source="relay", sd=0.07)])
+    terms = gate_plan.Terms(alpha=ALPHA)
+    planned = gate_plan.speed_plan(resident, speed_margin(asked), 1.0, terms)
+    sds = {}
+    for form in ("resident", "relay"):
+        part = msgspec.structs.replace(planned, turns=form)
+        rounds = Rounds(asked, ledger, Told())
+        rounds.take(GatePlan(parts=[part], budget_s=None, alpha=ALPHA))
+        sds[form] = rounds.metrics[0].judged.sd
+    assert sds == {"resident": resident.sd, "relay": 0.07}
 
 
 # --- error rates of whole gates -------------------------------------------------------------------

@@ -32,6 +32,14 @@ def test_one_sided_limits_cover_the_truth(launches, ledger):
     assert below / DRAWS <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / DRAWS)
 
 
+def test_launches_of_one_ratio_each_have_the_error_of_their_own_spread():
+    ratios = np.random.default_rng(0).normal(0.004, LAUNCH, 6)
+    found = of_launches([[ratio] for ratio in ratios])
+    assert found.contrast.se == pytest.approx(ratios.std(ddof=1) / math.sqrt(6))
+    assert found.contrast.df == 5
+    assert math.isnan(found.window_sd)
+
+
 def test_three_launches_resolve_what_is_published():
     """CV between processes of the same session .0013: +-.17 % at three launches, .29 % at one."""
     known = Known(sd=0.0013, df=math.inf)
