@@ -1,11 +1,11 @@
-"""Writes what README.md and gpu.md show of records and of the catalogue; nothing there is typed in
-by hand.
+"""Writes what README.md, gpu.md and tricks.md show of records and of the catalogue; nothing there
+is typed in by hand.
 
     python docs/generate.py               # tables of the catalogue, of studies and of benchmarks
     python docs/generate.py --store runs --study smoke  # before that, docs/smoke.csv and .png
     python docs/generate.py --logs A B    # before that, docs/compare.txt from two folders of logs
 
-A test holds both pages equal to what the first form would write.
+A test holds all pages equal to what the first form would write.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from typing import Any
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
-README, GPU = ROOT / "README.md", DOCS / "gpu.md"
+README, GPU, TRICKS = ROOT / "README.md", DOCS / "gpu.md", DOCS / "tricks.md"
 RECORDS = ROOT / "benchmarks" / "records" / "h100"
 STUDIES = ROOT / "baselines" / "studies"
 SHOWN = {
@@ -41,7 +41,7 @@ def main() -> None:
         take(arguments.store, arguments.study)
     if arguments.logs:
         compare(*arguments.logs)
-    for page, made in ((README, regenerated), (GPU, regenerated_gpu)):
+    for page, made in PAGES.items():
         page.write_text(made(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
@@ -79,7 +79,7 @@ def regenerated(text: str) -> str:
     text = _replaced(text, "smoke table", study_table("smoke"))
     text = _replaced(text, "comparison", compared())
     text = _replaced(text, "speed", speed_table())
-    return _replaced(text, "tricks", tricks_table())
+    return _replaced(text, "tricks", tricks_list())
 
 
 def cost(study: str) -> str:
@@ -160,6 +160,11 @@ def regenerated_gpu(text: str) -> str:
     text = _replaced(text, "start", start_table())
     text = _replaced(text, "step", speed_table())
     return _replaced(text, "loss", loss_table())
+
+
+def regenerated_tricks(text: str) -> str:
+    """docs/tricks.md with its table made anew."""
+    return _replaced(text, "tricks", tricks_table())
 
 
 def attention_table() -> str:
@@ -249,15 +254,41 @@ def _rows(overrides: list[str]) -> str:
     return next(text.removeprefix(key) for text in overrides if text.startswith(key))
 
 
+def tricks_list() -> str:
+    """The catalogue's names, those of the reference recipe first."""
+    names = {True: [], False: []}
+    for name, in_recipe in _in_recipe().items():
+        names[in_recipe].append(f"`{name}`")
+    return (
+        f"On in `speedrun` ({len(names[True])}): {', '.join(names[True])}.\n\n"
+        f"Off there ({len(names[False])}): {', '.join(names[False])}."
+    )
+
+
 def tricks_table() -> str:
     """One row an entry of the trainer's catalogue."""
-    command = [sys.executable, "-m", "model.describe", "--catalogue"]
-    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
-    catalogue = json.loads(done.stdout)
-    lines = ["| trick | what it does | people |", "|---|---|---|"]
-    for name, trick in catalogue["tricks"].items():
-        lines.append(f"| `{name}` | {trick['summary']} | {trick['people']} |")
+    in_recipe = _in_recipe()
+    lines = ["| trick | what it does | on in `speedrun` | off means | needs | source | people |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for name, trick in _described("--catalogue")["tricks"].items():
+        off = ", ".join(f"`{path}: {json.dumps(value)}`" for path, value in trick["off"].items())
+        needs = [f"`{other}`" for other in trick["requires"]]
+        needs += [f"not `{other}`" for other in trick["conflicts"]]
+        cells = [f"`{name}`", trick["summary"], "yes" if in_recipe[name] else "", off]
+        lines.append(
+            f"| {' | '.join([*cells, ', '.join(needs), trick['source'], trick['people']])} |"
+        )
     return "\n".join(lines)
+
+
+def _in_recipe() -> dict[str, bool]:
+    return _described("ablations/bases/speedrun.yaml", "--json")["tricks"]
+
+
+def _described(*words: str) -> Any:
+    command = [sys.executable, "-m", "model.describe", *words]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout)
 
 
 def _replaced(text: str, block: str, content: str) -> str:
@@ -267,6 +298,8 @@ def _replaced(text: str, block: str, content: str) -> str:
     assert rest, f"the page has no block {block!r}"
     return f"{before}{begin}\n{content}\n{end}{after}"
 
+
+PAGES = {README: regenerated, GPU: regenerated_gpu, TRICKS: regenerated_tricks}
 
 if __name__ == "__main__":
     main()

@@ -25,6 +25,7 @@ and the run itself:
     init        keyed initialisation
     optim       Muon and AdamW by label, tables that are tied at first
     kernels     which kernel runs where
+    ranks       processes that train one model, and what they exchange
     nvidia_smi  what the driver tells
     preflight   what can be known of a GPU before a run
     precompile  kernels of packages, compiled beside
@@ -41,7 +42,8 @@ and the run itself:
     snapshot    tensors of a checkpoint: device, host memory, file
     saver       when checkpoints are written, and the thread that does it
     restore     which checkpoint a resumed run goes on from
-    trainer     the training loop
+    trainer     model and optimizers on a device, one step at a time
+    training    the loop of a run
     failure     what an exception means
     process     what processes that train share: command line, ends, exit codes
     train       one run, one process

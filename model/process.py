@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from model import checkpoint
@@ -74,23 +75,26 @@ def run_process(arguments: argparse.Namespace, work: Work, *, several_ranks: boo
         return 2
     stop = Stop(run, arguments.watch_fd)
     try:
-        if not several_ranks:
-            return _outcome(run, lambda: work(_begin(arguments, run, stop, _one_rank(ranks))))
-        return _outcome(run, lambda: work(_begin(arguments, run, stop, ranks)))
+        begin = partial(_begin, arguments, run, stop, ranks, several_ranks)
+        return _outcome(run, lambda: work(begin()))
     except OSError as error:  # a full disk: what was written stays, and no result means failed
         print(f"error: {run.path} could not be written: {error}", file=sys.stderr)
         return 1
 
 
-def _begin(arguments: argparse.Namespace, run: RunDirectory, stop: Stop, ranks: Ranks) -> Process:
+def _begin(
+    arguments: argparse.Namespace, run: RunDirectory, stop: Stop, ranks: Ranks, several_ranks: bool
+) -> Process:
     from model.configfile import parse_overrides  # here, so that a missing package has its remedy
     from model.describe import identity_json, resolve
 
+    if not several_ranks:
+        _require_one(ranks, "Start it without torchrun: only model.train runs over several ranks.")
+    if arguments.resume:
+        _require_one(ranks, "No checkpoint holds the shares of several ranks yet: start it anew.")
     overrides = parse_overrides(arguments.set)
     config, derived = resolve(str(arguments.config), overrides, ranks.count)
     identity, resume = identity_json(config), None
-    if not ranks.alone:
-        _refuse_checkpoints(config, arguments.resume)
     if arguments.resume:
         resume = Resume(other_code=arguments.other_code)
         _refuse_other_run(run, config, identity["data_id"], resume)
@@ -99,17 +103,6 @@ def _begin(arguments: argparse.Namespace, run: RunDirectory, stop: Stop, ranks: 
         {"requested": asdict(config), "resolved": derived.as_json(), "identity": identity},
     )
     return Process(config=config, derived=derived, run=run, stop=stop, ranks=ranks, resume=resume)
-
-
-def _refuse_checkpoints(config: Config, resume: bool) -> None:
-    wanted = config.checkpoint.every_steps, config.checkpoint.every_minutes
-    if resume or wanted != (None, None):
-        raise MachineError(
-            path="checkpoint",
-            expected="a run on one rank, to write checkpoints or to resume",
-            got="several ranks, whose shares of the state no checkpoint holds yet",
-            remedy="Leave out --resume and set checkpoint.every_steps and every_minutes to null.",
-        )
 
 
 def _refuse_other_run(
@@ -145,11 +138,7 @@ def _outcome(run: RunDirectory, call: Callable[[], None]) -> int:
     return 0
 
 
-def _one_rank(ranks: Ranks) -> Ranks:
+def _require_one(ranks: Ranks, remedy: str) -> None:
     if not ranks.alone:
-        raise MachineError(
-            expected="one rank",
-            got=f"{ranks.count} (WORLD_SIZE)",
-            remedy="Start it without torchrun: only model.train runs over several ranks.",
-        )
-    return ranks
+        got = f"{ranks.count} (WORLD_SIZE)"
+        raise MachineError(expected="one rank", got=got, remedy=remedy)

@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(process: Process) -> None:
-    from model.trainer import Training  # imports torch: a faulty configuration is said before that
+    from model.training import Training  # imports torch: a faulty configuration is said before that
 
     given = (process.config, process.derived, process.run, process.stop)
     try:

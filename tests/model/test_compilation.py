@@ -22,7 +22,7 @@ from model.derive import derive
 from model.errors import MachineError
 from model.rundir import RunDirectory
 from model.stop import Stop
-from model.trainer import Training, _Step
+from model.training import Training, _Step
 
 ROOT = Path(__file__).parents[2]
 VARIABLES = {"torch": "2.11.0+cu130", "triton": "3.6.0"}

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from model.errors import MachineError
+from model.describe import resolve
+from model.errors import ConfigErrors, MachineError
 from model.ranks import ALONE, VARIABLES, Ranks, from_environment
 
 ROOT = Path(__file__).parents[2]
@@ -89,3 +90,10 @@ def test_half_of_what_torchrun_says_is_refused(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(MachineError, match="torchrun --nproc-per-node"):
         from_environment()
+
+
+def test_what_one_rank_alone_can_do_is_refused_of_several() -> None:
+    for setting in ({"checkpoint.every_steps": 5}, {"dial.train_time_s": 9.0}):
+        with pytest.raises(ConfigErrors, match="one rank"):
+            resolve(None, dict(setting), ranks=2)
+        resolve(None, dict(setting))

@@ -1,0 +1,365 @@
+"""The training loop: one run from its configuration to its metrics, with events as it goes.
+
+The order of a run: data, build, compile (a forward and backward pass that leaves no trace),
+calibrate, restore where it is resumed, steps with evaluations and checkpoints between them.
+"""
+
+import math
+import sys
+import time
+from collections import deque
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model import checkpoint, precompile, preflight
+from model.checkpoint import Manifest
+from model.clock import Clock, Lap
+from model.compilation import Compilation
+from model.config import Config
+from model.data.loader import Loader
+from model.data.prepare import Prepared, prepare
+from model.data.settings import DataSettings
+from model.derive import Derived
+from model.evaluate import evaluate
+from model.horizon import position_of
+from model.kernels import kernel_plan
+from model.machine import environment_json, peak_flops, peak_memory_bytes
+from model.process import Resume
+from model.ranks import ALONE, Ranks, join
+from model.restore import newest_whole
+from model.rundir import RunDirectory
+from model.saver import Saver
+from model.sinks import open_sinks
+from model.speed import Speeds
+from model.stop import CHECKPOINT_GRACE_S, Stop
+from model.trainer import Diverged, Interrupted, Trainer
+
+# sums of Training that its metrics are made of
+COUNTERS = ("train_time_s", "loader_wait_s", "eval_s", "recompiled_steps")
+
+
+class Training:
+    """One run from its configuration to its metrics, writing events as it goes."""
+
+    def __init__(
+        self,
+        config: Config,
+        derived: Derived,
+        run: RunDirectory,
+        stop: Stop,
+        ranks: Ranks = ALONE,
+        resume: Resume | None = None,
+    ) -> None:
+        self.config, self.derived, self.run, self.stop = config, derived, run, stop
+        self.ranks, self.resume = ranks, resume
+        self.first_step = 0  # of this process
+        self._told_to_leave = False
+        self.train_time_s = self.loader_wait_s = self.eval_s = 0.0
+        self.recompiled_steps = 0
+        self.speeds = Speeds(derived.stages)
+        self._pending: deque[_Step] = deque()
+
+    def run_all(self, started: float) -> None:
+        """Everything; raises Diverged, Interrupted, or what went wrong."""
+        if self.ranks.rank == 0:
+            open_sinks(self.config, self.run)  # a missing package is said before anything else
+        self._phase_since("startup", started)
+        device = preflight.device_of(self.config, self.ranks)
+        join(self.ranks, device)
+        # first of all: packages ask where to keep kernels when they are imported
+        self.compilation = Compilation.start(self.config, device)
+        self._timed("preflight", lambda: self._check(device))
+        prepared = self._timed("data", self._open_data)
+        rows = prepared.rows("train", self.derived.stages[-1].last_row)
+        self.validation = prepared.rows("validation", self.derived.validation_rows)
+        self.trainer = self._timed("build", lambda: self._build(device))
+        self.bytes_per_token = torch.from_numpy(prepared.bytes_per_token).to(device)
+        compile_s = 0.0
+        if self.config.system.compile:
+            began = time.time()
+            self.compilation.warm_up(self.trainer.warm_up)
+            compile_s = self._phase_since("compile", began)
+            self.run.event("compile_cache", **self.compilation.as_json())
+            self.compilation.news()  # told; from here on a compilation is out of place
+        self.run.metrics["compile_s"] = compile_s
+        environment = self._timed("calibrate", self._environment)
+        self.run.write("environment.json", environment)
+        self.environment_id = environment["environment_id"]
+        self.identity = checkpoint.identity_of(self.config, prepared.data_id)
+        self.run.metrics["resumes"] = 0
+        if self.resume is not None:
+            self._timed("restore", partial(self._restore, self.resume))
+        if self.config.eval.at_start and self.first_step == 0:
+            self._evaluate(0)
+        self.run.metrics["startup_s"] = time.time() - started
+        folder, settings = checkpoint.folder_of(self.run.path), self.config.checkpoint
+        place = {"rank": self.ranks.rank, "ranks": self.ranks.count, "start_step": self.first_step}
+        with (
+            Loader(rows, batch_rows=self.derived.rows, device=device, **place) as loader,
+            Saver(folder, settings, device, at_step=self.first_step) as saver,
+        ):
+            self._all_steps(loader, saver)
+        self._summarise(environment)
+
+    def _build(self, device: torch.device) -> Trainer:
+        return Trainer(self.config, self.derived, device, self.ranks)
+
+    def _check(self, device: torch.device) -> None:
+        kernels = preflight.check(self.config, self.derived, device)
+        precompile.start(self.config, self.derived.sizes, kernels, self.compilation.cache)
+
+    def _open_data(self) -> Prepared:
+        settings = DataSettings.from_config(self.config)
+        return prepare(settings, lambda text: print(text, flush=True))
+
+    def _environment(self) -> dict[str, Any]:
+        system, trainer = self.config.system, self.trainer
+        environment = environment_json(
+            trainer.device,
+            precision=system.precision,
+            kernel_plan=kernel_plan(self.config, trainer.kernels),
+            calibration_s=system.calibration_s,
+        )
+        environment["gpus"] = [gpu for gpus in self.ranks.told(environment["gpus"]) for gpu in gpus]
+        return {**environment, "compile_cache": self.compilation.as_json()}
+
+    def _all_steps(self, loader: Loader, saver: Saver) -> None:
+        steps, every = self.derived.steps, self.config.eval.every_steps
+        clock = Clock(self.trainer.device)
+        began = time.time()
+        index = self.first_step
+        while (position := self._position(index)) < steps:
+            if self._told_to_leave or (self.ranks.alone and self.stop.reason is not None):
+                self._settle(0)
+                self._leave(index, saver, self.stop.reason or "another rank was told to leave")
+            batch = loader.next()
+            loss, scale = self.trainer.step(index, batch.tokens, position)
+            shared = self._shared(loss)
+            compiled_s = self._recompilation(index + 1)
+            step = _Step(index + 1, shared, clock.lap(), batch.waited_s, scale, compiled_s)
+            self._pending.append(step)
+            # one step stays pending on a GPU, so that reading its loss never makes the GPU wait
+            self._settle(1 if self.trainer.device.type == "cuda" else 0)
+            index += 1
+            if index == steps:
+                self.trainer.finish()
+            if every is not None and index % every == 0:
+                self._settle(0)
+                self._evaluate(index)
+                clock.begin()
+            if self._save(saver, index, last=False):
+                clock.begin()
+        self._settle(0)
+        if every is None or index % every:
+            self._evaluate(index)
+        if index < steps:
+            self.run.event("horizon", reached="dial.train_time_s", step=index)
+        self._save(saver, index, last=True)
+        saver.close()
+        self._tell(saver)
+        self.run.phase("train", time.time() - began)  # told to leave or not, the run is complete
+
+    def _save(self, saver: Saver, step: int, *, last: bool) -> bool:
+        """A checkpoint, where one is due behind `step`; says whether there was."""
+        if due := saver.due(step, last=last):
+            self._settle(0)
+            saver.save(self.trainer.state_dict(), self._manifest(step))
+        self._tell(saver)
+        return due
+
+    def _leave(self, step: int, saver: Saver, reason: str) -> None:
+        """Ends the run after `step` steps, with a checkpoint where one is wanted."""
+        if self.config.checkpoint.at_stop and step > 0 and self.ranks.alone:
+            self.stop.allow(CHECKPOINT_GRACE_S)
+            saver.save_now(self.trainer.state_dict(), self._manifest(step))
+        saver.close()
+        self._tell(saver)
+        remedy = None
+        if saver.newest_step > 0:
+            remedy = f"The same command with --resume goes on behind step {saver.newest_step}."
+        raise Interrupted(reason, remedy)
+
+    def _next_row(self, step: int) -> int:
+        return self.derived.tokens_until(step) // self.derived.sizes.context
+
+    def _manifest(self, step: int) -> Manifest:
+        return Manifest(
+            step=step,
+            tokens=self.run.tokens,
+            next_row=self._next_row(step),
+            metrics=dict(self.run.metrics),
+            counters={name: getattr(self, name) for name in COUNTERS},
+            environment_id=self.environment_id,
+            identity=self.identity,
+        )
+
+    def _tell(self, saver: Saver) -> None:
+        """What became of checkpoints, as events."""
+        for outcome in saver.news():
+            if outcome.refused is None:
+                self.run.event("checkpoint", **outcome.as_json())
+                continue
+            print(f"no checkpoint at step {outcome.step}: {outcome.refused}", file=sys.stderr)
+            self.run.event("checkpoint_failed", **outcome.as_json())
+
+    def _restore(self, resume: Resume) -> None:
+        """Takes up the newest whole checkpoint, if there is one; raises RunError."""
+        folder = checkpoint.folder_of(self.run.path)
+        found = newest_whole(folder, self.identity, other_code=resume.other_code)
+        if found is None:
+            print("no checkpoint to resume from: the run starts from its first step", flush=True)
+            self.run.go_on(0)
+            return
+        kept = found.manifest
+        same_code = kept.identity.code_id == self.identity.code_id
+        assert kept.next_row == self._next_row(kept.step), (kept.next_row, kept.step)
+        try:
+            self.trainer.load_state_dict(found.state)
+        except (RuntimeError, ValueError, KeyError) as error:
+            if same_code:
+                raise
+            raise checkpoint.not_taken_up(found.path, error) from error
+        for name, value in kept.counters.items():
+            setattr(self, name, value)
+        self.first_step = self.run.steps = kept.step
+        self.speeds = Speeds(self.derived.stages, kept.step)
+        self.run.tokens = kept.tokens
+        own = {name: value for name, value in self.run.metrics.items() if value is not None}
+        self.run.metrics.update({**kept.metrics, **own})  # its own compile_s stands
+        self.run.metrics["resumes"] = (kept.metrics.get("resumes") or 0) + 1
+        self.run.go_on(kept.step)
+        for fault in found.damaged:
+            print(f"passed over: {fault}", file=sys.stderr)
+            self.run.event("checkpoint_damaged", **fault.as_json())
+            checkpoint.set_aside(Path(fault.path))
+        self.run.event(
+            "resumed",
+            step=kept.step,
+            earlier_status=self.run.earlier_status,
+            same_code=same_code,
+            same_environment=kept.environment_id == self.environment_id,
+        )
+
+    def _shared(self, loss: Tensor) -> Tensor:
+        """The mean loss over all ranks, and how many of them were told to leave: (2)."""
+        told = torch.full_like(loss, 0.0 if self.stop.reason is None else 1.0)
+        shared = torch.stack([loss / self.ranks.count, told])
+        self.ranks.add(shared).wait()
+        return shared
+
+    def _position(self, index: int) -> float:
+        """Where the schedules stand before a step (from 0)."""
+        budget_s = self.config.dial.train_time_s
+        return position_of(index, self.derived.steps, self.train_time_s, budget_s)
+
+    def _recompilation(self, step: int) -> float:
+        """Seconds of compiling since the last question; an event says what it was."""
+        news = self.compilation.news()
+        if news is None:
+            return 0.0
+        self.run.event("recompilation", step=step, **asdict(news))
+        return news.seconds
+
+    def _settle(self, keep: int) -> None:
+        """Reads and records pending steps until `keep` are left; raises Diverged."""
+        while len(self._pending) > keep:
+            step = self._pending.popleft()
+            # a step's time has no compilation in it, and one that compiled is no measure of speed
+            loss, told = step.shared.tolist()
+            seconds = max(0.0, step.lap.seconds() - step.compiled_s)
+            tokens = self.derived.tokens_until(step.number)
+            self.train_time_s += seconds
+            self.loader_wait_s += step.waited_s
+            self.recompiled_steps += bool(step.compiled_s)
+            if not step.compiled_s:
+                self.speeds.add(step.number - 1, seconds)
+            self.run.steps, self.run.tokens = step.number, tokens
+            metrics = self.run.metrics
+            metrics["train_time_s"] = self.train_time_s
+            metrics["loader_wait_s"] = self.loader_wait_s
+            metrics["train_loss"] = loss
+            metrics["recompiled_steps"] = self.recompiled_steps
+            self.run.event(
+                "step",
+                step=step.number,
+                tokens=tokens,
+                loss=round(loss, 6) if math.isfinite(loss) else None,
+                step_s=round(seconds, 6),
+                loader_wait_s=round(step.waited_s, 6),
+                train_time_s=round(self.train_time_s, 6),
+                lr_scale=round(step.lr_scale, 6),
+                **({"recompiled": True} if step.compiled_s else {}),
+            )
+            if not math.isfinite(loss):
+                raise Diverged(f"training loss {loss} at step {step.number}")
+            if told:  # every rank reads it at the same step, so that none waits for one that left
+                self._told_to_leave = True
+
+    def _evaluate(self, step: int) -> None:
+        began = time.time()
+        own = self.ranks.share(self.derived.validation_rows)
+        result = evaluate(
+            self.trainer.gpt,
+            self.validation.tokens(own.start, own.stop),
+            self.bytes_per_token,
+            self.derived.device_batch_rows,
+            self.ranks,
+        )
+        seconds = time.time() - began
+        self.eval_s += seconds
+        self._recompilation(step)
+        metrics = self.run.metrics
+        metrics["val_loss"], metrics["val_bpb"] = result.val_loss, result.val_bpb
+        metrics["eval_s"] = self.eval_s
+        self.run.event(
+            "evaluation",
+            step=step,
+            tokens=self.derived.tokens_until(step),
+            train_time_s=round(self.train_time_s, 6),
+            val_loss=result.val_loss,
+            val_bpb=result.val_bpb,
+            seconds=round(seconds, 4),
+        )
+        if self.ranks.rank == 0:
+            print(f"step {step}/{self.derived.steps} val_bpb {result.val_bpb:.5f}", flush=True)
+
+    def _summarise(self, environment: dict[str, Any]) -> None:
+        metrics, derived = self.run.metrics, self.derived
+        metrics["tokens_per_s_job"] = self.run.tokens / self.train_time_s
+        metrics.update(self.speeds.metrics(derived.sizes.context))
+        metrics["peak_memory_bytes"] = self.ranks.largest(peak_memory_bytes(self.trainer.device))
+        if self.trainer.device.type == "cuda":
+            peak = peak_flops(environment["gpus"][0]["name"])
+            if peak is not None and metrics["tokens_per_s"] is not None:
+                flops = derived.flops_per_token * metrics["tokens_per_s"]
+                metrics["mfu"] = flops / (peak * self.ranks.count)
+
+    def _timed(self, name: str, call: Any) -> Any:
+        began = time.time()
+        value = call()
+        self._phase_since(name, began)
+        return value
+
+    def _phase_since(self, name: str, began: float) -> float:
+        seconds = time.time() - began
+        self.run.phase(name, seconds)
+        if self.stop.reason is not None:
+            raise Interrupted(self.stop.reason)
+        return seconds
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A step whose loss and time are not read yet."""
+
+    number: int
+    shared: Tensor
+    lap: Lap
+    waited_s: float
+    lr_scale: float
+    compiled_s: float
