@@ -47,14 +47,14 @@ class _Ended(Exception):
 def plan(prepared: Prepared, ledger: Ledger, stored: Sequence[GateResult]) -> GatePlan:
     """What the gate will take and be able to say.
 
-    The speed goes first and the runs get the rest. Launches that nobody counted beforehand would
-    leave none, so where the rule is open they have half of the budget.
+    The speed goes first, and leaves the runs what they need for a verdict, up to half of the
+    budget. Launches that nobody counted beforehand have the other half where the rule is open.
     """
     asked, parts = prepared.asked, []
     left_s = asked.budget_s
     if prepared.a is not None:
         until_s = _launches_until_s(prepared)
-        budget_s = asked.budget_s if until_s is None else until_s
+        budget_s = _left_for_launches_s(prepared, ledger) if until_s is None else until_s
         terms = gate_plan.Terms(alpha=asked.alpha, rule=asked.rule, budget_s=budget_s)
         unit_s = gate_launcher.launch_seconds(prepared, stored)
         row, margin = launch_row(asked, ledger, prepared.form), speed_margin(asked)
@@ -81,6 +81,17 @@ def _launches_until_s(prepared: Prepared) -> float | None:
     if asked.rule == "looks" or asked.budget_s is None or not prepared.compares_quality:
         return None
     return asked.budget_s / 2
+
+
+def _left_for_launches_s(prepared: Prepared, ledger: Ledger) -> float | None:
+    """The budget without what runs take that can come to a verdict within half of it."""
+    asked = prepared.asked
+    if asked.budget_s is None or not prepared.compares_quality or asked.baseline is None:
+        return asked.budget_s
+    terms = gate_plan.Terms(alpha=asked.alpha, rule=asked.rule, budget_s=asked.budget_s / 2)
+    runs = _quality_part(prepared, asked.baseline, ledger, terms)
+    kept_s = runs.seconds if gate_plan.has_chance(runs) else None
+    return asked.budget_s - (kept_s or 0.0)
 
 
 def _quality_part(

@@ -255,13 +255,14 @@ def _notes(
 
 def without_chance(plan: GatePlan) -> str | None:
     """Why no verdict is likely under this plan; None where one is, or nobody can say."""
-    if any(_has_chance(part) for part in plan.parts):
+    if any(has_chance(part) for part in plan.parts):
         return None
     lacking = [_lacking(part) for part in plan.parts]
     return "no verdict is likely, so nothing is spent: " + "; ".join(lacking)
 
 
-def _has_chance(part: PartPlan) -> bool:
+def has_chance(part: PartPlan) -> bool:
+    """Whether a verdict is likely, or nobody can say."""
     if not part.n_b or part.margin is None:
         return False
     if part.passes is None or part.regression is None:

@@ -200,7 +200,9 @@ def worst(outcomes: list[GateOutcome]) -> GateOutcome:
     return next((one for one in WORST_FIRST if one in outcomes), "inconclusive")
 
 
-def as_json(result: GateResult) -> str:
-    """As `--json` prints it: the struct with its exit code; what is not known is null."""
-    value = {**msgspec.to_builtins(result), "exit_code": result.exit_code}
+def as_json(result: GateResult | GatePlan) -> str:
+    """As `--json` prints it: a result with its exit code, or a plan; what is not known is null."""
+    value = msgspec.to_builtins(result)
+    if isinstance(result, GateResult):
+        value["exit_code"] = result.exit_code
     return msgspec.json.format(msgspec.json.encode(value), indent=1).decode()

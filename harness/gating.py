@@ -78,6 +78,8 @@ def _gated(
     planned = gate.plan(prepared, ledger, earlier)
     only_plan = options.plan_only
     print_plan(console if only_plan and not options.json else progress, planned)
+    if only_plan and options.json:
+        console.file.write(as_json(planned) + "\n")
     return None if only_plan else _carried_out(prepared, planned, store, ledger, progress)
 
 

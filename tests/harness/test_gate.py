@@ -278,6 +278,17 @@ def test_an_open_plan_says_so_and_shares_its_budget(gate):
     assert "P(pass | no change) at least" in gate.err
 
 
+def test_launches_leave_the_runs_what_those_need_for_a_verdict(gate):
+    launches, runs = gate("--base", ".", "--plan")[1]["parts"]
+    all_launches_s = launches["n_b"] * launches["unit_s"]
+    minutes = (all_launches_s + 0.5 * runs["unit_s"]) / 60  # room for these and not for one run
+    fewer_launches, same_runs = gate("--base", ".", "--plan", "--budget-minutes", minutes)[1][
+        "parts"
+    ]
+    assert fewer_launches["n_b"] == launches["n_b"] - 1
+    assert same_runs["n_b"] == runs["n_b"] > 0
+
+
 def test_a_plan_says_runs_chances_and_cost_and_starts_nothing(gate, place):
     code, _ = gate("--base", ".", "--plan", "--price", "2.5")
     assert code == 0
