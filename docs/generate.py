@@ -2,7 +2,7 @@
 is typed in by hand.
 
     python docs/generate.py               # tables of the catalogue, of studies and of benchmarks
-    python docs/generate.py --store runs --study smoke  # before that, docs/smoke.csv and .png
+    python docs/generate.py --store runs --study smoke  # before that, docs/smoke.csv
     python docs/generate.py --logs A B    # before that, docs/compare.txt from two folders of logs
 
 A test holds all pages equal to what the first form would write.
@@ -23,6 +23,7 @@ ROOT = DOCS.parent
 README, GPU, TRICKS = ROOT / "README.md", DOCS / "gpu.md", DOCS / "tricks.md"
 RECORDS = ROOT / "benchmarks" / "records" / "h100"
 STUDIES = ROOT / "baselines" / "studies"
+PICTURED = "speedrun-d8"  # README's picture
 SHOWN = {
     "val_bpb": "val_bpb",
     "tokens_per_s": "tokens/s",
@@ -46,9 +47,11 @@ def main() -> None:
 
 
 def take(store: str, study: str) -> None:
-    """Copies a study's numbers and picture out of a store."""
+    """Copies a study's numbers, and README's picture, out of a store."""
     command = [sys.executable, "-m", "harness", "report", study, "--store", store, "--no-html"]
-    command += ["--csv", str(DOCS / f"{study}.csv"), "--picture", str(DOCS / f"{study}.png")]
+    command += ["--csv", str(DOCS / f"{study}.csv")]
+    if study == PICTURED:
+        command += ["--picture", str(DOCS / f"{study}.png")]
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
@@ -75,7 +78,7 @@ def compared() -> str:
 
 def regenerated(text: str) -> str:
     """`text` with each generated block made anew."""
-    text = _replaced(text, "study table", cost("speedrun-d8") + study_table("speedrun-d8"))
+    text = _replaced(text, "study table", cost(PICTURED) + study_table(PICTURED))
     text = _replaced(text, "smoke table", study_table("smoke"))
     text = _replaced(text, "comparison", compared())
     text = _replaced(text, "speed", speed_table())
@@ -225,7 +228,7 @@ def loss_table() -> str:
     lines = [f"| val_bpb at step | {' | '.join(own)} |", "|---|" + "---|" * len(own)]
     for name, losses in (("here", own), ("nanochat", theirs["val_bpb"])):
         lines.append(f"| {name} | {' | '.join(f'{losses[step]:.4f}' for step in own)} |")
-    runs = [run for run in _runs("speedrun-d8") if run["launch"]["arm"] == "base"]
+    runs = [run for run in _runs(PICTURED) if run["launch"]["arm"] == "base"]
     ratios = sorted(run["wall_s"] / run["metrics"]["train_time_s"] for run in runs)
     shown = " and ".join(f"{ratio:.2f}" for ratio in ratios)
     lines.append(
