@@ -150,6 +150,8 @@ def _short(value: Any) -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:.6g}"
+    if isinstance(value, list | tuple) and value and isinstance(value[0], dict):
+        return "; ".join(_short(item) for item in value)
     if isinstance(value, list | tuple):
         return " ".join(str(item) for item in value)
     return str(value)
