@@ -344,6 +344,14 @@ def _check_arm(name: str, arm: ArmFile, where: str) -> None:
         )
 
 
+def one_of(text: str, words: tuple[Any, ...], option: str, remedy: str) -> Any:
+    """`text`, which has to be one of an option's words. Raises UsageError."""
+    if text in words:
+        return text
+    expected = f"{', '.join(words[:-1])} or {words[-1]}"
+    raise UsageError(path=option, expected=expected, got=repr(text), remedy=remedy)
+
+
 def parse_sets(pairs: Iterable[str]) -> dict[str, Any]:
     """`["a.b=c"]` to `{"a.b": c}`, values read as YAML. Raises UsageError."""
     from ruamel.yaml import YAML

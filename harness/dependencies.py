@@ -26,6 +26,7 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from harness import atomic
+from harness.config import one_of
 from harness.errors import TrainerError, UsageError
 from harness.run import lock_file
 from harness.trainer import NativeTrainer
@@ -69,17 +70,11 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 
 def word_of(text: str) -> Word | None:
     """A word of the command line; empty: nobody said. Raises UsageError."""
-    for word in get_args(Word):
-        if text == word:
-            return word  # type: ignore[no-any-return]
     if not text:
         return None
-    raise UsageError(
-        path="--environments",
-        expected="own or shared",
-        got=repr(text),
-        remedy="own: a ref with other dependencies gets its own; shared: all refs use this one.",
-    )
+    remedy = "own: a ref with other dependencies gets its own; shared: all refs use this one."
+    word: Word = one_of(text, get_args(Word), "--environments", remedy)
+    return word
 
 
 def wanted(ref: str, trainer: NativeTrainer, checkout: Path) -> Wanted:

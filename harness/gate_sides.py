@@ -17,6 +17,7 @@ import msgspec
 from harness import atomic, baseline, dependencies, gate_history, replicates, turns, worktree
 from harness.ab import Form
 from harness.baseline import Baseline
+from harness.config import one_of
 from harness.errors import UsageError
 from harness.gate_result import Claim, Rule, Subject
 from harness.replicates import Recipe
@@ -127,17 +128,11 @@ def prepare(asked: Asked, store: Store, say: Callable[[str], None] = lambda _: N
     return msgspec.structs.replace(prepared, key=key)
 
 
-def claim_of(word: str) -> Claim:
+def claim_of(text: str) -> Claim:
     """A claim by its name. Raises UsageError."""
-    for claim in get_args(Claim):
-        if word == claim:
-            return claim  # type: ignore[no-any-return]
-    raise UsageError(
-        path="--claims",
-        expected="refactor, systems or ml",
-        got=repr(word),
-        remedy="refactor: equal losses; systems: equal quality, and faster; ml: no harm at all.",
-    )
+    remedy = "refactor: equal losses; systems: equal quality, and faster; ml: no harm at all."
+    claim: Claim = one_of(text, get_args(Claim), "--claims", remedy)
+    return claim
 
 
 def _check_asked(asked: Asked) -> None:

@@ -15,6 +15,7 @@ from typing import Literal, get_args
 import msgspec
 
 from harness.ab import Form, NoRoom, require_room
+from harness.config import one_of
 from harness.errors import UsageError
 from harness.trainer import NativeTrainer
 
@@ -53,15 +54,9 @@ class Turns(msgspec.Struct, frozen=True, kw_only=True):
 
 def word_of(text: str) -> Word:
     """A word of the command line. Raises UsageError."""
-    for word in get_args(Word):
-        if text == word:
-            return word  # type: ignore[no-any-return]
-    raise UsageError(
-        path="--turns",
-        expected="auto, resident or relay",
-        got=repr(text),
-        remedy="resident: both at once; relay: one process after the other; auto: as it fits.",
-    )
+    remedy = "resident: both at once; relay: one process after the other; auto: as it fits."
+    word: Word = one_of(text, get_args(Word), "--turns", remedy)
+    return word
 
 
 def choose(asked: Word, trainer: NativeTrainer, memory: Memory) -> Turns:

@@ -130,9 +130,11 @@ def join(ranks: Ranks, device: "torch.device") -> None:
 
 def part(ranks: Ranks) -> None:
     """Leaves the other ranks, where there are any."""
+    if ranks.alone:
+        return
     import torch.distributed as dist
 
-    if not ranks.alone and dist.is_initialized():
+    if dist.is_initialized():
         dist.destroy_process_group()
 
 

@@ -125,7 +125,9 @@ class Training:
             kernel_plan=kernel_plan(self.config, trainer.kernels),
             calibration_s=system.calibration_s,
         )
-        environment["gpus"] = [gpu for gpus in self.ranks.told(environment["gpus"]) for gpu in gpus]
+        if not self.ranks.alone:  # each rank sees all GPUs of its machine, and runs on one
+            used = environment["gpus"][self.ranks.local : self.ranks.local + 1]
+            environment["gpus"] = [gpu for gpus in self.ranks.told(used) for gpu in gpus]
         return {**environment, "compile_cache": self.compilation.as_json()}
 
     def _all_steps(self, loader: Loader, saver: Saver) -> None:

@@ -131,7 +131,8 @@ class Optimizers:
     def warm_up(self) -> None:
         """Compiles the kernels of Muon, by a step of length 0 with gradients of 0."""
         if self.muon is not None:
-            self.muon.step(lr_scale=0.0, momentum=0.5, decay_scale=0.0)
+            for exchange in self.muon.step(lr_scale=0.0, momentum=0.5, decay_scale=0.0):
+                exchange.wait()
 
     def zero_grad(self) -> None:
         """Forgets all gradients but those that wait for the next step."""

@@ -60,6 +60,8 @@ class Portion:
 
     def zero_grad(self) -> None:
         """Forgets the gradients, and that they were reduced."""
+        if self._reducing is not None:
+            self._reducing.wait()  # begun while compiling, where no step follows
         self.whole.grad = self.own.grad = None
         self._early, self._reducing = False, None
 

@@ -59,6 +59,8 @@ def trained(
     ("base", "ranks", "changes"),
     [
         ("speedrun_tiny_cpu", 2, {}),
+        # compiling runs backward passes that no step follows
+        pytest.param("speedrun_tiny_cpu", 2, {"system.compile": True}, marks=pytest.mark.slow),
         pytest.param("speedrun_tiny_cpu", 4, {}, marks=pytest.mark.slow),
         # every label under AdamW, a tied head, gradients clipped at every step
         pytest.param("gpt2_tiny_cpu", 2, {"optimizer.clip": 0.1}, marks=pytest.mark.slow),
