@@ -34,7 +34,7 @@ from harness.gate_rounds import Rounds, launch_row, speed_margin
 from harness.gate_sides import Asked
 from harness.gate_whole import concluded
 from harness.gating import with_own_rows
-from harness.ledger import Ledger, Row, recipe_scale
+from harness.ledger import Bench, Ledger, Row, bench_of, recipe_scale
 from harness.margins import LOSS_MARGIN_NATS, LOSS_SD_NATS, SPEED_MARGIN
 from harness.record import SESSION_GAP_S, Identity, Record
 from harness.record import Launch as Started
@@ -170,7 +170,7 @@ def _session(
     ledger = with_own_rows(ledger, asked, before)
     planned = _planned(cell, asked, ledger)
     source = Drawn(rng, cell.harm)
-    rounds = Rounds(asked, ledger, source)
+    rounds = Rounds(asked, bench(), ledger, source)
     if gate_plan.without_chance(planned) is None:
         rounds.take(planned)
     bare = _bare(asked, planned, source, session=len(before))
@@ -180,7 +180,7 @@ def _session(
 def _planned(cell: Cell, asked: Asked, ledger: Ledger) -> GatePlan:
     terms = gate_plan.Terms(alpha=ALPHA, rule=cell.rule, budget_s=asked.budget_s)
     if cell.evidence == "launches":
-        part = gate_plan.speed_plan(launch_row(asked, ledger), speed_margin(asked), 1.0, terms)
+        part = gate_plan.speed_plan(launch_row(bench(), ledger), speed_margin(asked), 1.0, terms)
     else:
         assert asked.baseline is not None
         records = asked.baseline.now.records
@@ -269,6 +269,11 @@ def baseline(rng: np.random.Generator, runs: int = STORED_RUNS) -> Baseline:
         previous=None,
     )
     return Baseline(name="simulated", gpu=GPU, gpus=1, protocol=1, entries=[entry])
+
+
+def bench() -> Bench:
+    """What all simulated launches and runs belong to."""
+    return bench_of(record(1, 1.0))
 
 
 def ledger(rng: np.random.Generator, df: int = LEDGER_DF) -> Ledger:

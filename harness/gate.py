@@ -22,7 +22,7 @@ from harness.gate_result import GatePlan, GateResult, PartPlan
 from harness.gate_rounds import Rounds, launch_row, speed_margin
 from harness.gate_sides import Prepared
 from harness.gate_whole import concluded
-from harness.ledger import Ledger, device, is_full_scale, recipe_scale
+from harness.ledger import Ledger, device, is_full_scale
 from harness.pace import PaceFailed, PaceStopped
 from harness.record import Record
 from harness.replicates import name_of
@@ -57,7 +57,7 @@ def plan(prepared: Prepared, ledger: Ledger, stored: Sequence[GateResult]) -> Ga
         budget_s = _left_for_launches_s(prepared, ledger) if until_s is None else until_s
         terms = gate_plan.Terms(alpha=asked.alpha, rule=asked.rule, budget_s=budget_s)
         unit_s = gate_launcher.launch_seconds(prepared, stored)
-        row, margin = launch_row(asked, ledger, prepared.form), speed_margin(asked)
+        row, margin = launch_row(prepared.bench, ledger, prepared.form), speed_margin(asked)
         part = gate_plan.speed_plan(row, margin, unit_s, terms)
         part = gate_plan.with_turns(part, prepared.turns)
         parts.append(msgspec.structs.replace(part, until_s=until_s))
@@ -134,7 +134,7 @@ class Gate:
 
     def execute(self) -> GateResult:
         """Runs it to its end and stores the result. Raises HarnessError and PaceStopped."""
-        rounds, ended = Rounds(self.prepared.asked, self.ledger, self), None
+        rounds, ended = Rounds(self.prepared.asked, self.prepared.bench, self.ledger, self), None
         try:
             self._take(rounds)
         except _Ended as error:
@@ -225,7 +225,6 @@ class Gate:
     def _bare(self, log: str | None) -> GateResult:
         """Everything but the verdicts."""
         asked, stored = self.prepared.asked, self.prepared.asked.baseline
-        seen = self.runs[0] if self.runs else stored.now.records[0] if stored else None
         return GateResult(
             key=self.prepared.key,
             number=self.number,
@@ -242,18 +241,20 @@ class Gate:
             notes=self.notes,
             log_tail=log,
             launches=self.launches,
-            scale=recipe_scale(seen) if seen else None,
-            device=self._device(seen),
+            scale=self.prepared.bench.scale,
+            device=self._device(),
             environment_id=self._environment_id(),
             boot_id=boot_id(),
             started_at=self.started_at,
             ended_at=time.time(),
         )
 
-    def _device(self, seen: Record | None) -> str | None:
-        if seen is not None:
-            return device(seen.environment)
-        return self.launches[0].device if self.launches else None
+    def _device(self) -> str | None:
+        """As a trainer saw it from inside, where one ran."""
+        if self.runs:
+            return device(self.runs[0].environment)
+        seen = self.launches[0].device if self.launches else None
+        return seen or self.prepared.bench.device
 
     def _environment_id(self) -> str:
         if self.launches:

@@ -17,10 +17,19 @@ import msgspec
 from harness import atomic
 from harness.ab import Form
 from harness.errors import StoreError
-from harness.gate_result import FORMAT, SPEED, GateResult, MetricVerdict, Subject, speed_of
+from harness.gate_result import (
+    FORMAT,
+    SPEED,
+    TRAJECTORY,
+    GateResult,
+    MetricVerdict,
+    Subject,
+    speed_of,
+)
 from harness.launches import of_launches
 from harness.ledger import Row, Source
 from harness.record import SESSION_GAP_S
+from harness.statistics import pool
 from harness.store import Store
 
 KEY_DIGITS = 12
@@ -156,6 +165,11 @@ def spent(stored: Sequence[GateResult]) -> list[str]:
     return [name for result in stored for name in result.candidates]
 
 
+def rows(stored: Sequence[GateResult]) -> list[Row]:
+    """All that gates teach the ledger."""
+    return [*launch_rows(stored), *trajectory_rows(stored)]
+
+
 def launch_rows(stored: Sequence[GateResult]) -> list[Row]:
     """What the launches of gates teach the ledger: their SD by recipe, device and form."""
     groups: dict[tuple[str, str, Source], list[tuple[float, int]]] = defaultdict(list)
@@ -183,6 +197,37 @@ def launch_rows(stored: Sequence[GateResult]) -> list[Row]:
             )
         )
     return rows
+
+
+def trajectory_rows(stored: Sequence[GateResult]) -> list[Row]:
+    """How far one code parts from itself: the SD of the loss at the last step of a trajectory.
+
+    From gates of one code and configuration against itself, whose launches all begin at one seed.
+    """
+    groups: dict[tuple[str, str], list[list[float]]] = defaultdict(list)
+    for result in stored:
+        alike = (result.a.code_id, result.a.config_id) == (result.b.code_id, result.b.config_id)
+        ends = [side[-1] for one in result.launches for side in one.losses if side]
+        if alike and len(ends) > 1 and result.scale and result.device:
+            groups[result.scale, result.device].append(ends)
+    found = []
+    for (scale, device), members in groups.items():
+        pooled = pool(members)
+        found.append(
+            Row(
+                scale=scale,
+                metric=TRAJECTORY,
+                gpu=device,
+                source="nondeterminism",
+                sd=pooled.sd,
+                df=pooled.df,
+                runs=sum(map(len, members)),
+                groups=len(members),
+                origin="own",
+                note="launches of one code against itself",
+            )
+        )
+    return found
 
 
 def held_bytes(stored: Sequence[GateResult], config_id: str) -> tuple[float, float | None] | None:

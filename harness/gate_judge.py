@@ -33,9 +33,10 @@ from harness.margins import COMPARED, Margin
 from harness.record import Record
 from harness.sequential import criticals, look_tails
 from harness.statistics import Contrast, detectable
-from harness.verdict import Known, decide
+from harness.verdict import Known, Outcome, decide
 
 MEMORY, COMPILATION = "peak_memory_bytes", "compile_s"
+OWN_NOISE = "the launches' own"
 MEMORY_MARGIN = 0.01
 """Relative, where an allocator counts: its count repeats, so this is far beyond its noise."""
 
@@ -132,13 +133,20 @@ def quality_row(a: Sequence[Record], metric: str, ledger: Ledger) -> Row | None:
 def of_launch_ratios(
     launches: Sequence[Launch],
     looks: Looks,
-    known: Known | None,
+    row: Row | None,
     margin: Margin,
     alpha: float,
-    noise_from: str,
+    *,
+    borrowed: bool = False,
 ) -> MetricVerdict:
-    """tokens/s of B against A, at the look that these launches reach, or at none between two."""
-    found = of_launches([one.ratios for one in launches], known, keep=looks.rule == "open")
+    """tokens/s of B against A, at the look that these launches reach, or at none between two.
+
+    `row`: the ledger's for one launch, perhaps `borrowed` from another recipe.
+    """
+    known, ratios = row.known if row else None, [one.ratios for one in launches]
+    found = of_launches(ratios, known, keep=looks.rule == "open", borrowed=borrowed)
+    if not found.from_ledger and len(launches) < OWN_LAUNCHES:
+        known = None  # given up, because they differ by more than it allows
     harm = Contrast(
         estimate=found.contrast.estimate - _tokens(launches),
         se=found.contrast.se,
@@ -150,7 +158,7 @@ def of_launch_ratios(
         critical = t_quantile(1 - mixture.tail(harm.se, margin.value / 2, alpha), harm.df)
     else:
         critical = math.nan if look is None else _look_critical(looks.looks, look, known, alpha)
-    judged = _speed(launches, found, harm, critical, margin, alpha, noise_from)
+    judged = _speed(launches, found, harm, critical, margin, alpha, _origin(row, borrowed))
     return MetricVerdict(
         judged=known_numbers(judged),
         evidence="launches",
@@ -158,6 +166,13 @@ def of_launch_ratios(
         looks=looks.count,
         rule=looks.rule,
     )
+
+
+def _origin(row: Row | None, borrowed: bool) -> str:
+    if row is None:
+        return ""
+    whose = ", of another recipe" if borrowed else ""
+    return f"the {row.origin} ledger{whose}, {row.scale}, {row.gpu}, {row.source}"
 
 
 def _look_critical(looks: Sequence[int], look: int, known: Known | None, alpha: float) -> float:
@@ -208,7 +223,7 @@ def _speed(
         df=harm.df,
         sd=found.launch_sd,
         noise="ledger" if found.from_ledger else "pooled",
-        noise_from=noise_from if found.from_ledger else "the launches' own",
+        noise_from=noise_from if found.from_ledger else _own_noise(noise_from, n),
         margin=margin.value,
         margin_from=margin.why,
         minimum_detectable=detectable(critical, harm.df, harm.se, power.BETA) if limits else None,
@@ -219,6 +234,11 @@ def _speed(
         notes=_launch_notes(launches, found),
         replicate="launch",
     )
+
+
+def _own_noise(ledger: str, n: int) -> str:
+    given_up = ledger and n < OWN_LAUNCHES
+    return f"the launches' own: they differ by more than {ledger}" if given_up else OWN_NOISE
 
 
 def loader_reason(launches: Sequence[Launch]) -> str | None:
@@ -326,17 +346,21 @@ def _as_run(launch: Launch, side: int) -> LoggedRun:
     )
 
 
-def of_trajectories(launch: Launch) -> MetricVerdict:
-    """Are the losses of the first steps the same, bit by bit?
+def of_trajectories(launch: Launch, row: Row | None = None, alpha: float = 0.05) -> MetricVerdict:
+    """Are the losses of the first steps the same?
 
-    On a CPU they have to be. On a GPU sums may come in another order, and how far that carries them
-    apart over so few steps no ledger row says: there a difference leaves the question open.
+    On a CPU bit by bit. On a GPU sums may come in another order, and that carries the losses apart:
+    by how much the ledger's `row` says, from launches of one code against itself. What has gone
+    further at the last step than two such launches do is another computation; without a row a
+    difference leaves the question open.
     """
     a, b = launch.losses
     parts = next((at for at, (x, y) in enumerate(zip(a, b, strict=True), 1) if x != y), None)
     reason = None if parts is None else f"the losses part at step {parts} of {len(a)}"
+    outcome: Outcome = "pass" if parts is None else "regression"
+    known = row.known if row and parts is not None and launch.on_gpu else None
     if parts is not None and launch.on_gpu:
-        reason = f"{reason}; on a GPU they may, and the ledger has no envelope for it: --claims ml"
+        outcome, reason = _in_envelope(abs(a[-1] - b[-1]), known, alpha, f"{reason}")
     judged = Judgement(
         metric=TRAJECTORY,
         title=f"loss over {len(a)} steps",
@@ -345,11 +369,27 @@ def of_trajectories(launch: Launch) -> MetricVerdict:
         harm_sign=1,
         n=(len(a), len(b)),
         means=(a[-1], b[-1]),
-        estimate=max(abs(x - y) for x, y in zip(a, b, strict=True)),
-        outcome="pass" if parts is None else "inconclusive" if launch.on_gpu else "regression",
+        estimate=b[-1] - a[-1] if known else max(abs(x - y) for x, y in zip(a, b, strict=True)),
+        sd=known.sd if known else None,
+        df=known.df if known else None,
+        noise="ledger" if known else None,
+        noise_from=_origin(row, borrowed=False) if known else "",
+        outcome=outcome,
         reason=reason,
     )
     return MetricVerdict(judged=judged, evidence="trajectory", look=1, looks=1)
+
+
+def _in_envelope(
+    apart: float, known: Known | None, alpha: float, parted: str
+) -> tuple[Outcome, str]:
+    if known is None:
+        without = "on a GPU they may, and the ledger has no envelope for it"
+        remedy = "a gate with --base . --claims refactor teaches it, or --claims ml"
+        return "inconclusive", f"{parted}; {without}: {remedy}"
+    limit = t_quantile(1 - alpha / 2, known.df) * math.sqrt(2) * known.sd
+    says = f"{parted} and end {apart:.2g} apart; launches of one code stay within {limit:.2g}"
+    return ("pass" if apart <= limit else "regression"), says
 
 
 def held_to(claim: Claim, verdict: MetricVerdict) -> MetricVerdict:

@@ -25,6 +25,7 @@ class Launcher:
         assert prepared.a is not None, "a speed has two sides"
         self.form, self.folder, self.stop = prepared.form, folder, stop
         self.refactor = prepared.asked.claim == "refactor"
+        self.alike = prepared.alike
         a, b = (_started(prepared, name) for name in ("A", "B"))
         if not b.trainer.paces:
             a, b = relay.shortened(a), relay.shortened(b)
@@ -33,7 +34,7 @@ class Launcher:
     def launch(self, number: int) -> ab.Launch:
         """Raises ab.Trouble, ab.NoRoom, PaceStopped and TrainerError."""
         make = relay.launch if self.form == "relay" else ab.launch
-        trajectory = self.refactor and number == 1
+        trajectory = self.refactor and (number == 1 or self.alike)  # alike, each teaches the ledger
         try:
             return make(number, self.sides, self.folder, self.stop, trajectory=trajectory)
         except ab.Trouble as trouble:

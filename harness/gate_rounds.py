@@ -13,9 +13,9 @@ from typing import Protocol
 from harness import gate_judge
 from harness.ab import Form, Launch
 from harness.gate_history import SOURCES
-from harness.gate_result import SPEED, GatePlan, MetricVerdict, PartPlan
+from harness.gate_result import SPEED, TRAJECTORY, GatePlan, MetricVerdict, PartPlan
 from harness.gate_sides import Asked
-from harness.ledger import Ledger, Row, device, recipe_scale
+from harness.ledger import Bench, Ledger, Row
 from harness.margins import Margin, default_margin, given
 from harness.record import Record
 
@@ -37,10 +37,10 @@ class Source(Protocol):
 
 
 class Rounds:
-    """One gate's buying; `metrics` are its verdicts so far."""
+    """One gate's buying on a bench; `metrics` are its verdicts so far."""
 
-    def __init__(self, asked: Asked, ledger: Ledger, source: Source) -> None:
-        self.asked, self.ledger, self.source = asked, ledger, source
+    def __init__(self, asked: Asked, bench: Bench, ledger: Ledger, source: Source) -> None:
+        self.asked, self.bench, self.ledger, self.source = asked, bench, ledger, source
         self.metrics: list[MetricVerdict] = []
 
     def take(self, planned: GatePlan) -> None:
@@ -56,7 +56,12 @@ class Rounds:
         while len(launches) < part.most and self.source.has_time(part):
             self.source.launch()
             if len(launches) == 1 and self.asked.claim == "refactor":
-                self.metrics.append(gate_judge.of_trajectories(launches[0]))
+                known = self.ledger.find(
+                    self.bench.scale, TRAJECTORY, self.bench.device, "nondeterminism"
+                )
+                self.metrics.append(
+                    gate_judge.of_trajectories(launches[0], known, self.asked.alpha)
+                )
             verdict = self._judged_speed(part)
             if _settled(verdict, part, len(launches)) or gate_judge.loader_reason(launches):
                 break
@@ -66,14 +71,14 @@ class Rounds:
             self.metrics += gate_judge.of_launch_sides(launches, asked.alpha, asked.margins)
 
     def _judged_speed(self, part: PartPlan) -> MetricVerdict:
-        row = launch_row(self.asked, self.ledger, part.turns or "resident")
+        row = launch_row(self.bench, self.ledger, part.turns or "resident")
         verdict = gate_judge.of_launch_ratios(
             self.source.launches,
             part,
-            row.known if row else None,
+            row,
             speed_margin(self.asked),
             self.asked.alpha,
-            f"the {row.origin} ledger, {row.scale}, {row.gpu}, {row.source}" if row else "",
+            borrowed=row is not None and row.scale != self.bench.scale,
         )
         # an open gate may go on until a claim of more speed is shown; looks were planned for harm
         return gate_judge.held_to(self.asked.claim, verdict) if part.rule == "open" else verdict
@@ -106,12 +111,9 @@ def _decided(found: Mapping[str, MetricVerdict]) -> dict[str, MetricVerdict]:
     return {name: one for name, one in found.items() if one.outcome in ("pass", "regression")}
 
 
-def launch_row(asked: Asked, ledger: Ledger, form: Form = "resident") -> Row | None:
-    """The ledger's row for launches of the baseline's recipe on its device, in one form."""
-    if asked.baseline is None:
-        return None
-    first = asked.baseline.now.records[0]
-    return ledger.find(recipe_scale(first), SPEED, device(first.environment), SOURCES[form])
+def launch_row(bench: Bench, ledger: Ledger, form: Form = "resident") -> Row | None:
+    """The ledger's row for launches on a bench, in one form."""
+    return ledger.of_launches(SPEED, bench, SOURCES[form])
 
 
 def speed_margin(asked: Asked) -> Margin:

@@ -20,6 +20,7 @@ from harness.baseline import Baseline
 from harness.config import one_of
 from harness.errors import UsageError
 from harness.gate_result import Claim, Rule, Subject
+from harness.ledger import Bench, bench_of, device, scale_of
 from harness.replicates import Recipe
 from harness.store import Store
 from harness.trainer import NativeTrainer, by_name
@@ -60,14 +61,21 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     """Both sides, described and found comparable. `a` is None where speed is not compared.
 
-    `turns`: how launches are made, where there are any.
+    `turns`: how launches are made, where there are any. `bench`: what their noise belongs to.
     """
 
     asked: Asked
     a: Side | None
     b: Side
     key: str
+    bench: Bench
     turns: Turns | None = None
+
+    @property
+    def alike(self) -> bool:
+        """Whether both sides are one code and one configuration, as in a test of the gate."""
+        ids = {(side.subject.code_id, side.subject.config_id) for side in (self.a, self.b) if side}
+        return self.a is not None and len(ids) == 1
 
     @property
     def form(self) -> Form:
@@ -123,7 +131,7 @@ def prepare(asked: Asked, store: Store, say: Callable[[str], None] = lambda _: N
     rule: list[object] = [asked.claim, asked.alpha, sorted(asked.margins.items())]
     rule += ["open"] if asked.rule == "open" else []
     how = _turns(a, b, asked, store) if a is not None else None
-    prepared = Prepared(asked=asked, a=a, b=b, key="", turns=how)
+    prepared = Prepared(asked=asked, a=a, b=b, key="", bench=_bench(asked, b), turns=how)
     key = gate_history.key_of(prepared.reference, b.subject, rule)
     return msgspec.structs.replace(prepared, key=key)
 
@@ -218,6 +226,14 @@ def _installed(
     versions = dependencies.other_versions(found, python)
     note = f"{ref} runs in an environment of its own, {python.parent.parent.name}: "
     return trainer.at(checkout, python), [note + ("; ".join(versions) or "the same versions")]
+
+
+def _bench(asked: Asked, b: Side) -> Bench:
+    """Of the baseline's records; without one, of the candidate on what its trainer sees here."""
+    if asked.baseline is not None:
+        return bench_of(asked.baseline.now.records[0])
+    scale = scale_of(b.trainer.name, b.recipe.derived)
+    return Bench(scale=scale, device=device(b.trainer.machine()))
 
 
 def _turns(a: Side, b: Side, asked: Asked, store: Store) -> Turns:

@@ -91,7 +91,7 @@ def _side(side: Subject) -> str:
     parts = []
     if side.ref is not None:
         parts.append("the present code" if side.ref == "." else side.ref)
-        parts.append(f"commit {side.commit[:10]}" if side.commit else "with uncommitted changes")
+        parts.append(f"commit {side.commit[:10]}" if side.commit else "of no commit")
     elif side.baseline is not None:
         parts.append(f"baseline {side.baseline}")
     parts += [f"{path}={value}" for path, value in side.set.items()]

@@ -86,7 +86,7 @@ def _gated(
 def with_own_rows(ledger: Ledger, asked: Asked, stored: Sequence[GateResult]) -> Ledger:
     """The ledger with what the baseline's replicates and the launches of gates teach."""
     own = own_rows(asked.baseline.now.records) if asked.baseline else []
-    learnt = [row for row in gate_history.launch_rows(stored) if row.df >= OWN_DF]
+    learnt = [row for row in gate_history.rows(stored) if row.df >= OWN_DF]
     better = {(row.scale, row.metric, row.gpu, row.source) for row in learnt}
     others = [
         row

@@ -41,13 +41,18 @@ def log_ratio(first: float, second: float, third: float, fourth: float) -> float
 
 
 def of_launches(
-    ratios: Sequence[Sequence[float]], known: Known | None = None, *, keep: bool = False
+    ratios: Sequence[Sequence[float]],
+    known: Known | None = None,
+    *,
+    keep: bool = False,
+    borrowed: bool = False,
 ) -> Launches:
     """From the log ratio of each ABBA window, one list a launch; launches weigh alike.
 
     `known` is the ledger's s_launch, used until there are OWN_LAUNCHES; with `keep` for as long as
-    the launches do not vary more than it allows. Without it the launches' own spread is taken,
-    which one launch does not have: then df is 0.
+    the launches do not vary more than it allows. One `borrowed` from another recipe is given up as
+    soon as they do. Without it the launches' own spread is taken, which one launch does not have:
+    then df is 0.
     """
     windows = [np.asarray(launch, dtype=np.float64) for launch in ratios]
     assert windows, "a speed comparison has at least one launch"
@@ -58,7 +63,9 @@ def of_launches(
     squares = sum(float(((launch - launch.mean()) ** 2).sum()) for launch in windows)
     window_variance = squares / inside if inside else math.nan
     within = 0.0 if math.isnan(window_variance) else window_variance
-    trusted = n < OWN_LAUNCHES or (keep and not _have_risen(means, known, within * n / total))
+    guarded = borrowed or n >= OWN_LAUNCHES
+    risen = guarded and _have_risen(means, known, within * n / total)
+    trusted = (n < OWN_LAUNCHES or keep) and not risen
     from_ledger = known is not None and trusted
     if known is not None and from_ledger:
         launch_variance, df = known.sd**2, known.df

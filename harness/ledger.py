@@ -24,7 +24,7 @@ and the statistics, before everything that judges.
 import csv
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -71,6 +71,13 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         return Known(sd=self.sd, df=self.df)
 
 
+class Bench(msgspec.Struct, frozen=True, kw_only=True):
+    """What noise belongs to: how large a recipe is, and what it runs on. None where not known."""
+
+    scale: str | None
+    device: str | None
+
+
 Key = tuple[str, str, str, Source]  # scale, metric, GPU model, source
 
 
@@ -101,6 +108,25 @@ class Ledger:
             return same[0] if same else None
         merged = _merged(fits)
         return merged if merged.df >= OWN_DF else None
+
+    def of_launches(self, metric: str, bench: Bench, source: Source) -> Row | None:
+        """The row of launches that fits; where this recipe has none, the thickest of its device.
+
+        What differs between launches is where things come to lie in memory and how they compile.
+        That is the machine's more than the recipe's: the shipped rows of GPT-2 small and of models
+        ten times its size differ by less than a factor of 2.4.
+        """
+        exact = self.find(bench.scale, metric, bench.device, source)
+        if exact is not None or source != "launch":
+            return exact
+        others = [
+            row
+            for row in self.rows
+            if (row.gpu, row.source) == (bench.device, source)
+            and row.metric in TIMES
+            and row.df >= OWN_DF
+        ]
+        return max(others, key=lambda row: (row.origin == "own", row.df), default=None)
 
 
 def _better(one: Row, other: Row) -> Row:
@@ -236,23 +262,33 @@ def recipe_scale(record: Record) -> str | None:
     Depth where the trainer tells it, parameters where not; and the tokens, because a short run is
     another recipe with another noise.
     """
-    layers = _layers(record)
-    parameters, tokens = record.derived.get("parameters_total"), record.derived.get("tokens")
+    return scale_of(record.trainer, record.derived)
+
+
+def scale_of(trainer: str, derived: Mapping[str, Any]) -> str | None:
+    """`recipe_scale` from a trainer's name and what it derives from a configuration."""
+    layers = _layers(derived)
+    parameters, tokens = derived.get("parameters_total"), derived.get("tokens")
     if not isinstance(tokens, int | float) or (layers is None and parameters is None):
         return None
     size = f"d{layers}" if layers is not None else f"{count(float(parameters or 0))} parameters"
-    return f"{record.trainer} {size}, {count(float(tokens))} tokens"
+    return f"{trainer} {size}, {count(float(tokens))} tokens"
+
+
+def bench_of(record: Record) -> Bench:
+    """What a record's noise belongs to."""
+    return Bench(scale=recipe_scale(record), device=device(record.environment))
 
 
 def is_full_scale(record: Record) -> bool:
     """Whether a recipe is as large as those that reach GPT-2's capability."""
     tokens = record.derived.get("tokens")
     enough = isinstance(tokens, int | float) and tokens >= FULL_SCALE_TOKENS
-    return enough and (_layers(record) or 0) >= FULL_SCALE_LAYERS
+    return enough and (_layers(record.derived) or 0) >= FULL_SCALE_LAYERS
 
 
-def _layers(record: Record) -> int | None:
-    sizes = record.derived.get("sizes")
+def _layers(derived: Mapping[str, Any]) -> int | None:
+    sizes = derived.get("sizes")
     layers = sizes.get("layers") if isinstance(sizes, dict) else None
     return layers if isinstance(layers, int) else None
 

@@ -265,7 +265,8 @@ def verdict_words(judged: Judgement) -> str:
     if judged.more_runs is None:
         return f"inconclusive, no number of {_REPLICATES[judged.replicate]} in reach settles it"
     side = " a side" if judged.replicate == "run" else ""
-    return f"inconclusive, ~{judged.more_runs} more {_REPLICATES[judged.replicate]}{side}"
+    many = judged.replicate if judged.more_runs == 1 else _REPLICATES[judged.replicate]
+    return f"inconclusive, ~{judged.more_runs} more {many}{side}"
 
 
 _REPLICATES = {"run": "runs", "launch": "launches"}

@@ -50,7 +50,7 @@ def gpus() -> list[dict[str, Any]]:
     numbers = range(GPUS) if visible is None else [int(n) for n in visible.split(",") if n]
     return [
         {
-            "name": "simulated GPU",
+            "name": "simulated",
             "uuid": f"fake-{number}",
             "memory_bytes": fake.DEVICE_BYTES,
             "power_limit_w": 700,

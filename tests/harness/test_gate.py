@@ -13,9 +13,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from benchmarks import gate_rates
 from harness.__main__ import main
+from harness.ab import TRAJECTORY_STEPS
+from harness.compare import learnt
 from harness.gate_history import load
+from harness.gate_judge import of_trajectories
 from harness.gate_result import SPEED, GateResult
+from harness.ledger import Row
 from harness.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -309,6 +314,41 @@ def test_a_refactoring_has_to_leave_every_loss_as_it_was(gate):
     assert code == 0
     assert verdicts(result)["loss_trajectory"] == "pass"
     assert gate("--versus", "plant.loss=0.004", "--claims", "refactor")[0] == 10
+
+
+def test_a_gate_of_one_code_against_itself_teaches_how_far_its_losses_part(gate, place):
+    gate("--base", ".", "--claims", "refactor", "--margin", "tokens_per_s=0.002")
+    (stored,) = load(Store(place / "runs"))
+    assert all(len(one.losses[0]) == TRAJECTORY_STEPS for one in stored.launches)
+    row = next(row for row in learnt(Store(place / "runs")) if row.metric == "loss_trajectory")
+    assert (row.source, row.df) == ("nondeterminism", 2 * len(stored.launches) - 1)
+    assert row.sd < 1e-12
+
+
+def test_on_a_gpu_losses_may_part_as_far_as_launches_of_one_code_do():
+    def verdict(apart: float, row: Row | None) -> str | None:
+        losses = ([9.0] * 20, [*[9.0] * 10, *[9.0 + apart] * 10])
+        one = msgspec.structs.replace(gate_rates.launched(1, [0.0]), losses=losses, on_gpu=True)
+        return of_trajectories(one, row).outcome
+
+    row = Row(
+        scale="s", metric="loss_trajectory", gpu="H100", source="nondeterminism", sd=1e-4, df=9,
+        runs=10, groups=1, origin="own",
+    )  # fmt: skip
+    assert verdict(0.0, None) == "pass"
+    assert verdict(1e-9, None) == "inconclusive"
+    assert verdict(2e-4, row) == "pass"
+    assert verdict(4e-4, row) == "regression"
+    assert verdict(1e-9, msgspec.structs.replace(row, sd=0.0)) == "regression"
+
+
+def test_a_gate_without_a_baseline_knows_what_its_noise_belongs_to(gate, place):
+    words = (place / "base.yaml", "--trainer", "fake", "--base", ".")
+    code, result = gate(*words, "--margin", "tokens_per_s=0.002", baseline="")
+    assert code == 0
+    assert (result["scale"], result["device"]) == ("fake 920k parameters, 82k tokens", "simulated")
+    (part,) = result["plan"]["parts"]
+    assert (part["sd"], part["df"]) == (0.0013, 60)
 
 
 def test_small_harms_within_the_margin_are_added_up(gate):

@@ -49,12 +49,14 @@ def bought(evidence: str, rule: str, source: Told, claim: str = "ml") -> dict[st
     asked = Asked(baseline=stored, rule=rule, claim=claim, margins={"val_bpb": MARGIN_BPB})
     terms = gate_plan.Terms(alpha=ALPHA, rule=rule, budget_s=64.0)
     if evidence == "launches":
-        part = gate_plan.speed_plan(launch_row(asked, ledger), speed_margin(asked), 1.0, terms)
+        part = gate_plan.speed_plan(
+            launch_row(gate_rates.bench(), ledger), speed_margin(asked), 1.0, terms
+        )
     else:
         records = stored.now.records
         source.bpb += np.mean([one.metrics["val_bpb"] for one in records]) - 1.0
         part = gate_plan.quality_plan(records, ledger, asked.margins, False, 1.0, terms)
-    rounds = Rounds(asked, ledger, source)
+    rounds = Rounds(asked, gate_rates.bench(), ledger, source)
     rounds.take(GatePlan(parts=[part], budget_s=64.0, alpha=ALPHA))
     return {one.judged.metric: one.judged.outcome for one in rounds.metrics}
 
@@ -96,14 +98,14 @@ def test_launches_of_each_form_are_judged_by_the_ledgers_row_of_that_form():
     rng = np.random.default_rng(3)
     stored, shipped = gate_rates.baseline(rng), gate_rates.ledger(rng)
     asked = Asked(baseline=stored)
-    resident = launch_row(asked, shipped)
+    resident = launch_row(gate_rates.bench(), shipped)
     ledger = Ledger([resident, msgspec.structs.replace(resident, source="relay", sd=0.07)])
     terms = gate_plan.Terms(alpha=ALPHA)
     planned = gate_plan.speed_plan(resident, speed_margin(asked), 1.0, terms)
     sds = {}
     for form in ("resident", "relay"):
         part = msgspec.structs.replace(planned, turns=form)
-        rounds = Rounds(asked, ledger, Told())
+        rounds = Rounds(asked, gate_rates.bench(), ledger, Told())
         rounds.take(GatePlan(parts=[part], budget_s=None, alpha=ALPHA))
         sds[form] = rounds.metrics[0].judged.sd
     assert sds == {"resident": resident.sd, "relay": 0.07}

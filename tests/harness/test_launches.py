@@ -64,6 +64,17 @@ def test_own_launches_replace_the_ledger_from_the_fifth_on():
     assert found.contrast.df == OWN_LAUNCHES - 1
 
 
+def test_noise_borrowed_from_another_recipe_is_given_up_once_three_launches_differ_by_more():
+    known = Known(sd=0.001, df=50)
+    calm, wild = [[0.001], [0.0], [-0.001]], [[0.02], [0.0], [-0.02]]
+    assert of_launches(calm, known, borrowed=True).from_ledger
+    assert of_launches(wild[:2], known, borrowed=True).from_ledger, "two say too little"
+    found = of_launches(wild, known, borrowed=True)
+    assert not found.from_ledger
+    assert found.contrast.df == 2
+    assert of_launches(wild, known).from_ledger, "of the very recipe: two in a hundred look so"
+
+
 def test_own_noise_is_that_of_the_launch_means():
     ratios = simulated(np.random.default_rng(3), 6, 0.0)
     found = of_launches(list(ratios))

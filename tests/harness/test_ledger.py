@@ -11,6 +11,7 @@ import pytest
 from harness.ledger import (
     OWN_DF,
     PRIORS,
+    Bench,
     Ledger,
     LedgerError,
     Row,
@@ -140,6 +141,18 @@ def test_a_speed_needs_the_very_gpu_and_a_loss_takes_what_there_is():
 def test_noise_of_something_else_is_never_taken(wrong):
     scale, metric, source = wrong
     assert Ledger([row()]).find(scale, metric, "H100", source) is None
+
+
+def test_launches_of_a_recipe_without_a_row_are_judged_by_the_thickest_row_of_their_device():
+    thin = row(scale="other", metric="step_ms", source="launch", sd=0.002, df=7)
+    thick = row(scale="another", metric="train_time_s", source="launch", sd=0.0015, df=30)
+    elsewhere = row(scale="third", metric="step_ms", gpu="A100", source="launch", df=500)
+    ledger, bench = Ledger([thin, thick, elsewhere]), Bench(scale="s", device="H100")
+    assert ledger.of_launches("tokens_per_s", bench, "launch") == thick
+    assert ledger.of_launches("tokens_per_s", bench, "relay") is None
+    assert ledger.of_launches("tokens_per_s", Bench(scale="s", device="L4"), "launch") is None
+    own = row(metric="tokens_per_s", source="launch", sd=0.003, df=OWN_DF, origin="own")
+    assert Ledger([*ledger.rows, own]).of_launches("tokens_per_s", bench, "launch") == own
 
 
 def test_what_is_missing_is_said_with_what_it_takes():

@@ -63,7 +63,11 @@ class Talk:
 
     def hear(self) -> dict[str, Any]:
         assert self.process.stdout is not None
-        answer: dict[str, Any] = json.loads(self.process.stdout.readline())
+        line = self.process.stdout.readline()
+        if not line:
+            assert self.process.stderr is not None
+            pytest.fail(f"the pace ended: {self.process.stderr.read().decode()[-2000:]}")
+        answer: dict[str, Any] = json.loads(line)
         return answer
 
     def say(self, word: str) -> None:
