@@ -152,13 +152,12 @@ def _notes(rows: Sequence[Row]) -> list[str]:
 
 
 def _table(rows: Sequence[Row], marks: Mapping[str, str]) -> "Table":
-    from rich import box
     from rich.markup import escape
     from rich.table import Table
 
     from harness.ledger import TIMES
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="underline")
     for title in ("recipe", "metric", "GPU", "variance", "SD", "df", "runs", "from"):
         right, least = title in ("SD", "df", "runs"), {"recipe": 10, "metric": 12}.get(title)
         table.add_column(
