@@ -202,7 +202,7 @@ class Bench:
         """A row for what was found; or one more try with the base alone, if it was not alone."""
         if isinstance(found, Row):
             self.rows.add(found)
-            said = found.failed or toggle_table.in_words(found, self.rows.session.noise)
+            said = found.failed or toggle_table.in_words(found, self.rows.noise)
         elif beside > 1:
             waiting.alone.append(toggle)
             said = f"will be tried with the base alone: {found}"

@@ -171,6 +171,11 @@ class Rows:
         """The latest."""
         return self.sessions[-1]
 
+    @property
+    def noise(self) -> Noise | None:
+        """The latest that was known."""
+        return next((each.noise for each in reversed(self.sessions) if each.noise), None)
+
     def require_same(self, config_id: str, code_id: str, synthetic: bool) -> None:
         """Raises UsageError where the file speaks of another base, other code or other batches."""
         for there in self.sessions:
@@ -187,8 +192,8 @@ class Rows:
         self._append(session)
 
     def learn(self, noise: Noise | None) -> None:
-        """Keeps what is known of launches by now, where that is something else than before."""
-        if noise != self.session.noise:
+        """Keeps what is known of launches by now, where that is more than before."""
+        if noise not in (None, self.noise):
             self._append(msgspec.structs.replace(self.session, noise=noise))
 
     def add(self, row: Row) -> None:

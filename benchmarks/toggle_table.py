@@ -42,7 +42,7 @@ def effect(row: Row, noise: Noise | None) -> Effect:
 
 def terminal(rows: Rows) -> str:
     """The table in columns, and under it what a reader has to know."""
-    lines = [list(HEADS), *(_cells(row, rows.session.noise) for row in rows.rows)]
+    lines = [list(HEADS), *(_cells(row, rows.noise) for row in rows.rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEADS))]
     table = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
     return "\n".join([_setting(rows), "", *table, "", *_notes(rows)])
@@ -51,7 +51,7 @@ def terminal(rows: Rows) -> str:
 def markdown(rows: Rows) -> str:
     """The same for a page."""
     lines = [list(HEADS), ["---"] * len(HEADS)]
-    lines += [_cells(row, rows.session.noise) for row in rows.rows]
+    lines += [_cells(row, rows.noise) for row in rows.rows]
     table = [f"| {' | '.join(cell.replace('|', '∣') for cell in line)} |" for line in lines]
     return "\n".join([_setting(rows) + "\n", *table, "", *_notes(rows)])
 
@@ -87,7 +87,10 @@ def in_words(row: Row, noise: Noise | None) -> str:
 
 def _remarks(row: Row) -> list[str]:
     """What else differs between the two, and what makes a row doubtful."""
-    found = [f"{name} {'on' if on else 'off'} too" for name, on in row.also.items()]
+    found = []
+    for state, word in ((True, "on"), (False, "off")):
+        along = [name for name, on in row.also.items() if on == state]
+        found += [f"{', '.join(along)} {word} too"] * bool(along)
     for place, (base, toggle) in row.kernels.items():
         found.append(f"{place}: {base or 'none'} in the base, {toggle or 'none'} here")
     if row.loader_wait_share is not None and max(row.loader_wait_share) > MOST_LOADER_SHARE:
@@ -99,7 +102,7 @@ def _remarks(row: Row) -> list[str]:
 
 def _notes(rows: Rows) -> list[str]:
     """How the intervals are made, and what is missing."""
-    noise, level = rows.session.noise, f"{100 * (1 - ALPHA):.0f} %"
+    noise, level = rows.noise, f"{100 * (1 - ALPHA):.0f} %"
     if noise is None:
         kind = "hold for the windows of that launch alone; another launch may differ by more"
     else:

@@ -1,5 +1,7 @@
 """The table of tricks: which configurations are compared, what is kept of each, what is shown."""
 
+import argparse
+import contextlib
 import json
 import math
 import subprocess
@@ -10,8 +12,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from benchmarks.pace import CHECKOUT, Pace, PaceFailed, answered_or_failed
-from benchmarks.toggle_bench import Waiting, with_room
+from benchmarks.pace import CHECKOUT
+from benchmarks.toggle_bench import Bench, Clock, Waiting, with_room
 from benchmarks.toggle_plan import Toggle, overrides_of, planned
 from benchmarks.toggle_rows import Noise, Row, Rows, Session, failed_row, row_of
 from benchmarks.toggle_table import effect, markdown, terminal
@@ -216,6 +218,8 @@ def test_a_table_names_the_noise_the_failures_and_what_is_missing(tmp_path: Path
     assert lines[-1] == "Not measured (1): smear."
     assert "hold for the windows of that launch alone" in terminal(rows)
     rows.learn(Noise(sd=0.002, df=20, origin="own ledger, native d12"))
+    rows.learn(None)
+    rows.open(SESSION)  # another call, of which less was known
     assert "count an s_launch of 0.200 % (20 df, own ledger, native d12)" in terminal(
         Rows(rows.path)
     )
@@ -240,24 +244,26 @@ def written(tmp_path: Path, **changes: Any) -> Path:
 
 
 @pytest.mark.slow
-def test_one_trainer_that_fails_leaves_the_others_to_answer(tmp_path: Path) -> None:
+def test_a_toggle_that_dies_is_tried_alone_and_then_a_row_with_its_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     base = written(tmp_path)
-    overrides = {"well": [], "ill": ["system.attention=flex"]}
-    paces = [
-        Pace(name, base, words, tmp_path / name, words=["--synthetic"])
-        for name, words in overrides.items()
-    ]
-    try:
-        well, ill = answered_or_failed(paces, 60)
-        assert not isinstance(well, PaceFailed)
-        assert well["event"] == "ready"
-        assert isinstance(ill, PaceFailed)
-        assert "expected flex to run here" in str(ill)
-        (late,) = answered_or_failed(paces[:1], 0.1)
-        assert "gave no answer in 0 s" in str(late)
-    finally:
-        for pace in paces:
-            pace.kill()
+    plan = planned(NativeTrainer(CHECKOUT), base, {}, ["xsa"])
+    (lives,) = plan.toggles
+    system = {**lives.config["system"], "attention": "flex"}  # needs a GPU
+    dies = msgspec.structs.replace(lives, trick="dies", config={**lives.config, "system": system})
+    plan = msgspec.structs.replace(plan, toggles=[dies, lives])
+    words = {"seconds": 0.2, "turn_seconds": 0.02, "ready_minutes": 1.0, "resident": 2}
+    chosen = argparse.Namespace(base=base, set=[], synthetic=True, **words)
+    rows = Rows(tmp_path / "rows.jsonl")
+    with contextlib.ExitStack() as running:
+        bench = Bench(chosen, plan, rows, lambda device: None, tmp_path, running)
+        bench.measure(plan.toggles, Clock(ends_at=math.inf))
+    assert [(row.name, row.failed is None) for row in rows.rows] == [("dies", False), ("xsa", True)]
+    assert "expected flex to run here" in (rows.rows[0].failed or "")
+    first, second, *_ = capsys.readouterr().err.splitlines()
+    assert first.startswith("dies: will be tried with the base alone: ")
+    assert second.startswith("xsa: ")
 
 
 @pytest.mark.slow
