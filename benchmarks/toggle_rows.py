@@ -51,7 +51,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True, tag="session"):
     kernel_plan: dict[str, str]
     batch_tokens: int
     noise: Noise | None
-    """Null: the ledger has no row for launches of this recipe on this device."""
+    """Null: the ledger has no row for launches on this device."""
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True, tag="row", omit_defaults=True):

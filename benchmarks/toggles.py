@@ -30,15 +30,14 @@ from pathlib import Path
 from benchmarks import toggle_table
 from benchmarks.pace import CHECKOUT
 from benchmarks.step import positive
-from benchmarks.toggle_bench import BaseFailed, Bench, Clock
 from benchmarks.toggle_plan import Plan, Toggle, planned
 from benchmarks.toggle_rows import Noise, Rows
+from benchmarks.toggle_sitting import BaseFailed, Clock, Sitting
 from harness.compare import load_ledger
 from harness.config import parse_sets
 from harness.errors import STOPPED_AT_LIMIT, HarnessError
 from harness.gate_result import SPEED
-from harness.ledger import Bench as Place
-from harness.ledger import Ledger, scale_of
+from harness.ledger import Bench, Ledger, scale_of
 from harness.store import Store
 from harness.trainer import Description, NativeTrainer
 
@@ -77,8 +76,8 @@ def _measure(chosen: argparse.Namespace, plan: Plan, rows: Rows, clock: Clock) -
         return noise_of(plan.base, device, ledger)
 
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as running:
-        bench = Bench(chosen, plan, rows, noise, Path(folder), running)
-        bench.measure(_missing(plan, rows, again=chosen.again), clock)
+        sitting = Sitting(chosen, plan, rows, noise, Path(folder), running)
+        sitting.measure(_missing(plan, rows, again=chosen.again), clock)
     if rows.sessions:
         rows.learn(noise(rows.session.device))
 
@@ -91,7 +90,7 @@ def _missing(plan: Plan, rows: Rows, *, again: bool) -> list[Toggle]:
 
 def noise_of(base: Description, device: str, ledger: Ledger) -> Noise | None:
     """The ledger's SD of launches on this device, of this recipe where it has one; null: none."""
-    bench = Place(scale=scale_of(NativeTrainer.name, base.derived or {}), device=device)
+    bench = Bench(scale=scale_of(NativeTrainer.name, base.derived or {}), device=device)
     row = ledger.of_launches(SPEED, bench, "launch")
     if row is None:
         return None

@@ -13,14 +13,16 @@ import msgspec
 import pytest
 
 from benchmarks.pace import CHECKOUT
-from benchmarks.toggle_bench import Bench, Clock, Waiting, with_room
 from benchmarks.toggle_plan import Toggle, overrides_of, planned
 from benchmarks.toggle_rows import Noise, Row, Rows, Session, failed_row, row_of
+from benchmarks.toggle_sitting import Clock, Sitting, Waiting, with_room
 from benchmarks.toggle_table import effect, markdown, terminal
+from benchmarks.toggles import noise_of
 from harness.arms import TrickInfo
 from harness.dunnett import t_quantile
 from harness.errors import UsageError
-from harness.trainer import NativeTrainer
+from harness.ledger import PRIORS, Ledger, read_rows
+from harness.trainer import NativeTrainer, Request
 
 SPEEDRUN = CHECKOUT / "ablations" / "bases" / "speedrun.yaml"
 TINY = {
@@ -205,6 +207,20 @@ def test_the_interval_of_one_launch_counts_the_ledgers_noise_between_launches() 
     assert found.high - found.log_ratio == pytest.approx(t_quantile(0.975, 20) * se)
 
 
+def test_launch_noise_of_another_recipe_on_the_same_device_is_named_as_such() -> None:
+    (base,) = NativeTrainer(CHECKOUT).describe([Request(name="b", base=str(SPEEDRUN), set={})])
+    prior = read_rows(PRIORS)
+    on_h100 = noise_of(base, "NVIDIA H100 80GB HBM3", Ledger(prior))
+    assert on_h100 is not None
+    assert on_h100.origin.startswith("prior ledger, of another recipe: ")
+    assert noise_of(base, "a device that nobody measured", Ledger(prior)) is None
+    own = {"origin": "own", "df": 9, "sd": 0.001, "metric": "tokens_per_s"}
+    row = msgspec.structs.replace(prior[0], scale="native d12, 1.3B tokens", **own)
+    row = msgspec.structs.replace(row, gpu="NVIDIA H100 80GB HBM3", source="launch")
+    found = noise_of(base, "NVIDIA H100 80GB HBM3", Ledger([*prior, row]))
+    assert found == Noise(sd=0.001, df=9, origin="own ledger: native d12, 1.3B tokens")
+
+
 def test_a_table_names_the_noise_the_failures_and_what_is_missing(tmp_path: Path) -> None:
     rows = Rows(tmp_path / "rows.jsonl")
     rows.open(SESSION)
@@ -257,8 +273,8 @@ def test_a_toggle_that_dies_is_tried_alone_and_then_a_row_with_its_reason(
     chosen = argparse.Namespace(base=base, set=[], synthetic=True, **words)
     rows = Rows(tmp_path / "rows.jsonl")
     with contextlib.ExitStack() as running:
-        bench = Bench(chosen, plan, rows, lambda device: None, tmp_path, running)
-        bench.measure(plan.toggles, Clock(ends_at=math.inf))
+        sitting = Sitting(chosen, plan, rows, lambda device: None, tmp_path, running)
+        sitting.measure(plan.toggles, Clock(ends_at=math.inf))
     assert [(row.name, row.failed is None) for row in rows.rows] == [("dies", False), ("xsa", True)]
     assert "expected flex to run here" in (rows.rows[0].failed or "")
     first, second, *_ = capsys.readouterr().err.splitlines()

@@ -80,8 +80,8 @@ class BaseFailed(Exception):
         super().__init__(told(failure))
 
 
-class Bench:
-    """One call: the base, and every toggle beside it."""
+class Sitting:
+    """One call of the command: the base stays, toggles come and go."""
 
     def __init__(
         self,
