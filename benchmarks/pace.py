@@ -5,6 +5,7 @@ whole: who, why, and the end of the log (`told`).
 """
 
 import json
+import select
 import sys
 import time
 from collections.abc import Sequence
@@ -65,6 +66,33 @@ class Pace(pace.Pace):
 def first_answers(paces: Sequence[Pace], timeout_s: float) -> list[Answer]:
     """One answer of each. Raises PaceFailed."""
     return pace.answers(paces, timeout_s, UNASKED)
+
+
+def answered_or_failed(paces: Sequence[Pace], timeout_s: float) -> list[Answer | PaceFailed]:
+    """What each of them answered, or how it failed; one that fails leaves the others going.
+
+    Whoever is silent for `timeout_s` has failed. None that failed is left running.
+    """
+    found: dict[Pace, Answer | PaceFailed] = {}
+    deadline = time.monotonic() + timeout_s
+    while (waiting := [p for p in paces if p not in found]) and time.monotonic() < deadline:
+        for child in select.select(waiting, [], [], max(0.0, deadline - time.monotonic()))[0]:
+            outcome = _heard(child)
+            if outcome is not None:
+                found[child] = outcome
+    for child in waiting:
+        found[child] = child.failed(f"gave no answer in {timeout_s:.0f} s")
+        child.kill()
+    return [found[child] for child in paces]
+
+
+def _heard(child: Pace) -> Answer | PaceFailed | None:
+    """A whole answer, a failure, or nothing yet."""
+    try:
+        return child.take()
+    except PaceFailed as failure:
+        child.kill()
+        return failure
 
 
 def told(error: PaceFailed) -> str:

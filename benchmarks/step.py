@@ -169,7 +169,7 @@ def _turns(
 ) -> Iterator[dict[str, Any]]:
     """All turns of a launch as records, in the order in which they were taken."""
     steps = [
-        _enough_steps(pace, answer["step_s"], chosen.turn_seconds)
+        enough_steps(pace, answer["step_s"], chosen.turn_seconds)
         for pace, answer in zip(paces, ready, strict=True)
     ]
     alone = Side(configuration=0)
@@ -178,19 +178,23 @@ def _turns(
         for pair in rounds:
             for place, side in enumerate((pair.a, pair.b, pair.b, pair.a)):
                 count = steps[side.configuration]
-                turn = _turn(paces[side.configuration], side.word, count, chosen.turn_seconds)
+                turn = take_turn(paces[side.configuration], side.word, count, chosen.turn_seconds)
                 where = {"pair": pair.name, "round": number, "place": place}
                 yield {**where, "configuration": side.configuration, "word": side.word, **turn}
 
 
-def _enough_steps(pace: Pace, step_s: float, turn_s: float) -> int:
-    """The fewest steps that fill a turn, from a first turn that counts for nothing else."""
+def enough_steps(pace: Pace, step_s: float, turn_s: float) -> int:
+    """The fewest steps that fill a turn, from a first turn that counts for nothing else.
+
+    `step_s`: seconds a step, as far as known before. Raises PaceFailed.
+    """
     count = max(1, math.ceil(turn_s / step_s))
-    turn = _turn(pace, "go", count, turn_s)
+    turn = take_turn(pace, "go", count, turn_s)
     return max(1, math.ceil(turn_s / statistics.fmean(turn["step_s"])))
 
 
-def _turn(pace: Pace, word: str, steps: int, turn_s: float) -> Answer:
+def take_turn(pace: Pace, word: str, steps: int, turn_s: float) -> Answer:
+    """The answer to `go` or `same`, of a turn that should take `turn_s`. Raises PaceFailed."""
     return pace.ask(f"{word} {steps}", max(LEAST_TIMEOUT_S, TURN_SLACK * turn_s))
 
 

@@ -162,6 +162,7 @@ def regenerated_gpu(text: str) -> str:
     text = _replaced(text, "loader", loader_table())
     text = _replaced(text, "start", start_table())
     text = _replaced(text, "step", speed_table())
+    text = _replaced(text, "toggles", toggles_table())
     return _replaced(text, "loss", loss_table())
 
 
@@ -220,6 +221,16 @@ def start_table() -> str:
         lines.append(f"| {start['state']} | {seconds} |")
     theirs = _span(_record("nanochat")["first_step_s"]["12"]["cold"])
     return "\n".join(lines) + f"\n\nnanochat, cold: {theirs} s."
+
+
+def toggles_table() -> str:
+    """Each trick's time a token at depth 12; the same table that the command prints."""
+    sys.path.insert(0, str(ROOT))  # started as a script, this file sees docs/ alone
+    from benchmarks.toggle_rows import Rows
+    from benchmarks.toggle_table import markdown
+
+    rows = Rows(RECORDS / "toggles-d12.jsonl")
+    return markdown(rows) if rows.sessions else "Not measured yet."
 
 
 def loss_table() -> str:

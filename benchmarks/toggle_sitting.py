@@ -1,0 +1,244 @@
+"""The base of a table of tricks, resident, and the toggles that come to take turns with it.
+
+A batch of toggles starts at once and compiles at once; when the last of them is ready, or has
+failed, each takes its turns with the base in which the others only hold their memory. What has no
+room beside the others waits for the next batch, and what fails beside others is tried again with
+the base alone: an allocation that fails says nothing about whom it failed.
+
+Between `toggle_plan`, which says what to start, and `toggle_rows`, which keeps what came of it;
+driven by `toggles`.
+"""
+
+import argparse
+import contextlib
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks import toggle_table
+from benchmarks.pace import Pace, answered_or_failed, told
+from benchmarks.step import MOST_MEMORY_SHARE, enough_steps, take_turn
+from benchmarks.toggle_plan import Plan, Toggle
+from benchmarks.toggle_rows import Noise, Row, Rows, Session, failed_row, row_of
+from harness.pace import Answer, PaceFailed
+
+FEWEST_WINDOWS = 2  # one has no spread
+SLACK = 1.5  # what a toggle's turns may take, in --seconds: warming up, steps that do not divide it
+
+
+@dataclass(kw_only=True)
+class Clock:
+    """How long a call may still go on, and what starting has taken so far."""
+
+    ends_at: float
+    longest_start_s: float = 0.0
+
+    @property
+    def left_s(self) -> float:
+        return self.ends_at - time.monotonic()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resident:
+    """A trainer that is ready."""
+
+    pace: Pace
+    ready: Answer
+
+    @property
+    def held_bytes(self) -> float:
+        return float(self.ready["reserved_memory_bytes"])
+
+
+@dataclass(kw_only=True)
+class Waiting:
+    """Toggles that have no row yet: to start several at a time, or with the base alone."""
+
+    together: list[Toggle]
+    alone: list[Toggle] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.together or self.alone)
+
+    def take(self, most: int) -> list[Toggle]:
+        """The next to start at the same time."""
+        if not self.together:
+            return [self.alone.pop(0)]
+        taken, self.together = self.together[:most], self.together[most:]
+        return taken
+
+
+class BaseFailed(Exception):
+    """Nothing can be compared any more."""
+
+    def __init__(self, failure: PaceFailed) -> None:
+        super().__init__(told(failure))
+
+
+class Sitting:
+    """One call of the command: the base stays, toggles come and go."""
+
+    def __init__(
+        self,
+        chosen: argparse.Namespace,
+        plan: Plan,
+        rows: Rows,
+        noise_on: Callable[[str], Noise | None],
+        folder: Path,
+        running: contextlib.ExitStack,
+    ) -> None:
+        """`noise_on`: what is known of launches on a device. `running` ends what starts here."""
+        self.chosen, self.plan, self.rows, self.noise_on = chosen, plan, rows, noise_on
+        self.folder, self.running = folder, running
+        self.most = chosen.resident
+        self.started = 0
+        self.base: Resident | None = None
+
+    def measure(self, toggles: Sequence[Toggle], clock: Clock) -> None:
+        """Until each has its row or the time is over. Raises BaseFailed and HarnessError."""
+        waiting, turns_s = Waiting(together=list(toggles)), SLACK * self.chosen.seconds
+        while waiting and clock.left_s > clock.longest_start_s + turns_s:
+            batch = waiting.take(self.most)
+            ready = self._ready(batch, waiting, clock)
+            for toggle, resident in self._fitting(ready, waiting):
+                if clock.left_s > turns_s:
+                    self._keep(toggle, self._measured(toggle, resident), waiting, len(batch))
+                resident.pace.kill()
+
+    # starting ---------------------------------------------------------------------------------
+
+    def _ready(
+        self, batch: Sequence[Toggle], waiting: Waiting, clock: Clock
+    ) -> list[tuple[Toggle, Resident]]:
+        """Starts a batch, the base with the first one; those that got ready."""
+        began = time.monotonic()
+        base = [] if self.base else [self._start("the base", self.plan.base.config or {}, 0)]
+        possible = [toggle for toggle in batch if toggle.refused is None]
+        paces = [self._start(each.name, each.config, each.at_step) for each in possible]
+        limit_s = min(60 * self.chosen.ready_minutes, max(0.0, clock.left_s))
+        outcomes = answered_or_failed([*base, *paces], limit_s)
+        clock.longest_start_s = max(clock.longest_start_s, time.monotonic() - began)
+        if clock.left_s <= 0:
+            return []  # whoever is silent may only have been too late
+        for pace in base:
+            self._stand(pace, outcomes.pop(0))
+        for toggle in batch:
+            if toggle.refused is not None:
+                self._keep(toggle, toggle.refused, waiting, beside=1)
+        ready = []
+        for toggle, pace, outcome in zip(possible, paces, outcomes, strict=True):
+            if isinstance(outcome, PaceFailed):
+                self._keep(toggle, outcome, waiting, len(possible))
+            else:
+                ready.append((toggle, Resident(pace=pace, ready=outcome)))
+        return ready
+
+    def _start(self, name: str, config: Mapping[str, Any], at_step: int) -> Pace:
+        self.started += 1
+        file = self.folder / f"{self.started}.json"
+        file.write_text(json.dumps(config), encoding="utf-8")
+        words = ["--at-step", str(at_step), *(["--synthetic"] if self.chosen.synthetic else [])]
+        pace = Pace(name, file, [], self.folder / str(self.started), words=words)
+        self.running.callback(pace.kill)
+        return pace
+
+    def _stand(self, pace: Pace, outcome: Answer | PaceFailed) -> None:
+        """The base is ready: the rows' file is told what they are measured against, and on what."""
+        if isinstance(outcome, PaceFailed):
+            raise BaseFailed(outcome)
+        identity = self.plan.base.identity
+        assert identity is not None, "a described base has an identity"
+        self.rows.open(
+            Session(
+                base=self.chosen.base.stem,
+                set=self.chosen.set,
+                config_id=identity.config_id,
+                code_id=identity.code_id,
+                synthetic=self.chosen.synthetic,
+                seconds=self.chosen.seconds,
+                planned=[toggle.name for toggle in self.plan.toggles],
+                device=outcome["device"],
+                environment_id=outcome["environment_id"],
+                torch=pace.file("environment.json")["torch"],
+                kernel_plan=outcome["kernel_plan"],
+                batch_tokens=outcome["batch_tokens"],
+                noise=self.noise_on(outcome["device"]),
+            )
+        )
+        self.base = Resident(pace=pace, ready=outcome)
+
+    def _fitting(
+        self, ready: Sequence[tuple[Toggle, Resident]], waiting: Waiting
+    ) -> list[tuple[Toggle, Resident]]:
+        """Those that leave the device a tenth of its memory; the others end, and wait again."""
+        if self.base is None:
+            return []
+        room = MOST_MEMORY_SHARE * float(self.base.ready["device_memory_bytes"])
+        fits = with_room(self.base.held_bytes, room, [each.held_bytes for _, each in ready])
+        fitting = [pair for pair, fit in zip(ready, fits, strict=True) if fit]
+        for (toggle, resident), fit in zip(ready, fits, strict=True):
+            if fit:
+                continue
+            resident.pace.kill()
+            if fitting:
+                waiting.together.append(toggle)
+                self.most = len(fitting)
+            else:
+                both = f"{self.base.held_bytes / 1e9:.1f} + {resident.held_bytes / 1e9:.1f} GB"
+                reason = f"no room beside the base: {both} of {room / 1e9:.1f} GB"
+                self._keep(toggle, reason, waiting, beside=1)
+        return fitting
+
+    # measuring --------------------------------------------------------------------------------
+
+    def _keep(
+        self, toggle: Toggle, found: Row | PaceFailed | str, waiting: Waiting, beside: int
+    ) -> None:
+        """A row for what was found; or one more try with the base alone, if it was not alone."""
+        if isinstance(found, Row):
+            self.rows.add(found)
+            said = found.failed or toggle_table.in_words(found, self.rows.noise)
+        elif beside > 1:
+            waiting.alone.append(toggle)
+            said = f"will be tried with the base alone: {found}"
+        else:
+            self.rows.add(failed_row(toggle, str(found)))
+            said = told(found) if isinstance(found, PaceFailed) else found
+        print(f"{toggle.name}: {said}", file=sys.stderr, flush=True)
+
+    def _measured(self, toggle: Toggle, resident: Resident) -> Row | PaceFailed:
+        """A toggle's turns with the base. Raises BaseFailed."""
+        assert self.base is not None, "toggles are measured beside the base"
+        try:
+            windows = self._windows(self.base, resident)
+        except PaceFailed as failure:
+            if failure.side == self.base.pace.side:
+                raise BaseFailed(failure) from failure
+            return failure
+        return row_of(toggle, self.base.ready, resident.ready, windows)
+
+    def _windows(self, base: Resident, toggle: Resident) -> list[list[Answer]]:
+        """The four answers of each A B B A, as many as come nearest to --seconds."""
+        turn_s, both = self.chosen.turn_seconds, (base, toggle)
+        steps = [enough_steps(each.pace, each.ready["step_s"], turn_s) for each in both]
+        found: list[list[Answer]] = []
+        spent_s = 0.0
+        while len(found) < FEWEST_WINDOWS or spent_s * (1 + 0.5 / len(found)) < self.chosen.seconds:
+            window = [take_turn(both[at].pace, "go", steps[at], turn_s) for at in (0, 1, 1, 0)]
+            found.append(window)
+            spent_s += sum(math.fsum(turn["step_s"]) for turn in window)
+        return found
+
+
+def with_room(held_bytes: float, room_bytes: float, wanted_bytes: Sequence[float]) -> list[bool]:
+    """Which of those that want memory stay within the room, first come, first served."""
+    found = []
+    for wanted in wanted_bytes:
+        found.append(held_bytes + wanted <= room_bytes)
+        held_bytes += wanted if found[-1] else 0
+    return found
