@@ -29,6 +29,7 @@ from model.tricks.fp8 import E4M3, E5M2, Quantised, product, quantised
 
 BLOCK = 8192  # logits of a row that a program holds at a time
 WARPS = 16
+TILE = 128  # rows and columns of a transposed tile; a line of memory has as many bytes
 
 
 def mean_loss(
@@ -114,7 +115,8 @@ class _Fp8Products:
     def __init__(self, x: Tensor, weight: Tensor) -> None:
         self.x8, self.weight8 = quantised(x, E4M3), quantised(weight, E4M3)
         self.weight8_transposed = self.weight8.transposed
-        self.grad_x, self.grad_weight = torch.empty_like(x), torch.empty_like(weight)
+        self.grad_x = torch.empty_like(x)
+        self.grad_weight = torch.zeros_like(weight, dtype=torch.float32)
         self.factor = torch.finfo(E5M2).max
         self.scale = torch.full_like(self.x8.scale, 1 / (self.factor * x.size(0)))
 
@@ -128,11 +130,7 @@ class _Fp8Products:
     def carry(self, gradient: Tensor, rows: slice) -> None:
         grad8, x8 = Quantised(gradient, self.scale), self._rows(rows)
         self.grad_x[rows] = product(grad8, self.weight8_transposed, self.grad_x.dtype, "scaled_mm")
-        of_rows = product(grad8.transposed, x8.transposed, self.grad_weight.dtype, "scaled_mm")
-        if rows.start == 0:
-            self.grad_weight = of_rows
-        else:
-            self.grad_weight += of_rows
+        self.grad_weight += product(_transposed(grad8), x8.transposed, torch.float32, "scaled_mm")
 
     def _rows(self, rows: slice) -> Quantised:
         return Quantised(self.x8.values[rows], self.x8.scale)
@@ -143,6 +141,17 @@ def _chunks(tokens: int) -> list[slice]:
         slice(start, min(start + HEAD_CHUNK_TOKENS, tokens))
         for start in range(0, tokens, HEAD_CHUNK_TOKENS)
     ]
+
+
+def _transposed(x: Quantised) -> Quantised:
+    """`x.transposed`, tile by tile: torch's own copy writes byte after byte, each to another
+    line."""
+    rows, columns = x.values.shape
+    turned = torch.empty(columns, rows, device=x.values.device, dtype=x.values.dtype)
+    _transpose[(triton.cdiv(rows, TILE), triton.cdiv(columns, TILE))](
+        x.values.view(torch.int8), turned.view(torch.int8), rows, columns, TILE=TILE, num_warps=8
+    )
+    return Quantised(turned, x.scale)
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor, *, first: bool) -> None:
@@ -224,6 +233,17 @@ def _lose_row(
             gradient = tl.where(column < WORDS, gradient * factor, 0.0)
             kind = gradients_at.dtype.element_ty
             tl.store(gradients_at + column, gradient.to(kind), mask=column < COLUMNS)
+
+
+@triton.jit
+def _transpose(from_at, to_at, rows, columns, TILE: tl.constexpr):
+    """One program a tile of bytes (rows, columns)."""
+    row = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
+    column = tl.program_id(1).to(tl.int64) * TILE + tl.arange(0, TILE)
+    inside = (row < rows)[:, None] & (column < columns)[None, :]
+    tile = tl.load(from_at + row[:, None] * columns + column[None, :], mask=inside, other=0)
+    inside = (column < columns)[:, None] & (row < rows)[None, :]
+    tl.store(to_at + column[:, None] * rows + row[None, :], tl.trans(tile), mask=inside)
 
 
 @triton.jit

@@ -5,16 +5,17 @@
 x (N, C), w (R, C); gradients dx = s_g s_w Q(g) Q(w) and dw = s_g s_x Q(g)^T Q(x) from those of y,
 g (N, R). Values and weights are rounded to e4m3 (3 bits of mantissa, M = 448), gradients of values
 to e5m2 (2 bits, M = 57,344), each tensor with one scale that its largest magnitude sets anew every
-time; products are summed and rescaled in fp32. Why it should help: a GPU's tensor cores take twice
-as many products a second in 8 bits as in 16, and half the bytes are kept for the backward pass.
-Scales are used for range alone (between the largest value and the smallest normal one lie 2^15 in
-e4m3, 2^30 in e5m2), so queries, keys and values, whose weights are joined to one product, share
-one. Source: arXiv 2209.05433 (Micikevicius and others), the tensorwise recipe of torchao (@vkuzo,
-@drisspg); nanochat 2026-02 (@karpathy), whose rule is ours: Linears whose sides are multiples of 16
-and at least 128, the head included.
+time; products are summed in fp32, or forward in what Hopper's faster sums keep of it. Why it should
+help: a GPU's tensor cores do twice as many products a second in 8 bits as in 16. A scale is there
+for range alone (between the largest value and the smallest normal one lie 2^15 in e4m3, 2^30 in
+e5m2), so queries, keys and values, whose weights are joined for one product, share one. Source:
+arXiv 2209.05433 (Micikevicius and others), the tensorwise recipe of torchao (@vkuzo, @drisspg);
+nanochat 2026-02 (@karpathy), whose rule is ours: Linears whose sides are multiples of 16 and at
+least 128, the head included.
 
 Off: products in the compute type. Evaluations run with it off in any case, so that val_bpb speaks
-of the same arithmetic whatever the arm. Interactions: the fused kernels of `qkv` and of the blocks'
+of the same arithmetic whatever the arm. Interactions: a scale is that of one pass on one rank, so
+other rows a pass or other ranks round otherwise; the fused kernels of `qkv` and of the blocks'
 `products` multiply in bf16 and leave their places to torch; Muon's products stay as they are. The
 fused `loss` has products in 8 bits of its own (model/kernels/loss.py).
 
@@ -85,7 +86,8 @@ def quantised(x: Tensor, kind: torch.dtype) -> Quantised:
     largest = x.abs().amax().float().clamp_min(LEAST_MAGNITUDE)
     # nothing is clamped: the largest may exceed `most` by a rounding of fp32, which the next
     # rounding takes away
-    return Quantised((x.float() * (most / largest)).to(kind), largest / most)
+    values = (x.float() * (most / largest)).to(kind)
+    return Quantised(values.contiguous(), largest / most)
 
 
 def product(

@@ -18,7 +18,7 @@ from model.describe import resolve
 from model.errors import ConfigErrors, MachineError
 from model.gpt import GPT
 from model.init import initialise
-from model.kernels import REFERENCE, choose, kernel_plan
+from model.kernels import REFERENCE, choose, kernel_plan, why_not
 from model.linear import Linear, joint
 from model.parameter import Normal
 from model.tricks.fp8 import E4M3, E5M2, LEAST_MAGNITUDE, Fp8, Quantised, product, quantised
@@ -118,6 +118,15 @@ def test_next_to_nothing_stays_finite_and_no_larger(magnitude: float) -> None:
         assert value is not None
         assert value.isfinite().all()
         assert value.abs().max() <= 128 * 8 * magnitude
+
+
+def test_operands_are_row_major_however_the_tensor_lies() -> None:
+    x = normal(48, 32)
+    found, turned = quantised(x, E4M3), quantised(x.T.contiguous().T, E4M3)
+    for one in (found, turned, found.transposed):
+        assert one.values.is_contiguous()
+    assert torch.equal(found.values.float(), turned.values.float())
+    assert torch.equal(found.values.float().T, found.transposed.values.float())
 
 
 @pytest.mark.parametrize("bad", [float("inf"), float("nan")])
@@ -300,6 +309,17 @@ def test_a_device_without_products_in_8_bits_is_refused_with_a_remedy(
         choose(config, derive(config).sizes, device)
 
 
+@pytest.mark.parametrize(("head", "refused"), [(True, True), (False, False)])
+def test_the_fused_head_is_refused_products_in_8_bits_that_are_emulated(
+    head: bool, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    asked = {"model.fp8.head": head, "system.fp8_kernel": "emulated"}
+    config = load_config(BASES / "speedrun_fp8.yaml", asked)
+    reason, _ = why_not("loss", config, derive(config).sizes, CUDA) or ("", "")
+    assert ("by scaled_mm, not emulated" in reason) == refused
+
+
 @pytest.mark.parametrize(
     ("override", "path"),
     [
@@ -370,6 +390,17 @@ def test_a_linear_of_the_gpu_and_its_gradients_are_the_emulated_ones(compiled: b
     for got, expected in zip(results("scaled_mm"), results("emulated"), strict=True):
         assert got.dtype == expected.dtype
         assert error(got, expected) < 6e-3
+
+
+@pytest.mark.parametrize("shape", [pytest.param(s, marks=GPU) for s in [(300, 500), (16, 1024)]])
+def test_tiles_turned_over_are_the_matrix_turned_over(shape: tuple[int, int]) -> None:
+    skip_without_fp8()
+    from model.kernels import loss
+
+    x = quantised(normal(*shape).to(CUDA), E5M2)
+    turned = loss._transposed(x).values
+    assert turned.is_contiguous()
+    assert torch.equal(turned.view(torch.int8), x.values.t().contiguous().view(torch.int8))
 
 
 @pytest.mark.parametrize("case", [pytest.param(c, marks=GPU) for c in [(304, 500), (20000, 1024)]])
