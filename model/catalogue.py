@@ -302,6 +302,14 @@ TRICKS: dict[str, Trick] = {
         people="Shazeer; @karpathy",
         file="tricks/swiglu.py",
     ),
+    "fp8": Trick(
+        summary="Products of Linears in 8 bits while training, each tensor with a scale of its own",
+        on={"model.fp8": {}},
+        off={"model.fp8": None},
+        source="arXiv 2209.05433; torchao's tensorwise recipe; nanochat 2026-02",
+        people="Micikevicius and others; @vkuzo, @drisspg; @karpathy",
+        file="tricks/fp8.py",
+    ),
     "untied_head": Trick(
         summary="A head of its own in place of the embedding table",
         on={"model.tied_head": False},
@@ -406,7 +414,6 @@ TRICKS: dict[str, Trick] = {
 }
 
 NOT_BUILT = (
-    "fp8",
     "mudd",
     "prefix_token_prediction",
 )

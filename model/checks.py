@@ -12,7 +12,14 @@ from model.config import AdamW, Config
 from model.data.settings import DataSettings
 from model.data.sources import require_askable
 from model.errors import ConfigError, DataError
-from model.shapes import WINDOW_MULTIPLE, paired_layers, sizes_of
+from model.shapes import (
+    FP8_LEAST,
+    FP8_MULTIPLE,
+    WINDOW_MULTIPLE,
+    fp8_takes,
+    paired_layers,
+    sizes_of,
+)
 
 POSITIVE = {
     "dial": (
@@ -41,7 +48,7 @@ def faults(config: Config) -> list[ConfigError]:
     if found:  # the other checks compute with these numbers
         return found
     checks = (
-        *(_shape, _windows, _pairs, _gates, _logits, _bigrams, _adamw, _muon),
+        *(_shape, _windows, _pairs, _gates, _logits, _bigrams, _fp8, _adamw, _muon),
         *(_schedule, _stages, _horizon, _data),
     )
     return [fault for check in checks for fault in check(config)]
@@ -136,6 +143,19 @@ def _bigrams(config: Config) -> Iterator[ConfigError]:
         value = getattr(bigrams, name)
         if value is not None and value <= 0:
             yield _fault(f"model.bigram_hash_embedding.{name}", "1 or more", value, "Raise it.")
+
+
+def _fp8(config: Config) -> Iterator[ConfigError]:
+    if config.model.fp8 is None:
+        return
+    width, context = sizes_of(config).width, config.model.context_tokens
+    if not fp8_takes(width, width):
+        expected = f"a width that is a multiple of {FP8_MULTIPLE} and at least {FP8_LEAST}"
+        remedy = "Widen the model (dial.depth, model.width), or set model.fp8: null."
+        yield _fault("model.fp8", expected, width, remedy)
+    if context % FP8_MULTIPLE:  # gradients of weights are products over tokens
+        expected = f"a multiple of {FP8_MULTIPLE} for products in 8 bits"
+        yield _fault("model.context_tokens", expected, context, "Or set model.fp8: null.")
 
 
 def _gates(config: Config) -> Iterator[ConfigError]:

@@ -179,6 +179,14 @@ class UNetSkips:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Fp8:
+    """Trick `fp8`: products of Linears in 8 bits while training (model/tricks/fp8.py)."""
+
+    head: bool = True
+    """Whether those of the head too."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Model:
     """The architecture."""
 
@@ -233,6 +241,8 @@ class Model:
     """Subtraction of the middle block's output. Null: none."""
     unet_skips: UNetSkips | None = None
     """Skips from early to late blocks. Null: none."""
+    fp8: Fp8 | None = None
+    """Products of Linears in 8 bits. Null: in the compute type."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -511,7 +521,11 @@ class System:
     """Rotation and norm of queries and keys: left to torch, or one kernel (model/kernels)."""
     products_kernel: Literal["auto", "torch", "quack"] = "auto"
     """Products of blocks with residual and activation inside, symmetric ones of Muon
-    (model/kernels)."""
+    (model/kernels). With model.fp8 on, those of Muon alone."""
+    fp8_kernel: Literal["auto", "scaled_mm", "emulated"] = "auto"
+    """Products in 8 bits, where model.fp8 asks for them: the GPU's own, or the same values
+    multiplied in fp32, which is slow. `auto` is scaled_mm on a GPU, and stops the run where that
+    cannot run, and emulated on a CPU."""
     muon_kernel: Literal["auto", "torch", "triton"] = "auto"
     """Muon's elementwise steps: left to torch, or two kernels (model/kernels)."""
     compile: bool = True

@@ -5,6 +5,7 @@ B batch, T tokens, D width, H heads, K head width (H K = D), L layers, V padded 
 """
 
 import warnings
+from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -14,12 +15,13 @@ from torch import Tensor, nn
 from model.attention import BACKENDS
 from model.config import Config
 from model.kernels import Kernels, fused
-from model.linear import Linear, joint
+from model.linear import Linear, joint, linear
 from model.norm import norm_of, rms_norm
 from model.parameter import Constant, Init, Normal, Uniform, compute_type, parameter
 from model.shapes import Sizes, has_value_embedding, mlp_width, paired_layers
 from model.tricks.backout import Backout
 from model.tricks.bigram_hash_embedding import BigramHashEmbedding, Share, added
+from model.tricks.fp8 import Fp8
 from model.tricks.logit_rescale import rescaled
 from model.tricks.multi_token import weighted_losses
 from model.tricks.paired_heads import interleaved, of_pairs, separated
@@ -45,6 +47,7 @@ class GPT(nn.Module):
         model, layers, width = config.model, sizes.layers, sizes.width
         self.compute = compute_type(config)
         inits = Inits(config, sizes)
+        self.fp8 = Fp8(model.fp8, kernels.fp8) if model.fp8 else None
         self.embedding = Table(sizes.vocab, width, "embedding", inits.embedding, self.compute)
         self.positions = None
         if model.rotary is None:
@@ -66,11 +69,14 @@ class GPT(nn.Module):
         self.unet_skips = UNetSkips(model.unet_skips, layers) if model.unet_skips else None
         self.backout = Backout(model.backout, layers) if model.backout else None
         self.keeps_outputs = self.unet_skips is not None or self.backout is not None
-        self.blocks = nn.ModuleList(Block(config, sizes, i, inits, kernels) for i in range(layers))
+        self.blocks = nn.ModuleList(
+            Block(config, sizes, i, inits, kernels, self.fp8) for i in range(layers)
+        )
         self.final_norm = norm_of(model.norm, width)
         self.head = None
         if not model.tied_head:
             self.head = Table(sizes.vocab, width, "head", inits.head, torch.float32)
+        self.head_fp8 = self.fp8 if self.fp8 is not None and self.fp8.head else None
         self.softcap = model.softcap.cap if model.softcap else None
         self.logit_rescale = model.logit_rescale
         self.vocab_size = model.vocab_size
@@ -78,12 +84,18 @@ class GPT(nn.Module):
 
     def forward(self, tokens: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
         """The mean loss in nats over targets (B, T); with `weights` (n), of the n tokens that
-        follow each position, weighted."""
+        follow each position, weighted. Training's own pass: only here products are in fp8."""
+        with nullcontext() if self.fp8 is None else self.fp8.training():
+            return self.mean_loss(tokens, targets, weights)
+
+    def mean_loss(self, tokens: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+        """As `forward`, by products as they are set."""
         x = self.stream(tokens).flatten(0, 1)
         if weights is not None:
             return self.torch_weighted_losses(x, targets, weights).mean()
         if self.fused_loss is not None:
-            return self.fused_loss.mean_loss(x, *self._head(targets))
+            fp8 = self.head_fp8 is not None and self.head_fp8.takes(self.head_weight)
+            return self.fused_loss.mean_loss(x, *self._head(targets), fp8=fp8)
         return self.torch_losses(x, targets).mean()
 
     def token_losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
@@ -151,7 +163,7 @@ class GPT(nn.Module):
 
     def torch_logits(self, x: Tensor) -> Tensor:
         """(..., D) -> logits (..., vocab_size) in fp32."""
-        logits = F.linear(x, self.head_weight.to(x.dtype))[..., : self.vocab_size].float()
+        logits = linear(x, self.head_weight, None, self.head_fp8)[..., : self.vocab_size].float()
         if self.softcap is not None:
             logits = self.softcap * torch.tanh(logits / self.softcap)
         if self.logit_rescale is not None:
@@ -205,13 +217,19 @@ class Block(nn.Module):
     """
 
     def __init__(
-        self, config: Config, sizes: Sizes, layer: int, inits: "Inits", kernels: Kernels
+        self,
+        config: Config,
+        sizes: Sizes,
+        layer: int,
+        inits: "Inits",
+        kernels: Kernels,
+        fp8: Fp8 | None,
     ) -> None:
         super().__init__()
         self.attention_norm = norm_of(config.model.norm, sizes.width)
-        self.attention = Attention(config, sizes, layer, inits, kernels)
+        self.attention = Attention(config, sizes, layer, inits, kernels, fp8)
         self.mlp_norm = norm_of(config.model.norm, sizes.width)
-        self.mlp = MLP(config, sizes.width, inits, kernels)
+        self.mlp = MLP(config, sizes.width, inits, kernels, fp8)
 
     def forward(
         self,
@@ -236,16 +254,22 @@ class Attention(nn.Module):
     """The residual plus multi-head causal attention over the layer's window."""
 
     def __init__(
-        self, config: Config, sizes: Sizes, layer: int, inits: "Inits", kernels: Kernels
+        self,
+        config: Config,
+        sizes: Sizes,
+        layer: int,
+        inits: "Inits",
+        kernels: Kernels,
+        fp8: Fp8 | None,
     ) -> None:
         super().__init__()
         model, width = config.model, sizes.width
         self.heads, self.head_width = sizes.heads, sizes.head_width
         self.window, self.attend = sizes.windows[layer], BACKENDS[kernels.attention]
-        self.query = Linear(width, width, bias=model.bias, init=inits.inner)
-        self.key = Linear(width, width, bias=model.bias, init=inits.inner)
-        self.value = Linear(width, width, bias=model.bias, init=inits.inner)
-        self.out = Linear(width, width, bias=model.bias, init=inits.residual)
+        self.query = Linear(width, width, bias=model.bias, init=inits.inner, fp8=fp8)
+        self.key = Linear(width, width, bias=model.bias, init=inits.inner, fp8=fp8)
+        self.value = Linear(width, width, bias=model.bias, init=inits.inner, fp8=fp8)
+        self.out = Linear(width, width, bias=model.bias, init=inits.residual, fp8=fp8)
         self.qk_scale = model.qk_norm.scale if model.qk_norm else None
         self.paired = paired_layers(config, sizes)[layer]
         self.offsets_keys = model.partial_key_offset and self.window >= sizes.context
@@ -254,7 +278,7 @@ class Attention(nn.Module):
         if model.sparse_attention_gate is not None:
             self.sparse_gate = SparseAttentionGate(model.sparse_attention_gate, sizes.heads)
         self.fused_qkv = fused(kernels.qkv, "qkv")
-        self.fused_products = fused(kernels.products, "products")
+        self.fused_products = fused(kernels.products, "products") if fp8 is None else None
         self.value_embedding = None
         if model.value_embeddings is not None and has_value_embedding(layer, sizes.layers):
             self.value_embedding = ValueEmbedding(
@@ -305,16 +329,18 @@ class MLP(nn.Module):
     """The residual plus D -> 4 D -> D with GELU (GPT-2's tanh form), squared ReLU or its leaky
     form, or gated (trick `swiglu`)."""
 
-    def __init__(self, config: Config, width: int, inits: "Inits", kernels: Kernels) -> None:
+    def __init__(
+        self, config: Config, width: int, inits: "Inits", kernels: Kernels, fp8: Fp8 | None
+    ) -> None:
         super().__init__()
         self.activation, bias = config.model.activation, config.model.bias
         hidden = mlp_width(config, width)
-        self.fused_products = fused(kernels.products, "products")
-        self.up = Linear(width, hidden, bias=bias, init=inits.up)
+        self.fused_products = fused(kernels.products, "products") if fp8 is None else None
+        self.up = Linear(width, hidden, bias=bias, init=inits.up, fp8=fp8)
         self.swiglu = None
         if self.activation == "swiglu":
-            self.swiglu = SwiGLU(width, hidden, bias=bias, init=inits.up)
-        self.down = Linear(hidden, width, bias=bias, init=inits.residual)
+            self.swiglu = SwiGLU(width, hidden, bias=bias, init=inits.up, fp8=fp8)
+        self.down = Linear(hidden, width, bias=bias, init=inits.residual, fp8=fp8)
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         if self.fused_products is not None:

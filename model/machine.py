@@ -62,6 +62,7 @@ def machine_json() -> dict[str, Any]:
     for place in kernels.FUSED:
         problem = kernels.why_not(place, reference, sizes, device)
         machine["fused_kernels"][place] = _answer(problem)
+    machine["fused_kernels"]["fp8"] = _answer(kernels.why_no_scaled_mm(device))
     return machine
 
 

@@ -23,9 +23,10 @@ from model.shapes import Sizes, has_value_embedding, mlp_width
 
 # streams (tokens x D) that one block keeps for its backward pass
 STREAMS_RESIDUAL = 2  # x before attention and before the MLP
-STREAMS_NORMED = 2  # both after their norm: the inputs of the projections; fused: made again
+STREAMS_NORMED = 2  # both after their norm: the inputs of the projections; fused, fp8: made again
 STREAMS_ATTENTION = 4  # q, k, v and attention's output
-STREAMS_MLP = 8  # 4 D wide, before and after its activation; fused: before
+STREAMS_MLP = 8  # 4 D wide, before and after its activation; fused, fp8: before
+STREAMS_FP8 = 1  # fp8: what attention's projections read, two of half a stream
 STREAMS_MIXED = 1  # residual_scalars: the stream before it is mixed with the embedding
 STREAMS_TURNED = 2  # rotary and qk_norm: q and k before them; fused: none
 STREAMS_VALUE = 1  # value_embeddings, every other layer: v before the table is added; fused: none
@@ -40,10 +41,13 @@ STREAMS_BACKWARD = 6
 # measured, what the head had is still there when they come (LOG.md)
 STREAMS_BACKWARD_FUSED = 18
 STREAMS_SHARED = 1
+# fp8: also the hidden gradient in 8 bits, as it is and transposed, and the hidden layer transposed
+STREAMS_BACKWARD_FP8 = STREAMS_BACKWARD + 6
 
 EAGER_FACTOR = 1.4  # uncompiled speedrun in bf16 keeps norms in fp32 too: 26.1 streams for 19.5
 HEAD_CHUNK_TOKENS = 16_384  # rows of logits that the fused head has at a time: 1 GB (LOG.md)
 COMPILED_LOGIT_BYTES = 2  # one bf16 tensor, of the logits and then of their gradients
+FP8_LOGIT_BYTES = 2  # their gradients in 8 bits, as they are and transposed
 EAGER_LOGIT_BYTES = 16  # fp32: the logit, its softcap, its log-softmax, its gradient
 
 TABLES = ("embedding", "value_tables", "bigram_table")
@@ -97,11 +101,10 @@ def memory_of(
     muon = config.optimizer.muon is not None
     moments = 2 * (tables * compute + others * MASTER_BYTES) - (MASTER_BYTES * matrices * muon)
     weights = tables * compute + others * MASTER_BYTES
-    copies = others * compute if compute < MASTER_BYTES else 0
     stream = rows * sizes.context * sizes.width * compute
     eager = 1.0 if config.system.compile else EAGER_FACTOR
     return Memory(
-        states=weights + copies + moments // ranks,
+        states=weights + copied_bytes(config, counts) + moments // ranks,
         gradients=weights if ranks == 1 else weights + weights // ranks,
         activations=round(eager * stream * block_streams(config, sizes, fused)),
         head=_head(config, sizes, rows, fused),
@@ -110,11 +113,21 @@ def memory_of(
     )
 
 
+def copied_bytes(config: Config, counts: Mapping[str, int]) -> int:
+    """Copies of weights that their products read: in the compute type, or in 8 bits."""
+    compute, fp8 = compute_bytes(config), config.model.fp8
+    low = {"matrices": fp8 is not None, "head": fp8 is not None and fp8.head}
+    sizes = {label: 1 if low.get(label) else compute for label in counts if label not in TABLES}
+    return sum(counts[label] * size for label, size in sizes.items() if size < MASTER_BYTES)
+
+
 def block_streams(config: Config, sizes: Sizes, fused: Collection[str] = ()) -> int:
     """Streams that all blocks keep together, compiled."""
     model = config.model
     each = STREAMS_RESIDUAL + STREAMS_ATTENTION
-    each += STREAMS_MLP // 2 if "products" in fused else STREAMS_MLP + STREAMS_NORMED
+    made_again = "products" in fused or model.fp8 is not None
+    each += STREAMS_MLP // 2 if made_again else STREAMS_MLP + STREAMS_NORMED
+    each += STREAMS_FP8 if model.fp8 is not None else 0
     each += STREAMS_MIXED if model.residual_scalars is not None else 0
     if model.xsa:
         each += STREAMS_XSA
@@ -131,8 +144,10 @@ def block_streams(config: Config, sizes: Sizes, fused: Collection[str] = ()) -> 
 
 def _backward(config: Config, sizes: Sizes, rows: int, fused: Collection[str]) -> int:
     stream = rows * sizes.context * sizes.width * compute_bytes(config)
-    if "products" not in fused:
-        return round(stream * STREAMS_BACKWARD * (1.0 if config.system.compile else EAGER_FACTOR))
+    fp8 = config.model.fp8 is not None
+    if "products" not in fused or fp8:
+        streams = STREAMS_BACKWARD_FP8 if fp8 else STREAMS_BACKWARD
+        return round(stream * streams * (1.0 if config.system.compile else EAGER_FACTOR))
     read_by_all = (config.model.residual_scalars, config.model.bigram_hash_embedding)
     shared = STREAMS_SHARED * sizes.layers * sum(trick is not None for trick in read_by_all)
     return stream * (STREAMS_BACKWARD_FUSED + shared) + _head(config, sizes, rows, fused)
@@ -146,11 +161,13 @@ def compute_bytes(config: Config) -> int:
 def _head(config: Config, sizes: Sizes, rows: int, fused: Collection[str]) -> int:
     tokens = rows * sizes.context
     gradients = sizes.width * (sizes.vocab * MASTER_BYTES + tokens * compute_bytes(config))
-    if "loss" in fused:
-        return min(tokens, HEAD_CHUNK_TOKENS) * sizes.vocab * COMPILED_LOGIT_BYTES + gradients
-    if config.system.compile and config.system.precision == "bf16":
-        return tokens * sizes.vocab * COMPILED_LOGIT_BYTES + gradients
-    return tokens * sizes.vocab * EAGER_LOGIT_BYTES + gradients
+    low = config.system.precision == "bf16"
+    compact = "loss" in fused or (config.system.compile and low)
+    logit_bytes = COMPILED_LOGIT_BYTES if compact else EAGER_LOGIT_BYTES
+    if config.model.fp8 is not None and config.model.fp8.head:
+        logit_bytes += FP8_LOGIT_BYTES
+    at_once = min(tokens, HEAD_CHUNK_TOKENS) if "loss" in fused else tokens
+    return at_once * sizes.vocab * logit_bytes + gradients
 
 
 def _largest_stack(config: Config, sizes: Sizes) -> int:

@@ -56,7 +56,8 @@ def jobs_of(
         windows = {window >= sizes.context: window for window in sizes.windows}.values()
         jobs += [{"kernel": "flash4", "window": window} for window in windows]
     if kernels.products == "quack" and _is_empty(cache, "quack"):
-        jobs.append({"kernel": "products", "activation": config.model.activation})
+        if config.model.fp8 is None:
+            jobs.append({"kernel": "products", "activation": config.model.activation})
         if config.optimizer.muon is not None:
             jobs.append({"kernel": "symmetric"})
     return jobs

@@ -13,6 +13,8 @@ from model.config import BigramHashEmbedding, Config
 VOCAB_MULTIPLE = 64  # tables padded so that the head's matmul has full tiles
 WINDOW_MULTIPLE = 128  # short windows in whole tiles of the attention kernels
 SWIGLU_MULTIPLE = 16  # rows of whole 16 bytes, in 8-bit formats too
+FP8_MULTIPLE = 16  # sides of a product in 8 bits: rows of whole 16 bytes
+FP8_LEAST = 128  # smaller ones gain nothing (nanochat, torchao)
 
 LABELS = (
     "matrices",
@@ -119,6 +121,11 @@ def mlp_width(config: Config, width: int) -> int:
     if config.model.activation != "swiglu":
         return 4 * width
     return max(1, round(8 * width / 3 / SWIGLU_MULTIPLE)) * SWIGLU_MULTIPLE
+
+
+def fp8_takes(rows: int, columns: int) -> bool:
+    """Whether products with a weight of this shape run in 8 bits, where trick `fp8` is on."""
+    return rows % FP8_MULTIPLE == columns % FP8_MULTIPLE == 0 and min(rows, columns) >= FP8_LEAST
 
 
 def parameters(config: Config, sizes: Sizes) -> Iterator[Parameter]:

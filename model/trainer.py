@@ -123,6 +123,8 @@ class Trainer:
             weights = torch.ones(predicted, device=self.device) if predicted > 1 else None
             self._enter(window)
             self.gradients(tokens, pieces, weights)
+            if self.gpt.fp8 is not None:  # evaluations have other products, and so other graphs
+                self.gpt.token_losses(tokens[:, :-1], tokens[:, 1:].contiguous())
         self._enter(self.derived.stages[0].long_window_tokens)
         self.optimizers.zero_grad()
         self.optimizers.warm_up()

@@ -10,6 +10,10 @@ products    `quack`, products.py: activation and residual inside the products of
             symmetric products of Muon, of which half is computed
 muon        `triton`, muon.py: its elementwise steps in two passes
 
+The products of trick `fp8` have two forms of one computation (model/tricks/fp8.py): `scaled_mm` on
+a GPU, `emulated` on a CPU or where it was asked for. They take the place of qkv and of the blocks'
+part of products, whose kernels multiply in bf16; those of Muon stay.
+
 A trick that changes one of these places and is not in its kernel (logit rescale, paired heads, an
 activation) leaves the place to torch. As with attention, `auto` takes what can run here, a kernel
 that was asked for and cannot run stops the run, and the run's record keeps the plan. The GPU tests
@@ -41,6 +45,8 @@ class Kernels:
     qkv: str = "torch"
     products: str = "torch"
     muon: str = "torch"
+    fp8: str = "emulated"
+    """Of the products in 8 bits, where model.fp8 asks for any."""
 
     @property
     def fused(self) -> frozenset[str]:
@@ -59,6 +65,7 @@ def choose(config: Config, sizes: Sizes, device: torch.device) -> Kernels:
             config.system.attention, device, sizes.head_width, compute_type(config)
         ),
         **{place: _choose(place, config, sizes, device) for place in FUSED},
+        fp8=_choose_fp8(config, device),
     )
 
 
@@ -74,6 +81,8 @@ def why_not(place: str, config: Config, sizes: Sizes, device: torch.device) -> P
         return f"{kernel} needs compute capability 8.0 or later", remedy
     if place == "loss" and config.schedule.multi_token is not None:
         return f"{kernel} predicts one token and not several", remedy
+    if place == "loss" and head_in_fp8(config) and config.system.fp8_kernel == "emulated":
+        return f"{kernel} multiplies in fp8 by scaled_mm, not emulated", remedy
     lacking = _lacking(place, config.model)
     if lacking is not None:
         return f"{kernel} {lacking}", remedy
@@ -91,6 +100,8 @@ def _lacking(place: str, model: Model) -> str | None:
     """What the model does at this place and its fused kernel cannot."""
     if place in ("qkv", "products") and model.bias:
         return "has no biases"
+    if place == "qkv" and model.fp8 is not None:
+        return "multiplies in bf16, not in fp8"
     if place == "products" and model.activation not in PRODUCTS_ACTIVATIONS:
         return f"knows {' and '.join(PRODUCTS_ACTIVATIONS)}, not {model.activation}"
     if place == "qkv" and model.rotary is not None and model.paired_heads is not None:
@@ -101,6 +112,7 @@ def _lacking(place: str, model: Model) -> str | None:
 
 
 PRODUCTS_ACTIVATIONS = ("relu2", "gelu")
+FP8_CAPABILITY = (8, 9)  # Ada: the first with fp8 in its tensor cores
 FUSED = {"loss": "triton", "qkv": "triton", "products": "quack", "muon": "triton"}
 """The fused kernel of each place."""
 
@@ -120,6 +132,36 @@ def _choose(place: str, config: Config, sizes: Sizes, device: torch.device) -> s
     )
 
 
+def _choose_fp8(config: Config, device: torch.device) -> str:
+    asked = config.system.fp8_kernel
+    if config.model.fp8 is None or asked == "emulated" or (asked, device.type) == ("auto", "cpu"):
+        return "emulated"
+    problem = why_no_scaled_mm(device)
+    if problem is None:
+        return "scaled_mm"
+    reason, remedy = problem
+    raise MachineError(
+        path="system.fp8_kernel", expected="scaled_mm to run here", got=reason, remedy=remedy
+    )
+
+
+def why_no_scaled_mm(device: torch.device) -> Problem | None:
+    """What keeps a device from products in 8 bits, and the remedy."""
+    if device.type != "cuda":
+        remedy = "Set system.fp8_kernel: auto, or model.fp8: null."
+        return "products in fp8 by scaled_mm run on a CUDA GPU only", remedy
+    major, minor = torch.cuda.get_device_capability(device)
+    if (major, minor) < FP8_CAPABILITY:
+        remedy = "Set model.fp8: null, or take an Ada or Hopper GPU, or a newer one."
+        return f"this GPU of {major}.{minor} has no products in fp8, which came with 8.9", remedy
+    return None
+
+
+def head_in_fp8(config: Config) -> bool:
+    """Whether the head's products are in 8 bits."""
+    return config.model.fp8 is not None and config.model.fp8.head
+
+
 def fused(kernel: str, place: str) -> Any:
     """The module with the fused kernels of a place (model/kernels), null where torch computes it.
 
@@ -129,19 +171,25 @@ def fused(kernel: str, place: str) -> Any:
 
 
 def kernel_plan(config: Config, kernels: Kernels) -> dict[str, str]:
-    """Operation -> kernel, as the record of a run keeps it."""
+    """Operation -> kernel, as the record of a run keeps it.
+
+    Where `fp8_products` names a kernel, the Linears of training run on it, and `products` are those
+    of evaluations.
+    """
     compiled = "inductor" if config.system.compile else "eager"
 
     def of(kernel: str) -> str:
         return compiled if kernel == "torch" else kernel
 
-    muon = config.optimizer.muon is not None
+    muon, fp8 = config.optimizer.muon is not None, config.model.fp8 is not None
     return {
         "attention": kernels.attention,
         "norms": compiled,
         "qkv": of(kernels.qkv),
-        "products": kernels.products,
+        "products": "torch" if fp8 else kernels.products,
+        "fp8_products": kernels.fp8 if fp8 else "none",
         "loss": of(kernels.loss),
         "adamw": "torch fused",
         "muon": kernels.muon if muon else "none",
+        "muon_products": kernels.products if muon else "none",
     }

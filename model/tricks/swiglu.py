@@ -15,14 +15,17 @@ from torch import Tensor, nn
 
 from model.linear import Linear, joint
 from model.parameter import Init
+from model.tricks.fp8 import Fp8
 
 
 class SwiGLU(nn.Module):
     """The gate: a Linear (F, D), label `matrices`."""
 
-    def __init__(self, width: int, hidden: int, *, bias: bool, init: Init) -> None:
+    def __init__(
+        self, width: int, hidden: int, *, bias: bool, init: Init, fp8: Fp8 | None = None
+    ) -> None:
         super().__init__()
-        self.gate = Linear(width, hidden, bias=bias, init=init)
+        self.gate = Linear(width, hidden, bias=bias, init=init, fp8=fp8)
 
     def forward(self, x: Tensor, up: Linear) -> Tensor:
         """x (..., D) -> the hidden layer (..., F), gated."""

@@ -89,7 +89,7 @@ def test_text_form_lists_what_is_not_built(capsys: pytest.CaptureFixture[str]) -
     assert main([SPEEDRUN]) == 0
     out = capsys.readouterr().out
     assert "parameters_total" in out
-    assert "not built yet: fp8" in out
+    assert "not built yet: mudd" in out
 
 
 def test_a_faulty_configuration_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -124,6 +124,69 @@ def test_gradients_of_fused_kernels_in_bf16_are_those_of_the_cpu_to_rounding() -
     assert_gradients_agree(gpu, cpu, share=0.05, floor=1e-3)
 
 
+@pytest.mark.parametrize("loss", ["auto", "torch"])
+def test_a_profiled_step_in_fp8_has_three_products_a_linear_and_the_kernels_of_its_plan(
+    loss: str,
+) -> None:
+    skip_without_fp8()
+    config = config_of(model__fp8={}, system__loss_kernel=loss)
+    trainer = trainer_of(config, "cuda")
+    tokens = tokens_of(trainer)
+    trainer.step(0, tokens)
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profiled:
+        trainer.step(1, tokens)
+        torch.cuda.synchronize()
+    events = profiled.key_averages()
+    calls = {event.key: event.count for event in events}
+    on_gpu = torch.autograd.DeviceType.CUDA
+    ran = " ".join(event.key for event in events if event.device_type == on_gpu)
+    plan = kernel_plan(config, trainer.kernels)
+    assert plan["fp8_products"] == "scaled_mm"
+    # of each block q, k, v together, attention's output, up and down; the head in chunks of rows
+    assert calls["aten::_scaled_mm"] == 3 * (4 * config.dial.depth + 1)
+    assert ("quack" in ran) == (plan["muon_products"] == "quack")  # blocks have none of it
+    for (place, kernel), name in NAMES.items():
+        if place != "products":
+            assert (name in ran) == (plan[place] == kernel), place
+
+
+def test_gradients_in_fp8_are_those_of_the_emulation_to_rounding() -> None:
+    skip_without_fp8()
+    # without the head, of whose gradient the fused loss knows the scale and the slow one measures
+    # it; projections that are not zero, so that all gradients exist
+    shared: dict[str, Any] = {"model__fp8": {"head": False}, "model__init": "gpt2"}
+    emulated = trainer_of(
+        config_of(**shared, system__fp8_kernel="emulated", system__compile=False), "cuda"
+    )
+    fp8 = trainer_of(config_of(**shared), "cuda")
+    assert (emulated.kernels.fp8, fp8.kernels.fp8) == ("emulated", "scaled_mm")
+    losses = [trainer.gradients(tokens_of(trainer)).item() for trainer in (emulated, fp8)]
+    assert losses[1] == pytest.approx(losses[0], rel=2e-3)
+    # values that differ by a rounding of bf16 may fall to either side of one of 8 bits
+    assert_gradients_agree(fp8, emulated, share=0.08, floor=1e-3)
+
+
+def test_what_training_in_fp8_evaluates_is_what_training_without_does() -> None:
+    skip_without_fp8()
+    fp8, plain = (
+        trainer_of(config_of(model__init="gpt2", **trick), "cuda")
+        for trick in ({"model__fp8": {}}, {})
+    )
+    fp8.gradients(tokens_of(fp8))
+    inputs, targets = (
+        part.contiguous() for part in (tokens_of(fp8)[:, :-1], tokens_of(fp8)[:, 1:])
+    )
+    got, expected = (trainer.gpt.token_losses(inputs, targets) for trainer in (fp8, plain))
+    torch.testing.assert_close(got, expected, rtol=2e-2, atol=2e-2)
+    assert got.mean().item() == pytest.approx(expected.mean().item(), rel=1e-4)
+
+
+def skip_without_fp8() -> None:
+    if torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("this GPU has no products in 8 bits")
+
+
 def assert_gradients_agree(got: Trainer, expected: Trainer, *, share: float, floor: float) -> None:
     """Errors at most `share` of each gradient, plus `floor` of the norm of all together.
 

@@ -237,6 +237,7 @@ def test_a_kernel_that_was_asked_for_and_cannot_run_stops_with_a_remedy(place: s
     [
         ("loss", {"model.logit_rescale": {}}, "has no logit rescale"),
         ("qkv", {"model.windows": {}, "model.paired_heads": {}}, "turns all heads alike"),
+        ("qkv", {"model.fp8": {}}, "multiplies in bf16, not in fp8"),
         ("products", {"model.activation": "swiglu"}, "knows relu2 and gelu, not swiglu"),
         ("products", {"model.activation": "leaky_relu2"}, "knows relu2 and gelu, not leaky_relu2"),
     ],

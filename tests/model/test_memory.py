@@ -13,7 +13,7 @@ from model.derive import Derived, derive, largest_fitting_rows
 from model.describe import resolve
 from model.gpt import GPT
 from model.kernels import FUSED
-from model.memory import EAGER_LOGIT_BYTES, memory_of
+from model.memory import EAGER_LOGIT_BYTES, copied_bytes, memory_of
 from model.trainer import Trainer
 
 BASES = Path(__file__).parents[2] / "ablations" / "bases"
@@ -53,14 +53,17 @@ def test_the_estimate_meets_measured_peaks_of_fused_kernels(
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, inside its compiler
-@pytest.mark.parametrize("base", ["speedrun", pytest.param("gpt2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "base",
+    ["speedrun", *(pytest.param(b, marks=pytest.mark.slow) for b in ("gpt2", "speedrun_fp8"))],
+)
 def test_compiled_blocks_keep_the_streams_that_are_counted(base: str) -> None:
     config, derived = small(base, **{"system.precision": "bf16"})
     parts = memory_of(config, derived.sizes, derived.parameters, derived.device_batch_rows)
     # torch's own split into forward and backward, without generating code
     kept = kept_bytes(config, derived, "aot_eager_decomp_partition")
     logits = 2 * 2048 * derived.sizes.vocab
-    copies = 2 * (derived.parameters["matrices"] + derived.parameters["embedding"])
+    copies = copied_bytes(config, derived.parameters)
     assert kept == pytest.approx(parts.activations + logits + copies, rel=0.1)
 
 

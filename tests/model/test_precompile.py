@@ -35,6 +35,7 @@ def test_every_kernel_that_will_run_has_a_process(tmp_path: Path) -> None:
 def test_only_what_will_run_is_compiled(tmp_path: Path) -> None:
     assert jobs(tmp_path, model__windows=None) == ["flash4 2048", "products", "symmetric"]
     assert "symmetric" not in jobs(tmp_path, optimizer__muon=None)
+    assert "products" not in jobs(tmp_path, model__fp8={})  # of blocks
     assert jobs(tmp_path, REFERENCE) == []
 
 
