@@ -94,7 +94,8 @@ class _Products:
 
     def __init__(self, x: Tensor, weight: Tensor) -> None:
         self.x, self.low = x, weight.to(x.dtype)
-        self.grad_x, self.grad_weight = torch.empty_like(x), torch.empty_like(weight)
+        self.grad_x = torch.empty_like(x)
+        self.grad_weight = torch.empty_like(weight, dtype=torch.float32)  # a tied table is bf16
         self.factor = 1 / x.size(0)  # of the gradient that the kernel writes
 
     def logits(self, rows: slice) -> Tensor:

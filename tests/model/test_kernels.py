@@ -39,16 +39,17 @@ def normal(*shape: int, std: float = 1.0, seed: int = 1) -> Tensor:
 
 
 @pytest.mark.parametrize("case", [pytest.param(c, marks=GPU) for c in [(300, 500), (9000, 1024)]])
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])  # as a head's, as a tied table's
 @pytest.mark.parametrize("cap", [None, 15.0])
 def test_the_fused_head_has_the_loss_and_gradients_of_the_slow_one(
-    cap: float | None, case: tuple[int, int]
+    cap: float | None, kind: torch.dtype, case: tuple[int, int]
 ) -> None:
     from model.kernels import loss
 
     tokens, words = case
     padded = -(-words // 64) * 64
     x = normal(tokens, 256).to(CUDA, torch.bfloat16).requires_grad_()
-    weight = normal(padded, 256, std=0.3, seed=2).to(CUDA).requires_grad_()
+    weight = normal(padded, 256, std=0.3, seed=2).to(CUDA, kind).requires_grad_()
     targets = torch.randint(0, words, (tokens,), generator=torch.Generator().manual_seed(3)).cuda()
 
     logits = F.linear(x.double(), weight.to(torch.bfloat16).double())[:, :words]
