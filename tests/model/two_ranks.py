@@ -23,6 +23,7 @@ from model.train import main
 RANK = int(os.environ.get("RANK", "0"))
 LEFT_ALONE, KILLED, DAMAGED, FULL, TOLD = "left_alone", "killed", "damaged", "full_disk", "told"
 STOP_STEP = 5
+PATIENCE_S = 60.0
 BY_MINUTES = ("--set=checkpoint.every_steps=null", "--set=checkpoint.every_minutes=0.000001")
 DISK_BYTES = 20_000  # less than a rank's file takes, more than its events
 
@@ -37,7 +38,9 @@ def train(folder: Path, name: str, *more: str) -> int:
 def together(folder: Path, what: str) -> None:
     """Waits until both have come here."""
     (folder / f"{what}-{RANK}").touch()
+    deadline = time.monotonic() + PATIENCE_S
     while not (folder / f"{what}-{1 - RANK}").exists():
+        assert time.monotonic() < deadline, f"the other rank did not come to {what}"
         time.sleep(0.005)
 
 
@@ -89,7 +92,8 @@ def all_runs(folder: Path) -> None:
         RunDirectory.event = told_to_leave_behind(STOP_STEP)  # type: ignore[method-assign]
     assert train(folder, TOLD, *BY_MINUTES) == 1
     RunDirectory.event = log  # type: ignore[method-assign]
-    shutil.copy(folder / TOLD / "result.json", folder / "told.json")
+    if RANK == 0:
+        shutil.copy(folder / TOLD / "result.json", folder / "told.json")
     together(folder, "copied")
     assert train(folder, TOLD, "--resume") == 0
 
