@@ -80,6 +80,7 @@ class Trainer:
         stage = stage_at(self.derived.stages, index)
         weights = self._weights(index) if stage.predicted > 1 else None
         self._enter(stage.long_window_tokens)
+        self.optimizers.begin(index)
         loss = self.gradients(tokens, stage.pieces, weights)
         self.optimizers.gather(index)
         self.optimizers.reduce()

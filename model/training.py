@@ -239,6 +239,7 @@ class Training:
             raise checkpoint.not_taken_up(found.path, error) from error
         for name, value in kept.counters.items():
             setattr(self, name, value)
+        self._heard = Words(train_time_s=self.train_time_s)
         self.first_step = self.run.steps = kept.step
         self.speeds = Speeds(self.derived.stages, kept.step)
         self.run.tokens = kept.tokens
@@ -272,7 +273,8 @@ class Training:
     def _position(self, index: int) -> float:
         """Where the schedules stand before a step (from 0)."""
         budget_s = self.config.dial.train_time_s
-        return position_of(index, self.derived.steps, self.train_time_s, budget_s)
+        used_s = self.train_time_s if self.ranks.alone else self._heard.train_time_s
+        return position_of(index, self.derived.steps, used_s, budget_s)
 
     def _recompilation(self, step: int) -> float:
         """Seconds of compiling since the last question; an event says what it was."""

@@ -17,7 +17,16 @@ import torch
 from model.checkpoint import folder_of, listed, rank_file, read_manifest
 from model.ranks import VARIABLES
 from model.snapshot import read_tensors
-from tests.model.two_ranks import DAMAGED, FULL, KILLED, LEFT_ALONE, STOP_STEP, TOLD
+from tests.model.two_ranks import (
+    DAMAGED,
+    FULL,
+    KILLED,
+    LEFT_ALONE,
+    STOP_STEP,
+    TIMED,
+    TOLD,
+    TRAIN_TIME_S,
+)
 
 ROOT = Path(__file__).parents[2]
 STEPS = 12
@@ -31,7 +40,10 @@ SETTINGS = {
     "model.vocab_size": 1024,
     "eval.tokens": 512,
     "eval.every_steps": 3,
-    "checkpoint.every_steps": 2,
+    # two tables until step 8, tied, whose gradients wait for every second step: at 9 they do
+    "schedule.untie": {},
+    "optimizer.table_interval_steps": 2,
+    "checkpoint.every_steps": 3,
     "checkpoint.keep": STEPS,
     "system.precision": "fp32",
     "system.compile": False,
@@ -48,7 +60,7 @@ WORDS = [
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What tests/model/two_ranks.py leaves."""
     folder = tmp_path_factory.mktemp("two_ranks")
-    program = [sys.executable, "tests/model/two_ranks.py", str(folder), json.dumps(free_ports(6))]
+    program = [sys.executable, "tests/model/two_ranks.py", str(folder), json.dumps(free_ports(7))]
     both = [
         subprocess.Popen(
             [*program, *WORDS],
@@ -156,6 +168,14 @@ def test_one_rank_told_to_leave_makes_all_leave_a_checkpoint_that_goes_on(runs: 
 
 def test_checkpoints_fall_due_by_the_clock_of_rank_0(runs: Path) -> None:
     assert listed(folder_of(runs / TOLD))[-1].name == "step-00000001"
+
+
+def test_a_timed_run_ends_behind_the_same_step_for_all(runs: Path) -> None:
+    places = (runs / TIMED, runs / TIMED / "ranks/1")
+    ends = [events(place, "horizon")[0] for place in places]
+    assert ends[0]["step"] == ends[1]["step"]
+    assert [result(place)["steps"] for place in places] == [ends[0]["step"]] * 2
+    assert result(places[0])["metrics"]["train_time_s"] >= TRAIN_TIME_S
 
 
 def test_another_number_of_ranks_is_refused_with_both_numbers(runs: Path, tmp_path: Path) -> None:

@@ -62,6 +62,13 @@ def trained(
         # compiling runs backward passes that no step follows
         pytest.param("speedrun_tiny_cpu", 2, {"system.compile": True}, marks=pytest.mark.slow),
         pytest.param("speedrun_tiny_cpu", 4, {}, marks=pytest.mark.slow),
+        # gradients that wait for the next step, and two tables that are one at first
+        pytest.param(
+            "speedrun_tiny_cpu",
+            2,
+            {"schedule.untie": {}, "optimizer.table_interval_steps": 2},
+            marks=pytest.mark.slow,
+        ),
         # every label under AdamW, a tied head, gradients clipped at every step
         pytest.param("gpt2_tiny_cpu", 2, {"optimizer.clip": 0.1}, marks=pytest.mark.slow),
     ],
@@ -94,8 +101,9 @@ def test_half_of_what_torchrun_says_is_refused(monkeypatch: pytest.MonkeyPatch) 
         from_environment()
 
 
-def test_what_one_rank_alone_can_do_is_refused_of_several() -> None:
-    for setting in ({"schedule.untie": {}}, {"dial.train_time_s": 9.0}):
-        with pytest.raises(ConfigErrors, match="one rank"):
-            resolve(None, dict(setting), ranks=2)
-        resolve(None, dict(setting))
+def test_a_norm_over_gradients_that_wait_is_refused_of_several() -> None:
+    both = {"optimizer.clip": 1.0, "optimizer.table_interval_steps": 2}
+    with pytest.raises(ConfigErrors, match="one rank"):
+        resolve(None, dict(both), ranks=2)
+    resolve(None, dict(both))
+    resolve(None, {"optimizer.clip": 1.0}, ranks=2)

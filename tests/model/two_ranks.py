@@ -21,8 +21,14 @@ from model.rundir import RunDirectory
 from model.train import main
 
 RANK = int(os.environ.get("RANK", "0"))
-LEFT_ALONE, KILLED, DAMAGED, FULL, TOLD = "left_alone", "killed", "damaged", "full_disk", "told"
+LEFT_ALONE, KILLED, DAMAGED, FULL = "left_alone", "killed", "damaged", "full_disk"
+TOLD, TIMED = "told", "timed"
 STOP_STEP = 5
+TRAIN_TIME_S = 0.5
+BY_THE_CLOCK = (
+    *("--set=dial.steps=null", f"--set=dial.train_time_s={TRAIN_TIME_S}"),
+    *("--set=schedule.untie=null", "--set=checkpoint.every_steps=null"),
+)
 PATIENCE_S = 60.0
 BY_MINUTES = ("--set=checkpoint.every_steps=null", "--set=checkpoint.every_minutes=0.000001")
 DISK_BYTES = 20_000  # less than a rank's file takes, more than its events
@@ -96,6 +102,8 @@ def all_runs(folder: Path) -> None:
         shutil.copy(folder / TOLD / "result.json", folder / "told.json")
     together(folder, "copied")
     assert train(folder, TOLD, "--resume") == 0
+
+    assert train(folder, TIMED, *BY_THE_CLOCK) == 0
 
 
 if __name__ == "__main__":
