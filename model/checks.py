@@ -268,16 +268,5 @@ def _horizon(config: Config) -> Iterator[ConfigError]:
             yield _fault("dial.train_time_s", expected, dial.train_time_s, remedy)
 
 
-def faults_of_ranks(config: Config) -> list[ConfigError]:
-    """What several ranks cannot do together."""
-    optimizer = config.optimizer
-    if optimizer.clip is None or optimizer.table_interval_steps == 1:
-        return []
-    # the norm would need the sum over ranks of gradients that are summed only when they step
-    expected = "one rank, or optimizer.table_interval_steps: 1"
-    remedy = "Start one rank, or leave one of the two fields out."
-    return [_fault("optimizer.clip", expected, "several ranks", remedy)]
-
-
 def _fault(path: str, expected: str, got: Any, remedy: str) -> ConfigError:
     return ConfigError(path=path, expected=expected, got=str(got), remedy=remedy)

@@ -520,6 +520,9 @@ class System:
     """Where compiled kernels are kept; relative to the checkout. No part of an identity."""
     device_batch_rows: int | None = None
     """Rows a forward pass. Null: all rows of a step, at most 32."""
+    fit_memory: bool = False
+    """Whether a run takes fewer rows a pass, and more passes, where the GPU's memory cannot hold
+    as many. The batch stays as it is; the record says what ran. On a CPU it changes nothing."""
     share_gpu: bool = False
     """Whether to run on a GPU that other processes use; such a speed is no measurement."""
     threads: int | None = None

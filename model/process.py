@@ -94,11 +94,18 @@ def _begin(
         resume = Resume(other_code=arguments.other_code)
         asked = checkpoint.identity_of(config, identity["data_id"], ranks.count)
         _refuse_other_run(run, asked, resume)
-    run.write(
-        "config.json",
-        {"requested": asdict(config), "resolved": derived.as_json(), "identity": identity},
-    )
+    write_config(run, config, derived)
     return Process(config=config, derived=derived, run=run, stop=stop, ranks=ranks, resume=resume)
+
+
+def write_config(run: RunDirectory, config: Config, derived: Derived) -> None:
+    """config.json: what was asked for, what it comes to, whose it is."""
+    from model.describe import identity_json
+
+    resolved, identity = derived.as_json(), identity_json(config)
+    run.write(
+        "config.json", {"requested": asdict(config), "resolved": resolved, "identity": identity}
+    )
 
 
 def _refuse_other_run(run: RunDirectory, asked: checkpoint.Identity, resume: Resume) -> None:

@@ -28,7 +28,7 @@ from model.evaluate import evaluate
 from model.horizon import position_of
 from model.kernels import kernel_plan
 from model.machine import environment_id, environment_json, peak_flops, peak_memory_bytes
-from model.process import Resume
+from model.process import Resume, write_config
 from model.ranks import ALONE, Ranks, join
 from model.restore import newest_whole
 from model.roll_call import RollCall, Words
@@ -110,7 +110,10 @@ class Training:
         return Trainer(self.config, self.derived, device, self.ranks)
 
     def _check(self, device: torch.device) -> None:
-        kernels = preflight.check(self.config, self.derived, device)
+        kernels, fitted = preflight.check(self.config, self.derived, device, self.ranks)
+        if fitted != self.derived:
+            self.derived = fitted
+            write_config(self.run, self.config, fitted)
         precompile.start(self.config, self.derived.sizes, kernels, self.compilation.cache)
 
     def _open_data(self) -> Prepared:
@@ -129,7 +132,11 @@ class Training:
             used = environment["gpus"][self.ranks.local : self.ranks.local + 1]
             environment["gpus"] = [gpu for gpus in self.ranks.told(used) for gpu in gpus]
             environment["environment_id"] = environment_id(environment["gpus"], self.ranks.count)
-        return {**environment, "compile_cache": self.compilation.as_json()}
+        passes = {
+            "device_batch_rows": self.derived.device_batch_rows,
+            "gradient_accumulation": self.derived.gradient_accumulation,
+        }
+        return {**environment, **passes, "compile_cache": self.compilation.as_json()}
 
     def _all_steps(self, loader: Loader, saver: Saver) -> None:
         steps, every = self.derived.steps, self.config.eval.every_steps

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from model.describe import resolve
-from model.errors import ConfigErrors, MachineError
+from model.errors import MachineError
 from model.ranks import ALONE, VARIABLES, Ranks, from_environment
 
 ROOT = Path(__file__).parents[2]
@@ -99,11 +98,3 @@ def test_half_of_what_torchrun_says_is_refused(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(MachineError, match="torchrun --nproc-per-node"):
         from_environment()
-
-
-def test_a_norm_over_gradients_that_wait_is_refused_of_several() -> None:
-    both = {"optimizer.clip": 1.0, "optimizer.table_interval_steps": 2}
-    with pytest.raises(ConfigErrors, match="one rank"):
-        resolve(None, dict(both), ranks=2)
-    resolve(None, dict(both))
-    resolve(None, {"optimizer.clip": 1.0}, ranks=2)
