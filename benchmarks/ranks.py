@@ -102,8 +102,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if chosen.out is not None:
         chosen.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     for (config, derived), each in zip(plans, found, strict=True):
-        if tally(traffic(config, derived)) != each["exchanges"]:
-            print(f"error: counted {each['exchanges']} a step", file=sys.stderr)
+        if (foreseen := tally(traffic(config, derived))) != each["exchanges"]:
+            told = f"exchanges a step {foreseen}; got {each['exchanges']}"
+            print(f"error: expected {told}. Mend the formula.", file=sys.stderr)
             return 1
     return 0
 
@@ -231,7 +232,7 @@ def _work(chosen: argparse.Namespace) -> int:
         trainer = Trainer(config, derived, device, ranks)
         if config.system.compile:
             compilation.warm_up(trainer.warm_up)
-        times_s = _timed_steps(trainer, ranks, chosen.steps)
+        times_s, exchanges = _timed_steps(trainer, ranks, chosen.steps)
         step_s = fmean(times_s)
         found = {
             "device": _name_of(device),
@@ -240,7 +241,7 @@ def _work(chosen: argparse.Namespace) -> int:
             "steps_s": times_s,
             "tokens_per_s": len(derived.rows(0)) * derived.sizes.context / step_s,
             "peak_memory_bytes": ranks.largest(peak_memory_bytes(device)),
-            "exchanges": tally(ranks.exchanged),
+            "exchanges": exchanges,
         }
         if ranks.rank == 0:
             chosen.worker.write_text(json.dumps(found), encoding="utf-8")
@@ -249,9 +250,11 @@ def _work(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _timed_steps(trainer: Any, ranks: CountedRanks, steps: int) -> list[float]:
-    """Seconds of each step after the settling ones; leaves the exchanges of the last one, at which
-    no gradient waits, in `ranks`."""
+def _timed_steps(
+    trainer: Any, ranks: CountedRanks, steps: int
+) -> tuple[list[float], dict[str, list[int]]]:
+    """Seconds of each step after the settling ones, and the exchanges of one at which no gradient
+    waits."""
     from model.clock import Clock
     from model.roll_call import RollCall, Words
 
@@ -259,15 +262,16 @@ def _timed_steps(trainer: Any, ranks: CountedRanks, steps: int) -> list[float]:
     every = trainer.config.optimizer.table_interval_steps
     clock = Clock(trainer.device)
     for index in range(SETTLING_STEPS + steps):
-        if index % every == 0:
-            ranks.exchanged.clear()
+        ranks.exchanged.clear()
         loss, _ = trainer.step(index % every, tokens)
         call = RollCall(ranks, loss, Words())
         laps.append(clock.lap())
+        if (index + 1) % every == 0:
+            exchanges = tally(ranks.exchanged)
         if index:
             laps[-2].seconds()  # one step ahead of the GPU, as in training
     call.heard()
-    return [lap.seconds() for lap in laps[SETTLING_STEPS:]]
+    return [lap.seconds() for lap in laps[SETTLING_STEPS:]], exchanges
 
 
 def _own_rows(trainer: Any, ranks: Ranks) -> "Tensor":
