@@ -3,10 +3,10 @@
     python -m benchmarks.ranks ablations/bases/speedrun.yaml --set dial.depth=12 --ranks 1 2
     python -m benchmarks.ranks ablations/bases/speedrun.yaml --set dial.depth=24 --ranks 2 8 --plan
 
-The first table is by formula: exchanges a step (model/ranks.py), what one rank sends in them, and
-what stays in its memory for the whole run. A reduce-scatter or an all-gather of n bytes over C
-ranks sends n (C - 1) / C from each, a sum n times twice that; so do the rings of NCCL and gloo, and
-what a switch adds up is less. --plan ends there, and needs no GPU.
+The first table is by formula: exchanges a step (model/ranks.py), what one rank sends in them, what
+stays in its memory for the whole run (states and gradients), and its peak. A reduce-scatter or an
+all-gather of n bytes over C ranks sends n (C - 1) / C from each, a sum n times twice that; so do
+the rings of NCCL and gloo, and what a switch adds up is less. --plan ends there, and needs no GPU.
 
 Otherwise every number of ranks then trains in turn, by torchrun, on the same global batch of random
 tokens over and over: ms a step, tokens/s, tokens/s a rank as a share of the first row's, the peak
@@ -34,7 +34,7 @@ from model.configfile import parse_overrides
 from model.derive import Derived
 from model.describe import resolve
 from model.errors import ModelError
-from model.memory import MASTER_BYTES, TABLES, compute_bytes
+from model.memory import MASTER_BYTES, TABLES, compute_bytes, memory_of
 from model.ranks import Exchange, Ranks, from_environment, join, part
 from model.shapes import Parameter, parameters
 
@@ -158,12 +158,24 @@ def sent_bytes(exchanges: Iterator[Traffic] | Sequence[Traffic], ranks: int) -> 
     return whole * (ranks - 1) / ranks
 
 
-PLAN_HEADS = ["ranks", "rows x passes", "exchanges a step", "sent GB a step", "stays GB", "peak GB"]
+PLAN_HEADS = [
+    "ranks",
+    "rows x passes",
+    "exchanges a step",
+    "sent GB a step",
+    "stays GB",
+    "peak GB, torch's kernels",
+    "fused kernels",
+]
 
 
 def plan_row(config: Config, derived: Derived) -> list[str]:
     """What one rank exchanges and keeps, by formula."""
+    from model.kernels import FUSED
+
     exchanges, parts = list(traffic(config, derived)), derived.memory_parts
+    each = (config, derived.sizes, derived.parameters, derived.device_batch_rows)
+    fused = memory_of(*each, FUSED, derived.ranks)
     return [
         f"{derived.ranks}",
         f"{derived.device_batch_rows} x {derived.gradient_accumulation}",
@@ -171,6 +183,7 @@ def plan_row(config: Config, derived: Derived) -> list[str]:
         f"{sent_bytes(exchanges, derived.ranks) / 1e9:.3f}",
         f"{(parts['states'] + parts['gradients']) / 1e9:.2f}",
         f"{derived.memory_bytes / 1e9:.2f}",
+        f"{fused.peak / 1e9:.2f}",
     ]
 
 

@@ -11,7 +11,7 @@ import argparse
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from model import checkpoint
 from model.config import Config
 from model.derive import Derived
 from model.errors import ConfigErrors, MachineError, ModelError, missing_package
-from model.failure import IN_ANOTHER_RANK, classify
+from model.failure import IN_ANOTHER_RANK, Failure, classify
 from model.lost_rank import lost_rank
 from model.ranks import ALONE, Ranks, from_environment
 from model.rundir import RunDirectory
@@ -130,8 +130,9 @@ def _outcome(run: RunDirectory, ranks: Ranks, call: Callable[[], None]) -> int:
         return 1
     except Exception as error:  # the process's edge: every end becomes a result
         failure = classify(error)
-        if failure.remedy == IN_ANOTHER_RANK and (cause := lost_rank(run.root, ranks)) is not None:
-            failure = replace(failure, reason=f"{cause} ({failure.reason})")
+        if failure.remedy == IN_ANOTHER_RANK and (lost := lost_rank(run.root, ranks)) is not None:
+            reason = f"{lost.reason} (here: {failure.reason})"
+            failure = Failure(status=lost.status, reason=reason, remedy=lost.remedy)
         if failure.unexpected:
             traceback.print_exc()
         print(f"{failure.status}: {failure.reason}", file=sys.stderr)

@@ -11,7 +11,6 @@ import signal
 import threading
 from types import FrameType
 
-from model.failure import IN_ANOTHER_RANK
 from model.lost_rank import lost_rank
 from model.ranks import ALONE, Ranks
 from model.rundir import RunDirectory
@@ -60,11 +59,13 @@ class Stop:
             self.allow(GRACE_S)
 
     def _leave(self) -> None:
-        """By the watch thread: the main one is held by something. Where that is a rank that ended,
-        torchrun has told this one to leave, and the run has failed."""
-        cause = lost_rank(self.run.root, self.ranks, patience_s=0.0)
-        if cause is not None:
-            ended = self.run.finish("failed", f"{cause} ({self.reason})", IN_ANOTHER_RANK)
+        """The main thread is held by something. Where that is a rank that ended, the run ends as
+        that one did: torchrun then tells the others to leave."""
+        lost = lost_rank(self.run.root, self.ranks, patience_s=0.0)
+        if lost is not None:
+            ended = self.run.finish(
+                lost.status, f"{lost.reason} (here: {self.reason})", lost.remedy
+            )
         else:
             ended = self.run.finish("interrupted", self.reason)
         if ended:
