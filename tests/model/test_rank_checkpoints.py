@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +90,11 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def events(out: Path, *kinds: str) -> list[dict[str, Any]]:
-    every = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
-    return [event for event in every if event["event"] in kinds]
+def events(out: Path, *kinds: str, behind: int = -1) -> list[dict[str, Any]]:
+    path = out / "events.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    every = [json.loads(line) for line in lines]
+    return [event for event in every if event["event"] in kinds and event.get("step", 0) > behind]
 
 
 def numbers(out: Path) -> list[tuple[Any, ...]]:
@@ -190,10 +193,12 @@ def test_another_number_of_ranks_is_refused_with_both_numbers(runs: Path, tmp_pa
     assert (out / "events.jsonl").read_text() == before
 
 
-def under_torchrun(out: Path, *more: str) -> subprocess.Popen[str]:
+def under_torchrun(out: Path, device: str, *more: str) -> subprocess.Popen[str]:
+    """A run that does not come to its end by itself."""
     launcher = ["torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d"]
     launcher += ["--rdzv-endpoint=localhost:0", "-m", "model.train"]
-    words = [*WORDS, f"--out={out}", "--set=dial.steps=100000", *more]
+    endless = ["--set=dial.steps=100000", "--set=checkpoint.keep=2"]
+    words = [*WORDS, f"--out={out}", f"--set=system.device={device}", *endless, *more]
     return subprocess.Popen(
         [sys.executable, "-m", *launcher, *words],
         cwd=ROOT,
@@ -204,10 +209,10 @@ def under_torchrun(out: Path, *more: str) -> subprocess.Popen[str]:
     )
 
 
-def wait_for_a_checkpoint(out: Path) -> None:
+def wait_until(there: Callable[[], Any]) -> None:
     deadline = time.monotonic() + 120
-    while not listed(folder_of(out)):
-        assert time.monotonic() < deadline, "no checkpoint"
+    while not there():
+        assert time.monotonic() < deadline, "it did not come so far"
         time.sleep(0.05)
 
 
@@ -218,11 +223,20 @@ def rank_1_under(launcher: subprocess.Popen[str]) -> int:
     return int(ranks[0])
 
 
-@pytest.mark.slow
-def test_a_rank_killed_in_the_middle_of_a_step_ends_all_and_is_named(tmp_path: Path) -> None:
+TWO_GPUS = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA GPUs")
+DEVICES = [
+    pytest.param("cpu", marks=pytest.mark.slow),
+    pytest.param("cuda", marks=[pytest.mark.gpu, TWO_GPUS]),
+]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_rank_killed_in_the_middle_of_a_step_ends_all_and_is_named(
+    tmp_path: Path, device: str
+) -> None:
     out = tmp_path / "run"
-    with under_torchrun(out, "--set=checkpoint.keep=2") as launcher:
-        wait_for_a_checkpoint(out)
+    with under_torchrun(out, device) as launcher:
+        wait_until(lambda: listed(folder_of(out)))
         os.kill(rank_1_under(launcher), signal.SIGKILL)
         launcher.communicate(timeout=90)
     assert launcher.returncode != 0
@@ -232,15 +246,21 @@ def test_a_rank_killed_in_the_middle_of_a_step_ends_all_and_is_named(tmp_path: P
     assert not (out / "ranks/1/result.json").exists()
 
 
-@pytest.mark.slow
-def test_torchrun_told_to_end_leaves_an_interrupted_run_with_its_newest_step(
-    tmp_path: Path,
+@pytest.mark.parametrize("device", DEVICES)
+def test_torchrun_told_to_end_leaves_a_run_that_goes_on_where_it_stood(
+    tmp_path: Path, device: str
 ) -> None:
-    out = tmp_path / "run"
-    with under_torchrun(out, "--set=checkpoint.keep=2") as launcher:
-        wait_for_a_checkpoint(out)
-        launcher.send_signal(signal.SIGTERM)
-        launcher.communicate(timeout=90)
-    ends = [result(place) for place in (out, out / "ranks/1")]
-    assert [end["status"] for end in ends] == ["interrupted", "interrupted"]
-    assert listed(folder_of(out))[0].name == f"step-{ends[0]['steps']:08d}"
+    out, places = tmp_path / "run", ("run", "run/ranks/1")
+    reached = [0]
+    for more in ([], ["--resume"]):
+        with under_torchrun(out, device, *more) as launcher:
+            wait_until(lambda: events(out, "checkpoint", behind=reached[-1]))
+            launcher.send_signal(signal.SIGTERM)
+            launcher.communicate(timeout=90)
+        ends = [result(tmp_path / place) for place in places]
+        assert [end["status"] for end in ends] == ["interrupted", "interrupted"]
+        assert ends[0]["steps"] == ends[1]["steps"]
+        reached.append(ends[0]["steps"])
+        assert listed(folder_of(out))[0].name == f"step-{reached[-1]:08d}"
+    assert [event["step"] for event in events(out, "resumed")] == [reached[1]]
+    assert 0 < reached[1] < reached[2]

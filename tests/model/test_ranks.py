@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from model.errors import MachineError
 from model.ranks import ALONE, VARIABLES, Ranks, from_environment
@@ -80,6 +81,17 @@ def test_the_same_batch_over_more_ranks_gives_the_same_losses(
     assert losses[0] == pytest.approx(alone[0], rel=1e-6)
     assert losses == pytest.approx(alone, rel=1e-4)
     assert validation == pytest.approx(alone_validation, rel=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA GPUs")
+def test_two_gpus_give_the_losses_of_one(tmp_path: Path) -> None:
+    on_gpus = {"system.device": "cuda", "schedule.untie": {}, "optimizer.table_interval_steps": 2}
+    alone, alone_validation = trained(tmp_path, "speedrun_tiny_cpu", 1, on_gpus)
+    losses, validation = trained(tmp_path, "speedrun_tiny_cpu", 2, on_gpus)
+    assert losses[0] == pytest.approx(alone[0], rel=1e-6)
+    assert losses == pytest.approx(alone, rel=1e-3)  # sums on a GPU come in any order
+    assert validation == pytest.approx(alone_validation, rel=1e-3)
 
 
 def test_a_share_is_whole_and_even() -> None:
