@@ -480,13 +480,14 @@ class Evaluation:
 @dataclass(frozen=True, kw_only=True)
 class Checkpointing:
     """When the state of a run is written to its checkpoints/, to be gone on from with --resume. No
-    part of an identity: it changes no number of the run."""
+    part of an identity: it changes no number of the run. Several ranks write one together, and go
+    on from it as many."""
 
     every_steps: int | None = None
     """Write one every n steps, and at the end. Null: not by steps."""
     every_minutes: float | None = None
-    """Write one when so many minutes have passed since the last, and at the end. Null: not by
-    time."""
+    """Write one when so many minutes have passed since the last, and at the end; by the clock of
+    rank 0. Null: not by time."""
     at_stop: bool = True
     """Whether a run that is told to leave (SIGTERM, SIGINT, a harness that is gone) writes one."""
     keep: int = 2
