@@ -13,6 +13,7 @@ A disk that refuses is told as an event, and training goes on without that check
 were written stay.
 """
 
+import contextlib
 import shutil
 import time
 from collections import deque
@@ -104,7 +105,7 @@ class Saver:
 
     @property
     def awaits_ranks(self) -> bool:
-        """Whether a checkpoint is neither published nor given up."""
+        """Whether the ranks have yet to agree on what each one writes."""
         return not self._ranks.alone and self._writing is not None
 
     def due(self, step: int, *, last: bool, heard: Words | None = None) -> bool:
@@ -122,6 +123,7 @@ class Saver:
 
     def save(self, state: Any, manifest: Manifest) -> None:
         """Copies a state and hands it to the thread, once that is free. All ranks."""
+        assert not self.awaits_ranks, "the checkpoint before it is not agreed on"
         self._wait()
         began, clock = time.perf_counter(), Clock(self._device)
         copied, lap = self._copy.of(state), clock.lap()
@@ -203,7 +205,8 @@ class Saver:
             stored = write_tensors(path, state)
         except OSError as error:
             refused = str(error)
-            path.unlink(missing_ok=True)  # half of one only takes room
+            with contextlib.suppress(OSError):
+                path.unlink()  # half of one only takes room
         write_s = time.perf_counter() - began
         outcome = Outcome(
             step=step,

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from model.checkpoint import folder_of, listed, rank_file, read_manifest
+from model.machine import environment_id
 from model.ranks import VARIABLES
 from model.snapshot import read_tensors
 from tests.model.two_ranks import (
@@ -179,6 +180,13 @@ def test_a_timed_run_ends_behind_the_same_step_for_all(runs: Path) -> None:
     assert ends[0]["step"] == ends[1]["step"]
     assert [result(place)["steps"] for place in places] == [ends[0]["step"]] * 2
     assert result(places[0])["metrics"]["train_time_s"] >= TRAIN_TIME_S
+
+
+def test_the_environment_is_that_of_all_ranks(runs: Path) -> None:
+    environment = json.loads((runs / LEFT_ALONE / "environment.json").read_text())
+    assert environment["environment_id"] == environment_id([], ranks=2) != environment_id([])
+    gpus = [{"uuid": f"GPU-{number}", "power_limit_w": 700.0} for number in range(2)]
+    assert environment_id(gpus, ranks=2) != environment_id(gpus[:1])
 
 
 def test_another_number_of_ranks_is_refused_with_both_numbers(runs: Path, tmp_path: Path) -> None:
