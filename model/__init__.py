@@ -41,6 +41,8 @@ and the run itself:
     evaluate    validation loss and bits per byte
     snapshot    tensors of a checkpoint: device, host memory, file
     saver       when checkpoints are written, and the thread that does it
+    roll_call   what ranks say at the end of each step, and hear at the same one
+    lost_rank   which rank ended first
     restore     which checkpoint a resumed run goes on from
     trainer     model and optimizers on a device, one step at a time
     training    the loop of a run

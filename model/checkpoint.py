@@ -1,14 +1,16 @@
 """A checkpoint on the disk: what it holds, whether it is whole, and whose it is.
 
     checkpoints/step-00000120/
-        rank-0.pt        the tensors of one rank (model/snapshot.py); each rank writes its own file
+        rank-0.pt        the tensors of one rank (model/snapshot.py); each rank writes its own file,
+                         and rank 0 the weights too, which all have alike
         manifest.json    step, place in the data, metrics so far, identity, size and SHA-256 of
                          every rank's file
 
 A checkpoint is written in a folder of another name, forced to the disk and renamed: a process
 killed at any moment leaves a whole one or none. What a disk does to it later is found by size and
-SHA-256 before a byte is used. A checkpoint whose configuration, seed, data, protocol or code
-differs is refused with the field that differs: it would go on as another run under this one's name.
+SHA-256 before a byte is used. A checkpoint whose configuration, seed, data, protocol, number of
+ranks or code differs is refused with the field that differs: it would go on as another run under
+this one's name.
 
 No torch, so that a resumption is refused before torch is imported. Comes before
 snapshot (its tensors), saver (when it is written) and restore (which one is taken).
@@ -29,7 +31,6 @@ from model.config import Config
 from model.errors import DamagedCheckpoint, RunError
 
 FORMAT = 1
-RANK = 0  # a run has one rank so far; each further one would write its own file beside this one's
 FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
 NAME = re.compile(r"step-[0-9]{8,}")
@@ -59,6 +60,8 @@ class Identity:
     """Versions of torch and of the kernel packages, which are part of `code_id`."""
     requested: dict[str, Any]
     """What `config_id` is the hash of: the fields that differ from their defaults."""
+    ranks: int = 1
+    """Each has its share of the optimizer's states in a file of its own."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,7 +82,7 @@ class Manifest:
     format: int = FORMAT
 
 
-def identity_of(config: Config, data_id: str | None) -> Identity:
+def identity_of(config: Config, data_id: str | None, ranks: int = 1) -> Identity:
     """Whose checkpoints a run of this configuration writes."""
     return Identity(
         config_id=identity.config_id(config),
@@ -89,6 +92,7 @@ def identity_of(config: Config, data_id: str | None) -> Identity:
         code_id=identity.code_id(),
         packages=identity.kernel_versions(),
         requested=identity.identifying(config),
+        ranks=ranks,
     )
 
 
@@ -108,25 +112,27 @@ def rank_file(rank: int) -> str:
     return f"rank-{rank}.pt"
 
 
-def begin(folder: Path, step: int) -> Path:
-    """An empty folder to write a checkpoint's files into; what a killed process left is removed."""
+def clear(folder: Path) -> None:
+    """Removes what a killed process left unfinished. Before any rank writes."""
     for left_over in folder.glob(f"step-*{UNFINISHED}"):
         shutil.rmtree(left_over)
-    unfinished = folder / f"step-{step:08d}{UNFINISHED}"
-    unfinished.mkdir(parents=True)
-    return unfinished
 
 
-def publish(unfinished: Path, manifest: Manifest) -> Path:
+def unfinished(folder: Path, step: int) -> Path:
+    """Where all ranks write a checkpoint's files until it is published."""
+    return folder / f"step-{step:08d}{UNFINISHED}"
+
+
+def publish(written: Path, manifest: Manifest) -> Path:
     """Makes a checkpoint of a folder with all its ranks' files, by writing the manifest and
     renaming."""
-    with (unfinished / MANIFEST).open("w", encoding="utf-8") as file:
+    with (written / MANIFEST).open("w", encoding="utf-8") as file:
         json.dump(dataclasses.asdict(manifest), file, indent=1)
         file.flush()
         os.fsync(file.fileno())
-    _force_to_disk(unfinished)
-    path = unfinished.with_name(unfinished.name.removesuffix(UNFINISHED))
-    unfinished.rename(path)
+    _force_to_disk(written)
+    path = written.with_name(written.name.removesuffix(UNFINISHED))
+    written.rename(path)
     _force_to_disk(path.parent)
     return path
 
@@ -159,20 +165,22 @@ def read_manifest(path: Path) -> Manifest:
         raise damaged(path, f"a {MANIFEST}", got) from error
 
 
-def require_whole(path: Path, manifest: Manifest) -> None:
-    """Raises DamagedCheckpoint unless every file is the one that was written."""
-    for name, stored in manifest.files.items():
-        try:
-            size = (path / name).stat().st_size
-            if size != stored.bytes:
-                raise damaged(path, f"{stored.bytes:,} bytes in {name}", f"{size:,}")
-            with (path / name).open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise damaged(path, f"a file {name}", str(error.strerror).lower()) from error
-        if digest != stored.sha256:
-            expected = f"content of SHA-256 {stored.sha256[:12]} in {name}"
-            raise damaged(path, expected, digest[:12])
+def require_whole(path: Path, manifest: Manifest, rank: int) -> None:
+    """Raises DamagedCheckpoint unless this rank's file is the one that was written."""
+    name = rank_file(rank)
+    if (stored := manifest.files.get(name)) is None:
+        raise damaged(path, f"a file {name}", f"a {MANIFEST} without it")
+    try:
+        size = (path / name).stat().st_size
+        if size != stored.bytes:
+            raise damaged(path, f"{stored.bytes:,} bytes in {name}", f"{size:,}")
+        with (path / name).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise damaged(path, f"a file {name}", str(error.strerror).lower()) from error
+    if digest != stored.sha256:
+        expected = f"content of SHA-256 {stored.sha256[:12]} in {name}"
+        raise damaged(path, expected, digest[:12])
 
 
 def refuse_other_run(folder: Path, asked: Identity, *, other_code: bool) -> None:
@@ -195,6 +203,9 @@ def require_same_run(path: Path, kept: Identity, asked: Identity, *, other_code:
         want, got = _differing(kept, asked)
         remedy = "Resume with the configuration it began with, config.json of the run directory, "
         raise _foreign(path, want, got, remedy + "or start a new run with another --out.")
+    if kept.ranks != asked.ranks:
+        want, got = f"ranks {asked.ranks}", f"ranks {kept.ranks}"
+        raise _foreign(path, want, got, _start_ranks(kept.ranks))
     if asked.data_id is not None and kept.data_id != asked.data_id:
         want, got = f"data {asked.data_id[:12]}", f"data {str(kept.data_id)[:12]}"
         remedy = "Text, tokenizer or packing has changed: bring the old data back, or start anew."
@@ -221,6 +232,13 @@ def not_taken_up(path: Path, error: Exception) -> RunError:
     remedy = "Check out the code that the run began with."
     expected = "a checkpoint of a model and optimizers as this code builds them"
     return RunError(path=str(path), expected=expected, got=reason, remedy=remedy)
+
+
+def _start_ranks(count: int) -> str:
+    if count == 1:
+        return "Each rank's file holds its share of the states: start it without torchrun."
+    words = f"`torchrun --nproc-per-node {count} -m model.train ... --resume`"
+    return f"Each rank's file holds its share of the states: start as many, with {words}."
 
 
 def _foreign(path: Path, expected: str, got: str, remedy: str) -> RunError:

@@ -288,19 +288,5 @@ def _horizon(config: Config) -> Iterator[ConfigError]:
             yield _fault("dial.train_time_s", expected, dial.train_time_s, remedy)
 
 
-def faults_of_ranks(config: Config) -> list[ConfigError]:
-    """What several ranks cannot do together."""
-    alone = {
-        "schedule.untie": config.schedule.untie is not None,  # one table's states go to another
-        "optimizer.table_interval_steps": config.optimizer.table_interval_steps > 1,
-        "dial.train_time_s": config.dial.train_time_s is not None,  # their clocks differ
-        # no checkpoint holds each rank's share of the state yet
-        "checkpoint.every_steps": config.checkpoint.every_steps is not None,
-        "checkpoint.every_minutes": config.checkpoint.every_minutes is not None,
-    }
-    remedy = "Start one rank, or leave the field out."
-    return [_fault(path, "one rank", "several", remedy) for path, asked in alone.items() if asked]
-
-
 def _fault(path: str, expected: str, got: Any, remedy: str) -> ConfigError:
     return ConfigError(path=path, expected=expected, got=str(got), remedy=remedy)

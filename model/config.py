@@ -490,13 +490,14 @@ class Evaluation:
 @dataclass(frozen=True, kw_only=True)
 class Checkpointing:
     """When the state of a run is written to its checkpoints/, to be gone on from with --resume. No
-    part of an identity: it changes no number of the run."""
+    part of an identity: it changes no number of the run. Several ranks write one together, and go
+    on from it as many."""
 
     every_steps: int | None = None
     """Write one every n steps, and at the end. Null: not by steps."""
     every_minutes: float | None = None
-    """Write one when so many minutes have passed since the last, and at the end. Null: not by
-    time."""
+    """Write one when so many minutes have passed since the last, and at the end; by the clock of
+    rank 0. Null: not by time."""
     at_stop: bool = True
     """Whether a run that is told to leave (SIGTERM, SIGINT, a harness that is gone) writes one."""
     keep: int = 2
@@ -534,6 +535,9 @@ class System:
     """Where compiled kernels are kept; relative to the checkout. No part of an identity."""
     device_batch_rows: int | None = None
     """Rows a forward pass. Null: all rows of a step, at most 32."""
+    fit_memory: bool = False
+    """Whether a run takes fewer rows a pass, and more passes, where the GPU's memory cannot hold
+    as many. The batch stays as it is; the record says what ran. On a CPU it changes nothing."""
     share_gpu: bool = False
     """Whether to run on a GPU that other processes use; such a speed is no measurement."""
     threads: int | None = None

@@ -81,7 +81,7 @@ class Derived:
 
 def derive(config: Config, ranks: int = 1) -> Derived:
     """All derived values; raises ConfigErrors naming every impossible combination."""
-    found = checks.faults(config) + (checks.faults_of_ranks(config) if ranks > 1 else [])
+    found = checks.faults(config)
     if found:
         raise ConfigErrors(found)
     sizes = sizes_of(config)
@@ -265,6 +265,12 @@ def _rows(config: Config, batch: int, ranks: int) -> tuple[int, int]:
 
 def _impossible(path: str, expected: str, got: object, remedy: str) -> ConfigErrors:
     return ConfigErrors([ConfigError(path=path, expected=expected, got=str(got), remedy=remedy)])
+
+
+def with_rows(config: Config, derived: Derived, rows: int) -> Derived:
+    """The same run with another number of rows a pass; raises ConfigErrors where it cannot be."""
+    system = replace(config.system, device_batch_rows=rows)
+    return derive(replace(config, system=system), derived.ranks)
 
 
 def largest_fitting_rows(

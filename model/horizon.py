@@ -12,6 +12,9 @@ shares, of the seconds that are used and of the upper bound's steps: at half of 
 learning rate stands where it would at half of the steps. The share is 1 at the end whichever bound
 came first.
 
+Several ranks go by the clock of rank 0, as all heard it at the step before (model/roll_call.py):
+such a run may be over one step later than it would be on one rank.
+
 What that means for studies. Such a run is no pure function of its configuration: a faster machine
 trains for more steps, so two records of one plan_id differ by more than rounding, and val_bpb holds
 speed and quality together. All arms inherit the budget from the base, and comparing them is fair in

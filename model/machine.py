@@ -97,9 +97,10 @@ def environment_json(
     }
 
 
-def environment_id(gpus: list[dict[str, Any]]) -> str:
-    """16 hex digits of the hash of GPUs (ids, driver, power limit), or of the CPU."""
-    what: Any = cpu_json()
+def environment_id(gpus: list[dict[str, Any]], ranks: int = 1) -> str:
+    """16 hex digits of the hash of GPUs (ids, driver, power limit), or of the CPU and how many
+    ranks share it."""
+    what: Any = cpu_json() if ranks == 1 else [cpu_json(), ranks]
     if gpus:
         what = [[gpu["uuid"], gpu["power_limit_w"]] for gpu in gpus], nvidia_smi.driver_version()
     return sha256_of_json(what)[:16]

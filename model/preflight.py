@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from model.config import Config
-from model.derive import Derived, largest_fitting_rows
+from model.derive import Derived, largest_fitting_rows, with_rows
 from model.errors import MachineError
 from model.failure import is_out_of_memory
 from model.memory import memory_of
@@ -40,6 +40,8 @@ TRITON_CAPABILITY = (7, 0)  # Volta: the first that Triton, and so torch.compile
 UNNAMED_BYTES = 2 * GIB
 # the estimate was within 6 % where it was measured; a run is refused only where it is far off
 ESTIMATE_MARGIN = 1.15
+# of what is free, for rows that are chosen: the same 6 %, and what the allocator cannot use
+FILLED_SHARE = 0.9
 SETTLE_S = 10.0  # a process that was just killed keeps its memory for some seconds
 
 
@@ -106,15 +108,19 @@ def no_gpu(torch_cuda: str | None, driver: str | None) -> MachineError:
     return MachineError(path="system.device", expected="a CUDA GPU", got=got, remedy=remedy)
 
 
-def check(config: Config, derived: Derived, device: "torch.device") -> "Kernels":
-    """The kernels that will run; raises MachineError with the first fault of a GPU.
+def check(
+    config: Config, derived: Derived, device: "torch.device", ranks: Ranks = ALONE
+) -> "tuple[Kernels, Derived]":
+    """The kernels that will run, and the rows a pass, fewer where `system.fit_memory` asks for it;
+    raises MachineError with the first fault of a GPU.
 
-    Waits a little for a GPU that was just left. Has nothing to say of a CPU.
+    Waits a little for a GPU that was just left. Has nothing to say of a CPU. All ranks check at
+    once, and take the rows that fit into each one's memory.
     """
     from model.kernels import choose
 
     if device.type != "cuda":
-        return choose(config, derived.sizes, device)
+        return choose(config, derived.sizes, device), derived
     patience_s = 0.0 if config.system.share_gpu else SETTLE_S
     processes = wait_while(bool, lambda: processes_on(device), patience_s)
     facts = wait_while(
@@ -123,9 +129,25 @@ def check(config: Config, derived: Derived, device: "torch.device") -> "Kernels"
     for fault in faults(facts, config, None):
         raise fault
     kernels = choose(config, derived.sizes, device)
+    if config.system.fit_memory:
+        fitting = fitting_rows(config, derived, facts.free_bytes, kernels.fused)
+        derived = with_rows(config, derived, round(-ranks.largest(-fitting)))
     for fault in faults(facts, config, derived, kernels.fused):
         raise fault
-    return kernels
+    return kernels, derived
+
+
+def fitting_rows(
+    config: Config, derived: Derived, free_bytes: int, fused: Collection[str] = ()
+) -> int:
+    """The rows a pass, or the largest divisor of them that fits; one where not even one does."""
+
+    def fits(rows: int) -> bool:
+        memory = memory_of(config, derived.sizes, derived.parameters, rows, fused, derived.ranks)
+        return memory.peak <= FILLED_SHARE * free_bytes
+
+    most = derived.device_batch_rows  # its divisors divide the rows of every stage
+    return next((n for n in range(most, 0, -1) if most % n == 0 and fits(n)), 1)
 
 
 def gpu_json(device: "torch.device") -> dict[str, Any]:
@@ -254,7 +276,8 @@ def _memory(
     remedy = "Not even one row a pass fits: lower dial.depth, or take a GPU with more memory."
     if fitting is not None:
         remedy = (
-            f"Set system.device_batch_rows: {fitting}; the batch stays as it is, in more passes."
+            f"Set system.device_batch_rows: {fitting}; the batch stays as it is, in more passes. "
+            "Or let them be chosen with system.fit_memory: true."
         )
     yield MachineError(
         path="system.device_batch_rows",

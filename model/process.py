@@ -19,7 +19,8 @@ from model import checkpoint
 from model.config import Config
 from model.derive import Derived
 from model.errors import ConfigErrors, MachineError, ModelError, missing_package
-from model.failure import classify
+from model.failure import IN_ANOTHER_RANK, Failure, classify
+from model.lost_rank import lost_rank
 from model.ranks import ALONE, Ranks, from_environment
 from model.rundir import RunDirectory
 from model.stop import Stop
@@ -62,21 +63,17 @@ def command_line(module: str, description: str | None) -> argparse.ArgumentParse
 
 
 def run_process(arguments: argparse.Namespace, work: Work, *, several_ranks: bool = False) -> int:
-    """Runs `work` in the run directory that was asked for; the process's exit code.
-
-    Rank 0 leaves the run's files; the others leave theirs under `ranks/` there.
-    """
+    """Runs `work` in the run directory that was asked for; the process's exit code."""
     try:
         ranks = from_environment()
-        own = f"ranks/{ranks.rank}" if ranks.rank else ""
-        run = RunDirectory(arguments.out / own, resume=arguments.resume)
+        run = RunDirectory(arguments.out, rank=ranks.rank, resume=arguments.resume)
     except ModelError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    stop = Stop(run, arguments.watch_fd)
+    stop = Stop(run, arguments.watch_fd, ranks)
     try:
         begin = partial(_begin, arguments, run, stop, ranks, several_ranks)
-        return _outcome(run, lambda: work(begin()))
+        return _outcome(run, ranks, lambda: work(begin()))
     except OSError as error:  # a full disk: what was written stays, and no result means failed
         print(f"error: {run.path} could not be written: {error}", file=sys.stderr)
         return 1
@@ -90,30 +87,34 @@ def _begin(
 
     if not several_ranks:
         _require_one(ranks, "Start it without torchrun: only model.train runs over several ranks.")
-    if arguments.resume:
-        _require_one(ranks, "No checkpoint holds the shares of several ranks yet: start it anew.")
     overrides = parse_overrides(arguments.set)
     config, derived = resolve(str(arguments.config), overrides, ranks.count)
     identity, resume = identity_json(config), None
     if arguments.resume:
         resume = Resume(other_code=arguments.other_code)
-        _refuse_other_run(run, config, identity["data_id"], resume)
-    run.write(
-        "config.json",
-        {"requested": asdict(config), "resolved": derived.as_json(), "identity": identity},
-    )
+        asked = checkpoint.identity_of(config, identity["data_id"], ranks.count)
+        _refuse_other_run(run, asked, resume)
+    write_config(run, config, derived)
     return Process(config=config, derived=derived, run=run, stop=stop, ranks=ranks, resume=resume)
 
 
-def _refuse_other_run(
-    run: RunDirectory, config: Config, data_id: str | None, resume: Resume
-) -> None:
+def write_config(run: RunDirectory, config: Config, derived: Derived) -> None:
+    """config.json: what was asked for, what it comes to, whose it is."""
+    from model.describe import identity_json
+
+    resolved, identity = derived.as_json(), identity_json(config)
+    run.write(
+        "config.json", {"requested": asdict(config), "resolved": resolved, "identity": identity}
+    )
+
+
+def _refuse_other_run(run: RunDirectory, asked: checkpoint.Identity, resume: Resume) -> None:
     """Before anything of the earlier run is touched, and before torch is imported."""
-    folder, asked = checkpoint.folder_of(run.path), checkpoint.identity_of(config, data_id)
+    folder = checkpoint.folder_of(run.root)
     checkpoint.refuse_other_run(folder, asked, other_code=resume.other_code)
 
 
-def _outcome(run: RunDirectory, call: Callable[[], None]) -> int:
+def _outcome(run: RunDirectory, ranks: Ranks, call: Callable[[], None]) -> int:
     try:
         try:
             call()
@@ -129,6 +130,9 @@ def _outcome(run: RunDirectory, call: Callable[[], None]) -> int:
         return 1
     except Exception as error:  # the process's edge: every end becomes a result
         failure = classify(error)
+        if failure.remedy == IN_ANOTHER_RANK and (lost := lost_rank(run.root, ranks)) is not None:
+            reason = f"{lost.reason} (here: {failure.reason})"
+            failure = Failure(status=lost.status, reason=reason, remedy=lost.remedy)
         if failure.unexpected:
             traceback.print_exc()
         print(f"{failure.status}: {failure.reason}", file=sys.stderr)

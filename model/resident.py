@@ -78,6 +78,7 @@ class Resident:
     def __init__(self, process: Process, *, at_step: int = 0, synthetic: bool = False) -> None:
         """Raises ConfigErrors when the schedule has no step `at_step`."""
         _require_step(at_step, process.derived)
+        _require_rows(process.config)
         self.config, self.derived = process.config, process.derived
         self.run, self.stop = process.run, process.stop
         self.at_step, self.synthetic = at_step, synthetic
@@ -183,7 +184,7 @@ class Resident:
         # others take turns with it on the same GPU: that is what it is for
         system = replace(self.config.system, share_gpu=True)
         config = replace(self.config, system=system)
-        kernels = preflight.check(config, self.derived, self.device)
+        kernels, _ = preflight.check(config, self.derived, self.device)
         precompile.start(config, self.derived.sizes, kernels, self.compilation.cache)
 
     def _open_rows(self) -> RepeatedRows:
@@ -315,3 +316,17 @@ def _require_step(at_step: int, derived: Derived) -> None:
                 )
             ]
         )
+
+
+def _require_rows(config: Config) -> None:
+    """Two that take turns share a GPU: what one finds free there the other is about to take."""
+    if not config.system.fit_memory:
+        return
+    remedy = "Set it to false, and system.device_batch_rows to rows that fit for both."
+    fault = ConfigError(
+        path="system.fit_memory",
+        expected="false, where trainers take turns",
+        got="true",
+        remedy=remedy,
+    )
+    raise ConfigErrors([fault])

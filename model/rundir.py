@@ -6,6 +6,9 @@ wins: the watch thread may end a run while the main thread is stuck in a long ke
 
 One process at a time writes them. A process that resumes a run leaves what the one before it wrote
 until `go_on` is called: if it is refused or told to leave before that, the earlier result stands.
+
+Of several ranks, rank 0 writes the run's files; the others keep such files of their own under
+`ranks/`, which tell how each one ended.
 """
 
 import fcntl
@@ -55,18 +58,19 @@ class Mirror(Protocol):
 class RunDirectory:
     """Writes one run's files; safe to call from the watch thread."""
 
-    def __init__(self, path: Path, *, resume: bool = False) -> None:
+    def __init__(self, root: Path, *, rank: int = 0, resume: bool = False) -> None:
         """Raises RunError where a run has ended here, unless it is one to `resume`."""
-        self.earlier_status = _status(path / "result.json")
+        self.earlier_status = _status(root / "result.json")
         if self.earlier_status is not None:
-            _require_unfinished(path, self.earlier_status, resume)
-        if not resume and listed(folder_of(path)):
+            _require_unfinished(root, self.earlier_status, resume)
+        if not resume and listed(folder_of(root)):
             raise RunError(
-                path=str(path),
+                path=str(root),
                 expected="a directory without another run's checkpoints",
-                got=f"those in {folder_of(path).name}/",
+                got=f"those in {folder_of(root).name}/",
                 remedy="Go on with --resume, or choose another --out.",
             )
+        path = place_of(root, rank)
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._events = _own(path / "events.jsonl")
@@ -84,7 +88,10 @@ class RunDirectory:
                 got=str(error),
                 remedy="Choose another --out or mend its permissions.",
             ) from None
-        self.path = path
+        if rank:  # how it ended before says nothing of the run
+            (path / "result.json").unlink(missing_ok=True)
+        self.root, self.path = root, path
+        """The run's directory, and where this rank writes: the same for rank 0."""
         self.metrics: dict[str, float | None] = dict.fromkeys(METRICS)
         self.steps = self.tokens = 0
         self.mirrors: list[Mirror] = []
@@ -92,7 +99,7 @@ class RunDirectory:
         # where a process was killed in the middle of a line, that line ends before ours begins
         self._before_next = "\n" if _ends_in_half_a_line(path / "events.jsonl") else ""
         self._finished = False
-        self._stands_aside = resume
+        self._stands_aside = resume and rank == 0
 
     def event(self, kind: str, **fields: Any) -> None:
         """One line in events.jsonl."""
@@ -154,6 +161,21 @@ class RunDirectory:
         for mirror in self.mirrors:
             mirror.close(result)
         return True
+
+
+def place_of(root: Path, rank: int) -> Path:
+    """Where a rank of the run in `root` writes."""
+    return root / "ranks" / str(rank) if rank else root
+
+
+def is_at_work(place: Path) -> bool:
+    """Whether a process writes there; one that has not come so far counts as one that does."""
+    try:
+        with (place / "events.jsonl").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except (BlockingIOError, FileNotFoundError):
+        return True
+    return False
 
 
 def _status(path: Path) -> str | None:

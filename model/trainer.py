@@ -80,6 +80,7 @@ class Trainer:
         stage = stage_at(self.derived.stages, index)
         weights = self._weights(index) if stage.predicted > 1 else None
         self._enter(stage.long_window_tokens)
+        self.optimizers.begin(index)
         loss = self.gradients(tokens, stage.pieces, weights)
         self.optimizers.gather(index)
         self.optimizers.reduce()
@@ -94,12 +95,13 @@ class Trainer:
         self._enter(self.derived.sizes.context)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next step depends on but its number and its rows; no copies."""
+        """All that the next step depends on but its number and its rows, without copies; the
+        weights, which all ranks have alike, are rank 0's to keep."""
         generators = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             generators["cuda"] = torch.cuda.get_rng_state(self.device)
         return {
-            "model": self.gpt.state_dict(),
+            **({} if self.ranks.rank else {"model": self.gpt.state_dict()}),
             "optimizers": self.optimizers.state_dict(),
             "generators": generators,
         }

@@ -8,13 +8,12 @@ import math
 import sys
 import time
 from collections import deque
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from model import checkpoint, precompile, preflight
 from model.checkpoint import Manifest
@@ -28,10 +27,11 @@ from model.derive import Derived
 from model.evaluate import evaluate
 from model.horizon import position_of
 from model.kernels import kernel_plan
-from model.machine import environment_json, peak_flops, peak_memory_bytes
-from model.process import Resume
+from model.machine import environment_id, environment_json, peak_flops, peak_memory_bytes
+from model.process import Resume, write_config
 from model.ranks import ALONE, Ranks, join
 from model.restore import newest_whole
+from model.roll_call import RollCall, Words
 from model.rundir import RunDirectory
 from model.saver import Saver
 from model.sinks import open_sinks
@@ -58,7 +58,7 @@ class Training:
         self.config, self.derived, self.run, self.stop = config, derived, run, stop
         self.ranks, self.resume = ranks, resume
         self.first_step = 0  # of this process
-        self._told_to_leave = False
+        self._heard = Words()  # at the last roll call that was read
         self.train_time_s = self.loader_wait_s = self.eval_s = 0.0
         self.recompiled_steps = 0
         self.speeds = Speeds(derived.stages)
@@ -90,18 +90,18 @@ class Training:
         environment = self._timed("calibrate", self._environment)
         self.run.write("environment.json", environment)
         self.environment_id = environment["environment_id"]
-        self.identity = checkpoint.identity_of(self.config, prepared.data_id)
+        self.identity = checkpoint.identity_of(self.config, prepared.data_id, self.ranks.count)
         self.run.metrics["resumes"] = 0
         if self.resume is not None:
             self._timed("restore", partial(self._restore, self.resume))
         if self.config.eval.at_start and self.first_step == 0:
             self._evaluate(0)
         self.run.metrics["startup_s"] = time.time() - started
-        folder, settings = checkpoint.folder_of(self.run.path), self.config.checkpoint
+        folder, settings = checkpoint.folder_of(self.run.root), self.config.checkpoint
         place = {"rank": self.ranks.rank, "ranks": self.ranks.count, "start_step": self.first_step}
         with (
             Loader(rows, batch_rows=self.derived.rows, device=device, **place) as loader,
-            Saver(folder, settings, device, at_step=self.first_step) as saver,
+            Saver(folder, settings, device, at_step=self.first_step, ranks=self.ranks) as saver,
         ):
             self._all_steps(loader, saver)
         self._summarise(environment)
@@ -110,7 +110,10 @@ class Training:
         return Trainer(self.config, self.derived, device, self.ranks)
 
     def _check(self, device: torch.device) -> None:
-        kernels = preflight.check(self.config, self.derived, device)
+        kernels, fitted = preflight.check(self.config, self.derived, device, self.ranks)
+        if fitted != self.derived:
+            self.derived = fitted
+            write_config(self.run, self.config, fitted)
         precompile.start(self.config, self.derived.sizes, kernels, self.compilation.cache)
 
     def _open_data(self) -> Prepared:
@@ -128,7 +131,12 @@ class Training:
         if not self.ranks.alone:  # each rank sees all GPUs of its machine, and runs on one
             used = environment["gpus"][self.ranks.local : self.ranks.local + 1]
             environment["gpus"] = [gpu for gpus in self.ranks.told(used) for gpu in gpus]
-        return {**environment, "compile_cache": self.compilation.as_json()}
+            environment["environment_id"] = environment_id(environment["gpus"], self.ranks.count)
+        passes = {
+            "device_batch_rows": self.derived.device_batch_rows,
+            "gradient_accumulation": self.derived.gradient_accumulation,
+        }
+        return {**environment, **passes, "compile_cache": self.compilation.as_json()}
 
     def _all_steps(self, loader: Loader, saver: Saver) -> None:
         steps, every = self.derived.steps, self.config.eval.every_steps
@@ -136,14 +144,14 @@ class Training:
         began = time.time()
         index = self.first_step
         while (position := self._position(index)) < steps:
-            if self._told_to_leave or (self.ranks.alone and self.stop.reason is not None):
+            if self._heard.leaving or (self.ranks.alone and self.stop.reason is not None):
                 self._settle(0)
-                self._leave(index, saver, self.stop.reason or "another rank was told to leave")
+                self._leave(index, saver)
             batch = loader.next()
             loss, scale = self.trainer.step(index, batch.tokens, position)
-            shared = self._shared(loss)
+            call = RollCall(self.ranks, loss, self._words(saver))
             compiled_s = self._recompilation(index + 1)
-            step = _Step(index + 1, shared, clock.lap(), batch.waited_s, scale, compiled_s)
+            step = _Step(index + 1, call, clock.lap(), batch.waited_s, scale, compiled_s)
             self._pending.append(step)
             # one step stays pending on a GPU, so that reading its loss never makes the GPU wait
             self._settle(1 if self.trainer.device.type == "cuda" else 0)
@@ -162,23 +170,33 @@ class Training:
         if index < steps:
             self.run.event("horizon", reached="dial.train_time_s", step=index)
         self._save(saver, index, last=True)
+        saver.complete()
         saver.close()
         self._tell(saver)
         self.run.phase("train", time.time() - began)  # told to leave or not, the run is complete
 
     def _save(self, saver: Saver, step: int, *, last: bool) -> bool:
-        """A checkpoint, where one is due behind `step`; says whether there was."""
-        if due := saver.due(step, last=last):
+        """A checkpoint, where one is due behind `step`, and the end of the one before it; says
+        whether training stood still."""
+        heard = saver.says() if self.ranks.alone else self._heard
+        if agreed := saver.awaits_ranks and (last or not heard.writing):
+            saver.agree()
+            heard = replace(heard, writing=True)  # rank 0 publishes
+        if due := saver.due(step, last=last, heard=heard):
             self._settle(0)
             saver.save(self.trainer.state_dict(), self._manifest(step))
+        if agreed or due:  # what was said before is over
+            self._heard = replace(self._heard, writing=True, late=False)
         self._tell(saver)
-        return due
+        return due or agreed
 
-    def _leave(self, step: int, saver: Saver, reason: str) -> None:
+    def _leave(self, step: int, saver: Saver) -> None:
         """Ends the run after `step` steps, with a checkpoint where one is wanted."""
-        if self.config.checkpoint.at_stop and step > 0 and self.ranks.alone:
-            self.stop.allow(CHECKPOINT_GRACE_S)
+        reason = self.stop.hear("another rank was told to leave")
+        self.stop.allow(CHECKPOINT_GRACE_S)
+        if self.config.checkpoint.at_stop and step > 0:
             saver.save_now(self.trainer.state_dict(), self._manifest(step))
+        saver.complete()
         saver.close()
         self._tell(saver)
         remedy = None
@@ -211,10 +229,10 @@ class Training:
 
     def _restore(self, resume: Resume) -> None:
         """Takes up the newest whole checkpoint, if there is one; raises RunError."""
-        folder = checkpoint.folder_of(self.run.path)
-        found = newest_whole(folder, self.identity, other_code=resume.other_code)
+        folder, other_code = checkpoint.folder_of(self.run.root), resume.other_code
+        found = newest_whole(folder, self.identity, other_code=other_code, ranks=self.ranks)
         if found is None:
-            print("no checkpoint to resume from: the run starts from its first step", flush=True)
+            self._say("no checkpoint to resume from: the run starts from its first step")
             self.run.go_on(0)
             return
         kept = found.manifest
@@ -228,6 +246,7 @@ class Training:
             raise checkpoint.not_taken_up(found.path, error) from error
         for name, value in kept.counters.items():
             setattr(self, name, value)
+        self._heard = Words(train_time_s=self.train_time_s)
         self.first_step = self.run.steps = kept.step
         self.speeds = Speeds(self.derived.stages, kept.step)
         self.run.tokens = kept.tokens
@@ -236,9 +255,10 @@ class Training:
         self.run.metrics["resumes"] = (kept.metrics.get("resumes") or 0) + 1
         self.run.go_on(kept.step)
         for fault in found.damaged:
-            print(f"passed over: {fault}", file=sys.stderr)
             self.run.event("checkpoint_damaged", **fault.as_json())
-            checkpoint.set_aside(Path(fault.path))
+            if self.ranks.rank == 0:
+                print(f"passed over: {fault}", file=sys.stderr)
+                checkpoint.set_aside(Path(fault.path))
         self.run.event(
             "resumed",
             step=kept.step,
@@ -247,17 +267,21 @@ class Training:
             same_environment=kept.environment_id == self.environment_id,
         )
 
-    def _shared(self, loss: Tensor) -> Tensor:
-        """The mean loss over all ranks, and how many of them were told to leave: (2)."""
-        told = torch.full_like(loss, 0.0 if self.stop.reason is None else 1.0)
-        shared = torch.stack([loss / self.ranks.count, told])
-        self.ranks.add(shared).wait()
-        return shared
+    def _words(self, saver: Saver) -> Words:
+        """What this rank has to say at the end of a step."""
+        leaving = self.stop.reason is not None
+        return replace(saver.says(), leaving=leaving, train_time_s=self.train_time_s)
+
+    def _say(self, text: str) -> None:
+        """On the terminal, for all ranks."""
+        if self.ranks.rank == 0:
+            print(text, flush=True)
 
     def _position(self, index: int) -> float:
         """Where the schedules stand before a step (from 0)."""
         budget_s = self.config.dial.train_time_s
-        return position_of(index, self.derived.steps, self.train_time_s, budget_s)
+        used_s = self.train_time_s if self.ranks.alone else self._heard.train_time_s
+        return position_of(index, self.derived.steps, used_s, budget_s)
 
     def _recompilation(self, step: int) -> float:
         """Seconds of compiling since the last question; an event says what it was."""
@@ -272,7 +296,7 @@ class Training:
         while len(self._pending) > keep:
             step = self._pending.popleft()
             # a step's time has no compilation in it, and one that compiled is no measure of speed
-            loss, told = step.shared.tolist()
+            loss, self._heard = step.call.heard()
             seconds = max(0.0, step.lap.seconds() - step.compiled_s)
             tokens = self.derived.tokens_until(step.number)
             self.train_time_s += seconds
@@ -299,8 +323,6 @@ class Training:
             )
             if not math.isfinite(loss):
                 raise Diverged(f"training loss {loss} at step {step.number}")
-            if told:  # every rank reads it at the same step, so that none waits for one that left
-                self._told_to_leave = True
 
     def _evaluate(self, step: int) -> None:
         began = time.time()
@@ -327,8 +349,7 @@ class Training:
             val_bpb=result.val_bpb,
             seconds=round(seconds, 4),
         )
-        if self.ranks.rank == 0:
-            print(f"step {step}/{self.derived.steps} val_bpb {result.val_bpb:.5f}", flush=True)
+        self._say(f"step {step}/{self.derived.steps} val_bpb {result.val_bpb:.5f}")
 
     def _summarise(self, environment: dict[str, Any]) -> None:
         metrics, derived = self.run.metrics, self.derived
@@ -360,7 +381,7 @@ class _Step:
     """A step whose loss and time are not read yet."""
 
     number: int
-    shared: Tensor
+    call: RollCall
     lap: Lap
     waited_s: float
     lr_scale: float

@@ -238,3 +238,26 @@ def test_a_profile_without_a_gpu_says_so(base: Path) -> None:
     done = measured("kernels", str(base))
     assert done.returncode == 2
     assert "expected a CUDA GPU" in done.stderr
+
+
+@pytest.mark.slow
+def test_ranks_exchange_what_the_formula_says(tmp_path: Path, base: Path) -> None:
+    """Stacks that have to be filled up, small tensors, a clipped norm or tables that wait."""
+    shape = ["--set=dial.depth=3", "--set=model.vocab_size=1024", "--set=optimizer.muon={}"]
+    changes = [], ["--set=optimizer.clip=null", "--set=optimizer.table_interval_steps=2"]
+    for each in changes:
+        out = tmp_path / "out.json"
+        words = [*shape, *each, "--ranks", "1", "2", "--steps", "2", "--out", str(out)]
+        done = measured("ranks", str(base), *words)
+        assert done.returncode == 0, done.stderr
+        alone, two = json.loads(out.read_text())
+        assert (alone["exchanges"], sorted(two["exchanges"])) == ({}, ["add", "gather", "scatter"])
+        assert two["tokens_per_s"] > 0
+
+
+def test_the_plan_of_ranks_needs_no_run(base: Path) -> None:
+    done = measured("ranks", str(base), "--ranks", "1", "2", "--plan")
+    assert done.returncode == 0, done.stderr
+    heads, *rows = done.stdout.splitlines()
+    assert "sent GB a step" in heads
+    assert [row.split()[0] for row in rows] == ["1", "2"]

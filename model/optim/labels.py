@@ -16,7 +16,7 @@ from model.derive import Derived, label_settings
 from model.kernels import REFERENCE, Kernels
 from model.optim.muon import Muon
 from model.optim.portion import Portion
-from model.optim.tie import Tie, split_step
+from model.optim.tie import Tie, moments_like, split_step
 from model.parameter import compute_type, label_of
 from model.ranks import ALONE, Ranks
 from model.schedules import lr_scale, muon_decay_scale, muon_momentum
@@ -44,6 +44,7 @@ class Optimizers:
         self.parameters = list(model.parameters())
         self.interval_steps = config.optimizer.table_interval_steps
         self._gathering: tuple[str, ...] = ()  # labels whose gradients wait for the next step
+        self._tied = False  # in this step
         by_label = group_by_label(model)
         assert by_label.keys() == derived.learning_rates.keys(), (
             f"labels of the model {sorted(by_label)}, of the table {sorted(derived.learning_rates)}"
@@ -63,6 +64,7 @@ class Optimizers:
                 kernels=kernels,
                 ranks=ranks,
             )
+        self.tensors = by_label  # of AdamW
         self.portions: list[Portion] = []
         groups = [self._group(label, tensors) for label, tensors in by_label.items()]
         self.adamw = torch.optim.AdamW(groups, fused=True)
@@ -75,13 +77,15 @@ class Optimizers:
         scale = lr_scale(position, steps, self.derived.warmup_steps, schedule)
         for group in self.adamw.param_groups:
             group["lr"] = group["peak_lr"] * scale
-        for portion in self.portions:
+        exchanged = self._exchanged()
+        for portion in exchanged:
             portion.reduced()
-        self._gathering = TABLES if (step + 1) % self.interval_steps else ()
         self._step_adamw()
-        fetching = [portion.gather() for portion in self.portions]
-        if self.tie is not None:
-            self.tie.follow(step, self.adamw)
+        fetching = [portion.gather() for portion in exchanged]
+        if self.tie is not None and self.tie.holds(step):
+            for exchange in fetching:  # the embedding follows all rows of the head
+                exchange.wait()
+            self._follow(self.tie, step)
         if self.muon is not None:
             momentum = muon_momentum(position, steps, self.muon.settings, schedule)
             decay_scale = muon_decay_scale(position, steps)
@@ -90,19 +94,26 @@ class Optimizers:
             exchange.wait()
         return scale
 
+    def begin(self, step: int) -> None:
+        """Before a step's first pass: which gradients it will step on."""
+        self._gathering = TABLES if (step + 1) % self.interval_steps else ()
+        self._tied = self.tie is not None and self.tie.holds(step)
+
     def gather(self, step: int) -> None:
         """Before gradients are clipped and stepped on: those of tied tables become one."""
         if self.tie is not None:
             self.tie.gather(step)
 
     def last_pass(self) -> None:
-        """The next backward pass is the step's last: tables are reduced while it goes on."""
-        for portion in self.portions:
-            portion.reduce_when_there()
+        """The next backward pass is the step's last: tables are reduced while it goes on. A head
+        that is tied waits for its embedding's gradient."""
+        for portion in self._exchanged():
+            if not (self._tied and portion.label == "head"):
+                portion.reduce_when_there()
 
     def reduce(self) -> None:
         """Begins what the last backward pass has not begun, once it is over."""
-        for portion in self.portions:
+        for portion in self._exchanged():
             portion.reduce()
         if self.muon is not None:
             self.muon.reduce()
@@ -116,11 +127,12 @@ class Optimizers:
         stacks = [] if self.muon is None else self.muon.stacks
         for stack in stacks:
             stack.reducing.wait()
-        for portion in self.portions:
+        exchanged = self._exchanged()
+        for portion in exchanged:
             portion.reduced()
         shared = [stack.gradients for stack in stacks]
-        shared += [portion.gradient for portion in self.portions if portion.split]
-        whole = [portion.gradient for portion in self.portions if not portion.split]
+        shared += [portion.gradient for portion in exchanged if portion.split]
+        whole = [portion.gradient for portion in exchanged if not portion.split]
         squares = nn.utils.get_total_norm(shared).square()
         self.ranks.add(squares).wait()
         norm = (squares + nn.utils.get_total_norm(whole).square()).sqrt()
@@ -136,11 +148,13 @@ class Optimizers:
 
     def zero_grad(self) -> None:
         """Forgets all gradients but those that wait for the next step."""
-        for group in self._groups(waiting=False):
-            for tensor in group["params"]:
-                tensor.grad = None
+        for label, tensors in self.tensors.items():
+            for tensor in tensors:
+                if label not in self._gathering:
+                    tensor.grad = None
         for portion in self.portions:
-            portion.zero_grad()
+            if portion.label not in self._gathering:
+                portion.zero_grad()
         if self.muon is not None:
             self.muon.zero_grad()
 
@@ -169,18 +183,32 @@ class Optimizers:
             tensor.grad = gradient
 
     def _waiting(self) -> list[nn.Parameter]:
-        return [tensor for group in self._groups(waiting=True) for tensor in group["params"]]
+        """The tensors whose gradients wait for the next step, each rank's its own until then."""
+        return [tensor for label in self._gathering for tensor in self.tensors.get(label, [])]
 
-    def _groups(self, *, waiting: bool) -> list[dict[str, Any]]:
-        """Those groups whose gradients wait for the next step, or the others."""
-        groups = self.adamw.param_groups
-        return [group for group in groups if (group["label"] in self._gathering) == waiting]
+    def _exchanged(self) -> list[Portion]:
+        """Of several ranks: what this step steps on, and so has to be reduced."""
+        passed_over = {*self._gathering, *(("embedding",) if self._tied else ())}
+        return [portion for portion in self.portions if portion.label not in passed_over]
+
+    def _follow(self, tie: Tie, step: int) -> None:
+        """A tied embedding takes the head's values; at the last step what AdamW keeps of it too."""
+        tie.follow()
+        if not tie.holds(step + 1):
+            embedding, head = (self._stepped(label) for label in ("embedding", "head"))
+            self.adamw.state[embedding] = moments_like(self.adamw.state[head], embedding)
+
+    def _stepped(self, label: str) -> nn.Parameter:
+        """What AdamW updates of a label's table."""
+        stepped = {group["label"]: group["params"][0] for group in self.adamw.param_groups}
+        table: nn.Parameter = stepped[label]
+        return table
 
     def _group(self, label: str, tensors: list[nn.Parameter]) -> dict[str, object]:
         settings = self.settings[label]
         params = tensors
         if not self.ranks.alone:
-            portions = [Portion(tensor, self.ranks) for tensor in tensors]
+            portions = [Portion(tensor, self.ranks, label) for tensor in tensors]
             self.portions += portions
             params = [portion.own for portion in portions]
         return {

@@ -16,8 +16,8 @@ SMALL_ELEMENTS = 2**16  # below this, an exchange costs its latency and not its 
 class Portion:
     """One parameter; `own` is what AdamW updates: rows of it, or itself."""
 
-    def __init__(self, whole: nn.Parameter, ranks: Ranks) -> None:
-        self.whole, self.ranks = whole, ranks
+    def __init__(self, whole: nn.Parameter, ranks: Ranks, label: str) -> None:
+        self.whole, self.ranks, self.label = whole, ranks, label
         rows = whole.size(0)
         self.split = rows % ranks.count == 0 and whole.numel() >= SMALL_ELEMENTS
         self.own = whole

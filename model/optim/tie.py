@@ -19,7 +19,7 @@ Interactions: `tables_every_second_step` moves the split to the start of an inte
 from math import ceil
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class Tie:
@@ -27,7 +27,7 @@ class Tie:
 
     def __init__(self, embedding: nn.Parameter, head: nn.Parameter, *, split_step: int) -> None:
         self.embedding, self.head, self.split_step = embedding, head, split_step
-        self._copy_values()
+        self.follow()
 
     def holds(self, step: int) -> bool:
         """Whether the two are one table in `step` (from 0)."""
@@ -42,19 +42,9 @@ class Tie:
         self.head.grad.add_(self.embedding.grad)
         self.embedding.grad = None  # AdamW passes over it
 
-    def follow(self, step: int, adamw: torch.optim.Optimizer) -> None:
-        """After an optimizer step: the embedding follows; at the last one it takes the moments."""
-        if not self.holds(step):
-            return
-        self._copy_values()
-        if not self.holds(step + 1):
-            adamw.state[self.embedding] = {
-                name: _moment_like(value, self.embedding)
-                for name, value in adamw.state[self.head].items()
-            }
-
     @torch.no_grad()
-    def _copy_values(self) -> None:
+    def follow(self) -> None:
+        """After an optimizer step: the embedding takes the head's values."""
         self.embedding.copy_(self.head)
 
 
@@ -63,6 +53,9 @@ def split_step(fraction: float, steps: int, interval_steps: int) -> int:
     return ceil(ceil(fraction * steps) / interval_steps) * interval_steps
 
 
-def _moment_like(value: torch.Tensor, table: nn.Parameter) -> torch.Tensor:
-    """A moment in the table's number format; the count of steps as it is."""
-    return value.clone() if value.dim() == 0 else value.to(table.dtype, copy=True)
+def moments_like(state: dict[str, Tensor], table: nn.Parameter) -> dict[str, Tensor]:
+    """What AdamW keeps of one table, copied in another's number format; counts as they are."""
+    return {
+        name: value.clone() if value.dim() == 0 else value.to(table.dtype, copy=True)
+        for name, value in state.items()
+    }

@@ -20,6 +20,8 @@ from model.compile_cache import FOLDERS, CompileCache, folder_key
 from model.configfile import load_config
 from model.derive import derive
 from model.errors import MachineError
+from model.ranks import ALONE
+from model.roll_call import RollCall, Words
 from model.rundir import RunDirectory
 from model.stop import Stop
 from model.training import Training, _Step
@@ -229,7 +231,8 @@ def test_a_step_that_compiled_is_marked_and_is_no_measure_of_speed(
     training = Training(config, derive(config), run, Stop(run, None))
     for number, seconds, compiled_s in ((11, 2.0, 0.0), (12, 32.5, 30.0), (13, 2.0, 0.0)):
         lap = Lap(100.0, 100.0 + seconds)
-        training._pending.append(_Step(number, torch.tensor([1.0, 0.0]), lap, 0.0, 1.0, compiled_s))
+        call = RollCall(ALONE, torch.tensor(1.0), Words())
+        training._pending.append(_Step(number, call, lap, 0.0, 1.0, compiled_s))
     training._settle(0)
     run.finish("completed")
     steps = [json.loads(line) for line in (run.path / "events.jsonl").read_text().splitlines()]

@@ -279,6 +279,13 @@ def test_a_step_that_the_schedule_does_not_have_is_refused(
         resident(run, tiny, at_step=3)
 
 
+def test_rows_that_follow_free_memory_are_refused_of_trainers_that_share_it(
+    run: RunDirectory, tiny: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigErrors, match=r"system\.device_batch_rows to rows that fit"):
+        resident(run, {**tiny, "system.fit_memory": True})
+
+
 def test_every_compilation_is_counted() -> None:
     double = torch.compile(lambda x: x * 2, backend="eager", dynamic=False)
     before = compiled_graphs()

@@ -12,13 +12,14 @@ import pytest
 
 from model.config import Config
 from model.configfile import load_config
-from model.derive import derive
+from model.derive import derive, with_rows
 from model.errors import MachineError
 from model.nvidia_smi import GpuProcess, compute_processes, processes_from
 from model.preflight import (
     GIB,
     GpuFacts,
     faults,
+    fitting_rows,
     has_code_for,
     in_use,
     no_gpu,
@@ -127,6 +128,36 @@ def test_too_little_memory_is_refused_with_rows_that_fit() -> None:
     rows = int(fault.remedy.split("system.device_batch_rows: ")[1].split(";")[0])
     assert found(small, {"system.device_batch_rows": rows}) == []
     assert found(small, {"system.device_batch_rows": 4 * rows}) != []
+
+
+@pytest.mark.parametrize(
+    ("changes", "free_gib", "rows"),
+    [
+        ({}, 79, 32),
+        ({}, 28, 16),
+        ({}, 5, 1),
+        ({"system.device_batch_rows": 8}, 79, 8),
+        ({}, 1, 1),  # and is then refused
+        # 24, 48 and 72 rows a step
+        ({"dial.batch_tokens": 3 * 2**15, "schedule.batch_stages": {}}, 20, 12),
+    ],
+)
+def test_rows_that_are_chosen_fit_and_divide_every_step(
+    changes: dict[str, Any], free_gib: int, rows: int
+) -> None:
+    settings = {"dial.depth": 12, "model.context_tokens": 2048, **changes}
+    config = load_config(BASES / "speedrun.yaml", settings)
+    derived = derive(config)
+    assert fitting_rows(config, derived, free_gib * GIB) == rows
+    fewer = with_rows(config, derived, rows)
+    passes = fewer.device_batch_rows * fewer.gradient_accumulation
+    assert passes * 2048 == fewer.batch_tokens == derived.batch_tokens
+    if free_gib > 1:
+        assert fewer.memory_bytes <= free_gib * GIB
+    kept = replace(derived, device_batch_rows=0, gradient_accumulation=0)
+    same = replace(fewer, device_batch_rows=0, gradient_accumulation=0)
+    unmeasured = {"memory_bytes": 0, "memory_parts": {}}
+    assert replace(same, **unmeasured) == replace(kept, **unmeasured)
 
 
 def test_a_model_that_fits_in_no_way_is_told_so() -> None:

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from model.describe import resolve
-from model.errors import ConfigErrors, MachineError
+from model.errors import MachineError
 from model.ranks import ALONE, VARIABLES, Ranks, from_environment
 
 ROOT = Path(__file__).parents[2]
@@ -62,6 +62,13 @@ def trained(
         # compiling runs backward passes that no step follows
         pytest.param("speedrun_tiny_cpu", 2, {"system.compile": True}, marks=pytest.mark.slow),
         pytest.param("speedrun_tiny_cpu", 4, {}, marks=pytest.mark.slow),
+        # gradients that wait for the next step, and two tables that are one at first
+        pytest.param(
+            "speedrun_tiny_cpu",
+            2,
+            {"schedule.untie": {}, "optimizer.table_interval_steps": 2},
+            marks=pytest.mark.slow,
+        ),
         # every label under AdamW, a tied head, gradients clipped at every step
         pytest.param("gpt2_tiny_cpu", 2, {"optimizer.clip": 0.1}, marks=pytest.mark.slow),
     ],
@@ -74,6 +81,17 @@ def test_the_same_batch_over_more_ranks_gives_the_same_losses(
     assert losses[0] == pytest.approx(alone[0], rel=1e-6)
     assert losses == pytest.approx(alone, rel=1e-4)
     assert validation == pytest.approx(alone_validation, rel=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA GPUs")
+def test_two_gpus_give_the_losses_of_one(tmp_path: Path) -> None:
+    on_gpus = {"system.device": "cuda", "schedule.untie": {}, "optimizer.table_interval_steps": 2}
+    alone, alone_validation = trained(tmp_path, "speedrun_tiny_cpu", 1, on_gpus)
+    losses, validation = trained(tmp_path, "speedrun_tiny_cpu", 2, on_gpus)
+    assert losses[0] == pytest.approx(alone[0], rel=1e-6)
+    assert losses == pytest.approx(alone, rel=1e-3)  # sums on a GPU come in any order
+    assert validation == pytest.approx(alone_validation, rel=1e-3)
 
 
 def test_a_share_is_whole_and_even() -> None:
@@ -92,10 +110,3 @@ def test_half_of_what_torchrun_says_is_refused(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(MachineError, match="torchrun --nproc-per-node"):
         from_environment()
-
-
-def test_what_one_rank_alone_can_do_is_refused_of_several() -> None:
-    for setting in ({"checkpoint.every_steps": 5}, {"dial.train_time_s": 9.0}):
-        with pytest.raises(ConfigErrors, match="one rank"):
-            resolve(None, dict(setting), ranks=2)
-        resolve(None, dict(setting))

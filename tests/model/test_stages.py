@@ -131,17 +131,6 @@ def test_impossible_horizons_and_stages_are_refused(
     assert said in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "path", ["schedule.untie", "optimizer.table_interval_steps", "dial.train_time_s"]
-)
-def test_what_several_ranks_cannot_do_together_is_refused(path: str) -> None:
-    value = {} if path == "schedule.untie" else 2
-    config = load_config(None, {**SMALL, "model.tied_head": False, path: value})
-    derive(config)
-    with pytest.raises(ConfigErrors, match="expected one rank; got several"):
-        derive(config, ranks=2)
-
-
 def test_ranks_share_the_rows_of_every_stage() -> None:
     config = load_config(None, {**SMALL, **ALL, "dial.steps": 9})
     alone, shared = derive(config), derive(config, ranks=2)
