@@ -16,6 +16,7 @@ In the order of the flow:
     file        outcomes on disk: core.parquet
     evaluation  all of it, for the trainer and the command line
     table       what it says on a terminal
+    source      a model to evaluate without training it
 
 The metric is that of DCLM (Li and others, arXiv 2406.11794), evaluated as nanochat does
 (@karpathy). Nothing is imported here, so that the torch-free parts stay so.

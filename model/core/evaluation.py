@@ -13,7 +13,7 @@ from model.config import Config, Core
 from model.core.bundle import BASELINE_COLUMNS, BASELINES, Bundle
 from model.core.fetch import published_bundle
 from model.core.kept import questions_of
-from model.core.layout import laid_out
+from model.core.layout import Layout, laid_out
 from model.core.outcomes import Outcomes, Result, decided, summed_up
 from model.core.score import scored
 from model.core.twin import Twin
@@ -43,6 +43,13 @@ class Evaluated:
         result = self.result
         return {"core": result.core, "core_soft": result.core_soft, "core_s": self.seconds}
 
+    def as_json(self) -> dict[str, Any]:
+        """As events.jsonl has it."""
+        errors = {"core_se": self.result.core_se, "core_soft_se": self.result.core_soft_se}
+        accuracy = {task.task.name: round(task.accuracy, 6) for task in self.result.tasks}
+        how = {**self.asked, "attention": self.attention}
+        return {**self.metrics, **errors, **how, "accuracy": accuracy}
+
 
 class Evaluation:
     """Everything but the model."""
@@ -67,7 +74,7 @@ class Evaluation:
             "baselines": settings.baselines,
         }
 
-    def layout_of(self, ranks: Ranks) -> Any:
+    def layout_of(self, ranks: Ranks) -> Layout:
         """Batches as large as those that the run trains with."""
         tokens = self.derived.device_batch_rows * self.derived.sizes.context
         keep = self.keep_tokens

@@ -20,7 +20,11 @@ from model.core.outcomes import Outcomes, Result, TaskResult
 from model.data.atomic import replacing
 
 KEY = "core"
-NAME = "core.parquet"
+
+
+def name_of(step: int, last_step: int) -> str:
+    """The file of an evaluation behind `step`."""
+    return "core.parquet" if step >= last_step else f"core-{step:08d}.parquet"
 
 
 def write(path: Path, outcomes: Outcomes, result: Result, asked: dict[str, Any]) -> None:

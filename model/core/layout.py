@@ -113,7 +113,8 @@ def _pays(questions: Questions, skipped: NDArray[np.int32]) -> NDArray[np.bool_]
     rests = whole - rows * (questions.shared - AGAIN)
     cheaper = questions.shared + rests <= MOST_SHARED_COST * whole
     uncut = np.add.reduceat(skipped, first) == 0
-    return cheaper & uncut & (questions.shared >= AGAIN) & (rows > 1)
+    possible = (questions.shared >= AGAIN) & (rows > 1) & (_rest_tokens(questions) > 0)
+    return cheaper & uncut & possible
 
 
 def _of_rows(
