@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("give the directory of a run, or --config FILE")
     try:
         ranks = from_environment()
-        asked = _asked(arguments, ranks)
+        asked = _asked(arguments)
         try:
             _evaluate(asked, ranks)
         finally:
@@ -77,14 +77,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _asked(arguments: argparse.Namespace, ranks: Ranks) -> Asked:
+def _asked(arguments: argparse.Namespace) -> Asked:
     from model.core.source import checkpoint_of
 
     file = arguments.config or arguments.run_dir / "config.json"
     overrides = parse_overrides(arguments.set)
     if read_values(file).get("core") is None:
         overrides = {"core": {}, **overrides}
-    config, derived = resolve(str(file), overrides, ranks.count)
+    # whatever ranks a run trained on, and however many evaluate it
+    config, derived = resolve(str(file), overrides)
     path = arguments.checkpoint
     if path is None and arguments.run_dir is not None:
         path = checkpoint_of(arguments.run_dir, arguments.step)

@@ -16,6 +16,7 @@ from model.core.bundle import Bundle
 from model.core.questions import Questions, encoded
 from model.data.atomic import Progress, exclusive, hash_of, replacing
 from model.data.tokenizer import Tokenizer
+from model.errors import DataError
 
 FORMAT = 1
 """Raised when prompts, or how they are kept, change."""
@@ -24,7 +25,17 @@ FORMAT = 1
 def questions_of(
     bundle: Bundle, tokenizer: Tokenizer, max_per_task: int | None, cache: Path, told: Progress
 ) -> Questions:
-    """Kept questions, or new ones that are kept from now on. Raises DataError."""
+    """Kept questions, or new ones that are kept from now on.
+
+    Raises DataError for a faulty item, too few of them, or a vocabulary that cannot open a prompt.
+    """
+    if tokenizer.bos not in tokenizer.specials:
+        raise DataError(
+            path="data.tokenizer",
+            expected=f"a vocabulary with {tokenizer.bos}, which opens every prompt",
+            got=", ".join(tokenizer.specials) or "no special token",
+            remedy="Use data.tokenizer: train, or gpt2.",
+        )
     folder = cache / "core"
     path = folder / f"{_key(bundle, tokenizer, max_per_task)}.npz"
     with exclusive(folder, told):  # of several ranks one encodes, the others wait and read
@@ -43,7 +54,7 @@ def _key(bundle: Bundle, tokenizer: Tokenizer, max_per_task: int | None) -> str:
 
 def _read(path: Path, told: Progress) -> Questions | None:
     try:
-        with np.load(path) as arrays:
+        with path.open("rb") as file, np.load(file) as arrays:
             return Questions(**{name: arrays[name] for name in arrays.files})
     except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
         told(f"CORE: {path} is damaged ({error}); prompts are encoded again")

@@ -22,7 +22,6 @@ from model.core import prompts
 from model.core.bundle import Bundle
 from model.core.task import Continuation, Item, Task
 from model.data.tokenizer import Tokenizer
-from model.errors import DataError
 
 Tokens = NDArray[Any]
 NO_GOLD = -1
@@ -86,14 +85,7 @@ class _Rows:
 def encoded(
     bundle: Bundle, tokenizer: Tokenizer, max_per_task: int | None, told: Callable[[str], None]
 ) -> Questions:
-    """Renders and encodes all of a bundle. Raises DataError for a faulty item or vocabulary."""
-    if tokenizer.bos not in tokenizer.specials:
-        raise DataError(
-            path="data.tokenizer",
-            expected=f"a vocabulary with {tokenizer.bos}, which opens every prompt",
-            got=", ".join(tokenizer.specials) or "no special token",
-            remedy="Use data.tokenizer: train, or gpt2.",
-        )
+    """Renders and encodes all of a bundle. Raises DataError for a faulty item."""
     asked: list[tuple[int, int, int]] = []
     rows: list[_Rows] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
