@@ -21,6 +21,7 @@ and the run itself:
     parameter   tensors that carry their label and initial distribution
     linear, norm, attention, tricks
     shared      one tensor for several readers
+    places      where tokens stand that do not begin a row
     gpt         the architecture, read from top to bottom
     init        keyed initialisation
     optim       Muon and AdamW by label, tables that are tied at first
@@ -39,6 +40,7 @@ and the run itself:
     compile_cache   where compiled kernels are kept
     compilation     what was compiled, and when
     evaluate    validation loss and bits per byte
+    core        the CORE metric
     snapshot    tensors of a checkpoint: device, host memory, file
     saver       when checkpoints are written, and the thread that does it
     roll_call   what ranks say at the end of each step, and hear at the same one
@@ -49,6 +51,7 @@ and the run itself:
     failure     what an exception means
     process     what processes that train share: command line, ends, exit codes
     train       one run, one process
+    core_eval   CORE of a model that was trained
     smclock     a GPU's clock rate while it works
     resident    a trainer that stands ready and steps only when told
     pace        the words that tell it, on stdin and stdout

@@ -49,7 +49,7 @@ def faults(config: Config) -> list[ConfigError]:
         return found
     checks = (
         *(_shape, _windows, _pairs, _gates, _logits, _bigrams, _fp8, _adamw, _muon),
-        *(_schedule, _stages, _horizon, _data),
+        *(_schedule, _stages, _horizon, _data, _core),
     )
     return [fault for check in checks for fault in check(config)]
 
@@ -286,6 +286,20 @@ def _horizon(config: Config) -> Iterator[ConfigError]:
             remedy = f"Set dial.tokens in its place, or schedule.{name}: null."
             expected = f"a horizon that is counted, for the stages of schedule.{name}"
             yield _fault("dial.train_time_s", expected, dial.train_time_s, remedy)
+
+
+def _core(config: Config) -> Iterator[ConfigError]:
+    if (core := config.core) is None:
+        return
+    if core.max_per_task is not None and core.max_per_task <= 0:
+        remedy = "Raise it, or leave it out for all."
+        yield _fault("core.max_per_task", "more than 0", core.max_per_task, remedy)
+    if core.long_prompts == "full" and config.model.rotary is None:
+        expected = f"crop_left: learned positions end at {config.model.context_tokens}"
+        remedy = "Leave it out, or set model.rotary."
+        yield _fault("core.long_prompts", expected, core.long_prompts, remedy)
+    if core.bundle == "":
+        yield _fault("core.bundle", "a folder", "an empty text", "Name one, or leave it out.")
 
 
 def _fault(path: str, expected: str, got: Any, remedy: str) -> ConfigError:

@@ -488,6 +488,23 @@ class Evaluation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Core:
+    """The CORE metric at the end of the run (model/core)."""
+
+    bundle: str | None = None
+    """A folder in nanochat's layout: core.yaml, eval_meta_data.csv, eval_data/. Null: the published
+    one, downloaded once. Its path is no part of an identity; what it holds is recorded by hash."""
+    max_per_task: int | None = None
+    """Examples of each task, more than its shots. Null: all."""
+    long_prompts: Literal["full", "crop_left"] | None = None
+    """Prompts longer than context_tokens: `full` runs the model on all of them, `crop_left` keeps
+    the last context_tokens. Null: full with rotary positions, crop_left with learned ones, which
+    end there."""
+    baselines: Literal["v1", "v2"] = "v1"
+    """Table of random baselines: DCLM's first, which nanochat uses, or its present one."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Checkpointing:
     """When the state of a run is written to its checkpoints/, to be gone on from with --resume. No
     part of an identity: it changes no number of the run. Several ranks write one together, and go
@@ -585,6 +602,8 @@ class Config:
     """Text, order, tokenizer."""
     eval: Evaluation = field(default_factory=Evaluation)
     """Validation."""
+    core: Core | None = None
+    """The CORE metric. Null: not evaluated."""
     checkpoint: Checkpointing = field(default_factory=Checkpointing)
     """Checkpoints."""
     system: System = field(default_factory=System)

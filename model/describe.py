@@ -124,6 +124,8 @@ def _places(config: Config) -> dict[str, Any]:
     }
     if config.data.source not in identity.KNOWN_SOURCES:
         places["data.source"] = str(Path(config.data.source).absolute())
+    if config.core is not None and config.core.bundle is not None:
+        places["core.bundle"] = str(Path(config.core.bundle).absolute())
     return places
 
 

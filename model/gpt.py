@@ -18,6 +18,7 @@ from model.kernels import Kernels, fused
 from model.linear import Linear, joint, linear
 from model.norm import norm_of, rms_norm
 from model.parameter import Constant, Init, Normal, Uniform, compute_type, parameter
+from model.places import Places
 from model.shapes import Sizes, has_value_embedding, mlp_width, paired_layers
 from model.tricks.backout import Backout
 from model.tricks.bigram_hash_embedding import BigramHashEmbedding, Share, added
@@ -27,7 +28,7 @@ from model.tricks.multi_token import weighted_losses
 from model.tricks.paired_heads import interleaved, of_pairs, separated
 from model.tricks.partial_key_offset import offset
 from model.tricks.residual_scalars import Mix, ResidualScalars, mixed
-from model.tricks.rotary import Rotary, Turns, turned
+from model.tricks.rotary import Rotary, Turns, at_places, turned
 from model.tricks.smear import Smear
 from model.tricks.sparse_attention_gate import SparseAttentionGate
 from model.tricks.swiglu import SwiGLU
@@ -109,10 +110,13 @@ class GPT(nn.Module):
         """Tokens (B, T) -> logits (B, T, vocab_size) in fp32."""
         return self.torch_logits(self.stream(tokens))
 
-    def stream(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, T) -> what the head reads (B, T, D): the architecture."""
-        x = self.enter(tokens)  # (B, T, D)
-        turns = self.turns_by_layer(x)
+    def stream(self, tokens: Tensor, places: Places | None = None) -> Tensor:
+        """Tokens (B, T) -> what the head reads (B, T, D): the architecture.
+
+        `places` are the tokens' positions where those are not 0 to T - 1.
+        """
+        x = self.enter(tokens, places)  # (B, T, D)
+        turns = self.turns_by_layer(x, places)
         mix: Mix | None = None
         bigrams: Share | None = None
         skip: Skip | None = None
@@ -134,25 +138,28 @@ class GPT(nn.Module):
         middle = None if self.backout is None else outputs[self.backout.layer]
         return self.leave(x, middle)
 
-    def enter(self, tokens: Tensor) -> Tensor:
+    def enter(self, tokens: Tensor, places: Places | None = None) -> Tensor:
         """Tokens (B, T) -> the stream (B, T, D) before the first block."""
         x = self.embedding(tokens).to(self.compute)
         if self.positions is not None:
-            x = x + self.positions.weight[: x.size(1)].to(x.dtype)
+            of_row = slice(x.size(1)) if places is None else places.index
+            x = x + self.positions.weight[of_row].to(x.dtype)
         if self.embedding_norm is not None:
             x = self.embedding_norm(x)
         if self.smear is not None:
             x = self.smear(x)
         return x
 
-    def turns_by_layer(self, x: Tensor) -> list[Turns | None]:
+    def turns_by_layer(self, x: Tensor, places: Places | None = None) -> list[Turns | None]:
         """What turns the queries and keys of each layer; null without rotary positions."""
         if self.rotary is None:
             return [None] * len(self.blocks)
-        turns = self.rotary(x.size(1), x.device, x.dtype)
+        end = x.size(1) if places is None else places.end
+        turns = at_places(self.rotary(end, x.device, x.dtype), places)
         if not any(self.paired):
             return [turns] * len(self.blocks)
-        of_both = of_pairs(self.rotary(2 * x.size(1), x.device, x.dtype), self.heads)
+        of_both = of_pairs(self.rotary(2 * end, x.device, x.dtype), self.heads)
+        of_both = at_places(of_both, places)
         return [of_both if paired else turns for paired in self.paired]
 
     def leave(self, x: Tensor, middle: Tensor | None) -> Tensor:

@@ -2,10 +2,10 @@
 
 `config_id` covers the requested configuration without its seed, leaving out every field that
 equals its default, so new fields that default to off move nothing. Places on this machine (a
-folder's path, the cache) are left out too: what they hold is in `data_id`. So is when checkpoints
-are written, which changes no number. `code_id` covers all
-Python files of this package and the versions of torch and of the kernel packages, read from
-package metadata without importing them.
+folder's path, the cache) are left out too: what they hold is in `data_id`, and what a CORE bundle
+holds stands with its outcomes. So is when checkpoints are written, which changes no number.
+`code_id` covers all Python files of this package and the versions of torch and of the kernel
+packages, read from package metadata without importing them.
 """
 
 import dataclasses
@@ -102,4 +102,6 @@ def identifying(config: Config) -> dict[str, Any]:
         data["tokenizer"] = "file"
     changed.get("system", {}).pop("compile_cache_dir", None)
     changed.pop("checkpoint", None)
-    return {name: section for name, section in changed.items() if section != {}}
+    changed.get("core", {}).pop("bundle", None)
+    # an evaluation that is on with all its defaults is asked for all the same
+    return {name: part for name, part in changed.items() if part != {} or name == "core"}

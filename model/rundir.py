@@ -41,6 +41,7 @@ METRICS = (
     "eval_s",
     "core",
     "core_soft",
+    "core_s",
     "peak_memory_bytes",
 )
 

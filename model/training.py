@@ -20,6 +20,9 @@ from model.checkpoint import Manifest
 from model.clock import Clock, Lap
 from model.compilation import Compilation
 from model.config import Config
+from model.core import file as outcomes_file
+from model.core import table
+from model.core.evaluation import Evaluation
 from model.data.loader import Loader
 from model.data.prepare import Prepared, prepare
 from model.data.settings import DataSettings
@@ -75,6 +78,9 @@ class Training:
         self.compilation = Compilation.start(self.config, device)
         self._timed("preflight", lambda: self._check(device))
         prepared = self._timed("data", self._open_data)
+        core = None
+        if self.config.core is not None:  # a faulty bundle is said now, not behind the last step
+            core = self._timed("core_prompts", lambda: self._open_core(prepared))
         rows = prepared.rows("train", self.derived.stages[-1].last_row)
         self.validation = prepared.rows("validation", self.derived.validation_rows)
         self.trainer = self._timed("build", lambda: self._build(device))
@@ -105,6 +111,8 @@ class Training:
         ):
             self._all_steps(loader, saver)
         self._summarise(environment)
+        if core is not None:
+            self._timed("core", lambda: self._evaluate_core(core))
 
     def _build(self, device: torch.device) -> Trainer:
         return Trainer(self.config, self.derived, device, self.ranks)
@@ -350,6 +358,20 @@ class Training:
             seconds=round(seconds, 4),
         )
         self._say(f"step {step}/{self.derived.steps} val_bpb {result.val_bpb:.5f}")
+
+    def _open_core(self, prepared: Prepared) -> Evaluation:
+        tokenizer, told = prepared.tokenizer, partial(print, flush=True)
+        return Evaluation(self.config, self.derived, tokenizer, told)
+
+    def _evaluate_core(self, core: Evaluation) -> None:
+        found = core(self.trainer.gpt, self.trainer.kernels.attention, self.ranks)
+        self.run.metrics.update(found.metrics)
+        step = self.run.steps
+        if self.ranks.rank == 0:
+            path = self.run.path / outcomes_file.name_of(step, step)
+            outcomes_file.write(path, found.outcomes, found.result, found.asked)
+            print("\n".join(table.lines(found.result, found.seconds)), flush=True)
+        self.run.event("core", step=step, **found.as_json())
 
     def _summarise(self, environment: dict[str, Any]) -> None:
         metrics, derived = self.run.metrics, self.derived

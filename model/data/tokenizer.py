@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -94,6 +94,12 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Token ids without BOS; text that looks like a special token is ordinary text."""
         return self.encoding.encode_ordinary(text)
+
+    def encode_prompts(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
+        """Token ids of each text with BOS in front, in this thread; other threads go on."""
+        bos = np.array([self.bos_id], np.uint32)
+        encode = self.encoding.encode_to_numpy
+        return [np.concatenate((bos, encode(text, disallowed_special=()))) for text in texts]
 
     def encode_documents(self, documents: Iterable[Document]) -> list[NDArray[np.uint32]]:
         """Token ids of each document with BOS in front, on all cores; tokens stay as they are."""

@@ -16,11 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from model.config import Rotary as Settings
+from model.places import Places
 from model.tricks.half_rotary import half_frequencies
 from model.tricks.window_warmup import Stretch, stretched
 
 Turns = tuple[Tensor, Tensor]
-"""Cosine and sine (T, K/2) of every position and channel pair; (T, H, K/2) where heads differ."""
+"""Cosine and sine (T, K/2) of every position and channel pair; (T, H, K/2) where heads differ, and
+(B, T, 1 or H, K/2) where rows do."""
 
 
 class Rotary(nn.Module):
@@ -43,9 +45,17 @@ class Rotary(nn.Module):
 
 def turned(x: Tensor, turns: Turns) -> Tensor:
     """Queries or keys x (B, T, H, K), rotated."""
-    cos, sin = (turn if turn.ndim == 3 else turn[:, None] for turn in turns)  # (T, 1 or H, K/2)
+    cos, sin = (turn[:, None] if turn.ndim == 2 else turn for turn in turns)  # (.., 1 or H, K/2)
     first, second = x.chunk(2, dim=-1)  # (B, T, H, K/2) each
     return torch.cat((first * cos + second * sin, second * cos - first * sin), dim=-1)
+
+
+def at_places(turns: Turns, places: Places | None) -> Turns:
+    """Turns of positions 0, 1, ... as those of tokens that stand elsewhere."""
+    if places is None:
+        return turns
+    cos, sin = (turn[:, None] if turn.ndim == 2 else turn for turn in turns)
+    return cos[places.index], sin[places.index]
 
 
 @lru_cache(maxsize=16)

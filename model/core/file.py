@@ -1,0 +1,60 @@
+"""Outcomes on disk: core.parquet, one line a question.
+
+    task string, example int32, correct bool, value float32, chance float32, margin float32,
+    losses list<float32>: the mean loss of each row, NaN where it has no token of its own
+
+Two runs are compared on it question by question, so the schema's metadata says, as JSON under the
+key `core`, what has to be equal for that: bundle and vocabulary (SHA-256), max_per_task,
+long_prompts, baselines, and each task's kind, shots, baseline, seconds and number of examples.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from model.core.outcomes import Outcomes, Result, TaskResult
+from model.data.atomic import replacing
+
+KEY = "core"
+
+
+def name_of(step: int, last_step: int) -> str:
+    """The file of an evaluation behind `step`."""
+    return "core.parquet" if step >= last_step else f"core-{step:08d}.parquet"
+
+
+def write(path: Path, outcomes: Outcomes, result: Result, asked: dict[str, Any]) -> None:
+    """Writes all outcomes, whole or not at all; `asked` is what was evaluated and how."""
+    names = [task.task.name for task in result.tasks]
+    losses = pa.ListArray.from_arrays(
+        pa.array(outcomes.first_row, pa.int32()), pa.array(outcomes.losses.astype(np.float32))
+    )
+    table = pa.table(
+        {
+            "task": pa.array(np.array(names)[outcomes.task], pa.string()),
+            "example": pa.array(outcomes.example, pa.int32()),
+            "correct": pa.array(outcomes.correct, pa.bool_()),
+            "value": pa.array(outcomes.value.astype(np.float32)),
+            "chance": pa.array(outcomes.chance.astype(np.float32)),
+            "margin": pa.array(outcomes.margin.astype(np.float32)),
+            "losses": losses,
+        }
+    )
+    told = {**asked, "tasks": {task.task.name: _told(task) for task in result.tasks}}
+    table = table.replace_schema_metadata({KEY: json.dumps(told)})
+    with replacing(path) as file:
+        pq.write_table(table, file, compression="zstd")
+
+
+def _told(result: TaskResult) -> dict[str, Any]:
+    return {
+        "kind": result.task.kind,
+        "shots": result.task.shots,
+        "baseline": result.baseline,
+        "seconds": round(result.seconds, 3),
+        "examples": result.examples,
+    }

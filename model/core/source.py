@@ -1,0 +1,68 @@
+"""A model to evaluate without training it: one of a run's checkpoints, or one at initialisation."""
+
+from pathlib import Path
+
+import torch
+
+from model import checkpoint
+from model.config import Config
+from model.derive import Derived
+from model.errors import DamagedCheckpoint, RunError
+from model.gpt import GPT
+from model.init import initialise
+from model.kernels import Kernels
+from model.snapshot import read_tensors
+from model.stages import stage_at
+from model.tricks.window_warmup import enter
+
+
+def at_initialisation(config: Config, derived: Derived, device: torch.device) -> GPT:
+    """As a run of this configuration begins."""
+    gpt = _built(config, derived, device)
+    initialise(gpt, config.seed)
+    return gpt
+
+
+def of_checkpoint(
+    path: Path, config: Config, derived: Derived, device: torch.device
+) -> tuple[GPT, int]:
+    """The model in a checkpoint, and its step. Raises RunError for a damaged or foreign one."""
+    manifest = checkpoint.read_manifest(path)
+    checkpoint.require_whole(path, manifest)
+    gpt = _built(config, derived, device)
+    state = read_tensors(path / checkpoint.rank_file(checkpoint.RANK))["model"]
+    try:
+        gpt.load_state_dict(state)
+    except RuntimeError as error:
+        raise checkpoint.not_taken_up(path, error) from error
+    if config.schedule.window_warmup is not None:
+        done = manifest.step >= derived.steps
+        stage = derived.stages[-1] if done else stage_at(derived.stages, manifest.step)
+        enter(gpt, config, derived.sizes.context if done else stage.long_window_tokens)
+    return gpt, manifest.step
+
+
+def checkpoint_of(run_dir: Path, step: int | None) -> Path:
+    """A run's newest whole checkpoint, or that of `step`. Raises RunError where there is none."""
+    folder = checkpoint.folder_of(run_dir)
+    listed = checkpoint.listed(folder)
+    for path in listed:
+        try:
+            manifest = checkpoint.read_manifest(path)
+            if step in (None, manifest.step):
+                checkpoint.require_whole(path, manifest)
+                return path
+        except DamagedCheckpoint:
+            if step is not None:
+                continue
+    raise RunError(
+        path=str(folder),
+        expected="a whole checkpoint" + ("" if step is None else f" of step {step}"),
+        got=", ".join(path.name for path in reversed(listed)) or "none",
+        remedy="Set checkpoint.every_steps for a run that keeps some.",
+    )
+
+
+def _built(config: Config, derived: Derived, device: torch.device) -> GPT:
+    with device:
+        return GPT(config, derived.sizes, Kernels(attention="sdpa"))

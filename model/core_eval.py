@@ -1,0 +1,149 @@
+"""CORE of a model that was trained: `python -m model.core_eval RUN_DIR [--step N]`.
+
+    python -m model.core_eval runs/a                             its newest checkpoint
+    python -m model.core_eval runs/a --set core.max_per_task=100
+    python -m model.core_eval --config FILE                      a model at initialisation
+    torchrun --nproc-per-node 8 -m model.core_eval runs/a
+
+Prints a line a task and writes every outcome to core.parquet in the run directory
+(core-STEP.parquet for a checkpoint before the run's end), or to --out. `core` is switched on with
+its defaults where the configuration has it off. Exit code 2 for wrong usage, configuration, bundle
+or checkpoint.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from model.config import Config
+from model.configfile import parse_overrides, read_values
+from model.derive import Derived
+from model.describe import resolve
+from model.errors import ModelError, RunError, missing_package
+from model.ranks import Ranks, from_environment, join, part
+
+if TYPE_CHECKING:
+    import torch
+
+    from model.gpt import GPT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What the command line asks for."""
+
+    config: Config
+    derived: Derived
+    checkpoint: Path | None
+    """Null: a model at initialisation."""
+    folder: Path | None
+    """Of a run; outcomes go there."""
+    out: Path | None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if (arguments.run_dir is None) == (arguments.config is None):
+        parser.error("give the directory of a run, or --config FILE")
+    try:
+        ranks = from_environment()
+        asked = _asked(arguments)
+        try:
+            _evaluate(asked, ranks)
+        finally:
+            part(ranks)
+    except ModuleNotFoundError as error:
+        print(f"error: {missing_package(error)}", file=sys.stderr)
+        return 2
+    except ModelError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m model.core_eval", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("run_dir", nargs="?", type=Path, metavar="RUN_DIR")
+    parser.add_argument("--step", type=int, help="of this step's checkpoint, not the newest")
+    parser.add_argument("--checkpoint", type=Path, help="of this checkpoint")
+    parser.add_argument("--config", type=Path, help="a model at initialisation in place of a run")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C")
+    parser.add_argument("--out", type=Path, help="where to write the outcomes")
+    return parser
+
+
+def _asked(arguments: argparse.Namespace) -> Asked:
+    from model.core.source import checkpoint_of
+
+    file = arguments.config or arguments.run_dir / "config.json"
+    overrides = parse_overrides(arguments.set)
+    if read_values(file).get("core") is None:
+        overrides = {"core": {}, **overrides}
+    # whatever ranks a run trained on, and however many evaluate it
+    config, derived = resolve(str(file), overrides)
+    path = arguments.checkpoint
+    if path is None and arguments.run_dir is not None:
+        path = checkpoint_of(arguments.run_dir, arguments.step)
+    given = {"checkpoint": path, "folder": arguments.run_dir, "out": arguments.out}
+    return Asked(config=config, derived=derived, **given)
+
+
+def _evaluate(asked: Asked, ranks: Ranks) -> None:
+    from model import preflight
+    from model.core import file, table
+    from model.core.evaluation import Evaluation
+    from model.data.prepare import prepare
+    from model.data.settings import DataSettings
+
+    def told(text: str) -> None:
+        if ranks.rank == 0:
+            print(text, file=sys.stderr, flush=True)
+
+    device = preflight.device_of(asked.config, ranks)
+    join(ranks, device)
+    kernels = preflight.check(asked.config, asked.derived, device)
+    gpt, step = _model(asked, device)
+    out = _place(asked, step)
+    tokenizer = prepare(DataSettings.from_config(asked.config), told).tokenizer
+    evaluation = Evaluation(asked.config, asked.derived, tokenizer, told)
+    found = evaluation(gpt, kernels.attention, ranks)
+    if ranks.rank > 0:
+        return
+    print("\n".join(table.lines(found.result, found.seconds)))
+    if out is not None:
+        file.write(out, found.outcomes, found.result, found.asked)
+        told(f"outcomes: {out}")
+
+
+def _model(asked: Asked, device: "torch.device") -> tuple["GPT", int]:
+    from model.core.source import at_initialisation, of_checkpoint
+
+    if asked.checkpoint is None:
+        return at_initialisation(asked.config, asked.derived, device), 0
+    return of_checkpoint(asked.checkpoint, asked.config, asked.derived, device)
+
+
+def _place(asked: Asked, step: int) -> Path | None:
+    """Where outcomes go; raises RunError where others lie already."""
+    from model.core.file import name_of
+
+    out = asked.out
+    if out is None and asked.folder is not None:
+        out = asked.folder / name_of(step, asked.derived.steps)
+    if out is not None and out.exists():
+        raise RunError(
+            path=str(out),
+            expected="no outcomes yet",
+            got="those of another evaluation",
+            remedy="Give another place by --out FILE; outcomes are never overwritten.",
+        )
+    return out
+
+
+if __name__ == "__main__":
+    sys.exit(main())
