@@ -106,7 +106,7 @@ def _evaluate(asked: Asked, ranks: Ranks) -> None:
 
     device = preflight.device_of(asked.config, ranks)
     join(ranks, device)
-    kernels = preflight.check(asked.config, asked.derived, device)
+    kernels, _ = preflight.check(asked.config, asked.derived, device)
     gpt, step = _model(asked, device)
     out = _place(asked, step)
     tokenizer = prepare(DataSettings.from_config(asked.config), told).tokenizer

@@ -15,6 +15,8 @@ from model.snapshot import read_tensors
 from model.stages import stage_at
 from model.tricks.window_warmup import enter
 
+WEIGHTS_RANK = 0  # the rank whose file of a checkpoint holds the weights
+
 
 def at_initialisation(config: Config, derived: Derived, device: torch.device) -> GPT:
     """As a run of this configuration begins."""
@@ -28,9 +30,9 @@ def of_checkpoint(
 ) -> tuple[GPT, int]:
     """The model in a checkpoint, and its step. Raises RunError for a damaged or foreign one."""
     manifest = checkpoint.read_manifest(path)
-    checkpoint.require_whole(path, manifest)
+    checkpoint.require_whole(path, manifest, WEIGHTS_RANK)
     gpt = _built(config, derived, device)
-    state = read_tensors(path / checkpoint.rank_file(checkpoint.RANK))["model"]
+    state = read_tensors(path / checkpoint.rank_file(WEIGHTS_RANK))["model"]
     try:
         gpt.load_state_dict(state)
     except RuntimeError as error:
@@ -50,7 +52,7 @@ def checkpoint_of(run_dir: Path, step: int | None) -> Path:
         try:
             manifest = checkpoint.read_manifest(path)
             if step in (None, manifest.step):
-                checkpoint.require_whole(path, manifest)
+                checkpoint.require_whole(path, manifest, WEIGHTS_RANK)
                 return path
         except DamagedCheckpoint:
             if step is not None:
