@@ -7,6 +7,7 @@ The path of one result. A file imports only from files above it; a test holds th
     config          the study file and its strict schema
     trainer         the adapters: how a trainer is asked and started
     run             one run: one process, watched and ended
+    outcomes        what a run answered on every example of CORE
     record          what is kept of a run directory
     pace            a trainer that steps when told
     arms            a study with every question answered: arms, runs, rule

@@ -14,6 +14,7 @@ LAYERS = [
     ["config"],
     ["trainer"],
     ["run"],
+    ["outcomes"],
     ["record"],
     ["pace"],
     ["arms"],
