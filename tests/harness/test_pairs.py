@@ -5,7 +5,15 @@ import pytest
 from scipy import stats
 from statsmodels.stats import contingency_tables
 
-from harness.pairs import mcnemar, paired_bootstrap
+from harness.dunnett import t_quantile
+from harness.pairs import (
+    beyond_examples,
+    mcnemar,
+    paired_bootstrap,
+    shared_variance,
+    stratified_bootstrap,
+)
+from harness.verdict import difference
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -54,3 +62,72 @@ def test_the_interval_covers_the_truth_over_several_tasks():
         found = paired_bootstrap(tasks, draws=400, seed=int(rng.integers(1 << 30)))
         covered += found.low <= 0.03 <= found.high
     assert covered / rounds == pytest.approx(0.95, abs=0.035)
+
+
+def test_tasks_of_few_values_and_of_many_are_drawn_from_one_distribution():
+    rng = np.random.default_rng(2)
+    gaps = rng.integers(-1, 2, 300).astype(float)
+    (counted, _), (drawn, _) = (
+        stratified_bootstrap([task], draws=8000, seed=3)
+        for task in (gaps, gaps + rng.normal(0, 1e-9, 300))
+    )
+    assert (counted.low, counted.high) == pytest.approx((drawn.low, drawn.high), abs=0.006)
+    assert counted.se == pytest.approx(gaps.std() / 300**0.5, rel=0.03)
+
+
+def test_the_whole_is_the_mean_of_the_tasks_and_each_has_its_own_limits():
+    rng = np.random.default_rng(3)
+    tasks = [rng.normal(0.1, 0.2, 50), rng.normal(0.0, 0.4, 500)]
+    whole, each = stratified_bootstrap(tasks, draws=3000)
+    assert whole.estimate == pytest.approx((each[0].estimate + each[1].estimate) / 2)
+    assert whole.se == pytest.approx((each[0].se ** 2 + each[1].se ** 2) ** 0.5 / 2, rel=0.05)
+    assert [one.se for one in each] == pytest.approx([0.2 / 50**0.5, 0.4 / 500**0.5], rel=0.2)
+
+
+def _sides(rng, *, run_sd, apart=0.0, runs=3, sizes=(60, 150)):
+    """Two sides: how easy an example is, for both and for each; a run's own level; a residual."""
+    ease = [rng.normal(0, 0.3, size) for size in sizes]
+    return [
+        [
+            level[:, None] + task + rng.normal(0, apart, len(task)) + rng.normal(0, 0.2, shape)
+            for task in ease
+            for shape in [(runs, len(task))]
+        ]
+        for level in rng.normal(0, run_sd, (2, runs))
+    ]
+
+
+def _over_runs(a, b):
+    """B minus A with the runs' own noise, as a comparison of scores has it."""
+    scores = [np.mean([task.mean(axis=1) for task in side], axis=0) for side in (a, b)]
+    return difference(list(scores[0]), list(scores[1])).contrast
+
+
+@pytest.mark.parametrize("apart", [0.0, 0.3])
+def test_examples_alone_miss_the_noise_between_runs_and_both_together_cover_it(apart):
+    rng, rounds = np.random.default_rng(4), 400
+    covered = {"examples": 0, "both": 0}
+    for _ in range(rounds):
+        a, b = _sides(rng, run_sd=0.05, apart=apart)
+        gaps = [y.mean(axis=0) - x.mean(axis=0) for x, y in zip(a, b, strict=True)]
+        se = np.sqrt(sum(gap.var() / len(gap) for gap in gaps)) / len(gaps)
+        both = beyond_examples(_over_runs(a, b), float(se), shared_variance(a, b))
+        half = t_quantile(0.95, both.df) * both.se
+        covered["examples"] += abs(both.estimate) < 1.645 * se
+        covered["both"] += abs(both.estimate) < half
+    assert covered["both"] / rounds == pytest.approx(0.90, abs=0.045)
+    assert covered["examples"] / rounds < 0.7
+
+
+def test_what_runs_and_examples_share_is_counted_once():
+    rng, shared = np.random.default_rng(6), []
+    for _ in range(200):
+        a, b = _sides(rng, run_sd=0.0)
+        shared.append(shared_variance(a, b))
+    expected = sum(0.2**2 / size * (2 / 3) for size in (60, 150)) / 2**2
+    assert np.mean(shared) == pytest.approx(expected, rel=0.03)
+
+
+def test_one_run_a_side_shares_nothing_that_can_be_told_apart():
+    a, b = _sides(np.random.default_rng(7), run_sd=0.0, runs=1)
+    assert shared_variance(a, b) == 0.0
