@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-BESIDE = ("curves", "core")
+ANSWERS = "core"
+BESIDE = ("curves", ANSWERS)
 """Folders with one file a record, named as the record is."""
 
 
@@ -93,8 +94,8 @@ class Store:
         names = [record.plan_id, f"{record.plan_id}.{record.attempt}"]
         names += sorted(path.stem for path in folder.glob(f"{names[-1]}.*.json"))
         name = next((name for name in names if self._read(folder / f"{name}.json") == record), None)
-        paths = {folder: self.root / folder / f"{name}.parquet" for folder in BESIDE}
-        return {folder: path for folder, path in paths.items() if path.is_file()}
+        paths = {kind: self.root / kind / f"{name}.parquet" for kind in BESIDE}
+        return {kind: path for kind, path in paths.items() if path.is_file()}
 
     def study(self, name: str) -> ResolvedStudy:
         """A stored study. Raises StoreError where there is none of that name."""

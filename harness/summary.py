@@ -17,7 +17,8 @@ from harness.judgement import Comparison, Judgement, Side
 from harness.ledger import QUALITY
 from harness.logs.sides import MEMBER
 from harness.margins import COMPARED
-from harness.report import wording
+from harness.paired_core import PairedCore
+from harness.report import core, wording
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,13 +29,15 @@ PICTURE_COLUMNS, LEAST_WIDTH = 17, 104
 MOST_SOURCES = 2
 
 
-def print_comparison(console: "Console", found: Comparison) -> None:
-    """The whole comparison in the terminal."""
+def print_comparison(console: "Console", found: Comparison, *, tasks: bool = False) -> None:
+    """The whole comparison in the terminal; `tasks`: CORE task by task too."""
     style = STYLES[found.outcome]
     console.print(f"[bold reverse {style}] {found.outcome.upper()} [/] {escape(found.reason)}\n")
     for side in found.sides:
         console.print(_side_line(side), markup=False, highlight=False, soft_wrap=True)
     print_judgements(console, found.judgements, found.alpha)
+    if found.core is not None:
+        print_core(console, found.core, tasks=tasks)
     for line in footnotes(found):
         console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
 
@@ -65,13 +68,55 @@ def print_judgements(console: "Console", judgements: Sequence[Judgement], alpha:
     console.print(table)
 
 
+def print_core(console: "Console", found: PairedCore, *, tasks: bool) -> None:
+    """CORE of both sides on the same examples, as a whole and task by task."""
+    from rich import box
+    from rich.table import Table
+
+    parts = [(core.total_titles(found), _totals(found))]
+    if tasks:
+        parts.append((core.pair_titles(found), _pairs(found)))
+    console.print(f"CORE on the same {core.about(found.a)}", markup=False, highlight=False)
+    for titles, rows in parts:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for title in titles:
+            table.add_column(escape(title))
+        for row in rows:
+            table.add_row(*map(escape, row))
+        console.print(table)
+    for line in core.sentences(found, tasks=tasks):
+        console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
+
+
+def _totals(found: PairedCore) -> list[list[str]]:
+    return [core.total_cells(found, total) for total in found.totals]
+
+
+def _pairs(found: PairedCore) -> list[list[str]]:
+    return [core.pair_cells(found, index) for index in range(len(found.tasks))]
+
+
+def core_markdown(found: PairedCore, *, tasks: bool) -> list[str]:
+    """The same as lines of Markdown."""
+    lines = [f"CORE on the same {core.about(found.a)}:", ""]
+    lines += _markdown_table(core.total_titles(found), _totals(found))
+    if tasks:
+        lines += _markdown_table(core.pair_titles(found), _pairs(found))
+    return [*lines, *(f"- {line}" for line in core.sentences(found, tasks=tasks)), ""]
+
+
+def _markdown_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    head = [markdown_row(titles), markdown_row(["---"] * len(titles))]
+    return [*head, *map(markdown_row, rows), ""]
+
+
 def as_json(found: Comparison) -> str:
     """The comparison as JSON; what is not known is null."""
     value = {**msgspec.to_builtins(found), "exit_code": found.exit_code}
     return msgspec.json.format(msgspec.json.encode(value), indent=1).decode()
 
 
-def as_markdown(found: Comparison) -> str:
+def as_markdown(found: Comparison, *, tasks: bool = False) -> str:
     """For a pull request: the verdict, one row a metric, the rest below."""
     lines = [f"### {MARKS[found.outcome]} {found.outcome}: {found.reason}", ""]
     lines += [
@@ -83,7 +128,10 @@ def as_markdown(found: Comparison) -> str:
         cells = [judged.metric, n, *_means(judged), change(judged), interval(judged)]
         cells += [margin(judged), detectable(judged), verdict_words(judged)]
         lines.append(markdown_row(cells))
-    lines += ["", *(f"- {_side_line(side)}" for side in found.sides)]
+    lines += [""]
+    if found.core is not None:
+        lines += core_markdown(found.core, tasks=tasks)
+    lines += [f"- {_side_line(side)}" for side in found.sides]
     lines += [f"- {line}" for line in footnotes(found)]
     return "\n".join(lines) + "\n"
 

@@ -5,6 +5,7 @@ the moment of asking; nothing in a report is typed in or carried over.
 
     content     study + attribution + order of arms, read once
     wording     numbers and sentences as a reader sees them
+    core        the tables of CORE by task, as cells and sentences
     terminal    rich tables
     tables      report.json, report.csv
     charts      plotly figures            (extra `report`)

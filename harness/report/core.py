@@ -1,0 +1,156 @@
+"""CORE as a reader sees it: tables of tasks, the lines above them, and what an interval covers.
+
+Cells and sentences only; the terminal, Markdown and HTML each draw them in their own way, so that
+they cannot disagree. Pure.
+"""
+
+from collections.abc import Sequence
+
+from harness.paired_core import PairedCore, Scores, TaskPair, TaskScore, Total
+from harness.report.wording import DASH, duration, signed
+
+TASK_TITLES = ("task", "examples", "accuracy ± SE", "centred", "soft", "time")
+
+
+def task_cells(task: TaskScore) -> list[str]:
+    """One task of one side, under `TASK_TITLES`."""
+    return [
+        task.name,
+        f"{task.facts.examples:,}",
+        f"{task.accuracy:.4f} ± {task.accuracy_se:.4f}",
+        plain(task.centred),
+        plain(task.soft),
+        duration(task.facts.seconds),
+    ]
+
+
+def whole_cells(side: Scores) -> list[str]:
+    """All tasks of one side, under `TASK_TITLES`: CORE and soft CORE with their errors."""
+    return [
+        "CORE",
+        f"{side.examples:,}",
+        "",
+        f"{plain(side.core)} ± {side.core_se:.4f}",
+        f"{plain(side.core_soft)} ± {side.core_soft_se:.4f}",
+        duration(side.seconds),
+    ]
+
+
+def plain(score: float) -> str:
+    """A score with a real minus sign."""
+    return f"{score:.4f}".replace("-", "\N{MINUS SIGN}")
+
+
+def about(side: Scores) -> str:
+    """'1,200 examples of 6 tasks, bundle 7374df08, …': what was asked, and how."""
+    settings = side.settings
+    most = "all" if settings.max_per_task is None else f"at most {settings.max_per_task:,}"
+    return (
+        f"{side.examples:,} examples of {len(side.tasks)} tasks ({most} of a task), bundle "
+        f"{settings.bundle[:8]}, long prompts {settings.long_prompts}, baselines "
+        f"{settings.baselines}"
+    )
+
+
+# --- two sides ------------------------------------------------------------------------------------
+
+
+def total_titles(found: PairedCore) -> list[str]:
+    """Above `total_cells`."""
+    of = f"{100 * (1 - 2 * found.alpha):g} % interval"
+    return ["", "A ± SE", "B ± SE", "B − A", f"{of} over examples", "over examples and runs"]
+
+
+def total_cells(found: PairedCore, total: Total) -> list[str]:
+    """CORE or soft CORE of both sides."""
+    errors = f"{total.metric}_se"
+    means = [
+        f"{plain(getattr(side, total.metric))} ± {getattr(side, errors):.4f}"
+        for side in (found.a, found.b)
+    ]
+    wide = DASH
+    if total.wide_low is not None and total.wide_high is not None:
+        wide = _limits(total.wide_low, total.wide_high)
+    return [total.metric, *means, change(total), _limits(total.low, total.high), wide]
+
+
+def pair_titles(found: PairedCore) -> list[str]:
+    """Above `pair_cells`."""
+    of = f"{100 * (1 - 2 * found.alpha):g} % over examples"
+    titles = ["task", "examples", "A", "B", "B − A", of]
+    return [*titles, "only A, only B", "p", "centred", "soft"]
+
+
+def pair_cells(found: PairedCore, index: int) -> list[str]:
+    """One task of both sides; centred and soft as A → B."""
+    task, a, b = found.tasks[index], found.a.tasks[index], found.b.tasks[index]
+    return [
+        task.name,
+        f"{a.facts.examples:,}",
+        f"{a.accuracy:.4f}",
+        f"{b.accuracy:.4f}",
+        change(task),
+        _limits(task.low, task.high),
+        DASH if task.only_a is None else f"{task.only_a:,}, {task.only_b:,}",
+        DASH if task.p is None else p_value(task.p) + "*" * task.marked,
+        f"{plain(a.centred)} → {plain(b.centred)}",
+        f"{plain(a.soft)} → {plain(b.soft)}",
+    ]
+
+
+def change(pair: TaskPair | Total) -> str:
+    """'+0.0123'."""
+    return signed(f"{pair.estimate:+.4f}")
+
+
+def _limits(low: float, high: float) -> str:
+    return f"[{signed(f'{low:+.4f}')}, {signed(f'{high:+.4f}')}]"
+
+
+def p_value(p: float) -> str:
+    """'0.31', '0.0042', 'below 0.0001'."""
+    return "below 0.0001" if p < 1e-4 else f"{p:.2g}"
+
+
+def sentences(found: PairedCore, *, tasks: bool) -> list[str]:
+    """How to read the two tables; `tasks`: the second one is shown too."""
+    lines = [
+        "over examples: what other examples of these tasks would change for these very models; "
+        "what another seed would change is not in it"
+    ]
+    wide = found.totals[0].wide_low is not None
+    runs = found.a.runs + found.b.runs
+    if wide and runs == 2:
+        lines.append(
+            "over examples and runs: with the noise between runs; from one run a side its overlap "
+            "with that of examples cannot be told, so this interval is rather too wide"
+        )
+    elif wide:
+        lines.append("over examples and runs: what other examples and other seeds would change")
+    else:
+        lines.append("over examples and runs: the noise between runs is not known here")
+    if found.p is not None and found.only_a is not None and found.only_b is not None:
+        lines.append(
+            f"McNemar over all examples: {found.only_a:,} right in A alone, {found.only_b:,} in B "
+            f"alone, p {p_value(found.p)}; every example weighs alike there, and every task in CORE"
+        )
+    if tasks:
+        lines.append(_marks(found))
+    return lines
+
+
+def _marks(found: PairedCore) -> str:
+    if found.p is None:
+        return "McNemar's test is of two models: name one run a side for it"
+    return (
+        f"p: McNemar's exact test of one task; * below {found.alpha:g} after Holm's correction "
+        f"over {len(found.tasks)} tasks"
+    )
+
+
+def differences(found: Sequence[PairedCore | None], index: int) -> list[str]:
+    """One task against the base, a cell an arm: accuracy, marked where McNemar's test is."""
+    return [
+        DASH if one is None else change(one.tasks[index]) + "*" * one.tasks[index].marked
+        for one in found
+    ]
