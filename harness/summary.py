@@ -22,11 +22,14 @@ from harness.report import core, wording
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 STYLES = {"pass": "green", "regression": "red", "inconclusive": "yellow", None: "dim"}
 MARKS = {"pass": "✅", "regression": "❌", "inconclusive": "❔", None: "–"}
 PICTURE_COLUMNS, LEAST_WIDTH = 17, 104
 MOST_SOURCES = 2
+TOTAL_STACKS = ((0,), (1, 2), (3,), (4,), (5,))  # columns of CORE, those that share one stacked
+PAIR_STACKS = ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9), (10, 11))
 
 
 def print_comparison(console: "Console", found: Comparison, *, tasks: bool = False) -> None:
@@ -70,22 +73,28 @@ def print_judgements(console: "Console", judgements: Sequence[Judgement], alpha:
 
 def print_core(console: "Console", found: PairedCore, *, tasks: bool) -> None:
     """CORE of both sides on the same examples, as a whole and task by task."""
+    console.print(core.heading(found), markup=False, highlight=False)
+    console.print(_stacked(core.TOTAL_TITLES, _totals(found), TOTAL_STACKS))
+    if tasks:
+        console.print(_stacked(core.PAIR_TITLES, _pairs(found), PAIR_STACKS))
+    for line in core.sentences(found, tasks=tasks):
+        console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
+
+
+def _stacked(
+    titles: Sequence[str], rows: Sequence[Sequence[str]], stacks: Sequence[Sequence[int]]
+) -> "Table":
+    """A table of few columns: each stacks some of `titles`, so that 80 characters are enough."""
     from rich import box
     from rich.table import Table
 
-    parts = [(core.total_titles(found), _totals(found))]
-    if tasks:
-        parts.append((core.pair_titles(found), _pairs(found)))
-    console.print(f"CORE on the same {core.about(found.a)}", markup=False, highlight=False)
-    for titles, rows in parts:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for title in titles:
-            table.add_column(escape(title))
-        for row in rows:
-            table.add_row(*map(escape, row))
-        console.print(table)
-    for line in core.sentences(found, tasks=tasks):
-        console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, stack in enumerate(stacks):
+        title = "\n".join(titles[index] for index in stack)
+        table.add_column(title, no_wrap=number > 0, overflow="fold")
+    for row in rows:
+        table.add_row(*(escape("\n".join(row[index] for index in stack)) for stack in stacks))
+    return table
 
 
 def _totals(found: PairedCore) -> list[list[str]]:
@@ -98,10 +107,10 @@ def _pairs(found: PairedCore) -> list[list[str]]:
 
 def core_markdown(found: PairedCore, *, tasks: bool) -> list[str]:
     """The same as lines of Markdown."""
-    lines = [f"CORE on the same {core.about(found.a)}:", ""]
-    lines += _markdown_table(core.total_titles(found), _totals(found))
+    lines = [f"{core.heading(found)}:", ""]
+    lines += _markdown_table(core.TOTAL_TITLES, _totals(found))
     if tasks:
-        lines += _markdown_table(core.pair_titles(found), _pairs(found))
+        lines += _markdown_table(core.PAIR_TITLES, _pairs(found))
     return [*lines, *(f"- {line}" for line in core.sentences(found, tasks=tasks)), ""]
 
 

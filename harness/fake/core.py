@@ -14,6 +14,9 @@ import random
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from harness.atomic import canonical_json
+from harness.fake import config as fake
+
 SKILL_PER_NAT = 0.5
 LOSS_OF_NO_SKILL = 5.5  # nats per token: there half of the examples are right, give or take a task
 RESIDUAL_NATS = 0.3
@@ -51,17 +54,11 @@ class Answer(NamedTuple):
     losses: list[float]
 
 
-def skill(config: dict[str, Any], loss: float) -> float:
-    """Of a run with this final loss, in nats."""
-    noise = random.Random(f"skill {config['seed']}").gauss(0, config["noise"]["skill_sd"])
-    grown = SKILL_PER_NAT * (LOSS_OF_NO_SKILL - loss)
-    return float(grown + config["plant"]["skill"] + noise)
-
-
 def answers(config: dict[str, Any], loss: float) -> list[Answer]:
-    """Every example, task by task."""
-    level = skill(config, loss)
-    own = random.Random(f"residual {config['seed']} {json.dumps(config['core'])}")
+    """Every example, task by task, of a run that ended with this loss."""
+    own = random.Random(canonical_json([fake.identity(config), config["seed"]]))
+    level = SKILL_PER_NAT * (LOSS_OF_NO_SKILL - loss) + config["plant"]["skill"]
+    level += config["noise"]["skill_sd"] * own.gauss(0, 1)
     found = []
     for name, task in TASKS.items():
         bundle = random.Random(f"{config['core']['bundle']} {name}")

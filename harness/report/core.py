@@ -55,14 +55,33 @@ def about(side: Scores) -> str:
 # --- two sides ------------------------------------------------------------------------------------
 
 
-def total_titles(found: PairedCore) -> list[str]:
-    """Above `total_cells`."""
-    of = f"{100 * (1 - 2 * found.alpha):g} % interval"
-    return ["", "A ± SE", "B ± SE", "B − A", f"{of} over examples", "over examples and runs"]
+TOTAL_TITLES = ("", "A ± SE", "B ± SE", "B − A", "over examples", "examples and runs")
+PAIR_TITLES = (
+    "task",
+    "examples",
+    "A",
+    "B",
+    "B − A",
+    "over examples",
+    "p",
+    "only A, B",
+    "centred A",
+    "centred B",
+    "soft A",
+    "soft B",
+)
+
+
+def heading(found: PairedCore) -> str:
+    """What the two sides are compared on."""
+    return (
+        f"CORE on the same {about(found.a)}; intervals at {100 * (1 - 2 * found.alpha):g} %, "
+        "over examples, and over examples and runs"
+    )
 
 
 def total_cells(found: PairedCore, total: Total) -> list[str]:
-    """CORE or soft CORE of both sides."""
+    """CORE or soft CORE of both sides, under `TOTAL_TITLES`."""
     errors = f"{total.metric}_se"
     means = [
         f"{plain(getattr(side, total.metric))} ± {getattr(side, errors):.4f}"
@@ -74,15 +93,8 @@ def total_cells(found: PairedCore, total: Total) -> list[str]:
     return [total.metric, *means, change(total), _limits(total.low, total.high), wide]
 
 
-def pair_titles(found: PairedCore) -> list[str]:
-    """Above `pair_cells`."""
-    of = f"{100 * (1 - 2 * found.alpha):g} % over examples"
-    titles = ["task", "examples", "A", "B", "B − A", of]
-    return [*titles, "only A, only B", "p", "centred", "soft"]
-
-
 def pair_cells(found: PairedCore, index: int) -> list[str]:
-    """One task of both sides; centred and soft as A → B."""
+    """One task of both sides, under `PAIR_TITLES`."""
     task, a, b = found.tasks[index], found.a.tasks[index], found.b.tasks[index]
     return [
         task.name,
@@ -91,10 +103,12 @@ def pair_cells(found: PairedCore, index: int) -> list[str]:
         f"{b.accuracy:.4f}",
         change(task),
         _limits(task.low, task.high),
-        DASH if task.only_a is None else f"{task.only_a:,}, {task.only_b:,}",
         DASH if task.p is None else p_value(task.p) + "*" * task.marked,
-        f"{plain(a.centred)} → {plain(b.centred)}",
-        f"{plain(a.soft)} → {plain(b.soft)}",
+        DASH if task.only_a is None else f"{task.only_a:,}, {task.only_b:,}",
+        plain(a.centred),
+        plain(b.centred),
+        plain(a.soft),
+        plain(b.soft),
     ]
 
 
@@ -108,27 +122,27 @@ def _limits(low: float, high: float) -> str:
 
 
 def p_value(p: float) -> str:
-    """'0.31', '0.0042', 'below 0.0001'."""
-    return "below 0.0001" if p < 1e-4 else f"{p:.2g}"
+    """'0.31', '0.0042', '< 0.0001'."""
+    return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
 
 
 def sentences(found: PairedCore, *, tasks: bool) -> list[str]:
     """How to read the two tables; `tasks`: the second one is shown too."""
     lines = [
-        "over examples: what other examples of these tasks would change for these very models; "
-        "what another seed would change is not in it"
+        "over examples: how far other examples of these tasks would move the difference of these "
+        "very models; what another seed would change is not in it"
     ]
     wide = found.totals[0].wide_low is not None
     runs = found.a.runs + found.b.runs
     if wide and runs == 2:
         lines.append(
-            "over examples and runs: with the noise between runs; from one run a side its overlap "
-            "with that of examples cannot be told, so this interval is rather too wide"
+            "examples and runs: with the noise between runs; from one run a side its overlap with "
+            "that of examples cannot be told, so this interval is rather too wide"
         )
     elif wide:
-        lines.append("over examples and runs: what other examples and other seeds would change")
+        lines.append("examples and runs: what other examples and other seeds would change")
     else:
-        lines.append("over examples and runs: the noise between runs is not known here")
+        lines.append("examples and runs: the noise between runs is not known here")
     if found.p is not None and found.only_a is not None and found.only_b is not None:
         lines.append(
             f"McNemar over all examples: {found.only_a:,} right in A alone, {found.only_b:,} in B "

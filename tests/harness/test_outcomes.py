@@ -36,11 +36,10 @@ def left(tmp_path):
 
 
 @pytest.fixture
-def recorded(harness, tmp_path, store):
-    """A store with a run that evaluated CORE."""
-    (tmp_path / "base.yaml").write_text(f"dial: {{depth: 2, steps: 5}}\n{CORE}")
-    done = harness("run", tmp_path / "base.yaml", "--trainer", "fake")
-    assert done.returncode == 0, done.stdout + done.stderr
+def recorded(leave_run, store):
+    """A store with two runs that evaluated CORE."""
+    leave_run(1)
+    leave_run(2)
     return store
 
 
