@@ -4,6 +4,7 @@ Last in the flow before the command line. Every number is computed from the reco
 the moment of asking; nothing in a report is typed in or carried over.
 
     content     study + attribution + order of arms, read once
+    tasks       CORE of every arm, task by task
     wording     numbers and sentences as a reader sees them
     core        the tables of CORE by task, as cells and sentences
     terminal    rich tables

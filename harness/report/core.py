@@ -4,11 +4,15 @@ Cells and sentences only; the terminal, Markdown and HTML each draw them in thei
 they cannot disagree. Pure.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from harness.paired_core import PairedCore, Scores, TaskPair, TaskScore, Total
 from harness.report.wording import DASH, duration, signed
 
+COVERS = (
+    "how far other examples of these tasks would move the difference of these very models; what "
+    "another seed would change is not in it"
+)
 TASK_TITLES = ("task", "examples", "accuracy ± SE", "centred", "soft", "time")
 
 
@@ -128,10 +132,7 @@ def p_value(p: float) -> str:
 
 def sentences(found: PairedCore, *, tasks: bool) -> list[str]:
     """How to read the two tables; `tasks`: the second one is shown too."""
-    lines = [
-        "over examples: how far other examples of these tasks would move the difference of these "
-        "very models; what another seed would change is not in it"
-    ]
+    lines = [f"over examples: {COVERS}"]
     wide = found.totals[0].wide_low is not None
     runs = found.a.runs + found.b.runs
     if wide and runs == 2:
@@ -155,16 +156,42 @@ def sentences(found: PairedCore, *, tasks: bool) -> list[str]:
 
 def _marks(found: PairedCore) -> str:
     if found.p is None:
-        return "McNemar's test is of two models: name one run a side for it"
+        return "no p: McNemar's test is of two models, and a side here is several"
     return (
         f"p: McNemar's exact test of one task; * below {found.alpha:g} after Holm's correction "
         f"over {len(found.tasks)} tasks"
     )
 
 
-def differences(found: Sequence[PairedCore | None], index: int) -> list[str]:
-    """One task against the base, a cell an arm: accuracy, marked where McNemar's test is."""
-    return [
-        DASH if one is None else change(one.tasks[index]) + "*" * one.tasks[index].marked
-        for one in found
+# --- a study --------------------------------------------------------------------------------------
+
+
+def task_rows(side: Scores) -> list[list[str]]:
+    """Every task of one side, and all of them, under `TASK_TITLES`."""
+    return [*map(task_cells, side.tasks), whole_cells(side)]
+
+
+def change_rows(arms: Sequence[PairedCore]) -> list[list[str]]:
+    """A row a task and a cell an arm: B minus A in accuracy; below them CORE and soft CORE."""
+    names = [task.name for task in arms[0].tasks] if arms else []
+    rows = [
+        [name, *(change(arm.tasks[index]) + "*" * arm.tasks[index].marked for arm in arms)]
+        for index, name in enumerate(names)
     ]
+    for number, title in enumerate(("CORE", "soft CORE")[: 2 * bool(arms)]):
+        rows.append([title, *(_with_limits(arm.totals[number]) for arm in arms)])
+    return rows
+
+
+def _with_limits(total: Total) -> str:
+    """Change and limits over examples."""
+    return f"{change(total)} {_limits(total.low, total.high)}"
+
+
+def study_sentences(arms: Sequence[PairedCore], missing: Mapping[str, str]) -> list[str]:
+    """How to read the tables of a study, and which arms are not in them."""
+    lines = []
+    if arms:
+        level = f"{100 * (1 - 2 * arms[0].alpha):g} %"
+        lines = [f"Intervals of CORE: {level}, over examples: {COVERS}.", f"{_marks(arms[0])}."]
+    return [*lines, *(f"{name}: not compared in CORE: {why}" for name, why in missing.items())]
