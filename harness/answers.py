@@ -14,10 +14,15 @@ import msgspec
 from harness import outcomes
 from harness.dunnett import t_quantile
 from harness.fairness import SIDES, Runs
-from harness.judgement import Comparison, Judgement
+from harness.judgement import Asked, Comparison, Judgement, compare
+from harness.ledger import Ledger
 from harness.logs.logged import LogError
+from harness.logs.recorded import answers_of_store, logged
 from harness.paired_core import METRICS, PairedCore, paired
+from harness.record import Record
+from harness.replicates import name_of
 from harness.statistics import Contrast
+from harness.store import Store
 
 
 def with_core(found: Comparison, a: Runs, b: Runs, *, wanted: bool = False) -> Comparison:
@@ -42,6 +47,24 @@ def with_core(found: Comparison, a: Runs, b: Runs, *, wanted: bool = False) -> C
     ]
     core = of_files(paths[0], paths[1], scored, found.alpha)
     return msgspec.structs.replace(found, core=core, notes=[*found.notes, *notes])
+
+
+def of_records(
+    store: Store, a: Sequence[Record], b: Sequence[Record], alpha: float, ledger: Ledger
+) -> PairedCore | None:
+    """Two sides of records whose outcomes this store may have; None where a side has none.
+
+    Raises LogError, StoreError.
+    """
+    sides = [
+        [logged(one, 1, name_of(one), answers_of_store(store.root, one)) for one in side]
+        for side in (a, b)
+    ]
+    names = [name for name in METRICS if all(name in run.metrics for side in sides for run in side)]
+    if not names:
+        return None
+    asked = Asked(alpha=alpha, metrics=names)
+    return with_core(compare(sides[0], sides[1], asked, ledger), sides[0], sides[1]).core
 
 
 def of_files(

@@ -236,7 +236,8 @@ class FakeRun:
             core.write(path, self.config, found)
             if self.fail["half_core"]:
                 os.truncate(path, path.stat().st_size // 2)
-        return core.metrics(found)
+        lost = {"core_soft": math.nan} if found and self.fail["nan_metric"] else {}
+        return {**core.metrics(found), **lost}
 
 
 def bits_per_byte(loss: float) -> float:
