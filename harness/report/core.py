@@ -6,38 +6,33 @@ they cannot disagree. Pure.
 
 from collections.abc import Mapping, Sequence
 
-from harness.paired_core import PairedCore, Scores, TaskPair, TaskScore, Total
+from harness.paired_core import PairedCore, Scores, TaskPair, Total
 from harness.report.wording import DASH, duration, signed
 
 COVERS = (
     "how far other examples of these tasks would move the difference of these very models; what "
     "another seed would change is not in it"
 )
-TASK_TITLES = ("task", "examples", "accuracy ± SE", "centred", "soft", "time")
+TASK_TITLES = ("task", "examples", "accuracy", "SE", "centred", "soft", "time")
 
 
-def task_cells(task: TaskScore) -> list[str]:
-    """One task of one side, under `TASK_TITLES`."""
-    return [
-        task.name,
-        f"{task.facts.examples:,}",
-        f"{task.accuracy:.4f} ± {task.accuracy_se:.4f}",
-        plain(task.centred),
-        plain(task.soft),
-        duration(task.facts.seconds),
+def task_rows(side: Scores) -> list[list[str]]:
+    """Every task of one side, then CORE and soft CORE, each with its error over examples."""
+    rows = [
+        [
+            task.name,
+            f"{task.facts.examples:,}",
+            f"{task.accuracy:.4f}",
+            f"{task.accuracy_se:.4f}",
+            plain(task.centred),
+            plain(task.soft),
+            duration(task.facts.seconds),
+        ]
+        for task in side.tasks
     ]
-
-
-def whole_cells(side: Scores) -> list[str]:
-    """All tasks of one side, under `TASK_TITLES`: CORE and soft CORE with their errors."""
-    return [
-        "CORE",
-        f"{side.examples:,}",
-        "",
-        f"{plain(side.core)} ± {side.core_se:.4f}",
-        f"{plain(side.core_soft)} ± {side.core_soft_se:.4f}",
-        duration(side.seconds),
-    ]
+    errors, seconds = (f"{side.core_se:.4f}", f"{side.core_soft_se:.4f}"), duration(side.seconds)
+    rows.append(["CORE", f"{side.examples:,}", "", errors[0], plain(side.core), "", seconds])
+    return [*rows, ["soft CORE", "", "", errors[1], "", plain(side.core_soft), ""]]
 
 
 def plain(score: float) -> str:
@@ -164,11 +159,6 @@ def _marks(found: PairedCore) -> str:
 
 
 # --- a study --------------------------------------------------------------------------------------
-
-
-def task_rows(side: Scores) -> list[list[str]]:
-    """Every task of one side, and all of them, under `TASK_TITLES`."""
-    return [*map(task_cells, side.tasks), whole_cells(side)]
 
 
 def change_rows(arms: Sequence[PairedCore]) -> list[list[str]]:

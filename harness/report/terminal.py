@@ -91,6 +91,8 @@ def _core(console: "Console", content: Content, found: StudyCore) -> None:
     """The base task by task, then what every arm changes in each."""
     labels = wording.short_labels(content.found)
     table = _table(f"CORE by task: {content.found.base}", *core.TASK_TITLES)
+    for index, column in enumerate(table.columns):
+        column.no_wrap = index > 0  # the names of tasks are the longest cells
     for cells in core.task_rows(found.base):
         table.add_row(*map(escape, cells))
     console.print(table)

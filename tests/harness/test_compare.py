@@ -192,6 +192,14 @@ def test_scores_of_another_evaluation_are_refused_and_the_loss_is_not(harness, a
     assert "val_bpb" in harness("compare", a, "--", b, "--metric", "val_bpb").stdout
 
 
+def test_answers_that_are_damaged_are_named(harness, answered):
+    file = answered["b"].parents[1] / "core" / f"{answered['b'].stem}.parquet"
+    file.write_bytes(file.read_bytes()[:-100])
+    done = harness("compare", answered["a"], "--", answered["b"])
+    assert done.returncode == errors.COULD_NOT_RUN
+    assert str(file) in done.stderr
+
+
 def test_answers_that_were_not_kept_are_said_and_missed_on_request(harness, answered, tmp_path):
     alone = tmp_path / answered["b"].name
     alone.write_bytes(answered["b"].read_bytes())

@@ -127,6 +127,14 @@ def test_outcomes_are_kept_beside_the_record_and_give_its_scores_again(recorded)
         assert np.mean(soft) == pytest.approx(record.metrics["core_soft"], abs=1e-6)
 
 
+def test_an_index_that_is_made_anew_says_how_core_was_evaluated(recorded):
+    first = recorded.records()
+    assert recorded.records() == first
+    (recorded.root / "index.json").unlink()
+    assert recorded.records() == first
+    assert all(record.core.baselines == "v1" for record in first)
+
+
 @pytest.mark.parametrize("compact", [False, True])
 def test_a_packed_store_brings_the_outcomes_with_it(recorded, tmp_path, compact):
     pack(recorded, tmp_path / "a.tar", compact=compact)
