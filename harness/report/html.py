@@ -19,7 +19,6 @@ from harness.report.content import Content, difference, flatten, settings
 from harness.report.curves import MOST_SEEDS, arm_curves
 from harness.report.html_style import POLICY, SCRIPT, STYLE
 from harness.report.panels import panels
-from harness.report.tasks import core_of
 
 
 def page(content: Content) -> str:
@@ -168,7 +167,7 @@ def _throughput(content: Content) -> str:
 
 
 def _core(content: Content) -> str:
-    found = core_of(content)
+    found = content.core
     if found is None:
         return ""
     labels = wording.short_labels(content.found)

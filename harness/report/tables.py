@@ -13,7 +13,6 @@ import msgspec
 from harness.effects import TIME_PARTS, Effect
 from harness.report import wording
 from harness.report.content import Content, settings
-from harness.report.tasks import core_of
 
 FORMAT = 1
 COLUMNS = (
@@ -53,7 +52,7 @@ def as_json(content: Content) -> bytes:
         "source": content.study.source,
         "pin": content.study.pin,
         "attribution": content.found,
-        "core": core_of(content),
+        "core": content.core,
         "arms": {
             arm.name: {
                 **settings(arm),

@@ -11,7 +11,7 @@ from rich.markup import escape
 from harness.effects import Effect
 from harness.report import core, wording
 from harness.report.content import Content, settings
-from harness.report.tasks import StudyCore, core_of
+from harness.report.tasks import StudyCore
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,8 +46,8 @@ def print_content(console: "Console", content: Content) -> None:
             console.print(sentence, style="dim", markup=False)
     console.print(_arms(content))
     console.print(_runs(content))
-    if (of_tasks := core_of(content)) is not None:
-        _core(console, content, of_tasks)
+    if content.core is not None:
+        _core(console, content, content.core)
     if (unfinished := _unfinished(content)) is not None:
         console.print(unfinished)
     _barnacles(console, content)
