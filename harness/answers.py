@@ -7,7 +7,6 @@ reads them for a comparison or a gate. What a side has not kept is said and not 
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 
@@ -16,13 +15,16 @@ from harness.dunnett import t_quantile
 from harness.fairness import SIDES, Runs
 from harness.judgement import Asked, Comparison, Judgement, compare
 from harness.ledger import Ledger
-from harness.logs.logged import LogError
+from harness.logs.logged import LogError, LoggedRun
 from harness.logs.recorded import answers_of_store, logged
-from harness.paired_core import METRICS, PairedCore, paired
+from harness.outcomes import Outcomes
+from harness.paired_core import METRICS, PairedCore, paired, scores
 from harness.record import Record
 from harness.replicates import name_of
 from harness.statistics import Contrast
 from harness.store import Store
+
+SAME_SCORE = 1e-5  # soft values are kept in single precision: a mean of them is good to 1e-7
 
 
 def with_core(found: Comparison, a: Runs, b: Runs, *, wanted: bool = False) -> Comparison:
@@ -30,22 +32,29 @@ def with_core(found: Comparison, a: Runs, b: Runs, *, wanted: bool = False) -> C
 
     `wanted`: somebody asked for it, so that its absence is an error. Raises LogError, StoreError.
     """
-    sides = [[run for run in side if run.ending is None] for side in (a, b)]
-    paths = [[run.answers for run in side if run.answers is not None] for side in sides]
+    whole = [[run for run in side if run.ending is None] for side in (a, b)]
+    sides = [[run for run in side if run.answers is not None] for side in whole]
     scored = [judged for judged in found.judgements if judged.metric in METRICS]
-    if wanted and not all(paths):
-        raise _not_kept(paths)
-    if not wanted and not (scored and any(paths)):
+    if wanted and not all(sides):
+        raise _not_kept(sides)
+    if not wanted and not (scored and any(sides)):
         return found
-    if not all(paths):
-        note = f"{_lacking(paths)} kept no answers to CORE: no comparison example by example"
+    if not all(sides):
+        note = f"{_lacking(sides)} kept no answers to CORE: no comparison example by example"
         return msgspec.structs.replace(found, notes=[*found.notes, note])
     notes = [
         f"{len(kept)} of {len(side)} runs of {name} kept their answers to CORE"
-        for name, kept, side in zip(SIDES, paths, sides, strict=True)
+        for name, kept, side in zip(SIDES, sides, whole, strict=True)
         if len(kept) < len(side)
     ]
-    core = of_files(paths[0], paths[1], scored, found.alpha)
+    over_runs = {
+        judged.metric: contrast
+        for judged in scored
+        if judged.n == (len(sides[0]), len(sides[1]))
+        and (contrast := between_runs(judged, found.alpha)) is not None
+    }
+    read = [[_read(run) for run in side] for side in sides]
+    core = paired(read[0], read[1], found.alpha, over_runs)
     return msgspec.structs.replace(found, core=core, notes=[*found.notes, *notes])
 
 
@@ -67,17 +76,21 @@ def of_records(
     return with_core(compare(sides[0], sides[1], asked, ledger), sides[0], sides[1]).core
 
 
-def of_files(
-    a: Sequence[Path], b: Sequence[Path], judgements: Sequence[Judgement], alpha: float
-) -> PairedCore:
-    """Two sides of outcomes; `judgements` give the noise between runs. Raises StoreError."""
-    sides = [[outcomes.read(path) for path in side] for side in (a, b)]
-    over_runs = {
-        judged.metric: contrast
-        for judged in judgements
-        if judged.n == (len(a), len(b)) and (contrast := between_runs(judged, alpha)) is not None
-    }
-    return paired(sides[0], sides[1], alpha, over_runs)
+def _read(run: LoggedRun) -> Outcomes:
+    """A run's outcomes, which have to give the scores that its record has."""
+    assert run.answers is not None, run.source
+    found = outcomes.read(run.answers)
+    again = scores([found])
+    for name in METRICS:
+        recorded, own = run.metrics.get(name), getattr(again, name)
+        if recorded is not None and abs(recorded - own) > SAME_SCORE:
+            raise LogError(
+                path=str(run.answers),
+                expected=f"answers that give the {name} of their record, {recorded:.6f}",
+                got=f"{own:.6f}",
+                remedy="They are not that run's, or were scored by another rule: move them away.",
+            )
+    return found
 
 
 def between_runs(judged: Judgement, alpha: float) -> Contrast | None:
@@ -88,14 +101,14 @@ def between_runs(judged: Judgement, alpha: float) -> Contrast | None:
     return Contrast(estimate=judged.estimate, se=se, df=judged.df)
 
 
-def _lacking(paths: Sequence[Sequence[Path]]) -> str:
-    names = [name for name, kept in zip(SIDES, paths, strict=True) if not kept]
+def _lacking(sides: Sequence[Runs]) -> str:
+    names = [name for name, kept in zip(SIDES, sides, strict=True) if not kept]
     return "side " + " and side ".join(names)
 
 
-def _not_kept(paths: Sequence[Sequence[Path]]) -> LogError:
+def _not_kept(sides: Sequence[Runs]) -> LogError:
     return LogError(
-        path=_lacking(paths),
+        path=_lacking(sides),
         expected="the answers to every example of CORE, as records of this version keep them",
         got="none",
         remedy="Evaluate CORE in those runs and name their records, stores or run directories.",

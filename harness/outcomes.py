@@ -94,7 +94,7 @@ def read(path: Path) -> Outcomes:
     names = table.column("task").combine_chunks().dictionary_encode()
     known = names.dictionary.to_pylist()
     if sorted(known) != sorted(head.tasks):
-        raise _damaged(path, f"rows of {', '.join(map(str, known))}")
+        raise _damaged(path, f"rows of {', '.join(map(str, known)) or 'no task'}")
     order = np.lexsort((columns["example"], (codes := names.indices.to_numpy())))
     ends = np.cumsum(np.bincount(codes, minlength=len(known)))
     parts = np.split(order, ends[:-1])

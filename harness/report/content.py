@@ -1,6 +1,6 @@
 """What a report is made from: the study, its attribution and its curves, read from the store once.
 
-First of the report's files; the terminal, HTML, tables and picture all take a `Content`. The order
+After `tasks`; the terminal, HTML, tables and picture all take a `Content`. The order
 of the arms is decided here, so that every part shows them alike: the trick that helps most first.
 """
 

@@ -200,6 +200,15 @@ def test_answers_that_are_damaged_are_named(harness, answered):
     assert str(file) in done.stderr
 
 
+def test_answers_of_another_run_are_refused(harness, answered):
+    folder = answered["b"].parents[1] / "core"
+    swapped = folder / f"{answered['b'].stem}.parquet"
+    swapped.write_bytes((folder / f"{answered['a'].stem}.parquet").read_bytes())
+    done = harness("compare", answered["a"], "--", answered["b"])
+    assert done.returncode == errors.COULD_NOT_RUN
+    assert "answers that give the core of their record" in done.stderr
+
+
 def test_answers_that_were_not_kept_are_said_and_missed_on_request(harness, answered, tmp_path):
     alone = tmp_path / answered["b"].name
     alone.write_bytes(answered["b"].read_bytes())
