@@ -5,15 +5,8 @@ import pytest
 from scipy import stats
 from statsmodels.stats import contingency_tables
 
-from harness.dunnett import t_quantile
-from harness.pairs import (
-    beyond_examples,
-    mcnemar,
-    paired_bootstrap,
-    shared_variance,
-    stratified_bootstrap,
-)
-from harness.verdict import difference
+from benchmarks import core_intervals
+from harness.pairs import mcnemar, paired_bootstrap, shared_variance, stratified_bootstrap
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -84,50 +77,31 @@ def test_the_whole_is_the_mean_of_the_tasks_and_each_has_its_own_limits():
     assert [one.se for one in each] == pytest.approx([0.2 / 50**0.5, 0.4 / 500**0.5], rel=0.2)
 
 
-def _sides(rng, *, run_sd, apart=0.0, runs=3, sizes=(60, 150)):
-    """Two sides: how easy an example is, for both and for each; a run's own level; a residual."""
-    ease = [rng.normal(0, 0.3, size) for size in sizes]
-    return [
-        [
-            level[:, None] + task + rng.normal(0, apart, len(task)) + rng.normal(0, 0.2, shape)
-            for task in ease
-            for shape in [(runs, len(task))]
-        ]
-        for level in rng.normal(0, run_sd, (2, runs))
-    ]
+@pytest.mark.parametrize("apart_sd", [0.0, 0.3])
+def test_examples_alone_miss_the_noise_between_runs_and_both_together_cover_it(apart_sd):
+    rounds = 1000
+    examples, _, both = core_intervals.coverage(0.05, apart_sd, rounds)
+    # a hundredth for what Satterthwaite's df and so few examples cost, then Monte-Carlo error
+    assert both > 0.89 - 2 * (0.9 * 0.1 / rounds) ** 0.5
+    assert examples < 0.8
 
 
-def _over_runs(a, b):
-    """B minus A with the runs' own noise, as a comparison of scores has it."""
-    scores = [np.mean([task.mean(axis=1) for task in side], axis=0) for side in (a, b)]
-    return difference(list(scores[0]), list(scores[1])).contrast
-
-
-@pytest.mark.parametrize("apart", [0.0, 0.3])
-def test_examples_alone_miss_the_noise_between_runs_and_both_together_cover_it(apart):
-    rng, rounds = np.random.default_rng(4), 400
-    covered = {"examples": 0, "both": 0}
-    for _ in range(rounds):
-        a, b = _sides(rng, run_sd=0.05, apart=apart)
-        gaps = [y.mean(axis=0) - x.mean(axis=0) for x, y in zip(a, b, strict=True)]
-        se = np.sqrt(sum(gap.var() / len(gap) for gap in gaps)) / len(gaps)
-        both = beyond_examples(_over_runs(a, b), float(se), shared_variance(a, b))
-        half = t_quantile(0.95, both.df) * both.se
-        covered["examples"] += abs(both.estimate) < 1.645 * se
-        covered["both"] += abs(both.estimate) < half
-    assert covered["both"] / rounds == pytest.approx(0.90, abs=0.045)
-    assert covered["examples"] / rounds < 0.8
+def test_runs_alone_miss_what_other_examples_would_change():
+    _, runs, both = core_intervals.coverage(0.0, 0.3, 400)
+    assert runs < 0.7
+    assert both > 0.86
 
 
 def test_what_runs_and_examples_share_is_counted_once():
     rng, shared = np.random.default_rng(6), []
     for _ in range(200):
-        a, b = _sides(rng, run_sd=0.0)
+        a, b = core_intervals.sides(rng, run_sd=0.0)
         shared.append(shared_variance(a, b))
-    expected = sum(0.2**2 / size * (2 / 3) for size in (60, 150)) / 2**2
+    residual = core_intervals.RESIDUAL_SD**2 * 2 / core_intervals.RUNS
+    expected = sum(residual / size for size in core_intervals.SIZES) / 2**2
     assert np.mean(shared) == pytest.approx(expected, rel=0.03)
 
 
 def test_one_run_a_side_shares_nothing_that_can_be_told_apart():
-    a, b = _sides(np.random.default_rng(7), run_sd=0.0, runs=1)
+    a, b = core_intervals.sides(np.random.default_rng(7), run_sd=0.0, runs=1)
     assert shared_variance(a, b) == 0.0
