@@ -133,16 +133,18 @@ def _task_score(side: Sequence[Outcomes], name: str, correct: Floats, soft: Floa
         name=name,
         facts=msgspec.structs.replace(facts, seconds=seconds),
         accuracy=accuracy,
-        accuracy_se=_error(correct),
+        accuracy_se=_error(correct, 0),
         centred=(accuracy - facts.baseline) / (1 - facts.baseline),
         soft=float(soft.mean()),
-        soft_se=_error(soft),
+        soft_se=_error(soft, 1),
     )
 
 
-def _error(answers: Floats) -> float:
-    """Over examples, of the mean over the runs: binomial for one run's right and wrong."""
-    return float(answers.mean(axis=0).std() / math.sqrt(answers.shape[1]))
+def _error(answers: Floats, ddof: int) -> float:
+    """Over examples, of the mean over the runs; 0 `ddof` for right and wrong: binomial."""
+    examples = answers.shape[1]
+    spread = answers.mean(axis=0).std(ddof=min(ddof, examples - 1))
+    return float(spread / math.sqrt(examples))
 
 
 def _mean(values: Sequence[float]) -> float:
