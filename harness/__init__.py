@@ -7,6 +7,7 @@ The path of one result. A file imports only from files above it; a test holds th
     config          the study file and its strict schema
     trainer         the adapters: how a trainer is asked and started
     run             one run: one process, watched and ended
+    outcomes        what a run answered on every example of CORE
     record          what is kept of a run directory
     pace            a trainer that steps when told
     arms            a study with every question answered: arms, runs, rule
@@ -41,12 +42,14 @@ The path of one result. A file imports only from files above it; a test holds th
     comparison      every arm against the base, in one metric
     time_to_target  loss and speed together, in training time
     attribution     resolved study and records -> effects
+    paired_core     CORE of two sides, example by example
     report          terminal, HTML, JSON, CSV, picture
     ledger          how much runs differ that should not
     logs            readers: what training runs left behind, whoever made them
     margins         what is compared, which way is worse, how much matters
     fairness        may these runs be compared
     judgement       two sides of runs, metric by metric
+    answers         the outcomes of CORE behind two sides
     summary         a comparison in the terminal, as Markdown, as JSON
     gate_result     what a gate says, as data
     gate_judge      what replicates and launches say at one look

@@ -282,6 +282,7 @@ def _kept_equal(records: Sequence[Record]) -> dict[str, list[str]]:
         "protocol": [str(record.identity.protocol) for record in records],
         "gpu": [device(record.environment) or "unknown" for record in records],
         "gpus": [str(record.gpus) for record in records],
+        "core": [str(record.core) for record in records],
     }
 
 

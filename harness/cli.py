@@ -202,6 +202,9 @@ def compare(
     ledger: LedgerOption = LEDGER,
     json: JsonOption = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
+    core: Annotated[
+        bool, typer.Option("--core", help="CORE task by task, on the same examples.")
+    ] = False,
 ) -> None:
     """Is B worse than A? Logs of runs in, a verdict for each metric out."""
     from harness import compare as command
@@ -223,6 +226,7 @@ def compare(
         regex=regex or [],
         ledger=command.load_ledger(ledger, _store(store)),
         form="json" if json else "markdown" if markdown else "terminal",
+        tasks=core,
     )
     raise typer.Exit(code)
 

@@ -33,21 +33,26 @@ def compare(
     regex: Sequence[str],
     ledger: Ledger,
     form: Form = "terminal",
+    tasks: bool = False,
 ) -> int:
-    """Reads both sides, judges them, prints; the exit code is that of the worst metric."""
-    from harness import summary
+    """Reads both sides, judges them, prints; the exit code is that of the worst metric.
+
+    `tasks`: CORE task by task too.
+    """
+    from harness import answers, summary
     from harness.judgement import compare as judge
     from harness.logs import pattern, read_sides
 
     patterns = pattern.parse(list(regex))
     runs = read_sides(list(a), list(b), patterns)
     found = judge(*runs, msgspec.structs.replace(asked, also=list(patterns)), ledger)
+    found = answers.with_core(found, *runs, wanted=tasks)
     if form == "json":
         console.file.write(summary.as_json(found) + "\n")
     elif form == "markdown":
-        console.file.write(summary.as_markdown(found))
+        console.file.write(summary.as_markdown(found, tasks=tasks))
     else:
-        summary.print_comparison(console, found)
+        summary.print_comparison(console, found, tasks=tasks)
     return found.exit_code
 
 

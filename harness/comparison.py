@@ -14,12 +14,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+import msgspec
 import numpy as np
 
 from harness import fits, statistics
 from harness.arms import Arm, PlannedRun, ResolvedStudy
 from harness.dunnett import dunnett_loadings, loadings_from_covariance
 from harness.effects import METRICS, Effect, Method, Noise
+from harness.outcomes import CoreSettings
 from harness.record import SESSION_GAP_S, Record, sessions
 from harness.statistics import Contrast
 
@@ -101,6 +103,26 @@ def foreign_reason(evidence: Evidence, arm: Arm) -> str | None:
         if own != base:
             return f"{name} differs from the base's ({own} against {base}): not compared"
     return None
+
+
+def evaluation_reason(evidence: Evidence, arm: Arm, metric: str) -> str | None:
+    """Why scores of CORE may not be compared: another bundle, or evaluated in another way."""
+    if not metric.startswith("core"):
+        return None
+    base, own = (
+        {
+            core
+            for run in evidence.runs.get(who.name, [])
+            if run.record and isinstance(core := run.record.core, CoreSettings)
+        }
+        for who in (evidence.base, arm)
+    )
+    unlike = [(one, other) for one in own for other in base if one != other]
+    if not unlike:
+        return None
+    one, other = map(msgspec.structs.asdict, unlike[0])
+    name = next(name for name in one if one[name] != other[name])
+    return f"core.{name} differs from the base's ({one[name]} against {other[name]}): not compared"
 
 
 def status_counts(runs: Sequence[Run]) -> dict[str, int]:
@@ -235,8 +257,10 @@ def pooled_effects(
     cells: list[Cell] = []
     for arm in evidence.arms:
         values = evidence.values(arm, metric, only)
-        missing = foreign_reason(evidence, arm) or _not_measured(
-            evidence, arm, metric, base_values, values
+        missing = (
+            foreign_reason(evidence, arm)
+            or evaluation_reason(evidence, arm, metric)
+            or _not_measured(evidence, arm, metric, base_values, values)
         )
         if missing:
             cells.append(

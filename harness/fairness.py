@@ -1,9 +1,9 @@
 """May these runs be compared? What two sides have to share, and what has to be said beside them.
 
 Sides of another format, protocol or data are refused with the field that differs: their metrics do
-not measure the same thing. Speeds have to come from one environment, as far as the logs tell it,
-because the same code differs by more between hosts than most changes are worth. In the flow: after
-the readers, before `judgement`.
+not measure the same thing; so are scores of CORE that were evaluated in another way. Speeds have to
+come from one environment, as far as the logs tell it, because the same code differs by more between
+hosts than most changes are worth. In the flow: after the readers, before `judgement`.
 """
 
 from collections import Counter
@@ -29,6 +29,20 @@ def refuse_foreign(a: Runs, b: Runs) -> None:
         _refuse_unlike(field, of[0], of[1])
 
 
+def refuse_unlike_core(a: Runs, b: Runs) -> None:
+    """Raises LogError where scores of CORE are of another bundle or of other settings.
+
+    A run that does not say how it was evaluated, as logs do not, is taken as it is.
+    """
+    told = [[run.evaluation for run in side if run.evaluation] for side in (a, b)]
+    if not all(told):
+        return
+    for field in told[0][0]:
+        one, other = ([run.get(field, "unknown") for run in side] for side in told)
+        remedy = "Evaluate both alike, or leave CORE out: --metric val_bpb."
+        _refuse_unlike(f"core.{field}", one, other, remedy)
+
+
 def _refuse_mixed(name: str, side: Runs) -> None:
     lengths = Counter(run.planned_steps for run in side)
     configs = {run.config_id for run in side}
@@ -43,14 +57,16 @@ def _refuse_mixed(name: str, side: Runs) -> None:
     )
 
 
-def _refuse_unlike(field: str, a: Sequence[str], b: Sequence[str]) -> None:
+def _refuse_unlike(
+    field: str, a: Sequence[str], b: Sequence[str], remedy: str = "Compare like with like."
+) -> None:
     values = [sorted(set(side)) for side in (a, b)]
     if values[0] != values[1] or len(values[0]) > 1:
         raise LogError(
             path=field,
             expected="the same on both sides",
             got=" against ".join(" and ".join(value) for value in values),
-            remedy="Their metrics do not measure the same thing: compare like with like.",
+            remedy=f"Their metrics do not measure the same thing. {remedy}",
         )
 
 

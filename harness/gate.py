@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from harness import ab, baseline, gate_history, gate_launcher, gate_plan, replicates
+from harness import ab, answers, baseline, gate_history, gate_launcher, gate_plan, replicates
 from harness.baseline import Baseline
 from harness.errors import TrainerError
 from harness.gate_launcher import Launcher
@@ -24,6 +24,7 @@ from harness.gate_sides import Prepared
 from harness.gate_whole import concluded
 from harness.ledger import Ledger, device, is_full_scale
 from harness.pace import PaceFailed, PaceStopped
+from harness.paired_core import METRICS, PairedCore
 from harness.record import Record
 from harness.replicates import name_of
 from harness.run import Stop, boot_id
@@ -241,6 +242,7 @@ class Gate:
             notes=self.notes,
             log_tail=log,
             launches=self.launches,
+            core=self._core(stored),
             scale=self.prepared.bench.scale,
             device=self._device(),
             environment_id=self._environment_id(),
@@ -248,6 +250,22 @@ class Gate:
             started_at=self.started_at,
             ended_at=time.time(),
         )
+
+    def _core(self, stored: Baseline | None) -> PairedCore | None:
+        """Both sides example by example, where this store kept the baseline's answers too."""
+        if stored is None or not self.runs or not _has_core(stored.now.records[0]):
+            return None
+        if not _has_core(self.runs[0]):
+            self.notes.append("CORE: the baseline measured it and the candidate did not")
+            return None
+        found = answers.of_records(
+            self.store, stored.now.records, self.runs, self.prepared.asked.alpha, self.ledger
+        )
+        if found is None:
+            self.notes.append(
+                "CORE was not compared example by example: the store has no answers of the baseline"
+            )
+        return found
 
     def _device(self) -> str | None:
         """As a trainer saw it from inside, where one ran."""
@@ -281,9 +299,10 @@ def _refuse_failed(made: Record, stored: Baseline) -> None:
     """Raises _Ended where a run condemns the candidate, TrainerError where it says nothing."""
     reason = made.reason or "it gave no reason"
     if made.status == "completed":
+        same = made.identity.config_id == stored.now.identity.config_id  # CORE can be switched off
         lost = [
             name
-            for name in ("val_bpb", "val_loss")
+            for name in ("val_bpb", "val_loss", *(("core_soft",) if same else ()))
             if stored.now.records[0].metrics.get(name) is not None
             and made.metrics.get(name) is None
         ]
@@ -313,6 +332,10 @@ def _seed_at(seeds: Sequence[int], index: int) -> int:
     return (
         seeds[0] if len(seeds) > 1 and len(set(seeds)) == 1 else max(seeds) + 1 + index - len(seeds)
     )
+
+
+def _has_core(record: Record) -> bool:
+    return any(record.metrics.get(name) is not None for name in METRICS)
 
 
 def _last_line(log: str) -> str:

@@ -17,7 +17,7 @@ from harness.gate_judge import quality_row, runs_of, shares
 from harness.gate_result import MOST, SPEED, Evidence, GatePlan, PartPlan, Rule
 from harness.launches import OWN_LAUNCHES
 from harness.ledger import QUALITY, TIMES, Ledger, Row
-from harness.margins import Margin, default_margin, given
+from harness.margins import Margin, default_margin, given, same_story
 from harness.power import BETA, Rates, rates
 from harness.record import Record
 from harness.sequential import look_tails, looks
@@ -93,13 +93,37 @@ def quality_plan(
     unit_s: float | None,
     terms: Terms,
 ) -> PartPlan:
-    """Replicates of the candidate within the budget, planned for the metric that is judged."""
-    n_a = len(baseline)
-    metric, margin = judged_metric(baseline, ledger, margins, full_scale)
+    """Replicates of the candidate within the budget, for the judged metric that takes the most.
+
+    A metric that no number in reach can settle takes none for that reason alone.
+    """
+    judged = judged_metrics(baseline, ledger, margins, full_scale)
+    if not judged:
+        metric = _measured(baseline)[0]
+        noise = _of_runs(baseline, metric, quality_row(baseline, metric, ledger))
+        n = (len(baseline), 0)
+        return _part("replicates", metric, n, unit_s, None, noise, None, None, terms)
+    parts = [
+        _runs_plan(baseline, ledger, metric, margin, unit_s, terms)
+        for metric, margin in judged.items()
+    ]
+    likely = [part for part in parts if has_chance(part)] or parts[:1]
+    most = max(likely, key=lambda part: part.n_b)
+    fewer = [f"{part.metric} takes {part.n_b}" for part in likely if part.n_b < most.n_b]
+    return msgspec.structs.replace(most, notes=[*most.notes, *fewer])
+
+
+def _runs_plan(
+    baseline: Sequence[Record],
+    ledger: Ledger,
+    metric: str,
+    margin: Margin,
+    unit_s: float | None,
+    terms: Terms,
+) -> PartPlan:
+    """Replicates for one metric."""
+    n_a, size = len(baseline), margin.value
     noise = _of_runs(baseline, metric, quality_row(baseline, metric, ledger))
-    if margin is None:
-        return _part("replicates", metric, (n_a, 0), unit_s, None, noise, None, None, terms)
-    size = margin.value
 
     def chances(n: int) -> tuple[Rates, float]:
         df = n_a + n - 2 if noise.own else noise.df
@@ -121,20 +145,26 @@ def quality_plan(
     )
 
 
-def judged_metric(
+def judged_metrics(
     baseline: Sequence[Record], ledger: Ledger, margins: Mapping[str, float], full_scale: bool
-) -> tuple[str, Margin | None]:
-    """The quality metric that a gate is planned for, and its margin: the first that has one."""
-    there = [
+) -> dict[str, Margin]:
+    """The quality metrics that a gate judges, in order, with their margins."""
+    found = {}
+    for name in _measured(baseline):
+        if name in margins:
+            found[name] = given(name, margins[name])
+            continue
+        margin = default_margin(name, quality_row(baseline, name, ledger), full_scale)
+        if margin is not None:
+            found[name] = margin
+    told = same_story(found, lambda name: True)
+    return {name: margin for name, margin in found.items() if name not in told or name in margins}
+
+
+def _measured(baseline: Sequence[Record]) -> list[str]:
+    return [
         name for name in QUALITY if all(record.metrics.get(name) is not None for record in baseline)
     ]
-    for name in there:
-        if name in margins:
-            return name, given(name, margins[name])
-        found = default_margin(name, quality_row(baseline, name, ledger), full_scale)
-        if found is not None:
-            return name, found
-    return there[0], None
 
 
 def _of_row(row: Row | None) -> Noise:

@@ -14,6 +14,7 @@ import msgspec
 from harness import errors
 from harness.ab import Form, Launch
 from harness.judgement import Judgement
+from harness.paired_core import PairedCore
 from harness.verdict import Outcome
 
 FORMAT = 1
@@ -173,6 +174,7 @@ class GateResult(msgspec.Struct, frozen=True, kw_only=True):
     boot_id: str = ""
     started_at: float = 0.0
     ended_at: float = 0.0
+    core: PairedCore | None = None  # baseline and candidate on the same examples: shown only
 
     @property
     def exit_code(self) -> int:

@@ -18,12 +18,14 @@ from harness.summary import (
     STYLES,
     about,
     change,
+    core_markdown,
     detectable,
     interval,
     level,
     margin,
     markdown_row,
     picture,
+    print_core,
     print_judgements,
     reading,
     verdict_words,
@@ -46,6 +48,8 @@ def print_result(console: "Console", result: GateResult) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if result.metrics:
         print_judgements(console, [one.judged for one in result.metrics], result.alpha)
+    if result.core is not None:
+        print_core(console, result.core, tasks=False)
     for line in footnotes(result):
         console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
 
@@ -63,7 +67,7 @@ def as_markdown(result: GateResult) -> str:
         lines.append("")
     lines += [f"- {line}" for line in sides(result)]
     lines += [f"- {line}" for line in footnotes(result)]
-    return "\n".join(lines) + "\n" + _log(result)
+    return "\n".join(lines) + "\n" + _core(result) + _log(result)
 
 
 def _cells(one: MetricVerdict) -> list[str]:
@@ -145,6 +149,14 @@ def _amount(metric: str, of_logs: bool, value: float) -> str:
         metric=metric, scale="log" if of_logs else "difference", n_base=0, n_arm=0, estimate=value
     )
     return wording.estimate(effect)
+
+
+def _core(result: GateResult) -> str:
+    """CORE on the same examples, folded away: shown beside the verdict, deciding nothing."""
+    if result.core is None:
+        return ""
+    body = "\n".join(core_markdown(result.core, tasks=True))
+    return f"\n<details><summary>CORE task by task</summary>\n\n{body}\n</details>\n"
 
 
 def _log(result: GateResult) -> str:

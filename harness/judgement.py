@@ -25,6 +25,7 @@ from harness.fairness import (
     Runs,
     place,
     refuse_foreign,
+    refuse_unlike_core,
     remarks,
     same_environment,
     source_of_variance,
@@ -34,6 +35,7 @@ from harness.fits import fit_blocks
 from harness.ledger import TIMES, Ledger, Row
 from harness.logs.logged import LogError
 from harness.margins import COMPARED, SCALED, Margin, default_margin, given, same_story
+from harness.paired_core import PairedCore
 from harness.statistics import Contrast, detectable
 from harness.verdict import Difference, Known, Noise, Outcome, decide, difference
 
@@ -129,6 +131,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     alpha: float
     judgements: list[Judgement]
     notes: list[str]
+    core: PairedCore | None = None  # the same two sides on the examples of CORE
 
     @property
     def exit_code(self) -> int:
@@ -139,6 +142,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 def compare(a: Runs, b: Runs, asked: Asked, ledger: Ledger) -> Comparison:
     """The comparison of side B with side A. Raises LogError where they may not be compared."""
     refuse_foreign(a, b)
+    if not asked.metrics or any(name.startswith("core") for name in asked.metrics):
+        refuse_unlike_core(a, b)
     a, b = stopped_by_design(a), stopped_by_design(b)
     sides = (_side("A", a), _side("B", b))
     whole = tuple([run for run in side if run.ending is None] for side in (a, b))

@@ -24,7 +24,7 @@ and the statistics, before everything that judges.
 import csv
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -171,10 +171,11 @@ def own_rows(records: Iterable[Record]) -> list[Row]:
                 launches = _by(members, lambda record: session[record.plan_id, record.attempt])
                 spreads = {"launch": _pooled(launches, metric), "host": _hosts(members, metric)}
             else:
-                repeats = _by(members, lambda record: record.plan_id)
+                asked = _evaluated(metric)
+                repeats = _by(members, lambda record, asked=asked: (record.plan_id, asked(record)))
                 spreads = {
                     "nondeterminism": _pooled(repeats, metric),
-                    "seed": _pooled(_seeds(members), metric),
+                    "seed": _pooled(_seeds(members, asked), metric),
                 }
             rows += [
                 Row(scale=scale, metric=metric, gpu=gpu, source=source, origin="own", **spread)
@@ -203,10 +204,15 @@ def _by(records: Iterable[Record], place: Any) -> list[list[Record]]:
     return list(found.values())
 
 
-def _seeds(records: Iterable[Record]) -> list[list[Record]]:
+def _evaluated(metric: str) -> Callable[[Record], object]:
+    """What else has to be equal in replicates: how CORE was evaluated, for its scores."""
+    return (lambda record: record.core) if metric.startswith("core") else (lambda record: None)
+
+
+def _seeds(records: Iterable[Record], asked: Callable[[Record], object]) -> list[list[Record]]:
     """Groups with one run a seed: the first."""
     found = []
-    for group in _by(records, lambda record: None):
+    for group in _by(records, asked):
         first = {record.seed: record for record in reversed(group)}
         found.append(list(first.values()))
     return found

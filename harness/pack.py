@@ -4,8 +4,9 @@ Unpacking merges: equal records are kept once, two different records of one plan
 attempts. Nothing outside the store can be written, whatever a tar's names say. Reports, checkouts
 of other code, locks and the index stay behind: they are made again where they are needed.
 
-A compact tar is the form to publish: all that reports are made of, some 15 kB a run, without the
-run directories, and of the paths of the machine that ran it only the last part.
+A compact tar is the form to publish: all that reports are made of, some 15 kB a run (and a MB or
+so where all of CORE was evaluated), without the run directories, and of the paths of the machine
+that ran it only the last part.
 """
 
 import io
@@ -22,11 +23,10 @@ import msgspec
 from harness import atomic
 from harness.arms import PlannedRun, ResolvedStudy, differences
 from harness.errors import StoreError, UsageError
-from harness.record import Record
-from harness.store import Store
+from harness.store import BESIDE, Store
 
-FOLDERS = ("records", "curves", "studies", "plans")
-COMPACT = ("records", "curves", "studies")
+COMPACT = ("records", *BESIDE, "studies")
+FOLDERS = (*COMPACT, "plans")
 ABSOLUTE = re.compile(r"(?<![^\s=:'\"])/(?:[^\s/'\"]+/)*(?=[^\s/'\"])")  # all but its last part
 
 
@@ -111,8 +111,8 @@ def unpack(tar_path: Path, store: Store) -> Merged:
         studies = [_merged_study(store, other.study(name)) for name in other.study_names()]
         merged = Merged()
         for record in other.records():
-            curve = _curve_of(other, record)
-            added = store.add(record, curve)
+            files = {name: path.read_bytes() for name, path in other.beside(record).items()}
+            added = store.add(record, *(files.get(name) for name in BESIDE))
             merged.records += added
             merged.known += not added
         for study in studies:
@@ -148,18 +148,6 @@ def _not_a_store(tar_path: Path, got: str) -> StoreError:
         got=got,
         remedy="Nothing was unpacked. Pack it again where it comes from.",
     )
-
-
-def _curve_of(store: Store, record: Record) -> bytes | None:
-    """The curve beside a record, whichever of the plan's records it is."""
-    for name in (record.plan_id, f"{record.plan_id}.{record.attempt}"):
-        held = store.root / "records" / f"{name}.json"
-        curve = store.root / "curves" / f"{name}.parquet"
-        if not (held.exists() and curve.exists()):
-            continue
-        if msgspec.json.decode(held.read_bytes(), type=Record) == record:
-            return curve.read_bytes()
-    return None
 
 
 def _merged_study(store: Store, other: ResolvedStudy) -> ResolvedStudy:

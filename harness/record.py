@@ -1,10 +1,10 @@
 """One run's record: what is kept of a run directory for good.
 
-Reads what a trainer left (`result.json`, `environment.json`, `events.jsonl`, `log.txt`) beside what
-the harness wrote before and after (`launch.json`, `process.json`), and turns it into a `Record` of
-scalars and a curve table. A run that died, hung or wrote half a line is a record too: status
-`failed`, with the tail of its log. Comes after run.py in the flow and before the store. Never
-starts anything; never writes.
+Reads what a trainer left (`result.json`, `environment.json`, `events.jsonl`, `log.txt`, and
+`core.parquet` where it evaluated CORE) beside what the harness wrote before and after
+(`launch.json`, `process.json`), and turns it into a `Record` of scalars and a curve table. A run
+that died, hung or wrote half a line is a record too: status `failed`, with the tail of its log.
+Comes after run.py in the flow and before the store. Never starts anything; never writes.
 """
 
 import json
@@ -16,7 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from harness import outcomes
 from harness.atomic import read_json
+from harness.errors import StoreError
+from harness.outcomes import CoreSettings
 from harness.run import Ended
 
 if TYPE_CHECKING:
@@ -77,6 +80,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     gpus: int
     launch: Launch
     signal: int | None = None  # that ended it from outside: no word about what was run
+    # left out of the JSON where CORE was not evaluated: stored baselines keep their hashes
+    core: CoreSettings | msgspec.UnsetType = msgspec.UNSET
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,6 +116,7 @@ def collect(run_dir: Path, plan: Plan, ended: Ended, neighbours: int = 0) -> Rec
         environment = {}
     gpus = environment.get("gpus")
     failed = verdict.status not in OUTCOMES
+    core, damaged = _core_settings(run_dir / outcomes.NAME)
     record = Record(
         plan_id=plan.plan_id,
         attempt=plan.attempt,
@@ -118,7 +124,7 @@ def collect(run_dir: Path, plan: Plan, ended: Ended, neighbours: int = 0) -> Rec
         seed=plan.seed,
         identity=plan.identity,
         status=verdict.status,
-        reason=verdict.reason,
+        reason="; ".join(part for part in (verdict.reason, damaged) if part) or None,
         remedy=verdict.remedy,
         log_tail=log_tail(run_dir / "log.txt") if failed else None,
         metrics=verdict.metrics,
@@ -137,8 +143,19 @@ def collect(run_dir: Path, plan: Plan, ended: Ended, neighbours: int = 0) -> Rec
         gpus=len(gpus) if isinstance(gpus, list) else 0,
         launch=plan.launch,
         signal=ended.signal,
+        core=core,
     )
     return _within_limit(record)
+
+
+def _core_settings(path: Path) -> tuple[CoreSettings | msgspec.UnsetType, str | None]:
+    """How CORE was evaluated, if it was; the reason where its outcomes cannot be kept."""
+    if not path.is_file():
+        return msgspec.UNSET, None
+    try:
+        return outcomes.read(path).settings, None
+    except StoreError as error:
+        return msgspec.UNSET, f"its {path.name} is damaged and was not kept ({error.got})"
 
 
 class _Verdict(msgspec.Struct, kw_only=True):

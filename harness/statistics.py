@@ -161,7 +161,7 @@ def intervals(
     raw = [_raw_p(contrast) for contrast in contrasts]
     k = len(contrasts)
     if many == "holm":
-        levels, adjusted = _holm(raw, alpha)
+        levels, adjusted = holm(raw, alpha)
     elif many == "benjamini_hochberg":
         levels, adjusted = _benjamini_hochberg(raw, alpha)
     elif many == "dunnett" and k > 1 and loadings is None:
@@ -190,7 +190,8 @@ def _raw_p(contrast: Contrast) -> float:
     return t_two_sided_p(contrast.estimate / contrast.se, contrast.df)
 
 
-def _holm(raw: Sequence[float], alpha: float) -> tuple[list[float], list[float]]:
+def holm(raw: Sequence[float], alpha: float) -> tuple[list[float], list[float]]:
+    """Holm's procedure on raw p-values: the level each was decided at, and adjusted p-values."""
     k = len(raw)
     order = sorted(range(k), key=lambda index: raw[index])
     levels, adjusted = [0.0] * k, [0.0] * k

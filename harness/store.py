@@ -1,8 +1,9 @@
-"""The store: every plan, record, curve and study, as plain files that merge by copying.
+"""The store: every plan, record, curve, outcome and study, as plain files that merge by copying.
 
     plans/<plan_id>/<attempt>/        a run directory
     records/<plan_id>.json            the completed record; other attempts: <plan_id>.<attempt>.json
     curves/<plan_id>.parquet          its curve; other attempts likewise
+    core/<plan_id>.parquet            its answers to every example of CORE, likewise
     studies/<name>.json               a ResolvedStudy
     reports/<name>/                   report.html, report.json, report.csv
     worktrees/                        checkouts of `ref` and `patch` arms
@@ -10,7 +11,8 @@
     index.json                        all records in one file; rebuilt when stale, never the truth
 
 Files and not a database: diffable, mergeable, safe with two writers. A record is written once, by
-rename, after its curve. Comes after record.py and before everything that compares runs.
+rename, after its curve and its outcomes. Comes after record.py and before everything that compares
+runs.
 """
 
 import contextlib
@@ -23,7 +25,7 @@ from typing import IO, TYPE_CHECKING
 
 import msgspec
 
-from harness import atomic
+from harness import atomic, outcomes
 from harness.arms import ResolvedStudy
 from harness.errors import DiskError, StoreError
 from harness.record import FORMAT, Record, curve_table
@@ -31,6 +33,11 @@ from harness.run import lock_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+ANSWERS = "core"
+BESIDE = ("curves", ANSWERS)
+"""Folders with one file a record, named as the record is."""
 
 
 class Store:
@@ -80,6 +87,15 @@ class Store:
         import pyarrow.parquet
 
         return pyarrow.parquet.read_table(path)
+
+    def beside(self, record: Record) -> dict[str, Path]:
+        """The files that belong to a record, whichever of its plan's it is, by folder."""
+        folder = self.root / "records"
+        names = [record.plan_id, f"{record.plan_id}.{record.attempt}"]
+        names += sorted(path.stem for path in folder.glob(f"{names[-1]}.*.json"))
+        name = next((name for name in names if self._read(folder / f"{name}.json") == record), None)
+        paths = {kind: self.root / kind / f"{name}.parquet" for kind in BESIDE}
+        return {kind: path for kind, path in paths.items() if path.is_file()}
 
     def study(self, name: str) -> ResolvedStudy:
         """A stored study. Raises StoreError where there is none of that name."""
@@ -152,13 +168,16 @@ class Store:
         return sorted(path for path in found if path.is_dir())
 
     def commit(self, record: Record, run_dir: Path | None = None) -> Record:
-        """Writes a record, and its curve from the run directory first. Raises DiskError."""
-        table = curve_table(run_dir) if run_dir is not None else None
-        curve = _parquet(table) if table is not None else None
-        self.add(record, curve)
+        """Writes a record, after curve and outcomes from the run directory. Raises DiskError."""
+        curve = answers = None
+        if run_dir is not None and (table := curve_table(run_dir)) is not None:
+            curve = _parquet(table)
+        if run_dir is not None and record.core is not msgspec.UNSET:
+            answers = (run_dir / outcomes.NAME).read_bytes()
+        self.add(record, curve, answers)
         return record
 
-    def add(self, record: Record, curve: bytes | None) -> bool:
+    def add(self, record: Record, curve: bytes | None, answers: bytes | None = None) -> bool:
         """Puts a record where it belongs; False where the very same one is there already."""
         with self.locked():
             known = self.attempts(record.plan_id)
@@ -170,8 +189,9 @@ class Store:
             name = record.plan_id if first else f"{record.plan_id}.{record.attempt}"
             if (self.root / "records" / f"{name}.json").exists():  # one attempt, two stories
                 name += "." + atomic.digest(msgspec.to_builtins(record), 8)
-            if curve is not None:
-                atomic.write_bytes(self.root / "curves" / f"{name}.parquet", curve)
+            for folder, content in zip(BESIDE, (curve, answers), strict=True):
+                if content is not None:
+                    atomic.write_bytes(self.root / folder / f"{name}.parquet", content)
             data = msgspec.json.format(msgspec.json.encode(record), indent=1)
             atomic.write_bytes(self.root / "records" / f"{name}.json", data)
             return True

@@ -17,24 +17,30 @@ from harness.judgement import Comparison, Judgement, Side
 from harness.ledger import QUALITY
 from harness.logs.sides import MEMBER
 from harness.margins import COMPARED
-from harness.report import wording
+from harness.paired_core import PairedCore
+from harness.report import core, wording
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 STYLES = {"pass": "green", "regression": "red", "inconclusive": "yellow", None: "dim"}
 MARKS = {"pass": "✅", "regression": "❌", "inconclusive": "❔", None: "–"}
 PICTURE_COLUMNS, LEAST_WIDTH = 17, 104
 MOST_SOURCES = 2
+TOTAL_STACKS = ((0,), (1, 2), (3,), (4,), (5,))  # columns of CORE, those that share one stacked
+PAIR_STACKS = ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9), (10, 11))
 
 
-def print_comparison(console: "Console", found: Comparison) -> None:
-    """The whole comparison in the terminal."""
+def print_comparison(console: "Console", found: Comparison, *, tasks: bool = False) -> None:
+    """The whole comparison in the terminal; `tasks`: CORE task by task too."""
     style = STYLES[found.outcome]
     console.print(f"[bold reverse {style}] {found.outcome.upper()} [/] {escape(found.reason)}\n")
     for side in found.sides:
         console.print(_side_line(side), markup=False, highlight=False, soft_wrap=True)
     print_judgements(console, found.judgements, found.alpha)
+    if found.core is not None:
+        print_core(console, found.core, tasks=tasks)
     for line in footnotes(found):
         console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
 
@@ -65,13 +71,61 @@ def print_judgements(console: "Console", judgements: Sequence[Judgement], alpha:
     console.print(table)
 
 
+def print_core(console: "Console", found: PairedCore, *, tasks: bool) -> None:
+    """CORE of both sides on the same examples, as a whole and task by task."""
+    console.print(core.heading(found), markup=False, highlight=False)
+    console.print(_stacked(core.TOTAL_TITLES, _totals(found), TOTAL_STACKS))
+    if tasks:
+        console.print(_stacked(core.PAIR_TITLES, _pairs(found), PAIR_STACKS))
+    for line in core.sentences(found, tasks=tasks):
+        console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
+
+
+def _stacked(
+    titles: Sequence[str], rows: Sequence[Sequence[str]], stacks: Sequence[Sequence[int]]
+) -> "Table":
+    """A table of few columns: each stacks some of `titles`, so that 80 characters are enough."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, stack in enumerate(stacks):
+        title = "\n".join(titles[index] for index in stack)
+        table.add_column(title, no_wrap=number > 0, overflow="fold")
+    for row in rows:
+        table.add_row(*(escape("\n".join(row[index] for index in stack)) for stack in stacks))
+    return table
+
+
+def _totals(found: PairedCore) -> list[list[str]]:
+    return [core.total_cells(found, total) for total in found.totals]
+
+
+def _pairs(found: PairedCore) -> list[list[str]]:
+    return [core.pair_cells(found, index) for index in range(len(found.tasks))]
+
+
+def core_markdown(found: PairedCore, *, tasks: bool) -> list[str]:
+    """The same as lines of Markdown."""
+    lines = [f"{core.heading(found)}:", ""]
+    lines += _markdown_table(core.TOTAL_TITLES, _totals(found))
+    if tasks:
+        lines += _markdown_table(core.PAIR_TITLES, _pairs(found))
+    return [*lines, *(f"- {line}" for line in core.sentences(found, tasks=tasks)), ""]
+
+
+def _markdown_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    head = [markdown_row(titles), markdown_row(["---"] * len(titles))]
+    return [*head, *map(markdown_row, rows), ""]
+
+
 def as_json(found: Comparison) -> str:
     """The comparison as JSON; what is not known is null."""
     value = {**msgspec.to_builtins(found), "exit_code": found.exit_code}
     return msgspec.json.format(msgspec.json.encode(value), indent=1).decode()
 
 
-def as_markdown(found: Comparison) -> str:
+def as_markdown(found: Comparison, *, tasks: bool = False) -> str:
     """For a pull request: the verdict, one row a metric, the rest below."""
     lines = [f"### {MARKS[found.outcome]} {found.outcome}: {found.reason}", ""]
     lines += [
@@ -83,7 +137,10 @@ def as_markdown(found: Comparison) -> str:
         cells = [judged.metric, n, *_means(judged), change(judged), interval(judged)]
         cells += [margin(judged), detectable(judged), verdict_words(judged)]
         lines.append(markdown_row(cells))
-    lines += ["", *(f"- {_side_line(side)}" for side in found.sides)]
+    lines += [""]
+    if found.core is not None:
+        lines += core_markdown(found.core, tasks=tasks)
+    lines += [f"- {_side_line(side)}" for side in found.sides]
     lines += [f"- {line}" for line in footnotes(found)]
     return "\n".join(lines) + "\n"
 

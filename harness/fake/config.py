@@ -28,6 +28,13 @@ DEFAULTS: dict[str, Any] = {
     },
     "data": {"source": "formula"},
     "eval": {"every_steps": 40, "tokens": 65536},
+    "core": {
+        "examples": 0,  # of each task; 0 leaves CORE out
+        "bundle": "formula",  # another word is another set of examples
+        "tokenizer": "letters",
+        "long_prompts": "full",  # or crop_left
+        "baselines": "v1",  # or v2
+    },
     # the tricks; null is off
     "windows": None,  # a pattern such as SSSL
     "residual_scalars": None,  # true
@@ -36,12 +43,14 @@ DEFAULTS: dict[str, Any] = {
     "optimizer": {"matrices": "adamw", "adamw_lr": 0.01},  # or muon
     "noise": {
         "loss_sd": 0.0014,  # nats, between seeds
+        "skill_sd": 0.02,  # nats, between seeds: on the margins of CORE's examples
         "speed_cv": 0.0013,  # relative, between launches
         "host_drift": 0.0,  # relative amplitude of a slow swing of the host's speed
         "host_drift_period_s": 3600.0,
     },
     "plant": {  # what a gate has to find
         "loss": 0.0,  # nats on the final loss
+        "skill": 0.0,  # nats on the margin of every example of CORE
         "slowdown": 0.0,  # relative, on every step
         "loader_wait": 0.0,  # share of each step that waits for its batch
         "memory_share": 0.0,  # of the device, instead of what the formula says
@@ -60,6 +69,7 @@ DEFAULTS: dict[str, Any] = {
         "half_line": False,  # end in the middle of a line of events.jsonl
         "half_result": False,  # end in the middle of result.json
         "nan_metric": False,  # a metric that is not a number
+        "half_core": False,  # leave half of core.parquet
         "ignore_sigterm": False,
         "exit_code": None,  # end with this code after a good result
     },

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -43,6 +44,8 @@ class LoggedRun(msgspec.Struct, frozen=True, kw_only=True):
     varied: Source = "seed"
     seed: int | None = None
     identity: dict[str, str] = {}  # what may not differ between the sides, by field
+    evaluation: dict[str, str] = {}  # how CORE was evaluated: for its scores, what identity is
+    answers: Path | None = None  # its outcomes of CORE, example by example
     config_id: str | None = None
     started_at: float | None = None
     warnings: list[str] = []

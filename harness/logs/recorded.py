@@ -10,12 +10,13 @@ from pathlib import Path
 
 import msgspec
 
+from harness import outcomes
 from harness.errors import UsageError
 from harness.ledger import device, is_full_scale, recipe_scale
 from harness.logs.logged import LogError, LoggedRun
 from harness.record import Record, collect, read_plan, sessions
 from harness.run import Ended
-from harness.store import Store
+from harness.store import ANSWERS, Store
 
 Key = tuple[str, str]  # plan id, attempt
 
@@ -35,6 +36,23 @@ def of_run_dir(path: Path) -> Record:
             return known
     ended = Ended(returncode=0, cause=None, ended_at=plan.started_at, trainer_s=0.0)
     return collect(path, plan, ended)
+
+
+def answers_of_run_dir(path: Path, record: Record) -> Path | None:
+    """The outcomes that lie in a run directory, where its record says that they are whole."""
+    found = path / outcomes.NAME
+    return found if evaluation(record) and found.is_file() else None
+
+
+def answers_of_file(path: Path) -> Path | None:
+    """The outcomes of a record file in a store; None for one that stands alone."""
+    found = path.parent.parent / ANSWERS / f"{path.stem}.parquet"
+    return found if found.is_file() else None
+
+
+def answers_of_store(root: Path, record: Record) -> Path | None:
+    """The outcomes that a store keeps of a record."""
+    return Store(root).beside(record).get(ANSWERS) if evaluation(record) else None
 
 
 def of_file(path: Path) -> Record:
@@ -108,8 +126,15 @@ def session_of(records: list[Record]) -> dict[Key, int]:
     }
 
 
-def logged(record: Record, session: int, source: str) -> LoggedRun:
-    """A record as a run among others."""
+def evaluation(record: Record) -> dict[str, str]:
+    """How CORE was evaluated, by field; nothing where it was not."""
+    if isinstance(record.core, msgspec.UnsetType):
+        return {}
+    return {name: str(value) for name, value in msgspec.structs.asdict(record.core).items()}
+
+
+def logged(record: Record, session: int, source: str, answers: Path | None = None) -> LoggedRun:
+    """A record as a run among others; `answers`: where its outcomes of CORE are."""
     whole = record.status == "completed"
     metrics = {name: value for name, value in record.metrics.items() if value is not None}
     warnings = []
@@ -139,6 +164,8 @@ def logged(record: Record, session: int, source: str) -> LoggedRun:
             "protocol": str(record.identity.protocol),
             "data_id": str(record.identity.data_id),
         },
+        evaluation=evaluation(record),
+        answers=answers,
         config_id=record.identity.config_id,
         started_at=record.started_at,
         warnings=warnings,

@@ -24,11 +24,19 @@ READERS: dict[str, tuple[Callable[[str], bool], Reader]] = {
 }
 
 
+class _Kept(NamedTuple):
+    """A record, the words that named it, and where its outcomes of CORE are."""
+
+    record: Record
+    source: str
+    answers: Path | None
+
+
 class _Found(NamedTuple):
     """What one path holds: runs of text logs, records, and all records of the stores behind."""
 
     runs: list[LoggedRun]
-    records: list[tuple[Record, str]]
+    records: list[_Kept]
     beside: list[Record]
 
 
@@ -41,9 +49,9 @@ def read_sides(
     sides = [[_read(path, patterns, stores) for path in paths] for paths in (a, b)]
     every = [found for side in sides for found in side]
     at_hand = {
-        (record.plan_id, record.attempt): record
+        _key(record): record
         for found in every
-        for record in [*found.beside, *(record for record, _ in found.records)]
+        for record in [*found.beside, *(kept.record for kept in found.records)]
     }
     session = recorded.session_of(list(at_hand.values()))
     first, second = (
@@ -53,14 +61,18 @@ def read_sides(
             for run in [
                 *found.runs,
                 *(
-                    recorded.logged(record, session[record.plan_id, record.attempt], source)
-                    for record, source in found.records
+                    recorded.logged(kept.record, session[_key(kept.record)], *kept[1:])
+                    for kept in found.records
                 ),
             ]
         ]
         for side in sides
     )
     return first, second
+
+
+def _key(record: Record) -> recorded.Key:
+    return record.plan_id, record.attempt
 
 
 def _refuse_doubles(a: list[str], b: list[str]) -> None:
@@ -87,7 +99,7 @@ def _read(word: str, patterns: pattern.Patterns, stores: dict[Path, list[Record]
         root, colon, study = word.rpartition(":")
         if colon and recorded.is_store(Path(root)):
             beside = _records_of(Path(root), stores)
-            return _records(recorded.of_study(Path(root), study, beside), beside, word)
+            return _records(Path(root), recorded.of_study(Path(root), study, beside), beside, word)
         raise UsageError(
             path=word,
             expected="a log, a folder of logs, a run directory, a record or a store",
@@ -96,7 +108,7 @@ def _read(word: str, patterns: pattern.Patterns, stores: dict[Path, list[Record]
         )
     if recorded.is_store(path):
         beside = _records_of(path, stores)
-        return _records(recorded.of_store(path, beside), beside, word)
+        return _records(path, recorded.of_store(path, beside), beside, word)
     if path.is_dir():
         return _read_folder(path, patterns)
     return _read_file(path, patterns)
@@ -104,7 +116,9 @@ def _read(word: str, patterns: pattern.Patterns, stores: dict[Path, list[Record]
 
 def _read_folder(path: Path, patterns: pattern.Patterns) -> _Found:
     if recorded.is_run_dir(path):
-        return _Found([], [(recorded.of_run_dir(path), str(path))], [])
+        record = recorded.of_run_dir(path)
+        kept = _Kept(record, str(path), recorded.answers_of_run_dir(path, record))
+        return _Found([], [kept], [])
     files = sorted(file for file in path.rglob("*") if file.suffix in LOG_SUFFIXES)
     if not files:
         raise LogError(
@@ -123,7 +137,7 @@ def _records_of(root: Path, stores: dict[Path, list[Record]]) -> list[Record]:
     return stores[root]
 
 
-def _records(found: list[Record], beside: list[Record], word: str) -> _Found:
+def _records(root: Path, found: list[Record], beside: list[Record], word: str) -> _Found:
     if not found:
         raise LogError(
             path=word,
@@ -131,13 +145,19 @@ def _records(found: list[Record], beside: list[Record], word: str) -> _Found:
             got="none",
             remedy="Make the runs first: `harness study`, `harness run`.",
         )
-    sources = [(record, f"{word}{MEMBER}{record.plan_id[:8]}") for record in found]
-    return _Found([], sources, beside)
+    kept = [
+        _Kept(
+            record, f"{word}{MEMBER}{record.plan_id[:8]}", recorded.answers_of_store(root, record)
+        )
+        for record in found
+    ]
+    return _Found([], kept, beside)
 
 
 def _read_file(path: Path, patterns: pattern.Patterns) -> _Found:
     if path.suffix == ".json":
-        return _Found([], [(recorded.of_file(path), str(path))], [])
+        kept = _Kept(recorded.of_file(path), str(path), recorded.answers_of_file(path))
+        return _Found([], [kept], [])
     try:
         text = plain(path.read_text(encoding="utf-8", errors="replace"))
     except OSError as error:

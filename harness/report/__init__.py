@@ -3,8 +3,10 @@
 Last in the flow before the command line. Every number is computed from the records of the store at
 the moment of asking; nothing in a report is typed in or carried over.
 
-    content     study + attribution + order of arms, read once
+    tasks       CORE of every arm, task by task
+    content     study + attribution + CORE + order of arms, read once
     wording     numbers and sentences as a reader sees them
+    core        the tables of CORE by task, as cells and sentences
     terminal    rich tables
     tables      report.json, report.csv
     charts      plotly figures            (extra `report`)

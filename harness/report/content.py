@@ -1,6 +1,6 @@
 """What a report is made from: the study, its attribution and its curves, read from the store once.
 
-First of the report's files; the terminal, HTML, tables and picture all take a `Content`. The order
+After `tasks`; the terminal, HTML, tables and picture all take a `Content`. The order
 of the arms is decided here, so that every part shows them alike: the trick that helps most first.
 """
 
@@ -11,6 +11,7 @@ from typing import Any
 from harness.arms import Arm, ResolvedStudy
 from harness.attribution import attribute
 from harness.effects import ArmResult, Attribution
+from harness.report.tasks import StudyCore, core_of
 from harness.store import Store
 
 
@@ -21,6 +22,7 @@ class Content:
     store: Store
     study: ResolvedStudy
     found: Attribution
+    core: StudyCore | None = None  # where the runs evaluated CORE
 
     @property
     def base(self) -> Arm:
@@ -58,7 +60,9 @@ def _has(arm: ArmResult, metric: str) -> bool:
 def load(store: Store, name: str) -> Content:
     """Reads and analyses a stored study. Raises StoreError where there is none of that name."""
     study = store.study(name)
-    return Content(store=store, study=study, found=attribute(study, store.records()))
+    found = attribute(study, store.records())
+    core = core_of(store, found, ranked(found))
+    return Content(store=store, study=study, found=found, core=core)
 
 
 def ranked(found: Attribution) -> list[ArmResult]:

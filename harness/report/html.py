@@ -14,7 +14,7 @@ import msgspec
 
 from harness.arms import Arm
 from harness.effects import Effect
-from harness.report import charts, wording
+from harness.report import charts, core, wording
 from harness.report.content import Content, difference, flatten, settings
 from harness.report.curves import MOST_SEEDS, arm_curves
 from harness.report.html_style import POLICY, SCRIPT, STYLE
@@ -31,6 +31,7 @@ def page(content: Content) -> str:
         _attribution(content),
         _curves(content),
         _throughput(content),
+        _core(content),
         _barnacles(content),
         _runs(content),
         _environments(content),
@@ -163,6 +164,33 @@ def _throughput(content: Content) -> str:
         "along one line here, never between lines.</p>"
         f"{_chart(figure)}</section>"
     )
+
+
+def _core(content: Content) -> str:
+    found = content.core
+    if found is None:
+        return ""
+    labels = wording.short_labels(content.found)
+    compared = {labels[name]: pair for name, pair in found.arms.items() if pair is not None}
+    parts = [
+        f"<section><h2>CORE by task</h2><p>The base, {escape(core.about(found.base))}.</p>",
+        _table(core.TASK_TITLES, _markup(core.task_rows(found.base))),
+    ]
+    if compared:
+        changes = _markup(core.change_rows(list(compared.values())))
+        parts.append("<h3>Change of accuracy by task</h3>")
+        parts.append(_table(["task", *compared], changes))
+    for label, pair in compared.items():
+        totals = _markup(core.total_cells(pair, total) for total in pair.totals)
+        tasks = _markup(core.pair_cells(pair, index) for index in range(len(pair.tasks)))
+        body = _table(core.TOTAL_TITLES, totals) + _table(core.PAIR_TITLES, tasks)
+        parts.append(_folded(f"{escape(label)} (B) against the base (A)", body))
+    lines = core.study_sentences(list(compared.values()), found.missing)
+    return "".join([*parts, _bullets(lines), "</section>"])
+
+
+def _markup(rows: Iterable[Sequence[str]]) -> list[list[str]]:
+    return [[escape(cell) for cell in row] for row in rows]
 
 
 def _barnacles(content: Content) -> str:

@@ -52,6 +52,7 @@ def as_json(content: Content) -> bytes:
         "source": content.study.source,
         "pin": content.study.pin,
         "attribution": content.found,
+        "core": content.core,
         "arms": {
             arm.name: {
                 **settings(arm),

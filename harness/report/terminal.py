@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from harness.effects import Effect
-from harness.report import wording
+from harness.report import core, wording
 from harness.report.content import Content, settings
+from harness.report.tasks import StudyCore
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,6 +46,8 @@ def print_content(console: "Console", content: Content) -> None:
             console.print(sentence, style="dim", markup=False)
     console.print(_arms(content))
     console.print(_runs(content))
+    if content.core is not None:
+        _core(console, content, content.core)
     if (unfinished := _unfinished(content)) is not None:
         console.print(unfinished)
     _barnacles(console, content)
@@ -82,6 +85,25 @@ def _effects(content: Content) -> "Table":
             *(_cell(arm.effects[metric]) for metric in rest),
         )
     return table
+
+
+def _core(console: "Console", content: Content, found: StudyCore) -> None:
+    """The base task by task, then what every arm changes in each."""
+    labels = wording.short_labels(content.found)
+    table = _table(f"CORE by task: {content.found.base}", *core.TASK_TITLES)
+    for index, column in enumerate(table.columns):
+        column.no_wrap = index > 0  # the names of tasks are the longest cells
+    for cells in core.task_rows(found.base):
+        table.add_row(*map(escape, cells))
+    console.print(table)
+    compared = {labels[name]: pair for name, pair in found.arms.items() if pair is not None}
+    changes = _table("Change of accuracy by task", "task", *map(escape, compared))
+    for cells in core.change_rows(list(compared.values())):
+        changes.add_row(*cells)
+    if compared:
+        console.print(changes)
+    for line in core.study_sentences(list(compared.values()), found.missing):
+        console.print(line, style="dim", markup=False)
 
 
 def _times(content: Content) -> "Table":

@@ -65,10 +65,10 @@ def number(effect: Effect, value: float) -> str:
     if effect.scale == "log":
         return _percent(math.expm1(value), _decimals(effect, 100.0, 1, 2))
     if effect.metric == "peak_memory_bytes":
-        return _signed(f"{value / 2**20:+,.0f} MiB")
+        return signed(f"{value / 2**20:+,.0f} MiB")
     if effect.metric == "compile_s":
         return f"{value:+.1f} s"
-    return _signed(f"{value:+.{_decimals(effect, 1.0, 4, 6)}f}")
+    return signed(f"{value:+.{_decimals(effect, 1.0, 4, 6)}f}")
 
 
 def _decimals(effect: Effect, factor: float, fewest: int, most: int) -> int:
@@ -80,10 +80,10 @@ def _decimals(effect: Effect, factor: float, fewest: int, most: int) -> int:
 
 
 def _percent(fraction: float, decimals: int) -> str:
-    return _signed(f"{100 * fraction:+.{decimals}f} %")
+    return signed(f"{100 * fraction:+.{decimals}f} %")
 
 
-def _signed(text: str) -> str:
+def signed(text: str) -> str:
     """No sign before a printed zero; a real minus sign for the rest."""
     if not any(digit in text for digit in "123456789"):
         return text.lstrip("+-")
@@ -153,7 +153,7 @@ def parts(time: TimeToTarget) -> str:
         return "; ".join(known) or DASH
     quality, speed = round(quality, 4), round(speed, 4)
     sign = "+" if speed >= 0 else "\N{MINUS SIGN}"
-    total, first = (_signed(f"{value:+.4f}") for value in (quality + speed, quality))
+    total, first = (signed(f"{value:+.4f}") for value in (quality + speed, quality))
     return f"{total} = {first} {sign} {abs(speed):.4f}"
 
 

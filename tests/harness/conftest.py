@@ -9,11 +9,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import pytest
 
+from harness import atomic, run
 from harness.__main__ import main
+from harness.arms import plan_id
 from harness.config import StudyFile, parse_study
-from harness.record import Launch, Record
+from harness.fake import config as fake
+from harness.fake import core
+from harness.fake.train import Curve, bits_per_byte, environment
+from harness.record import Identity, Launch, Plan, Record, collect
 from harness.resolve import resolve
 from harness.store import Store
 from harness.trainer import FakeTrainer
@@ -100,6 +106,46 @@ def record():
             gpus=0,
             launch=Launch(),
         )
+
+    return make
+
+
+@pytest.fixture
+def leave_run(store: Store) -> Callable[..., Path]:
+    """A run of the FakeTrainer that evaluated CORE, without its process; names its record.
+
+    Its files are written, collected and kept as those of any run.
+    """
+
+    def make(seed: int, at: float = 1.0, **overrides: object) -> Path:
+        sets = {"core.examples": 100, "dial.depth": 2, "dial.steps": 5, **overrides}
+        config = fake.load(None, {**sets, "seed": seed})
+        identity = msgspec.convert(fake.identity(config), Identity)
+        plan = Plan(
+            plan_id=plan_id(identity, seed),
+            attempt="a",
+            trainer="fake",
+            seed=seed,
+            identity=identity,
+            derived=fake.derived(config),
+            tricks=fake.tricks(config),
+            launch=Launch(),
+            started_at=at,
+            boot_id="b",
+        )
+        run_dir = store.run_dir(plan.plan_id, plan.attempt)
+        run_dir.mkdir(parents=True)
+        loss = Curve(config, None).loss(5)
+        found = core.answers(config, loss)
+        core.write(run_dir / "core.parquet", config, found)
+        metrics = {"val_loss": loss, "val_bpb": bits_per_byte(loss), **core.metrics(found)}
+        result = {"status": "completed", "steps": 5, "tokens": 5, "metrics": metrics}
+        atomic.write_json(run_dir / "result.json", result)
+        atomic.write_json(run_dir / "launch.json", msgspec.to_builtins(plan))
+        atomic.write_json(run_dir / "environment.json", environment())
+        ended = run.Ended(returncode=0, cause=None, ended_at=at + 1, trainer_s=1.0)
+        store.commit(collect(run_dir, plan, ended), run_dir)
+        return store.root / "records" / f"{plan.plan_id}.json"
 
     return make
 

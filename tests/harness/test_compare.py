@@ -146,6 +146,79 @@ def test_wrong_words_end_with_their_code_and_a_remedy(harness, sides, tmp_path, 
     assert "Traceback" not in done.stderr
 
 
+@pytest.fixture
+def answered(leave_run):
+    """Records of runs that evaluated CORE: a baseline, one that is worse, one on other examples."""
+    changes = {"a": {}, "b": {"plant.skill": -0.6}, "other": {"core.bundle": "x"}}
+    return {name: leave_run(seed, **change) for seed, (name, change) in enumerate(changes.items())}
+
+
+def test_scores_are_compared_on_the_same_examples_and_say_what_that_covers(harness, answered):
+    a, b = answered["a"], answered["b"]
+    shown = harness("compare", a, "--", b).stdout
+    for words in ("same 600 examples", "over examples", "another seed would change is not", "p "):
+        assert words in " ".join(shown.split())
+    assert "colours" not in shown
+    by_task = harness("compare", a, "--", b, "--core").stdout
+    assert all(name in by_task for name in ("colours", "endings", "Holm", "only A, B"))
+    value = json.loads(harness("compare", a, "--", b, "--json").stdout)["core"]
+    assert [one["high"] < 0 for one in value["totals"]] == [True, True]
+    assert len(value["tasks"]) == 6
+    table = harness("compare", a, "--", b, "--core", "--markdown").stdout
+    assert "| colours | 100 |" in table
+
+
+def test_a_run_directory_and_its_record_have_the_same_answers(harness, answered):
+    a, b = answered["a"], answered["b"]
+    (run_dir,) = a.parents[1].glob(f"plans/{a.stem}/*/")
+    values = [json.loads(harness("compare", one, "--", b, "--json").stdout) for one in (a, run_dir)]
+    assert values[0]["core"] == values[1]["core"] is not None
+
+
+def test_a_stated_noise_between_runs_widens_the_interval(harness, answered):
+    a, b = answered["a"], answered["b"]
+    value = json.loads(harness("compare", a, "--", b, "--json", "--sd", "core=0.02").stdout)
+    hard, soft = value["core"]["totals"]
+    assert hard["wide_low"] < hard["low"] < hard["high"] < hard["wide_high"]
+    assert soft["wide_low"] is None
+
+
+def test_scores_of_another_evaluation_are_refused_and_the_loss_is_not(harness, answered):
+    a, b = answered["a"], answered["other"]
+    done = harness("compare", a, "--", b)
+    assert done.returncode == errors.COULD_NOT_RUN
+    assert "core.bundle" in done.stderr
+    assert "--metric val_bpb" in done.stderr
+    assert "val_bpb" in harness("compare", a, "--", b, "--metric", "val_bpb").stdout
+
+
+def test_answers_that_are_damaged_are_named(harness, answered):
+    file = answered["b"].parents[1] / "core" / f"{answered['b'].stem}.parquet"
+    file.write_bytes(file.read_bytes()[:-100])
+    done = harness("compare", answered["a"], "--", answered["b"])
+    assert done.returncode == errors.COULD_NOT_RUN
+    assert str(file) in done.stderr
+
+
+def test_answers_of_another_run_are_refused(harness, answered):
+    folder = answered["b"].parents[1] / "core"
+    swapped = folder / f"{answered['b'].stem}.parquet"
+    swapped.write_bytes((folder / f"{answered['a'].stem}.parquet").read_bytes())
+    done = harness("compare", answered["a"], "--", answered["b"])
+    assert done.returncode == errors.COULD_NOT_RUN
+    assert "answers that give the core of their record" in done.stderr
+
+
+def test_answers_that_were_not_kept_are_said_and_missed_on_request(harness, answered, tmp_path):
+    alone = tmp_path / answered["b"].name
+    alone.write_bytes(answered["b"].read_bytes())
+    done = harness("compare", answered["a"], "--", alone)
+    assert "side B kept no answers to CORE" in done.stdout
+    done = harness("compare", answered["a"], "--", alone, "--core")
+    assert done.returncode == errors.COULD_NOT_RUN
+    assert "side B" in done.stderr
+
+
 def test_a_store_of_several_configurations_asks_for_an_arm(harness, study_file, store, sides):
     harness("study", study_file())
     done = harness("compare", store.root, "--", sides()[0])

@@ -361,7 +361,7 @@ def test_small_harms_within_the_margin_are_added_up(gate):
         for found in (one, two)
     ]
     assert 0 < sums[0] < sums[1]
-    assert sums[1] == pytest.approx(0.017, abs=0.004)
+    assert sums[1] == pytest.approx(0.017, abs=0.006)  # four SDs: a launch each, side A's the same
 
 
 def test_the_pull_request_summary_starts_with_the_verdict(gate, place, monkeypatch):

@@ -20,7 +20,10 @@ from harness.ledger import (
     missing,
     own_rows,
     read_rows,
+    recipe_scale,
 )
+from harness.margins import default_margin
+from harness.outcomes import CoreSettings
 from harness.record import Identity, Launch, Record
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,6 +76,38 @@ def found(records, metric, source):
     rows = [r for r in own_rows(records) if (r.metric, r.source) == (metric, source)]
     assert len(rows) <= 1
     return rows[0] if rows else None
+
+
+def test_soft_core_has_a_margin_of_two_sds_from_six_runs_on():
+    values = np.random.default_rng(0).normal(0.1, 0.004, 6)
+    records = [made(seed, core=0.2, core_soft=float(v)) for seed, v in enumerate(values)]
+    for n, margin in ((5, None), (6, pytest.approx(2 * values.std(ddof=1)))):
+        ledger = Ledger(own_rows(records[:n]))
+        row = ledger.find(recipe_scale(records[0]), "core_soft", "H100", "seed")
+        found = default_margin("core_soft", row, False)
+        assert (found.value if found else None) == margin
+        assert any("core_soft" in line for line in missing(records[:n])) == (n < 6)
+    assert default_margin("core", row, False) is None
+
+
+def test_scores_of_two_bundles_are_no_replicates_and_their_losses_are():
+    records = [
+        msgspec.structs.replace(made(seed, core=value, val_loss=3.0 + value), core=settings)
+        for bundle, shift in (("a", 0.1), ("b", 0.9))
+        for settings in [
+            CoreSettings(
+                bundle=bundle,
+                tokenizer="t",
+                max_per_task=None,
+                long_prompts="full",
+                baselines="v1",
+            )
+        ]
+        for seed, value in enumerate((shift, shift + 0.01), start=1 + 10 * (bundle == "b"))
+    ]
+    assert found(records, "core", "seed").df == 2
+    assert found(records, "core", "seed").sd == pytest.approx(0.01 / math.sqrt(2))
+    assert found(records, "val_loss", "seed").df == 3
 
 
 def test_seeds_are_pooled_over_configurations_and_repeats_are_told_apart():

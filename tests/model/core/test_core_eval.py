@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from harness import outcomes
+from harness.paired_core import scores
 from model import train
 from model.config import Config, Core
 from model.core.bundle import Bundle
@@ -94,6 +96,18 @@ def test_a_run_leaves_metrics_event_and_outcomes(run: tuple[Path, Path]) -> None
     assert phases["core"] >= metrics["core_s"] > 0
     steps_s = sum(line["step_s"] for line in events if line["event"] == "step")
     assert steps_s == pytest.approx(metrics["train_time_s"], abs=1e-4)
+
+
+def test_the_harness_reads_the_outcomes_and_finds_the_scores_of_the_run(
+    run: tuple[Path, Path],
+) -> None:
+    out, _ = run
+    found = scores([outcomes.read(out / outcomes.NAME)])
+    events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+    (event,) = [line for line in events if line["event"] == "core"]
+    for name in ("core", "core_soft"):
+        assert getattr(found, name) == pytest.approx(event[name], abs=1e-6)
+        assert getattr(found, f"{name}_se") == pytest.approx(event[f"{name}_se"], abs=1e-6)
 
 
 def test_the_command_finds_in_a_checkpoint_what_the_run_found(
