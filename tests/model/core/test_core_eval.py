@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.core import main as benchmark
 from harness import outcomes
 from harness.paired_core import scores
 from model import train
@@ -164,6 +165,21 @@ def test_a_faulty_bundle_ends_a_run_before_it_trains(
     events = (out / "events.jsonl").read_text()
     assert '"startup"' in events
     assert '"step"' not in events
+
+
+def test_the_benchmark_tells_speeds_and_decisions_that_differ(
+    run: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, bundle = run
+    words = ["--run", str(out), "--bundle", str(bundle), "--max-per-task", "6"]
+    told = tmp_path / "core.json"
+    assert benchmark([*words, "--anchor-examples", "12", "--json", str(told)]) == 0
+    assert "one at a time" in capsys.readouterr().out
+    (row,) = json.loads(told.read_text())["rows"]
+    assert row["flips"] == []
+    assert row["anchor_examples"] == 12 < row["examples"] == 24
+    assert row["largest_difference_nats"] < 1e-4
+    assert row["anchor_s"] > 0 < row["cached_s"]
 
 
 def test_a_place_moves_no_identity_and_what_is_asked_does() -> None:
