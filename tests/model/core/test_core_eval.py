@@ -45,7 +45,7 @@ def run(text_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
         "checkpoint.every_steps": 2,
         "system.calibration_s": 0,
         "system.threads": 1,
-        "core": {"bundle": str(bundle)},
+        "core": {"bundle": str(bundle), "every_steps": 3},
     }
     words = [f"--set={key}={json.dumps(value)}" for key, value in settings.items()]
     command = [sys.executable, "-m", "model.train", f"--config={STACK}", f"--out={out}", *words]
@@ -83,7 +83,10 @@ def test_a_run_leaves_metrics_event_and_outcomes(run: tuple[Path, Path]) -> None
     assert set(result["metrics"]) == set(METRICS)
     metrics = result["metrics"]
     events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
-    (event,) = [line for line in events if line["event"] == "core"]
+    earlier, event = [line for line in events if line["event"] == "core"]
+    assert (earlier["step"], event["step"]) == (3, 4)
+    assert sorted(event["unscored"]) == [["odd", 4], ["odd", 5]]
+    assert (out / "core-00000003.parquet").exists()
     assert (event["core"], event["core_soft"]) == (metrics["core"], metrics["core_soft"])
     frame = table.to_pydict()
     soft = []
