@@ -291,9 +291,10 @@ def _horizon(config: Config) -> Iterator[ConfigError]:
 def _core(config: Config) -> Iterator[ConfigError]:
     if (core := config.core) is None:
         return
-    if core.max_per_task is not None and core.max_per_task <= 0:
-        remedy = "Raise it, or leave it out for all."
-        yield _fault("core.max_per_task", "more than 0", core.max_per_task, remedy)
+    for name in ("max_per_task", "every_steps"):
+        if (value := getattr(core, name)) is not None and value <= 0:
+            remedy = "Raise it, or leave it out."
+            yield _fault(f"core.{name}", "more than 0", value, remedy)
     if core.long_prompts == "full" and config.model.rotary is None:
         expected = f"crop_left: learned positions end at {config.model.context_tokens}"
         remedy = "Leave it out, or set model.rotary."

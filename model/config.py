@@ -489,7 +489,7 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class Core:
-    """The CORE metric at the end of the run (model/core)."""
+    """The CORE metric of the model (model/core)."""
 
     bundle: str | None = None
     """A folder in nanochat's layout: core.yaml, eval_meta_data.csv, eval_data/. Null: the published
@@ -502,6 +502,8 @@ class Core:
     end there."""
     baselines: Literal["v1", "v2"] = "v1"
     """Table of random baselines: DCLM's first, which nanochat uses, or its present one."""
+    every_steps: int | None = None
+    """Evaluate every n steps too. Null: only at the end."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -134,7 +134,7 @@ def _place(asked: Asked, step: int) -> Path | None:
 
     out = asked.out
     if out is None and asked.folder is not None:
-        out = asked.folder / name_of(step, asked.derived.steps)
+        out = asked.folder / name_of(step, final=step >= asked.derived.steps)
     if out is not None and out.exists():
         raise RunError(
             path=str(out),

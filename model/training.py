@@ -65,6 +65,7 @@ class Training:
         self.train_time_s = self.loader_wait_s = self.eval_s = 0.0
         self.recompiled_steps = 0
         self.speeds = Speeds(derived.stages)
+        self.core: Evaluation | None = None
         self._pending: deque[_Step] = deque()
 
     def run_all(self, started: float) -> None:
@@ -78,9 +79,8 @@ class Training:
         self.compilation = Compilation.start(self.config, device)
         self._timed("preflight", lambda: self._check(device))
         prepared = self._timed("data", self._open_data)
-        core = None
         if self.config.core is not None:  # a faulty bundle is said now, not behind the last step
-            core = self._timed("core_prompts", lambda: self._open_core(prepared))
+            self.core = self._timed("core_prompts", lambda: self._open_core(prepared))
         rows = prepared.rows("train", self.derived.stages[-1].last_row)
         self.validation = prepared.rows("validation", self.derived.validation_rows)
         self.trainer = self._timed("build", lambda: self._build(device))
@@ -111,8 +111,9 @@ class Training:
         ):
             self._all_steps(loader, saver)
         self._summarise(environment)
-        if core is not None:
-            self._timed("core", lambda: self._evaluate_core(core))
+        if self.core is not None:
+            last = partial(self._evaluate_core, self.core, self.run.steps, final=True)
+            self._timed("core", last)
 
     def _build(self, device: torch.device) -> Trainer:
         return Trainer(self.config, self.derived, device, self.ranks)
@@ -169,6 +170,10 @@ class Training:
             if every is not None and index % every == 0:
                 self._settle(0)
                 self._evaluate(index)
+                clock.begin()
+            if self.core is not None and self._core_is_due(index):
+                self._settle(0)
+                self._evaluate_core(self.core, index, final=False)
                 clock.begin()
             if self._save(saver, index, last=False):
                 clock.begin()
@@ -363,12 +368,16 @@ class Training:
         tokenizer, told = prepared.tokenizer, partial(print, flush=True)
         return Evaluation(self.config, self.derived, tokenizer, told)
 
-    def _evaluate_core(self, core: Evaluation) -> None:
+    def _core_is_due(self, step: int) -> bool:
+        """Whether CORE is evaluated behind a step before the last."""
+        every = self.config.core.every_steps if self.config.core is not None else None
+        return every is not None and step % every == 0 and step < self.derived.steps
+
+    def _evaluate_core(self, core: Evaluation, step: int, *, final: bool) -> None:
         found = core(self.trainer.gpt, self.trainer.kernels.attention, self.ranks)
         self.run.metrics.update(found.metrics)
-        step = self.run.steps
         if self.ranks.rank == 0:
-            path = self.run.path / outcomes_file.name_of(step, step)
+            path = self.run.path / outcomes_file.name_of(step, final=final)
             outcomes_file.write(path, found.outcomes, found.result, found.asked)
             print("\n".join(table.lines(found.result, found.seconds)), flush=True)
         self.run.event("core", step=step, **found.as_json())

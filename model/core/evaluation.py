@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from model.config import Config, Core
 from model.core.bundle import BASELINE_COLUMNS, BASELINES, Bundle
 from model.core.fetch import published_bundle
@@ -47,8 +49,15 @@ class Evaluated:
         """As events.jsonl has it."""
         errors = {"core_se": self.result.core_se, "core_soft_se": self.result.core_soft_se}
         accuracy = {task.task.name: round(task.accuracy, 6) for task in self.result.tasks}
-        how = {**self.asked, "attention": self.attention}
+        how = {**self.asked, "attention": self.attention, "unscored": self._unscored()}
         return {**self.metrics, **errors, **how, "accuracy": accuracy}
+
+    def _unscored(self) -> list[tuple[str, int]]:
+        """Questions with a row that has no token of its own, which is never chosen."""
+        outcomes = self.outcomes
+        empty = np.add.reduceat(np.isnan(outcomes.losses), outcomes.first_row[:-1]) > 0
+        names = [task.task.name for task in self.result.tasks]
+        return [(names[outcomes.task[q]], int(outcomes.example[q])) for q in np.flatnonzero(empty)]
 
 
 class Evaluation:

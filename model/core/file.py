@@ -22,9 +22,9 @@ from model.data.atomic import replacing
 KEY = "core"
 
 
-def name_of(step: int, last_step: int) -> str:
-    """The file of an evaluation behind `step`."""
-    return "core.parquet" if step >= last_step else f"core-{step:08d}.parquet"
+def name_of(step: int, *, final: bool) -> str:
+    """The file of an evaluation behind `step`, which is the run's last where `final`."""
+    return "core.parquet" if final else f"core-{step:08d}.parquet"
 
 
 def write(path: Path, outcomes: Outcomes, result: Result, asked: dict[str, Any]) -> None:

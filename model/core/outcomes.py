@@ -12,8 +12,9 @@
 
 A row without a token of its own (a choice that another one begins with) has no mean loss and is
 never chosen. nanochat takes Python's smallest of a list with NaN, which is the NaN when that comes
-first, and else another: a decision by the order of choices, which nobody means. Where no row can be
-chosen, the first is, as there.
+first, and else another: a decision by the order of choices, which nobody means. With a vocabulary
+of 32,768 that concerns 4 of the 91,037 questions, all of piqa; the event of an evaluation names
+them. Where no row can be chosen, the first is, as there.
 
 Standard errors are those of drawing other examples, tasks being independent: they say nothing of
 another seed of the training. No torch.

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from model.core.bundle import Bundle
 from model.core.published import SHA256, TASKS
 from model.errors import DataError
 
+ROOT = Path(__file__).parents[3]
 MULTIPLE = "eval_data/multiple_choice/multiple.jsonl"
 SCHEMAS = "eval_data/schema/schemas.jsonl"
 CONTINUED = "eval_data/language_modeling/continued.jsonl"
@@ -132,3 +135,12 @@ def test_the_real_bundle_is_the_published_one(real_bundle: Path) -> None:
     }
     assert hashes == SHA256
     assert read_all(real_bundle) == 91_037
+
+
+def test_what_is_asked_before_a_run_trains_needs_no_torch() -> None:
+    """Bundle, prompts and decisions; only what runs the model imports it."""
+    modules = "task published bundle fetch prompts questions kept layout outcomes file table"
+    imports = "; ".join(f"import model.core.{name}" for name in modules.split())
+    command = [sys.executable, "-c", f"{imports}; import sys; print('torch' in sys.modules)"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "False"

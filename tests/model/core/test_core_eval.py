@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.core import main as benchmark
 from harness import outcomes
 from harness.paired_core import scores
 from model import train
@@ -44,7 +45,7 @@ def run(text_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
         "checkpoint.every_steps": 2,
         "system.calibration_s": 0,
         "system.threads": 1,
-        "core": {"bundle": str(bundle)},
+        "core": {"bundle": str(bundle), "every_steps": 3},
     }
     words = [f"--set={key}={json.dumps(value)}" for key, value in settings.items()]
     command = [sys.executable, "-m", "model.train", f"--config={STACK}", f"--out={out}", *words]
@@ -82,7 +83,10 @@ def test_a_run_leaves_metrics_event_and_outcomes(run: tuple[Path, Path]) -> None
     assert set(result["metrics"]) == set(METRICS)
     metrics = result["metrics"]
     events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
-    (event,) = [line for line in events if line["event"] == "core"]
+    earlier, event = [line for line in events if line["event"] == "core"]
+    assert (earlier["step"], event["step"]) == (3, 4)
+    assert sorted(event["unscored"]) == [["odd", 4], ["odd", 5]]
+    assert (out / "core-00000003.parquet").exists()
     assert (event["core"], event["core_soft"]) == (metrics["core"], metrics["core_soft"])
     frame = table.to_pydict()
     soft = []
@@ -164,6 +168,21 @@ def test_a_faulty_bundle_ends_a_run_before_it_trains(
     events = (out / "events.jsonl").read_text()
     assert '"startup"' in events
     assert '"step"' not in events
+
+
+def test_the_benchmark_tells_speeds_and_decisions_that_differ(
+    run: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, bundle = run
+    words = ["--run", str(out), "--bundle", str(bundle), "--max-per-task", "6"]
+    told = tmp_path / "core.json"
+    assert benchmark([*words, "--anchor-examples", "12", "--json", str(told)]) == 0
+    assert "one at a time" in capsys.readouterr().out
+    (row,) = json.loads(told.read_text())["rows"]
+    assert row["flips"] == []
+    assert row["anchor_examples"] == 12 < row["examples"] == 24
+    assert row["largest_difference_nats"] < 1e-4
+    assert row["anchor_s"] > 0 < row["cached_s"]
 
 
 def test_a_place_moves_no_identity_and_what_is_asked_does() -> None:

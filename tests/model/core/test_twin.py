@@ -18,6 +18,7 @@ from model.core.twin import LOOKBACK, Twin
 from model.derive import derive
 from model.gpt import GPT
 from model.kernels import REFERENCE
+from model.tricks.window_warmup import enter
 
 STACK = Path(__file__).parents[3] / "ablations" / "bases" / "speedrun.yaml"
 SMALL = {
@@ -99,6 +100,18 @@ def test_with_every_trick_shared_tokens_score_as_whole_rows(name: str) -> None:
         assert not any(none_shares)
         np.testing.assert_allclose(apart.losses, whole.losses, atol=2e-5, rtol=0)
         assert apart.losses.std() > 0.1
+
+
+def test_a_twin_has_the_windows_that_a_schedule_has_reached() -> None:
+    changes = {**SMALL, **TRICKS["window_warmup_yarn"].on, "model.context_tokens": 512}
+    config = load_config(STACK, changes)
+    model = built(config)
+    for reached in (128, 256, 512):
+        enter(model, config, reached)
+        twin = Twin(model, config, derive(config).sizes, "sdpa")
+        tokens = torch.randint(0, 256, (1, 300), generator=torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            torch.testing.assert_close(twin.stream(tokens), model.stream(tokens))
 
 
 def test_a_rest_depends_on_no_other_row_of_its_batch() -> None:
