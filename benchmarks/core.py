@@ -121,7 +121,7 @@ def _bench(arguments: argparse.Namespace) -> Bench:
         overrides.setdefault("model.init", "gpt2")
     config, derived = resolve(str(file), overrides)
     device = preflight.device_of(config)
-    kernels, _ = preflight.check(config, derived, device)
+    kernels, derived = preflight.check(config, derived, device)
     if arguments.run is None:
         gpt = at_initialisation(config, derived, device)
     else:

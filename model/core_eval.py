@@ -84,8 +84,8 @@ def _asked(arguments: argparse.Namespace) -> Asked:
     overrides = parse_overrides(arguments.set)
     if read_values(file).get("core") is None:
         overrides = {"core": {}, **overrides}
-    # whatever ranks a run trained on, and however many evaluate it
-    config, derived = resolve(str(file), overrides)
+    # whatever ranks a run trained on, however many evaluate it, and on whatever GPU
+    config, derived = resolve(str(file), {"system.fit_memory": True, **overrides})
     path = arguments.checkpoint
     if path is None and arguments.run_dir is not None:
         path = checkpoint_of(arguments.run_dir, arguments.step)
@@ -106,11 +106,11 @@ def _evaluate(asked: Asked, ranks: Ranks) -> None:
 
     device = preflight.device_of(asked.config, ranks)
     join(ranks, device)
-    kernels, _ = preflight.check(asked.config, asked.derived, device)
+    kernels, derived = preflight.check(asked.config, asked.derived, device, ranks)
     gpt, step = _model(asked, device)
     out = _place(asked, step)
     tokenizer = prepare(DataSettings.from_config(asked.config), told).tokenizer
-    evaluation = Evaluation(asked.config, asked.derived, tokenizer, told)
+    evaluation = Evaluation(asked.config, derived, tokenizer, told)
     found = evaluation(gpt, kernels.attention, ranks)
     if ranks.rank > 0:
         return

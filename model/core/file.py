@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from model.core.outcomes import Outcomes, Result, TaskResult
 from model.data.atomic import replacing
@@ -29,6 +27,9 @@ def name_of(step: int, *, final: bool) -> str:
 
 def write(path: Path, outcomes: Outcomes, result: Result, asked: dict[str, Any]) -> None:
     """Writes all outcomes, whole or not at all; `asked` is what was evaluated and how."""
+    import pyarrow as pa  # here: most runs are trained without CORE, some where it is missing
+    import pyarrow.parquet as pq
+
     names = [task.task.name for task in result.tasks]
     losses = pa.ListArray.from_arrays(
         pa.array(outcomes.first_row, pa.int32()), pa.array(outcomes.losses.astype(np.float32))

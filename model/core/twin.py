@@ -27,6 +27,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from model import attention
 from model.attention import Attend
@@ -39,6 +40,8 @@ from model.shapes import Sizes
 
 LOOKBACK = 2
 """Tokens that a rest begins with again."""
+# not cuDNN's, which plans anew for every shape; flash stands for the CPU's, which takes masks
+MASKED = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
 EAGER = ("flash2", "sdpa")
 """In place of a back-end that has to be compiled."""
 
@@ -122,7 +125,9 @@ class _Memory:
         keys, values = (torch.cat(both, dim=1) for both in zip(self.kept, (k, v), strict=True))
         q, keys, values = (x.transpose(1, 2) for x in (q, keys, values))  # (B, H, .., K)
         mask = self.masks.of(window, paired=self.paired)
-        return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask).transpose(1, 2)
+        with sdpa_kernel(MASKED, set_priority=True):
+            y = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
+        return y.transpose(1, 2)
 
 
 class _Masks:

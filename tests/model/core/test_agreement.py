@@ -15,6 +15,7 @@ import torch
 from benchmarks.one_at_a_time import Decision, decide, examples
 from model.config import Core
 from model.core.evaluation import Evaluated, Evaluation
+from model.errors import DataError
 
 CLEAR_NATS = 1e-5  # of fp32; below it the order of summation may decide
 NOISE = 1e-4
@@ -76,6 +77,19 @@ def test_cut_prompts_are_decided_as_one_example_at_a_time(trained: Any, bundle: 
     _, different = disagreements(found, reference(trained, bundle, None, keep=context))
     assert different == []
     assert not np.array_equal(found.outcomes.margin, whole.outcomes.margin), "nothing was cut"
+
+
+def test_the_other_table_of_baselines_moves_core_and_no_decision(
+    trained: Any, bundle: Path
+) -> None:
+    first, second = (evaluated(trained, bundle, baselines=table) for table in ("v1", "v2"))
+    np.testing.assert_array_equal(first.outcomes.correct, second.outcomes.correct)
+    assert second.result.core < first.result.core
+    path = bundle / "eval_meta_data.csv"
+    text = path.read_text(encoding="utf-8").replace(" DCLM v2", "")
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match="the column Random baseline DCLM v2, for"):
+        evaluated(trained, bundle, baselines="v2")
 
 
 def test_five_examples_of_every_real_task_are_decided_as_one_at_a_time(

@@ -108,7 +108,7 @@ def test_the_harness_reads_the_outcomes_and_finds_the_scores_of_the_run(
     out, _ = run
     found = scores([outcomes.read(out / outcomes.NAME)])
     events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
-    *_, event = [line for line in events if line["event"] == "core"]
+    _, event = [line for line in events if line["event"] == "core"]
     for name in ("core", "core_soft"):
         assert getattr(found, name) == pytest.approx(event[name], abs=1e-6)
         assert getattr(found, f"{name}_se") == pytest.approx(event[f"{name}_se"], abs=1e-6)

@@ -16,6 +16,7 @@ from model.core.questions import Questions
 from model.core.score import scored
 from model.core.twin import LOOKBACK, Twin
 from model.derive import derive
+from model.errors import DataError
 from model.gpt import GPT
 from model.kernels import REFERENCE
 from model.tricks.window_warmup import enter
@@ -138,6 +139,13 @@ def test_a_twin_has_the_tensors_of_its_source_and_leaves_it_as_it_was() -> None:
         name: t.data_ptr() for name, t in theirs.items()
     }
     assert [block.attention.attend for block in model.blocks] == attends
+
+
+def test_a_context_shorter_than_what_has_to_be_predicted_is_refused() -> None:
+    asked = questions(True)
+    assert laid_out(asked, keep_tokens=31, batch_tokens=400).skipped.max() == 79
+    with pytest.raises(DataError, match=r"model\.context_tokens: .*30 tokens of a prompt; got 30"):
+        laid_out(asked, keep_tokens=30, batch_tokens=400)
 
 
 def test_all_ranks_together_have_every_batch_once_and_about_as_much_to_do() -> None:
