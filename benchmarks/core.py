@@ -79,6 +79,8 @@ class Anchored:
     """That there are."""
     seconds: float
     """Of all, from those that were asked."""
+    processor_s: float
+    """The same on the processor's clock, which runs for nobody else."""
     peak_bytes: int
 
 
@@ -152,8 +154,9 @@ def _measured(
     began = time.perf_counter()
     evaluation = bench.evaluation(max_per_task, cache)
     opened_s = time.perf_counter() - began
+    processor_began = time.process_time()
     found = bench.evaluated(evaluation)
-    cached_s = time.perf_counter() - began
+    cached_s, processor_s = time.perf_counter() - began, time.process_time() - processor_began
     peak = peak_memory_bytes(bench.device)
     anchored = _anchored(bench, max_per_task, arguments.anchor_examples)
     plan = evaluation.layout_of(ALONE)
@@ -170,6 +173,8 @@ def _measured(
         "anchor_s": anchored.seconds,
         "anchor_examples": len(anchored.decisions),
         "ratio_cached": anchored.seconds / cached_s,
+        "processor_s": processor_s,
+        "anchor_processor_s": anchored.processor_s,
         "peak_gib": peak / GIB,
         "anchor_peak_gib": anchored.peak_bytes / GIB,
         "core": found.result.core,
@@ -187,14 +192,21 @@ def _anchored(bench: Bench, max_per_task: int | None, limit: int | None) -> Anch
     count = sum(map(len, by_task.values()))
     step = 1 if limit is None else max(1, count // limit)
     _reset_peak(bench.device)
-    decisions, seconds = [], 0.0
+    decisions, seconds, processor_s = [], 0.0, 0.0
     for task in by_task.values():
         chosen = task[::step]
-        began = time.perf_counter()
-        decisions += [decide(each, twin.gpt, _encode(bench), bench.device) for each in chosen]
-        seconds += (time.perf_counter() - began) / len(chosen) * len(task)
-    peak = peak_memory_bytes(bench.device)
-    return Anchored(decisions=decisions, examples=count, seconds=seconds, peak_bytes=peak)
+        began, processor_began = time.perf_counter(), time.process_time()
+        decisions += [decide(one, twin.gpt, _encode(bench), bench.device) for one in chosen]
+        share = len(task) / len(chosen)
+        seconds += (time.perf_counter() - began) * share
+        processor_s += (time.process_time() - processor_began) * share
+    return Anchored(
+        decisions=decisions,
+        examples=count,
+        seconds=seconds,
+        processor_s=processor_s,
+        peak_bytes=peak_memory_bytes(bench.device),
+    )
 
 
 def _encode(bench: Bench) -> Any:
@@ -260,6 +272,9 @@ def _lines(told: dict[str, Any]) -> Iterator[str]:
         from_what = f", from {row['anchor_examples']:,} examples" if part else ""
         yield f"  one at a time         {row['anchor_s']:.1f} s{from_what}"
         yield f"  ratio                 {row['ratio_cached']:.1f}"
+        if told["device"] == "CPU":  # of which others may take a part while one of both runs
+            own, theirs = row["processor_s"], row["anchor_processor_s"]
+            yield f"  processor's seconds   {own:.1f} and {theirs:.1f}, ratio {theirs / own:.1f}"
         yield f"  peak memory           {row['peak_gib']:.2f} GiB"
         yield f"  one at a time         {row['anchor_peak_gib']:.2f} GiB"
         yield f"  losses at most        {row['largest_difference_nats']:.2g} nats apart"
