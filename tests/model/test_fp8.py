@@ -366,8 +366,8 @@ def test_products_of_the_gpu_are_the_emulated_ones(
     got = product(low_a, low_b, out, "scaled_mm", fast=fast)
     expected = dequantised(low_a) @ dequantised(low_b).T
     assert got.dtype == out
-    # fast sums keep about 14 bits, bf16 eight
-    assert error(got, expected) < (4e-3 if fast or out == torch.bfloat16 else 1e-5)
+    # fast sums keep about 14 bits, bf16 eight; Hopper's others fewer than fp32, too, inside a chunk
+    assert error(got, expected) < (4e-3 if fast or out == torch.bfloat16 else 1e-3)
     emulated = product(low_a, low_b, torch.float32, "emulated")
     assert error(emulated, expected) < 1e-5
 
