@@ -42,6 +42,7 @@ The path of one result. A file imports only from files above it; a test holds th
     time_to_target  loss and speed together, in training time
     attribution     resolved study and records -> effects
     report          terminal, HTML, JSON, CSV, picture
+    search          the best settings: Optuna proposes, held-out seeds decide
     ledger          how much runs differ that should not
     logs            readers: what training runs left behind, whoever made them
     margins         what is compared, which way is worse, how much matters
@@ -73,6 +74,7 @@ The path of one result. A file imports only from files above it; a test holds th
     compare         what the commands compare and noise do
     banking         what the command baseline does
     gating          what the command gate does
+    searching       what the command search does
     ci              what the commands about CI do
     ci_cli          the words of the commands about CI
     cli             the words of the command line

@@ -1,0 +1,180 @@
+"""Trials one after the other, on every slot, until the budget or a limit ends them.
+
+Each slot is a worker with a sampler of its own on the shared storage; more commands on the same
+storage, on this machine or others, are more workers. Several of them may begin their last trials
+at once, so that a budget of trials is exceeded by at most one less than there are workers. A
+trial that fails is an answer; only when one run after the other dies is the base made once more,
+to tell a machine that is broken from a region that is.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from harness import errors
+from harness.allowance import STOPPED, Halt
+from harness.run import Stop
+from harness.search.file import SearchFile
+from harness.search.noise import Noise
+from harness.search.storage import fail_silent, retry_later
+from harness.search.trial import Interrupted, Told, Trying, release, told
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.trial import FrozenTrial, Trial
+
+LOOK_S = 0.5  # how often the end of other workers' trials is looked for
+
+
+class Allowance:
+    """What the trials of a search may still take, over all its workers and commands."""
+
+    def __init__(
+        self, file: SearchFile, noise: Noise, began: float, max_minutes: float | None
+    ) -> None:
+        self.file, self.noise = file, noise
+        self.began, self.max_minutes = began, max_minutes
+
+    def check(self, trials: "list[FrozenTrial]") -> str | None:
+        """Why no further trial is begun; None where one may be. Raises Halt at a time limit."""
+        from optuna.trial import TrialState
+
+        budget, price = self.file.budget, self.file.limits.price
+        answers = [answer for trial in trials if (answer := told(trial)) is not None]
+        running = sum(trial.state == TrialState.RUNNING for trial in trials)
+        ended = sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
+        if budget.trials is not None and ended + running >= budget.trials:
+            return f"{ended} trials of {budget.trials} have ended."
+        gpu_s = sum(answer.gpu_s for answer in answers)
+        if budget.gpu_seconds is not None and gpu_s >= budget.gpu_seconds:
+            return f"{gpu_s:,.0f} of {budget.gpu_seconds:,.0f} GPU-seconds are used."
+        if budget.usd is not None and price is not None and gpu_s / 3600 * price >= budget.usd:
+            return f"{gpu_s / 3600 * price:,.2f} of {budget.usd:,.2f} USD are used."
+        self._check_time(answers)
+        return None
+
+    def _check_time(self, answers: list[Told]) -> None:
+        whole = [answer.wall_s for answer in answers if answer.outcome == "completed"]
+        whole = [seconds for seconds in whole if seconds > 0] or [self.noise.wall_s]
+        needs_s = sum(whole) / len(whole)
+        limits = []
+        if self.max_minutes is not None:
+            left_s = 60 * self.max_minutes - (time.monotonic() - self.began)
+            limits.append(
+                (left_s, f"The same command goes on (--max-minutes {self.max_minutes:g}).")
+            )
+        if (total := self.file.limits.total_minutes) is not None:
+            left_s = 60 * total - sum(answer.wall_s for answer in answers)
+            remedy = f"Raise limits.total_minutes ({total:g}) and the same command goes on."
+            limits.append((left_s, remedy))
+        for left_s, remedy in limits:
+            if needs_s > left_s:
+                text = f"A trial needs about {needs_s:.0f} s, {max(0.0, left_s):.0f} s are left."
+                raise Halt(errors.STOPPED_AT_LIMIT, f"{text} {remedy}")
+
+
+class Crew:
+    """The workers of one command. `open_study` opens the storage for one of them, by its slot."""
+
+    def __init__(
+        self,
+        open_study: "Callable[[str], Study]",
+        trying: Trying,
+        allowance: Allowance,
+        stop: Stop,
+        base_works: Callable[[str], bool],
+    ) -> None:
+        self.open_study, self.trying, self.allowance = open_study, trying, allowance
+        self.stop, self.base_works = stop, base_works
+        self._asking = threading.Lock()  # one at a time looks at what is left, and takes it
+        self._failed_in_a_row = 0
+
+    def work(self) -> str:
+        """Makes trials until none is left, and says why it ended.
+
+        Raises Halt at a limit, and whatever ended a worker: TrainerError, StoreError.
+        """
+        slots = self.trying.slots.names
+        studies = {slot: self.open_study(slot) for slot in slots}
+        while True:
+            release(studies[slots[0]])
+            with ThreadPoolExecutor(max_workers=len(slots)) as pool:
+                workers = [pool.submit(self._worker, studies[slot], slot) for slot in slots]
+            for ended in workers:
+                ended.result()
+            if (reason := self._over(studies[slots[0]])) is not None:
+                return reason
+
+    def _worker(self, study: "Study", slot: str) -> None:
+        """The trials of one slot. What goes wrong here ends the others, too."""
+        try:
+            while self._one(study, slot):
+                pass
+        except Halt:
+            raise
+        except BaseException:
+            self.stop.request()
+            raise
+
+    def _one(self, study: "Study", slot: str) -> bool:
+        """One trial; False where the budget has none left. Raises Halt at a limit."""
+        begun: list[Trial] = []
+        with ExitStack() as asking:
+            asking.enter_context(self._asking)
+            if self.stop:
+                raise Halt(errors.STOPPED_AT_LIMIT, STOPPED)
+            if self.allowance.check(study.get_trials(deepcopy=False)) is not None:
+                return False
+
+            def one(trial: "Trial") -> list[float]:
+                begun.append(trial)
+                asking.close()  # it is running now, so that the next may look
+                return self.trying(trial, slot)
+
+            try:
+                study.optimize(one, n_trials=1)
+            except Exception as error:
+                self._again(study, begun)
+                if isinstance(error, Interrupted):
+                    raise Halt(errors.STOPPED_AT_LIMIT, STOPPED) from None
+                raise
+        self._check_machine(study, begun[0].number, slot)
+        return True
+
+    def _again(self, study: "Study", begun: "list[Trial]") -> None:
+        """Puts a trial that got no answer in line for the next command."""
+        for trial in begun:
+            frozen = study.get_trials(deepcopy=False)[trial.number]
+            if told(frozen) is None:
+                retry_later(study, frozen)
+
+    def _check_machine(self, study: "Study", number: int, slot: str) -> None:
+        """Raises Halt where the base does not run any more either."""
+        answer = told(study.get_trials(deepcopy=False)[number])
+        failed = answer is not None and answer.outcome == "failed"
+        with self._asking:
+            self._failed_in_a_row = self._failed_in_a_row + 1 if failed else 0
+            if self._failed_in_a_row < self.trying.plan.file.limits.failures:
+                return
+            self._failed_in_a_row = 0
+        if answer is not None and not self.base_works(slot) and not self.stop:
+            raise Halt(
+                errors.COULD_NOT_RUN,
+                f"One trial after the other failed, and so does the base now: {answer.reason}. "
+                "Repair the machine; then the same command goes on.",
+            )
+
+    def _over(self, study: "Study") -> str | None:
+        """Why it is over, once the trials of other commands have ended; None: there are more."""
+        while True:
+            reason = self.allowance.check(trials := study.get_trials(deepcopy=False))
+            if reason is None or not any(trial.state.name == "RUNNING" for trial in trials):
+                return reason
+            if self.stop:
+                raise Halt(errors.STOPPED_AT_LIMIT, STOPPED)
+            fail_silent(study)
+            release(study)
+            time.sleep(LOOK_S)

@@ -1,0 +1,150 @@
+"""Whole searches with the FakeTrainer: trials, pruning, resumption, the second look."""
+
+import pytest
+
+from harness import errors
+from harness.search.trial import told
+
+
+def outcomes(trials):
+    return [answer.outcome for trial in trials() if (answer := told(trial)) is not None]
+
+
+@pytest.fixture
+def search(harness):
+    """A search by the command line, without HTML."""
+    return lambda path, *words: harness("search", path, "--no-html", *words)
+
+
+def test_a_search_makes_records_and_the_same_command_makes_none_again(
+    search, search_file, store, trials
+):
+    path = search_file()
+    done = search(path)
+    assert done.returncode == errors.PASS, done.stdout + done.stderr
+    made = store.records()
+    assert [record.launch.arm for record in made[:2]] == ["base", "base"]
+    answers = [told(trial) for trial in trials()]
+    assert len(answers) == 6
+    assert {answer.plan_id for answer in answers} <= {record.plan_id for record in made}
+    assert "looking again at 1 of the trials: study quick-confirm-6" in done.stdout
+    assert search(path).returncode == errors.PASS
+    assert len(store.records()) == len(made)
+    assert len(trials()) == 6
+
+
+def test_the_base_is_the_first_trial_and_is_told_from_its_record(search, search_file, trials):
+    search(search_file(budget="{trials: 1}", confirm="{best: 0}"))
+    (trial,) = trials()
+    assert trial.params == {"bowl.x": 0.0, "bowl.y": 0.0}
+    assert told(trial).recorded
+    assert sorted(trial.intermediate_values) == [1, 2, 3, 4, 5, 6]
+
+
+PRUNE_ALL = "{name: ThresholdPruner, upper: 0.1, n_warmup_steps: 2}"
+
+
+def test_a_pruned_trial_ends_within_two_steps_and_keeps_its_partial_record(
+    search, search_file, store, trials
+):
+    path = search_file(
+        "pace: {sleep_ms: 120}\n", pruner=PRUNE_ALL, budget="{trials: 2}", confirm="{best: 0}"
+    )
+    assert search(path).returncode == errors.PASS
+    pruned = trials()[1]
+    (record,) = store.attempts(told(pruned).plan_id)
+    assert told(pruned).outcome == "pruned"
+    assert record.status == "interrupted"
+    assert "its search expects nothing of it" in record.reason
+    decided_at = 2 * max(pruned.intermediate_values)  # steps: there is an evaluation every two
+    assert decided_at <= record.steps <= decided_at + 2 < 12
+    assert pruned.user_attrs["told"]["steps"] == record.steps
+
+
+def test_a_point_that_was_pruned_is_not_made_again(search, search_file, store, trials):
+    path = search_file(
+        "pace: {sleep_ms: 60}\n",
+        pruner=PRUNE_ALL,
+        space="{bowl.x: {choices: [0.5, 0.6]}}",
+        budget="{trials: 5}",
+        confirm="{best: 0}",
+    )
+    search(path)
+    assert len(store.records()) <= 2 + 2  # the base's seeds, and two points
+    assert set(outcomes(trials)) == {"pruned"}
+
+
+def test_a_region_in_which_nothing_trains_is_a_lesson_and_not_the_end(search, search_file, trials):
+    regions = "crashes_below_x: -0.5, bowl.diverges_beyond_x: 0.5, bowl.no_memory_beyond_y: 0.5"
+    path = search_file(
+        set=f"{{bowl.{regions}}}",
+        space="{bowl.x: {choices: [-0.9, 0.0, 0.9]}, bowl.y: {choices: [0.0, 0.9]}}",
+        sampler="BruteForceSampler",
+        budget="{trials: 6}",
+        confirm="{best: 0}",
+    )
+    done = search(path)
+    assert done.returncode == errors.PASS, done.stdout
+    assert set(outcomes(trials)) == {"completed", "diverged", "out_of_memory", "failed"}
+    assert {trial.state.name for trial in trials()} == {"COMPLETE", "PRUNED"}
+
+
+def test_a_machine_on_which_the_base_fails_too_stops_the_search(
+    search, search_file, store, tmp_path
+):
+    broken = tmp_path / "a_package_that_works"
+    fails = f"{{fail.missing_package: true, fail.until_file: {broken}}}"
+    broken.write_text("")
+    path = search_file(set=fails, budget="{trials: 1}", confirm="{best: 0}", limits="{failures: 2}")
+    assert search(path).returncode == errors.PASS
+    broken.unlink()
+    path.write_text(path.read_text().replace("trials: 1", "trials: 9"))
+    done = search(path)
+    assert done.returncode == errors.COULD_NOT_RUN
+    assert "so does the base now" in done.stdout
+    assert [record.status for record in store.records()][-3:] == ["failed"] * 3
+    broken.write_text("")
+    assert search(path).returncode == errors.PASS
+
+
+def test_a_limit_stops_between_trials_and_the_same_command_goes_on(search, search_file, trials):
+    path = search_file(confirm="{best: 0}")
+    done = search(path, "--max-minutes", "0.0001")
+    assert done.returncode == errors.STOPPED_AT_LIMIT
+    assert "The same command goes on" in done.stdout
+    assert search(path).returncode == errors.PASS
+    assert len(outcomes(trials)) == 6
+
+
+@pytest.mark.parametrize(
+    ("parts", "told"),
+    [
+        ({"space": "{bowl.curv: {float: [0, 1]}}"}, "Did you mean 'curvature'?"),
+        ({"space": "{dial.steps: {choices: [none, off]}}"}, "values that the trainer accepts"),
+        ({"tricks": "{backotu: {}}"}, "Did you mean 'backout'?"),
+        ({"tricks": "{backout: {}}", "set": "{residual_scalars: null}"}, "refused by the trainer"),
+        ({"objective": "core"}, "what a run of the base reports"),
+        ({"constraints": "{watts: {at_most: 1}}"}, "what a run of the base reports"),
+        ({"sampler": "TPESampel"}, "Did you mean 'TPESampler'?"),
+        ({"pruner": "{name: MedianPruner, n_startup: 3}"}, "Its arguments are"),
+        ({"base": "bse.yaml"}, "Did you mean 'base.yaml'?"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_any_trial(search, search_file, parts, told):
+    done = search(search_file(**{"budget": "{trials: 1}", "confirm": "{best: 0}", **parts}))
+    assert told in " ".join((done.stdout + done.stderr).split())
+    assert done.returncode == (errors.PASS if "refused by" in told else errors.USAGE)
+
+
+def test_another_search_of_the_same_name_is_refused(search, search_file):
+    search(search_file(budget="{trials: 1}", confirm="{best: 0}"))
+    other = search(search_file(budget="{trials: 9}", space="{bowl.x: {float: [0, 1]}}"))
+    assert other.returncode == errors.COULD_NOT_RUN
+    assert "another one: space: bowl.x" in other.stderr
+
+
+def test_a_dry_run_starts_nothing(search, search_file, store):
+    done = search(search_file(), "--dry-run")
+    assert done.returncode == errors.PASS
+    assert "bowl.x: -1 to 1, in the base 0" in done.stdout
+    assert not store.root.exists()
