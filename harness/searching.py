@@ -5,6 +5,7 @@ again at the best, write out what survives, report. Every step begins with what 
 that the same command goes on wherever it was stopped. Beside `commands`.
 """
 
+import importlib.util
 import sys
 import time
 from pathlib import Path
@@ -12,16 +13,17 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from harness import errors
+from harness import atomic, errors
 from harness.allowance import Halt
 from harness.atomic import digest
 from harness.attempt import recover
 from harness.errors import StoreError
 from harness.live import Live
 from harness.record import Record
+from harness.report import EXTRA
 from harness.resolve import resolve as resolve_study
 from harness.run import Stop, asked_to
-from harness.search import confirm, found, noise, storage, words
+from harness.search import confirm, found, noise, patch, storage, tables, words
 from harness.search.crew import Allowance, Crew
 from harness.search.file import SearchFile
 from harness.search.noise import Noise
@@ -212,8 +214,40 @@ class Searching:
         if study is None:
             return
         answer = found.read(study, self.store, self.file, self._base_plan(plan), plan.refused)
-        if answer is not None:
-            words.print_found(self.console, answer)
+        if answer is None:
+            return
+        words.print_found(self.console, answer)
+        folder = self.store.report_dir(self.file.search)
+        written = {"json": folder / "report.json", "csv": folder / "trials.csv"}
+        atomic.write_bytes(written["json"], tables.as_json(answer))
+        atomic.write_text(written["csv"], tables.as_csv(answer))
+        written |= self._patches(plan, answer, folder)
+        if self.options.html and importlib.util.find_spec("plotly") is None:
+            words.say(
+                self.console, f"report.html was left out: it needs plotly. To have it: {EXTRA}"
+            )
+        elif self.options.html:
+            from harness.search.page import page
+
+            written["html"] = folder / "report.html"
+            atomic.write_text(written["html"], page(answer, study))
+        for kind, path in written.items():
+            words.say(self.console, f"{kind}: {path}")
+
+    def _patches(self, plan: Plan, answer: found.Found, folder: Path) -> dict[str, Path]:
+        """A patch of the base's file for each candidate that survived."""
+        written = {}
+        base_file = Path(plan.base_file)
+        text = base_file.read_text(encoding="utf-8")
+        name = patch.relative_name(base_file, self.trainer.checkout)
+        for claim in answer.survivors:
+            arm = self.store.study(answer.looks[found.CONFIRM]).arm(claim.pick.arm)
+            wanted = patch.changes(claim, arm, plan.base.config)
+            comments = patch.evidence(answer, claim, self.file.confirm.seeds, self.file.set)
+            path = folder / f"{claim.pick.arm}.patch"
+            atomic.write_text(path, patch.diff(text, wanted, comments, name))
+            written[claim.pick.arm] = path
+        return written
 
     def _tell_recovered(self, made: list[Record]) -> None:
         for record in made:

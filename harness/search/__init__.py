@@ -9,15 +9,15 @@ like any other; what it confirms is written out. A file imports only from files 
     objective   what is sought, and what a trial may not exceed
     storage     Optuna's storage, sampler and pruner, opened or refused
     plan        the base described, the space tried at its ends, one identity
+    slots       one run at a time on each GPU
     noise       the base, replicated first
     trial       one trial: a run that is watched, pruned, told
     crew        trials one after the other, on one GPU or several, within a budget
     confirm     the best again, on held-out seeds and at the next scale
-    patch       what survives, as a patch of the base's file
     found       a search as data, read from its storage and its store
+    patch       what survives, as a patch of the base's file
     words       that on the terminal
+    tables      report.json, trials.csv
     charts      plotly figures              (extra `report`)
     page        report.html                 (extra `report`)
-    tuning      the sweep of a study's arm, filled by a search
-    command     what `harness search` does, step by step
 """

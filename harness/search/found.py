@@ -118,6 +118,7 @@ def read(
         if CONFIRM in looks
         else pick(trials, names, noise, file.confirm.best, base_plan)
     )
+    claims = _claims(store, picks, looks, names)
     rows = [_row(trial) for trial in trials]
     gpu_s = sum(row.gpu_s for row in rows)
     price = file.limits.price
@@ -126,9 +127,9 @@ def read(
         question=file.question,
         objectives=names,
         noise=noise,
-        detectable={name: detectable(file, noise, name) for name in names},
+        detectable={name: detectable(file, noise, claims, name) for name in names},
         trials=rows,
-        claims=_claims(store, picks, looks, names),
+        claims=claims,
         looks=looks,
         importances=importances(study, trials),
         alpha=file.confirm.alpha,
@@ -178,8 +179,15 @@ def _claims(
     ]
 
 
-def detectable(file: SearchFile, noise: Noise, name: str) -> float:
-    """The smallest effect that the second look can see, from the base's SD."""
+def detectable(file: SearchFile, noise: Noise, claims: Sequence[Claim], name: str) -> float:
+    """The smallest effect that the second look could see; before it, by the base's SD alone."""
+    seen = [
+        claim.confirm.effects[name].minimum_detectable
+        for claim in claims
+        if claim.confirm is not None and name in claim.confirm.effects
+    ]
+    if known := [value for value in seen if value is not None]:
+        return max(known)
     runs, arms = len(file.confirm.seeds), max(1, file.confirm.best)
     return statistics.minimum_detectable_effect(
         noise.sd[name],

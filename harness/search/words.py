@@ -19,6 +19,7 @@ from harness.search.trial import Told
 if TYPE_CHECKING:
     from rich.console import Console
 
+DASH = "-"
 COLUMNS = ("trial", "objective", "search", "shrunken", "held-out seeds", "next scale", "verdict")
 
 
@@ -153,7 +154,7 @@ def claim_cells(claim: Claim, name: str) -> list[str]:
 
 def _look_words(seen: Look | None, name: str) -> str:
     effect = seen.effects.get(name) if seen is not None else None
-    return "-" if effect is None else effect_words(effect)
+    return DASH if effect is None else effect_words(effect)
 
 
 def effect_words(effect: Effect) -> str:
