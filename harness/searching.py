@@ -73,9 +73,7 @@ class Searching:
         plan = resolve(self.file, self.path, self.trainer)
         self._check_parts()
         self._tell_recovered(recover(self.store))
-        with storage.storage_errors(self.url):
-            opened = storage.open_storage(self.url)
-            self.opened = opened
+        with storage.open_storage(self.url) as self.opened:
             try:
                 with asked_to(self.command.stop):
                     reason, code = self._steps(plan), errors.PASS

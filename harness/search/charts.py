@@ -50,7 +50,7 @@ def history(found: Found) -> go.Figure:
 def _dots(figure: go.Figure, rows: list[TrialRow], name: str, colour: str, symbol: str) -> None:
     if rows:
         figure.add_trace(
-            go.Scattergl(
+            go.Scatter(
                 x=[row.number for row in rows],
                 y=[(row.values or [0.0])[0] for row in rows],
                 mode="markers",
@@ -174,4 +174,4 @@ def _quietly(draw: Any, *given: Any, **named: Any) -> Any:
 
 def _plain(figure: Any, height: int) -> go.Figure:
     figure.update_layout(title=None, template="none")
-    return styled(figure, height=height)
+    return styled(figure, height=height).update_layout(margin={"r": 80})  # for the colour bar

@@ -65,21 +65,30 @@ def url_of(store: Store, name: str, url: str | None) -> str:
     return url
 
 
+@contextmanager
 def open_storage(
     url: str, *, heartbeat_s: int = HEARTBEAT_S, grace_s: int = GRACE_S
-) -> "RDBStorage":
-    """The storage behind a URL, its tables made where it is new. Raises StoreError."""
+) -> "Iterator[RDBStorage]":
+    """The storage behind a URL, its tables made where it is new, closed at the end.
+
+    Raises StoreError, for whatever it says no to meanwhile too.
+    """
     optuna = import_optuna()
     sqlite = url.startswith("sqlite")
-    with storage_errors(url), _experimental_is_fine():
-        storage: RDBStorage = optuna.storages.RDBStorage(
-            url,
-            engine_kwargs={"connect_args": {"timeout": LOCKED_S}} if sqlite else None,
-            heartbeat_interval=heartbeat_s,
-            grace_period=grace_s,
-            heartbeat_stale_trial_callback=retry_later,
-        )
-    return storage
+    with storage_errors(url):
+        with _experimental_is_fine():
+            storage: RDBStorage = optuna.storages.RDBStorage(
+                url,
+                engine_kwargs={"connect_args": {"timeout": LOCKED_S}} if sqlite else None,
+                heartbeat_interval=heartbeat_s,
+                grace_period=grace_s,
+                heartbeat_stale_trial_callback=retry_later,
+            )
+        try:
+            yield storage
+        finally:
+            storage.remove_session()
+            storage.engine.dispose()
 
 
 def retry_later(study: "Study", trial: "FrozenTrial") -> None:

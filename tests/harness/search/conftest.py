@@ -69,9 +69,9 @@ def trials(store: Store):
     """The trials that a search of the store has, as Optuna keeps them."""
 
     def read(name: str = "quick", url: str | None = None):
-        opened = storage.open_storage(storage.url_of(store, name, url))
-        study = storage.stored_study(opened, name)
-        assert study is not None
-        return study.get_trials(deepcopy=False)
+        with storage.open_storage(storage.url_of(store, name, url)) as opened:
+            study = storage.stored_study(opened, name)
+            assert study is not None
+            return study.get_trials(deepcopy=False)
 
     return read
