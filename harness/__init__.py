@@ -75,6 +75,7 @@ The path of one result. A file imports only from files above it; a test holds th
     banking         what the command baseline does
     gating          what the command gate does
     searching       what the command search does
+    tuning          a study's sweep, filled by a search
     ci              what the commands about CI do
     ci_cli          the words of the commands about CI
     cli             the words of the command line

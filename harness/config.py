@@ -44,10 +44,17 @@ class Limits(Strict, frozen=True, kw_only=True):
 
 
 class RetuneFile(Strict, frozen=True, kw_only=True):
-    """A sweep before the verdict: every combination of `values`, each at every seed."""
+    """A sweep before the verdict: every combination of `values`, each at every seed.
 
-    values: dict[str, list[Any]]
+    Or a search: so many `trials` in a `space` as a search file has it, on the first seed; the
+    `best` of them are then the sweep, each at every seed.
+    """
+
+    values: dict[str, list[Any]] = {}
     seeds: list[int]
+    space: dict[str, Any] = {}
+    trials: int | None = None
+    best: int = 3
 
 
 class ArmFile(Strict, frozen=True, kw_only=True):
@@ -326,12 +333,26 @@ def _check_sweep(
             got=f"{shared} in both",
             remedy="A choice and its verdict on the same seeds flatter the arm: use others.",
         )
+    if sweep.space:
+        _check_searched(sweep, where(f"arms.retune.{trick}"))
+        return
     if not sweep.values or not all(sweep.values.values()):
         raise StudyFileError(
             path=where(f"arms.retune.{trick}.values"),
             expected="for each field a list of values to try",
             got=repr(sweep.values),
             remedy="Write such as {values: {a.field: [0.001, 0.003, 0.01]}, seeds: [101, 102]}.",
+        )
+
+
+def _check_searched(sweep: RetuneFile, where: str) -> None:
+    if sweep.values or not sweep.trials or sweep.trials < sweep.best or len(sweep.seeds) < 2:
+        raise StudyFileError(
+            path=where,
+            expected="a space without values, trials (as many as `best` or more), and two seeds",
+            got=f"{len(sweep.values)} values, {sweep.trials} trials, {len(sweep.seeds)} seeds",
+            remedy="Write such as {space: {a.field: {float: [0.001, 0.1], log: true}}, "
+            "trials: 20, seeds: [101, 102]}.",
         )
 
 

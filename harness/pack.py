@@ -5,7 +5,8 @@ attempts. Nothing outside the store can be written, whatever a tar's names say. 
 of other code, locks and the index stay behind: they are made again where they are needed.
 
 A compact tar is the form to publish: all that reports are made of, some 15 kB a run, without the
-run directories, and of the paths of the machine that ran it only the last part.
+run directories and without what Optuna keeps of searches; of the paths of the machine that ran it
+only the last part.
 """
 
 import io
@@ -25,7 +26,7 @@ from harness.errors import StoreError, UsageError
 from harness.record import Record
 from harness.store import Store
 
-FOLDERS = ("records", "curves", "studies", "plans")
+FOLDERS = ("records", "curves", "studies", "searches", "plans")
 COMPACT = ("records", "curves", "studies")
 ABSOLUTE = re.compile(r"(?<![^\s=:'\"])/(?:[^\s/'\"]+/)*(?=[^\s/'\"])")  # all but its last part
 
@@ -109,6 +110,7 @@ def unpack(tar_path: Path, store: Store) -> Merged:
             _extract(tar_path, Path(folder))
         other = Store(Path(folder))
         studies = [_merged_study(store, other.study(name)) for name in other.study_names()]
+        searches = _new_searches(other, store)
         merged = Merged()
         for record in other.records():
             curve = _curve_of(other, record)
@@ -118,6 +120,10 @@ def unpack(tar_path: Path, store: Store) -> Merged:
         for study in studies:
             store.save_study(study)
             merged.studies += 1
+        for path in searches:
+            target = store.root / path.relative_to(other.root)
+            target.parent.mkdir(exist_ok=True)
+            os.replace(path, target)
         merged.run_dirs = _move_new(other, store)
     return merged
 
@@ -184,6 +190,26 @@ def _merged_study(store: Store, other: ResolvedStudy) -> ResolvedStudy:
         arms=[*own.arms, *(arm for arm in other.arms if arm.name not in arms)],
         runs=[*own.runs, *new],
     )
+
+
+def _new_searches(other: Store, store: Store) -> list[Path]:
+    """The databases of searches that this store has not. Raises StoreError where one differs.
+
+    Two databases of one search cannot be made one: their trials have the same numbers.
+    """
+    found = []
+    for path in sorted((other.root / "searches").glob("*")):
+        own = store.root / "searches" / path.name
+        if not own.exists():
+            found.append(path)
+        elif own.read_bytes() != path.read_bytes():
+            raise StoreError(
+                path=path.name,
+                expected="searches of the same name to be the same search",
+                got="other trials in each",
+                remedy="Nothing was unpacked. Unpack it into another --store.",
+            )
+    return found
 
 
 def _move_new(other: Store, store: Store) -> int:

@@ -17,7 +17,8 @@ from harness import atomic, errors
 from harness.allowance import Halt
 from harness.atomic import digest
 from harness.attempt import recover
-from harness.errors import StoreError
+from harness.commands import check_gpus
+from harness.errors import StoreError, StudyFileError
 from harness.live import Live
 from harness.record import Record
 from harness.report import EXTRA
@@ -30,7 +31,7 @@ from harness.search.noise import Noise
 from harness.search.objective import Objective
 from harness.search.plan import Plan, resolve
 from harness.search.slots import Slots
-from harness.search.trial import Told, Trying
+from harness.search.trial import Told, Trying, told
 from harness.store import Store
 from harness.study import Command, Executor
 from harness.study import Options as StudyOptions
@@ -58,11 +59,17 @@ class Searching:
     """One command of one search."""
 
     def __init__(
-        self, console: "Console", file: SearchFile, path: Path, store: Store, options: Options
+        self,
+        console: "Console",
+        file: SearchFile,
+        path: Path,
+        store: Store,
+        options: Options,
+        command: Command | None = None,
     ) -> None:
         self.console, self.file, self.path = console, file, path
         self.store, self.options = store, options
-        self.command = Command(Stop())
+        self.command = command or Command(Stop())
         self.trainer = by_name(file.trainer)
         self.url = storage.url_of(store, file.search, options.storage)
         self.where = str(path)
@@ -70,6 +77,7 @@ class Searching:
     def run(self) -> int:
         """All steps. Raises HarnessError; what was recorded stays."""
         storage.import_optuna()
+        check_gpus(self.options.gpus, self.trainer)
         plan = resolve(self.file, self.path, self.trainer)
         self._check_parts()
         self._tell_recovered(recover(self.store))
@@ -83,6 +91,19 @@ class Searching:
         words.say(self.console, reason)
         return code
 
+    def best_points(self, count: int) -> list[dict[str, object]]:
+        """Base and trials alone; the settings of the best trials. Raises Halt at a limit."""
+        storage.import_optuna()
+        plan = resolve(self.file, self.path, self.trainer)
+        slots = Slots(self.store, self.trainer, self.options.gpus, self.file.limits.run_minutes)
+        with storage.open_storage(self.url) as self.opened, asked_to(self.command.stop):
+            objective, base = self._base(plan, slots)
+            self._trials(plan, slots, objective, base)
+            trials = confirm.eligible(self._study(plan, "", 0).get_trials(deepcopy=False))
+            trials.sort(key=lambda trial: float(trial.values[0]))
+            answers = [told(trial) for trial in trials[:count]]
+        return [answer.overrides for answer in answers if answer is not None]
+
     def _check_parts(self) -> None:
         """Refuses a sampler or a pruner before anything is spent."""
         storage.sampler_of(self.file.sampler, 0, self.where)
@@ -93,6 +114,13 @@ class Searching:
         objective, base = self._base(plan, slots)
         for line in words.noise_words(base):
             words.say(self.console, line)
+        if base.gpus == 0 and self.file.budget.trials is None:
+            raise StudyFileError(
+                path=f"{self.where}: budget",
+                expected="a number of trials, where runs use no GPU",
+                got="a budget of GPU time alone",
+                remedy="Add trials: the search would never end.",
+            )
         reason = self._trials(plan, slots, objective, base)
         if self.options.worker or not self.file.confirm.best:
             return reason

@@ -43,7 +43,7 @@ LAYERS = [
     ["drift", "drift_report"],
     ["gate_findings", "junit", "annotations"],
     ["ci_file", "ci_merge", "ci_rules", "ci_audit"],
-    ["commands", "compare", "banking", "gating", "searching", "ci"],
+    ["commands", "compare", "banking", "gating", "searching", "tuning", "ci"],
     ["ci_cli", "cli"],
     ["__main__"],
 ]

@@ -148,3 +148,80 @@ def test_a_dry_run_starts_nothing(search, search_file, store):
     assert done.returncode == errors.PASS
     assert "bowl.x: -1 to 1, in the base 0" in done.stdout
     assert not store.root.exists()
+
+
+def test_each_gpu_has_a_worker_and_a_budget_of_gpu_seconds_ends_them(
+    search, search_file, store, trials
+):
+    path = search_file(budget="{gpu_seconds: 0.5}", confirm="{best: 0}")
+    done = search(path, "--gpus", "0,1")
+    assert done.returncode == errors.PASS, done.stdout + done.stderr
+    assert "GPU-seconds are used" in done.stdout
+    used = {made.environment["gpus"][0]["uuid"] for made in store.records()}
+    assert used == {"fake-0", "fake-1"}
+    assert sum(told(trial).gpu_s for trial in trials()) >= 0.5
+
+
+def test_gpu_seconds_alone_are_no_budget_without_a_gpu(search, search_file):
+    done = search(search_file(budget="{gpu_seconds: 5}"))
+    assert done.returncode == errors.USAGE
+    assert "the search would never end" in done.stderr
+
+
+def test_a_packed_search_goes_on_elsewhere(search, harness, search_file, store, tmp_path, trials):
+    path = search_file(budget="{trials: 2}", confirm="{best: 0}")
+    search(path)
+    tar = tmp_path / "store.tar"
+    assert harness("pack", tar).returncode == errors.PASS
+    store.root.rename(tmp_path / "elsewhere")
+    assert harness("unpack", tar).returncode == errors.PASS
+    assert len(trials()) == 2
+    path.write_text(path.read_text().replace("trials: 2", "trials: 3"))
+    search(path)
+    assert len(trials()) == 3
+    again = harness("unpack", tar)
+    assert again.returncode == errors.COULD_NOT_RUN
+    assert "other trials in each" in again.stderr
+
+
+def test_several_objectives_give_a_front_and_keep_a_bound(search, search_file, trials):
+    path = search_file(
+        objective="[val_bpb, tokens_per_s]",
+        space="{dial.depth: {int: [1, 4]}}",
+        constraints="{peak_memory_bytes: {at_most: 5.0e+7}}",
+        sampler="BruteForceSampler",
+        budget="{trials: 4}",
+        confirm="{best: 2, seeds: [101, 102]}",
+        pin="own",
+    )
+    done = search(path)
+    assert done.returncode == errors.PASS, done.stdout + done.stderr
+    beyond = [trial for trial in trials() if any(v > 0 for v in trial.constraints.values())]
+    within = [trial for trial in trials() if trial not in beyond]
+    assert beyond
+    assert within
+    assert all(len(trial.values) == 2 for trial in trials())
+
+
+def test_a_search_fills_the_sweep_of_an_arm(harness, study_file, store):
+    space = "{optimizer.adamw_lr: {float: [0.0003, 0.03], log: true}}"
+    retune = f"{{muon: {{space: {space}, trials: 8, best: 2, seeds: [7, 8]}}}}"
+    path = study_file(arms=f"{{leave_one_out: [muon], retune: {retune}}}")
+    done = harness("study", path)
+    assert done.returncode == errors.PASS, done.stdout + done.stderr
+    arm = store.study("quick").arm("no_muon")
+    chosen = arm.retuned["optimizer.adamw_lr"]
+    assert len(chosen.tried) == 2
+    assert {"optimizer.adamw_lr": chosen.value} in store.found_settings("quick-retune-muon")
+    best = [made for made in store.records() if made.identity.config_id == arm.identity.config_id]
+    assert {made.seed for made in best} == {1, 2, 7, 8}
+    made = len(store.records())
+    assert harness("study", path).returncode == errors.PASS
+    assert len(store.records()) == made
+
+
+def test_a_searched_sweep_needs_trials_and_two_seeds(harness, study_file):
+    retune = "{muon: {space: {optimizer.adamw_lr: {float: [0.001, 0.1]}}, seeds: [7]}}"
+    done = harness("study", study_file(arms=f"{{leave_one_out: [muon], retune: {retune}}}"))
+    assert done.returncode == errors.USAGE
+    assert "trials (as many as `best` or more), and two seeds" in done.stderr
