@@ -25,9 +25,13 @@ from harness.trainer import Description, Fault, NativeTrainer, Request
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A point of the space as a configuration; `faults` where the trainer refuses it."""
+    """A point of the space as a configuration; `faults` where the trainer refuses it.
 
-    overrides: dict[str, Any]  # all beyond the base file but for the search's own `set`
+    `overrides` is what the point asks for; what the base hands to it is in the recipe alone, since
+    at another scale it hands over other values.
+    """
+
+    overrides: dict[str, Any]
     recipe: Recipe | None
     faults: list[Fault]
 
@@ -61,14 +65,14 @@ class Plan:
         """The configuration of a point. Raises TrainerError where the code was edited meanwhile."""
         chosen = self.space.overrides(point)
         said = self._said(chosen)
-        if handed := self._handed(chosen, said):
-            chosen = {**chosen, **handed}
-            said = self._said(chosen)
+        whole = {**chosen, **self._handed(chosen, said)}
+        if len(whole) > len(chosen):
+            said = self._said(whole)
         if said.errors:
             return Candidate(overrides=chosen, recipe=None, faults=said.errors)
         if said.identity is None or said.identity.data_id is None:
             self.trainer.prepare(said.config or {})
-            said = self._said(chosen)
+            said = self._said(whole)
         return Candidate(overrides=chosen, recipe=self._recipe(said), faults=[])
 
     def _said(self, overrides: Mapping[str, Any]) -> Description:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.pruners import BasePruner
     from optuna.samplers import BaseSampler
-    from optuna.storages import RDBStorage
+    from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
 
 HEARTBEAT_S = 5
@@ -68,16 +68,17 @@ def url_of(store: Store, name: str, url: str | None) -> str:
 @contextmanager
 def open_storage(
     url: str, *, heartbeat_s: int = HEARTBEAT_S, grace_s: int = GRACE_S
-) -> "Iterator[RDBStorage]":
+) -> "Iterator[BaseStorage]":
     """The storage behind a URL, its tables made where it is new, closed at the end.
 
-    Raises StoreError, for whatever it says no to meanwhile too.
+    It keeps in memory what it has read of trials that have ended, for all who use it: thousands
+    take seconds to read. Raises StoreError, for whatever it says no to meanwhile too.
     """
     optuna = import_optuna()
     sqlite = url.startswith("sqlite")
     with storage_errors(url):
         with _experimental_is_fine():
-            storage: RDBStorage = optuna.storages.RDBStorage(
+            storage = optuna.storages.RDBStorage(
                 url,
                 engine_kwargs={"connect_args": {"timeout": LOCKED_S}} if sqlite else None,
                 heartbeat_interval=heartbeat_s,
@@ -85,7 +86,7 @@ def open_storage(
                 heartbeat_stale_trial_callback=retry_later,
             )
         try:
-            yield storage
+            yield optuna.storages.get_storage(storage)
         finally:
             storage.remove_session()
             storage.engine.dispose()
@@ -155,7 +156,7 @@ def shown(url: str) -> str:
 
 
 def open_study(
-    storage: "RDBStorage",
+    storage: "BaseStorage",
     name: str,
     directions: list[str],
     fingerprint: dict[str, Any],
@@ -188,11 +189,11 @@ def open_study(
     return study
 
 
-def _names(storage: "RDBStorage") -> set[str]:
+def _names(storage: "BaseStorage") -> set[str]:
     return {study.study_name for study in storage.get_all_studies()}
 
 
-def stored_study(storage: "RDBStorage", name: str) -> "Study | None":
+def stored_study(storage: "BaseStorage", name: str) -> "Study | None":
     """The Optuna study of that name as it stands, to be read; None where there is none."""
     if name not in _names(storage):
         return None
