@@ -185,6 +185,9 @@ def search(
     worker: Annotated[
         bool, typer.Option("--worker", help="Only trials, beside another command's.")
     ] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Only what is found so far; starts no run.")
+    ] = False,
     price: PriceOption = None,
     no_html: Annotated[bool, typer.Option("--no-html", help="A report without the HTML.")] = False,
 ) -> None:
@@ -201,6 +204,7 @@ def search(
         gpus=[str(number) for number in parse_seeds(gpus)] if gpus else [],
         storage=storage,
         worker=worker,
+        report_only=report,
         html=not no_html,
     )
     raise typer.Exit(searching.search(_console(), asked, file, _store(store), options))

@@ -46,12 +46,16 @@ OBJECTIVE = "objective"  # the Optuna study's attribute that holds what is sough
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """How one command searches. `worker`: trials alone; base and second look are another's part."""
+    """How one command searches. `worker`: trials alone; base and second look are another's part.
+
+    `report_only`: what is found so far, by whatever commands are at work.
+    """
 
     max_minutes: float | None = None
     gpus: list[str] = []
     storage: str | None = None
     worker: bool = False
+    report_only: bool = False
     html: bool = True
 
 
@@ -80,14 +84,17 @@ class Searching:
         check_gpus(self.options.gpus, self.trainer)
         plan = resolve(self.file, self.path, self.trainer)
         self._check_parts()
-        self._tell_recovered(recover(self.store))
+        if not self.options.report_only:
+            self._tell_recovered(recover(self.store))
         with storage.open_storage(self.url) as self.opened:
             try:
                 with asked_to(self.command.stop):
                     reason, code = self._steps(plan), errors.PASS
             except Halt as halt:
                 reason, code = str(halt), halt.exit_code
-            self._report(plan)
+            told_any = self._report(plan)
+        if self.options.report_only:
+            reason = "" if told_any else f"Nothing of {self.file.search} is found yet."
         words.say(self.console, reason)
         return code
 
@@ -110,6 +117,8 @@ class Searching:
         storage.pruner_of(self.file.pruner, 2, self.where)
 
     def _steps(self, plan: Plan) -> str:
+        if self.options.report_only:
+            return ""
         slots = Slots(self.store, self.trainer, self.options.gpus, self.file.limits.run_minutes)
         objective, base = self._base(plan, slots)
         for line in words.noise_words(base):
@@ -234,14 +243,14 @@ class Searching:
     def _base_plan(self, plan: Plan) -> str:
         return plan.base.job(self.file.seed).plan_id
 
-    def _report(self, plan: Plan) -> None:
-        """Prints what there is by now."""
+    def _report(self, plan: Plan) -> bool:
+        """Prints and writes what there is by now; False where there is nothing."""
         study = storage.stored_study(self.opened, self.file.search)
         if study is None:
-            return
+            return False
         answer = found.read(study, self.store, self.file, self._base_plan(plan), plan.refused)
         if answer is None:
-            return
+            return False
         words.print_found(self.console, answer)
         folder = self.store.report_dir(self.file.search)
         written = {"json": folder / "report.json", "csv": folder / "trials.csv"}
@@ -259,6 +268,7 @@ class Searching:
             atomic.write_text(written["html"], page(answer, study))
         for kind, path in written.items():
             words.say(self.console, f"{kind}: {path}")
+        return True
 
     def _patches(self, plan: Plan, answer: found.Found, folder: Path) -> dict[str, Path]:
         """A patch of the base's file for each candidate that survived."""

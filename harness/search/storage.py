@@ -6,6 +6,7 @@ failed by whoever begins the next trial, and put in line again. The only file th
 Optuna's storages raise. A URL may hold a password: it is never printed.
 """
 
+import gc
 import inspect
 import warnings
 from collections.abc import Callable, Iterator
@@ -194,11 +195,28 @@ def _names(storage: "BaseStorage") -> set[str]:
 
 
 def stored_study(storage: "BaseStorage", name: str) -> "Study | None":
-    """The Optuna study of that name as it stands, to be read; None where there is none."""
+    """The Optuna study of that name with its trials, to be read; None where there is none."""
     if name not in _names(storage):
         return None
     study: Study = import_optuna().load_study(study_name=name, storage=storage)
+    with _uncollected():
+        study.get_trials(deepcopy=False)  # read once; the storage keeps those that have ended
     return study
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the garbage collector, which takes as long over thousands of trials as reading them.
+
+    They are some twenty objects each that all stay, and it looks through them again and again.
+    """
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.enable()
 
 
 def differences(known: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -41,8 +41,22 @@ def setting(value: Any) -> str:
 
 
 def point(values: dict[str, Any]) -> str:
-    """A point of the space; of each path its last part is enough to read it."""
-    return ", ".join(f"{name.rpartition('.')[2]}={setting(v)}" for name, v in values.items())
+    """A point of the space; of each path as many of its last parts as tell it from the others."""
+    shown = short_names(list(values))
+    return ", ".join(f"{shown[name]}={setting(value)}" for name, value in values.items())
+
+
+def short_names(names: list[str]) -> dict[str, str]:
+    """`optimizer.muon.lr` as `muon.lr` where another ends in `lr` too, else as `lr`."""
+    found = {}
+    for name in names:
+        parts = name.split(".")
+        tails = (".".join(parts[-count:]) for count in range(1, len(parts) + 1))
+        others = [f".{other}" for other in names if other != name]
+        found[name] = next(
+            (t for t in tails if not any(other.endswith(f".{t}") for other in others)), name
+        )
+    return found
 
 
 def print_plan(console: "Console", plan: Plan) -> None:

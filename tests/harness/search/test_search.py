@@ -28,7 +28,10 @@ def test_a_search_makes_records_and_the_same_command_makes_none_again(
     assert len(answers) == 6
     assert {answer.plan_id for answer in answers} <= {record.plan_id for record in made}
     assert "looking again at 1 of the trials: study quick-confirm-6" in done.stdout
-    assert search(path).returncode == errors.PASS
+    for words in ((), ("--report",)):
+        again = search(path, *words)
+        assert again.returncode == errors.PASS
+        assert "quick: 6 trials" in again.stdout
     assert len(store.records()) == len(made)
     assert len(trials()) == 6
 
@@ -225,3 +228,38 @@ def test_a_searched_sweep_needs_trials_and_two_seeds(harness, study_file):
     done = harness("study", study_file(arms=f"{{leave_one_out: [muon], retune: {retune}}}"))
     assert done.returncode == errors.USAGE
     assert "trials (as many as `best` or more), and two seeds" in done.stderr
+
+
+@pytest.mark.slow
+def test_time_to_target_is_sought_by_the_slope_of_a_study(
+    search, harness, search_file, study_file, store, trials
+):
+    study = study_file(horizons="[0.5, 2]", seeds="[1, 2, 3]")
+    assert harness("study", study).returncode == errors.PASS
+    base = store.study("quick").arm("base").base
+    path = search_file(
+        search="in-time",
+        base=base,
+        objective="ln_time_to_target",
+        slope_from="quick",
+        space="{bowl.x: {choices: [0.0, 0.6]}, bowl.y: {choices: [0.0, 0.3]}}",
+        set="{bowl.curvature: 0.1}",
+        sampler="BruteForceSampler",
+        budget="{trials: 4}",
+        confirm="{best: 1, seeds: [101, 102, 103]}",
+    )
+    done = search(path)
+    assert done.returncode == errors.PASS, done.stdout + done.stderr
+    best = min(trials("in-time"), key=lambda trial: trial.values[0])
+    assert best.params == {"bowl.x": 0.6, "bowl.y": 0.3}
+    assert best.values[0] < -0.05  # less than the base's own time
+    (confirmed,) = [name for name in store.study_names() if name.startswith("in-time-confirm")]
+    assert store.study(confirmed).horizons == [0.71, 1.0, 1.41]
+    assert "ln_time_to_target" in done.stdout
+
+
+def test_a_study_without_a_slope_is_refused(search, harness, search_file, study_file):
+    assert harness("study", study_file(seeds="[1]")).returncode == errors.PASS
+    done = search(search_file(objective="ln_time_to_target", slope_from="quick"))
+    assert done.returncode == errors.USAGE
+    assert "got quick:" in done.stderr
