@@ -95,7 +95,8 @@ class Searching:
             told_any = self._report(plan)
         if self.options.report_only:
             reason = "" if told_any else f"Nothing of {self.file.search} is found yet."
-        words.say(self.console, reason)
+        if reason:
+            words.say(self.console, reason)
         return code
 
     def best_points(self, count: int) -> list[dict[str, object]]:

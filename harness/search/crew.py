@@ -137,12 +137,19 @@ class Crew:
             try:
                 study.optimize(one, n_trials=1)
             except Exception as error:
+                if self._given_up(study, begun):
+                    return True  # the trial that took its place is told from its record
                 self._again(study, begun)
                 if isinstance(error, Interrupted):
                     raise Halt(errors.STOPPED_AT_LIMIT, STOPPED) from None
                 raise
         self._check_machine(study, begun[0].number, slot)
         return True
+
+    def _given_up(self, study: "Study", begun: "list[Trial]") -> bool:
+        """Whether another worker took this one for dead, and put its trial in line again."""
+        again = {trial.user_attrs.get("retry_of") for trial in study.get_trials(deepcopy=False)}
+        return any(trial.number in again for trial in begun)
 
     def _again(self, study: "Study", begun: "list[Trial]") -> None:
         """Puts a trial that got no answer in line for the next command."""

@@ -143,7 +143,8 @@ def read(
 
 
 def _row(trial: "FrozenTrial") -> TrialRow:
-    answer = told(trial)
+    lost = trial.state.name == "FAIL"
+    answer = None if lost else told(trial)
     waiting = not trial.state.is_finished()
     started, ended = trial.datetime_start, trial.datetime_complete
     return TrialRow(

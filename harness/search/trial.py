@@ -70,7 +70,10 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def told(trial: "FrozenTrial") -> Told | None:
-    """What became of a trial; None while it is at work, and where its worker died."""
+    """What became of a trial; None while it is at work, and where its worker died.
+
+    A worker that dies between telling this and ending its trial leaves a failed trial that has it.
+    """
     value = trial.user_attrs.get("told")
     return None if value is None else msgspec.convert(value, Told)
 
@@ -189,12 +192,17 @@ class Watch:
 
     def __call__(self, latest: Progress) -> None:
         """Takes in what a run has logged."""
+        from optuna.exceptions import UpdateFinishedTrialError
+
         if self.metric is None:
             return
-        for event in latest.evaluations[self.told :]:
-            self._tell(event.get(self.metric))
-        if self.told and not self.stop and self.trial.should_prune():
-            self.stop.request()
+        try:
+            for event in latest.evaluations[self.told :]:
+                self._tell(event.get(self.metric))
+            if self.told and not self.stop and self.trial.should_prune():
+                self.stop.request()
+        except UpdateFinishedTrialError:
+            self.metric = None  # taken for dead; the run goes on, its record serves another trial
 
     def read(self, curve: "pa.Table | None") -> None:
         """Takes in a run that was made before; it is not pruned any more."""
@@ -210,12 +218,16 @@ class Watch:
 
 def release(study: "Study") -> int:
     """Fails the trials of this machine's dead workers, and puts their points in line again."""
+    from optuna.exceptions import UpdateFinishedTrialError
     from optuna.trial import TrialState
 
     found = 0
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if is_gone(trial.user_attrs.get("worker") or {}):
-            study.tell(trial.number, state=TrialState.FAIL)
+            try:
+                study.tell(trial.number, state=TrialState.FAIL)
+            except (UpdateFinishedTrialError, ValueError):
+                continue  # another command was faster
             retry_later(study, trial)
             found += 1
     return found

@@ -64,6 +64,7 @@ def test_a_pruned_trial_ends_within_two_steps_and_keeps_its_partial_record(
     assert pruned.user_attrs["told"]["steps"] == record.steps
 
 
+@pytest.mark.slow
 def test_a_point_that_was_pruned_is_not_made_again(search, search_file, store, trials):
     path = search_file(
         "pace: {sleep_ms: 60}\n",
@@ -92,6 +93,7 @@ def test_a_region_in_which_nothing_trains_is_a_lesson_and_not_the_end(search, se
     assert {trial.state.name for trial in trials()} == {"COMPLETE", "PRUNED"}
 
 
+@pytest.mark.slow
 def test_a_machine_on_which_the_base_fails_too_stops_the_search(
     search, search_file, store, tmp_path
 ):
@@ -187,6 +189,7 @@ def test_a_packed_search_goes_on_elsewhere(search, harness, search_file, store, 
     assert "other trials in each" in again.stderr
 
 
+@pytest.mark.slow
 def test_several_objectives_give_a_front_and_keep_a_bound(search, search_file, trials):
     path = search_file(
         objective="[val_bpb, tokens_per_s]",

@@ -60,7 +60,9 @@ def wait_for(condition, timeout_s: float = 60.0) -> None:
 
 
 def answers(trials):
-    return [answer for trial in trials if (answer := told(trial)) is not None]
+    """What became of the trials that ended; one whose worker died is not among them."""
+    ended = [trial for trial in trials if trial.state.name in ("COMPLETE", "PRUNED")]
+    return [told(trial) for trial in ended]
 
 
 def test_a_killed_search_goes_on_and_loses_and_doubles_nothing(
@@ -80,6 +82,41 @@ def test_a_killed_search_goes_on_and_loses_and_doubles_nothing(
     completed = [made.plan_id for made in store.records() if made.status == "completed"]
     assert len(completed) == len(set(completed))
     assert "A killed harness had left" in done.stdout
+
+
+def test_a_stopped_search_records_what_it_had_and_goes_on(
+    harness, start, search_file, store, trainers, trials
+):
+    path = search_file("pace: {sleep_ms: 60}\n", confirm="{best: 0}", budget="{trials: 3}")
+    process = start("search", path, "--no-html")
+    wait_for(lambda: len(store.run_dirs()) > 2 and trainers())
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == errors.STOPPED_AT_LIMIT, output
+    assert not trainers()
+    assert "The same command goes on" in output
+    done = harness("search", path, "--no-html")
+    assert done.returncode == errors.PASS, done.stdout + done.stderr
+    assert len(answers(trials())) == 3
+
+
+@pytest.mark.slow
+def test_a_worker_that_was_taken_for_dead_finds_its_record_and_goes_on(
+    start, search_file, store, trainers, trials
+):
+    path = search_file("pace: {sleep_ms: 100}\n", confirm="{best: 0}", budget="{trials: 3}")
+    process = start("search", path, "--no-html")
+    wait_for(lambda: len(store.run_dirs()) > 2 and trainers())
+    with storage.open_storage(storage.url_of(store, "quick", None)) as opened:
+        study = storage.stored_study(opened, "quick")
+        (running,) = [trial for trial in study.get_trials() if trial.state.name == "RUNNING"]
+        study.tell(running.number, state=storage.import_optuna().trial.TrialState.FAIL)
+        storage.retry_later(study, running)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == errors.PASS, output
+    assert len(answers(trials())) == 3
+    again = [trial for trial in trials() if trial.user_attrs.get("retry_of") == running.number]
+    assert told(again[0]).recorded
 
 
 @pytest.mark.slow
