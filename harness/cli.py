@@ -198,7 +198,7 @@ def search(
 
     asked = searching.priced(load_search(file), price)
     if dry_run:
-        raise typer.Exit(searching.dry_run(_console(), asked, file))
+        raise typer.Exit(searching.dry_run(_console(), asked, file, _store(store)))
     options = searching.Options(
         max_minutes=max_minutes,
         gpus=[str(number) for number in parse_seeds(gpus)] if gpus else [],

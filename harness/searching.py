@@ -124,6 +124,8 @@ class Searching:
         objective, base = self._base(plan, slots)
         for line in words.noise_words(base):
             words.say(self.console, line)
+        if why := words.pruning_words(objective, base):
+            words.say(self.console, why)
         if base.gpus == 0 and self.file.budget.trials is None:
             raise StudyFileError(
                 path=f"{self.where}: budget",
@@ -306,8 +308,8 @@ def search(console: "Console", file: SearchFile, path: Path, store: Store, optio
     return Searching(console, file, path, store, options).run()
 
 
-def dry_run(console: "Console", file: SearchFile, path: Path) -> int:
-    """Prints what a search would try; starts nothing."""
+def dry_run(console: "Console", file: SearchFile, path: Path, store: Store) -> int:
+    """Prints what a search would try, take and see; starts nothing."""
     plan = resolve(file, path, by_name(file.trainer), prepares=False)
-    words.print_plan(console, plan)
+    words.print_plan(console, plan, store.records())
     return errors.PASS

@@ -105,13 +105,17 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 def read(
     study: "Study", store: Store, file: SearchFile, base_plan: str, refused: Sequence[str]
 ) -> Found | None:
-    """What a search says so far; None while its base has no replicates. Raises StoreError."""
+    """What a search says so far; None while its base has no replicates. Raises StoreError.
+
+    A second look that another machine's store has is none here.
+    """
     attributes = study.user_attrs
     if BASE not in attributes:
         return None
     noise = msgspec.convert(attributes[BASE], Noise)
     trials = study.get_trials(deepcopy=False)
-    looks: dict[str, str] = attributes.get(STUDIES, {})
+    made: dict[str, str] = attributes.get(STUDIES, {})
+    looks = {look: name for look, name in made.items() if store.study_path(name).exists()}
     names = file.objectives
     picks = (
         [msgspec.convert(entry, Pick) for entry in attributes["picks"]]
@@ -189,10 +193,15 @@ def detectable(file: SearchFile, noise: Noise, claims: Sequence[Claim], name: st
     ]
     if known := [value for value in seen if value is not None]:
         return max(known)
+    return planned_detectable(file, noise.sd[name], noise.df)
+
+
+def planned_detectable(file: SearchFile, sd: float, df: int) -> float:
+    """The smallest effect that the second look will see, in the unit of `sd`."""
     runs, arms = len(file.confirm.seeds), max(1, file.confirm.best)
     return statistics.minimum_detectable_effect(
-        noise.sd[name],
-        max(noise.df, (arms + 1) * (runs - 1)),
+        sd,
+        max(df, (arms + 1) * (runs - 1)),
         runs,
         runs,
         file.confirm.alpha / len(file.objectives),

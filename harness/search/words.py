@@ -4,15 +4,18 @@ Prints and decides nothing. Every difference has its sign as the objective has i
 better where less is better.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from harness import statistics
 from harness.effects import Effect
 from harness.live import cost
+from harness.record import Record
 from harness.search.confirm import Look
 from harness.search.file import SearchFile
-from harness.search.found import Claim, Found
+from harness.search.found import Claim, Found, planned_detectable
 from harness.search.noise import Noise
-from harness.search.objective import unit
+from harness.search.objective import Objective, unit
 from harness.search.plan import Plan
 from harness.search.trial import Told
 
@@ -59,8 +62,8 @@ def short_names(names: list[str]) -> dict[str, str]:
     return found
 
 
-def print_plan(console: "Console", plan: Plan) -> None:
-    """The space, the base in it, and what was refused at its ends."""
+def print_plan(console: "Console", plan: Plan, known: Sequence[Record]) -> None:
+    """The space, the base in it, what was refused at its ends; time and power by known records."""
     file = plan.file
     say(console, f"{file.search}: {file.question or 'which settings are best?'}")
     start = plan.start
@@ -80,6 +83,33 @@ def print_plan(console: "Console", plan: Plan) -> None:
     if file.confirm.best:
         runs = (file.confirm.best + 1) * len(file.confirm.seeds)
         say(console, f"second look: the best {file.confirm.best} and the base, {runs} runs")
+    for line in _price_words(plan, known):
+        say(console, line)
+
+
+def _price_words(plan: Plan, known: Sequence[Record]) -> list[str]:
+    """What it will take at most and be able to see, from completed runs of the base."""
+    runs = [r for r in known if r.identity == plan.base.identity and r.status == "completed"]
+    if not runs:
+        return ["time, cost and smallest detectable effect: unknown until the base has run"]
+    file, wall_s = plan.file, sum(r.wall_s for r in runs) / len(runs)
+    looked = (file.confirm.best + 1) * len(file.confirm.seeds) if file.confirm.best else 0
+    count = (file.budget.trials or 0) + len(file.base_seeds) + looked
+    gpu_s = wall_s * count * max(r.gpus for r in runs)
+    lines = [
+        f"time: at most {wall_s * count:,.0f} s one after the other, unpruned, by {len(runs)} "
+        f"runs of the base; {cost(gpu_s, file.limits.price)}"
+    ]
+    for name in file.objectives:
+        values = [v for r in runs if (v := r.metrics.get(name)) is not None]
+        if len(values) > 1 and file.confirm.best:
+            sd = statistics.pool([values]).sd
+            seen = planned_detectable(file, sd, len(values) - 1)
+            lines.append(
+                f"smallest detectable effect of the second look: {name} {number(seen)}, "
+                f"from an SD of {number(sd)} over {len(values)} runs of the base"
+            )
+    return lines
 
 
 def budget_words(file: SearchFile) -> str:
@@ -100,6 +130,19 @@ def noise_words(noise: Noise) -> list[str]:
         f"over {len(noise.seeds)} seeds"
         for name in noise.mean
     ]
+
+
+def pruning_words(objective: Objective, noise: Noise) -> str | None:
+    """Why no trial will be pruned; None where they may be."""
+    if objective.watched is None:
+        return (
+            f"No trial is pruned: evaluations tell nothing of {objective.names[0]}."
+            if len(objective.names) == 1
+            else "No trial is pruned: Optuna prunes by one objective."
+        )
+    if noise.evaluations < 2:
+        return "No trial is pruned: a run of the base has one evaluation, or no curve is stored."
+    return None
 
 
 def trial_words(at: int, answer: Told, values: list[float] | None) -> str:

@@ -1,5 +1,7 @@
 """Whole searches with the FakeTrainer: trials, pruning, resumption, the second look."""
 
+import re
+
 import pytest
 
 from harness import errors
@@ -152,7 +154,15 @@ def test_a_dry_run_starts_nothing(search, search_file, store):
     done = search(search_file(), "--dry-run")
     assert done.returncode == errors.PASS
     assert "bowl.x: -1 to 1, in the base 0" in done.stdout
+    assert "smallest detectable effect: unknown until the base has run" in done.stdout
     assert not store.root.exists()
+
+
+def test_a_dry_run_tells_time_and_power_where_the_base_is_recorded(search, search_file):
+    search(search_file(budget="{trials: 1}", confirm="{best: 0}"))
+    done = search(search_file(), "--dry-run")
+    assert re.search(r"time: at most \d+ s one after the other, unpruned, by 2 runs", done.stdout)
+    assert re.search(r"second look: val_bpb 0\.\d+, from an SD of", done.stdout)
 
 
 def test_each_gpu_has_a_worker_and_a_budget_of_gpu_seconds_ends_them(
