@@ -156,14 +156,16 @@ class Searching:
                 msgspec.convert(known[OBJECTIVE], Objective),
                 msgspec.convert(known[found.BASE], Noise),
             )
-        records = noise.replicate(plan, slots, self.command.stop)
+        minutes = self.options.max_minutes
+        deadline = None if minutes is None else self.command.began + 60 * minutes
+        records = noise.replicate(plan, slots, self.command.stop, deadline)
         objective = noise.objective_of(plan, self.store, records)
         base = noise.noise_of(objective, self.store, records)
         if found.BASE not in study.user_attrs:
-            study.set_user_attr(OBJECTIVE, msgspec.to_builtins(objective))
-            study.set_user_attr(found.BASE, msgspec.to_builtins(base))
             if plan.start is not None:
                 study.enqueue_trial(plan.start)
+            study.set_user_attr(OBJECTIVE, msgspec.to_builtins(objective))
+            study.set_user_attr(found.BASE, msgspec.to_builtins(base))
         return objective, base
 
     def _study(self, plan: Plan, slot: str, evaluations: int) -> "Study":

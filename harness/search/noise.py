@@ -5,6 +5,7 @@ reports at all, how often it evaluates (what a pruner can look at), and how long
 slots.py, before trial.py; `measure` makes the runs, all else is arithmetic.
 """
 
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
@@ -17,6 +18,7 @@ from harness.allowance import STOPPED, Halt
 from harness.attempt import Job
 from harness.errors import TrainerError
 from harness.record import Launch, Record
+from harness.replicates import known
 from harness.run import Stop
 from harness.search.objective import Objective, Reference, needed, refuse_unreported, slope_of
 from harness.search.plan import Plan
@@ -48,8 +50,12 @@ def job_of(plan: Plan, seed: int) -> Job:
     return msgspec.structs.replace(plan.base.job(seed), launch=launch)
 
 
-def replicate(plan: Plan, slots: Slots, stop: Stop) -> list[Record]:
-    """The base at each of its seeds, on all slots. Raises TrainerError, Halt and DiskError."""
+def replicate(plan: Plan, slots: Slots, stop: Stop, deadline: float | None = None) -> list[Record]:
+    """The base at each of its seeds, on all slots.
+
+    `deadline`: by time.monotonic(), after which no run is begun. Raises TrainerError, Halt and
+    DiskError.
+    """
     free: SimpleQueue[str] = SimpleQueue()
     for name in slots.names:
         free.put(name)
@@ -57,15 +63,22 @@ def replicate(plan: Plan, slots: Slots, stop: Stop) -> list[Record]:
     def one(seed: int) -> Record | None:
         slot = free.get()
         try:
-            return slots.make(job_of(plan, seed), slot, stop)[0]
+            job = job_of(plan, seed)
+            late = deadline is not None and time.monotonic() >= deadline
+            if late and known(slots.store, job, ()) is None:
+                return None
+            return slots.make(job, slot, stop)[0]
         finally:
             free.put(slot)
 
     with ThreadPoolExecutor(max_workers=len(slots.names)) as pool:
         made = list(pool.map(one, plan.file.base_seeds))
-    if stop or any(record is None or record.status == "interrupted" for record in made):
+    if stop or any(record is not None and record.status == "interrupted" for record in made):
         raise Halt(errors.STOPPED_AT_LIMIT, STOPPED)
     records = [record for record in made if record is not None]
+    if len(records) < len(made):
+        text = "The time is up before the base has run at every seed. The same command goes on."
+        raise Halt(errors.STOPPED_AT_LIMIT, text)
     for record in records:
         if record.status != "completed":
             raise _base_broken(record)

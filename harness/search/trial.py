@@ -155,14 +155,15 @@ class Trying:
         stop = TrialStop(self.stop)
         watch = Watch(trial, self.objective.watched, stop)
         record, fresh = self.slots.make(job, slot, stop, watch)
-        if record is None or (record.status == "interrupted" and stop.cause == "stopped"):
+        interrupted = record is not None and record.status == "interrupted"
+        if record is None or (interrupted and stop.cause == "stopped"):
             raise Interrupted
         if not fresh and watch.metric is not None:
             curve = self.slots.store.curve(job.plan_id)
             watch.read(curve)
-        pruned = record.status == "interrupted"
+        ended = "pruned" if stop else "failed"  # else by somebody else than this search
         return Told(
-            outcome="pruned" if pruned else record.status,
+            outcome=ended if interrupted else record.status,
             reason=record.reason,
             plan_id=job.plan_id,
             recorded=not fresh,

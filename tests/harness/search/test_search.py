@@ -115,12 +115,19 @@ def test_a_machine_on_which_the_base_fails_too_stops_the_search(
 
 
 def test_a_limit_stops_between_trials_and_the_same_command_goes_on(search, search_file, trials):
-    path = search_file(confirm="{best: 0}")
+    path = search_file(confirm="{best: 0}", budget="{trials: 2}")
     done = search(path, "--max-minutes", "0.0001")
     assert done.returncode == errors.STOPPED_AT_LIMIT
-    assert "The same command goes on" in done.stdout
+    assert "The time is up before the base has run" in done.stdout
     assert search(path).returncode == errors.PASS
-    assert len(outcomes(trials)) == 6
+    path.write_text(path.read_text().replace("trials: 2", "trials: 3"))
+    done = search(path, "--max-minutes", "0.0001")
+    assert done.returncode == errors.STOPPED_AT_LIMIT
+    assert "A trial needs about" in done.stdout
+    assert len(outcomes(trials)) == 2
+    assert search(path).returncode == errors.PASS
+    assert search(path, "--max-minutes", "0.0001").returncode == errors.PASS
+    assert len(outcomes(trials)) == 3
 
 
 @pytest.mark.parametrize(
