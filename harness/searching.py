@@ -270,7 +270,7 @@ class Searching:
             from harness.search.page import page
 
             written["html"] = folder / "report.html"
-            atomic.write_text(written["html"], page(answer, study))
+            atomic.write_text(written["html"], page(answer))
         for kind, path in written.items():
             words.say(self.console, f"{kind}: {path}")
         return True

@@ -1,22 +1,25 @@
 """The charts of a search's report, as plotly figures. Needs the extra `report`.
 
-History, importances and the front are drawn here, because the base and its noise belong into them;
-parallel coordinates and slices are Optuna's own. Every colour has a second mark beside it.
+Drawn here and not by Optuna: the base and its noise belong into them, and five thousand trials have
+to be drawn in a second. Every colour has a second mark beside it.
 """
 
-import warnings
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from harness.report.charts import ZERO, styled
 from harness.report.panels import BASE, HELPS, HURTS, NOISE
 from harness.search.found import Found, TrialRow
 from harness.search.objective import harm, unit
+from harness.search.words import setting, short_names
 
-if TYPE_CHECKING:
-    from optuna import Study
-
+SHADES = ("#08306B", "#2171B5", "#6BAED6", "#9ECAE1", "#C6DBEF")  # best fifth to worst
+IDLE = "idle"  # a parameter of a trick that was off
 FAINT = "rgba(128,128,128,0.15)"
 
 
@@ -145,33 +148,131 @@ def importance(found: Found) -> go.Figure:
     return styled(figure, height=140 + 34 * len(shares))
 
 
-def parallel(study: "Study", name: str) -> go.Figure:
-    """Every trial as a line across its parameters (Optuna's)."""
-    from optuna.visualization import plot_parallel_coordinate
+def parallel(found: Found) -> go.Figure:
+    """Every trial with a value as a line across its parameters; the better, the darker.
 
-    figure = _quietly(plot_parallel_coordinate, study, target_name=name, **_target(study))
-    return _plain(figure, height=430)
+    Lines of one shade are one trace: thousands of traces would take minutes, and plotly's own kind
+    of this chart needs WebGL, which a printed page and a machine without a GPU do not have.
+    """
+    rows = found.eligible()
+    shown = short_names(found.names)
+    objective = [(row.values or [0.0])[0] for row in rows]
+    axes = [_numbers(found.objectives[0], objective, False)]
+    for name in _parameters(rows):
+        given = [row.point.get(name) for row in rows]
+        named = any(isinstance(value, (str, bool)) for value in given)
+        logarithmic = name in found.logarithmic
+        axes.append(
+            _kinds(shown[name], given) if named else _numbers(shown[name], given, logarithmic)
+        )
+    figure = go.Figure()
+    best_first = sorted(range(len(rows)), key=lambda at: harm(found.objectives[0]) * objective[at])
+    share = math.ceil(len(rows) / len(SHADES))
+    for shade in reversed(range(len(SHADES))):  # the best on top
+        here = best_first[shade * share : (shade + 1) * share]
+        figure.add_trace(_lines(axes, here, [rows[at].number for at in here], shade))
+    for at, axis in enumerate(axes):
+        figure.add_vline(x=at, line_color=ZERO, line_width=1)
+        for place, text in axis.ticks:
+            figure.add_annotation(
+                x=at, y=place, text=text, showarrow=False, xanchor="left", xshift=3, font_size=11
+            )
+    labels = [axis.label for axis in axes]
+    figure.update_xaxes(tickvals=list(range(len(axes))), ticktext=labels, showgrid=False)
+    figure.update_yaxes(visible=False, range=[-0.06, 1.06])
+    figure = styled(figure, height=430)
+    return figure.update_xaxes(range=[-0.1, len(axes) - 0.6], zeroline=False)
 
 
-def slices(study: "Study", name: str) -> go.Figure:
-    """The objective against each parameter alone (Optuna's)."""
-    from optuna.visualization import plot_slice
+@dataclass(frozen=True)
+class _Axis:
+    """One axis of the parallel coordinates: each trial's place between 0 and 1, and its ticks."""
 
-    return _plain(_quietly(plot_slice, study, target_name=name, **_target(study)), height=400)
-
-
-def _target(study: "Study") -> dict[str, Any]:
-    """With several objectives Optuna wants to know which: the first."""
-    return {"target": lambda trial: trial.values[0]} if len(study.directions) > 1 else {}
+    label: str
+    places: list[float]
+    ticks: list[tuple[float, str]]
 
 
-def _quietly(draw: Any, *given: Any, **named: Any) -> Any:
-    """A figure without Optuna's warnings: what it leaves out, such as pruned trials, is told."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return draw(*given, **named)
+def _numbers(label: str, given: Sequence[Any], logarithmic: bool) -> _Axis:
+    """Numbers; trials in which the parameter does not count lie at the bottom, at a tick."""
+    known = [value for value in given if value is not None]
+    idle = len(known) < len(given)
+    scaled = [math.log10(value) if logarithmic else float(value) for value in known]
+    low, high = min(scaled, default=0.0), max(scaled, default=1.0)
+    bottom, spread = 0.12 * idle, (high - low) or 1.0
+    place = iter([bottom + (1 - bottom) * (value - low) / spread for value in scaled])
+    ticks = [(0.0, IDLE)] * idle
+    for part in (0.0, 0.5, 1.0) if high > low else (0.0,):
+        at = low + part * spread
+        ticks.append((bottom + (1 - bottom) * part, setting(10**at if logarithmic else at)))
+    return _Axis(label, [0.0 if value is None else next(place) for value in given], ticks)
 
 
-def _plain(figure: Any, height: int) -> go.Figure:
-    figure.update_layout(title=None, template="none")
-    return styled(figure, height=height).update_layout(margin={"r": 80})  # for the colour bar
+def _kinds(label: str, given: Sequence[Any]) -> _Axis:
+    """Choices, evenly spaced."""
+    words = [IDLE if value is None else setting(value) for value in given]
+    kinds = sorted(set(words), key=lambda word: (word != IDLE, word))
+    step = 1 / max(1, len(kinds) - 1)
+    places = {word: number * step for number, word in enumerate(kinds)}
+    return _Axis(label, [places[word] for word in words], [(p, w) for w, p in places.items()])
+
+
+def _lines(axes: list[_Axis], here: list[int], numbers: list[int], shade: int) -> go.Scatter:
+    """The lines of some trials in one shade, with a gap after each."""
+    x: list[float | None] = []
+    y: list[float | None] = []
+    told: list[str | None] = []
+    for at, number in zip(here, numbers, strict=True):
+        x += [*range(len(axes)), None]
+        y += [*(axis.places[at] for axis in axes), None]
+        told += [f"trial {number}"] * len(axes) + [None]
+    return go.Scatter(
+        x=x,
+        y=y,
+        text=told,
+        mode="lines",
+        line={"color": SHADES[shade], "width": 1.8 - 0.15 * shade},
+        name=f"{100 * shade // len(SHADES)} to {100 * (shade + 1) // len(SHADES)} %",
+        hovertemplate="%{text}<extra></extra>",
+    )
+
+
+def _parameters(rows: list[TrialRow]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row.point))
+
+
+def slices(found: Found) -> go.Figure:
+    """The first objective against each parameter alone; later trials are darker."""
+    rows, shown = found.eligible(), short_names(found.names)
+    names = _parameters(rows)
+    figure = make_subplots(rows=1, cols=len(names), shared_yaxes=True, horizontal_spacing=0.03)
+    for column, name in enumerate(names, start=1):
+        here = [row for row in rows if name in row.point]
+        figure.add_trace(
+            go.Scatter(
+                x=[_place(row.point[name]) for row in here],
+                y=[(row.values or [0.0])[0] for row in here],
+                mode="markers",
+                showlegend=False,
+                marker={
+                    "color": [row.number for row in here],
+                    "colorscale": "Blues",
+                    "cmin": -0.3 * len(found.trials),  # so that the first are seen too
+                    "cmax": len(found.trials),
+                    "line": {"color": "#7A7A7A", "width": 0.6},
+                    "size": 7,
+                },
+                customdata=[row.number for row in here],
+                hovertemplate="%{x}: %{y:.5f}<extra>trial %{customdata}</extra>",
+            ),
+            row=1,
+            col=column,
+        )
+        scale = "log" if name in found.logarithmic else "-"
+        figure.update_xaxes(title_text=shown[name], type=scale, row=1, col=column)
+    figure.update_yaxes(title_text=_titled(found.objectives[0]), row=1, col=1)
+    return styled(figure, height=400)
+
+
+def _place(value: Any) -> Any:
+    return setting(value) if isinstance(value, bool) else value

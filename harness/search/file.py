@@ -24,6 +24,7 @@ from harness.config import (
 from harness.effects import METRICS
 from harness.errors import StudyFileError
 
+TRICK = "trick:"  # before the name of a trick, where a sampler knows fields by their paths
 LN_TIME = "ln_time_to_target"
 OBJECTIVES = (*METRICS, LN_TIME)
 SAMPLER = {"name": "TPESampler", "multivariate": True, "group": True}
@@ -98,6 +99,11 @@ class SearchFile(Strict, frozen=True, kw_only=True):
     def objectives(self) -> list[str]:
         """The metrics that are sought, the first of them first."""
         return [self.objective] if isinstance(self.objective, str) else self.objective
+
+    @property
+    def parameters(self) -> list[str]:
+        """Everything that is searched, tricks first, as the sampler calls it."""
+        return [TRICK + trick for trick in self.tricks] + [p for _, p, _ in dimensions(self)]
 
 
 _PARTS: dict[str, Any] = {

@@ -13,7 +13,7 @@ import msgspec
 
 from harness import statistics
 from harness.search.confirm import STUDIES, Look, Pick, feasible, look, pick
-from harness.search.file import SearchFile
+from harness.search.file import SearchFile, dimensions
 from harness.search.noise import Noise
 from harness.search.objective import harm
 from harness.search.trial import told
@@ -73,6 +73,8 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     claims: list[Claim]
     looks: dict[str, str]  # confirm, next -> name of the study
     importances: dict[str, float]
+    names: list[str]  # of all parameters
+    logarithmic: list[str]  # of those with a logarithmic range
     alpha: float
     many: str
     best: int
@@ -136,6 +138,8 @@ def read(
         claims=claims,
         looks=looks,
         importances=importances(study, trials),
+        names=file.parameters,
+        logarithmic=[path for _, path, one in dimensions(file) if one.log],
         alpha=file.confirm.alpha,
         many=file.confirm.many,
         best=file.confirm.best,

@@ -1,7 +1,7 @@
 """report.html of a search: one file that opens without a network, made of report/'s pieces.
 
 The table of the second look comes first: it is the answer; the charts are how it was reached.
-Needs the extra `report`. Takes a `Found` and its Optuna study, returns the page.
+Needs the extra `report`. Takes a `Found`, returns the page.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,6 @@ from harness.search.found import Found
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
-    from optuna import Study
 
 READING = [
     "Trials ran on one seed. The best of many runs is too good: it was picked for its luck, too.",
@@ -30,13 +29,13 @@ READING = [
 ]
 
 
-def page(found: Found, study: "Study") -> str:
+def page(found: Found) -> str:
     """The HTML document."""
     sections = [
         _header(found),
         _second_look(found),
         _panel("History", HISTORY, lambda: charts.history(found)),
-        _drawn(found, study),
+        _drawn(found),
         _trials(found),
         f"<section><h2>How the numbers are made</h2>{bullets(READING)}</section>",
     ]
@@ -89,11 +88,10 @@ def _second_look(found: Found) -> str:
     )
 
 
-def _drawn(found: Found, study: "Study") -> str:
+def _drawn(found: Found) -> str:
     """The charts that need several trials with a value."""
     if len(found.eligible()) < 2:
         return "<section><p>Too few trials with a value for charts.</p></section>"
-    name = found.objectives[0]
     parts = []
     if len(found.objectives) > 1:
         text = "Trials that nothing dominates; the base with one SD of its seeds."
@@ -104,10 +102,10 @@ def _drawn(found: Found, study: "Study") -> str:
             "share of the choice, and no effect in the objective's unit."
         )
         parts.append(_panel("Importances", text, lambda: charts.importance(found)))
-    text = "A line for each completed trial; drag along an axis to select."
-    parts.append(_panel("Parallel coordinates", text, lambda: charts.parallel(study, name)))
+    text = "A line for each completed trial, by fifths of the objective: the darkest are the best."
+    parts.append(_panel("Parallel coordinates", text, lambda: charts.parallel(found)))
     text = "Each parameter alone, whatever the others were; darker is later."
-    parts.append(_panel("Slices", text, lambda: charts.slices(study, name)))
+    parts.append(_panel("Slices", text, lambda: charts.slices(found)))
     return "".join(parts)
 
 

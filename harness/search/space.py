@@ -14,12 +14,11 @@ from harness.arms import TrickInfo
 from harness.atomic import canonical_json
 from harness.config import nearest
 from harness.errors import StudyFileError
-from harness.search.file import DimensionFile, SearchFile
+from harness.search.file import TRICK, DimensionFile, SearchFile
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
 
-TRICK = "trick:"
 Point = dict[str, Any]  # parameter -> value, as Optuna keeps it
 
 

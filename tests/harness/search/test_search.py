@@ -207,7 +207,7 @@ def test_a_packed_search_goes_on_elsewhere(search, harness, search_file, store, 
 
 
 @pytest.mark.slow
-def test_several_objectives_give_a_front_and_keep_a_bound(search, search_file, trials):
+def test_several_objectives_give_a_front_and_keep_a_bound(harness, search_file, store, trials):
     path = search_file(
         objective="[val_bpb, tokens_per_s]",
         space="{dial.depth: {int: [1, 4]}}",
@@ -217,13 +217,14 @@ def test_several_objectives_give_a_front_and_keep_a_bound(search, search_file, t
         confirm="{best: 2, seeds: [101, 102]}",
         pin="own",
     )
-    done = search(path)
+    done = harness("search", path)
     assert done.returncode == errors.PASS, done.stdout + done.stderr
     beyond = [trial for trial in trials() if any(v > 0 for v in trial.constraints.values())]
     within = [trial for trial in trials() if trial not in beyond]
     assert beyond
     assert within
     assert all(len(trial.values) == 2 for trial in trials())
+    assert "<h2>Pareto front</h2>" in (store.report_dir("quick") / "report.html").read_text()
 
 
 def test_a_search_fills_the_sweep_of_an_arm(harness, study_file, store):
