@@ -169,6 +169,7 @@ def search(
     file: Annotated[
         Path, typer.Argument(help="A search file, such as ablations/searches/fake.yaml.")
     ],
+    sets: SetOption = None,
     store: StoreOption = STORE,
     storage: Annotated[
         Optional[str],  # noqa: UP045
@@ -193,10 +194,10 @@ def search(
 ) -> None:
     """The best settings: Optuna proposes, held-out seeds decide. Goes on where it was stopped."""
     from harness import searching
-    from harness.config import parse_seeds
+    from harness.config import parse_seeds, parse_sets
     from harness.search.file import load_search
 
-    asked = searching.priced(load_search(file), price)
+    asked = searching.changed(load_search(file), sets=parse_sets(sets or []), price=price)
     if dry_run:
         raise typer.Exit(searching.dry_run(_console(), asked, file, _store(store)))
     options = searching.Options(

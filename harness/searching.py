@@ -9,7 +9,7 @@ import importlib.util
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -26,7 +26,7 @@ from harness.resolve import resolve as resolve_study
 from harness.run import Stop, asked_to
 from harness.search import confirm, found, noise, patch, storage, tables, words
 from harness.search.crew import Allowance, Crew
-from harness.search.file import SearchFile
+from harness.search.file import SearchFile, check
 from harness.search.noise import Noise
 from harness.search.objective import Objective
 from harness.search.plan import Plan, resolve
@@ -99,7 +99,7 @@ class Searching:
             words.say(self.console, reason)
         return code
 
-    def best_points(self, count: int) -> list[dict[str, object]]:
+    def best_points(self, count: int) -> list[dict[str, Any]]:
         """Base and trials alone; the settings of the best trials. Raises Halt at a limit."""
         storage.import_optuna()
         plan = resolve(self.file, self.path, self.trainer)
@@ -224,7 +224,7 @@ class Searching:
         return reason
 
     def _make(
-        self, plan: Plan, name: str, picks: list[confirm.Pick], scale: dict[str, object]
+        self, plan: Plan, name: str, picks: list[confirm.Pick], scale: dict[str, Any]
     ) -> None:
         """Makes a study of candidates to its end. Raises Halt where it was stopped before."""
         words.say(self.console, f"looking again at {len(picks)} of the trials: study {name}")
@@ -297,12 +297,14 @@ class Searching:
             words.say(self.console, text)
 
 
-def priced(file: SearchFile, price: float | None) -> SearchFile:
-    """A search file with the command line's price in place of its own."""
-    if price is None:
-        return file
-    limits = msgspec.structs.replace(file.limits, price=price)
-    return msgspec.structs.replace(file, limits=limits)
+def changed(file: SearchFile, *, sets: dict[str, Any], price: float | None) -> SearchFile:
+    """A search file with what the command line says in place of what the file says."""
+    limits = file.limits
+    if price is not None:
+        limits = msgspec.structs.replace(limits, price=price)
+    new = msgspec.structs.replace(file, set={**file.set, **sets}, limits=limits)
+    check(new, lambda field: f"command line, in place of {field}")
+    return new
 
 
 def search(console: "Console", file: SearchFile, path: Path, store: Store, options: Options) -> int:

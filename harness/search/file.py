@@ -343,5 +343,5 @@ def _check_budget(search: SearchFile, where: Callable[[str], str]) -> None:
             path=where("budget.usd"),
             expected="a price beside a budget in USD",
             got="none",
-            remedy="Add limits: {price: USD per GPU-hour}, or give --price.",
+            remedy="Add limits: {price: USD per GPU-hour}; --price takes its place.",
         )

@@ -157,6 +157,13 @@ def test_another_search_of_the_same_name_is_refused(search, search_file):
     assert "another one: space: bowl.x" in other.stderr
 
 
+def test_the_command_line_sets_what_the_file_does_not(search, search_file):
+    done = search(search_file(), "--dry-run", "--set", "bowl.x=0.5")
+    assert "bowl.x: -1 to 1, in the base 0.5" in done.stdout
+    usd = search(search_file(budget="{usd: 5}", limits="{price: 3}"), "--dry-run")
+    assert "budget: 5.00 USD" in usd.stdout
+
+
 def test_a_dry_run_starts_nothing(search, search_file, store):
     done = search(search_file(), "--dry-run")
     assert done.returncode == errors.PASS
