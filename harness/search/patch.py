@@ -15,6 +15,7 @@ from typing import Any
 from harness.arms import Arm
 from harness.effects import Effect
 from harness.errors import ReportError
+from harness.pack import placeless
 from harness.search.found import Claim, Found
 from harness.search.space import value_at
 
@@ -35,7 +36,9 @@ def evidence(found: Found, claim: Claim, seeds: list[int], also: Mapping[str, An
     """What speaks for a candidate, a line each. `also`: what the search set beside it."""
     lines = [f"trial {claim.pick.number} of the search {found.search}, minus its base:"]
     if also:
-        lines.append("both with " + ", ".join(f"{path}={value}" for path, value in also.items()))
+        lines.append(
+            "both with " + ", ".join(f"{path}={placeless(value)}" for path, value in also.items())
+        )
     for when, seen in (("the seeds", claim.confirm), ("the next scale, seeds", claim.next)):
         for name, effect in (seen.effects if seen is not None else {}).items():
             shown = ", ".join(map(str, seeds))

@@ -55,9 +55,12 @@ class Plan:
         return self.space.base_point(self.base.config, self.base.tricks)
 
     def fingerprint(self) -> dict[str, Any]:
-        """What makes this search the one it is; its budget, sampler and second look may change."""
+        """What makes this search the one it is; its budget, sampler and second look may change.
+
+        What it sets is in the identity of the base, where a folder's path has no part.
+        """
         built = msgspec.to_builtins(self.file)
-        parts = ("space", "tricks", "objective", "slope_from", "constraints", "set", "seed", "pin")
+        parts = ("space", "tricks", "objective", "slope_from", "constraints", "seed", "pin")
         identity = msgspec.structs.asdict(self.base.identity)
         return {part: built[part] for part in parts} | {"base": identity}
 
