@@ -44,8 +44,12 @@ class Allowance:
 
         budget, price = self.file.budget, self.file.limits.price
         answers = [answer for trial in trials if (answer := told(trial)) is not None]
+        again = {trial.user_attrs.get("retry_of") for trial in trials}
         running = sum(trial.state == TrialState.RUNNING for trial in trials)
-        ended = sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
+        ended = sum(
+            trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and trial.number not in again
+            for trial in trials
+        )
         if budget.trials is not None and ended + running >= budget.trials:
             return f"{ended} trials of {budget.trials} have ended."
         gpu_s = sum(answer.gpu_s for answer in answers)
@@ -90,7 +94,8 @@ class Crew:
         self.open_study, self.trying, self.allowance = open_study, trying, allowance
         self.stop, self.base_works = stop, base_works
         self._asking = threading.Lock()  # one at a time looks at what is left, and takes it
-        self._failed_in_a_row = 0
+        self._failed_in_a_row: list[int] = []  # numbers of trials
+        self._halted = False
 
     def work(self) -> str:
         """Makes trials until none is left, and says why it ended.
@@ -114,6 +119,7 @@ class Crew:
             while self._one(study, slot):
                 pass
         except Halt:
+            self._halted = True  # the others end the trials that they are at
             raise
         except BaseException:
             self.stop.request()
@@ -126,7 +132,7 @@ class Crew:
             asking.enter_context(self._asking)
             if self.stop:
                 raise Halt(errors.STOPPED_AT_LIMIT, STOPPED)
-            if self.allowance.check(study.get_trials(deepcopy=False)) is not None:
+            if self._halted or self.allowance.check(study.get_trials(deepcopy=False)) is not None:
                 return False
 
             def one(trial: "Trial") -> list[float]:
@@ -159,19 +165,24 @@ class Crew:
                 retry_later(study, frozen)
 
     def _check_machine(self, study: "Study", number: int, slot: str) -> None:
-        """Raises Halt where the base does not run any more either."""
-        answer = told(study.get_trials(deepcopy=False)[number])
-        failed = answer is not None and answer.outcome == "failed"
+        """Raises Halt where the base fails too, by now; then those trials are no answers."""
+        trials = study.get_trials(deepcopy=False)
+        answer = told(trials[number])
         with self._asking:
-            self._failed_in_a_row = self._failed_in_a_row + 1 if failed else 0
-            if self._failed_in_a_row < self.trying.plan.file.limits.failures:
+            if answer is None or answer.outcome != "failed":
+                self._failed_in_a_row.clear()
                 return
-            self._failed_in_a_row = 0
-        if answer is not None and not self.base_works(slot) and not self.stop:
+            self._failed_in_a_row.append(number)
+            if len(self._failed_in_a_row) < self.trying.plan.file.limits.failures:
+                return
+            failed, self._failed_in_a_row = self._failed_in_a_row, []
+        if not self.base_works(slot) and not self.stop:
+            for at in failed:
+                retry_later(study, trials[at])
             raise Halt(
                 errors.COULD_NOT_RUN,
                 f"One trial after the other failed, and so does the base now: {answer.reason}. "
-                "Repair the machine; then the same command goes on.",
+                "Repair the machine; then the same command makes those trials again.",
             )
 
     def _over(self, study: "Study") -> str | None:

@@ -97,7 +97,7 @@ def test_a_region_in_which_nothing_trains_is_a_lesson_and_not_the_end(search, se
 
 @pytest.mark.slow
 def test_a_machine_on_which_the_base_fails_too_stops_the_search(
-    search, search_file, store, tmp_path
+    search, search_file, store, tmp_path, trials
 ):
     broken = tmp_path / "a_package_that_works"
     fails = f"{{fail.missing_package: true, fail.until_file: {broken}}}"
@@ -111,7 +111,13 @@ def test_a_machine_on_which_the_base_fails_too_stops_the_search(
     assert "so does the base now" in done.stdout
     assert [record.status for record in store.records()][-3:] == ["failed"] * 3
     broken.write_text("")
+    failed = [one for one in trials() if one.state.name == "PRUNED"]
+    points = [trial.params for trial in failed]
     assert search(path).returncode == errors.PASS
+    completed = [one.params for one in trials() if one.state.name == "COMPLETE"]
+    assert len(completed) == 9
+    assert points
+    assert all(point in completed for point in points)
 
 
 def test_a_limit_stops_between_trials_and_the_same_command_goes_on(search, search_file, trials):
