@@ -7,6 +7,7 @@ import signal
 import socket
 import sqlite3
 import subprocess
+import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -23,12 +24,11 @@ BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
 
 
 @pytest.fixture
-def postgres(tmp_path):
+def postgres():
     """The URL of a server of its own, from Debian's package."""
     if not BINARIES:
         pytest.skip("no PostgreSQL: apt install postgresql")
-    folder = Path("/tmp") / f"pg-{os.getpid()}"  # a socket's path may have 107 characters
-    folder.mkdir()
+    folder = Path(tempfile.mkdtemp(prefix="pg-"))  # a socket's path may have 107 characters
     as_user: list[str] = []
     if os.geteuid() == 0:  # the server refuses to run as root
         if shutil.which("runuser") is None:
