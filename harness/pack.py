@@ -5,8 +5,7 @@ attempts. Nothing outside the store can be written, whatever a tar's names say. 
 of other code, locks and the index stay behind: they are made again where they are needed.
 
 A compact tar is the form to publish: all that reports are made of, some 15 kB a run, without the
-run directories and without what Optuna keeps of searches; of the paths of the machine that ran it
-only the last part.
+run directories, and of the paths of the machine that ran it only the last part.
 """
 
 import io
