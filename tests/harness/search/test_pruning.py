@@ -1,5 +1,8 @@
 """Pruning pays, by the benchmark's own simulation; and what a pruner is given."""
 
+import math
+import statistics
+
 import pytest
 
 from benchmarks.search import simulated
@@ -8,7 +11,8 @@ from harness.search import storage
 
 
 def test_pruning_saves_half_of_the_gpu_seconds_at_an_equal_best_value():
-    for seed in (1, 2, 3):
+    shares = []
+    for seed in range(1, 8):
         whole = simulated(seed, "RandomSampler", "NopPruner", lambda spent: spent.trials >= 60)
         pruned = simulated(
             seed,
@@ -16,8 +20,9 @@ def test_pruning_saves_half_of_the_gpu_seconds_at_an_equal_best_value():
             "HyperbandPruner",
             lambda spent, goal=whole.best: spent.best <= goal or spent.trials >= 60,
         )
-        assert pruned.best == whole.best
-        assert pruned.gpu_s < 0.55 * whole.gpu_s
+        reached = pruned.best <= whole.best
+        shares.append(pruned.gpu_s / whole.gpu_s if reached else math.inf)
+    assert statistics.median(shares) < 0.5
 
 
 def test_a_run_with_one_evaluation_is_never_pruned():

@@ -286,7 +286,7 @@ def test_time_to_target_is_sought_by_the_slope_of_a_study(
     assert done.returncode == errors.PASS, done.stdout + done.stderr
     best = min(trials("in-time"), key=lambda trial: trial.values[0])
     assert best.params == {"bowl.x": 0.6, "bowl.y": 0.3}
-    assert best.values[0] < -0.05  # less than the base's own time
+    assert best.values[0] < -0.02  # less than the base's own time
     (confirmed,) = [name for name in store.study_names() if name.startswith("in-time-confirm")]
     assert store.study(confirmed).horizons == [0.71, 1.0, 1.41]
     assert "ln_time_to_target" in done.stdout
