@@ -163,6 +163,10 @@ def dry_run(
         planned, records, slots=max(1, len(options.gpus)), measured=measured, gpus=gpus
     )
     print_plan(console, planned, found)
+    for trick, grid in file.arms.retune.items():
+        if grid.space:
+            text = f"a search of {grid.trials} trials fills the sweep of {trick}"
+            _say(console, f"{text}: its trials are not counted here")
     return errors.PASS
 
 

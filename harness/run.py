@@ -61,8 +61,6 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
 class Stop:
     """Asks every run to end: set once by Ctrl-C or SIGTERM, a second time without grace."""
 
-    cause = "stopped"  # of the end that it brings about
-
     def __init__(self) -> None:
         self.requests = 0
 
@@ -71,6 +69,11 @@ class Stop:
 
     def __bool__(self) -> bool:
         return self.requests > 0
+
+    @property
+    def cause(self) -> str:
+        """Of the ends that it brings about, as `Ended` has it."""
+        return "stopped"
 
     @property
     def grace_s(self) -> float:

@@ -47,7 +47,7 @@ class TrialStop(Stop):
         return bool(self._command) or self.requests > 0
 
     @property
-    def cause(self) -> str:  # type: ignore[override]  # a class attribute there
+    def cause(self) -> str:
         return "stopped" if self._command else "pruned"
 
     @property

@@ -244,6 +244,8 @@ def test_a_search_fills_the_sweep_of_an_arm(harness, study_file, store):
     space = "{optimizer.adamw_lr: {float: [0.0003, 0.03], log: true}}"
     retune = f"{{muon: {{space: {space}, trials: 8, best: 2, seeds: [7, 8]}}}}"
     path = study_file(arms=f"{{leave_one_out: [muon], retune: {retune}}}")
+    plan = harness("study", path, "--dry-run", "--no-measure")
+    assert "a search of 8 trials fills the sweep of muon" in plan.stdout
     done = harness("study", path)
     assert done.returncode == errors.PASS, done.stdout + done.stderr
     arm = store.study("quick").arm("no_muon")
