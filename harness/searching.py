@@ -253,6 +253,7 @@ class Searching:
         study = storage.stored_study(self.opened, self.file.search)
         if study is None:
             return False
+        storage.refuse_other(study, plan.fingerprint())
         answer = found.read(study, self.store, self.file, self._base_plan(plan), plan.refused)
         if answer is None:
             return False

@@ -177,17 +177,21 @@ def open_study(
         pruner=pruner,
         load_if_exists=True,
     )
-    known = study.user_attrs.get(FINGERPRINT)
-    if known is None:
+    if FINGERPRINT not in study.user_attrs:
         study.set_user_attr(FINGERPRINT, fingerprint)
-    elif found := differences(known, fingerprint):
+    refuse_other(study, fingerprint)
+    return study
+
+
+def refuse_other(study: "Study", fingerprint: dict[str, Any]) -> None:
+    """Raises StoreError where a stored search is not the one of this fingerprint."""
+    if found := differences(study.user_attrs.get(FINGERPRINT, fingerprint), fingerprint):
         raise StoreError(
-            path=name,
+            path=study.study_name,
             expected="the search of this name as it is stored",
             got="another one: " + "; ".join(found[:4]) + (", ..." if found[4:] else ""),
             remedy="Give this one another name under `search:`, or another --store or --storage.",
         )
-    return study
 
 
 def _names(storage: "BaseStorage") -> set[str]:

@@ -156,11 +156,12 @@ def test_what_cannot_be_is_refused_before_any_trial(search, search_file, parts, 
     assert done.returncode == (errors.PASS if "refused by" in told else errors.USAGE)
 
 
-def test_another_search_of_the_same_name_is_refused(search, search_file):
+def test_another_search_of_the_same_name_is_refused(search, search_file, tmp_path):
     search(search_file(budget="{trials: 1}", confirm="{best: 0}"))
     other = search(search_file(budget="{trials: 9}", space="{bowl.x: {float: [0, 1]}}"))
     assert other.returncode == errors.COULD_NOT_RUN
     assert "another one: space: bowl.x" in other.stderr
+    assert "another one" in search(tmp_path / "search.yaml", "--report").stderr
 
 
 def test_the_command_line_sets_what_the_file_does_not(search, search_file):
