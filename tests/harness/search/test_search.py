@@ -53,7 +53,7 @@ def test_a_pruned_trial_ends_within_two_steps_and_keeps_its_partial_record(
     search, search_file, store, trials
 ):
     path = search_file(
-        "pace: {sleep_ms: 120}\n", pruner=PRUNE_ALL, budget="{trials: 2}", confirm="{best: 0}"
+        "pace: {sleep_ms: 90}\n", pruner=PRUNE_ALL, budget="{trials: 2}", confirm="{best: 0}"
     )
     assert search(path).returncode == errors.PASS
     pruned = trials()[1]

@@ -68,7 +68,7 @@ def answers(trials):
 def test_a_killed_search_goes_on_and_loses_and_doubles_nothing(
     harness, start, search_file, store, trainers, trials
 ):
-    path = search_file("pace: {sleep_ms: 40}\n", confirm="{best: 0}", budget="{trials: 4}")
+    path = search_file("pace: {sleep_ms: 25}\n", confirm="{best: 0}", budget="{trials: 3}")
     for at_work in (1, 3):
         process = start("search", path, "--no-html")
         wait_for(lambda n=at_work: len(store.run_dirs()) > n and trainers())
@@ -78,7 +78,7 @@ def test_a_killed_search_goes_on_and_loses_and_doubles_nothing(
     done = harness("search", path, "--no-html")
     assert done.returncode == errors.PASS, done.stdout + done.stderr
     found = answers(trials())
-    assert len(found) == 4
+    assert len(found) == 3
     completed = [made.plan_id for made in store.records() if made.status == "completed"]
     assert len(completed) == len(set(completed))
     assert "A killed harness had left" in done.stdout
@@ -87,7 +87,7 @@ def test_a_killed_search_goes_on_and_loses_and_doubles_nothing(
 def test_a_stopped_search_records_what_it_had_and_goes_on(
     harness, start, search_file, store, trainers, trials
 ):
-    path = search_file("pace: {sleep_ms: 60}\n", confirm="{best: 0}", budget="{trials: 3}")
+    path = search_file("pace: {sleep_ms: 30}\n", confirm="{best: 0}", budget="{trials: 2}")
     process = start("search", path, "--no-html")
     wait_for(lambda: len(store.run_dirs()) > 2 and trainers())
     process.send_signal(signal.SIGINT)
@@ -97,7 +97,7 @@ def test_a_stopped_search_records_what_it_had_and_goes_on(
     assert "The same command goes on" in output
     done = harness("search", path, "--no-html")
     assert done.returncode == errors.PASS, done.stdout + done.stderr
-    assert len(answers(trials())) == 3
+    assert len(answers(trials())) == 2
 
 
 @pytest.mark.slow
@@ -211,6 +211,7 @@ def test_a_worker_without_a_search_to_join_is_told_to_start_one(harness, search_
     assert "Start it once without --worker" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_the_same_command_goes_on(
     harness, words_of, search_file, store, trials
 ):
