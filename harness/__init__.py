@@ -44,6 +44,7 @@ The path of one result. A file imports only from files above it; a test holds th
     attribution     resolved study and records -> effects
     paired_core     CORE of two sides, example by example
     report          terminal, HTML, JSON, CSV, picture
+    search          the best settings: Optuna proposes, held-out seeds decide
     ledger          how much runs differ that should not
     logs            readers: what training runs left behind, whoever made them
     margins         what is compared, which way is worse, how much matters
@@ -76,6 +77,8 @@ The path of one result. A file imports only from files above it; a test holds th
     compare         what the commands compare and noise do
     banking         what the command baseline does
     gating          what the command gate does
+    searching       what the command search does
+    tuning          a study's sweep, filled by a search
     ci              what the commands about CI do
     ci_cli          the words of the commands about CI
     cli             the words of the command line

@@ -113,8 +113,9 @@ def find(root: Path, name: str) -> Baseline:
 
 
 def files(root: Path) -> list[Path]:
-    """Every baseline file, in order."""
-    return sorted(path for path in root.glob("*/*/*.json") if not path.name.startswith("."))
+    """Every baseline file, in order; a store that lies beside them has none."""
+    found = root.glob("*x[0-9]*/[0-9]*/*.json")
+    return sorted(path for path in found if not path.name.startswith("."))
 
 
 def _place_of(path: Path, root: Path) -> str:

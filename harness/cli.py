@@ -164,6 +164,53 @@ def report(
     raise typer.Exit(code)
 
 
+@app.command()
+def search(
+    file: Annotated[
+        Path, typer.Argument(help="A search file, such as ablations/searches/fake.yaml.")
+    ],
+    sets: SetOption = None,
+    store: StoreOption = STORE,
+    storage: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="URL of Optuna's storage; a SQLite file in the store without it."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only the space, the budget and the second look.")
+    ] = False,
+    max_minutes: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Stop in time, between two runs; the same command goes on."),
+    ] = None,
+    gpus: Annotated[str, typer.Option(help="Such as 0-7: one trial at a time on each.")] = "",
+    worker: Annotated[
+        bool, typer.Option("--worker", help="Only trials, beside another command's.")
+    ] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Only what is found so far; starts no run.")
+    ] = False,
+    price: PriceOption = None,
+    no_html: Annotated[bool, typer.Option("--no-html", help="A report without the HTML.")] = False,
+) -> None:
+    """The best settings: Optuna proposes, held-out seeds decide. Goes on where it was stopped."""
+    from harness import searching
+    from harness.config import parse_seeds, parse_sets
+    from harness.search.file import load_search
+
+    asked = searching.changed(load_search(file), sets=parse_sets(sets or []), price=price)
+    if dry_run:
+        raise typer.Exit(searching.dry_run(_console(), asked, file, _store(store)))
+    options = searching.Options(
+        max_minutes=max_minutes,
+        gpus=[str(number) for number in parse_seeds(gpus)] if gpus else [],
+        storage=storage,
+        worker=worker,
+        report_only=report,
+        html=not no_html,
+    )
+    raise typer.Exit(searching.search(_console(), asked, file, _store(store), options))
+
+
 class _Sides(TyperCommand):
     """Keeps the `--` between the sides as a word: elsewhere it only ends the options."""
 

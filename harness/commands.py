@@ -69,7 +69,7 @@ def study(
     from harness.study import Command, only_one
 
     trainer = by_name(file.trainer)
-    _check_gpus(options.gpus, trainer)
+    check_gpus(options.gpus, trainer)
     with only_one(store, file.study):
         _tell_recovered(console, recover(store))
         command = Command(Stop())
@@ -87,14 +87,24 @@ def _run_study(
     command: "Command",
 ) -> tuple["ResolvedStudy", "Outcome"]:
     """The sweeps, if there are any, and then the study with the settings they chose."""
+    from harness.allowance import Halt
     from harness.live import Live
     from harness.resolve import resolve
-    from harness.study import Executor
+    from harness.study import Executor, Outcome
 
     line = " ".join(["harness", *sys.argv[1:]])
     planned = resolve(file, path, store, trainer, command=line, now=time.time())
     if more := [seed for seed in planned.seeds if seed not in file.seeds]:
         _say(console, f"The stored study has the seeds {more} too; they are made with the others.")
+    if any(grid.space for grid in file.arms.retune.values()):
+        from harness import tuning
+
+        store.save_study(planned)
+        try:
+            tuning.fill(console, file, path, store, planned, options, command)
+        except Halt as halt:
+            return planned, Outcome(exit_code=halt.exit_code, reason=str(halt), halted=True)
+        planned = resolve(file, path, store, trainer, command=line, now=time.time())
     for sweeps_only in [True, False] if file.arms.retune else [False]:
         store.save_study(planned)
         with Live(console, planned, store) as live, asked_to(command.stop):
@@ -153,6 +163,10 @@ def dry_run(
         planned, records, slots=max(1, len(options.gpus)), measured=measured, gpus=gpus
     )
     print_plan(console, planned, found)
+    for trick, grid in file.arms.retune.items():
+        if grid.space:
+            text = f"a search of {grid.trials} trials fills the sweep of {trick}"
+            _say(console, f"{text}: its trials are not counted here")
     return errors.PASS
 
 
@@ -285,7 +299,8 @@ def doctor(console: "Console", store: Store, trainer: NativeTrainer) -> int:
 # --- shared steps ---------------------------------------------------------------------------------
 
 
-def _check_gpus(asked: Sequence[str], trainer: NativeTrainer) -> None:
+def check_gpus(asked: Sequence[str], trainer: NativeTrainer) -> None:
+    """Raises UsageError where --gpus names one that is not there."""
     if not asked:
         return
     there = len(trainer.machine().get("gpus") or [])

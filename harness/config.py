@@ -22,11 +22,11 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _EXPANDED = ("leave_one_out", "add_one_in", "retune")
 
 
-class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    pass
+class Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A part of a file in which every key is known."""
 
 
-class Decide(_Strict, frozen=True, kw_only=True):
+class Decide(Strict, frozen=True, kw_only=True):
     """The rule of a study, fixed before it runs."""
 
     alpha: float = 0.05  # two-sided error rate of the intervals
@@ -34,7 +34,7 @@ class Decide(_Strict, frozen=True, kw_only=True):
     many: Many = "dunnett"  # correction for many comparisons with one base
 
 
-class Limits(_Strict, frozen=True, kw_only=True):
+class Limits(Strict, frozen=True, kw_only=True):
     """Where a study stops."""
 
     run_minutes: float = 60.0  # one run is ended after this long
@@ -43,14 +43,21 @@ class Limits(_Strict, frozen=True, kw_only=True):
     price: float | None = None  # USD per GPU-hour
 
 
-class RetuneFile(_Strict, frozen=True, kw_only=True):
-    """A sweep before the verdict: every combination of `values`, each at every seed."""
+class RetuneFile(Strict, frozen=True, kw_only=True):
+    """A sweep before the verdict: every combination of `values`, each at every seed.
 
-    values: dict[str, list[Any]]
+    Or a search: so many `trials` in a `space` as a search file has it, on the first seed; the
+    `best` of them are then the sweep, each at every seed.
+    """
+
+    values: dict[str, list[Any]] = {}
     seeds: list[int]
+    space: dict[str, Any] = {}
+    trials: int | None = None
+    best: int = 3
 
 
-class ArmFile(_Strict, frozen=True, kw_only=True):
+class ArmFile(Strict, frozen=True, kw_only=True):
     """One arm written out: overrides, and other code as a git ref or a patch file."""
 
     set: dict[str, Any] = {}
@@ -58,7 +65,7 @@ class ArmFile(_Strict, frozen=True, kw_only=True):
     patch: str | None = None
 
 
-class ArmsFile(_Strict, frozen=True, kw_only=True):
+class ArmsFile(Strict, frozen=True, kw_only=True):
     """The arms beside the base."""
 
     leave_one_out: list[str] | Literal["all"] = []
@@ -70,7 +77,7 @@ class ArmsFile(_Strict, frozen=True, kw_only=True):
         return not (self.leave_one_out or self.add_one_in or self.explicit)
 
 
-class StudyFile(_Strict, frozen=True, kw_only=True):
+class StudyFile(Strict, frozen=True, kw_only=True):
     """A study as its file says it. `base` is the path of a configuration, relative to the file."""
 
     study: str
@@ -115,7 +122,7 @@ def load_study(path: Path) -> StudyFile:
 
 def parse_study(text: str, name: str) -> StudyFile:
     """As `load_study`, from text; `name` stands in its errors."""
-    plain, lines = _read_yaml(text, name)
+    plain, lines = read_yaml(text, name)
     if not isinstance(plain, dict):
         raise StudyFileError(
             path=name,
@@ -124,7 +131,7 @@ def parse_study(text: str, name: str) -> StudyFile:
             remedy="See ablations/ for complete examples.",
         )
     study = _convert(plain, name, lines)
-    check(study, lambda path: _where(name, lines, path))
+    check(study, lambda path: where_of(name, lines, path))
     return study
 
 
@@ -135,7 +142,7 @@ def _convert(plain: dict[str, Any], name: str, lines: Any) -> StudyFile:
         try:
             return msgspec.convert(value, kind)
         except msgspec.ValidationError as error:
-            raise _schema_error(str(error), name, lines, path) from None
+            raise schema_error(str(error), name, lines, path) from None
 
     arms = plain.get("arms")
     if not isinstance(arms, dict):
@@ -157,7 +164,7 @@ def _convert(plain: dict[str, Any], name: str, lines: Any) -> StudyFile:
     return msgspec.structs.replace(study, arms=whole)
 
 
-def _read_yaml(text: str, name: str) -> tuple[Any, Any]:
+def read_yaml(text: str, name: str) -> tuple[Any, Any]:
     """(plain values, the same with line numbers). Raises StudyFileError on what is not YAML."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -176,24 +183,33 @@ def _read_yaml(text: str, name: str) -> tuple[Any, Any]:
         ) from None
 
 
-def _schema_error(message: str, name: str, lines: Any, prefix: str) -> StudyFileError:
-    """msgspec's sentence in three parts, with the line and the nearest known key."""
+def schema_error(
+    message: str,
+    name: str,
+    lines: Any,
+    prefix: str,
+    known_keys: Callable[[str], list[str]] | None = None,
+) -> StudyFileError:
+    """msgspec's sentence in three parts, with the line and the nearest known key.
+
+    `known_keys` says which keys may stand below a dotted path; None: those of a study file.
+    """
     text, _, tail = message.partition(" - at `$")
     inner = re.sub(r"\[.*?\]", "", tail.rstrip("`")).strip(".")
     path = ".".join(part for part in (prefix, inner) if part)
     if unknown := re.match(r"Object contains unknown field `(.*)`", text):
         key = unknown[1]
-        known = _known_keys(path)
+        known = (known_keys or _known_keys)(path)
         full = f"{path}.{key}" if path else key
         return StudyFileError(
-            path=_where(name, lines, full),
+            path=where_of(name, lines, full),
             expected="one of the keys " + ", ".join(known),
             got=repr(key),
             remedy=nearest(key, known) or "Remove it.",
         )
     if missing := re.match(r"Object missing required field `(.*)`", text):
         return StudyFileError(
-            path=_where(name, lines, path),
+            path=where_of(name, lines, path),
             expected=f"the key {missing[1]!r}",
             got="none",
             remedy=f"Add `{missing[1]}:`; ablations/ has complete examples.",
@@ -202,7 +218,7 @@ def _schema_error(message: str, name: str, lines: Any, prefix: str) -> StudyFile
     last = path.rpartition(".")[2]
     remedy = nearest(last, _EXPANDED) if path == f"arms.{last}" else None
     return StudyFileError(
-        path=_where(name, lines, path),
+        path=where_of(name, lines, path),
         expected=wanted.replace("`", "") or "a value of the right type",
         got=found.replace("`", "") or text,
         remedy=remedy or "Write a value of that type.",
@@ -226,7 +242,7 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     return f"Did you mean {close[0]!r}?" if close else None
 
 
-def _where(name: str, lines: Any, path: str) -> str:
+def where_of(name: str, lines: Any, path: str) -> str:
     """`file:line: field` as exactly as the lines are known."""
     node, line = lines, None
     for part in filter(None, path.split(".")):
@@ -240,7 +256,7 @@ def _where(name: str, lines: Any, path: str) -> str:
 
 def check(study: StudyFile, where: Callable[[str], str]) -> None:
     """What the types cannot say; `where` names the place of a field. Raises StudyFileError."""
-    _check_name(study.study, where("study"))
+    check_name(study.study, where("study"))
     if study.arms.empty():
         raise StudyFileError(
             path=where("arms"),
@@ -248,7 +264,7 @@ def check(study: StudyFile, where: Callable[[str], str]) -> None:
             got="none",
             remedy="Add `leave_one_out: [a trick]`, `add_one_in: [a trick]` or `name: {set: ...}`.",
         )
-    _check_seeds(study.seeds, where("seeds"))
+    check_seeds(study.seeds, where("seeds"))
     for trick, sweep in study.arms.retune.items():
         _check_sweep(trick, sweep, study, where)
     for name, arm in study.arms.explicit.items():
@@ -284,7 +300,7 @@ def margin_items(study: StudyFile) -> list[tuple[str, float]]:
     return list(study.decide.margin.items())
 
 
-def _check_name(name: str, where: str) -> None:
+def check_name(name: str, where: str) -> None:
     if not NAME.fullmatch(name):
         raise StudyFileError(
             path=where,
@@ -294,7 +310,7 @@ def _check_name(name: str, where: str) -> None:
         )
 
 
-def _check_seeds(seeds: list[int], where: str) -> None:
+def check_seeds(seeds: list[int], where: str) -> None:
     repeated = sorted({seed for seed in seeds if seeds.count(seed) > 1})
     if not seeds or repeated or min(seeds) < 0:
         raise StudyFileError(
@@ -308,7 +324,7 @@ def _check_seeds(seeds: list[int], where: str) -> None:
 def _check_sweep(
     trick: str, sweep: RetuneFile, study: StudyFile, where: Callable[[str], str]
 ) -> None:
-    _check_seeds(sweep.seeds, where(f"arms.retune.{trick}.seeds"))
+    check_seeds(sweep.seeds, where(f"arms.retune.{trick}.seeds"))
     shared = sorted(set(sweep.seeds) & set(study.seeds))
     if shared:
         raise StudyFileError(
@@ -317,6 +333,9 @@ def _check_sweep(
             got=f"{shared} in both",
             remedy="A choice and its verdict on the same seeds flatter the arm: use others.",
         )
+    if sweep.space:
+        _check_searched(sweep, where(f"arms.retune.{trick}"))
+        return
     if not sweep.values or not all(sweep.values.values()):
         raise StudyFileError(
             path=where(f"arms.retune.{trick}.values"),
@@ -326,8 +345,19 @@ def _check_sweep(
         )
 
 
+def _check_searched(sweep: RetuneFile, where: str) -> None:
+    if sweep.values or not sweep.trials or sweep.trials < sweep.best or len(sweep.seeds) < 2:
+        raise StudyFileError(
+            path=where,
+            expected="a space without values, trials (as many as `best` or more), and two seeds",
+            got=f"{len(sweep.values)} values, {sweep.trials} trials, {len(sweep.seeds)} seeds",
+            remedy="Write such as {space: {a.field: {float: [0.001, 0.1], log: true}}, "
+            "trials: 20, seeds: [101, 102]}.",
+        )
+
+
 def _check_arm(name: str, arm: ArmFile, where: str) -> None:
-    _check_name(name, where)
+    check_name(name, where)
     if name == "base":
         raise StudyFileError(
             path=where,

@@ -23,6 +23,7 @@ from harness.trainer import NativeTrainer
 CORE = ("numpy", "scipy", "pyarrow", "msgspec", "ruamel.yaml", "typer", "rich")
 EXTRAS = {
     "report": (("plotly", "matplotlib"), "the HTML report and pictures"),
+    "search": (("optuna", "optuna_dashboard", "psycopg"), "harness search"),
     "train": (("torch", "tiktoken", "rustbpe"), "the native trainer"),
 }
 LEAST_DISK_BYTES = 2 * 2**30

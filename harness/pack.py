@@ -26,7 +26,7 @@ from harness.errors import StoreError, UsageError
 from harness.store import BESIDE, Store
 
 COMPACT = ("records", *BESIDE, "studies")
-FOLDERS = (*COMPACT, "plans")
+FOLDERS = (*COMPACT, "searches", "plans")
 ABSOLUTE = re.compile(r"(?<![^\s=:'\"])/(?:[^\s/'\"]+/)*(?=[^\s/'\"])")  # all but its last part
 
 
@@ -109,6 +109,7 @@ def unpack(tar_path: Path, store: Store) -> Merged:
             _extract(tar_path, Path(folder))
         other = Store(Path(folder))
         studies = [_merged_study(store, other.study(name)) for name in other.study_names()]
+        searches = _new_searches(other, store)
         merged = Merged()
         for record in other.records():
             files = {name: path.read_bytes() for name, path in other.beside(record).items()}
@@ -118,6 +119,10 @@ def unpack(tar_path: Path, store: Store) -> Merged:
         for study in studies:
             store.save_study(study)
             merged.studies += 1
+        for path in searches:
+            target = store.root / path.relative_to(other.root)
+            target.parent.mkdir(exist_ok=True)
+            os.replace(path, target)
         merged.run_dirs = _move_new(other, store)
     return merged
 
@@ -172,6 +177,26 @@ def _merged_study(store: Store, other: ResolvedStudy) -> ResolvedStudy:
         arms=[*own.arms, *(arm for arm in other.arms if arm.name not in arms)],
         runs=[*own.runs, *new],
     )
+
+
+def _new_searches(other: Store, store: Store) -> list[Path]:
+    """The databases of searches that this store has not. Raises StoreError where one differs.
+
+    Two databases of one search cannot be made one: their trials have the same numbers.
+    """
+    found = []
+    for path in sorted((other.root / "searches").glob("*")):
+        own = store.root / "searches" / path.name
+        if not own.exists():
+            found.append(path)
+        elif own.read_bytes() != path.read_bytes():
+            raise StoreError(
+                path=path.name,
+                expected="searches of the same name to be the same search",
+                got="other trials in each",
+                remedy="Nothing was unpacked. Unpack it into another --store.",
+            )
+    return found
 
 
 def _move_new(other: Store, store: Store) -> int:

@@ -202,6 +202,8 @@ class _Verdict(msgspec.Struct, kw_only=True):
         status = result.status
         if ended.cause == "time-out" and status == "interrupted":
             status, reasons = "failed", [ended.describe()]
+        elif ended.cause == "pruned" and status == "interrupted":
+            reasons = [ended.describe()]
         elif ended.returncode != 0 and status == "completed":
             reasons.append(f"the trainer wrote its result and then {ended.describe()}")
         return cls(
@@ -223,7 +225,7 @@ class _Verdict(msgspec.Struct, kw_only=True):
                 "Something outside killed it, often the kernel for want of memory: "
                 "see dmesg, and run on a machine with more of it."
             )
-        stopped = ended.cause in ("stopped", "harness gone")
+        stopped = ended.cause in ("stopped", "pruned", "harness gone")
         return cls(
             status="interrupted" if stopped else "failed",
             reason=reason,

@@ -197,6 +197,9 @@ class Resolver:
 
     def _sweep(self, draft: Draft, grid: RetuneFile) -> list[Draft]:
         settings = sweep.combinations(grid)
+        if grid.space:
+            name = sweep.search_name(self.file.study, draft.trick or "")
+            settings = self.store.found_settings(name)
         points = [
             Draft(
                 name=sweep.arm_name(draft.name, draft.trick or "", chosen),
@@ -211,7 +214,7 @@ class Resolver:
         ]
         self._describe(points)
         refuse_faults(points, self.path)
-        results, all_ended = [], True
+        results, all_ended = [], bool(points)
         for chosen, point in zip(settings, points, strict=True):
             ended = [self._result(point, seed) for seed in grid.seeds]
             all_ended = all_ended and all(was for was, _ in ended)

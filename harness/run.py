@@ -23,12 +23,12 @@ from harness import atomic
 
 GRACE_S = 10.0  # for a trainer to write `interrupted` after SIGTERM
 POLL_S = 0.02
-PROGRESS_S = 0.25
+PROGRESS_S = 0.1  # a search ends a run that is pruned within a step or two
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True):
-    """How a process ended. `cause`: None (by itself), time-out, stopped, or harness gone."""
+    """How a process ended. `cause`: None (by itself), time-out, stopped, pruned, harness gone."""
 
     returncode: int
     cause: str | None
@@ -48,6 +48,8 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
             return f"was ended at its limit of {(self.limit_s or 0) / 60:g} minutes"
         if self.cause == "stopped":
             return "was stopped together with the harness"
+        if self.cause == "pruned":
+            return "was ended because its search expects nothing of it any more"
         if self.cause == "harness gone":
             return "was ended because its harness had died"
         if self.returncode < 0:
@@ -67,6 +69,11 @@ class Stop:
 
     def __bool__(self) -> bool:
         return self.requests > 0
+
+    @property
+    def cause(self) -> str:
+        """Of the ends that it brings about, as `Ended` has it."""
+        return "stopped"
 
     @property
     def grace_s(self) -> float:
@@ -95,6 +102,7 @@ class Progress(msgspec.Struct, kw_only=True):
     loss: float | None = None
     step_s: float | None = None
     val_bpb: float | None = None
+    evaluations: list[dict[str, Any]] = []  # all of them, as they were logged
 
 
 def execute(
@@ -165,7 +173,7 @@ def _watch(
         now = time.monotonic()
         if stop:
             _terminate(process, stop)
-            return "stopped"
+            return stop.cause
         if now >= deadline:
             _terminate(process, stop)
             return "time-out"
@@ -273,6 +281,7 @@ class EventTail:
             self.progress.loss, self.progress.step_s = event.get("loss"), event.get("step_s")
         elif event.get("event") == "evaluation":
             self.progress.val_bpb = event.get("val_bpb")
+            self.progress.evaluations.append(event)
 
 
 def boot_id() -> str:

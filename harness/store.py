@@ -5,6 +5,8 @@
     curves/<plan_id>.parquet          its curve; other attempts likewise
     core/<plan_id>.parquet            its answers to every example of CORE, likewise
     studies/<name>.json               a ResolvedStudy
+    searches/<name>.sqlite            what Optuna keeps of a search
+    searches/<name>.json              the best points of a search that fills a study's sweep
     reports/<name>/                   report.html, report.json, report.csv
     worktrees/                        checkouts of `ref` and `patch` arms
     environments/                     packages of refs that ask for others than are running
@@ -21,7 +23,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 
@@ -129,6 +131,18 @@ class Store:
     def report_dir(self, name: str) -> Path:
         """Where the report of a study stands."""
         return self.root / "reports" / name
+
+    def found_settings(self, search: str) -> list[dict[str, Any]]:
+        """The best points of a search that fills a sweep; empty until it has ended."""
+        found = atomic.read_json(self._settings_path(search))
+        return found if isinstance(found, list) else []
+
+    def save_settings(self, search: str, settings: list[dict[str, Any]]) -> None:
+        """Keeps the best points of a search. Raises DiskError."""
+        atomic.write_json(self._settings_path(search), settings)
+
+    def _settings_path(self, search: str) -> Path:
+        return self.root / "searches" / f"{search}.json"
 
     def save_study(self, study: ResolvedStudy) -> None:
         """Writes a study, whole or not at all. Raises DiskError."""

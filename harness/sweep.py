@@ -2,15 +2,19 @@
 
 Removing Muon at AdamW's wrong learning rate costs ten times what removing Muon costs; so the arm
 gets the settings that are best for it, before its verdict. Every combination of the values is an
-arm of role `retune`. Pure: settings in, settings out; resolve.py writes the choice into the arm.
+arm of role `retune`. Where a search fills the sweep, its best points take the place of the
+combinations. Pure: settings in, settings out; resolve.py writes the choice into the arm.
 """
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.arms import Retuned
 from harness.config import RetuneFile
+
+EDGE = 0.03  # of a searched range: nearer to its end, the best may lie beyond
 
 
 def combinations(sweep: RetuneFile) -> list[dict[str, Any]]:
@@ -48,11 +52,29 @@ def choose(
     return {
         field: Retuned(
             value=best[field],
-            at_edge=len(values) > 1 and best[field] in _edges(values),
+            at_edge=_at_edge(sweep, field, best[field]),
             tried=_tried(field, finished),
         )
-        for field, values in sweep.values.items()
+        for field in sweep.values or sweep.space
     }
+
+
+def search_name(study: str, trick: str) -> str:
+    """The search that fills the sweep of a trick."""
+    return f"{study}-retune-{trick}"
+
+
+def _at_edge(sweep: RetuneFile, field: str, value: Any) -> bool:
+    if not sweep.space:
+        values = sweep.values[field]
+        return len(values) > 1 and value in _edges(values)
+    ends = sweep.space[field].get("float") or sweep.space[field].get("int")
+    if ends is None:
+        return False
+    low, high, at = (
+        map(math.log, (*ends, value)) if sweep.space[field].get("log") else (*ends, value)
+    )
+    return min(at - low, high - at) <= EDGE * (high - low)
 
 
 def _edges(values: Sequence[Any]) -> tuple[Any, Any]:

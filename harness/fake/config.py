@@ -56,6 +56,14 @@ DEFAULTS: dict[str, Any] = {
         "memory_share": 0.0,  # of the device, instead of what the formula says
         "memory_unforeseen": False,  # the estimate knows nothing of that share
     },
+    "bowl": {  # what a search has to find: a loss with one minimum, at OPTIMUM
+        "curvature": 0.0,  # nats at a distance of 1 from it
+        "x": 0.0,
+        "y": 0.0,
+        "diverges_beyond_x": None,
+        "no_memory_beyond_y": None,
+        "crashes_below_x": None,
+    },
     "pace": {"sleep_ms": 0.0, "startup_ms": 0.0},  # real waiting; the recorded times are simulated
     "fail": {
         "at_seeds": None,  # a list: fail at these seeds only
@@ -83,6 +91,7 @@ EFFECTS = {
     "value_embeddings": (-0.021, -0.015),
     "backout": (-0.003, -0.001),
 }
+OPTIMUM = {"x": 0.6, "y": 0.3}
 PEOPLE = ["the harness"]
 
 CATALOGUE: dict[str, dict[str, Any]] = {
@@ -203,7 +212,7 @@ def _check_type(path: str, value: Any) -> None:
         raise FakeConfigError(
             path=path, expected="null for off", got=repr(value), remedy="Write null."
         )
-    number = path == "dial.steps" or _is_number(old)
+    number = path == "dial.steps" or path.startswith("bowl.") or _is_number(old)
     fits = _is_number(value) or (old is None and value is None)
     if (number and not fits) or (isinstance(old, dict) and not isinstance(value, dict)):
         raise FakeConfigError(
@@ -268,6 +277,13 @@ def derived(config: Mapping[str, Any]) -> dict[str, Any]:
         "learning_rates": {"matrices": config["optimizer"]["adamw_lr"]},
         "weight_decay": {"matrices": 0.1},
     }
+
+
+def bowl_loss(config: Mapping[str, Any]) -> float:
+    """Nats that a configuration loses by its distance from the optimum."""
+    bowl = config["bowl"]
+    squares = sum((bowl[axis] - best) ** 2 for axis, best in OPTIMUM.items())
+    return float(bowl["curvature"] * squares)
 
 
 def planted_bytes(config: Mapping[str, Any]) -> int:

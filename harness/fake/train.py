@@ -50,7 +50,7 @@ class Curve:
         self.draw = random.Random(int(hashlib.sha256(text.encode()).hexdigest()[:16], 16))
         self.seed_shift = noise["loss_sd"] * self.draw.gauss(0, 1)
         self.effect: float = sum(fake.EFFECTS[name][0] for name in on) + _lr_penalty(config)
-        self.effect += config["plant"]["loss"]
+        self.effect += config["plant"]["loss"] + fake.bowl_loss(config)
         speed = TOKENS_PER_S * 4 / config["dial"]["depth"]
         for name in on:
             speed *= 1 + fake.EFFECTS[name][1]
@@ -170,10 +170,28 @@ class FakeRun:
             raise RuntimeError(f"crashed at step {step}, as asked")
         while step == fail["hang_at_step"]:
             self._wait(50)
+        beyond = self._beyond_the_bowl()
+        if beyond is not None:
+            return beyond
         if step == fail["diverge_at_step"]:
             return "diverged", f"the loss was not finite at step {step}, as asked"
         if step == fail["out_of_memory_at_step"]:
             return "out_of_memory", f"out of memory at step {step}, as asked"
+        return None
+
+    def _beyond_the_bowl(self) -> tuple[str, str] | None:
+        """What goes wrong in the region of the bowl that this configuration lies in."""
+        bowl = self.config["bowl"]
+
+        def beyond(value: float, limit: float | None) -> bool:
+            return limit is not None and value > limit
+
+        if bowl["crashes_below_x"] is not None and bowl["x"] < bowl["crashes_below_x"]:
+            raise RuntimeError(f"crashed at x = {bowl['x']:g}, as asked")
+        if beyond(bowl["x"], bowl["diverges_beyond_x"]):
+            return "diverged", f"the loss was not finite at x = {bowl['x']:g}, as asked"
+        if beyond(bowl["y"], bowl["no_memory_beyond_y"]):
+            return "out_of_memory", f"out of memory at y = {bowl['y']:g}, as asked"
         return None
 
     def _wait(self, milliseconds: float) -> None:

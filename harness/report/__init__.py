@@ -10,6 +10,7 @@ the moment of asking; nothing in a report is typed in or carried over.
     terminal    rich tables
     tables      report.json, report.csv
     charts      plotly figures            (extra `report`)
+    markup      pieces of HTML            (extra `report`)
     html        report.html               (extra `report`)
     picture     the bars as a PNG          (extra `report`)
 """

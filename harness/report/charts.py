@@ -53,7 +53,7 @@ def bars(panels: list[Panel]) -> go.Figure:
         showgrid=False,
         categoryarray=[bar.label for bar in panels[0].bars],
     )
-    figure = _styled(figure, height=200 + 38 * len(panels[0].bars))
+    figure = styled(figure, height=200 + 38 * len(panels[0].bars))
     figure.update_layout(legend={"yanchor": "top", "y": -70 / (60 + 38 * len(panels[0].bars))})
     return figure
 
@@ -144,7 +144,7 @@ def curves(curves: list[ArmCurve], base: str, axis: str) -> go.Figure:
     figure.update_yaxes(title_text="loss (nats per token)", range=_late_range(curves))
     titles = {"tokens": "training tokens", "train_time_s": "training time (s)"}
     figure.update_xaxes(title_text=titles[axis], rangemode="tozero")
-    return _styled(figure, height=430)
+    return styled(figure, height=430)
 
 
 def differences(curves: list[ArmCurve], base: str) -> go.Figure | None:
@@ -182,7 +182,7 @@ def differences(curves: list[ArmCurve], base: str) -> go.Figure | None:
     )
     figure.update_xaxes(title_text="training tokens", rangemode="tozero")
     figure.add_hline(y=0, line_color=ZERO, line_width=1)
-    return _styled(figure, height=380)
+    return styled(figure, height=380)
 
 
 def throughput(content: Content) -> go.Figure | None:
@@ -214,7 +214,7 @@ def throughput(content: Content) -> go.Figure | None:
         )
     figure.update_yaxes(title_text="tokens/s")
     figure.update_xaxes(categoryorder="array", categoryarray=order, automargin=True)
-    return _styled(figure, height=380)
+    return styled(figure, height=380)
 
 
 def _add_band(
@@ -269,7 +269,8 @@ def _late_range(curves: list[ArmCurve]) -> list[float] | None:
     return [low - room, high + room]
 
 
-def _styled(figure: go.Figure, height: int) -> go.Figure:
+def styled(figure: go.Figure, height: int) -> go.Figure:
+    """A figure in the look of the page, without colours of its own for paper and text."""
     figure.update_layout(
         height=height,
         margin={"l": 60, "r": 20, "t": 40, "b": 60},

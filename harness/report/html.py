@@ -17,14 +17,12 @@ from harness.effects import Effect
 from harness.report import charts, core, wording
 from harness.report.content import Content, difference, flatten, settings
 from harness.report.curves import MOST_SEEDS, arm_curves
-from harness.report.html_style import POLICY, SCRIPT, STYLE
+from harness.report.markup import bullets, chart, document, folded, table
 from harness.report.panels import panels
 
 
 def page(content: Content) -> str:
     """The HTML document."""
-    from plotly.offline import get_plotlyjs
-
     found = content.found
     sections = [
         _header(content),
@@ -38,19 +36,7 @@ def page(content: Content) -> str:
         _configurations(content),
         _reading(content),
     ]
-    return "\n".join(
-        [
-            "<!doctype html>",
-            '<html lang="en"><head><meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{escape(found.study)}: ablation report</title>",
-            f"<style>{STYLE}</style>",
-            f"<script>{get_plotlyjs()}</script></head><body><main>",
-            *sections,
-            f"</main><script>{SCRIPT}</script></body></html>",
-        ]
-    )
+    return document(f"{found.study}: ablation report", sections)
 
 
 def _header(content: Content) -> str:
@@ -65,7 +51,7 @@ def _header(content: Content) -> str:
         f"Price: {escape(wording.price_line(found))}.",
     ]
     return f'{first}<h1>{escape(found.question)}</h1><p class="facts">{" · ".join(facts)}</p>' + (
-        f'<div class="warnings">{_bullets(warnings)}</div>' if warnings else ""
+        f'<div class="warnings">{bullets(warnings)}</div>' if warnings else ""
     )
 
 
@@ -82,7 +68,7 @@ def _attribution(content: Content) -> str:
     return (
         f"<section><h2>{escape(wording.effects_title(found))}</h2>"
         f"<p>{escape(wording.how_to_read(found))}{shade}</p>"
-        f"{_chart(charts.bars(panels(content)))}{_effects_table(content)}"
+        f"{chart(charts.bars(panels(content)))}{_effects_table(content)}"
         f'<p class="small">* outside its noise interval. '
         f"{escape(' '.join(sentence for sentence in sentences if sentence))}</p></section>"
     )
@@ -116,7 +102,7 @@ def _effects_table(content: Content) -> str:
         )
         cells.append(f"{parameters}<br>{flops}")
         rows.append(cells)
-    return _table(head, rows, kind="effects")
+    return table(head, rows, kind="effects")
 
 
 def _effect(effect: Effect) -> str:
@@ -146,12 +132,12 @@ def _curves(content: Content) -> str:
         "<p>Training loss, averaged over stretches of steps and over the seeds; the bands are the "
         f"range over the seeds, diamonds are validation losses.{limit}</p>",
         "<h3>Against tokens</h3>",
-        _chart(charts.curves(drawn, base, "tokens")),
+        chart(charts.curves(drawn, base, "tokens")),
         "<h3>Against training time</h3>",
-        _chart(charts.curves(drawn, base, "train_time_s")),
+        chart(charts.curves(drawn, base, "train_time_s")),
     ]
     if apart is not None:
-        parts += ["<h3>Difference from the base at the same tokens</h3>", _chart(apart)]
+        parts += ["<h3>Difference from the base at the same tokens</h3>", chart(apart)]
     return "".join([*parts, "</section>"])
 
 
@@ -162,7 +148,7 @@ def _throughput(content: Content) -> str:
     return (
         "<section><h2>Throughput by arm and block</h2><p>Speeds are compared inside a block only: "
         "along one line here, never between lines.</p>"
-        f"{_chart(figure)}</section>"
+        f"{chart(figure)}</section>"
     )
 
 
@@ -174,19 +160,19 @@ def _core(content: Content) -> str:
     compared = {labels[name]: pair for name, pair in found.arms.items() if pair is not None}
     parts = [
         f"<section><h2>CORE by task</h2><p>The base, {escape(core.about(found.base))}.</p>",
-        _table(core.TASK_TITLES, _markup(core.task_rows(found.base))),
+        table(core.TASK_TITLES, _markup(core.task_rows(found.base))),
     ]
     if compared:
         changes = _markup(core.change_rows(list(compared.values())))
         parts.append("<h3>Change of accuracy by task</h3>")
-        parts.append(_table(["task", *compared], changes))
+        parts.append(table(["task", *compared], changes))
     for label, pair in compared.items():
         totals = _markup(core.total_cells(pair, total) for total in pair.totals)
         tasks = _markup(core.pair_cells(pair, index) for index in range(len(pair.tasks)))
-        body = _table(core.TOTAL_TITLES, totals) + _table(core.PAIR_TITLES, tasks)
-        parts.append(_folded(f"{escape(label)} (B) against the base (A)", body))
+        body = table(core.TOTAL_TITLES, totals) + table(core.PAIR_TITLES, tasks)
+        parts.append(folded(f"{escape(label)} (B) against the base (A)", body))
     lines = core.study_sentences(list(compared.values()), found.missing)
-    return "".join([*parts, _bullets(lines), "</section>"])
+    return "".join([*parts, bullets(lines), "</section>"])
 
 
 def _markup(rows: Iterable[Sequence[str]]) -> list[list[str]]:
@@ -216,7 +202,7 @@ def _barnacles(content: Content) -> str:
     head = ["trick", "but pays in", "lines of code", "parameters", "peak memory", "compile time"]
     return (
         f"<section><h2>Barnacles</h2><p>{escape(intro)} One that pays in nothing else may be "
-        f"deleted.</p>{_table(head, rows)}</section>"
+        f"deleted.</p>{table(head, rows)}</section>"
     )
 
 
@@ -259,7 +245,7 @@ def _runs(content: Content) -> str:
         "<section><h2>What was run, and at what price</h2>"
         f"<p>{escape(wording.price_line(found))}. Overhead of the harness: {overhead} a run.</p>"
         f"<pre>{escape(content.study.command)}</pre>"
-        f"{_folded(f'All {len(rows)} runs', _table(head, rows))}</section>"
+        f"{folded(f'All {len(rows)} runs', table(head, rows))}</section>"
     )
 
 
@@ -267,19 +253,19 @@ def _environments(content: Content) -> str:
     blocks = []
     for environment_id, environment in content.found.environments.items():
         rows = [[escape(path), _value(value)] for path, value in flatten(environment).items()]
-        table = _table(["", ""], rows, head=False)
+        values = table(["", ""], rows, head=False)
         count = sum(row.environment_id == environment_id for row in content.found.runs)
         runs = f"{count} run{'s' * (count != 1)}"
-        blocks.append(_folded(f"{escape(environment_id)}: {runs}", table))
+        blocks.append(folded(f"{escape(environment_id)}: {runs}", values))
     return f"<section><h2>Environments</h2>{''.join(blocks)}</section>"
 
 
 def _configurations(content: Content) -> str:
     base = content.base
-    blocks = [_folded(f"{escape(base.name)}: every value", _every_value(base))]
+    blocks = [folded(f"{escape(base.name)}: every value", _every_value(base))]
     for arm in content.study.arms:
         if arm is not base:
-            blocks.append(_folded(f"{escape(arm.name)}: against the base", _one_arm(base, arm)))
+            blocks.append(folded(f"{escape(arm.name)}: against the base", _one_arm(base, arm)))
     return f"<section><h2>Configurations</h2>{''.join(blocks)}</section>"
 
 
@@ -292,8 +278,8 @@ def _one_arm(base: Arm, arm: Arm) -> str:
         for key, values in settings(arm).items()
         if values
     ]
-    table = _table(["field", "base", arm.name], rows) if rows else "<p>No field differs.</p>"
-    return "".join([*words, table, _folded("every value", _every_value(arm))])
+    fields = table(["field", "base", arm.name], rows) if rows else "<p>No field differs.</p>"
+    return "".join([*words, fields, folded("every value", _every_value(arm))])
 
 
 def _every_value(arm: Arm) -> str:
@@ -327,44 +313,7 @@ def _reading(content: Content) -> str:
         )
     if found.alpha:
         sentences.append("Corrections hold for all arms in one metric, not across metrics.")
-    return f"<section><h2>How the numbers are made</h2>{_bullets(sentences)}</section>"
-
-
-# --- pieces of HTML -----------------------------------------------------------------------------
-
-
-def _chart(figure: Any) -> str:
-    import plotly.io
-
-    markup: str = plotly.io.to_html(
-        figure,
-        full_html=False,
-        include_plotlyjs=False,
-        config={"displayModeBar": False, "responsive": True, "plotlyServerURL": ""},
-    )
-    return f'<div class="chart">{markup}</div>'
-
-
-def _table(
-    columns: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    *,
-    head: bool = True,
-    kind: str = "plain",
-) -> str:
-    """A table; cells are markup already, headings are not."""
-    top = "".join(f"<th>{escape(column)}</th>" for column in columns)
-    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    top = f"<thead><tr>{top}</tr></thead>" if head else ""
-    return f'<div class="wide"><table class="{kind}">{top}<tbody>{body}</tbody></table></div>'
-
-
-def _folded(summary: str, body: str) -> str:
-    return f"<details><summary>{summary}</summary>{body}</details>"
-
-
-def _bullets(lines: Iterable[str]) -> str:
-    return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>"
+    return f"<section><h2>How the numbers are made</h2>{bullets(sentences)}</section>"
 
 
 def _or_dash(value: float | None, form: str = "") -> str:

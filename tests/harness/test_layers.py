@@ -34,6 +34,7 @@ LAYERS = [
     ["effects", "comparison", "time_to_target", "attribution"],
     ["paired_core"],
     ["report"],
+    ["search"],
     ["ledger"],
     ["logs"],
     ["margins", "fairness", "judgement", "answers", "summary"],
@@ -44,7 +45,7 @@ LAYERS = [
     ["drift", "drift_report"],
     ["gate_findings", "junit", "annotations"],
     ["ci_file", "ci_merge", "ci_rules", "ci_audit"],
-    ["commands", "compare", "banking", "gating", "ci"],
+    ["commands", "compare", "banking", "gating", "searching", "tuning", "ci"],
     ["ci_cli", "cli"],
     ["__main__"],
 ]
@@ -98,8 +99,8 @@ def test_imports_go_from_later_layers_to_earlier_ones(path):
 def test_help_imports_no_heavy_library():
     code = (
         "import sys; import harness.cli, harness.__main__; "
-        "print([m for m in ('numpy', 'scipy', 'pyarrow', 'pandas', 'plotly', 'torch', 'ruamel') "
-        "if m in sys.modules])"
+        "print([m for m in ('numpy', 'scipy', 'pyarrow', 'pandas', 'plotly', 'torch', 'ruamel', "
+        "'optuna', 'sqlalchemy') if m in sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True

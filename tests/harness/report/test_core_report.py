@@ -85,7 +85,8 @@ def test_an_arm_that_was_evaluated_in_another_way_has_the_field_in_place_of_an_e
 
 
 def test_several_seeds_are_averaged_and_their_noise_is_in_the_wide_interval(answered):
-    found = json.loads(as_json(load(answered(seeds=(1, 2, 3)), NAME)))["core"]
+    noisy = {arm: {"noise.skill_sd": 1.0} for arm in ("base", "no_muon")}
+    found = json.loads(as_json(load(answered(seeds=(1, 2, 3), settings=noisy), NAME)))["core"]
     assert found["base"]["runs"] == 3
     for total in found["arms"]["no_muon"]["totals"]:
         assert total["wide_high"] - total["wide_low"] > total["high"] - total["low"]

@@ -1,0 +1,240 @@
+"""A search as data: its trials, its noise, what was confirmed; read from storage and store.
+
+`report.json` holds exactly this; the terminal and the page print it. Reads, computes, never runs
+anything.
+"""
+
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from harness import statistics
+from harness.search.confirm import STUDIES, Look, Pick, feasible, look, pick
+from harness.search.file import SearchFile, dimensions
+from harness.search.noise import Noise
+from harness.search.objective import harm
+from harness.search.trial import told
+from harness.store import Store
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.trial import FrozenTrial
+
+BASE = "base"  # the Optuna study's attribute that holds the noise of the base
+CONFIRM, NEXT = "confirm", "next"
+
+
+class TrialRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One trial. `outcome` is a record's status, or: refused, pruned, unmeasured, lost, at work."""
+
+    number: int
+    outcome: str
+    reason: str | None
+    point: dict[str, Any]
+    values: list[float] | None
+    feasible: bool
+    recorded: bool
+    steps: int
+    wall_s: float
+    gpu_s: float
+    started_at: float | None
+    ended_at: float | None
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """One of the best trials: what the search claims, and what each further look says of it."""
+
+    pick: Pick
+    confirm: Look | None = None
+    next: Look | None = None
+
+    @property
+    def survives(self) -> bool:
+        """Confirmed, and at the next scale too where that was asked."""
+        return (
+            self.confirm is not None
+            and self.confirm.survives
+            and (self.next is None or self.next.survives)
+        )
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole answer of one search."""
+
+    search: str
+    question: str
+    objectives: list[str]
+    noise: Noise
+    detectable: dict[str, float]  # smallest effect the second look can see, per objective
+    trials: list[TrialRow]
+    claims: list[Claim]
+    looks: dict[str, str]  # confirm, next -> name of the study
+    importances: dict[str, float]
+    names: list[str]  # of all parameters
+    logarithmic: list[str]  # of those with a logarithmic range
+    alpha: float
+    many: str
+    best: int
+    gpu_s: float
+    wall_s: float
+    price_usd: float | None
+    refused: list[str]
+
+    @property
+    def outcomes(self) -> Counter[str]:
+        """How many trials ended how."""
+        return Counter(row.outcome for row in self.trials)
+
+    @property
+    def survivors(self) -> list[Claim]:
+        """What was confirmed."""
+        return [claim for claim in self.claims if claim.survives]
+
+    def eligible(self) -> list[TrialRow]:
+        """Trials with a value that keep every bound."""
+        return [row for row in self.trials if row.outcome == "completed" and row.feasible]
+
+    def best_row(self) -> TrialRow | None:
+        """The eligible trial that is best in the first objective."""
+        sign = harm(self.objectives[0])
+        rows = [row for row in self.eligible() if row.values]
+        return min(rows, key=lambda row: sign * (row.values or [0.0])[0], default=None)
+
+
+def read(
+    study: "Study", store: Store, file: SearchFile, base_plan: str, refused: Sequence[str]
+) -> Found | None:
+    """What a search says so far; None while its base has no replicates. Raises StoreError.
+
+    A second look that another machine's store has is none here.
+    """
+    attributes = study.user_attrs
+    if BASE not in attributes:
+        return None
+    noise = msgspec.convert(attributes[BASE], Noise)
+    trials = study.get_trials(deepcopy=False)
+    made: dict[str, str] = attributes.get(STUDIES, {})
+    looks = {look: name for look, name in made.items() if store.study_path(name).exists()}
+    names = file.objectives
+    picks = (
+        [msgspec.convert(entry, Pick) for entry in attributes["picks"]]
+        if CONFIRM in looks
+        else pick(trials, names, noise, file.confirm.best, base_plan)
+    )
+    claims = _claims(store, picks, looks, names)
+    rows = [_row(trial) for trial in trials]
+    gpu_s = sum(row.gpu_s for row in rows)
+    price = file.limits.price
+    return Found(
+        search=file.search,
+        question=file.question,
+        objectives=names,
+        noise=noise,
+        detectable={name: detectable(file, noise, claims, name) for name in names},
+        trials=rows,
+        claims=claims,
+        looks=looks,
+        importances=importances(study, trials),
+        names=file.parameters,
+        logarithmic=[path for _, path, one in dimensions(file) if one.log],
+        alpha=file.confirm.alpha,
+        many=file.confirm.many,
+        best=file.confirm.best,
+        gpu_s=gpu_s,
+        wall_s=sum(row.wall_s for row in rows),
+        price_usd=None if price is None else gpu_s / 3600 * price,
+        refused=list(refused),
+    )
+
+
+def _row(trial: "FrozenTrial") -> TrialRow:
+    lost = trial.state.name == "FAIL"
+    answer = None if lost else told(trial)
+    waiting = not trial.state.is_finished()
+    started, ended = trial.datetime_start, trial.datetime_complete
+    return TrialRow(
+        number=trial.number,
+        outcome=answer.outcome if answer else "at work" if waiting else "lost",
+        reason=answer.reason if answer else None,
+        point=trial.params,
+        values=trial.values if answer is not None and answer.outcome == "completed" else None,
+        feasible=feasible(trial),
+        recorded=answer is not None and answer.recorded,
+        steps=answer.steps if answer else 0,
+        wall_s=answer.wall_s if answer else 0.0,
+        gpu_s=answer.gpu_s if answer else 0.0,
+        started_at=started.timestamp() if started else None,
+        ended_at=ended.timestamp() if ended else None,
+    )
+
+
+def _claims(
+    store: Store, picks: Sequence[Pick], looks: dict[str, str], names: Sequence[str]
+) -> list[Claim]:
+    confirmed: Sequence[Look | None] = [None] * len(picks)
+    if CONFIRM in looks:
+        confirmed = look(store, looks[CONFIRM], picks, names)
+    survivors = [p for p, seen in zip(picks, confirmed, strict=True) if seen and seen.survives]
+    further: dict[int, Look] = {}
+    if NEXT in looks:
+        again = look(store, looks[NEXT], survivors, names)
+        further = {p.number: seen for p, seen in zip(survivors, again, strict=True)}
+    return [
+        Claim(pick=p, confirm=seen, next=further.get(p.number))
+        for p, seen in zip(picks, confirmed, strict=True)
+    ]
+
+
+def detectable(file: SearchFile, noise: Noise, claims: Sequence[Claim], name: str) -> float:
+    """The smallest effect that the second look could see; before it, by the base's SD alone."""
+    seen = [
+        claim.confirm.effects[name].minimum_detectable
+        for claim in claims
+        if claim.confirm is not None and name in claim.confirm.effects
+    ]
+    if known := [value for value in seen if value is not None]:
+        return max(known)
+    return planned_detectable(file, noise.sd[name], noise.df)
+
+
+def planned_detectable(file: SearchFile, sd: float, df: int) -> float:
+    """The smallest effect that the second look will see, in the unit of `sd`."""
+    runs, arms = len(file.confirm.seeds), max(1, file.confirm.best)
+    return statistics.minimum_detectable_effect(
+        sd,
+        max(df, (arms + 1) * (runs - 1)),
+        runs,
+        runs,
+        file.confirm.alpha / len(file.objectives),
+        arms=arms,
+        many=file.confirm.many,
+    )
+
+
+def importances(study: "Study", trials: "Sequence[FrozenTrial]") -> dict[str, float]:
+    """The share of each parameter in what sets the good trials apart (Optuna's PED-ANOVA).
+
+    Empty where fewer than two parameters or four trials say anything.
+    """
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+
+    done = [trial for trial in trials if trial.values is not None and told(trial) is not None]
+    done = [trial for trial in done if trial.state.name == "COMPLETE"]
+    varied = {
+        name
+        for name in {name for trial in done for name in trial.params}
+        if len({trial.params.get(name) for trial in done}) > 1
+    }
+    if len(done) < 4 or len(varied) < 2 or len({trial.values[0] for trial in done}) < 2:
+        return {}
+    sign = 1.0 if study.directions[0].name == "MINIMIZE" else -1.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # it says that a low target counts as good
+        return get_param_importances(
+            study,
+            evaluator=PedAnovaImportanceEvaluator(),
+            target=lambda trial: sign * trial.values[0],
+        )

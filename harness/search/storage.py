@@ -1,0 +1,298 @@
+"""Optuna's storage, sampler and pruner: opened by their own names, or refused with what to do.
+
+SQLite inside the store, one file a search, so that `pack` carries it; or any server by URL, for
+workers on several machines. A trial sends a heartbeat while it runs; one that stays silent is
+failed by whoever begins the next trial, and put in line again. The only file that knows what
+Optuna's storages raise. A URL may hold a password: it is never printed.
+"""
+
+import gc
+import inspect
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness import atomic
+from harness.config import nearest
+from harness.errors import HarnessError, StoreError, StudyFileError
+from harness.store import Store
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.pruners import BasePruner
+    from optuna.samplers import BaseSampler
+    from optuna.storages import BaseStorage
+    from optuna.trial import FrozenTrial
+
+HEARTBEAT_S = 5
+GRACE_S = 30  # this long without a heartbeat, and a trial's worker is taken for dead
+LOCKED_S = 60.0  # how long a SQLite file may be held by another writer
+FINGERPRINT = "search"  # the study's attribute that says which search it is
+EXTRA = "pip install '.[search]'"
+
+
+def import_optuna() -> Any:
+    """Optuna, without its own log. Raises StoreError where it is not installed."""
+    try:
+        import optuna
+    except ImportError as error:
+        raise StoreError(
+            expected="optuna, which proposes the trials",
+            got=f"no package {error.name}",
+            remedy=f"Install the extra: {EXTRA}",
+        ) from error
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # what it would say is said by the harness
+    return optuna
+
+
+def sqlite_path(store: Store, name: str) -> Path:
+    """Where a search lies that has no other storage."""
+    return store.root / "searches" / f"{name}.sqlite"
+
+
+def url_of(store: Store, name: str, url: str | None) -> str:
+    """The URL of a search's storage, as SQLAlchemy reads it."""
+    if url is None:
+        path = sqlite_path(store, name)
+        with atomic.disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        return f"sqlite:///{path.resolve()}"
+    # of the drivers for PostgreSQL, psycopg is the one that the extra installs
+    for scheme in ("postgresql://", "postgres://"):
+        if url.startswith(scheme):
+            return "postgresql+psycopg://" + url.removeprefix(scheme)
+    return url
+
+
+@contextmanager
+def open_storage(
+    url: str, *, heartbeat_s: int = HEARTBEAT_S, grace_s: int = GRACE_S
+) -> "Iterator[BaseStorage]":
+    """The storage behind a URL, its tables made where it is new, closed at the end.
+
+    It keeps in memory what it has read of trials that have ended, for all who use it: thousands
+    take seconds to read. Raises StoreError, for whatever it says no to meanwhile too.
+    """
+    optuna = import_optuna()
+    sqlite = url.startswith("sqlite")
+    with storage_errors(url):
+        with _experimental_is_fine():
+            storage = optuna.storages.RDBStorage(
+                url,
+                engine_kwargs={"connect_args": {"timeout": LOCKED_S}} if sqlite else None,
+                heartbeat_interval=heartbeat_s,
+                grace_period=grace_s,
+                heartbeat_stale_trial_callback=retry_later,
+            )
+        try:
+            yield optuna.storages.get_storage(storage)
+        finally:
+            storage.remove_session()
+            storage.engine.dispose()
+
+
+def retry_later(study: "Study", trial: "FrozenTrial") -> None:
+    """Puts a trial whose worker died in line again, with the same point and nothing else."""
+    study.enqueue_trial(trial.params, user_attrs={"retry_of": trial.number})
+
+
+def fail_silent(study: "Study") -> None:
+    """Fails the trials whose workers sent no heartbeat for long, and puts them in line again."""
+    with _experimental_is_fine():
+        import_optuna().storages.fail_stale_trials(study)
+
+
+@contextmanager
+def storage_errors(url: str) -> Iterator[None]:
+    """Turns what a storage can say no with into a StoreError that names it and the remedy."""
+    import_optuna()
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, SQLAlchemyError
+
+    def refuse(expected: str, error: Exception, remedy: str) -> StoreError:
+        told = str(getattr(error, "orig", None) or error).strip().splitlines()
+        return StoreError(
+            path=shown(url), expected=expected, got=told[0] if told else "nothing", remedy=remedy
+        )
+
+    try:
+        yield
+    except HarnessError:
+        raise
+    except (ArgumentError, NoSuchModuleError, ImportError) as error:
+        raise refuse(
+            "a storage such as postgresql://user@host/database",
+            error,
+            f"Correct --storage; its driver comes with the extra: {EXTRA}",
+        ) from error
+    except (OperationalError, SQLAlchemyError, StorageInternalError) as error:
+        cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+        raise refuse(
+            "a storage that answers",
+            cause if isinstance(cause, Exception) else error,
+            "See that it runs, may be reached and has room; the same command then goes on.",
+        ) from error
+    except RuntimeError as error:
+        if "version" not in str(error):
+            raise
+        raise refuse(
+            "a storage of this version of Optuna",
+            error,
+            "`optuna storage upgrade --storage URL` updates it (make a copy first), "
+            "or install the version that wrote it.",
+        ) from error
+
+
+def shown(url: str) -> str:
+    """A URL without its password."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except ArgumentError:
+        return "--storage"
+
+
+def open_study(
+    storage: "BaseStorage",
+    name: str,
+    directions: list[str],
+    fingerprint: dict[str, Any],
+    sampler: "BaseSampler",
+    pruner: "BasePruner",
+) -> "Study":
+    """The Optuna study of a search, made where it is new.
+
+    Raises StoreError where another search has its name: one with another space, base or objective.
+    """
+    optuna = import_optuna()
+    study: Study = optuna.create_study(
+        study_name=name,
+        storage=storage,
+        directions=directions if name not in _names(storage) else None,
+        sampler=sampler,
+        pruner=pruner,
+        load_if_exists=True,
+    )
+    if FINGERPRINT not in study.user_attrs:
+        study.set_user_attr(FINGERPRINT, fingerprint)
+    refuse_other(study, fingerprint)
+    return study
+
+
+def refuse_other(study: "Study", fingerprint: dict[str, Any]) -> None:
+    """Raises StoreError where a stored search is not the one of this fingerprint."""
+    if found := differences(study.user_attrs.get(FINGERPRINT, fingerprint), fingerprint):
+        raise StoreError(
+            path=study.study_name,
+            expected="the search of this name as it is stored",
+            got="another one: " + "; ".join(found[:4]) + (", ..." if found[4:] else ""),
+            remedy="Give this one another name under `search:`, or another --store or --storage.",
+        )
+
+
+def _names(storage: "BaseStorage") -> set[str]:
+    return {study.study_name for study in storage.get_all_studies()}
+
+
+def stored_study(storage: "BaseStorage", name: str) -> "Study | None":
+    """The Optuna study of that name with its trials, to be read; None where there is none."""
+    if name not in _names(storage):
+        return None
+    study: Study = import_optuna().load_study(study_name=name, storage=storage)
+    with _uncollected():
+        study.get_trials(deepcopy=False)  # read once; the storage keeps those that have ended
+    return study
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the garbage collector, which takes as long over thousands of trials as reading them.
+
+    They are some twenty objects each that all stay, and it looks through them again and again.
+    """
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.enable()
+
+
+def differences(known: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Where two fingerprints differ, in words."""
+    found = []
+    for part in {**known, **now}:
+        before, after = known.get(part), now.get(part)
+        if isinstance(before, dict) and isinstance(after, dict):
+            found += [f"{part}: {text}" for text in differences(before, after)]
+        elif before != after:
+            found.append(f"{part} was {before!r}, is {after!r}")
+    return found
+
+
+def sampler_of(asked: str | dict[str, Any], seed: int, where: str) -> "BaseSampler":
+    """A sampler by Optuna's own name and arguments. Raises StudyFileError."""
+    optuna = import_optuna()
+    sampler: BaseSampler = _made(optuna.samplers, "Sampler", asked, f"{where}: sampler", seed=seed)
+    return sampler
+
+
+def pruner_of(asked: str | dict[str, Any], evaluations: int, where: str) -> "BasePruner":
+    """A pruner by Optuna's own name and arguments; `evaluations`: how many a whole run makes.
+
+    A resource is one evaluation. Unless the file says otherwise a run is not looked at before a
+    ninth of its own: at the very start of training the order says little of the end. A run with one
+    evaluation alone has nothing to be pruned by. Raises StudyFileError.
+    """
+    optuna = import_optuna()
+    pruner: BasePruner = _made(
+        optuna.pruners,
+        "Pruner",
+        asked,
+        f"{where}: pruner",
+        min_resource=max(1, evaluations // 9),
+        max_resource=max(1, evaluations),
+    )
+    return pruner if evaluations > 1 else optuna.pruners.NopPruner()
+
+
+def _made(module: Any, kind: str, asked: str | dict[str, Any], where: str, **ours: Any) -> Any:
+    """An object of one of a module's classes: the file's arguments over ours, where it has them."""
+    given = {"name": asked} if isinstance(asked, str) else dict(asked)
+    name = str(given.pop("name", ""))
+    known = [one for one in module.__all__ if one.endswith(kind) and not one.startswith("Base")]
+    if name not in known:
+        raise StudyFileError(
+            path=where,
+            expected="one of " + ", ".join(known),
+            got=repr(name),
+            remedy=nearest(name, known) or "Name one of these; its arguments stand beside `name`.",
+        )
+    build: Callable[..., Any] = getattr(module, name)
+    takes = inspect.signature(build).parameters
+    try:
+        with _experimental_is_fine():
+            return build(**{key: ours[key] for key in ours if key in takes} | given)
+    except (TypeError, ValueError) as error:
+        raise StudyFileError(
+            path=where,
+            expected=f"arguments of Optuna's {name}",
+            got=str(error),
+            remedy="Its arguments are " + ", ".join(takes) + ".",
+        ) from error
+
+
+@contextmanager
+def _experimental_is_fine() -> Iterator[None]:
+    """Optuna warns of its newer parts; which of them are used here is our choice, not a user's."""
+    import_optuna()
+    from optuna.exceptions import ExperimentalWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        yield

@@ -1,0 +1,320 @@
+"""What `harness search` does, step by step; an exit code for every end.
+
+Read the file, resolve, end what a killed harness left, replicate the base, make the trials, look
+again at the best, write out what survives, report. Every step begins with what is recorded, so
+that the same command goes on wherever it was stopped. Beside `commands`.
+"""
+
+import importlib.util
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from harness import atomic, errors
+from harness.allowance import Halt
+from harness.atomic import digest
+from harness.attempt import recover
+from harness.commands import check_gpus
+from harness.errors import StoreError, StudyFileError
+from harness.live import Live
+from harness.record import Record
+from harness.report import EXTRA
+from harness.resolve import resolve as resolve_study
+from harness.run import Stop, asked_to
+from harness.search import confirm, found, noise, patch, storage, tables, words
+from harness.search.crew import Allowance, Crew
+from harness.search.file import SearchFile, check
+from harness.search.noise import Noise
+from harness.search.objective import Objective
+from harness.search.plan import Plan, resolve
+from harness.search.slots import Slots
+from harness.search.trial import Told, Trying, told
+from harness.store import Store
+from harness.study import Command, Executor
+from harness.study import Options as StudyOptions
+from harness.trainer import by_name
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from rich.console import Console
+
+
+OBJECTIVE = "objective"  # the Optuna study's attribute that holds what is sought
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How one command searches. `worker`: trials alone; base and second look are another's part.
+
+    `report_only`: what is found so far, by whatever commands are at work.
+    """
+
+    max_minutes: float | None = None
+    gpus: list[str] = []
+    storage: str | None = None
+    worker: bool = False
+    report_only: bool = False
+    html: bool = True
+
+
+class Searching:
+    """One command of one search."""
+
+    def __init__(
+        self,
+        console: "Console",
+        file: SearchFile,
+        path: Path,
+        store: Store,
+        options: Options,
+        command: Command | None = None,
+    ) -> None:
+        self.console, self.file, self.path = console, file, path
+        self.store, self.options = store, options
+        self.command = command or Command(Stop())
+        self.trainer = by_name(file.trainer)
+        self.url = storage.url_of(store, file.search, options.storage)
+        self.where = str(path)
+
+    def run(self) -> int:
+        """All steps. Raises HarnessError; what was recorded stays."""
+        storage.import_optuna()
+        check_gpus(self.options.gpus, self.trainer)
+        plan = resolve(self.file, self.path, self.trainer)
+        self._check_parts()
+        if not self.options.report_only:
+            self._tell_recovered(recover(self.store))
+        with storage.open_storage(self.url) as self.opened:
+            try:
+                with asked_to(self.command.stop):
+                    reason, code = self._steps(plan), errors.PASS
+            except Halt as halt:
+                reason, code = str(halt), halt.exit_code
+            told_any = self._report(plan)
+        if self.options.report_only:
+            reason = "" if told_any else f"Nothing of {self.file.search} is found yet."
+        if reason:
+            words.say(self.console, reason)
+        return code
+
+    def best_points(self, count: int) -> list[dict[str, Any]]:
+        """Base and trials alone; the settings of the best trials. Raises Halt at a limit."""
+        storage.import_optuna()
+        plan = resolve(self.file, self.path, self.trainer)
+        slots = Slots(self.store, self.trainer, self.options.gpus, self.file.limits.run_minutes)
+        with storage.open_storage(self.url) as self.opened, asked_to(self.command.stop):
+            objective, base = self._base(plan, slots)
+            self._trials(plan, slots, objective, base)
+            trials = confirm.eligible(self._study(plan, "", 0).get_trials(deepcopy=False))
+            trials.sort(key=lambda trial: float(trial.values[0]))
+            answers = [told(trial) for trial in trials[:count]]
+        return [answer.overrides for answer in answers if answer is not None]
+
+    def _check_parts(self) -> None:
+        """Refuses a sampler or a pruner before anything is spent."""
+        storage.sampler_of(self.file.sampler, 0, self.where)
+        storage.pruner_of(self.file.pruner, 2, self.where)
+
+    def _steps(self, plan: Plan) -> str:
+        if self.options.report_only:
+            return ""
+        slots = Slots(self.store, self.trainer, self.options.gpus, self.file.limits.run_minutes)
+        objective, base = self._base(plan, slots)
+        for line in words.noise_words(base):
+            words.say(self.console, line)
+        if why := words.pruning_words(objective, base):
+            words.say(self.console, why)
+        if base.gpus == 0 and self.file.budget.trials is None:
+            raise StudyFileError(
+                path=f"{self.where}: budget",
+                expected="a number of trials, where runs use no GPU",
+                got="a budget of GPU time alone",
+                remedy="Add trials: the search would never end.",
+            )
+        reason = self._trials(plan, slots, objective, base)
+        if self.options.worker or not self.file.confirm.best:
+            return reason
+        return self._second_look(plan, reason)
+
+    # the base ---------------------------------------------------------------------------------
+
+    def _base(self, plan: Plan, slots: Slots) -> tuple[Objective, Noise]:
+        """What is sought and the noise of the base, measured now or by another command."""
+        study = self._study(plan, "", 0)
+        if self.options.worker:
+            known = study.user_attrs
+            if found.BASE not in known:
+                raise StoreError(
+                    path=self.file.search,
+                    expected="a search whose base is replicated",
+                    got="none in this storage",
+                    remedy="Start it once without --worker; workers then join it.",
+                )
+            return (
+                msgspec.convert(known[OBJECTIVE], Objective),
+                msgspec.convert(known[found.BASE], Noise),
+            )
+        minutes = self.options.max_minutes
+        deadline = None if minutes is None else self.command.began + 60 * minutes
+        records = noise.replicate(plan, slots, self.command.stop, deadline)
+        objective = noise.objective_of(plan, self.store, records)
+        base = noise.noise_of(objective, self.store, records)
+        if found.BASE not in study.user_attrs:
+            if plan.start is not None:
+                study.enqueue_trial(plan.start)
+            study.set_user_attr(OBJECTIVE, msgspec.to_builtins(objective))
+            study.set_user_attr(found.BASE, msgspec.to_builtins(base))
+        return objective, base
+
+    def _study(self, plan: Plan, slot: str, evaluations: int) -> "Study":
+        """The Optuna study for one worker; each draws by a seed of its own, and never the same."""
+        sketch = Objective(names=self.file.objectives)
+        known = storage.stored_study(self.opened, self.file.search)
+        trials = len(known.get_trials(deepcopy=False)) if known is not None else 0
+        seed = int(digest([self.file.search, self.file.seed, slot, trials], 8), 16)
+        return storage.open_study(
+            self.opened,
+            self.file.search,
+            sketch.directions,
+            plan.fingerprint(),
+            storage.sampler_of(self.file.sampler, seed, self.where),
+            storage.pruner_of(self.file.pruner, evaluations, self.where),
+        )
+
+    # the trials -------------------------------------------------------------------------------
+
+    def _trials(self, plan: Plan, slots: Slots, objective: Objective, base: Noise) -> str:
+        stop = self.command.stop
+
+        def ended(number: int, answer: Told, values: list[float] | None) -> None:
+            words.say(self.console, words.trial_words(number, answer, values))
+
+        crew = Crew(
+            lambda slot: self._study(plan, slot, base.evaluations),
+            Trying(plan, slots, objective, stop, ended),
+            Allowance(self.file, base, self.command.began, self.options.max_minutes),
+            stop,
+            lambda slot: noise.still_works(plan, slots, slot, stop),
+        )
+        return crew.work()
+
+    # the second look --------------------------------------------------------------------------
+
+    def _second_look(self, plan: Plan, reason: str) -> str:
+        study = self._study(plan, "", 0)
+        base = msgspec.convert(study.user_attrs[found.BASE], Noise)
+        trials = study.get_trials(deepcopy=False)
+        picks = confirm.pick(
+            trials, self.file.objectives, base, self.file.confirm.best, self._base_plan(plan)
+        )
+        if not picks:
+            return f"{reason} There is nothing to confirm."
+        name = f"{self.file.search}-confirm-{len(trials)}"
+        study.set_user_attr("picks", msgspec.to_builtins(picks))
+        self._make(plan, name, picks, {})
+        study.set_user_attr(confirm.STUDIES, {found.CONFIRM: name})
+        looks = confirm.look(self.store, name, picks, self.file.objectives)
+        left = [pick for pick, seen in zip(picks, looks, strict=True) if seen.survives]
+        if self.file.confirm.next and left:
+            further = f"{self.file.search}-next-{len(trials)}"
+            self._make(plan, further, left, self.file.confirm.next)
+            study.set_user_attr(confirm.STUDIES, {found.CONFIRM: name, found.NEXT: further})
+        return reason
+
+    def _make(
+        self, plan: Plan, name: str, picks: list[confirm.Pick], scale: dict[str, Any]
+    ) -> None:
+        """Makes a study of candidates to its end. Raises Halt where it was stopped before."""
+        words.say(self.console, f"looking again at {len(picks)} of the trials: study {name}")
+        file = confirm.study_file(self.file, self.path, picks, name, scale)
+        line = " ".join(["harness", *sys.argv[1:]])
+        study = resolve_study(
+            file, self.path, self.store, self.trainer, command=line, now=time.time()
+        )
+        self.store.save_study(study)
+        options = StudyOptions(
+            max_minutes=self.options.max_minutes, gpus=self.options.gpus, split_blocks=False
+        )
+        with Live(self.console, study, self.store) as live:
+            executor = Executor(study, self.store, self.trainer, options, live, self.command)
+            outcome = executor.execute()
+        if outcome.exit_code != errors.PASS:
+            raise Halt(outcome.exit_code, outcome.reason)
+
+    # telling ----------------------------------------------------------------------------------
+
+    def _base_plan(self, plan: Plan) -> str:
+        return plan.base.job(self.file.seed).plan_id
+
+    def _report(self, plan: Plan) -> bool:
+        """Prints and writes what there is by now; False where there is nothing."""
+        study = storage.stored_study(self.opened, self.file.search)
+        if study is None:
+            return False
+        storage.refuse_other(study, plan.fingerprint())
+        answer = found.read(study, self.store, self.file, self._base_plan(plan), plan.refused)
+        if answer is None:
+            return False
+        words.print_found(self.console, answer)
+        folder = self.store.report_dir(self.file.search)
+        written = {"json": folder / "report.json", "csv": folder / "trials.csv"}
+        atomic.write_bytes(written["json"], tables.as_json(answer))
+        atomic.write_text(written["csv"], tables.as_csv(answer))
+        written |= self._patches(plan, answer, folder)
+        if self.options.html and importlib.util.find_spec("plotly") is None:
+            words.say(
+                self.console, f"report.html was left out: it needs plotly. To have it: {EXTRA}"
+            )
+        elif self.options.html:
+            from harness.search.page import page
+
+            written["html"] = folder / "report.html"
+            atomic.write_text(written["html"], page(answer))
+        for kind, path in written.items():
+            words.say(self.console, f"{kind}: {path}")
+        return True
+
+    def _patches(self, plan: Plan, answer: found.Found, folder: Path) -> dict[str, Path]:
+        """A patch of the base's file for each candidate that survived."""
+        written = {}
+        base_file = Path(plan.base_file)
+        text = base_file.read_text(encoding="utf-8")
+        name = patch.relative_name(base_file, self.trainer.checkout)
+        for claim in answer.survivors:
+            arm = self.store.study(answer.looks[found.CONFIRM]).arm(claim.pick.arm)
+            wanted = patch.changes(claim, arm, plan.base.config)
+            comments = patch.evidence(answer, claim, self.file.confirm.seeds, self.file.set)
+            path = folder / f"{claim.pick.arm}.patch"
+            atomic.write_text(path, patch.diff(text, wanted, comments, name))
+            written[claim.pick.arm] = path
+        return written
+
+    def _tell_recovered(self, made: list[Record]) -> None:
+        for record in made:
+            what = f"{record.launch.arm or record.plan_id}, seed {record.seed}"
+            text = f"A killed harness had left {what}; recorded as {record.status}."
+            words.say(self.console, text)
+
+
+def changed(file: SearchFile, *, sets: dict[str, Any], price: float | None) -> SearchFile:
+    """A search file with what the command line says in place of what the file says."""
+    limits = file.limits
+    if price is not None:
+        limits = msgspec.structs.replace(limits, price=price)
+    new = msgspec.structs.replace(file, set={**file.set, **sets}, limits=limits)
+    check(new, lambda field: f"command line, in place of {field}")
+    return new
+
+
+def search(console: "Console", file: SearchFile, path: Path, store: Store, options: Options) -> int:
+    """Makes a search, or goes on with it, and reports."""
+    return Searching(console, file, path, store, options).run()
+
+
+def dry_run(console: "Console", file: SearchFile, path: Path, store: Store) -> int:
+    """Prints what a search would try, take and see; starts nothing."""
+    plan = resolve(file, path, by_name(file.trainer), prepares=False)
+    words.print_plan(console, plan, store.records())
+    return errors.PASS

@@ -1,0 +1,133 @@
+"""The second look: who is picked, what survives, and how often noise does."""
+
+import math
+
+import numpy as np
+import pytest
+
+from harness import statistics
+from harness.dunnett import dunnett_loadings
+from harness.effects import Effect
+from harness.search.confirm import decide, pick
+from harness.search.file import LN_TIME
+from harness.search.noise import Noise
+from harness.search.trial import Told
+
+optuna = pytest.importorskip("optuna")
+
+
+def noise(sd=0.01, **means):
+    values = {name: [mean - sd, mean, mean + sd] for name, mean in means.items()}
+    return Noise(
+        seeds=[1, 2, 3],
+        values=values,
+        mean=means,
+        sd=dict.fromkeys(means, sd),
+        evaluations=3,
+        wall_s=1.0,
+        gpus=0,
+        environments=1,
+    )
+
+
+def trial(values, plan_id, constraint=None, outcome="completed"):
+    import msgspec
+
+    told = Told(outcome=outcome, plan_id=plan_id, overrides={"x": plan_id})
+    return optuna.create_trial(
+        values=values,
+        user_attrs={"told": msgspec.to_builtins(told)},
+        system_attrs={} if constraint is None else {"constraints": [constraint]},
+    )
+
+
+def numbered(*trials):
+    for number, one in enumerate(trials):
+        one.number = number
+    return list(trials)
+
+
+def test_the_best_are_picked_once_each_without_the_base_and_what_breaks_a_bound():
+    trials = numbered(
+        trial([0.90], "a"),
+        trial([0.80], "b", constraint=0.5),
+        trial([0.85], "c"),
+        trial([0.85], "c"),
+        trial([0.70], "base"),
+        trial([1.20], "worse"),
+    )
+    picks = pick(trials, ["val_bpb"], noise(val_bpb=1.0), 3, "base")
+    assert [one.number for one in picks] == [2, 0]
+    assert picks[0].claimed["val_bpb"] == pytest.approx(-0.15)
+
+
+def test_a_claim_is_shrunk_the_more_the_less_the_trials_differ_beyond_the_noise():
+    spread = numbered(*(trial([1.0 - 0.1 * k], str(k)) for k in range(1, 6)))
+    close = numbered(*(trial([1.0 - 0.005 * k], str(k)) for k in range(1, 6)))
+    wide, narrow = (
+        pick(some, ["val_bpb"], noise(val_bpb=1.0), 1, "base")[0] for some in (spread, close)
+    )
+    assert wide.shrunk["val_bpb"] == pytest.approx(wide.claimed["val_bpb"], rel=0.02)
+    assert abs(narrow.shrunk["val_bpb"]) < 0.8 * abs(narrow.claimed["val_bpb"])
+
+
+def test_of_several_objectives_the_front_is_picked():
+    trials = numbered(
+        trial([0.90, 100.0], "slow and good"),
+        trial([0.95, 120.0], "fast"),
+        trial([0.95, 110.0], "dominated"),
+    )
+    known = noise(val_bpb=1.0, tokens_per_s=100.0)
+    picks = pick(trials, ["val_bpb", "tokens_per_s"], known, 3, "base")
+    assert [one.number for one in picks] == [0, 1]
+
+
+def effect(low, high, metric="val_bpb"):
+    return Effect(
+        metric=metric,
+        scale="difference",
+        n_base=4,
+        n_arm=4,
+        estimate=(low + high) / 2,
+        low=low,
+        high=high,
+    )
+
+
+@pytest.mark.parametrize(
+    ("effects", "survives"),
+    [
+        ({"val_bpb": effect(-0.02, -0.01)}, True),
+        ({"val_bpb": effect(-0.02, 0.01)}, False),
+        ({"val_bpb": effect(0.01, 0.02)}, False),
+        ({LN_TIME: effect(-0.02, -0.01)}, True),
+        ({"val_bpb": effect(-0.02, -0.01), "tokens_per_s": effect(-0.02, -0.01)}, False),
+        ({"val_bpb": effect(-0.02, -0.01), "tokens_per_s": effect(-0.02, 0.01)}, True),
+        ({"val_bpb": effect(-0.02, 0.01), "tokens_per_s": effect(0.01, 0.02)}, True),
+    ],
+)
+def test_who_is_better_in_one_objective_and_worse_in_none_survives(effects, survives):
+    assert decide(effects, list(effects))[0] is survives
+
+
+def test_a_candidate_that_was_not_compared_does_not_survive():
+    assert decide({}, ["val_bpb"]) == (False, "val_bpb: not compared")
+
+
+def test_noise_alone_survives_no_more_often_than_the_nominal_rate():
+    # forty trials of no effect; the luckiest three against the base on fresh seeds: better by
+    # noise alone happens on one side of an interval of .05
+    rng = np.random.default_rng(7)
+    repeats, alpha, runs, best = 500, 0.05, 4, 3
+    wrong = 0
+    for _ in range(repeats):
+        trials = numbered(*(trial([v], str(k)) for k, v in enumerate(rng.normal(1, 0.01, 40))))
+        picks = pick(trials, ["val_bpb"], noise(val_bpb=1.0), best, "base")
+        groups = rng.normal(1, 0.01, (1 + len(picks), runs)).tolist()
+        contrasts = statistics.contrasts_with_control(statistics.pool(groups))
+        loadings = dunnett_loadings(runs, [runs] * len(picks))
+        found = statistics.intervals(contrasts, alpha, "dunnett", loadings)
+        looks = [decide({"val_bpb": effect(i.low, i.high)}, ["val_bpb"])[0] for i in found]
+        wrong += any(looks)
+    nominal = alpha / 2
+    assert wrong / repeats <= nominal + 2 * math.sqrt(nominal * (1 - nominal) / repeats)

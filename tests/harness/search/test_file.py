@@ -1,0 +1,49 @@
+"""The search file: what it refuses, and how it says so."""
+
+import pytest
+
+from harness.errors import StudyFileError
+
+RANGE = "{bowl.x: {float: [-1, 1]}}"
+
+
+def test_a_complete_file_is_read(parsed):
+    search = parsed()
+    assert search.objectives == ["val_bpb"]
+    assert list(search.space) == ["bowl.x", "bowl.y"]
+    assert search.confirm.seeds == [101, 102, 103]
+
+
+def test_a_tricks_own_fields_are_read(parsed):
+    search = parsed(tricks="{muon: {off: {optimizer.adamw_lr: {float: [0.001, 0.1], log: true}}}}")
+    assert search.tricks["muon"].off["optimizer.adamw_lr"].log
+
+
+@pytest.mark.parametrize(
+    ("parts", "told"),
+    [
+        ({"space": "{bowl.x: {flaot: [0, 1]}}"}, "search.yaml:9: space.bowl.x.flaot"),
+        ({"space": "{bowl.x: {float: [1, 0]}}"}, "a lower and a higher end; got [1.0, 0.0]"),
+        ({"space": "{bowl.x: {float: [0, 1], log: true}}"}, "a logarithmic range above 0"),
+        ({"space": "{bowl.x: {int: [0, 4], step: 9}}"}, "a step above 0 and within [0, 4]"),
+        ({"space": "{bowl.x: {choices: [1]}}"}, "two choices or more"),
+        ({"space": "{bowl.x: {float: [0, 1], int: [0, 1]}}"}, "one of them; got 2 of them"),
+        ({"space": ""}, "at least one field under space"),
+        ({"tricks": "{muon: {of: {}}}"}, "tricks.muon.of: expected one of the keys on, off"),
+        ({"tricks": "{muon: {on: {bowl.x: {int: [0, 1]}}}}"}, "every field once in a search"),
+        ({"objective": "first_crossing"}, "A first crossing of a target is no objective"),
+        ({"objective": "val_bbp"}, "Did you mean 'val_bpb'?"),
+        ({"objective": "ln_time_to_target"}, "expected ln_time_to_target and slope_from together"),
+        ({"budget": "{}"}, "expected trials, gpu_seconds or usd"),
+        ({"budget": "{usd: 5}"}, "expected a price beside a budget in USD"),
+        ({"budget": "{trails: 5}"}, "Did you mean 'trials'?"),
+        ({"confirm": "{seeds: [1, 102]}"}, "expected seeds that the search never sees; got [1]"),
+        ({"base_seeds": "[1]"}, "expected at least two seeds"),
+        ({"constraints": "{val_loss: {}}"}, "expected at_most or at_least"),
+        ({"base": ""}, "expected the key 'base'"),
+    ],
+)
+def test_a_fault_is_told_with_its_place_and_a_remedy(parsed, parts, told):
+    with pytest.raises(StudyFileError) as fault:
+        parsed(**parts)
+    assert told in str(fault.value)

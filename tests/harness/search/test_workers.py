@@ -1,0 +1,228 @@
+"""Several workers, kills, and storages: SQLite in the store, a real PostgreSQL server."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+
+from harness import errors
+from harness.errors import StoreError
+from harness.search import storage
+from harness.search.trial import told
+
+ROOT = Path(__file__).resolve().parents[3]
+BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+
+
+@pytest.fixture
+def postgres():
+    """The URL of a server of its own, from Debian's package."""
+    if not BINARIES:
+        pytest.skip("no PostgreSQL: apt install postgresql")
+    folder = Path(tempfile.mkdtemp(prefix="pg-"))  # a socket's path may have 107 characters
+    as_user: list[str] = []
+    if os.geteuid() == 0:  # the server refuses to run as root
+        if shutil.which("runuser") is None:
+            pytest.skip("PostgreSQL does not run as root, and runuser is missing")
+        shutil.chown(folder, "postgres")
+        as_user = ["runuser", "-u", "postgres", "--"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = f"-k {folder} -p {port} -c listen_addresses=127.0.0.1 -c fsync=off"
+
+    def control(*words: str) -> None:
+        subprocess.run([*as_user, *words], check=True, stdout=subprocess.DEVNULL, cwd="/")
+
+    data = str(folder / "data")
+    control(str(BINARIES[0] / "initdb"), "-D", data, "-A", "trust", "-U", "searcher")
+    server = [str(BINARIES[0] / "pg_ctl"), "-D", data]
+    control(*server, "-l", str(folder / "log"), "-o", options, "-w", "start")
+    yield f"postgresql://searcher:secret@127.0.0.1:{port}/postgres"
+    control(*server, "-m", "immediate", "stop")
+    shutil.rmtree(folder)
+
+
+def wait_for(condition, timeout_s: float = 60.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.05)
+
+
+def answers(trials):
+    """What became of the trials that ended; one whose worker died is not among them."""
+    ended = [trial for trial in trials if trial.state.name in ("COMPLETE", "PRUNED")]
+    return [told(trial) for trial in ended]
+
+
+def test_a_killed_search_goes_on_and_loses_and_doubles_nothing(
+    harness, start, search_file, store, trainers, trials
+):
+    path = search_file("pace: {sleep_ms: 25}\n", confirm="{best: 0}", budget="{trials: 3}")
+    for at_work in (1, 3):
+        process = start("search", path, "--no-html")
+        wait_for(lambda n=at_work: len(store.run_dirs()) > n and trainers())
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        wait_for(lambda: not trainers())
+    done = harness("search", path, "--no-html")
+    assert done.returncode == errors.PASS, done.stdout + done.stderr
+    found = answers(trials())
+    assert len(found) == 3
+    completed = [made.plan_id for made in store.records() if made.status == "completed"]
+    assert len(completed) == len(set(completed))
+    assert "A killed harness had left" in done.stdout
+
+
+def test_a_stopped_search_records_what_it_had_and_goes_on(
+    harness, start, search_file, store, trainers, trials
+):
+    path = search_file("pace: {sleep_ms: 30}\n", confirm="{best: 0}", budget="{trials: 2}")
+    process = start("search", path, "--no-html")
+    wait_for(lambda: len(store.run_dirs()) > 2 and trainers())
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == errors.STOPPED_AT_LIMIT, output
+    assert not trainers()
+    assert "The same command goes on" in output
+    done = harness("search", path, "--no-html")
+    assert done.returncode == errors.PASS, done.stdout + done.stderr
+    assert len(answers(trials())) == 2
+
+
+@pytest.mark.slow
+def test_a_worker_that_was_taken_for_dead_finds_its_record_and_goes_on(
+    start, search_file, store, trainers, trials
+):
+    path = search_file("pace: {sleep_ms: 100}\n", confirm="{best: 0}", budget="{trials: 3}")
+    process = start("search", path, "--no-html")
+    wait_for(lambda: len(store.run_dirs()) > 2 and trainers())
+    with storage.open_storage(storage.url_of(store, "quick", None)) as opened:
+        study = storage.stored_study(opened, "quick")
+        (running,) = [trial for trial in study.get_trials() if trial.state.name == "RUNNING"]
+        study.tell(running.number, state=storage.import_optuna().trial.TrialState.FAIL)
+        storage.retry_later(study, running)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == errors.PASS, output
+    assert len(answers(trials())) == 3
+    again = [trial for trial in trials() if trial.user_attrs.get("retry_of") == running.number]
+    assert told(again[0]).recorded
+
+
+@pytest.mark.slow
+def test_two_workers_on_postgresql_share_a_search_that_is_killed_twice(
+    harness, start, search_file, store, trainers, trials, postgres
+):
+    path = search_file(
+        "pace: {sleep_ms: 20}\n",
+        budget="{trials: 16}",
+        tricks="{muon: {off: {optimizer.adamw_lr: {float: [0.001, 0.03], log: true}}}}",
+    )
+    words = ("search", path, "--no-html", "--storage", postgres)
+    first = start(*words)
+    wait_for(lambda: len(store.records()) >= 3)
+    second = start(*words, "--worker")
+    wait_for(lambda: len(answers(trials(url=postgres))) >= 4)
+    for process in (first, second):
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    wait_for(lambda: not trainers())
+    second = start(*words, "--worker")
+    done = harness(*words)
+    assert done.returncode == errors.PASS, done.stdout + done.stderr
+    output, _ = second.communicate(timeout=60)
+    assert second.returncode == errors.PASS, output
+    assert "secret" not in output + done.stdout + done.stderr
+    found = answers(trials(url=postgres))
+    assert 16 <= len(found) <= 17  # two workers may begin their last trials at once
+    pids = {trial.user_attrs["worker"]["pid"] for trial in trials(url=postgres) if told(trial)}
+    assert len(pids) >= 3
+    completed = [made.plan_id for made in store.records() if made.status == "completed"]
+    assert len(completed) == len(set(completed))
+    assert store.study_names() or "There is nothing to confirm" in done.stdout
+
+
+def test_a_trial_whose_worker_is_silent_is_put_in_line_again(tmp_path):
+    import optuna
+
+    url = f"sqlite:///{tmp_path / 'silent.sqlite'}"
+    sampler = storage.sampler_of("RandomSampler", 1, "")
+    pruner = storage.pruner_of("NopPruner", 1, "")
+    with storage.open_storage(url, heartbeat_s=1, grace_s=1) as opened:
+        study = storage.open_study(opened, "s", ["minimize"], {}, sampler, pruner)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that nobody sends heartbeats: so it is
+            silent = study.ask()
+        point = {"x": silent.suggest_float("x", 0, 1)}
+        opened.record_heartbeat(silent._trial_id)
+        wait_for(lambda: _fails(study, silent.number))
+        waiting = study.get_trials(states=(optuna.trial.TrialState.WAITING,))
+    assert [trial.system_attrs["fixed_params"] for trial in waiting] == [point]
+    assert waiting[0].user_attrs["retry_of"] == silent.number
+
+
+def _fails(study, number) -> bool:
+    storage.fail_silent(study)
+    return study.get_trials()[number].state.name == "FAIL"
+
+
+def test_a_storage_that_does_not_answer_is_refused_without_its_password(harness, search_file):
+    url = "postgresql://me:secret@127.0.0.1:1/nowhere"
+    done = harness("search", search_file(), "--no-html", "--storage", url)
+    assert done.returncode == errors.COULD_NOT_RUN
+    assert "me:***@127.0.0.1" in done.stderr
+    assert "a storage that answers" in done.stderr
+    assert "secret" not in done.stderr
+
+
+def test_a_storage_that_is_none_is_refused(harness, search_file):
+    done = harness("search", search_file(), "--no-html", "--storage", "runs/some.db")
+    assert done.returncode == errors.COULD_NOT_RUN
+    assert "a storage such as postgresql://" in done.stderr
+
+
+def test_a_storage_of_another_optuna_is_refused(tmp_path):
+    path = tmp_path / "old.sqlite"
+    url = f"sqlite:///{path}"
+    with storage.open_storage(url):
+        pass
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = 'v0.9.0.a'")
+    with (
+        pytest.raises(StoreError, match="of this version of Optuna"),
+        storage.open_storage(url),
+    ):
+        pass
+
+
+def test_a_worker_without_a_search_to_join_is_told_to_start_one(harness, search_file):
+    done = harness("search", search_file(), "--no-html", "--worker")
+    assert done.returncode == errors.COULD_NOT_RUN
+    assert "Start it once without --worker" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_told_and_the_same_command_goes_on(
+    harness, words_of, search_file, store, trials
+):
+    path = search_file(confirm="{best: 0}", budget="{trials: 2}")
+    assert harness("search", path, "--no-html").returncode == errors.PASS
+    path.write_text(path.read_text().replace("trials: 2", "trials: 12"))
+    words = " ".join(words_of("search", path, "--no-html"))
+    kilobytes = storage.sqlite_path(store, "quick").stat().st_size // 1024
+    full = ["bash", "-c", f"ulimit -f {kilobytes}; exec {words}"]  # no file may grow beyond it
+    done = subprocess.run(full, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == errors.COULD_NOT_RUN, done.stdout + done.stderr
+    assert "quick.sqlite: expected a storage that answers" in done.stderr
+    assert harness("search", path, "--no-html").returncode == errors.PASS
+    assert len(answers(trials())) == 12
