@@ -15,6 +15,7 @@ import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,7 @@ def regenerated_gpu(text: str) -> str:
     text = _replaced(text, "start", start_table())
     text = _replaced(text, "step", speed_table())
     text = _replaced(text, "toggles", toggles_table())
+    text = _replaced(text, "core", core_table())
     return _replaced(text, "loss", loss_table())
 
 
@@ -230,15 +232,27 @@ def toggles_table() -> str:
     from benchmarks.toggle_table import markdown
 
     rows = Rows(RECORDS / "toggles-d12.jsonl")
-    return markdown(rows) if rows.sessions else "Not measured yet."
+    if not rows.sessions:
+        return "Not measured yet."
+    asked = {row.trick for row in rows.rows} | set(rows.unmeasured)
+    others = [name for name in _in_recipe() if name not in asked]
+    return f"{markdown(rows)}\n\nNot asked for yet ({len(others)}): {'; '.join(others)}."
 
 
 def loss_table() -> str:
     """The job of 240 steps at depth 8: its loss, and wall time over training time."""
-    own, theirs = _record("anchor-d8")["val_bpb"], _record("nanochat")["d8"]
-    lines = [f"| val_bpb at step | {' | '.join(own)} |", "|---|" + "---|" * len(own)]
-    for name, losses in (("here", own), ("nanochat", theirs["val_bpb"])):
-        lines.append(f"| {name} | {' | '.join(f'{losses[step]:.4f}' for step in own)} |")
+    seeds, theirs = _record("d8-seeds")["d8"]["val_bpb"], _record("nanochat")["d8"]
+    steps = list(theirs["val_bpb"])
+    lines = [f"| val_bpb at step | {' | '.join(steps)} |", "|---|" + "---|" * len(steps)]
+    lines += [
+        f"| here, seed {seed} | {' | '.join(f'{losses[step]:.4f}' for step in steps)} |"
+        for seed, losses in seeds.items()
+    ]
+    for name, of in (("mean", statistics.fmean), ("SD of a seed", statistics.stdev)):
+        values = (of([losses[step] for losses in seeds.values()]) for step in steps)
+        lines.append(f"| **here, {name}** | {' | '.join(f'{value:.4f}' for value in values)} |")
+    values = (f"{theirs['val_bpb'][step]:.4f}" for step in steps)
+    lines.append(f"| nanochat, one seed | {' | '.join(values)} |")
     runs = [run for run in _runs(PICTURED) if run["launch"]["arm"] == "base"]
     ratios = sorted(run["wall_s"] / run["metrics"]["train_time_s"] for run in runs)
     shown = " and ".join(f"{ratio:.2f}" for ratio in ratios)
@@ -247,6 +261,45 @@ def loss_table() -> str:
         f"evaluation a run); nanochat {theirs['wall_s']['warm'] / theirs['train_s']:.2f}."
     )
     return "\n".join(lines)
+
+
+def core_table() -> str:
+    """How long CORE takes at depth 12, and what it and soft CORE tell apart."""
+    (row,) = _record("core-d12")["rows"]
+    theirs, found = _record("nanochat")["core_s"], _record("d8-seeds")
+    lines = [
+        f"| {row['examples']:,} examples, {row['rows']:,} rows, depth 12 | seconds |",
+        "|---|---|",
+        f"| prompts encoded before | {row['cached_s']:.2f} |",
+        f"| cold, encoding them | {row['cold_s']:.2f} |",
+        f"| one example at a time, here (from {row['anchor_examples']}) | {row['anchor_s']:.1f} |",
+        f"| nanochat | {theirs:.1f} |",
+        f"\n{row['ratio_cached']:.0f} times as fast as one at a time here. "
+        f"{len(row['flips'])} of {row['anchor_examples']} decisions differ in bf16: "
+        + "; ".join(
+            f"{task} {number}, margins {one:.4f} and {batched:.4f} nats"
+            for task, number, one, batched in row["flips"]
+        )
+        + f". Peak memory {row['peak_gib']:.1f} GiB.\n",
+        "| | CORE | soft CORE |",
+        "|---|---|---|",
+    ]
+    runs = list(found["d8"]["metrics"].values())
+    for name, of in (("mean", statistics.fmean), ("SD of a seed", statistics.stdev)):
+        values = (of([run[metric] for run in runs]) for metric in ("core", "core_soft"))
+        lines.append(f"| depth 8, {len(runs)} seeds: {name} | {_scores(values)} |")
+    for name, pair in (
+        (f"depth 12, {found['d12']['steps']} steps, against depth 8", "d8_d12"),
+        (f"depth 12, its end against 80 % of its {found['d12']['steps']} steps", "d12_160_200"),
+    ):
+        totals = found["paired"][pair]["totals"]
+        shown = (f"{t['estimate']:+.4f} [{t['low']:+.4f}, {t['high']:+.4f}]" for t in totals)
+        lines.append(f"| {name} | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
+def _scores(values: Iterable[float]) -> str:
+    return " | ".join(f"{value:.4f}" for value in values)
 
 
 def _span(values: list[int]) -> str:
