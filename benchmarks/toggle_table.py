@@ -108,7 +108,8 @@ def _notes(rows: Rows) -> list[str]:
     else:
         kind = f"count an s_launch of {100 * noise.sd:.3f} % ({noise.df:g} df, {noise.origin})"
     found = [
-        f"One launch a row, {rows.session.seconds:g} s of windows: a screen. Intervals of {level} {kind}. "
+        f"One launch a row, {rows.session.seconds:g} s of windows: a screen. "
+        f"Intervals of {level} {kind}. "
         "They are not corrected for the number of rows. Slower is positive. "
         "Schedules are held at their first step where a row names no steps."
     ]

@@ -125,7 +125,7 @@ def prepare(asked: Asked, store: Store, say: Callable[[str], None] = lambda _: N
             ref = asked.base if asked.base is not None else asked.head
             a = _side(trainer, ref, file, asked.set, store, asked, say)
     if asked.baseline is not None:
-        baseline.refuse_foreign(asked.baseline, b.recipe.identity, bool(asked.versus))
+        _refuse_unlike_baseline(asked.baseline, a, b, asked)
     if a is not None:
         _refuse_unlike(a.recipe, b.recipe)
     rule: list[object] = [asked.claim, asked.alpha, sorted(asked.margins.items())]
@@ -147,9 +147,6 @@ def _check_asked(asked: Asked) -> None:
     faults = {
         "a baseline or a configuration": asked.baseline is None and asked.config is None,
         "a baseline or a configuration, not both": None not in (asked.baseline, asked.config),
-        "--set with a configuration; a baseline has its own (--versus changes the candidate)": (
-            asked.baseline is not None and bool(asked.set)
-        ),
         "something to compare: --baseline, --base or --versus": (
             asked.baseline is None and asked.base is None and not asked.versus
         ),
@@ -250,6 +247,13 @@ def _turns(a: Side, b: Side, asked: Asked, store: Store) -> Turns:
             source="held in earlier launches",
         )
     return turns.choose(asked.turns, b.trainer, memory)
+
+
+def _refuse_unlike_baseline(stored: Baseline, a: Side | None, b: Side, asked: Asked) -> None:
+    """Settings of both sides may say where things lie on this machine, and nothing else."""
+    baseline.refuse_foreign(stored, b.recipe.identity, bool(asked.versus))
+    if a is not None and asked.set:
+        baseline.refuse_foreign(stored, a.recipe.identity, False)
 
 
 def _refuse_unlike(a: Recipe, b: Recipe) -> None:

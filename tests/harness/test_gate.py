@@ -302,6 +302,15 @@ def test_a_plan_says_runs_chances_and_cost_and_starts_nothing(gate, place):
     assert not (place / "runs" / "gates").exists()
 
 
+def test_settings_of_both_sides_may_not_change_what_the_baseline_measured(gate):
+    other = ("--set", "dial.steps=30")
+    for words in (other, (*other, "--versus", "plant.loss=0.001")):
+        code, result = gate(*words)
+        assert code == 4
+        assert "config_id" in result["reason"]
+    assert gate("--set", "dial.steps=20", "--base", ".")[0] == 0, "what it has anyway"
+
+
 def test_a_claim_of_more_speed_is_held_to_it(gate):
     code, result = gate("--base", ".", "--claims", "systems")
     assert code == 3
