@@ -126,7 +126,10 @@ class Sitting:
         if clock.left_s <= 0:
             return []  # whoever is silent may only have been too late
         for pace in base:
-            self._stand(pace, outcomes.pop(0))
+            outcome = outcomes.pop(0)
+            if is_lack_of_memory(outcome) and len(batch) > 1:
+                return self._fewer(batch, [pace, *paces], waiting)
+            self._stand(pace, outcome)
         for toggle in batch:
             if toggle.refused is not None:
                 self._keep(toggle, toggle.refused, waiting, beside=1)
@@ -137,6 +140,18 @@ class Sitting:
             else:
                 ready.append((toggle, Resident(pace=pace, ready=outcome)))
         return ready
+
+    def _fewer(
+        self, batch: Sequence[Toggle], paces: Sequence[Pace], waiting: Waiting
+    ) -> list[tuple[Toggle, Resident]]:
+        """The base had no room because too many started beside it: all end, half of them next."""
+        for pace in paces:
+            pace.kill()
+        waiting.together[:0] = batch
+        self.most = len(batch) // 2
+        said = f"no memory for the base beside {len(batch)}; next with {self.most}"
+        print(said, file=sys.stderr, flush=True)
+        return []
 
     def _start(self, name: str, config: Mapping[str, Any], at_step: int) -> Pace:
         self.started += 1
@@ -233,6 +248,11 @@ class Sitting:
             found.append(window)
             spent_s += sum(math.fsum(turn["step_s"]) for turn in window)
         return found
+
+
+def is_lack_of_memory(outcome: Answer | PaceFailed) -> bool:
+    """Whether a trainer failed for want of memory, which says nothing about whose it was."""
+    return isinstance(outcome, PaceFailed) and outcome.status == "out_of_memory"
 
 
 def with_room(held_bytes: float, room_bytes: float, wanted_bytes: Sequence[float]) -> list[bool]:

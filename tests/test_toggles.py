@@ -15,13 +15,14 @@ import pytest
 from benchmarks.pace import CHECKOUT
 from benchmarks.toggle_plan import Toggle, overrides_of, planned
 from benchmarks.toggle_rows import Noise, Row, Rows, Session, failed_row, row_of
-from benchmarks.toggle_sitting import Clock, Sitting, Waiting, with_room
+from benchmarks.toggle_sitting import Clock, Sitting, Waiting, is_lack_of_memory, with_room
 from benchmarks.toggle_table import effect, markdown, terminal
 from benchmarks.toggles import noise_of
 from harness.arms import TrickInfo
 from harness.dunnett import t_quantile
 from harness.errors import UsageError
 from harness.ledger import PRIORS, Ledger, read_rows
+from harness.pace import PaceFailed
 from harness.trainer import NativeTrainer, Request
 
 SPEEDRUN = CHECKOUT / "ablations" / "bases" / "speedrun.yaml"
@@ -244,6 +245,21 @@ def test_a_table_names_the_noise_the_failures_and_what_is_missing(tmp_path: Path
 def test_room_is_given_to_those_that_come_first() -> None:
     assert with_room(10, 40, [15, 20, 15]) == [True, False, True]
     assert with_room(10, 12, [15]) == [False]
+
+
+def test_where_all_leave_the_base_no_memory_half_of_them_start_next(tmp_path: Path) -> None:
+    a, b, c = (Toggle(trick=name, on_in_base=False) for name in "abc")
+    waiting = Waiting(together=[])
+    chosen = argparse.Namespace(resident=3)
+    plan = planned(NativeTrainer(CHECKOUT), written(tmp_path), {}, ["xsa"])
+    with contextlib.ExitStack() as running:
+        rows = Rows(tmp_path / "rows.jsonl")
+        sitting = Sitting(chosen, plan, rows, lambda device: None, tmp_path, running)
+        assert sitting._fewer([a, b, c], [], waiting) == []
+    assert (sitting.most, waiting.take(sitting.most)) == (1, [a])
+    lacks = PaceFailed("the base", "CUDA out of memory", "out_of_memory", None, False)
+    assert is_lack_of_memory(lacks)
+    assert not is_lack_of_memory(PaceFailed("the base", "no GPU", "failed", None, False))
 
 
 def test_what_failed_beside_others_comes_last_and_alone() -> None:
