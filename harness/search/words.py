@@ -11,6 +11,7 @@ from harness import statistics
 from harness.effects import Effect
 from harness.live import cost
 from harness.record import Record
+from harness.report import wording
 from harness.search.confirm import Look
 from harness.search.file import SearchFile
 from harness.search.found import Claim, Found, planned_detectable
@@ -182,10 +183,11 @@ def print_found(console: "Console", found: Found) -> None:
 
 
 def _print_claims(console: "Console", found: Found) -> None:
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in COLUMNS:
         table.add_column(column, overflow="fold")
     for claim in found.claims:
@@ -218,12 +220,7 @@ def effect_words(effect: Effect) -> str:
     """An effect, and below it its interval; a logarithmic one in percent."""
     if effect.estimate is None:
         return effect.missing or "outside the measured range"
-    factor, sign = (100.0, " %") if effect.scale == "log" else (1.0, "")
-
-    def shown(value: float | None) -> str:
-        return "?" if value is None else f"{factor * (effect.fraction(value) or 0.0):+.3g}{sign}"
-
-    return f"{shown(effect.estimate)}\n[{shown(effect.low)}, {shown(effect.high)}]"
+    return f"{wording.estimate(effect)}\n{wording.interval(effect)}"
 
 
 def verdict_of(claim: Claim) -> str:
