@@ -34,7 +34,7 @@ from model.configfile import parse_overrides
 from model.derive import Derived
 from model.describe import resolve
 from model.errors import ModelError
-from model.memory import MASTER_BYTES, TABLES, compute_bytes, memory_of
+from model.memory import MASTER_BYTES, TABLES, compute_bytes
 from model.ranks import Exchange, Ranks, from_environment, join, part
 from model.shapes import Parameter, parameters
 
@@ -171,11 +171,7 @@ PLAN_HEADS = [
 
 def plan_row(config: Config, derived: Derived) -> list[str]:
     """What one rank exchanges and keeps, by formula."""
-    from model.kernels import FUSED
-
     exchanges, parts = list(traffic(config, derived)), derived.memory_parts
-    each = (config, derived.sizes, derived.parameters, derived.device_batch_rows)
-    fused = memory_of(*each, FUSED, derived.ranks)
     return [
         f"{derived.ranks}",
         f"{derived.device_batch_rows} x {derived.gradient_accumulation}",
@@ -183,7 +179,7 @@ def plan_row(config: Config, derived: Derived) -> list[str]:
         f"{sent_bytes(exchanges, derived.ranks) / 1e9:.3f}",
         f"{(parts['states'] + parts['gradients']) / 1e9:.2f}",
         f"{derived.memory_bytes / 1e9:.2f}",
-        f"{fused.peak / 1e9:.2f}",
+        f"{derived.memory_fused_bytes / 1e9:.2f}",
     ]
 
 

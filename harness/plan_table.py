@@ -80,7 +80,12 @@ def _memory(study: ResolvedStudy) -> list[str]:
     if not known:
         return []
     most = max(known, key=lambda arm: known[arm])
-    return [f"memory: up to about {known[most] / 2**30:.2f} GiB a run ({most}), by estimate"]
+    line = f"memory: up to about {known[most] / 2**30:.2f} GiB a run ({most}), by estimate"
+    derived = next(arm.derived for arm in study.arms if arm.name == most)
+    fused = derived.get("memory_fused_bytes")
+    if isinstance(fused, (int, float)) and fused < known[most]:
+        line += f"; {fused / 2**30:.2f} GiB where its fused kernels run"
+    return [line]
 
 
 def _cost(budget: Budget) -> str:

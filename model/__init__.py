@@ -7,6 +7,7 @@ What a run is, without torch:
     checks      ranges and combinations
     catalogue   the tricks: on, off, requirements, sources, people
     shapes      every parameter by formula
+    fusible     which places a fused kernel could serve
     memory      the peak of a run, by parts
     stages      stretches of steps of one shape: rows, row length, predicted tokens
     horizon     how long a run trains, by steps, tokens, FLOPs or seconds

@@ -12,6 +12,7 @@ from typing import Any
 from model import checks
 from model.config import AdamW, Config
 from model.errors import ConfigError, ConfigErrors
+from model.fusible import fusible
 from model.horizon import Kind, horizon_of
 from model.memory import memory_of
 from model.shapes import LABELS, Sizes, parameters, sizes_of, windows_of
@@ -61,7 +62,9 @@ class Derived:
     flops: int
     """Of all steps, each with the rows of its stage."""
     memory_bytes: int
-    """Estimate of the peak on one rank, at most (model/memory.py)."""
+    """Estimate of the peak on one rank with torch's own kernels, which need most (memory.py)."""
+    memory_fused_bytes: int
+    """The same with all fused kernels that the configuration allows; a machine may have fewer."""
     memory_parts: dict[str, int]
     """What it is made of, in bytes; not all parts live at once."""
     validation_rows: int
@@ -115,6 +118,7 @@ def derive(config: Config, ranks: int = 1) -> Derived:
     steps = horizon.steps
     stages = stages_of(config, batch_rows, steps)
     memory = memory_of(config, sizes, counts, rows, ranks=ranks)
+    fused = memory_of(config, sizes, counts, rows, fusible(config, sizes), ranks)
     return Derived(
         sizes=sizes,
         scaling_parameters=own,
@@ -136,6 +140,7 @@ def derive(config: Config, ranks: int = 1) -> Derived:
         flops_per_token=flops_per_token(own, sizes),
         flops=flops(stages),
         memory_bytes=memory.peak,
+        memory_fused_bytes=fused.peak,
         memory_parts=memory.as_json(),
         validation_rows=max(1, config.eval.tokens // sizes.context),
     )

@@ -12,6 +12,7 @@ from typing import Any
 
 from model import nvidia_smi
 from model.config import Config, Model
+from model.fusible import FUSED
 from model.identity import kernel_versions, sha256_of_json
 from model.shapes import sizes_of
 
@@ -59,7 +60,7 @@ def machine_json() -> dict[str, Any]:
     for name in attention.BACKENDS:
         problem = attention.why_not(name, device, sizes.head_width, torch.bfloat16)
         machine["backends"][name] = _answer(problem)
-    for place in kernels.FUSED:
+    for place in FUSED:
         problem = kernels.why_not(place, reference, sizes, device)
         machine["fused_kernels"][place] = _answer(problem)
     machine["fused_kernels"]["fp8"] = _answer(kernels.why_no_scaled_mm(device))

@@ -8,9 +8,9 @@ The unit of activations is one stream: tokens x D in the compute type. Which str
 for its backward pass was counted in the graphs that torch's partitioner makes, forward and
 backward, of `speedrun` and `gpt2`, and agrees within 3 % with two peaks measured on an H100
 (LOG.md, 2026-11-22). Fused kernels (model/kernels) keep less; which can run is known only on the
-machine, so without being told the estimate is that of torch's own, which need the most. Code that
-is not compiled keeps more, by `EAGER_FACTOR`. The CUDA context, the allocator's fragmentation and
-the process itself (on a CPU) are not in these figures.
+machine, so `describe` tells both: with torch's own, which need the most, and with all that the
+configuration allows. Code that is not compiled keeps more, by `EAGER_FACTOR`. The CUDA context, the
+allocator's fragmentation and the process itself (on a CPU) are not in these figures.
 
 B rows, T tokens a row, D width, L layers, V padded vocabulary.
 """

@@ -29,8 +29,9 @@ from typing import Any
 import torch
 
 from model import attention
-from model.config import Config, Model
+from model.config import Config
 from model.errors import MachineError
+from model.fusible import FUSED, lacking
 from model.parameter import compute_type
 from model.requirements import Problem
 from model.shapes import Sizes
@@ -79,15 +80,8 @@ def why_not(place: str, config: Config, sizes: Sizes, device: torch.device) -> P
         return f"{kernel} computes in bf16", remedy
     if torch.cuda.get_device_capability(device) < (8, 0):
         return f"{kernel} needs compute capability 8.0 or later", remedy
-    if place == "loss" and config.schedule.multi_token is not None:
-        return f"{kernel} predicts one token and not several", remedy
-    if place == "loss" and head_in_fp8(config) and config.system.fp8_kernel == "emulated":
-        return f"{kernel} multiplies in fp8 by scaled_mm, not emulated", remedy
-    lacking = _lacking(place, config.model)
-    if lacking is not None:
-        return f"{kernel} {lacking}", remedy
-    if place == "qkv" and sizes.head_width & (sizes.head_width - 1):
-        return f"{kernel} takes heads of a power of two, not {sizes.head_width} channels", remedy
+    if (reason := lacking(place, config, sizes)) is not None:
+        return f"{kernel} {reason}", remedy
     if place == "products":
         return fused("quack", place).why_not(sizes, device)
     if find_spec("triton") is None:
@@ -96,25 +90,7 @@ def why_not(place: str, config: Config, sizes: Sizes, device: torch.device) -> P
     return None
 
 
-def _lacking(place: str, model: Model) -> str | None:
-    """What the model does at this place and its fused kernel cannot."""
-    if place in ("qkv", "products") and model.bias:
-        return "has no biases"
-    if place == "qkv" and model.fp8 is not None:
-        return "multiplies in bf16, not in fp8"
-    if place == "products" and model.activation not in PRODUCTS_ACTIVATIONS:
-        return f"knows {' and '.join(PRODUCTS_ACTIVATIONS)}, not {model.activation}"
-    if place == "qkv" and model.rotary is not None and model.paired_heads is not None:
-        return "turns all heads alike, and paired heads turn by angles of their own"
-    if place == "loss" and model.logit_rescale is not None:
-        return "has no logit rescale"
-    return None
-
-
-PRODUCTS_ACTIVATIONS = ("relu2", "gelu")
 FP8_CAPABILITY = (8, 9)  # Ada: the first with fp8 in its tensor cores
-FUSED = {"loss": "triton", "qkv": "triton", "products": "quack", "muon": "triton"}
-"""The fused kernel of each place."""
 
 
 def _choose(place: str, config: Config, sizes: Sizes, device: torch.device) -> str:
@@ -155,11 +131,6 @@ def why_no_scaled_mm(device: torch.device) -> Problem | None:
         remedy = "Set model.fp8: null, or take an Ada or Hopper GPU, or a newer one."
         return f"this GPU of {major}.{minor} has no products in fp8, which came with 8.9", remedy
     return None
-
-
-def head_in_fp8(config: Config) -> bool:
-    """Whether the head's products are in 8 bits."""
-    return config.model.fp8 is not None and config.model.fp8.head
 
 
 def fused(kernel: str, place: str) -> Any:

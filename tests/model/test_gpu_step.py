@@ -11,7 +11,8 @@ from torch import Tensor
 from model.config import Config
 from model.configfile import load_config
 from model.derive import derive
-from model.kernels import FUSED, kernel_plan
+from model.fusible import FUSED
+from model.kernels import kernel_plan
 from model.trainer import Trainer
 
 pytestmark = [

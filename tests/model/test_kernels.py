@@ -16,7 +16,8 @@ from model.config import NorMuon
 from model.configfile import load_config
 from model.derive import derive
 from model.errors import MachineError
-from model.kernels import FUSED, REFERENCE, choose, kernel_plan, why_not
+from model.fusible import FUSED
+from model.kernels import REFERENCE, choose, kernel_plan, why_not
 from model.optim.muon import Muon
 from model.tricks.rotary import angles, turned
 

@@ -11,8 +11,8 @@ from model.config import Config
 from model.configfile import load_config
 from model.derive import Derived, derive, largest_fitting_rows
 from model.describe import resolve
+from model.fusible import FUSED
 from model.gpt import GPT
-from model.kernels import FUSED
 from model.memory import EAGER_LOGIT_BYTES, copied_bytes, memory_of
 from model.trainer import Trainer
 
@@ -116,6 +116,19 @@ def test_the_peak_is_the_larger_of_the_moments_that_do_not_coincide() -> None:
     assert parts.peak == parts.states + parts.gradients + parts.update
     assert derived.memory_bytes == parts.peak
     assert derived.memory_parts == parts.as_json()
+
+
+def test_both_ends_of_what_a_run_needs_are_told() -> None:
+    measured = {(8, 64): 17.65e9, (12, 32): 20.96e9, (24, 16): 46.4e9}  # on an H100, all fused
+    for (depth, rows), peak_bytes in measured.items():
+        size = {"dial.depth": depth, "system.device_batch_rows": rows}
+        _, derived = resolve(SPEEDRUN, size)
+        assert derived.memory_fused_bytes == pytest.approx(peak_bytes, rel=0.06)
+        assert derived.memory_bytes > 1.3 * derived.memory_fused_bytes
+    of_torch = {f"system.{place}_kernel": "torch" for place in FUSED}
+    for keeping in (of_torch, {"system.precision": "fp32"}, {"system.device": "cpu"}):
+        _, derived = resolve(SPEEDRUN, {**size, **keeping})
+        assert derived.memory_fused_bytes == derived.memory_bytes
 
 
 def test_the_most_rows_that_fit_keep_the_batch() -> None:

@@ -156,7 +156,7 @@ def test_rows_that_are_chosen_fit_and_divide_every_step(
         assert fewer.memory_bytes <= free_gib * GIB
     kept = replace(derived, device_batch_rows=0, gradient_accumulation=0)
     same = replace(fewer, device_batch_rows=0, gradient_accumulation=0)
-    unmeasured = {"memory_bytes": 0, "memory_parts": {}}
+    unmeasured = {"memory_bytes": 0, "memory_fused_bytes": 0, "memory_parts": {}}
     assert replace(same, **unmeasured) == replace(kept, **unmeasured)
 
 
