@@ -3,8 +3,8 @@
     python benchmarks/gate_rates.py [--gates 10000] [--out benchmarks/records/gate_rates.json]
 
 Plans, buys piece by piece within a budget, looks, decides, and goes to a second session where a
-first one showed a slowdown: everything of a gate but the trainers (`gate_plan`, `gate_rounds`,
-`gate_judge`, `gate_whole`). The ledger's SD is drawn too, with the degrees of freedom that it has;
+first one showed a slowdown: everything of a gate but the trainers (`planning`, `rounds`,
+`judge`, `whole`). The ledger's SD is drawn too, with the degrees of freedom that it has;
 where it has no row, the baseline and earlier sessions teach it, as they do a real one.
 Gate number i of a cell has a seed of its own, so that the first hundred of each cell can be made
 again in a test: the counts of those are kept beside the counts of all. What is kept becomes a part
@@ -26,13 +26,13 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.many_verdicts import percent
-from harness import gate_plan
 from harness.ab import WINDOWS, Launch
 from harness.baseline import Baseline, Entry
-from harness.gate_result import SPEED, GatePlan, GateResult, PartPlan, Rule, Subject
-from harness.gate_rounds import Rounds, launch_row, speed_margin
-from harness.gate_sides import Asked
-from harness.gate_whole import concluded
+from harness.gate import planning
+from harness.gate.result import SPEED, GatePlan, GateResult, PartPlan, Rule, Subject
+from harness.gate.rounds import Rounds, launch_row, speed_margin
+from harness.gate.sides import Asked
+from harness.gate.whole import concluded
 from harness.gating import with_own_rows
 from harness.ledger import Bench, Ledger, Row, bench_of, recipe_scale
 from harness.margins import LOSS_MARGIN_NATS, LOSS_SD_NATS, SPEED_MARGIN
@@ -96,7 +96,7 @@ class End:
 
 
 class Drawn:
-    """Evidence drawn at random; `Source` of `gate_rounds`."""
+    """Evidence drawn at random; `Source` of `rounds`."""
 
     def __init__(self, rng: np.random.Generator, harm: float) -> None:
         self.rng, self.harm = rng, harm
@@ -171,20 +171,20 @@ def _session(
     planned = _planned(cell, asked, ledger)
     source = Drawn(rng, cell.harm)
     rounds = Rounds(asked, bench(), ledger, source)
-    if gate_plan.without_chance(planned) is None:
+    if planning.without_chance(planned) is None:
         rounds.take(planned)
     bare = _bare(asked, planned, source, session=len(before))
     return concluded(bare, rounds.metrics, before), len(source.launches) + len(source.runs)
 
 
 def _planned(cell: Cell, asked: Asked, ledger: Ledger) -> GatePlan:
-    terms = gate_plan.Terms(alpha=ALPHA, rule=cell.rule, budget_s=asked.budget_s)
+    terms = planning.Terms(alpha=ALPHA, rule=cell.rule, budget_s=asked.budget_s)
     if cell.evidence == "launches":
-        part = gate_plan.speed_plan(launch_row(bench(), ledger), speed_margin(asked), 1.0, terms)
+        part = planning.speed_plan(launch_row(bench(), ledger), speed_margin(asked), 1.0, terms)
     else:
         assert asked.baseline is not None
         records = asked.baseline.now.records
-        part = gate_plan.quality_plan(records, ledger, asked.margins, False, 1.0, terms)
+        part = planning.quality_plan(records, ledger, asked.margins, False, 1.0, terms)
     return GatePlan(parts=[part], budget_s=asked.budget_s, alpha=ALPHA)
 
 

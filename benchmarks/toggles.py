@@ -36,7 +36,7 @@ from benchmarks.toggle_sitting import BaseFailed, Clock, Sitting
 from harness.compare import load_ledger
 from harness.config import parse_sets
 from harness.errors import STOPPED_AT_LIMIT, HarnessError
-from harness.gate_result import SPEED
+from harness.gate.result import SPEED
 from harness.ledger import Bench, Ledger, scale_of
 from harness.store import Store
 from harness.trainer import Description, NativeTrainer

@@ -52,23 +52,11 @@ The path of one result. A file imports only from files above it; a test holds th
     judgement       two sides of runs, metric by metric
     answers         the outcomes of CORE behind two sides
     summary         a comparison in the terminal, as Markdown, as JSON
-    gate_result     what a gate says, as data
-    gate_judge      what replicates and launches say at one look
-    gate_plan       a gate before it spends
-    gate_history    gates that were carried out
     baseline        stored replicates, append-only
-    gate_sides      what a gate compares, described and found comparable
-    gate_launcher   makes its launches, in the form that the sides take
-    gate_rounds     how much a gate buys, and what it says of it
-    gate_whole      the verdict of the whole, in the light of earlier gates
-    gate            one gate from two names to a verdict a metric
-    gate_summary    a gate in the terminal and on a pull request
+    gate            did this change make anything worse
     doctor          what this machine can run, with remedies
     drift           the night since which runs are worse
     drift_report    the watch on the terminal and as Markdown
-    gate_findings   a gate's JSON as lines of text
-    junit           a gate as JUnit XML
-    annotations     a gate as the annotations of a runner
     ci_file         a workflow file that can be changed without losing a comment
     ci_merge        a newer template into a file that its owner changed
     ci_rules        what a workflow may not do

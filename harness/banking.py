@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from harness import baseline, errors, gate_history, replicates, worktree
+from harness import baseline, errors, replicates, worktree
 from harness.baseline import Banked, Baseline, Entry
 from harness.errors import TrainerError, UsageError
-from harness.gate_judge import of_replicates
-from harness.gate_result import Looks, MetricVerdict
+from harness.gate import history
+from harness.gate.judge import of_replicates
+from harness.gate.result import Looks, MetricVerdict
 from harness.judgement import EXIT_CODES
 from harness.ledger import Ledger
 from harness.logs import recorded
@@ -145,7 +146,7 @@ def accept(
     old = baseline.find(root, name)
     baseline.check_records(found.records, ledger)
     baseline.refuse_foreign(old, found.records[0].identity, own_settings=True)
-    baseline.refuse_stale(found.records, old, gate_history.spent(gate_history.load(store)))
+    baseline.refuse_stale(found.records, old, history.spent(history.load(store)))
     verdicts = of_replicates(
         old.now.records, found.records, Looks(looks=[len(found.records)]), ledger, BANK_ALPHA, {}
     )

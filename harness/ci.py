@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from harness import atomic, errors, gate_findings
-from harness.annotations import annotations
+from harness import atomic, errors
 from harness.ci_audit import audit
 from harness.ci_file import Tree, comments, parse, parse_for_change
 from harness.ci_merge import Merged, merge
 from harness.ci_rules import HOSTED, Refusal, refusals
 from harness.errors import UsageError, WorkflowFileError
-from harness.junit import junit
+from harness.gate import findings
+from harness.gate.annotations import annotations
+from harness.gate.junit import junit
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -117,7 +118,7 @@ def results(
     console: "Console", source: Path, *, exit_code: int | None, xml: Path | None, word: Path | None
 ) -> int:
     """Prints a gate's annotations; writes its JUnit file and the word of its verdict."""
-    found = gate_findings.read(source, exit_code)
+    found = findings.read(source, exit_code)
     for line in annotations(found):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if xml is not None:

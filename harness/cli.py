@@ -355,7 +355,7 @@ def gate(
     from harness import compare as command
     from harness.config import parse_sets
     from harness.dependencies import word_of as environments_word
-    from harness.gate_sides import Asked, claim_of
+    from harness.gate.sides import Asked, claim_of
     from harness.gating import Options, run_gate
     from harness.turns import word_of as turns_word
 

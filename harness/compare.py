@@ -112,9 +112,9 @@ def learnt(store: Store) -> list[Row]:
 
     Launches that took turns say more of a speed than runs one after the other.
     """
-    from harness import gate_history
+    from harness.gate import history
 
-    found = gate_history.rows(gate_history.load(store))
+    found = history.rows(history.load(store))
     better = {(row.scale, row.metric, row.gpu, row.source) for row in found if row.df >= OWN_DF}
     of_runs = own_rows(store.records())
     others = [row for row in of_runs if (row.scale, row.metric, row.gpu, row.source) not in better]

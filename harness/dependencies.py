@@ -9,7 +9,7 @@ can use it: it is made once, in the store under `environments/`, named by its li
 lines are the same on both sides get the version that is running here. Else two sides would differ
 by the day on which they were installed.
 
-Beside `worktree`, before `gate_sides`.
+Beside `worktree`, before `gate`.
 """
 
 import importlib.util

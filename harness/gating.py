@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from harness import atomic, baseline, errors, gate, gate_history
+from harness import atomic, baseline, errors
 from harness.attempt import recover
 from harness.compare import load_ledger
 from harness.errors import HarnessError
-from harness.gate_plan import without_chance
-from harness.gate_result import GatePlan, GateResult, Subject, as_json
-from harness.gate_sides import Asked, Prepared, prepare
-from harness.gate_summary import as_markdown, print_plan, print_result
+from harness.gate import gate, history
+from harness.gate.planning import without_chance
+from harness.gate.result import GatePlan, GateResult, Subject, as_json
+from harness.gate.sides import Asked, Prepared, prepare
+from harness.gate.summary import as_markdown, print_plan, print_result
 from harness.ledger import OWN_DF, Ledger, own_rows
 from harness.pace import PaceStopped
 from harness.run import Stop, asked_to
@@ -69,7 +70,7 @@ def _gated(
         asked = msgspec.structs.replace(asked, baseline=stored)
     store = Store(options.store)
     recover(store)
-    earlier = gate_history.load(store)
+    earlier = history.load(store)
     ledger = with_own_rows(load_ledger(options.ledger, store), asked, earlier)
     say = _saying(progress)
     prepared = prepare(asked, store, say)
@@ -86,7 +87,7 @@ def _gated(
 def with_own_rows(ledger: Ledger, asked: Asked, stored: Sequence[GateResult]) -> Ledger:
     """The ledger with what the baseline's replicates and the launches of gates teach."""
     own = own_rows(asked.baseline.now.records) if asked.baseline else []
-    learnt = [row for row in gate_history.rows(stored) if row.df >= OWN_DF]
+    learnt = [row for row in history.rows(stored) if row.df >= OWN_DF]
     better = {(row.scale, row.metric, row.gpu, row.source) for row in learnt}
     others = [
         row

@@ -7,7 +7,7 @@ longer to drift in between.
 
 `auto` knows the memory from what earlier launches of the same configurations held, or by the
 trainer's own estimate; what neither knew is read when both are ready, and `gate` then plans anew.
-After `relay`, before `gate_sides`. Starts nothing.
+After `relay`, before `gate`. Starts nothing.
 """
 
 from typing import Literal, get_args

@@ -38,12 +38,10 @@ LAYERS = [
     ["ledger"],
     ["logs"],
     ["margins", "fairness", "judgement", "answers", "summary"],
-    ["gate_result"],
-    ["gate_judge", "gate_plan", "gate_history", "baseline", "gate_sides", "gate_launcher"],
-    ["gate_rounds", "gate_whole", "gate", "gate_summary"],
+    ["baseline"],
+    ["gate"],
     ["doctor"],
     ["drift", "drift_report"],
-    ["gate_findings", "junit", "annotations"],
     ["ci_file", "ci_merge", "ci_rules", "ci_audit"],
     ["commands", "compare", "banking", "gating", "searching", "tuning", "ci"],
     ["ci_cli", "cli"],
@@ -115,3 +113,15 @@ def test_the_map_of_the_package_names_every_file_in_the_order_of_the_layers():
         line.split()[0] for line in (harness.__doc__ or "").splitlines() if line[:4] == " " * 4
     ]
     assert named == [name for layer in LAYERS for name in layer if name != "__main__"]
+
+
+def test_inside_the_gate_imports_go_from_later_files_to_earlier_ones():
+    import harness.gate
+
+    lines = (harness.gate.__doc__ or "").splitlines()
+    order = [line.split()[0] for line in lines if line[:4] == " " * 4]
+    folder = ROOT / "harness" / "gate"
+    assert sorted(order) == sorted(path.stem for path in folder.glob("*.py") if path.stem[0] != "_")
+    for path in (folder / f"{name}.py" for name in order):
+        used = {name.split(".")[2] for name in imports(path) if name.startswith("harness.gate.")}
+        assert all(order.index(name) < order.index(path.stem) for name in used), path

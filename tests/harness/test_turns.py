@@ -10,7 +10,7 @@ import pytest
 
 from harness.__main__ import main
 from harness.errors import UsageError
-from harness.gate_history import launch_rows, load
+from harness.gate.history import launch_rows, load
 from harness.store import Store
 from harness.trainer import TRAINERS, FakeTrainer
 from harness.turns import Memory, choose

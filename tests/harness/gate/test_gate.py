@@ -17,13 +17,13 @@ from benchmarks import gate_rates
 from harness.__main__ import main
 from harness.ab import TRAJECTORY_STEPS
 from harness.compare import learnt
-from harness.gate_history import load
-from harness.gate_judge import of_trajectories
-from harness.gate_result import SPEED, GateResult
+from harness.gate.history import load
+from harness.gate.judge import of_trajectories
+from harness.gate.result import SPEED, GateResult
 from harness.ledger import Row
 from harness.store import Store
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 BASE = """\
 dial: {depth: 2, steps: 20, batch_tokens: 4096}
 eval: {every_steps: 10}
@@ -385,7 +385,7 @@ def test_the_pull_request_summary_starts_with_the_verdict(gate, place, monkeypat
 
 
 def test_launches_of_gates_teach_the_ledger(gate, place):
-    from harness.gate_history import launch_rows
+    from harness.gate.history import launch_rows
 
     gate("--base", ".", "--margin", "tokens_per_s=0.002")
     stored = load(Store(place / "runs"))

@@ -1,11 +1,11 @@
 """Did this change make anything worse? One gate, from two names to a verdict a metric.
 
 A candidate's quality is compared with a stored baseline, run by run; its speed with that of another
-ref or configuration, both on this host in turns. `gate_rounds` says how many of either it takes;
+ref or configuration, both on this host in turns. `rounds` says how many of either it takes;
 here they are made. A candidate that crashes or diverges is a regression with its reason; what is no
 fault of the candidate ends in an error, never in a verdict.
 
-After `gate_launcher`, `gate_rounds` and `gate_whole`; prints nothing.
+After `launcher`, `rounds` and `whole`; prints nothing.
 """
 
 import math
@@ -14,14 +14,15 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from harness import ab, answers, baseline, gate_history, gate_launcher, gate_plan, replicates
+from harness import ab, answers, baseline, replicates
 from harness.baseline import Baseline
 from harness.errors import TrainerError
-from harness.gate_launcher import Launcher
-from harness.gate_result import GatePlan, GateResult, PartPlan
-from harness.gate_rounds import Rounds, launch_row, speed_margin
-from harness.gate_sides import Prepared
-from harness.gate_whole import concluded
+from harness.gate import history, launcher, planning
+from harness.gate.launcher import Launcher
+from harness.gate.result import GatePlan, GateResult, PartPlan
+from harness.gate.rounds import Rounds, launch_row, speed_margin
+from harness.gate.sides import Prepared
+from harness.gate.whole import concluded
 from harness.ledger import Ledger, device, is_full_scale
 from harness.pace import PaceFailed, PaceStopped
 from harness.paired_core import METRICS, PairedCore
@@ -56,16 +57,16 @@ def plan(prepared: Prepared, ledger: Ledger, stored: Sequence[GateResult]) -> Ga
     if prepared.a is not None:
         until_s = _launches_until_s(prepared)
         budget_s = _left_for_launches_s(prepared, ledger) if until_s is None else until_s
-        terms = gate_plan.Terms(alpha=asked.alpha, rule=asked.rule, budget_s=budget_s)
-        unit_s = gate_launcher.launch_seconds(prepared, stored)
+        terms = planning.Terms(alpha=asked.alpha, rule=asked.rule, budget_s=budget_s)
+        unit_s = launcher.launch_seconds(prepared, stored)
         row, margin = launch_row(prepared.bench, ledger, prepared.form), speed_margin(asked)
-        part = gate_plan.speed_plan(row, margin, unit_s, terms)
-        part = gate_plan.with_turns(part, prepared.turns)
+        part = planning.speed_plan(row, margin, unit_s, terms)
+        part = planning.with_turns(part, prepared.turns)
         parts.append(msgspec.structs.replace(part, until_s=until_s))
         if left_s is not None:
             left_s = max(0.0, left_s - (part.seconds or 0.0))
     if prepared.compares_quality and asked.baseline is not None:
-        terms = gate_plan.Terms(alpha=asked.alpha, rule=asked.rule, budget_s=left_s)
+        terms = planning.Terms(alpha=asked.alpha, rule=asked.rule, budget_s=left_s)
         parts.append(_quality_part(prepared, asked.baseline, ledger, terms))
     return GatePlan(
         parts=parts,
@@ -89,17 +90,17 @@ def _left_for_launches_s(prepared: Prepared, ledger: Ledger) -> float | None:
     asked = prepared.asked
     if asked.budget_s is None or not prepared.compares_quality or asked.baseline is None:
         return asked.budget_s
-    terms = gate_plan.Terms(alpha=asked.alpha, rule=asked.rule, budget_s=asked.budget_s / 2)
+    terms = planning.Terms(alpha=asked.alpha, rule=asked.rule, budget_s=asked.budget_s / 2)
     runs = _quality_part(prepared, asked.baseline, ledger, terms)
-    kept_s = runs.seconds if gate_plan.has_chance(runs) else None
+    kept_s = runs.seconds if planning.has_chance(runs) else None
     return asked.budget_s - (kept_s or 0.0)
 
 
 def _quality_part(
-    prepared: Prepared, stored: Baseline, ledger: Ledger, terms: gate_plan.Terms
+    prepared: Prepared, stored: Baseline, ledger: Ledger, terms: planning.Terms
 ) -> PartPlan:
     records = stored.now.records
-    return gate_plan.quality_plan(
+    return planning.quality_plan(
         records,
         ledger,
         prepared.asked.margins,
@@ -126,7 +127,7 @@ class Gate:
     ) -> None:
         self.prepared, self.planned, self.store = prepared, planned, store
         self.ledger, self.stop, self.say = ledger, stop, say
-        self.number, self.folder = gate_history.begin(store, prepared.key)
+        self.number, self.folder = history.begin(store, prepared.key)
         self.started_at = time.time()
         self.launcher: Launcher | None = None
         self.launches: list[ab.Launch] = []
@@ -143,11 +144,11 @@ class Gate:
         result = concluded(
             self._bare(ended.log if ended else None),
             rounds.metrics,
-            gate_history.load(self.store),
+            history.load(self.store),
             once=self.prepared.asked.once,
             ended=ended.reason if ended else None,
         )
-        gate_history.save(self.store, result)
+        history.save(self.store, result)
         return result
 
     def _take(self, rounds: Rounds) -> None:
@@ -164,8 +165,8 @@ class Gate:
         """
         if self.launches:
             raise error
-        self.prepared, self.launcher = gate_launcher.in_relay(self.prepared, error), None
-        self.planned = plan(self.prepared, self.ledger, gate_history.load(self.store))
+        self.prepared, self.launcher = launcher.in_relay(self.prepared, error), None
+        self.planned = plan(self.prepared, self.ledger, history.load(self.store))
         part = next(part for part in self.planned.parts if part.evidence == "launches")
         each = "" if part.unit_s is None else f" of {part.unit_s:.0f} s"
         many = f"up to {part.n_b} launches" if part.rule == "looks" else "open, launches"

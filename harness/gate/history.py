@@ -4,7 +4,7 @@
     gates/<key>/<number>/           the launches' configurations, run directories and logs
 
 A key names what was compared (code, configuration, baseline, rule), so the same command finds what
-it said before. After `gate_judge`, before `gate`.
+it said before. After `judge`, before `gate`.
 """
 
 import math
@@ -17,7 +17,7 @@ import msgspec
 from harness import atomic
 from harness.ab import Form
 from harness.errors import StoreError
-from harness.gate_result import (
+from harness.gate.result import (
     FORMAT,
     SPEED,
     TRAJECTORY,

@@ -1,14 +1,14 @@
 """From the verdicts on metrics to that of the gate: what history adds, and the worst of them.
 
-Pure; after `gate_history`, before `gate`.
+Pure; after `history`, before `gate`.
 """
 
 from collections.abc import Sequence
 
 import msgspec
 
-from harness import gate_history
-from harness.gate_result import SPEED, GateOutcome, GateResult, MetricVerdict, worst
+from harness.gate import history
+from harness.gate.result import SPEED, GateOutcome, GateResult, MetricVerdict, worst
 
 
 def concluded(
@@ -30,8 +30,8 @@ def _in_history(
 ) -> MetricVerdict:
     if verdict.judged.metric == SPEED and verdict.evidence == "launches":
         earlier = [result for result in stored if result.key == now.key]
-        verdict = gate_history.confirmed(verdict, now, earlier, once)
-    return gate_history.with_small_harms(verdict, now, stored)
+        verdict = history.confirmed(verdict, now, earlier, once)
+    return history.with_small_harms(verdict, now, stored)
 
 
 def _unjudged(bare: GateResult, metrics: Sequence[MetricVerdict]) -> list[str]:

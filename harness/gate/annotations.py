@@ -2,10 +2,10 @@
 
 One line a metric that has a verdict other than pass, and one for the whole; a runner shows ten of
 a kind at most, and nobody reads about a pass. Text is escaped as the runner unescapes it, so that
-neither a log nor a metric's name can start a command of its own. Pure; after `gate_findings`.
+neither a log nor a metric's name can start a command of its own. Pure; after `findings`.
 """
 
-from harness.gate_findings import Findings, Metric, Outcome, sentence
+from harness.gate.findings import Findings, Metric, Outcome, sentence
 
 LEVELS: dict[Outcome, str] = {
     "pass": "notice",

@@ -6,10 +6,10 @@ from xml.etree import ElementTree
 import pytest
 
 from harness import errors
-from harness.annotations import annotations
 from harness.errors import UsageError
-from harness.gate_findings import Findings, Judged, Metric, read, sentence
-from harness.junit import junit
+from harness.gate.annotations import annotations
+from harness.gate.findings import Findings, Judged, Metric, read, sentence
+from harness.gate.junit import junit
 
 
 def metric(name="val_bpb", outcome="pass", *, scale="linear", **changed) -> Metric:

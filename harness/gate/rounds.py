@@ -4,17 +4,17 @@ Launches for the speed, runs for the quality, piece by piece from whoever makes 
 of looks a verdict is sought after as many pieces as were planned, under the open one after each;
 either way nothing is bought once every metric is settled, once no further piece could settle it,
 or once there is no time for another. What makes the pieces, real trainers or a simulation, is not
-known here: the error rates in docs/ come from this very code. After `gate_plan`, before `gate`.
+known here: the error rates in docs/ come from this very code. After `planning`, before `gate`.
 """
 
 from collections.abc import Mapping
 from typing import Protocol
 
-from harness import gate_judge
 from harness.ab import Form, Launch
-from harness.gate_history import SOURCES
-from harness.gate_result import SPEED, TRAJECTORY, GatePlan, MetricVerdict, PartPlan
-from harness.gate_sides import Asked
+from harness.gate import judge
+from harness.gate.history import SOURCES
+from harness.gate.result import SPEED, TRAJECTORY, GatePlan, MetricVerdict, PartPlan
+from harness.gate.sides import Asked
 from harness.ledger import Bench, Ledger, Row
 from harness.margins import Margin, default_margin, given
 from harness.record import Record
@@ -59,20 +59,18 @@ class Rounds:
                 known = self.ledger.find(
                     self.bench.scale, TRAJECTORY, self.bench.device, "nondeterminism"
                 )
-                self.metrics.append(
-                    gate_judge.of_trajectories(launches[0], known, self.asked.alpha)
-                )
+                self.metrics.append(judge.of_trajectories(launches[0], known, self.asked.alpha))
             verdict = self._judged_speed(part)
-            if _settled(verdict, part, len(launches)) or gate_judge.loader_reason(launches):
+            if _settled(verdict, part, len(launches)) or judge.loader_reason(launches):
                 break
         if verdict is not None:
             asked = self.asked
-            self.metrics.append(gate_judge.held_to(asked.claim, verdict))
-            self.metrics += gate_judge.of_launch_sides(launches, asked.alpha, asked.margins)
+            self.metrics.append(judge.held_to(asked.claim, verdict))
+            self.metrics += judge.of_launch_sides(launches, asked.alpha, asked.margins)
 
     def _judged_speed(self, part: PartPlan) -> MetricVerdict:
         row = launch_row(self.bench, self.ledger, part.turns or "resident")
-        verdict = gate_judge.of_launch_ratios(
+        verdict = judge.of_launch_ratios(
             self.source.launches,
             part,
             row,
@@ -81,7 +79,7 @@ class Rounds:
             borrowed=row is not None and row.scale != self.bench.scale,
         )
         # an open gate may go on until a claim of more speed is shown; looks were planned for harm
-        return gate_judge.held_to(self.asked.claim, verdict) if part.rule == "open" else verdict
+        return judge.held_to(self.asked.claim, verdict) if part.rule == "open" else verdict
 
     def _quality(self, part: PartPlan) -> None:
         assert self.asked.baseline is not None, "quality is compared with a baseline"
@@ -91,7 +89,7 @@ class Rounds:
             self.source.run()
             if part.after(len(runs)) is None:
                 continue
-            latest = gate_judge.of_replicates(
+            latest = judge.of_replicates(
                 stored, runs, part, self.ledger, self.asked.alpha, self.asked.margins
             )
             found = {**{one.judged.metric: one for one in latest}, **_decided(found)}
@@ -99,7 +97,7 @@ class Rounds:
                 break
         self.metrics += found.values()
         if runs and not self.source.launches:
-            self.metrics += gate_judge.screened(stored, runs)
+            self.metrics += judge.screened(stored, runs)
 
 
 def _settled(verdict: MetricVerdict, part: PartPlan, n: int) -> bool:

@@ -2,7 +2,7 @@
 
 Both at once or one after the other (`turns` says which, `ab` and `relay` do it). Where memory turns
 out too small when both have been started, that is `NoRoom`, and `in_relay` has the gate as it is
-then to be planned. After `gate_sides`, before `gate`.
+then to be planned. After `sides`, before `gate`.
 """
 
 from collections.abc import Sequence
@@ -10,9 +10,10 @@ from pathlib import Path
 
 import msgspec
 
-from harness import ab, gate_history, relay
-from harness.gate_result import GateResult
-from harness.gate_sides import Prepared, Side
+from harness import ab, relay
+from harness.gate import history
+from harness.gate.result import GateResult
+from harness.gate.sides import Prepared, Side
 from harness.run import Stop
 from harness.turns import Turns
 
@@ -78,7 +79,7 @@ def in_relay(prepared: Prepared, error: ab.NoRoom) -> Prepared:
 def launch_seconds(prepared: Prepared, stored: Sequence[GateResult]) -> float | None:
     """From launches of this configuration, else from the baseline's starts and steps."""
     form = prepared.form
-    known = gate_history.launch_seconds(stored, prepared.reference.config_id, form)
+    known = history.launch_seconds(stored, prepared.reference.config_id, form)
     if known is not None or prepared.asked.baseline is None:
         return known
     first = prepared.asked.baseline.now.records[0]

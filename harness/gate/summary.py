@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from harness.effects import Effect
-from harness.gate_result import GatePlan, GateResult, MetricVerdict, PartPlan, Subject
+from harness.gate.result import GatePlan, GateResult, MetricVerdict, PartPlan, Subject
 from harness.ledger import TIMES
 from harness.report import wording
 from harness.summary import (

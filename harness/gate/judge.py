@@ -3,8 +3,8 @@
 Quality is that of whole runs against a baseline's, through `judgement`; speed is the mean log ratio
 of launches; memory and compilation come from the launches where there are any. A look is judged at
 the error rate that O'Brien and Fleming leave it, or, where nobody planned how many there will be,
-at that of the mixture test, so that all looks together keep the gate's. Pure; after `gate_result`,
-before `gate_rounds`.
+at that of the mixture test, so that all looks together keep the gate's. Pure; after `result`,
+before `rounds`.
 """
 
 import math
@@ -16,7 +16,7 @@ from harness import mixture, power
 from harness.ab import LOADER_WAIT_SHARE, Launch
 from harness.dunnett import t_quantile
 from harness.fairness import source_of_variance
-from harness.gate_result import (
+from harness.gate.result import (
     SPEED,
     TRAJECTORY,
     Claim,

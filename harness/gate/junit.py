@@ -2,14 +2,14 @@
 
 A regression is a failure, a gate that could not run an error, a metric without a verdict skipped
 with its reason: skipped and not failed, since what to make of inconclusive is the workflow's to
-say. Pure: findings in, text out; after `gate_findings`.
+say. Pure: findings in, text out; after `findings`.
 """
 
 import re
 from datetime import UTC, datetime
 from xml.etree import ElementTree
 
-from harness.gate_findings import Findings, Metric, sentence
+from harness.gate.findings import Findings, Metric, sentence
 
 SUITE = "harness gate"
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

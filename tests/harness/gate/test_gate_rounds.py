@@ -8,10 +8,10 @@ import pytest
 
 from benchmarks import gate_rates
 from benchmarks.gate_rates import ALPHA, MARGIN_BPB, Drawn, gate
-from harness import gate_plan
-from harness.gate_result import SPEED, GatePlan
-from harness.gate_rounds import Rounds, launch_row, speed_margin
-from harness.gate_sides import Asked
+from harness.gate import planning
+from harness.gate.result import SPEED, GatePlan
+from harness.gate.rounds import Rounds, launch_row, speed_margin
+from harness.gate.sides import Asked
 from harness.ledger import Ledger
 
 KEPT = gate_rates.load()
@@ -47,15 +47,15 @@ def bought(evidence: str, rule: str, source: Told, claim: str = "ml") -> dict[st
     rng = np.random.default_rng(3)
     stored, ledger = gate_rates.baseline(rng), gate_rates.ledger(rng)
     asked = Asked(baseline=stored, rule=rule, claim=claim, margins={"val_bpb": MARGIN_BPB})
-    terms = gate_plan.Terms(alpha=ALPHA, rule=rule, budget_s=64.0)
+    terms = planning.Terms(alpha=ALPHA, rule=rule, budget_s=64.0)
     if evidence == "launches":
-        part = gate_plan.speed_plan(
+        part = planning.speed_plan(
             launch_row(gate_rates.bench(), ledger), speed_margin(asked), 1.0, terms
         )
     else:
         records = stored.now.records
         source.bpb += np.mean([one.metrics["val_bpb"] for one in records]) - 1.0
-        part = gate_plan.quality_plan(records, ledger, asked.margins, False, 1.0, terms)
+        part = planning.quality_plan(records, ledger, asked.margins, False, 1.0, terms)
     rounds = Rounds(asked, gate_rates.bench(), ledger, source)
     rounds.take(GatePlan(parts=[part], budget_s=64.0, alpha=ALPHA))
     return {one.judged.metric: one.judged.outcome for one in rounds.metrics}
@@ -100,8 +100,8 @@ def test_launches_of_each_form_are_judged_by_the_ledgers_row_of_that_form():
     asked = Asked(baseline=stored)
     resident = launch_row(gate_rates.bench(), shipped)
     ledger = Ledger([resident, msgspec.structs.replace(resident, source="relay", sd=0.07)])
-    terms = gate_plan.Terms(alpha=ALPHA)
-    planned = gate_plan.speed_plan(resident, speed_margin(asked), 1.0, terms)
+    terms = planning.Terms(alpha=ALPHA)
+    planned = planning.speed_plan(resident, speed_margin(asked), 1.0, terms)
     sds = {}
     for form in ("resident", "relay"):
         part = msgspec.structs.replace(planned, turns=form)

@@ -1,8 +1,8 @@
 """A gate before it spends: how many launches and runs, when to look, what that costs and can say.
 
-Everything is fixed here and kept by `gate_rounds`: three looks within the budget or a test that is
+Everything is fixed here and kept by `rounds`: three looks within the budget or a test that is
 open, the margins, the noise they are set against. A budget under which no verdict is likely is said
-instead of being spent. Pure; after `gate_judge`.
+instead of being spent. Pure; after `judge`.
 """
 
 import math
@@ -13,8 +13,8 @@ import msgspec
 
 from harness import mixture
 from harness.dunnett import t_quantile
-from harness.gate_judge import quality_row, runs_of, shares
-from harness.gate_result import MOST, SPEED, Evidence, GatePlan, PartPlan, Rule
+from harness.gate.judge import quality_row, runs_of, shares
+from harness.gate.result import MOST, SPEED, Evidence, GatePlan, PartPlan, Rule
 from harness.launches import OWN_LAUNCHES
 from harness.ledger import QUALITY, TIMES, Ledger, Row
 from harness.margins import Margin, default_margin, given, same_story

@@ -14,12 +14,13 @@ from typing import Any, get_args
 
 import msgspec
 
-from harness import atomic, baseline, dependencies, gate_history, replicates, turns, worktree
+from harness import atomic, baseline, dependencies, replicates, turns, worktree
 from harness.ab import Form
 from harness.baseline import Baseline
 from harness.config import one_of
 from harness.errors import UsageError
-from harness.gate_result import Claim, Rule, Subject
+from harness.gate import history
+from harness.gate.result import Claim, Rule, Subject
 from harness.ledger import Bench, bench_of, device, scale_of
 from harness.replicates import Recipe
 from harness.store import Store
@@ -132,7 +133,7 @@ def prepare(asked: Asked, store: Store, say: Callable[[str], None] = lambda _: N
     rule += ["open"] if asked.rule == "open" else []
     how = _turns(a, b, asked, store) if a is not None else None
     prepared = Prepared(asked=asked, a=a, b=b, key="", bench=_bench(asked, b), turns=how)
-    key = gate_history.key_of(prepared.reference, b.subject, rule)
+    key = history.key_of(prepared.reference, b.subject, rule)
     return msgspec.structs.replace(prepared, key=key)
 
 
@@ -237,8 +238,8 @@ def _turns(a: Side, b: Side, asked: Asked, store: Store) -> Turns:
     """By what earlier launches of these configurations held, else by the trainer's estimates."""
     estimates = [side.recipe.derived.get("memory_bytes") for side in (a, b)]
     memory = Memory(a_bytes=estimates[0], b_bytes=estimates[1])
-    stored = gate_history.load(store)
-    held = [gate_history.held_bytes(stored, side.subject.config_id) for side in (a, b)]
+    stored = history.load(store)
+    held = [history.held_bytes(stored, side.subject.config_id) for side in (a, b)]
     if held[0] is not None and held[1] is not None:
         memory = Memory(
             a_bytes=held[0][0],
