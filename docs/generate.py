@@ -265,8 +265,12 @@ def loss_table() -> str:
 
 def core_table() -> str:
     """How long CORE takes at depth 12, and what it and soft CORE tell apart."""
+    return f"{_core_seconds()}\n\n{_core_told_apart()}"
+
+
+def _core_seconds() -> str:
     (row,) = _record("core-d12")["rows"]
-    theirs, found = _record("nanochat")["core_s"], _record("d8-seeds")
+    theirs = _record("nanochat")["core_s"]
     lines = [
         f"| {row['examples']:,} examples, {row['rows']:,} rows, depth 12 | seconds |",
         "|---|---|",
@@ -280,10 +284,14 @@ def core_table() -> str:
             f"{task} {number}, margins {one:.4f} and {batched:.4f} nats"
             for task, number, one, batched in row["flips"]
         )
-        + f". Peak memory {row['peak_gib']:.1f} GiB.\n",
-        "| | CORE | soft CORE |",
-        "|---|---|---|",
+        + f". Peak memory {row['peak_gib']:.1f} GiB.",
     ]
+    return "\n".join(lines)
+
+
+def _core_told_apart() -> str:
+    found = _record("d8-seeds")
+    lines = ["| | CORE | soft CORE |", "|---|---|---|"]
     runs = list(found["d8"]["metrics"].values())
     for name, of in (("mean", statistics.fmean), ("SD of a seed", statistics.stdev)):
         values = (of([run[metric] for run in runs]) for metric in ("core", "core_soft"))

@@ -45,6 +45,10 @@ MarginOption = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option(help="Harm that matters, such as val_loss=0.002 or tokens_per_s=0.005."),
 ]
+MaxMinutesOption = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option(help="Stop in time, between two runs; the same command goes on."),
+]
 PriceOption = Annotated[Optional[float], typer.Option(help="USD per GPU-hour.")]  # noqa: UP045
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 BASELINES = Path("baselines")
@@ -91,10 +95,7 @@ def study(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only runs, time, cost, smallest detectable effect.")
     ] = False,
-    max_minutes: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(help="Stop in time, between two runs; the same command goes on."),
-    ] = None,
+    max_minutes: MaxMinutesOption = None,
     gpus: Annotated[str, typer.Option(help="Such as 0-7: one run at a time on each.")] = "",
     split_blocks: Annotated[
         bool, typer.Option("--split-blocks", help="Begin blocks that cannot finish in time.")
@@ -178,10 +179,7 @@ def search(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only the space, the budget and the second look.")
     ] = False,
-    max_minutes: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(help="Stop in time, between two runs; the same command goes on."),
-    ] = None,
+    max_minutes: MaxMinutesOption = None,
     gpus: Annotated[str, typer.Option(help="Such as 0-7: one trial at a time on each.")] = "",
     worker: Annotated[
         bool, typer.Option("--worker", help="Only trials, beside another command's.")

@@ -108,17 +108,10 @@ def load_ledger(file: Path, store: Store) -> Ledger:
 
 
 def learnt(store: Store) -> list[Row]:
-    """What a store's gates and records teach.
-
-    Launches that took turns say more of a speed than runs one after the other.
-    """
+    """What a store's gates and records teach."""
     from harness.gate import history
 
-    found = history.rows(history.load(store))
-    better = {(row.scale, row.metric, row.gpu, row.source) for row in found if row.df >= OWN_DF}
-    of_runs = own_rows(store.records())
-    others = [row for row in of_runs if (row.scale, row.metric, row.gpu, row.source) not in better]
-    return [*found, *others]
+    return history.taught(own_rows(store.records()), history.load(store))
 
 
 # --- harness noise --------------------------------------------------------------------------------

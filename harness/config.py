@@ -101,14 +101,27 @@ class StudyFile(Strict, frozen=True, kw_only=True):
 
 def load_study(path: Path) -> StudyFile:
     """Reads and checks a study file. Raises StudyFileError with the line of the fault."""
+    return parse_study(read_text(path, "a study file", "ablations/smoke.yaml"), str(path))
+
+
+def parse_study(text: str, name: str) -> StudyFile:
+    """As `load_study`, from text; `name` stands in its errors."""
+    plain, lines = read_mapping(text, name, "study, base, arms and seeds", "ablations/")
+    study = _convert(plain, name, lines)
+    check(study, lambda path: where_of(name, lines, path))
+    return study
+
+
+def read_text(path: Path, what: str, example: str) -> str:
+    """The text of a YAML file that a user named. Raises StudyFileError."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (FileNotFoundError, IsADirectoryError) as error:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
         raise StudyFileError(
             path=str(path),
-            expected="a study file",
+            expected=what,
             got=str(error.strerror).lower(),
-            remedy="Name a YAML file, such as ablations/smoke.yaml.",
+            remedy=f"Name a YAML file, such as {example}.",
         ) from None
     except UnicodeDecodeError as error:
         raise StudyFileError(
@@ -117,22 +130,19 @@ def load_study(path: Path) -> StudyFile:
             got=f"a byte that is none, at {error.start}",
             remedy="Save the file as UTF-8.",
         ) from None
-    return parse_study(text, str(path))
 
 
-def parse_study(text: str, name: str) -> StudyFile:
-    """As `load_study`, from text; `name` stands in its errors."""
+def read_mapping(text: str, name: str, keys: str, examples: str) -> tuple[dict[str, Any], Any]:
+    """The mapping that a YAML text is, and where its lines are. Raises StudyFileError."""
     plain, lines = read_yaml(text, name)
     if not isinstance(plain, dict):
         raise StudyFileError(
             path=name,
-            expected="a mapping with the keys study, base, arms and seeds",
+            expected=f"a mapping with the keys {keys}",
             got="an empty file" if plain is None else type(plain).__name__,
-            remedy="See ablations/ for complete examples.",
+            remedy=f"See {examples} for complete examples.",
         )
-    study = _convert(plain, name, lines)
-    check(study, lambda path: where_of(name, lines, path))
-    return study
+    return plain, lines
 
 
 def _convert(plain: dict[str, Any], name: str, lines: Any) -> StudyFile:

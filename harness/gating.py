@@ -21,7 +21,7 @@ from harness.gate.planning import without_chance
 from harness.gate.result import GatePlan, GateResult, Subject, as_json
 from harness.gate.sides import Asked, Prepared, prepare
 from harness.gate.summary import as_markdown, print_plan, print_result
-from harness.ledger import OWN_DF, Ledger, own_rows
+from harness.ledger import Ledger, own_rows
 from harness.pace import PaceStopped
 from harness.run import Stop, asked_to
 from harness.store import Store
@@ -87,14 +87,7 @@ def _gated(
 def with_own_rows(ledger: Ledger, asked: Asked, stored: Sequence[GateResult]) -> Ledger:
     """The ledger with what the baseline's replicates and the launches of gates teach."""
     own = own_rows(asked.baseline.now.records) if asked.baseline else []
-    learnt = [row for row in history.rows(stored) if row.df >= OWN_DF]
-    better = {(row.scale, row.metric, row.gpu, row.source) for row in learnt}
-    others = [
-        row
-        for row in (*ledger.rows, *own)
-        if (row.scale, row.metric, row.gpu, row.source) not in better
-    ]
-    return Ledger([*others, *learnt])  # launches that took turns say more than runs in a row
+    return Ledger(history.taught([*ledger.rows, *own], stored))
 
 
 def _carried_out(

@@ -66,6 +66,11 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     note: str = ""
 
     @property
+    def key(self) -> "Key":
+        """What it is the noise of."""
+        return self.scale, self.metric, self.gpu, self.source
+
+    @property
     def known(self) -> Known:
         """What a verdict needs of it."""
         return Known(sd=self.sd, df=self.df)
@@ -88,8 +93,7 @@ class Ledger:
         self.rows: list[Row] = []
         best: dict[Key, Row] = {}
         for row in rows:
-            key = (row.scale, row.metric, row.gpu, row.source)
-            best[key] = _better(best[key], row) if key in best else row
+            best[row.key] = _better(best[row.key], row) if row.key in best else row
         self.rows = sorted(best.values(), key=lambda row: (row.scale, row.metric, row.source))
 
     def find(self, scale: str | None, metric: str, gpu: str | None, source: Source) -> Row | None:

@@ -9,7 +9,7 @@ it said before. After `judge`, before `gate`.
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -27,7 +27,7 @@ from harness.gate.result import (
     speed_of,
 )
 from harness.launches import of_launches
-from harness.ledger import Row, Source
+from harness.ledger import OWN_DF, Row, Source
 from harness.record import SESSION_GAP_S
 from harness.statistics import pool
 from harness.store import Store
@@ -165,9 +165,14 @@ def spent(stored: Sequence[GateResult]) -> list[str]:
     return [name for result in stored for name in result.candidates]
 
 
-def rows(stored: Sequence[GateResult]) -> list[Row]:
-    """All that gates teach the ledger."""
-    return [*launch_rows(stored), *trajectory_rows(stored)]
+def taught(others: Iterable[Row], stored: Sequence[GateResult]) -> list[Row]:
+    """Other rows and all that gates teach the ledger.
+
+    Launches that took turns say more of a speed than runs one after the other.
+    """
+    found = [*launch_rows(stored), *trajectory_rows(stored)]
+    better = {row.key for row in found if row.df >= OWN_DF}
+    return [*found, *(row for row in others if row.key not in better)]
 
 
 def launch_rows(stored: Sequence[GateResult]) -> list[Row]:

@@ -17,7 +17,8 @@ from harness.config import (
     check_name,
     check_seeds,
     nearest,
-    read_yaml,
+    read_mapping,
+    read_text,
     schema_error,
     where_of,
 )
@@ -118,28 +119,14 @@ _PARTS: dict[str, Any] = {
 
 def load_search(path: Path) -> SearchFile:
     """Reads and checks a search file. Raises StudyFileError with the line of the fault."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise StudyFileError(
-            path=str(path),
-            expected="a search file",
-            got=str(getattr(error, "strerror", None) or "bytes that are not UTF-8").lower(),
-            remedy="Name a YAML file, such as ablations/searches/fake.yaml.",
-        ) from None
+    text = read_text(path, "a search file", "ablations/searches/fake.yaml")
     return parse_search(text, str(path))
 
 
 def parse_search(text: str, name: str) -> SearchFile:
     """As `load_search`, from text; `name` stands in its errors."""
-    plain, lines = read_yaml(text, name)
-    if not isinstance(plain, dict):
-        raise StudyFileError(
-            path=name,
-            expected="a mapping with the keys search, base, budget and space",
-            got="an empty file" if plain is None else type(plain).__name__,
-            remedy="See ablations/searches/ for complete examples.",
-        )
+    keys = "search, base, budget and space"
+    plain, lines = read_mapping(text, name, keys, "ablations/searches/")
     search = _convert(plain, name, lines)
     check(search, lambda path: where_of(name, lines, path))
     return search

@@ -40,16 +40,17 @@ def test_the_estimate_meets_measured_peaks(depth: int, rows: int, measured: floa
     assert parts.peak / GIB == pytest.approx(measured, rel=0.05)
 
 
-@pytest.mark.parametrize(("depth", "rows", "measured_gb"), [(12, 32, 20.96), (24, 16, 46.38)])
+@pytest.mark.parametrize(
+    ("depth", "rows", "measured_gb"), [(8, 64, 17.65), (12, 32, 20.96), (24, 16, 46.38)]
+)
 def test_the_estimate_meets_measured_peaks_of_fused_kernels(
     depth: int, rows: int, measured_gb: float
 ) -> None:
-    """LOG.md, 2026-11-22: on an H100, every fused kernel on, eight and sixteen passes a step."""
+    """LOG.md, 2026-11-22: on an H100, every fused kernel on."""
     overrides = {"dial.depth": depth, "system.device_batch_rows": rows}
-    config, derived = resolve(SPEEDRUN, overrides)
-    parts = memory_of(config, derived.sizes, derived.parameters, rows, FUSED)
-    assert parts.peak / 1e9 == pytest.approx(measured_gb, rel=0.06)
-    assert parts.peak < derived.memory_bytes
+    _, derived = resolve(SPEEDRUN, overrides)
+    assert derived.memory_fused_bytes / 1e9 == pytest.approx(measured_gb, rel=0.06)
+    assert derived.memory_fused_bytes < derived.memory_bytes
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, inside its compiler
@@ -118,16 +119,10 @@ def test_the_peak_is_the_larger_of_the_moments_that_do_not_coincide() -> None:
     assert derived.memory_parts == parts.as_json()
 
 
-def test_both_ends_of_what_a_run_needs_are_told() -> None:
-    measured = {(8, 64): 17.65e9, (12, 32): 20.96e9, (24, 16): 46.4e9}  # on an H100, all fused
-    for (depth, rows), peak_bytes in measured.items():
-        size = {"dial.depth": depth, "system.device_batch_rows": rows}
-        _, derived = resolve(SPEEDRUN, size)
-        assert derived.memory_fused_bytes == pytest.approx(peak_bytes, rel=0.06)
-        assert derived.memory_bytes > 1.3 * derived.memory_fused_bytes
+def test_where_no_fused_kernel_may_run_there_is_one_estimate() -> None:
     of_torch = {f"system.{place}_kernel": "torch" for place in FUSED}
     for keeping in (of_torch, {"system.precision": "fp32"}, {"system.device": "cpu"}):
-        _, derived = resolve(SPEEDRUN, {**size, **keeping})
+        _, derived = resolve(SPEEDRUN, {"dial.depth": 12, **keeping})
         assert derived.memory_fused_bytes == derived.memory_bytes
 
 
