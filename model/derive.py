@@ -281,13 +281,13 @@ def with_rows(config: Config, derived: Derived, rows: int) -> Derived:
 def largest_fitting_rows(
     config: Config, derived: Derived, free_bytes: int, fused: Collection[str] = ()
 ) -> int | None:
-    """The most rows a forward pass that keep this batch and fit into `free_bytes`; null: none.
+    """The most rows a forward pass, up to those there are, that fit `free_bytes`; null: none.
 
-    `fused` as in `memory_of`.
+    A divisor of them, which divides the rows of every stage. `fused` as in `memory_of`.
     """
-    rank_rows = derived.device_batch_rows * derived.gradient_accumulation
-    for rows in range(rank_rows, 0, -1):
-        if rank_rows % rows == 0:
+    most = derived.device_batch_rows
+    for rows in range(most, 0, -1):
+        if most % rows == 0:
             memory = memory_of(
                 config, derived.sizes, derived.parameters, rows, fused, derived.ranks
             )

@@ -141,13 +141,7 @@ def fitting_rows(
     config: Config, derived: Derived, free_bytes: int, fused: Collection[str] = ()
 ) -> int:
     """The rows a pass, or the largest divisor of them that fits; one where not even one does."""
-
-    def fits(rows: int) -> bool:
-        memory = memory_of(config, derived.sizes, derived.parameters, rows, fused, derived.ranks)
-        return memory.peak <= FILLED_SHARE * free_bytes
-
-    most = derived.device_batch_rows  # its divisors divide the rows of every stage
-    return next((n for n in range(most, 0, -1) if most % n == 0 and fits(n)), 1)
+    return largest_fitting_rows(config, derived, int(FILLED_SHARE * free_bytes), fused) or 1
 
 
 def gpu_json(device: "torch.device") -> dict[str, Any]:
