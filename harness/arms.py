@@ -113,12 +113,13 @@ class ResolvedStudy(msgspec.Struct, frozen=True, kw_only=True):
         raise KeyError(name)
 
 
-def plan_id(identity: Identity, seed: int) -> str:
-    """The name of a run before it is made: equal ids would give equal results up to noise."""
-    return digest(
-        [identity.config_id, identity.code_id, identity.data_id, identity.protocol, seed],
-        PLAN_ID_DIGITS,
-    )
+def plan_id(identity: Identity, seed: int, ranks: int = 1) -> str:
+    """The name of a run before it is made: equal ids would give equal results up to noise.
+
+    So many ranks have a speed of their own, and checkpoints that no other number can go on from.
+    """
+    same = [identity.config_id, identity.code_id, identity.data_id, identity.protocol, seed]
+    return digest(same if ranks == 1 else [*same, ranks], PLAN_ID_DIGITS)
 
 
 def block_order(study: str, seed: int, arms: list[str]) -> list[str]:

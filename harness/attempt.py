@@ -2,7 +2,8 @@
 
 Where the attempt before was interrupted and left checkpoints, they are moved into the new run
 directory, its events are copied there, and the trainer goes on with --resume. If it refuses them,
-that attempt has failed, and the next one starts from the first step.
+that attempt has failed, and the next one starts from the first step; unless the caller says that a
+failure was the machine's, as a lost rank is.
 
 Also what a killed harness left behind: `recover` ends its trainers and records what they had
 reached, so that no run is lost, doubled or left running. Between the store and the study in the
@@ -27,6 +28,11 @@ from harness.store import Store
 from harness.trainer import NativeTrainer
 
 CHECKPOINTS = "checkpoints"
+RANKS_GRACE_S = 330.0
+"""For several ranks to write a checkpoint after SIGTERM: the trainer's own patience with a slow
+disk is 300 s (model/stop.py)."""
+TORCHRUN_PATIENCE = {"PET_SHUTDOWN_TIMEOUT": "300"}
+"""How torchrun is told not to kill ranks after its 30 s, as they write; an older one has no ear."""
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,6 +46,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     tricks: dict[str, bool]
     launch: Launch
 
+    @property
+    def ranks(self) -> int:
+        """On how many ranks it runs."""
+        return self.launch.ranks or 1
+
 
 def attempt(
     store: Store,
@@ -51,10 +62,12 @@ def attempt(
     environment: Mapping[str, str] | None = None,
     on_progress: Callable[[run.Progress], None] | None = None,
     neighbours: Callable[[], int] = lambda: 0,
+    after_failure: bool = False,
 ) -> Record:
     """Makes one run and records it, whatever its end. The caller holds the plan's lock.
 
-    `neighbours` is asked at the end for the most other runs there were meanwhile. Raises DiskError.
+    `neighbours` is asked at the end for the most other runs there were meanwhile. `after_failure`:
+    goes on from the checkpoints of one that failed, too. Raises DiskError.
     """
     started_at = time.time()
     run_dir = store.new_run_dir(job.plan_id, started_at)
@@ -72,10 +85,13 @@ def attempt(
     )
     atomic.write_json(run_dir / "launch.json", msgspec.to_builtins(plan))
     atomic.write_json(run_dir / "config.json", job.config)
-    command = trainer.train_command((run_dir / "config.json").resolve(), run_dir.resolve())
-    if (interrupted := _interrupted(store, job.plan_id)) is not None:
-        _take_over(interrupted, run_dir)
+    config_file = (run_dir / "config.json").resolve()
+    command = trainer.train_command(config_file, run_dir.resolve(), job.ranks)
+    if (unfinished := _unfinished(store, job.plan_id, after_failure)) is not None:
+        _take_over(unfinished, run_dir)
         command = [*command, "--resume"]
+    if job.ranks > 1:
+        environment = {**(os.environ if environment is None else environment), **TORCHRUN_PATIENCE}
     ended = run.execute(
         command=command,
         run_dir=run_dir,
@@ -84,6 +100,7 @@ def attempt(
         stop=stop,
         environment=environment,
         on_progress=on_progress,
+        grace_s=run.GRACE_S if job.ranks == 1 else RANKS_GRACE_S,
     )
     made = record.collect(run_dir, plan, ended, neighbours())
     now = time.time()
@@ -91,22 +108,30 @@ def attempt(
     return store.commit(made, run_dir)
 
 
-def _interrupted(store: Store, plan_id: str) -> Path | None:
+def _unfinished(store: Store, plan_id: str, after_failure: bool) -> Path | None:
     """The run directory with the checkpoints of a run that only has to go on, or None."""
+    goes_on = ("interrupted", "failed") if after_failure else ("interrupted",)
     for made in reversed(store.attempts(plan_id)):
-        if made.status != "interrupted":
+        if made.status not in goes_on:
             return None  # it has its answer, or what it had reached may be why it failed
         run_dir = store.run_dir(plan_id, made.attempt)
-        if any((run_dir / CHECKPOINTS).glob("step-*")):
+        if newest_checkpoint(run_dir):
             return run_dir
     return None
 
 
-def _take_over(interrupted: Path, run_dir: Path) -> None:
+def newest_checkpoint(run_dir: Path) -> int:
+    """The step behind which a run directory's newest checkpoint was written; 0 where none was."""
+    found = (run_dir / CHECKPOINTS).glob("step-*")
+    steps = [path.name.removeprefix("step-") for path in found]
+    return max((int(step) for step in steps if step.isdigit()), default=0)
+
+
+def _take_over(unfinished: Path, run_dir: Path) -> None:
     """Events first: a harness killed between the two leaves the checkpoints where they are."""
     with atomic.disk_errors(run_dir):
-        shutil.copyfile(interrupted / "events.jsonl", run_dir / "events.jsonl")
-        (interrupted / CHECKPOINTS).rename(run_dir / CHECKPOINTS)
+        shutil.copyfile(unfinished / "events.jsonl", run_dir / "events.jsonl")
+        (unfinished / CHECKPOINTS).rename(run_dir / CHECKPOINTS)
 
 
 def recover(store: Store) -> list[Record]:
@@ -148,11 +173,16 @@ def _recover_one(store: Store, run_dir: Path) -> Record | None:
 
 
 def _end_leftover(run_dir: Path) -> None:
-    """Ends the processes that hold a run directory's lock; none of them may outlive this."""
+    """Ends the processes that hold a run directory's lock or log; none of them may outlive this.
+
+    Ranks have the log alone: torchrun hands no lock on to them.
+    """
     lock_path = run_dir / "lock"
     deadline = time.monotonic() + run.GRACE_S
     asked: set[int] = set()  # a second SIGTERM may cut short what the first one began
-    while (lock := run.lock_file(lock_path)) is None:
+    while (lock := run.lock_file(lock_path)) is None or run.writers(run_dir / run.LOG):
+        if lock is not None:
+            lock.close()
         late = time.monotonic() > deadline
         groups = _groups(run_dir, lock_path)
         if late and not groups:
@@ -178,12 +208,13 @@ def _end_leftover(run_dir: Path) -> None:
 
 
 def _groups(run_dir: Path, lock_path: Path) -> set[int]:
-    """The process groups of a leftover: whoever has its lock open, and the pid it was noted with.
+    """The process groups of a leftover: whoever has its lock or its log open, and the pid it was
+    noted with.
 
     A pid counts only while its start time is the noted one; else it is another process by now.
     """
     groups = set()
-    for pid in run.holders(lock_path):
+    for pid in {*run.holders(lock_path), *run.writers(run_dir / run.LOG)}:
         with contextlib.suppress(ProcessLookupError):
             groups.add(os.getpgid(pid))
     note = atomic.read_json(run_dir / "process.json")

@@ -22,7 +22,7 @@ from typing import Any
 
 from harness import atomic
 from harness.record import log_tail
-from harness.run import FROM_OUTSIDE, Stop, signal_group
+from harness.run import FROM_OUTSIDE, Stop, kill_writers, signal_group
 
 CHUNK_BYTES = 65_536
 END_S = 20.0  # for a child that was told to stop
@@ -90,6 +90,7 @@ class Pace:
         if self._process.returncode is None:
             signal_group(self._process.pid, signal.SIGKILL)
             self._process.wait()
+            kill_writers(self._log)  # ranks: torchrun gives each a session of its own
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None and not pipe.closed:
                 pipe.close()

@@ -44,11 +44,13 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run was first started for. `block` is the seed of its block."""
+    """What a run was first started for, and on how many ranks. `block` is the seed of its block."""
 
     study: str | None = None
     arm: str | None = None
     block: int | None = None
+    # left out of the JSON where there is one: stored baselines keep their hashes
+    ranks: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):

@@ -30,16 +30,16 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     identity: Identity
     seed_path: str
 
-    def job(self, seed: int) -> Job:
+    def job(self, seed: int, ranks: int = 1) -> Job:
         """The run of that seed."""
         return Job(
-            plan_id=plan_id(self.identity, seed),
+            plan_id=plan_id(self.identity, seed, ranks),
             seed=seed,
             config=with_value(self.config, self.seed_path, seed),
             identity=self.identity,
             derived=self.derived,
             tricks=self.tricks,
-            launch=Launch(),
+            launch=Launch() if ranks == 1 else Launch(ranks=ranks),
         )
 
 

@@ -3,7 +3,8 @@
 The trainer gets its own process group, the checkout it belongs to as working directory, a lock on
 its run directory that lives as long as any of its processes, and the reading end of a pipe whose
 end of file says that the harness is gone. It is ended by SIGTERM, a grace, then SIGKILL, always
-the whole group. Knows neither what is run nor why; record.py reads what the run left.
+the whole group, and whoever else writes to its log: torchrun gives each rank a session of its own.
+Knows neither what is run nor why; record.py reads what the run left.
 """
 
 import contextlib
@@ -22,6 +23,7 @@ import msgspec
 from harness import atomic
 
 GRACE_S = 10.0  # for a trainer to write `interrupted` after SIGTERM
+LOG = "log.txt"
 POLL_S = 0.02
 PROGRESS_S = 0.1  # a search ends a run that is pruned within a step or two
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -76,8 +78,9 @@ class Stop:
         return "stopped"
 
     @property
-    def grace_s(self) -> float:
-        return GRACE_S if self.requests < 2 else 0.0
+    def hurried(self) -> bool:
+        """Asked twice: without grace."""
+        return self.requests > 1
 
 
 @contextlib.contextmanager
@@ -101,8 +104,11 @@ class Progress(msgspec.Struct, kw_only=True):
     tokens: int = 0
     loss: float | None = None
     step_s: float | None = None
+    train_time_s: float = 0.0
     val_bpb: float | None = None
+    core: float | None = None
     evaluations: list[dict[str, Any]] = []  # all of them, as they were logged
+    ranks: list[dict[str, Any]] = []  # likewise: what each rank did, every few seconds
 
 
 def execute(
@@ -114,18 +120,19 @@ def execute(
     stop: Stop,
     environment: Mapping[str, str] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    grace_s: float = GRACE_S,
 ) -> Ended:
     """Runs `command` plus `--watch-fd N` to its end in `run_dir`; its output goes to log.txt there.
 
-    The run directory exists and holds config.json. Raises DiskError, and OSError when the program
-    cannot be started.
+    The run directory exists and holds config.json; `grace_s` lies between asking the trainer to end
+    and killing it. Raises DiskError, and OSError when the program cannot be started.
     """
     lock = lock_file(run_dir / "lock")
     assert lock is not None, f"{run_dir} is already in use"
     reading, writing = os.pipe()
     started = time.monotonic()
     try:
-        with atomic.disk_errors(run_dir), open(run_dir / "log.txt", "ab") as log:
+        with atomic.disk_errors(run_dir), open(run_dir / LOG, "ab") as log:
             process = subprocess.Popen(
                 [*command, "--watch-fd", str(reading)],
                 cwd=checkout,
@@ -138,9 +145,10 @@ def execute(
             )
         try:
             _note_process(run_dir, process.pid, command)
-            cause = _watch(process, run_dir, started + timeout_s, stop, on_progress)
+            patience = _Patience(deadline=started + timeout_s, grace_s=grace_s, stop=stop)
+            cause = _watch(process, run_dir, patience, on_progress)
         finally:
-            _end_group(process)
+            _end_group(process, run_dir / LOG)
     finally:
         os.close(reading)
         os.close(writing)
@@ -159,23 +167,30 @@ def _note_process(run_dir: Path, pid: int, command: Sequence[str]) -> None:
     atomic.write_json(run_dir / "process.json", note)
 
 
+class _Patience(msgspec.Struct, frozen=True, kw_only=True):
+    """When a process is ended: at a moment of time.monotonic(), or when it is asked for."""
+
+    deadline: float
+    grace_s: float
+    stop: Stop
+
+
 def _watch(
     process: "subprocess.Popen[bytes]",
     run_dir: Path,
-    deadline: float,
-    stop: Stop,
+    patience: _Patience,
     on_progress: Callable[[Progress], None] | None,
 ) -> str | None:
-    """Waits for the end of the process, and brings it about at the deadline or when asked to."""
+    """Waits for the end of the process, and brings it about when patience has an end."""
     tail = EventTail(run_dir / "events.jsonl")
     next_look = 0.0
     while not _has_ended(process):
         now = time.monotonic()
-        if stop:
-            _terminate(process, stop)
-            return stop.cause
-        if now >= deadline:
-            _terminate(process, stop)
+        if patience.stop:
+            _terminate(process, patience)
+            return patience.stop.cause
+        if now >= patience.deadline:
+            _terminate(process, patience)
             return "time-out"
         if on_progress is not None and now >= next_look:
             if tail.read():
@@ -193,17 +208,26 @@ def _has_ended(process: "subprocess.Popen[bytes]") -> bool:
     return os.waitid(os.P_PID, process.pid, flags) is not None
 
 
-def _terminate(process: "subprocess.Popen[bytes]", stop: Stop) -> None:
+def _terminate(process: "subprocess.Popen[bytes]", patience: _Patience) -> None:
     signal_group(process.pid, signal.SIGTERM)
-    asked = time.monotonic()
-    while not _has_ended(process) and time.monotonic() - asked < stop.grace_s:
+    late = time.monotonic() + patience.grace_s
+    while not _has_ended(process) and time.monotonic() < late and not patience.stop.hurried:
         time.sleep(POLL_S)
 
 
-def _end_group(process: "subprocess.Popen[bytes]") -> None:
+def _end_group(process: "subprocess.Popen[bytes]", log: Path) -> None:
     """Kills what is left of the group (a trainer's helpers outlive it at times), then reaps."""
     signal_group(process.pid, signal.SIGKILL)
     process.wait()
+    kill_writers(log)
+
+
+def kill_writers(path: Path) -> None:
+    """Kills the processes that write to a file, whatever group they are in."""
+    for pid in writers(path):
+        if pid != os.getpid():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def signal_group(group: int, number: int) -> None:
@@ -248,6 +272,23 @@ def holders(path: Path) -> list[int]:
     return found
 
 
+def writers(path: Path) -> list[int]:
+    """The processes that have a file open to write, as a trainer has its log and no reader of it;
+    by /proc, empty on a system without it."""
+    return [pid for pid in holders(path) if _writes(Path(f"/proc/{pid}"), str(path.resolve()))]
+
+
+def _writes(process: Path, target: str) -> bool:
+    with contextlib.suppress(OSError):
+        for fd in (process / "fd").iterdir():
+            if os.readlink(fd) == target:
+                told = (process / "fdinfo" / fd.name).read_text()
+                flags = next(line for line in told.splitlines() if line.startswith("flags:"))
+                if int(flags.split()[1], 8) & os.O_ACCMODE != os.O_RDONLY:
+                    return True
+    return False
+
+
 class EventTail:
     """Follows an events.jsonl that is still being written, whole lines only."""
 
@@ -279,9 +320,14 @@ class EventTail:
             self.progress.step = int(event.get("step", 0))
             self.progress.tokens = int(event.get("tokens", 0))
             self.progress.loss, self.progress.step_s = event.get("loss"), event.get("step_s")
+            self.progress.train_time_s = float(event.get("train_time_s") or 0.0)
         elif event.get("event") == "evaluation":
             self.progress.val_bpb = event.get("val_bpb")
             self.progress.evaluations.append(event)
+        elif event.get("event") == "core":
+            self.progress.core = event.get("core")
+        elif event.get("event") == "ranks":
+            self.progress.ranks.append(event)
 
 
 def boot_id() -> str:

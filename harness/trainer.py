@@ -9,16 +9,18 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import msgspec
 
-from harness.atomic import write_json
+from harness.atomic import read_json, write_json
 from harness.errors import StudyFileError, TrainerError
 
 DESCRIBE_LIMIT_S = 300.0
+Launcher = Callable[[str, Sequence[str], int], list[str]]
+"""(interpreter, words behind `-m`, ranks) -> the command line that starts them all."""
 REMEDY_BROKEN = "Repair the trainer, or name another with `trainer:` in the study file."
 
 
@@ -69,6 +71,43 @@ class Catalogue(msgspec.Struct, frozen=True, kw_only=True):
     handles: dict[str, str] = {}
 
 
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that a job needs, looked at before it starts. `stops` starts nothing; the rest is
+    said and kept."""
+
+    what: str
+    ok: bool
+    expected: str
+    got: str
+    remedy: str | None = None
+    severity: Literal["stops", "warns", "told"] = "stops"
+
+
+class Needs(msgspec.Struct, frozen=True, kw_only=True):
+    """What a trainer says a job needs, judged by itself. `checkpoint_bytes`: of one checkpoint."""
+
+    findings: list[Finding] = []
+    checkpoint_bytes: int | None = None
+    free_bytes: int | None = None
+    planned_tokens: int | None = None
+    data: dict[str, Any] = {}
+
+
+class Probe(msgspec.Struct, frozen=True, kw_only=True):
+    """What the ranks of a job measured of themselves and of each other; the rest is kept unread."""
+
+    ranks: int
+    findings: list[Finding] = []
+    gpus: list[dict[str, Any]] = []
+    all_reduce: list[dict[str, float]] = []
+
+
+def torchrun(python: str, words: Sequence[str], ranks: int) -> list[str]:
+    """Starts that many processes on this machine, each a rank."""
+    spread = ["--standalone", "--nproc-per-node", str(ranks)]
+    return [python, "-m", "torch.distributed.run", *spread, "-m", *words]
+
+
 class NativeTrainer:
     """The trainer beside the harness: the package `model`."""
 
@@ -81,6 +120,8 @@ class NativeTrainer:
         """`python`: the interpreter that it runs under; None for this process's own."""
         self.checkout = (checkout or default_checkout()).resolve()
         self.python = str(python or sys.executable)
+        self.launcher: Launcher = torchrun
+        """How several ranks are started; the nodes of a cluster have another."""
 
     def at(self, checkout: Path, python: Path | None = None) -> "NativeTrainer":
         """The same trainer in another checkout of its code, under this interpreter or another."""
@@ -145,13 +186,36 @@ class NativeTrainer:
             )
         return str(reply["data_id"])
 
-    def train_command(self, config_file: Path, run_dir: Path) -> list[str]:
-        """The command line of one run, but for its watch descriptor."""
-        return self._command("train", "--config", str(config_file), "--out", str(run_dir))
+    def needs(self, config_file: Path, run_dir: Path, ranks: int) -> Needs:
+        """What a job needs of this machine, and has; quick. Raises TrainerError."""
+        words = ["--config", str(config_file), "--ranks", str(ranks), "--out", str(run_dir)]
+        found: Needs = self._as(self._ask("needs", words), Needs, "needs")
+        return found
 
-    def pace_command(self, config_file: Path, run_dir: Path) -> list[str]:
+    def train_command(self, config_file: Path, run_dir: Path, ranks: int = 1) -> list[str]:
+        """The command line of one run, but for its watch descriptor."""
+        return self._spread(ranks, "train", config_file, run_dir)
+
+    def pace_command(self, config_file: Path, run_dir: Path, ranks: int = 1) -> list[str]:
         """The command line of a trainer that steps when told, but for its watch descriptor."""
-        return self._command("pace", "--config", str(config_file), "--out", str(run_dir))
+        return self._spread(ranks, "pace", config_file, run_dir)
+
+    def probe_command(self, config_file: Path, run_dir: Path, ranks: int = 1) -> list[str]:
+        """The command line that leaves `probe.json` in a folder, but for its watch descriptor."""
+        return self._spread(ranks, "probe", config_file, run_dir)
+
+    def probed(self, run_dir: Path) -> Probe | None:
+        """What a probe left, or None where it left nothing. Raises TrainerError."""
+        value = read_json(run_dir / "probe.json")
+        found: Probe | None = None if value is None else self._as(value, Probe, "probe")
+        return found
+
+    def _spread(self, ranks: int, verb: str, config_file: Path, run_dir: Path) -> list[str]:
+        """A verb on one rank or several."""
+        arguments = ["--config", str(config_file), "--out", str(run_dir)]
+        if ranks == 1:
+            return self._command(verb, *arguments)
+        return self.launcher(self.python, [f"{self.package}.{verb}", *arguments], ranks)
 
     def _command(self, verb: str, *arguments: str) -> list[str]:
         return [self.python, "-m", f"{self.package}.{verb}", *arguments]
@@ -246,6 +310,11 @@ class FakeTrainer(NativeTrainer):
     name: ClassVar[str] = "fake"
     package: ClassVar[str] = "harness.fake"
     extras: ClassVar[tuple[str, ...]] = ()
+
+    def _spread(self, ranks: int, verb: str, config_file: Path, run_dir: Path) -> list[str]:
+        """One process that pretends to be all ranks."""
+        pretended = ["--ranks", str(ranks)] if ranks > 1 else []
+        return [*super()._spread(1, verb, config_file, run_dir), *pretended]
 
 
 TRAINERS: dict[str, type[NativeTrainer]] = {

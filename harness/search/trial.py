@@ -51,8 +51,8 @@ class TrialStop(Stop):
         return "stopped" if self._command else "pruned"
 
     @property
-    def grace_s(self) -> float:
-        return self._command.grace_s
+    def hurried(self) -> bool:
+        return self._command.hurried
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True):

@@ -41,7 +41,7 @@ class Interrupted(NativeTrainer):
         super().__init__()
         self.ending = ending
 
-    def train_command(self, config_file: Path, run_dir: Path) -> list[str]:
+    def train_command(self, config_file: Path, run_dir: Path, ranks: int = 1) -> list[str]:
         return [sys.executable, "-c", TRAINER, str(run_dir), self.ending]
 
 
