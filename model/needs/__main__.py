@@ -35,7 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModelError as error:
         return _refuse(error)
     stock = take_stock(settings, every_byte=arguments.hashes)
-    room = disk.Room.of(config, derived, arguments.out)
+    room = disk.Room.of(
+        config, derived, arguments.out, cache=settings.cache, coming_bytes=stock.coming_bytes
+    )
     ranks_here = ranks // arguments.nodes
     answer = {
         "findings": as_json(_findings(config, derived, settings, stock, room, ranks_here)),

@@ -25,7 +25,9 @@ def findings(settings: DataSettings, derived: Derived, stock: Stock) -> Iterator
     """Shards, downloads, how often the text is read."""
     yield _shards(stock)
     if stock.missing:
-        yield from _download(stock)
+        yield _download(stock)
+    if stock.cache_free_bytes is not None:
+        yield _room(stock, stock.cache_free_bytes)
     if stock.train_tokens is not None and not stock.faults:
         yield _epochs(settings, derived, stock)
     if stock.validation_tokens is not None:
@@ -63,8 +65,8 @@ def _shards(stock: Stock) -> Finding:
     )
 
 
-def _download(stock: Stock) -> Iterator[Finding]:
-    yield judged(
+def _download(stock: Stock) -> Finding:
+    return judged(
         "download",
         ok=stock.unreachable is None,
         expected=f"{len(stock.missing)} files of {stock.source} to be had from {stock.address}",
@@ -72,14 +74,15 @@ def _download(stock: Stock) -> Iterator[Finding]:
         remedy=f"{PREPARE}, where there is a network; or set data.mirror, or put the files into "
         "the folder of downloads.",
     )
-    # tokens of two bytes take about as much again as compressed text or as tokens of a `.bin`
-    needed, free = 2 * stock.missing_bytes, stock.cache_free_bytes
-    assert free is not None
-    yield judged(
+
+
+def _room(stock: Stock, free_bytes: int) -> Finding:
+    needed = stock.coming_bytes
+    return judged(
         "room for data",
-        ok=needed <= free,
+        ok=needed <= free_bytes,
         expected=f"about {needed / 1e9:,.3g} GB for downloads and their tokens",
-        got=f"{free / 1e9:,.3g} GB free",
+        got=f"{free_bytes / 1e9:,.3g} GB free",
         remedy="Free some space, or set data.cache_dir to another disk.",
     )
 

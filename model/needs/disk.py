@@ -30,11 +30,16 @@ class Room:
     copies: int
     """Checkpoints that will lie there at once and do not yet."""
     free_bytes: int
+    promised_bytes: int = 0
+    """What data that is yet to come will take of the same file system."""
 
     @classmethod
-    def of(cls, config: Config, derived: Derived, out: Path) -> "Room":
-        """Reads the disk; `out` need not exist."""
+    def of(
+        cls, config: Config, derived: Derived, out: Path, *, cache: Path, coming_bytes: int = 0
+    ) -> "Room":
+        """Reads the disk; `out` need not exist. `coming_bytes` will come into `cache`."""
         place = standing(out)
+        shared = place.stat().st_dev == standing(cache).stat().st_dev
         there = len(checkpoint.listed(checkpoint.folder_of(out)))
         return cls(
             place=place,
@@ -42,6 +47,7 @@ class Room:
             checkpoint_bytes=checkpoint_bytes(config, derived),
             copies=max(0, copies(config.checkpoint) - there),
             free_bytes=free_bytes(place),
+            promised_bytes=coming_bytes if shared else 0,
         )
 
 
@@ -55,11 +61,12 @@ def findings(room: Room) -> Iterator[Finding]:
         remedy="Choose another place for the run, or mend its permissions.",
     )
     needed, each = room.copies * room.checkpoint_bytes, _gb(room.checkpoint_bytes)
+    promised = f", {_gb(room.promised_bytes)} of it for data" if room.promised_bytes else ""
     yield judged(
         "free disk",
-        ok=needed <= room.free_bytes,
+        ok=needed + room.promised_bytes <= room.free_bytes,
         expected=f"{_gb(needed)} for checkpoints: {room.copies} of {each} yet to come",
-        got=f"{_gb(room.free_bytes)} free at {room.place}",
+        got=f"{_gb(room.free_bytes)} free at {room.place}{promised}",
         remedy="Free some space, put the run on another disk, or lower checkpoint.keep.",
     )
 

@@ -68,18 +68,25 @@ class Stock:
     exact: bool = False
     """Whether `train_tokens` were counted, not published."""
     missing_bytes: int = 0
-    """About what has to be downloaded, and kept as tokens."""
+    """About what has to be downloaded."""
+    unmade_bytes: int = 0
+    """About what its tokens will take where none are made yet."""
     address: str | None = None
     """Where the first missing file would come from."""
     unreachable: str | None = None
     """Why it cannot."""
     cache_free_bytes: int | None = None
-    """Of the file system that downloads and tokens go to; asked where something is missing."""
+    """Of the file system that downloads and tokens go to; null where none will come."""
 
     @property
     def missing(self) -> list[str]:
         """Files that are not here and have no tokens here either."""
         return [file.name for file in self.files if not file.here]
+
+    @property
+    def coming_bytes(self) -> int:
+        """About what the cache will grow by."""
+        return self.missing_bytes + self.unmade_bytes
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, as the verb prints them."""
@@ -172,11 +179,17 @@ def _downloads(settings: DataSettings, published: Published, every_byte: bool) -
         files=files,
         faults=tuple(_download_faults(holdings, here, published.kind, every_byte)),
         train_tokens=published.file_tokens * (len(names) - 1),
+        unmade_bytes=_token_bytes(settings) * published.file_tokens * len(names),
         missing_bytes=max(0, len(missing) * published.file_mb * 10**6 - arrived),
         address=address,
         unreachable=None if address is None else reach.why_not(address),
-        cache_free_bytes=free_bytes(settings.cache) if missing else None,
+        cache_free_bytes=free_bytes(settings.cache),
     )
+
+
+def _token_bytes(settings: DataSettings) -> int:
+    """As `model.data.encode` stores a token."""
+    return 2 if settings.vocab_size <= 1 << 16 else 4
 
 
 def _of_download(holdings: Holdings, name: str, published: Published) -> File:
