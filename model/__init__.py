@@ -54,6 +54,7 @@ and the run itself:
     train       one run, one process
     core_eval   CORE of a model that was trained
     smclock     a GPU's clock rate while it works
+    council     what ranks tell each other between turns
     resident    a trainer that stands ready and steps only when told
     pace        the words that tell it, on stdin and stdout
 """

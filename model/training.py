@@ -30,7 +30,7 @@ from model.derive import Derived
 from model.evaluate import evaluate
 from model.horizon import position_of
 from model.kernels import kernel_plan
-from model.machine import environment_id, environment_json, peak_flops, peak_memory_bytes
+from model.machine import environment_json, of_all_ranks, peak_flops, peak_memory_bytes
 from model.process import Resume, write_config
 from model.ranks import ALONE, Ranks, join
 from model.restore import newest_whole
@@ -137,10 +137,7 @@ class Training:
             kernel_plan=kernel_plan(self.config, trainer.kernels),
             calibration_s=system.calibration_s,
         )
-        if not self.ranks.alone:  # each rank sees all GPUs of its machine, and runs on one
-            used = environment["gpus"][self.ranks.local : self.ranks.local + 1]
-            environment["gpus"] = [gpu for gpus in self.ranks.told(used) for gpu in gpus]
-            environment["environment_id"] = environment_id(environment["gpus"], self.ranks.count)
+        environment = of_all_ranks(environment, self.ranks)
         passes = {
             "device_batch_rows": self.derived.device_batch_rows,
             "gradient_accumulation": self.derived.gradient_accumulation,
