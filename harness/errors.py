@@ -10,7 +10,8 @@ Programmers' mistakes are plain assertions. First in the flow: everything may im
     ├── TrainerError       a trainer that is missing, is another package, or breaks the contract
     ├── StoreError         a store: damaged, in use, of another format
     │   └── DiskError      a disk that is full, a quota, a file that may not be written
-    └── ReportError        a study that cannot be reported
+    ├── ReportError        a study that cannot be reported
+    └── ClusterError       a scheduler that is missing, refuses, or gave less than is needed
 """
 
 PASS = 0
@@ -71,3 +72,7 @@ class DiskError(StoreError):
 
 class ReportError(HarnessError):
     """A study that cannot be reported."""
+
+
+class ClusterError(HarnessError):
+    """A scheduler that is missing, refuses, or gave less than is needed."""
