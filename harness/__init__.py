@@ -54,6 +54,7 @@ The path of one result. A file imports only from files above it; a test holds th
     summary         a comparison in the terminal, as Markdown, as JSON
     baseline        stored replicates, append-only
     gate            did this change make anything worse
+    full            the full job: preflight, forecast, launch, watch, the row
     doctor          what this machine can run, with remedies
     drift           the night since which runs are worse
     drift_report    the watch on the terminal and as Markdown

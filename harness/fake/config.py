@@ -17,6 +17,9 @@ from harness.errors import HarnessError
 
 PROTOCOL = 1
 DEVICE_BYTES = 80 * 2**30  # memory of the simulated GPU
+STATE_BYTES = 12  # a parameter in a checkpoint: itself and two moments, in fp32
+SLOW = 1.2  # a slow rank's time over that of the others
+UNIDENTIFIED = ("seed", "pace", "checkpoint", "machine")
 
 DEFAULTS: dict[str, Any] = {
     "seed": 0,
@@ -55,6 +58,8 @@ DEFAULTS: dict[str, Any] = {
         "loader_wait": 0.0,  # share of each step that waits for its batch
         "memory_share": 0.0,  # of the device, instead of what the formula says
         "memory_unforeseen": False,  # the estimate knows nothing of that share
+        "loss_jump": 0.0,  # nats on the training loss, from the step below on
+        "loss_jump_at_step": None,
     },
     "bowl": {  # what a search has to find: a loss with one minimum, at OPTIMUM
         "curvature": 0.0,  # nats at a distance of 1 from it
@@ -65,6 +70,18 @@ DEFAULTS: dict[str, Any] = {
         "crashes_below_x": None,
     },
     "pace": {"sleep_ms": 0.0, "startup_ms": 0.0},  # real waiting; the recorded times are simulated
+    "checkpoint": {"every_steps": None},  # null: none, not even where it is told to leave
+    "machine": {  # what is wrong with it; no part of the identity, so that it can be repaired
+        "gpus": 8,  # how many ranks find one
+        "mixed_gpus": False,
+        "throttled_rank": None,  # its clocks are held down
+        "slow_rank": None,  # it computes a fifth longer, and the others wait
+        "missing_shard": None,  # the number of a file that is not there
+        "free_bytes": 10**12,
+        "checkpoint_bytes": None,  # null: by the number of parameters
+        "silent_probe": False,  # it ends without a word
+        "rank_killed_at_step": None,  # once: not by a process that goes on from a checkpoint
+    },
     "fail": {
         "at_seeds": None,  # a list: fail at these seeds only
         "until_file": None,  # fail only as long as this file is absent
@@ -304,7 +321,7 @@ def pins(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """The ids of a configuration: its own, its code's, its data's."""
-    asked = {key: value for key, value in config.items() if key not in ("seed", "pace")}
+    asked = {key: value for key, value in config.items() if key not in UNIDENTIFIED}
     return {
         "config_id": digest(_without_defaults(asked, DEFAULTS), 16),
         "code_id": code_id(),

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,11 @@ def catalogue() -> dict[str, Any]:
 def gpus() -> list[dict[str, Any]]:
     """The simulated GPUs this process may see."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    numbers = range(GPUS) if visible is None else [int(n) for n in visible.split(",") if n]
+    return numbered(range(GPUS) if visible is None else [int(n) for n in visible.split(",") if n])
+
+
+def numbered(numbers: Iterable[int]) -> list[dict[str, Any]]:
+    """Simulated GPUs by their numbers."""
     return [
         {
             "name": "simulated",

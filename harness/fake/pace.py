@@ -21,6 +21,7 @@ from typing import Any
 
 from harness import atomic
 from harness.fake import config as fake
+from harness.fake import ranks
 from harness.fake.train import Curve, command_line, environment
 
 OWN_FOLDERS = 3  # of the run directory's path: they tell one launch from another
@@ -35,9 +36,11 @@ class Left(Exception):
 class FakePace:
     """One resident formula in one directory."""
 
-    def __init__(self, config: dict[str, Any], out: Path, watch_fd: int | None) -> None:
-        self.config, self.out, self.watch_fd = config, out, watch_fd
-        self.curve = Curve(config, None)
+    def __init__(
+        self, config: dict[str, Any], out: Path, watch_fd: int | None, ranks: int = 1
+    ) -> None:
+        self.config, self.out, self.watch_fd, self.ranks = config, out, watch_fd, ranks
+        self.curve = Curve(config, None, ranks)
         launch = [fake.identity(config), config["seed"], list(out.parts[-OWN_FOLDERS:])]
         text = atomic.canonical_json(launch)
         self.draw = random.Random(int(hashlib.sha256(text.encode()).hexdigest()[:16], 16))
@@ -48,7 +51,7 @@ class FakePace:
     def main(self) -> int:
         """Answers until it is told to stop; the exit code."""
         self.out.mkdir(parents=True, exist_ok=True)
-        seen = environment()
+        seen = environment(self.ranks)
         atomic.write_json(self.out / "environment.json", seen)
         if self.config["fail"]["missing_package"]:
             importlib.import_module("a_package_that_nobody_has")
@@ -84,6 +87,8 @@ class FakePace:
             "device": gpus[0]["name"] if gpus else seen["cpu"]["name"],
             "environment_id": seen["environment_id"],
             "identity": fake.identity(self.config),
+            "ranks": self.ranks,
+            "peak_memory_bytes_by_rank": [memory] * self.ranks,
         }
 
     def _words(self) -> Any:
@@ -124,6 +129,7 @@ class FakePace:
             recompiled=0,
             loss=self.curve.loss(self.steps),
             peak_memory_bytes=fake.held_bytes(self.config),
+            compute_s_by_rank=ranks.compute_s(self.config, self.ranks, math.fsum(times) / steps),
         )
 
     def _step_s(self) -> float:
@@ -161,4 +167,4 @@ class FakePace:
 
 
 if __name__ == "__main__":
-    sys.exit(command_line(lambda *given: FakePace(*given).main()))
+    sys.exit(command_line(lambda *given, **_: FakePace(*given).main()))

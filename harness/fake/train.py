@@ -3,7 +3,7 @@
 A real process under the contract: files, signals, watch descriptor, exit code. The loss is a power
 law in tokens plus the tricks' effects plus noise of a known size; step times are drawn, not taken,
 so a study of seconds has the numbers of one of hours. It crashes, hangs, diverges and writes half a
-line on request.
+line on request. With `--ranks N` this one process pretends to be N of them, each with a GPU.
 """
 
 import argparse
@@ -24,8 +24,9 @@ from typing import IO, Any
 from harness import atomic
 from harness.errors import HarnessError
 from harness.fake import config as fake
-from harness.fake import core
-from harness.fake.describe import gpus
+from harness.fake import core, ranks
+from harness.fake.describe import gpus, numbered
+from harness.fake.kept import Kept
 
 BYTES_PER_TOKEN = 4.4
 TOKENS_PER_S = 60_000.0  # of the bare configuration at depth 4
@@ -42,7 +43,7 @@ class Curve:
     `now_s` is when the run begins, for the host's drift; None for a speed without any noise.
     """
 
-    def __init__(self, config: dict[str, Any], now_s: float | None) -> None:
+    def __init__(self, config: dict[str, Any], now_s: float | None, ranks: int = 1) -> None:
         self.derived = fake.derived(config)
         on = [name for name, used in fake.tricks(config).items() if used]
         noise, seed = config["noise"], config["seed"]
@@ -61,7 +62,7 @@ class Curve:
         else:
             swing = math.sin(2 * math.pi * now_s / noise["host_drift_period_s"])
             slower += noise["host_drift"] * swing
-        self.step_s = self.derived["batch_tokens"] / speed * slower
+        self.step_s = self.derived["batch_tokens"] / speed / ranks * slower
 
     def loss(self, step: int) -> float:
         """Nats per token after that step, without the noise of one batch."""
@@ -81,8 +82,17 @@ def _lr_penalty(config: dict[str, Any]) -> float:
 class FakeRun:
     """One run in one directory."""
 
-    def __init__(self, config: dict[str, Any], out: Path, watch_fd: int | None) -> None:
+    def __init__(
+        self,
+        config: dict[str, Any],
+        out: Path,
+        watch_fd: int | None,
+        count: int = 1,
+        *,
+        resume: bool = False,
+    ) -> None:
         self.config, self.out, self.watch_fd = config, out, watch_fd
+        self.count, self.resume = count, resume
         seeds = config["fail"]["at_seeds"]
         repaired = config["fail"]["until_file"]
         asked = seeds is None or config["seed"] in seeds
@@ -90,8 +100,9 @@ class FakeRun:
             asked = False
         self.fail = config["fail"] if asked else fake.DEFAULTS["fail"]
         self.stopped = False
-        self.step = 0
-        self.train_time_s = 0.0
+        self.kept = Kept(out) if resume else Kept()
+        self.step = self.kept.step
+        self.train_time_s = self.kept.train_time_s
         self.started_s = time.time()
 
     def main(self) -> int:
@@ -100,12 +111,15 @@ class FakeRun:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN if ignore else self._on_signal)
         self.out.mkdir(parents=True, exist_ok=True)
-        atomic.write_json(self.out / "environment.json", environment())
+        atomic.write_json(self.out / "environment.json", environment(self.count))
+        if self.resume:
+            ranks.forget_after(self.out / "events.jsonl", self.kept.step)
         with open(self.out / "events.jsonl", "a", encoding="utf-8") as events:
             try:
                 status, reason = self._train(events)
             except Interrupted as interruption:
                 status, reason = "interrupted", str(interruption)
+                self._save(max(0, self.step - 1))
         self._write_result(status, reason)
         code = 0 if status == "completed" else 3
         return code if self.fail["exit_code"] is None else int(self.fail["exit_code"])
@@ -114,11 +128,12 @@ class FakeRun:
         self.stopped = True
 
     def _train(self, events: IO[str]) -> tuple[str, str | None]:
-        curve = Curve(self.config, self.started_s)
+        curve = Curve(self.config, self.started_s, self.count)
         self._wait(self.config["pace"]["startup_ms"])
         self._log(events, event="phase", name="startup", seconds=0.01)
         steps, every = curve.derived["steps"], self.config["eval"]["every_steps"]
-        for self.step in range(1, steps + 1):
+        saved = self.config["checkpoint"]["every_steps"]
+        for self.step in range(self.kept.step + 1, steps + 1):
             ending = self._failure(events)
             if ending is not None:
                 return ending
@@ -126,9 +141,20 @@ class FakeRun:
             step_s = curve.step_s * (1 + 0.01 * curve.draw.gauss(0, 1))
             self.train_time_s += step_s
             self._log_step(events, curve, step_s)
+            if self.step % ranks.EVERY_STEPS == 0:
+                self._log(events, **ranks.event(self.config, self.count, self.step, step_s))
             if self.step == steps or (every and self.step % every == 0):
                 self._log_evaluation(events, curve)
+            if saved and self.step % saved == 0:
+                self._save(self.step)
         return "completed", None
+
+    def _save(self, step: int) -> None:
+        """A checkpoint behind a step, where the configuration wants any."""
+        if self.config["checkpoint"]["every_steps"] and step > 0:
+            Kept(step=step, train_time_s=self.train_time_s, resumes=self.kept.resumes).write(
+                self.out
+            )
 
     def _log_step(self, events: IO[str], curve: Curve, step_s: float) -> None:
         self._log(
@@ -136,7 +162,7 @@ class FakeRun:
             event="step",
             step=self.step,
             tokens=self.step * curve.derived["batch_tokens"],
-            loss=curve.loss(self.step) + 0.03 * curve.draw.gauss(0, 1),
+            loss=curve.loss(self.step) + self._jump() + 0.03 * curve.draw.gauss(0, 1),
             step_s=step_s,
             loader_wait_s=0.0,
             train_time_s=self.train_time_s,
@@ -156,6 +182,12 @@ class FakeRun:
             seconds=0.05,
         )
 
+    def _jump(self) -> float:
+        """What the training loss leaves its way by."""
+        at_step = self.config["plant"]["loss_jump_at_step"]
+        jumped = at_step is not None and self.step >= at_step
+        return float(self.config["plant"]["loss_jump"]) if jumped else 0.0
+
     def _failure(self, events: IO[str]) -> tuple[str, str | None] | None:
         """What was asked to go wrong at this step, if anything."""
         fail, step = self.fail, self.step
@@ -163,6 +195,8 @@ class FakeRun:
             importlib.import_module("a_package_that_nobody_has")
         if step == fail["killed_at_step"]:
             os.kill(os.getpid(), signal.SIGKILL)
+        if step == self.config["machine"]["rank_killed_at_step"] and not self.resume:
+            return "failed", f"rank {self.count - 1} ended without a result, as what is killed does"
         if step == fail["crash_at_step"]:
             if fail["half_line"]:
                 events.write('{"event":"step","step":')
@@ -227,7 +261,7 @@ class FakeRun:
         atomic.write_text(self.out / "result.json", text)
 
     def _metrics(self, tokens: int) -> dict[str, float | None]:
-        curve = Curve(self.config, self.started_s)
+        curve = Curve(self.config, self.started_s, self.count)
         loss = curve.loss(self.step)
         speed = tokens / self.train_time_s
         return {
@@ -243,6 +277,7 @@ class FakeRun:
             "startup_s": time.time() - self.started_s,
             "eval_s": 0.05,
             "peak_memory_bytes": float(fake.held_bytes(self.config)),
+            "resumes": float(self.kept.resumes + self.resume),
             **self._core(loss),
         }
 
@@ -263,9 +298,12 @@ def bits_per_byte(loss: float) -> float:
     return loss / math.log(2) / BYTES_PER_TOKEN
 
 
-def environment() -> dict[str, Any]:
+def environment(count: int = 1) -> dict[str, Any]:
     """The machine as it would be seen from inside a run; nothing here was measured."""
-    simulated = gpus() if os.environ.get("CUDA_VISIBLE_DEVICES") is not None else []
+    if count > 1:
+        simulated = numbered(range(count))
+    else:
+        simulated = gpus() if os.environ.get("CUDA_VISIBLE_DEVICES") is not None else []
     seen = {
         "gpus": simulated,
         "torch": None,
@@ -278,20 +316,23 @@ def environment() -> dict[str, Any]:
     return {**seen, "environment_id": atomic.digest([gpu["uuid"] for gpu in simulated], 16)}
 
 
-def command_line(run: Callable[[dict[str, Any], Path, int | None], int]) -> int:
-    """What both verbs take. A fault in the configuration ends with its three parts and code 2."""
+def command_line(run: Callable[..., int]) -> int:
+    """What these verbs take: `run(config, out, watch_fd, ranks, resume=...)`. A fault in the configuration ends with its three parts and code 2."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--watch-fd", type=int)
+    parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--resume", action="store_true")
     arguments = parser.parse_args()
     try:
         config = fake.load(arguments.config, {})
     except HarnessError as error:
         print(error, file=sys.stderr)
         return 2
-    return run(config, arguments.out, arguments.watch_fd)
+    given = config, arguments.out, arguments.watch_fd, arguments.ranks
+    return run(*given, resume=arguments.resume)
 
 
 if __name__ == "__main__":
-    sys.exit(command_line(lambda *given: FakeRun(*given).main()))
+    sys.exit(command_line(lambda *given, **how: FakeRun(*given, **how).main()))

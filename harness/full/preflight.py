@@ -1,0 +1,264 @@
+"""What is looked at before a job starts, from the cheap to the dear: needs, probe, step test.
+
+The trainer judges its own needs and what its ranks measured of themselves; here the two are asked
+for, and the job's own ranks take steps for half a minute, as they will for hours. Everything found
+is a `Finding`: expected, got, remedy. One that stops starts nothing. After the file, before the
+forecast of time, which rests on these steps.
+"""
+
+import os
+import shutil
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from harness import atomic, run
+from harness.pace import Pace, PaceFailed
+from harness.record import log_tail
+from harness.trainer import Finding, NativeTrainer
+
+PROBE_LIMIT_S = 600.0  # its phases have limits of their own, and leave what they found
+START_LIMIT_S = 1800.0  # a cold compilation of a large model
+LEAST_STEPS = 5
+TURN_PATIENCE = 5.0  # times what the steps should take, and a minute
+SLOW_SHARE = 0.03  # beyond the median: three times what equal GPUs differ by in the field
+LOADER_SHARE = 0.01
+MEMORY_SHARE = 0.95  # of the device: fragments need the rest
+SEVERITIES = ("stops", "warns", "told")
+
+
+class StepTest(msgspec.Struct, frozen=True, kw_only=True):
+    """Steps of the job's own ranks. `step_s`: every one of them, after compilation and warm-up."""
+
+    step_s: list[float]
+    loader_wait_s: list[float]
+    batch_tokens: int
+    startup_s: float
+    compile_s: float
+    compute_s_by_rank: list[float] = []
+    peak_memory_bytes_by_rank: list[float | None] = []
+    device_memory_bytes: float | None = None
+    device: str | None = None
+    environment_id: str = ""
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Of all ranks together."""
+        return self.batch_tokens * len(self.step_s) / sum(self.step_s)
+
+
+class Preflight(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that was found; kept with the job."""
+
+    at: float
+    ranks: int
+    findings: list[Finding] = []
+    checkpoint_bytes: int | None = None
+    planned_tokens: int | None = None
+    data: dict[str, Any] = {}
+    gpus: int = 0
+    steps: StepTest | None = None
+
+    @property
+    def stops(self) -> list[Finding]:
+        """What keeps the job from starting."""
+        return [one for one in self.findings if not one.ok and one.severity == "stops"]
+
+    def with_(self, found: Sequence[Finding], **more: Any) -> "Preflight":
+        """The same and more."""
+        return msgspec.structs.replace(self, findings=[*self.findings, *found], **more)
+
+
+def worst_first(findings: Sequence[Finding]) -> list[Finding]:
+    """What stops, what is only said to be wrong, what is as it should be."""
+    return sorted(findings, key=lambda one: (one.ok, SEVERITIES.index(one.severity)))
+
+
+class Examiner:
+    """Looks at one machine for one job. `folder`: of the job; what is left there is replaced."""
+
+    def __init__(
+        self,
+        trainer: NativeTrainer,
+        config: dict[str, Any],
+        ranks: int,
+        folder: Path,
+        stop: run.Stop,
+    ) -> None:
+        self.trainer, self.ranks, self.stop = trainer, ranks, stop
+        self.folder, self.config_file = folder.resolve(), folder.resolve() / "config.json"
+        atomic.write_json(self.config_file, config)
+
+    def needs(self) -> Preflight:
+        """What the trainer says it needs; takes seconds. Raises TrainerError."""
+        told = self.trainer.needs(self.config_file, self.folder, self.ranks)
+        return Preflight(
+            at=time.time(),
+            ranks=self.ranks,
+            findings=told.findings,
+            checkpoint_bytes=told.checkpoint_bytes,
+            planned_tokens=told.planned_tokens,
+            data=told.data,
+        )
+
+    def probe(self, before: Preflight) -> Preflight:
+        """What the ranks measured, without training; takes a minute. Raises TrainerError."""
+        run_dir = self._fresh("probe")
+        command = self.trainer.probe_command(self.config_file, run_dir, self.ranks)
+        ended = run.execute(
+            command=command,
+            run_dir=run_dir,
+            checkout=self.trainer.checkout,
+            timeout_s=PROBE_LIMIT_S,
+            stop=self.stop,
+        )
+        told = self.trainer.probed(run_dir)
+        found = list(told.findings) if told is not None else []
+        if told is None or ended.returncode != 0:
+            found.append(_silent(told is not None, ended, run_dir))
+        if told is not None:
+            shutil.copyfile(run_dir / "probe.json", self.folder / "probe.json")
+        return before.with_(found, gpus=len(told.gpus) if told is not None else 0)
+
+    def steps(self, before: Preflight, seconds: float, estimate_bytes: float | None) -> Preflight:
+        """What steps of the job itself take. Raises PaceStopped.
+
+        `estimate_bytes`: a rank's memory as the trainer foresaw it.
+        """
+        run_dir = self._fresh("steps")
+        command = self.trainer.pace_command(self.config_file, run_dir, self.ranks)
+        pace = Pace("the step test", command, self.trainer.checkout, run_dir)
+        try:
+            ready = pace.ask("", START_LIMIT_S, self.stop)
+            count = max(LEAST_STEPS, round(seconds / max(1e-6, float(ready["step_s"]))))
+            turn = pace.ask(f"go {count}", 60 + TURN_PATIENCE * seconds, self.stop)
+            pace.stop()
+        except PaceFailed as failure:
+            return before.with_([_failed(failure, run_dir)])
+        finally:
+            pace.kill()
+        told = step_test(ready, turn)
+        return before.with_(judged(told, self.ranks, estimate_bytes), steps=told)
+
+    def _fresh(self, name: str) -> Path:
+        """An empty folder; one that a trainer was at work in before is gone."""
+        path = self.folder / name
+        shutil.rmtree(path, ignore_errors=True)
+        with atomic.disk_errors(path):
+            path.mkdir(parents=True)
+        return path
+
+
+def _silent(left_something: bool, ended: run.Ended, run_dir: Path) -> Finding:
+    tail = (log_tail(run_dir / run.LOG, 600) or "").strip()
+    part = "with only a part of its findings" if left_something else "without a finding"
+    return Finding(
+        what="probe",
+        ok=False,
+        expected="that all ranks measure themselves and meet",
+        got=f"it {ended.describe()}, {part}" + (f": {tail}" if tail else ""),
+        remedy="Mend what its last lines name; often it is a link, a driver or a GPU in use.",
+    )
+
+
+def _failed(failure: PaceFailed, run_dir: Path) -> Finding:
+    told = atomic.read_json(run_dir / "result.json")
+    remedy = told.get("remedy") if isinstance(told, dict) else None
+    tail = (failure.log or "").strip()[-600:]
+    return Finding(
+        what="step test",
+        ok=False,
+        expected="steps of the job on all of its ranks",
+        got=f"{failure.status.replace('_', ' ')}: {failure.reason}" + (f": {tail}" if tail else ""),
+        remedy=str(remedy or "Mend what its last lines name, and give the same command again."),
+    )
+
+
+def step_test(ready: dict[str, Any], turn: dict[str, Any]) -> StepTest:
+    """A trainer's answers, as far as they are needed."""
+    return StepTest(
+        step_s=[float(each) for each in turn["step_s"]],
+        loader_wait_s=[float(each) for each in turn.get("loader_wait_s") or []],
+        batch_tokens=int(ready["batch_tokens"]),
+        startup_s=float(ready.get("startup_s") or 0.0),
+        compile_s=float(ready.get("compile_s") or 0.0),
+        compute_s_by_rank=[float(each) for each in turn.get("compute_s_by_rank") or []],
+        peak_memory_bytes_by_rank=list(ready.get("peak_memory_bytes_by_rank") or []),
+        device_memory_bytes=ready.get("device_memory_bytes"),
+        device=ready.get("device"),
+        environment_id=str(ready.get("environment_id") or ""),
+    )
+
+
+def judged(test: StepTest, ranks: int, estimate_bytes: float | None) -> list[Finding]:
+    """What a step test says; pure."""
+    found = [_speed(test, ranks), _loader(test)]
+    if len(test.compute_s_by_rank) > 1:
+        found.append(_equal_ranks(test.compute_s_by_rank))
+    peaks = [peak for peak in test.peak_memory_bytes_by_rank if peak is not None]
+    if peaks and test.device_memory_bytes:
+        found.append(_memory(max(peaks), test.device_memory_bytes, estimate_bytes))
+    return found
+
+
+def _speed(test: StepTest, ranks: int) -> Finding:
+    median = statistics.median(test.step_s)
+    return Finding(
+        what="step test",
+        ok=True,
+        expected=f"steps on {ranks} rank{'s' * (ranks > 1)}",
+        got=f"{len(test.step_s)} of {1e3 * median:,.1f} ms, {test.tokens_per_s:,.0f} tokens/s",
+        severity="told",
+    )
+
+
+def _loader(test: StepTest) -> Finding:
+    share = sum(test.loader_wait_s) / sum(test.step_s)
+    return Finding(
+        what="loader",
+        ok=share <= LOADER_SHARE,
+        expected=f"waits of at most {LOADER_SHARE:.0%} of the time of steps",
+        got=f"{share:.1%}",
+        remedy="Put the prepared data on a faster disk; look for others that read from it.",
+        severity="warns",
+    )
+
+
+def _equal_ranks(compute_s: Sequence[float]) -> Finding:
+    median = statistics.median(compute_s)
+    late = [
+        f"rank {rank} {each / median - 1:+.1%}"
+        for rank, each in enumerate(compute_s)
+        if each > median * (1 + SLOW_SHARE)
+    ]
+    return Finding(
+        what="equal ranks",
+        ok=not late,
+        expected=f"every rank's own work within {SLOW_SHARE:.0%} of the median",
+        got=", ".join(late) or f"at most {max(compute_s) / median - 1:+.1%}",
+        remedy="All wait for the slowest: look at that GPU's clock, heat and neighbours, or "
+        "leave it out.",
+        severity="warns",
+    )
+
+
+def _memory(peak: float, device: float, estimate: float | None) -> Finding:
+    foreseen = "" if not estimate else f", {estimate / 2**30:.1f} foreseen"
+    return Finding(
+        what="memory of a step",
+        ok=peak <= MEMORY_SHARE * device,
+        expected=f"at most {MEMORY_SHARE:.0%} of {device / 2**30:.1f} GiB{foreseen}",
+        got=f"{peak / 2**30:.1f} GiB",
+        remedy="Take fewer rows a pass: the batch stays, in more passes.",
+        severity="warns",
+    )
+
+
+def free_bytes(folder: Path) -> int:
+    """What the disk of a folder still takes."""
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize
