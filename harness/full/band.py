@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from harness.full.forecast import Estimate, Scale
+from harness.full.forecast import Estimate
+from harness.full.proxies import Scale
 
 ALPHA = 0.01  # of a false alarm over a whole run, whatever the number of looks
 

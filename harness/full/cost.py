@@ -1,14 +1,30 @@
 """What a full run takes in time and money, from a step test on the very machine.
 
-Signatures first; the bodies follow.
+The steps are by far the most of it, and a step test knows their time to a fraction of a percent: by
+schedule stage, because stages differ in cost. What it cannot know is how this launch will differ
+from that of the job, which the ledger tells, and that a machine may change over hours: the job's
+live progress shows that. What stands beside steps is counted part by part, each with its own
+spread, and a part that nobody has measured is named and not guessed.
+
+All spreads are of logarithms: a time has no lower half to be symmetric about. In the flow: after
+`forecast`, before the job. Pure.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
+import numpy as np
 
+from harness.dunnett import t_quantile
 from harness.full.forecast import LEVEL, Estimate
-from harness.verdict import Known
+from harness.full.proxies import ForecastError
+from harness.ledger import TIMES, Bench, Ledger, Row
+from harness.record import Record
+
+FIELD_FROM_STEP = 11  # steps 0 to 10 are left out of nanochat's training time
+SCALED_SD = 0.3  # of a part that was measured at another size
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True):
@@ -16,27 +32,52 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     steps: int
-    step_s: list[float]  # measured; of the job's first eleven none, which the field does not count
+    step_s: list[float]
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
-    """Something beside steps: start-up, compilation, evaluations, CORE, checkpoints."""
+    """Something beside steps: start-up, compilation, evaluations, CORE, checkpoints.
+
+    `each_s` None: nobody has measured it. `relative_sd` is common to all of them.
+    """
 
     name: str
     count: int
-    each_s: float
-    relative_sd: float  # of one of them
-    rests_on: str  # where `each_s` comes from
+    each_s: float | None
+    relative_sd: float = 0.0
+    rests_on: str = ""
 
 
 class Cost(msgspec.Struct, frozen=True, kw_only=True):
-    """Intervals of what a run takes. `train_s` as the field counts it, `wall_s` with all parts."""
+    """Intervals of what a run takes.
+
+    `train_s` is all steps, `field_s` those that nanochat's leaderboard counts, `wall_s` everything
+    from start to end, `usd` all ranks for `wall_s`; `parts` the seconds by part, steps first.
+    """
 
     train_s: Estimate
+    field_s: Estimate
     wall_s: Estimate
     usd: Estimate | None
-    parts: list[tuple[str, float]]  # seconds by part, steps first
+    parts: list[tuple[str, float]]
     notes: list[str]
+
+
+def launch_row(ledger: Ledger, bench: Bench) -> Row:
+    """How much launches differ: this recipe's row, else its device's, else the widest there is.
+
+    Raises ForecastError for a ledger without any.
+    """
+    own = ledger.of_launches("train_time_s", bench, "launch")
+    rows = [row for row in ledger.rows if row.source == "launch" and row.metric in TIMES]
+    if own is None and not rows:
+        raise ForecastError(
+            path="noise ledger",
+            expected="at least one row of launches",
+            got="none",
+            remedy="Give the ledger that ships beside your own: `harness noise` shows the rows.",
+        )
+    return own or max(rows, key=lambda row: row.sd)
 
 
 def time_and_cost(
@@ -44,11 +85,140 @@ def time_and_cost(
     parts: Sequence[Part],
     *,
     ranks: int,
-    launch: Known | None,
-    host: Known | None = None,
+    launch: Row,
+    host: Row | None = None,
     price_usd_per_gpu_hour: float | None = None,
     level: float = LEVEL,
 ) -> Cost:
-    """Time and money. `launch`, `host`: SDs of log speeds from the ledger; `host` only where the
-    steps were measured on another machine than the job's. Raises ForecastError without steps."""
-    raise NotImplementedError
+    """Time and money.
+
+    `launch`, `host`: rows of the ledger (`launch_row`); `host` only where the steps were measured
+    on another machine than the job's. Raises ForecastError for a stage without times.
+    """
+    train_s = sum(stage.steps * _step_s(stage) for stage in stages)
+    field_s = train_s - FIELD_FROM_STEP * _step_s(stages[0])
+    rows = [row for row in (launch, host) if row is not None]
+    log_sd, df = _together(
+        [*((row.sd**2, float(row.df)) for row in rows), _window_variance(stages, train_s)]
+    )
+    beside = {part.name: part.count * part.each_s for part in parts if part.each_s is not None}
+    errors = [beside[part.name] * part.relative_sd for part in parts if part.name in beside]
+    wall_s = train_s + sum(beside.values())
+    wall = _interval(wall_s, math.hypot(log_sd * train_s, *errors) / wall_s, df, level)
+    rate = None if price_usd_per_gpu_hour is None else price_usd_per_gpu_hour * ranks / 3600
+    return Cost(
+        train_s=_interval(train_s, log_sd, df, level),
+        field_s=_interval(field_s, log_sd, df, level),
+        wall_s=wall,
+        usd=_times(wall, rate) if rate is not None else None,
+        parts=[("steps", train_s), *beside.items()],
+        notes=_notes(stages, parts, launch, host),
+    )
+
+
+def _step_s(stage: Stage) -> float:
+    if not stage.step_s or min(stage.step_s) <= 0:
+        raise ForecastError(
+            path=f"step test: {stage.name}",
+            expected="times of at least one step of every stage",
+            got=f"{len(stage.step_s)} of {stage.steps:,} steps",
+            remedy="Let the step test take longer, or look why the stage did not run.",
+        )
+    return float(np.mean(stage.step_s))
+
+
+def _window_variance(stages: Sequence[Stage], train_s: float) -> tuple[float, float]:
+    """Of the logarithm of the whole, from the steps that were measured; and its df."""
+    terms, df = 0.0, 0
+    for stage in stages:
+        n = len(stage.step_s)
+        if n > 1:
+            terms += (stage.steps / train_s) ** 2 * float(np.var(stage.step_s, ddof=1)) / n
+            df += n - 1
+    return terms, float(df) or math.inf
+
+
+def _together(variances: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """SD and df of a sum, by Welch and Satterthwaite."""
+    total = sum(variance for variance, _ in variances)
+    if total == 0:
+        return 0.0, math.inf
+    spent = sum(variance**2 / df for variance, df in variances)
+    return math.sqrt(total), total**2 / spent if spent > 0 else math.inf
+
+
+def _interval(middle: float, log_sd: float, df: float, level: float) -> Estimate:
+    half = t_quantile((1 + level) / 2, df) * log_sd
+    low, high = middle * math.exp(-half), middle * math.exp(half)
+    return Estimate(estimate=middle, low=low, high=high, level=level)
+
+
+def _times(found: Estimate, factor: float) -> Estimate:
+    return Estimate(
+        estimate=found.estimate * factor,
+        low=found.low * factor,
+        high=found.high * factor,
+        level=found.level,
+    )
+
+
+def _notes(
+    stages: Sequence[Stage], parts: Sequence[Part], launch: Row, host: Row | None
+) -> list[str]:
+    measured = sum(len(stage.step_s) for stage in stages)
+    notes = [f"{measured} measured steps of {sum(stage.steps for stage in stages):,}"]
+    notes.append(
+        f"between launches {launch.sd:.2%}: {launch.scale} on {launch.gpu}, {launch.df} df"
+    )
+    if host is not None:
+        notes.append(f"measured on another machine: {host.sd:.2%} between hosts, {host.df} df")
+    for part in parts:
+        told = part.rests_on if part.each_s is not None else "not counted: nobody has measured it"
+        notes += [f"{part.name}: {told}"] if told else []
+    return [*notes, "a machine that changes over hours is not foreseen by a short test"]
+
+
+def parts_of(
+    record: Record,
+    events: Sequence[Mapping[str, Any]],
+    derived: Mapping[str, Any],
+    *,
+    ranks: int,
+    evaluations: int,
+    cores: int,
+) -> list[Part]:
+    """What stands beside the job's steps, from a proxy's run: best the largest, on this machine.
+
+    Starting takes about as long at every size. Evaluations take what the FLOPs of a token and the
+    number of ranks make of them, which is a guess to within `SCALED_SD`.
+    """
+    factor = float(derived["flops_per_token"]) / float(record.derived["flops_per_token"])
+    factor *= max(1, record.gpus) / ranks
+    start_s = record.metrics.get("startup_s")
+    return [
+        Part(
+            name="start-up",
+            count=1,
+            each_s=start_s,
+            relative_sd=SCALED_SD,
+            rests_on=f"as in {record.plan_id}",
+        ),
+        _scaled("evaluations", evaluations, _seconds(events, "evaluation"), factor, record),
+        _scaled("CORE", cores, _seconds(events, "core"), factor, record),
+    ]
+
+
+def _scaled(name: str, number: int, each_s: float | None, factor: float, record: Record) -> Part:
+    return Part(
+        name=name,
+        count=number,
+        each_s=None if each_s is None else each_s * factor,
+        relative_sd=SCALED_SD,
+        rests_on=f"{factor:.3g} times that of {record.plan_id}, by FLOPs and ranks",
+    )
+
+
+def _seconds(events: Sequence[Mapping[str, Any]], kind: str) -> float | None:
+    found = [event.get("seconds") for event in events if event.get("event") == kind]
+    numbers = [float(value) for value in found if isinstance(value, int | float)]
+    return float(np.median(numbers)) if numbers else None
