@@ -68,6 +68,7 @@ The path of one result. A file imports only from files above it; a test holds th
     gating          what the command gate does
     searching       what the command search does
     tuning          a study's sweep, filled by a search
+    launching       what the command full does
     ci              what the commands about CI do
     ci_cli          the words of the commands about CI
     cli             the words of the command line

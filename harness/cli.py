@@ -209,6 +209,59 @@ def search(
     raise typer.Exit(searching.search(_console(), asked, file, _store(store), options))
 
 
+@app.command()
+def full(
+    file: Annotated[Path, typer.Argument(metavar="JOB", help="Such as ablations/full/toy.yaml.")],
+    sets: SetOption = None,
+    store: StoreOption = STORE,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only needs and forecast; no GPU is taken.")
+    ] = False,
+    preflight: Annotated[
+        bool, typer.Option("--preflight", help="Only what is looked at before a start.")
+    ] = False,
+    proxies: Annotated[
+        bool, typer.Option("--proxies", help="Make the runs that the forecast rests on.")
+    ] = False,
+    without_forecast: Annotated[
+        bool, typer.Option("--without-forecast", help="Start although none can be made.")
+    ] = False,
+    max_minutes: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Stop in time, with a checkpoint; the same command goes on."),
+    ] = None,
+    price: PriceOption = None,
+    evidence: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="The tar to write with all that supports the row."),
+    ] = None,
+    json: JsonOption = False,
+    ledger: LedgerOption = LEDGER,
+    baselines: BaselinesOption = BASELINES,
+) -> None:
+    """The full job: preflight, forecast, launch, watch, the row. Goes on where it was stopped."""
+    from rich.console import Console
+
+    from harness import launching
+    from harness.config import parse_sets
+    from harness.full.file import changed, load_full
+
+    asked = changed(load_full(file), sets=parse_sets(sets or []), price=price)
+    options = launching.Options(
+        ledger=ledger,
+        baselines=baselines,
+        dry_run=dry_run,
+        preflight_only=preflight,
+        proxies=proxies,
+        without_forecast=without_forecast,
+        max_minutes=max_minutes,
+        evidence=evidence,
+        json=json,
+    )
+    console = Console(stderr=True) if json else _console()
+    raise typer.Exit(launching.full(console, asked, file, _store(store), options))
+
+
 class _Sides(TyperCommand):
     """Keeps the `--` between the sides as a word: elsewhere it only ends the options."""
 

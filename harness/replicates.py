@@ -16,7 +16,7 @@ from harness.errors import StoreError, TrainerError
 from harness.record import OUTCOMES, Identity, Launch, Record
 from harness.run import Stop
 from harness.store import Store
-from harness.trainer import Description, NativeTrainer, Request, with_value
+from harness.trainer import Catalogue, Description, NativeTrainer, Request, with_value
 
 LOCK_LOOKS, LOCK_LOOK_S = 10, 0.1  # another harness looks at a plan for a moment as it starts
 
@@ -49,13 +49,18 @@ def recipe(trainer: NativeTrainer, name: str, base: str | None, sets: Mapping[st
     Raises StudyFileError with the trainer's faults, and TrainerError.
     """
     said = described(trainer, Request(name=name, base=base, set=dict(sets)))
+    return recipe_of(said, trainer.catalogue())
+
+
+def recipe_of(said: Description, catalogue: Catalogue) -> Recipe:
+    """A description as what runs are made of; its data may not be ready yet."""
     assert said.identity is not None
     return Recipe(
         config=said.config or {},
         derived=said.derived or {},
         tricks=said.tricks or {},
         identity=msgspec.convert(msgspec.to_builtins(said.identity), Identity),
-        seed_path=trainer.catalogue().handles.get("seed", "seed"),
+        seed_path=catalogue.handles.get("seed", "seed"),
     )
 
 

@@ -109,6 +109,7 @@ class Progress(msgspec.Struct, kw_only=True):
     core: float | None = None
     evaluations: list[dict[str, Any]] = []  # all of them, as they were logged
     ranks: list[dict[str, Any]] = []  # likewise: what each rank did, every few seconds
+    losses: list[tuple[int, float]] = []  # of training: (step, nats a token), every step
 
 
 def execute(
@@ -290,16 +291,22 @@ def _writes(process: Path, target: str) -> bool:
 
 
 class EventTail:
-    """Follows an events.jsonl that is still being written, whole lines only."""
+    """Follows an events.jsonl that is still being written, whole lines only.
+
+    A run that goes on from a checkpoint puts another file in its place, without what came later
+    than that: then everything is taken in anew.
+    """
 
     def __init__(self, path: Path) -> None:
         self.progress = Progress()
-        self._path, self._offset = path, 0
+        self._path, self._offset, self._inode = path, 0, 0
 
     def read(self) -> bool:
         """Takes in what is new; True if anything was."""
         try:
             with open(self._path, "rb") as handle:
+                if (inode := os.fstat(handle.fileno()).st_ino) != self._inode:
+                    self.progress, self._offset, self._inode = Progress(), 0, inode
                 handle.seek(self._offset)
                 new = handle.read()
         except FileNotFoundError:
@@ -321,6 +328,8 @@ class EventTail:
             self.progress.tokens = int(event.get("tokens", 0))
             self.progress.loss, self.progress.step_s = event.get("loss"), event.get("step_s")
             self.progress.train_time_s = float(event.get("train_time_s") or 0.0)
+            if self.progress.loss is not None:
+                self.progress.losses.append((self.progress.step, float(self.progress.loss)))
         elif event.get("event") == "evaluation":
             self.progress.val_bpb = event.get("val_bpb")
             self.progress.evaluations.append(event)

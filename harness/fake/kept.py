@@ -1,6 +1,6 @@
 """A checkpoint of a formula: how far it came. Written and found as any trainer's is.
 
-    checkpoints/step-00000120/state.json
+checkpoints/step-00000120/state.json
 """
 
 import os

@@ -133,7 +133,8 @@ class FakeRun:
         self._log(events, event="phase", name="startup", seconds=0.01)
         steps, every = curve.derived["steps"], self.config["eval"]["every_steps"]
         saved = self.config["checkpoint"]["every_steps"]
-        for self.step in range(self.kept.step + 1, steps + 1):
+        first = self.kept.step + 1
+        for self.step in range(first, steps + 1):
             ending = self._failure(events)
             if ending is not None:
                 return ending
@@ -317,7 +318,10 @@ def environment(count: int = 1) -> dict[str, Any]:
 
 
 def command_line(run: Callable[..., int]) -> int:
-    """What these verbs take: `run(config, out, watch_fd, ranks, resume=...)`. A fault in the configuration ends with its three parts and code 2."""
+    """What these verbs take: `run(config, out, watch_fd, ranks, resume=...)`.
+
+    A fault in the configuration ends with its three parts and code 2.
+    """
     parser = argparse.ArgumentParser()
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)

@@ -31,7 +31,7 @@ class ProxiesFile(Strict, frozen=True, kw_only=True):
 
     field: str  # such as dial.depth
     values: list[Any]
-    set: dict[str, Any] = {}
+    set: dict[str, Any] = msgspec.field(default_factory=dict)
     seeds: list[int] = msgspec.field(default_factory=lambda: [1])
 
 
@@ -57,7 +57,7 @@ class FullFile(Strict, frozen=True, kw_only=True):
     proxies: ProxiesFile | None = None
     question: str = ""
     trainer: str = "native"
-    set: dict[str, Any] = {}
+    set: dict[str, Any] = msgspec.field(default_factory=dict)
     nodes: int = 1
     seed: int = 1
     step_test_seconds: float = 30.0
@@ -141,9 +141,7 @@ def check(full: FullFile, where: Callable[[str], str]) -> None:
         _check_proxies(full.proxies, full, where)
 
 
-def _check_proxies(
-    proxies: ProxiesFile, full: FullFile, where: Callable[[str], str]
-) -> None:
+def _check_proxies(proxies: ProxiesFile, full: FullFile, where: Callable[[str], str]) -> None:
     check_seeds(proxies.seeds, where("proxies.seeds"))
     different = {repr(value) for value in proxies.values}
     if len(different) < LEAST_PROXIES or len(different) < len(proxies.values):

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from harness import atomic, run
-from harness.pace import Pace, PaceFailed
+from harness.pace import Pace, PaceFailed, answers
 from harness.record import log_tail
 from harness.trainer import Finding, NativeTrainer
 
@@ -124,16 +124,13 @@ class Examiner:
             shutil.copyfile(run_dir / "probe.json", self.folder / "probe.json")
         return before.with_(found, gpus=len(told.gpus) if told is not None else 0)
 
-    def steps(self, before: Preflight, seconds: float, estimate_bytes: float | None) -> Preflight:
-        """What steps of the job itself take. Raises PaceStopped.
-
-        `estimate_bytes`: a rank's memory as the trainer foresaw it.
-        """
+    def steps(self, before: Preflight, seconds: float) -> Preflight:
+        """What steps of the job itself take. Raises PaceStopped."""
         run_dir = self._fresh("steps")
         command = self.trainer.pace_command(self.config_file, run_dir, self.ranks)
         pace = Pace("the step test", command, self.trainer.checkout, run_dir)
         try:
-            ready = pace.ask("", START_LIMIT_S, self.stop)
+            ready = answers([pace], START_LIMIT_S, self.stop)[0]
             count = max(LEAST_STEPS, round(seconds / max(1e-6, float(ready["step_s"]))))
             turn = pace.ask(f"go {count}", 60 + TURN_PATIENCE * seconds, self.stop)
             pace.stop()
@@ -142,7 +139,7 @@ class Examiner:
         finally:
             pace.kill()
         told = step_test(ready, turn)
-        return before.with_(judged(told, self.ranks, estimate_bytes), steps=told)
+        return before.with_(judged(told, self.ranks), steps=told)
 
     def _fresh(self, name: str) -> Path:
         """An empty folder; one that a trainer was at work in before is gone."""
@@ -194,14 +191,14 @@ def step_test(ready: dict[str, Any], turn: dict[str, Any]) -> StepTest:
     )
 
 
-def judged(test: StepTest, ranks: int, estimate_bytes: float | None) -> list[Finding]:
+def judged(test: StepTest, ranks: int) -> list[Finding]:
     """What a step test says; pure."""
     found = [_speed(test, ranks), _loader(test)]
     if len(test.compute_s_by_rank) > 1:
         found.append(_equal_ranks(test.compute_s_by_rank))
     peaks = [peak for peak in test.peak_memory_bytes_by_rank if peak is not None]
     if peaks and test.device_memory_bytes:
-        found.append(_memory(max(peaks), test.device_memory_bytes, estimate_bytes))
+        found.append(_memory(max(peaks), test.device_memory_bytes))
     return found
 
 
@@ -246,12 +243,11 @@ def _equal_ranks(compute_s: Sequence[float]) -> Finding:
     )
 
 
-def _memory(peak: float, device: float, estimate: float | None) -> Finding:
-    foreseen = "" if not estimate else f", {estimate / 2**30:.1f} foreseen"
+def _memory(peak: float, device: float) -> Finding:
     return Finding(
         what="memory of a step",
         ok=peak <= MEMORY_SHARE * device,
-        expected=f"at most {MEMORY_SHARE:.0%} of {device / 2**30:.1f} GiB{foreseen}",
+        expected=f"at most {MEMORY_SHARE:.0%} of {device / 2**30:.1f} GiB",
         got=f"{peak / 2**30:.1f} GiB",
         remedy="Take fewer rows a pass: the batch stays, in more passes.",
         severity="warns",

@@ -45,7 +45,7 @@ LAYERS = [
     ["doctor"],
     ["drift", "drift_report"],
     ["ci_file", "ci_merge", "ci_rules", "ci_audit"],
-    ["commands", "compare", "banking", "gating", "searching", "tuning", "ci"],
+    ["commands", "compare", "banking", "gating", "searching", "tuning", "launching", "ci"],
     ["ci_cli", "cli"],
     ["__main__"],
 ]

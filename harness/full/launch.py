@@ -1,0 +1,178 @@
+"""The run of a job, attempt by attempt: started, followed, gone on with after what was no fault.
+
+A lost rank, a node that vanished and a preemption end an attempt and not the job: the next one goes
+on from the newest checkpoint, as long as each got further than the one before. Divergence and want
+of memory are answers: they would come again. After `watch`, last of the package but for the row.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from harness import atomic, errors
+from harness.attempt import attempt, newest_checkpoint
+from harness.full.live import Live
+from harness.full.plan import Plan
+from harness.full.preflight import free_bytes
+from harness.full.watch import Alarm, Course, Watch
+from harness.full.words import duration, say
+from harness.record import OUTCOMES, Record
+from harness.replicates import hold, known
+from harness.run import Progress, Stop
+from harness.store import Store
+from harness.trainer import Finding, NativeTrainer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+ALARMS = "alarms.json"
+GOES_ON = "The same command goes on."
+
+
+class Until(Stop):
+    """Asks the run to end when the command is asked to, or at a moment of time.monotonic()."""
+
+    def __init__(self, command: Stop, deadline: float, reason: str) -> None:
+        """`reason`: what the moment is, as a sentence."""
+        super().__init__()
+        self._command, self._deadline, self._reason = command, deadline, reason
+
+    def __bool__(self) -> bool:
+        return bool(self._command) or time.monotonic() >= self._deadline
+
+    @property
+    def hurried(self) -> bool:
+        return self._command.hurried
+
+    @property
+    def reason(self) -> str:
+        """Why it asks."""
+        return f"Stopped as asked. {GOES_ON}" if self._command else self._reason
+
+
+class End(msgspec.Struct, frozen=True, kw_only=True):
+    """How a launch ended: with an answer, or with an exit code and the reason."""
+
+    record: Record | None
+    exit_code: int
+    reason: str
+
+
+class Launch:
+    """One command's attempts at a job. `folder`: of the job, where alarms are kept."""
+
+    def __init__(
+        self,
+        console: "Console",
+        plan: Plan,
+        store: Store,
+        trainer: NativeTrainer,
+        course: Course,
+        folder: Path,
+    ) -> None:
+        self.console, self.plan, self.store, self.trainer = console, plan, store, trainer
+        self.course, self.folder = course, folder
+        kept = atomic.read_json(folder / ALARMS)
+        self.alarms: list[Alarm] = msgspec.convert(kept or [], list[Alarm])
+
+    def run(self, until: Until, look_again: Callable[[], Sequence[Finding]]) -> End:
+        """Attempts until one is an answer. `look_again`: what keeps the machine from another one.
+
+        Raises StoreError where another harness is at work on it, and DiskError.
+        """
+        with hold(self.store, self.plan.job):
+            found = known(self.store, self.plan.job, ())
+            restarts = 0
+            while found is None:
+                made, further = self._attempt(until)
+                if made.status in OUTCOMES:
+                    found = made
+                elif until:
+                    return End(record=made, exit_code=errors.STOPPED_AT_LIMIT, reason=until.reason)
+                elif why := self._no_restart(made, restarts, further, look_again):
+                    return End(record=made, exit_code=errors.COULD_NOT_RUN, reason=why)
+                else:
+                    restarts += 1
+                    self._tell_restart(made, restarts)
+        return _answered(found)
+
+    def _attempt(self, until: Until) -> tuple[Record, bool]:
+        """One attempt, and whether it got further than all before it."""
+        attempts = self.store.attempts(self.plan.job.plan_id)
+        before = max((self._reached(one) for one in attempts), default=0)
+        course = msgspec.structs.replace(self.course, spent_s=sum(made.wall_s for made in attempts))
+        watch = Watch(course, began_s=time.time(), said=self.alarms)
+        with Live(self.console, self.plan.file.full) as live:
+
+            def hear(progress: Progress) -> None:
+                now_s = time.time()
+                for alarm in watch.look(progress, now_s, free_bytes(self.store.root)):
+                    self._keep(alarm)
+                    live.alarm(alarm)
+                live.show(watch.standing(progress, now_s))
+
+            made = attempt(
+                self.store,
+                self.trainer,
+                self.plan.job,
+                timeout_s=float("inf"),  # `until` leaves a checkpoint behind, a time-out does not
+                stop=until,
+                on_progress=hear,
+                after_failure=True,
+            )
+        first = not attempts and made.steps > 0
+        return made, first or self._reached(made) > before
+
+    def _reached(self, made: Record) -> int:
+        """The step that another attempt would go on from."""
+        return newest_checkpoint(self.store.run_dir(made.plan_id, made.attempt))
+
+    def _keep(self, alarm: Alarm) -> None:
+        self.alarms.append(alarm)
+        atomic.write_json(self.folder / ALARMS, msgspec.to_builtins(self.alarms))
+
+    def _no_restart(
+        self,
+        made: Record,
+        restarts: int,
+        further: bool,
+        look_again: Callable[[], Sequence[Finding]],
+    ) -> str | None:
+        """Why no other attempt is made now; None where one is."""
+        ended = f"The run {made.status} at step {made.steps:,}: {made.reason}."
+        if not further:
+            return f"{ended} It got no further than before, so it is not tried again. " + (
+                f"{made.remedy or 'Read its log.'} {GOES_ON}"
+            )
+        if restarts >= self.plan.file.limits.restarts:
+            return f"{ended} It was restarted {restarts} times (limits.restarts). {GOES_ON}"
+        if stops := look_again():
+            faults = "; ".join(f"{one.what}: {one.got}. {one.remedy or ''}" for one in stops)
+            return f"{ended} The machine is not fit to go on: {faults} {GOES_ON}"
+        return None
+
+    def _tell_restart(self, made: Record, restarts: int) -> None:
+        step = self._reached(made)
+        whence = f"the checkpoint of step {step:,}" if step else "its first step"
+        limit = self.plan.file.limits.restarts
+        say(
+            self.console,
+            f"The run {made.status} at step {made.steps:,} after {duration(made.wall_s)}: "
+            f"{made.reason}. It goes on from {whence} (restart {restarts} of {limit}).",
+        )
+
+
+def _answered(found: Record) -> End:
+    if found.status == "completed":
+        return End(record=found, exit_code=errors.PASS, reason="")
+    status = found.status.replace("_", " ")
+    reason = f"The run ended as {status} at step {found.steps:,}: {found.reason}. "
+    remedy = found.remedy or "Change the recipe."
+    return End(
+        record=found,
+        exit_code=errors.COULD_NOT_RUN,
+        reason=f"{reason}{remedy} It would end so again, and is not made again.",
+    )

@@ -1,0 +1,113 @@
+"""A job with every question answered: its recipe and its proxies' as the trainer understands them.
+
+All configurations are described at once; where data is not ready, it is made ready here, and not
+by eight ranks side by side. After the file, before anything that runs.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from harness.attempt import Job
+from harness.errors import StudyFileError, TrainerError
+from harness.full.file import FullFile
+from harness.replicates import Recipe, recipe_of
+from harness.trainer import Description, NativeTrainer, Request
+
+JOB = "the job"
+
+
+class ProxyPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """One proxy to make, at one seed."""
+
+    label: str
+    job: Job
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """The job and its proxies. `evaluate_path`: the field that says every how many steps."""
+
+    file: FullFile
+    recipe: Recipe
+    proxies: list[ProxyPlan]
+    evaluate_path: str | None
+
+    @property
+    def job(self) -> Job:
+        """The full run."""
+        return self.recipe.job(self.file.seed, self.file.ranks)
+
+    @property
+    def steps(self) -> int:
+        """Of the full run."""
+        return int(self.recipe.derived.get("steps") or 0)
+
+    @property
+    def evaluations(self) -> int:
+        """How often the full run evaluates, its end included."""
+        every = _value(self.recipe.config, self.evaluate_path) if self.evaluate_path else None
+        return -(-self.steps // int(every)) if every else 1
+
+
+def plan(file: FullFile, path: Path, trainer: NativeTrainer, *, prepares: bool = True) -> Plan:
+    """Describes all configurations; `prepares`: with their data made ready.
+
+    Raises StudyFileError with the trainer's faults, and TrainerError.
+    """
+    requests = _requests(file, path)
+    said = trainer.describe_or_fail(requests)
+    lacking = [one for one in said if one.identity is None or one.identity.data_id is None]
+    if prepares and lacking:
+        for one in lacking:
+            trainer.prepare(one.config or {})
+        said = trainer.describe_or_fail(requests)
+        _require_data(said)
+    catalogue = trainer.catalogue()
+    recipe, *smaller = [recipe_of(one, catalogue) for one in said]
+    seeds = file.proxies.seeds if file.proxies is not None else []
+    return Plan(
+        file=file,
+        recipe=recipe,
+        proxies=[
+            ProxyPlan(label=f"{request.name}, seed {seed}", job=proxy.job(seed))
+            for request, proxy in zip(requests[1:], smaller, strict=True)
+            for seed in seeds
+        ],
+        evaluate_path=catalogue.handles.get("evaluate"),
+    )
+
+
+def _requests(file: FullFile, path: Path) -> list[Request]:
+    """The job first, then one for each proxy's value."""
+    base = (path.parent / file.base).resolve()
+    if not base.is_file():
+        raise StudyFileError(
+            path=f"{path}: base",
+            expected="a configuration file, relative to this one",
+            got=f"no file {base}",
+            remedy="ablations/bases/ has some.",
+        )
+    found = [Request(name=JOB, base=str(base), set=file.set)]
+    if (proxies := file.proxies) is not None:
+        for value in proxies.values:
+            sets = {**file.set, **proxies.set, proxies.field: value}
+            name = f"proxy {proxies.field}={value}"
+            found.append(Request(name=name, base=str(base), set=sets))
+    return found
+
+
+def _require_data(said: Sequence[Description]) -> None:
+    if any(one.identity is None or one.identity.data_id is None for one in said):
+        raise TrainerError(
+            expected="a data_id after `data prepare`",
+            got="null",
+            remedy="Check the place and the permissions of the trainer's cache folder.",
+        )
+
+
+def _value(config: dict[str, Any], path: str) -> Any:
+    for part in path.split("."):
+        config = config.get(part) if isinstance(config, dict) else None  # type: ignore[assignment]
+    return config

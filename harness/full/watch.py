@@ -1,0 +1,307 @@
+"""Is a job still on its way? What its events say, held against what was foretold, look by look.
+
+Pure: progress in, alarms and a standing out; the clock and the disk are arguments. Each alarm is
+said once for what it is about. What is beyond noise is judged over several looks, because one slow
+step of one rank is nothing. After `foretell`, before the launch.
+"""
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from harness.full.band import Band
+from harness.full.cost import Cost
+from harness.full.forecast import Estimate, Forecast
+from harness.run import Progress
+
+LOOKS = 3  # in a row, some ten seconds each
+SLOW_SHARE = 0.03  # beyond the median of the others
+NOISE_TIMES = 4.0  # and beyond so many times what the others differ by
+LOADER_SHARE = 0.02  # of a step that waits for its batch
+NO_FAULT = frozenset({"sw_power_cap", "applications_clocks_setting", "sync_boost"})
+"""Reasons for lower clocks that a GPU at full work has, or that somebody has set."""
+DISK_CHECKPOINTS = 1.5  # room for the next one, and some
+
+Kind = Literal["loss", "slow rank", "throttled", "loader", "disk", "time"]
+Event = dict[str, Any]
+
+
+class Alarm(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that is not as it should be, and what to do. `about`: which rank, which look."""
+
+    kind: Kind
+    about: str
+    step: int
+    got: str
+    expected: str
+    remedy: str
+
+    @property
+    def text(self) -> str:
+        """One sentence and the remedy."""
+        return (
+            f"step {self.step:,}: {self.kind}: expected {self.expected}; got {self.got}. "
+            f"{self.remedy}"
+        )
+
+
+class Course(msgspec.Struct, frozen=True, kw_only=True):
+    """What a job is held against. `spent_s`: of its earlier attempts."""
+
+    steps: int
+    ranks: int
+    price_usd_per_gpu_hour: float | None = None
+    forecast: Forecast | None = None
+    band: Band | None = None
+    cost: Cost | None = None
+    checkpoint_bytes: int | None = None
+    spent_s: float = 0.0
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a job stands. `expected`: its loss by the band's newest look."""
+
+    step: int
+    steps: int
+    phase: str
+    left_s: float | None
+    spent_s: float
+    usd: float | None
+    train_time_s: float
+    loss: float | None
+    val_bpb: float | None
+    core: float | None
+    expected: Estimate | None
+
+
+class Watch:
+    """Follows one attempt of a job. `began_s`: the clock at its start; `said`: alarms before it."""
+
+    def __init__(self, course: Course, *, began_s: float, said: Sequence[Alarm] = ()) -> None:
+        self.course, self.began_s = course, began_s
+        self._said = {(alarm.kind, alarm.about) for alarm in said}
+        self._first: tuple[float, int] | None = None  # clock and step of the first look
+        self._ranks_seen = self._looks_seen = 0
+
+    def look(self, progress: Progress, now_s: float, free_bytes: int | None) -> list[Alarm]:
+        """The alarms that are new."""
+        if self._first is None and progress.step:
+            self._first = (now_s, progress.step)
+        found = [
+            *self._of_band(progress),
+            *self._of_ranks(progress),
+            *disk_alarms(self.course, progress.step, free_bytes),
+            *time_alarms(self.course, progress),
+        ]
+        new = [alarm for alarm in found if (alarm.kind, alarm.about) not in self._said]
+        self._said |= {(alarm.kind, alarm.about) for alarm in new}
+        return new
+
+    def standing(self, progress: Progress, now_s: float) -> Standing:
+        """Where it stands."""
+        course, spent_s = self.course, self.course.spent_s + now_s - self.began_s
+        price = course.price_usd_per_gpu_hour
+        look = course.band.at(progress.step / course.steps) if course.band is not None else None
+        return Standing(
+            step=progress.step,
+            steps=course.steps,
+            phase=progress.phase,
+            left_s=self._left_s(progress, now_s),
+            spent_s=spent_s,
+            usd=None if price is None else price * course.ranks * spent_s / 3600,
+            train_time_s=progress.train_time_s,
+            loss=progress.loss,
+            val_bpb=progress.val_bpb,
+            core=progress.core,
+            expected=look.loss if look is not None else None,
+        )
+
+    def _left_s(self, progress: Progress, now_s: float) -> float | None:
+        """By the pace since the first step that was seen, with all that stands between steps."""
+        behind_s = (
+            sum(s for name, s in self.course.cost.parts if name == "CORE")
+            if (self.course.cost is not None)
+            else 0.0
+        )
+        left = self.course.steps - progress.step
+        if self._first is not None and progress.step > self._first[1]:
+            since_s, steps = now_s - self._first[0], progress.step - self._first[1]
+            return left * since_s / steps + behind_s
+        if self.course.cost is not None:
+            return self.course.cost.wall_s.estimate * left / self.course.steps
+        return None
+
+    def _of_band(self, progress: Progress) -> list[Alarm]:
+        """Looked at when a planned look has become due, and not in between."""
+        band, steps = self.course.band, self.course.steps
+        if band is None or not progress.step:
+            return []
+        due = sum(look.fraction <= progress.step / steps for look in band.looks)
+        if due == self._looks_seen:
+            return []
+        self._looks_seen = due
+        points = [(step / steps, loss) for step, loss in progress.losses]
+        return loss_alarms(band, points, progress.step)
+
+    def _of_ranks(self, progress: Progress) -> list[Alarm]:
+        if len(progress.ranks) == self._ranks_seen:
+            return []
+        self._ranks_seen = len(progress.ranks)
+        looks = progress.ranks[-LOOKS:]
+        return rank_alarms(looks, progress.step) if len(looks) == LOOKS else []
+
+
+# --- what the alarms rest on ----------------------------------------------------------------------
+
+
+def loss_alarms(band: Band, points: Sequence[tuple[float, float]], step: int) -> list[Alarm]:
+    """One for the first look that the loss fails: what comes after follows from it."""
+    for outside in band.outside(points)[:1]:
+        loss = outside.look.loss
+        return [
+            Alarm(
+                kind="loss",
+                about="band",
+                step=step,
+                expected=f"{loss.low:.4f} to {loss.high:.4f} nats a token at "
+                f"{outside.look.fraction:.0%}",
+                got=f"{outside.got:.4f}",
+                remedy="Compare the settings with those of the proxies; stop it while it is cheap.",
+            )
+        ]
+    return []
+
+
+def rank_alarms(looks: Sequence[Event], step: int) -> list[Alarm]:
+    """What several looks in a row say of every rank."""
+    return [*_slow(looks, step), *_throttled(looks, step), *_loader(looks, step)]
+
+
+def _slow(looks: Sequence[Event], step: int) -> list[Alarm]:
+    beyond = [_beyond(look.get("compute_s") or []) for look in looks]
+    ranks = set.intersection(*({rank for rank, _ in found} for found in beyond))
+    return [
+        Alarm(
+            kind="slow rank",
+            about=f"rank {rank}",
+            step=step,
+            expected="as much time for a rank's own work as the others take",
+            got=f"rank {rank} takes {share:.0%} more",
+            remedy="All wait for it: look at that GPU's clock, heat and neighbours, or take "
+            "another machine.",
+        )
+        for rank in sorted(ranks)
+        if (share := min(dict(found)[rank] for found in beyond))
+    ]
+
+
+def _beyond(compute_s: Sequence[float | None]) -> list[tuple[int, float]]:
+    """(rank, share beyond the median of the others) where that is more than noise."""
+    known = {rank: each for rank, each in enumerate(compute_s) if each}
+    found = []
+    for rank, own in known.items():
+        others = [each for other, each in known.items() if other != rank]
+        if not others:
+            continue
+        median = statistics.median(others)
+        spread = statistics.median(abs(each - median) for each in others) / median
+        share = own / median - 1
+        if share > max(SLOW_SHARE, NOISE_TIMES * spread):
+            found.append((rank, share))
+    return found
+
+
+def _throttled(looks: Sequence[Event], step: int) -> list[Alarm]:
+    held = [_held(look.get("throttled") or []) for look in looks]
+    ranks = set.intersection(*(set(found) for found in held))
+    return [
+        Alarm(
+            kind="throttled",
+            about=f"rank {rank}",
+            step=step,
+            expected="clocks that nothing holds down",
+            got=f"rank {rank}: {', '.join(held[-1][rank])}{_clock(looks[-1], rank)}",
+            remedy="Look at its heat and power with nvidia-smi -q -d PERFORMANCE,TEMPERATURE.",
+        )
+        for rank in sorted(ranks)
+    ]
+
+
+def _held(throttled: Sequence[Sequence[str] | None]) -> dict[int, list[str]]:
+    faults = {
+        rank: [reason for reason in reasons or [] if reason not in NO_FAULT]
+        for rank, reasons in enumerate(throttled)
+    }
+    return {rank: reasons for rank, reasons in faults.items() if reasons}
+
+
+def _clock(look: Event, rank: int) -> str:
+    clocks = look.get("sm_clock_mhz") or []
+    mhz = clocks[rank] if rank < len(clocks) else None
+    return "" if mhz is None else f", at {mhz:,.0f} MHz"
+
+
+def _loader(looks: Sequence[Event], step: int) -> list[Alarm]:
+    shares = [_waiting(look) for look in looks]
+    if min(shares) <= LOADER_SHARE:
+        return []
+    return [
+        Alarm(
+            kind="loader",
+            about="wait",
+            step=step,
+            expected=f"steps that wait for at most {LOADER_SHARE:.0%} of their time",
+            got=f"{min(shares):.0%}",
+            remedy="Put the prepared data on a faster disk; look for others that read from it.",
+        )
+    ]
+
+
+def _waiting(look: Event) -> float:
+    """The largest share of a step that a rank waits for its batch."""
+    waits, works = look.get("loader_wait_s") or [], look.get("compute_s") or []
+    return max(
+        (wait / (wait + work) for wait, work in zip(waits, works, strict=False) if wait and work),
+        default=0.0,
+    )
+
+
+def disk_alarms(course: Course, step: int, free_bytes: int | None) -> list[Alarm]:
+    """One before a checkpoint finds no room."""
+    needs = course.checkpoint_bytes
+    if needs is None or free_bytes is None or free_bytes >= DISK_CHECKPOINTS * needs:
+        return []
+    return [
+        Alarm(
+            kind="disk",
+            about="checkpoints",
+            step=step,
+            expected=f"room for another checkpoint of {needs / 1e9:.1f} GB",
+            got=f"{free_bytes / 1e9:.1f} GB free",
+            remedy="Free some space now: the run goes on, and its next checkpoint may not fit.",
+        )
+    ]
+
+
+def time_alarms(course: Course, progress: Progress) -> list[Alarm]:
+    """One where the steps so far are slower than the forecast's interval."""
+    if course.cost is None or progress.step < max(1, course.steps // 20):
+        return []
+    projected = progress.train_time_s * course.steps / progress.step
+    foretold = course.cost.train_s
+    if projected <= foretold.high or math.isnan(projected):
+        return []
+    return [
+        Alarm(
+            kind="time",
+            about="training",
+            step=progress.step,
+            expected=f"{foretold.low:,.0f} to {foretold.high:,.0f} s of training",
+            got=f"{projected:,.0f} s at this pace",
+            remedy="Look for a slow rank, throttled clocks or a stalled loader, which are said "
+            "here too.",
+        )
+    ]

@@ -1,0 +1,383 @@
+"""What `harness full` does, step by step; an exit code for every end.
+
+Describe, look whether it is answered already, ask for needs, foretell, probe, take test steps,
+price it, launch, and at the end the row. Every step begins with what is recorded, so that the same
+command goes on wherever it was stopped; nothing is spent before the forecast is on the terminal.
+Beside `commands`.
+"""
+
+import math
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from harness import atomic, baseline, errors
+from harness.attempt import recover
+from harness.cluster.nodes import across
+from harness.compare import load_ledger
+from harness.errors import StoreError
+from harness.full import evidence, words
+from harness.full import row as rows
+from harness.full.file import FullFile
+from harness.full.foretell import Foretold, foretell, with_cost
+from harness.full.launch import End, Launch, Until
+from harness.full.plan import Plan, plan
+from harness.full.preflight import Examiner, Preflight
+from harness.full.series import Made, make, missing, recorded
+from harness.full.watch import Course
+from harness.ledger import Ledger
+from harness.pace import PaceStopped
+from harness.record import Identity, Record, read_events
+from harness.replicates import known
+from harness.run import Stop, asked_to, lock_file
+from harness.store import Store
+from harness.trainer import Finding, NativeTrainer, by_name
+from harness.worktree import commit_of
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+STOPPED = "Stopped as asked. The same command goes on."
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How far one command goes, and where it finds what is stored."""
+
+    ledger: Path
+    baselines: Path
+    dry_run: bool = False
+    preflight_only: bool = False
+    proxies: bool = False
+    without_forecast: bool = False
+    max_minutes: float | None = None
+    evidence: Path | None = None
+    json: bool = False
+
+
+class _Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """`plan.json` of a job: which run is meant by its name."""
+
+    plan_id: str
+    identity: Identity
+    seed: int
+    ranks: int
+    proxies: list[str]
+
+
+def full(console: "Console", file: FullFile, path: Path, store: Store, options: Options) -> int:
+    """Makes a full job, or goes on with it. With `json`, one object on stdout at the end."""
+    command = FullJob(console, file, path, store, options)
+    code = command.run()
+    if options.json:
+        sys.stdout.write(atomic.canonical_json({**command.told, "exit_code": code}) + "\n")
+    return code
+
+
+class FullJob:
+    """One command of one job. `told`: what it found, as plain values."""
+
+    def __init__(
+        self, console: "Console", file: FullFile, path: Path, store: Store, options: Options
+    ) -> None:
+        self.console, self.file, self.path = console, file, path
+        self.store, self.options = store, options
+        self.trainer = over_nodes(by_name(file.trainer), file)
+        self.folder = evidence.job_dir(store, file.full)
+        self.stop, self.began = Stop(), time.monotonic()
+        self.told: dict[str, Any] = {"full": file.full}
+
+    def run(self) -> int:
+        """All steps. Raises HarnessError; what was recorded stays."""
+        with self._only_one(), asked_to(self.stop):
+            for record in recover(self.store):
+                self._say(
+                    f"A killed harness had left {record.plan_id}, seed {record.seed}; recorded as "
+                    f"{record.status}."
+                )
+            try:
+                return self._steps()
+            except PaceStopped:
+                return self._end(errors.STOPPED_AT_LIMIT, STOPPED)
+
+    def _steps(self) -> int:
+        planned = plan(self.file, self.path, self.trainer, prepares=False)
+        if not self.options.proxies and (answer := known(self.store, planned.job, ())) is not None:
+            return self._answered(planned, answer)
+        examiner = Examiner(
+            self.trainer, planned.job.config, self.file.ranks, self.folder, self.stop
+        )
+        found = examiner.needs()
+        if found.stops and not self.options.proxies:
+            return self._unfit(found)
+        if not self.options.dry_run:
+            planned = plan(self.file, self.path, self.trainer)
+            self._keep(planned)
+        if self.options.proxies:
+            return self._make_proxies(planned)
+        records, ledger = recorded(planned, self.store), self._ledger()
+        foretold = foretell(planned, self.store, records, ledger)
+        self._tell_foretold(planned, foretold)
+        if self.options.dry_run:
+            words.print_findings(self.console, found.findings)
+            return self._end(errors.PASS, "A dry run: no GPU was taken. --preflight takes them.")
+        needs_one = not (self.options.without_forecast or self.options.preflight_only)
+        if foretold.forecast is None and needs_one:
+            return self._end(errors.COULD_NOT_RUN, "Nothing was started.")
+        found = self._looked_at(examiner, found)
+        foretold = with_cost(foretold, planned, self.store, records, ledger, found)
+        found = found.with_(self._time_limit(planned, foretold))
+        self._tell_preflight(found, foretold)
+        if found.stops:
+            return self._end(errors.COULD_NOT_RUN, "Nothing was started.")
+        if self.options.preflight_only:
+            return self._end(errors.PASS, "The job can start here.")
+        return self._launch(planned, foretold, found, examiner)
+
+    # before -----------------------------------------------------------------------------------
+
+    def _keep(self, planned: Plan) -> None:
+        """Writes what the name stands for; refuses another job of the same name."""
+        job = planned.job
+        new = _Kept(
+            plan_id=job.plan_id,
+            identity=job.identity,
+            seed=job.seed,
+            ranks=job.ranks,
+            proxies=[proxy.job.plan_id for proxy in planned.proxies],
+        )
+        value = atomic.read_json(self.folder / "plan.json")
+        if value is not None:
+            refuse_other(self.file.full, msgspec.convert(value, _Kept), new, self.store)
+        atomic.write_json(self.folder / "plan.json", msgspec.to_builtins(new))
+        atomic.write_text(self.folder / "job.yaml", self.path.read_text(encoding="utf-8"))
+        atomic.write_json(self.folder / "job.json", msgspec.to_builtins(self.file))
+
+    def _looked_at(self, examiner: Examiner, found: Preflight) -> Preflight:
+        """Needs, and what the GPUs have to say; no step where a probe forbids it."""
+        found = examiner.probe(found)
+        self._refuse_if_stopped()
+        if not found.stops and self.trainer.paces:
+            found = examiner.steps(found, self.file.step_test_seconds)
+        return found
+
+    def _refuse_if_stopped(self) -> None:
+        if self.stop:
+            raise PaceStopped
+
+    def _time_limit(self, planned: Plan, foretold: Foretold) -> list[Finding]:
+        """Whether the job can end within its hours, by its forecast."""
+        if foretold.cost is None:
+            return []
+        attempts = self.store.attempts(planned.job.plan_id)
+        left_s = 3600 * self.file.limits.hours - sum(made.wall_s for made in attempts)
+        done = max((made.steps for made in attempts), default=0) / max(1, planned.steps)
+        needs = foretold.cost.wall_s
+        return [
+            Finding(
+                what="time limit",
+                ok=needs.high * (1 - done) <= left_s,
+                expected=f"{needs.high * (1 - done) / 3600:.2f} h at most, as foretold",
+                got=f"{left_s / 3600:.2f} h left of limits.hours",
+                remedy="Raise limits.hours; at the limit the run stops with a checkpoint, and "
+                "the same command goes on.",
+                severity="warns",
+            )
+        ]
+
+    def _unfit(self, found: Preflight) -> int:
+        self._tell_preflight(found, Foretold())
+        return self._end(errors.COULD_NOT_RUN, "Nothing was started.")
+
+    def _tell_foretold(self, planned: Plan, foretold: Foretold) -> None:
+        if foretold.forecast is None and planned.proxies == []:
+            foretold = msgspec.structs.replace(
+                foretold, why_none="the file names no proxies; --without-forecast starts anyway"
+            )
+        words.print_foretold(self.console, foretold)
+        self._save("forecast", foretold)
+
+    def _tell_preflight(self, found: Preflight, foretold: Foretold) -> None:
+        words.print_findings(self.console, found.findings)
+        if foretold.cost is not None:
+            for line in words.cost_lines(foretold.cost):
+                self._say(line)
+        self._save("preflight", found)
+        if foretold != Foretold():
+            self._save("forecast", foretold)
+
+    # proxies ----------------------------------------------------------------------------------
+
+    def _make_proxies(self, planned: Plan) -> int:
+        todo = missing(planned, self.store)
+        self._say(f"{len(planned.proxies)} proxies, {len(todo)} to make")
+        until = self._until(math.inf)
+
+        def ended(made: Made) -> None:
+            self._say(words.proxy_line(made))
+
+        made = make(todo, planned, self.store, self.trainer, until, ended)
+        foretold = foretell(planned, self.store, recorded(planned, self.store), self._ledger())
+        self._tell_foretold(planned, foretold)
+        if until:
+            return self._end(errors.STOPPED_AT_LIMIT, until.reason)
+        if any(one.record is None or one.record.status != "completed" for one in made):
+            text = "Not all proxies were completed; the same command makes the others."
+            return self._end(errors.COULD_NOT_RUN, text)
+        return self._end(errors.PASS, "All proxies are recorded.")
+
+    # the run ----------------------------------------------------------------------------------
+
+    def _until(self, left_s: float) -> Until:
+        """The nearer end: of the command's minutes, or of the job's hours."""
+        ends = [(time.monotonic() + left_s, "limits.hours are used up. Raise it")]
+        if (minutes := self.options.max_minutes) is not None:
+            ends.append((self.began + 60 * minutes, f"--max-minutes {minutes:g} are over. Again"))
+        deadline, what = min(ends)
+        return Until(self.stop, deadline, f"{what}, and the same command goes on.")
+
+    def _launch(
+        self, planned: Plan, foretold: Foretold, found: Preflight, examiner: Examiner
+    ) -> int:
+        spent_s = sum(made.wall_s for made in self.store.attempts(planned.job.plan_id))
+        course = Course(
+            steps=planned.steps,
+            ranks=self.file.ranks,
+            price_usd_per_gpu_hour=self.file.price_usd_per_gpu_hour,
+            forecast=foretold.forecast,
+            band=foretold.band,
+            cost=foretold.cost,
+            checkpoint_bytes=found.checkpoint_bytes,
+        )
+        launch = Launch(self.console, planned, self.store, self.trainer, course, self.folder)
+        end = launch.run(
+            self._until(3600 * self.file.limits.hours - spent_s),
+            lambda: examiner.probe(examiner.needs()).stops,
+        )
+        self.told["alarms"] = msgspec.to_builtins(launch.alarms)
+        if end.record is None or end.exit_code != errors.PASS:
+            return self._broken_off(end)
+        return self._answered(planned, end.record)
+
+    def _broken_off(self, end: End) -> int:
+        if end.record is not None:
+            place = self.store.run_dir(end.record.plan_id, end.record.attempt)
+            self._say(f"run directory: {place}")
+        return self._end(end.exit_code, end.reason)
+
+    # after ------------------------------------------------------------------------------------
+
+    def _answered(self, planned: Plan, record: Record) -> int:
+        """The row of a completed run, the verdict, the evidence."""
+        if record.status != "completed":
+            status = record.status.replace("_", " ")
+            reason = f"The run is recorded as {status} at step {record.steps:,}: {record.reason}."
+            remedy = f"{record.remedy or 'Change the recipe.'} It would end so again."
+            return self._end(errors.COULD_NOT_RUN, f"{reason} {remedy}")
+        verdict = None
+        ledger = self._ledger()
+        if self.file.baseline is not None:
+            stored = baseline.find(self.options.baselines, self.file.baseline)
+            verdict = rows.against(stored, [record], ledger)
+        events = self.store.run_dir(record.plan_id, record.attempt) / "events.jsonl"
+        found = rows.row(
+            [rows.Run(record=record, events=read_events(events))],
+            target=self.file.target.core,
+            description=self.file.question or self.file.full,
+            commit=commit_of(self.trainer.checkout),
+            ledger=ledger,
+            price_usd_per_gpu_hour=self.file.price_usd_per_gpu_hour,
+            verdict=verdict,
+            nodes=self.file.nodes,
+        )
+        self._save("row", found)
+        atomic.write_text(self.folder / "row.md", rows.as_markdown(found))
+        self._say(rows.as_markdown(found))
+        self._pack(planned, record)
+        return self._end(errors.PASS if verdict is None else verdict.exit_code, "")
+
+    def _pack(self, planned: Plan, record: Record) -> None:
+        if self.options.evidence is None:
+            self._say("`--evidence OUT.tar` packs the records, curves and findings behind it.")
+            return
+        files = evidence.pack(
+            self.store,
+            self.file.full,
+            self.options.evidence,
+            job=[record],
+            proxies=recorded(planned, self.store),
+        )
+        self._say(f"evidence: {self.options.evidence}, {files} files")
+
+    # shared -----------------------------------------------------------------------------------
+
+    def _ledger(self) -> Ledger:
+        return load_ledger(self.options.ledger, self.store)
+
+    def _save(self, name: str, found: msgspec.Struct) -> None:
+        """Keeps a part of the answer with the job."""
+        self.told[name] = msgspec.to_builtins(found)
+        atomic.write_json(self.folder / f"{name}.json", self.told[name])
+
+    def _end(self, code: int, reason: str) -> int:
+        self.told["reason"] = reason or None
+        if reason:
+            self._say(reason)
+        return code
+
+    def _say(self, text: str) -> None:
+        words.say(self.console, text)
+
+    @contextmanager
+    def _only_one(self) -> Iterator[None]:
+        """Raises StoreError while another harness is at work on the job."""
+        handle = lock_file(self.folder / "lock")
+        if handle is None:
+            raise StoreError(
+                path=str(self.store.root),
+                expected=f"nobody else at work on the job {self.file.full!r}",
+                got="another harness that is",
+                remedy="Wait for its end, or name another --store.",
+            )
+        try:
+            yield
+        finally:
+            handle.close()
+
+
+def over_nodes(trainer: NativeTrainer, file: FullFile) -> NativeTrainer:
+    """The trainer; where there are several nodes, its ranks start on all of the allocation."""
+    if file.nodes > 1:
+
+        def launcher(python: str, words: Sequence[str], ranks: int) -> list[str]:
+            return across(words, file.nodes, ranks // file.nodes, python=python)
+
+        trainer.launcher = launcher
+    return trainer
+
+
+def refuse_other(name: str, old: _Kept, new: _Kept, store: Store) -> None:
+    """Raises StoreError where runs of another job stand under this name."""
+    if old.plan_id == new.plan_id or not store.attempts(old.plan_id):
+        return
+    before, now = _flat(old), _flat(new)
+    found = [
+        f"{field} {before[field]}, now {value}"
+        for field, value in now.items()
+        if value != before[field]
+    ]
+    raise StoreError(
+        path=f"full: {name}",
+        expected="one job of this name in a store",
+        got="; ".join(found),
+        remedy="Give it another name, bring the old settings or code back, or name another "
+        "--store.",
+    )
+
+
+def _flat(kept: _Kept) -> dict[str, Any]:
+    return {**msgspec.to_builtins(kept.identity), "seed": kept.seed, "ranks": kept.ranks}
