@@ -12,6 +12,7 @@ LAYERS = [
     ["errors"],
     ["atomic"],
     ["config"],
+    ["cluster"],
     ["trainer"],
     ["run"],
     ["outcomes"],
