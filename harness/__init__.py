@@ -5,6 +5,7 @@ The path of one result. A file imports only from files above it; a test holds th
     errors          what a user can meet, and the exit codes
     atomic          files that are whole or absent, canonical JSON
     config          the study file and its strict schema
+    cluster         a command as a job of Slurm, a trainer over several nodes
     trainer         the adapters: how a trainer is asked and started
     run             one run: one process, watched and ended
     outcomes        what a run answered on every example of CORE

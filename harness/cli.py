@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperCommand
 
 from harness import ci_cli
+from harness.cluster import cli as cluster_cli
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 app.add_typer(ci_cli.app, name="ci")
 app.command()(ci_cli.drift)
+app.command()(cluster_cli.submit)
 
 StoreOption = Annotated[Path, typer.Option("--store", help="Folder of all runs and records.")]
 SetOption = Annotated[

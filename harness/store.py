@@ -9,6 +9,7 @@
     searches/<name>.json              the best points of a search that fills a study's sweep
     reports/<name>/                   report.html, report.json, report.csv
     worktrees/                        checkouts of `ref` and `patch` arms
+    jobs/<id>/                        a submission to a cluster; cluster/journal.py names its files
     environments/                     packages of refs that ask for others than are running
     index.json                        all records in one file; rebuilt when stale, never the truth
 

@@ -1,8 +1,8 @@
 """One trainer over several nodes of an allocation: its command line, out of srun and torchrun.
 
-srun starts one torchrun a node, torchrun one rank a GPU, and they find each other at the first node,
-which is the one that this runs on: the scheduler starts a job there. Between the harness and srun
-stands tether.py, which lets the trainers of every node end as one that is beside the harness does.
+srun starts one torchrun a node, torchrun one rank a GPU, and they find each other at the first
+node, which is the one that this runs on: the scheduler starts a job there. Between the harness and
+srun stands tether.py, so that trainers of other nodes end as one beside the harness does.
 First of the files about clusters; reads the variables of the scheduler and starts nothing.
 """
 

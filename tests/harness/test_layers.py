@@ -13,6 +13,7 @@ LAYERS = [
     ["errors"],
     ["atomic"],
     ["config"],
+    ["cluster"],
     ["trainer"],
     ["run"],
     ["outcomes"],
