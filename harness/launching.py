@@ -112,19 +112,18 @@ class FullJob:
             self.trainer, planned.job.config, self.file.ranks, self.folder, self.stop
         )
         found = examiner.needs()
+        if self.options.dry_run:
+            return self._dry_run(planned, found)
         if found.stops and not self.options.proxies:
             return self._unfit(found)
-        if not self.options.dry_run:
+        if not planned.ready:
             planned = plan(self.file, self.path, self.trainer)
-            self._keep(planned)
+        self._keep(planned)
         if self.options.proxies:
             return self._make_proxies(planned)
         records, ledger = recorded(planned, self.store), self._ledger()
         foretold = foretell(planned, self.store, records, ledger)
         self._tell_foretold(planned, foretold)
-        if self.options.dry_run:
-            words.print_findings(self.console, found.findings)
-            return self._end(errors.PASS, "A dry run: no GPU was taken. --preflight takes them.")
         needs_one = not (self.options.without_forecast or self.options.preflight_only)
         if foretold.forecast is None and needs_one:
             return self._end(errors.COULD_NOT_RUN, "Nothing was started.")
@@ -139,6 +138,16 @@ class FullJob:
         return self._launch(planned, foretold, found, examiner)
 
     # before -----------------------------------------------------------------------------------
+
+    def _dry_run(self, planned: Plan, found: Preflight) -> int:
+        """Forecast and needs, with nothing made ready and no GPU taken."""
+        records = recorded(planned, self.store)
+        foretold = foretell(planned, self.store, records, self._ledger())
+        self._tell_foretold(planned, foretold)
+        self._tell_preflight(found, Foretold())
+        would = f"{len(found.stops)} findings keep it from starting" if found.stops else "it may go"
+        text = f"A dry run: by its needs {would}. --preflight looks at the GPUs and takes steps."
+        return self._end(errors.PASS, text)
 
     def _keep(self, planned: Plan) -> None:
         """Writes what the name stands for; refuses another job of the same name."""

@@ -40,6 +40,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return self.recipe.job(self.file.seed, self.file.ranks)
 
     @property
+    def ready(self) -> bool:
+        """Whether all data is, so that every run has its name."""
+        jobs = [self.job, *(proxy.job for proxy in self.proxies)]
+        return all(job.identity.data_id is not None for job in jobs)
+
+    @property
     def steps(self) -> int:
         """Of the full run."""
         return int(self.recipe.derived.get("steps") or 0)

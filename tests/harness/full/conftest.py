@@ -1,0 +1,57 @@
+"""Full jobs of the FakeTrainer: four ranks that one process pretends to be, a second a command."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.store import Store
+
+BASE = """\
+dial: {depth: 4, ratio: 0.2, batch_tokens: 8192}
+eval: {every_steps: 20}
+windows: SSSL
+optimizer: {matrices: muon}
+checkpoint: {every_steps: 10}
+"""
+JOB = """\
+full: quick
+question: Does a full job do what it says?
+trainer: fake
+base: base.yaml
+set: {dial.depth: 6, core.examples: 20}
+ranks: 4
+proxies: {field: dial.depth, values: [3, 4, 5], seeds: [1]}
+step_test_seconds: 0.1
+price_usd_per_gpu_hour: 2.0
+limits: {hours: 1, restarts: 2}
+"""
+
+
+@pytest.fixture
+def job_file(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a base and a job's file, with lines replaced or added, and says where."""
+
+    def write(**lines: str) -> Path:
+        (tmp_path / "base.yaml").write_text(BASE)
+        kept = [line for line in JOB.splitlines() if line.partition(":")[0] not in lines]
+        text = "\n".join([*kept, *(f"{key}: {value}" for key, value in lines.items())]) + "\n"
+        path = tmp_path / "job.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def kept(store: Store) -> Callable[[str], Any]:
+    """What a store keeps of the job, by the name of its part."""
+    return lambda part: json.loads((store.root / "full" / "quick" / f"{part}.json").read_text())
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal on which no word of a table is cut in two."""
+    monkeypatch.setenv("COLUMNS", "300")

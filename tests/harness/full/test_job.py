@@ -1,0 +1,163 @@
+"""`harness full` with the FakeTrainer: every path and every bad machine, as users meet them."""
+
+import json
+
+import pytest
+
+from harness import errors
+from harness.full import evidence
+
+ALONE = "--without-forecast"
+
+
+def test_a_job_without_proxies_says_why_it_cannot_be_foretold_and_starts_nothing(
+    harness, job_file, store
+):
+    done = harness("full", job_file())
+    assert done.returncode == errors.COULD_NOT_RUN
+    for words in ("no forecast", "--proxies", "--without-forecast", "Nothing was started"):
+        assert words in done.stdout
+    assert store.records() == []
+
+
+def test_a_dry_run_takes_no_gpu_and_tells_needs(harness, job_file, store):
+    done = harness("full", job_file(), "--dry-run")
+    assert done.returncode == errors.PASS, done.stderr
+    assert "data shards" in done.stdout
+    assert "no GPU" not in done.stderr
+    assert not (store.root / "full" / "quick" / "plan.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("fault", "finding"),
+    [
+        ("machine.missing_shard=2", "shard 2 is missing"),
+        ("machine.free_bytes=1000", "free disk"),
+        ("machine.gpus=2", "4 GPUs"),
+        ("machine.mixed_gpus=true", "of another model"),
+        ("machine.silent_probe=true", "the links are broken, as asked"),
+        ("fail.out_of_memory_at_step=0", "out of memory"),
+    ],
+)
+def test_a_machine_that_is_not_fit_starts_nothing(harness, job_file, store, fault, finding):
+    done = harness("full", job_file(), ALONE, "--set", fault)
+    assert done.returncode == errors.COULD_NOT_RUN
+    assert finding in " ".join(done.stdout.replace("│", " ").split())
+    assert "Nothing was started" in done.stdout
+    assert store.records() == []
+
+
+def test_a_preflight_tells_a_throttled_and_a_slow_rank_and_starts_nothing(
+    harness, job_file, store, kept
+):
+    faults = ("--set", "machine.throttled_rank=3", "--set", "machine.slow_rank=1")
+    done = harness("full", job_file(), "--preflight", *faults)
+    assert done.returncode == errors.PASS, done.stdout
+    bad = {one["what"]: one["got"] for one in kept("preflight")["findings"] if not one["ok"]}
+    assert bad == {"clocks": "rank 3 at 1200 MHz", "equal ranks": "rank 1 +20.0%"}
+    assert "forecast of training time" in done.stdout
+    assert store.records() == []
+
+
+def test_a_lost_rank_is_gone_on_from_its_checkpoint_and_the_run_is_one(harness, job_file, store):
+    done = harness("full", job_file(), ALONE, "--set", "machine.rank_killed_at_step=25")
+    assert done.returncode == errors.PASS, done.stdout + done.stderr
+    assert "It goes on from the checkpoint of step 20 (restart 1 of 2)" in done.stdout
+    first, second = store.records()
+    assert (first.status, second.status) == ("failed", "completed")
+    assert second.metrics["resumes"] == 1
+    assert second.launch.ranks == second.gpus == 4
+    steps = store.curve(second.plan_id).column("step").to_pylist()
+    assert steps == list(range(1, second.steps + 1))
+
+
+def test_a_run_that_gets_no_further_is_not_tried_again(harness, job_file, store):
+    done = harness("full", job_file(), ALONE, "--set", "fail.crash_at_step=25")
+    assert done.returncode == errors.COULD_NOT_RUN
+    assert "It got no further than before" in done.stdout
+    assert [made.status for made in store.records()] == ["failed"] * 2
+
+
+@pytest.mark.parametrize("end", ["diverge", "out_of_memory"])
+def test_divergence_and_want_of_memory_are_answers_and_not_tried_again(
+    harness, job_file, store, end
+):
+    words = ("full", job_file(), ALONE, "--set", f"fail.{end}_at_step=15")
+    for _ in range(2):
+        done = harness(*words)
+        assert done.returncode == errors.COULD_NOT_RUN
+        assert "It would end so again" in done.stdout
+    assert len(store.records()) == 1
+
+
+def test_a_limit_of_time_leaves_a_checkpoint_and_the_same_command_goes_on(
+    harness, job_file, store
+):
+    path = job_file()
+    slow = ("--set", "pace.sleep_ms=40")
+    done = harness("full", path, ALONE, *slow, "--max-minutes", "0.035")
+    assert done.returncode == errors.STOPPED_AT_LIMIT, done.stdout
+    assert "the same command goes on" in done.stdout
+    (first,) = store.records()
+    assert (first.status, first.steps > 0) == ("interrupted", True)
+    assert harness("full", path, ALONE).returncode == errors.PASS
+    assert store.records()[-1].metrics["resumes"] == 1
+
+
+def test_what_goes_wrong_on_the_way_is_said_once_and_kept(harness, job_file, kept):
+    faults = ("machine.slow_rank=2", "machine.throttled_rank=1", "plant.loader_wait=0.3")
+    sets = [word for fault in faults for word in ("--set", fault)]
+    huge = ("--set", f"machine.checkpoint_bytes={10**15}", "--set", f"machine.free_bytes={10**16}")
+    done = harness("full", job_file(), ALONE, *sets, *huge)
+    assert done.returncode == errors.PASS, done.stdout
+    alarms = [alarm["kind"] for alarm in kept("alarms")]
+    assert sorted(alarms) == ["disk", "loader", "slow rank", "throttled"]
+    assert done.stdout.count("slow rank: expected") == 1
+
+
+def test_a_completed_job_is_told_again_and_not_made_again(harness, job_file, store, kept, tmp_path):
+    path = job_file()
+    assert harness("full", path, ALONE).returncode == errors.PASS
+    out = tmp_path / "evidence.tar"
+    done = harness("full", path, "--json", "--evidence", out)
+    assert done.returncode == errors.PASS, done.stderr
+    told = json.loads(done.stdout)
+    assert told["exit_code"] == 0
+    assert told["row"] == kept("row")
+    assert told["row"]["ranks"] == 4
+    assert len(store.records()) == 1
+    assert evidence.check(out) == []
+
+
+def test_another_job_under_a_name_that_has_runs_is_refused(harness, job_file, store):
+    path = job_file()
+    harness("full", path, ALONE)
+    done = harness("full", path, ALONE, "--set", "dial.depth=5")
+    assert done.returncode == errors.COULD_NOT_RUN
+    assert "one job of this name in a store" in done.stderr
+    assert len(store.records()) == 1
+
+
+def test_proxies_are_made_once_and_foretell_the_job(harness, job_file, store, kept):
+    path = job_file()
+    done = harness("full", path, "--proxies")
+    assert done.returncode == errors.PASS, done.stdout + done.stderr
+    assert "forecast of val_bpb" in done.stdout
+    assert len(store.records()) == 3
+    assert "0 to make" in harness("full", path, "--proxies").stdout
+    done = harness("full", path, "--set", "plant.loss_jump=2", "--set", "machine.gpus=4")
+    assert "no forecast" in done.stdout  # another recipe: these proxies are not its
+    done = harness("full", path)
+    assert done.returncode == errors.PASS, done.stdout + done.stderr
+    assert kept("forecast")["cost"]["usd"]["estimate"] > 0
+    assert kept("row")["val_bpb"] < store.records()[0].metrics["val_bpb"]
+
+
+def test_a_proxy_that_fails_is_told_and_the_others_are_kept(harness, job_file, store, tmp_path):
+    repaired = tmp_path / "repaired"
+    sets = ("--set", "fail.crash_at_step=30", "--set", f"fail.until_file={repaired}")
+    done = harness("full", job_file(), "--proxies", *sets)
+    assert done.returncode == errors.COULD_NOT_RUN
+    assert "crashed at step 30" in done.stdout or "failed" in done.stdout
+    repaired.touch()
+    assert harness("full", job_file(), "--proxies", *sets).returncode == errors.PASS

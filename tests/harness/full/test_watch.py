@@ -1,0 +1,98 @@
+"""A job under way: what is said, when, and how often."""
+
+from typing import Any
+
+import pytest
+
+from harness.full.watch import LOOKS, Course, Watch, rank_alarms
+from harness.run import Progress
+
+COURSE = Course(steps=100, ranks=4, price_usd_per_gpu_hour=2.0)
+
+
+def look(**changes: Any) -> dict[str, Any]:
+    told = {
+        "compute_s": [1.0, 1.001, 0.999, 1.0],
+        "loader_wait_s": [0.0] * 4,
+        "sm_clock_mhz": [1980.0] * 4,
+        "throttled": [[]] * 4,
+    }
+    return {**told, **changes}
+
+
+def kinds(looks: list[dict[str, Any]]) -> list[str]:
+    return [f"{alarm.kind} {alarm.about}" for alarm in rank_alarms(looks, step=50)]
+
+
+def test_equal_ranks_raise_no_alarm():
+    assert kinds([look()] * LOOKS) == []
+
+
+def test_a_rank_that_stays_slow_is_named_with_its_share():
+    slow = look(compute_s=[1.0, 1.0, 1.08, 1.0])
+    (alarm,) = rank_alarms([slow] * LOOKS, step=50)
+    assert (alarm.about, alarm.got) == ("rank 2", "rank 2 takes 8% more")
+
+
+def test_a_rank_that_is_slow_once_is_nothing():
+    slow = look(compute_s=[1.0, 1.0, 1.5, 1.0])
+    assert kinds([slow, look(), slow]) == []
+
+
+def test_where_all_ranks_differ_as_much_none_of_them_is_slow():
+    rough = look(compute_s=[1.0, 1.05, 0.95, 1.07])
+    assert kinds([rough] * LOOKS) == []
+
+
+def test_of_two_ranks_the_slow_one_is_named():
+    slow = look(compute_s=[1.0, 1.2], loader_wait_s=[0, 0], throttled=[[], []])
+    assert kinds([slow] * LOOKS) == ["slow rank rank 1"]
+
+
+def test_one_rank_alone_is_never_slow():
+    alone = {"compute_s": [1.0], "loader_wait_s": [None], "sm_clock_mhz": [None]}
+    assert kinds([{**alone, "throttled": [None]}] * LOOKS) == []
+
+
+def test_heat_holds_clocks_down_and_a_power_limit_at_full_work_is_no_fault():
+    hot = look(throttled=[["sw_power_cap"], None, [], ["sw_power_cap", "hw_thermal_slowdown"]])
+    (alarm,) = rank_alarms([hot] * LOOKS, step=50)
+    assert alarm.about == "rank 3"
+    assert "hw_thermal_slowdown, at 1,980 MHz" in alarm.got
+
+
+def test_a_loader_that_lets_steps_wait_is_told_with_its_share():
+    stalled = look(loader_wait_s=[0.0, 0.25, 0.0, 0.0])
+    (alarm,) = rank_alarms([stalled] * LOOKS, step=50)
+    assert (alarm.kind, alarm.got) == ("loader", "20%")
+
+
+def test_an_alarm_is_said_once_and_not_again_after_a_restart():
+    slow = look(compute_s=[1.0, 1.0, 1.08, 1.0])
+    watch = Watch(COURSE, began_s=0.0)
+    progress = Progress(step=50, ranks=[slow] * LOOKS)
+    first = watch.look(progress, 1.0, None)
+    progress.ranks.append(slow)
+    assert (len(first), watch.look(progress, 2.0, None)) == (1, [])
+    assert Watch(COURSE, began_s=0.0, said=first).look(progress, 1.0, None) == []
+
+
+@pytest.mark.parametrize(("free", "alarms"), [(16 * 10**9, 0), (14 * 10**9, 1), (None, 0)])
+def test_a_disk_without_room_for_the_next_checkpoint_is_told_before_it_is_full(free, alarms):
+    course = Course(steps=100, ranks=4, checkpoint_bytes=10**10)
+    watch = Watch(course, began_s=0.0)
+    assert len(watch.look(Progress(step=3), 1.0, free)) == alarms
+
+
+def test_time_left_and_money_spent_follow_the_clock():
+    watch = Watch(COURSE, began_s=0.0)
+    watch.look(Progress(step=10), 100.0, None)
+    standing = watch.standing(Progress(step=30), 140.0)
+    assert standing.left_s == pytest.approx(70 * 2.0)
+    assert standing.usd == pytest.approx(2.0 * 4 * 140 / 3600)
+
+
+def test_before_two_looks_nothing_is_known_of_the_time_left():
+    watch = Watch(COURSE, began_s=0.0)
+    watch.look(Progress(step=1), 5.0, None)
+    assert watch.standing(Progress(step=1), 5.0).left_s is None
