@@ -117,7 +117,7 @@ class FullJob:
         if found.stops and not self.options.proxies:
             return self._unfit(found)
         if not planned.ready:
-            planned = plan(self.file, self.path, self.trainer)
+            planned, found = plan(self.file, self.path, self.trainer), examiner.needs()
         self._keep(planned)
         if self.options.proxies:
             return self._make_proxies(planned)
