@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 ALPHA = 0.02  # of a false alarm over a whole run
 FRACTIONS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 WINDOW = 0.04  # of the run: long enough that the batch of one step does not matter
-CHANGE_SLOPE = (0.0, 0.006)  # an e-fold of FLOPs: Hoffmann's law has 0.002, early on 0.005
+CHANGE_SLOPE = (0.0, 0.006)  # an e-fold of FLOPs: Hoffmann's law has 0.004 early, 0.001 late
 CHANGE_SCATTER = (0.0007, 0.5)  # of a size about the law of a change
 CHANGE_BENDS = (-0.15, 0.15)  # an e-fold of FLOPs: 1.6 times as steep or flat after three of them
 
