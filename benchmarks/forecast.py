@@ -209,7 +209,7 @@ def alarms(depths: Sequence[int], fault: str, noise: Noise, runs: int) -> tuple[
         planned: Band = band(proxies, scale(TARGET_DEPTH))
         target = curve(TARGET_DEPTH, 1, noise, fault, random)
         found = planned.outside(target.points)
-        first += [found[0].fraction] if found else []
+        first += [found[0].look.fraction] if found else []
     named = f"d{depths[0]}..d{depths[-1]}: {len(depths)}"
     early = f"{np.median(first):.2f}" if first else "-"
     return named, fault, f"{len(first) / runs:.1%}", early

@@ -67,14 +67,14 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     fraction: float
-    level: Estimate
+    loss: Estimate
     change: Estimate | None
 
 
 class Outside(msgspec.Struct, frozen=True, kw_only=True):
     """A look at which the loss, or its change, was not where it should be."""
 
-    fraction: float
+    look: Look
     what: What
     expected: Estimate
     got: float
@@ -102,22 +102,20 @@ class Band(msgspec.Struct, frozen=True, kw_only=True):
             if got is None:  # not there yet, or not written down
                 before = None
                 continue
-            if not look.level.holds(got):
-                found.append(_outside(look, "level", look.level, got))
+            if not look.loss.holds(got):
+                found.append(Outside(look=look, what="level", expected=look.loss, got=got))
             if look.change is not None and before is not None:
                 change = got / before
                 if not look.change.holds(change):
-                    found.append(_outside(look, "change", look.change, change))
+                    found.append(
+                        Outside(look=look, what="change", expected=look.change, got=change)
+                    )
             before = got
         return found
 
 
 def _by_fraction(look: Look) -> float:
     return look.fraction
-
-
-def _outside(look: Look, what: What, expected: Estimate, got: float) -> Outside:
-    return Outside(fraction=look.fraction, what=what, expected=expected, got=got)
 
 
 def window_mean(
@@ -181,7 +179,7 @@ def band(
     levels = _along(PowerLaw(most_floor=floor), [losses[at] for at in kept], *place)
     looks = zip(kept, levels, [None, *_along(line, changes, *place)], strict=True)
     return Band(
-        looks=[Look(fraction=at, level=found, change=step) for at, found, step in looks],
+        looks=[Look(fraction=at, loss=found, change=step) for at, found, step in looks],
         window=WINDOW,
         alpha=alpha,
     )
