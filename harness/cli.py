@@ -186,6 +186,9 @@ def search(
     worker: Annotated[
         bool, typer.Option("--worker", help="Only trials, beside another command's.")
     ] = False,
+    patience: Annotated[
+        float, typer.Option(help="So many minutes a worker waits for the other's base.")
+    ] = 0.0,
     report: Annotated[
         bool, typer.Option("--report", help="Only what is found so far; starts no run.")
     ] = False,
@@ -205,6 +208,7 @@ def search(
         gpus=[str(number) for number in parse_seeds(gpus)] if gpus else [],
         storage=storage,
         worker=worker,
+        patience_minutes=patience,
         report_only=report,
         html=not no_html,
     )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from harness import atomic, errors
-from harness.allowance import Halt
+from harness.allowance import STOPPED, Halt
 from harness.atomic import digest
 from harness.attempt import recover
 from harness.commands import check_gpus
@@ -25,7 +25,7 @@ from harness.report import EXTRA
 from harness.resolve import resolve as resolve_study
 from harness.run import Stop, asked_to
 from harness.search import confirm, found, noise, patch, storage, tables, words
-from harness.search.crew import Allowance, Crew
+from harness.search.crew import LOOK_S, Allowance, Crew
 from harness.search.file import SearchFile, check
 from harness.search.noise import Noise
 from harness.search.objective import Objective
@@ -48,6 +48,7 @@ OBJECTIVE = "objective"  # the Optuna study's attribute that holds what is sough
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How one command searches. `worker`: trials alone; base and second look are another's part.
 
+    `patience_minutes`: how long a worker waits for the base, where both begin at once.
     `report_only`: what is found so far, by whatever commands are at work.
     """
 
@@ -55,6 +56,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     gpus: list[str] = []
     storage: str | None = None
     worker: bool = False
+    patience_minutes: float = 0.0
     report_only: bool = False
     html: bool = True
 
@@ -144,14 +146,7 @@ class Searching:
         """What is sought and the noise of the base, measured now or by another command."""
         study = self._study(plan, "", 0)
         if self.options.worker:
-            known = study.user_attrs
-            if found.BASE not in known:
-                raise StoreError(
-                    path=self.file.search,
-                    expected="a search whose base is replicated",
-                    got="none in this storage",
-                    remedy="Start it once without --worker; workers then join it.",
-                )
+            known = self._attributes_with_base(study)
             return (
                 msgspec.convert(known[OBJECTIVE], Objective),
                 msgspec.convert(known[found.BASE], Noise),
@@ -167,6 +162,22 @@ class Searching:
             study.set_user_attr(OBJECTIVE, msgspec.to_builtins(objective))
             study.set_user_attr(found.BASE, msgspec.to_builtins(base))
         return objective, base
+
+    def _attributes_with_base(self, study: "Study") -> dict[str, Any]:
+        """What is kept of the search, once its base is. Raises StoreError after the patience."""
+        until = self.command.began + 60 * self.options.patience_minutes
+        while found.BASE not in (known := study.user_attrs):
+            if self.command.stop:
+                raise Halt(errors.STOPPED_AT_LIMIT, STOPPED)
+            if time.monotonic() >= until:
+                raise StoreError(
+                    path=self.file.search,
+                    expected="a search whose base is replicated",
+                    got="none in this storage",
+                    remedy="Start it once without --worker; workers then join it.",
+                )
+            time.sleep(LOOK_S)
+        return known
 
     def _study(self, plan: Plan, slot: str, evaluations: int) -> "Study":
         """The Optuna study for one worker; each draws by a seed of its own, and never the same."""

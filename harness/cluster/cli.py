@@ -78,7 +78,17 @@ def _asked(context: typer.Context, cluster: Path | None, words: list[str], store
         )
     own = any(word == "--store" or word.startswith("--store=") for word in words)
     whole = words if own else [*words, "--store", str(store)]
-    parsed = group.commands[words[0]].make_context(words[0], whole[1:], parent=context.parent)
+    parser = group.commands[words[0]]
+    parsed = parser.make_context(words[0], whole[1:], parent=context.parent)
+    for parameter in parser.params:
+        value = parsed.params[parameter.name]
+        if parameter.param_type_name == "argument" and not Path(value).exists():
+            raise UsageError(
+                path=f"harness {words[0]}",
+                expected="a file that is there",
+                got=str(value),
+                remedy="A path is relative to this folder, in which the job runs too.",
+            )
     return Asked(words=words, store=parsed.params["store"], options=dict(parsed.params))
 
 

@@ -88,11 +88,13 @@ def check(cluster: ClusterFile, asked: Asked, mounts: str) -> None:
 def job_of(cluster: ClusterFile, asked: Asked, folder: Path, number: int) -> Job:
     """What one job does; those of an array beyond the first are workers beside it."""
     words = [*asked.words, "--store", str(asked.store.resolve())]
+    if number:  # they begin together, and the first one makes the base
+        words += ["--worker", "--patience", str(cluster.minutes)]
     return Job(
         kind=cluster.kind,
         folder=str(folder),
         store=str(asked.store.resolve()),
-        words=[*words, "--worker"] if number and not asked.options.get("worker") else words,
+        words=words,
         takes_minutes="max_minutes" in asked.options,
         max_minutes=asked.options.get("max_minutes"),
         limit_s=60.0 * cluster.minutes,

@@ -203,8 +203,10 @@ def parts_of(
             relative_sd=SCALED_SD,
             rests_on=f"as in {record.plan_id}",
         ),
-        _scaled("evaluations", evaluations, _seconds(events, "evaluation"), factor, record),
-        _scaled("CORE", cores, _seconds(events, "core"), factor, record),
+        _scaled(
+            "evaluations", evaluations, _seconds(events, "evaluation", "seconds"), factor, record
+        ),
+        _scaled("CORE", cores, _seconds(events, "core", "core_s"), factor, record),
     ]
 
 
@@ -218,7 +220,7 @@ def _scaled(name: str, number: int, each_s: float | None, factor: float, record:
     )
 
 
-def _seconds(events: Sequence[Mapping[str, Any]], kind: str) -> float | None:
-    found = [event.get("seconds") for event in events if event.get("event") == kind]
+def _seconds(events: Sequence[Mapping[str, Any]], kind: str, key: str) -> float | None:
+    found = [event.get(key) for event in events if event.get("event") == kind]
     numbers = [float(value) for value in found if isinstance(value, int | float)]
     return float(np.median(numbers)) if numbers else None

@@ -1,30 +1,178 @@
-"""What supports a row, in one small tar that anybody can check and unpack.
+"""What supports a row, in one tar that anybody can check and unpack.
 
-A job keeps its own files in its store under full/NAME/ (job.yaml, preflight.json, probe.json,
-forecast.json, row.json, row.md, ...); signatures first, the bodies follow.
+    full/NAME/          what a job keeps of itself in its store: job file, preflight, probe,
+                        forecast, alarms, row; and SHA256SUMS over everything else in the tar
+    records/ curves/    of the job's runs and of its proxies
+    core/               of the job's runs: the answer to every example
+    plans/              of the job's runs: configuration, environment, events, result
+
+The same store gives the same bytes: names are sorted, and times are those of the job's end. Paths
+of the machine that ran it are cut to their last part. `sha256sum -c full/NAME/SHA256SUMS` checks
+what was extracted, `check` the tar itself; `harness unpack` makes a store of it, in which the row
+can be made again and every run compared. Last of the files of a full job; starts nothing.
 """
 
-from collections.abc import Sequence
+import hashlib
+import io
+import os
+import subprocess
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from harness.record import Record
-from harness.store import Store
+import msgspec
 
-FOLDER = "full"  # of a store: one folder a job
+from harness import atomic
+from harness.errors import UsageError
+from harness.pack import JOBS, placeless
+from harness.record import Record
+from harness.store import ANSWERS, Store
+
+SUMS = "SHA256SUMS"
+TEXTS = (".json", ".jsonl", ".yaml", ".md", ".txt")
+KEPT = ("config.json", "launch.json", "environment.json", "events.jsonl", "result.json")
+"""Of the run directory of a job's run."""
+CODE_PATCH, CODE_COMMIT = "code.patch", "code.json"
 
 
 def job_dir(store: Store, name: str) -> Path:
     """Where a store keeps what belongs to a job."""
-    return store.root / FOLDER / name
+    return store.root / JOBS / name
+
+
+def save_code(folder: Path, checkout: Path) -> None:
+    """Keeps what code a job starts from: the commit, and a patch where files differ from it.
+
+    To be called before the launch: nobody can tell afterwards. Files that git does not know are
+    named and not kept; the code_id of the record holds for all of them. Raises DiskError.
+    """
+    commit = _git(checkout, "rev-parse", "HEAD").decode().strip()
+    changes = _git(checkout, "diff", "--binary", "HEAD") if commit else b""
+    unknown = _git(checkout, "ls-files", "--others", "--exclude-standard").decode().splitlines()
+    told = {"commit": commit or None, "changed": bool(changes), "unknown_files": unknown}
+    atomic.write_json(folder / CODE_COMMIT, told)
+    if changes:
+        atomic.write_bytes(folder / CODE_PATCH, changes)
+
+
+def _git(checkout: Path, *words: str) -> bytes:
+    """What git says; nothing outside a repository, or without git."""
+    try:
+        done = subprocess.run(["git", *words], cwd=checkout, capture_output=True, check=False)
+    except FileNotFoundError:
+        return b""
+    return done.stdout if done.returncode == 0 else b""
+
+
+# --- writing --------------------------------------------------------------------------------------
 
 
 def pack(
     store: Store, name: str, out: Path, *, job: Sequence[Record], proxies: Sequence[Record]
 ) -> int:
-    """Writes the evidence of a job, the same bytes every time; returns its number of files."""
-    raise NotImplementedError
+    """Writes the evidence of a job, whole or not at all; returns its number of files.
+
+    Raises UsageError where the store does not know the job, and DiskError.
+    """
+    if not job_dir(store, name).is_dir() or not job:
+        known = sorted(path.name for path in (store.root / JOBS).glob("*"))
+        raise UsageError(
+            path=name,
+            expected="a job of this store with a run",
+            got=f"{len(job)} runs; jobs here: {', '.join(known) or 'none'}",
+            remedy="`harness full JOB` makes it; name its store with --store.",
+        )
+    files = dict(sorted(_contents(store, name, job, proxies)))
+    sums = "".join(f"{_hash(data)}  {path}\n" for path, data in files.items())
+    files[f"{JOBS}/{name}/{SUMS}"] = sums.encode()
+    atomic.write_bytes(out, _tar(files, int(max(record.ended_at for record in job))))
+    return len(files)
+
+
+def _contents(
+    store: Store, name: str, job: Sequence[Record], proxies: Sequence[Record]
+) -> Iterator[tuple[str, bytes]]:
+    """(name in the tar, content) of everything but the sums."""
+    own = {(record.plan_id, record.attempt) for record in job}
+    for record in {(one.plan_id, one.attempt): one for one in (*job, *proxies)}.values():
+        yield _record_name(store, record), _placeless_json(msgspec.to_builtins(record))
+        for kind, path in store.beside(record).items():
+            if kind != ANSWERS or (record.plan_id, record.attempt) in own:
+                yield path.relative_to(store.root).as_posix(), path.read_bytes()
+    texts = [path for path in job_dir(store, name).rglob("*") if path.suffix in (*TEXTS, ".patch")]
+    texts += [store.run_dir(one.plan_id, one.attempt) / kept for one in job for kept in KEPT]
+    for path in texts:
+        if path.is_file() and not path.is_symlink():
+            yield path.relative_to(store.root).as_posix(), _placeless_file(path)
+
+
+def _record_name(store: Store, record: Record) -> str:
+    """A plan's first completed record has the plan's name, any other its attempt's too."""
+    first = store.record(record.plan_id) == record
+    return f"records/{record.plan_id}{'' if first else '.' + record.attempt}.json"
+
+
+def _placeless_file(path: Path) -> bytes:
+    """A file without the paths of the machine; a patch as it is, because it has to apply."""
+    data = path.read_bytes()
+    if path.suffix == ".json":
+        return _placeless_json(msgspec.json.decode(data))
+    if path.suffix == ".jsonl":
+        return b"".join(_line(line) for line in data.splitlines() if line.strip())
+    return str(placeless(data.decode(errors="replace"))).encode() if path.suffix in TEXTS else data
+
+
+def _line(line: bytes) -> bytes:
+    """One event; half of one, as a killed trainer leaves it, stays what it is."""
+    try:
+        return msgspec.json.encode(placeless(msgspec.json.decode(line))) + b"\n"
+    except msgspec.DecodeError:
+        return line + b"\n"
+
+
+def _placeless_json(content: object) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(placeless(content)), indent=1) + b"\n"
+
+
+def _tar(files: Mapping[str, bytes], moment: int) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for path, data in sorted(files.items()):
+            member = tarfile.TarInfo(path)
+            member.size, member.mtime, member.mode = len(data), moment, 0o644
+            tar.addfile(member, io.BytesIO(data))
+    return out.getvalue()
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+# --- checking -------------------------------------------------------------------------------------
 
 
 def check(tar_path: Path) -> list[str]:
-    """What is wrong with packed evidence, one sentence each; empty where all hashes are right."""
-    raise NotImplementedError
+    """What is wrong with packed evidence, a sentence each; empty where every hash is right."""
+    try:
+        files = _read(tar_path)
+    except (OSError, tarfile.TarError) as error:
+        return [f"{tar_path} cannot be read: {error}"]
+    lists = [path for path in files if os.path.basename(path) == SUMS]
+    if len(lists) != 1:
+        return [f"one {SUMS} was expected, got {len(lists)}"]
+    wanted = {}
+    for line in files.pop(lists[0]).decode(errors="replace").splitlines():
+        digest, _, path = line.partition("  ")
+        wanted[path] = digest
+    faults = [f"{path} is listed and not there" for path in sorted(wanted.keys() - files.keys())]
+    faults += [f"{path} is there and not listed" for path in sorted(files.keys() - wanted.keys())]
+    both = sorted(wanted.keys() & files.keys())
+    return faults + [
+        f"{path} is not what was packed" for path in both if _hash(files[path]) != wanted[path]
+    ]
+
+
+def _read(tar_path: Path) -> dict[str, bytes]:
+    with tarfile.open(tar_path, "r:") as tar:
+        members = {member.name: tar.extractfile(member) for member in tar}
+        return {path: handle.read() for path, handle in members.items() if handle is not None}

@@ -20,11 +20,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.full.laws import SCATTER_LN_SD, BentLine, Floats, Law, Mixture, Points
+from harness.full.laws import BentLine, Floats, Law, Mixture, Points
 from harness.verdict import Known
 
 SCATTERS, REPLICATES = 25, 9  # nodes of the grid
-_SCATTER_SPAN = 4.0  # e-folds to either side: a family may lie 15 % off its law and be told so
+_SCATTER_SDS = 4.0  # to either side: a family may lie far off its law, and be told so
 _LEAST_WEIGHT = 1e-7  # of a possibility, relative to the likeliest: below it none is felt
 
 
@@ -146,8 +146,9 @@ def fit(
 
 def _scatters(law: Law) -> tuple[Floats, Floats]:
     """Nodes of the scatter, even in its logarithm, and the logarithms of their weights."""
-    steps = np.linspace(-_SCATTER_SPAN, _SCATTER_SPAN, SCATTERS)
-    return law.scatter * np.exp(steps), -0.5 * (steps / SCATTER_LN_SD) ** 2
+    median, ln_sd = law.scatter
+    steps = np.linspace(-_SCATTER_SDS, _SCATTER_SDS, SCATTERS)
+    return median * np.exp(ln_sd * steps), -0.5 * steps**2
 
 
 def _replicates(known: Known | None) -> Floats:

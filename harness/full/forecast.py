@@ -31,7 +31,10 @@ LEVEL = 0.9  # of every interval: each end is a one-sided limit at 5 %, as every
 FAR = 100.0  # times the FLOPs of the largest proxy: beyond what has been checked
 BPB_NODES = 15  # values of the target's val_bpb that CORE is forecast at
 CURVE_POINTS = 17
-SOFT_SCATTER = 0.002  # of a depth about core_soft's law: it varies about half as much as CORE
+SOFT_SCATTER = (
+    0.002,
+    1.0,
+)  # of a depth about core_soft's law: it varies about half as much as CORE
 
 MetricName = Literal["val_bpb", "core", "core_soft"]
 

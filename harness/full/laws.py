@@ -32,8 +32,7 @@ MOST_FLOOR_BPB = 0.6
 FLOORS, BENDS = 40, 17  # values of a shape that are tried
 BEND_RANGE = (-2.0, 6.0)
 EXPONENT = (-0.1, 0.1)  # mean and SD
-LOSS_SCATTER, SCORE_SCATTER = 0.005, 0.004  # medians: relative to the loss; of a score
-SCATTER_LN_SD = 1.0
+LOSS_SCATTER, SCORE_SCATTER = (0.005, 1.0), (0.004, 1.0)  # relative to the loss; of a score
 _CLOSEST = 0.97  # a floor stays below this share of the lowest loss: ln(y - E) has to be finite
 
 
@@ -54,8 +53,8 @@ class Law(Protocol):
         """What is known of b before: mean and SD."""
 
     @property
-    def scatter(self) -> float:
-        """The median of the scatter before."""
+    def scatter(self) -> tuple[float, float]:
+        """What is known of the scatter before: its median, and the SD of its logarithm."""
 
     def shapes(self, points: Points) -> Floats:
         """Values of the shape, (S,), equally likely before."""
@@ -86,7 +85,7 @@ class PowerLaw:
 
     most_floor: float = MOST_FLOOR_BPB
     slope: tuple[float, float] | None = EXPONENT
-    scatter: float = LOSS_SCATTER
+    scatter: tuple[float, float] = LOSS_SCATTER
 
     def shapes(self, points: Points) -> Floats:
         most = min(self.most_floor, _CLOSEST * float(points.y.min()))
@@ -118,14 +117,15 @@ class PowerLaw:
 
 @dataclass(frozen=True, kw_only=True)
 class BentLine:
-    """y = a + b u(x), with the bend of u as shape; `centre` only keeps numbers small."""
+    """y = a + b u(x), with the bend of u as shape; b is the slope at `centre`."""
 
     centre: float
+    bends: tuple[float, float] = BEND_RANGE
     slope: tuple[float, float] | None = None
-    scatter: float = SCORE_SCATTER
+    scatter: tuple[float, float] = SCORE_SCATTER
 
     def shapes(self, points: Points) -> Floats:
-        return np.linspace(*BEND_RANGE, BENDS)
+        return np.linspace(*self.bends, BENDS)
 
     def abscissa(self, shapes: Floats, x: Floats) -> Floats:
         bends = shapes[:, None]

@@ -20,7 +20,7 @@ from model.configfile import parse_overrides
 from model.data.settings import DataSettings
 from model.derive import Derived
 from model.describe import resolve
-from model.errors import ConfigErrors, ModelError
+from model.errors import ConfigErrors, MachineError, ModelError, missing_package
 from model.finding import Finding, as_json, of_error
 from model.needs import bundle, data, disk, gpus, packages, plan, vocabulary
 from model.needs.stock import Stock, take_stock
@@ -28,18 +28,29 @@ from model.needs.stock import Stock, take_stock
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
-    ranks = arguments.ranks
     try:
-        config, derived = resolve(str(arguments.config), parse_overrides(arguments.set), ranks)
+        overrides = parse_overrides(arguments.set)
+        config, derived = resolve(str(arguments.config), overrides, arguments.ranks)
         settings = DataSettings.from_config(config)
     except ModelError as error:
         return _refuse(error)
-    stock = take_stock(settings, every_byte=arguments.hashes)
+    try:
+        answer = _looked(config, derived, settings, arguments)
+    except ModuleNotFoundError as error:
+        return _refuse(missing_package(error))
+    print(json.dumps(answer))
+    return 0
+
+
+def _looked(
+    config: Config, derived: Derived, settings: DataSettings, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    stock = take_stock(settings, derived.stages[-1].last_row, every_byte=arguments.hashes)
     room = disk.Room.of(
         config, derived, arguments.out, cache=settings.cache, coming_bytes=stock.coming_bytes
     )
-    ranks_here = ranks // arguments.nodes
-    answer = {
+    ranks_here = derived.ranks // arguments.nodes
+    return {
         "findings": as_json(_findings(config, derived, settings, stock, room, ranks_here)),
         "checkpoint_bytes": room.checkpoint_bytes,
         "free_bytes": room.free_bytes,
@@ -47,8 +58,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         "data": stock.as_json(),
         "errors": [],
     }
-    print(json.dumps(answer))
-    return 0
 
 
 def _findings(
@@ -69,14 +78,15 @@ def _findings(
 
 
 def _refuse(error: ModelError) -> int:
-    """A faulty configuration, as `describe` tells it."""
+    """A faulty configuration, as `describe` tells it, or a package without which nothing is seen."""
     faults = error.errors if isinstance(error, ConfigErrors) else [error]
     for fault in faults:
         print(f"error: {fault}", file=sys.stderr)
     unknown: dict[str, Any] = dict.fromkeys(
         ("checkpoint_bytes", "free_bytes", "planned_tokens", "data")
     )
-    found = as_json(of_error("configuration", fault) for fault in faults)
+    what = "packages" if isinstance(error, MachineError) else "configuration"
+    found = as_json(of_error(what, fault) for fault in faults)
     print(json.dumps({"findings": found, **unknown, "errors": [f.as_json() for f in faults]}))
     return 2
 

@@ -12,8 +12,7 @@ AGENT = "gpt2-ablations"
 
 def why_not(url: str, patience_s: float = PATIENCE_S) -> str | None:
     """What keeps the file at `url` from being had now; null where its server would send it."""
-    headers = {"User-Agent": AGENT, "Range": "bytes=0-0"}
-    request = urllib.request.Request(url, headers=headers)
+    request = urllib.request.Request(url, headers={"User-Agent": AGENT})
     try:
         with urllib.request.urlopen(request, timeout=patience_s):
             return None

@@ -130,24 +130,36 @@ class Course:
         seen: dict[int, Seen],
         well: list[int],
     ) -> None:
-        """The last phase: what goes wrong in it is its finding."""
+        """The last phase: what goes wrong in it is its finding, on whatever rank."""
         done: list[Sum] = []
-        limit_s, missing = self.limits.sum_s, sorted({*range(self.ranks.count)} - {*well})
-        problem = f"not tried, for want of rank {', '.join(map(str, missing))}" if missing else None
-        if device is not None and not missing:
-            try:
-                bounded(lambda: sums(self.ranks, device, board, limit_s, done.append), limit_s)
-            except Overdue:
-                self.hangs = True
-                problem = f"no end in {limit_s:.0f} s, after {len(done)} sizes"
-            except WrongSum as error:
-                problem = str(error)
-            except RuntimeError as error:  # a rank is gone, or a link does not work
-                self.hangs = True  # what is left of the ranks' connections may wait for the others
-                problem = failed(error).got
+        everyone = range(self.ranks.count)
+        problems = {rank: "has nothing to sum with" for rank in everyone if rank not in well}
+        if device is not None and not problems:
+            own = self._try_sums(board, device, done)
+            limit_s = self.limits.sum_s + self.limits.slack_s
+            texts = board.round("summed", own or "", everyone, limit_s)
+            problems = {rank: texts.get(rank, "no answer") for rank in everyone}
+        said = {rank: problem for rank, problem in problems.items() if problem}
         nodes, links = {each.node for each in seen.values()}, seen[min(seen)].links
         self.report.tell_sums(done)
+        problem = judge.by_rank(said, everyone) if said else None
         self.report.add(judge.of_sums(links, len(nodes), done, problem))
+
+    def _try_sums(self, board: Board, device: "torch.device", done: list[Sum]) -> str | None:
+        """What keeps this rank's sums from coming to their end."""
+        limit_s = self.limits.sum_s
+        try:
+            bounded(lambda: sums(self.ranks, device, board, limit_s, done.append), limit_s)
+        except Overdue:
+            self.hangs = True
+            return f"no end in {limit_s:.0f} s, after {len(done)} sizes"
+        except WrongSum as error:
+            self.hangs = True  # its connections may wait for the others
+            return str(error)
+        except RuntimeError as error:  # a rank is gone, or a link does not work
+            self.hangs = True
+            return failed(error).got
+        return None
 
     def _agreed(self, board: Board, name: str, own: list[int]) -> list[int]:
         """Who goes on, as rank 0 says it; nobody where it is gone."""
