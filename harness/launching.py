@@ -20,7 +20,7 @@ from harness import atomic, baseline, errors
 from harness.attempt import recover
 from harness.cluster.nodes import across
 from harness.compare import load_ledger
-from harness.errors import StoreError
+from harness.errors import HarnessError, StoreError
 from harness.full import evidence, words
 from harness.full import row as rows
 from harness.full.file import FullFile
@@ -37,7 +37,6 @@ from harness.replicates import known
 from harness.run import Stop, asked_to, lock_file
 from harness.store import Store
 from harness.trainer import Finding, NativeTrainer, by_name
-from harness.worktree import commit_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -89,6 +88,7 @@ class FullJob:
         self.trainer = over_nodes(by_name(file.trainer), file)
         self.folder = evidence.job_dir(store, file.full)
         self.stop, self.began = Stop(), time.monotonic()
+        self.stored: baseline.Baseline | None = None
         self.told: dict[str, Any] = {"full": file.full}
 
     def run(self) -> int:
@@ -105,6 +105,8 @@ class FullJob:
                 return self._end(errors.STOPPED_AT_LIMIT, STOPPED)
 
     def _steps(self) -> int:
+        if self.file.baseline is not None:  # a name that nobody has is said before anything else
+            self.stored = baseline.find(self.options.baselines, self.file.baseline)
         planned = plan(self.file, self.path, self.trainer, prepares=False)
         if not self.options.proxies and (answer := known(self.store, planned.job, ())) is not None:
             return self._answered(planned, answer)
@@ -287,18 +289,13 @@ class FullJob:
             reason = f"The run is recorded as {status} at step {record.steps:,}: {record.reason}."
             remedy = f"{record.remedy or 'Change the recipe.'} It would end so again."
             return self._end(errors.COULD_NOT_RUN, f"{reason} {remedy}")
-        verdict = None
-        ledger = self._ledger()
-        if self.file.baseline is not None:
-            stored = baseline.find(self.options.baselines, self.file.baseline)
-            verdict = rows.against(stored, [record], ledger)
-        events = self.store.run_dir(record.plan_id, record.attempt) / "events.jsonl"
+        verdict, code = self._verdict(record)
         found = rows.row(
-            [rows.Run(record=record, events=read_events(events))],
+            [self._run_of(record)],
             target=self.file.target.core,
             description=self.file.question or self.file.full,
-            commit=commit_of(self.trainer.checkout),
-            ledger=ledger,
+            commit=self._commit(),
+            ledger=self._ledger(),
             price_usd_per_gpu_hour=self.file.price_usd_per_gpu_hour,
             verdict=verdict,
             nodes=self.file.nodes,
@@ -307,7 +304,38 @@ class FullJob:
         atomic.write_text(self.folder / "row.md", rows.as_markdown(found))
         self._say(rows.as_markdown(found))
         self._pack(planned, record)
-        return self._end(errors.PASS if verdict is None else verdict.exit_code, "")
+        return self._end(code, "")
+
+    def _verdict(self, record: Record) -> tuple[str | None, int]:
+        """Against the stored baseline, in words, and its exit code; the row is told all the same
+        where they may not be compared."""
+        if self.stored is None:
+            return None, errors.PASS
+        try:
+            found = rows.against(self.stored, [record], self._ledger())
+        except HarnessError as error:
+            return f"none against {self.stored.place}: {error}", errors.INCONCLUSIVE
+        return rows.verdict_words(found, self.stored), found.exit_code
+
+    def _run_of(self, record: Record) -> rows.Run:
+        """With its events, and the time of the attempts that it went on from."""
+        events = self.store.run_dir(record.plan_id, record.attempt) / "events.jsonl"
+        before = [
+            made
+            for made in self.store.attempts(record.plan_id)
+            if made.started_at < record.started_at
+        ]
+        return rows.Run(
+            record=record,
+            events=read_events(events),
+            earlier_wall_s=sum(made.wall_s for made in before),
+        )
+
+    def _commit(self) -> str | None:
+        """The commit that the launch began with; None where files differed from it."""
+        code = atomic.read_json(self.folder / evidence.CODE_COMMIT)
+        known = isinstance(code, dict) and not code.get("changed")
+        return code.get("commit") if known else None
 
     def _pack(self, planned: Plan, record: Record) -> None:
         if self.options.evidence is None:

@@ -37,7 +37,7 @@ class Kept:
         if path.exists():
             return
         part = folder / f".{path.name}"
-        state = {"step": self.step, "train_time_s": self.train_time_s, "resumes": self.resumes + 1}
+        state = {"step": self.step, "train_time_s": self.train_time_s, "resumes": self.resumes}
         atomic.write_json(part / "state.json", state)
         os.replace(part, path)
         for older in folder.glob("step-*"):

@@ -101,6 +101,7 @@ class FakeRun:
         self.fail = config["fail"] if asked else fake.DEFAULTS["fail"]
         self.stopped = False
         self.kept = Kept(out) if resume else Kept()
+        self.resumes = self.kept.resumes + resume
         self.step = self.kept.step
         self.train_time_s = self.kept.train_time_s
         self.started_s = time.time()
@@ -153,7 +154,7 @@ class FakeRun:
     def _save(self, step: int) -> None:
         """A checkpoint behind a step, where the configuration wants any."""
         if self.config["checkpoint"]["every_steps"] and step > 0:
-            Kept(step=step, train_time_s=self.train_time_s, resumes=self.kept.resumes).write(
+            Kept(step=step, train_time_s=self.train_time_s, resumes=self.resumes).write(
                 self.out
             )
 
@@ -278,7 +279,7 @@ class FakeRun:
             "startup_s": time.time() - self.started_s,
             "eval_s": 0.05,
             "peak_memory_bytes": float(fake.held_bytes(self.config)),
-            "resumes": float(self.kept.resumes + self.resume),
+            "resumes": float(self.resumes),
             **self._core(loss),
         }
 

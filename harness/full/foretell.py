@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from harness.full.band import Band, Curve, band
+from harness.full.band import Band, band, curve_of
 from harness.full.cost import Cost, Part, Stage, launch_row, parts_of, time_and_cost
 from harness.full.forecast import Forecast, forecast, replicate_noise
 from harness.full.plan import Plan
@@ -58,18 +58,9 @@ def _forecast(plan: Plan, records: Sequence[Record], ledger: Ledger) -> Forecast
 
 
 def _band(plan: Plan, store: Store, records: Sequence[Record]) -> Band:
-    curves = [curve for record in records if (curve := _curve(store, record)) is not None]
+    tables = [(record, store.curve(record.plan_id)) for record in records]
+    curves = [curve_of(record, table) for record, table in tables if table is not None]
     return band(curves, scale_of(plan.recipe.derived))
-
-
-def _curve(store: Store, record: Record) -> Curve | None:
-    table = store.curve(record.plan_id)
-    if table is None:
-        return None
-    steps, losses = table.column("step").to_pylist(), table.column("train_loss").to_pylist()
-    pairs = zip(steps, losses, strict=True)
-    points = [(step / record.steps, loss) for step, loss in pairs if loss is not None]
-    return Curve(name=record.plan_id, scale=scale_of(record.derived), points=points)
 
 
 def with_cost(

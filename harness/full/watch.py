@@ -160,14 +160,15 @@ class Watch:
 def loss_alarms(band: Band, points: Sequence[tuple[float, float]], step: int) -> list[Alarm]:
     """One for the first look that the loss fails: what comes after follows from it."""
     for outside in band.outside(points)[:1]:
-        loss = outside.look.loss
+        low, high, unit = outside.expected.low, outside.expected.high, " nats a token"
+        if outside.what == "change":
+            unit = " times the loss of the look before"
         return [
             Alarm(
                 kind="loss",
                 about="band",
                 step=step,
-                expected=f"{loss.low:.4f} to {loss.high:.4f} nats a token at "
-                f"{outside.look.fraction:.0%}",
+                expected=f"{low:.4f} to {high:.4f}{unit} at {outside.look.fraction:.0%}",
                 got=f"{outside.got:.4f}",
                 remedy="Compare the settings with those of the proxies; stop it while it is cheap.",
             )

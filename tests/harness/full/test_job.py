@@ -1,6 +1,8 @@
 """`harness full` with the FakeTrainer: every path and every bad machine, as users meet them."""
 
 import json
+import signal
+import time
 
 import pytest
 
@@ -90,9 +92,7 @@ def test_divergence_and_want_of_memory_are_answers_and_not_tried_again(
     assert len(store.records()) == 1
 
 
-def test_a_limit_of_time_leaves_a_checkpoint_and_the_same_command_goes_on(
-    harness, job_file, store
-):
+def test_a_limit_of_time_leaves_a_checkpoint_and_the_same_command_goes_on(harness, job_file, store):
     path = job_file()
     slow = ("--set", "pace.sleep_ms=40")
     done = harness("full", path, ALONE, *slow, "--max-minutes", "0.035")
@@ -145,8 +145,6 @@ def test_proxies_are_made_once_and_foretell_the_job(harness, job_file, store, ke
     assert "forecast of val_bpb" in done.stdout
     assert len(store.records()) == 3
     assert "0 to make" in harness("full", path, "--proxies").stdout
-    done = harness("full", path, "--set", "plant.loss_jump=2", "--set", "machine.gpus=4")
-    assert "no forecast" in done.stdout  # another recipe: these proxies are not its
     done = harness("full", path)
     assert done.returncode == errors.PASS, done.stdout + done.stderr
     assert kept("forecast")["cost"]["usd"]["estimate"] > 0
@@ -161,3 +159,53 @@ def test_a_proxy_that_fails_is_told_and_the_others_are_kept(harness, job_file, s
     assert "crashed at step 30" in done.stdout or "failed" in done.stdout
     repaired.touch()
     assert harness("full", job_file(), "--proxies", *sets).returncode == errors.PASS
+
+
+def test_a_loss_that_leaves_its_band_is_told_on_the_way(harness, job_file, kept):
+    jump = "{dial.depth: 6, plant.loss_jump: 2, plant.loss_jump_at_step: 60}"
+    proxies = "{field: dial.depth, values: [3, 4, 5], set: {plant.loss_jump: 0}}"
+    path = job_file(set=jump, proxies=proxies)
+    assert harness("full", path, "--proxies").returncode == errors.PASS
+    done = harness("full", path)
+    assert done.returncode == errors.PASS, done.stdout + done.stderr
+    (alarm,) = [alarm for alarm in kept("alarms") if alarm["kind"] == "loss"]
+    assert alarm["step"] >= 60
+    assert "stop it while it is cheap" in done.stdout
+
+
+def test_a_job_that_is_told_to_leave_ends_its_trainer_and_goes_on_later(
+    start, harness, job_file, store, trainers
+):
+    path = job_file()
+    process = start("full", path, ALONE, "--set", "pace.sleep_ms=50")
+    while not any(store.root.glob("plans/*/*/checkpoints/step-*")):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=20)
+    assert process.returncode == errors.STOPPED_AT_LIMIT, said
+    assert trainers() == []
+    assert harness("full", path, ALONE).returncode == errors.PASS
+    assert [made.status for made in store.records()] == ["interrupted", "completed"]
+
+
+def test_a_killed_harness_loses_nothing(start, harness, job_file, store, trainers):
+    path = job_file()
+    process = start("full", path, ALONE, "--set", "pace.sleep_ms=50")
+    while not any(store.root.glob("plans/*/*/checkpoints/step-*")):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    done = harness("full", path, ALONE)
+    assert done.returncode == errors.PASS, done.stdout + done.stderr
+    assert "A killed harness had left" in done.stdout
+    assert store.records()[-1].metrics["resumes"] == 1
+    assert trainers() == []
+
+
+def test_a_baseline_that_nobody_has_is_refused_before_anything_is_spent(harness, job_file, store):
+    done = harness("full", job_file(baseline="nobody"), ALONE)
+    assert done.returncode == errors.COULD_NOT_RUN
+    assert "baseline nobody" in done.stderr
+    assert store.records() == []
