@@ -100,7 +100,7 @@ def attempt(
         stop=stop,
         environment=environment,
         on_progress=on_progress,
-        grace_s=run.GRACE_S if job.ranks == 1 else RANKS_GRACE_S,
+        grace_s=None if job.ranks == 1 else RANKS_GRACE_S,
     )
     made = record.collect(run_dir, plan, ended, neighbours())
     now = time.time()

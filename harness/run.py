@@ -121,12 +121,13 @@ def execute(
     stop: Stop,
     environment: Mapping[str, str] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
-    grace_s: float = GRACE_S,
+    grace_s: float | None = None,
 ) -> Ended:
     """Runs `command` plus `--watch-fd N` to its end in `run_dir`; its output goes to log.txt there.
 
-    The run directory exists and holds config.json; `grace_s` lies between asking the trainer to end
-    and killing it. Raises DiskError, and OSError when the program cannot be started.
+    The run directory exists and holds config.json; `grace_s` (None: GRACE_S) lies between asking
+    the trainer to end and killing it. Raises DiskError, and OSError when the program cannot be
+    started.
     """
     lock = lock_file(run_dir / "lock")
     assert lock is not None, f"{run_dir} is already in use"
@@ -146,6 +147,7 @@ def execute(
             )
         try:
             _note_process(run_dir, process.pid, command)
+            grace_s = GRACE_S if grace_s is None else grace_s
             patience = _Patience(deadline=started + timeout_s, grace_s=grace_s, stop=stop)
             cause = _watch(process, run_dir, patience, on_progress)
         finally:

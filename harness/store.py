@@ -8,6 +8,7 @@
     searches/<name>.sqlite            what Optuna keeps of a search
     searches/<name>.json              the best points of a search that fills a study's sweep
     reports/<name>/                   report.html, report.json, report.csv
+    full/<name>/                      what a full job found, foretold and reached
     worktrees/                        checkouts of `ref` and `patch` arms
     jobs/<id>/                        a submission to a cluster; cluster/journal.py names its files
     environments/                     packages of refs that ask for others than are running

@@ -154,9 +154,7 @@ class FakeRun:
     def _save(self, step: int) -> None:
         """A checkpoint behind a step, where the configuration wants any."""
         if self.config["checkpoint"]["every_steps"] and step > 0:
-            Kept(step=step, train_time_s=self.train_time_s, resumes=self.resumes).write(
-                self.out
-            )
+            Kept(step=step, train_time_s=self.train_time_s, resumes=self.resumes).write(self.out)
 
     def _log_step(self, events: IO[str], curve: Curve, step_s: float) -> None:
         self._log(

@@ -87,11 +87,14 @@ class Launch:
             found = known(self.store, self.plan.job, ())
             restarts = 0
             while found is None:
+                if until:
+                    reason = until.reason
+                    return End(record=None, exit_code=errors.STOPPED_AT_LIMIT, reason=reason)
                 made, further = self._attempt(until)
                 if made.status in OUTCOMES:
                     found = made
                 elif until:
-                    return End(record=made, exit_code=errors.STOPPED_AT_LIMIT, reason=until.reason)
+                    continue
                 elif why := self._no_restart(made, restarts, further, look_again):
                     return End(record=made, exit_code=errors.COULD_NOT_RUN, reason=why)
                 else:

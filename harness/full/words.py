@@ -55,7 +55,8 @@ def print_foretold(console: "Console", foretold: Foretold) -> None:
 def _print_fit(console: "Console", fitted: Fitted) -> None:
     from rich.table import Table
 
-    table = Table(title=f"{fitted.metric}: {fitted.law}", title_justify="left")
+    say(console, f"{fitted.metric}: {fitted.law}")
+    table = Table()
     for title in ("size", "runs", "mean", "minus the law"):
         table.add_column(title, justify="right", no_wrap=True)
     rows = zip(fitted.sizes, fitted.runs, fitted.means, fitted.residuals, strict=True)

@@ -84,6 +84,30 @@ def test_helpers_of_a_trainer_do_not_outlive_it(tmp_path):
     assert not _runs(pid)
 
 
+def test_a_rank_in_a_session_of_its_own_does_not_outlive_its_trainer(tmp_path):
+    rank = "subprocess.Popen(['sleep', '60'], start_new_session=True)"  # as torchrun starts them
+    code = f"import subprocess; print({rank}.pid, flush=True)"
+    with open(tmp_path / "log.txt", "a") as log:
+        log.write("")
+    with open(tmp_path / "log.txt") as log:  # a reader of the log is none of its processes
+        reader = subprocess.Popen(["sleep", "60"], stdin=log)
+    execute(
+        command=[sys.executable, "-c", code],
+        run_dir=tmp_path,
+        checkout=tmp_path,
+        timeout_s=20,
+        stop=Stop(),
+    )
+    pid = int((tmp_path / "log.txt").read_text())
+    deadline = time.monotonic() + 5
+    while _runs(pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    reads_on = reader.poll() is None
+    reader.kill()
+    reader.wait()
+    assert (_runs(pid), reads_on) == (False, True)
+
+
 def _runs(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -147,3 +171,15 @@ def test_the_tail_of_events_takes_whole_lines_only(tmp_path):
 def test_an_end_is_described(returncode, cause, words):
     ended = Ended(returncode=returncode, cause=cause, ended_at=0, trainer_s=0, limit_s=60)
     assert words in ended.describe()
+
+
+def test_a_tail_follows_a_run_into_the_file_that_it_goes_on_with(tmp_path):
+    path, other = tmp_path / "events.jsonl", tmp_path / "other"
+    line = '{{"event": "step", "step": {0}, "tokens": {0}, "loss": {0}.5}}\n'
+    path.write_text("".join(line.format(step) for step in (1, 2, 3)))
+    tail = EventTail(path)
+    assert tail.read()
+    other.write_text(line.format(1) + line.format(2))  # it goes on behind step 1
+    other.rename(path)
+    assert tail.read()
+    assert tail.progress.losses == [(1, 1.5), (2, 2.5)]

@@ -109,3 +109,21 @@ def test_the_checkout_is_where_one_stands_else_where_this_package_is(tmp_path, m
     package(tmp_path, describe=DESCRIBE)
     (tmp_path / "harness").mkdir()
     assert default_checkout() == tmp_path
+
+
+def test_several_ranks_are_started_by_torchrun_and_one_alone_as_ever(tmp_path):
+    trainer = NativeTrainer(tmp_path)
+    alone = trainer.train_command(tmp_path / "c", tmp_path)
+    four = trainer.train_command(tmp_path / "c", tmp_path, 4)
+    assert alone[1:3] == ["-m", "model.train"]
+    assert four[1:3] == ["-m", "torch.distributed.run"]
+    assert four[four.index("--nproc-per-node") + 1] == "4"
+    assert four[four.index("model.train") - 1 :] == alone[1:]
+
+
+def test_another_launcher_starts_the_ranks_of_every_verb(tmp_path):
+    trainer = NativeTrainer(tmp_path)
+    trainer.launcher = lambda python, words, ranks: ["srun", words[0], str(ranks)]
+    for verb in ("train", "pace", "probe"):
+        command = getattr(trainer, f"{verb}_command")
+        assert command(tmp_path / "c", tmp_path, 2) == ["srun", f"model.{verb}", "2"]

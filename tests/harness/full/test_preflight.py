@@ -1,0 +1,61 @@
+"""What steps before a job say of it, and what of a run's name and record follows from its ranks."""
+
+import msgspec
+import pytest
+
+from harness.arms import plan_id
+from harness.full.preflight import Preflight, StepTest, judged, worst_first
+from harness.record import Identity, Launch
+from harness.trainer import Finding
+
+IDENTITY = Identity(config_id="c", code_id="d", data_id="e", protocol=1)
+GIB = 2.0**30
+
+
+def steps(**changes: object) -> StepTest:
+    told = {"step_s": [0.5] * 6, "loader_wait_s": [0.0] * 6, "batch_tokens": 1000}
+    ready = {"startup_s": 9.0, "compile_s": 0.0, "device_memory_bytes": 80 * GIB}
+    return StepTest(**{**told, **ready, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "bad"),
+    [
+        ({}, []),
+        ({"loader_wait_s": [0.02] * 6}, ["loader"]),
+        ({"compute_s_by_rank": [0.4, 0.41, 0.4, 0.4]}, []),
+        ({"compute_s_by_rank": [0.4, 0.45, 0.4, 0.4]}, ["equal ranks"]),
+        ({"peak_memory_bytes_by_rank": [60 * GIB, 70 * GIB]}, []),
+        ({"peak_memory_bytes_by_rank": [60 * GIB, 79 * GIB]}, ["memory of a step"]),
+        ({"peak_memory_bytes_by_rank": [None, None]}, []),
+    ],
+)
+def test_a_step_test_names_what_is_not_as_it_should_be(changes, bad):
+    found = judged(steps(**changes), 4)
+    assert [one.what for one in found if not one.ok] == bad
+    assert all(one.remedy for one in found if not one.ok)
+
+
+def test_tokens_a_second_are_those_of_all_ranks():
+    assert steps().tokens_per_s == 2000
+
+
+def test_the_worst_comes_first_and_only_what_stops_stops():
+    def finding(what, ok, severity):
+        return Finding(what=what, ok=ok, expected="", got="", severity=severity)
+
+    found = [
+        finding("fine", True, "stops"),
+        finding("said", False, "warns"),
+        finding("broken", False, "stops"),
+    ]
+    assert [one.what for one in worst_first(found)] == ["broken", "said", "fine"]
+    stops = Preflight(at=0.0, ranks=4, findings=found).stops
+    assert [one.what for one in stops] == ["broken"]
+
+
+def test_a_run_on_more_ranks_is_another_run_and_one_rank_keeps_its_name_and_record():
+    assert len({plan_id(IDENTITY, 1), plan_id(IDENTITY, 1, 2), plan_id(IDENTITY, 1, 4)}) == 3
+    assert plan_id(IDENTITY, 1, 1) == plan_id(IDENTITY, 1)
+    assert "ranks" not in msgspec.to_builtins(Launch())
+    assert msgspec.to_builtins(Launch(ranks=4))["ranks"] == 4

@@ -1,0 +1,120 @@
+"""The full job once, for real: four gloo ranks, one of them killed, CORE, the row, the evidence."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.full import evidence
+from harness.store import Store
+
+from .model.core.conftest import write_bundle
+
+ROOT = Path(__file__).parents[1]
+RANKS = 4
+JOB = """\
+full: tiny
+question: Does the whole path of a full job hold?
+base: tiny.yaml
+set: {dial.depth: 4}
+ranks: 4
+proxies: {field: dial.depth, values: [1, 2, 3], seeds: [1]}
+step_test_seconds: 0.5
+limits: {hours: 0.5, restarts: 2}
+"""
+BASE = """\
+dial: {ratio: 1.0, batch_tokens: 1024}
+model: {width: 64, head_width: 32, context_tokens: 128, vocab_size: 512, rotary: {}}
+optimizer: {muon: {}}
+data: {source: text, cache_dir: cache}
+eval: {tokens: 1024, every_steps: 100}
+core: {bundle: bundle}
+checkpoint: {every_steps: 10}
+system: {device: cpu, precision: fp32, compile: false, calibration_s: 0, threads: 1}
+"""
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Path:
+    """A job on a text of its own, and where it stands."""
+    from pydoc_data.topics import topics
+
+    write_bundle(tmp_path / "bundle")
+    (tmp_path / "text").mkdir()
+    for name, text in sorted(topics.items())[:30]:
+        (tmp_path / "text" / f"{name}.txt").write_text(text, encoding="utf-8")
+    base = BASE
+    for folder in ("text", "cache", "bundle"):
+        base = base.replace(f": {folder}", f": {tmp_path / folder}")
+    (tmp_path / "tiny.yaml").write_text(base)
+    (tmp_path / "job.yaml").write_text(JOB)
+    return tmp_path / "job.yaml"
+
+
+def start(job: Path, *words: str) -> "subprocess.Popen[str]":
+    line = ["full", str(job), "--store", str(job.parent / "runs"), "--json", *words]
+    return subprocess.Popen(
+        [sys.executable, "-m", "harness", *line],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def ended(process: "subprocess.Popen[str]") -> dict[str, Any]:
+    out, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    told: dict[str, Any] = json.loads(out)
+    return told
+
+
+def ranks_of(store: Path) -> dict[int, int]:
+    """Rank -> pid of the processes that train for the store now."""
+    found = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            told = (entry / "environ").read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue
+        ours = any(str(store / "plans") in word for word in words)
+        rank = next((line for line in told if line.startswith("RANK=")), None)
+        if ours and rank is not None:
+            found[int(rank.removeprefix("RANK="))] = int(entry.name)
+    return found
+
+
+def kill_a_rank(store: Path, process: "subprocess.Popen[str]") -> None:
+    """Kills rank 2 once a checkpoint of all ranks is on the disk."""
+    while not (any(store.glob("plans/*/*/checkpoints/step-*")) and 2 in ranks_of(store)):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    os.kill(ranks_of(store)[2], signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_a_full_job_over_four_ranks_outlives_one_of_them(job, tmp_path):
+    runs = tmp_path / "runs"
+    told = ended(start(job, "--proxies"))
+    assert told["forecast"]["forecast"]["val_bpb"]["low"] > 0
+    process = start(job, "--evidence", str(tmp_path / "evidence.tar"))
+    kill_a_rank(runs, process)
+    told = ended(process)
+    row, store = told["row"], Store(runs)
+    lost, made = [one for one in store.records() if one.launch.ranks == RANKS]
+    assert (lost.status, made.status, made.metrics["resumes"]) == ("failed", "completed", 1)
+    assert "rank 2" in lost.reason
+    assert store.curve(made.plan_id).column("step").to_pylist() == list(range(1, made.steps + 1))
+    assert (row["ranks"], row["core"]) == (RANKS, made.metrics["core"])
+    assert row["core"] is not None
+    assert told["forecast"]["forecast"]["core"] is not None
+    assert evidence.check(tmp_path / "evidence.tar") == []
+    assert ranks_of(runs) == {}
