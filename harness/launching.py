@@ -277,6 +277,7 @@ class FullJob:
     def _broken_off(self, end: End) -> int:
         if end.record is not None:
             place = self.store.run_dir(end.record.plan_id, end.record.attempt)
+            self._say(end.record.log_tail or "")
             self._say(f"run directory: {place}")
         return self._end(end.exit_code, end.reason)
 

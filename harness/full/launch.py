@@ -148,7 +148,7 @@ class Launch:
         ended = f"The run {made.status} at step {made.steps:,}: {made.reason}."
         if not further:
             return f"{ended} It got no further than before, so it is not tried again. " + (
-                f"{made.remedy or 'Read its log.'} {GOES_ON}"
+                f"{made.remedy or 'Its log has more.'} {GOES_ON}"
             )
         if restarts >= self.plan.file.limits.restarts:
             return f"{ended} It was restarted {restarts} times (limits.restarts). {GOES_ON}"
