@@ -25,9 +25,9 @@ from numpy.random import Generator
 
 from harness.full.band import FRACTIONS, Band, Curve, band
 from harness.full.fit import fit
-from harness.full.forecast import Proxy, estimate, forecast
+from harness.full.forecast import estimate, val_bpb_at
 from harness.full.laws import Floats, Points, PowerLaw
-from harness.full.proxies import Scale
+from harness.full.proxies import Proxy, Scale
 
 SEED = 11
 TARGET_DEPTH = 24
@@ -125,7 +125,7 @@ def coverage(
     for _ in range(runs):
         proxies = [p for d in depths for p in runs_of(d, seeds, sd, floor, off, random)]
         new = runs_of(TARGET_DEPTH, 1, sd, floor, off, random)[0].val_bpb
-        found = forecast(proxies, scale(TARGET_DEPTH)).val_bpb
+        found = estimate(val_bpb_at(proxies, scale(TARGET_DEPTH)))
         above, below = above + (new > found.high), below + (new < found.low)
         widths.append((found.high - found.low) / found.estimate)
     holds = 1 - (above + below) / runs
