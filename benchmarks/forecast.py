@@ -84,6 +84,11 @@ def _print(cells: Sequence[str]) -> None:
     print("  ".join(f"{cell:>14}" for cell in cells), flush=True)
 
 
+def generator(*words: int) -> Generator:
+    """The randomness of one cell."""
+    return np.random.default_rng((SEED, *words))
+
+
 # --- coverage -------------------------------------------------------------------------------------
 
 
@@ -119,7 +124,7 @@ def coverage(
     depths: Sequence[int], seeds: int, sd: float, floor: str, off: float, runs: int
 ) -> tuple[str, ...]:
     """One line of the first table."""
-    random = np.random.default_rng((SEED, len(depths), seeds))
+    random = generator(len(depths), seeds)
     above = below = 0
     widths = []
     for _ in range(runs):
@@ -202,7 +207,7 @@ def curve(depth: int, seed: int, noise: Noise, fault: str, random: Generator) ->
 
 def alarms(depths: Sequence[int], fault: str, noise: Noise, runs: int) -> tuple[str, ...]:
     """One line of the last table: two proxies a depth."""
-    random = np.random.default_rng((SEED, len(depths)))
+    random = generator(len(depths))
     first = []
     for _ in range(runs):
         proxies = [curve(d, seed, noise, "none", random) for d in depths for seed in (1, 2)]
