@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from harness.full.cost import Part, Stage, launch_row, parts_of, time_and_cost
+from harness.full.cost import STRETCH_SD, Part, Stage, launch_row, parts_of, time_and_cost
 from harness.full.proxies import ForecastError
 from harness.ledger import PRIORS, Bench, Ledger, Row, read_rows
 
@@ -38,9 +38,10 @@ def test_stages_add_up_and_the_field_leaves_out_the_first_eleven_steps():
     assert found.usd is None
 
 
-def test_the_interval_is_as_wide_as_launches_differ():
+def test_the_interval_is_as_wide_as_launches_and_stretches_of_a_run_differ():
     found = time_and_cost([stage()], [], ranks=1, launch=launches(sd=0.002, df=10**9))
-    assert math.log(found.train_s.high / 1000) == pytest.approx(1.645 * 0.002, rel=0.01)
+    half = 1.645 * math.hypot(0.002, STRETCH_SD)
+    assert math.log(found.train_s.high / 1000) == pytest.approx(half, rel=0.01)
     other = time_and_cost(
         [stage()], [], ranks=1, launch=launches(), host=launches(sd=0.02, df=10, source="host")
     )
