@@ -2,10 +2,11 @@
 
 A lap runs from the end of the step before to the end of this one, so nothing between two steps
 hides: loader wait, forward, backward, optimizer and the host's own bookkeeping. After an
-evaluation `begin` starts afresh.
+evaluation `begin` starts afresh. A stretch is a part of a step, from where it is made to its `end`.
 """
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,6 +25,23 @@ class Lap:
         return float(self._start.elapsed_time(self._end)) / 1e3
 
 
+class Stretch:
+    """A part of a step, which begins where it is made."""
+
+    def __init__(self, mark: Callable[[], Any]) -> None:
+        self._mark = mark
+        self._start, self._end = mark(), None
+
+    def end(self) -> None:
+        """It ends here."""
+        self._end = self._mark()
+
+    def seconds(self) -> float:
+        """Waits for the GPU to reach its end."""
+        assert self._end is not None, "a stretch without an end"
+        return Lap(self._start, self._end).seconds()
+
+
 class Clock:
     """Laps on one device."""
 
@@ -39,6 +57,10 @@ class Clock:
         """Ends a lap here; the next one starts here too."""
         start, self._last = self._last, self._mark()
         return Lap(start, self._last)
+
+    def stretch(self) -> Stretch:
+        """A part of the lap that goes on, from here."""
+        return Stretch(self._mark)
 
     def _mark(self) -> Any:
         if not self._cuda:

@@ -14,6 +14,7 @@ from model import nvidia_smi
 from model.config import Config, Model
 from model.fusible import FUSED
 from model.identity import kernel_versions, sha256_of_json
+from model.ranks import Ranks
 from model.shapes import sizes_of
 
 DENSE_BF16_FLOPS = {  # a GPU's dense bf16 peak, from NVIDIA's data sheets
@@ -96,6 +97,15 @@ def environment_json(
         "python": platform.python_version(),
         "platform": platform.platform(),
     }
+
+
+def of_all_ranks(environment: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
+    """An environment with the GPUs that ranks run on: each sees all GPUs of its machine."""
+    if ranks.alone:
+        return environment
+    own = environment["gpus"][ranks.local : ranks.local + 1]
+    gpus = [gpu for used in ranks.told(own) for gpu in used]
+    return {**environment, "gpus": gpus, "environment_id": environment_id(gpus, ranks.count)}
 
 
 def environment_id(gpus: list[dict[str, Any]], ranks: int = 1) -> str:

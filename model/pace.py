@@ -8,7 +8,8 @@ everything meant for people goes to stderr.
                                                 compilation
     go N            {"event": "turn", ...}      N optimizer steps: `step_s` (N times, by GPU events
                                                 or the CPU's clock), `loader_wait_s` (N),
-                                                `sm_clock_mhz`, `recompiled`, `loss`,
+                                                `compute_s_by_rank` (a step's mean), `loss`,
+                                                `sm_clock_mhz`, `recompiled`,
                                                 `peak_memory_bytes`
     same N          {"event": "turn", ...}      the same, but the last batch N times
     stop            (ends, completed)           so does the end of stdin
@@ -17,6 +18,10 @@ everything meant for people goes to stderr.
 `--at-step K` holds the schedule at another step than its first (model/resident.py says why it is
 held). The directory gets what a run's gets, with a `turn` event for every turn. With `--watch-fd N`
 a parent that dies is noticed during a turn and a compilation too.
+
+Under `torchrun --nproc-per-node N -m model.pace ...` the ranks step together: rank 0 alone reads
+words and answers, and what it reads all ranks hear in a council (model/council.py). A lost rank, a
+signal to any rank or the end of torchrun ends them all.
 """
 
 import json
@@ -29,7 +34,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from model.process import Process, command_line, run_process
-from model.stop import Stop
+from model.ranks import part
 
 STARTED = time.time()  # before torch is imported, so that startup_s counts it
 LOOK_S = 0.25  # how often a trainer that waits for a word asks whether it was told to leave
@@ -60,28 +65,44 @@ def _pace(process: Process, line: "Line", options: dict[str, Any]) -> None:
         if resident.synthetic:
             identity["data_id"] = None
         process.run.event("ready", **ready, identity=identity)
-        line.say("ready", **ready, identity=identity)
-        for word in line.words(process.stop):
+        speaks = process.ranks.rank == 0
+        if speaks:
+            line.say("ready", **ready, identity=identity)
+        for word in _heard(line, process, resident.council):
             if word == "stop":
                 return
-            _obey(word, resident, line)
+            answer = _answer(word, resident)
+            if speaks:
+                line.say(**answer)
     finally:
         resident.close()
+        part(process.ranks)
 
 
-def _obey(word: str, resident: Any, line: "Line") -> None:
+def _heard(line: "Line", process: Process, council: Any) -> Iterator[str]:
+    """Every word until the end of input, at all ranks alike. Raises Interrupted."""
+    stop, ended = process.stop, False
+    while not ended:
+        words = line.look() if process.ranks.rank == 0 and stop.reason is None else []
+        told = council.told((words, line.ended, stop.reason is not None))
+        if any(leaving for _, _, leaving in told):
+            raise _interrupted(stop.hear("another rank was told to leave"))
+        words, ended, _ = told[0]
+        yield from words
+
+
+def _answer(word: str, resident: Any) -> dict[str, Any]:
     asked = STEP_WORD.fullmatch(word)
     if asked is None:
-        line.say(
-            "error",
-            expected="`go N` or `same N` with N from 1 to 999999999, or `stop`",
-            got=repr(word),
-            remedy="Send one of these words on a line of its own.",
-        )
-        return
+        return {
+            "event": "error",
+            "expected": "`go N` or `same N` with N from 1 to 999999999, or `stop`",
+            "got": repr(word),
+            "remedy": "Send one of these words on a line of its own.",
+        }
     turn = resident.turn(int(asked["steps"]), "loader" if asked["name"] == "go" else "same")
     resident.record(turn)
-    line.say("turn", **turn)
+    return {"event": "turn", **turn}
 
 
 class Line:
@@ -92,6 +113,9 @@ class Line:
     """
 
     def __init__(self) -> None:
+        self.ended = False
+        """Whether there is no more input."""
+        self._begun = b""  # a word whose line has not ended
         sys.stdout.flush()
         self._in, self._out = os.dup(0), os.dup(1)
         nothing = os.open(os.devnull, os.O_RDONLY)
@@ -99,19 +123,16 @@ class Line:
         os.close(nothing)
         os.dup2(2, 1)
 
-    def words(self, stop: Stop) -> Iterator[str]:
-        """Every word until the end of input, waited for asleep. Raises Interrupted."""
-        heard, ended = b"", False
-        while not ended:
-            if stop.reason is not None:
-                raise _interrupted(stop.reason)
-            if not select.select([self._in], [], [], LOOK_S)[0]:
-                continue
-            chunk = os.read(self._in, CHUNK_BYTES)
-            ended = not chunk
-            *lines, heard = (heard + chunk).split(b"\n")
-            for line in [*lines, heard] if ended and heard else lines:
-                yield line.decode(errors="replace").strip()
+    def look(self) -> list[str]:
+        """The words that have come; waits for some, but not for long, and asleep."""
+        if not select.select([self._in], [], [], LOOK_S)[0]:
+            return []
+        chunk = os.read(self._in, CHUNK_BYTES)
+        self.ended = not chunk
+        *lines, self._begun = (self._begun + chunk).split(b"\n")
+        if self.ended and self._begun:
+            lines.append(self._begun)
+        return [line.decode(errors="replace").strip() for line in lines]
 
     def say(self, event: str, **fields: Any) -> None:
         """One JSON object on a line. Raises Interrupted when nobody reads any more."""

@@ -18,12 +18,12 @@ from pathlib import Path
 from model import checkpoint
 from model.config import Config
 from model.derive import Derived
-from model.errors import ConfigErrors, MachineError, ModelError, missing_package
+from model.errors import ConfigErrors, ModelError, missing_package
 from model.failure import IN_ANOTHER_RANK, Failure, classify
 from model.lost_rank import lost_rank
 from model.ranks import ALONE, Ranks, from_environment
 from model.rundir import RunDirectory
-from model.stop import Stop
+from model.stop import Stop, watched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,31 +62,27 @@ def command_line(module: str, description: str | None) -> argparse.ArgumentParse
     return parser
 
 
-def run_process(arguments: argparse.Namespace, work: Work, *, several_ranks: bool = False) -> int:
+def run_process(arguments: argparse.Namespace, work: Work) -> int:
     """Runs `work` in the run directory that was asked for; the process's exit code."""
     try:
-        ranks = from_environment()
+        ranks, watch_fd = from_environment(), watched(arguments.watch_fd)
         run = RunDirectory(arguments.out, rank=ranks.rank, resume=arguments.resume)
     except ModelError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    stop = Stop(run, arguments.watch_fd, ranks)
+    stop = Stop(run, watch_fd, ranks)
     try:
-        begin = partial(_begin, arguments, run, stop, ranks, several_ranks)
+        begin = partial(_begin, arguments, run, stop, ranks)
         return _outcome(run, ranks, lambda: work(begin()))
     except OSError as error:  # a full disk: what was written stays, and no result means failed
         print(f"error: {run.path} could not be written: {error}", file=sys.stderr)
         return 1
 
 
-def _begin(
-    arguments: argparse.Namespace, run: RunDirectory, stop: Stop, ranks: Ranks, several_ranks: bool
-) -> Process:
+def _begin(arguments: argparse.Namespace, run: RunDirectory, stop: Stop, ranks: Ranks) -> Process:
     from model.configfile import parse_overrides  # here, so that a missing package has its remedy
     from model.describe import identity_json, resolve
 
-    if not several_ranks:
-        _require_one(ranks, "Start it without torchrun: only model.train runs over several ranks.")
     overrides = parse_overrides(arguments.set)
     config, derived = resolve(str(arguments.config), overrides, ranks.count)
     identity, resume = identity_json(config), None
@@ -140,9 +136,3 @@ def _outcome(run: RunDirectory, ranks: Ranks, call: Callable[[], None]) -> int:
         return 1
     run.finish("completed")
     return 0
-
-
-def _require_one(ranks: Ranks, remedy: str) -> None:
-    if not ranks.alone:
-        got = f"{ranks.count} (WORLD_SIZE)"
-        raise MachineError(expected="one rank", got=got, remedy=remedy)

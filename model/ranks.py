@@ -71,14 +71,15 @@ class Ranks:
         """Over all ranks."""
         return value if self.alone else max(self.told(value))
 
-    def told(self, value: Any) -> list[Any]:
-        """What each rank gave here, by rank; any value that can be pickled, and slow."""
+    def told(self, value: Any, group: Any = None) -> list[Any]:
+        """What each rank gave here, by rank; any value that can be pickled, and slow. `group` is
+        the way that it takes, null the one of tensors."""
         if self.alone:
             return [value]
         import torch.distributed as dist
 
         values = [None] * self.count
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=group)
         return values
 
 
@@ -112,6 +113,11 @@ def from_environment() -> Ranks:
             remedy="Start it with `torchrun --nproc-per-node N -m model.train ...`, or unset them.",
         ) from None
     return Ranks(rank=rank, count=count, local=local, local_count=local_count)
+
+
+def under_torchrun() -> bool:
+    """Whether torchrun is the parent of this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def join(ranks: Ranks, device: "torch.device") -> None:

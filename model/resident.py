@@ -16,6 +16,10 @@ settles until three steps in a row compiled nothing. From then on:
 
 Batches are those of the loader, or with `synthetic` one random batch over and over, which needs no
 data. `same` repeats the loader's last batch: what is gained by it is what the loader costs.
+
+Over several ranks all step together, as in training, with its roll call at the end of each step.
+They step equally long, because the fast ones wait: a slow one shows in `compute_s_by_rank`, the
+time from a step's start to the first wait for another rank. One rank alone waits for nobody.
 """
 
 import math
@@ -24,16 +28,17 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from model import precompile, preflight
-from model.clock import Clock
+from model.clock import Clock, Lap, Stretch
 from model.compilation import Compilation
 from model.config import Config
+from model.council import Council
 from model.data.loader import Batch, Loader
 from model.data.prepare import prepare
 from model.data.rows import RepeatedRows
@@ -41,10 +46,13 @@ from model.data.settings import DataSettings
 from model.derive import Derived, stage_flops_per_token
 from model.errors import ConfigError, ConfigErrors, MachineError
 from model.kernels import kernel_plan
-from model.machine import environment_json, peak_flops, peak_memory_bytes
+from model.machine import environment_json, of_all_ranks, peak_flops, peak_memory_bytes
 from model.process import Process
+from model.ranks import join
+from model.roll_call import RollCall, Words
 from model.smclock import SmClock
 from model.stages import stage_at
+from model.throttle import reasons_in
 from model.trainer import Diverged, Interrupted, Trainer
 
 QUIET_STEPS = 3  # steps without a compilation before the trainer calls itself ready
@@ -72,6 +80,18 @@ class SameBatch:
         return self._batch
 
 
+@dataclass
+class _Taken:
+    """Steps of a turn that were taken; their times are read when the device is idle."""
+
+    laps: list[Lap] = field(default_factory=list)
+    waits: list[float] = field(default_factory=list)
+    own: list[Stretch] = field(default_factory=list)
+    """Of several ranks: up to the first wait for another one."""
+    call: RollCall | None = None
+    """Of the last step."""
+
+
 class Resident:
     """One trainer and its batches; `make_ready` first, then turns, and `close` at the end."""
 
@@ -80,11 +100,12 @@ class Resident:
         _require_step(at_step, process.derived)
         _require_rows(process.config)
         self.config, self.derived = process.config, process.derived
-        self.run, self.stop = process.run, process.stop
+        self.run, self.stop, self.ranks = process.run, process.stop, process.ranks
         self.at_step, self.synthetic = at_step, synthetic
         self._taken = 0
         self.trainer: Trainer
         self.device: torch.device
+        self.council: Council
         self._loader: Loader | None = None
         self._last: Batch
         self._sm_clock: SmClock
@@ -95,13 +116,16 @@ class Resident:
         Raises Interrupted, or whatever building a trainer raises.
         """
         self._phase_since("startup", started)
-        self.device = preflight.device_of(self.config)
+        self.device = preflight.device_of(self.config, self.ranks)
+        join(self.ranks, self.device)
+        self.council = Council(self.ranks)
         # first of all: packages ask where to keep kernels when they are imported
         self.compilation = Compilation.start(self.config, self.device)
         self._timed("preflight", self._check)
         rows = None if self.synthetic else self._timed("data", self._open_rows)
         self._sm_clock = SmClock(self.device)
-        self.trainer = self._timed("build", lambda: Trainer(self.config, self.derived, self.device))
+        given = (self.config, self.derived, self.device, self.ranks)
+        self.trainer = self._timed("build", lambda: Trainer(*given))
         compile_s = 0.0
         if self.config.system.compile:
             began = time.time()
@@ -110,9 +134,11 @@ class Resident:
         self.run.metrics["compile_s"] = compile_s
         if rows is None:
             tokens = synthetic_tokens(self.config, self.derived, self.device, self.at_step)
-            self._last = SameBatch(tokens).next()
+            self._last = SameBatch(tokens[self.ranks.share(len(tokens))]).next()
         else:
-            self._loader = Loader(rows, batch_rows=self._batch_rows, device=self.device)
+            place = {"rank": self.ranks.rank, "ranks": self.ranks.count}
+            batch_rows, device = self._batch_rows, self.device
+            self._loader = Loader(rows, batch_rows=batch_rows, device=device, **place)
         step_s = self._settle()
         environment = self._timed("environment", self._environment)
         self.run.write("environment.json", environment)
@@ -125,32 +151,68 @@ class Resident:
         Raises Interrupted when told to leave, and Diverged when the last loss is not finite.
         """
         graphs = compiled_graphs()
-        laps, waits = [], []
-        batches = self._batches(source)
         with self._sm_clock.sampling() as samples:
             self._synchronise()
-            clock = Clock(self.device)
-            for _ in range(steps):
-                self._leave_if_told()
-                self._last = batches.next()
-                loss, _ = self.trainer.step(self._next_index(), self._last.tokens)
-                laps.append(clock.lap())
-                waits.append(self._last.waited_s)
-                if len(laps) > 1:
-                    laps[-2].seconds()  # waits for the step before: one step ahead, as in training
+            taken = self._take(steps, self._batches(source))
             self._synchronise()
-        if not math.isfinite(loss.item()):
-            raise Diverged(f"training loss {loss.item()} after {steps} steps of a turn")
+        loss = self._heard(taken.call)
+        if not math.isfinite(loss):
+            raise Diverged(f"training loss {loss} after {steps} steps of a turn")
+        step_s = [lap.seconds() for lap in taken.laps]
+        compute_s = math.fsum(own.seconds() for own in taken.own) if taken.own else sum(step_s)
+        own = {
+            "compute_s": round(compute_s / steps, 7),
+            "sm_clock_mhz": samples.median_mhz,
+            "throttled": None if samples.reasons is None else reasons_in(samples.reasons),
+            "recompiled": compiled_graphs() - graphs,
+            "peak_memory_bytes": peak_memory_bytes(self.device),
+        }
+        told = self.council.told(own)
+        by_rank = {name: [each[name] for each in told] for name in own}
         return {
             "steps": steps,
             "batches": "same" if self.synthetic else source,
-            "step_s": [round(lap.seconds(), 7) for lap in laps],
-            "loader_wait_s": [round(wait, 7) for wait in waits],
+            "step_s": [round(each, 7) for each in step_s],
+            "loader_wait_s": [round(wait, 7) for wait in taken.waits],
+            "compute_s_by_rank": by_rank["compute_s"],
             "sm_clock_mhz": samples.median_mhz,
-            "recompiled": compiled_graphs() - graphs,
-            "loss": loss.item(),
-            "peak_memory_bytes": peak_memory_bytes(self.device),
+            "sm_clock_mhz_by_rank": by_rank["sm_clock_mhz"],
+            "throttled_by_rank": by_rank["throttled"],
+            "recompiled": max(by_rank["recompiled"]),
+            "loss": loss,
+            "peak_memory_bytes": max(by_rank["peak_memory_bytes"]),
         }
+
+    def _take(self, steps: int, batches: Batches) -> "_Taken":
+        taken = _Taken()
+        clock = Clock(self.device)
+        for _ in range(steps):
+            self._leave_if_told(in_a_turn=True)
+            self._last = batches.next()
+            own = None if self.ranks.alone else clock.stretch()
+            worked = None if own is None else own.end
+            loss, _ = self.trainer.step(self._next_index(), self._last.tokens, worked=worked)
+            before, taken.call = taken.call, RollCall(self.ranks, loss, self._words())
+            taken.laps.append(clock.lap())
+            taken.waits.append(self._last.waited_s)
+            if own is not None:
+                taken.own.append(own)
+            if before is not None:  # waits for the step before: one step ahead, as in training
+                taken.laps[-2].seconds()
+                if not self.ranks.alone:
+                    self._heard(before)
+        return taken
+
+    def _words(self) -> Words:
+        return Words(leaving=self.stop.reason is not None)
+
+    def _heard(self, call: RollCall | None) -> float:
+        """A step's loss over all rows. Raises Interrupted, at the same step for all ranks."""
+        assert call is not None, "a turn without a step"
+        loss, words = call.heard()
+        if words.leaving and not self.ranks.alone:
+            raise Interrupted(self.stop.hear("another rank was told to leave"))
+        return loss
 
     def _next_index(self) -> int:
         """Step `at_step`; where tables step at intervals, the steps of its interval in turn."""
@@ -184,7 +246,7 @@ class Resident:
         # others take turns with it on the same GPU: that is what it is for
         system = replace(self.config.system, share_gpu=True)
         config = replace(self.config, system=system)
-        kernels, _ = preflight.check(config, self.derived, self.device)
+        kernels, _ = preflight.check(config, self.derived, self.device, self.ranks)
         precompile.start(config, self.derived.sizes, kernels, self.compilation.cache)
 
     def _open_rows(self) -> RepeatedRows:
@@ -224,16 +286,20 @@ class Resident:
             kernel_plan=kernel_plan(self.config, self.trainer.kernels),
             calibration_s=0.0,  # whoever takes turns with this trainer starts at the same time
         )
+        environment = of_all_ranks(environment, self.ranks)
         return {**environment, "compile_cache": self.compilation.as_json()}
 
     def _ready(self, environment: dict[str, Any], step_s: float) -> dict[str, Any]:
         gpus, metrics = environment["gpus"], self.run.metrics
+        peaks = self.council.told(peak_memory_bytes(self.device))
         return {
+            "ranks": self.ranks.count,
             "startup_s": metrics["startup_s"],
             "compile_s": metrics["compile_s"],
             "step_s": step_s,
             "graphs": compiled_graphs(),
-            "peak_memory_bytes": peak_memory_bytes(self.device),
+            "peak_memory_bytes": max(peaks),
+            "peak_memory_bytes_by_rank": peaks,
             "reserved_memory_bytes": reserved_memory_bytes(self.device),
             "device_memory_bytes": device_memory_bytes(self.device),
             "batch_tokens": self._batch_rows * self.derived.sizes.context,
@@ -257,8 +323,9 @@ class Resident:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def _leave_if_told(self) -> None:
-        if self.stop.reason is not None:
+    def _leave_if_told(self, *, in_a_turn: bool = False) -> None:
+        """Raises Interrupted; in a turn over several ranks their roll call does."""
+        if self.stop.reason is not None and (self.ranks.alone or not in_a_turn):
             raise Interrupted(self.stop.reason)
 
     def _timed(self, name: str, call: Callable[[], Value]) -> Value:

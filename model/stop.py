@@ -1,28 +1,36 @@
-"""Being told to leave: SIGINT, SIGTERM, or end of file on the watch descriptor (the harness is
-gone).
+"""Being told to leave: SIGINT, SIGTERM, end of file on the watch descriptor (the harness is gone),
+or torchrun gone.
 
 The training loop asks `reason` between steps and ends as `interrupted`. If it can't ask for a
 while, because a compilation or a kernel takes long, the watch thread writes the result itself and
 ends the process.
+
+torchrun passes no descriptor on to the ranks that it starts, so theirs is the one that torchrun
+itself was given. It puts each rank into a session of its own as well: whoever kills torchrun and
+its process group reaches no rank, so each looks whether torchrun is still there.
 """
 
 import os
 import signal
 import threading
+import time
 from types import FrameType
 
+from model.errors import MachineError
 from model.lost_rank import lost_rank
-from model.ranks import ALONE, Ranks
+from model.ranks import ALONE, Ranks, under_torchrun
 from model.rundir import RunDirectory
 
 GRACE_S = 15.0
 CHECKPOINT_GRACE_S = 300.0  # 16 GB to a disk of 100 MB/s take half of it
+LOOK_S = 0.5  # how often a rank looks for its torchrun
 
 
 class Stop:
     """Why the run should end now, or null."""
 
     def __init__(self, run: RunDirectory, watch_fd: int | None, ranks: Ranks = ALONE) -> None:
+        """`watch_fd` is a descriptor of this process (`watched`)."""
         self.run, self.ranks = run, ranks
         self.reason: str | None = None
         self._timer: threading.Timer | None = None
@@ -30,6 +38,9 @@ class Stop:
             signal.signal(number, self._on_signal)
         if watch_fd is not None:
             threading.Thread(target=self._watch, args=(watch_fd,), daemon=True).start()
+        if under_torchrun():
+            launcher = (os.getppid(),)
+            threading.Thread(target=self._watch_launcher, args=launcher, daemon=True).start()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._ask(f"received {signal.Signals(number).name}")
@@ -38,6 +49,11 @@ class Stop:
         while os.read(fd, 4096):
             pass
         self._ask("the process that started the run is gone")
+
+    def _watch_launcher(self, launcher: int) -> None:
+        while os.getppid() == launcher:
+            time.sleep(LOOK_S)
+        self._ask("torchrun is gone")
 
     def hear(self, reason: str) -> str:
         """What another process was told; the reason that counts is the first."""
@@ -70,3 +86,19 @@ class Stop:
             ended = self.run.finish("interrupted", self.reason)
         if ended:
             os._exit(1)
+
+
+def watched(fd: int | None) -> int | None:
+    """The watch descriptor that was named on the command line, as one of this process: under
+    torchrun it is torchrun's. Raises MachineError where that cannot be opened."""
+    if fd is None or not under_torchrun():
+        return fd
+    try:
+        return os.open(f"/proc/{os.getppid()}/fd/{fd}", os.O_RDONLY)
+    except OSError as error:
+        raise MachineError(
+            path="--watch-fd",
+            expected=f"descriptor {fd} of the torchrun that started this rank",
+            got=str(error),
+            remedy="Pass it on to torchrun (pass_fds), on Linux; or leave --watch-fd out.",
+        ) from None

@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.other_code and not arguments.resume:
         parser.error("--other-code belongs to --resume")
-    return run_process(arguments, _train, several_ranks=True)
+    return run_process(arguments, _train)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -3,6 +3,7 @@
 `training` drives it through a run, `resident` in turns; benchmarks and tests drive it themselves.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -70,12 +71,18 @@ class Trainer:
         return total
 
     def step(
-        self, index: int, tokens: Tensor, position: float | None = None
+        self,
+        index: int,
+        tokens: Tensor,
+        position: float | None = None,
+        worked: Callable[[], None] | None = None,
     ) -> tuple[Tensor, float]:
         """One optimizer step (counted from 0): the mean loss over this rank's rows, and the
         learning rate's share of its peak.
 
-        `position` is its place in the schedules where that is not the step itself.
+        `position` is its place in the schedules where that is not the step itself. `worked` is
+        called where this rank has done what it does by itself: all exchanges of gradients have
+        begun, and none was waited for.
         """
         stage = stage_at(self.derived.stages, index)
         weights = self._weights(index) if stage.predicted > 1 else None
@@ -84,6 +91,8 @@ class Trainer:
         loss = self.gradients(tokens, stage.pieces, weights)
         self.optimizers.gather(index)
         self.optimizers.reduce()
+        if worked is not None:
+            worked()
         if self.config.optimizer.clip is not None:
             self.optimizers.clip(self.config.optimizer.clip)
         scale = self.optimizers.step(index, position)
