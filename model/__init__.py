@@ -15,6 +15,8 @@ What a run is, without torch:
     schedules   learning rate, momentum, decay, weights of the loss over the run
     identity    hashes of configuration and code
     describe    all of it, on the command line
+    finding     what was found before a job: expected, got, remedy, how much it matters
+    needs       data, tokenizer, bundle, disk, GPUs against what a job takes of them
     data        text -> tokenizer, token shards, packed rows
 
 and the run itself:
@@ -54,6 +56,7 @@ and the run itself:
     train       one run, one process
     core_eval   CORE of a model that was trained
     smclock     a GPU's clock rate while it works
+    probe       machines of a job, measured before it starts, over all its ranks
     council     what ranks tell each other between turns
     resident    a trainer that stands ready and steps only when told
     pace        the words that tell it, on stdin and stdout

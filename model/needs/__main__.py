@@ -78,7 +78,7 @@ def _findings(
 
 
 def _refuse(error: ModelError) -> int:
-    """A faulty configuration, as `describe` tells it, or a package without which nothing is seen."""
+    """A faulty configuration, as `describe` tells it, or a package that everything needs."""
     faults = error.errors if isinstance(error, ConfigErrors) else [error]
     for fault in faults:
         print(f"error: {fault}", file=sys.stderr)
