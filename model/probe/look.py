@@ -72,9 +72,9 @@ def work(config: Config, device: "torch.device") -> Worked:
     `problem`."""
     from model.machine import calibrate
 
-    _take(device)
-    state = _StateAtWork(device)
     try:
+        _take(device)
+        state = _StateAtWork(device)
         rates = calibrate(device, config.system.precision, WORK_S[device.type])
     except Exception as error:  # as above
         return Worked(problem=classify(error).reason)

@@ -1,6 +1,8 @@
 """What is said of a job's machines, from plain facts: mixed, throttled, slow, cut off, broken."""
 
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -242,6 +244,25 @@ def test_what_a_driver_does_not_tell_is_null() -> None:
     row = ["700.00", "[N/A]", "1755", "1980", "58", "0x0000000000000004"]
     assert gpu_state.state_from(row) == replace(AT_WORK, power_default_w=None)
     assert gpu_state.state_from(["No devices were found"]) == State()
+
+
+def test_an_older_driver_is_asked_by_the_older_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = tmp_path / "nvidia-smi"
+    command.write_text(
+        "#!/bin/sh\n"
+        'case "$*" in\n'
+        "*clocks_event*) exit 2;;\n"
+        "*clocks_throttle*) echo '700.00, 700.00, 1755, 1980, 58, 0x0000000000000004';;\n"
+        "*retired*) echo '[N/A], No';;\n"
+        "*remapped*) echo '1, 0';;\n"
+        "esac\n"
+    )
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    assert gpu_state.state_of("GPU-0") == AT_WORK
+    assert gpu_state.memory_of("GPU-0") == (None, True, False)
 
 
 TOPOLOGY = """\
