@@ -13,6 +13,11 @@ tokens over and over: ms a step, tokens/s, tokens/s a rank as a share of the fir
 of the rank that needs most, and the exchanges that were counted, which have to be those of the
 formula.
 
+With --profile each then takes a few steps more under torch's profiler, and a table says how long
+ranks exchange in a step, how much of that goes on beside computation, and how long computation
+waits for it (benchmarks/overlap.py), as a mean over ranks and of the rank that waits most. A rank
+that computes faster than the others waits for them in there.
+
 Exit code 0; 1 when a rank failed or the counts are not those of the formula; 2 wrong usage.
 """
 
@@ -29,6 +34,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.overlap import Overlap, overlap_of, spans_of
 from model.config import Config
 from model.configfile import parse_overrides
 from model.derive import Derived
@@ -42,6 +48,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SETTLING_STEPS = 10
+PROFILED_STEPS = 4  # whole intervals of tables that step every second step
 ROLL_CALL_BYTES = 5 * 8  # model/roll_call.py: five numbers of fp64
 
 
@@ -99,6 +106,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     print(f"\n{found[0]['device']}, one batch over and over, {chosen.steps} steps\n")
     print_table(FOUND_HEADS, found_rows(found))
+    if chosen.profile:
+        print(f"\n{PROFILED_STEPS} profiled steps\n")
+        print_table(PROFILE_HEADS, [profile_row(each["profile"]) for each in found])
     if chosen.out is not None:
         chosen.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     for (config, derived), each in zip(plans, found, strict=True):
@@ -202,6 +212,37 @@ def found_rows(found: Sequence[dict[str, Any]]) -> list[list[str]]:
     ]
 
 
+PROFILE_HEADS = [
+    "ranks",
+    "ms a step",
+    "exchanging",
+    "beside computation",
+    "waiting",
+    "of the step",
+    "most",
+    "idle",
+]
+
+
+def profile_row(profile: Sequence[dict[str, float]]) -> list[str]:
+    """Means over ranks, and what the rank waits that waits most."""
+    ranks = [Overlap(**each) for each in profile]
+    step_s = fmean(rank.step_s for rank in ranks)
+    exchange_s = fmean(rank.exchange_s for rank in ranks)
+    waiting_s = fmean(rank.waiting_s for rank in ranks)
+    beside = 1 - waiting_s / exchange_s if exchange_s else None
+    return [
+        f"{len(ranks)}",
+        f"{1e3 * step_s:,.2f}",
+        f"{1e3 * exchange_s:,.2f}",
+        "none" if beside is None else f"{beside:.1%}",
+        f"{1e3 * waiting_s:,.2f}",
+        f"{waiting_s / step_s:.1%}",
+        f"{1e3 * max(rank.waiting_s for rank in ranks):,.2f}",
+        f"{1e3 * fmean(rank.idle_s for rank in ranks):,.2f}",
+    ]
+
+
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Columns flush right."""
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
@@ -217,6 +258,7 @@ def _measured(chosen: argparse.Namespace, ranks: int) -> dict[str, Any]:
         launcher += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
         words = [str(chosen.base), f"--worker={out}", f"--steps={chosen.steps}"]
         words += [f"--set={each}" for each in chosen.set]
+        words += ["--profile"] if chosen.profile else []
         command = [sys.executable, *launcher, "-m", "benchmarks.ranks", *words]
         subprocess.run(command, check=True)
         found: dict[str, Any] = json.loads(out.read_text())
@@ -252,6 +294,8 @@ def _work(chosen: argparse.Namespace) -> int:
             "peak_memory_bytes": ranks.largest(peak_memory_bytes(device)),
             "exchanges": exchanges,
         }
+        if chosen.profile:
+            found["profile"] = ranks.told(asdict(_profiled_steps(trainer, ranks)))
         if ranks.rank == 0:
             chosen.worker.write_text(json.dumps(found), encoding="utf-8")
     finally:
@@ -281,6 +325,23 @@ def _timed_steps(
             laps[-2].seconds()  # one step ahead of the GPU, as in training
     call.heard()
     return [lap.seconds() for lap in laps[SETTLING_STEPS:]], exchanges
+
+
+def _profiled_steps(trainer: Any, ranks: CountedRanks) -> Overlap:
+    """What torch's profiler sees of some more steps on this rank."""
+    import torch
+
+    from model.roll_call import RollCall, Words
+
+    tokens, every = _own_rows(trainer, ranks), trainer.config.optimizer.table_interval_steps
+    on_gpu = trainer.device.type == "cuda"
+    activities = torch.profiler.ProfilerActivity
+    with torch.profiler.profile(activities=[activities.CUDA if on_gpu else activities.CPU]) as seen:
+        for index in range(PROFILED_STEPS):
+            loss, _ = trainer.step(index % every, tokens)
+            call = RollCall(ranks, loss, Words())
+        call.heard()
+    return overlap_of(list(spans_of(seen.events(), on_gpu=on_gpu)), PROFILED_STEPS)
 
 
 def _own_rows(trainer: Any, ranks: Ranks) -> "Tensor":
@@ -314,6 +375,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2], help="numbers of them")
     parser.add_argument("--steps", type=int, default=20, help="timed ones, behind the settling")
     parser.add_argument("--plan", action="store_true", help="the formulas alone")
+    parser.add_argument("--profile", action="store_true", help="how much exchanges overlap")
     parser.add_argument("--out", type=Path, help="save what was measured as JSON")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     return parser

@@ -55,8 +55,10 @@ and the run itself:
     process     what processes that train share: command line, ends, exit codes
     train       one run, one process
     core_eval   CORE of a model that was trained
+    throttle    what holds a GPU's clock down
     smclock     a GPU's clock rate while it works
     probe       machines of a job, measured before it starts, over all its ranks
+    health      what makes a slow rank visible
     council     what ranks tell each other between turns
     resident    a trainer that stands ready and steps only when told
     pace        the words that tell it, on stdin and stdout

@@ -52,6 +52,7 @@ from model.ranks import join
 from model.roll_call import RollCall, Words
 from model.smclock import SmClock
 from model.stages import stage_at
+from model.throttle import reasons_in
 from model.trainer import Diverged, Interrupted, Trainer
 
 QUIET_STEPS = 3  # steps without a compilation before the trainer calls itself ready
@@ -159,26 +160,27 @@ class Resident:
             raise Diverged(f"training loss {loss} after {steps} steps of a turn")
         step_s = [lap.seconds() for lap in taken.laps]
         compute_s = math.fsum(own.seconds() for own in taken.own) if taken.own else sum(step_s)
-        by_rank = self.council.told(
-            (
-                round(compute_s / steps, 7),
-                samples.median_mhz,
-                compiled_graphs() - graphs,
-                peak_memory_bytes(self.device),
-            )
-        )
-        computed, clocks, compiled, peaks = (list(each) for each in zip(*by_rank, strict=True))
+        own = {
+            "compute_s": round(compute_s / steps, 7),
+            "sm_clock_mhz": samples.median_mhz,
+            "throttled": None if samples.reasons is None else reasons_in(samples.reasons),
+            "recompiled": compiled_graphs() - graphs,
+            "peak_memory_bytes": peak_memory_bytes(self.device),
+        }
+        told = self.council.told(own)
+        by_rank = {name: [each[name] for each in told] for name in own}
         return {
             "steps": steps,
             "batches": "same" if self.synthetic else source,
             "step_s": [round(each, 7) for each in step_s],
             "loader_wait_s": [round(wait, 7) for wait in taken.waits],
-            "compute_s_by_rank": computed,
+            "compute_s_by_rank": by_rank["compute_s"],
             "sm_clock_mhz": samples.median_mhz,
-            "sm_clock_mhz_by_rank": clocks,
-            "recompiled": max(compiled),
+            "sm_clock_mhz_by_rank": by_rank["sm_clock_mhz"],
+            "throttled_by_rank": by_rank["throttled"],
+            "recompiled": max(by_rank["recompiled"]),
             "loss": loss,
-            "peak_memory_bytes": max(peaks),
+            "peak_memory_bytes": max(by_rank["peak_memory_bytes"]),
         }
 
     def _take(self, steps: int, batches: Batches) -> "_Taken":

@@ -17,7 +17,7 @@ import torch
 
 from model import checkpoint, precompile, preflight
 from model.checkpoint import Manifest
-from model.clock import Clock, Lap
+from model.clock import Clock, Lap, Stretch
 from model.compilation import Compilation
 from model.config import Config
 from model.core import file as outcomes_file
@@ -28,6 +28,7 @@ from model.data.prepare import Prepared, prepare
 from model.data.settings import DataSettings
 from model.derive import Derived
 from model.evaluate import evaluate
+from model.health import SAMPLE_EVERY_S, Health
 from model.horizon import position_of
 from model.kernels import kernel_plan
 from model.machine import environment_json, of_all_ranks, peak_flops, peak_memory_bytes
@@ -38,6 +39,7 @@ from model.roll_call import RollCall, Words
 from model.rundir import RunDirectory
 from model.saver import Saver
 from model.sinks import open_sinks
+from model.smclock import SmClock
 from model.speed import Speeds
 from model.stop import CHECKPOINT_GRACE_S, Stop
 from model.trainer import Diverged, Interrupted, Trainer
@@ -108,7 +110,10 @@ class Training:
         with (
             Loader(rows, batch_rows=self.derived.rows, device=device, **place) as loader,
             Saver(folder, settings, device, at_step=self.first_step, ranks=self.ranks) as saver,
+            SmClock(device, ask_smi=False).sampling(SAMPLE_EVERY_S) as samples,
         ):
+            begun, used_s = self.first_step, self.train_time_s
+            self.health = Health(self.ranks, device, samples, step=begun, train_time_s=used_s)
             self._all_steps(loader, saver)
         self._summarise(environment)
         if self.core is not None:
@@ -154,14 +159,17 @@ class Training:
                 self._settle(0)
                 self._leave(index, saver)
             batch = loader.next()
-            loss, scale = self.trainer.step(index, batch.tokens, position)
+            own = None if self.ranks.alone else clock.stretch()
+            worked = None if own is None else own.end
+            loss, scale = self.trainer.step(index, batch.tokens, position, worked)
             call = RollCall(self.ranks, loss, self._words(saver))
             compiled_s = self._recompilation(index + 1)
-            step = _Step(index + 1, call, clock.lap(), batch.waited_s, scale, compiled_s)
+            step = _Step(index + 1, call, clock.lap(), own, batch.waited_s, scale, compiled_s)
             self._pending.append(step)
             # one step stays pending on a GPU, so that reading its loss never makes the GPU wait
             self._settle(1 if self.trainer.device.type == "cuda" else 0)
             index += 1
+            self._tell_health(index, last=False)
             if index == steps:
                 self.trainer.finish()
             if every is not None and index % every == 0:
@@ -175,6 +183,7 @@ class Training:
             if self._save(saver, index, last=False):
                 clock.begin()
         self._settle(0)
+        self._tell_health(index, last=True)
         if every is None or index % every:
             self._evaluate(index)
         if index < steps:
@@ -199,6 +208,19 @@ class Training:
             self._heard = replace(self._heard, writing=True, late=False)
         self._tell(saver)
         return due or agreed
+
+    def _tell_health(self, step: int, *, last: bool) -> None:
+        """An event `ranks` about every ten seconds of training, and one behind the last step."""
+        self._read_health()
+        if self.health.is_due(step, self._agreed_time_s, last=last):
+            self.health.tell(step, self._agreed_time_s)
+        if last:
+            self._read_health()
+
+    def _read_health(self) -> None:
+        told = self.health.news()
+        if told is not None:
+            self.run.event("ranks", **told)
 
     def _leave(self, step: int, saver: Saver) -> None:
         """Ends the run after `step` steps, with a checkpoint where one is wanted."""
@@ -290,8 +312,12 @@ class Training:
     def _position(self, index: int) -> float:
         """Where the schedules stand before a step (from 0)."""
         budget_s = self.config.dial.train_time_s
-        used_s = self.train_time_s if self.ranks.alone else self._heard.train_time_s
-        return position_of(index, self.derived.steps, used_s, budget_s)
+        return position_of(index, self.derived.steps, self._agreed_time_s, budget_s)
+
+    @property
+    def _agreed_time_s(self) -> float:
+        """The training time that all ranks know alike: rank 0's."""
+        return self.train_time_s if self.ranks.alone else self._heard.train_time_s
 
     def _recompilation(self, step: int) -> float:
         """Seconds of compiling since the last question; an event says what it was."""
@@ -314,6 +340,8 @@ class Training:
             self.recompiled_steps += bool(step.compiled_s)
             if not step.compiled_s:
                 self.speeds.add(step.number - 1, seconds)
+                compute_s = seconds if step.own is None else step.own.seconds()
+                self.health.add(compute_s, step.waited_s)
             self.run.steps, self.run.tokens = step.number, tokens
             metrics = self.run.metrics
             metrics["train_time_s"] = self.train_time_s
@@ -411,6 +439,8 @@ class _Step:
     number: int
     call: RollCall
     lap: Lap
+    own: Stretch | None
+    """Over several ranks: up to the first wait for another one."""
     waited_s: float
     lr_scale: float
     compiled_s: float

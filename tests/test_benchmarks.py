@@ -6,13 +6,17 @@ import random
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from benchmarks.abba import compare
 from benchmarks.kernels import Kernel, by_class, class_of
+from benchmarks.overlap import overlap_of, spans_of
 from benchmarks.pace import Pace, PaceFailed, first_answers
 from benchmarks.startup import seconds_of
 from benchmarks.step import DoesNotFit, Launch, Pair, Side, comparison, main, require_room
@@ -240,6 +244,47 @@ def test_a_profile_without_a_gpu_says_so(base: Path) -> None:
     assert "expected a CUDA GPU" in done.stderr
 
 
+def event(name: str, start: float, end: float, device: str = "CUDA", marks: bool = False) -> Any:
+    """As torch's profiler has it, in microseconds."""
+    return SimpleNamespace(
+        name=name,
+        device_type=SimpleNamespace(name=device),
+        time_range=SimpleNamespace(start=start, end=end),
+        is_user_annotation=marks,
+    )
+
+
+def test_exchanges_are_cut_where_computation_starts_and_ends() -> None:
+    scatter, gather = "ncclDevKernel_ReduceScatter_Sum_f32_RING_LL", "ncclDevKernel_AllGather"
+    seen = [
+        event("gemm", 0, 100),
+        event(scatter, 60, 160),  # 40 beside the product, 20 alone, 40 beside the update
+        event("update", 120, 180),
+        event("copy on another stream", 125, 150),  # computation all the same, and not twice
+        event(gather, 200, 230),  # alone, behind 20 in which nothing runs
+        event("nccl:_reduce_scatter_base", 0, 160, marks=True),
+        event("ProfilerStep#1", 0, 1000, marks=True),
+        event("cudaLaunchKernel", 0, 500, device="CPU"),
+    ]
+    found = overlap_of(list(spans_of(seen, on_gpu=True)), steps=2)
+    microseconds = {name: round(2e6 * value, 6) for name, value in asdict(found).items()}
+    assert microseconds == {"step_s": 230, "exchange_s": 130, "beside_s": 80, "idle_s": 20}
+    assert found.waiting_s == pytest.approx(50 / 2e6)
+
+
+def test_on_a_cpu_a_call_that_hands_an_exchange_over_is_no_computation() -> None:
+    seen = [
+        event("aten::mm", 0, 10, device="CPU"),
+        event("c10d::allreduce_", 10, 20, device="CPU"),
+        event("gloo:all_reduce", 12, 42, device="CPU", marks=True),  # gloo marks its works
+        event("Optimizer.step#AdamW.step", 0, 50, device="CPU", marks=True),
+        event("aten::add", 40, 50, device="CPU"),
+    ]
+    found = overlap_of(list(spans_of(seen, on_gpu=False)), steps=1)
+    microseconds = {name: round(1e6 * value, 6) for name, value in asdict(found).items()}
+    assert microseconds == {"step_s": 50, "exchange_s": 30, "beside_s": 2, "idle_s": 2}
+
+
 @pytest.mark.slow
 def test_ranks_exchange_what_the_formula_says(tmp_path: Path, base: Path) -> None:
     """Stacks that have to be filled up, small tensors, a clipped norm or tables that wait."""
@@ -247,12 +292,18 @@ def test_ranks_exchange_what_the_formula_says(tmp_path: Path, base: Path) -> Non
     changes = [], ["--set=optimizer.clip=null", "--set=optimizer.table_interval_steps=2"]
     for each in changes:
         out = tmp_path / "out.json"
-        words = [*shape, *each, "--ranks", "1", "2", "--steps", "2", "--out", str(out)]
+        words = [*shape, *each, "--ranks", "1", "2", "--steps", "2", "--out", str(out), "--profile"]
         done = measured("ranks", str(base), *words)
         assert done.returncode == 0, done.stderr
         alone, two = json.loads(out.read_text())
         assert (alone["exchanges"], sorted(two["exchanges"])) == ({}, ["add", "gather", "scatter"])
         assert two["tokens_per_s"] > 0
+        assert "beside computation" in done.stdout
+        assert [rank["exchange_s"] for rank in alone["profile"]] == [0.0]
+        assert len(two["profile"]) == 2
+        for rank in two["profile"]:
+            assert 0 <= rank["beside_s"] <= rank["exchange_s"] < rank["step_s"]
+            assert rank["exchange_s"] > 0
 
 
 def test_the_plan_of_ranks_needs_no_run(base: Path) -> None:

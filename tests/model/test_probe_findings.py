@@ -179,7 +179,7 @@ def test_a_throttled_gpu_is_found_and_its_power_limit_is_no_fault(
 
 
 def test_a_clock_that_was_read_when_the_work_was_over_is_not_judged() -> None:
-    idle = at_work(6, throttled=("gpu_idle",), sm_clock_mhz=345.0)
+    idle = at_work(6, throttled=(), idle=True, sm_clock_mhz=345.0)
     assert wrong(list(judge.of_work(healthy(), idle))) == []
 
 
@@ -234,10 +234,12 @@ def test_facts_come_back_from_the_board_as_they_were_left() -> None:
 
 
 def test_reasons_are_named_by_their_bits() -> None:
-    assert gpu_state.reasons_in("0x0000000000000044") == ("sw_power_cap", "hw_thermal_slowdown")
-    assert gpu_state.reasons_in("0x0000000000000000") == ()
-    assert gpu_state.reasons_in("0x8000") == ("0x8000",)
-    assert gpu_state.reasons_in("[N/A]") is None
+    row = ["700.00", "700.00", "1755", "1980", "58"]
+    hot = gpu_state.state_from([*row, "0x0000000000000044"])
+    assert hot.throttled == ("sw_power_cap", "hw_thermal_slowdown")
+    idle = gpu_state.state_from([*row, "0x0000000000000001"])
+    assert (idle.throttled, idle.idle) == ((), True)
+    assert gpu_state.state_from([*row, "[N/A]"]).throttled is None
 
 
 def test_what_a_driver_does_not_tell_is_null() -> None:

@@ -189,6 +189,18 @@ def test_the_environment_is_that_of_all_ranks(runs: Path) -> None:
     assert environment_id(gpus, ranks=2) != environment_id(gpus[:1])
 
 
+def test_behind_the_last_step_both_ranks_own_times_are_told(runs: Path) -> None:
+    steps = events(runs / LEFT_ALONE, "step")
+    (told,) = events(runs / LEFT_ALONE, "ranks")
+    assert told["step"] == told["steps"] == STEPS
+    mean_s = sum(step["step_s"] for step in steps) / STEPS
+    assert 0 < told["compute_s"][0] < mean_s
+    assert len(told["compute_s"]) == len(told["loader_wait_s"]) == 2
+    assert told["loader_wait_s"][0] == pytest.approx(
+        sum(step["loader_wait_s"] for step in steps) / STEPS, abs=1e-5
+    )
+
+
 def test_another_number_of_ranks_is_refused_with_both_numbers(runs: Path, tmp_path: Path) -> None:
     out = shutil.copytree(runs / LEFT_ALONE, tmp_path / "run")
     (out / "result.json").unlink()

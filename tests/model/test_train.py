@@ -78,6 +78,8 @@ def test_a_run_leaves_the_whole_contract(tmp_path: Path, tiny: dict[str, Any]) -
     assert {"startup", "data", "build", "train"} <= {line["name"] for line in events(out, "phase")}
     steps_s = sum(line["step_s"] for line in events(out, "step"))
     assert steps_s == pytest.approx(result["metrics"]["train_time_s"], abs=1e-4)
+    (alone,) = events(out, "ranks")  # which waits for nobody
+    assert (alone["step"], alone["compute_s"]) == (12, [pytest.approx(steps_s / 12, abs=1e-5)])
 
 
 def test_a_finished_directory_is_not_written_again(tmp_path: Path, tiny: dict[str, Any]) -> None:
