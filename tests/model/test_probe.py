@@ -66,6 +66,19 @@ def test_a_gpu_that_is_asked_for_and_missing_is_a_finding(tmp_path: Path) -> Non
     assert wrong(report(tmp_path)) == [("GPU", "stops")]
 
 
+def test_a_probe_leaves_when_whoever_started_it_is_gone(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(write)
+    words = ["--config", BASE, "--out", str(tmp_path), "--watch-fd", str(read)]
+    command = [sys.executable, "-m", "model.probe", *words]
+    done = subprocess.run(
+        command, cwd=ROOT, env=ENVIRONMENT, pass_fds=[read], capture_output=True, text=True
+    )
+    os.close(read)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+
+
 def test_what_does_not_end_in_its_time_is_left_behind() -> None:
     with pytest.raises(Overdue):
         bounded(lambda: time.sleep(2.0), 0.05)
