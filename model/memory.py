@@ -94,14 +94,9 @@ def memory_of(
     `fused` names the places with a fused kernel: loss, qkv, products, muon. Of several ranks each
     has its share of the moments, and beside its own gradients its share of all ranks' sum.
     """
-    compute = compute_bytes(config)
-    tables = sum(counts.get(label, 0) for label in TABLES)  # in the compute type
-    others = sum(counts.values()) - tables
-    matrices = counts.get("matrices", 0)
     muon = config.optimizer.muon is not None
-    moments = 2 * (tables * compute + others * MASTER_BYTES) - (MASTER_BYTES * matrices * muon)
-    weights = tables * compute + others * MASTER_BYTES
-    stream = rows * sizes.context * sizes.width * compute
+    weights, moments = weight_bytes(config, counts), moment_bytes(config, counts)
+    stream = rows * sizes.context * sizes.width * compute_bytes(config)
     eager = 1.0 if config.system.compile else EAGER_FACTOR
     return Memory(
         states=weights + copied_bytes(config, counts) + moments // ranks,
@@ -111,6 +106,18 @@ def memory_of(
         backward=_backward(config, sizes, rows, fused),
         update=MUON_TEMPORARY_BYTES * _largest_stack(config, sizes) // ranks if muon else 0,
     )
+
+
+def weight_bytes(config: Config, counts: Mapping[str, int]) -> int:
+    """All parameters, embeddings' tables in the compute type."""
+    tables = sum(counts.get(label, 0) for label in TABLES)
+    return tables * compute_bytes(config) + (sum(counts.values()) - tables) * MASTER_BYTES
+
+
+def moment_bytes(config: Config, counts: Mapping[str, int]) -> int:
+    """The optimizers' moments over all ranks: two of each parameter, one of Muon's matrices."""
+    muon = config.optimizer.muon is not None
+    return 2 * weight_bytes(config, counts) - MASTER_BYTES * counts.get("matrices", 0) * muon
 
 
 def copied_bytes(config: Config, counts: Mapping[str, int]) -> int:

@@ -29,9 +29,21 @@ class GpuProcess:
         return f"{process} with {self.memory_bytes / 2**30:.1f} GiB"
 
 
-def gpus(query: str) -> list[list[str]]:
-    """Rows of `--query-gpu`, one a GPU."""
-    return _rows(f"--query-gpu={query}")
+def gpus(query: str, uuid: str | None = None) -> list[list[str]]:
+    """Rows of `--query-gpu`, one a GPU, or that of one GPU. A driver that lacks one of the fields
+    answers none of them."""
+    return _rows(f"--query-gpu={query}", *([] if uuid is None else [f"--id={uuid}"]))
+
+
+def remapped_rows(uuid: str) -> list[list[str]]:
+    """Whether rows of a GPU's memory wait to be remapped, and whether that has failed."""
+    query = "remapped_rows.pending,remapped_rows.failure"
+    return _rows(f"--query-remapped-rows={query}", f"--id={uuid}")
+
+
+def topology() -> str:
+    """The matrix of links between GPUs as `topo -m` prints it."""
+    return _output("topo", "-m")
 
 
 def driver_version() -> str | None:
@@ -57,12 +69,17 @@ def processes_from(rows: Iterable[list[str]]) -> list[GpuProcess]:
     return found
 
 
-def _rows(query: str) -> list[list[str]]:
-    command = ["nvidia-smi", query, "--format=csv,noheader,nounits"]
+def _rows(*words: str) -> list[list[str]]:
+    lines = _output(*words, "--format=csv,noheader,nounits").splitlines()
+    return [[cell.strip() for cell in line.split(",")] for line in lines]
+
+
+def _output(*words: str) -> str:
+    command = ["nvidia-smi", *words]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=TIMEOUT_S, check=True
         )
     except (OSError, subprocess.SubprocessError):
-        return []
-    return [[cell.strip() for cell in line.split(",")] for line in done.stdout.splitlines()]
+        return ""
+    return done.stdout

@@ -42,6 +42,15 @@ UNNAMED_BYTES = 2 * GIB
 ESTIMATE_MARGIN = 1.15
 # of what is free, for rows that are chosen: the same 6 %, and what the allocator cannot use
 FILLED_SHARE = 0.9
+# what a fault is about, by the field that it names
+SUBJECTS = {
+    "system.device": "GPU",
+    "system.compile": "compilation",
+    "system.precision": "precision",
+    "system.share_gpu": "other processes",
+    "system.device_batch_rows": "memory",
+    "system.attention": "attention back-end",
+}
 SETTLE_S = 10.0  # a process that was just killed keeps its memory for some seconds
 
 
@@ -121,11 +130,7 @@ def check(
 
     if device.type != "cuda":
         return choose(config, derived.sizes, device), derived
-    patience_s = 0.0 if config.system.share_gpu else SETTLE_S
-    processes = wait_while(bool, lambda: processes_on(device), patience_s)
-    facts = wait_while(
-        in_use, lambda: facts_of(device, processes), 0.0 if processes else patience_s
-    )
+    facts = settled_facts(config, device)
     for fault in faults(facts, config, None):
         raise fault
     kernels = choose(config, derived.sizes, device)
@@ -135,6 +140,13 @@ def check(
     for fault in faults(facts, config, derived, kernels.fused):
         raise fault
     return kernels, derived
+
+
+def settled_facts(config: Config, device: "torch.device") -> GpuFacts:
+    """Reads a GPU, after a little while where it was just left by another process."""
+    patience_s = 0.0 if config.system.share_gpu else SETTLE_S
+    processes = wait_while(bool, lambda: processes_on(device), patience_s)
+    return wait_while(in_use, lambda: facts_of(device, processes), 0.0 if processes else patience_s)
 
 
 def fitting_rows(

@@ -36,6 +36,8 @@ class Published:
     """Name of the validation file."""
     file_mb: int
     """About the size of one file, for messages."""
+    tokens: int
+    """About how many GPT-2 tokens all training files hold, as its publisher says."""
     vocabulary_characters: int | None = None
     """A vocabulary is trained on the first so many characters; None: on all of the text."""
 
@@ -64,6 +66,11 @@ class Published:
         return (*(self.train_pattern.format(index) for index in indices), self.validation_name)
 
     @property
+    def file_tokens(self) -> int:
+        """About the tokens of one training file."""
+        return self.tokens // self.train_files
+
+    @property
     def gigabytes(self) -> float:
         """About the size of all training files."""
         return self.train_files * self.file_mb / 1_000
@@ -82,6 +89,7 @@ PUBLISHED = {
             train_files=6_542,
             validation_name="shard_06542.parquet",
             file_mb=100,
+            tokens=400_000_000_000,  # in the name of the data set
             vocabulary_characters=2_000_000_000,  # nanochat's scripts/tok_train.py
         ),
         Published(
@@ -94,6 +102,7 @@ PUBLISHED = {
             train_files=103,
             validation_name="fineweb_val_000000.bin",
             file_mb=200,
+            tokens=103 * 100_000_000,  # each shard is cut at 1e8 tokens
         ),
     )
 }
