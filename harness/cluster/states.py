@@ -56,8 +56,8 @@ def state_of(folder: Path, made: Submission, number: str, said: str | None) -> S
     """One job; `said` is the scheduler's word for it, None where it knows it no more."""
     entries = Journal(folder, number).entries()
     ends = [entry for entry in entries if entry.event == "ended"]
-    over = bool(entries) and entries[-1].event == "ended" and not entries[-1].again
-    live = said is not None and said not in OVER and not over
+    live = said is not None and said not in OVER  # one that ended, too: Slurm may start it again
+    over = not live and bool(entries) and entries[-1].event == "ended" and not entries[-1].again
     state = "ended" if over else (said or GONE).lower()
     text = entries[-1].text if over else ""
     if state == GONE:
