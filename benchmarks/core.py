@@ -41,6 +41,7 @@ from model.data.tokenizer import load as load_tokenizer
 from model.derive import Derived
 from model.describe import resolve
 from model.gpt import GPT
+from model.kernels import Kernels
 from model.machine import peak_memory_bytes
 from model.ranks import ALONE
 
@@ -55,7 +56,7 @@ class Bench:
     config: Config
     derived: Derived
     gpt: GPT
-    attention: str
+    kernels: Kernels
     tokenizer: Tokenizer
     bundle: Path
     device: torch.device
@@ -67,7 +68,7 @@ class Bench:
         return Evaluation(config, self.derived, self.tokenizer, lambda text: None)
 
     def evaluated(self, evaluation: Evaluation) -> Evaluated:
-        return evaluation(self.gpt, self.attention)
+        return evaluation(self.gpt, self.kernels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +137,7 @@ def _bench(arguments: argparse.Namespace) -> Bench:
         config=config,
         derived=derived,
         gpt=gpt,
-        attention=kernels.attention,
+        kernels=kernels,
         tokenizer=tokenizer,
         bundle=arguments.bundle,
         device=device,
@@ -185,7 +186,8 @@ def _measured(
 
 def _anchored(bench: Bench, max_per_task: int | None, limit: int | None) -> Anchored:
     """Every n-th example of every task, one at a time; at least one of each."""
-    twin = Twin(bench.gpt, bench.config, bench.derived.sizes, bench.attention)
+    torch_kernels = Kernels(attention=bench.kernels.attention)
+    twin = Twin(bench.gpt, bench.config, bench.derived.sizes, torch_kernels)
     by_task: dict[str, list[Asked]] = {}
     for asked in examples(bench.bundle, max_per_task):
         by_task.setdefault(asked.task["label"], []).append(asked)
@@ -245,7 +247,8 @@ def _model_json(bench: Bench) -> dict[str, Any]:
         "device": name,
         "threads": torch.get_num_threads(),
         "precision": bench.config.system.precision,
-        "attention": bench.attention,
+        "attention": bench.kernels.attention,
+        "fused": sorted(bench.kernels.fused & {"qkv", "products"}),
         "depth": bench.derived.sizes.layers,
         "width": bench.derived.sizes.width,
         "batch_tokens": bench.derived.device_batch_rows * bench.derived.sizes.context,
@@ -259,7 +262,8 @@ def _print(told: dict[str, Any]) -> None:
 def _lines(told: dict[str, Any]) -> Iterator[str]:
     yield (
         f"depth {told['depth']}, {told['device']}, {told['precision']}, attention "
-        f"{told['attention']}, batches of {told['batch_tokens']:,} tokens"
+        f"{told['attention']}, fused {', '.join(told['fused']) or 'none'}, "
+        f"batches of {told['batch_tokens']:,} tokens"
     )
     for row in told["rows"]:
         most = row["max_per_task"] or "all"

@@ -10,8 +10,10 @@ Three tables, with a fixed seed:
     band        runs of a formula: how often a whole run without fault raises an alarm, and how
                 early one is raised where the loss of every step is too high, or goes wrong half-way
 
-`--curves` takes the noise of the band's runs from real ones: a parquet file of evaluations with the
-columns run_id, group_id, step and val_loss; else it is an autoregression.
+`--noise` names a folder of real runs (`trajectories.parquet`: run_id, group_id, step, val_loss,
+train_time_s; `runs.parquet`: run_id, track, complete). The band's runs then have their noise, else
+that of an autoregression; and the mean step of whole runs is compared with that of a stretch near
+their start, which is what a step test sees.
 """
 
 import argparse
@@ -19,15 +21,16 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.random import Generator
 
 from harness.full.band import FRACTIONS, Band, Curve, band
 from harness.full.fit import fit
-from harness.full.forecast import Proxy, estimate, forecast
+from harness.full.forecast import estimate, val_bpb_at
 from harness.full.laws import Floats, Points, PowerLaw
-from harness.full.proxies import Scale
+from harness.full.proxies import Proxy, Scale
 
 SEED = 11
 TARGET_DEPTH = 24
@@ -44,6 +47,7 @@ CEREBRAS_FLOPS = (2.6e18, 1.3e19, 6.1e19, 2.8e20, 1.1e21, 6.3e21, 2.3e22)
 CEREBRAS_NATS = (2.608, 2.349, 2.181, 1.997, 1.834, 1.704, 1.572)
 CEREBRAS_NATS_PER_BPB = math.log(2) * 4.35
 
+ONE_SHAPE = "track_3_optimization"
 STEPS = 1200  # of a simulated run
 NATS_PER_BPB = 3.3
 BATCH_SD = 0.004  # of the loss of one step, relative: half a million tokens
@@ -60,7 +64,7 @@ FAULTS: dict[str, Callable[[float], float]] = {
 def main() -> None:
     words = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     words.add_argument("--runs", type=int, default=400, help="simulated jobs a cell")
-    words.add_argument("--curves", type=Path, help="evaluations of real runs, as parquet")
+    words.add_argument("--noise", type=Path, help="a folder of real runs")
     asked = words.parse_args()
     _print(("depths", "seeds", "floor", "off", "holds", "above", "below", "width"))
     for depths in DEPTHS:
@@ -73,7 +77,11 @@ def main() -> None:
     for known in range(3, len(CEREBRAS_FLOPS)):
         _print(family(known))
     print()
-    noise = real_noise(asked.curves) if asked.curves else simulated_noise
+    if asked.noise:
+        _print(("runs", "whole/stretch", "SD"))
+        _print(stretches(asked.noise))
+        print()
+    noise = real_noise(asked.noise) if asked.noise else simulated_noise
     _print(("depths", "fault", "alarms", "first at"))
     for depths in DEPTHS[1:]:
         for fault in FAULTS:
@@ -82,6 +90,11 @@ def main() -> None:
 
 def _print(cells: Sequence[str]) -> None:
     print("  ".join(f"{cell:>14}" for cell in cells), flush=True)
+
+
+def generator(*words: int) -> Generator:
+    """The randomness of one cell."""
+    return np.random.default_rng((SEED, *words))
 
 
 # --- coverage -------------------------------------------------------------------------------------
@@ -119,13 +132,13 @@ def coverage(
     depths: Sequence[int], seeds: int, sd: float, floor: str, off: float, runs: int
 ) -> tuple[str, ...]:
     """One line of the first table."""
-    random = np.random.default_rng((SEED, len(depths), seeds))
+    random = generator(len(depths), seeds)
     above = below = 0
     widths = []
     for _ in range(runs):
         proxies = [p for d in depths for p in runs_of(d, seeds, sd, floor, off, random)]
         new = runs_of(TARGET_DEPTH, 1, sd, floor, off, random)[0].val_bpb
-        found = forecast(proxies, scale(TARGET_DEPTH)).val_bpb
+        found = estimate(val_bpb_at(proxies, scale(TARGET_DEPTH)))
         above, below = above + (new > found.high), below + (new < found.low)
         widths.append((found.high - found.low) / found.estimate)
     holds = 1 - (above + below) / runs
@@ -167,11 +180,9 @@ class Recorded:
         return self.curves[random.integers(len(self.curves))]
 
 
-def real_noise(path: Path) -> Recorded:
+def real_noise(folder: Path) -> Recorded:
     """Groups of ten runs or more that were evaluated at the same steps."""
-    import pyarrow.parquet
-
-    table = pyarrow.parquet.read_table(path).to_pandas()
+    table = _table(folder, "trajectories")
     found: list[Floats] = []
     for _, group in table[table["step"] > 0].groupby("group_id"):
         wide = group.pivot_table(index="run_id", columns="step", values="val_loss").dropna(axis=1)
@@ -182,6 +193,30 @@ def real_noise(path: Path) -> Recorded:
         at = wide.columns.to_numpy() / wide.columns.max()
         found += [np.interp(_fractions(), at, one * spread) for one in relative]
     return Recorded(found)
+
+
+def _table(folder: Path, name: str) -> Any:
+    import pyarrow.parquet
+
+    return pyarrow.parquet.read_table(folder / f"{name}.parquet").to_pandas()
+
+
+def stretches(folder: Path) -> tuple[str, ...]:
+    """The mean step of whole runs over that of a stretch from 5 to 17 % of them: its logarithm.
+
+    Of the track whose steps are all of one shape.
+    """
+    runs = _table(folder, "runs")
+    kept = runs[(runs["track"] == ONE_SHAPE) & (runs["complete"] == 1)]["run_id"]
+    table = _table(folder, "trajectories")
+    found = []
+    for _, run in table[table["run_id"].isin(kept)].groupby("run_id"):
+        at = run.sort_values("step")[["step", "train_time_s"]].to_numpy()
+        first, last = max(1, len(at) // 20), max(2, len(at) // 6)
+        if len(at) >= 10:
+            (steps, early_s), (all_steps, all_s) = at[last] - at[first], at[-1] - at[first]
+            found.append(math.log((all_s / all_steps) / (early_s / steps)))
+    return str(len(found)), f"{np.mean(found):+.2%}", f"{np.std(found, ddof=1):.2%}"
 
 
 def _fractions() -> Floats:
@@ -202,7 +237,7 @@ def curve(depth: int, seed: int, noise: Noise, fault: str, random: Generator) ->
 
 def alarms(depths: Sequence[int], fault: str, noise: Noise, runs: int) -> tuple[str, ...]:
     """One line of the last table: two proxies a depth."""
-    random = np.random.default_rng((SEED, len(depths)))
+    random = generator(len(depths))
     first = []
     for _ in range(runs):
         proxies = [curve(d, seed, noise, "none", random) for d in depths for seed in (1, 2)]

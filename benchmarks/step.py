@@ -300,13 +300,16 @@ def print_comparisons(found: dict[str, Comparison | None]) -> None:
 def _in_words(found: Comparison | None) -> str:
     if found is None:
         return "no window without a compilation, so no difference"
-    difference = f"{100 * found.log_ratio:+.3f} % seconds a token"
+    middle, low, high = (
+        100 * math.expm1(ratio) for ratio in (found.log_ratio, found.low, found.high)
+    )
+    difference = f"{middle:+.3f} % seconds a token"
     counts = f"{found.launches} launches, {found.windows} ABBA windows"
     if found.within_one_launch:
         counts = f"{found.windows} ABBA windows of one launch"
     if not found.df:
         return f"{difference}; no interval from {counts}"
-    interval = f"[{100 * found.low:+.3f}, {100 * found.high:+.3f}]"
+    interval = f"[{low:+.3f}, {high:+.3f}]"
     label = "95 % between launches"
     if found.within_one_launch:
         label = "95 % within this launch; another launch may differ by more"

@@ -11,6 +11,7 @@ writes the file; below `benchmarks.toggles`, which measures, and `benchmarks.tog
 
 import math
 import os
+import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -70,6 +71,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, tag="row", omit_defaults=Tr
     tokens_per_s: Pair | None = None
     peak_memory_bytes: Pair | None = None
     loader_wait_share: Pair | None = None
+    sm_clock_mhz: Pair | None = None
     kernels: dict[str, tuple[str | None, str | None]] = {}
     """Places of the kernel plan where the two differ."""
     compile_s: float | None = None
@@ -108,6 +110,7 @@ def row_of(toggle: Toggle, base: Answer, other: Answer, windows: Sequence[Sequen
         tokens_per_s=_pair(each / _step_s(side) for each, side in zip(tokens, sides, strict=True)),
         peak_memory_bytes=_pair(max(turn["peak_memory_bytes"] for turn in side) for side in sides),
         loader_wait_share=_pair(_wait_share(side) for side in sides),
+        sm_clock_mhz=_clocks(sides),
         kernels={
             place: (plans[0].get(place), plans[1].get(place))
             for place in places
@@ -132,6 +135,14 @@ def _log_ratio(window: Sequence[Answer], tokens: tuple[float, float]) -> float:
 def _step_s(turns: Sequence[Answer]) -> float:
     step_s = math.fsum(s for turn in turns for s in turn["step_s"])
     return step_s / sum(int(turn["steps"]) for turn in turns)
+
+
+def _clocks(sides: Sequence[Sequence[Answer]]) -> Pair | None:
+    """The median over turns; null where a turn has none."""
+    clocks = [[turn["sm_clock_mhz"] for turn in side] for side in sides]
+    if any(clock is None for side in clocks for clock in side):
+        return None
+    return _pair(statistics.median(side) for side in clocks)
 
 
 def _wait_share(turns: Sequence[Answer]) -> float:

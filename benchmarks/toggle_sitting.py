@@ -1,9 +1,11 @@
 """The base of a table of tricks, resident, and the toggles that come to take turns with it.
 
-A batch of toggles starts at once and compiles at once; when the last of them is ready, or has
-failed, each takes its turns with the base in which the others only hold their memory. What has no
-room beside the others waits for the next batch, and what fails beside others is tried again with
-the base alone: an allocation that fails says nothing about whom it failed.
+A batch of toggles starts at once and compiles at once. When the last of them is ready, or has
+failed, they go around, base A and toggles B, C, ...: A B C ... C B A, so that every toggle has an
+A B B A with the base, in which a slow drift of the machine cancels, and the base's turns serve all.
+Nothing starts or ends meanwhile. What has no room beside the others waits for the next batch, and
+what fails beside others is tried again with the base alone: an allocation that fails says nothing
+about whom it failed.
 
 Between `toggle_plan`, which says what to start, and `toggle_rows`, which keeps what came of it;
 driven by `toggles`.
@@ -15,7 +17,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,14 +103,19 @@ class Sitting:
 
     def measure(self, toggles: Sequence[Toggle], clock: Clock) -> None:
         """Until each has its row or the time is over. Raises BaseFailed and HarnessError."""
-        waiting, turns_s = Waiting(together=list(toggles)), SLACK * self.chosen.seconds
-        while waiting and clock.left_s > clock.longest_start_s + turns_s:
+        waiting = Waiting(together=list(toggles))
+        while waiting and clock.left_s > clock.longest_start_s + self._around_s(self.most):
             batch = waiting.take(self.most)
-            ready = self._ready(batch, waiting, clock)
-            for toggle, resident in self._fitting(ready, waiting):
-                if clock.left_s > turns_s:
-                    self._keep(toggle, self._measured(toggle, resident), waiting, len(batch))
+            ready = self._fitting(self._ready(batch, waiting, clock), waiting)
+            if ready and clock.left_s > self._around_s(len(ready)):
+                for toggle, found in self._measured(ready):
+                    self._keep(toggle, found, waiting, len(batch))
+            for _, resident in ready:
                 resident.pace.kill()
+
+    def _around_s(self, toggles: int) -> float:
+        """What the turns of so many may take; half of a toggle's seconds are the base's."""
+        return SLACK * float(self.chosen.seconds) * (toggles + 1) / 2
 
     # starting ---------------------------------------------------------------------------------
 
@@ -226,28 +233,57 @@ class Sitting:
             said = told(found) if isinstance(found, PaceFailed) else found
         print(f"{toggle.name}: {said}", file=sys.stderr, flush=True)
 
-    def _measured(self, toggle: Toggle, resident: Resident) -> Row | PaceFailed:
-        """A toggle's turns with the base. Raises BaseFailed."""
+    def _measured(
+        self, ready: Sequence[tuple[Toggle, Resident]]
+    ) -> Iterator[tuple[Toggle, Row | PaceFailed]]:
+        """What came of the turns of each. Raises BaseFailed."""
         assert self.base is not None, "toggles are measured beside the base"
-        try:
-            windows = self._windows(self.base, resident)
-        except PaceFailed as failure:
-            if failure.side == self.base.pace.side:
-                raise BaseFailed(failure) from failure
-            return failure
-        return row_of(toggle, self.base.ready, resident.ready, windows)
+        windows, failures = self._windows(self.base, [resident for _, resident in ready])
+        for (toggle, resident), own, failure in zip(ready, windows, failures, strict=True):
+            yield toggle, failure or row_of(toggle, self.base.ready, resident.ready, own)
 
-    def _windows(self, base: Resident, toggle: Resident) -> list[list[Answer]]:
-        """The four answers of each A B B A, as many as come nearest to --seconds."""
-        turn_s, both = self.chosen.turn_seconds, (base, toggle)
-        steps = [enough_steps(each.pace, each.ready["step_s"], turn_s) for each in both]
-        found: list[list[Answer]] = []
-        spent_s = 0.0
-        while len(found) < FEWEST_WINDOWS or spent_s * (1 + 0.5 / len(found)) < self.chosen.seconds:
-            window = [take_turn(both[at].pace, "go", steps[at], turn_s) for at in (0, 1, 1, 0)]
-            found.append(window)
-            spent_s += sum(math.fsum(turn["step_s"]) for turn in window)
-        return found
+    def _windows(
+        self, base: Resident, toggles: Sequence[Resident]
+    ) -> tuple[list[list[list[Answer]]], list[PaceFailed | None]]:
+        """The answers of each toggle's A B B A, as many as come nearest to --seconds, and how it
+        failed where it did. Who fails leaves the round, and the others begin it anew."""
+        turn_s = self.chosen.turn_seconds
+        windows: list[list[list[Answer]]] = [[] for _ in toggles]
+        failures: list[PaceFailed | None] = [None] * len(toggles)
+        steps: dict[str, int] = {}
+
+        def turn(resident: Resident) -> Answer:
+            pace = resident.pace
+            if pace.side not in steps:
+                steps[pace.side] = enough_steps(pace, resident.ready["step_s"], turn_s)
+            return take_turn(pace, "go", steps[pace.side], turn_s)
+
+        while rest := [at for at, failure in enumerate(failures) if failure is None]:
+            if all(self._is_enough(windows[at]) for at in rest):
+                break
+            try:
+                there = [turn(each) for each in (base, *(toggles[at] for at in rest))]
+                back = [turn(each) for each in (*(toggles[at] for at in reversed(rest)), base)]
+            except PaceFailed as failure:
+                if failure.side == base.pace.side:
+                    raise BaseFailed(failure) from failure
+                failures[_place(failure.side, toggles)] = failure
+                continue
+            for place, at in enumerate(rest, start=1):
+                windows[at].append([there[0], there[place], back[-1 - place], back[-1]])
+        return windows, failures
+
+    def _is_enough(self, windows: Sequence[Sequence[Answer]]) -> bool:
+        """Whether one more A B B A would lead further beyond --seconds than it lacks now."""
+        if len(windows) < FEWEST_WINDOWS:
+            return False
+        spent_s = math.fsum(s for window in windows for turn in window for s in turn["step_s"])
+        return spent_s * (1 + 0.5 / len(windows)) >= float(self.chosen.seconds)
+
+
+def _place(side: str, toggles: Sequence[Resident]) -> int:
+    """Which of the toggles it is."""
+    return [each.pace.side for each in toggles].index(side)
 
 
 def is_lack_of_memory(outcome: Answer | PaceFailed) -> bool:

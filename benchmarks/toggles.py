@@ -5,10 +5,10 @@
 
 The base (`speedrun` at depth 12 unless another is named) is a `model.pace` process that stays for
 the whole call. Beside it, up to --resident toggles at a time (`benchmarks.toggle_plan` says which
-there are) start and compile together, as far as the memory lasts; then each takes turns with the
-base, A B B A, for --seconds, while nothing else runs or compiles. A toggle that fails beside others
-is tried again with the base alone, so that it is not blamed for their memory; one that fails there
-is a row with its reason.
+there are) start and compile together, as far as the memory lasts. Then base and toggles go around,
+A B C C B A, until each toggle and its base together have run for --seconds; nothing else runs or
+compiles meanwhile. A toggle that fails beside others is tried again with the base alone, so that it
+is not blamed for their memory; one that fails there is a row with its reason.
 
 Each row is appended to --out when its toggle ends. The same command goes on with what is missing,
 after a kill or a call that ended at --minutes, on another machine of the same kind too. One launch

@@ -11,6 +11,7 @@ A test holds all pages equal to what the first form would write.
 import argparse
 import csv
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -141,7 +142,7 @@ def speed_table() -> str:
         peak = max(turn["peak_memory_bytes"] for turn in launch["turns"])
         rows = _rows(record["configurations"][0]["overrides"])
         lines.append(
-            f"| d{depth}, {rows} rows a pass, 524,288 tokens a step: tokens/s "
+            f"| d{depth}, {rows} rows a pass, {ready['batch_tokens']:,} tokens a step: tokens/s "
             f"| **{tokens_per_s:,.0f}** ({mfu:.0%} MFU) "
             f"| {_span(theirs['tokens_per_s'])} ({theirs['mfu']:.0%} MFU) |"
         )
@@ -164,6 +165,8 @@ def regenerated_gpu(text: str) -> str:
     text = _replaced(text, "start", start_table())
     text = _replaced(text, "step", speed_table())
     text = _replaced(text, "toggles", toggles_table())
+    text = _replaced(text, "fp8", fp8_table())
+    text = _replaced(text, "ranks", ranks_table())
     text = _replaced(text, "core", core_table())
     return _replaced(text, "loss", loss_table())
 
@@ -204,7 +207,8 @@ def loader_table() -> str:
         waits = [seconds for turn in turns for seconds in turn["loader_wait_s"]]
         tokens_per_s = ready["batch_tokens"] / statistics.median(steps)
         lines.append(f"| {batches} | {tokens_per_s:,.0f} | {sum(waits) / sum(steps):.3%} |")
-    share, low, high = (100 * difference[key] for key in ("log_ratio", "low", "high"))
+    ratios = (difference[key] for key in ("log_ratio", "low", "high"))
+    share, low, high = (100 * math.expm1(ratio) for ratio in ratios)
     theirs = _record("nanochat")
     same, loaded = (theirs[part]["12"]["tokens_per_s"] for part in ("step", "loader"))
     lines.append(
@@ -234,9 +238,54 @@ def toggles_table() -> str:
     rows = Rows(RECORDS / "toggles-d12.jsonl")
     if not rows.sessions:
         return "Not measured yet."
-    asked = {row.trick for row in rows.rows} | set(rows.unmeasured)
+    asked = {row.trick for row in rows.rows}
+    asked |= {name.partition(", steps ")[0] for name in rows.unmeasured}  # a stage of it
     others = [name for name in _in_recipe() if name not in asked]
-    return f"{markdown(rows)}\n\nNot asked for yet ({len(others)}): {'; '.join(others)}."
+    unasked = f"\n\nNot asked for yet ({len(others)}): {'; '.join(others)}." if others else ""
+    return markdown(rows) + unasked
+
+
+def fp8_table() -> str:
+    """Depth 24 in turns with its products in 8 bits."""
+    record = _record("fp8-d24")
+    (launch,) = record["launches"]
+    (difference,) = record["comparisons"].values()
+    lines = ["| products | tokens/s | MFU | SM clock | peak memory |", "|---|---|---|---|---|"]
+    for place, name in enumerate(("bf16", "fp8")):
+        turns = [turn for turn in launch["turns"] if turn["configuration"] == place]
+        ready = launch["ready"][place]
+        step_s = statistics.median(seconds for turn in turns for seconds in turn["step_s"])
+        tokens_per_s = ready["batch_tokens"] / step_s
+        mfu = tokens_per_s * ready["flops_per_token"] / ready["peak_flops"]
+        clock = statistics.median(turn["sm_clock_mhz"] for turn in turns)
+        peak = max(turn["peak_memory_bytes"] for turn in turns) / 1e9
+        lines.append(
+            f"| {name} | {tokens_per_s:,.0f} | {mfu:.0%} | {clock:,.0f} MHz | {peak:.1f} GB |"
+        )
+    share, low, high = (math.expm1(difference[key]) for key in ("log_ratio", "low", "high"))
+    lines.append(
+        f"\nTime a token: {share:+.1%} [{low:+.1%}, {high:+.1%}], for this launch "
+        f"({_rows(record['configurations'][0]['overrides'])} rows a pass, "
+        f"{launch['ready'][0]['batch_tokens']:,} tokens a step)."
+    )
+    return "\n".join(lines)
+
+
+def ranks_table() -> str:
+    """Depth 12 on one GPU and on two of one host."""
+    path = RECORDS.parent / "h200x2" / "ranks-d12.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    lines = [
+        f"| {rows[0]['device']}s | ms a step | tokens/s | of linear | peak memory of a rank |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        share = row["tokens_per_s"] / row["ranks"] / (rows[0]["tokens_per_s"] / rows[0]["ranks"])
+        lines.append(
+            f"| {row['ranks']} | {1e3 * row['step_s']:.1f} | {row['tokens_per_s']:,.0f} "
+            f"| {share:.1%} | {row['peak_memory_bytes'] / 1e9:.2f} GB |"
+        )
+    return "\n".join(lines)
 
 
 def loss_table() -> str:
@@ -269,24 +318,32 @@ def core_table() -> str:
 
 
 def _core_seconds() -> str:
-    (row,) = _record("core-d12")["rows"]
-    theirs = _record("nanochat")["core_s"]
-    lines = [
-        f"| {row['examples']:,} examples, {row['rows']:,} rows, depth 12 | seconds |",
-        "|---|---|",
-        f"| prompts encoded before | {row['cached_s']:.2f} |",
-        f"| cold, encoding them | {row['cold_s']:.2f} |",
-        f"| one example at a time, here (from {row['anchor_examples']}) | {row['anchor_s']:.1f} |",
-        f"| nanochat | {theirs:.1f} |",
-        f"\n{row['ratio_cached']:.0f} times as fast as one at a time here. "
-        f"{len(row['flips'])} of {row['anchor_examples']} decisions differ in bf16: "
-        + "; ".join(
-            f"{task} {number}, margins {one:.4f} and {batched:.4f} nats"
-            for task, number, one, batched in row["flips"]
-        )
-        + f". Peak memory {row['peak_gib']:.1f} GiB.",
-    ]
-    return "\n".join(lines)
+    rows = _record("core-d12")["rows"]
+    most = rows[0]["max_per_task"]
+    heads = [f"at most {most} a task" if row["max_per_task"] else "all" for row in rows]
+    table = {
+        "examples": [f"{row['examples']:,}" for row in rows],
+        "rows": [f"{row['rows']:,}" for row in rows],
+        "seconds, prompts encoded before": [f"{row['cached_s']:.1f}" for row in rows],
+        "seconds, cold": [f"{row['cold_s']:.1f}" for row in rows],
+        "one example at a time, here": [
+            f"{row['anchor_s']:,.1f} (from {row['anchor_examples']})" for row in rows
+        ],
+        "times as fast": [f"{row['ratio_cached']:.0f}" for row in rows],
+        "nanochat": [f"{_record('nanochat')['core_s']:.1f}"] + ["–"] * (len(rows) - 1),
+        "peak memory": [f"{row['peak_gib']:.1f} GiB" for row in rows],
+        "decisions that differ, in bf16": [
+            f"{len(row['flips'])} of {row['anchor_examples']}" for row in rows
+        ],
+    }
+    lines = [f"| depth 12 | {' | '.join(heads)} |", "|---|" + "---|" * len(rows)]
+    lines += [f"| {name} | {' | '.join(cells)} |" for name, cells in table.items()]
+    flips = [flip for row in rows for flip in row["flips"]]
+    margins = "; ".join(
+        f"{task} {number}, margins {one:.4f} one at a time and {batched:.4f} nats in batches"
+        for task, number, one, batched in flips
+    )
+    return "\n".join(lines) + (f"\n\nThat differ: {margins}." if flips else "")
 
 
 def _core_told_apart() -> str:

@@ -38,7 +38,7 @@ class Merged(msgspec.Struct, kw_only=True):
     known: int = 0
     studies: int = 0
     run_dirs: int = 0
-    job_files: int = 0
+    jobs: int = 0
 
 
 def pack(store: Store, out: Path, *, compact: bool = False) -> int:
@@ -112,7 +112,6 @@ def unpack(tar_path: Path, store: Store) -> Merged:
         other = Store(Path(folder))
         studies = [_merged_study(store, other.study(name)) for name in other.study_names()]
         searches = _new_searches(other, store)
-        job_files = _new_job_files(other, store)
         merged = Merged()
         for record in other.records():
             files = {name: path.read_bytes() for name, path in other.beside(record).items()}
@@ -122,12 +121,12 @@ def unpack(tar_path: Path, store: Store) -> Merged:
         for study in studies:
             store.save_study(study)
             merged.studies += 1
-        for path in (*searches, *job_files):
+        for path in searches:
             target = store.root / path.relative_to(other.root)
-            target.parent.mkdir(parents=True, exist_ok=True)
+            target.parent.mkdir(exist_ok=True)
             os.replace(path, target)
-        merged.job_files = len(job_files)
-        merged.run_dirs = _move_new(other, store)
+        merged.run_dirs = _move_new(other.run_dirs(), other, store)
+        merged.jobs = _move_new(sorted((other.root / JOBS).glob("*")), other, store)
     return merged
 
 
@@ -188,38 +187,28 @@ def _new_searches(other: Store, store: Store) -> list[Path]:
 
     Two databases of one search cannot be made one: their trials have the same numbers.
     """
-    paths = sorted((other.root / "searches").glob("*"))
-    return _new(paths, other, store, "searches", "other trials in each")
-
-
-def _new_job_files(other: Store, store: Store) -> list[Path]:
-    """What full jobs keep and this store has not. Raises StoreError where a file differs."""
-    return _new(_files(other.root / JOBS), other, store, "jobs", "another story in each")
-
-
-def _new(paths: list[Path], other: Store, store: Store, kind: str, differing: str) -> list[Path]:
     found = []
-    for path in paths:
-        own = store.root / path.relative_to(other.root)
+    for path in sorted((other.root / "searches").glob("*")):
+        own = store.root / "searches" / path.name
         if not own.exists():
             found.append(path)
         elif own.read_bytes() != path.read_bytes():
             raise StoreError(
                 path=path.name,
-                expected=f"{kind} of the same name to be the same",
-                got=differing,
+                expected="searches of the same name to be the same search",
+                got="other trials in each",
                 remedy="Nothing was unpacked. Unpack it into another --store.",
             )
     return found
 
 
-def _move_new(other: Store, store: Store) -> int:
-    """Moves run directories that this store has not."""
+def _move_new(folders: list[Path], other: Store, store: Store) -> int:
+    """Moves folders that this store has not: run directories, and what jobs keep of themselves."""
     moved = 0
-    for run_dir in other.run_dirs():
-        target = store.root / run_dir.relative_to(other.root)
+    for folder in folders:
+        target = store.root / folder.relative_to(other.root)
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(run_dir, target)
+            os.replace(folder, target)
             moved += 1
     return moved

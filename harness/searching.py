@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 
 OBJECTIVE = "objective"  # the Optuna study's attribute that holds what is sought
+COMMANDS = "commands"  # the one that counts those that have worked on it
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +80,7 @@ class Searching:
         self.trainer = by_name(file.trainer)
         self.url = storage.url_of(store, file.search, options.storage)
         self.where = str(path)
+        self.number = 0  # of this command, among those of the search
 
     def run(self) -> int:
         """All steps. Raises HarnessError; what was recorded stays."""
@@ -88,6 +90,7 @@ class Searching:
         self._check_parts()
         if not self.options.report_only:
             self._tell_recovered(recover(self.store))
+            self._make_storage(plan)
         with storage.open_storage(self.url) as self.opened:
             try:
                 with asked_to(self.command.stop):
@@ -113,6 +116,17 @@ class Searching:
             trials.sort(key=lambda trial: float(trial.values[0]))
             answers = [told(trial) for trial in trials[:count]]
         return [answer.overrides for answer in answers if answer is not None]
+
+    def _make_storage(self, plan: Plan) -> None:
+        """Its tables, and the search in them, where they are new; and this command's number there.
+
+        One at a time: commands that begin at once would both make the tables, which one of them
+        may not, and have one number, by which both would draw the same points.
+        """
+        with self.store.locked(), storage.open_storage(self.url) as self.opened:
+            study = self._study(plan, "", 0)
+            self.number = int(study.user_attrs.get(COMMANDS, 0))
+            study.set_user_attr(COMMANDS, self.number + 1)
 
     def _check_parts(self) -> None:
         """Refuses a sampler or a pruner before anything is spent."""
@@ -184,7 +198,8 @@ class Searching:
         sketch = Objective(names=self.file.objectives)
         known = storage.stored_study(self.opened, self.file.search)
         trials = len(known.get_trials(deepcopy=False)) if known is not None else 0
-        seed = int(digest([self.file.search, self.file.seed, slot, trials], 8), 16)
+        own = [self.file.search, self.file.seed, slot, trials, self.number]
+        seed = int(digest(own, 8), 16)
         return storage.open_study(
             self.opened,
             self.file.search,

@@ -15,6 +15,8 @@ What a run is, without torch:
     schedules   learning rate, momentum, decay, weights of the loss over the run
     identity    hashes of configuration and code
     describe    all of it, on the command line
+    finding     what was found before a job: expected, got, remedy, how much it matters
+    needs       data, tokenizer, bundle, disk, GPUs against what a job takes of them
     data        text -> tokenizer, token shards, packed rows
 
 and the run itself:
@@ -55,6 +57,7 @@ and the run itself:
     core_eval   CORE of a model that was trained
     throttle    what holds a GPU's clock down
     smclock     a GPU's clock rate while it works
+    probe       machines of a job, measured before it starts, over all its ranks
     health      what makes a slow rank visible
     council     what ranks tell each other between turns
     resident    a trainer that stands ready and steps only when told

@@ -111,7 +111,7 @@ def _evaluate(asked: Asked, ranks: Ranks) -> None:
     out = _place(asked, step)
     tokenizer = prepare(DataSettings.from_config(asked.config), told).tokenizer
     evaluation = Evaluation(asked.config, derived, tokenizer, told)
-    found = evaluation(gpt, kernels.attention, ranks)
+    found = evaluation(gpt, kernels, ranks)
     if ranks.rank > 0:
         return
     print("\n".join(table.lines(found.result, found.seconds)))

@@ -2,8 +2,12 @@
 or torchrun gone.
 
 The training loop asks `reason` between steps and ends as `interrupted`. If it can't ask for a
-while, because a compilation or a kernel takes long, the watch thread writes the result itself and
-ends the process.
+while, because a compilation or a kernel takes long, a thread writes the result itself and ends the
+process.
+
+Python runs its handlers of signals in the main thread, and only between two of its own steps: never
+while that waits for a GPU whose exchange another rank will not answer any more. So a thread hears
+signals through the descriptor that Python's part in C writes them to at once.
 
 torchrun passes no descriptor on to the ranks that it starts, so theirs is the one that torchrun
 itself was given. It puts each rank into a session of its own as well: whoever kills torchrun and
@@ -14,7 +18,6 @@ import os
 import signal
 import threading
 import time
-from types import FrameType
 
 from model.errors import MachineError
 from model.lost_rank import lost_rank
@@ -34,16 +37,16 @@ class Stop:
         self.run, self.ranks = run, ranks
         self.reason: str | None = None
         self._timer: threading.Timer | None = None
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._on_signal)
+        threading.Thread(target=self._listen, args=(heard_signals(),), daemon=True).start()
         if watch_fd is not None:
             threading.Thread(target=self._watch, args=(watch_fd,), daemon=True).start()
         if under_torchrun():
             launcher = (os.getppid(),)
             threading.Thread(target=self._watch_launcher, args=launcher, daemon=True).start()
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._ask(f"received {signal.Signals(number).name}")
+    def _listen(self, fd: int) -> None:
+        while number := os.read(fd, 1):
+            self._ask(f"received {signal.Signals(number[0]).name}")
 
     def _watch(self, fd: int) -> None:
         while os.read(fd, 4096):
@@ -86,6 +89,18 @@ class Stop:
             ended = self.run.finish("interrupted", self.reason)
         if ended:
             os._exit(1)
+
+
+def heard_signals() -> int:
+    """A descriptor on which the number of each SIGINT and SIGTERM of this process arrives."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)  # only signals with a handler are written
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    # a forked child has the same pipe, and its signals are not meant for its parent
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
+    return reader
 
 
 def watched(fd: int | None) -> int | None:

@@ -399,7 +399,7 @@ class Training:
         return every is not None and step % every == 0 and step < self.derived.steps
 
     def _evaluate_core(self, core: Evaluation, step: int, *, final: bool) -> None:
-        found = core(self.trainer.gpt, self.trainer.kernels.attention, self.ranks)
+        found = core(self.trainer.gpt, self.trainer.kernels, self.ranks)
         self.run.metrics.update(found.metrics)
         if self.ranks.rank == 0:
             path = self.run.path / outcomes_file.name_of(step, final=final)

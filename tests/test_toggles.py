@@ -7,20 +7,28 @@ import math
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
 
-from benchmarks.pace import CHECKOUT
+from benchmarks.pace import CHECKOUT, Pace
 from benchmarks.toggle_plan import Toggle, overrides_of, planned
 from benchmarks.toggle_rows import Noise, Row, Rows, Session, failed_row, row_of
-from benchmarks.toggle_sitting import Clock, Sitting, Waiting, is_lack_of_memory, with_room
+from benchmarks.toggle_sitting import (
+    Clock,
+    Resident,
+    Sitting,
+    Waiting,
+    is_lack_of_memory,
+    with_room,
+)
 from benchmarks.toggle_table import effect, markdown, terminal
 from benchmarks.toggles import noise_of
 from harness.arms import TrickInfo
 from harness.dunnett import t_quantile
 from harness.errors import UsageError
+from harness.launches import log_ratio
 from harness.ledger import PRIORS, Ledger, read_rows
 from harness.pace import PaceFailed
 from harness.trainer import NativeTrainer, Request
@@ -170,7 +178,7 @@ def turns(*windows: tuple[float, float, float, float], recompiled: int = 0) -> l
     found = [
         [
             {"steps": 2, "step_s": [s, s], "loader_wait_s": [0.0, 0.1 * s], "recompiled": 0}
-            | {"peak_memory_bytes": 1e9}
+            | {"peak_memory_bytes": 1e9, "sm_clock_mhz": 1600.0}
             for s in window
         ]
         for window in windows
@@ -190,6 +198,7 @@ def test_a_row_compares_seconds_a_token_in_windows_without_a_compilation() -> No
     assert row.left_out == 1
     assert row.tokens_per_s == pytest.approx((100.0, 200 / 2.2), rel=1e-5)
     assert row.loader_wait_share == pytest.approx((0.05, 0.05))
+    assert row.sm_clock_mhz == (1600.0, 1600.0)
     assert row.kernels == {"loss": ("triton", "eager")}
     lost = row_of(toggle, base, other, turns(usual, recompiled=1))
     assert lost.failed == "something was compiled in every window"
@@ -273,6 +282,48 @@ def written(tmp_path: Path, **changes: Any) -> Path:
     path = tmp_path / "tiny.json"
     path.write_text(json.dumps({**TINY, **changes}))
     return path
+
+
+class Drifting:
+    """A trainer of known step time on a machine that slows down from turn to turn, the same for
+    all; it may fail at a turn."""
+
+    turns = 0
+
+    def __init__(self, side: str, step_s: float, fails_at: int | None = None) -> None:
+        self.side, self.step_s, self.fails_at, self.own = side, step_s, fails_at, 0
+
+    def ask(self, word: str, timeout_s: float) -> dict[str, Any]:
+        steps = int(word.split()[1])
+        self.own += 1
+        Drifting.turns += 1
+        if self.own == self.fails_at:
+            raise PaceFailed(self.side, "lost", "failed", None, False)
+        return {"steps": steps, "step_s": [self.step_s * (1 + 1e-4 * Drifting.turns)] * steps}
+
+
+def test_toggles_go_around_with_their_base_and_who_fails_leaves_the_round(tmp_path: Path) -> None:
+    chosen = argparse.Namespace(resident=3, seconds=8.0, turn_seconds=1.0)
+    sides = {"base": 0.5, "a": 0.55, "b": 0.6, "c": 0.45}
+    made = {
+        side: Resident(
+            pace=cast(Pace, Drifting(side, step_s, 3 if side == "b" else None)),
+            ready={"step_s": step_s},
+        )
+        for side, step_s in sides.items()
+    }
+    plan = planned(NativeTrainer(CHECKOUT), written(tmp_path), {}, ["xsa"])
+    with contextlib.ExitStack() as running:
+        rows = Rows(tmp_path / "rows.jsonl")
+        sitting = Sitting(chosen, plan, rows, lambda device: None, tmp_path, running)
+        windows, failures = sitting._windows(made["base"], [made[side] for side in "abc"])
+    assert [failure is None for failure in failures] == [True, False, True]
+    assert [len(own) for own in windows] == [2, 0, 2]
+    for side, own in (("a", windows[0]), ("c", windows[2])):
+        for window in own:
+            step_s = [turn["step_s"][0] for turn in window]
+            found = log_ratio(step_s[0], step_s[1], step_s[2], step_s[3])
+            assert found == pytest.approx(math.log(sides[side] / 0.5), abs=1e-6)
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from harness.errors import ClusterError
 
 ANSWER_S = 60.0  # a controller under load takes seconds
 LOCAL_AGAIN = 144  # the exit code on which submitit's local executor starts a job once more
+RUNS = {"RUNNING", "SIGNALING", "RESIZING"}  # Slurm's words; SIGNALING after its own signal
 _TIME = re.compile(r"(?:(\d+)-)?(?:(?:(\d+):)?(\d+):)?(\d+)")
 
 
@@ -46,7 +47,7 @@ class SlurmAllocation:
         return seconds(self._say("%L"))
 
     def runs(self) -> bool:
-        return self._say("%T") == "RUNNING"
+        return self._say("%T") in RUNS
 
     def start_again(self) -> int:
         ask(["scontrol", "requeue", self.number])

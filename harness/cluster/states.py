@@ -18,7 +18,9 @@ from harness.cluster.allocation import ask
 from harness.cluster.journal import CANCELLED, Journal, Submission
 from harness.errors import COULD_NOT_RUN, UsageError
 
-LIVE = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "STOPPED"}
+OVER = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL"}
+OVER |= {"OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT"}
+"""Slurm's words for a job that will not run again; it has a dozen others for one that may."""
 GONE = "gone"
 POLL_S = 1.0
 SETTLES_S = 30.0  # a scheduler needs a moment to know a job
@@ -54,8 +56,8 @@ def state_of(folder: Path, made: Submission, number: str, said: str | None) -> S
     """One job; `said` is the scheduler's word for it, None where it knows it no more."""
     entries = Journal(folder, number).entries()
     ends = [entry for entry in entries if entry.event == "ended"]
-    over = bool(entries) and entries[-1].event == "ended" and not entries[-1].again
-    live = said in LIVE and not over
+    live = said is not None and said not in OVER  # one that ended, too: Slurm may start it again
+    over = not live and bool(entries) and entries[-1].event == "ended" and not entries[-1].again
     state = "ended" if over else (said or GONE).lower()
     text = entries[-1].text if over else ""
     if state == GONE:

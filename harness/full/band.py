@@ -163,26 +163,42 @@ def band(
     Looks at which a proxy has no loss, as with few steps, are left out.
     """
     sizes = _sizes(curves)
-    seen = {at: [[window_mean(c.points, at) for c in runs] for runs in sizes] for at in fractions}
-    kept = [at for at in fractions if all(None not in runs for runs in seen[at])]
-    losses = {
-        at: [[value for value in runs if value is not None] for runs in seen[at]] for at in kept
-    }
+    losses = _losses(sizes, fractions)
     x = [math.log(runs[0].scale.flops) for runs in sizes]
-    level = 1 - alpha / max(1, 2 * len(kept) - 1)
+    place = (x, math.log(target.flops), 1 - alpha / (2 * len(losses) - 1))
     floor = MOST_FLOOR_BPB * float(np.mean([curve.nats_per_bpb for curve in curves]))
     line = BentLine(
         centre=float(np.mean(x)), bends=CHANGE_BENDS, slope=CHANGE_SLOPE, scatter=CHANGE_SCATTER
     )
-    changes = [_ratios(losses[later], losses[earlier]) for earlier, later in pairwise(kept)]
-    place = (x, math.log(target.flops), level)
-    levels = _along(PowerLaw(most_floor=floor), [losses[at] for at in kept], *place)
-    looks = zip(kept, levels, [None, *_along(line, changes, *place)], strict=True)
+    ratios = [_ratios(later, earlier) for earlier, later in pairwise(losses.values())]
+    levels = _along(PowerLaw(most_floor=floor), list(losses.values()), *place)
+    looks = zip(losses, levels, [None, *_along(line, ratios, *place)], strict=True)
     return Band(
-        looks=[Look(fraction=at, loss=found, change=step) for at, found, step in looks],
+        looks=[Look(fraction=at, loss=level, change=change) for at, level, change in looks],
         window=WINDOW,
         alpha=alpha,
     )
+
+
+Groups = list[list[float]]  # values of the runs, by size
+
+
+def _losses(sizes: Sequence[Sequence[Curve]], fractions: Sequence[float]) -> dict[float, Groups]:
+    """The windows' means of all proxies, by look; at least one look."""
+    found = {}
+    for at in fractions:
+        means = [[window_mean(curve.points, at) for curve in runs] for runs in sizes]
+        if all(None not in runs for runs in means):
+            found[at] = [[mean for mean in runs if mean is not None] for runs in means]
+    if not found:
+        fewest = min(len(curve.points) for runs in sizes for curve in runs)
+        raise ForecastError(
+            path="proxies: curves",
+            expected="runs of enough steps for a look",
+            got=f"{fewest} steps with a loss",
+            remedy="Make longer proxies, or watch the run without a band.",
+        )
+    return found
 
 
 def _sizes(curves: Sequence[Curve]) -> list[list[Curve]]:
@@ -199,12 +215,9 @@ def _sizes(curves: Sequence[Curve]) -> list[list[Curve]]:
     return [found[flops] for flops in sorted(found)]
 
 
-def _ratios(later: list[list[float]], earlier: list[list[float]]) -> list[list[float]]:
+def _ratios(later: Groups, earlier: Groups) -> Groups:
     pairs = zip(later, earlier, strict=True)
     return [[b / a for b, a in zip(one, other, strict=True)] for one, other in pairs]
-
-
-Groups = list[list[float]]  # values of the runs, by size
 
 
 def _along(

@@ -146,6 +146,11 @@ def forecast(
     )
 
 
+def val_bpb_at(proxies: Sequence[Proxy], target: Scale, noise: Known | None = None) -> Mixture:
+    """val_bpb of one run at `target`, whatever else might be said of it."""
+    return _Metric.of("val_bpb", by_size(proxies), noise).posterior.run([math.log(target.flops)])
+
+
 def estimate(found: Mixture, level: float = LEVEL) -> Estimate:
     """The median and the interval that leaves equal chances on both sides."""
     tail = (1 - level) / 2

@@ -24,6 +24,7 @@ from model.data.tokenizer import Tokenizer
 from model.derive import Derived
 from model.errors import DataError
 from model.gpt import GPT
+from model.kernels import Kernels
 from model.ranks import ALONE, Ranks
 
 
@@ -35,8 +36,8 @@ class Evaluated:
     result: Result
     asked: dict[str, Any]
     """What has to be equal for two evaluations to be compared."""
-    attention: str
-    """The back-end that ran."""
+    kernels: Kernels
+    """What ran."""
     seconds: float
 
     @property
@@ -49,7 +50,8 @@ class Evaluated:
         """As events.jsonl has it."""
         errors = {"core_se": self.result.core_se, "core_soft_se": self.result.core_soft_se}
         accuracy = {task.task.name: round(task.accuracy, 6) for task in self.result.tasks}
-        how = {**self.asked, "attention": self.attention, "unscored": self._unscored()}
+        ran = {place: getattr(self.kernels, place) for place in ("attention", "qkv", "products")}
+        how = {**self.asked, **ran, "unscored": self._unscored()}
         return {**self.metrics, **errors, **how, "accuracy": accuracy}
 
     def _unscored(self) -> list[tuple[str, int]]:
@@ -89,11 +91,11 @@ class Evaluation:
         keep = self.keep_tokens
         return laid_out(self.questions, keep_tokens=keep, batch_tokens=tokens, ranks=ranks.count)
 
-    def __call__(self, gpt: GPT, backend: str, ranks: Ranks = ALONE) -> Evaluated:
-        """Evaluates the model as it is; `backend` is the attention that it trains with."""
+    def __call__(self, gpt: GPT, kernels: Kernels, ranks: Ranks = ALONE) -> Evaluated:
+        """Evaluates the model as it is; `kernels` are those that it trains with."""
         began = time.perf_counter()
         device = gpt.embedding.weight.device
-        twin = Twin(gpt, self.config, self.derived.sizes, backend)
+        twin = Twin(gpt, self.config, self.derived.sizes, kernels)
         scores = scored(twin, self.questions, self.layout_of(ranks), device, ranks)
         outcomes = decided(self.questions, scores)
         table = str(self.asked["baselines"])
@@ -101,7 +103,7 @@ class Evaluation:
             outcomes=outcomes,
             result=summed_up(self.bundle.tasks, outcomes, table, scores.seconds),
             asked=self.asked,
-            attention=twin.attention,
+            kernels=twin.kernels,
             seconds=time.perf_counter() - began,
         )
 

@@ -2,8 +2,10 @@
 a prefix that several rows share.
 
 Eager, because prompts have a hundred lengths and each would be compiled anew: seconds for each, as
-long as the evaluation itself. Attention runs in the back-end of the run, except that FlexAttention
-is fast only when compiled, so that there the next one that can stands in (`attention` says which).
+long as the evaluation itself. Fused kernels are compiled for no length, so those of the run's
+blocks (qkv, products) serve here too. Attention runs in the back-end of the run, except that
+FlexAttention is fast only when compiled: there the next one that can stands in. `kernels` says what
+runs.
 
 The rows of a question share most of their tokens, and what the model makes of a token depends only
 on those before it. So the shared tokens go through the model once, every layer keeps their keys and
@@ -67,11 +69,12 @@ class Rests:
 class Twin:
     """`stream` for whole rows, `follow` for the rests of rows."""
 
-    def __init__(self, gpt: GPT, config: Config, sizes: Sizes, backend: str) -> None:
+    def __init__(self, gpt: GPT, config: Config, sizes: Sizes, kernels: Kernels) -> None:
         device = gpt.embedding.weight.device
-        self.attention = _eager(backend, config, sizes, device)
+        attention = _eager(kernels.attention, config, sizes, device)
+        self.kernels = Kernels(attention=attention, qkv=kernels.qkv, products=kernels.products)
         with torch.device("meta"):  # its own tensors would be as large as the model
-            self.gpt = GPT(config, sizes, Kernels(attention=self.attention))
+            self.gpt = GPT(config, sizes, self.kernels)
         _share(gpt, self.gpt)
         _match(gpt, self.gpt)
         self._memory = [_Memory(layer) for layer in _layers(self.gpt)]

@@ -33,10 +33,13 @@ def normed_heads(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """q, k, v (B, T, H, K) of x (B, T, D).
 
-    `weights` of q, k and v, each (D, D) in fp32; `turns` cosine and sine (T, K / 2), null without
-    rotation; `scale` behind the norm, null without norm.
+    `weights` of q, k and v, each (D, D) in fp32; `turns` cosine and sine (T, K / 2), or
+    (B, T, 1, K / 2) where rows differ, null without rotation; `scale` behind the norm, null without
+    norm.
     """
     cos, sin = turns if turns is not None else (x.new_empty(0), x.new_empty(0))
+    if cos.ndim == 4:
+        cos, sin = cos.flatten(0, 2), sin.flatten(0, 2)  # a position for each token of the batch
     q, k, v, *_ = _forward(x, *weights, cos, sin, scale or 0.0, heads)
     return q, k, v
 
@@ -60,7 +63,7 @@ def _forward(
     roots = torch.empty(2, rows, device=x.device, dtype=torch.float32)
     for part, root in ((q, roots[0]), (k, roots[1])):
         _turn_and_norm[(triton.cdiv(rows, ROWS),)](
-            part, cos, sin, root, rows, scale, EPS, **_constants(part, cos, scale)
+            part, cos, sin, root, rows, _positions(cos), scale, EPS, **_constants(part, cos, scale)
         )
     return q, k, v, roots, low
 
@@ -113,6 +116,7 @@ def _backward(
         sin,
         grad,
         rows,
+        _positions(cos),
         scale,
         **_constants(q, cos, scale),
     )
@@ -158,9 +162,13 @@ def _differentiate(
 _forward.register_autograd(_differentiate, setup_context=_keep)
 
 
+def _positions(cos: Tensor) -> int:
+    """After how many tokens the angles begin anew."""
+    return max(1, cos.size(0))
+
+
 def _constants(q: Tensor, cos: Tensor, scale: float) -> dict[str, Any]:
     return {
-        "TOKENS": q.size(1),
         "HEADS": q.size(2),
         "HALF": q.size(3) // 2,
         "ROTARY": cos.numel() > 0,
@@ -170,16 +178,17 @@ def _constants(q: Tensor, cos: Tensor, scale: float) -> dict[str, Any]:
     }
 
 
-@triton.jit
+# lengths are no constants: an evaluation has a hundred of them
+@triton.jit(do_not_specialize=["rows", "positions"])
 def _turn_and_norm(
     x_at,
     cos_at,
     sin_at,
     roots_at,
     rows,
+    positions,
     scale,
     eps,
-    TOKENS: tl.constexpr,
     HEADS: tl.constexpr,
     HALF: tl.constexpr,
     ROTARY: tl.constexpr,
@@ -194,7 +203,7 @@ def _turn_and_norm(
     first = tl.load(x_at + at, mask=inside, other=0.0).to(tl.float32)
     second = tl.load(x_at + at + HALF, mask=inside, other=0.0).to(tl.float32)
     if ROTARY:
-        angle = ((row // HEADS) % TOKENS)[:, None] * HALF + channel
+        angle = ((row // HEADS) % positions)[:, None] * HALF + channel
         cos = tl.load(cos_at + angle).to(tl.float32)
         sin = tl.load(sin_at + angle).to(tl.float32)
         turned = first * cos + second * sin
@@ -211,7 +220,7 @@ def _turn_and_norm(
     tl.store(x_at + at + HALF, second.to(kind), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "positions"])
 def _turn_back(
     grad_q_at,
     grad_k_at,
@@ -223,8 +232,8 @@ def _turn_back(
     sin_at,
     grad_at,
     rows,
+    positions,
     scale,
-    TOKENS: tl.constexpr,
     HEADS: tl.constexpr,
     HALF: tl.constexpr,
     ROTARY: tl.constexpr,
@@ -256,7 +265,7 @@ def _turn_back(
             first = root * (first - along * a)
             second = root * (second - along * b)
         if ROTARY:
-            angle = ((row // HEADS) % TOKENS)[:, None] * HALF + channel
+            angle = ((row // HEADS) % positions)[:, None] * HALF + channel
             cos = tl.load(cos_at + angle).to(tl.float32)
             sin = tl.load(sin_at + angle).to(tl.float32)
             turned = first * cos - second * sin

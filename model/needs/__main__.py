@@ -5,7 +5,7 @@
 
 `planned_tokens` are those that all steps of the job take. Exit code 0 whatever was found; 2 where
 the configuration itself is faulty: `errors` are then those of `model.describe`, each a finding too,
-and the rest is null.
+and nothing else is known.
 """
 
 import argparse
@@ -78,16 +78,18 @@ def _findings(
 
 
 def _refuse(error: ModelError) -> int:
-    """A faulty configuration, as `describe` tells it, or a package without which nothing is seen."""
+    """A faulty configuration, as `describe` tells it, or a package that everything needs."""
     faults = error.errors if isinstance(error, ConfigErrors) else [error]
     for fault in faults:
         print(f"error: {fault}", file=sys.stderr)
-    unknown: dict[str, Any] = dict.fromkeys(
-        ("checkpoint_bytes", "free_bytes", "planned_tokens", "data")
-    )
+    unknown: dict[str, Any] = dict.fromkeys(("checkpoint_bytes", "free_bytes", "planned_tokens"))
     what = "packages" if isinstance(error, MachineError) else "configuration"
     found = as_json(of_error(what, fault) for fault in faults)
-    print(json.dumps({"findings": found, **unknown, "errors": [f.as_json() for f in faults]}))
+    print(
+        json.dumps(
+            {"findings": found, **unknown, "data": {}, "errors": [f.as_json() for f in faults]}
+        )
+    )
     return 2
 
 

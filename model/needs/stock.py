@@ -29,7 +29,7 @@ from model.errors import DataError
 from model.needs import reach
 from model.needs.disk import free_bytes
 
-SAMPLE_DOCUMENTS, SAMPLE_ROWS = 20_000, 4096  # packed in half a second
+SAMPLE_DOCUMENTS, SAMPLE_ROWS = 20_000, 4096  # packed in a moment
 PARQUET_ENDS = b"PAR1"
 
 

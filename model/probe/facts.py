@@ -41,6 +41,8 @@ class State:
     temperature_c: float | None = None
     throttled: tuple[str, ...] | None = None
     """Why the clock is not higher; null where the driver does not tell."""
+    idle: bool = False
+    """Whether its work was over by then, so that the clock says nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,25 +1,15 @@
 """Clocks, power, heat and memory errors of a GPU, as the driver tells them through nvidia-smi.
 
 Clock and reasons mean something only while the GPU works: an idle one runs slow because it is idle.
-The bits are NVML's nvmlClocksEventReasons. A field that a driver does not know takes the rest of
-its query with it, so that names which have changed are asked for in turn.
+The bits are those of model/throttle.py, and one that says that it is idle. A field that a driver
+does not know takes the rest of its query with it, so that a renamed one is asked for in turn.
 """
 
 from model import nvidia_smi
 from model.probe.facts import State
+from model.throttle import reasons_in
 
-REASONS = {
-    0x001: "gpu_idle",
-    0x002: "applications_clocks_setting",
-    0x004: "sw_power_cap",
-    0x008: "hw_slowdown",
-    0x010: "sync_boost",
-    0x020: "sw_thermal_slowdown",
-    0x040: "hw_thermal_slowdown",
-    0x080: "hw_power_brake_slowdown",
-    0x100: "display_clock_setting",
-}
-IDLE = "gpu_idle"
+IDLE = 0x1  # nvmlClocksEventReasonGpuIdle
 ALWAYS = "power.limit,power.default_limit,clocks.sm,clocks.max.sm,temperature.gpu"
 ACTIVE = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")  # before driver 535
 ERRORS = "ecc.errors.uncorrected.volatile.total,retired_pages.pending"
@@ -39,24 +29,24 @@ def state_from(row: list[str]) -> State:
     if len(row) != len(ALWAYS.split(",")) + 1:
         return State()
     limit, default, clock, most, heat = map(_number, row[:-1])
+    bits = bits_of(row[-1])
     return State(
         power_limit_w=limit,
         power_default_w=default,
         sm_clock_mhz=clock,
         sm_clock_max_mhz=most,
         temperature_c=heat,
-        throttled=reasons_in(row[-1]),
+        throttled=None if bits is None else tuple(reasons_in(bits)),
+        idle=bits is not None and bool(bits & IDLE),
     )
 
 
-def reasons_in(mask: str) -> tuple[str, ...] | None:
-    """The names of a mask such as 0x0000000000000004; a bit without a name keeps its number."""
+def bits_of(mask: str) -> int | None:
+    """The number of a mask such as 0x0000000000000004."""
     try:
-        bits = int(mask, 16)
+        return int(mask, 16)
     except ValueError:
         return None
-    ones = [1 << place for place in range(bits.bit_length()) if bits >> place & 1]
-    return tuple(REASONS.get(bit, hex(bit)) for bit in ones)
 
 
 def memory_of(uuid: str) -> tuple[int | None, bool, bool]:

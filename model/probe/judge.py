@@ -14,14 +14,13 @@ from typing import Any
 
 from model.finding import Finding, Severity, judged, told
 from model.probe.facts import Gpu, Seen, State, Sum, Worked
-from model.probe.gpu_state import IDLE
 from model.probe.links import NVLINK_GB_S, nvlinks
 
 SLOWER = 0.05  # below the median by more: noise of a calibration is a tenth of it
 LEAST_LINK_SHARE = 0.5  # of NVLink's rate that a large sum reaches on a healthy machine
 # a clock that is held down by one of these is not at its power limit but in trouble
 TROUBLE = ("hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown")
-BY_HAND = ("applications_clocks_setting", "display_clock_setting")
+BY_HAND = ("applications_clocks_setting", "display_clocks_setting")
 GIB = 2**30
 
 
@@ -248,7 +247,7 @@ def _same_software(seen: Mapping[int, Seen]) -> Iterator[Finding]:
 
 def _states(states: Mapping[int, State]) -> Iterator[Finding]:
     """GPUs at work."""
-    busy = {rank: state for rank, state in states.items() if IDLE not in (state.throttled or ())}
+    busy = {rank: state for rank, state in states.items() if not state.idle}
     yield _power(states)
     yield _throttled(busy)
     clocks = {r: s.sm_clock_mhz for r, s in busy.items() if s.sm_clock_mhz is not None}

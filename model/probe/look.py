@@ -72,8 +72,9 @@ def work(config: Config, device: "torch.device") -> Worked:
     `problem`."""
     from model.machine import calibrate
 
-    state = _StateAtWork(device)
     try:
+        _take(device)
+        state = _StateAtWork(device)
         rates = calibrate(device, config.system.precision, WORK_S[device.type])
     except Exception as error:  # as above
         return Worked(problem=classify(error).reason)
@@ -103,7 +104,8 @@ def _look_at_cpu(config: Config, derived: Derived, ranks: Ranks) -> Seen:
 def _look_at_gpu(config: Config, derived: Derived, ranks: Ranks, device: "torch.device") -> Seen:
     from model.kernels import kernel_plan
 
-    facts = settled_facts(config, device)
+    facts = settled_facts(config, device)  # before this process has memory on it
+    _take(device)
     kernels, found = _judged(config, derived, facts, device)
     uuid = _uuid(device)
     errors, waits, broken = gpu_state.memory_of(uuid)
@@ -166,6 +168,14 @@ def _links(ranks: Ranks) -> list[list[str]] | None:
     index_of = {row[1]: row[0] for row in nvidia_smi.gpus("index,uuid") if len(row) == 2}
     uuids = [_uuid(torch.device("cuda", index)) for index in range(ranks.local_count)]
     return links.between(nvidia_smi.topology(), index_of, uuids)
+
+
+def _take(device: "torch.device") -> None:
+    """Makes a rank's GPU the one that this thread waits for; alone there is only one to take."""
+    import torch
+
+    if device.index is not None:
+        torch.cuda.set_device(device)
 
 
 def _uuid(device: "torch.device") -> str:

@@ -19,6 +19,7 @@ from harness.config import StudyFile, parse_study
 from harness.fake import config as fake
 from harness.fake import core
 from harness.fake.train import Curve, bits_per_byte, environment
+from harness.outcomes import CoreSettings
 from harness.record import Identity, Launch, Plan, Record, collect
 from harness.resolve import resolve
 from harness.store import Store
@@ -231,6 +232,81 @@ def trainers_of(store: Store) -> list[int]:
         if ours and state != "Z" and "harness.fake.train" in words:
             found.append(int(entry.name))
     return found
+
+
+# --- full jobs ------------------------------------------------------------------------------------
+
+H100 = {"name": "NVIDIA H100 80GB HBM3"}
+
+
+@pytest.fixture
+def full_record():
+    """Makes a completed record of eight GPUs; any field or metric by name."""
+    base = Record(
+        plan_id="p1",
+        attempt="a",
+        trainer="native",
+        seed=1,
+        identity=Identity(config_id="c1", code_id="k1", data_id="d1", protocol=1),
+        status="completed",
+        metrics={"val_bpb": 0.718, "val_loss": 2.39, "core": 0.2626, "core_soft": 0.2},
+        steps=20,
+        tokens=20_000,
+        derived={
+            "sizes": {"layers": 24},
+            "parameters_total": 1_384_122_122,
+            "tokens": 5_838_471_168,
+            "flops_per_token": 4_775_225_472,
+            "steps": 20,
+        },
+        tricks={"muon": True, "softcap": True, "unet_skips": False},
+        environment={"gpus": [H100] * 8, "torch": "2.11.0", "driver": "580.1", "precision": "fp8"},
+        environment_id="e1",
+        boot_id="b1",
+        neighbours=0,
+        started_at=1_773_480_000.0,
+        ended_at=1_773_487_200.0,
+        wall_s=7200.0,
+        trainer_s=7190.0,
+        gpus=8,
+        launch=Launch(),
+        core=CoreSettings(
+            bundle="b", tokenizer="t", max_per_task=None, long_prompts="crop", baselines="x"
+        ),
+    )
+
+    def make(**changes):
+        metrics = {k: changes.pop(k) for k in list(changes) if k in base.metrics}
+        found = msgspec.structs.replace(base, **changes)
+        return msgspec.structs.replace(found, metrics={**found.metrics, **metrics})
+
+    return make
+
+
+@pytest.fixture
+def full_events():
+    """Makes the events of a run: steps of one length, the first eleven of another."""
+
+    def make(steps=20, step_s=100.0, early_s=500.0, extra=()):
+        found, time_s = [], 0.0
+        for step in range(1, steps + 1):
+            time_s += early_s if step <= 11 else step_s
+            found.append({"event": "step", "step": step, "train_time_s": time_s, "loss": 3.0})
+        return [*found, *extra]
+
+    return make
+
+
+@pytest.fixture
+def git_checkout(tmp_path):
+    """A repository with one file, committed."""
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    (folder / "a.py").write_text("one\n")
+    git = ["git", "-c", "user.name=n", "-c", "user.email=e@example.org"]
+    for words in (["init", "-q"], ["add", "a.py"], ["commit", "-q", "-m", "one"]):
+        subprocess.run([*git, *words], cwd=folder, check=True)
+    return folder
 
 
 # --- logs of other trainers: short, with numbers of one's choice ----------------------------------

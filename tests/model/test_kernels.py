@@ -19,7 +19,8 @@ from model.errors import MachineError
 from model.fusible import FUSED
 from model.kernels import REFERENCE, choose, kernel_plan, why_not
 from model.optim.muon import Muon
-from model.tricks.rotary import angles, turned
+from model.places import Places
+from model.tricks.rotary import angles, at_places, turned
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 GPU = [
@@ -113,16 +114,19 @@ def test_a_product_with_the_residual_inside_is_their_sum(compiled: bool) -> None
     assert_same(products.add_product, lambda r, x, w: r + F.linear(x, w), inputs, compiled=compiled)
 
 
-@pytest.mark.parametrize("rotary", [pytest.param(on, marks=GPU) for on in (False, True)])
+@pytest.mark.parametrize("rotary", [pytest.param(r, marks=GPU) for r in ("off", "on", "by row")])
 @pytest.mark.parametrize("scale", [None, 1.2])
 @pytest.mark.parametrize(("heads", "tokens"), [(2, 128), (3, 77)])
 def test_fused_queries_keys_and_values_are_the_slow_ones(
-    heads: int, tokens: int, scale: float | None, rotary: bool
+    heads: int, tokens: int, scale: float | None, rotary: str
 ) -> None:
     from model.kernels import qkv
 
     width = 64 * heads
-    turns = angles(tokens, 64, 1e4, CUDA, torch.bfloat16) if rotary else None
+    turns = None if rotary == "off" else angles(tokens, 64, 1e4, CUDA, torch.bfloat16)
+    if rotary == "by row":
+        index = torch.randint(tokens, (2, tokens), generator=torch.Generator().manual_seed(5))
+        turns = at_places(turns, Places(index=index.cuda(), end=tokens))
     x = normal(2, tokens, width).to(CUDA, torch.bfloat16)
     weights = [normal(width, width, std=width**-0.5, seed=n).cuda() for n in (2, 3, 4)]
 

@@ -18,6 +18,8 @@ from model.config import Config
 from model.data.holdings import Holdings, Recorded
 from model.data.prepare import prepare
 from model.data.settings import DataSettings
+from model.data.sources import GPT2_VOCAB_SIZE
+from model.data.token_file import END_OF_TEXT
 from model.describe import describe, resolve
 from model.needs import bundle, data, disk, gpus, plan, reach, stock
 from model.needs.__main__ import main
@@ -25,6 +27,7 @@ from model.preflight import GIB, GpuFacts
 from model.trainer import Trainer
 
 from .core.conftest import write_bundle
+from .data.conftest import token_file
 from .data.hub import running
 
 ROOT = Path(__file__).parents[2]
@@ -223,6 +226,24 @@ def test_downloads_that_were_cut_stop_the_job_with_and_without_a_record(tmp_path
     assert names[1] in finding.got
 
 
+def test_a_file_of_tokens_that_was_cut_is_told_by_its_header(tmp_path: Path) -> None:
+    folder = tmp_path / "tokens"
+    folder.mkdir()
+    for name in ("a.bin", "b.bin"):
+        token_file(folder / name, [END_OF_TEXT, 1, 2, 3])
+    settings = replace(
+        climbmix(tmp_path),
+        source=str(folder),
+        train_files=None,
+        tokenizer="gpt2",
+        vocab_size=GPT2_VOCAB_SIZE,
+    )
+    assert stock.take_stock(settings, ROWS).faults == ()
+    os.truncate(folder / "a.bin", (folder / "a.bin").stat().st_size - 2)
+    (fault,) = stock.take_stock(settings, ROWS).faults
+    assert fault.path.endswith("a.bin")
+
+
 def core(folder: Path | None) -> Config:
     changes = {"core": {}} if folder is None else {"core": {"bundle": str(folder)}}
     return resolve(str(BASES / "speedrun.yaml"), changes)[0]
@@ -295,6 +316,27 @@ def test_checkpoints_that_lie_there_already_need_no_room_again(tmp_path: Path) -
     (tmp_path / "checkpoints" / "step-00000500").mkdir(parents=True)
     room = disk.Room.of(config, derived, tmp_path, cache=tmp_path)
     assert room.copies == config.checkpoint.keep
+
+
+def test_the_drivers_gpus_are_those_that_a_job_may_see(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = tmp_path / "nvidia-smi"
+    rows = [f"{n}, GPU-{n}, NVIDIA H200, 9.0, 143771, {143000 + n}" for n in range(3)]
+    told = "\n".join([*rows, "3, GPU-3, NVIDIA H200, 9.0, [N/A], [N/A]"])
+    apps = "GPU-2, 4711, 1024, python"
+    answer = f"case \"$1\" in *gpu=*) echo '{told}';; *) echo '{apps}';; esac"
+    command.write_text(f"#!/bin/sh\n{answer}\n")
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,0")
+    config, _ = resolve(str(BASES / "speedrun.yaml"), {})
+    seen = gpus.visible(config)
+    assert [gpu.free_bytes // 2**20 for gpu in seen] == [143_002, 143_000]
+    assert [len(gpu.processes) for gpu in seen] == [1, 0]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert len(gpus.visible(config)) == 3
+    assert gpus.visible(replace(config, system=replace(config.system, device="cpu"))) == []
 
 
 def on(count: int, gpu: GpuFacts, **changes: Any) -> dict[str, Any]:

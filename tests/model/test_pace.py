@@ -20,6 +20,7 @@ from model.process import Process
 from model.resident import Resident, compiled_graphs, synthetic_tokens
 from model.rundir import RunDirectory
 from model.stop import Stop
+from model.throttle import REASONS
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -104,6 +105,7 @@ def test_a_turn_has_exactly_as_many_times_as_steps_were_asked_for(talk: Talk, st
     assert min(turn["step_s"]) > 0
     assert (turn["sm_clock_mhz"], turn["recompiled"]) == (None, 0)
     assert turn["peak_memory_bytes"] > 1_000_000
+    assert turn["compute_s_by_rank"] == [pytest.approx(sum(turn["step_s"]) / steps, abs=1e-6)]
 
 
 @pytest.mark.parametrize("word", UNKNOWN)
@@ -313,5 +315,8 @@ def test_on_a_gpu_a_turn_is_timed_by_events_and_compiles_nothing(tmp_path: Path)
     assert turn["recompiled"] == 0
     assert 0.5 * wall_s < sum(turn["step_s"]) <= wall_s
     assert (turn["sm_clock_mhz"] is None) == (ready["sm_clock"]["source"] is None)
+    assert turn["sm_clock_mhz_by_rank"] == [turn["sm_clock_mhz"]]
+    if ready["sm_clock"]["source"] == "nvml":
+        assert set(turn["throttled_by_rank"][0]) <= set(REASONS.values())
     talk.say("stop")
     assert talk.end()["status"] == "completed"

@@ -1,6 +1,8 @@
 """What is said of a job's machines, from plain facts: mixed, throttled, slow, cut off, broken."""
 
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -177,7 +179,7 @@ def test_a_throttled_gpu_is_found_and_its_power_limit_is_no_fault(
 
 
 def test_a_clock_that_was_read_when_the_work_was_over_is_not_judged() -> None:
-    idle = at_work(6, throttled=("gpu_idle",), sm_clock_mhz=345.0)
+    idle = at_work(6, throttled=(), idle=True, sm_clock_mhz=345.0)
     assert wrong(list(judge.of_work(healthy(), idle))) == []
 
 
@@ -232,16 +234,37 @@ def test_facts_come_back_from_the_board_as_they_were_left() -> None:
 
 
 def test_reasons_are_named_by_their_bits() -> None:
-    assert gpu_state.reasons_in("0x0000000000000044") == ("sw_power_cap", "hw_thermal_slowdown")
-    assert gpu_state.reasons_in("0x0000000000000000") == ()
-    assert gpu_state.reasons_in("0x8000") == ("0x8000",)
-    assert gpu_state.reasons_in("[N/A]") is None
+    row = ["700.00", "700.00", "1755", "1980", "58"]
+    hot = gpu_state.state_from([*row, "0x0000000000000044"])
+    assert hot.throttled == ("sw_power_cap", "hw_thermal_slowdown")
+    idle = gpu_state.state_from([*row, "0x0000000000000001"])
+    assert (idle.throttled, idle.idle) == ((), True)
+    assert gpu_state.state_from([*row, "[N/A]"]).throttled is None
 
 
 def test_what_a_driver_does_not_tell_is_null() -> None:
     row = ["700.00", "[N/A]", "1755", "1980", "58", "0x0000000000000004"]
     assert gpu_state.state_from(row) == replace(AT_WORK, power_default_w=None)
     assert gpu_state.state_from(["No devices were found"]) == State()
+
+
+def test_an_older_driver_is_asked_by_the_older_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = tmp_path / "nvidia-smi"
+    command.write_text(
+        "#!/bin/sh\n"
+        'case "$*" in\n'
+        "*clocks_event*) exit 2;;\n"
+        "*clocks_throttle*) echo '700.00, 700.00, 1755, 1980, 58, 0x0000000000000004';;\n"
+        "*retired*) echo '[N/A], No';;\n"
+        "*remapped*) echo '1, 0';;\n"
+        "esac\n"
+    )
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    assert gpu_state.state_of("GPU-0") == AT_WORK
+    assert gpu_state.memory_of("GPU-0") == (None, True, False)
 
 
 TOPOLOGY = """\

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.model.slow_rank import SLOW_RANK, SLOWER_BY_S
 from tests.model.test_pace import ROOT, Talk, command, settings
@@ -24,9 +25,11 @@ WAIT_S = 60.0
 class Ranks(Talk):
     """A pace over several ranks, under torchrun, and both ends of the line to its rank 0."""
 
-    def __init__(self, folder: Path, ranks: int, program: list[str]) -> None:
+    ready: dict[str, Any]
+
+    def __init__(self, folder: Path, ranks: int, program: list[str], *words: str) -> None:
         self.out = folder / "run"
-        words = command(folder, *WORDS)[3:]  # behind `python -m model.pace`
+        words = command(folder, *words)[3:]  # behind `python -m model.pace`
         launcher = ["torch.distributed.run", f"--nproc-per-node={ranks}", "--rdzv-backend=c10d"]
         launcher += ["--rdzv-endpoint=localhost:0", *program]
         reading, self.watch = os.pipe()
@@ -77,15 +80,22 @@ class Ranks(Talk):
         return found[0]
 
 
-# four rows of 64 tokens a batch; a learning rate that learns, stacks that ranks share
-WORDS = ["--synthetic", *settings({"schedule.warmup_steps": 0, "optimizer.muon": {}})]
+# a learning rate that learns, stacks that ranks share; a batch is four rows of 64 tokens
+LEARNING = {"schedule.warmup_steps": 0, "optimizer.muon": {}}
 BETWEEN_TURNS, IN_A_TURN = "between turns", "in a turn"
+TWO_GPUS = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA GPUs")
+ON_GPUS = pytest.param("cuda", marks=[pytest.mark.gpu, TWO_GPUS])
+DEVICES = [pytest.param("cpu", marks=pytest.mark.slow), ON_GPUS]
+
+
+def synthetic(device: str) -> list[str]:
+    return ["--synthetic", *settings({**LEARNING, "system.device": device})]
 
 
 @contextlib.contextmanager
-def paced(folder: Path, ranks: int, program: list[str]) -> Iterator[Ranks]:
+def paced(folder: Path, ranks: int, program: list[str], words: list[str]) -> Iterator[Ranks]:
     """A pace that is ready, and that has ended behind the block."""
-    talk = Ranks(folder, ranks, program)
+    talk = Ranks(folder, ranks, program, *words)
     try:
         talk.ready = talk.hear()
         yield talk
@@ -99,8 +109,9 @@ def paced(folder: Path, ranks: int, program: list[str]) -> Iterator[Ranks]:
         talk.close_watch()
 
 
-def test_ranks_step_together_and_the_slow_one_is_seen(tmp_path: Path) -> None:
-    with paced(tmp_path, 2, SLOW_PACE) as talk:
+@pytest.mark.parametrize("device", ["cpu", ON_GPUS])
+def test_ranks_step_together_and_the_slow_one_is_seen(tmp_path: Path, device: str) -> None:
+    with paced(tmp_path, 2, SLOW_PACE, synthetic(device)) as talk:
         ready, turn = talk.ready, talk.ask("go 4")
         assert ready["ranks"] == 2
         assert len(ready["peak_memory_bytes_by_rank"]) == 2
@@ -110,7 +121,8 @@ def test_ranks_step_together_and_the_slow_one_is_seen(tmp_path: Path) -> None:
         assert len(turn["step_s"]) == 4
         assert min(turn["step_s"]) > SLOWER_BY_S  # rank 0's own steps last as long
         assert slow_s > quick_s + SLOWER_BY_S / 2
-        assert turn["sm_clock_mhz_by_rank"] == turn["throttled_by_rank"] == [None, None]
+        if device == "cpu":
+            assert turn["sm_clock_mhz_by_rank"] == turn["throttled_by_rank"] == [None, None]
         assert talk.ask("jump")["event"] == "error"
         talk.say("go 100000")
         time.sleep(0.2)
@@ -123,16 +135,17 @@ def test_ranks_step_together_and_the_slow_one_is_seen(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_more_ranks_learn_the_same_from_the_same_batch_until_the_end_of_input(
-    tmp_path: Path, ranks: int
+def test_more_ranks_learn_the_same_from_the_same_rows_until_the_end_of_input(
+    tmp_path: Path, tiny: dict[str, Any], ranks: int
 ) -> None:
-    alone = Talk(tmp_path, *WORDS)
+    words = settings({**tiny, **LEARNING})
+    alone = Talk(tmp_path, *words)
     alone.hear()
     expected = [alone.ask("go 2")["loss"] for _ in range(3)]
     alone.end()
     folder = tmp_path / "ranks"
     folder.mkdir()
-    with paced(folder, ranks, PACE) as talk:
+    with paced(folder, ranks, PACE, words) as talk:
         losses = [talk.ask("go 2")["loss"] for _ in range(3)]
         talk.say("go 1\ngo 2")
         assert [talk.hear()["steps"] for _ in range(2)] == [1, 2]
@@ -143,10 +156,12 @@ def test_more_ranks_learn_the_same_from_the_same_batch_until_the_end_of_input(
     assert [(end["status"], end["steps"]) for end in talk.ends(ranks)] == [("completed", 9)] * ranks
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("when", [BETWEEN_TURNS, IN_A_TURN])
-def test_a_rank_that_is_killed_ends_all_and_is_named(tmp_path: Path, when: str) -> None:
-    with paced(tmp_path, 2, PACE) as talk:
+def test_a_rank_that_is_killed_ends_all_and_is_named(
+    tmp_path: Path, when: str, device: str
+) -> None:
+    with paced(tmp_path, 2, PACE, synthetic(device)) as talk:
         begin(talk, when)
         os.kill(talk.pid_of(1), signal.SIGKILL)
     end = json.loads((talk.out / "result.json").read_text())
@@ -155,10 +170,12 @@ def test_a_rank_that_is_killed_ends_all_and_is_named(tmp_path: Path, when: str) 
     assert end["reason"].startswith("rank 1 ended without a result")
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("when", [BETWEEN_TURNS, IN_A_TURN])
-def test_one_rank_that_is_told_to_leave_takes_all_with_it(tmp_path: Path, when: str) -> None:
-    with paced(tmp_path, 2, PACE) as talk:
+def test_one_rank_that_is_told_to_leave_takes_all_with_it(
+    tmp_path: Path, when: str, device: str
+) -> None:
+    with paced(tmp_path, 2, PACE, synthetic(device)) as talk:
         begin(talk, when)
         os.kill(talk.pid_of(1), signal.SIGTERM)
     ends = talk.ends(2)
@@ -166,10 +183,10 @@ def test_one_rank_that_is_told_to_leave_takes_all_with_it(tmp_path: Path, when: 
     assert ends[1]["reason"] == "received SIGTERM"
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("when", [BETWEEN_TURNS, IN_A_TURN])
-def test_no_rank_outlives_its_torchrun(tmp_path: Path, when: str) -> None:
-    with paced(tmp_path, 2, PACE) as talk:
+def test_no_rank_outlives_its_torchrun(tmp_path: Path, when: str, device: str) -> None:
+    with paced(tmp_path, 2, PACE, synthetic(device)) as talk:
         begin(talk, when)
         talk.process.kill()
         ends = talk.ends(2)  # whose line to the test is still there

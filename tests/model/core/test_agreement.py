@@ -24,7 +24,7 @@ NOISE = 1e-4
 def evaluated(trained: Any, folder: Path, **settings: Any) -> Evaluated:
     config = replace(trained.config, core=Core(bundle=str(folder), **settings))
     evaluation = Evaluation(config, trained.derived, trained.prepared.tokenizer, print)
-    return evaluation(trained.trainer.gpt, "sdpa")
+    return evaluation(trained.trainer.gpt, trained.trainer.kernels)
 
 
 def reference(

@@ -1,4 +1,5 @@
-"""On a GPU in bf16, in every attention back-end: the decisions of one example at a time."""
+"""On a GPU in bf16, in every attention back-end and with the fused kernels of a block: the
+decisions of one example at a time."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from model.core.evaluation import Evaluation
 from model.core.source import at_initialisation
 from model.core.twin import Twin
 from model.describe import resolve
+from model.kernels import Kernels, choose
 
 pytestmark = [
     pytest.mark.gpu,
@@ -43,9 +45,11 @@ def test_bf16_decides_as_one_example_at_a_time(name: str, trained: Any, bundle: 
     data = replace(config.data, cache_dir=str(trained.cache))
     config = replace(config, core=Core(bundle=str(bundle)), data=data)
     gpt = at_initialisation(config, derived, device)
-    found = Evaluation(config, derived, tokenizer, print)(gpt, name)
-    assert found.attention == ("flash2" if name == "flex" else name)
-    one_by_one = Twin(gpt, config, derived.sizes, name).gpt
+    kernels = choose(config, derived.sizes, device)
+    found = Evaluation(config, derived, tokenizer, print)(gpt, kernels)
+    assert found.kernels.attention == ("flash2" if name == "flex" else name)
+    assert (found.kernels.qkv, found.kernels.products) == (kernels.qkv, kernels.products)
+    one_by_one = Twin(gpt, config, derived.sizes, Kernels(attention=name)).gpt
     outcomes, names = found.outcomes, [task.task.name for task in found.result.tasks]
     place = {
         (names[task], int(example)): at

@@ -70,7 +70,7 @@ def built(config: Config) -> GPT:
 
 
 def scores_of(config: Config, asked: Questions) -> tuple[Scores, list[bool]]:
-    twin = Twin(built(config), config, derive(config).sizes, "sdpa")
+    twin = Twin(built(config), config, derive(config).sizes, REFERENCE)
     plan = laid_out(asked, keep_tokens=None, batch_tokens=400)
     return scored(twin, asked, plan, CPU), [batch.shares for batch in plan.batches]
 
@@ -109,7 +109,7 @@ def test_a_twin_has_the_windows_that_a_schedule_has_reached() -> None:
     model = built(config)
     for reached in (128, 256, 512):
         enter(model, config, reached)
-        twin = Twin(model, config, derive(config).sizes, "sdpa")
+        twin = Twin(model, config, derive(config).sizes, REFERENCE)
         tokens = torch.randint(0, 256, (1, 300), generator=torch.Generator().manual_seed(1))
         with torch.no_grad():
             torch.testing.assert_close(twin.stream(tokens), model.stream(tokens))
@@ -119,7 +119,7 @@ def test_a_rest_depends_on_no_other_row_of_its_batch() -> None:
     config = with_trick("smear", STACK)
     asked = questions(True)
     together, _ = scores_of(config, asked)
-    twin = Twin(built(config), config, derive(config).sizes, "sdpa")
+    twin = Twin(built(config), config, derive(config).sizes, REFERENCE)
     alone = scored(twin, asked, laid_out(asked, keep_tokens=None, batch_tokens=1), CPU)
     np.testing.assert_allclose(alone.losses, together.losses, atol=1e-5, rtol=0)
 
@@ -132,7 +132,7 @@ def test_a_twin_has_the_tensors_of_its_source_and_leaves_it_as_it_was() -> None:
     config = with_trick("bigram_hash_embedding", STACK)
     model = built(config)
     attends = [block.attention.attend for block in model.blocks]
-    twin = Twin(model, config, derive(config).sizes, "sdpa")
+    twin = Twin(model, config, derive(config).sizes, REFERENCE)
     theirs = dict(model.named_parameters()) | dict(model.named_buffers())
     own = dict(twin.gpt.named_parameters()) | dict(twin.gpt.named_buffers())
     assert {name: t.data_ptr() for name, t in own.items()} == {

@@ -1,0 +1,144 @@
+"""The forecast of a full job: from records, with its intervals, and why it cannot be made."""
+
+import msgspec
+import pytest
+
+from harness.full.forecast import Forecast, forecast, replicate_noise
+from harness.full.proxies import ForecastError, Proxy, Scale, proxy_of, scale_of
+from harness.ledger import PRIORS, Ledger, Row, read_rows
+from harness.verdict import Known
+
+
+def scale(depth):
+    parameters = 12 * depth * (64 * depth) ** 2
+    flops = 6.0 * parameters * 8 * parameters
+    return Scale(size=f"d{depth}", parameters=parameters, tokens=8 * parameters, flops=flops)
+
+
+def proxy(depth, seed=1, **changes):
+    bpb = 0.3 + 0.55 * (scale(depth).flops / scale(12).flops) ** -0.09 + 0.0004 * seed
+    found = Proxy(name=f"d{depth}-{seed}", scale=scale(depth), seed=seed, val_bpb=bpb, recipe={})
+    return msgspec.structs.replace(found, **changes)
+
+
+DEPTHS = (8, 10, 12, 14)
+PROXIES = [proxy(depth, seed) for depth in DEPTHS for seed in (1, 2)]
+TARGET = scale(24)
+
+
+def with_core(proxies):
+    return [
+        msgspec.structs.replace(
+            one, core=0.1 + 0.9 * (0.95 - one.val_bpb) + 0.002 * one.seed, core_soft=0.2
+        )
+        for one in proxies
+    ]
+
+
+def test_a_forecast_holds_what_the_law_gives_and_says_what_it_rests_on():
+    found = forecast(PROXIES, TARGET)
+    assert found.val_bpb.holds(proxy(24).val_bpb)
+    assert found.val_bpb.low < found.val_bpb.estimate < found.val_bpb.high
+    [fitted] = found.fits
+    assert (fitted.sizes, fitted.runs) == (["d8", "d10", "d12", "d14"], [2, 2, 2, 2])
+    assert fitted.replicate_from == "the proxies' own replicates"
+    assert fitted.curve[-1][1] == found.val_bpb
+    assert "25.4 times the FLOPs" in found.notes[0]
+
+
+def test_the_largest_size_is_forecast_from_the_others_where_four_are_there():
+    [fitted] = forecast(PROXIES, TARGET).fits
+    expected, was = fitted.held_out
+    assert expected.holds(was)
+    [fitted] = forecast([p for p in PROXIES if p.scale.size != "d14"], TARGET).fits
+    assert fitted.held_out is None
+
+
+def test_core_is_forecast_over_val_bpb_with_its_chance_to_beat_the_target():
+    found = forecast(with_core(PROXIES), TARGET, core_target=0.256525)
+    assert found.core.holds(0.1 + 0.9 * (0.95 - proxy(24).val_bpb))
+    assert 0 < found.p_core < 1
+    assert forecast(with_core(PROXIES), TARGET, core_target=0.0).p_core > 0.99
+    assert found.core_soft.low < 0.2 < found.core_soft.high
+
+
+def test_without_core_at_three_sizes_there_is_no_forecast_of_it_and_that_is_said():
+    some = [*with_core(PROXIES[:4]), *PROXIES[4:]]
+    found = forecast(some, TARGET, core_target=0.25)
+    assert (found.core, found.p_core) == (None, None)
+    assert "no forecast of CORE" in found.notes[-1]
+
+
+def test_one_run_a_size_is_enough_and_takes_the_ledgers_noise():
+    alone = [one for one in PROXIES if one.seed == 1]
+    noise = {"val_bpb": Known(sd=0.0002, df=19.0)}
+    assert forecast(alone, TARGET).fits[0].replicate_sd is None
+    assert "ledger" in forecast(alone, TARGET, noise=noise).fits[0].replicate_from
+
+
+@pytest.mark.parametrize(
+    ("proxies", "got"),
+    [
+        ([], "0: none"),
+        (PROXIES[:4], "2: d8, d10"),
+        (
+            [*PROXIES, proxy(16, recipe={"code_id": "b"}), proxy(9, recipe={"code_id": "a"})],
+            "a and b",
+        ),
+        ([*PROXIES, proxy(16, scale=msgspec.structs.replace(scale(16), tokens=10**9))], "4.97"),
+        ([*PROXIES, proxy(9, core=0.1, core_settings="x"), proxy(9, core=0.1)], "None and x"),
+    ],
+)
+def test_what_cannot_be_forecast_is_refused_with_the_field(proxies, got):
+    with pytest.raises(ForecastError) as caught:
+        forecast(proxies, TARGET)
+    assert caught.value.got.startswith(got)
+    assert caught.value.remedy
+
+
+def test_the_targets_recipe_has_to_be_the_proxies():
+    proxies = [msgspec.structs.replace(one, recipe={"tricks": "muon"}) for one in PROXIES]
+    forecast(proxies, TARGET, recipe={"tricks": "muon", "code_id": "x"})
+    with pytest.raises(ForecastError, match="tricks"):
+        forecast(proxies, TARGET, recipe={"tricks": "muon, windows"})
+
+
+def test_a_forecast_is_the_same_every_time_and_survives_json():
+    found = forecast(with_core(PROXIES), TARGET, core_target=0.25)
+    assert found == forecast(list(reversed(with_core(PROXIES))), TARGET, core_target=0.25)
+    assert msgspec.json.decode(msgspec.json.encode(found), type=Forecast) == found
+
+
+def test_a_record_is_a_proxy_with_the_recipe_that_it_ran(full_record):
+    found = proxy_of(full_record(val_bpb=1.5))
+    assert found.val_bpb == 1.5
+    assert found.scale.flops == found.scale.tokens * full_record().derived["flops_per_token"]
+    assert set(found.recipe) >= {"trainer", "code_id", "data_id", "protocol", "tricks"}
+
+
+@pytest.mark.parametrize("changes", [{"status": "failed"}, {"val_bpb": None}])
+def test_a_run_without_an_end_is_no_proxy(full_record, changes):
+    with pytest.raises(ForecastError, match="completed run with a val_bpb"):
+        proxy_of(full_record(**changes))
+
+
+def test_a_trainer_that_does_not_tell_its_size_is_named():
+    with pytest.raises(ForecastError, match="no flops_per_token"):
+        scale_of({"parameters_total": 10, "tokens": 10})
+
+
+def test_the_ledger_is_asked_for_other_seeds_at_the_targets_scale():
+    row = Row(
+        scale="native d24, 8.8B tokens",
+        metric="core",
+        gpu="any",
+        source="seed",
+        sd=0.006,
+        df=9,
+        runs=10,
+        groups=1,
+        origin="own",
+    )
+    ledger = Ledger([*read_rows(PRIORS), row])
+    assert replicate_noise(ledger, row.scale, "any") == {"core": Known(sd=0.006, df=9)}
+    assert replicate_noise(ledger, "something else", None) == {}

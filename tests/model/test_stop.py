@@ -1,0 +1,67 @@
+"""Being told to leave reaches a process whose main thread hears nothing."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+HELD = """
+import ctypes, os, sys
+from pathlib import Path
+from model import stop
+from model.ranks import Ranks
+from model.rundir import RunDirectory
+
+stop.GRACE_S = 0.2
+run = RunDirectory(Path(sys.argv[1]), rank=0)
+stop.Stop(run, None, Ranks(rank=0, count=int(sys.argv[2])))
+if sys.argv[3] == "forks" and os.fork() == 0:
+    os.kill(os.getpid(), 15)
+    os._exit(0)
+print("held", flush=True)
+lock = ctypes.create_string_buffer(64)  # a mutex, taken twice: a wait in C that no signal ends
+ctypes.CDLL(None).pthread_mutex_lock(lock)
+ctypes.CDLL(None).pthread_mutex_lock(lock)
+"""
+
+
+def held(out: Path, ranks: int = 1, how: str = "alone") -> "subprocess.Popen[str]":
+    """A process that waits in C, once it does."""
+    words = [sys.executable, "-c", HELD, str(out), str(ranks), how]
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def ended(process: "subprocess.Popen[str]", out: Path) -> dict[str, object]:
+    with process:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 1
+    found: dict[str, object] = json.loads((out / "result.json").read_text())
+    return found
+
+
+def test_a_process_that_waits_for_a_device_leaves_its_result(tmp_path: Path) -> None:
+    found = ended(held(tmp_path / "run"), tmp_path / "run")
+    assert (found["status"], found["reason"]) == ("interrupted", "received SIGTERM")
+
+
+def test_a_rank_that_waits_for_one_that_was_killed_names_it(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    (out / "ranks" / "1").mkdir(parents=True)
+    (out / "ranks" / "1" / "events.jsonl").touch()  # nobody holds it any more
+    found = ended(held(out, ranks=2), out)
+    assert found["status"] == "failed"
+    assert str(found["reason"]).startswith("rank 1 ended without a result")
+
+
+def test_a_signal_to_a_forked_child_is_none_to_its_parent(tmp_path: Path) -> None:
+    with held(tmp_path / "run", how="forks") as process:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=1.0)
+        process.kill()
