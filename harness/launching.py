@@ -304,6 +304,9 @@ class FullJob:
         self._save("row", found)
         atomic.write_text(self.folder / "row.md", rows.as_markdown(found))
         self._say(rows.as_markdown(found))
+        kept = atomic.read_json(self.folder / "forecast.json")
+        for line in words.against_lines(msgspec.convert(kept or {}, Foretold), found):
+            self._say(line)
         self._pack(planned, record)
         return self._end(code, "")
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +25,21 @@ question: Does the whole path of a full job hold?
 base: tiny.yaml
 set: {dial.depth: 4}
 ranks: 4
-proxies: {field: dial.depth, values: [1, 2, 3], seeds: [1]}
+proxies:
+  field: dial.depth
+  values: [1, 2, 3]
+  set: {checkpoint.every_steps: null, system.threads: null}
 step_test_seconds: 0.5
 limits: {hours: 0.5, restarts: 2}
 """
 BASE = """\
-dial: {ratio: 0.5, batch_tokens: 1024}
+dial: {ratio: 0.3, batch_tokens: 1024}
 model: {width: 64, head_width: 32, context_tokens: 128, vocab_size: 512, rotary: {}}
 optimizer: {muon: {}}
 data: {source: text, cache_dir: cache}
 eval: {tokens: 1024, every_steps: 100}
 core: {bundle: bundle}
-checkpoint: {every_steps: 10}
+checkpoint: {every_steps: 5}
 system: {device: cpu, precision: fp32, compile: false, calibration_s: 0, threads: 1}
 """
 
@@ -57,16 +61,28 @@ def job(tmp_path: Path) -> Path:
     return tmp_path / "job.yaml"
 
 
-def start(job: Path, *words: str) -> "subprocess.Popen[str]":
-    line = ["full", str(job), "--store", str(job.parent / "runs"), "--json", *words]
-    return subprocess.Popen(
-        [sys.executable, "-m", "harness", *line],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@pytest.fixture
+def start(job: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
+    """Starts `harness full` on the job; what is left of it is ended with the test."""
+    started = []
+
+    def begin(*words: str) -> "subprocess.Popen[str]":
+        line = ["full", str(job), "--store", str(job.parent / "runs"), "--json", *words]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "harness", *line],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        process.terminate()  # its trainers are ended with it
+        process.communicate(timeout=60)
 
 
 def ended(process: "subprocess.Popen[str]") -> dict[str, Any]:
@@ -101,11 +117,11 @@ def kill_a_rank(store: Path, process: "subprocess.Popen[str]") -> None:
 
 
 @pytest.mark.slow
-def test_a_full_job_over_four_ranks_outlives_one_of_them(job, tmp_path):
+def test_a_full_job_over_four_ranks_outlives_one_of_them(start, tmp_path):
     runs = tmp_path / "runs"
-    told = ended(start(job, "--proxies"))
+    told = ended(start("--proxies"))
     assert told["forecast"]["forecast"]["val_bpb"]["low"] > 0
-    process = start(job, "--evidence", str(tmp_path / "evidence.tar"))
+    process = start("--evidence", str(tmp_path / "evidence.tar"))
     kill_a_rank(runs, process)
     told = ended(process)
     row, store = told["row"], Store(runs)

@@ -14,9 +14,9 @@ A file imports only from files above it.
     series      the proxies, made
     foretell    records and steps -> forecast, band, cost
     watch       progress held against what was foretold
+    row         the leaderboard's line, and the verdict
     words       all of it on the terminal
     live        a job while it runs
     launch      its attempts: followed, gone on with
-    row         the leaderboard's line, and the verdict
     evidence    what supports it, as one tar
 """

@@ -2,7 +2,7 @@
 
 A lost rank, a node that vanished and a preemption end an attempt and not the job: the next one goes
 on from the newest checkpoint, as long as each got further than the one before. Divergence and want
-of memory are answers: they would come again. After `watch`, last of the package but for the row.
+of memory are answers: they would come again. After `watch` and what shows it.
 """
 
 import time

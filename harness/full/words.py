@@ -10,6 +10,7 @@ from harness.full.cost import Cost
 from harness.full.forecast import Estimate, Fitted, Forecast
 from harness.full.foretell import Foretold
 from harness.full.preflight import worst_first
+from harness.full.row import Row
 from harness.full.series import Made
 from harness.trainer import Finding
 
@@ -89,6 +90,21 @@ def cost_lines(cost: Cost) -> list[str]:
     if cost.usd is not None:
         lines.append(f"forecast of cost: {_between(cost.usd, 2)} USD")
     return [*lines, *(f"  {note}" for note in cost.notes)]
+
+
+def against_lines(foretold: Foretold, row: Row) -> list[str]:
+    """What was foretold beside what it came to."""
+    pairs: list[tuple[str, Estimate | None, float | None, int]] = []
+    if (found := foretold.forecast) is not None:
+        pairs += [("val_bpb", found.val_bpb, row.val_bpb, 4), ("CORE", found.core, row.core, 4)]
+    if (cost := foretold.cost) is not None:
+        pairs.append(("seconds, as the field counts them", cost.field_s, row.train_s, 1))
+    return [
+        f"foretold of {name}: {_between(estimate, digits)}; it came to {got:,.{digits}f}, "
+        f"{'inside' if estimate.holds(got) else 'outside'}"
+        for name, estimate, got, digits in pairs
+        if estimate is not None and got is not None
+    ]
 
 
 def proxy_line(made: Made) -> str:

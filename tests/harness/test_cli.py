@@ -13,7 +13,7 @@ def test_help_names_every_command(harness):
     done = subprocess.run(
         [sys.executable, "-m", "harness", "--help"], capture_output=True, text=True, check=True
     )
-    for name in ("run", "study", "report", "compare", "noise", "doctor", "pack", "unpack"):
+    for name in ("run", "study", "full", "report", "compare", "noise", "doctor", "pack", "unpack"):
         assert f"  {name} " in done.stdout
 
 

@@ -10,7 +10,7 @@ import pytest
 from harness.store import Store
 
 BASE = """\
-dial: {depth: 4, ratio: 0.2, batch_tokens: 8192}
+dial: {depth: 4, ratio: 0.05, batch_tokens: 8192}
 eval: {every_steps: 20}
 windows: SSSL
 optimizer: {matrices: muon}

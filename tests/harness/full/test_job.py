@@ -1,13 +1,20 @@
 """`harness full` with the FakeTrainer: every path and every bad machine, as users meet them."""
 
 import json
+import os
 import signal
 import time
 
 import pytest
 
 from harness import errors
+from harness.errors import ClusterError
 from harness.full import evidence
+from harness.full.file import load_full
+from harness.launching import over_nodes
+from harness.trainer import NativeTrainer
+
+from ..conftest import ROOT
 
 ALONE = "--without-forecast"
 
@@ -149,6 +156,7 @@ def test_proxies_are_made_once_and_foretell_the_job(harness, job_file, store, ke
     assert done.returncode == errors.PASS, done.stdout + done.stderr
     assert kept("forecast")["cost"]["usd"]["estimate"] > 0
     assert kept("row")["val_bpb"] < store.records()[0].metrics["val_bpb"]
+    assert "foretold of val_bpb" in done.stdout
 
 
 def test_a_proxy_that_fails_is_told_and_the_others_are_kept(harness, job_file, store, tmp_path):
@@ -162,14 +170,14 @@ def test_a_proxy_that_fails_is_told_and_the_others_are_kept(harness, job_file, s
 
 
 def test_a_loss_that_leaves_its_band_is_told_on_the_way(harness, job_file, kept):
-    jump = "{dial.depth: 6, plant.loss_jump: 2, plant.loss_jump_at_step: 60}"
+    jump = "{dial.depth: 6, plant.loss_jump: 2, plant.loss_jump_at_step: 30}"
     proxies = "{field: dial.depth, values: [3, 4, 5], set: {plant.loss_jump: 0}}"
     path = job_file(set=jump, proxies=proxies)
     assert harness("full", path, "--proxies").returncode == errors.PASS
     done = harness("full", path)
     assert done.returncode == errors.PASS, done.stdout + done.stderr
     (alarm,) = [alarm for alarm in kept("alarms") if alarm["kind"] == "loss"]
-    assert alarm["step"] >= 60
+    assert alarm["step"] >= 30
     assert "stop it while it is cheap" in done.stdout
 
 
@@ -187,6 +195,23 @@ def test_a_job_that_is_told_to_leave_ends_its_trainer_and_goes_on_later(
     assert trainers() == []
     assert harness("full", path, ALONE).returncode == errors.PASS
     assert [made.status for made in store.records()] == ["interrupted", "completed"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_trainer_that_is_ended_from_outside_goes_on_in_the_same_command(
+    start, job_file, store, trainers, number
+):
+    process = start("full", job_file(), ALONE, "--set", "pace.sleep_ms=20")
+    while not any(store.root.glob("plans/*/*/checkpoints/step-*")):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    for pid in trainers():
+        os.kill(pid, number)
+    said, _ = process.communicate(timeout=20)
+    assert process.returncode == errors.PASS, said
+    first, second = store.records()
+    assert first.status == ("interrupted" if number == signal.SIGTERM else "failed")
+    assert (second.status, second.metrics["resumes"]) == ("completed", 1)
 
 
 def test_a_killed_harness_loses_nothing(start, harness, job_file, store, trainers):
@@ -209,3 +234,10 @@ def test_a_baseline_that_nobody_has_is_refused_before_anything_is_spent(harness,
     assert done.returncode == errors.COULD_NOT_RUN
     assert "baseline nobody" in done.stderr
     assert store.records() == []
+
+
+def test_several_nodes_without_an_allocation_are_refused_with_the_way_to_one(job_file, monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    trainer = over_nodes(NativeTrainer(), load_full(job_file(nodes="2")))
+    with pytest.raises(ClusterError, match="harness submit"):
+        trainer.train_command(ROOT / "c.json", ROOT, 4)
