@@ -57,18 +57,13 @@ The path of one result. A file imports only from files above it; a test holds th
     doctor          what this machine can run, with remedies
     drift           the night since which runs are worse
     drift_report    the watch on the terminal and as Markdown
-    ci_file         a workflow file that can be changed without losing a comment
-    ci_merge        a newer template into a file that its owner changed
-    ci_rules        what a workflow may not do
-    ci_audit        what the schema and zizmor say of workflows
     commands        what each command does
     compare         what the commands compare and noise do
     banking         what the command baseline does
     gating          what the command gate does
     searching       what the command search does
     tuning          a study's sweep, filled by a search
-    ci              what the commands about CI do
-    ci_cli          the words of the commands about CI
+    ci              workflows that gate pull requests: written, updated, checked
     cli             the words of the command line
 
 Apart from these, `fake` is a trainer of its own: a real process under the contract, without torch.
