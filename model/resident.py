@@ -50,7 +50,7 @@ from model.machine import environment_json, of_all_ranks, peak_flops, peak_memor
 from model.process import Process
 from model.ranks import join
 from model.roll_call import RollCall, Words
-from model.smclock import SmClock
+from model.smclock import Samples, SmClock
 from model.stages import stage_at
 from model.throttle import reasons_in
 from model.trainer import Diverged, Interrupted, Trainer
@@ -81,8 +81,8 @@ class SameBatch:
 
 
 @dataclass
-class _Taken:
-    """Steps of a turn that were taken; their times are read when the device is idle."""
+class _Steps:
+    """Steps of a turn, behind one another; their times are read when the device is idle."""
 
     laps: list[Lap] = field(default_factory=list)
     waits: list[float] = field(default_factory=list)
@@ -90,6 +90,11 @@ class _Taken:
     """Of several ranks: up to the first wait for another one."""
     call: RollCall | None = None
     """Of the last step."""
+
+    def compute_s(self) -> float:
+        """This rank's own part of a step, as a mean."""
+        own = self.own or self.laps  # one rank alone waits for nobody
+        return math.fsum(part.seconds() for part in own) / len(self.laps)
 
 
 class Resident:
@@ -158,21 +163,11 @@ class Resident:
         loss = self._heard(taken.call)
         if not math.isfinite(loss):
             raise Diverged(f"training loss {loss} after {steps} steps of a turn")
-        step_s = [lap.seconds() for lap in taken.laps]
-        compute_s = math.fsum(own.seconds() for own in taken.own) if taken.own else sum(step_s)
-        own = {
-            "compute_s": round(compute_s / steps, 7),
-            "sm_clock_mhz": samples.median_mhz,
-            "throttled": None if samples.reasons is None else reasons_in(samples.reasons),
-            "recompiled": compiled_graphs() - graphs,
-            "peak_memory_bytes": peak_memory_bytes(self.device),
-        }
-        told = self.council.told(own)
-        by_rank = {name: [each[name] for each in told] for name in own}
+        by_rank = self._by_rank(taken, samples, compiled_graphs() - graphs)
         return {
             "steps": steps,
             "batches": "same" if self.synthetic else source,
-            "step_s": [round(each, 7) for each in step_s],
+            "step_s": [round(lap.seconds(), 7) for lap in taken.laps],
             "loader_wait_s": [round(wait, 7) for wait in taken.waits],
             "compute_s_by_rank": by_rank["compute_s"],
             "sm_clock_mhz": samples.median_mhz,
@@ -183,8 +178,20 @@ class Resident:
             "peak_memory_bytes": max(by_rank["peak_memory_bytes"]),
         }
 
-    def _take(self, steps: int, batches: Batches) -> "_Taken":
-        taken = _Taken()
+    def _by_rank(self, taken: "_Steps", samples: Samples, recompiled: int) -> dict[str, list[Any]]:
+        """What went on in a turn, of each rank."""
+        own = {
+            "compute_s": round(taken.compute_s(), 7),
+            "sm_clock_mhz": samples.median_mhz,
+            "throttled": None if samples.reasons is None else reasons_in(samples.reasons),
+            "recompiled": recompiled,
+            "peak_memory_bytes": peak_memory_bytes(self.device),
+        }
+        told = self.council.told(own)
+        return {name: [each[name] for each in told] for name in own}
+
+    def _take(self, steps: int, batches: Batches) -> "_Steps":
+        taken = _Steps()
         clock = Clock(self.device)
         for _ in range(steps):
             self._leave_if_told(in_a_turn=True)
