@@ -59,10 +59,6 @@ The path of one result. A file imports only from files above it; a test holds th
     doctor          what this machine can run, with remedies
     drift           the night since which runs are worse
     drift_report    the watch on the terminal and as Markdown
-    ci_file         a workflow file that can be changed without losing a comment
-    ci_merge        a newer template into a file that its owner changed
-    ci_rules        what a workflow may not do
-    ci_audit        what the schema and zizmor say of workflows
     commands        what each command does
     compare         what the commands compare and noise do
     banking         what the command baseline does
@@ -70,8 +66,7 @@ The path of one result. A file imports only from files above it; a test holds th
     searching       what the command search does
     tuning          a study's sweep, filled by a search
     launching       what the command full does
-    ci              what the commands about CI do
-    ci_cli          the words of the commands about CI
+    ci              workflows that gate pull requests: written, updated, checked
     cli             the words of the command line
 
 Apart from these, `fake` is a trainer of its own: a real process under the contract, without torch.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 from typer.core import TyperCommand
 
-from harness import ci_cli
+from harness.ci import cli as ci_cli
 from harness.cluster import cli as cluster_cli
 
 if TYPE_CHECKING:

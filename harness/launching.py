@@ -6,6 +6,7 @@ command goes on wherever it was stopped; nothing is spent before the forecast is
 Beside `commands`.
 """
 
+import importlib.util
 import math
 import sys
 import time
@@ -34,6 +35,7 @@ from harness.ledger import Ledger
 from harness.pace import PaceStopped
 from harness.record import Identity, Record, read_events
 from harness.replicates import known
+from harness.report import EXTRA
 from harness.run import Stop, asked_to, lock_file
 from harness.store import Store
 from harness.trainer import Finding, NativeTrainer, by_name
@@ -305,8 +307,10 @@ class FullJob:
         atomic.write_text(self.folder / "row.md", rows.as_markdown(found))
         self._say(rows.as_markdown(found))
         kept = atomic.read_json(self.folder / "forecast.json")
-        for line in words.against_lines(msgspec.convert(kept or {}, Foretold), found):
+        foretold = msgspec.convert(kept or {}, Foretold)
+        for line in words.against_lines(foretold, found):
             self._say(line)
+        self._write_page(foretold, found, record)
         self._pack(planned, record)
         return self._end(code, "")
 
@@ -340,6 +344,29 @@ class FullJob:
         code = atomic.read_json(self.folder / evidence.CODE_COMMIT)
         known = isinstance(code, dict) and not code.get("changed")
         return code.get("commit") if known else None
+
+    def _write_page(self, foretold: Foretold, row: rows.Row, record: Record) -> None:
+        """The page of a job that was foretold; left out where plotly is missing."""
+        if foretold.forecast is None:
+            return
+        if importlib.util.find_spec("plotly") is None:
+            self._say(f"report.html was left out: it needs plotly. To have it: {EXTRA}")
+            return
+        from harness.full.page import page
+
+        events = self._run_of(record).events
+        steps = [event for event in events if event.get("event") == "step" and event.get("loss")]
+        path = self.folder / "report.html"
+        text = page(
+            self.file.full,
+            foretold.forecast,
+            cost=foretold.cost,
+            row=row,
+            band=foretold.band,
+            points=[(event["step"] / record.steps, event["loss"]) for event in steps],
+        )
+        atomic.write_text(path, text)
+        self._say(f"html: {path}")
 
     def _pack(self, planned: Plan, record: Record) -> None:
         if self.options.evidence is None:

@@ -16,6 +16,7 @@ its process group reaches no rank, so each looks whether torchrun is still there
 
 import os
 import signal
+import stat
 import threading
 import time
 
@@ -26,6 +27,7 @@ from model.rundir import RunDirectory
 
 GRACE_S = 15.0
 CHECKPOINT_GRACE_S = 300.0  # 16 GB to a disk of 100 MB/s take half of it
+STANDARD_ERROR = 2
 LOOK_S = 0.5  # how often a rank looks for its torchrun
 
 
@@ -105,15 +107,21 @@ def heard_signals() -> int:
 
 def watched(fd: int | None) -> int | None:
     """The watch descriptor that was named on the command line, as one of this process: under
-    torchrun it is torchrun's. Raises MachineError where that cannot be opened."""
-    if fd is None or not under_torchrun():
+    torchrun it is torchrun's, of which only the standard ones are inherited. Raises MachineError
+    where it cannot be opened, or is no pipe, whose end would say nothing."""
+    if fd is None or fd <= STANDARD_ERROR or not under_torchrun():
         return fd
+    problem = "no pipe"
     try:
-        return os.open(f"/proc/{os.getppid()}/fd/{fd}", os.O_RDONLY)
+        opened = os.open(f"/proc/{os.getppid()}/fd/{fd}", os.O_RDONLY)
+        if stat.S_ISFIFO(os.fstat(opened).st_mode):
+            return opened
+        os.close(opened)
     except OSError as error:
-        raise MachineError(
-            path="--watch-fd",
-            expected=f"descriptor {fd} of the torchrun that started this rank",
-            got=str(error),
-            remedy="Pass it on to torchrun (pass_fds), on Linux; or leave --watch-fd out.",
-        ) from None
+        problem = str(error)
+    raise MachineError(
+        path="--watch-fd",
+        expected=f"descriptor {fd} of the torchrun that started this rank, a pipe",
+        got=problem,
+        remedy="Pass it on to torchrun (pass_fds), on Linux; or leave --watch-fd out.",
+    )

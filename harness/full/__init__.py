@@ -19,4 +19,6 @@ A file imports only from files above it.
     live        a job while it runs
     launch      its attempts: followed, gone on with
     evidence    what supports it, as one tar
+    charts      plotly figures              (extra `report`)
+    page        report.html                 (extra `report`)
 """

@@ -1,12 +1,16 @@
 """Being told to leave reaches a process whose main thread hears nothing."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from model.errors import MachineError
+from model.stop import watched
 
 ROOT = Path(__file__).parents[2]
 HELD = """
@@ -65,3 +69,25 @@ def test_a_signal_to_a_forked_child_is_none_to_its_parent(tmp_path: Path) -> Non
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(timeout=1.0)
         process.kill()
+
+
+def test_torchrun_s_own_descriptor_is_watched_unless_it_is_inherited(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    reading, writing = os.pipe()
+    no_pipe = os.open(tmp_path, os.O_RDONLY)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a run")
+    monkeypatch.setattr(os, "getppid", os.getpid)  # the test is its own torchrun
+    assert [watched(fd) for fd in (None, 0)] == [None, 0]
+    own = watched(reading)
+    os.close(writing)
+    assert own is not None
+    assert own != reading
+    assert os.read(own, 1) == b""
+    for absent in (no_pipe, writing):
+        with pytest.raises(MachineError, match="Pass it on to torchrun"):
+            watched(absent)
+    for fd in (own, reading, no_pipe):
+        os.close(fd)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID")
+    assert watched(57) == 57

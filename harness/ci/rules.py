@@ -2,9 +2,9 @@
 
 Each rule is a function from one parsed file to findings with a line, a reason and a remedy. These
 are the mistakes that give a stranger the runner or the repository; the schema and the audit of
-zizmor, which know far more, run beside them (`ci_audit`). Two words, as GitHub means them: the
+zizmor, which know far more, run beside them (`audit`). Two words, as GitHub means them: the
 *head* of a pull request is a stranger's commit; a *privileged* trigger runs on the default branch
-with its secrets, though a stranger can cause it. Pure; after `ci_file`.
+with its secrets, though a stranger can cause it. Pure; after `file`.
 """
 
 import re
@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from harness.ci_file import Tree, line_of
+from harness.ci.file import Tree, line_of
 
 PRIVILEGED = (
     "pull_request_target",

@@ -2,7 +2,7 @@
 
 Both come as wheels (the extra `ci`) and work offline. Each is asked as a process and answers in
 JSON. A tool that is missing, or that dies, is an error: a check that did not look must not read as
-one that found nothing. After `ci_rules`, whose findings these join.
+one that found nothing. After `rules`, whose findings these join.
 """
 
 import json
@@ -12,7 +12,7 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
-from harness.ci_rules import Refusal
+from harness.ci.rules import Refusal
 from harness.errors import HarnessError
 
 Found = dict[Path, list[Refusal]]

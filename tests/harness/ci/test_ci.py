@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from harness import ci, ci_audit, errors
+from harness import errors
 from harness.__main__ import main
-from harness.ci_audit import audit
-from harness.ci_file import comments, parse, plain
-from harness.ci_rules import refusals
+from harness.ci import audit as audits
+from harness.ci import workflows
+from harness.ci.audit import audit
+from harness.ci.file import comments, parse, plain
+from harness.ci.rules import refusals
 from harness.errors import HarnessError
 
 GATE = ".github/workflows/harness-gate.yml"
@@ -72,7 +74,7 @@ def call(capfd, monkeypatch):
 @pytest.fixture(scope="module")
 def initial(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("initial")
-    ci.init(Console(quiet=True), root, ci.Choices())
+    workflows.init(Console(quiet=True), root, workflows.Choices())
     return root
 
 
@@ -87,7 +89,7 @@ def repository(tmp_path: Path, initial: Path) -> Path:
 def newer_templates(tmp_path_factory, monkeypatch) -> Path:
     """The templates as a later version might have them: other pins, one more step, longer."""
     folder = tmp_path_factory.mktemp("templates")
-    for path in ci.TEMPLATES.iterdir():
+    for path in workflows.TEMPLATES.iterdir():
         text = path.read_text()
         text = re.sub(r"checkout@[0-9a-f]{40} # v[\d.]+", f"checkout@{'1' * 40} # v9.0.0", text)
         text = text.replace("timeout-minutes: 90", "timeout-minutes: 100")
@@ -97,7 +99,7 @@ def newer_templates(tmp_path_factory, monkeypatch) -> Path:
             "      - name: Both in one repository\n",
         )
         (folder / path.name).write_text(text)
-    monkeypatch.setattr(ci, "TEMPLATES", folder)
+    monkeypatch.setattr(workflows, "TEMPLATES", folder)
     return folder
 
 
@@ -126,7 +128,7 @@ def test_init_in_an_empty_repository_is_clean_in_schema_rules_and_strict_audit(r
 def test_every_audit_finding_that_is_ignored_in_a_template_says_why_on_its_line():
     ignored = [
         line
-        for path in ci.TEMPLATES.iterdir()
+        for path in workflows.TEMPLATES.iterdir()
         for line in path.read_text().splitlines()
         if "zizmor: ignore" in line
     ]
@@ -137,8 +139,8 @@ def test_every_audit_finding_that_is_ignored_in_a_template_says_why_on_its_line(
 
 def test_init_writes_the_templates_as_they_are_but_for_the_choices(tmp_path, call):
     assert call("init", "--root", tmp_path)[0] == errors.PASS
-    for name, path in ci.FILES.items():
-        assert (tmp_path / path).read_text() == (ci.TEMPLATES / name).read_text()
+    for name, path in workflows.FILES.items():
+        assert (tmp_path / path).read_text() == (workflows.TEMPLATES / name).read_text()
 
 
 def test_init_fills_in_runner_baseline_and_configuration(tmp_path, call):
@@ -146,7 +148,7 @@ def test_init_fills_in_runner_baseline_and_configuration(tmp_path, call):
     call("init", "--root", tmp_path, *words)
     texts = written(tmp_path)
     gate, nightly, new = (
-        plain(parse(texts[str(ci.FILES[name])], name)) for name in list(ci.FILES)[:3]
+        plain(parse(texts[str(workflows.FILES[name])], name)) for name in list(workflows.FILES)[:3]
     )
     assert gate["jobs"]["gate"]["runs-on"] == ["h100"]
     assert gate["jobs"]["approve"]["runs-on"].startswith("ubuntu-")
@@ -225,7 +227,7 @@ def test_a_second_update_changes_nothing(repository, call, newer_templates):
 def test_a_step_and_a_file_that_the_owner_removed_stay_away(repository, call, newer_templates):
     fetch = "      - name: Both in one repository\n        id: harness-fetch\n"
     edit(repository / GATE, (fetch + "        run: git fetch --quiet ./candidate HEAD\n", ""))
-    nightly = repository / ci.FILES["harness-nightly.yml"]
+    nightly = repository / workflows.FILES["harness-nightly.yml"]
     nightly.unlink()
     code, out, _ = call("update", "--root", repository)
     assert code == errors.PASS
@@ -270,7 +272,7 @@ def test_a_comment_at_a_part_that_the_template_lost_stops_the_update(
 
 @pytest.mark.parametrize("memory", [None, "{", '{"format": 99, "choices": {}, "files": {}}'])
 def test_an_update_without_a_sound_memory_of_init_says_what_to_do(repository, call, memory):
-    path = repository / ci.MEMORY
+    path = repository / workflows.MEMORY
     path.unlink()
     if memory is not None:
         path.write_text(memory)
@@ -330,6 +332,6 @@ def test_zizmor_finds_what_the_own_rules_do_not(tmp_path):
 def test_a_missing_audit_tool_is_an_error_and_not_a_clean_bill(tmp_path, monkeypatch):
     path = tmp_path / "own.yml"
     path.write_text(TITLE)
-    monkeypatch.setattr(ci_audit.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr(audits.sysconfig, "get_path", lambda name: str(tmp_path))
     with pytest.raises(HarnessError, match=r"zizmor: expected a tool.*pip install '\.\[ci\]'"):
         audit([path], [])

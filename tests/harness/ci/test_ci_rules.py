@@ -2,8 +2,8 @@
 
 import pytest
 
-from harness.ci_file import parse
-from harness.ci_rules import refusals
+from harness.ci.file import parse
+from harness.ci.rules import refusals
 
 PIN = "08c6903cd8c0fde910a37f88322edcfb5dd907a8"
 ASK = 'gh api "repos/$GITHUB_REPOSITORY/collaborators/$ACTOR/permission"'

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from harness import ci
-from harness.ci_file import parse, plain
+from harness.ci import workflows
+from harness.ci.file import parse, plain
 
 HEAD, BASE = "a" * 40, "b" * 40
 GH = """\
@@ -25,7 +25,7 @@ esac
 
 def script(template: str, *keys: object) -> str:
     """The `run` of one step of a template."""
-    value = plain(parse((ci.TEMPLATES / template).read_text(), template))
+    value = plain(parse((workflows.TEMPLATES / template).read_text(), template))
     for key in keys[:-1]:
         value = value[key]
     return next(step["run"] for step in value if step["id"] == keys[-1])
@@ -117,7 +117,7 @@ ACTS = {"baseline record": "baseline", "baseline accept": "baseline"}  # chosen 
 @pytest.mark.parametrize("command", ["run", "pack", "drift", "ci results", "gate", *ACTS])
 def test_every_option_that_a_workflow_gives_a_command_exists(command):
     written = ACTS.get(command, command)
-    texts = [path.read_text().replace("\\\n", " ") for path in ci.TEMPLATES.iterdir()]
+    texts = [path.read_text().replace("\\\n", " ") for path in workflows.TEMPLATES.iterdir()]
     lines = [
         line for text in texts for line in text.splitlines() if f'"$HARNESS" {written} ' in line
     ]

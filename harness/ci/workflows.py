@@ -1,7 +1,7 @@
 """Writes workflows into a repository, keeps them up to date, and says what is wrong with them.
 
     init     writes what is not there, and remembers in .github/harness-ci.json what it wrote
-    update   brings newer templates into the files, around what their owners changed (`ci_merge`)
+    update   brings newer templates into the files, around what their owners changed (`merge`)
     check    own rules, schema and zizmor over every workflow and action of the repository
     results  a gate's JSON as annotations and JUnit
 
@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from harness import atomic, errors
-from harness.ci_audit import audit
-from harness.ci_file import Tree, comments, parse, parse_for_change
-from harness.ci_merge import Merged, merge
-from harness.ci_rules import HOSTED, Refusal, refusals
+from harness.ci.audit import audit
+from harness.ci.file import Tree, comments, parse, parse_for_change
+from harness.ci.merge import Merged, merge
+from harness.ci.rules import HOSTED, Refusal, refusals
 from harness.errors import UsageError, WorkflowFileError
 from harness.gate import findings
 from harness.gate.annotations import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 FORMAT = 1
-TEMPLATES = Path(__file__).with_name("ci_templates")
+TEMPLATES = Path(__file__).with_name("templates")
 MEMORY = Path(".github/harness-ci.json")
 WORKFLOWS, ACTIONS = Path(".github/workflows"), Path(".github/actions")
 FILES = {

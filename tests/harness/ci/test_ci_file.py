@@ -2,15 +2,15 @@
 
 import pytest
 
-from harness import ci
-from harness.ci_file import line_of, parse, parse_for_change, plain
+from harness.ci import workflows
+from harness.ci.file import line_of, parse, parse_for_change, plain
 from harness.errors import WorkflowFileError
 
 FLUSH = "on: push # when\njobs:\n  a:\n    steps:\n    - run: x\n    # between\n    - run: y\n"
 WIDE = "on:\n    push:\njobs:\n    a:\n        steps:\n            - run: 'x'\n"
 
 
-@pytest.mark.parametrize("path", sorted(ci.TEMPLATES.iterdir()), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(workflows.TEMPLATES.iterdir()), ids=lambda path: path.name)
 def test_every_template_survives_the_round_trip_byte_by_byte(path):
     text = path.read_text()
     assert parse_for_change(text, path.name).text() == text

@@ -5,13 +5,13 @@ today; `mine`, the file as it stands. What the owner did not touch follows the t
 changed, added or took out stays as they want it; where both changed one thing the owner's stands
 and the conflict is told. Steps are known by their `id`, so that own steps may stand between those
 of the template. The tree of `mine` is changed in place, and its comments with it. Pure; after
-`ci_file`.
+`file`.
 """
 
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.ci_file import Tree, plain
+from harness.ci.file import Tree, plain
 
 ABSENT: Any = object()
 

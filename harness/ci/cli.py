@@ -30,19 +30,19 @@ def init(
     ] = "ablations/bases/speedrun.yaml",
 ) -> None:
     """Writes the workflows and the action into a repository that has none of them."""
-    from harness import ci
+    from harness.ci import workflows
 
-    labels = tuple(runner or ci.Choices().runner)
-    choices = ci.Choices(runner=labels, baseline=baseline, config=config)
-    raise typer.Exit(ci.init(_console(), root, choices))
+    labels = tuple(runner or workflows.Choices().runner)
+    choices = workflows.Choices(runner=labels, baseline=baseline, config=config)
+    raise typer.Exit(workflows.init(_console(), root, choices))
 
 
 @app.command()
 def update(root: RootOption = ROOT) -> None:
     """Brings newer templates into the files; own steps, changes and comments stay."""
-    from harness import ci
+    from harness.ci import workflows
 
-    raise typer.Exit(ci.update(_console(), root))
+    raise typer.Exit(workflows.update(_console(), root))
 
 
 @app.command()
@@ -60,9 +60,11 @@ def check(
     ] = False,
 ) -> None:
     """What would give strangers the runner, break the schema, or fail zizmor's audit."""
-    from harness import ci
+    from harness.ci import workflows
 
-    raise typer.Exit(ci.check(_console(), root, files or [], audited=not no_audit, strict=strict))
+    raise typer.Exit(
+        workflows.check(_console(), root, files or [], audited=not no_audit, strict=strict)
+    )
 
 
 @app.command()
@@ -79,9 +81,11 @@ def results(
     ] = None,
 ) -> None:
     """A gate as annotations of the runner, and as JUnit XML."""
-    from harness import ci
+    from harness.ci import workflows
 
-    raise typer.Exit(ci.results(_console(), source, exit_code=exit_code, xml=junit, word=verdict))
+    raise typer.Exit(
+        workflows.results(_console(), source, exit_code=exit_code, xml=junit, word=verdict)
+    )
 
 
 def drift(
