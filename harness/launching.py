@@ -123,6 +123,8 @@ class FullJob:
         if not planned.ready:
             planned, found = plan(self.file, self.path, self.trainer), examiner.needs()
         self._keep(planned)
+        if self.stored is not None:  # another recipe's baseline decides nothing
+            baseline.refuse_foreign(self.stored, planned.job.identity, own_settings=False)
         if self.options.proxies:
             return self._make_proxies(planned)
         records, ledger = recorded(planned, self.store), self._ledger()
@@ -134,7 +136,11 @@ class FullJob:
         found = self._looked_at(examiner, found)
         foretold = with_cost(foretold, planned, self.store, records, ledger, found)
         found = found.with_(self._time_limit(planned, foretold))
-        self._tell_preflight(found, foretold)
+        self._tell_preflight(found)
+        if foretold.cost is not None:
+            for line in words.cost_lines(foretold.cost):
+                self._say(line)
+        self._save_foretold(planned, foretold)
         if found.stops:
             return self._end(errors.COULD_NOT_RUN, "Nothing was started.")
         if self.options.preflight_only:
@@ -148,7 +154,7 @@ class FullJob:
         records = recorded(planned, self.store)
         foretold = foretell(planned, self.store, records, self._ledger())
         self._tell_foretold(planned, foretold)
-        self._tell_preflight(found, Foretold())
+        self._tell_preflight(found)
         would = f"{len(found.stops)} findings keep it from starting" if found.stops else "it may go"
         text = f"A dry run: by its needs {would}. --preflight looks at the GPUs and takes steps."
         return self._end(errors.PASS, text)
@@ -203,7 +209,7 @@ class FullJob:
         ]
 
     def _unfit(self, found: Preflight) -> int:
-        self._tell_preflight(found, Foretold())
+        self._tell_preflight(found)
         return self._end(errors.COULD_NOT_RUN, "Nothing was started.")
 
     def _tell_foretold(self, planned: Plan, foretold: Foretold) -> None:
@@ -212,16 +218,21 @@ class FullJob:
                 foretold, why_none="the file names no proxies; --without-forecast starts anyway"
             )
         words.print_foretold(self.console, foretold)
-        self._save("forecast", foretold)
+        self._save_foretold(planned, foretold)
 
-    def _tell_preflight(self, found: Preflight, foretold: Foretold) -> None:
-        words.print_findings(self.console, found.findings)
-        if foretold.cost is not None:
-            for line in words.cost_lines(foretold.cost):
-                self._say(line)
-        self._save("preflight", found)
-        if foretold != Foretold():
+    def _save_foretold(self, planned: Plan, foretold: Foretold) -> None:
+        """What was foretold before the first attempt stays: it is what the run is held against."""
+        begun = (
+            self.store.attempts(planned.job.plan_id) and (self.folder / "forecast.json").exists()
+        )
+        if begun:
+            self.told["forecast"] = msgspec.to_builtins(foretold)
+        else:
             self._save("forecast", foretold)
+
+    def _tell_preflight(self, found: Preflight) -> None:
+        words.print_findings(self.console, found.findings)
+        self._save("preflight", found)
 
     # proxies ----------------------------------------------------------------------------------
 
@@ -387,9 +398,10 @@ class FullJob:
         return load_ledger(self.options.ledger, self.store)
 
     def _save(self, name: str, found: msgspec.Struct) -> None:
-        """Keeps a part of the answer with the job."""
+        """Keeps a part of the answer with the job; a dry run only tells it."""
         self.told[name] = msgspec.to_builtins(found)
-        atomic.write_json(self.folder / f"{name}.json", self.told[name])
+        if not self.options.dry_run:
+            atomic.write_json(self.folder / f"{name}.json", self.told[name])
 
     def _end(self, code: int, reason: str) -> int:
         self.told["reason"] = reason or None

@@ -157,6 +157,9 @@ def test_proxies_are_made_once_and_foretell_the_job(harness, job_file, store, ke
     assert kept("forecast")["cost"]["usd"]["estimate"] > 0
     assert kept("row")["val_bpb"] < store.records()[0].metrics["val_bpb"]
     assert "foretold of val_bpb" in done.stdout
+    before = kept("forecast")
+    assert harness("full", path, "--proxies").returncode == errors.PASS
+    assert kept("forecast") == before  # it stays what the run was held against
 
 
 def test_a_proxy_that_fails_is_told_and_the_others_are_kept(harness, job_file, store, tmp_path):
@@ -241,3 +244,20 @@ def test_several_nodes_without_an_allocation_are_refused_with_the_way_to_one(job
     trainer = over_nodes(NativeTrainer(), load_full(job_file(nodes="2")))
     with pytest.raises(ClusterError, match="harness submit"):
         trainer.train_command(ROOT / "c.json", ROOT, 4)
+
+
+def test_a_baseline_of_another_machine_decides_nothing_and_the_row_is_told(
+    harness, job_file, kept, tmp_path
+):
+    path = job_file(baseline="alone")
+    baselines = ("--baselines", tmp_path / "baselines")
+    same = ("--set", "dial.depth=6", "--set", "core.examples=20")
+    record = ("baseline", "record", "alone", tmp_path / "base.yaml", "--trainer", "fake", *same)
+    done = harness(*record, "--seeds", "1-2", *baselines)
+    assert done.returncode == errors.PASS, done.stdout + done.stderr
+    other = harness("full", path, ALONE, *baselines, "--set", "windows=null")
+    assert "baseline" in other.stderr
+    assert other.returncode == errors.COULD_NOT_RUN
+    done = harness("full", path, ALONE, *baselines)
+    assert done.returncode == errors.INCONCLUSIVE, done.stdout + done.stderr
+    assert "none against" in kept("row")["verdict"]
