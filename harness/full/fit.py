@@ -203,22 +203,22 @@ def _quantile(values: Floats, weights: Floats, probability: float) -> float:
 
 
 def lack_of_fit(points: Points, posterior: Posterior, replicate: Known | None) -> float | None:
-    """P-value of depths that lie off the law by no more than replicates explain.
+    """P-value of sizes that lie off the law by no more than replicates explain.
 
-    F-test on the most likely line; the shape costs a degree of freedom like the two coefficients.
-    None with three depths, which any law of three parameters meets, and without replicates.
+    F-test on the line that comes nearest; its shape costs a degree of freedom like its two
+    coefficients. None with three sizes, which any law of three parameters meets, and without
+    replicates.
     """
     from scipy import special
 
     spare = len(points.x) - 3
     if spare < 1 or replicate is None or not replicate.sd > 0:
         return None
-    best = int(posterior.weights.argmax())
-    shape = posterior.shapes[best : best + 1]
-    x = posterior.law.abscissa(shape, points.x)[0]
-    z = posterior.coefficients[best] @ np.stack([np.ones_like(x), x])
-    off = (points.y - posterior.law.value(shape, z)) / posterior.law.scale(points.y)
-    statistic = float((points.n * off**2).sum()) / replicate.sd**2 / spare
+    shapes = posterior.shapes[:, None]
+    x = posterior.law.abscissa(posterior.shapes, points.x)  # (m, k)
+    z = posterior.coefficients[:, :1] + posterior.coefficients[:, 1:] * x
+    off = (points.y - posterior.law.value(shapes, z)) / posterior.law.scale(points.y)
+    statistic = float((points.n * off**2).sum(axis=1).min()) / replicate.sd**2 / spare
     if math.isinf(replicate.df):
         return float(special.chdtrc(spare, statistic * spare))
     return float(special.fdtrc(spare, replicate.df, statistic))
