@@ -4,7 +4,7 @@
     score   y          = a + b u(L)        shape g, the bend; u(L) = (1 - exp(-g (L - c))) / g
 
 A law says how its quantities become those of a line and back, which values of its shape there are,
-and what is known of it before any depth has been seen:
+and what is known of it before any size has been seen:
 
     floor       none, with one chance in ten (Kaplan et al., arXiv 2001.08361), or any value up to
                 0.6 bits a byte: Hoffmann et al., arXiv 2203.15556, fit 1.69 nats a token and
@@ -13,7 +13,7 @@ and what is known of it before any depth has been seen:
     bend g      any value from -2 to 6 a bit: from slowing down to a little more than the speed-up
                 that the Cerebras-GPT family shows (arXiv 2304.03208: its average score over its
                 loss, g = 5); Gadre et al., arXiv 2403.08540, fit such an exponential too
-    scatter     of a depth about the law: 0.5 % of a loss, 0.004 of a score, both within a factor of
+    scatter     of a size about the law: 0.5 % of a loss, 0.004 of a score, both within a factor of
                 2.7 at one SD, so that a family that lies nearer or further says so itself
                 (Cerebras-GPT, whose sizes differ in more than depth: 0.8 %)
 
@@ -38,7 +38,7 @@ _CLOSEST = 0.97  # a floor stays below this share of the lowest loss: ln(y - E) 
 
 @dataclass(frozen=True, kw_only=True)
 class Points:
-    """Depths, smallest first: where each stands, the mean of its runs, and how many they were."""
+    """Sizes, smallest first: where each stands, the mean of its runs, and how many they were."""
 
     x: Floats  # (k,) ln FLOPs; a loss where scores are fitted
     y: Floats  # (k,)
@@ -76,7 +76,7 @@ class Law(Protocol):
 
     def weight(self, shapes: Floats, points: Points) -> Floats:
         """Logarithms of how likely each shape is before, (S,), where the lines of all shapes are as
-        likely in their level and steepness in the middle of the depths: what those show decides."""
+        likely in their level and steepness in the middle of the sizes: what those show decides."""
 
 
 @dataclass(frozen=True, kw_only=True)
