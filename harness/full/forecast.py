@@ -151,7 +151,7 @@ def forecast(
     noise = noise or {}
     bpb = _Metric.of("val_bpb", sizes, noise.get("val_bpb"))
     at_target = bpb.posterior.run([math.log(target.flops)])
-    nodes = [float(node) for node in at_target.nodes(BPB_NODES)]
+    nodes = _nodes(at_target)
     scores = {
         name: _Metric.of(name, having, noise.get(name))
         for name in ("core", "core_soft")
@@ -173,9 +173,23 @@ def forecast(
     )
 
 
-def val_bpb_at(proxies: Sequence[Proxy], target: Scale, noise: Noise | None = None) -> Mixture:
-    """val_bpb of one run at `target`, whatever else might be said of it."""
-    return _Metric.of("val_bpb", by_size(proxies), noise).posterior.run([math.log(target.flops)])
+def metric_at(
+    name: MetricName,
+    proxies: Sequence[Proxy],
+    target: Scale,
+    noise: Mapping[str, Noise] | None = None,
+) -> Mixture:
+    """One metric of one run at `target`, whatever else might be said of it."""
+    sizes, noise = by_size(proxies), noise or {}
+    bpb = _Metric.of("val_bpb", sizes, noise.get("val_bpb"))
+    found = bpb.posterior.run([math.log(target.flops)])
+    if name == "val_bpb":
+        return found
+    return _Metric.of(name, _having(name, sizes), noise.get(name)).posterior.run(_nodes(found))
+
+
+def _nodes(found: Mixture) -> list[float]:
+    return [float(node) for node in found.nodes(BPB_NODES)]
 
 
 def estimate(found: Mixture, level: float = LEVEL) -> Estimate:
