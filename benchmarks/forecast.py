@@ -1,6 +1,6 @@
 """How often the forecast of a full job holds: `python -m benchmarks.forecast`.
 
-Four tables, with a fixed seed:
+Tables, with a fixed seed:
 
     coverage    runs of known laws, forecast from d8 .. d24: how often the 90 % interval holds the
                 new run, and how wide it is. `off` is how far sizes lie off the law, `seeds` the

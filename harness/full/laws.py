@@ -174,12 +174,10 @@ class Mixture:
 
         ends = [self.means - 9 * self.sds, self.means + 9 * self.sds]
         low, high = (self.law.value(self.shapes, end) for end in ends)
+        between = (float(low.min()), float(high.max()))  # 1e20 apart where little is known
         return float(
             optimize.brentq(
-                lambda y: self.below(y) - probability,
-                float(low.min()),
-                float(high.max()),
-                xtol=1e-9,
+                lambda y: self.below(y) - probability, *between, xtol=1e-9, maxiter=1000
             )
         )
 

@@ -95,6 +95,18 @@ def test_what_cannot_be_forecast_is_refused_with_the_field(proxies, got):
     assert caught.value.remedy
 
 
+@pytest.mark.parametrize("values", [(0.9, 3.9, 4.8), (0.58, 0.58, 0.58), (5.0, 0.4, 0.4)])
+def test_sizes_without_a_law_still_have_an_interval_and_a_wide_one(values):
+    proxies = [
+        proxy(depth, seed, val_bpb=value + 0.001 * seed)
+        for depth, value in zip((8, 10, 12), values, strict=True)
+        for seed in (1, 2)
+    ]
+    found = forecast(proxies, TARGET).val_bpb
+    assert 0 < found.low <= found.estimate <= found.high
+    assert found.high - found.low > 0.01
+
+
 def test_the_targets_recipe_has_to_be_the_proxies():
     proxies = [msgspec.structs.replace(one, recipe={"tricks": "muon"}) for one in PROXIES]
     forecast(proxies, TARGET, recipe={"tricks": "muon", "code_id": "x"})
