@@ -1,11 +1,12 @@
 """How often the forecast of a full job holds: `python -m benchmarks.forecast`.
 
-Three tables, with a fixed seed:
+Tables, with a fixed seed:
 
     coverage    runs of known laws, forecast from d8 .. d24: how often the 90 % interval holds the
                 new run, and how wide it is. `off` is how far sizes lie off the law, `seeds` the
                 runs a size and their SD. No floor and the highest one are the ends of what is
                 thought possible, where an interval that averages over all holds least
+    CORE        the same of CORE, which bends over val_bpb by so much, with its noise of 0.005
     Cerebras-GPT    a published family of seven sizes: each forecast from all smaller ones
     band        runs of a formula: how often a whole run without fault raises an alarm, and how
                 early one is raised where the loss of every step is too high, or goes wrong half-way
@@ -23,12 +24,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.random import Generator
 
 from harness.full.band import FRACTIONS, Band, Curve, band
 from harness.full.fit import fit
-from harness.full.forecast import estimate, val_bpb_at
+from harness.full.forecast import estimate, metric_at
 from harness.full.laws import Floats, Points, PowerLaw
 from harness.full.proxies import Proxy, Scale
 
@@ -40,6 +42,7 @@ D12_BPB = 0.85  # every law meets it there
 DEPTHS = ((8, 10, 12), (8, 10, 12, 14), (8, 9, 10, 12, 14, 16))
 SEEDS = ((1, 0.0005), (2, 0.003))
 OFF = (0.0, 0.003, 0.01)
+CORE_BENDS, CORE_SD = (-2.0, 0.0, 5.0), 0.005
 
 # Dey et al., Cerebras-GPT, arXiv 2304.03208: FLOPs of training and loss on Pile's test set in nats
 # a token; some 4.35 bytes a token
@@ -72,6 +75,11 @@ def main() -> None:
             for floor in LAWS:
                 for off in OFF:
                     _print(coverage(depths, seeds, sd, floor, off, asked.runs))
+    print()
+    _print(("depths", "bend", "holds", "above", "below", "width"))
+    for depths in DEPTHS:
+        for bend in CORE_BENDS:
+            _print(core_coverage(depths, bend, asked.runs))
     print()
     _print(("sizes", "forecast", "low", "high", "was", "holds"))
     for known in range(3, len(CEREBRAS_FLOPS)):
@@ -138,13 +146,42 @@ def coverage(
     for _ in range(runs):
         proxies = [p for d in depths for p in runs_of(d, seeds, sd, floor, off, random)]
         new = runs_of(TARGET_DEPTH, 1, sd, floor, off, random)[0].val_bpb
-        found = estimate(val_bpb_at(proxies, scale(TARGET_DEPTH)))
+        found = estimate(metric_at("val_bpb", proxies, scale(TARGET_DEPTH)))
         above, below = above + (new > found.high), below + (new < found.low)
         widths.append((found.high - found.low) / found.estimate)
     holds = 1 - (above + below) / runs
     named = f"d{depths[0]}..d{depths[-1]}: {len(depths)}"
     shares = (f"{100 * share:.0f} %" for share in (holds, above / runs, below / runs))
     return (named, f"{seeds} of {sd:.2%}", floor, f"{off:.1%}", *shares, f"{np.mean(widths):.1%}")
+
+
+def with_core(proxy: Proxy, bend: float, random: Generator) -> Proxy:
+    """The same run with a CORE: 0.14 at d12, and 0.9 more a bit there."""
+    gained = D12_BPB - proxy.val_bpb
+    core = 0.14 + 0.9 * (gained if bend == 0 else math.expm1(bend * gained) / bend)
+    return msgspec.structs.replace(proxy, core=core + CORE_SD * random.standard_normal())
+
+
+def core_coverage(depths: Sequence[int], bend: float, runs: int) -> tuple[str, ...]:
+    """One line of the second table: two runs a depth, a floor of 0.30, sizes 0.3 % off the law."""
+    random, kind = generator(len(depths)), (0.003, "0.30", 0.003)
+    above = below = 0
+    widths = []
+    for _ in range(runs):
+        made = [p for d in (*depths, TARGET_DEPTH) for p in runs_of(d, 2, *kind, random)]
+        made = [with_core(proxy, bend, random) for proxy in made]
+        found = estimate(metric_at("core", made[:-2], scale(TARGET_DEPTH)))
+        new = made[-1].core or 0.0
+        above, below = above + (new > found.high), below + (new < found.low)
+        widths.append(found.high - found.low)
+    holds = 1 - (above + below) / runs
+    shares = (f"{100 * share:.0f} %" for share in (holds, above / runs, below / runs))
+    return (
+        f"d{depths[0]}..d{depths[-1]}: {len(depths)}",
+        f"{bend:g}",
+        *shares,
+        f"{np.mean(widths):.3f}",
+    )
 
 
 def family(known: int) -> tuple[str, ...]:

@@ -276,7 +276,8 @@ def unpack(console: "Console", source: Path, store: Store) -> int:
     _say(
         console,
         f"{store.root}: {found.records} records are new, {found.known} were known; "
-        f"{found.studies} studies, {found.run_dirs} run directories",
+        f"{found.studies} studies, {found.run_dirs} run directories"
+        + (f", {found.jobs} full jobs" if found.jobs else ""),
     )
     return errors.PASS
 

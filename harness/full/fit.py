@@ -1,15 +1,15 @@
-"""A law fitted to a few depths, with an interval that holds beyond the last of them.
+"""A law fitted to a few sizes, with an interval that holds beyond the last of them.
 
-Three depths cannot tell a power law from one above a floor, and from d14 to d24 the two part by
+Three sizes cannot tell a power law from one above a floor, and from d14 to d24 the two part by
 more than anything else that is not known. So no law is chosen. Every line of a family (`laws`) is
-taken with the weight that the depths give it, and everything that is not known is averaged over:
+taken with the weight that the sizes give it, and everything that is not known is averaged over:
 
-    shape       the one parameter of the law that the depths hardly show
+    shape       the one parameter of the law that the sizes hardly show
     a and b     the line's two coefficients
-    scatter     how far a depth lies off any smooth law: sizes come in whole heads and batches
-    replicate   how far two runs of one depth lie apart; measured and not assumed
+    scatter     how far a size lies off any smooth law: models come in whole heads and batches
+    replicate   how far two runs of one size lie apart; measured and not assumed
 
-This is Bayes' rule on a grid: exact, without random numbers, a few milliseconds. With three depths
+This is Bayes' rule on a grid: exact, without random numbers, a few milliseconds. With three sizes
 the interval is mostly what is known of shapes beforehand; four correct it. `benchmarks/forecast.py`
 shows how often the intervals hold. After `laws`, before `forecast`. Numbers in, numbers out.
 """
@@ -30,10 +30,10 @@ _LEAST_WEIGHT = 1e-7  # of a possibility, relative to the likeliest: below it no
 
 @dataclass(frozen=True, kw_only=True)
 class Posterior:
-    """A law after it has seen the depths: m possibilities with their weights.
+    """A law after it has seen the sizes: m possibilities with their weights.
 
     Each has a shape, a line (mean and covariance of its coefficients), a scatter, and the SD of one
-    run about its depth's mean; `at_target` takes that one's place for a run yet to be made, where
+    run about its size's mean; `at_target` takes that one's place for a run yet to be made, where
     the noise at its scale is known.
     """
 
@@ -74,7 +74,7 @@ class Posterior:
         )
 
     def _noise(self, y: Floats) -> tuple[Floats, Floats]:
-        """Variances of one run at y (m, x): of its depth about the law, of the run about that."""
+        """Variances of one run at y (m, x): of its size about the law, of the run about that."""
         scatters = (self.scatters[:, None] * self.law.scale(y)) ** 2
         if self.at_target is not None:
             return scatters, np.full_like(scatters, self.at_target.sd**2)
@@ -121,7 +121,7 @@ def fit(
 ) -> Posterior:
     """The law after it has seen `points`, at least three of them.
 
-    `replicate`: SD of one run about its depth's mean, relative as the law's scatter is; None where
+    `replicate`: SD of one run about its size's mean, relative as the law's scatter is; None where
     nothing is known of it, and the scatter then holds both. `at_target`: in the unit of y.
     """
     shapes, (scatters, prior) = law.shapes(points), _scatters(law)
@@ -168,7 +168,7 @@ def _lines(
     """Straight lines by weighted least squares, one for each shape, scatter and replicate SD.
 
     Returns coefficients (s, t, r, 2), their covariances and the logarithms of how well each
-    explains the depths, its coefficients averaged over. In y and not in z: the derivatives of the
+    explains the sizes, its coefficients averaged over. In y and not in z: the derivatives of the
     one cancel those of the other.
     """
     z, x = law.ordinate(shapes[:, None], points.y), law.abscissa(shapes, points.x)  # (s, k)
@@ -203,22 +203,22 @@ def _quantile(values: Floats, weights: Floats, probability: float) -> float:
 
 
 def lack_of_fit(points: Points, posterior: Posterior, replicate: Known | None) -> float | None:
-    """P-value of depths that lie off the law by no more than replicates explain.
+    """P-value of sizes that lie off the law by no more than replicates explain.
 
-    F-test on the most likely line; the shape costs a degree of freedom like the two coefficients.
-    None with three depths, which any law of three parameters meets, and without replicates.
+    F-test on the line that comes nearest; its shape costs a degree of freedom like its two
+    coefficients. None with three sizes, which any law of three parameters meets, and without
+    replicates.
     """
     from scipy import special
 
     spare = len(points.x) - 3
     if spare < 1 or replicate is None or not replicate.sd > 0:
         return None
-    best = int(posterior.weights.argmax())
-    shape = posterior.shapes[best : best + 1]
-    x = posterior.law.abscissa(shape, points.x)[0]
-    z = posterior.coefficients[best] @ np.stack([np.ones_like(x), x])
-    off = (points.y - posterior.law.value(shape, z)) / posterior.law.scale(points.y)
-    statistic = float((points.n * off**2).sum()) / replicate.sd**2 / spare
+    shapes = posterior.shapes[:, None]
+    x = posterior.law.abscissa(posterior.shapes, points.x)  # (m, k)
+    z = posterior.coefficients[:, :1] + posterior.coefficients[:, 1:] * x
+    off = (points.y - posterior.law.value(shapes, z)) / posterior.law.scale(points.y)
+    statistic = float((points.n * off**2).sum(axis=1).min()) / replicate.sd**2 / spare
     if math.isinf(replicate.df):
         return float(special.chdtrc(spare, statistic * spare))
     return float(special.fdtrc(spare, replicate.df, statistic))

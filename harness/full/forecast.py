@@ -93,12 +93,39 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str]  # what it rests on and what it does not know, a sentence each
 
 
-def replicate_noise(ledger: Ledger, scale: str | None, gpu: str | None) -> dict[str, Known]:
-    """SDs of one run at one scale by metric, as far as the ledger knows them for other seeds."""
-    rows = {
-        name: ledger.find(scale, name, gpu, "seed") for name in ("val_bpb", "core", "core_soft")
-    }
-    return {name: row.known for name, row in rows.items() if row is not None}
+class Noise(msgspec.Struct, frozen=True, kw_only=True):
+    """The SD of one run about the mean of its kind, in the metric's unit, and who says so."""
+
+    sd: float
+    df: float
+    source: str
+
+    @property
+    def known(self) -> Known:
+        """What a fit needs of it."""
+        return Known(sd=self.sd, df=self.df)
+
+
+def replicate_noise(ledger: Ledger, scale: str | None, gpu: str | None) -> dict[str, Noise]:
+    """How much runs of one scale differ, by metric, as far as the ledger knows.
+
+    CORE varies alike in every recipe of full scale that has replicates, so where this one has none
+    the rows of all are taken together.
+    """
+    found = {}
+    for name in ("val_bpb", "core", "core_soft"):
+        rows = (ledger.find(scale, name, gpu, source) for source in ("seed", "nondeterminism"))
+        row = next((row for row in rows if row is not None), None)
+        if row is not None:
+            source = f"the {row.origin} ledger, {row.scale}, {row.source}"
+            found[name] = Noise(sd=row.sd, df=row.df, source=source)
+    others = [row for row in ledger.rows if row.metric == "core" and row.df > 0]
+    if "core" not in found and others:
+        df = sum(row.df for row in others)
+        sd = math.sqrt(sum(row.df * row.sd**2 for row in others) / df)
+        source = f"the ledger's {len(others)} rows of CORE together, of other recipes"
+        found["core"] = Noise(sd=sd, df=df, source=source)
+    return found
 
 
 # --- the forecast ---------------------------------------------------------------------------------
@@ -109,7 +136,7 @@ def forecast(
     target: Scale,
     *,
     recipe: Mapping[str, str] | None = None,
-    noise: Mapping[str, Known] | None = None,
+    noise: Mapping[str, Noise] | None = None,
     core_target: float | None = None,
     level: float = LEVEL,
 ) -> Forecast:
@@ -124,7 +151,7 @@ def forecast(
     noise = noise or {}
     bpb = _Metric.of("val_bpb", sizes, noise.get("val_bpb"))
     at_target = bpb.posterior.run([math.log(target.flops)])
-    nodes = [float(node) for node in at_target.nodes(BPB_NODES)]
+    nodes = _nodes(at_target)
     scores = {
         name: _Metric.of(name, having, noise.get(name))
         for name in ("core", "core_soft")
@@ -146,9 +173,23 @@ def forecast(
     )
 
 
-def val_bpb_at(proxies: Sequence[Proxy], target: Scale, noise: Known | None = None) -> Mixture:
-    """val_bpb of one run at `target`, whatever else might be said of it."""
-    return _Metric.of("val_bpb", by_size(proxies), noise).posterior.run([math.log(target.flops)])
+def metric_at(
+    name: MetricName,
+    proxies: Sequence[Proxy],
+    target: Scale,
+    noise: Mapping[str, Noise] | None = None,
+) -> Mixture:
+    """One metric of one run at `target`, whatever else might be said of it."""
+    sizes, noise = by_size(proxies), noise or {}
+    bpb = _Metric.of("val_bpb", sizes, noise.get("val_bpb"))
+    found = bpb.posterior.run([math.log(target.flops)])
+    if name == "val_bpb":
+        return found
+    return _Metric.of(name, _having(name, sizes), noise.get(name)).posterior.run(_nodes(found))
+
+
+def _nodes(found: Mixture) -> list[float]:
+    return [float(node) for node in found.nodes(BPB_NODES)]
 
 
 def estimate(found: Mixture, level: float = LEVEL) -> Estimate:
@@ -175,7 +216,7 @@ class _Metric(msgspec.Struct, frozen=True, kw_only=True):
     posterior: Posterior
 
     @classmethod
-    def of(cls, name: MetricName, sizes: list[list[Proxy]], at_target: Known | None) -> "_Metric":
+    def of(cls, name: MetricName, sizes: list[list[Proxy]], at_target: Noise | None) -> "_Metric":
         law, points = _law(name, sizes), _points(name, sizes)
         replicate, source = _replicate(name, sizes, at_target, law)
         return cls(
@@ -185,7 +226,7 @@ class _Metric(msgspec.Struct, frozen=True, kw_only=True):
             points=points,
             replicate=replicate,
             replicate_from=source,
-            posterior=fit(law, points, replicate, at_target),
+            posterior=fit(law, points, replicate, at_target.known if at_target else None),
         )
 
     def told(self, target: Sequence[float], level: float) -> Fitted:
@@ -265,7 +306,7 @@ def _mean(name: MetricName, runs: Sequence[Proxy]) -> float:
 
 
 def _replicate(
-    name: MetricName, sizes: Sequence[Sequence[Proxy]], at_target: Known | None, law: Law
+    name: MetricName, sizes: Sequence[Sequence[Proxy]], at_target: Noise | None, law: Law
 ) -> tuple[Known | None, str]:
     """The SD of one proxy about its size's mean, relative as the scatter is; where it is from."""
     groups = [[float(getattr(proxy, name)) for proxy in runs] for runs in sizes]
@@ -275,7 +316,7 @@ def _replicate(
         return Known(sd=pooled.sd, df=pooled.df), "the proxies' own replicates"
     if at_target is not None:
         relative = Known(sd=at_target.sd / min(scales), df=at_target.df)
-        return relative, "the ledger, at the target's scale"
+        return relative, at_target.source
     return None, "not known: one run a size, so the scatter of sizes holds it too"
 
 

@@ -4,16 +4,16 @@
     score   y          = a + b u(L)        shape g, the bend; u(L) = (1 - exp(-g (L - c))) / g
 
 A law says how its quantities become those of a line and back, which values of its shape there are,
-and what is known of it before any depth has been seen:
+and what is known of it before any size has been seen:
 
-    floor       any value from 0 (Kaplan et al., arXiv 2001.08361, have none) to 0.6 bits a byte:
-                Hoffmann et al., arXiv 2203.15556, fit 1.69 nats a token and Besiroglu et al., arXiv
-                2404.10102, 1.82 to the same data, at some 4.5 bytes a token
+    floor       none, with one chance in ten (Kaplan et al., arXiv 2001.08361), or any value up to
+                0.6 bits a byte: Hoffmann et al., arXiv 2203.15556, fit 1.69 nats a token and
+                Besiroglu et al., arXiv 2404.10102, 1.82 to the same data, at some 4.5 bytes a token
     exponent b  -0.1 with SD 0.1: Kaplan -0.05 without a floor, Hoffmann -0.15 above theirs
     bend g      any value from -2 to 6 a bit: from slowing down to a little more than the speed-up
                 that the Cerebras-GPT family shows (arXiv 2304.03208: its average score over its
                 loss, g = 5); Gadre et al., arXiv 2403.08540, fit such an exponential too
-    scatter     of a depth about the law: 0.5 % of a loss, 0.004 of a score, both within a factor of
+    scatter     of a size about the law: 0.5 % of a loss, 0.004 of a score, both within a factor of
                 2.7 at one SD, so that a family that lies nearer or further says so itself
                 (Cerebras-GPT, whose sizes differ in more than depth: 0.8 %)
 
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-MOST_FLOOR_BPB = 0.6
+MOST_FLOOR_BPB, NO_FLOOR = 0.6, 0.1  # the highest; the chance of none
 FLOORS, BENDS = 40, 17  # values of a shape that are tried
 BEND_RANGE = (-2.0, 6.0)
 EXPONENT = (-0.1, 0.1)  # mean and SD
@@ -38,7 +38,7 @@ _CLOSEST = 0.97  # a floor stays below this share of the lowest loss: ln(y - E) 
 
 @dataclass(frozen=True, kw_only=True)
 class Points:
-    """Depths, smallest first: where each stands, the mean of its runs, and how many they were."""
+    """Sizes, smallest first: where each stands, the mean of its runs, and how many they were."""
 
     x: Floats  # (k,) ln FLOPs; a loss where scores are fitted
     y: Floats  # (k,)
@@ -57,7 +57,7 @@ class Law(Protocol):
         """What is known of the scatter before: its median, and the SD of its logarithm."""
 
     def shapes(self, points: Points) -> Floats:
-        """Values of the shape, (S,), equally likely before."""
+        """Values of the shape that are tried, (S,)."""
 
     def abscissa(self, shapes: Floats, x: Floats) -> Floats:
         """What stands for x in the line of each shape, (S, n)."""
@@ -75,8 +75,8 @@ class Law(Protocol):
         """What the scatter is relative to."""
 
     def weight(self, shapes: Floats, points: Points) -> Floats:
-        """Logarithms of weights beforehand, (S,), by which level and steepness of the law in the
-        middle of the depths are equally likely for every shape: what the depths show decides."""
+        """Logarithms of how likely each shape is before, (S,), where the lines of all shapes are as
+        likely in their level and steepness in the middle of the sizes: what those show decides."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +89,8 @@ class PowerLaw:
 
     def shapes(self, points: Points) -> Floats:
         most = min(self.most_floor, _CLOSEST * float(points.y.min()))
-        middles: Floats = (np.arange(FLOORS) + 0.5) * most / FLOORS
-        return middles
+        middles = (np.arange(FLOORS) + 0.5) * most / FLOORS
+        return np.concatenate([[0.0], middles])
 
     def abscissa(self, shapes: Floats, x: Floats) -> Floats:
         return np.broadcast_to(x, (len(shapes), len(x)))
@@ -112,6 +112,7 @@ class PowerLaw:
     def weight(self, shapes: Floats, points: Points) -> Floats:
         # a and b are a level and a steepness over (y - E): to each of them its derivative
         weights: Floats = 2 * np.log(points.y.mean() - shapes)
+        weights[shapes == 0] += np.log(FLOORS * NO_FLOOR / (1 - NO_FLOOR))
         return weights
 
 
@@ -173,12 +174,10 @@ class Mixture:
 
         ends = [self.means - 9 * self.sds, self.means + 9 * self.sds]
         low, high = (self.law.value(self.shapes, end) for end in ends)
+        between = (float(low.min()), float(high.max()))  # 1e20 apart where little is known
         return float(
             optimize.brentq(
-                lambda y: self.below(y) - probability,
-                float(low.min()),
-                float(high.max()),
-                xtol=1e-9,
+                lambda y: self.below(y) - probability, *between, xtol=1e-9, maxiter=1000
             )
         )
 

@@ -26,13 +26,13 @@ from harness import baseline
 from harness.baseline import Baseline
 from harness.errors import HarnessError
 from harness.full.cost import FIELD_FROM_STEP
+from harness.full.forecast import Noise, replicate_noise
 from harness.gate.judge import runs_of
 from harness.judgement import Asked, Comparison, compare
 from harness.ledger import OWN_DF, QUALITY, Ledger, device, recipe_scale
 from harness.record import Record
 from harness.statistics import pool
 from harness.summary import markdown_row
-from harness.verdict import Known
 
 COLUMNS = ("#", "time", "val_bpb", "CORE", "Description", "Date", "Commit", "Contributors")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -113,7 +113,7 @@ def row(
     first, ranks = records[0], ranks_of(runs[0])
     cores = _values(records, "core")
     core = fmean(cores) if cores else None
-    noise, source = _core_noise(records, ledger) if cores else (None, "")
+    noise = _core_noise(records, ledger) if cores else None
     se = noise.sd / math.sqrt(len(cores)) if noise else None
     wall_s = fmean(run.record.wall_s + run.earlier_wall_s for run in runs)
     rate = price_usd_per_gpu_hour
@@ -125,7 +125,7 @@ def row(
         val_bpb=fmean(_values(records, "val_bpb")),
         core=core,
         core_se=se,
-        core_se_from=source,
+        core_se_from=noise.source if noise else "no replicates anywhere",
         p_above=_p_above(core, target, se, noise) if core is not None else None,
         core_soft=fmean(soft) if soft else None,
         description=description,
@@ -211,26 +211,17 @@ def _values(records: Sequence[Record], metric: str) -> list[float]:
     return [value for value in found if value is not None]
 
 
-def _core_noise(records: Sequence[Record], ledger: Ledger) -> tuple[Known | None, str]:
-    """SD of one run's CORE: own runs where there are enough, else the ledger's of this recipe, else
-    of all recipes together, which is said."""
+def _core_noise(records: Sequence[Record], ledger: Ledger) -> Noise | None:
+    """SD of one run's CORE: own runs where there are enough, else what the ledger knows."""
     own = pool([_values(records, "core")])
     if own.df >= OWN_DF:
-        return Known(sd=own.sd, df=own.df), f"{len(records)} own runs"
+        return Noise(sd=own.sd, df=own.df, source=f"{len(records)} own runs")
     first = records[0]
-    for source in ("seed", "nondeterminism"):
-        found = ledger.find(recipe_scale(first), "core", device(first.environment), source)
-        if found is not None:
-            return found.known, f"the {found.origin} ledger, {found.scale}, {found.source}"
-    rows = [one for one in ledger.rows if one.metric == "core" and one.df > 0]
-    df = sum(one.df for one in rows)
-    if not df:
-        return None, "no row of the ledger knows CORE"
-    sd = math.sqrt(sum(one.df * one.sd**2 for one in rows) / df)
-    return Known(sd=sd, df=df), f"the ledger's {len(rows)} rows of CORE together, of other recipes"
+    known = replicate_noise(ledger, recipe_scale(first), device(first.environment))
+    return known.get("core")
 
 
-def _p_above(core: float, target: float, se: float | None, noise: Known | None) -> float | None:
+def _p_above(core: float, target: float, se: float | None, noise: Noise | None) -> float | None:
     from scipy import special
 
     if se is None or noise is None or not se > 0:

@@ -3,10 +3,9 @@
 import msgspec
 import pytest
 
-from harness.full.forecast import Forecast, forecast, replicate_noise
+from harness.full.forecast import Forecast, Noise, forecast, replicate_noise
 from harness.full.proxies import ForecastError, Proxy, Scale, proxy_of, scale_of
 from harness.ledger import PRIORS, Ledger, Row, read_rows
-from harness.verdict import Known
 
 
 def scale(depth):
@@ -71,7 +70,7 @@ def test_without_core_at_three_sizes_there_is_no_forecast_of_it_and_that_is_said
 
 def test_one_run_a_size_is_enough_and_takes_the_ledgers_noise():
     alone = [one for one in PROXIES if one.seed == 1]
-    noise = {"val_bpb": Known(sd=0.0002, df=19.0)}
+    noise = {"val_bpb": Noise(sd=0.0002, df=19.0, source="the ledger")}
     assert forecast(alone, TARGET).fits[0].replicate_sd is None
     assert "ledger" in forecast(alone, TARGET, noise=noise).fits[0].replicate_from
 
@@ -94,6 +93,18 @@ def test_what_cannot_be_forecast_is_refused_with_the_field(proxies, got):
         forecast(proxies, TARGET)
     assert caught.value.got.startswith(got)
     assert caught.value.remedy
+
+
+@pytest.mark.parametrize("values", [(0.9, 3.9, 4.8), (0.58, 0.58, 0.58), (5.0, 0.4, 0.4)])
+def test_sizes_without_a_law_still_have_an_interval_and_a_wide_one(values):
+    proxies = [
+        proxy(depth, seed, val_bpb=value + 0.001 * seed)
+        for depth, value in zip((8, 10, 12), values, strict=True)
+        for seed in (1, 2)
+    ]
+    found = forecast(proxies, TARGET).val_bpb
+    assert 0 < found.low <= found.estimate <= found.high
+    assert found.high - found.low > 0.01
 
 
 def test_the_targets_recipe_has_to_be_the_proxies():
@@ -140,5 +151,17 @@ def test_the_ledger_is_asked_for_other_seeds_at_the_targets_scale():
         origin="own",
     )
     ledger = Ledger([*read_rows(PRIORS), row])
-    assert replicate_noise(ledger, row.scale, "any") == {"core": Known(sd=0.006, df=9)}
-    assert replicate_noise(ledger, "something else", None) == {}
+    found = replicate_noise(ledger, row.scale, "any")
+    assert set(found) == {"core"}
+    assert (found["core"].sd, found["core"].df) == (0.006, 9)
+    assert "own ledger" in found["core"].source
+
+
+def test_cores_noise_is_that_of_all_recipes_where_this_one_has_no_replicates():
+    ledger = Ledger(read_rows(PRIORS))
+    rows = [row for row in ledger.rows if row.metric == "core"]
+    [found] = replicate_noise(ledger, "something else", None).values()
+    assert found.df == sum(row.df for row in rows)
+    assert min(row.sd for row in rows) < found.sd < max(row.sd for row in rows)
+    assert "other recipes" in found.source
+    assert replicate_noise(Ledger([]), None, None) == {}
