@@ -1,6 +1,7 @@
 """The law of the house: who may import whom."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -116,13 +117,13 @@ def test_the_map_of_the_package_names_every_file_in_the_order_of_the_layers():
     assert named == [name for layer in LAYERS for name in layer if name != "__main__"]
 
 
-def test_inside_the_gate_imports_go_from_later_files_to_earlier_ones():
-    import harness.gate
-
-    lines = (harness.gate.__doc__ or "").splitlines()
+@pytest.mark.parametrize("package", ["gate", "cluster"])
+def test_inside_a_package_imports_go_from_later_files_to_earlier_ones(package):
+    lines = (importlib.import_module(f"harness.{package}").__doc__ or "").splitlines()
     order = [line.split()[0] for line in lines if line[:4] == " " * 4]
-    folder = ROOT / "harness" / "gate"
+    folder = ROOT / "harness" / package
     assert sorted(order) == sorted(path.stem for path in folder.glob("*.py") if path.stem[0] != "_")
     for path in (folder / f"{name}.py" for name in order):
-        used = {name.split(".")[2] for name in imports(path) if name.startswith("harness.gate.")}
+        prefix = f"harness.{package}."
+        used = {name.split(".")[2] for name in imports(path) if name.startswith(prefix)}
         assert all(order.index(name) < order.index(path.stem) for name in used), path
