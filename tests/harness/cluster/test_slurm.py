@@ -105,6 +105,17 @@ def test_slurm_and_the_table_have_the_exit_code_of_the_command(
     assert f"ExitCode={errors.USAGE}:0" in shown.stdout.decode()
 
 
+def test_what_slurm_refuses_is_told_in_its_words_and_leaves_nothing(
+    on_slurm, study_file, cluster_file, store
+):
+    path = cluster_file(**SLURM, partition="nowhere")
+    done = on_slurm(path, "--", "study", study_file())
+    assert done.returncode == errors.COULD_NOT_RUN
+    assert "invalid partition" in done.stderr.lower()
+    assert on_slurm("--jobs").stdout.startswith("No job")
+    assert not list((store.root / journal.FOLDER).iterdir())
+
+
 def test_the_signal_before_the_real_time_limit_stops_a_run_that_is_then_started_again(
     on_slurm, study_file, cluster_file, store, entries, only_job, slurm
 ):
