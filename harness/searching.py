@@ -198,8 +198,8 @@ class Searching:
         sketch = Objective(names=self.file.objectives)
         known = storage.stored_study(self.opened, self.file.search)
         trials = len(known.get_trials(deepcopy=False)) if known is not None else 0
-        own = [self.file.search, self.file.seed, slot, trials, self.number]
-        seed = int(digest(own, 8), 16)
+        own = [self.file.search, self.file.seed, slot, trials]
+        seed = int(digest([*own, self.number] if self.number else own, 8), 16)
         return storage.open_study(
             self.opened,
             self.file.search,

@@ -82,7 +82,8 @@ def _asked(context: typer.Context, cluster: Path | None, words: list[str], store
     parsed = parser.make_context(words[0], whole[1:], parent=context.parent)
     for parameter in parser.params:
         value = parsed.params[parameter.name]
-        if parameter.param_type_name == "argument" and not Path(value).exists():
+        argument = parameter.param_type_name == "argument"
+        if argument and isinstance(value, Path) and not value.exists():
             raise UsageError(
                 path=f"harness {words[0]}",
                 expected="a file that is there",

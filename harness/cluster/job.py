@@ -89,6 +89,8 @@ def make(job: Job, allocation: Allocation) -> int:
     except ClusterError as error:  # no answer to how much time is left
         print(f"error: {error}", file=sys.stderr)
         code = COULD_NOT_RUN
+    except KeyboardInterrupt:  # asked before the command could hear it
+        code = STOPPED_AT_LIMIT
     asked.no_more()
     ended_with, again, why = code, False, ""
     if code == STOPPED_AT_LIMIT:
@@ -110,8 +112,6 @@ def command(words: list[str]) -> int:
         runpy.run_module("harness", run_name="__main__")
     except SystemExit as ending:
         return ending.code if isinstance(ending.code, int) else PASS
-    except KeyboardInterrupt:  # before its first line
-        return STOPPED_AT_LIMIT
     return PASS
 
 

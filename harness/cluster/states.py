@@ -86,18 +86,22 @@ def _slurm() -> dict[str, str]:
 
 def _local(folder: Path, made: Submission) -> dict[str, str]:
     running = controllers(folder)
-    return {number: "RUNNING" for number in made.jobs if int(number) in running}
+    known = {str(pid) for pair in running.items() for pid in pair}
+    return {number: "RUNNING" for number in made.jobs if number in known}
 
 
-def controllers(folder: Path) -> list[int]:
-    """The processes that watch over the local jobs of a submission, by /proc."""
-    found = []
+def controllers(folder: Path) -> dict[int, int]:
+    """The processes that watch over the local jobs of a submission, by /proc; each with its parent.
+
+    A job has the number of the one or, where setup lines are run before, of the shell above it.
+    """
+    found = {}
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             words = (entry / "cmdline").read_bytes().split(b"\0")
-            alive = (entry / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
-            if alive and _CONTROLLER in words and os.fsencode(folder) in words:
-                found.append(int(entry.name))
+            state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+            if state != "Z" and _CONTROLLER in words and os.fsencode(folder) in words:
+                found[int(entry.name)] = int(parent)
     return found
 
 

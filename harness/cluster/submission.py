@@ -62,7 +62,12 @@ def submit(cluster: ClusterFile, file: Path, text: str, asked: Asked, cwd: Path)
         text=text,
     )
     journal.save(folder, made)
-    numbers = _hand_over(executor, [job_of(cluster, asked, folder, n) for n in range(cluster.jobs)])
+    try:
+        jobs = [job_of(cluster, asked, folder, number) for number in range(cluster.jobs)]
+        numbers = _hand_over(executor, jobs)
+    except ClusterError:
+        shutil.rmtree(folder)  # nothing was submitted
+        raise
     made = msgspec.structs.replace(made, jobs=numbers)
     journal.save(folder, made)
     return made

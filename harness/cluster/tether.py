@@ -11,6 +11,9 @@ writing end. It is closed
   kill of the harness's group until its trainers have left. It keeps every descriptor that was
   inherited, and with them the lock on the run directory.
 
+A trainer that steps when told hears its words on the same input: where this process has a pipe
+there, what comes in is carried on, and the trainer, which ends with the words, watches nothing.
+
 Runs as a file of its own, whatever checkout the trainer is from: standard library only. A job that
 is cancelled as a whole is signalled by the scheduler on all nodes, and srun then kills at once.
 """
@@ -18,18 +21,21 @@ is cancelled as a whole is signalled by the scheduler on all nodes, and srun the
 import contextlib
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
 from collections.abc import Sequence
 
 WATCH = "--watch-fd"
-STDIN = "0"
+STDIN = 0
+CHUNK_BYTES = 4096
 
 
 def main(words: Sequence[str]) -> int:
     """Runs the command to its end and returns its exit code; -N of a signal becomes 128 + N."""
-    command, watched = split(words)
+    talks = stat.S_ISFIFO(os.fstat(STDIN).st_mode)
+    command, watched = split(words, talks)
     reading, writing = os.pipe()
     line = Line(writing)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -38,6 +44,8 @@ def main(words: Sequence[str]) -> int:
     os.close(reading)
     if watched is not None:
         threading.Thread(target=line.end_with, args=(watched,), daemon=True).start()
+    if talks:
+        threading.Thread(target=line.carry, args=(STDIN,), daemon=True).start()
     code = process.wait()
     return code if code >= 0 else 128 - code
 
@@ -57,16 +65,27 @@ class Line:
     def end_with(self, watched: int) -> None:
         """Ends it together with another descriptor."""
         with contextlib.suppress(OSError):
-            while os.read(watched, 4096):
+            while os.read(watched, CHUNK_BYTES):
                 pass
         self.end()
 
+    def carry(self, source: int) -> None:
+        """Hands on what is said, and ends with it."""
+        with contextlib.suppress(OSError):  # its trainers have left, or were told to
+            while rest := os.read(source, CHUNK_BYTES):
+                while rest:
+                    rest = rest[os.write(self.writing, rest) :]
+        self.end()
 
-def split(words: Sequence[str]) -> tuple[list[str], int | None]:
-    """The command with its watch descriptor led to the input, and the one that was given."""
+
+def split(words: Sequence[str], talks: bool) -> tuple[list[str], int | None]:
+    """The command, and the descriptor that it was to watch: in its place it watches its input.
+
+    One that is talked to there does without.
+    """
     if len(words) < 2 or words[-2] != WATCH:
         return list(words), None
-    return [*words[:-1], STDIN], int(words[-1])
+    return [*words[:-2], *(() if talks else (WATCH, str(STDIN)))], int(words[-1])
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def test_the_map_of_the_package_names_every_file_in_the_order_of_the_layers():
     assert named == [name for layer in LAYERS for name in layer if name != "__main__"]
 
 
-@pytest.mark.parametrize("package", ["ci", "full", "gate"])
+@pytest.mark.parametrize("package", ["ci", "cluster", "full", "gate"])
 def test_inside_a_package_imports_go_from_later_files_to_earlier_ones(package):
     name = f"harness.{package}"
     lines = (importlib.import_module(name).__doc__ or "").splitlines()

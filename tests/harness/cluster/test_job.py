@@ -87,6 +87,7 @@ def test_a_cancelled_job_ends_and_is_not_started_again(
     assert "it was cancelled" in shown
 
 
+@pytest.mark.slow
 def test_a_start_that_makes_nothing_is_not_repeated(
     submit, study_file, cluster_file, harness, entries
 ):

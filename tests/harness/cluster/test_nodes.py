@@ -49,8 +49,10 @@ def test_nodes_that_are_not_there_are_refused_with_the_remedy(environment, words
 
 
 def test_the_watch_descriptor_becomes_the_input_which_reaches_other_machines():
-    assert tether.split(["srun", "x", "--watch-fd", "9"]) == (["srun", "x", "--watch-fd", "0"], 9)
-    assert tether.split(["srun", "x"]) == (["srun", "x"], None)
+    words = ["srun", "x", "--watch-fd", "9"]
+    assert tether.split(words, talks=False) == (["srun", "x", "--watch-fd", "0"], 9)
+    assert tether.split(words, talks=True) == (["srun", "x"], 9)
+    assert tether.split(["srun", "x"], talks=False) == (["srun", "x"], None)
 
 
 @pytest.mark.parametrize("end", ["SIGTERM", "SIGKILL", "end of file"])
@@ -59,7 +61,10 @@ def test_the_trainers_hear_of_the_end_however_it_comes(tmp_path, end):
     command = [sys.executable, "-I", tether.__file__, sys.executable, "-c", LISTENER, str(said)]
     reading, writing = os.pipe()
     process = subprocess.Popen(
-        [*command, "--watch-fd", str(reading)], pass_fds=(reading,), start_new_session=True
+        [*command, "--watch-fd", str(reading)],
+        stdin=subprocess.DEVNULL,
+        pass_fds=(reading,),
+        start_new_session=True,
     )
     os.close(reading)
     _wait_for(said, "ready")
@@ -70,6 +75,32 @@ def test_the_trainers_hear_of_the_end_however_it_comes(tmp_path, end):
     _wait_for(said, "left")
     assert process.wait(10) == (-signal.SIGKILL if end == "SIGKILL" else 0)
     if end != "end of file":
+        os.close(writing)
+
+
+@pytest.mark.parametrize("end", ["of words", "of the harness"])
+def test_a_trainer_that_is_talked_to_hears_words_and_their_end(end):
+    code = "import sys; assert '--watch-fd' not in sys.argv; [print(w, end='') for w in sys.stdin]"
+    reading, writing = os.pipe()
+    command = [sys.executable, "-I", tether.__file__, sys.executable, "-uc", code]
+    process = subprocess.Popen(
+        [*command, "--watch-fd", str(reading)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        pass_fds=(reading,),
+    )
+    os.close(reading)
+    process.stdin.write(b"go 3\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == b"go 3\n"
+    if end == "of words":
+        process.stdin.close()
+    else:
+        os.close(writing)
+    assert process.wait(20) == 0
+    process.stdin.close()
+    process.stdout.close()
+    if end == "of words":
         os.close(writing)
 
 

@@ -60,12 +60,53 @@ process.wait()
 while ".0" in subprocess.run(["squeue", "-s", "-h"], capture_output=True, text=True).stdout:
     time.sleep(0.1)
 """
+TALKER = """\
+import sys
+import torch.distributed as dist
+dist.init_process_group("gloo")
+if dist.get_rank() == 0:
+    for word in sys.stdin:
+        print("heard", word, end="", flush=True)
+dist.barrier()
+"""
+SPEAKER = """\
+import subprocess, sys
+from harness.cluster.nodes import across
+process = subprocess.Popen(
+    across(["toy_talker"], 2, 1, python=sys.executable),
+    stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, start_new_session=True,
+)
+for word in ("go 1", "same 2"):
+    print(word, file=process.stdin)
+    print(process.stdout.readline().strip())
+process.stdin.close()
+print("ended with", process.wait())
+"""
 
 
 @pytest.fixture
 def on_slurm(submit, slurm):
     """`harness submit` where that Slurm is."""
     return lambda *words: submit(*words, **slurm)
+
+
+@pytest.fixture
+def on_two_nodes(tmp_path, slurm):
+    """Runs a script as a job of two nodes to its end; what it printed."""
+    pytest.importorskip("torch")
+
+    def run(script: str, words: str = "") -> str:
+        (tmp_path / "starter.py").write_text(script)
+        root = Path(__file__).resolve().parents[3]
+        wanted = ["--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=2", "--time=5"]
+        line = f"exec {sys.executable} -u {tmp_path}/starter.py {words}"
+        more = {**slurm, "PYTHONPATH": f"{root}:{tmp_path}", "OMP_NUM_THREADS": "1"}
+        options = ("--parsable", *wanted, f"--output={tmp_path}/log", "--wrap", line)
+        number = tell(more, "sbatch", *options).strip()
+        wait_for(lambda: said_by_slurm(number, slurm) in OVER)
+        return (tmp_path / "log").read_text()
+
+    return run
 
 
 @pytest.fixture
@@ -103,6 +144,17 @@ def test_slurm_and_the_table_have_the_exit_code_of_the_command(
         ["scontrol", "show", "job", only_job()], env={**os.environ, **slurm}, capture_output=True
     )
     assert f"ExitCode={errors.USAGE}:0" in shown.stdout.decode()
+
+
+def test_what_slurm_refuses_is_told_in_its_words_and_leaves_nothing(
+    on_slurm, study_file, cluster_file, store
+):
+    path = cluster_file(**SLURM, partition="nowhere")
+    done = on_slurm(path, "--", "study", study_file())
+    assert done.returncode == errors.COULD_NOT_RUN
+    assert "invalid partition" in done.stderr.lower()
+    assert on_slurm("--jobs").stdout.startswith("No job")
+    assert not list((store.root / journal.FOLDER).iterdir())
 
 
 def test_the_signal_before_the_real_time_limit_stops_a_run_that_is_then_started_again(
@@ -186,23 +238,21 @@ def test_an_array_of_workers_shares_a_search(
 
 
 @pytest.mark.parametrize("end", ["itself", "SIGTERM", "SIGKILL", "harness gone"])
-def test_a_trainer_on_two_nodes_meets_and_is_told_of_every_end(tmp_path, slurm, end):
-    pytest.importorskip("torch")
+def test_a_trainer_on_two_nodes_meets_and_is_told_of_every_end(tmp_path, on_two_nodes, end):
     (tmp_path / "toy_trainer.py").write_text(TRAINER)
-    (tmp_path / "starter.py").write_text(STARTER)
     (tmp_path / "out").mkdir()
-    root = Path(__file__).resolve().parents[3]
-    wanted = ["--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=2", "--time=5"]
-    line = f"exec {sys.executable} {tmp_path}/starter.py {tmp_path}/out '{end}'"
-    more = {**slurm, "PYTHONPATH": f"{root}:{tmp_path}", "OMP_NUM_THREADS": "1"}
-    options = ("--parsable", *wanted, f"--output={tmp_path}/log", "--wrap", line)
-    number = tell(more, "sbatch", *options).strip()
-    wait_for(lambda: said_by_slurm(number, slurm) in OVER)
-    log = (tmp_path / "log").read_text()
+    log = on_two_nodes(STARTER, f"{tmp_path}/out '{end}'")
     met = {path.read_text() for path in (tmp_path / "out").glob("*.met")}
     assert met == {"n1 1", "n2 1"}, log  # ranks 0 and 1, summed, on both
     told = len(list((tmp_path / "out").glob("*.told")))
     assert told == (0 if end == "itself" else 2), log
+
+
+def test_a_trainer_on_two_nodes_is_told_what_to_do_word_by_word(tmp_path, on_two_nodes):
+    (tmp_path / "toy_talker.py").write_text(TALKER)
+    log = on_two_nodes(SPEAKER)
+    said = [line for line in log.splitlines() if line.startswith(("heard", "ended"))]
+    assert said == ["heard go 1", "heard same 2", "ended with 0"], log
 
 
 def completed(store) -> list[Record]:
