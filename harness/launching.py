@@ -75,7 +75,8 @@ def full(console: "Console", file: FullFile, path: Path, store: Store, options: 
     command = FullJob(console, file, path, store, options)
     code = command.run()
     if options.json:
-        sys.stdout.write(atomic.canonical_json({**command.told, "exit_code": code}) + "\n")
+        told = {**command.told, "exit_code": code}
+        sys.stdout.write(msgspec.json.encode(told, order="sorted").decode() + "\n")
     return code
 
 
@@ -127,6 +128,10 @@ class FullJob:
             baseline.refuse_foreign(self.stored, planned.job.identity, own_settings=False)
         if self.options.proxies:
             return self._make_proxies(planned)
+        return self._try(planned, examiner, found)
+
+    def _try(self, planned: Plan, examiner: Examiner, found: Preflight) -> int:
+        """Forecast, probe, step test, price; then the run, where nothing stands against it."""
         records, ledger = recorded(planned, self.store), self._ledger()
         foretold = foretell(planned, self.store, records, ledger)
         self._tell_foretold(planned, foretold)
@@ -244,15 +249,15 @@ class FullJob:
         def ended(made: Made) -> None:
             self._say(words.proxy_line(made))
 
-        made = make(todo, planned, self.store, self.trainer, until, ended)
+        make(todo, planned, self.store, self.trainer, until, ended)
         foretold = foretell(planned, self.store, recorded(planned, self.store), self._ledger())
         self._tell_foretold(planned, foretold)
+        if not missing(planned, self.store):
+            return self._end(errors.PASS, "All proxies are recorded.")
         if until:
             return self._end(errors.STOPPED_AT_LIMIT, until.reason)
-        if any(one.record is None or one.record.status != "completed" for one in made):
-            text = "Not all proxies were completed; the same command makes the others."
-            return self._end(errors.COULD_NOT_RUN, text)
-        return self._end(errors.PASS, "All proxies are recorded.")
+        text = "Not all proxies were completed; the same command makes the others."
+        return self._end(errors.COULD_NOT_RUN, text)
 
     # the run ----------------------------------------------------------------------------------
 

@@ -96,7 +96,8 @@ class Launch:
                 elif until:
                     continue
                 elif why := self._no_restart(made, restarts, further, look_again):
-                    return End(record=made, exit_code=errors.COULD_NOT_RUN, reason=why)
+                    if not until:  # asked to end while it looked again: that is the reason then
+                        return End(record=made, exit_code=errors.COULD_NOT_RUN, reason=why)
                 else:
                     restarts += 1
                     self._tell_restart(made, restarts)

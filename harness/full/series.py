@@ -48,7 +48,7 @@ def make(
     trainer: NativeTrainer,
     stop: Stop,
     ended: Callable[[Made], None],
-) -> list[Made]:
+) -> None:
     """Makes them, until it is told to stop; `ended` hears of each. Raises what a run raises."""
     there = len(trainer.machine().get("gpus") or [])
     gpus = [str(number) for number in range(min(plan.file.ranks, there))]
@@ -56,9 +56,7 @@ def make(
     waiting: queue.SimpleQueue[ProxyPlan] = queue.SimpleQueue()
     for proxy in todo:
         waiting.put(proxy)
-    crew = _Crew(waiting, slots, stop, ended)
-    crew.work()
-    return crew.made
+    _Crew(waiting, slots, stop, ended).work()
 
 
 class _Crew:
@@ -72,7 +70,6 @@ class _Crew:
         ended: Callable[[Made], None],
     ) -> None:
         self.waiting, self.slots, self.stop, self.ended = waiting, slots, stop, ended
-        self.made: list[Made] = []
         self.faults: list[BaseException] = []
         self._lock = threading.Lock()
 
@@ -96,7 +93,5 @@ class _Crew:
             except Exception as fault:  # the thread's edge: told by the one that waits for it
                 self.faults.append(fault)
                 return
-            made = Made(proxy=proxy, record=record)
             with self._lock:
-                self.made.append(made)
-                self.ended(made)
+                self.ended(Made(proxy=proxy, record=record))

@@ -1,4 +1,4 @@
-"""A full job through a real Slurm: the FakeTrainer's to its row, a real trainer's over two nodes."""
+"""A full job through a real Slurm: the FakeTrainer's to its row, a real one over two nodes."""
 
 from pathlib import Path
 
