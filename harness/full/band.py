@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 ALPHA = 0.02  # of a false alarm over a whole run
 FRACTIONS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 WINDOW = 0.04  # of the run: long enough that the batch of one step does not matter
+AFTER_WARMUP = 3.0  # looks begin at so many times the longest warm-up of the proxies
 CHANGE_SLOPE = (0.0, 0.006)  # an e-fold of FLOPs: Hoffmann's law has 0.004 early, 0.001 late
 CHANGE_SCATTER = (0.0007, 0.5)  # of a size about the law of a change
 CHANGE_BENDS = (-0.15, 0.15)  # an e-fold of FLOPs: 1.6 times as steep or flat after three of them
@@ -51,13 +52,15 @@ What = Literal["level", "change"]
 class Curve(msgspec.Struct, frozen=True, kw_only=True):
     """The training loss of a run: (fraction of its steps done, nats a token), in order.
 
-    `nats_per_bpb`: what one bit a byte is in nats a token, which the tokenizer decides.
+    `nats_per_bpb`: what one bit a byte is in nats a token, which the tokenizer decides. `warmup`:
+    the fraction of its steps in which the learning rate rises.
     """
 
     name: str
     scale: Scale
     points: list[tuple[float, float]]
     nats_per_bpb: float
+    warmup: float = 0.0
 
 
 class Look(msgspec.Struct, frozen=True, kw_only=True):
@@ -148,6 +151,7 @@ def curve_of(record: Record, table: "pa.Table") -> Curve:
         scale=scale_of(record.derived),
         points=[(step / record.steps, value) for step, value in points],
         nats_per_bpb=loss / bpb,
+        warmup=float(record.derived.get("warmup_steps") or 0) / record.steps,
     )
 
 
@@ -160,10 +164,12 @@ def band(
 ) -> Band:
     """The band of the target's run. Raises ForecastError for fewer than three sizes.
 
-    Looks at which a proxy has no loss, as with few steps, are left out.
+    Looks at which a proxy has no loss, as with few steps, are left out, and so are those so soon
+    after the warm-up that it still shows: it is so many steps, and no fraction of a run.
     """
     sizes = _sizes(curves)
-    losses = _losses(sizes, fractions)
+    first = AFTER_WARMUP * max(curve.warmup for curve in curves)
+    losses = _losses(sizes, [at for at in fractions if at >= first - 1e-9])
     x = [math.log(runs[0].scale.flops) for runs in sizes]
     place = (x, math.log(target.flops), 1 - alpha / (2 * len(losses) - 1))
     floor = MOST_FLOOR_BPB * float(np.mean([curve.nats_per_bpb for curve in curves]))

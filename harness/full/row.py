@@ -143,7 +143,9 @@ def row(
         wall_s=wall_s,
         usd=None if rate is None else wall_s / 3600 * ranks * rate,
         tricks=sorted(name for name, on in first.tricks.items() if on),
-        environment={k: str(first.environment[k]) for k in _ENVIRONMENT if k in first.environment},
+        environment={
+            k: str(v) for k in _ENVIRONMENT if (v := first.environment.get(k)) is not None
+        },
         identity={k: str(v) for k, v in msgspec.structs.asdict(first.identity).items()},
         plans=[record.plan_id for record in records],
         verdict=verdict,
@@ -308,8 +310,9 @@ def behind(row: Row) -> list[str]:
     """What the leaderboard has no column for, a line each."""
     where = f"{row.ranks} × {row.gpu}" + (f" on {row.nodes} nodes" if row.nodes > 1 else "")
     size = f", {row.parameters:,} parameters" if row.parameters else ""
+    several, seeds = "s" * (row.runs > 1), ", ".join(map(str, row.seeds))
     lines = [
-        f"{row.runs} run{'s' * (row.runs > 1)} (seeds {', '.join(map(str, row.seeds))}) on {where}",
+        f"{row.runs} run{several} (seed{several} {seeds}) on {where}",
         f"{row.steps:,} steps, {row.tokens:,} tokens{size}",
         f"{row.train_s:,.1f} s of training without steps 0 to {FIELD_FROM_STEP - 1}; "
         f"{row.wall_s:,.0f} s from start to end"

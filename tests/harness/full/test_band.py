@@ -79,6 +79,13 @@ def test_looks_that_a_short_run_cannot_have_are_left_out():
     assert [look.fraction for look in band(short, benchmark.scale(24)).looks] == [*FRACTIONS[1:]]
 
 
+def test_looks_begin_when_the_longest_warm_up_no_longer_shows():
+    slow = [msgspec.structs.replace(one, warmup=0.1) for one in curves()]
+    assert [look.fraction for look in band(slow, benchmark.scale(24)).looks] == [*FRACTIONS[4:]]
+    with pytest.raises(ForecastError, match="enough steps"):
+        band([msgspec.structs.replace(one, warmup=0.5) for one in slow], benchmark.scale(24))
+
+
 def test_runs_without_a_single_look_have_no_band():
     none = [msgspec.structs.replace(one, points=one.points[:1]) for one in curves()]
     with pytest.raises(ForecastError, match="enough steps"):
@@ -103,7 +110,9 @@ def test_a_band_survives_json(planned):
 
 def test_a_curve_comes_from_a_record_and_its_table(full_record):
     table = pa.table({"step": [0, 10, 20], "train_loss": [None, 3.0, 2.5]})
-    found = curve_of(full_record(), table)
+    record = full_record()
+    found = curve_of(full_record(derived={**record.derived, "warmup_steps": 2}), table)
+    assert found.warmup == 0.1
     assert found.points == [(0.5, 3.0), (1.0, 2.5)]
     assert found.nats_per_bpb == pytest.approx(2.39 / 0.718)
     with pytest.raises(ForecastError, match="training loss at every step"):

@@ -107,7 +107,7 @@ def test_cost_counts_every_rank_and_the_attempts_before(run):
 def test_the_number_of_ranks_is_what_they_said_themselves(run, full_events):
     told = [{"event": "ranks", "step": 15, "compute_s": [0.1, 0.1, 0.1, 0.1]}]
     cpu = run(events=full_events(extra=told), gpus=0, environment={"cpu": {"name": "some CPU"}})
-    assert "4 × some CPU" in as_markdown(row(cpu))
+    assert "1 run (seed 1) on 4 × some CPU" in as_markdown(row(cpu))
 
 
 def test_what_a_reader_has_to_know_stands_below(run):
