@@ -277,7 +277,6 @@ class FullJob:
             steps=planned.steps,
             ranks=self.file.ranks,
             price_usd_per_gpu_hour=self.file.price_usd_per_gpu_hour,
-            forecast=foretold.forecast,
             band=foretold.band,
             cost=foretold.cost,
             checkpoint_bytes=found.checkpoint_bytes,

@@ -14,7 +14,7 @@ import msgspec
 
 from harness.full.band import Band
 from harness.full.cost import Cost
-from harness.full.forecast import Estimate, Forecast
+from harness.full.forecast import Estimate
 from harness.run import Progress
 
 LOOKS = 3  # in a row, some ten seconds each
@@ -54,7 +54,6 @@ class Course(msgspec.Struct, frozen=True, kw_only=True):
     steps: int
     ranks: int
     price_usd_per_gpu_hour: float | None = None
-    forecast: Forecast | None = None
     band: Band | None = None
     cost: Cost | None = None
     checkpoint_bytes: int | None = None
@@ -120,19 +119,13 @@ class Watch:
         )
 
     def _left_s(self, progress: Progress, now_s: float) -> float | None:
-        """By the pace since the first step that was seen, with all that stands between steps."""
-        behind_s = (
-            sum(s for name, s in self.course.cost.parts if name == "CORE")
-            if (self.course.cost is not None)
-            else 0.0
-        )
-        left = self.course.steps - progress.step
+        """By the pace since the first step that was seen, with all that stands between steps; CORE
+        comes behind the last."""
+        cost, left = self.course.cost, self.course.steps - progress.step
         if self._first is not None and progress.step > self._first[1]:
             since_s, steps = now_s - self._first[0], progress.step - self._first[1]
-            return left * since_s / steps + behind_s
-        if self.course.cost is not None:
-            return self.course.cost.wall_s.estimate * left / self.course.steps
-        return None
+            return left * since_s / steps + (dict(cost.parts).get("CORE", 0.0) if cost else 0.0)
+        return None if cost is None else cost.wall_s.estimate * left / self.course.steps
 
     def _of_band(self, progress: Progress) -> list[Alarm]:
         """Looked at when a planned look has become due, and not in between."""
