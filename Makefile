@@ -20,7 +20,7 @@ format: $(BIN)/harness
 	$(BIN)/ruff format .
 
 test: $(BIN)/harness
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist loadgroup
 
 slow: $(BIN)/harness
 	$(BIN)/python -m pytest -m slow

@@ -2,12 +2,15 @@
 
 Two processes whose torch uses the same two cores are ten times slower than one after the other
 (LOG.md), so that workers share the machine's cores out among them, and so do the processes that
-their tests start.
+their tests start. Tests that share a fixture of many seconds go to one worker (`--dist loadgroup`).
 """
 
 import os
 
 import pytest
+
+COSTLY = ("filled", "runs", "uninterrupted", "trained", "run", "talk", "recorded")
+"""Fixtures of a module or a folder that take seconds to make."""
 
 
 def pytest_configure() -> None:
@@ -19,7 +22,12 @@ def pytest_configure() -> None:
     os.sched_setaffinity(0, cores[worker % len(cores) :: workers])
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            for fixture in (name for name in COSTLY if name in getattr(item, "fixturenames", ())):
+                item.add_marker(pytest.mark.xdist_group(fixture))
     if "slow" in config.getoption("-m"):
         return
     for item in items:

@@ -11,6 +11,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,9 +100,41 @@ def retry_later(study: "Study", trial: "FrozenTrial") -> None:
 
 
 def fail_silent(study: "Study") -> None:
-    """Fails the trials whose workers sent no heartbeat for long, and puts them in line again."""
+    """Fails the trials whose workers sent no heartbeat for long, and puts them in line again.
+
+    Optuna passes over a trial that never sent one: its worker was killed between making it and
+    beginning it, and everybody would wait for it for ever.
+    """
     with _experimental_is_fine():
         import_optuna().storages.fail_stale_trials(study)
+    for trial in _never_begun(study):
+        try:
+            study.tell(trial.number, state=import_optuna().trial.TrialState.FAIL)
+        except ValueError:  # another worker was quicker
+            continue
+        retry_later(study, trial)
+
+
+def _never_begun(study: "Study") -> "list[FrozenTrial]":
+    """Trials that run, as the storage has it, longer than the grace and without a heartbeat."""
+    from sqlalchemy import text
+
+    storage: Any = study._storage
+    server = getattr(storage, "_backend", storage)
+    late = datetime.now() - timedelta(seconds=server.grace_period)
+    states = (import_optuna().trial.TrialState.RUNNING,)
+    running = [
+        trial
+        for trial in study.get_trials(deepcopy=False, states=states)
+        if trial.datetime_start is not None and trial.datetime_start < late
+    ]
+    if not running:
+        return []
+    with server.engine.connect() as connection:
+        begun = {
+            row[0] for row in connection.execute(text("SELECT trial_id FROM trial_heartbeats"))
+        }
+    return [trial for trial in running if trial._trial_id not in begun]
 
 
 @contextmanager

@@ -20,9 +20,11 @@ from model.compile_cache import FOLDERS, CompileCache, folder_key
 from model.configfile import load_config
 from model.derive import derive
 from model.errors import MachineError
+from model.health import Health
 from model.ranks import ALONE
 from model.roll_call import RollCall, Words
 from model.rundir import RunDirectory
+from model.smclock import Samples
 from model.stop import Stop
 from model.training import Training, _Step
 
@@ -229,10 +231,11 @@ def test_a_step_that_compiled_is_marked_and_is_no_measure_of_speed(
     config = load_config(None, tiny)
     run = RunDirectory(tmp_path / "run")
     training = Training(config, derive(config), run, Stop(run, None))
+    training.health = Health(ALONE, torch.device("cpu"), Samples(), step=10, train_time_s=0.0)
     for number, seconds, compiled_s in ((11, 2.0, 0.0), (12, 32.5, 30.0), (13, 2.0, 0.0)):
         lap = Lap(100.0, 100.0 + seconds)
         call = RollCall(ALONE, torch.tensor(1.0), Words())
-        training._pending.append(_Step(number, call, lap, 0.0, 1.0, compiled_s))
+        training._pending.append(_Step(number, call, lap, None, 0.0, 1.0, compiled_s))
     training._settle(0)
     run.finish("completed")
     steps = [json.loads(line) for line in (run.path / "events.jsonl").read_text().splitlines()]

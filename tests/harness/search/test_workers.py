@@ -152,7 +152,8 @@ def test_two_workers_on_postgresql_share_a_search_that_is_killed_twice(
     assert store.study_names() or "There is nothing to confirm" in done.stdout
 
 
-def test_a_trial_whose_worker_is_silent_is_put_in_line_again(tmp_path):
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_trial_whose_worker_is_silent_is_put_in_line_again(tmp_path, begun):
     import optuna
 
     url = f"sqlite:///{tmp_path / 'silent.sqlite'}"
@@ -164,7 +165,8 @@ def test_a_trial_whose_worker_is_silent_is_put_in_line_again(tmp_path):
             warnings.simplefilter("ignore", UserWarning)  # that nobody sends heartbeats: so it is
             silent = study.ask()
         point = {"x": silent.suggest_float("x", 0, 1)}
-        opened.record_heartbeat(silent._trial_id)
+        if begun:
+            opened.record_heartbeat(silent._trial_id)
         wait_for(lambda: _fails(study, silent.number))
         waiting = study.get_trials(states=(optuna.trial.TrialState.WAITING,))
     assert [trial.system_attrs["fixed_params"] for trial in waiting] == [point]
