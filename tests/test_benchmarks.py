@@ -97,6 +97,7 @@ def test_a_loader_check_without_a_loader_is_wrong_usage(
     assert "needs a loader" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_start_has_its_phases_in_seconds_cold_and_warm(tmp_path: Path, base: Path) -> None:
     out = tmp_path / "out.json"
     done = measured("startup", str(base), "--synthetic", "--runs", "1", "--out", str(out))
@@ -114,6 +115,7 @@ def test_a_start_has_its_phases_in_seconds_cold_and_warm(tmp_path: Path, base: P
         assert each["compile_cache"] == {"result": "off"}
 
 
+@pytest.mark.slow
 def test_a_word_that_a_pace_refuses_is_a_failure_with_what_it_expected(
     tmp_path: Path, base: Path
 ) -> None:

@@ -110,7 +110,7 @@ def paced(folder: Path, ranks: int, program: list[str], words: list[str]) -> Ite
         talk.close_watch()
 
 
-@pytest.mark.parametrize("device", ["cpu", ON_GPUS])
+@pytest.mark.parametrize("device", DEVICES)
 def test_ranks_step_together_and_the_slow_one_is_seen(tmp_path: Path, device: str) -> None:
     with paced(tmp_path, 2, SLOW_PACE, synthetic(device)) as talk:
         ready, turn = talk.ready, talk.ask("go 4")

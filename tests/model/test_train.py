@@ -169,7 +169,9 @@ def wait_for_steps(out: Path, process: subprocess.Popen[str]) -> None:
     pytest.fail("no step in a minute")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM]
+)
 def test_a_signal_ends_in_an_interrupted_result(
     tmp_path: Path, tiny: dict[str, Any], number: signal.Signals
 ) -> None:

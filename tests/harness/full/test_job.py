@@ -200,7 +200,9 @@ def test_a_job_that_is_told_to_leave_ends_its_trainer_and_goes_on_later(
     assert [made.status for made in store.records()] == ["interrupted", "completed"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL]
+)
 def test_a_trainer_that_is_ended_from_outside_goes_on_in_the_same_command(
     start, job_file, store, trainers, number
 ):
