@@ -337,7 +337,7 @@ def by_name(name: str, checkout: Path | None = None) -> NativeTrainer:
 def refuse(faults: Sequence[tuple[str, Fault]], source: str = "") -> None:
     """Raises StudyFileError with every (name of the configuration, fault); none: returns.
 
-    A fault that all of them share, such as one of the base, is told once.
+    A fault that several share, such as one of the base, is told once.
     """
     if not faults:
         return
@@ -349,15 +349,19 @@ def refuse(faults: Sequence[tuple[str, Fault]], source: str = "") -> None:
             got=first.got,
             remedy=first.remedy,
         )
+    names: dict[Fault, list[str]] = {}
+    for name, fault in faults:
+        names.setdefault(fault, []).append(name)
     lines = [
-        f"\n  {name}: {fault.path}: expected {fault.expected}; got {fault.got}. {fault.remedy}"
-        for name, fault in faults
+        f"\n  {', '.join(who)}: {fault.path}: expected {fault.expected}; got {fault.got}. "
+        + fault.remedy.rstrip(".")
+        for fault, who in names.items()
     ]
     raise StudyFileError(
         path=source,
         expected="configurations that the trainer accepts",
-        got=f"{len(faults)} faults:" + "".join(lines) + "\n",
-        remedy="Correct them in the study file, its base, or --set.",
+        got=f"{len(names)} faults:" + "".join(lines),
+        remedy="Correct them in the file, its base, or --set.",
     )
 
 

@@ -39,8 +39,10 @@ def lost_rank(root: Path, ranks: Ranks, patience_s: float = PATIENCE_S) -> Lost 
 
 def _lost(root: Path, ranks: Ranks) -> Lost | None:
     others = (rank for rank in range(ranks.count) if rank != ranks.rank)
-    ends = (_end_of(rank, place_of(root, rank)) for rank in others)
-    return next((end for end in ends if end is not None), None)
+    ends = [_end_of(rank, place_of(root, rank)) for rank in others]
+    known = [end for end in ends if end is not None]
+    # those that were told to leave had to because of the one that was not
+    return min(known, key=lambda end: end.status == "interrupted", default=None)
 
 
 def _end_of(rank: int, place: Path) -> Lost | None:

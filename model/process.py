@@ -20,7 +20,7 @@ from model.config import Config
 from model.derive import Derived
 from model.errors import ConfigErrors, ModelError, missing_package
 from model.failure import IN_ANOTHER_RANK, Failure, classify
-from model.lost_rank import lost_rank
+from model.lost_rank import PATIENCE_S, lost_rank
 from model.ranks import ALONE, Ranks, from_environment
 from model.rundir import RunDirectory
 from model.stop import Stop, watched
@@ -125,10 +125,7 @@ def _outcome(run: RunDirectory, ranks: Ranks, call: Callable[[], None]) -> int:
         run.finish("failed", str(error), error.remedy)
         return 1
     except Exception as error:  # the process's edge: every end becomes a result
-        failure = classify(error)
-        if failure.remedy == IN_ANOTHER_RANK and (lost := lost_rank(run.root, ranks)) is not None:
-            reason = f"{lost.reason} (here: {failure.reason})"
-            failure = Failure(status=lost.status, reason=reason, remedy=lost.remedy)
+        failure = _of_all(classify(error), run, ranks)
         if failure.unexpected:
             traceback.print_exc()
         print(f"{failure.status}: {failure.reason}", file=sys.stderr)
@@ -136,3 +133,15 @@ def _outcome(run: RunDirectory, ranks: Ranks, call: Callable[[], None]) -> int:
         return 1
     run.finish("completed")
     return 0
+
+
+def _of_all(failure: Failure, run: RunDirectory, ranks: Ranks) -> Failure:
+    """A rank's end in the light of the others': the run ends as the rank that took it along."""
+    told_to_leave = failure.status == "interrupted"  # torchrun tells all, where one has ended
+    if failure.remedy != IN_ANOTHER_RANK and not told_to_leave:
+        return failure
+    lost = lost_rank(run.root, ranks, patience_s=0.0 if told_to_leave else PATIENCE_S)
+    if lost is None or (told_to_leave and lost.status == "interrupted"):
+        return failure
+    reason = f"{lost.reason} (here: {failure.reason})"
+    return Failure(status=lost.status, reason=reason, remedy=lost.remedy)

@@ -151,14 +151,17 @@ class RunDirectory:
             if self._finished:
                 return False
             self._finished = True
-            self._events.close()
-            if self._stands_aside:
-                return True
-            metrics = {name: _finite(value) for name, value in self.metrics.items()}
-            end = {"status": status, "reason": reason, "remedy": remedy}
-            counts = {"steps": self.steps, "tokens": self.tokens}
-            result = {**end, **counts, "metrics": metrics}
-            self.write("result.json", result)
+            try:
+                if self._stands_aside:
+                    return True
+                metrics = {name: _finite(value) for name, value in self.metrics.items()}
+                end = {"status": status, "reason": reason, "remedy": remedy}
+                counts = {"steps": self.steps, "tokens": self.tokens}
+                result = {**end, **counts, "metrics": metrics}
+                self.write("result.json", result)
+            finally:
+                # behind the result: whoever finds the lock gone (model/lost_rank.py) looks for one
+                self._events.close()
         for mirror in self.mirrors:
             mirror.close(result)
         return True

@@ -1,5 +1,6 @@
 """What the ranks that are left know of the one that ended first."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,8 +8,10 @@ import pytest
 
 from model.failure import FEWER_ROWS, IN_ANOTHER_RANK
 from model.lost_rank import lost_rank
+from model.process import _outcome
 from model.ranks import Ranks
 from model.rundir import RunDirectory
+from model.trainer import Interrupted
 
 OWN = Ranks(rank=0, count=3)
 
@@ -43,6 +46,32 @@ def test_a_rank_that_left_no_result_is_named(runs: list[RunDirectory]) -> None:
     assert lost is not None
     assert lost.status == "failed"
     assert lost.reason.startswith("rank 2 ended without a result")
+
+
+def test_a_rank_that_is_told_to_leave_because_another_is_gone_says_so(
+    runs: list[RunDirectory],
+) -> None:
+    def told() -> None:
+        raise Interrupted("received SIGTERM")
+
+    runs[1].finish("interrupted", "received SIGTERM")
+    runs[2].finish("failed", "a bug")
+    (runs[2].path / "result.json").unlink()
+    assert _outcome(runs[0], OWN, told) == 1
+    end = json.loads((runs[0].path / "result.json").read_text())
+    assert end["status"] == "failed"
+    assert end["reason"].startswith("rank 2 ended without a result")
+    assert end["reason"].endswith("(here: received SIGTERM)")
+
+
+def test_ranks_that_are_all_told_to_leave_are_interrupted(runs: list[RunDirectory]) -> None:
+    def told() -> None:
+        raise Interrupted("received SIGTERM")
+
+    runs[1].finish("interrupted", "received SIGTERM")
+    assert _outcome(runs[0], OWN, told) == 1
+    end = json.loads((runs[0].path / "result.json").read_text())
+    assert (end["status"], end["reason"]) == ("interrupted", "received SIGTERM")
 
 
 def test_how_a_rank_ended_before_a_resumption_is_forgotten(tmp_path: Path) -> None:
