@@ -273,6 +273,8 @@ class FullJob:
         self, planned: Plan, foretold: Foretold, found: Preflight, examiner: Examiner
     ) -> int:
         spent_s = sum(made.wall_s for made in self.store.attempts(planned.job.plan_id))
+        if not (self.folder / evidence.CODE_COMMIT).exists():  # a resumed run is of the same code
+            evidence.save_code(self.folder, self.trainer.checkout)
         course = Course(
             steps=planned.steps,
             ranks=self.file.ranks,

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import time
 
 import pytest
@@ -134,6 +135,11 @@ def test_a_completed_job_is_told_again_and_not_made_again(harness, job_file, sto
     assert told["row"]["ranks"] == 4
     assert len(store.records()) == 1
     assert evidence.check(out) == []
+    code = kept("code")
+    git = ["git", "rev-parse", "HEAD"]
+    head = subprocess.run(git, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    assert code["commit"] == (head or None)
+    assert told["row"]["commit"] == (None if code["changed"] else code["commit"])
 
 
 def test_another_job_under_a_name_that_has_runs_is_refused(harness, job_file, store):
