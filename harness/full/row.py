@@ -244,7 +244,8 @@ def _notes(runs: Sequence[Run], core: float | None, target: float) -> list[str]:
         notes.append(f"the target was not reached: CORE {core:.4f}, {target:g} asked")
     for run in runs:
         if resumes := run.record.metrics.get("resumes"):
-            notes.append(f"{run.record.plan_id} went on {resumes:.0f} times from a checkpoint")
+            often = "once" if resumes == 1 else f"{resumes:.0f} times"
+            notes.append(f"{run.record.plan_id} went on {often} from a checkpoint")
         settings = run.record.core
         if not isinstance(settings, msgspec.UnsetType) and settings.max_per_task is not None:
             notes.append(
