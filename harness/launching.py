@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from harness import atomic, baseline, errors
+from harness.allowance import STOPPED
 from harness.attempt import recover
 from harness.cluster.nodes import across
 from harness.compare import load_ledger
@@ -26,7 +27,7 @@ from harness.full import evidence, words
 from harness.full import row as rows
 from harness.full.file import FullFile
 from harness.full.foretell import Foretold, foretell, with_cost
-from harness.full.launch import End, Launch, Until
+from harness.full.launch import End, Launch, Until, answer
 from harness.full.plan import Plan, plan
 from harness.full.preflight import Examiner, Preflight
 from harness.full.series import Made, make, missing, recorded
@@ -42,8 +43,6 @@ from harness.trainer import Finding, NativeTrainer, by_name
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-STOPPED = "Stopped as asked. The same command goes on."
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,8 +112,9 @@ class FullJob:
         planned = plan(self.file, self.path, self.trainer, prepares=False)
         if not self.options.proxies and (answer := known(self.store, planned.job, ())) is not None:
             return self._answered(planned, answer)
+        file = self.file
         examiner = Examiner(
-            self.trainer, planned.job.config, self.file.ranks, self.folder, self.stop
+            self.trainer, planned.job.config, file.ranks, self.folder, self.stop, file.nodes
         )
         found = examiner.needs()
         if self.options.dry_run:
@@ -304,11 +304,9 @@ class FullJob:
 
     def _answered(self, planned: Plan, record: Record) -> int:
         """The row of a completed run, the verdict, the evidence."""
-        if record.status != "completed":
-            status = record.status.replace("_", " ")
-            reason = f"The run is recorded as {status} at step {record.steps:,}: {record.reason}."
-            remedy = f"{record.remedy or 'Change the recipe.'} It would end so again."
-            return self._end(errors.COULD_NOT_RUN, f"{reason} {remedy}")
+        end = answer(record)
+        if end.exit_code != errors.PASS:
+            return self._end(end.exit_code, end.reason)
         verdict, code = self._verdict(record)
         found = rows.row(
             [self._run_of(record)],

@@ -5,7 +5,7 @@ record may not serve, because a run is no replicate of itself. After `attempt`, 
 """
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import IO, Any
 
 import msgspec
@@ -48,7 +48,7 @@ def recipe(trainer: NativeTrainer, name: str, base: str | None, sets: Mapping[st
 
     Raises StudyFileError with the trainer's faults, and TrainerError.
     """
-    said = described(trainer, Request(name=name, base=base, set=dict(sets)))
+    (said,) = described(trainer, [Request(name=name, base=base, set=dict(sets))])
     return recipe_of(said, trainer.catalogue())
 
 
@@ -64,19 +64,24 @@ def recipe_of(said: Description, catalogue: Catalogue) -> Recipe:
     )
 
 
-def described(trainer: NativeTrainer, request: Request) -> Description:
-    """A description with its data ready. Raises StudyFileError and TrainerError."""
-    said = trainer.describe_or_fail([request])[0]
-    if said.identity is None or said.identity.data_id is None:
-        trainer.prepare(said.config or {})
-        said = trainer.describe_or_fail([request])[0]
-    if said.identity is None or said.identity.data_id is None:
+def described(trainer: NativeTrainer, requests: Sequence[Request]) -> list[Description]:
+    """Descriptions with their data ready. Raises StudyFileError and TrainerError."""
+    said = trainer.describe_or_fail(requests)
+    if lacking := _without_data(said):
+        for one in lacking:
+            trainer.prepare(one.config or {})
+        said = trainer.describe_or_fail(requests)
+    if _without_data(said):
         raise TrainerError(
             expected="a data_id after `data prepare`",
             got="null",
             remedy="Check the place and the permissions of the trainer's cache folder.",
         )
     return said
+
+
+def _without_data(said: Sequence[Description]) -> list[Description]:
+    return [one for one in said if one.identity is None or one.identity.data_id is None]
 
 
 def known(store: Store, job: Job, spent: Collection[str]) -> Record | None:

@@ -186,9 +186,10 @@ class NativeTrainer:
             )
         return str(reply["data_id"])
 
-    def needs(self, config_file: Path, run_dir: Path, ranks: int) -> Needs:
-        """What a job needs of this machine, and has; quick. Raises TrainerError."""
+    def needs(self, config_file: Path, run_dir: Path, ranks: int, nodes: int = 1) -> Needs:
+        """What a job needs of this machine, one of `nodes`, and has; quick. Raises TrainerError."""
         words = ["--config", str(config_file), "--ranks", str(ranks), "--out", str(run_dir)]
+        words += ["--nodes", str(nodes)] if nodes > 1 else []
         found: Needs = self._as(self._ask("needs", words), Needs, "needs")
         return found
 

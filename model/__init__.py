@@ -55,6 +55,7 @@ and the run itself:
     process     what processes that train share: command line, ends, exit codes
     train       one run, one process
     core_eval   CORE of a model that was trained
+    bounded     a call that may hang, and how long it may
     throttle    what holds a GPU's clock down
     smclock     a GPU's clock rate while it works
     probe       machines of a job, measured before it starts, over all its ranks

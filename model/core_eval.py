@@ -95,6 +95,7 @@ def _asked(arguments: argparse.Namespace) -> Asked:
 
 def _evaluate(asked: Asked, ranks: Ranks) -> None:
     from model import preflight
+    from model.compilation import Compilation
     from model.core import file, table
     from model.core.evaluation import Evaluation
     from model.data.prepare import prepare
@@ -105,6 +106,9 @@ def _evaluate(asked: Asked, ranks: Ranks) -> None:
             print(text, file=sys.stderr, flush=True)
 
     device = preflight.device_of(asked.config, ranks)
+    if device.type == "cuda":
+        # packages ask where to keep kernels when they are imported: a run's are found again
+        Compilation.start(asked.config, device)
     join(ranks, device)
     kernels, derived = preflight.check(asked.config, asked.derived, device, ranks)
     gpt, step = _model(asked, device)

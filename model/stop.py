@@ -19,6 +19,7 @@ import signal
 import stat
 import threading
 import time
+from collections.abc import Callable
 
 from model.errors import MachineError
 from model.lost_rank import lost_rank
@@ -40,25 +41,11 @@ class Stop:
         self.reason: str | None = None
         self._timer: threading.Timer | None = None
         threading.Thread(target=self._listen, args=(heard_signals(),), daemon=True).start()
-        if watch_fd is not None:
-            threading.Thread(target=self._watch, args=(watch_fd,), daemon=True).start()
-        if under_torchrun():
-            launcher = (os.getppid(),)
-            threading.Thread(target=self._watch_launcher, args=launcher, daemon=True).start()
+        watch_starter(watch_fd, self._ask)
 
     def _listen(self, fd: int) -> None:
         while number := os.read(fd, 1):
             self._ask(f"received {signal.Signals(number[0]).name}")
-
-    def _watch(self, fd: int) -> None:
-        while os.read(fd, 4096):
-            pass
-        self._ask("the process that started the run is gone")
-
-    def _watch_launcher(self, launcher: int) -> None:
-        while os.getppid() == launcher:
-            time.sleep(LOOK_S)
-        self._ask("torchrun is gone")
 
     def hear(self, reason: str) -> str:
         """What another process was told; the reason that counts is the first."""
@@ -103,6 +90,26 @@ def heard_signals() -> int:
     # a forked child has the same pipe, and its signals are not meant for its parent
     os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
     return reader
+
+
+def watch_starter(watch_fd: int | None, tell: Callable[[str], None]) -> None:
+    """From now on `tell` hears, in a thread, that whoever started this process is gone; `watch_fd`
+    is a descriptor of this process (`watched`)."""
+
+    def until_end_of(fd: int) -> None:
+        while os.read(fd, 4096):
+            pass
+        tell("the process that started the run is gone")
+
+    def until_orphaned(launcher: int) -> None:
+        while os.getppid() == launcher:
+            time.sleep(LOOK_S)
+        tell("torchrun is gone")
+
+    if watch_fd is not None:
+        threading.Thread(target=until_end_of, args=(watch_fd,), daemon=True).start()
+    if under_torchrun():
+        threading.Thread(target=until_orphaned, args=(os.getppid(),), daemon=True).start()
 
 
 def watched(fd: int | None) -> int | None:

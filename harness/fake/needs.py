@@ -1,4 +1,6 @@
-"""`python -m harness.fake.needs --config FILE --ranks N --out DIR`: what a job needs, and has."""
+"""`python -m harness.fake.needs --config FILE --ranks N [--nodes M] --out DIR`: what a job needs.
+
+And what there is of it."""
 
 import json
 import sys
@@ -21,7 +23,7 @@ def finding(
     return {**words, "remedy": told, "severity": severity}
 
 
-def needs(config: dict[str, Any], ranks: int) -> dict[str, Any]:
+def needs(config: dict[str, Any], ranks: int, nodes: int = 1) -> dict[str, Any]:
     """The verb's answer."""
     derived, machine = fake.derived(config), config["machine"]
     shards = -(-derived["tokens"] // SHARD_TOKENS)
@@ -30,6 +32,7 @@ def needs(config: dict[str, Any], ranks: int) -> dict[str, Any]:
     batch = derived["batch_tokens"]
     return {
         "findings": [
+            finding("ranks here", True, "a share of the ranks", f"{ranks // nodes}", "", "told"),
             finding(
                 "data shards",
                 missing is None,
@@ -65,8 +68,10 @@ def checkpoint_bytes(config: dict[str, Any]) -> int:
     return planted or int(fake.STATE_BYTES * fake.derived(config)["parameters_total"])
 
 
-def _main(config: dict[str, Any], out: Path, watch_fd: int | None, ranks: int, **_: Any) -> int:
-    print(json.dumps(needs(config, ranks)))
+def _main(
+    config: dict[str, Any], out: Path, watch_fd: int | None, ranks: int, *, nodes: int, **_: Any
+) -> int:
+    print(json.dumps(needs(config, ranks, nodes)))
     return 0
 
 

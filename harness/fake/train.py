@@ -317,7 +317,7 @@ def environment(count: int = 1) -> dict[str, Any]:
 
 
 def command_line(run: Callable[..., int]) -> int:
-    """What these verbs take: `run(config, out, watch_fd, ranks, resume=...)`.
+    """What these verbs take: `run(config, out, watch_fd, ranks, resume=..., nodes=...)`.
 
     A fault in the configuration ends with its three parts and code 2.
     """
@@ -326,6 +326,7 @@ def command_line(run: Callable[..., int]) -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--watch-fd", type=int)
     parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--resume", action="store_true")
     arguments = parser.parse_args()
     try:
@@ -334,8 +335,8 @@ def command_line(run: Callable[..., int]) -> int:
         print(error, file=sys.stderr)
         return 2
     given = config, arguments.out, arguments.watch_fd, arguments.ranks
-    return run(*given, resume=arguments.resume)
+    return run(*given, resume=arguments.resume, nodes=arguments.nodes)
 
 
 if __name__ == "__main__":
-    sys.exit(command_line(lambda *given, **how: FakeRun(*given, **how).main()))
+    sys.exit(command_line(lambda *given, resume, **_: FakeRun(*given, resume=resume).main()))

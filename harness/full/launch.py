@@ -5,6 +5,7 @@ on from the newest checkpoint, as long as each got further than the one before. 
 of memory are answers: they would come again. After `watch` and what shows it.
 """
 
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,10 +14,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from harness import atomic, errors
+from harness.allowance import STOPPED
 from harness.attempt import attempt, newest_checkpoint
 from harness.full.live import Live
 from harness.full.plan import Plan
-from harness.full.preflight import free_bytes
 from harness.full.watch import Alarm, Course, Watch
 from harness.full.words import duration, say
 from harness.record import OUTCOMES, Record
@@ -50,7 +51,7 @@ class Until(Stop):
     @property
     def reason(self) -> str:
         """Why it asks."""
-        return f"Stopped as asked. {GOES_ON}" if self._command else self._reason
+        return STOPPED if self._command else self._reason
 
 
 class End(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,7 +102,7 @@ class Launch:
                 else:
                     restarts += 1
                     self._tell_restart(made, restarts)
-        return _answered(found)
+        return answer(found)
 
     def _attempt(self, until: Until) -> tuple[Record, bool]:
         """One attempt, and whether it got further than all before it."""
@@ -113,7 +114,8 @@ class Launch:
 
             def hear(progress: Progress) -> None:
                 now_s = time.time()
-                for alarm in watch.look(progress, now_s, free_bytes(self.store.root)):
+                free_bytes = shutil.disk_usage(self.store.root).free
+                for alarm in watch.look(progress, now_s, free_bytes):
                     self._keep(alarm)
                     live.alarm(alarm)
                 live.show(watch.standing(progress, now_s))
@@ -169,7 +171,8 @@ class Launch:
         )
 
 
-def _answered(found: Record) -> End:
+def answer(found: Record) -> End:
+    """What a record that answers for the job ends it with."""
     if found.status == "completed":
         return End(record=found, exit_code=errors.PASS, reason="")
     status = found.status.replace("_", " ")

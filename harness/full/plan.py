@@ -4,17 +4,16 @@ All configurations are described at once; where data is not ready, it is made re
 by eight ranks side by side. After the file, before anything that runs.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from harness.attempt import Job
-from harness.errors import StudyFileError, TrainerError
+from harness.errors import StudyFileError
 from harness.full.file import FullFile
-from harness.replicates import Recipe, recipe_of
-from harness.trainer import Description, NativeTrainer, Request
+from harness.replicates import Recipe, described, recipe_of
+from harness.trainer import NativeTrainer, Request
 
 JOB = "the job"
 
@@ -63,13 +62,7 @@ def plan(file: FullFile, path: Path, trainer: NativeTrainer, *, prepares: bool =
     Raises StudyFileError with the trainer's faults, and TrainerError.
     """
     requests = _requests(file, path)
-    said = trainer.describe_or_fail(requests)
-    lacking = [one for one in said if one.identity is None or one.identity.data_id is None]
-    if prepares and lacking:
-        for one in lacking:
-            trainer.prepare(one.config or {})
-        said = trainer.describe_or_fail(requests)
-        _require_data(said)
+    said = described(trainer, requests) if prepares else trainer.describe_or_fail(requests)
     catalogue = trainer.catalogue()
     recipe, *smaller = [recipe_of(one, catalogue) for one in said]
     seeds = file.proxies.seeds if file.proxies is not None else []
@@ -102,15 +95,6 @@ def _requests(file: FullFile, path: Path) -> list[Request]:
             name = f"proxy {proxies.field}={value}"
             found.append(Request(name=name, base=str(base), set=sets))
     return found
-
-
-def _require_data(said: Sequence[Description]) -> None:
-    if any(one.identity is None or one.identity.data_id is None for one in said):
-        raise TrainerError(
-            expected="a data_id after `data prepare`",
-            got="null",
-            remedy="Check the place and the permissions of the trainer's cache folder.",
-        )
 
 
 def _value(config: dict[str, Any], path: str) -> Any:

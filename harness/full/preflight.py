@@ -6,7 +6,6 @@ is a `Finding`: expected, got, remedy. One that stops starts nothing. After the 
 forecast of time, which rests on these steps.
 """
 
-import os
 import shutil
 import statistics
 import time
@@ -88,14 +87,15 @@ class Examiner:
         ranks: int,
         folder: Path,
         stop: run.Stop,
+        nodes: int = 1,
     ) -> None:
-        self.trainer, self.ranks, self.stop = trainer, ranks, stop
+        self.trainer, self.ranks, self.nodes, self.stop = trainer, ranks, nodes, stop
         self.folder, self.config_file = folder.resolve(), folder.resolve() / "config.json"
         atomic.write_json(self.config_file, config)
 
     def needs(self) -> Preflight:
         """What the trainer says it needs; takes seconds. Raises TrainerError."""
-        told = self.trainer.needs(self.config_file, self.folder, self.ranks)
+        told = self.trainer.needs(self.config_file, self.folder, self.ranks, self.nodes)
         return Preflight(
             at=time.time(),
             ranks=self.ranks,
@@ -252,9 +252,3 @@ def _memory(peak: float, device: float) -> Finding:
         remedy="Take fewer rows a pass: the batch stays, in more passes.",
         severity="warns",
     )
-
-
-def free_bytes(folder: Path) -> int:
-    """What the disk of a folder still takes."""
-    found = os.statvfs(folder)
-    return found.f_bavail * found.f_frsize

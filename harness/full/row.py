@@ -110,7 +110,7 @@ def row(
     """The row of one run, or of several of one configuration. Raises RowError."""
     records = [run.record for run in runs]
     _refuse_unlike(records)
-    first, ranks = records[0], ranks_of(runs[0])
+    first, ranks = records[0], ranks_of(records[0])
     cores = _values(records, "core")
     core = fmean(cores) if cores else None
     noise = _core_noise(records, ledger) if cores else None
@@ -181,10 +181,10 @@ def field_time_s(run: Run) -> float:
     return times[last] - times[FIELD_FROM_STEP] + compiled_s
 
 
-def ranks_of(run: Run) -> int:
-    """How many ranks a run had: what its ranks said of themselves, else its GPUs."""
-    told = [event["compute_s"] for event in run.events if event.get("event") == "ranks"]
-    return len(told[-1]) if told else max(1, run.record.gpus)
+def ranks_of(record: Record) -> int:
+    """On how many ranks a run was made."""
+    told = record.launch.ranks
+    return 1 if isinstance(told, msgspec.UnsetType) else told
 
 
 def _refuse_unlike(records: Sequence[Record]) -> None:

@@ -4,9 +4,9 @@ As many go on at once as the job has GPUs here; the largest first, so that no GP
 for it at the end. After `plan`, before `foretell`.
 """
 
-import queue
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
@@ -53,45 +53,25 @@ def make(
     there = len(trainer.machine().get("gpus") or [])
     gpus = [str(number) for number in range(min(plan.file.ranks, there))]
     slots = Slots(store, trainer, gpus if len(gpus) > 1 else [], 60 * plan.file.limits.hours)
-    waiting: queue.SimpleQueue[ProxyPlan] = queue.SimpleQueue()
-    for proxy in todo:
-        waiting.put(proxy)
-    _Crew(waiting, slots, stop, ended).work()
+    waiting = iter(todo)
+    taking = threading.Lock()
+    broken = threading.Event()
 
-
-class _Crew:
-    """A thread for each GPU; the first that fails ends the others behind their runs."""
-
-    def __init__(
-        self,
-        waiting: "queue.SimpleQueue[ProxyPlan]",
-        slots: Slots,
-        stop: Stop,
-        ended: Callable[[Made], None],
-    ) -> None:
-        self.waiting, self.slots, self.stop, self.ended = waiting, slots, stop, ended
-        self.faults: list[BaseException] = []
-        self._lock = threading.Lock()
-
-    def work(self) -> None:
-        threads = [threading.Thread(target=self._on, args=(name,)) for name in self.slots.names]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if self.faults:
-            raise self.faults[0]
-
-    def _on(self, slot: str) -> None:
-        while not self.stop and not self.faults:
-            try:
-                proxy = self.waiting.get_nowait()
-            except queue.Empty:
+    def work(slot: str) -> None:
+        while not stop and not broken.is_set():
+            with taking:
+                proxy = next(waiting, None)
+            if proxy is None:
                 return
             try:
-                record, _ = self.slots.make(proxy.job, slot, self.stop)
-            except Exception as fault:  # the thread's edge: told by the one that waits for it
-                self.faults.append(fault)
-                return
-            with self._lock:
-                self.ended(Made(proxy=proxy, record=record))
+                record, _ = slots.make(proxy.job, slot, stop)
+            except BaseException:
+                broken.set()  # the others end behind their runs
+                raise
+            with taking:
+                ended(Made(proxy=proxy, record=record))
+
+    with ThreadPoolExecutor(len(slots.names)) as pool:
+        crew = [pool.submit(work, name) for name in slots.names]
+    for worker in crew:
+        worker.result()

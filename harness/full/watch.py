@@ -15,10 +15,10 @@ import msgspec
 from harness.full.band import Band
 from harness.full.cost import Cost
 from harness.full.forecast import Estimate
+from harness.full.preflight import SLOW_SHARE
 from harness.run import Progress
 
 LOOKS = 3  # in a row, some ten seconds each
-SLOW_SHARE = 0.03  # beyond the median of the others
 NOISE_TIMES = 4.0  # and beyond so many times what the others differ by
 LOADER_SHARE = 0.02  # of a step that waits for its batch
 NO_FAULT = frozenset({"sw_power_cap", "applications_clocks_setting", "sync_boost"})

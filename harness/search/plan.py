@@ -127,7 +127,7 @@ def resolve(file: SearchFile, path: Path, trainer: NativeTrainer, *, prepares: b
     found = trainer.catalogue()
     catalogue = {name: msgspec.convert(entry, TrickInfo) for name, entry in found.tricks.items()}
     request = Request(name="base", base=base_file, set=dict(file.set))
-    said = described(trainer, request) if prepares else trainer.describe_or_fail([request])[0]
+    (said,) = (described if prepares else NativeTrainer.describe_or_fail)(trainer, [request])
     space = space_of(file, catalogue, said.tricks or {}, str(path))
     base = Recipe(
         config=said.config or {},

@@ -237,12 +237,7 @@ def _folder(settings: DataSettings, changed: str | None) -> Stock:
         source=settings.source,
         kind=source.kind,
         changed=changed,
-        files=tuple(
-            File(
-                name=part.name, split=part.split, here=True, bytes=sum(f.bytes for f in part.files)
-            )
-            for part in (*parts[:-1][: settings.train_files], parts[-1])
-        ),
+        files=tuple(_of_text(part) for part in (*parts[:-1][: settings.train_files], parts[-1])),
         faults=tuple(wrong for wrong in ends if wrong is not None),
     )
 

@@ -4,10 +4,10 @@ A vocabulary of another size than the model's would index outside its tables; on
 to download is asked for here, before GPUs wait for it. Needs tiktoken only for `gpt2`.
 """
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from model.bounded import Overdue, bounded
 from model.data.manifest import read_manifest
 from model.data.settings import DataSettings
 from model.data.sources import TOKENS, needs_gpt2
@@ -59,24 +59,15 @@ def _gpt2(settings: DataSettings) -> Finding:
     """tiktoken's copy; raises DataError where there is none and none can be had."""
     from model.data.tokenizer import gpt2
 
-    ended: list[int | DataError] = []
-
-    def load() -> None:
-        try:
-            ended.append(gpt2().vocab_size)
-        except DataError as error:
-            ended.append(error)
-
-    thread = threading.Thread(target=load, daemon=True)
-    thread.start()
-    thread.join(PATIENCE_S)
-    end = ended[0] if ended else None
-    if isinstance(end, DataError):
-        raise end
+    try:
+        bounded(gpt2, PATIENCE_S)
+        got = "GPT-2's own"
+    except Overdue:
+        got = None
     return judged(
         "tokenizer",
-        ok=end is not None,
+        ok=got is not None,
         expected=EXPECTED.format(settings.vocab_size),
-        got=f"nothing from tiktoken in {PATIENCE_S:.0f} s" if end is None else "GPT-2's own",
+        got=got or f"nothing from tiktoken in {PATIENCE_S:.0f} s",
         remedy="Set TIKTOKEN_CACHE_DIR to a folder that has it, or mend the network.",
     )

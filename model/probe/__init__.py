@@ -8,7 +8,6 @@ In the order of the flow:
     look        one rank looks at its machine, then puts its GPU to work
     all_reduce  how fast ranks sum a tensor, and whether the sum is right
     board       where ranks leave each other their facts, by no GPU and no link between GPUs
-    bounded     a call that may hang, and how long it may
     judge       facts of all ranks -> findings, pure functions
     leave       being told to leave
     course      the phases in their order, for one rank

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from model.bounded import Overdue, bounded
 from model.config import Config
 from model.derive import Derived
 from model.finding import Finding, judged
 from model.probe import judge
 from model.probe.all_reduce import WrongSum, sums
 from model.probe.board import Board, meet
-from model.probe.bounded import Overdue, bounded
 from model.probe.facts import Seen, Sum, Worked
 from model.probe.leave import Leaving
 from model.probe.look import failed, look, work

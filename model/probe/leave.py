@@ -6,13 +6,9 @@ that what was found so far is written before the process ends.
 
 import os
 import signal
-import threading
-import time
 from types import FrameType
 
-from model.ranks import under_torchrun
-
-LOOK_S = 0.5
+from model.stop import watch_starter
 
 
 class Leaving(Exception):
@@ -23,25 +19,11 @@ def listen(watch_fd: int | None) -> None:
     """From now on the main thread raises Leaving when told; `watch_fd` is one of this process."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _raise)
-    if watch_fd is not None:
-        threading.Thread(target=_until_end_of, args=(watch_fd,), daemon=True).start()
-    if under_torchrun():
-        threading.Thread(target=_until_orphaned, args=(os.getppid(),), daemon=True).start()
+    # the main thread sleeps and polls, so that a signal is the way to it
+    watch_starter(watch_fd, lambda reason: os.kill(os.getpid(), signal.SIGTERM))
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)  # once is enough: the file is being written
     raise Leaving(f"received {signal.Signals(number).name}")
-
-
-def _until_end_of(fd: int) -> None:
-    while os.read(fd, 4096):
-        pass
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _until_orphaned(launcher: int) -> None:
-    while os.getppid() == launcher:
-        time.sleep(LOOK_S)
-    os.kill(os.getpid(), signal.SIGTERM)

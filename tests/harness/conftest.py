@@ -269,7 +269,7 @@ def full_record():
         wall_s=7200.0,
         trainer_s=7190.0,
         gpus=8,
-        launch=Launch(),
+        launch=Launch(ranks=8),
         core=CoreSettings(
             bundle="b", tokenizer="t", max_per_task=None, long_prompts="crop", baselines="x"
         ),

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 
+from model.bounded import Overdue, bounded
 from model.probe.__main__ import main
-from model.probe.bounded import Overdue, bounded
 
 ROOT = Path(__file__).parents[2]
 BASE = str(ROOT / "ablations" / "bases" / "speedrun_tiny_cpu.yaml")

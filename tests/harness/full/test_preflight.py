@@ -4,9 +4,10 @@ import msgspec
 import pytest
 
 from harness.arms import plan_id
-from harness.full.preflight import Preflight, StepTest, judged, worst_first
+from harness.full.preflight import Examiner, Preflight, StepTest, judged, worst_first
 from harness.record import Identity, Launch
-from harness.trainer import Finding
+from harness.run import Stop
+from harness.trainer import Finding, Request, by_name
 
 IDENTITY = Identity(config_id="c", code_id="d", data_id="e", protocol=1)
 GIB = 2.0**30
@@ -59,3 +60,11 @@ def test_a_run_on_more_ranks_is_another_run_and_one_rank_keeps_its_name_and_reco
     assert plan_id(IDENTITY, 1, 1) == plan_id(IDENTITY, 1)
     assert "ranks" not in msgspec.to_builtins(Launch())
     assert msgspec.to_builtins(Launch(ranks=4))["ranks"] == 4
+
+
+def test_a_machine_of_several_is_judged_for_its_share_of_the_ranks(tmp_path):
+    config = by_name("fake").describe([Request(name="job", base=None, set={})])[0].config
+    for nodes, here in ((1, "4"), (2, "2")):
+        examiner = Examiner(by_name("fake"), config, 4, tmp_path, Stop(), nodes)
+        told = {one.what: one.got for one in examiner.needs().findings}
+        assert told["ranks here"] == here

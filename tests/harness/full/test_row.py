@@ -17,6 +17,7 @@ from harness.full.row import (
     verdict_words,
 )
 from harness.ledger import PRIORS, Ledger, read_rows
+from harness.record import Launch
 
 LEDGER = Ledger(read_rows(PRIORS))
 GPT2 = 0.256525
@@ -104,10 +105,11 @@ def test_cost_counts_every_rank_and_the_attempts_before(run):
     assert row(resumed, price_usd_per_gpu_hour=3.0).usd == pytest.approx(3 * 8 * 3)
 
 
-def test_the_number_of_ranks_is_what_they_said_themselves(run, full_events):
-    told = [{"event": "ranks", "step": 15, "compute_s": [0.1, 0.1, 0.1, 0.1]}]
-    cpu = run(events=full_events(extra=told), gpus=0, environment={"cpu": {"name": "some CPU"}})
+def test_ranks_are_those_that_the_run_was_made_on_whatever_they_ran_on(run):
+    cpu = run(launch=Launch(ranks=4), gpus=0, environment={"cpu": {"name": "some CPU"}})
     assert "1 run (seed 1) on 4 × some CPU" in as_markdown(row(cpu))
+    alone = run(launch=Launch(), gpus=0, environment={"cpu": {"name": "some CPU"}})
+    assert "1 run (seed 1) on 1 × some CPU" in as_markdown(row(alone))
 
 
 def test_what_a_reader_has_to_know_stands_below(run):

@@ -1,8 +1,8 @@
 """A call that may hang, and how long it may: a driver, a broken link, a collective whose ranks are
 not all there.
 
-Nothing can end a thread that a kernel holds, so that it is left behind and the process ends without
-asking it (`os._exit` in model/probe/course.py). The main thread only sleeps meanwhile: signals are
+Nothing can end a thread that a kernel holds: it is left behind, and a process that has to end does
+so without asking it (`os._exit` in model/probe). The main thread only sleeps meanwhile: signals are
 heard.
 """
 
