@@ -100,7 +100,7 @@ def time_and_cost(
     on another machine than the job's. Raises ForecastError for a stage without times.
     """
     train_s = sum(stage.steps * _step_s(stage) for stage in stages)
-    field_s = train_s - FIELD_FROM_STEP * _step_s(stages[0])
+    field_s = max(0.0, train_s - FIELD_FROM_STEP * _step_s(stages[0]))
     rows = [row for row in (launch, host) if row is not None]
     log_sd, df = _together(
         [

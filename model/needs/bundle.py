@@ -24,13 +24,28 @@ EXPECTED = f"the {len(TASKS)} published tasks in {len(SHA256)} files"
 
 
 def findings(config: Config, cache: Path) -> Iterator[Finding]:
-    """One finding, or none where the metric is not asked for."""
+    """None where the metric is not asked for; of a cut one, whether enough is left to be shots."""
     if config.core is None:
         return
     try:
         yield _looked_at(config.core, cache)
+        if config.core.max_per_task is not None:
+            yield _cut(config.core, config.core.max_per_task)
     except DataError as error:
         yield of_error(WHAT, error)
+
+
+def _cut(core: Core, most: int) -> Finding:
+    own = core.bundle is not None
+    tasks = Bundle(Path(core.bundle).expanduser()).tasks if own else TASKS
+    greedy = max(tasks, key=lambda task: task.shots)
+    return judged(
+        "CORE examples",
+        ok=most > greedy.shots,
+        expected=f"more than {greedy.shots} a task, the shots of {greedy.name}",
+        got=f"at most {most} (core.max_per_task)",
+        remedy="Raise it, or set it to null for all examples.",
+    )
 
 
 def _looked_at(core: Core, cache: Path) -> Finding:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from model.config import Config
+from model.core.bundle import Bundle
 from model.data.holdings import Holdings, Recorded
 from model.data.prepare import prepare
 from model.data.settings import DataSettings
@@ -261,6 +262,16 @@ def test_a_bundle_of_ones_own_warns_and_a_broken_line_in_it_stops(tmp_path: Path
     file.unlink()
     (gone,) = bundle.findings(core(folder), tmp_path)
     assert (gone.severity, "no such file" in gone.got) == ("stops", True)
+
+
+def test_core_of_fewer_examples_than_shots_stops_the_job(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "bundle")
+    shots = max(task.shots for task in Bundle(folder).tasks)
+    for most, severity in ((shots, "stops"), (shots + 1, "told")):
+        changes = {"core": {"bundle": str(folder), "max_per_task": most}}
+        config = resolve(str(BASES / "speedrun.yaml"), changes)[0]
+        _, cut = bundle.findings(config, tmp_path)
+        assert (cut.what, cut.severity) == ("CORE examples", severity)
 
 
 def test_an_archive_of_the_bundle_that_was_cut_stops_the_job(tmp_path: Path) -> None:
