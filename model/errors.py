@@ -22,8 +22,13 @@ class ModelError(Exception):
         super().__init__(expected, got, remedy, path)
 
     def __str__(self) -> str:
+        return f"{self.reason}. {self.remedy}"
+
+    @property
+    def reason(self) -> str:
+        """All of it but the remedy, without a full stop: a result has the remedy beside it."""
         where = f"{self.path}: " if self.path else ""
-        return f"{where}expected {self.expected}; got {self.got}. {self.remedy}"
+        return f"{where}expected {self.expected}; got {self.got}"
 
     def as_json(self) -> dict[str, str]:
         """The four parts, as `describe` prints them."""
@@ -71,9 +76,15 @@ class ConfigErrors(ConfigError):
         assert errors, "an empty list of errors is no error"
         self.errors = list(errors)
         first = errors[0]
+        remedies = dict.fromkeys(error.remedy for error in errors)
         super().__init__(
-            expected=first.expected, got=first.got, remedy=first.remedy, path=first.path
+            expected=first.expected, got=first.got, remedy=" ".join(remedies), path=first.path
         )
 
     def __str__(self) -> str:
         return "\n".join(str(error) for error in self.errors)
+
+    @property
+    def reason(self) -> str:
+        """Of all of them, in one line."""
+        return "; ".join(error.reason for error in self.errors)

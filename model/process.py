@@ -118,11 +118,11 @@ def _outcome(run: RunDirectory, ranks: Ranks, call: Callable[[], None]) -> int:
             raise missing_package(error) from error
     except ConfigErrors as error:
         print(f"error: {error}", file=sys.stderr)
-        run.finish("failed", str(error), error.remedy)
+        run.finish("failed", error.reason, error.remedy)
         return 2
     except ModelError as error:
         print(f"error: {error}", file=sys.stderr)
-        run.finish("failed", str(error), error.remedy)
+        run.finish("failed", error.reason, error.remedy)
         return 1
     except Exception as error:  # the process's edge: every end becomes a result
         failure = _of_all(classify(error), run, ranks)

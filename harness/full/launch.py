@@ -148,7 +148,7 @@ class Launch:
         look_again: Callable[[], Sequence[Finding]],
     ) -> str | None:
         """Why no other attempt is made now; None where one is."""
-        ended = f"The run {made.status} at step {made.steps:,}: {_why(made)}."
+        ended = f"The run {made.status} at step {made.steps:,}: {made.reason}."
         if not further:
             return f"{ended} It got no further than before, so it is not tried again. " + (
                 f"{made.remedy or 'Its log has more.'} {GOES_ON}"
@@ -167,14 +167,8 @@ class Launch:
         say(
             self.console,
             f"The run {made.status} at step {made.steps:,} after {duration(made.wall_s)}: "
-            f"{_why(made)}. It goes on from {whence} (restart {restarts} of {limit}).",
+            f"{made.reason}. It goes on from {whence} (restart {restarts} of {limit}).",
         )
-
-
-def _why(made: Record) -> str:
-    """Its reason inside a sentence, without the remedy that a trainer's error ends with."""
-    reason = made.reason or "it gave no reason"
-    return reason.removesuffix(made.remedy or "").rstrip(". ")
 
 
 def answer(found: Record) -> End:
@@ -182,7 +176,7 @@ def answer(found: Record) -> End:
     if found.status == "completed":
         return End(record=found, exit_code=errors.PASS, reason="")
     status = found.status.replace("_", " ")
-    reason = f"The run ended as {status} at step {found.steps:,}: {_why(found)}. "
+    reason = f"The run ended as {status} at step {found.steps:,}: {found.reason}. "
     remedy = found.remedy or "Change the recipe."
     return End(
         record=found,

@@ -36,8 +36,7 @@ def findings(config: Config, cache: Path) -> Iterator[Finding]:
 
 
 def _cut(core: Core, most: int) -> Finding:
-    own = core.bundle is not None
-    tasks = Bundle(Path(core.bundle).expanduser()).tasks if own else TASKS
+    tasks = TASKS if core.bundle is None else Bundle(Path(core.bundle).expanduser()).tasks
     greedy = max(tasks, key=lambda task: task.shots)
     return judged(
         "CORE examples",
