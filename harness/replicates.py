@@ -22,13 +22,17 @@ LOCK_LOOKS, LOCK_LOOK_S = 10, 0.1  # another harness looks at a plan for a momen
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
-    """A described configuration on one checkout; `seed_path` is where its seed stands."""
+    """A described configuration on one checkout; `seed_path` is where its seed stands.
+
+    `text_tokens`: of the text that it trains on, where the trainer tells.
+    """
 
     config: dict[str, Any]
     derived: dict[str, Any]
     tricks: dict[str, bool]
     identity: Identity
     seed_path: str
+    text_tokens: int | None = None
 
     def job(self, seed: int, ranks: int = 1) -> Job:
         """The run of that seed."""
@@ -61,6 +65,7 @@ def recipe_of(said: Description, catalogue: Catalogue) -> Recipe:
         tricks=said.tricks or {},
         identity=msgspec.convert(msgspec.to_builtins(said.identity), Identity),
         seed_path=catalogue.handles.get("seed", "seed"),
+        text_tokens=said.text_tokens,
     )
 
 

@@ -15,6 +15,7 @@ import msgspec
 
 from harness import atomic, errors
 from harness.allowance import STOPPED, Halt
+from harness.arms import plan_id
 from harness.atomic import digest
 from harness.attempt import recover
 from harness.commands import check_gpus
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 
 OBJECTIVE = "objective"  # the Optuna study's attribute that holds what is sought
+ELSEWHERE = ("code_id", "data_id")  # of a search that another machine made, and that is only read
 COMMANDS = "commands"  # the one that counts those that have worked on it
 
 
@@ -86,7 +88,8 @@ class Searching:
         """All steps. Raises HarnessError; what was recorded stays."""
         storage.import_optuna()
         check_gpus(self.options.gpus, self.trainer)
-        plan = resolve(self.file, self.path, self.trainer)
+        reads = self.options.report_only
+        plan = resolve(self.file, self.path, self.trainer, prepares=not reads)
         self._check_parts()
         if not self.options.report_only:
             self._tell_recovered(recover(self.store))
@@ -233,7 +236,7 @@ class Searching:
         base = msgspec.convert(study.user_attrs[found.BASE], Noise)
         trials = study.get_trials(deepcopy=False)
         picks = confirm.pick(
-            trials, self.file.objectives, base, self.file.confirm.best, self._base_plan(plan)
+            trials, self.file.objectives, base, self.file.confirm.best, self._base_plan(study)
         )
         if not picks:
             return f"{reason} There is nothing to confirm."
@@ -271,16 +274,19 @@ class Searching:
 
     # telling ----------------------------------------------------------------------------------
 
-    def _base_plan(self, plan: Plan) -> str:
-        return plan.base.job(self.file.seed).plan_id
+    def _base_plan(self, study: "Study") -> str:
+        return plan_id(storage.base_of(study), self.file.seed)
 
     def _report(self, plan: Plan) -> bool:
         """Prints and writes what there is by now; False where there is nothing."""
         study = storage.stored_study(self.opened, self.file.search)
         if study is None:
             return False
-        storage.refuse_other(study, plan.fingerprint())
-        answer = found.read(study, self.store, self.file, self._base_plan(plan), plan.refused)
+        reads = self.options.report_only
+        storage.refuse_other(study, plan.fingerprint(), but=ELSEWHERE if reads else ())
+        if plan.base.identity.code_id != storage.base_of(study).code_id:
+            words.say(self.console, "Other code than is here made it: reported as recorded.")
+        answer = found.read(study, self.store, self.file, self._base_plan(study), plan.refused)
         if answer is None:
             return False
         words.print_found(self.console, answer)

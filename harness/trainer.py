@@ -51,7 +51,10 @@ class IdentityReply(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Description(msgspec.Struct, frozen=True, kw_only=True):
-    """What a trainer says of one configuration. With `errors`, the rest may be empty."""
+    """What a trainer says of one configuration. With `errors`, the rest may be empty.
+
+    `text_tokens`: of all training text that it may read, where that is known.
+    """
 
     name: str
     config: dict[str, Any] | None = None
@@ -60,6 +63,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     places: dict[str, Any] = {}
     tricks: dict[str, bool] | None = None
     identity: IdentityReply | None = None
+    text_tokens: int | None = None
     package: str | None = None
     errors: list[Fault] = []
 

@@ -21,7 +21,7 @@ from typing import Any
 from model import catalogue, identity
 from model.config import Config
 from model.configfile import apply_overrides, build, parse_overrides, read_values
-from model.data.manifest import find_view
+from model.data.manifest import View, find_view
 from model.data.settings import DataSettings
 from model.derive import Derived, derive, pins
 from model.errors import ConfigError, ConfigErrors, ModelError
@@ -60,9 +60,10 @@ def describe(
         config, derived = resolve(base, set or {}, ranks)
     except ModelError as error:
         faults = error.errors if isinstance(error, ConfigErrors) else [error]
-        empty: dict[str, Any] = dict.fromkeys(("config", "derived", "pins", "tricks", "identity"))
+        empty: dict[str, Any] = dict.fromkeys(ANSWERS)
         empty["places"] = {}
         return {"name": name, **empty, "package": PACKAGE, "errors": [f.as_json() for f in faults]}
+    view = find_view(DataSettings.from_config(config))
     return {
         "name": name,
         "config": asdict(config),
@@ -70,7 +71,8 @@ def describe(
         "pins": pins(config, derived),
         "places": _places(config),
         "tricks": catalogue.active(config),
-        "identity": identity_json(config),
+        "identity": _identity(config, view),
+        "text_tokens": view.train_tokens if view is not None else None,
         "package": PACKAGE,
         "errors": [],
     }
@@ -90,7 +92,10 @@ def resolve(base: str | None, overrides: dict[str, Any], ranks: int = 1) -> tupl
 
 def identity_json(config: Config) -> dict[str, Any]:
     """The four identities; data_id is null until the data is prepared."""
-    view = find_view(DataSettings.from_config(config))
+    return _identity(config, find_view(DataSettings.from_config(config)))
+
+
+def _identity(config: Config, view: View | None) -> dict[str, Any]:
     return {
         "config_id": identity.config_id(config),
         "code_id": identity.code_id(),
@@ -109,6 +114,7 @@ def catalogue_json() -> dict[str, Any]:
 
 
 PACKAGE = str(Path(__file__).resolve().parent)
+ANSWERS = ("config", "derived", "pins", "tricks", "identity", "text_tokens")  # null beside faults
 
 
 @cache

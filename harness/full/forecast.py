@@ -22,7 +22,7 @@ import numpy as np
 
 from harness.full.fit import Posterior, fit, lack_of_fit
 from harness.full.laws import BentLine, Law, Mixture, Points, PowerLaw
-from harness.full.proxies import LEAST_SIZES, Proxy, Scale, by_size, refuse_unlike
+from harness.full.proxies import LEAST_SIZES, Proxy, Scale, by_size, refuse_repeated, refuse_unlike
 from harness.ledger import Ledger
 from harness.statistics import pool
 from harness.verdict import Known
@@ -138,15 +138,19 @@ def forecast(
     recipe: Mapping[str, str] | None = None,
     noise: Mapping[str, Noise] | None = None,
     core_target: float | None = None,
+    text_tokens: int | None = None,
     level: float = LEVEL,
 ) -> Forecast:
     """The forecast of one run at `target`.
 
     `recipe`: the target's, compared where both tell. `noise`: SDs of one run at the target's scale
-    by metric (`replicate_noise`); a metric that it lacks takes the proxies' own. Raises
-    ForecastError: fewer than three sizes, several recipes, another horizon.
+    by metric (`replicate_noise`); a metric that it lacks takes the proxies' own. `text_tokens`: of
+    the text that all of them read. Raises ForecastError: fewer than three sizes, several recipes,
+    another horizon, text that is read again and again.
     """
     refuse_unlike(proxies, target, recipe)
+    if text_tokens is not None:
+        refuse_repeated(target, text_tokens)
     sizes = by_size(proxies)
     noise = noise or {}
     bpb = _Metric.of("val_bpb", sizes, noise.get("val_bpb"))
@@ -169,7 +173,7 @@ def forecast(
         core_target=core_target,
         p_core=1 - core.below(core_target) if core and core_target is not None else None,
         fits=fits,
-        notes=_notes(sizes, target, fits),
+        notes=_notes(sizes, target, fits, text_tokens),
     )
 
 
@@ -334,7 +338,12 @@ def _finite(df: float) -> float | None:
 # --- what it rests on -----------------------------------------------------------------------------
 
 
-def _notes(sizes: Sequence[Sequence[Proxy]], target: Scale, fits: Sequence[Fitted]) -> list[str]:
+def _notes(
+    sizes: Sequence[Sequence[Proxy]],
+    target: Scale,
+    fits: Sequence[Fitted],
+    text_tokens: int | None,
+) -> list[str]:
     runs = sum(map(len, sizes))
     times = target.flops / sizes[-1][0].scale.flops
     names = ", ".join(group[0].scale.size for group in sizes)
@@ -343,6 +352,9 @@ def _notes(sizes: Sequence[Sequence[Proxy]], target: Scale, fits: Sequence[Fitte
         notes.append(
             f"{FAR:g} times is as far as such forecasts have been checked: add a larger proxy"
         )
+    if text_tokens is not None and target.tokens > text_tokens:
+        readings = target.tokens / text_tokens
+        notes.append(f"its text is read {readings:.2f} times, taken here for as good as fresh")
     if len(sizes) == LEAST_SIZES:
         notes.append("three sizes meet any law: the interval is mostly what is known of laws")
     for fitted in fits:

@@ -54,6 +54,7 @@ def _forecast(plan: Plan, records: Sequence[Record], ledger: Ledger) -> Forecast
         recipe=recipe_of(file.trainer, recipe.identity, recipe.tricks),
         noise=replicate_noise(ledger, scale, gpu),
         core_target=file.target.core,
+        text_tokens=recipe.text_tokens,
     )
 
 

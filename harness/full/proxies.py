@@ -19,6 +19,7 @@ from harness.ledger import count
 from harness.record import Identity, Record
 
 LEAST_SIZES = 3
+MOST_READINGS = 2.0  # of the same text; in the third a d12's loss on other text rose (LOG.md)
 HORIZON_TOLERANCE = 0.1  # batches and steps come whole, which moves tokens a parameter a little
 
 
@@ -124,6 +125,18 @@ def by_size(proxies: Sequence[Proxy]) -> list[list[Proxy]]:
 
 
 # --- may it be made -------------------------------------------------------------------------------
+
+
+def refuse_repeated(target: Scale, text_tokens: int) -> None:
+    """Raises ForecastError where the job reads its text so often that no law of sizes holds."""
+    readings = target.tokens / text_tokens
+    if readings > MOST_READINGS:
+        raise ForecastError(
+            path="text",
+            expected=f"text that is read {MOST_READINGS:g} times at most, the proxies' being fresh",
+            got=f"{text_tokens:,} tokens of it for {target.tokens:,}, read {readings:.1f} times",
+            remedy="Give more text, or train for less: repeated text is another recipe.",
+        )
 
 
 def refuse_unlike(

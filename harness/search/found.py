@@ -4,6 +4,7 @@
 anything.
 """
 
+import math
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 BASE = "base"  # the Optuna study's attribute that holds the noise of the base
 CONFIRM, NEXT = "confirm", "next"
+EDGE = 0.05  # of a range, on its own scale: so near to an end, the best may lie beyond
 
 
 class TrialRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,9 +47,13 @@ class TrialRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
-    """One of the best trials: what the search claims, and what each further look says of it."""
+    """One of the best trials: what the search claims, and what each further look says of it.
+
+    `at_edge`: the fields that it has at an end of their range.
+    """
 
     pick: Pick
+    at_edge: list[str] = []
     confirm: Look | None = None
     next: Look | None = None
 
@@ -124,7 +130,7 @@ def read(
         if CONFIRM in looks
         else pick(trials, names, noise, file.confirm.best, base_plan)
     )
-    claims = _claims(store, picks, looks, names)
+    claims = _claims(store, file, picks, looks)
     rows = [_row(trial) for trial in trials]
     gpu_s = sum(row.gpu_s for row in rows)
     price = file.limits.price
@@ -172,8 +178,9 @@ def _row(trial: "FrozenTrial") -> TrialRow:
 
 
 def _claims(
-    store: Store, picks: Sequence[Pick], looks: dict[str, str], names: Sequence[str]
+    store: Store, file: SearchFile, picks: Sequence[Pick], looks: dict[str, str]
 ) -> list[Claim]:
+    names = file.objectives
     confirmed: Sequence[Look | None] = [None] * len(picks)
     if CONFIRM in looks:
         confirmed = look(store, looks[CONFIRM], picks, names)
@@ -183,9 +190,23 @@ def _claims(
         again = look(store, looks[NEXT], survivors, names)
         further = {p.number: seen for p, seen in zip(survivors, again, strict=True)}
     return [
-        Claim(pick=p, confirm=seen, next=further.get(p.number))
+        Claim(pick=p, at_edge=at_edge(file, p), confirm=seen, next=further.get(p.number))
         for p, seen in zip(picks, confirmed, strict=True)
     ]
+
+
+def at_edge(file: SearchFile, pick: Pick) -> list[str]:
+    """The fields of a trial within EDGE of an end of their range; choices have none."""
+    found = []
+    for _, path, dimension in dimensions(file):
+        ends = dimension.floats or dimension.ints
+        if ends is None or path not in pick.overrides:
+            continue
+        on = math.log if dimension.log else float
+        low, value, high = (on(number) for number in (ends[0], pick.overrides[path], ends[1]))
+        if not EDGE < (value - low) / (high - low) < 1 - EDGE:
+            found.append(path)
+    return found
 
 
 def detectable(file: SearchFile, noise: Noise, claims: Sequence[Claim], name: str) -> float:

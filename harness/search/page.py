@@ -75,10 +75,7 @@ def _second_look(found: Found) -> str:
         for claim in found.claims
         for name in found.objectives
     ]
-    settings = [
-        [str(claim.pick.number), escape(words.point(claim.pick.overrides))]
-        for claim in found.claims
-    ]
+    settings = [[str(claim.pick.number), escape(words.settings(claim))] for claim in found.claims]
     studies = ", ".join(found.looks.values())
     note = f"Studies of their own: {studies}. " if studies else ""
     rule = f"alpha {found.alpha:g}, {found.many}, over all candidates."

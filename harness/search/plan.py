@@ -17,7 +17,7 @@ from harness.arms import TrickInfo
 from harness.config import nearest
 from harness.errors import StudyFileError, TrainerError
 from harness.record import Identity
-from harness.replicates import Recipe, described
+from harness.replicates import Recipe, described, recipe_of
 from harness.search.file import SearchFile
 from harness.search.space import Point, Space, space_of
 from harness.trainer import Description, Fault, NativeTrainer, Request
@@ -102,12 +102,12 @@ class Plan:
                 got=f"other code ({identity.code_id})",
                 remedy="Undo the edit and give the same command, or rename the search.",
             )
-        return Recipe(
+        return msgspec.structs.replace(
+            self.base,
             config=said.config or {},
             derived=said.derived or {},
             tricks=said.tricks or {},
             identity=identity,
-            seed_path=self.base.seed_path,
         )
 
 
@@ -129,19 +129,12 @@ def resolve(file: SearchFile, path: Path, trainer: NativeTrainer, *, prepares: b
     request = Request(name="base", base=base_file, set=dict(file.set))
     (said,) = (described if prepares else NativeTrainer.describe_or_fail)(trainer, [request])
     space = space_of(file, catalogue, said.tricks or {}, str(path))
-    base = Recipe(
-        config=said.config or {},
-        derived=said.derived or {},
-        tricks=said.tricks or {},
-        identity=identity_of(said),
-        seed_path=found.handles.get("seed", "seed"),
-    )
     plan = Plan(
         file=file,
         path=path,
         trainer=trainer,
         base_file=base_file,
-        base=base,
+        base=recipe_of(said, found),
         pins=said.pins or {},
         space=space,
         refused=[],

@@ -9,15 +9,18 @@ Optuna's storages raise. A URL may hold a password: it is never printed.
 import gc
 import inspect
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from harness import atomic
 from harness.config import nearest
 from harness.errors import HarnessError, StoreError, StudyFileError
+from harness.record import Identity
 from harness.store import Store
 
 if TYPE_CHECKING:
@@ -216,15 +219,31 @@ def open_study(
     return study
 
 
-def refuse_other(study: "Study", fingerprint: dict[str, Any]) -> None:
-    """Raises StoreError where a stored search is not the one of this fingerprint."""
-    if found := differences(study.user_attrs.get(FINGERPRINT, fingerprint), fingerprint):
+def refuse_other(study: "Study", fingerprint: dict[str, Any], *, but: Collection[str] = ()) -> None:
+    """Raises StoreError where a stored search is not the one of this fingerprint.
+
+    `but`: parts of the base's identity that may differ.
+    """
+    known = study.user_attrs.get(FINGERPRINT, fingerprint)
+    if found := differences(_without(known, but), _without(fingerprint, but)):
         raise StoreError(
             path=study.study_name,
             expected="the search of this name as it is stored",
             got="another one: " + "; ".join(found[:4]) + (", ..." if found[4:] else ""),
             remedy="Give this one another name under `search:`, or another --store or --storage.",
         )
+
+
+def _without(fingerprint: dict[str, Any], parts: Collection[str]) -> dict[str, Any]:
+    if not parts:
+        return fingerprint
+    base = {part: value for part, value in fingerprint["base"].items() if part not in parts}
+    return {**fingerprint, "base": base}
+
+
+def base_of(study: "Study") -> Identity:
+    """The base that a stored search began with."""
+    return msgspec.convert(study.user_attrs[FINGERPRINT]["base"], Identity)
 
 
 def _names(storage: "BaseStorage") -> set[str]:

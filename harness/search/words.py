@@ -50,6 +50,16 @@ def point(values: dict[str, Any]) -> str:
     return ", ".join(f"{shown[name]}={setting(value)}" for name, value in values.items())
 
 
+def settings(claim: Claim) -> str:
+    """What one of the best trials set, and where the space may have been too small for it."""
+    shown = short_names(list(claim.pick.overrides))
+    text = point(claim.pick.overrides)
+    if claim.at_edge:
+        names = " and ".join(shown[path] for path in claim.at_edge)
+        text += f" ({names} at the end of the range: the best may lie beyond it)"
+    return text
+
+
 def short_names(names: list[str]) -> dict[str, str]:
     """`optimizer.muon.lr` as `muon.lr` where another ends in `lr` too, else as `lr`."""
     found = {}
@@ -195,7 +205,7 @@ def _print_claims(console: "Console", found: Found) -> None:
             table.add_row(*(Text(cell) for cell in claim_cells(claim, name)))
     console.print(table)
     for claim in found.claims:
-        say(console, f"  trial {claim.pick.number}: {point(claim.pick.overrides)}")
+        say(console, f"  trial {claim.pick.number}: {settings(claim)}")
 
 
 def claim_cells(claim: Claim, name: str) -> list[str]:
@@ -203,8 +213,8 @@ def claim_cells(claim: Claim, name: str) -> list[str]:
     return [
         str(claim.pick.number),
         f"{name} ({unit(name)})" if unit(name) else name,
-        f"{claim.pick.claimed[name]:+.3g}",
-        f"{claim.pick.shrunk[name]:+.3g}",
+        wording.signed(f"{claim.pick.claimed[name]:+.3g}"),
+        wording.signed(f"{claim.pick.shrunk[name]:+.3g}"),
         _look_words(claim.confirm, name),
         _look_words(claim.next, name),
         verdict_of(claim),

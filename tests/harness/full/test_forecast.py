@@ -114,6 +114,14 @@ def test_the_targets_recipe_has_to_be_the_proxies():
         forecast(proxies, TARGET, recipe={"tricks": "muon, windows"})
 
 
+def test_text_that_is_read_again_and_again_has_no_forecast():
+    once, twice = TARGET.tokens, TARGET.tokens // 2
+    assert "is read" not in " ".join(forecast(PROXIES, TARGET, text_tokens=once).notes)
+    assert "text is read 2.00 times" in " ".join(forecast(PROXIES, TARGET, text_tokens=twice).notes)
+    with pytest.raises(ForecastError, match=r"text: expected .*; got .* read 2\.2 times"):
+        forecast(PROXIES, TARGET, text_tokens=int(TARGET.tokens / 2.2))
+
+
 def test_a_forecast_is_the_same_every_time_and_survives_json():
     found = forecast(with_core(PROXIES), TARGET, core_target=0.25)
     assert found == forecast(list(reversed(with_core(PROXIES))), TARGET, core_target=0.25)

@@ -8,8 +8,9 @@ import pytest
 from harness import statistics
 from harness.dunnett import dunnett_loadings
 from harness.effects import Effect
-from harness.search.confirm import decide, pick
+from harness.search.confirm import Pick, decide, pick
 from harness.search.file import LN_TIME
+from harness.search.found import at_edge
 from harness.search.noise import Noise
 from harness.search.trial import Told
 
@@ -131,3 +132,18 @@ def test_noise_alone_survives_no_more_often_than_the_nominal_rate():
         wrong += any(looks)
     nominal = alpha / 2
     assert wrong / repeats <= nominal + 2 * math.sqrt(nominal * (1 - nominal) / repeats)
+
+
+@pytest.mark.parametrize(
+    ("space", "value", "edge"),
+    [
+        ("{bowl.x: {float: [0.005, 0.06], log: true}}", 0.0551, True),
+        ("{bowl.x: {float: [0.005, 0.06], log: true}}", 0.0302, False),
+        ("{bowl.x: {float: [0.005, 0.06]}}", 0.0075, True),
+        ("{bowl.x: {int: [1, 9]}}", 9, True),
+        ("{bowl.x: {choices: [1, 9]}}", 9, False),
+    ],
+)
+def test_a_best_trial_at_the_end_of_a_range_is_said_to_be(parsed, space, value, edge):
+    best = Pick(number=3, overrides={"bowl.x": value, "other": 1}, claimed={}, shrunk={})
+    assert at_edge(parsed(space=space), best) == (["bowl.x"] if edge else [])

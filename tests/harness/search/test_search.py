@@ -5,6 +5,7 @@ import re
 import pytest
 
 from harness import errors
+from harness.search import storage
 from harness.search.trial import told
 
 
@@ -162,6 +163,21 @@ def test_another_search_of_the_same_name_is_refused(search, search_file, tmp_pat
     assert other.returncode == errors.COULD_NOT_RUN
     assert "another one: space: bowl.x" in other.stderr
     assert "another one" in search(tmp_path / "search.yaml", "--report").stderr
+
+
+def test_a_report_of_what_other_code_made_is_as_recorded(search, search_file, store):
+    path = search_file(budget="{trials: 2}", confirm="{best: 0}")
+    search(path)
+    with storage.open_storage(storage.url_of(store, "quick", None)) as opened:
+        study = storage.stored_study(opened, "quick")
+        known = study.user_attrs[storage.FINGERPRINT]
+        base = {**known["base"], "code_id": "another machine's"}
+        study.set_user_attr(storage.FINGERPRINT, {**known, "base": base})
+    assert "code_id was" in search(path).stderr
+    report = search(path, "--report")
+    assert report.returncode == errors.PASS
+    assert "Other code than is here made it" in report.stdout
+    assert "quick: 2 trials (2 completed)" in report.stdout
 
 
 def test_the_command_line_sets_what_the_file_does_not(search, search_file):

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from model.configfile import parse_overrides
 from model.data.__main__ import main
 from model.data.holdings import Holdings
+from model.describe import describe
 
 from .conftest import ROOT, parquet_folder, sentences, write_parquet
 from .hub import Hub, running
@@ -40,12 +42,17 @@ def data(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_prepare_ends_in_one_json_line_and_verify_and_show_agree(options):
+    asked = parse_overrides(options[1::2])
+    assert describe("x", None, asked)["text_tokens"] is None
     done = data("prepare", *options)
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout.splitlines()[-1])
     assert answer["train_documents"] == 110
     assert answer["vocab_size"] == 300
     assert Path(answer["path"]).is_dir()
+    told = describe("x", None, asked)
+    assert told["text_tokens"] == answer["train_tokens"] > 0
+    assert told["identity"]["data_id"] == answer["data_id"]
     assert "training a vocabulary" in done.stderr
     verified = data("verify", *options)
     assert verified.returncode == 0, verified.stderr
