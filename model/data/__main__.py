@@ -16,7 +16,7 @@ from model.configfile import load_config, parse_overrides
 from model.data.atomic import file_sha256
 from model.data.documents import documents_digest
 from model.data.holdings import Holdings
-from model.data.manifest import Manifest, is_prepared
+from model.data.manifest import SHARDS, Manifest, is_prepared
 from model.data.meter import bar
 from model.data.prepare import Prepared, open_prepared, prepare
 from model.data.published import PUBLISHED, Published
@@ -87,7 +87,7 @@ def _verify(settings: DataSettings, chosen: argparse.Namespace) -> None:
     manifest = prepared.manifest
     for part in manifest.parts:
         if part.shard is not None:
-            verify_shard(prepared.path / "shards", part.shard, manifest.token_bytes)
+            verify_shard(prepared.path / SHARDS, part.shard, manifest.token_bytes)
             print(f"ok  shard {part.shard.stem}  {part.shard.tokens:,} tokens")
     rows = prepared.rows(VALIDATION, settings.validation_rows).sha256(settings.validation_rows)
     if rows != prepared.view.validation_rows_sha256:

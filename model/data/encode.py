@@ -15,6 +15,7 @@ from model.data.documents import Chunk, documents_digest, held_out_threshold, re
 from model.data.fetch import fetch
 from model.data.manifest import (
     LAYOUT,
+    SHARDS,
     Manifest,
     PartRecord,
     source_index,
@@ -74,7 +75,7 @@ def encode_source(settings: DataSettings, progress: Progress, meter: Meter | Non
     if not (home / "tokenizer.json").exists():
         tokenizer.save(home / "tokenizer.json")
     token_bytes = 2 if tokenizer.vocab_size <= 1 << 16 else 4
-    records = _encode_parts(settings, content, home / "shards", tokenizer, token_bytes, progress)
+    records = _encode_parts(settings, content, home / SHARDS, tokenizer, token_bytes, progress)
     manifest = Manifest(
         layout=LAYOUT,
         key=key,

@@ -11,10 +11,10 @@
     <cache>/downloads/        files of published data sets, by `holdings`
     <cache>/lock
 
-`find_view` looks at names, sizes and times of the source's files and reads two small files; nothing
-is hashed again and neither numpy, pyarrow nor torch is imported. A prepared folder can itself be
-given as `data.source` on a machine that lacks the text; its data_id is the same. Standard library
-only.
+`find_view` looks at names, sizes and times of the source's files, at sizes of shards, and reads two
+small files; nothing is hashed again and neither numpy, pyarrow nor torch is imported. A prepared
+folder can itself be given as `data.source` on a machine that lacks the text; its data_id is the
+same. Standard library only.
 """
 
 import json
@@ -31,6 +31,7 @@ from model.errors import DataError
 
 # Raised by hand when reading, training, cutting or storing changes, so that nothing old is reused.
 LAYOUT = "model.data/1"
+SHARDS = "shards"  # the folder of them in a prepared one
 # Rule and version of the packing plan; part of every data_id.
 PACKING = "best_fit_crop_shortest/1"
 
@@ -48,6 +49,11 @@ class ShardRecord:
     starts_sha256: str
     tokens_sha256: str
     sample_sha256: str
+
+    def sizes(self, token_bytes: int) -> dict[str, int]:
+        """Bytes of each of its files, by name: all tokens, and where each document starts."""
+        starts = 8 * (self.documents + 1)
+        return {f"{self.stem}.tokens": token_bytes * self.tokens, f"{self.stem}.starts": starts}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,8 +132,22 @@ class Location:
 def find_view(settings: DataSettings) -> View | None:
     """The prepared view of these settings, or None when anything has yet to be prepared.
 
-    Never raises for a source that is missing or wrong: `prepare` says that better.
+    Never raises for a source that is missing or wrong, and has no view of shards that are gone or
+    cut: `prepare` says that better, before a GPU is taken.
     """
+    try:
+        view, home = recorded_view(settings), locate(settings).home
+        if view is None or home is None:
+            return None
+        manifest = read_manifest(home)
+        used = manifest.used(settings.train_files)
+        return view if all(_is_whole(home, part, manifest.token_bytes) for part in used) else None
+    except (DataError, OSError):
+        return None
+
+
+def recorded_view(settings: DataSettings) -> View | None:
+    """As `find_view`, by what was written down alone, whether the shards are still there or not."""
     try:
         home = locate(settings).home
         if home is None:
@@ -139,6 +159,12 @@ def find_view(settings: DataSettings) -> View | None:
         return read_view(settings, home, manifest, train_files)
     except (DataError, OSError):
         return None
+
+
+def _is_whole(home: Path, part: PartRecord, token_bytes: int) -> bool:
+    sizes = part.shard.sizes(token_bytes) if part.shard is not None else {}
+    files = [(home / SHARDS / name, size) for name, size in sizes.items()]
+    return all(path.is_file() and path.stat().st_size == size for path, size in files)
 
 
 def locate(settings: DataSettings) -> Location:

@@ -16,6 +16,7 @@ from model.data.atomic import Progress, exclusive, hash_of, write_json
 from model.data.encode import encode_source
 from model.data.manifest import (
     PACKING,
+    SHARDS,
     Manifest,
     PartRecord,
     View,
@@ -25,6 +26,7 @@ from model.data.manifest import (
     locate,
     read_manifest,
     read_view,
+    recorded_view,
     view_name,
 )
 from model.data.meter import Meter
@@ -91,7 +93,7 @@ def prepare(settings: DataSettings, progress: Progress, meter: Meter | None = No
 def open_prepared(settings: DataSettings) -> Prepared:
     """Open what `prepare` made. Raises DataError when it is absent, damaged or of other text."""
     location = locate(settings)
-    view = find_view(settings)
+    view = recorded_view(settings)
     if location.home is None or view is None:
         if location.home is not None:
             _require_fit(settings, read_manifest(location.home))
@@ -184,7 +186,7 @@ def _open_documents(
                 remedy="Where the text is, run `python -m model.data prepare` with this "
                 "data.train_files, and copy the folder again.",
             )
-        opened[part.split].append(open_shard(home / "shards", part.shard, manifest.token_bytes))
+        opened[part.split].append(open_shard(home / SHARDS, part.shard, manifest.token_bytes))
     return {split: DocumentTokens(shards) for split, shards in opened.items()}
 
 

@@ -100,8 +100,8 @@ def finished_shard(folder: Path, stem: str) -> ShardRecord | None:
 def open_shard(folder: Path, record: ShardRecord, token_bytes: int) -> Shard:
     """Map a shard. Raises DataError when it is missing or not what its record says."""
     tokens_path, starts_path = _paths(folder, record)
-    _require_size(tokens_path, record.tokens * token_bytes)
-    _require_size(starts_path, 8 * (record.documents + 1))
+    for name, size in record.sizes(token_bytes).items():
+        _require_size(folder / name, size)
     _require_hash(tokens_path, record.sample_sha256, sample_sha256(tokens_path))
     _require_hash(starts_path, record.starts_sha256, file_sha256(starts_path))
     starts = np.fromfile(starts_path, "<i8")

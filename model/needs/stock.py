@@ -17,9 +17,9 @@ from model.data.holdings import Holdings
 from model.data.manifest import (
     Manifest,
     PartRecord,
-    find_view,
     locate,
     read_manifest,
+    recorded_view,
     too_many_files,
 )
 from model.data.published import PUBLISHED, Published
@@ -115,7 +115,7 @@ def take_stock(settings: DataSettings, rows: int, *, every_byte: bool = False) -
 
 
 def _prepared(settings: DataSettings, home: Path, rows: int, every_byte: bool) -> Stock:
-    manifest, view = read_manifest(home), find_view(settings)
+    manifest, view = read_manifest(home), recorded_view(settings)
     used = manifest.used(settings.train_files)
     files = tuple(_of_part(part) for part in used)
     faults = tuple(_shard_faults(home, manifest, used, every_byte))

@@ -217,7 +217,7 @@ def test_a_trainer_that_outlives_its_harness_is_ended_by_the_next_start(
 def test_a_killed_trainer_is_a_failed_run_that_is_made_again(
     harness, start, study_file, store, trainers
 ):
-    path = study_file(base="pace: {sleep_ms: 20}\n", seeds="[1]")
+    path = study_file(base="pace: {sleep_ms: 50}\n", seeds="[1]")
     process = start("study", path)
     wait_for(trainers)
     os.kill(trainers()[0], signal.SIGKILL)

@@ -212,7 +212,7 @@ def test_a_job_that_is_told_to_leave_ends_its_trainer_and_goes_on_later(
 def test_a_trainer_that_is_ended_from_outside_goes_on_in_the_same_command(
     start, job_file, store, trainers, number
 ):
-    process = start("full", job_file(), ALONE, "--set", "pace.sleep_ms=20")
+    process = start("full", job_file(), ALONE, "--set", "pace.sleep_ms=50")
     while not any(store.root.glob("plans/*/*/checkpoints/step-*")):
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.05)

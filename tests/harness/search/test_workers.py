@@ -68,7 +68,7 @@ def answers(trials):
 def test_a_killed_search_goes_on_and_loses_and_doubles_nothing(
     harness, start, search_file, store, trainers, trials
 ):
-    path = search_file("pace: {sleep_ms: 25}\n", confirm="{best: 0}", budget="{trials: 3}")
+    path = search_file("pace: {sleep_ms: 70}\n", confirm="{best: 0}", budget="{trials: 3}")
     for at_work in (1, 3):
         process = start("search", path, "--no-html")
         wait_for(lambda n=at_work: len(store.run_dirs()) > n and trainers())
@@ -87,7 +87,7 @@ def test_a_killed_search_goes_on_and_loses_and_doubles_nothing(
 def test_a_stopped_search_records_what_it_had_and_goes_on(
     harness, start, search_file, store, trainers, trials
 ):
-    path = search_file("pace: {sleep_ms: 30}\n", confirm="{best: 0}", budget="{trials: 2}")
+    path = search_file("pace: {sleep_ms: 150}\n", confirm="{best: 0}", budget="{trials: 2}")
     process = start("search", path, "--no-html")
     wait_for(lambda: len(store.run_dirs()) > 2 and trainers())
     process.send_signal(signal.SIGINT)
