@@ -236,7 +236,8 @@ class FullJob:
             self._save("forecast", foretold)
 
     def _tell_preflight(self, found: Preflight) -> None:
-        words.print_findings(self.console, found.findings)
+        looks = self.options.preflight_only or self.options.dry_run
+        words.print_findings(self.console, found.findings, all_of_them=looks)
         self._save("preflight", found)
 
     # proxies ----------------------------------------------------------------------------------

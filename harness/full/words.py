@@ -25,8 +25,17 @@ def say(console: "Console", text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def print_findings(console: "Console", findings: Sequence[Finding]) -> None:
-    """Expected, got and remedy, worst first."""
+def print_findings(console: "Console", findings: Sequence[Finding], *, all_of_them: bool) -> None:
+    """Expected, got and remedy, worst first; or only what is not as it should be."""
+    bad = [one for one in findings if not one.ok]
+    if all_of_them or bad:
+        _print_findings(console, findings if all_of_them else bad)
+    if not all_of_them:
+        right = f"{len(findings) - len(bad)} of {len(findings)} findings"
+        say(console, f"preflight: {right} are as they should be (--preflight shows them)")
+
+
+def _print_findings(console: "Console", findings: Sequence[Finding]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
