@@ -341,7 +341,7 @@ TRICKS: dict[str, Trick] = {
         off={"optimizer.embedding": {}, "optimizer.head": {}},
         source="modded-nanogpt 2024-11; nanochat",
         people="@kellerjordan0, @karpathy",
-        file="config.py",
+        file="config/optimizer.py",
     ),
     "warmdown": Trick(
         summary="A constant learning rate, then a linear fall, in place of a cosine",

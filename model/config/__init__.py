@@ -1,0 +1,123 @@
+"""The configuration of one run: every field, its default and what it means.
+
+The trainer owns its configuration; the harness carries overrides here and keeps what comes back. A
+field that is `null` by default is either a trick that is off or a value that the dial derives
+(`model.derive`), and its sentence says which. The bare default is GPT-2 as published in 2019; the
+reference recipe is `ablations/bases/speedrun.yaml`. A default never changes: identities leave out
+whatever equals it (`model.identity`), so a changed default is a new field or a new protocol.
+
+Reading and checking stand in `model.configfile`, rules between fields in `model.derive`.
+"""
+
+from dataclasses import dataclass, field
+
+from model.config.architecture import (
+    Backout,
+    BigramHashEmbedding,
+    Fp8,
+    HalfRotary,
+    LogitRescale,
+    Model,
+    PairedHeads,
+    QKNorm,
+    ResidualScalars,
+    Rotary,
+    Smear,
+    Softcap,
+    SparseAttentionGate,
+    UNetSkips,
+    ValueEmbeddings,
+    Windows,
+)
+from model.config.optimizer import (
+    AdamW,
+    Muon,
+    NorMuon,
+    Optimizer,
+)
+from model.config.run import (
+    Checkpointing,
+    Core,
+    Data,
+    Dial,
+    Evaluation,
+    Logging,
+    System,
+    Wandb,
+)
+from model.config.schedule import (
+    BatchStages,
+    ContextStages,
+    MultiToken,
+    Schedule,
+    Untie,
+    Warmdown,
+    WindowWarmup,
+)
+
+__all__ = [
+    "AdamW",
+    "Backout",
+    "BatchStages",
+    "BigramHashEmbedding",
+    "Checkpointing",
+    "Config",
+    "ContextStages",
+    "Core",
+    "Data",
+    "Dial",
+    "Evaluation",
+    "Fp8",
+    "HalfRotary",
+    "Logging",
+    "LogitRescale",
+    "Model",
+    "MultiToken",
+    "Muon",
+    "NorMuon",
+    "Optimizer",
+    "PairedHeads",
+    "QKNorm",
+    "ResidualScalars",
+    "Rotary",
+    "Schedule",
+    "Smear",
+    "Softcap",
+    "SparseAttentionGate",
+    "System",
+    "UNetSkips",
+    "Untie",
+    "ValueEmbeddings",
+    "Wandb",
+    "Warmdown",
+    "WindowWarmup",
+    "Windows",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One run."""
+
+    seed: int = 0
+    """Of initialisation and document order; no part of config_id."""
+    dial: Dial = field(default_factory=Dial)
+    """Size and horizon."""
+    model: Model = field(default_factory=Model)
+    """Architecture."""
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    """Optimizers by label."""
+    schedule: Schedule = field(default_factory=Schedule)
+    """Learning rate over time."""
+    data: Data = field(default_factory=Data)
+    """Text, order, tokenizer."""
+    eval: Evaluation = field(default_factory=Evaluation)
+    """Validation."""
+    core: Core | None = None
+    """The CORE metric. Null: not evaluated."""
+    checkpoint: Checkpointing = field(default_factory=Checkpointing)
+    """Checkpoints."""
+    system: System = field(default_factory=System)
+    """Machine."""
+    logging: Logging = field(default_factory=Logging)
+    """Sinks."""

@@ -1,0 +1,208 @@
+"""Fields of the architecture: the tricks of a block first, then `Model`, which holds them."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Windows:
+    """Trick `windows`: alternating short and long attention windows (model/attention)."""
+
+    pattern: str = "SSSL"
+    """Tiled over the layers; the last layer is always L. S short window, L full context."""
+    short_tokens: int | None = None
+    """The short window. Null: a quarter of the context, rounded up to a multiple of 128."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HalfRotary:
+    """Trick `half_rotary`: half of the channels stand still (model/tricks/half_rotary.py)."""
+
+    base: float = 1024.0
+    """The slowest pair that turns takes this many times as long for a turn as the fastest; used in
+    place of rotary.base."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rotary:
+    """Trick `rotary`: rotary position embedding (model/tricks/rotary.py)."""
+
+    base: float = 100_000.0
+    """Wavelength base of the slowest channel pair."""
+    half: HalfRotary | None = None
+    """Rotation of half of the channels. Null: of all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QKNorm:
+    """Trick `qk_norm`: queries and keys to unit root mean square, then scaled."""
+
+    scale: float = 1.2
+    """Factor on both queries and keys after the norm."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Softcap:
+    """Trick `softcap`: logits squeezed through cap tanh(z / cap)."""
+
+    cap: float = 15.0
+    """The bound on a logit's magnitude."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitRescale:
+    """Trick `logit_rescale`: logits as bound sigmoid((z + shift) / scale)
+    (model/tricks/logit_rescale.py)."""
+
+    bound: float = 23.0
+    """Logits end between 0 and this."""
+    shift: float = 5.0
+    """Added to a logit first."""
+    scale: float = 7.5
+    """Divides the shifted logit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Smear:
+    """Trick `smear`: a gated share of the token before (model/tricks/smear.py)."""
+
+    gate_channels: int = 24
+    """The gate reads this many leading channels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BigramHashEmbedding:
+    """Trick `bigram_hash_embedding`: a hashed table of token pairs
+    (model/tricks/bigram_hash_embedding.py)."""
+
+    table_multiple: int = 5
+    """Rows of the table, in padded vocabularies."""
+    init: float = 0.1
+    """Initial factor of the looked-up row before every layer."""
+    sign_rows: int | None = 8192
+    """Rows of random signs that tell apart the pairs of one row. Null: no signs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseAttentionGate:
+    """Trick `sparse_attention_gate`: a gate on each head's output
+    (model/tricks/sparse_attention_gate.py)."""
+
+    gate_channels: int = 12
+    """The gate of each head reads this many leading channels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedHeads:
+    """Trick `paired_heads`: two heads in one softmax (model/tricks/paired_heads.py)."""
+
+    every: int = 2
+    """Of the layers with a short window, the first is paired and then every n-th."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValueEmbeddings:
+    """Trick `value_embeddings`: token tables added to the values
+    (model/tricks/value_embeddings.py)."""
+
+    gate_channels: int = 12
+    """The gate of each head reads this many leading channels."""
+    gate_scale: float = 3.0
+    """The gate is gate_scale times a sigmoid."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResidualScalars:
+    """Trick `residual_scalars`: resid_i x + x0_i x0 (model/tricks/residual_scalars.py)."""
+
+    resid_first: float = 1.15
+    """Initial factor of the residual stream at the first layer; linear to the last."""
+    resid_last: float = 1.05
+    """Initial factor of the residual stream at the last layer."""
+    x0_first: float = 0.20
+    """Initial factor of the embedding at the first layer; linear to the last."""
+    x0_last: float = 0.05
+    """Initial factor of the embedding at the last layer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backout:
+    """Trick `backout`: subtracts the middle of the network (model/tricks/backout.py)."""
+
+    init: float = 0.2
+    """Initial factor of the middle block's output."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetSkips:
+    """Trick `unet_skips`: early blocks feed late ones (model/tricks/unet_skips.py)."""
+
+    init: float = 1.0
+    """Initial factor of every skip."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fp8:
+    """Trick `fp8`: products of Linears in 8 bits while training (model/tricks/fp8.py)."""
+
+    head: bool = True
+    """Whether those of the head too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """The architecture."""
+
+    context_tokens: int = 1024
+    """T, tokens a row."""
+    vocab_size: int = 32_768
+    """V, tokens of the vocabulary with its specials; tables are padded to a multiple of 64."""
+    head_width: int = 64
+    """K, channels a head."""
+    width: int | None = None
+    """D. Null: 64 times depth, rounded up to a multiple of head_width."""
+    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
+    """LayerNorm with weight and bias, or RMSNorm without parameters, which also follows the
+    embedding."""
+    activation: Literal["gelu", "relu2", "leaky_relu2", "swiglu"] = "gelu"
+    """Of the MLP, whose hidden width is 4 D; with `swiglu` it is 8 D / 3, to the nearest multiple
+    of 16, which keeps the MLP's parameters."""
+    bias: bool = True
+    """Whether Linears have biases."""
+    tied_head: bool = True
+    """Whether the head is the embedding table."""
+    init: Literal["gpt2", "zero_projections"] = "gpt2"
+    """N(0, 0.02) with scaled residual projections, or uniform with zero residual projections."""
+    rotary: Rotary | None = None
+    """Rotary positions. Null: learned positions."""
+    qk_norm: QKNorm | None = None
+    """Norm of queries and keys. Null: none."""
+    windows: Windows | None = None
+    """Attention windows. Null: full causal attention in every layer."""
+    sparse_attention_gate: SparseAttentionGate | None = None
+    """Gates on the outputs of heads. Null: none."""
+    xsa: bool = False
+    """Whether a head's output loses its part along the token's own value (model/tricks/xsa.py)."""
+    partial_key_offset: bool = False
+    """Whether layers that see the whole context take the still channels of their keys from the
+    token before (model/tricks/partial_key_offset.py)."""
+    paired_heads: PairedHeads | None = None
+    """Heads in pairs. Null: every head attends to its own keys."""
+    softcap: Softcap | None = None
+    """Bounded logits. Null: logits as they are."""
+    logit_rescale: LogitRescale | None = None
+    """Logits through a shifted sigmoid. Null: logits as they are."""
+    smear: Smear | None = None
+    """Share of the token before. Null: none."""
+    bigram_hash_embedding: BigramHashEmbedding | None = None
+    """A table of token pairs. Null: none."""
+    value_embeddings: ValueEmbeddings | None = None
+    """Token tables for the values of every other layer. Null: none."""
+    residual_scalars: ResidualScalars | None = None
+    """Learned factors of stream and embedding. Null: a plain residual stream."""
+    backout: Backout | None = None
+    """Subtraction of the middle block's output. Null: none."""
+    unet_skips: UNetSkips | None = None
+    """Skips from early to late blocks. Null: none."""
+    fp8: Fp8 | None = None
+    """Products of Linears in 8 bits. Null: in the compute type."""

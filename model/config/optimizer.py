@@ -1,0 +1,127 @@
+"""Fields of the optimizers, by label of parameter."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW:
+    """AdamW settings of one label. The defaults are those that nanoGPT trains GPT-2 with."""
+
+    lr: float = 6e-4
+    """Peak learning rate before scaling."""
+    beta1: float = 0.9
+    """Decay of the first moment."""
+    beta2: float = 0.95
+    """Decay of the second moment."""
+    eps: float = 1e-8
+    """Added to the root of the second moment."""
+    decay: float = 0.1
+    """Decoupled weight decay, multiplied by the learning rate; constant over the run."""
+    batch_scaled: bool = False
+    """Whether lr is multiplied by sqrt(batch_tokens / 2^19)."""
+    width_scaled: bool = False
+    """Whether lr is multiplied by (D / 768)^-0.5."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NorMuon:
+    """Trick `muon_normuon`: a second moment per row or column of the orthogonal update."""
+
+    beta2: float = 0.9
+    """Decay of the second moment."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Muon:
+    """Trick `muon`: orthogonalised momentum for the matrices (model/optim/muon.py)."""
+
+    lr: float = 0.02
+    """Peak learning rate, times max(1, rows / cols)^0.5 of each matrix."""
+    batch_scaled: bool = True
+    """Whether lr is multiplied by sqrt(batch_tokens / 2^19)."""
+    decay: float = 0.28
+    """Weight decay, times sqrt(batch_tokens / 2^19) / r; falls to zero along a cosine."""
+    momentum_start: float = 0.85
+    """Momentum at step 0."""
+    momentum: float = 0.97
+    """Momentum after its warm-up."""
+    momentum_end: float = 0.90
+    """Momentum at the last step, reached linearly over the warm-down."""
+    momentum_warmup_steps: int = 400
+    """Steps of the momentum's warm-up, which wins over the warm-down."""
+    iterations: int = 5
+    """Steps of the orthogonalising iteration."""
+    orthogonalize: Literal["newton_schulz", "polar_express"] = "newton_schulz"
+    """The iteration's coefficients (sub-toggle muon_polar_express)."""
+    normuon: NorMuon | None = None
+    """Second moments of the update. Null: none."""
+    equalize_rows: bool = False
+    """MuonEq: rows to equal norms before orthogonalising (sub-toggle muon_equalize_rows)."""
+    renormalize: bool = False
+    """Muon+: Frobenius norm sqrt(min(m, n)) after orthogonalising (sub-toggle muon_renormalize)."""
+    cautious_decay: bool = False
+    """Decay only where update and weight agree in sign (sub-toggle muon_cautious_decay)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """One field a label: every parameter carries exactly one of these labels.
+
+    Labels of GPT-2 itself start at GPT-2's settings. A label that only a trick brings starts at
+    the reference recipe's (nanochat at 92d63d4), or where that has no such trick at those it was
+    found with, so a trick switched on alone brings its own settings and changes no other.
+    """
+
+    muon: Muon | None = None
+    """Muon for the label `matrices`. Null: AdamW with the settings of `matrices`."""
+    clip: float | None = 1.0
+    """Bound on the global gradient norm. Null: no clipping."""
+    table_interval_steps: int = 1
+    """Embedding and head take a step every n steps, on the gradients of all n (trick
+    `tables_every_second_step`)."""
+    matrices: AdamW = AdamW()
+    """Every 2-D weight in a block, while Muon is off."""
+    embedding: AdamW = AdamW()
+    """The token table (with a tied head: also the head)."""
+    head: AdamW = AdamW()
+    """The untied head."""
+    positions: AdamW = AdamW()
+    """Learned positions."""
+    norms: AdamW = AdamW(decay=0.0)
+    """Weights and biases of LayerNorms."""
+    biases: AdamW = AdamW(decay=0.0)
+    """Biases of Linears."""
+    value_tables: AdamW = AdamW(
+        lr=0.15,
+        beta1=0.8,
+        beta2=0.995,
+        eps=1e-10,
+        decay=0.01,
+        batch_scaled=True,
+        width_scaled=True,
+    )
+    """Tables of the value embeddings."""
+    resid_scalars: AdamW = AdamW(lr=0.005, beta1=0.8, eps=1e-10, decay=0.05, batch_scaled=True)
+    """Factors of the residual stream."""
+    x0_scalars: AdamW = AdamW(lr=0.5, beta1=0.96, eps=1e-10, decay=0.0, batch_scaled=True)
+    """Factors of the embedding and of the U-net skips."""
+    smear: AdamW = AdamW(lr=0.2, beta1=0.8, eps=1e-10, decay=0.0)
+    """Gate and factor of smear."""
+    backout: AdamW = AdamW(lr=0.2, beta1=0.8, eps=1e-10, decay=0.0)
+    """Factor of backout."""
+    attention_gates: AdamW = AdamW(lr=0.008, beta2=0.99, eps=1e-10, decay=0.0)
+    """Gates of the sparse attention gate; modded-nanogpt's settings."""
+    bigram_table: AdamW = AdamW(
+        lr=0.3,
+        beta1=0.8,
+        beta2=0.995,
+        eps=1e-10,
+        decay=0.001,
+        batch_scaled=True,
+        width_scaled=True,
+    )
+    """Table of the bigram hash embedding; the reference recipe's for the token table, as nanochat
+    trained it."""
+    bigram_scalars: AdamW = AdamW(lr=0.008, eps=1e-10, decay=0.0)
+    """Factors of the bigram hash embedding; modded-nanogpt's settings."""
