@@ -13,13 +13,15 @@ from typing import Any, Literal
 import msgspec
 
 from harness.full.band import Band
-from harness.full.cost import Cost
+from harness.full.cost import FIELD_FROM_STEP, STRETCH_SD, Cost
 from harness.full.forecast import Estimate
 from harness.full.preflight import SLOW_SHARE
 from harness.run import Progress
 
 LOOKS = 3  # in a row, some ten seconds each
 NOISE_TIMES = 4.0  # and beyond so many times what the others differ by
+TIME_SDS = 3.0  # of the forecast of time: it is looked at all along the run, and speaks once
+TIME_SHARE = 0.05  # of the run, before its pace says anything
 LOADER_SHARE = 0.02  # of a step that waits for its batch
 NO_FAULT = frozenset({"sw_power_cap", "applications_clocks_setting", "sync_boost"})
 """Reasons for lower clocks that a GPU at full work has, or that somebody has set."""
@@ -83,17 +85,21 @@ class Watch:
         self.course, self.began_s = course, began_s
         self._said = {(alarm.kind, alarm.about) for alarm in said}
         self._first: tuple[float, int] | None = None  # clock and step of the first look
+        self._settled: tuple[int, float] | None = None  # step, training time behind slow steps
         self._ranks_seen = self._looks_seen = 0
 
     def look(self, progress: Progress, now_s: float, free_bytes: int | None) -> list[Alarm]:
         """The alarms that are new."""
         if self._first is None and progress.step:
             self._first = (now_s, progress.step)
+        behind = self._first is not None and progress.step >= self._first[1] + FIELD_FROM_STEP
+        if self._settled is None and behind:
+            self._settled = (progress.step, progress.train_time_s)
         found = [
             *self._of_band(progress),
             *self._of_ranks(progress),
             *disk_alarms(self.course, progress.step, free_bytes),
-            *time_alarms(self.course, progress),
+            *time_alarms(self.course, progress, self._settled),
         ]
         new = [alarm for alarm in found if (alarm.kind, alarm.about) not in self._said]
         self._said |= {(alarm.kind, alarm.about) for alarm in new}
@@ -280,22 +286,37 @@ def disk_alarms(course: Course, step: int, free_bytes: int | None) -> list[Alarm
     ]
 
 
-def time_alarms(course: Course, progress: Progress) -> list[Alarm]:
-    """One where the steps so far are slower than the forecast's interval."""
-    if course.cost is None or progress.step < max(1, course.steps // 20):
+def time_alarms(
+    course: Course, progress: Progress, settled: tuple[int, float] | None
+) -> list[Alarm]:
+    """One where steps are slower than foretold, by more than a stretch differs from the whole.
+
+    `settled`: step and training time behind the first steps of an attempt, which say nothing.
+    """
+    if course.cost is None or settled is None:
         return []
-    projected = progress.train_time_s * course.steps / progress.step
-    foretold = course.cost.train_s
-    if projected <= foretold.high or math.isnan(projected):
+    steps = progress.step - settled[0]
+    if steps < max(FIELD_FROM_STEP, TIME_SHARE * course.steps):
+        return []
+    pace_s = (progress.train_time_s - settled[1]) / steps
+    projected, foretold = pace_s * (course.steps - FIELD_FROM_STEP), course.cost.field_s
+    most = _at_most(foretold)
+    if not projected > most:
         return []
     return [
         Alarm(
             kind="time",
             about="training",
             step=progress.step,
-            expected=f"{foretold.low:,.0f} to {foretold.high:,.0f} s of training",
+            expected=f"{foretold.estimate:,.0f} s behind the first steps, {most:,.0f} at most",
             got=f"{projected:,.0f} s at this pace",
             remedy="Look for a slow rank, throttled clocks or a stalled loader, which are said "
             "here too.",
         )
     ]
+
+
+def _at_most(foretold: Estimate) -> float:
+    half = statistics.NormalDist().inv_cdf((1 + foretold.level) / 2)
+    sd = math.log(foretold.high / foretold.estimate) / half
+    return foretold.estimate * math.exp(TIME_SDS * math.hypot(sd, STRETCH_SD))

@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from harness.full.cost import Cost
+from harness.full.forecast import Estimate
 from harness.full.watch import LOOKS, Course, Watch, rank_alarms
 from harness.run import Progress
 
@@ -90,6 +92,34 @@ def test_time_left_and_money_spent_follow_the_clock():
     standing = watch.standing(Progress(step=30), 140.0)
     assert standing.left_s == pytest.approx(70 * 2.0)
     assert standing.usd == pytest.approx(2.0 * 4 * 140 / 3600)
+
+
+def said_of_time(step_s: float, first_s: float) -> list[str]:
+    """What a run of 400 steps is told, foretold at one second each, 0.9 % either way."""
+    near = Estimate(estimate=389.0, low=385.5, high=392.5)
+    cost = Cost(train_s=near, field_s=near, wall_s=near, usd=None, parts=[], notes=[])
+    watch = Watch(Course(steps=400, ranks=1, cost=cost), began_s=0.0)
+    alarms = []
+    for step in range(1, 401):
+        train_time_s = first_s * min(step, 11) + step_s * max(0, step - 11)
+        alarms += watch.look(Progress(step=step, train_time_s=train_time_s), step, None)
+    return [f"{alarm.kind} at {alarm.step}: {alarm.got}" for alarm in alarms]
+
+
+def test_steps_slower_than_foretold_are_told_once_and_slow_first_steps_are_not():
+    assert said_of_time(step_s=1.0, first_s=30.0) == []
+    assert said_of_time(step_s=1.01, first_s=1.0) == []
+    assert said_of_time(step_s=1.04, first_s=1.0) == ["time at 32: 405 s at this pace"]
+
+
+def test_a_run_that_goes_on_is_judged_behind_its_own_first_steps():
+    near = Estimate(estimate=389.0, low=385.5, high=392.5)
+    cost = Cost(train_s=near, field_s=near, wall_s=near, usd=None, parts=[], notes=[])
+    watch = Watch(Course(steps=400, ranks=1, cost=cost), began_s=0.0)
+    for step in range(201, 401):
+        slow_s = 20.0 * min(step - 200, 8)
+        progress = Progress(step=step, train_time_s=step + slow_s)
+        assert watch.look(progress, step, None) == []
 
 
 def test_before_two_looks_nothing_is_known_of_the_time_left():
