@@ -26,6 +26,7 @@ GRACE_S = 10.0  # for a trainer to write `interrupted` after SIGTERM
 LOG = "log.txt"
 POLL_S = 0.02
 PROGRESS_S = 0.1  # a search ends a run that is pruned within a step or two
+QUIET_S = 10.0  # a trainer that says nothing is told of as often as this
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -97,7 +98,7 @@ def asked_to(stop: Stop) -> Iterator[None]:
 
 
 class Progress(msgspec.Struct, kw_only=True):
-    """The latest of what a running trainer has logged."""
+    """The latest of what a running trainer has logged; `silent_s`: how long ago that was."""
 
     phase: str = ""
     step: int = 0
@@ -110,6 +111,7 @@ class Progress(msgspec.Struct, kw_only=True):
     evaluations: list[dict[str, Any]] = []  # all of them, as they were logged
     ranks: list[dict[str, Any]] = []  # likewise: what each rank did, every few seconds
     losses: list[tuple[int, float]] = []  # of training: (step, nats a token), every step
+    silent_s: float = 0.0
 
 
 def execute(
@@ -186,7 +188,7 @@ def _watch(
 ) -> str | None:
     """Waits for the end of the process, and brings it about when patience has an end."""
     tail = EventTail(run_dir / "events.jsonl")
-    next_look = 0.0
+    next_look, heard, told = 0.0, time.monotonic(), time.monotonic()
     while not _has_ended(process):
         now = time.monotonic()
         if patience.stop:
@@ -197,7 +199,11 @@ def _watch(
             return "time-out"
         if on_progress is not None and now >= next_look:
             if tail.read():
+                heard = now
+            if heard == now or now - told >= QUIET_S:
+                tail.progress.silent_s = now - heard
                 on_progress(tail.progress)
+                told = now
             next_look = now + PROGRESS_S
         time.sleep(POLL_S)
     if on_progress is not None and tail.read():

@@ -25,9 +25,10 @@ TIME_SHARE = 0.05  # of the run, before its pace says anything
 LOADER_SHARE = 0.02  # of a step that waits for its batch
 NO_FAULT = frozenset({"sw_power_cap", "applications_clocks_setting", "sync_boost"})
 """Reasons for lower clocks that a GPU at full work has, or that somebody has set."""
+SILENT_S = 300.0  # longer than any part of a run goes on without an event
 DISK_CHECKPOINTS = 1.5  # room for the next one, and some
 
-Kind = Literal["loss", "slow rank", "throttled", "loader", "disk", "time"]
+Kind = Literal["loss", "slow rank", "throttled", "loader", "disk", "time", "silence"]
 Event = dict[str, Any]
 
 
@@ -100,6 +101,7 @@ class Watch:
             *self._of_ranks(progress),
             *disk_alarms(self.course, progress.step, free_bytes),
             *time_alarms(self.course, progress, self._settled),
+            *silence_alarms(progress),
         ]
         new = [alarm for alarm in found if (alarm.kind, alarm.about) not in self._said]
         self._said |= {(alarm.kind, alarm.about) for alarm in new}
@@ -282,6 +284,23 @@ def disk_alarms(course: Course, step: int, free_bytes: int | None) -> list[Alarm
             expected=f"room for another checkpoint of {needs / 1e9:.1f} GB",
             got=f"{free_bytes / 1e9:.1f} GB free",
             remedy="Free some space now: the run goes on, and its next checkpoint may not fit.",
+        )
+    ]
+
+
+def silence_alarms(progress: Progress) -> list[Alarm]:
+    """One where nothing was logged for long, as when ranks wait for one that is gone."""
+    if progress.silent_s < SILENT_S:
+        return []
+    return [
+        Alarm(
+            kind="silence",
+            about=f"behind step {progress.step}",
+            step=progress.step,
+            expected=f"an event every {SILENT_S / 60:.0f} minutes at least",
+            got=f"none for {progress.silent_s / 60:.0f}, in phase {progress.phase or 'start'}",
+            remedy="Look at its log.txt and at nvidia-smi. NCCL ends ranks that wait for one that "
+            "is gone, after its own time-out; Ctrl-C ends the job, and the same command goes on.",
         )
     ]
 

@@ -4,19 +4,26 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from harness import atomic, run
 from harness.fake import config as fake
-from harness.run import Ended, EventTail, Stop, execute, holders, lock_file, start_ticks
+from harness.run import Ended, EventTail, Progress, Stop, execute, holders, lock_file, start_ticks
 from harness.trainer import FakeTrainer
 
 TRAINER = FakeTrainer()
 
 
-def start(folder: Path, timeout_s: float = 30.0, stop: Stop | None = None, **overrides: object):
+def start(
+    folder: Path,
+    timeout_s: float = 30.0,
+    stop: Stop | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    **overrides: object,
+):
     """Runs the FakeTrainer with some overrides of its configuration."""
     config = fake.load(
         None, {"dial.steps": 20, **{k.replace("__", "."): v for k, v in overrides.items()}}
@@ -29,6 +36,7 @@ def start(folder: Path, timeout_s: float = 30.0, stop: Stop | None = None, **ove
         checkout=TRAINER.checkout,
         timeout_s=timeout_s,
         stop=stop or Stop(),
+        on_progress=on_progress,
     )
 
 
@@ -44,6 +52,20 @@ def test_a_run_that_hangs_is_ended_at_its_limit(tmp_path):
     ended = start(tmp_path / "run", timeout_s=0.5, fail__hang_at_step=3)
     assert ended.cause == "time-out"
     assert atomic.read_json(tmp_path / "run" / "result.json")["status"] == "interrupted"
+
+
+def test_a_silent_run_is_told_of_with_the_time_since_it_last_said_anything(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "QUIET_S", 0.2)
+    told: list[tuple[int, float]] = []
+    start(
+        tmp_path / "run",
+        timeout_s=2.0,
+        on_progress=lambda latest: told.append((latest.step, latest.silent_s)),
+        fail__hang_at_step=3,
+    )
+    silent = [seconds for step, seconds in told if step == 2 and seconds > 0]
+    assert len(silent) >= 2
+    assert silent == sorted(silent)
 
 
 def test_a_run_that_ignores_sigterm_is_killed(tmp_path, monkeypatch):

@@ -122,6 +122,16 @@ def test_a_run_that_goes_on_is_judged_behind_its_own_first_steps():
         assert watch.look(progress, step, None) == []
 
 
+def test_a_trainer_that_falls_silent_is_told_of_once_a_step():
+    watch = Watch(COURSE, began_s=0.0)
+    said = [
+        alarm.got
+        for step, silent_s in ((7, 290.0), (7, 310.0), (7, 320.0), (8, 0.0), (8, 620.0))
+        for alarm in watch.look(Progress(step=step, phase="train", silent_s=silent_s), 1.0, None)
+    ]
+    assert said == ["none for 5, in phase train", "none for 10, in phase train"]
+
+
 def test_before_two_looks_nothing_is_known_of_the_time_left():
     watch = Watch(COURSE, began_s=0.0)
     watch.look(Progress(step=1), 5.0, None)
