@@ -138,7 +138,7 @@ class FullJob:
         needs_one = not (self.options.without_forecast or self.options.preflight_only)
         if foretold.forecast is None and needs_one:
             return self._end(errors.COULD_NOT_RUN, "Nothing was started.")
-        found = self._looked_at(examiner, found)
+        found = self._looked_at(examiner, found, planned.stages)
         foretold = with_cost(foretold, planned, self.store, records, ledger, found)
         found = found.with_(self._time_limit(planned, foretold))
         self._tell_preflight(found)
@@ -181,12 +181,12 @@ class FullJob:
         atomic.write_text(self.folder / "job.yaml", self.path.read_text(encoding="utf-8"))
         atomic.write_json(self.folder / "job.json", msgspec.to_builtins(self.file))
 
-    def _looked_at(self, examiner: Examiner, found: Preflight) -> Preflight:
+    def _looked_at(self, examiner: Examiner, found: Preflight, stages: Sequence[int]) -> Preflight:
         """Needs, and what the GPUs have to say; no step where a probe forbids it."""
         found = examiner.probe(found)
         self._refuse_if_stopped()
         if not found.stops and self.trainer.paces:
-            found = examiner.steps(found, self.file.step_test_seconds)
+            found = examiner.steps(found, self.file.step_test_seconds, stages)
         return found
 
     def _refuse_if_stopped(self) -> None:

@@ -201,9 +201,16 @@ class NativeTrainer:
         """The command line of one run, but for its watch descriptor."""
         return self._spread(ranks, "train", config_file, run_dir)
 
-    def pace_command(self, config_file: Path, run_dir: Path, ranks: int = 1) -> list[str]:
-        """The command line of a trainer that steps when told, but for its watch descriptor."""
-        return self._spread(ranks, "pace", config_file, run_dir)
+    def pace_command(
+        self, config_file: Path, run_dir: Path, ranks: int = 1, at_step: int = 0
+    ) -> list[str]:
+        """The command line of a trainer that steps when told, but for its watch descriptor.
+
+        `at_step`: where its schedules are held; a trainer without stages is never asked for another
+        than the first.
+        """
+        held = ["--at-step", str(at_step)] if at_step else []
+        return self._spread(ranks, "pace", config_file, run_dir, *held)
 
     def probe_command(self, config_file: Path, run_dir: Path, ranks: int = 1) -> list[str]:
         """The command line that leaves `probe.json` in a folder, but for its watch descriptor."""
@@ -215,9 +222,11 @@ class NativeTrainer:
         found: Probe | None = None if value is None else self._as(value, Probe, "probe")
         return found
 
-    def _spread(self, ranks: int, verb: str, config_file: Path, run_dir: Path) -> list[str]:
+    def _spread(
+        self, ranks: int, verb: str, config_file: Path, run_dir: Path, *more: str
+    ) -> list[str]:
         """A verb on one rank or several."""
-        arguments = ["--config", str(config_file), "--out", str(run_dir)]
+        arguments = ["--config", str(config_file), "--out", str(run_dir), *more]
         if ranks == 1:
             return self._command(verb, *arguments)
         return self.launcher(self.python, [f"{self.package}.{verb}", *arguments], ranks)
@@ -316,10 +325,12 @@ class FakeTrainer(NativeTrainer):
     package: ClassVar[str] = "harness.fake"
     extras: ClassVar[tuple[str, ...]] = ()
 
-    def _spread(self, ranks: int, verb: str, config_file: Path, run_dir: Path) -> list[str]:
+    def _spread(
+        self, ranks: int, verb: str, config_file: Path, run_dir: Path, *more: str
+    ) -> list[str]:
         """One process that pretends to be all ranks."""
         pretended = ["--ranks", str(ranks)] if ranks > 1 else []
-        return [*super()._spread(1, verb, config_file, run_dir), *pretended]
+        return [*super()._spread(1, verb, config_file, run_dir, *more), *pretended]
 
 
 TRAINERS: dict[str, type[NativeTrainer]] = {

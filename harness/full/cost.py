@@ -57,6 +57,7 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
 
     `train_s` is all steps, `field_s` those that nanochat's leaderboard counts, `wall_s` everything
     from start to end, `usd` all ranks for `wall_s`; `parts` the seconds by part, steps first.
+    `stages`: (steps, seconds a step), one after the other; `step_sd`: of one step, relative.
     """
 
     train_s: Estimate
@@ -65,6 +66,16 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
     usd: Estimate | None
     parts: list[tuple[str, float]]
     notes: list[str]
+    stages: list[tuple[int, float]] = []
+    step_sd: float = 0.0
+
+    def seconds(self, first: int, end: int) -> float:
+        """What the steps from `first` to before `end` (from 0) take, as foretold."""
+        found, at = 0.0, 0
+        for steps, step_s in self.stages:
+            found += step_s * max(0, min(end, at + steps) - max(first, at))
+            at += steps
+        return found
 
 
 def launch_row(ledger: Ledger, bench: Bench) -> Row:
@@ -121,6 +132,8 @@ def time_and_cost(
         usd=_times(wall, rate) if rate is not None else None,
         parts=[("steps", train_s), *beside.items()],
         notes=_notes(stages, parts, launch, host),
+        stages=[(stage.steps, _step_s(stage)) for stage in stages],
+        step_sd=_step_sd(stages),
     )
 
 
@@ -133,6 +146,13 @@ def _step_s(stage: Stage) -> float:
             remedy="Let the step test take longer, or look why the stage did not run.",
         )
     return float(np.mean(stage.step_s))
+
+
+def _step_sd(stages: Sequence[Stage]) -> float:
+    """The relative SD of one step, over all stages together."""
+    pairs = [(len(stage.step_s), np.array(stage.step_s) / _step_s(stage)) for stage in stages]
+    df = sum(n - 1 for n, _ in pairs)
+    return math.sqrt(sum(float(np.sum((each - 1) ** 2)) for _, each in pairs) / df) if df else 0.0
 
 
 def _window_variance(stages: Sequence[Stage], train_s: float) -> tuple[float, float]:

@@ -72,16 +72,20 @@ def with_cost(
     ledger: Ledger,
     preflight: Preflight,
 ) -> Foretold:
-    """The same with time and money, from the steps of a preflight."""
-    test = preflight.steps
-    if test is None:
+    """The same with time and money, from the steps of a preflight in every stage of the job."""
+    tests = preflight.steps
+    if [test.at_step for test in tests] != plan.stages:
         return foretold
+    ends = [*plan.stages[1:], plan.steps]
     scale = words_of(plan.file.trainer, plan.recipe.derived)
     cost = time_and_cost(
-        [Stage(name="all steps", steps=plan.steps, step_s=test.step_s)],
-        _parts(plan, store, records, test.startup_s),
+        [
+            Stage(name=f"steps from {test.at_step:,}", steps=end - test.at_step, step_s=test.step_s)
+            for test, end in zip(tests, ends, strict=True)
+        ],
+        _parts(plan, store, records, tests[0].startup_s),
         ranks=plan.file.ranks,
-        launch=launch_row(ledger, Bench(scale=scale, device=test.device)),
+        launch=launch_row(ledger, Bench(scale=scale, device=tests[0].device)),
         price_usd_per_gpu_hour=plan.file.price_usd_per_gpu_hour,
     )
     return msgspec.structs.replace(foretold, cost=cost)

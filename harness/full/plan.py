@@ -50,6 +50,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return int(self.recipe.derived.get("steps") or 0)
 
     @property
+    def stages(self) -> list[int]:
+        """The first step of each stage of the full run: within one, steps have one shape."""
+        told = self.recipe.derived.get("stages") or []
+        return [int(stage["first_step"]) for stage in told] or [0]
+
+    @property
     def evaluations(self) -> int:
         """How often the full run evaluates, its end included."""
         every = _value(self.recipe.config, self.evaluate_path) if self.evaluate_path else None

@@ -31,7 +31,10 @@ SEVERITIES = ("stops", "warns", "told")
 
 
 class StepTest(msgspec.Struct, frozen=True, kw_only=True):
-    """Steps of the job's own ranks. `step_s`: every one of them, after compilation and warm-up."""
+    """Steps of the job's own ranks. `step_s`: every one of them, after compilation and warm-up.
+
+    `at_step`: the first step of their stage, in a job whose steps change their shape.
+    """
 
     step_s: list[float]
     loader_wait_s: list[float]
@@ -43,6 +46,7 @@ class StepTest(msgspec.Struct, frozen=True, kw_only=True):
     device_memory_bytes: float | None = None
     device: str | None = None
     environment_id: str = ""
+    at_step: int = 0
 
     @property
     def tokens_per_s(self) -> float:
@@ -60,7 +64,7 @@ class Preflight(msgspec.Struct, frozen=True, kw_only=True):
     planned_tokens: int | None = None
     data: dict[str, Any] = {}
     gpus: int = 0
-    steps: StepTest | None = None
+    steps: list[StepTest] = []  # one of each stage
 
     @property
     def stops(self) -> list[Finding]:
@@ -124,10 +128,22 @@ class Examiner:
             shutil.copyfile(run_dir / "probe.json", self.folder / "probe.json")
         return before.with_(found, gpus=len(told.gpus) if told is not None else 0)
 
-    def steps(self, before: Preflight, seconds: float) -> Preflight:
-        """What steps of the job itself take. Raises PaceStopped."""
+    def steps(self, before: Preflight, seconds: float, stages: Sequence[int] = (0,)) -> Preflight:
+        """What steps of the job itself take, in each of its stages, by their first steps.
+
+        Stages share the seconds; one that fails is the last. Raises PaceStopped.
+        """
+        found = before
+        for at_step in stages:
+            found = self._steps_at(found, seconds / len(stages), at_step)
+            if len(found.steps) == len(before.steps):
+                break
+            before = found
+        return found
+
+    def _steps_at(self, before: Preflight, seconds: float, at_step: int) -> Preflight:
         run_dir = self._fresh("steps")
-        command = self.trainer.pace_command(self.config_file, run_dir, self.ranks)
+        command = self.trainer.pace_command(self.config_file, run_dir, self.ranks, at_step)
         pace = Pace("the step test", command, self.trainer.checkout, run_dir)
         try:
             ready = answers([pace], START_LIMIT_S, self.stop)[0]
@@ -138,8 +154,8 @@ class Examiner:
             return before.with_([_failed(failure, run_dir)])
         finally:
             pace.kill()
-        told = step_test(ready, turn)
-        return before.with_(judged(told, self.ranks), steps=told)
+        told = msgspec.structs.replace(step_test(ready, turn), at_step=at_step)
+        return before.with_(judged(told, self.ranks), steps=[*before.steps, told])
 
     def _fresh(self, name: str) -> Path:
         """An empty folder; one that a trainer was at work in before is gone."""
@@ -192,14 +208,15 @@ def step_test(ready: dict[str, Any], turn: dict[str, Any]) -> StepTest:
 
 
 def judged(test: StepTest, ranks: int) -> list[Finding]:
-    """What a step test says; pure."""
+    """What a step test says; pure. Of a later stage its findings name the step."""
     found = [_speed(test, ranks), _loader(test)]
     if len(test.compute_s_by_rank) > 1:
         found.append(_equal_ranks(test.compute_s_by_rank))
     peaks = [peak for peak in test.peak_memory_bytes_by_rank if peak is not None]
     if peaks and test.device_memory_bytes:
         found.append(_memory(max(peaks), test.device_memory_bytes))
-    return found
+    where = f" from step {test.at_step:,}" if test.at_step else ""
+    return [msgspec.structs.replace(one, what=one.what + where) for one in found]
 
 
 def _speed(test: StepTest, ranks: int) -> Finding:

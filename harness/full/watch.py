@@ -129,11 +129,16 @@ class Watch:
     def _left_s(self, progress: Progress, now_s: float) -> float | None:
         """By the pace since the first step that was seen, with all that stands between steps; CORE
         comes behind the last."""
-        cost, left = self.course.cost, self.course.steps - progress.step
+        cost, end = self.course.cost, self.course.steps
         if self._first is not None and progress.step > self._first[1]:
-            since_s, steps = now_s - self._first[0], progress.step - self._first[1]
-            return left * since_s / steps + (dict(cost.parts).get("CORE", 0.0) if cost else 0.0)
-        return None if cost is None else cost.wall_s.estimate * left / self.course.steps
+            since_s, first = now_s - self._first[0], self._first[1]
+            if cost is None:
+                return since_s * (end - progress.step) / (progress.step - first)
+            slower = since_s / cost.seconds(first, progress.step)
+            return slower * cost.seconds(progress.step, end) + dict(cost.parts).get("CORE", 0.0)
+        if cost is None:
+            return None
+        return cost.wall_s.estimate * cost.seconds(progress.step, end) / cost.seconds(0, end)
 
     def _of_band(self, progress: Progress) -> list[Alarm]:
         """Looked at when a planned look has become due, and not in between."""
@@ -314,12 +319,12 @@ def time_alarms(
     """
     if course.cost is None or settled is None:
         return []
-    steps = progress.step - settled[0]
-    if steps < max(FIELD_FROM_STEP, TIME_SHARE * course.steps):
+    taken = progress.step - settled[0]
+    if taken < max(FIELD_FROM_STEP, TIME_SHARE * course.steps):
         return []
-    pace_s = (progress.train_time_s - settled[1]) / steps
-    projected, foretold = pace_s * (course.steps - FIELD_FROM_STEP), course.cost.field_s
-    most = _at_most(foretold)
+    took_s, foretold = progress.train_time_s - settled[1], course.cost.field_s
+    projected = foretold.estimate * took_s / course.cost.seconds(settled[0], progress.step)
+    most = _at_most(foretold, course.cost.step_sd / math.sqrt(taken))
     if not projected > most:
         return []
     return [
@@ -327,15 +332,16 @@ def time_alarms(
             kind="time",
             about="training",
             step=progress.step,
-            expected=f"{foretold.estimate:,.0f} s behind the first steps, {most:,.0f} at most",
-            got=f"{projected:,.0f} s at this pace",
+            expected=f"{foretold.estimate:,.1f} s behind the first steps, {most:,.1f} at most",
+            got=f"{projected:,.1f} s at this pace",
             remedy="Look for a slow rank, throttled clocks or a stalled loader, which are said "
             "here too.",
         )
     ]
 
 
-def _at_most(foretold: Estimate) -> float:
+def _at_most(foretold: Estimate, stretch_sd: float) -> float:
+    """What a pace may come to: by launch and step test, by the stretch it is of and its noise."""
     half = statistics.NormalDist().inv_cdf((1 + foretold.level) / 2)
     sd = math.log(foretold.high / foretold.estimate) / half
-    return foretold.estimate * math.exp(TIME_SDS * math.hypot(sd, STRETCH_SD))
+    return foretold.estimate * math.exp(TIME_SDS * math.hypot(sd, STRETCH_SD, stretch_sd))

@@ -1,5 +1,9 @@
 """What steps before a job say of it, and what of a run's name and record follows from its ranks."""
 
+import sys
+from pathlib import Path
+from typing import ClassVar
+
 import msgspec
 import pytest
 
@@ -7,7 +11,7 @@ from harness.arms import plan_id
 from harness.full.preflight import Examiner, Preflight, StepTest, judged, worst_first
 from harness.record import Identity, Launch
 from harness.run import Stop
-from harness.trainer import Finding, Request, by_name
+from harness.trainer import FakeTrainer, Finding, Request, by_name
 
 IDENTITY = Identity(config_id="c", code_id="d", data_id="e", protocol=1)
 GIB = 2.0**30
@@ -68,3 +72,28 @@ def test_a_machine_of_several_is_judged_for_its_share_of_the_ranks(tmp_path):
         examiner = Examiner(by_name("fake"), config, 4, tmp_path, Stop(), nodes)
         told = {one.what: one.got for one in examiner.needs().findings}
         assert told["ranks here"] == here
+
+
+class Staged(FakeTrainer):
+    """Its steps change their shape; from `broken` on they cannot be taken."""
+
+    broken: ClassVar[int] = 1000
+
+    def pace_command(
+        self, config_file: Path, run_dir: Path, ranks: int = 1, at_step: int = 0
+    ) -> list[str]:
+        command = super().pace_command(config_file, run_dir, ranks)
+        return command if at_step < self.broken else [sys.executable, "-c", "raise SystemExit(1)"]
+
+
+def test_steps_of_every_stage_are_taken_and_a_stage_that_fails_is_the_last(tmp_path, monkeypatch):
+    config = by_name("fake").describe([Request(name="job", base=None, set={})])[0].config
+    examiner = Examiner(Staged(), config, 2, tmp_path, Stop())
+    nothing = Preflight(at=0.0, ranks=2)
+    found = examiner.steps(nothing, 0.3, [0, 7])
+    assert [test.at_step for test in found.steps] == [0, 7]
+    assert {"step test", "step test from step 7"} <= {one.what for one in found.findings}
+    monkeypatch.setattr(Staged, "broken", 7)
+    broken = examiner.steps(nothing, 0.3, [0, 7, 9])
+    assert [test.at_step for test in broken.steps] == [0]
+    assert len(broken.stops) == 1

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from harness.full.cost import Cost
@@ -10,6 +11,17 @@ from harness.full.watch import LOOKS, Course, Watch, rank_alarms
 from harness.run import Progress
 
 COURSE = Course(steps=100, ranks=4, price_usd_per_gpu_hour=2.0)
+SECONDS = Estimate(estimate=389.0, low=385.5, high=392.5)  # of 400 steps, but for the first eleven
+MORE = Estimate(estimate=789.0, low=781.9, high=796.1)
+COST = Cost(
+    train_s=SECONDS,
+    field_s=SECONDS,
+    wall_s=SECONDS,
+    usd=None,
+    parts=[],
+    notes=[],
+    stages=[(400, 1.0)],
+)
 
 
 def look(**changes: Any) -> dict[str, Any]:
@@ -94,10 +106,9 @@ def test_time_left_and_money_spent_follow_the_clock():
     assert standing.usd == pytest.approx(2.0 * 4 * 140 / 3600)
 
 
-def said_of_time(step_s: float, first_s: float) -> list[str]:
+def said_of_time(step_s: float, first_s: float, step_sd: float = 0.0) -> list[str]:
     """What a run of 400 steps is told, foretold at one second each, 0.9 % either way."""
-    near = Estimate(estimate=389.0, low=385.5, high=392.5)
-    cost = Cost(train_s=near, field_s=near, wall_s=near, usd=None, parts=[], notes=[])
+    cost = msgspec.structs.replace(COST, step_sd=step_sd)
     watch = Watch(Course(steps=400, ranks=1, cost=cost), began_s=0.0)
     alarms = []
     for step in range(1, 401):
@@ -109,13 +120,28 @@ def said_of_time(step_s: float, first_s: float) -> list[str]:
 def test_steps_slower_than_foretold_are_told_once_and_slow_first_steps_are_not():
     assert said_of_time(step_s=1.0, first_s=30.0) == []
     assert said_of_time(step_s=1.01, first_s=1.0) == []
-    assert said_of_time(step_s=1.04, first_s=1.0) == ["time at 32: 405 s at this pace"]
+    assert said_of_time(step_s=1.04, first_s=1.0) == ["time at 32: 404.6 s at this pace"]
+
+
+def test_steps_that_vary_much_are_told_later_that_they_are_slow():
+    (told,) = said_of_time(step_s=1.04, first_s=1.0, step_sd=0.2)
+    assert told.startswith("time at 357")
+
+
+def test_stages_of_dearer_steps_are_no_delay_and_count_in_the_time_that_is_left():
+    cost = msgspec.structs.replace(COST, stages=[(200, 1.0), (200, 3.0)], field_s=MORE)
+    watch = Watch(Course(steps=400, ranks=1, cost=cost), began_s=0.0)
+    for step in range(1, 401):
+        now_s = float(step + 2 * max(0, step - 200))
+        progress = Progress(step=step, train_time_s=now_s)
+        assert watch.look(progress, now_s, None) == []
+        if step > 1:
+            left_s = watch.standing(progress, now_s).left_s
+            assert left_s == pytest.approx(800 - now_s)
 
 
 def test_a_run_that_goes_on_is_judged_behind_its_own_first_steps():
-    near = Estimate(estimate=389.0, low=385.5, high=392.5)
-    cost = Cost(train_s=near, field_s=near, wall_s=near, usd=None, parts=[], notes=[])
-    watch = Watch(Course(steps=400, ranks=1, cost=cost), began_s=0.0)
+    watch = Watch(Course(steps=400, ranks=1, cost=COST), began_s=0.0)
     for step in range(201, 401):
         slow_s = 20.0 * min(step - 200, 8)
         progress = Progress(step=step, train_time_s=step + slow_s)
