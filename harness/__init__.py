@@ -66,6 +66,8 @@ The path of one result. A file imports only from files above it; a test holds th
     searching       what the command search does
     tuning          a study's sweep, filled by a search
     launching       what the command full does
+    options         what several commands take: store, overrides, margins
+    gate_cli        the words of gate and baseline
     ci              workflows that gate pull requests: written, updated, checked
     cli             the words of the command line
 

@@ -5,19 +5,30 @@ Only reads words; commands.py does the work, and is imported when a command runs
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 from typer.core import TyperCommand
 
 from harness.ci import cli as ci_cli
 from harness.cluster import cli as cluster_cli
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from harness.banking import Found
-    from harness.store import Store
+from harness.gate_cli import baseline_app, gate
+from harness.options import (
+    BASELINES,
+    LEDGER,
+    STORE,
+    AlphaOption,
+    BaselinesOption,
+    JsonOption,
+    LedgerOption,
+    MarginOption,
+    MaxMinutesOption,
+    PriceOption,
+    SetOption,
+    StoreOption,
+    new_console,
+    open_store,
+)
 
 app = typer.Typer(
     name="harness",
@@ -28,33 +39,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(ci_cli.app, name="ci")
-app.command()(ci_cli.drift)
-app.command()(cluster_cli.submit)
-
-StoreOption = Annotated[Path, typer.Option("--store", help="Folder of all runs and records.")]
-SetOption = Annotated[
-    Optional[list[str]],  # noqa: UP045  (typer reads it at run time)
-    typer.Option("--set", help="Override, such as dial.depth=8. May be repeated."),
-]
-STORE = Path("runs")
-LedgerOption = Annotated[
-    Path, typer.Option("--ledger", help="A ledger file beside the shipped rows, where it exists.")
-]
-LEDGER = Path("baselines/noise.csv")
-BaselinesOption = Annotated[Path, typer.Option("--baselines", help="Folder of all baselines.")]
-AlphaOption = Annotated[float, typer.Option(help="Error rate of each verdict.")]
-MarginOption = Annotated[
-    Optional[list[str]],  # noqa: UP045
-    typer.Option(help="Harm that matters, such as val_loss=0.002 or tokens_per_s=0.005."),
-]
-MaxMinutesOption = Annotated[
-    Optional[float],  # noqa: UP045
-    typer.Option(help="Stop in time, between two runs; the same command goes on."),
-]
-PriceOption = Annotated[Optional[float], typer.Option(help="USD per GPU-hour.")]  # noqa: UP045
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-BASELINES = Path("baselines")
-baseline_app = typer.Typer(no_args_is_help=True, help="What a configuration reached, stored.")
 app.add_typer(baseline_app, name="baseline")
 BETWEEN = "\0--"  # no file can be called so
 
@@ -75,9 +59,9 @@ def run(
     from harness.trainer import by_name
 
     code = commands.run(
-        _console(),
+        new_console(),
         config,
-        _store(store),
+        open_store(store),
         trainer=by_name(trainer),
         sets=parse_sets(sets or []),
         seed=seed,
@@ -131,10 +115,12 @@ def study(
     )
     if dry_run:
         code = commands.dry_run(
-            _console(), changed, file, _store(store), options, measure=not no_measure
+            new_console(), changed, file, open_store(store), options, measure=not no_measure
         )
     else:
-        code = commands.study(_console(), changed, file, _store(store), options, html=not no_html)
+        code = commands.study(
+            new_console(), changed, file, open_store(store), options, html=not no_html
+        )
     raise typer.Exit(code)
 
 
@@ -155,8 +141,8 @@ def report(
     from harness import commands
 
     code = commands.report(
-        _console(),
-        _store(store),
+        new_console(),
+        open_store(store),
         name,
         out=out,
         json=json,
@@ -202,7 +188,7 @@ def search(
 
     asked = searching.changed(load_search(file), sets=parse_sets(sets or []), price=price)
     if dry_run:
-        raise typer.Exit(searching.dry_run(_console(), asked, file, _store(store)))
+        raise typer.Exit(searching.dry_run(new_console(), asked, file, open_store(store)))
     options = searching.Options(
         max_minutes=max_minutes,
         gpus=[str(number) for number in parse_seeds(gpus)] if gpus else [],
@@ -212,7 +198,7 @@ def search(
         report_only=report,
         html=not no_html,
     )
-    raise typer.Exit(searching.search(_console(), asked, file, _store(store), options))
+    raise typer.Exit(searching.search(new_console(), asked, file, open_store(store), options))
 
 
 @app.command()
@@ -264,8 +250,8 @@ def full(
         evidence=evidence,
         json=json,
     )
-    console = Console(stderr=True) if json else _console()
-    raise typer.Exit(launching.full(console, asked, file, _store(store), options))
+    console = Console(stderr=True) if json else new_console()
+    raise typer.Exit(launching.full(console, asked, file, open_store(store), options))
 
 
 class _Sides(TyperCommand):
@@ -323,12 +309,12 @@ def compare(
         higher_better=higher_better or [],
     )
     code = command.compare(
-        _console(),
+        new_console(),
         a,
         b,
         asked,
         regex=regex or [],
-        ledger=command.load_ledger(ledger, _store(store)),
+        ledger=command.load_ledger(ledger, open_store(store)),
         form="json" if json else "markdown" if markdown else "terminal",
         tasks=core,
     )
@@ -347,177 +333,12 @@ def noise(
     """The noise ledger: how much equal runs differ, and what is not known yet."""
     from harness import compare as command
 
-    raise typer.Exit(command.noise(_console(), ledger, _store(store), write=write))
+    raise typer.Exit(command.noise(new_console(), ledger, open_store(store), write=write))
 
 
-@app.command()
-def gate(
-    config: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Argument(help="A configuration file, where there is no baseline."),
-    ] = None,
-    baseline: Annotated[str, typer.Option(help="The stored baseline to hold quality to.")] = "",
-    head: Annotated[str, typer.Option(help="The candidate: a git ref, or . for this code.")] = ".",
-    base: Annotated[
-        str, typer.Option(help="The git ref whose speed is compared, side by side.")
-    ] = "",
-    sets: SetOption = None,
-    versus: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(help="A setting of the candidate alone, such as model.softcap=null."),
-    ] = None,
-    claims: Annotated[
-        str, typer.Option(help="What the change claims to be: refactor, systems or ml.")
-    ] = "ml",
-    budget_minutes: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(help="Buys no more than fits into this."),
-    ] = None,
-    margin: MarginOption = None,
-    alpha: AlphaOption = 0.05,
-    once: Annotated[
-        bool, typer.Option("--once", help="A slowdown counts although one session shows it.")
-    ] = False,
-    open_ended: Annotated[
-        bool, typer.Option("--open", help="One by one until it is clear or the budget ends.")
-    ] = False,
-    turns: Annotated[
-        str, typer.Option(help="resident: both sides at once; relay: whole processes; or auto.")
-    ] = "auto",
-    environments: Annotated[
-        str,
-        typer.Option(
-            help="For a ref with other dependencies: own installs them, shared uses those here."
-        ),
-    ] = "",
-    plan: Annotated[bool, typer.Option("--plan", help="Only time, cost and chances.")] = False,
-    json: JsonOption = False,
-    markdown: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Write a summary for a pull request."),
-    ] = None,
-    bisect: Annotated[
-        bool, typer.Option("--bisect", help="Exit codes for `git bisect run`; implies --once.")
-    ] = False,
-    price: PriceOption = None,
-    run_minutes: Annotated[float, typer.Option(help="End a run after this long.")] = 60.0,
-    trainer: Annotated[str, typer.Option(help="The trainer, where no baseline says.")] = "native",
-    store: StoreOption = STORE,
-    ledger: LedgerOption = LEDGER,
-    baselines: BaselinesOption = BASELINES,
-) -> None:
-    """Did a change make anything worse? A verdict for each metric, and an exit code."""
-    from rich.console import Console
-
-    from harness import compare as command
-    from harness.config import parse_sets
-    from harness.dependencies import word_of as environments_word
-    from harness.gate.sides import Asked, claim_of
-    from harness.gating import Options, run_gate
-    from harness.turns import word_of as turns_word
-
-    asked = Asked(
-        config=config,
-        trainer=trainer,
-        set=parse_sets(sets or []),
-        versus=parse_sets(versus or []),
-        head=head,
-        base=base or None,
-        claim=claim_of(claims),
-        alpha=command.checked_alpha(alpha),
-        margins=command.numbers(margin or [], "--margin"),
-        budget_s=None if budget_minutes is None else 60 * budget_minutes,
-        price_usd_per_hour=price,
-        once=once or bisect,
-        rule="open" if open_ended else "looks",
-        turns=turns_word(turns),
-        environments=environments_word(environments),
-        run_limit_s=60 * run_minutes,
-    )
-    options = Options(
-        store=store,
-        ledger=ledger,
-        baselines=baselines,
-        baseline=baseline,
-        plan_only=plan,
-        json=json,
-        markdown=markdown,
-    )
-    raise typer.Exit(run_gate(_console(), Console(stderr=True), asked, options))
-
-
-@baseline_app.command("record")
-def baseline_record(
-    name: Annotated[str, typer.Argument(help="The name of the baseline.")],
-    config: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Argument(help="A configuration file, to make the runs now."),
-    ] = None,
-    source: Annotated[str, typer.Option("--from", help="STORE:STUDY/ARM, runs made before.")] = "",
-    sets: SetOption = None,
-    seeds: Annotated[str, typer.Option(help="Such as 1-6, for the runs made now.")] = "1-6",
-    why: Annotated[str, typer.Option(help="What it is for.")] = "",
-    trainer: Annotated[str, typer.Option(help="The trainer: native or fake.")] = "native",
-    store: StoreOption = STORE,
-    ledger: LedgerOption = LEDGER,
-    baselines: BaselinesOption = BASELINES,
-) -> None:
-    """Stores what a configuration reaches, as replicates."""
-    from harness import banking
-    from harness import compare as command
-
-    found = _replicates(config, source, sets or [], seeds, trainer, store)
-    known = command.load_ledger(ledger, _store(store))
-    raise typer.Exit(banking.record(_console(), baselines, name, found, known, why=why))
-
-
-@baseline_app.command("accept")
-def baseline_accept(
-    name: Annotated[str, typer.Argument(help="The name of the baseline.")],
-    why: Annotated[str, typer.Option(help="Why it takes the place of the one before.")],
-    config: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Argument(help="A configuration file, to make fresh runs now."),
-    ] = None,
-    source: Annotated[str, typer.Option("--from", help="STORE:STUDY/ARM, runs made before.")] = "",
-    sets: SetOption = None,
-    seeds: Annotated[str, typer.Option(help="Such as 7-12, for the runs made now.")] = "7-12",
-    worse: Annotated[bool, typer.Option("--worse", help="Although it is worse.")] = False,
-    trainer: Annotated[str, typer.Option(help="The trainer: native or fake.")] = "native",
-    store: StoreOption = STORE,
-    ledger: LedgerOption = LEDGER,
-    baselines: BaselinesOption = BASELINES,
-) -> None:
-    """Puts fresh replicates in the place of a baseline, with the evidence; keeps the old ones."""
-    from harness import banking
-    from harness import compare as command
-
-    found = _replicates(config, source, sets or [], seeds, trainer, store)
-    known = command.load_ledger(ledger, _store(store))
-    code = banking.accept(
-        _console(), baselines, name, found, _store(store), known, why=why, worse=worse
-    )
-    raise typer.Exit(code)
-
-
-@baseline_app.command("list")
-def baseline_list(baselines: BaselinesOption = BASELINES) -> None:
-    """Every baseline, a line each."""
-    from harness import banking
-
-    raise typer.Exit(banking.show_all(_console(), baselines))
-
-
-@baseline_app.command("show")
-def baseline_show(
-    name: Annotated[str, typer.Argument(help="A name, or its place as `list` shows it.")],
-    baselines: BaselinesOption = BASELINES,
-    json: JsonOption = False,
-) -> None:
-    """One baseline: why each entry was stored, by what evidence, and its runs."""
-    from harness import banking
-
-    raise typer.Exit(banking.show(_console(), baselines, name, json=json))
+app.command()(gate)
+app.command()(ci_cli.drift)
+app.command()(cluster_cli.submit)
 
 
 @app.command()
@@ -529,7 +350,7 @@ def doctor(
     from harness import commands
     from harness.trainer import by_name
 
-    raise typer.Exit(commands.doctor(_console(), _store(store), by_name(trainer)))
+    raise typer.Exit(commands.doctor(new_console(), open_store(store), by_name(trainer)))
 
 
 @app.command()
@@ -543,7 +364,7 @@ def pack(
     """A store as one tar."""
     from harness import commands
 
-    raise typer.Exit(commands.pack(_console(), _store(store), out, compact=compact))
+    raise typer.Exit(commands.pack(new_console(), open_store(store), out, compact=compact))
 
 
 @app.command()
@@ -554,40 +375,4 @@ def unpack(
     """Merges a packed store into another."""
     from harness import commands
 
-    raise typer.Exit(commands.unpack(_console(), source, _store(store)))
-
-
-def _replicates(
-    config: Path | None, source: str, sets: list[str], seeds: str, trainer: str, store: Path
-) -> "Found":
-    """Runs made now from a configuration file, or those of a study's arm. Raises UsageError."""
-    from harness import banking
-    from harness.config import parse_seeds, parse_sets
-    from harness.errors import UsageError
-    from harness.trainer import by_name
-
-    if (config is None) == (not source):
-        raise UsageError(
-            path="harness baseline",
-            expected="a configuration file or --from STORE:STUDY/ARM, one of them",
-            got="both or none",
-            remedy="A file makes the runs now; --from takes those of a study.",
-        )
-    if config is None:
-        return banking.of_arm(source)
-    chosen = parse_sets(sets)
-    return banking.made_now(
-        _console(), _store(store), by_name(trainer), config, chosen, parse_seeds(seeds)
-    )
-
-
-def _console() -> "Console":
-    from rich.console import Console
-
-    return Console()
-
-
-def _store(path: Path) -> "Store":
-    from harness.store import Store
-
-    return Store(path)
+    raise typer.Exit(commands.unpack(new_console(), source, open_store(store)))

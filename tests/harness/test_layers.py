@@ -46,6 +46,8 @@ LAYERS = [
     ["doctor"],
     ["drift", "drift_report"],
     ["commands", "compare", "banking", "gating", "searching", "tuning", "launching"],
+    ["options"],
+    ["gate_cli"],
     ["ci"],
     ["cli"],
     ["__main__"],
