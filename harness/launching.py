@@ -13,12 +13,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from harness import atomic, baseline, errors
-from harness.allowance import STOPPED
 from harness.attempt import recover
 from harness.cluster.nodes import across
 from harness.compare import load_ledger
@@ -30,7 +30,7 @@ from harness.full.foretell import Foretold, foretell, with_cost
 from harness.full.launch import End, Launch, Until, answer
 from harness.full.plan import Plan, plan
 from harness.full.preflight import Examiner, Preflight
-from harness.full.series import Made, make, missing, recorded
+from harness.full.series import Made, hopeless, make, missing, recorded
 from harness.full.watch import Course
 from harness.ledger import Ledger
 from harness.pace import PaceStopped
@@ -90,6 +90,7 @@ class FullJob:
         self.trainer = over_nodes(by_name(file.trainer), file)
         self.folder = evidence.job_dir(store, file.full)
         self.stop, self.began = Stop(), time.monotonic()
+        self.until = self._until(math.inf)
         self.stored: baseline.Baseline | None = None
         self.told: dict[str, Any] = {"full": file.full}
 
@@ -104,21 +105,22 @@ class FullJob:
             try:
                 return self._steps()
             except PaceStopped:
-                return self._end(errors.STOPPED_AT_LIMIT, STOPPED)
+                return self._end(errors.STOPPED_AT_LIMIT, self.until.reason)
 
     def _steps(self) -> int:
         if self.file.baseline is not None:  # a name that nobody has is said before anything else
             self.stored = baseline.find(self.options.baselines, self.file.baseline)
         planned = plan(self.file, self.path, self.trainer, prepares=False)
+        self._refuse_other(planned)
         if not self.options.proxies and (answer := known(self.store, planned.job, ())) is not None:
+            if not self.options.dry_run:
+                self._keep(planned)
             return self._answered(planned, answer)
-        file = self.file
-        examiner = Examiner(
-            self.trainer, planned.job.config, file.ranks, self.folder, self.stop, file.nodes
-        )
-        found = examiner.needs()
         if self.options.dry_run:
-            return self._dry_run(planned, found)
+            with TemporaryDirectory() as scratch:
+                return self._dry_run(planned, self._examiner(planned, Path(scratch)).needs())
+        examiner = self._examiner(planned, self.folder)
+        found = examiner.needs()
         if found.stops and not self.options.proxies:
             return self._unfit(found)
         if not planned.ready:
@@ -129,6 +131,14 @@ class FullJob:
         if self.options.proxies:
             return self._make_proxies(planned)
         return self._try(planned, examiner, found)
+
+    def _examiner(self, planned: Plan, kept_in: Path) -> Examiner:
+        """`kept_in`: where the configuration that it asks about is written."""
+        file, config = self.file, planned.job.config
+        config_file = kept_in.resolve() / "config.json"
+        return Examiner(
+            self.trainer, config, file.ranks, self.folder, self.until, file.nodes, config_file
+        )
 
     def _try(self, planned: Plan, examiner: Examiner, found: Preflight) -> int:
         """Forecast, probe, step test, price; then the run, where nothing stands against it."""
@@ -164,20 +174,22 @@ class FullJob:
         text = f"A dry run: by its needs {would}. --preflight looks at the GPUs and takes steps."
         return self._end(errors.PASS, text)
 
-    def _keep(self, planned: Plan) -> None:
-        """Writes what the name stands for; refuses another job of the same name."""
-        job = planned.job
-        new = _Kept(
-            plan_id=job.plan_id,
-            identity=job.identity,
-            seed=job.seed,
-            ranks=job.ranks,
-            proxies=[proxy.job.plan_id for proxy in planned.proxies],
-        )
+    def _refuse_other(self, planned: Plan) -> None:
+        """Refuses another job of the same name; data that is not ready says nothing of that."""
         value = atomic.read_json(self.folder / "plan.json")
-        if value is not None:
-            refuse_other(self.file.full, msgspec.convert(value, _Kept), new, self.store)
-        atomic.write_json(self.folder / "plan.json", msgspec.to_builtins(new))
+        if value is None:
+            return
+        old, new = msgspec.convert(value, _Kept), _kept(planned)
+        if not planned.ready:
+            old = msgspec.structs.replace(
+                old, identity=msgspec.structs.replace(old.identity, data_id=None)
+            )
+        refuse_other(self.file.full, old, new, self.store)
+
+    def _keep(self, planned: Plan) -> None:
+        """Writes what the name stands for."""
+        self._refuse_other(planned)
+        atomic.write_json(self.folder / "plan.json", msgspec.to_builtins(_kept(planned)))
         atomic.write_text(self.folder / "job.yaml", self.path.read_text(encoding="utf-8"))
         atomic.write_json(self.folder / "job.json", msgspec.to_builtins(self.file))
 
@@ -190,7 +202,7 @@ class FullJob:
         return found
 
     def _refuse_if_stopped(self) -> None:
-        if self.stop:
+        if self.until:
             raise PaceStopped
 
     def _time_limit(self, planned: Plan, foretold: Foretold) -> list[Finding]:
@@ -253,10 +265,14 @@ class FullJob:
         make(todo, planned, self.store, self.trainer, until, ended)
         foretold = foretell(planned, self.store, recorded(planned, self.store), self._ledger())
         self._tell_foretold(planned, foretold)
-        if not missing(planned, self.store):
+        if len(recorded(planned, self.store)) == len(planned.proxies):
             return self._end(errors.PASS, "All proxies are recorded.")
         if until:
             return self._end(errors.STOPPED_AT_LIMIT, until.reason)
+        if vain := hopeless(planned, self.store):
+            again = "They would end so again: change proxies.values or proxies.set."
+            text = "; ".join(words.proxy_line(made) for made in vain)
+            return self._end(errors.COULD_NOT_RUN, f"Not completed: {text}. {again}")
         text = "Not all proxies were completed; the same command makes the others."
         return self._end(errors.COULD_NOT_RUN, text)
 
@@ -274,7 +290,7 @@ class FullJob:
         self, planned: Plan, foretold: Foretold, found: Preflight, examiner: Examiner
     ) -> int:
         spent_s = sum(made.wall_s for made in self.store.attempts(planned.job.plan_id))
-        if not (self.folder / evidence.CODE_COMMIT).exists():  # a resumed run is of the same code
+        if not self.store.attempts(planned.job.plan_id):  # a resumed run is of the same code
             evidence.save_code(self.folder, self.trainer.checkout)
         course = Course(
             steps=planned.steps,
@@ -313,22 +329,31 @@ class FullJob:
             [self._run_of(record)],
             target=self.file.target.core,
             description=self.file.question or self.file.full,
-            commit=self._commit(),
+            commit=self._commit(record),
             ledger=self._ledger(),
             price_usd_per_gpu_hour=self.file.price_usd_per_gpu_hour,
             verdict=verdict,
             nodes=self.file.nodes,
         )
         self._save("row", found)
-        atomic.write_text(self.folder / "row.md", rows.as_markdown(found))
         self._say(rows.as_markdown(found))
-        kept = atomic.read_json(self.folder / "forecast.json")
+        kept = atomic.read_json(self._launched_in(record) / "forecast.json")
         foretold = msgspec.convert(kept or {}, Foretold)
         for line in words.against_lines(foretold, found):
             self._say(line)
-        self._write_page(foretold, found, record)
-        self._pack(planned, record)
+        if not self.options.dry_run:
+            atomic.write_text(self.folder / "row.md", rows.as_markdown(found))
+            self._write_page(foretold, found, record)
+            self._pack(planned, record)
         return self._end(code, "")
+
+    def _launched_in(self, record: Record) -> Path:
+        """The folder of the job that made a run: this one's, or that of another name before."""
+        for code in sorted(self.folder.parent.glob(f"*/{evidence.CODE_COMMIT}")):
+            kept = atomic.read_json(code.parent / "plan.json")
+            if isinstance(kept, dict) and kept.get("plan_id") == record.plan_id:
+                return code.parent
+        return self.folder
 
     def _verdict(self, record: Record) -> tuple[str | None, int]:
         """Against the stored baseline, in words, and its exit code; the row is told all the same
@@ -355,9 +380,9 @@ class FullJob:
             earlier_wall_s=sum(made.wall_s for made in before),
         )
 
-    def _commit(self) -> str | None:
+    def _commit(self, record: Record) -> str | None:
         """The commit that the launch began with; None where files differed from it."""
-        code = atomic.read_json(self.folder / evidence.CODE_COMMIT)
+        code = atomic.read_json(self._launched_in(record) / evidence.CODE_COMMIT)
         known = isinstance(code, dict) and not code.get("changed")
         return code.get("commit") if known else None
 
@@ -445,9 +470,20 @@ def over_nodes(trainer: NativeTrainer, file: FullFile) -> NativeTrainer:
     return trainer
 
 
+def _kept(planned: Plan) -> _Kept:
+    job = planned.job
+    return _Kept(
+        plan_id=job.plan_id,
+        identity=job.identity,
+        seed=job.seed,
+        ranks=job.ranks,
+        proxies=[proxy.job.plan_id for proxy in planned.proxies],
+    )
+
+
 def refuse_other(name: str, old: _Kept, new: _Kept, store: Store) -> None:
     """Raises StoreError where runs of another job stand under this name."""
-    if old.plan_id == new.plan_id or not store.attempts(old.plan_id):
+    if _flat(old) == _flat(new) or not store.attempts(old.plan_id):
         return
     before, now = _flat(old), _flat(new)
     found = [

@@ -51,6 +51,7 @@ def save_code(folder: Path, checkout: Path) -> None:
     unknown = _git(checkout, "ls-files", "--others", "--exclude-standard").decode().splitlines()
     told = {"commit": commit or None, "changed": bool(changes), "unknown_files": unknown}
     atomic.write_json(folder / CODE_COMMIT, told)
+    (folder / CODE_PATCH).unlink(missing_ok=True)
     if changes:
         atomic.write_bytes(folder / CODE_PATCH, changes)
 
@@ -92,8 +93,12 @@ def pack(
 def _contents(
     store: Store, name: str, job: Sequence[Record], proxies: Sequence[Record]
 ) -> Iterator[tuple[str, bytes]]:
-    """(name in the tar, content) of everything but the sums."""
+    """(name in the tar, content) of everything but the sums; of earlier attempts, which the row
+    counts too, their records."""
     own = {(record.plan_id, record.attempt) for record in job}
+    for plan_id in sorted({record.plan_id for record in job}):
+        for before in store.attempts(plan_id):
+            yield _record_name(store, before), _placeless_json(msgspec.to_builtins(before))
     for record in {(one.plan_id, one.attempt): one for one in (*job, *proxies)}.values():
         yield _record_name(store, record), _placeless_json(msgspec.to_builtins(record))
         for kind, path in store.beside(record).items():

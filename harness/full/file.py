@@ -5,6 +5,7 @@ Text in, a `FullFile` out; first of the files about full jobs. What stands under
 whether they mean anything before a GPU is taken.
 """
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,10 +121,11 @@ def check(full: FullFile, where: Callable[[str], str]) -> None:
         ("step_test_seconds", s := full.step_test_seconds, s > 0, "above 0"),
         ("price_usd_per_gpu_hour", price or 0.0, price is None or price >= 0, "of 0 or above"),
         ("limits.hours", full.limits.hours, full.limits.hours > 0, "above 0"),
+        ("target.core", core := full.target.core, core <= 1, "of 1 or below"),
         ("limits.restarts", full.limits.restarts, full.limits.restarts >= 0, "of 0 or above"),
     ]
     for path, value, good, wanted in ranges:
-        if not good:
+        if not (good and math.isfinite(value)):
             raise StudyFileError(
                 path=where(path),
                 expected=f"a number {wanted}",

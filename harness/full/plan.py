@@ -4,6 +4,7 @@ All configurations are described at once; where data is not ready, it is made re
 by eight ranks side by side. After the file, before anything that runs.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -97,10 +98,16 @@ def _requests(file: FullFile, path: Path) -> list[Request]:
     found = [Request(name=JOB, base=str(base), set=file.set)]
     if (proxies := file.proxies) is not None:
         for value in proxies.values:
-            sets = {**file.set, **proxies.set, proxies.field: value}
+            own = {**proxies.set, proxies.field: value}
+            sets = {path: old for path, old in file.set.items() if not _below(path, own)} | own
             name = f"proxy {proxies.field}={value}"
             found.append(Request(name=name, base=str(base), set=sets))
     return found
+
+
+def _below(path: str, others: Iterable[str]) -> bool:
+    """Whether a field is a part of one of the others, as core.max_per_task is of core."""
+    return any(path.startswith(f"{other}.") for other in others)
 
 
 def _value(config: dict[str, Any], path: str) -> Any:

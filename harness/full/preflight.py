@@ -92,9 +92,12 @@ class Examiner:
         folder: Path,
         stop: run.Stop,
         nodes: int = 1,
+        config_file: Path | None = None,
     ) -> None:
+        """`config_file`: where the configuration is written; None for the folder's own."""
         self.trainer, self.ranks, self.nodes, self.stop = trainer, ranks, nodes, stop
-        self.folder, self.config_file = folder.resolve(), folder.resolve() / "config.json"
+        self.folder = folder.resolve()
+        self.config_file = config_file or self.folder / "config.json"
         atomic.write_json(self.config_file, config)
 
     def needs(self) -> Preflight:

@@ -4,6 +4,7 @@ As many go on at once as the job has GPUs here; the largest first, so that no GP
 for it at the end. After `plan`, before `foretell`.
 """
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ import msgspec
 
 from harness.full.plan import Plan, ProxyPlan
 from harness.record import Record
+from harness.replicates import known
 from harness.run import Stop
 from harness.search.slots import Slots
 from harness.store import Store
@@ -26,9 +28,21 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def missing(plan: Plan, store: Store) -> list[ProxyPlan]:
-    """The proxies without a completed record, the largest first."""
-    todo = [proxy for proxy in plan.proxies if store.record(proxy.job.plan_id) is None]
+    """The proxies without an answer, the largest first."""
+    todo = [proxy for proxy in plan.proxies if known(store, proxy.job, ()) is None]
     return sorted(todo, key=_size, reverse=True)
+
+
+def hopeless(plan: Plan, store: Store) -> list[Made]:
+    """The proxies whose answer is no completed run: they would end so again."""
+    answers = [Made(proxy=one, record=known(store, one.job, ())) for one in plan.proxies]
+    return [one for one in answers if one.record and one.record.status != "completed"]
+
+
+def visible(count: int) -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",")[:count] if named else [str(number) for number in range(count)]
 
 
 def recorded(plan: Plan, store: Store) -> list[Record]:
@@ -50,8 +64,7 @@ def make(
     ended: Callable[[Made], None],
 ) -> None:
     """Makes them, until it is told to stop; `ended` hears of each. Raises what a run raises."""
-    there = len(trainer.machine().get("gpus") or [])
-    gpus = [str(number) for number in range(min(plan.file.ranks, there))]
+    gpus = visible(len(trainer.machine().get("gpus") or []))[: plan.file.ranks]
     slots = Slots(store, trainer, gpus if len(gpus) > 1 else [], 60 * plan.file.limits.hours)
     waiting = iter(todo)
     taking = threading.Lock()

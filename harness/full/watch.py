@@ -91,8 +91,8 @@ class Watch:
 
     def look(self, progress: Progress, now_s: float, free_bytes: int | None) -> list[Alarm]:
         """The alarms that are new."""
-        if self._first is None and progress.step:
-            self._first = (now_s, progress.step)
+        if progress.step and (self._first is None or progress.step < self._first[1]):
+            self._first, self._settled = (now_s, progress.step), None  # behind a checkpoint too
         behind = self._first is not None and progress.step >= self._first[1] + FIELD_FROM_STEP
         if self._settled is None and behind:
             self._settled = (progress.step, progress.train_time_s)
@@ -297,13 +297,14 @@ def silence_alarms(progress: Progress) -> list[Alarm]:
     """One where nothing was logged for long, as when ranks wait for one that is gone."""
     if progress.silent_s < SILENT_S:
         return []
+    where = f"step {progress.step}" if progress.step else progress.phase or "the start"
     return [
         Alarm(
             kind="silence",
             about=f"behind step {progress.step}",
             step=progress.step,
             expected=f"an event every {SILENT_S / 60:.0f} minutes at least",
-            got=f"none for {progress.silent_s / 60:.0f}, in phase {progress.phase or 'start'}",
+            got=f"none for {progress.silent_s / 60:.0f}, behind {where}",
             remedy="Look at its log.txt and at nvidia-smi. NCCL ends ranks that wait for one that "
             "is gone, after its own time-out; Ctrl-C ends the job, and the same command goes on.",
         )

@@ -42,6 +42,9 @@ def test_three_lines_are_a_job_and_the_rest_has_defaults():
         ("nodes: 3", "ranks", "a multiple of `nodes`"),
         ("nodes: 0", "nodes", "Write such a number"),
         ("step_test_seconds: 0", "step_test_seconds", "Write such a number"),
+        ("step_test_seconds: .inf", "step_test_seconds", "Write such a number"),
+        ("price_usd_per_gpu_hour: .inf", "price_usd_per_gpu_hour", "Write such a number"),
+        ("target: {core: .nan}", "target.core", "Write such a number"),
         ("limits: {restarts: -1}", "limits.restarts", "Write such a number"),
     ],
 )

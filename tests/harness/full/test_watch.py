@@ -155,7 +155,15 @@ def test_a_trainer_that_falls_silent_is_told_of_once_a_step():
         for step, silent_s in ((7, 290.0), (7, 310.0), (7, 320.0), (8, 0.0), (8, 620.0))
         for alarm in watch.look(Progress(step=step, phase="train", silent_s=silent_s), 1.0, None)
     ]
-    assert said == ["none for 5, in phase train", "none for 10, in phase train"]
+    assert said == ["none for 5, behind step 7", "none for 10, behind step 8"]
+
+
+def test_the_time_left_after_a_restart_is_by_the_steps_since_the_checkpoint():
+    watch = Watch(COURSE, began_s=0.0)
+    watch.look(Progress(step=59), 0.0, None)  # as it was copied from the attempt before
+    for step in range(41, 61):
+        watch.look(Progress(step=step), 100.0 + step, None)
+    assert watch.standing(Progress(step=60), 160.0).left_s == pytest.approx(40.0)
 
 
 def test_before_two_looks_nothing_is_known_of_the_time_left():
