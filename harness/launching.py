@@ -6,7 +6,6 @@ command goes on wherever it was stopped; nothing is spent before the forecast is
 Beside `commands`.
 """
 
-import importlib.util
 import math
 import sys
 import time
@@ -22,9 +21,9 @@ from harness import atomic, baseline, errors
 from harness.attempt import recover
 from harness.cluster.nodes import across
 from harness.compare import load_ledger
-from harness.errors import HarnessError, StoreError
+from harness.errors import StoreError
 from harness.full import evidence, words
-from harness.full import row as rows
+from harness.full.closing import Closing
 from harness.full.file import FullFile
 from harness.full.foretell import Foretold, foretell, with_cost
 from harness.full.launch import End, Launch, Until, answer
@@ -34,9 +33,8 @@ from harness.full.series import Made, hopeless, make, missing, recorded
 from harness.full.watch import Course
 from harness.ledger import Ledger
 from harness.pace import PaceStopped
-from harness.record import Identity, Record, read_events
+from harness.record import Identity, Record
 from harness.replicates import known
-from harness.report import EXTRA
 from harness.run import Stop, asked_to, lock_file
 from harness.store import Store
 from harness.trainer import Finding, NativeTrainer, by_name
@@ -324,103 +322,13 @@ class FullJob:
         end = answer(record)
         if end.exit_code != errors.PASS:
             return self._end(end.exit_code, end.reason)
-        verdict, code = self._verdict(record)
-        found = rows.row(
-            [self._run_of(record)],
-            target=self.file.target.core,
-            description=self.file.question or self.file.full,
-            commit=self._commit(record),
-            ledger=self._ledger(),
-            price_usd_per_gpu_hour=self.file.price_usd_per_gpu_hour,
-            verdict=verdict,
-            nodes=self.file.nodes,
-        )
+        closing = Closing(self.store, self.file, record, self._ledger(), self.stored, self._say)
+        found, code = closing.row()
         self._save("row", found)
-        self._say(rows.as_markdown(found))
-        kept = atomic.read_json(self._launched_in(record) / "forecast.json")
-        foretold = msgspec.convert(kept or {}, Foretold)
-        for line in words.against_lines(foretold, found):
-            self._say(line)
+        closing.tell(found)
         if not self.options.dry_run:
-            atomic.write_text(self.folder / "row.md", rows.as_markdown(found))
-            self._write_page(foretold, found, record)
-            self._pack(planned, record)
+            closing.write(found, self.options.evidence, recorded(planned, self.store))
         return self._end(code, "")
-
-    def _launched_in(self, record: Record) -> Path:
-        """The folder of the job that made a run: this one's, or that of another name before."""
-        for code in sorted(self.folder.parent.glob(f"*/{evidence.CODE_COMMIT}")):
-            kept = atomic.read_json(code.parent / "plan.json")
-            if isinstance(kept, dict) and kept.get("plan_id") == record.plan_id:
-                return code.parent
-        return self.folder
-
-    def _verdict(self, record: Record) -> tuple[str | None, int]:
-        """Against the stored baseline, in words, and its exit code; the row is told all the same
-        where they may not be compared."""
-        if self.stored is None:
-            return None, errors.PASS
-        try:
-            found = rows.against(self.stored, [record], self._ledger())
-        except HarnessError as error:
-            return f"none against {self.stored.place}: {error}", errors.INCONCLUSIVE
-        return rows.verdict_words(found, self.stored), found.exit_code
-
-    def _run_of(self, record: Record) -> rows.Run:
-        """With its events, and the time of the attempts that it went on from."""
-        events = self.store.run_dir(record.plan_id, record.attempt) / "events.jsonl"
-        before = [
-            made
-            for made in self.store.attempts(record.plan_id)
-            if made.started_at < record.started_at
-        ]
-        return rows.Run(
-            record=record,
-            events=read_events(events),
-            earlier_wall_s=sum(made.wall_s for made in before),
-        )
-
-    def _commit(self, record: Record) -> str | None:
-        """The commit that the launch began with; None where files differed from it."""
-        code = atomic.read_json(self._launched_in(record) / evidence.CODE_COMMIT)
-        known = isinstance(code, dict) and not code.get("changed")
-        return code.get("commit") if known else None
-
-    def _write_page(self, foretold: Foretold, row: rows.Row, record: Record) -> None:
-        """The page of a job that was foretold; left out where plotly is missing."""
-        if foretold.forecast is None:
-            return
-        if importlib.util.find_spec("plotly") is None:
-            self._say(f"report.html was left out: it needs plotly. To have it: {EXTRA}")
-            return
-        from harness.full.page import page
-
-        events = self._run_of(record).events
-        steps = [event for event in events if event.get("event") == "step" and event.get("loss")]
-        path = self.folder / "report.html"
-        text = page(
-            self.file.full,
-            foretold.forecast,
-            cost=foretold.cost,
-            row=row,
-            band=foretold.band,
-            points=[(event["step"] / record.steps, event["loss"]) for event in steps],
-        )
-        atomic.write_text(path, text)
-        self._say(f"html: {path}")
-
-    def _pack(self, planned: Plan, record: Record) -> None:
-        if self.options.evidence is None:
-            self._say("`--evidence OUT.tar` packs the records, curves and findings behind it.")
-            return
-        files = evidence.pack(
-            self.store,
-            self.file.full,
-            self.options.evidence,
-            job=[record],
-            proxies=recorded(planned, self.store),
-        )
-        self._say(f"evidence: {self.options.evidence}, {files} files")
 
     # shared -----------------------------------------------------------------------------------
 

@@ -21,4 +21,5 @@ A file imports only from files above it.
     evidence    what supports it, as one tar
     charts      plotly figures              (extra `report`)
     page        report.html                 (extra `report`)
+    closing     what a job ends with: row, verdict, page, evidence
 """

@@ -1,4 +1,4 @@
-"""A job whose command is given again: elsewhere, with other settings, under another name, in haste."""
+"""A job whose command is given again: elsewhere, with other settings, by another name, in haste."""
 
 import json
 
