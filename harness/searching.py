@@ -240,22 +240,37 @@ class Searching:
         )
         if not picks:
             return f"{reason} There is nothing to confirm."
-        name = f"{self.file.search}-confirm-{len(trials)}"
-        study.set_user_attr("picks", msgspec.to_builtins(picks))
-        self._make(plan, name, picks, {})
-        study.set_user_attr(confirm.STUDIES, {found.CONFIRM: name})
+        scale = self.file.confirm.next
+        name = confirm.study_name(self.file, confirm.CONFIRM, len(trials), picks)
+        lacking = [self._make(plan, name, picks, {})]
+        second = confirm.SecondLook(
+            picks=picks, trials=len(trials), studies={confirm.CONFIRM: name}, next=scale
+        )
         looks = confirm.look(self.store, name, picks, self.file.objectives)
         left = [pick for pick, seen in zip(picks, looks, strict=True) if seen.survives]
-        if self.file.confirm.next and left:
-            further = f"{self.file.search}-next-{len(trials)}"
-            self._make(plan, further, left, self.file.confirm.next)
-            study.set_user_attr(confirm.STUDIES, {found.CONFIRM: name, found.NEXT: further})
+        if scale and left:
+            further = confirm.study_name(self.file, confirm.NEXT, len(trials), left)
+            studies = {**second.studies, confirm.NEXT: further}
+            whole = msgspec.structs.replace(second, studies=studies)
+            if confirm.kept(study.user_attrs) != whole:
+                self._keep(study, second)
+            lacking.append(self._make(plan, further, left, scale))
+            second = whole
+        self._keep(study, second)
+        if without := [text for text in lacking if text is not None]:
+            raise Halt(errors.COULD_NOT_RUN, " ".join(without))
         return reason
+
+    def _keep(self, study: "Study", second: confirm.SecondLook) -> None:
+        study.set_user_attr(confirm.SECOND_LOOK, msgspec.to_builtins(second))
 
     def _make(
         self, plan: Plan, name: str, picks: list[confirm.Pick], scale: dict[str, Any]
-    ) -> None:
-        """Makes a study of candidates to its end. Raises Halt where it was stopped before."""
+    ) -> str | None:
+        """Makes a study of candidates to its end, and says which runs have no outcome.
+
+        Raises Halt where it was stopped before.
+        """
         words.say(self.console, f"looking again at {len(picks)} of the trials: study {name}")
         file = confirm.study_file(self.file, self.path, picks, name, scale)
         line = " ".join(["harness", *sys.argv[1:]])
@@ -269,8 +284,11 @@ class Searching:
         with Live(self.console, study, self.store) as live:
             executor = Executor(study, self.store, self.trainer, options, live, self.command)
             outcome = executor.execute()
-        if outcome.exit_code != errors.PASS:
+        if outcome.exit_code == errors.PASS:
+            return None
+        if outcome.halted or outcome.exit_code != errors.COULD_NOT_RUN:
             raise Halt(outcome.exit_code, outcome.reason)
+        return outcome.reason
 
     # telling ----------------------------------------------------------------------------------
 
@@ -309,18 +327,24 @@ class Searching:
         return True
 
     def _patches(self, plan: Plan, answer: found.Found, folder: Path) -> dict[str, Path]:
-        """A patch of the base's file for each candidate that survived."""
-        written = {}
+        """A patch of the base's file for each candidate that survived; older ones are removed."""
+        written: dict[str, Path] = {}
         base_file = Path(plan.base_file)
         text = base_file.read_text(encoding="utf-8")
         name = patch.relative_name(base_file, self.trainer.checkout)
+        studies = {at: self.store.study(study) for at, study in answer.looks.items()}
+        seeds = {at: study.seeds for at, study in studies.items()}
         for claim in answer.survivors:
-            arm = self.store.study(answer.looks[found.CONFIRM]).arm(claim.pick.arm)
-            wanted = patch.changes(claim, arm, plan.base.config)
-            comments = patch.evidence(answer, claim, self.file.confirm.seeds, self.file.set)
+            wanted = patch.changes(
+                claim, studies[confirm.CONFIRM].arm(claim.pick.arm), plan.base.config
+            )
+            comments = patch.evidence(answer, claim, seeds, self.file.set)
             path = folder / f"{claim.pick.arm}.patch"
             atomic.write_text(path, patch.diff(text, wanted, comments, name))
             written[claim.pick.arm] = path
+        for path in folder.glob("trial_*.patch"):
+            if path not in written.values():
+                path.unlink()
         return written
 
     def _tell_recovered(self, made: list[Record]) -> None:

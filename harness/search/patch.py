@@ -16,6 +16,7 @@ from harness.arms import Arm
 from harness.effects import Effect
 from harness.errors import ReportError
 from harness.pack import placeless
+from harness.search.confirm import CONFIRM, NEXT
 from harness.search.found import Claim, Found
 from harness.search.space import value_at
 
@@ -32,16 +33,22 @@ def changes(claim: Claim, arm: Arm, base: Mapping[str, Any]) -> dict[str, Any]:
     return {path: value for path, value in asked.items() if value_at(base, path) != value}
 
 
-def evidence(found: Found, claim: Claim, seeds: list[int], also: Mapping[str, Any]) -> list[str]:
-    """What speaks for a candidate, a line each. `also`: what the search set beside it."""
+def evidence(
+    found: Found, claim: Claim, seeds: Mapping[str, list[int]], also: Mapping[str, Any]
+) -> list[str]:
+    """What speaks for a candidate, a line each.
+
+    `seeds`: of each look's study. `also`: what the search set beside it.
+    """
     lines = [f"trial {claim.pick.number} of the search {found.search}, minus its base:"]
     if also:
         lines.append(
             "both with " + ", ".join(f"{path}={placeless(value)}" for path, value in also.items())
         )
-    for when, seen in (("the seeds", claim.confirm), ("the next scale, seeds", claim.next)):
+    looks = ((CONFIRM, "the seeds", claim.confirm), (NEXT, "the next scale, seeds", claim.next))
+    for at, when, seen in looks:
         for name, effect in (seen.effects if seen is not None else {}).items():
-            shown = ", ".join(map(str, seeds))
+            shown = ", ".join(map(str, seeds[at]))
             lines.append(f"{name} on {when} {shown}: {_effect(effect)}")
     return lines
 

@@ -83,6 +83,18 @@ def test_of_several_objectives_the_front_is_picked():
     assert [one.number for one in picks] == [0, 1]
 
 
+def test_what_is_better_in_both_objectives_is_picked_before_what_pays_for_it():
+    trials = numbered(
+        trial([0.90, 700.0], "a"),
+        trial([0.91, 750.0], "b"),
+        trial([0.92, 800.0], "c"),
+        trial([0.95, 1100.0], "better in both"),
+    )
+    known = noise(val_bpb=1.0, tokens_per_s=1000.0)
+    picks = pick(trials, ["val_bpb", "tokens_per_s"], known, 3, "base")
+    assert [one.number for one in picks] == [3, 2, 1]
+
+
 def effect(low, high, metric="val_bpb"):
     return Effect(
         metric=metric,

@@ -30,7 +30,7 @@ def test_a_search_makes_records_and_the_same_command_makes_none_again(
     answers = [told(trial) for trial in trials()]
     assert len(answers) == 6
     assert {answer.plan_id for answer in answers} <= {record.plan_id for record in made}
-    assert "looking again at 1 of the trials: study quick-confirm-6" in done.stdout
+    assert "looking again at 1 of the trials: study quick-confirm-6-" in done.stdout
     for words in ((), ("--report",)):
         again = search(path, *words)
         assert again.returncode == errors.PASS
