@@ -19,7 +19,7 @@ from harness.arms import plan_id
 from harness.atomic import digest
 from harness.attempt import recover
 from harness.commands import check_gpus
-from harness.errors import StoreError, StudyFileError
+from harness.errors import ReportError, StoreError, StudyFileError
 from harness.live import Live
 from harness.record import Record
 from harness.report import EXTRA
@@ -29,7 +29,7 @@ from harness.search import confirm, found, noise, patch, storage, tables, words
 from harness.search.crew import LOOK_S, Allowance, Crew
 from harness.search.file import SearchFile, check
 from harness.search.noise import Noise
-from harness.search.objective import Objective
+from harness.search.objective import Objective, slope_of
 from harness.search.plan import Plan, resolve
 from harness.search.slots import Slots
 from harness.search.trial import Told, Trying, told
@@ -90,7 +90,7 @@ class Searching:
         check_gpus(self.options.gpus, self.trainer)
         reads = self.options.report_only
         plan = resolve(self.file, self.path, self.trainer, prepares=not reads)
-        self._check_parts()
+        self._check_parts(plan)
         if not self.options.report_only:
             self._tell_recovered(recover(self.store))
             self._make_storage(plan)
@@ -131,10 +131,12 @@ class Searching:
             self.number = int(study.user_attrs.get(COMMANDS, 0))
             study.set_user_attr(COMMANDS, self.number + 1)
 
-    def _check_parts(self) -> None:
-        """Refuses a sampler or a pruner before anything is spent."""
+    def _check_parts(self, plan: Plan) -> None:
+        """Refuses a sampler, a pruner or a study of the slope before anything is spent."""
         storage.sampler_of(self.file.sampler, 0, self.where)
         storage.pruner_of(self.file.pruner, 2, self.where)
+        if not (self.options.worker or self.options.report_only):
+            slope_of(self.store, self.file, plan.base.identity, self.where)
 
     def _steps(self, plan: Plan) -> str:
         if self.options.report_only:
@@ -330,7 +332,7 @@ class Searching:
         """A patch of the base's file for each candidate that survived; older ones are removed."""
         written: dict[str, Path] = {}
         base_file = Path(plan.base_file)
-        text = base_file.read_text(encoding="utf-8")
+        text = base_file.read_bytes().decode("utf-8")  # with its line ends as they are
         name = patch.relative_name(base_file, self.trainer.checkout)
         studies = {at: self.store.study(study) for at, study in answer.looks.items()}
         seeds = {at: study.seeds for at, study in studies.items()}
@@ -340,8 +342,12 @@ class Searching:
             )
             comments = patch.evidence(answer, claim, seeds, self.file.set)
             path = folder / f"{claim.pick.arm}.patch"
-            atomic.write_text(path, patch.diff(text, wanted, comments, name))
-            written[claim.pick.arm] = path
+            try:
+                atomic.write_text(path, patch.diff(text, wanted, comments, name))
+            except ReportError as error:
+                words.say(self.console, f"No patch of {claim.pick.arm}: {error}")
+            else:
+                written[claim.pick.arm] = path
         for path in folder.glob("trial_*.patch"):
             if path not in written.values():
                 path.unlink()
@@ -372,5 +378,7 @@ def search(console: "Console", file: SearchFile, path: Path, store: Store, optio
 def dry_run(console: "Console", file: SearchFile, path: Path, store: Store) -> int:
     """Prints what a search would try, take and see; starts nothing."""
     plan = resolve(file, path, by_name(file.trainer), prepares=False)
+    if file.slope_from is not None:
+        store.study(file.slope_from)
     words.print_plan(console, plan, store.records())
     return errors.PASS

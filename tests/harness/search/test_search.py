@@ -148,6 +148,7 @@ def test_a_limit_stops_between_trials_and_the_same_command_goes_on(search, searc
         ({"constraints": "{watts: {at_most: 1}}"}, "what a run of the base reports"),
         ({"sampler": "TPESampel"}, "Did you mean 'TPESampler'?"),
         ({"pruner": "{name: MedianPruner, n_startup: 3}"}, "Its arguments are"),
+        ({"confirm": "{best: 1, next: {dial.dpeth: 6}}"}, "Did you mean 'depth'?"),
         ({"base": "bse.yaml"}, "Did you mean 'base.yaml'?"),
     ],
 )
@@ -316,3 +317,12 @@ def test_a_study_without_a_slope_is_refused(search, harness, search_file, study_
     done = search(search_file(objective="ln_time_to_target", slope_from="quick"))
     assert done.returncode == errors.USAGE
     assert "got quick:" in done.stderr
+
+
+def test_an_unknown_study_of_the_slope_is_refused_before_the_base_runs(search, search_file, store):
+    path = search_file(objective="ln_time_to_target", slope_from="qiuck")
+    for words in ((), ("--dry-run",)):
+        done = search(path, *words)
+        assert done.returncode == errors.COULD_NOT_RUN
+        assert "expected a study called 'qiuck'" in done.stderr
+    assert store.records() == []

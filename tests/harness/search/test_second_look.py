@@ -77,6 +77,15 @@ def test_one_candidate_that_fails_does_not_keep_the_others_from_being_confirmed(
     assert len(patches) == 1
 
 
+def test_a_base_that_cannot_be_patched_is_reported_all_the_same(search, search_file):
+    folded = "plant: {loss: 0.0,\n  skill: 0.0}\n"
+    done, found, patches = search("{best: 1, seeds: [101, 102]}", added=folded)
+    assert done.returncode == errors.PASS, done.stdout + done.stderr
+    assert found["claims"][0]["confirm"]["survives"]
+    assert "No patch of trial_" in done.stdout
+    assert patches == []
+
+
 def test_the_trials_of_a_search_in_which_all_break_a_bound_are_said_to(search):
     done, _, _ = search("{best: 1, seeds: [101, 102]}", constraints="{val_loss: {at_most: 0.01}}")
     assert "No trial kept every bound: all 2 with a value are beyond one." in done.stdout
