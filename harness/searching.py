@@ -173,13 +173,19 @@ class Searching:
         minutes = self.options.max_minutes
         deadline = None if minutes is None else self.command.began + 60 * minutes
         records = noise.replicate(plan, slots, self.command.stop, deadline)
+        known = study.user_attrs
+        if found.BASE in known:  # trials were told by it
+            objective = msgspec.convert(known[OBJECTIVE], Objective)
+            base = noise.noise_of(objective, self.store, records)
+            if msgspec.convert(known[found.BASE], Noise).seeds != base.seeds:
+                study.set_user_attr(found.BASE, msgspec.to_builtins(base))
+            return objective, base
         objective = noise.objective_of(plan, self.store, records)
         base = noise.noise_of(objective, self.store, records)
-        if found.BASE not in study.user_attrs:
-            if plan.start is not None:
-                study.enqueue_trial(plan.start)
-            study.set_user_attr(OBJECTIVE, msgspec.to_builtins(objective))
-            study.set_user_attr(found.BASE, msgspec.to_builtins(base))
+        if plan.start is not None:
+            study.enqueue_trial(plan.start)
+        study.set_user_attr(OBJECTIVE, msgspec.to_builtins(objective))
+        study.set_user_attr(found.BASE, msgspec.to_builtins(base))
         return objective, base
 
     def _attributes_with_base(self, study: "Study") -> dict[str, Any]:

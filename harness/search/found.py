@@ -39,7 +39,9 @@ EDGE = 0.05  # of a range, on its own scale: so near to an end, the best may lie
 
 
 class TrialRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One trial. `outcome` is a record's status, or: refused, pruned, unmeasured, lost, at work."""
+    """One trial. `outcome` is a record's status, or: refused, pruned, unmeasured, lost,
+    at work, waiting (in line for a worker).
+    """
 
     number: int
     outcome: str
@@ -178,11 +180,11 @@ def read(
 def _row(trial: "FrozenTrial") -> TrialRow:
     lost = trial.state.name == "FAIL"
     answer = None if lost else told(trial)
-    waiting = not trial.state.is_finished()
+    open_as = {"RUNNING": "at work", "WAITING": "waiting"}
     started, ended = trial.datetime_start, trial.datetime_complete
     return TrialRow(
         number=trial.number,
-        outcome=answer.outcome if answer else "at work" if waiting else "lost",
+        outcome=answer.outcome if answer else open_as.get(trial.state.name, "lost"),
         reason=answer.reason if answer else None,
         point=trial.params,
         values=trial.values if answer is not None and answer.outcome == "completed" else None,
@@ -230,7 +232,10 @@ def at_edge(file: SearchFile, pick: Pick) -> list[str]:
         if ends is None or path not in pick.overrides:
             continue
         on = math.log if dimension.log else float
-        low, value, high = (on(number) for number in (ends[0], pick.overrides[path], ends[1]))
+        last = ends[1]
+        if step := dimension.step:  # the last point that can be reached
+            last = ends[0] + math.floor((ends[1] - ends[0]) / step + 1e-9) * step
+        low, value, high = (on(number) for number in (ends[0], pick.overrides[path], last))
         if not EDGE < (value - low) / (high - low) < 1 - EDGE:
             found.append(path)
     return found

@@ -154,6 +154,9 @@ def test_noise_alone_survives_no_more_often_than_the_nominal_rate():
         ("{bowl.x: {float: [0.005, 0.06]}}", 0.0075, True),
         ("{bowl.x: {int: [1, 9]}}", 9, True),
         ("{bowl.x: {choices: [1, 9]}}", 9, False),
+        ("{bowl.x: {int: [1, 10], step: 4}}", 9, True),
+        ("{bowl.x: {int: [1, 10], step: 4}}", 5, False),
+        ("{bowl.x: {float: [0, 1], step: 0.3}}", 0.9, True),
     ],
 )
 def test_a_best_trial_at_the_end_of_a_range_is_said_to_be(parsed, space, value, edge):

@@ -1,6 +1,7 @@
 """Whole searches with the FakeTrainer: trials, pruning, resumption, the second look."""
 
 import re
+from importlib.util import find_spec
 
 import pytest
 
@@ -156,6 +157,30 @@ def test_what_cannot_be_is_refused_before_any_trial(search, search_file, parts, 
     done = search(search_file(**{"budget": "{trials: 1}", "confirm": "{best: 0}", **parts}))
     assert told in " ".join((done.stdout + done.stderr).split())
     assert done.returncode == (errors.PASS if "refused by" in told else errors.USAGE)
+
+
+@pytest.mark.skipif(find_spec("cmaes") is not None, reason="the package is installed here")
+def test_a_sampler_whose_package_is_missing_is_refused_before_the_base_runs(
+    search, search_file, store
+):
+    done = search(search_file(sampler="CmaEsSampler"))
+    assert done.returncode == errors.USAGE
+    assert "sampler: expected the packages of Optuna's CmaEsSampler; got no package" in done.stderr
+    assert store.records() == []
+
+
+def test_more_seeds_of_the_base_are_told_and_a_point_in_line_is_not_at_work(
+    search, search_file, store
+):
+    parts = {"budget": "{trials: 1}", "confirm": "{best: 0}"}
+    search(search_file(**parts))
+    done = search(search_file(**parts, base_seeds="[1, 2, 3]"))
+    assert done.stdout.count("over 3 seeds") == 2
+    with storage.open_storage(storage.url_of(store, "quick", None)) as opened:
+        storage.stored_study(opened, "quick").enqueue_trial({"bowl.x": 0.5, "bowl.y": 0.5})
+    report = search(search_file(**parts), "--report")
+    assert "over 3 seeds" in report.stdout
+    assert "2 trials (1 completed, 1 waiting)" in report.stdout
 
 
 def test_another_search_of_the_same_name_is_refused(search, search_file, tmp_path):
