@@ -19,6 +19,7 @@ from harness.errors import StudyFileError, UsageError
 Many = Literal["none", "dunnett", "holm", "benjamini_hochberg"]
 DEFAULT_HORIZONS = [0.71, 1.0, 1.41]  # a factor of two in tokens, even on a logarithmic scale
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+Range = tuple[str, float | None, bool, str]  # field, value, whether it is good, what is wanted
 _EXPANDED = ("leave_one_out", "add_one_in", "retune")
 
 
@@ -288,14 +289,29 @@ def check(study: StudyFile, where: Callable[[str], str]) -> None:
             got=repr(study.horizons),
             remedy="Write `horizons: default`, or such as [0.5, 1].",
         )
-    ranges: list[tuple[str, float | None, bool, str]] = [
-        ("decide.alpha", study.decide.alpha, 0 < study.decide.alpha < 1, "between 0 and 1"),
-        ("limits.run_minutes", study.limits.run_minutes, study.limits.run_minutes > 0, "above 0"),
-        ("limits.total_minutes", t := study.limits.total_minutes, t is None or t > 0, "above 0"),
-        ("limits.failures", study.limits.failures, study.limits.failures > 0, "above 0"),
-        ("limits.price", p := study.limits.price, p is None or p >= 0, "of 0 or above"),
-    ]
+    ranges = [alpha_range("decide.alpha", study.decide.alpha), *limit_ranges(study.limits)]
     ranges += [(f"decide.margin.{k}", v, v >= 0, "of 0 or above") for k, v in margin_items(study)]
+    check_ranges(ranges, where)
+
+
+def alpha_range(path: str, alpha: float) -> Range:
+    """Where an error rate may lie."""
+    return path, alpha, 0 < alpha < 1, "between 0 and 1"
+
+
+def limit_ranges(limits: Limits) -> list[Range]:
+    """Where each limit may lie."""
+    total, price = limits.total_minutes, limits.price
+    return [
+        ("limits.run_minutes", limits.run_minutes, limits.run_minutes > 0, "above 0"),
+        ("limits.total_minutes", total, total is None or total > 0, "above 0"),
+        ("limits.failures", limits.failures, limits.failures > 0, "above 0"),
+        ("limits.price", price, price is None or price >= 0, "of 0 or above"),
+    ]
+
+
+def check_ranges(ranges: Iterable[Range], where: Callable[[str], str]) -> None:
+    """Raises StudyFileError for the first number out of its range."""
     for path, value, good, wanted in ranges:
         if not good:
             raise StudyFileError(

@@ -19,7 +19,7 @@ from harness.arms import plan_id
 from harness.atomic import digest
 from harness.attempt import recover
 from harness.commands import check_gpus
-from harness.errors import StoreError, StudyFileError
+from harness.errors import ReportError, StoreError, StudyFileError
 from harness.live import Live
 from harness.record import Record
 from harness.report import EXTRA
@@ -29,7 +29,7 @@ from harness.search import confirm, found, noise, patch, storage, tables, words
 from harness.search.crew import LOOK_S, Allowance, Crew
 from harness.search.file import SearchFile, check
 from harness.search.noise import Noise
-from harness.search.objective import Objective
+from harness.search.objective import Objective, slope_of
 from harness.search.plan import Plan, resolve
 from harness.search.slots import Slots
 from harness.search.trial import Told, Trying, told
@@ -90,7 +90,7 @@ class Searching:
         check_gpus(self.options.gpus, self.trainer)
         reads = self.options.report_only
         plan = resolve(self.file, self.path, self.trainer, prepares=not reads)
-        self._check_parts()
+        self._check_parts(plan)
         if not self.options.report_only:
             self._tell_recovered(recover(self.store))
             self._make_storage(plan)
@@ -131,10 +131,12 @@ class Searching:
             self.number = int(study.user_attrs.get(COMMANDS, 0))
             study.set_user_attr(COMMANDS, self.number + 1)
 
-    def _check_parts(self) -> None:
-        """Refuses a sampler or a pruner before anything is spent."""
+    def _check_parts(self, plan: Plan) -> None:
+        """Refuses a sampler, a pruner or a study of the slope before anything is spent."""
         storage.sampler_of(self.file.sampler, 0, self.where)
         storage.pruner_of(self.file.pruner, 2, self.where)
+        if not (self.options.worker or self.options.report_only):
+            slope_of(self.store, self.file, plan.base.identity, self.where)
 
     def _steps(self, plan: Plan) -> str:
         if self.options.report_only:
@@ -171,13 +173,19 @@ class Searching:
         minutes = self.options.max_minutes
         deadline = None if minutes is None else self.command.began + 60 * minutes
         records = noise.replicate(plan, slots, self.command.stop, deadline)
+        known = study.user_attrs
+        if found.BASE in known:  # trials were told by it
+            objective = msgspec.convert(known[OBJECTIVE], Objective)
+            base = noise.noise_of(objective, self.store, records)
+            if msgspec.convert(known[found.BASE], Noise).seeds != base.seeds:
+                study.set_user_attr(found.BASE, msgspec.to_builtins(base))
+            return objective, base
         objective = noise.objective_of(plan, self.store, records)
         base = noise.noise_of(objective, self.store, records)
-        if found.BASE not in study.user_attrs:
-            if plan.start is not None:
-                study.enqueue_trial(plan.start)
-            study.set_user_attr(OBJECTIVE, msgspec.to_builtins(objective))
-            study.set_user_attr(found.BASE, msgspec.to_builtins(base))
+        if plan.start is not None:
+            study.enqueue_trial(plan.start)
+        study.set_user_attr(OBJECTIVE, msgspec.to_builtins(objective))
+        study.set_user_attr(found.BASE, msgspec.to_builtins(base))
         return objective, base
 
     def _attributes_with_base(self, study: "Study") -> dict[str, Any]:
@@ -240,22 +248,37 @@ class Searching:
         )
         if not picks:
             return f"{reason} There is nothing to confirm."
-        name = f"{self.file.search}-confirm-{len(trials)}"
-        study.set_user_attr("picks", msgspec.to_builtins(picks))
-        self._make(plan, name, picks, {})
-        study.set_user_attr(confirm.STUDIES, {found.CONFIRM: name})
+        scale = self.file.confirm.next
+        name = confirm.study_name(self.file, confirm.CONFIRM, len(trials), picks)
+        lacking = [self._make(plan, name, picks, {})]
+        second = confirm.SecondLook(
+            picks=picks, trials=len(trials), studies={confirm.CONFIRM: name}, next=scale
+        )
         looks = confirm.look(self.store, name, picks, self.file.objectives)
         left = [pick for pick, seen in zip(picks, looks, strict=True) if seen.survives]
-        if self.file.confirm.next and left:
-            further = f"{self.file.search}-next-{len(trials)}"
-            self._make(plan, further, left, self.file.confirm.next)
-            study.set_user_attr(confirm.STUDIES, {found.CONFIRM: name, found.NEXT: further})
+        if scale and left:
+            further = confirm.study_name(self.file, confirm.NEXT, len(trials), left)
+            studies = {**second.studies, confirm.NEXT: further}
+            whole = msgspec.structs.replace(second, studies=studies)
+            if confirm.kept(study.user_attrs) != whole:
+                self._keep(study, second)
+            lacking.append(self._make(plan, further, left, scale))
+            second = whole
+        self._keep(study, second)
+        if without := [text for text in lacking if text is not None]:
+            raise Halt(errors.COULD_NOT_RUN, " ".join(without))
         return reason
+
+    def _keep(self, study: "Study", second: confirm.SecondLook) -> None:
+        study.set_user_attr(confirm.SECOND_LOOK, msgspec.to_builtins(second))
 
     def _make(
         self, plan: Plan, name: str, picks: list[confirm.Pick], scale: dict[str, Any]
-    ) -> None:
-        """Makes a study of candidates to its end. Raises Halt where it was stopped before."""
+    ) -> str | None:
+        """Makes a study of candidates to its end, and says which runs have no outcome.
+
+        Raises Halt where it was stopped before.
+        """
         words.say(self.console, f"looking again at {len(picks)} of the trials: study {name}")
         file = confirm.study_file(self.file, self.path, picks, name, scale)
         line = " ".join(["harness", *sys.argv[1:]])
@@ -269,8 +292,11 @@ class Searching:
         with Live(self.console, study, self.store) as live:
             executor = Executor(study, self.store, self.trainer, options, live, self.command)
             outcome = executor.execute()
-        if outcome.exit_code != errors.PASS:
+        if outcome.exit_code == errors.PASS:
+            return None
+        if outcome.halted or outcome.exit_code != errors.COULD_NOT_RUN:
             raise Halt(outcome.exit_code, outcome.reason)
+        return outcome.reason
 
     # telling ----------------------------------------------------------------------------------
 
@@ -309,18 +335,28 @@ class Searching:
         return True
 
     def _patches(self, plan: Plan, answer: found.Found, folder: Path) -> dict[str, Path]:
-        """A patch of the base's file for each candidate that survived."""
-        written = {}
+        """A patch of the base's file for each candidate that survived; older ones are removed."""
+        written: dict[str, Path] = {}
         base_file = Path(plan.base_file)
-        text = base_file.read_text(encoding="utf-8")
+        text = base_file.read_bytes().decode("utf-8")  # with its line ends as they are
         name = patch.relative_name(base_file, self.trainer.checkout)
+        studies = {at: self.store.study(study) for at, study in answer.looks.items()}
+        seeds = {at: study.seeds for at, study in studies.items()}
         for claim in answer.survivors:
-            arm = self.store.study(answer.looks[found.CONFIRM]).arm(claim.pick.arm)
-            wanted = patch.changes(claim, arm, plan.base.config)
-            comments = patch.evidence(answer, claim, self.file.confirm.seeds, self.file.set)
+            wanted = patch.changes(
+                claim, studies[confirm.CONFIRM].arm(claim.pick.arm), plan.base.config
+            )
+            comments = patch.evidence(answer, claim, seeds, self.file.set)
             path = folder / f"{claim.pick.arm}.patch"
-            atomic.write_text(path, patch.diff(text, wanted, comments, name))
-            written[claim.pick.arm] = path
+            try:
+                atomic.write_text(path, patch.diff(text, wanted, comments, name))
+            except ReportError as error:
+                words.say(self.console, f"No patch of {claim.pick.arm}: {error}")
+            else:
+                written[claim.pick.arm] = path
+        for path in folder.glob("trial_*.patch"):
+            if path not in written.values():
+                path.unlink()
         return written
 
     def _tell_recovered(self, made: list[Record]) -> None:
@@ -348,5 +384,7 @@ def search(console: "Console", file: SearchFile, path: Path, store: Store, optio
 def dry_run(console: "Console", file: SearchFile, path: Path, store: Store) -> int:
     """Prints what a search would try, take and see; starts nothing."""
     plan = resolve(file, path, by_name(file.trainer), prepares=False)
+    if file.slope_from is not None:
+        store.study(file.slope_from)
     words.print_plan(console, plan, store.records())
     return errors.PASS

@@ -2,9 +2,10 @@
 
 It is a study like any other, with the candidates as written-out arms: the same blocks, records,
 corrections and report. Speed is compared inside its blocks, time to target by horizons of its own.
-A candidate survives where it is better than the base in one objective, beyond the noise of all
-candidates together, and worse in none. With `next` the survivors go through a further study at
-another scale, and survive there or not. After crew.py; the decisions are pure.
+A candidate survives where every one of its runs completes, and it is better than the base in one
+objective, beyond the noise of all candidates together, and worse in none. With `next` the survivors
+go through a further study at another scale, and survive there or not. After crew.py; the decisions
+are pure.
 """
 
 import math
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from harness import statistics
+from harness.atomic import digest
 from harness.attribution import attribute
 from harness.config import ArmFile, ArmsFile, Decide, StudyFile
 from harness.effects import ArmResult, Attribution, Effect
@@ -28,7 +30,9 @@ from harness.store import Store
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-STUDIES = "confirmed_by"  # the Optuna study's attribute: look -> name of the study
+SECOND_LOOK = "second_look"  # the Optuna study's attribute that holds a `SecondLook`
+CONFIRM, NEXT = "confirm", "next"
+_DIGITS = 4  # of the digest in a study's name
 
 
 class Pick(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +53,19 @@ class Pick(msgspec.Struct, frozen=True, kw_only=True):
         return f"trial_{self.number}"
 
 
+class SecondLook(msgspec.Struct, frozen=True, kw_only=True):
+    """What was looked at again: kept in one piece, once its study has been made.
+
+    `trials`: how many the search had. `studies`: look -> name. `next`: the scale that survivors
+    have to survive too; empty where none is asked for.
+    """
+
+    picks: list[Pick]
+    trials: int
+    studies: dict[str, str]
+    next: dict[str, Any] = {}
+
+
 class Look(msgspec.Struct, frozen=True, kw_only=True):
     """One candidate in one study: its effect in each objective, or why there is none."""
 
@@ -56,6 +73,20 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     effects: dict[str, Effect]
     survives: bool
     reason: str
+
+
+def kept(attributes: Mapping[str, Any]) -> SecondLook | None:
+    """The second look that a search's attributes hold; None where none was made."""
+    value = attributes.get(SECOND_LOOK)
+    return None if value is None else msgspec.convert(value, SecondLook)
+
+
+def study_name(file: SearchFile, at: str, trials: int, picks: Sequence[Pick]) -> str:
+    """The name of a look's study: other candidates or another rule make another study."""
+    rule = file.confirm
+    asked: list[Any] = [[pick.number, pick.overrides] for pick in picks]
+    asked += [rule.seeds, rule.alpha, rule.many, rule.next if at == NEXT else {}]
+    return f"{file.search}-{at}-{trials}-{digest(asked, _DIGITS)}"
 
 
 def feasible(trial: "FrozenTrial") -> bool:
@@ -82,8 +113,8 @@ def pick(
 ) -> list[Pick]:
     """The `best` trials better than the base's mean in some objective, the best first.
 
-    With several objectives only those of the Pareto front. `base`: the base's own plan, which is
-    no candidate.
+    With several objectives only those of the Pareto front, and first those that are worse than the
+    base in none, since only such can survive. `base`: the base's own plan, which is no candidate.
     """
     found = [trial for trial in eligible(trials) if _answer(trial).plan_id != base]
     spread = {name: _spread(found, index, name, noise) for index, name in enumerate(names)}
@@ -91,11 +122,17 @@ def pick(
     for trial in found:
         gains = [_gain(trial, index, name, noise) for index, name in enumerate(names)]
         if max(gains) > 0 and not any(_dominates(other, trial, names) for other in found):
-            picks.append((gains[0], trial))
+            picks.append(trial)
     if len(names) == 1:  # the front of one objective is one trial
-        picks = [(g, t) for t in found if (g := _gain(t, 0, names[0], noise)) > 0]
-    picks.sort(key=lambda entry: (-entry[0], entry[1].number))
-    return [_picked(trial, names, noise, spread) for _, trial in picks[:best]]
+        picks = [trial for trial in found if _gain(trial, 0, names[0], noise) > 0]
+    picks.sort(
+        key=lambda trial: (
+            _shortfall(trial, names, noise),
+            -_gain(trial, 0, names[0], noise),
+            trial.number,
+        )
+    )
+    return [_picked(trial, names, noise, spread) for trial in picks[:best]]
 
 
 def _answer(trial: "FrozenTrial") -> Told:
@@ -112,6 +149,16 @@ def _claim(trial: "FrozenTrial", index: int, name: str, noise: Noise) -> Contras
 
 def _gain(trial: "FrozenTrial", index: int, name: str, noise: Noise) -> float:
     return -harm(name) * _claim(trial, index, name, noise).estimate
+
+
+def _shortfall(trial: "FrozenTrial", names: Sequence[str], noise: Noise) -> float:
+    """By how many standard errors its worst objective is worse than the base's mean; 0: in none."""
+    worst = 0.0
+    for index, name in enumerate(names):
+        loss, se = -_gain(trial, index, name, noise), _claim(trial, index, name, noise).se
+        if loss > 0:
+            worst = max(worst, loss / se if se else math.inf)
+    return worst
 
 
 def _spread(trials: "Sequence[FrozenTrial]", index: int, name: str, noise: Noise) -> float:
@@ -171,6 +218,9 @@ def _look(found: Attribution, arm: ArmResult | None, objectives: Sequence[str]) 
     effects = {name: _effect(arm, name) for name in objectives} if arm is not None else {}
     known = {name: effect for name, effect in effects.items() if effect is not None}
     survives, reason = decide(known, objectives)
+    whole = arm.statuses.get("completed", 0) if arm is not None else 0
+    if arm is not None and whole < arm.planned:
+        survives, reason = False, f"{whole} of {arm.planned} runs completed"
     return Look(study=found.study, effects=known, survives=survives, reason=reason)
 
 

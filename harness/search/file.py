@@ -4,6 +4,7 @@ Text in, a `SearchFile` out; first of the files about search. Paths and values o
 to the trainer: whether they exist, and whether a range can be valid, is asked of it in plan.py.
 """
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -14,8 +15,11 @@ from harness.config import (
     Limits,
     Many,
     Strict,
+    alpha_range,
     check_name,
+    check_ranges,
     check_seeds,
+    limit_ranges,
     nearest,
     read_mapping,
     read_text,
@@ -168,7 +172,8 @@ def _trick_parts(
     """trick -> (on, off) -> path -> dimension, the keys checked."""
     tricks = typed(value, dict[str, Any], "tricks")
     for trick, part in tricks.items():
-        typed({key: {} for key in part or {}}, TrickFile, f"tricks.{trick}")
+        named = typed({} if part is None else part, dict[str, Any], f"tricks.{trick}")
+        typed({key: {} for key in named}, TrickFile, f"tricks.{trick}")
     return {trick: dict(part or {}) for trick, part in tricks.items()}
 
 
@@ -188,6 +193,9 @@ def check(search: SearchFile, where: Callable[[str], str]) -> None:
     _check_space(search, where)
     _check_objective(search, where)
     _check_budget(search, where)
+    best = search.confirm.best
+    ranges = [alpha_range("confirm.alpha", search.confirm.alpha), *limit_ranges(search.limits)]
+    check_ranges([("confirm.best", best, best >= 0, "of 0 or above"), *ranges], where)
     used = {search.seed, *search.base_seeds}
     if search.confirm.best and (shared := sorted(used & set(search.confirm.seeds))):
         raise StudyFileError(
@@ -262,10 +270,10 @@ def _check_dimension(one: DimensionFile, where: str) -> None:
             )
         return
     ends = kinds[0]
-    if len(ends) != 2 or not ends[0] < ends[1]:
+    if len(ends) != 2 or not ends[0] < ends[1] or not all(map(math.isfinite, ends)):
         raise StudyFileError(
             path=where,
-            expected="a lower and a higher end",
+            expected="a lower and a higher end, both finite",
             got=repr(ends),
             remedy=f"Write such as {EXAMPLE}.",
         )
@@ -282,6 +290,13 @@ def _check_dimension(one: DimensionFile, where: str) -> None:
             expected=f"a step above 0 and within {ends}",
             got=repr(one.step),
             remedy="Write such a step, or none.",
+        )
+    if one.ints is not None and one.step is not None and not one.step.is_integer():
+        raise StudyFileError(
+            path=where,
+            expected="a whole step of whole numbers",
+            got=repr(one.step),
+            remedy="Write such a step, or `float:` in place of `int:`.",
         )
 
 

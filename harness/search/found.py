@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from harness import statistics
-from harness.search.confirm import STUDIES, Look, Pick, feasible, look, pick
+from harness.search.confirm import (
+    CONFIRM,
+    NEXT,
+    Look,
+    Pick,
+    SecondLook,
+    feasible,
+    kept,
+    look,
+    pick,
+)
 from harness.search.file import SearchFile, dimensions
 from harness.search.noise import Noise
 from harness.search.objective import harm
@@ -25,12 +35,13 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 BASE = "base"  # the Optuna study's attribute that holds the noise of the base
-CONFIRM, NEXT = "confirm", "next"
 EDGE = 0.05  # of a range, on its own scale: so near to an end, the best may lie beyond
 
 
 class TrialRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One trial. `outcome` is a record's status, or: refused, pruned, unmeasured, lost, at work."""
+    """One trial. `outcome` is a record's status, or: refused, pruned, unmeasured, lost,
+    at work, waiting (in line for a worker).
+    """
 
     number: int
     outcome: str
@@ -49,13 +60,15 @@ class TrialRow(msgspec.Struct, frozen=True, kw_only=True):
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """One of the best trials: what the search claims, and what each further look says of it.
 
-    `at_edge`: the fields that it has at an end of their range.
+    `at_edge`: the fields that it has at an end of their range. `lacks`: why it was not looked at at
+    the next scale, where that is asked for.
     """
 
     pick: Pick
     at_edge: list[str] = []
     confirm: Look | None = None
     next: Look | None = None
+    lacks: str | None = None
 
     @property
     def survives(self) -> bool:
@@ -63,6 +76,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
         return (
             self.confirm is not None
             and self.confirm.survives
+            and self.lacks is None
             and (self.next is None or self.next.survives)
         )
 
@@ -78,6 +92,8 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     trials: list[TrialRow]
     claims: list[Claim]
     looks: dict[str, str]  # confirm, next -> name of the study
+    elsewhere: list[str]  # studies of the second look that another store has
+    later: int  # trials after the second look
     importances: dict[str, float]
     names: list[str]  # of all parameters
     logarithmic: list[str]  # of those with a logarithmic range
@@ -122,15 +138,18 @@ def read(
         return None
     noise = msgspec.convert(attributes[BASE], Noise)
     trials = study.get_trials(deepcopy=False)
-    made: dict[str, str] = attributes.get(STUDIES, {})
+    second = kept(attributes)
+    made = {} if second is None else second.studies
     looks = {look: name for look, name in made.items() if store.study_path(name).exists()}
     names = file.objectives
-    picks = (
-        [msgspec.convert(entry, Pick) for entry in attributes["picks"]]
-        if CONFIRM in looks
-        else pick(trials, names, noise, file.confirm.best, base_plan)
-    )
-    claims = _claims(store, file, picks, looks)
+    if second is not None and CONFIRM in looks:
+        claims = _looked_at(store, file, second, looks)
+        rule = store.study(looks[CONFIRM]).decide
+        alpha, many = rule.alpha * len(names), rule.many
+    else:
+        picks = pick(trials, names, noise, file.confirm.best, base_plan)
+        claims = [Claim(pick=one, at_edge=at_edge(file, one)) for one in picks]
+        alpha, many = file.confirm.alpha, file.confirm.many
     rows = [_row(trial) for trial in trials]
     gpu_s = sum(row.gpu_s for row in rows)
     price = file.limits.price
@@ -143,11 +162,13 @@ def read(
         trials=rows,
         claims=claims,
         looks=looks,
+        elsewhere=[name for name in made.values() if name not in looks.values()],
+        later=len(trials) - second.trials if second is not None and looks else 0,
         importances=importances(study, trials),
         names=file.parameters,
         logarithmic=[path for _, path, one in dimensions(file) if one.log],
-        alpha=file.confirm.alpha,
-        many=file.confirm.many,
+        alpha=alpha,
+        many=many,
         best=file.confirm.best,
         gpu_s=gpu_s,
         wall_s=sum(row.wall_s for row in rows),
@@ -159,11 +180,11 @@ def read(
 def _row(trial: "FrozenTrial") -> TrialRow:
     lost = trial.state.name == "FAIL"
     answer = None if lost else told(trial)
-    waiting = not trial.state.is_finished()
+    open_as = {"RUNNING": "at work", "WAITING": "waiting"}
     started, ended = trial.datetime_start, trial.datetime_complete
     return TrialRow(
         number=trial.number,
-        outcome=answer.outcome if answer else "at work" if waiting else "lost",
+        outcome=answer.outcome if answer else open_as.get(trial.state.name, "lost"),
         reason=answer.reason if answer else None,
         point=trial.params,
         values=trial.values if answer is not None and answer.outcome == "completed" else None,
@@ -177,21 +198,29 @@ def _row(trial: "FrozenTrial") -> TrialRow:
     )
 
 
-def _claims(
-    store: Store, file: SearchFile, picks: Sequence[Pick], looks: dict[str, str]
+def _looked_at(
+    store: Store, file: SearchFile, second: SecondLook, looks: dict[str, str]
 ) -> list[Claim]:
+    """The candidates of a second look that this store has, with what each look says of them."""
     names = file.objectives
-    confirmed: Sequence[Look | None] = [None] * len(picks)
-    if CONFIRM in looks:
-        confirmed = look(store, looks[CONFIRM], picks, names)
-    survivors = [p for p, seen in zip(picks, confirmed, strict=True) if seen and seen.survives]
+    confirmed = look(store, looks[CONFIRM], second.picks, names)
+    survivors = [p for p, seen in zip(second.picks, confirmed, strict=True) if seen.survives]
     further: dict[int, Look] = {}
+    lacks = None
     if NEXT in looks:
         again = look(store, looks[NEXT], survivors, names)
         further = {p.number: seen for p, seen in zip(survivors, again, strict=True)}
+    elif second.next:
+        lacks = "next scale " + ("in another store" if NEXT in second.studies else "not made yet")
     return [
-        Claim(pick=p, at_edge=at_edge(file, p), confirm=seen, next=further.get(p.number))
-        for p, seen in zip(picks, confirmed, strict=True)
+        Claim(
+            pick=p,
+            at_edge=at_edge(file, p),
+            confirm=seen,
+            next=further.get(p.number),
+            lacks=lacks if seen.survives else None,
+        )
+        for p, seen in zip(second.picks, confirmed, strict=True)
     ]
 
 
@@ -203,7 +232,10 @@ def at_edge(file: SearchFile, pick: Pick) -> list[str]:
         if ends is None or path not in pick.overrides:
             continue
         on = math.log if dimension.log else float
-        low, value, high = (on(number) for number in (ends[0], pick.overrides[path], ends[1]))
+        last = ends[1]
+        if step := dimension.step:  # the last point that can be reached
+            last = ends[0] + math.floor((ends[1] - ends[0]) / step + 1e-9) * step
+        low, value, high = (on(number) for number in (ends[0], pick.overrides[path], last))
         if not EDGE < (value - low) / (high - low) < 1 - EDGE:
             found.append(path)
     return found

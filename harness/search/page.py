@@ -22,8 +22,8 @@ READING = [
     "spread of true effects over all trials of the search.",
     "held-out seeds: base and candidates again, on seeds that no choice was made on; arm minus "
     "base, with the interval corrected for all candidates together.",
-    "A candidate survives where it is better than the base in one objective, beyond the noise, "
-    "and worse in none.",
+    "A candidate survives where all its runs complete, and it is better than the base in one "
+    "objective, beyond the noise, and worse in none.",
     "A trial that was pruned, refused by the trainer, diverged, failed or ran out of memory has no "
     "value; the sampler learns from it where not to go.",
 ]

@@ -2,12 +2,13 @@
 
 A unified diff that `git apply` takes. Only lines that have to change do: ruamel writes the file
 with the new values, and what differs from its own round trip of the old one is carried over to the
-text as it was, so that comments, order, quotes and spaces of all other lines stay. Text in, text
-out.
+text as it was, so that comments, order, quotes, spaces and line ends of all other lines stay. Text
+in, text out.
 """
 
 import difflib
 import io
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ from harness.arms import Arm
 from harness.effects import Effect
 from harness.errors import ReportError
 from harness.pack import placeless
+from harness.search.confirm import CONFIRM, NEXT
 from harness.search.found import Claim, Found
 from harness.search.space import value_at
 
 _NEVER_FOLDED = 1 << 16  # columns
+_NO_NEWLINE = "\\ No newline at end of file"  # as git has it in a patch
 
 
 def changes(claim: Claim, arm: Arm, base: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,16 +35,22 @@ def changes(claim: Claim, arm: Arm, base: Mapping[str, Any]) -> dict[str, Any]:
     return {path: value for path, value in asked.items() if value_at(base, path) != value}
 
 
-def evidence(found: Found, claim: Claim, seeds: list[int], also: Mapping[str, Any]) -> list[str]:
-    """What speaks for a candidate, a line each. `also`: what the search set beside it."""
+def evidence(
+    found: Found, claim: Claim, seeds: Mapping[str, list[int]], also: Mapping[str, Any]
+) -> list[str]:
+    """What speaks for a candidate, a line each.
+
+    `seeds`: of each look's study. `also`: what the search set beside it.
+    """
     lines = [f"trial {claim.pick.number} of the search {found.search}, minus its base:"]
     if also:
         lines.append(
             "both with " + ", ".join(f"{path}={placeless(value)}" for path, value in also.items())
         )
-    for when, seen in (("the seeds", claim.confirm), ("the next scale, seeds", claim.next)):
+    looks = ((CONFIRM, "the seeds", claim.confirm), (NEXT, "the next scale, seeds", claim.next))
+    for at, when, seen in looks:
         for name, effect in (seen.effects if seen is not None else {}).items():
-            shown = ", ".join(map(str, seeds))
+            shown = ", ".join(map(str, seeds[at]))
             lines.append(f"{name} on {when} {shown}: {_effect(effect)}")
     return lines
 
@@ -64,12 +73,9 @@ def diff(text: str, wanted: Mapping[str, Any], comments: list[str], name: str) -
     """
     new = patched(text, wanted, comments, name)
     lines = difflib.unified_diff(
-        text.splitlines(keepends=True),
-        new.splitlines(keepends=True),
-        fromfile=f"a/{name}",
-        tofile=f"b/{name}",
+        _lines(text), _lines(new), fromfile=f"a/{name}", tofile=f"b/{name}"
     )
-    return "".join(lines)
+    return "".join(line if line.endswith("\n") else f"{line}\n{_NO_NEWLINE}\n" for line in lines)
 
 
 def patched(text: str, wanted: Mapping[str, Any], comments: list[str], name: str) -> str:
@@ -77,12 +83,12 @@ def patched(text: str, wanted: Mapping[str, Any], comments: list[str], name: str
 
     Raises ReportError where the file's form would not survive.
     """
-    tree = _load(text)
-    plain = _dump(tree).splitlines()
+    tree = _load(text.replace("\r\n", "\n"))
+    plain = _lines(_dump(tree))
     for path, value in wanted.items():
         _assign(tree, path, value)
-    new = _dump(tree).splitlines()
-    old = text.splitlines()
+    new = _lines(_dump(tree))
+    old = _lines(text)
     if len(plain) != len(old):
         raise ReportError(
             path=name,
@@ -90,7 +96,7 @@ def patched(text: str, wanted: Mapping[str, Any], comments: list[str], name: str
             got="values folded over several lines",
             remedy="Unfold them, and report again; report.json has the values meanwhile.",
         )
-    lines, told = [], False
+    lines, told, end = [], False, _end(text)
     matcher = difflib.SequenceMatcher(a=plain, b=new, autojunk=False)
     for kind, first, last, to_first, to_last in matcher.get_opcodes():
         if kind == "equal":
@@ -98,10 +104,21 @@ def patched(text: str, wanted: Mapping[str, Any], comments: list[str], name: str
             continue
         indent = _indent(new[to_first]) if to_first < to_last else ""
         if not told:
-            lines += [f"{indent}# {comment}" for comment in comments]
+            lines += [f"{indent}# {comment}{end}" for comment in comments]
             told = True
-        lines += new[to_first:to_last]
-    return "\n".join(lines) + "\n"
+        lines += [line.replace("\n", end) for line in new[to_first:to_last]]
+    whole = "".join(line if line.endswith("\n") else line + end for line in lines)
+    return whole if text.endswith("\n") else whole.removesuffix(end)
+
+
+def _lines(text: str) -> list[str]:
+    """The lines as git counts them, with their ends."""
+    return re.findall(r"[^\n]*\n|[^\n]+", text)
+
+
+def _end(text: str) -> str:
+    """What the lines of a text end with."""
+    return "\r\n" if "\r\n" in text else "\n"
 
 
 def relative_name(path: Path, root: Path) -> str:

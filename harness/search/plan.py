@@ -156,7 +156,10 @@ def _base_file(file: SearchFile, path: Path) -> str:
 
 
 def _probed(plan: Plan) -> Plan:
-    """Describes the ends of every range at once; a parameter of which none is valid is refused."""
+    """Describes the ends of every range at once, and the base at the scale of `confirm.next`.
+
+    A parameter of which none is valid is refused, and so is a scale that is none.
+    """
     start = plan.start or plan.space.completed({})
     probes = plan.space.probes(start)
     requests = [
@@ -167,7 +170,11 @@ def _probed(plan: Plan) -> Plan:
         )
         for name, point in probes
     ]
-    replies = plan.trainer.describe(requests)
+    further = {**plan.file.set, **plan.file.confirm.next}
+    requests.append(Request(name="confirm.next", base=plan.base_file, set=further))
+    *replies, at_next = plan.trainer.describe(requests)
+    if plan.file.confirm.best and plan.file.confirm.next and at_next.errors:
+        raise _no_scale(plan, at_next.errors)
     refused = []
     for name in plan.space.names:
         of_name = [
@@ -188,6 +195,16 @@ def _never_valid(plan: Plan, name: str, faults: Sequence[Fault]) -> StudyFileErr
         path=f"{plan.path}: {name}",
         expected=f"values that the trainer accepts: {fault.path}: {fault.expected}",
         got=f"none at the ends or in the middle: {fault.got}",
+        remedy=fault.remedy,
+    )
+
+
+def _no_scale(plan: Plan, faults: Sequence[Fault]) -> StudyFileError:
+    fault = faults[0]
+    return StudyFileError(
+        path=f"{plan.path}: confirm.next",
+        expected=f"overrides of the base: {fault.path}: {fault.expected}",
+        got=fault.got,
         remedy=fault.remedy,
     )
 

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,12 @@ GRACE_S = 30  # this long without a heartbeat, and a trial's worker is taken for
 LOCKED_S = 60.0  # how long a SQLite file may be held by another writer
 FINGERPRINT = "search"  # the study's attribute that says which search it is
 EXTRA = "pip install '.[search]'"
+PACKAGES = {  # that Optuna imports when such a part proposes or prunes first, and not before
+    "CmaEsSampler": ("cmaes",),
+    "GPSampler": ("scipy", "torch"),
+    "QMCSampler": ("scipy",),
+    "WilcoxonPruner": ("scipy",),
+}
 
 
 def import_optuna() -> Any:
@@ -324,6 +331,13 @@ def _made(module: Any, kind: str, asked: str | dict[str, Any], where: str, **our
             expected="one of " + ", ".join(known),
             got=repr(name),
             remedy=nearest(name, known) or "Name one of these; its arguments stand beside `name`.",
+        )
+    if lacking := [one for one in PACKAGES.get(name, ()) if find_spec(one) is None]:
+        raise StudyFileError(
+            path=where,
+            expected=f"the packages of Optuna's {name}",
+            got="no package " + ", ".join(lacking),
+            remedy=f"pip install {' '.join(lacking)}, or name another of: {', '.join(known)}.",
         )
     build: Callable[..., Any] = getattr(module, name)
     takes = inspect.signature(build).parameters

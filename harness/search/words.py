@@ -239,6 +239,8 @@ def verdict_of(claim: Claim) -> str:
         return "not looked at again"
     if not claim.confirm.survives:
         return f"not confirmed: {claim.confirm.reason}"
+    if claim.lacks is not None:
+        return f"confirmed; {claim.lacks}"
     if claim.next is not None and not claim.next.survives:
         return f"confirmed, but not at the next scale: {claim.next.reason}"
     return "confirmed"
@@ -246,23 +248,45 @@ def verdict_of(claim: Claim) -> str:
 
 def verdict(found: Found) -> str:
     """The sentence that ends the report."""
-    if found.best == 0:
-        return "No second look was asked for: these are claims."
     if not found.looks:
-        if not found.claims:
-            return "No trial was better than the base's mean."
-        return "No second look yet: these are claims."
+        return _unconfirmed(found)
     names = [f"trial {claim.pick.number}" for claim in found.survivors]
     detectable = ", ".join(f"{name} {number(found.detectable[name])}" for name in found.objectives)
     seen = f"Smallest detectable effect of the second look: {detectable}."
+    lacking = [claim for claim in found.claims if claim.lacks is not None]
+    if lacking:
+        names = [f"trial {claim.pick.number}" for claim in lacking]
+        return f"Confirmed, {lacking[0].lacks}: {', '.join(names)}. {seen}"
     if not names:
         return f"Nothing was confirmed: keep the base. {seen}"
     return f"Confirmed: {', '.join(names)}. {seen}"
 
 
+def _unconfirmed(found: Found) -> str:
+    """The sentence that ends the report of a search without a second look."""
+    if found.elsewhere:
+        names = ", ".join(found.elsewhere)
+        return f"The second look lies in another store ({names}): these are claims here."
+    if found.best == 0:
+        return "No second look was asked for: these are claims."
+    if found.claims:
+        return "No second look yet: these are claims."
+    rows = [row for row in found.trials if row.outcome == "completed"]
+    beyond = len(rows) - len(found.eligible())
+    if rows and beyond == len(rows):
+        return f"No trial kept every bound: all {beyond} with a value are beyond one."
+    apart = f"; {beyond} beyond a bound do not count" if beyond else ""
+    return f"No trial was better than the base's mean{apart}."
+
+
 def warnings(found: Found) -> list[str]:
     """What a reader has to know beside the numbers."""
     lines = [f"refused by the trainer: {text}" for text in found.refused]
+    if found.later:
+        lines.append(
+            f"The second look is of {len(found.trials) - found.later} trials, {found.later} came "
+            "later: the same command looks again where others are the best by now."
+        )
     if "tokens_per_s" in found.objectives and found.noise.environments > 1:
         lines.append(
             f"The base ran in {found.noise.environments} environments: the trials' speeds are of "

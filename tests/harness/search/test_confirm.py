@@ -83,6 +83,18 @@ def test_of_several_objectives_the_front_is_picked():
     assert [one.number for one in picks] == [0, 1]
 
 
+def test_what_is_better_in_both_objectives_is_picked_before_what_pays_for_it():
+    trials = numbered(
+        trial([0.90, 700.0], "a"),
+        trial([0.91, 750.0], "b"),
+        trial([0.92, 800.0], "c"),
+        trial([0.95, 1100.0], "better in both"),
+    )
+    known = noise(val_bpb=1.0, tokens_per_s=1000.0)
+    picks = pick(trials, ["val_bpb", "tokens_per_s"], known, 3, "base")
+    assert [one.number for one in picks] == [3, 2, 1]
+
+
 def effect(low, high, metric="val_bpb"):
     return Effect(
         metric=metric,
@@ -142,6 +154,9 @@ def test_noise_alone_survives_no_more_often_than_the_nominal_rate():
         ("{bowl.x: {float: [0.005, 0.06]}}", 0.0075, True),
         ("{bowl.x: {int: [1, 9]}}", 9, True),
         ("{bowl.x: {choices: [1, 9]}}", 9, False),
+        ("{bowl.x: {int: [1, 10], step: 4}}", 9, True),
+        ("{bowl.x: {int: [1, 10], step: 4}}", 5, False),
+        ("{bowl.x: {float: [0, 1], step: 0.3}}", 0.9, True),
     ],
 )
 def test_a_best_trial_at_the_end_of_a_range_is_said_to_be(parsed, space, value, edge):

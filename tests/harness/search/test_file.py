@@ -23,7 +23,10 @@ def test_a_tricks_own_fields_are_read(parsed):
     ("parts", "told"),
     [
         ({"space": "{bowl.x: {flaot: [0, 1]}}"}, "search.yaml:9: space.bowl.x.flaot"),
-        ({"space": "{bowl.x: {float: [1, 0]}}"}, "a lower and a higher end; got [1.0, 0.0]"),
+        (
+            {"space": "{bowl.x: {float: [1, 0]}}"},
+            "a lower and a higher end, both finite; got [1.0, 0.0]",
+        ),
         ({"space": "{bowl.x: {float: [0, 1], log: true}}"}, "a logarithmic range above 0"),
         ({"space": "{bowl.x: {int: [0, 4], step: 9}}"}, "a step above 0 and within [0, 4]"),
         ({"space": "{bowl.x: {choices: [1]}}"}, "two choices or more"),
@@ -41,6 +44,14 @@ def test_a_tricks_own_fields_are_read(parsed):
         ({"base_seeds": "[1]"}, "expected at least two seeds"),
         ({"constraints": "{val_loss: {}}"}, "expected at_most or at_least"),
         ({"base": ""}, "expected the key 'base'"),
+        ({"tricks": "{muon: true}"}, "tricks.muon: expected object; got bool"),
+        ({"tricks": "{muon: false}"}, "tricks.muon: expected object; got bool"),
+        ({"space": "{bowl.x: {int: [1, 8], step: 0.5}}"}, "a whole step of whole numbers; got 0.5"),
+        ({"space": "{bowl.x: {float: [0, .inf]}}"}, "both finite; got [0.0, inf]"),
+        ({"confirm": "{alpha: 5}"}, "confirm.alpha: expected a number between 0 and 1; got 5"),
+        ({"confirm": "{best: -1}"}, "confirm.best: expected a number of 0 or above; got -1"),
+        ({"limits": "{failures: 0}"}, "limits.failures: expected a number above 0; got 0"),
+        ({"limits": "{run_minutes: -1}"}, "limits.run_minutes: expected a number above 0; got -1"),
     ],
 )
 def test_a_fault_is_told_with_its_place_and_a_remedy(parsed, parts, told):

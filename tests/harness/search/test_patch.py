@@ -53,6 +53,26 @@ def test_git_applies_it(tmp_path):
     assert load(file.read_text())["optimizer"]["clip"] == 1.0
 
 
+@pytest.mark.parametrize("path", ["optimizer.clip", "model.norm", "schedule.warmup"])
+@pytest.mark.parametrize(
+    "text",
+    [BASE.removesuffix("\n"), BASE.replace("\n", "\r\n"), BASE.replace("\n", "\r\n")[:-2]],
+    ids=["no newline at the end", "carriage returns", "both"],
+)
+def test_git_applies_it_to_a_file_with_other_line_ends_and_they_stay(tmp_path, text, path):
+    file = tmp_path / "base.yaml"
+    file.write_bytes(text.encode())
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    made = diff(text, {path: 10}, ["evidence"], "base.yaml")
+    subprocess.run(["git", "apply"], cwd=tmp_path, input=made.encode(), check=True)
+    new = file.read_bytes().decode()
+    assert new == patched(text, {path: 10}, ["evidence"], "base.yaml")
+    assert new.count("\r\n") == new.count("\n") * ("\r\n" in text)
+    assert new.endswith("\n") == text.endswith("\n")
+    section, _, field = path.partition(".")
+    assert load(new)[section][field] == 10
+
+
 def test_every_base_that_ships_can_be_patched():
     for path in (ROOT / "ablations" / "bases").glob("*.yaml"):
         text = path.read_text()

@@ -28,9 +28,11 @@ def test_a_winner_is_confirmed_at_two_scales_and_its_patch_gives_its_configurati
     (claim,) = found["claims"]
     assert claim["pick"]["overrides"] == {"bowl.x": 0.6, "bowl.y": 0.3}
     assert claim["confirm"]["survives"]
-    assert claim["next"]["study"] == "quick-next-4"
+    looks = found["looks"]
+    assert claim["next"]["study"] == looks["next"]
+    assert looks["next"].startswith("quick-next-4-")
     assert claim["next"]["survives"]
-    assert store.study("quick-next-4").arm("base").config["dial"]["depth"] == 3
+    assert store.study(looks["next"]).arm("base").config["dial"]["depth"] == 3
 
     page = (store.report_dir("quick") / "report.html").read_text()
     for title in ("The second look", "History", "Importances", "Parallel coordinates", "Slices"):
@@ -45,7 +47,7 @@ def test_a_winner_is_confirmed_at_two_scales_and_its_patch_gives_its_configurati
     assert "# a comment that has to stay" in text
     assert "# val_bpb on the seeds 101, 102, 103: -" in text
     (said,) = FakeTrainer().describe([Request(name="", base=str(tmp_path / "base.yaml"), set={})])
-    arm = store.study("quick-confirm-4").arm(f"trial_{claim['pick']['number']}")
+    arm = store.study(looks["confirm"]).arm(f"trial_{claim['pick']['number']}")
     assert said.config == arm.config
 
 

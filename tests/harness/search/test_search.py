@@ -1,6 +1,7 @@
 """Whole searches with the FakeTrainer: trials, pruning, resumption, the second look."""
 
 import re
+from importlib.util import find_spec
 
 import pytest
 
@@ -30,7 +31,7 @@ def test_a_search_makes_records_and_the_same_command_makes_none_again(
     answers = [told(trial) for trial in trials()]
     assert len(answers) == 6
     assert {answer.plan_id for answer in answers} <= {record.plan_id for record in made}
-    assert "looking again at 1 of the trials: study quick-confirm-6" in done.stdout
+    assert "looking again at 1 of the trials: study quick-confirm-6-" in done.stdout
     for words in ((), ("--report",)):
         again = search(path, *words)
         assert again.returncode == errors.PASS
@@ -148,6 +149,7 @@ def test_a_limit_stops_between_trials_and_the_same_command_goes_on(search, searc
         ({"constraints": "{watts: {at_most: 1}}"}, "what a run of the base reports"),
         ({"sampler": "TPESampel"}, "Did you mean 'TPESampler'?"),
         ({"pruner": "{name: MedianPruner, n_startup: 3}"}, "Its arguments are"),
+        ({"confirm": "{best: 1, next: {dial.dpeth: 6}}"}, "Did you mean 'depth'?"),
         ({"base": "bse.yaml"}, "Did you mean 'base.yaml'?"),
     ],
 )
@@ -155,6 +157,30 @@ def test_what_cannot_be_is_refused_before_any_trial(search, search_file, parts, 
     done = search(search_file(**{"budget": "{trials: 1}", "confirm": "{best: 0}", **parts}))
     assert told in " ".join((done.stdout + done.stderr).split())
     assert done.returncode == (errors.PASS if "refused by" in told else errors.USAGE)
+
+
+@pytest.mark.skipif(find_spec("cmaes") is not None, reason="the package is installed here")
+def test_a_sampler_whose_package_is_missing_is_refused_before_the_base_runs(
+    search, search_file, store
+):
+    done = search(search_file(sampler="CmaEsSampler"))
+    assert done.returncode == errors.USAGE
+    assert "sampler: expected the packages of Optuna's CmaEsSampler; got no package" in done.stderr
+    assert store.records() == []
+
+
+def test_more_seeds_of_the_base_are_told_and_a_point_in_line_is_not_at_work(
+    search, search_file, store
+):
+    parts = {"budget": "{trials: 1}", "confirm": "{best: 0}"}
+    search(search_file(**parts))
+    done = search(search_file(**parts, base_seeds="[1, 2, 3]"))
+    assert done.stdout.count("over 3 seeds") == 2
+    with storage.open_storage(storage.url_of(store, "quick", None)) as opened:
+        storage.stored_study(opened, "quick").enqueue_trial({"bowl.x": 0.5, "bowl.y": 0.5})
+    report = search(search_file(**parts), "--report")
+    assert "over 3 seeds" in report.stdout
+    assert "2 trials (1 completed, 1 waiting)" in report.stdout
 
 
 def test_another_search_of_the_same_name_is_refused(search, search_file, tmp_path):
@@ -316,3 +342,12 @@ def test_a_study_without_a_slope_is_refused(search, harness, search_file, study_
     done = search(search_file(objective="ln_time_to_target", slope_from="quick"))
     assert done.returncode == errors.USAGE
     assert "got quick:" in done.stderr
+
+
+def test_an_unknown_study_of_the_slope_is_refused_before_the_base_runs(search, search_file, store):
+    path = search_file(objective="ln_time_to_target", slope_from="qiuck")
+    for words in ((), ("--dry-run",)):
+        done = search(path, *words)
+        assert done.returncode == errors.COULD_NOT_RUN
+        assert "expected a study called 'qiuck'" in done.stderr
+    assert store.records() == []
