@@ -190,7 +190,8 @@ class Searching:
         except Halt:
             raise
         except Exception as error:
-            note = {"at": time.time(), "why": str(error)}
+            why = error.got if isinstance(error, errors.HarnessError) else repr(error)
+            note = {"at": time.time(), "why": why}
             with contextlib.suppress(StoreError), storage.storage_errors(self.url):
                 study.set_user_attr(FAILED, note)
             raise
@@ -226,7 +227,9 @@ class Searching:
                 raise StoreError(
                     path=self.file.search,
                     expected="a search whose base is replicated",
-                    got="none in this storage" + (f": {failed['why']}" if failed else ""),
+                    got=f"a base that failed: {failed['why']}"
+                    if failed
+                    else "none in this storage",
                     remedy="Start it once without --worker; workers then join it.",
                 )
             if waited_s >= limit_s:

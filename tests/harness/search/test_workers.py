@@ -224,7 +224,7 @@ def test_a_worker_ends_with_the_base_that_failed_and_waits_for_one_that_is_made_
     assert harness(*words).returncode == errors.COULD_NOT_RUN
     done = harness(*waits, "--since", f"{submitted:.3f}")
     assert done.returncode == errors.COULD_NOT_RUN
-    assert "none in this storage: base, seed 1" in done.stderr
+    assert "got a base that failed: failed: " in done.stderr
     done = harness(*waits, "--max-minutes", "0.005")  # for all it knows the base is made again
     assert done.returncode == errors.STOPPED_AT_LIMIT
     assert "before there is a base" in done.stdout
