@@ -3,6 +3,7 @@
 The path of one result. A file imports only from files above it; a test holds that.
 
     errors          what a user can meet, and the exit codes
+    masking         words of a command without their passwords
     atomic          files that are whole or absent, canonical JSON
     config          the study file and its strict schema
     cluster         a command as a job of Slurm, a trainer over several nodes

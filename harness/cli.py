@@ -175,6 +175,10 @@ def search(
     patience: Annotated[
         float, typer.Option(help="So many minutes a worker waits for the other's base.")
     ] = 0.0,
+    since: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(hidden=True, help="Unix time; a base that failed before it may yet be made."),
+    ] = None,
     report: Annotated[
         bool, typer.Option("--report", help="Only what is found so far; starts no run.")
     ] = False,
@@ -195,6 +199,7 @@ def search(
         storage=storage,
         worker=worker,
         patience_minutes=patience,
+        since=since,
         report_only=report,
         html=not no_html,
     )

@@ -5,9 +5,13 @@ again at the best, write out what survives, report. Every step begins with what 
 that the same command goes on wherever it was stopped. Beside `commands`.
 """
 
+import contextlib
 import importlib.util
+import math
+import socket
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +25,7 @@ from harness.attempt import recover
 from harness.commands import check_gpus
 from harness.errors import ReportError, StoreError, StudyFileError
 from harness.live import Live
+from harness.masking import masked_words
 from harness.record import Record
 from harness.report import EXTRA
 from harness.resolve import resolve as resolve_study
@@ -32,7 +37,7 @@ from harness.search.noise import Noise
 from harness.search.objective import Objective, slope_of
 from harness.search.plan import Plan, resolve
 from harness.search.slots import Slots
-from harness.search.trial import Told, Trying, told
+from harness.search.trial import Told, Trying, told, worker
 from harness.store import Store
 from harness.study import Command, Executor
 from harness.study import Options as StudyOptions
@@ -45,13 +50,14 @@ if TYPE_CHECKING:
 
 OBJECTIVE = "objective"  # the Optuna study's attribute that holds what is sought
 ELSEWHERE = ("code_id", "data_id")  # of a search that another machine made, and that is only read
-COMMANDS = "commands"  # the one that counts those that have worked on it
+FAILED = "base failed"  # the one that says when and why there is no base; None: it may yet be
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How one command searches. `worker`: trials alone; base and second look are another's part.
 
-    `patience_minutes`: how long a worker waits for the base, where both begin at once.
+    `patience_minutes`: how long a worker waits for the base, where both begin at once; `since`: the
+    Unix time from which on a failure of the base ends that, its own beginning unless given.
     `report_only`: what is found so far, by whatever commands are at work.
     """
 
@@ -60,6 +66,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     storage: str | None = None
     worker: bool = False
     patience_minutes: float = 0.0
+    since: float | None = None
     report_only: bool = False
     html: bool = True
 
@@ -82,7 +89,8 @@ class Searching:
         self.trainer = by_name(file.trainer)
         self.url = storage.url_of(store, file.search, options.storage)
         self.where = str(path)
-        self.number = 0  # of this command, among those of the search
+        self.since = time.time() if options.since is None else options.since
+        self.mark = ""  # of this command; the one that began the search has none
 
     def run(self) -> int:
         """All steps. Raises HarnessError; what was recorded stays."""
@@ -121,15 +129,16 @@ class Searching:
         return [answer.overrides for answer in answers if answer is not None]
 
     def _make_storage(self, plan: Plan) -> None:
-        """Its tables, and the search in them, where they are new; and this command's number there.
+        """Its tables, and the search in them, where they are new; and what marks this command.
 
-        One at a time: commands that begin at once would both make the tables, which one of them
-        may not, and have one number, by which both would draw the same points.
+        By a mark of its own each command draws other points than those that work beside it. The one
+        that makes the search has none: its points follow from the search file alone.
         """
+        directions = Objective(names=self.file.objectives).directions
         with self.store.locked(), storage.open_storage(self.url) as self.opened:
-            study = self._study(plan, "", 0)
-            self.number = int(study.user_attrs.get(COMMANDS, 0))
-            study.set_user_attr(COMMANDS, self.number + 1)
+            if not storage.make_study(self.opened, self.file.search, directions):
+                self.mark = digest([socket.gethostname(), worker()], 16)
+            self._study(plan, "", 0)
 
     def _check_parts(self, plan: Plan) -> None:
         """Refuses a sampler, a pruner or a study of the slope before anything is spent."""
@@ -170,6 +179,27 @@ class Searching:
                 msgspec.convert(known[OBJECTIVE], Objective),
                 msgspec.convert(known[found.BASE], Noise),
             )
+        with self._failure_noted(study):
+            return self._own_base(study, plan, slots)
+
+    @contextlib.contextmanager
+    def _failure_noted(self, study: "Study") -> Iterator[None]:
+        """Tells workers, who wait for it, that there will be no base. A stop is no failure."""
+        if study.user_attrs.get(FAILED) is not None:
+            study.set_user_attr(FAILED, None)
+        try:
+            yield
+        except Halt:
+            raise
+        except Exception as error:
+            why = error.got if isinstance(error, errors.HarnessError) else repr(error)
+            note = {"at": time.time(), "why": why}
+            with contextlib.suppress(StoreError), storage.storage_errors(self.url):
+                study.set_user_attr(FAILED, note)
+            raise
+
+    def _own_base(self, study: "Study", plan: Plan, slots: Slots) -> tuple[Objective, Noise]:
+        """The base as this command measures it, kept for the others."""
         minutes = self.options.max_minutes
         deadline = None if minutes is None else self.command.began + 60 * minutes
         records = noise.replicate(plan, slots, self.command.stop, deadline)
@@ -189,18 +219,30 @@ class Searching:
         return objective, base
 
     def _attributes_with_base(self, study: "Study") -> dict[str, Any]:
-        """What is kept of the search, once its base is. Raises StoreError after the patience."""
-        until = self.command.began + 60 * self.options.patience_minutes
+        """What is kept of the search, once its base is.
+
+        Raises StoreError after the patience or once the base has failed, Halt at --max-minutes.
+        """
+        minutes = self.options.max_minutes
+        limit_s = math.inf if minutes is None else 60 * minutes
         while found.BASE not in (known := study.user_attrs):
             if self.command.stop:
                 raise Halt(errors.STOPPED_AT_LIMIT, STOPPED)
-            if time.monotonic() >= until:
+            waited_s = time.monotonic() - self.command.began
+            failed = known.get(FAILED)
+            lately = failed is not None and failed["at"] >= self.since
+            if lately or waited_s >= 60 * self.options.patience_minutes:
                 raise StoreError(
                     path=self.file.search,
                     expected="a search whose base is replicated",
-                    got="none in this storage",
+                    got=f"a base that failed: {failed['why']}"
+                    if failed
+                    else "none in this storage",
                     remedy="Start it once without --worker; workers then join it.",
                 )
+            if waited_s >= limit_s:
+                text = "The time is up before there is a base. The same command goes on."
+                raise Halt(errors.STOPPED_AT_LIMIT, text)
             time.sleep(LOOK_S)
         return known
 
@@ -210,7 +252,7 @@ class Searching:
         known = storage.stored_study(self.opened, self.file.search)
         trials = len(known.get_trials(deepcopy=False)) if known is not None else 0
         own = [self.file.search, self.file.seed, slot, trials]
-        seed = int(digest([*own, self.number] if self.number else own, 8), 16)
+        seed = int(digest([*own, self.mark] if self.mark else own, 8), 16)
         return storage.open_study(
             self.opened,
             self.file.search,
@@ -281,7 +323,7 @@ class Searching:
         """
         words.say(self.console, f"looking again at {len(picks)} of the trials: study {name}")
         file = confirm.study_file(self.file, self.path, picks, name, scale)
-        line = " ".join(["harness", *sys.argv[1:]])
+        line = " ".join(["harness", *masked_words(sys.argv[1:])])
         study = resolve_study(
             file, self.path, self.store, self.trainer, command=line, now=time.time()
         )

@@ -65,6 +65,7 @@ def _asked(context: typer.Context, cluster: Path | None, words: list[str], store
     """The command, read now by its own parser: a typing error is told here and not in the queue."""
     from harness.cluster.submission import GOING_ON, Asked
     from harness.errors import UsageError
+    from harness.masking import masked_words
 
     assert context.parent is not None
     group: Any = context.parent.command
@@ -73,7 +74,7 @@ def _asked(context: typer.Context, cluster: Path | None, words: list[str], store
         raise UsageError(
             path="harness submit",
             expected="a cluster file, `--`, and one of the commands " + ", ".join(known),
-            got=" ".join([str(cluster or ""), *words]).strip() or "nothing",
+            got=" ".join([str(cluster or ""), *masked_words(words)]).strip() or "nothing",
             remedy="Such as: harness submit CLUSTER.yaml -- study ablations/smoke.yaml",
         )
     own = any(word == "--store" or word.startswith("--store=") for word in words)

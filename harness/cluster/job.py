@@ -8,7 +8,8 @@ signal on would have the harness hear it twice, which means "without grace".
 - USR2, which the scheduler sends that long before the limit, becomes SIGTERM: what the harness
   takes for Ctrl-C. Slurm sends TERM itself when a job is cancelled or preempted.
 - A command that ended with 5, stopped at a limit, is started again by the scheduler while it is
-  meant to run, at most `requeue` times. Any other exit code is the job's.
+  meant to run, at most `requeue` times. Any other exit code is the job's. A worker of a search is
+  started again only if its store has a new record since: it may have waited for a base in vain.
 """
 
 import os
@@ -23,9 +24,11 @@ from typing import NoReturn
 
 import msgspec
 
+from harness.cluster import journal as journals
 from harness.cluster.allocation import Allocation, LocalAllocation, SlurmAllocation
 from harness.cluster.journal import CANCELLED, Entry, Journal
 from harness.errors import COULD_NOT_RUN, PASS, STOPPED_AT_LIMIT, ClusterError
+from harness.masking import masked_words
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,12 +37,17 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     folder: str  # of the submission
     store: str
-    words: list[str]  # of the command, after `harness`
+    words: list[str]  # of the command, after `harness`; without passwords
     takes_minutes: bool  # whether it has --max-minutes
     max_minutes: float | None  # what its own words say of it
     limit_s: float
     reserve_s: float
     requeue: int
+
+    @property
+    def waits(self) -> bool:
+        """Whether it may be that it only waits, for a base that another job makes."""
+        return "--worker" in self.words
 
     def __call__(self) -> NoReturn:
         slurm = self.kind == "slurm"
@@ -85,7 +93,8 @@ def make(job: Job, allocation: Allocation) -> int:
     asked = Asked(journal)
     before = _records(job)
     try:
-        code = command([*job.words, *_in_time(job, allocation.left_s())])
+        words = journals.with_passwords(Path(job.folder), job.words)
+        code = command([*words, *_in_time(job, allocation.left_s())])
     except ClusterError as error:  # no answer to how much time is left
         print(f"error: {error}", file=sys.stderr)
         code = COULD_NOT_RUN
@@ -94,7 +103,7 @@ def make(job: Job, allocation: Allocation) -> int:
     asked.no_more()
     ended_with, again, why = code, False, ""
     if code == STOPPED_AT_LIMIT:
-        news = asked.heard is not None or _records(job) != before
+        news = _records(job) != before or (asked.heard is not None and not job.waits)
         if not (why := _why_not(job, allocation, earlier, news)):
             try:
                 ended_with, again = allocation.start_again(), True
@@ -106,7 +115,7 @@ def make(job: Job, allocation: Allocation) -> int:
 
 def command(words: list[str]) -> int:
     """Runs `harness` with these words in this process; its exit code."""
-    print("$ harness", *words, flush=True)
+    print("$ harness", *masked_words(words), flush=True)
     sys.argv = ["harness", *words]
     try:
         runpy.run_module("harness", run_name="__main__")

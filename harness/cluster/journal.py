@@ -2,6 +2,7 @@
 
     jobs/<id>/
         submission.json       the command, the cluster file's text, the scheduler's numbers
+        words.json            the command with its passwords, where it has any; its owner's alone
         <number>.jsonl        what happened to one job: every start, request and end
         <number>_0_log.out    what it printed, all starts in one file
         cancelled             exists once it was cancelled: no job of it is started again
@@ -22,6 +23,7 @@ from harness.errors import StoreError
 
 FOLDER = "jobs"
 NAME = "submission.json"
+WORDS = "words.json"
 CANCELLED = "cancelled"
 
 
@@ -30,7 +32,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     submitted_at: float
-    words: list[str]  # of the command, after `harness`
+    words: list[str]  # of the command, after `harness`; without passwords
     cwd: str
     python: str
     kind: str
@@ -85,6 +87,28 @@ def new_folder(store: Path, now: float) -> Path:
 def save(folder: Path, submission: Submission) -> None:
     """Writes a submission, whole or not at all. Raises DiskError."""
     atomic.write_json(folder / NAME, msgspec.to_builtins(submission))
+
+
+def keep_words(folder: Path, words: list[str]) -> None:
+    """Keeps a command that holds a password, for its owner's eyes. Raises DiskError."""
+
+    def opened(path: str, flags: int) -> int:
+        return os.open(path, flags, mode=0o600)
+
+    path = folder / WORDS
+    with atomic.disk_errors(path), open(path, "xb", opener=opened) as handle:
+        handle.write(msgspec.json.encode(words))
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def with_passwords(folder: Path, words: list[str]) -> list[str]:
+    """The words of a job, which begin with those of its command, as they were given."""
+    try:
+        kept = msgspec.json.decode((folder / WORDS).read_bytes(), type=list[str])
+    except FileNotFoundError:
+        return words
+    return [*kept, *words[len(kept) :]]
 
 
 def submissions(store: Path) -> list[tuple[Path, Submission]]:

@@ -16,7 +16,7 @@ from harness import atomic
 from harness.cluster import journal
 from harness.cluster.allocation import ask
 from harness.cluster.journal import CANCELLED, Journal, Submission
-from harness.errors import COULD_NOT_RUN, UsageError
+from harness.errors import COULD_NOT_RUN, STOPPED_AT_LIMIT, UsageError
 
 OVER = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL"}
 OVER |= {"OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT"}
@@ -119,10 +119,13 @@ def wait(store: Path, id: str) -> list[State]:
 def worst(found: Sequence[State]) -> int:
     """The exit code of a submission: of its jobs' the highest; a job that told none could not run.
 
-    Slurm's word for a job that it killed stands in its state.
+    That one could not run is worse than that another stopped at a limit. Slurm's word for a job
+    that it killed stands in its state.
     """
-    codes = [job.exit_code if job.state == "ended" else None for job in found]
-    return max(COULD_NOT_RUN if code is None else code for code in codes)
+    rank = {STOPPED_AT_LIMIT: COULD_NOT_RUN, COULD_NOT_RUN: STOPPED_AT_LIMIT}
+    told = [job.exit_code if job.state == "ended" else None for job in found]
+    codes = [COULD_NOT_RUN if code is None else code for code in told]
+    return max(codes, key=lambda code: rank.get(code, code))
 
 
 def cancel(store: Path, ids: Sequence[str]) -> list[str]:

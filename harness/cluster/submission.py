@@ -20,6 +20,7 @@ from harness.cluster.file import ClusterFile
 from harness.cluster.job import Job
 from harness.cluster.journal import Submission
 from harness.errors import ClusterError, UsageError
+from harness.masking import masked_words
 
 if TYPE_CHECKING:
     from submitit import Executor
@@ -49,12 +50,13 @@ def submit(cluster: ClusterFile, file: Path, text: str, asked: Asked, cwd: Path)
     """
     mounts = shared.mounts_here()
     check(cluster, asked, mounts)
-    folder = journal.new_folder(asked.store, time.time())
+    now = time.time()
+    folder = journal.new_folder(asked.store, now)
     executor = executor_of(cluster, folder, asked.name)
     made = Submission(
         id=folder.name,
-        submitted_at=time.time(),
-        words=asked.words,
+        submitted_at=now,
+        words=masked_words(asked.words),
         cwd=str(cwd),
         python=sys.executable,
         kind=cluster.kind,
@@ -62,8 +64,10 @@ def submit(cluster: ClusterFile, file: Path, text: str, asked: Asked, cwd: Path)
         text=text,
     )
     journal.save(folder, made)
+    if made.words != asked.words:
+        journal.keep_words(folder, asked.words)
     try:
-        jobs = [job_of(cluster, asked, folder, number) for number in range(cluster.jobs)]
+        jobs = [job_of(cluster, asked, folder, number, now) for number in range(cluster.jobs)]
         numbers = _hand_over(executor, jobs)
     except ClusterError:
         shutil.rmtree(folder)  # nothing was submitted
@@ -90,11 +94,14 @@ def check(cluster: ClusterFile, asked: Asked, mounts: str) -> None:
         shared.check_writers(asked.store, cluster.jobs, mounts)
 
 
-def job_of(cluster: ClusterFile, asked: Asked, folder: Path, number: int) -> Job:
-    """What one job does; those of an array beyond the first are workers beside it."""
-    words = [*asked.words, "--store", str(asked.store.resolve())]
+def job_of(cluster: ClusterFile, asked: Asked, folder: Path, number: int, now: float) -> Job:
+    """What one job does; those of an array beyond the first are workers beside it.
+
+    `now`: of the submission. A base that failed before it is no reason for a worker not to wait.
+    """
+    words = [*masked_words(asked.words), "--store", str(asked.store.resolve())]
     if number:  # they begin together, and the first one makes the base
-        words += ["--worker", "--patience", str(cluster.minutes)]
+        words += ["--worker", "--patience", str(cluster.minutes), "--since", f"{now:.3f}"]
     return Job(
         kind=cluster.kind,
         folder=str(folder),

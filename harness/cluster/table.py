@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness.cluster.states import State
+from harness.masking import masked_words
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,7 +24,8 @@ def show(console: "Console", jobs: Sequence[State]) -> None:
         table.add_column(title, justify="right" if right else "left", overflow="fold")
     for job in jobs:
         code = "" if job.exit_code is None else str(job.exit_code)
-        cells = [job.id, job.number, job.state, code, str(job.again), " ".join(job.words)]
+        command = " ".join(masked_words(job.words))
+        cells = [job.id, job.number, job.state, code, str(job.again), command]
         table.add_row(*map(escape, cells))
     console.print(table)
     for job in jobs:

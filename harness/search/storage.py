@@ -8,6 +8,8 @@ Optuna's storages raise. A URL may hold a password: it is never printed.
 
 import gc
 import inspect
+import random
+import time
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -21,6 +23,7 @@ import msgspec
 from harness import atomic
 from harness.config import nearest
 from harness.errors import HarnessError, StoreError, StudyFileError
+from harness.masking import masked
 from harness.record import Identity
 from harness.store import Store
 
@@ -34,6 +37,9 @@ if TYPE_CHECKING:
 HEARTBEAT_S = 5
 GRACE_S = 30  # this long without a heartbeat, and a trial's worker is taken for dead
 LOCKED_S = 60.0  # how long a SQLite file may be held by another writer
+OPENINGS = 10  # of a storage whose tables others make at the same time
+MADE_MEANWHILE = ("already exists", "alembic_version", "pg_type_typname", "pg_class_relname")
+"""In what databases say of a table, or the one row of a table, that another made a moment ago."""
 FINGERPRINT = "search"  # the study's attribute that says which search it is
 EXTRA = "pip install '.[search]'"
 PACKAGES = {  # that Optuna imports when such a part proposes or prunes first, and not before
@@ -89,19 +95,50 @@ def open_storage(
     optuna = import_optuna()
     sqlite = url.startswith("sqlite")
     with storage_errors(url):
-        with _experimental_is_fine():
-            storage = optuna.storages.RDBStorage(
+
+        def opened() -> Any:
+            return optuna.storages.RDBStorage(
                 url,
                 engine_kwargs={"connect_args": {"timeout": LOCKED_S}} if sqlite else None,
                 heartbeat_interval=heartbeat_s,
                 grace_period=grace_s,
                 heartbeat_stale_trial_callback=retry_later,
             )
+
+        with _experimental_is_fine():
+            storage = _opened_beside_others(opened)
         try:
             yield optuna.storages.get_storage(storage)
         finally:
             storage.remove_session()
             storage.engine.dispose()
+
+
+def _opened_beside_others(opened: Callable[[], Any]) -> Any:
+    """A storage, opened again where another command makes the same tables at the same time.
+
+    Optuna looks which are missing and then makes them, and the slower of two is told no.
+    """
+    from sqlalchemy.exc import DatabaseError
+
+    for left in reversed(range(OPENINGS)):
+        try:
+            return opened()
+        except DatabaseError as error:
+            if not left or not any(part in str(error.orig) for part in MADE_MEANWHILE):
+                raise
+        time.sleep(random.uniform(0.02, 0.2))  # so that they do not meet again
+    raise AssertionError("unreachable")
+
+
+def make_study(storage: "BaseStorage", name: str, directions: list[str]) -> bool:
+    """Makes the Optuna study of a search; False where it is there. Of many at once one makes it."""
+    optuna = import_optuna()
+    try:
+        optuna.create_study(study_name=name, storage=storage, directions=directions)
+    except optuna.exceptions.DuplicatedStudyError:
+        return False
+    return True
 
 
 def retry_later(study: "Study", trial: "FrozenTrial") -> None:
@@ -189,12 +226,12 @@ def storage_errors(url: str) -> Iterator[None]:
 
 
 def shown(url: str) -> str:
-    """A URL without its password."""
+    """A URL without its passwords."""
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
     try:
-        return make_url(url).render_as_string(hide_password=True)
+        return masked(make_url(url).render_as_string(hide_password=True))
     except ArgumentError:
         return "--storage"
 

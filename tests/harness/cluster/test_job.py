@@ -2,6 +2,7 @@
 
 import os
 import signal
+import stat
 import subprocess
 import time
 
@@ -11,7 +12,8 @@ from harness import errors
 from harness.cluster import journal
 from harness.cluster.allocation import seconds
 from harness.cluster.file import parse_cluster
-from harness.cluster.states import controllers
+from harness.cluster.job import Job, make
+from harness.cluster.states import State, controllers, worst
 from harness.cluster.submission import slurm_parameters
 
 
@@ -166,6 +168,91 @@ def test_a_study_has_one_job(harness, study_file, cluster_file):
     done = harness("submit", cluster_file(jobs=2, requeue=0), "--", "study", study_file())
     assert done.returncode == errors.USAGE
     assert "--gpus 0-7" in done.stderr
+
+
+def test_a_password_is_in_one_file_of_its_owner_and_nowhere_else(
+    submit, study_file, cluster_file, store
+):
+    pytest.importorskip("optuna")
+    search = study_file("bowl: {curvature: 0.1}\n").parent / "search.yaml"
+    search.write_text(
+        "search: quick\ntrainer: fake\nbase: base.yaml\nspace: {bowl.x: {float: [-1, 1]}}\n"
+        "budget: {trials: 1}\nconfirm: {best: 0}\n"
+    )
+    url = "postgresql://me:secret@127.0.0.1:1/nowhere"
+    done = submit("--wait", cluster_file(requeue=0), "--", "search", search, "--storage", url)
+    assert done.returncode == errors.COULD_NOT_RUN, done.stdout + done.stderr
+    ((folder, made),) = journal.submissions(store.root)
+    log = journal.log_of(folder, made.jobs[0]).read_text()
+    assert log.count("me:***@127.0.0.1") == 2  # the command, and what became of it
+    assert "a storage that answers" in log
+    assert "secret" not in done.stdout + done.stderr
+    holding = [path for path in folder.rglob("*") if b"secret" in path.read_bytes()]
+    assert [path.name for path in holding] == [journal.WORDS]
+    assert stat.S_IMODE(holding[0].stat().st_mode) == 0o600
+    words = journal.with_passwords(folder, [*made.words, "--worker"])
+    assert words == ["search", str(search), "--storage", url, "--worker"]
+
+
+class _Allocation:
+    """One in which the scheduler asks at once."""
+
+    number = "7"
+
+    def left_s(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def runs(self):
+        return True
+
+    def start_again(self):
+        return errors.STOPPED_AT_LIMIT
+
+
+@pytest.mark.parametrize("worker", [True, False])
+def test_a_worker_that_was_asked_to_stop_and_recorded_nothing_is_not_started_again(
+    store, tmp_path, worker
+):
+    words = ["search", "a.yaml", *(["--worker"] if worker else [])]
+    job = Job(
+        kind="local",
+        folder=str(tmp_path),
+        store=str(store.root),
+        words=words,
+        takes_minutes=True,
+        max_minutes=None,
+        limit_s=60.0,
+        reserve_s=1.0,
+        requeue=3,
+    )
+    numbers = (signal.SIGTERM, signal.SIGUSR2, signal.SIGCONT)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        assert make(job, _Allocation()) == errors.STOPPED_AT_LIMIT
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert journal.Journal(tmp_path, "7").entries()[-1].again is not worker
+
+
+def test_that_one_job_could_not_run_counts_more_than_that_others_were_stopped(tmp_path):
+    def job(code):
+        return State(
+            id="a",
+            number="1",
+            words=[],
+            state="ended",
+            live=False,
+            exit_code=code,
+            again=0,
+            text="",
+            log=tmp_path,
+        )
+
+    stopped, failed = job(errors.STOPPED_AT_LIMIT), job(errors.COULD_NOT_RUN)
+    assert worst([stopped, failed, stopped]) == errors.COULD_NOT_RUN
+    assert worst([job(errors.PASS), stopped]) == errors.STOPPED_AT_LIMIT
+    assert worst([failed, job(errors.REGRESSION)]) == errors.REGRESSION
 
 
 def _tasks(watchers):

@@ -7,6 +7,7 @@ import signal
 import socket
 import sqlite3
 import subprocess
+import sys
 import tempfile
 import time
 import warnings
@@ -18,6 +19,7 @@ from harness import errors
 from harness.errors import StoreError
 from harness.search import storage
 from harness.search.trial import told
+from harness.searching import FAILED
 
 ROOT = Path(__file__).resolve().parents[3]
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
@@ -211,6 +213,76 @@ def test_a_worker_without_a_search_to_join_is_told_to_start_one(harness, search_
     done = harness("search", search_file(), "--no-html", "--worker")
     assert done.returncode == errors.COULD_NOT_RUN
     assert "Start it once without --worker" in done.stderr
+
+
+def test_a_worker_ends_with_the_base_that_failed_and_waits_for_one_that_is_made_again(
+    harness, search_file
+):
+    words = ("search", search_file(set="{fail.missing_package: true}"), "--no-html")
+    waits = (*words, "--worker", "--patience", "5")
+    submitted = time.time()
+    assert harness(*words).returncode == errors.COULD_NOT_RUN
+    done = harness(*waits, "--since", f"{submitted:.3f}")
+    assert done.returncode == errors.COULD_NOT_RUN
+    assert "got a base that failed: failed: " in done.stderr
+    done = harness(*waits, "--max-minutes", "0.005")  # for all it knows the base is made again
+    assert done.returncode == errors.STOPPED_AT_LIMIT
+    assert "before there is a base" in done.stdout
+
+
+def test_a_base_that_is_made_at_last_takes_the_word_of_its_failure_back(
+    harness, search_file, store
+):
+    broken = store.root.parent / "broken"
+    fails = f"{{fail.missing_package: true, fail.until_file: {broken}}}"
+    words = ("search", search_file(set=fails, budget="{trials: 1}", confirm="{best: 0}"))
+    assert harness(*words, "--no-html").returncode == errors.COULD_NOT_RUN
+    assert _noted(store) is not None
+    broken.touch()
+    done = harness(*words, "--no-html")
+    assert done.returncode == errors.PASS, done.stderr
+    assert _noted(store) is None
+
+
+def _noted(store):
+    with storage.open_storage(storage.url_of(store, "quick", None)) as opened:
+        return storage.stored_study(opened, "quick").user_attrs[FAILED]
+
+
+OPENER = """\
+import sys
+from harness.search import storage
+storage.import_optuna().storages.RDBStorage  # loaded before they set off
+print("ready", flush=True)
+sys.stdin.readline()
+with storage.open_storage(sys.argv[1]) as opened:
+    print(storage.make_study(opened, "s", ["minimize"]))
+"""
+
+
+def test_commands_that_open_a_new_storage_at_once_all_have_it_and_one_begins_the_search(tmp_path):
+    words = [sys.executable, "-c", OPENER, f"sqlite:///{tmp_path / 'new.sqlite'}"]
+    begun = [
+        subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    assert [process.stdout.readline() for process in begun] == ["ready\n"] * 3
+    for process in begun:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    said = [process.communicate(timeout=60)[0].strip() for process in begun]
+    assert sorted(said) == ["False", "False", "True"]
+
+
+def test_the_study_of_the_second_look_keeps_no_password(harness, search_file, store):
+    url = f"sqlite:///file:{store.root.parent}/own.sqlite?uri=true&password=secret"
+    path = search_file(budget="{trials: 3}", base_seeds="[1, 2]")
+    done = harness("search", path, "--no-html", "--storage", url)
+    assert done.returncode == errors.PASS, done.stderr
+    kept = [store.study(name) for name in store.study_names()]
+    assert kept
+    assert all("password=***" in study.command for study in kept)
+    assert "secret" not in done.stdout + done.stderr
 
 
 @pytest.mark.slow
