@@ -27,6 +27,7 @@ LOG = "log.txt"
 POLL_S = 0.02
 PROGRESS_S = 0.1  # a search ends a run that is pruned within a step or two
 QUIET_S = 10.0  # a trainer that says nothing is told of as often as this
+TOGETHER_S = 0.5  # a signal to all processes of a job reaches some of them first
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -208,13 +209,24 @@ def _watch(
         time.sleep(POLL_S)
     if on_progress is not None and tail.read():
         on_progress(tail.progress)
-    return None
+    return patience.stop.cause if _ended_with_us(process, patience.stop) else None
 
 
 def _has_ended(process: "subprocess.Popen[bytes]") -> bool:
     """Looks without reaping, so that the pid, and with it the group's id, cannot be reused yet."""
     flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
     return os.waitid(os.P_PID, process.pid, flags) is not None
+
+
+def _ended_with_us(process: "subprocess.Popen[bytes]", stop: Stop) -> bool:
+    """Whether what ended a trainer from outside asks this process to stop, too."""
+    ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    if ended is None or ended.si_code == os.CLD_EXITED or ended.si_status not in FROM_OUTSIDE:
+        return False
+    late = time.monotonic() + TOGETHER_S
+    while not stop and time.monotonic() < late:
+        time.sleep(POLL_S)
+    return bool(stop)
 
 
 def _terminate(process: "subprocess.Popen[bytes]", patience: _Patience) -> None:

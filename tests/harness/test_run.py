@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -87,6 +88,23 @@ def test_a_stop_ends_a_run(tmp_path):
     stop.request()
     ended = start(tmp_path / "run", stop=stop, fail__hang_at_step=3)
     assert ended.cause == "stopped"
+
+
+@pytest.mark.parametrize(("stops", "cause"), [(True, "stopped"), (False, None)])
+def test_a_signal_to_all_that_reaches_the_trainer_first_is_a_stop(tmp_path, stops, cause):
+    stop = Stop()
+    later = threading.Timer(0.3, stop.request)
+    if stops:
+        later.start()
+    ended = execute(
+        command=[sys.executable, "-c", "import os; os.kill(os.getpid(), 15)"],
+        run_dir=tmp_path,
+        checkout=tmp_path,
+        timeout_s=30,
+        stop=stop,
+    )
+    later.cancel()
+    assert (ended.returncode, ended.cause) == (-15, cause)
 
 
 def test_helpers_of_a_trainer_do_not_outlive_it(tmp_path):
