@@ -37,14 +37,15 @@ class Closing:
         self.store, self.file, self.record = store, file, record
         self.ledger, self.stored, self.say = ledger, stored, say
         self.folder = evidence.job_dir(store, file.full)
-        kept = atomic.read_json(self._launched_in() / "forecast.json")
+        self.launched_in, self.run = self._launched_in(), self._run()
+        kept = atomic.read_json(self.launched_in / "forecast.json")
         self.foretold = msgspec.convert(kept or {}, Foretold)
 
     def row(self) -> tuple[rows.Row, int]:
         """The row, and the exit code of the verdict."""
         verdict, code = self._verdict()
         found = rows.row(
-            [self._run()],
+            [self.run],
             target=self.file.target.core,
             description=self.file.question or self.file.full,
             commit=self._commit(),
@@ -108,7 +109,7 @@ class Closing:
 
     def _commit(self) -> str | None:
         """The commit that the launch began with; None where files differed from it."""
-        code = atomic.read_json(self._launched_in() / evidence.CODE_COMMIT)
+        code = atomic.read_json(self.launched_in / evidence.CODE_COMMIT)
         known = isinstance(code, dict) and not code.get("changed")
         return code.get("commit") if known else None
 
@@ -122,7 +123,7 @@ class Closing:
             return
         from harness.full.page import page
 
-        events = self._run().events
+        events = self.run.events
         steps = [event for event in events if event.get("event") == "step" and event.get("loss")]
         path = self.folder / "report.html"
         text = page(

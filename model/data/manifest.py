@@ -135,19 +135,22 @@ def find_view(settings: DataSettings) -> View | None:
     Never raises for a source that is missing or wrong, and has no view of shards that are gone or
     cut: `prepare` says that better, before a GPU is taken.
     """
-    try:
-        view, home = recorded_view(settings), locate(settings).home
-        if view is None or home is None:
-            return None
-        manifest = read_manifest(home)
-        used = manifest.used(settings.train_files)
-        return view if all(_is_whole(home, part, manifest.token_bytes) for part in used) else None
-    except (DataError, OSError):
+    found = _recorded(settings)
+    if found is None:
         return None
+    home, manifest, view = found
+    used = manifest.used(settings.train_files)
+    return view if all(_is_whole(home, part, manifest.token_bytes) for part in used) else None
 
 
 def recorded_view(settings: DataSettings) -> View | None:
     """As `find_view`, by what was written down alone, whether the shards are still there or not."""
+    found = _recorded(settings)
+    return None if found is None else found[2]
+
+
+def _recorded(settings: DataSettings) -> tuple[Path, Manifest, View] | None:
+    """(prepared folder, its manifest, the view), by a few small files."""
     try:
         home = locate(settings).home
         if home is None:
@@ -156,7 +159,8 @@ def recorded_view(settings: DataSettings) -> View | None:
         if manifest.vocab_size != settings.vocab_size:
             return None
         train_files = len(manifest.used(settings.train_files)) - len(manifest.of(VALIDATION))
-        return read_view(settings, home, manifest, train_files)
+        view = read_view(settings, home, manifest, train_files)
+        return None if view is None else (home, manifest, view)
     except (DataError, OSError):
         return None
 
@@ -164,7 +168,10 @@ def recorded_view(settings: DataSettings) -> View | None:
 def _is_whole(home: Path, part: PartRecord, token_bytes: int) -> bool:
     sizes = part.shard.sizes(token_bytes) if part.shard is not None else {}
     files = [(home / SHARDS / name, size) for name, size in sizes.items()]
-    return all(path.is_file() and path.stat().st_size == size for path, size in files)
+    try:
+        return all(path.stat().st_size == size for path, size in files)
+    except OSError:
+        return False
 
 
 def locate(settings: DataSettings) -> Location:
