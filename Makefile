@@ -14,6 +14,7 @@ check: $(BIN)/harness
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(BIN)/harness
 	$(BIN)/ruff check --fix .

@@ -1,16 +1,17 @@
 """What turns in the order A B B A say about the ratio of two step times: numbers in, numbers out.
 
-The rule is that of `harness.launches`, where the launches are the replicates. Here one launch alone
-also gets an interval: that of its own windows, labelled as such, which says nothing of the next.
+The rule is that of `harness.stats.ab_noise`, where the launches are the replicates.
+Here one launch alone also gets an interval: that of its own windows,
+labelled as such, which says nothing of the next.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.dunnett import t_quantile
-from harness.launches import of_launches
-from harness.statistics import detectable
+from harness.stats.ab_noise import of_launches
+from harness.stats.distributions import t_quantile
+from harness.stats.inference import detectable
 
 ALPHA = 0.05  # two-sided
 

@@ -15,13 +15,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from harness.arms import Arm, PlannedRun, ResolvedStudy, plan_id
-from harness.attribution import attribute
-from harness.config import Decide, Limits
-from harness.record import Identity, Launch, Record
-from harness.report.content import Content
-from harness.report.tables import as_csv, as_json
-from harness.store import Store
+from harness.config.study_file import Decide, Limits
+from harness.report.study.content import Content
+from harness.report.study.export import as_csv, as_json
+from harness.results.record import Identity, Launch, Record
+from harness.results.store import Store
+from harness.results.study_plan import Arm, PlannedRun, ResolvedStudy, plan_id
+from harness.study.attribution import attribute
 
 
 def large_study(arms: int, seeds: int) -> tuple[ResolvedStudy, list[Record]]:

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from harness.dunnett import t_quantile
-from harness.pairs import beyond_examples, shared_variance
-from harness.verdict import difference
+from harness.stats.decision import difference
+from harness.stats.distributions import t_quantile
+from harness.stats.paired_tests import beyond_examples, shared_variance
 
 LEVEL = 0.9
 RUNS, SIZES = 3, (60, 150)  # runs a side; examples of two tasks

@@ -9,7 +9,7 @@ import argparse
 
 import numpy as np
 
-from harness.drift import Floats, detectable_sds, steps_in
+from harness.compare.drift import Floats, detectable_sds, steps_in
 
 SEED = 7
 LENGTHS = (12, 20, 40, 90, 365)

@@ -28,11 +28,11 @@ import msgspec
 import numpy as np
 from numpy.random import Generator
 
-from harness.full.band import FRACTIONS, Band, Curve, band
-from harness.full.fit import fit
 from harness.full.forecast import estimate, metric_at
 from harness.full.laws import Floats, Points, PowerLaw
+from harness.full.loss_band import FRACTIONS, Band, Curve, band
 from harness.full.proxies import Proxy, Scale
+from harness.full.scaling_law import fit
 
 SEED = 11
 TARGET_DEPTH = 24

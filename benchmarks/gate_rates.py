@@ -26,18 +26,19 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.many_verdicts import percent
-from harness.ab import WINDOWS, Launch
-from harness.baseline import Baseline, Entry
+from harness.cli.gating import with_own_rows
+from harness.compare.metrics import LOSS_MARGIN_NATS, LOSS_SD_NATS, SPEED_MARGIN
+from harness.compare.noise_model import Ledger, Row
 from harness.gate import planning
+from harness.gate.ab_interleaved import WINDOWS, Launch
+from harness.gate.baseline import Baseline, Entry
 from harness.gate.result import SPEED, GatePlan, GateResult, PartPlan, Rule, Subject
 from harness.gate.rounds import Rounds, launch_row, speed_margin
 from harness.gate.sides import Asked
 from harness.gate.whole import concluded
-from harness.gating import with_own_rows
-from harness.ledger import Bench, Ledger, Row, bench_of, recipe_scale
-from harness.margins import LOSS_MARGIN_NATS, LOSS_SD_NATS, SPEED_MARGIN
-from harness.record import SESSION_GAP_S, Identity, Record
-from harness.record import Launch as Started
+from harness.results.recipe import Bench, bench_of, recipe_scale
+from harness.results.record import SESSION_GAP_S, Identity, Record
+from harness.results.record import Launch as Started
 
 ALPHA = 0.05
 HARMS = (0.0, 0.5, 1.0, 2.0)  # in margins

@@ -1,7 +1,7 @@
 """The verdict on many comparisons at once, as arrays.
 
 Tables of error rates take a million of verdicts. A test holds this arithmetic equal to
-`harness.verdict`, comparison by comparison.
+`harness.stats.decision`, comparison by comparison.
 """
 
 import math
@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from harness import verdict
-from harness.statistics import BROWN_FORSYTHE_ALPHA
+from harness.stats import decision
+from harness.stats.inference import BROWN_FORSYTHE_ALPHA
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -45,8 +45,8 @@ def noise_of(a: Array, b: Array, known: Array | None, df: float | None) -> tuple
         unequal = _brown_forsythe_p(a, b) < BROWN_FORSYTHE_ALPHA
         return np.sqrt(v_a + v_b), np.where(unequal, welch_df, 2.0 * (n - 1))
     risen = np.zeros(gates, dtype=bool)
-    if n >= verdict.GUARD_RUNS:
-        limit = special.fdtri(n - 1, df, 1 - verdict.GUARD_ALPHA)
+    if n >= decision.GUARD_RUNS:
+        limit = special.fdtri(n - 1, df, 1 - decision.GUARD_ALPHA)
         risen = np.maximum(v_a, v_b) * n / known**2 > limit
     se = np.where(risen, np.sqrt(v_a + v_b), known * math.sqrt(2 / n))
     return se, np.where(risen, welch_df, df)

@@ -27,8 +27,8 @@ import pyarrow.parquet
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from harness.ledger import PRIORS, Row, as_csv, host_spread
-from harness.statistics import pool
+from harness.compare.noise_model import PRIORS, Row, as_csv, host_spread
+from harness.stats.inference import pool
 
 FROM_LOGS = "logs of KellerJordan/modded-nanogpt, 2025 on"
 FROM_PAPERS = "leaderboard and pull requests of karpathy/nanochat"

@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import gate_rates, real_noise
 from benchmarks.many_verdicts import ALPHA, INCONCLUSIVE, PASS, REGRESSION, outcomes, percent
-from harness import mixture, sequential
-from harness.margins import LOSS_MARGIN_NATS, LOSS_SD_NATS
+from harness.compare.metrics import LOSS_MARGIN_NATS, LOSS_SD_NATS
+from harness.stats import mixture, sequential
 
 SD = LOSS_SD_NATS / LOSS_MARGIN_NATS  # of one run, in margins
 LEDGERS: dict[str, float | None] = {"ledger, 600 df": 600.0, "ledger, 5 df": 5.0, "own runs": None}

@@ -1,4 +1,4 @@
-"""A `model.pace` child for a script: the child of `harness.pace`, by configuration file and words.
+"""A `model.pace` child for a script: the child of `harness.runner.stepper`, by file.
 
 A script also reads what the run wrote, expects a child to end as completed, and tells a failure
 whole: who, why, and the end of the log (`told`).
@@ -12,15 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import pace
-from harness.pace import Answer, PaceFailed
-from harness.run import Stop
+from harness.runner import stepper
+from harness.runner.process import Stop
+from harness.runner.stepper import Answer, PaceFailed
 
 CHECKOUT = Path(__file__).parents[1]
 UNASKED = Stop()  # nobody asks a script to end but by Ctrl-C, which is an exception there
 
 
-class Pace(pace.Pace):
+class Pace(stepper.Pace):
     """One child in `folder`, which gets its run directory and its log."""
 
     def __init__(
@@ -65,7 +65,7 @@ class Pace(pace.Pace):
 
 def first_answers(paces: Sequence[Pace], timeout_s: float) -> list[Answer]:
     """One answer of each. Raises PaceFailed."""
-    return pace.answers(paces, timeout_s, UNASKED)
+    return stepper.answers(paces, timeout_s, UNASKED)
 
 
 def answered_or_failed(paces: Sequence[Pace], timeout_s: float) -> list[Answer | PaceFailed]:

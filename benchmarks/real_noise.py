@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.many_verdicts import ALPHA, PASS, REGRESSION, Array, noise_of, outcomes, percent
-from harness import verdict
-from harness.margins import LOSS_MARGIN_NATS, SPEED_MARGIN
-from harness.statistics import pool
+from harness.compare.metrics import LOSS_MARGIN_NATS, SPEED_MARGIN
+from harness.stats import decision
+from harness.stats.inference import pool
 
 LEAST_RUNS = 10  # of a group, to be dealt into two sides
 DEALS = 400
@@ -90,7 +90,7 @@ def groups_of(runs: Sequence[Run], kind: Kind) -> dict[Any, list[Run]]:
     return dict(found)
 
 
-def ledger_without(groups: dict[Any, list[Run]], left_out: set[Any], kind: Kind) -> verdict.Known:
+def ledger_without(groups: dict[Any, list[Run]], left_out: set[Any], kind: Kind) -> decision.Known:
     """The pooled SD of all groups since 2025 but those that are judged by it."""
     others = [
         [kind.value(run) for run in members]
@@ -98,7 +98,7 @@ def ledger_without(groups: dict[Any, list[Run]], left_out: set[Any], kind: Kind)
         if key not in left_out and len(members) > 1 and _year(members[0]) >= 2025
     ]
     pooled = pool(others)
-    return verdict.Known(sd=pooled.sd, df=pooled.df)
+    return decision.Known(sd=pooled.sd, df=pooled.df)
 
 
 def deal(runs: Sequence[Run], kind: Kind, deals: int) -> list[Dealt]:
@@ -115,7 +115,7 @@ def deal(runs: Sequence[Run], kind: Kind, deals: int) -> list[Dealt]:
 
 
 def _dealt(
-    members: Sequence[Run], values: Array, known: verdict.Known, kind: Kind, deals: int
+    members: Sequence[Run], values: Array, known: decision.Known, kind: Kind, deals: int
 ) -> Dealt:
     rng, half = np.random.default_rng(len(values)), len(values) // 2
     order = rng.permuted(np.tile(np.arange(len(values)), (deals, 1)), axis=1)
@@ -151,8 +151,8 @@ class Pair:
     name: str
     n: int
     difference: float
-    ledger: verdict.Outcome
-    welch: verdict.Outcome
+    ledger: decision.Outcome
+    welch: decision.Outcome
     own_sd: float
     ledger_sd: float
     guarded: bool
@@ -179,17 +179,17 @@ def _when(run: Run) -> tuple[str, str]:
     return str(run["log_time"] or ""), run["run_id"]
 
 
-def _pair(line: dict[str, str], sides: list[list[float]], known: verdict.Known) -> Pair:
+def _pair(line: dict[str, str], sides: list[list[float]], known: decision.Known) -> Pair:
     a, b = sides
-    mine = verdict.difference(a, b, known)
+    mine = decision.difference(a, b, known)
     pooled = pool(sides)
-    own = verdict.welch(a, b)
+    own = decision.welch(a, b)
     return Pair(
         name=f"{line['record'].rpartition('/')[2]}: {_label(line, 'a')} → {_label(line, 'b')}",
         n=len(a),
         difference=mine.contrast.estimate,
-        ledger=verdict.decide(mine.contrast, LOSS_MARGIN_NATS, ALPHA).outcome,
-        welch=verdict.decide(own, LOSS_MARGIN_NATS, ALPHA).outcome,
+        ledger=decision.decide(mine.contrast, LOSS_MARGIN_NATS, ALPHA).outcome,
+        welch=decision.decide(own, LOSS_MARGIN_NATS, ALPHA).outcome,
         own_sd=pooled.sd,
         ledger_sd=known.sd,
         guarded=bool(mine.risen),

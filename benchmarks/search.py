@@ -28,13 +28,13 @@ import optuna
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from harness import atomic
-from harness.fake import config as fake
-from harness.fake.train import Curve, bits_per_byte
+from harness import files
+from harness.config.search_file import SAMPLER
+from harness.results.store import Store
+from harness.runner.fake_trainer import config as fake
+from harness.runner.fake_trainer.train import Curve, bits_per_byte
 from harness.search import storage
-from harness.search.file import SAMPLER
 from harness.search.trial import Told, told
-from harness.store import Store
 
 ROOT = Path(__file__).parents[1]
 STEPS, EVERY = 60, 5
@@ -231,7 +231,7 @@ def _pretend(folder: Folder, name: str, trials: int) -> None:
         new = []
         for number in range(len(have), trials):
             point = {"bowl.x": number / trials, "bowl.y": -number / trials}
-            plan_id = atomic.digest([number], 16)
+            plan_id = files.digest([number], 16)
             new.append(_copied(model, answer, point, plan_id))
             copied = msgspec.structs.replace(record, plan_id=plan_id)
             target = folder.store.root / "records" / f"{plan_id}.json"

@@ -28,7 +28,7 @@ from typing import Any
 
 from benchmarks.abba import Comparison, compare
 from benchmarks.pace import Answer, Pace, PaceFailed, first_answers, told
-from harness.launches import log_ratio
+from harness.stats.ab_noise import log_ratio
 
 MOST_MEMORY_SHARE = 0.9
 MOST_LOADER_SHARE = 0.001  # above it a speed says more of the host than of the trainer

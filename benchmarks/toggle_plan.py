@@ -16,10 +16,10 @@ from typing import Any
 
 import msgspec
 
-from harness.arms import TrickInfo
-from harness.config import nearest
+from harness.config.yaml_schema import nearest
 from harness.errors import UsageError
-from harness.trainer import Description, NativeTrainer, Request
+from harness.results.study_plan import TrickInfo
+from harness.runner.trainer import Description, NativeTrainer, Request
 
 
 class Toggle(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,10 +18,10 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.toggle_plan import Toggle
-from harness.atomic import disk_errors
 from harness.errors import UsageError
-from harness.launches import log_ratio
-from harness.pace import Answer
+from harness.files import disk_errors
+from harness.runner.stepper import Answer
+from harness.stats.ab_noise import log_ratio
 
 Pair = tuple[float, float]  # the base's, the toggle's
 PLACES = (0, 3), (1, 2)  # of the base and of the toggle in an A B B A

@@ -27,7 +27,7 @@ from benchmarks.pace import Pace, answered_or_failed, told
 from benchmarks.step import MOST_MEMORY_SHARE, enough_steps, take_turn
 from benchmarks.toggle_plan import Plan, Toggle
 from benchmarks.toggle_rows import Noise, Row, Rows, Session, failed_row, row_of
-from harness.pace import Answer, PaceFailed
+from harness.runner.stepper import Answer, PaceFailed
 
 FEWEST_WINDOWS = 2  # one has no spread
 SLACK = 1.5  # what a toggle's turns may take, in --seconds: warming up, steps that do not divide it

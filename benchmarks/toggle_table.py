@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from benchmarks.abba import ALPHA, compare
 from benchmarks.toggle_rows import Noise, Row, Rows
-from harness.dunnett import t_quantile
-from harness.launches import of_launches
-from harness.verdict import Known
+from harness.stats.ab_noise import of_launches
+from harness.stats.decision import Known
+from harness.stats.distributions import t_quantile
 
 MOST_LOADER_SHARE = 0.001  # above it a speed says more of the host than of the trainer
 HEADS = ("trick", "in the base", "tokens/s without", "with", "time a token with it", "notes")

@@ -33,13 +33,14 @@ from benchmarks.step import positive
 from benchmarks.toggle_plan import Plan, Toggle, planned
 from benchmarks.toggle_rows import Noise, Rows
 from benchmarks.toggle_sitting import BaseFailed, Clock, Sitting
-from harness.compare import load_ledger
-from harness.config import parse_sets
+from harness.compare.noise_model import Ledger
+from harness.config.yaml_schema import parse_sets
 from harness.errors import STOPPED_AT_LIMIT, HarnessError
+from harness.gate.noise_sources import load_ledger
 from harness.gate.result import SPEED
-from harness.ledger import Bench, Ledger, scale_of
-from harness.store import Store
-from harness.trainer import Description, NativeTrainer
+from harness.results.recipe import Bench, scale_of
+from harness.results.store import Store
+from harness.runner.trainer import Description, NativeTrainer
 
 BASE = CHECKOUT / "ablations" / "bases" / "speedrun.yaml"
 

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import traceback
 
-from harness import errors, masking
+from harness import errors, redact
 
 _INTERRUPTED = (1, 130)  # what the command-line library makes of Ctrl-C while nothing runs
 
@@ -21,7 +21,7 @@ def main() -> None:
 
 def _ending() -> int:
     """The exit code of the command."""
-    from harness.cli import app
+    from harness.cli.app import app
 
     try:
         app()
@@ -47,7 +47,7 @@ def _unexpected(error: Exception) -> int:
         with tempfile.NamedTemporaryFile(
             "w", prefix="harness-error-", suffix=".txt", delete=False, encoding="utf-8"
         ) as handle:
-            handle.write(f"{masking.masked_words(sys.argv)}\n{sys.version}\n{lines}")
+            handle.write(f"{redact.masked_words(sys.argv)}\n{sys.version}\n{lines}")
         place = handle.name
     except OSError:
         pass  # a full disk must not hide the error

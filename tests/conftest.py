@@ -9,6 +9,7 @@ import os
 
 import pytest
 
+pytest_plugins = ["tests.fixtures.synthetic_study", "tests.fixtures.search_files"]
 COSTLY = ("filled", "runs", "uninterrupted", "trained", "run", "talk", "recorded")
 """Fixtures of a module or a folder that take seconds to make."""
 

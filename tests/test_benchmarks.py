@@ -20,7 +20,7 @@ from benchmarks.overlap import overlap_of, spans_of
 from benchmarks.pace import Pace, PaceFailed, first_answers
 from benchmarks.startup import seconds_of
 from benchmarks.step import DoesNotFit, Launch, Pair, Side, comparison, main, require_room
-from harness.launches import log_ratio
+from harness.stats.ab_noise import log_ratio
 
 ROOT = Path(__file__).parents[1]
 TINY = {

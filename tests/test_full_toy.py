@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from harness.full import evidence
-from harness.store import Store
+from harness.results.store import Store
 
 from .model.core.conftest import write_bundle
 

@@ -25,13 +25,13 @@ from benchmarks.toggle_sitting import (
 )
 from benchmarks.toggle_table import effect, markdown, terminal
 from benchmarks.toggles import noise_of
-from harness.arms import TrickInfo
-from harness.dunnett import t_quantile
+from harness.compare.noise_model import PRIORS, Ledger, read_rows
 from harness.errors import UsageError
-from harness.launches import log_ratio
-from harness.ledger import PRIORS, Ledger, read_rows
-from harness.pace import PaceFailed
-from harness.trainer import NativeTrainer, Request
+from harness.results.study_plan import TrickInfo
+from harness.runner.stepper import PaceFailed
+from harness.runner.trainer import NativeTrainer, Request
+from harness.stats.ab_noise import log_ratio
+from harness.stats.distributions import t_quantile
 
 SPEEDRUN = CHECKOUT / "ablations" / "bases" / "speedrun.yaml"
 TINY = {

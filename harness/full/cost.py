@@ -18,11 +18,12 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from harness.dunnett import t_quantile
+from harness.compare.noise_model import TIMES, Ledger, Row
 from harness.full.forecast import LEVEL, Estimate
 from harness.full.proxies import ForecastError
-from harness.ledger import TIMES, Bench, Ledger, Row
-from harness.record import Record
+from harness.results.recipe import Bench
+from harness.results.record import Record
+from harness.stats.distributions import t_quantile
 
 FIELD_FROM_STEP = 11  # steps 0 to 10 are left out of nanochat's training time
 STRETCH_SD = 0.005

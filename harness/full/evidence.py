@@ -22,11 +22,11 @@ from pathlib import Path
 
 import msgspec
 
-from harness import atomic
+from harness import files as atomic
 from harness.errors import UsageError
-from harness.pack import JOBS, placeless
-from harness.record import Record
-from harness.store import ANSWERS, Store
+from harness.results.archive import JOBS, placeless
+from harness.results.record import Record
+from harness.results.store import ANSWERS, Store
 
 SUMS = "SHA256SUMS"
 TEXTS = (".json", ".jsonl", ".yaml", ".md", ".txt")

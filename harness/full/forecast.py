@@ -20,12 +20,12 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from harness.full.fit import Posterior, fit, lack_of_fit
+from harness.compare.noise_model import Ledger
 from harness.full.laws import BentLine, Law, Mixture, Points, PowerLaw
 from harness.full.proxies import LEAST_SIZES, Proxy, Scale, by_size, refuse_repeated, refuse_unlike
-from harness.ledger import Ledger
-from harness.statistics import pool
-from harness.verdict import Known
+from harness.full.scaling_law import Posterior, fit, lack_of_fit
+from harness.stats.decision import Known
+from harness.stats.inference import pool
 
 LEVEL = 0.9  # of every interval: each end is a one-sided limit at 5 %, as everywhere here
 FAR = 100.0  # times the FLOPs of the largest proxy: beyond what has been checked

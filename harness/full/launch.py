@@ -13,18 +13,19 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from harness import atomic, errors
-from harness.allowance import STOPPED
-from harness.attempt import attempt, newest_checkpoint
-from harness.full.live import Live
+from harness import errors, files
+from harness.full.monitor import Alarm, Course, Watch
 from harness.full.plan import Plan
-from harness.full.watch import Alarm, Course, Watch
-from harness.full.words import duration, say
-from harness.record import OUTCOMES, Record
-from harness.replicates import hold, known
-from harness.run import Progress, Stop
-from harness.store import Store
-from harness.trainer import Finding, NativeTrainer
+from harness.report.full.progress import Live
+from harness.report.full.terminal import duration, say
+from harness.results.record import OUTCOMES, Record
+from harness.results.run_files import Progress
+from harness.results.store import Store
+from harness.runner.attempt import attempt, newest_checkpoint
+from harness.runner.process import Stop
+from harness.runner.replicates import hold, known
+from harness.runner.trainer import Finding, NativeTrainer
+from harness.study.allowance import STOPPED
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -76,7 +77,7 @@ class Launch:
     ) -> None:
         self.console, self.plan, self.store, self.trainer = console, plan, store, trainer
         self.course, self.folder = course, folder
-        kept = atomic.read_json(folder / ALARMS)
+        kept = files.read_json(folder / ALARMS)
         self.alarms: list[Alarm] = msgspec.convert(kept or [], list[Alarm])
 
     def run(self, until: Until, look_again: Callable[[], Sequence[Finding]]) -> End:
@@ -138,7 +139,7 @@ class Launch:
 
     def _keep(self, alarm: Alarm) -> None:
         self.alarms.append(alarm)
-        atomic.write_json(self.folder / ALARMS, msgspec.to_builtins(self.alarms))
+        files.write_json(self.folder / ALARMS, msgspec.to_builtins(self.alarms))
 
     def _no_restart(
         self,

@@ -10,11 +10,11 @@ from typing import Any
 
 import msgspec
 
-from harness.attempt import Job
+from harness.config.full_file import FullFile
 from harness.errors import StudyFileError
-from harness.full.file import FullFile
-from harness.replicates import Recipe, described, recipe_of
-from harness.trainer import NativeTrainer, Request
+from harness.runner.attempt import Job
+from harness.runner.replicates import Recipe, described, recipe_of
+from harness.runner.trainer import NativeTrainer, Request
 
 JOB = "the job"
 

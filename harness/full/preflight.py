@@ -15,10 +15,12 @@ from typing import Any
 
 import msgspec
 
-from harness import atomic, run
-from harness.pace import Pace, PaceFailed, answers
-from harness.record import log_tail
-from harness.trainer import Finding, NativeTrainer
+from harness import files
+from harness.results import record
+from harness.results.run_files import log_tail
+from harness.runner import process
+from harness.runner.stepper import Pace, PaceFailed, answers
+from harness.runner.trainer import Finding, NativeTrainer
 
 PROBE_LIMIT_S = 600.0  # its phases have limits of their own, and leave what they found
 START_LIMIT_S = 1800.0  # a cold compilation of a large model
@@ -90,7 +92,7 @@ class Examiner:
         config: dict[str, Any],
         ranks: int,
         folder: Path,
-        stop: run.Stop,
+        stop: process.Stop,
         nodes: int = 1,
         config_file: Path | None = None,
     ) -> None:
@@ -98,7 +100,7 @@ class Examiner:
         self.trainer, self.ranks, self.nodes, self.stop = trainer, ranks, nodes, stop
         self.folder = folder.resolve()
         self.config_file = config_file or self.folder / "config.json"
-        atomic.write_json(self.config_file, config)
+        files.write_json(self.config_file, config)
 
     def needs(self) -> Preflight:
         """What the trainer says it needs; takes seconds. Raises TrainerError."""
@@ -116,7 +118,7 @@ class Examiner:
         """What the ranks measured, without training; takes a minute. Raises TrainerError."""
         run_dir = self._fresh("probe")
         command = self.trainer.probe_command(self.config_file, run_dir, self.ranks)
-        ended = run.execute(
+        ended = process.execute(
             command=command,
             run_dir=run_dir,
             checkout=self.trainer.checkout,
@@ -164,13 +166,13 @@ class Examiner:
         """An empty folder; one that a trainer was at work in before is gone."""
         path = self.folder / name
         shutil.rmtree(path, ignore_errors=True)
-        with atomic.disk_errors(path):
+        with files.disk_errors(path):
             path.mkdir(parents=True)
         return path
 
 
-def _silent(left_something: bool, ended: run.Ended, run_dir: Path) -> Finding:
-    tail = (log_tail(run_dir / run.LOG, 600) or "").strip()
+def _silent(left_something: bool, ended: record.Ended, run_dir: Path) -> Finding:
+    tail = (log_tail(run_dir / process.LOG, 600) or "").strip()
     part = "with only a part of its findings" if left_something else "without a finding"
     return Finding(
         what="probe",
@@ -182,7 +184,7 @@ def _silent(left_something: bool, ended: run.Ended, run_dir: Path) -> Finding:
 
 
 def _failed(failure: PaceFailed, run_dir: Path) -> Finding:
-    told = atomic.read_json(run_dir / "result.json")
+    told = files.read_json(run_dir / "result.json")
     remedy = told.get("remedy") if isinstance(told, dict) else None
     tail = (failure.log or "").strip()[-600:]
     return Finding(

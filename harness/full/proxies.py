@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 
 from harness.errors import HarnessError
-from harness.ledger import count
-from harness.record import Identity, Record
+from harness.results.recipe import count
+from harness.results.record import Identity, Record
 
 LEAST_SIZES = 3
 MOST_READINGS = 2.0  # of the same text; in the third a d12's loss on other text rose (LOG.md)

@@ -12,12 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 
 from harness.full.plan import Plan, ProxyPlan
-from harness.record import Record
-from harness.replicates import known
-from harness.run import Stop
-from harness.search.slots import Slots
-from harness.store import Store
-from harness.trainer import NativeTrainer
+from harness.results.record import Record
+from harness.results.store import Store
+from harness.runner.process import Stop
+from harness.runner.replicates import known
+from harness.runner.trainer import NativeTrainer
+from harness.runner.workers import Slots
 
 
 class Made(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,22 +14,24 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from harness import ab, answers, baseline, replicates
-from harness.baseline import Baseline
+from harness.compare import core_by_example
+from harness.compare.core import METRICS, PairedCore
+from harness.compare.noise_model import Ledger
 from harness.errors import TrainerError
-from harness.gate import history, launcher, planning
-from harness.gate.launcher import Launcher
+from harness.gate import ab_interleaved, baseline, history, launches, planning
+from harness.gate.baseline import Baseline
+from harness.gate.launches import Launcher
 from harness.gate.result import GatePlan, GateResult, PartPlan
 from harness.gate.rounds import Rounds, launch_row, speed_margin
 from harness.gate.sides import Prepared
 from harness.gate.whole import concluded
-from harness.ledger import Ledger, device, is_full_scale
-from harness.pace import PaceFailed, PaceStopped
-from harness.paired_core import METRICS, PairedCore
-from harness.record import Record
-from harness.replicates import name_of
-from harness.run import Stop, boot_id
-from harness.store import Store
+from harness.results.recipe import device, is_full_scale
+from harness.results.record import Record, name_of
+from harness.results.run_files import boot_id
+from harness.results.store import Store
+from harness.runner import replicates
+from harness.runner.process import Stop
+from harness.runner.stepper import PaceFailed, PaceStopped
 
 NO_MODULE = "No module named"  # Python's words: the code was never tried
 CONDEMNING = {"failed": "crashed", "diverged": "diverged", "out_of_memory": "ran out of memory"}
@@ -58,10 +60,10 @@ def plan(prepared: Prepared, ledger: Ledger, stored: Sequence[GateResult]) -> Ga
         until_s = _launches_until_s(prepared)
         budget_s = _left_for_launches_s(prepared, ledger) if until_s is None else until_s
         terms = planning.Terms(alpha=asked.alpha, rule=asked.rule, budget_s=budget_s)
-        unit_s = launcher.launch_seconds(prepared, stored)
+        unit_s = launches.launch_seconds(prepared, stored)
         row, margin = launch_row(prepared.bench, ledger, prepared.form), speed_margin(asked)
         part = planning.speed_plan(row, margin, unit_s, terms)
-        part = planning.with_turns(part, prepared.turns)
+        part = planning.with_turns(part, prepared.ab_mode)
         parts.append(msgspec.structs.replace(part, until_s=until_s))
         if left_s is not None:
             left_s = max(0.0, left_s - (part.seconds or 0.0))
@@ -130,7 +132,7 @@ class Gate:
         self.number, self.folder = history.begin(store, prepared.key)
         self.started_at = time.time()
         self.launcher: Launcher | None = None
-        self.launches: list[ab.Launch] = []
+        self.launches: list[ab_interleaved.Launch] = []
         self.runs: list[Record] = []
         self.notes = list(prepared.notes)
 
@@ -154,18 +156,18 @@ class Gate:
     def _take(self, rounds: Rounds) -> None:
         try:
             rounds.take(self.planned)
-        except ab.NoRoom as error:
+        except ab_interleaved.NoRoom as error:
             self._one_after_the_other(error)
             rounds.take(self.planned)
 
-    def _one_after_the_other(self, error: ab.NoRoom) -> None:
+    def _one_after_the_other(self, error: ab_interleaved.NoRoom) -> None:
         """Plans anew: nothing was measured yet, and the form was the harness's to choose.
 
         Raises the error where a form was asked for.
         """
         if self.launches:
             raise error
-        self.prepared, self.launcher = launcher.in_relay(self.prepared, error), None
+        self.prepared, self.launcher = launches.in_relay(self.prepared, error), None
         self.planned = plan(self.prepared, self.ledger, history.load(self.store))
         part = next(part for part in self.planned.parts if part.evidence == "launches")
         each = "" if part.unit_s is None else f" of {part.unit_s:.0f} s"
@@ -181,7 +183,7 @@ class Gate:
         number = len(self.launches) + 1
         try:
             made = self.launcher.launch(number)
-        except ab.Trouble as trouble:
+        except ab_interleaved.Trouble as trouble:
             raise _verdict_on(trouble.failure, of_b=trouble.of_b) from trouble
         self.launches.append(made)
         self.say(f"launch {number}: {_percent(made)} in {made.seconds:.0f} s")
@@ -259,7 +261,7 @@ class Gate:
         if not _has_core(self.runs[0]):
             self.notes.append("CORE: the baseline measured it and the candidate did not")
             return None
-        found = answers.of_records(
+        found = core_by_example.of_records(
             self.store, stored.now.records, self.runs, self.prepared.asked.alpha, self.ledger
         )
         if found is None:
@@ -344,11 +346,11 @@ def _last_line(log: str) -> str:
     return lines[-1] if lines else ""
 
 
-def _seconds(one: ab.Launch | Record) -> float:
-    return one.seconds if isinstance(one, ab.Launch) else one.wall_s
+def _seconds(one: ab_interleaved.Launch | Record) -> float:
+    return one.seconds if isinstance(one, ab_interleaved.Launch) else one.wall_s
 
 
-def _percent(made: ab.Launch) -> str:
+def _percent(made: ab_interleaved.Launch) -> str:
     mean = math.fsum(made.ratios) / len(made.ratios)
     return f"step time {100 * math.expm1(mean):+.2f} %"
 

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import msgspec
 
-from harness import atomic
-from harness.ab import Form
+from harness import files
+from harness.compare.noise_model import OWN_DF, Row
 from harness.errors import StoreError
+from harness.gate.ab_interleaved import Form
 from harness.gate.result import (
     FORMAT,
     SPEED,
@@ -26,11 +27,11 @@ from harness.gate.result import (
     Subject,
     speed_of,
 )
-from harness.launches import of_launches
-from harness.ledger import OWN_DF, Row, Source
-from harness.record import SESSION_GAP_S
-from harness.statistics import pool
-from harness.store import Store
+from harness.results.recipe import Source
+from harness.results.record import SESSION_GAP_S
+from harness.results.store import Store
+from harness.stats.ab_noise import of_launches
+from harness.stats.inference import pool
 
 KEY_DIGITS = 12
 SOURCES: dict[Form, Source] = {"resident": "launch", "relay": "relay"}  # of the ledger
@@ -39,7 +40,7 @@ SOURCES: dict[Form, Source] = {"resident": "launch", "relay": "relay"}  # of the
 def key_of(a: Subject, b: Subject, rule: object) -> str:
     """What was compared, by which rule: margins, error rate, claim."""
     ids = [[side.code_id, side.config_id, side.baseline] for side in (a, b)]
-    return atomic.digest([ids, rule], KEY_DIGITS)
+    return files.digest([ids, rule], KEY_DIGITS)
 
 
 def begin(store: Store, key: str) -> tuple[int, Path]:
@@ -49,7 +50,7 @@ def begin(store: Store, key: str) -> tuple[int, Path]:
         number = 1
         while (folder / str(number)).exists() or (folder / f"{number}.json").exists():
             number += 1
-        with atomic.disk_errors(folder):
+        with files.disk_errors(folder):
             (folder / str(number)).mkdir(parents=True)
     return number, folder / str(number)
 
@@ -57,7 +58,7 @@ def begin(store: Store, key: str) -> tuple[int, Path]:
 def save(store: Store, result: GateResult) -> Path:
     """Writes a finished gate, whole or not at all. Raises DiskError."""
     path = store.root / "gates" / result.key / f"{result.number}.json"
-    atomic.write_bytes(path, msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
+    files.write_bytes(path, msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
     return path
 
 

@@ -11,18 +11,19 @@ from dataclasses import dataclass
 
 import msgspec
 
-from harness import mixture
-from harness.dunnett import t_quantile
-from harness.gate.judge import quality_row, runs_of, shares
+from harness.compare.metrics import Margin, default_margin, given, same_story
+from harness.compare.noise_model import QUALITY, TIMES, Ledger, Row
+from harness.gate.ab_mode import Turns
+from harness.gate.metrics import quality_row, shares
 from harness.gate.result import MOST, SPEED, Evidence, GatePlan, PartPlan, Rule
-from harness.launches import OWN_LAUNCHES
-from harness.ledger import QUALITY, TIMES, Ledger, Row
-from harness.margins import Margin, default_margin, given, same_story
-from harness.power import BETA, Rates, rates
-from harness.record import Record
-from harness.sequential import look_tails, looks
-from harness.statistics import detectable, pool
-from harness.turns import Turns
+from harness.results.logs.from_store import runs_of
+from harness.results.record import Record
+from harness.stats import mixture
+from harness.stats.ab_noise import OWN_LAUNCHES
+from harness.stats.distributions import t_quantile
+from harness.stats.inference import detectable, pool
+from harness.stats.power import BETA, Rates, rates
+from harness.stats.sequential import look_tails, looks
 
 LAUNCHES = 3  # resolve half the speed margin at the noise that published runs show
 LAUNCHES_WITHOUT_NOISE = 2 * LAUNCHES  # where their own spread is all there is to go by

@@ -12,10 +12,10 @@ from typing import Any, Literal
 import msgspec
 
 from harness import errors
-from harness.ab import Form, Launch
-from harness.judgement import Judgement
-from harness.paired_core import PairedCore
-from harness.verdict import Outcome
+from harness.compare.compare import Judgement
+from harness.compare.core import PairedCore
+from harness.gate.ab_interleaved import Form, Launch
+from harness.stats.decision import Outcome
 
 FORMAT = 1
 SPEED = "tokens_per_s"

@@ -10,14 +10,15 @@ known here: the error rates in docs/ come from this very code. After `planning`,
 from collections.abc import Mapping
 from typing import Protocol
 
-from harness.ab import Form, Launch
-from harness.gate import judge
+from harness.compare.metrics import Margin, default_margin, given
+from harness.compare.noise_model import Ledger, Row
+from harness.gate import metrics
+from harness.gate.ab_interleaved import Form, Launch
 from harness.gate.history import SOURCES
 from harness.gate.result import SPEED, TRAJECTORY, GatePlan, MetricVerdict, PartPlan
 from harness.gate.sides import Asked
-from harness.ledger import Bench, Ledger, Row
-from harness.margins import Margin, default_margin, given
-from harness.record import Record
+from harness.results.recipe import Bench
+from harness.results.record import Record
 
 
 class Source(Protocol):
@@ -59,18 +60,18 @@ class Rounds:
                 known = self.ledger.find(
                     self.bench.scale, TRAJECTORY, self.bench.device, "nondeterminism"
                 )
-                self.metrics.append(judge.of_trajectories(launches[0], known, self.asked.alpha))
+                self.metrics.append(metrics.of_trajectories(launches[0], known, self.asked.alpha))
             verdict = self._judged_speed(part)
-            if _settled(verdict, part, len(launches)) or judge.loader_reason(launches):
+            if _settled(verdict, part, len(launches)) or metrics.loader_reason(launches):
                 break
         if verdict is not None:
             asked = self.asked
-            self.metrics.append(judge.held_to(asked.claim, verdict))
-            self.metrics += judge.of_launch_sides(launches, asked.alpha, asked.margins)
+            self.metrics.append(metrics.held_to(asked.claim, verdict))
+            self.metrics += metrics.of_launch_sides(launches, asked.alpha, asked.margins)
 
     def _judged_speed(self, part: PartPlan) -> MetricVerdict:
         row = launch_row(self.bench, self.ledger, part.turns or "resident")
-        verdict = judge.of_launch_ratios(
+        verdict = metrics.of_launch_ratios(
             self.source.launches,
             part,
             row,
@@ -79,7 +80,7 @@ class Rounds:
             borrowed=row is not None and row.scale != self.bench.scale,
         )
         # an open gate may go on until a claim of more speed is shown; looks were planned for harm
-        return judge.held_to(self.asked.claim, verdict) if part.rule == "open" else verdict
+        return metrics.held_to(self.asked.claim, verdict) if part.rule == "open" else verdict
 
     def _quality(self, part: PartPlan) -> None:
         assert self.asked.baseline is not None, "quality is compared with a baseline"
@@ -89,7 +90,7 @@ class Rounds:
             self.source.run()
             if part.after(len(runs)) is None:
                 continue
-            latest = judge.of_replicates(
+            latest = metrics.of_replicates(
                 stored, runs, part, self.ledger, self.asked.alpha, self.asked.margins
             )
             found = {**{one.judged.metric: one for one in latest}, **_decided(found)}
@@ -97,7 +98,7 @@ class Rounds:
                 break
         self.metrics += found.values()
         if runs and not self.source.launches:
-            self.metrics += judge.screened(stored, runs)
+            self.metrics += metrics.screened(stored, runs)
 
 
 def _settled(verdict: MetricVerdict, part: PartPlan, n: int) -> bool:

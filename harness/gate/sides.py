@@ -14,18 +14,19 @@ from typing import Any, get_args
 
 import msgspec
 
-from harness import atomic, baseline, dependencies, replicates, turns, worktree
-from harness.ab import Form
-from harness.baseline import Baseline
-from harness.config import one_of
+from harness import files
+from harness.config.yaml_schema import one_of
 from harness.errors import UsageError
-from harness.gate import history
+from harness.gate import ab_mode, baseline, history
+from harness.gate.ab_interleaved import Form
+from harness.gate.ab_mode import Memory, Turns, Word
+from harness.gate.baseline import Baseline
 from harness.gate.result import Claim, Rule, Subject
-from harness.ledger import Bench, bench_of, device, scale_of
-from harness.replicates import Recipe
-from harness.store import Store
-from harness.trainer import NativeTrainer, by_name
-from harness.turns import Memory, Turns, Word
+from harness.results.recipe import Bench, bench_of, device, scale_of
+from harness.results.store import Store
+from harness.runner import environment, replicates, worktree
+from harness.runner.replicates import Recipe
+from harness.runner.trainer import NativeTrainer, by_name
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,8 +46,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     price_usd_per_hour: float | None = None
     once: bool = False
     rule: Rule = "looks"
-    turns: Word = "auto"
-    environments: dependencies.Word | None = None
+    ab_mode: Word = "auto"
+    environments: environment.Word | None = None
     run_limit_s: float = 3600.0
 
 
@@ -62,7 +63,7 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     """Both sides, described and found comparable. `a` is None where speed is not compared.
 
-    `turns`: how launches are made, where there are any. `bench`: what their noise belongs to.
+    `ab_mode`: how launches are made, where there are any. `bench`: what their noise belongs to.
     """
 
     asked: Asked
@@ -70,7 +71,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     b: Side
     key: str
     bench: Bench
-    turns: Turns | None = None
+    ab_mode: Turns | None = None
 
     @property
     def alike(self) -> bool:
@@ -81,7 +82,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def form(self) -> Form:
         """How launches are made."""
-        return self.turns.form if self.turns is not None else "resident"
+        return self.ab_mode.form if self.ab_mode is not None else "resident"
 
     @property
     def notes(self) -> list[str]:
@@ -117,7 +118,7 @@ def prepare(asked: Asked, store: Store, say: Callable[[str], None] = lambda _: N
         file = asked.config
         if entry is not None:
             file = Path(folder) / "baseline.json"
-            atomic.write_json(file, entry.config)
+            files.write_json(file, entry.config)
         assert file is not None
         sets = {**asked.set, **asked.versus}
         b = _side(trainer, asked.head, file, sets, store, asked, say)
@@ -132,7 +133,7 @@ def prepare(asked: Asked, store: Store, say: Callable[[str], None] = lambda _: N
     rule: list[object] = [asked.claim, asked.alpha, sorted(asked.margins.items())]
     rule += ["open"] if asked.rule == "open" else []
     how = _turns(a, b, asked, store) if a is not None else None
-    prepared = Prepared(asked=asked, a=a, b=b, key="", bench=_bench(asked, b), turns=how)
+    prepared = Prepared(asked=asked, a=a, b=b, key="", bench=_bench(asked, b), ab_mode=how)
     key = history.key_of(prepared.reference, b.subject, rule)
     return msgspec.structs.replace(prepared, key=key)
 
@@ -212,16 +213,16 @@ def _installed(
     say: Callable[[str], None],
 ) -> tuple[NativeTrainer, list[str]]:
     """The trainer in a checkout, on the packages that it asks for or by request on those here."""
-    found = dependencies.wanted(ref, trainer, checkout)
+    found = environment.wanted(ref, trainer, checkout)
     if not found.differing:
         return trainer.at(checkout), []
     if asked.environments is None:
-        raise dependencies.refused(found)
+        raise environment.refused(found)
     if asked.environments == "shared":
         note = f"{ref} asks for other packages and runs on those here, as asked: "
         return trainer.at(checkout), [note + "; ".join(found.differing)]
-    python = dependencies.own(found, store.root / "environments", say)
-    versions = dependencies.other_versions(found, python)
+    python = environment.own(found, store.root / "environments", say)
+    versions = environment.other_versions(found, python)
     note = f"{ref} runs in an environment of its own, {python.parent.parent.name}: "
     return trainer.at(checkout, python), [note + ("; ".join(versions) or "the same versions")]
 
@@ -247,7 +248,7 @@ def _turns(a: Side, b: Side, asked: Asked, store: Store) -> Turns:
             device_bytes=held[0][1],
             source="held in earlier launches",
         )
-    return turns.choose(asked.turns, b.trainer, memory)
+    return ab_mode.choose(asked.ab_mode, b.trainer, memory)
 
 
 def _refuse_unlike_baseline(stored: Baseline, a: Side | None, b: Side, asked: Asked) -> None:

@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from harness import statistics
-from harness.atomic import digest
-from harness.attribution import attribute
-from harness.config import ArmFile, ArmsFile, Decide, StudyFile
-from harness.effects import ArmResult, Attribution, Effect
-from harness.search.file import LN_TIME, SearchFile
-from harness.search.noise import Noise
+from harness.config.search_file import LN_TIME, SearchFile
+from harness.config.study_file import ArmFile, ArmsFile, Decide, StudyFile
+from harness.files import digest
+from harness.results.store import Store
+from harness.search.base_noise import Noise
 from harness.search.objective import harm
 from harness.search.trial import Told, told
-from harness.statistics import Contrast
-from harness.store import Store
+from harness.stats import inference
+from harness.stats.inference import Contrast
+from harness.study.attribution import attribute
+from harness.study.effects import ArmResult, Attribution, Effect
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -163,7 +163,7 @@ def _shortfall(trial: "FrozenTrial", names: Sequence[str], noise: Noise) -> floa
 
 def _spread(trials: "Sequence[FrozenTrial]", index: int, name: str, noise: Noise) -> float:
     """The variance of true effects over the space, as far as noise does not explain it."""
-    return statistics.effect_variance([_claim(trial, index, name, noise) for trial in trials])
+    return inference.effect_variance([_claim(trial, index, name, noise) for trial in trials])
 
 
 def _dominates(other: "FrozenTrial", trial: "FrozenTrial", names: Sequence[str]) -> bool:
@@ -182,7 +182,7 @@ def _picked(
         number=trial.number,
         overrides=_answer(trial).overrides,
         claimed={name: claim.estimate for name, claim in claims.items()},
-        shrunk={name: statistics.shrink(claim, spread[name]) for name, claim in claims.items()},
+        shrunk={name: inference.shrink(claim, spread[name]) for name, claim in claims.items()},
     )
 
 

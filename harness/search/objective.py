@@ -11,12 +11,12 @@ from typing import Any
 
 import msgspec
 
-from harness.attribution import attribute
-from harness.effects import METRICS
+from harness.config.search_file import LN_TIME, BoundFile, SearchFile
 from harness.errors import StudyFileError
-from harness.record import Identity
-from harness.search.file import LN_TIME, BoundFile, SearchFile
-from harness.store import Store
+from harness.metrics import METRICS
+from harness.results.record import Identity
+from harness.results.store import Store
+from harness.study.attribution import attribute
 
 SPEED = "tokens_per_s"
 LOSSES = ("val_bpb", "val_loss")

@@ -13,13 +13,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.arms import Arm
-from harness.effects import Effect
 from harness.errors import ReportError
-from harness.pack import placeless
+from harness.results.archive import placeless
+from harness.results.study_plan import Arm
 from harness.search.confirm import CONFIRM, NEXT
-from harness.search.found import Claim, Found
+from harness.search.results import Claim, Found
 from harness.search.space import value_at
+from harness.study.effects import Effect
 
 _NEVER_FOLDED = 1 << 16  # columns
 _NO_NEWLINE = "\\ No newline at end of file"  # as git has it in a patch

@@ -13,14 +13,14 @@ from typing import Any
 
 import msgspec
 
-from harness.arms import TrickInfo
-from harness.config import nearest
+from harness.config.search_file import SearchFile
+from harness.config.yaml_schema import nearest
 from harness.errors import StudyFileError, TrainerError
-from harness.record import Identity
-from harness.replicates import Recipe, described, recipe_of
-from harness.search.file import SearchFile
+from harness.results.record import Identity
+from harness.results.study_plan import TrickInfo
+from harness.runner.replicates import Recipe, described, recipe_of
+from harness.runner.trainer import Description, Fault, NativeTrainer, Request
 from harness.search.space import Point, Space, space_of
-from harness.trainer import Description, Fault, NativeTrainer, Request
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from harness.arms import TrickInfo
-from harness.atomic import canonical_json
-from harness.config import nearest
+from harness.config.search_file import TRICK, DimensionFile, SearchFile
+from harness.config.yaml_schema import nearest
 from harness.errors import StudyFileError
-from harness.search.file import TRICK, DimensionFile, SearchFile
+from harness.files import canonical_json
+from harness.results.study_plan import TrickInfo
 
 if TYPE_CHECKING:
     from optuna.trial import Trial

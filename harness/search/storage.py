@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from harness import atomic
-from harness.config import nearest
+from harness import files
+from harness.config.yaml_schema import nearest
 from harness.errors import HarnessError, StoreError, StudyFileError
-from harness.masking import masked
-from harness.record import Identity
-from harness.store import Store
+from harness.redact import masked
+from harness.results.record import Identity
+from harness.results.store import Store
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -73,7 +73,7 @@ def url_of(store: Store, name: str, url: str | None) -> str:
     """The URL of a search's storage, as SQLAlchemy reads it."""
     if url is None:
         path = sqlite_path(store, name)
-        with atomic.disk_errors(path):
+        with files.disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         return f"sqlite:///{path.resolve()}"
     # of the drivers for PostgreSQL, psycopg is the one that the extra installs

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from harness import run
-from harness.attempt import Job
-from harness.record import Launch, Record
-from harness.run import Progress, Stop
+from harness.results import run_files
+from harness.results.record import Launch, Record
+from harness.results.run_files import Progress
+from harness.runner import process
+from harness.runner.attempt import Job
+from harness.runner.process import Stop
+from harness.runner.workers import Slots
 from harness.search.objective import Objective
 from harness.search.plan import Plan
-from harness.search.slots import Slots
 from harness.search.storage import retry_later
 
 if TYPE_CHECKING:
@@ -80,13 +82,17 @@ def told(trial: "FrozenTrial") -> Told | None:
 
 def worker() -> dict[str, Any]:
     """This process, so that a later command on this machine knows whether it is still alive."""
-    return {"boot": run.boot_id(), "pid": os.getpid(), "ticks": run.start_ticks(os.getpid())}
+    return {
+        "boot": run_files.boot_id(),
+        "pid": os.getpid(),
+        "ticks": process.start_ticks(os.getpid()),
+    }
 
 
 def is_gone(mark: dict[str, Any]) -> bool:
     """Whether the process of a mark was one of this boot of this machine, and has ended."""
-    here = bool(mark.get("boot")) and mark.get("boot") == run.boot_id()
-    return here and run.start_ticks(int(mark["pid"])) != mark["ticks"]
+    here = bool(mark.get("boot")) and mark.get("boot") == run_files.boot_id()
+    return here and process.start_ticks(int(mark["pid"])) != mark["ticks"]
 
 
 class Trying:

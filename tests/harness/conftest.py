@@ -12,18 +12,19 @@ from typing import NamedTuple
 import msgspec
 import pytest
 
-from harness import atomic, run
+from harness import files
 from harness.__main__ import main
-from harness.arms import plan_id
-from harness.config import StudyFile, parse_study
-from harness.fake import config as fake
-from harness.fake import core
-from harness.fake.train import Curve, bits_per_byte, environment
-from harness.outcomes import CoreSettings
-from harness.record import Identity, Launch, Plan, Record, collect
-from harness.resolve import resolve
-from harness.store import Store
-from harness.trainer import FakeTrainer
+from harness.config.study_file import StudyFile, parse_study
+from harness.results.core_answers import CoreSettings
+from harness.results.record import Ended as ProcessEnded
+from harness.results.record import Identity, Launch, Plan, Record, collect
+from harness.results.store import Store
+from harness.results.study_plan import plan_id
+from harness.runner.fake_trainer import config as fake
+from harness.runner.fake_trainer import core
+from harness.runner.fake_trainer.train import Curve, bits_per_byte, environment
+from harness.runner.trainer import FakeTrainer
+from harness.study.resolve import resolve
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = """\
@@ -141,10 +142,10 @@ def leave_run(store: Store) -> Callable[..., Path]:
         core.write(run_dir / "core.parquet", config, found)
         metrics = {"val_loss": loss, "val_bpb": bits_per_byte(loss), **core.metrics(found)}
         result = {"status": "completed", "steps": 5, "tokens": 5, "metrics": metrics}
-        atomic.write_json(run_dir / "result.json", result)
-        atomic.write_json(run_dir / "launch.json", msgspec.to_builtins(plan))
-        atomic.write_json(run_dir / "environment.json", environment())
-        ended = run.Ended(returncode=0, cause=None, ended_at=at + 1, trainer_s=1.0)
+        files.write_json(run_dir / "result.json", result)
+        files.write_json(run_dir / "launch.json", msgspec.to_builtins(plan))
+        files.write_json(run_dir / "environment.json", environment())
+        ended = ProcessEnded(returncode=0, cause=None, ended_at=at + 1, trainer_s=1.0)
         store.commit(collect(run_dir, plan, ended), run_dir)
         return store.root / "records" / f"{plan.plan_id}.json"
 
@@ -229,7 +230,7 @@ def trainers_of(store: Store) -> list[int]:
         except OSError:
             continue
         ours = any(str(store.root.resolve() / "plans") in word for word in words)
-        if ours and state != "Z" and "harness.fake.train" in words:
+        if ours and state != "Z" and "harness.runner.fake_trainer.train" in words:
             found.append(int(entry.name))
     return found
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.store import Store
+from harness.results.store import Store
 
 BASE = """\
 dial: {depth: 4, ratio: 0.05, batch_tokens: 8192}

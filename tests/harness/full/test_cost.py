@@ -4,9 +4,10 @@ import math
 
 import pytest
 
+from harness.compare.noise_model import PRIORS, Ledger, Row, read_rows
 from harness.full.cost import STRETCH_SD, Part, Stage, launch_row, parts_of, time_and_cost
 from harness.full.proxies import ForecastError
-from harness.ledger import PRIORS, Bench, Ledger, Row, read_rows
+from harness.results.recipe import Bench
 
 LEDGER = Ledger(read_rows(PRIORS))
 H100 = "NVIDIA H100 80GB HBM3"

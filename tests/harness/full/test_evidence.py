@@ -6,11 +6,11 @@ import tarfile
 
 import pytest
 
-from harness import atomic
+from harness import files
 from harness.errors import UsageError
 from harness.full.evidence import check, job_dir, pack, save_code
-from harness.pack import unpack
-from harness.store import Store
+from harness.results.archive import unpack
+from harness.results.store import Store
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def job(leave_run, store):
         leave_run(seed, at=float(seed))
     folder = job_dir(store, "toy")
     folder.mkdir(parents=True)
-    atomic.write_json(folder / "preflight.json", {"log": f"{store.root}/plans/x/log.txt"})
+    files.write_json(folder / "preflight.json", {"log": f"{store.root}/plans/x/log.txt"})
     (folder / "row.md").write_text("| row |\n")
     run, *proxies = store.records()
     events = store.run_dir(run.plan_id, run.attempt) / "events.jsonl"
@@ -108,7 +108,7 @@ def test_the_code_of_a_job_is_kept_with_what_differs_from_its_commit(tmp_path, g
     (git_checkout / "a.py").write_text("two\n")
     (git_checkout / "b.py").write_text("new\n")
     save_code(tmp_path / "job", git_checkout)
-    told = atomic.read_json(tmp_path / "job" / "code.json")
+    told = files.read_json(tmp_path / "job" / "code.json")
     assert told["changed"] is True
     assert told["unknown_files"] == ["b.py"]
     assert len(told["commit"]) == 40
@@ -117,5 +117,5 @@ def test_the_code_of_a_job_is_kept_with_what_differs_from_its_commit(tmp_path, g
 
 def test_outside_a_repository_no_commit_is_claimed(tmp_path):
     save_code(tmp_path / "job", tmp_path)
-    told = atomic.read_json(tmp_path / "job" / "code.json")
+    told = files.read_json(tmp_path / "job" / "code.json")
     assert told == {"commit": None, "changed": False, "unknown_files": []}

@@ -3,9 +3,9 @@
 import msgspec
 import pytest
 
+from harness.compare.noise_model import PRIORS, Ledger, Row, read_rows
 from harness.full.forecast import Forecast, Noise, forecast, replicate_noise
 from harness.full.proxies import ForecastError, Proxy, Scale, proxy_of, scale_of
-from harness.ledger import PRIORS, Ledger, Row, read_rows
 
 
 def scale(depth):

@@ -9,11 +9,11 @@ import time
 import pytest
 
 from harness import errors
+from harness.config.full_file import load_full
 from harness.errors import ClusterError
 from harness.full import evidence
-from harness.full.file import load_full
-from harness.launching import over_nodes
-from harness.trainer import NativeTrainer
+from harness.full.job import over_nodes
+from harness.runner.trainer import NativeTrainer
 
 from ..conftest import ROOT
 

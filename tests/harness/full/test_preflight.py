@@ -7,11 +7,11 @@ from typing import ClassVar
 import msgspec
 import pytest
 
-from harness.arms import plan_id
 from harness.full.preflight import Examiner, Preflight, StepTest, judged, worst_first
-from harness.record import Identity, Launch
-from harness.run import Stop
-from harness.trainer import FakeTrainer, Finding, Request, by_name
+from harness.results.record import Identity, Launch
+from harness.results.study_plan import plan_id
+from harness.runner.process import Stop
+from harness.runner.trainer import FakeTrainer, Finding, Request, by_name
 
 IDENTITY = Identity(config_id="c", code_id="d", data_id="e", protocol=1)
 GIB = 2.0**30

@@ -15,13 +15,13 @@ import pytest
 
 from benchmarks import gate_rates
 from harness.__main__ import main
-from harness.ab import TRAJECTORY_STEPS
-from harness.compare import learnt
+from harness.compare.noise_model import Row
+from harness.gate.ab_interleaved import TRAJECTORY_STEPS
 from harness.gate.history import load
-from harness.gate.judge import of_trajectories
+from harness.gate.metrics import of_trajectories
+from harness.gate.noise_sources import learnt
 from harness.gate.result import SPEED, GateResult
-from harness.ledger import Row
-from harness.store import Store
+from harness.results.store import Store
 
 ROOT = Path(__file__).resolve().parents[3]
 BASE = """\
@@ -405,7 +405,7 @@ def test_two_refs_are_compared_on_their_own_code(tmp_path, place):
     (home / "model").mkdir()
     (home / "model" / "describe.py").write_text("")
     (home / ".gitignore").write_text("__pycache__/\n")
-    slow = home / "harness" / "fake" / "train.py"
+    slow = home / "harness" / "runner" / "fake_trainer" / "train.py"
 
     def git(*words: str) -> None:
         subprocess.run([*REPOSITORY, *words], cwd=home, check=True, capture_output=True)

@@ -5,14 +5,14 @@ import math
 import numpy as np
 import pytest
 
-from harness import statistics
-from harness.dunnett import dunnett_loadings
-from harness.effects import Effect
+from harness.config.search_file import LN_TIME
+from harness.search.base_noise import Noise
 from harness.search.confirm import Pick, decide, pick
-from harness.search.file import LN_TIME
-from harness.search.found import at_edge
-from harness.search.noise import Noise
+from harness.search.results import at_edge
 from harness.search.trial import Told
+from harness.stats import inference
+from harness.stats.distributions import dunnett_loadings
+from harness.study.effects import Effect
 
 optuna = pytest.importorskip("optuna")
 
@@ -137,9 +137,9 @@ def test_noise_alone_survives_no_more_often_than_the_nominal_rate():
         trials = numbered(*(trial([v], str(k)) for k, v in enumerate(rng.normal(1, 0.01, 40))))
         picks = pick(trials, ["val_bpb"], noise(val_bpb=1.0), best, "base")
         groups = rng.normal(1, 0.01, (1 + len(picks), runs)).tolist()
-        contrasts = statistics.contrasts_with_control(statistics.pool(groups))
+        contrasts = inference.contrasts_with_control(inference.pool(groups))
         loadings = dunnett_loadings(runs, [runs] * len(picks))
-        found = statistics.intervals(contrasts, alpha, "dunnett", loadings)
+        found = inference.intervals(contrasts, alpha, "dunnett", loadings)
         looks = [decide({"val_bpb": effect(i.low, i.high)}, ["val_bpb"])[0] for i in found]
         wrong += any(looks)
     nominal = alpha / 2

@@ -18,8 +18,8 @@ import pytest
 from harness import errors
 from harness.errors import StoreError
 from harness.search import storage
+from harness.search.engine import FAILED
 from harness.search.trial import told
-from harness.searching import FAILED
 
 ROOT = Path(__file__).resolve().parents[3]
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.core import main as benchmark
-from harness import outcomes
-from harness.paired_core import scores
+from harness.compare.core import scores
+from harness.results import core_answers
 from model import train
 from model.config import Config, Core
 from model.core.bundle import Bundle
@@ -106,7 +106,7 @@ def test_the_harness_reads_the_outcomes_and_finds_the_scores_of_the_run(
     run: tuple[Path, Path],
 ) -> None:
     out, _ = run
-    found = scores([outcomes.read(out / outcomes.NAME)])
+    found = scores([core_answers.read(out / core_answers.NAME)])
     events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
     _, event = [line for line in events if line["event"] == "core"]
     for name in ("core", "core_soft"):

@@ -1,0 +1,255 @@
+"""What `harness baseline` does: record, accept, list, show.
+
+A baseline begins with `record` and changes with `accept` only, which wants fresh replicates, says
+by what evidence they take the place of the old ones, and keeps both. After `baseline`, beside
+`commands`.
+"""
+
+import datetime
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from harness import errors
+from harness.compare.compare import EXIT_CODES
+from harness.compare.noise_model import Ledger
+from harness.errors import TrainerError, UsageError
+from harness.gate import baseline, history
+from harness.gate.baseline import Banked, Baseline, Entry
+from harness.gate.metrics import of_replicates
+from harness.gate.result import Looks, MetricVerdict
+from harness.report.compare import print_judgements
+from harness.results.logs import from_store
+from harness.results.record import Record
+from harness.results.store import Store
+from harness.runner import replicates, worktree
+from harness.runner.process import Stop
+from harness.runner.trainer import NativeTrainer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+BANK_ALPHA = 0.01  # stricter than a pull request's: a banked fluke would fail everybody after it
+RUN_LIMIT_S = 3600.0
+SHOWN = ("val_bpb", "val_loss", "core", "core_soft", "tokens_per_s", "peak_memory_bytes")
+MEMBER = ":"  # between a store and STUDY/ARM
+
+
+class Found(NamedTuple):
+    """Replicates with what is needed to make more of them."""
+
+    records: list[Record]
+    trainer: str
+    config: dict[str, Any]
+    commit: str | None
+
+
+# --- where replicates come from -------------------------------------------------------------------
+
+
+def of_arm(words: str) -> Found:
+    """The runs of `STORE:STUDY/ARM`. Raises UsageError."""
+    root, colon, study = words.rpartition(MEMBER)
+    if not colon or not from_store.is_store(Path(root)):
+        raise UsageError(
+            path=f"--from {words}",
+            expected="an arm of a stored study, as STORE:STUDY/ARM",
+            got=f"no store at {root or words!r}",
+            remedy="Such as runs:smoke/base; `base` is meant where no arm is named.",
+        )
+    store = Store(Path(root))
+    records = from_store.of_study(Path(root), study, store.records())
+    name, _, arm = study.partition("/")
+    planned = store.study(name)
+    chosen = planned.arm(arm or "base")
+    checkout = Path(chosen.checkout)
+    commit = worktree.commit_of(checkout) if checkout.is_dir() else None
+    return Found(records, planned.trainer, chosen.config, commit)
+
+
+def made_now(
+    console: "Console",
+    store: Store,
+    trainer: NativeTrainer,
+    config: Path,
+    sets: dict[str, Any],
+    seeds: Sequence[int],
+    spent: Sequence[str] = (),
+) -> Found:
+    """Runs of a configuration file at these seeds, made as far as they are not recorded."""
+    if not config.is_file():
+        raise UsageError(
+            path=str(config),
+            expected="a configuration file",
+            got="no such file",
+            remedy="ablations/bases/ has some.",
+        )
+    recipe = replicates.recipe(trainer, str(config), str(config.resolve()), sets)
+    records, stop = [], Stop()
+    for seed in seeds:
+        made = replicates.one(
+            store, trainer, recipe.job(seed), stop, timeout_s=RUN_LIMIT_S, spent=spent
+        )
+        if made.status != "completed":
+            raise TrainerError(
+                path=f"seed {seed}",
+                expected="a completed run",
+                got=f"{made.status}: {made.reason}",
+                remedy=made.remedy or "See its log.txt in the store.",
+            )
+        _say(console, f"seed {seed}: {made.wall_s:.0f} s")
+        records.append(made)
+    return Found(records, trainer.name, recipe.config, worktree.commit_of(trainer.checkout))
+
+
+# --- the commands ---------------------------------------------------------------------------------
+
+
+def record(
+    console: "Console", root: Path, name: str, found: Found, ledger: Ledger, *, why: str
+) -> int:
+    """Begins a baseline."""
+    baseline.check_name(name)
+    baseline.check_records(found.records, ledger)
+    made, path = baseline.append(
+        root,
+        name,
+        found.records,
+        trainer=found.trainer,
+        config=found.config,
+        commit=found.commit,
+        why=why or "the first of this name",
+        evidence=None,
+        after=None,
+    )
+    _print_entry(console, made.now)
+    _say(console, f"{made.place}: {path}")
+    return errors.PASS
+
+
+def accept(
+    console: "Console",
+    root: Path,
+    name: str,
+    found: Found,
+    store: Store,
+    ledger: Ledger,
+    *,
+    why: str,
+    worse: bool,
+) -> int:
+    """Puts fresh replicates in the place of a baseline, with the evidence for it.
+
+    The exit code is that of the comparison where it keeps the replicates out.
+    """
+    old = baseline.find(root, name)
+    baseline.check_records(found.records, ledger)
+    baseline.refuse_foreign(old, found.records[0].identity, own_settings=True)
+    baseline.refuse_stale(found.records, old, history.spent(history.load(store)))
+    verdicts = of_replicates(
+        old.now.records, found.records, Looks(looks=[len(found.records)]), ledger, BANK_ALPHA, {}
+    )
+    outcome = _worst(verdicts)
+    print_judgements(console, [one.judged for one in verdicts], BANK_ALPHA)
+    refusal = _refusal(outcome, verdicts, worse)
+    if refusal:
+        _say(console, f"not accepted: {refusal}")
+        return EXIT_CODES["regression" if outcome == "regression" else "inconclusive"]
+    evidence = Banked(
+        alpha=BANK_ALPHA, outcome=outcome, judgements=[one.judged for one in verdicts]
+    )
+    made, path = baseline.append(
+        root,
+        old.name,
+        found.records,
+        trainer=found.trainer,
+        config=found.config,
+        commit=found.commit,
+        why=why,
+        evidence=evidence,
+        after=old,
+    )
+    _print_entry(console, made.now)
+    _say(console, f"{made.place}: {path}")
+    return errors.PASS
+
+
+def _worst(verdicts: Sequence[MetricVerdict]) -> str:
+    outcomes = [one.outcome for one in verdicts if one.outcome is not None]
+    order = ("regression", "inconclusive", "pass")
+    return next((one for one in order if one in outcomes), "inconclusive")
+
+
+def _refusal(outcome: str, verdicts: Sequence[MetricVerdict], worse: bool) -> str | None:
+    if outcome == "regression" and not worse:
+        return "the replicates are worse than the baseline; --worse accepts that on purpose"
+    if outcome == "inconclusive":
+        open_ones = [one.judged for one in verdicts if one.outcome == "inconclusive"]
+        more = [judged.more_runs for judged in open_ones if judged.more_runs]
+        runs = f"about {max(more)} more runs a side settle it" if more else "it needs more runs"
+        return f"the comparison is open; {runs}"
+    return None
+
+
+def show_all(console: "Console", root: Path) -> int:
+    """Every baseline, a line each."""
+    paths = baseline.files(root)
+    for path in paths:
+        found = baseline.read(path)
+        _say(console, f"{found.place}  {_line(found)}")
+    if not paths:
+        _say(console, f"none under {root}; `harness baseline record NAME CONFIG` makes one")
+    return errors.PASS
+
+
+def show(console: "Console", root: Path, name: str, *, json: bool) -> int:
+    """One baseline: its entries, newest last, and the runs of the one that counts."""
+    found = baseline.find(root, name)
+    if json:
+        text = msgspec.json.format(msgspec.json.encode(found), indent=1).decode()
+        console.file.write(text + "\n")
+        return errors.PASS
+    _say(console, f"{found.place} on {found.gpu}")
+    for entry in found.entries:
+        _print_entry(console, entry)
+    for one in found.now.records:
+        values = ", ".join(
+            f"{key} {value:,.6g}"
+            for key, value in one.metrics.items()
+            if value is not None and key in SHOWN
+        )
+        _say(console, f"  seed {one.seed}: {values}")
+    return errors.PASS
+
+
+def _line(found: Baseline) -> str:
+    entry = found.now
+    entries = f"{len(found.entries)} entries" if len(found.entries) > 1 else "1 entry"
+    return f"{len(entry.records)} runs, {_day(entry)}, {entries}: {entry.why}"
+
+
+def _print_entry(console: "Console", entry: Entry) -> None:
+    code = f"commit {entry.commit[:10]}" if entry.commit else "uncommitted code"
+    seeds = ", ".join(map(str, entry.seeds))
+    head = f"entry {entry.number}, {_day(entry)}: {entry.why}"
+    _say(console, head)
+    _say(console, f"  {len(entry.records)} runs (seeds {seeds}), {code}, hash {entry.hash[:10]}")
+    if entry.evidence is not None:
+        judged = [
+            f"{one.metric} {one.estimate:+.3g} ({one.outcome or 'shown only'})"
+            for one in entry.evidence.judgements
+            if one.estimate is not None
+        ]
+        level = f"at {entry.evidence.alpha:g}"
+        _say(console, f"  evidence {level}: {entry.evidence.outcome}; {', '.join(judged)}")
+
+
+def _day(entry: Entry) -> str:
+    moment = datetime.datetime.fromtimestamp(entry.stored_at, datetime.UTC)
+    return moment.strftime("%Y-%m-%d")
+
+
+def _say(console: "Console", text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,210 @@
+"""What this machine can run, and what to do about the rest.
+
+Every finding is a line with a remedy. Asks the trainer about torch, GPUs and back-ends, since this
+package imports none of it. Used by `harness doctor` only.
+"""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from harness import files
+from harness.errors import DiskError, TrainerError
+from harness.runner.trainer import NativeTrainer
+
+CORE = ("numpy", "scipy", "pyarrow", "msgspec", "ruamel.yaml", "typer", "rich")
+EXTRAS = {
+    "report": (("plotly", "matplotlib"), "the HTML report and pictures"),
+    "search": (("optuna", "optuna_dashboard", "psycopg"), "harness search"),
+    "train": (("torch", "tiktoken", "rustbpe"), "the native trainer"),
+}
+LEAST_DISK_BYTES = 2 * 2**30
+LEAST_YEAR = 2026  # a clock before the year of this code is wrong, and sessions are told by clocks
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One line. `needed`: the smoke study cannot run without it."""
+
+    name: str
+    good: bool
+    detail: str
+    remedy: str = ""
+    needed: bool = True
+
+    def line(self) -> str:
+        """The finding as it is printed, with its remedy below where one is called for."""
+        sign = "ok" if self.good else "MISSING" if self.needed else "missing"
+        text = f"{sign:8} {self.name}: {self.detail}"
+        return text if self.good or not self.remedy else f"{text}\n         -> {self.remedy}"
+
+
+def examine(store_root: Path, trainer: NativeTrainer) -> list[Finding]:
+    """All findings, in the order in which to repair them."""
+    return [
+        _python(),
+        _core(),
+        *(_extra(name) for name in EXTRAS),
+        *_trainer(trainer),
+        _store(store_root),
+        _disk(store_root),
+        _git(trainer.checkout),
+        _clock(),
+    ]
+
+
+def _python() -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    return Finding(
+        name="Python",
+        good=sys.version_info >= (3, 11),
+        detail=f"{version} at {sys.executable}",
+        remedy="Install Python 3.11 or newer.",
+    )
+
+
+def _missing(packages: tuple[str, ...]) -> list[str]:
+    def absent(package: str) -> bool:
+        try:
+            return importlib.util.find_spec(package) is None
+        except ModuleNotFoundError:
+            return True
+
+    return [package for package in packages if absent(package)]
+
+
+def _core() -> Finding:
+    missing = _missing(CORE)
+    return Finding(
+        name="core packages",
+        good=not missing,
+        detail=f"missing: {', '.join(missing)}" if missing else ", ".join(map(_version, CORE)),
+        remedy="pip install .",
+    )
+
+
+def _version(package: str) -> str:
+    return f"{package} {metadata.version(package)}"
+
+
+def _extra(name: str) -> Finding:
+    packages, gives = EXTRAS[name]
+    missing = _missing(packages)
+    return Finding(
+        name=f"extra {name}",
+        good=not missing,
+        detail=f"{gives}; missing: {', '.join(missing)}"
+        if missing
+        else f"{gives}: " + ", ".join(map(_version, packages)),
+        remedy=f"pip install '.[{name}]'",
+        needed=name == "train",
+    )
+
+
+def _trainer(trainer: NativeTrainer) -> list[Finding]:
+    try:
+        tricks = trainer.catalogue().tricks
+        seen = trainer.machine()
+    except TrainerError as error:
+        return [Finding(name="trainer", good=False, detail=error.got, remedy=error.remedy)]
+    found = [
+        Finding(
+            name="trainer",
+            good=True,
+            detail=f"{trainer.name} at {trainer.checkout}, {len(tricks)} tricks",
+        ),
+        Finding(
+            name="torch",
+            good=trainer.name != "native" or bool(seen.get("torch")),
+            detail=f"{seen.get('torch') or 'none'}, CUDA {seen.get('cuda') or 'none'}",
+            remedy="pip install '.[train]'",
+        ),
+        _gpus(seen.get("gpus") or []),
+    ]
+    backends, fused = seen.get("backends") or {}, seen.get("fused_kernels") or {}
+    found += [_kernel(f"back-end {name}", entry) for name, entry in backends.items()]
+    return found + [_kernel(f"fused {place}", entry) for place, entry in fused.items()]
+
+
+def _gpus(gpus: list[dict[str, Any]]) -> Finding:
+    shown = [f"{g.get('name')} ({(g.get('memory_bytes') or 0) / 2**30:.0f} GiB)" for g in gpus]
+    faults = {fault["got"]: fault["remedy"] for gpu in gpus for fault in gpu.get("faults") or ()}
+    return Finding(
+        name="GPUs",
+        good=bool(gpus) and not faults,
+        detail="; ".join([", ".join(shown) or "none: runs go on the CPU", *faults]),
+        remedy=" ".join(dict.fromkeys(faults.values()))
+        or "For GPU studies: a CUDA driver, and torch built for it.",
+        needed=False,
+    )
+
+
+def _kernel(name: str, entry: dict[str, Any]) -> Finding:
+    return Finding(
+        name=name,
+        good=bool(entry.get("runs")),
+        detail="runs" if entry.get("runs") else str(entry.get("reason") or "does not run"),
+        remedy=str(entry.get("remedy") or ""),
+        needed=False,
+    )
+
+
+def _store(root: Path) -> Finding:
+    probe, there = root / ".doctor", root.exists()
+    try:
+        files.write_text(probe, "x")
+        probe.unlink()
+        if not there:
+            root.rmdir()
+    except (DiskError, OSError) as error:
+        return Finding(
+            name="store",
+            good=False,
+            detail=f"{root} cannot be written: {error}",
+            remedy="Name another folder with --store.",
+        )
+    return Finding(name="store", good=True, detail=f"{root.resolve()} can be written")
+
+
+def _disk(root: Path) -> Finding:
+    place = root if root.exists() else Path()
+    free = shutil.disk_usage(place).free
+    return Finding(
+        name="disk",
+        good=free >= LEAST_DISK_BYTES,
+        detail=f"{free / 2**30:.1f} GiB free",
+        remedy="Free some space; the tokens of large data and checkpoints take gigabytes.",
+    )
+
+
+def _git(checkout: Path) -> Finding:
+    inside = bool(shutil.which("git")) and (
+        subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=checkout, capture_output=True, env=dict(os.environ)
+        ).returncode
+        == 0
+    )
+    return Finding(
+        name="git",
+        good=inside,
+        detail="the checkout is a repository" if inside else "no repository with a commit",
+        remedy="For arms on other code (`ref`, `patch`): work in a clone.",
+        needed=False,
+    )
+
+
+def _clock() -> Finding:
+    now = time.gmtime()
+    return Finding(
+        name="clock",
+        good=now.tm_year >= LEAST_YEAR,
+        detail=time.strftime("%Y-%m-%d %H:%M:%S UTC", now),
+        remedy="Set the clock: sessions and prices are told by it.",
+    )

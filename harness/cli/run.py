@@ -1,0 +1,77 @@
+"""`harness run`: one run of one configuration."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from harness import errors
+from harness.cli.console import _say, _tell_recovered
+from harness.errors import UsageError
+from harness.results.record import Record
+from harness.results.store import Store
+from harness.runner.attempt import Job, attempt, recover
+from harness.runner.process import Stop, asked_to
+from harness.runner.replicates import hold, recipe
+from harness.runner.trainer import NativeTrainer
+
+
+def run(
+    console: "Console",
+    config: Path,
+    store: Store,
+    *,
+    trainer: NativeTrainer,
+    sets: dict[str, Any],
+    seed: int,
+    timeout_minutes: float,
+    retry: bool,
+) -> int:
+    """One run of one configuration, unless it is recorded already."""
+    if not config.is_file():
+        raise UsageError(
+            path=str(config),
+            expected="a configuration file",
+            got="no such file",
+            remedy="ablations/bases/ has some.",
+        )
+    job = recipe(trainer, str(config), str(config.resolve()), sets).job(seed)
+    _tell_recovered(console, recover(store))
+    with asked_to(stop := Stop()):
+        made = _one(console, store, trainer, job, stop, timeout_minutes, retry)
+    _print_record(console, store, made)
+    stopped = made.status == "interrupted"
+    good = made.status == "completed"
+    return errors.PASS if good else errors.STOPPED_AT_LIMIT if stopped else errors.COULD_NOT_RUN
+
+
+def _one(
+    console: "Console",
+    store: Store,
+    trainer: NativeTrainer,
+    job: Job,
+    stop: Stop,
+    timeout_minutes: float,
+    retry: bool,
+) -> Record:
+    with hold(store, job):
+        known = store.record(job.plan_id)
+        if known is not None and not retry:
+            _say(console, "Recorded already; --retry makes it once more, as another attempt.")
+            return known
+        return attempt(store, trainer, job, timeout_s=60 * timeout_minutes, stop=stop)
+
+
+def _print_record(console: "Console", store: Store, made: Record) -> None:
+    head = f"{made.status.replace('_', ' ')}: {made.steps} steps, {made.tokens:,} tokens"
+    _say(console, f"{head}, {made.wall_s:.1f} s ({made.wall_s - made.trainer_s:.2f} s of it ours)")
+    if made.reason:
+        _say(console, made.reason)
+    if made.remedy and made.status != "completed":
+        _say(console, made.remedy)
+    for name, value in made.metrics.items():
+        if value is not None:
+            _say(console, f"  {name:20} {value:,.6g}")
+    if made.log_tail:
+        _say(console, made.log_tail)
+    _say(console, f"run directory: {store.root / 'plans' / made.plan_id / made.attempt}")

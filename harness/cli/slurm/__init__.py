@@ -1,0 +1,1 @@
+"""Commands of the harness as jobs of a Slurm cluster."""

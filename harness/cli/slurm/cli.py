@@ -1,0 +1,104 @@
+"""The words of `harness submit`; the work is imported when it runs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from harness.cli.slurm.status import State
+    from harness.cli.slurm.submit import Asked
+
+
+def submit(
+    context: typer.Context,
+    cluster: Annotated[
+        Optional[Path],  # noqa: UP045  (typer reads it at run time)
+        typer.Argument(help="A cluster file, such as ablations/clusters/slurm.yaml."),
+    ] = None,
+    command: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(
+            metavar="-- COMMAND...", help="`study FILE`, `search FILE`, ... with its options."
+        ),
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Until it has ended; its exit code is this one's.")
+    ] = False,
+    jobs: Annotated[bool, typer.Option("--jobs", help="The jobs of a store.")] = False,
+    cancel: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Cancel a submission, or the one of a job's number. May be repeated."),
+    ] = None,
+    store: Annotated[
+        Path, typer.Option("--store", help="Folder of all runs, where the command names none.")
+    ] = Path("runs"),
+) -> None:
+    """A command as a job of Slurm: stopped in time, started again until it is done."""
+    from harness import errors
+    from harness.cli.slurm import status, table
+    from harness.cli.slurm.submit import submit as hand_over
+    from harness.config.cluster_file import load_cluster
+
+    console = _console()
+    if cancel:
+        _say(console, "cancelled: " + ", ".join(status.cancel(store, cancel)))
+        raise typer.Exit(errors.PASS)
+    if jobs:
+        table.show(console, status.states(store))
+        raise typer.Exit(errors.PASS)
+    asked = _asked(context, cluster, command or [], store)
+    assert cluster is not None
+    wanted, text = load_cluster(cluster)
+    made = hand_over(wanted, cluster, text, asked, Path.cwd())
+    _say(console, f"submitted as {made.id}: {wanted.kind} job {', '.join(made.jobs)}")
+    if wait:
+        ended: list[State] = status.wait(asked.store, made.id)
+        table.show(console, ended)
+        raise typer.Exit(status.worst(ended))
+    _say(console, f"To see it: harness submit --jobs --store {asked.store}")
+
+
+def _asked(context: typer.Context, cluster: Path | None, words: list[str], store: Path) -> "Asked":
+    """The command, read now by its own parser: a typing error is told here and not in the queue."""
+    from harness.cli.slurm.submit import GOING_ON, Asked
+    from harness.errors import UsageError
+    from harness.redact import masked_words
+
+    assert context.parent is not None
+    group: Any = context.parent.command
+    known = [name for name in GOING_ON if name in group.commands]
+    if cluster is None or not words or words[0] not in known:
+        raise UsageError(
+            path="harness submit",
+            expected="a cluster file, `--`, and one of the commands " + ", ".join(known),
+            got=" ".join([str(cluster or ""), *masked_words(words)]).strip() or "nothing",
+            remedy="Such as: harness submit CLUSTER.yaml -- study ablations/smoke.yaml",
+        )
+    own = any(word == "--store" or word.startswith("--store=") for word in words)
+    whole = words if own else [*words, "--store", str(store)]
+    parser = group.commands[words[0]]
+    parsed = parser.make_context(words[0], whole[1:], parent=context.parent)
+    for parameter in parser.params:
+        value = parsed.params[parameter.name]
+        argument = parameter.param_type_name == "argument"
+        if argument and isinstance(value, Path) and not value.exists():
+            raise UsageError(
+                path=f"harness {words[0]}",
+                expected="a file that is there",
+                got=str(value),
+                remedy="A path is relative to this folder, in which the job runs too.",
+            )
+    return Asked(words=words, store=parsed.params["store"], options=dict(parsed.params))
+
+
+def _say(console: "Console", text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    return Console()

@@ -1,0 +1,167 @@
+"""May these runs be compared? What two sides have to share, and what has to be said beside them.
+
+Sides of another format, protocol or data are refused with the field that differs: their metrics do
+not measure the same thing; so are scores of CORE that were evaluated in another way. Speeds have to
+come from one environment, as far as the logs tell it, because the same code differs by more between
+hosts than most changes are worth. In the flow: after the readers, before `judgement`.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import msgspec
+
+from harness.compare.noise_model import TIMES
+from harness.results.logs.run_log import LogError, LoggedRun
+from harness.results.recipe import Source
+
+Runs = Sequence[LoggedRun]
+Place = tuple[tuple[str, str], ...]
+SIDES = ("A", "B")
+
+
+def refuse_foreign(a: Runs, b: Runs) -> None:
+    """Raises LogError unless each side is one configuration and both measure the same thing."""
+    for name, side in zip(SIDES, (a, b), strict=True):
+        _refuse_mixed(name, side)
+    _refuse_unlike("format", [run.family for run in a], [run.family for run in b])
+    for field in sorted({field for run in (*a, *b) for field in run.identity}):
+        of = [[run.identity.get(field, "unknown") for run in side] for side in (a, b)]
+        _refuse_unlike(field, of[0], of[1])
+
+
+def refuse_unlike_core(a: Runs, b: Runs) -> None:
+    """Raises LogError where scores of CORE are of another bundle or of other settings.
+
+    A run that does not say how it was evaluated, as logs do not, is taken as it is.
+    """
+    told = [[run.evaluation for run in side if run.evaluation] for side in (a, b)]
+    if not all(told):
+        return
+    for field in told[0][0]:
+        one, other = ([run.get(field, "unknown") for run in side] for side in told)
+        remedy = "Evaluate both alike, or leave CORE out: --metric val_bpb."
+        _refuse_unlike(f"core.{field}", one, other, remedy)
+
+
+def _refuse_mixed(name: str, side: Runs) -> None:
+    lengths = Counter(run.planned_steps for run in side)
+    configs = {run.config_id for run in side}
+    if len(lengths) == 1 and len(configs) == 1:
+        return
+    counts = ", ".join(f"{n} of {length or 0:,} steps" for length, n in lengths.items())
+    raise LogError(
+        path=f"side {name}",
+        expected="replicates of one configuration",
+        got=f"runs {counts}" if len(lengths) > 1 else f"{len(configs)} configurations",
+        remedy="Name the runs of one configuration a side.",
+    )
+
+
+def _refuse_unlike(
+    field: str, a: Sequence[str], b: Sequence[str], remedy: str = "Compare like with like."
+) -> None:
+    values = [sorted(set(side)) for side in (a, b)]
+    if values[0] != values[1] or len(values[0]) > 1:
+        raise LogError(
+            path=field,
+            expected="the same on both sides",
+            got=" against ".join(" and ".join(value) for value in values),
+            remedy=f"Their metrics do not measure the same thing. {remedy}",
+        )
+
+
+def stopped_by_design(side: Runs) -> list[LoggedRun]:
+    """Runs that all stop at one step before the schedule's end were meant to stop there."""
+    stops = {run.steps for run in side}
+    early = [
+        run for run in side if run.ending and not run.diverged and run.evaluated_at == run.steps
+    ]
+    if len(early) < len(side) or len(side) < 2 or len(stops) > 1:
+        return list(side)
+    note = f"every run stops at step {stops.pop():,} of {side[0].planned_steps or 0:,}"
+    return [
+        msgspec.structs.replace(run, ending=None, warnings=[*run.warnings, note]) for run in side
+    ]
+
+
+def source_of_variance(name: str, a: Runs, b: Runs) -> Source:
+    """Which variance two runs of these sides show."""
+    if name in TIMES:
+        return "launch"
+    return "nondeterminism" if _one_seed(a, b) else a[0].varied
+
+
+def _one_seed(a: Runs, b: Runs) -> bool:
+    seeds = {run.seed for run in (*a, *b)}
+    told = len(seeds) == 1 and None not in seeds
+    return told or all(run.varied == "nondeterminism" for run in (*a, *b))
+
+
+def place(run: LoggedRun) -> Place:
+    """The environment of a run as one value."""
+    return tuple(sorted(run.environment.items()))
+
+
+def same_environment(
+    name: str, a: Runs, b: Runs
+) -> tuple[tuple[Runs, Runs] | None, str | None, list[str]]:
+    """The runs whose speeds may be compared; the reason where none may, or where none decides."""
+    measured = [[run for run in side if name in run.metrics] for side in (a, b)]
+    keys = [{place(run) for run in side} for side in measured]
+    shared = keys[0] & keys[1]
+    if not shared:
+        return None, "refused: " + _differing(measured[0], measured[1]), []
+    kept = [[run for run in side if place(run) in shared] for side in measured]
+    notes = []
+    if sum(map(len, kept)) < sum(map(len, measured)):
+        notes.append("only runs of environments that both sides have")
+    if not all(run.environment_known for side in kept for run in side):
+        reason = "unknown environment: the logs do not say enough to tell two machines apart"
+        return (kept[0], kept[1]), reason, notes
+    if (order := _order(kept[0], kept[1])) is not None:
+        notes.append(order)
+    return (kept[0], kept[1]), None, notes
+
+
+def _differing(a: Runs, b: Runs) -> str:
+    """The fields in which no run of A equals a run of B, with their values."""
+    fields = sorted({field for run in (*a, *b) for field in run.environment})
+    parts = []
+    for field in fields:
+        values = [sorted({run.environment.get(field, "unknown") for run in s}) for s in (a, b)]
+        if set(values[0]) & set(values[1]):
+            continue
+        short = [value[0] if len(value) == 1 else f"{len(value)} values" for value in values]
+        long = any(len(text) > 40 for text in short)
+        parts.append(f"{field} differ" if long else f"{field} {short[0]} against {short[1]}")
+    return "; ".join(parts) or "no two runs share an environment"
+
+
+def _order(a: Runs, b: Runs) -> str | None:
+    """A note where one side ran wholly before the other, as far as the logs tell the time."""
+    times = [[run.started_at for run in side if run.started_at is not None] for side in (a, b)]
+    if not all(times):
+        return None
+    if max(times[0]) < min(times[1]) or max(times[1]) < min(times[0]):
+        first = "A" if max(times[0]) < min(times[1]) else "B"
+        return f"not interleaved: all of {first} ran first, so the host may have drifted"
+    return None
+
+
+def remarks(a: Runs, b: Runs) -> list[str]:
+    """What a reader of the comparison has to know of its runs, one sentence each."""
+    notes = list(dict.fromkeys(warning for run in (*a, *b) for warning in run.warnings))
+    lengths = [side[0].planned_steps for side in (a, b)]
+    if lengths[0] and lengths[1] and lengths[0] != lengths[1]:
+        notes.append(f"different lengths: {lengths[0]:,} steps against {lengths[1]:,}")
+    seen: dict[tuple[tuple[str, float], ...], str] = {}
+    for run in (*a, *b):
+        key = tuple(sorted(run.metrics.items()))
+        timed = any(name in TIMES for name in run.metrics)
+        if timed and key in seen:
+            notes.append(f"{run.source} has every number of {seen[key]}: a copy?")
+        seen.setdefault(key, run.source)
+    if _one_seed(a, b):
+        notes.append("one seed on both sides: the verdict speaks for that seed")
+    return notes

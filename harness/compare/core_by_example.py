@@ -1,0 +1,114 @@
+"""The outcomes of CORE behind two sides of runs: found, read, compared example by example.
+
+The scores of runs are judged like any metric, with the noise between runs. Here the same two sides
+are compared a second time, on the answers that were kept with their records: the one place that
+reads them for a comparison or a gate. What a side has not kept is said and not guessed. After
+`judgement`, before the commands and the gate.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from harness.compare.comparability import SIDES, Runs
+from harness.compare.compare import Asked, Comparison, Judgement, compare
+from harness.compare.core import METRICS, PairedCore, paired, scores
+from harness.compare.noise_model import Ledger
+from harness.results import core_answers
+from harness.results.core_answers import Outcomes
+from harness.results.logs.from_store import answers_of_store, logged
+from harness.results.logs.run_log import LogError, LoggedRun
+from harness.results.record import Record, name_of
+from harness.results.store import Store
+from harness.stats.distributions import t_quantile
+from harness.stats.inference import Contrast
+
+SAME_SCORE = 1e-5  # soft values are kept in single precision: a mean of them is good to 1e-7
+
+
+def with_core(found: Comparison, a: Runs, b: Runs, *, wanted: bool = False) -> Comparison:
+    """The comparison with CORE by example, where both sides kept their outcomes.
+
+    `wanted`: somebody asked for it, so that its absence is an error. Raises LogError, StoreError.
+    """
+    whole = [[run for run in side if run.ending is None] for side in (a, b)]
+    sides = [[run for run in side if run.answers is not None] for side in whole]
+    scored = [judged for judged in found.judgements if judged.metric in METRICS]
+    if wanted and not all(sides):
+        raise _not_kept(sides)
+    if not wanted and not (scored and any(sides)):
+        return found
+    if not all(sides):
+        note = f"{_lacking(sides)} kept no answers to CORE: no comparison example by example"
+        return msgspec.structs.replace(found, notes=[*found.notes, note])
+    notes = [
+        f"{len(kept)} of {len(side)} runs of {name} kept their answers to CORE"
+        for name, kept, side in zip(SIDES, sides, whole, strict=True)
+        if len(kept) < len(side)
+    ]
+    over_runs = {
+        judged.metric: contrast
+        for judged in scored
+        if judged.n == (len(sides[0]), len(sides[1]))
+        and (contrast := between_runs(judged, found.alpha)) is not None
+    }
+    read = [[_read(run) for run in side] for side in sides]
+    core = paired(read[0], read[1], found.alpha, over_runs)
+    return msgspec.structs.replace(found, core=core, notes=[*found.notes, *notes])
+
+
+def of_records(
+    store: Store, a: Sequence[Record], b: Sequence[Record], alpha: float, ledger: Ledger
+) -> PairedCore | None:
+    """Two sides of records whose outcomes this store may have; None where a side has none.
+
+    Raises LogError, StoreError.
+    """
+    sides = [
+        [logged(one, 1, name_of(one), answers_of_store(store.root, one)) for one in side]
+        for side in (a, b)
+    ]
+    names = [name for name in METRICS if all(name in run.metrics for side in sides for run in side)]
+    if not names:
+        return None
+    asked = Asked(alpha=alpha, metrics=names)
+    return with_core(compare(sides[0], sides[1], asked, ledger), sides[0], sides[1]).core
+
+
+def _read(run: LoggedRun) -> Outcomes:
+    """A run's outcomes, which have to give the scores that its record has."""
+    assert run.answers is not None, run.source
+    found = core_answers.read(run.answers)
+    again = scores([found])
+    for name in METRICS:
+        recorded, own = run.metrics.get(name), getattr(again, name)
+        if recorded is not None and abs(recorded - own) > SAME_SCORE:
+            raise LogError(
+                path=str(run.answers),
+                expected=f"answers that give the {name} of their record, {recorded:.6f}",
+                got=f"{own:.6f}",
+                remedy="They are not that run's, or were scored by another rule: move them away.",
+            )
+    return found
+
+
+def between_runs(judged: Judgement, alpha: float) -> Contrast | None:
+    """The difference of a judgement whose limits are at `alpha`, with its error."""
+    if judged.estimate is None or judged.low is None or judged.high is None or not judged.df:
+        return None
+    se = (judged.high - judged.low) / (2 * t_quantile(1 - alpha, judged.df))
+    return Contrast(estimate=judged.estimate, se=se, df=judged.df)
+
+
+def _lacking(sides: Sequence[Runs]) -> str:
+    names = [name for name, kept in zip(SIDES, sides, strict=True) if not kept]
+    return "side " + " and side ".join(names)
+
+
+def _not_kept(sides: Sequence[Runs]) -> LogError:
+    return LogError(
+        path=_lacking(sides),
+        expected="the answers to every example of CORE, as records of this version keep them",
+        got="none",
+        remedy="Evaluate CORE in those runs and name their records, stores or run directories.",
+    )

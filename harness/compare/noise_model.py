@@ -1,0 +1,324 @@
+"""The noise ledger: how much runs differ that should not, by recipe, metric, GPU and cause.
+
+One row is a pooled SD of single runs with its degrees of freedom. Rows come from two places: own
+rows, worked out from records with replicates, and prior rows that ship with the package, generated
+from published logs (`noise_priors.csv`; each says where it is from). An own row stands in for the
+prior one as soon as it has OWN_DF degrees of freedom: before that, a handful of own runs says less
+than many of others'.
+
+Five sources of variance. Each has all that stand before it in it, except that `launch`, `relay` and
+`host` speak of speeds and the other two of quality:
+
+    nondeterminism  the same run again: only the order of floating-point sums differs
+    seed            another seed: initial values and, where the recipe ties it to the seed, the
+                    order of the data
+    launch          another process in the same session on the same machine
+    relay           a launch of whole processes, one after the other (`relay`): what differs between
+                    two of them, host drift inside a launch included, as of one side
+    host            another machine or session
+
+SDs of speeds are those of logarithms, so .001 is a tenth of a percent. In the flow: after the store
+and the statistics, before everything that judges.
+"""
+
+import csv
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from harness.errors import HarnessError
+from harness.metrics import SPEEDS
+from harness.results.recipe import Bench, Source, device, recipe_scale
+from harness.results.record import Record, sessions
+from harness.stats.decision import Known
+from harness.stats.inference import pool
+
+Origin = Literal["prior", "own"]
+
+OWN_DF = 5
+PRIORS = Path(__file__).with_name("noise_priors.csv")
+QUALITY = ("val_bpb", "val_loss", "core", "core_soft")
+TIMES = (*SPEEDS, "train_time_s", "step_ms")
+
+
+class LedgerError(HarnessError):
+    """A ledger file that cannot be read."""
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One pooled SD. `sd` is that of one run, in the metric's unit; of logarithms for speeds."""
+
+    scale: str
+    metric: str
+    gpu: str
+    source: Source
+    sd: float
+    df: int
+    runs: int
+    groups: int
+    origin: Origin
+    note: str = ""
+
+    @property
+    def key(self) -> "Key":
+        """What it is the noise of."""
+        return self.scale, self.metric, self.gpu, self.source
+
+    @property
+    def known(self) -> Known:
+        """What a verdict needs of it."""
+        return Known(sd=self.sd, df=self.df)
+
+
+Key = tuple[str, str, str, Source]  # scale, metric, GPU model, source
+
+
+class Ledger:
+    """Rows, found by what is to be compared."""
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        self.rows: list[Row] = []
+        best: dict[Key, Row] = {}
+        for row in rows:
+            best[row.key] = _better(best[row.key], row) if row.key in best else row
+        self.rows = sorted(best.values(), key=lambda row: (row.scale, row.metric, row.source))
+
+    def find(self, scale: str | None, metric: str, gpu: str | None, source: Source) -> Row | None:
+        """The row that fits, with at least OWN_DF degrees of freedom, or None.
+
+        The GPU model has to be the same for a speed. Quality shows no effect of the machine, so
+        there rows of all GPU models are pooled where the very one has too few.
+        """
+        fits = [
+            row
+            for row in self.rows
+            if (row.scale, row.metric, row.source) == (scale, metric, source)
+        ]
+        same = [row for row in fits if row.gpu == gpu and row.df >= OWN_DF]
+        if same or metric in TIMES or not fits:
+            return same[0] if same else None
+        merged = _merged(fits)
+        return merged if merged.df >= OWN_DF else None
+
+    def of_launches(self, metric: str, bench: Bench, source: Source) -> Row | None:
+        """The row of launches that fits; where this recipe has none, the thickest of its device.
+
+        What differs between launches is where things come to lie in memory and how they compile.
+        That is the machine's more than the recipe's: the shipped rows of GPT-2 small and of models
+        ten times its size differ by less than a factor of 2.4.
+        """
+        exact = self.find(bench.scale, metric, bench.device, source)
+        if exact is not None or source != "launch":
+            return exact
+        others = [
+            row
+            for row in self.rows
+            if (row.gpu, row.source) == (bench.device, source)
+            and row.metric in TIMES
+            and row.df >= OWN_DF
+        ]
+        return max(others, key=lambda row: (row.origin == "own", row.df), default=None)
+
+
+def _better(one: Row, other: Row) -> Row:
+    """The own row where it has enough df, else the prior one, else the thicker of two."""
+    enough = [row for row in (one, other) if row.origin == "own" and row.df >= OWN_DF]
+    candidates = enough or [row for row in (one, other) if row.origin == "prior"] or [one, other]
+    return max(candidates, key=lambda row: row.df)
+
+
+def _merged(rows: Sequence[Row]) -> Row:
+    """Rows of several GPU models as one."""
+    df = sum(row.df for row in rows)
+    own = all(row.origin == "own" for row in rows)
+    return msgspec.structs.replace(
+        rows[0],
+        gpu=rows[0].gpu if len(rows) == 1 else "any GPU",
+        sd=math.sqrt(sum(row.df * row.sd**2 for row in rows) / df) if df else math.nan,
+        df=df,
+        runs=sum(row.runs for row in rows),
+        groups=sum(row.groups for row in rows),
+        origin="own" if own else "prior",
+    )
+
+
+# --- rows from records ----------------------------------------------------------------------------
+
+
+def own_rows(records: Iterable[Record]) -> list[Row]:
+    """One row for each scale, metric, GPU model and source that the records have replicates of."""
+    done = _completed(records)
+    session = {
+        (record.plan_id, record.attempt): number
+        for number, members in enumerate(sessions(done))
+        for record in members
+    }
+    rows = []
+    for metric in (*QUALITY, *TIMES):
+        measured = [record for record in done if record.metrics.get(metric) is not None]
+        for (scale, gpu), members in _by_place(measured).items():
+            spreads: dict[Source, dict[str, Any]]
+            if metric in TIMES:
+                launches = _by(members, lambda record: session[record.plan_id, record.attempt])
+                spreads = {"launch": _pooled(launches, metric), "host": _hosts(members, metric)}
+            else:
+                asked = _evaluated(metric)
+                repeats = _by(members, lambda record, asked=asked: (record.plan_id, asked(record)))
+                spreads = {
+                    "nondeterminism": _pooled(repeats, metric),
+                    "seed": _pooled(_seeds(members, asked), metric),
+                }
+            rows += [
+                Row(scale=scale, metric=metric, gpu=gpu, source=source, origin="own", **spread)
+                for source, spread in spreads.items()
+                if spread
+            ]
+    return rows
+
+
+def _completed(records: Iterable[Record]) -> list[Record]:
+    return [record for record in records if record.status == "completed" and recipe_scale(record)]
+
+
+def _by_place(records: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
+    found = defaultdict(list)
+    for record in records:
+        found[str(recipe_scale(record)), device(record.environment) or "unknown"].append(record)
+    return found
+
+
+def _by(records: Iterable[Record], place: Any) -> list[list[Record]]:
+    """Groups of one configuration, code, data and protocol, told apart further by `place`."""
+    found = defaultdict(list)
+    for record in records:
+        found[record.identity, record.neighbours, place(record)].append(record)
+    return list(found.values())
+
+
+def _evaluated(metric: str) -> Callable[[Record], object]:
+    """What else has to be equal in replicates: how CORE was evaluated, for its scores."""
+    return (lambda record: record.core) if metric.startswith("core") else (lambda record: None)
+
+
+def _seeds(records: Iterable[Record], asked: Callable[[Record], object]) -> list[list[Record]]:
+    """Groups with one run a seed: the first."""
+    found = []
+    for group in _by(records, asked):
+        first = {record.seed: record for record in reversed(group)}
+        found.append(list(first.values()))
+    return found
+
+
+def _values(records: Iterable[Record], metric: str) -> list[float]:
+    values = [float(record.metrics[metric] or 0) for record in records]
+    return [math.log(value) for value in values if value > 0] if metric in TIMES else values
+
+
+def _pooled(groups: Iterable[list[Record]], metric: str) -> dict[str, Any]:
+    several = [values for group in groups if len(values := _values(group, metric)) > 1]
+    if not several:
+        return {}
+    pooled = pool(several)
+    runs = sum(len(values) for values in several)
+    return {"sd": pooled.sd, "df": pooled.df, "runs": runs, "groups": len(several)}
+
+
+def _hosts(records: Iterable[Record], metric: str) -> dict[str, Any]:
+    """Between machines: what the means of hosts differ by beyond their own noise, by moments."""
+    groups = []
+    for members in _by(records, lambda record: None):
+        hosts = defaultdict(list)
+        for record in members:
+            hosts[record.environment_id].append(record)
+        groups.append([_values(host, metric) for host in hosts.values()])
+    return host_spread(groups)
+
+
+def host_spread(groups: Iterable[Sequence[Sequence[float]]]) -> dict[str, Any]:
+    """The SD between hosts: groups of one code, each with the values of every host it ran on."""
+    total, df, runs, used = 0.0, 0, 0, 0
+    for group in groups:
+        hosts = [host for host in group if host]
+        if len(hosts) < 2:
+            continue
+        inside = pool(hosts)
+        noise = inside.sd**2 * float(np.mean([1 / len(h) for h in hosts])) if inside.df else 0.0
+        between = float(np.var([np.mean(host) for host in hosts], ddof=1))
+        total += (len(hosts) - 1) * max(0.0, between - noise)
+        df, used = df + len(hosts) - 1, used + 1
+        runs += sum(map(len, hosts))
+    return {"sd": math.sqrt(total / df), "df": df, "runs": runs, "groups": used} if df else {}
+
+
+# --- what a record says of itself -----------------------------------------------------------------
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a ledger file. Raises LedgerError with the line of the fault."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            lines = list(csv.DictReader(file))
+    except OSError as error:
+        raise LedgerError(
+            path=str(path),
+            expected="a ledger file",
+            got=str(error.strerror).lower(),
+            remedy="`harness noise --write FILE` makes one from records.",
+        ) from error
+    rows = []
+    for number, line in enumerate(lines, start=2):
+        try:
+            row = msgspec.convert(line, Row, strict=False)
+        except msgspec.ValidationError as error:
+            raise LedgerError(
+                path=f"{path}, line {number}",
+                expected="a row as `harness noise --write` writes it",
+                got=str(error),
+                remedy="Write the file anew; it is not made to be edited.",
+            ) from error
+        rows.append(row)
+    return rows
+
+
+def as_csv(rows: Iterable[Row]) -> str:
+    """Rows as a ledger file has them."""
+    import io
+
+    text = io.StringIO()
+    writer = csv.DictWriter(text, Row.__struct_fields__, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({**msgspec.to_builtins(row), "sd": f"{row.sd:.4g}"})
+    return text.getvalue()
+
+
+def missing(records: Iterable[Record]) -> list[str]:
+    """What records still lack for rows of their own, and what it takes, one line each."""
+    done = _completed(records)
+    own = {(row.scale, row.metric, row.gpu, row.source): row.df for row in own_rows(done)}
+    lines = []
+    for (scale, gpu), members in sorted(_by_place(done).items()):
+        measured = {name for run in members for name, value in run.metrics.items() if value}
+        for metric in (*QUALITY, *TIMES):
+            source: Source = "launch" if metric in TIMES else "seed"
+            df = own.get((scale, metric, gpu, source), 0)
+            if metric in measured and df < OWN_DF:
+                lines.append(_lacking(scale, metric, gpu, source, df))
+    return lines
+
+
+def _lacking(scale: str, metric: str, gpu: str, source: Source, df: int) -> str:
+    more = OWN_DF - df
+    what = "seed" if source == "seed" else "run of the same session"
+    return (
+        f"{scale}, {metric} on {gpu}: {df} df of {OWN_DF}; "
+        f"at least {more} more {what}{'s' if more > 1 and source == 'seed' else ''}"
+    )

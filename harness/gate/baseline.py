@@ -1,0 +1,359 @@
+"""Stored baselines: what a configuration reached on some hardware, as replicates.
+
+    baselines/<gpu>x<n>/<protocol>/<name>.json
+
+A file is a list of entries and only ever grows: each entry holds the records it is made of, the
+configuration to make more of them, why it was stored and by what evidence it took the place of the
+one before, and a hash over all of that and the hash before. So an edit by hand shows, and so does
+an entry that was taken out. The last entry is the one that counts.
+
+After `judgement`, before `gate`. Starts nothing; reads and writes baseline files only.
+"""
+
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from harness import files as atomic
+from harness.compare.compare import Judgement
+from harness.compare.noise_model import QUALITY, Ledger
+from harness.config.yaml_schema import NAME
+from harness.errors import HarnessError, UsageError
+from harness.results.recipe import device, recipe_scale
+from harness.results.record import Identity, Record, name_of
+
+FORMAT = 1
+ROOT = Path("baselines")
+
+
+class BaselineError(HarnessError):
+    """A baseline that is absent, damaged, edited, or of something else."""
+
+
+class Banked(msgspec.Struct, frozen=True, kw_only=True):
+    """By what evidence an entry took the place of the one before: the comparison, at its alpha."""
+
+    alpha: float
+    outcome: str
+    judgements: list[Judgement]
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One distribution. `config` is complete; its seed is replaced by that of each run."""
+
+    number: int
+    why: str
+    evidence: Banked | None
+    trainer: str
+    config: dict[str, Any]
+    commit: str | None  # of the code, where it stood in a repository without changes
+    records: list[Record]
+    stored_at: float
+    previous: str | None
+    hash: str = ""
+
+    @property
+    def identity(self) -> Identity:
+        """What its records share."""
+        return self.records[0].identity
+
+    @property
+    def seeds(self) -> list[int]:
+        """Of the records, in order."""
+        return [record.seed for record in self.records]
+
+
+class Baseline(msgspec.Struct, frozen=True, kw_only=True):
+    """One file."""
+
+    format: int = FORMAT
+    name: str
+    gpu: str
+    gpus: int
+    protocol: int
+    entries: list[Entry]
+
+    @property
+    def now(self) -> Entry:
+        """The entry that counts."""
+        return self.entries[-1]
+
+    @property
+    def place(self) -> str:
+        """`<gpu>x<n>/<protocol>/<name>`: unique, and taken wherever a name is."""
+        return f"{_slug(self.gpu)}x{self.gpus}/{self.protocol}/{self.name}"
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def find(root: Path, name: str) -> Baseline:
+    """The baseline of that name or place. Raises BaselineError."""
+    paths = [path for path in files(root) if name in (path.stem, _place_of(path, root))]
+    if len(paths) == 1:
+        return read(paths[0])
+    known = ", ".join(_place_of(path, root) for path in paths or files(root)) or "none"
+    if paths:
+        raise BaselineError(
+            path=f"baseline {name}",
+            expected="a name that one baseline has",
+            got=f"{len(paths)} of it: {known}",
+            remedy="Name it with its hardware and protocol, as they stand here.",
+        )
+    raise BaselineError(
+        path=f"baseline {name}",
+        expected=f"a baseline under {root}",
+        got=f"these: {known}",
+        remedy="`harness baseline record NAME --from STORE:STUDY/ARM` makes one.",
+    )
+
+
+def files(root: Path) -> list[Path]:
+    """Every baseline file, in order; a store that lies beside them has none."""
+    found = root.glob("*x[0-9]*/[0-9]*/*.json")
+    return sorted(path for path in found if not path.name.startswith("."))
+
+
+def _place_of(path: Path, root: Path) -> str:
+    return str(path.relative_to(root).with_suffix(""))
+
+
+def read(path: Path) -> Baseline:
+    """A whole, unedited baseline. Raises BaselineError with what is wrong with it."""
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=Baseline)
+    except (OSError, msgspec.DecodeError) as error:
+        raise _damaged(path, "a baseline as the harness writes it", str(error)) from error
+    if found.format > FORMAT:
+        raise BaselineError(
+            path=str(path),
+            expected=f"a baseline of format {FORMAT} or older",
+            got=f"format {found.format}",
+            remedy="It was written by a newer harness: update this one.",
+        )
+    if not found.entries or not all(entry.records for entry in found.entries):
+        raise _damaged(path, "entries with records", "an empty baseline")
+    _check_chain(path, found)
+    _check_place(path, found)
+    return found
+
+
+def _check_chain(path: Path, found: Baseline) -> None:
+    before = None
+    for number, entry in enumerate(found.entries, start=1):
+        if entry.hash != content_hash(entry):
+            raise _damaged(
+                path, f"entry {number} with the content that was stored", "an edited one"
+            )
+        if entry.previous != before or entry.number != number:
+            raise _damaged(path, f"entry {number} after the one it was stored after", "a gap")
+        before = entry.hash
+
+
+def _check_place(path: Path, found: Baseline) -> None:
+    place = "/".join([*path.parts[-3:-1], path.stem])
+    if place != found.place:
+        raise _damaged(path, f"the place of its content, {found.place}", place)
+
+
+def _damaged(path: Path, expected: str, got: str) -> BaselineError:
+    return BaselineError(
+        path=str(path),
+        expected=expected,
+        got=got,
+        remedy="Baselines are not made to be edited: restore it from git, or record a new one.",
+    )
+
+
+def content_hash(entry: Entry) -> str:
+    """SHA-256 over everything in an entry but the hash itself, as it reads back from its file."""
+    bare = msgspec.json.encode(msgspec.structs.replace(entry, hash=""))
+    return atomic.digest(msgspec.to_builtins(msgspec.json.decode(bare, type=Entry)))
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+def append(
+    root: Path,
+    name: str,
+    records: Sequence[Record],
+    *,
+    trainer: str,
+    config: dict[str, Any],
+    commit: str | None,
+    why: str,
+    evidence: Banked | None,
+    after: Baseline | None,
+) -> tuple[Baseline, Path]:
+    """Adds an entry after the last one of `after`, or begins a file. Raises BaselineError."""
+    first = records[0]
+    gpu = device(first.environment) or "unknown"
+    entry = Entry(
+        number=len(after.entries) + 1 if after else 1,
+        why=why,
+        evidence=evidence,
+        trainer=trainer,
+        config=config,
+        commit=commit,
+        records=list(records),
+        stored_at=time.time(),
+        previous=after.now.hash if after else None,
+    )
+    entry = msgspec.structs.replace(entry, hash=content_hash(entry))
+    made = Baseline(
+        name=name,
+        gpu=gpu,
+        gpus=max(1, first.gpus),
+        protocol=first.identity.protocol,
+        entries=[*(after.entries if after else []), entry],
+    )
+    path = root / f"{made.place}.json"
+    if after is not None and after.place != made.place:
+        raise _other("place", after.place, made.place)
+    if after is None and path.exists():
+        raise BaselineError(
+            path=str(path),
+            expected="a name that is free",
+            got="a baseline with it",
+            remedy="`harness baseline accept` adds to it; or choose another name.",
+        )
+    atomic.write_bytes(path, msgspec.json.format(msgspec.json.encode(made), indent=1) + b"\n")
+    return made, path
+
+
+def check_name(name: str) -> None:
+    """Raises UsageError for a name that cannot be a file's."""
+    if not NAME.fullmatch(name):
+        raise UsageError(
+            path="NAME",
+            expected="letters, digits, dots, dashes and underscores",
+            got=repr(name),
+            remedy="Such as d8-speedrun.",
+        )
+
+
+def check_records(records: Sequence[Record], ledger: Ledger) -> None:
+    """Whether records make a distribution. Raises BaselineError with the field that keeps them.
+
+    One alone does where the ledger knows how much such runs differ.
+    """
+    whole = [record for record in records if record.status == "completed"]
+    if not whole or len(whole) < len(records):
+        raise BaselineError(
+            path="status",
+            expected="completed runs",
+            got=", ".join(record.status for record in records) or "no run",
+            remedy="Make the others again with `harness study --retry`, or leave them out.",
+        )
+    for field, values in _kept_equal(whole).items():
+        if len(set(values)) > 1:
+            raise BaselineError(
+                path=field,
+                expected="replicates of one configuration on one kind of machine",
+                got=" and ".join(sorted(set(values))),
+                remedy="Record them under a name each.",
+            )
+    if not any(_finite(whole, metric) for metric in QUALITY):
+        raise BaselineError(
+            path="metrics",
+            expected=f"at least one of {', '.join(QUALITY)} in every run",
+            got=", ".join(sorted(_measured(whole))) or "none",
+            remedy="See the runs' reasons: a metric that is not a number is not recorded.",
+        )
+    if len(whole) == 1 and not _noise_known(whole[0], ledger):
+        raise BaselineError(
+            path="n",
+            expected="two runs at least, or a noise ledger that knows this recipe",
+            got=f"one run, and no row for {recipe_scale(whole[0]) or 'it'}",
+            remedy="Make replicates: a baseline is a distribution. `harness noise` shows the rows.",
+        )
+
+
+def _kept_equal(records: Sequence[Record]) -> dict[str, list[str]]:
+    return {
+        "trainer": [record.trainer for record in records],
+        "config_id": [record.identity.config_id for record in records],
+        "code_id": [record.identity.code_id for record in records],
+        "data_id": [str(record.identity.data_id) for record in records],
+        "protocol": [str(record.identity.protocol) for record in records],
+        "gpu": [device(record.environment) or "unknown" for record in records],
+        "gpus": [str(record.gpus) for record in records],
+        "core": [str(record.core) for record in records],
+    }
+
+
+def _finite(records: Sequence[Record], metric: str) -> bool:
+    return all(record.metrics.get(metric) is not None for record in records)
+
+
+def _measured(records: Sequence[Record]) -> set[str]:
+    return {name for record in records for name, value in record.metrics.items() if value}
+
+
+def _noise_known(record: Record, ledger: Ledger) -> bool:
+    scale, gpu = recipe_scale(record), device(record.environment)
+    return any(
+        ledger.find(scale, metric, gpu, source) is not None
+        for metric in ("val_bpb", "val_loss")
+        for source in ("seed", "nondeterminism")
+    )
+
+
+# --- may it be compared ---------------------------------------------------------------------------
+
+
+def refuse_foreign(baseline: Baseline, identity: Identity, own_settings: bool) -> None:
+    """Raises BaselineError unless a candidate measures what the baseline measured.
+
+    `own_settings`: the candidate was given settings of its own, so its configuration may differ.
+    """
+    entry = baseline.now
+    for field in ("protocol", "data_id", *(() if own_settings else ("config_id",))):
+        stored, own = getattr(entry.identity, field), getattr(identity, field)
+        if stored != own:
+            raise _other(field, stored, own)
+
+
+def refuse_other_machine(baseline: Baseline, record: Record) -> None:
+    """Raises BaselineError where a candidate ran on other hardware."""
+    gpu = device(record.environment)
+    if gpu is not None and gpu != baseline.gpu:
+        raise _other("gpu", baseline.gpu, gpu)
+    if max(1, record.gpus) != baseline.gpus:
+        raise _other("gpus", baseline.gpus, record.gpus)
+
+
+def _other(field: str, stored: object, own: object) -> BaselineError:
+    return BaselineError(
+        path=field,
+        expected=f"{stored}, as the baseline has it",
+        got=str(own),
+        remedy="What was measured is not the same: record a baseline for this, under its own key.",
+    )
+
+
+def refuse_stale(records: Sequence[Record], baseline: Baseline, spent: Sequence[str]) -> None:
+    """Raises BaselineError where records are the baseline's own, or have chosen the candidate.
+
+    The best of several candidates looks better than it is in the very runs that made it the best.
+    """
+    own = {name_of(record) for entry in baseline.entries for record in entry.records}
+    for names, what in ((own, "the baseline's own"), (set(spent), "behind a gate's verdict")):
+        stale = [record for record in records if name_of(record) in names]
+        if stale:
+            seeds = ", ".join(str(record.seed) for record in stale)
+            raise BaselineError(
+                path="records",
+                expected="fresh replicates",
+                got=f"{len(stale)} that are {what} (seeds {seeds})",
+                remedy="Make new ones on other seeds: `harness baseline accept NAME --seeds ...`.",
+            )
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "unknown"

@@ -1,0 +1,1 @@
+"""A full job in the terminal, as a page, and while it runs."""

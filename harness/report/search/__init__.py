@@ -1,0 +1,1 @@
+"""A search in the terminal, as a page, and as files."""

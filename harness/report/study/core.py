@@ -1,0 +1,187 @@
+"""CORE as a reader sees it: tables of tasks, the lines above them, and what an interval covers.
+
+Cells and sentences only; the terminal, Markdown and HTML each draw them in their own way, so that
+they cannot disagree. Pure.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from harness.compare.core import PairedCore, Scores, TaskPair, Total
+from harness.format import DASH, duration, signed
+
+COVERS = (
+    "how far other examples of these tasks would move the difference of these very models; what "
+    "another seed would change is not in it"
+)
+TASK_TITLES = ("task", "examples", "accuracy", "SE", "centred", "soft", "time")
+
+
+def task_rows(side: Scores) -> list[list[str]]:
+    """Every task of one side, then CORE and soft CORE, each with its error over examples."""
+    rows = [
+        [
+            task.name,
+            f"{task.facts.examples:,}",
+            f"{task.accuracy:.4f}",
+            f"{task.accuracy_se:.4f}",
+            plain(task.centred),
+            plain(task.soft),
+            duration(task.facts.seconds),
+        ]
+        for task in side.tasks
+    ]
+    errors, seconds = (f"{side.core_se:.4f}", f"{side.core_soft_se:.4f}"), duration(side.seconds)
+    rows.append(["CORE", f"{side.examples:,}", "", errors[0], plain(side.core), "", seconds])
+    return [*rows, ["soft CORE", "", "", errors[1], "", plain(side.core_soft), ""]]
+
+
+def plain(score: float) -> str:
+    """A score with a real minus sign."""
+    return f"{score:.4f}".replace("-", "\N{MINUS SIGN}")
+
+
+def about(side: Scores) -> str:
+    """'1,200 examples of 6 tasks, bundle 7374df08, …': what was asked, and how."""
+    settings = side.settings
+    most = "all" if settings.max_per_task is None else f"at most {settings.max_per_task:,}"
+    return (
+        f"{side.examples:,} examples of {len(side.tasks)} tasks ({most} of a task), bundle "
+        f"{settings.bundle[:8]}, long prompts {settings.long_prompts}, baselines "
+        f"{settings.baselines}"
+    )
+
+
+# --- two sides ------------------------------------------------------------------------------------
+
+
+TOTAL_TITLES = ("", "A ± SE", "B ± SE", "B − A", "over examples", "examples and runs")
+PAIR_TITLES = (
+    "task",
+    "examples",
+    "A",
+    "B",
+    "B − A",
+    "over examples",
+    "p",
+    "only A, B",
+    "centred A",
+    "centred B",
+    "soft A",
+    "soft B",
+)
+
+
+def heading(found: PairedCore) -> str:
+    """What the two sides are compared on."""
+    return (
+        f"CORE on the same {about(found.a)}; intervals at {100 * (1 - 2 * found.alpha):g} %, "
+        "over examples, and over examples and runs"
+    )
+
+
+def total_cells(found: PairedCore, total: Total) -> list[str]:
+    """CORE or soft CORE of both sides, under `TOTAL_TITLES`."""
+    errors = f"{total.metric}_se"
+    means = [
+        f"{plain(getattr(side, total.metric))} ± {getattr(side, errors):.4f}"
+        for side in (found.a, found.b)
+    ]
+    wide = DASH
+    if total.wide_low is not None and total.wide_high is not None:
+        wide = _limits(total.wide_low, total.wide_high)
+    return [total.metric, *means, change(total), _limits(total.low, total.high), wide]
+
+
+def pair_cells(found: PairedCore, index: int) -> list[str]:
+    """One task of both sides, under `PAIR_TITLES`."""
+    task, a, b = found.tasks[index], found.a.tasks[index], found.b.tasks[index]
+    return [
+        task.name,
+        f"{a.facts.examples:,}",
+        f"{a.accuracy:.4f}",
+        f"{b.accuracy:.4f}",
+        change(task),
+        _limits(task.low, task.high),
+        DASH if task.p is None else p_value(task.p) + "*" * task.marked,
+        DASH if task.only_a is None else f"{task.only_a:,}, {task.only_b:,}",
+        plain(a.centred),
+        plain(b.centred),
+        plain(a.soft),
+        plain(b.soft),
+    ]
+
+
+def change(pair: TaskPair | Total) -> str:
+    """'+0.0123'."""
+    return signed(f"{pair.estimate:+.4f}")
+
+
+def _limits(low: float, high: float) -> str:
+    return f"[{signed(f'{low:+.4f}')}, {signed(f'{high:+.4f}')}]"
+
+
+def p_value(p: float) -> str:
+    """'0.31', '0.0042', '< 0.0001'."""
+    return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
+
+
+def sentences(found: PairedCore, *, tasks: bool) -> list[str]:
+    """How to read the two tables; `tasks`: the second one is shown too."""
+    lines = [f"over examples: {COVERS}"]
+    wide = found.totals[0].wide_low is not None
+    runs = found.a.runs + found.b.runs
+    if wide and runs == 2:
+        lines.append(
+            "examples and runs: with the noise between runs; from one run a side its overlap with "
+            "that of examples cannot be told, so this interval is rather too wide"
+        )
+    elif wide:
+        lines.append("examples and runs: what other examples and other seeds would change")
+    else:
+        lines.append("examples and runs: the noise between runs is not known here")
+    if found.p is not None and found.only_a is not None and found.only_b is not None:
+        lines.append(
+            f"McNemar over all examples: {found.only_a:,} right in A alone, {found.only_b:,} in B "
+            f"alone, p {p_value(found.p)}; every example weighs alike there, and every task in CORE"
+        )
+    if tasks:
+        lines.append(_marks(found))
+    return lines
+
+
+def _marks(found: PairedCore) -> str:
+    if found.p is None:
+        return "no p: McNemar's test is of two models, and a side here is several"
+    return (
+        f"p: McNemar's exact test of one task; * below {found.alpha:g} after Holm's correction "
+        f"over {len(found.tasks)} tasks"
+    )
+
+
+# --- a study --------------------------------------------------------------------------------------
+
+
+def change_rows(arms: Sequence[PairedCore]) -> list[list[str]]:
+    """A row a task and a cell an arm: B minus A in accuracy; below them CORE and soft CORE."""
+    names = [task.name for task in arms[0].tasks] if arms else []
+    rows = [
+        [name, *(change(arm.tasks[index]) + "*" * arm.tasks[index].marked for arm in arms)]
+        for index, name in enumerate(names)
+    ]
+    for number, title in enumerate(("CORE", "soft CORE")[: 2 * bool(arms)]):
+        rows.append([title, *(_with_limits(arm.totals[number]) for arm in arms)])
+    return rows
+
+
+def _with_limits(total: Total) -> str:
+    """Change and limits over examples."""
+    return f"{change(total)} {_limits(total.low, total.high)}"
+
+
+def study_sentences(arms: Sequence[PairedCore], missing: Mapping[str, str]) -> list[str]:
+    """How to read the tables of a study, and which arms are not in them."""
+    lines = []
+    if arms:
+        level = f"{100 * (1 - 2 * arms[0].alpha):g} %"
+        lines = [f"Intervals of CORE: {level}, over examples: {COVERS}.", f"{_marks(arms[0])}."]
+    return [*lines, *(f"{name}: not compared in CORE: {why}" for name, why in missing.items())]

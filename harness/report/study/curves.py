@@ -1,0 +1,98 @@
+"""Loss curves of the arms: one line and one band an arm, from the curves of its runs.
+
+Every run is cut into equally many stretches of steps and averaged in each, which evens out the
+noise of single batches and lets runs of any length share one chart; the band is the range over the
+seeds.
+Reads curves from the store, at most `MOST_SEEDS` an arm, and computes; draws nothing.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.report.study.content import Content
+
+Floats = NDArray[np.float64]
+
+STRETCHES = 40
+MOST_SEEDS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmCurve:
+    """All (stretches,) arrays: means over the seeds, and the range of the loss."""
+
+    arm: str
+    seeds: int
+    tokens: Floats
+    train_time_s: Floats
+    loss: Floats
+    low: Floats
+    high: Floats
+    validation: list[tuple[float, float, float]]  # (tokens, train_time_s, val_loss), seed means
+
+
+def arm_curves(content: Content, arms: list[str]) -> list[ArmCurve]:
+    """The curve of each arm that left one, in the order asked for."""
+    ids: dict[str, list[str]] = {}
+    for row in content.found.runs:
+        if row.status == "completed":
+            ids.setdefault(row.arm, []).append(row.plan_id)
+    found = (_arm_curve(content, arm, ids.get(arm, [])[:MOST_SEEDS]) for arm in arms)
+    return [curve for curve in found if curve is not None]
+
+
+def _arm_curve(content: Content, arm: str, plan_ids: list[str]) -> ArmCurve | None:
+    tables = [table for plan_id in plan_ids if (table := content.store.curve(plan_id)) is not None]
+    runs = [run for table in tables if (run := _stretches(_columns(table))) is not None]
+    if not runs:
+        return None
+    shortest = min(len(run["loss"]) for run in runs)
+    stacked = {name: np.stack([run[name][:shortest] for run in runs]) for name in runs[0]}
+    return ArmCurve(
+        arm=arm,
+        seeds=len(runs),
+        tokens=stacked["tokens"].mean(axis=0),
+        train_time_s=stacked["train_time_s"].mean(axis=0),
+        loss=stacked["loss"].mean(axis=0),
+        low=stacked["loss"].min(axis=0),
+        high=stacked["loss"].max(axis=0),
+        validation=_validation([_columns(table) for table in tables]),
+    )
+
+
+def _columns(table: Any) -> dict[str, Floats]:
+    names = ("tokens", "train_time_s", "train_loss", "val_loss")
+    return {
+        name: table.column(name).to_numpy(zero_copy_only=False).astype(np.float64) for name in names
+    }
+
+
+def _stretches(columns: dict[str, Floats]) -> dict[str, Floats] | None:
+    """Means over `STRETCHES` equal stretches of the steps that have a training loss."""
+    known = np.isfinite(columns["train_loss"]) & np.isfinite(columns["train_time_s"])
+    count = int(known.sum())
+    if count < 2:
+        return None
+    edges = np.linspace(0, count, min(STRETCHES, count) + 1).astype(int)[:-1]
+    sizes = np.diff([*edges, count])
+    names = {"tokens": "tokens", "train_time_s": "train_time_s", "train_loss": "loss"}
+    return {
+        short: np.add.reduceat(columns[name][known], edges) / sizes for name, short in names.items()
+    }
+
+
+def _validation(runs: list[dict[str, Floats]]) -> list[tuple[float, float, float]]:
+    """Evaluations, averaged over the seeds that made them at the same number of tokens."""
+    found: dict[float, list[tuple[float, float]]] = {}
+    for run in runs:
+        for index in np.flatnonzero(np.isfinite(run["val_loss"])):
+            point = (float(run["train_time_s"][index]), float(run["val_loss"][index]))
+            found.setdefault(float(run["tokens"][index]), []).append(point)
+    return [
+        (tokens, *(float(mean) for mean in np.mean(points, axis=0)))  # type: ignore[misc]
+        for tokens, points in sorted(found.items())
+        if len(points) == len(runs)
+    ]

@@ -1,0 +1,75 @@
+"""How large a recipe is and what it ran on: what noise belongs to."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from harness.results.record import Record
+
+Source = Literal["nondeterminism", "seed", "launch", "relay", "host"]
+
+
+FULL_SCALE_LAYERS, FULL_SCALE_TOKENS = 20, 1e9  # from here on a recipe is no proxy
+
+
+class Bench(msgspec.Struct, frozen=True, kw_only=True):
+    """What noise belongs to: how large a recipe is, and what it runs on. None where not known."""
+
+    scale: str | None
+    device: str | None
+
+
+def recipe_scale(record: Record) -> str | None:
+    """How large a recipe is, in the words of its trainer's derived values; None if it has none.
+
+    Depth where the trainer tells it, parameters where not; and the tokens, because a short run is
+    another recipe with another noise.
+    """
+    return scale_of(record.trainer, record.derived)
+
+
+def scale_of(trainer: str, derived: Mapping[str, Any]) -> str | None:
+    """`recipe_scale` from a trainer's name and what it derives from a configuration."""
+    layers = _layers(derived)
+    parameters, tokens = derived.get("parameters_total"), derived.get("tokens")
+    if not isinstance(tokens, int | float) or (layers is None and parameters is None):
+        return None
+    size = f"d{layers}" if layers is not None else f"{count(float(parameters or 0))} parameters"
+    return f"{trainer} {size}, {count(float(tokens))} tokens"
+
+
+def bench_of(record: Record) -> Bench:
+    """What a record's noise belongs to."""
+    return Bench(scale=recipe_scale(record), device=device(record.environment))
+
+
+def is_full_scale(record: Record) -> bool:
+    """Whether a recipe is as large as those that reach GPT-2's capability."""
+    tokens = record.derived.get("tokens")
+    enough = isinstance(tokens, int | float) and tokens >= FULL_SCALE_TOKENS
+    return enough and (_layers(record.derived) or 0) >= FULL_SCALE_LAYERS
+
+
+def _layers(derived: Mapping[str, Any]) -> int | None:
+    sizes = derived.get("sizes")
+    layers = sizes.get("layers") if isinstance(sizes, dict) else None
+    return layers if isinstance(layers, int) else None
+
+
+def count(number: float) -> str:
+    """62,914,560 -> '63M': enough to tell recipes apart."""
+    for size, suffix in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{float(f'{number / size:.2g}'):g}{suffix}"  # not 1.3e+02M
+    return f"{number:g}"
+
+
+def device(environment: dict[str, Any]) -> str | None:
+    """The GPU model of a record's environment; the CPU's name where it had no GPU."""
+    gpus = environment.get("gpus")
+    if isinstance(gpus, list) and gpus:
+        names = sorted({str(gpu.get("name")) for gpu in gpus if isinstance(gpu, dict)})
+        return " + ".join(names) or None
+    cpu = environment.get("cpu")
+    return str(cpu.get("name")) if isinstance(cpu, dict) and cpu.get("name") else None

@@ -1,0 +1,272 @@
+"""The store: every plan, record, curve, outcome and study, as plain files that merge by copying.
+
+    plans/<plan_id>/<attempt>/        a run directory
+    records/<plan_id>.json            the completed record; other attempts: <plan_id>.<attempt>.json
+    curves/<plan_id>.parquet          its curve; other attempts likewise
+    core/<plan_id>.parquet            its answers to every example of CORE, likewise
+    studies/<name>.json               a ResolvedStudy
+    searches/<name>.sqlite            what Optuna keeps of a search
+    searches/<name>.json              the best points of a search that fills a study's sweep
+    reports/<name>/                   report.html, report.json, report.csv
+    full/<name>/                      what a full job found, foretold and reached
+    worktrees/                        checkouts of `ref` and `patch` arms
+    jobs/<id>/                        a submission to a cluster; cluster/journal.py names its files
+    environments/                     packages of refs that ask for others than are running
+    index.json                        all records in one file; rebuilt when stale, never the truth
+
+Files and not a database: diffable, mergeable, safe with two writers. A record is written once, by
+rename, after its curve and its outcomes. Comes after record.py and before everything that compares
+runs.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import msgspec
+
+from harness import files as atomic
+from harness.errors import DiskError, StoreError
+from harness.files import lock_file
+from harness.results import core_answers
+from harness.results.record import FORMAT, Record, curve_table
+from harness.results.study_plan import ResolvedStudy
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+ANSWERS = "core"
+BESIDE = ("curves", ANSWERS)
+"""Folders with one file a record, named as the record is."""
+
+
+class Store:
+    """A folder of runs and what is known of them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+
+    def record(self, plan_id: str) -> Record | None:
+        """The completed record of a plan, or None."""
+        record = self._read(self.root / "records" / f"{plan_id}.json")
+        return record if record is not None and record.status == "completed" else None
+
+    def attempts(self, plan_id: str) -> list[Record]:
+        """Every record of a plan, failed ones too, oldest first."""
+        folder = self.root / "records"
+        if not folder.is_dir():
+            return []
+        paths = [folder / f"{plan_id}.json", *folder.glob(f"{plan_id}.*.json")]
+        found = [record for path in paths if (record := self._read(path)) is not None]
+        return sorted(found, key=lambda record: (record.started_at, record.attempt))
+
+    def records(self) -> list[Record]:
+        """Every record of the store, one for each attempt, oldest first."""
+        folder = self.root / "records"
+        if not folder.is_dir():
+            return []
+        names = {}
+        for entry in os.scandir(folder):
+            if _is_record(entry.name):
+                stat = entry.stat()
+                names[entry.name] = (stat.st_mtime_ns, stat.st_size)
+        records = self._indexed(names)
+        if records is None:
+            paths = [folder / name for name in names]
+            records = [record for path in paths if (record := self._read(path)) is not None]
+            records.sort(key=lambda record: (record.started_at, record.attempt))
+            if len(records) == len(names):
+                self._write_index(names, records)
+        return records
+
+    def curve(self, plan_id: str) -> "pa.Table | None":
+        """The curve of the completed run (columns as `record.curve_table`), or None."""
+        path = self.root / "curves" / f"{plan_id}.parquet"
+        if not path.is_file():
+            return None
+        import pyarrow.parquet
+
+        return pyarrow.parquet.read_table(path)
+
+    def beside(self, record: Record) -> dict[str, Path]:
+        """The files that belong to a record, whichever of its plan's it is, by folder."""
+        folder = self.root / "records"
+        names = [record.plan_id, f"{record.plan_id}.{record.attempt}"]
+        names += sorted(path.stem for path in folder.glob(f"{names[-1]}.*.json"))
+        name = next((name for name in names if self._read(folder / f"{name}.json") == record), None)
+        paths = {kind: self.root / kind / f"{name}.parquet" for kind in BESIDE}
+        return {kind: path for kind, path in paths.items() if path.is_file()}
+
+    def study(self, name: str) -> ResolvedStudy:
+        """A stored study. Raises StoreError where there is none of that name."""
+        path = self.study_path(name)
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=ResolvedStudy)
+        except FileNotFoundError:
+            known = ", ".join(self.study_names()) or "none"
+            raise StoreError(
+                path=str(self.root),
+                expected=f"a study called {name!r}",
+                got=f"these studies: {known}",
+                remedy="Name one of them, or name the store it is in with --store.",
+            ) from None
+        except msgspec.DecodeError as error:
+            raise StoreError(
+                path=str(path),
+                expected="a study written by this version of the harness",
+                got=str(error),
+                remedy="Move the file away and start the study again; its records are kept.",
+            ) from error
+
+    def study_names(self) -> list[str]:
+        """The names of the stored studies, sorted."""
+        folder = self.root / "studies"
+        return sorted(path.stem for path in folder.glob("*.json")) if folder.is_dir() else []
+
+    def study_path(self, name: str) -> Path:
+        return self.root / "studies" / f"{name}.json"
+
+    def report_dir(self, name: str) -> Path:
+        """Where the report of a study stands."""
+        return self.root / "reports" / name
+
+    def found_settings(self, search: str) -> list[dict[str, Any]]:
+        """The best points of a search that fills a sweep; empty until it has ended."""
+        found = atomic.read_json(self._settings_path(search))
+        return found if isinstance(found, list) else []
+
+    def save_settings(self, search: str, settings: list[dict[str, Any]]) -> None:
+        """Keeps the best points of a search. Raises DiskError."""
+        atomic.write_json(self._settings_path(search), settings)
+
+    def _settings_path(self, search: str) -> Path:
+        return self.root / "searches" / f"{search}.json"
+
+    def save_study(self, study: ResolvedStudy) -> None:
+        """Writes a study, whole or not at all. Raises DiskError."""
+        atomic.write_bytes(
+            self.study_path(study.study), msgspec.json.format(msgspec.json.encode(study), indent=1)
+        )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the store's lock for a moment: two writers never rename over each other."""
+        handle = lock_file(self.root / "lock", wait=True)
+        assert handle is not None
+        try:
+            yield
+        finally:
+            handle.close()
+
+    def lock_plan(self, plan_id: str) -> IO[bytes] | None:
+        """The lock of one plan, held by the harness that runs it; None while another has it."""
+        return lock_file(self.root / "plans" / plan_id / "lock")
+
+    def new_run_dir(self, plan_id: str, started_at: float) -> Path:
+        """A fresh run directory; its name is the attempt, and sorts by time."""
+        stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(started_at))
+        path = self.run_dir(plan_id, f"{stamp}-{os.urandom(2).hex()}")
+        with atomic.disk_errors(path):
+            path.mkdir(parents=True)
+        return path
+
+    def run_dir(self, plan_id: str, attempt: str) -> Path:
+        """The run directory of one attempt; a store that came from elsewhere may lack it."""
+        return self.root / "plans" / plan_id / attempt
+
+    def run_dirs(self, plan_id: str | None = None) -> list[Path]:
+        """All run directories, or those of one plan, oldest first."""
+        found = (self.root / "plans").glob(f"{plan_id or '*'}/*")
+        return sorted(path for path in found if path.is_dir())
+
+    def commit(self, record: Record, run_dir: Path | None = None) -> Record:
+        """Writes a record, after curve and outcomes from the run directory. Raises DiskError."""
+        curve = answers = None
+        if run_dir is not None and (table := curve_table(run_dir)) is not None:
+            curve = _parquet(table)
+        if run_dir is not None and record.core is not msgspec.UNSET:
+            answers = (run_dir / core_answers.NAME).read_bytes()
+        self.add(record, curve, answers)
+        return record
+
+    def add(self, record: Record, curve: bytes | None, answers: bytes | None = None) -> bool:
+        """Puts a record where it belongs; False where the very same one is there already."""
+        with self.locked():
+            known = self.attempts(record.plan_id)
+            if record in known:
+                return False
+            first = record.status == "completed" and not any(
+                other.status == "completed" for other in known
+            )
+            name = record.plan_id if first else f"{record.plan_id}.{record.attempt}"
+            if (self.root / "records" / f"{name}.json").exists():  # one attempt, two stories
+                name += "." + atomic.digest(msgspec.to_builtins(record), 8)
+            for folder, content in zip(BESIDE, (curve, answers), strict=True):
+                if content is not None:
+                    atomic.write_bytes(self.root / folder / f"{name}.parquet", content)
+            data = msgspec.json.format(msgspec.json.encode(record), indent=1)
+            atomic.write_bytes(self.root / "records" / f"{name}.json", data)
+            return True
+
+    def _indexed(self, names: dict[str, tuple[int, int]]) -> list[Record] | None:
+        """The records out of the index, or None where it does not speak of exactly these files."""
+        try:
+            index = msgspec.json.decode((self.root / "index.json").read_bytes(), type=_Index)
+        except (OSError, msgspec.DecodeError):
+            return None
+        return index.records if index.files == names else None
+
+    def _write_index(self, names: dict[str, tuple[int, int]], records: list[Record]) -> None:
+        data = msgspec.json.encode(_Index(files=names, records=records))
+        with contextlib.suppress(DiskError):  # an index only saves time
+            atomic.write_bytes(self.root / "index.json", data)
+
+    @staticmethod
+    def _read(path: Path) -> Record | None:
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        try:
+            record = msgspec.json.decode(data, type=Record)
+        except msgspec.DecodeError as error:
+            raise StoreError(
+                path=str(path),
+                expected="a record",
+                got=str(error),
+                remedy="The file is damaged: move it away; its run is then made again.",
+            ) from error
+        if record.format > FORMAT:
+            raise StoreError(
+                path=str(path),
+                expected=f"a record of format {FORMAT} or older",
+                got=f"format {record.format}",
+                remedy="It was written by a newer harness: update this one.",
+            )
+        return record
+
+
+def _is_record(name: str) -> bool:
+    return name.endswith(".json") and not name.startswith(".")
+
+
+def _parquet(table: "pa.Table") -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    sink = pa.BufferOutputStream()
+    pyarrow.parquet.write_table(table, sink, compression="zstd")
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+class _Index(msgspec.Struct, kw_only=True):
+    """All records in one file, with the (mtime in ns, bytes) of the files it was made from."""
+
+    files: dict[str, tuple[int, int]]
+    records: list[Record]

@@ -1,0 +1,127 @@
+"""Other code for an arm: a checkout of a git ref, or of the present code with a patch on it.
+
+A checkout lives in the store under `worktrees/`, named by what is in it, and is made once. The
+repository itself is left as it is. Comes before resolve.py, which gives such an arm its checkout.
+"""
+
+import hashlib
+import shutil
+import subprocess
+from pathlib import Path
+
+from harness.errors import StudyFileError
+from harness.files import write_text
+
+
+def of_ref(ref: str, checkout: Path, store_root: Path) -> Path:
+    """The checkout of a branch, tag or commit. Raises StudyFileError."""
+    top, prefix = _repository(checkout, f"ref: {ref}")
+    found = _git(top, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}")
+    if found.returncode != 0:
+        raise StudyFileError(
+            path=f"ref: {ref}",
+            expected=f"a branch, tag or commit of {top}",
+            got="none of that name",
+            remedy="`git branch --all` shows the names; fetch it first if it is a remote one.",
+        )
+    commit = found.stdout.strip()
+    return _made(top, commit, None, store_root / "worktrees" / commit[:12]) / prefix
+
+
+def of_patch(patch: Path, checkout: Path, store_root: Path) -> Path:
+    """The present code, uncommitted changes included, with a patch applied. StudyFileError."""
+    try:
+        content = patch.read_bytes()
+    except OSError as error:
+        raise StudyFileError(
+            path=f"patch: {patch}",
+            expected="a patch file",
+            got=str(error.strerror),
+            remedy="Its path is relative to the study file; `git diff > idea.diff` makes one.",
+        ) from error
+    top, prefix = _repository(checkout, f"patch: {patch}")
+    _refuse_untracked(top, patch)
+    commit = _git(top, "rev-parse", "HEAD").stdout.strip()
+    uncommitted = subprocess.run(
+        ["git", "diff", "--binary", "HEAD"], cwd=top, capture_output=True, check=True
+    ).stdout
+    name = hashlib.sha256(b"\0".join([commit.encode(), uncommitted, content])).hexdigest()[:12]
+    patches = [part for part in (uncommitted, content) if part.strip()]
+    return _made(top, commit, patches, store_root / "worktrees" / name) / prefix
+
+
+def commit_of(checkout: Path) -> str | None:
+    """The commit a checkout stands at; None outside a repository or with uncommitted changes."""
+    if shutil.which("git") is None:
+        return None
+    found = _git(checkout, "rev-parse", "--verify", "--quiet", "HEAD")
+    changed = _git(checkout, "status", "--porcelain", "--untracked-files=no")
+    clean = found.returncode == 0 and not changed.stdout.strip()
+    return found.stdout.strip() if clean else None
+
+
+def _repository(checkout: Path, what: str) -> tuple[Path, str]:
+    """(top of the repository, the checkout's place in it)."""
+    if shutil.which("git"):
+        found = _git(checkout, "rev-parse", "--show-toplevel", "--show-prefix")
+        if found.returncode == 0:
+            top, _, prefix = found.stdout.partition("\n")
+            has_commit = _git(checkout, "rev-parse", "--verify", "--quiet", "HEAD").returncode == 0
+            if has_commit:
+                return Path(top), prefix.strip()
+    raise StudyFileError(
+        path=what,
+        expected="git, and the trainer's code in a git repository with a commit",
+        got=f"none at {checkout}",
+        remedy="Run from a clone of the project: arms on other code are checked out from it.",
+    )
+
+
+def _refuse_untracked(top: Path, patch: Path) -> None:
+    listed = _git(top, "ls-files", "--others", "--exclude-standard", "*.py").stdout.splitlines()
+    if listed:
+        raise StudyFileError(
+            path=f"patch: {patch}",
+            expected="code that git knows, for the patch to be applied to",
+            got="new files it does not: " + ", ".join(listed[:5]),
+            remedy="`git add` them (no commit is needed) or move them away.",
+        )
+
+
+def _made(top: Path, commit: str, patches: list[bytes] | None, folder: Path) -> Path:
+    """The finished checkout; one that a killed process left half-made is made anew."""
+    ready = folder.with_suffix(".ready")
+    if ready.exists() and folder.is_dir():
+        return folder.resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.exists():
+        shutil.rmtree(folder)
+    _git(top, "worktree", "prune")
+    made = _git(top, "worktree", "add", "--detach", "--force", str(folder.resolve()), commit)
+    if made.returncode != 0:
+        raise StudyFileError(
+            path=str(folder),
+            expected="a git worktree",
+            got=made.stderr.strip()[-300:],
+            remedy="Correct what git names.",
+        )
+    for content in patches or []:
+        applied = subprocess.run(
+            ["git", "apply", "--whitespace=nowarn"],
+            cwd=folder,
+            input=content,
+            capture_output=True,
+        )
+        if applied.returncode != 0:
+            raise StudyFileError(
+                path="patch",
+                expected="a patch that applies to the present code",
+                got=applied.stderr.decode(errors="replace").strip()[-300:],
+                remedy="Make it again against the present code with `git diff`.",
+            )
+    write_text(ready, commit + "\n")
+    return folder.resolve()
+
+
+def _git(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True)

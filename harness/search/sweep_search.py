@@ -1,0 +1,97 @@
+"""Fills a study's sweep by a search: fair settings for an arm where a grid would be too coarse.
+
+The arm as it is without tuning, pins included, is the base of a search over the fields of its
+`retune`, on the first of the sweep's seeds. The best points become the sweep: they are run on all
+of its seeds, and resolve.py takes the best mean, as of any grid. Beside `commands`, which calls it
+before the sweeps.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from harness.config.search_file import (
+    EXAMPLE,
+    BudgetFile,
+    ConfirmFile,
+    DimensionFile,
+    SearchFile,
+    check,
+)
+from harness.config.study_file import RetuneFile, StudyFile
+from harness.errors import StudyFileError
+from harness.results.store import Store
+from harness.results.study_plan import Arm, ResolvedStudy
+from harness.search.engine import Options, Searching
+from harness.study import sweep
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from harness.study.executor import Command
+    from harness.study.executor import Options as StudyOptions
+
+
+def fill(
+    console: "Console",
+    file: StudyFile,
+    path: Path,
+    store: Store,
+    planned: ResolvedStudy,
+    options: "StudyOptions",
+    command: "Command",
+) -> bool:
+    """Searches for every sweep that asks for it; whether any was filled now.
+
+    Raises Halt at a limit, StudyFileError for a space that cannot be, and what a search raises.
+    """
+    filled = False
+    for trick, grid in file.arms.retune.items():
+        name = sweep.search_name(file.study, trick)
+        if not grid.space or store.found_settings(name):
+            continue
+        arm = next(arm for arm in planned.arms if arm.trick == trick and arm.role != "retune")
+        search = search_file(file, name, grid, arm, _place(path, trick))
+        check(search, _place(path, trick))
+        asked = Options(max_minutes=options.max_minutes, gpus=options.gpus, html=False)
+        searching = Searching(console, search, path, store, asked, command)
+        store.save_settings(name, searching.best_points(grid.best))
+        filled = True
+    return filled
+
+
+def _place(path: Path, trick: str) -> Callable[[str], str]:
+    return lambda field: f"{path}: arms.retune.{trick}.{field}"
+
+
+def search_file(
+    file: StudyFile, name: str, grid: RetuneFile, arm: Arm, where: Callable[[str], str]
+) -> SearchFile:
+    """The search that fills the sweep of an arm. Raises StudyFileError."""
+    pinned = {path: pin.base for path, pin in arm.pinned.items()}
+    assert arm.base is not None, f"{arm.name} has no base file"
+    try:
+        space = {path: msgspec.convert(one, DimensionFile) for path, one in grid.space.items()}
+    except msgspec.ValidationError as error:
+        raise StudyFileError(
+            path=where("space"),
+            expected=f"for each field a range such as {EXAMPLE}",
+            got=str(error),
+            remedy="Write it as in a search file; ablations/searches/ has examples.",
+        ) from None
+    return SearchFile(
+        search=name,
+        question=f"Which settings are best for {arm.name}?",
+        trainer=file.trainer,
+        base=arm.base,
+        set={**arm.set, **pinned},
+        pin=file.pin,
+        space=space,
+        budget=BudgetFile(trials=grid.trials),
+        seed=grid.seeds[0],
+        base_seeds=grid.seeds,
+        confirm=ConfirmFile(best=0),
+        limits=msgspec.structs.replace(file.limits, total_minutes=None),
+    )

@@ -1,0 +1,95 @@
+"""The noise of a speed A/B: launches are the replicates, windows inside a launch are not.
+
+A launch is a pair of freshly started processes; memory layout and compilation fall out differently
+each time, and however long the two then run, that difference stays. Inside a launch both take
+turns, A B B A, and each such window gives one log ratio of step times, in which a slow drift of the
+host cancels. So the mean over n launches with W windows in all has
+
+    SE^2 = 2 s_launch^2 / n + s_window^2 / W
+
+and windows shrink only the second part. Pure; above `statistics`, for `gate` and the ledger.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.stats.decision import Known, has_risen
+from harness.stats.inference import Contrast
+
+OWN_LAUNCHES = 5  # from here on the launches' own spread replaces the ledger's
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launches:
+    """ln(step time B) - ln(step time A) over several launches, and the two SDs behind its error.
+
+    `launch_sd` is that of one process: a launch's difference has twice its variance.
+    """
+
+    contrast: Contrast
+    launch_sd: float
+    window_sd: float  # NaN where no launch has two windows
+    from_ledger: bool
+
+
+def log_ratio(first: float, second: float, third: float, fourth: float) -> float:
+    """ln(B) - ln(A) of one A B B A, from the step times of its four turns."""
+    return math.log(second * third / (first * fourth)) / 2
+
+
+def of_launches(
+    ratios: Sequence[Sequence[float]],
+    known: Known | None = None,
+    *,
+    keep: bool = False,
+    borrowed: bool = False,
+) -> Launches:
+    """From the log ratio of each ABBA window, one list a launch; launches weigh alike.
+
+    `known` is the ledger's s_launch, used until there are OWN_LAUNCHES; with `keep` for as long as
+    the launches do not vary more than it allows. One `borrowed` from another recipe is given up as
+    soon as they do. Without it the launches' own spread is taken, which one launch does not have:
+    then df is 0.
+    """
+    windows = [np.asarray(launch, dtype=np.float64) for launch in ratios]
+    assert windows, "a speed comparison has at least one launch"
+    assert all(len(launch) for launch in windows), "a launch has at least one window"
+    n, total = len(windows), sum(len(launch) for launch in windows)
+    means = np.array([launch.mean() for launch in windows])
+    inside = total - n
+    squares = sum(float(((launch - launch.mean()) ** 2).sum()) for launch in windows)
+    window_variance = squares / inside if inside else math.nan
+    within = 0.0 if math.isnan(window_variance) else window_variance
+    guarded = borrowed or n >= OWN_LAUNCHES
+    risen = guarded and _have_risen(means, known, within * n / total)
+    trusted = (n < OWN_LAUNCHES or keep) and not risen
+    from_ledger = known is not None and trusted
+    if known is not None and from_ledger:
+        launch_variance, df = known.sd**2, known.df
+    else:
+        launch_variance, df = _own_variance(means, within * n / total), float(n - 1)
+    se = math.sqrt(2 * launch_variance / n + within / total)
+    return Launches(
+        contrast=Contrast(estimate=float(means.mean()), se=se, df=df),
+        launch_sd=math.sqrt(launch_variance),
+        window_sd=math.sqrt(window_variance),
+        from_ledger=from_ledger,
+    )
+
+
+def _have_risen(means: np.ndarray, known: Known | None, of_mean: float) -> bool:
+    """Whether launches differ by more than the ledger's SD and their own windows make them."""
+    if known is None:
+        return False
+    sd = math.sqrt(2 * known.sd**2 + of_mean)
+    return has_risen([float(mean) for mean in means], Known(sd=sd, df=known.df))
+
+
+def _own_variance(means: np.ndarray, of_mean: float) -> float:
+    """s_launch^2: the launches' spread beyond the noise `of_mean` of each one's windows."""
+    if len(means) < 2:
+        return math.nan
+    return max(0.0, (float(means.var(ddof=1)) - of_mean) / 2)

@@ -1,0 +1,469 @@
+"""Compares every arm of a study with the base in one metric. Takes records; returns effects.
+
+Loss and memory are compared over all completed runs of an arm, with one SD pooled over the arms.
+Speed is compared inside blocks only, between runs of one session with equally many neighbours,
+because the same code differs by more from host to host than most tricks are worth. Nothing is
+compared in silence that should not be: an effect that cannot be stated carries the reason instead.
+
+In the flow: after study, before `attribution`, which puts the metrics together. Never reads disk,
+never prints.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+import msgspec
+import numpy as np
+
+from harness.metrics import METRICS
+from harness.results.core_answers import CoreSettings
+from harness.results.record import SESSION_GAP_S, Record, sessions
+from harness.results.study_plan import Arm, PlannedRun, ResolvedStudy
+from harness.stats import inference, regression
+from harness.stats.distributions import dunnett_loadings, loadings_from_covariance
+from harness.stats.inference import Contrast
+from harness.study.effects import Effect, Method, Noise
+
+COMPARED_ROLES = ("leave_one_out", "add_one_in", "explicit")
+ONE_RUN = "one run{of}: a second seed gives an interval"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A planned run, its deciding record (the completed one, else the last) and its session."""
+
+    planned: PlannedRun
+    record: Record | None
+    attempts: Sequence[Record] = ()
+    session: int | None = None
+
+    @property
+    def completed(self) -> Record | None:
+        """The record, if the run reached its end."""
+        return self.record if self.record and self.record.status == "completed" else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """A study with its runs by arm: what every comparison below starts from."""
+
+    study: ResolvedStudy
+    base: Arm
+    arms: list[Arm]  # compared with the base, in the study's order
+    runs: dict[str, list[Run]]  # by arm name, horizon and retune arms too
+
+    def values(self, arm: Arm, metric: str, only: Callable[[Record], bool]) -> list[float]:
+        """The metric over the arm's completed runs that measured it and that `only` lets pass."""
+        return [
+            value
+            for run in self.runs.get(arm.name, [])
+            if (record := run.completed) and only(record)
+            if (value := record.metrics.get(metric)) is not None
+        ]
+
+    def measures(self, metric: str) -> bool:
+        """Whether any completed run of the study has the metric."""
+        return any(
+            run.completed and run.completed.metrics.get(metric) is not None
+            for runs in self.runs.values()
+            for run in runs
+        )
+
+
+def gather(study: ResolvedStudy, records: Iterable[Record]) -> Evidence:
+    """Sorts all records of a store into the runs of one study."""
+    records = list(records)
+    session_of = {
+        (record.plan_id, record.attempt): number
+        for number, session in enumerate(sessions(records), start=1)
+        for record in session
+    }
+    attempts: dict[str, list[Record]] = {}
+    for record in records:
+        attempts.setdefault(record.plan_id, []).append(record)
+    runs: dict[str, list[Run]] = {}
+    for planned in study.runs:
+        tried = sorted(attempts.get(planned.plan_id, ()), key=lambda record: record.started_at)
+        finished = [record for record in tried if record.status == "completed"]
+        deciding = finished[0] if finished else tried[-1] if tried else None
+        session = session_of[deciding.plan_id, deciding.attempt] if deciding else None
+        runs.setdefault(planned.arm, []).append(
+            Run(planned=planned, record=deciding, attempts=tried, session=session)
+        )
+    base = next(arm for arm in study.arms if arm.role == "base")
+    arms = [arm for arm in study.arms if arm.role in COMPARED_ROLES]
+    return Evidence(study=study, base=base, arms=arms, runs=runs)
+
+
+def foreign_reason(evidence: Evidence, arm: Arm) -> str | None:
+    """Why an arm's results may not be compared with the base's at all; None when they may."""
+    for name in ("protocol", "data_id"):
+        own, base = getattr(arm.identity, name), getattr(evidence.base.identity, name)
+        if own != base:
+            return f"{name} differs from the base's ({own} against {base}): not compared"
+    return None
+
+
+def evaluation_reason(evidence: Evidence, arm: Arm, metric: str) -> str | None:
+    """Why scores of CORE may not be compared: another bundle, or evaluated in another way."""
+    if not metric.startswith("core"):
+        return None
+    base, own = (
+        {
+            core
+            for run in evidence.runs.get(who.name, [])
+            if run.record and isinstance(core := run.record.core, CoreSettings)
+        }
+        for who in (evidence.base, arm)
+    )
+    unlike = [(one, other) for one in own for other in base if one != other]
+    if not unlike:
+        return None
+    one, other = map(msgspec.structs.asdict, unlike[0])
+    name = next(name for name in one if one[name] != other[name])
+    return f"core.{name} differs from the base's ({one[name]} against {other[name]}): not compared"
+
+
+def status_counts(runs: Sequence[Run]) -> dict[str, int]:
+    """How many runs ended in which way; `not run` for those without a record."""
+    return dict(Counter(run.record.status if run.record else "not run" for run in runs))
+
+
+def unfinished_reason(runs: Sequence[Run]) -> str:
+    """'0 of 3 runs completed: 2 diverged (loss is nan), 1 not run'."""
+    counts = status_counts(runs)
+    reasons = {run.record.status: run.record.reason for run in runs if run.record}
+    parts = [
+        f"{count} {status}" + (f" ({reasons[status]})" if reasons.get(status) else "")
+        for status, count in counts.items()
+        if status != "completed"
+    ]
+    head = f"{counts.get('completed', 0)} of {len(runs)} runs completed"
+    return f"{head}: {', '.join(parts)}" if parts else head
+
+
+# --- a family of effects: every arm against the base in one metric ------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One arm's comparison before its interval: a contrast with its counts, or why it has none."""
+
+    arm: str
+    n_base: int
+    n_arm: int
+    base_mean: float | None = None
+    arm_mean: float | None = None
+    contrast: Contrast | None = None
+    method: Method = "pooled"
+    missing: str | None = None
+    beyond: float | None = None
+    left_out: list[str] = field(default_factory=list)
+
+    @property
+    def no_interval(self) -> str | None:
+        """Why this comparison has an estimate but no interval."""
+        if self.contrast is None:
+            return None
+        if self.n_arm < 2:
+            return ONE_RUN.format(of="")
+        if self.n_base < 2:
+            return ONE_RUN.format(of=" of the base")
+        if not self.contrast.df > 0 or math.isnan(self.contrast.se):
+            return "no degrees of freedom for the noise: more seeds give an interval"
+        return None
+
+
+Anchors = dict[int | None, Run]
+"""The base's run of each block: what the speeds of that block are compared with."""
+
+Loadings = Callable[[list[Cell]], Sequence[float] | None]
+
+
+def _no_loadings(_: list[Cell]) -> Sequence[float] | None:
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """All arms in one metric: effects, the noise behind them, and what time to target adds up."""
+
+    effects: dict[str, Effect]
+    noise: Noise
+    contrasts: dict[str, Contrast] = field(default_factory=dict)
+    loadings: Loadings = _no_loadings
+
+
+def effects_of(
+    metric: str, cells: Sequence[Cell], study: ResolvedStudy, loadings: Loadings
+) -> dict[str, Effect]:
+    """Effects by arm, their intervals corrected together; `loadings` for the cells that get one."""
+    with_interval = [cell for cell in cells if cell.contrast and not cell.no_interval]
+    contrasts = [cell.contrast for cell in with_interval if cell.contrast]
+    found = inference.intervals(
+        contrasts, study.decide.alpha, study.decide.many, loadings(with_interval)
+    )
+    by_arm = {cell.arm: interval for cell, interval in zip(with_interval, found, strict=True)}
+    return {cell.arm: _effect(metric, cell, by_arm.get(cell.arm)) for cell in cells}
+
+
+def _effect(metric: str, cell: Cell, interval: inference.Interval | None) -> Effect:
+    contrast = cell.contrast
+    scale = METRICS[metric].scale if metric in METRICS else "log"
+    shown = interval is not None and contrast is not None
+    return Effect(
+        metric=metric,
+        scale=scale,
+        n_base=cell.n_base,
+        n_arm=cell.n_arm,
+        base_mean=cell.base_mean,
+        arm_mean=cell.arm_mean,
+        estimate=contrast.estimate if contrast else None,
+        low=interval.low if interval else None,
+        high=interval.high if interval else None,
+        se=contrast.se if shown and contrast else None,
+        df=contrast.df if shown and contrast else None,
+        p=interval.p if interval else None,
+        minimum_detectable=inference.detectable(interval.critical, contrast.df, contrast.se)
+        if interval and contrast
+        else None,
+        outside=_outside(metric, contrast.estimate, interval) if interval and contrast else None,
+        method=cell.method,
+        beyond=cell.beyond,
+        missing=cell.missing,
+        no_interval=cell.no_interval,
+        left_out=cell.left_out,
+    )
+
+
+def _outside(metric: str, estimate: float, interval: inference.Interval) -> bool:
+    """Whether an effect is more than noise, and more than the metric's resolution."""
+    resolved = metric not in METRICS or METRICS[metric].resolves(estimate)
+    return resolved and not interval.low <= 0 <= interval.high
+
+
+# --- loss, memory: all completed runs, one SD ---------------------------------------------------
+
+
+def pooled_effects(
+    evidence: Evidence,
+    metric: str,
+    only: Callable[[Record], bool] = lambda record: True,
+) -> Family:
+    """Every arm's mean minus the base's, over the runs that `only` admits; one SD, or Welch's."""
+    base_values = evidence.values(evidence.base, metric, only)
+    usable: list[tuple[Arm, list[float]]] = []
+    cells: list[Cell] = []
+    for arm in evidence.arms:
+        values = evidence.values(arm, metric, only)
+        missing = (
+            foreign_reason(evidence, arm)
+            or evaluation_reason(evidence, arm, metric)
+            or _not_measured(evidence, arm, metric, base_values, values)
+        )
+        if missing:
+            cells.append(
+                Cell(arm=arm.name, n_base=len(base_values), n_arm=len(values), missing=missing)
+            )
+        else:
+            usable.append((arm, values))
+    if not usable:
+        alone = inference.pool([base_values]) if base_values else None
+        effects = effects_of(metric, cells, evidence.study, _no_loadings)
+        return Family(effects=effects, noise=_noise(metric, alone))
+    pooled = inference.pool([base_values, *(values for _, values in usable)])
+    contrasts = inference.contrasts_with_control(pooled)
+    cells += [
+        Cell(
+            arm=arm.name,
+            n_base=len(base_values),
+            n_arm=len(values),
+            base_mean=pooled.means[0],
+            arm_mean=mean,
+            contrast=contrast,
+            method="pooled" if pooled.equal_variances else "welch",
+        )
+        for (arm, values), mean, contrast in zip(usable, pooled.means[1:], contrasts, strict=True)
+    ]
+
+    def loadings(kept: list[Cell]) -> Sequence[float] | None:
+        if not pooled.equal_variances:
+            return None
+        return dunnett_loadings(len(base_values), [cell.n_arm for cell in kept])
+
+    return Family(
+        effects=effects_of(metric, cells, evidence.study, loadings),
+        noise=_noise(metric, pooled),
+        contrasts={cell.arm: cell.contrast for cell in cells if cell.contrast},
+        loadings=loadings,
+    )
+
+
+def _noise(metric: str, pooled: inference.Pooled | None) -> Noise:
+    if pooled is None or not pooled.df:
+        return Noise(metric=metric, sd=None, df=0)
+    return Noise(
+        metric=metric,
+        sd=pooled.sd,
+        df=pooled.df,
+        equal_variances=pooled.equal_variances,
+        brown_forsythe_p=pooled.brown_forsythe_p,
+    )
+
+
+def _not_measured(
+    evidence: Evidence, arm: Arm, metric: str, base_values: list[float], values: list[float]
+) -> str | None:
+    for who, found in ((evidence.base, base_values), (arm, values)):
+        if found:
+            continue
+        runs = evidence.runs.get(who.name, [])
+        name = "the base: " if who is evidence.base else ""
+        if any(run.completed for run in runs):
+            return f"{name}{metric} was not measured"
+        return name + unfinished_reason(runs)
+    return None
+
+
+# --- speed: inside blocks only ------------------------------------------------------------------
+
+
+def speed_effects(evidence: Evidence, metric: str) -> Family:
+    """ln(tokens/s) of every arm minus the base's, from blocks of one session each.
+
+    A run counts when the base of its block ran in the same session (environment, boot, no gap of
+    more than ten minutes) with equally many neighbours; otherwise `left_out` says why not.
+    """
+    anchors: Anchors = {
+        run.planned.block: run
+        for run in evidence.runs.get(evidence.base.name, [])
+        if run.planned.block is not None and _speed_of(run, metric) is not None
+    }
+    used: dict[str, list[Run]] = {}
+    left_out: dict[str, dict[str, list[int]]] = {}
+    for arm in evidence.arms:
+        used[arm.name], left_out[arm.name] = [], {}
+        foreign = foreign_reason(evidence, arm)
+        for run in evidence.runs.get(arm.name, []):
+            if run.completed is None:
+                continue
+            reason = foreign or _speed_reason(run, anchors.get(run.planned.block), metric)
+            if reason:
+                left_out[arm.name].setdefault(reason, []).append(run.planned.seed)
+            else:
+                used[arm.name].append(run)
+    compared = [arm for arm in evidence.arms if used[arm.name]]
+    fit = _fit_speed(anchors, [used[arm.name] for arm in compared], metric)
+    cells = [
+        _speed_cell(evidence, arm, metric, anchors, used[arm.name], _worded(left_out[arm.name]))
+        for arm in evidence.arms
+    ]
+    contrasts = {arm.name: fit.contrast(i) for i, arm in enumerate(compared)} if fit else {}
+    cells = [_with_contrast(cell, contrasts.get(cell.arm)) for cell in cells]
+    order = {arm.name: index for index, arm in enumerate(compared)}
+
+    def loadings(kept: list[Cell]) -> Sequence[float] | None:
+        if fit is None:
+            return None
+        rows = [order[cell.arm] for cell in kept]
+        return loadings_from_covariance(fit.unit_covariance[np.ix_(rows, rows)])
+
+    noise = Noise(metric=metric, sd=fit.sd if fit and fit.df else None, df=fit.df if fit else 0)
+    return Family(
+        effects=effects_of(metric, cells, evidence.study, loadings),
+        noise=noise,
+        contrasts=contrasts,
+        loadings=loadings,
+    )
+
+
+def _with_contrast(cell: Cell, contrast: Contrast | None) -> Cell:
+    return replace(cell, contrast=contrast) if contrast else cell
+
+
+def _worded(reasons: dict[str, list[int]]) -> list[str]:
+    """'seeds 1, 2: why' for each reason."""
+    return [
+        f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}: {reason}"
+        for reason, seeds in reasons.items()
+    ]
+
+
+def _speed_of(run: Run, metric: str) -> float | None:
+    value = run.completed.metrics.get(metric) if run.completed else None
+    return value if value and value > 0 else None
+
+
+def _speed_reason(run: Run, anchor: Run | None, metric: str) -> str | None:
+    """Why this run's speed may not be compared with the base's run of its block."""
+    if _speed_of(run, metric) is None:
+        return f"{metric} was not measured"
+    if anchor is None or anchor.completed is None or run.completed is None:
+        return f"the base has no {metric} in this block"
+    own, base = run.completed, anchor.completed
+    if own.environment_id != base.environment_id:
+        return (
+            f"environment_id differs from the base's ({own.environment_id} against "
+            f"{base.environment_id})"
+        )
+    if own.boot_id != base.boot_id:
+        return "boot_id differs from the base's: the machine was restarted or is another one"
+    if run.session != anchor.session:
+        return f"another session than the base's: a gap of over {SESSION_GAP_S / 60:.0f} minutes"
+    if own.neighbours != base.neighbours:
+        return f"neighbours differ from the base's ({own.neighbours} against {base.neighbours})"
+    return None
+
+
+def _fit_speed(
+    anchors: Anchors, arms: Sequence[Sequence[Run]], metric: str
+) -> regression.BlockFit | None:
+    """The additive model over the blocks that hold the base and at least one other run."""
+    blocks = sorted(
+        {run.planned.block for runs in arms for run in runs if run.planned.block is not None}
+    )
+    if not blocks:
+        return None
+    number = {block: index for index, block in enumerate(blocks)}
+    groups = [[anchors[block] for block in blocks], *arms]
+    rows = [
+        (math.log(speed), number[run.planned.block], arm)
+        for arm, runs in enumerate(groups)
+        for run in runs
+        if (speed := _speed_of(run, metric)) is not None and run.planned.block is not None
+    ]
+    values, block_index, arm_index = zip(*rows, strict=True)
+    return regression.fit_blocks(
+        np.array(values), np.array(block_index, dtype=np.intp), np.array(arm_index, dtype=np.intp)
+    )
+
+
+def _speed_cell(
+    evidence: Evidence,
+    arm: Arm,
+    metric: str,
+    anchors: Anchors,
+    used: Sequence[Run],
+    left_out: list[str],
+) -> Cell:
+    bases = [anchors[run.planned.block] for run in used]
+    missing = None
+    if not used:
+        missing = "; ".join(left_out) or unfinished_reason(evidence.runs.get(arm.name, []))
+    return Cell(
+        arm=arm.name,
+        n_base=len(bases),
+        n_arm=len(used),
+        base_mean=_geometric_mean(bases, metric),
+        arm_mean=_geometric_mean(used, metric),
+        method="blocks",
+        missing=missing,
+        left_out=left_out,
+    )
+
+
+def _geometric_mean(runs: Sequence[Run], metric: str) -> float | None:
+    logs = [math.log(speed) for run in runs if (speed := _speed_of(run, metric)) is not None]
+    return math.exp(sum(logs) / len(logs)) if logs else None

@@ -1,0 +1,130 @@
+"""The scripts inside the workflows, run by bash with a `gh` that answers as GitHub would."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.cli.github import workflows
+from harness.cli.github.file import parse, plain
+
+HEAD, BASE = "a" * 40, "b" * 40
+GH = """\
+#!/bin/bash
+case "$2" in
+  */permission) echo "$PERMISSION" ;;
+  */pulls/7) case "$4" in *head*) echo "$NEWEST" ;; *) echo main-tip ;; esac ;;
+  */compare/main-tip...*) echo "{base}" ;;
+  *) echo "unexpected: $*" >&2; exit 1 ;;
+esac
+"""
+
+
+def script(template: str, *keys: object) -> str:
+    """The `run` of one step of a template."""
+    value = plain(parse((workflows.TEMPLATES / template).read_text(), template))
+    for key in keys[:-1]:
+        value = value[key]
+    return next(step["run"] for step in value if step["id"] == keys[-1])
+
+
+@pytest.fixture
+def run(tmp_path: Path):
+    """Runs a script as a runner does: (exit code, what it printed, its outputs)."""
+    gh = tmp_path / "gh"
+    gh.write_text(GH.format(base=BASE))
+    gh.chmod(0o755)
+
+    def call(text: str, shell: tuple[str, ...] = ("bash", "-e", "-c"), **variables: str):
+        out = tmp_path / "output"
+        out.write_text("")
+        path = f"{tmp_path}:{os.environ['PATH']}"
+        done = subprocess.run(
+            [*shell, text], capture_output=True, text=True, check=False, cwd=tmp_path,
+            env={"PATH": path, "HOME": str(tmp_path), "GITHUB_OUTPUT": str(out), **variables},
+        )  # fmt: skip
+        return done.returncode, done.stdout + done.stderr, out.read_text()
+
+    return call
+
+
+def ask(run, comment: str = "", **changed: str):
+    """The approving script; a label where there is no comment."""
+    variables = {
+        "GITHUB_REPOSITORY": "o/r", "ACTOR": "ada", "NUMBER": "7", "PERMISSION": "write",
+        "NEWEST": HEAD, "COMMENT": comment, "LABELLED": "" if comment else HEAD,
+        "GITHUB_EVENT_NAME": "issue_comment" if comment else "pull_request",
+    }  # fmt: skip
+    text = script("harness-gate.yml", "jobs", "approve", "steps", "harness-approve")
+    return run(text, **{**variables, **changed})
+
+
+@pytest.mark.parametrize("comment", ["", f"/gate {HEAD}", f"/gate {HEAD}\nthank you"])
+def test_a_writer_who_names_the_newest_commit_is_heard(run, comment):
+    code, said, outputs = ask(run, comment)
+    assert (code, said, outputs) == (0, "", f"base={BASE}\nhead={HEAD}\n")
+
+
+@pytest.mark.parametrize(
+    ("comment", "changed", "said"),
+    [
+        (f"/gate {HEAD}", {"PERMISSION": "read"}, "may not write here"),
+        ("", {"PERMISSION": "none"}, "may not write here"),
+        ("", {"NEWEST": "c" * 40}, "Read it, then ask again"),
+        (f"/gate {HEAD}", {"NEWEST": "c" * 40}, "Read it, then ask again"),
+        (f"/gate {HEAD[:12]}", {}, "all 40 digits"),
+        ("/gate now", {}, "all 40 digits"),
+        ("/gate $(touch pwned)", {}, "all 40 digits"),
+    ],
+)
+def test_everybody_and_everything_else_is_refused(run, tmp_path, comment, changed, said):
+    code, printed, outputs = ask(run, comment, **changed)
+    assert (code, outputs) == (1, "")
+    assert said in printed
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "inconclusive", "ends"),
+    [("0", "fail", 0), ("3", "fail", 3), ("3", "pass", 0), ("4", "pass", 4), ("10", "pass", 10)],
+)
+def test_the_action_ends_as_the_verdict_says(run, code, inconclusive, ends):
+    text = script("action.yml", "runs", "steps", "harness-end")
+    assert run(text, CODE=code, INCONCLUSIVE=inconclusive)[0] == ends
+
+
+@pytest.mark.parametrize("code", [0, 3, 4, 10])
+def test_a_gate_that_does_not_pass_does_not_end_the_step_that_measures(run, tmp_path, code):
+    gate = tmp_path / "gate-program"
+    gate.write_text(f'#!/bin/bash\necho "$@"\nexit {code}\n')
+    gate.chmod(0o755)
+    text = script("action.yml", "runs", "steps", "harness-judge")
+    given = {"BASELINE": "d 12", "BASE": BASE, "HEAD": HEAD, "CLAIMS": "ml", "MINUTES": "5"}
+    shell = ("bash", "--noprofile", "--norc", "-eo", "pipefail", "-c")
+    ended, _, outputs = run(text, shell, HARNESS=str(gate), STORE="", **given)
+    assert (ended, outputs) == (0, f"code={code}\n")
+    words = (tmp_path / "harness-gate/gate.json").read_text()
+    assert f"--base {BASE} --head {HEAD}" in words
+    assert f"--store {tmp_path}/harness/gate" in words
+
+
+ACTS = {"baseline record": "baseline", "baseline accept": "baseline"}  # chosen by an input
+
+
+@pytest.mark.parametrize("command", ["run", "pack", "drift", "ci results", "gate", *ACTS])
+def test_every_option_that_a_workflow_gives_a_command_exists(command):
+    written = ACTS.get(command, command)
+    texts = [path.read_text().replace("\\\n", " ") for path in workflows.TEMPLATES.iterdir()]
+    lines = [
+        line for text in texts for line in text.splitlines() if f'"$HARNESS" {written} ' in line
+    ]
+    assert lines
+    help_text = subprocess.run(
+        [sys.executable, "-m", "harness", *command.split(), "--help"],
+        capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "200"},
+    ).stdout  # fmt: skip
+    for option in re.findall(r" (--[a-z-]+)", "\n".join(lines)):
+        assert f"{option} " in help_text

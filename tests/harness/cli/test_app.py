@@ -1,0 +1,126 @@
+"""The command line: its words, its exit codes, its messages."""
+
+import subprocess
+import sys
+
+import pytest
+
+from harness import errors
+from harness.results.record import Record
+
+
+def test_help_names_every_command(harness):
+    done = subprocess.run(
+        [sys.executable, "-m", "harness", "--help"], capture_output=True, text=True, check=True
+    )
+    for name in ("run", "study", "full", "report", "compare", "noise", "doctor", "pack", "unpack"):
+        assert f"  {name} " in done.stdout
+
+
+def test_a_dry_run_records_nothing_and_prints_the_plan(harness, study_file, store):
+    done = harness("study", study_file(), "--dry-run", "--price", "3")
+    assert done.returncode == errors.PASS, done.stderr
+    for words in (
+        "runs: 6",
+        "time: about",
+        "cost:",
+        "memory:",
+        "smallest detectable effect",
+        "no_muon",
+    ):
+        assert words in done.stdout
+    assert store.records() == []
+    assert not store.study_path("quick").exists()
+
+
+def test_a_dry_run_without_measuring_says_that_the_time_is_unknown(harness, study_file):
+    done = harness("study", study_file(), "--dry-run", "--no-measure")
+    assert "time: unknown" in done.stdout
+    assert "cost: unknown" in done.stdout
+
+
+def test_one_run_is_recorded_once(harness, study_file, store):
+    base = study_file().parent / "base.yaml"
+    words = ("run", base, "--trainer", "fake", "--set", "dial.depth=3", "--seed", "5")
+    assert harness(*words).returncode == errors.PASS
+    done = harness(*words)
+    assert "Recorded already" in done.stdout
+    (made,) = store.records()
+    assert (made.seed, made.derived["steps"], made.launch.study) == (5, 20, None)
+    assert harness(*words, "--retry").returncode == errors.PASS
+    assert len(store.records()) == 2
+
+
+def test_a_run_of_a_study_and_the_same_run_alone_are_one(harness, study_file, store):
+    path = study_file()
+    harness("run", path.parent / "base.yaml", "--trainer", "fake", "--seed", "1")
+    assert harness("study", path).returncode == errors.PASS
+    assert len(store.records()) == 6
+
+
+@pytest.mark.parametrize(
+    ("overrides", "code", "status"),
+    [
+        (["fail.crash_at_step=2"], errors.COULD_NOT_RUN, "failed"),
+        (["fail.diverge_at_step=2"], errors.COULD_NOT_RUN, "diverged"),
+        (["fail.exit_code=7"], errors.PASS, "completed"),
+        (["fail.nan_metric=true"], errors.PASS, "completed"),
+    ],
+)
+def test_a_run_says_how_it_ended(harness, study_file, store, overrides, code, status):
+    base = study_file().parent / "base.yaml"
+    sets = [word for override in overrides for word in ("--set", override)]
+    done = harness("run", base, "--trainer", "fake", *sets)
+    assert done.returncode == code, done.stdout
+    (made,) = store.records()
+    assert made.status == status
+    assert (made.reason or "") in " ".join(done.stdout.split("\n"))
+    assert isinstance(made, Record)
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["study", "absent.yaml"], errors.USAGE),
+        (["study"], errors.USAGE),
+        (["study", "FILE", "--seeds", "a"], errors.USAGE),
+        (["study", "FILE", "--set", "nonsense"], errors.USAGE),
+        (["study", "FILE", "--name", "a/b"], errors.USAGE),
+        (["study", "FILE", "--wrong"], errors.USAGE),
+        (["run", "absent.yaml"], errors.USAGE),
+        (["run", "FILE", "--trainer", "fakee"], errors.USAGE),
+        (["report", "absent"], errors.COULD_NOT_RUN),
+        (["unpack", "absent.tar"], errors.COULD_NOT_RUN),
+        (["pack", "out.tar"], errors.USAGE),
+    ],
+)
+def test_every_wrong_word_has_its_exit_code_and_no_traceback(harness, study_file, words, code):
+    file = study_file()
+    done = harness(*[str(file) if word == "FILE" else word for word in words])
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr
+
+
+def test_an_unexpected_error_ends_with_4_and_its_traceback_in_a_file(harness, store):
+    (store.root / "studies" / "odd.json").mkdir(parents=True)
+    done = harness("report", "odd")
+    assert done.returncode == errors.COULD_NOT_RUN
+    assert "unexpected IsADirectoryError" in done.stderr
+    place = done.stderr.strip().rpartition(" ")[2]
+    with open(place) as handle:
+        assert "Traceback" in handle.read()
+
+
+def test_packing_and_unpacking_by_words(harness, study_file, store, tmp_path):
+    harness("run", study_file().parent / "base.yaml", "--trainer", "fake")
+    assert "files" in harness("pack", tmp_path / "a.tar").stdout
+    assert "0 records are new, 1 were known" in harness("unpack", tmp_path / "a.tar").stdout
+
+
+def test_the_doctor_finds_the_fake_trainer_able(harness, store):
+    done = harness("doctor", "--trainer", "fake")
+    assert done.returncode in (errors.PASS, errors.COULD_NOT_RUN)
+    assert "back-end formula" in done.stdout
+    assert ("cannot run" in done.stdout) == (done.returncode == errors.COULD_NOT_RUN)
+    assert not store.root.exists()

@@ -1,0 +1,355 @@
+"""Two sides judged: effects, margins, environments, what a side lacks."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from harness.compare.compare import Asked, compare
+from harness.compare.noise_model import Ledger, Row
+from harness.errors import UsageError
+from harness.report.compare import about, change, interval
+from harness.results.logs.run_log import LogError, LoggedRun
+
+HOST = {"GPUs": "1x H100", "driver": "570", "torch": "2.10"}
+EMPTY = Ledger([])
+SEED_ROW = Row(
+    scale="toy", metric="val_loss", gpu="H100", source="seed", sd=0.0014, df=600, runs=700,
+    groups=70, origin="prior",
+)  # fmt: skip
+LAUNCH_ROW = Row(
+    scale="toy", metric="train_time_s", gpu="H100", source="launch", sd=0.0013, df=500, runs=600,
+    groups=70, origin="prior",
+)  # fmt: skip
+
+
+def run(index: int, **changes) -> LoggedRun:
+    fields = {
+        "source": f"run {index}",
+        "family": "toy",
+        "metrics": {"val_loss": 3.28},
+        "steps": 100,
+        "planned_steps": 100,
+        "scale": "toy",
+        "gpu": "H100",
+        "environment": HOST,
+        "environment_known": True,
+    }
+    return LoggedRun(**{**fields, **changes})
+
+
+def side(values, metric="val_loss", first=0, **changes):
+    return [
+        run(first + index, metrics={metric: value}, started_at=float(index), **changes)
+        for index, value in enumerate(values)
+    ]
+
+
+def judged(a, b, ledger=EMPTY, **asked):
+    return compare(a, b, Asked(**asked), ledger)
+
+
+LOSSES = [3.280, 3.279, 3.281, 3.2795, 3.2805]
+
+
+def test_the_interval_is_students_and_the_effect_b_minus_a():
+    found = judged(side(LOSSES), side([x + 0.01 for x in LOSSES]))
+    (loss,) = found.judgements
+    reference = stats.ttest_ind([x + 0.01 for x in LOSSES], LOSSES).confidence_interval(0.9)
+    assert loss.estimate == pytest.approx(0.01)
+    assert (loss.low, loss.high) == pytest.approx((reference.low, reference.high))
+    assert (loss.outcome, found.outcome, found.exit_code) == ("regression", "regression", 10)
+
+
+def test_equal_sides_pass_where_the_runs_are_enough():
+    found = judged(side(LOSSES), side([x + 0.0001 for x in LOSSES]))
+    assert (found.outcome, found.exit_code) == ("pass", 0)
+
+
+def test_an_open_comparison_says_how_many_runs_would_settle_it():
+    wide = [3.276, 3.284, 3.280]
+    found = judged(side(wide), side(wide[::-1]))
+    (loss,) = found.judgements
+    assert (found.outcome, found.exit_code) == ("inconclusive", 3)
+    assert loss.more_runs is not None
+    assert loss.more_runs > 10
+
+
+def test_one_run_a_side_is_judged_by_the_ledger():
+    found = judged(side([3.28]), side([3.29]), Ledger([SEED_ROW]))
+    (loss,) = found.judgements
+    half = stats.t.ppf(0.95, 600) * 0.0014 * math.sqrt(2)
+    assert (loss.low, loss.high) == pytest.approx((0.01 - half, 0.01 + half))
+    assert loss.outcome == "regression"
+    assert "prior ledger" in loss.noise_from
+
+
+def test_one_run_a_side_without_a_ledger_has_no_verdict_and_says_why():
+    (loss,) = judged(side([3.28]), side([3.9])).judgements
+    assert loss.outcome == "inconclusive"
+    assert loss.low is None
+    assert "a second run a side gives an interval" in (loss.reason or "")
+
+
+def test_a_stated_sd_stands_in_for_the_ledger():
+    found = judged(side([3.28]), side([3.29]), sds={"val_loss": 0.001})
+    assert found.judgements[0].noise == "stated"
+    assert found.outcome == "regression"
+
+
+def test_a_side_noisier_than_the_ledger_is_named_and_gets_welchs_limits():
+    wild = [3.20, 3.28, 3.36, 3.30]
+    (loss,) = judged(side(LOSSES), side(wild), Ledger([SEED_ROW])).judgements
+    assert loss.noise == "welch"
+    assert any("side B varies more" in note for note in loss.notes)
+    reference = stats.ttest_ind(wild, LOSSES, equal_var=False).confidence_interval(0.9)
+    assert (loss.low, loss.high) == pytest.approx((reference.low, reference.high))
+
+
+def test_a_margin_from_the_command_line_replaces_the_default():
+    shifted = [x + 0.005 for x in LOSSES]
+    assert judged(side(LOSSES), side(shifted)).outcome == "regression"
+    found = judged(side(LOSSES), side(shifted), margins={"val_loss": 0.01})
+    assert found.outcome == "pass"
+    assert found.judgements[0].small_harm
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "change", "outcome"),
+    [
+        ("train_time_s", [100.0, 100.1, 99.9], 1.02, "regression"),
+        ("train_time_s", [100.0, 100.1, 99.9], 0.98, "pass"),
+        ("tokens_per_s", [5e5, 5.003e5, 4.998e5], 0.98, "regression"),
+        ("tokens_per_s", [5e5, 5.003e5, 4.998e5], 1.02, "pass"),
+    ],
+)
+def test_worse_is_slower(metric, values, change, outcome):
+    changed = [value * change for value in values]
+    found = judged(side(values, metric), side(changed, metric))
+    (speed,) = found.judgements
+    assert speed.outcome == outcome
+    assert math.exp(speed.estimate) == pytest.approx(change)
+
+
+def test_a_slowdown_of_one_session_is_called_unconfirmed():
+    found = judged(side([100.0, 100.1], "train_time_s"), side([103.0, 103.1], "train_time_s"))
+    assert any("unconfirmed" in note for note in found.judgements[0].notes)
+
+
+def test_speed_across_environments_is_refused_with_the_field():
+    other = {**HOST, "driver": "535"}
+    found = judged(
+        side([100.0, 100.1], "train_time_s"),
+        side([90.0, 90.1], "train_time_s", environment=other),
+    )
+    (speed,) = found.judgements
+    assert speed.outcome == "inconclusive"
+    assert speed.low is None
+    assert speed.reason == "refused: driver 570 against 535"
+
+
+def test_loss_is_compared_across_environments():
+    found = judged(side(LOSSES), side(LOSSES, environment={**HOST, "driver": "535"}))
+    assert found.judgements[0].low is not None
+
+
+def test_speed_of_an_unknown_environment_is_shown_and_decides_nothing():
+    sides = [
+        side([v, v + 0.1], "train_time_s", environment={}, environment_known=False)
+        for v in (100.0, 90.0)
+    ]
+    (speed,) = judged(*sides).judgements
+    assert speed.estimate == pytest.approx(math.log(90 / 100), abs=1e-3)
+    assert speed.outcome == "inconclusive"
+    assert (speed.reason or "").startswith("unknown environment")
+
+
+def test_speeds_of_two_hosts_are_compared_inside_each():
+    """The hosts differ by 5 %, the sides by 1 %: levels of hosts drop out."""
+    rng = np.random.default_rng(0)
+    hosts = [HOST, {**HOST, "GPUs": "1x H100 b"}]
+
+    def on_both(factor):
+        return [
+            run(
+                0,
+                metrics={"train_time_s": factor * level * float(np.exp(rng.normal(0, 0.001)))},
+                environment=host,
+                gpu=None,
+            )
+            for host, level in zip(hosts, (100.0, 105.0), strict=True)
+            for _ in range(4)
+        ]
+
+    (speed,) = judged(on_both(1.0), on_both(1.01)).judgements
+    assert speed.estimate == pytest.approx(math.log(1.01), abs=0.0015)
+    assert speed.sd < 0.002
+    assert speed.outcome == "regression"
+
+
+def test_runs_of_other_hosts_are_left_out_of_speed_only():
+    other = run(9, metrics={"train_time_s": 150.0}, environment={**HOST, "torch": "2.4"})
+    a = [*side([100.0, 100.1, 99.9], "train_time_s"), other]
+    (speed,) = judged(a, side([100.0, 100.1, 99.9], "train_time_s")).judgements
+    assert speed.n == (3, 3)
+    assert any("only runs of environments" in note for note in speed.notes)
+
+
+def test_sides_that_ran_one_after_the_other_are_called_not_interleaved():
+    a, b = side([100.0, 100.1], "train_time_s"), side([100.0, 100.1], "train_time_s")
+    later = [run(0, metrics=r.metrics, started_at=1e6 + (r.started_at or 0)) for r in b]
+    assert any("not interleaved" in n for n in judged(a, later).judgements[0].notes)
+    assert not any("not interleaved" in n for n in judged(a, b).judgements[0].notes)
+
+
+def test_a_quality_that_has_two_names_is_judged_once():
+    def both(shift):
+        return [run(0, metrics={"val_loss": x + shift, "val_bpb": (x + shift) / 3}) for x in LOSSES]
+
+    found = judged(both(0), both(0.0001), margins={"val_bpb": 0.001})
+    outcomes = {item.metric: item.outcome for item in found.judgements}
+    assert outcomes == {"val_loss": None, "val_bpb": "pass"}
+    alone = judged(both(0), both(0.0001))
+    assert {item.metric: item.outcome for item in alone.judgements}["val_loss"] == "pass"
+
+
+def test_bpb_at_proxy_scale_takes_its_margin_from_the_ledger():
+    row = Row(
+        scale="toy", metric="val_bpb", gpu="H100", source="seed", sd=0.0007, df=9, runs=10,
+        groups=1, origin="own",
+    )  # fmt: skip
+    (bpb,) = judged(side([1.3], "val_bpb"), side([1.3], "val_bpb"), Ledger([row])).judgements
+    assert bpb.margin == pytest.approx(0.001)
+    (full,) = judged(
+        side([1.3], "val_bpb", full_scale=True), side([1.3], "val_bpb"), Ledger([row])
+    ).judgements
+    assert full.margin == pytest.approx(0.0003)
+
+
+def test_runs_of_b_that_diverged_are_a_regression():
+    b = [*side(LOSSES), run(9, metrics={}, ending="its loss is nan", diverged=True)]
+    found = judged(side(LOSSES), b)
+    assert (found.outcome, found.reason) == (
+        "regression",
+        "1 of 6 runs of B diverged or ran out of memory",
+    )
+    every = [run(9, metrics={}, ending="its loss is nan", diverged=True)]
+    assert judged(side(LOSSES), every).outcome == "regression"
+
+
+def test_a_baseline_that_diverges_as_often_leaves_it_open():
+    def half(shift):
+        return [
+            *side([x + shift for x in LOSSES]),
+            run(9, metrics={}, ending="its loss is nan", diverged=True),
+        ]
+
+    assert judged(half(0.0), half(0.0)).outcome == "inconclusive"
+    assert judged(half(0.0), half(0.1)).outcome == "regression"
+
+
+def test_runs_that_broke_off_never_pass():
+    b = [*side(LOSSES), run(9, steps=60, evaluated_at=50, ending="it breaks off")]
+    found = judged(side(LOSSES), b)
+    assert (found.outcome, found.reason) == ("inconclusive", "1 of 6 runs of B are not whole")
+
+
+def test_a_side_without_a_whole_run_is_an_error():
+    broken = [run(0, steps=60, evaluated_at=50, ending="it breaks off at step 60 of 100")]
+    with pytest.raises(LogError, match="step 60"):
+        judged(broken, side(LOSSES))
+    assert judged(side(LOSSES), broken).outcome == "inconclusive"
+
+
+def test_runs_that_all_stop_at_one_evaluation_were_meant_to():
+    def stopped():
+        return side(LOSSES, steps=80, evaluated_at=80, ending="it breaks off at step 80 of 100")
+
+    found = judged(stopped(), stopped())
+    assert found.outcome == "pass"
+    assert any("every run stops at step 80 of 100" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"family": "other"}, "format"),
+        ({"identity": {"data_id": "x", "protocol": "1"}}, "data_id"),
+        ({"identity": {"data_id": "d", "protocol": "2"}}, "protocol"),
+    ],
+)
+def test_sides_that_measure_different_things_are_refused_with_the_field(changes, field):
+    a = side(LOSSES, identity={"data_id": "d", "protocol": "1"})
+    b = side(LOSSES, **{"identity": {"data_id": "d", "protocol": "1"}, **changes})
+    with pytest.raises(LogError) as error:
+        judged(a, b)
+    assert error.value.path == field
+
+
+def test_a_side_of_two_configurations_is_refused():
+    with pytest.raises(LogError, match="replicates of one configuration"):
+        judged([*side(LOSSES), run(9, planned_steps=200)], side(LOSSES))
+
+
+def test_different_lengths_and_copies_are_pointed_out():
+    timed = {"val_loss": 3.28, "train_time_s": 100.0}
+    a = [run(0, metrics=timed), run(1, metrics=timed)]
+    found = judged(a, [run(2, planned_steps=90, metrics={"val_loss": 3.28})])
+    assert any("different lengths: 100 steps against 90" in note for note in found.notes)
+    assert any("a copy?" in note for note in found.notes)
+
+
+def test_without_a_common_metric_there_is_an_error_and_without_a_margin_no_verdict():
+    with pytest.raises(LogError, match="at least one metric"):
+        judged(side(LOSSES), side(LOSSES, "val_bpb"))
+    found = judged(side([0.25, 0.26], "core"), side([0.25, 0.26], "core"))
+    assert (found.outcome, found.judgements[0].outcome) == ("inconclusive", None)
+    assert "--margin" in found.reason
+
+
+def test_an_unknown_metric_is_named_in_the_refusal():
+    with pytest.raises(UsageError, match="val_loss"):
+        judged(side(LOSSES), side(LOSSES), margins={"val_los": 0.1})
+
+
+@pytest.mark.parametrize(("higher", "outcome"), [(["acc"], "regression"), ([], "pass")])
+def test_a_metric_of_ones_own_says_which_way_is_better(higher, outcome):
+    found = judged(
+        side([0.90, 0.91, 0.90], "acc"),
+        side([0.80, 0.81, 0.80], "acc"),
+        margins={"acc": 0.01},
+        higher_better=higher,
+    )
+    assert found.outcome == outcome
+
+
+def test_false_alarms_of_the_whole_path_stay_below_alpha():
+    rng, fired, rounds = np.random.default_rng(3), 0, 1500
+    ledger = Ledger([SEED_ROW, LAUNCH_ROW])
+    for _ in range(rounds):
+        a, b = rng.normal(3.28, 0.0014, (2, 3))
+        fired += judged(side(map(float, a)), side(map(float, b)), ledger).outcome == "regression"
+    assert fired / rounds <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / rounds)
+
+
+def test_less_than_a_mebibyte_of_memory_is_neither_a_gain_nor_a_small_harm():
+    name, held = "peak_memory_bytes", [2**30, 2**30, 2**30 + 8]
+
+    def memory(more):
+        sides = side(held, name), side([value + more for value in held], name)
+        return judged(*sides, margins={name: 2**24}).judgements[0]
+
+    assert memory(-2048).low < memory(-2048).high < 0
+    assert not memory(-2048).better
+    assert not memory(2048).small_harm
+    assert memory(-(2**21)).better
+    assert memory(2**21).small_harm
+    assert (change(memory(-2048)), interval(memory(-(2**22)))) == ("0 MiB", "[−4, −4]")
+
+
+def test_the_noise_of_launches_is_called_that_of_a_launch():
+    sides = side([1.0, 1.1], "compile_s"), side([1.2, 1.4], "compile_s")
+    for replicate in ("run", "launch"):
+        (time,) = judged(*sides, margins={"compile_s": 0.5}, replicate=replicate).judgements
+        assert any(f"SD of one {replicate} " in line for line in about(time))

@@ -1,0 +1,108 @@
+"""The study file: what is refused, where, and with which remedy."""
+
+import pytest
+
+from harness.config.study_file import parse_study
+from harness.config.yaml_schema import parse_seeds, parse_sets
+from harness.errors import StudyFileError, UsageError
+
+GOOD = """\
+study: s
+base: b.yaml
+arms:
+  leave_one_out: [muon]
+  retune:
+    muon: {values: {lr: [0.1, 0.2]}, seeds: [9]}
+  mine: {set: {a.b: 1}}
+seeds: [1, 2]
+decide: {margin: {val_bpb: 0.01}}
+"""
+
+
+def refused(text: str) -> StudyFileError:
+    with pytest.raises(StudyFileError) as caught:
+        parse_study(text, "s.yaml")
+    return caught.value
+
+
+def test_a_good_file_parts_expanded_and_written_out_arms():
+    study = parse_study(GOOD, "s.yaml")
+    assert study.arms.leave_one_out == ["muon"]
+    assert list(study.arms.explicit) == ["mine"]
+    assert study.decide.many == "dunnett"
+    assert study.pin == "derived"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "got", "remedy"),
+    [
+        ("seeds: [1, 2]", "seed: [1, 2]", 8, "'seed'", "'seeds'"),
+        ("decide: {margin", "decide: {margn", 9, "'margn'", "'margin'"),
+        ("leave_one_out: [muon]", "leave_one_ot: [muon]", 4, "array", "'leave_one_out'"),
+        ("{set: {a.b: 1}}", "{sett: {a.b: 1}}", 7, "'sett'", "'set'"),
+        ("seeds: [9]}", "sedes: [9]}", 6, "'sedes'", "'seeds'"),
+        ("seeds: [1, 2]", "seeds: [1, 2, 1]", 8, "[1] more than once", "replicate"),
+        ("seeds: [1, 2]", "seeds: []", 8, "[]", "replicate"),
+        ("seeds: [1, 2]", "seeds: one", 8, "str", "type"),
+        ("seeds: [9]}", "seeds: [2]}", 6, "[2] in both", "use others"),
+        ("study: s", "study: a/b", 1, "'a/b'", "rename"),
+        ("mine: {set: {a.b: 1}}", "mine: {}", 7, "nothing that differs", "changes"),
+        ("mine: {set: {a.b: 1}}", "mine: {ref: x, patch: y}", 7, "both", "changes"),
+        ("mine: {set", "base: {set", 7, "base", "rename"),
+        ("val_bpb: 0.01", "val_bpb: -1", 9, "-1", "number"),
+        ("study: s", "study: s\nhorizons: [0]", 2, "[0.0]", "default"),
+        ("study: s", "study: s\nlimits: {failures: 0}", 2, "0", "number"),
+        ("study: s", "study: s\npin: maybe", 2, "maybe", "type"),
+    ],
+)
+def test_a_fault_is_named_with_line_and_remedy(old, new, line, got, remedy):
+    assert old in GOOD
+    error = refused(GOOD.replace(old, new, 1))
+    assert error.path.startswith(f"s.yaml:{line}:")
+    assert got in error.got
+    assert remedy in error.remedy
+
+
+def test_duplicate_arms_are_named_with_their_line():
+    error = refused(GOOD.replace("  mine:", "  mine: {set: {a: 2}}\n  mine:"))
+    assert "mine" in error.got
+    assert "s.yaml:8" in error.path
+
+
+@pytest.mark.parametrize("arms", ["{}", "{leave_one_out: []}", "{retune: {}}"])
+def test_a_study_without_arms_is_refused(arms):
+    error = refused(f"study: s\nbase: b.yaml\nseeds: [1]\narms: {arms}\n")
+    assert error.expected == "at least one arm beside the base"
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "study: [\n", "study: s\n"])
+def test_what_is_no_study_is_refused(text):
+    assert refused(text).path.startswith("s.yaml")
+
+
+def test_horizons_hold_one_and_are_sorted():
+    study = parse_study(GOOD + "horizons: [2, 0.5]\n", "s.yaml")
+    assert study.horizon_list() == [0.5, 1.0, 2.0]
+    assert parse_study(GOOD, "s.yaml").horizon_list() == []
+    assert parse_study(GOOD + "horizons: default\n", "s.yaml").horizon_list() == [0.71, 1.0, 1.41]
+
+
+def test_sets_are_yaml_values():
+    found = parse_sets(["a.b=3", "c=null", "d=[1, 2]", "e=off", "f=x=y"])
+    assert found == {"a.b": 3, "c": None, "d": [1, 2], "e": "off", "f": "x=y"}
+
+
+@pytest.mark.parametrize("pair", ["a", "=3", "a=["])
+def test_a_set_that_is_none_is_a_usage_error(pair):
+    with pytest.raises(UsageError):
+        parse_sets([pair])
+
+
+def test_seeds_may_be_ranges():
+    assert parse_seeds("1,3-5, 9") == [1, 3, 4, 5, 9]
+
+
+@pytest.mark.parametrize("text", ["", "a", "3-1", "1,1", "1-3,2", "-1"])
+def test_seeds_that_are_none_are_a_usage_error(text):
+    with pytest.raises(UsageError):
+        parse_seeds(text)

@@ -1,0 +1,188 @@
+"""Baselines: distributions that only grow, show who touched them, and refuse by field."""
+
+import json
+
+import msgspec
+import pytest
+
+from harness.compare.noise_model import Ledger, Row
+from harness.errors import UsageError
+from harness.gate import baseline
+from harness.gate.baseline import BaselineError
+from harness.results.record import Identity, Launch, Record
+
+NO_LEDGER = Ledger([])
+LEDGER = Ledger(
+    [
+        Row(
+            scale="fake 10M parameters, 20M tokens",
+            metric="val_loss",
+            gpu="H100",
+            source="seed",
+            sd=0.0014,
+            df=50,
+            runs=60,
+            groups=10,
+            origin="own",
+        )
+    ]
+)
+
+
+def run(seed: int, loss: float | None = 3.2, gpu: str = "H100", **identity: object) -> Record:
+    ids = {"config_id": "c", "code_id": "k", "data_id": "d", "protocol": 1, **identity}
+    return Record(
+        plan_id=f"plan{seed}",
+        attempt="first",
+        trainer="fake",
+        seed=seed,
+        identity=msgspec.convert(ids, Identity),
+        status="completed",
+        metrics={"val_loss": loss, "tokens_per_s": 1000.0},
+        steps=20,
+        tokens=20_000_000,
+        derived={"parameters_total": 10_000_000, "tokens": 20_000_000, "steps": 20},
+        tricks={},
+        environment={"gpus": [{"name": gpu}], "environment_id": "e"},
+        environment_id="e",
+        boot_id="b",
+        neighbours=0,
+        started_at=1.0,
+        ended_at=2.0,
+        wall_s=1.0,
+        trainer_s=1.0,
+        gpus=1,
+        launch=Launch(),
+    )
+
+
+def stored(root, records, after=None, why="because"):
+    return baseline.append(
+        root,
+        "small",
+        records,
+        trainer="fake",
+        config={"dial": {"depth": 4}},
+        commit=None,
+        why=why,
+        evidence=None,
+        after=after,
+    )
+
+
+def test_a_baseline_stands_under_its_hardware_and_protocol_and_reads_back(tmp_path):
+    made, path = stored(tmp_path, [run(1), run(2)])
+    assert path == tmp_path / "h100x1" / "1" / "small.json"
+    assert baseline.find(tmp_path, "small") == baseline.find(tmp_path, "h100x1/1/small") == made
+
+
+def test_a_new_entry_keeps_the_old_one_and_counts_in_its_place(tmp_path):
+    first, _ = stored(tmp_path, [run(1), run(2)])
+    both, _ = stored(tmp_path, [run(3), run(4)], after=first, why="a better schedule")
+    found = baseline.find(tmp_path, "small")
+    assert found == both
+    assert found.entries[0] == first.now
+    assert found.now.why == "a better schedule"
+    assert found.now.previous == first.now.hash
+
+
+def test_a_name_is_taken_once(tmp_path):
+    stored(tmp_path, [run(1), run(2)])
+    with pytest.raises(BaselineError, match="accept"):
+        stored(tmp_path, [run(3), run(4)])
+
+
+def edited(path, change):
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda value: value["entries"][0]["records"][0]["metrics"].update(val_loss=3.3),
+        lambda value: value["entries"][0].update(why="another reason"),
+        lambda value: value["entries"][0]["config"].update(seed=2),
+        lambda value: value["entries"].pop(0),
+        lambda value: value.update(protocol=2),
+    ],
+    ids=["a metric", "the reason", "the configuration", "an entry taken out", "the key"],
+)
+def test_an_edit_by_hand_is_found(tmp_path, change):
+    first, path = stored(tmp_path, [run(1), run(2)])
+    stored(tmp_path, [run(3), run(4)], after=first)
+    edited(path, change)
+    with pytest.raises(BaselineError, match="restore it from git"):
+        baseline.read(path)
+
+
+def test_an_empty_or_half_written_baseline_is_refused(tmp_path):
+    _, path = stored(tmp_path, [run(1), run(2)])
+    whole = path.read_text()
+    edited(path, lambda value: value.update(entries=[]))
+    with pytest.raises(BaselineError, match="empty"):
+        baseline.read(path)
+    path.write_text(whole[: len(whole) // 2])
+    with pytest.raises(BaselineError):
+        baseline.read(path)
+
+
+@pytest.mark.parametrize("field", ["config_id", "code_id", "data_id", "protocol"])
+def test_records_that_differ_are_refused_with_the_field(field):
+    other = {field: 2 if field == "protocol" else "other"}
+    with pytest.raises(BaselineError, match=f"^{field}: "):
+        baseline.check_records([run(1), run(2, **other)], NO_LEDGER)
+
+
+def test_records_of_two_kinds_of_gpu_are_refused():
+    with pytest.raises(BaselineError, match=r"^gpu: "):
+        baseline.check_records([run(1), run(2, gpu="A100")], NO_LEDGER)
+
+
+def test_one_run_is_a_baseline_only_where_a_ledger_knows_its_noise():
+    with pytest.raises(BaselineError, match=r"^n: .*replicates"):
+        baseline.check_records([run(1)], NO_LEDGER)
+    baseline.check_records([run(1)], LEDGER)
+
+
+def test_metrics_that_are_no_numbers_make_no_baseline():
+    with pytest.raises(BaselineError, match=r"^metrics: "):
+        baseline.check_records([run(1), run(2, loss=None)], NO_LEDGER)
+
+
+def test_runs_that_broke_off_make_no_baseline():
+    broken = msgspec.structs.replace(run(2), status="failed")
+    with pytest.raises(BaselineError, match=r"^status: "):
+        baseline.check_records([run(1), broken], NO_LEDGER)
+
+
+@pytest.mark.parametrize("field", ["config_id", "data_id", "protocol"])
+def test_a_candidate_of_something_else_is_refused_with_the_field(tmp_path, field):
+    made, _ = stored(tmp_path, [run(1), run(2)])
+    other = run(1, **{field: 2 if field == "protocol" else "other"})
+    with pytest.raises(BaselineError, match=f"^{field}: "):
+        baseline.refuse_foreign(made, other.identity, own_settings=False)
+
+
+def test_a_candidate_on_other_hardware_is_refused(tmp_path):
+    made, _ = stored(tmp_path, [run(1), run(2)])
+    with pytest.raises(BaselineError, match=r"^gpu: "):
+        baseline.refuse_other_machine(made, run(3, gpu="A100"))
+    with pytest.raises(BaselineError, match=r"^gpus: "):
+        baseline.refuse_other_machine(made, msgspec.structs.replace(run(3), gpus=8))
+
+
+def test_replicates_that_chose_a_candidate_cannot_bank_it(tmp_path):
+    made, _ = stored(tmp_path, [run(1), run(2)])
+    with pytest.raises(BaselineError, match="the baseline's own"):
+        baseline.refuse_stale([run(2), run(3)], made, [])
+    with pytest.raises(BaselineError, match="fresh"):
+        baseline.refuse_stale([run(3)], made, ["plan3/first"])
+    baseline.refuse_stale([run(3), run(4)], made, ["plan9/first"])
+
+
+@pytest.mark.parametrize("name", ["", "../up", "a b", ".hidden"])
+def test_a_name_that_is_no_file_name_is_wrong_usage(name):
+    with pytest.raises(UsageError):
+        baseline.check_name(name)

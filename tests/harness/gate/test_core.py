@@ -1,0 +1,129 @@
+"""Gates and CORE: soft CORE by the margin of the ledger, CORE beside it, both by example."""
+
+import json
+import sys
+
+import msgspec
+import pytest
+
+from harness.__main__ import main
+from harness.gate import baseline
+from harness.results.recipe import recipe_scale
+from harness.results.record import Record
+from harness.runner.fake_trainer import config as fake
+
+LEDGER = """\
+scale,metric,gpu,source,sd,df,runs,groups,origin,note
+"{scale}",val_bpb,simulated,seed,0.00046,60,80,20,own,
+"""
+SOFT_ROW = """\
+"{scale}",core_soft,simulated,seed,0.004,60,80,20,own,
+"""
+SMALL = {"core.examples": 100, "dial.depth": 2, "dial.steps": 5}  # as `leave_run` has them
+ENOUGH = 6  # runs of a baseline from which the ledger learns the noise of soft CORE
+
+
+@pytest.fixture
+def gate(leave_run, store, tmp_path, capfd, monkeypatch):
+    """`harness gate` against a baseline of so many runs; the ledger knows soft CORE or does not."""
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+
+    def call(
+        *words: object, runs: int = ENOUGH - 1, known: bool = False, **sets: object
+    ) -> tuple[int, dict]:
+        paths = [leave_run(seed, at=100.0 * seed, **sets) for seed in range(1, runs + 1)]
+        records = [msgspec.json.decode(path.read_bytes(), type=Record) for path in paths]
+        baseline.append(
+            tmp_path / "baselines",
+            "small",
+            records,
+            trainer="fake",
+            config=fake.load(None, {**SMALL, **sets}),
+            commit=None,
+            why="a test",
+            evidence=None,
+            after=None,
+        )
+        if "unkept" in words:
+            for path in (store.root / "core").iterdir():
+                path.unlink()
+        rows = LEDGER + SOFT_ROW * known
+        ledger = tmp_path / "noise.csv"
+        ledger.write_text(rows.format(scale=recipe_scale(records[0])))
+        asked = [str(word) for word in words if word != "unkept"]
+        line = ["harness", "gate", "--baseline", "small", *asked, "--json"]
+        line += ["--margin", "val_bpb=0.003", "--store", str(store.root), "--ledger", str(ledger)]
+        monkeypatch.setattr(sys, "argv", [*line, "--baselines", str(tmp_path / "baselines")])
+        with pytest.raises(SystemExit) as ending:
+            main()
+        return int(ending.value.code or 0), json.loads(capfd.readouterr().out)
+
+    return call
+
+
+def judged(result: dict) -> dict[str, dict]:
+    return {one["judged"]["metric"]: one["judged"] for one in result["metrics"]}
+
+
+def test_no_change_passes_in_soft_core_and_core_is_only_shown(gate, tmp_path):
+    code, result = gate("--markdown", tmp_path / "summary.md", known=True)
+    found = judged(result)
+    assert code == 0, result["reason"]
+    assert found["core_soft"]["outcome"] == "pass"
+    assert found["core_soft"]["margin"] == pytest.approx(2 * 0.004)
+    assert (found["core"]["outcome"], found["core"]["margin"]) == (None, None)
+    assert result["core"]["a"]["runs"] == ENOUGH - 1
+    assert not any(task["marked"] for task in result["core"]["tasks"])
+    text = (tmp_path / "summary.md").read_text()
+    assert "<summary>CORE task by task</summary>" in text
+    assert "| colours | 100 |" in text
+
+
+def test_planted_harm_that_the_loss_does_not_show_is_a_regression_of_soft_core(gate):
+    code, result = gate("--versus", "plant.skill=-0.4", known=True)
+    found = judged(result)
+    assert code == 10
+    assert (found["val_bpb"]["outcome"], found["core_soft"]["outcome"]) == ("pass", "regression")
+    assert "soft CORE" in result["reason"]
+    assert all(total["high"] < 0 for total in result["core"]["totals"])
+
+
+@pytest.mark.parametrize(("runs", "planned"), [(ENOUGH - 1, "val_bpb"), (ENOUGH, "core_soft")])
+def test_runs_are_planned_for_soft_core_once_the_ledger_has_six_runs(gate, runs, planned):
+    (part,) = gate("--plan", runs=runs)[1]["parts"]
+    assert part["metric"] == planned
+    assert part["n_b"] > 0
+
+
+def test_soft_core_is_reported_and_not_gated_until_the_ledger_has_six_runs(gate):
+    code, result = gate()
+    found = judged(result)["core_soft"]
+    assert (code, found["outcome"], found["margin"]) == (0, None, None)
+    assert found["low"] < found["estimate"] < found["high"]
+    assert "no margin: the ledger has no row" in " ".join(found["notes"])
+
+
+def test_a_candidate_on_another_bundle_is_no_verdict_and_names_the_field(gate):
+    code, result = gate("--versus", "core.bundle=other")
+    assert (code, result["outcome"]) == (4, "could not run")
+    assert "core.bundle" in result["reason"]
+
+
+def test_a_candidate_that_switches_core_off_is_judged_by_the_rest_and_that_is_said(gate):
+    code, result = gate("--versus", "core.examples=0")
+    assert code == 0
+    assert "core_soft" not in judged(result)
+    assert any("the candidate did not" in note for note in result["notes"])
+
+
+def test_a_candidate_that_lost_its_score_does_not_pass(gate):
+    code, result = gate(**{"fail.nan_metric": True})  # which left the baseline's runs alone
+    assert code == 10
+    assert "no core_soft" in result["reason"]
+
+
+def test_a_baseline_without_kept_answers_is_said(gate):
+    code, result = gate("unkept")
+    assert code == 0
+    assert result["core"] is None
+    assert any("no answers of the baseline" in note for note in result["notes"])

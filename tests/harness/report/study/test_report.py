@@ -1,0 +1,242 @@
+"""The report's four forms: the same numbers everywhere, nothing loaded from outside."""
+
+import csv
+import io
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import msgspec
+import pytest
+from rich.console import Console
+
+from harness.errors import StoreError
+from harness.report import study as report
+from harness.report.study import phrases
+from harness.report.study.content import load
+from harness.report.study.export import as_csv, as_json
+from harness.report.study.html import page
+from harness.report.study.html_style import POLICY
+from harness.report.study.panels import HELPS, HURTS, NOISE, panels
+from harness.report.study.terminal import print_content
+
+NAME = "synthetic"
+
+
+@pytest.fixture
+def store(synthetic, tmp_path):
+    return synthetic().save(tmp_path / "store")
+
+
+def _terminal(store) -> str:
+    console = Console(width=220, file=io.StringIO(), color_system=None)
+    report.print_table(console, store, NAME)
+    return console.file.getvalue()
+
+
+def _rows(text: str) -> dict[tuple[str, str], dict[str, str]]:
+    return {(row["arm"], row["metric"]): row for row in csv.DictReader(io.StringIO(text))}
+
+
+def test_the_first_line_is_the_toy_scale_warning(store) -> None:
+    assert _terminal(store).splitlines()[0] == "Toy scale: this is no evidence about GPT-2 scale."
+    body = page(load(store, NAME)).split("</script></head><body>")[1]
+    assert body.startswith('<main>\n<p class="first">Toy scale:')
+
+
+def test_json_csv_and_terminal_carry_the_same_numbers(store) -> None:
+    content = load(store, NAME)
+    rows, shown = _rows(as_csv(content)), _terminal(store)
+    document = json.loads(as_json(content))["attribution"]
+    for arm in document["arms"]:
+        for metric in ("val_bpb", "tokens_per_s"):
+            row, effect = rows[arm["name"], metric], arm["effects"][metric]
+            for key in ("estimate", "low", "high", "p", "minimum_detectable"):
+                assert float(row[key]) == effect[key]
+            estimate, interval = re.fullmatch(r"(.*?) (\[.*\])", row["shown"]).groups()
+            assert estimate in shown
+            assert interval in shown
+        total = rows[arm["name"], "time_total"]
+        assert float(total["estimate"]) == arm["time_to_target"]["total"]["estimate"]
+        assert total["shown"].split(" %")[0] in shown
+
+
+def test_printed_parts_of_the_time_to_target_add_exactly(store) -> None:
+    for arm in load(store, NAME).found.arms:
+        numbers = phrases.parts(arm.time_to_target).replace("\N{MINUS SIGN}", "-")
+        total, parts = numbers.split(" = ")
+        first, sign, second = parts.split(" ")
+        assert round(float(first) + float(sign + second), 4) == float(total)
+
+
+def test_beyond_the_horizons_is_worded_as_a_limit(synthetic, tmp_path) -> None:
+    store = synthetic(true={"no_muon": (0.2, 0.0), "no_windows": (-0.2, 0.0)}, speed_sd=0.0).save(
+        tmp_path / "store"
+    )
+    shown = _terminal(store)
+    assert "> +41 %, outside the measured range" in shown
+    assert "< \N{MINUS SIGN}29 %, outside the measured range" in shown
+    assert "outside the measured range" in page(load(store, NAME))
+
+
+class _Loads(HTMLParser):
+    """Collects every attribute by which a page loads or leads to something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        names = {"src", "href", "srcset", "action", "data", "poster", "background"}
+        self.found += [f"{tag} {name}={value}" for name, value in attrs if name in names]
+        if tag in {"link", "iframe", "object", "embed", "base", "img"}:
+            self.found.append(tag)
+
+
+def test_the_html_loads_nothing_from_outside(store) -> None:
+    from plotly.offline import get_plotlyjs
+
+    text = page(load(store, NAME))
+    parser = _Loads()
+    parser.feed(text)
+    assert parser.found == []
+    assert f'content="{POLICY}"' in text
+    assert "default-src 'none'" in POLICY
+    own = text.replace(get_plotlyjs(), "")
+    assert not re.search(r"https?://|@import|url\(", own)
+
+
+def test_the_html_shows_every_part(store) -> None:
+    text = page(load(store, NAME))
+    for heading in (
+        "What changes when a trick is removed",
+        "Against tokens",
+        "Against training time",
+        "Throughput by arm and block",
+        "Barnacles",
+        "What was run, and at what price",
+        "Environments",
+        "Configurations",
+    ):
+        assert f">{heading}</h" in text
+    assert text.count("Plotly.newPlot") >= 5
+    assert "optimizer.matrices.kind" in text  # the difference of no_muon against the base
+    assert "own rule: 310" in text
+
+
+def test_html_escapes_what_people_wrote(synthetic, tmp_path) -> None:
+    study = synthetic(horizons=(1.0,))
+    study.edit_study(question="Does <script>alert(1)</script> & [bold]help[/bold]?")
+    store = study.save(tmp_path / "store")
+    text = page(load(store, NAME))
+    assert "<script>alert(1)" not in text
+    assert "[bold]help[/bold]" in _terminal(store)
+
+
+def test_failures_and_gaps_are_reported_in_every_form(synthetic, tmp_path) -> None:
+    study = synthetic(seeds=(1, 2))
+    study.edit(lambda r: r.launch.arm == "no_muon", status="diverged", reason="loss [nan] at 9")
+    study.records = [r for r in study.records if not (r.launch.arm == "no_windows" and r.seed == 2)]
+    store = study.save(tmp_path / "store")
+    content = load(store, NAME)
+    for text in (_terminal(store), page(content), as_json(content).decode()):
+        assert "2 diverged (loss [nan] at 9)" in text
+        assert "one run: a second seed gives an interval" in text
+    assert "2 diverged" in _rows(as_csv(content))["no_muon", "val_bpb"]["missing"]
+    assert "11 of 14 runs completed" in _terminal(store)
+
+
+def test_a_study_that_has_not_begun_can_be_reported(synthetic, tmp_path) -> None:
+    study = synthetic()
+    study.records = []
+    store = study.save(tmp_path / "store")
+    assert "0 of 21 runs completed" in _terminal(store)
+    assert "No run left a curve" in page(load(store, NAME))
+    assert report.write_picture(store, NAME, tmp_path / "bars.png").stat().st_size > 0
+
+
+def test_write_all_puts_three_files_into_the_store(store) -> None:
+    written = report.write_all(store, NAME)
+    folder = store.root / "reports" / NAME
+    assert written == {kind: folder / f"report.{kind}" for kind in ("json", "csv", "html")}
+    assert all(path.stat().st_size > 500 for path in written.values())
+
+
+def test_write_all_takes_other_places(store, tmp_path) -> None:
+    written = report.write_all(
+        store, NAME, json=tmp_path / "a.json", csv=tmp_path / "a.csv", skip_html=True
+    )
+    assert written == {"json": tmp_path / "a.json", "csv": tmp_path / "a.csv"}
+
+
+def test_without_plotly_the_html_is_left_out_and_the_extra_named(store, monkeypatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    notes: list[str] = []
+    written = report.write_all(store, NAME, note=notes.append)
+    assert set(written) == {"json", "csv"}
+    assert "pip install '.[report]'" in notes[0]
+
+
+def test_an_unknown_study_is_an_error_that_names_the_known_ones(store) -> None:
+    with pytest.raises(StoreError, match="these studies: synthetic"):
+        report.write_all(store, "smoke")
+
+
+def test_the_picture_is_a_png(store, tmp_path) -> None:
+    path = report.write_picture(store, NAME, tmp_path / "bars.png")
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_bars_are_sorted_by_what_helps_and_coloured_by_meaning(store) -> None:
+    time, bpb, speed = panels(load(store, NAME))
+    assert [bar.label for bar in bpb.bars][:2] == ["muon", "value_embeddings"]
+    assert (bpb.bars[0].colour, speed.bars[0].colour) == (HELPS, HURTS)
+    assert bpb.bars[-1].colour == NOISE
+    assert bpb.margin == 0.005
+    assert time.bars[0].value == pytest.approx(
+        100 * math.expm1(load(store, NAME).ranked[0].time_to_target.total.estimate)
+    )
+
+
+def test_price_is_in_dollars_where_one_is_set_and_in_gpu_seconds_always(synthetic, tmp_path):
+    study = synthetic(horizons=(1.0,))
+    study.edit(lambda r: True, gpus=1, wall_s=240.0)
+    without = study.save(tmp_path / "without")
+    assert "3,600 GPU-seconds" in _terminal(without)
+    assert "USD" not in _terminal(without)
+    study.edit_study(limits=msgspec.structs.replace(study.study.limits, price=2.5))
+    assert "USD 2.50 at 2.5 a GPU-hour" in _terminal(study.save(tmp_path / "with"))
+
+
+def test_the_terminal_lists_single_runs_only_where_they_failed(synthetic, tmp_path) -> None:
+    study = synthetic(seeds=tuple(range(1, 10)), horizons=(1.0,))
+    first = study.records[0].plan_id
+    study.edit(lambda r: r.plan_id == first, status="failed", reason="killed by signal 9")
+    store = study.save(tmp_path / "store")
+    shown = _terminal(store)
+    listed = shown[shown.index("Runs that did not complete") :]
+    assert listed.count("killed by signal 9") >= 1
+    assert " completed " not in listed.split("Missing")[0].split("Barnacles")[0]
+
+
+@pytest.mark.parametrize("width", [80, 100, 200])
+def test_the_terminal_report_keeps_to_its_width(store, width: int) -> None:
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    print_content(console, load(store, NAME))
+    assert max(len(line) for line in console.file.getvalue().splitlines()) <= width
+
+
+def test_report_imports_no_extra_before_it_needs_it() -> None:
+    import subprocess
+    import sys
+
+    root = Path(__file__).parents[4]
+    code = "import sys, harness.report.study.terminal, harness.report.study.export; " + (
+        "print([m for m in ('plotly', 'pandas', 'matplotlib', 'scipy') if m in sys.modules])"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert out.stdout.strip() == "[]"

@@ -1,0 +1,140 @@
+"""Stores as tars: merged, never overwritten, never outside."""
+
+import io
+import tarfile
+
+import msgspec
+import pytest
+
+from harness.errors import StoreError, UsageError
+from harness.results.archive import pack, placeless, unpack
+from harness.results.store import Store
+from harness.study.attribution import attribute
+
+
+@pytest.fixture
+def filled(harness, study_file, store):
+    done = harness("study", study_file())
+    assert done.returncode == 0, done.stdout + done.stderr
+    return store
+
+
+def test_a_store_comes_back_whole(filled, tmp_path):
+    pack(filled, tmp_path / "a.tar")
+    other = Store(tmp_path / "other")
+    merged = unpack(tmp_path / "a.tar", other)
+    assert (merged.records, merged.studies, merged.run_dirs) == (6, 1, 6)
+    assert other.records() == filled.records()
+    assert other.study("quick") == filled.study("quick")
+    plan = filled.records()[0].plan_id
+    assert other.curve(plan).equals(filled.curve(plan))
+
+
+def test_unpacking_twice_adds_nothing(filled, tmp_path):
+    pack(filled, tmp_path / "a.tar")
+    merged = unpack(tmp_path / "a.tar", filled)
+    assert (merged.records, merged.known, merged.run_dirs) == (0, 6, 0)
+    assert not list(filled.root.glob(".unpack-*"))
+
+
+def test_a_compact_tar_has_what_a_report_needs_and_no_path_of_the_machine(filled, tmp_path):
+    pack(filled, tmp_path / "a.tar", compact=True)
+    assert str(tmp_path).encode() not in (tmp_path / "a.tar").read_bytes()
+    other = Store(tmp_path / "other")
+    merged = unpack(tmp_path / "a.tar", other)
+    assert (merged.records, merged.studies, merged.run_dirs) == (6, 1, 0)
+    assert other.records() == filled.records()
+    assert attribute(other.study("quick"), other.records()) == attribute(
+        filled.study("quick"), filled.records()
+    )
+
+
+def test_a_compact_tar_goes_back_into_the_store_it_came_from(filled, tmp_path):
+    pack(filled, tmp_path / "a.tar", compact=True)
+    assert unpack(tmp_path / "a.tar", filled).known == 6
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        (
+            "study a.yaml --store /var/runs --set data.source=/mnt/d/text",
+            "study a.yaml --store runs --set data.source=text",
+        ),
+        ("File '/usr/lib/x.py', line 3", "File 'x.py', line 3"),
+        ("https://a.org/b 3 / 4 tokens/s a/b.yaml", "https://a.org/b 3 / 4 tokens/s a/b.yaml"),
+    ],
+)
+def test_only_absolute_paths_are_cut(text, kept):
+    assert placeless({"a": [text, 1]}) == {"a": [kept, 1]}
+
+
+def test_two_records_of_one_plan_are_both_kept(filled, tmp_path):
+    pack(filled, tmp_path / "a.tar")
+    first = filled.records()[0]
+    other = Store(tmp_path / "other")
+    own = msgspec.structs.replace(first, attempt="mine", started_at=1.0)
+    other.add(own, None)
+    unpack(tmp_path / "a.tar", other)
+    assert other.record(first.plan_id) == own
+    assert other.attempts(first.plan_id) == [own, first]
+    assert (other.root / "curves" / f"{first.plan_id}.{first.attempt}.parquet").exists()
+
+
+def test_the_seeds_of_two_stores_are_one_study(filled, tmp_path, study_file, harness):
+    pack(filled, tmp_path / "a.tar")
+    other = Store(tmp_path / "other")
+    study = filled.study("quick")
+    half = msgspec.structs.replace(
+        study, seeds=[1], runs=[run for run in study.runs if run.seed == 1]
+    )
+    other.save_study(half)
+    unpack(tmp_path / "a.tar", other)
+    assert other.study("quick").seeds == [1, 2]
+    assert {run.plan_id for run in other.study("quick").runs} == {r.plan_id for r in study.runs}
+
+
+def test_another_study_of_the_same_name_is_refused_before_anything_is_merged(filled, tmp_path):
+    pack(filled, tmp_path / "a.tar")
+    other = Store(tmp_path / "other")
+    study = filled.study("quick")
+    other.save_study(msgspec.structs.replace(study, pin="own"))
+    with pytest.raises(StoreError, match="Nothing was unpacked"):
+        unpack(tmp_path / "a.tar", other)
+    assert other.records() == []
+
+
+@pytest.mark.parametrize(
+    "name", ["../evil.json", "records/../../evil.json", "/etc/evil.json", "other/a.json"]
+)
+def test_a_tar_that_reaches_out_of_the_store_is_refused(tmp_path, store, name):
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as tar:
+        info = tarfile.TarInfo(name)
+        info.size = 2
+        tar.addfile(info, io.BytesIO(b"{}"))
+    with pytest.raises(StoreError, match="Nothing was unpacked"):
+        unpack(path, store)
+    assert not list(tmp_path.rglob("evil.json"))
+
+
+def test_a_link_in_a_tar_is_refused(tmp_path, store):
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as tar:
+        info = tarfile.TarInfo("records/a.json")
+        info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(info)
+    with pytest.raises(StoreError):
+        unpack(path, store)
+
+
+def test_what_is_no_tar_is_refused(tmp_path, store):
+    (tmp_path / "a.tar").write_text("nonsense")
+    with pytest.raises(StoreError):
+        unpack(tmp_path / "a.tar", store)
+
+
+def test_an_empty_store_is_not_packed(tmp_path, store):
+    with pytest.raises(UsageError):
+        pack(store, tmp_path / "a.tar")
+    assert not (tmp_path / "a.tar").exists()

@@ -1,0 +1,171 @@
+"""From a run directory to a record, whatever the trainer left in it."""
+
+import json
+import math
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from harness.results.record import (
+    RECORD_BYTES,
+    Ended,
+    Identity,
+    Launch,
+    Plan,
+    Record,
+    collect,
+    curve_table,
+    sessions,
+)
+
+PLAN = Plan(
+    plan_id="p",
+    attempt="a",
+    trainer="fake",
+    seed=1,
+    identity=Identity(config_id="c", code_id="d", data_id="e", protocol=1),
+    derived={"steps": 3},
+    tricks={"muon": True},
+    launch=Launch(study="s", arm="base", block=1),
+    started_at=100.0,
+    boot_id="boot",
+)
+GOOD = {"status": "completed", "steps": 3, "tokens": 30, "metrics": {"val_bpb": 1.5, "core": None}}
+
+
+def ended(returncode: int = 0, cause: str | None = None) -> Ended:
+    return Ended(returncode=returncode, cause=cause, ended_at=110.0, trainer_s=9.0, limit_s=60)
+
+
+def result(folder: Path, value: object = GOOD) -> None:
+    (folder / "result.json").write_text(json.dumps(value))
+
+
+def test_a_completed_run_keeps_its_metrics_and_the_time_that_was_ours(tmp_path):
+    result(tmp_path)
+    made = collect(tmp_path, PLAN, ended(), neighbours=3)
+    assert made.status == "completed"
+    assert made.metrics == {"val_bpb": 1.5, "core": None}
+    assert made.wall_s - made.trainer_s == pytest.approx(1.0)
+    assert made.neighbours == 3
+    assert made.log_tail is None
+
+
+def test_half_a_result_is_a_failed_run_with_the_tail_of_its_log(tmp_path):
+    (tmp_path / "result.json").write_text(json.dumps(GOOD)[:20])
+    (tmp_path / "log.txt").write_text("x" * 9000 + "the end")
+    made = collect(tmp_path, PLAN, ended(1))
+    assert made.status == "failed"
+    assert "half a result.json" in made.reason
+    assert made.log_tail.endswith("the end")
+    assert len(made.log_tail) <= 2000
+
+
+def test_no_result_is_a_failed_run_that_says_how_it_ended(tmp_path):
+    made = collect(tmp_path, PLAN, ended(-9))
+    assert made.status == "failed"
+    assert "SIGKILL" in made.reason
+    assert "memory" in made.remedy
+
+
+@pytest.mark.parametrize(
+    "value", [[], {"status": "completed"}, {**GOOD, "status": "fine"}, {**GOOD, "steps": "three"}]
+)
+def test_a_result_that_breaks_the_contract_is_a_failed_run(tmp_path, value):
+    result(tmp_path, value)
+    made = collect(tmp_path, PLAN, ended())
+    assert made.status == "failed"
+    assert "result.json" in made.reason
+
+
+@pytest.mark.parametrize("text", ["NaN", "Infinity"])
+def test_a_metric_that_is_not_finite_becomes_null_with_a_reason(tmp_path, text):
+    (tmp_path / "result.json").write_text(json.dumps(GOOD).replace("1.5", text))
+    made = collect(tmp_path, PLAN, ended())
+    assert made.metrics["val_bpb"] is None
+    assert "val_bpb" in made.reason
+    assert math.isfinite(json.loads(msgspec.json.encode(made))["wall_s"])
+
+
+def test_a_run_ended_at_its_limit_is_failed_even_if_it_says_interrupted(tmp_path):
+    result(tmp_path, {**GOOD, "status": "interrupted"})
+    made = collect(tmp_path, PLAN, ended(3, "time-out"))
+    assert made.status == "failed"
+    assert "limit of 1 minutes" in made.reason
+
+
+def test_a_good_result_counts_though_the_process_ended_badly(tmp_path):
+    result(tmp_path)
+    made = collect(tmp_path, PLAN, ended(-11))
+    assert made.status == "completed"
+    assert "SIGSEGV" in made.reason
+
+
+def test_half_a_line_of_events_is_passed_over(tmp_path):
+    lines = [
+        {"event": "step", "step": 1, "tokens": 10, "loss": 5.0, "train_time_s": 0.1},
+        {"event": "step", "step": 2, "tokens": 20, "loss": 4.0, "train_time_s": 0.2},
+        {"event": "evaluation", "step": 2, "tokens": 20, "train_time_s": 0.2, "val_bpb": 1.5},
+    ]
+    text = "\n".join(map(json.dumps, lines)) + '\n{"event":"step","st'
+    (tmp_path / "events.jsonl").write_text(text)
+    made = collect(tmp_path, PLAN, ended(1))
+    assert (made.steps, made.tokens) == (2, 20)
+    table = curve_table(tmp_path)
+    assert table.column("step").to_pylist() == [1, 2]
+    assert table.column("train_loss").to_pylist() == [5.0, 4.0]
+    assert table.column("val_bpb").to_pylist() == [None, 1.5]
+    assert table.column("val_loss").null_count == 2
+
+
+def test_a_run_without_events_has_no_curve(tmp_path):
+    assert curve_table(tmp_path) is None
+
+
+def test_a_record_stays_small_and_says_what_it_left_out(tmp_path):
+    result(tmp_path)
+    plan = {str(number): "x" * 20 for number in range(800)}
+    (tmp_path / "environment.json").write_text(
+        json.dumps({"environment_id": "e", "kernel_plan": plan, "gpus": [{"name": "g"}]})
+    )
+    made = collect(tmp_path, PLAN, ended())
+    assert len(msgspec.json.encode(made)) <= RECORD_BYTES
+    assert made.environment["left_in_run_directory"] == ["kernel_plan"]
+    assert made.environment_id == "e"
+    assert made.gpus == 1
+
+
+def record_at(start: float, end: float, machine: str = "m", boot: str = "b") -> Record:
+    made = collect(Path("/nonexistent"), PLAN, ended(1))
+    return msgspec.structs.replace(
+        made, started_at=start, ended_at=end, environment_id=machine, boot_id=boot
+    )
+
+
+def test_a_session_ends_with_a_gap_of_ten_minutes_another_machine_or_a_boot():
+    runs = [
+        record_at(0, 100),
+        record_at(690, 800),  # 590 s later: the same
+        record_at(1401, 1500),  # 601 s later: another
+        record_at(1500, 1600, machine="n"),
+        record_at(1510, 1600, boot="c"),
+        record_at(1550, 1700),
+    ]
+    found = sessions(reversed(runs))
+    assert [[r.started_at for r in one] for one in found] == [
+        [0, 690],
+        [1401, 1550],
+        [1500],
+        [1510],
+    ]
+
+
+def test_a_long_run_at_work_keeps_its_session_open():
+    found = sessions([record_at(0, 5000), record_at(10, 20), record_at(5100, 5200)])
+    assert len(found) == 1
+
+
+def test_a_run_that_died_before_it_said_where_keeps_the_session_open():
+    found = sessions([record_at(0, 10), record_at(20, 900, machine=""), record_at(950, 990)])
+    assert [[r.started_at for r in one] for one in found] == [[0, 20, 950]]

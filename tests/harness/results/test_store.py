@@ -1,0 +1,126 @@
+"""The store: nothing is lost, nothing is written twice, nothing half-written is read."""
+
+import multiprocessing
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from harness.errors import StoreError
+from harness.results.record import Identity, Launch, Record
+from harness.results.store import Store
+
+
+def record(plan_id: str = "p", attempt: str = "a", **changes: object) -> Record:
+    made = Record(
+        plan_id=plan_id,
+        attempt=attempt,
+        trainer="fake",
+        seed=1,
+        identity=Identity(config_id="c", code_id="d", data_id="e", protocol=1),
+        status="completed",
+        metrics={"val_bpb": 1.0},
+        steps=1,
+        tokens=10,
+        derived={},
+        tricks={},
+        environment={},
+        environment_id="m",
+        boot_id="b",
+        neighbours=0,
+        started_at=1.0,
+        ended_at=2.0,
+        wall_s=1.0,
+        trainer_s=0.9,
+        gpus=0,
+        launch=Launch(),
+    )
+    return msgspec.structs.replace(made, **changes)
+
+
+def test_a_record_comes_back_as_it_was(store):
+    made = record()
+    assert store.add(made, None)
+    assert store.record("p") == made
+    assert store.records() == [made]
+    assert store.attempts("p") == [made]
+
+
+def test_a_failed_attempt_is_not_the_record_of_its_plan(store):
+    store.add(record(attempt="a", status="failed"), None)
+    assert store.record("p") is None
+    store.add(record(attempt="b", started_at=5.0), None)
+    assert store.record("p").attempt == "b"
+    assert [made.attempt for made in store.attempts("p")] == ["a", "b"]
+
+
+def test_a_record_is_written_once_and_another_of_its_plan_is_kept_beside_it(store):
+    first, second = record(attempt="a"), record(attempt="b", started_at=5.0)
+    assert store.add(first, b"first")
+    assert not store.add(first, b"first")
+    assert store.add(second, b"second")
+    assert store.record("p") == first
+    assert store.attempts("p") == [first, second]
+    assert {path.name for path in (store.root / "curves").iterdir()} == {
+        "p.parquet",
+        "p.b.parquet",
+    }
+
+
+def test_an_index_that_is_stale_is_not_believed(store):
+    store.add(record("p"), None)
+    assert len(store.records()) == 1
+    store.add(record("q"), None)
+    assert len(store.records()) == 2
+    (store.root / "records" / "p.json").unlink()
+    assert [made.plan_id for made in store.records()] == ["q"]
+    (store.root / "index.json").write_text("nonsense")
+    assert len(store.records()) == 1
+
+
+def test_a_damaged_record_is_named(store):
+    store.add(record(), None)
+    path = store.root / "records" / "p.json"
+    path.write_text(path.read_text()[:50])
+    with pytest.raises(StoreError) as caught:
+        store.records()
+    assert caught.value.path == str(path)
+    assert "made again" in caught.value.remedy
+
+
+def test_a_record_of_a_newer_format_is_refused(store):
+    store.add(record(format=99), None)
+    with pytest.raises(StoreError, match="format 99"):
+        store.record("p")
+
+
+def test_an_unknown_study_names_the_known_ones(store):
+    with pytest.raises(StoreError, match="these studies: none"):
+        store.study("x")
+
+
+def _write_many(root: Path, writer: int) -> None:
+    store = Store(root)
+    for number in range(25):
+        store.add(record(f"p{number}", f"w{writer}", started_at=float(writer)), b"curve")
+        store.records()
+
+
+def test_two_writers_on_one_store_lose_nothing(store):
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=_write_many, args=(store.root, n)) for n in range(2)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 0
+    assert len(store.records()) == 50
+    for number in range(25):
+        assert {made.attempt for made in store.attempts(f"p{number}")} == {"w0", "w1"}
+
+
+def test_a_plan_is_locked_for_one_harness_at_a_time(store):
+    with store.lock_plan("p"):
+        assert store.lock_plan("p") is None
+        with store.lock_plan("q") as other:
+            assert other is not None

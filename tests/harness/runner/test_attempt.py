@@ -1,0 +1,125 @@
+"""An attempt at a run whose attempt before was interrupted."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import msgspec
+import pytest
+
+from harness.results.record import Identity, Launch, Record
+from harness.results.run_files import Progress
+from harness.results.store import Store
+from harness.runner.attempt import Job, attempt, recover
+from harness.runner.process import Stop
+from harness.runner.trainer import NativeTrainer
+
+# leaves a checkpoint and is interrupted; resumed, it takes one more step to its end
+TRAINER = """
+import json, sys
+from pathlib import Path
+
+out, ending, resume = Path(sys.argv[1]), sys.argv[2], "--resume" in sys.argv
+checkpoint = out / "checkpoints" / "step-00000001"
+assert checkpoint.is_dir() == resume
+checkpoint.mkdir(parents=True, exist_ok=True)
+step = 2 if resume else 1
+with open(out / "events.jsonl", "a") as events:
+    print(json.dumps({"event": "step", "step": step, "tokens": step, "loss": 1.0}), file=events)
+metrics = {"val_bpb": 1.0, "tokens_per_s": 5.0, "train_time_s": 2.0, "resumes": int(resume)}
+status = "completed" if resume else ending
+result = {"status": status, "steps": step, "tokens": step, "metrics": metrics}
+(out / "result.json").write_text(json.dumps(result))
+"""
+
+
+class Interrupted(NativeTrainer):
+    """Ends its first process with a status that is asked for."""
+
+    def __init__(self, ending: str = "interrupted") -> None:
+        super().__init__()
+        self.ending = ending
+
+    def train_command(self, config_file: Path, run_dir: Path, ranks: int = 1) -> list[str]:
+        return [sys.executable, "-c", TRAINER, str(run_dir), self.ending]
+
+
+JOB = Job(
+    plan_id="p",
+    seed=1,
+    config={},
+    identity=Identity(config_id="c", code_id="d", data_id="e", protocol=1),
+    derived={"steps": 2},
+    tricks={},
+    launch=Launch(),
+)
+
+
+def made_by(store: Store, trainer: Interrupted) -> Record:
+    return attempt(store, trainer, JOB, timeout_s=20, stop=Stop())
+
+
+def test_an_interrupted_run_goes_on_from_its_checkpoint_and_its_curve_is_whole(store):
+    first, second = (made_by(store, Interrupted()) for _ in range(2))
+    assert (first.status, second.status) == ("interrupted", "completed")
+    assert store.curve("p").column("step").to_pylist() == [1, 2]
+    assert not (store.run_dir("p", first.attempt) / "checkpoints").exists()
+    assert (store.run_dir("p", second.attempt) / "checkpoints" / "step-00000001").is_dir()
+
+
+def test_the_speed_of_a_resumed_run_is_marked_and_not_recorded(store):
+    first, second = (made_by(store, Interrupted()) for _ in range(2))
+    assert first.metrics["tokens_per_s"] == 5.0
+    assert second.metrics["tokens_per_s"] is second.metrics["train_time_s"] is None
+    assert second.metrics["val_bpb"] == 1.0
+    assert second.metrics["resumes"] == 1
+    assert "went on from a checkpoint" in second.reason
+
+
+def test_a_harness_killed_before_it_took_the_checkpoints_over_loses_none(store):
+    first = made_by(store, Interrupted())
+    lost = store.new_run_dir("p", time.time())  # its trainer was never started
+    launch = json.loads((store.run_dir("p", first.attempt) / "launch.json").read_text())
+    launch |= {"attempt": lost.name, "started_at": time.time()}
+    (lost / "launch.json").write_text(json.dumps(launch))
+    assert [made.status for made in recover(store)] == ["interrupted"]
+    assert made_by(store, Interrupted()).status == "completed"
+
+
+def test_a_run_that_failed_starts_from_its_first_step(store):
+    made_by(store, Interrupted("failed"))
+    again = made_by(store, Interrupted("failed"))
+    assert (again.status, again.steps, again.metrics["resumes"]) == ("failed", 1, 0)
+
+
+@pytest.mark.slow
+def test_the_native_trainer_goes_on_where_its_harness_stopped_it(store, tmp_path):
+    (tmp_path / "text").mkdir()
+    for name, text in sorted(topics.items())[:30]:
+        (tmp_path / "text" / f"{name}.txt").write_text(text, encoding="utf-8")
+    config = {
+        "dial": {"depth": 2, "steps": 300, "batch_tokens": 256},
+        "model": {"width": 64, "context_tokens": 64, "vocab_size": 512},
+        "data": {"source": str(tmp_path / "text"), "cache_dir": str(tmp_path / "cache")},
+        "eval": {"tokens": 256},
+        "system": {"device": "cpu", "compile": False, "calibration_s": 0, "threads": 1},
+    }
+    job = msgspec.structs.replace(JOB, config=config)
+    stop = Stop()
+
+    def stop_at_step_10(latest: Progress) -> None:
+        if latest.step >= 10:
+            stop.request()
+
+    made = attempt(
+        store, NativeTrainer(), job, timeout_s=60, stop=stop, on_progress=stop_at_step_10
+    )
+    assert made.status == "interrupted", made.log_tail
+    again = attempt(store, NativeTrainer(), job, timeout_s=60, stop=Stop())
+    assert (again.status, again.steps, again.metrics["resumes"]) == ("completed", 300, 1)
+    assert store.curve("p").column("step").to_pylist() == list(range(1, 301))
+    events = (store.run_dir("p", again.attempt) / "events.jsonl").read_text().splitlines()
+    resumed = [event for event in map(json.loads, events) if event["event"] == "resumed"]
+    assert [event["step"] for event in resumed] == [made.steps]

@@ -1,0 +1,119 @@
+"""A trainer over several nodes: its command line, and the line that ends it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from harness.errors import ClusterError
+from harness.runner import stdin_bridge
+from harness.runner.multinode import across
+
+INSIDE = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2", "SLURM_CPUS_PER_TASK": "64"}
+LISTENER = """\
+import os, sys
+assert sys.argv[-2:] == ["--watch-fd", "0"], sys.argv
+open(sys.argv[1], "w").write("ready")
+while os.read(0, 100): pass
+open(sys.argv[1], "w").write("left")
+"""
+
+
+def test_every_node_runs_one_torchrun_and_all_of_them_meet_at_one_place():
+    words = across(["model.train", "--out", "x"], 2, 8, python="py", environment=INSIDE)
+    srun, torchrun = words.index("srun"), words.index("torch.distributed.run")
+    assert words[srun:torchrun] == [
+        *("srun", "--nodes", "2", "--ntasks", "2", "--ntasks-per-node", "1"),
+        *("--kill-on-bad-exit=1", "--unbuffered", "--cpus-per-task", "64", "py", "-m"),
+    ]
+    options = dict(zip(words[torchrun + 1 : -4 : 2], words[torchrun + 2 : -4 : 2], strict=True))
+    assert (options["--nnodes"], options["--nproc-per-node"]) == ("2", "8")
+    assert options["--rdzv-id"] == f"7-{options['--rdzv-endpoint'].rpartition(':')[2]}"
+    assert words[-4:] == ["-m", "model.train", "--out", "x"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({}, "got none"),
+        ({**INSIDE, "SLURM_JOB_NUM_NODES": "1"}, "got one of 1"),
+        ({**INSIDE, "SLURM_NODEID": "1"}, "once, not once a node"),
+    ],
+)
+def test_nodes_that_are_not_there_are_refused_with_the_remedy(environment, words):
+    with pytest.raises(ClusterError, match=words):
+        across(["model.train"], 2, 8, python="py", environment=environment)
+
+
+def test_the_watch_descriptor_becomes_the_input_which_reaches_other_machines():
+    words = ["srun", "x", "--watch-fd", "9"]
+    assert stdin_bridge.split(words, talks=False) == (["srun", "x", "--watch-fd", "0"], 9)
+    assert stdin_bridge.split(words, talks=True) == (["srun", "x"], 9)
+    assert stdin_bridge.split(["srun", "x"], talks=False) == (["srun", "x"], None)
+
+
+@pytest.mark.parametrize("end", ["SIGTERM", "SIGKILL", "end of file"])
+def test_the_trainers_hear_of_the_end_however_it_comes(tmp_path, end):
+    said = tmp_path / "said"
+    command = [
+        sys.executable,
+        "-I",
+        stdin_bridge.__file__,
+        sys.executable,
+        "-c",
+        LISTENER,
+        str(said),
+    ]
+    reading, writing = os.pipe()
+    process = subprocess.Popen(
+        [*command, "--watch-fd", str(reading)],
+        stdin=subprocess.DEVNULL,
+        pass_fds=(reading,),
+        start_new_session=True,
+    )
+    os.close(reading)
+    _wait_for(said, "ready")
+    if end == "end of file":
+        os.close(writing)
+    else:
+        os.killpg(process.pid, signal.Signals[end])
+    _wait_for(said, "left")
+    assert process.wait(10) == (-signal.SIGKILL if end == "SIGKILL" else 0)
+    if end != "end of file":
+        os.close(writing)
+
+
+@pytest.mark.parametrize("end", ["of words", "of the harness"])
+def test_a_trainer_that_is_talked_to_hears_words_and_their_end(end):
+    code = "import sys; assert '--watch-fd' not in sys.argv; [print(w, end='') for w in sys.stdin]"
+    reading, writing = os.pipe()
+    command = [sys.executable, "-I", stdin_bridge.__file__, sys.executable, "-uc", code]
+    process = subprocess.Popen(
+        [*command, "--watch-fd", str(reading)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        pass_fds=(reading,),
+    )
+    os.close(reading)
+    process.stdin.write(b"go 3\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == b"go 3\n"
+    if end == "of words":
+        process.stdin.close()
+    else:
+        os.close(writing)
+    assert process.wait(20) == 0
+    process.stdin.close()
+    process.stdout.close()
+    if end == "of words":
+        os.close(writing)
+
+
+def _wait_for(path, text):
+    deadline = time.monotonic() + 20
+    while not path.exists() or path.read_text() != text:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

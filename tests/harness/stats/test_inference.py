@@ -1,0 +1,250 @@
+"""Pooling, intervals, corrections, detectable effects, shrinkage: against scipy and simulation."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+from harness.stats import Many
+from harness.stats.distributions import dunnett_loadings
+from harness.stats.inference import (
+    Contrast,
+    brown_forsythe,
+    contrasts_with_control,
+    detectable,
+    effect_variance,
+    intervals,
+    minimum_detectable_effect,
+    one_sided_limits,
+    pool,
+    shrink,
+)
+
+DRAWS = 10_000
+ALPHA = 0.05
+
+
+def _tolerance(probability: float, draws: int = DRAWS) -> float:
+    return 4 * math.sqrt(probability * (1 - probability) / draws)
+
+
+def test_pooled_sd_weighs_arms_by_their_degrees_of_freedom() -> None:
+    groups = [[1.0, 3.0], [10.0, 10.0, 13.0, 15.0]]
+    pooled = pool(groups)
+    squares = sum((len(g) - 1) * np.var(g, ddof=1) for g in groups)
+    assert pooled.sd == pytest.approx(math.sqrt(squares / 4))
+    assert (pooled.df, pooled.counts) == (4, (2, 4))
+
+
+def test_brown_forsythe_equals_scipy() -> None:
+    rng = np.random.default_rng(0)
+    groups = [rng.normal(0, scale, n) for scale, n in ((1, 5), (3, 7), (1, 4))]
+    expected = stats.levene(*groups, center="median").pvalue
+    assert brown_forsythe(groups) == pytest.approx(expected)
+
+
+def test_arms_of_two_runs_cannot_call_their_variances_unequal() -> None:
+    pooled = pool([[0.0, 1e-9], [0.0, 5.0], [1.0, 9.0]])
+    assert pooled.brown_forsythe_p is None
+    assert pooled.equal_variances
+
+
+def test_unequal_variances_give_welch_as_in_scipy() -> None:
+    rng = np.random.default_rng(1)
+    control, arm = rng.normal(0, 1, 12), rng.normal(1, 40, 12)
+    pooled = pool([control, arm])
+    assert not pooled.equal_variances
+    (contrast,) = contrasts_with_control(pooled)
+    (interval,) = intervals([contrast], ALPHA)
+    reference = stats.ttest_ind(arm, control, equal_var=False)
+    expected = reference.confidence_interval(0.95)
+    assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high))
+    assert interval.p == pytest.approx(reference.pvalue)
+
+
+def test_two_arms_give_students_interval_as_in_scipy() -> None:
+    control, arm = [1.0, 2.0, 4.0], [2.5, 3.5, 3.0, 5.0]
+    (interval,) = intervals(contrasts_with_control(pool([control, arm])), ALPHA)
+    reference = stats.ttest_ind(arm, control)
+    expected = reference.confidence_interval(0.95)
+    assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high))
+    assert interval.p == pytest.approx(reference.pvalue)
+
+
+@pytest.mark.parametrize(("many", "method"), [("holm", "holm"), ("benjamini_hochberg", "fdr_bh")])
+def test_adjusted_p_values_equal_statsmodels(many: Many, method: str) -> None:
+    contrasts = [Contrast(estimate=e, se=1.0, df=20) for e in (0.1, 3.2, 2.4, -2.6, 1.9)]
+    raw = [interval.p for interval in intervals(contrasts, ALPHA)]
+    found = [interval.p for interval in intervals(contrasts, ALPHA, many)]
+    assert found == pytest.approx(list(multipletests(raw, ALPHA, method=method)[1]))
+
+
+@pytest.mark.parametrize("many", ["none", "dunnett", "holm", "benjamini_hochberg"])
+def test_an_interval_leaves_zero_out_exactly_when_its_p_value_is_below_alpha(many: Many) -> None:
+    rng = np.random.default_rng(5)
+    for _ in range(200):
+        contrasts = [
+            Contrast(estimate=e, se=1.0, df=9) for e in rng.normal(0, 2.5, rng.integers(2, 6))
+        ]
+        loadings = dunnett_loadings(3, [3] * len(contrasts))
+        for interval in intervals(contrasts, ALPHA, many, loadings):
+            assert (interval.p < ALPHA) == (interval.low > 0 or interval.high < 0)
+
+
+@pytest.mark.parametrize("many", [pytest.param("dunnett", marks=pytest.mark.slow), "holm"])
+def test_null_data_fires_in_about_five_percent_of_studies(many: Many) -> None:
+    rng = np.random.default_rng(11)
+    data = rng.normal(size=(DRAWS, 4, 3))  # studies, arms (0 is the control), runs
+    loadings = dunnett_loadings(3, [3] * 3)
+    fired = 0
+    for study in data:
+        contrasts = _equal_variance_contrasts(study)
+        fired += any(i.p < ALPHA for i in intervals(contrasts, ALPHA, many, loadings))
+    rate = fired / DRAWS
+    assert rate <= ALPHA + _tolerance(ALPHA)
+    assert rate >= (0.035 if many == "holm" else ALPHA - _tolerance(ALPHA))  # Holm: Bonferroni
+
+
+def _equal_variance_contrasts(study: np.ndarray) -> list[Contrast]:
+    means, sd = study.mean(axis=1), math.sqrt(study.var(axis=1, ddof=1).mean())
+    n, df = study.shape[1], study.size - len(study)
+    return [
+        Contrast(estimate=float(mean - means[0]), se=sd * math.sqrt(2 / n), df=df)
+        for mean in means[1:]
+    ]
+
+
+def test_the_whole_path_covers_the_truth_at_its_level() -> None:
+    """pool -> Brown-Forsythe -> contrasts -> Dunnett, unequal n, on effects that are not null."""
+    rng, draws = np.random.default_rng(13), 3_000
+    sizes, truth = (6, 3, 4), (0.0, 1.0, -2.0)
+    loadings = dunnett_loadings(sizes[0], sizes[1:])
+    covered = 0
+    for _ in range(draws):
+        pooled = pool([rng.normal(mean, 1, n) for mean, n in zip(truth, sizes, strict=True)])
+        found = intervals(
+            contrasts_with_control(pooled),
+            ALPHA,
+            "dunnett",
+            loadings if pooled.equal_variances else None,
+        )
+        covered += all(i.low <= t <= i.high for i, t in zip(found, truth[1:], strict=True))
+    assert covered / draws == pytest.approx(0.95, abs=_tolerance(0.95, draws) + 0.005)
+
+
+def test_benjamini_hochberg_keeps_the_share_of_false_findings() -> None:
+    rng, draws = np.random.default_rng(17), 2_000
+    truth = np.array([0.0, 0.0, 0.0, 4.0, 4.0])
+    share = 0.0
+    for _ in range(draws):
+        estimates = truth + rng.normal(size=5)
+        contrasts = [Contrast(estimate=e, se=1.0, df=math.inf) for e in estimates]
+        fired = [i.p < ALPHA for i in intervals(contrasts, ALPHA, "benjamini_hochberg")]
+        share += sum(fired[:3]) / max(1, sum(fired))
+    assert share / draws <= ALPHA + _tolerance(ALPHA, draws)
+
+
+def test_one_sided_limits_are_each_at_their_own_level() -> None:
+    lower, upper = one_sided_limits(Contrast(estimate=1.0, se=2.0, df=7), ALPHA)
+    half = 2.0 * stats.t.ppf(0.95, 7)
+    assert (lower, upper) == pytest.approx((1 - half, 1 + half))
+
+
+def test_detectable_effect_is_found_with_probability_nine_tenths() -> None:
+    rng, n, df = np.random.default_rng(19), 6, 10
+    effect = minimum_detectable_effect(1.0, df, n, n, ALPHA)
+    data = rng.normal(size=(DRAWS, 2, n))
+    data[:, 1] += effect
+    difference = data[:, 1].mean(axis=1) - data[:, 0].mean(axis=1)
+    se = np.sqrt(data.var(axis=2, ddof=1).mean(axis=1) * 2 / n)
+    found = np.mean(np.abs(difference / se) > stats.t.ppf(0.975, df))
+    assert found == pytest.approx(0.9, abs=0.015)  # (t + t) se is good to about a percent
+
+
+def test_detectable_effect_of_nine_runs_is_the_published_plan() -> None:
+    """SD .0014 and margin .002, one-sided .05: 9 runs an arm make the power .9."""
+    at_nine = minimum_detectable_effect(0.0014, math.inf, 9, 9, ALPHA, sides=1)
+    at_eight = minimum_detectable_effect(0.0014, math.inf, 8, 8, ALPHA, sides=1)
+    assert at_nine < 0.002 < at_eight
+
+
+@pytest.mark.parametrize("many", ["dunnett", "holm", "benjamini_hochberg"])
+def test_more_arms_make_smaller_effects_undetectable(many: Many) -> None:
+    one = minimum_detectable_effect(1.0, 12, 4, 4, ALPHA, arms=1, many=many)
+    four = minimum_detectable_effect(1.0, 12, 4, 4, ALPHA, arms=4, many=many)
+    assert one == pytest.approx(minimum_detectable_effect(1.0, 12, 4, 4, ALPHA))
+    assert four > one
+
+
+def test_nothing_is_detectable_without_degrees_of_freedom() -> None:
+    assert minimum_detectable_effect(1.0, 0, 1, 1, ALPHA) == math.inf
+
+
+def test_detectable_after_the_fact_equals_the_plan_with_the_same_noise() -> None:
+    contrast = Contrast(estimate=0.3, se=0.5 * math.sqrt(2 / 4), df=6)
+    (interval,) = intervals([contrast], ALPHA)
+    after = detectable(interval.critical, contrast.df, contrast.se)
+    assert after == pytest.approx(minimum_detectable_effect(0.5, 6, 4, 4, ALPHA))
+
+
+def test_an_interval_without_noise_is_a_point() -> None:
+    same, other = intervals(
+        [Contrast(estimate=0.0, se=0.0, df=3), Contrast(estimate=2.0, se=0.0, df=3)], ALPHA
+    )
+    assert (same.low, same.high, same.p) == (0.0, 0.0, 1.0)
+    assert (other.low, other.high, other.p) == (2.0, 2.0, 0.0)
+
+
+def test_shrinking_the_winner_takes_its_bias_away() -> None:
+    rng, tau, se, k = np.random.default_rng(23), 1.0, 1.0, 8
+    truth = rng.normal(0, tau, (4_000, k))
+    seen = truth + rng.normal(0, se, truth.shape)
+    winner = seen.argmax(axis=1)
+    rows = np.arange(len(seen))
+    raw = seen[rows, winner] - truth[rows, winner]
+    shrunk = [
+        shrink(Contrast(estimate=e, se=se, df=9), tau**2) for e in seen[rows, winner]
+    ] - truth[rows, winner]
+    assert raw.mean() > 0.5
+    assert abs(shrunk.mean()) < 0.05
+
+
+def test_effect_variance_is_zero_where_noise_explains_everything() -> None:
+    assert effect_variance([Contrast(estimate=0.5, se=1.0, df=9)] * 3) == 0.0
+    assert effect_variance([Contrast(estimate=3.0, se=1.0, df=9)] * 3) == pytest.approx(8.0)
+    assert effect_variance([]) == 0.0
+
+
+NOISE = Path(__file__).parents[3] / ".." / "shared" / "noise" / "runs.parquet"
+
+
+@pytest.mark.skipif(not NOISE.is_file(), reason="the replicated real runs are not on this machine")
+def test_intervals_hold_their_level_on_replicates_of_real_runs() -> None:
+    """Runs of one code, dealt at random to a base and three arms: there is no effect to find."""
+    import pyarrow.parquet
+
+    columns = ["group_id", "final_val_loss", "complete"]
+    groups: dict[str, list[float]] = {}
+    for row in pyarrow.parquet.read_table(NOISE, columns=columns).to_pylist():
+        if row["complete"] == 1 and row["final_val_loss"] is not None:
+            groups.setdefault(row["group_id"], []).append(row["final_val_loss"])
+    rng, deals = np.random.default_rng(29), 60
+    loadings = dunnett_loadings(4, [3, 3, 3])
+    rates = []
+    for losses in groups.values():
+        if len(losses) < 13:
+            continue
+        fired = 0
+        for _ in range(deals):
+            dealt = rng.permutation(losses)[:13]
+            pooled = pool([dealt[:4], dealt[4:7], dealt[7:10], dealt[10:]])
+            known = loadings if pooled.equal_variances else None
+            found = intervals(contrasts_with_control(pooled), ALPHA, "dunnett", known)
+            fired += any(interval.p < ALPHA for interval in found)
+        rates.append(fired / deals)
+    assert len(rates) >= 15
+    clustered_error = np.std(rates, ddof=1) / math.sqrt(len(rates))
+    assert np.mean(rates) <= ALPHA + 2 * clustered_error

@@ -1,0 +1,81 @@
+"""Rates, planned runs and runs that would settle: against simulation and the published figures."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from harness.stats.power import MOST_RUNS, more_runs, planned_runs, rates
+
+SD, MARGIN, ALPHA = 0.0014, 0.002, 0.05  # the speedrun's loss, in nats
+DRAWS = 200_000
+
+
+def error(runs: int) -> float:
+    return SD * math.sqrt(2 / runs)
+
+
+def test_an_unchanged_model_is_inconclusive_41_times_in_100_at_three_runs():
+    found = rates(0.0, MARGIN, error(3), math.inf, ALPHA)
+    assert found.inconclusive == pytest.approx(0.41, abs=0.005)
+    assert found.regression == pytest.approx(ALPHA)
+
+
+def test_nine_runs_a_side_are_the_published_plan():
+    assert planned_runs(SD, MARGIN, ALPHA, df=math.inf) == 9
+
+
+@pytest.mark.parametrize("df", [4.0, 20.0, math.inf])
+@pytest.mark.parametrize("harm", [0.0, 0.5, 1.0, 2.0])
+def test_rates_equal_simulation(df, harm):
+    rng, se = np.random.default_rng(7), 0.4
+    estimate = rng.normal(harm, se, DRAWS)
+    scale = np.sqrt(rng.chisquare(df, DRAWS) / df) if math.isfinite(df) else 1.0
+    half = stats.t.ppf(1 - ALPHA, df) * se * scale
+    passes = estimate + half < 1.0
+    regression = ~passes & (estimate - half > 0)
+    found = rates(harm, 1.0, se, df, ALPHA)
+    assert found.passes == pytest.approx(passes.mean(), abs=0.004)
+    assert found.regression == pytest.approx(regression.mean(), abs=0.004)
+
+
+def test_without_degrees_of_freedom_nothing_is_decided():
+    assert rates(0.0, MARGIN, error(1), 0).inconclusive == 1.0
+
+
+@pytest.mark.parametrize(("harm", "passes"), [(0.5, 1.0), (1.0, 0.0), (1.5, 0.0)])
+def test_without_noise_the_truth_is_told(harm, passes):
+    found = rates(harm, 1.0, 0.0, 3)
+    assert (found.passes, found.regression) == (passes, 1 - passes)
+
+
+@pytest.mark.parametrize("df", [None, 6.0])
+def test_the_planned_number_is_the_fewest_that_is_good(df):
+    n = planned_runs(SD, MARGIN, ALPHA, df=df)
+    assert n is not None
+
+    def worst(runs: int) -> float:
+        behind = 2 * runs - 2 if df is None else df
+        harmless = rates(0.0, MARGIN, error(runs), behind, ALPHA)
+        harmful = rates(MARGIN, MARGIN, error(runs), behind, ALPHA)
+        return min(harmless.passes, harmful.regression)
+
+    assert worst(n) >= 0.9 > worst(n - 1)
+
+
+def test_more_runs_settle_an_open_comparison_with_probability_nine_tenths():
+    more = more_runs(0.0012, SD, MARGIN, (3, 4), ALPHA, df=math.inf)
+    assert more is not None
+
+    def settled(extra: int) -> float:
+        se = SD * math.sqrt(1 / (3 + extra) + 1 / (4 + extra))
+        return rates(0.0012, MARGIN, se, math.inf, ALPHA).settled
+
+    assert settled(more) >= 0.9 > settled(more - 1)
+
+
+def test_runs_that_no_budget_has_are_none():
+    assert planned_runs(1.0, 0.001) is None
+    assert more_runs(0.0005, 1.0, 0.001, (3, 3)) is None
+    assert MOST_RUNS >= 1000

@@ -1,0 +1,266 @@
+"""Whole studies with the FakeTrainer: blocks, resume, limits, failures, kills."""
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections import Counter
+
+import pytest
+
+from harness import errors
+from harness.runner import process as run
+from harness.runner.trainer import default_checkout
+
+
+def planned(store):
+    return store.study("quick").runs
+
+
+def completed(store):
+    return Counter(made.plan_id for made in store.records() if made.status == "completed")
+
+
+def assert_finished(store):
+    """Every planned run is recorded as completed exactly once."""
+    assert completed(store) == Counter({run.plan_id: 1 for run in planned(store)})
+
+
+def test_a_study_makes_every_run_once_in_order_and_the_same_command_makes_none(
+    harness, study_file, store
+):
+    path = study_file()
+    done = harness("study", path)
+    assert done.returncode == errors.PASS, done.stdout + done.stderr
+    assert_finished(store)
+    order = [(made.launch.block, made.launch.arm) for made in store.records()]
+    assert order == [(run.block, run.arm) for run in planned(store)]
+    assert (store.report_dir("quick") / "report.json").exists()
+    again = harness("study", path)
+    assert again.returncode == errors.PASS
+    assert len(store.records()) == 6
+    assert all(store.curve(run.plan_id).num_rows == 20 for run in planned(store))
+
+
+def test_a_sweep_comes_first_and_its_best_is_written_into_the_arm(harness, study_file, store):
+    retune = "{muon: {values: {optimizer.adamw_lr: [0.001, 0.003, 0.01]}, seeds: [7]}}"
+    path = study_file(arms=f"{{leave_one_out: [windows, muon], retune: {retune}}}")
+    done = harness("study", path)
+    assert done.returncode == errors.PASS, done.stdout + done.stderr
+    arm = store.study("quick").arm("no_muon")
+    assert arm.retuned["optimizer.adamw_lr"].value == 0.003
+    assert not arm.retuned["optimizer.adamw_lr"].at_edge
+    assert arm.untuned == []
+    assert arm.config["optimizer"]["adamw_lr"] == 0.003
+    assert [made.seed for made in store.records()][:3] == [7, 7, 7]
+    assert_finished(store)
+    assert harness("study", path).returncode == errors.PASS
+    assert len(store.records()) == 9
+
+
+def test_a_failing_arm_is_a_record_and_the_study_goes_on(harness, study_file, store, tmp_path):
+    repaired = tmp_path / "repaired"
+    arms = (
+        f"{{leave_one_out: [windows], broken: {{set: {{fail.crash_at_step: 3, "
+        f"fail.half_line: true, fail.until_file: {repaired}}}}}}}"
+    )
+    path = study_file(arms=arms)
+    done = harness("study", path)
+    assert done.returncode == errors.COULD_NOT_RUN
+    assert "broken (seed 1), broken (seed 2)" in " ".join(done.stdout.split())
+    failed = [made for made in store.records() if made.status == "failed"]
+    assert len(failed) == 2
+    assert all("crashed at step 3" in made.log_tail for made in failed)
+    assert sum(completed(store).values()) == 4
+    repaired.write_text("")
+    assert harness("study", path).returncode == errors.PASS
+    assert_finished(store)
+
+
+@pytest.mark.parametrize(
+    ("way", "status"),
+    [("diverge_at_step", "diverged"), ("out_of_memory_at_step", "out_of_memory")],
+)
+def test_an_arm_that_cannot_train_is_an_answer_and_is_not_made_again(
+    harness, study_file, store, way, status
+):
+    path = study_file(arms=f"{{bad: {{set: {{fail.{way}: 3}}}}}}")
+    assert harness("study", path).returncode == errors.PASS
+    assert harness("study", path).returncode == errors.PASS
+    bad = [made for made in store.records() if made.launch.arm == "bad"]
+    assert [made.status for made in bad] == [
+        way.removesuffix("_at_step").replace("diverge", "diverged")
+    ] * 2
+    assert harness("study", path, "--retry").returncode == errors.PASS
+    assert len(store.records()) == 6
+
+
+@pytest.mark.parametrize("way", ["half_result: true", "hang_at_step: 2"])
+def test_a_trainer_that_hangs_or_writes_half_a_result_has_failed(harness, study_file, store, way):
+    path = study_file(
+        arms=f"{{bad: {{set: {{fail.{way}}}}}}}",
+        seeds="[1]",
+        limits="{run_minutes: 0.02}",
+    )
+    assert harness("study", path).returncode == errors.COULD_NOT_RUN
+    bad = [made for made in store.records() if made.launch.arm == "bad"]
+    assert [made.status for made in bad] == ["failed"]
+
+
+def test_a_machine_on_which_everything_fails_stops_the_study(harness, study_file, store):
+    path = study_file(base="fail: {crash_at_step: 1}\n", limits="{failures: 2}", seeds="[1, 2, 3]")
+    done = harness("study", path)
+    assert done.returncode == errors.COULD_NOT_RUN
+    assert "2 runs in a row failed" in done.stdout
+    assert len(store.records()) == 2
+
+
+def test_a_limit_stops_between_runs_and_the_study_then_goes_on(harness, study_file, store):
+    done = harness("study", study_file(limits="{total_minutes: 0.0001}"))
+    assert done.returncode == errors.STOPPED_AT_LIMIT, done.stdout
+    assert "Raise limits.total_minutes" in done.stdout
+    assert len(store.records()) == 1
+    done = harness("study", study_file(), "--max-minutes", "0.0001")
+    assert done.returncode == errors.STOPPED_AT_LIMIT
+    assert "The same command goes on" in done.stdout
+    assert len(store.records()) == 1
+    assert harness("study", study_file(), "--max-minutes", "5").returncode == errors.PASS
+    assert_finished(store)
+
+
+def test_runs_on_several_gpus_know_their_neighbours(harness, study_file, store):
+    path = study_file(base="pace: {startup_ms: 300}\n")
+    assert harness("study", path, "--gpus", "0-1").returncode == errors.PASS
+    assert_finished(store)
+    records = store.records()
+    assert {made.neighbours for made in records} == {1}
+    assert {made.gpus for made in records} == {1}
+    for block in (1, 2):  # one block, one GPU: one environment
+        assert len({m.environment_id for m in records if m.launch.block == block}) == 1
+    assert len({made.environment_id for made in records}) == 2
+
+
+def test_gpus_that_are_not_there_are_refused(harness, study_file):
+    done = harness("study", study_file(), "--gpus", "7,8")
+    assert done.returncode == errors.USAGE
+    assert "8" in done.stderr
+
+
+def test_ctrl_c_is_recorded_and_the_same_command_goes_on(
+    harness, start, study_file, store, trainers
+):
+    path = study_file(base="pace: {sleep_ms: 50}\n")
+    process = start("study", path)
+    wait_for(lambda: trainers() and any(store.root.glob("plans/*/*/events.jsonl")))
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == errors.STOPPED_AT_LIMIT, output
+    assert "The same command goes on" in output
+    assert trainers() == []
+    assert [made.status for made in store.records()] == ["interrupted"]
+    assert harness("study", study_file()).returncode == errors.PASS
+    assert_finished(store)
+
+
+def test_two_commands_do_not_run_one_study_at_once(harness, start, study_file, trainers):
+    path = study_file(base="pace: {sleep_ms: 50}\n")
+    start("study", path)
+    wait_for(trainers)
+    done = harness("study", path)
+    assert done.returncode == errors.COULD_NOT_RUN
+    assert "another harness" in done.stderr
+
+
+def test_a_harness_killed_at_any_moment_loses_and_doubles_nothing(
+    harness, start, study_file, store, trainers
+):
+    path = study_file(base="pace: {sleep_ms: 5, startup_ms: 20}\n")
+    chance = random.Random()  # any moment must do
+    for _ in range(3):
+        process = start("study", path)
+        time.sleep(0.5 + 1.5 * chance.random())
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        wait_for(lambda: not trainers())
+    done = harness("study", path)
+    assert done.returncode == errors.PASS, done.stdout + done.stderr
+    assert_finished(store)
+    attempts = {(made.plan_id, made.attempt) for made in store.records()}
+    begun = {
+        (run_dir.parent.name, run_dir.name)
+        for run_dir in store.run_dirs()
+        if (run_dir / "launch.json").exists()
+    }
+    assert begun == attempts
+
+
+def test_a_trainer_that_outlives_its_harness_is_ended_by_the_next_start(
+    harness, start, study_file, store, trainers, tmp_path, monkeypatch
+):
+    repaired = tmp_path / "repaired"
+    hang = f"{{hang_at_step: 2, ignore_sigterm: true, until_file: {repaired}}}"
+    path = study_file(base=f"fail: {hang}\n", seeds="[1]")
+    process = start("study", path)
+    wait_for(lambda: any(p.stat().st_size for p in store.root.glob("plans/*/*/events.jsonl")))
+    process.kill()
+    process.wait()
+    (left,) = trainers()
+    repaired.write_text("")
+    monkeypatch.setattr(run, "GRACE_S", 0.5)
+    done = harness("study", path)
+    assert done.returncode == errors.PASS, done.stdout + done.stderr
+    assert left not in trainers()
+    assert "A killed harness had left" in done.stdout
+    assert_finished(store)
+
+
+def test_a_killed_trainer_is_a_failed_run_that_is_made_again(
+    harness, start, study_file, store, trainers
+):
+    path = study_file(base="pace: {sleep_ms: 50}\n", seeds="[1]")
+    process = start("study", path)
+    wait_for(trainers)
+    os.kill(trainers()[0], signal.SIGKILL)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == errors.COULD_NOT_RUN, output
+    assert "SIGKILL" in output
+    assert harness("study", path).returncode == errors.PASS
+    assert_finished(store)
+
+
+def wait_for(condition, timeout_s: float = 20.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.01)
+
+
+def test_a_disk_that_fills_under_the_trainer_is_a_failed_run(words_of, study_file, store, harness):
+    path = study_file(set="{dial.steps: 300}", seeds="[1]")
+    limited = ["bash", "-c", 'ulimit -f 48; exec "$@"', "bash"]  # 48 KiB a file
+    done = subprocess.run(
+        [*limited, *words_of("study", path)], cwd=default_checkout(), capture_output=True, text=True
+    )
+    assert done.returncode == errors.COULD_NOT_RUN, done.stdout + done.stderr
+    assert {made.status for made in store.records()} == {"failed"}
+    assert "File too large" in store.records()[0].log_tail
+    assert harness("study", path).returncode == errors.PASS
+    assert_finished(store)
+
+
+def test_a_disk_that_refuses_the_record_loses_no_run(study_file, store, harness, trainers):
+    path = study_file()
+    store.root.mkdir()
+    (store.root / "curves").write_text("in the place of a folder")
+    done = harness("study", path)
+    assert done.returncode == errors.COULD_NOT_RUN
+    assert "move it away" in done.stderr
+    assert trainers() == []
+    assert store.records() == []
+    (store.root / "curves").unlink()
+    done = harness("study", path)
+    assert done.returncode == errors.PASS
+    assert "recorded as completed" in done.stdout
+    assert len(store.run_dirs()) == 6
+    assert_finished(store)

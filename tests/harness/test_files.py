@@ -1,0 +1,58 @@
+"""Files that are whole or absent."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness import files
+from harness.errors import DiskError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_canonical_json_does_not_depend_on_order():
+    assert files.digest({"b": 1, "a": [None, 0.1]}) == files.digest({"a": [None, 0.1], "b": 1})
+    assert files.digest({"a": 1}) != files.digest({"a": 1.5})
+
+
+def test_canonical_json_refuses_what_is_not_a_number():
+    with pytest.raises(ValueError, match="JSON compliant"):
+        files.canonical_json({"a": float("nan")})
+
+
+def test_half_a_json_file_reads_as_none(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('{"a": 1')
+    assert files.read_json(path) is None
+    assert files.read_json(tmp_path / "absent.json") is None
+
+
+def test_a_full_disk_is_an_error_with_a_remedy_and_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.json"
+    files.write_text(path, "old")
+    code = (
+        "import resource, sys; from pathlib import Path; from harness import errors, files\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "try:\n    files.write_text(Path(sys.argv[1]), 'x' * 5000)\n"
+        "except errors.DiskError as error:\n    print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "room on the disk" in done.stdout
+    assert "Free some space" in done.stdout
+    assert path.read_text() == "old"
+    assert [found.name for found in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_file_in_the_place_of_a_folder_is_an_error_with_a_remedy(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DiskError) as caught:
+        files.write_text(tmp_path / "file" / "a.json", "x")
+    assert "move it away" in caught.value.remedy

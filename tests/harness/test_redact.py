@@ -1,0 +1,36 @@
+"""What of a command may be kept and shown."""
+
+import pytest
+
+from harness.redact import masked, masked_words
+
+
+@pytest.mark.parametrize(
+    ("word", "shown"),
+    [
+        ("postgresql://me:secret@host:5432/db", "postgresql://me:***@host:5432/db"),
+        ("--storage=postgresql://me:secret@host/db", "--storage=postgresql://me:***@host/db"),
+        ("mysql+pymysql://me:sec/ret@host/db", "mysql+pymysql://me:***@host/db"),
+        ("postgresql://me@corp:sec?ret@host/db", "postgresql://me@corp:***@host/db"),
+        ("postgresql://me:sec@ret@host/db", "postgresql://me:***@host/db"),
+        ("postgresql://host/db?password=secret&a=1", "postgresql://host/db?password=***&a=1"),
+        ("postgresql://h/db?a=1&sslPassword=secret", "postgresql://h/db?a=1&sslPassword=***"),
+    ],
+)
+def test_a_password_is_masked_and_nothing_else(word, shown):
+    assert masked(word) == shown
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "search",
+        "a.yaml",
+        "--set",
+        "model.width=64",
+        "sqlite:////tmp/a.db",
+        "postgresql://me@host/d",
+    ],
+)
+def test_words_without_a_password_stay_as_they_are(word):
+    assert masked_words([word]) == [word]
