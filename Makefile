@@ -27,7 +27,7 @@ slow: $(BIN)/harness
 	$(BIN)/python -m pytest -m slow
 
 smoke: $(BIN)/harness
-	$(BIN)/harness study ablations/smoke.yaml
+	$(BIN)/harness study ablations/studies/smoke.yaml
 
 # most of its time is compiling, which `make gpu ARGS='-n 12'` spreads over processes
 gpu:

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from harness.config.study_file import Decide, Limits
 from harness.report.study.content import Content
 from harness.report.study.export import as_csv, as_json
-from harness.results.record import Identity, Launch, Record
+from harness.results.record import Identity, LaunchInfo, Record
 from harness.results.store import Store
 from harness.results.study_plan import Arm, PlannedRun, ResolvedStudy, plan_id
 from harness.study.attribution import attribute
@@ -91,13 +91,13 @@ def _record(arm: Arm, run: PlannedRun, rng: np.random.Generator) -> Record:
         environment={},
         environment_id="gpu",
         boot_id="b",
-        neighbours=0,
+        concurrent_runs=0,
         started_at=start,
         ended_at=start + 59,
         wall_s=59.0,
         trainer_s=58.0,
         gpus=1,
-        launch=Launch(study="large", arm=arm.name, block=run.block),
+        launch=LaunchInfo(study="large", arm=arm.name, block=run.block),
     )
 
 

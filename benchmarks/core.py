@@ -1,6 +1,6 @@
 """How fast CORE is evaluated, beside one example at a time: prints a table.
 
-    python -m benchmarks.core ablations/bases/speedrun.yaml --depth 12 --bundle ../shared/core
+    python -m benchmarks.core ablations/configs/speedrun.yaml --depth 12 --bundle ../shared/core
     python -m benchmarks.core ... --whole --anchor-examples 200        # all 91,037 evaluations
 
 Both evaluate the same model on the same bundle in this process: `model.core`, cold (prompts are

@@ -30,7 +30,7 @@ from numpy.random import Generator
 
 from harness.full.forecast import estimate, metric_at
 from harness.full.laws import Floats, Points, PowerLaw
-from harness.full.loss_band import FRACTIONS, Band, Curve, band
+from harness.full.loss_envelope import FRACTIONS, Curve, LossEnvelope, band
 from harness.full.proxies import Proxy, Scale
 from harness.full.scaling_law import fit
 
@@ -278,7 +278,7 @@ def alarms(depths: Sequence[int], fault: str, noise: Noise, runs: int) -> tuple[
     first = []
     for _ in range(runs):
         proxies = [curve(d, seed, noise, "none", random) for d in depths for seed in (1, 2)]
-        planned: Band = band(proxies, scale(TARGET_DEPTH))
+        planned: LossEnvelope = band(proxies, scale(TARGET_DEPTH))
         target = curve(TARGET_DEPTH, 1, noise, fault, random)
         found = planned.outside(target.points)
         first += [found[0].look.fraction] if found else []

@@ -4,7 +4,7 @@
 
 Plans, buys piece by piece within a budget, looks, decides, and goes to a second session where a
 first one showed a slowdown: everything of a gate but the trainers (`planning`, `rounds`,
-`judge`, `whole`). The ledger's SD is drawn too, with the degrees of freedom that it has;
+`judge`, `whole`). The noise model's SD is drawn too, with the degrees of freedom that it has;
 where it has no row, the baseline and earlier sessions teach it, as they do a real one.
 Gate number i of a cell has a seed of its own, so that the first hundred of each cell can be made
 again in a test: the counts of those are kept beside the counts of all. What is kept becomes a part
@@ -28,26 +28,26 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.many_verdicts import percent
 from harness.cli.gating import with_own_rows
 from harness.compare.metrics import LOSS_MARGIN_NATS, LOSS_SD_NATS, SPEED_MARGIN
-from harness.compare.noise_model import Ledger, Row
+from harness.compare.noise_model import NoiseModel, NoiseRow
 from harness.gate import planning
-from harness.gate.ab_interleaved import WINDOWS, Launch
-from harness.gate.baseline import Baseline, Entry
+from harness.gate.ab_interleaved import WINDOWS, AbLaunch
+from harness.gate.baseline import Baseline, BaselineEntry
 from harness.gate.result import SPEED, GatePlan, GateResult, PartPlan, Rule, Subject
 from harness.gate.rounds import Rounds, launch_row, speed_margin
-from harness.gate.sides import Asked
+from harness.gate.sides import GateRequest
 from harness.gate.whole import concluded
 from harness.results.recipe import Bench, bench_of, recipe_scale
 from harness.results.record import SESSION_GAP_S, Identity, Record
-from harness.results.record import Launch as Started
+from harness.results.record import LaunchInfo as Started
 
 ALPHA = 0.05
 HARMS = (0.0, 0.5, 1.0, 2.0)  # in margins
 RULES: tuple[Rule, ...] = ("looks", "open")
 LEDGER_DF = 60
 STORED_RUNS = 8  # of the baseline
-FEW = 4  # too few for a ledger row of their own: the runs of both sides show their noise
-LEDGER, OWN, OWN_FEW = f"ledger, {LEDGER_DF} df", "own", f"own, {FEW} stored"
-NOISE = {"launches": (LEDGER, OWN), "replicates": (LEDGER, OWN, OWN_FEW)}
+FEW = 4  # too few for a noise model row of their own: the runs of both sides show their noise
+NOISE_MODEL, OWN, OWN_FEW = f"noise model, {LEDGER_DF} df", "own", f"own, {FEW} stored"
+NOISE = {"launches": (NOISE_MODEL, OWN), "replicates": (NOISE_MODEL, OWN, OWN_FEW)}
 BUDGET = {"launches": 8, "replicates": 16}  # pieces of evidence: each takes one unit of time
 FIRST = 100  # gates of each cell whose counts are kept apart
 MARGIN_BPB = 0.001
@@ -101,7 +101,7 @@ class Drawn:
 
     def __init__(self, rng: np.random.Generator, harm: float) -> None:
         self.rng, self.harm = rng, harm
-        self.launches: list[Launch] = []
+        self.launches: list[AbLaunch] = []
         self.runs: list[Record] = []
 
     def launch(self) -> None:
@@ -149,8 +149,8 @@ def gate(cell: Cell, number: int) -> End:
     """One gate; a slowdown that it shows for the first time is sought again in another session."""
     rng = np.random.default_rng([number, *cell.name.encode()])
     stored = baseline(rng, FEW if cell.noise == OWN_FEW else STORED_RUNS)
-    known = ledger(rng) if cell.noise == LEDGER else Ledger([])
-    asked = Asked(
+    known = noise_model(rng) if cell.noise == NOISE_MODEL else NoiseModel([])
+    asked = GateRequest(
         baseline=stored,
         alpha=ALPHA,
         rule=cell.rule,
@@ -165,31 +165,37 @@ def gate(cell: Cell, number: int) -> End:
 
 
 def _session(
-    cell: Cell, asked: Asked, ledger: Ledger, rng: np.random.Generator, before: list[GateResult]
+    cell: Cell,
+    asked: GateRequest,
+    noise_model: NoiseModel,
+    rng: np.random.Generator,
+    before: list[GateResult],
 ) -> tuple[GateResult, int]:
     """One session of a gate, and how much evidence it bought. It learns from those before it."""
-    ledger = with_own_rows(ledger, asked, before)
-    planned = _planned(cell, asked, ledger)
+    noise_model = with_own_rows(noise_model, asked, before)
+    planned = _planned(cell, asked, noise_model)
     source = Drawn(rng, cell.harm)
-    rounds = Rounds(asked, bench(), ledger, source)
+    rounds = Rounds(asked, bench(), noise_model, source)
     if planning.without_chance(planned) is None:
         rounds.take(planned)
     bare = _bare(asked, planned, source, session=len(before))
     return concluded(bare, rounds.metrics, before), len(source.launches) + len(source.runs)
 
 
-def _planned(cell: Cell, asked: Asked, ledger: Ledger) -> GatePlan:
+def _planned(cell: Cell, asked: GateRequest, noise_model: NoiseModel) -> GatePlan:
     terms = planning.Terms(alpha=ALPHA, rule=cell.rule, budget_s=asked.budget_s)
     if cell.evidence == "launches":
-        part = planning.speed_plan(launch_row(bench(), ledger), speed_margin(asked), 1.0, terms)
+        part = planning.speed_plan(
+            launch_row(bench(), noise_model), speed_margin(asked), 1.0, terms
+        )
     else:
         assert asked.baseline is not None
         records = asked.baseline.now.records
-        part = planning.quality_plan(records, ledger, asked.margins, False, 1.0, terms)
+        part = planning.quality_plan(records, noise_model, asked.margins, False, 1.0, terms)
     return GatePlan(parts=[part], budget_s=asked.budget_s, alpha=ALPHA)
 
 
-def _bare(asked: Asked, planned: GatePlan, source: Drawn, session: int) -> GateResult:
+def _bare(asked: GateRequest, planned: GatePlan, source: Drawn, session: int) -> GateResult:
     began = session * 10 * SESSION_GAP_S
     side = Subject(code_id="", config_id="")
     return GateResult(
@@ -214,9 +220,9 @@ def _bare(asked: Asked, planned: GatePlan, source: Drawn, session: int) -> GateR
 # --- pieces of evidence, and what is stored before a gate -----------------------------------------
 
 
-def launched(number: int, ratios: list[float], waits: float = 0.0) -> Launch:
+def launched(number: int, ratios: list[float], waits: float = 0.0) -> AbLaunch:
     """A launch with these log ratios; `waits`: the loader's share of B's steps."""
-    return Launch(
+    return AbLaunch(
         number=number,
         ratios=ratios,
         step_s=(1.0, math.exp(math.fsum(ratios) / len(ratios))),
@@ -245,7 +251,7 @@ def record(seed: int, bpb: float) -> Record:
         environment={"gpus": [{"name": GPU}]},
         environment_id="e",
         boot_id="b",
-        neighbours=0,
+        concurrent_runs=0,
         started_at=0.0,
         ended_at=1.0,
         wall_s=1.0,
@@ -258,7 +264,7 @@ def record(seed: int, bpb: float) -> Record:
 def baseline(rng: np.random.Generator, runs: int = STORED_RUNS) -> Baseline:
     """Replicates of no harm: which ones were stored is a draw too."""
     values = 1.0 + rng.normal(0, RUN_SD, runs)
-    entry = Entry(
+    entry = BaselineEntry(
         number=1,
         why="",
         evidence=None,
@@ -277,14 +283,14 @@ def bench() -> Bench:
     return bench_of(record(1, 1.0))
 
 
-def ledger(rng: np.random.Generator, df: int = LEDGER_DF) -> Ledger:
+def noise_model(rng: np.random.Generator, df: int = LEDGER_DF) -> NoiseModel:
     """Rows whose SDs are estimates with `df` degrees of freedom."""
     scale = recipe_scale(record(1, 1.0))
     assert scale is not None
     off = math.sqrt(rng.chisquare(df) / df)
     rows = (("val_bpb", "seed", RUN_SD), (SPEED, "launch", LAUNCH_SD))
-    return Ledger(
-        Row(
+    return NoiseModel(
+        NoiseRow(
             scale=scale,
             metric=metric,
             gpu=GPU,
@@ -293,7 +299,7 @@ def ledger(rng: np.random.Generator, df: int = LEDGER_DF) -> Ledger:
             df=df,
             runs=df + 1,
             groups=1,
-            origin="own",
+            origin="measured",
         )
         for metric, source, sd in rows
     )
@@ -334,8 +340,8 @@ def lines(found: list[Counted]) -> list[str]:
         f"Speed: SD of one launch {100 * LAUNCH_SD:g} %, of a window in it {100 * WINDOW_SD:g} %, "
         f"margin {100 * SPEED_MARGIN:g} %, at most {BUDGET['launches']} launches",
         "a session; a slowdown that one session shows counts once a second one shows it too.",
-        "The ledger's SD is drawn as well, with its degrees of freedom; `own`: it has no row but",
-        f"what the baseline's runs and earlier launches teach it, and {FEW} runs teach it none.",
+        "The noise model's SD is drawn as well, with its degrees of freedom; `own`: it has no row",
+        f"but what the baseline's runs and earlier launches teach it, and {FEW} runs teach it none.",
         "In brackets: what a gate buys on average, over its sessions.",
         "",
         "| evidence | noise | rule | " + " | ".join(f"harm {harm:g}" for harm in HARMS) + " |",

@@ -11,7 +11,7 @@ from model.gpt import GPT
 from model.init import initialise
 from model.kernels import REFERENCE
 
-BASE = Path(__file__).parents[1] / "ablations" / "bases" / "speedrun.yaml"
+BASE = Path(__file__).parents[1] / "ablations" / "configs" / "speedrun.yaml"
 
 
 def main() -> None:

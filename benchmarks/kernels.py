@@ -1,6 +1,6 @@
 """Where the time of a training step goes on this GPU: prints one row a class of kernel.
 
-    python -m benchmarks.kernels ablations/bases/speedrun.yaml --set dial.depth=12 [--out FILE]
+    python -m benchmarks.kernels ablations/configs/speedrun.yaml --set dial.depth=12 [--out FILE]
 
 A trainer takes some steps on a random batch, so that weights are no longer those of the
 initialisation (zeros cost less power, and so less time), then one step is profiled. Kernels are

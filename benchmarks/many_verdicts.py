@@ -22,7 +22,7 @@ REGRESSION, INCONCLUSIVE, PASS = 1, 0, -1
 def outcomes(a: Array, b: Array, known: Array | None, df: float | None, level: float) -> Array:
     """The verdicts on (gates, n) runs of two sides, each limit good with probability `level`.
 
-    `known` (gates,): the ledger's SDs, with `df`; None for the runs' own noise.
+    `known` (gates,): the noise model's SDs, with `df`; None for the runs' own noise.
     """
     estimate = b.mean(axis=1) - a.mean(axis=1)
     se, behind = noise_of(a, b, known, df)
@@ -33,7 +33,7 @@ def outcomes(a: Array, b: Array, known: Array | None, df: float | None, level: f
 
 
 def noise_of(a: Array, b: Array, known: Array | None, df: float | None) -> tuple[Array, Array]:
-    """Standard error and df of each gate: the ledger's, pooled, or Welch's."""
+    """Standard error and df of each gate: the noise model's, pooled, or Welch's."""
     gates, n = a.shape
     if n == 1:
         if known is None or df is None:
@@ -44,12 +44,12 @@ def noise_of(a: Array, b: Array, known: Array | None, df: float | None) -> tuple
     if known is None or df is None:
         unequal = _brown_forsythe_p(a, b) < BROWN_FORSYTHE_ALPHA
         return np.sqrt(v_a + v_b), np.where(unequal, welch_df, 2.0 * (n - 1))
-    risen = np.zeros(gates, dtype=bool)
+    excess_variance = np.zeros(gates, dtype=bool)
     if n >= decision.GUARD_RUNS:
         limit = special.fdtri(n - 1, df, 1 - decision.GUARD_ALPHA)
-        risen = np.maximum(v_a, v_b) * n / known**2 > limit
-    se = np.where(risen, np.sqrt(v_a + v_b), known * math.sqrt(2 / n))
-    return se, np.where(risen, welch_df, df)
+        excess_variance = np.maximum(v_a, v_b) * n / known**2 > limit
+    se = np.where(excess_variance, np.sqrt(v_a + v_b), known * math.sqrt(2 / n))
+    return se, np.where(excess_variance, welch_df, df)
 
 
 def _brown_forsythe_p(a: Array, b: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Writes the ledger's prior rows from published logs: `harness/noise_priors.csv`.
+"""Writes the noise model's prior rows from published logs: `harness/noise_shipped.csv`.
 
     python benchmarks/noise_priors.py FOLDER [--write]
 
@@ -27,7 +27,7 @@ import pyarrow.parquet
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from harness.compare.noise_model import PRIORS, Row, as_csv, host_spread
+from harness.compare.noise_model import SHIPPED, NoiseRow, as_csv, host_spread
 from harness.stats.inference import pool
 
 FROM_LOGS = "logs of KellerJordan/modded-nanogpt, 2025 on"
@@ -52,10 +52,10 @@ def main() -> None:
     text = as_csv(rows(arguments.folder))
     print(text, end="")
     if arguments.write:
-        PRIORS.write_text(text, encoding="utf-8")
+        SHIPPED.write_text(text, encoding="utf-8")
 
 
-def rows(folder: Path) -> list[Row]:
+def rows(folder: Path) -> list[NoiseRow]:
     """All prior rows, sorted."""
     found = [*from_logs(folder / "runs.parquet"), *from_published(folder / "published.csv")]
     return sorted(found, key=lambda row: (row.scale, row.metric, row.gpu, row.source))
@@ -64,7 +64,7 @@ def rows(folder: Path) -> list[Row]:
 # --- modded-nanogpt -------------------------------------------------------------------------------
 
 
-def from_logs(path: Path) -> list[Row]:
+def from_logs(path: Path) -> list[NoiseRow]:
     runs = [
         run
         for run in pyarrow.parquet.read_table(path).to_pylist()
@@ -130,11 +130,17 @@ def spread(groups: list[list[float]]) -> dict[str, Any]:
     return {"sd": found.sd, "df": found.df, "runs": runs, "groups": len(several)}
 
 
-def _row(metric: str, gpu: str, source: str, found: dict[str, Any]) -> Row | None:
+def _row(metric: str, gpu: str, source: str, found: dict[str, Any]) -> NoiseRow | None:
     if not found or found["df"] < LEAST_DF:
         return None
-    return Row(
-        scale=SCALE, metric=metric, gpu=gpu, source=source, origin="prior", note=FROM_LOGS, **found
+    return NoiseRow(
+        scale=SCALE,
+        metric=metric,
+        gpu=gpu,
+        source=source,
+        origin="shipped",
+        note=FROM_LOGS,
+        **found,
     )
 
 
@@ -143,7 +149,7 @@ def _row(metric: str, gpu: str, source: str, found: dict[str, Any]) -> Row | Non
 METRICS = {"val_bpb": "val_bpb", "CORE": "core", "train_time": "train_time_s"}
 
 
-def from_published(path: Path) -> list[Row]:
+def from_published(path: Path) -> list[NoiseRow]:
     sets = defaultdict(list)
     with path.open(encoding="utf-8", newline="") as file:
         for line in csv.DictReader(file):
@@ -154,7 +160,7 @@ def from_published(path: Path) -> list[Row]:
             source = "launch" if metric == "train_time_s" else seed
             sets[_scale(line), metric, source].append(_set(line, metric == "train_time_s"))
     return [
-        Row(
+        NoiseRow(
             scale=scale,
             metric=metric,
             gpu=H100,
@@ -163,7 +169,7 @@ def from_published(path: Path) -> list[Row]:
             df=sum(df for df, _ in members),
             runs=sum(df + 1 for df, _ in members),
             groups=len(members),
-            origin="prior",
+            origin="shipped",
             note=FROM_PAPERS,
         )
         for (scale, metric, source), members in sets.items()

@@ -27,7 +27,11 @@ from harness.compare.metrics import LOSS_MARGIN_NATS, LOSS_SD_NATS
 from harness.stats import mixture, sequential
 
 SD = LOSS_SD_NATS / LOSS_MARGIN_NATS  # of one run, in margins
-LEDGERS: dict[str, float | None] = {"ledger, 600 df": 600.0, "ledger, 5 df": 5.0, "own runs": None}
+LEDGERS: dict[str, float | None] = {
+    "noise model, 600 df": 600.0,
+    "noise model, 5 df": 5.0,
+    "own runs": None,
+}
 RUNS = (1, 3, 5, 10)
 HARMS = (0.0, 0.5, 1.0, 2.0)
 OPEN_BLOCKS = (5, 10, 30)

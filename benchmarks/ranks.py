@@ -1,7 +1,8 @@
 """What several ranks cost and save: exchanges and memory by formula, speed and peak by running.
 
-    python -m benchmarks.ranks ablations/bases/speedrun.yaml --set dial.depth=12 --ranks 1 2
-    python -m benchmarks.ranks ablations/bases/speedrun.yaml --set dial.depth=24 --ranks 2 8 --plan
+    python -m benchmarks.ranks ablations/configs/speedrun.yaml --set dial.depth=12 --ranks 1 2
+    python -m benchmarks.ranks ablations/configs/speedrun.yaml --set dial.depth=24 --ranks 2 8
+    --plan
 
 The first table is by formula: exchanges a step (model/ranks.py), what one rank sends in them, what
 stays in its memory for the whole run (states and gradients), and its peak. A reduce-scatter or an

@@ -146,12 +146,12 @@ def clustered(shares: Sequence[float]) -> tuple[float, float]:
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """One published comparison of losses, judged by the ledger and by Welch's limits."""
+    """One published comparison of losses, judged by the noise model and by Welch's limits."""
 
     name: str
     n: int
     difference: float
-    ledger: decision.Outcome
+    noise_model: decision.Outcome
     welch: decision.Outcome
     own_sd: float
     ledger_sd: float
@@ -188,11 +188,11 @@ def _pair(line: dict[str, str], sides: list[list[float]], known: decision.Known)
         name=f"{line['record'].rpartition('/')[2]}: {_label(line, 'a')} → {_label(line, 'b')}",
         n=len(a),
         difference=mine.contrast.estimate,
-        ledger=decision.decide(mine.contrast, LOSS_MARGIN_NATS, ALPHA).outcome,
+        noise_model=decision.decide(mine.contrast, LOSS_MARGIN_NATS, ALPHA).outcome,
         welch=decision.decide(own, LOSS_MARGIN_NATS, ALPHA).outcome,
         own_sd=pooled.sd,
         ledger_sd=known.sd,
-        guarded=bool(mine.risen),
+        guarded=bool(mine.excess_variance),
     )
 
 
@@ -203,11 +203,11 @@ def _label(line: dict[str, str], side: str) -> str:
 def why(pair: Pair) -> str:
     """What makes the two verdicts on a pair differ."""
     if pair.guarded:
-        return "a side varies more than the ledger allows, and both are Welch's"
+        return "a side varies more than the noise model allows, and both are Welch's"
     smaller = "smaller" if pair.own_sd < pair.ledger_sd else "larger"
     return (
-        f"the SD of these {2 * pair.n} runs, {pair.own_sd:.5f}, is {smaller} than the ledger's "
-        f"{pair.ledger_sd:.5f}, and Welch's t has fewer df"
+        f"the SD of these {2 * pair.n} runs, {pair.own_sd:.5f}, is {smaller} than the noise "
+        f"model's {pair.ledger_sd:.5f}, and Welch's t has fewer df"
     )
 
 
@@ -256,22 +256,22 @@ def dealt_lines(runs: Sequence[Run]) -> list[str]:
 
 
 def recorded_lines(found: Sequence[Pair]) -> list[str]:
-    same = sum(pair.ledger == pair.welch for pair in found)
+    same = sum(pair.noise_model == pair.welch for pair in found)
     lines = [
         "",
         "## Recorded comparisons",
         "",
         f"{len(found)} pairs of groups that stand side by side in one record, at equal n: the",
-        f"final loss judged at a margin of {LOSS_MARGIN_NATS:g} nats, by the ledger's SD (both",
-        f"groups left out of it) and by Welch's limits on the pair alone. They agree on {same}.",
+        f"final loss judged at a margin of {LOSS_MARGIN_NATS:g} nats, by the noise model's SD (both groups",
+        f" left out of it) and by Welch's limits on the pair alone. They agree on {same}.",
         "",
-        "| comparison | n | B − A | by the ledger | by Welch | why they differ |",
+        "| comparison | n | B − A | by the noise model | by Welch | why they differ |",
         "|---|---|---|---|---|---|",
     ]
     for pair in found:
-        reason = "" if pair.ledger == pair.welch else why(pair)
+        reason = "" if pair.noise_model == pair.welch else why(pair)
         lines.append(
-            f"| {pair.name} | {pair.n} | {pair.difference:+z.4f} | {pair.ledger} | {pair.welch} | "
-            f"{reason} |"
+            f"| {pair.name} | {pair.n} | {pair.difference:+z.4f} | {pair.noise_model} | "
+            f"{pair.welch} | {reason} |"
         )
     return lines

@@ -34,7 +34,7 @@ from harness.results.store import Store
 from harness.runner.fake_trainer import config as fake
 from harness.runner.fake_trainer.train import Curve, bits_per_byte
 from harness.search import storage
-from harness.search.trial import Told, told
+from harness.search.trial import TrialResult, told
 
 ROOT = Path(__file__).parents[1]
 STEPS, EVERY = 60, 5
@@ -240,7 +240,7 @@ def _pretend(folder: Folder, name: str, trials: int) -> None:
 
 
 def _copied(
-    model: optuna.trial.FrozenTrial, answer: Told, point: dict[str, float], plan_id: str
+    model: optuna.trial.FrozenTrial, answer: TrialResult, point: dict[str, float], plan_id: str
 ) -> optuna.trial.FrozenTrial:
     copied = msgspec.structs.replace(answer, plan_id=plan_id, overrides=point)
     return optuna.create_trial(

@@ -1,6 +1,6 @@
 """How long a trainer takes from its start to the end of its first step, cold and warm.
 
-    python -m benchmarks.startup ablations/bases/speedrun.yaml --set dial.depth=8 --runs 2
+    python -m benchmarks.startup ablations/configs/speedrun.yaml --set dial.depth=8 --runs 2
 
 Each run starts `model.pace` twice: cold, with an empty folder for everything that Inductor, Triton,
 FlashAttention-4 and quack compile (`system.compile_cache_dir`), then warm, with what the cold one

@@ -1,7 +1,8 @@
 """How long a step takes, of one configuration or of several in interleaved turns: prints a table.
 
-    python -m benchmarks.step ablations/bases/speedrun.yaml --set dial.depth=8 \\
-        --versus system.attention=flex --versus system.attention=sdpa model.windows=null
+    python -m benchmarks.step ablations/configs/speedrun.yaml --set dial.depth=8 \\
+        --candidate-set system.attention=flex \\
+        --candidate-set system.attention=sdpa model.windows=null
 
 Every configuration is a `model.pace` process. All start and compile at the same time, then take
 turns in the order A B B A, so that a GPU that warms up or slows down does so for both. A turn is
@@ -381,7 +382,7 @@ def _parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="A.B=C", help="in every configuration"
     )
     parser.add_argument(
-        "--versus",
+        "--candidate-set",
         action="append",
         nargs="+",
         default=[],
@@ -389,7 +390,7 @@ def _parser() -> argparse.ArgumentParser:
         help="one more configuration: the base with these; may be given several times",
     )
     parser.add_argument("--launches", type=positive, default=1)
-    parser.add_argument("--turns", type=positive, default=8, help="ABBA rounds a launch and pair")
+    parser.add_argument("--ab", type=positive, default=8, help="ABBA rounds a launch and pair")
     parser.add_argument("--turn-seconds", type=float, default=2.0)
     parser.add_argument("--ready-minutes", type=float, default=30.0, help="limit of starting")
     parser.add_argument("--synthetic", action="store_true", help="one random batch, no data")

@@ -65,7 +65,7 @@ def planned(
             path=str(base),
             expected="a base whose schedule has one stage, so that every step costs the same",
             got=f"{len(_stages(described))} stages",
-            remedy="Switch the schedules of its stages off, such as schedule.batch_stages=null.",
+            hint="Switch the schedules of its stages off, such as schedule.batch_stages=null.",
         )
     catalogue = {
         name: msgspec.convert(entry, TrickInfo)
@@ -188,5 +188,5 @@ def _refuse_unknown(names: Sequence[str], catalogue: Mapping[str, TrickInfo]) ->
                 path="--tricks",
                 expected="tricks of the catalogue",
                 got=repr(name),
-                remedy=nearest(name, catalogue) or "`model.describe --catalogue` names them.",
+                hint=nearest(name, catalogue) or "`model.describe --catalogue` names them.",
             )

@@ -28,7 +28,7 @@ PLACES = (0, 3), (1, 2)  # of the base and of the toggle in an A B B A
 
 
 class Noise(msgspec.Struct, frozen=True, kw_only=True):
-    """The ledger's s_launch: SD of ln(step time) of one process beside another launch of it."""
+    """The noise model's s_launch: SD of ln(step time) between two launches of one process."""
 
     sd: float
     df: float
@@ -52,7 +52,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True, tag="session"):
     kernel_plan: dict[str, str]
     batch_tokens: int
     noise: Noise | None
-    """Null: the ledger has no row for launches on this device."""
+    """Null: the noise model has no row for launches on this device."""
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True, tag="row", omit_defaults=True):
@@ -242,7 +242,7 @@ class Rows:
                     path=f"{self.path}, line {number}",
                     expected="a line that this command wrote",
                     got=str(error),
-                    remedy="Name another file with --out.",
+                    hint="Name another file with --out.",
                 ) from error
             self._whole_bytes += len(line)
 
@@ -251,5 +251,5 @@ class Rows:
             path=str(self.path),
             expected=f"a file of the same {field} as this call's, {mine}",
             got=there,
-            remedy="Name another file with --out: the two are not one table.",
+            hint="Name another file with --out: the two are not one table.",
         )

@@ -2,8 +2,8 @@
 
 Rows in, text out: for the terminal, and as Markdown for docs/gpu.md. Every row rests on one launch,
 which is a screen and no verdict. Its interval takes in what another launch would differ by, as far
-as the ledger knows it; where it does not, the interval is that of the windows inside this launch
-and is labelled so. Never starts anything; the last of the files behind `benchmarks.toggles`.
+as the noise model knows it; where it does not, the interval is that of the windows inside this
+launch and is labelled so. Never starts anything; the last of the files behind `benchmarks.toggles`.
 """
 
 import math

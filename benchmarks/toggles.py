@@ -33,16 +33,16 @@ from benchmarks.step import positive
 from benchmarks.toggle_plan import Plan, Toggle, planned
 from benchmarks.toggle_rows import Noise, Rows
 from benchmarks.toggle_sitting import BaseFailed, Clock, Sitting
-from harness.compare.noise_model import Ledger
+from harness.compare.noise_model import NoiseModel
 from harness.config.yaml_schema import parse_sets
 from harness.errors import STOPPED_AT_LIMIT, HarnessError
-from harness.gate.noise_sources import load_ledger
+from harness.gate.noise_sources import load_noise_model
 from harness.gate.result import SPEED
 from harness.results.recipe import Bench, scale_of
 from harness.results.store import Store
 from harness.runner.trainer import Description, NativeTrainer
 
-BASE = CHECKOUT / "ablations" / "bases" / "speedrun.yaml"
+BASE = CHECKOUT / "ablations" / "configs" / "speedrun.yaml"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,10 +71,10 @@ def _measure(chosen: argparse.Namespace, plan: Plan, rows: Rows, clock: Clock) -
     assert identity is not None, "a described base has an identity"
     rows.require_same(identity.config_id, identity.code_id, chosen.synthetic)
 
-    ledger = load_ledger(chosen.ledger, Store(chosen.store))
+    noise_model = load_noise_model(chosen.noise_model, Store(chosen.store))
 
     def noise(device: str) -> Noise | None:
-        return noise_of(plan.base, device, ledger)
+        return noise_of(plan.base, device, noise_model)
 
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as running:
         sitting = Sitting(chosen, plan, rows, noise, Path(folder), running)
@@ -89,14 +89,16 @@ def _missing(plan: Plan, rows: Rows, *, again: bool) -> list[Toggle]:
     return [toggle for toggle in plan.toggles if toggle.name not in done]
 
 
-def noise_of(base: Description, device: str, ledger: Ledger) -> Noise | None:
-    """The ledger's SD of launches on this device, of this recipe where it has one; null: none."""
+def noise_of(base: Description, device: str, noise_model: NoiseModel) -> Noise | None:
+    """The noise model's SD of launches on this device, of this recipe where it has one; null:
+    none.
+    """
     bench = Bench(scale=scale_of(NativeTrainer.name, base.derived or {}), device=device)
-    row = ledger.of_launches(SPEED, bench, "launch")
+    row = noise_model.of_launches(SPEED, bench, "launch")
     if row is None:
         return None
     whose = "" if row.scale == bench.scale else ", of another recipe"
-    return Noise(sd=row.sd, df=row.df, origin=f"{row.origin} ledger{whose}: {row.scale}")
+    return Noise(sd=row.sd, df=row.df, origin=f"{row.origin} noise model{whose}: {row.scale}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -118,7 +120,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--ready-minutes", type=float, default=30.0, help="limit of a start")
     parser.add_argument("--synthetic", action="store_true", help="one random batch, no data")
     parser.add_argument(
-        "--ledger", type=Path, default=Path("baselines/noise.csv"), help="beside the shipped rows"
+        "--noise-model",
+        type=Path,
+        default=Path("baselines/noise.csv"),
+        help="beside the shipped rows",
     )
     parser.add_argument("--store", type=Path, default=Path("runs"), help="of runs and gates")
     return parser

@@ -176,7 +176,7 @@ def tricks_table() -> str:
 
 
 def _in_recipe() -> dict[str, bool]:
-    return _described("ablations/bases/speedrun.yaml", "--json")["tricks"]
+    return _described("ablations/configs/speedrun.yaml", "--json")["tricks"]
 
 
 def _described(*words: str) -> Any:

@@ -31,13 +31,13 @@ class HarnessError(Exception):
 
     exit_code = COULD_NOT_RUN
 
-    def __init__(self, *, expected: str, got: str, remedy: str, path: str = "") -> None:
-        self.expected, self.got, self.remedy, self.path = expected, got, remedy, path
-        super().__init__(expected, got, remedy, path)
+    def __init__(self, *, expected: str, got: str, hint: str, path: str = "") -> None:
+        self.expected, self.got, self.hint, self.path = expected, got, hint, path
+        super().__init__(expected, got, hint, path)
 
     def __str__(self) -> str:
         where = f"{self.path}: " if self.path else ""
-        return f"{where}expected {self.expected}; got {self.got}. {self.remedy}"
+        return f"{where}expected {self.expected}; got {self.got}. {self.hint}"
 
 
 class UsageError(HarnessError):

@@ -69,7 +69,7 @@ def read_json(path: Path) -> Any:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turns what a disk can say no with into a DiskError that names the file and the remedy."""
+    """Turns what a disk can say no with into a DiskError that names the file and the hint."""
     try:
         yield
     except OSError as error:
@@ -78,7 +78,7 @@ def disk_errors(path: Path) -> Iterator[None]:
                 path=str(path),
                 expected="room on the disk",
                 got=str(error.strerror),
-                remedy="Free some space (old run directories under plans/ are the largest), "
+                hint="Free some space (old run directories under plans/ are the largest), "
                 "or name another --store; the same command then goes on.",
             ) from error
         if isinstance(error, PermissionError) or error.errno == errno.EROFS:
@@ -86,14 +86,14 @@ def disk_errors(path: Path) -> Iterator[None]:
                 path=str(path),
                 expected="a place that may be written",
                 got=str(error.strerror),
-                remedy="Change its permissions, or name another --store.",
+                hint="Change its permissions, or name another --store.",
             ) from error
         if isinstance(error, (NotADirectoryError, FileExistsError, IsADirectoryError)):
             raise DiskError(
                 path=str(path),
                 expected="folders on the way to it, and no folder in its place",
                 got=str(error.strerror),
-                remedy="Something else has that name: move it away, or name another place.",
+                hint="Something else has that name: move it away, or name another place.",
             ) from error
         raise
 

@@ -15,7 +15,7 @@ What a run is, without torch:
     schedules   learning rate, momentum, decay, weights of the loss over the run
     identity    hashes of configuration and code
     describe    all of it, on the command line
-    finding     what was found before a job: expected, got, remedy, how much it matters
+    finding     what was found before a job: expected, got, hint, how much it matters
     needs       data, tokenizer, bundle, disk, GPUs against what a job takes of them
     data        text -> tokenizer, token shards, packed rows
 

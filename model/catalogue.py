@@ -419,7 +419,7 @@ NOT_BUILT = (
 )
 """Known speedrun tricks that this trainer can't toggle yet."""
 
-HANDLES = {
+SETTABLE_FIELDS = {
     "seed": "seed",
     "steps": "dial.steps",
     "evaluate": "eval.every_steps",
@@ -449,9 +449,9 @@ def check(config: Config) -> None:
         raise ConfigErrors(errors)
 
 
-def _clash(name: str, expected: str, got: str, remedy: dict[str, Any]) -> ConfigError:
-    settings = ", ".join(f"{path}: {value}" for path, value in remedy.items())
-    return ConfigError(path=name, expected=expected, got=got, remedy=f"Set {settings}.")
+def _clash(name: str, expected: str, got: str, hint: dict[str, Any]) -> ConfigError:
+    settings = ", ".join(f"{path}: {value}" for path, value in hint.items())
+    return ConfigError(path=name, expected=expected, got=got, hint=f"Set {settings}.")
 
 
 def _is_on(config: Config, trick: Trick) -> bool:

@@ -197,41 +197,41 @@ def refuse_other_run(folder: Path, asked: Identity, *, other_code: bool) -> None
 def require_same_run(path: Path, kept: Identity, asked: Identity, *, other_code: bool) -> None:
     """Raises RunError naming what differs between the checkpoint and the run that was asked for."""
     if kept.protocol != asked.protocol:
-        remedy = "What is measured has changed since: start a new run, with another --out."
-        raise _foreign(path, f"protocol {asked.protocol}", f"protocol {kept.protocol}", remedy)
+        hint = "What is measured has changed since: start a new run, with another --out."
+        raise _foreign(path, f"protocol {asked.protocol}", f"protocol {kept.protocol}", hint)
     if kept.config_id != asked.config_id or kept.seed != asked.seed:
         want, got = _differing(kept, asked)
-        remedy = "Resume with the configuration it began with, config.json of the run directory, "
-        raise _foreign(path, want, got, remedy + "or start a new run with another --out.")
+        hint = "Resume with the configuration it began with, config.json of the run directory, "
+        raise _foreign(path, want, got, hint + "or start a new run with another --out.")
     if kept.ranks != asked.ranks:
         want, got = f"ranks {asked.ranks}", f"ranks {kept.ranks}"
         raise _foreign(path, want, got, _start_ranks(kept.ranks))
     if asked.data_id is not None and kept.data_id != asked.data_id:
         want, got = f"data {asked.data_id[:12]}", f"data {str(kept.data_id)[:12]}"
-        remedy = "Text, tokenizer or packing has changed: bring the old data back, or start anew."
-        raise _foreign(path, want, got, remedy)
+        hint = "Text, tokenizer or packing has changed: bring the old data back, or start anew."
+        raise _foreign(path, want, got, hint)
     if kept.code_id != asked.code_id and not other_code:
         want, got = f"code {asked.code_id[:12]}", f"code {kept.code_id[:12]}"
         versions = _versions(kept.packages, asked.packages)
-        remedy = (
+        hint = (
             "Check out the code that the run began with; or say --other-code to go on with this "
             "one: the result is then of neither alone."
         )
-        raise _foreign(path, want, got + versions, remedy)
+        raise _foreign(path, want, got + versions, hint)
 
 
 def damaged(path: Path, expected: str, got: str) -> DamagedCheckpoint:
     """What is wrong with a checkpoint that was once whole."""
-    remedy = "The one before it is used, where there is one; delete it to get rid of this line."
-    return DamagedCheckpoint(path=str(path), expected=expected, got=got, remedy=remedy)
+    hint = "The one before it is used, where there is one; delete it to get rid of this line."
+    return DamagedCheckpoint(path=str(path), expected=expected, got=got, hint=hint)
 
 
 def not_taken_up(path: Path, error: Exception) -> RunError:
     """A checkpoint of other code whose tensors are not those of this code."""
     reason = " ".join(str(error).split())[:300]
-    remedy = "Check out the code that the run began with."
+    hint = "Check out the code that the run began with."
     expected = "a checkpoint of a model and optimizers as this code builds them"
-    return RunError(path=str(path), expected=expected, got=reason, remedy=remedy)
+    return RunError(path=str(path), expected=expected, got=reason, hint=hint)
 
 
 def _start_ranks(count: int) -> str:
@@ -241,14 +241,14 @@ def _start_ranks(count: int) -> str:
     return f"Each rank's file holds its share of the states: start as many, with {words}."
 
 
-def _foreign(path: Path, expected: str, got: str, remedy: str) -> RunError:
-    return RunError(path=str(path), expected=f"a checkpoint of {expected}", got=got, remedy=remedy)
+def _foreign(path: Path, expected: str, got: str, hint: str) -> RunError:
+    return RunError(path=str(path), expected=f"a checkpoint of {expected}", got=got, hint=hint)
 
 
 def _newer(path: Path, found: int) -> RunError:
-    remedy = "It was written by newer code: update this one."
+    hint = "It was written by newer code: update this one."
     expected = f"a checkpoint of format {FORMAT} or older"
-    return RunError(path=str(path), expected=expected, got=f"format {found}", remedy=remedy)
+    return RunError(path=str(path), expected=expected, got=f"format {found}", hint=hint)
 
 
 def _differing(kept: Identity, asked: Identity) -> tuple[str, str]:

@@ -98,7 +98,7 @@ def no_room(problem: str) -> MachineError:
         path=FIELD,
         expected=f"room for compiled kernels there or in {tempfile.gettempdir()}",
         got=problem,
-        remedy=f"Free some disk space, or name another folder as {FIELD}; "
+        hint=f"Free some disk space, or name another folder as {FIELD}; "
         "system.compile: false does without.",
     )
 

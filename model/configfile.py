@@ -1,4 +1,4 @@
-"""From a file and overrides to a checked `Config`; all faults in one pass, each with its remedy.
+"""From a file and overrides to a checked `Config`; all faults in one pass, each with its hint.
 
 YAML 1.2 (a JSON file is one too). `extends: other.yaml` takes another file's values first.
 Overrides are dotted paths; `null` switches a trick off, `{}` switches it on with its defaults. A
@@ -211,28 +211,26 @@ def _describe(kind: Any) -> str:
 
 def _unknown(path: str, name: str, known: list[str]) -> ConfigError:
     near = difflib.get_close_matches(name, known, n=1)
-    remedy = f"Did you mean {near[0]}?" if near else "Known keys: " + ", ".join(known) + "."
+    hint = f"Did you mean {near[0]}?" if near else "Known keys: " + ", ".join(known) + "."
     section = path.rpartition(".")[0] or "the top level"
-    return ConfigError(
-        path=path, expected=f"a known key of {section}", got=repr(name), remedy=remedy
-    )
+    return ConfigError(path=path, expected=f"a known key of {section}", got=repr(name), hint=hint)
 
 
 def _wrong_type(path: str, expected: str, value: Any, optional: bool = False) -> ConfigError:
     got = "null" if value is None else f"{value!r} ({type(value).__name__})"
     expected += " or null" if optional else ""
-    return ConfigError(path=path, expected=expected, got=got, remedy=f"Set {path} to {expected}.")
+    return ConfigError(path=path, expected=expected, got=got, hint=f"Set {path} to {expected}.")
 
 
 def _parent_is_off(path: str, trick: str) -> ConfigError:
-    remedy = f"Switch it on first, for example --set {trick}={{}}."
-    return ConfigError(path=path, expected=f"{trick} to be on", got=f"{trick}: null", remedy=remedy)
+    hint = f"Switch it on first, for example --set {trick}={{}}."
+    return ConfigError(path=path, expected=f"{trick} to be on", got=f"{trick}: null", hint=hint)
 
 
 def _switch_word(path: str, value: Any, off: bool) -> ConfigError:
-    remedy = f"Write {path}: null." if off else f"Write {path}: {{}} for its defaults."
+    hint = f"Write {path}: null." if off else f"Write {path}: {{}} for its defaults."
     meaning = "null (off)" if off else "a mapping (on)"
-    return ConfigError(path=path, expected=meaning, got=repr(value), remedy=remedy)
+    return ConfigError(path=path, expected=meaning, got=repr(value), hint=hint)
 
 
 def _merged(base: Nested, over: Nested) -> Nested:
@@ -244,5 +242,5 @@ def _merged(base: Nested, over: Nested) -> Nested:
     return merged
 
 
-def _one(expected: str, got: str, remedy: str, path: object = "") -> ConfigErrors:
-    return ConfigErrors([ConfigError(expected=expected, got=got, remedy=remedy, path=str(path))])
+def _one(expected: str, got: str, hint: str, path: object = "") -> ConfigErrors:
+    return ConfigErrors([ConfigError(expected=expected, got=got, hint=hint, path=str(path))])

@@ -144,7 +144,7 @@ def _place(asked: Asked, step: int) -> Path | None:
             path=str(out),
             expected="no outcomes yet",
             got="those of another evaluation",
-            remedy="Give another place by --out FILE; outcomes are never overwritten.",
+            hint="Give another place by --out FILE; outcomes are never overwritten.",
         )
     return out
 

@@ -268,8 +268,8 @@ def _rows(config: Config, batch: int, ranks: int) -> tuple[int, int]:
     return rows, rank_rows // rows
 
 
-def _impossible(path: str, expected: str, got: object, remedy: str) -> ConfigErrors:
-    return ConfigErrors([ConfigError(path=path, expected=expected, got=str(got), remedy=remedy)])
+def _impossible(path: str, expected: str, got: object, hint: str) -> ConfigErrors:
+    return ConfigErrors([ConfigError(path=path, expected=expected, got=str(got), hint=hint)])
 
 
 def with_rows(config: Config, derived: Derived, rows: int) -> Derived:

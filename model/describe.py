@@ -1,6 +1,6 @@
 """What a configuration means before anything runs: `python -m model.describe`.
 
-    python -m model.describe ablations/bases/speedrun.yaml --set dial.depth=8
+    python -m model.describe ablations/configs/speedrun.yaml --set dial.depth=8
     python -m model.describe --catalogue | --machine
     echo '[{"name": "a", "base": "x.yaml", "set": {}}]' | python -m model.describe --batch
 
@@ -105,10 +105,10 @@ def _identity(config: Config, view: View | None) -> dict[str, Any]:
 
 
 def catalogue_json() -> dict[str, Any]:
-    """All tricks, the handles and what is not built yet."""
+    """All tricks, the settable_fields and what is not built yet."""
     return {
         "tricks": {name: trick.as_json() for name, trick in catalogue.TRICKS.items()},
-        "handles": catalogue.HANDLES,
+        "settable_fields": catalogue.SETTABLE_FIELDS,
         "not_built": list(catalogue.NOT_BUILT),
     }
 

@@ -17,16 +17,16 @@ from collections.abc import Sequence
 class ModelError(Exception):
     """What was expected, what was found, what to do; `path` is the field or file it concerns."""
 
-    def __init__(self, *, expected: str, got: str, remedy: str, path: str = "") -> None:
-        self.expected, self.got, self.remedy, self.path = expected, got, remedy, path
-        super().__init__(expected, got, remedy, path)
+    def __init__(self, *, expected: str, got: str, hint: str, path: str = "") -> None:
+        self.expected, self.got, self.hint, self.path = expected, got, hint, path
+        super().__init__(expected, got, hint, path)
 
     def __str__(self) -> str:
-        return f"{self.reason}. {self.remedy}"
+        return f"{self.reason}. {self.hint}"
 
     @property
     def reason(self) -> str:
-        """All of it but the remedy, without a full stop: a result has the remedy beside it."""
+        """All of it but the hint, without a full stop: a result has the hint beside it."""
         where = f"{self.path}: " if self.path else ""
         return f"{where}expected {self.expected}; got {self.got}"
 
@@ -36,7 +36,7 @@ class ModelError(Exception):
             "path": self.path,
             "expected": self.expected,
             "got": self.got,
-            "remedy": self.remedy,
+            "hint": self.hint,
         }
 
 
@@ -61,11 +61,11 @@ class DamagedCheckpoint(RunError):
 
 
 def missing_package(error: ModuleNotFoundError) -> MachineError:
-    """A package that the trainer needs and that is not installed, as an error with its remedy."""
+    """A package that the trainer needs and that is not installed, as an error with its hint."""
     return MachineError(
         expected=f"the package {error.name}, which the trainer needs",
         got="no such package in this Python",
-        remedy="Install the trainer's packages: pip install '.[train]'.",
+        hint="Install the trainer's packages: pip install '.[train]'.",
     )
 
 
@@ -76,9 +76,9 @@ class ConfigErrors(ConfigError):
         assert errors, "an empty list of errors is no error"
         self.errors = list(errors)
         first = errors[0]
-        remedies = dict.fromkeys(error.remedy for error in errors)
+        hints = dict.fromkeys(error.hint for error in errors)
         super().__init__(
-            expected=first.expected, got=first.got, remedy=" ".join(remedies), path=first.path
+            expected=first.expected, got=first.got, hint=" ".join(hints), path=first.path
         )
 
     def __str__(self) -> str:

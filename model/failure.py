@@ -17,7 +17,7 @@ class Failure:
 
     status: str
     reason: str
-    remedy: str | None
+    hint: str | None
     unexpected: bool = False
 
 
@@ -74,16 +74,16 @@ def classify(error: BaseException) -> Failure:
     """What an exception that reached the edge of the process means."""
     kind, text = type(error).__name__, _one_line(error)
     if kind == "Diverged":
-        remedy = "Lower the learning rate, or see the curve for where it began."
-        return Failure(status="diverged", reason=text, remedy=remedy)
+        hint = "Lower the learning rate, or see the curve for where it began."
+        return Failure(status="diverged", reason=text, hint=hint)
     if kind == "Interrupted":
-        way_on = getattr(error, "remedy", None)  # where a checkpoint was left
-        return Failure(status="interrupted", reason=text, remedy=way_on)
+        way_on = getattr(error, "hint", None)  # where a checkpoint was left
+        return Failure(status="interrupted", reason=text, hint=way_on)
     if is_out_of_memory(error):
-        return Failure(status="out_of_memory", reason=text or kind, remedy=FEWER_ROWS)
+        return Failure(status="out_of_memory", reason=text or kind, hint=FEWER_ROWS)
     reason = f"{kind}: {text}"
     told = IN_ANOTHER_RANK if _is_of_another_rank(error) else gpu_remedy(error)
-    return Failure(status="failed", reason=reason, remedy=told, unexpected=True)
+    return Failure(status="failed", reason=reason, hint=told, unexpected=True)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -98,7 +98,7 @@ def gpu_remedy(error: BaseException) -> str | None:
     text = str(error)
     if type(error).__name__ != GPU_KIND and not any(words in text for words in GPU_WORDS):
         return None
-    return next((remedy for words, remedy in GPU_REMEDIES if words in text), IN_THE_GPU)
+    return next((hint for words, hint in GPU_REMEDIES if words in text), IN_THE_GPU)
 
 
 def _is_of_another_rank(error: BaseException) -> bool:

@@ -23,7 +23,7 @@ class Finding:
     ok: bool
     expected: str
     got: str
-    remedy: str | None
+    hint: str | None
     """Null where nothing has to be done."""
     severity: Severity
     """`stops`: the job cannot run, or not as asked for; `warns`: it can, at a price that the
@@ -40,23 +40,23 @@ def judged(
     ok: bool,
     expected: str,
     got: str,
-    remedy: str,
+    hint: str,
     otherwise: Severity = "stops",
 ) -> Finding:
-    """A finding with its remedy, and `otherwise` for its severity, only where it is not `ok`."""
+    """A finding with its hint, and `otherwise` for its severity, only where it is not `ok`."""
     return Finding(
         what=what,
         ok=ok,
         expected=expected,
         got=got,
-        remedy=None if ok else remedy,
+        hint=None if ok else hint,
         severity="told" if ok else otherwise,
     )
 
 
 def told(what: str, *, expected: str, got: str) -> Finding:
     """Something that is as it should be, or that nobody has to judge."""
-    return judged(what, ok=True, expected=expected, got=got, remedy="")
+    return judged(what, ok=True, expected=expected, got=got, hint="")
 
 
 def of_error(what: str, error: ModelError, severity: Severity = "stops") -> Finding:
@@ -67,7 +67,7 @@ def of_error(what: str, error: ModelError, severity: Severity = "stops") -> Find
         ok=False,
         expected=error.expected,
         got=where + error.got,
-        remedy=error.remedy,
+        hint=error.hint,
         otherwise=severity,
     )
 

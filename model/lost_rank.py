@@ -26,7 +26,7 @@ class Lost:
 
     status: str
     reason: str
-    remedy: str | None
+    hint: str | None
 
 
 def lost_rank(root: Path, ranks: Ranks, patience_s: float = PATIENCE_S) -> Lost | None:
@@ -53,8 +53,8 @@ def _end_of(rank: int, place: Path) -> Lost | None:
         result = json.loads((place / "result.json").read_bytes())  # whole or absent
     except FileNotFoundError:
         reason = f"rank {rank} ended without a result, as what is killed does"
-        return Lost(status="failed", reason=reason, remedy=IN_ANOTHER_RANK)
-    if result["remedy"] == IN_ANOTHER_RANK:
+        return Lost(status="failed", reason=reason, hint=IN_ANOTHER_RANK)
+    if result["hint"] == IN_ANOTHER_RANK:
         return None
     reason = f"rank {rank}: {result['reason']}"
-    return Lost(status=result["status"], reason=reason, remedy=result["remedy"])
+    return Lost(status=result["status"], reason=reason, hint=result["hint"])

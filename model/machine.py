@@ -69,8 +69,8 @@ def machine_json() -> dict[str, Any]:
 
 
 def _answer(problem: tuple[str, str] | None) -> dict[str, Any]:
-    reason, remedy = problem or (None, None)
-    return {"runs": problem is None, "reason": reason, "remedy": remedy}
+    reason, hint = problem or (None, None)
+    return {"runs": problem is None, "reason": reason, "hint": hint}
 
 
 def environment_json(

@@ -13,7 +13,7 @@ everything meant for people goes to stderr.
                                                 `peak_memory_bytes`
     same N          {"event": "turn", ...}      the same, but the last batch N times
     stop            (ends, completed)           so does the end of stdin
-    anything else   {"event": "error", ...}     expected, got, remedy; nothing happens
+    anything else   {"event": "error", ...}     expected, got, hint; nothing happens
 
 `--at-step K` holds the schedule at another step than its first (model/resident.py says why it is
 held). The directory gets what a run's gets, with a `turn` event for every turn. With `--watch-fd N`
@@ -98,7 +98,7 @@ def _answer(word: str, resident: Any) -> dict[str, Any]:
             "event": "error",
             "expected": "`go N` or `same N` with N from 1 to 999999999, or `stop`",
             "got": repr(word),
-            "remedy": "Send one of these words on a line of its own.",
+            "hint": "Send one of these words on a line of its own.",
         }
     turn = resident.turn(int(asked["steps"]), "loader" if asked["name"] == "go" else "same")
     resident.record(turn)

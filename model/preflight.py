@@ -95,7 +95,7 @@ def _gpu_of(ranks: Ranks) -> "torch.device":
             path="system.device",
             expected=f"a GPU for each of {ranks.local_count} ranks",
             got=f"{torch.cuda.device_count()}",
-            remedy="Lower --nproc-per-node, or widen CUDA_VISIBLE_DEVICES.",
+            hint="Lower --nproc-per-node, or widen CUDA_VISIBLE_DEVICES.",
         )
     return torch.device("cuda", ranks.local)
 
@@ -104,17 +104,17 @@ def no_gpu(torch_cuda: str | None, driver: str | None) -> MachineError:
     """Why torch sees no GPU: its build, its driver, or that there is none."""
     if driver is None:
         got = "no NVIDIA driver that answers (nvidia-smi)"
-        remedy = "Install or mend the driver, or set system.device: cpu."
+        hint = "Install or mend the driver, or set system.device: cpu."
     elif torch_cuda is None:
         got = "a torch that is built without CUDA"
-        remedy = "Install a CUDA build of torch, or set system.device: cpu."
+        hint = "Install a CUDA build of torch, or set system.device: cpu."
     else:
         got = f"none that torch for CUDA {torch_cuda} can use with driver {driver}"
-        remedy = (
+        hint = (
             "Check CUDA_VISIBLE_DEVICES and nvidia-smi, and that the driver is new enough for "
             "this CUDA; or set system.device: cpu."
         )
-    return MachineError(path="system.device", expected="a CUDA GPU", got=got, remedy=remedy)
+    return MachineError(path="system.device", expected="a CUDA GPU", got=got, hint=hint)
 
 
 def check(
@@ -233,21 +233,21 @@ def _age(facts: GpuFacts, config: Config) -> Iterator[MachineError]:
             path="system.device",
             expected=f"a GPU that this torch has code for ({', '.join(facts.built_for)})",
             got=has,
-            remedy="Install a build of torch for this GPU, or set system.device: cpu.",
+            hint="Install a build of torch for this GPU, or set system.device: cpu.",
         )
     elif config.system.compile and facts.capability < TRITON_CAPABILITY:
         yield MachineError(
             path="system.compile",
             expected=f"compute capability {_dotted(TRITON_CAPABILITY)} or later for torch.compile",
             got=has,
-            remedy="Set system.compile: false, or take a newer GPU.",
+            hint="Set system.compile: false, or take a newer GPU.",
         )
     if config.system.precision == "bf16" and facts.capability < BF16_CAPABILITY:
         yield MachineError(
             path="system.precision",
             expected=f"compute capability {_dotted(BF16_CAPABILITY)} or later for bf16",
             got=has,
-            remedy="Set system.precision: fp32, or take an Ampere GPU or a newer one.",
+            hint="Set system.precision: fp32, or take an Ampere GPU or a newer one.",
         )
 
 
@@ -256,17 +256,17 @@ def _company(facts: GpuFacts) -> Iterator[MachineError]:
         return
     if facts.processes:
         got = "; ".join(process.told() for process in facts.processes)
-        remedy = "End them"
+        hint = "End them"
     else:
         taken = _gib(facts.total_bytes - facts.free_bytes)
         got = f"{taken} of its {_gib(facts.total_bytes)} taken by processes not visible here"
-        remedy = "End what runs on it (another container or user?)"
+        hint = "End what runs on it (another container or user?)"
     yield MachineError(
         path="system.share_gpu",
         expected=f"{facts.name} to itself, because a speed measured beside others is no "
         "measurement",
         got=got,
-        remedy=f"{remedy}, choose another GPU with CUDA_VISIBLE_DEVICES, or set "
+        hint=f"{hint}, choose another GPU with CUDA_VISIBLE_DEVICES, or set "
         "system.share_gpu: true and compare losses only.",
     )
 
@@ -279,9 +279,9 @@ def _memory(
     if needed <= ESTIMATE_MARGIN * facts.free_bytes:
         return
     fitting = largest_fitting_rows(config, derived, facts.free_bytes, fused)
-    remedy = "Not even one row a pass fits: lower dial.depth, or take a GPU with more memory."
+    hint = "Not even one row a pass fits: lower dial.depth, or take a GPU with more memory."
     if fitting is not None:
-        remedy = (
+        hint = (
             f"Set system.device_batch_rows: {fitting}; the batch stays as it is, in more passes. "
             "Or let them be chosen with system.fit_memory: true."
         )
@@ -289,7 +289,7 @@ def _memory(
         path="system.device_batch_rows",
         expected=f"a run of about {_gib(needed)} to fit into the memory of {facts.name}",
         got=f"{_gib(facts.free_bytes)} free of {_gib(facts.total_bytes)}",
-        remedy=remedy,
+        hint=hint,
     )
 
 

@@ -2,7 +2,7 @@
 
 `model.train` runs to its end, `model.pace` steps when told; both read a configuration, hold a run
 directory, can be told to leave, and say how they ended: `completed`, `diverged`, `out_of_memory`,
-`interrupted` or `failed`, with the reason and the remedy. Exit code 0 means completed, 1 any other
+`interrupted` or `failed`, with the reason and the hint. Exit code 0 means completed, 1 any other
 end, 2 wrong usage or configuration. No torch: a faulty configuration is said before torch is
 imported.
 """
@@ -80,7 +80,7 @@ def run_process(arguments: argparse.Namespace, work: Work) -> int:
 
 
 def _begin(arguments: argparse.Namespace, run: RunDirectory, stop: Stop, ranks: Ranks) -> Process:
-    from model.configfile import parse_overrides  # here, so that a missing package has its remedy
+    from model.configfile import parse_overrides  # here, so that a missing package has its hint
     from model.describe import identity_json, resolve
 
     overrides = parse_overrides(arguments.set)
@@ -118,18 +118,18 @@ def _outcome(run: RunDirectory, ranks: Ranks, call: Callable[[], None]) -> int:
             raise missing_package(error) from error
     except ConfigErrors as error:
         print(f"error: {error}", file=sys.stderr)
-        run.finish("failed", error.reason, error.remedy)
+        run.finish("failed", error.reason, error.hint)
         return 2
     except ModelError as error:
         print(f"error: {error}", file=sys.stderr)
-        run.finish("failed", error.reason, error.remedy)
+        run.finish("failed", error.reason, error.hint)
         return 1
     except Exception as error:  # the process's edge: every end becomes a result
         failure = _of_all(classify(error), run, ranks)
         if failure.unexpected:
             traceback.print_exc()
         print(f"{failure.status}: {failure.reason}", file=sys.stderr)
-        run.finish(failure.status, failure.reason, failure.remedy)
+        run.finish(failure.status, failure.reason, failure.hint)
         return 1
     run.finish("completed")
     return 0
@@ -138,10 +138,10 @@ def _outcome(run: RunDirectory, ranks: Ranks, call: Callable[[], None]) -> int:
 def _of_all(failure: Failure, run: RunDirectory, ranks: Ranks) -> Failure:
     """A rank's end in the light of the others': the run ends as the rank that took it along."""
     told_to_leave = failure.status == "interrupted"  # torchrun tells all, where one has ended
-    if failure.remedy != IN_ANOTHER_RANK and not told_to_leave:
+    if failure.hint != IN_ANOTHER_RANK and not told_to_leave:
         return failure
     lost = lost_rank(run.root, ranks, patience_s=0.0 if told_to_leave else PATIENCE_S)
     if lost is None or (told_to_leave and lost.status == "interrupted"):
         return failure
     reason = f"{lost.reason} (here: {failure.reason})"
-    return Failure(status=lost.status, reason=reason, remedy=lost.remedy)
+    return Failure(status=lost.status, reason=reason, hint=lost.hint)

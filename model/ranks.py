@@ -110,7 +110,7 @@ def from_environment() -> Ranks:
         raise MachineError(
             expected=f"whole numbers in {', '.join(VARIABLES)}, as torchrun sets them",
             got=", ".join(f"{name}={value}" for name, value in told.items()),
-            remedy="Start it with `torchrun --nproc-per-node N -m model.train ...`, or unset them.",
+            hint="Start it with `torchrun --nproc-per-node N -m model.train ...`, or unset them.",
         ) from None
     return Ranks(rank=rank, count=count, local=local, local_count=local_count)
 

@@ -283,7 +283,7 @@ class Resident:
             path="system.compile",
             expected=f"{QUIET_STEPS} steps in a row that compile nothing",
             got=f"none in {MOST_SETTLING_STEPS} steps",
-            remedy="See the log with TORCH_LOGS=recompiles, or set system.compile: false.",
+            hint="See the log with TORCH_LOGS=recompiles, or set system.compile: false.",
         )
 
     def _environment(self) -> dict[str, Any]:
@@ -386,7 +386,7 @@ def _require_step(at_step: int, derived: Derived) -> None:
                     path="--at-step",
                     expected=f"a step of the schedule, 0 to {derived.steps - 1}",
                     got=str(at_step),
-                    remedy="Choose one of them, or leave it out for the first.",
+                    hint="Choose one of them, or leave it out for the first.",
                 )
             ]
         )
@@ -396,11 +396,11 @@ def _require_rows(config: Config) -> None:
     """Two that take turns share a GPU: what one finds free there the other is about to take."""
     if not config.system.fit_memory:
         return
-    remedy = "Set it to false, and system.device_batch_rows to rows that fit for both."
+    hint = "Set it to false, and system.device_batch_rows to rows that fit for both."
     fault = ConfigError(
         path="system.fit_memory",
         expected="false, where trainers take turns",
         got="true",
-        remedy=remedy,
+        hint=hint,
     )
     raise ConfigErrors([fault])

@@ -50,7 +50,7 @@ def newest_whole(
             path=str(folder),
             expected="a whole checkpoint",
             got="; ".join(f"{Path(f.path).name}: not {f.expected} but {f.got}" for f in faults),
-            remedy="Delete the folder to start the run from its first step, or bring back a copy.",
+            hint="Delete the folder to start the run from its first step, or bring back a copy.",
         )
     return None
 

@@ -69,7 +69,7 @@ class RunDirectory:
                 path=str(root),
                 expected="a directory without another run's checkpoints",
                 got=f"those in {folder_of(root).name}/",
-                remedy="Go on with --resume, or choose another --out.",
+                hint="Go on with --resume, or choose another --out.",
             )
         path = place_of(root, rank)
         try:
@@ -80,14 +80,14 @@ class RunDirectory:
                 path=str(path),
                 expected="a directory that no other process writes to",
                 got="one in which a run is at work",
-                remedy="Wait for its end, or end it with SIGTERM.",
+                hint="Wait for its end, or end it with SIGTERM.",
             ) from None
         except OSError as error:
             raise RunError(
                 path=str(path),
                 expected="a directory that can be written",
                 got=str(error),
-                remedy="Choose another --out or mend its permissions.",
+                hint="Choose another --out or mend its permissions.",
             ) from None
         if rank:  # how it ended before says nothing of the run
             (path / "result.json").unlink(missing_ok=True)
@@ -144,7 +144,7 @@ class RunDirectory:
             (self.path / "result.json").unlink(missing_ok=True)
             self._stands_aside = False
 
-    def finish(self, status: str, reason: str | None = None, remedy: str | None = None) -> bool:
+    def finish(self, status: str, reason: str | None = None, hint: str | None = None) -> bool:
         """Writes result.json unless it is written already; says whether it did."""
         assert status in STATUSES, status
         with self._lock:
@@ -155,7 +155,7 @@ class RunDirectory:
                 if self._stands_aside:
                     return True
                 metrics = {name: _finite(value) for name, value in self.metrics.items()}
-                end = {"status": status, "reason": reason, "remedy": remedy}
+                end = {"status": status, "reason": reason, "hint": hint}
                 counts = {"steps": self.steps, "tokens": self.tokens}
                 result = {**end, **counts, "metrics": metrics}
                 self.write("result.json", result)
@@ -195,14 +195,14 @@ def _status(path: Path) -> str | None:
 def _require_unfinished(path: Path, status: str, resume: bool) -> None:
     if resume and status not in FINAL_STATUSES:
         return
-    remedy = "Choose another --out; results are never overwritten."
+    hint = "Choose another --out; results are never overwritten."
     if not resume and status == "interrupted":
-        remedy = "Go on with --resume, or choose another --out; results are never overwritten."
+        hint = "Go on with --resume, or choose another --out; results are never overwritten."
     raise RunError(
         path=str(path),
         expected="a run that can go on" if resume else "a directory without a finished run",
         got=f"a result.json that says {status}",
-        remedy=remedy,
+        hint=hint,
     )
 
 

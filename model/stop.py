@@ -71,9 +71,7 @@ class Stop:
         that one did: torchrun then tells the others to leave."""
         lost = lost_rank(self.run.root, self.ranks, patience_s=0.0)
         if lost is not None:
-            ended = self.run.finish(
-                lost.status, f"{lost.reason} (here: {self.reason})", lost.remedy
-            )
+            ended = self.run.finish(lost.status, f"{lost.reason} (here: {self.reason})", lost.hint)
         else:
             ended = self.run.finish("interrupted", self.reason)
         if ended:
@@ -130,5 +128,5 @@ def watched(fd: int | None) -> int | None:
         path="--watch-fd",
         expected=f"descriptor {fd} of the torchrun that started this rank, a pipe",
         got=problem,
-        remedy="Pass it on to torchrun (pass_fds), on Linux; or leave --watch-fd out.",
+        hint="Pass it on to torchrun (pass_fds), on Linux; or leave --watch-fd out.",
     )

@@ -26,11 +26,11 @@ class Diverged(Exception):
 
 
 class Interrupted(Exception):
-    """The run was told to leave; `remedy` says how it goes on."""
+    """The run was told to leave; `hint` says how it goes on."""
 
-    def __init__(self, reason: str, remedy: str | None = None) -> None:
+    def __init__(self, reason: str, hint: str | None = None) -> None:
         super().__init__(reason)
-        self.remedy = remedy
+        self.hint = hint
 
 
 class Trainer:

@@ -231,10 +231,10 @@ class Training:
         saver.complete()
         saver.close()
         self._tell(saver)
-        remedy = None
+        hint = None
         if saver.newest_step > 0:
-            remedy = f"The same command with --resume goes on behind step {saver.newest_step}."
-        raise Interrupted(reason, remedy)
+            hint = f"The same command with --resume goes on behind step {saver.newest_step}."
+        raise Interrupted(reason, hint)
 
     def _next_row(self, step: int) -> int:
         return self.derived.tokens_until(step) // self.derived.sizes.context

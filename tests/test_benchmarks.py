@@ -57,8 +57,8 @@ def paces_of(config: Path) -> list[str]:
 
 def test_two_paces_take_turns_and_leave_a_table_and_an_interval(tmp_path: Path, base: Path) -> None:
     out = tmp_path / "out.json"
-    deeper = ["--versus", "dial.depth=6", "dial.params=100000"]
-    short = ["--turns", "3", "--turn-seconds", "0.1", "--synthetic", "--check-memory"]
+    deeper = ["--candidate-set", "dial.depth=6", "dial.params=100000"]
+    short = ["--ab", "3", "--turn-seconds", "0.1", "--synthetic", "--check-memory"]
     done = measured("step", str(base), *deeper, *short, "--out", str(out))
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
@@ -78,7 +78,7 @@ def test_two_paces_take_turns_and_leave_a_table_and_an_interval(tmp_path: Path, 
 
 
 def test_a_trainer_that_fails_is_reported_and_none_is_left_running(base: Path) -> None:
-    done = measured("step", str(base), "--synthetic", "--versus", "system.attention=flex")
+    done = measured("step", str(base), "--synthetic", "--candidate-set", "system.attention=flex")
     assert done.returncode == 1
     assert "error: system.attention=flex: " in done.stderr
     assert "expected flex to run here" in done.stderr

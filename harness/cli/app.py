@@ -14,14 +14,14 @@ from harness.cli.gate import baseline_app, gate
 from harness.cli.github import cli as ci_cli
 from harness.cli.options import (
     BASELINES,
-    LEDGER,
+    NOISE_MODEL,
     STORE,
     AlphaOption,
     BaselinesOption,
     JsonOption,
-    LedgerOption,
     MarginOption,
     MaxMinutesOption,
+    NoiseModelOption,
     PriceOption,
     SetOption,
     StoreOption,
@@ -51,7 +51,7 @@ def run(
     store: StoreOption = STORE,
     trainer: Annotated[str, typer.Option(help="The trainer: native or fake.")] = "native",
     timeout_minutes: Annotated[float, typer.Option(help="End it after this long.")] = 60.0,
-    retry: Annotated[bool, typer.Option("--retry", help="Even if it is recorded.")] = False,
+    retry: Annotated[bool, typer.Option("--rerun", help="Even if it is recorded.")] = False,
 ) -> None:
     """One run of one configuration."""
     from harness.cli import run as command
@@ -73,7 +73,9 @@ def run(
 
 @app.command()
 def study(
-    file: Annotated[Path, typer.Argument(help="A study file, such as ablations/smoke.yaml.")],
+    file: Annotated[
+        Path, typer.Argument(help="A study file, such as ablations/studies/smoke.yaml.")
+    ],
     sets: SetOption = None,
     seeds: Annotated[str, typer.Option(help="Such as 1,2,5-7; in place of the file's.")] = "",
     name: Annotated[str, typer.Option(help="Another name for the study.")] = "",
@@ -84,11 +86,12 @@ def study(
     max_minutes: MaxMinutesOption = None,
     gpus: Annotated[str, typer.Option(help="Such as 0-7: one run at a time on each.")] = "",
     split_blocks: Annotated[
-        bool, typer.Option("--split-blocks", help="Begin blocks that cannot finish in time.")
+        bool,
+        typer.Option("--allow-partial-blocks", help="Begin blocks that cannot finish in time."),
     ] = False,
     price: PriceOption = None,
     retry: Annotated[
-        bool, typer.Option("--retry", help="Make diverged and out-of-memory runs again.")
+        bool, typer.Option("--rerun", help="Make diverged and out-of-memory runs again.")
     ] = False,
     no_html: Annotated[bool, typer.Option("--no-html", help="A report without the HTML.")] = False,
     no_measure: Annotated[
@@ -98,7 +101,7 @@ def study(
     """A study: every arm at every seed, and the report. Goes on where it was stopped."""
     from harness.cli import study as commands
     from harness.config.yaml_schema import parse_seeds, parse_sets
-    from harness.study.executor import Options
+    from harness.study.executor import StudyOptions
 
     changed = commands.changed(
         commands.load(file),
@@ -107,7 +110,7 @@ def study(
         sets=parse_sets(sets or []),
         price=price,
     )
-    options = Options(
+    options = StudyOptions(
         retry=retry,
         max_minutes=max_minutes,
         split_blocks=split_blocks,
@@ -172,7 +175,7 @@ def search(
     worker: Annotated[
         bool, typer.Option("--worker", help="Only trials, beside another command's.")
     ] = False,
-    patience: Annotated[
+    wait_for_base: Annotated[
         float, typer.Option(help="So many minutes a worker waits for the other's base.")
     ] = 0.0,
     since: Annotated[
@@ -193,12 +196,12 @@ def search(
     asked = engine.changed(load_search(file), sets=parse_sets(sets or []), price=price)
     if dry_run:
         raise typer.Exit(engine.dry_run(new_console(), asked, file, open_store(store)))
-    options = engine.Options(
+    options = engine.SearchOptions(
         max_minutes=max_minutes,
         gpus=[str(number) for number in parse_seeds(gpus)] if gpus else [],
         storage=storage,
         worker=worker,
-        patience_minutes=patience,
+        patience_minutes=wait_for_base,
         since=since,
         report_only=report,
         html=not no_html,
@@ -233,7 +236,7 @@ def full(
         typer.Option(help="The tar to write with all that supports the row."),
     ] = None,
     json: JsonOption = False,
-    ledger: LedgerOption = LEDGER,
+    noise_model: NoiseModelOption = NOISE_MODEL,
     baselines: BaselinesOption = BASELINES,
 ) -> None:
     """The full job: preflight, forecast, launch, watch, the row. Goes on where it was stopped."""
@@ -244,8 +247,8 @@ def full(
     from harness.full import job
 
     asked = changed(load_full(file), sets=parse_sets(sets or []), price=price)
-    options = job.Options(
-        ledger=ledger,
+    options = job.FullOptions(
+        noise_model=noise_model,
         baselines=baselines,
         dry_run=dry_run,
         preflight_only=preflight,
@@ -290,11 +293,11 @@ def compare(
     ] = None,
     sd: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option(help="NAME=SD of one run, in place of the ledger's."),
+        typer.Option(help="NAME=SD of one run, in place of the noise model's."),
     ] = None,
     alpha: AlphaOption = 0.05,
     store: StoreOption = STORE,
-    ledger: LedgerOption = LEDGER,
+    noise_model: NoiseModelOption = NOISE_MODEL,
     json: JsonOption = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
     core: Annotated[
@@ -303,11 +306,11 @@ def compare(
 ) -> None:
     """Is B worse than A? Logs of runs in, a verdict for each metric out."""
     from harness.cli import compare as command
-    from harness.compare.compare import Asked
+    from harness.compare.compare import CompareOptions
     from harness.gate import noise_sources
 
     a, b = command.split(paths, BETWEEN)
-    asked = Asked(
+    asked = CompareOptions(
         alpha=command.checked_alpha(alpha),
         margins=command.numbers(margin or [], "--margin"),
         sds=command.numbers(sd or [], "--sd"),
@@ -320,7 +323,7 @@ def compare(
         b,
         asked,
         regex=regex or [],
-        ledger=noise_sources.load_ledger(ledger, open_store(store)),
+        noise_model=noise_sources.load_noise_model(noise_model, open_store(store)),
         form="json" if json else "markdown" if markdown else "terminal",
         tasks=core,
     )
@@ -330,16 +333,16 @@ def compare(
 @app.command()
 def noise(
     store: StoreOption = STORE,
-    ledger: LedgerOption = LEDGER,
+    noise_model: NoiseModelOption = NOISE_MODEL,
     write: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="Keep the rows of own records as a ledger file."),
+        typer.Option(help="Keep the rows of own records as a noise model file."),
     ] = None,
 ) -> None:
-    """The noise ledger: how much equal runs differ, and what is not known yet."""
+    """The noise noise model: how much equal runs differ, and what is not known yet."""
     from harness.cli import compare as command
 
-    raise typer.Exit(command.noise(new_console(), ledger, open_store(store), write=write))
+    raise typer.Exit(command.noise(new_console(), noise_model, open_store(store), write=write))
 
 
 app.command()(gate)
@@ -352,7 +355,7 @@ def doctor(
     store: StoreOption = STORE,
     trainer: Annotated[str, typer.Option(help="The trainer: native or fake.")] = "native",
 ) -> None:
-    """What this machine can run, and remedies for the rest."""
+    """What this machine can run, and hints for the rest."""
     from harness.cli import study as commands
     from harness.runner.trainer import by_name
 

@@ -14,10 +14,10 @@ import msgspec
 
 from harness import errors
 from harness.compare.compare import EXIT_CODES
-from harness.compare.noise_model import Ledger
+from harness.compare.noise_model import NoiseModel
 from harness.errors import TrainerError, UsageError
 from harness.gate import baseline, history
-from harness.gate.baseline import Banked, Baseline, Entry
+from harness.gate.baseline import Baseline, BaselineEntry, Promotion
 from harness.gate.metrics import of_replicates
 from harness.gate.result import Looks, MetricVerdict
 from harness.report.compare import print_judgements
@@ -37,7 +37,7 @@ SHOWN = ("val_bpb", "val_loss", "core", "core_soft", "tokens_per_s", "peak_memor
 MEMBER = ":"  # between a store and STUDY/ARM
 
 
-class Found(NamedTuple):
+class ReplicateSet(NamedTuple):
     """Replicates with what is needed to make more of them."""
 
     records: list[Record]
@@ -49,7 +49,7 @@ class Found(NamedTuple):
 # --- where replicates come from -------------------------------------------------------------------
 
 
-def of_arm(words: str) -> Found:
+def of_arm(words: str) -> ReplicateSet:
     """The runs of `STORE:STUDY/ARM`. Raises UsageError."""
     root, colon, study = words.rpartition(MEMBER)
     if not colon or not from_store.is_store(Path(root)):
@@ -57,7 +57,7 @@ def of_arm(words: str) -> Found:
             path=f"--from {words}",
             expected="an arm of a stored study, as STORE:STUDY/ARM",
             got=f"no store at {root or words!r}",
-            remedy="Such as runs:smoke/base; `base` is meant where no arm is named.",
+            hint="Such as runs:smoke/base; `base` is meant where no arm is named.",
         )
     store = Store(Path(root))
     records = from_store.of_study(Path(root), study, store.records())
@@ -66,7 +66,7 @@ def of_arm(words: str) -> Found:
     chosen = planned.arm(arm or "base")
     checkout = Path(chosen.checkout)
     commit = worktree.commit_of(checkout) if checkout.is_dir() else None
-    return Found(records, planned.trainer, chosen.config, commit)
+    return ReplicateSet(records, planned.trainer, chosen.config, commit)
 
 
 def made_now(
@@ -77,14 +77,14 @@ def made_now(
     sets: dict[str, Any],
     seeds: Sequence[int],
     spent: Sequence[str] = (),
-) -> Found:
+) -> ReplicateSet:
     """Runs of a configuration file at these seeds, made as far as they are not recorded."""
     if not config.is_file():
         raise UsageError(
             path=str(config),
             expected="a configuration file",
             got="no such file",
-            remedy="ablations/bases/ has some.",
+            hint="ablations/configs/ has some.",
         )
     recipe = replicates.recipe(trainer, str(config), str(config.resolve()), sets)
     records, stop = [], Stop()
@@ -97,22 +97,28 @@ def made_now(
                 path=f"seed {seed}",
                 expected="a completed run",
                 got=f"{made.status}: {made.reason}",
-                remedy=made.remedy or "See its log.txt in the store.",
+                hint=made.hint or "See its log.txt in the store.",
             )
         _say(console, f"seed {seed}: {made.wall_s:.0f} s")
         records.append(made)
-    return Found(records, trainer.name, recipe.config, worktree.commit_of(trainer.checkout))
+    return ReplicateSet(records, trainer.name, recipe.config, worktree.commit_of(trainer.checkout))
 
 
 # --- the commands ---------------------------------------------------------------------------------
 
 
 def record(
-    console: "Console", root: Path, name: str, found: Found, ledger: Ledger, *, why: str
+    console: "Console",
+    root: Path,
+    name: str,
+    found: ReplicateSet,
+    noise_model: NoiseModel,
+    *,
+    why: str,
 ) -> int:
     """Begins a baseline."""
     baseline.check_name(name)
-    baseline.check_records(found.records, ledger)
+    baseline.check_records(found.records, noise_model)
     made, path = baseline.append(
         root,
         name,
@@ -133,9 +139,9 @@ def accept(
     console: "Console",
     root: Path,
     name: str,
-    found: Found,
+    found: ReplicateSet,
     store: Store,
-    ledger: Ledger,
+    noise_model: NoiseModel,
     *,
     why: str,
     worse: bool,
@@ -145,11 +151,16 @@ def accept(
     The exit code is that of the comparison where it keeps the replicates out.
     """
     old = baseline.find(root, name)
-    baseline.check_records(found.records, ledger)
+    baseline.check_records(found.records, noise_model)
     baseline.refuse_foreign(old, found.records[0].identity, own_settings=True)
     baseline.refuse_stale(found.records, old, history.spent(history.load(store)))
     verdicts = of_replicates(
-        old.now.records, found.records, Looks(looks=[len(found.records)]), ledger, BANK_ALPHA, {}
+        old.now.records,
+        found.records,
+        Looks(looks=[len(found.records)]),
+        noise_model,
+        BANK_ALPHA,
+        {},
     )
     outcome = _worst(verdicts)
     print_judgements(console, [one.judged for one in verdicts], BANK_ALPHA)
@@ -157,8 +168,8 @@ def accept(
     if refusal:
         _say(console, f"not accepted: {refusal}")
         return EXIT_CODES["regression" if outcome == "regression" else "inconclusive"]
-    evidence = Banked(
-        alpha=BANK_ALPHA, outcome=outcome, judgements=[one.judged for one in verdicts]
+    evidence = Promotion(
+        alpha=BANK_ALPHA, outcome=outcome, metrics=[one.judged for one in verdicts]
     )
     made, path = baseline.append(
         root,
@@ -184,7 +195,9 @@ def _worst(verdicts: Sequence[MetricVerdict]) -> str:
 
 def _refusal(outcome: str, verdicts: Sequence[MetricVerdict], worse: bool) -> str | None:
     if outcome == "regression" and not worse:
-        return "the replicates are worse than the baseline; --worse accepts that on purpose"
+        return (
+            "the replicates are worse than the baseline; --allow-regression accepts that on purpose"
+        )
     if outcome == "inconclusive":
         open_ones = [one.judged for one in verdicts if one.outcome == "inconclusive"]
         more = [judged.more_runs for judged in open_ones if judged.more_runs]
@@ -230,7 +243,7 @@ def _line(found: Baseline) -> str:
     return f"{len(entry.records)} runs, {_day(entry)}, {entries}: {entry.why}"
 
 
-def _print_entry(console: "Console", entry: Entry) -> None:
+def _print_entry(console: "Console", entry: BaselineEntry) -> None:
     code = f"commit {entry.commit[:10]}" if entry.commit else "uncommitted code"
     seeds = ", ".join(map(str, entry.seeds))
     head = f"entry {entry.number}, {_day(entry)}: {entry.why}"
@@ -239,14 +252,14 @@ def _print_entry(console: "Console", entry: Entry) -> None:
     if entry.evidence is not None:
         judged = [
             f"{one.metric} {one.estimate:+.3g} ({one.outcome or 'shown only'})"
-            for one in entry.evidence.judgements
+            for one in entry.evidence.metrics
             if one.estimate is not None
         ]
         level = f"at {entry.evidence.alpha:g}"
         _say(console, f"  evidence {level}: {entry.evidence.outcome}; {', '.join(judged)}")
 
 
-def _day(entry: Entry) -> str:
+def _day(entry: BaselineEntry) -> str:
     moment = datetime.datetime.fromtimestamp(entry.stored_at, datetime.UTC)
     return moment.strftime("%Y-%m-%d")
 

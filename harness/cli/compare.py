@@ -12,21 +12,21 @@ import msgspec
 
 from harness import errors
 from harness.compare.noise_model import (
-    OWN_DF,
-    Ledger,
-    Row,
+    MEASURED_DF,
+    NoiseModel,
+    NoiseRow,
     as_csv,
     missing,
 )
 from harness.errors import UsageError
-from harness.gate.noise_sources import learnt, load_ledger
+from harness.gate.noise_sources import derived_rows, load_noise_model
 from harness.results.store import Store
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from harness.compare.compare import Asked
+    from harness.compare.compare import CompareOptions
 
 Form = Literal["terminal", "markdown", "json"]
 
@@ -35,10 +35,10 @@ def compare(
     console: "Console",
     a: Sequence[str],
     b: Sequence[str],
-    asked: "Asked",
+    asked: "CompareOptions",
     *,
     regex: Sequence[str],
-    ledger: Ledger,
+    noise_model: NoiseModel,
     form: Form = "terminal",
     tasks: bool = False,
 ) -> int:
@@ -54,7 +54,7 @@ def compare(
 
     patterns = pattern.parse(list(regex))
     runs = read_sides(list(a), list(b), patterns)
-    found = judge(*runs, msgspec.structs.replace(asked, also=list(patterns)), ledger)
+    found = judge(*runs, msgspec.structs.replace(asked, also=list(patterns)), noise_model)
     found = core_by_example.with_core(found, *runs, wanted=tasks)
     if form == "json":
         console.file.write(summary.as_json(found) + "\n")
@@ -74,7 +74,7 @@ def split(words: Sequence[str], between: str) -> tuple[list[str], list[str]]:
             path="harness compare",
             expected="two sides, as A… -- B…",
             got=f"{len(a)} paths before -- and {len(b)} after" if len(at) < 2 else "-- twice",
-            remedy="Such as: harness compare baseline/ -- change/",
+            hint="Such as: harness compare baseline/ -- change/",
         )
     return list(a), list(b)
 
@@ -93,7 +93,7 @@ def numbers(words: Sequence[str], option: str) -> dict[str, float]:
                 path=f"{option} {word}",
                 expected="NAME=NUMBER, above zero",
                 got=repr(text),
-                remedy=f"Such as {option} val_loss=0.002; speeds are relative, 0.005 for 0.5 %.",
+                hint=f"Such as {option} val_loss=0.002; speeds are relative, 0.005 for 0.5 %.",
             )
     return found
 
@@ -105,7 +105,7 @@ def checked_alpha(alpha: float) -> float:
             path="--alpha",
             expected="a rate between 0 and 0.5",
             got=f"{alpha:g}",
-            remedy="0.05 for a pull request, 0.01 to bank an improvement.",
+            hint="0.05 for a pull request, 0.01 to bank an improvement.",
         )
     return alpha
 
@@ -114,18 +114,19 @@ def checked_alpha(alpha: float) -> float:
 
 
 def noise(console: "Console", file: Path, store: Store, *, write: Path | None) -> int:
-    """Shows the ledger, and what own records lack; `write` keeps the own rows as a file."""
-    records, own = store.records(), learnt(store)
-    ledger = load_ledger(file, store)
-    marks = {note: mark for mark, note in zip("¹²³⁴⁵⁶⁷⁸⁹", _notes(ledger.rows), strict=False)}
-    console.print(_table(ledger.rows, marks))
+    """Shows the noise model, and what own records lack; `write` keeps the own rows as a file."""
+    records, own = store.records(), derived_rows(store)
+    noise_model = load_noise_model(file, store)
+    marks = {note: mark for mark, note in zip("¹²³⁴⁵⁶⁷⁸⁹", _notes(noise_model.rows), strict=False)}
+    console.print(_table(noise_model.rows, marks))
     for note, mark in marks.items():
         console.print(f"{mark} {note}", style="dim", markup=False, highlight=False)
     for line in missing(records) or [_nothing_own(store)] * (not own):
         console.print(f"missing: {line}", markup=False, highlight=False, soft_wrap=True)
     console.print(
         "SD of one run, of one launch or between hosts, as the column variance says; of speeds "
-        f"relative. df: degrees of freedom. An own row replaces the prior one from {OWN_DF} df on.",
+        f"relative. df: degrees of freedom. A measured row replaces the shipped one from {MEASURED_DF} "
+        "df on.",
         style="dim",
         markup=False,
     )
@@ -141,11 +142,11 @@ def _nothing_own(store: Store) -> str:
     return f"own rows: {store.root} has no replicates; runs of two seeds or more make some"
 
 
-def _notes(rows: Sequence[Row]) -> list[str]:
+def _notes(rows: Sequence[NoiseRow]) -> list[str]:
     return list(dict.fromkeys(row.note for row in rows if row.note))
 
 
-def _table(rows: Sequence[Row], marks: Mapping[str, str]) -> "Table":
+def _table(rows: Sequence[NoiseRow], marks: Mapping[str, str]) -> "Table":
     from rich.markup import escape
     from rich.table import Table
 
@@ -166,6 +167,6 @@ def _table(rows: Sequence[Row], marks: Mapping[str, str]) -> "Table":
         origin = row.origin + marks.get(row.note, "")
         gpu = row.gpu.removeprefix("NVIDIA ")
         cells = [row.scale, row.metric, gpu, row.source, sd, str(row.df), str(row.runs), origin]
-        style = "bold" if row.origin == "own" and row.df >= OWN_DF else None
+        style = "bold" if row.origin == "measured" and row.df >= MEASURED_DF else None
         table.add_row(*map(escape, cells), style=style)
     return table

@@ -1,6 +1,6 @@
 """What this machine can run, and what to do about the rest.
 
-Every finding is a line with a remedy. Asks the trainer about torch, GPUs and back-ends, since this
+Every finding is a line with a hint. Asks the trainer about torch, GPUs and back-ends, since this
 package imports none of it. Used by `harness doctor` only.
 """
 
@@ -30,23 +30,23 @@ LEAST_DISK_BYTES = 2 * 2**30
 LEAST_YEAR = 2026  # a clock before the year of this code is wrong, and sessions are told by clocks
 
 
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
+class DoctorCheck(msgspec.Struct, frozen=True, kw_only=True):
     """One line. `needed`: the smoke study cannot run without it."""
 
     name: str
     good: bool
     detail: str
-    remedy: str = ""
+    hint: str = ""
     needed: bool = True
 
     def line(self) -> str:
-        """The finding as it is printed, with its remedy below where one is called for."""
+        """The finding as it is printed, with its hint below where one is called for."""
         sign = "ok" if self.good else "MISSING" if self.needed else "missing"
         text = f"{sign:8} {self.name}: {self.detail}"
-        return text if self.good or not self.remedy else f"{text}\n         -> {self.remedy}"
+        return text if self.good or not self.hint else f"{text}\n         -> {self.hint}"
 
 
-def examine(store_root: Path, trainer: NativeTrainer) -> list[Finding]:
+def examine(store_root: Path, trainer: NativeTrainer) -> list[DoctorCheck]:
     """All findings, in the order in which to repair them."""
     return [
         _python(),
@@ -60,13 +60,13 @@ def examine(store_root: Path, trainer: NativeTrainer) -> list[Finding]:
     ]
 
 
-def _python() -> Finding:
+def _python() -> DoctorCheck:
     version = ".".join(map(str, sys.version_info[:3]))
-    return Finding(
+    return DoctorCheck(
         name="Python",
         good=sys.version_info >= (3, 11),
         detail=f"{version} at {sys.executable}",
-        remedy="Install Python 3.11 or newer.",
+        hint="Install Python 3.11 or newer.",
     )
 
 
@@ -80,13 +80,13 @@ def _missing(packages: tuple[str, ...]) -> list[str]:
     return [package for package in packages if absent(package)]
 
 
-def _core() -> Finding:
+def _core() -> DoctorCheck:
     missing = _missing(CORE)
-    return Finding(
+    return DoctorCheck(
         name="core packages",
         good=not missing,
         detail=f"missing: {', '.join(missing)}" if missing else ", ".join(map(_version, CORE)),
-        remedy="pip install .",
+        hint="pip install .",
     )
 
 
@@ -94,37 +94,37 @@ def _version(package: str) -> str:
     return f"{package} {metadata.version(package)}"
 
 
-def _extra(name: str) -> Finding:
+def _extra(name: str) -> DoctorCheck:
     packages, gives = EXTRAS[name]
     missing = _missing(packages)
-    return Finding(
+    return DoctorCheck(
         name=f"extra {name}",
         good=not missing,
         detail=f"{gives}; missing: {', '.join(missing)}"
         if missing
         else f"{gives}: " + ", ".join(map(_version, packages)),
-        remedy=f"pip install '.[{name}]'",
+        hint=f"pip install '.[{name}]'",
         needed=name == "train",
     )
 
 
-def _trainer(trainer: NativeTrainer) -> list[Finding]:
+def _trainer(trainer: NativeTrainer) -> list[DoctorCheck]:
     try:
         tricks = trainer.catalogue().tricks
         seen = trainer.machine()
     except TrainerError as error:
-        return [Finding(name="trainer", good=False, detail=error.got, remedy=error.remedy)]
+        return [DoctorCheck(name="trainer", good=False, detail=error.got, hint=error.hint)]
     found = [
-        Finding(
+        DoctorCheck(
             name="trainer",
             good=True,
             detail=f"{trainer.name} at {trainer.checkout}, {len(tricks)} tricks",
         ),
-        Finding(
+        DoctorCheck(
             name="torch",
             good=trainer.name != "native" or bool(seen.get("torch")),
             detail=f"{seen.get('torch') or 'none'}, CUDA {seen.get('cuda') or 'none'}",
-            remedy="pip install '.[train]'",
+            hint="pip install '.[train]'",
         ),
         _gpus(seen.get("gpus") or []),
     ]
@@ -133,30 +133,30 @@ def _trainer(trainer: NativeTrainer) -> list[Finding]:
     return found + [_kernel(f"fused {place}", entry) for place, entry in fused.items()]
 
 
-def _gpus(gpus: list[dict[str, Any]]) -> Finding:
+def _gpus(gpus: list[dict[str, Any]]) -> DoctorCheck:
     shown = [f"{g.get('name')} ({(g.get('memory_bytes') or 0) / 2**30:.0f} GiB)" for g in gpus]
-    faults = {fault["got"]: fault["remedy"] for gpu in gpus for fault in gpu.get("faults") or ()}
-    return Finding(
+    faults = {fault["got"]: fault["hint"] for gpu in gpus for fault in gpu.get("faults") or ()}
+    return DoctorCheck(
         name="GPUs",
         good=bool(gpus) and not faults,
         detail="; ".join([", ".join(shown) or "none: runs go on the CPU", *faults]),
-        remedy=" ".join(dict.fromkeys(faults.values()))
+        hint=" ".join(dict.fromkeys(faults.values()))
         or "For GPU studies: a CUDA driver, and torch built for it.",
         needed=False,
     )
 
 
-def _kernel(name: str, entry: dict[str, Any]) -> Finding:
-    return Finding(
+def _kernel(name: str, entry: dict[str, Any]) -> DoctorCheck:
+    return DoctorCheck(
         name=name,
         good=bool(entry.get("runs")),
         detail="runs" if entry.get("runs") else str(entry.get("reason") or "does not run"),
-        remedy=str(entry.get("remedy") or ""),
+        hint=str(entry.get("hint") or ""),
         needed=False,
     )
 
 
-def _store(root: Path) -> Finding:
+def _store(root: Path) -> DoctorCheck:
     probe, there = root / ".doctor", root.exists()
     try:
         files.write_text(probe, "x")
@@ -164,47 +164,47 @@ def _store(root: Path) -> Finding:
         if not there:
             root.rmdir()
     except (DiskError, OSError) as error:
-        return Finding(
+        return DoctorCheck(
             name="store",
             good=False,
             detail=f"{root} cannot be written: {error}",
-            remedy="Name another folder with --store.",
+            hint="Name another folder with --store.",
         )
-    return Finding(name="store", good=True, detail=f"{root.resolve()} can be written")
+    return DoctorCheck(name="store", good=True, detail=f"{root.resolve()} can be written")
 
 
-def _disk(root: Path) -> Finding:
+def _disk(root: Path) -> DoctorCheck:
     place = root if root.exists() else Path()
     free = shutil.disk_usage(place).free
-    return Finding(
+    return DoctorCheck(
         name="disk",
         good=free >= LEAST_DISK_BYTES,
         detail=f"{free / 2**30:.1f} GiB free",
-        remedy="Free some space; the tokens of large data and checkpoints take gigabytes.",
+        hint="Free some space; the tokens of large data and checkpoints take gigabytes.",
     )
 
 
-def _git(checkout: Path) -> Finding:
+def _git(checkout: Path) -> DoctorCheck:
     inside = bool(shutil.which("git")) and (
         subprocess.run(
             ["git", "rev-parse", "HEAD"], cwd=checkout, capture_output=True, env=dict(os.environ)
         ).returncode
         == 0
     )
-    return Finding(
+    return DoctorCheck(
         name="git",
         good=inside,
         detail="the checkout is a repository" if inside else "no repository with a commit",
-        remedy="For arms on other code (`ref`, `patch`): work in a clone.",
+        hint="For arms on other code (`ref`, `patch`): work in a clone.",
         needed=False,
     )
 
 
-def _clock() -> Finding:
+def _clock() -> DoctorCheck:
     now = time.gmtime()
-    return Finding(
+    return DoctorCheck(
         name="clock",
         good=now.tm_year >= LEAST_YEAR,
         detail=time.strftime("%Y-%m-%d %H:%M:%S UTC", now),
-        remedy="Set the clock: sessions and prices are told by it.",
+        hint="Set the clock: sessions and prices are told by it.",
     )

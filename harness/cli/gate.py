@@ -7,13 +7,13 @@ import typer
 
 from harness.cli.options import (
     BASELINES,
-    LEDGER,
+    NOISE_MODEL,
     STORE,
     AlphaOption,
     BaselinesOption,
     JsonOption,
-    LedgerOption,
     MarginOption,
+    NoiseModelOption,
     PriceOption,
     SetOption,
     StoreOption,
@@ -22,7 +22,7 @@ from harness.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from harness.cli.baseline import Found
+    from harness.cli.baseline import ReplicateSet
 
 baseline_app = typer.Typer(no_args_is_help=True, help="What a configuration reached, stored.")
 
@@ -38,7 +38,7 @@ def gate(
         str, typer.Option(help="The git ref whose speed is compared, side by side.")
     ] = "",
     sets: SetOption = None,
-    versus: Annotated[
+    candidate_set: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option(help="A setting of the candidate alone, such as model.softcap=null."),
     ] = None,
@@ -52,18 +52,20 @@ def gate(
     margin: MarginOption = None,
     alpha: AlphaOption = 0.05,
     once: Annotated[
-        bool, typer.Option("--once", help="A slowdown counts although one session shows it.")
+        bool, typer.Option("--no-confirm", help="A slowdown counts although one session shows it.")
     ] = False,
     open_ended: Annotated[
-        bool, typer.Option("--open", help="One by one until it is clear or the budget ends.")
+        bool,
+        typer.Option("--always-valid", help="One by one until it is clear or the budget ends."),
     ] = False,
-    turns: Annotated[
-        str, typer.Option(help="resident: both sides at once; relay: whole processes; or auto.")
+    ab: Annotated[
+        str,
+        typer.Option(help="interleaved: both sides at once; sequential: whole processes; or auto."),
     ] = "auto",
-    environments: Annotated[
+    env: Annotated[
         str,
         typer.Option(
-            help="For a ref with other dependencies: own installs them, shared uses those here."
+            help="For a ref with other dependencies: isolated installs them, current does not."
         ),
     ] = "",
     plan: Annotated[bool, typer.Option("--plan", help="Only time, cost and chances.")] = False,
@@ -73,30 +75,31 @@ def gate(
         typer.Option(help="Write a summary for a pull request."),
     ] = None,
     bisect: Annotated[
-        bool, typer.Option("--bisect", help="Exit codes for `git bisect run`; implies --once.")
+        bool,
+        typer.Option("--bisect", help="Exit codes for `git bisect run`; implies --no-confirm."),
     ] = False,
     price: PriceOption = None,
     run_minutes: Annotated[float, typer.Option(help="End a run after this long.")] = 60.0,
     trainer: Annotated[str, typer.Option(help="The trainer, where no baseline says.")] = "native",
     store: StoreOption = STORE,
-    ledger: LedgerOption = LEDGER,
+    noise_model: NoiseModelOption = NOISE_MODEL,
     baselines: BaselinesOption = BASELINES,
 ) -> None:
     """Did a change make anything worse? A verdict for each metric, and an exit code."""
     from rich.console import Console
 
     from harness.cli import compare as command
-    from harness.cli.gating import Options, run_gate
+    from harness.cli.gating import GateOptions, run_gate
     from harness.config.yaml_schema import parse_sets
     from harness.gate.ab_mode import word_of as turns_word
-    from harness.gate.sides import Asked, claim_of
+    from harness.gate.sides import GateRequest, claim_of
     from harness.runner.environment import word_of as environments_word
 
-    asked = Asked(
+    asked = GateRequest(
         config=config,
         trainer=trainer,
         set=parse_sets(sets or []),
-        versus=parse_sets(versus or []),
+        versus=parse_sets(candidate_set or []),
         head=head,
         base=base or None,
         claim=claim_of(claims),
@@ -106,13 +109,13 @@ def gate(
         price_usd_per_hour=price,
         once=once or bisect,
         rule="open" if open_ended else "looks",
-        ab_mode=turns_word(turns),
-        environments=environments_word(environments),
+        ab_mode=turns_word(ab),
+        environments=environments_word(env),
         run_limit_s=60 * run_minutes,
     )
-    options = Options(
+    options = GateOptions(
         store=store,
-        ledger=ledger,
+        noise_model=noise_model,
         baselines=baselines,
         baseline=baseline,
         plan_only=plan,
@@ -135,7 +138,7 @@ def baseline_record(
     why: Annotated[str, typer.Option(help="What it is for.")] = "",
     trainer: Annotated[str, typer.Option(help="The trainer: native or fake.")] = "native",
     store: StoreOption = STORE,
-    ledger: LedgerOption = LEDGER,
+    noise_model: NoiseModelOption = NOISE_MODEL,
     baselines: BaselinesOption = BASELINES,
 ) -> None:
     """Stores what a configuration reaches, as replicates."""
@@ -143,7 +146,7 @@ def baseline_record(
     from harness.gate import noise_sources
 
     found = _replicates(config, source, sets or [], seeds, trainer, store)
-    known = noise_sources.load_ledger(ledger, open_store(store))
+    known = noise_sources.load_noise_model(noise_model, open_store(store))
     raise typer.Exit(banking.record(new_console(), baselines, name, found, known, why=why))
 
 
@@ -158,10 +161,12 @@ def baseline_accept(
     source: Annotated[str, typer.Option("--from", help="STORE:STUDY/ARM, runs made before.")] = "",
     sets: SetOption = None,
     seeds: Annotated[str, typer.Option(help="Such as 7-12, for the runs made now.")] = "7-12",
-    worse: Annotated[bool, typer.Option("--worse", help="Although it is worse.")] = False,
+    worse: Annotated[
+        bool, typer.Option("--allow-regression", help="Although it is worse.")
+    ] = False,
     trainer: Annotated[str, typer.Option(help="The trainer: native or fake.")] = "native",
     store: StoreOption = STORE,
-    ledger: LedgerOption = LEDGER,
+    noise_model: NoiseModelOption = NOISE_MODEL,
     baselines: BaselinesOption = BASELINES,
 ) -> None:
     """Puts fresh replicates in the place of a baseline, with the evidence; keeps the old ones."""
@@ -169,7 +174,7 @@ def baseline_accept(
     from harness.gate import noise_sources
 
     found = _replicates(config, source, sets or [], seeds, trainer, store)
-    known = noise_sources.load_ledger(ledger, open_store(store))
+    known = noise_sources.load_noise_model(noise_model, open_store(store))
     code = banking.accept(
         new_console(), baselines, name, found, open_store(store), known, why=why, worse=worse
     )
@@ -198,7 +203,7 @@ def baseline_show(
 
 def _replicates(
     config: Path | None, source: str, sets: list[str], seeds: str, trainer: str, store: Path
-) -> "Found":
+) -> "ReplicateSet":
     """Runs made now from a configuration file, or those of a study's arm. Raises UsageError."""
     from harness.cli import baseline as banking
     from harness.config.yaml_schema import parse_seeds, parse_sets
@@ -210,7 +215,7 @@ def _replicates(
             path="harness baseline",
             expected="a configuration file or --from STORE:STUDY/ARM, one of them",
             got="both or none",
-            remedy="A file makes the runs now; --from takes those of a study.",
+            hint="A file makes the runs now; --from takes those of a study.",
         )
     if config is None:
         return banking.of_arm(source)

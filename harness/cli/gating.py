@@ -1,8 +1,8 @@
 """What `harness gate` does: plan, carry out, print, write; an exit code of design for every end.
 
 A trainer that breaks off for no fault of the candidate, a package that is missing, a baseline, a
-ledger or a store that is damaged end with a result too, "could not run", so that whoever reads JSON
-or a summary finds the reason where the verdict would have been. Beside `commands`.
+noise model or a store that is damaged end with a result too, "could not run", so that whoever reads
+JSON or a summary finds the reason where the verdict would have been. Beside `commands`.
 """
 
 import os
@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from harness import errors, files
-from harness.compare.noise_model import Ledger, own_rows
+from harness.compare.noise_model import NoiseModel, measured_rows
 from harness.errors import HarnessError
 from harness.gate import baseline, gate, history
-from harness.gate.noise_sources import load_ledger
+from harness.gate.noise_sources import load_noise_model
 from harness.gate.planning import without_chance
 from harness.gate.result import GatePlan, GateResult, Subject, as_json
-from harness.gate.sides import Asked, Prepared, prepare
+from harness.gate.sides import GateRequest, Prepared, prepare
 from harness.report.gate.render import as_markdown, print_plan, print_result
 from harness.results.store import Store
 from harness.runner.attempt import recover
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"  # where a workflow shows Markdown; changes no result
 
 
-class Options(msgspec.Struct, frozen=True, kw_only=True):
+class GateOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Where a gate finds what is stored, and how it tells its verdict: nothing that decides one."""
 
     store: Path
-    ledger: Path
+    noise_model: Path
     baselines: Path
     baseline: str = ""  # its name; none where quality is not compared
     plan_only: bool = False
@@ -44,7 +44,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     markdown: Path | None = None
 
 
-def run_gate(console: "Console", progress: "Console", asked: Asked, options: Options) -> int:
+def run_gate(
+    console: "Console", progress: "Console", asked: GateRequest, options: GateOptions
+) -> int:
     """One gate. The verdict goes to `console`, plan and progress to `progress`."""
     try:
         result = _gated(console, progress, asked, options)
@@ -62,7 +64,7 @@ def run_gate(console: "Console", progress: "Console", asked: Asked, options: Opt
 
 
 def _gated(
-    console: "Console", progress: "Console", asked: Asked, options: Options
+    console: "Console", progress: "Console", asked: GateRequest, options: GateOptions
 ) -> GateResult | None:
     """The result; None where only the plan was wanted. Raises HarnessError and PaceStopped."""
     if options.baseline:
@@ -71,33 +73,39 @@ def _gated(
     store = Store(options.store)
     recover(store)
     earlier = history.load(store)
-    ledger = with_own_rows(load_ledger(options.ledger, store), asked, earlier)
+    noise_model = with_own_rows(load_noise_model(options.noise_model, store), asked, earlier)
     say = _saying(progress)
     prepared = prepare(asked, store, say)
     for note in prepared.notes:
         say(note)
-    planned = gate.plan(prepared, ledger, earlier)
+    planned = gate.plan(prepared, noise_model, earlier)
     only_plan = options.plan_only
     print_plan(console if only_plan and not options.json else progress, planned)
     if only_plan and options.json:
         console.file.write(as_json(planned) + "\n")
-    return None if only_plan else _carried_out(prepared, planned, store, ledger, progress)
+    return None if only_plan else _carried_out(prepared, planned, store, noise_model, progress)
 
 
-def with_own_rows(ledger: Ledger, asked: Asked, stored: Sequence[GateResult]) -> Ledger:
-    """The ledger with what the baseline's replicates and the launches of gates teach."""
-    own = own_rows(asked.baseline.now.records) if asked.baseline else []
-    return Ledger(history.taught([*ledger.rows, *own], stored))
+def with_own_rows(
+    noise_model: NoiseModel, asked: GateRequest, stored: Sequence[GateResult]
+) -> NoiseModel:
+    """The noise model with what the baseline's replicates and the launches of gates teach."""
+    own = measured_rows(asked.baseline.now.records) if asked.baseline else []
+    return NoiseModel(history.taught([*noise_model.rows, *own], stored))
 
 
 def _carried_out(
-    prepared: Prepared, planned: GatePlan, store: Store, ledger: Ledger, progress: "Console"
+    prepared: Prepared,
+    planned: GatePlan,
+    store: Store,
+    noise_model: NoiseModel,
+    progress: "Console",
 ) -> GateResult:
     if (why := without_chance(planned)) is not None:
         return _bare(prepared, planned, why)
 
     with asked_to(stop := Stop()):
-        return gate.Gate(prepared, planned, store, ledger, stop, _saying(progress)).execute()
+        return gate.Gate(prepared, planned, store, noise_model, stop, _saying(progress)).execute()
 
 
 def _saying(progress: "Console") -> Callable[[str], None]:
@@ -120,7 +128,7 @@ def _bare(prepared: Prepared, planned: GatePlan, why: str) -> GateResult:
     )
 
 
-def could_not_run(asked: Asked, baseline: str | None, why: str) -> GateResult:
+def could_not_run(asked: GateRequest, baseline: str | None, why: str) -> GateResult:
     """The result of a gate that broke off for no fault of the candidate."""
     return GateResult(
         key="",
@@ -135,7 +143,7 @@ def could_not_run(asked: Asked, baseline: str | None, why: str) -> GateResult:
     )
 
 
-def _write(console: "Console", result: GateResult, options: Options) -> None:
+def _write(console: "Console", result: GateResult, options: GateOptions) -> None:
     if options.json:
         console.file.write(as_json(result) + "\n")
     else:

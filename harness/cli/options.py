@@ -19,10 +19,13 @@ SetOption = Annotated[
     typer.Option("--set", help="Override, such as dial.depth=8. May be repeated."),
 ]
 STORE = Path("runs")
-LedgerOption = Annotated[
-    Path, typer.Option("--ledger", help="A ledger file beside the shipped rows, where it exists.")
+NoiseModelOption = Annotated[
+    Path,
+    typer.Option(
+        "--noise-model", help="A noise model file beside the shipped rows, where it exists."
+    ),
 ]
-LEDGER = Path("baselines/noise.csv")
+NOISE_MODEL = Path("baselines/noise.csv")
 BaselinesOption = Annotated[Path, typer.Option("--baselines", help="Folder of all baselines.")]
 AlphaOption = Annotated[float, typer.Option(help="Error rate of each verdict.")]
 MarginOption = Annotated[

@@ -10,7 +10,7 @@ from harness.cli.console import _say, _tell_recovered
 from harness.errors import UsageError
 from harness.results.record import Record
 from harness.results.store import Store
-from harness.runner.attempt import Job, attempt, recover
+from harness.runner.attempt import RunSpec, attempt, recover
 from harness.runner.process import Stop, asked_to
 from harness.runner.replicates import hold, recipe
 from harness.runner.trainer import NativeTrainer
@@ -33,7 +33,7 @@ def run(
             path=str(config),
             expected="a configuration file",
             got="no such file",
-            remedy="ablations/bases/ has some.",
+            hint="ablations/configs/ has some.",
         )
     job = recipe(trainer, str(config), str(config.resolve()), sets).job(seed)
     _tell_recovered(console, recover(store))
@@ -49,7 +49,7 @@ def _one(
     console: "Console",
     store: Store,
     trainer: NativeTrainer,
-    job: Job,
+    job: RunSpec,
     stop: Stop,
     timeout_minutes: float,
     retry: bool,
@@ -57,7 +57,7 @@ def _one(
     with hold(store, job):
         known = store.record(job.plan_id)
         if known is not None and not retry:
-            _say(console, "Recorded already; --retry makes it once more, as another attempt.")
+            _say(console, "Recorded already; --rerun makes it once more, as another attempt.")
             return known
         return attempt(store, trainer, job, timeout_s=60 * timeout_minutes, stop=stop)
 
@@ -67,8 +67,8 @@ def _print_record(console: "Console", store: Store, made: Record) -> None:
     _say(console, f"{head}, {made.wall_s:.1f} s ({made.wall_s - made.trainer_s:.2f} s of it ours)")
     if made.reason:
         _say(console, made.reason)
-    if made.remedy and made.status != "completed":
-        _say(console, made.remedy)
+    if made.hint and made.status != "completed":
+        _say(console, made.hint)
     for name, value in made.metrics.items():
         if value is not None:
             _say(console, f"  {name:20} {value:,.6g}")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from harness.results.study_plan import ResolvedStudy
-    from harness.study.executor import Command, Options, Outcome
+    from harness.study.executor import Command, StudyOptions, StudyOutcome
 
 
 # --- harness study --------------------------------------------------------------------------------
@@ -60,7 +60,7 @@ def study(
     file: StudyFile,
     path: Path,
     store: Store,
-    options: "Options",
+    options: "StudyOptions",
     *,
     html: bool = True,
 ) -> int:
@@ -82,13 +82,13 @@ def _run_study(
     path: Path,
     store: Store,
     trainer: NativeTrainer,
-    options: "Options",
+    options: "StudyOptions",
     command: "Command",
-) -> tuple["ResolvedStudy", "Outcome"]:
+) -> tuple["ResolvedStudy", "StudyOutcome"]:
     """The sweeps, if there are any, and then the study with the settings they chose."""
-    from harness.report.study.progress import Live
-    from harness.study.allowance import Halt
-    from harness.study.executor import Executor, Outcome
+    from harness.report.study.progress import StudyProgress
+    from harness.study.budget_limits import StopStudy
+    from harness.study.executor import Executor, StudyOutcome
     from harness.study.resolve import resolve
 
     line = " ".join(["harness", *sys.argv[1:]])
@@ -101,12 +101,12 @@ def _run_study(
         store.save_study(planned)
         try:
             sweep_search.fill(console, file, path, store, planned, options, command)
-        except Halt as halt:
-            return planned, Outcome(exit_code=halt.exit_code, reason=str(halt), halted=True)
+        except StopStudy as halt:
+            return planned, StudyOutcome(exit_code=halt.exit_code, reason=str(halt), halted=True)
         planned = resolve(file, path, store, trainer, command=line, now=time.time())
     for sweeps_only in [True, False] if file.arms.retune else [False]:
         store.save_study(planned)
-        with Live(console, planned, store) as live, asked_to(command.stop):
+        with StudyProgress(console, planned, store) as live, asked_to(command.stop):
             executor = Executor(planned, store, trainer, options, live, command)
             outcome = executor.execute(sweeps=sweeps_only)
         if outcome.halted or command.stop:
@@ -117,7 +117,7 @@ def _run_study(
 
 
 def _end_study(
-    console: "Console", store: Store, planned: "ResolvedStudy", outcome: "Outcome", html: bool
+    console: "Console", store: Store, planned: "ResolvedStudy", outcome: "StudyOutcome", html: bool
 ) -> int:
     """The report, and the sentence that says how the command ended."""
     from harness.report import study as report
@@ -137,7 +137,7 @@ def dry_run(
     file: StudyFile,
     path: Path,
     store: Store,
-    options: "Options",
+    options: "StudyOptions",
     *,
     measure: bool,
 ) -> int:
@@ -208,7 +208,7 @@ def doctor(console: "Console", store: Store, trainer: NativeTrainer) -> int:
     if lacking:
         _say(console, f"The smoke study cannot run here for want of: {', '.join(lacking)}.")
         return errors.COULD_NOT_RUN
-    _say(console, "The smoke study can run here: harness study ablations/smoke.yaml")
+    _say(console, "The smoke study can run here: harness study ablations/studies/smoke.yaml")
     return errors.PASS
 
 
@@ -220,11 +220,11 @@ def load(path: Path) -> StudyFile:
     from harness.config.study_file import load_study
 
     if not path.exists() and path.suffix not in (".yaml", ".yml"):
-        shipped = sorted(Path("ablations").glob("*.yaml"))
+        shipped = sorted(Path("ablations/studies").glob("*.yaml"))
         raise StudyFileError(
             path=str(path),
             expected="a study file",
             got="no such file",
-            remedy="Here are: " + ", ".join(map(str, shipped)) if shipped else "Name a YAML file.",
+            hint="Here are: " + ", ".join(map(str, shipped)) if shipped else "Name a YAML file.",
         )
     return load_study(path)

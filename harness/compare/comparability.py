@@ -40,8 +40,8 @@ def refuse_unlike_core(a: Runs, b: Runs) -> None:
         return
     for field in told[0][0]:
         one, other = ([run.get(field, "unknown") for run in side] for side in told)
-        remedy = "Evaluate both alike, or leave CORE out: --metric val_bpb."
-        _refuse_unlike(f"core.{field}", one, other, remedy)
+        hint = "Evaluate both alike, or leave CORE out: --metric val_bpb."
+        _refuse_unlike(f"core.{field}", one, other, hint)
 
 
 def _refuse_mixed(name: str, side: Runs) -> None:
@@ -54,12 +54,12 @@ def _refuse_mixed(name: str, side: Runs) -> None:
         path=f"side {name}",
         expected="replicates of one configuration",
         got=f"runs {counts}" if len(lengths) > 1 else f"{len(configs)} configurations",
-        remedy="Name the runs of one configuration a side.",
+        hint="Name the runs of one configuration a side.",
     )
 
 
 def _refuse_unlike(
-    field: str, a: Sequence[str], b: Sequence[str], remedy: str = "Compare like with like."
+    field: str, a: Sequence[str], b: Sequence[str], hint: str = "Compare like with like."
 ) -> None:
     values = [sorted(set(side)) for side in (a, b)]
     if values[0] != values[1] or len(values[0]) > 1:
@@ -67,7 +67,7 @@ def _refuse_unlike(
             path=field,
             expected="the same on both sides",
             got=" against ".join(" and ".join(value) for value in values),
-            remedy=f"Their metrics do not measure the same thing. {remedy}",
+            hint=f"Their metrics do not measure the same thing. {hint}",
         )
 
 

@@ -1,4 +1,4 @@
-"""Judges two sides of runs, metric by metric. Takes runs, a rule and a ledger; says what follows.
+"""Compares two sides of runs, metric by metric. Takes runs, a rule and a noise model.
 
 Quality is compared over all whole runs of a side. Speed is compared only between runs of one
 environment, as far as the logs show it: across environments it is refused, with the field that
@@ -6,7 +6,8 @@ differs; where a log does not tell its environment the difference is shown and d
 What a side lacks counts too: runs of B that diverged are a regression, and runs that broke off
 leave the whole inconclusive, because those that went well are not a fair sample.
 
-In the flow: after readers, ledger and margins; before `summary`. Never reads disk, never prints.
+In the flow: after readers, noise model and margins; before `summary`. Never reads disk, never
+prints.
 """
 
 import math
@@ -31,7 +32,7 @@ from harness.compare.comparability import (
 )
 from harness.compare.core import PairedCore
 from harness.compare.metrics import SCALED, Margin, default_margin, given, same_story
-from harness.compare.noise_model import TIMES, Ledger, Row
+from harness.compare.noise_model import TIMES, NoiseModel, NoiseRow
 from harness.metrics import COMPARED, Metric, Scale
 from harness.results.logs.run_log import LogError
 from harness.stats import power
@@ -50,7 +51,7 @@ EXIT_CODES: dict[Outcome, int] = {
 Replicate = Literal["run", "launch"]  # what n counts
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
+class CompareOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What the command line fixes: error rate, margins, stated SDs, metrics, their direction."""
 
     alpha: float = 0.05
@@ -62,7 +63,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     replicate: Replicate = "run"
 
 
-class Judgement(msgspec.Struct, frozen=True, kw_only=True):
+class MetricResult(msgspec.Struct, frozen=True, kw_only=True):
     """One metric. Differences are B minus A, of natural logarithms where `scale` says so.
 
     `low` and `high` are the one-sided limits at alpha each; None without degrees of freedom.
@@ -109,7 +110,7 @@ def resolves(metric: str, estimate: float) -> bool:
     return metric not in COMPARED or COMPARED[metric].resolves(estimate)
 
 
-class Side(msgspec.Struct, frozen=True, kw_only=True):
+class ComparedSide(msgspec.Struct, frozen=True, kw_only=True):
     """What a side is made of."""
 
     name: str
@@ -126,11 +127,11 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that is said of two sides."""
 
-    sides: tuple[Side, Side]
+    sides: tuple[ComparedSide, ComparedSide]
     outcome: Outcome
     reason: str
     alpha: float
-    judgements: list[Judgement]
+    metrics: list[MetricResult]
     notes: list[str]
     core: PairedCore | None = None  # the same two sides on the examples of CORE
 
@@ -140,7 +141,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         return EXIT_CODES[self.outcome]
 
 
-def compare(a: Runs, b: Runs, asked: Asked, ledger: Ledger) -> Comparison:
+def compare(a: Runs, b: Runs, asked: CompareOptions, noise_model: NoiseModel) -> Comparison:
     """The comparison of side B with side A. Raises LogError where they may not be compared."""
     refuse_foreign(a, b)
     if not asked.metrics or any(name.startswith("core") for name in asked.metrics):
@@ -153,23 +154,23 @@ def compare(a: Runs, b: Runs, asked: Asked, ledger: Ledger) -> Comparison:
             path="side A",
             expected="at least one run that reached its end",
             got="; ".join(sides[0].broken[:3]),
-            remedy="Without a whole baseline there is nothing to compare with: make it again.",
+            hint="Without a whole baseline there is nothing to compare with: make it again.",
         )
-    judgements = _judgements(whole[0], whole[1], asked, ledger) if whole[1] else []
-    outcome, reason = _overall(judgements, sides, a, b)
+    metrics = _judgements(whole[0], whole[1], asked, noise_model) if whole[1] else []
+    outcome, reason = _overall(metrics, sides, a, b)
     return Comparison(
         sides=sides,
         outcome=outcome,
         reason=reason,
         alpha=asked.alpha,
-        judgements=judgements,
+        metrics=metrics,
         notes=remarks(a, b),
     )
 
 
-def _side(name: str, runs: Runs) -> Side:
+def _side(name: str, runs: Runs) -> ComparedSide:
     broken = [f"{run.source}: {run.ending}" for run in runs if run.ending]
-    return Side(
+    return ComparedSide(
         name=name,
         runs=len(runs),
         whole=len(runs) - len(broken),
@@ -185,7 +186,9 @@ def _side(name: str, runs: Runs) -> Side:
 # --- one metric -----------------------------------------------------------------------------------
 
 
-def _judgements(a: Runs, b: Runs, asked: Asked, ledger: Ledger) -> list[Judgement]:
+def _judgements(
+    a: Runs, b: Runs, asked: CompareOptions, noise_model: NoiseModel
+) -> list[MetricResult]:
     there = {
         name: None
         for run in a
@@ -203,21 +206,21 @@ def _judgements(a: Runs, b: Runs, asked: Asked, ledger: Ledger) -> list[Judgemen
             path="metrics",
             expected="at least one metric that both sides have",
             got=f"{_names(a)} against {_names(b)}",
-            remedy="Read a number that both logs hold, with --regex NAME=PATTERN.",
+            hint="Read a number that both logs hold, with --regex NAME=PATTERN.",
         )
-    told = same_story(there, lambda name: _margin(name, a, b, asked, ledger) is not None)
+    told = same_story(there, lambda name: _margin(name, a, b, asked, noise_model) is not None)
     return [
-        _judge(name, a, b, asked, ledger, shown_only=name in told)
+        _judge(name, a, b, asked, noise_model, shown_only=name in told)
         for name in names
         if not asked.metrics or name in asked.metrics
     ]
 
 
-def _is_asked(name: str, asked: Asked) -> bool:
+def _is_asked(name: str, asked: CompareOptions) -> bool:
     return name in (*asked.metrics, *asked.margins, *asked.also)
 
 
-def _refuse_unknown(asked: Asked, a: Runs, b: Runs) -> None:
+def _refuse_unknown(asked: CompareOptions, a: Runs, b: Runs) -> None:
     known = {name for run in (*a, *b) for name in run.metrics}
     for option, names in (
         ("--metric", asked.metrics),
@@ -230,7 +233,7 @@ def _refuse_unknown(asked: Asked, a: Runs, b: Runs) -> None:
                     path=f"{option} {name}",
                     expected="a metric that the logs have",
                     got=f"{name!r}",
-                    remedy=f"They have: {', '.join(sorted(known))}.",
+                    hint=f"They have: {', '.join(sorted(known))}.",
                 )
 
 
@@ -239,8 +242,8 @@ def _names(side: Runs) -> str:
 
 
 def _judge(
-    name: str, a: Runs, b: Runs, asked: Asked, ledger: Ledger, *, shown_only: bool
-) -> Judgement:
+    name: str, a: Runs, b: Runs, asked: CompareOptions, noise_model: NoiseModel, *, shown_only: bool
+) -> MetricResult:
     metric = COMPARED.get(name) or Metric(
         name=name, title=name, unit="", harm=-1 if name in asked.higher_better else 1
     )
@@ -249,16 +252,18 @@ def _judge(
     for label, side, whole in zip(SIDES, sides, (a, b), strict=True):
         if len(side) < len(whole):
             notes.append(f"{len(side)} of {len(whole)} runs of {label}")
-    margin = _margin(name, a, b, asked, ledger)
+    margin = _margin(name, a, b, asked, noise_model)
     if shown_only and name not in asked.margins:
         margin = None
     if margin is None and name in SCALED and not shown_only:
         where = f"{a[0].scale or 'its recipe'}, {name}, {source_of_variance(name, a, b)}"
-        notes.append(f"no margin: the ledger has no row for {where}; --margin {name}=M sets one")
+        notes.append(
+            f"no margin: the noise model has no row for {where}; --margin {name}=M sets one"
+        )
     empty = _empty(metric, sides, margin, reason, notes, asked.replicate)
     if usable is None:
         return empty
-    row = _row(name, sides[0], sides[1], ledger)
+    row = _row(name, sides[0], sides[1], noise_model)
     found, source = _difference(metric, sides, asked, row)
     return _judged(empty, found, source, margin, asked.alpha)
 
@@ -272,7 +277,7 @@ def _with_values(metric: Metric, sides: tuple[Runs, Runs]) -> tuple[Runs, Runs]:
             path=metric.name,
             expected="values above zero on both sides: their ratio is compared",
             got="zero or less",
-            remedy="Leave the metric out: name the others with --metric.",
+            hint="Leave the metric out: name the others with --metric.",
         )
     return a, b
 
@@ -284,10 +289,10 @@ def _empty(
     reason: str | None,
     notes: list[str],
     replicate: Replicate,
-) -> Judgement:
+) -> MetricResult:
     """All that is known before the difference is taken."""
     a, b = ([run.metrics[metric.name] for run in side] for side in sides)
-    return Judgement(
+    return MetricResult(
         metric=metric.name,
         title=metric.title,
         unit=metric.unit,
@@ -304,23 +309,25 @@ def _empty(
     )
 
 
-def _margin(name: str, a: Runs, b: Runs, asked: Asked, ledger: Ledger) -> Margin | None:
+def _margin(
+    name: str, a: Runs, b: Runs, asked: CompareOptions, noise_model: NoiseModel
+) -> Margin | None:
     if name in asked.margins:
         return given(name, asked.margins[name])
-    return default_margin(name, _row(name, a, b, ledger), a[0].full_scale)
+    return default_margin(name, _row(name, a, b, noise_model), a[0].full_scale)
 
 
-def _row(name: str, a: Runs, b: Runs, ledger: Ledger) -> Row | None:
-    """The ledger's row for the baseline, unless the change is known to be of another scale."""
+def _row(name: str, a: Runs, b: Runs, noise_model: NoiseModel) -> NoiseRow | None:
+    """The noise model's row for the baseline, unless the change is known to be of another scale."""
     scales, gpus = {run.scale for run in a}, {run.gpu for run in (*a, *b)}
     if len(scales) > 1 or any(run.scale not in (None, a[0].scale) for run in b):
         return None
     gpu = gpus.pop() if len(gpus) == 1 else None
-    return ledger.find(a[0].scale, name, gpu, source_of_variance(name, a, b))
+    return noise_model.find(a[0].scale, name, gpu, source_of_variance(name, a, b))
 
 
 def _difference(
-    metric: Metric, sides: tuple[Runs, Runs], asked: Asked, row: Row | None
+    metric: Metric, sides: tuple[Runs, Runs], asked: CompareOptions, row: NoiseRow | None
 ) -> tuple[Difference, str]:
     """The difference and where its noise is from."""
     name = metric.name
@@ -334,7 +341,7 @@ def _difference(
         known = Known(sd=asked.sds[name], df=math.inf)
         return difference(a, b, known), "stated on the command line"
     if row is not None:
-        words = f"the {row.origin} ledger, {row.scale}, {row.gpu}, {row.source}"
+        words = f"the {row.origin} noise model, {row.scale}, {row.gpu}, {row.source}"
         return difference(a, b, row.known), f"{words}, {row.runs} runs"
     return difference(a, b), "the runs' own"
 
@@ -351,18 +358,22 @@ def _blocks(values: Sequence[Sequence[float]], places: Sequence[Sequence[Place]]
 
 
 def _judged(
-    empty: Judgement, found: Difference, source: str, margin: Margin | None, alpha: float
-) -> Judgement:
+    empty: MetricResult, found: Difference, source: str, margin: Margin | None, alpha: float
+) -> MetricResult:
     contrast, notes = found.contrast, list(empty.notes)
-    for side in found.risen:
-        notes.append(f"side {SIDES[side]} varies more than the ledger's SD allows: Welch's limits")
+    for side in found.excess_variance:
+        notes.append(
+            f"side {SIDES[side]} varies more than the noise model's SD allows: Welch's limits"
+        )
     if not contrast.df > 0:
         why = _no_noise(empty)
         return msgspec.structs.replace(
             empty, estimate=contrast.estimate, reason=empty.reason or why, notes=notes
         )
     critical = t_quantile(1 - alpha, contrast.df)
-    noise = "stated" if source.startswith("stated") and found.noise == "ledger" else found.noise
+    noise = (
+        "stated" if source.startswith("stated") and found.noise == "noise_model" else found.noise
+    )
     shown = msgspec.structs.replace(
         empty,
         estimate=contrast.estimate,
@@ -381,7 +392,7 @@ def _judged(
     verdict = decide(harm, margin.value, alpha)
     more = None
     if verdict.outcome == "inconclusive":
-        df = contrast.df if noise in ("ledger", "stated") else None
+        df = contrast.df if noise in ("noise_model", "stated") else None
         more = power.more_runs(harm.estimate, found.sd, margin.value, empty.n, alpha, df=df)
     if verdict.outcome == "regression" and empty.metric in TIMES:
         notes.append("unconfirmed: one session; a slowdown counts once a second session shows it")
@@ -393,7 +404,7 @@ def _judged(
     )
 
 
-def _no_noise(empty: Judgement) -> str:
+def _no_noise(empty: MetricResult) -> str:
     """Why there is no interval."""
     if empty.replicate == "launch":
         return "one launch and no SD to go by: a second one gives an interval"
@@ -406,14 +417,14 @@ def _no_noise(empty: Judgement) -> str:
 
 
 def _overall(
-    judgements: Sequence[Judgement], sides: tuple[Side, Side], a: Runs, b: Runs
+    metrics: Sequence[MetricResult], sides: tuple[ComparedSide, ComparedSide], a: Runs, b: Runs
 ) -> tuple[Outcome, str]:
     shares = [sum(run.diverged for run in side) / len(side) for side in (a, b)]
     if shares[1] > shares[0]:
         number = sum(run.diverged for run in b)
         return "regression", f"{number} of {len(b)} runs of B diverged or ran out of memory"
     of = {
-        outcome: [judged.title for judged in judgements if judged.outcome == outcome]
+        outcome: [judged.title for judged in metrics if judged.outcome == outcome]
         for outcome in EXIT_CODES
     }
     if of["regression"]:

@@ -180,7 +180,7 @@ def _refuse(field: str, one: object, other: object) -> None:
             path=field,
             expected="the same examples, asked in the same way",
             got=f"{one} against {other}",
-            remedy="These scores do not measure the same thing: evaluate both alike.",
+            hint="These scores do not measure the same thing: evaluate both alike.",
         )
 
 

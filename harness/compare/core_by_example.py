@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import msgspec
 
 from harness.compare.comparability import SIDES, Runs
-from harness.compare.compare import Asked, Comparison, Judgement, compare
+from harness.compare.compare import CompareOptions, Comparison, MetricResult, compare
 from harness.compare.core import METRICS, PairedCore, paired, scores
-from harness.compare.noise_model import Ledger
+from harness.compare.noise_model import NoiseModel
 from harness.results import core_answers
 from harness.results.core_answers import Outcomes
 from harness.results.logs.from_store import answers_of_store, logged
@@ -33,7 +33,7 @@ def with_core(found: Comparison, a: Runs, b: Runs, *, wanted: bool = False) -> C
     """
     whole = [[run for run in side if run.ending is None] for side in (a, b)]
     sides = [[run for run in side if run.answers is not None] for side in whole]
-    scored = [judged for judged in found.judgements if judged.metric in METRICS]
+    scored = [judged for judged in found.metrics if judged.metric in METRICS]
     if wanted and not all(sides):
         raise _not_kept(sides)
     if not wanted and not (scored and any(sides)):
@@ -58,7 +58,7 @@ def with_core(found: Comparison, a: Runs, b: Runs, *, wanted: bool = False) -> C
 
 
 def of_records(
-    store: Store, a: Sequence[Record], b: Sequence[Record], alpha: float, ledger: Ledger
+    store: Store, a: Sequence[Record], b: Sequence[Record], alpha: float, noise_model: NoiseModel
 ) -> PairedCore | None:
     """Two sides of records whose outcomes this store may have; None where a side has none.
 
@@ -71,8 +71,8 @@ def of_records(
     names = [name for name in METRICS if all(name in run.metrics for side in sides for run in side)]
     if not names:
         return None
-    asked = Asked(alpha=alpha, metrics=names)
-    return with_core(compare(sides[0], sides[1], asked, ledger), sides[0], sides[1]).core
+    asked = CompareOptions(alpha=alpha, metrics=names)
+    return with_core(compare(sides[0], sides[1], asked, noise_model), sides[0], sides[1]).core
 
 
 def _read(run: LoggedRun) -> Outcomes:
@@ -87,12 +87,12 @@ def _read(run: LoggedRun) -> Outcomes:
                 path=str(run.answers),
                 expected=f"answers that give the {name} of their record, {recorded:.6f}",
                 got=f"{own:.6f}",
-                remedy="They are not that run's, or were scored by another rule: move them away.",
+                hint="They are not that run's, or were scored by another rule: move them away.",
             )
     return found
 
 
-def between_runs(judged: Judgement, alpha: float) -> Contrast | None:
+def between_runs(judged: MetricResult, alpha: float) -> Contrast | None:
     """The difference of a judgement whose limits are at `alpha`, with its error."""
     if judged.estimate is None or judged.low is None or judged.high is None or not judged.df:
         return None
@@ -110,5 +110,5 @@ def _not_kept(sides: Sequence[Runs]) -> LogError:
         path=_lacking(sides),
         expected="the answers to every example of CORE, as records of this version keep them",
         got="none",
-        remedy="Evaluate CORE in those runs and name their records, stores or run directories.",
+        hint="Evaluate CORE in those runs and name their records, stores or run directories.",
     )

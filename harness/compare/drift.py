@@ -149,7 +149,7 @@ def _key(record: Record) -> tuple[Any, ...]:
     gpus = record.environment.get("gpus")
     device = _device(record) if gpus else ""
     recipe = (identity.config_id, identity.data_id, identity.protocol, record.seed)
-    return (record.trainer, *recipe, device, record.gpus, record.neighbours)
+    return (record.trainer, *recipe, device, record.gpus, record.concurrent_runs)
 
 
 def _series(records: list[Record], margins: Mapping[str, float]) -> Series:
@@ -284,6 +284,6 @@ def _ruptures() -> Any:
             path="drift",
             expected="the package `ruptures`, which finds change points",
             got="none",
-            remedy="Install it with `pip install '.[ci]'`.",
+            hint="Install it with `pip install '.[ci]'`.",
         ) from None
     return ruptures

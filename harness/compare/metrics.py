@@ -3,21 +3,20 @@
 A margin is fixed before anybody looks. Where none is given, these hold:
 
     val_loss      0.002 nats per token: about 1.4 SD of the GPT-2-small speedrun
-    val_bpb       0.0003 at full scale; at proxy scale as many SDs of the ledger as val_loss has
-    core_soft     2 SD of the ledger
-    speed         0.5 %
+    val_bpb       0.0003 at full scale; at proxy scale as many SDs of the noise model as val_loss
+    has core_soft     2 SD of the noise model speed         0.5 %
 
 Where several metrics tell one story only the first that has a margin is judged (val_bpb before
 val_loss; tokens/s before training time before step time): several tests of one thing would be one
 test with more false alarms. All else is shown and decides nothing until a margin is given. Pure;
-after the ledger, before `judgement`.
+after the noise model, before `judgement`.
 """
 
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from harness.compare.noise_model import Row
+from harness.compare.noise_model import NoiseRow
 from harness.metrics import COMPARED
 
 SPEED_MARGIN = 0.005  # relative
@@ -26,7 +25,9 @@ LOSS_SD_NATS = 0.0014  # of the speedrun's final loss: what the margin above was
 FULL_SCALE_MARGIN_BPB = 0.0003
 CORE_SOFT_MARGIN_SDS = 2.0
 SCALED = {"val_bpb": LOSS_MARGIN_NATS / LOSS_SD_NATS, "core_soft": CORE_SOFT_MARGIN_SDS}
-"""Metrics whose margin is so many SDs of the ledger: their noise depends on the recipe's size."""
+"""Metrics whose margin is so many SDs of the noise model: their noise depends on the recipe's
+size.
+"""
 
 
 SPEED_ORDER = ("tokens_per_s", "train_time_s", "step_ms")
@@ -51,10 +52,10 @@ def same_story(names: Collection[str], has_margin: Callable[[str], bool]) -> set
     return told
 
 
-def default_margin(metric: str, row: Row | None, full_scale: bool) -> Margin | None:
+def default_margin(metric: str, row: NoiseRow | None, full_scale: bool) -> Margin | None:
     """The margin of a metric where none was given; None for what is only shown.
 
-    `row` is the ledger's for this metric, if it has one.
+    `row` is the noise model's for this metric, if it has one.
     """
     if metric in SPEED_ORDER:
         return Margin(value=math.log1p(SPEED_MARGIN), why="the default for a speed")
@@ -64,7 +65,7 @@ def default_margin(metric: str, row: Row | None, full_scale: bool) -> Margin | N
         return Margin(value=FULL_SCALE_MARGIN_BPB, why="the default at full scale")
     if metric in SCALED and row is not None:
         sds = SCALED[metric]
-        return Margin(value=sds * row.sd, why=f"{sds:.2g} SD of the ledger")
+        return Margin(value=sds * row.sd, why=f"{sds:.2g} SD of the noise model")
     return None
 
 

@@ -1,8 +1,8 @@
-"""The noise ledger: how much runs differ that should not, by recipe, metric, GPU and cause.
+"""The noise noise model: how much runs differ that should not, by recipe, metric, GPU and cause.
 
 One row is a pooled SD of single runs with its degrees of freedom. Rows come from two places: own
 rows, worked out from records with replicates, and prior rows that ship with the package, generated
-from published logs (`noise_priors.csv`; each says where it is from). An own row stands in for the
+from published logs (`noise_shipped.csv`; each says where it is from). An own row stands in for the
 prior one as soon as it has OWN_DF degrees of freedom: before that, a handful of own runs says less
 than many of others'.
 
@@ -38,19 +38,19 @@ from harness.results.record import Record, sessions
 from harness.stats.decision import Known
 from harness.stats.inference import pool
 
-Origin = Literal["prior", "own"]
+Origin = Literal["shipped", "measured"]
 
-OWN_DF = 5
-PRIORS = Path(__file__).with_name("noise_priors.csv")
+MEASURED_DF = 5
+SHIPPED = Path(__file__).with_name("noise_shipped.csv")
 QUALITY = ("val_bpb", "val_loss", "core", "core_soft")
 TIMES = (*SPEEDS, "train_time_s", "step_ms")
 
 
-class LedgerError(HarnessError):
-    """A ledger file that cannot be read."""
+class NoiseModelError(HarnessError):
+    """A noise model file that cannot be read."""
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True):
+class NoiseRow(msgspec.Struct, frozen=True, kw_only=True):
     """One pooled SD. `sd` is that of one run, in the metric's unit; of logarithms for speeds."""
 
     scale: str
@@ -78,17 +78,19 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 Key = tuple[str, str, str, Source]  # scale, metric, GPU model, source
 
 
-class Ledger:
+class NoiseModel:
     """Rows, found by what is to be compared."""
 
-    def __init__(self, rows: Iterable[Row]) -> None:
-        self.rows: list[Row] = []
-        best: dict[Key, Row] = {}
+    def __init__(self, rows: Iterable[NoiseRow]) -> None:
+        self.rows: list[NoiseRow] = []
+        best: dict[Key, NoiseRow] = {}
         for row in rows:
             best[row.key] = _better(best[row.key], row) if row.key in best else row
         self.rows = sorted(best.values(), key=lambda row: (row.scale, row.metric, row.source))
 
-    def find(self, scale: str | None, metric: str, gpu: str | None, source: Source) -> Row | None:
+    def find(
+        self, scale: str | None, metric: str, gpu: str | None, source: Source
+    ) -> NoiseRow | None:
         """The row that fits, with at least OWN_DF degrees of freedom, or None.
 
         The GPU model has to be the same for a speed. Quality shows no effect of the machine, so
@@ -99,13 +101,13 @@ class Ledger:
             for row in self.rows
             if (row.scale, row.metric, row.source) == (scale, metric, source)
         ]
-        same = [row for row in fits if row.gpu == gpu and row.df >= OWN_DF]
+        same = [row for row in fits if row.gpu == gpu and row.df >= MEASURED_DF]
         if same or metric in TIMES or not fits:
             return same[0] if same else None
         merged = _merged(fits)
-        return merged if merged.df >= OWN_DF else None
+        return merged if merged.df >= MEASURED_DF else None
 
-    def of_launches(self, metric: str, bench: Bench, source: Source) -> Row | None:
+    def of_launches(self, metric: str, bench: Bench, source: Source) -> NoiseRow | None:
         """The row of launches that fits; where this recipe has none, the thickest of its device.
 
         What differs between launches is where things come to lie in memory and how they compile.
@@ -120,22 +122,22 @@ class Ledger:
             for row in self.rows
             if (row.gpu, row.source) == (bench.device, source)
             and row.metric in TIMES
-            and row.df >= OWN_DF
+            and row.df >= MEASURED_DF
         ]
-        return max(others, key=lambda row: (row.origin == "own", row.df), default=None)
+        return max(others, key=lambda row: (row.origin == "measured", row.df), default=None)
 
 
-def _better(one: Row, other: Row) -> Row:
+def _better(one: NoiseRow, other: NoiseRow) -> NoiseRow:
     """The own row where it has enough df, else the prior one, else the thicker of two."""
-    enough = [row for row in (one, other) if row.origin == "own" and row.df >= OWN_DF]
-    candidates = enough or [row for row in (one, other) if row.origin == "prior"] or [one, other]
+    enough = [row for row in (one, other) if row.origin == "measured" and row.df >= MEASURED_DF]
+    candidates = enough or [row for row in (one, other) if row.origin == "shipped"] or [one, other]
     return max(candidates, key=lambda row: row.df)
 
 
-def _merged(rows: Sequence[Row]) -> Row:
+def _merged(rows: Sequence[NoiseRow]) -> NoiseRow:
     """Rows of several GPU models as one."""
     df = sum(row.df for row in rows)
-    own = all(row.origin == "own" for row in rows)
+    own = all(row.origin == "measured" for row in rows)
     return msgspec.structs.replace(
         rows[0],
         gpu=rows[0].gpu if len(rows) == 1 else "any GPU",
@@ -143,14 +145,14 @@ def _merged(rows: Sequence[Row]) -> Row:
         df=df,
         runs=sum(row.runs for row in rows),
         groups=sum(row.groups for row in rows),
-        origin="own" if own else "prior",
+        origin="measured" if own else "prior",
     )
 
 
 # --- rows from records ----------------------------------------------------------------------------
 
 
-def own_rows(records: Iterable[Record]) -> list[Row]:
+def measured_rows(records: Iterable[Record]) -> list[NoiseRow]:
     """One row for each scale, metric, GPU model and source that the records have replicates of."""
     done = _completed(records)
     session = {
@@ -174,7 +176,9 @@ def own_rows(records: Iterable[Record]) -> list[Row]:
                     "seed": _pooled(_seeds(members, asked), metric),
                 }
             rows += [
-                Row(scale=scale, metric=metric, gpu=gpu, source=source, origin="own", **spread)
+                NoiseRow(
+                    scale=scale, metric=metric, gpu=gpu, source=source, origin="measured", **spread
+                )
                 for source, spread in spreads.items()
                 if spread
             ]
@@ -196,7 +200,7 @@ def _by(records: Iterable[Record], place: Any) -> list[list[Record]]:
     """Groups of one configuration, code, data and protocol, told apart further by `place`."""
     found = defaultdict(list)
     for record in records:
-        found[record.identity, record.neighbours, place(record)].append(record)
+        found[record.identity, record.concurrent_runs, place(record)].append(record)
     return list(found.values())
 
 
@@ -261,39 +265,39 @@ def host_spread(groups: Iterable[Sequence[Sequence[float]]]) -> dict[str, Any]:
 # --- files ----------------------------------------------------------------------------------------
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a ledger file. Raises LedgerError with the line of the fault."""
+def read_rows(path: Path) -> list[NoiseRow]:
+    """The rows of a noise model file. Raises LedgerError with the line of the fault."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             lines = list(csv.DictReader(file))
     except OSError as error:
-        raise LedgerError(
+        raise NoiseModelError(
             path=str(path),
-            expected="a ledger file",
+            expected="a noise model file",
             got=str(error.strerror).lower(),
-            remedy="`harness noise --write FILE` makes one from records.",
+            hint="`harness noise --write FILE` makes one from records.",
         ) from error
     rows = []
     for number, line in enumerate(lines, start=2):
         try:
-            row = msgspec.convert(line, Row, strict=False)
+            row = msgspec.convert(line, NoiseRow, strict=False)
         except msgspec.ValidationError as error:
-            raise LedgerError(
+            raise NoiseModelError(
                 path=f"{path}, line {number}",
                 expected="a row as `harness noise --write` writes it",
                 got=str(error),
-                remedy="Write the file anew; it is not made to be edited.",
+                hint="Write the file anew; it is not made to be edited.",
             ) from error
         rows.append(row)
     return rows
 
 
-def as_csv(rows: Iterable[Row]) -> str:
-    """Rows as a ledger file has them."""
+def as_csv(rows: Iterable[NoiseRow]) -> str:
+    """Rows as a noise model file has them."""
     import io
 
     text = io.StringIO()
-    writer = csv.DictWriter(text, Row.__struct_fields__, lineterminator="\n")
+    writer = csv.DictWriter(text, NoiseRow.__struct_fields__, lineterminator="\n")
     writer.writeheader()
     for row in rows:
         writer.writerow({**msgspec.to_builtins(row), "sd": f"{row.sd:.4g}"})
@@ -303,22 +307,22 @@ def as_csv(rows: Iterable[Row]) -> str:
 def missing(records: Iterable[Record]) -> list[str]:
     """What records still lack for rows of their own, and what it takes, one line each."""
     done = _completed(records)
-    own = {(row.scale, row.metric, row.gpu, row.source): row.df for row in own_rows(done)}
+    own = {(row.scale, row.metric, row.gpu, row.source): row.df for row in measured_rows(done)}
     lines = []
     for (scale, gpu), members in sorted(_by_place(done).items()):
         measured = {name for run in members for name, value in run.metrics.items() if value}
         for metric in (*QUALITY, *TIMES):
             source: Source = "launch" if metric in TIMES else "seed"
             df = own.get((scale, metric, gpu, source), 0)
-            if metric in measured and df < OWN_DF:
+            if metric in measured and df < MEASURED_DF:
                 lines.append(_lacking(scale, metric, gpu, source, df))
     return lines
 
 
 def _lacking(scale: str, metric: str, gpu: str, source: Source, df: int) -> str:
-    more = OWN_DF - df
+    more = MEASURED_DF - df
     what = "seed" if source == "seed" else "run of the same session"
     return (
-        f"{scale}, {metric} on {gpu}: {df} df of {OWN_DF}; "
+        f"{scale}, {metric} on {gpu}: {df} df of {MEASURED_DF}; "
         f"at least {more} more {what}{'s' if more > 1 and source == 'seed' else ''}"
     )

@@ -1,5 +1,5 @@
 """The cluster file: what a job asks a scheduler for. Its strict schema, and errors with line and
-remedy.
+hint.
 
 Text in, a `ClusterFile` out. What is not written is not asked for, and the cluster's own default
 holds. `kind: local` tries a submission out on this machine, without a scheduler.
@@ -91,25 +91,25 @@ def _check(cluster: ClusterFile, plain: dict[str, Any], where: Callable[[str], s
     ]
     optional = ("gpus_per_node", "cpus_per_task", "memory_gb")
     rules += [(key, (getattr(cluster, key) or 1) > 0, "above 0", default) for key in optional]
-    for key, good, wanted, remedy in rules:
+    for key, good, wanted, hint in rules:
         if not good:
             raise StudyFileError(
                 path=where(key),
                 expected=f"a number, {wanted}",
                 got=repr(getattr(cluster, key)),
-                remedy=remedy,
+                hint=hint,
             )
     if any("\n" in line for line in cluster.setup):
         raise StudyFileError(
             path=where("setup"),
             expected="lines of the shell",
             got="one with a line break in it",
-            remedy="Make them two.",
+            hint="Make them two.",
         )
     if local and (asked := [key for key in _OF_SLURM if key in plain]):
         raise StudyFileError(
             path=where(asked[0]),
             expected="nothing of a scheduler in a local job",
             got=", ".join(asked),
-            remedy="Remove it, or write `kind: slurm`.",
+            hint="Remove it, or write `kind: slurm`.",
         )

@@ -130,14 +130,14 @@ def check(full: FullFile, where: Callable[[str], str]) -> None:
                 path=where(path),
                 expected=f"a number {wanted}",
                 got=repr(value),
-                remedy="Write such a number.",
+                hint="Write such a number.",
             )
     if full.ranks % full.nodes:
         raise StudyFileError(
             path=where("ranks"),
             expected=f"as many ranks on each of {full.nodes} nodes",
             got=f"{full.ranks} ranks in all",
-            remedy="`ranks` counts those of all nodes: write a multiple of `nodes`.",
+            hint="`ranks` counts those of all nodes: write a multiple of `nodes`.",
         )
     if full.proxies is not None:
         _check_proxies(full.proxies, full, where)
@@ -151,7 +151,7 @@ def _check_proxies(proxies: ProxiesFile, full: FullFile, where: Callable[[str], 
             path=where("proxies.values"),
             expected=f"{LEAST_PROXIES} different values or more",
             got=repr(proxies.values),
-            remedy="Fewer scales bend to any law. Add values, or leave `proxies` out and start "
+            hint="Fewer scales bend to any law. Add values, or leave `proxies` out and start "
             "with --without-forecast.",
         )
     if proxies.field in proxies.set:
@@ -159,5 +159,5 @@ def _check_proxies(proxies: ProxiesFile, full: FullFile, where: Callable[[str], 
             path=where(f"proxies.set.{proxies.field}"),
             expected="the field once, under proxies.values",
             got="a value for it under proxies.set too",
-            remedy="Remove it there.",
+            hint="Remove it there.",
         )

@@ -26,7 +26,7 @@ from harness.config.yaml_schema import (
 )
 from harness.errors import StudyFileError
 from harness.metrics import METRICS
-from harness.stats import Many
+from harness.stats import Correction
 
 TRICK = "trick:"  # before the name of a trick, where a sampler knows fields by their paths
 LN_TIME = "ln_time_to_target"
@@ -73,7 +73,7 @@ class ConfirmFile(Strict, frozen=True, kw_only=True):
     best: int = 3
     seeds: list[int] = msgspec.field(default_factory=lambda: [101, 102, 103, 104, 105, 106])
     alpha: float = 0.05  # two-sided, over all candidates together
-    many: Many = "dunnett"
+    correction: Correction = "dunnett"
     next: dict[str, Any] = msgspec.field(default_factory=dict)  # such as dial.depth: 8
 
 
@@ -201,14 +201,14 @@ def check(search: SearchFile, where: Callable[[str], str]) -> None:
             path=where("confirm.seeds"),
             expected="seeds that the search never sees",
             got=f"{shared}, which stand under seed or base_seeds too",
-            remedy="A choice and its confirmation on the same seeds flatter it: use others.",
+            hint="A choice and its confirmation on the same seeds flatter it: use others.",
         )
     if len(search.base_seeds) < 2 or (search.confirm.best and len(search.confirm.seeds) < 2):
         raise StudyFileError(
             path=where("base_seeds" if len(search.base_seeds) < 2 else "confirm.seeds"),
             expected="at least two seeds",
             got="one",
-            remedy="Without replicates nobody knows the noise: name two or more.",
+            hint="Without replicates nobody knows the noise: name two or more.",
         )
     for metric, bound in search.constraints.items():
         if (bound.at_most is None) == (bound.at_least is None):
@@ -216,7 +216,7 @@ def check(search: SearchFile, where: Callable[[str], str]) -> None:
                 path=where(f"constraints.{metric}"),
                 expected="at_most or at_least, one of them",
                 got="both" if bound.at_most is not None else "none",
-                remedy="Write such as peak_memory_bytes: {at_most: 6.0e+10}.",
+                hint="Write such as peak_memory_bytes: {at_most: 6.0e+10}.",
             )
 
 
@@ -226,7 +226,7 @@ def _check_space(search: SearchFile, where: Callable[[str], str]) -> None:
             path=where("space"),
             expected="at least one field under space, or one trick under tricks",
             got="none",
-            remedy=f"Write such as space: {{a.field: {EXAMPLE}}}.",
+            hint=f"Write such as space: {{a.field: {EXAMPLE}}}.",
         )
     seen: set[str] = set()
     for place, path, dimension in dimensions(search):
@@ -235,7 +235,7 @@ def _check_space(search: SearchFile, where: Callable[[str], str]) -> None:
                 path=where(place),
                 expected="every field once in a search",
                 got=f"{path} a second time",
-                remedy="A sampler knows a field by its path: remove one of them.",
+                hint="A sampler knows a field by its path: remove one of them.",
             )
         seen.add(path)
         _check_dimension(dimension, where(place))
@@ -257,7 +257,7 @@ def _check_dimension(one: DimensionFile, where: str) -> None:
             path=where,
             expected="float: [low, high], int: [low, high] or choices: [...], one of them",
             got="none" if not kinds else f"{len(kinds)} of them",
-            remedy=f"Write such as {EXAMPLE}.",
+            hint=f"Write such as {EXAMPLE}.",
         )
     if one.choices is not None:
         if len(one.choices) < 2 or one.log or one.step is not None:
@@ -265,7 +265,7 @@ def _check_dimension(one: DimensionFile, where: str) -> None:
                 path=where,
                 expected="two choices or more, without log or step",
                 got=repr(one.choices),
-                remedy="A field with one value belongs under `set`.",
+                hint="A field with one value belongs under `set`.",
             )
         return
     ends = kinds[0]
@@ -274,28 +274,28 @@ def _check_dimension(one: DimensionFile, where: str) -> None:
             path=where,
             expected="a lower and a higher end, both finite",
             got=repr(ends),
-            remedy=f"Write such as {EXAMPLE}.",
+            hint=f"Write such as {EXAMPLE}.",
         )
     if one.log and (ends[0] <= 0 or one.step is not None):
         raise StudyFileError(
             path=where,
             expected="a logarithmic range above 0, without step",
             got=f"{ends}, step {one.step}" if one.step is not None else repr(ends),
-            remedy="Raise its lower end, or remove `log: true` or the step.",
+            hint="Raise its lower end, or remove `log: true` or the step.",
         )
     if one.step is not None and not 0 < one.step <= ends[1] - ends[0]:
         raise StudyFileError(
             path=where,
             expected=f"a step above 0 and within {ends}",
             got=repr(one.step),
-            remedy="Write such a step, or none.",
+            hint="Write such a step, or none.",
         )
     if one.ints is not None and one.step is not None and not one.step.is_integer():
         raise StudyFileError(
             path=where,
             expected="a whole step of whole numbers",
             got=repr(one.step),
-            remedy="Write such a step, or `float:` in place of `int:`.",
+            hint="Write such a step, or `float:` in place of `int:`.",
         )
 
 
@@ -307,7 +307,7 @@ def _check_objective(search: SearchFile, where: Callable[[str], str]) -> None:
                 path=where("objective"),
                 expected="one of " + ", ".join(OBJECTIVES),
                 got=repr(name),
-                remedy=nearest(name, OBJECTIVES)
+                hint=nearest(name, OBJECTIVES)
                 or "A first crossing of a target is no objective: "
                 "it is quantised. Name a metric of the whole run.",
             )
@@ -316,7 +316,7 @@ def _check_objective(search: SearchFile, where: Callable[[str], str]) -> None:
             path=where("objective"),
             expected="an objective, or several, each once",
             got=repr(search.objective),
-            remedy="Write such as objective: val_bpb, or [val_bpb, tokens_per_s].",
+            hint="Write such as objective: val_bpb, or [val_bpb, tokens_per_s].",
         )
     if (LN_TIME in names) != (search.slope_from is not None):
         missing = search.slope_from is None
@@ -324,7 +324,7 @@ def _check_objective(search: SearchFile, where: Callable[[str], str]) -> None:
             path=where("objective" if missing else "slope_from"),
             expected=f"{LN_TIME} and slope_from together",
             got="no slope_from" if missing else f"an objective of {names}",
-            remedy="slope_from names a stored study with horizons: it measured what a loss "
+            hint="slope_from names a stored study with horizons: it measured what a loss "
             "is worth in training time.",
         )
 
@@ -337,12 +337,12 @@ def _check_budget(search: SearchFile, where: Callable[[str], str]) -> None:
             path=where("budget"),
             expected="trials, gpu_seconds or usd, above 0",
             got=repr(given) if given else "none",
-            remedy="Write such as budget: {trials: 40}.",
+            hint="Write such as budget: {trials: 40}.",
         )
     if budget.usd is not None and search.limits.price is None:
         raise StudyFileError(
             path=where("budget.usd"),
             expected="a price beside a budget in USD",
             got="none",
-            remedy="Add limits: {price: USD per GPU-hour}; --price takes its place.",
+            hint="Add limits: {price: USD per GPU-hour}; --price takes its place.",
         )

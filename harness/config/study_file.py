@@ -25,7 +25,7 @@ from harness.config.yaml_schema import (
     where_of,
 )
 from harness.errors import StudyFileError
-from harness.stats import Many
+from harness.stats import Correction
 
 DEFAULT_HORIZONS = [0.71, 1.0, 1.41]  # a factor of two in tokens, even on a logarithmic scale
 _EXPANDED = ("leave_one_out", "add_one_in", "retune")
@@ -36,7 +36,7 @@ class Decide(Strict, frozen=True, kw_only=True):
 
     alpha: float = 0.05  # two-sided error rate of the intervals
     margin: dict[str, float] = {}  # metric -> smallest change that matters, in its unit
-    many: Many = "dunnett"  # correction for many comparisons with one base
+    correction: Correction = "dunnett"  # correction for many comparisons with one base
 
 
 class Limits(Strict, frozen=True, kw_only=True):
@@ -106,7 +106,7 @@ class StudyFile(Strict, frozen=True, kw_only=True):
 
 def load_study(path: Path) -> StudyFile:
     """Reads and checks a study file. Raises StudyFileError with the line of the fault."""
-    return parse_study(read_text(path, "a study file", "ablations/smoke.yaml"), str(path))
+    return parse_study(read_text(path, "a study file", "ablations/studies/smoke.yaml"), str(path))
 
 
 def parse_study(text: str, name: str) -> StudyFile:
@@ -173,7 +173,7 @@ def check(study: StudyFile, where: Callable[[str], str]) -> None:
             path=where("arms"),
             expected="at least one arm beside the base",
             got="none",
-            remedy="Add `leave_one_out: [a trick]`, `add_one_in: [a trick]` or `name: {set: ...}`.",
+            hint="Add `leave_one_out: [a trick]`, `add_one_in: [a trick]` or `name: {set: ...}`.",
         )
     check_seeds(study.seeds, where("seeds"))
     for trick, sweep in study.arms.retune.items():
@@ -187,7 +187,7 @@ def check(study: StudyFile, where: Callable[[str], str]) -> None:
             path=where("horizons"),
             expected="positive multiples of the base's steps, at least one of them not 1",
             got=repr(study.horizons),
-            remedy="Write `horizons: default`, or such as [0.5, 1].",
+            hint="Write `horizons: default`, or such as [0.5, 1].",
         )
     ranges = [alpha_range("decide.alpha", study.decide.alpha), *limit_ranges(study.limits)]
     ranges += [(f"decide.margin.{k}", v, v >= 0, "of 0 or above") for k, v in margin_items(study)]
@@ -219,7 +219,7 @@ def _check_sweep(
             path=where(f"arms.retune.{trick}.seeds"),
             expected="seeds of its own, apart from the study's",
             got=f"{shared} in both",
-            remedy="A choice and its verdict on the same seeds flatter the arm: use others.",
+            hint="A choice and its verdict on the same seeds flatter the arm: use others.",
         )
     if sweep.space:
         _check_searched(sweep, where(f"arms.retune.{trick}"))
@@ -229,7 +229,7 @@ def _check_sweep(
             path=where(f"arms.retune.{trick}.values"),
             expected="for each field a list of values to try",
             got=repr(sweep.values),
-            remedy="Write such as {values: {a.field: [0.001, 0.003, 0.01]}, seeds: [101, 102]}.",
+            hint="Write such as {values: {a.field: [0.001, 0.003, 0.01]}, seeds: [101, 102]}.",
         )
 
 
@@ -239,7 +239,7 @@ def _check_searched(sweep: RetuneFile, where: str) -> None:
             path=where,
             expected="a space without values, trials (as many as `best` or more), and two seeds",
             got=f"{len(sweep.values)} values, {sweep.trials} trials, {len(sweep.seeds)} seeds",
-            remedy="Write such as {space: {a.field: {float: [0.001, 0.1], log: true}}, "
+            hint="Write such as {space: {a.field: {float: [0.001, 0.1], log: true}}, "
             "trials: 20, seeds: [101, 102]}.",
         )
 
@@ -251,12 +251,12 @@ def _check_arm(name: str, arm: ArmFile, where: str) -> None:
             path=where,
             expected="a name other than base",
             got="base",
-            remedy="The base is an arm of its own, always: rename this one.",
+            hint="The base is an arm of its own, always: rename this one.",
         )
     if (arm.ref and arm.patch) or not (arm.set or arm.ref or arm.patch):
         raise StudyFileError(
             path=where,
             expected="`set: {...}`, or other code by `ref:` or `patch:` (not both)",
             got="both" if arm.ref else "nothing that differs from the base",
-            remedy="Say what the arm changes.",
+            hint="Say what the arm changes.",
         )

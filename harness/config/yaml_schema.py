@@ -30,14 +30,14 @@ def read_text(path: Path, what: str, example: str) -> str:
             path=str(path),
             expected=what,
             got=str(error.strerror).lower(),
-            remedy=f"Name a YAML file, such as {example}.",
+            hint=f"Name a YAML file, such as {example}.",
         ) from None
     except UnicodeDecodeError as error:
         raise StudyFileError(
             path=str(path),
             expected="UTF-8 text",
             got=f"a byte that is none, at {error.start}",
-            remedy="Save the file as UTF-8.",
+            hint="Save the file as UTF-8.",
         ) from None
 
 
@@ -49,7 +49,7 @@ def read_mapping(text: str, name: str, keys: str, examples: str) -> tuple[dict[s
             path=name,
             expected=f"a mapping with the keys {keys}",
             got="an empty file" if plain is None else type(plain).__name__,
-            remedy=f"See {examples} for complete examples.",
+            hint=f"See {examples} for complete examples.",
         )
     return plain, lines
 
@@ -69,7 +69,7 @@ def read_yaml(text: str, name: str) -> tuple[Any, Any]:
             path=f"{name}:{mark.line + 1}" if mark else name,
             expected="every key once" if duplicate else "YAML",
             got=problem,
-            remedy="Rename or remove one of them." if duplicate else "Correct that line.",
+            hint="Rename or remove one of them." if duplicate else "Correct that line.",
         ) from None
 
 
@@ -97,21 +97,21 @@ def schema_error(
             path=where_of(name, lines, full),
             expected="one of the keys " + ", ".join(known),
             got=repr(key),
-            remedy=nearest(key, known) or "Remove it.",
+            hint=nearest(key, known) or "Remove it.",
         )
     if missing := re.match(r"Object missing required field `(.*)`", text):
         return StudyFileError(
             path=where_of(name, lines, path),
             expected=f"the key {missing[1]!r}",
             got="none",
-            remedy=f"Add `{missing[1]}:`; ablations/ has complete examples.",
+            hint=f"Add `{missing[1]}:`; ablations/ has complete examples.",
         )
     wanted, _, found = text.removeprefix("Expected ").partition(", got ")
     return StudyFileError(
         path=where_of(name, lines, path),
         expected=wanted.replace("`", "") or "a value of the right type",
         got=found.replace("`", "") or text,
-        remedy=suggest(path) or "Write a value of that type.",
+        hint=suggest(path) or "Write a value of that type.",
     )
 
 
@@ -146,7 +146,7 @@ def check_ranges(ranges: Iterable[Range], where: Callable[[str], str]) -> None:
                 path=where(path),
                 expected=f"a number {wanted}",
                 got=repr(value),
-                remedy="Write such a number.",
+                hint="Write such a number.",
             )
 
 
@@ -156,7 +156,7 @@ def check_name(name: str, where: str) -> None:
             path=where,
             expected="a name of letters, digits, dot, dash and underscore",
             got=repr(name),
-            remedy="It names files in the store: rename it.",
+            hint="It names files in the store: rename it.",
         )
 
 
@@ -167,16 +167,16 @@ def check_seeds(seeds: list[int], where: str) -> None:
             path=where,
             expected="at least one seed, each once, none negative",
             got=f"{repeated} more than once" if repeated else repr(seeds),
-            remedy="Every seed is a replicate of its own: write each once, such as [1, 2, 3].",
+            hint="Every seed is a replicate of its own: write each once, such as [1, 2, 3].",
         )
 
 
-def one_of(text: str, words: tuple[Any, ...], option: str, remedy: str) -> Any:
+def one_of(text: str, words: tuple[Any, ...], option: str, hint: str) -> Any:
     """`text`, which has to be one of an option's words. Raises UsageError."""
     if text in words:
         return text
     expected = f"{', '.join(words[:-1])} or {words[-1]}"
-    raise UsageError(path=option, expected=expected, got=repr(text), remedy=remedy)
+    raise UsageError(path=option, expected=expected, got=repr(text), hint=hint)
 
 
 def parse_sets(pairs: Iterable[str]) -> dict[str, Any]:
@@ -196,7 +196,7 @@ def parse_sets(pairs: Iterable[str]) -> dict[str, Any]:
                 path="--set",
                 expected="field=value, such as dial.depth=8",
                 got=repr(pair),
-                remedy="Write the dotted field, an equals sign and a YAML value.",
+                hint="Write the dotted field, an equals sign and a YAML value.",
             )
         found[path.strip()] = value
     return found
@@ -211,9 +211,9 @@ def parse_seeds(text: str) -> list[int]:
             raise UsageError(
                 expected="numbers such as 1,2,3 or 0-7",
                 got=repr(text),
-                remedy="Separate them by commas; a range has a dash.",
+                hint="Separate them by commas; a range has a dash.",
             )
         found += range(int(match[1]), int(match[2] or match[1]) + 1)
     if len(set(found)) != len(found):
-        raise UsageError(expected="each number once", got=repr(text), remedy="Write each once.")
+        raise UsageError(expected="each number once", got=repr(text), hint="Write each once.")
     return found

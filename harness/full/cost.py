@@ -2,7 +2,7 @@
 
 The steps are by far the most of it, and a step test knows the time of those that it took to a
 fraction of a percent: by schedule stage, because stages differ in cost. What it cannot know is how
-this launch will differ from that of the job, which the ledger tells, and how a run's mean step
+this launch will differ from that of the job, which the noise model tells, and how a run's mean step
 differs from that of a short stretch of it: clocks, loaders and neighbours drift. What stands beside
 steps is counted part by part, each with its own spread, and a part that nobody has measured is
 named and not guessed.
@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from harness.compare.noise_model import TIMES, Ledger, Row
+from harness.compare.noise_model import TIMES, NoiseModel, NoiseRow
 from harness.full.forecast import LEVEL, Estimate
 from harness.full.proxies import ForecastError
 from harness.results.recipe import Bench
@@ -79,19 +79,19 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
         return found
 
 
-def launch_row(ledger: Ledger, bench: Bench) -> Row:
+def launch_row(noise_model: NoiseModel, bench: Bench) -> NoiseRow:
     """How much launches differ: this recipe's row, else its device's, else the widest there is.
 
-    Raises ForecastError for a ledger without any.
+    Raises ForecastError for a noise model without any.
     """
-    own = ledger.of_launches("train_time_s", bench, "launch")
-    rows = [row for row in ledger.rows if row.source == "launch" and row.metric in TIMES]
+    own = noise_model.of_launches("train_time_s", bench, "launch")
+    rows = [row for row in noise_model.rows if row.source == "launch" and row.metric in TIMES]
     if own is None and not rows:
         raise ForecastError(
-            path="noise ledger",
+            path="noise noise model",
             expected="at least one row of launches",
             got="none",
-            remedy="Give the ledger that ships beside your own: `harness noise` shows the rows.",
+            hint="Give the noise model that ships beside your own: `harness noise` shows the rows.",
         )
     return own or max(rows, key=lambda row: row.sd)
 
@@ -101,15 +101,15 @@ def time_and_cost(
     parts: Sequence[Part],
     *,
     ranks: int,
-    launch: Row,
-    host: Row | None = None,
+    launch: NoiseRow,
+    host: NoiseRow | None = None,
     price_usd_per_gpu_hour: float | None = None,
     level: float = LEVEL,
 ) -> Cost:
     """Time and money.
 
-    `launch`, `host`: rows of the ledger (`launch_row`); `host` only where the steps were measured
-    on another machine than the job's. Raises ForecastError for a stage without times.
+    `launch`, `host`: rows of the noise model (`launch_row`); `host` only where the steps were
+    measured on another machine than the job's. Raises ForecastError for a stage without times.
     """
     train_s = sum(stage.steps * _step_s(stage) for stage in stages)
     field_s = max(0.0, train_s - FIELD_FROM_STEP * _step_s(stages[0]))
@@ -144,7 +144,7 @@ def _step_s(stage: Stage) -> float:
             path=f"step test: {stage.name}",
             expected="times of at least one step of every stage",
             got=f"{len(stage.step_s)} of {stage.steps:,} steps",
-            remedy="Let the step test take longer, or look why the stage did not run.",
+            hint="Let the step test take longer, or look why the stage did not run.",
         )
     return float(np.mean(stage.step_s))
 
@@ -192,7 +192,7 @@ def _times(found: Estimate, factor: float) -> Estimate:
 
 
 def _notes(
-    stages: Sequence[Stage], parts: Sequence[Part], launch: Row, host: Row | None
+    stages: Sequence[Stage], parts: Sequence[Part], launch: NoiseRow, host: NoiseRow | None
 ) -> list[str]:
     measured = sum(len(stage.step_s) for stage in stages)
     notes = [f"{measured} measured steps of {sum(stage.steps for stage in stages):,}"]

@@ -81,7 +81,7 @@ def pack(
             path=name,
             expected="a job of this store with a run",
             got=f"{len(job)} runs; jobs here: {', '.join(known) or 'none'}",
-            remedy="`harness full JOB` makes it; name its store with --store.",
+            hint="`harness full JOB` makes it; name its store with --store.",
         )
     files = dict(sorted(_contents(store, name, job, proxies)))
     sums = "".join(f"{_hash(data)}  {path}\n" for path, data in files.items())

@@ -11,12 +11,12 @@ import msgspec
 
 from harness import errors
 from harness import files as atomic
-from harness.compare.noise_model import Ledger
+from harness.compare.noise_model import NoiseModel
 from harness.config.full_file import FullFile
 from harness.errors import HarnessError
 from harness.full import evidence
 from harness.full import leaderboard as rows
-from harness.full.predict import Foretold
+from harness.full.predict import Prediction
 from harness.gate.baseline import Baseline
 from harness.report.full import terminal
 from harness.report.study import EXTRA
@@ -25,7 +25,7 @@ from harness.results.run_files import read_events
 from harness.results.store import Store
 
 
-class Closing:
+class Finalizer:
     """The end of one job. `stored`: the baseline that its quality is judged against."""
 
     def __init__(
@@ -33,18 +33,18 @@ class Closing:
         store: Store,
         file: FullFile,
         record: Record,
-        ledger: Ledger,
+        noise_model: NoiseModel,
         stored: Baseline | None,
         say: Callable[[str], None],
     ) -> None:
         self.store, self.file, self.record = store, file, record
-        self.ledger, self.stored, self.say = ledger, stored, say
+        self.noise_model, self.stored, self.say = noise_model, stored, say
         self.folder = evidence.job_dir(store, file.full)
         self.launched_in, self.run = self._launched_in(), self._run()
         kept = atomic.read_json(self.launched_in / "forecast.json")
-        self.foretold = msgspec.convert(kept or {}, Foretold)
+        self.foretold = msgspec.convert(kept or {}, Prediction)
 
-    def row(self) -> tuple[rows.Row, int]:
+    def row(self) -> tuple[rows.LeaderboardEntry, int]:
         """The row, and the exit code of the verdict."""
         verdict, code = self._verdict()
         found = rows.row(
@@ -52,20 +52,22 @@ class Closing:
             target=self.file.target.core,
             description=self.file.question or self.file.full,
             commit=self._commit(),
-            ledger=self.ledger,
+            noise_model=self.noise_model,
             price_usd_per_gpu_hour=self.file.price_usd_per_gpu_hour,
             verdict=verdict,
             nodes=self.file.nodes,
         )
         return found, code
 
-    def tell(self, found: rows.Row) -> None:
+    def tell(self, found: rows.LeaderboardEntry) -> None:
         """The row, and what was foretold beside it."""
         self.say(rows.as_markdown(found))
         for line in terminal.against_lines(self.foretold, found):
             self.say(line)
 
-    def write(self, found: rows.Row, out: Path | None, proxies: Sequence[Record]) -> None:
+    def write(
+        self, found: rows.LeaderboardEntry, out: Path | None, proxies: Sequence[Record]
+    ) -> None:
         """`row.md`, the page, and the evidence where `out` asks for it. Raises DiskError."""
         atomic.write_text(self.folder / "row.md", rows.as_markdown(found))
         self._write_page(found)
@@ -90,12 +92,12 @@ class Closing:
         if self.stored is None:
             return None, errors.PASS
         try:
-            found = rows.against(self.stored, [self.record], self.ledger)
+            found = rows.against(self.stored, [self.record], self.noise_model)
         except HarnessError as error:
             return f"none against {self.stored.place}: {error}", errors.INCONCLUSIVE
         return rows.verdict_words(found, self.stored), found.exit_code
 
-    def _run(self) -> rows.Run:
+    def _run(self) -> rows.CompletedRun:
         """With its events, and the time of the attempts that it went on from."""
         record = self.record
         events = self.store.run_dir(record.plan_id, record.attempt) / "events.jsonl"
@@ -104,7 +106,7 @@ class Closing:
             for made in self.store.attempts(record.plan_id)
             if made.started_at < record.started_at
         ]
-        return rows.Run(
+        return rows.CompletedRun(
             record=record,
             events=read_events(events),
             earlier_wall_s=sum(made.wall_s for made in before),
@@ -116,7 +118,7 @@ class Closing:
         known = isinstance(code, dict) and not code.get("changed")
         return code.get("commit") if known else None
 
-    def _write_page(self, row: rows.Row) -> None:
+    def _write_page(self, row: rows.LeaderboardEntry) -> None:
         """The page of a job that was foretold; left out where plotly is missing."""
         foretold, record = self.foretold, self.record
         if foretold.forecast is None:

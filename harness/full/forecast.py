@@ -20,7 +20,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from harness.compare.noise_model import Ledger
+from harness.compare.noise_model import NoiseModel
 from harness.full.laws import BentLine, Law, Mixture, Points, PowerLaw
 from harness.full.proxies import LEAST_SIZES, Proxy, Scale, by_size, refuse_repeated, refuse_unlike
 from harness.full.scaling_law import Posterior, fit, lack_of_fit
@@ -93,7 +93,7 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str]  # what it rests on and what it does not know, a sentence each
 
 
-class Noise(msgspec.Struct, frozen=True, kw_only=True):
+class ForecastNoise(msgspec.Struct, frozen=True, kw_only=True):
     """The SD of one run about the mean of its kind, in the metric's unit, and who says so."""
 
     sd: float
@@ -106,25 +106,27 @@ class Noise(msgspec.Struct, frozen=True, kw_only=True):
         return Known(sd=self.sd, df=self.df)
 
 
-def replicate_noise(ledger: Ledger, scale: str | None, gpu: str | None) -> dict[str, Noise]:
-    """How much runs of one scale differ, by metric, as far as the ledger knows.
+def replicate_noise(
+    noise_model: NoiseModel, scale: str | None, gpu: str | None
+) -> dict[str, ForecastNoise]:
+    """How much runs of one scale differ, by metric, as far as the noise model knows.
 
     CORE varies alike in every recipe of full scale that has replicates, so where this one has none
     the rows of all are taken together.
     """
     found = {}
     for name in ("val_bpb", "core", "core_soft"):
-        rows = (ledger.find(scale, name, gpu, source) for source in ("seed", "nondeterminism"))
+        rows = (noise_model.find(scale, name, gpu, source) for source in ("seed", "nondeterminism"))
         row = next((row for row in rows if row is not None), None)
         if row is not None:
-            source = f"the {row.origin} ledger, {row.scale}, {row.source}"
-            found[name] = Noise(sd=row.sd, df=row.df, source=source)
-    others = [row for row in ledger.rows if row.metric == "core" and row.df > 0]
+            source = f"the {row.origin} noise model, {row.scale}, {row.source}"
+            found[name] = ForecastNoise(sd=row.sd, df=row.df, source=source)
+    others = [row for row in noise_model.rows if row.metric == "core" and row.df > 0]
     if "core" not in found and others:
         df = sum(row.df for row in others)
         sd = math.sqrt(sum(row.df * row.sd**2 for row in others) / df)
-        source = f"the ledger's {len(others)} rows of CORE together, of other recipes"
-        found["core"] = Noise(sd=sd, df=df, source=source)
+        source = f"the noise model's {len(others)} rows of CORE together, of other recipes"
+        found["core"] = ForecastNoise(sd=sd, df=df, source=source)
     return found
 
 
@@ -136,7 +138,7 @@ def forecast(
     target: Scale,
     *,
     recipe: Mapping[str, str] | None = None,
-    noise: Mapping[str, Noise] | None = None,
+    noise: Mapping[str, ForecastNoise] | None = None,
     core_target: float | None = None,
     text_tokens: int | None = None,
     level: float = LEVEL,
@@ -181,7 +183,7 @@ def metric_at(
     name: MetricName,
     proxies: Sequence[Proxy],
     target: Scale,
-    noise: Mapping[str, Noise] | None = None,
+    noise: Mapping[str, ForecastNoise] | None = None,
 ) -> Mixture:
     """One metric of one run at `target`, whatever else might be said of it."""
     sizes, noise = by_size(proxies), noise or {}
@@ -220,7 +222,9 @@ class _Metric(msgspec.Struct, frozen=True, kw_only=True):
     posterior: Posterior
 
     @classmethod
-    def of(cls, name: MetricName, sizes: list[list[Proxy]], at_target: Noise | None) -> "_Metric":
+    def of(
+        cls, name: MetricName, sizes: list[list[Proxy]], at_target: ForecastNoise | None
+    ) -> "_Metric":
         law, points = _law(name, sizes), _points(name, sizes)
         replicate, source = _replicate(name, sizes, at_target, law)
         return cls(
@@ -310,7 +314,7 @@ def _mean(name: MetricName, runs: Sequence[Proxy]) -> float:
 
 
 def _replicate(
-    name: MetricName, sizes: Sequence[Sequence[Proxy]], at_target: Noise | None, law: Law
+    name: MetricName, sizes: Sequence[Sequence[Proxy]], at_target: ForecastNoise | None, law: Law
 ) -> tuple[Known | None, str]:
     """The SD of one proxy about its size's mean, relative as the scatter is; where it is from."""
     groups = [[float(getattr(proxy, name)) for proxy in runs] for runs in sizes]

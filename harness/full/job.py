@@ -18,20 +18,20 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from harness import errors, files
-from harness.compare.noise_model import Ledger
+from harness.compare.noise_model import NoiseModel
 from harness.config.full_file import FullFile
 from harness.errors import StoreError
 from harness.files import lock_file
 from harness.full import evidence
-from harness.full.finish import Closing
-from harness.full.launch import End, Launch, Until, answer
+from harness.full.finish import Finalizer
+from harness.full.launch import End, JobLauncher, Until, answer
 from harness.full.monitor import Course
-from harness.full.plan import Plan, plan
-from harness.full.predict import Foretold, foretell, with_cost
+from harness.full.plan import JobPlan, plan
+from harness.full.predict import Prediction, foretell, with_cost
 from harness.full.preflight import Examiner, Preflight
 from harness.full.series import Made, hopeless, make, missing, recorded
 from harness.gate import baseline
-from harness.gate.noise_sources import load_ledger
+from harness.gate.noise_sources import load_noise_model
 from harness.report.full import terminal
 from harness.results.record import Identity, Record
 from harness.results.store import Store
@@ -40,16 +40,16 @@ from harness.runner.multinode import across
 from harness.runner.process import Stop, asked_to
 from harness.runner.replicates import known
 from harness.runner.stepper import PaceStopped
-from harness.runner.trainer import Finding, NativeTrainer, by_name
+from harness.runner.trainer import NativeTrainer, PreflightFinding, by_name
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
-class Options(msgspec.Struct, frozen=True, kw_only=True):
+class FullOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How far one command goes, and where it finds what is stored."""
 
-    ledger: Path
+    noise_model: Path
     baselines: Path
     dry_run: bool = False
     preflight_only: bool = False
@@ -70,7 +70,7 @@ class _Kept(msgspec.Struct, frozen=True, kw_only=True):
     proxies: list[str]
 
 
-def full(console: "Console", file: FullFile, path: Path, store: Store, options: Options) -> int:
+def full(console: "Console", file: FullFile, path: Path, store: Store, options: FullOptions) -> int:
     """Makes a full job, or goes on with it. With `json`, one object on stdout at the end."""
     command = FullJob(console, file, path, store, options)
     code = command.run()
@@ -84,7 +84,7 @@ class FullJob:
     """One command of one job. `told`: what it found, as plain values."""
 
     def __init__(
-        self, console: "Console", file: FullFile, path: Path, store: Store, options: Options
+        self, console: "Console", file: FullFile, path: Path, store: Store, options: FullOptions
     ) -> None:
         self.console, self.file, self.path = console, file, path
         self.store, self.options = store, options
@@ -133,7 +133,7 @@ class FullJob:
             return self._make_proxies(planned)
         return self._try(planned, examiner, found)
 
-    def _examiner(self, planned: Plan, kept_in: Path) -> Examiner:
+    def _examiner(self, planned: JobPlan, kept_in: Path) -> Examiner:
         """`kept_in`: where the configuration that it asks about is written."""
         file, config = self.file, planned.job.config
         config_file = kept_in.resolve() / "config.json"
@@ -141,16 +141,16 @@ class FullJob:
             self.trainer, config, file.ranks, self.folder, self.until, file.nodes, config_file
         )
 
-    def _try(self, planned: Plan, examiner: Examiner, found: Preflight) -> int:
+    def _try(self, planned: JobPlan, examiner: Examiner, found: Preflight) -> int:
         """Forecast, probe, step test, price; then the run, where nothing stands against it."""
-        records, ledger = recorded(planned, self.store), self._ledger()
-        foretold = foretell(planned, self.store, records, ledger)
+        records, noise_model = recorded(planned, self.store), self._ledger()
+        foretold = foretell(planned, self.store, records, noise_model)
         self._tell_foretold(planned, foretold)
         needs_one = not (self.options.without_forecast or self.options.preflight_only)
         if foretold.forecast is None and needs_one:
             return self._end(errors.COULD_NOT_RUN, "Nothing was started.")
         found = self._looked_at(examiner, found, planned.stages)
-        foretold = with_cost(foretold, planned, self.store, records, ledger, found)
+        foretold = with_cost(foretold, planned, self.store, records, noise_model, found)
         found = found.with_(self._time_limit(planned, foretold))
         self._tell_preflight(found)
         if foretold.cost is not None:
@@ -165,7 +165,7 @@ class FullJob:
 
     # before -----------------------------------------------------------------------------------
 
-    def _dry_run(self, planned: Plan, found: Preflight) -> int:
+    def _dry_run(self, planned: JobPlan, found: Preflight) -> int:
         """Forecast and needs, with nothing made ready and no GPU taken."""
         records = recorded(planned, self.store)
         foretold = foretell(planned, self.store, records, self._ledger())
@@ -175,7 +175,7 @@ class FullJob:
         text = f"A dry run: by its needs {would}. --preflight looks at the GPUs and takes steps."
         return self._end(errors.PASS, text)
 
-    def _refuse_other(self, planned: Plan) -> None:
+    def _refuse_other(self, planned: JobPlan) -> None:
         """Refuses another job of the same name; data that is not ready says nothing of that."""
         value = files.read_json(self.folder / "plan.json")
         if value is None:
@@ -187,7 +187,7 @@ class FullJob:
             )
         refuse_other(self.file.full, old, new, self.store)
 
-    def _keep(self, planned: Plan) -> None:
+    def _keep(self, planned: JobPlan) -> None:
         """Writes what the name stands for."""
         self._refuse_other(planned)
         files.write_json(self.folder / "plan.json", msgspec.to_builtins(_kept(planned)))
@@ -206,7 +206,7 @@ class FullJob:
         if self.until:
             raise PaceStopped
 
-    def _time_limit(self, planned: Plan, foretold: Foretold) -> list[Finding]:
+    def _time_limit(self, planned: JobPlan, foretold: Prediction) -> list[PreflightFinding]:
         """Whether the job can end within its hours, by its forecast."""
         if foretold.cost is None:
             return []
@@ -215,12 +215,12 @@ class FullJob:
         done = max((made.steps for made in attempts), default=0) / max(1, planned.steps)
         needs = foretold.cost.wall_s
         return [
-            Finding(
+            PreflightFinding(
                 what="time limit",
                 ok=needs.high * (1 - done) <= left_s,
                 expected=f"{needs.high * (1 - done) / 3600:.2f} h at most, as foretold",
                 got=f"{left_s / 3600:.2f} h left of limits.hours",
-                remedy="Raise limits.hours; at the limit the run stops with a checkpoint, and "
+                hint="Raise limits.hours; at the limit the run stops with a checkpoint, and "
                 "the same command goes on.",
                 severity="warns",
             )
@@ -230,7 +230,7 @@ class FullJob:
         self._tell_preflight(found)
         return self._end(errors.COULD_NOT_RUN, "Nothing was started.")
 
-    def _tell_foretold(self, planned: Plan, foretold: Foretold) -> None:
+    def _tell_foretold(self, planned: JobPlan, foretold: Prediction) -> None:
         if foretold.forecast is None and planned.proxies == []:
             foretold = msgspec.structs.replace(
                 foretold, why_none="the file names no proxies; --without-forecast starts anyway"
@@ -238,7 +238,7 @@ class FullJob:
         terminal.print_foretold(self.console, foretold)
         self._save_foretold(planned, foretold)
 
-    def _save_foretold(self, planned: Plan, foretold: Foretold) -> None:
+    def _save_foretold(self, planned: JobPlan, foretold: Prediction) -> None:
         """What was foretold before the first attempt stays: it is what the run is held against."""
         begun = (
             self.store.attempts(planned.job.plan_id) and (self.folder / "forecast.json").exists()
@@ -255,7 +255,7 @@ class FullJob:
 
     # proxies ----------------------------------------------------------------------------------
 
-    def _make_proxies(self, planned: Plan) -> int:
+    def _make_proxies(self, planned: JobPlan) -> int:
         todo = missing(planned, self.store)
         self._say(f"{len(planned.proxies)} proxies, {len(todo)} to make")
         until = self._until(math.inf)
@@ -288,7 +288,7 @@ class FullJob:
         return Until(self.stop, deadline, f"{what}, and the same command goes on.")
 
     def _launch(
-        self, planned: Plan, foretold: Foretold, found: Preflight, examiner: Examiner
+        self, planned: JobPlan, foretold: Prediction, found: Preflight, examiner: Examiner
     ) -> int:
         spent_s = sum(made.wall_s for made in self.store.attempts(planned.job.plan_id))
         if not self.store.attempts(planned.job.plan_id):  # a resumed run is of the same code
@@ -301,7 +301,7 @@ class FullJob:
             cost=foretold.cost,
             checkpoint_bytes=found.checkpoint_bytes,
         )
-        launch = Launch(self.console, planned, self.store, self.trainer, course, self.folder)
+        launch = JobLauncher(self.console, planned, self.store, self.trainer, course, self.folder)
         end = launch.run(
             self._until(3600 * self.file.limits.hours - spent_s),
             lambda: examiner.probe(examiner.needs()).stops,
@@ -320,12 +320,12 @@ class FullJob:
 
     # after ------------------------------------------------------------------------------------
 
-    def _answered(self, planned: Plan, record: Record) -> int:
+    def _answered(self, planned: JobPlan, record: Record) -> int:
         """The row of a completed run, the verdict, the evidence."""
         end = answer(record)
         if end.exit_code != errors.PASS:
             return self._end(end.exit_code, end.reason)
-        closing = Closing(self.store, self.file, record, self._ledger(), self.stored, self._say)
+        closing = Finalizer(self.store, self.file, record, self._ledger(), self.stored, self._say)
         found, code = closing.row()
         self._save("row", found)
         closing.tell(found)
@@ -335,8 +335,8 @@ class FullJob:
 
     # shared -----------------------------------------------------------------------------------
 
-    def _ledger(self) -> Ledger:
-        return load_ledger(self.options.ledger, self.store)
+    def _ledger(self) -> NoiseModel:
+        return load_noise_model(self.options.noise_model, self.store)
 
     def _save(self, name: str, found: msgspec.Struct) -> None:
         """Keeps a part of the answer with the job; a dry run only tells it."""
@@ -362,7 +362,7 @@ class FullJob:
                 path=str(self.store.root),
                 expected=f"nobody else at work on the job {self.file.full!r}",
                 got="another harness that is",
-                remedy="Wait for its end, or name another --store.",
+                hint="Wait for its end, or name another --store.",
             )
         try:
             yield
@@ -381,7 +381,7 @@ def over_nodes(trainer: NativeTrainer, file: FullFile) -> NativeTrainer:
     return trainer
 
 
-def _kept(planned: Plan) -> _Kept:
+def _kept(planned: JobPlan) -> _Kept:
     job = planned.job
     return _Kept(
         plan_id=job.plan_id,
@@ -406,8 +406,7 @@ def refuse_other(name: str, old: _Kept, new: _Kept, store: Store) -> None:
         path=f"full: {name}",
         expected="one job of this name in a store",
         got="; ".join(found),
-        remedy="Give it another name, bring the old settings or code back, or name another "
-        "--store.",
+        hint="Give it another name, bring the old settings or code back, or name another --store.",
     )
 
 

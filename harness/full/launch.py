@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from harness import errors, files
-from harness.full.monitor import Alarm, Course, Watch
-from harness.full.plan import Plan
-from harness.report.full.progress import Live
+from harness.full.monitor import Alert, Course, RunMonitor
+from harness.full.plan import JobPlan
+from harness.report.full.progress import JobProgress
 from harness.report.full.terminal import duration, say
 from harness.results.record import OUTCOMES, Record
 from harness.results.run_files import Progress
@@ -24,8 +24,8 @@ from harness.results.store import Store
 from harness.runner.attempt import attempt, newest_checkpoint
 from harness.runner.process import Stop
 from harness.runner.replicates import hold, known
-from harness.runner.trainer import Finding, NativeTrainer
-from harness.study.allowance import STOPPED
+from harness.runner.trainer import NativeTrainer, PreflightFinding
+from harness.study.budget_limits import STOPPED
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,13 +63,13 @@ class End(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
-class Launch:
+class JobLauncher:
     """One command's attempts at a job. `folder`: of the job, where alarms are kept."""
 
     def __init__(
         self,
         console: "Console",
-        plan: Plan,
+        plan: JobPlan,
         store: Store,
         trainer: NativeTrainer,
         course: Course,
@@ -78,9 +78,9 @@ class Launch:
         self.console, self.plan, self.store, self.trainer = console, plan, store, trainer
         self.course, self.folder = course, folder
         kept = files.read_json(folder / ALARMS)
-        self.alarms: list[Alarm] = msgspec.convert(kept or [], list[Alarm])
+        self.alarms: list[Alert] = msgspec.convert(kept or [], list[Alert])
 
-    def run(self, until: Until, look_again: Callable[[], Sequence[Finding]]) -> End:
+    def run(self, until: Until, look_again: Callable[[], Sequence[PreflightFinding]]) -> End:
         """Attempts until one is an answer. `look_again`: what keeps the machine from another one.
 
         Raises StoreError where another harness is at work on it, and DiskError.
@@ -110,8 +110,8 @@ class Launch:
         attempts = self.store.attempts(self.plan.job.plan_id)
         before = max((self._reached(one) for one in attempts), default=0)
         course = msgspec.structs.replace(self.course, spent_s=sum(made.wall_s for made in attempts))
-        watch = Watch(course, began_s=time.time(), said=self.alarms)
-        with Live(self.console, self.plan.file.full) as live:
+        watch = RunMonitor(course, began_s=time.time(), said=self.alarms)
+        with JobProgress(self.console, self.plan.file.full) as live:
 
             def hear(progress: Progress) -> None:
                 now_s = time.time()
@@ -137,7 +137,7 @@ class Launch:
         """The step that another attempt would go on from."""
         return newest_checkpoint(self.store.run_dir(made.plan_id, made.attempt))
 
-    def _keep(self, alarm: Alarm) -> None:
+    def _keep(self, alarm: Alert) -> None:
         self.alarms.append(alarm)
         files.write_json(self.folder / ALARMS, msgspec.to_builtins(self.alarms))
 
@@ -146,18 +146,18 @@ class Launch:
         made: Record,
         restarts: int,
         further: bool,
-        look_again: Callable[[], Sequence[Finding]],
+        look_again: Callable[[], Sequence[PreflightFinding]],
     ) -> str | None:
         """Why no other attempt is made now; None where one is."""
         ended = f"The run {made.status} at step {made.steps:,}: {made.reason}."
         if not further:
             return f"{ended} It got no further than before, so it is not tried again. " + (
-                f"{made.remedy or 'Its log has more.'} {GOES_ON}"
+                f"{made.hint or 'Its log has more.'} {GOES_ON}"
             )
         if restarts >= self.plan.file.limits.restarts:
             return f"{ended} It was restarted {restarts} times (limits.restarts). {GOES_ON}"
         if stops := look_again():
-            faults = "; ".join(f"{one.what}: {one.got}. {one.remedy or ''}" for one in stops)
+            faults = "; ".join(f"{one.what}: {one.got}. {one.hint or ''}" for one in stops)
             return f"{ended} The machine is not fit to go on: {faults} {GOES_ON}"
         return None
 
@@ -178,9 +178,9 @@ def answer(found: Record) -> End:
         return End(record=found, exit_code=errors.PASS, reason="")
     status = found.status.replace("_", " ")
     reason = f"The run ended as {status} at step {found.steps:,}: {found.reason}. "
-    remedy = found.remedy or "Change the recipe."
+    hint = found.hint or "Change the recipe."
     return End(
         record=found,
         exit_code=errors.COULD_NOT_RUN,
-        reason=f"{reason}{remedy} It would end so again, and is not made again.",
+        reason=f"{reason}{hint} It would end so again, and is not made again.",
     )

@@ -22,12 +22,12 @@ from typing import Any
 
 import msgspec
 
-from harness.compare.compare import Asked, Comparison, compare
-from harness.compare.noise_model import OWN_DF, QUALITY, Ledger
+from harness.compare.compare import CompareOptions, Comparison, compare
+from harness.compare.noise_model import MEASURED_DF, QUALITY, NoiseModel
 from harness.errors import HarnessError
 from harness.format import markdown_row
 from harness.full.cost import FIELD_FROM_STEP
-from harness.full.forecast import Noise, replicate_noise
+from harness.full.forecast import ForecastNoise, replicate_noise
 from harness.gate import baseline
 from harness.gate.baseline import Baseline
 from harness.results.logs.from_store import runs_of
@@ -40,11 +40,11 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 _ENVIRONMENT = ("driver", "cuda", "torch", "triton", "precision", "attention_backend", "python")
 
 
-class RowError(HarnessError):
+class LeaderboardError(HarnessError):
     """A row that cannot be made from these runs."""
 
 
-class Run(msgspec.Struct, frozen=True, kw_only=True):
+class CompletedRun(msgspec.Struct, frozen=True, kw_only=True):
     """A completed record with the events of its run directory.
 
     `earlier_wall_s`: of attempts that it went on from, which were paid for too.
@@ -55,7 +55,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     earlier_wall_s: float = 0.0
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True):
+class LeaderboardEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One line of the leaderboard and what stands behind it; means over the runs.
 
     `reached` is the field's rule: CORE above the target. `p_above` is the probability that the CORE
@@ -97,29 +97,29 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def row(
-    runs: Sequence[Run],
+    runs: Sequence[CompletedRun],
     *,
     target: float,
     description: str,
     commit: str | None,
-    ledger: Ledger,
+    noise_model: NoiseModel,
     contributors: Sequence[str] = (),
     price_usd_per_gpu_hour: float | None = None,
     verdict: str | None = None,
     nodes: int = 1,
-) -> Row:
+) -> LeaderboardEntry:
     """The row of one run, or of several of one configuration. Raises RowError."""
     records = [run.record for run in runs]
     _refuse_unlike(records)
     first, ranks = records[0], ranks_of(records[0])
     cores = _values(records, "core")
     core = fmean(cores) if cores else None
-    noise = _core_noise(records, ledger) if cores else None
+    noise = _core_noise(records, noise_model) if cores else None
     se = noise.sd / math.sqrt(len(cores)) if noise else None
     wall_s = fmean(run.record.wall_s + run.earlier_wall_s for run in runs)
     rate = price_usd_per_gpu_hour
     soft = _values(records, "core_soft")
-    return Row(
+    return LeaderboardEntry(
         reached=core is not None and core > target,
         target=target,
         train_s=fmean(field_time_s(run) for run in runs),
@@ -154,7 +154,7 @@ def row(
     )
 
 
-def field_time_s(run: Run) -> float:
+def field_time_s(run: CompletedRun) -> float:
     """Training time without steps 0 to 10, as nanochat counts it. Raises RowError.
 
     From the running sum that every step tells, so that a resumed run is counted as one. Compilation
@@ -167,11 +167,11 @@ def field_time_s(run: Run) -> float:
     }
     last = run.record.steps
     if FIELD_FROM_STEP not in times or last not in times or last <= FIELD_FROM_STEP:
-        raise RowError(
+        raise LeaderboardError(
             path=f"{run.record.plan_id}/{run.record.attempt}: events.jsonl",
             expected=f"the running training time behind steps {FIELD_FROM_STEP} and {last}",
             got=f"{len(times)} steps that tell it, of {last}",
-            remedy=f"Steps 0 to {FIELD_FROM_STEP - 1} do not count: a row needs a longer run, and "
+            hint=f"Steps 0 to {FIELD_FROM_STEP - 1} do not count: a row needs a longer run, and "
             "the events of its run directory.",
         )
     compiled_s = sum(
@@ -192,20 +192,20 @@ def _refuse_unlike(records: Sequence[Record]) -> None:
     """Raises RowError unless these are completed runs of one thing."""
     bad = [record for record in records if record.status != "completed"]
     if bad or not records:
-        raise RowError(
+        raise LeaderboardError(
             path="runs",
             expected="completed runs",
             got=", ".join(f"{record.plan_id} {record.status}" for record in bad) or "none",
-            remedy="The same command goes on with a run that was interrupted.",
+            hint="The same command goes on with a run that was interrupted.",
         )
     for field in ("identity", "gpus", "steps", "core"):
         values = {str(getattr(record, field)) for record in records}
         if len(values) > 1:
-            raise RowError(
+            raise LeaderboardError(
                 path=field,
                 expected="runs of one configuration, on as many GPUs, for one row",
                 got=" and ".join(sorted(values)),
-                remedy="Make a row of each.",
+                hint="Make a row of each.",
             )
 
 
@@ -214,17 +214,19 @@ def _values(records: Sequence[Record], metric: str) -> list[float]:
     return [value for value in found if value is not None]
 
 
-def _core_noise(records: Sequence[Record], ledger: Ledger) -> Noise | None:
-    """SD of one run's CORE: own runs where there are enough, else what the ledger knows."""
+def _core_noise(records: Sequence[Record], noise_model: NoiseModel) -> ForecastNoise | None:
+    """SD of one run's CORE: own runs where there are enough, else what the noise model knows."""
     own = pool([_values(records, "core")])
-    if own.df >= OWN_DF:
-        return Noise(sd=own.sd, df=own.df, source=f"{len(records)} own runs")
+    if own.df >= MEASURED_DF:
+        return ForecastNoise(sd=own.sd, df=own.df, source=f"{len(records)} own runs")
     first = records[0]
-    known = replicate_noise(ledger, recipe_scale(first), device(first.environment))
+    known = replicate_noise(noise_model, recipe_scale(first), device(first.environment))
     return known.get("core")
 
 
-def _p_above(core: float, target: float, se: float | None, noise: Noise | None) -> float | None:
+def _p_above(
+    core: float, target: float, se: float | None, noise: ForecastNoise | None
+) -> float | None:
     from scipy import special
 
     if se is None or noise is None or not se > 0:
@@ -237,7 +239,7 @@ def _date(moment: float) -> str:
     return f"{_MONTHS[day.month - 1]} {day.day} {day.year}"
 
 
-def _notes(runs: Sequence[Run], core: float | None, target: float) -> list[str]:
+def _notes(runs: Sequence[CompletedRun], core: float | None, target: float) -> list[str]:
     notes = []
     if core is None:
         notes.append("CORE was not evaluated: this is no row of the leaderboard")
@@ -259,7 +261,7 @@ def _notes(runs: Sequence[Run], core: float | None, target: float) -> list[str]:
 # --- against a baseline ---------------------------------------------------------------------------
 
 
-def against(stored: Baseline, records: Sequence[Record], ledger: Ledger) -> Comparison:
+def against(stored: Baseline, records: Sequence[Record], noise_model: NoiseModel) -> Comparison:
     """The verdict on a job's runs against a stored baseline, in quality.
 
     Speed needs both sides in one session; a stored one only screens, and the row has its own time.
@@ -269,7 +271,7 @@ def against(stored: Baseline, records: Sequence[Record], ledger: Ledger) -> Comp
     baseline.refuse_other_machine(stored, records[0])
     a, b = runs_of(stored.now.records, stored.name), runs_of(records, "this job")
     both = [n for n in QUALITY if all(any(n in run.metrics for run in side) for side in (a, b))]
-    return compare(a, b, Asked(metrics=both), ledger)
+    return compare(a, b, CompareOptions(metrics=both), noise_model)
 
 
 def verdict_words(found: Comparison, stored: Baseline) -> str:
@@ -280,19 +282,19 @@ def verdict_words(found: Comparison, stored: Baseline) -> str:
 # --- as people and programs read it ---------------------------------------------------------------
 
 
-def as_json(row: Row) -> str:
+def as_json(row: LeaderboardEntry) -> str:
     """All of it."""
     return msgspec.json.format(msgspec.json.encode(row), indent=1).decode() + "\n"
 
 
-def as_markdown(row: Row) -> str:
+def as_markdown(row: LeaderboardEntry) -> str:
     """The row under the leaderboard's head, and below it what stands behind it."""
     rule = markdown_row(["---"] * len(COLUMNS))
     lines = [markdown_row(COLUMNS), rule, markdown_row(cells(row)), ""]
     return "\n".join([*lines, *(f"- {line}" for line in behind(row))]) + "\n"
 
 
-def cells(row: Row) -> list[str]:
+def cells(row: LeaderboardEntry) -> list[str]:
     """One for each of COLUMNS; the number is for those who keep the leaderboard."""
     hours = row.train_s / 3600
     time = f"{hours:.2f}" if hours >= 1 else f"{hours:.3g}"
@@ -308,7 +310,7 @@ def cells(row: Row) -> list[str]:
     ]
 
 
-def behind(row: Row) -> list[str]:
+def behind(row: LeaderboardEntry) -> list[str]:
     """What the leaderboard has no column for, a line each."""
     where = f"{row.ranks} × {row.gpu}" + (f" on {row.nodes} nodes" if row.nodes > 1 else "")
     size = f", {row.parameters:,} parameters" if row.parameters else ""

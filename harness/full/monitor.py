@@ -14,7 +14,7 @@ import msgspec
 
 from harness.full.cost import FIELD_FROM_STEP, STRETCH_SD, Cost
 from harness.full.forecast import Estimate
-from harness.full.loss_band import Band
+from harness.full.loss_envelope import LossEnvelope
 from harness.full.preflight import SLOW_SHARE
 from harness.results.run_files import Progress
 
@@ -32,7 +32,7 @@ Kind = Literal["loss", "slow rank", "throttled", "loader", "disk", "time", "sile
 Event = dict[str, Any]
 
 
-class Alarm(msgspec.Struct, frozen=True, kw_only=True):
+class Alert(msgspec.Struct, frozen=True, kw_only=True):
     """Something that is not as it should be, and what to do. `about`: which rank, which look."""
 
     kind: Kind
@@ -40,14 +40,14 @@ class Alarm(msgspec.Struct, frozen=True, kw_only=True):
     step: int
     got: str
     expected: str
-    remedy: str
+    hint: str
 
     @property
     def text(self) -> str:
-        """One sentence and the remedy."""
+        """One sentence and the hint."""
         return (
             f"step {self.step:,}: {self.kind}: expected {self.expected}; got {self.got}. "
-            f"{self.remedy}"
+            f"{self.hint}"
         )
 
 
@@ -57,13 +57,13 @@ class Course(msgspec.Struct, frozen=True, kw_only=True):
     steps: int
     ranks: int
     price_usd_per_gpu_hour: float | None = None
-    band: Band | None = None
+    band: LossEnvelope | None = None
     cost: Cost | None = None
     checkpoint_bytes: int | None = None
     spent_s: float = 0.0
 
 
-class Standing(msgspec.Struct, frozen=True, kw_only=True):
+class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Where a job stands. `expected`: its loss by the band's newest look."""
 
     step: int
@@ -79,17 +79,17 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     expected: Estimate | None
 
 
-class Watch:
+class RunMonitor:
     """Follows one attempt of a job. `began_s`: the clock at its start; `said`: alarms before it."""
 
-    def __init__(self, course: Course, *, began_s: float, said: Sequence[Alarm] = ()) -> None:
+    def __init__(self, course: Course, *, began_s: float, said: Sequence[Alert] = ()) -> None:
         self.course, self.began_s = course, began_s
         self._said = {(alarm.kind, alarm.about) for alarm in said}
         self._first: tuple[float, int] | None = None  # clock and step of the first look
         self._settled: tuple[int, float] | None = None  # step, training time behind slow steps
         self._ranks_seen = self._looks_seen = 0
 
-    def look(self, progress: Progress, now_s: float, free_bytes: int | None) -> list[Alarm]:
+    def look(self, progress: Progress, now_s: float, free_bytes: int | None) -> list[Alert]:
         """The alarms that are new."""
         if progress.step and (self._first is None or progress.step < self._first[1]):
             self._first, self._settled = (now_s, progress.step), None  # behind a checkpoint too
@@ -107,12 +107,12 @@ class Watch:
         self._said |= {(alarm.kind, alarm.about) for alarm in new}
         return new
 
-    def standing(self, progress: Progress, now_s: float) -> Standing:
+    def standing(self, progress: Progress, now_s: float) -> RunStatus:
         """Where it stands."""
         course, spent_s = self.course, self.course.spent_s + now_s - self.began_s
         price = course.price_usd_per_gpu_hour
         look = course.band.at(progress.step / course.steps) if course.band is not None else None
-        return Standing(
+        return RunStatus(
             step=progress.step,
             steps=course.steps,
             phase=progress.phase,
@@ -140,7 +140,7 @@ class Watch:
             return None
         return cost.wall_s.estimate * cost.seconds(progress.step, end) / cost.seconds(0, end)
 
-    def _of_band(self, progress: Progress) -> list[Alarm]:
+    def _of_band(self, progress: Progress) -> list[Alert]:
         """Looked at when a planned look has become due, and not in between."""
         band, steps = self.course.band, self.course.steps
         if band is None or not progress.step:
@@ -152,7 +152,7 @@ class Watch:
         points = [(step / steps, loss) for step, loss in progress.losses]
         return loss_alarms(band, points, progress.step)
 
-    def _of_ranks(self, progress: Progress) -> list[Alarm]:
+    def _of_ranks(self, progress: Progress) -> list[Alert]:
         if len(progress.ranks) == self._ranks_seen:
             return []
         self._ranks_seen = len(progress.ranks)
@@ -163,41 +163,43 @@ class Watch:
 # --- what the alarms rest on ----------------------------------------------------------------------
 
 
-def loss_alarms(band: Band, points: Sequence[tuple[float, float]], step: int) -> list[Alarm]:
+def loss_alarms(
+    band: LossEnvelope, points: Sequence[tuple[float, float]], step: int
+) -> list[Alert]:
     """One for the first look that the loss fails: what comes after follows from it."""
     for outside in band.outside(points)[:1]:
         low, high, unit = outside.expected.low, outside.expected.high, " nats a token"
         if outside.what == "change":
             unit = " times the loss of the look before"
         return [
-            Alarm(
+            Alert(
                 kind="loss",
                 about="band",
                 step=step,
                 expected=f"{low:.4f} to {high:.4f}{unit} at {outside.look.fraction:.0%}",
                 got=f"{outside.got:.4f}",
-                remedy="Compare the settings with those of the proxies; stop it while it is cheap.",
+                hint="Compare the settings with those of the proxies; stop it while it is cheap.",
             )
         ]
     return []
 
 
-def rank_alarms(looks: Sequence[Event], step: int) -> list[Alarm]:
+def rank_alarms(looks: Sequence[Event], step: int) -> list[Alert]:
     """What several looks in a row say of every rank."""
     return [*_slow(looks, step), *_throttled(looks, step), *_loader(looks, step)]
 
 
-def _slow(looks: Sequence[Event], step: int) -> list[Alarm]:
+def _slow(looks: Sequence[Event], step: int) -> list[Alert]:
     beyond = [_beyond(look.get("compute_s") or []) for look in looks]
     ranks = set.intersection(*({rank for rank, _ in found} for found in beyond))
     return [
-        Alarm(
+        Alert(
             kind="slow rank",
             about=f"rank {rank}",
             step=step,
             expected="as much time for a rank's own work as the others take",
             got=f"rank {rank} takes {share:.0%} more",
-            remedy="All wait for it: look at that GPU's clock, heat and neighbours, or take "
+            hint="All wait for it: look at that GPU's clock, heat and neighbours, or take "
             "another machine.",
         )
         for rank in sorted(ranks)
@@ -221,17 +223,17 @@ def _beyond(compute_s: Sequence[float | None]) -> list[tuple[int, float]]:
     return found
 
 
-def _throttled(looks: Sequence[Event], step: int) -> list[Alarm]:
+def _throttled(looks: Sequence[Event], step: int) -> list[Alert]:
     held = [_held(look.get("throttled") or []) for look in looks]
     ranks = set.intersection(*(set(found) for found in held))
     return [
-        Alarm(
+        Alert(
             kind="throttled",
             about=f"rank {rank}",
             step=step,
             expected="clocks that nothing holds down",
             got=f"rank {rank}: {', '.join(held[-1][rank])}{_clock(looks[-1], rank)}",
-            remedy="Look at its heat and power with nvidia-smi -q -d PERFORMANCE,TEMPERATURE.",
+            hint="Look at its heat and power with nvidia-smi -q -d PERFORMANCE,TEMPERATURE.",
         )
         for rank in sorted(ranks)
     ]
@@ -251,18 +253,18 @@ def _clock(look: Event, rank: int) -> str:
     return "" if mhz is None else f", at {mhz:,.0f} MHz"
 
 
-def _loader(looks: Sequence[Event], step: int) -> list[Alarm]:
+def _loader(looks: Sequence[Event], step: int) -> list[Alert]:
     shares = [_waiting(look) for look in looks]
     if min(shares) <= LOADER_SHARE:
         return []
     return [
-        Alarm(
+        Alert(
             kind="loader",
             about="wait",
             step=step,
             expected=f"steps that wait for at most {LOADER_SHARE:.0%} of their time",
             got=f"{min(shares):.0%}",
-            remedy="Put the prepared data on a faster disk; look for others that read from it.",
+            hint="Put the prepared data on a faster disk; look for others that read from it.",
         )
     ]
 
@@ -276,36 +278,36 @@ def _waiting(look: Event) -> float:
     )
 
 
-def disk_alarms(course: Course, step: int, free_bytes: int | None) -> list[Alarm]:
+def disk_alarms(course: Course, step: int, free_bytes: int | None) -> list[Alert]:
     """One before a checkpoint finds no room."""
     needs = course.checkpoint_bytes
     if needs is None or free_bytes is None or free_bytes >= DISK_CHECKPOINTS * needs:
         return []
     return [
-        Alarm(
+        Alert(
             kind="disk",
             about="checkpoints",
             step=step,
             expected=f"room for another checkpoint of {needs / 1e9:.1f} GB",
             got=f"{free_bytes / 1e9:.1f} GB free",
-            remedy="Free some space now: the run goes on, and its next checkpoint may not fit.",
+            hint="Free some space now: the run goes on, and its next checkpoint may not fit.",
         )
     ]
 
 
-def silence_alarms(progress: Progress) -> list[Alarm]:
+def silence_alarms(progress: Progress) -> list[Alert]:
     """One where nothing was logged for long, as when ranks wait for one that is gone."""
     if progress.silent_s < SILENT_S:
         return []
     where = f"step {progress.step}" if progress.step else progress.phase or "the start"
     return [
-        Alarm(
+        Alert(
             kind="silence",
             about=f"behind step {progress.step}",
             step=progress.step,
             expected=f"an event every {SILENT_S / 60:.0f} minutes at least",
             got=f"none for {progress.silent_s / 60:.0f}, behind {where}",
-            remedy="Look at its log.txt and at nvidia-smi. NCCL ends ranks that wait for one that "
+            hint="Look at its log.txt and at nvidia-smi. NCCL ends ranks that wait for one that "
             "is gone, after its own time-out; Ctrl-C ends the job, and the same command goes on.",
         )
     ]
@@ -313,7 +315,7 @@ def silence_alarms(progress: Progress) -> list[Alarm]:
 
 def time_alarms(
     course: Course, progress: Progress, settled: tuple[int, float] | None
-) -> list[Alarm]:
+) -> list[Alert]:
     """One where steps are slower than foretold, by more than a stretch differs from the whole.
 
     `settled`: step and training time behind the first steps of an attempt, which say nothing.
@@ -329,13 +331,13 @@ def time_alarms(
     if not projected > most:
         return []
     return [
-        Alarm(
+        Alert(
             kind="time",
             about="training",
             step=progress.step,
             expected=f"{foretold.estimate:,.1f} s behind the first steps, {most:,.1f} at most",
             got=f"{projected:,.1f} s at this pace",
-            remedy="Look for a slow rank, throttled clocks or a stalled loader, which are said "
+            hint="Look for a slow rank, throttled clocks or a stalled loader, which are said "
             "here too.",
         )
     ]

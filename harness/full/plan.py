@@ -12,7 +12,7 @@ import msgspec
 
 from harness.config.full_file import FullFile
 from harness.errors import StudyFileError
-from harness.runner.attempt import Job
+from harness.runner.attempt import RunSpec
 from harness.runner.replicates import Recipe, described, recipe_of
 from harness.runner.trainer import NativeTrainer, Request
 
@@ -23,10 +23,10 @@ class ProxyPlan(msgspec.Struct, frozen=True, kw_only=True):
     """One proxy to make, at one seed."""
 
     label: str
-    job: Job
+    job: RunSpec
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class JobPlan(msgspec.Struct, frozen=True, kw_only=True):
     """The job and its proxies. `evaluate_path`: the field that says every how many steps."""
 
     file: FullFile
@@ -35,7 +35,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     evaluate_path: str | None
 
     @property
-    def job(self) -> Job:
+    def job(self) -> RunSpec:
         """The full run."""
         return self.recipe.job(self.file.seed, self.file.ranks)
 
@@ -63,7 +63,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return -(-self.steps // int(every)) if every else 1
 
 
-def plan(file: FullFile, path: Path, trainer: NativeTrainer, *, prepares: bool = True) -> Plan:
+def plan(file: FullFile, path: Path, trainer: NativeTrainer, *, prepares: bool = True) -> JobPlan:
     """Describes all configurations; `prepares`: with their data made ready.
 
     Raises StudyFileError with the trainer's faults, and TrainerError.
@@ -73,7 +73,7 @@ def plan(file: FullFile, path: Path, trainer: NativeTrainer, *, prepares: bool =
     catalogue = trainer.catalogue()
     recipe, *smaller = [recipe_of(one, catalogue) for one in said]
     seeds = file.proxies.seeds if file.proxies is not None else []
-    return Plan(
+    return JobPlan(
         file=file,
         recipe=recipe,
         proxies=[
@@ -81,7 +81,7 @@ def plan(file: FullFile, path: Path, trainer: NativeTrainer, *, prepares: bool =
             for request, proxy in zip(requests[1:], smaller, strict=True)
             for seed in seeds
         ],
-        evaluate_path=catalogue.handles.get("evaluate"),
+        evaluate_path=catalogue.settable_fields.get("evaluate"),
     )
 
 
@@ -93,7 +93,7 @@ def _requests(file: FullFile, path: Path) -> list[Request]:
             path=f"{path}: base",
             expected="a configuration file, relative to this one",
             got=f"no file {base}",
-            remedy="ablations/bases/ has some.",
+            hint="ablations/configs/ has some.",
         )
     found = [Request(name=JOB, base=str(base), set=file.set)]
     if (proxies := file.proxies) is not None:

@@ -2,7 +2,7 @@
 
 The trainer judges its own needs and what its ranks measured of themselves; here the two are asked
 for, and the job's own ranks take steps for half a minute, as they will for hours. Everything found
-is a `Finding`: expected, got, remedy. One that stops starts nothing. After the file, before the
+is a `Finding`: expected, got, hint. One that stops starts nothing. After the file, before the
 forecast of time, which rests on these steps.
 """
 
@@ -20,7 +20,7 @@ from harness.results import record
 from harness.results.run_files import log_tail
 from harness.runner import process
 from harness.runner.stepper import Pace, PaceFailed, answers
-from harness.runner.trainer import Finding, NativeTrainer
+from harness.runner.trainer import NativeTrainer, PreflightFinding
 
 PROBE_LIMIT_S = 600.0  # its phases have limits of their own, and leave what they found
 START_LIMIT_S = 1800.0  # a cold compilation of a large model
@@ -61,7 +61,7 @@ class Preflight(msgspec.Struct, frozen=True, kw_only=True):
 
     at: float
     ranks: int
-    findings: list[Finding] = []
+    findings: list[PreflightFinding] = []
     checkpoint_bytes: int | None = None
     planned_tokens: int | None = None
     data: dict[str, Any] = {}
@@ -69,16 +69,16 @@ class Preflight(msgspec.Struct, frozen=True, kw_only=True):
     steps: list[StepTest] = []  # one of each stage
 
     @property
-    def stops(self) -> list[Finding]:
+    def stops(self) -> list[PreflightFinding]:
         """What keeps the job from starting."""
         return [one for one in self.findings if not one.ok and one.severity == "stops"]
 
-    def with_(self, found: Sequence[Finding], **more: Any) -> "Preflight":
+    def with_(self, found: Sequence[PreflightFinding], **more: Any) -> "Preflight":
         """The same and more."""
         return msgspec.structs.replace(self, findings=[*self.findings, *found], **more)
 
 
-def worst_first(findings: Sequence[Finding]) -> list[Finding]:
+def worst_first(findings: Sequence[PreflightFinding]) -> list[PreflightFinding]:
     """What stops, what is only said to be wrong, what is as it should be."""
     return sorted(findings, key=lambda one: (one.ok, SEVERITIES.index(one.severity)))
 
@@ -171,28 +171,28 @@ class Examiner:
         return path
 
 
-def _silent(left_something: bool, ended: record.Ended, run_dir: Path) -> Finding:
+def _silent(left_something: bool, ended: record.ProcessEnd, run_dir: Path) -> PreflightFinding:
     tail = (log_tail(run_dir / process.LOG, 600) or "").strip()
     part = "with only a part of its findings" if left_something else "without a finding"
-    return Finding(
+    return PreflightFinding(
         what="probe",
         ok=False,
         expected="that all ranks measure themselves and meet",
         got=f"it {ended.describe()}, {part}" + (f": {tail}" if tail else ""),
-        remedy="Mend what its last lines name; often it is a link, a driver or a GPU in use.",
+        hint="Mend what its last lines name; often it is a link, a driver or a GPU in use.",
     )
 
 
-def _failed(failure: PaceFailed, run_dir: Path) -> Finding:
+def _failed(failure: PaceFailed, run_dir: Path) -> PreflightFinding:
     told = files.read_json(run_dir / "result.json")
-    remedy = told.get("remedy") if isinstance(told, dict) else None
+    hint = told.get("hint") if isinstance(told, dict) else None
     tail = (failure.log or "").strip()[-600:]
-    return Finding(
+    return PreflightFinding(
         what="step test",
         ok=False,
         expected="steps of the job on all of its ranks",
         got=f"{failure.status.replace('_', ' ')}: {failure.reason}" + (f": {tail}" if tail else ""),
-        remedy=str(remedy or "Mend what its last lines name, and give the same command again."),
+        hint=str(hint or "Mend what its last lines name, and give the same command again."),
     )
 
 
@@ -212,7 +212,7 @@ def step_test(ready: dict[str, Any], turn: dict[str, Any]) -> StepTest:
     )
 
 
-def judged(test: StepTest, ranks: int) -> list[Finding]:
+def judged(test: StepTest, ranks: int) -> list[PreflightFinding]:
     """What a step test says; pure. Of a later stage its findings name the step."""
     found = [_speed(test, ranks), _loader(test)]
     if len(test.compute_s_by_rank) > 1:
@@ -224,9 +224,9 @@ def judged(test: StepTest, ranks: int) -> list[Finding]:
     return [msgspec.structs.replace(one, what=one.what + where) for one in found]
 
 
-def _speed(test: StepTest, ranks: int) -> Finding:
+def _speed(test: StepTest, ranks: int) -> PreflightFinding:
     median = statistics.median(test.step_s)
-    return Finding(
+    return PreflightFinding(
         what="step test",
         ok=True,
         expected=f"steps on {ranks} rank{'s' * (ranks > 1)}",
@@ -235,42 +235,42 @@ def _speed(test: StepTest, ranks: int) -> Finding:
     )
 
 
-def _loader(test: StepTest) -> Finding:
+def _loader(test: StepTest) -> PreflightFinding:
     share = sum(test.loader_wait_s) / sum(test.step_s)
-    return Finding(
+    return PreflightFinding(
         what="loader",
         ok=share <= LOADER_SHARE,
         expected=f"waits of at most {LOADER_SHARE:.0%} of the time of steps",
         got=f"{share:.1%}",
-        remedy="Put the prepared data on a faster disk; look for others that read from it.",
+        hint="Put the prepared data on a faster disk; look for others that read from it.",
         severity="warns",
     )
 
 
-def _equal_ranks(compute_s: Sequence[float]) -> Finding:
+def _equal_ranks(compute_s: Sequence[float]) -> PreflightFinding:
     median = statistics.median(compute_s)
     late = [
         f"rank {rank} {each / median - 1:+.1%}"
         for rank, each in enumerate(compute_s)
         if each > median * (1 + SLOW_SHARE)
     ]
-    return Finding(
+    return PreflightFinding(
         what="equal ranks",
         ok=not late,
         expected=f"every rank's own work within {SLOW_SHARE:.0%} of the median",
         got=", ".join(late) or f"at most {max(compute_s) / median - 1:+.1%}",
-        remedy="All wait for the slowest: look at that GPU's clock, heat and neighbours, or "
+        hint="All wait for the slowest: look at that GPU's clock, heat and neighbours, or "
         "leave it out.",
         severity="warns",
     )
 
 
-def _memory(peak: float, device: float) -> Finding:
-    return Finding(
+def _memory(peak: float, device: float) -> PreflightFinding:
+    return PreflightFinding(
         what="memory of a step",
         ok=peak <= MEMORY_SHARE * device,
         expected=f"at most {MEMORY_SHARE:.0%} of {device / 2**30:.1f} GiB",
         got=f"{peak / 2**30:.1f} GiB",
-        remedy="Take fewer rows a pass: the batch stays, in more passes.",
+        hint="Take fewer rows a pass: the batch stays, in more passes.",
         severity="warns",
     )

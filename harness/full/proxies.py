@@ -5,7 +5,7 @@ code, data, protocol and tricks with the job and with each other, and their hori
 the size as the job's does (tokens a parameter within HORIZON_TOLERANCE): a law over sizes holds
 along one such line and not beside it. What differs is refused with the field.
 
-In the flow: after the ledger, before `forecast`. Pure.
+In the flow: after the noise model, before `forecast`. Pure.
 """
 
 from collections import defaultdict
@@ -65,7 +65,7 @@ def proxy_of(record: Record) -> Proxy:
             path=f"{record.plan_id}/{record.attempt}",
             expected="a completed run with a val_bpb",
             got=f"{record.status}, val_bpb {bpb}",
-            remedy="Make it again, or leave it out.",
+            hint="Make it again, or leave it out.",
         )
     precision = record.environment.get("precision")
     return Proxy(
@@ -104,7 +104,7 @@ def scale_of(derived: Mapping[str, Any]) -> Scale:
             path="derived",
             expected="parameters, tokens and FLOPs a token among the trainer's derived values",
             got=f"no {' and no '.join(name for name, value in missing.items() if not value)}",
-            remedy="The trainer's `describe` has to tell them; without them no law can be fitted.",
+            hint="The trainer's `describe` has to tell them; without them no law can be fitted.",
         )
     sizes = derived.get("sizes")
     layers = sizes.get("layers") if isinstance(sizes, dict) else None
@@ -135,7 +135,7 @@ def refuse_repeated(target: Scale, text_tokens: int) -> None:
             path="text",
             expected=f"text that is read {MOST_READINGS:g} times at most, the proxies' being fresh",
             got=f"{text_tokens:,} tokens of it for {target.tokens:,}, read {readings:.1f} times",
-            remedy="Give more text, or train for less: repeated text is another recipe.",
+            hint="Give more text, or train for less: repeated text is another recipe.",
         )
 
 
@@ -150,7 +150,7 @@ def refuse_unlike(
             path="proxies",
             expected=f"completed runs of this recipe at {LEAST_SIZES} sizes or more",
             got=f"{len(sizes)}: {names}",
-            remedy="Make the others first: a law with a floor cannot be fitted to fewer.",
+            hint="Make the others first: a law with a floor cannot be fitted to fewer.",
         )
     _refuse_other_recipes(proxies, recipe or {})
     _refuse_other_horizons(proxies, target)
@@ -160,7 +160,7 @@ def refuse_unlike(
             path="proxies: CORE",
             expected="one way of evaluating it",
             got=" and ".join(sorted(map(str, settings))),
-            remedy="Their scores do not measure the same thing: evaluate all of them alike.",
+            hint="Their scores do not measure the same thing: evaluate all of them alike.",
         )
 
 
@@ -173,7 +173,7 @@ def _refuse_other_recipes(proxies: Sequence[Proxy], recipe: Mapping[str, str]) -
                 path=f"proxies: {field}",
                 expected="one recipe at every size, the job's",
                 got=" and ".join(values[:3]),
-                remedy="Make the proxies again with the job's own code, data and tricks.",
+                hint="Make the proxies again with the job's own code, data and tricks.",
             )
 
 
@@ -185,6 +185,6 @@ def _refuse_other_horizons(proxies: Sequence[Proxy], target: Scale) -> None:
                 path=f"proxies: {proxy.scale.size}",
                 expected=f"the job's horizon, {target.horizon:.3g} tokens a parameter",
                 got=f"{proxy.scale.horizon:.3g}",
-                remedy="Let the horizon follow the size in the proxies as it does in the job: "
+                hint="Let the horizon follow the size in the proxies as it does in the job: "
                 "a law over sizes holds along one such line.",
             )

@@ -11,13 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
-from harness.full.plan import Plan, ProxyPlan
+from harness.full.plan import JobPlan, ProxyPlan
 from harness.results.record import Record
 from harness.results.store import Store
 from harness.runner.process import Stop
 from harness.runner.replicates import known
 from harness.runner.trainer import NativeTrainer
-from harness.runner.workers import Slots
+from harness.runner.workers import GpuPool
 
 
 class Made(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,13 +27,13 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
     record: Record | None
 
 
-def missing(plan: Plan, store: Store) -> list[ProxyPlan]:
+def missing(plan: JobPlan, store: Store) -> list[ProxyPlan]:
     """The proxies without an answer, the largest first."""
     todo = [proxy for proxy in plan.proxies if known(store, proxy.job, ()) is None]
     return sorted(todo, key=_size, reverse=True)
 
 
-def hopeless(plan: Plan, store: Store) -> list[Made]:
+def hopeless(plan: JobPlan, store: Store) -> list[Made]:
     """The proxies whose answer is no completed run: they would end so again."""
     answers = [Made(proxy=one, record=known(store, one.job, ())) for one in plan.proxies]
     return [one for one in answers if one.record and one.record.status != "completed"]
@@ -45,7 +45,7 @@ def visible(count: int) -> list[str]:
     return named.split(",")[:count] if named else [str(number) for number in range(count)]
 
 
-def recorded(plan: Plan, store: Store) -> list[Record]:
+def recorded(plan: JobPlan, store: Store) -> list[Record]:
     """The completed records of the proxies, in the order of the file."""
     found = [store.record(proxy.job.plan_id) for proxy in plan.proxies]
     return [record for record in found if record is not None]
@@ -57,7 +57,7 @@ def _size(proxy: ProxyPlan) -> float:
 
 def make(
     todo: Sequence[ProxyPlan],
-    plan: Plan,
+    plan: JobPlan,
     store: Store,
     trainer: NativeTrainer,
     stop: Stop,
@@ -65,7 +65,7 @@ def make(
 ) -> None:
     """Makes them, until it is told to stop; `ended` hears of each. Raises what a run raises."""
     gpus = visible(len(trainer.machine().get("gpus") or []))[: plan.file.ranks]
-    slots = Slots(store, trainer, gpus if len(gpus) > 1 else [], 60 * plan.file.limits.hours)
+    slots = GpuPool(store, trainer, gpus if len(gpus) > 1 else [], 60 * plan.file.limits.hours)
     waiting = iter(todo)
     taking = threading.Lock()
     broken = threading.Event()

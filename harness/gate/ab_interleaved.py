@@ -34,10 +34,12 @@ LOADER_WAIT_SHARE = 0.001  # of step time: beyond it the loader is measured, not
 TRAJECTORY_STEPS = 20
 
 Name = Literal["A", "B"]
-Form = Literal["resident", "relay"]  # both live at once, or whole processes one after the other
+Form = Literal[
+    "interleaved", "sequential"
+]  # both live at once, or whole processes one after the other
 
 
-class Side(msgspec.Struct, frozen=True, kw_only=True):
+class AbSide(msgspec.Struct, frozen=True, kw_only=True):
     """What is started for a side."""
 
     name: Name
@@ -46,11 +48,11 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
     run_limit_s: float = START_LIMIT_S  # of a turn that is a whole run
 
 
-class Launch(msgspec.Struct, frozen=True, kw_only=True):
+class AbLaunch(msgspec.Struct, frozen=True, kw_only=True):
     """One launch. Pairs are (A, B). `ratios`: ln(step time B) - ln(step time A), one a window."""
 
     number: int
-    form: Form = "resident"
+    form: Form = "interleaved"
     ratios: list[float]
     step_s: tuple[float, float]
     batch_tokens: tuple[float, float]
@@ -82,14 +84,14 @@ class Trouble(Exception):
 
 def launch(
     number: int,
-    sides: tuple[Side, Side],
+    sides: tuple[AbSide, AbSide],
     folder: Path,
     stop: Stop,
     *,
     trajectory: bool = False,
     windows: int = WINDOWS,
     on_window: Callable[[int], None] = lambda _: None,
-) -> Launch:
+) -> AbLaunch:
     """Starts both, measures, ends both. Raises Trouble, PaceStopped, NoRoom and TrainerError."""
     began = time.monotonic()
     paces: list[Pace] = []
@@ -108,10 +110,10 @@ def launch(
     finally:
         for pace in paces:
             pace.kill()
-    return summed(number, "resident", ready, turns, losses, seen, time.monotonic() - began)
+    return summed(number, "interleaved", ready, turns, losses, seen, time.monotonic() - began)
 
 
-def _start(number: int, sides: tuple[Side, Side], folder: Path, paces: list[Pace]) -> None:
+def _start(number: int, sides: tuple[AbSide, AbSide], folder: Path, paces: list[Pace]) -> None:
     """A first in odd launches, B first in even ones: whoever starts first finds another host."""
     place = folder / f"launch-{number}"
     with files.disk_errors(place):
@@ -146,7 +148,7 @@ def require_room(a_bytes: float | None, b_bytes: float | None, device_bytes: flo
             expected=f"both sides within {MEMORY_SHARE:.0%} of the device's memory",
             got=f"{(a_bytes or 0) / 2**30:.1f} + {(b_bytes or 0) / 2**30:.1f} "
             f"of {there / 2**30:.1f} GiB",
-            remedy="--turns relay starts them one after the other; or gate a smaller recipe.",
+            hint="--ab sequential starts them one after the other; or gate a smaller recipe.",
         )
 
 
@@ -190,20 +192,20 @@ def summed(
     losses: tuple[list[float], list[float]],
     seen: Answer,
     seconds: float,
-) -> Launch:
+) -> AbLaunch:
     """A launch from what both sides (A, B) said when ready, and the four turns of each A B B A."""
     whole = [window for window in turns if not any(turn.get("recompiled") for turn in window)]
     if not whole:
         raise TrainerError(
             expected="windows in which neither side compiles",
             got=f"{len(turns)} in which one does",
-            remedy="See the log with TORCH_LOGS=recompiles: shapes or guards change at every step.",
+            hint="See the log with TORCH_LOGS=recompiles: shapes or guards change at every step.",
         )
     sides = [
         [turn for window in whole for turn in (window[i] for i in places)]
         for places in ((0, 3), (1, 2))
     ]
-    return Launch(
+    return AbLaunch(
         number=number,
         form=form,
         ratios=[_ratio(window) for window in whole],

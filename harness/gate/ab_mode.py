@@ -19,7 +19,7 @@ from harness.errors import UsageError
 from harness.gate.ab_interleaved import Form, NoRoom, require_room
 from harness.runner.trainer import NativeTrainer
 
-Word = Literal["auto", "resident", "relay"]
+Word = Literal["auto", "interleaved", "sequential"]
 SMALL_BYTES = 2 * 2**30  # both together: every device that trains has more; it need not be asked
 
 
@@ -35,7 +35,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     source: str = "by the trainer's estimate"
 
 
-class Turns(msgspec.Struct, frozen=True, kw_only=True):
+class AbMode(msgspec.Struct, frozen=True, kw_only=True):
     """The form of all launches of a gate, and why it is that one. `auto`: nobody asked for it."""
 
     form: Form
@@ -45,7 +45,7 @@ class Turns(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def note(self) -> str:
         """For a plan: the form, the reason, and what it means."""
-        if self.form == "relay":
+        if self.form == "sequential":
             what = "whole processes one after the other, four starts a launch"
         else:
             what = "both sides at once, a few steps each"
@@ -54,41 +54,41 @@ class Turns(msgspec.Struct, frozen=True, kw_only=True):
 
 def word_of(text: str) -> Word:
     """A word of the command line. Raises UsageError."""
-    remedy = "resident: both at once; relay: one process after the other; auto: as it fits."
-    word: Word = one_of(text, get_args(Word), "--turns", remedy)
+    hint = "resident: both at once; relay: one process after the other; auto: as it fits."
+    word: Word = one_of(text, get_args(Word), "--ab", hint)
     return word
 
 
-def choose(asked: Word, trainer: NativeTrainer, memory: Memory) -> Turns:
+def choose(asked: Word, trainer: NativeTrainer, memory: Memory) -> AbMode:
     """The form of a gate's launches. Raises UsageError where the trainer cannot do what is asked,
     and TrainerError where it does not say what its machine has."""
     if not trainer.paces:
         why = f"the trainer {trainer.name!r} takes no steps on command"
-        if asked == "resident":
+        if asked == "interleaved":
             raise UsageError(
-                path="--turns resident",
+                path="--ab interleaved",
                 expected="a trainer that answers `pace`",
                 got=why,
-                remedy="Leave --turns out: its turns are then short runs.",
+                hint="Leave --ab out: its turns are then short runs.",
             )
-        return Turns(form="relay", why=why)
+        return AbMode(form="sequential", why=why)
     if asked != "auto":
-        return Turns(form=asked, why="asked for", auto=False)
+        return AbMode(form=asked, why="asked for", auto=False)
     return _by_memory(trainer, memory)
 
 
-def _by_memory(trainer: NativeTrainer, memory: Memory) -> Turns:
+def _by_memory(trainer: NativeTrainer, memory: Memory) -> AbMode:
     if memory.a_bytes is None or memory.b_bytes is None:
-        return Turns(form="resident", why="what they hold is not known and will be read")
+        return AbMode(form="interleaved", why="what they hold is not known and will be read")
     both, device = memory.a_bytes + memory.b_bytes, memory.device_bytes
     if both > SMALL_BYTES:
         device = _device_bytes(trainer) or device
     try:
         require_room(memory.a_bytes, memory.b_bytes, device)
     except NoRoom as error:
-        return Turns(form="relay", why=f"{error.got} {memory.source}")
+        return AbMode(form="sequential", why=f"{error.got} {memory.source}")
     of = f" of {device / 2**30:.1f}" if device is not None else ""
-    return Turns(form="resident", why=f"{both / 2**30:.1f} GiB{of} {memory.source}")
+    return AbMode(form="interleaved", why=f"{both / 2**30:.1f} GiB{of} {memory.source}")
 
 
 def _device_bytes(trainer: NativeTrainer) -> float | None:

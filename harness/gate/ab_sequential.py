@@ -6,7 +6,7 @@ many; of one that cannot be told, a turn is a short run, whose first steps are t
 
 The four processes of a launch give one log ratio, in which a steady drift of the host cancels, and
 nothing is left to tell the noise inside a launch from that between launches. So launches of this
-form are judged by their own spread, and teach the ledger under a source of their own.
+form are judged by their own spread, and teach the noise model under a source of their own.
 
 After `pace` and `ab`, whose `Launch` it makes; before `gate`.
 """
@@ -22,9 +22,9 @@ import msgspec
 from harness import files
 from harness.errors import TrainerError
 from harness.gate import ab_interleaved
-from harness.gate.ab_interleaved import Launch, Name, Side, Trouble
+from harness.gate.ab_interleaved import AbLaunch, AbSide, Name, Trouble
 from harness.results import run_files
-from harness.results.record import Ended
+from harness.results.record import ProcessEnd
 from harness.runner.process import Stop, execute
 from harness.runner.stepper import Answer, Pace, PaceFailed, PaceStopped, answers
 from harness.runner.trainer import Request
@@ -50,12 +50,12 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
 
 def launch(
     number: int,
-    sides: tuple[Side, Side],
+    sides: tuple[AbSide, AbSide],
     folder: Path,
     stop: Stop,
     *,
     trajectory: bool = False,
-) -> Launch:
+) -> AbLaunch:
     """Four processes, one after the other. Raises Trouble, PaceStopped and TrainerError.
 
     A B B A in odd launches and B A A B in even ones, so that no side always has the outer turns.
@@ -74,11 +74,11 @@ def launch(
     return _summed(number, found["A"], found["B"], time.monotonic() - began)
 
 
-def _summed(number: int, a: list[Turn], b: list[Turn], seconds: float) -> Launch:
+def _summed(number: int, a: list[Turn], b: list[Turn], seconds: float) -> AbLaunch:
     compared = min(len(a[0].losses), len(b[0].losses))
     made = ab_interleaved.summed(
         number,
-        "relay",
+        "sequential",
         [a[0].ready, b[0].ready],
         [[turn.answer for turn in (a[0], b[0], b[1], a[1])]],
         (a[0].losses[:compared], b[0].losses[:compared]),
@@ -88,7 +88,7 @@ def _summed(number: int, a: list[Turn], b: list[Turn], seconds: float) -> Launch
     return msgspec.structs.replace(made, left_out=sum(turn.left_out for turn in (*a, *b)))
 
 
-def _turn(side: Side, run_dir: Path, stop: Stop, *, trajectory: bool) -> Turn:
+def _turn(side: AbSide, run_dir: Path, stop: Stop, *, trajectory: bool) -> Turn:
     with files.disk_errors(run_dir):
         run_dir.mkdir(parents=True)
     config = run_dir / "config.json"
@@ -107,7 +107,7 @@ def launch_seconds(paces: bool, startup_s: float, step_s: float) -> float:
 # --- a trainer that steps when told ---------------------------------------------------------------
 
 
-def _told(side: Side, config: Path, run_dir: Path, stop: Stop, *, trajectory: bool) -> Turn:
+def _told(side: AbSide, config: Path, run_dir: Path, stop: Stop, *, trajectory: bool) -> Turn:
     command = side.trainer.pace_command(config, run_dir)
     pace = Pace(side.name, command, side.trainer.checkout, run_dir)
     try:
@@ -138,12 +138,12 @@ def _measured(pace: Pace, steps: int, stop: Stop) -> tuple[Answer, int]:
 # --- one that cannot be told ----------------------------------------------------------------------
 
 
-def shortened(side: Side) -> Side:
+def shortened(side: AbSide) -> AbSide:
     """The side with RUN_STEPS steps and all else as it was; whole where its trainer sets no steps.
 
     Raises TrainerError where fewer steps would change what a step is.
     """
-    path = side.trainer.catalogue().handles.get("steps")
+    path = side.trainer.catalogue().settable_fields.get("steps")
     if path is None:
         return side
     with tempfile.TemporaryDirectory(prefix="harness-") as folder:
@@ -161,12 +161,12 @@ def shortened(side: Side) -> Side:
             path=f"side {side.name}",
             expected=f"a short run with the whole run's {batches[0]} tokens a step",
             got=str(batches[1]),
-            remedy="The trainer's `pins` have to hold its batch when the number of steps is set.",
+            hint="The trainer's `pins` have to hold its batch when the number of steps is set.",
         )
     return msgspec.structs.replace(side, config=said.config or {})
 
 
-def _ran(side: Side, config: Path, run_dir: Path, stop: Stop) -> Turn:
+def _ran(side: AbSide, config: Path, run_dir: Path, stop: Stop) -> Turn:
     ended = execute(
         command=side.trainer.train_command(config, run_dir),
         run_dir=run_dir,
@@ -191,7 +191,7 @@ def _ran(side: Side, config: Path, run_dir: Path, stop: Stop) -> Turn:
             path=f"side {side.name}",
             expected=f"a run of more than {RUN_WARM_UP_STEPS} steps, each with its `step_s`",
             got=f"{len(steps)} of them",
-            remedy="Gate a configuration with more steps.",
+            hint="Gate a configuration with more steps.",
         )
     return _of_run(said.get("metrics") or {}, steps, counted, run_dir)
 
@@ -217,7 +217,7 @@ def _of_run(
     return Turn(ready=ready, answer=answer, seen=seen, losses=losses)
 
 
-def _failed(side: Side, said: Answer, ended: Ended, run_dir: Path) -> PaceFailed:
+def _failed(side: AbSide, said: Answer, ended: ProcessEnd, run_dir: Path) -> PaceFailed:
     return PaceFailed(
         side.name,
         str(said.get("reason") or f"it {ended.describe()}"),

@@ -19,8 +19,8 @@ from typing import Any
 import msgspec
 
 from harness import files as atomic
-from harness.compare.compare import Judgement
-from harness.compare.noise_model import QUALITY, Ledger
+from harness.compare.compare import MetricResult
+from harness.compare.noise_model import QUALITY, NoiseModel
 from harness.config.yaml_schema import NAME
 from harness.errors import HarnessError, UsageError
 from harness.results.recipe import device, recipe_scale
@@ -34,20 +34,20 @@ class BaselineError(HarnessError):
     """A baseline that is absent, damaged, edited, or of something else."""
 
 
-class Banked(msgspec.Struct, frozen=True, kw_only=True):
+class Promotion(msgspec.Struct, frozen=True, kw_only=True):
     """By what evidence an entry took the place of the one before: the comparison, at its alpha."""
 
     alpha: float
     outcome: str
-    judgements: list[Judgement]
+    metrics: list[MetricResult]
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
+class BaselineEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One distribution. `config` is complete; its seed is replaced by that of each run."""
 
     number: int
     why: str
-    evidence: Banked | None
+    evidence: Promotion | None
     trainer: str
     config: dict[str, Any]
     commit: str | None  # of the code, where it stood in a repository without changes
@@ -75,10 +75,10 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True):
     gpu: str
     gpus: int
     protocol: int
-    entries: list[Entry]
+    entries: list[BaselineEntry]
 
     @property
-    def now(self) -> Entry:
+    def now(self) -> BaselineEntry:
         """The entry that counts."""
         return self.entries[-1]
 
@@ -102,13 +102,13 @@ def find(root: Path, name: str) -> Baseline:
             path=f"baseline {name}",
             expected="a name that one baseline has",
             got=f"{len(paths)} of it: {known}",
-            remedy="Name it with its hardware and protocol, as they stand here.",
+            hint="Name it with its hardware and protocol, as they stand here.",
         )
     raise BaselineError(
         path=f"baseline {name}",
         expected=f"a baseline under {root}",
         got=f"these: {known}",
-        remedy="`harness baseline record NAME --from STORE:STUDY/ARM` makes one.",
+        hint="`harness baseline record NAME --from STORE:STUDY/ARM` makes one.",
     )
 
 
@@ -133,7 +133,7 @@ def read(path: Path) -> Baseline:
             path=str(path),
             expected=f"a baseline of format {FORMAT} or older",
             got=f"format {found.format}",
-            remedy="It was written by a newer harness: update this one.",
+            hint="It was written by a newer harness: update this one.",
         )
     if not found.entries or not all(entry.records for entry in found.entries):
         raise _damaged(path, "entries with records", "an empty baseline")
@@ -165,14 +165,14 @@ def _damaged(path: Path, expected: str, got: str) -> BaselineError:
         path=str(path),
         expected=expected,
         got=got,
-        remedy="Baselines are not made to be edited: restore it from git, or record a new one.",
+        hint="Baselines are not made to be edited: restore it from git, or record a new one.",
     )
 
 
-def content_hash(entry: Entry) -> str:
+def content_hash(entry: BaselineEntry) -> str:
     """SHA-256 over everything in an entry but the hash itself, as it reads back from its file."""
     bare = msgspec.json.encode(msgspec.structs.replace(entry, hash=""))
-    return atomic.digest(msgspec.to_builtins(msgspec.json.decode(bare, type=Entry)))
+    return atomic.digest(msgspec.to_builtins(msgspec.json.decode(bare, type=BaselineEntry)))
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -187,13 +187,13 @@ def append(
     config: dict[str, Any],
     commit: str | None,
     why: str,
-    evidence: Banked | None,
+    evidence: Promotion | None,
     after: Baseline | None,
 ) -> tuple[Baseline, Path]:
     """Adds an entry after the last one of `after`, or begins a file. Raises BaselineError."""
     first = records[0]
     gpu = device(first.environment) or "unknown"
-    entry = Entry(
+    entry = BaselineEntry(
         number=len(after.entries) + 1 if after else 1,
         why=why,
         evidence=evidence,
@@ -220,7 +220,7 @@ def append(
             path=str(path),
             expected="a name that is free",
             got="a baseline with it",
-            remedy="`harness baseline accept` adds to it; or choose another name.",
+            hint="`harness baseline accept` adds to it; or choose another name.",
         )
     atomic.write_bytes(path, msgspec.json.format(msgspec.json.encode(made), indent=1) + b"\n")
     return made, path
@@ -233,14 +233,14 @@ def check_name(name: str) -> None:
             path="NAME",
             expected="letters, digits, dots, dashes and underscores",
             got=repr(name),
-            remedy="Such as d8-speedrun.",
+            hint="Such as d8-speedrun.",
         )
 
 
-def check_records(records: Sequence[Record], ledger: Ledger) -> None:
+def check_records(records: Sequence[Record], noise_model: NoiseModel) -> None:
     """Whether records make a distribution. Raises BaselineError with the field that keeps them.
 
-    One alone does where the ledger knows how much such runs differ.
+    One alone does where the noise model knows how much such runs differ.
     """
     whole = [record for record in records if record.status == "completed"]
     if not whole or len(whole) < len(records):
@@ -248,7 +248,7 @@ def check_records(records: Sequence[Record], ledger: Ledger) -> None:
             path="status",
             expected="completed runs",
             got=", ".join(record.status for record in records) or "no run",
-            remedy="Make the others again with `harness study --retry`, or leave them out.",
+            hint="Make the others again with `harness study --rerun`, or leave them out.",
         )
     for field, values in _kept_equal(whole).items():
         if len(set(values)) > 1:
@@ -256,21 +256,21 @@ def check_records(records: Sequence[Record], ledger: Ledger) -> None:
                 path=field,
                 expected="replicates of one configuration on one kind of machine",
                 got=" and ".join(sorted(set(values))),
-                remedy="Record them under a name each.",
+                hint="Record them under a name each.",
             )
     if not any(_finite(whole, metric) for metric in QUALITY):
         raise BaselineError(
             path="metrics",
             expected=f"at least one of {', '.join(QUALITY)} in every run",
             got=", ".join(sorted(_measured(whole))) or "none",
-            remedy="See the runs' reasons: a metric that is not a number is not recorded.",
+            hint="See the runs' reasons: a metric that is not a number is not recorded.",
         )
-    if len(whole) == 1 and not _noise_known(whole[0], ledger):
+    if len(whole) == 1 and not _noise_known(whole[0], noise_model):
         raise BaselineError(
             path="n",
-            expected="two runs at least, or a noise ledger that knows this recipe",
+            expected="two runs at least, or a noise noise model that knows this recipe",
             got=f"one run, and no row for {recipe_scale(whole[0]) or 'it'}",
-            remedy="Make replicates: a baseline is a distribution. `harness noise` shows the rows.",
+            hint="Make replicates: a baseline is a distribution. `harness noise` shows the rows.",
         )
 
 
@@ -295,10 +295,10 @@ def _measured(records: Sequence[Record]) -> set[str]:
     return {name for record in records for name, value in record.metrics.items() if value}
 
 
-def _noise_known(record: Record, ledger: Ledger) -> bool:
+def _noise_known(record: Record, noise_model: NoiseModel) -> bool:
     scale, gpu = recipe_scale(record), device(record.environment)
     return any(
-        ledger.find(scale, metric, gpu, source) is not None
+        noise_model.find(scale, metric, gpu, source) is not None
         for metric in ("val_bpb", "val_loss")
         for source in ("seed", "nondeterminism")
     )
@@ -333,7 +333,7 @@ def _other(field: str, stored: object, own: object) -> BaselineError:
         path=field,
         expected=f"{stored}, as the baseline has it",
         got=str(own),
-        remedy="What was measured is not the same: record a baseline for this, under its own key.",
+        hint="What was measured is not the same: record a baseline for this, under its own key.",
     )
 
 
@@ -351,7 +351,7 @@ def refuse_stale(records: Sequence[Record], baseline: Baseline, spent: Sequence[
                 path="records",
                 expected="fresh replicates",
                 got=f"{len(stale)} that are {what} (seeds {seeds})",
-                remedy="Make new ones on other seeds: `harness baseline accept NAME --seeds ...`.",
+                hint="Make new ones on other seeds: `harness baseline accept NAME --seeds ...`.",
             )
 
 

@@ -16,7 +16,7 @@ import msgspec
 
 from harness.compare import core_by_example
 from harness.compare.core import METRICS, PairedCore
-from harness.compare.noise_model import Ledger
+from harness.compare.noise_model import NoiseModel
 from harness.errors import TrainerError
 from harness.gate import ab_interleaved, baseline, history, launches, planning
 from harness.gate.baseline import Baseline
@@ -48,7 +48,7 @@ class _Ended(Exception):
 # --- before anything is spent ---------------------------------------------------------------------
 
 
-def plan(prepared: Prepared, ledger: Ledger, stored: Sequence[GateResult]) -> GatePlan:
+def plan(prepared: Prepared, noise_model: NoiseModel, stored: Sequence[GateResult]) -> GatePlan:
     """What the gate will take and be able to say.
 
     The speed goes first, and leaves the runs what they need for a verdict, up to half of the
@@ -58,10 +58,10 @@ def plan(prepared: Prepared, ledger: Ledger, stored: Sequence[GateResult]) -> Ga
     left_s = asked.budget_s
     if prepared.a is not None:
         until_s = _launches_until_s(prepared)
-        budget_s = _left_for_launches_s(prepared, ledger) if until_s is None else until_s
+        budget_s = _left_for_launches_s(prepared, noise_model) if until_s is None else until_s
         terms = planning.Terms(alpha=asked.alpha, rule=asked.rule, budget_s=budget_s)
         unit_s = launches.launch_seconds(prepared, stored)
-        row, margin = launch_row(prepared.bench, ledger, prepared.form), speed_margin(asked)
+        row, margin = launch_row(prepared.bench, noise_model, prepared.form), speed_margin(asked)
         part = planning.speed_plan(row, margin, unit_s, terms)
         part = planning.with_turns(part, prepared.ab_mode)
         parts.append(msgspec.structs.replace(part, until_s=until_s))
@@ -69,7 +69,7 @@ def plan(prepared: Prepared, ledger: Ledger, stored: Sequence[GateResult]) -> Ga
             left_s = max(0.0, left_s - (part.seconds or 0.0))
     if prepared.compares_quality and asked.baseline is not None:
         terms = planning.Terms(alpha=asked.alpha, rule=asked.rule, budget_s=left_s)
-        parts.append(_quality_part(prepared, asked.baseline, ledger, terms))
+        parts.append(_quality_part(prepared, asked.baseline, noise_model, terms))
     return GatePlan(
         parts=parts,
         budget_s=asked.budget_s,
@@ -87,24 +87,24 @@ def _launches_until_s(prepared: Prepared) -> float | None:
     return asked.budget_s / 2
 
 
-def _left_for_launches_s(prepared: Prepared, ledger: Ledger) -> float | None:
+def _left_for_launches_s(prepared: Prepared, noise_model: NoiseModel) -> float | None:
     """The budget without what runs take that can come to a verdict within half of it."""
     asked = prepared.asked
     if asked.budget_s is None or not prepared.compares_quality or asked.baseline is None:
         return asked.budget_s
     terms = planning.Terms(alpha=asked.alpha, rule=asked.rule, budget_s=asked.budget_s / 2)
-    runs = _quality_part(prepared, asked.baseline, ledger, terms)
+    runs = _quality_part(prepared, asked.baseline, noise_model, terms)
     kept_s = runs.seconds if planning.has_chance(runs) else None
     return asked.budget_s - (kept_s or 0.0)
 
 
 def _quality_part(
-    prepared: Prepared, stored: Baseline, ledger: Ledger, terms: planning.Terms
+    prepared: Prepared, stored: Baseline, noise_model: NoiseModel, terms: planning.Terms
 ) -> PartPlan:
     records = stored.now.records
     return planning.quality_plan(
         records,
-        ledger,
+        noise_model,
         prepared.asked.margins,
         is_full_scale(records[0]),
         math.fsum(record.wall_s for record in records) / len(records),
@@ -123,22 +123,25 @@ class Gate:
         prepared: Prepared,
         planned: GatePlan,
         store: Store,
-        ledger: Ledger,
+        noise_model: NoiseModel,
         stop: Stop,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.prepared, self.planned, self.store = prepared, planned, store
-        self.ledger, self.stop, self.say = ledger, stop, say
+        self.noise_model, self.stop, self.say = noise_model, stop, say
         self.number, self.folder = history.begin(store, prepared.key)
         self.started_at = time.time()
         self.launcher: Launcher | None = None
-        self.launches: list[ab_interleaved.Launch] = []
+        self.launches: list[ab_interleaved.AbLaunch] = []
         self.runs: list[Record] = []
         self.notes = list(prepared.notes)
 
     def execute(self) -> GateResult:
         """Runs it to its end and stores the result. Raises HarnessError and PaceStopped."""
-        rounds, ended = Rounds(self.prepared.asked, self.prepared.bench, self.ledger, self), None
+        rounds, ended = (
+            Rounds(self.prepared.asked, self.prepared.bench, self.noise_model, self),
+            None,
+        )
         try:
             self._take(rounds)
         except _Ended as error:
@@ -168,11 +171,11 @@ class Gate:
         if self.launches:
             raise error
         self.prepared, self.launcher = launches.in_relay(self.prepared, error), None
-        self.planned = plan(self.prepared, self.ledger, history.load(self.store))
+        self.planned = plan(self.prepared, self.noise_model, history.load(self.store))
         part = next(part for part in self.planned.parts if part.evidence == "launches")
         each = "" if part.unit_s is None else f" of {part.unit_s:.0f} s"
-        many = f"up to {part.n_b} launches" if part.rule == "looks" else "open, launches"
-        self.notes.append(f"planned anew, {many}{each}; {part.notes[0]}")
+        correction = f"up to {part.n_b} launches" if part.rule == "looks" else "open, launches"
+        self.notes.append(f"planned anew, {correction}{each}; {part.notes[0]}")
         self.say(self.notes[-1])
 
     # what the rounds buy
@@ -262,7 +265,7 @@ class Gate:
             self.notes.append("CORE: the baseline measured it and the candidate did not")
             return None
         found = core_by_example.of_records(
-            self.store, stored.now.records, self.runs, self.prepared.asked.alpha, self.ledger
+            self.store, stored.now.records, self.runs, self.prepared.asked.alpha, self.noise_model
         )
         if found is None:
             self.notes.append(
@@ -294,7 +297,7 @@ def _verdict_on(failure: PaceFailed, *, of_b: bool) -> Exception:
         path=f"side {failure.side}",
         expected="a trainer that steps when it is told",
         got=failure.reason,
-        remedy=_last_line(log) or "Its log stands in the gate's folder of the store.",
+        hint=_last_line(log) or "Its log stands in the gate's folder of the store.",
     )
 
 
@@ -324,7 +327,7 @@ def _refuse_failed(made: Record, stored: Baseline) -> None:
         path=f"seed {made.seed}",
         expected="a run of the candidate",
         got=reason,
-        remedy=made.remedy or "Start the gate again; whole runs are kept.",
+        hint=made.hint or "Start the gate again; whole runs are kept.",
     )
 
 
@@ -346,11 +349,11 @@ def _last_line(log: str) -> str:
     return lines[-1] if lines else ""
 
 
-def _seconds(one: ab_interleaved.Launch | Record) -> float:
-    return one.seconds if isinstance(one, ab_interleaved.Launch) else one.wall_s
+def _seconds(one: ab_interleaved.AbLaunch | Record) -> float:
+    return one.seconds if isinstance(one, ab_interleaved.AbLaunch) else one.wall_s
 
 
-def _percent(made: ab_interleaved.Launch) -> str:
+def _percent(made: ab_interleaved.AbLaunch) -> str:
     mean = math.fsum(made.ratios) / len(made.ratios)
     return f"step time {100 * math.expm1(mean):+.2f} %"
 

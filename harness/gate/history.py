@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from harness import files
-from harness.compare.noise_model import OWN_DF, Row
+from harness.compare.noise_model import MEASURED_DF, NoiseRow
 from harness.errors import StoreError
 from harness.gate.ab_interleaved import Form
 from harness.gate.result import (
@@ -34,7 +34,10 @@ from harness.stats.ab_noise import of_launches
 from harness.stats.inference import pool
 
 KEY_DIGITS = 12
-SOURCES: dict[Form, Source] = {"resident": "launch", "relay": "relay"}  # of the ledger
+SOURCES: dict[Form, Source] = {
+    "interleaved": "launch",
+    "sequential": "sequential",
+}  # of the noise model
 
 
 def key_of(a: Subject, b: Subject, rule: object) -> str:
@@ -75,7 +78,7 @@ def load(store: Store, key: str = "*") -> list[GateResult]:
                 path=str(path),
                 expected=f"a gate of format {FORMAT}",
                 got=str(error),
-                remedy="The file is damaged: move it away; its gate can be made again.",
+                hint="The file is damaged: move it away; its gate can be made again.",
             ) from error
         found.append(result)
     return sorted(found, key=lambda result: (result.started_at, result.number))
@@ -166,18 +169,18 @@ def spent(stored: Sequence[GateResult]) -> list[str]:
     return [name for result in stored for name in result.candidates]
 
 
-def taught(others: Iterable[Row], stored: Sequence[GateResult]) -> list[Row]:
-    """Other rows and all that gates teach the ledger.
+def taught(others: Iterable[NoiseRow], stored: Sequence[GateResult]) -> list[NoiseRow]:
+    """Other rows and all that gates teach the noise model.
 
     Launches that took turns say more of a speed than runs one after the other.
     """
     found = [*launch_rows(stored), *trajectory_rows(stored)]
-    better = {row.key for row in found if row.df >= OWN_DF}
+    better = {row.key for row in found if row.df >= MEASURED_DF}
     return [*found, *(row for row in others if row.key not in better)]
 
 
-def launch_rows(stored: Sequence[GateResult]) -> list[Row]:
-    """What the launches of gates teach the ledger: their SD by recipe, device and form."""
+def launch_rows(stored: Sequence[GateResult]) -> list[NoiseRow]:
+    """What the launches of gates teach the noise model: their SD by recipe, device and form."""
     groups: dict[tuple[str, str, Source], list[tuple[float, int]]] = defaultdict(list)
     for result in stored:
         if len(result.launches) > 1 and result.scale and result.device:
@@ -189,7 +192,7 @@ def launch_rows(stored: Sequence[GateResult]) -> list[Row]:
     for (scale, device, source), members in groups.items():
         df = sum(n - 1 for _, n in members)
         rows.append(
-            Row(
+            NoiseRow(
                 scale=scale,
                 metric=SPEED,
                 gpu=device,
@@ -198,14 +201,14 @@ def launch_rows(stored: Sequence[GateResult]) -> list[Row]:
                 df=df,
                 runs=sum(n for _, n in members),
                 groups=len(members),
-                origin="own",
+                origin="measured",
                 note="launches of gates",
             )
         )
     return rows
 
 
-def trajectory_rows(stored: Sequence[GateResult]) -> list[Row]:
+def trajectory_rows(stored: Sequence[GateResult]) -> list[NoiseRow]:
     """How far one code parts from itself: the SD of the loss at the last step of a trajectory.
 
     From gates of one code and configuration against itself, whose launches all begin at one seed.
@@ -220,7 +223,7 @@ def trajectory_rows(stored: Sequence[GateResult]) -> list[Row]:
     for (scale, device), members in groups.items():
         pooled = pool(members)
         found.append(
-            Row(
+            NoiseRow(
                 scale=scale,
                 metric=TRAJECTORY,
                 gpu=device,
@@ -229,7 +232,7 @@ def trajectory_rows(stored: Sequence[GateResult]) -> list[Row]:
                 df=pooled.df,
                 runs=sum(map(len, members)),
                 groups=len(members),
-                origin="own",
+                origin="measured",
                 note="launches of one code against itself",
             )
         )
@@ -252,7 +255,7 @@ def held_bytes(stored: Sequence[GateResult], config_id: str) -> tuple[float, flo
 
 
 def launch_seconds(
-    stored: Sequence[GateResult], config_id: str, form: Form = "resident"
+    stored: Sequence[GateResult], config_id: str, form: Form = "interleaved"
 ) -> float | None:
     """How long a launch of this configuration took on average; None where none was made."""
     times = [

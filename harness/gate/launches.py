@@ -10,9 +10,9 @@ from pathlib import Path
 import msgspec
 
 from harness.gate import ab_interleaved, ab_sequential, history
-from harness.gate.ab_mode import Turns
+from harness.gate.ab_mode import AbMode
 from harness.gate.result import GateResult
-from harness.gate.sides import Prepared, Side
+from harness.gate.sides import GateSide, Prepared
 from harness.runner.process import Stop
 
 
@@ -30,22 +30,24 @@ class Launcher:
             a, b = ab_sequential.shortened(a), ab_sequential.shortened(b)
         self.sides = a, b
 
-    def launch(self, number: int) -> ab_interleaved.Launch:
+    def launch(self, number: int) -> ab_interleaved.AbLaunch:
         """Raises ab.Trouble, ab.NoRoom, PaceStopped and TrainerError."""
-        make = ab_sequential.launch if self.form == "relay" else ab_interleaved.launch
-        trajectory = self.refactor and (number == 1 or self.alike)  # alike, each teaches the ledger
+        make = ab_sequential.launch if self.form == "sequential" else ab_interleaved.launch
+        trajectory = self.refactor and (
+            number == 1 or self.alike
+        )  # alike, each teaches the noise model
         try:
             return make(number, self.sides, self.folder, self.stop, trajectory=trajectory)
         except ab_interleaved.Trouble as trouble:
-            if self.form == "resident" and trouble.failure.status == "out_of_memory":
+            if self.form == "interleaved" and trouble.failure.status == "out_of_memory":
                 raise _no_room(trouble) from trouble
             raise
 
 
-def _started(prepared: Prepared, name: ab_interleaved.Name) -> ab_interleaved.Side:
+def _started(prepared: Prepared, name: ab_interleaved.Name) -> ab_interleaved.AbSide:
     side, stored = prepared.a if name == "A" else prepared.b, prepared.asked.baseline
-    assert isinstance(side, Side)
-    return ab_interleaved.Side(
+    assert isinstance(side, GateSide)
+    return ab_interleaved.AbSide(
         name=name,
         trainer=side.trainer,
         config=side.recipe.job(stored.now.seeds[0] if stored else 1).config,
@@ -59,7 +61,7 @@ def _no_room(trouble: ab_interleaved.Trouble) -> ab_interleaved.NoRoom:
         path=f"side {trouble.failure.side}",
         expected="memory for both sides at once",
         got=trouble.failure.reason,
-        remedy="--turns relay starts them one after the other; or gate a smaller recipe.",
+        hint="--ab sequential starts them one after the other; or gate a smaller recipe.",
     )
 
 
@@ -68,9 +70,9 @@ def in_relay(prepared: Prepared, error: ab_interleaved.NoRoom) -> Prepared:
 
     Raises the error where it was asked for.
     """
-    if prepared.ab_mode is None or not prepared.ab_mode.auto or prepared.form == "relay":
+    if prepared.ab_mode is None or not prepared.ab_mode.auto or prepared.form == "sequential":
         raise error
-    turns = Turns(form="relay", why=f"{error.got} when both were started")
+    turns = AbMode(form="sequential", why=f"{error.got} when both were started")
     return msgspec.structs.replace(prepared, ab_mode=turns)
 
 
@@ -85,6 +87,6 @@ def launch_seconds(prepared: Prepared, stored: Sequence[GateResult]) -> float | 
     if startup is None or not training or not first.steps:
         return None
     step_s = training / first.steps
-    if form == "relay":
+    if form == "sequential":
         return ab_sequential.launch_seconds(prepared.b.trainer.paces, startup, step_s)
     return startup + 4 * ab_interleaved.WINDOWS * max(ab_interleaved.TURN_S, step_s)

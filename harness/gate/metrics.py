@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from harness.compare.comparability import source_of_variance
-from harness.compare.compare import Asked, Judgement, compare
+from harness.compare.compare import CompareOptions, MetricResult, compare
 from harness.compare.metrics import Margin
-from harness.compare.noise_model import QUALITY, Ledger, Row
-from harness.gate.ab_interleaved import LOADER_WAIT_SHARE, Launch
+from harness.compare.noise_model import QUALITY, NoiseModel, NoiseRow
+from harness.gate.ab_interleaved import LOADER_WAIT_SHARE, AbLaunch
 from harness.gate.result import SPEED, TRAJECTORY, Claim, Looks, MetricVerdict, known_numbers
 from harness.metrics import COMPARED
 from harness.results.logs.from_store import runs_of
@@ -42,7 +42,7 @@ def shares(n_a: int, looks: Sequence[int]) -> tuple[float, ...]:
     return tuple(last / (1 / n_a + 1 / n) for n in looks)
 
 
-At = Callable[[float], list[Judgement]]
+At = Callable[[float], list[MetricResult]]
 """Every metric, with limits that are good with probability one minus this."""
 
 
@@ -50,7 +50,7 @@ def of_replicates(
     a: Sequence[Record],
     b: Sequence[Record],
     looks: Looks,
-    ledger: Ledger,
+    noise_model: NoiseModel,
     alpha: float,
     margins: Mapping[str, float],
 ) -> list[MetricVerdict]:
@@ -64,8 +64,10 @@ def of_replicates(
     names = [name for name in QUALITY if all(name in run.metrics for run in (*sides[0], *sides[1]))]
     given = {name: value for name, value in margins.items() if name in names}
 
-    def at(level: float) -> list[Judgement]:
-        return compare(*sides, Asked(alpha=level, metrics=names, margins=given), ledger).judgements
+    def at(level: float) -> list[MetricResult]:
+        return compare(
+            *sides, CompareOptions(alpha=level, metrics=names, margins=given), noise_model
+        ).metrics
 
     judged = _open(at, alpha) if looks.rule == "open" else _at_look(at, alpha, looks, len(a), look)
     return [
@@ -80,19 +82,19 @@ def of_replicates(
     ]
 
 
-def _at_look(at: At, alpha: float, looks: Looks, n_a: int, look: int) -> list[Judgement]:
+def _at_look(at: At, alpha: float, looks: Looks, n_a: int, look: int) -> list[MetricResult]:
     """At one of the looks planned: the boundary is another where the SD is the runs' own."""
     parts = shares(n_a, looks.looks)
     from_ledger = look_tails(alpha, parts)[look - 1]
     own = look_tails(alpha, parts, [n_a + n - 2 for n in looks.looks])[look - 1]
     judged = at(from_ledger)
-    if own != from_ledger and any(one.noise not in ("ledger", None) for one in judged):
+    if own != from_ledger and any(one.noise not in ("noise_model", None) for one in judged):
         other = {one.metric: one for one in at(own)}
-        judged = [one if one.noise == "ledger" else other[one.metric] for one in judged]
+        judged = [one if one.noise == "noise_model" else other[one.metric] for one in judged]
     return judged
 
 
-def _open(at: At, alpha: float) -> list[Judgement]:
+def _open(at: At, alpha: float) -> list[MetricResult]:
     """At any moment: each metric has its own limit, from its error and its margin."""
     levels = {one.metric: _open_tail(one, alpha) for one in at(alpha)}
     found = {}
@@ -101,7 +103,7 @@ def _open(at: At, alpha: float) -> list[Judgement]:
     return [found[name] for name in levels]
 
 
-def _open_tail(judged: Judgement, alpha: float) -> float:
+def _open_tail(judged: MetricResult, alpha: float) -> float:
     """The level of the mixture test for a metric that was judged at `alpha` so far."""
     if judged.low is None or judged.high is None or not judged.df:
         return alpha
@@ -110,19 +112,21 @@ def _open_tail(judged: Judgement, alpha: float) -> float:
     return mixture.tail(se, spread / 2, alpha) if spread else alpha
 
 
-def quality_row(a: Sequence[Record], metric: str, ledger: Ledger) -> Row | None:
-    """The ledger's row for runs like the baseline's."""
+def quality_row(a: Sequence[Record], metric: str, noise_model: NoiseModel) -> NoiseRow | None:
+    """The noise model's row for runs like the baseline's."""
     runs = runs_of(a, "baseline")
-    return ledger.find(runs[0].scale, metric, runs[0].gpu, source_of_variance(metric, runs, runs))
+    return noise_model.find(
+        runs[0].scale, metric, runs[0].gpu, source_of_variance(metric, runs, runs)
+    )
 
 
 # --- speed ----------------------------------------------------------------------------------------
 
 
 def of_launch_ratios(
-    launches: Sequence[Launch],
+    launches: Sequence[AbLaunch],
     looks: Looks,
-    row: Row | None,
+    row: NoiseRow | None,
     margin: Margin,
     alpha: float,
     *,
@@ -130,7 +134,7 @@ def of_launch_ratios(
 ) -> MetricVerdict:
     """tokens/s of B against A, at the look that these launches reach, or at none between two.
 
-    `row`: the ledger's for one launch, perhaps `borrowed` from another recipe.
+    `row`: the noise model's for one launch, perhaps `borrowed` from another recipe.
     """
     known, ratios = row.known if row else None, [one.ratios for one in launches]
     found = of_launches(ratios, known, keep=looks.rule == "open", borrowed=borrowed)
@@ -157,11 +161,11 @@ def of_launch_ratios(
     )
 
 
-def _origin(row: Row | None, borrowed: bool) -> str:
+def _origin(row: NoiseRow | None, borrowed: bool) -> str:
     if row is None:
         return ""
     whose = ", of another recipe" if borrowed else ""
-    return f"the {row.origin} ledger{whose}, {row.scale}, {row.gpu}, {row.source}"
+    return f"the {row.origin} noise model{whose}, {row.scale}, {row.gpu}, {row.source}"
 
 
 def _look_critical(looks: Sequence[int], look: int, known: Known | None, alpha: float) -> float:
@@ -171,21 +175,21 @@ def _look_critical(looks: Sequence[int], look: int, known: Known | None, alpha: 
     return criticals(alpha, df, [k / looks[-1] for k in looks], own=own)[look - 1]
 
 
-def _tokens(launches: Sequence[Launch]) -> float:
+def _tokens(launches: Sequence[AbLaunch]) -> float:
     """ln of the tokens a step, B over A: 0 unless the batches differ."""
     a, b = launches[0].batch_tokens
     return math.log(b / a)
 
 
 def _speed(
-    launches: Sequence[Launch],
+    launches: Sequence[AbLaunch],
     found: Launches,
     harm: Contrast,
     critical: float,
     margin: Margin,
     alpha: float,
     noise_from: str,
-) -> Judgement:
+) -> MetricResult:
     metric, n = COMPARED[SPEED], len(launches)
     verdict = decide(harm, margin.value, alpha, critical)
     reason = loader_reason(launches)
@@ -198,7 +202,7 @@ def _speed(
         sd = harm.se * math.sqrt(n / 2)
         df = harm.df if found.from_ledger else None
         more = power.more_runs(harm.estimate, sd, margin.value, (n, n), alpha, df=df)
-    return Judgement(
+    return MetricResult(
         metric=SPEED,
         title=metric.title,
         unit=metric.unit,
@@ -211,7 +215,7 @@ def _speed(
         high=-verdict.lower if limits else None,
         df=harm.df,
         sd=found.launch_sd,
-        noise="ledger" if found.from_ledger else "pooled",
+        noise="noise_model" if found.from_ledger else "pooled",
         noise_from=noise_from if found.from_ledger else _own_noise(noise_from, n),
         margin=margin.value,
         margin_from=margin.why,
@@ -225,12 +229,12 @@ def _speed(
     )
 
 
-def _own_noise(ledger: str, n: int) -> str:
-    given_up = ledger and n < OWN_LAUNCHES
-    return f"the launches' own: they differ by more than {ledger}" if given_up else OWN_NOISE
+def _own_noise(noise_model: str, n: int) -> str:
+    given_up = noise_model and n < OWN_LAUNCHES
+    return f"the launches' own: they differ by more than {noise_model}" if given_up else OWN_NOISE
 
 
-def loader_reason(launches: Sequence[Launch]) -> str | None:
+def loader_reason(launches: Sequence[AbLaunch]) -> str | None:
     """Why these launches, and any that follow them, say nothing about the step; None if they do."""
     waited = max(share for one in launches for share in one.loader_wait_share)
     if waited <= LOADER_WAIT_SHARE:
@@ -241,12 +245,12 @@ def loader_reason(launches: Sequence[Launch]) -> str | None:
     )
 
 
-def _tokens_per_s(launches: Sequence[Launch], side: int) -> float:
+def _tokens_per_s(launches: Sequence[AbLaunch], side: int) -> float:
     logs = [math.log(one.batch_tokens[side] / one.step_s[side]) for one in launches]
     return math.exp(math.fsum(logs) / len(logs))
 
 
-def _launch_notes(launches: Sequence[Launch], found: Launches) -> list[str]:
+def _launch_notes(launches: Sequence[AbLaunch], found: Launches) -> list[str]:
     notes = [_form_note(launches, found)]
     if not math.isnan(found.window_sd):
         notes.append(f"SD of an A B B A inside a launch {found.window_sd:.2%}")
@@ -255,11 +259,11 @@ def _launch_notes(launches: Sequence[Launch], found: Launches) -> list[str]:
     return notes
 
 
-def _form_note(launches: Sequence[Launch], found: Launches) -> str:
+def _form_note(launches: Sequence[AbLaunch], found: Launches) -> str:
     """What took turns, and what the interval rests on."""
     n, windows = len(launches), sum(len(one.ratios) for one in launches)
-    spread = "the ledger's SD" if found.from_ledger else "their own spread"
-    if launches[0].form == "relay":
+    spread = "the noise model's SD" if found.from_ledger else "their own spread"
+    if launches[0].form == "sequential":
         return (
             f"turns: whole processes one after the other, A B B A, warm-up steps thrown away; the "
             f"interval rests on {n} launches, one ratio each, and {spread}"
@@ -280,7 +284,7 @@ def screened(a: Sequence[Record], b: Sequence[Record]) -> list[MetricVerdict]:
         return []
     logs = [math.fsum(map(math.log, side)) / len(side) for side in values]
     metric = COMPARED[SPEED]
-    judged = Judgement(
+    judged = MetricResult(
         metric=SPEED,
         title=metric.title,
         unit=metric.unit,
@@ -298,7 +302,7 @@ def screened(a: Sequence[Record], b: Sequence[Record]) -> list[MetricVerdict]:
 
 
 def of_launch_sides(
-    launches: Sequence[Launch], alpha: float, margins: Mapping[str, float]
+    launches: Sequence[AbLaunch], alpha: float, margins: Mapping[str, float]
 ) -> list[MetricVerdict]:
     """Peak memory and compile seconds of both sides, a value a launch."""
     sides = tuple([_as_run(one, side) for one in launches] for side in (0, 1))
@@ -313,9 +317,9 @@ def of_launch_sides(
     by_rule = MEMORY in names and MEMORY not in given and all(one.on_gpu for one in launches)
     if by_rule:
         given[MEMORY] = MEMORY_MARGIN * sides[0][0].metrics[MEMORY]
-    asked = Asked(alpha=alpha, metrics=names, margins=given, replicate="launch")
+    asked = CompareOptions(alpha=alpha, metrics=names, margins=given, replicate="launch")
     found = []
-    for judged in compare(sides[0], sides[1], asked, Ledger([])).judgements:
+    for judged in compare(sides[0], sides[1], asked, NoiseModel([])).metrics:
         if judged.metric == MEMORY and by_rule:
             why = f"{MEMORY_MARGIN:.0%} of the base's, the default on a GPU"
             judged = msgspec.structs.replace(judged, margin_from=why)
@@ -325,7 +329,7 @@ def of_launch_sides(
     return found
 
 
-def _as_run(launch: Launch, side: int) -> LoggedRun:
+def _as_run(launch: AbLaunch, side: int) -> LoggedRun:
     pairs = {MEMORY: launch.peak_memory_bytes[side], COMPILATION: launch.compile_s[side]}
     return LoggedRun(
         source=f"launch {launch.number}, {'AB'[side]}",
@@ -335,12 +339,14 @@ def _as_run(launch: Launch, side: int) -> LoggedRun:
     )
 
 
-def of_trajectories(launch: Launch, row: Row | None = None, alpha: float = 0.05) -> MetricVerdict:
+def of_trajectories(
+    launch: AbLaunch, row: NoiseRow | None = None, alpha: float = 0.05
+) -> MetricVerdict:
     """Are the losses of the first steps the same?
 
     On a CPU bit by bit. On a GPU sums may come in another order, and that carries the losses apart:
-    by how much the ledger's `row` says, from launches of one code against itself. What has gone
-    further at the last step than two such launches do is another computation; without a row a
+    by how much the noise model's `row` says, from launches of one code against itself. What has
+    gone further at the last step than two such launches do is another computation; without a row a
     difference leaves the question open.
     """
     a, b = launch.losses
@@ -350,7 +356,7 @@ def of_trajectories(launch: Launch, row: Row | None = None, alpha: float = 0.05)
     known = row.known if row and parts is not None and launch.on_gpu else None
     if parts is not None and launch.on_gpu:
         outcome, reason = _in_envelope(abs(a[-1] - b[-1]), known, alpha, f"{reason}")
-    judged = Judgement(
+    judged = MetricResult(
         metric=TRAJECTORY,
         title=f"loss over {len(a)} steps",
         unit="nats/token",
@@ -361,7 +367,7 @@ def of_trajectories(launch: Launch, row: Row | None = None, alpha: float = 0.05)
         estimate=b[-1] - a[-1] if known else max(abs(x - y) for x, y in zip(a, b, strict=True)),
         sd=known.sd if known else None,
         df=known.df if known else None,
-        noise="ledger" if known else None,
+        noise="noise_model" if known else None,
         noise_from=_origin(row, borrowed=False) if known else "",
         outcome=outcome,
         reason=reason,
@@ -373,9 +379,9 @@ def _in_envelope(
     apart: float, known: Known | None, alpha: float, parted: str
 ) -> tuple[Outcome, str]:
     if known is None:
-        without = "on a GPU they may, and the ledger has no envelope for it"
-        remedy = "a gate with --base . --claims refactor teaches it, or --claims ml"
-        return "inconclusive", f"{parted}; {without}: {remedy}"
+        without = "on a GPU they may, and the noise model has no envelope for it"
+        hint = "a gate with --base . --claims refactor teaches it, or --claims ml"
+        return "inconclusive", f"{parted}; {without}: {hint}"
     limit = t_quantile(1 - alpha / 2, known.df) * math.sqrt(2) * known.sd
     says = f"{parted} and end {apart:.2g} apart; launches of one code stay within {limit:.2g}"
     return ("pass" if apart <= limit else "regression"), says

@@ -2,18 +2,20 @@
 
 from pathlib import Path
 
-from harness.compare.noise_model import PRIORS, Ledger, Row, own_rows, read_rows
+from harness.compare.noise_model import SHIPPED, NoiseModel, NoiseRow, measured_rows, read_rows
 from harness.results.store import Store
 
 
-def load_ledger(file: Path, store: Store) -> Ledger:
-    """The shipped rows, those of a ledger file if it is there, and those of a store's records."""
+def load_noise_model(file: Path, store: Store) -> NoiseModel:
+    """The shipped rows, those of a noise model file if it is there, and those of a store's
+    records.
+    """
     kept = read_rows(file) if file.exists() else []
-    return Ledger([*read_rows(PRIORS), *kept, *learnt(store)])
+    return NoiseModel([*read_rows(SHIPPED), *kept, *derived_rows(store)])
 
 
-def learnt(store: Store) -> list[Row]:
+def derived_rows(store: Store) -> list[NoiseRow]:
     """What a store's gates and records teach."""
     from harness.gate import history
 
-    return history.taught(own_rows(store.records()), history.load(store))
+    return history.taught(measured_rows(store.records()), history.load(store))

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import msgspec
 
 from harness.compare.metrics import Margin, default_margin, given, same_story
-from harness.compare.noise_model import QUALITY, TIMES, Ledger, Row
-from harness.gate.ab_mode import Turns
+from harness.compare.noise_model import QUALITY, TIMES, NoiseModel, NoiseRow
+from harness.gate.ab_mode import AbMode
 from harness.gate.metrics import quality_row, shares
 from harness.gate.result import MOST, SPEED, Evidence, GatePlan, PartPlan, Rule
 from harness.results.logs.from_store import runs_of
@@ -33,12 +33,12 @@ LEAST_CHANCE = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Noise:
+class PlanningNoise:
     """What is known of the SD of one run or launch before the gate."""
 
     sd: float | None
     df: float
-    own: bool  # no ledger row: estimated anew at every look
+    own: bool  # no noise model row: estimated anew at every look
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,9 @@ class Terms:
     budget_s: float | None = None
 
 
-def speed_plan(row: Row | None, margin: Margin, unit_s: float | None, terms: Terms) -> PartPlan:
+def speed_plan(
+    row: NoiseRow | None, margin: Margin, unit_s: float | None, terms: Terms
+) -> PartPlan:
     """Launches of a speed A/B within the budget."""
     noise = _of_row(row)
 
@@ -74,12 +76,12 @@ def speed_plan(row: Row | None, margin: Margin, unit_s: float | None, terms: Ter
     )
 
 
-def _launch_df(noise: Noise, n: int, rule: Rule) -> float:
+def _launch_df(noise: PlanningNoise, n: int, rule: Rule) -> float:
     kept = not noise.own and (n < OWN_LAUNCHES or rule == "open")
     return noise.df if kept else n - 1
 
 
-def with_turns(part: PartPlan, turns: Turns | None) -> PartPlan:
+def with_turns(part: PartPlan, turns: AbMode | None) -> PartPlan:
     """The plan of launches with the form that they take, and why."""
     if turns is None:
         return part
@@ -88,7 +90,7 @@ def with_turns(part: PartPlan, turns: Turns | None) -> PartPlan:
 
 def quality_plan(
     baseline: Sequence[Record],
-    ledger: Ledger,
+    noise_model: NoiseModel,
     margins: Mapping[str, float],
     full_scale: bool,
     unit_s: float | None,
@@ -98,14 +100,14 @@ def quality_plan(
 
     A metric that no number in reach can settle takes none for that reason alone.
     """
-    judged = judged_metrics(baseline, ledger, margins, full_scale)
+    judged = judged_metrics(baseline, noise_model, margins, full_scale)
     if not judged:
         metric = _measured(baseline)[0]
-        noise = _of_runs(baseline, metric, quality_row(baseline, metric, ledger))
+        noise = _of_runs(baseline, metric, quality_row(baseline, metric, noise_model))
         n = (len(baseline), 0)
         return _part("replicates", metric, n, unit_s, None, noise, None, None, terms)
     parts = [
-        _runs_plan(baseline, ledger, metric, margin, unit_s, terms)
+        _runs_plan(baseline, noise_model, metric, margin, unit_s, terms)
         for metric, margin in judged.items()
     ]
     likely = [part for part in parts if has_chance(part)] or parts[:1]
@@ -116,7 +118,7 @@ def quality_plan(
 
 def _runs_plan(
     baseline: Sequence[Record],
-    ledger: Ledger,
+    noise_model: NoiseModel,
     metric: str,
     margin: Margin,
     unit_s: float | None,
@@ -124,7 +126,7 @@ def _runs_plan(
 ) -> PartPlan:
     """Replicates for one metric."""
     n_a, size = len(baseline), margin.value
-    noise = _of_runs(baseline, metric, quality_row(baseline, metric, ledger))
+    noise = _of_runs(baseline, metric, quality_row(baseline, metric, noise_model))
 
     def chances(n: int) -> tuple[Rates, float]:
         df = n_a + n - 2 if noise.own else noise.df
@@ -147,7 +149,10 @@ def _runs_plan(
 
 
 def judged_metrics(
-    baseline: Sequence[Record], ledger: Ledger, margins: Mapping[str, float], full_scale: bool
+    baseline: Sequence[Record],
+    noise_model: NoiseModel,
+    margins: Mapping[str, float],
+    full_scale: bool,
 ) -> dict[str, Margin]:
     """The quality metrics that a gate judges, in order, with their margins."""
     found = {}
@@ -155,7 +160,7 @@ def judged_metrics(
         if name in margins:
             found[name] = given(name, margins[name])
             continue
-        margin = default_margin(name, quality_row(baseline, name, ledger), full_scale)
+        margin = default_margin(name, quality_row(baseline, name, noise_model), full_scale)
         if margin is not None:
             found[name] = margin
     told = same_story(found, lambda name: True)
@@ -168,22 +173,22 @@ def _measured(baseline: Sequence[Record]) -> list[str]:
     ]
 
 
-def _of_row(row: Row | None) -> Noise:
+def _of_row(row: NoiseRow | None) -> PlanningNoise:
     if row is None:
-        return Noise(sd=None, df=0.0, own=True)
-    return Noise(sd=row.sd, df=row.df, own=False)
+        return PlanningNoise(sd=None, df=0.0, own=True)
+    return PlanningNoise(sd=row.sd, df=row.df, own=False)
 
 
-def _of_runs(baseline: Sequence[Record], metric: str, row: Row | None) -> Noise:
+def _of_runs(baseline: Sequence[Record], metric: str, row: NoiseRow | None) -> PlanningNoise:
     if row is not None:
         return _of_row(row)
     values = [run.metrics[metric] for run in runs_of(baseline, "baseline")]
     own = pool([values])
-    return Noise(sd=own.sd if own.df else None, df=float(own.df), own=True)
+    return PlanningNoise(sd=own.sd if own.df else None, df=float(own.df), own=True)
 
 
 def _chances(
-    noise: Noise,
+    noise: PlanningNoise,
     factor: float,
     margin: float,
     terms: Terms,
@@ -242,7 +247,7 @@ def _part(
     n: tuple[int, int],
     unit_s: float | None,
     margin: Margin | None,
-    noise: Noise,
+    noise: PlanningNoise,
     chances: tuple[Rates, float] | None,
     wanted: int | None,
     terms: Terms,
@@ -268,7 +273,7 @@ def _part(
 
 
 def _notes(
-    metric: str, margin: Margin | None, noise: Noise, n: tuple[int, int], wanted: int | None
+    metric: str, margin: Margin | None, noise: PlanningNoise, n: tuple[int, int], wanted: int | None
 ) -> list[str]:
     notes = []
     if margin is None:

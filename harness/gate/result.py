@@ -12,9 +12,9 @@ from typing import Any, Literal
 import msgspec
 
 from harness import errors
-from harness.compare.compare import Judgement
+from harness.compare.compare import MetricResult
 from harness.compare.core import PairedCore
-from harness.gate.ab_interleaved import Form, Launch
+from harness.gate.ab_interleaved import AbLaunch, Form
 from harness.stats.decision import Outcome
 
 FORMAT = 1
@@ -62,7 +62,7 @@ class MetricVerdict(msgspec.Struct, frozen=True, kw_only=True):
     counts: replicates (runs a side), launches (pairs of processes), a trajectory (steps).
     """
 
-    judged: Judgement
+    judged: MetricResult
     evidence: Evidence
     look: int  # the look that this is, of `looks` there may be
     looks: int
@@ -167,8 +167,8 @@ class GateResult(msgspec.Struct, frozen=True, kw_only=True):
     candidates: list[str] = []  # `plan_id/attempt` of the runs behind it: not fresh any more
     notes: list[str] = []
     log_tail: str | None = None  # of a side that failed
-    launches: list[Launch] = []  # what the speed rests on, and what the ledger learns from
-    scale: str | None = None  # of the recipe, in the ledger's words
+    launches: list[AbLaunch] = []  # what the speed rests on, and what the noise model learns from
+    scale: str | None = None  # of the recipe, in the noise model's words
     device: str | None = None
     environment_id: str = ""
     boot_id: str = ""
@@ -187,7 +187,7 @@ def speed_of(result: GateResult) -> MetricVerdict | None:
     return next((one for one in result.metrics if one.judged.metric == SPEED), None)
 
 
-def known_numbers(judged: Judgement) -> Judgement:
+def known_numbers(judged: MetricResult) -> MetricResult:
     """The same with None for what is not a finite number, as JSON has it."""
     unknown = {
         name: None

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from harness.compare.metrics import Margin, default_margin, given
-from harness.compare.noise_model import Ledger, Row
+from harness.compare.noise_model import NoiseModel, NoiseRow
 from harness.gate import metrics
-from harness.gate.ab_interleaved import Form, Launch
+from harness.gate.ab_interleaved import AbLaunch, Form
 from harness.gate.history import SOURCES
 from harness.gate.result import SPEED, TRAJECTORY, GatePlan, MetricVerdict, PartPlan
-from harness.gate.sides import Asked
+from harness.gate.sides import GateRequest
 from harness.results.recipe import Bench
 from harness.results.record import Record
 
@@ -24,7 +24,7 @@ from harness.results.record import Record
 class Source(Protocol):
     """Makes evidence, and keeps it even where it has to break off."""
 
-    launches: list[Launch]
+    launches: list[AbLaunch]
     runs: list[Record]
 
     def launch(self) -> None:
@@ -40,8 +40,10 @@ class Source(Protocol):
 class Rounds:
     """One gate's buying on a bench; `metrics` are its verdicts so far."""
 
-    def __init__(self, asked: Asked, bench: Bench, ledger: Ledger, source: Source) -> None:
-        self.asked, self.bench, self.ledger, self.source = asked, bench, ledger, source
+    def __init__(
+        self, asked: GateRequest, bench: Bench, noise_model: NoiseModel, source: Source
+    ) -> None:
+        self.asked, self.bench, self.noise_model, self.source = asked, bench, noise_model, source
         self.metrics: list[MetricVerdict] = []
 
     def take(self, planned: GatePlan) -> None:
@@ -57,7 +59,7 @@ class Rounds:
         while len(launches) < part.most and self.source.has_time(part):
             self.source.launch()
             if len(launches) == 1 and self.asked.claim == "refactor":
-                known = self.ledger.find(
+                known = self.noise_model.find(
                     self.bench.scale, TRAJECTORY, self.bench.device, "nondeterminism"
                 )
                 self.metrics.append(metrics.of_trajectories(launches[0], known, self.asked.alpha))
@@ -70,7 +72,7 @@ class Rounds:
             self.metrics += metrics.of_launch_sides(launches, asked.alpha, asked.margins)
 
     def _judged_speed(self, part: PartPlan) -> MetricVerdict:
-        row = launch_row(self.bench, self.ledger, part.turns or "resident")
+        row = launch_row(self.bench, self.noise_model, part.turns or "interleaved")
         verdict = metrics.of_launch_ratios(
             self.source.launches,
             part,
@@ -91,7 +93,7 @@ class Rounds:
             if part.after(len(runs)) is None:
                 continue
             latest = metrics.of_replicates(
-                stored, runs, part, self.ledger, self.asked.alpha, self.asked.margins
+                stored, runs, part, self.noise_model, self.asked.alpha, self.asked.margins
             )
             found = {**{one.judged.metric: one for one in latest}, **_decided(found)}
             if len(_decided(found)) == sum(one.outcome is not None for one in latest):
@@ -110,12 +112,14 @@ def _decided(found: Mapping[str, MetricVerdict]) -> dict[str, MetricVerdict]:
     return {name: one for name, one in found.items() if one.outcome in ("pass", "regression")}
 
 
-def launch_row(bench: Bench, ledger: Ledger, form: Form = "resident") -> Row | None:
-    """The ledger's row for launches on a bench, in one form."""
-    return ledger.of_launches(SPEED, bench, SOURCES[form])
+def launch_row(
+    bench: Bench, noise_model: NoiseModel, form: Form = "interleaved"
+) -> NoiseRow | None:
+    """The noise model's row for launches on a bench, in one form."""
+    return noise_model.of_launches(SPEED, bench, SOURCES[form])
 
 
-def speed_margin(asked: Asked) -> Margin:
+def speed_margin(asked: GateRequest) -> Margin:
     """The margin of the speed: the one that was given, or the default."""
     if SPEED in asked.margins:
         return given(SPEED, asked.margins[SPEED])

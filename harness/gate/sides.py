@@ -19,7 +19,7 @@ from harness.config.yaml_schema import one_of
 from harness.errors import UsageError
 from harness.gate import ab_mode, baseline, history
 from harness.gate.ab_interleaved import Form
-from harness.gate.ab_mode import Memory, Turns, Word
+from harness.gate.ab_mode import AbMode, Memory, Word
 from harness.gate.baseline import Baseline
 from harness.gate.result import Claim, Rule, Subject
 from harness.results.recipe import Bench, bench_of, device, scale_of
@@ -29,7 +29,7 @@ from harness.runner.replicates import Recipe
 from harness.runner.trainer import NativeTrainer, by_name
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
+class GateRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What the command line fixes. `versus` are settings of the candidate alone."""
 
     baseline: Baseline | None = None
@@ -51,7 +51,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     run_limit_s: float = 3600.0
 
 
-class Side(msgspec.Struct, frozen=True, kw_only=True):
+class GateSide(msgspec.Struct, frozen=True, kw_only=True):
     """A checkout with the configuration that is run on it."""
 
     trainer: NativeTrainer
@@ -66,12 +66,12 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     `ab_mode`: how launches are made, where there are any. `bench`: what their noise belongs to.
     """
 
-    asked: Asked
-    a: Side | None
-    b: Side
+    asked: GateRequest
+    a: GateSide | None
+    b: GateSide
     key: str
     bench: Bench
-    ab_mode: Turns | None = None
+    ab_mode: AbMode | None = None
 
     @property
     def alike(self) -> bool:
@@ -82,7 +82,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def form(self) -> Form:
         """How launches are made."""
-        return self.ab_mode.form if self.ab_mode is not None else "resident"
+        return self.ab_mode.form if self.ab_mode is not None else "interleaved"
 
     @property
     def notes(self) -> list[str]:
@@ -105,7 +105,9 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
         return Subject(code_id=identity.code_id, config_id=identity.config_id, baseline=place)
 
 
-def prepare(asked: Asked, store: Store, say: Callable[[str], None] = lambda _: None) -> Prepared:
+def prepare(
+    asked: GateRequest, store: Store, say: Callable[[str], None] = lambda _: None
+) -> Prepared:
     """Checks out and describes both sides; `say` hears what takes long.
 
     Raises UsageError, BaselineError, StudyFileError, TrainerError.
@@ -140,19 +142,19 @@ def prepare(asked: Asked, store: Store, say: Callable[[str], None] = lambda _: N
 
 def claim_of(text: str) -> Claim:
     """A claim by its name. Raises UsageError."""
-    remedy = "refactor: equal losses; systems: equal quality, and faster; ml: no harm at all."
-    claim: Claim = one_of(text, get_args(Claim), "--claims", remedy)
+    hint = "refactor: equal losses; systems: equal quality, and faster; ml: no harm at all."
+    claim: Claim = one_of(text, get_args(Claim), "--claims", hint)
     return claim
 
 
-def _check_asked(asked: Asked) -> None:
+def _check_asked(asked: GateRequest) -> None:
     faults = {
         "a baseline or a configuration": asked.baseline is None and asked.config is None,
         "a baseline or a configuration, not both": None not in (asked.baseline, asked.config),
-        "something to compare: --baseline, --base or --versus": (
+        "something to compare: --baseline, --base or --candidate-set": (
             asked.baseline is None and asked.base is None and not asked.versus
         ),
-        f"--base or --versus for the claim {asked.claim}, which is held to another code": (
+        f"--base or --candidate-set for the claim {asked.claim}, which is held to another code": (
             asked.claim != "ml" and asked.base is None and not asked.versus
         ),
     }
@@ -162,18 +164,18 @@ def _check_asked(asked: Asked) -> None:
                 path="harness gate",
                 expected=expected,
                 got="none" if "not both" not in expected else "both",
-                remedy="Such as: harness gate --baseline NAME --base main --head my-branch.",
+                hint="Such as: harness gate --baseline NAME --base main --head my-branch.",
             )
 
 
-def _check_end(asked: Asked) -> None:
+def _check_end(asked: GateRequest) -> None:
     """An open gate goes on until its budget ends, so it has to have one."""
     if asked.rule == "open" and asked.budget_s is None:
         raise UsageError(
-            path="--open",
+            path="--always-valid",
             expected="--budget-minutes beside it",
             got="no budget",
-            remedy="Say how long it may go on; without --open three looks are planned instead.",
+            hint="Set it, or leave --always-valid out: then three looks are planned.",
         )
 
 
@@ -183,9 +185,9 @@ def _side(
     file: Path,
     sets: Mapping[str, Any],
     store: Store,
-    asked: Asked,
+    asked: GateRequest,
     say: Callable[[str], None],
-) -> Side:
+) -> GateSide:
     at, commit = trainer, worktree.commit_of(trainer.checkout)
     notes: list[str] = []
     if ref not in (None, "."):
@@ -201,7 +203,7 @@ def _side(
         baseline=asked.baseline.place if asked.baseline else None,
         set=dict(sets),
     )
-    return Side(trainer=at, recipe=recipe, subject=subject, notes=notes)
+    return GateSide(trainer=at, recipe=recipe, subject=subject, notes=notes)
 
 
 def _installed(
@@ -209,7 +211,7 @@ def _installed(
     ref: str,
     checkout: Path,
     store: Store,
-    asked: Asked,
+    asked: GateRequest,
     say: Callable[[str], None],
 ) -> tuple[NativeTrainer, list[str]]:
     """The trainer in a checkout, on the packages that it asks for or by request on those here."""
@@ -218,7 +220,7 @@ def _installed(
         return trainer.at(checkout), []
     if asked.environments is None:
         raise environment.refused(found)
-    if asked.environments == "shared":
+    if asked.environments == "current":
         note = f"{ref} asks for other packages and runs on those here, as asked: "
         return trainer.at(checkout), [note + "; ".join(found.differing)]
     python = environment.own(found, store.root / "environments", say)
@@ -227,7 +229,7 @@ def _installed(
     return trainer.at(checkout, python), [note + ("; ".join(versions) or "the same versions")]
 
 
-def _bench(asked: Asked, b: Side) -> Bench:
+def _bench(asked: GateRequest, b: GateSide) -> Bench:
     """Of the baseline's records; without one, of the candidate on what its trainer sees here."""
     if asked.baseline is not None:
         return bench_of(asked.baseline.now.records[0])
@@ -235,7 +237,7 @@ def _bench(asked: Asked, b: Side) -> Bench:
     return Bench(scale=scale, device=device(b.trainer.machine()))
 
 
-def _turns(a: Side, b: Side, asked: Asked, store: Store) -> Turns:
+def _turns(a: GateSide, b: GateSide, asked: GateRequest, store: Store) -> AbMode:
     """By what earlier launches of these configurations held, else by the trainer's estimates."""
     estimates = [side.recipe.derived.get("memory_bytes") for side in (a, b)]
     memory = Memory(a_bytes=estimates[0], b_bytes=estimates[1])
@@ -251,7 +253,9 @@ def _turns(a: Side, b: Side, asked: Asked, store: Store) -> Turns:
     return ab_mode.choose(asked.ab_mode, b.trainer, memory)
 
 
-def _refuse_unlike_baseline(stored: Baseline, a: Side | None, b: Side, asked: Asked) -> None:
+def _refuse_unlike_baseline(
+    stored: Baseline, a: GateSide | None, b: GateSide, asked: GateRequest
+) -> None:
     """Settings of both sides may say where things lie on this machine, and nothing else."""
     baseline.refuse_foreign(stored, b.recipe.identity, bool(asked.versus))
     if a is not None and asked.set:
@@ -267,5 +271,5 @@ def _refuse_unlike(a: Recipe, b: Recipe) -> None:
                 path=field,
                 expected="the same on both sides",
                 got=f"{values[0]} against {values[1]}",
-                remedy="The two do not measure the same thing: gate each against its like.",
+                hint="The two do not measure the same thing: gate each against its like.",
             )

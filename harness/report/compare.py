@@ -13,7 +13,7 @@ import msgspec
 from rich.markup import escape
 
 from harness import format
-from harness.compare.compare import Comparison, Judgement, Side
+from harness.compare.compare import ComparedSide, Comparison, MetricResult
 from harness.compare.core import PairedCore
 from harness.compare.noise_model import QUALITY
 from harness.format import markdown_row
@@ -40,14 +40,14 @@ def print_comparison(console: "Console", found: Comparison, *, tasks: bool = Fal
     console.print(f"[bold reverse {style}] {found.outcome.upper()} [/] {escape(found.reason)}\n")
     for side in found.sides:
         console.print(_side_line(side), markup=False, highlight=False, soft_wrap=True)
-    print_judgements(console, found.judgements, found.alpha)
+    print_judgements(console, found.metrics, found.alpha)
     if found.core is not None:
         print_core(console, found.core, tasks=tasks)
     for line in footnotes(found):
         console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
-def print_judgements(console: "Console", judgements: Sequence[Judgement], alpha: float) -> None:
+def print_judgements(console: "Console", metrics: Sequence[MetricResult], alpha: float) -> None:
     """The table: a metric a row, with its interval drawn where the terminal is wide enough."""
     from rich import box
     from rich.table import Table
@@ -59,7 +59,7 @@ def print_judgements(console: "Console", judgements: Sequence[Judgement], alpha:
         titles.insert(3, "better ┃ worse")
     for index, title in enumerate(titles):
         table.add_column(title, no_wrap=index < 3, justify="right" if index == 1 else "left")
-    for judged in judgements:
+    for judged in metrics:
         cells = [
             escape(judged.metric),
             "\n".join(_means(judged)),
@@ -134,7 +134,7 @@ def as_markdown(found: Comparison, *, tasks: bool = False) -> str:
         f"| metric | n | A | B | B − A | {level(found.alpha)} interval | margin | MDE | verdict |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for judged in found.judgements:
+    for judged in found.metrics:
         n = f"{judged.n[0]}, {judged.n[1]}"
         cells = [judged.metric, n, *_means(judged), change(judged), interval(judged)]
         cells += [margin(judged), detectable(judged), verdict_words(judged)]
@@ -147,7 +147,7 @@ def as_markdown(found: Comparison, *, tasks: bool = False) -> str:
     return "\n".join(lines) + "\n"
 
 
-def picture(judged: Judgement) -> str:
+def picture(judged: MetricResult) -> str:
     """The interval on a line, worse to the right: ┃ no change, ╎ the margin, ● what was seen."""
     if judged.low is None or judged.high is None or judged.estimate is None:
         return ""
@@ -170,14 +170,14 @@ def picture(judged: Judgement) -> str:
 def footnotes(found: Comparison) -> list[str]:
     """Where noise and margins are from, what has to be known, and how to read it all."""
     lines = []
-    for judged in found.judgements:
+    for judged in found.metrics:
         lines += about(judged)
     lines += found.notes
     lines += [line for side in found.sides for line in side.broken]
     return [*lines, reading(found.alpha)]
 
 
-def about(judged: Judgement) -> list[str]:
+def about(judged: MetricResult) -> list[str]:
     """Where one metric's noise and margin are from, and what has to be known of it."""
     if judged.margin is None and judged.metric in COMPARED and judged.metric not in QUALITY:
         return []
@@ -197,8 +197,8 @@ def reading(alpha: float) -> str:
     )
 
 
-def _noise(judged: Judgement) -> str:
-    """'SD of one run 0.0014 (605 df, the prior ledger, ...)', or of one launch."""
+def _noise(judged: MetricResult) -> str:
+    """'SD of one run 0.0014 (605 df, the prior noise model, ...)', or of one launch."""
     if judged.sd is None or math.isnan(judged.sd) or not judged.df:
         return ""
     size = f"{judged.sd:.2g}"
@@ -210,14 +210,14 @@ def _noise(judged: Judgement) -> str:
     return f"SD of one {judged.replicate} {size} ({df}{judged.noise_from})"
 
 
-def _margin_from(judged: Judgement) -> str:
+def _margin_from(judged: MetricResult) -> str:
     return "" if judged.margin is None else f"margin {margin(judged)} ({judged.margin_from})"
 
 
 # --- words ----------------------------------------------------------------------------------------
 
 
-def _side_line(side: Side) -> str:
+def _side_line(side: ComparedSide) -> str:
     names = _sources(side.sources)
     runs = f"{side.runs} run{'s' * (side.runs != 1)}"
     if side.whole < side.runs:
@@ -243,7 +243,7 @@ def level(alpha: float) -> str:
     return f"{100 * (1 - 2 * alpha):g} %"
 
 
-def _effect(judged: Judgement) -> Effect:
+def _effect(judged: MetricResult) -> Effect:
     """The same numbers as a report has them, to be worded alike."""
     return Effect(
         metric=judged.metric,
@@ -257,11 +257,11 @@ def _effect(judged: Judgement) -> Effect:
     )
 
 
-def _means(judged: Judgement) -> list[str]:
+def _means(judged: MetricResult) -> list[str]:
     return [_value(judged, mean) for mean in judged.means]
 
 
-def _value(judged: Judgement, value: float) -> str:
+def _value(judged: MetricResult, value: float) -> str:
     if judged.metric == "peak_memory_bytes":
         return format.mebibytes(value)
     if judged.unit == "tokens/s":
@@ -270,24 +270,24 @@ def _value(judged: Judgement, value: float) -> str:
     return f"{value:,.{decimals}f}"
 
 
-def change(judged: Judgement) -> str:
+def change(judged: MetricResult) -> str:
     """The difference in the unit of the metric."""
     if judged.low is None and judged.estimate is not None and judged.unit in ("bpb", "nats/token"):
         return f"{judged.estimate:+.6f}".replace("-", "\N{MINUS SIGN}")  # no interval to round by
     return phrases.estimate(_effect(judged))
 
 
-def interval(judged: Judgement) -> str:
+def interval(judged: MetricResult) -> str:
     """The interval, or a dash."""
     return phrases.interval(_effect(judged)) or format.DASH
 
 
-def detectable(judged: Judgement) -> str:
+def detectable(judged: MetricResult) -> str:
     """The smallest detectable harm, or a dash."""
     return phrases.detectable(_effect(judged)).lstrip("±")
 
 
-def margin(judged: Judgement) -> str:
+def margin(judged: MetricResult) -> str:
     """The margin, or a dash."""
     if judged.margin is None:
         return format.DASH
@@ -298,13 +298,13 @@ def margin(judged: Judgement) -> str:
     return f"{judged.margin:.3g}"
 
 
-def _verdict_cell(judged: Judgement) -> str:
+def _verdict_cell(judged: MetricResult) -> str:
     words, _, rest = verdict_words(judged).partition(", ")
     cell = f"[bold {STYLES[judged.outcome]}]{escape(words)}[/]"
     return f"{cell}\n[dim]{escape(rest)}[/dim]" if rest else cell
 
 
-def verdict_words(judged: Judgement) -> str:
+def verdict_words(judged: MetricResult) -> str:
     """'pass', 'pass, better', 'inconclusive, ~5 more runs a side', 'shown only'."""
     if judged.outcome is None:
         return "shown only"
@@ -319,8 +319,8 @@ def verdict_words(judged: Judgement) -> str:
     if judged.more_runs is None:
         return f"inconclusive, no number of {_REPLICATES[judged.replicate]} in reach settles it"
     side = " a side" if judged.replicate == "run" else ""
-    many = judged.replicate if judged.more_runs == 1 else _REPLICATES[judged.replicate]
-    return f"inconclusive, ~{judged.more_runs} more {many}{side}"
+    correction = judged.replicate if judged.more_runs == 1 else _REPLICATES[judged.replicate]
+    return f"inconclusive, ~{judged.more_runs} more {correction}{side}"
 
 
 _REPLICATES = {"run": "runs", "launch": "launches"}

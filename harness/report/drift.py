@@ -33,7 +33,7 @@ def drift(
             path="--margin",
             expected="one of " + ", ".join(COMPARED),
             got=unknown[0],
-            remedy="Name a metric of the records.",
+            hint="Name a metric of the records.",
         )
     found = watch(store.records(), margins)
     lines = report(found, recent)

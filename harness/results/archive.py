@@ -53,7 +53,7 @@ def pack(store: Store, out: Path, *, compact: bool = False) -> int:
             path=str(store.root),
             expected="a store with records",
             got="none",
-            remedy="Name the folder that --store named when the runs were made.",
+            hint="Name the folder that --store named when the runs were made.",
         )
     partial = out.with_name(out.name + atomic.PARTIAL)
     with atomic.disk_errors(out):
@@ -154,7 +154,7 @@ def _not_a_store(tar_path: Path, got: str) -> StoreError:
         path=str(tar_path),
         expected="a tar that `harness pack` wrote, with nothing but a store's files in it",
         got=got,
-        remedy="Nothing was unpacked. Pack it again where it comes from.",
+        hint="Nothing was unpacked. Pack it again where it comes from.",
     )
 
 
@@ -168,7 +168,7 @@ def _merged_study(store: Store, other: ResolvedStudy) -> ResolvedStudy:
             path=other.study,
             expected="studies of the same name to be the same study",
             got="; ".join(found[:6]),
-            remedy="Nothing was unpacked. Unpack it into another --store.",
+            hint="Nothing was unpacked. Unpack it into another --store.",
         )
     known = {(planned.arm, planned.seed, planned.plan_id) for planned in own.runs}
     new: list[PlannedRun] = [r for r in other.runs if (r.arm, r.seed, r.plan_id) not in known]
@@ -197,7 +197,7 @@ def _new_searches(other: Store, store: Store) -> list[Path]:
                 path=path.name,
                 expected="searches of the same name to be the same search",
                 got="other trials in each",
-                remedy="Nothing was unpacked. Unpack it into another --store.",
+                hint="Nothing was unpacked. Unpack it into another --store.",
             )
     return found
 

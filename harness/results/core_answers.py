@@ -132,5 +132,5 @@ def _damaged(path: Path, got: str) -> StoreError:
         path=str(path),
         expected="the outcomes of CORE, a row an example, as an evaluation leaves them",
         got=got,
-        remedy="The file is damaged: move it away; the scores of its run stay in the record.",
+        hint="The file is damaged: move it away; the scores of its run stay in the record.",
     )

@@ -7,7 +7,7 @@ import msgspec
 
 from harness.results.record import Record
 
-Source = Literal["nondeterminism", "seed", "launch", "relay", "host"]
+Source = Literal["nondeterminism", "seed", "launch", "sequential", "host"]
 
 
 FULL_SCALE_LAYERS, FULL_SCALE_TOKENS = 20, 1e9  # from here on a recipe is no proxy

@@ -34,7 +34,7 @@ RECORD_BYTES = 8192  # a record stays readable and diffable; longer parts stay i
 SESSION_GAP_S = 600.0
 
 
-class Ended(msgspec.Struct, frozen=True, kw_only=True):
+class ProcessEnd(msgspec.Struct, frozen=True, kw_only=True):
     """How a process ended. `cause`: None (by itself), time-out, stopped, pruned, harness gone."""
 
     returncode: int
@@ -74,7 +74,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     protocol: int
 
 
-class Launch(msgspec.Struct, frozen=True, kw_only=True):
+class LaunchInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What a run was first started for, and on how many ranks. `block` is the seed of its block."""
 
     study: str | None = None
@@ -95,7 +95,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     identity: Identity
     status: str
     reason: str | None = None
-    remedy: str | None = None
+    hint: str | None = None
     log_tail: str | None = None
     metrics: dict[str, float | None]
     steps: int
@@ -105,19 +105,19 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     environment: dict[str, Any]
     environment_id: str
     boot_id: str
-    neighbours: int
+    concurrent_runs: int
     started_at: float
     ended_at: float
     wall_s: float
     trainer_s: float
     gpus: int
-    launch: Launch
+    launch: LaunchInfo
     signal: int | None = None  # that ended it from outside: no word about what was run
     # left out of the JSON where CORE was not evaluated: stored baselines keep their hashes
     core: CoreSettings | msgspec.UnsetType = msgspec.UNSET
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of an attempt before it starts; `launch.json` of its run directory."""
 
     plan_id: str
@@ -127,22 +127,22 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     identity: Identity
     derived: dict[str, Any]
     tricks: dict[str, bool]
-    launch: Launch
+    launch: LaunchInfo
     started_at: float
     boot_id: str
 
 
-def read_plan(run_dir: Path) -> Plan | None:
+def read_plan(run_dir: Path) -> RunPlan | None:
     """The plan of a run directory, or None where the harness died before it was written."""
     value = read_json(run_dir / "launch.json")
     try:
-        return None if value is None else msgspec.convert(value, Plan)
+        return None if value is None else msgspec.convert(value, RunPlan)
     except msgspec.ValidationError:
         return None
 
 
-def collect(run_dir: Path, plan: Plan, ended: Ended, neighbours: int = 0) -> Record:
-    """The record of a finished process. `neighbours`: the most other runs at the same time."""
+def collect(run_dir: Path, plan: RunPlan, ended: ProcessEnd, concurrent_runs: int = 0) -> Record:
+    """The record of a finished process. `concurrent_runs`: the most other runs at the same time."""
     verdict = _Verdict.read(run_dir, ended)
     environment = read_json(run_dir / "environment.json")
     if not isinstance(environment, dict):
@@ -158,7 +158,7 @@ def collect(run_dir: Path, plan: Plan, ended: Ended, neighbours: int = 0) -> Rec
         identity=plan.identity,
         status=verdict.status,
         reason="; ".join(part for part in (verdict.reason, damaged) if part) or None,
-        remedy=verdict.remedy,
+        hint=verdict.hint,
         log_tail=log_tail(run_dir / "log.txt") if failed else None,
         metrics=verdict.metrics,
         steps=verdict.steps,
@@ -168,7 +168,7 @@ def collect(run_dir: Path, plan: Plan, ended: Ended, neighbours: int = 0) -> Rec
         environment=environment,
         environment_id=str(environment.get("environment_id") or ""),
         boot_id=plan.boot_id,
-        neighbours=neighbours,
+        concurrent_runs=concurrent_runs,
         started_at=plan.started_at,
         ended_at=ended.ended_at,
         wall_s=max(0.0, ended.ended_at - plan.started_at),
@@ -196,13 +196,13 @@ class _Verdict(msgspec.Struct, kw_only=True):
 
     status: str
     reason: str | None = None
-    remedy: str | None = None
+    hint: str | None = None
     steps: int = 0
     tokens: int = 0
     metrics: dict[str, float | None] = {}
 
     @classmethod
-    def read(cls, run_dir: Path, ended: Ended) -> "_Verdict":
+    def read(cls, run_dir: Path, ended: ProcessEnd) -> "_Verdict":
         path = run_dir / "result.json"
         value = read_json(path)
         if value is None:
@@ -218,7 +218,7 @@ class _Verdict(msgspec.Struct, kw_only=True):
         return cls._of_result(result, ended)
 
     @classmethod
-    def _of_result(cls, result: "_Result", ended: Ended) -> "_Verdict":
+    def _of_result(cls, result: "_Result", ended: ProcessEnd) -> "_Verdict":
         reasons = [result.reason] if result.reason else []
         metrics: dict[str, float | None] = {}
         for name, number in result.metrics.items():
@@ -242,19 +242,19 @@ class _Verdict(msgspec.Struct, kw_only=True):
         return cls(
             status=status,
             reason="; ".join(reasons) or None,
-            remedy=result.remedy,
+            hint=result.hint,
             steps=result.steps,
             tokens=result.tokens,
             metrics=metrics,
         )
 
     @classmethod
-    def _without_result(cls, run_dir: Path, ended: Ended, found: str | None) -> "_Verdict":
+    def _without_result(cls, run_dir: Path, ended: ProcessEnd, found: str | None) -> "_Verdict":
         reason = f"the trainer {ended.describe()} and left {found or 'no result.json'}"
         steps, tokens = last_step(run_dir / "events.jsonl")
-        remedy = "Read the tail of its log below; the whole of it is log.txt in its run directory."
+        hint = "Read the tail of its log below; the whole of it is log.txt in its run directory."
         if ended.returncode == -signal.SIGKILL and ended.cause is None:
-            remedy = (
+            hint = (
                 "Something outside killed it, often the kernel for want of memory: "
                 "see dmesg, and run on a machine with more of it."
             )
@@ -262,7 +262,7 @@ class _Verdict(msgspec.Struct, kw_only=True):
         return cls(
             status="interrupted" if stopped else "failed",
             reason=reason,
-            remedy=remedy,
+            hint=hint,
             steps=steps,
             tokens=tokens,
         )
@@ -276,7 +276,7 @@ class _Result(msgspec.Struct, kw_only=True):
     tokens: int
     metrics: dict[str, float | None]
     reason: str | None = None
-    remedy: str | None = None
+    hint: str | None = None
 
 
 def _within_limit(record: Record) -> Record:

@@ -113,14 +113,14 @@ class Store:
                 path=str(self.root),
                 expected=f"a study called {name!r}",
                 got=f"these studies: {known}",
-                remedy="Name one of them, or name the store it is in with --store.",
+                hint="Name one of them, or name the store it is in with --store.",
             ) from None
         except msgspec.DecodeError as error:
             raise StoreError(
                 path=str(path),
                 expected="a study written by this version of the harness",
                 got=str(error),
-                remedy="Move the file away and start the study again; its records are kept.",
+                hint="Move the file away and start the study again; its records are kept.",
             ) from error
 
     def study_names(self) -> list[str]:
@@ -239,14 +239,14 @@ class Store:
                 path=str(path),
                 expected="a record",
                 got=str(error),
-                remedy="The file is damaged: move it away; its run is then made again.",
+                hint="The file is damaged: move it away; its run is then made again.",
             ) from error
         if record.format > FORMAT:
             raise StoreError(
                 path=str(path),
                 expected=f"a record of format {FORMAT} or older",
                 got=f"format {record.format}",
-                remedy="It was written by a newer harness: update this one.",
+                hint="It was written by a newer harness: update this one.",
             )
         return record
 

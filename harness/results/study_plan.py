@@ -100,7 +100,7 @@ class ResolvedStudy(msgspec.Struct, frozen=True, kw_only=True):
     arms: list[Arm]
     runs: list[PlannedRun]
     tricks: dict[str, TrickInfo]
-    handles: dict[str, str]
+    settable_fields: dict[str, str]
     command: str
     created_at: float
     source: str

@@ -24,7 +24,7 @@ import msgspec
 from harness import files
 from harness.errors import StoreError
 from harness.results import record, run_files
-from harness.results.record import Identity, Launch, Plan, Record
+from harness.results.record import Identity, LaunchInfo, Record, RunPlan
 from harness.results.store import Store
 from harness.runner import process
 from harness.runner.trainer import NativeTrainer
@@ -37,7 +37,7 @@ TORCHRUN_PATIENCE = {"PET_SHUTDOWN_TIMEOUT": "300"}
 """How torchrun is told not to kill ranks after its 30 s, as they write; an older one has no ear."""
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True):
+class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     """All that one run needs. `config` has its seed in it."""
 
     plan_id: str
@@ -46,7 +46,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     identity: Identity
     derived: dict[str, Any]
     tricks: dict[str, bool]
-    launch: Launch
+    launch: LaunchInfo
 
     @property
     def ranks(self) -> int:
@@ -57,23 +57,23 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 def attempt(
     store: Store,
     trainer: NativeTrainer,
-    job: Job,
+    job: RunSpec,
     *,
     timeout_s: float,
     stop: process.Stop,
     environment: Mapping[str, str] | None = None,
     on_progress: Callable[[run_files.Progress], None] | None = None,
-    neighbours: Callable[[], int] = lambda: 0,
+    concurrent_runs: Callable[[], int] = lambda: 0,
     after_failure: bool = False,
 ) -> Record:
     """Makes one run and records it, whatever its end. The caller holds the plan's lock.
 
-    `neighbours` is asked at the end for the most other runs there were meanwhile. `after_failure`:
-    goes on from the checkpoints of one that failed, too. Raises DiskError.
+    `concurrent_runs` is asked at the end for the most other runs there were meanwhile.
+    `after_failure`: goes on from the checkpoints of one that failed, too. Raises DiskError.
     """
     started_at = time.time()
     run_dir = store.new_run_dir(job.plan_id, started_at)
-    plan = Plan(
+    plan = RunPlan(
         plan_id=job.plan_id,
         attempt=run_dir.name,
         trainer=trainer.name,
@@ -104,7 +104,7 @@ def attempt(
         on_progress=on_progress,
         grace_s=None if job.ranks == 1 else RANKS_GRACE_S,
     )
-    made = record.collect(run_dir, plan, ended, neighbours())
+    made = record.collect(run_dir, plan, ended, concurrent_runs())
     now = time.time()
     made = msgspec.structs.replace(made, ended_at=now, wall_s=now - started_at)
     return store.commit(made, run_dir)
@@ -168,7 +168,7 @@ def _recover_one(store: Store, run_dir: Path) -> Record | None:
     if plan is None:
         return None  # killed before the plan was written: nothing was started
     ended_at = _last_sign_of_life(run_dir, plan.started_at)
-    ended = record.Ended(
+    ended = record.ProcessEnd(
         returncode=0, cause="harness gone", ended_at=ended_at, trainer_s=ended_at - plan.started_at
     )
     return store.commit(record.collect(run_dir, plan, ended), run_dir)
@@ -192,7 +192,7 @@ def _end_leftover(run_dir: Path) -> None:
                 path=str(run_dir),
                 expected="no trainer at work in it",
                 got="one that a killed harness left and that cannot be identified from here",
-                remedy=f"End it by hand (process.json has its pid; `fuser {lock_path}` finds it), "
+                hint=f"End it by hand (process.json has its pid; `fuser {lock_path}` finds it), "
                 "then give the same command again.",
             )
         if late and time.monotonic() > deadline + process.GRACE_S:
@@ -200,7 +200,7 @@ def _end_leftover(run_dir: Path) -> None:
                 path=str(run_dir),
                 expected="that a killed process ends",
                 got=f"process groups {sorted(groups)} that do not, even after SIGKILL",
-                remedy="They hang in the kernel: restart the machine, then give the command again.",
+                hint="They hang in the kernel: restart the machine, then give the command again.",
             )
         for group in groups if late else groups - asked:
             process.signal_group(group, signal.SIGKILL if late else signal.SIGTERM)

@@ -31,7 +31,7 @@ from harness.errors import TrainerError, UsageError
 from harness.files import lock_file
 from harness.runner.trainer import NativeTrainer
 
-Word = Literal["own", "shared"]
+Word = Literal["isolated", "current"]
 Lists = Mapping[str, list[str]]  # requirement lines by package
 KEY_DIGITS = 12
 PIP_LINES = 8
@@ -72,8 +72,8 @@ def word_of(text: str) -> Word | None:
     """A word of the command line; empty: nobody said. Raises UsageError."""
     if not text:
         return None
-    remedy = "own: a ref with other dependencies gets its own; shared: all refs use this one."
-    word: Word = one_of(text, get_args(Word), "--environments", remedy)
+    hint = "own: a ref with other dependencies gets its own; shared: all refs use this one."
+    word: Word = one_of(text, get_args(Word), "--env", hint)
     return word
 
 
@@ -91,8 +91,8 @@ def refused(found: Wanted) -> UsageError:
         path=found.ref,
         expected="a ref whose pyproject.toml asks for the packages of the code here",
         got="others: " + "; ".join(found.differing[:SHOWN]) + (f"; {more} more" * (more > 0)),
-        remedy="--environments own installs its packages in an environment of its own; "
-        "--environments shared runs it with the packages that are installed here.",
+        hint="--env isolated installs its packages in an environment of its own; "
+        "--env current runs it with the packages that are installed here.",
     )
 
 
@@ -159,8 +159,8 @@ def _run(found: Wanted, command: list[str]) -> None:
             path=found.ref,
             expected="an environment with the packages that its pyproject.toml asks for",
             got=f"exit code {done.returncode} and:\n  " + "\n  ".join(tail) + "\n",
-            remedy="Correct what is named there, or share the packages that are installed here: "
-            "--environments shared.",
+            hint="Correct what is named there, or share the packages that are installed here: "
+            "--env current.",
         )
 
 
@@ -206,14 +206,14 @@ def _project(checkout: Path) -> dict[str, Any]:
         return {}
     except tomllib.TOMLDecodeError as error:
         raise TrainerError(
-            path=str(path), expected="TOML", got=str(error), remedy="Correct that line."
+            path=str(path), expected="TOML", got=str(error), hint="Correct that line."
         ) from error
     if "dependencies" in found.get("dynamic", []):
         raise TrainerError(
             path=str(path),
             expected="dependencies that stand in it, to be compared",
             got="dynamic ones, which a build makes up",
-            remedy="Write them out under [project].",
+            hint="Write them out under [project].",
         )
     return dict(found)
 

@@ -62,7 +62,7 @@ def _check(nodes: int, environment: Mapping[str, str]) -> None:
             path="nodes",
             expected=f"an allocation of {nodes} nodes by Slurm",
             got=f"one of {there}" if there else "none",
-            remedy=f"Write `nodes: {nodes}` into a cluster file and start it by "
+            hint=f"Write `nodes: {nodes}` into a cluster file and start it by "
             "`harness submit CLUSTER.yaml -- ...`.",
         )
     if environment.get("SLURM_NODEID", "0") != "0":
@@ -70,7 +70,7 @@ def _check(nodes: int, environment: Mapping[str, str]) -> None:
             path="nodes",
             expected="the harness on the first node of its allocation",
             got=f"node number {environment['SLURM_NODEID']} of it",
-            remedy="Start it by `harness submit`, or outside of srun: once, not once a node.",
+            hint="Start it by `harness submit`, or outside of srun: once, not once a node.",
         )
 
 

@@ -19,7 +19,7 @@ import msgspec
 
 from harness import files
 from harness.files import lock_file
-from harness.results.record import FROM_OUTSIDE, Ended
+from harness.results.record import FROM_OUTSIDE, ProcessEnd
 from harness.results.run_files import EventTail, Progress
 
 GRACE_S = 10.0  # for a trainer to write `interrupted` after SIGTERM
@@ -76,7 +76,7 @@ def execute(
     environment: Mapping[str, str] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     grace_s: float | None = None,
-) -> Ended:
+) -> ProcessEnd:
     """Runs `command` plus `--watch-fd N` to its end in `run_dir`; its output goes to log.txt there.
 
     The run directory exists and holds config.json; `grace_s` (None: GRACE_S) lies between asking
@@ -110,7 +110,7 @@ def execute(
         os.close(reading)
         os.close(writing)
         lock.close()
-    return Ended(
+    return ProcessEnd(
         returncode=process.returncode,
         cause=cause,
         ended_at=time.time(),

@@ -11,10 +11,10 @@ from typing import IO, Any
 import msgspec
 
 from harness.errors import StoreError, TrainerError
-from harness.results.record import OUTCOMES, Identity, Launch, Record, name_of
+from harness.results.record import OUTCOMES, Identity, LaunchInfo, Record, name_of
 from harness.results.store import Store
 from harness.results.study_plan import plan_id
-from harness.runner.attempt import Job, attempt
+from harness.runner.attempt import RunSpec, attempt
 from harness.runner.process import Stop
 from harness.runner.trainer import Catalogue, Description, NativeTrainer, Request, with_value
 
@@ -34,16 +34,16 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     seed_path: str
     text_tokens: int | None = None
 
-    def job(self, seed: int, ranks: int = 1) -> Job:
+    def job(self, seed: int, ranks: int = 1) -> RunSpec:
         """The run of that seed."""
-        return Job(
+        return RunSpec(
             plan_id=plan_id(self.identity, seed, ranks),
             seed=seed,
             config=with_value(self.config, self.seed_path, seed),
             identity=self.identity,
             derived=self.derived,
             tricks=self.tricks,
-            launch=Launch() if ranks == 1 else Launch(ranks=ranks),
+            launch=LaunchInfo() if ranks == 1 else LaunchInfo(ranks=ranks),
         )
 
 
@@ -64,7 +64,7 @@ def recipe_of(said: Description, catalogue: Catalogue) -> Recipe:
         derived=said.derived or {},
         tricks=said.tricks or {},
         identity=msgspec.convert(msgspec.to_builtins(said.identity), Identity),
-        seed_path=catalogue.handles.get("seed", "seed"),
+        seed_path=catalogue.settable_fields.get("seed", "seed"),
         text_tokens=said.text_tokens,
     )
 
@@ -80,7 +80,7 @@ def described(trainer: NativeTrainer, requests: Sequence[Request]) -> list[Descr
         raise TrainerError(
             expected="a data_id after `data prepare`",
             got="null",
-            remedy="Check the place and the permissions of the trainer's cache folder.",
+            hint="Check the place and the permissions of the trainer's cache folder.",
         )
     return said
 
@@ -89,7 +89,7 @@ def _without_data(said: Sequence[Description]) -> list[Description]:
     return [one for one in said if one.identity is None or one.identity.data_id is None]
 
 
-def known(store: Store, job: Job, spent: Collection[str]) -> Record | None:
+def known(store: Store, job: RunSpec, spent: Collection[str]) -> Record | None:
     """The first record of this run that answers for it and is not among `spent`."""
     for record in store.attempts(job.plan_id):
         if record.status in OUTCOMES and name_of(record) not in spent:
@@ -100,7 +100,7 @@ def known(store: Store, job: Job, spent: Collection[str]) -> Record | None:
 def one(
     store: Store,
     trainer: NativeTrainer,
-    job: Job,
+    job: RunSpec,
     stop: Stop,
     *,
     timeout_s: float,
@@ -112,7 +112,7 @@ def one(
         return found or attempt(store, trainer, job, timeout_s=timeout_s, stop=stop)
 
 
-def hold(store: Store, job: Job) -> IO[bytes]:
+def hold(store: Store, job: RunSpec) -> IO[bytes]:
     """The lock of a run's plan. Raises StoreError where another harness keeps it."""
     lock = store.lock_plan(job.plan_id)
     looks = 0
@@ -124,6 +124,6 @@ def hold(store: Store, job: Job) -> IO[bytes]:
             path=str(store.root),
             expected=f"nobody else at work on the run {job.plan_id}",
             got="another harness that is",
-            remedy="Wait for its end; its record then serves this command too.",
+            hint="Wait for its end; its record then serves this command too.",
         )
     return lock

@@ -37,7 +37,7 @@ def main(words: Sequence[str]) -> int:
     talks = stat.S_ISFIFO(os.fstat(STDIN).st_mode)
     command, watched = split(words, talks)
     reading, writing = os.pipe()
-    line = Line(writing)
+    line = StdinBridge(writing)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: line.end())
     process = subprocess.Popen(command, stdin=reading, close_fds=False, start_new_session=True)
@@ -50,7 +50,7 @@ def main(words: Sequence[str]) -> int:
     return code if code >= 0 else 128 - code
 
 
-class Line:
+class StdinBridge:
     """The writing end of the trainers' input."""
 
     def __init__(self, writing: int) -> None:

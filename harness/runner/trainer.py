@@ -38,7 +38,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     path: str = ""
     expected: str = ""
     got: str = ""
-    remedy: str = ""
+    hint: str = ""
 
 
 class IdentityReply(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,10 +72,10 @@ class Catalogue(msgspec.Struct, frozen=True, kw_only=True):
     """Every trick, as the trainer prints it, and the fields the harness may set."""
 
     tricks: dict[str, dict[str, Any]] = {}
-    handles: dict[str, str] = {}
+    settable_fields: dict[str, str] = {}
 
 
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
+class PreflightFinding(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that a job needs, looked at before it starts. `stops` starts nothing; the rest is
     said and kept."""
 
@@ -83,14 +83,14 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     ok: bool
     expected: str
     got: str
-    remedy: str | None = None
+    hint: str | None = None
     severity: Literal["stops", "warns", "told"] = "stops"
 
 
 class Needs(msgspec.Struct, frozen=True, kw_only=True):
     """What a trainer says a job needs, judged by itself. `checkpoint_bytes`: of one checkpoint."""
 
-    findings: list[Finding] = []
+    findings: list[PreflightFinding] = []
     checkpoint_bytes: int | None = None
     free_bytes: int | None = None
     planned_tokens: int | None = None
@@ -101,7 +101,7 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
     """What the ranks of a job measured of themselves and of each other; the rest is kept unread."""
 
     ranks: int
-    findings: list[Finding] = []
+    findings: list[PreflightFinding] = []
     gpus: list[dict[str, Any]] = []
     all_reduce: list[dict[str, float]] = []
 
@@ -143,7 +143,7 @@ class NativeTrainer:
             raise TrainerError(
                 expected=f"{len(requests)} descriptions from {self.package}.describe, in order",
                 got=f"{[reply.name for reply in replies]}",
-                remedy=REMEDY_BROKEN,
+                hint=REMEDY_BROKEN,
             )
         for reply in replies:
             self._check_package(reply.package)
@@ -156,7 +156,7 @@ class NativeTrainer:
         return replies
 
     def catalogue(self) -> Catalogue:
-        """The trainer's tricks and handles. Raises TrainerError."""
+        """The trainer's tricks and settable_fields. Raises TrainerError."""
         value = self._ask("describe", ["--catalogue"])
         found: Catalogue = self._as(value, Catalogue, "describe --catalogue")
         return found
@@ -186,7 +186,7 @@ class NativeTrainer:
             raise TrainerError(
                 expected="data made ready for training",
                 got=f"exit code {done.returncode} from `{self.package}.data prepare`",
-                remedy="Its message stands above; correct the data source it names.",
+                hint="Its message stands above; correct the data source it names.",
             )
         return str(reply["data_id"])
 
@@ -252,7 +252,7 @@ class NativeTrainer:
             raise TrainerError(
                 expected=f"an answer of {' '.join(command[1:])} within {DESCRIBE_LIMIT_S:g} s",
                 got="none",
-                remedy=REMEDY_BROKEN,
+                hint=REMEDY_BROKEN,
             ) from None
         try:
             return json.loads(done.stdout)
@@ -268,7 +268,7 @@ class NativeTrainer:
         return TrainerError(
             expected=f"JSON from `{self.package}.{verb} {' '.join(arguments)}`",
             got=f"exit code {done.returncode} and: {tail or 'nothing'}",
-            remedy=REMEDY_BROKEN,
+            hint=REMEDY_BROKEN,
         )
 
     def _check_package(self, found: str | None) -> None:
@@ -299,12 +299,12 @@ class NativeTrainer:
             return TrainerError(
                 expected=f"the trainer's package at {own}",
                 got="no such package",
-                remedy="Run from a complete checkout, or install the project again.",
+                hint="Run from a complete checkout, or install the project again.",
             )
         return TrainerError(
             expected=f"the trainer's package {self.package} at {own}",
             got=f"another package of that name at {found}",
-            remedy="Take the other out of PYTHONPATH or uninstall it; unset PYTHONSAFEPATH if set.",
+            hint="Take the other out of PYTHONPATH or uninstall it; unset PYTHONSAFEPATH if set.",
         )
 
     def _as(self, value: object, kind: Any, verb: str) -> Any:
@@ -314,7 +314,7 @@ class NativeTrainer:
             raise TrainerError(
                 expected=f"the contract's answer from `{self.package}.{verb}`",
                 got=str(error),
-                remedy=REMEDY_BROKEN,
+                hint=REMEDY_BROKEN,
             ) from error
 
 
@@ -345,7 +345,7 @@ def by_name(name: str, checkout: Path | None = None) -> NativeTrainer:
             path="trainer",
             expected="one of " + ", ".join(TRAINERS),
             got=repr(name),
-            remedy="Name one of them, or add an adapter to harness/runner/trainer.py.",
+            hint="Name one of them, or add an adapter to harness/runner/trainer.py.",
         )
     return TRAINERS[name](checkout)
 
@@ -363,21 +363,21 @@ def refuse(faults: Sequence[tuple[str, Fault]], source: str = "") -> None:
             path=": ".join(part for part in (source, name, first.path) if part),
             expected=first.expected,
             got=first.got,
-            remedy=first.remedy,
+            hint=first.hint,
         )
     names: dict[Fault, list[str]] = {}
     for name, fault in faults:
         names.setdefault(fault, []).append(name)
     lines = [
         f"\n  {', '.join(who)}: {fault.path}: expected {fault.expected}; got {fault.got}. "
-        + fault.remedy.rstrip(".")
+        + fault.hint.rstrip(".")
         for fault, who in names.items()
     ]
     raise StudyFileError(
         path=source,
         expected="configurations that the trainer accepts",
         got=f"{len(names)} faults:" + "".join(lines),
-        remedy="Correct them in the file, its base, or --set.",
+        hint="Correct them in the file, its base, or --set.",
     )
 
 

@@ -14,13 +14,13 @@ from harness.errors import UsageError
 from harness.results.record import Record
 from harness.results.run_files import Progress
 from harness.results.store import Store
-from harness.runner.attempt import Job, attempt
+from harness.runner.attempt import RunSpec, attempt
 from harness.runner.process import Stop
 from harness.runner.replicates import known
 from harness.runner.trainer import NativeTrainer
 
 
-class Slots:
+class GpuPool:
     """The GPUs that a command may use, by number; none named: one run at a time, as is."""
 
     def __init__(
@@ -29,11 +29,11 @@ class Slots:
         self.store, self.trainer = store, trainer
         self.names = gpus or [""]
         self.timeout_s = 60 * run_minutes
-        self.neighbours = Neighbours()
+        self.concurrent_runs = ConcurrentRuns()
 
     def make(
         self,
-        job: Job,
+        job: RunSpec,
         slot: str,
         stop: Stop,
         on_progress: Callable[[Progress], None] | None = None,
@@ -53,7 +53,7 @@ class Slots:
                 return None, False
             if not anew and (found := known(self.store, job, ())) is not None:
                 return found, False
-            with self.neighbours.joined(slot):
+            with self.concurrent_runs.joined(slot):
                 made = attempt(
                     self.store,
                     self.trainer,
@@ -62,7 +62,7 @@ class Slots:
                     stop=stop,
                     environment=slot_environment(slot),
                     on_progress=on_progress,
-                    neighbours=lambda: self.neighbours.most(slot),
+                    concurrent_runs=lambda: self.concurrent_runs.most(slot),
                 )
             return made, True
 
@@ -78,14 +78,14 @@ def check_gpus(asked: Sequence[str], trainer: NativeTrainer) -> None:
             path="--gpus",
             expected=f"numbers below {there}, the GPUs of this machine" if there else "no --gpus",
             got=",".join(absent) if there else f"{','.join(asked)}, on a machine without a GPU",
-            remedy="Name those there are." if there else "Leave it out: runs go one at a time.",
+            hint="Name those there are." if there else "Leave it out: runs go one at a time.",
         )
 
 
 HELD_POLL_S = 0.5
 
 
-class Neighbours:
+class ConcurrentRuns:
     """Counts, for each run at work, the most others that ran at the same time."""
 
     def __init__(self) -> None:

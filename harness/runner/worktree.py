@@ -22,7 +22,7 @@ def of_ref(ref: str, checkout: Path, store_root: Path) -> Path:
             path=f"ref: {ref}",
             expected=f"a branch, tag or commit of {top}",
             got="none of that name",
-            remedy="`git branch --all` shows the names; fetch it first if it is a remote one.",
+            hint="`git branch --all` shows the names; fetch it first if it is a remote one.",
         )
     commit = found.stdout.strip()
     return _made(top, commit, None, store_root / "worktrees" / commit[:12]) / prefix
@@ -37,7 +37,7 @@ def of_patch(patch: Path, checkout: Path, store_root: Path) -> Path:
             path=f"patch: {patch}",
             expected="a patch file",
             got=str(error.strerror),
-            remedy="Its path is relative to the study file; `git diff > idea.diff` makes one.",
+            hint="Its path is relative to the study file; `git diff > idea.diff` makes one.",
         ) from error
     top, prefix = _repository(checkout, f"patch: {patch}")
     _refuse_untracked(top, patch)
@@ -73,7 +73,7 @@ def _repository(checkout: Path, what: str) -> tuple[Path, str]:
         path=what,
         expected="git, and the trainer's code in a git repository with a commit",
         got=f"none at {checkout}",
-        remedy="Run from a clone of the project: arms on other code are checked out from it.",
+        hint="Run from a clone of the project: arms on other code are checked out from it.",
     )
 
 
@@ -84,7 +84,7 @@ def _refuse_untracked(top: Path, patch: Path) -> None:
             path=f"patch: {patch}",
             expected="code that git knows, for the patch to be applied to",
             got="new files it does not: " + ", ".join(listed[:5]),
-            remedy="`git add` them (no commit is needed) or move them away.",
+            hint="`git add` them (no commit is needed) or move them away.",
         )
 
 
@@ -103,7 +103,7 @@ def _made(top: Path, commit: str, patches: list[bytes] | None, folder: Path) -> 
             path=str(folder),
             expected="a git worktree",
             got=made.stderr.strip()[-300:],
-            remedy="Correct what git names.",
+            hint="Correct what git names.",
         )
     for content in patches or []:
         applied = subprocess.run(
@@ -117,7 +117,7 @@ def _made(top: Path, commit: str, patches: list[bytes] | None, folder: Path) -> 
                 path="patch",
                 expected="a patch that applies to the present code",
                 got=applied.stderr.decode(errors="replace").strip()[-300:],
-                remedy="Make it again against the present code with `git diff`.",
+                hint="Make it again against the present code with `git diff`.",
             )
     write_text(ready, commit + "\n")
     return folder.resolve()

@@ -15,19 +15,19 @@ import numpy as np
 
 from harness import errors
 from harness.errors import TrainerError
-from harness.results.record import Launch, Record
+from harness.results.record import LaunchInfo, Record
 from harness.results.store import Store
-from harness.runner.attempt import Job
+from harness.runner.attempt import RunSpec
 from harness.runner.process import Stop
 from harness.runner.replicates import known
-from harness.runner.workers import Slots
+from harness.runner.workers import GpuPool
 from harness.search.objective import Objective, Reference, needed, refuse_unreported, slope_of
-from harness.search.plan import Plan
+from harness.search.plan import SearchPlan
 from harness.stats import inference
-from harness.study.allowance import STOPPED, Halt
+from harness.study.budget_limits import STOPPED, StopStudy
 
 
-class Noise(msgspec.Struct, frozen=True, kw_only=True):
+class BaseNoise(msgspec.Struct, frozen=True, kw_only=True):
     """The base in each objective: a value for each seed, their mean and SD. `evaluations` a run."""
 
     seeds: list[int]
@@ -45,13 +45,15 @@ class Noise(msgspec.Struct, frozen=True, kw_only=True):
         return len(self.seeds) - 1
 
 
-def job_of(plan: Plan, seed: int) -> Job:
+def job_of(plan: SearchPlan, seed: int) -> RunSpec:
     """The base's run at a seed."""
-    launch = Launch(study=plan.file.search, arm="base")
+    launch = LaunchInfo(study=plan.file.search, arm="base")
     return msgspec.structs.replace(plan.base.job(seed), launch=launch)
 
 
-def replicate(plan: Plan, slots: Slots, stop: Stop, deadline: float | None = None) -> list[Record]:
+def replicate(
+    plan: SearchPlan, slots: GpuPool, stop: Stop, deadline: float | None = None
+) -> list[Record]:
     """The base at each of its seeds, on all slots.
 
     `deadline`: by time.monotonic(), after which no run is begun. Raises TrainerError, Halt and
@@ -75,18 +77,18 @@ def replicate(plan: Plan, slots: Slots, stop: Stop, deadline: float | None = Non
     with ThreadPoolExecutor(max_workers=len(slots.names)) as pool:
         made = list(pool.map(one, plan.file.base_seeds))
     if stop or any(record is not None and record.status == "interrupted" for record in made):
-        raise Halt(errors.STOPPED_AT_LIMIT, STOPPED)
+        raise StopStudy(errors.STOPPED_AT_LIMIT, STOPPED)
     records = [record for record in made if record is not None]
     if len(records) < len(made):
         text = "The time is up before the base has run at every seed. The same command goes on."
-        raise Halt(errors.STOPPED_AT_LIMIT, text)
+        raise StopStudy(errors.STOPPED_AT_LIMIT, text)
     for record in records:
         if record.status != "completed":
             raise _base_broken(record)
     return records
 
 
-def still_works(plan: Plan, slots: Slots, slot: str, stop: Stop) -> bool:
+def still_works(plan: SearchPlan, slots: GpuPool, slot: str, stop: Stop) -> bool:
     """Whether the base, made once more, trains to its end. Raises DiskError."""
     made, _ = slots.make(job_of(plan, plan.file.base_seeds[0]), slot, stop, anew=True)
     return made is not None and made.status == "completed"
@@ -98,11 +100,11 @@ def _base_broken(record: Record) -> TrainerError:
         path=f"base, seed {record.seed}",
         expected="a base that trains to its end: every trial is compared with it",
         got=f"{record.status.replace('_', ' ')}: {record.reason or tail or 'no reason'}",
-        remedy=record.remedy or "Correct the base, then give the same command.",
+        hint=record.hint or "Correct the base, then give the same command.",
     )
 
 
-def objective_of(plan: Plan, store: Store, records: Sequence[Record]) -> Objective:
+def objective_of(plan: SearchPlan, store: Store, records: Sequence[Record]) -> Objective:
     """What the search seeks, relative to the base where that is asked for.
 
     Raises StudyFileError where the base does not report it.
@@ -124,14 +126,14 @@ def objective_of(plan: Plan, store: Store, records: Sequence[Record]) -> Objecti
     return Objective(names=plan.file.objectives, bounds=plan.file.constraints, reference=reference)
 
 
-def noise_of(objective: Objective, store: Store, records: Sequence[Record]) -> Noise:
+def noise_of(objective: Objective, store: Store, records: Sequence[Record]) -> BaseNoise:
     """The noise of the base from its records."""
     rows = [objective.values(record.metrics) or [] for record in records]
     values = {name: [row[i] for row in rows] for i, name in enumerate(objective.names)}
     pooled = {name: inference.pool([column]) for name, column in values.items()}
     curve = store.curve(records[0].plan_id)
     seen = 0 if curve is None else curve.column("val_bpb").drop_null().length()
-    return Noise(
+    return BaseNoise(
         seeds=[record.seed for record in records],
         values=values,
         mean={name: found.means[0] for name, found in pooled.items()},

@@ -19,9 +19,9 @@ from harness.config.search_file import LN_TIME, SearchFile
 from harness.config.study_file import ArmFile, ArmsFile, Decide, StudyFile
 from harness.files import digest
 from harness.results.store import Store
-from harness.search.base_noise import Noise
+from harness.search.base_noise import BaseNoise
 from harness.search.objective import harm
-from harness.search.trial import Told, told
+from harness.search.trial import TrialResult, told
 from harness.stats import inference
 from harness.stats.inference import Contrast
 from harness.study.attribution import attribute
@@ -53,7 +53,7 @@ class Pick(msgspec.Struct, frozen=True, kw_only=True):
         return f"trial_{self.number}"
 
 
-class SecondLook(msgspec.Struct, frozen=True, kw_only=True):
+class Confirmation(msgspec.Struct, frozen=True, kw_only=True):
     """What was looked at again: kept in one piece, once its study has been made.
 
     `trials`: how many the search had. `studies`: look -> name. `next`: the scale that survivors
@@ -75,17 +75,17 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
-def kept(attributes: Mapping[str, Any]) -> SecondLook | None:
+def kept(attributes: Mapping[str, Any]) -> Confirmation | None:
     """The second look that a search's attributes hold; None where none was made."""
     value = attributes.get(SECOND_LOOK)
-    return None if value is None else msgspec.convert(value, SecondLook)
+    return None if value is None else msgspec.convert(value, Confirmation)
 
 
 def study_name(file: SearchFile, at: str, trials: int, picks: Sequence[Pick]) -> str:
     """The name of a look's study: other candidates or another rule make another study."""
     rule = file.confirm
     asked: list[Any] = [[pick.number, pick.overrides] for pick in picks]
-    asked += [rule.seeds, rule.alpha, rule.many, rule.next if at == NEXT else {}]
+    asked += [rule.seeds, rule.alpha, rule.correction, rule.next if at == NEXT else {}]
     return f"{file.search}-{at}-{trials}-{digest(asked, _DIGITS)}"
 
 
@@ -109,7 +109,7 @@ def eligible(trials: "Sequence[FrozenTrial]") -> "list[FrozenTrial]":
 
 
 def pick(
-    trials: "Sequence[FrozenTrial]", names: Sequence[str], noise: Noise, best: int, base: str
+    trials: "Sequence[FrozenTrial]", names: Sequence[str], noise: BaseNoise, best: int, base: str
 ) -> list[Pick]:
     """The `best` trials better than the base's mean in some objective, the best first.
 
@@ -135,23 +135,23 @@ def pick(
     return [_picked(trial, names, noise, spread) for trial in picks[:best]]
 
 
-def _answer(trial: "FrozenTrial") -> Told:
+def _answer(trial: "FrozenTrial") -> TrialResult:
     answer = told(trial)
     assert answer is not None, f"trial {trial.number} has no answer"
     return answer
 
 
-def _claim(trial: "FrozenTrial", index: int, name: str, noise: Noise) -> Contrast:
+def _claim(trial: "FrozenTrial", index: int, name: str, noise: BaseNoise) -> Contrast:
     """One run against the base's replicates."""
     se = noise.sd[name] * math.sqrt(1 + 1 / len(noise.seeds))
     return Contrast(estimate=trial.values[index] - noise.mean[name], se=se, df=noise.df)
 
 
-def _gain(trial: "FrozenTrial", index: int, name: str, noise: Noise) -> float:
+def _gain(trial: "FrozenTrial", index: int, name: str, noise: BaseNoise) -> float:
     return -harm(name) * _claim(trial, index, name, noise).estimate
 
 
-def _shortfall(trial: "FrozenTrial", names: Sequence[str], noise: Noise) -> float:
+def _shortfall(trial: "FrozenTrial", names: Sequence[str], noise: BaseNoise) -> float:
     """By how many standard errors its worst objective is worse than the base's mean; 0: in none."""
     worst = 0.0
     for index, name in enumerate(names):
@@ -161,7 +161,7 @@ def _shortfall(trial: "FrozenTrial", names: Sequence[str], noise: Noise) -> floa
     return worst
 
 
-def _spread(trials: "Sequence[FrozenTrial]", index: int, name: str, noise: Noise) -> float:
+def _spread(trials: "Sequence[FrozenTrial]", index: int, name: str, noise: BaseNoise) -> float:
     """The variance of true effects over the space, as far as noise does not explain it."""
     return inference.effect_variance([_claim(trial, index, name, noise) for trial in trials])
 
@@ -175,7 +175,7 @@ def _dominates(other: "FrozenTrial", trial: "FrozenTrial", names: Sequence[str])
 
 
 def _picked(
-    trial: "FrozenTrial", names: Sequence[str], noise: Noise, spread: Mapping[str, float]
+    trial: "FrozenTrial", names: Sequence[str], noise: BaseNoise, spread: Mapping[str, float]
 ) -> Pick:
     claims = {name: _claim(trial, index, name, noise) for index, name in enumerate(names)}
     return Pick(
@@ -201,7 +201,9 @@ def study_file(
         arms=ArmsFile(explicit={pick.arm: ArmFile(set=pick.overrides) for pick in picks}),
         seeds=file.confirm.seeds,
         horizons="default" if LN_TIME in objectives else [],
-        decide=Decide(alpha=file.confirm.alpha / len(objectives), many=file.confirm.many),
+        decide=Decide(
+            alpha=file.confirm.alpha / len(objectives), correction=file.confirm.correction
+        ),
         limits=msgspec.structs.replace(file.limits, total_minutes=None),
     )
 

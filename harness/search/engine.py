@@ -24,23 +24,22 @@ from harness.files import digest
 from harness.redact import masked_words
 from harness.report.search import export, terminal
 from harness.report.study import EXTRA
-from harness.report.study.progress import Live
+from harness.report.study.progress import StudyProgress
 from harness.results.record import Record
 from harness.results.store import Store
 from harness.results.study_plan import plan_id
 from harness.runner.attempt import recover
 from harness.runner.process import Stop, asked_to
 from harness.runner.trainer import by_name
-from harness.runner.workers import Slots, check_gpus
+from harness.runner.workers import GpuPool, check_gpus
 from harness.search import base_noise, confirm, patch, results, storage
-from harness.search.base_noise import Noise
+from harness.search.base_noise import BaseNoise
 from harness.search.objective import Objective, slope_of
-from harness.search.plan import Plan, resolve
-from harness.search.trial import Told, Trying, told, worker
-from harness.search.workers import LOOK_S, Allowance, Crew
-from harness.study.allowance import STOPPED, Halt
-from harness.study.executor import Command, Executor
-from harness.study.executor import Options as StudyOptions
+from harness.search.plan import SearchPlan, resolve
+from harness.search.trial import TrialResult, TrialRunner, told, worker
+from harness.search.workers import LOOK_S, SearchBudget, WorkerPool
+from harness.study.budget_limits import STOPPED, StopStudy
+from harness.study.executor import Command, Executor, StudyOptions
 from harness.study.resolve import resolve as resolve_study
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ ELSEWHERE = ("code_id", "data_id")  # of a search that another machine made, and
 FAILED = "base failed"  # the one that says when and why there is no base; None: it may yet be
 
 
-class Options(msgspec.Struct, frozen=True, kw_only=True):
+class SearchOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How one command searches. `worker`: trials alone; base and second look are another's part.
 
     `patience_minutes`: how long a worker waits for the base, where both begin at once; `since`: the
@@ -80,7 +79,7 @@ class Searching:
         file: SearchFile,
         path: Path,
         store: Store,
-        options: Options,
+        options: SearchOptions,
         command: Command | None = None,
     ) -> None:
         self.console, self.file, self.path = console, file, path
@@ -106,7 +105,7 @@ class Searching:
             try:
                 with asked_to(self.command.stop):
                     reason, code = self._steps(plan), errors.PASS
-            except Halt as halt:
+            except StopStudy as halt:
                 reason, code = str(halt), halt.exit_code
             told_any = self._report(plan)
         if self.options.report_only:
@@ -119,7 +118,7 @@ class Searching:
         """Base and trials alone; the settings of the best trials. Raises Halt at a limit."""
         storage.import_optuna()
         plan = resolve(self.file, self.path, self.trainer)
-        slots = Slots(self.store, self.trainer, self.options.gpus, self.file.limits.run_minutes)
+        slots = GpuPool(self.store, self.trainer, self.options.gpus, self.file.limits.run_minutes)
         with storage.open_storage(self.url) as self.opened, asked_to(self.command.stop):
             objective, base = self._base(plan, slots)
             self._trials(plan, slots, objective, base)
@@ -128,7 +127,7 @@ class Searching:
             answers = [told(trial) for trial in trials[:count]]
         return [answer.overrides for answer in answers if answer is not None]
 
-    def _make_storage(self, plan: Plan) -> None:
+    def _make_storage(self, plan: SearchPlan) -> None:
         """Its tables, and the search in them, where they are new; and what marks this command.
 
         By a mark of its own each command draws other points than those that work beside it. The one
@@ -140,17 +139,17 @@ class Searching:
                 self.mark = digest([socket.gethostname(), worker()], 16)
             self._study(plan, "", 0)
 
-    def _check_parts(self, plan: Plan) -> None:
+    def _check_parts(self, plan: SearchPlan) -> None:
         """Refuses a sampler, a pruner or a study of the slope before anything is spent."""
         storage.sampler_of(self.file.sampler, 0, self.where)
         storage.pruner_of(self.file.pruner, 2, self.where)
         if not (self.options.worker or self.options.report_only):
             slope_of(self.store, self.file, plan.base.identity, self.where)
 
-    def _steps(self, plan: Plan) -> str:
+    def _steps(self, plan: SearchPlan) -> str:
         if self.options.report_only:
             return ""
-        slots = Slots(self.store, self.trainer, self.options.gpus, self.file.limits.run_minutes)
+        slots = GpuPool(self.store, self.trainer, self.options.gpus, self.file.limits.run_minutes)
         objective, base = self._base(plan, slots)
         for line in terminal.noise_words(base):
             terminal.say(self.console, line)
@@ -161,7 +160,7 @@ class Searching:
                 path=f"{self.where}: budget",
                 expected="a number of trials, where runs use no GPU",
                 got="a budget of GPU time alone",
-                remedy="Add trials: the search would never end.",
+                hint="Add trials: the search would never end.",
             )
         reason = self._trials(plan, slots, objective, base)
         if self.options.worker or not self.file.confirm.best:
@@ -170,14 +169,14 @@ class Searching:
 
     # the base ---------------------------------------------------------------------------------
 
-    def _base(self, plan: Plan, slots: Slots) -> tuple[Objective, Noise]:
+    def _base(self, plan: SearchPlan, slots: GpuPool) -> tuple[Objective, BaseNoise]:
         """What is sought and the noise of the base, measured now or by another command."""
         study = self._study(plan, "", 0)
         if self.options.worker:
             known = self._attributes_with_base(study)
             return (
                 msgspec.convert(known[OBJECTIVE], Objective),
-                msgspec.convert(known[results.BASE], Noise),
+                msgspec.convert(known[results.BASE], BaseNoise),
             )
         with self._failure_noted(study):
             return self._own_base(study, plan, slots)
@@ -189,7 +188,7 @@ class Searching:
             study.set_user_attr(FAILED, None)
         try:
             yield
-        except Halt:
+        except StopStudy:
             raise
         except Exception as error:
             why = error.got if isinstance(error, errors.HarnessError) else repr(error)
@@ -198,7 +197,9 @@ class Searching:
                 study.set_user_attr(FAILED, note)
             raise
 
-    def _own_base(self, study: "Study", plan: Plan, slots: Slots) -> tuple[Objective, Noise]:
+    def _own_base(
+        self, study: "Study", plan: SearchPlan, slots: GpuPool
+    ) -> tuple[Objective, BaseNoise]:
         """The base as this command measures it, kept for the others."""
         minutes = self.options.max_minutes
         deadline = None if minutes is None else self.command.began + 60 * minutes
@@ -207,7 +208,7 @@ class Searching:
         if results.BASE in known:  # trials were told by it
             objective = msgspec.convert(known[OBJECTIVE], Objective)
             base = base_noise.noise_of(objective, self.store, records)
-            if msgspec.convert(known[results.BASE], Noise).seeds != base.seeds:
+            if msgspec.convert(known[results.BASE], BaseNoise).seeds != base.seeds:
                 study.set_user_attr(results.BASE, msgspec.to_builtins(base))
             return objective, base
         objective = base_noise.objective_of(plan, self.store, records)
@@ -227,7 +228,7 @@ class Searching:
         limit_s = math.inf if minutes is None else 60 * minutes
         while results.BASE not in (known := study.user_attrs):
             if self.command.stop:
-                raise Halt(errors.STOPPED_AT_LIMIT, STOPPED)
+                raise StopStudy(errors.STOPPED_AT_LIMIT, STOPPED)
             waited_s = time.monotonic() - self.command.began
             failed = known.get(FAILED)
             lately = failed is not None and failed["at"] >= self.since
@@ -238,15 +239,15 @@ class Searching:
                     got=f"a base that failed: {failed['why']}"
                     if failed
                     else "none in this storage",
-                    remedy="Start it once without --worker; workers then join it.",
+                    hint="Start it once without --worker; workers then join it.",
                 )
             if waited_s >= limit_s:
                 text = "The time is up before there is a base. The same command goes on."
-                raise Halt(errors.STOPPED_AT_LIMIT, text)
+                raise StopStudy(errors.STOPPED_AT_LIMIT, text)
             time.sleep(LOOK_S)
         return known
 
-    def _study(self, plan: Plan, slot: str, evaluations: int) -> "Study":
+    def _study(self, plan: SearchPlan, slot: str, evaluations: int) -> "Study":
         """The Optuna study for one worker; each draws by a seed of its own, and never the same."""
         sketch = Objective(names=self.file.objectives)
         known = storage.stored_study(self.opened, self.file.search)
@@ -264,16 +265,18 @@ class Searching:
 
     # the trials -------------------------------------------------------------------------------
 
-    def _trials(self, plan: Plan, slots: Slots, objective: Objective, base: Noise) -> str:
+    def _trials(
+        self, plan: SearchPlan, slots: GpuPool, objective: Objective, base: BaseNoise
+    ) -> str:
         stop = self.command.stop
 
-        def ended(number: int, answer: Told, values: list[float] | None) -> None:
+        def ended(number: int, answer: TrialResult, values: list[float] | None) -> None:
             terminal.say(self.console, terminal.trial_words(number, answer, values))
 
-        crew = Crew(
+        crew = WorkerPool(
             lambda slot: self._study(plan, slot, base.evaluations),
-            Trying(plan, slots, objective, stop, ended),
-            Allowance(self.file, base, self.command.began, self.options.max_minutes),
+            TrialRunner(plan, slots, objective, stop, ended),
+            SearchBudget(self.file, base, self.command.began, self.options.max_minutes),
             stop,
             lambda slot: base_noise.still_works(plan, slots, slot, stop),
         )
@@ -281,9 +284,9 @@ class Searching:
 
     # the second look --------------------------------------------------------------------------
 
-    def _second_look(self, plan: Plan, reason: str) -> str:
+    def _second_look(self, plan: SearchPlan, reason: str) -> str:
         study = self._study(plan, "", 0)
-        base = msgspec.convert(study.user_attrs[results.BASE], Noise)
+        base = msgspec.convert(study.user_attrs[results.BASE], BaseNoise)
         trials = study.get_trials(deepcopy=False)
         picks = confirm.pick(
             trials, self.file.objectives, base, self.file.confirm.best, self._base_plan(study)
@@ -293,7 +296,7 @@ class Searching:
         scale = self.file.confirm.next
         name = confirm.study_name(self.file, confirm.CONFIRM, len(trials), picks)
         lacking = [self._make(plan, name, picks, {})]
-        second = confirm.SecondLook(
+        second = confirm.Confirmation(
             picks=picks, trials=len(trials), studies={confirm.CONFIRM: name}, next=scale
         )
         looks = confirm.look(self.store, name, picks, self.file.objectives)
@@ -308,14 +311,14 @@ class Searching:
             second = whole
         self._keep(study, second)
         if without := [text for text in lacking if text is not None]:
-            raise Halt(errors.COULD_NOT_RUN, " ".join(without))
+            raise StopStudy(errors.COULD_NOT_RUN, " ".join(without))
         return reason
 
-    def _keep(self, study: "Study", second: confirm.SecondLook) -> None:
+    def _keep(self, study: "Study", second: confirm.Confirmation) -> None:
         study.set_user_attr(confirm.SECOND_LOOK, msgspec.to_builtins(second))
 
     def _make(
-        self, plan: Plan, name: str, picks: list[confirm.Pick], scale: dict[str, Any]
+        self, plan: SearchPlan, name: str, picks: list[confirm.Pick], scale: dict[str, Any]
     ) -> str | None:
         """Makes a study of candidates to its end, and says which runs have no outcome.
 
@@ -331,13 +334,13 @@ class Searching:
         options = StudyOptions(
             max_minutes=self.options.max_minutes, gpus=self.options.gpus, split_blocks=False
         )
-        with Live(self.console, study, self.store) as live:
+        with StudyProgress(self.console, study, self.store) as live:
             executor = Executor(study, self.store, self.trainer, options, live, self.command)
             outcome = executor.execute()
         if outcome.exit_code == errors.PASS:
             return None
         if outcome.halted or outcome.exit_code != errors.COULD_NOT_RUN:
-            raise Halt(outcome.exit_code, outcome.reason)
+            raise StopStudy(outcome.exit_code, outcome.reason)
         return outcome.reason
 
     # telling ----------------------------------------------------------------------------------
@@ -345,7 +348,7 @@ class Searching:
     def _base_plan(self, study: "Study") -> str:
         return plan_id(storage.base_of(study), self.file.seed)
 
-    def _report(self, plan: Plan) -> bool:
+    def _report(self, plan: SearchPlan) -> bool:
         """Prints and writes what there is by now; False where there is nothing."""
         study = storage.stored_study(self.opened, self.file.search)
         if study is None:
@@ -376,7 +379,9 @@ class Searching:
             terminal.say(self.console, f"{kind}: {path}")
         return True
 
-    def _patches(self, plan: Plan, answer: results.Found, folder: Path) -> dict[str, Path]:
+    def _patches(
+        self, plan: SearchPlan, answer: results.SearchResult, folder: Path
+    ) -> dict[str, Path]:
         """A patch of the base's file for each candidate that survived; older ones are removed."""
         written: dict[str, Path] = {}
         base_file = Path(plan.base_file)
@@ -418,7 +423,9 @@ def changed(file: SearchFile, *, sets: dict[str, Any], price: float | None) -> S
     return new
 
 
-def search(console: "Console", file: SearchFile, path: Path, store: Store, options: Options) -> int:
+def search(
+    console: "Console", file: SearchFile, path: Path, store: Store, options: SearchOptions
+) -> int:
     """Makes a search, or goes on with it, and reports."""
     return Searching(console, file, path, store, options).run()
 

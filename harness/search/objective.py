@@ -104,7 +104,7 @@ def refuse_unreported(names: Sequence[str], metrics: Metrics, where: str) -> Non
             path=where,
             expected="what a run of the base reports: " + (told or "nothing"),
             got=", ".join(lacking),
-            remedy="Name another objective or bound, or have the base measure it.",
+            hint="Name another objective or bound, or have the base measure it.",
         )
 
 
@@ -137,6 +137,6 @@ def slope_of(
             expected="a study whose base got better with longer training, on the same data",
             got=f"{search.slope_from}: "
             + (f"another {other[0]}" if other else missing or "no falling loss"),
-            remedy="Run one with `horizons: default` on this base first.",
+            hint="Run one with `horizons: default` on this base first.",
         )
     return found.metric, found.slope

@@ -17,7 +17,7 @@ from harness.errors import ReportError
 from harness.results.archive import placeless
 from harness.results.study_plan import Arm
 from harness.search.confirm import CONFIRM, NEXT
-from harness.search.results import Claim, Found
+from harness.search.results import Claim, SearchResult
 from harness.search.space import value_at
 from harness.study.effects import Effect
 
@@ -36,7 +36,7 @@ def changes(claim: Claim, arm: Arm, base: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def evidence(
-    found: Found, claim: Claim, seeds: Mapping[str, list[int]], also: Mapping[str, Any]
+    found: SearchResult, claim: Claim, seeds: Mapping[str, list[int]], also: Mapping[str, Any]
 ) -> list[str]:
     """What speaks for a candidate, a line each.
 
@@ -94,7 +94,7 @@ def patched(text: str, wanted: Mapping[str, Any], comments: list[str], name: str
             path=name,
             expected="a file that can be changed line by line",
             got="values folded over several lines",
-            remedy="Unfold them, and report again; report.json has the values meanwhile.",
+            hint="Unfold them, and report again; report.json has the values meanwhile.",
         )
     lines, told, end = [], False, _end(text)
     matcher = difflib.SequenceMatcher(a=plain, b=new, autojunk=False)

@@ -37,7 +37,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class SearchPlan:
     """One search, resolved."""
 
     file: SearchFile
@@ -100,7 +100,7 @@ class Plan:
                 path=str(self.trainer.checkout),
                 expected=f"the code this search began with ({self.base.identity.code_id})",
                 got=f"other code ({identity.code_id})",
-                remedy="Undo the edit and give the same command, or rename the search.",
+                hint="Undo the edit and give the same command, or rename the search.",
             )
         return msgspec.structs.replace(
             self.base,
@@ -117,7 +117,9 @@ def identity_of(said: Description) -> Identity:
     return msgspec.convert(msgspec.to_builtins(said.identity), Identity)
 
 
-def resolve(file: SearchFile, path: Path, trainer: NativeTrainer, *, prepares: bool = True) -> Plan:
+def resolve(
+    file: SearchFile, path: Path, trainer: NativeTrainer, *, prepares: bool = True
+) -> SearchPlan:
     """Answers every question of a search file but what its noise is.
 
     `prepares`: makes the base's data ready, so that every run has its plan_id. Raises
@@ -129,7 +131,7 @@ def resolve(file: SearchFile, path: Path, trainer: NativeTrainer, *, prepares: b
     request = Request(name="base", base=base_file, set=dict(file.set))
     (said,) = (described if prepares else NativeTrainer.describe_or_fail)(trainer, [request])
     space = space_of(file, catalogue, said.tricks or {}, str(path))
-    plan = Plan(
+    plan = SearchPlan(
         file=file,
         path=path,
         trainer=trainer,
@@ -151,11 +153,11 @@ def _base_file(file: SearchFile, path: Path) -> str:
         path=f"{path}: base",
         expected="a configuration file, relative to the search file",
         got=f"no file {base}",
-        remedy=near or "Name an existing file, such as ../bases/speedrun.yaml.",
+        hint=near or "Name an existing file, such as ../configs/speedrun.yaml.",
     )
 
 
-def _probed(plan: Plan) -> Plan:
+def _probed(plan: SearchPlan) -> SearchPlan:
     """Describes the ends of every range at once, and the base at the scale of `confirm.next`.
 
     A parameter of which none is valid is refused, and so is a scale that is none.
@@ -189,23 +191,23 @@ def _probed(plan: Plan) -> Plan:
     return replace(plan, refused=refused)
 
 
-def _never_valid(plan: Plan, name: str, faults: Sequence[Fault]) -> StudyFileError:
+def _never_valid(plan: SearchPlan, name: str, faults: Sequence[Fault]) -> StudyFileError:
     fault = faults[0]
     return StudyFileError(
         path=f"{plan.path}: {name}",
         expected=f"values that the trainer accepts: {fault.path}: {fault.expected}",
         got=f"none at the ends or in the middle: {fault.got}",
-        remedy=fault.remedy,
+        hint=fault.hint,
     )
 
 
-def _no_scale(plan: Plan, faults: Sequence[Fault]) -> StudyFileError:
+def _no_scale(plan: SearchPlan, faults: Sequence[Fault]) -> StudyFileError:
     fault = faults[0]
     return StudyFileError(
         path=f"{plan.path}: confirm.next",
         expected=f"overrides of the base: {fault.path}: {fault.expected}",
         got=fault.got,
-        remedy=fault.remedy,
+        hint=fault.hint,
     )
 
 

@@ -14,8 +14,18 @@ import msgspec
 
 from harness.config.search_file import SearchFile, dimensions
 from harness.results.store import Store
-from harness.search.base_noise import Noise
-from harness.search.confirm import CONFIRM, NEXT, Look, Pick, SecondLook, feasible, kept, look, pick
+from harness.search.base_noise import BaseNoise
+from harness.search.confirm import (
+    CONFIRM,
+    NEXT,
+    Confirmation,
+    Look,
+    Pick,
+    feasible,
+    kept,
+    look,
+    pick,
+)
 from harness.search.objective import harm
 from harness.search.trial import told
 from harness.stats import inference
@@ -71,13 +81,13 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class Found(msgspec.Struct, frozen=True, kw_only=True):
+class SearchResult(msgspec.Struct, frozen=True, kw_only=True):
     """The whole answer of one search."""
 
     search: str
     question: str
     objectives: list[str]
-    noise: Noise
+    noise: BaseNoise
     detectable: dict[str, float]  # smallest effect the second look can see, per objective
     trials: list[TrialRow]
     claims: list[Claim]
@@ -88,7 +98,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     names: list[str]  # of all parameters
     logarithmic: list[str]  # of those with a logarithmic range
     alpha: float
-    many: str
+    correction: str
     best: int
     gpu_s: float
     wall_s: float
@@ -118,7 +128,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 
 def read(
     study: "Study", store: Store, file: SearchFile, base_plan: str, refused: Sequence[str]
-) -> Found | None:
+) -> SearchResult | None:
     """What a search says so far; None while its base has no replicates. Raises StoreError.
 
     A second look that another machine's store has is none here.
@@ -126,7 +136,7 @@ def read(
     attributes = study.user_attrs
     if BASE not in attributes:
         return None
-    noise = msgspec.convert(attributes[BASE], Noise)
+    noise = msgspec.convert(attributes[BASE], BaseNoise)
     trials = study.get_trials(deepcopy=False)
     second = kept(attributes)
     made = {} if second is None else second.studies
@@ -135,15 +145,15 @@ def read(
     if second is not None and CONFIRM in looks:
         claims = _looked_at(store, file, second, looks)
         rule = store.study(looks[CONFIRM]).decide
-        alpha, many = rule.alpha * len(names), rule.many
+        alpha, correction = rule.alpha * len(names), rule.correction
     else:
         picks = pick(trials, names, noise, file.confirm.best, base_plan)
         claims = [Claim(pick=one, at_edge=at_edge(file, one)) for one in picks]
-        alpha, many = file.confirm.alpha, file.confirm.many
+        alpha, correction = file.confirm.alpha, file.confirm.correction
     rows = [_row(trial) for trial in trials]
     gpu_s = sum(row.gpu_s for row in rows)
     price = file.limits.price
-    return Found(
+    return SearchResult(
         search=file.search,
         question=file.question,
         objectives=names,
@@ -158,7 +168,7 @@ def read(
         names=file.parameters,
         logarithmic=[path for _, path, one in dimensions(file) if one.log],
         alpha=alpha,
-        many=many,
+        correction=correction,
         best=file.confirm.best,
         gpu_s=gpu_s,
         wall_s=sum(row.wall_s for row in rows),
@@ -189,7 +199,7 @@ def _row(trial: "FrozenTrial") -> TrialRow:
 
 
 def _looked_at(
-    store: Store, file: SearchFile, second: SecondLook, looks: dict[str, str]
+    store: Store, file: SearchFile, second: Confirmation, looks: dict[str, str]
 ) -> list[Claim]:
     """The candidates of a second look that this store has, with what each look says of them."""
     names = file.objectives
@@ -231,7 +241,7 @@ def at_edge(file: SearchFile, pick: Pick) -> list[str]:
     return found
 
 
-def detectable(file: SearchFile, noise: Noise, claims: Sequence[Claim], name: str) -> float:
+def detectable(file: SearchFile, noise: BaseNoise, claims: Sequence[Claim], name: str) -> float:
     """The smallest effect that the second look could see; before it, by the base's SD alone."""
     seen = [
         claim.confirm.effects[name].minimum_detectable
@@ -253,7 +263,7 @@ def planned_detectable(file: SearchFile, sd: float, df: int) -> float:
         runs,
         file.confirm.alpha / len(file.objectives),
         arms=arms,
-        many=file.confirm.many,
+        correction=file.confirm.correction,
     )
 
 

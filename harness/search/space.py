@@ -181,7 +181,7 @@ def space_of(
                 path=f"{where}: tricks",
                 expected="tricks of the catalogue: " + ", ".join(catalogue),
                 got=repr(name),
-                remedy=nearest(name, catalogue) or "Name one of these.",
+                hint=nearest(name, catalogue) or "Name one of these.",
             )
         entry, is_on = catalogue[name], bool(on.get(name))
         switches[name] = {True: {} if is_on else entry.on, False: entry.off if is_on else {}}

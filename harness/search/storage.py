@@ -58,7 +58,7 @@ def import_optuna() -> Any:
         raise StoreError(
             expected="optuna, which proposes the trials",
             got=f"no package {error.name}",
-            remedy=f"Install the extra: {EXTRA}",
+            hint=f"Install the extra: {EXTRA}",
         ) from error
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # what it would say is said by the harness
     return optuna
@@ -186,15 +186,15 @@ def _never_begun(study: "Study") -> "list[FrozenTrial]":
 
 @contextmanager
 def storage_errors(url: str) -> Iterator[None]:
-    """Turns what a storage can say no with into a StoreError that names it and the remedy."""
+    """Turns what a storage can say no with into a StoreError that names it and the hint."""
     import_optuna()
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
-    def refuse(expected: str, error: Exception, remedy: str) -> StoreError:
+    def refuse(expected: str, error: Exception, hint: str) -> StoreError:
         told = str(getattr(error, "orig", None) or error).strip().splitlines()
         return StoreError(
-            path=shown(url), expected=expected, got=told[0] if told else "nothing", remedy=remedy
+            path=shown(url), expected=expected, got=told[0] if told else "nothing", hint=hint
         )
 
     try:
@@ -274,7 +274,7 @@ def refuse_other(study: "Study", fingerprint: dict[str, Any], *, but: Collection
             path=study.study_name,
             expected="the search of this name as it is stored",
             got="another one: " + "; ".join(found[:4]) + (", ..." if found[4:] else ""),
-            remedy="Give this one another name under `search:`, or another --store or --storage.",
+            hint="Give this one another name under `search:`, or another --store or --storage.",
         )
 
 
@@ -367,14 +367,14 @@ def _made(module: Any, kind: str, asked: str | dict[str, Any], where: str, **our
             path=where,
             expected="one of " + ", ".join(known),
             got=repr(name),
-            remedy=nearest(name, known) or "Name one of these; its arguments stand beside `name`.",
+            hint=nearest(name, known) or "Name one of these; its arguments stand beside `name`.",
         )
     if lacking := [one for one in PACKAGES.get(name, ()) if find_spec(one) is None]:
         raise StudyFileError(
             path=where,
             expected=f"the packages of Optuna's {name}",
             got="no package " + ", ".join(lacking),
-            remedy=f"pip install {' '.join(lacking)}, or name another of: {', '.join(known)}.",
+            hint=f"pip install {' '.join(lacking)}, or name another of: {', '.join(known)}.",
         )
     build: Callable[..., Any] = getattr(module, name)
     takes = inspect.signature(build).parameters
@@ -386,7 +386,7 @@ def _made(module: Any, kind: str, asked: str | dict[str, Any], where: str, **our
             path=where,
             expected=f"arguments of Optuna's {name}",
             got=str(error),
-            remedy="Its arguments are " + ", ".join(takes) + ".",
+            hint="Its arguments are " + ", ".join(takes) + ".",
         ) from error
 
 

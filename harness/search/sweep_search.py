@@ -24,14 +24,13 @@ from harness.config.study_file import RetuneFile, StudyFile
 from harness.errors import StudyFileError
 from harness.results.store import Store
 from harness.results.study_plan import Arm, ResolvedStudy
-from harness.search.engine import Options, Searching
+from harness.search.engine import Searching, SearchOptions
 from harness.study import sweep
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from harness.study.executor import Command
-    from harness.study.executor import Options as StudyOptions
+    from harness.study.executor import Command, StudyOptions
 
 
 def fill(
@@ -55,7 +54,7 @@ def fill(
         arm = next(arm for arm in planned.arms if arm.trick == trick and arm.role != "retune")
         search = search_file(file, name, grid, arm, _place(path, trick))
         check(search, _place(path, trick))
-        asked = Options(max_minutes=options.max_minutes, gpus=options.gpus, html=False)
+        asked = SearchOptions(max_minutes=options.max_minutes, gpus=options.gpus, html=False)
         searching = Searching(console, search, path, store, asked, command)
         store.save_settings(name, searching.best_points(grid.best))
         filled = True
@@ -79,7 +78,7 @@ def search_file(
             path=where("space"),
             expected=f"for each field a range such as {EXAMPLE}",
             got=str(error),
-            remedy="Write it as in a search file; ablations/searches/ has examples.",
+            hint="Write it as in a search file; ablations/searches/ has examples.",
         ) from None
     return SearchFile(
         search=name,

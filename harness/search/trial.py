@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from harness.results import run_files
-from harness.results.record import Launch, Record
+from harness.results.record import LaunchInfo, Record
 from harness.results.run_files import Progress
 from harness.runner import process
-from harness.runner.attempt import Job
+from harness.runner.attempt import RunSpec
 from harness.runner.process import Stop
-from harness.runner.workers import Slots
+from harness.runner.workers import GpuPool
 from harness.search.objective import Objective
-from harness.search.plan import Plan
+from harness.search.plan import SearchPlan
 from harness.search.storage import retry_later
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class TrialStop(Stop):
         return self._command.hurried
 
 
-class Told(msgspec.Struct, frozen=True, kw_only=True):
+class TrialResult(msgspec.Struct, frozen=True, kw_only=True):
     """What became of a trial, as its user attribute `told` has it."""
 
     outcome: Outcome
@@ -71,13 +71,13 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     gpu_s: float = 0.0
 
 
-def told(trial: "FrozenTrial") -> Told | None:
+def told(trial: "FrozenTrial") -> TrialResult | None:
     """What became of a trial; None while it is at work, and where its worker died.
 
     A worker that dies between telling this and ending its trial leaves a failed trial that has it.
     """
     value = trial.user_attrs.get("told")
-    return None if value is None else msgspec.convert(value, Told)
+    return None if value is None else msgspec.convert(value, TrialResult)
 
 
 def worker() -> dict[str, Any]:
@@ -95,16 +95,16 @@ def is_gone(mark: dict[str, Any]) -> bool:
     return here and process.start_ticks(int(mark["pid"])) != mark["ticks"]
 
 
-class Trying:
+class TrialRunner:
     """Makes trials of one search; called by Optuna once a trial."""
 
     def __init__(
         self,
-        plan: Plan,
-        slots: Slots,
+        plan: SearchPlan,
+        slots: GpuPool,
         objective: Objective,
         stop: Stop,
-        ended: Callable[[int, Told, list[float] | None], None],
+        ended: Callable[[int, TrialResult, list[float] | None], None],
     ) -> None:
         self.plan, self.slots, self.objective = plan, slots, objective
         self.stop, self.ended = stop, ended
@@ -118,10 +118,10 @@ class Trying:
         if candidate.recipe is None:
             fault = candidate.faults[0]
             reason = f"{fault.path}: expected {fault.expected}; got {fault.got}"
-            answer = Told(outcome="refused", reason=reason, overrides=candidate.overrides)
+            answer = TrialResult(outcome="refused", reason=reason, overrides=candidate.overrides)
             self._tell(trial, answer, None)
             raise TrialPruned(reason)
-        launch = Launch(study=self.plan.file.search, arm=f"trial_{trial.number}")
+        launch = LaunchInfo(study=self.plan.file.search, arm=f"trial_{trial.number}")
         job = msgspec.structs.replace(candidate.recipe.job(self.plan.file.seed), launch=launch)
         answer = self._pruned_before(trial, job) or self._made(trial, job, slot)
         answer = msgspec.structs.replace(answer, overrides=candidate.overrides)
@@ -134,7 +134,7 @@ class Trying:
             raise TrialPruned(answer.reason or answer.outcome)
         return values
 
-    def _tell(self, trial: "Trial", answer: Told, values: list[float] | None) -> None:
+    def _tell(self, trial: "Trial", answer: TrialResult, values: list[float] | None) -> None:
         violations = self.objective.violations(answer.metrics)
         if answer.outcome == "out_of_memory" and "peak_memory_bytes" in self.objective.bounds:
             violations["peak_memory_bytes"] = 1.0  # more than there is
@@ -143,7 +143,7 @@ class Trying:
         trial.set_user_attr("told", msgspec.to_builtins(answer))
         self.ended(trial.number, answer, values)
 
-    def _pruned_before(self, trial: "Trial", job: Job) -> Told | None:
+    def _pruned_before(self, trial: "Trial", job: RunSpec) -> TrialResult | None:
         """The answer of an earlier trial at this very point that was pruned: it would be again."""
         from optuna.trial import TrialState
 
@@ -156,10 +156,10 @@ class Trying:
             return msgspec.structs.replace(before, recorded=True, wall_s=0.0, gpu_s=0.0)
         return None
 
-    def _made(self, trial: "Trial", job: Job, slot: str) -> Told:
+    def _made(self, trial: "Trial", job: RunSpec, slot: str) -> TrialResult:
         """The answer of the point's record, which is made where there is none."""
         stop = TrialStop(self.stop)
-        watch = Watch(trial, self.objective.watched, stop)
+        watch = TrialWatcher(trial, self.objective.watched, stop)
         record, fresh = self.slots.make(job, slot, stop, watch)
         interrupted = record is not None and record.status == "interrupted"
         if record is None or (interrupted and stop.cause == "stopped"):
@@ -168,7 +168,7 @@ class Trying:
             curve = self.slots.store.curve(job.plan_id)
             watch.read(curve)
         ended = "pruned" if stop else "failed"  # else by somebody else than this search
-        return Told(
+        return TrialResult(
             outcome=ended if interrupted else record.status,
             reason=record.reason,
             plan_id=job.plan_id,
@@ -186,7 +186,7 @@ def _metrics(record: Record, objective: Objective) -> dict[str, float | None]:
     return {name: value for name, value in record.metrics.items() if name in wanted}
 
 
-class Watch:
+class TrialWatcher:
     """Follows a run: tells its evaluations to Optuna, and ends it where the pruner gives it up.
 
     An evaluation is told by its number and not by its step, so that it is the same resource in

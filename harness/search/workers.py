@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 from harness import errors
 from harness.config.search_file import SearchFile
 from harness.runner.process import Stop
-from harness.search.base_noise import Noise
+from harness.search.base_noise import BaseNoise
 from harness.search.storage import fail_silent, retry_later
-from harness.search.trial import Interrupted, Told, Trying, release, told
-from harness.study.allowance import STOPPED, Halt
+from harness.search.trial import Interrupted, TrialResult, TrialRunner, release, told
+from harness.study.budget_limits import STOPPED, StopStudy
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 LOOK_S = 0.5  # how often the end of other workers' trials is looked for
 
 
-class Allowance:
+class SearchBudget:
     """What the trials of a search may still take, over all its workers and commands."""
 
     def __init__(
-        self, file: SearchFile, noise: Noise, began: float, max_minutes: float | None
+        self, file: SearchFile, noise: BaseNoise, began: float, max_minutes: float | None
     ) -> None:
         self.file, self.noise = file, noise
         self.began, self.max_minutes = began, max_minutes
@@ -60,7 +60,7 @@ class Allowance:
         self._check_time(answers)
         return None
 
-    def _check_time(self, answers: list[Told]) -> None:
+    def _check_time(self, answers: list[TrialResult]) -> None:
         whole = [answer.wall_s for answer in answers if answer.outcome == "completed"]
         whole = [seconds for seconds in whole if seconds > 0] or [self.noise.wall_s]
         needs_s = sum(whole) / len(whole)
@@ -72,22 +72,22 @@ class Allowance:
             )
         if (total := self.file.limits.total_minutes) is not None:
             left_s = 60 * total - sum(answer.wall_s for answer in answers)
-            remedy = f"Raise limits.total_minutes ({total:g}) and the same command goes on."
-            limits.append((left_s, remedy))
-        for left_s, remedy in limits:
+            hint = f"Raise limits.total_minutes ({total:g}) and the same command goes on."
+            limits.append((left_s, hint))
+        for left_s, hint in limits:
             if needs_s > left_s:
                 text = f"A trial needs about {needs_s:.0f} s, {max(0.0, left_s):.0f} s are left."
-                raise Halt(errors.STOPPED_AT_LIMIT, f"{text} {remedy}")
+                raise StopStudy(errors.STOPPED_AT_LIMIT, f"{text} {hint}")
 
 
-class Crew:
+class WorkerPool:
     """The workers of one command. `open_study` opens the storage for one of them, by its slot."""
 
     def __init__(
         self,
         open_study: "Callable[[str], Study]",
-        trying: Trying,
-        allowance: Allowance,
+        trying: TrialRunner,
+        allowance: SearchBudget,
         stop: Stop,
         base_works: Callable[[str], bool],
     ) -> None:
@@ -118,7 +118,7 @@ class Crew:
         try:
             while self._one(study, slot):
                 pass
-        except Halt:
+        except StopStudy:
             self._halted = True  # the others end the trials that they are at
             raise
         except BaseException:
@@ -131,7 +131,7 @@ class Crew:
         with ExitStack() as asking:
             asking.enter_context(self._asking)
             if self.stop:
-                raise Halt(errors.STOPPED_AT_LIMIT, STOPPED)
+                raise StopStudy(errors.STOPPED_AT_LIMIT, STOPPED)
             if self._halted or self.allowance.check(study.get_trials(deepcopy=False)) is not None:
                 return False
 
@@ -147,7 +147,7 @@ class Crew:
                     return True  # the trial that took its place is told from its record
                 self._again(study, begun)
                 if isinstance(error, Interrupted):
-                    raise Halt(errors.STOPPED_AT_LIMIT, STOPPED) from None
+                    raise StopStudy(errors.STOPPED_AT_LIMIT, STOPPED) from None
                 raise
         self._check_machine(study, begun[0].number, slot)
         return True
@@ -179,7 +179,7 @@ class Crew:
         if not self.base_works(slot) and not self.stop:
             for at in failed:
                 retry_later(study, trials[at])
-            raise Halt(
+            raise StopStudy(
                 errors.COULD_NOT_RUN,
                 f"One trial after the other failed, and so does the base now: {answer.reason}. "
                 "Repair the machine; then the same command makes those trials again.",
@@ -192,7 +192,7 @@ class Crew:
             if reason is None or not any(trial.state.name == "RUNNING" for trial in trials):
                 return reason
             if self.stop:
-                raise Halt(errors.STOPPED_AT_LIMIT, STOPPED)
+                raise StopStudy(errors.STOPPED_AT_LIMIT, STOPPED)
             fail_silent(study)
             release(study)
             time.sleep(LOOK_S)

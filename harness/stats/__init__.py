@@ -2,5 +2,5 @@
 
 from typing import Literal
 
-Many = Literal["none", "dunnett", "holm", "benjamini_hochberg"]
+Correction = Literal["none", "dunnett", "holm", "benjamini_hochberg"]
 """The correction for several arms that are compared with one base."""

@@ -7,7 +7,7 @@ host cancels. So the mean over n launches with W windows in all has
 
     SE^2 = 2 s_launch^2 / n + s_window^2 / W
 
-and windows shrink only the second part. Pure; above `statistics`, for `gate` and the ledger.
+and windows shrink only the second part. Pure; above `statistics`, for `gate` and the noise model.
 """
 
 import math
@@ -19,7 +19,7 @@ import numpy as np
 from harness.stats.decision import Known, has_risen
 from harness.stats.inference import Contrast
 
-OWN_LAUNCHES = 5  # from here on the launches' own spread replaces the ledger's
+OWN_LAUNCHES = 5  # from here on the launches' own spread replaces the noise model's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +49,10 @@ def of_launches(
 ) -> Launches:
     """From the log ratio of each ABBA window, one list a launch; launches weigh alike.
 
-    `known` is the ledger's s_launch, used until there are OWN_LAUNCHES; with `keep` for as long as
-    the launches do not vary more than it allows. One `borrowed` from another recipe is given up as
-    soon as they do. Without it the launches' own spread is taken, which one launch does not have:
-    then df is 0.
+    `known` is the noise model's s_launch, used until there are OWN_LAUNCHES; with `keep` for as
+    long as the launches do not vary more than it allows. One `borrowed` from another recipe is
+    given up as soon as they do. Without it the launches' own spread is taken, which one launch does
+    not have: then df is 0.
     """
     windows = [np.asarray(launch, dtype=np.float64) for launch in ratios]
     assert windows, "a speed comparison has at least one launch"
@@ -64,8 +64,8 @@ def of_launches(
     window_variance = squares / inside if inside else math.nan
     within = 0.0 if math.isnan(window_variance) else window_variance
     guarded = borrowed or n >= OWN_LAUNCHES
-    risen = guarded and _have_risen(means, known, within * n / total)
-    trusted = (n < OWN_LAUNCHES or keep) and not risen
+    excess_variance = guarded and _have_risen(means, known, within * n / total)
+    trusted = (n < OWN_LAUNCHES or keep) and not excess_variance
     from_ledger = known is not None and trusted
     if known is not None and from_ledger:
         launch_variance, df = known.sd**2, known.df
@@ -81,7 +81,7 @@ def of_launches(
 
 
 def _have_risen(means: np.ndarray, known: Known | None, of_mean: float) -> bool:
-    """Whether launches differ by more than the ledger's SD and their own windows make them."""
+    """Whether launches differ by more than the noise model's SD and their own windows make them."""
     if known is None:
         return False
     sd = math.sqrt(2 * known.sd**2 + of_mean)

@@ -11,10 +11,10 @@ with the one-sided limits of the harm at level alpha each,
 A change without harm is called a regression with probability alpha at most, and one whose harm is
 the whole margin passes with probability alpha at most. Between the two neither answer is an error.
 
-The noise behind the limits is the ledger's where there is a row that fits, because a handful of
-runs says little about its own spread; unless a side varies more than the ledger allows, which is a
-finding of its own and makes the limits Welch's. In the flow: above `statistics`, below everything
-that compares.
+The noise behind the limits is the noise model's where there is a row that fits, because a handful
+of runs says little about its own spread; unless a side varies more than the noise model allows,
+which is a finding of its own and makes the limits Welch's. In the flow: above `statistics`, below
+everything that compares.
 """
 
 import math
@@ -28,10 +28,12 @@ from harness.stats.distributions import t_quantile
 from harness.stats.inference import Contrast, contrasts_with_control, pool
 
 Outcome = Literal["pass", "regression", "inconclusive"]
-Noise = Literal["ledger", "pooled", "welch"]
+Noise = Literal["noise_model", "pooled", "welch"]
 
 GUARD_ALPHA = 0.01
-"""A side whose variance exceeds the ledger's beyond this probability is not taken for the same."""
+"""A side whose variance exceeds the noise model's beyond this probability is not taken for the
+same.
+"""
 GUARD_RUNS = 3  # two runs lie equally far from their mean: they say too little about a spread
 
 
@@ -50,7 +52,7 @@ class Difference:
     contrast: Contrast
     noise: Noise
     sd: float  # of one run; of side B's mean times root n where Welch's
-    risen: tuple[int, ...] = ()  # 0: side A, 1: side B
+    excess_variance: tuple[int, ...] = ()  # 0: side A, 1: side B
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,16 +106,18 @@ def difference(a: Sequence[float], b: Sequence[float], known: Known | None = Non
         return Difference(
             contrast=contrast, noise="pooled" if own.equal_variances else "welch", sd=own.sd
         )
-    risen = tuple(side for side, values in enumerate((a, b)) if has_risen(values, known))
-    if not risen:
+    excess_variance = tuple(side for side, values in enumerate((a, b)) if has_risen(values, known))
+    if not excess_variance:
         se = known.sd * math.sqrt(1 / len(a) + 1 / len(b))
         contrast = Contrast(estimate=own.means[1] - own.means[0], se=se, df=known.df)
-        return Difference(contrast=contrast, noise="ledger", sd=known.sd)
-    return Difference(contrast=welch(a, b), noise="welch", sd=own.sd, risen=risen)
+        return Difference(contrast=contrast, noise="noise_model", sd=known.sd)
+    return Difference(
+        contrast=welch(a, b), noise="welch", sd=own.sd, excess_variance=excess_variance
+    )
 
 
 def has_risen(values: Sequence[float], known: Known) -> bool:
-    """Whether a side of at least three runs varies more than the ledger's SD allows.
+    """Whether a side of at least three runs varies more than the noise model's SD allows.
 
     (n - 1) s^2 / SD^2 is held against n - 1 times the 99 % quantile of F(n - 1, df), which is that
     of chi-square where the SD is known exactly.

@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.stats import Many
+from harness.stats import Correction
 from harness.stats.distributions import (
     dunnett_critical,
     dunnett_loadings,
@@ -145,7 +145,7 @@ def _scale(n_control: int, n_arm: int) -> float:
 def intervals(
     contrasts: Sequence[Contrast],
     alpha: float,
-    many: Many = "none",
+    correction: Correction = "none",
     loadings: Sequence[float] | None = None,
 ) -> list[Interval]:
     """Two-sided intervals of several contrasts with one control, corrected as `many` says.
@@ -160,14 +160,14 @@ def intervals(
     """
     raw = [_raw_p(contrast) for contrast in contrasts]
     k = len(contrasts)
-    if many == "holm":
+    if correction == "holm":
         levels, adjusted = holm(raw, alpha)
-    elif many == "benjamini_hochberg":
+    elif correction == "benjamini_hochberg":
         levels, adjusted = _benjamini_hochberg(raw, alpha)
-    elif many == "dunnett" and k > 1 and loadings is None:
+    elif correction == "dunnett" and k > 1 and loadings is None:
         levels = [-math.expm1(math.log1p(-alpha) / k)] * k
         adjusted = [-math.expm1(k * math.log1p(-p)) if p < 1 else 1.0 for p in raw]
-    elif many == "dunnett" and k > 1 and loadings is not None:
+    elif correction == "dunnett" and k > 1 and loadings is not None:
         return [_dunnett_interval(contrast, alpha, tuple(loadings)) for contrast in contrasts]
     else:
         levels, adjusted = [alpha] * k, raw
@@ -240,7 +240,7 @@ def minimum_detectable_effect(
     alpha: float,
     beta: float = 0.1,
     arms: int = 1,
-    many: Many = "none",
+    correction: Correction = "none",
     sides: Literal[1, 2] = 2,
 ) -> float:
     """The true effect that a plan would call non-zero with probability about 1 - beta.
@@ -252,11 +252,11 @@ def minimum_detectable_effect(
     """
     if not df > 0 or n_control < 1 or n_arm < 1:
         return math.inf
-    if many == "dunnett" and arms > 1 and sides == 2:
+    if correction == "dunnett" and arms > 1 and sides == 2:
         loadings = dunnett_loadings(n_control, [n_arm] * arms)
         critical = dunnett_critical(alpha, df, loadings)
     else:
-        level = alpha if many == "none" else alpha / arms
+        level = alpha if correction == "none" else alpha / arms
         critical = t_quantile(1 - level / sides, df)
     return detectable(critical, df, sd * _scale(n_control, n_arm), beta)
 

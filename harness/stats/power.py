@@ -60,8 +60,8 @@ def planned_runs(
 ) -> int | None:
     """The fewest runs a side with P(pass | no change) and P(regression | margin) >= 1 - beta.
 
-    `df` of a ledger's SD; None for the SD of the runs themselves, 2 (n - 1). None where MOST_RUNS
-    a side are too few.
+    `df` of a noise model's SD; None for the SD of the runs themselves, 2 (n - 1). None where
+    MOST_RUNS a side are too few.
     """
 
     def good(n: int) -> bool:

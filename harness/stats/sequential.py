@@ -3,8 +3,8 @@
 Uncorrected peeking multiplies false alarms. O'Brien and Fleming's boundary is wide early and nearly
 free at the end: at the share f of the planned runs a limit uses z = C / sqrt(f) in place of z, with
 C such that the chance to cross at any look is alpha. The boundary is one-sided and the same for
-both ends of the verdict; each end keeps its own alpha. With a ledger's SD, z becomes the t quantile
-of the same probability with the ledger's df.
+both ends of the verdict; each end keeps its own alpha. With a noise model's SD, z becomes the t
+quantile of the same probability with the noise model's df.
 
 Where the SD is the runs' own, it is estimated anew at every look, and looks depend on each other
 otherwise than C supposes: alpha is exceeded a little (.054 for .05 at three to five runs). So there
@@ -41,7 +41,8 @@ def criticals(
 ) -> tuple[float, ...]:
     """The critical value of each look, for the df behind its SD and its share of the runs.
 
-    `own`: the SD is that of the runs so far, and not a ledger's. A look without df has none (NaN).
+    `own`: the SD is that of the runs so far, and not a noise model's. A look without df has none
+    (NaN).
     """
     tails = look_tails(alpha, shares, df if own else None)
     return tuple(t_quantile(1 - tail, at) for tail, at in zip(tails, df, strict=True))

@@ -19,7 +19,7 @@ from harness.runner import worktree
 from harness.runner.trainer import Description, NativeTrainer, refuse
 
 
-class Draft(msgspec.Struct, kw_only=True):
+class ArmSpec(msgspec.Struct, kw_only=True):
     """An arm on its way: what is asked for, and what its trainer says of it."""
 
     name: str
@@ -63,7 +63,7 @@ class Draft(msgspec.Struct, kw_only=True):
             protocol=said.protocol,
         )
 
-    def asked(self, base: "Draft") -> Mapping[str, Any]:
+    def asked(self, base: "ArmSpec") -> Mapping[str, Any]:
         """What an arm sets for itself, which no pin may undo."""
         return {
             path: value
@@ -86,12 +86,12 @@ class Expander:
         self.file, self.path, self.worktrees = file, path, worktrees
         self.trainer, self.tricks = trainer, tricks
 
-    def drafts(self) -> list[Draft]:
+    def drafts(self) -> list[ArmSpec]:
         """The base, then every arm that the file asks for."""
-        base = Draft(name="base", role="base", set=dict(self.file.set), trainer=self.trainer)
+        base = ArmSpec(name="base", role="base", set=dict(self.file.set), trainer=self.trainer)
         return [base, *self._toggled(), *self._explicit()]
 
-    def _toggled(self) -> list[Draft]:
+    def _toggled(self) -> list[ArmSpec]:
         found = []
         parts: list[tuple[Role, str, list[str] | str]] = [
             ("leave_one_out", "no_", self.file.arms.leave_one_out),
@@ -102,7 +102,7 @@ class Expander:
                 entry = self.trick(trick, role)
                 values = entry.off if role == "leave_one_out" else entry.on
                 found.append(
-                    Draft(
+                    ArmSpec(
                         name=prefix + trick,
                         role=role,
                         trick=trick,
@@ -119,13 +119,13 @@ class Expander:
                 path=f"{self.path}: arms.{where}",
                 expected="tricks of the catalogue: " + ", ".join(self.tricks),
                 got=repr(name),
-                remedy=nearest(name, self.tricks) or "Name one of these.",
+                hint=nearest(name, self.tricks) or "Name one of these.",
             )
         return self.tricks[name]
 
-    def _explicit(self) -> list[Draft]:
+    def _explicit(self) -> list[ArmSpec]:
         return [
-            Draft(
+            ArmSpec(
                 name=name,
                 role="explicit",
                 set={**self.file.set, **arm.set},
@@ -144,7 +144,7 @@ class Expander:
             return self.trainer.at(worktree.of_patch(patch, self.trainer.checkout, self.worktrees))
         return self.trainer
 
-    def kept(self, drafts: list[Draft]) -> list[Draft]:
+    def kept(self, drafts: list[ArmSpec]) -> list[ArmSpec]:
         """Without the tricks that `all` names and that are as the arm would have them already.
 
         `drafts` are described, the base first. Raises StudyFileError.
@@ -164,7 +164,7 @@ class Expander:
                         path=f"{self.path}: arms.{draft.role}",
                         expected=f"a trick that is {'on' if wanted else 'off'} in the base",
                         got=f"{draft.trick}, which is {'off' if wanted else 'on'} there",
-                        remedy="Leave it out, or choose another base.",
+                        hint="Leave it out, or choose another base.",
                     )
             kept.append(draft)
         names = [draft.name for draft in kept]
@@ -174,17 +174,17 @@ class Expander:
                 path=f"{self.path}: arms",
                 expected="every arm once" if twice else "at least one arm beside the base",
                 got=f"{', '.join(twice)} more than once" if twice else "none that differs from it",
-                remedy="Remove the repetition." if twice else "Name tricks that the base has.",
+                hint="Remove the repetition." if twice else "Name tricks that the base has.",
             )
         return kept
 
 
-def refuse_faults(drafts: Sequence[Draft], path: Path) -> None:
+def refuse_faults(drafts: Sequence[ArmSpec], path: Path) -> None:
     """Raises StudyFileError with everything that the trainer refuses about them."""
     refuse([(d.name, fault) for d in drafts for fault in d.description.errors], str(path))
 
 
-def refuse_twins(drafts: Sequence[Draft]) -> None:
+def refuse_twins(drafts: Sequence[ArmSpec]) -> None:
     """Raises StudyFileError where two arms are one configuration on one code."""
     seen: dict[Identity, str] = {}
     for draft in drafts:
@@ -193,6 +193,6 @@ def refuse_twins(drafts: Sequence[Draft]) -> None:
                 path=f"arms.{draft.name}",
                 expected="arms that differ",
                 got=f"the same configuration and code as {seen[draft.identity]}",
-                remedy="Remove one of them: one run would be counted twice.",
+                hint="Remove one of them: one run would be counted twice.",
             )
         seen[draft.identity] = draft.name

@@ -17,9 +17,9 @@ from harness.results.study_plan import Arm, ResolvedStudy
 from harness.stats import inference
 from harness.stats.inference import Contrast
 from harness.study.contrasts import (
+    ArmRun,
     Evidence,
     Family,
-    Run,
     foreign_reason,
     gather,
     pooled_effects,
@@ -29,12 +29,12 @@ from harness.study.contrasts import (
 )
 from harness.study.effects import (
     CHANGE_WORDS,
+    ArmNoise,
     ArmResult,
     Attribution,
-    Barnacle,
     Effect,
     ExactChange,
-    Noise,
+    NoEffectTrick,
     Price,
     RunRow,
     TimeToTarget,
@@ -72,7 +72,7 @@ def attribute(study: ResolvedStudy, records: Iterable[Record]) -> Attribution:
         question=study.question,
         headlines=headlines(evidence),
         alpha=study.decide.alpha,
-        many=study.decide.many,
+        correction=study.decide.correction,
         margin=study.decide.margin,
         primary=primary,
         speed=speed,
@@ -85,7 +85,7 @@ def attribute(study: ResolvedStudy, records: Iterable[Record]) -> Attribution:
         arms=results,
         noise={metric: _noise(family) for metric, family in families.items()},
         slope=slope,
-        barnacles=_barnacles(study, results) if study.decide.margin else None,
+        no_effect_tricks=_barnacles(study, results) if study.decide.margin else None,
         winner=_winner(results, primary),
         runs=rows,
         environments=_environments(evidence),
@@ -169,7 +169,7 @@ def _arm_result(
     )
 
 
-def _unfinished(run: Run) -> bool:
+def _unfinished(run: ArmRun) -> bool:
     return run.completed is None
 
 
@@ -201,7 +201,7 @@ def _arm_warnings(evidence: Evidence, arm: Arm, families: dict[str, Family]) -> 
 # --- the study as a whole -----------------------------------------------------------------------
 
 
-def _barnacles(study: ResolvedStudy, results: Sequence[ArmResult]) -> list[Barnacle]:
+def _barnacles(study: ResolvedStudy, results: Sequence[ArmResult]) -> list[NoEffectTrick]:
     """Tricks whose interval lies inside the margin of every metric that has one."""
     found = []
     for result in results:
@@ -211,7 +211,7 @@ def _barnacles(study: ResolvedStudy, results: Sequence[ArmResult]) -> list[Barna
         info = study.tricks.get(result.trick)
         delta = result.parameters.delta
         found.append(
-            Barnacle(
+            NoEffectTrick(
                 trick=result.trick,
                 arm=result.name,
                 inside=study.decide.margin,
@@ -225,7 +225,7 @@ def _barnacles(study: ResolvedStudy, results: Sequence[ArmResult]) -> list[Barna
     return found
 
 
-def _noise(family: Family) -> Noise:
+def _noise(family: Family) -> ArmNoise:
     shown = sum(effect.low is not None for effect in family.effects.values())
     return msgspec.structs.replace(family.noise, arms=shown)
 
@@ -292,7 +292,7 @@ def _warnings(evidence: Evidence, primary: Family) -> list[str]:
     return lines
 
 
-def _row(run: Run) -> RunRow:
+def _row(run: ArmRun) -> RunRow:
     planned, record = run.planned, run.record
     if record is None:
         return RunRow(
@@ -312,7 +312,7 @@ def _row(run: Run) -> RunRow:
         attempts=len(run.attempts),
         session=run.session,
         environment_id=record.environment_id,
-        neighbours=record.neighbours,
+        concurrent_runs=record.concurrent_runs,
         started_at=record.started_at,
         wall_s=record.wall_s,
         overhead_s=record.wall_s - record.trainer_s,
@@ -321,11 +321,11 @@ def _row(run: Run) -> RunRow:
     )
 
 
-def _metric_names(runs: Sequence[Run]) -> list[str]:
+def _metric_names(runs: Sequence[ArmRun]) -> list[str]:
     return sorted({name for run in runs if run.completed for name in run.completed.metrics})
 
 
-def _mean(runs: Sequence[Run], metric: str) -> float | None:
+def _mean(runs: Sequence[ArmRun], metric: str) -> float | None:
     values = [run.completed.metrics.get(metric) for run in runs if run.completed]
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None

@@ -139,7 +139,13 @@ def sensitivities(study: ResolvedStudy, records: Sequence[Record]) -> list[Sensi
     in_sd = math.inf
     if df > 0:
         in_sd = minimum_detectable_effect(
-            1.0, df, seeds, seeds, study.decide.alpha, arms=len(compared), many=study.decide.many
+            1.0,
+            df,
+            seeds,
+            seeds,
+            study.decide.alpha,
+            arms=len(compared),
+            correction=study.decide.correction,
         )
     found = []
     for metric, unit in METRICS.items():
@@ -174,7 +180,7 @@ def _sd(values: Sequence[float]) -> float:
 
 def measure(study: ResolvedStudy, trainer: NativeTrainer, stop: process.Stop) -> Measured | str:
     """Runs the base for three steps in a temporary folder; a sentence where that did not work."""
-    if "steps" not in study.handles:
+    if "steps" not in study.settable_fields:
         return "the trainer has no handle for its number of steps"
     config = _short_config(study, trainer)
     if study.arm("base").identity.data_id is None:
@@ -205,10 +211,10 @@ def measure(study: ResolvedStudy, trainer: NativeTrainer, stop: process.Stop) ->
 
 def _short_config(study: ResolvedStudy, trainer: NativeTrainer) -> dict[str, Any]:
     base = study.arm("base")
-    overrides: Mapping[str, Any] = {**base.set, study.handles["steps"]: MEASURED_STEPS}
+    overrides: Mapping[str, Any] = {**base.set, study.settable_fields["steps"]: MEASURED_STEPS}
     request = Request(name="measured", base=base.base, set=dict(overrides))
     config = trainer.describe_or_fail([request])[0].config or {}
-    return with_value(config, study.handles.get("seed", "seed"), study.seeds[0])
+    return with_value(config, study.settable_fields.get("seed", "seed"), study.seeds[0])
 
 
 def todo_seconds(estimates: Estimates, runs: Sequence[PlannedRun]) -> float | None:

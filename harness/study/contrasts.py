@@ -24,14 +24,14 @@ from harness.results.study_plan import Arm, PlannedRun, ResolvedStudy
 from harness.stats import inference, regression
 from harness.stats.distributions import dunnett_loadings, loadings_from_covariance
 from harness.stats.inference import Contrast
-from harness.study.effects import Effect, Method, Noise
+from harness.study.effects import ArmNoise, Effect, Method
 
 COMPARED_ROLES = ("leave_one_out", "add_one_in", "explicit")
 ONE_RUN = "one run{of}: a second seed gives an interval"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class ArmRun:
     """A planned run, its deciding record (the completed one, else the last) and its session."""
 
     planned: PlannedRun
@@ -52,7 +52,7 @@ class Evidence:
     study: ResolvedStudy
     base: Arm
     arms: list[Arm]  # compared with the base, in the study's order
-    runs: dict[str, list[Run]]  # by arm name, horizon and retune arms too
+    runs: dict[str, list[ArmRun]]  # by arm name, horizon and retune arms too
 
     def values(self, arm: Arm, metric: str, only: Callable[[Record], bool]) -> list[float]:
         """The metric over the arm's completed runs that measured it and that `only` lets pass."""
@@ -83,14 +83,14 @@ def gather(study: ResolvedStudy, records: Iterable[Record]) -> Evidence:
     attempts: dict[str, list[Record]] = {}
     for record in records:
         attempts.setdefault(record.plan_id, []).append(record)
-    runs: dict[str, list[Run]] = {}
+    runs: dict[str, list[ArmRun]] = {}
     for planned in study.runs:
         tried = sorted(attempts.get(planned.plan_id, ()), key=lambda record: record.started_at)
         finished = [record for record in tried if record.status == "completed"]
         deciding = finished[0] if finished else tried[-1] if tried else None
         session = session_of[deciding.plan_id, deciding.attempt] if deciding else None
         runs.setdefault(planned.arm, []).append(
-            Run(planned=planned, record=deciding, attempts=tried, session=session)
+            ArmRun(planned=planned, record=deciding, attempts=tried, session=session)
         )
     base = next(arm for arm in study.arms if arm.role == "base")
     arms = [arm for arm in study.arms if arm.role in COMPARED_ROLES]
@@ -126,12 +126,12 @@ def evaluation_reason(evidence: Evidence, arm: Arm, metric: str) -> str | None:
     return f"core.{name} differs from the base's ({one[name]} against {other[name]}): not compared"
 
 
-def status_counts(runs: Sequence[Run]) -> dict[str, int]:
+def status_counts(runs: Sequence[ArmRun]) -> dict[str, int]:
     """How many runs ended in which way; `not run` for those without a record."""
     return dict(Counter(run.record.status if run.record else "not run" for run in runs))
 
 
-def unfinished_reason(runs: Sequence[Run]) -> str:
+def unfinished_reason(runs: Sequence[ArmRun]) -> str:
     """'0 of 3 runs completed: 2 diverged (loss is nan), 1 not run'."""
     counts = status_counts(runs)
     reasons = {run.record.status: run.record.reason for run in runs if run.record}
@@ -176,7 +176,7 @@ class Cell:
         return None
 
 
-Anchors = dict[int | None, Run]
+Anchors = dict[int | None, ArmRun]
 """The base's run of each block: what the speeds of that block are compared with."""
 
 Loadings = Callable[[list[Cell]], Sequence[float] | None]
@@ -191,7 +191,7 @@ class Family:
     """All arms in one metric: effects, the noise behind them, and what time to target adds up."""
 
     effects: dict[str, Effect]
-    noise: Noise
+    noise: ArmNoise
     contrasts: dict[str, Contrast] = field(default_factory=dict)
     loadings: Loadings = _no_loadings
 
@@ -203,7 +203,7 @@ def effects_of(
     with_interval = [cell for cell in cells if cell.contrast and not cell.no_interval]
     contrasts = [cell.contrast for cell in with_interval if cell.contrast]
     found = inference.intervals(
-        contrasts, study.decide.alpha, study.decide.many, loadings(with_interval)
+        contrasts, study.decide.alpha, study.decide.correction, loadings(with_interval)
     )
     by_arm = {cell.arm: interval for cell, interval in zip(with_interval, found, strict=True)}
     return {cell.arm: _effect(metric, cell, by_arm.get(cell.arm)) for cell in cells}
@@ -301,10 +301,10 @@ def pooled_effects(
     )
 
 
-def _noise(metric: str, pooled: inference.Pooled | None) -> Noise:
+def _noise(metric: str, pooled: inference.Pooled | None) -> ArmNoise:
     if pooled is None or not pooled.df:
-        return Noise(metric=metric, sd=None, df=0)
-    return Noise(
+        return ArmNoise(metric=metric, sd=None, df=0)
+    return ArmNoise(
         metric=metric,
         sd=pooled.sd,
         df=pooled.df,
@@ -341,7 +341,7 @@ def speed_effects(evidence: Evidence, metric: str) -> Family:
         for run in evidence.runs.get(evidence.base.name, [])
         if run.planned.block is not None and _speed_of(run, metric) is not None
     }
-    used: dict[str, list[Run]] = {}
+    used: dict[str, list[ArmRun]] = {}
     left_out: dict[str, dict[str, list[int]]] = {}
     for arm in evidence.arms:
         used[arm.name], left_out[arm.name] = [], {}
@@ -370,7 +370,7 @@ def speed_effects(evidence: Evidence, metric: str) -> Family:
         rows = [order[cell.arm] for cell in kept]
         return loadings_from_covariance(fit.unit_covariance[np.ix_(rows, rows)])
 
-    noise = Noise(metric=metric, sd=fit.sd if fit and fit.df else None, df=fit.df if fit else 0)
+    noise = ArmNoise(metric=metric, sd=fit.sd if fit and fit.df else None, df=fit.df if fit else 0)
     return Family(
         effects=effects_of(metric, cells, evidence.study, loadings),
         noise=noise,
@@ -391,12 +391,12 @@ def _worded(reasons: dict[str, list[int]]) -> list[str]:
     ]
 
 
-def _speed_of(run: Run, metric: str) -> float | None:
+def _speed_of(run: ArmRun, metric: str) -> float | None:
     value = run.completed.metrics.get(metric) if run.completed else None
     return value if value and value > 0 else None
 
 
-def _speed_reason(run: Run, anchor: Run | None, metric: str) -> str | None:
+def _speed_reason(run: ArmRun, anchor: ArmRun | None, metric: str) -> str | None:
     """Why this run's speed may not be compared with the base's run of its block."""
     if _speed_of(run, metric) is None:
         return f"{metric} was not measured"
@@ -412,13 +412,13 @@ def _speed_reason(run: Run, anchor: Run | None, metric: str) -> str | None:
         return "boot_id differs from the base's: the machine was restarted or is another one"
     if run.session != anchor.session:
         return f"another session than the base's: a gap of over {SESSION_GAP_S / 60:.0f} minutes"
-    if own.neighbours != base.neighbours:
-        return f"neighbours differ from the base's ({own.neighbours} against {base.neighbours})"
+    if own.concurrent_runs != base.concurrent_runs:
+        return f"other runs beside it: {own.concurrent_runs}, beside the base's: {base.concurrent_runs}"
     return None
 
 
 def _fit_speed(
-    anchors: Anchors, arms: Sequence[Sequence[Run]], metric: str
+    anchors: Anchors, arms: Sequence[Sequence[ArmRun]], metric: str
 ) -> regression.BlockFit | None:
     """The additive model over the blocks that hold the base and at least one other run."""
     blocks = sorted(
@@ -445,7 +445,7 @@ def _speed_cell(
     arm: Arm,
     metric: str,
     anchors: Anchors,
-    used: Sequence[Run],
+    used: Sequence[ArmRun],
     left_out: list[str],
 ) -> Cell:
     bases = [anchors[run.planned.block] for run in used]
@@ -464,6 +464,6 @@ def _speed_cell(
     )
 
 
-def _geometric_mean(runs: Sequence[Run], metric: str) -> float | None:
+def _geometric_mean(runs: Sequence[ArmRun], metric: str) -> float | None:
     logs = [math.log(speed) for run in runs if (speed := _speed_of(run, metric)) is not None]
     return math.exp(sum(logs) / len(logs)) if logs else None

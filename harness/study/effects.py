@@ -116,7 +116,7 @@ class ArmResult(msgspec.Struct, frozen=True, kw_only=True):
         return self.statuses.get("completed", 0)
 
 
-class Noise(msgspec.Struct, frozen=True, kw_only=True):
+class ArmNoise(msgspec.Struct, frozen=True, kw_only=True):
     """The spread between runs of one arm in one metric; log metrics in logarithms.
 
     `arms` counts the comparisons that share the correction: arms that have an interval.
@@ -143,7 +143,7 @@ class HorizonSlope(msgspec.Struct, frozen=True, kw_only=True):
     missing: str | None = None
 
 
-class Barnacle(msgspec.Struct, frozen=True, kw_only=True):
+class NoEffectTrick(msgspec.Struct, frozen=True, kw_only=True):
     """A trick whose effect lies inside the margin, and what keeping it costs.
 
     `pays_in` names the metrics without a margin in which it helps, beyond their noise: a reason to
@@ -181,7 +181,7 @@ class RunRow(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int = 0
     session: int | None = None
     environment_id: str | None = None
-    neighbours: int | None = None
+    concurrent_runs: int | None = None
     started_at: float | None = None
     wall_s: float | None = None
     overhead_s: float | None = None
@@ -208,7 +208,7 @@ class Attribution(msgspec.Struct, frozen=True, kw_only=True):
     question: str
     headlines: list[str]  # what the reader must know first: toy scale, pin: own
     alpha: float
-    many: str
+    correction: str
     margin: dict[str, float]
     primary: str
     speed: str
@@ -219,9 +219,9 @@ class Attribution(msgspec.Struct, frozen=True, kw_only=True):
     planned: int
     completed: int
     arms: list[ArmResult]
-    noise: dict[str, Noise]
+    noise: dict[str, ArmNoise]
     slope: HorizonSlope | None
-    barnacles: list[Barnacle] | None  # None: no margin is set
+    no_effect_tricks: list[NoEffectTrick] | None  # None: no margin is set
     winner: Winner | None
     runs: list[RunRow]
     environments: dict[str, dict[str, Any]]

@@ -18,22 +18,22 @@ import msgspec
 from harness import errors
 from harness.errors import StoreError, TrainerError
 from harness.files import lock_file
-from harness.results.record import OUTCOMES, Launch, Record
+from harness.results.record import OUTCOMES, LaunchInfo, Record
 from harness.results.run_files import Progress
 from harness.results.store import Store
 from harness.results.study_plan import PlannedRun, ResolvedStudy
-from harness.runner.attempt import Job, attempt
+from harness.runner.attempt import RunSpec, attempt
 from harness.runner.process import Stop
 from harness.runner.trainer import NativeTrainer, Request, with_value
-from harness.runner.workers import HELD_POLL_S, Neighbours, slot_environment
-from harness.study.allowance import STOPPED, Allowance, Halt
+from harness.runner.workers import HELD_POLL_S, ConcurrentRuns, slot_environment
 from harness.study.budget import todo_seconds
+from harness.study.budget_limits import STOPPED, BudgetLimits, StopStudy
 from harness.study.schedule import Task, spread_blocks, tasks
 
 POLL_S = 0.1
 
 
-class Options(msgspec.Struct, frozen=True, kw_only=True):
+class StudyOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How one command runs a study. `gpus`: one run at a time on each; empty: one run, as is."""
 
     retry: bool = False
@@ -51,7 +51,7 @@ class Command:
         self.retried: set[str] = set()
 
 
-class Watcher(Protocol):
+class StudyListener(Protocol):
     """Is told what happens; live.py shows it."""
 
     def started(self, planned: PlannedRun, slot: str) -> None: ...
@@ -61,7 +61,7 @@ class Watcher(Protocol):
     def refresh(self, left_s: float | None) -> None: ...
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+class StudyOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """How it ended: exit code, the sentence that says why, whether before the end of the list."""
 
     exit_code: int
@@ -78,7 +78,7 @@ def only_one(store: Store, name: str) -> Iterator[None]:
             path=str(store.root),
             expected=f"nobody else at work on the study {name!r}",
             got="another harness that is",
-            remedy="Wait for its end, or give this one another --name or --store.",
+            hint="Wait for its end, or give this one another --name or --store.",
         )
     try:
         yield
@@ -94,14 +94,14 @@ class Executor:
         study: ResolvedStudy,
         store: Store,
         trainer: NativeTrainer,
-        options: Options,
-        watcher: Watcher,
+        options: StudyOptions,
+        watcher: StudyListener,
         command: Command,
     ) -> None:
         self.study, self.store, self.trainer = study, store, trainer
         self.options, self.watcher, self.command = options, watcher, command
         self.slots = list(options.gpus) or [""]
-        self.allowance = Allowance(
+        self.allowance = BudgetLimits(
             study,
             store.records(),
             began=command.began,
@@ -109,9 +109,9 @@ class Executor:
             split_blocks=options.split_blocks,
         )
         self.remaining: list[PlannedRun] = []
-        self.neighbours = Neighbours()
+        self.concurrent_runs = ConcurrentRuns()
 
-    def execute(self, *, sweeps: bool = False) -> Outcome:
+    def execute(self, *, sweeps: bool = False) -> StudyOutcome:
         """Makes what is left of the sweeps, or of all else. Raises HarnessError; no run is lost."""
         done = self._done()
         todo = tasks(self.study, done, len(self.slots), sweeps=sweeps)
@@ -123,21 +123,21 @@ class Executor:
             )
         try:
             self._make(todo)
-        except Halt as halt:
-            return Outcome(exit_code=halt.exit_code, reason=halt.reason, halted=True)
+        except StopStudy as halt:
+            return StudyOutcome(exit_code=halt.exit_code, reason=halt.reason, halted=True)
         return self._finished(sweeps)
 
-    def _finished(self, sweeps: bool) -> Outcome:
+    def _finished(self, sweeps: bool) -> StudyOutcome:
         missing = [planned for planned in self.study.runs if not self._is_done(planned)]
         if sweeps:
             missing = [run for run in missing if self.study.arm(run.arm).role == "retune"]
         if not missing:
-            return Outcome(exit_code=errors.PASS, reason="All runs are recorded.")
+            return StudyOutcome(exit_code=errors.PASS, reason="All runs are recorded.")
         if self.command.stop:
-            return Outcome(exit_code=errors.STOPPED_AT_LIMIT, reason=STOPPED)
+            return StudyOutcome(exit_code=errors.STOPPED_AT_LIMIT, reason=STOPPED)
         names = ", ".join(f"{planned.arm} (seed {planned.seed})" for planned in missing)
         text = f"{len(missing)} of {len(self.study.runs)} runs have no outcome: {names}."
-        return Outcome(
+        return StudyOutcome(
             exit_code=errors.COULD_NOT_RUN, reason=text + " The same command makes them again."
         )
 
@@ -187,7 +187,7 @@ class Executor:
         """The next run of a slot: of its own task, else of a new one. Raises Halt at a limit."""
         while queue or todo:
             if self.command.stop:
-                raise Halt(errors.STOPPED_AT_LIMIT, STOPPED)
+                raise StopStudy(errors.STOPPED_AT_LIMIT, STOPPED)
             self.allowance.check_failures()
             if not queue:
                 if todo[0].opens:
@@ -213,7 +213,7 @@ class Executor:
                     path=arm.checkout,
                     expected=f"the code this study was planned with ({arm.identity.code_id})",
                     got=f"other code ({said.identity.code_id})",
-                    remedy="Undo the edit and give the same command, or start under a new --name.",
+                    hint="Undo the edit and give the same command, or start under a new --name.",
                 )
 
     def _take(self, planned: PlannedRun, made: Record | None) -> None:
@@ -237,7 +237,7 @@ class Executor:
                 return None
             self.command.retried.add(planned.plan_id)
             self.watcher.started(planned, slot)
-            with self.neighbours.joined(slot):
+            with self.concurrent_runs.joined(slot):
                 return attempt(
                     self.store,
                     self.trainer.at(Path(self.study.arm(planned.arm).checkout)),
@@ -246,18 +246,18 @@ class Executor:
                     stop=stop,
                     environment=slot_environment(slot),
                     on_progress=lambda latest: self.watcher.progress(planned, latest),
-                    neighbours=lambda: self.neighbours.most(slot),
+                    concurrent_runs=lambda: self.concurrent_runs.most(slot),
                 )
 
-    def _job(self, planned: PlannedRun) -> Job:
+    def _job(self, planned: PlannedRun) -> RunSpec:
         arm = self.study.arm(planned.arm)
-        seed_path = self.study.handles.get("seed", "seed")
-        return Job(
+        seed_path = self.study.settable_fields.get("seed", "seed")
+        return RunSpec(
             plan_id=planned.plan_id,
             seed=planned.seed,
             config=with_value(arm.config, seed_path, planned.seed),
             identity=arm.identity,
             derived=arm.derived,
             tricks=arm.tricks,
-            launch=Launch(study=self.study.study, arm=arm.name, block=planned.block),
+            launch=LaunchInfo(study=self.study.study, arm=arm.name, block=planned.block),
         )

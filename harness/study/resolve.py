@@ -20,7 +20,7 @@ from harness.results.store import Store
 from harness.results.study_plan import Arm, Pin, ResolvedStudy, TrickInfo
 from harness.runner.trainer import NativeTrainer, Request
 from harness.study import sweep
-from harness.study.arms import Draft, Expander, refuse_faults, refuse_twins
+from harness.study.arms import ArmSpec, Expander, refuse_faults, refuse_twins
 
 
 class Resolver:
@@ -40,7 +40,7 @@ class Resolver:
         self.prepares = prepares
         self.final = final  # sweeps are over: choose from what they gave, even if some runs failed
         found = trainer.catalogue()
-        self.handles = found.handles
+        self.settable_fields = found.settable_fields
         self.tricks = {
             name: msgspec.convert(entry, TrickInfo) for name, entry in found.tricks.items()
         }
@@ -54,7 +54,7 @@ class Resolver:
                 path=f"{path}: base",
                 expected="a configuration file, relative to the study file",
                 got=f"no file {self.base_file}",
-                remedy=near or "Name an existing file, such as bases/speedrun.yaml.",
+                hint=near or "Name an existing file, such as configs/speedrun.yaml.",
             )
 
     def arms(self) -> tuple[list[Arm], dict[str, list[int]]]:
@@ -76,7 +76,7 @@ class Resolver:
 
     # describing -------------------------------------------------------------------------------
 
-    def _describe(self, drafts: Sequence[Draft]) -> None:
+    def _describe(self, drafts: Sequence[ArmSpec]) -> None:
         """Asks the trainer about all drafts, once for each checkout of its code."""
         for checkout in {draft.trainer.checkout: None for draft in drafts}:
             here = [draft for draft in drafts if draft.trainer.checkout == checkout]
@@ -87,7 +87,7 @@ class Resolver:
             for draft, said in zip(here, here[0].trainer.describe(requests), strict=True):
                 draft.said = said
 
-    def _place(self, base: Draft, drafts: Sequence[Draft]) -> None:
+    def _place(self, base: ArmSpec, drafts: Sequence[ArmSpec]) -> None:
         """Relative paths mean another folder in another checkout: those arms get the base's."""
         moved = [draft for draft in drafts if draft.trainer.checkout != base.trainer.checkout]
         for draft in moved:
@@ -99,10 +99,10 @@ class Resolver:
             }
         self._describe(moved)
 
-    def _prepare(self, drafts: Sequence[Draft]) -> None:
+    def _prepare(self, drafts: Sequence[ArmSpec]) -> None:
         """Makes the data of every draft ready, so that its data_id is known."""
 
-        def unready() -> list[Draft]:
+        def unready() -> list[ArmSpec]:
             return [
                 draft
                 for draft in drafts
@@ -117,13 +117,13 @@ class Resolver:
                 raise TrainerError(
                     expected=f"a data_id for {waiting[0].name} after `data prepare`",
                     got="null",
-                    remedy="The trainer prepared data that it then does not find: "
+                    hint="The trainer prepared data that it then does not find: "
                     "check its cache folder's place and permissions.",
                 )
 
     # fair arms --------------------------------------------------------------------------------
 
-    def _pin(self, base: Draft, drafts: Sequence[Draft]) -> None:
+    def _pin(self, base: ArmSpec, drafts: Sequence[ArmSpec]) -> None:
         changed = []
         for draft in drafts:
             own = draft.pins
@@ -145,27 +145,27 @@ class Resolver:
                         path=f"arm {draft.name}: {path}",
                         expected=f"{pin.base!r}, as the base derived it",
                         got=repr(draft.pins.get(path)),
-                        remedy="The trainer's pins do not reproduce its derived values.",
+                        hint="The trainer's pins do not reproduce its derived values.",
                     )
 
-    def _horizons(self, base: Draft) -> list[Draft]:
+    def _horizons(self, base: ArmSpec) -> list[ArmSpec]:
         wanted = [h for h in self.file.horizon_list() if h != 1]
         if not wanted:
             return []
-        if "steps" not in self.handles:
+        if "steps" not in self.settable_fields:
             raise StudyFileError(
                 path=f"{self.path}: horizons",
                 expected="a trainer whose number of steps may be set",
-                got="none in its handles",
-                remedy="Remove `horizons`; the study then has no time-to-target.",
+                got="none in its settable_fields",
+                hint="Remove `horizons`; the study then has no time-to-target.",
             )
         steps = (base.description.derived or {})["steps"]
         found = [
-            Draft(
+            ArmSpec(
                 name=f"base@{horizon:g}",
                 role="horizon",
                 horizon=horizon,
-                set={**base.set, self.handles["steps"]: max(1, round(horizon * steps))},
+                set={**base.set, self.settable_fields["steps"]: max(1, round(horizon * steps))},
                 trainer=self.trainer,
             )
             for horizon in wanted
@@ -175,9 +175,9 @@ class Resolver:
         self._pin(base, found)
         return found
 
-    def _sweeps(self, drafts: Sequence[Draft]) -> list[Draft]:
+    def _sweeps(self, drafts: Sequence[ArmSpec]) -> list[ArmSpec]:
         """The retune arms; where their choice is due, it is written into the arms they are for."""
-        found: list[Draft] = []
+        found: list[ArmSpec] = []
         for trick, grid in self.file.arms.retune.items():
             self.expander.trick(trick, "retune")
             swept = [draft for draft in drafts if draft.trick == trick]
@@ -186,7 +186,7 @@ class Resolver:
                     path=f"{self.path}: arms.retune.{trick}",
                     expected="an arm that switches the trick",
                     got="none",
-                    remedy=f"Add {trick} to leave_one_out, or remove the sweep.",
+                    hint=f"Add {trick} to leave_one_out, or remove the sweep.",
                 )
             for draft in swept:
                 found += self._sweep(draft, grid)
@@ -196,13 +196,13 @@ class Resolver:
                 draft.untuned = [path for path in wanted if path not in draft.retuned]
         return found
 
-    def _sweep(self, draft: Draft, grid: RetuneFile) -> list[Draft]:
+    def _sweep(self, draft: ArmSpec, grid: RetuneFile) -> list[ArmSpec]:
         settings = sweep.combinations(grid)
         if grid.space:
             name = sweep.search_name(self.file.study, draft.trick or "")
             settings = self.store.found_settings(name)
         points = [
-            Draft(
+            ArmSpec(
                 name=sweep.arm_name(draft.name, draft.trick or "", chosen),
                 role="retune",
                 trick=draft.trick,
@@ -226,14 +226,14 @@ class Resolver:
             refuse_faults([draft], self.path)
         return points
 
-    def _result(self, point: Draft, seed: int) -> tuple[bool, float | None]:
+    def _result(self, point: ArmSpec, seed: int) -> tuple[bool, float | None]:
         """(whether that run has an outcome, its val_bpb)."""
         attempts = self.store.attempts(arms_module.plan_id(point.identity, seed))
         outcomes = [made for made in attempts if made.status in OUTCOMES]
         completed = [made for made in outcomes if made.status == "completed"]
         return bool(outcomes), completed[0].metrics.get("val_bpb") if completed else None
 
-    def _arm(self, draft: Draft) -> Arm:
+    def _arm(self, draft: ArmSpec) -> Arm:
         said = draft.description
         return Arm(
             name=draft.name,
@@ -280,7 +280,7 @@ def resolve(
                 path=f"{path}: arms.retune.{trick}.seeds",
                 expected="seeds of its own, apart from the study's",
                 got=f"{shared} in both",
-                remedy="A choice and its verdict on the same seeds flatter the arm: use others.",
+                hint="A choice and its verdict on the same seeds flatter the arm: use others.",
             )
     resolver = Resolver(file, path, store, trainer, final=final, prepares=prepares)
     arms, sweeps = resolver.arms()
@@ -296,7 +296,7 @@ def resolve(
         arms=arms,
         runs=arms_module.planned_runs(file.study, arms, seeds, sweeps),
         tricks=resolver.tricks,
-        handles=resolver.handles,
+        settable_fields=resolver.settable_fields,
         command=command,
         created_at=stored.created_at if stored else now,
         source=str(path),
@@ -307,6 +307,6 @@ def resolve(
             path=str(store.study_path(file.study)),
             expected=f"the study {file.study!r} as it is stored",
             got=f"another of the same name: {shown}",
-            remedy="Give this one another name with --name, or another --store.",
+            hint="Give this one another name with --name, or another --store.",
         )
     return study

@@ -46,7 +46,7 @@ _WHY_NOT: dict[str, Callable[[torch.device, int, torch.dtype], Problem | None]] 
 def why_not(
     name: str, device: torch.device, head_width: int, dtype: torch.dtype
 ) -> tuple[str, str] | None:
-    """Reason and remedy where the back-end cannot run these heads on the device, else null."""
+    """Reason and hint where the back-end cannot run these heads on the device, else null."""
     return _WHY_NOT[name](device, head_width, dtype)
 
 
@@ -61,8 +61,8 @@ def choose(name: str, device: torch.device, head_width: int, dtype: torch.dtype)
         )
     problem = why_not(name, device, head_width, dtype)
     if problem is not None:
-        reason, remedy = problem
+        reason, hint = problem
         raise MachineError(
-            path="system.attention", expected=f"{name} to run here", got=reason, remedy=remedy
+            path="system.attention", expected=f"{name} to run here", got=reason, hint=hint
         )
     return name

@@ -35,14 +35,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
 
 def why_not(device: torch.device, head_width: int, dtype: torch.dtype) -> Problem | None:
     """What keeps FlexAttention from training here."""
-    remedy = "Set system.attention: sdpa."
+    hint = "Set system.attention: sdpa."
     if device.type != "cuda":
-        return "FlexAttention has no backward pass on the CPU", remedy
+        return "FlexAttention has no backward pass on the CPU", hint
     if torch.cuda.get_device_capability(device) < (8, 0):
-        return "FlexAttention needs a GPU of compute capability 8.0 or later", remedy
+        return "FlexAttention needs a GPU of compute capability 8.0 or later", hint
     if head_width < NARROWEST_HEAD:
         reason = f"FlexAttention needs heads of at least {NARROWEST_HEAD} channels"
-        return f"{reason}, not {head_width}", remedy
+        return f"{reason}, not {head_width}", hint
     return None
 
 

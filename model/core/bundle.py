@@ -204,4 +204,4 @@ def _text(path: Path) -> str:
 
 
 def _fault(path: object, expected: str, got: str) -> DataError:
-    return DataError(path=str(path), expected=expected, got=got, remedy=SOURCE)
+    return DataError(path=str(path), expected=expected, got=got, hint=SOURCE)

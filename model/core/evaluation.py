@@ -116,5 +116,5 @@ def _require_baselines(bundle: Bundle, settings: Core) -> None:
             path=str(bundle.folder / BASELINES),
             expected=f"the column {BASELINE_COLUMNS[table]}, for core.baselines: {table}",
             got="no such column",
-            remedy="Use core.baselines: v1, or leave core.bundle out for the published bundle.",
+            hint="Use core.baselines: v1, or leave core.bundle out for the published bundle.",
         )

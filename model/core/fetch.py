@@ -51,7 +51,7 @@ def _download(holdings: Holdings, told: Progress, url: str, patience: Patience) 
             download(wanted, tally, threading.Event(), patience)
         except DataError as error:
             raise DataError(
-                path="core.bundle", expected=error.expected, got=error.got, remedy=OTHERWISE
+                path="core.bundle", expected=error.expected, got=error.got, hint=OTHERWISE
             ) from error
 
 
@@ -75,8 +75,8 @@ def _require_published(archive: Path, name: str, expected: str, got: str) -> Non
 
 
 def _not_the_bundle(archive: Path, expected: str, got: str) -> DataError:
-    remedy = f"Delete it to download it again. {OTHERWISE}"
-    return DataError(path=str(archive), expected=expected, got=got, remedy=remedy)
+    hint = f"Delete it to download it again. {OTHERWISE}"
+    return DataError(path=str(archive), expected=expected, got=got, hint=hint)
 
 
 def _describe(folder: Path) -> None:

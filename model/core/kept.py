@@ -34,7 +34,7 @@ def questions_of(
             path="data.tokenizer",
             expected=f"a vocabulary with {tokenizer.bos}, which opens every prompt",
             got=", ".join(tokenizer.specials) or "no special token",
-            remedy="Use data.tokenizer: train, or gpt2.",
+            hint="Use data.tokenizer: train, or gpt2.",
         )
     folder = cache / "core"
     path = folder / f"{_key(bundle, tokenizer, max_per_task)}.npz"

@@ -100,7 +100,7 @@ def _skipped(questions: Questions, keep_tokens: int | None) -> NDArray[np.int32]
             path="model.context_tokens",
             expected=f"a context longer than what has to be predicted: {scored} tokens of a prompt",
             got=str(keep_tokens),
-            remedy="Lengthen the context, or set core.long_prompts: full with rotary positions.",
+            hint="Lengthen the context, or set core.long_prompts: full with rotary positions.",
         )
     return skipped
 

@@ -38,12 +38,12 @@ def require_enough(task: Task, count: int, max_per_task: int | None, file: objec
     """Raises DataError where there are no items left to be shots."""
     if count > task.shots:
         return
-    got, remedy = f"{count} items in {file}", "Complete that file."
+    got, hint = f"{count} items in {file}", "Complete that file."
     where = "core.bundle"
     if max_per_task is not None and max_per_task <= task.shots:
-        where, got, remedy = "core.max_per_task", str(max_per_task), "Raise it."
+        where, got, hint = "core.max_per_task", str(max_per_task), "Raise it."
     expected = f"more than {task.shots} items, the shots of {task.name}"
-    raise DataError(path=where, expected=expected, got=got, remedy=remedy)
+    raise DataError(path=where, expected=expected, got=got, hint=hint)
 
 
 def texts(task: Task, items: Sequence[Item], index: int) -> list[str]:

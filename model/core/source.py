@@ -61,7 +61,7 @@ def checkpoint_of(run_dir: Path, step: int | None) -> Path:
         path=str(folder),
         expected="a whole checkpoint" + ("" if step is None else f" of step {step}"),
         got=", ".join(path.name for path in reversed(listed)) or "none",
-        remedy="Set checkpoint.every_steps for a run that keeps some.",
+        hint="Set checkpoint.every_steps for a run that keeps some.",
     )
 
 

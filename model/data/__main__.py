@@ -95,7 +95,7 @@ def _verify(settings: DataSettings, chosen: argparse.Namespace) -> None:
             path=str(prepared.path / "views"),
             expected=f"validation rows of SHA-256 {prepared.view.validation_rows_sha256}",
             got=rows,
-            remedy=f"Delete {prepared.path} and run `python -m model.data prepare` again.",
+            hint=f"Delete {prepared.path} and run `python -m model.data prepare` again.",
         )
     print(f"ok  {settings.validation_rows} validation rows")
     _verify_source(settings, manifest)
@@ -136,7 +136,7 @@ def _require_same(path: str, recorded: str | None, got: str) -> None:
             path=path,
             expected=f"text of SHA-256 {recorded}, as when it was prepared",
             got=got,
-            remedy="Run `python -m model.data prepare` to make tokens of the new text.",
+            hint="Run `python -m model.data prepare` to make tokens of the new text.",
         )
 
 

@@ -1,7 +1,7 @@
 """Whole-or-nothing files, hashes of what they hold, and one lock while data is prepared.
 
 A killed process leaves the old file or the new one, never half of one; a full disk or a folder that
-cannot be written becomes a DataError with a remedy. Files are not forced to the disk one by one:
+cannot be written becomes a DataError with a hint. Files are not forced to the disk one by one:
 after a loss of power, the sizes and hashes checked at opening find what is missing. Standard
 library only.
 """
@@ -57,7 +57,7 @@ def read_json(path: Path) -> Any:
             path=str(path),
             expected="a JSON file written by `python -m model.data prepare`",
             got=f"something else ({error})",
-            remedy=f"Delete {path.parent} and run `python -m model.data prepare` again.",
+            hint=f"Delete {path.parent} and run `python -m model.data prepare` again.",
         ) from error
 
 
@@ -97,16 +97,14 @@ def file_sha256(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        remedy = "Check the file and its permissions."
+        hint = "Check the file and its permissions."
         got = str(error.strerror).lower()
-        raise DataError(
-            path=str(path), expected="a file to read", got=got, remedy=remedy
-        ) from error
+        raise DataError(path=str(path), expected="a file to read", got=got, hint=hint) from error
 
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk and a folder that cannot be written into a DataError with a remedy."""
+    """Turn a full disk and a folder that cannot be written into a DataError with a hint."""
     try:
         yield
     except OSError as error:
@@ -115,7 +113,7 @@ def disk_errors(path: Path) -> Iterator[None]:
                 path=str(path),
                 expected="room on the disk for the prepared data",
                 got=f"no more room ({error.strerror})",
-                remedy="Free some space, or set data.cache_dir to another disk; "
+                hint="Free some space, or set data.cache_dir to another disk; "
                 "the same command goes on where it stopped.",
             ) from error
         if error.errno in _LOCKED:
@@ -123,6 +121,6 @@ def disk_errors(path: Path) -> Iterator[None]:
                 path=str(path),
                 expected="a folder that can be written",
                 got=str(error.strerror).lower(),
-                remedy="Set data.cache_dir to a folder of yours.",
+                hint="Set data.cache_dir to a folder of yours.",
             ) from error
         raise

@@ -76,7 +76,7 @@ def held_out_threshold(source: Source) -> str | None:
             path=str(source.folder),
             expected="a second file for validation, or at least two different documents",
             got=f"one file with {len(hashes)}",
-            remedy="Add text; the last file by name is validation.",
+            hint="Add text; the last file by name is validation.",
         )
     return hashes[max(1, round(HELD_OUT_SHARE * len(hashes))) - 1]
 
@@ -134,7 +134,7 @@ def _parquet(path: Path) -> Iterator[Chunk]:
                     expected="a column `text` of strings",
                     got=f"columns {', '.join(file.schema_arrow.names)}"
                     + (f" (text is {kind})" if kind is not None else ""),
-                    remedy="Rename the column that holds the documents, or convert it.",
+                    hint="Rename the column that holds the documents, or convert it.",
                 )
             for group in range(file.num_row_groups):
                 batches = file.iter_batches(CHUNK_DOCUMENTS, row_groups=[group], columns=["text"])
@@ -147,14 +147,14 @@ def _parquet(path: Path) -> Iterator[Chunk]:
             path=str(path),
             expected="UTF-8 text",
             got=f"bytes that are not ({error.reason})",
-            remedy="Convert the column to UTF-8.",
+            hint="Convert the column to UTF-8.",
         ) from error
     except (pa.ArrowException, OSError) as error:
         raise DataError(
             path=str(path),
             expected="a whole parquet file",
             got=f"one that cannot be read, truncated perhaps ({str(error).splitlines()[0]})",
-            remedy="Copy or download the file again.",
+            hint="Copy or download the file again.",
         ) from error
 
 
@@ -164,7 +164,7 @@ def _refuse_missing(path: Path, group: int, texts: list[str | None]) -> None:
             path=str(path),
             expected="a text in every row",
             got=f"null in row group {group} (counted from 0)",
-            remedy="Drop rows without text, or make them empty strings.",
+            hint="Drop rows without text, or make them empty strings.",
         )
 
 
@@ -187,21 +187,21 @@ def _jsonl_text(path: Path, number: int, line: bytes) -> str:
             text.encode()  # an escape such as \ud800 is JSON but no character
             return text
     except UnicodeError as error:
-        remedy = "Convert the file to UTF-8."
-        raise DataError(path=where, expected="UTF-8", got=str(error), remedy=remedy) from error
+        hint = "Convert the file to UTF-8."
+        raise DataError(path=where, expected="UTF-8", got=str(error), hint=hint) from error
     except ValueError as error:
         raise DataError(
             path=where,
             expected='a JSON object such as {"text": "..."}',
             got=f"something that is not JSON ({error})",
-            remedy="Correct the line; a truncated file ends in half a line.",
+            hint="Correct the line; a truncated file ends in half a line.",
         ) from error
     got = f"an object with {', '.join(value) or 'nothing'}" if isinstance(value, dict) else "none"
     raise DataError(
         path=where,
         expected="an object with a string under `text`",
         got=got if text is None else f"`text` is a {type(text).__name__}",
-        remedy="Write each document as one line with the key text.",
+        hint="Write each document as one line with the key text.",
     )
 
 
@@ -215,5 +215,5 @@ def _txt(path: Path) -> Iterator[Chunk]:
             path=f"{path}, line {line}",
             expected="UTF-8 text",
             got=f"byte 0x{content[error.start]:02x} at offset {error.start} ({error.reason})",
-            remedy="Convert the file to UTF-8.",
+            hint="Convert the file to UTF-8.",
         ) from error

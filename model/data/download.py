@@ -90,7 +90,7 @@ def download(wanted: Wanted, tally: Tally, stop: threading.Event, patience: Pati
                     path=wanted.url,
                     expected=f"{wanted.name} within {patience.attempts} attempts",
                     got=fault.what,
-                    remedy=_other_ways(wanted),
+                    hint=_other_ways(wanted),
                 ) from fault
             pause_s = patience.pause_s(attempt, fault.pause_s)
             tally.notes.append(f"{wanted.name}: {fault.what}; again in {pause_s:.0f} s")
@@ -203,7 +203,7 @@ def _refusal(wanted: Wanted, error: urllib.error.HTTPError) -> Exception:
     if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
         _remove(_parts(wanted.target))  # longer than the file: of another one
         return _Passing("the part that was here does not belong to this file")
-    return DataError(path=wanted.url, expected=wanted.name, got=said, remedy=_other_ways(wanted))
+    return DataError(path=wanted.url, expected=wanted.name, got=said, hint=_other_ways(wanted))
 
 
 def _receive(
@@ -248,7 +248,7 @@ def _require_same_version(wanted: Wanted, told: _Told) -> None:
             path=wanted.url,
             expected=f"SHA-256 {recorded.sha256}, as when it was first downloaded",
             got=f"{told.sha256}, which is published now",
-            remedy="The publisher changed the file, and results on it cannot be compared with "
+            hint="The publisher changed the file, and results on it cannot be compared with "
             f"earlier ones. To take it, delete {wanted.holdings.record_path(wanted.name)}.",
         )
 
@@ -260,7 +260,7 @@ def _require_no_web_page(wanted: Wanted, content_type: str, beginning: bytes) ->
             path=wanted.url,
             expected=wanted.name,
             got="a web page, probably of a proxy or a login",
-            remedy=f"Open the address in a browser to see what it asks for. {_other_ways(wanted)}",
+            hint=f"Open the address in a browser to see what it asks for. {_other_ways(wanted)}",
         )
 
 

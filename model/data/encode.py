@@ -198,7 +198,7 @@ def _require_text(source: Source, records: list[PartRecord]) -> None:
                 path=str(source.folder),
                 expected=f"text in the {split} files",
                 got="no documents" if not sum(s.documents for s in shards) else "empty documents",
-                remedy="Put text there; the last file by name is validation.",
+                hint="Put text there; the last file by name is validation.",
             )
 
 

@@ -94,5 +94,5 @@ def _require_recorded(path: Path, recorded: Recorded, sha256: str) -> None:
             path=str(path),
             expected=f"SHA-256 {recorded.sha256} ({recorded.bytes:,} bytes), as downloaded",
             got=f"{sha256} ({path.stat().st_size:,} bytes)",
-            remedy="The file was changed or cut. Delete it, and run the same command again.",
+            hint="The file was changed or cut. Delete it, and run the same command again.",
         )

@@ -50,7 +50,7 @@ class Holdings:
                 path=str(path),
                 expected=f"size and SHA-256 of {name} as it was downloaded",
                 got=f"something else ({error})",
-                remedy="Delete it; if the file is here, it is then taken as it is.",
+                hint="Delete it; if the file is here, it is then taken as it is.",
             ) from error
 
     def keep(self, name: str, recorded: Recorded) -> None:

@@ -115,7 +115,7 @@ class Loader:
                 path="data",
                 expected=f"{needed} planned rows for step {step}",
                 got=f"{self._rows.rows}",
-                remedy="Ask `rows` for as many rows as all steps take.",
+                hint="Ask `rows` for as many rows as all steps take.",
             )
         tokens = torch.from_numpy(self._rows.tokens(share.start, share.stop))
         return tokens.pin_memory() if self._device.type == "cuda" else tokens
@@ -128,7 +128,7 @@ class Loader:
                 path="data",
                 expected=f"a batch that {self._ranks} ranks can share evenly",
                 got=f"{len(rows)} rows",
-                remedy="Change the batch or the number of ranks.",
+                hint="Change the batch or the number of ranks.",
             )
         share = len(rows) // self._ranks
         return rows[self._rank * share : (self._rank + 1) * share]

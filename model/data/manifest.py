@@ -243,7 +243,7 @@ def read_manifest(home: Path) -> Manifest:
             path=str(home / "manifest.json"),
             expected=f"a manifest with {', '.join(field.name for field in fields(Manifest))}",
             got=f"another ({error})",
-            remedy=f"Delete {home} and run `python -m model.data prepare` again.",
+            hint=f"Delete {home} and run `python -m model.data prepare` again.",
         ) from error
 
 
@@ -277,7 +277,7 @@ def too_many_files(asked: int, there: int) -> DataError:
         path="data.train_files",
         expected=f"at most {there} training files (the last file by name is validation)",
         got=str(asked),
-        remedy="Lower data.train_files, or leave it out to train on all.",
+        hint="Lower data.train_files, or leave it out to train on all.",
     )
 
 

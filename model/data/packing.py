@@ -259,5 +259,5 @@ def read_plan(path: Path, key: str) -> Plan:
 
 
 def _damaged(path: Path, expected: str, got: str) -> DataError:
-    remedy = "Delete the file; it is made again when needed."
-    return DataError(path=str(path), expected=expected, got=got, remedy=remedy)
+    hint = "Delete the file; it is made again when needed."
+    return DataError(path=str(path), expected=expected, got=got, hint=hint)

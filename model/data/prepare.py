@@ -183,7 +183,7 @@ def _open_documents(
                 path=str(home / "manifest.json"),
                 expected=f"a token shard of {part.name}",
                 got="none",
-                remedy="Where the text is, run `python -m model.data prepare` with this "
+                hint="Where the text is, run `python -m model.data prepare` with this "
                 "data.train_files, and copy the folder again.",
             )
         opened[part.split].append(open_shard(home / SHARDS, part.shard, manifest.token_bytes))
@@ -197,7 +197,7 @@ def _open_tokenizer(home: Path, manifest: Manifest) -> Tokenizer:
             path=str(home / "tokenizer.json"),
             expected=f"tokens of SHA-256 {manifest.tokenizer_sha256}, as the manifest says",
             got=tokenizer.sha256,
-            remedy=f"Delete {home} and run `python -m model.data prepare` again.",
+            hint=f"Delete {home} and run `python -m model.data prepare` again.",
         )
     return tokenizer
 
@@ -206,20 +206,20 @@ def _require_fit(settings: DataSettings, manifest: Manifest) -> None:
     """A folder prepared elsewhere must have the vocabulary that the settings ask for."""
     tokenizers.require_size(manifest.vocab_size, settings.vocab_size, settings.source)
     if settings.tokenizer == "gpt2" and manifest.tokenizer_name != "gpt2":
-        remedy = "Use data.tokenizer: train, or prepare the text with gpt2."
-        raise _other_tokenizer(settings, "GPT-2's vocabulary", manifest, remedy)
+        hint = "Use data.tokenizer: train, or prepare the text with gpt2."
+        raise _other_tokenizer(settings, "GPT-2's vocabulary", manifest, hint)
     if settings.tokenizer not in ("train", "gpt2"):
         asked = tokenizers.load(Path(settings.tokenizer).expanduser()).sha256
         if asked != manifest.tokenizer_sha256:
-            remedy = "Prepare the text with that tokenizer, or use data.tokenizer: train."
-            raise _other_tokenizer(settings, f"the vocabulary {asked[:12]}", manifest, remedy)
+            hint = "Prepare the text with that tokenizer, or use data.tokenizer: train."
+            raise _other_tokenizer(settings, f"the vocabulary {asked[:12]}", manifest, hint)
 
 
 def _other_tokenizer(
-    settings: DataSettings, expected: str, manifest: Manifest, remedy: str
+    settings: DataSettings, expected: str, manifest: Manifest, hint: str
 ) -> DataError:
     got = f"{manifest.tokenizer_sha256[:12]} ({manifest.tokenizer_name})"
-    return DataError(path=settings.source, expected=expected, got=got, remedy=remedy)
+    return DataError(path=settings.source, expected=expected, got=got, hint=hint)
 
 
 def _not_prepared(settings: DataSettings, changed: str | None) -> DataError:
@@ -227,5 +227,5 @@ def _not_prepared(settings: DataSettings, changed: str | None) -> DataError:
         path=settings.source,
         expected="prepared data that matches its source",
         got=f"{changed} changed since it was prepared" if changed else "none for these settings",
-        remedy="Run `python -m model.data prepare` with this configuration.",
+        hint="Run `python -m model.data prepare` with this configuration.",
     )

@@ -52,7 +52,7 @@ class Published:
                 expected=f"how many of the {self.train_files:,} training files of {self.name} "
                 f"to download (about {self.file_mb} MB each)",
                 got=f"null, which is all of them (about {self.gigabytes:,.0f} GB)",
-                remedy="Set data.train_files, 8 for example.",
+                hint="Set data.train_files, 8 for example.",
             )
         wanted = self.train_files if train_files is None else train_files
         if wanted > self.train_files:
@@ -60,7 +60,7 @@ class Published:
                 path="data.train_files",
                 expected=f"at most {self.train_files:,} training files of {self.name}",
                 got=str(wanted),
-                remedy="Lower data.train_files.",
+                hint="Lower data.train_files.",
             )
         indices = range(self.first_index, self.first_index + wanted)
         return (*(self.train_pattern.format(index) for index in indices), self.validation_name)

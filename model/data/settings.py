@@ -50,13 +50,13 @@ class DataSettings:
             if getattr(self, name) < 1:
                 raise _wrong(name, "at least 1", getattr(self, name), "Set a positive number.")
         if self.train_files is not None and self.train_files < 1:
-            remedy = "Leave it out to train on all files."
-            raise _wrong("train_files", "at least 1 training file", self.train_files, remedy)
+            hint = "Leave it out to train on all files."
+            raise _wrong("train_files", "at least 1 training file", self.train_files, hint)
         if self.order not in ORDERS:
             raise _wrong("order", "one of seed, file", self.order, "Use data.order: seed or file.")
         if self.mirror is not None and not self.mirror.startswith(("http://", "https://")):
-            remedy = "For files on this machine, give their folder as data.source."
-            raise _wrong("mirror", "an address that begins with http(s)://", self.mirror, remedy)
+            hint = "For files on this machine, give their folder as data.source."
+            raise _wrong("mirror", "an address that begins with http(s)://", self.mirror, hint)
 
     @classmethod
     def from_config(cls, config: Any) -> "DataSettings":
@@ -81,6 +81,6 @@ class DataSettings:
         return Path(self.cache_dir).expanduser()
 
 
-def _wrong(field: str, expected: str, got: object, remedy: str) -> DataError:
+def _wrong(field: str, expected: str, got: object, hint: str) -> DataError:
     where = _OTHER_SECTIONS.get(field, f"data.{field}")
-    return DataError(path=where, expected=expected, got=str(got), remedy=remedy)
+    return DataError(path=where, expected=expected, got=str(got), hint=hint)

@@ -154,6 +154,6 @@ def _mismatch(path: Path, expected: str, got: str) -> DataError:
         path=str(path),
         expected=expected,
         got=got,
-        remedy=f"The shard was changed or cut. Delete {path.parent.parent} and run "
+        hint=f"The shard was changed or cut. Delete {path.parent.parent} and run "
         "`python -m model.data prepare` again, or copy the folder again.",
     )

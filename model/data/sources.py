@@ -111,7 +111,7 @@ def require_askable(settings: DataSettings) -> None:
             path="model.vocab_size",
             expected=f"{GPT2_VOCAB_SIZE:,} tokens, which data.tokenizer: gpt2 has",
             got=f"{settings.vocab_size:,}",
-            remedy=f"Set model.vocab_size: {GPT2_VOCAB_SIZE}, or choose another tokenizer.",
+            hint=f"Set model.vocab_size: {GPT2_VOCAB_SIZE}, or choose another tokenizer.",
         )
 
 
@@ -121,7 +121,7 @@ def needs_gpt2(settings: DataSettings) -> DataError:
         path="data.tokenizer",
         expected=f"gpt2, whose tokens the .bin files of {settings.source} hold",
         got=settings.tokenizer,
-        remedy=f"Set data.tokenizer: gpt2 and model.vocab_size: {GPT2_VOCAB_SIZE}.",
+        hint=f"Set data.tokenizer: gpt2 and model.vocab_size: {GPT2_VOCAB_SIZE}.",
     )
 
 
@@ -145,7 +145,7 @@ def _published_source(published: Published, settings: DataSettings) -> Source:
                 path=str(path),
                 expected=f"a file of {published.name}",
                 got="no such file",
-                remedy="Run `python -m model.data prepare` with this configuration.",
+                hint="Run `python -m model.data prepare` with this configuration.",
             )
         status, recorded = path.stat(), holdings.record(name)
         files.append(
@@ -180,7 +180,7 @@ def describe_source(source: str) -> Source:
             path=source,
             expected="a folder of parquet, jsonl, txt or bin files",
             got="a file",
-            remedy="Put the file into a folder of its own and give that folder.",
+            hint="Put the file into a folder of its own and give that folder.",
         )
     found = [
         entry
@@ -211,7 +211,7 @@ def _one_format(source: str, found: "list[os.DirEntry[str]]") -> str:
             path=source,
             expected="a folder with parquet, jsonl, txt or bin files in it",
             got="none",
-            remedy="Put the text there: parquet (column text), jsonl (key text), one document a "
+            hint="Put the text there: parquet (column text), jsonl (key text), one document a "
             "txt file, or GPT-2 tokens as bin; folders below it are not searched.",
         )
     if len(formats) > 1:
@@ -219,7 +219,7 @@ def _one_format(source: str, found: "list[os.DirEntry[str]]") -> str:
             path=source,
             expected="files of one format",
             got=" and ".join(formats),
-            remedy="Keep each format in a folder of its own.",
+            hint="Keep each format in a folder of its own.",
         )
     return formats[0]
 
@@ -227,15 +227,15 @@ def _one_format(source: str, found: "list[os.DirEntry[str]]") -> str:
 def _nothing_there(source: str) -> DataError:
     """A misspelt name and a missing folder look alike; a path separator tells them apart."""
     if os.sep in source or source.startswith((".", "~")):
-        remedy = "Correct data.source, or create the folder and put the text there."
-        return DataError(path=source, expected="a folder", got="no such folder", remedy=remedy)
+        hint = "Correct data.source, or create the folder and put the text there."
+        return DataError(path=source, expected="a folder", got="no such folder", hint=hint)
     near = difflib.get_close_matches(source, NAMED_SOURCES, n=1)
-    remedy = f"Did you mean {near[0]}? " if near else ""
+    hint = f"Did you mean {near[0]}? " if near else ""
     return DataError(
         path="data.source",
         expected=f"{', '.join(NAMED_SOURCES)} or the path of a folder",
         got=source,
-        remedy=remedy + "Give one of these names, or a folder of parquet, jsonl, txt or bin files.",
+        hint=hint + "Give one of these names, or a folder of parquet, jsonl, txt or bin files.",
     )
 
 

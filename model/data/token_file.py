@@ -63,5 +63,5 @@ def read_ids(path: Path) -> Tokens:
 
 
 def _wrong(path: Path, expected: str, got: str) -> DataError:
-    remedy = "Copy or download the file again; `.bin` files hold GPT-2 tokens as llm.c writes them."
-    return DataError(path=str(path), expected=expected, got=got, remedy=remedy)
+    hint = "Copy or download the file again; `.bin` files hold GPT-2 tokens as llm.c writes them."
+    return DataError(path=str(path), expected=expected, got=got, hint=hint)

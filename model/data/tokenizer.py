@@ -145,7 +145,7 @@ def train(documents: Iterable[str], vocab_size: int, characters: int | None = No
             path="model.vocab_size",
             expected=f"at least {SMALLEST_VOCABULARY} tokens (256 bytes and 9 specials)",
             got=str(vocab_size),
-            remedy="Set a larger vocabulary.",
+            hint="Set a larger vocabulary.",
         )
     trainer = rustbpe.Tokenizer()
     trainer.train_from_iterator(
@@ -160,7 +160,7 @@ def train(documents: Iterable[str], vocab_size: int, characters: int | None = No
             path="model.vocab_size",
             expected=f"text enough for {vocab_size:,} tokens",
             got=f"pairs for {len(ordinary) + len(SPECIALS):,}",
-            remedy="Set a smaller model.vocab_size, or give more text.",
+            hint="Set a smaller model.vocab_size, or give more text.",
         )
     specials = {name: len(ordinary) + index for index, name in enumerate(SPECIALS)}
     return Tokenizer(pattern=SPLIT_PATTERN, ordinary=ordinary, specials=specials, bos=SPECIALS[0])
@@ -191,7 +191,7 @@ def gpt2() -> Tokenizer:
             path="data.tokenizer",
             expected="GPT-2's vocabulary, which tiktoken downloads once",
             got=f"no copy here and no way to fetch one ({type(error).__name__})",
-            remedy="Run this once with network, or set TIKTOKEN_CACHE_DIR to a folder that has it, "
+            hint="Run this once with network, or set TIKTOKEN_CACHE_DIR to a folder that has it, "
             "or use data.tokenizer: train.",
         ) from error
     ranks = sorted(encoding._mergeable_ranks.items(), key=lambda pair: pair[1])
@@ -220,7 +220,7 @@ def load(path: Path) -> Tokenizer:
             path=str(path),
             expected="train, gpt2, or the path of a tokenizer file",
             got="no such file",
-            remedy="Correct data.tokenizer; `python -m model.data prepare` writes tokenizer.json.",
+            hint="Correct data.tokenizer; `python -m model.data prepare` writes tokenizer.json.",
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise _not_a_tokenizer(path, f"something else ({type(error).__name__}: {error})") from error
@@ -231,7 +231,7 @@ def load(path: Path) -> Tokenizer:
             path=str(path),
             expected=f"tokens of SHA-256 {recorded}",
             got=tokenizer.sha256,
-            remedy="The file was changed or cut; make it again.",
+            hint="The file was changed or cut; make it again.",
         )
     return tokenizer
 
@@ -243,7 +243,7 @@ def require_size(tokenizer_vocab_size: int, vocab_size: int, where: str) -> None
             path=where,
             expected=f"a tokenizer of {vocab_size:,} tokens (model.vocab_size)",
             got=f"{tokenizer_vocab_size:,}",
-            remedy=f"Set model.vocab_size to {tokenizer_vocab_size}, or choose another tokenizer.",
+            hint=f"Set model.vocab_size to {tokenizer_vocab_size}, or choose another tokenizer.",
         )
 
 
@@ -252,5 +252,5 @@ def _not_a_tokenizer(path: Path, got: str) -> DataError:
         path=str(path),
         expected="a tokenizer file written by `python -m model.data prepare`",
         got=got,
-        remedy="Give train, gpt2, or the path of such a file.",
+        hint="Give train, gpt2, or the path of such a file.",
     )

@@ -71,17 +71,17 @@ def choose(config: Config, sizes: Sizes, device: torch.device) -> Kernels:
 
 
 def why_not(place: str, config: Config, sizes: Sizes, device: torch.device) -> Problem | None:
-    """What keeps the fused kernel of `place` from running, and the remedy."""
-    remedy = f"Set system.{place}_kernel: auto."
+    """What keeps the fused kernel of `place` from running, and the hint."""
+    hint = f"Set system.{place}_kernel: auto."
     kernel = f"the fused kernel of {place}"
     if device.type != "cuda":
-        return f"{kernel} runs on a CUDA GPU only", remedy
+        return f"{kernel} runs on a CUDA GPU only", hint
     if compute_type(config) != torch.bfloat16:
-        return f"{kernel} computes in bf16", remedy
+        return f"{kernel} computes in bf16", hint
     if torch.cuda.get_device_capability(device) < (8, 0):
-        return f"{kernel} needs compute capability 8.0 or later", remedy
+        return f"{kernel} needs compute capability 8.0 or later", hint
     if (reason := lacking(place, config, sizes)) is not None:
-        return f"{kernel} {reason}", remedy
+        return f"{kernel} {reason}", hint
     if place == "products":
         return fused("quack", place).why_not(sizes, device)
     if find_spec("triton") is None:
@@ -102,9 +102,9 @@ def _choose(place: str, config: Config, sizes: Sizes, device: torch.device) -> s
         return FUSED[place]
     if asked == "auto":
         return "torch"
-    reason, remedy = problem
+    reason, hint = problem
     raise MachineError(
-        path=f"system.{place}_kernel", expected=f"{asked} to run here", got=reason, remedy=remedy
+        path=f"system.{place}_kernel", expected=f"{asked} to run here", got=reason, hint=hint
     )
 
 
@@ -115,21 +115,21 @@ def _choose_fp8(config: Config, device: torch.device) -> str:
     problem = why_no_scaled_mm(device)
     if problem is None:
         return "scaled_mm"
-    reason, remedy = problem
+    reason, hint = problem
     raise MachineError(
-        path="system.fp8_kernel", expected="scaled_mm to run here", got=reason, remedy=remedy
+        path="system.fp8_kernel", expected="scaled_mm to run here", got=reason, hint=hint
     )
 
 
 def why_no_scaled_mm(device: torch.device) -> Problem | None:
-    """What keeps a device from products in 8 bits, and the remedy."""
+    """What keeps a device from products in 8 bits, and the hint."""
     if device.type != "cuda":
-        remedy = "Set system.fp8_kernel: auto, or model.fp8: null."
-        return "products in fp8 by scaled_mm run on a CUDA GPU only", remedy
+        hint = "Set system.fp8_kernel: auto, or model.fp8: null."
+        return "products in fp8 by scaled_mm run on a CUDA GPU only", hint
     major, minor = torch.cuda.get_device_capability(device)
     if (major, minor) < FP8_CAPABILITY:
-        remedy = "Set model.fp8: null, or take an Ada or Hopper GPU, or a newer one."
-        return f"this GPU of {major}.{minor} has no products in fp8, which came with 8.9", remedy
+        hint = "Set model.fp8: null, or take an Ada or Hopper GPU, or a newer one."
+        return f"this GPU of {major}.{minor} has no products in fp8, which came with 8.9", hint
     return None
 
 

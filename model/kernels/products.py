@@ -30,12 +30,12 @@ ACTIVATIONS = {"relu2": "relu_sq", "gelu": "gelu_tanh_approx"}
 def why_not(sizes: Sizes, device: torch.device) -> Problem | None:
     """What keeps quack's products from running on a GPU."""
     major, minor = torch.cuda.get_device_capability(device)
-    remedy = f"{OTHERWISE.capitalize()}."
+    hint = f"{OTHERWISE.capitalize()}."
     if major not in CAPABILITIES:
         reason = f"measured and used on compute capability 9.x only, this GPU has {major}.{minor}"
-        return reason, remedy
+        return reason, hint
     if sizes.width % WIDTH_MULTIPLE:
-        return f"widths must be multiples of {WIDTH_MULTIPLE}, this is {sizes.width}", remedy
+        return f"widths must be multiples of {WIDTH_MULTIPLE}, this is {sizes.width}", hint
     return package_problem("quack-kernels", _quack, INSTALL, otherwise=f"or {OTHERWISE}")
 
 

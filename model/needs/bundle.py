@@ -43,7 +43,7 @@ def _cut(core: Core, most: int) -> Finding:
         ok=most > greedy.shots,
         expected=f"more than {greedy.shots} a task, the shots of {greedy.name}",
         got=f"at most {most} (core.max_per_task)",
-        remedy="Raise it, or set it to null for all examples.",
+        hint="Raise it, or set it to null for all examples.",
     )
 
 
@@ -64,7 +64,7 @@ def _downloaded(folder: Path) -> Finding:
         ok=not foreign,
         expected=f"{EXPECTED}, as published",
         got=f"{folder}, {_listed(foreign) if foreign else 'as published'}",
-        remedy=f"Delete {folder}: it is made again from the archive. {OTHERWISE}",
+        hint=f"Delete {folder}: it is made again from the archive. {OTHERWISE}",
     )
 
 
@@ -78,7 +78,7 @@ def _given(folder: Path, core: Core) -> Finding:
             ok=False,
             expected=f"baselines {core.baselines} of every task in {folder / BASELINES}",
             got=f"none of {lacking[0]}",
-            remedy="Set core.baselines: v1, or leave core.bundle out for the published bundle.",
+            hint="Set core.baselines: v1, or leave core.bundle out for the published bundle.",
         )
     foreign = _foreign(bundle)
     for task in bundle.tasks:
@@ -92,7 +92,7 @@ def _given(folder: Path, core: Core) -> Finding:
         ok=not foreign and not own,
         expected=f"{EXPECTED}, so that CORE is the metric that others report",
         got=f"{folder}, {difference if own or foreign else 'as published'}",
-        remedy="Set core.bundle: null for the published one, or compare CORE with your own only.",
+        hint="Set core.bundle: null for the published one, or compare CORE with your own only.",
         otherwise="warns",
     )
 
@@ -104,7 +104,7 @@ def _to_be_had(archive: Path) -> Finding:
             ok=zipfile.is_zipfile(archive),
             expected=f"{EXPECTED}, or their archive",
             got=f"{archive}, {archive.stat().st_size:,} bytes, unpacked when the job starts",
-            remedy=f"The archive was cut. Delete it to download it again. {OTHERWISE}",
+            hint=f"The archive was cut. Delete it to download it again. {OTHERWISE}",
         )
     refusal = reach.why_not(URL)
     if refusal is None:
@@ -115,7 +115,7 @@ def _to_be_had(archive: Path) -> Finding:
         ok=False,
         expected=f"{EXPECTED}, here or from {URL}",
         got=f"none here, and {refusal}",
-        remedy=OTHERWISE,
+        hint=OTHERWISE,
     )
 
 

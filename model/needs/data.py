@@ -1,7 +1,7 @@
 """Text and tokens on the disk against what the job takes of them.
 
 A shard that is missing or cut stops the job here instead of an hour later. Text that has yet to be
-downloaded or made into tokens costs GPUs that wait, so that the remedy is to prepare it before.
+downloaded or made into tokens costs GPUs that wait, so that the hint is to prepare it before.
 Text that the job would read twice is another recipe than one that reads it once. Pure functions of
 what was seen (model/needs/stock.py).
 """
@@ -42,9 +42,7 @@ def _shards(stock: Stock) -> Finding:
             return finding
         others = ", ".join(Path(fault.path).name for fault in stock.faults[1 : 1 + SHOWN])
         got = f"{len(stock.faults)} that are not: {finding.got}; and {others}"
-        return judged(
-            "data shards", ok=False, expected=first.expected, got=got, remedy=first.remedy
-        )
+        return judged("data shards", ok=False, expected=first.expected, got=got, hint=first.hint)
     unmade = [file.name for file in stock.files if file.tokens is None]
     ready = stock.home is not None and stock.data_id is not None and not unmade
     counted = f"{len(stock.files)} files of {stock.source}"
@@ -60,7 +58,7 @@ def _shards(stock: Stock) -> Finding:
         ok=ready,
         expected="token shards of all files that the job reads, and its validation rows",
         got=got,
-        remedy=f"{PREPARE}, or the GPUs wait for it.",
+        hint=f"{PREPARE}, or the GPUs wait for it.",
         otherwise="warns",
     )
 
@@ -71,7 +69,7 @@ def _download(stock: Stock) -> Finding:
         ok=stock.unreachable is None,
         expected=f"{len(stock.missing)} files of {stock.source} to be had from {stock.address}",
         got=stock.unreachable or "it answers",
-        remedy=f"{PREPARE}, where there is a network; or set data.mirror, or put the files into "
+        hint=f"{PREPARE}, where there is a network; or set data.mirror, or put the files into "
         "the folder of downloads.",
     )
 
@@ -83,7 +81,7 @@ def _room(stock: Stock, free_bytes: int) -> Finding:
         ok=needed <= free_bytes,
         expected=f"about {needed / 1e9:,.3g} GB for downloads and their tokens",
         got=f"{free_bytes / 1e9:,.3g} GB free",
-        remedy="Free some space, or set data.cache_dir to another disk.",
+        hint="Free some space, or set data.cache_dir to another disk.",
     )
 
 
@@ -99,7 +97,7 @@ def _epochs(settings: DataSettings, derived: Derived, stock: Stock) -> Finding:
         ok=epochs <= 1,
         expected=f"text for {derived.tokens:,} tokens, each read at most once",
         got=f"{there} in {len(training)} files, read {epochs:.2f} times{cropped}",
-        remedy=_more_text(settings, math.ceil(epochs * len(training))),
+        hint=_more_text(settings, math.ceil(epochs * len(training))),
         otherwise="warns",
     )
 
@@ -125,6 +123,6 @@ def _validation(settings: DataSettings, stock: Stock) -> Finding:
         ok=False,
         expected=expected,
         got=got,
-        remedy="Lower eval.tokens: some text counts twice.",
+        hint="Lower eval.tokens: some text counts twice.",
         otherwise="warns",
     )

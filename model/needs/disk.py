@@ -58,7 +58,7 @@ def findings(room: Room) -> Iterator[Finding]:
         ok=room.writable,
         expected="a folder that can be written",
         got=str(room.place),
-        remedy="Choose another place for the run, or mend its permissions.",
+        hint="Choose another place for the run, or mend its permissions.",
     )
     needed, each = room.copies * room.checkpoint_bytes, _gb(room.checkpoint_bytes)
     promised = f", {_gb(room.promised_bytes)} of it for data" if room.promised_bytes else ""
@@ -67,7 +67,7 @@ def findings(room: Room) -> Iterator[Finding]:
         ok=needed + room.promised_bytes <= room.free_bytes,
         expected=f"{_gb(needed)} for checkpoints: {room.copies} of {each} yet to come",
         got=f"{_gb(room.free_bytes)} free at {room.place}{promised}",
-        remedy="Free some space, put the run on another disk, or lower checkpoint.keep.",
+        hint="Free some space, put the run on another disk, or lower checkpoint.keep.",
     )
 
 

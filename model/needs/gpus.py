@@ -55,7 +55,7 @@ def findings(
         ok=len(gpus) >= ranks_here,
         expected=f"a GPU for each of {ranks_here} ranks on this machine",
         got=f"{len(gpus)} ({', '.join(sorted({gpu.name for gpu in gpus}))})",
-        remedy="Ask for fewer ranks, widen CUDA_VISIBLE_DEVICES, or take a machine with more.",
+        hint="Ask for fewer ranks, widen CUDA_VISIBLE_DEVICES, or take a machine with more.",
     )
     taken = gpus[:ranks_here]
     found = {fault.path: fault for gpu in taken for fault in faults(gpu, config, None)}
@@ -87,7 +87,7 @@ def _none(config: Config, derived: Derived) -> Finding:
         ok=config.system.device == "auto",
         expected=f"GPUs with {expected}",
         got="none that an NVIDIA driver on this machine tells",
-        remedy="Look at the job's own machine with model.probe, or set system.device: cpu.",
+        hint="Look at the job's own machine with model.probe, or set system.device: cpu.",
         otherwise="warns",
     )
 

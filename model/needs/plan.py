@@ -39,6 +39,6 @@ def _horizon(config: Config, derived: Derived) -> Finding:
         ok=derived.warmup_steps < derived.steps,
         expected="a warm-up that ends before the run does",
         got=f"{length}; {derived.warmup_steps:,} steps of warm-up",
-        remedy="Lower schedule.warmup_steps, or train for longer (dial.steps, dial.ratio).",
+        hint="Lower schedule.warmup_steps, or train for longer (dial.steps, dial.ratio).",
         otherwise="warns",
     )

@@ -266,5 +266,5 @@ def _wrong_end(path: Path, kind: str) -> DataError | None:
 
 
 def _damaged(path: Path, expected: str, got: str) -> DataError:
-    remedy = "The file was changed or cut. Delete it, and copy or download it again."
-    return DataError(path=str(path), expected=expected, got=got, remedy=remedy)
+    hint = "The file was changed or cut. Delete it, and copy or download it again."
+    return DataError(path=str(path), expected=expected, got=got, hint=hint)

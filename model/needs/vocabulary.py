@@ -51,7 +51,7 @@ def _of_size(settings: DataSettings, size: int, where: str) -> Finding:
         ok=size == settings.vocab_size,
         expected=EXPECTED.format(settings.vocab_size),
         got=f"{size:,} tokens, {where}",
-        remedy=f"Set model.vocab_size: {size}, or choose another tokenizer.",
+        hint=f"Set model.vocab_size: {size}, or choose another tokenizer.",
     )
 
 
@@ -69,5 +69,5 @@ def _gpt2(settings: DataSettings) -> Finding:
         ok=got is not None,
         expected=EXPECTED.format(settings.vocab_size),
         got=got or f"nothing from tiktoken in {PATIENCE_S:.0f} s",
-        remedy="Set TIKTOKEN_CACHE_DIR to a folder that has it, or mend the network.",
+        hint="Set TIKTOKEN_CACHE_DIR to a folder that has it, or mend the network.",
     )

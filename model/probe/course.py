@@ -177,6 +177,6 @@ def _silent(limit_s: float) -> Finding:
         ok=False,
         expected="one that answers and works",
         got=f"no answer in {limit_s:.0f} s",
-        remedy="The driver or the GPU hangs: look for Xid lines in dmesg, reset it or take another "
+        hint="The driver or the GPU hangs: look for Xid lines in dmesg, reset it or take another "
         "machine.",
     )

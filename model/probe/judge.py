@@ -51,7 +51,7 @@ def of_work(seen: Mapping[int, Seen], worked: Mapping[int, Worked]) -> Iterator[
             ok=False,
             expected="all ranks to multiply and copy",
             got=by_rank(lost, seen),
-            remedy="Look for Xid lines in dmesg and for errors in nvidia-smi -q; reset the GPU, or "
+            hint="Look for Xid lines in dmesg and for errors in nvidia-smi -q; reset the GPU, or "
             "take another machine.",
         )
     done = {rank: each for rank, each in worked.items() if each.problem is None}
@@ -74,7 +74,7 @@ def of_sums(
             ok=False,
             expected="ranks that sum tensors of every size",
             got=problem,
-            remedy="Run it again with NCCL_DEBUG=INFO to see between whom; look at nvidia-smi topo "
+            hint="Run it again with NCCL_DEBUG=INFO to see between whom; look at nvidia-smi topo "
             "-m, nvidia-smi nvlink -s and dmesg, and leave out the GPU or node that fails.",
         )
         return
@@ -92,7 +92,7 @@ def of_sums(
         ok=largest.bus_gb_s >= rate,
         expected=f"at least {rate:,.0f} GB/s over NV{width}, half of what its links carry",
         got=got,
-        remedy="See with NCCL_DEBUG=INFO which way NCCL takes; look at nvidia-smi nvlink -s, and "
+        hint="See with NCCL_DEBUG=INFO which way NCCL takes; look at nvidia-smi nvlink -s, and "
         "unset what keeps NCCL off NVLink (NCCL_P2P_DISABLE).",
         otherwise="warns",
     )
@@ -115,7 +115,7 @@ def _answered(count: int, seen: Mapping[int, Seen]) -> Finding:
         ok=not missing,
         expected=f"answers of {count} ranks",
         got=f"none of rank {_listed(missing)}" if missing else f"{count}",
-        remedy="See in torchrun's output how it ended; if it hangs, look at its GPU and its node.",
+        hint="See in torchrun's output how it ended; if it hangs, look at its GPU and its node.",
     )
 
 
@@ -134,7 +134,7 @@ def _one_model(gpus: Mapping[int, Gpu]) -> Finding:
         "GPU models",
         {rank: gpu.name for rank, gpu in gpus.items()},
         expected="one model on all ranks",
-        remedy="Take GPUs of one model, by CUDA_VISIBLE_DEVICES or from another node: a job waits "
+        hint="Take GPUs of one model, by CUDA_VISIBLE_DEVICES or from another node: a job waits "
         "for its slowest, and its speed is that of no machine.",
     )
 
@@ -149,7 +149,7 @@ def _one_each(gpus: Mapping[int, Gpu]) -> Finding:
         ok=not shared,
         expected=f"{len(gpus)} GPUs",
         got=f"ranks {_listed(shared[0])} on one" if shared else f"{len(ranks_of)}",
-        remedy="Start one rank a GPU; look at CUDA_VISIBLE_DEVICES of each rank.",
+        hint="Start one rank a GPU; look at CUDA_VISIBLE_DEVICES of each rank.",
     )
 
 
@@ -170,7 +170,7 @@ def _healthy_memory(gpus: Mapping[int, Gpu]) -> Finding:
         ok=not found,
         expected="none that were not corrected",
         got=by_rank(found, gpus) if found else "none",
-        remedy="Reset the GPU (nvidia-smi --gpu-reset) where you may, or take another machine.",
+        hint="Reset the GPU (nvidia-smi --gpu-reset) where you may, or take another machine.",
         otherwise="stops" if waits else "warns",
     )
 
@@ -195,7 +195,7 @@ def _link_finding(links: Sequence[Sequence[str]], first_rank: int) -> Finding:
         ok=width > 0,
         expected="the same NVLinks between all GPUs",
         got=f"{', '.join(kinds)} between {len(links)} GPUs{where}",
-        remedy="Look at nvidia-smi nvlink -s and at the fabric manager; take another machine, or "
+        hint="Look at nvidia-smi nvlink -s and at the fabric manager; take another machine, or "
         "expect steps to wait for PCIe.",
         otherwise="stops" if broken else "warns",
     )
@@ -217,7 +217,7 @@ def _on_cpus(asked_device: str, seen: Mapping[int, Seen]) -> Finding:
         ok=asked_device == "cpu" or not drivers,
         expected=f"system.device: {asked_device}",
         got=f"{len(seen)} ranks on CPUs" + (", beside a driver for GPUs" if drivers else ""),
-        remedy="Install a CUDA build of torch that fits the driver, look at CUDA_VISIBLE_DEVICES, "
+        hint="Install a CUDA build of torch that fits the driver, look at CUDA_VISIBLE_DEVICES, "
         "or set system.device: cpu.",
         otherwise="warns",
     )
@@ -231,7 +231,7 @@ def _same_software(seen: Mapping[int, Seen]) -> Iterator[Finding]:
             "versions",
             {rank: _told(each) for rank, each in versions.items()},
             expected="one driver, CUDA, NCCL and torch on all ranks",
-            remedy="Install the same versions on all nodes.",
+            hint="Install the same versions on all nodes.",
             otherwise=apart,
         )
     kernels = {rank: _told(each.kernels) for rank, each in seen.items() if each.kernels is not None}
@@ -240,7 +240,7 @@ def _same_software(seen: Mapping[int, Seen]) -> Iterator[Finding]:
             "back-ends",
             kernels,
             expected="the same kernels on all ranks",
-            remedy="Install the same kernel packages on all nodes, or name one back-end instead of "
+            hint="Install the same kernel packages on all nodes, or name one back-end instead of "
             "auto.",
         )
 
@@ -273,7 +273,7 @@ def _power(states: Mapping[int, State]) -> Finding:
         ok=ok,
         expected="the model's own limit on all ranks",
         got=got or "the driver does not tell",
-        remedy="Ask whoever runs the machine to set it back (nvidia-smi -pl), or say in the row "
+        hint="Ask whoever runs the machine to set it back (nvidia-smi -pl), or say in the row "
         "that it was lower.",
         otherwise="warns",
     )
@@ -293,7 +293,7 @@ def _throttled(states: Mapping[int, State]) -> Finding:
         ok=known and not held,
         expected="clocks that only the power limit holds down",
         got=by_rank(held, states) if held else unheld,
-        remedy="Let it cool or take another machine: a job waits for its slowest GPU. Clocks that "
+        hint="Let it cool or take another machine: a job waits for its slowest GPU. Clocks that "
         "were set by hand go back with nvidia-smi -rac and -rgc.",
         otherwise="stops" if trouble else "warns",
     )
@@ -320,7 +320,7 @@ def _even(what: str, rates: Mapping[int, float], unit: str, *, judge: bool) -> F
         ok=not slow,
         expected=f"{expected}, none more than {SLOWER:.0%} slower",
         got=by_rank(slow, rates) if slow else _range(rates, unit),
-        remedy="A job waits for its slowest rank: look at that GPU's heat, power and neighbours, "
+        hint="A job waits for its slowest rank: look at that GPU's heat, power and neighbours, "
         "or take another machine.",
         otherwise="warns",
     )
@@ -331,7 +331,7 @@ def _alike(
     values: Mapping[int, str],
     *,
     expected: str,
-    remedy: str,
+    hint: str,
     otherwise: Severity = "stops",
 ) -> Finding:
     return judged(
@@ -339,7 +339,7 @@ def _alike(
         ok=len(set(values.values())) == 1,
         expected=expected,
         got=by_rank(values, values),
-        remedy=remedy,
+        hint=hint,
         otherwise=otherwise,
     )
 

@@ -63,7 +63,7 @@ def failed(error: Exception) -> Finding:
         ok=False,
         expected="one that answers and works",
         got=failure.reason,
-        remedy=failure.remedy or IN_THE_GPU,
+        hint=failure.hint or IN_THE_GPU,
     )
 
 

@@ -98,5 +98,5 @@ def _unfinished(phase: str, reason: str) -> Finding:
         ok=False,
         expected="to come to its end",
         got=f"ended while {phase}: {reason}",
-        remedy="See what it printed, and run it again.",
+        hint="See what it printed, and run it again.",
     )

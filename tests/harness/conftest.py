@@ -16,8 +16,8 @@ from harness import files
 from harness.__main__ import main
 from harness.config.study_file import StudyFile, parse_study
 from harness.results.core_answers import CoreSettings
-from harness.results.record import Ended as ProcessEnded
-from harness.results.record import Identity, Launch, Plan, Record, collect
+from harness.results.record import Identity, LaunchInfo, Record, RunPlan, collect
+from harness.results.record import ProcessEnd as ProcessEnded
 from harness.results.store import Store
 from harness.results.study_plan import plan_id
 from harness.runner.fake_trainer import config as fake
@@ -100,13 +100,13 @@ def record():
             environment={},
             environment_id="m",
             boot_id="b",
-            neighbours=0,
+            concurrent_runs=0,
             started_at=1.0,
             ended_at=2.0,
             wall_s=wall_s,
             trainer_s=wall_s,
             gpus=0,
-            launch=Launch(),
+            launch=LaunchInfo(),
         )
 
     return make
@@ -123,7 +123,7 @@ def leave_run(store: Store) -> Callable[..., Path]:
         sets = {"core.examples": 100, "dial.depth": 2, "dial.steps": 5, **overrides}
         config = fake.load(None, {**sets, "seed": seed})
         identity = msgspec.convert(fake.identity(config), Identity)
-        plan = Plan(
+        plan = RunPlan(
             plan_id=plan_id(identity, seed),
             attempt="a",
             trainer="fake",
@@ -131,7 +131,7 @@ def leave_run(store: Store) -> Callable[..., Path]:
             identity=identity,
             derived=fake.derived(config),
             tricks=fake.tricks(config),
-            launch=Launch(),
+            launch=LaunchInfo(),
             started_at=at,
             boot_id="b",
         )
@@ -264,13 +264,13 @@ def full_record():
         environment={"gpus": [H100] * 8, "torch": "2.11.0", "driver": "580.1", "precision": "fp8"},
         environment_id="e1",
         boot_id="b1",
-        neighbours=0,
+        concurrent_runs=0,
         started_at=1_773_480_000.0,
         ended_at=1_773_487_200.0,
         wall_s=7200.0,
         trainer_s=7190.0,
         gpus=8,
-        launch=Launch(ranks=8),
+        launch=LaunchInfo(ranks=8),
         core=CoreSettings(
             bundle="b", tokenizer="t", max_per_task=None, long_prompts="crop", baselines="x"
         ),

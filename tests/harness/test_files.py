@@ -55,4 +55,4 @@ def test_a_file_in_the_place_of_a_folder_is_an_error_with_a_remedy(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DiskError) as caught:
         files.write_text(tmp_path / "file" / "a.json", "x")
-    assert "move it away" in caught.value.remedy
+    assert "move it away" in caught.value.hint

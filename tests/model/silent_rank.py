@@ -16,7 +16,7 @@ from model.probe.course import Course, Limits
 from model.probe.facts import Seen, Worked
 from model.ranks import from_environment
 
-BASE = Path(__file__).parents[2] / "ablations" / "bases" / "speedrun_tiny_cpu.yaml"
+BASE = Path(__file__).parents[2] / "ablations" / "configs" / "speedrun_tiny_cpu.yaml"
 LIMITS = Limits(meet_s=60.0, look_s=20.0, work_s=20.0, sum_s=1.0, slack_s=0.5)
 # how long rank 0 waits in the round that rank 1 does not come to
 SHORT = {"look": {"look_s": 1.0}, "work": {"work_s": 1.0}, "sum": {}}

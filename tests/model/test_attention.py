@@ -256,7 +256,7 @@ def test_torchs_flash_operators_take_what_flash2_hands_them() -> None:
 
 
 def test_the_model_hands_over_heads_of_one_type_in_the_kernels_layout() -> None:
-    base = REPOSITORY / "ablations" / "bases" / "speedrun_tiny_cpu.yaml"
+    base = REPOSITORY / "ablations" / "configs" / "speedrun_tiny_cpu.yaml"
     config = load_config(base, {"system.precision": "bf16"})
     sizes = derive(config).sizes
     seen = []
@@ -319,9 +319,9 @@ def test_gpu_number_format_and_heads_are_checked_before_a_package(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     before = set(sys.modules)
-    reason, remedy = why_not(name, CUDA, width, dtype) or ("", "")
+    reason, hint = why_not(name, CUDA, width, dtype) or ("", "")
     assert problem in reason
-    assert "system.attention: " in remedy
+    assert "system.attention: " in hint
     assert not {name for name in set(sys.modules) - before if name.startswith("flash_attn")}
 
 

@@ -237,7 +237,7 @@ def test_sigterm_leaves_a_checkpoint_and_an_interrupted_result_that_goes_on(
         assert train(out, {**overrides, "checkpoint.every_steps": None}) == 1
     left = result(out)
     assert (left["status"], left["steps"]) == ("interrupted", 6)
-    assert left["remedy"] == "The same command with --resume goes on behind step 6."
+    assert left["hint"] == "The same command with --resume goes on behind step 6."
     assert [path.name for path in listed(folder_of(out))] == ["step-00000006"]
     assert train(out, overrides, "--resume") == 0
     require_same_end(out, uninterrupted)

@@ -145,7 +145,7 @@ def test_a_full_disk_ends_in_an_error_with_its_remedy(tmp_path: Path) -> None:
     said = compiled(tmp_path / "cache", limit + ignore)
     assert said["path"] == "system.compile_cache_dir"
     assert "room for compiled kernels" in said["expected"]
-    assert "Free some disk space" in said["remedy"]
+    assert "Free some disk space" in said["hint"]
 
 
 def cut_short(folder: Path, pattern: str) -> None:

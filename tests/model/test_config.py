@@ -13,7 +13,7 @@ from model.describe import resolve
 from model.errors import ConfigErrors
 from model.identity import config_id
 
-BASES = Path(__file__).parents[2] / "ablations" / "bases"
+BASES = Path(__file__).parents[2] / "ablations" / "configs"
 
 
 def faults(base: Path | None = None, **overrides: Any) -> str:
@@ -39,7 +39,7 @@ def test_unknown_key_without_a_near_one_lists_the_known() -> None:
         ("dial.depth", "twelve", "a whole number"),
         ("dial.depth", 12.5, "a whole number"),
         ("dial.depth", True, "a whole number"),
-        ("dial.ratio", "many", "a number"),
+        ("dial.ratio", "correction", "a number"),
         ("model.bias", 1, "true or false"),
         ("model.norm", "batchnorm", "one of layernorm, rmsnorm"),
         ("dial", 4, "a mapping"),

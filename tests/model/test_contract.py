@@ -20,7 +20,7 @@ from model.kernels import REFERENCE
 from model.optim.labels import Optimizers, group_by_label
 from model.shapes import parameters
 
-BASES = Path(__file__).parents[2] / "ablations" / "bases"
+BASES = Path(__file__).parents[2] / "ablations" / "configs"
 SMALL = {
     "dial.depth": 4,
     "dial.batch_tokens": 320,

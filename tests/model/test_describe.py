@@ -12,7 +12,7 @@ import pytest
 from model.describe import describe, main, resolve
 
 ROOT = Path(__file__).parents[2]
-SPEEDRUN = str(ROOT / "ablations" / "bases" / "speedrun.yaml")
+SPEEDRUN = str(ROOT / "ablations" / "configs" / "speedrun.yaml")
 
 
 def derived(**overrides: Any) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def test_faults_stand_in_errors_and_other_arms_are_described() -> None:
     assert good["errors"] == []
     assert good["identity"]["config_id"]
     assert bad["config"] is None
-    assert bad["errors"][0]["remedy"] == "Did you mean smear?"
+    assert bad["errors"][0]["hint"] == "Did you mean smear?"
 
 
 def test_text_form_lists_what_is_not_built(capsys: pytest.CaptureFixture[str]) -> None:

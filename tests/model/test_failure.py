@@ -26,7 +26,7 @@ BOILERPLATE = (
 
 
 @pytest.mark.parametrize(
-    ("words", "remedy"),
+    ("words", "hint"),
     [
         ("device-side assert triggered", IN_THE_CODE),
         ("an illegal memory access was encountered", IN_A_KERNEL),
@@ -40,9 +40,9 @@ BOILERPLATE = (
         ("the provided PTX was compiled with an unsupported toolchain.", IN_THE_DRIVER),
     ],
 )
-def test_a_gpus_error_has_the_remedy_of_its_cause(words: str, remedy: str) -> None:
+def test_a_gpus_error_has_the_remedy_of_its_cause(words: str, hint: str) -> None:
     failure = classify(torch.AcceleratorError(f"CUDA error: {words}{BOILERPLATE}"))
-    assert (failure.status, failure.remedy) == ("failed", remedy)
+    assert (failure.status, failure.hint) == ("failed", hint)
     assert words in failure.reason
     assert failure.unexpected
 
@@ -61,7 +61,7 @@ def test_memory_that_ran_out_is_no_failure_of_the_gpu(error: Exception) -> None:
     failure = classify(error)
     assert failure.status == "out_of_memory"
     assert failure.reason
-    assert "device_batch_rows" in (failure.remedy or "")
+    assert "device_batch_rows" in (failure.hint or "")
 
 
 @pytest.mark.parametrize(
@@ -72,19 +72,19 @@ def test_memory_that_ran_out_is_no_failure_of_the_gpu(error: Exception) -> None:
     ],
 )
 def test_a_rank_that_lost_another_points_to_it(error: Exception) -> None:
-    assert classify(error).remedy == IN_ANOTHER_RANK
+    assert classify(error).hint == IN_ANOTHER_RANK
 
 
 def test_cublas_fails_as_a_plain_runtime_error() -> None:
     text = "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx( ... )`"
-    assert classify(RuntimeError(text)).remedy == IN_A_KERNEL
+    assert classify(RuntimeError(text)).hint == IN_A_KERNEL
 
 
 def test_an_error_of_the_code_is_not_blamed_on_the_gpu() -> None:
     failure = classify(ValueError("expected 3 rows\nof 4"))
     assert failure.status == "failed"
     assert failure.reason == "ValueError: expected 3 rows of 4"
-    assert failure.remedy is None
+    assert failure.hint is None
     assert failure.unexpected
 
 
@@ -92,13 +92,13 @@ def test_a_gpu_that_fails_in_a_run_leaves_its_remedy_in_the_result(tmp_path: Pat
     def train(_: Process) -> None:
         raise torch.AcceleratorError(f"CUDA error: uncorrectable ECC error{BOILERPLATE}")
 
-    base = Path(__file__).parents[2] / "ablations" / "bases" / "gpt2_tiny_cpu.yaml"
+    base = Path(__file__).parents[2] / "ablations" / "configs" / "gpt2_tiny_cpu.yaml"
     words = ["--config", str(base), "--out", str(tmp_path / "run")]
     assert run_process(command_line("model.train", None).parse_args(words), train) == 1
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["status"] == "failed"
-    assert "dmesg" in result["remedy"]
-    assert "started again" in result["remedy"]
+    assert "dmesg" in result["hint"]
+    assert "started again" in result["hint"]
 
 
 def test_the_trainers_own_ends_are_no_surprise() -> None:

@@ -23,7 +23,7 @@ from model.linear import Linear, joint
 from model.parameter import Normal
 from model.tricks.fp8 import E4M3, E5M2, LEAST_MAGNITUDE, Fp8, Quantised, product, quantised
 
-BASES = Path(__file__).parents[2] / "ablations" / "bases"
+BASES = Path(__file__).parents[2] / "ablations" / "configs"
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 GPU = [
     pytest.mark.gpu,

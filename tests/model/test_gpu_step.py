@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.filterwarnings("default"),  # kernel packages warn as they import and compile
 ]
 
-SPEEDRUN = Path(__file__).parents[2] / "ablations" / "bases" / "speedrun.yaml"
+SPEEDRUN = Path(__file__).parents[2] / "ablations" / "configs" / "speedrun.yaml"
 SMALL = {
     "dial.depth": 4,
     "dial.steps": 10,

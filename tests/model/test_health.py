@@ -93,7 +93,7 @@ def test_the_slow_rank_is_the_one_with_the_longest_part_of_its_own(
     words = [f"--set={path}={json.dumps(value)}" for path, value in changes.items()]
     launcher = ["torch.distributed.run", f"--nproc-per-node={ranks}", "--rdzv-backend=c10d"]
     program = ["--rdzv-endpoint=localhost:0", "tests/model/slow_rank.py", "train"]
-    base = ["--config=ablations/bases/gpt2_tiny_cpu.yaml", f"--out={out}"]
+    base = ["--config=ablations/configs/gpt2_tiny_cpu.yaml", f"--out={out}"]
     done = subprocess.run(
         [sys.executable, "-m", *launcher, *program, *base, *words],
         cwd=ROOT,

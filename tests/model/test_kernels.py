@@ -256,9 +256,9 @@ def test_a_trick_that_a_fused_kernel_cannot_compute_keeps_it_from_running(
     others, _ = why_not(place, plain, derive(plain).sizes, CUDA) or ("", "")
     assert reason not in others
     with_trick = load_config(None, {**WITHOUT_BIAS, **trick})
-    told, remedy = why_not(place, with_trick, derive(with_trick).sizes, CUDA) or ("", "")
+    told, hint = why_not(place, with_trick, derive(with_trick).sizes, CUDA) or ("", "")
     assert reason in told
-    assert remedy == f"Set system.{place}_kernel: auto."
+    assert hint == f"Set system.{place}_kernel: auto."
     assert getattr(choose(with_trick, derive(with_trick).sizes, CUDA), place) == "torch"
     asked = {**WITHOUT_BIAS, **trick, f"system.{place}_kernel": FUSED[place]}
     with pytest.raises(MachineError, match=reason):
@@ -290,6 +290,6 @@ def test_a_missing_triton_is_told_before_anything_runs(
         pytest.skip("Triton is installed here")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     config = load_config(None, {"model.bias": False})
-    reason, remedy = why_not(place, config, derive(config).sizes, CUDA) or ("", "")
+    reason, hint = why_not(place, config, derive(config).sizes, CUDA) or ("", "")
     assert "needs Triton" in reason
-    assert remedy == f"Run: pip install triton, or set system.{place}_kernel: auto."
+    assert hint == f"Run: pip install triton, or set system.{place}_kernel: auto."

@@ -35,7 +35,7 @@ def test_the_run_ends_as_the_rank_did_that_ended_first(runs: list[RunDirectory])
     lost = lost_rank(runs[0].root, OWN, patience_s=0.0)
     assert lost is not None
     assert (lost.status, lost.reason) == ("out_of_memory", "rank 2: CUDA out of memory")
-    assert lost.remedy == FEWER_ROWS
+    assert lost.hint == FEWER_ROWS
 
 
 def test_a_rank_that_left_no_result_is_named(runs: list[RunDirectory]) -> None:

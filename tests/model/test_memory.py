@@ -16,7 +16,7 @@ from model.gpt import GPT
 from model.memory import EAGER_LOGIT_BYTES, copied_bytes, memory_of
 from model.trainer import Trainer
 
-BASES = Path(__file__).parents[2] / "ablations" / "bases"
+BASES = Path(__file__).parents[2] / "ablations" / "configs"
 SPEEDRUN = str(BASES / "speedrun.yaml")
 GIB = 2**30
 SMALL = {

@@ -32,7 +32,7 @@ from .data.conftest import token_file
 from .data.hub import running
 
 ROOT = Path(__file__).parents[2]
-BASES = ROOT / "ablations" / "bases"
+BASES = ROOT / "ablations" / "configs"
 REAL_BUNDLE = ROOT.parent / "shared" / "core"
 NOWHERE = "http://127.0.0.1:9"  # nothing listens on the discard port
 H100 = GpuFacts(
@@ -114,7 +114,7 @@ def test_text_without_tokens_warns_and_says_how_they_are_made(
 ) -> None:
     shards = found(ask({"data.cache_dir": str(tmp_path / "none")}), "data shards")
     assert shards["severity"] == "warns"
-    assert "model.data prepare" in shards["remedy"]
+    assert "model.data prepare" in shards["hint"]
 
 
 @pytest.mark.parametrize("cut", [True, False])
@@ -158,7 +158,7 @@ def test_prepared_tokens_of_another_vocabulary_stop_the_job(
     changes = {"data.cache_dir": str(cache), "data.source": str(home), "model.vocab_size": 640}
     tokenizer = found(ask(changes), "tokenizer")
     assert tokenizer["severity"] == "stops"
-    assert tokenizer["remedy"].startswith("Set model.vocab_size: 512")
+    assert tokenizer["hint"].startswith("Set model.vocab_size: 512")
 
 
 def test_a_tokenizer_file_that_is_missing_stops_the_job(
@@ -196,7 +196,7 @@ def test_shards_that_are_missing_stop_a_job_without_network_and_count_for_the_di
     assert findings["download"].severity == "stops"
     assert "no connection" in findings["download"].got
     assert findings["epochs"].severity == "warns"
-    assert "data.train_files" in str(findings["epochs"].remedy)
+    assert "data.train_files" in str(findings["epochs"].hint)
     full = replace(seen, cache_free_bytes=seen.coming_bytes - 1)
     assert judged_data(settings, full)["room for data"].severity == "stops"
 
@@ -279,7 +279,7 @@ def test_an_archive_of_the_bundle_that_was_cut_stops_the_job(tmp_path: Path) -> 
     archive.parent.mkdir(parents=True)
     archive.write_bytes(b"PK\3\4 and no more")
     (cut,) = bundle.findings(core(None), tmp_path)
-    assert (cut.severity, "Delete it" in str(cut.remedy)) == ("stops", True)
+    assert (cut.severity, "Delete it" in str(cut.hint)) == ("stops", True)
 
 
 def test_the_published_bundle_is_known_by_its_hashes(tmp_path: Path) -> None:
@@ -360,7 +360,7 @@ def test_gpus_are_judged_before_a_rank_takes_one() -> None:
     assert {finding.severity for finding in on(8, H100).values()} == {"told"}
     assert on(4, H100)["GPUs"].severity == "stops"
     small = on(8, replace(H100, total_bytes=16 * GIB, free_bytes=15 * GIB))["memory"]
-    assert (small.severity, "device_batch_rows" in str(small.remedy)) == ("stops", True)
+    assert (small.severity, "device_batch_rows" in str(small.hint)) == ("stops", True)
     assert on(8, replace(H100, free_bytes=40 * GIB))["other processes"].severity == "stops"
     assert on(8, replace(H100, capability=(7, 5)))["precision"].severity == "stops"
 

@@ -111,7 +111,7 @@ def test_a_turn_has_exactly_as_many_times_as_steps_were_asked_for(talk: Talk, st
 @pytest.mark.parametrize("word", UNKNOWN)
 def test_an_unknown_word_is_told_what_was_expected_and_ends_nothing(talk: Talk, word: str) -> None:
     answer = talk.ask(word)
-    assert answer.keys() == {"event", "expected", "got", "remedy"}
+    assert answer.keys() == {"event", "expected", "got", "hint"}
     assert answer["event"] == "error"
     assert "go N" in answer["expected"]
     assert talk.ask("go 1")["event"] == "turn"

@@ -13,7 +13,7 @@ from model.configfile import load_config
 from model.derive import derive
 from model.kernels import REFERENCE, Kernels
 
-SPEEDRUN = Path(__file__).parents[2] / "ablations" / "bases" / "speedrun.yaml"
+SPEEDRUN = Path(__file__).parents[2] / "ablations" / "configs" / "speedrun.yaml"
 FUSED = Kernels(attention="flash4", loss="triton", qkv="triton", products="quack", muon="triton")
 
 

@@ -27,7 +27,7 @@ from model.preflight import (
 )
 
 ROOT = Path(__file__).parents[2]
-BASES = ROOT / "ablations" / "bases"
+BASES = ROOT / "ablations" / "configs"
 H100 = GpuFacts(
     name="NVIDIA H100 80GB HBM3",
     capability=(9, 0),
@@ -53,7 +53,7 @@ def test_bf16_is_refused_before_ampere_and_fp32_is_not() -> None:
     (fault,) = found(turing, {"system.precision": "bf16"})
     assert fault.path == "system.precision"
     assert "Tesla T4 of 7.5" in fault.got
-    assert "fp32" in fault.remedy
+    assert "fp32" in fault.hint
     assert found(turing, {"system.precision": "fp32", "system.device_batch_rows": 8}) == []
 
 
@@ -61,7 +61,7 @@ def test_a_gpu_without_code_in_this_torch_is_refused() -> None:
     pascal = replace(H100, capability=(6, 1))
     first, *_ = found(pascal, {"system.precision": "fp32"})
     assert "has code for (sm_75" in first.expected
-    assert "build of torch" in first.remedy
+    assert "build of torch" in first.hint
 
 
 def test_compiling_is_refused_where_triton_has_no_code() -> None:
@@ -94,7 +94,7 @@ def test_a_gpu_in_use_is_refused_with_who_uses_it() -> None:
     (fault,) = found(replace(H100, processes=(OTHER,), free_bytes=49 * GIB))
     assert fault.path == "system.share_gpu"
     assert fault.got == "process 4711 (python) with 30.0 GiB"
-    assert "CUDA_VISIBLE_DEVICES" in fault.remedy
+    assert "CUDA_VISIBLE_DEVICES" in fault.hint
 
 
 def test_memory_taken_by_nobody_in_sight_counts_as_use() -> None:
@@ -125,7 +125,7 @@ def test_a_shared_gpu_is_allowed_where_it_is_asked_for_and_fits() -> None:
 def test_too_little_memory_is_refused_with_rows_that_fit() -> None:
     small = replace(H100, total_bytes=16 * GIB, free_bytes=15.5 * GIB)
     (fault,) = found(small)
-    rows = int(fault.remedy.split("system.device_batch_rows: ")[1].split(";")[0])
+    rows = int(fault.hint.split("system.device_batch_rows: ")[1].split(";")[0])
     assert found(small, {"system.device_batch_rows": rows}) == []
     assert found(small, {"system.device_batch_rows": 4 * rows}) != []
 
@@ -162,7 +162,7 @@ def test_rows_that_are_chosen_fit_and_divide_every_step(
 
 def test_a_model_that_fits_in_no_way_is_told_so() -> None:
     (fault,) = found(replace(H100, total_bytes=4 * GIB, free_bytes=4 * GIB), {"dial.depth": 24})
-    assert "Not even one row" in fault.remedy
+    assert "Not even one row" in fault.hint
 
 
 def test_without_derived_values_memory_is_not_judged() -> None:
@@ -183,7 +183,7 @@ def test_a_missing_gpu_says_which_of_its_parts_is_missing(
 ) -> None:
     fault = no_gpu(torch_cuda, driver)
     assert words in fault.got
-    assert "system.device: cpu" in fault.remedy
+    assert "system.device: cpu" in fault.hint
 
 
 def test_rows_of_the_driver_become_processes_and_what_is_no_process_is_left_out() -> None:

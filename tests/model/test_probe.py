@@ -17,7 +17,7 @@ from model.bounded import Overdue, bounded
 from model.probe.__main__ import main
 
 ROOT = Path(__file__).parents[2]
-BASE = str(ROOT / "ablations" / "bases" / "speedrun_tiny_cpu.yaml")
+BASE = str(ROOT / "ablations" / "configs" / "speedrun_tiny_cpu.yaml")
 SILENT = Path(__file__).with_name("silent_rank.py")
 LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -169,7 +169,7 @@ def last_child_of(pid: int) -> int:
 def test_gpus_are_probed_at_work_and_over_their_links(tmp_path: Path, ranks: int) -> None:
     if torch.cuda.device_count() < ranks:
         pytest.skip(f"needs {ranks} GPUs")
-    config = str(ROOT / "ablations" / "bases" / "speedrun.yaml")
+    config = str(ROOT / "ablations" / "configs" / "speedrun.yaml")
     command = [*LAUNCHER, f"--nproc-per-node={ranks}", "-m", "model.probe", "--config", config]
     words = ["--out", str(tmp_path), "--set", "system.device=cuda", "--set", "dial.depth=12"]
     words += ["--set", "system.share_gpu=true"]  # with the process of these tests

@@ -62,7 +62,7 @@ def of_machines(seen: dict[int, Seen], asked: str = "cuda") -> list[Finding]:
 
 
 def wrong(findings: list[Finding]) -> list[Finding]:
-    assert all((finding.remedy is None) == finding.ok for finding in findings)
+    assert all((finding.hint is None) == finding.ok for finding in findings)
     assert all((finding.severity == "told") == finding.ok for finding in findings)
     return [finding for finding in findings if not finding.ok]
 
@@ -93,14 +93,14 @@ def test_two_ranks_on_one_gpu_stop_the_job() -> None:
 
 def test_fewer_gpus_than_ranks_are_said_once_for_all_ranks() -> None:
     fault = judged(
-        "GPU", ok=False, expected="a GPU for each of 8 ranks", got="4", remedy="Lower them."
+        "GPU", ok=False, expected="a GPU for each of 8 ranks", got="4", hint="Lower them."
     )
     seen = {rank: Seen(rank=rank, findings=(fault,)) for rank in range(RANKS)}
     assert only(of_machines(seen)) == fault
 
 
 def test_a_fault_of_some_ranks_names_them() -> None:
-    fault = judged("memory", ok=False, expected="about 69 GiB", got="8 GiB free", remedy="Less.")
+    fault = judged("memory", ok=False, expected="about 69 GiB", got="8 GiB free", hint="Less.")
     seen = healthy()
     for rank in (2, 6):
         seen[rank] = replace(seen[rank], findings=(fault,))
@@ -226,7 +226,7 @@ def test_bus_bandwidth_is_what_a_link_of_the_ring_carries() -> None:
 
 
 def test_facts_come_back_from_the_board_as_they_were_left() -> None:
-    fault = judged("GPU", ok=False, expected="one", got="none", remedy="Buy it.")
+    fault = judged("GPU", ok=False, expected="one", got="none", hint="Buy it.")
     seen = replace(healthy()[0], findings=(fault,))
     assert Seen.from_json(seen.to_json()) == seen
     assert Worked.from_json(BUSY.to_json()) == BUSY

@@ -53,7 +53,7 @@ SETTINGS = {
     "system.calibration_s": 0,
 }
 WORDS = [
-    "--config=ablations/bases/speedrun_tiny_cpu.yaml",
+    "--config=ablations/configs/speedrun_tiny_cpu.yaml",
     *(f"--set={path}={json.dumps(value)}" for path, value in SETTINGS.items()),
 ]
 
@@ -165,7 +165,7 @@ def test_one_rank_told_to_leave_makes_all_leave_a_checkpoint_that_goes_on(runs: 
     left = json.loads((runs / "told.json").read_text())
     last = STOP_STEP + 1  # both hear of it at the end of the next one
     assert (left["status"], left["steps"]) == ("interrupted", last)
-    assert left["remedy"] == f"The same command with --resume goes on behind step {last}."
+    assert left["hint"] == f"The same command with --resume goes on behind step {last}."
     assert events(runs / TOLD, "resumed")[0]["step"] == last
     require_same_end(runs / TOLD, runs / LEFT_ALONE)
 

@@ -42,7 +42,7 @@ def trained(
     if ranks > 1:
         port = ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
         launcher += ["torch.distributed.run", f"--nproc-per-node={ranks}", *port, "-m"]
-    command = ["model.train", f"--config=ablations/bases/{base}.yaml", f"--out={out}"]
+    command = ["model.train", f"--config=ablations/configs/{base}.yaml", f"--out={out}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*launcher, *command, *words], cwd=ROOT, env=environment, capture_output=True, text=True

@@ -13,7 +13,7 @@ from model.gpt import GPT
 from model.init import initialise
 from model.kernels import REFERENCE
 
-SPEEDRUN = Path(__file__).parents[2] / "ablations" / "bases" / "speedrun.yaml"
+SPEEDRUN = Path(__file__).parents[2] / "ablations" / "configs" / "speedrun.yaml"
 SMALL = {
     "dial.depth": 8,
     "dial.batch_tokens": 320,

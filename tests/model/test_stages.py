@@ -29,7 +29,7 @@ ALL = {
     "schedule.context_stages": {"pieces": [4, 1]},
     "schedule.multi_token": {},
 }
-SPEEDRUN = str(Path(__file__).parents[2] / "ablations" / "bases" / "speedrun.yaml")
+SPEEDRUN = str(Path(__file__).parents[2] / "ablations" / "configs" / "speedrun.yaml")
 
 
 @settings(max_examples=40, deadline=None)

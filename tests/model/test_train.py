@@ -108,7 +108,7 @@ def test_a_faulty_configuration_is_a_failed_run_with_its_remedy(
     code, result, log = finished(tmp_path / "run", {**tiny, "model.wdith": 64})
     assert code == 2
     assert result["status"] == "failed"
-    assert result["remedy"] == "Did you mean width?"
+    assert result["hint"] == "Did you mean width?"
     assert "Traceback" not in log
 
 
@@ -116,7 +116,7 @@ def test_a_back_end_that_cannot_run_stops_the_run(tmp_path: Path, tiny: dict[str
     code, result, _ = finished(tmp_path / "run", {**tiny, "system.attention": "flex"})
     assert code == 1
     assert "no backward pass on the CPU" in result["reason"]
-    assert result["remedy"] == "Set system.attention: sdpa."
+    assert result["hint"] == "Set system.attention: sdpa."
 
 
 @pytest.mark.parametrize("module", ["model.train", "model.data"])
@@ -156,7 +156,7 @@ def test_running_out_of_memory_says_so(tmp_path: Path, tiny: dict[str, Any]) -> 
     process.communicate(timeout=120)
     result = json.loads((out / "result.json").read_text())
     assert result["status"] == "out_of_memory"
-    assert "device_batch_rows" in result["remedy"]
+    assert "device_batch_rows" in result["hint"]
 
 
 def wait_for_steps(out: Path, process: subprocess.Popen[str]) -> None:

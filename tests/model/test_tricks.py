@@ -25,7 +25,7 @@ from model.tricks.partial_key_offset import offset
 from model.tricks.rotary import angles, turned
 from model.tricks.xsa import exclusive
 
-STACK = Path(__file__).parents[2] / "ablations" / "bases" / "speedrun.yaml"
+STACK = Path(__file__).parents[2] / "ablations" / "configs" / "speedrun.yaml"
 CPU = torch.device("cpu")
 TOKENS, HEADS, WIDTH = 12, 4, 8  # T, H, K of the tensors below
 SMALL = {

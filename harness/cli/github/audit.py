@@ -49,7 +49,7 @@ def _schema(kind: str, paths: list[Path]) -> list[tuple[Path, Refusal]]:
                 rule="schema",
                 line=1,
                 reason=f"{error['path'].removeprefix('$.')}: {_first_line(error['message'])}",
-                remedy="Write it as GitHub's documentation of workflow syntax has it.",
+                hint="Write it as GitHub's documentation of workflow syntax has it.",
             ),
         )
         for error in _deepest(answer)
@@ -80,7 +80,7 @@ def _zizmor_refusal(finding: Any) -> tuple[Path, Refusal]:
         rule=f"zizmor/{finding['ident']}",
         line=place["concrete"]["location"]["start_point"]["row"] + 1,
         reason=f"{finding['desc']}: {place['symbolic']['annotation']}",
-        remedy=f"See {finding['url']}; where it is meant, say why on that line: "
+        hint=f"See {finding['url']}; where it is meant, say why on that line: "
         f"`# zizmor: ignore[{finding['ident']}] <why>`.",
     )
 
@@ -105,13 +105,11 @@ def _ask(name: str, words: list[str], accepted: tuple[int, ...]) -> Any:
 
 
 def _missing(name: str) -> HarnessError:
-    return HarnessError(
-        path=name, expected="a tool that `ci check` asks", got="none", remedy=INSTALL
-    )
+    return HarnessError(path=name, expected="a tool that `ci check` asks", got="none", hint=INSTALL)
 
 
 def _broken(name: str, got: str) -> HarnessError:
-    return HarnessError(path=name, expected="findings in JSON", got=got, remedy=INSTALL)
+    return HarnessError(path=name, expected="findings in JSON", got=got, hint=INSTALL)
 
 
 def _first_line(text: str) -> str:

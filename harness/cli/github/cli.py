@@ -27,7 +27,7 @@ def init(
     baseline: Annotated[str, typer.Option(help="The stored baseline of gates.")] = "speedrun",
     config: Annotated[
         str, typer.Option(help="The configuration of nightly runs and new baselines.")
-    ] = "ablations/bases/speedrun.yaml",
+    ] = "ablations/configs/speedrun.yaml",
 ) -> None:
     """Writes the workflows and the action into a repository that has none of them."""
     from harness.cli.github import workflows

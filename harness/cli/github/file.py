@@ -37,7 +37,7 @@ def parse(text: str, name: str) -> Tree:
             path=name,
             expected="a workflow: keys such as on and jobs",
             got="an empty file" if tree is None else "a list" if isinstance(tree, list) else "text",
-            remedy="Remove the file, and `harness ci init` writes a whole one.",
+            hint="Remove the file, and `harness ci init` writes a whole one.",
         )
     _refuse_merge_keys(tree, name)
     return tree
@@ -124,7 +124,7 @@ def _indents(tree: Tree, text: str, name: str) -> tuple[int, int]:
         path=f"{name}:{odd}",
         expected="one indentation throughout (keys by 2 or 4 columns, dashes by 0, 2 or 4)",
         got=f"another one in line {odd}",
-        remedy="Indent the file evenly; it was left as it is.",
+        hint="Indent the file evenly; it was left as it is.",
     )
 
 
@@ -155,7 +155,7 @@ def _refuse_anchors(text: str, name: str) -> None:
                 path=f"{name}:{line}",
                 expected="every part written out, where parts are to be changed",
                 got=f"the {'anchor' if sign == '&' else 'alias'} {sign}{token.value}",
-                remedy="A change in one place would change others too. Write it out, then run "
+                hint="A change in one place would change others too. Write it out, then run "
                 "this again; the file was left as it is.",
             )
 
@@ -167,7 +167,7 @@ def _refuse_merge_keys(tree: Tree, name: str) -> None:
                 path=f"{name}:{line_of(tree, *keys)}",
                 expected="keys that GitHub reads",
                 got="a merge key, <<",
-                remedy="GitHub does not know it: write out what it stands for.",
+                hint="GitHub does not know it: write out what it stands for.",
             )
 
 
@@ -195,7 +195,7 @@ def _unreadable(error: Any, name: str) -> WorkflowFileError:
         path=f"{name}:{mark.line + 1}" if mark else name,
         expected="every key once" if twice else "YAML, indented by spaces",
         got=problem,
-        remedy="Rename or remove one of them; the file was left as it is."
+        hint="Rename or remove one of them; the file was left as it is."
         if twice
         else "Correct that line; the file was left as it is.",
     )

@@ -1,6 +1,6 @@
 """What a workflow may not do where its runner has a GPU and its pull requests come from strangers.
 
-Each rule is a function from one parsed file to findings with a line, a reason and a remedy. These
+Each rule is a function from one parsed file to findings with a line, a reason and a hint. These
 are the mistakes that give a stranger the runner or the repository; the schema and the audit of
 zizmor, which know far more, run beside them (`audit`). Two words, as GitHub means them: the
 *head* of a pull request is a stranger's commit; a *privileged* trigger runs on the default branch
@@ -43,7 +43,7 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     rule: str
     line: int
     reason: str
-    remedy: str
+    hint: str
 
 
 def refusals(tree: Tree) -> list[Refusal]:
@@ -59,7 +59,7 @@ def missing_permissions(tree: Tree) -> Iterator[Refusal]:
             rule="permissions",
             line=line_of(tree, "permissions"),
             reason="every job may write everything",
-            remedy="Write `permissions: {}` here, and under each job what that job needs.",
+            hint="Write `permissions: {}` here, and under each job what that job needs.",
         )
     for name, job in _jobs(tree):
         if job.get("permissions") == "write-all":
@@ -72,7 +72,7 @@ def missing_permissions(tree: Tree) -> Iterator[Refusal]:
             rule="permissions",
             line=line,
             reason=f"the job {name} {got}",
-            remedy="Write `permissions: {}` at the top, and under each job what that job needs, "
+            hint="Write `permissions: {}` at the top, and under each job what that job needs, "
             "such as `contents: read`.",
         )
 
@@ -87,7 +87,7 @@ def unpinned_actions(tree: Tree) -> Iterator[Refusal]:
             rule="unpinned",
             line=line_of(tree, *keys, "uses"),
             reason=f"{used} is whatever that name means on the day",
-            remedy="Name the full commit and the version behind it: "
+            hint="Name the full commit and the version behind it: "
             f"`{used.partition('@')[0]}@<40 digits> # <version>`.",
         )
 
@@ -105,7 +105,7 @@ def head_with_privileges(tree: Tree) -> Iterator[Refusal]:
                 line=line_of(tree, *keys),
                 reason=f"{privileged[0]} runs with the secrets and the token of this repository, "
                 f"and this step fetches a stranger's commit ({got})",
-                remedy="Use the trigger pull_request, or let a job before this one ask whether a "
+                hint="Use the trigger pull_request, or let a job before this one ask whether a "
                 "maintainer approved that commit, as `harness ci init` writes it.",
             )
 
@@ -123,7 +123,7 @@ def free_text_in_shell(tree: Tree) -> Iterator[Refusal]:
                     line=line_of(tree, *keys, *key),
                     reason=f"${{{{ {inner} }}}} is pasted into a script, and whoever chooses that "
                     "text chooses the commands",
-                    remedy=f"Give it as a variable, `env: {{TEXT: ${{{{ {inner} }}}}}}`, and write "
+                    hint=f"Give it as a variable, `env: {{TEXT: ${{{{ {inner} }}}}}}`, and write "
                     '"$TEXT" in the script.',
                 )
 
@@ -141,7 +141,7 @@ def runner_without_approval(tree: Tree) -> Iterator[Refusal]:
             line=line_of(tree, "jobs", name),
             reason=f"the job {name} uses a runner of your own, and {caused_by[0]} lets strangers "
             "start it",
-            remedy="Let it need a job that asks for the permission of who started it "
+            hint="Let it need a job that asks for the permission of who started it "
             "(`gh api repos/.../collaborators/.../permission`), or give it an `environment` with "
             "required reviewers.",
         )
@@ -155,7 +155,7 @@ def endless_jobs(tree: Tree) -> Iterator[Refusal]:
                 rule="time-out",
                 line=line_of(tree, "jobs", name),
                 reason=f"the job {name} has no time-out and may hold the runner for six hours",
-                remedy="Add `timeout-minutes:` to it.",
+                hint="Add `timeout-minutes:` to it.",
             )
 
 

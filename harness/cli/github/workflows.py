@@ -47,7 +47,7 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True):
 
     runner: tuple[str, ...] = ("self-hosted", "gpu")  # labels of the machine with the GPU
     baseline: str = "speedrun"
-    config: str = "ablations/bases/speedrun.yaml"  # of the nightly record and of new baselines
+    config: str = "ablations/configs/speedrun.yaml"  # of the nightly record and of new baselines
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,13 +96,13 @@ def check(console: "Console", root: Path, files: list[Path], *, audited: bool, s
             path=str(root),
             expected=f"workflows under {WORKFLOWS}",
             got="none",
-            remedy="Name the files or the repository, or write workflows with `harness ci init`.",
+            hint="Name the files or the repository, or write workflows with `harness ci init`.",
         )
     found, broken = _judged(paths, audited, strict)
     for path in paths:
         for one in sorted(found.get(path, []), key=lambda one: one.line):
             console.print(
-                f"{path}:{one.line}: refused ({one.rule}): {one.reason}.\n    {one.remedy}",
+                f"{path}:{one.line}: refused ({one.rule}): {one.reason}.\n    {one.hint}",
                 markup=False,
                 highlight=False,
                 soft_wrap=True,
@@ -173,7 +173,7 @@ def _checked(choices: Choices) -> None:
                     path=option,
                     expected="a plain word",
                     got=repr(value),
-                    remedy="A workflow would read it as something else.",
+                    hint="A workflow would read it as something else.",
                 )
 
 
@@ -183,7 +183,7 @@ def _initial(root: Path, path: Path, text: str) -> Change:
             path=str(path),
             expected="no such file yet",
             got="one that `harness ci init` did not write",
-            remedy="Move it away or rename it, then run this again. Nothing was written.",
+            hint="Move it away or rename it, then run this again. Nothing was written.",
         )
     return Change(path, text, False, Merged())
 
@@ -197,7 +197,7 @@ def _updated(root: Path, path: Path, was: str, now: str) -> Change:
         return Change(path, None if was else now, False, gone)
     except UnicodeDecodeError as error:
         raise WorkflowFileError(
-            path=str(path), expected="UTF-8", got=str(error), remedy="Save it as UTF-8."
+            path=str(path), expected="UTF-8", got=str(error), hint="Save it as UTF-8."
         ) from None
     mine = parse_for_change(text, str(path))
     before: Tree = parse(was, f"{MEMORY}: {path}") if was else {}
@@ -217,7 +217,7 @@ def _keep_comments(before: str, template: str, after: str, path: Path) -> None:
             path=str(path),
             expected="every comment of yours to survive the update",
             got=f"no place any more for {sorted(lost)[0]!r}",
-            remedy="It stands at a part that the template no longer has: move it, then run this "
+            hint="It stands at a part that the template no longer has: move it, then run this "
             "again. Nothing was written.",
         )
 
@@ -246,7 +246,7 @@ def _refuse_memory(root: Path) -> None:
             path=str(MEMORY),
             expected="a repository without workflows of the harness",
             got="one that has them",
-            remedy="Bring them up to date with `harness ci update`.",
+            hint="Bring them up to date with `harness ci update`.",
         )
 
 
@@ -259,21 +259,21 @@ def _memory(root: Path) -> Memory:
             path=str(path),
             expected="the file that `harness ci init` leaves",
             got="none",
-            remedy="Run `harness ci init` in the top folder of the repository first.",
+            hint="Run `harness ci init` in the top folder of the repository first.",
         ) from None
     except msgspec.DecodeError as error:
         raise WorkflowFileError(
             path=str(path),
             expected="the file as `harness ci` wrote it",
             got=str(error),
-            remedy="Restore it from git: it tells your changes from the template's.",
+            hint="Restore it from git: it tells your changes from the template's.",
         ) from None
     if memory.format > FORMAT:
         raise WorkflowFileError(
             path=str(path),
             expected=f"format {FORMAT} or older",
             got=f"format {memory.format}",
-            remedy="It was written by a newer harness: update this one.",
+            hint="It was written by a newer harness: update this one.",
         )
     return memory
 
@@ -319,5 +319,5 @@ def _text(path: Path) -> str:
             path=str(path),
             expected="a workflow file in UTF-8",
             got=str(error),
-            remedy="Name another file, or repair this one.",
+            hint="Name another file, or repair this one.",
         ) from None

@@ -88,7 +88,7 @@ def seconds(text: str) -> float | None:
         raise ClusterError(
             expected="the time that is left to a job, such as 1-02:03:04",
             got=repr(text),
-            remedy="See what `squeue --format %L` says of it.",
+            hint="See what `squeue --format %L` says of it.",
         )
     days, hours, minutes, rest = (int(part or 0) for part in found.groups())
     return float(((days * 24 + hours) * 60 + minutes) * 60 + rest)
@@ -104,18 +104,18 @@ def ask(words: Sequence[str]) -> str:
         raise ClusterError(
             expected=f"Slurm's `{words[0]}`",
             got="no such program on this machine",
-            remedy="Give the command on a login node of the cluster, or write `kind: local`.",
+            hint="Give the command on a login node of the cluster, or write `kind: local`.",
         ) from None
     except subprocess.TimeoutExpired:
         raise ClusterError(
             expected=f"an answer of `{' '.join(words)}` within {ANSWER_S:g} s",
             got="none",
-            remedy="See whether Slurm's controller runs: `scontrol ping`.",
+            hint="See whether Slurm's controller runs: `scontrol ping`.",
         ) from None
     if done.returncode != 0:
         raise ClusterError(
             expected=f"that `{' '.join(words)}` works",
             got=done.stderr.strip() or f"exit code {done.returncode}",
-            remedy="`scontrol ping` and `sinfo` tell how the cluster is.",
+            hint="`scontrol ping` and `sinfo` tell how the cluster is.",
         )
     return done.stdout

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from harness.cli.slurm.status import State
-    from harness.cli.slurm.submit import Asked
+    from harness.cli.slurm.submit import SubmitRequest
 
 
 def submit(
@@ -61,9 +61,11 @@ def submit(
     _say(console, f"To see it: harness submit --jobs --store {asked.store}")
 
 
-def _asked(context: typer.Context, cluster: Path | None, words: list[str], store: Path) -> "Asked":
+def _asked(
+    context: typer.Context, cluster: Path | None, words: list[str], store: Path
+) -> "SubmitRequest":
     """The command, read now by its own parser: a typing error is told here and not in the queue."""
-    from harness.cli.slurm.submit import GOING_ON, Asked
+    from harness.cli.slurm.submit import GOING_ON, SubmitRequest
     from harness.errors import UsageError
     from harness.redact import masked_words
 
@@ -75,7 +77,7 @@ def _asked(context: typer.Context, cluster: Path | None, words: list[str], store
             path="harness submit",
             expected="a cluster file, `--`, and one of the commands " + ", ".join(known),
             got=" ".join([str(cluster or ""), *masked_words(words)]).strip() or "nothing",
-            remedy="Such as: harness submit CLUSTER.yaml -- study ablations/smoke.yaml",
+            hint="Such as: harness submit CLUSTER.yaml -- study ablations/studies/smoke.yaml",
         )
     own = any(word == "--store" or word.startswith("--store=") for word in words)
     whole = words if own else [*words, "--store", str(store)]
@@ -89,9 +91,9 @@ def _asked(context: typer.Context, cluster: Path | None, words: list[str], store
                 path=f"harness {words[0]}",
                 expected="a file that is there",
                 got=str(value),
-                remedy="A path is relative to this folder, in which the job runs too.",
+                hint="A path is relative to this folder, in which the job runs too.",
             )
-    return Asked(words=words, store=parsed.params["store"], options=dict(parsed.params))
+    return SubmitRequest(words=words, store=parsed.params["store"], options=dict(parsed.params))
 
 
 def _say(console: "Console", text: str) -> None:

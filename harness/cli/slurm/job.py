@@ -26,7 +26,7 @@ import msgspec
 
 from harness.cli.slurm import journal as journals
 from harness.cli.slurm.allocation import Allocation, LocalAllocation, SlurmAllocation
-from harness.cli.slurm.journal import CANCELLED, Entry, Journal
+from harness.cli.slurm.journal import CANCELLED, JobEntry, Journal
 from harness.errors import COULD_NOT_RUN, PASS, STOPPED_AT_LIMIT, ClusterError
 from harness.redact import masked_words
 
@@ -55,7 +55,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         sys.exit(make(self, where))
 
 
-class Asked:
+class SignalHandler:
     """The scheduler's signals on their way to the command."""
 
     def __init__(self, journal: Journal) -> None:
@@ -77,7 +77,7 @@ class Asked:
     def _note(self, text: str) -> None:
         if self.heard is None:
             self.heard = text
-            self.journal.add(Entry(event="asked", at=time.time(), text=text))
+            self.journal.add(JobEntry(event="asked", at=time.time(), text=text))
 
     def no_more(self) -> None:
         """The command has ended: what comes now is the scheduler's way of ending the job."""
@@ -89,8 +89,8 @@ def make(job: Job, allocation: Allocation) -> int:
     """Runs the command to its end; returns what the process has to end with."""
     journal = Journal(Path(job.folder), allocation.number)
     earlier = journal.entries()
-    journal.add(Entry(event="started", at=time.time(), host=socket.gethostname()))
-    asked = Asked(journal)
+    journal.add(JobEntry(event="started", at=time.time(), host=socket.gethostname()))
+    asked = SignalHandler(journal)
     before = _records(job)
     try:
         words = journals.with_passwords(Path(job.folder), job.words)
@@ -109,7 +109,7 @@ def make(job: Job, allocation: Allocation) -> int:
                 ended_with, again = allocation.start_again(), True
             except ClusterError as error:
                 why = str(error)
-    _tell(journal, Entry(event="ended", at=time.time(), exit_code=code, again=again, text=why))
+    _tell(journal, JobEntry(event="ended", at=time.time(), exit_code=code, again=again, text=why))
     return ended_with
 
 
@@ -134,7 +134,7 @@ def _in_time(job: Job, left_s: float | None) -> list[str]:
     return ["--max-minutes", f"{minutes:.2f}"]
 
 
-def _why_not(job: Job, allocation: Allocation, earlier: list[Entry], news: bool) -> str:
+def _why_not(job: Job, allocation: Allocation, earlier: list[JobEntry], news: bool) -> str:
     """Why a command that stopped at a limit is not started again; empty where it is."""
     if (Path(job.folder) / CANCELLED).exists():
         return "it was cancelled"
@@ -153,7 +153,7 @@ def _records(job: Job) -> set[str]:
     return set(os.listdir(folder)) if folder.is_dir() else set()
 
 
-def _tell(journal: Journal, entry: Entry) -> None:
+def _tell(journal: Journal, entry: JobEntry) -> None:
     journal.add(entry)
     then = "; it is started again" if entry.again else f": {entry.text}" if entry.text else ""
     print(f"ended with exit code {entry.exit_code}{then}", flush=True)

@@ -41,7 +41,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     jobs: list[str] = []
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class JobEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One line of a job's journal. `again`: it ended so that the scheduler starts it once more."""
 
     event: Literal["started", "asked", "ended"]
@@ -58,21 +58,21 @@ class Journal:
     def __init__(self, folder: Path, number: str) -> None:
         self.path = folder / f"{number}.jsonl"
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: JobEntry) -> None:
         """Appends a line, whole and on the disk. Raises DiskError."""
         with files.disk_errors(self.path), open(self.path, "ab") as handle:
             handle.write(msgspec.json.encode(entry) + b"\n")
             handle.flush()
             os.fsync(handle.fileno())
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[JobEntry]:
         """What was written so far; a half line at the end of a killed job's is no line."""
         try:
             data = self.path.read_bytes()
         except FileNotFoundError:
             return []
         lines = data[: data.rfind(b"\n") + 1].splitlines()
-        return [msgspec.json.decode(line, type=Entry) for line in lines]
+        return [msgspec.json.decode(line, type=JobEntry) for line in lines]
 
 
 def new_folder(store: Path, now: float) -> Path:
@@ -124,7 +124,7 @@ def _read(path: Path) -> Submission:
             path=str(path),
             expected="a submission",
             got=str(error),
-            remedy="The file is damaged: move its folder away.",
+            hint="The file is damaged: move its folder away.",
         ) from error
 
 

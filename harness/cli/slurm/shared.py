@@ -47,7 +47,7 @@ def check_shared(store: Path, mounts: str) -> None:
         path=f"--store {store}",
         expected="a store that every node of the cluster sees",
         got=f"{path}, below {folder}" if folder else f"{path}, on {kind}",
-        remedy=f"Name one on the cluster's shared file system. {VOUCH}",
+        hint=f"Name one on the cluster's shared file system. {VOUCH}",
     )
 
 
@@ -59,5 +59,5 @@ def check_writers(store: Path, jobs: int, mounts: str) -> None:
             path="jobs",
             expected="a storage that several nodes may write",
             got=f"a SQLite file on {kind}",
-            remedy="Add --storage postgresql://user@host/database to the search.",
+            hint="Add --storage postgresql://user@host/database to the search.",
         )

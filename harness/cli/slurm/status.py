@@ -158,5 +158,5 @@ def _named(known: Mapping[str, tuple[Path, Submission]], id: str) -> str:
         path=f"--cancel {id}",
         expected="the id of a submission in this store, or a job's number",
         got="these: " + (", ".join(known) or "none"),
-        remedy="`harness submit --jobs` lists them; --store names another store.",
+        hint="`harness submit --jobs` lists them; --store names another store.",
     )

@@ -31,7 +31,7 @@ GOING_ON = ("study", SEARCH, "full", "run")
 """The commands whose `the same command goes on` is what a job needs."""
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
+class SubmitRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A command that is to run in a job, read by the command line's own parser."""
 
     words: list[str]  # after `harness`
@@ -43,7 +43,9 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
         return self.words[0]
 
 
-def submit(cluster: ClusterFile, file: Path, text: str, asked: Asked, cwd: Path) -> Submission:
+def submit(
+    cluster: ClusterFile, file: Path, text: str, asked: SubmitRequest, cwd: Path
+) -> Submission:
     """Submits a command as one job, or as an array of a search's workers.
 
     Raises ClusterError, and UsageError for a command that this cluster file does not fit.
@@ -77,14 +79,14 @@ def submit(cluster: ClusterFile, file: Path, text: str, asked: Asked, cwd: Path)
     return made
 
 
-def check(cluster: ClusterFile, asked: Asked, mounts: str) -> None:
+def check(cluster: ClusterFile, asked: SubmitRequest, mounts: str) -> None:
     """What would go wrong only on the node. Raises ClusterError, UsageError."""
     if cluster.jobs > 1 and asked.name != SEARCH:
         raise UsageError(
             path="jobs",
             expected=f"one job for `harness {asked.name}`; only a search has workers",
             got=f"jobs: {cluster.jobs}",
-            remedy="Write `jobs: 1`; --gpus 0-7 makes eight runs at a time inside one job.",
+            hint="Write `jobs: 1`; --gpus 0-7 makes eight runs at a time inside one job.",
         )
     if cluster.kind == "local":
         return
@@ -94,14 +96,16 @@ def check(cluster: ClusterFile, asked: Asked, mounts: str) -> None:
         shared.check_writers(asked.store, cluster.jobs, mounts)
 
 
-def job_of(cluster: ClusterFile, asked: Asked, folder: Path, number: int, now: float) -> Job:
+def job_of(
+    cluster: ClusterFile, asked: SubmitRequest, folder: Path, number: int, now: float
+) -> Job:
     """What one job does; those of an array beyond the first are workers beside it.
 
     `now`: of the submission. A base that failed before it is no reason for a worker not to wait.
     """
     words = [*masked_words(asked.words), "--store", str(asked.store.resolve())]
     if number:  # they begin together, and the first one makes the base
-        words += ["--worker", "--patience", str(cluster.minutes), "--since", f"{now:.3f}"]
+        words += ["--worker", "--wait-for-base", str(cluster.minutes), "--since", f"{now:.3f}"]
     return Job(
         kind=cluster.kind,
         folder=str(folder),
@@ -127,7 +131,7 @@ def executor_of(cluster: ClusterFile, folder: Path, name: str) -> "Executor":
         raise ClusterError(
             expected="Slurm's `sbatch`",
             got="no such program on this machine",
-            remedy="Submit from a login node of the cluster, or write `kind: local` to try it out.",
+            hint="Submit from a login node of the cluster, or write `kind: local` to try it out.",
         )
     executor = submitit.SlurmExecutor(folder=folder, python=f"exec {shlex.quote(sys.executable)}")
     executor.update_parameters(**slurm_parameters(cluster, name))
@@ -183,7 +187,7 @@ def import_submitit() -> Any:
         raise ClusterError(
             expected="submitit, which hands jobs to the scheduler",
             got=f"no package {error.name}",
-            remedy=f"Install the extra: {EXTRA}",
+            hint=f"Install the extra: {EXTRA}",
         ) from error
     return submitit
 
@@ -199,5 +203,5 @@ def _hand_over(executor: "Executor", jobs: Sequence[Job]) -> list[str]:
             path="sbatch",
             expected="that Slurm takes the job",
             got=str(error).strip() or "a refusal without words",
-            remedy="Correct what it names in the cluster file: partition, account, time, nodes.",
+            hint="Correct what it names in the cluster file: partition, account, time, nodes.",
         ) from error

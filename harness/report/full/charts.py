@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from harness.full.forecast import Estimate, Fitted
-from harness.full.loss_band import Band
+from harness.full.loss_envelope import LossEnvelope
 from harness.report.study.charts import ZERO, styled
 from harness.report.study.panels import BASE, HELPS, HURTS
 
@@ -63,7 +63,7 @@ def law(fitted: Fitted, target: Estimate, reached: float | None = None) -> go.Fi
     return styled(figure, height=420)
 
 
-def loss(band: Band, points: Sequence[tuple[float, float]]) -> go.Figure:
+def loss(band: LossEnvelope, points: Sequence[tuple[float, float]]) -> go.Figure:
     """The loss of a run so far inside its band."""
     figure = go.Figure()
     _fan(figure, [look.fraction for look in band.looks], [look.loss for look in band.looks], "band")

@@ -10,8 +10,8 @@ from html import escape
 
 from harness.full.cost import Cost
 from harness.full.forecast import Estimate, Forecast
-from harness.full.leaderboard import COLUMNS, Row, behind, cells
-from harness.full.loss_band import Band
+from harness.full.leaderboard import COLUMNS, LeaderboardEntry, behind, cells
+from harness.full.loss_envelope import LossEnvelope
 from harness.report.full import charts
 from harness.report.study.markup import bullets, chart, document, table
 
@@ -29,8 +29,8 @@ def page(
     forecast: Forecast,
     *,
     cost: Cost | None = None,
-    row: Row | None = None,
-    band: Band | None = None,
+    row: LeaderboardEntry | None = None,
+    band: LossEnvelope | None = None,
     points: Sequence[tuple[float, float]] = (),
 ) -> str:
     """The HTML document; `points` are those of the job's loss curve."""
@@ -45,12 +45,12 @@ def page(
     return document(f"{name}: full job", [section for section in sections if section])
 
 
-def _row(row: Row) -> str:
+def _row(row: LeaderboardEntry) -> str:
     cellular = [[escape(cell) for cell in cells(row)]]
     return f"<section><h2>The row</h2>{table(COLUMNS, cellular)}{bullets(behind(row))}</section>"
 
 
-def _forecast(forecast: Forecast, cost: Cost | None, row: Row | None) -> str:
+def _forecast(forecast: Forecast, cost: Cost | None, row: LeaderboardEntry | None) -> str:
     """Everything that was forecast, with what it came to beside it."""
     rows = [
         ["val_bpb", *_cells(forecast.val_bpb, ".4f", row.val_bpb if row else None)],
@@ -82,7 +82,7 @@ def _cells(found: Estimate, form: str, got: float | None) -> list[str]:
     return [f"{found.estimate:{form}}", interval, "–" if got is None else f"{got:{form}}"]
 
 
-def _fits(forecast: Forecast, row: Row | None) -> list[str]:
+def _fits(forecast: Forecast, row: LeaderboardEntry | None) -> list[str]:
     return [
         f"<section><h2>{fitted.metric}</h2><p>{escape(fitted.law)}</p>"
         + chart(
@@ -97,5 +97,5 @@ def _fits(forecast: Forecast, row: Row | None) -> list[str]:
     ]
 
 
-def _band(band: Band, points: Sequence[tuple[float, float]]) -> str:
+def _band(band: LossEnvelope, points: Sequence[tuple[float, float]]) -> str:
     return f"<section><h2>The loss on its way</h2>{chart(charts.loss(band, points))}</section>"

@@ -7,7 +7,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from harness.full.monitor import Alarm, Standing
+from harness.full.monitor import Alert, RunStatus
 from harness.report.full.terminal import duration, say
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ LINE_EVERY_S = 60.0
 DRAW_EVERY_S = 0.5
 
 
-class Live:
+class JobProgress:
     """Shows one attempt of a job."""
 
     def __init__(self, console: "Console", name: str) -> None:
@@ -27,7 +27,7 @@ class Live:
         self._live = RichLive(console=console, auto_refresh=False) if console.is_terminal else None
         self._next = 0.0
 
-    def __enter__(self) -> "Live":
+    def __enter__(self) -> "JobProgress":
         if self._live is not None:
             self._live.start()
         return self
@@ -41,11 +41,11 @@ class Live:
         if self._live is not None:
             self._live.stop()
 
-    def alarm(self, alarm: Alarm) -> None:
+    def alarm(self, alarm: Alert) -> None:
         """Said at once, above what follows."""
         say(self._live.console if self._live is not None else self.console, alarm.text)
 
-    def show(self, standing: Standing) -> None:
+    def show(self, standing: RunStatus) -> None:
         """Where the job stands, as often as it can be read."""
         now = time.monotonic()
         if now < self._next:
@@ -60,7 +60,7 @@ class Live:
             self._next = now + LINE_EVERY_S
 
 
-def lines_of(name: str, standing: Standing) -> list[str]:
+def lines_of(name: str, standing: RunStatus) -> list[str]:
     """Progress, loss against the forecast, time and money."""
     if not standing.step:
         return [f"{name}: {standing.phase or 'starts'}"]

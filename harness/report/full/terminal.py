@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from harness.full.cost import Cost
 from harness.full.forecast import Estimate, Fitted, Forecast
-from harness.full.leaderboard import Row
-from harness.full.predict import Foretold
+from harness.full.leaderboard import LeaderboardEntry
+from harness.full.predict import Prediction
 from harness.full.preflight import worst_first
 from harness.full.series import Made
-from harness.runner.trainer import Finding
+from harness.runner.trainer import PreflightFinding
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,8 +25,10 @@ def say(console: "Console", text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def print_findings(console: "Console", findings: Sequence[Finding], *, all_of_them: bool) -> None:
-    """Expected, got and remedy, worst first; or only what is not as it should be."""
+def print_findings(
+    console: "Console", findings: Sequence[PreflightFinding], *, all_of_them: bool
+) -> None:
+    """Expected, got and hint, worst first; or only what is not as it should be."""
     bad = [one for one in findings if not one.ok]
     if all_of_them or bad:
         _print_findings(console, findings if all_of_them else bad)
@@ -35,21 +37,21 @@ def print_findings(console: "Console", findings: Sequence[Finding], *, all_of_th
         say(console, f"preflight: {right} are as they should be (--preflight shows them)")
 
 
-def _print_findings(console: "Console", findings: Sequence[Finding]) -> None:
+def _print_findings(console: "Console", findings: Sequence[PreflightFinding]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(title="preflight", title_justify="left")
-    for title in ("", "what", "expected", "got", "remedy"):
+    for title in ("", "what", "expected", "got", "hint"):
         table.add_column(title, overflow="fold", no_wrap=not title)
     for one in worst_first(findings):
         sign = "[green]✓[/]" if one.ok else SIGNS[one.severity]
-        cells = (one.what, one.expected, one.got, "" if one.ok else one.remedy or "")
+        cells = (one.what, one.expected, one.got, "" if one.ok else one.hint or "")
         table.add_row(sign, *map(escape, cells))
     console.print(table)
 
 
-def print_foretold(console: "Console", foretold: Foretold) -> None:
+def print_foretold(console: "Console", foretold: Prediction) -> None:
     """What the proxies say, or why they say nothing."""
     if foretold.forecast is None:
         say(console, f"no forecast: {foretold.why_none}")
@@ -101,7 +103,7 @@ def cost_lines(cost: Cost) -> list[str]:
     return [*lines, *(f"  {note}" for note in cost.notes)]
 
 
-def against_lines(foretold: Foretold, row: Row) -> list[str]:
+def against_lines(foretold: Prediction, row: LeaderboardEntry) -> list[str]:
     """What was foretold beside what it came to."""
     pairs: list[tuple[str, Estimate | None, float | None, int]] = []
     if (found := foretold.forecast) is not None:

@@ -70,7 +70,7 @@ def read(path: Path, exit_code: int | None = None) -> Findings:
                 path=str(path),
                 expected="what `harness gate --json` printed",
                 got=str(error.strerror),
-                remedy="Name that file, or say with --exit-code how the gate ended.",
+                hint="Name that file, or say with --exit-code how the gate ended.",
             ) from None
         text = b""
     try:

@@ -16,14 +16,14 @@ from harness.report.search.terminal import setting, short_names
 from harness.report.study.charts import ZERO, styled
 from harness.report.study.panels import BASE, HELPS, HURTS, NOISE
 from harness.search.objective import harm, unit
-from harness.search.results import Found, TrialRow
+from harness.search.results import SearchResult, TrialRow
 
 SHADES = ("#08306B", "#2171B5", "#6BAED6", "#9ECAE1", "#C6DBEF")  # best fifth to worst
 IDLE = "idle"  # a parameter of a trick that was off
 FAINT = "rgba(128,128,128,0.15)"
 
 
-def history(found: Found) -> go.Figure:
+def history(found: SearchResult) -> go.Figure:
     """The first objective of every trial, the best so far, and the base with one SD about it."""
     name = found.objectives[0]
     figure = go.Figure()
@@ -64,7 +64,7 @@ def _dots(figure: go.Figure, rows: list[TrialRow], name: str, colour: str, symbo
         )
 
 
-def _best_so_far(found: Found) -> tuple[list[float], list[int]]:
+def _best_so_far(found: SearchResult) -> tuple[list[float], list[int]]:
     sign = harm(found.objectives[0])
     best: list[float] = []
     steps: list[int] = []
@@ -83,7 +83,7 @@ def _titled(name: str) -> str:
     return f"{name} ({unit(name)})" if unit(name) else name
 
 
-def front(found: Found) -> go.Figure:
+def front(found: SearchResult) -> go.Figure:
     """Two objectives against each other: all trials, those that nothing dominates, the base."""
     first, second = found.objectives[:2]
     rows = [row for row in found.eligible() if row.values]
@@ -120,7 +120,7 @@ def front(found: Found) -> go.Figure:
     return styled(figure, height=430)
 
 
-def _dominates(found: Found, other: TrialRow, row: TrialRow) -> bool:
+def _dominates(found: SearchResult, other: TrialRow, row: TrialRow) -> bool:
     worse = [
         harm(name) * (theirs - ours)
         for name, ours, theirs in zip(
@@ -130,7 +130,7 @@ def _dominates(found: Found, other: TrialRow, row: TrialRow) -> bool:
     return max(worse) <= 0 and min(worse) < 0
 
 
-def importance(found: Found) -> go.Figure:
+def importance(found: SearchResult) -> go.Figure:
     """The share of each parameter, the largest on top."""
     shares = sorted(found.importances.items(), key=lambda entry: entry[1])
     figure = go.Figure(
@@ -148,7 +148,7 @@ def importance(found: Found) -> go.Figure:
     return styled(figure, height=140 + 34 * len(shares))
 
 
-def parallel(found: Found) -> go.Figure:
+def parallel(found: SearchResult) -> go.Figure:
     """Every trial with a value as a line across its parameters; the better, the darker.
 
     Lines of one shade are one trace: thousands of traces would take minutes, and plotly's own kind
@@ -241,7 +241,7 @@ def _parameters(rows: list[TrialRow]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row.point))
 
 
-def slices(found: Found) -> go.Figure:
+def slices(found: SearchResult) -> go.Figure:
     """The first objective against each parameter alone; later trials are darker."""
     rows, shown = found.eligible(), short_names(found.names)
     names = _parameters(rows)

@@ -6,15 +6,15 @@ from typing import Any
 
 import msgspec
 
-from harness.search.results import Found
+from harness.search.results import SearchResult
 
 
-def as_json(found: Found) -> bytes:
+def as_json(found: SearchResult) -> bytes:
     """The whole answer."""
     return msgspec.json.format(msgspec.json.encode(found), indent=1)
 
 
-def as_csv(found: Found) -> str:
+def as_csv(found: SearchResult) -> str:
     """A row a trial, a column a parameter; empty where a trial has none."""
     names = list(dict.fromkeys(name for row in found.trials for name in row.point))
     head = ["trial", "outcome", *found.objectives, *names, "feasible", "steps", "wall_s", "gpu_s"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from harness.report.search import charts, terminal
 from harness.report.study.markup import bullets, chart, document, folded, table
 from harness.report.study.progress import cost
-from harness.search.results import Found
+from harness.search.results import SearchResult
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -29,7 +29,7 @@ READING = [
 ]
 
 
-def page(found: Found) -> str:
+def page(found: SearchResult) -> str:
     """The HTML document."""
     sections = [
         _header(found),
@@ -48,7 +48,7 @@ HISTORY = (
 )
 
 
-def _header(found: Found) -> str:
+def _header(found: SearchResult) -> str:
     counts = ", ".join(f"{n} {outcome}".replace("_", " ") for outcome, n in found.outcomes.items())
     price = None if found.price_usd is None or not found.gpu_s else found.price_usd / found.gpu_s
     spent = cost(found.gpu_s, None if price is None else 3600 * price)
@@ -67,7 +67,7 @@ def _header(found: Found) -> str:
     )
 
 
-def _second_look(found: Found) -> str:
+def _second_look(found: SearchResult) -> str:
     if not found.claims:
         return ""
     rows = [
@@ -80,14 +80,14 @@ def _second_look(found: Found) -> str:
     ]
     studies = ", ".join(found.looks.values())
     note = f"Studies of their own: {studies}. " if studies else ""
-    rule = f"alpha {found.alpha:g}, {found.many}, over all candidates."
+    rule = f"alpha {found.alpha:g}, {found.correction}, over all candidates."
     return (
         f"<section><h2>The second look</h2><p>{escape(note + rule)}</p>"
         f"{table(terminal.COLUMNS, rows)}{table(['trial', 'settings'], settings)}</section>"
     )
 
 
-def _drawn(found: Found) -> str:
+def _drawn(found: SearchResult) -> str:
     """The charts that need several trials with a value."""
     if len(found.eligible()) < 2:
         return "<section><p>Too few trials with a value for charts.</p></section>"
@@ -112,7 +112,7 @@ def _panel(title: str, text: str, draw: "Callable[[], go.Figure]") -> str:
     return f"<section><h2>{title}</h2><p>{escape(text)}</p>{chart(draw())}</section>"
 
 
-def _trials(found: Found) -> str:
+def _trials(found: SearchResult) -> str:
     names = list(dict.fromkeys(name for row in found.trials for name in row.point))
     head = ["trial", "outcome", *found.objectives, *names, "steps", "wall time", "reason"]
     rows = [

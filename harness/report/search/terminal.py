@@ -12,12 +12,12 @@ from harness.config.search_file import SearchFile
 from harness.report.study import phrases
 from harness.report.study.progress import cost
 from harness.results.record import Record
-from harness.search.base_noise import Noise
+from harness.search.base_noise import BaseNoise
 from harness.search.confirm import Look
 from harness.search.objective import Objective, unit
-from harness.search.plan import Plan
-from harness.search.results import Claim, Found, planned_detectable
-from harness.search.trial import Told
+from harness.search.plan import SearchPlan
+from harness.search.results import Claim, SearchResult, planned_detectable
+from harness.search.trial import TrialResult
 from harness.stats import inference
 from harness.study.effects import Effect
 
@@ -74,7 +74,7 @@ def short_names(names: list[str]) -> dict[str, str]:
     return found
 
 
-def print_plan(console: "Console", plan: Plan, known: Sequence[Record]) -> None:
+def print_plan(console: "Console", plan: SearchPlan, known: Sequence[Record]) -> None:
     """The space, the base in it, what was refused at its ends; time and power by known records."""
     file = plan.file
     say(console, f"{file.search}: {file.question or 'which settings are best?'}")
@@ -99,7 +99,7 @@ def print_plan(console: "Console", plan: Plan, known: Sequence[Record]) -> None:
         say(console, line)
 
 
-def _price_words(plan: Plan, known: Sequence[Record]) -> list[str]:
+def _price_words(plan: SearchPlan, known: Sequence[Record]) -> list[str]:
     """What it will take at most and be able to see, from completed runs of the base."""
     runs = [r for r in known if r.identity == plan.base.identity and r.status == "completed"]
     if not runs:
@@ -135,7 +135,7 @@ def budget_words(file: SearchFile) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def noise_words(noise: Noise) -> list[str]:
+def noise_words(noise: BaseNoise) -> list[str]:
     """The base in each objective, with its SD."""
     return [
         f"base: {name} {number(noise.mean[name])}, SD {number(noise.sd[name])} "
@@ -144,7 +144,7 @@ def noise_words(noise: Noise) -> list[str]:
     ]
 
 
-def pruning_words(objective: Objective, noise: Noise) -> str | None:
+def pruning_words(objective: Objective, noise: BaseNoise) -> str | None:
     """Why no trial will be pruned; None where they may be."""
     if objective.watched is None:
         return (
@@ -157,7 +157,7 @@ def pruning_words(objective: Objective, noise: Noise) -> str | None:
     return None
 
 
-def trial_words(at: int, answer: Told, values: list[float] | None) -> str:
+def trial_words(at: int, answer: TrialResult, values: list[float] | None) -> str:
     """One trial that has ended, in a line."""
     head = f"trial {at}: "
     if values is not None:
@@ -171,7 +171,7 @@ def trial_words(at: int, answer: Told, values: list[float] | None) -> str:
     return f"{head}{text}{known}; {point(answer.overrides)}{reason}"
 
 
-def print_found(console: "Console", found: Found) -> None:
+def print_found(console: "Console", found: SearchResult) -> None:
     """What a search says: its noise, its best trials, and the table of the second look."""
     counts = ", ".join(f"{n} {outcome}".replace("_", " ") for outcome, n in found.outcomes.items())
     price = None if found.price_usd is None else found.price_usd / max(found.gpu_s, 1e-9) * 3600
@@ -193,7 +193,7 @@ def print_found(console: "Console", found: Found) -> None:
     say(console, verdict(found))
 
 
-def _print_claims(console: "Console", found: Found) -> None:
+def _print_claims(console: "Console", found: SearchResult) -> None:
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -247,7 +247,7 @@ def verdict_of(claim: Claim) -> str:
     return "confirmed"
 
 
-def verdict(found: Found) -> str:
+def verdict(found: SearchResult) -> str:
     """The sentence that ends the report."""
     if not found.looks:
         return _unconfirmed(found)
@@ -263,7 +263,7 @@ def verdict(found: Found) -> str:
     return f"Confirmed: {', '.join(names)}. {seen}"
 
 
-def _unconfirmed(found: Found) -> str:
+def _unconfirmed(found: SearchResult) -> str:
     """The sentence that ends the report of a search without a second look."""
     if found.elsewhere:
         names = ", ".join(found.elsewhere)
@@ -280,7 +280,7 @@ def _unconfirmed(found: Found) -> str:
     return f"No trial was better than the base's mean{apart}."
 
 
-def warnings(found: Found) -> list[str]:
+def warnings(found: SearchResult) -> list[str]:
     """What a reader has to know beside the numbers."""
     lines = [f"refused by the trainer: {text}" for text in found.refused]
     if found.later:

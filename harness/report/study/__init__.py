@@ -79,7 +79,7 @@ def write_picture(store: Store, name: str, path: Path) -> Path:
         raise ReportError(
             expected="matplotlib, which draws the picture",
             got="no such package",
-            remedy=f"Install the extra: {EXTRA}",
+            hint=f"Install the extra: {EXTRA}",
         )
     from harness.report.study.png import draw
 

@@ -183,13 +183,13 @@ def _markup(rows: Iterable[Sequence[str]]) -> list[list[str]]:
 
 def _barnacles(content: Content) -> str:
     found = content.found
-    if found.barnacles is None:
+    if found.no_effect_tricks is None:
         text = "The study sets no margin (decide.margin), so no trick can be called idle."
-        return f"<section><h2>Barnacles</h2><p>{text}</p></section>"
+        return f"<section><h2>No-effect tricks</h2><p>{text}</p></section>"
     margin = wording.joined(f"±{value:g} {name}" for name, value in found.margin.items())
     intro = f"Tricks whose whole interval lies inside the margin ({margin}), and what they cost."
-    if not found.barnacles:
-        return f"<section><h2>Barnacles</h2><p>{escape(intro)} There are none.</p></section>"
+    if not found.no_effect_tricks:
+        return f"<section><h2>No-effect tricks</h2><p>{escape(intro)} There are none.</p></section>"
     rows = [
         [
             escape(item.trick),
@@ -199,12 +199,12 @@ def _barnacles(content: Content) -> str:
             format.mebibytes(item.peak_memory_bytes),
             format.duration(item.compile_s),
         ]
-        for item in found.barnacles
+        for item in found.no_effect_tricks
     ]
     head = ["trick", "but pays in", "lines of code", "parameters", "peak memory", "compile time"]
     return (
-        f"<section><h2>Barnacles</h2><p>{escape(intro)} One that pays in nothing else may be "
-        f"deleted.</p>{table(head, rows)}</section>"
+        f"<section><h2>No-effect tricks</h2><p>{escape(intro)} One that pays in nothing else may "
+        f"be deleted.</p>{table(head, rows)}</section>"
     )
 
 
@@ -221,7 +221,7 @@ def _runs(content: Content) -> str:
         "wall time",
         "harness overhead",
         "session",
-        "neighbours",
+        "concurrent_runs",
         "GPUs",
         "reason",
     ]
@@ -236,7 +236,7 @@ def _runs(content: Content) -> str:
             format.duration(row.wall_s),
             format.duration(row.overhead_s),
             _or_dash(row.session),
-            _or_dash(row.neighbours),
+            _or_dash(row.concurrent_runs),
             _or_dash(row.gpus),
             escape(row.reason or ""),
         ]

@@ -175,7 +175,7 @@ def runs_of(arm: ArmResult) -> str:
 
 def how_to_read(found: Attribution) -> str:
     """One sentence on the sign of the effects and one on the intervals."""
-    many = many_words(found)
+    correction = many_words(found)
     kinds = sorted({arm.change for arm in found.arms})
     sign = " or ".join(
         {
@@ -186,15 +186,15 @@ def how_to_read(found: Attribution) -> str:
         for kind in kinds
     )
     return (
-        f"Each number is {sign}. Its {100 * (1 - found.alpha):g} % interval ({many}) is what the "
-        "noise between runs allows the true change to be: one that leaves out zero is more than "
+        f"Each number is {sign}. Its {100 * (1 - found.alpha):g} % interval ({correction}) is what "
+        "the noise between runs allows the true change to be: one that leaves out zero is more than "
         "noise, one that covers zero says only that any change is smaller than its ends."
     )
 
 
 def many_words(found: Attribution) -> str:
     """'Dunnett-corrected over 4 arms': those that are compared in the primary metric."""
-    return MANY_WORDS[found.many].format(k=found.noise[found.primary].arms)
+    return MANY_WORDS[found.correction].format(k=found.noise[found.primary].arms)
 
 
 def price_line(found: Attribution) -> str:

@@ -67,8 +67,9 @@ def _lines(study: ResolvedStudy, budget: Budget) -> list[str]:
     lines.append("cost: " + _cost(budget))
     lines += _memory(study)
     metrics = [_sensitivity(one) for one in budget.sensitivities]
-    rule = f"alpha {study.decide.alpha:g}, power 0.9, {study.decide.many}, n = {len(study.seeds)}"
-    lines.append(f"smallest detectable effect of an arm ({rule}):")
+    rule = study.decide
+    terms = f"alpha {rule.alpha:g}, power 0.9, {rule.correction}, n = {len(study.seeds)}"
+    lines.append(f"smallest detectable effect of an arm ({terms}):")
     lines += [f"  {text}" for text in metrics]
     return lines
 

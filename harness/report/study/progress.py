@@ -24,7 +24,7 @@ SIGNS = {
 }
 
 
-class Live:
+class StudyProgress:
     """Shows a study on a console: a table on a terminal, else a line for each run that ends."""
 
     def __init__(self, console: "Console", study: ResolvedStudy, store: Store) -> None:
@@ -47,7 +47,7 @@ class Live:
         self._live = RichLive(console=console, auto_refresh=False) if console.is_terminal else None
         self._next_draw = 0.0
 
-    def __enter__(self) -> "Live":
+    def __enter__(self) -> "StudyProgress":
         if self._live is not None:
             self._live.start()
         else:

@@ -1,4 +1,4 @@
-"""The report in the terminal: effects, arms, runs, barnacles, warnings, price.
+"""The report in the terminal: effects, arms, runs, no-effect tricks, warnings, price.
 
 Prints with rich to the console it is given; reads nothing but a `Content`.
 """
@@ -206,14 +206,14 @@ def _unfinished(content: Content) -> "Table | None":
 
 def _barnacles(console: "Console", content: Content) -> None:
     found = content.found
-    if found.barnacles is None:
+    if found.no_effect_tricks is None:
         console.print("No margin is set (decide.margin), so no trick can be called idle.")
         return
-    if not found.barnacles:
+    if not found.no_effect_tricks:
         console.print("No trick lies inside the margin: none can be called idle.")
         return
     table = _table(
-        "Barnacles: tricks whose effect lies inside the margin",
+        "No-effect tricks: tricks whose effect lies inside the margin",
         "trick",
         "inside",
         "but pays in",
@@ -222,7 +222,7 @@ def _barnacles(console: "Console", content: Content) -> None:
         "memory",
         "compile",
     )
-    for item in found.barnacles:
+    for item in found.no_effect_tricks:
         table.add_row(
             item.trick,
             phrases.joined(f"±{margin:g} {metric}" for metric, margin in item.inside.items()),

@@ -14,7 +14,7 @@ from harness.errors import UsageError
 from harness.results import core_answers
 from harness.results.logs.run_log import LogError, LoggedRun
 from harness.results.recipe import device, is_full_scale, recipe_scale
-from harness.results.record import Ended, Record, collect, read_plan, sessions
+from harness.results.record import ProcessEnd, Record, collect, read_plan, sessions
 from harness.results.store import ANSWERS, Store
 
 Key = tuple[str, str]  # plan id, attempt
@@ -28,12 +28,12 @@ def of_run_dir(path: Path) -> Record:
             path=str(path),
             expected="a run directory of the harness, with its launch.json",
             got="result.json without a whole launch.json",
-            remedy="Name a directory below plans/ of a store, or start the run by `harness run`.",
+            hint="Name a directory below plans/ of a store, or start the run by `harness run`.",
         )
     for known in Store(path.parents[2]).attempts(plan.plan_id):
         if known.attempt == plan.attempt:
             return known
-    ended = Ended(returncode=0, cause=None, ended_at=plan.started_at, trainer_s=0.0)
+    ended = ProcessEnd(returncode=0, cause=None, ended_at=plan.started_at, trainer_s=0.0)
     return collect(path, plan, ended)
 
 
@@ -63,7 +63,7 @@ def of_file(path: Path) -> Record:
             path=str(path),
             expected="a record, as a store has them in records/",
             got=str(error),
-            remedy="Name the store, its records or its run directories.",
+            hint="Name the store, its records or its run directories.",
         ) from error
 
 
@@ -81,7 +81,7 @@ def of_study(root: Path, words: str, records: Sequence[Record]) -> list[Record]:
             path=f"{root}:{words}",
             expected=f"an arm of the study {name}",
             got=repr(wanted),
-            remedy=f"It has: {', '.join(arms)}.",
+            hint=f"It has: {', '.join(arms)}.",
         )
     planned = {run.plan_id for run in study.runs if run.arm == wanted}
     deciding: dict[str, Record] = {}
@@ -101,7 +101,7 @@ def of_store(root: Path, records: Sequence[Record]) -> list[Record]:
             path=str(root),
             expected="a store with one configuration in it",
             got=f"{len({record.identity.config_id for record in found})} of them",
-            remedy=f"Name a study's arm, as {root}:STUDY/ARM (studies: {names}), or records.",
+            hint=f"Name a study's arm, as {root}:STUDY/ARM (studies: {names}), or records.",
         )
     return found
 
@@ -154,7 +154,7 @@ def logged(record: Record, session: int, source: str, answers: Path | None = Non
         environment={
             "environment_id": record.environment_id,
             "session": str(session),
-            "neighbours": str(record.neighbours),
+            "concurrent_runs": str(record.concurrent_runs),
         },
         environment_known=bool(record.environment_id),
         varied="seed",

@@ -87,7 +87,7 @@ def _refuse_doubles(a: list[str], b: list[str]) -> None:
                     got=f"it on side {seen[place]} and on side {side}"
                     if seen[place] != side
                     else f"it twice on side {side}",
-                    remedy="A run is not a replicate of itself: name it once.",
+                    hint="A run is not a replicate of itself: name it once.",
                 )
             seen[place] = side
 
@@ -106,7 +106,7 @@ def _read(word: str, patterns: regex.Patterns, stores: dict[Path, list[Record]])
             path=word,
             expected="a log, a folder of logs, a run directory, a record or a store",
             got="no such file",
-            remedy="A study's arm is written STORE:STUDY/ARM.",
+            hint="A study's arm is written STORE:STUDY/ARM.",
         )
     if from_store.is_store(path):
         beside = _records_of(path, stores)
@@ -127,7 +127,7 @@ def _read_folder(path: Path, patterns: regex.Patterns) -> _Found:
             path=str(path),
             expected="a folder with logs, or a run directory, or a store",
             got=f"no file that ends with {' or '.join(LOG_SUFFIXES)}",
-            remedy="Name the files themselves.",
+            hint="Name the files themselves.",
         )
     found = [_read_file(file, patterns) for file in files]
     return _Found([run for part in found for run in part.runs], [], [])
@@ -145,7 +145,7 @@ def _records(root: Path, found: list[Record], beside: list[Record], word: str) -
             path=word,
             expected="at least one record",
             got="none",
-            remedy="Make the runs first: `harness study`, `harness run`.",
+            hint="Make the runs first: `harness study`, `harness run`.",
         )
     kept = [
         _Kept(
@@ -167,14 +167,14 @@ def _read_file(path: Path, patterns: regex.Patterns) -> _Found:
             path=str(path),
             expected="a file that can be read",
             got=str(error.strerror).lower(),
-            remedy="Check its permissions.",
+            hint="Check its permissions.",
         ) from error
     if not text.strip():
         raise LogError(
             path=str(path),
             expected="the log of a training run",
             got="an empty file",
-            remedy="Leave it out, or find out why nothing was written.",
+            hint="Leave it out, or find out why nothing was written.",
         )
     return _Found(_read_text(text, path, patterns), [], [])
 
@@ -189,7 +189,7 @@ def _read_text(text: str, path: Path, patterns: regex.Patterns) -> list[LoggedRu
                 path=str(path),
                 expected=f"at least one evaluation, as {family} prints them",
                 got="training steps only",
-                remedy="Leave it out, or read another of its numbers with --regex NAME=PATTERN.",
+                hint="Leave it out, or read another of its numbers with --regex NAME=PATTERN.",
             )
     runs = regex.read(text, str(path), patterns)
     if not runs:
@@ -199,7 +199,7 @@ def _read_text(text: str, path: Path, patterns: regex.Patterns) -> list[LoggedRu
             path=str(path),
             expected=f"a log of {known}, or one that --regex can read",
             got=f"another format{asked}",
-            remedy="Say how to read it, such as --regex 'val_loss=val loss ([0-9.]+)'.",
+            hint="Say how to read it, such as --regex 'val_loss=val loss ([0-9.]+)'.",
         )
     return runs
 

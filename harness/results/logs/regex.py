@@ -25,14 +25,14 @@ def parse(words: list[str]) -> Patterns:
                 path=f"--regex {word}",
                 expected="a regular expression after the name",
                 got=str(error),
-                remedy="Quote it, and escape what is meant literally.",
+                hint="Quote it, and escape what is meant literally.",
             ) from error
         if not name.isidentifier() or pattern.groups != 1:
             raise UsageError(
                 path=f"--regex {word}",
                 expected="NAME=PATTERN with one group in the pattern, the number",
                 got=f"the name {name!r} and {pattern.groups} groups",
-                remedy="Such as --regex 'val_loss=val loss ([0-9.]+)'.",
+                hint="Such as --regex 'val_loss=val loss ([0-9.]+)'.",
             )
         found[name] = pattern
     return found
@@ -52,7 +52,7 @@ def metrics(text: str, patterns: Patterns) -> dict[str, float]:
                 path=f"--regex {name}={pattern.pattern}",
                 expected="a number in its group",
                 got=repr(matches[-1]),
-                remedy="Let the group hold the digits only.",
+                hint="Let the group hold the digits only.",
             ) from None
     return found
 

@@ -145,7 +145,7 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "lines": 12,
     },
 }
-HANDLES = {"seed": "seed", "steps": "dial.steps", "evaluate": "eval.every_steps"}
+SETTABLE_FIELDS = {"seed": "seed", "steps": "dial.steps", "evaluate": "eval.every_steps"}
 
 
 class FakeConfigError(HarnessError):
@@ -171,7 +171,7 @@ def _read(path: Path) -> dict[str, Any]:
             path=str(path),
             expected="a configuration file",
             got=str(error.strerror),
-            remedy="Name an existing file, such as ablations/bases/fake.yaml.",
+            hint="Name an existing file, such as ablations/configs/fake.yaml.",
         ) from error
     if path.suffix == ".json":  # as the harness hands it to a run: no need of a YAML reader
         found = json.loads(text)
@@ -186,11 +186,11 @@ def _read(path: Path) -> dict[str, Any]:
                 path=str(path),
                 expected="YAML with every key once",
                 got=str(error).partition("\n\n")[0],
-                remedy="Correct that line.",
+                hint="Correct that line.",
             ) from error
     if not isinstance(found, dict):
         raise FakeConfigError(
-            path=str(path), expected="a mapping", got=repr(found), remedy="See the default values."
+            path=str(path), expected="a mapping", got=repr(found), hint="See the default values."
         )
     return found
 
@@ -212,7 +212,7 @@ def _assign(config: dict[str, Any], path: str, value: Any, prefix: str = "") -> 
             path=prefix + path,
             expected="one of " + ", ".join(config),
             got=repr(head),
-            remedy=f"Did you mean {near[0]!r}?" if near else "Remove it.",
+            hint=f"Did you mean {near[0]!r}?" if near else "Remove it.",
         )
     if rest:
         _assign(config[head], rest, value, f"{prefix}{head}.")
@@ -227,7 +227,7 @@ def _check_type(path: str, value: Any) -> None:
         old = old[part]
     if isinstance(value, str) and value in ("off", "none", "false"):
         raise FakeConfigError(
-            path=path, expected="null for off", got=repr(value), remedy="Write null."
+            path=path, expected="null for off", got=repr(value), hint="Write null."
         )
     number = path == "dial.steps" or path.startswith("bowl.") or _is_number(old)
     fits = _is_number(value) or (old is None and value is None)
@@ -236,7 +236,7 @@ def _check_type(path: str, value: Any) -> None:
             path=path,
             expected="a number" if number else "a mapping",
             got=repr(value),
-            remedy="Write such a value.",
+            hint="Write such a value.",
         )
 
 
@@ -250,14 +250,14 @@ def _check(config: dict[str, Any]) -> None:
             path="backout",
             expected="residual_scalars on beside it",
             got="residual_scalars: null",
-            remedy="Switch residual_scalars on, or backout off.",
+            hint="Switch residual_scalars on, or backout off.",
         )
     if config["optimizer"]["matrices"] not in ("muon", "adamw"):
         raise FakeConfigError(
             path="optimizer.matrices",
             expected="muon or adamw",
             got=repr(config["optimizer"]["matrices"]),
-            remedy="Write one of them.",
+            hint="Write one of them.",
         )
 
 

@@ -24,7 +24,7 @@ def describe(request: dict[str, Any]) -> dict[str, Any]:
     try:
         config = fake.load(Path(base) if base else None, request.get("set") or {})
     except HarnessError as error:
-        fault = {name: getattr(error, name) for name in ("path", "expected", "got", "remedy")}
+        fault = {name: getattr(error, name) for name in ("path", "expected", "got", "hint")}
         return {**reply, "errors": [fault]}
     return {
         **reply,
@@ -42,7 +42,7 @@ def catalogue() -> dict[str, Any]:
     common = {"requires": [], "conflicts": [], "retune": [], "people": fake.PEOPLE}
     place = {"source": "a formula", "file": "harness/runner/fake_trainer/config.py"}
     entries = {name: {**common, **place, **entry} for name, entry in fake.CATALOGUE.items()}
-    return {"tricks": entries, "handles": fake.HANDLES}
+    return {"tricks": entries, "settable_fields": fake.SETTABLE_FIELDS}
 
 
 def gpus() -> list[dict[str, Any]]:
@@ -71,7 +71,7 @@ def machine() -> dict[str, Any]:
         "torch": None,
         "cuda": None,
         "gpus": gpus(),
-        "backends": {"formula": {"runs": True, "reason": None, "remedy": None}},
+        "backends": {"formula": {"runs": True, "reason": None, "hint": None}},
         "cpu": {"name": platform.machine(), "cores": os.cpu_count()},
     }
 

@@ -15,12 +15,12 @@ CHECKPOINTS_KEPT = 2
 
 
 def finding(
-    what: str, ok: bool, expected: str, got: str, remedy: str, severity: str = "stops"
+    what: str, ok: bool, expected: str, got: str, hint: str, severity: str = "stops"
 ) -> dict[str, Any]:
-    """One line of a table of findings; the remedy is told where something is wrong."""
-    told = None if ok else remedy
+    """One line of a table of findings; the hint is told where something is wrong."""
+    told = None if ok else hint
     words = {"what": what, "ok": ok, "expected": expected, "got": got}
-    return {**words, "remedy": told, "severity": severity}
+    return {**words, "hint": told, "severity": severity}
 
 
 def needs(config: dict[str, Any], ranks: int, nodes: int = 1) -> dict[str, Any]:

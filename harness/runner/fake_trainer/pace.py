@@ -110,8 +110,8 @@ class FakePace:
     def _obey(self, word: str) -> None:
         name, _, count = word.partition(" ")
         if name not in ("go", "same") or not count.isdigit() or int(count) == 0:
-            remedy = "Send one of these words on a line of its own."
-            self._say("error", expected="`go N`, `same N` or `stop`", got=word, remedy=remedy)
+            hint = "Send one of these words on a line of its own."
+            self._say("error", expected="`go N`, `same N` or `stop`", got=word, hint=hint)
             return
         self._fail_if_asked()
         steps = int(count)
@@ -155,7 +155,7 @@ class FakePace:
         result = {
             "status": status,
             "reason": reason,
-            "remedy": None,
+            "hint": None,
             "steps": self.steps,
             "tokens": tokens,
             "metrics": {},

@@ -249,7 +249,7 @@ class FakeRun:
         result = {
             "status": status,
             "reason": reason,
-            "remedy": None if status == "completed" else "Ask for less in `fail`.",
+            "hint": None if status == "completed" else "Ask for less in `fail`.",
             "steps": done,
             "tokens": tokens,
             "metrics": self._metrics(tokens) if status == "completed" else {},

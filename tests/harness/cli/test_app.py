@@ -47,7 +47,7 @@ def test_one_run_is_recorded_once(harness, study_file, store):
     assert "Recorded already" in done.stdout
     (made,) = store.records()
     assert (made.seed, made.derived["steps"], made.launch.study) == (5, 20, None)
-    assert harness(*words, "--retry").returncode == errors.PASS
+    assert harness(*words, "--rerun").returncode == errors.PASS
     assert len(store.records()) == 2
 
 

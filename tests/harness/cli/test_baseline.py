@@ -14,7 +14,7 @@ dial: {depth: 2, steps: 20, batch_tokens: 4096}
 windows: SSSL
 noise: {loss_sd: 0.0002}
 """
-LEDGER = """\
+NOISE_MODEL = """\
 scale,metric,gpu,source,sd,df,runs,groups,origin,note
 "fake 920k parameters, 82k tokens",val_bpb,simulated,seed,0.00046,60,80,20,own,
 """
@@ -25,14 +25,19 @@ def command(tmp_path, capfd, monkeypatch):
     """`harness baseline WORDS`: the exit code and what it printed."""
     monkeypatch.chdir(ROOT)
     (tmp_path / "base.yaml").write_text(BASE)
-    (tmp_path / "noise.csv").write_text(LEDGER)
+    (tmp_path / "noise.csv").write_text(NOISE_MODEL)
 
     def call(verb: str, name: str, *words: object) -> tuple[int, str]:
         line = ["harness", "baseline", verb, name, *map(str, words)]
         line += ["--baselines", str(tmp_path / "baselines")]
         if verb in ("record", "accept"):
             line += [str(tmp_path / "base.yaml"), "--trainer", "fake"]
-            line += ["--store", str(tmp_path / "runs"), "--ledger", str(tmp_path / "noise.csv")]
+            line += [
+                "--store",
+                str(tmp_path / "runs"),
+                "--noise-model",
+                str(tmp_path / "noise.csv"),
+            ]
         monkeypatch.setattr(sys, "argv", line)
         with pytest.raises(SystemExit) as ending:
             main()
@@ -70,7 +75,7 @@ def test_worse_replicates_are_kept_out_unless_they_are_meant(command, tmp_path):
     assert code == 10
     assert "not accepted" in said
     assert len(baseline.find(tmp_path / "baselines", "small").entries) == 1
-    assert command("accept", "small", *worse, "--worse")[0] == 0
+    assert command("accept", "small", *worse, "--allow-regression")[0] == 0
     assert len(baseline.find(tmp_path / "baselines", "small").entries) == 2
 
 

@@ -52,14 +52,14 @@ def test_the_exit_code_is_that_of_the_worst_metric(harness, sides, change, code,
 def test_everything_a_reader_needs_is_on_the_page(harness, sides, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     shown = harness("compare", *sides(loss=0.0012)).stdout
-    for words in ("val_loss", "3.27", "[", "0.002", "more runs a side", "prior ledger", "MDE"):
+    for words in ("val_loss", "3.27", "[", "0.002", "more runs a side", "prior noise model", "MDE"):
         assert words in shown
 
 
 def test_json_has_every_number_of_the_page(harness, sides):
     done = harness("compare", *sides(), "--json")
     value = json.loads(done.stdout)
-    loss = next(item for item in value["judgements"] if item["metric"] == "val_loss")
+    loss = next(item for item in value["metrics"] if item["metric"] == "val_loss")
     assert (value["outcome"], value["exit_code"], loss["n"]) == ("pass", 0, [4, 4])
     assert loss["low"] < loss["estimate"] < loss["high"]
     assert {"margin", "minimum_detectable", "more_runs", "noise_from", "sd", "df"} <= loss.keys()
@@ -104,7 +104,7 @@ def test_two_studies_of_ones_own_are_compared_by_their_arms(harness, study_file,
     assert done.returncode == errors.REGRESSION, done.stdout + done.stderr
     done = harness("compare", f"{store.root}:quick", "--", f"{store.root}:quick/no_muon", *words)
     assert done.returncode == errors.REGRESSION, done.stdout + done.stderr
-    assert "own ledger" in done.stdout or "the runs' own" in done.stdout
+    assert "own noise model" in done.stdout or "the runs' own" in done.stdout
 
 
 def test_a_run_directory_and_its_record_are_one_run(harness, study_file, store):
@@ -113,8 +113,8 @@ def test_a_run_directory_and_its_record_are_one_run(harness, study_file, store):
     (run_dir,) = (store.root / "plans" / record.stem).glob("*/")
     value = json.loads(harness("compare", run_dir, "--", other, "--json").stdout)
     same = json.loads(harness("compare", record, "--", other, "--json").stdout)
-    assert [item["means"] for item in value["judgements"]] == [
-        item["means"] for item in same["judgements"]
+    assert [item["means"] for item in value["metrics"]] == [
+        item["means"] for item in same["metrics"]
     ]
 
 
@@ -236,7 +236,7 @@ def test_the_ledger_is_shown_with_what_is_missing_and_kept_on_request(
     assert done.returncode == errors.PASS, done.stderr
     for words in ("gpt2-small", "missing: fake", "more seed", "own"):
         assert words in done.stdout
-    kept = harness("noise", "--ledger", tmp_path / "noise.csv")
+    kept = harness("noise", "--noise-model", tmp_path / "noise.csv")
     assert "own" in kept.stdout
 
 

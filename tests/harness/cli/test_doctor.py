@@ -1,19 +1,19 @@
-"""What a machine lacks, and the remedy for it."""
+"""What a machine lacks, and the hint for it."""
 
-from harness.cli.doctor import Finding, _gpus, examine
+from harness.cli.doctor import DoctorCheck, _gpus, examine
 from harness.runner.trainer import FakeTrainer, NativeTrainer
 
 
 def test_a_remedy_is_printed_as_it_must_be_typed():
-    lacking = Finding(name="x", good=False, detail="none", remedy="pip install '.[train]'")
+    lacking = DoctorCheck(name="x", good=False, detail="none", hint="pip install '.[train]'")
     assert lacking.line() == "MISSING  x: none\n         -> pip install '.[train]'"
-    assert "->" not in Finding(name="x", good=True, detail="there", remedy="no need").line()
-    assert Finding(name="x", good=False, detail="", needed=False).line().startswith("missing")
+    assert "->" not in DoctorCheck(name="x", good=True, detail="there", hint="no need").line()
+    assert DoctorCheck(name="x", good=False, detail="", needed=False).line().startswith("missing")
 
 
 def test_everything_that_is_missing_has_a_remedy(tmp_path):
     findings = examine(tmp_path / "runs", FakeTrainer())
-    assert all(finding.remedy for finding in findings if not finding.good)
+    assert all(finding.hint for finding in findings if not finding.good)
     names = [finding.name for finding in findings]
     for name in ("Python", "core packages", "extra train", "trainer", "GPUs", "store", "disk"):
         assert name in names
@@ -26,13 +26,13 @@ def test_a_missing_trainer_and_a_store_in_the_way_are_findings(tmp_path):
     assert not findings["trainer"].good
     assert findings["trainer"].needed
     assert not findings["store"].good
-    assert "--store" in findings["store"].remedy
+    assert "--store" in findings["store"].hint
 
 
 def test_a_gpu_in_use_is_a_finding_with_the_trainers_remedy():
     gpu = {"name": "H100", "memory_bytes": 80 * 2**30}
     assert _gpus([{**gpu, "faults": []}]).good
-    finding = _gpus([gpu, {**gpu, "faults": [{"got": "process 7", "remedy": "End it."}]}])
+    finding = _gpus([gpu, {**gpu, "faults": [{"got": "process 7", "hint": "End it."}]}])
     assert not finding.good
     assert finding.detail == "H100 (80 GiB), H100 (80 GiB); process 7"
-    assert finding.remedy == "End it."
+    assert finding.hint == "End it."

@@ -6,21 +6,21 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from harness.compare.compare import Asked, compare
-from harness.compare.noise_model import Ledger, Row
+from harness.compare.compare import CompareOptions, compare
+from harness.compare.noise_model import NoiseModel, NoiseRow
 from harness.errors import UsageError
 from harness.report.compare import about, change, interval
 from harness.results.logs.run_log import LogError, LoggedRun
 
 HOST = {"GPUs": "1x H100", "driver": "570", "torch": "2.10"}
-EMPTY = Ledger([])
-SEED_ROW = Row(
+EMPTY = NoiseModel([])
+SEED_ROW = NoiseRow(
     scale="toy", metric="val_loss", gpu="H100", source="seed", sd=0.0014, df=600, runs=700,
-    groups=70, origin="prior",
+    groups=70, origin="shipped",
 )  # fmt: skip
-LAUNCH_ROW = Row(
+LAUNCH_ROW = NoiseRow(
     scale="toy", metric="train_time_s", gpu="H100", source="launch", sd=0.0013, df=500, runs=600,
-    groups=70, origin="prior",
+    groups=70, origin="shipped",
 )  # fmt: skip
 
 
@@ -46,8 +46,8 @@ def side(values, metric="val_loss", first=0, **changes):
     ]
 
 
-def judged(a, b, ledger=EMPTY, **asked):
-    return compare(a, b, Asked(**asked), ledger)
+def judged(a, b, noise_model=EMPTY, **asked):
+    return compare(a, b, CompareOptions(**asked), noise_model)
 
 
 LOSSES = [3.280, 3.279, 3.281, 3.2795, 3.2805]
@@ -55,7 +55,7 @@ LOSSES = [3.280, 3.279, 3.281, 3.2795, 3.2805]
 
 def test_the_interval_is_students_and_the_effect_b_minus_a():
     found = judged(side(LOSSES), side([x + 0.01 for x in LOSSES]))
-    (loss,) = found.judgements
+    (loss,) = found.metrics
     reference = stats.ttest_ind([x + 0.01 for x in LOSSES], LOSSES).confidence_interval(0.9)
     assert loss.estimate == pytest.approx(0.01)
     assert (loss.low, loss.high) == pytest.approx((reference.low, reference.high))
@@ -70,23 +70,23 @@ def test_equal_sides_pass_where_the_runs_are_enough():
 def test_an_open_comparison_says_how_many_runs_would_settle_it():
     wide = [3.276, 3.284, 3.280]
     found = judged(side(wide), side(wide[::-1]))
-    (loss,) = found.judgements
+    (loss,) = found.metrics
     assert (found.outcome, found.exit_code) == ("inconclusive", 3)
     assert loss.more_runs is not None
     assert loss.more_runs > 10
 
 
 def test_one_run_a_side_is_judged_by_the_ledger():
-    found = judged(side([3.28]), side([3.29]), Ledger([SEED_ROW]))
-    (loss,) = found.judgements
+    found = judged(side([3.28]), side([3.29]), NoiseModel([SEED_ROW]))
+    (loss,) = found.metrics
     half = stats.t.ppf(0.95, 600) * 0.0014 * math.sqrt(2)
     assert (loss.low, loss.high) == pytest.approx((0.01 - half, 0.01 + half))
     assert loss.outcome == "regression"
-    assert "prior ledger" in loss.noise_from
+    assert "prior noise model" in loss.noise_from
 
 
 def test_one_run_a_side_without_a_ledger_has_no_verdict_and_says_why():
-    (loss,) = judged(side([3.28]), side([3.9])).judgements
+    (loss,) = judged(side([3.28]), side([3.9])).metrics
     assert loss.outcome == "inconclusive"
     assert loss.low is None
     assert "a second run a side gives an interval" in (loss.reason or "")
@@ -94,13 +94,13 @@ def test_one_run_a_side_without_a_ledger_has_no_verdict_and_says_why():
 
 def test_a_stated_sd_stands_in_for_the_ledger():
     found = judged(side([3.28]), side([3.29]), sds={"val_loss": 0.001})
-    assert found.judgements[0].noise == "stated"
+    assert found.metrics[0].noise == "stated"
     assert found.outcome == "regression"
 
 
 def test_a_side_noisier_than_the_ledger_is_named_and_gets_welchs_limits():
     wild = [3.20, 3.28, 3.36, 3.30]
-    (loss,) = judged(side(LOSSES), side(wild), Ledger([SEED_ROW])).judgements
+    (loss,) = judged(side(LOSSES), side(wild), NoiseModel([SEED_ROW])).metrics
     assert loss.noise == "welch"
     assert any("side B varies more" in note for note in loss.notes)
     reference = stats.ttest_ind(wild, LOSSES, equal_var=False).confidence_interval(0.9)
@@ -112,7 +112,7 @@ def test_a_margin_from_the_command_line_replaces_the_default():
     assert judged(side(LOSSES), side(shifted)).outcome == "regression"
     found = judged(side(LOSSES), side(shifted), margins={"val_loss": 0.01})
     assert found.outcome == "pass"
-    assert found.judgements[0].small_harm
+    assert found.metrics[0].small_harm
 
 
 @pytest.mark.parametrize(
@@ -127,14 +127,14 @@ def test_a_margin_from_the_command_line_replaces_the_default():
 def test_worse_is_slower(metric, values, change, outcome):
     changed = [value * change for value in values]
     found = judged(side(values, metric), side(changed, metric))
-    (speed,) = found.judgements
+    (speed,) = found.metrics
     assert speed.outcome == outcome
     assert math.exp(speed.estimate) == pytest.approx(change)
 
 
 def test_a_slowdown_of_one_session_is_called_unconfirmed():
     found = judged(side([100.0, 100.1], "train_time_s"), side([103.0, 103.1], "train_time_s"))
-    assert any("unconfirmed" in note for note in found.judgements[0].notes)
+    assert any("unconfirmed" in note for note in found.metrics[0].notes)
 
 
 def test_speed_across_environments_is_refused_with_the_field():
@@ -143,7 +143,7 @@ def test_speed_across_environments_is_refused_with_the_field():
         side([100.0, 100.1], "train_time_s"),
         side([90.0, 90.1], "train_time_s", environment=other),
     )
-    (speed,) = found.judgements
+    (speed,) = found.metrics
     assert speed.outcome == "inconclusive"
     assert speed.low is None
     assert speed.reason == "refused: driver 570 against 535"
@@ -151,7 +151,7 @@ def test_speed_across_environments_is_refused_with_the_field():
 
 def test_loss_is_compared_across_environments():
     found = judged(side(LOSSES), side(LOSSES, environment={**HOST, "driver": "535"}))
-    assert found.judgements[0].low is not None
+    assert found.metrics[0].low is not None
 
 
 def test_speed_of_an_unknown_environment_is_shown_and_decides_nothing():
@@ -159,7 +159,7 @@ def test_speed_of_an_unknown_environment_is_shown_and_decides_nothing():
         side([v, v + 0.1], "train_time_s", environment={}, environment_known=False)
         for v in (100.0, 90.0)
     ]
-    (speed,) = judged(*sides).judgements
+    (speed,) = judged(*sides).metrics
     assert speed.estimate == pytest.approx(math.log(90 / 100), abs=1e-3)
     assert speed.outcome == "inconclusive"
     assert (speed.reason or "").startswith("unknown environment")
@@ -182,7 +182,7 @@ def test_speeds_of_two_hosts_are_compared_inside_each():
             for _ in range(4)
         ]
 
-    (speed,) = judged(on_both(1.0), on_both(1.01)).judgements
+    (speed,) = judged(on_both(1.0), on_both(1.01)).metrics
     assert speed.estimate == pytest.approx(math.log(1.01), abs=0.0015)
     assert speed.sd < 0.002
     assert speed.outcome == "regression"
@@ -191,7 +191,7 @@ def test_speeds_of_two_hosts_are_compared_inside_each():
 def test_runs_of_other_hosts_are_left_out_of_speed_only():
     other = run(9, metrics={"train_time_s": 150.0}, environment={**HOST, "torch": "2.4"})
     a = [*side([100.0, 100.1, 99.9], "train_time_s"), other]
-    (speed,) = judged(a, side([100.0, 100.1, 99.9], "train_time_s")).judgements
+    (speed,) = judged(a, side([100.0, 100.1, 99.9], "train_time_s")).metrics
     assert speed.n == (3, 3)
     assert any("only runs of environments" in note for note in speed.notes)
 
@@ -199,8 +199,8 @@ def test_runs_of_other_hosts_are_left_out_of_speed_only():
 def test_sides_that_ran_one_after_the_other_are_called_not_interleaved():
     a, b = side([100.0, 100.1], "train_time_s"), side([100.0, 100.1], "train_time_s")
     later = [run(0, metrics=r.metrics, started_at=1e6 + (r.started_at or 0)) for r in b]
-    assert any("not interleaved" in n for n in judged(a, later).judgements[0].notes)
-    assert not any("not interleaved" in n for n in judged(a, b).judgements[0].notes)
+    assert any("not interleaved" in n for n in judged(a, later).metrics[0].notes)
+    assert not any("not interleaved" in n for n in judged(a, b).metrics[0].notes)
 
 
 def test_a_quality_that_has_two_names_is_judged_once():
@@ -208,22 +208,22 @@ def test_a_quality_that_has_two_names_is_judged_once():
         return [run(0, metrics={"val_loss": x + shift, "val_bpb": (x + shift) / 3}) for x in LOSSES]
 
     found = judged(both(0), both(0.0001), margins={"val_bpb": 0.001})
-    outcomes = {item.metric: item.outcome for item in found.judgements}
+    outcomes = {item.metric: item.outcome for item in found.metrics}
     assert outcomes == {"val_loss": None, "val_bpb": "pass"}
     alone = judged(both(0), both(0.0001))
-    assert {item.metric: item.outcome for item in alone.judgements}["val_loss"] == "pass"
+    assert {item.metric: item.outcome for item in alone.metrics}["val_loss"] == "pass"
 
 
 def test_bpb_at_proxy_scale_takes_its_margin_from_the_ledger():
-    row = Row(
+    row = NoiseRow(
         scale="toy", metric="val_bpb", gpu="H100", source="seed", sd=0.0007, df=9, runs=10,
-        groups=1, origin="own",
+        groups=1, origin="measured",
     )  # fmt: skip
-    (bpb,) = judged(side([1.3], "val_bpb"), side([1.3], "val_bpb"), Ledger([row])).judgements
+    (bpb,) = judged(side([1.3], "val_bpb"), side([1.3], "val_bpb"), NoiseModel([row])).metrics
     assert bpb.margin == pytest.approx(0.001)
     (full,) = judged(
-        side([1.3], "val_bpb", full_scale=True), side([1.3], "val_bpb"), Ledger([row])
-    ).judgements
+        side([1.3], "val_bpb", full_scale=True), side([1.3], "val_bpb"), NoiseModel([row])
+    ).metrics
     assert full.margin == pytest.approx(0.0003)
 
 
@@ -304,7 +304,7 @@ def test_without_a_common_metric_there_is_an_error_and_without_a_margin_no_verdi
     with pytest.raises(LogError, match="at least one metric"):
         judged(side(LOSSES), side(LOSSES, "val_bpb"))
     found = judged(side([0.25, 0.26], "core"), side([0.25, 0.26], "core"))
-    assert (found.outcome, found.judgements[0].outcome) == ("inconclusive", None)
+    assert (found.outcome, found.metrics[0].outcome) == ("inconclusive", None)
     assert "--margin" in found.reason
 
 
@@ -326,10 +326,12 @@ def test_a_metric_of_ones_own_says_which_way_is_better(higher, outcome):
 
 def test_false_alarms_of_the_whole_path_stay_below_alpha():
     rng, fired, rounds = np.random.default_rng(3), 0, 1500
-    ledger = Ledger([SEED_ROW, LAUNCH_ROW])
+    noise_model = NoiseModel([SEED_ROW, LAUNCH_ROW])
     for _ in range(rounds):
         a, b = rng.normal(3.28, 0.0014, (2, 3))
-        fired += judged(side(map(float, a)), side(map(float, b)), ledger).outcome == "regression"
+        fired += (
+            judged(side(map(float, a)), side(map(float, b)), noise_model).outcome == "regression"
+        )
     assert fired / rounds <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / rounds)
 
 
@@ -338,7 +340,7 @@ def test_less_than_a_mebibyte_of_memory_is_neither_a_gain_nor_a_small_harm():
 
     def memory(more):
         sides = side(held, name), side([value + more for value in held], name)
-        return judged(*sides, margins={name: 2**24}).judgements[0]
+        return judged(*sides, margins={name: 2**24}).metrics[0]
 
     assert memory(-2048).low < memory(-2048).high < 0
     assert not memory(-2048).better
@@ -351,5 +353,5 @@ def test_less_than_a_mebibyte_of_memory_is_neither_a_gain_nor_a_small_harm():
 def test_the_noise_of_launches_is_called_that_of_a_launch():
     sides = side([1.0, 1.1], "compile_s"), side([1.2, 1.4], "compile_s")
     for replicate in ("run", "launch"):
-        (time,) = judged(*sides, margins={"compile_s": 0.5}, replicate=replicate).judgements
+        (time,) = judged(*sides, margins={"compile_s": 0.5}, replicate=replicate).metrics
         assert any(f"SD of one {replicate} " in line for line in about(time))

@@ -10,7 +10,7 @@ from harness import errors
 from harness.compare import drift
 from harness.compare.drift import alarms, steps_in, watch
 from harness.errors import HarnessError
-from harness.results.record import Identity, Launch, Record
+from harness.results.record import Identity, LaunchInfo, Record
 
 NIGHT_S = 86400.0
 LOSS_SD, SPEED_CV = 0.0014, 0.0013
@@ -24,8 +24,8 @@ def nights(losses, speeds=None, **changed) -> list[Record]:
         identity=Identity(config_id="c", code_id="old", data_id="d", protocol=1),
         status="completed", metrics={}, steps=1, tokens=1, derived={}, tricks={},
         environment={"driver": "570", "gpus": [{"name": "H100"}]}, environment_id="e", boot_id="b",
-        neighbours=0, started_at=0.0, ended_at=1.0, wall_s=1.0, trainer_s=1.0, gpus=1,
-        launch=Launch(),
+        concurrent_runs=0, started_at=0.0, ended_at=1.0, wall_s=1.0, trainer_s=1.0, gpus=1,
+        launch=LaunchInfo(),
     )  # fmt: skip
     return [
         msgspec.structs.replace(

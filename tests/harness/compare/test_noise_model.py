@@ -1,4 +1,4 @@
-"""The noise ledger: its arithmetic, which row is found, its file, the rows that ship."""
+"""The noise noise model: its arithmetic, which row is found, its file, the rows that ship."""
 
 import importlib.util
 import math
@@ -10,27 +10,27 @@ import pytest
 
 from harness.compare.metrics import default_margin
 from harness.compare.noise_model import (
-    OWN_DF,
-    PRIORS,
-    Ledger,
-    LedgerError,
-    Row,
+    MEASURED_DF,
+    SHIPPED,
+    NoiseModel,
+    NoiseModelError,
+    NoiseRow,
     as_csv,
     host_spread,
+    measured_rows,
     missing,
-    own_rows,
     read_rows,
 )
 from harness.results.core_answers import CoreSettings
 from harness.results.recipe import Bench, recipe_scale
-from harness.results.record import Identity, Launch, Record
+from harness.results.record import Identity, LaunchInfo, Record
 
 ROOT = Path(__file__).resolve().parents[3]
 NOISE = ROOT / ".." / "shared" / "noise"
 DERIVED = {"sizes": {"layers": 8}, "tokens": 63e6, "parameters_total": 126e6}
 
 
-def row(**changes) -> Row:
+def row(**changes) -> NoiseRow:
     fields = {
         "scale": "s",
         "metric": "val_loss",
@@ -40,9 +40,9 @@ def row(**changes) -> Row:
         "df": 20,
         "runs": 21,
         "groups": 1,
-        "origin": "prior",
+        "origin": "shipped",
     }
-    return Row(**{**fields, **changes})
+    return NoiseRow(**{**fields, **changes})
 
 
 def made(seed=1, config="c", host="h", start=0.0, attempt="a", **metrics) -> Record:
@@ -61,18 +61,18 @@ def made(seed=1, config="c", host="h", start=0.0, attempt="a", **metrics) -> Rec
         environment={"gpus": [{"name": "H100"}]},
         environment_id=host,
         boot_id=host,
-        neighbours=0,
+        concurrent_runs=0,
         started_at=start,
         ended_at=start + 60,
         wall_s=60,
         trainer_s=60,
         gpus=1,
-        launch=Launch(),
+        launch=LaunchInfo(),
     )
 
 
 def found(records, metric, source):
-    rows = [r for r in own_rows(records) if (r.metric, r.source) == (metric, source)]
+    rows = [r for r in measured_rows(records) if (r.metric, r.source) == (metric, source)]
     assert len(rows) <= 1
     return rows[0] if rows else None
 
@@ -81,8 +81,8 @@ def test_soft_core_has_a_margin_of_two_sds_from_six_runs_on():
     values = np.random.default_rng(0).normal(0.1, 0.004, 6)
     records = [made(seed, core=0.2, core_soft=float(v)) for seed, v in enumerate(values)]
     for n, margin in ((5, None), (6, pytest.approx(2 * values.std(ddof=1)))):
-        ledger = Ledger(own_rows(records[:n]))
-        row = ledger.find(recipe_scale(records[0]), "core_soft", "H100", "seed")
+        noise_model = NoiseModel(measured_rows(records[:n]))
+        row = noise_model.find(recipe_scale(records[0]), "core_soft", "H100", "seed")
         found = default_margin("core_soft", row, False)
         assert (found.value if found else None) == margin
         assert any("core_soft" in line for line in missing(records[:n])) == (n < 6)
@@ -148,23 +148,27 @@ def test_hosts_that_do_not_differ_beyond_their_launches_have_no_variance():
 
 def test_runs_that_failed_or_stand_alone_make_no_row():
     failed = msgspec.structs.replace(made(2, val_loss=9.0), status="failed")
-    assert own_rows([made(1, val_loss=3.0), failed]) == []
+    assert measured_rows([made(1, val_loss=3.0), failed]) == []
 
 
 def test_an_own_row_replaces_the_prior_one_from_five_degrees_of_freedom_on():
-    prior, thin, enough = row(), row(origin="own", df=4, sd=9.0), row(origin="own", df=5, sd=2.0)
-    assert Ledger([prior, thin]).find("s", "val_loss", "H100", "seed") == prior
-    assert Ledger([prior, enough]).find("s", "val_loss", "H100", "seed") == enough
-    assert Ledger([thin]).find("s", "val_loss", "H100", "seed") is None
+    prior, thin, enough = (
+        row(),
+        row(origin="measured", df=4, sd=9.0),
+        row(origin="measured", df=5, sd=2.0),
+    )
+    assert NoiseModel([prior, thin]).find("s", "val_loss", "H100", "seed") == prior
+    assert NoiseModel([prior, enough]).find("s", "val_loss", "H100", "seed") == enough
+    assert NoiseModel([thin]).find("s", "val_loss", "H100", "seed") is None
 
 
 def test_a_speed_needs_the_very_gpu_and_a_loss_takes_what_there_is():
-    loss = Ledger([row(gpu="A", df=3, sd=1.0), row(gpu="B", df=9, sd=2.0)])
+    loss = NoiseModel([row(gpu="A", df=3, sd=1.0), row(gpu="B", df=9, sd=2.0)])
     merged = loss.find("s", "val_loss", "C", "seed")
     assert (merged.gpu, merged.df) == ("any GPU", 12)
     assert merged.sd == pytest.approx(math.sqrt((3 * 1 + 9 * 4) / 12))
     assert loss.find("s", "val_loss", "B", "seed").sd == 2.0
-    speed = Ledger([row(metric="train_time_s", source="launch", gpu="A")])
+    speed = NoiseModel([row(metric="train_time_s", source="launch", gpu="A")])
     assert speed.find("s", "train_time_s", "B", "launch") is None
     assert speed.find("s", "train_time_s", "A", "launch") is not None
 
@@ -174,29 +178,29 @@ def test_a_speed_needs_the_very_gpu_and_a_loss_takes_what_there_is():
 )
 def test_noise_of_something_else_is_never_taken(wrong):
     scale, metric, source = wrong
-    assert Ledger([row()]).find(scale, metric, "H100", source) is None
+    assert NoiseModel([row()]).find(scale, metric, "H100", source) is None
 
 
 def test_launches_of_a_recipe_without_a_row_are_judged_by_the_thickest_row_of_their_device():
     thin = row(scale="other", metric="step_ms", source="launch", sd=0.002, df=7)
     thick = row(scale="another", metric="train_time_s", source="launch", sd=0.0015, df=30)
     elsewhere = row(scale="third", metric="step_ms", gpu="A100", source="launch", df=500)
-    ledger, bench = Ledger([thin, thick, elsewhere]), Bench(scale="s", device="H100")
-    assert ledger.of_launches("tokens_per_s", bench, "launch") == thick
-    assert ledger.of_launches("tokens_per_s", bench, "relay") is None
-    assert ledger.of_launches("tokens_per_s", Bench(scale="s", device="L4"), "launch") is None
-    own = row(metric="tokens_per_s", source="launch", sd=0.003, df=OWN_DF, origin="own")
-    assert Ledger([*ledger.rows, own]).of_launches("tokens_per_s", bench, "launch") == own
+    noise_model, bench = NoiseModel([thin, thick, elsewhere]), Bench(scale="s", device="H100")
+    assert noise_model.of_launches("tokens_per_s", bench, "launch") == thick
+    assert noise_model.of_launches("tokens_per_s", bench, "sequential") is None
+    assert noise_model.of_launches("tokens_per_s", Bench(scale="s", device="L4"), "launch") is None
+    own = row(metric="tokens_per_s", source="launch", sd=0.003, df=MEASURED_DF, origin="measured")
+    assert NoiseModel([*noise_model.rows, own]).of_launches("tokens_per_s", bench, "launch") == own
 
 
 def test_what_is_missing_is_said_with_what_it_takes():
     lines = missing([made(seed, val_loss=3.0 + seed) for seed in (1, 2, 3)])
     assert lines == ["native d8, 63M tokens, val_loss on H100: 2 df of 5; at least 3 more seeds"]
-    assert missing([made(seed, val_loss=3.0) for seed in range(OWN_DF + 1)]) == []
+    assert missing([made(seed, val_loss=3.0) for seed in range(MEASURED_DF + 1)]) == []
 
 
 def test_a_ledger_file_reads_as_it_was_written(tmp_path):
-    rows = [row(note="a, b"), row(metric="core", origin="own")]
+    rows = [row(note="a, b"), row(metric="core", origin="measured")]
     path = tmp_path / "noise.csv"
     path.write_text(as_csv(rows))
     assert read_rows(path) == rows
@@ -208,17 +212,17 @@ def test_a_ledger_file_reads_as_it_was_written(tmp_path):
 def test_a_ledger_file_that_was_edited_is_refused_with_its_line(tmp_path, text):
     path = tmp_path / "noise.csv"
     path.write_text(text if text != "\x00" else as_csv([row()]).replace("0.001", "small"))
-    with pytest.raises(LedgerError, match="line 2"):
+    with pytest.raises(NoiseModelError, match="line 2"):
         read_rows(path)
 
 
 def test_the_rows_that_ship_are_as_large_as_is_known():
-    ledger = Ledger(read_rows(PRIORS))
-    loss = ledger.find("gpt2-small", "val_loss", "NVIDIA H100 80GB HBM3", "seed")
+    noise_model = NoiseModel(read_rows(SHIPPED))
+    loss = noise_model.find("gpt2-small", "val_loss", "NVIDIA H100 80GB HBM3", "seed")
     assert loss.sd == pytest.approx(0.0014, abs=0.0001)
-    bpb = ledger.find("nanochat d24", "val_bpb", None, "nondeterminism")
+    bpb = noise_model.find("nanochat d24", "val_bpb", None, "nondeterminism")
     assert bpb.sd < 0.0001
-    assert all(known.origin == "prior" and known.note for known in ledger.rows)
+    assert all(known.origin == "shipped" and known.note for known in noise_model.rows)
 
 
 @pytest.mark.skipif(not NOISE.is_dir(), reason="the replicated real runs are not on this machine")
@@ -228,4 +232,4 @@ def test_the_rows_that_ship_are_what_the_generator_writes():
     )
     generator = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generator)
-    assert as_csv(generator.rows(NOISE)) == PRIORS.read_text(encoding="utf-8")
+    assert as_csv(generator.rows(NOISE)) == SHIPPED.read_text(encoding="utf-8")

@@ -87,8 +87,8 @@ def test_on_real_replicates_alarms_stay_below_alpha_clustered_by_group():
 def test_recorded_comparisons_agree_with_welch_but_for_explained_ones():
     found = real_noise.pairs(NOISE, real_noise.load(NOISE))
     assert len(found) >= 20
-    differing = [pair for pair in found if pair.ledger != pair.welch]
+    differing = [pair for pair in found if pair.noise_model != pair.welch]
     assert len(differing) <= len(found) / 10
     opposite = {"pass", "regression"}
-    assert not [pair for pair in differing if {pair.ledger, pair.welch} == opposite]
+    assert not [pair for pair in differing if {pair.noise_model, pair.welch} == opposite]
     assert all(real_noise.why(pair) for pair in differing)

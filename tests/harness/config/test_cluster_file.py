@@ -1,4 +1,4 @@
-"""The cluster file: what is refused, and with what remedy."""
+"""The cluster file: what is refused, and with what hint."""
 
 from pathlib import Path
 

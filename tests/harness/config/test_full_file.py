@@ -30,7 +30,7 @@ def test_three_lines_are_a_job_and_the_rest_has_defaults():
 
 
 @pytest.mark.parametrize(
-    ("line", "path", "remedy"),
+    ("line", "path", "hint"),
     [
         ("rank: 8", "rank", "'ranks'"),
         ("proxies: {fields: d, values: [1, 2, 3]}", "proxies.fields", "'field'"),
@@ -48,11 +48,11 @@ def test_three_lines_are_a_job_and_the_rest_has_defaults():
         ("limits: {restarts: -1}", "limits.restarts", "Write such a number"),
     ],
 )
-def test_a_fault_names_line_field_and_remedy(line, path, remedy):
+def test_a_fault_names_line_field_and_remedy(line, path, hint):
     error = refused(LEAST + line + "\n")
     assert path in error.path
     assert "job.yaml:" in error.path
-    assert remedy in error.remedy
+    assert hint in error.hint
 
 
 def test_the_command_line_stands_in_place_of_the_file():

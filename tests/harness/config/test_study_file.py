@@ -1,4 +1,4 @@
-"""The study file: what is refused, where, and with which remedy."""
+"""The study file: what is refused, where, and with which hint."""
 
 import pytest
 
@@ -29,12 +29,12 @@ def test_a_good_file_parts_expanded_and_written_out_arms():
     study = parse_study(GOOD, "s.yaml")
     assert study.arms.leave_one_out == ["muon"]
     assert list(study.arms.explicit) == ["mine"]
-    assert study.decide.many == "dunnett"
+    assert study.decide.correction == "dunnett"
     assert study.pin == "derived"
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "line", "got", "remedy"),
+    ("old", "new", "line", "got", "hint"),
     [
         ("seeds: [1, 2]", "seed: [1, 2]", 8, "'seed'", "'seeds'"),
         ("decide: {margin", "decide: {margn", 9, "'margn'", "'margin'"),
@@ -55,12 +55,12 @@ def test_a_good_file_parts_expanded_and_written_out_arms():
         ("study: s", "study: s\npin: maybe", 2, "maybe", "type"),
     ],
 )
-def test_a_fault_is_named_with_line_and_remedy(old, new, line, got, remedy):
+def test_a_fault_is_named_with_line_and_remedy(old, new, line, got, hint):
     assert old in GOOD
     error = refused(GOOD.replace(old, new, 1))
     assert error.path.startswith(f"s.yaml:{line}:")
     assert got in error.got
-    assert remedy in error.remedy
+    assert hint in error.hint
 
 
 def test_duplicate_arms_are_named_with_their_line():

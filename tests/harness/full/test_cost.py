@@ -4,17 +4,17 @@ import math
 
 import pytest
 
-from harness.compare.noise_model import PRIORS, Ledger, Row, read_rows
+from harness.compare.noise_model import SHIPPED, NoiseModel, NoiseRow, read_rows
 from harness.full.cost import STRETCH_SD, Part, Stage, launch_row, parts_of, time_and_cost
 from harness.full.proxies import ForecastError
 from harness.results.recipe import Bench
 
-LEDGER = Ledger(read_rows(PRIORS))
+NOISE_MODEL = NoiseModel(read_rows(SHIPPED))
 H100 = "NVIDIA H100 80GB HBM3"
 
 
 def launches(sd=0.001, df=50, source="launch"):
-    return Row(
+    return NoiseRow(
         scale="s",
         metric="train_time_s",
         gpu=H100,
@@ -23,7 +23,7 @@ def launches(sd=0.001, df=50, source="launch"):
         df=df,
         runs=df + 1,
         groups=1,
-        origin="own",
+        origin="measured",
     )
 
 
@@ -72,13 +72,13 @@ def test_a_stage_that_the_step_test_did_not_reach_is_named():
 
 
 def test_launches_are_the_recipes_then_the_devices_then_the_widest():
-    own = Ledger([*LEDGER.rows, launches()])
+    own = NoiseModel([*NOISE_MODEL.rows, launches()])
     assert launch_row(own, Bench(scale="s", device=H100)).sd == 0.001
-    assert launch_row(LEDGER, Bench(scale="new", device=H100)).gpu == H100
-    widest = launch_row(LEDGER, Bench(scale="new", device="another GPU"))
-    assert widest.sd == max(row.sd for row in LEDGER.rows if row.source == "launch")
-    with pytest.raises(ForecastError, match="ledger"):
-        launch_row(Ledger([]), Bench(scale="s", device=H100))
+    assert launch_row(NOISE_MODEL, Bench(scale="new", device=H100)).gpu == H100
+    widest = launch_row(NOISE_MODEL, Bench(scale="new", device="another GPU"))
+    assert widest.sd == max(row.sd for row in NOISE_MODEL.rows if row.source == "launch")
+    with pytest.raises(ForecastError, match="noise_model"):
+        launch_row(NoiseModel([]), Bench(scale="s", device=H100))
 
 
 def test_parts_of_a_proxy_are_scaled_by_flops_and_ranks(full_record):

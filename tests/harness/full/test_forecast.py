@@ -3,8 +3,8 @@
 import msgspec
 import pytest
 
-from harness.compare.noise_model import PRIORS, Ledger, Row, read_rows
-from harness.full.forecast import Forecast, Noise, forecast, replicate_noise
+from harness.compare.noise_model import SHIPPED, NoiseModel, NoiseRow, read_rows
+from harness.full.forecast import Forecast, ForecastNoise, forecast, replicate_noise
 from harness.full.proxies import ForecastError, Proxy, Scale, proxy_of, scale_of
 
 
@@ -70,9 +70,9 @@ def test_without_core_at_three_sizes_there_is_no_forecast_of_it_and_that_is_said
 
 def test_one_run_a_size_is_enough_and_takes_the_ledgers_noise():
     alone = [one for one in PROXIES if one.seed == 1]
-    noise = {"val_bpb": Noise(sd=0.0002, df=19.0, source="the ledger")}
+    noise = {"val_bpb": ForecastNoise(sd=0.0002, df=19.0, source="the noise model")}
     assert forecast(alone, TARGET).fits[0].replicate_sd is None
-    assert "ledger" in forecast(alone, TARGET, noise=noise).fits[0].replicate_from
+    assert "noise_model" in forecast(alone, TARGET, noise=noise).fits[0].replicate_from
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_what_cannot_be_forecast_is_refused_with_the_field(proxies, got):
     with pytest.raises(ForecastError) as caught:
         forecast(proxies, TARGET)
     assert caught.value.got.startswith(got)
-    assert caught.value.remedy
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize("values", [(0.9, 3.9, 4.8), (0.58, 0.58, 0.58), (5.0, 0.4, 0.4)])
@@ -147,7 +147,7 @@ def test_a_trainer_that_does_not_tell_its_size_is_named():
 
 
 def test_the_ledger_is_asked_for_other_seeds_at_the_targets_scale():
-    row = Row(
+    row = NoiseRow(
         scale="native d24, 8.8B tokens",
         metric="core",
         gpu="any",
@@ -156,20 +156,20 @@ def test_the_ledger_is_asked_for_other_seeds_at_the_targets_scale():
         df=9,
         runs=10,
         groups=1,
-        origin="own",
+        origin="measured",
     )
-    ledger = Ledger([*read_rows(PRIORS), row])
-    found = replicate_noise(ledger, row.scale, "any")
+    noise_model = NoiseModel([*read_rows(SHIPPED), row])
+    found = replicate_noise(noise_model, row.scale, "any")
     assert set(found) == {"core"}
     assert (found["core"].sd, found["core"].df) == (0.006, 9)
-    assert "own ledger" in found["core"].source
+    assert "own noise model" in found["core"].source
 
 
 def test_cores_noise_is_that_of_all_recipes_where_this_one_has_no_replicates():
-    ledger = Ledger(read_rows(PRIORS))
-    rows = [row for row in ledger.rows if row.metric == "core"]
-    [found] = replicate_noise(ledger, "something else", None).values()
+    noise_model = NoiseModel(read_rows(SHIPPED))
+    rows = [row for row in noise_model.rows if row.metric == "core"]
+    [found] = replicate_noise(noise_model, "something else", None).values()
     assert found.df == sum(row.df for row in rows)
     assert min(row.sd for row in rows) < found.sd < max(row.sd for row in rows)
     assert "other recipes" in found.source
-    assert replicate_noise(Ledger([]), None, None) == {}
+    assert replicate_noise(NoiseModel([]), None, None) == {}

@@ -5,21 +5,21 @@ import re
 
 import pytest
 
-from harness.compare.noise_model import PRIORS, Ledger, read_rows
+from harness.compare.noise_model import SHIPPED, NoiseModel, read_rows
 from harness.full import leaderboard as rows
 from harness.full.leaderboard import (
-    RowError,
-    Run,
+    CompletedRun,
+    LeaderboardError,
     against,
     as_json,
     as_markdown,
     field_time_s,
     verdict_words,
 )
-from harness.gate.baseline import Baseline, BaselineError, Entry
-from harness.results.record import Launch
+from harness.gate.baseline import Baseline, BaselineEntry, BaselineError
+from harness.results.record import LaunchInfo
 
-LEDGER = Ledger(read_rows(PRIORS))
+NOISE_MODEL = NoiseModel(read_rows(SHIPPED))
 GPT2 = 0.256525
 
 
@@ -27,13 +27,18 @@ GPT2 = 0.256525
 def run(full_record, full_events):
     def make(**changes):
         told = changes.pop("events", None) or full_events()
-        return Run(record=full_record(**changes), events=told)
+        return CompletedRun(record=full_record(**changes), events=told)
 
     return make
 
 
 def row(*runs, **words):
-    asked = {"target": GPT2, "description": "d24", "commit": "a825e63fff", "ledger": LEDGER}
+    asked = {
+        "target": GPT2,
+        "description": "d24",
+        "commit": "a825e63fff",
+        "noise_model": NOISE_MODEL,
+    }
     return rows.row(runs, **{**asked, **words})
 
 
@@ -51,7 +56,7 @@ def test_compiling_within_a_counted_step_is_in_the_fields_clock(run, full_events
 
 @pytest.mark.parametrize(("steps", "of"), [(11, 11), (15, 20), (1, 20)])
 def test_a_run_whose_counted_steps_are_not_all_told_has_no_row(run, full_events, steps, of):
-    with pytest.raises(RowError, match="steps that tell it"):
+    with pytest.raises(LeaderboardError, match="steps that tell it"):
         field_time_s(run(events=full_events(steps), steps=of))
 
 
@@ -101,14 +106,14 @@ def test_enough_own_runs_tell_cores_error_themselves(run):
 
 def test_cost_counts_every_rank_and_the_attempts_before(run):
     alone = run()
-    resumed = Run(record=alone.record, events=alone.events, earlier_wall_s=3600.0)
+    resumed = CompletedRun(record=alone.record, events=alone.events, earlier_wall_s=3600.0)
     assert row(resumed, price_usd_per_gpu_hour=3.0).usd == pytest.approx(3 * 8 * 3)
 
 
 def test_ranks_are_those_that_the_run_was_made_on_whatever_they_ran_on(run):
-    cpu = run(launch=Launch(ranks=4), gpus=0, environment={"cpu": {"name": "some CPU"}})
+    cpu = run(launch=LaunchInfo(ranks=4), gpus=0, environment={"cpu": {"name": "some CPU"}})
     assert "1 run (seed 1) on 4 × some CPU" in as_markdown(row(cpu))
-    alone = run(launch=Launch(), gpus=0, environment={"cpu": {"name": "some CPU"}})
+    alone = run(launch=LaunchInfo(), gpus=0, environment={"cpu": {"name": "some CPU"}})
     assert "1 run (seed 1) on 1 × some CPU" in as_markdown(row(alone))
 
 
@@ -122,7 +127,7 @@ def test_what_a_reader_has_to_know_stands_below(run):
 @pytest.mark.parametrize("field", ["gpus", "steps", "status"])
 def test_runs_of_two_kinds_make_no_row(run, field):
     other = run(plan_id="p2", **{field: "interrupted" if field == "status" else 4})
-    with pytest.raises(RowError):
+    with pytest.raises(LeaderboardError):
         row(run(), other)
 
 
@@ -137,7 +142,7 @@ def test_the_row_as_json_has_every_number_of_its_markdown(run):
 
 
 def stored(records):
-    entry = Entry(
+    entry = BaselineEntry(
         number=1,
         why="the first",
         evidence=None,
@@ -163,8 +168,8 @@ def replicates(full_record, bpb):
 @pytest.mark.parametrize(("bpb", "outcome"), [(0.7181, "pass"), (0.7195, "regression")])
 def test_the_verdict_against_a_baseline_is_that_of_compare(full_record, bpb, outcome):
     old = stored(replicates(full_record, 0.718))
-    found = against(old, replicates(full_record, bpb), LEDGER)
-    judged = {one.metric: one.outcome for one in found.judgements}
+    found = against(old, replicates(full_record, bpb), NOISE_MODEL)
+    judged = {one.metric: one.outcome for one in found.metrics}
     assert judged["val_bpb"] == outcome
     assert "against nvidia-h100-80gb-hbm3x8/1/d24" in verdict_words(found, old)
     assert "train_time_s" not in judged
@@ -173,4 +178,4 @@ def test_the_verdict_against_a_baseline_is_that_of_compare(full_record, bpb, out
 @pytest.mark.parametrize("changes", [{"gpus": 4}, {"environment": {"gpus": [{"name": "B200"}]}}])
 def test_other_hardware_is_never_compared_in_silence(full_record, changes):
     with pytest.raises(BaselineError):
-        against(stored(replicates(full_record, 0.718)), [full_record(**changes)], LEDGER)
+        against(stored(replicates(full_record, 0.718)), [full_record(**changes)], NOISE_MODEL)

@@ -7,7 +7,7 @@ import pytest
 
 from harness.full.cost import Cost
 from harness.full.forecast import Estimate
-from harness.full.monitor import LOOKS, Course, Watch, rank_alarms
+from harness.full.monitor import LOOKS, Course, RunMonitor, rank_alarms
 from harness.results.run_files import Progress
 
 COURSE = Course(steps=100, ranks=4, price_usd_per_gpu_hour=2.0)
@@ -83,23 +83,23 @@ def test_a_loader_that_lets_steps_wait_is_told_with_its_share():
 
 def test_an_alarm_is_said_once_and_not_again_after_a_restart():
     slow = look(compute_s=[1.0, 1.0, 1.08, 1.0])
-    watch = Watch(COURSE, began_s=0.0)
+    watch = RunMonitor(COURSE, began_s=0.0)
     progress = Progress(step=50, ranks=[slow] * LOOKS)
     first = watch.look(progress, 1.0, None)
     progress.ranks.append(slow)
     assert (len(first), watch.look(progress, 2.0, None)) == (1, [])
-    assert Watch(COURSE, began_s=0.0, said=first).look(progress, 1.0, None) == []
+    assert RunMonitor(COURSE, began_s=0.0, said=first).look(progress, 1.0, None) == []
 
 
 @pytest.mark.parametrize(("free", "alarms"), [(16 * 10**9, 0), (14 * 10**9, 1), (None, 0)])
 def test_a_disk_without_room_for_the_next_checkpoint_is_told_before_it_is_full(free, alarms):
     course = Course(steps=100, ranks=4, checkpoint_bytes=10**10)
-    watch = Watch(course, began_s=0.0)
+    watch = RunMonitor(course, began_s=0.0)
     assert len(watch.look(Progress(step=3), 1.0, free)) == alarms
 
 
 def test_time_left_and_money_spent_follow_the_clock():
-    watch = Watch(COURSE, began_s=0.0)
+    watch = RunMonitor(COURSE, began_s=0.0)
     watch.look(Progress(step=10), 100.0, None)
     standing = watch.standing(Progress(step=30), 140.0)
     assert standing.left_s == pytest.approx(70 * 2.0)
@@ -109,7 +109,7 @@ def test_time_left_and_money_spent_follow_the_clock():
 def said_of_time(step_s: float, first_s: float, step_sd: float = 0.0) -> list[str]:
     """What a run of 400 steps is told, foretold at one second each, 0.9 % either way."""
     cost = msgspec.structs.replace(COST, step_sd=step_sd)
-    watch = Watch(Course(steps=400, ranks=1, cost=cost), began_s=0.0)
+    watch = RunMonitor(Course(steps=400, ranks=1, cost=cost), began_s=0.0)
     alarms = []
     for step in range(1, 401):
         train_time_s = first_s * min(step, 11) + step_s * max(0, step - 11)
@@ -130,7 +130,7 @@ def test_steps_that_vary_much_are_told_later_that_they_are_slow():
 
 def test_stages_of_dearer_steps_are_no_delay_and_count_in_the_time_that_is_left():
     cost = msgspec.structs.replace(COST, stages=[(200, 1.0), (200, 3.0)], field_s=MORE)
-    watch = Watch(Course(steps=400, ranks=1, cost=cost), began_s=0.0)
+    watch = RunMonitor(Course(steps=400, ranks=1, cost=cost), began_s=0.0)
     for step in range(1, 401):
         now_s = float(step + 2 * max(0, step - 200))
         progress = Progress(step=step, train_time_s=now_s)
@@ -141,7 +141,7 @@ def test_stages_of_dearer_steps_are_no_delay_and_count_in_the_time_that_is_left(
 
 
 def test_a_run_that_goes_on_is_judged_behind_its_own_first_steps():
-    watch = Watch(Course(steps=400, ranks=1, cost=COST), began_s=0.0)
+    watch = RunMonitor(Course(steps=400, ranks=1, cost=COST), began_s=0.0)
     for step in range(201, 401):
         slow_s = 20.0 * min(step - 200, 8)
         progress = Progress(step=step, train_time_s=step + slow_s)
@@ -149,7 +149,7 @@ def test_a_run_that_goes_on_is_judged_behind_its_own_first_steps():
 
 
 def test_a_trainer_that_falls_silent_is_told_of_once_a_step():
-    watch = Watch(COURSE, began_s=0.0)
+    watch = RunMonitor(COURSE, began_s=0.0)
     said = [
         alarm.got
         for step, silent_s in ((7, 290.0), (7, 310.0), (7, 320.0), (8, 0.0), (8, 620.0))
@@ -159,7 +159,7 @@ def test_a_trainer_that_falls_silent_is_told_of_once_a_step():
 
 
 def test_the_time_left_after_a_restart_is_by_the_steps_since_the_checkpoint():
-    watch = Watch(COURSE, began_s=0.0)
+    watch = RunMonitor(COURSE, began_s=0.0)
     watch.look(Progress(step=59), 0.0, None)  # as it was copied from the attempt before
     for step in range(41, 61):
         watch.look(Progress(step=step), 100.0 + step, None)
@@ -167,6 +167,6 @@ def test_the_time_left_after_a_restart_is_by_the_steps_since_the_checkpoint():
 
 
 def test_before_two_looks_nothing_is_known_of_the_time_left():
-    watch = Watch(COURSE, began_s=0.0)
+    watch = RunMonitor(COURSE, began_s=0.0)
     watch.look(Progress(step=1), 5.0, None)
     assert watch.standing(Progress(step=1), 5.0).left_s is None

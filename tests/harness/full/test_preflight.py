@@ -8,10 +8,10 @@ import msgspec
 import pytest
 
 from harness.full.preflight import Examiner, Preflight, StepTest, judged, worst_first
-from harness.results.record import Identity, Launch
+from harness.results.record import Identity, LaunchInfo
 from harness.results.study_plan import plan_id
 from harness.runner.process import Stop
-from harness.runner.trainer import FakeTrainer, Finding, Request, by_name
+from harness.runner.trainer import FakeTrainer, PreflightFinding, Request, by_name
 
 IDENTITY = Identity(config_id="c", code_id="d", data_id="e", protocol=1)
 GIB = 2.0**30
@@ -38,7 +38,7 @@ def steps(**changes: object) -> StepTest:
 def test_a_step_test_names_what_is_not_as_it_should_be(changes, bad):
     found = judged(steps(**changes), 4)
     assert [one.what for one in found if not one.ok] == bad
-    assert all(one.remedy for one in found if not one.ok)
+    assert all(one.hint for one in found if not one.ok)
 
 
 def test_tokens_a_second_are_those_of_all_ranks():
@@ -47,7 +47,7 @@ def test_tokens_a_second_are_those_of_all_ranks():
 
 def test_the_worst_comes_first_and_only_what_stops_stops():
     def finding(what, ok, severity):
-        return Finding(what=what, ok=ok, expected="", got="", severity=severity)
+        return PreflightFinding(what=what, ok=ok, expected="", got="", severity=severity)
 
     found = [
         finding("fine", True, "stops"),
@@ -62,8 +62,8 @@ def test_the_worst_comes_first_and_only_what_stops_stops():
 def test_a_run_on_more_ranks_is_another_run_and_one_rank_keeps_its_name_and_record():
     assert len({plan_id(IDENTITY, 1), plan_id(IDENTITY, 1, 2), plan_id(IDENTITY, 1, 4)}) == 3
     assert plan_id(IDENTITY, 1, 1) == plan_id(IDENTITY, 1)
-    assert "ranks" not in msgspec.to_builtins(Launch())
-    assert msgspec.to_builtins(Launch(ranks=4))["ranks"] == 4
+    assert "ranks" not in msgspec.to_builtins(LaunchInfo())
+    assert msgspec.to_builtins(LaunchInfo(ranks=4))["ranks"] == 4
 
 
 def test_a_machine_of_several_is_judged_for_its_share_of_the_ranks(tmp_path):

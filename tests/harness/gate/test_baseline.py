@@ -5,16 +5,16 @@ import json
 import msgspec
 import pytest
 
-from harness.compare.noise_model import Ledger, Row
+from harness.compare.noise_model import NoiseModel, NoiseRow
 from harness.errors import UsageError
 from harness.gate import baseline
 from harness.gate.baseline import BaselineError
-from harness.results.record import Identity, Launch, Record
+from harness.results.record import Identity, LaunchInfo, Record
 
-NO_LEDGER = Ledger([])
-LEDGER = Ledger(
+NO_LEDGER = NoiseModel([])
+NOISE_MODEL = NoiseModel(
     [
-        Row(
+        NoiseRow(
             scale="fake 10M parameters, 20M tokens",
             metric="val_loss",
             gpu="H100",
@@ -23,7 +23,7 @@ LEDGER = Ledger(
             df=50,
             runs=60,
             groups=10,
-            origin="own",
+            origin="measured",
         )
     ]
 )
@@ -46,13 +46,13 @@ def run(seed: int, loss: float | None = 3.2, gpu: str = "H100", **identity: obje
         environment={"gpus": [{"name": gpu}], "environment_id": "e"},
         environment_id="e",
         boot_id="b",
-        neighbours=0,
+        concurrent_runs=0,
         started_at=1.0,
         ended_at=2.0,
         wall_s=1.0,
         trainer_s=1.0,
         gpus=1,
-        launch=Launch(),
+        launch=LaunchInfo(),
     )
 
 
@@ -143,7 +143,7 @@ def test_records_of_two_kinds_of_gpu_are_refused():
 def test_one_run_is_a_baseline_only_where_a_ledger_knows_its_noise():
     with pytest.raises(BaselineError, match=r"^n: .*replicates"):
         baseline.check_records([run(1)], NO_LEDGER)
-    baseline.check_records([run(1)], LEDGER)
+    baseline.check_records([run(1)], NOISE_MODEL)
 
 
 def test_metrics_that_are_no_numbers_make_no_baseline():

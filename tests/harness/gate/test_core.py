@@ -1,4 +1,4 @@
-"""Gates and CORE: soft CORE by the margin of the ledger, CORE beside it, both by example."""
+"""Gates and CORE: soft CORE by the margin of the noise model, CORE beside it, both by example."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ from harness.results.recipe import recipe_scale
 from harness.results.record import Record
 from harness.runner.fake_trainer import config as fake
 
-LEDGER = """\
+NOISE_MODEL = """\
 scale,metric,gpu,source,sd,df,runs,groups,origin,note
 "{scale}",val_bpb,simulated,seed,0.00046,60,80,20,own,
 """
@@ -20,12 +20,14 @@ SOFT_ROW = """\
 "{scale}",core_soft,simulated,seed,0.004,60,80,20,own,
 """
 SMALL = {"core.examples": 100, "dial.depth": 2, "dial.steps": 5}  # as `leave_run` has them
-ENOUGH = 6  # runs of a baseline from which the ledger learns the noise of soft CORE
+ENOUGH = 6  # runs of a baseline from which the noise model learns the noise of soft CORE
 
 
 @pytest.fixture
 def gate(leave_run, store, tmp_path, capfd, monkeypatch):
-    """`harness gate` against a baseline of so many runs; the ledger knows soft CORE or does not."""
+    """`harness gate` against a baseline of so many runs; the noise model knows soft CORE or does
+    not.
+    """
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
 
     def call(
@@ -47,12 +49,19 @@ def gate(leave_run, store, tmp_path, capfd, monkeypatch):
         if "unkept" in words:
             for path in (store.root / "core").iterdir():
                 path.unlink()
-        rows = LEDGER + SOFT_ROW * known
-        ledger = tmp_path / "noise.csv"
-        ledger.write_text(rows.format(scale=recipe_scale(records[0])))
+        rows = NOISE_MODEL + SOFT_ROW * known
+        noise_model = tmp_path / "noise.csv"
+        noise_model.write_text(rows.format(scale=recipe_scale(records[0])))
         asked = [str(word) for word in words if word != "unkept"]
         line = ["harness", "gate", "--baseline", "small", *asked, "--json"]
-        line += ["--margin", "val_bpb=0.003", "--store", str(store.root), "--ledger", str(ledger)]
+        line += [
+            "--margin",
+            "val_bpb=0.003",
+            "--store",
+            str(store.root),
+            "--noise-model",
+            str(noise_model),
+        ]
         monkeypatch.setattr(sys, "argv", [*line, "--baselines", str(tmp_path / "baselines")])
         with pytest.raises(SystemExit) as ending:
             main()
@@ -80,7 +89,7 @@ def test_no_change_passes_in_soft_core_and_core_is_only_shown(gate, tmp_path):
 
 
 def test_planted_harm_that_the_loss_does_not_show_is_a_regression_of_soft_core(gate):
-    code, result = gate("--versus", "plant.skill=-0.4", known=True)
+    code, result = gate("--candidate-set", "plant.skill=-0.4", known=True)
     found = judged(result)
     assert code == 10
     assert (found["val_bpb"]["outcome"], found["core_soft"]["outcome"]) == ("pass", "regression")
@@ -100,17 +109,17 @@ def test_soft_core_is_reported_and_not_gated_until_the_ledger_has_six_runs(gate)
     found = judged(result)["core_soft"]
     assert (code, found["outcome"], found["margin"]) == (0, None, None)
     assert found["low"] < found["estimate"] < found["high"]
-    assert "no margin: the ledger has no row" in " ".join(found["notes"])
+    assert "no margin: the noise model has no row" in " ".join(found["notes"])
 
 
 def test_a_candidate_on_another_bundle_is_no_verdict_and_names_the_field(gate):
-    code, result = gate("--versus", "core.bundle=other")
+    code, result = gate("--candidate-set", "core.bundle=other")
     assert (code, result["outcome"]) == (4, "could not run")
     assert "core.bundle" in result["reason"]
 
 
 def test_a_candidate_that_switches_core_off_is_judged_by_the_rest_and_that_is_said(gate):
-    code, result = gate("--versus", "core.examples=0")
+    code, result = gate("--candidate-set", "core.examples=0")
     assert code == 0
     assert "core_soft" not in judged(result)
     assert any("the candidate did not" in note for note in result["notes"])

@@ -1,7 +1,7 @@
 """Gates of the FakeTrainer: what is planted is found, nothing else is, every end has its code.
 
-The host drifts by 1 % all the while. Noise is half of what the ledger says, so that no verdict here
-hangs on a draw; how often verdicts err is in test_operating_characteristics.
+The host drifts by 1 % all the while. Noise is half of what the noise model says, so that no verdict
+here hangs on a draw; how often verdicts err is in test_operating_characteristics.
 """
 
 import json
@@ -15,11 +15,11 @@ import pytest
 
 from benchmarks import gate_rates
 from harness.__main__ import main
-from harness.compare.noise_model import Row
+from harness.compare.noise_model import NoiseRow
 from harness.gate.ab_interleaved import TRAJECTORY_STEPS
 from harness.gate.history import load
 from harness.gate.metrics import of_trajectories
-from harness.gate.noise_sources import learnt
+from harness.gate.noise_sources import derived_rows
 from harness.gate.result import SPEED, GateResult
 from harness.results.store import Store
 
@@ -30,7 +30,7 @@ eval: {every_steps: 10}
 windows: SSSL
 noise: {loss_sd: 0.0006, speed_cv: 0.0006, host_drift: 0.01, host_drift_period_s: 5.0}
 """
-LEDGER = """\
+NOISE_MODEL = """\
 scale,metric,gpu,source,sd,df,runs,groups,origin,note
 "fake 920k parameters, 82k tokens",val_bpb,simulated,seed,0.00046,60,80,20,own,
 "fake 920k parameters, 82k tokens",tokens_per_s,simulated,launch,0.0013,60,80,20,own,
@@ -39,10 +39,10 @@ scale,metric,gpu,source,sd,df,runs,groups,origin,note
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
-    """A folder with a baseline in it and a ledger that knows the FakeTrainer's noise."""
+    """A folder with a baseline in it and a noise model that knows the FakeTrainer's noise."""
     folder = tmp_path_factory.mktemp("recorded")
     (folder / "base.yaml").write_text(BASE)
-    (folder / "noise.csv").write_text(LEDGER)
+    (folder / "noise.csv").write_text(NOISE_MODEL)
     words = ["baseline", "record", "quick", folder / "base.yaml", "--seeds", "1-8"]
     words += ["--trainer", "fake", "--store", folder / "runs", "--baselines", folder / "baselines"]
     done = subprocess.run(
@@ -72,7 +72,7 @@ def gate(place, capfd, monkeypatch):
         line = ["harness", "gate", *map(str, words), "--store", str(place / "runs")]
         line += ["--baseline", baseline] if baseline else []
         line += ["--margin", "val_bpb=0.001"]  # two SDs: few runs are enough
-        line += ["--baselines", str(place / "baselines"), "--ledger", str(place / "noise.csv")]
+        line += ["--baselines", str(place / "baselines"), "--noise-model", str(place / "noise.csv")]
         monkeypatch.setattr(sys, "argv", [*line, "--json"])
         with pytest.raises(SystemExit) as ending:
             main()
@@ -105,7 +105,7 @@ def test_no_change_passes_among_host_drift(gate):
 
 
 def test_a_planted_slowdown_is_unconfirmed_in_one_session_and_a_regression_in_a_second(gate, place):
-    planted = ("--versus", "plant.slowdown=0.01")
+    planted = ("--candidate-set", "plant.slowdown=0.01")
     code, result = gate(*planted)
     speed = next(one for one in result["metrics"] if one["judged"]["metric"] == "tokens_per_s")
     assert code == 3
@@ -133,19 +133,19 @@ def test_a_pass_after_an_unconfirmed_slowdown_leaves_the_question_open(gate, pla
 
 
 def test_once_counts_a_slowdown_that_one_session_shows_and_says_so(gate):
-    code, result = gate("--versus", "plant.slowdown=0.01", "--once")
+    code, result = gate("--candidate-set", "plant.slowdown=0.01", "--no-confirm")
     assert code == 10
     assert "unconfirmed" in result["reason"]
 
 
 def test_a_planted_loss_of_two_margins_is_a_regression(gate):
-    code, result = gate("--versus", "plant.loss=0.004")
+    code, result = gate("--candidate-set", "plant.loss=0.004")
     assert code == 10
     assert verdicts(result) == {**verdicts(result), "val_bpb": "regression", "tokens_per_s": "pass"}
 
 
 def test_a_loader_that_is_waited_for_leaves_the_speed_open(gate):
-    code, result = gate("--versus", "plant.loader_wait=0.01")
+    code, result = gate("--candidate-set", "plant.loader_wait=0.01")
     assert code == 3
     speed = next(one for one in result["metrics"] if one["judged"]["metric"] == "tokens_per_s")
     assert "loader" in speed["judged"]["reason"]
@@ -161,7 +161,7 @@ def test_a_loader_that_is_waited_for_leaves_the_speed_open(gate):
     ],
 )
 def test_a_candidate_that_cannot_be_measured_is_a_regression_with_its_reason(gate, planted, words):
-    code, result = gate("--versus", planted)
+    code, result = gate("--candidate-set", planted)
     assert code == 10
     assert words in result["reason"]
     assert "Traceback" not in result["reason"]
@@ -172,7 +172,7 @@ def test_a_candidate_that_cannot_be_measured_is_a_regression_with_its_reason(gat
     [("fail.killed_at_step=2", "SIGKILL"), ("fail.missing_package=true", "No module named")],
 )
 def test_what_the_candidate_cannot_help_is_no_verdict(gate, planted, words):
-    code, result = gate("--versus", planted)
+    code, result = gate("--candidate-set", planted)
     assert code == 4
     assert result["outcome"] == "could not run"
     assert words in result["reason"]
@@ -209,7 +209,9 @@ def test_a_run_that_is_killed_is_no_verdict_either(gate, place):
 def test_a_fault_that_the_base_has_too_is_no_verdict_on_the_candidate(gate, place):
     bare = place / "broken.yaml"
     bare.write_text(BASE + "fail: {crash_at_step: 0}\n")
-    code, result = gate(bare, "--trainer", "fake", "--versus", "plant.slowdown=0.01", baseline="")
+    code, result = gate(
+        bare, "--trainer", "fake", "--candidate-set", "plant.slowdown=0.01", baseline=""
+    )
     assert code == 4
     assert "side A" in result["reason"]
 
@@ -235,8 +237,8 @@ def test_a_baseline_that_was_edited_or_is_absent_is_told_in_the_json_too(gate, p
 
 
 def test_bisect_skips_what_is_open_and_stops_at_wrong_usage(gate):
-    assert gate("--versus", "plant.loader_wait=0.01", "--bisect")[0] == 125
-    assert gate("--versus", "plant.slowdown=0.01", "--bisect")[0] == 10
+    assert gate("--candidate-set", "plant.loader_wait=0.01", "--bisect")[0] == 125
+    assert gate("--candidate-set", "plant.slowdown=0.01", "--bisect")[0] == 10
     assert gate("--claims", "art", "--bisect")[0] == 128
 
 
@@ -247,7 +249,7 @@ def test_a_budget_too_small_for_any_verdict_is_said_before_anything_is_spent(gat
     assert not (place / "runs" / "gates").exists()
 
 
-OPEN = ("--open", "--budget-minutes", "2")
+OPEN = ("--always-valid", "--budget-minutes", "2")
 
 
 def test_an_open_gate_passes_what_changes_nothing_and_says_by_which_rule(gate, place):
@@ -265,19 +267,19 @@ def test_an_open_gate_passes_what_changes_nothing_and_says_by_which_rule(gate, p
     ("planted", "metric"), [("plant.loss=0.004", "val_bpb"), ("plant.slowdown=0.01", SPEED)]
 )
 def test_an_open_gate_catches_what_is_planted(gate, planted, metric):
-    code, result = gate("--versus", planted, *OPEN, "--once")
+    code, result = gate("--candidate-set", planted, *OPEN, "--no-confirm")
     assert code == 10
     assert [name for name, found in verdicts(result).items() if found == "regression"] == [metric]
 
 
 def test_an_open_gate_without_an_end_is_refused(gate):
-    code, _ = gate("--base", ".", "--open")
+    code, _ = gate("--base", ".", "--always-valid")
     assert code == 2
     assert "expected --budget-minutes beside it" in gate.err
 
 
 def test_an_open_plan_says_so_and_shares_its_budget(gate):
-    assert gate("--base", ".", "--plan", "--open", "--budget-minutes", "2")[0] == 0
+    assert gate("--base", ".", "--plan", "--always-valid", "--budget-minutes", "2")[0] == 0
     assert "open: a look after each launch (mixture test), 60 s at most" in gate.err
     assert "open: a look after each run (mixture test)" in gate.err
     assert "P(pass | no change) at least" in gate.err
@@ -304,7 +306,7 @@ def test_a_plan_says_runs_chances_and_cost_and_starts_nothing(gate, place):
 
 def test_settings_of_both_sides_may_not_change_what_the_baseline_measured(gate):
     other = ("--set", "dial.steps=30")
-    for words in (other, (*other, "--versus", "plant.loss=0.001")):
+    for words in (other, (*other, "--candidate-set", "plant.loss=0.001")):
         code, result = gate(*words)
         assert code == 4
         assert "config_id" in result["reason"]
@@ -315,34 +317,36 @@ def test_a_claim_of_more_speed_is_held_to_it(gate):
     code, result = gate("--base", ".", "--claims", "systems")
     assert code == 3
     assert any("claimed faster" in (one["judged"]["reason"] or "") for one in result["metrics"])
-    assert gate("--versus", "plant.slowdown=-0.02", "--claims", "systems")[0] == 0
+    assert gate("--candidate-set", "plant.slowdown=-0.02", "--claims", "systems")[0] == 0
 
 
 def test_a_refactoring_has_to_leave_every_loss_as_it_was(gate):
     code, result = gate("--base", ".", "--claims", "refactor")
     assert code == 0
     assert verdicts(result)["loss_trajectory"] == "pass"
-    assert gate("--versus", "plant.loss=0.004", "--claims", "refactor")[0] == 10
+    assert gate("--candidate-set", "plant.loss=0.004", "--claims", "refactor")[0] == 10
 
 
 def test_a_gate_of_one_code_against_itself_teaches_how_far_its_losses_part(gate, place):
     gate("--base", ".", "--claims", "refactor", "--margin", "tokens_per_s=0.002")
     (stored,) = load(Store(place / "runs"))
     assert all(len(one.losses[0]) == TRAJECTORY_STEPS for one in stored.launches)
-    row = next(row for row in learnt(Store(place / "runs")) if row.metric == "loss_trajectory")
+    row = next(
+        row for row in derived_rows(Store(place / "runs")) if row.metric == "loss_trajectory"
+    )
     assert (row.source, row.df) == ("nondeterminism", 2 * len(stored.launches) - 1)
     assert row.sd < 1e-12
 
 
 def test_on_a_gpu_losses_may_part_as_far_as_launches_of_one_code_do():
-    def verdict(apart: float, row: Row | None) -> str | None:
+    def verdict(apart: float, row: NoiseRow | None) -> str | None:
         losses = ([9.0] * 20, [*[9.0] * 10, *[9.0 + apart] * 10])
         one = msgspec.structs.replace(gate_rates.launched(1, [0.0]), losses=losses, on_gpu=True)
         return of_trajectories(one, row).outcome
 
-    row = Row(
+    row = NoiseRow(
         scale="s", metric="loss_trajectory", gpu="H100", source="nondeterminism", sd=1e-4, df=9,
-        runs=10, groups=1, origin="own",
+        runs=10, groups=1, origin="measured",
     )  # fmt: skip
     assert verdict(0.0, None) == "pass"
     assert verdict(1e-9, None) == "inconclusive"
@@ -361,8 +365,8 @@ def test_a_gate_without_a_baseline_knows_what_its_noise_belongs_to(gate, place):
 
 
 def test_small_harms_within_the_margin_are_added_up(gate):
-    first = ("--versus", "plant.slowdown=0.008", "--margin", "tokens_per_s=0.02")
-    second = ("--versus", "plant.slowdown=0.009", "--margin", "tokens_per_s=0.02")
+    first = ("--candidate-set", "plant.slowdown=0.008", "--margin", "tokens_per_s=0.02")
+    second = ("--candidate-set", "plant.slowdown=0.009", "--margin", "tokens_per_s=0.02")
     _, one = gate(*first)
     _, two = gate(*second)
     sums = [
@@ -377,7 +381,7 @@ def test_the_pull_request_summary_starts_with_the_verdict(gate, place, monkeypat
     shown = place / "step.md"
     shown.write_text("before\n")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(shown))
-    gate("--versus", "plant.loss=0.004", "--markdown", place / "summary.md")
+    gate("--candidate-set", "plant.loss=0.004", "--markdown", place / "summary.md")
     text = (place / "summary.md").read_text()
     assert text.startswith("### ❌ regression: worse in validation bits per byte")
     assert "| metric | n | B − A | 90 % interval | margin | MDE | verdict |" in text
@@ -420,7 +424,14 @@ def test_two_refs_are_compared_on_their_own_code(tmp_path, place):
     git("commit", "--quiet", "--all", "--message", "slow")
     git("switch", "--quiet", "main")
     words = ["gate", place / "base.yaml", "--trainer", "fake", "--base", "main", "--head", "slow"]
-    words += ["--once", "--json", "--store", place / "runs", "--ledger", place / "noise.csv"]
+    words += [
+        "--no-confirm",
+        "--json",
+        "--store",
+        place / "runs",
+        "--noise-model",
+        place / "noise.csv",
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "harness", *map(str, words)],
         cwd=home,

@@ -8,11 +8,11 @@ import pytest
 
 from benchmarks import gate_rates
 from benchmarks.gate_rates import ALPHA, MARGIN_BPB, Drawn, gate
-from harness.compare.noise_model import Ledger
+from harness.compare.noise_model import NoiseModel
 from harness.gate import planning
 from harness.gate.result import SPEED, GatePlan
 from harness.gate.rounds import Rounds, launch_row, speed_margin
-from harness.gate.sides import Asked
+from harness.gate.sides import GateRequest
 
 KEPT = gate_rates.load()
 
@@ -45,18 +45,18 @@ class Told(Drawn):
 def bought(evidence: str, rule: str, source: Told, claim: str = "ml") -> dict[str, str | None]:
     """The outcomes by metric, after the rounds of one part; losses are told of the baseline's."""
     rng = np.random.default_rng(3)
-    stored, ledger = gate_rates.baseline(rng), gate_rates.ledger(rng)
-    asked = Asked(baseline=stored, rule=rule, claim=claim, margins={"val_bpb": MARGIN_BPB})
+    stored, noise_model = gate_rates.baseline(rng), gate_rates.noise_model(rng)
+    asked = GateRequest(baseline=stored, rule=rule, claim=claim, margins={"val_bpb": MARGIN_BPB})
     terms = planning.Terms(alpha=ALPHA, rule=rule, budget_s=64.0)
     if evidence == "launches":
         part = planning.speed_plan(
-            launch_row(gate_rates.bench(), ledger), speed_margin(asked), 1.0, terms
+            launch_row(gate_rates.bench(), noise_model), speed_margin(asked), 1.0, terms
         )
     else:
         records = stored.now.records
         source.bpb += np.mean([one.metrics["val_bpb"] for one in records]) - 1.0
-        part = planning.quality_plan(records, ledger, asked.margins, False, 1.0, terms)
-    rounds = Rounds(asked, gate_rates.bench(), ledger, source)
+        part = planning.quality_plan(records, noise_model, asked.margins, False, 1.0, terms)
+    rounds = Rounds(asked, gate_rates.bench(), noise_model, source)
     rounds.take(GatePlan(parts=[part], budget_s=64.0, alpha=ALPHA))
     return {one.judged.metric: one.judged.outcome for one in rounds.metrics}
 
@@ -96,19 +96,21 @@ def test_an_open_gate_goes_on_until_a_claim_of_more_speed_is_shown():
 
 def test_launches_of_each_form_are_judged_by_the_ledgers_row_of_that_form():
     rng = np.random.default_rng(3)
-    stored, shipped = gate_rates.baseline(rng), gate_rates.ledger(rng)
-    asked = Asked(baseline=stored)
+    stored, shipped = gate_rates.baseline(rng), gate_rates.noise_model(rng)
+    asked = GateRequest(baseline=stored)
     resident = launch_row(gate_rates.bench(), shipped)
-    ledger = Ledger([resident, msgspec.structs.replace(resident, source="relay", sd=0.07)])
+    noise_model = NoiseModel(
+        [resident, msgspec.structs.replace(resident, source="sequential", sd=0.07)]
+    )
     terms = planning.Terms(alpha=ALPHA)
     planned = planning.speed_plan(resident, speed_margin(asked), 1.0, terms)
     sds = {}
-    for form in ("resident", "relay"):
+    for form in ("interleaved", "sequential"):
         part = msgspec.structs.replace(planned, turns=form)
-        rounds = Rounds(asked, gate_rates.bench(), ledger, Told())
+        rounds = Rounds(asked, gate_rates.bench(), noise_model, Told())
         rounds.take(GatePlan(parts=[part], budget_s=None, alpha=ALPHA))
         sds[form] = rounds.metrics[0].judged.sd
-    assert sds == {"resident": resident.sd, "relay": 0.07}
+    assert sds == {"interleaved": resident.sd, "sequential": 0.07}
 
 
 # --- error rates of whole gates -------------------------------------------------------------------

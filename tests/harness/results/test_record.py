@@ -9,17 +9,17 @@ import pytest
 
 from harness.results.record import (
     RECORD_BYTES,
-    Ended,
     Identity,
-    Launch,
-    Plan,
+    LaunchInfo,
+    ProcessEnd,
     Record,
+    RunPlan,
     collect,
     curve_table,
     sessions,
 )
 
-PLAN = Plan(
+PLAN = RunPlan(
     plan_id="p",
     attempt="a",
     trainer="fake",
@@ -27,15 +27,15 @@ PLAN = Plan(
     identity=Identity(config_id="c", code_id="d", data_id="e", protocol=1),
     derived={"steps": 3},
     tricks={"muon": True},
-    launch=Launch(study="s", arm="base", block=1),
+    launch=LaunchInfo(study="s", arm="base", block=1),
     started_at=100.0,
     boot_id="boot",
 )
 GOOD = {"status": "completed", "steps": 3, "tokens": 30, "metrics": {"val_bpb": 1.5, "core": None}}
 
 
-def ended(returncode: int = 0, cause: str | None = None) -> Ended:
-    return Ended(returncode=returncode, cause=cause, ended_at=110.0, trainer_s=9.0, limit_s=60)
+def ended(returncode: int = 0, cause: str | None = None) -> ProcessEnd:
+    return ProcessEnd(returncode=returncode, cause=cause, ended_at=110.0, trainer_s=9.0, limit_s=60)
 
 
 def result(folder: Path, value: object = GOOD) -> None:
@@ -44,11 +44,11 @@ def result(folder: Path, value: object = GOOD) -> None:
 
 def test_a_completed_run_keeps_its_metrics_and_the_time_that_was_ours(tmp_path):
     result(tmp_path)
-    made = collect(tmp_path, PLAN, ended(), neighbours=3)
+    made = collect(tmp_path, PLAN, ended(), concurrent_runs=3)
     assert made.status == "completed"
     assert made.metrics == {"val_bpb": 1.5, "core": None}
     assert made.wall_s - made.trainer_s == pytest.approx(1.0)
-    assert made.neighbours == 3
+    assert made.concurrent_runs == 3
     assert made.log_tail is None
 
 
@@ -66,7 +66,7 @@ def test_no_result_is_a_failed_run_that_says_how_it_ended(tmp_path):
     made = collect(tmp_path, PLAN, ended(-9))
     assert made.status == "failed"
     assert "SIGKILL" in made.reason
-    assert "memory" in made.remedy
+    assert "memory" in made.hint
 
 
 @pytest.mark.parametrize(

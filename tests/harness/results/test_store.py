@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from harness.errors import StoreError
-from harness.results.record import Identity, Launch, Record
+from harness.results.record import Identity, LaunchInfo, Record
 from harness.results.store import Store
 
 
@@ -27,13 +27,13 @@ def record(plan_id: str = "p", attempt: str = "a", **changes: object) -> Record:
         environment={},
         environment_id="m",
         boot_id="b",
-        neighbours=0,
+        concurrent_runs=0,
         started_at=1.0,
         ended_at=2.0,
         wall_s=1.0,
         trainer_s=0.9,
         gpus=0,
-        launch=Launch(),
+        launch=LaunchInfo(),
     )
     return msgspec.structs.replace(made, **changes)
 
@@ -85,7 +85,7 @@ def test_a_damaged_record_is_named(store):
     with pytest.raises(StoreError) as caught:
         store.records()
     assert caught.value.path == str(path)
-    assert "made again" in caught.value.remedy
+    assert "made again" in caught.value.hint
 
 
 def test_a_record_of_a_newer_format_is_refused(store):

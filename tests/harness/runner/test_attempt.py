@@ -9,10 +9,10 @@ from pydoc_data.topics import topics
 import msgspec
 import pytest
 
-from harness.results.record import Identity, Launch, Record
+from harness.results.record import Identity, LaunchInfo, Record
 from harness.results.run_files import Progress
 from harness.results.store import Store
-from harness.runner.attempt import Job, attempt, recover
+from harness.runner.attempt import RunSpec, attempt, recover
 from harness.runner.process import Stop
 from harness.runner.trainer import NativeTrainer
 
@@ -46,14 +46,14 @@ class Interrupted(NativeTrainer):
         return [sys.executable, "-c", TRAINER, str(run_dir), self.ending]
 
 
-JOB = Job(
+JOB = RunSpec(
     plan_id="p",
     seed=1,
     config={},
     identity=Identity(config_id="c", code_id="d", data_id="e", protocol=1),
     derived={"steps": 2},
     tricks={},
-    launch=Launch(),
+    launch=LaunchInfo(),
 )
 
 

@@ -83,7 +83,7 @@ def test_what_did_not_change_keeps_the_version_that_is_installed_here(tmp_path):
     there = checkout(tmp_path / "there", "rich", "numpy>=1", "toy @ file:///toy.whl")
     lists = found(here, there)
     assert lists.pinned == [f"rich=={metadata.version('rich')}"]
-    assert "--environments own" in refused(lists).remedy
+    assert "--env isolated" in refused(lists).hint
 
 
 def test_an_environment_is_made_once_for_all_that_ask_for_the_same(tmp_path):
@@ -101,7 +101,7 @@ def test_a_failed_installation_ends_with_the_last_words_of_pip(tmp_path):
     with pytest.raises(TrainerError, match=re.escape("toy-1-py3-none-any.whl")) as caught:
         own(found(checkout(tmp_path / "here"), there), tmp_path / "environments")
     assert caught.value.exit_code == 4
-    assert "--environments shared" in caught.value.remedy
+    assert "--env current" in caught.value.hint
     assert not list((tmp_path / "environments").glob("*.ready")), "the next gate tries again"
 
 
@@ -143,7 +143,7 @@ def gate(clone, tmp_path, capfd, monkeypatch):
     """`harness gate --base main --head toy` in this process: the exit code, stdout, stderr."""
 
     def call(*words: str) -> tuple[int, str, str]:
-        line = ["harness", "gate", str(tmp_path / "base.json"), "--trainer", "fake", "--once"]
+        line = ["harness", "gate", str(tmp_path / "base.json"), "--trainer", "fake", "--no-confirm"]
         line += ["--base", "main", "--head", "toy", "--json", "--store", str(tmp_path / "runs")]
         monkeypatch.setattr(sys, "argv", [*line, *words])
         with pytest.raises(SystemExit) as ending:
@@ -157,9 +157,9 @@ def test_a_ref_with_other_packages_is_refused_by_their_names_or_shares_on_reques
     code, _, said = gate()
     assert code == 2
     assert "toy" in said
-    assert "--environments own" in said
-    assert gate("--environments", "many")[0] == 2
-    code, out, said = gate("--environments", "shared")
+    assert "--env isolated" in said
+    assert gate("--env", "correction")[0] == 2
+    code, out, said = gate("--env", "current")
     assert (code, json.loads(out)["outcome"]) == (4, "could not run")
     assert "runs on those here, as asked" in said
     assert "No module named 'toy'" in out
@@ -167,7 +167,7 @@ def test_a_ref_with_other_packages_is_refused_by_their_names_or_shares_on_reques
 
 @pytest.mark.slow
 def test_a_ref_with_an_environment_of_its_own_is_measured_in_it(gate):
-    code, out, _ = gate("--environments", "own")
+    code, out, _ = gate("--env", "isolated")
     assert code == 10
     result = json.loads(out)
     (speed, *_) = result["metrics"]

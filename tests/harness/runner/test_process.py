@@ -12,7 +12,7 @@ import pytest
 
 from harness import files
 from harness.files import lock_file
-from harness.results.record import Ended
+from harness.results.record import ProcessEnd
 from harness.results.run_files import EventTail, Progress
 from harness.runner import process as run
 from harness.runner.fake_trainer import config as fake
@@ -213,7 +213,7 @@ def test_the_tail_of_events_takes_whole_lines_only(tmp_path):
     [(0, "time-out", "limit"), (0, "stopped", "stopped"), (-15, None, "SIGTERM"), (7, None, "7")],
 )
 def test_an_end_is_described(returncode, cause, words):
-    ended = Ended(returncode=returncode, cause=cause, ended_at=0, trainer_s=0, limit_s=60)
+    ended = ProcessEnd(returncode=returncode, cause=cause, ended_at=0, trainer_s=0, limit_s=60)
     assert words in ended.describe()
 
 

@@ -11,7 +11,7 @@ FAKE = FakeTrainer()
 DESCRIBE = """
 import json, sys, pathlib
 if "--catalogue" in sys.argv:
-    print(json.dumps({"tricks": {}, "handles": {}}))
+    print(json.dumps({"tricks": {}, "settable_fields": {}}))
 else:
     print(json.dumps([{"name": r["name"], "package": str(pathlib.Path(__file__).parent)}
                       for r in json.load(sys.stdin)]))
@@ -60,7 +60,7 @@ def test_another_package_of_the_name_that_is_no_trainer_is_named_with_both_paths
         ask(NativeTrainer(tmp_path / "checkout"))
     assert str(tmp_path / "checkout" / "model") in caught.value.expected
     assert str(other / "model") in caught.value.got
-    assert "PYTHONPATH" in caught.value.remedy
+    assert "PYTHONPATH" in caught.value.hint
 
 
 def test_another_trainer_of_the_name_is_named_with_both_paths(tmp_path, monkeypatch):

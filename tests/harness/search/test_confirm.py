@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from harness.config.search_file import LN_TIME
-from harness.search.base_noise import Noise
+from harness.search.base_noise import BaseNoise
 from harness.search.confirm import Pick, decide, pick
 from harness.search.results import at_edge
-from harness.search.trial import Told
+from harness.search.trial import TrialResult
 from harness.stats import inference
 from harness.stats.distributions import dunnett_loadings
 from harness.study.effects import Effect
@@ -19,7 +19,7 @@ optuna = pytest.importorskip("optuna")
 
 def noise(sd=0.01, **means):
     values = {name: [mean - sd, mean, mean + sd] for name, mean in means.items()}
-    return Noise(
+    return BaseNoise(
         seeds=[1, 2, 3],
         values=values,
         mean=means,
@@ -34,7 +34,7 @@ def noise(sd=0.01, **means):
 def trial(values, plan_id, constraint=None, outcome="completed"):
     import msgspec
 
-    told = Told(outcome=outcome, plan_id=plan_id, overrides={"x": plan_id})
+    told = TrialResult(outcome=outcome, plan_id=plan_id, overrides={"x": plan_id})
     return optuna.create_trial(
         values=values,
         user_attrs={"told": msgspec.to_builtins(told)},

@@ -42,12 +42,12 @@ def test_only_the_lines_that_change_do_and_the_evidence_stands_above_the_first()
 
 
 def test_git_applies_it(tmp_path):
-    file = tmp_path / "bases" / "base.yaml"
+    file = tmp_path / "configs" / "base.yaml"
     file.parent.mkdir()
     file.write_text(BASE)
     subprocess.run(["git", "init", "-q", tmp_path], check=True)
     wanted = {"model.softcap": {"cap": 15}, "optimizer.clip": 1.0}
-    text = diff(BASE, wanted, ["evidence"], "bases/base.yaml")
+    text = diff(BASE, wanted, ["evidence"], "configs/base.yaml")
     subprocess.run(["git", "apply"], cwd=tmp_path, input=text, text=True, check=True)
     assert load(file.read_text())["model"] == {"norm": "rmsnorm", "softcap": {"cap": 15}}
     assert load(file.read_text())["optimizer"]["clip"] == 1.0
@@ -74,7 +74,7 @@ def test_git_applies_it_to_a_file_with_other_line_ends_and_they_stay(tmp_path, t
 
 
 def test_every_base_that_ships_can_be_patched():
-    for path in (ROOT / "ablations" / "bases").glob("*.yaml"):
+    for path in (ROOT / "ablations" / "configs").glob("*.yaml"):
         text = path.read_text()
         new = patched(text, {"dial.depth": 99}, [], path.name)
         changed = set(text.splitlines()) ^ set(new.splitlines())

@@ -219,7 +219,7 @@ def test_a_worker_ends_with_the_base_that_failed_and_waits_for_one_that_is_made_
     harness, search_file
 ):
     words = ("search", search_file(set="{fail.missing_package: true}"), "--no-html")
-    waits = (*words, "--worker", "--patience", "5")
+    waits = (*words, "--worker", "--wait-for-base", "5")
     submitted = time.time()
     assert harness(*words).returncode == errors.COULD_NOT_RUN
     done = harness(*waits, "--since", f"{submitted:.3f}")

@@ -19,13 +19,13 @@ def simulated(rng: np.random.Generator, launches: int, effect: float) -> np.ndar
 
 
 @pytest.mark.parametrize("launches", [2, 3, OWN_LAUNCHES, 8])
-@pytest.mark.parametrize("ledger", [True, False])
-def test_one_sided_limits_cover_the_truth(launches, ledger):
+@pytest.mark.parametrize("noise_model", [True, False])
+def test_one_sided_limits_cover_the_truth(launches, noise_model):
     rng, effect, df = np.random.default_rng(launches), 0.004, 12
     below = 0
     for _ in range(DRAWS):
         sd = LAUNCH * math.sqrt(rng.chisquare(df) / df)
-        known = Known(sd=sd, df=df) if ledger else None
+        known = Known(sd=sd, df=df) if noise_model else None
         found = of_launches(list(simulated(rng, launches, effect)), known)
         half = t_quantile(0.95, found.contrast.df) * found.contrast.se
         below += effect < found.contrast.estimate - half
@@ -51,9 +51,9 @@ def test_three_launches_resolve_what_is_published():
 def test_more_windows_do_not_replace_launches():
     known, rng = Known(sd=LAUNCH, df=50), np.random.default_rng(1)
     few = of_launches([rng.normal(0, WINDOW, 4)], known).contrast.se
-    many = of_launches([rng.normal(0, WINDOW, 4000)], known).contrast.se
-    assert many < few
-    assert many >= LAUNCH * math.sqrt(2)
+    correction = of_launches([rng.normal(0, WINDOW, 4000)], known).contrast.se
+    assert correction < few
+    assert correction >= LAUNCH * math.sqrt(2)
 
 
 def test_own_launches_replace_the_ledger_from_the_fifth_on():

@@ -53,7 +53,7 @@ def test_one_run_a_side_without_a_ledger_is_inconclusive():
     ("n", "df"), [(1, 6.0), (3, 6.0), (10, 6.0), (1, 500.0), (10, 500.0), (3, None), (10, None)]
 )
 def test_no_harm_is_rarely_a_regression_and_a_harm_of_the_margin_rarely_passes(n, df):
-    """A ledger's SD is itself an estimate: it is drawn anew, with its df, for every gate."""
+    """A noise model's SD is itself an estimate: it is drawn anew, with its df, for every gate."""
     rng = np.random.default_rng(n)
     data = rng.normal(0, 0.8, (GATES, 2, n))
     sds = 0.8 * np.sqrt(rng.chisquare(df, GATES) / df) if df else None
@@ -71,7 +71,7 @@ def test_no_harm_is_rarely_a_regression_and_a_harm_of_the_margin_rarely_passes(n
 def test_a_side_that_varies_more_than_the_ledger_is_reported_and_gets_welchs_limits():
     calm, wild = [0.0, 0.1, -0.1, 0.05], [0.0, 5.0, -4.0, 2.0]
     found = difference(calm, wild, Known(sd=0.1, df=50))
-    assert (found.noise, found.risen) == ("welch", (1,))
+    assert (found.noise, found.excess_variance) == ("welch", (1,))
     reference = stats.ttest_ind(wild, calm, equal_var=False)
     assert found.contrast.estimate / found.contrast.se == pytest.approx(reference.statistic)
     assert found.contrast.df == pytest.approx(reference.df)

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from harness.stats import Many
+from harness.stats import Correction
 from harness.stats.distributions import dunnett_loadings
 from harness.stats.inference import (
     Contrast,
@@ -74,38 +74,44 @@ def test_two_arms_give_students_interval_as_in_scipy() -> None:
     assert interval.p == pytest.approx(reference.pvalue)
 
 
-@pytest.mark.parametrize(("many", "method"), [("holm", "holm"), ("benjamini_hochberg", "fdr_bh")])
-def test_adjusted_p_values_equal_statsmodels(many: Many, method: str) -> None:
+@pytest.mark.parametrize(
+    ("correction", "method"), [("holm", "holm"), ("benjamini_hochberg", "fdr_bh")]
+)
+def test_adjusted_p_values_equal_statsmodels(correction: Correction, method: str) -> None:
     contrasts = [Contrast(estimate=e, se=1.0, df=20) for e in (0.1, 3.2, 2.4, -2.6, 1.9)]
     raw = [interval.p for interval in intervals(contrasts, ALPHA)]
-    found = [interval.p for interval in intervals(contrasts, ALPHA, many)]
+    found = [interval.p for interval in intervals(contrasts, ALPHA, correction)]
     assert found == pytest.approx(list(multipletests(raw, ALPHA, method=method)[1]))
 
 
-@pytest.mark.parametrize("many", ["none", "dunnett", "holm", "benjamini_hochberg"])
-def test_an_interval_leaves_zero_out_exactly_when_its_p_value_is_below_alpha(many: Many) -> None:
+@pytest.mark.parametrize("correction", ["none", "dunnett", "holm", "benjamini_hochberg"])
+def test_an_interval_leaves_zero_out_exactly_when_its_p_value_is_below_alpha(
+    correction: Correction,
+) -> None:
     rng = np.random.default_rng(5)
     for _ in range(200):
         contrasts = [
             Contrast(estimate=e, se=1.0, df=9) for e in rng.normal(0, 2.5, rng.integers(2, 6))
         ]
         loadings = dunnett_loadings(3, [3] * len(contrasts))
-        for interval in intervals(contrasts, ALPHA, many, loadings):
+        for interval in intervals(contrasts, ALPHA, correction, loadings):
             assert (interval.p < ALPHA) == (interval.low > 0 or interval.high < 0)
 
 
-@pytest.mark.parametrize("many", [pytest.param("dunnett", marks=pytest.mark.slow), "holm"])
-def test_null_data_fires_in_about_five_percent_of_studies(many: Many) -> None:
+@pytest.mark.parametrize("correction", [pytest.param("dunnett", marks=pytest.mark.slow), "holm"])
+def test_null_data_fires_in_about_five_percent_of_studies(correction: Correction) -> None:
     rng = np.random.default_rng(11)
     data = rng.normal(size=(DRAWS, 4, 3))  # studies, arms (0 is the control), runs
     loadings = dunnett_loadings(3, [3] * 3)
     fired = 0
     for study in data:
         contrasts = _equal_variance_contrasts(study)
-        fired += any(i.p < ALPHA for i in intervals(contrasts, ALPHA, many, loadings))
+        fired += any(i.p < ALPHA for i in intervals(contrasts, ALPHA, correction, loadings))
     rate = fired / DRAWS
     assert rate <= ALPHA + _tolerance(ALPHA)
-    assert rate >= (0.035 if many == "holm" else ALPHA - _tolerance(ALPHA))  # Holm: Bonferroni
+    assert rate >= (
+        0.035 if correction == "holm" else ALPHA - _tolerance(ALPHA)
+    )  # Holm: Bonferroni
 
 
 def _equal_variance_contrasts(study: np.ndarray) -> list[Contrast]:
@@ -171,10 +177,10 @@ def test_detectable_effect_of_nine_runs_is_the_published_plan() -> None:
     assert at_nine < 0.002 < at_eight
 
 
-@pytest.mark.parametrize("many", ["dunnett", "holm", "benjamini_hochberg"])
-def test_more_arms_make_smaller_effects_undetectable(many: Many) -> None:
-    one = minimum_detectable_effect(1.0, 12, 4, 4, ALPHA, arms=1, many=many)
-    four = minimum_detectable_effect(1.0, 12, 4, 4, ALPHA, arms=4, many=many)
+@pytest.mark.parametrize("correction", ["dunnett", "holm", "benjamini_hochberg"])
+def test_more_arms_make_smaller_effects_undetectable(correction: Correction) -> None:
+    one = minimum_detectable_effect(1.0, 12, 4, 4, ALPHA, arms=1, correction=correction)
+    four = minimum_detectable_effect(1.0, 12, 4, 4, ALPHA, arms=4, correction=correction)
     assert one == pytest.approx(minimum_detectable_effect(1.0, 12, 4, 4, ALPHA))
     assert four > one
 

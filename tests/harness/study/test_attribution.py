@@ -35,20 +35,20 @@ def test_effects_do_not_depend_on_the_order_of_the_records(synthetic) -> None:
     assert there == back
 
 
-@pytest.mark.parametrize("many", ["none", "dunnett", "holm", "benjamini_hochberg"])
-def test_intervals_of_a_study_hold_their_level_on_null_data(synthetic, many: str) -> None:
+@pytest.mark.parametrize("correction", ["none", "dunnett", "holm", "benjamini_hochberg"])
+def test_intervals_of_a_study_hold_their_level_on_null_data(synthetic, correction: str) -> None:
     fired = 0
     studies, arms = 150, 3
     for rng_seed in range(studies):
         null = synthetic(
             true={f"no_{i}": (0.0, 0.0) for i in range(arms)},
             horizons=(1.0,),
-            many=many,
+            correction=correction,
             rng_seed=rng_seed,
         )
         found = attribute(null.study, null.records)
         fired += any(arm.effects["val_bpb"].outside for arm in found.arms)
-    alpha = 0.05 if many != "none" else 0.05 * arms
+    alpha = 0.05 if correction != "none" else 0.05 * arms
     assert fired / studies <= alpha + 3 * math.sqrt(alpha * (1 - alpha) / studies)
 
 
@@ -75,9 +75,9 @@ def test_an_arm_with_fewer_runs_has_a_wider_interval(synthetic) -> None:
         r for r in study.records if not (r.launch.arm == "no_muon" and r.seed in (3, 4))
     ]
     found = attribute(study.study, study.records)
-    few, many = (_arm(found, name).effects["val_bpb"] for name in ("no_muon", "no_windows"))
-    assert (few.n_arm, many.n_arm, few.n_base) == (2, 4, 4)
-    assert few.high - few.low > many.high - many.low
+    few, correction = (_arm(found, name).effects["val_bpb"] for name in ("no_muon", "no_windows"))
+    assert (few.n_arm, correction.n_arm, few.n_base) == (2, 4, 4)
+    assert few.high - few.low > correction.high - correction.low
     assert _arm(found, "no_muon").statuses == {"completed": 2, "not run": 2}
     assert (found.completed, found.planned) == (26, 28)
     assert "26 of 28 runs completed: 2 not run" in found.warnings[0]
@@ -149,7 +149,7 @@ def test_another_protocol_or_other_data_is_refused_by_name(synthetic, field, val
     [
         ({"environment_id": "gpu-b"}, "environment_id differs from the base's"),
         ({"boot_id": "later"}, "boot_id differs from the base's"),
-        ({"neighbours": 7}, "neighbours differ from the base's (7 against 0)"),
+        ({"concurrent_runs": 7}, "neighbours differ from the base's (7 against 0)"),
     ],
 )
 def test_speed_is_refused_across_sessions_and_loss_is_kept(synthetic, changes, reason) -> None:
@@ -252,7 +252,7 @@ def test_an_arm_of_another_length_has_no_time_to_target(synthetic) -> None:
 def test_barnacles_lie_inside_the_margin_and_say_where_else_they_pay(synthetic) -> None:
     study = synthetic()
     found = attribute(study.study, study.records)
-    by_trick = {item.trick: item for item in found.barnacles}
+    by_trick = {item.trick: item for item in found.no_effect_tricks}
     assert set(by_trick) == {"windows", "residual_scalars"}
     assert by_trick["windows"].pays_in == ["tokens_per_s"]
     assert by_trick["residual_scalars"].pays_in == []
@@ -261,12 +261,12 @@ def test_barnacles_lie_inside_the_margin_and_say_where_else_they_pay(synthetic) 
 
 def test_an_interval_wider_than_the_margin_makes_no_barnacle(synthetic) -> None:
     study = synthetic(margin={"val_bpb": 0.0005})
-    assert attribute(study.study, study.records).barnacles == []
+    assert attribute(study.study, study.records).no_effect_tricks == []
 
 
 def test_no_margin_means_no_word_on_barnacles(synthetic) -> None:
     study = synthetic(margin={})
-    assert attribute(study.study, study.records).barnacles is None
+    assert attribute(study.study, study.records).no_effect_tricks is None
 
 
 def test_the_largest_effect_is_shrunk_towards_zero(synthetic) -> None:

@@ -54,8 +54,8 @@ def test_one_seed_detects_nothing(resolved):
 
 def test_more_seeds_see_smaller_effects(resolved):
     few = budget.sensitivities(resolved(seeds="[1, 2]"), [])[0].mde
-    many = budget.sensitivities(resolved(seeds="[1, 2, 3, 4, 5, 6]"), [])[0].mde
-    assert many < few / 2
+    correction = budget.sensitivities(resolved(seeds="[1, 2, 3, 4, 5, 6]"), [])[0].mde
+    assert correction < few / 2
 
 
 def test_the_base_is_measured_in_three_steps(resolved):

@@ -6,11 +6,11 @@ import msgspec
 import pytest
 
 from harness import errors
-from harness.study.allowance import Allowance, Halt
+from harness.study.budget_limits import BudgetLimits, StopStudy
 
 
 def allowance(study, records=(), *, max_minutes=None, split=False, ago_s=0.0):
-    return Allowance(
+    return BudgetLimits(
         study,
         records,
         began=time.monotonic() - ago_s,
@@ -23,8 +23,8 @@ def block(study):
     return [run for run in study.runs if run.block == 1]
 
 
-def halted(check, *arguments) -> Halt:
-    with pytest.raises(Halt) as caught:
+def halted(check, *arguments) -> StopStudy:
+    with pytest.raises(StopStudy) as caught:
         check(*arguments)
     return caught.value
 
@@ -60,7 +60,7 @@ def test_a_time_in_which_no_block_fits_is_no_limit_to_go_on_at(resolved, record)
     known = [record(study.runs[0], study)]
     halt = halted(allowance(study, known, max_minutes=2).check_block, block(study), 1)
     assert halt.exit_code == errors.COULD_NOT_RUN
-    assert "--split-blocks" in halt.reason
+    assert "--allow-partial-blocks" in halt.reason
 
 
 def test_the_whole_of_a_study_has_a_limit_of_its_own(resolved, record):

@@ -92,7 +92,7 @@ def test_an_arm_that_cannot_train_is_an_answer_and_is_not_made_again(
     assert [made.status for made in bad] == [
         way.removesuffix("_at_step").replace("diverge", "diverged")
     ] * 2
-    assert harness("study", path, "--retry").returncode == errors.PASS
+    assert harness("study", path, "--rerun").returncode == errors.PASS
     assert len(store.records()) == 6
 
 
@@ -134,7 +134,7 @@ def test_runs_on_several_gpus_know_their_neighbours(harness, study_file, store):
     assert harness("study", path, "--gpus", "0-1").returncode == errors.PASS
     assert_finished(store)
     records = store.records()
-    assert {made.neighbours for made in records} == {1}
+    assert {made.concurrent_runs for made in records} == {1}
     assert {made.gpus for made in records} == {1}
     for block in (1, 2):  # one block, one GPU: one environment
         assert len({m.environment_id for m in records if m.launch.block == block}) == 1

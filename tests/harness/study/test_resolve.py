@@ -104,7 +104,7 @@ def test_a_sweep_is_planned_first_and_its_arm_is_untuned_until_then(resolved):
 
 
 @pytest.mark.parametrize(
-    ("arms", "got", "remedy"),
+    ("arms", "got", "hint"),
     [
         ("{leave_one_out: [muno]}", "'muno'", "'muon'"),
         ("{add_one_in: [windows]}", "windows, which is on there", "another base"),
@@ -123,11 +123,11 @@ def test_a_sweep_is_planned_first_and_its_arm_is_untuned_until_then(resolved):
         ),
     ],
 )
-def test_a_study_that_cannot_be_is_refused_with_a_remedy(resolved, arms, got, remedy):
+def test_a_study_that_cannot_be_is_refused_with_a_remedy(resolved, arms, got, hint):
     with pytest.raises(StudyFileError) as caught:
         resolved(arms=arms)
     assert got in caught.value.got
-    assert remedy in caught.value.remedy
+    assert hint in caught.value.hint
 
 
 def test_an_unknown_base_is_refused_with_the_nearest_file(study_file, store):
@@ -136,7 +136,7 @@ def test_an_unknown_base_is_refused_with_the_nearest_file(study_file, store):
     with pytest.raises(StudyFileError) as caught:
         resolve(parse_study(text, "s"), path, store, FakeTrainer(), command="", now=1.0)
     assert "no file" in caught.value.got
-    assert "'base.yaml'" in caught.value.remedy
+    assert "'base.yaml'" in caught.value.hint
 
 
 def test_an_unknown_trainer_is_refused():
@@ -175,7 +175,7 @@ def test_another_study_of_the_same_name_is_refused(resolved, store, lines, words
     with pytest.raises(StoreError) as caught:
         resolved(**lines)
     assert words in caught.value.got
-    assert "--name" in caught.value.remedy
+    assert "--name" in caught.value.hint
 
 
 def test_a_changed_base_file_is_another_study(resolved, store):

@@ -112,7 +112,7 @@ class Trained:
 def trained(text_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     cache = tmp_path_factory.getbasetemp() / "cache"
     config, derived = resolve(
-        str(ROOT / "ablations" / "bases" / "speedrun_tiny_cpu.yaml"),
+        str(ROOT / "ablations" / "configs" / "speedrun_tiny_cpu.yaml"),
         {
             "dial.steps": STEPS,
             "dial.batch_tokens": 1024,

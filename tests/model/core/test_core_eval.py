@@ -25,7 +25,7 @@ from model.rundir import METRICS
 from .conftest import write_bundle
 
 ROOT = Path(__file__).parents[3]
-STACK = ROOT / "ablations" / "bases" / "speedrun_tiny_cpu.yaml"
+STACK = ROOT / "ablations" / "configs" / "speedrun_tiny_cpu.yaml"
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.filterwarnings("default"),  # kernel packages warn as they import and compile
 ]
 
-STACK = Path(__file__).parents[3] / "ablations" / "bases" / "speedrun.yaml"
+STACK = Path(__file__).parents[3] / "ablations" / "configs" / "speedrun.yaml"
 CLEAR_NATS = 1e-2  # of bf16
 SMALL = {
     "dial.depth": 4,

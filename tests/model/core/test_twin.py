@@ -21,7 +21,7 @@ from model.gpt import GPT
 from model.kernels import REFERENCE
 from model.tricks.window_warmup import enter
 
-STACK = Path(__file__).parents[3] / "ablations" / "bases" / "speedrun.yaml"
+STACK = Path(__file__).parents[3] / "ablations" / "configs" / "speedrun.yaml"
 SMALL = {
     "dial.depth": 4,
     "model.width": 128,

@@ -161,7 +161,7 @@ def test_broken_source_is_an_error_that_names_the_place(tmp_path: Path, name: st
     breaker(tmp_path)
     with pytest.raises(DataError, match=message) as caught:
         texts_of(tmp_path, TRAIN)
-    assert caught.value.remedy.endswith((".", "'"))
+    assert caught.value.hint.endswith((".", "'"))
 
 
 @pytest.mark.parametrize(

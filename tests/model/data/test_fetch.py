@@ -167,7 +167,7 @@ def test_server_that_stays_down_is_an_error_that_says_where_to_put_the_file(hub,
     assert error.path == f"{hub.url}/{FIRST}"
     assert error.expected == f"{FIRST} within 3 attempts"
     assert error.got.startswith("HTTP 503")
-    assert f"put {FIRST} into {wanted.cache / 'downloads' / 'climbmix'} by hand" in error.remedy
+    assert f"put {FIRST} into {wanted.cache / 'downloads' / 'climbmix'} by hand" in error.hint
 
 
 def test_without_network_the_error_says_so(hub, wanted):

@@ -179,7 +179,7 @@ def test_shard_that_is_not_what_the_manifest_says_is_refused(tmp_path, settings,
         with pytest.raises(DataError, match=rf"001-train\.{suffix}: expected .* Delete {home}"):
             action(wanted)
     shutil.rmtree(home)
-    assert prepare(wanted, quiet).data_id  # the remedy works
+    assert prepare(wanted, quiet).data_id  # the hint works
 
 
 def test_changed_vocabulary_of_a_prepared_folder_is_refused(tmp_path, settings):

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from harness.cli.slurm import journal
-from harness.cli.slurm.journal import Entry, Journal
+from harness.cli.slurm.journal import JobEntry, Journal
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -58,10 +58,10 @@ def submit(store, tmp_path) -> Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
-def entries(store) -> Callable[[], list[Entry]]:
+def entries(store) -> Callable[[], list[JobEntry]]:
     """What the only job of the store wrote into its journal."""
 
-    def read() -> list[Entry]:
+    def read() -> list[JobEntry]:
         ((folder, made),) = journal.submissions(store.root)
         (number,) = made.jobs
         return Journal(folder, number).entries()

@@ -30,7 +30,7 @@ def test_the_innermost_mount_says_what_a_path_lies_on():
 def test_a_store_of_one_node_is_refused_unless_a_person_vouches_for_it(store, words):
     with pytest.raises(ClusterError, match=words) as refused:
         check_shared(Path(store), MOUNTS)
-    assert "shared_store: true" in refused.value.remedy
+    assert "shared_store: true" in refused.value.hint
     check_shared(Path("/home/me/runs"), MOUNTS)
 
 

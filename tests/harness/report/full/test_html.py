@@ -6,16 +6,16 @@ import msgspec
 import pytest
 
 from benchmarks import forecast as benchmark
-from harness.compare.noise_model import PRIORS, Ledger, read_rows
+from harness.compare.noise_model import SHIPPED, NoiseModel, read_rows
 from harness.full import leaderboard as rows
 from harness.full.cost import Stage, launch_row, time_and_cost
 from harness.full.forecast import forecast
-from harness.full.leaderboard import Run
-from harness.full.loss_band import Curve, band
+from harness.full.leaderboard import CompletedRun
+from harness.full.loss_envelope import Curve, band
 from harness.report.full.html import page
 from harness.results.recipe import Bench
 
-LEDGER = Ledger(read_rows(PRIORS))
+NOISE_MODEL = NoiseModel(read_rows(SHIPPED))
 DEPTHS = (8, 10, 12)
 
 
@@ -36,15 +36,15 @@ def test_the_page_shows_forecast_row_fits_and_band_and_asks_nothing_of_a_network
         [Stage(name="all", steps=20, step_s=[100.0])],
         [],
         ranks=8,
-        launch=launch_row(LEDGER, Bench(scale=None, device=None)),
+        launch=launch_row(NOISE_MODEL, Bench(scale=None, device=None)),
         price_usd_per_gpu_hour=3.0,
     )
     made = rows.row(
-        [Run(record=full_record(), events=full_events())],
+        [CompletedRun(record=full_record(), events=full_events())],
         target=0.25,
         description="<d24>",
         commit=None,
-        ledger=LEDGER,
+        noise_model=NOISE_MODEL,
     )
     points = [(at / 100, 3.0) for at in range(1, 101)]
     curves = [

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from harness.report.study.plan_table import print_plan
-from harness.report.study.progress import Live, cost
+from harness.report.study.progress import StudyProgress, cost
 from harness.results.run_files import Progress
 from harness.study import budget
 
@@ -24,7 +24,7 @@ def console(terminal: bool) -> Console:
 def test_a_terminal_shows_every_arm_the_running_step_and_the_time_left(study, store, record):
     screen = console(True)
     run = study.runs[0]
-    with Live(screen, study, store) as live:
+    with StudyProgress(screen, study, store) as live:
         live.started(run, "")
         live.progress(run, Progress(step=10, tokens=5, loss=4.25, step_s=0.5))
         live.refresh(120.0)
@@ -37,7 +37,7 @@ def test_a_terminal_shows_every_arm_the_running_step_and_the_time_left(study, st
 
 def test_a_log_has_one_line_for_each_run_and_its_reason(study, store, record):
     screen = console(False)
-    with Live(screen, study, store) as live:
+    with StudyProgress(screen, study, store) as live:
         live.ended(study.runs[0], record(study.runs[0], study))
         live.ended(study.runs[1], record(study.runs[1], study, "failed"))
     lines = screen.file.getvalue().splitlines()
@@ -50,7 +50,7 @@ def test_a_log_has_one_line_for_each_run_and_its_reason(study, store, record):
 def test_what_is_recorded_already_is_shown_from_the_start(study, store, record):
     store.add(record(study.runs[0], study), None)
     screen = console(False)
-    with Live(screen, study, store):
+    with StudyProgress(screen, study, store):
         pass
     assert "1 of 6 runs are recorded" in screen.file.getvalue()
 

@@ -115,7 +115,7 @@ def test_the_html_shows_every_part(store) -> None:
         "Against tokens",
         "Against training time",
         "Throughput by arm and block",
-        "Barnacles",
+        "No-effect tricks",
         "What was run, and at what price",
         "Environments",
         "Configurations",
@@ -218,7 +218,7 @@ def test_the_terminal_lists_single_runs_only_where_they_failed(synthetic, tmp_pa
     shown = _terminal(store)
     listed = shown[shown.index("Runs that did not complete") :]
     assert listed.count("killed by signal 9") >= 1
-    assert " completed " not in listed.split("Missing")[0].split("Barnacles")[0]
+    assert " completed " not in listed.split("Missing")[0].split("No-effect tricks")[0]
 
 
 @pytest.mark.parametrize("width", [80, 100, 200])

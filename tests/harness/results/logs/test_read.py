@@ -186,7 +186,7 @@ def test_a_file_without_a_result_is_an_error_with_a_remedy(tmp_path, text, words
     path.write_text(text)
     with pytest.raises(LogError, match=words) as error:
         read(path)
-    assert error.value.remedy
+    assert error.value.hint
 
 
 def test_a_folder_without_logs_and_a_path_without_a_file_are_errors(tmp_path):

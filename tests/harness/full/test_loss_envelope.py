@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from benchmarks import forecast as benchmark
-from harness.full.loss_band import FRACTIONS, Band, band, curve_of, window_mean
+from harness.full.loss_envelope import FRACTIONS, LossEnvelope, band, curve_of, window_mean
 from harness.full.proxies import ForecastError
 
 DEPTHS = (8, 10, 12, 14)
@@ -105,7 +105,7 @@ def test_a_window_is_the_mean_of_its_steps_and_ends_at_its_look():
 
 
 def test_a_band_survives_json(planned):
-    assert msgspec.json.decode(msgspec.json.encode(planned), type=Band) == planned
+    assert msgspec.json.decode(msgspec.json.encode(planned), type=LossEnvelope) == planned
 
 
 def test_a_curve_comes_from_a_record_and_its_table(full_record):

@@ -83,7 +83,7 @@ class Outside(msgspec.Struct, frozen=True, kw_only=True):
     got: float
 
 
-class Band(msgspec.Struct, frozen=True, kw_only=True):
+class LossEnvelope(msgspec.Struct, frozen=True, kw_only=True):
     """All looks of a run, planned before it starts."""
 
     looks: list[Look]
@@ -143,7 +143,7 @@ def curve_of(record: Record, table: "pa.Table") -> Curve:
             path=f"{record.plan_id}: curve",
             expected="a training loss at every step, and val_loss beside val_bpb",
             got=f"{len(rows['step'])} steps, val_loss {loss}, val_bpb {bpb}",
-            remedy="Make the run again; its curve is kept with its record.",
+            hint="Make the run again; its curve is kept with its record.",
         )
     points = zip(rows["step"], rows["train_loss"], strict=True)
     return Curve(
@@ -161,7 +161,7 @@ def band(
     *,
     alpha: float = ALPHA,
     fractions: Sequence[float] = FRACTIONS,
-) -> Band:
+) -> LossEnvelope:
     """The band of the target's run. Raises ForecastError for fewer than three sizes.
 
     Looks at which a proxy has no loss, as with few steps, are left out, and so are those so soon
@@ -179,7 +179,7 @@ def band(
     ratios = [_ratios(later, earlier) for earlier, later in pairwise(losses.values())]
     levels = _along(PowerLaw(most_floor=floor), list(losses.values()), *place)
     looks = zip(losses, levels, [None, *_along(line, ratios, *place)], strict=True)
-    return Band(
+    return LossEnvelope(
         looks=[Look(fraction=at, loss=level, change=change) for at, level, change in looks],
         window=WINDOW,
         alpha=alpha,
@@ -202,7 +202,7 @@ def _losses(sizes: Sequence[Sequence[Curve]], fractions: Sequence[float]) -> dic
             path="proxies: curves",
             expected="runs of enough steps for a look",
             got=f"{fewest} steps with a loss",
-            remedy="Make longer proxies, or watch the run without a band.",
+            hint="Make longer proxies, or watch the run without a band.",
         )
     return found
 
@@ -216,7 +216,7 @@ def _sizes(curves: Sequence[Curve]) -> list[list[Curve]]:
             path="proxies: curves",
             expected=f"curves of {LEAST_SIZES} sizes or more",
             got=f"{len(found)}",
-            remedy="Make the other proxies, or watch the run without a band.",
+            hint="Make the other proxies, or watch the run without a band.",
         )
     return [found[flops] for flops in sorted(found)]
 

@@ -16,7 +16,7 @@ from harness.study.budget import Estimates, todo_seconds
 STOPPED = "Stopped as asked. The same command goes on."
 
 
-class Halt(Exception):
+class StopStudy(Exception):
     """No further run is started; those at work go on to their end."""
 
     def __init__(self, exit_code: int, reason: str) -> None:
@@ -24,7 +24,7 @@ class Halt(Exception):
         self.exit_code, self.reason = exit_code, reason
 
 
-class Allowance:
+class BudgetLimits:
     """The limits of a study and of one command. `began`: of the command, by time.monotonic()."""
 
     def __init__(
@@ -63,10 +63,10 @@ class Allowance:
         if len(self.in_a_row) < self.study.limits.failures:
             return
         last = self.in_a_row[-1]
-        raise Halt(
+        raise StopStudy(
             errors.COULD_NOT_RUN,
             f"{len(self.in_a_row)} runs in a row failed (limits.failures). The last: "
-            f"{last.reason}. {last.remedy or ''} Then the same command goes on.",
+            f"{last.reason}. {last.hint or ''} Then the same command goes on.",
         )
 
     def check_block(self, block: Sequence[PlannedRun], slots: int) -> None:
@@ -77,26 +77,26 @@ class Allowance:
         limit, needs_s = self._limit(), todo_seconds(self.estimates, block)
         if limit is None or needs_s is None or self.split_blocks:
             return
-        left_s, remedy = limit
+        left_s, hint = limit
         needs_s /= slots
         if needs_s <= left_s:
             return
-        text = f"A block needs about {_minutes(needs_s)}, {_minutes(left_s)} are left. {remedy}"
+        text = f"A block needs about {_minutes(needs_s)}, {_minutes(left_s)} are left. {hint}"
         if self.max_minutes is not None and needs_s > 60 * self.max_minutes:
-            text += " No block fits into that: allow more, or give --split-blocks."
-            raise Halt(errors.COULD_NOT_RUN, text)
-        raise Halt(errors.STOPPED_AT_LIMIT, text)
+            text += " No block fits into that: allow more, or give --allow-partial-blocks."
+            raise StopStudy(errors.COULD_NOT_RUN, text)
+        raise StopStudy(errors.STOPPED_AT_LIMIT, text)
 
     def check_run(self, planned: PlannedRun) -> None:
         """Raises Halt before a run that would go beyond a limit."""
         limit = self._limit()
         if limit is None:
             return
-        left_s, remedy = limit
+        left_s, hint = limit
         needs_s = self.estimates.wall_s(planned.arm) or 0.0
         if needs_s > left_s or left_s <= 0:
-            text = f"A run needs about {_minutes(needs_s)}, {_minutes(left_s)} are left. {remedy}"
-            raise Halt(errors.STOPPED_AT_LIMIT, text)
+            text = f"A run needs about {_minutes(needs_s)}, {_minutes(left_s)} are left. {hint}"
+            raise StopStudy(errors.STOPPED_AT_LIMIT, text)
 
     def _limit(self) -> tuple[float, str] | None:
         """(seconds left, what to do then) of the nearer limit; None without any."""
@@ -105,8 +105,8 @@ class Allowance:
             left_s = 60 * minutes - (time.monotonic() - self.began)
             found.append((left_s, f"The same command goes on (--max-minutes {minutes:g})."))
         if (total := self.study.limits.total_minutes) is not None:
-            remedy = f"Raise limits.total_minutes ({total:g}) and the same command goes on."
-            found.append((60 * total - self.spent_s, remedy))
+            hint = f"Raise limits.total_minutes ({total:g}) and the same command goes on."
+            found.append((60 * total - self.spent_s, hint))
         return min(found) if found else None
 
 
