@@ -341,7 +341,7 @@ def lines(found: list[Counted]) -> list[str]:
         f"margin {100 * SPEED_MARGIN:g} %, at most {BUDGET['launches']} launches",
         "a session; a slowdown that one session shows counts once a second one shows it too.",
         "The noise model's SD is drawn as well, with its degrees of freedom; `own`: it has no row",
-        f"but what the baseline's runs and earlier launches teach it, and {FEW} runs teach it none.",
+        f"but those of the baseline's runs and earlier launches; {FEW} runs make none.",
         "In brackets: what a gate buys on average, over its sessions.",
         "",
         "| evidence | noise | rule | " + " | ".join(f"harm {harm:g}" for harm in HARMS) + " |",

@@ -62,10 +62,10 @@ def planned(
     (described,) = trainer.describe_or_fail([asked])
     if len(_stages(described)) > 1:
         raise UsageError(
-            path=str(base),
-            expected="a base whose schedule has one stage, so that every step costs the same",
-            got=f"{len(_stages(described))} stages",
-            hint="Switch the schedules of its stages off, such as schedule.batch_stages=null.",
+            str(base),
+            "a base whose schedule has one stage, so that every step costs the same",
+            f"{len(_stages(described))} stages",
+            "Switch the schedules of its stages off, such as schedule.batch_stages=null.",
         )
     catalogue = {
         name: msgspec.convert(entry, TrickInfo)
@@ -185,8 +185,8 @@ def _refuse_unknown(names: Sequence[str], catalogue: Mapping[str, TrickInfo]) ->
     for name in names:
         if name not in catalogue:
             raise UsageError(
-                path="--tricks",
-                expected="tricks of the catalogue",
-                got=repr(name),
-                hint=nearest(name, catalogue) or "`model.describe --catalogue` names them.",
+                "--tricks",
+                "tricks of the catalogue",
+                repr(name),
+                nearest(name, catalogue) or "`model.describe --catalogue` names them.",
             )

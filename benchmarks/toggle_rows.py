@@ -239,17 +239,17 @@ class Rows:
                 yield msgspec.json.decode(line, type=Session | Row)
             except msgspec.DecodeError as error:
                 raise UsageError(
-                    path=f"{self.path}, line {number}",
-                    expected="a line that this command wrote",
-                    got=str(error),
-                    hint="Name another file with --out.",
+                    f"{self.path}, line {number}",
+                    "a line that this command wrote",
+                    str(error),
+                    "Name another file with --out.",
                 ) from error
             self._whole_bytes += len(line)
 
     def _foreign(self, field: str, there: str, mine: str) -> UsageError:
         return UsageError(
-            path=str(self.path),
-            expected=f"a file of the same {field} as this call's, {mine}",
-            got=there,
-            hint="Name another file with --out: the two are not one table.",
+            str(self.path),
+            f"a file of the same {field} as this call's, {mine}",
+            there,
+            "Name another file with --out: the two are not one table.",
         )

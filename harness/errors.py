@@ -27,13 +27,13 @@ BISECT = {INCONCLUSIVE: 125, COULD_NOT_RUN: 125, STOPPED_AT_LIMIT: 125, USAGE: 1
 
 
 class HarnessError(Exception):
-    """What was expected, what was found, what to do; `path` is the field or file it concerns."""
+    """What was expected, what was there, what to do. `path`: the option, field or file at fault."""
 
     exit_code = COULD_NOT_RUN
 
-    def __init__(self, *, expected: str, got: str, hint: str, path: str = "") -> None:
-        self.expected, self.got, self.hint, self.path = expected, got, hint, path
-        super().__init__(expected, got, hint, path)
+    def __init__(self, path: str, expected: str, got: str, hint: str) -> None:
+        self.path, self.expected, self.got, self.hint = path, expected, got, hint
+        super().__init__(path, expected, got, hint)
 
     def __str__(self) -> str:
         where = f"{self.path}: " if self.path else ""

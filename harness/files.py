@@ -75,25 +75,25 @@ def disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in _FULL:
             raise DiskError(
-                path=str(path),
-                expected="room on the disk",
-                got=str(error.strerror),
-                hint="Free some space (old run directories under plans/ are the largest), "
+                str(path),
+                "room on the disk",
+                str(error.strerror),
+                "Free some space (old run directories under plans/ are the largest), "
                 "or name another --store; the same command then goes on.",
             ) from error
         if isinstance(error, PermissionError) or error.errno == errno.EROFS:
             raise DiskError(
-                path=str(path),
-                expected="a place that may be written",
-                got=str(error.strerror),
-                hint="Change its permissions, or name another --store.",
+                str(path),
+                "a place that may be written",
+                str(error.strerror),
+                "Change its permissions, or name another --store.",
             ) from error
         if isinstance(error, (NotADirectoryError, FileExistsError, IsADirectoryError)):
             raise DiskError(
-                path=str(path),
-                expected="folders on the way to it, and no folder in its place",
-                got=str(error.strerror),
-                hint="Something else has that name: move it away, or name another place.",
+                str(path),
+                "folders on the way to it, and no folder in its place",
+                str(error.strerror),
+                "Something else has that name: move it away, or name another place.",
             ) from error
         raise
 

@@ -54,10 +54,10 @@ def of_arm(words: str) -> ReplicateSet:
     root, colon, study = words.rpartition(MEMBER)
     if not colon or not from_store.is_store(Path(root)):
         raise UsageError(
-            path=f"--from {words}",
-            expected="an arm of a stored study, as STORE:STUDY/ARM",
-            got=f"no store at {root or words!r}",
-            hint="Such as runs:smoke/base; `base` is meant where no arm is named.",
+            f"--from {words}",
+            "an arm of a stored study, as STORE:STUDY/ARM",
+            f"no store at {root or words!r}",
+            "Such as runs:smoke/base; `base` is meant where no arm is named.",
         )
     store = Store(Path(root))
     records = from_store.of_study(Path(root), study, store.records())
@@ -81,10 +81,7 @@ def made_now(
     """Runs of a configuration file at these seeds, made as far as they are not recorded."""
     if not config.is_file():
         raise UsageError(
-            path=str(config),
-            expected="a configuration file",
-            got="no such file",
-            hint="ablations/configs/ has some.",
+            str(config), "a configuration file", "no such file", "ablations/configs/ has some."
         )
     recipe = replicates.recipe(trainer, str(config), str(config.resolve()), sets)
     records, stop = [], Stop()
@@ -94,10 +91,10 @@ def made_now(
         )
         if made.status != "completed":
             raise TrainerError(
-                path=f"seed {seed}",
-                expected="a completed run",
-                got=f"{made.status}: {made.reason}",
-                hint=made.hint or "See its log.txt in the store.",
+                f"seed {seed}",
+                "a completed run",
+                f"{made.status}: {made.reason}",
+                made.hint or "See its log.txt in the store.",
             )
         _say(console, f"seed {seed}: {made.wall_s:.0f} s")
         records.append(made)

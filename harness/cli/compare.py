@@ -71,10 +71,10 @@ def split(words: Sequence[str], between: str) -> tuple[list[str], list[str]]:
     a, b = (words[: at[0]], words[at[0] + 1 :]) if at else (words, [])
     if len(at) != 1 or not a or not b:
         raise UsageError(
-            path="harness compare",
-            expected="two sides, as A… -- B…",
-            got=f"{len(a)} paths before -- and {len(b)} after" if len(at) < 2 else "-- twice",
-            hint="Such as: harness compare baseline/ -- change/",
+            "harness compare",
+            "two sides, as A… -- B…",
+            f"{len(a)} paths before -- and {len(b)} after" if len(at) < 2 else "-- twice",
+            "Such as: harness compare baseline/ -- change/",
         )
     return list(a), list(b)
 
@@ -90,10 +90,10 @@ def numbers(words: Sequence[str], option: str) -> dict[str, float]:
             found[name] = float("nan")
         if not 0 < found[name] < float("inf"):
             raise UsageError(
-                path=f"{option} {word}",
-                expected="NAME=NUMBER, above zero",
-                got=repr(text),
-                hint=f"Such as {option} val_loss=0.002; speeds are relative, 0.005 for 0.5 %.",
+                f"{option} {word}",
+                "NAME=NUMBER, above zero",
+                repr(text),
+                f"Such as {option} val_loss=0.002; speeds are relative, 0.005 for 0.5 %.",
             )
     return found
 
@@ -102,10 +102,10 @@ def checked_alpha(alpha: float) -> float:
     """An error rate that means something. Raises UsageError."""
     if not 0 < alpha < 0.5:
         raise UsageError(
-            path="--alpha",
-            expected="a rate between 0 and 0.5",
-            got=f"{alpha:g}",
-            hint="0.05 for a pull request, 0.01 to bank an improvement.",
+            "--alpha",
+            "a rate between 0 and 0.5",
+            f"{alpha:g}",
+            "0.05 for a pull request, 0.01 to bank an improvement.",
         )
     return alpha
 
@@ -125,8 +125,8 @@ def noise(console: "Console", file: Path, store: Store, *, write: Path | None) -
         console.print(f"missing: {line}", markup=False, highlight=False, soft_wrap=True)
     console.print(
         "SD of one run, of one launch or between hosts, as the column variance says; of speeds "
-        f"relative. df: degrees of freedom. A measured row replaces the shipped one from {MEASURED_DF} "
-        "df on.",
+        f"relative. df: degrees of freedom. A measured row replaces the shipped "
+        f"one from {MEASURED_DF} df on.",
         style="dim",
         markup=False,
     )

@@ -212,10 +212,10 @@ def _replicates(
 
     if (config is None) == (not source):
         raise UsageError(
-            path="harness baseline",
-            expected="a configuration file or --from STORE:STUDY/ARM, one of them",
-            got="both or none",
-            hint="A file makes the runs now; --from takes those of a study.",
+            "harness baseline",
+            "a configuration file or --from STORE:STUDY/ARM, one of them",
+            "both or none",
+            "A file makes the runs now; --from takes those of a study.",
         )
     if config is None:
         return banking.of_arm(source)

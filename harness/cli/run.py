@@ -30,10 +30,7 @@ def run(
     """One run of one configuration, unless it is recorded already."""
     if not config.is_file():
         raise UsageError(
-            path=str(config),
-            expected="a configuration file",
-            got="no such file",
-            hint="ablations/configs/ has some.",
+            str(config), "a configuration file", "no such file", "ablations/configs/ has some."
         )
     job = recipe(trainer, str(config), str(config.resolve()), sets).job(seed)
     _tell_recovered(console, recover(store))

@@ -222,9 +222,9 @@ def load(path: Path) -> StudyFile:
     if not path.exists() and path.suffix not in (".yaml", ".yml"):
         shipped = sorted(Path("ablations/studies").glob("*.yaml"))
         raise StudyFileError(
-            path=str(path),
-            expected="a study file",
-            got="no such file",
-            hint="Here are: " + ", ".join(map(str, shipped)) if shipped else "Name a YAML file.",
+            str(path),
+            "a study file",
+            "no such file",
+            "Here are: " + ", ".join(map(str, shipped)) if shipped else "Name a YAML file.",
         )
     return load_study(path)

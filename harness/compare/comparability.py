@@ -51,10 +51,10 @@ def _refuse_mixed(name: str, side: Runs) -> None:
         return
     counts = ", ".join(f"{n} of {length or 0:,} steps" for length, n in lengths.items())
     raise LogError(
-        path=f"side {name}",
-        expected="replicates of one configuration",
-        got=f"runs {counts}" if len(lengths) > 1 else f"{len(configs)} configurations",
-        hint="Name the runs of one configuration a side.",
+        f"side {name}",
+        "replicates of one configuration",
+        f"runs {counts}" if len(lengths) > 1 else f"{len(configs)} configurations",
+        "Name the runs of one configuration a side.",
     )
 
 
@@ -64,10 +64,10 @@ def _refuse_unlike(
     values = [sorted(set(side)) for side in (a, b)]
     if values[0] != values[1] or len(values[0]) > 1:
         raise LogError(
-            path=field,
-            expected="the same on both sides",
-            got=" against ".join(" and ".join(value) for value in values),
-            hint=f"Their metrics do not measure the same thing. {hint}",
+            field,
+            "the same on both sides",
+            " against ".join(" and ".join(value) for value in values),
+            f"Their metrics do not measure the same thing. {hint}",
         )
 
 

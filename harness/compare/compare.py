@@ -151,10 +151,10 @@ def compare(a: Runs, b: Runs, asked: CompareOptions, noise_model: NoiseModel) ->
     whole = tuple([run for run in side if run.ending is None] for side in (a, b))
     if not whole[0]:
         raise LogError(
-            path="side A",
-            expected="at least one run that reached its end",
-            got="; ".join(sides[0].broken[:3]),
-            hint="Without a whole baseline there is nothing to compare with: make it again.",
+            "side A",
+            "at least one run that reached its end",
+            "; ".join(sides[0].broken[:3]),
+            "Without a whole baseline there is nothing to compare with: make it again.",
         )
     metrics = _judgements(whole[0], whole[1], asked, noise_model) if whole[1] else []
     outcome, reason = _overall(metrics, sides, a, b)
@@ -203,10 +203,10 @@ def _judgements(
     names += [name for name in there if name not in COMPARED]
     if not names:
         raise LogError(
-            path="metrics",
-            expected="at least one metric that both sides have",
-            got=f"{_names(a)} against {_names(b)}",
-            hint="Read a number that both logs hold, with --regex NAME=PATTERN.",
+            "metrics",
+            "at least one metric that both sides have",
+            f"{_names(a)} against {_names(b)}",
+            "Read a number that both logs hold, with --regex NAME=PATTERN.",
         )
     told = same_story(there, lambda name: _margin(name, a, b, asked, noise_model) is not None)
     return [
@@ -230,10 +230,10 @@ def _refuse_unknown(asked: CompareOptions, a: Runs, b: Runs) -> None:
         for name in names:
             if name not in known:
                 raise errors.UsageError(
-                    path=f"{option} {name}",
-                    expected="a metric that the logs have",
-                    got=f"{name!r}",
-                    hint=f"They have: {', '.join(sorted(known))}.",
+                    f"{option} {name}",
+                    "a metric that the logs have",
+                    f"{name!r}",
+                    f"They have: {', '.join(sorted(known))}.",
                 )
 
 
@@ -274,10 +274,10 @@ def _with_values(metric: Metric, sides: tuple[Runs, Runs]) -> tuple[Runs, Runs]:
     a, b = ([run for run in s if run.metrics.get(metric.name, -math.inf) > least] for s in sides)
     if not a or not b:
         raise LogError(
-            path=metric.name,
-            expected="values above zero on both sides: their ratio is compared",
-            got="zero or less",
-            hint="Leave the metric out: name the others with --metric.",
+            metric.name,
+            "values above zero on both sides: their ratio is compared",
+            "zero or less",
+            "Leave the metric out: name the others with --metric.",
         )
     return a, b
 

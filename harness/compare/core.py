@@ -177,10 +177,10 @@ def _refuse_unlike(runs: Sequence[Outcomes]) -> None:
 def _refuse(field: str, one: object, other: object) -> None:
     if one != other:
         raise StoreError(
-            path=field,
-            expected="the same examples, asked in the same way",
-            got=f"{one} against {other}",
-            hint="These scores do not measure the same thing: evaluate both alike.",
+            field,
+            "the same examples, asked in the same way",
+            f"{one} against {other}",
+            "These scores do not measure the same thing: evaluate both alike.",
         )
 
 

@@ -84,10 +84,10 @@ def _read(run: LoggedRun) -> Outcomes:
         recorded, own = run.metrics.get(name), getattr(again, name)
         if recorded is not None and abs(recorded - own) > SAME_SCORE:
             raise LogError(
-                path=str(run.answers),
-                expected=f"answers that give the {name} of their record, {recorded:.6f}",
-                got=f"{own:.6f}",
-                hint="They are not that run's, or were scored by another rule: move them away.",
+                str(run.answers),
+                f"answers that give the {name} of their record, {recorded:.6f}",
+                f"{own:.6f}",
+                "They are not that run's, or were scored by another rule: move them away.",
             )
     return found
 
@@ -107,8 +107,8 @@ def _lacking(sides: Sequence[Runs]) -> str:
 
 def _not_kept(sides: Sequence[Runs]) -> LogError:
     return LogError(
-        path=_lacking(sides),
-        expected="the answers to every example of CORE, as records of this version keep them",
-        got="none",
-        hint="Evaluate CORE in those runs and name their records, stores or run directories.",
+        _lacking(sides),
+        "the answers to every example of CORE, as records of this version keep them",
+        "none",
+        "Evaluate CORE in those runs and name their records, stores or run directories.",
     )

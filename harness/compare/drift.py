@@ -281,9 +281,9 @@ def _ruptures() -> Any:
         import ruptures
     except ImportError:
         raise HarnessError(
-            path="drift",
-            expected="the package `ruptures`, which finds change points",
-            got="none",
-            hint="Install it with `pip install '.[ci]'`.",
+            "drift",
+            "the package `ruptures`, which finds change points",
+            "none",
+            "Install it with `pip install '.[ci]'`.",
         ) from None
     return ruptures

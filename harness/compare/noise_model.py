@@ -272,10 +272,10 @@ def read_rows(path: Path) -> list[NoiseRow]:
             lines = list(csv.DictReader(file))
     except OSError as error:
         raise NoiseModelError(
-            path=str(path),
-            expected="a noise model file",
-            got=str(error.strerror).lower(),
-            hint="`harness noise --write FILE` makes one from records.",
+            str(path),
+            "a noise model file",
+            str(error.strerror).lower(),
+            "`harness noise --write FILE` makes one from records.",
         ) from error
     rows = []
     for number, line in enumerate(lines, start=2):
@@ -283,10 +283,10 @@ def read_rows(path: Path) -> list[NoiseRow]:
             row = msgspec.convert(line, NoiseRow, strict=False)
         except msgspec.ValidationError as error:
             raise NoiseModelError(
-                path=f"{path}, line {number}",
-                expected="a row as `harness noise --write` writes it",
-                got=str(error),
-                hint="Write the file anew; it is not made to be edited.",
+                f"{path}, line {number}",
+                "a row as `harness noise --write` writes it",
+                str(error),
+                "Write the file anew; it is not made to be edited.",
             ) from error
         rows.append(row)
     return rows

@@ -94,22 +94,16 @@ def _check(cluster: ClusterFile, plain: dict[str, Any], where: Callable[[str], s
     for key, good, wanted, hint in rules:
         if not good:
             raise StudyFileError(
-                path=where(key),
-                expected=f"a number, {wanted}",
-                got=repr(getattr(cluster, key)),
-                hint=hint,
+                where(key), f"a number, {wanted}", repr(getattr(cluster, key)), hint
             )
     if any("\n" in line for line in cluster.setup):
         raise StudyFileError(
-            path=where("setup"),
-            expected="lines of the shell",
-            got="one with a line break in it",
-            hint="Make them two.",
+            where("setup"), "lines of the shell", "one with a line break in it", "Make them two."
         )
     if local and (asked := [key for key in _OF_SLURM if key in plain]):
         raise StudyFileError(
-            path=where(asked[0]),
-            expected="nothing of a scheduler in a local job",
-            got=", ".join(asked),
-            hint="Remove it, or write `kind: slurm`.",
+            where(asked[0]),
+            "nothing of a scheduler in a local job",
+            ", ".join(asked),
+            "Remove it, or write `kind: slurm`.",
         )

@@ -127,17 +127,14 @@ def check(full: FullFile, where: Callable[[str], str]) -> None:
     for path, value, good, wanted in ranges:
         if not (good and math.isfinite(value)):
             raise StudyFileError(
-                path=where(path),
-                expected=f"a number {wanted}",
-                got=repr(value),
-                hint="Write such a number.",
+                where(path), f"a number {wanted}", repr(value), "Write such a number."
             )
     if full.ranks % full.nodes:
         raise StudyFileError(
-            path=where("ranks"),
-            expected=f"as many ranks on each of {full.nodes} nodes",
-            got=f"{full.ranks} ranks in all",
-            hint="`ranks` counts those of all nodes: write a multiple of `nodes`.",
+            where("ranks"),
+            f"as many ranks on each of {full.nodes} nodes",
+            f"{full.ranks} ranks in all",
+            "`ranks` counts those of all nodes: write a multiple of `nodes`.",
         )
     if full.proxies is not None:
         _check_proxies(full.proxies, full, where)
@@ -148,16 +145,16 @@ def _check_proxies(proxies: ProxiesFile, full: FullFile, where: Callable[[str], 
     different = {repr(value) for value in proxies.values}
     if len(different) < LEAST_PROXIES or len(different) < len(proxies.values):
         raise StudyFileError(
-            path=where("proxies.values"),
-            expected=f"{LEAST_PROXIES} different values or more",
-            got=repr(proxies.values),
-            hint="Fewer scales bend to any law. Add values, or leave `proxies` out and start "
+            where("proxies.values"),
+            f"{LEAST_PROXIES} different values or more",
+            repr(proxies.values),
+            "Fewer scales bend to any law. Add values, or leave `proxies` out and start "
             "with --without-forecast.",
         )
     if proxies.field in proxies.set:
         raise StudyFileError(
-            path=where(f"proxies.set.{proxies.field}"),
-            expected="the field once, under proxies.values",
-            got="a value for it under proxies.set too",
-            hint="Remove it there.",
+            where(f"proxies.set.{proxies.field}"),
+            "the field once, under proxies.values",
+            "a value for it under proxies.set too",
+            "Remove it there.",
         )

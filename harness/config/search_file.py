@@ -198,44 +198,44 @@ def check(search: SearchFile, where: Callable[[str], str]) -> None:
     used = {search.seed, *search.base_seeds}
     if search.confirm.best and (shared := sorted(used & set(search.confirm.seeds))):
         raise StudyFileError(
-            path=where("confirm.seeds"),
-            expected="seeds that the search never sees",
-            got=f"{shared}, which stand under seed or base_seeds too",
-            hint="A choice and its confirmation on the same seeds flatter it: use others.",
+            where("confirm.seeds"),
+            "seeds that the search never sees",
+            f"{shared}, which stand under seed or base_seeds too",
+            "A choice and its confirmation on the same seeds flatter it: use others.",
         )
     if len(search.base_seeds) < 2 or (search.confirm.best and len(search.confirm.seeds) < 2):
         raise StudyFileError(
-            path=where("base_seeds" if len(search.base_seeds) < 2 else "confirm.seeds"),
-            expected="at least two seeds",
-            got="one",
-            hint="Without replicates nobody knows the noise: name two or more.",
+            where("base_seeds" if len(search.base_seeds) < 2 else "confirm.seeds"),
+            "at least two seeds",
+            "one",
+            "Without replicates nobody knows the noise: name two or more.",
         )
     for metric, bound in search.constraints.items():
         if (bound.at_most is None) == (bound.at_least is None):
             raise StudyFileError(
-                path=where(f"constraints.{metric}"),
-                expected="at_most or at_least, one of them",
-                got="both" if bound.at_most is not None else "none",
-                hint="Write such as peak_memory_bytes: {at_most: 6.0e+10}.",
+                where(f"constraints.{metric}"),
+                "at_most or at_least, one of them",
+                "both" if bound.at_most is not None else "none",
+                "Write such as peak_memory_bytes: {at_most: 6.0e+10}.",
             )
 
 
 def _check_space(search: SearchFile, where: Callable[[str], str]) -> None:
     if not (search.space or search.tricks):
         raise StudyFileError(
-            path=where("space"),
-            expected="at least one field under space, or one trick under tricks",
-            got="none",
-            hint=f"Write such as space: {{a.field: {EXAMPLE}}}.",
+            where("space"),
+            "at least one field under space, or one trick under tricks",
+            "none",
+            f"Write such as space: {{a.field: {EXAMPLE}}}.",
         )
     seen: set[str] = set()
     for place, path, dimension in dimensions(search):
         if path in seen:
             raise StudyFileError(
-                path=where(place),
-                expected="every field once in a search",
-                got=f"{path} a second time",
-                hint="A sampler knows a field by its path: remove one of them.",
+                where(place),
+                "every field once in a search",
+                f"{path} a second time",
+                "A sampler knows a field by its path: remove one of them.",
             )
         seen.add(path)
         _check_dimension(dimension, where(place))
@@ -254,48 +254,45 @@ def _check_dimension(one: DimensionFile, where: str) -> None:
     kinds = [part for part in (one.floats, one.ints, one.choices) if part is not None]
     if len(kinds) != 1:
         raise StudyFileError(
-            path=where,
-            expected="float: [low, high], int: [low, high] or choices: [...], one of them",
-            got="none" if not kinds else f"{len(kinds)} of them",
-            hint=f"Write such as {EXAMPLE}.",
+            where,
+            "float: [low, high], int: [low, high] or choices: [...], one of them",
+            "none" if not kinds else f"{len(kinds)} of them",
+            f"Write such as {EXAMPLE}.",
         )
     if one.choices is not None:
         if len(one.choices) < 2 or one.log or one.step is not None:
             raise StudyFileError(
-                path=where,
-                expected="two choices or more, without log or step",
-                got=repr(one.choices),
-                hint="A field with one value belongs under `set`.",
+                where,
+                "two choices or more, without log or step",
+                repr(one.choices),
+                "A field with one value belongs under `set`.",
             )
         return
     ends = kinds[0]
     if len(ends) != 2 or not ends[0] < ends[1] or not all(map(math.isfinite, ends)):
         raise StudyFileError(
-            path=where,
-            expected="a lower and a higher end, both finite",
-            got=repr(ends),
-            hint=f"Write such as {EXAMPLE}.",
+            where, "a lower and a higher end, both finite", repr(ends), f"Write such as {EXAMPLE}."
         )
     if one.log and (ends[0] <= 0 or one.step is not None):
         raise StudyFileError(
-            path=where,
-            expected="a logarithmic range above 0, without step",
-            got=f"{ends}, step {one.step}" if one.step is not None else repr(ends),
-            hint="Raise its lower end, or remove `log: true` or the step.",
+            where,
+            "a logarithmic range above 0, without step",
+            f"{ends}, step {one.step}" if one.step is not None else repr(ends),
+            "Raise its lower end, or remove `log: true` or the step.",
         )
     if one.step is not None and not 0 < one.step <= ends[1] - ends[0]:
         raise StudyFileError(
-            path=where,
-            expected=f"a step above 0 and within {ends}",
-            got=repr(one.step),
-            hint="Write such a step, or none.",
+            where,
+            f"a step above 0 and within {ends}",
+            repr(one.step),
+            "Write such a step, or none.",
         )
     if one.ints is not None and one.step is not None and not one.step.is_integer():
         raise StudyFileError(
-            path=where,
-            expected="a whole step of whole numbers",
-            got=repr(one.step),
-            hint="Write such a step, or `float:` in place of `int:`.",
+            where,
+            "a whole step of whole numbers",
+            repr(one.step),
+            "Write such a step, or `float:` in place of `int:`.",
         )
 
 
@@ -304,27 +301,27 @@ def _check_objective(search: SearchFile, where: Callable[[str], str]) -> None:
     for name in names:
         if name not in OBJECTIVES:
             raise StudyFileError(
-                path=where("objective"),
-                expected="one of " + ", ".join(OBJECTIVES),
-                got=repr(name),
-                hint=nearest(name, OBJECTIVES)
+                where("objective"),
+                "one of " + ", ".join(OBJECTIVES),
+                repr(name),
+                nearest(name, OBJECTIVES)
                 or "A first crossing of a target is no objective: "
                 "it is quantised. Name a metric of the whole run.",
             )
     if not names or len(set(names)) < len(names):
         raise StudyFileError(
-            path=where("objective"),
-            expected="an objective, or several, each once",
-            got=repr(search.objective),
-            hint="Write such as objective: val_bpb, or [val_bpb, tokens_per_s].",
+            where("objective"),
+            "an objective, or several, each once",
+            repr(search.objective),
+            "Write such as objective: val_bpb, or [val_bpb, tokens_per_s].",
         )
     if (LN_TIME in names) != (search.slope_from is not None):
         missing = search.slope_from is None
         raise StudyFileError(
-            path=where("objective" if missing else "slope_from"),
-            expected=f"{LN_TIME} and slope_from together",
-            got="no slope_from" if missing else f"an objective of {names}",
-            hint="slope_from names a stored study with horizons: it measured what a loss "
+            where("objective" if missing else "slope_from"),
+            f"{LN_TIME} and slope_from together",
+            "no slope_from" if missing else f"an objective of {names}",
+            "slope_from names a stored study with horizons: it measured what a loss "
             "is worth in training time.",
         )
 
@@ -334,15 +331,15 @@ def _check_budget(search: SearchFile, where: Callable[[str], str]) -> None:
     given = [n for n in (budget.trials, budget.gpu_seconds, budget.usd) if n is not None]
     if not given or min(given) <= 0:
         raise StudyFileError(
-            path=where("budget"),
-            expected="trials, gpu_seconds or usd, above 0",
-            got=repr(given) if given else "none",
-            hint="Write such as budget: {trials: 40}.",
+            where("budget"),
+            "trials, gpu_seconds or usd, above 0",
+            repr(given) if given else "none",
+            "Write such as budget: {trials: 40}.",
         )
     if budget.usd is not None and search.limits.price is None:
         raise StudyFileError(
-            path=where("budget.usd"),
-            expected="a price beside a budget in USD",
-            got="none",
-            hint="Add limits: {price: USD per GPU-hour}; --price takes its place.",
+            where("budget.usd"),
+            "a price beside a budget in USD",
+            "none",
+            "Add limits: {price: USD per GPU-hour}; --price takes its place.",
         )

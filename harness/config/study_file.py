@@ -170,10 +170,10 @@ def check(study: StudyFile, where: Callable[[str], str]) -> None:
     check_name(study.study, where("study"))
     if study.arms.empty():
         raise StudyFileError(
-            path=where("arms"),
-            expected="at least one arm beside the base",
-            got="none",
-            hint="Add `leave_one_out: [a trick]`, `add_one_in: [a trick]` or `name: {set: ...}`.",
+            where("arms"),
+            "at least one arm beside the base",
+            "none",
+            "Add `leave_one_out: [a trick]`, `add_one_in: [a trick]` or `name: {set: ...}`.",
         )
     check_seeds(study.seeds, where("seeds"))
     for trick, sweep in study.arms.retune.items():
@@ -184,10 +184,10 @@ def check(study: StudyFile, where: Callable[[str], str]) -> None:
         any(h <= 0 for h in study.horizon_list()) or len(study.horizon_list()) < 2
     ):
         raise StudyFileError(
-            path=where("horizons"),
-            expected="positive multiples of the base's steps, at least one of them not 1",
-            got=repr(study.horizons),
-            hint="Write `horizons: default`, or such as [0.5, 1].",
+            where("horizons"),
+            "positive multiples of the base's steps, at least one of them not 1",
+            repr(study.horizons),
+            "Write `horizons: default`, or such as [0.5, 1].",
         )
     ranges = [alpha_range("decide.alpha", study.decide.alpha), *limit_ranges(study.limits)]
     ranges += [(f"decide.margin.{k}", v, v >= 0, "of 0 or above") for k, v in margin_items(study)]
@@ -216,30 +216,30 @@ def _check_sweep(
     shared = sorted(set(sweep.seeds) & set(study.seeds))
     if shared:
         raise StudyFileError(
-            path=where(f"arms.retune.{trick}.seeds"),
-            expected="seeds of its own, apart from the study's",
-            got=f"{shared} in both",
-            hint="A choice and its verdict on the same seeds flatter the arm: use others.",
+            where(f"arms.retune.{trick}.seeds"),
+            "seeds of its own, apart from the study's",
+            f"{shared} in both",
+            "A choice and its verdict on the same seeds flatter the arm: use others.",
         )
     if sweep.space:
         _check_searched(sweep, where(f"arms.retune.{trick}"))
         return
     if not sweep.values or not all(sweep.values.values()):
         raise StudyFileError(
-            path=where(f"arms.retune.{trick}.values"),
-            expected="for each field a list of values to try",
-            got=repr(sweep.values),
-            hint="Write such as {values: {a.field: [0.001, 0.003, 0.01]}, seeds: [101, 102]}.",
+            where(f"arms.retune.{trick}.values"),
+            "for each field a list of values to try",
+            repr(sweep.values),
+            "Write such as {values: {a.field: [0.001, 0.003, 0.01]}, seeds: [101, 102]}.",
         )
 
 
 def _check_searched(sweep: RetuneFile, where: str) -> None:
     if sweep.values or not sweep.trials or sweep.trials < sweep.best or len(sweep.seeds) < 2:
         raise StudyFileError(
-            path=where,
-            expected="a space without values, trials (as many as `best` or more), and two seeds",
-            got=f"{len(sweep.values)} values, {sweep.trials} trials, {len(sweep.seeds)} seeds",
-            hint="Write such as {space: {a.field: {float: [0.001, 0.1], log: true}}, "
+            where,
+            "a space without values, trials (as many as `best` or more), and two seeds",
+            f"{len(sweep.values)} values, {sweep.trials} trials, {len(sweep.seeds)} seeds",
+            "Write such as {space: {a.field: {float: [0.001, 0.1], log: true}}, "
             "trials: 20, seeds: [101, 102]}.",
         )
 
@@ -248,15 +248,15 @@ def _check_arm(name: str, arm: ArmFile, where: str) -> None:
     check_name(name, where)
     if name == "base":
         raise StudyFileError(
-            path=where,
-            expected="a name other than base",
-            got="base",
-            hint="The base is an arm of its own, always: rename this one.",
+            where,
+            "a name other than base",
+            "base",
+            "The base is an arm of its own, always: rename this one.",
         )
     if (arm.ref and arm.patch) or not (arm.set or arm.ref or arm.patch):
         raise StudyFileError(
-            path=where,
-            expected="`set: {...}`, or other code by `ref:` or `patch:` (not both)",
-            got="both" if arm.ref else "nothing that differs from the base",
-            hint="Say what the arm changes.",
+            where,
+            "`set: {...}`, or other code by `ref:` or `patch:` (not both)",
+            "both" if arm.ref else "nothing that differs from the base",
+            "Say what the arm changes.",
         )

@@ -27,17 +27,14 @@ def read_text(path: Path, what: str, example: str) -> str:
         return path.read_text(encoding="utf-8")
     except OSError as error:
         raise StudyFileError(
-            path=str(path),
-            expected=what,
-            got=str(error.strerror).lower(),
-            hint=f"Name a YAML file, such as {example}.",
+            str(path), what, str(error.strerror).lower(), f"Name a YAML file, such as {example}."
         ) from None
     except UnicodeDecodeError as error:
         raise StudyFileError(
-            path=str(path),
-            expected="UTF-8 text",
-            got=f"a byte that is none, at {error.start}",
-            hint="Save the file as UTF-8.",
+            str(path),
+            "UTF-8 text",
+            f"a byte that is none, at {error.start}",
+            "Save the file as UTF-8.",
         ) from None
 
 
@@ -46,10 +43,10 @@ def read_mapping(text: str, name: str, keys: str, examples: str) -> tuple[dict[s
     plain, lines = read_yaml(text, name)
     if not isinstance(plain, dict):
         raise StudyFileError(
-            path=name,
-            expected=f"a mapping with the keys {keys}",
-            got="an empty file" if plain is None else type(plain).__name__,
-            hint=f"See {examples} for complete examples.",
+            name,
+            f"a mapping with the keys {keys}",
+            "an empty file" if plain is None else type(plain).__name__,
+            f"See {examples} for complete examples.",
         )
     return plain, lines
 
@@ -66,10 +63,10 @@ def read_yaml(text: str, name: str) -> tuple[Any, Any]:
         problem = str(getattr(error, "problem", None) or error).partition(" with value")[0]
         duplicate = "duplicate key" in problem
         raise StudyFileError(
-            path=f"{name}:{mark.line + 1}" if mark else name,
-            expected="every key once" if duplicate else "YAML",
-            got=problem,
-            hint="Rename or remove one of them." if duplicate else "Correct that line.",
+            f"{name}:{mark.line + 1}" if mark else name,
+            "every key once" if duplicate else "YAML",
+            problem,
+            "Rename or remove one of them." if duplicate else "Correct that line.",
         ) from None
 
 
@@ -94,24 +91,24 @@ def schema_error(
         known = known_keys(path)
         full = f"{path}.{key}" if path else key
         return StudyFileError(
-            path=where_of(name, lines, full),
-            expected="one of the keys " + ", ".join(known),
-            got=repr(key),
-            hint=nearest(key, known) or "Remove it.",
+            where_of(name, lines, full),
+            "one of the keys " + ", ".join(known),
+            repr(key),
+            nearest(key, known) or "Remove it.",
         )
     if missing := re.match(r"Object missing required field `(.*)`", text):
         return StudyFileError(
-            path=where_of(name, lines, path),
-            expected=f"the key {missing[1]!r}",
-            got="none",
-            hint=f"Add `{missing[1]}:`; ablations/ has complete examples.",
+            where_of(name, lines, path),
+            f"the key {missing[1]!r}",
+            "none",
+            f"Add `{missing[1]}:`; ablations/ has complete examples.",
         )
     wanted, _, found = text.removeprefix("Expected ").partition(", got ")
     return StudyFileError(
-        path=where_of(name, lines, path),
-        expected=wanted.replace("`", "") or "a value of the right type",
-        got=found.replace("`", "") or text,
-        hint=suggest(path) or "Write a value of that type.",
+        where_of(name, lines, path),
+        wanted.replace("`", "") or "a value of the right type",
+        found.replace("`", "") or text,
+        suggest(path) or "Write a value of that type.",
     )
 
 
@@ -143,20 +140,17 @@ def check_ranges(ranges: Iterable[Range], where: Callable[[str], str]) -> None:
     for path, value, good, wanted in ranges:
         if not good:
             raise StudyFileError(
-                path=where(path),
-                expected=f"a number {wanted}",
-                got=repr(value),
-                hint="Write such a number.",
+                where(path), f"a number {wanted}", repr(value), "Write such a number."
             )
 
 
 def check_name(name: str, where: str) -> None:
     if not NAME.fullmatch(name):
         raise StudyFileError(
-            path=where,
-            expected="a name of letters, digits, dot, dash and underscore",
-            got=repr(name),
-            hint="It names files in the store: rename it.",
+            where,
+            "a name of letters, digits, dot, dash and underscore",
+            repr(name),
+            "It names files in the store: rename it.",
         )
 
 
@@ -164,10 +158,10 @@ def check_seeds(seeds: list[int], where: str) -> None:
     repeated = sorted({seed for seed in seeds if seeds.count(seed) > 1})
     if not seeds or repeated or min(seeds) < 0:
         raise StudyFileError(
-            path=where,
-            expected="at least one seed, each once, none negative",
-            got=f"{repeated} more than once" if repeated else repr(seeds),
-            hint="Every seed is a replicate of its own: write each once, such as [1, 2, 3].",
+            where,
+            "at least one seed, each once, none negative",
+            f"{repeated} more than once" if repeated else repr(seeds),
+            "Every seed is a replicate of its own: write each once, such as [1, 2, 3].",
         )
 
 
@@ -176,7 +170,7 @@ def one_of(text: str, words: tuple[Any, ...], option: str, hint: str) -> Any:
     if text in words:
         return text
     expected = f"{', '.join(words[:-1])} or {words[-1]}"
-    raise UsageError(path=option, expected=expected, got=repr(text), hint=hint)
+    raise UsageError(option, expected, repr(text), hint)
 
 
 def parse_sets(pairs: Iterable[str]) -> dict[str, Any]:
@@ -193,10 +187,10 @@ def parse_sets(pairs: Iterable[str]) -> dict[str, Any]:
             equals = ""
         if not equals or not path.strip():
             raise UsageError(
-                path="--set",
-                expected="field=value, such as dial.depth=8",
-                got=repr(pair),
-                hint="Write the dotted field, an equals sign and a YAML value.",
+                "--set",
+                "field=value, such as dial.depth=8",
+                repr(pair),
+                "Write the dotted field, an equals sign and a YAML value.",
             )
         found[path.strip()] = value
     return found
@@ -209,11 +203,12 @@ def parse_seeds(text: str) -> list[int]:
         match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
         if not match or (match[2] and int(match[2]) < int(match[1])):
             raise UsageError(
-                expected="numbers such as 1,2,3 or 0-7",
-                got=repr(text),
-                hint="Separate them by commas; a range has a dash.",
+                "",
+                "numbers such as 1,2,3 or 0-7",
+                repr(text),
+                "Separate them by commas; a range has a dash.",
             )
         found += range(int(match[1]), int(match[2] or match[1]) + 1)
     if len(set(found)) != len(found):
-        raise UsageError(expected="each number once", got=repr(text), hint="Write each once.")
+        raise UsageError("", "each number once", repr(text), "Write each once.")
     return found

@@ -88,10 +88,10 @@ def launch_row(noise_model: NoiseModel, bench: Bench) -> NoiseRow:
     rows = [row for row in noise_model.rows if row.source == "launch" and row.metric in TIMES]
     if own is None and not rows:
         raise ForecastError(
-            path="noise noise model",
-            expected="at least one row of launches",
-            got="none",
-            hint="Give the noise model that ships beside your own: `harness noise` shows the rows.",
+            "noise noise model",
+            "at least one row of launches",
+            "none",
+            "Give the noise model that ships beside your own: `harness noise` shows the rows.",
         )
     return own or max(rows, key=lambda row: row.sd)
 
@@ -141,10 +141,10 @@ def time_and_cost(
 def _step_s(stage: Stage) -> float:
     if not stage.step_s or min(stage.step_s) <= 0:
         raise ForecastError(
-            path=f"step test: {stage.name}",
-            expected="times of at least one step of every stage",
-            got=f"{len(stage.step_s)} of {stage.steps:,} steps",
-            hint="Let the step test take longer, or look why the stage did not run.",
+            f"step test: {stage.name}",
+            "times of at least one step of every stage",
+            f"{len(stage.step_s)} of {stage.steps:,} steps",
+            "Let the step test take longer, or look why the stage did not run.",
         )
     return float(np.mean(stage.step_s))
 

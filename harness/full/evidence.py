@@ -78,10 +78,10 @@ def pack(
     if not job_dir(store, name).is_dir() or not job:
         known = sorted(path.name for path in (store.root / JOBS).glob("*"))
         raise UsageError(
-            path=name,
-            expected="a job of this store with a run",
-            got=f"{len(job)} runs; jobs here: {', '.join(known) or 'none'}",
-            hint="`harness full JOB` makes it; name its store with --store.",
+            name,
+            "a job of this store with a run",
+            f"{len(job)} runs; jobs here: {', '.join(known) or 'none'}",
+            "`harness full JOB` makes it; name its store with --store.",
         )
     files = dict(sorted(_contents(store, name, job, proxies)))
     sums = "".join(f"{_hash(data)}  {path}\n" for path, data in files.items())

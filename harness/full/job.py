@@ -359,10 +359,10 @@ class FullJob:
         handle = lock_file(self.folder / "lock")
         if handle is None:
             raise StoreError(
-                path=str(self.store.root),
-                expected=f"nobody else at work on the job {self.file.full!r}",
-                got="another harness that is",
-                hint="Wait for its end, or name another --store.",
+                str(self.store.root),
+                f"nobody else at work on the job {self.file.full!r}",
+                "another harness that is",
+                "Wait for its end, or name another --store.",
             )
         try:
             yield
@@ -403,10 +403,10 @@ def refuse_other(name: str, old: _Kept, new: _Kept, store: Store) -> None:
         if value != before[field]
     ]
     raise StoreError(
-        path=f"full: {name}",
-        expected="one job of this name in a store",
-        got="; ".join(found),
-        hint="Give it another name, bring the old settings or code back, or name another --store.",
+        f"full: {name}",
+        "one job of this name in a store",
+        "; ".join(found),
+        "Give it another name, bring the old settings or code back, or name another --store.",
     )
 
 

@@ -168,10 +168,10 @@ def field_time_s(run: CompletedRun) -> float:
     last = run.record.steps
     if FIELD_FROM_STEP not in times or last not in times or last <= FIELD_FROM_STEP:
         raise LeaderboardError(
-            path=f"{run.record.plan_id}/{run.record.attempt}: events.jsonl",
-            expected=f"the running training time behind steps {FIELD_FROM_STEP} and {last}",
-            got=f"{len(times)} steps that tell it, of {last}",
-            hint=f"Steps 0 to {FIELD_FROM_STEP - 1} do not count: a row needs a longer run, and "
+            f"{run.record.plan_id}/{run.record.attempt}: events.jsonl",
+            f"the running training time behind steps {FIELD_FROM_STEP} and {last}",
+            f"{len(times)} steps that tell it, of {last}",
+            f"Steps 0 to {FIELD_FROM_STEP - 1} do not count: a row needs a longer run, and "
             "the events of its run directory.",
         )
     compiled_s = sum(
@@ -193,19 +193,19 @@ def _refuse_unlike(records: Sequence[Record]) -> None:
     bad = [record for record in records if record.status != "completed"]
     if bad or not records:
         raise LeaderboardError(
-            path="runs",
-            expected="completed runs",
-            got=", ".join(f"{record.plan_id} {record.status}" for record in bad) or "none",
-            hint="The same command goes on with a run that was interrupted.",
+            "runs",
+            "completed runs",
+            ", ".join(f"{record.plan_id} {record.status}" for record in bad) or "none",
+            "The same command goes on with a run that was interrupted.",
         )
     for field in ("identity", "gpus", "steps", "core"):
         values = {str(getattr(record, field)) for record in records}
         if len(values) > 1:
             raise LeaderboardError(
-                path=field,
-                expected="runs of one configuration, on as many GPUs, for one row",
-                got=" and ".join(sorted(values)),
-                hint="Make a row of each.",
+                field,
+                "runs of one configuration, on as many GPUs, for one row",
+                " and ".join(sorted(values)),
+                "Make a row of each.",
             )
 
 

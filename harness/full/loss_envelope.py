@@ -140,10 +140,10 @@ def curve_of(record: Record, table: "pa.Table") -> Curve:
     loss, bpb = record.metrics.get("val_loss"), record.metrics.get("val_bpb")
     if not rows["step"] or not record.steps or not loss or not bpb:
         raise ForecastError(
-            path=f"{record.plan_id}: curve",
-            expected="a training loss at every step, and val_loss beside val_bpb",
-            got=f"{len(rows['step'])} steps, val_loss {loss}, val_bpb {bpb}",
-            hint="Make the run again; its curve is kept with its record.",
+            f"{record.plan_id}: curve",
+            "a training loss at every step, and val_loss beside val_bpb",
+            f"{len(rows['step'])} steps, val_loss {loss}, val_bpb {bpb}",
+            "Make the run again; its curve is kept with its record.",
         )
     points = zip(rows["step"], rows["train_loss"], strict=True)
     return Curve(
@@ -199,10 +199,10 @@ def _losses(sizes: Sequence[Sequence[Curve]], fractions: Sequence[float]) -> dic
     if not found:
         fewest = min(len(curve.points) for runs in sizes for curve in runs)
         raise ForecastError(
-            path="proxies: curves",
-            expected="runs of enough steps for a look",
-            got=f"{fewest} steps with a loss",
-            hint="Make longer proxies, or watch the run without a band.",
+            "proxies: curves",
+            "runs of enough steps for a look",
+            f"{fewest} steps with a loss",
+            "Make longer proxies, or watch the run without a band.",
         )
     return found
 
@@ -213,10 +213,10 @@ def _sizes(curves: Sequence[Curve]) -> list[list[Curve]]:
         found[curve.scale.flops].append(curve)
     if len(found) < LEAST_SIZES:
         raise ForecastError(
-            path="proxies: curves",
-            expected=f"curves of {LEAST_SIZES} sizes or more",
-            got=f"{len(found)}",
-            hint="Make the other proxies, or watch the run without a band.",
+            "proxies: curves",
+            f"curves of {LEAST_SIZES} sizes or more",
+            f"{len(found)}",
+            "Make the other proxies, or watch the run without a band.",
         )
     return [found[flops] for flops in sorted(found)]
 

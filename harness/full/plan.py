@@ -90,10 +90,10 @@ def _requests(file: FullFile, path: Path) -> list[Request]:
     base = (path.parent / file.base).resolve()
     if not base.is_file():
         raise StudyFileError(
-            path=f"{path}: base",
-            expected="a configuration file, relative to this one",
-            got=f"no file {base}",
-            hint="ablations/configs/ has some.",
+            f"{path}: base",
+            "a configuration file, relative to this one",
+            f"no file {base}",
+            "ablations/configs/ has some.",
         )
     found = [Request(name=JOB, base=str(base), set=file.set)]
     if (proxies := file.proxies) is not None:

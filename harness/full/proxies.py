@@ -62,10 +62,10 @@ def proxy_of(record: Record) -> Proxy:
     bpb = record.metrics.get("val_bpb")
     if record.status != "completed" or bpb is None:
         raise ForecastError(
-            path=f"{record.plan_id}/{record.attempt}",
-            expected="a completed run with a val_bpb",
-            got=f"{record.status}, val_bpb {bpb}",
-            hint="Make it again, or leave it out.",
+            f"{record.plan_id}/{record.attempt}",
+            "a completed run with a val_bpb",
+            f"{record.status}, val_bpb {bpb}",
+            "Make it again, or leave it out.",
         )
     precision = record.environment.get("precision")
     return Proxy(
@@ -101,10 +101,10 @@ def scale_of(derived: Mapping[str, Any]) -> Scale:
     if not parameters or not tokens or not per_token:
         missing = {"parameters_total": parameters, "tokens": tokens, "flops_per_token": per_token}
         raise ForecastError(
-            path="derived",
-            expected="parameters, tokens and FLOPs a token among the trainer's derived values",
-            got=f"no {' and no '.join(name for name, value in missing.items() if not value)}",
-            hint="The trainer's `describe` has to tell them; without them no law can be fitted.",
+            "derived",
+            "parameters, tokens and FLOPs a token among the trainer's derived values",
+            f"no {' and no '.join(name for name, value in missing.items() if not value)}",
+            "The trainer's `describe` has to tell them; without them no law can be fitted.",
         )
     sizes = derived.get("sizes")
     layers = sizes.get("layers") if isinstance(sizes, dict) else None
@@ -132,10 +132,10 @@ def refuse_repeated(target: Scale, text_tokens: int) -> None:
     readings = target.tokens / text_tokens
     if readings > MOST_READINGS:
         raise ForecastError(
-            path="text",
-            expected=f"text that is read {MOST_READINGS:g} times at most, the proxies' being fresh",
-            got=f"{text_tokens:,} tokens of it for {target.tokens:,}, read {readings:.1f} times",
-            hint="Give more text, or train for less: repeated text is another recipe.",
+            "text",
+            f"text that is read {MOST_READINGS:g} times at most, the proxies' being fresh",
+            f"{text_tokens:,} tokens of it for {target.tokens:,}, read {readings:.1f} times",
+            "Give more text, or train for less: repeated text is another recipe.",
         )
 
 
@@ -147,20 +147,20 @@ def refuse_unlike(
     if len(sizes) < LEAST_SIZES:
         names = ", ".join(runs[0].scale.size for runs in sizes) or "none"
         raise ForecastError(
-            path="proxies",
-            expected=f"completed runs of this recipe at {LEAST_SIZES} sizes or more",
-            got=f"{len(sizes)}: {names}",
-            hint="Make the others first: a law with a floor cannot be fitted to fewer.",
+            "proxies",
+            f"completed runs of this recipe at {LEAST_SIZES} sizes or more",
+            f"{len(sizes)}: {names}",
+            "Make the others first: a law with a floor cannot be fitted to fewer.",
         )
     _refuse_other_recipes(proxies, recipe or {})
     _refuse_other_horizons(proxies, target)
     settings = {proxy.core_settings for proxy in proxies if proxy.core is not None}
     if len(settings) > 1:
         raise ForecastError(
-            path="proxies: CORE",
-            expected="one way of evaluating it",
-            got=" and ".join(sorted(map(str, settings))),
-            hint="Their scores do not measure the same thing: evaluate all of them alike.",
+            "proxies: CORE",
+            "one way of evaluating it",
+            " and ".join(sorted(map(str, settings))),
+            "Their scores do not measure the same thing: evaluate all of them alike.",
         )
 
 
@@ -170,10 +170,10 @@ def _refuse_other_recipes(proxies: Sequence[Proxy], recipe: Mapping[str, str]) -
         values = sorted({one[field] for one in told if field in one})
         if len(values) > 1:
             raise ForecastError(
-                path=f"proxies: {field}",
-                expected="one recipe at every size, the job's",
-                got=" and ".join(values[:3]),
-                hint="Make the proxies again with the job's own code, data and tricks.",
+                f"proxies: {field}",
+                "one recipe at every size, the job's",
+                " and ".join(values[:3]),
+                "Make the proxies again with the job's own code, data and tricks.",
             )
 
 
@@ -182,9 +182,9 @@ def _refuse_other_horizons(proxies: Sequence[Proxy], target: Scale) -> None:
         ratio = proxy.scale.horizon / target.horizon
         if not 1 / (1 + HORIZON_TOLERANCE) <= ratio <= 1 + HORIZON_TOLERANCE:
             raise ForecastError(
-                path=f"proxies: {proxy.scale.size}",
-                expected=f"the job's horizon, {target.horizon:.3g} tokens a parameter",
-                got=f"{proxy.scale.horizon:.3g}",
-                hint="Let the horizon follow the size in the proxies as it does in the job: "
+                f"proxies: {proxy.scale.size}",
+                f"the job's horizon, {target.horizon:.3g} tokens a parameter",
+                f"{proxy.scale.horizon:.3g}",
+                "Let the horizon follow the size in the proxies as it does in the job: "
                 "a law over sizes holds along one such line.",
             )

@@ -197,9 +197,10 @@ def summed(
     whole = [window for window in turns if not any(turn.get("recompiled") for turn in window)]
     if not whole:
         raise TrainerError(
-            expected="windows in which neither side compiles",
-            got=f"{len(turns)} in which one does",
-            hint="See the log with TORCH_LOGS=recompiles: shapes or guards change at every step.",
+            "",
+            "windows in which neither side compiles",
+            f"{len(turns)} in which one does",
+            "See the log with TORCH_LOGS=recompiles: shapes or guards change at every step.",
         )
     sides = [
         [turn for window in whole for turn in (window[i] for i in places)]

@@ -66,10 +66,10 @@ def choose(asked: Word, trainer: NativeTrainer, memory: Memory) -> AbMode:
         why = f"the trainer {trainer.name!r} takes no steps on command"
         if asked == "interleaved":
             raise UsageError(
-                path="--ab interleaved",
-                expected="a trainer that answers `pace`",
-                got=why,
-                hint="Leave --ab out: its turns are then short runs.",
+                "--ab interleaved",
+                "a trainer that answers `pace`",
+                why,
+                "Leave --ab out: its turns are then short runs.",
             )
         return AbMode(form="sequential", why=why)
     if asked != "auto":

@@ -158,10 +158,10 @@ def shortened(side: AbSide) -> AbSide:
     batches = [(one.derived or {}).get("batch_tokens") for one in (whole, said)]
     if batches[0] != batches[1]:
         raise TrainerError(
-            path=f"side {side.name}",
-            expected=f"a short run with the whole run's {batches[0]} tokens a step",
-            got=str(batches[1]),
-            hint="The trainer's `pins` have to hold its batch when the number of steps is set.",
+            f"side {side.name}",
+            f"a short run with the whole run's {batches[0]} tokens a step",
+            str(batches[1]),
+            "The trainer's `pins` have to hold its batch when the number of steps is set.",
         )
     return msgspec.structs.replace(side, config=said.config or {})
 
@@ -188,10 +188,10 @@ def _ran(side: AbSide, config: Path, run_dir: Path, stop: Stop) -> Turn:
     counted = steps[RUN_WARM_UP_STEPS:]
     if not counted:
         raise TrainerError(
-            path=f"side {side.name}",
-            expected=f"a run of more than {RUN_WARM_UP_STEPS} steps, each with its `step_s`",
-            got=f"{len(steps)} of them",
-            hint="Gate a configuration with more steps.",
+            f"side {side.name}",
+            f"a run of more than {RUN_WARM_UP_STEPS} steps, each with its `step_s`",
+            f"{len(steps)} of them",
+            "Gate a configuration with more steps.",
         )
     return _of_run(said.get("metrics") or {}, steps, counted, run_dir)
 

@@ -99,16 +99,16 @@ def find(root: Path, name: str) -> Baseline:
     known = ", ".join(_place_of(path, root) for path in paths or files(root)) or "none"
     if paths:
         raise BaselineError(
-            path=f"baseline {name}",
-            expected="a name that one baseline has",
-            got=f"{len(paths)} of it: {known}",
-            hint="Name it with its hardware and protocol, as they stand here.",
+            f"baseline {name}",
+            "a name that one baseline has",
+            f"{len(paths)} of it: {known}",
+            "Name it with its hardware and protocol, as they stand here.",
         )
     raise BaselineError(
-        path=f"baseline {name}",
-        expected=f"a baseline under {root}",
-        got=f"these: {known}",
-        hint="`harness baseline record NAME --from STORE:STUDY/ARM` makes one.",
+        f"baseline {name}",
+        f"a baseline under {root}",
+        f"these: {known}",
+        "`harness baseline record NAME --from STORE:STUDY/ARM` makes one.",
     )
 
 
@@ -130,10 +130,10 @@ def read(path: Path) -> Baseline:
         raise _damaged(path, "a baseline as the harness writes it", str(error)) from error
     if found.format > FORMAT:
         raise BaselineError(
-            path=str(path),
-            expected=f"a baseline of format {FORMAT} or older",
-            got=f"format {found.format}",
-            hint="It was written by a newer harness: update this one.",
+            str(path),
+            f"a baseline of format {FORMAT} or older",
+            f"format {found.format}",
+            "It was written by a newer harness: update this one.",
         )
     if not found.entries or not all(entry.records for entry in found.entries):
         raise _damaged(path, "entries with records", "an empty baseline")
@@ -162,10 +162,10 @@ def _check_place(path: Path, found: Baseline) -> None:
 
 def _damaged(path: Path, expected: str, got: str) -> BaselineError:
     return BaselineError(
-        path=str(path),
-        expected=expected,
-        got=got,
-        hint="Baselines are not made to be edited: restore it from git, or record a new one.",
+        str(path),
+        expected,
+        got,
+        "Baselines are not made to be edited: restore it from git, or record a new one.",
     )
 
 
@@ -217,10 +217,10 @@ def append(
         raise _other("place", after.place, made.place)
     if after is None and path.exists():
         raise BaselineError(
-            path=str(path),
-            expected="a name that is free",
-            got="a baseline with it",
-            hint="`harness baseline accept` adds to it; or choose another name.",
+            str(path),
+            "a name that is free",
+            "a baseline with it",
+            "`harness baseline accept` adds to it; or choose another name.",
         )
     atomic.write_bytes(path, msgspec.json.format(msgspec.json.encode(made), indent=1) + b"\n")
     return made, path
@@ -230,10 +230,10 @@ def check_name(name: str) -> None:
     """Raises UsageError for a name that cannot be a file's."""
     if not NAME.fullmatch(name):
         raise UsageError(
-            path="NAME",
-            expected="letters, digits, dots, dashes and underscores",
-            got=repr(name),
-            hint="Such as d8-speedrun.",
+            "NAME",
+            "letters, digits, dots, dashes and underscores",
+            repr(name),
+            "Such as d8-speedrun.",
         )
 
 
@@ -245,32 +245,32 @@ def check_records(records: Sequence[Record], noise_model: NoiseModel) -> None:
     whole = [record for record in records if record.status == "completed"]
     if not whole or len(whole) < len(records):
         raise BaselineError(
-            path="status",
-            expected="completed runs",
-            got=", ".join(record.status for record in records) or "no run",
-            hint="Make the others again with `harness study --rerun`, or leave them out.",
+            "status",
+            "completed runs",
+            ", ".join(record.status for record in records) or "no run",
+            "Make the others again with `harness study --rerun`, or leave them out.",
         )
     for field, values in _kept_equal(whole).items():
         if len(set(values)) > 1:
             raise BaselineError(
-                path=field,
-                expected="replicates of one configuration on one kind of machine",
-                got=" and ".join(sorted(set(values))),
-                hint="Record them under a name each.",
+                field,
+                "replicates of one configuration on one kind of machine",
+                " and ".join(sorted(set(values))),
+                "Record them under a name each.",
             )
     if not any(_finite(whole, metric) for metric in QUALITY):
         raise BaselineError(
-            path="metrics",
-            expected=f"at least one of {', '.join(QUALITY)} in every run",
-            got=", ".join(sorted(_measured(whole))) or "none",
-            hint="See the runs' reasons: a metric that is not a number is not recorded.",
+            "metrics",
+            f"at least one of {', '.join(QUALITY)} in every run",
+            ", ".join(sorted(_measured(whole))) or "none",
+            "See the runs' reasons: a metric that is not a number is not recorded.",
         )
     if len(whole) == 1 and not _noise_known(whole[0], noise_model):
         raise BaselineError(
-            path="n",
-            expected="two runs at least, or a noise noise model that knows this recipe",
-            got=f"one run, and no row for {recipe_scale(whole[0]) or 'it'}",
-            hint="Make replicates: a baseline is a distribution. `harness noise` shows the rows.",
+            "n",
+            "two runs at least, or a noise noise model that knows this recipe",
+            f"one run, and no row for {recipe_scale(whole[0]) or 'it'}",
+            "Make replicates: a baseline is a distribution. `harness noise` shows the rows.",
         )
 
 
@@ -330,10 +330,10 @@ def refuse_other_machine(baseline: Baseline, record: Record) -> None:
 
 def _other(field: str, stored: object, own: object) -> BaselineError:
     return BaselineError(
-        path=field,
-        expected=f"{stored}, as the baseline has it",
-        got=str(own),
-        hint="What was measured is not the same: record a baseline for this, under its own key.",
+        field,
+        f"{stored}, as the baseline has it",
+        str(own),
+        "What was measured is not the same: record a baseline for this, under its own key.",
     )
 
 
@@ -348,10 +348,10 @@ def refuse_stale(records: Sequence[Record], baseline: Baseline, spent: Sequence[
         if stale:
             seeds = ", ".join(str(record.seed) for record in stale)
             raise BaselineError(
-                path="records",
-                expected="fresh replicates",
-                got=f"{len(stale)} that are {what} (seeds {seeds})",
-                hint="Make new ones on other seeds: `harness baseline accept NAME --seeds ...`.",
+                "records",
+                "fresh replicates",
+                f"{len(stale)} that are {what} (seeds {seeds})",
+                "Make new ones on other seeds: `harness baseline accept NAME --seeds ...`.",
             )
 
 

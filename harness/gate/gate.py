@@ -294,10 +294,10 @@ def _verdict_on(failure: PaceFailed, *, of_b: bool) -> Exception:
         what = CONDEMNING[failure.status]
         return _Ended(f"the candidate {what} while its speed was measured: {failure.reason}", log)
     return TrainerError(
-        path=f"side {failure.side}",
-        expected="a trainer that steps when it is told",
-        got=failure.reason,
-        hint=_last_line(log) or "Its log stands in the gate's folder of the store.",
+        f"side {failure.side}",
+        "a trainer that steps when it is told",
+        failure.reason,
+        _last_line(log) or "Its log stands in the gate's folder of the store.",
     )
 
 
@@ -324,10 +324,10 @@ def _refuse_failed(made: Record, stored: Baseline) -> None:
     if own and NO_MODULE not in reason + (made.log_tail or ""):
         raise _Ended(f"the candidate crashed at seed {made.seed}: {reason}", made.log_tail)
     raise TrainerError(
-        path=f"seed {made.seed}",
-        expected="a run of the candidate",
-        got=reason,
-        hint=made.hint or "Start the gate again; whole runs are kept.",
+        f"seed {made.seed}",
+        "a run of the candidate",
+        reason,
+        made.hint or "Start the gate again; whole runs are kept.",
     )
 
 

@@ -75,10 +75,10 @@ def load(store: Store, key: str = "*") -> list[GateResult]:
             result = msgspec.json.decode(path.read_bytes(), type=GateResult)
         except msgspec.DecodeError as error:
             raise StoreError(
-                path=str(path),
-                expected=f"a gate of format {FORMAT}",
-                got=str(error),
-                hint="The file is damaged: move it away; its gate can be made again.",
+                str(path),
+                f"a gate of format {FORMAT}",
+                str(error),
+                "The file is damaged: move it away; its gate can be made again.",
             ) from error
         found.append(result)
     return sorted(found, key=lambda result: (result.started_at, result.number))

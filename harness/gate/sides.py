@@ -161,10 +161,10 @@ def _check_asked(asked: GateRequest) -> None:
     for expected, wrong in faults.items():
         if wrong:
             raise UsageError(
-                path="harness gate",
-                expected=expected,
-                got="none" if "not both" not in expected else "both",
-                hint="Such as: harness gate --baseline NAME --base main --head my-branch.",
+                "harness gate",
+                expected,
+                "none" if "not both" not in expected else "both",
+                "Such as: harness gate --baseline NAME --base main --head my-branch.",
             )
 
 
@@ -172,10 +172,10 @@ def _check_end(asked: GateRequest) -> None:
     """An open gate goes on until its budget ends, so it has to have one."""
     if asked.rule == "open" and asked.budget_s is None:
         raise UsageError(
-            path="--always-valid",
-            expected="--budget-minutes beside it",
-            got="no budget",
-            hint="Set it, or leave --always-valid out: then three looks are planned.",
+            "--always-valid",
+            "--budget-minutes beside it",
+            "no budget",
+            "Set it, or leave --always-valid out: then three looks are planned.",
         )
 
 
@@ -268,8 +268,8 @@ def _refuse_unlike(a: Recipe, b: Recipe) -> None:
         values = getattr(a.identity, field), getattr(b.identity, field)
         if values[0] != values[1]:
             raise UsageError(
-                path=field,
-                expected="the same on both sides",
-                got=f"{values[0]} against {values[1]}",
-                hint="The two do not measure the same thing: gate each against its like.",
+                field,
+                "the same on both sides",
+                f"{values[0]} against {values[1]}",
+                "The two do not measure the same thing: gate each against its like.",
             )

@@ -30,10 +30,7 @@ def drift(
     """Prints the watch over a store: 10 where a recent step is worse, 3 where too few nights."""
     if unknown := sorted(set(margins) - set(COMPARED)):
         raise UsageError(
-            path="--margin",
-            expected="one of " + ", ".join(COMPARED),
-            got=unknown[0],
-            hint="Name a metric of the records.",
+            "--margin", "one of " + ", ".join(COMPARED), unknown[0], "Name a metric of the records."
         )
     found = watch(store.records(), margins)
     lines = report(found, recent)

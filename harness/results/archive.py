@@ -50,10 +50,10 @@ def pack(store: Store, out: Path, *, compact: bool = False) -> int:
     files = [path for folder in folders for path in _files(store.root / folder)]
     if not files:
         raise UsageError(
-            path=str(store.root),
-            expected="a store with records",
-            got="none",
-            hint="Name the folder that --store named when the runs were made.",
+            str(store.root),
+            "a store with records",
+            "none",
+            "Name the folder that --store named when the runs were made.",
         )
     partial = out.with_name(out.name + atomic.PARTIAL)
     with atomic.disk_errors(out):
@@ -151,10 +151,10 @@ def _extract(tar_path: Path, folder: Path) -> None:
 
 def _not_a_store(tar_path: Path, got: str) -> StoreError:
     return StoreError(
-        path=str(tar_path),
-        expected="a tar that `harness pack` wrote, with nothing but a store's files in it",
-        got=got,
-        hint="Nothing was unpacked. Pack it again where it comes from.",
+        str(tar_path),
+        "a tar that `harness pack` wrote, with nothing but a store's files in it",
+        got,
+        "Nothing was unpacked. Pack it again where it comes from.",
     )
 
 
@@ -165,10 +165,10 @@ def _merged_study(store: Store, other: ResolvedStudy) -> ResolvedStudy:
     own = store.study(other.study)
     if found := differences(own, other):
         raise StoreError(
-            path=other.study,
-            expected="studies of the same name to be the same study",
-            got="; ".join(found[:6]),
-            hint="Nothing was unpacked. Unpack it into another --store.",
+            other.study,
+            "studies of the same name to be the same study",
+            "; ".join(found[:6]),
+            "Nothing was unpacked. Unpack it into another --store.",
         )
     known = {(planned.arm, planned.seed, planned.plan_id) for planned in own.runs}
     new: list[PlannedRun] = [r for r in other.runs if (r.arm, r.seed, r.plan_id) not in known]
@@ -194,10 +194,10 @@ def _new_searches(other: Store, store: Store) -> list[Path]:
             found.append(path)
         elif own.read_bytes() != path.read_bytes():
             raise StoreError(
-                path=path.name,
-                expected="searches of the same name to be the same search",
-                got="other trials in each",
-                hint="Nothing was unpacked. Unpack it into another --store.",
+                path.name,
+                "searches of the same name to be the same search",
+                "other trials in each",
+                "Nothing was unpacked. Unpack it into another --store.",
             )
     return found
 

@@ -129,8 +129,8 @@ def _task(path: Path, name: str, facts: TaskFacts, columns: Sequence[NDArray[Any
 
 def _damaged(path: Path, got: str) -> StoreError:
     return StoreError(
-        path=str(path),
-        expected="the outcomes of CORE, a row an example, as an evaluation leaves them",
-        got=got,
-        hint="The file is damaged: move it away; the scores of its run stay in the record.",
+        str(path),
+        "the outcomes of CORE, a row an example, as an evaluation leaves them",
+        got,
+        "The file is damaged: move it away; the scores of its run stay in the record.",
     )

@@ -110,17 +110,17 @@ class Store:
         except FileNotFoundError:
             known = ", ".join(self.study_names()) or "none"
             raise StoreError(
-                path=str(self.root),
-                expected=f"a study called {name!r}",
-                got=f"these studies: {known}",
-                hint="Name one of them, or name the store it is in with --store.",
+                str(self.root),
+                f"a study called {name!r}",
+                f"these studies: {known}",
+                "Name one of them, or name the store it is in with --store.",
             ) from None
         except msgspec.DecodeError as error:
             raise StoreError(
-                path=str(path),
-                expected="a study written by this version of the harness",
-                got=str(error),
-                hint="Move the file away and start the study again; its records are kept.",
+                str(path),
+                "a study written by this version of the harness",
+                str(error),
+                "Move the file away and start the study again; its records are kept.",
             ) from error
 
     def study_names(self) -> list[str]:
@@ -236,17 +236,17 @@ class Store:
             record = msgspec.json.decode(data, type=Record)
         except msgspec.DecodeError as error:
             raise StoreError(
-                path=str(path),
-                expected="a record",
-                got=str(error),
-                hint="The file is damaged: move it away; its run is then made again.",
+                str(path),
+                "a record",
+                str(error),
+                "The file is damaged: move it away; its run is then made again.",
             ) from error
         if record.format > FORMAT:
             raise StoreError(
-                path=str(path),
-                expected=f"a record of format {FORMAT} or older",
-                got=f"format {record.format}",
-                hint="It was written by a newer harness: update this one.",
+                str(path),
+                f"a record of format {FORMAT} or older",
+                f"format {record.format}",
+                "It was written by a newer harness: update this one.",
             )
         return record
 

@@ -189,18 +189,18 @@ def _end_leftover(run_dir: Path) -> None:
         groups = _groups(run_dir, lock_path)
         if late and not groups:
             raise StoreError(
-                path=str(run_dir),
-                expected="no trainer at work in it",
-                got="one that a killed harness left and that cannot be identified from here",
-                hint=f"End it by hand (process.json has its pid; `fuser {lock_path}` finds it), "
+                str(run_dir),
+                "no trainer at work in it",
+                "one that a killed harness left and that cannot be identified from here",
+                f"End it by hand (process.json has its pid; `fuser {lock_path}` finds it), "
                 "then give the same command again.",
             )
         if late and time.monotonic() > deadline + process.GRACE_S:
             raise StoreError(
-                path=str(run_dir),
-                expected="that a killed process ends",
-                got=f"process groups {sorted(groups)} that do not, even after SIGKILL",
-                hint="They hang in the kernel: restart the machine, then give the command again.",
+                str(run_dir),
+                "that a killed process ends",
+                f"process groups {sorted(groups)} that do not, even after SIGKILL",
+                "They hang in the kernel: restart the machine, then give the command again.",
             )
         for group in groups if late else groups - asked:
             process.signal_group(group, signal.SIGKILL if late else signal.SIGTERM)

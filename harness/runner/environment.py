@@ -88,10 +88,10 @@ def refused(found: Wanted) -> UsageError:
     """For a ref with other dependencies, where nobody said what to do about them."""
     more = len(found.differing) - SHOWN
     return UsageError(
-        path=found.ref,
-        expected="a ref whose pyproject.toml asks for the packages of the code here",
-        got="others: " + "; ".join(found.differing[:SHOWN]) + (f"; {more} more" * (more > 0)),
-        hint="--env isolated installs its packages in an environment of its own; "
+        found.ref,
+        "a ref whose pyproject.toml asks for the packages of the code here",
+        "others: " + "; ".join(found.differing[:SHOWN]) + (f"; {more} more" * (more > 0)),
+        "--env isolated installs its packages in an environment of its own; "
         "--env current runs it with the packages that are installed here.",
     )
 
@@ -156,10 +156,10 @@ def _run(found: Wanted, command: list[str]) -> None:
     if done.returncode != 0:
         tail = [line for line in done.stdout.splitlines() if line.strip()][-PIP_LINES:]
         raise TrainerError(
-            path=found.ref,
-            expected="an environment with the packages that its pyproject.toml asks for",
-            got=f"exit code {done.returncode} and:\n  " + "\n  ".join(tail) + "\n",
-            hint="Correct what is named there, or share the packages that are installed here: "
+            found.ref,
+            "an environment with the packages that its pyproject.toml asks for",
+            f"exit code {done.returncode} and:\n  " + "\n  ".join(tail) + "\n",
+            "Correct what is named there, or share the packages that are installed here: "
             "--env current.",
         )
 
@@ -205,15 +205,13 @@ def _project(checkout: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except tomllib.TOMLDecodeError as error:
-        raise TrainerError(
-            path=str(path), expected="TOML", got=str(error), hint="Correct that line."
-        ) from error
+        raise TrainerError(str(path), "TOML", str(error), "Correct that line.") from error
     if "dependencies" in found.get("dynamic", []):
         raise TrainerError(
-            path=str(path),
-            expected="dependencies that stand in it, to be compared",
-            got="dynamic ones, which a build makes up",
-            hint="Write them out under [project].",
+            str(path),
+            "dependencies that stand in it, to be compared",
+            "dynamic ones, which a build makes up",
+            "Write them out under [project].",
         )
     return dict(found)
 

@@ -59,18 +59,18 @@ def _check(nodes: int, environment: Mapping[str, str]) -> None:
     there = int(environment.get("SLURM_JOB_NUM_NODES") or 0)
     if "SLURM_JOB_ID" not in environment or there < nodes:
         raise ClusterError(
-            path="nodes",
-            expected=f"an allocation of {nodes} nodes by Slurm",
-            got=f"one of {there}" if there else "none",
-            hint=f"Write `nodes: {nodes}` into a cluster file and start it by "
+            "nodes",
+            f"an allocation of {nodes} nodes by Slurm",
+            f"one of {there}" if there else "none",
+            f"Write `nodes: {nodes}` into a cluster file and start it by "
             "`harness submit CLUSTER.yaml -- ...`.",
         )
     if environment.get("SLURM_NODEID", "0") != "0":
         raise ClusterError(
-            path="nodes",
-            expected="the harness on the first node of its allocation",
-            got=f"node number {environment['SLURM_NODEID']} of it",
-            hint="Start it by `harness submit`, or outside of srun: once, not once a node.",
+            "nodes",
+            "the harness on the first node of its allocation",
+            f"node number {environment['SLURM_NODEID']} of it",
+            "Start it by `harness submit`, or outside of srun: once, not once a node.",
         )
 
 

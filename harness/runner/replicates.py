@@ -78,9 +78,10 @@ def described(trainer: NativeTrainer, requests: Sequence[Request]) -> list[Descr
         said = trainer.describe_or_fail(requests)
     if _without_data(said):
         raise TrainerError(
-            expected="a data_id after `data prepare`",
-            got="null",
-            hint="Check the place and the permissions of the trainer's cache folder.",
+            "",
+            "a data_id after `data prepare`",
+            "null",
+            "Check the place and the permissions of the trainer's cache folder.",
         )
     return said
 
@@ -121,9 +122,9 @@ def hold(store: Store, job: RunSpec) -> IO[bytes]:
         lock, looks = store.lock_plan(job.plan_id), looks + 1
     if lock is None:
         raise StoreError(
-            path=str(store.root),
-            expected=f"nobody else at work on the run {job.plan_id}",
-            got="another harness that is",
-            hint="Wait for its end; its record then serves this command too.",
+            str(store.root),
+            f"nobody else at work on the run {job.plan_id}",
+            "another harness that is",
+            "Wait for its end; its record then serves this command too.",
         )
     return lock

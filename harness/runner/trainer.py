@@ -141,9 +141,10 @@ class NativeTrainer:
         replies: list[Description] = self._as(value, list[Description], "describe --batch")
         if [reply.name for reply in replies] != [request.name for request in requests]:
             raise TrainerError(
-                expected=f"{len(requests)} descriptions from {self.package}.describe, in order",
-                got=f"{[reply.name for reply in replies]}",
-                hint=REMEDY_BROKEN,
+                "",
+                f"{len(requests)} descriptions from {self.package}.describe, in order",
+                f"{[reply.name for reply in replies]}",
+                REMEDY_BROKEN,
             )
         for reply in replies:
             self._check_package(reply.package)
@@ -184,9 +185,10 @@ class NativeTrainer:
             reply = None
         if done.returncode != 0 or not isinstance(reply, dict) or "data_id" not in reply:
             raise TrainerError(
-                expected="data made ready for training",
-                got=f"exit code {done.returncode} from `{self.package}.data prepare`",
-                hint="Its message stands above; correct the data source it names.",
+                "",
+                "data made ready for training",
+                f"exit code {done.returncode} from `{self.package}.data prepare`",
+                "Its message stands above; correct the data source it names.",
             )
         return str(reply["data_id"])
 
@@ -250,9 +252,10 @@ class NativeTrainer:
             )
         except subprocess.TimeoutExpired:
             raise TrainerError(
-                expected=f"an answer of {' '.join(command[1:])} within {DESCRIBE_LIMIT_S:g} s",
-                got="none",
-                hint=REMEDY_BROKEN,
+                "",
+                f"an answer of {' '.join(command[1:])} within {DESCRIBE_LIMIT_S:g} s",
+                "none",
+                REMEDY_BROKEN,
             ) from None
         try:
             return json.loads(done.stdout)
@@ -266,9 +269,10 @@ class NativeTrainer:
             return self._in_the_way(self._found_package())
         tail = (done.stderr or done.stdout).strip()[-600:]
         return TrainerError(
-            expected=f"JSON from `{self.package}.{verb} {' '.join(arguments)}`",
-            got=f"exit code {done.returncode} and: {tail or 'nothing'}",
-            hint=REMEDY_BROKEN,
+            "",
+            f"JSON from `{self.package}.{verb} {' '.join(arguments)}`",
+            f"exit code {done.returncode} and: {tail or 'nothing'}",
+            REMEDY_BROKEN,
         )
 
     def _check_package(self, found: str | None) -> None:
@@ -297,14 +301,16 @@ class NativeTrainer:
         own = self._own_package()
         if found is None:
             return TrainerError(
-                expected=f"the trainer's package at {own}",
-                got="no such package",
-                hint="Run from a complete checkout, or install the project again.",
+                "",
+                f"the trainer's package at {own}",
+                "no such package",
+                "Run from a complete checkout, or install the project again.",
             )
         return TrainerError(
-            expected=f"the trainer's package {self.package} at {own}",
-            got=f"another package of that name at {found}",
-            hint="Take the other out of PYTHONPATH or uninstall it; unset PYTHONSAFEPATH if set.",
+            "",
+            f"the trainer's package {self.package} at {own}",
+            f"another package of that name at {found}",
+            "Take the other out of PYTHONPATH or uninstall it; unset PYTHONSAFEPATH if set.",
         )
 
     def _as(self, value: object, kind: Any, verb: str) -> Any:
@@ -312,9 +318,7 @@ class NativeTrainer:
             return msgspec.convert(value, kind)
         except msgspec.ValidationError as error:
             raise TrainerError(
-                expected=f"the contract's answer from `{self.package}.{verb}`",
-                got=str(error),
-                hint=REMEDY_BROKEN,
+                "", f"the contract's answer from `{self.package}.{verb}`", str(error), REMEDY_BROKEN
             ) from error
 
 
@@ -342,10 +346,10 @@ def by_name(name: str, checkout: Path | None = None) -> NativeTrainer:
     """The adapter of that name. Raises StudyFileError for an unknown one."""
     if name not in TRAINERS:
         raise StudyFileError(
-            path="trainer",
-            expected="one of " + ", ".join(TRAINERS),
-            got=repr(name),
-            hint="Name one of them, or add an adapter to harness/runner/trainer.py.",
+            "trainer",
+            "one of " + ", ".join(TRAINERS),
+            repr(name),
+            "Name one of them, or add an adapter to harness/runner/trainer.py.",
         )
     return TRAINERS[name](checkout)
 
@@ -360,10 +364,10 @@ def refuse(faults: Sequence[tuple[str, Fault]], source: str = "") -> None:
     name, first = faults[0]
     if all(fault == first for _, fault in faults):
         raise StudyFileError(
-            path=": ".join(part for part in (source, name, first.path) if part),
-            expected=first.expected,
-            got=first.got,
-            hint=first.hint,
+            ": ".join(part for part in (source, name, first.path) if part),
+            first.expected,
+            first.got,
+            first.hint,
         )
     names: dict[Fault, list[str]] = {}
     for name, fault in faults:
@@ -374,10 +378,10 @@ def refuse(faults: Sequence[tuple[str, Fault]], source: str = "") -> None:
         for fault, who in names.items()
     ]
     raise StudyFileError(
-        path=source,
-        expected="configurations that the trainer accepts",
-        got=f"{len(names)} faults:" + "".join(lines),
-        hint="Correct them in the file, its base, or --set.",
+        source,
+        "configurations that the trainer accepts",
+        f"{len(names)} faults:" + "".join(lines),
+        "Correct them in the file, its base, or --set.",
     )
 
 

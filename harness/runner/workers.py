@@ -75,10 +75,10 @@ def check_gpus(asked: Sequence[str], trainer: NativeTrainer) -> None:
     absent = [gpu for gpu in asked if int(gpu) >= there]
     if absent:
         raise UsageError(
-            path="--gpus",
-            expected=f"numbers below {there}, the GPUs of this machine" if there else "no --gpus",
-            got=",".join(absent) if there else f"{','.join(asked)}, on a machine without a GPU",
-            hint="Name those there are." if there else "Leave it out: runs go one at a time.",
+            "--gpus",
+            f"numbers below {there}, the GPUs of this machine" if there else "no --gpus",
+            ",".join(absent) if there else f"{','.join(asked)}, on a machine without a GPU",
+            "Name those there are." if there else "Leave it out: runs go one at a time.",
         )
 
 

@@ -19,10 +19,10 @@ def of_ref(ref: str, checkout: Path, store_root: Path) -> Path:
     found = _git(top, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}")
     if found.returncode != 0:
         raise StudyFileError(
-            path=f"ref: {ref}",
-            expected=f"a branch, tag or commit of {top}",
-            got="none of that name",
-            hint="`git branch --all` shows the names; fetch it first if it is a remote one.",
+            f"ref: {ref}",
+            f"a branch, tag or commit of {top}",
+            "none of that name",
+            "`git branch --all` shows the names; fetch it first if it is a remote one.",
         )
     commit = found.stdout.strip()
     return _made(top, commit, None, store_root / "worktrees" / commit[:12]) / prefix
@@ -34,10 +34,10 @@ def of_patch(patch: Path, checkout: Path, store_root: Path) -> Path:
         content = patch.read_bytes()
     except OSError as error:
         raise StudyFileError(
-            path=f"patch: {patch}",
-            expected="a patch file",
-            got=str(error.strerror),
-            hint="Its path is relative to the study file; `git diff > idea.diff` makes one.",
+            f"patch: {patch}",
+            "a patch file",
+            str(error.strerror),
+            "Its path is relative to the study file; `git diff > idea.diff` makes one.",
         ) from error
     top, prefix = _repository(checkout, f"patch: {patch}")
     _refuse_untracked(top, patch)
@@ -70,10 +70,10 @@ def _repository(checkout: Path, what: str) -> tuple[Path, str]:
             if has_commit:
                 return Path(top), prefix.strip()
     raise StudyFileError(
-        path=what,
-        expected="git, and the trainer's code in a git repository with a commit",
-        got=f"none at {checkout}",
-        hint="Run from a clone of the project: arms on other code are checked out from it.",
+        what,
+        "git, and the trainer's code in a git repository with a commit",
+        f"none at {checkout}",
+        "Run from a clone of the project: arms on other code are checked out from it.",
     )
 
 
@@ -81,10 +81,10 @@ def _refuse_untracked(top: Path, patch: Path) -> None:
     listed = _git(top, "ls-files", "--others", "--exclude-standard", "*.py").stdout.splitlines()
     if listed:
         raise StudyFileError(
-            path=f"patch: {patch}",
-            expected="code that git knows, for the patch to be applied to",
-            got="new files it does not: " + ", ".join(listed[:5]),
-            hint="`git add` them (no commit is needed) or move them away.",
+            f"patch: {patch}",
+            "code that git knows, for the patch to be applied to",
+            "new files it does not: " + ", ".join(listed[:5]),
+            "`git add` them (no commit is needed) or move them away.",
         )
 
 
@@ -100,10 +100,7 @@ def _made(top: Path, commit: str, patches: list[bytes] | None, folder: Path) -> 
     made = _git(top, "worktree", "add", "--detach", "--force", str(folder.resolve()), commit)
     if made.returncode != 0:
         raise StudyFileError(
-            path=str(folder),
-            expected="a git worktree",
-            got=made.stderr.strip()[-300:],
-            hint="Correct what git names.",
+            str(folder), "a git worktree", made.stderr.strip()[-300:], "Correct what git names."
         )
     for content in patches or []:
         applied = subprocess.run(
@@ -114,10 +111,10 @@ def _made(top: Path, commit: str, patches: list[bytes] | None, folder: Path) -> 
         )
         if applied.returncode != 0:
             raise StudyFileError(
-                path="patch",
-                expected="a patch that applies to the present code",
-                got=applied.stderr.decode(errors="replace").strip()[-300:],
-                hint="Make it again against the present code with `git diff`.",
+                "patch",
+                "a patch that applies to the present code",
+                applied.stderr.decode(errors="replace").strip()[-300:],
+                "Make it again against the present code with `git diff`.",
             )
     write_text(ready, commit + "\n")
     return folder.resolve()

@@ -97,10 +97,10 @@ def still_works(plan: SearchPlan, slots: GpuPool, slot: str, stop: Stop) -> bool
 def _base_broken(record: Record) -> TrainerError:
     tail = (record.log_tail or "").strip()[-400:]
     return TrainerError(
-        path=f"base, seed {record.seed}",
-        expected="a base that trains to its end: every trial is compared with it",
-        got=f"{record.status.replace('_', ' ')}: {record.reason or tail or 'no reason'}",
-        hint=record.hint or "Correct the base, then give the same command.",
+        f"base, seed {record.seed}",
+        "a base that trains to its end: every trial is compared with it",
+        f"{record.status.replace('_', ' ')}: {record.reason or tail or 'no reason'}",
+        record.hint or "Correct the base, then give the same command.",
     )
 
 

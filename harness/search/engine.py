@@ -157,10 +157,10 @@ class Searching:
             terminal.say(self.console, why)
         if base.gpus == 0 and self.file.budget.trials is None:
             raise StudyFileError(
-                path=f"{self.where}: budget",
-                expected="a number of trials, where runs use no GPU",
-                got="a budget of GPU time alone",
-                hint="Add trials: the search would never end.",
+                f"{self.where}: budget",
+                "a number of trials, where runs use no GPU",
+                "a budget of GPU time alone",
+                "Add trials: the search would never end.",
             )
         reason = self._trials(plan, slots, objective, base)
         if self.options.worker or not self.file.confirm.best:
@@ -234,12 +234,10 @@ class Searching:
             lately = failed is not None and failed["at"] >= self.since
             if lately or waited_s >= 60 * self.options.patience_minutes:
                 raise StoreError(
-                    path=self.file.search,
-                    expected="a search whose base is replicated",
-                    got=f"a base that failed: {failed['why']}"
-                    if failed
-                    else "none in this storage",
-                    hint="Start it once without --worker; workers then join it.",
+                    self.file.search,
+                    "a search whose base is replicated",
+                    f"a base that failed: {failed['why']}" if failed else "none in this storage",
+                    "Start it once without --worker; workers then join it.",
                 )
             if waited_s >= limit_s:
                 text = "The time is up before there is a base. The same command goes on."

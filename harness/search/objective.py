@@ -101,10 +101,10 @@ def refuse_unreported(names: Sequence[str], metrics: Metrics, where: str) -> Non
     if lacking:
         told = ", ".join(name for name, value in metrics.items() if value is not None)
         raise StudyFileError(
-            path=where,
-            expected="what a run of the base reports: " + (told or "nothing"),
-            got=", ".join(lacking),
-            hint="Name another objective or bound, or have the base measure it.",
+            where,
+            "what a run of the base reports: " + (told or "nothing"),
+            ", ".join(lacking),
+            "Name another objective or bound, or have the base measure it.",
         )
 
 
@@ -133,10 +133,10 @@ def slope_of(
     if other or found is None or found.slope is None or found.slope >= 0:
         missing = found.missing if found is not None else "no horizons"
         raise StudyFileError(
-            path=f"{where}: slope_from",
-            expected="a study whose base got better with longer training, on the same data",
-            got=f"{search.slope_from}: "
+            f"{where}: slope_from",
+            "a study whose base got better with longer training, on the same data",
+            f"{search.slope_from}: "
             + (f"another {other[0]}" if other else missing or "no falling loss"),
-            hint="Run one with `horizons: default` on this base first.",
+            "Run one with `horizons: default` on this base first.",
         )
     return found.metric, found.slope

@@ -91,10 +91,10 @@ def patched(text: str, wanted: Mapping[str, Any], comments: list[str], name: str
     old = _lines(text)
     if len(plain) != len(old):
         raise ReportError(
-            path=name,
-            expected="a file that can be changed line by line",
-            got="values folded over several lines",
-            hint="Unfold them, and report again; report.json has the values meanwhile.",
+            name,
+            "a file that can be changed line by line",
+            "values folded over several lines",
+            "Unfold them, and report again; report.json has the values meanwhile.",
         )
     lines, told, end = [], False, _end(text)
     matcher = difflib.SequenceMatcher(a=plain, b=new, autojunk=False)

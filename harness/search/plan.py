@@ -97,10 +97,10 @@ class SearchPlan:
         identity = identity_of(said)
         if identity.code_id != self.base.identity.code_id:
             raise TrainerError(
-                path=str(self.trainer.checkout),
-                expected=f"the code this search began with ({self.base.identity.code_id})",
-                got=f"other code ({identity.code_id})",
-                hint="Undo the edit and give the same command, or rename the search.",
+                str(self.trainer.checkout),
+                f"the code this search began with ({self.base.identity.code_id})",
+                f"other code ({identity.code_id})",
+                "Undo the edit and give the same command, or rename the search.",
             )
         return msgspec.structs.replace(
             self.base,
@@ -150,10 +150,10 @@ def _base_file(file: SearchFile, path: Path) -> str:
         return str(base)
     near = nearest(base.name, [p.name for p in base.parent.glob("*.yaml")])
     raise StudyFileError(
-        path=f"{path}: base",
-        expected="a configuration file, relative to the search file",
-        got=f"no file {base}",
-        hint=near or "Name an existing file, such as ../configs/speedrun.yaml.",
+        f"{path}: base",
+        "a configuration file, relative to the search file",
+        f"no file {base}",
+        near or "Name an existing file, such as ../configs/speedrun.yaml.",
     )
 
 
@@ -194,20 +194,20 @@ def _probed(plan: SearchPlan) -> SearchPlan:
 def _never_valid(plan: SearchPlan, name: str, faults: Sequence[Fault]) -> StudyFileError:
     fault = faults[0]
     return StudyFileError(
-        path=f"{plan.path}: {name}",
-        expected=f"values that the trainer accepts: {fault.path}: {fault.expected}",
-        got=f"none at the ends or in the middle: {fault.got}",
-        hint=fault.hint,
+        f"{plan.path}: {name}",
+        f"values that the trainer accepts: {fault.path}: {fault.expected}",
+        f"none at the ends or in the middle: {fault.got}",
+        fault.hint,
     )
 
 
 def _no_scale(plan: SearchPlan, faults: Sequence[Fault]) -> StudyFileError:
     fault = faults[0]
     return StudyFileError(
-        path=f"{plan.path}: confirm.next",
-        expected=f"overrides of the base: {fault.path}: {fault.expected}",
-        got=fault.got,
-        hint=fault.hint,
+        f"{plan.path}: confirm.next",
+        f"overrides of the base: {fault.path}: {fault.expected}",
+        fault.got,
+        fault.hint,
     )
 
 

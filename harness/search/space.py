@@ -178,10 +178,10 @@ def space_of(
     for name, parts in search.tricks.items():
         if name not in catalogue:
             raise StudyFileError(
-                path=f"{where}: tricks",
-                expected="tricks of the catalogue: " + ", ".join(catalogue),
-                got=repr(name),
-                hint=nearest(name, catalogue) or "Name one of these.",
+                f"{where}: tricks",
+                "tricks of the catalogue: " + ", ".join(catalogue),
+                repr(name),
+                nearest(name, catalogue) or "Name one of these.",
             )
         entry, is_on = catalogue[name], bool(on.get(name))
         switches[name] = {True: {} if is_on else entry.on, False: entry.off if is_on else {}}

@@ -56,9 +56,10 @@ def import_optuna() -> Any:
         import optuna
     except ImportError as error:
         raise StoreError(
-            expected="optuna, which proposes the trials",
-            got=f"no package {error.name}",
-            hint=f"Install the extra: {EXTRA}",
+            "",
+            "optuna, which proposes the trials",
+            f"no package {error.name}",
+            f"Install the extra: {EXTRA}",
         ) from error
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # what it would say is said by the harness
     return optuna
@@ -193,9 +194,7 @@ def storage_errors(url: str) -> Iterator[None]:
 
     def refuse(expected: str, error: Exception, hint: str) -> StoreError:
         told = str(getattr(error, "orig", None) or error).strip().splitlines()
-        return StoreError(
-            path=shown(url), expected=expected, got=told[0] if told else "nothing", hint=hint
-        )
+        return StoreError(shown(url), expected, told[0] if told else "nothing", hint)
 
     try:
         yield
@@ -271,10 +270,10 @@ def refuse_other(study: "Study", fingerprint: dict[str, Any], *, but: Collection
     known = study.user_attrs.get(FINGERPRINT, fingerprint)
     if found := differences(_without(known, but), _without(fingerprint, but)):
         raise StoreError(
-            path=study.study_name,
-            expected="the search of this name as it is stored",
-            got="another one: " + "; ".join(found[:4]) + (", ..." if found[4:] else ""),
-            hint="Give this one another name under `search:`, or another --store or --storage.",
+            study.study_name,
+            "the search of this name as it is stored",
+            "another one: " + "; ".join(found[:4]) + (", ..." if found[4:] else ""),
+            "Give this one another name under `search:`, or another --store or --storage.",
         )
 
 
@@ -364,17 +363,17 @@ def _made(module: Any, kind: str, asked: str | dict[str, Any], where: str, **our
     known = [one for one in module.__all__ if one.endswith(kind) and not one.startswith("Base")]
     if name not in known:
         raise StudyFileError(
-            path=where,
-            expected="one of " + ", ".join(known),
-            got=repr(name),
-            hint=nearest(name, known) or "Name one of these; its arguments stand beside `name`.",
+            where,
+            "one of " + ", ".join(known),
+            repr(name),
+            nearest(name, known) or "Name one of these; its arguments stand beside `name`.",
         )
     if lacking := [one for one in PACKAGES.get(name, ()) if find_spec(one) is None]:
         raise StudyFileError(
-            path=where,
-            expected=f"the packages of Optuna's {name}",
-            got="no package " + ", ".join(lacking),
-            hint=f"pip install {' '.join(lacking)}, or name another of: {', '.join(known)}.",
+            where,
+            f"the packages of Optuna's {name}",
+            "no package " + ", ".join(lacking),
+            f"pip install {' '.join(lacking)}, or name another of: {', '.join(known)}.",
         )
     build: Callable[..., Any] = getattr(module, name)
     takes = inspect.signature(build).parameters
@@ -383,10 +382,10 @@ def _made(module: Any, kind: str, asked: str | dict[str, Any], where: str, **our
             return build(**{key: ours[key] for key in ours if key in takes} | given)
     except (TypeError, ValueError) as error:
         raise StudyFileError(
-            path=where,
-            expected=f"arguments of Optuna's {name}",
-            got=str(error),
-            hint="Its arguments are " + ", ".join(takes) + ".",
+            where,
+            f"arguments of Optuna's {name}",
+            str(error),
+            "Its arguments are " + ", ".join(takes) + ".",
         ) from error
 
 

@@ -75,10 +75,10 @@ def search_file(
         space = {path: msgspec.convert(one, DimensionFile) for path, one in grid.space.items()}
     except msgspec.ValidationError as error:
         raise StudyFileError(
-            path=where("space"),
-            expected=f"for each field a range such as {EXAMPLE}",
-            got=str(error),
-            hint="Write it as in a search file; ablations/searches/ has examples.",
+            where("space"),
+            f"for each field a range such as {EXAMPLE}",
+            str(error),
+            "Write it as in a search file; ablations/searches/ has examples.",
         ) from None
     return SearchFile(
         search=name,

@@ -116,10 +116,10 @@ class Expander:
         """An entry of the catalogue. Raises StudyFileError with the nearest known name."""
         if name not in self.tricks:
             raise StudyFileError(
-                path=f"{self.path}: arms.{where}",
-                expected="tricks of the catalogue: " + ", ".join(self.tricks),
-                got=repr(name),
-                hint=nearest(name, self.tricks) or "Name one of these.",
+                f"{self.path}: arms.{where}",
+                "tricks of the catalogue: " + ", ".join(self.tricks),
+                repr(name),
+                nearest(name, self.tricks) or "Name one of these.",
             )
         return self.tricks[name]
 
@@ -161,20 +161,20 @@ class Expander:
                     if asked == "all":
                         continue
                     raise StudyFileError(
-                        path=f"{self.path}: arms.{draft.role}",
-                        expected=f"a trick that is {'on' if wanted else 'off'} in the base",
-                        got=f"{draft.trick}, which is {'off' if wanted else 'on'} there",
-                        hint="Leave it out, or choose another base.",
+                        f"{self.path}: arms.{draft.role}",
+                        f"a trick that is {'on' if wanted else 'off'} in the base",
+                        f"{draft.trick}, which is {'off' if wanted else 'on'} there",
+                        "Leave it out, or choose another base.",
                     )
             kept.append(draft)
         names = [draft.name for draft in kept]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice or len(kept) < 2:
             raise StudyFileError(
-                path=f"{self.path}: arms",
-                expected="every arm once" if twice else "at least one arm beside the base",
-                got=f"{', '.join(twice)} more than once" if twice else "none that differs from it",
-                hint="Remove the repetition." if twice else "Name tricks that the base has.",
+                f"{self.path}: arms",
+                "every arm once" if twice else "at least one arm beside the base",
+                f"{', '.join(twice)} more than once" if twice else "none that differs from it",
+                "Remove the repetition." if twice else "Name tricks that the base has.",
             )
         return kept
 
@@ -190,9 +190,9 @@ def refuse_twins(drafts: Sequence[ArmSpec]) -> None:
     for draft in drafts:
         if draft.identity in seen:
             raise StudyFileError(
-                path=f"arms.{draft.name}",
-                expected="arms that differ",
-                got=f"the same configuration and code as {seen[draft.identity]}",
-                hint="Remove one of them: one run would be counted twice.",
+                f"arms.{draft.name}",
+                "arms that differ",
+                f"the same configuration and code as {seen[draft.identity]}",
+                "Remove one of them: one run would be counted twice.",
             )
         seen[draft.identity] = draft.name

@@ -413,7 +413,7 @@ def _speed_reason(run: ArmRun, anchor: ArmRun | None, metric: str) -> str | None
     if run.session != anchor.session:
         return f"another session than the base's: a gap of over {SESSION_GAP_S / 60:.0f} minutes"
     if own.concurrent_runs != base.concurrent_runs:
-        return f"other runs beside it: {own.concurrent_runs}, beside the base's: {base.concurrent_runs}"
+        return f"{own.concurrent_runs} runs beside it, {base.concurrent_runs} beside the base's"
     return None
 
 

@@ -75,10 +75,10 @@ def only_one(store: Store, name: str) -> Iterator[None]:
     handle = lock_file(store.root / "studies" / f"{name}.lock")
     if handle is None:
         raise StoreError(
-            path=str(store.root),
-            expected=f"nobody else at work on the study {name!r}",
-            got="another harness that is",
-            hint="Wait for its end, or give this one another --name or --store.",
+            str(store.root),
+            f"nobody else at work on the study {name!r}",
+            "another harness that is",
+            "Wait for its end, or give this one another --name or --store.",
         )
     try:
         yield
@@ -210,10 +210,10 @@ class Executor:
             said = self.trainer.at(Path(arm.checkout)).describe([request])[0]
             if said.identity is not None and said.identity.code_id != arm.identity.code_id:
                 raise TrainerError(
-                    path=arm.checkout,
-                    expected=f"the code this study was planned with ({arm.identity.code_id})",
-                    got=f"other code ({said.identity.code_id})",
-                    hint="Undo the edit and give the same command, or start under a new --name.",
+                    arm.checkout,
+                    f"the code this study was planned with ({arm.identity.code_id})",
+                    f"other code ({said.identity.code_id})",
+                    "Undo the edit and give the same command, or start under a new --name.",
                 )
 
     def _take(self, planned: PlannedRun, made: Record | None) -> None:

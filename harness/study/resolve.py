@@ -51,10 +51,10 @@ class Resolver:
                 Path(file.base).name, [p.name for p in Path(self.base_file).parent.glob("*.yaml")]
             )
             raise StudyFileError(
-                path=f"{path}: base",
-                expected="a configuration file, relative to the study file",
-                got=f"no file {self.base_file}",
-                hint=near or "Name an existing file, such as configs/speedrun.yaml.",
+                f"{path}: base",
+                "a configuration file, relative to the study file",
+                f"no file {self.base_file}",
+                near or "Name an existing file, such as configs/speedrun.yaml.",
             )
 
     def arms(self) -> tuple[list[Arm], dict[str, list[int]]]:
@@ -115,9 +115,10 @@ class Resolver:
             self._describe(drafts)
             if len(unready()) >= before:
                 raise TrainerError(
-                    expected=f"a data_id for {waiting[0].name} after `data prepare`",
-                    got="null",
-                    hint="The trainer prepared data that it then does not find: "
+                    "",
+                    f"a data_id for {waiting[0].name} after `data prepare`",
+                    "null",
+                    "The trainer prepared data that it then does not find: "
                     "check its cache folder's place and permissions.",
                 )
 
@@ -142,10 +143,10 @@ class Resolver:
             for path, pin in draft.pinned.items():
                 if draft.pins.get(path) != pin.base:
                     raise TrainerError(
-                        path=f"arm {draft.name}: {path}",
-                        expected=f"{pin.base!r}, as the base derived it",
-                        got=repr(draft.pins.get(path)),
-                        hint="The trainer's pins do not reproduce its derived values.",
+                        f"arm {draft.name}: {path}",
+                        f"{pin.base!r}, as the base derived it",
+                        repr(draft.pins.get(path)),
+                        "The trainer's pins do not reproduce its derived values.",
                     )
 
     def _horizons(self, base: ArmSpec) -> list[ArmSpec]:
@@ -154,10 +155,10 @@ class Resolver:
             return []
         if "steps" not in self.settable_fields:
             raise StudyFileError(
-                path=f"{self.path}: horizons",
-                expected="a trainer whose number of steps may be set",
-                got="none in its settable_fields",
-                hint="Remove `horizons`; the study then has no time-to-target.",
+                f"{self.path}: horizons",
+                "a trainer whose number of steps may be set",
+                "none in its settable_fields",
+                "Remove `horizons`; the study then has no time-to-target.",
             )
         steps = (base.description.derived or {})["steps"]
         found = [
@@ -183,10 +184,10 @@ class Resolver:
             swept = [draft for draft in drafts if draft.trick == trick]
             if not swept:
                 raise StudyFileError(
-                    path=f"{self.path}: arms.retune.{trick}",
-                    expected="an arm that switches the trick",
-                    got="none",
-                    hint=f"Add {trick} to leave_one_out, or remove the sweep.",
+                    f"{self.path}: arms.retune.{trick}",
+                    "an arm that switches the trick",
+                    "none",
+                    f"Add {trick} to leave_one_out, or remove the sweep.",
                 )
             for draft in swept:
                 found += self._sweep(draft, grid)
@@ -277,10 +278,10 @@ def resolve(
     for trick, grid in file.arms.retune.items():
         if shared := sorted(set(grid.seeds) & set(seeds)):
             raise StudyFileError(
-                path=f"{path}: arms.retune.{trick}.seeds",
-                expected="seeds of its own, apart from the study's",
-                got=f"{shared} in both",
-                hint="A choice and its verdict on the same seeds flatter the arm: use others.",
+                f"{path}: arms.retune.{trick}.seeds",
+                "seeds of its own, apart from the study's",
+                f"{shared} in both",
+                "A choice and its verdict on the same seeds flatter the arm: use others.",
             )
     resolver = Resolver(file, path, store, trainer, final=final, prepares=prepares)
     arms, sweeps = resolver.arms()
@@ -304,9 +305,9 @@ def resolve(
     if stored is not None and (found := arms_module.differences(stored, study)):
         shown = "; ".join(found[:4]) + (", ..." if found[4:] else "")
         raise StoreError(
-            path=str(store.study_path(file.study)),
-            expected=f"the study {file.study!r} as it is stored",
-            got=f"another of the same name: {shown}",
-            hint="Give this one another name with --name, or another --store.",
+            str(store.study_path(file.study)),
+            f"the study {file.study!r} as it is stored",
+            f"another of the same name: {shown}",
+            "Give this one another name with --name, or another --store.",
         )
     return study

@@ -105,11 +105,11 @@ def _ask(name: str, words: list[str], accepted: tuple[int, ...]) -> Any:
 
 
 def _missing(name: str) -> HarnessError:
-    return HarnessError(path=name, expected="a tool that `ci check` asks", got="none", hint=INSTALL)
+    return HarnessError(name, "a tool that `ci check` asks", "none", INSTALL)
 
 
 def _broken(name: str, got: str) -> HarnessError:
-    return HarnessError(path=name, expected="findings in JSON", got=got, hint=INSTALL)
+    return HarnessError(name, "findings in JSON", got, INSTALL)
 
 
 def _first_line(text: str) -> str:

@@ -34,10 +34,10 @@ def parse(text: str, name: str) -> Tree:
         raise _unreadable(error, name) from None
     if not isinstance(tree, dict):
         raise WorkflowFileError(
-            path=name,
-            expected="a workflow: keys such as on and jobs",
-            got="an empty file" if tree is None else "a list" if isinstance(tree, list) else "text",
-            hint="Remove the file, and `harness ci init` writes a whole one.",
+            name,
+            "a workflow: keys such as on and jobs",
+            "an empty file" if tree is None else "a list" if isinstance(tree, list) else "text",
+            "Remove the file, and `harness ci init` writes a whole one.",
         )
     _refuse_merge_keys(tree, name)
     return tree
@@ -121,10 +121,10 @@ def _indents(tree: Tree, text: str, name: str) -> tuple[int, int]:
             return keys, dashes
         odd = max(odd, moved)
     raise WorkflowFileError(
-        path=f"{name}:{odd}",
-        expected="one indentation throughout (keys by 2 or 4 columns, dashes by 0, 2 or 4)",
-        got=f"another one in line {odd}",
-        hint="Indent the file evenly; it was left as it is.",
+        f"{name}:{odd}",
+        "one indentation throughout (keys by 2 or 4 columns, dashes by 0, 2 or 4)",
+        f"another one in line {odd}",
+        "Indent the file evenly; it was left as it is.",
     )
 
 
@@ -152,10 +152,10 @@ def _refuse_anchors(text: str, name: str) -> None:
             sign = "&" if isinstance(token, AnchorToken) else "*"
             line = token.start_mark.line + 1
             raise WorkflowFileError(
-                path=f"{name}:{line}",
-                expected="every part written out, where parts are to be changed",
-                got=f"the {'anchor' if sign == '&' else 'alias'} {sign}{token.value}",
-                hint="A change in one place would change others too. Write it out, then run "
+                f"{name}:{line}",
+                "every part written out, where parts are to be changed",
+                f"the {'anchor' if sign == '&' else 'alias'} {sign}{token.value}",
+                "A change in one place would change others too. Write it out, then run "
                 "this again; the file was left as it is.",
             )
 
@@ -164,10 +164,10 @@ def _refuse_merge_keys(tree: Tree, name: str) -> None:
     for keys, node in nodes(tree):
         if getattr(node, "merge", None):
             raise WorkflowFileError(
-                path=f"{name}:{line_of(tree, *keys)}",
-                expected="keys that GitHub reads",
-                got="a merge key, <<",
-                hint="GitHub does not know it: write out what it stands for.",
+                f"{name}:{line_of(tree, *keys)}",
+                "keys that GitHub reads",
+                "a merge key, <<",
+                "GitHub does not know it: write out what it stands for.",
             )
 
 
@@ -192,10 +192,10 @@ def _unreadable(error: Any, name: str) -> WorkflowFileError:
     problem = problem.partition("\n")[0].removeprefix("found ")
     twice = "duplicate key" in problem
     return WorkflowFileError(
-        path=f"{name}:{mark.line + 1}" if mark else name,
-        expected="every key once" if twice else "YAML, indented by spaces",
-        got=problem,
-        hint="Rename or remove one of them; the file was left as it is."
+        f"{name}:{mark.line + 1}" if mark else name,
+        "every key once" if twice else "YAML, indented by spaces",
+        problem,
+        "Rename or remove one of them; the file was left as it is."
         if twice
         else "Correct that line; the file was left as it is.",
     )

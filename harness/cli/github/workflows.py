@@ -93,10 +93,10 @@ def check(console: "Console", root: Path, files: list[Path], *, audited: bool, s
     paths = files or _of_repository(root)
     if not paths:
         raise UsageError(
-            path=str(root),
-            expected=f"workflows under {WORKFLOWS}",
-            got="none",
-            hint="Name the files or the repository, or write workflows with `harness ci init`.",
+            str(root),
+            f"workflows under {WORKFLOWS}",
+            "none",
+            "Name the files or the repository, or write workflows with `harness ci init`.",
         )
     found, broken = _judged(paths, audited, strict)
     for path in paths:
@@ -170,20 +170,20 @@ def _checked(choices: Choices) -> None:
         for value in values:
             if not value.strip() or any(sign in value for sign in "\n\r${}"):
                 raise UsageError(
-                    path=option,
-                    expected="a plain word",
-                    got=repr(value),
-                    hint="A workflow would read it as something else.",
+                    option,
+                    "a plain word",
+                    repr(value),
+                    "A workflow would read it as something else.",
                 )
 
 
 def _initial(root: Path, path: Path, text: str) -> Change:
     if (root / path).exists():
         raise UsageError(
-            path=str(path),
-            expected="no such file yet",
-            got="one that `harness ci init` did not write",
-            hint="Move it away or rename it, then run this again. Nothing was written.",
+            str(path),
+            "no such file yet",
+            "one that `harness ci init` did not write",
+            "Move it away or rename it, then run this again. Nothing was written.",
         )
     return Change(path, text, False, Merged())
 
@@ -196,9 +196,7 @@ def _updated(root: Path, path: Path, was: str, now: str) -> Change:
         gone = Merged(kept=["(you removed the file)"] if was and was != now else [])
         return Change(path, None if was else now, False, gone)
     except UnicodeDecodeError as error:
-        raise WorkflowFileError(
-            path=str(path), expected="UTF-8", got=str(error), hint="Save it as UTF-8."
-        ) from None
+        raise WorkflowFileError(str(path), "UTF-8", str(error), "Save it as UTF-8.") from None
     mine = parse_for_change(text, str(path))
     before: Tree = parse(was, f"{MEMORY}: {path}") if was else {}
     merged = merge(mine.tree, before, parse(now, path.name))
@@ -214,10 +212,10 @@ def _keep_comments(before: str, template: str, after: str, path: Path) -> None:
     lost = comments(before) - comments(after) - comments(template)
     if lost:
         raise WorkflowFileError(
-            path=str(path),
-            expected="every comment of yours to survive the update",
-            got=f"no place any more for {sorted(lost)[0]!r}",
-            hint="It stands at a part that the template no longer has: move it, then run this "
+            str(path),
+            "every comment of yours to survive the update",
+            f"no place any more for {sorted(lost)[0]!r}",
+            "It stands at a part that the template no longer has: move it, then run this "
             "again. Nothing was written.",
         )
 
@@ -243,10 +241,10 @@ def _tell(console: "Console", change: Change) -> None:
 def _refuse_memory(root: Path) -> None:
     if (root / MEMORY).exists():
         raise UsageError(
-            path=str(MEMORY),
-            expected="a repository without workflows of the harness",
-            got="one that has them",
-            hint="Bring them up to date with `harness ci update`.",
+            str(MEMORY),
+            "a repository without workflows of the harness",
+            "one that has them",
+            "Bring them up to date with `harness ci update`.",
         )
 
 
@@ -256,24 +254,24 @@ def _memory(root: Path) -> Memory:
         memory = msgspec.json.decode(path.read_bytes(), type=Memory)
     except FileNotFoundError:
         raise UsageError(
-            path=str(path),
-            expected="the file that `harness ci init` leaves",
-            got="none",
-            hint="Run `harness ci init` in the top folder of the repository first.",
+            str(path),
+            "the file that `harness ci init` leaves",
+            "none",
+            "Run `harness ci init` in the top folder of the repository first.",
         ) from None
     except msgspec.DecodeError as error:
         raise WorkflowFileError(
-            path=str(path),
-            expected="the file as `harness ci` wrote it",
-            got=str(error),
-            hint="Restore it from git: it tells your changes from the template's.",
+            str(path),
+            "the file as `harness ci` wrote it",
+            str(error),
+            "Restore it from git: it tells your changes from the template's.",
         ) from None
     if memory.format > FORMAT:
         raise WorkflowFileError(
-            path=str(path),
-            expected=f"format {FORMAT} or older",
-            got=f"format {memory.format}",
-            hint="It was written by a newer harness: update this one.",
+            str(path),
+            f"format {FORMAT} or older",
+            f"format {memory.format}",
+            "It was written by a newer harness: update this one.",
         )
     return memory
 
@@ -316,8 +314,8 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise WorkflowFileError(
-            path=str(path),
-            expected="a workflow file in UTF-8",
-            got=str(error),
-            hint="Name another file, or repair this one.",
+            str(path),
+            "a workflow file in UTF-8",
+            str(error),
+            "Name another file, or repair this one.",
         ) from None

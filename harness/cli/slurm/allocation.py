@@ -86,9 +86,10 @@ def seconds(text: str) -> float | None:
     found = _TIME.fullmatch(text)
     if found is None:
         raise ClusterError(
-            expected="the time that is left to a job, such as 1-02:03:04",
-            got=repr(text),
-            hint="See what `squeue --format %L` says of it.",
+            "",
+            "the time that is left to a job, such as 1-02:03:04",
+            repr(text),
+            "See what `squeue --format %L` says of it.",
         )
     days, hours, minutes, rest = (int(part or 0) for part in found.groups())
     return float(((days * 24 + hours) * 60 + minutes) * 60 + rest)
@@ -102,20 +103,23 @@ def ask(words: Sequence[str]) -> str:
         )
     except FileNotFoundError:
         raise ClusterError(
-            expected=f"Slurm's `{words[0]}`",
-            got="no such program on this machine",
-            hint="Give the command on a login node of the cluster, or write `kind: local`.",
+            "",
+            f"Slurm's `{words[0]}`",
+            "no such program on this machine",
+            "Give the command on a login node of the cluster, or write `kind: local`.",
         ) from None
     except subprocess.TimeoutExpired:
         raise ClusterError(
-            expected=f"an answer of `{' '.join(words)}` within {ANSWER_S:g} s",
-            got="none",
-            hint="See whether Slurm's controller runs: `scontrol ping`.",
+            "",
+            f"an answer of `{' '.join(words)}` within {ANSWER_S:g} s",
+            "none",
+            "See whether Slurm's controller runs: `scontrol ping`.",
         ) from None
     if done.returncode != 0:
         raise ClusterError(
-            expected=f"that `{' '.join(words)}` works",
-            got=done.stderr.strip() or f"exit code {done.returncode}",
-            hint="`scontrol ping` and `sinfo` tell how the cluster is.",
+            "",
+            f"that `{' '.join(words)}` works",
+            done.stderr.strip() or f"exit code {done.returncode}",
+            "`scontrol ping` and `sinfo` tell how the cluster is.",
         )
     return done.stdout

@@ -74,10 +74,10 @@ def _asked(
     known = [name for name in GOING_ON if name in group.commands]
     if cluster is None or not words or words[0] not in known:
         raise UsageError(
-            path="harness submit",
-            expected="a cluster file, `--`, and one of the commands " + ", ".join(known),
-            got=" ".join([str(cluster or ""), *masked_words(words)]).strip() or "nothing",
-            hint="Such as: harness submit CLUSTER.yaml -- study ablations/studies/smoke.yaml",
+            "harness submit",
+            "a cluster file, `--`, and one of the commands " + ", ".join(known),
+            " ".join([str(cluster or ""), *masked_words(words)]).strip() or "nothing",
+            "Such as: harness submit CLUSTER.yaml -- study ablations/studies/smoke.yaml",
         )
     own = any(word == "--store" or word.startswith("--store=") for word in words)
     whole = words if own else [*words, "--store", str(store)]
@@ -88,10 +88,10 @@ def _asked(
         argument = parameter.param_type_name == "argument"
         if argument and isinstance(value, Path) and not value.exists():
             raise UsageError(
-                path=f"harness {words[0]}",
-                expected="a file that is there",
-                got=str(value),
-                hint="A path is relative to this folder, in which the job runs too.",
+                f"harness {words[0]}",
+                "a file that is there",
+                str(value),
+                "A path is relative to this folder, in which the job runs too.",
             )
     return SubmitRequest(words=words, store=parsed.params["store"], options=dict(parsed.params))
 

@@ -121,10 +121,7 @@ def _read(path: Path) -> Submission:
         return msgspec.json.decode(path.read_bytes(), type=Submission)
     except msgspec.DecodeError as error:
         raise StoreError(
-            path=str(path),
-            expected="a submission",
-            got=str(error),
-            hint="The file is damaged: move its folder away.",
+            str(path), "a submission", str(error), "The file is damaged: move its folder away."
         ) from error
 
 

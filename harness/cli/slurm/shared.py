@@ -44,10 +44,10 @@ def check_shared(store: Path, mounts: str) -> None:
     if folder is None and kind not in OWN_TYPES:
         return
     raise ClusterError(
-        path=f"--store {store}",
-        expected="a store that every node of the cluster sees",
-        got=f"{path}, below {folder}" if folder else f"{path}, on {kind}",
-        hint=f"Name one on the cluster's shared file system. {VOUCH}",
+        f"--store {store}",
+        "a store that every node of the cluster sees",
+        f"{path}, below {folder}" if folder else f"{path}, on {kind}",
+        f"Name one on the cluster's shared file system. {VOUCH}",
     )
 
 
@@ -56,8 +56,8 @@ def check_writers(store: Path, jobs: int, mounts: str) -> None:
     kind = type_of(store.resolve(), mounts)
     if jobs > 1 and kind in WEAK_LOCKS:
         raise ClusterError(
-            path="jobs",
-            expected="a storage that several nodes may write",
-            got=f"a SQLite file on {kind}",
-            hint="Add --storage postgresql://user@host/database to the search.",
+            "jobs",
+            "a storage that several nodes may write",
+            f"a SQLite file on {kind}",
+            "Add --storage postgresql://user@host/database to the search.",
         )

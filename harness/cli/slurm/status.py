@@ -155,8 +155,8 @@ def _named(known: Mapping[str, tuple[Path, Submission]], id: str) -> str:
         if id == name or id in made.jobs or id in {job.partition("_")[0] for job in made.jobs}:
             return name
     raise UsageError(
-        path=f"--cancel {id}",
-        expected="the id of a submission in this store, or a job's number",
-        got="these: " + (", ".join(known) or "none"),
-        hint="`harness submit --jobs` lists them; --store names another store.",
+        f"--cancel {id}",
+        "the id of a submission in this store, or a job's number",
+        "these: " + (", ".join(known) or "none"),
+        "`harness submit --jobs` lists them; --store names another store.",
     )

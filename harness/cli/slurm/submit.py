@@ -83,10 +83,10 @@ def check(cluster: ClusterFile, asked: SubmitRequest, mounts: str) -> None:
     """What would go wrong only on the node. Raises ClusterError, UsageError."""
     if cluster.jobs > 1 and asked.name != SEARCH:
         raise UsageError(
-            path="jobs",
-            expected=f"one job for `harness {asked.name}`; only a search has workers",
-            got=f"jobs: {cluster.jobs}",
-            hint="Write `jobs: 1`; --gpus 0-7 makes eight runs at a time inside one job.",
+            "jobs",
+            f"one job for `harness {asked.name}`; only a search has workers",
+            f"jobs: {cluster.jobs}",
+            "Write `jobs: 1`; --gpus 0-7 makes eight runs at a time inside one job.",
         )
     if cluster.kind == "local":
         return
@@ -129,9 +129,10 @@ def executor_of(cluster: ClusterFile, folder: Path, name: str) -> "Executor":
         return executor
     if shutil.which("sbatch") is None:
         raise ClusterError(
-            expected="Slurm's `sbatch`",
-            got="no such program on this machine",
-            hint="Submit from a login node of the cluster, or write `kind: local` to try it out.",
+            "",
+            "Slurm's `sbatch`",
+            "no such program on this machine",
+            "Submit from a login node of the cluster, or write `kind: local` to try it out.",
         )
     executor = submitit.SlurmExecutor(folder=folder, python=f"exec {shlex.quote(sys.executable)}")
     executor.update_parameters(**slurm_parameters(cluster, name))
@@ -185,9 +186,10 @@ def import_submitit() -> Any:
         import submitit
     except ImportError as error:
         raise ClusterError(
-            expected="submitit, which hands jobs to the scheduler",
-            got=f"no package {error.name}",
-            hint=f"Install the extra: {EXTRA}",
+            "",
+            "submitit, which hands jobs to the scheduler",
+            f"no package {error.name}",
+            f"Install the extra: {EXTRA}",
         ) from error
     return submitit
 
@@ -200,8 +202,8 @@ def _hand_over(executor: "Executor", jobs: Sequence[Job]) -> list[str]:
         return [job.job_id for job in executor.submit_array(jobs)]
     except (FailedJobError, FailedSubmissionError) as error:
         raise ClusterError(
-            path="sbatch",
-            expected="that Slurm takes the job",
-            got=str(error).strip() or "a refusal without words",
-            hint="Correct what it names in the cluster file: partition, account, time, nodes.",
+            "sbatch",
+            "that Slurm takes the job",
+            str(error).strip() or "a refusal without words",
+            "Correct what it names in the cluster file: partition, account, time, nodes.",
         ) from error

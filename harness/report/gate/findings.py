@@ -67,10 +67,10 @@ def read(path: Path, exit_code: int | None = None) -> Findings:
     except OSError as error:
         if exit_code is None:
             raise UsageError(
-                path=str(path),
-                expected="what `harness gate --json` printed",
-                got=str(error.strerror),
-                hint="Name that file, or say with --exit-code how the gate ended.",
+                str(path),
+                "what `harness gate --json` printed",
+                str(error.strerror),
+                "Name that file, or say with --exit-code how the gate ended.",
             ) from None
         text = b""
     try:

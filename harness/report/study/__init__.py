@@ -77,9 +77,10 @@ def write_picture(store: Store, name: str, path: Path) -> Path:
     """Draws the attribution bars as a PNG. Raises ReportError without matplotlib, StoreError."""
     if importlib.util.find_spec("matplotlib") is None:
         raise ReportError(
-            expected="matplotlib, which draws the picture",
-            got="no such package",
-            hint=f"Install the extra: {EXTRA}",
+            "",
+            "matplotlib, which draws the picture",
+            "no such package",
+            f"Install the extra: {EXTRA}",
         )
     from harness.report.study.png import draw
 

@@ -187,8 +187,8 @@ def how_to_read(found: Attribution) -> str:
     )
     return (
         f"Each number is {sign}. Its {100 * (1 - found.alpha):g} % interval ({correction}) is what "
-        "the noise between runs allows the true change to be: one that leaves out zero is more than "
-        "noise, one that covers zero says only that any change is smaller than its ends."
+        "the noise between runs allows the true change to be: one that leaves out zero is more "
+        "than noise, one that covers zero says only that any change is smaller than its ends."
     )
 
 

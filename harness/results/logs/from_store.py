@@ -25,10 +25,10 @@ def of_run_dir(path: Path) -> Record:
     plan = read_plan(path)
     if plan is None:
         raise LogError(
-            path=str(path),
-            expected="a run directory of the harness, with its launch.json",
-            got="result.json without a whole launch.json",
-            hint="Name a directory below plans/ of a store, or start the run by `harness run`.",
+            str(path),
+            "a run directory of the harness, with its launch.json",
+            "result.json without a whole launch.json",
+            "Name a directory below plans/ of a store, or start the run by `harness run`.",
         )
     for known in Store(path.parents[2]).attempts(plan.plan_id):
         if known.attempt == plan.attempt:
@@ -60,10 +60,10 @@ def of_file(path: Path) -> Record:
         return msgspec.json.decode(path.read_bytes(), type=Record)
     except msgspec.DecodeError as error:
         raise LogError(
-            path=str(path),
-            expected="a record, as a store has them in records/",
-            got=str(error),
-            hint="Name the store, its records or its run directories.",
+            str(path),
+            "a record, as a store has them in records/",
+            str(error),
+            "Name the store, its records or its run directories.",
         ) from error
 
 
@@ -78,10 +78,10 @@ def of_study(root: Path, words: str, records: Sequence[Record]) -> list[Record]:
     wanted = arm or "base"
     if wanted not in arms:
         raise UsageError(
-            path=f"{root}:{words}",
-            expected=f"an arm of the study {name}",
-            got=repr(wanted),
-            hint=f"It has: {', '.join(arms)}.",
+            f"{root}:{words}",
+            f"an arm of the study {name}",
+            repr(wanted),
+            f"It has: {', '.join(arms)}.",
         )
     planned = {run.plan_id for run in study.runs if run.arm == wanted}
     deciding: dict[str, Record] = {}
@@ -98,10 +98,10 @@ def of_store(root: Path, records: Sequence[Record]) -> list[Record]:
     if len({record.identity.config_id for record in found}) > 1:
         names = ", ".join(Store(root).study_names()) or "none"
         raise UsageError(
-            path=str(root),
-            expected="a store with one configuration in it",
-            got=f"{len({record.identity.config_id for record in found})} of them",
-            hint=f"Name a study's arm, as {root}:STUDY/ARM (studies: {names}), or records.",
+            str(root),
+            "a store with one configuration in it",
+            f"{len({record.identity.config_id for record in found})} of them",
+            f"Name a study's arm, as {root}:STUDY/ARM (studies: {names}), or records.",
         )
     return found
 

@@ -82,12 +82,12 @@ def _refuse_doubles(a: list[str], b: list[str]) -> None:
             place = str(Path(path).resolve())
             if place in seen:
                 raise UsageError(
-                    path=path,
-                    expected="each run once, on one side",
-                    got=f"it on side {seen[place]} and on side {side}"
+                    path,
+                    "each run once, on one side",
+                    f"it on side {seen[place]} and on side {side}"
                     if seen[place] != side
                     else f"it twice on side {side}",
-                    hint="A run is not a replicate of itself: name it once.",
+                    "A run is not a replicate of itself: name it once.",
                 )
             seen[place] = side
 
@@ -103,10 +103,10 @@ def _read(word: str, patterns: regex.Patterns, stores: dict[Path, list[Record]])
                 Path(root), from_store.of_study(Path(root), study, beside), beside, word
             )
         raise UsageError(
-            path=word,
-            expected="a log, a folder of logs, a run directory, a record or a store",
-            got="no such file",
-            hint="A study's arm is written STORE:STUDY/ARM.",
+            word,
+            "a log, a folder of logs, a run directory, a record or a store",
+            "no such file",
+            "A study's arm is written STORE:STUDY/ARM.",
         )
     if from_store.is_store(path):
         beside = _records_of(path, stores)
@@ -124,10 +124,10 @@ def _read_folder(path: Path, patterns: regex.Patterns) -> _Found:
     files = sorted(file for file in path.rglob("*") if file.suffix in LOG_SUFFIXES)
     if not files:
         raise LogError(
-            path=str(path),
-            expected="a folder with logs, or a run directory, or a store",
-            got=f"no file that ends with {' or '.join(LOG_SUFFIXES)}",
-            hint="Name the files themselves.",
+            str(path),
+            "a folder with logs, or a run directory, or a store",
+            f"no file that ends with {' or '.join(LOG_SUFFIXES)}",
+            "Name the files themselves.",
         )
     found = [_read_file(file, patterns) for file in files]
     return _Found([run for part in found for run in part.runs], [], [])
@@ -142,10 +142,10 @@ def _records_of(root: Path, stores: dict[Path, list[Record]]) -> list[Record]:
 def _records(root: Path, found: list[Record], beside: list[Record], word: str) -> _Found:
     if not found:
         raise LogError(
-            path=word,
-            expected="at least one record",
-            got="none",
-            hint="Make the runs first: `harness study`, `harness run`.",
+            word,
+            "at least one record",
+            "none",
+            "Make the runs first: `harness study`, `harness run`.",
         )
     kept = [
         _Kept(
@@ -164,17 +164,17 @@ def _read_file(path: Path, patterns: regex.Patterns) -> _Found:
         text = plain(path.read_text(encoding="utf-8", errors="replace"))
     except OSError as error:
         raise LogError(
-            path=str(path),
-            expected="a file that can be read",
-            got=str(error.strerror).lower(),
-            hint="Check its permissions.",
+            str(path),
+            "a file that can be read",
+            str(error.strerror).lower(),
+            "Check its permissions.",
         ) from error
     if not text.strip():
         raise LogError(
-            path=str(path),
-            expected="the log of a training run",
-            got="an empty file",
-            hint="Leave it out, or find out why nothing was written.",
+            str(path),
+            "the log of a training run",
+            "an empty file",
+            "Leave it out, or find out why nothing was written.",
         )
     return _Found(_read_text(text, path, patterns), [], [])
 
@@ -186,20 +186,20 @@ def _read_text(text: str, path: Path, patterns: regex.Patterns) -> list[LoggedRu
             if runs:
                 return [_with_patterns(run, text, patterns) for run in runs]
             raise LogError(
-                path=str(path),
-                expected=f"at least one evaluation, as {family} prints them",
-                got="training steps only",
-                hint="Leave it out, or read another of its numbers with --regex NAME=PATTERN.",
+                str(path),
+                f"at least one evaluation, as {family} prints them",
+                "training steps only",
+                "Leave it out, or read another of its numbers with --regex NAME=PATTERN.",
             )
     runs = regex.read(text, str(path), patterns)
     if not runs:
         known = " or ".join(READERS)
         asked = f", and no match of {', '.join(patterns)}" if patterns else ""
         raise LogError(
-            path=str(path),
-            expected=f"a log of {known}, or one that --regex can read",
-            got=f"another format{asked}",
-            hint="Say how to read it, such as --regex 'val_loss=val loss ([0-9.]+)'.",
+            str(path),
+            f"a log of {known}, or one that --regex can read",
+            f"another format{asked}",
+            "Say how to read it, such as --regex 'val_loss=val loss ([0-9.]+)'.",
         )
     return runs
 

@@ -22,17 +22,17 @@ def parse(words: list[str]) -> Patterns:
             pattern = re.compile(text, re.MULTILINE)
         except re.error as error:
             raise UsageError(
-                path=f"--regex {word}",
-                expected="a regular expression after the name",
-                got=str(error),
-                hint="Quote it, and escape what is meant literally.",
+                f"--regex {word}",
+                "a regular expression after the name",
+                str(error),
+                "Quote it, and escape what is meant literally.",
             ) from error
         if not name.isidentifier() or pattern.groups != 1:
             raise UsageError(
-                path=f"--regex {word}",
-                expected="NAME=PATTERN with one group in the pattern, the number",
-                got=f"the name {name!r} and {pattern.groups} groups",
-                hint="Such as --regex 'val_loss=val loss ([0-9.]+)'.",
+                f"--regex {word}",
+                "NAME=PATTERN with one group in the pattern, the number",
+                f"the name {name!r} and {pattern.groups} groups",
+                "Such as --regex 'val_loss=val loss ([0-9.]+)'.",
             )
         found[name] = pattern
     return found
@@ -49,10 +49,10 @@ def metrics(text: str, patterns: Patterns) -> dict[str, float]:
             found[name] = float(matches[-1].replace(",", ""))
         except ValueError:
             raise UsageError(
-                path=f"--regex {name}={pattern.pattern}",
-                expected="a number in its group",
-                got=repr(matches[-1]),
-                hint="Let the group hold the digits only.",
+                f"--regex {name}={pattern.pattern}",
+                "a number in its group",
+                repr(matches[-1]),
+                "Let the group hold the digits only.",
             ) from None
     return found
 

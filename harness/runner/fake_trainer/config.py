@@ -168,10 +168,10 @@ def _read(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise FakeConfigError(
-            path=str(path),
-            expected="a configuration file",
-            got=str(error.strerror),
-            hint="Name an existing file, such as ablations/configs/fake.yaml.",
+            str(path),
+            "a configuration file",
+            str(error.strerror),
+            "Name an existing file, such as ablations/configs/fake.yaml.",
         ) from error
     if path.suffix == ".json":  # as the harness hands it to a run: no need of a YAML reader
         found = json.loads(text)
@@ -183,15 +183,13 @@ def _read(path: Path) -> dict[str, Any]:
             found = YAML(typ="safe", pure=True).load(text)
         except YAMLError as error:
             raise FakeConfigError(
-                path=str(path),
-                expected="YAML with every key once",
-                got=str(error).partition("\n\n")[0],
-                hint="Correct that line.",
+                str(path),
+                "YAML with every key once",
+                str(error).partition("\n\n")[0],
+                "Correct that line.",
             ) from error
     if not isinstance(found, dict):
-        raise FakeConfigError(
-            path=str(path), expected="a mapping", got=repr(found), hint="See the default values."
-        )
+        raise FakeConfigError(str(path), "a mapping", repr(found), "See the default values.")
     return found
 
 
@@ -209,10 +207,10 @@ def _assign(config: dict[str, Any], path: str, value: Any, prefix: str = "") -> 
     if head not in config or (rest and not isinstance(config[head], dict)):
         near = difflib.get_close_matches(head, list(config), n=1)
         raise FakeConfigError(
-            path=prefix + path,
-            expected="one of " + ", ".join(config),
-            got=repr(head),
-            hint=f"Did you mean {near[0]!r}?" if near else "Remove it.",
+            prefix + path,
+            "one of " + ", ".join(config),
+            repr(head),
+            f"Did you mean {near[0]!r}?" if near else "Remove it.",
         )
     if rest:
         _assign(config[head], rest, value, f"{prefix}{head}.")
@@ -226,17 +224,12 @@ def _check_type(path: str, value: Any) -> None:
     for part in path.split("."):
         old = old[part]
     if isinstance(value, str) and value in ("off", "none", "false"):
-        raise FakeConfigError(
-            path=path, expected="null for off", got=repr(value), hint="Write null."
-        )
+        raise FakeConfigError(path, "null for off", repr(value), "Write null.")
     number = path == "dial.steps" or path.startswith("bowl.") or _is_number(old)
     fits = _is_number(value) or (old is None and value is None)
     if (number and not fits) or (isinstance(old, dict) and not isinstance(value, dict)):
         raise FakeConfigError(
-            path=path,
-            expected="a number" if number else "a mapping",
-            got=repr(value),
-            hint="Write such a value.",
+            path, "a number" if number else "a mapping", repr(value), "Write such a value."
         )
 
 
@@ -247,17 +240,17 @@ def _is_number(value: Any) -> bool:
 def _check(config: dict[str, Any]) -> None:
     if config["backout"] and not config["residual_scalars"]:
         raise FakeConfigError(
-            path="backout",
-            expected="residual_scalars on beside it",
-            got="residual_scalars: null",
-            hint="Switch residual_scalars on, or backout off.",
+            "backout",
+            "residual_scalars on beside it",
+            "residual_scalars: null",
+            "Switch residual_scalars on, or backout off.",
         )
     if config["optimizer"]["matrices"] not in ("muon", "adamw"):
         raise FakeConfigError(
-            path="optimizer.matrices",
-            expected="muon or adamw",
-            got=repr(config["optimizer"]["matrices"]),
-            hint="Write one of them.",
+            "optimizer.matrices",
+            "muon or adamw",
+            repr(config["optimizer"]["matrices"]),
+            "Write one of them.",
         )
 
 
