@@ -17,7 +17,7 @@ from harness.compare.compare import CompareOptions, MetricResult, compare
 from harness.compare.metrics import Margin
 from harness.compare.noise_model import QUALITY, NoiseModel, NoiseRow
 from harness.gate.ab_interleaved import LOADER_WAIT_SHARE, AbLaunch
-from harness.gate.result import SPEED, TRAJECTORY, Claim, Looks, MetricVerdict, known_numbers
+from harness.gate.result import SPEED, TRAJECTORY, Claim, LookSchedule, MetricVerdict, known_numbers
 from harness.metrics import COMPARED
 from harness.results.logs.from_store import runs_of
 from harness.results.logs.run_log import LoggedRun
@@ -49,7 +49,7 @@ At = Callable[[float], list[MetricResult]]
 def of_replicates(
     a: Sequence[Record],
     b: Sequence[Record],
-    looks: Looks,
+    looks: LookSchedule,
     noise_model: NoiseModel,
     alpha: float,
     margins: Mapping[str, float],
@@ -58,7 +58,7 @@ def of_replicates(
 
     Raises LogError where they may not be compared.
     """
-    look = looks.after(len(b))
+    look = looks.look_after(len(b))
     assert look is not None, f"{len(b)} runs are between the looks {looks.looks}"
     sides = runs_of(a, "baseline"), runs_of(b, "candidate")
     names = [name for name in QUALITY if all(name in run.metrics for run in (*sides[0], *sides[1]))]
@@ -69,20 +69,20 @@ def of_replicates(
             *sides, CompareOptions(alpha=level, metrics=names, margins=given), noise_model
         ).metrics
 
-    judged = _open(at, alpha) if looks.rule == "open" else _at_look(at, alpha, looks, len(a), look)
+    judged = _open(at, alpha) if looks.rule == "always_valid" else _at_look(at, alpha, looks, len(a), look)
     return [
         MetricVerdict(
             judged=known_numbers(one),
             evidence="replicates",
             look=look,
-            looks=looks.count,
+            looks=looks.max_looks,
             rule=looks.rule,
         )
         for one in judged
     ]
 
 
-def _at_look(at: At, alpha: float, looks: Looks, n_a: int, look: int) -> list[MetricResult]:
+def _at_look(at: At, alpha: float, looks: LookSchedule, n_a: int, look: int) -> list[MetricResult]:
     """At one of the looks planned: the boundary is another where the SD is the runs' own."""
     parts = shares(n_a, looks.looks)
     from_ledger = look_tails(alpha, parts)[look - 1]
@@ -125,7 +125,7 @@ def quality_row(a: Sequence[Record], metric: str, noise_model: NoiseModel) -> No
 
 def of_launch_ratios(
     launches: Sequence[AbLaunch],
-    looks: Looks,
+    looks: LookSchedule,
     row: NoiseRow | None,
     margin: Margin,
     alpha: float,
@@ -137,7 +137,7 @@ def of_launch_ratios(
     `row`: the noise model's for one launch, perhaps `borrowed` from another recipe.
     """
     known, ratios = row.known if row else None, [one.ratios for one in launches]
-    found = of_launches(ratios, known, keep=looks.rule == "open", borrowed=borrowed)
+    found = of_launches(ratios, known, keep=looks.rule == "always_valid", borrowed=borrowed)
     if not found.from_ledger and len(launches) < OWN_LAUNCHES:
         known = None  # given up, because they differ by more than it allows
     harm = Contrast(
@@ -146,8 +146,8 @@ def of_launch_ratios(
         df=found.contrast.df,
     )
     n = len(launches)
-    look = looks.after(n)
-    if looks.rule == "open":
+    look = looks.look_after(n)
+    if looks.rule == "always_valid":
         critical = t_quantile(1 - mixture.tail(harm.se, margin.value / 2, alpha), harm.df)
     else:
         critical = math.nan if look is None else _look_critical(looks.looks, look, known, alpha)
@@ -156,7 +156,7 @@ def of_launch_ratios(
         judged=known_numbers(judged),
         evidence="launches",
         look=sum(k < n for k in looks.looks) if look is None else look,
-        looks=looks.count,
+        looks=looks.max_looks,
         rule=looks.rule,
     )
 
@@ -254,7 +254,7 @@ def _launch_notes(launches: Sequence[AbLaunch], found: Launches) -> list[str]:
     notes = [_form_note(launches, found)]
     if not math.isnan(found.window_sd):
         notes.append(f"SD of an A B B A inside a launch {found.window_sd:.2%}")
-    if left_out := sum(one.left_out for one in launches):
+    if left_out := sum(one.dropped_windows for one in launches):
         notes.append(f"{left_out} windows left out, in which a side compiled")
     return notes
 
@@ -263,7 +263,7 @@ def _form_note(launches: Sequence[AbLaunch], found: Launches) -> str:
     """What took turns, and what the interval rests on."""
     n, windows = len(launches), sum(len(one.ratios) for one in launches)
     spread = "the noise model's SD" if found.from_ledger else "their own spread"
-    if launches[0].form == "sequential":
+    if launches[0].mode == "sequential":
         return (
             f"turns: whole processes one after the other, A B B A, warm-up steps thrown away; the "
             f"interval rests on {n} launches, one ratio each, and {spread}"

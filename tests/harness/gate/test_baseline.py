@@ -162,24 +162,24 @@ def test_a_candidate_of_something_else_is_refused_with_the_field(tmp_path, field
     made, _ = stored(tmp_path, [run(1), run(2)])
     other = run(1, **{field: 2 if field == "protocol" else "other"})
     with pytest.raises(BaselineError, match=f"^{field}: "):
-        baseline.refuse_foreign(made, other.identity, own_settings=False)
+        baseline.check_comparable(made, other.identity, own_settings=False)
 
 
 def test_a_candidate_on_other_hardware_is_refused(tmp_path):
     made, _ = stored(tmp_path, [run(1), run(2)])
     with pytest.raises(BaselineError, match=r"^gpu: "):
-        baseline.refuse_other_machine(made, run(3, gpu="A100"))
+        baseline.check_same_hardware(made, run(3, gpu="A100"))
     with pytest.raises(BaselineError, match=r"^gpus: "):
-        baseline.refuse_other_machine(made, msgspec.structs.replace(run(3), gpus=8))
+        baseline.check_same_hardware(made, msgspec.structs.replace(run(3), gpus=8))
 
 
 def test_replicates_that_chose_a_candidate_cannot_bank_it(tmp_path):
     made, _ = stored(tmp_path, [run(1), run(2)])
     with pytest.raises(BaselineError, match="the baseline's own"):
-        baseline.refuse_stale([run(2), run(3)], made, [])
+        baseline.check_fresh([run(2), run(3)], made, [])
     with pytest.raises(BaselineError, match="fresh"):
-        baseline.refuse_stale([run(3)], made, ["plan3/first"])
-    baseline.refuse_stale([run(3), run(4)], made, ["plan9/first"])
+        baseline.check_fresh([run(3)], made, ["plan3/first"])
+    baseline.check_fresh([run(3), run(4)], made, ["plan9/first"])
 
 
 @pytest.mark.parametrize("name", ["", "../up", "a b", ".hidden"])
