@@ -43,11 +43,15 @@ from harness.results.record import LaunchInfo as Started
 ALPHA = 0.05
 HARMS = (0.0, 0.5, 1.0, 2.0)  # in margins
 RULES: tuple[Rule, ...] = ("group_sequential", "always_valid")
-SEED_NAMES: dict[Rule, str] = {"group_sequential": "looks", "always_valid": "open"}
-LEDGER_DF = 60
+NOISE_MODEL_DF = 60
 STORED_RUNS = 8  # of the baseline
 FEW = 4  # too few for a noise model row of their own: the runs of both sides show their noise
-NOISE_MODEL, OWN, OWN_FEW = f"noise model, {LEDGER_DF} df", "own", f"own, {FEW} stored"
+NOISE_MODEL, OWN, OWN_FEW = f"noise model, {NOISE_MODEL_DF} df", "own", f"own, {FEW} stored"
+SEED_NAMES = {  # the names by which the stored counts were seeded
+    "group_sequential": "looks",
+    "always_valid": "open",
+    NOISE_MODEL: f"ledger, {NOISE_MODEL_DF} df",
+}
 NOISE = {"launches": (NOISE_MODEL, OWN), "replicates": (NOISE_MODEL, OWN, OWN_FEW)}
 BUDGET = {"launches": 8, "replicates": 16}  # pieces of evidence: each takes one unit of time
 FIRST = 100  # gates of each cell whose counts are kept apart
@@ -69,8 +73,9 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """What its gates are seeded by."""
-        return f"{self.evidence}, {self.noise}, {SEED_NAMES[self.rule]}, {self.harm:g}"
+        """The text that seeds its gates."""
+        noise, rule = (SEED_NAMES.get(name, name) for name in (self.noise, self.rule))
+        return f"{self.evidence}, {noise}, {rule}, {self.harm:g}"
 
 
 class Counted(msgspec.Struct, frozen=True, kw_only=True):
@@ -284,7 +289,7 @@ def bench() -> Bench:
     return bench_of(record(1, 1.0))
 
 
-def noise_model(rng: np.random.Generator, df: int = LEDGER_DF) -> NoiseModel:
+def noise_model(rng: np.random.Generator, df: int = NOISE_MODEL_DF) -> NoiseModel:
     """Rows whose SDs are estimates with `df` degrees of freedom."""
     scale = recipe_scale(record(1, 1.0))
     assert scale is not None
@@ -367,7 +372,7 @@ def _rows(found: list[Counted]) -> Iterator[str]:
         rows.setdefault(key, []).append(shown)
     for (evidence, noise, rule), cells_of in rows.items():
         what = "speed" if evidence == "launches" else "quality"
-        yield f"| {what} | {noise} | {rule} | {' | '.join(cells_of)} |"
+        yield f"| {what} | {noise} | {rule.replace('_', ' ')} | {' | '.join(cells_of)} |"
 
 
 def main() -> None:

@@ -76,7 +76,7 @@ class NotEnoughMemory(TrainerError):
 
 
 class SideFailed(Exception):
-    """A side failed while it was measured. `by_candidate`: side B, and not a fault that A shares."""
+    """A side failed while it was measured. `by_candidate`: B failed, and A did not."""
 
     def __init__(self, failure: PaceFailed, *, by_candidate: bool) -> None:
         super().__init__(failure.reason)

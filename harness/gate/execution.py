@@ -230,9 +230,7 @@ class GateExecution:
             self.notes.append("CORE: the baseline measured it and the candidate did not")
             return None
         alpha, records = self.prepared.request.alpha, stored.now.records
-        paired = core_by_example.of_records(
-            self.store, records, self.runs, alpha, self.noise_model
-        )
+        paired = core_by_example.of_records(self.store, records, self.runs, alpha, self.noise_model)
         if paired is None:
             self.notes.append(
                 "CORE was not compared by example: the store has no answers of the baseline"
@@ -270,7 +268,7 @@ def _side_failure(failure: PaceFailed, *, by_candidate: bool) -> Exception:
 
 
 def _check_run(record: Record, stored: Baseline) -> None:
-    """Raises CandidateFailed where a run shows a regression, TrainerError where it shows nothing."""
+    """Raises CandidateFailed where the candidate is at fault, else TrainerError."""
     reason, seed = record.reason or "no reason given", record.seed
     if record.status == "completed":
         missing = _missing_metrics(record, stored)

@@ -69,7 +69,11 @@ def of_replicates(
             *sides, CompareOptions(alpha=level, metrics=names, margins=given), noise_model
         ).metrics
 
-    judged = _open(at, alpha) if looks.rule == "always_valid" else _at_look(at, alpha, looks, len(a), look)
+    judged = (
+        _open(at, alpha)
+        if looks.rule == "always_valid"
+        else _at_look(at, alpha, looks, len(a), look)
+    )
     return [
         MetricVerdict(
             judged=known_numbers(one),

@@ -271,9 +271,7 @@ def judged_metrics(
             found[name] = margin
     redundant = same_story(found, lambda name: True)
     return {
-        name: margin
-        for name, margin in found.items()
-        if name not in redundant or name in margins
+        name: margin for name, margin in found.items() if name not in redundant or name in margins
     }
 
 
@@ -289,9 +287,7 @@ def _noise_of_row(row: NoiseRow | None) -> PlanningNoise:
     return PlanningNoise(sd=row.sd, df=row.df, own=False)
 
 
-def _noise_of_runs(
-    baseline: Sequence[Record], metric: str, row: NoiseRow | None
-) -> PlanningNoise:
+def _noise_of_runs(baseline: Sequence[Record], metric: str, row: NoiseRow | None) -> PlanningNoise:
     if row is not None:
         return _noise_of_row(row)
     own = pool([[run.metrics[metric] for run in runs_of(baseline, "baseline")]])

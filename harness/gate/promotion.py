@@ -175,9 +175,7 @@ def _store(
     return PromotionResult(stored=stored, path=path, evidence=evidence)
 
 
-def _refusal(
-    outcome: str, results: Sequence[MetricVerdict], allow_regression: bool
-) -> str | None:
+def _refusal(outcome: str, results: Sequence[MetricVerdict], allow_regression: bool) -> str | None:
     if outcome == "regression" and not allow_regression:
         return (
             "the replicates are worse than the baseline; "

@@ -205,9 +205,3 @@ def known_numbers(judged: MetricResult) -> MetricResult:
 def worst(outcomes: list[GateOutcome]) -> GateOutcome:
     """The outcome of the whole: the worst there is; inconclusive where nothing was judged."""
     return next((one for one in WORST_FIRST if one in outcomes), "inconclusive")
-
-
-def as_json(result: GateResult | GatePlan) -> str:
-    """The JSON of `harness gate --json`: a result or a plan, with its exit code."""
-    value = {**msgspec.to_builtins(result), "exit_code": result.exit_code}
-    return msgspec.json.format(msgspec.json.encode(value), indent=1).decode()

@@ -59,8 +59,15 @@ def run_gate(
 def plan_gate(
     request: GateRequest, inputs: GateInputs, listener: GateListener | None = None
 ) -> GatePlan:
-    """The plan of a gate. Raises HarnessError where the gate could not run."""
-    _, plan, _ = _planned(request, inputs, Store(inputs.store), listener or SilentListener())
+    """The plan of a gate; `blocked` where the gate could not run. Raises UsageError."""
+    try:
+        _, plan, _ = _planned(request, inputs, Store(inputs.store), listener or SilentListener())
+    except HarnessError as error:
+        if error.exit_code == errors.USAGE:
+            raise
+        return GatePlan(
+            parts=[], budget_s=request.budget_s, alpha=request.alpha, blocked=str(error)
+        )
     return plan
 
 
@@ -107,8 +114,6 @@ def could_not_run(request: GateRequest, baseline_name: str | None, reason: str) 
         alpha=request.alpha,
         claim=request.claim,
         a=SideIdentity(code_id="", config_id="", ref=request.base, baseline=baseline_name),
-        b=SideIdentity(
-            code_id="", config_id="", ref=request.head or ".", set=candidate_set
-        ),
+        b=SideIdentity(code_id="", config_id="", ref=request.head or ".", set=candidate_set),
         metrics=[],
     )

@@ -86,9 +86,7 @@ class PreparedGate(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def prepare(
-    request: GateRequest, store: Store, report: Report = lambda _: None
-) -> PreparedGate:
+def prepare(request: GateRequest, store: Store, report: Report = lambda _: None) -> PreparedGate:
     """Checks out and describes both sides. `report` receives progress, such as installations.
 
     Raises UsageError, BaselineError, StudyFileError and TrainerError.
@@ -173,7 +171,7 @@ class _SideFactory:
 
 
 def _bench(request: GateRequest, b: GateSide) -> Bench:
-    """From the baseline's records; without a baseline, from what the candidate's trainer reports."""
+    """From the baseline's records; without one, from what the candidate's trainer reports."""
     if request.baseline is not None:
         return bench_of(request.baseline.now.records[0])
     scale = scale_of(b.trainer.name, b.recipe.derived)
