@@ -359,7 +359,7 @@ class Searching:
         if answer is None:
             return False
         terminal.print_found(self.console, answer)
-        folder = self.store.report_dir(self.file.search)
+        folder = self.store.report_dir("search", self.file.search)
         written = {"json": folder / "report.json", "csv": folder / "trials.csv"}
         files.write_bytes(written["json"], export.as_json(answer))
         files.write_text(written["csv"], export.as_csv(answer))
