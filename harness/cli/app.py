@@ -102,8 +102,9 @@ def study(
     from harness.cli import study as commands
     from harness.config.yaml_schema import parse_seeds, parse_sets
     from harness.study.executor import StudyOptions
+    from harness.study.run import with_overrides
 
-    changed = commands.changed(
+    changed = with_overrides(
         commands.load(file),
         name=name or None,
         seeds=parse_seeds(seeds) if seeds else None,
@@ -111,9 +112,9 @@ def study(
         price=price,
     )
     options = StudyOptions(
-        retry=retry,
+        rerun=retry,
         max_minutes=max_minutes,
-        split_blocks=split_blocks,
+        allow_partial_blocks=split_blocks,
         gpus=[str(number) for number in parse_seeds(gpus)] if gpus else [],
     )
     if dry_run:

@@ -1,58 +1,20 @@
-"""What each command does, step by step; cli.py only reads its words.
-
-`study`: read the file, end what a killed harness left, resolve, make the sweeps, resolve again with
-their choice, make the runs, report. Every function returns an exit code. Last in the flow but for
-the command line itself.
-"""
+"""`harness study`, `harness report` and `harness doctor`."""
 
 import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import msgspec
+from typing import TYPE_CHECKING
 
 from harness import errors
-from harness.cli.console import _say, _tell_recovered, _tell_written
-from harness.config.study_file import StudyFile, check
+from harness.cli.console import _say, _tell_written
+from harness.config.study_file import StudyFile
 from harness.errors import ReportError, StudyFileError
 from harness.results.store import Store
-from harness.runner.attempt import recover
-from harness.runner.process import Stop, asked_to
-from harness.runner.trainer import NativeTrainer, by_name
-from harness.runner.workers import check_gpus
+from harness.runner.trainer import NativeTrainer
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from harness.results.study_plan import ResolvedStudy
-    from harness.study.executor import Command, StudyOptions, StudyOutcome
-
-
-# --- harness study --------------------------------------------------------------------------------
-
-
-def changed(
-    file: StudyFile,
-    *,
-    name: str | None,
-    seeds: list[int] | None,
-    sets: dict[str, Any],
-    price: float | None,
-) -> StudyFile:
-    """A study file with what the command line says in place of what the file says."""
-    limits = file.limits
-    if price is not None:
-        limits = msgspec.structs.replace(limits, price=price)
-    new = msgspec.structs.replace(
-        file,
-        study=name or file.study,
-        seeds=seeds or file.seeds,
-        set={**file.set, **sets},
-        limits=limits,
-    )
-    check(new, lambda field: f"command line, in place of {field}")
-    return new
+    from harness.study.executor import StudyOptions
 
 
 def study(
@@ -64,72 +26,29 @@ def study(
     *,
     html: bool = True,
 ) -> int:
-    """Makes a study's runs, or goes on with them, and writes its report."""
-    from harness.study.executor import Command, only_one
-
-    trainer = by_name(file.trainer)
-    check_gpus(options.gpus, trainer)
-    with only_one(store, file.study):
-        _tell_recovered(console, recover(store))
-        command = Command(Stop())
-        planned, outcome = _run_study(console, file, path, store, trainer, options, command)
-    return _end_study(console, store, planned, outcome, html)
-
-
-def _run_study(
-    console: "Console",
-    file: StudyFile,
-    path: Path,
-    store: Store,
-    trainer: NativeTrainer,
-    options: "StudyOptions",
-    command: "Command",
-) -> tuple["ResolvedStudy", "StudyOutcome"]:
-    """The sweeps, if there are any, and then the study with the settings they chose."""
-    from harness.report.study.progress import StudyProgress
-    from harness.study.budget_limits import StopStudy
-    from harness.study.executor import Executor, StudyOutcome
-    from harness.study.resolve import resolve
-
-    line = " ".join(["harness", *sys.argv[1:]])
-    planned = resolve(file, path, store, trainer, command=line, now=time.time())
-    if more := [seed for seed in planned.seeds if seed not in file.seeds]:
-        _say(console, f"The stored study has the seeds {more} too; they are made with the others.")
-    if any(grid.space for grid in file.arms.retune.values()):
-        from harness.search import sweep_search
-
-        store.save_study(planned)
-        try:
-            sweep_search.fill(console, file, path, store, planned, options, command)
-        except StopStudy as halt:
-            return planned, StudyOutcome(exit_code=halt.exit_code, reason=str(halt), halted=True)
-        planned = resolve(file, path, store, trainer, command=line, now=time.time())
-    for sweeps_only in [True, False] if file.arms.retune else [False]:
-        store.save_study(planned)
-        with StudyProgress(console, planned, store) as live, asked_to(command.stop):
-            executor = Executor(planned, store, trainer, options, live, command)
-            outcome = executor.execute(sweeps=sweeps_only)
-        if outcome.halted or command.stop:
-            break
-        if sweeps_only:
-            planned = resolve(file, path, store, trainer, command=line, now=time.time(), final=True)
-    return planned, outcome
-
-
-def _end_study(
-    console: "Console", store: Store, planned: "ResolvedStudy", outcome: "StudyOutcome", html: bool
-) -> int:
-    """The report, and the sentence that says how the command ended."""
+    """Makes the remaining runs of a study and writes its report."""
     from harness.report import study as report
+    from harness.report.study.progress import StudyProgress
+    from harness.search import sweep_search
+    from harness.study.run import run_study
 
-    if any(store.record(run.plan_id) is not None for run in planned.runs):
+    result = run_study(
+        file,
+        path,
+        store,
+        options,
+        StudyProgress(console),
+        fill_sweeps=lambda *arguments: sweep_search.fill(console, *arguments),
+        command_line=command_line(),
+    )
+    if any(store.record(run.plan_id) is not None for run in result.study.runs):
         try:
-            report.print_table(console, store, planned.study)
-            _tell_written(console, report.write_all(store, planned.study, skip_html=not html))
+            report.print_table(console, store, file.study)
+            _tell_written(console, report.write_all(store, file.study, skip_html=not html))
         except ReportError as error:
-            _say(console, f"no report: {error}")
-    _say(console, outcome.reason)
-    return outcome.exit_code
+            _say(console, f"No report: {error}")
+    _say(console, result.reason)
+    return result.exit_code
 
 
 def dry_run(
@@ -141,35 +60,20 @@ def dry_run(
     *,
     measure: bool,
 ) -> int:
-    """Prints what a study would run, take, cost and see; starts nothing but the measured steps."""
+    """Prints runs, time, cost and detectable effects; exit code 4 where the study cannot start."""
     from harness.report.study.plan_table import print_plan
-    from harness.study import budget
-    from harness.study.resolve import resolve
+    from harness.study.run import plan_study
 
-    trainer = by_name(file.trainer)
-    line = " ".join(["harness", *sys.argv[1:]])
-    planned = resolve(file, path, store, trainer, command=line, now=time.time(), prepares=False)
-    records = store.records()
-    estimates = budget.Estimates(planned, records)
-    measured: budget.Measured | str | None = None
-    if measure and estimates.wall_s("base") is None:
-        measured = budget.measure(planned, trainer, Stop())
-    if isinstance(measured, str):
-        _say(console, f"The base could not be measured: {measured}")
-        measured = None
-    gpus = 1 if options.gpus else measured.gpus if measured is not None else None
-    found = budget.plan(
-        planned, records, slots=max(1, len(options.gpus)), measured=measured, gpus=gpus
-    )
-    print_plan(console, planned, found)
-    for trick, grid in file.arms.retune.items():
-        if grid.space:
-            text = f"a search of {grid.trials} trials fills the sweep of {trick}"
-            _say(console, f"{text}: its trials are not counted here")
-    return errors.PASS
+    plan = plan_study(file, path, store, options, measure=measure, command_line=command_line())
+    print_plan(console, plan.study, plan.budget)
+    for line in [*plan.notes, *plan.blocked]:
+        _say(console, line)
+    return errors.COULD_NOT_RUN if plan.blocked else errors.PASS
 
 
-# --- harness run ----------------------------------------------------------------------------------
+def command_line() -> str:
+    """The command as it was typed."""
+    return " ".join(["harness", *sys.argv[1:]])
 
 
 # --- harness report, pack, unpack, doctor ---------------------------------------------------------
