@@ -1,134 +1,153 @@
-"""`harness study`, `harness report` and `harness doctor`."""
+"""`harness study`: runs every arm of a study at every seed, and reports."""
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Annotated
+
+import typer
+from rich.console import Console
 
 from harness import errors
-from harness.cli.console import _say, _tell_written
-from harness.config.study_file import StudyFile
+from harness.cli.console import new_console, print_line, print_written, progress_console
+from harness.cli.options import (
+    STORE,
+    DryRunOption,
+    GpusOption,
+    MaxMinutesOption,
+    NoHtmlOption,
+    PriceOption,
+    SetOption,
+    StoreOption,
+    gpu_list,
+    open_store,
+)
+from harness.config.study_file import StudyFile, load_study
+from harness.config.yaml_schema import parse_seeds, parse_sets
 from harness.errors import ReportError, StudyFileError
 from harness.results.store import Store
-from harness.runner.trainer import NativeTrainer
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from harness.study.executor import StudyOptions
+from harness.results.study_plan import ResolvedStudy
+from harness.study.executor import Command, StudyOptions
+from harness.study.run import plan_study, run_study, with_overrides
 
 
-def study(
-    console: "Console",
-    file: StudyFile,
-    path: Path,
-    store: Store,
-    options: "StudyOptions",
-    *,
-    html: bool = True,
-) -> int:
-    """Makes the remaining runs of a study and writes its report."""
+def command(
+    file: Annotated[
+        Path, typer.Argument(help="A study file, such as ablations/studies/smoke.yaml.")
+    ],
+    sets: SetOption = None,
+    seeds: Annotated[str, typer.Option(help="Seeds instead of the file's, such as 1,2,5-7.")] = "",
+    name: Annotated[str, typer.Option(help="Another name for the study.")] = "",
+    store: StoreOption = STORE,
+    dry_run: DryRunOption = False,
+    max_minutes: MaxMinutesOption = None,
+    gpus: GpusOption = "",
+    allow_partial_blocks: Annotated[
+        bool,
+        typer.Option(
+            "--allow-partial-blocks", help="Start blocks that cannot finish within the limit."
+        ),
+    ] = False,
+    price: PriceOption = None,
+    rerun: Annotated[
+        bool, typer.Option("--rerun", help="Repeat runs that diverged or ran out of memory.")
+    ] = False,
+    no_html: NoHtmlOption = False,
+    no_measure: Annotated[
+        bool, typer.Option("--no-measure", help="With --dry-run: do not start the trainer.")
+    ] = False,
+) -> None:
+    """Run every arm of a study at every seed, and report.
+
+    Re-run the same command to resume after an interruption or a limit.
+    """
+    study = with_overrides(
+        load(file),
+        name=name or None,
+        seeds=parse_seeds(seeds) if seeds else None,
+        sets=parse_sets(sets or []),
+        price=price,
+    )
+    options = StudyOptions(
+        rerun=rerun,
+        max_minutes=max_minutes,
+        allow_partial_blocks=allow_partial_blocks,
+        gpus=gpu_list(gpus),
+    )
+    if dry_run:
+        code = print_plan(study, file, open_store(store), options, measure=not no_measure)
+    else:
+        code = run(study, file, open_store(store), options, html=not no_html)
+    raise typer.Exit(code)
+
+
+def load(path: Path) -> StudyFile:
+    """Reads a study file. Raises StudyFileError, for a bare name with the files that exist."""
+    if not path.exists() and path.suffix not in (".yaml", ".yml"):
+        known = ", ".join(map(str, sorted(Path("ablations/studies").glob("*.yaml"))))
+        raise StudyFileError(
+            str(path),
+            "a study file",
+            "no such file",
+            f"Use one of these: {known}." if known else "Name a YAML file.",
+        )
+    return load_study(path)
+
+
+def run(file: StudyFile, path: Path, store: Store, options: StudyOptions, *, html: bool) -> int:
+    """Makes the remaining runs of a study, then prints and writes its report."""
     from harness.report import study as report
     from harness.report.study.progress import StudyProgress
-    from harness.search import sweep_search
-    from harness.study.run import run_study
 
+    console, progress = new_console(), progress_console()
     result = run_study(
         file,
         path,
         store,
         options,
-        StudyProgress(console),
-        fill_sweeps=lambda *arguments: sweep_search.fill(console, *arguments),
+        StudyProgress(progress),
+        fill_sweeps=_fill_sweeps(progress),
         command_line=command_line(),
     )
-    if any(store.record(run.plan_id) is not None for run in result.study.runs):
+    if any(store.record(planned.plan_id) is not None for planned in result.study.runs):
         try:
             report.print_table(console, store, file.study)
-            _tell_written(console, report.write_all(store, file.study, skip_html=not html))
+            print_written(console, report.write_all(store, file.study, skip_html=not html))
         except ReportError as error:
-            _say(console, f"No report: {error}")
-    _say(console, result.reason)
+            print_line(console, f"No report: {error}")
+    print_line(console, result.reason)
     return result.exit_code
 
 
-def dry_run(
-    console: "Console",
-    file: StudyFile,
-    path: Path,
-    store: Store,
-    options: "StudyOptions",
-    *,
-    measure: bool,
+def _fill_sweeps(console: Console):  # type: ignore[no-untyped-def]
+    def fill(
+        file: StudyFile,
+        path: Path,
+        store: Store,
+        study: ResolvedStudy,
+        options: StudyOptions,
+        command: Command,
+    ) -> bool:
+        from harness.search import sweep_search
+
+        return sweep_search.fill(console, file, path, store, study, options, command)
+
+    return fill
+
+
+def print_plan(
+    file: StudyFile, path: Path, store: Store, options: StudyOptions, *, measure: bool
 ) -> int:
     """Prints runs, time, cost and detectable effects; exit code 4 where the study cannot start."""
-    from harness.report.study.plan_table import print_plan
-    from harness.study.run import plan_study
+    from harness.report.study import plan_table
 
+    console = new_console()
     plan = plan_study(file, path, store, options, measure=measure, command_line=command_line())
-    print_plan(console, plan.study, plan.budget)
+    plan_table.print_plan(console, plan.study, plan.budget)
     for line in [*plan.notes, *plan.blocked]:
-        _say(console, line)
+        print_line(console, line)
     return errors.COULD_NOT_RUN if plan.blocked else errors.PASS
 
 
 def command_line() -> str:
     """The command as it was typed."""
     return " ".join(["harness", *sys.argv[1:]])
-
-
-# --- harness report, pack, unpack, doctor ---------------------------------------------------------
-
-
-def report(
-    console: "Console",
-    store: Store,
-    name: str,
-    *,
-    out: Path | None,
-    json: Path | None,
-    csv: Path | None,
-    no_html: bool,
-    picture: Path | None,
-) -> int:
-    """Prints the report of a stored study and writes its files."""
-    from harness.report import study as reports
-
-    reports.print_table(console, store, name)
-    written = reports.write_all(store, name, html=out, json=json, csv=csv, skip_html=no_html)
-    if picture is not None:
-        written = {**written, "picture": reports.write_picture(store, name, picture)}
-    _tell_written(console, written)
-    return errors.PASS
-
-
-def doctor(console: "Console", store: Store, trainer: NativeTrainer) -> int:
-    """What this machine can run; exit code 4 when the smoke study could not."""
-    from harness.cli.doctor import examine
-
-    findings = examine(store.root, trainer)
-    for finding in findings:
-        _say(console, finding.line())
-    lacking = [finding.name for finding in findings if finding.needed and not finding.good]
-    if lacking:
-        _say(console, f"The smoke study cannot run here for want of: {', '.join(lacking)}.")
-        return errors.COULD_NOT_RUN
-    _say(console, "The smoke study can run here: harness study ablations/studies/smoke.yaml")
-    return errors.PASS
-
-
-# --- shared steps ---------------------------------------------------------------------------------
-
-
-def load(path: Path) -> StudyFile:
-    """A study file, or the one of that name that ships with the project."""
-    from harness.config.study_file import load_study
-
-    if not path.exists() and path.suffix not in (".yaml", ".yml"):
-        shipped = sorted(Path("ablations/studies").glob("*.yaml"))
-        raise StudyFileError(
-            str(path),
-            "a study file",
-            "no such file",
-            "Here are: " + ", ".join(map(str, shipped)) if shipped else "Name a YAML file.",
-        )
-    return load_study(path)

@@ -111,8 +111,8 @@ def run_study(
 
 def recovered_message(record: Record) -> str:
     """What happened to a run that a killed harness left."""
-    name = f"{record.launch.arm or record.plan_id}, seed {record.seed}"
-    return f"A killed harness had left {name}; recorded as {record.status}."
+    run = f"{record.launch.arm or record.plan_id}, seed {record.seed}"
+    return f"Recovered {run} from a killed harness: recorded as {record.status}."
 
 
 class _Runner:
