@@ -18,7 +18,7 @@ from harness.config.study_file import StudyFile, check
 from harness.errors import ReportError, StudyFileError
 from harness.results.store import Store
 from harness.runner.attempt import recover
-from harness.runner.process import Stop, asked_to
+from harness.runner.process import Stop, stop_on_signals
 from harness.runner.trainer import NativeTrainer, by_name
 from harness.runner.workers import check_gpus
 
@@ -106,7 +106,7 @@ def _run_study(
         planned = resolve(file, path, store, trainer, command=line, now=time.time())
     for sweeps_only in [True, False] if file.arms.retune else [False]:
         store.save_study(planned)
-        with StudyProgress(console, planned, store) as live, asked_to(command.stop):
+        with StudyProgress(console, planned, store) as live, stop_on_signals(command.stop):
             executor = Executor(planned, store, trainer, options, live, command)
             outcome = executor.execute(sweeps=sweeps_only)
         if outcome.halted or command.stop:

@@ -16,7 +16,7 @@ from harness.errors import StudyFileError
 from harness.results.record import Identity
 from harness.results.study_plan import Pin, Retuned, Role, TrickInfo
 from harness.runner import worktree
-from harness.runner.trainer import Description, NativeTrainer, refuse
+from harness.runner.trainer import Description, NativeTrainer, raise_faults
 
 
 class ArmSpec(msgspec.Struct, kw_only=True):
@@ -138,10 +138,14 @@ class Expander:
 
     def _code(self, arm: ArmFile) -> NativeTrainer:
         if arm.ref is not None:
-            return self.trainer.at(worktree.of_ref(arm.ref, self.trainer.checkout, self.worktrees))
+            return self.trainer.at(
+                worktree.checkout_ref(arm.ref, self.trainer.checkout, self.worktrees)
+            )
         if arm.patch is not None:
             patch = self.path.parent / arm.patch
-            return self.trainer.at(worktree.of_patch(patch, self.trainer.checkout, self.worktrees))
+            return self.trainer.at(
+                worktree.checkout_patch(patch, self.trainer.checkout, self.worktrees)
+            )
         return self.trainer
 
     def kept(self, drafts: list[ArmSpec]) -> list[ArmSpec]:
@@ -181,7 +185,7 @@ class Expander:
 
 def refuse_faults(drafts: Sequence[ArmSpec], path: Path) -> None:
     """Raises StudyFileError with everything that the trainer refuses about them."""
-    refuse([(d.name, fault) for d in drafts for fault in d.description.errors], str(path))
+    raise_faults([(d.name, fault) for d in drafts for fault in d.description.errors], str(path))
 
 
 def refuse_twins(drafts: Sequence[ArmSpec]) -> None:

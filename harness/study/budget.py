@@ -16,7 +16,7 @@ import msgspec
 
 from harness.errors import TrainerError
 from harness.files import read_json, write_json
-from harness.results.record import OUTCOMES, Identity, Record
+from harness.results.record import FINAL_STATUSES, Identity, Record
 from harness.results.run_files import last_step, log_tail, read_events
 from harness.results.study_plan import Arm, PlannedRun, ResolvedStudy
 from harness.runner import process
@@ -67,7 +67,7 @@ def plan(
     price: float | None = None,
 ) -> Budget:
     """The price of what a study has left to do. `gpus`: of one run, where no record says it."""
-    done = {made.plan_id for made in records if made.status in OUTCOMES}
+    done = {made.plan_id for made in records if made.status in FINAL_STATUSES}
     todo = [planned for planned in study.runs if planned.plan_id not in done]
     estimate = Estimates(study, records, measured)
     times = [estimate.wall_s(planned.arm) for planned in todo]
@@ -191,7 +191,7 @@ def measure(study: ResolvedStudy, trainer: NativeTrainer, stop: process.Stop) ->
     with tempfile.TemporaryDirectory(prefix="harness-measure-") as folder:
         run_dir = Path(folder)
         write_json(run_dir / "config.json", config)
-        ended = process.execute(
+        ended = process.run_process(
             command=trainer.train_command(run_dir / "config.json", run_dir),
             run_dir=run_dir,
             checkout=trainer.checkout,

@@ -15,7 +15,7 @@ from harness.config.study_file import RetuneFile, StudyFile
 from harness.config.yaml_schema import nearest
 from harness.errors import StoreError, StudyFileError, TrainerError
 from harness.results import study_plan as arms_module
-from harness.results.record import OUTCOMES
+from harness.results.record import FINAL_STATUSES
 from harness.results.store import Store
 from harness.results.study_plan import Arm, Pin, ResolvedStudy, TrickInfo
 from harness.runner.trainer import NativeTrainer, Request
@@ -230,7 +230,7 @@ class Resolver:
     def _result(self, point: ArmSpec, seed: int) -> tuple[bool, float | None]:
         """(whether that run has an outcome, its val_bpb)."""
         attempts = self.store.attempts(arms_module.plan_id(point.identity, seed))
-        outcomes = [made for made in attempts if made.status in OUTCOMES]
+        outcomes = [made for made in attempts if made.status in FINAL_STATUSES]
         completed = [made for made in outcomes if made.status == "completed"]
         return bool(outcomes), completed[0].metrics.get("val_bpb") if completed else None
 

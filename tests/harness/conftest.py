@@ -16,7 +16,7 @@ from harness import files
 from harness.__main__ import main
 from harness.config.study_file import StudyFile, parse_study
 from harness.results.core_answers import CoreSettings
-from harness.results.record import Identity, LaunchInfo, Record, RunPlan, collect
+from harness.results.record import Identity, LaunchInfo, Record, RunPlan, collect_record
 from harness.results.record import ProcessEnd as ProcessEnded
 from harness.results.store import Store
 from harness.results.study_plan import plan_id
@@ -146,7 +146,7 @@ def leave_run(store: Store) -> Callable[..., Path]:
         files.write_json(run_dir / "launch.json", msgspec.to_builtins(plan))
         files.write_json(run_dir / "environment.json", environment())
         ended = ProcessEnded(returncode=0, cause=None, ended_at=at + 1, trainer_s=1.0)
-        store.commit(collect(run_dir, plan, ended), run_dir)
+        store.commit(collect_record(run_dir, plan, ended), run_dir)
         return store.root / "records" / f"{plan.plan_id}.json"
 
     return make

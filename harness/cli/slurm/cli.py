@@ -67,7 +67,7 @@ def _asked(
     """The command, read now by its own parser: a typing error is told here and not in the queue."""
     from harness.cli.slurm.submit import GOING_ON, SubmitRequest
     from harness.errors import UsageError
-    from harness.redact import masked_words
+    from harness.redact import redact_argv
 
     assert context.parent is not None
     group: Any = context.parent.command
@@ -76,7 +76,7 @@ def _asked(
         raise UsageError(
             "harness submit",
             "a cluster file, `--`, and one of the commands " + ", ".join(known),
-            " ".join([str(cluster or ""), *masked_words(words)]).strip() or "nothing",
+            " ".join([str(cluster or ""), *redact_argv(words)]).strip() or "nothing",
             "Such as: harness submit CLUSTER.yaml -- study ablations/studies/smoke.yaml",
         )
     own = any(word == "--store" or word.startswith("--store=") for word in words)

@@ -7,7 +7,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from harness.results.record import OUTCOMES, Record
+from harness.results.record import FINAL_STATUSES, Record
 from harness.results.run_files import Progress
 from harness.results.store import Store
 from harness.results.study_plan import PlannedRun, ResolvedStudy
@@ -38,9 +38,9 @@ class StudyProgress:
             attempts = store.attempts(planned.plan_id)
             self.gpu_s += sum(made.wall_s * made.gpus for made in attempts)
             if attempts:
-                best = next((m for m in attempts if m.status in OUTCOMES), attempts[-1])
+                best = next((m for m in attempts if m.status in FINAL_STATUSES), attempts[-1])
                 self.states[planned.arm, planned.seed] = _shown(best)
-                self.done += best.status in OUTCOMES
+                self.done += best.status in FINAL_STATUSES
         self.latest: tuple[PlannedRun, Progress] | None = None
         self.left_s: float | None = None
         self.began = time.monotonic()
@@ -80,7 +80,7 @@ class StudyProgress:
     def ended(self, planned: PlannedRun, made: Record) -> None:
         self.states[planned.arm, planned.seed] = _shown(made)
         self.gpu_s += made.wall_s * made.gpus
-        self.done += made.status in OUTCOMES
+        self.done += made.status in FINAL_STATUSES
         if self._live is None:
             self._print_line(planned, made)
 

@@ -16,7 +16,7 @@ from harness.results.record import ProcessEnd
 from harness.results.run_files import EventTail, Progress
 from harness.runner import process as run
 from harness.runner.fake_trainer import config as fake
-from harness.runner.process import Stop, execute, holders, start_ticks
+from harness.runner.process import Stop, holders, run_process, start_ticks
 from harness.runner.trainer import FakeTrainer
 
 TRAINER = FakeTrainer()
@@ -35,7 +35,7 @@ def start(
     )
     folder.mkdir(exist_ok=True)
     files.write_json(folder / "config.json", config)
-    return execute(
+    return run_process(
         command=TRAINER.train_command(folder / "config.json", folder),
         run_dir=folder,
         checkout=TRAINER.checkout,
@@ -100,7 +100,7 @@ def test_a_signal_to_all_that_reaches_the_trainer_first_is_a_stop(tmp_path, stop
     later = threading.Timer(0.3, stop.request)
     if stops:
         later.start()
-    ended = execute(
+    ended = run_process(
         command=[sys.executable, "-c", "import os; os.kill(os.getpid(), 15)"],
         run_dir=tmp_path,
         checkout=tmp_path,
@@ -113,7 +113,7 @@ def test_a_signal_to_all_that_reaches_the_trainer_first_is_a_stop(tmp_path, stop
 
 def test_helpers_of_a_trainer_do_not_outlive_it(tmp_path):
     code = "import subprocess, sys; p = subprocess.Popen(['sleep', '60']); print(p.pid, flush=True)"
-    ended = execute(
+    ended = run_process(
         command=[sys.executable, "-c", code],
         run_dir=tmp_path,
         checkout=tmp_path,
@@ -135,7 +135,7 @@ def test_a_rank_in_a_session_of_its_own_does_not_outlive_its_trainer(tmp_path):
         log.write("")
     with open(tmp_path / "log.txt") as log:  # a reader of the log is none of its processes
         reader = subprocess.Popen(["sleep", "60"], stdin=log)
-    execute(
+    run_process(
         command=[sys.executable, "-c", code],
         run_dir=tmp_path,
         checkout=tmp_path,
