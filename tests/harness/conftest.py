@@ -23,8 +23,10 @@ from harness.results.study_plan import plan_id
 from harness.runner.fake_trainer import config as fake
 from harness.runner.fake_trainer import core
 from harness.runner.fake_trainer.train import Curve, bits_per_byte, environment
-from harness.runner.trainer import FakeTrainer
+from harness.runner.trainer import TRAINERS
 from harness.study.resolve import resolve
+from tests.fixtures import faulty_harness
+from tests.fixtures.faulty_harness import FaultyTrainer
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = """\
@@ -44,6 +46,14 @@ arms: {leave_one_out: [windows, muon]}
 seeds: [1, 2]
 limits: {run_minutes: 1}
 """
+
+
+@pytest.fixture(scope="session", autouse=True)
+def faulty_trainer():
+    """`fake` is the simulated trainer with more ways to fail: tests/fixtures/faulty_trainer.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(TRAINERS, "fake", FaultyTrainer)
+        yield
 
 
 @pytest.fixture
@@ -73,7 +83,7 @@ def resolved(store: Store, study_file):
     def make(base: str = "", final: bool = False, **lines: str):
         path = study_file(base, **lines)
         file: StudyFile = parse_study(path.read_text(), str(path))
-        return resolve(file, path, store, FakeTrainer(), command="", now=1.0, final=final)
+        return resolve(file, path, store, FaultyTrainer(), command="", now=1.0, final=final)
 
     return make
 
@@ -166,7 +176,7 @@ def harness(store: Store, capfd, monkeypatch) -> Callable[..., Ended]:
     monkeypatch.chdir(ROOT)
 
     def call(*words: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", command(*words, store=store)[2:])
+        monkeypatch.setattr(sys, "argv", ["harness", *command(*words, store=store)[2:]])
         with pytest.raises(SystemExit) as ending:
             main()
         out, err = capfd.readouterr()
@@ -179,7 +189,7 @@ def command(*words: object, store: Store) -> list[str]:
     """The words of a command line on a store; studies without HTML, which takes seconds."""
     if words[0] == "study":
         words = (*words, "--no-html")
-    return [sys.executable, "-m", "harness", *map(str, words), "--store", str(store.root)]
+    return [sys.executable, faulty_harness.__file__, *map(str, words), "--store", str(store.root)]
 
 
 @pytest.fixture
@@ -230,7 +240,7 @@ def trainers_of(store: Store) -> list[int]:
         except OSError:
             continue
         ours = any(str(store.root.resolve() / "plans") in word for word in words)
-        if ours and state != "Z" and "harness.runner.fake_trainer.train" in words:
+        if ours and state != "Z" and str(faulty_harness.SCRIPT) in words:
             found.append(int(entry.name))
     return found
 

@@ -15,11 +15,10 @@ from harness.files import lock_file
 from harness.results.record import ProcessEnd
 from harness.results.run_files import EventTail, Progress
 from harness.runner import process as run
-from harness.runner.fake_trainer import config as fake
 from harness.runner.process import Stop, holders, run_process, start_ticks
-from harness.runner.trainer import FakeTrainer
+from tests.fixtures.faulty_harness import FaultyTrainer
 
-TRAINER = FakeTrainer()
+TRAINER = FaultyTrainer()
 
 
 def start(
@@ -29,12 +28,9 @@ def start(
     on_progress: Callable[[Progress], None] | None = None,
     **overrides: object,
 ):
-    """Runs the FakeTrainer with some overrides of its configuration."""
-    config = fake.load(
-        None, {"dial.steps": 20, **{k.replace("__", "."): v for k, v in overrides.items()}}
-    )
+    """Runs the simulated trainer with some overrides of its configuration."""
     folder.mkdir(exist_ok=True)
-    files.write_json(folder / "config.json", config)
+    write_config(folder, **overrides)
     return run_process(
         command=TRAINER.train_command(folder / "config.json", folder),
         run_dir=folder,
@@ -43,6 +39,15 @@ def start(
         stop=stop or Stop(),
         on_progress=on_progress,
     )
+
+
+def write_config(folder: Path, **overrides: object) -> None:
+    """Writes config.json; `fail__x=1` sets fail.x."""
+    config: dict[str, dict[str, object]] = {"dial": {"steps": 20}}
+    for name, value in overrides.items():
+        section, _, field = name.partition("__")
+        config.setdefault(section, {})[field] = value
+    files.write_json(folder / "config.json", config)
 
 
 def test_a_good_run_leaves_what_the_contract_says(tmp_path):
@@ -160,8 +165,7 @@ def _runs(pid: int) -> bool:
 
 
 def test_the_trainer_leaves_when_its_harness_is_gone(tmp_path):
-    config = fake.load(None, {"dial.steps": 20, "fail.hang_at_step": 3})
-    files.write_json(tmp_path / "config.json", config)
+    write_config(tmp_path, fail__hang_at_step=3)
     reading, writing = os.pipe()
     command = TRAINER.train_command(tmp_path / "config.json", tmp_path)
     process = subprocess.Popen(
