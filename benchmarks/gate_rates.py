@@ -36,7 +36,7 @@ from harness.gate.measurement import MeasurementLoop, launch_row, speed_margin
 from harness.gate.noise_sources import with_baseline_rows
 from harness.gate.request import GateRequest
 from harness.gate.result import SPEED, GatePlan, GateResult, PartPlan, Rule, SideIdentity
-from harness.results.recipe import Bench, bench_of, recipe_scale
+from harness.results.recipe import NoiseScope, noise_scope, recipe_scale
 from harness.results.record import SESSION_GAP_S, Identity, Record
 from harness.results.record import LaunchInfo as Started
 
@@ -284,9 +284,9 @@ def baseline(rng: np.random.Generator, runs: int = STORED_RUNS) -> Baseline:
     return Baseline(name="simulated", gpu=GPU, gpus=1, protocol=1, entries=[entry])
 
 
-def bench() -> Bench:
+def bench() -> NoiseScope:
     """What all simulated launches and runs belong to."""
-    return bench_of(record(1, 1.0))
+    return noise_scope(record(1, 1.0))
 
 
 def noise_model(rng: np.random.Generator, df: int = NOISE_MODEL_DF) -> NoiseModel:

@@ -36,8 +36,8 @@ from harness.report.gate.plan import build_plan
 from harness.report.gate.result import build_result
 from harness.report.markdown import as_markdown
 from harness.report.terminal import print_document
-from harness.runner.environment import word_of as parse_env
-from harness.runner.stepper import PaceStopped
+from harness.runner.environment import parse_env_mode
+from harness.runner.stepper import StepperStopped
 
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"  # the file that a workflow shows; changes no result
 
@@ -142,7 +142,7 @@ def command(
         confirm=not (no_confirm or bisect),
         rule="always_valid" if always_valid else "group_sequential",
         ab=parse_ab(ab),
-        env=parse_env(env),
+        env=parse_env_mode(env),
         run_timeout_s=60 * run_minutes,
     )
     inputs = GateInputs(
@@ -157,7 +157,7 @@ def command(
         raise typer.Exit(planned.exit_code)
     try:
         result = run_gate(request, inputs, progress)
-    except PaceStopped:
+    except StepperStopped:
         text = "Stopped. Finished runs are kept: re-run the same command to resume."
         print_line(progress.console, text)
         raise typer.Exit(errors.STOPPED_AT_LIMIT) from None

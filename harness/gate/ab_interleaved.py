@@ -21,7 +21,7 @@ import msgspec
 from harness import files
 from harness.errors import TrainerError
 from harness.runner.process import Stop
-from harness.runner.stepper import Answer, Pace, PaceFailed, answers
+from harness.runner.stepper import Reply, StepperFailed, StepperProcess, wait_for_replies
 from harness.runner.trainer import NativeTrainer
 from harness.stats.ab_noise import log_ratio
 
@@ -78,7 +78,7 @@ class NotEnoughMemory(TrainerError):
 class SideFailed(Exception):
     """A side failed while it was measured. `by_candidate`: B failed, and A did not."""
 
-    def __init__(self, failure: PaceFailed, *, by_candidate: bool) -> None:
+    def __init__(self, failure: StepperFailed, *, by_candidate: bool) -> None:
         super().__init__(failure.reason)
         self.failure, self.by_candidate = failure, by_candidate
 
@@ -100,31 +100,33 @@ def launch(
     Raises:
         SideFailed: a trainer ended or gave a wrong answer.
         NotEnoughMemory: both together exceed MEMORY_SHARE of the device.
-        PaceStopped: the user asked to stop.
+        StepperStopped: the user asked to stop.
         TrainerError: a side recompiled in every window.
     """
     started = time.monotonic()
-    paces: list[Pace] = []
+    steppers: list[StepperProcess] = []
     try:
-        _start(number, sides, folder, paces)
-        ready = _wait_until_ready(paces, stop)
+        _start(number, sides, folder, steppers)
+        ready = _wait_until_ready(steppers, stop)
         a_bytes, b_bytes = (answer.get("reserved_memory_bytes") for answer in ready)
         check_memory(a_bytes, b_bytes, _smallest_device_bytes(ready))
-        losses = _trajectories(paces, stop) if trajectory else ([], [])
-        segments = _measure_windows(paces, ready, windows, stop, on_window)
-        machine = paces[0].environment()
-        for pace in paces:
-            pace.stop()
-    except PaceFailed as failure:
+        losses = _trajectories(steppers, stop) if trajectory else ([], [])
+        segments = _measure_windows(steppers, ready, windows, stop, on_window)
+        machine = steppers[0].environment()
+        for stepper in steppers:
+            stepper.stop()
+    except StepperFailed as failure:
         raise SideFailed(failure, by_candidate=failure.side == "B") from failure
     finally:
-        for pace in paces:
-            pace.kill()
+        for stepper in steppers:
+            stepper.kill()
     seconds = time.monotonic() - started
     return summarize(number, "interleaved", ready, segments, losses, machine, seconds)
 
 
-def _start(number: int, sides: tuple[AbSide, AbSide], folder: Path, paces: list[Pace]) -> None:
+def _start(
+    number: int, sides: tuple[AbSide, AbSide], folder: Path, steppers: list[StepperProcess]
+) -> None:
     """Starts A first in odd launches and B first in even ones: the order can affect speed."""
     launch_dir = folder / f"launch-{number}"
     with files.disk_errors(launch_dir):
@@ -135,18 +137,18 @@ def _start(number: int, sides: tuple[AbSide, AbSide], folder: Path, paces: list[
         files.write_json(config, side.config)
         run_dir = launch_dir / side.name.lower()
         command = side.trainer.pace_command(config.resolve(), run_dir.resolve())
-        started[side.name] = Pace(side.name, command, side.trainer.checkout, run_dir)
-        paces.append(started[side.name])
-    paces[:] = [started["A"], started["B"]]
+        started[side.name] = StepperProcess(side.name, command, side.trainer.checkout, run_dir)
+        steppers.append(started[side.name])
+    steppers[:] = [started["A"], started["B"]]
 
 
-def _wait_until_ready(paces: Sequence[Pace], stop: Stop) -> list[Answer]:
+def _wait_until_ready(steppers: Sequence[StepperProcess], stop: Stop) -> list[Reply]:
     """Waits for A even where B has failed: if A fails too, the candidate is not at fault."""
     try:
-        return answers(paces, START_TIMEOUT_S, stop)
-    except PaceFailed as failure:
-        if failure.side == "B" and not paces[0].answered:
-            answers(paces[:1], START_TIMEOUT_S, stop)
+        return wait_for_replies(steppers, START_TIMEOUT_S, stop)
+    except StepperFailed as failure:
+        if failure.side == "B" and not steppers[0].answered:
+            wait_for_replies(steppers[:1], START_TIMEOUT_S, stop)
         raise
 
 
@@ -163,37 +165,39 @@ def check_memory(a_bytes: float | None, b_bytes: float | None, device_bytes: flo
         )
 
 
-def _smallest_device_bytes(ready: Sequence[Answer]) -> float | None:
+def _smallest_device_bytes(ready: Sequence[Reply]) -> float | None:
     known = [answer["device_memory_bytes"] for answer in ready if answer.get("device_memory_bytes")]
     return min(known, default=None)
 
 
-def _trajectories(paces: Sequence[Pace], stop: Stop) -> tuple[list[float], list[float]]:
+def _trajectories(
+    steppers: Sequence[StepperProcess], stop: Stop
+) -> tuple[list[float], list[float]]:
     """The losses of the first steps, first of A and then of B."""
-    a, b = (first_losses(pace, stop) for pace in paces)
+    a, b = (first_losses(stepper, stop) for stepper in steppers)
     return a, b
 
 
-def first_losses(pace: Pace, stop: Stop) -> list[float]:
+def first_losses(stepper: StepperProcess, stop: Stop) -> list[float]:
     """The losses of the first TRAJECTORY_STEPS steps after `ready`, requested one by one."""
     return [
-        float(pace.ask("go 1", SEGMENT_TIMEOUT_S, stop)["loss"]) for _ in range(TRAJECTORY_STEPS)
+        float(stepper.ask("go 1", SEGMENT_TIMEOUT_S, stop)["loss"]) for _ in range(TRAJECTORY_STEPS)
     ]
 
 
 def _measure_windows(
-    paces: Sequence[Pace],
-    ready: Sequence[Answer],
+    steppers: Sequence[StepperProcess],
+    ready: Sequence[Reply],
     windows: int,
     stop: Stop,
     on_window: Callable[[int], None],
-) -> list[list[Answer]]:
+) -> list[list[Reply]]:
     """The four answers of each A B B A window."""
     steps = max(1, math.ceil(SEGMENT_S / min(float(answer["step_s"]) for answer in ready)))
     measured = []
     for number in range(1, windows + 1):
         measured.append(
-            [paces[side].ask(f"go {steps}", SEGMENT_TIMEOUT_S, stop) for side in (0, 1, 1, 0)]
+            [steppers[side].ask(f"go {steps}", SEGMENT_TIMEOUT_S, stop) for side in (0, 1, 1, 0)]
         )
         on_window(number)
     return measured
@@ -202,10 +206,10 @@ def _measure_windows(
 def summarize(
     number: int,
     mode: AbMode,
-    ready: Sequence[Answer],
-    windows: Sequence[Sequence[Answer]],
+    ready: Sequence[Reply],
+    windows: Sequence[Sequence[Reply]],
     losses: tuple[list[float], list[float]],
-    machine: Answer,
+    machine: Reply,
     seconds: float,
 ) -> AbLaunch:
     """A launch from the `ready` answers of (A, B) and the four segments of each A B B A window.
@@ -250,28 +254,28 @@ def _pair(values: Any) -> Any:
     return a, b
 
 
-def _window_ratio(window: Sequence[Answer]) -> float:
+def _window_ratio(window: Sequence[Reply]) -> float:
     """ln(step time of B) - ln(step time of A) of one A B B A window."""
     first, second, third, fourth = (_step_s([segment]) for segment in window)
     return log_ratio(first, second, third, fourth)
 
 
-def _step_s(segments: Sequence[Answer]) -> float:
+def _step_s(segments: Sequence[Reply]) -> float:
     times = [float(step) for segment in segments for step in segment["step_s"]]
     return math.fsum(times) / len(times)
 
 
-def _loader_wait_share(segments: Sequence[Answer]) -> float:
+def _loader_wait_share(segments: Sequence[Reply]) -> float:
     waits = [float(wait) for segment in segments for wait in segment["loader_wait_s"]]
     steps = [float(step) for segment in segments for step in segment["step_s"]]
     return math.fsum(waits) / math.fsum(steps)
 
 
-def _peak_memory_bytes(segments: Sequence[Answer]) -> float | None:
+def _peak_memory_bytes(segments: Sequence[Reply]) -> float | None:
     peaks = [segment.get("peak_memory_bytes") for segment in segments]
     return max((float(peak) for peak in peaks if peak), default=None)
 
 
-def _sm_clock_mhz(segments: Sequence[Answer]) -> float | None:
+def _sm_clock_mhz(segments: Sequence[Reply]) -> float | None:
     clocks = [float(one["sm_clock_mhz"]) for one in segments if one.get("sm_clock_mhz")]
     return math.fsum(clocks) / len(clocks) if clocks else None

@@ -31,7 +31,7 @@ class AbLauncher:
         self.sides = a, b
 
     def launch(self, number: int) -> AbLaunch:
-        """Raises SideFailed, NotEnoughMemory, PaceStopped and TrainerError."""
+        """Raises SideFailed, NotEnoughMemory, StepperStopped and TrainerError."""
         make = ab_sequential.launch if self.mode == "sequential" else ab_interleaved.launch
         # every launch of unchanged code adds to the noise model's row of trajectories
         trajectory = self.refactor and (number == 1 or self.same_code)

@@ -14,7 +14,7 @@ from typing import Literal, get_args
 
 import msgspec
 
-from harness.config.yaml_schema import one_of
+from harness.config.yaml_schema import parse_choice
 from harness.errors import UsageError
 from harness.gate.ab_interleaved import AbMode, NotEnoughMemory, check_memory
 from harness.runner.trainer import NativeTrainer
@@ -59,7 +59,7 @@ def parse_ab(text: str) -> AbOption:
         "interleaved: both sides at once; sequential: one process after the other; "
         "auto: interleaved where both fit."
     )
-    option: AbOption = one_of(text, get_args(AbOption), "--ab", hint)
+    option: AbOption = parse_choice(text, get_args(AbOption), "--ab", hint)
     return option
 
 

@@ -24,8 +24,14 @@ from harness.gate import ab_interleaved
 from harness.gate.ab_interleaved import SEGMENT_TIMEOUT_S, AbLaunch, AbSide, SideFailed, SideName
 from harness.results import run_files
 from harness.results.record import ProcessEnd
-from harness.runner.process import Stop, execute
-from harness.runner.stepper import Answer, Pace, PaceFailed, PaceStopped, answers
+from harness.runner.process import Stop, run_process
+from harness.runner.stepper import (
+    Reply,
+    StepperFailed,
+    StepperProcess,
+    StepperStopped,
+    wait_for_replies,
+)
 from harness.runner.trainer import Request
 
 WARM_UP_S = ab_interleaved.SEGMENT_S  # discarded: an idle device first has to raise its clocks
@@ -40,9 +46,9 @@ RUN_STEPS = 50
 class Segment(msgspec.Struct, frozen=True, kw_only=True):
     """One process: its `ready` answer, its measured steps, its machine and its first losses."""
 
-    ready: Answer
-    answer: Answer
-    machine: Answer
+    ready: Reply
+    answer: Reply
+    machine: Reply
     losses: list[float] = []
     dropped: int = 0
 
@@ -55,7 +61,7 @@ def launch(
     *,
     trajectory: bool = False,
 ) -> AbLaunch:
-    """Runs four processes one after the other. Raises SideFailed, PaceStopped and TrainerError.
+    """Runs four processes one after the other. Raises SideFailed, StepperStopped and TrainerError.
 
     A B B A in odd launches and B A A B in even ones, so that no side always has the outer segments.
     """
@@ -67,7 +73,7 @@ def launch(
         run_dir = folder / f"launch-{number}" / f"{side.name.lower()}{len(done) + 1}"
         try:
             done.append(_segment(side, run_dir, stop, trajectory=trajectory and not done))
-        except PaceFailed as failure:
+        except StepperFailed as failure:
             raise SideFailed(failure, by_candidate=failure.side == "B") from failure
     return _summarize(number, segments["A"], segments["B"], time.monotonic() - started)
 
@@ -108,29 +114,29 @@ def launch_seconds(paces: bool, startup_s: float, step_s: float) -> float:
 
 def _stepped(side: AbSide, config: Path, run_dir: Path, stop: Stop, *, trajectory: bool) -> Segment:
     command = side.trainer.pace_command(config, run_dir)
-    pace = Pace(side.name, command, side.trainer.checkout, run_dir)
+    stepper = StepperProcess(side.name, command, side.trainer.checkout, run_dir)
     try:
-        (ready,) = answers([pace], ab_interleaved.START_TIMEOUT_S, stop)
-        losses = ab_interleaved.first_losses(pace, stop) if trajectory else []
-        pace.ask(f"go {_steps(ready, WARM_UP_S)}", SEGMENT_TIMEOUT_S, stop)
-        answer, dropped = _measured(pace, _steps(ready, SEGMENT_S), stop)
-        machine = pace.environment()
-        pace.stop()
+        (ready,) = wait_for_replies([stepper], ab_interleaved.START_TIMEOUT_S, stop)
+        losses = ab_interleaved.first_losses(stepper, stop) if trajectory else []
+        stepper.ask(f"go {_steps(ready, WARM_UP_S)}", SEGMENT_TIMEOUT_S, stop)
+        answer, dropped = _measured(stepper, _steps(ready, SEGMENT_S), stop)
+        machine = stepper.environment()
+        stepper.stop()
     finally:
-        pace.kill()
+        stepper.kill()
     return Segment(ready=ready, answer=answer, machine=machine, losses=losses, dropped=dropped)
 
 
-def _steps(ready: Answer, seconds: float) -> int:
+def _steps(ready: Reply, seconds: float) -> int:
     return max(1, math.ceil(seconds / float(ready["step_s"])))
 
 
-def _measured(pace: Pace, steps: int, stop: Stop) -> tuple[Answer, int]:
+def _measured(stepper: StepperProcess, steps: int, stop: Stop) -> tuple[Reply, int]:
     """The first segment without a recompilation, or the last one tried, and how many it dropped."""
     dropped = 0
-    answer = pace.ask(f"go {steps}", SEGMENT_TIMEOUT_S, stop)
+    answer = stepper.ask(f"go {steps}", SEGMENT_TIMEOUT_S, stop)
     while answer.get("recompiled") and dropped < MAX_REPEATS:
-        answer, dropped = pace.ask(f"go {steps}", SEGMENT_TIMEOUT_S, stop), dropped + 1
+        answer, dropped = stepper.ask(f"go {steps}", SEGMENT_TIMEOUT_S, stop), dropped + 1
     return answer, dropped
 
 
@@ -166,7 +172,7 @@ def shortened(side: AbSide) -> AbSide:
 
 
 def _short_run(side: AbSide, config: Path, run_dir: Path, stop: Stop) -> Segment:
-    ended = execute(
+    ended = run_process(
         command=side.trainer.train_command(config, run_dir),
         run_dir=run_dir,
         checkout=side.trainer.checkout,
@@ -174,7 +180,7 @@ def _short_run(side: AbSide, config: Path, run_dir: Path, stop: Stop) -> Segment
         stop=stop,
     )
     if stop:
-        raise PaceStopped
+        raise StepperStopped
     content = files.read_json(run_dir / "result.json")
     result: dict[str, Any] = content if isinstance(content, dict) else {}
     if result.get("status") != "completed":
@@ -194,9 +200,9 @@ def _short_run(side: AbSide, config: Path, run_dir: Path, stop: Stop) -> Segment
     return _segment_of_run(result.get("metrics") or {}, steps, run_dir)
 
 
-def _segment_of_run(metrics: dict[str, Any], steps: list[Answer], run_dir: Path) -> Segment:
+def _segment_of_run(metrics: dict[str, Any], steps: list[Reply], run_dir: Path) -> Segment:
     content = files.read_json(run_dir / "environment.json")
-    machine: Answer = content if isinstance(content, dict) else {}
+    machine: Reply = content if isinstance(content, dict) else {}
     gpus = machine.get("gpus") or [{}]
     measured = steps[RUN_WARM_UP_STEPS:]
     ready = {
@@ -214,8 +220,8 @@ def _segment_of_run(metrics: dict[str, Any], steps: list[Answer], run_dir: Path)
     return Segment(ready=ready, answer=answer, machine=machine, losses=losses)
 
 
-def _failure(side: AbSide, result: Answer, ended: ProcessEnd, run_dir: Path) -> PaceFailed:
-    return PaceFailed(
+def _failure(side: AbSide, result: Reply, ended: ProcessEnd, run_dir: Path) -> StepperFailed:
+    return StepperFailed(
         side.name,
         str(result.get("reason") or f"it {ended.describe()}"),
         str(result.get("status") or "failed"),

@@ -21,8 +21,8 @@ from harness.compare.compare import MetricResult
 from harness.compare.noise_model import QUALITY, NoiseModel
 from harness.config.yaml_schema import NAME
 from harness.errors import HarnessError, UsageError
-from harness.results.recipe import device, recipe_scale
-from harness.results.record import Identity, Record, name_of
+from harness.results.recipe import device_name, recipe_scale
+from harness.results.record import Identity, Record, attempt_name
 
 FORMAT = 1
 ROOT = Path("baselines")
@@ -185,7 +185,7 @@ def append(
 ) -> tuple[Baseline, Path]:
     """Appends an entry to the baseline `after`, or starts a new file. Raises BaselineError."""
     first = records[0]
-    gpu = device(first.environment) or "unknown"
+    gpu = device_name(first.environment) or "unknown"
     entry = BaselineEntry(
         number=len(after.entries) + 1 if after else 1,
         why=why,
@@ -276,7 +276,7 @@ def _replicate_fields(records: Sequence[Record]) -> dict[str, list[str]]:
         "code_id": [record.identity.code_id for record in records],
         "data_id": [str(record.identity.data_id) for record in records],
         "protocol": [str(record.identity.protocol) for record in records],
-        "gpu": [device(record.environment) or "unknown" for record in records],
+        "gpu": [device_name(record.environment) or "unknown" for record in records],
         "gpus": [str(record.gpus) for record in records],
         "core": [str(record.core) for record in records],
     }
@@ -291,7 +291,7 @@ def _measured(records: Sequence[Record]) -> set[str]:
 
 
 def _noise_known(record: Record, noise_model: NoiseModel) -> bool:
-    scale, gpu = recipe_scale(record), device(record.environment)
+    scale, gpu = recipe_scale(record), device_name(record.environment)
     return any(
         noise_model.find(scale, metric, gpu, source) is not None
         for metric in ("val_bpb", "val_loss")
@@ -316,7 +316,7 @@ def check_comparable(baseline: Baseline, identity: Identity, *, own_settings: bo
 
 def check_same_hardware(baseline: Baseline, record: Record) -> None:
     """Raises BaselineError where a candidate ran on other hardware."""
-    gpu = device(record.environment)
+    gpu = device_name(record.environment)
     if gpu is not None and gpu != baseline.gpu:
         raise _not_comparable("gpu", baseline.gpu, gpu)
     if max(1, record.gpus) != baseline.gpus:
@@ -338,9 +338,9 @@ def check_fresh(records: Sequence[Record], baseline: Baseline, consumed: Sequenc
     The best of several candidates looks better than it is in the runs that selected it.
     `consumed`: runs that gates have used, as `plan_id/attempt`.
     """
-    own = {name_of(record) for entry in baseline.entries for record in entry.records}
+    own = {attempt_name(record) for entry in baseline.entries for record in entry.records}
     for names, origin in ((own, "in the baseline already"), (set(consumed), "evidence of a gate")):
-        used = [record for record in records if name_of(record) in names]
+        used = [record for record in records if attempt_name(record) in names]
         if used:
             runs = "1 run that is" if len(used) == 1 else f"{len(used)} runs that are"
             seeds = ", ".join(str(record.seed) for record in used)

@@ -23,13 +23,13 @@ from harness.gate.measurement import MeasurementLoop
 from harness.gate.planning import plan_gate
 from harness.gate.result import GatePlan, GateResult, PartPlan
 from harness.gate.sides import PreparedGate
-from harness.results.recipe import device
-from harness.results.record import Record, name_of
+from harness.results.recipe import device_name
+from harness.results.record import Record, attempt_name
 from harness.results.run_files import boot_id
 from harness.results.store import Store
 from harness.runner import replicates
 from harness.runner.process import Stop
-from harness.runner.stepper import PaceFailed, PaceStopped
+from harness.runner.stepper import StepperFailed, StepperStopped
 
 NO_MODULE = "No module named"  # Python's message: the candidate's code was not reached
 CANDIDATE_FAULTS = {
@@ -92,7 +92,7 @@ class GateExecution:
     def execute(self) -> GateResult:
         """Measures until the plan ends, and stores the result.
 
-        Raises HarnessError, and PaceStopped where the user asked to stop.
+        Raises HarnessError, and StepperStopped where the user asked to stop.
         """
         request, failure = self.prepared.request, None
         loop = MeasurementLoop(request, self.prepared.bench, self.noise_model, self)
@@ -153,9 +153,9 @@ class GateExecution:
         stored = self.prepared.request.baseline
         assert stored is not None, "quality is compared with a baseline"
         seed = _seed_at(stored.now.seeds, len(self.runs))
-        used = {name_of(record) for entry in stored.entries for record in entry.records}
-        used |= {name_of(record) for record in self.runs}
-        record = replicates.one(
+        used = {attempt_name(record) for entry in stored.entries for record in entry.records}
+        used |= {attempt_name(record) for record in self.runs}
+        record = replicates.run_or_reuse(
             self.store,
             self.prepared.b.trainer,
             self.prepared.b.recipe.job(seed),
@@ -164,7 +164,7 @@ class GateExecution:
             spent=used,
         )
         if self.stop:
-            raise PaceStopped
+            raise StepperStopped
         _check_run(record, stored)
         baseline.check_same_hardware(stored, record)
         self.runs.append(record)
@@ -209,7 +209,7 @@ class GateExecution:
             metrics=[],
             plan=self.plan,
             baseline_hash=stored.now.hash if stored else None,
-            candidate_runs=[name_of(record) for record in self.runs],
+            candidate_runs=[attempt_name(record) for record in self.runs],
             notes=self.notes,
             log_tail=log,
             launches=self.launches,
@@ -240,7 +240,7 @@ class GateExecution:
     def _device(self) -> str | None:
         """As a trainer reported it, where one ran."""
         if self.runs:
-            return device(self.runs[0].environment)
+            return device_name(self.runs[0].environment)
         reported = self.launches[0].device if self.launches else None
         return reported or self.prepared.bench.device
 
@@ -250,7 +250,7 @@ class GateExecution:
         return self.runs[0].environment_id if self.runs else ""
 
 
-def _side_failure(failure: PaceFailed, *, by_candidate: bool) -> Exception:
+def _side_failure(failure: StepperFailed, *, by_candidate: bool) -> Exception:
     """CandidateFailed for the candidate's own fault. A fault that side A shares, that came from
     outside, or that kept the code from starting is an error."""
     log = failure.log or ""

@@ -27,12 +27,12 @@ from harness.gate.result import (
     speed_of,
     worst,
 )
-from harness.results.recipe import Source
+from harness.results.recipe import VarianceSource
 from harness.results.record import SESSION_GAP_S
 from harness.results.store import Store
 
 KEY_DIGITS = 12
-NOISE_SOURCES: dict[AbMode, Source] = {"interleaved": "launch", "sequential": "sequential"}
+NOISE_SOURCES: dict[AbMode, VarianceSource] = {"interleaved": "launch", "sequential": "sequential"}
 
 
 # --- storage --------------------------------------------------------------------------------------

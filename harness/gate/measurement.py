@@ -17,7 +17,7 @@ from harness.gate.ab_interleaved import AbLaunch, AbMode
 from harness.gate.history import NOISE_SOURCES
 from harness.gate.request import GateRequest
 from harness.gate.result import SPEED, TRAJECTORY, GatePlan, MetricVerdict, PartPlan
-from harness.results.recipe import Bench
+from harness.results.recipe import NoiseScope
 from harness.results.record import Record
 
 
@@ -43,7 +43,7 @@ class MeasurementLoop:
     def __init__(
         self,
         request: GateRequest,
-        bench: Bench,
+        bench: NoiseScope,
         noise_model: NoiseModel,
         source: MeasurementSource,
     ) -> None:
@@ -119,7 +119,7 @@ def _settled(results: Mapping[str, MetricVerdict]) -> dict[str, MetricVerdict]:
 
 
 def launch_row(
-    bench: Bench, noise_model: NoiseModel, mode: AbMode = "interleaved"
+    bench: NoiseScope, noise_model: NoiseModel, mode: AbMode = "interleaved"
 ) -> NoiseRow | None:
     """The noise model's row for launches on a bench, in one mode."""
     return noise_model.of_launches(SPEED, bench, NOISE_SOURCES[mode])

@@ -18,7 +18,7 @@ from harness.gate import history
 from harness.gate.baseline import Baseline
 from harness.gate.history import NOISE_SOURCES
 from harness.gate.result import SPEED, TRAJECTORY, GateResult
-from harness.results.recipe import Source
+from harness.results.recipe import VarianceSource
 from harness.results.store import Store
 from harness.stats.ab_noise import of_launches
 from harness.stats.inference import pool
@@ -55,7 +55,7 @@ def with_gate_rows(others: Iterable[NoiseRow], gates: Sequence[GateResult]) -> l
 
 def launch_rows(gates: Sequence[GateResult]) -> list[NoiseRow]:
     """The SD of one launch by recipe, device and A/B mode."""
-    groups: dict[tuple[str, str, Source], list[tuple[float, int]]] = defaultdict(list)
+    groups: dict[tuple[str, str, VarianceSource], list[tuple[float, int]]] = defaultdict(list)
     for gate in gates:
         if len(gate.launches) > 1 and gate.scale and gate.device:
             launches = of_launches([one.ratios for one in gate.launches])

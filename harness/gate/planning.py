@@ -28,7 +28,7 @@ from harness.gate.result import (
     Rule,
 )
 from harness.gate.sides import PreparedGate
-from harness.results.logs.from_store import runs_of
+from harness.results.logs.from_store import logged_runs
 from harness.results.recipe import is_full_scale
 from harness.results.record import Record
 from harness.stats import mixture
@@ -290,7 +290,7 @@ def _noise_of_row(row: NoiseRow | None) -> PlanningNoise:
 def _noise_of_runs(baseline: Sequence[Record], metric: str, row: NoiseRow | None) -> PlanningNoise:
     if row is not None:
         return _noise_of_row(row)
-    own = pool([[run.metrics[metric] for run in runs_of(baseline, "baseline")]])
+    own = pool([[run.metrics[metric] for run in logged_runs(baseline, "baseline")]])
     return PlanningNoise(sd=own.sd if own.df else None, df=float(own.df), own=True)
 
 

@@ -69,12 +69,12 @@ def replicates_of_arm(source: str) -> ReplicateSet:
             "For example runs:smoke/base; without an arm, `base` is used.",
         )
     store = Store(Path(root))
-    records = from_store.of_study(Path(root), study, store.records())
+    records = from_store.study_arm_records(Path(root), study, store.records())
     name, _, arm_name = study.partition("/")
     plan = store.study(name)
     arm = plan.arm(arm_name or "base")
     checkout = Path(arm.checkout)
-    commit = worktree.commit_of(checkout) if checkout.is_dir() else None
+    commit = worktree.clean_commit(checkout) if checkout.is_dir() else None
     return ReplicateSet(records=records, trainer=plan.trainer, config=arm.config, commit=commit)
 
 
@@ -93,10 +93,12 @@ def make_replicates(
     if not config.is_file():
         hint = "See ablations/configs/ for examples."
         raise UsageError(str(config), "a configuration file", "no such file", hint)
-    recipe = replicates.recipe(trainer, str(config), str(config.resolve()), sets)
+    recipe = replicates.describe_recipe(trainer, str(config), str(config.resolve()), sets)
     records, stop = [], Stop()
     for seed in seeds:
-        record = replicates.one(store, trainer, recipe.job(seed), stop, timeout_s=RUN_TIMEOUT_S)
+        record = replicates.run_or_reuse(
+            store, trainer, recipe.job(seed), stop, timeout_s=RUN_TIMEOUT_S
+        )
         if record.status != "completed":
             raise TrainerError(
                 f"seed {seed}",
@@ -110,7 +112,7 @@ def make_replicates(
         records=records,
         trainer=trainer.name,
         config=recipe.config,
-        commit=worktree.commit_of(trainer.checkout),
+        commit=worktree.clean_commit(trainer.checkout),
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import msgspec
 
-from harness.config.yaml_schema import one_of
+from harness.config.yaml_schema import parse_choice
 from harness.errors import UsageError
 from harness.gate.ab_mode import AbOption
 from harness.gate.baseline import Baseline
@@ -32,7 +32,7 @@ class GateRequest(msgspec.Struct, frozen=True, kw_only=True):
     confirm: bool = True  # a slowdown counts once a second session shows it
     rule: Rule = "group_sequential"
     ab: AbOption = "auto"
-    env: environment.Word | None = None
+    env: environment.EnvMode | None = None
     run_timeout_s: float = 3600.0
 
 
@@ -41,7 +41,7 @@ def parse_claim(text: str) -> Claim:
     hint = (
         "refactor: equal losses; systems: equal quality and more speed; ml: no harm in any metric."
     )
-    claim: Claim = one_of(text, get_args(Claim), "--claims", hint)
+    claim: Claim = parse_choice(text, get_args(Claim), "--claims", hint)
     return claim
 
 

@@ -20,7 +20,7 @@ from harness.gate.result import GatePlan, GateResult, SideIdentity
 from harness.gate.sides import PreparedGate, prepare
 from harness.results.store import Store
 from harness.runner.attempt import recover
-from harness.runner.process import Stop, asked_to
+from harness.runner.process import Stop, stop_on_signals
 
 
 class GateInputs(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,7 +39,7 @@ def run_gate(
 
     Raises:
         UsageError: the options contradict each other or name something that does not exist.
-        PaceStopped: the user asked to stop; finished runs are kept.
+        StepperStopped: the user asked to stop; finished runs are kept.
     """
     listener = listener or SilentListener()
     try:
@@ -48,7 +48,7 @@ def run_gate(
         listener.planned(plan)
         if plan.blocked is not None:
             return _blocked(prepared, plan)
-        with asked_to(stop := Stop()):
+        with stop_on_signals(stop := Stop()):
             return GateExecution(prepared, plan, store, noise_model, stop, listener).execute()
     except HarnessError as error:
         if error.exit_code == errors.USAGE:

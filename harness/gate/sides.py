@@ -20,7 +20,7 @@ from harness.gate.ab_interleaved import AbMode
 from harness.gate.ab_mode import AbChoice, MemoryEstimate
 from harness.gate.request import GateRequest, check_request
 from harness.gate.result import SideIdentity
-from harness.results.recipe import Bench, bench_of, device, scale_of
+from harness.results.recipe import NoiseScope, device_name, noise_scope, scale_from_derived
 from harness.results.store import Store
 from harness.runner import environment, replicates, worktree
 from harness.runner.replicates import Recipe
@@ -48,7 +48,7 @@ class PreparedGate(msgspec.Struct, frozen=True, kw_only=True):
     a: GateSide | None
     b: GateSide
     key: str
-    bench: Bench
+    bench: NoiseScope
     ab: AbChoice | None = None
 
     @property
@@ -140,13 +140,13 @@ class _SideFactory:
         if ref not in (None, "."):
             trainer, notes = self._checked_out(str(ref))
         file = str(self.file.resolve())
-        recipe = replicates.recipe(trainer, ref or "the present code", file, sets)
+        recipe = replicates.describe_recipe(trainer, ref or "the present code", file, sets)
         stored = self.request.baseline
         identity = SideIdentity(
             code_id=recipe.identity.code_id,
             config_id=recipe.identity.config_id,
             ref=ref or ".",
-            commit=worktree.commit_of(trainer.checkout),
+            commit=worktree.clean_commit(trainer.checkout),
             baseline=stored.place if stored else None,
             set=dict(sets),
         )
@@ -155,27 +155,27 @@ class _SideFactory:
     def _checked_out(self, ref: str) -> tuple[NativeTrainer, list[str]]:
         """The trainer at `ref`, with the packages that it requires or, with --env current, with the
         installed ones."""
-        checkout = worktree.of_ref(ref, self.trainer.checkout, self.store.root)
-        found = environment.wanted(ref, self.trainer, checkout)
+        checkout = worktree.checkout_ref(ref, self.trainer.checkout, self.store.root)
+        found = environment.compare_requirements(ref, self.trainer, checkout)
         if not found.differing:
             return self.trainer.at(checkout), []
         if self.request.env is None:
-            raise environment.refused(found)
+            raise environment.requirements_error(found)
         if self.request.env == "current":
             note = f"{ref} requires other packages and runs with the installed ones (--env current)"
             return self.trainer.at(checkout), [f"{note}: {'; '.join(found.differing)}"]
-        python = environment.own(found, self.store.root / "environments", self.report)
-        versions = "; ".join(environment.other_versions(found, python)) or "the same versions"
+        python = environment.isolated_python(found, self.store.root / "environments", self.report)
+        versions = "; ".join(environment.version_differences(found, python)) or "the same versions"
         note = f"{ref} runs in an isolated environment, {python.parent.parent.name}: {versions}"
         return self.trainer.at(checkout, python), [note]
 
 
-def _bench(request: GateRequest, b: GateSide) -> Bench:
+def _bench(request: GateRequest, b: GateSide) -> NoiseScope:
     """From the baseline's records; without one, from what the candidate's trainer reports."""
     if request.baseline is not None:
-        return bench_of(request.baseline.now.records[0])
-    scale = scale_of(b.trainer.name, b.recipe.derived)
-    return Bench(scale=scale, device=device(b.trainer.machine()))
+        return noise_scope(request.baseline.now.records[0])
+    scale = scale_from_derived(b.trainer.name, b.recipe.derived)
+    return NoiseScope(scale=scale, device=device_name(b.trainer.machine()))
 
 
 def _choose_mode(a: GateSide, b: GateSide, request: GateRequest, store: Store) -> AbChoice:
