@@ -70,7 +70,7 @@ def metric_table(metrics: list[MetricVerdict], alpha: float) -> Table:
         Column(title=f"{level(alpha)} interval", align="right", stacked=True),
         Column(title="margin", align="right"),
         Column(title="MDE", align="right", stacked=True),
-        Column(title="decision"),
+        Column(title="outcome"),
         Column(title="better ┃ worse", optional=True),
     ]
     return table(columns, [_row(one) for one in metrics])
@@ -79,7 +79,7 @@ def metric_table(metrics: list[MetricVerdict], alpha: float) -> Table:
 def _row(one: MetricVerdict) -> list[Cell | str]:
     judged = one.judged
     n = str(judged.n[0]) if judged.n[0] == judged.n[1] else f"{judged.n[0]}, {judged.n[1]}"
-    decision = Cell(
+    outcome = Cell(
         text=verdict_words(judged), tone=TONES[judged.outcome], bold=judged.outcome is not None
     )
     return [
@@ -89,7 +89,7 @@ def _row(one: MetricVerdict) -> list[Cell | str]:
         interval(judged),
         margin(judged),
         detectable(judged),
-        decision,
+        outcome,
         re.sub(r"\[[^\]]*\]", "", picture(judged)),
     ]
 
