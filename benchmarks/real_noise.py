@@ -17,9 +17,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.many_verdicts import ALPHA, PASS, REGRESSION, Array, noise_of, outcomes, percent
-from harness.compare.metrics import LOSS_MARGIN_NATS, SPEED_MARGIN
+from harness.metrics import METRICS
 from harness.stats import decision
 from harness.stats.inference import pool
+
+LOSS_MARGIN_NATS = METRICS["val_loss"].margin.value
+SPEED_MARGIN = METRICS["tokens_per_s"].margin.value
 
 LEAST_RUNS = 10  # of a group, to be dealt into two sides
 DEALS = 400

@@ -20,6 +20,7 @@ from harness.gate import baseline, history
 from harness.gate.baseline import Baseline, BaselineEntry, Promotion
 from harness.gate.metrics import of_replicates
 from harness.gate.result import Looks, MetricVerdict
+from harness.metrics import COMPARED
 from harness.report.compare import print_judgements
 from harness.results.logs import from_store
 from harness.results.record import Record
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 BANK_ALPHA = 0.01  # stricter than a pull request's: a banked fluke would fail everybody after it
 RUN_LIMIT_S = 3600.0
-SHOWN = ("val_bpb", "val_loss", "core", "core_soft", "tokens_per_s", "peak_memory_bytes")
 MEMBER = ":"  # between a store and STUDY/ARM
 
 
@@ -228,7 +228,7 @@ def show(console: "Console", root: Path, name: str, *, json: bool) -> int:
         values = ", ".join(
             f"{key} {value:,.6g}"
             for key, value in one.metrics.items()
-            if value is not None and key in SHOWN
+            if value is not None and key in COMPARED
         )
         _say(console, f"  seed {one.seed}: {values}")
     return errors.PASS

@@ -150,7 +150,7 @@ def _table(rows: Sequence[NoiseRow], marks: Mapping[str, str]) -> "Table":
     from rich.markup import escape
     from rich.table import Table
 
-    from harness.compare.noise_model import TIMES
+    from harness.metrics import SPEEDS
 
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="underline")
     for title in ("recipe", "metric", "GPU", "variance", "SD", "df", "runs", "from"):
@@ -163,7 +163,7 @@ def _table(rows: Sequence[NoiseRow], marks: Mapping[str, str]) -> "Table":
             overflow="fold",
         )
     for row in rows:
-        sd = f"{row.sd:.3%}" if row.metric in TIMES else f"{row.sd:.3g}"
+        sd = f"{row.sd:.3%}" if row.metric in SPEEDS else f"{row.sd:.3g}"
         origin = row.origin + marks.get(row.note, "")
         gpu = row.gpu.removeprefix("NVIDIA ")
         cells = [row.scale, row.metric, gpu, row.source, sd, str(row.df), str(row.runs), origin]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from harness.compare.noise_model import TIMES
+from harness.metrics import SPEEDS
 from harness.results.logs.run_log import LogError, LoggedRun
 from harness.results.recipe import Source
 
@@ -87,7 +87,7 @@ def stopped_by_design(side: Runs) -> list[LoggedRun]:
 
 def source_of_variance(name: str, a: Runs, b: Runs) -> Source:
     """Which variance two runs of these sides show."""
-    if name in TIMES:
+    if name in SPEEDS:
         return "launch"
     return "nondeterminism" if _one_seed(a, b) else a[0].varied
 
@@ -158,7 +158,7 @@ def remarks(a: Runs, b: Runs) -> list[str]:
     seen: dict[tuple[tuple[str, float], ...], str] = {}
     for run in (*a, *b):
         key = tuple(sorted(run.metrics.items()))
-        timed = any(name in TIMES for name in run.metrics)
+        timed = any(name in SPEEDS for name in run.metrics)
         if timed and key in seen:
             notes.append(f"{run.source} has every number of {seen[key]}: a copy?")
         seen.setdefault(key, run.source)

@@ -31,9 +31,19 @@ from harness.compare.comparability import (
     stopped_by_design,
 )
 from harness.compare.core import PairedCore
-from harness.compare.metrics import SCALED, Margin, default_margin, given, same_story
-from harness.compare.noise_model import TIMES, NoiseModel, NoiseRow
-from harness.metrics import COMPARED, Metric, Scale
+from harness.compare.margins import Margin, default_margin, stated_margin
+from harness.compare.noise_model import NoiseModel, NoiseRow
+from harness.metrics import (
+    COMPARED,
+    CORE_SCORES,
+    SPEEDS,
+    Direction,
+    Metric,
+    Scale,
+    duplicates,
+    metric_named,
+    preferred,
+)
 from harness.results.logs.run_log import LogError
 from harness.stats import power
 from harness.stats.decision import Difference, Known, Noise, Outcome, decide, difference
@@ -48,6 +58,9 @@ EXIT_CODES: dict[Outcome, int] = {
 }
 
 
+DIRECTION_UNKNOWN = (
+    "direction unknown: not judged; --higher-better {name} or --lower-better {name} states it"
+)
 Replicate = Literal["run", "launch"]  # what n counts
 
 
@@ -59,6 +72,7 @@ class CompareOptions(msgspec.Struct, frozen=True, kw_only=True):
     sds: Mapping[str, float] = {}
     metrics: Sequence[str] = ()  # none: all that both sides have
     higher_better: Sequence[str] = ()
+    lower_better: Sequence[str] = ()
     also: Sequence[str] = ()  # metrics that were read on request, and are shown whatever they are
     replicate: Replicate = "run"
 
@@ -74,7 +88,7 @@ class MetricResult(msgspec.Struct, frozen=True, kw_only=True):
     title: str
     unit: str
     scale: Scale
-    harm_sign: int
+    better: Direction | None  # None: the direction is unknown, and the metric is not judged
     n: tuple[int, int]
     means: tuple[float, float]
     estimate: float | None = None
@@ -95,14 +109,14 @@ class MetricResult(msgspec.Struct, frozen=True, kw_only=True):
     replicate: Replicate = "run"
 
     @property
-    def better(self) -> bool:
+    def improved(self) -> bool:
         """Even the worse end of the interval is better than no change."""
         ends = [self.harm(end) for end in (self.low, self.high) if end is not None]
         return bool(ends) and max(ends) < 0 and resolves(self.metric, self.estimate or 0.0)
 
     def harm(self, value: float) -> float:
         """A difference in the direction that is worse."""
-        return self.harm_sign * value
+        return {"lower": value, "higher": -value, None: 0.0}[self.better]
 
 
 def resolves(metric: str, estimate: float) -> bool:
@@ -144,7 +158,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 def compare(a: Runs, b: Runs, asked: CompareOptions, noise_model: NoiseModel) -> Comparison:
     """The comparison of side B with side A. Raises LogError where they may not be compared."""
     refuse_foreign(a, b)
-    if not asked.metrics or any(name.startswith("core") for name in asked.metrics):
+    if not asked.metrics or any(name in CORE_SCORES for name in asked.metrics):
         refuse_unlike_core(a, b)
     a, b = stopped_by_design(a), stopped_by_design(b)
     sides = (_side("A", a), _side("B", b))
@@ -197,10 +211,7 @@ def _judgements(
         and (name in COMPARED or _is_asked(name, asked))
     }
     _refuse_unknown(asked, a, b)
-    if "tokens_per_s" in there:
-        there.pop("tokens_per_s_job", None)
-    names = [name for name in COMPARED if name in there]
-    names += [name for name in there if name not in COMPARED]
+    names = preferred(there)
     if not names:
         raise LogError(
             "metrics",
@@ -208,7 +219,7 @@ def _judgements(
             f"{_names(a)} against {_names(b)}",
             "Read a number that both logs hold, with --regex NAME=PATTERN.",
         )
-    told = same_story(there, lambda name: _margin(name, a, b, asked, noise_model) is not None)
+    told = duplicates(names, lambda name: _margin(name, a, b, asked, noise_model) is not None)
     return [
         _judge(name, a, b, asked, noise_model, shown_only=name in told)
         for name in names
@@ -235,6 +246,31 @@ def _refuse_unknown(asked: CompareOptions, a: Runs, b: Runs) -> None:
                     f"{name!r}",
                     f"They have: {', '.join(sorted(known))}.",
                 )
+    for name in asked.margins:
+        if metric_named(name, asked.higher_better, asked.lower_better).better is None:
+            raise errors.UsageError(
+                f"--margin {name}",
+                "a metric whose direction is known",
+                f"{name}, which is not in the registry of metrics",
+                f"Add --higher-better {name} or --lower-better {name}.",
+            )
+    _refuse_wrong_directions(asked)
+
+
+def _refuse_wrong_directions(asked: CompareOptions) -> None:
+    for better, names in (("higher", asked.higher_better), ("lower", asked.lower_better)):
+        for name in names:
+            entry = COMPARED.get(name)
+            both = name in asked.higher_better and name in asked.lower_better
+            if both or (entry is not None and entry.better != better):
+                raise errors.UsageError(
+                    f"--{better}-better {name}",
+                    f"{entry.better} is better for {name}" if entry else "one direction",
+                    "both directions" if both else f"{better} is better",
+                    "Leave the option out: the direction of registered metrics is known."
+                    if entry
+                    else "Give one of --higher-better and --lower-better.",
+                )
 
 
 def _names(side: Runs) -> str:
@@ -244,10 +280,8 @@ def _names(side: Runs) -> str:
 def _judge(
     name: str, a: Runs, b: Runs, asked: CompareOptions, noise_model: NoiseModel, *, shown_only: bool
 ) -> MetricResult:
-    metric = COMPARED.get(name) or Metric(
-        name=name, title=name, unit="", harm=-1 if name in asked.higher_better else 1
-    )
-    usable, reason, notes = same_environment(name, a, b) if name in TIMES else ((a, b), None, [])
+    metric = metric_named(name, asked.higher_better, asked.lower_better)
+    usable, reason, notes = same_environment(name, a, b) if name in SPEEDS else ((a, b), None, [])
     sides = _with_values(metric, usable or (a, b))
     for label, side, whole in zip(SIDES, sides, (a, b), strict=True):
         if len(side) < len(whole):
@@ -255,7 +289,9 @@ def _judge(
     margin = _margin(name, a, b, asked, noise_model)
     if shown_only and name not in asked.margins:
         margin = None
-    if margin is None and name in SCALED and not shown_only:
+    if metric.better is None:
+        notes.append(DIRECTION_UNKNOWN.format(name=name))
+    if margin is None and metric.margin.noise_sds is not None and not shown_only:
         where = f"{a[0].scale or 'its recipe'}, {name}, {source_of_variance(name, a, b)}"
         notes.append(
             f"no margin: the noise model has no row for {where}; --margin {name}=M sets one"
@@ -297,7 +333,7 @@ def _empty(
         title=metric.title,
         unit=metric.unit,
         scale=metric.scale,
-        harm_sign=metric.harm,
+        better=metric.better,
         n=(len(a), len(b)),
         means=(float(np.mean(a)), float(np.mean(b))),
         margin=margin.value if margin else None,
@@ -313,7 +349,7 @@ def _margin(
     name: str, a: Runs, b: Runs, asked: CompareOptions, noise_model: NoiseModel
 ) -> Margin | None:
     if name in asked.margins:
-        return given(name, asked.margins[name])
+        return stated_margin(name, asked.margins[name])
     return default_margin(name, _row(name, a, b, noise_model), a[0].full_scale)
 
 
@@ -335,7 +371,7 @@ def _difference(
     if metric.scale == "log":
         a, b = [math.log(value) for value in a], [math.log(value) for value in b]
     places = [[place(run) for run in side] for side in sides]
-    if name in TIMES and len({*places[0], *places[1]}) > 1:
+    if name in SPEEDS and len({*places[0], *places[1]}) > 1:
         return _blocks((a, b), places), "the runs' own, inside environments"
     if name in asked.sds:
         known = Known(sd=asked.sds[name], df=math.inf)
@@ -394,7 +430,7 @@ def _judged(
     if verdict.outcome == "inconclusive":
         df = contrast.df if noise in ("noise_model", "stated") else None
         more = power.more_runs(harm.estimate, found.sd, margin.value, empty.n, alpha, df=df)
-    if verdict.outcome == "regression" and empty.metric in TIMES:
+    if verdict.outcome == "regression" and empty.metric in SPEEDS:
         notes.append("unconfirmed: one session; a slowdown counts once a second session shows it")
     return msgspec.structs.replace(
         shown,

@@ -12,8 +12,9 @@ import msgspec
 
 from harness.compare.comparability import SIDES, Runs
 from harness.compare.compare import CompareOptions, Comparison, MetricResult, compare
-from harness.compare.core import METRICS, PairedCore, paired, scores
+from harness.compare.core import PairedCore, paired, scores
 from harness.compare.noise_model import NoiseModel
+from harness.metrics import CORE_SCORES
 from harness.results import core_answers
 from harness.results.core_answers import Outcomes
 from harness.results.logs.from_store import answers_of_store, logged
@@ -33,7 +34,7 @@ def with_core(found: Comparison, a: Runs, b: Runs, *, wanted: bool = False) -> C
     """
     whole = [[run for run in side if run.ending is None] for side in (a, b)]
     sides = [[run for run in side if run.answers is not None] for side in whole]
-    scored = [judged for judged in found.metrics if judged.metric in METRICS]
+    scored = [judged for judged in found.metrics if judged.metric in CORE_SCORES]
     if wanted and not all(sides):
         raise _not_kept(sides)
     if not wanted and not (scored and any(sides)):
@@ -68,7 +69,9 @@ def of_records(
         [logged(one, 1, name_of(one), answers_of_store(store.root, one)) for one in side]
         for side in (a, b)
     ]
-    names = [name for name in METRICS if all(name in run.metrics for side in sides for run in side)]
+    names = [
+        name for name in CORE_SCORES if all(name in run.metrics for side in sides for run in side)
+    ]
     if not names:
         return None
     asked = CompareOptions(alpha=alpha, metrics=names)
@@ -80,7 +83,7 @@ def _read(run: LoggedRun) -> Outcomes:
     assert run.answers is not None, run.source
     found = core_answers.read(run.answers)
     again = scores([found])
-    for name in METRICS:
+    for name in CORE_SCORES:
         recorded, own = run.metrics.get(name), getattr(again, name)
         if recorded is not None and abs(recorded - own) > SAME_SCORE:
             raise LogError(

@@ -14,11 +14,11 @@ import msgspec
 
 from harness.compare.comparability import source_of_variance
 from harness.compare.compare import CompareOptions, MetricResult, compare
-from harness.compare.metrics import Margin
-from harness.compare.noise_model import QUALITY, NoiseModel, NoiseRow
+from harness.compare.margins import Margin
+from harness.compare.noise_model import NoiseModel, NoiseRow
 from harness.gate.ab_interleaved import LOADER_WAIT_SHARE, AbLaunch
 from harness.gate.result import SPEED, TRAJECTORY, Claim, Looks, MetricVerdict, known_numbers
-from harness.metrics import COMPARED
+from harness.metrics import COMPARED, QUALITY
 from harness.results.logs.from_store import runs_of
 from harness.results.logs.run_log import LoggedRun
 from harness.results.record import Record
@@ -31,8 +31,6 @@ from harness.stats.sequential import criticals, look_tails
 
 MEMORY, COMPILATION = "peak_memory_bytes", "compile_s"
 OWN_NOISE = "the launches' own"
-MEMORY_MARGIN = 0.01
-"""Relative, where an allocator counts: its count repeats, so this is far beyond its noise."""
 
 
 def shares(n_a: int, looks: Sequence[int]) -> tuple[float, ...]:
@@ -207,7 +205,7 @@ def _speed(
         title=metric.title,
         unit=metric.unit,
         scale="log",
-        harm_sign=metric.harm,
+        better=metric.better,
         n=(n, n),
         means=(_tokens_per_s(launches, 0), _tokens_per_s(launches, 1)),
         estimate=-harm.estimate,
@@ -289,7 +287,7 @@ def screened(a: Sequence[Record], b: Sequence[Record]) -> list[MetricVerdict]:
         title=metric.title,
         unit=metric.unit,
         scale="log",
-        harm_sign=metric.harm,
+        better=metric.better,
         n=(len(a), len(b)),
         means=(math.exp(logs[0]), math.exp(logs[1])),
         estimate=logs[1] - logs[0],
@@ -314,14 +312,20 @@ def of_launch_sides(
     if not names:
         return []
     given = {name: value for name, value in margins.items() if name in names}
-    by_rule = MEMORY in names and MEMORY not in given and all(one.on_gpu for one in launches)
+    share = COMPARED[MEMORY].margin.gpu_fraction
+    by_rule = (
+        share is not None
+        and MEMORY in names
+        and MEMORY not in given
+        and all(one.on_gpu for one in launches)
+    )
     if by_rule:
-        given[MEMORY] = MEMORY_MARGIN * sides[0][0].metrics[MEMORY]
+        given[MEMORY] = (share or 0.0) * sides[0][0].metrics[MEMORY]
     asked = CompareOptions(alpha=alpha, metrics=names, margins=given, replicate="launch")
     found = []
     for judged in compare(sides[0], sides[1], asked, NoiseModel([])).metrics:
         if judged.metric == MEMORY and by_rule:
-            why = f"{MEMORY_MARGIN:.0%} of the base's, the default on a GPU"
+            why = f"{share:.0%} of the base's, the default on a GPU"
             judged = msgspec.structs.replace(judged, margin_from=why)
         found.append(
             MetricVerdict(judged=known_numbers(judged), evidence="launches", look=1, looks=1)
@@ -361,7 +365,7 @@ def of_trajectories(
         title=f"loss over {len(a)} steps",
         unit="nats/token",
         scale="difference",
-        harm_sign=1,
+        better="lower",
         n=(len(a), len(b)),
         means=(a[-1], b[-1]),
         estimate=b[-1] - a[-1] if known else max(abs(x - y) for x, y in zip(a, b, strict=True)),
@@ -390,7 +394,7 @@ def _in_envelope(
 def held_to(claim: Claim, verdict: MetricVerdict) -> MetricVerdict:
     """A claim of more speed passes only where even the worse end of the interval is faster."""
     judged = verdict.judged
-    if claim != "systems" or judged.metric != SPEED or judged.outcome != "pass" or judged.better:
+    if claim != "systems" or judged.metric != SPEED or judged.outcome != "pass" or judged.improved:
         return verdict
     reason = "claimed faster, and the interval does not show it"
     changed = msgspec.structs.replace(judged, outcome="inconclusive", reason=reason)

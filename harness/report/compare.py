@@ -15,9 +15,8 @@ from rich.markup import escape
 from harness import format
 from harness.compare.compare import ComparedSide, Comparison, MetricResult
 from harness.compare.core import PairedCore
-from harness.compare.noise_model import QUALITY
 from harness.format import markdown_row
-from harness.metrics import COMPARED
+from harness.metrics import COMPARED, QUALITY
 from harness.report.study import core, phrases
 from harness.results.logs.read import MEMBER
 from harness.study.effects import Effect
@@ -198,7 +197,7 @@ def reading(alpha: float) -> str:
 
 
 def _noise(judged: MetricResult) -> str:
-    """'SD of one run 0.0014 (605 df, the prior noise model, ...)', or of one launch."""
+    """'SD of one run 0.0014 (605 df, the shipped noise model, ...)', or of one launch."""
     if judged.sd is None or math.isnan(judged.sd) or not judged.df:
         return ""
     size = f"{judged.sd:.2g}"
@@ -310,7 +309,7 @@ def verdict_words(judged: MetricResult) -> str:
         return "shown only"
     if judged.outcome == "pass" and judged.small_harm:
         return "pass, small harm within margin"
-    if judged.outcome == "pass" and judged.better:
+    if judged.outcome == "pass" and judged.improved:
         return "pass, better"
     if judged.outcome != "inconclusive":
         return judged.outcome

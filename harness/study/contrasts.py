@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 import msgspec
 import numpy as np
 
-from harness.metrics import METRICS
+from harness.metrics import CORE_SCORES, METRICS
 from harness.results.core_answers import CoreSettings
 from harness.results.record import SESSION_GAP_S, Record, sessions
 from harness.results.study_plan import Arm, PlannedRun, ResolvedStudy
@@ -108,7 +108,7 @@ def foreign_reason(evidence: Evidence, arm: Arm) -> str | None:
 
 def evaluation_reason(evidence: Evidence, arm: Arm, metric: str) -> str | None:
     """Why scores of CORE may not be compared: another bundle, or evaluated in another way."""
-    if not metric.startswith("core"):
+    if metric not in CORE_SCORES:
         return None
     base, own = (
         {
@@ -250,9 +250,10 @@ def _outside(metric: str, estimate: float, interval: inference.Interval) -> bool
 def pooled_effects(
     evidence: Evidence,
     metric: str,
-    only: Callable[[Record], bool] = lambda record: True,
+    only: Callable[[Record], bool] | None = None,
 ) -> Family:
     """Every arm's mean minus the base's, over the runs that `only` admits; one SD, or Welch's."""
+    only = only or (lambda record: True)
     base_values = evidence.values(evidence.base, metric, only)
     usable: list[tuple[Arm, list[float]]] = []
     cells: list[Cell] = []
@@ -413,7 +414,7 @@ def _speed_reason(run: ArmRun, anchor: ArmRun | None, metric: str) -> str | None
     if run.session != anchor.session:
         return f"another session than the base's: a gap of over {SESSION_GAP_S / 60:.0f} minutes"
     if own.concurrent_runs != base.concurrent_runs:
-        return f"{own.concurrent_runs} runs beside it, {base.concurrent_runs} beside the base's"
+        return f"{own.concurrent_runs} concurrent runs; the base's run had {base.concurrent_runs}"
     return None
 
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from harness.compare.noise_model import TIMES
 from harness.format import markdown_row
 from harness.gate.result import GatePlan, GateResult, MetricVerdict, PartPlan, Subject
+from harness.metrics import SPEEDS
 from harness.report.compare import (
     MARKS,
     STYLES,
@@ -196,7 +196,7 @@ def _part_lines(part: PartPlan) -> list[str]:
     each = "" if part.unit_s is None else f", {_time(part.unit_s)} each"
     lines = [f"{part.metric}: up to {what}{each}; {_when(part)}"]
     if part.margin is not None:
-        size = _amount(part.metric, part.metric in TIMES, part.margin)
+        size = _amount(part.metric, part.metric in SPEEDS, part.margin)
         unit = "launch" if part.evidence == "launches" else "run"
         lines.append(f"  margin {size}, MDE {_mde(part)}, SD of one {unit} {_sd(part)}")
     if part.passes is not None and part.regression is not None:
@@ -220,13 +220,13 @@ def _when(part: PartPlan) -> str:
 def _mde(part: PartPlan) -> str:
     if part.minimum_detectable is None:
         return "unknown"
-    return _amount(part.metric, part.metric in TIMES, part.minimum_detectable)
+    return _amount(part.metric, part.metric in SPEEDS, part.minimum_detectable)
 
 
 def _sd(part: PartPlan) -> str:
     if part.sd is None:
         return "unknown"
-    size = f"{part.sd:.2%}" if part.metric in TIMES else f"{part.sd:.2g}"
+    size = f"{part.sd:.2%}" if part.metric in SPEEDS else f"{part.sd:.2g}"
     return f"{size} ({part.df or 0:.3g} df)"
 
 

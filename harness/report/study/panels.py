@@ -5,6 +5,7 @@ Both drawings of them, the plotly chart and the PNG, take this, so that they sho
 
 from dataclasses import dataclass
 
+from harness.metrics import METRICS
 from harness.report.study import phrases
 from harness.report.study.content import Content
 from harness.study.effects import ArmResult, Effect
@@ -99,9 +100,8 @@ def _colour(arm: ArmResult, name: str, effect: Effect) -> str:
     value = effect.estimate if effect.beyond is None else effect.beyond
     if value is None or not (effect.outside or effect.beyond is not None):
         return NOISE
-    harm = -1 if name.startswith("tokens_per_s") or name.startswith("core") else 1
     sign = 1 if arm.change == "removed" else -1
-    return HELPS if value * harm * sign > 0 else HURTS
+    return HELPS if value * METRICS[effect.metric].harm * sign > 0 else HURTS
 
 
 def _short_reason(arm: ArmResult) -> str:

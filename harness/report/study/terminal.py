@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from harness import format
+from harness.metrics import COSTS
 from harness.report.study import core, phrases
 from harness.report.study.content import Content, settings
 from harness.report.study.core_tasks import StudyCore
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-COSTS = ("peak_memory_bytes", "compile_s")
 MOST_ROWS = 20  # of runs that did not complete; the rest is in report.html
 
 

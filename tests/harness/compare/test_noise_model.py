@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from harness.compare.metrics import default_margin
+from harness.compare.margins import default_margin
 from harness.compare.noise_model import (
     MEASURED_DF,
     SHIPPED,
