@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks import gate_rates, real_noise
 from benchmarks.many_verdicts import ALPHA, INCONCLUSIVE, PASS, REGRESSION, outcomes, percent
 from harness.metrics import METRICS, SPEEDRUN_LOSS_SD_NATS
-from harness.stats import mixture, sequential
+from harness.stats import sequential
 
 LOSS_MARGIN_NATS = METRICS["val_loss"].margin.value
 SD = SPEEDRUN_LOSS_SD_NATS / LOSS_MARGIN_NATS  # of one run, in margins
@@ -81,12 +81,12 @@ def simulate(n: int, harm: float, df: float | None, looks: bool, gates: int, see
 def simulate_open(blocks: int, harm: float, gates: int, seed: int = 0) -> Rate:
     """One cell of the open test: a look after every block, the SD known."""
     rng = np.random.default_rng([seed, blocks, 99])
-    variance = mixture.block_variance(SD)
+    variance = sequential.block_variance(SD)
     d = rng.normal(harm, math.sqrt(variance), (gates, blocks))
     mean = np.cumsum(d, axis=1) / np.arange(1, blocks + 1)
     tests = {
-        PASS: (mixture.running_p(d - 1.0, variance, 0.5) <= 2 * ALPHA) & (mean < 1.0),
-        REGRESSION: (mixture.running_p(d, variance, 0.5) <= 2 * ALPHA) & (mean > 0),
+        PASS: (sequential.running_p(d - 1.0, variance, 0.5) <= 2 * ALPHA) & (mean < 1.0),
+        REGRESSION: (sequential.running_p(d, variance, 0.5) <= 2 * ALPHA) & (mean > 0),
     }
     first = {kind: np.where(hit.any(1), hit.argmax(1), blocks) for kind, hit in tests.items()}
     used = np.minimum(first[PASS], first[REGRESSION])

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from harness import errors
-from harness.compare.compare import EXIT_CODES
 from harness.compare.noise_model import NoiseModel
+from harness.compare.result import EXIT_CODES
 from harness.errors import TrainerError, UsageError
 from harness.gate import baseline, history
 from harness.gate.baseline import Baseline, BaselineEntry, Promotion

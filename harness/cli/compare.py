@@ -16,7 +16,7 @@ from harness.compare.noise_model import (
     NoiseModel,
     NoiseRow,
     as_csv,
-    missing,
+    missing_rows,
 )
 from harness.errors import UsageError
 from harness.gate.noise_sources import derived_rows, load_noise_model
@@ -121,7 +121,7 @@ def noise(console: "Console", file: Path, store: Store, *, write: Path | None) -
     console.print(_table(noise_model.rows, marks))
     for note, mark in marks.items():
         console.print(f"{mark} {note}", style="dim", markup=False, highlight=False)
-    for line in missing(records) or [_nothing_own(store)] * (not own):
+    for line in missing_rows(records) or [_nothing_own(store)] * (not own):
         console.print(f"missing: {line}", markup=False, highlight=False, soft_wrap=True)
     console.print(
         "SD of one run, of one launch or between hosts, as the column variance says; of speeds "

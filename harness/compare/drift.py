@@ -107,7 +107,7 @@ def alarms(found: Iterable[Series], recent: int = RECENT_NIGHTS) -> list[tuple[W
     ]
 
 
-def worse(metric: str, step: Step) -> bool:
+def is_worse(metric: str, step: Step) -> bool:
     """Whether a step goes in the direction of harm."""
     return step.size * COMPARED[metric].harm > 0
 

@@ -39,9 +39,9 @@ def default_margin(metric: str, row: NoiseRow | None, full_scale: bool) -> Margi
     return None
 
 
-def stated_margin(metric: str, value: float) -> Margin:
+def stated_margin(metric: str, value: float, why: str = "given") -> Margin:
     """A margin that the user gave; that of a log metric is relative, .005 for half a percent."""
-    return Margin(value=_on_scale(metric, value), why="given")
+    return Margin(value=_on_scale(metric, value), why=why)
 
 
 def _on_scale(metric: str, value: float) -> float:

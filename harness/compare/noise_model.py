@@ -35,7 +35,7 @@ from harness.errors import HarnessError
 from harness.metrics import CORE_SCORES, QUALITY, SPEEDS
 from harness.results.recipe import Bench, Source, device, recipe_scale
 from harness.results.record import Record, sessions
-from harness.stats.decision import Known
+from harness.stats.decision import KnownSd
 from harness.stats.inference import pool
 
 Origin = Literal["shipped", "measured"]
@@ -68,9 +68,14 @@ class NoiseRow(msgspec.Struct, frozen=True, kw_only=True):
         return self.scale, self.metric, self.gpu, self.source
 
     @property
-    def known(self) -> Known:
-        """What a verdict needs of it."""
-        return Known(sd=self.sd, df=self.df)
+    def known(self) -> KnownSd:
+        """The SD with its degrees of freedom."""
+        return KnownSd(sd=self.sd, df=self.df)
+
+    def describe(self, *, other_recipe: bool = False) -> str:
+        """'the shipped noise model, gpt2-small, NVIDIA H100, seed'."""
+        of = ", of another recipe" if other_recipe else ""
+        return f"the {self.origin} noise model{of}, {self.scale}, {self.gpu}, {self.source}"
 
 
 Key = tuple[str, str, str, Source]  # scale, metric, GPU model, source
@@ -302,7 +307,7 @@ def as_csv(rows: Iterable[NoiseRow]) -> str:
     return text.getvalue()
 
 
-def missing(records: Iterable[Record]) -> list[str]:
+def missing_rows(records: Iterable[Record]) -> list[str]:
     """What records still lack for rows of their own, and what it takes, one line each."""
     done = _completed(records)
     own = {(row.scale, row.metric, row.gpu, row.source): row.df for row in measured_rows(done)}

@@ -19,8 +19,8 @@ from typing import Any
 import msgspec
 
 from harness import files as atomic
-from harness.compare.compare import MetricResult
 from harness.compare.noise_model import NoiseModel
+from harness.compare.result import MetricResult
 from harness.config.yaml_schema import NAME
 from harness.errors import HarnessError, UsageError
 from harness.metrics import LOSSES, QUALITY

@@ -19,7 +19,7 @@ from harness.gate.result import MOST, SPEED, Evidence, GatePlan, PartPlan, Rule
 from harness.metrics import QUALITY, SPEEDS, duplicates
 from harness.results.logs.from_store import runs_of
 from harness.results.record import Record
-from harness.stats import mixture
+from harness.stats import sequential
 from harness.stats.ab_noise import OWN_LAUNCHES
 from harness.stats.distributions import t_quantile
 from harness.stats.inference import detectable, pool
@@ -207,7 +207,7 @@ def _chances(
     own = [max(0.0, df - (at[-1] - k)) for k in at] if noise.own else None
     se = noise.sd * factor
     if terms.rule == "open":
-        tail = mixture.tail(se, margin / 2, terms.alpha)
+        tail = sequential.mixture_tail(se, margin / 2, terms.alpha)
     else:
         tail = look_tails(terms.alpha, parts, own)[-1] if df > 0 else terms.alpha
     passes = rates(0.0, margin, se, df, tail).passes

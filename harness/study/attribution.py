@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from harness.compare.result import MetricResult
 from harness.metrics import COMPARED, LOSSES, SPEEDS, THROUGHPUTS
 from harness.results.record import Record
 from harness.results.study_plan import Arm, ResolvedStudy
@@ -32,7 +33,6 @@ from harness.study.effects import (
     ArmNoise,
     ArmResult,
     Attribution,
-    Effect,
     ExactChange,
     NoEffectTrick,
     Price,
@@ -227,7 +227,7 @@ def _noise(family: Family) -> ArmNoise:
     return msgspec.structs.replace(family.noise, arms=shown)
 
 
-def _signed(effect: Effect | None, sign: int) -> float | None:
+def _signed(effect: MetricResult | None, sign: int) -> float | None:
     if effect is None or effect.estimate is None:
         return None
     return sign * effect.estimate + 0.0  # no minus before a zero
@@ -246,13 +246,13 @@ def _inside_margins(result: ArmResult, margins: dict[str, float]) -> bool:
     return all(_inside(_effect_named(result, name), margin) for name, margin in margins.items())
 
 
-def _effect_named(result: ArmResult, name: str) -> Effect | None:
+def _effect_named(result: ArmResult, name: str) -> MetricResult | None:
     if name == "time_to_target":
         return result.time_to_target.total if result.time_to_target else None
     return result.effects.get(name)
 
 
-def _inside(effect: Effect | None, margin: float) -> bool:
+def _inside(effect: MetricResult | None, margin: float) -> bool:
     low = effect.fraction(effect.low) if effect else None
     high = effect.fraction(effect.high) if effect else None
     return low is not None and high is not None and -margin < low and high < margin

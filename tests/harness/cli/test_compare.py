@@ -52,7 +52,15 @@ def test_the_exit_code_is_that_of_the_worst_metric(harness, sides, change, code,
 def test_everything_a_reader_needs_is_on_the_page(harness, sides, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     shown = harness("compare", *sides(loss=0.0012)).stdout
-    for words in ("val_loss", "3.27", "[", "0.002", "more runs a side", "shipped noise model", "MDE"):
+    for words in (
+        "val_loss",
+        "3.27",
+        "[",
+        "0.002",
+        "more runs a side",
+        "shipped noise model",
+        "MDE",
+    ):
         assert words in shown
 
 

@@ -9,7 +9,8 @@ from scipy import stats
 from harness.compare.compare import CompareOptions, compare
 from harness.compare.noise_model import NoiseModel, NoiseRow
 from harness.errors import UsageError
-from harness.report.compare import about, change, interval
+from harness.report.compare import about
+from harness.report.metric_text import estimate, interval
 from harness.results.logs.run_log import LogError, LoggedRun
 
 HOST = {"GPUs": "1x H100", "driver": "570", "torch": "2.10"}
@@ -94,14 +95,14 @@ def test_one_run_a_side_without_a_ledger_has_no_verdict_and_says_why():
 
 def test_a_stated_sd_stands_in_for_the_ledger():
     found = judged(side([3.28]), side([3.29]), sds={"val_loss": 0.001})
-    assert found.metrics[0].noise == "stated"
+    assert found.metrics[0].method == "stated"
     assert found.outcome == "regression"
 
 
 def test_a_side_noisier_than_the_ledger_is_named_and_gets_welchs_limits():
     wild = [3.20, 3.28, 3.36, 3.30]
     (loss,) = judged(side(LOSSES), side(wild), NoiseModel([SEED_ROW])).metrics
-    assert loss.noise == "welch"
+    assert loss.method == "welch"
     assert any("side B varies more" in note for note in loss.notes)
     reference = stats.ttest_ind(wild, LOSSES, equal_var=False).confidence_interval(0.9)
     assert (loss.low, loss.high) == pytest.approx((reference.low, reference.high))
@@ -252,7 +253,10 @@ def test_a_baseline_that_diverges_as_often_leaves_it_open():
 def test_runs_that_broke_off_never_pass():
     b = [*side(LOSSES), run(9, steps=60, evaluated_at=50, ending="it breaks off")]
     found = judged(side(LOSSES), b)
-    assert (found.outcome, found.reason) == ("inconclusive", "1 of 6 runs of B are not whole")
+    assert (found.outcome, found.reason) == (
+        "inconclusive",
+        "1 of 6 runs of B did not reach their end",
+    )
 
 
 def test_a_side_without_a_whole_run_is_an_error():
@@ -339,7 +343,7 @@ def test_a_margin_for_a_metric_of_unknown_direction_is_refused_with_the_option()
 
 
 def test_a_direction_against_the_registry_is_refused():
-    with pytest.raises(UsageError, match="lower is better for val_loss"):
+    with pytest.raises(UsageError, match="lower, the registered direction of val_loss"):
         judged(side(LOSSES), side(LOSSES), higher_better=["val_loss"])
 
 
@@ -366,7 +370,7 @@ def test_less_than_a_mebibyte_of_memory_is_neither_a_gain_nor_a_small_harm():
     assert not memory(2048).small_harm
     assert memory(-(2**21)).improved
     assert memory(2**21).small_harm
-    assert (change(memory(-2048)), interval(memory(-(2**22)))) == ("0 MiB", "[−4, −4]")
+    assert (estimate(memory(-2048)), interval(memory(-(2**22)))) == ("0 MiB", "[−4, −4]")
 
 
 def test_the_noise_of_launches_is_called_that_of_a_launch():
