@@ -13,7 +13,7 @@ import msgspec
 
 from harness.metrics import SPEEDS
 from harness.results.logs.run_log import LogError, LoggedRun
-from harness.results.recipe import Source
+from harness.results.recipe import VarianceSource
 
 Runs = Sequence[LoggedRun]
 Environment = tuple[tuple[str, str], ...]
@@ -85,7 +85,7 @@ def accept_planned_stops(side: Runs) -> list[LoggedRun]:
     ]
 
 
-def source_of_variance(name: str, a: Runs, b: Runs) -> Source:
+def source_of_variance(name: str, a: Runs, b: Runs) -> VarianceSource:
     """Which variance two runs of these sides show."""
     if name in SPEEDS:
         return "launch"

@@ -22,7 +22,7 @@ from harness.compare.noise_model import NoiseModel, NoiseRow
 from harness.full.forecast import LEVEL, Estimate
 from harness.full.proxies import ForecastError
 from harness.metrics import SPEEDS
-from harness.results.recipe import Bench
+from harness.results.recipe import NoiseScope
 from harness.results.record import Record
 from harness.stats.distributions import t_quantile
 
@@ -80,7 +80,7 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
         return found
 
 
-def launch_row(noise_model: NoiseModel, bench: Bench) -> NoiseRow:
+def launch_row(noise_model: NoiseModel, bench: NoiseScope) -> NoiseRow:
     """How much launches differ: this recipe's row, else its device's, else the widest there is.
 
     Raises ForecastError for a noise model without any.
