@@ -4,7 +4,7 @@ import pytest
 
 from harness.compare.compare import CompareOptions, compare
 from harness.compare.noise_model import NoiseModel
-from harness.results.logs.from_store import runs_of
+from harness.results.logs.from_store import logged_runs
 from harness.study.attribution import attribute
 
 
@@ -12,7 +12,7 @@ def _by_both(made, arm, metric, **options):
     """One arm against the base, as the study and as a comparison of the same records give it."""
     (studied,) = [one for one in attribute(made.study, made.records).arms if one.name == arm]
     sides = [[r for r in made.records if r.launch.arm == name] for name in ("base", arm)]
-    runs = [runs_of(side, name) for side, name in zip(sides, "AB", strict=True)]
+    runs = [logged_runs(side, name) for side, name in zip(sides, "AB", strict=True)]
     (compared,) = compare(
         *runs, CompareOptions(metrics=[metric], **options), NoiseModel([])
     ).metrics
