@@ -3,8 +3,8 @@
     python benchmarks/gate_rates.py [--gates 10000] [--out benchmarks/records/gate_rates.json]
 
 Plans, buys piece by piece within a budget, looks, decides, and goes to a second session where a
-first one showed a slowdown: everything of a gate but the trainers (`planning`, `rounds`,
-`judge`, `whole`). The noise model's SD is drawn too, with the degrees of freedom that it has;
+first one showed a slowdown: everything of a gate but the trainers (`planning`, `measurement`,
+`metrics`, `history`). The noise model's SD is drawn too, with the degrees of freedom that it has;
 where it has no row, the baseline and earlier sessions teach it, as they do a real one.
 Gate number i of a cell has a seed of its own, so that the first hundred of each cell can be made
 again in a test: the counts of those are kept beside the counts of all. What is kept becomes a part
@@ -26,15 +26,15 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.many_verdicts import percent
-from harness.cli.gating import with_own_rows
 from harness.compare.noise_model import NoiseModel, NoiseRow
 from harness.gate import planning
 from harness.gate.ab_interleaved import WINDOWS, AbLaunch
 from harness.gate.baseline import Baseline, BaselineEntry
-from harness.gate.result import SPEED, GatePlan, GateResult, PartPlan, Rule, Subject
-from harness.gate.rounds import Rounds, launch_row, speed_margin
-from harness.gate.sides import GateRequest
-from harness.gate.whole import concluded
+from harness.gate.history import conclude
+from harness.gate.measurement import MeasurementLoop, launch_row, speed_margin
+from harness.gate.noise_sources import with_baseline_rows
+from harness.gate.request import GateRequest
+from harness.gate.result import SPEED, GatePlan, GateResult, PartPlan, Rule, SideIdentity
 from harness.metrics import METRICS, SPEEDRUN_LOSS_SD_NATS
 from harness.results.recipe import NoiseScope, noise_scope, recipe_scale
 from harness.results.record import SESSION_GAP_S, Identity, Record
@@ -42,11 +42,16 @@ from harness.results.record import LaunchInfo as Started
 
 ALPHA = 0.05
 HARMS = (0.0, 0.5, 1.0, 2.0)  # in margins
-RULES: tuple[Rule, ...] = ("looks", "open")
-LEDGER_DF = 60
+RULES: tuple[Rule, ...] = ("group_sequential", "always_valid")
+NOISE_MODEL_DF = 60
 STORED_RUNS = 8  # of the baseline
 FEW = 4  # too few for a noise model row of their own: the runs of both sides show their noise
-NOISE_MODEL, OWN, OWN_FEW = f"noise model, {LEDGER_DF} df", "own", f"own, {FEW} stored"
+NOISE_MODEL, OWN, OWN_FEW = f"noise model, {NOISE_MODEL_DF} df", "own", f"own, {FEW} stored"
+SEED_NAMES = {  # the names by which the stored counts were seeded
+    "group_sequential": "looks",
+    "always_valid": "open",
+    NOISE_MODEL: f"ledger, {NOISE_MODEL_DF} df",
+}
 NOISE = {"launches": (NOISE_MODEL, OWN), "replicates": (NOISE_MODEL, OWN, OWN_FEW)}
 BUDGET = {"launches": 8, "replicates": 16}  # pieces of evidence: each takes one unit of time
 FIRST = 100  # gates of each cell whose counts are kept apart
@@ -70,8 +75,9 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """What its gates are seeded by."""
-        return f"{self.evidence}, {self.noise}, {self.rule}, {self.harm:g}"
+        """The text that seeds its gates."""
+        noise, rule = (SEED_NAMES.get(name, name) for name in (self.noise, self.rule))
+        return f"{self.evidence}, {noise}, {rule}, {self.harm:g}"
 
 
 class Counted(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,7 +105,7 @@ class End:
 
 
 class Drawn:
-    """Evidence drawn at random; `Source` of `rounds`."""
+    """Evidence drawn at random; a MeasurementSource."""
 
     def __init__(self, rng: np.random.Generator, harm: float) -> None:
         self.rng, self.harm = rng, harm
@@ -174,32 +180,32 @@ def _session(
     before: list[GateResult],
 ) -> tuple[GateResult, int]:
     """One session of a gate, and how much evidence it bought. It learns from those before it."""
-    noise_model = with_own_rows(noise_model, asked, before)
+    noise_model = with_baseline_rows(noise_model, asked.baseline, before)
     planned = _planned(cell, asked, noise_model)
     source = Drawn(rng, cell.harm)
-    rounds = Rounds(asked, bench(), noise_model, source)
-    if planning.without_chance(planned) is None:
-        rounds.take(planned)
+    loop = MeasurementLoop(asked, bench(), noise_model, source)
+    if planning.why_no_verdict(planned) is None:
+        loop.run(planned)
     bare = _bare(asked, planned, source, session=len(before))
-    return concluded(bare, rounds.metrics, before), len(source.launches) + len(source.runs)
+    return conclude(bare, loop.metrics, before), len(source.launches) + len(source.runs)
 
 
 def _planned(cell: Cell, asked: GateRequest, noise_model: NoiseModel) -> GatePlan:
-    terms = planning.Terms(alpha=ALPHA, rule=cell.rule, budget_s=asked.budget_s)
+    terms = planning.PlanOptions(alpha=ALPHA, rule=cell.rule, budget_s=asked.budget_s)
     if cell.evidence == "launches":
-        part = planning.speed_plan(
+        part = planning.plan_speed(
             launch_row(bench(), noise_model), speed_margin(asked), 1.0, terms
         )
     else:
         assert asked.baseline is not None
         records = asked.baseline.now.records
-        part = planning.quality_plan(records, noise_model, asked.margins, False, 1.0, terms)
+        part = planning.plan_quality(records, noise_model, asked.margins, False, 1.0, terms)
     return GatePlan(parts=[part], budget_s=asked.budget_s, alpha=ALPHA)
 
 
 def _bare(asked: GateRequest, planned: GatePlan, source: Drawn, session: int) -> GateResult:
     began = session * 10 * SESSION_GAP_S
-    side = Subject(code_id="", config_id="")
+    side = SideIdentity(code_id="", config_id="")
     return GateResult(
         key="simulated",
         number=session + 1,
@@ -285,7 +291,7 @@ def bench() -> NoiseScope:
     return noise_scope(record(1, 1.0))
 
 
-def noise_model(rng: np.random.Generator, df: int = LEDGER_DF) -> NoiseModel:
+def noise_model(rng: np.random.Generator, df: int = NOISE_MODEL_DF) -> NoiseModel:
     """Rows whose SDs are estimates with `df` degrees of freedom."""
     scale = recipe_scale(record(1, 1.0))
     assert scale is not None
@@ -368,7 +374,7 @@ def _rows(found: list[Counted]) -> Iterator[str]:
         rows.setdefault(key, []).append(shown)
     for (evidence, noise, rule), cells_of in rows.items():
         what = "speed" if evidence == "launches" else "quality"
-        yield f"| {what} | {noise} | {rule} | {' | '.join(cells_of)} |"
+        yield f"| {what} | {noise} | {rule.replace('_', ' ')} | {' | '.join(cells_of)} |"
 
 
 def main() -> None:

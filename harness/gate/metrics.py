@@ -19,7 +19,7 @@ from harness.compare.noise_model import NoiseModel, NoiseRow
 from harness.compare.result import MetricResult
 from harness.compare.rules import AlwaysValid, PlannedLook, Rule
 from harness.gate.ab_interleaved import LOADER_WAIT_SHARE, AbLaunch
-from harness.gate.result import SPEED, TRAJECTORY, Claim, Looks, MetricVerdict
+from harness.gate.result import SPEED, TRAJECTORY, Claim, LookSchedule, MetricVerdict
 from harness.metrics import METRICS, QUALITY
 from harness.results.logs.from_store import logged_runs
 from harness.results.logs.run_log import LoggedRun
@@ -44,7 +44,7 @@ def shares(n_a: int, looks: Sequence[int]) -> tuple[float, ...]:
 def of_replicates(
     a: Sequence[Record],
     b: Sequence[Record],
-    looks: Looks,
+    looks: LookSchedule,
     noise_model: NoiseModel,
     alpha: float,
     margins: Mapping[str, float],
@@ -53,14 +53,14 @@ def of_replicates(
 
     Raises LogError where they may not be compared.
     """
-    look = looks.after(len(b))
+    look = looks.look_after(len(b))
     assert look is not None, f"{len(b)} runs are between the looks {looks.looks}"
     sides = logged_runs(a, "baseline"), logged_runs(b, "candidate")
     names = [name for name in QUALITY if all(name in run.metrics for run in (*sides[0], *sides[1]))]
     given = {name: value for name, value in margins.items() if name in names}
     options = CompareOptions(alpha=alpha, metrics=names, margins=given)
     rule: Rule = AlwaysValid(alpha=alpha)
-    if looks.rule == "looks":
+    if looks.rule == "group_sequential":
         parts = shares(len(a), looks.looks)
         own_df = [len(a) + n - 2 for n in looks.looks]
         rule = _planned(alpha, look, looks, parts, own_df)
@@ -69,7 +69,7 @@ def of_replicates(
             judged=engine.finite(one),
             evidence="replicates",
             look=look,
-            looks=looks.count,
+            looks=looks.max_looks,
             rule=looks.rule,
         )
         for one in compare(*sides, options, noise_model, rule).metrics
@@ -77,11 +77,11 @@ def of_replicates(
 
 
 def _planned(
-    alpha: float, look: int, looks: Looks, parts: Sequence[float], own_df: Sequence[float]
+    alpha: float, look: int, looks: LookSchedule, parts: Sequence[float], own_df: Sequence[float]
 ) -> PlannedLook:
     """One of the looks that were planned; its boundary is another one for an estimated SD."""
     tails = [look_tails(alpha, parts, df)[look - 1] for df in (None, own_df)]
-    return PlannedLook(alpha=alpha, look=look, looks=looks.count, tails=(tails[0], tails[1]))
+    return PlannedLook(alpha=alpha, look=look, looks=looks.max_looks, tails=(tails[0], tails[1]))
 
 
 def quality_row(a: Sequence[Record], metric: str, noise_model: NoiseModel) -> NoiseRow | None:
@@ -97,7 +97,7 @@ def quality_row(a: Sequence[Record], metric: str, noise_model: NoiseModel) -> No
 
 def of_launch_ratios(
     launches: Sequence[AbLaunch],
-    looks: Looks,
+    looks: LookSchedule,
     row: NoiseRow | None,
     margin: Margin,
     alpha: float,
@@ -109,12 +109,12 @@ def of_launch_ratios(
     `row`: the noise model's for one launch, perhaps `borrowed` from another recipe.
     """
     known, ratios = row.known if row else None, [one.ratios for one in launches]
-    always = looks.rule == "open"
+    always = looks.rule == "always_valid"
     found = summarize_launches(ratios, known, keep=always, borrowed=borrowed)
     if not found.from_noise_model and len(launches) < OWN_LAUNCHES:
         known = None  # given up, because they differ by more than it allows
     n = len(launches)
-    look = looks.after(n)
+    look = looks.look_after(n)
     rule: Rule = AlwaysValid(alpha=alpha, advice=alpha)
     if not always:
         rule = _launch_rule(looks, look, known, alpha)
@@ -125,22 +125,24 @@ def of_launch_ratios(
         judged=engine.finite(judged),
         evidence="launches",
         look=sum(k < n for k in looks.looks) if look is None else look,
-        looks=looks.count,
+        looks=looks.max_looks,
         rule=looks.rule,
     )
 
 
 def _launch_rule(
-    looks: Looks, look: int | None, known: KnownSd | None, alpha: float
+    looks: LookSchedule, look: int | None, known: KnownSd | None, alpha: float
 ) -> PlannedLook:
     """One of the looks planned, at which the SD is known or the launches' own for all metrics."""
     if look is None:
-        return PlannedLook(alpha=alpha, look=None, looks=looks.count)
+        return PlannedLook(alpha=alpha, look=None, looks=looks.max_looks)
     ns = looks.looks
     df = [known.df if known is not None and k < OWN_LAUNCHES else k - 1 for k in ns]
     own = known is None or ns[-1] >= OWN_LAUNCHES
     tail = look_tails(alpha, [k / ns[-1] for k in ns], df if own else None)[look - 1]
-    return PlannedLook(alpha=alpha, look=look, looks=looks.count, tails=(tail, tail), advice=alpha)
+    return PlannedLook(
+        alpha=alpha, look=look, looks=looks.max_looks, tails=(tail, tail), advice=alpha
+    )
 
 
 def _tokens(launches: Sequence[AbLaunch]) -> float:
@@ -203,7 +205,7 @@ def _launch_notes(launches: Sequence[AbLaunch], found: LaunchSummary) -> list[st
     notes = [_form_note(launches, found)]
     if not math.isnan(found.window_sd):
         notes.append(f"SD of an A B B A inside a launch {found.window_sd:.2%}")
-    if left_out := sum(one.left_out for one in launches):
+    if left_out := sum(one.dropped_windows for one in launches):
         notes.append(f"{left_out} windows left out, in which a side compiled")
     return notes
 
@@ -212,7 +214,7 @@ def _form_note(launches: Sequence[AbLaunch], found: LaunchSummary) -> str:
     """What took turns, and what the interval rests on."""
     n, windows = len(launches), sum(len(one.ratios) for one in launches)
     spread = "the noise model's SD" if found.from_noise_model else "their own spread"
-    if launches[0].form == "sequential":
+    if launches[0].mode == "sequential":
         return (
             f"turns: whole processes one after the other, A B B A, warm-up steps thrown away; the "
             f"interval rests on {n} launches, one ratio each, and {spread}"

@@ -4,12 +4,12 @@ import json
 from xml.etree import ElementTree
 
 import pytest
-
-from harness import errors
-from harness.errors import UsageError
 from harness.report.gate.annotations import annotations
 from harness.report.gate.findings import Findings, Judged, Metric, read, sentence
 from harness.report.gate.junit import junit
+
+from harness import errors
+from harness.errors import UsageError
 
 
 def metric(name="val_bpb", outcome="pass", *, scale="linear", **changed) -> Metric:
