@@ -1,8 +1,9 @@
 """Finds the session since which runs of one configuration are slower or worse.
 
 A gate compares a change with its base; drift that no single change shows (ten small harms, a
-driver, an aging machine) appears over weeks. Records of one configuration and one seed form a series, one
-value a session, such as a nightly run. Each metric of a series is cut where its level moved:
+driver, an aging machine) appears over weeks. Records of one configuration and one seed form a
+series, one value a session, such as a nightly run. Each metric of a series is cut where its level
+moved:
 
     cost of a cut series = sum of squared distances to each segment's mean + penalty * cuts
 

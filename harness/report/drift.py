@@ -8,7 +8,7 @@ import msgspec
 
 from harness import errors
 from harness.compare.drift import DriftStep, MetricDrift, Series, alarms, is_worse
-from harness.format import plural
+from harness.format import percent, plural, signed
 from harness.metrics import METRICS
 from harness.report.document import Block, Column, Document, Notes, Section, Tone, present, table
 
@@ -92,8 +92,8 @@ def _size(one: MetricDrift, value: float | None) -> str:
         return "unknown"
     metric = METRICS[one.metric]
     if metric.scale == "log":
-        return f"{100 * math.expm1(value):+.2f} %"
-    return f"{value:+.3g} {metric.unit}".rstrip()
+        return percent(math.expm1(value), 2, sign=True)
+    return f"{signed(f'{value:+.3g}')} {metric.unit}".rstrip()
 
 
 def _day(moment: float) -> str:
