@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from harness.compare import core_by_example
-from harness.compare.core import METRICS, PairedCore
+from harness.compare.core import PairedCore
 from harness.compare.noise_model import NoiseModel
 from harness.errors import TrainerError
 from harness.gate import ab_launcher, baseline, history
@@ -23,6 +23,7 @@ from harness.gate.measurement import MeasurementLoop
 from harness.gate.planning import plan_gate
 from harness.gate.result import GatePlan, GateResult, PartPlan
 from harness.gate.sides import PreparedGate
+from harness.metrics import CORE_SCORES, LOSSES
 from harness.results.recipe import device_name
 from harness.results.record import Record, attempt_name
 from harness.results.run_files import boot_id
@@ -169,9 +170,7 @@ class GateExecution:
         baseline.check_same_hardware(stored, record)
         self.runs.append(record)
         losses = [
-            f"{name} {record.metrics[name]:.5f}"
-            for name in ("val_bpb", "val_loss")
-            if record.metrics.get(name)
+            f"{name} {record.metrics[name]:.5f}" for name in LOSSES if record.metrics.get(name)
         ]
         text = f"run {len(self.runs)}, seed {seed}: {', '.join(losses)} in {record.wall_s:.0f} s"
         self.listener.progress(text)
@@ -291,7 +290,7 @@ def _check_run(record: Record, stored: Baseline) -> None:
 def _missing_metrics(record: Record, stored: Baseline) -> list[str]:
     """Quality metrics that the baseline has and this run lacks."""
     same_config = record.identity.config_id == stored.now.identity.config_id
-    names = ["val_bpb", "val_loss"] + ["core_soft"] * same_config  # CORE can be switched off
+    names = list(LOSSES) + ["core_soft"] * same_config  # CORE can be switched off
     return [
         name
         for name in names
@@ -308,7 +307,7 @@ def _seed_at(seeds: Sequence[int], index: int) -> int:
 
 
 def _has_core(record: Record) -> bool:
-    return any(record.metrics.get(name) is not None for name in METRICS)
+    return any(record.metrics.get(name) is not None for name in CORE_SCORES)
 
 
 def _last_line(log: str) -> str:

@@ -10,7 +10,7 @@ error rates in docs/operating-characteristics.md are measured with this code.
 from collections.abc import Mapping
 from typing import Protocol
 
-from harness.compare.metrics import Margin, default_margin, given
+from harness.compare.margins import Margin, default_margin, stated_margin
 from harness.compare.noise_model import NoiseModel, NoiseRow
 from harness.gate import metrics
 from harness.gate.ab_interleaved import AbLaunch, AbMode
@@ -128,7 +128,7 @@ def launch_row(
 def speed_margin(request: GateRequest) -> Margin:
     """The margin of tokens/s: from --margin, else the default."""
     if SPEED in request.margins:
-        return given(SPEED, request.margins[SPEED])
+        return stated_margin(SPEED, request.margins[SPEED])
     margin = default_margin(SPEED, None, False)
     assert margin is not None, "a speed has a default margin"
     return margin

@@ -20,7 +20,7 @@ from harness.gate.history import NOISE_SOURCES
 from harness.gate.result import SPEED, TRAJECTORY, GateResult
 from harness.results.recipe import VarianceSource
 from harness.results.store import Store
-from harness.stats.ab_noise import of_launches
+from harness.stats.ab_noise import summarize_launches
 from harness.stats.inference import pool
 
 
@@ -58,7 +58,7 @@ def launch_rows(gates: Sequence[GateResult]) -> list[NoiseRow]:
     groups: dict[tuple[str, str, VarianceSource], list[tuple[float, int]]] = defaultdict(list)
     for gate in gates:
         if len(gate.launches) > 1 and gate.scale and gate.device:
-            launches = of_launches([one.ratios for one in gate.launches])
+            launches = summarize_launches([one.ratios for one in gate.launches])
             source = NOISE_SOURCES[gate.launches[0].mode]
             members = groups[gate.scale, gate.device, source]
             members.append((launches.launch_sd, len(gate.launches)))

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from harness.compare.metrics import Margin, default_margin, given, same_story
-from harness.compare.noise_model import QUALITY, TIMES, NoiseModel, NoiseRow
+from harness.compare.margins import Margin, default_margin, stated_margin
+from harness.compare.noise_model import NoiseModel, NoiseRow
 from harness.gate import ab_launcher
 from harness.gate.baseline import Baseline
 from harness.gate.measurement import launch_row, speed_margin
@@ -28,15 +28,15 @@ from harness.gate.result import (
     Rule,
 )
 from harness.gate.sides import PreparedGate
+from harness.metrics import QUALITY, SPEEDS, duplicates
 from harness.results.logs.from_store import logged_runs
 from harness.results.recipe import is_full_scale
 from harness.results.record import Record
-from harness.stats import mixture
 from harness.stats.ab_noise import OWN_LAUNCHES
 from harness.stats.distributions import t_quantile
 from harness.stats.inference import detectable, pool
 from harness.stats.power import BETA, Rates, rates
-from harness.stats.sequential import look_tails, looks
+from harness.stats.sequential import look_tails, looks, mixture_tail
 
 LAUNCHES = 3  # resolve half the speed margin at the noise that published runs show
 LAUNCHES_WITHOUT_NOISE = 2 * LAUNCHES  # where only their own spread is known
@@ -264,12 +264,12 @@ def judged_metrics(
     found = {}
     for name in _measured(baseline):
         if name in margins:
-            found[name] = given(name, margins[name])
+            found[name] = stated_margin(name, margins[name])
             continue
         margin = default_margin(name, quality_row(baseline, name, noise_model), full_scale)
         if margin is not None:
             found[name] = margin
-    redundant = same_story(found, lambda name: True)
+    redundant = duplicates(found, lambda name: True)
     return {
         name: margin for name, margin in found.items() if name not in redundant or name in margins
     }
@@ -311,7 +311,7 @@ def _probabilities(
     assert noise.sd is not None
     se = noise.sd * factor
     if options.rule == "always_valid":
-        tail = mixture.tail(se, margin / 2, options.alpha)
+        tail = mixture_tail(se, margin / 2, options.alpha)
     elif df > 0:
         information = shares(n_a, schedule) if n_a is not None else None
         information = information or tuple(k / schedule[-1] for k in schedule)
@@ -386,13 +386,13 @@ def _notes(
     metric: str, margin: Margin | None, noise: PlanningNoise, n: int, n_for_power: int | None
 ) -> list[str]:
     notes = []
-    unit = "launches" if metric in TIMES else "runs"
+    unit = "launches" if metric in SPEEDS else "runs"
     if margin is None:
         notes.append(f"{metric} has no margin: set one with --margin {metric}=M")
     if noise.sd is None:
         notes.append(f"the noise model has no row for it: the {unit} have to show their own noise")
     elif margin is not None and n_for_power is None:
-        remedy = "a quieter machine" if metric in TIMES else "more replicates in the baseline"
+        remedy = "a quieter machine" if metric in SPEEDS else "more replicates in the baseline"
         notes.append(f"{MAX_REPLICATES} {unit} do not give 90 % power: that needs {remedy}")
     if n_for_power is not None and n < n_for_power:
         notes.append(f"90 % power needs {n_for_power} {unit}; the budget has room for {n}")

@@ -5,14 +5,13 @@ A gate that could not run is a result too, with its reason and no metrics, so th
 the JSON never has to parse terminal output. Data only: nothing here runs, stores or prints.
 """
 
-import math
 from typing import Any, Literal
 
 import msgspec
 
 from harness import errors
-from harness.compare.compare import MetricResult
 from harness.compare.core import PairedCore
+from harness.compare.result import MetricResult
 from harness.gate.ab_interleaved import AbLaunch, AbMode
 from harness.stats.decision import Outcome
 
@@ -190,16 +189,6 @@ class GateResult(msgspec.Struct, frozen=True, kw_only=True):
 def speed_of(result: GateResult) -> MetricVerdict | None:
     """The verdict on speed, where there is one."""
     return next((one for one in result.metrics if one.judged.metric == SPEED), None)
-
-
-def known_numbers(judged: MetricResult) -> MetricResult:
-    """The same with None for what is not a finite number, as JSON has it."""
-    unknown = {
-        name: None
-        for name in ("estimate", "low", "high", "df", "sd", "minimum_detectable")
-        if (value := getattr(judged, name)) is not None and not math.isfinite(value)
-    }
-    return msgspec.structs.replace(judged, **unknown) if unknown else judged
 
 
 def worst(outcomes: list[GateOutcome]) -> GateOutcome:

@@ -9,10 +9,9 @@ import msgspec
 from harness.gate.baseline import Baseline, BaselineEntry
 from harness.gate.promotion import PromotionResult
 from harness.gate.result import MetricVerdict
+from harness.metrics import COMPARED
 from harness.report.document import Column, Document, Notes, Text, Tone, present, table
 from harness.report.gate.result import metric_table
-
-SHOWN = ("val_bpb", "val_loss", "core", "core_soft", "tokens_per_s", "peak_memory_bytes")
 
 
 def build_list(baselines: Sequence[Baseline], root: str) -> Document:
@@ -48,7 +47,7 @@ def build_list(baselines: Sequence[Baseline], root: str) -> Document:
 def build_baseline(baseline: Baseline) -> Document:
     """One baseline: its entries, oldest first, and the runs of the current one."""
     records = baseline.now.records
-    names = [name for name in SHOWN if any(one.metrics.get(name) is not None for one in records)]
+    names = [name for name in COMPARED if any(one.metrics.get(name) is not None for one in records)]
     rows = [[str(one.seed), *(_value(one.metrics.get(name)) for name in names)] for one in records]
     columns = [Column(title=name, align="right") for name in ("seed", *names)]
     return Document(
@@ -77,7 +76,7 @@ def build_promotion(result: PromotionResult) -> Document:
             MetricVerdict(judged=one, evidence="replicates", look=1, looks=1)
             for one in evidence.metrics
         ]
-        metrics = metric_table(results, evidence.alpha)
+        metrics = metric_table(results)
     return Document(
         title="Baseline promotion",
         answer=answer,

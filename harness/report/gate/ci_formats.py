@@ -14,9 +14,8 @@ import msgspec
 
 from harness import errors
 from harness.errors import UsageError
-from harness.format import DASH
 from harness.gate.result import GateOutcome, MetricVerdict
-from harness.report.compare import change, detectable, interval, margin
+from harness.report.metric_text import detectable, estimate, interval, margin
 
 SUITE = "harness gate"
 LEVELS: dict[GateOutcome, str] = {
@@ -76,15 +75,15 @@ def sentence(one: MetricVerdict) -> str:
     judged = one.judged
     if judged.estimate is None:
         return judged.reason or "not measured"
-    effect = f"{change(judged)} {judged.unit if judged.scale == 'difference' else ''}".rstrip()
-    if (limits := interval(judged)) != DASH:
+    effect = f"{estimate(judged)} {judged.unit if judged.scale == 'difference' else ''}".rstrip()
+    if limits := interval(judged):
         effect += f" {limits}"
     parts = [effect]
     if judged.margin is not None:
         parts.append(f"margin {margin(judged)}")
     parts.append(f"n {judged.n[0]} and {judged.n[1]} {one.evidence}")
     if judged.minimum_detectable is not None:
-        parts.append(f"MDE {detectable(judged)}")
+        parts.append(f"MDE {detectable(judged).lstrip('±')}")
     if one.unconfirmed:
         parts.append("unconfirmed: a second session has to show it too")
     return "; ".join([*parts, *([judged.reason] if judged.reason else []), *judged.notes])

@@ -2,13 +2,10 @@
 
 import msgspec
 
-from harness.compare.noise_model import TIMES
 from harness.format import duration
 from harness.gate.result import GatePlan, PartPlan
-from harness.metrics import Scale
+from harness.metrics import SPEEDS, metric_named
 from harness.report.document import Document, Notes, Text, present
-from harness.report.study import phrases
-from harness.study.effects import Effect
 
 
 def build_plan(plan: GatePlan) -> Document:
@@ -60,7 +57,7 @@ def _mde(part: PartPlan) -> str:
 def _sd(part: PartPlan) -> str:
     if part.sd is None:
         return "unknown"
-    size = f"{part.sd:.2%}" if part.metric in TIMES else f"{part.sd:.2g}"
+    size = f"{part.sd:.2%}" if part.metric in SPEEDS else f"{part.sd:.2g}"
     return f"{size} ({part.df or 0:.3g} df)"
 
 
@@ -82,5 +79,4 @@ def _cost(plan: GatePlan) -> str:
 
 def amount(metric: str, value: float) -> str:
     """A margin or an effect in the unit of its metric."""
-    scale: Scale = "log" if metric in TIMES else "difference"
-    return phrases.estimate(Effect(metric=metric, scale=scale, n_base=0, n_arm=0, estimate=value))
+    return metric_named(metric).change(value)

@@ -1,27 +1,17 @@
 """The report of a gate: outcome, what was compared, one row per metric, notes."""
 
-import re
-
 import msgspec
 
-from harness.compare.core import PairedCore
 from harness.format import duration
 from harness.gate.result import GateOutcome, GateResult, MetricVerdict, SideIdentity
 from harness.report.compare import (
-    about,
-    change,
-    detectable,
-    interval,
-    level,
-    margin,
-    picture,
+    core_blocks,
     reading,
-    verdict_words,
+    result_notes,
+    results_table,
+    rule_notes,
 )
 from harness.report.document import (
-    Block,
-    Cell,
-    Column,
     Document,
     Notes,
     Section,
@@ -29,9 +19,8 @@ from harness.report.document import (
     Text,
     Tone,
     present,
-    table,
 )
-from harness.report.study import core
+from harness.report.metric_text import number
 
 LOG_LINES = 15
 TONES: dict[GateOutcome | None, Tone] = {
@@ -52,8 +41,8 @@ def build_result(result: GateResult) -> Document:
         tone=TONES[result.outcome],
         blocks=present(
             Notes(items=side_lines(result)),
-            metric_table(result.metrics, result.alpha),
-            *_core(result.core),
+            metric_table(result.metrics),
+            *core_blocks(result.core),
             Notes(items=notes(result)),
             _log(result),
         ),
@@ -61,37 +50,15 @@ def build_result(result: GateResult) -> Document:
     )
 
 
-def metric_table(metrics: list[MetricVerdict], alpha: float) -> Table:
-    """One row per metric; the interval is also drawn where there is room."""
-    columns = [
-        Column(title="metric"),
-        Column(title="n", stacked=True),
-        Column(title="B − A", align="right"),
-        Column(title=f"{level(alpha)} interval", align="right", stacked=True),
-        Column(title="margin", align="right"),
-        Column(title="MDE", align="right", stacked=True),
-        Column(title="outcome"),
-        Column(title="better ┃ worse", optional=True),
-    ]
-    return table(columns, [_row(one) for one in metrics])
-
-
-def _row(one: MetricVerdict) -> list[Cell | str]:
-    judged = one.judged
-    n = str(judged.n[0]) if judged.n[0] == judged.n[1] else f"{judged.n[0]}, {judged.n[1]}"
-    outcome = Cell(
-        text=verdict_words(judged), tone=TONES[judged.outcome], bold=judged.outcome is not None
-    )
-    return [
-        judged.metric,
-        f"{n} {one.evidence if one.evidence != 'trajectory' else 'steps'}",
-        change(judged),
-        interval(judged),
-        margin(judged),
-        detectable(judged),
-        outcome,
-        re.sub(r"\[[^\]]*\]", "", picture(judged)),
-    ]
+def metric_table(metrics: list[MetricVerdict]) -> Table:
+    """One row per metric; n counts runs, launches or steps."""
+    units = {"replicates": "runs", "trajectory": "steps", "launches": "launches"}
+    counts = {}
+    for one in metrics:
+        n = one.judged.n
+        count = str(n[0]) if n[0] == n[1] else f"{n[0]}, {n[1]}"
+        counts[one.judged.metric] = f"{count} {units[one.evidence]}"
+    return results_table([one.judged for one in metrics], counts)
 
 
 def side_lines(result: GateResult) -> list[str]:
@@ -112,9 +79,9 @@ def _side(side: SideIdentity) -> str:
 
 def notes(result: GateResult) -> list[str]:
     """Looks, noise, margins, confirmations, sums of small harms, and how to read the table."""
-    lines = []
+    lines = rule_notes([one.judged for one in result.metrics])
     for one in result.metrics:
-        lines += _look(one, result.alpha) + about(one.judged) + _history(one)
+        lines += result_notes(one.judged) + _history(one)
     lines += result.notes
     if result.baseline_hash and result.a.baseline:
         lines.append(f"baseline {result.a.baseline}, entry {result.baseline_hash[:10]}")
@@ -125,47 +92,15 @@ def notes(result: GateResult) -> list[str]:
     return [*lines, reading(result.alpha)] if result.metrics else lines
 
 
-def _look(one: MetricVerdict, alpha: float) -> list[str]:
-    if one.looks == 1 or one.outcome is None or one.judged.low is None:
-        return []
-    error = f"the error rate of all looks together stays below {100 * alpha:g} %"
-    if one.rule == "always_valid":
-        unit = "launch" if one.evidence == "launches" else "run"
-        return [
-            f"{one.judged.metric}: always-valid test, evaluated after each {unit} ({one.look} so "
-            f"far); the interval is wider in return, and {error}"
-        ]
-    return [
-        f"{one.judged.metric}: look {one.look} of {one.looks}; the interval is wider in return, "
-        f"and {error}"
-    ]
-
-
 def _history(one: MetricVerdict) -> list[str]:
     lines, judged = [], one.judged
     if one.confirmed_by:
         lines.append(f"{judged.metric}: confirmed by {one.confirmed_by}, in another session")
     if one.small_harms:
-        size = change(msgspec.structs.replace(judged, estimate=one.small_harms))
+        size = number(judged, one.small_harms)
         against = "against the baseline itself" if one.evidence == "replicates" else "added up"
         lines.append(f"{judged.metric}: small harms since the last baseline, {against}: {size}")
     return lines
-
-
-def _core(paired: PairedCore | None) -> list[Block]:
-    """CORE on the same examples: informational. Task by task it is folded away."""
-    if paired is None:
-        return []
-    totals = table(core.TOTAL_TITLES, [core.total_cells(paired, one) for one in paired.totals])
-    pairs = table(core.PAIR_TITLES, [core.pair_cells(paired, i) for i in range(len(paired.tasks))])
-    return [
-        Section(title=core.heading(paired), blocks=[totals]),
-        Section(
-            title="CORE task by task",
-            blocks=[pairs, Notes(items=core.sentences(paired, tasks=True))],
-            folded=True,
-        ),
-    ]
 
 
 def _log(result: GateResult) -> Section | None:
