@@ -70,7 +70,7 @@ def test_sides_that_do_not_fit_into_memory_together_run_sequentially(gate, tmp_p
     code, result, progress = gate(*LARGE, *planted, "--claims", "refactor")
     assert code == 10
     assert [one["result"]["outcome"] for one in result["metrics"][:2]] == ["regression"] * 2
-    assert "the losses part at step" in result["metrics"][0]["result"]["reason"]
+    assert "the losses differ from step" in result["metrics"][0]["result"]["reason"]
     assert "sequential A/B: whole processes one after the other" in progress
     assert "48.0 + 48.0 of 80.0 GiB by the trainer's estimate" in progress
     assert {launch["mode"] for launch in result["launches"]} == {"sequential"}
