@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.abba import Comparison, compare
-from benchmarks.pace import Answer, Pace, PaceFailed, first_answers, told
+from benchmarks.pace import Answer, Pace, StepperFailed, first_answers, told
 from harness.stats.ab_noise import log_ratio
 
 MOST_MEMORY_SHARE = 0.9
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     pairs = pairs_of(configurations, loader_check=chosen.loader_check)
     try:
         launches = [_launch(chosen, configurations, pairs, n) for n in range(chosen.launches)]
-    except PaceFailed as error:
+    except StepperFailed as error:
         print(f"error: {told(error)}", file=sys.stderr)
         return 1
     except DoesNotFit as error:
@@ -187,7 +187,7 @@ def _turns(
 def enough_steps(pace: Pace, step_s: float, turn_s: float) -> int:
     """The fewest steps that fill a turn, from a first turn that counts for nothing else.
 
-    `step_s`: seconds a step, as far as known before. Raises PaceFailed.
+    `step_s`: seconds a step, as far as known before. Raises StepperFailed.
     """
     count = max(1, math.ceil(turn_s / step_s))
     turn = take_turn(pace, "go", count, turn_s)
@@ -195,7 +195,7 @@ def enough_steps(pace: Pace, step_s: float, turn_s: float) -> int:
 
 
 def take_turn(pace: Pace, word: str, steps: int, turn_s: float) -> Answer:
-    """The answer to `go` or `same`, of a turn that should take `turn_s`. Raises PaceFailed."""
+    """The answer to `go` or `same`, of a turn that should take `turn_s`. Raises StepperFailed."""
     return pace.ask(f"{word} {steps}", max(LEAST_TIMEOUT_S, TURN_SLACK * turn_s))
 
 
