@@ -45,7 +45,7 @@ def test_a_full_disk_is_an_error_with_a_remedy_and_leaves_the_old_file(tmp_path)
         text=True,
         check=True,
     )
-    assert "room on the disk" in done.stdout
+    assert "free space on the disk" in done.stdout
     assert "Free some space" in done.stdout
     assert path.read_text() == "old"
     assert [found.name for found in tmp_path.iterdir()] == ["a.json"]

@@ -116,7 +116,7 @@ def test_a_damaged_file_is_named(left, damage, word):
 
 def test_outcomes_are_kept_beside_the_record_and_give_its_scores_again(recorded):
     for record in recorded.records():
-        found = core_answers.read(recorded.beside(record)["core"])
+        found = core_answers.read(recorded.side_files(record)["core"])
         assert found.settings == record.core
         hard = [
             (task.correct.mean() - task.facts.baseline) / (1 - task.facts.baseline)
@@ -141,7 +141,7 @@ def test_a_packed_store_brings_the_outcomes_with_it(recorded, tmp_path, compact)
     other = Store(tmp_path / "other")
     unpack(tmp_path / "a.tar", other)
     for record in recorded.records():
-        ours, theirs = (store.beside(record)["core"] for store in (recorded, other))
+        ours, theirs = (store.side_files(record)["core"] for store in (recorded, other))
         assert ours.read_bytes() == theirs.read_bytes()
 
 
@@ -151,8 +151,8 @@ def test_another_attempt_at_a_plan_has_its_own_outcomes(store, recorded):
         **{name: getattr(record, name) for name in record.__struct_fields__} | {"attempt": "again"}
     )
     store.add(again, None, b"its own")
-    assert store.beside(again)["core"].read_bytes() == b"its own"
-    assert store.beside(record)["core"].read_bytes() != b"its own"
+    assert store.side_files(again)["core"].read_bytes() == b"its own"
+    assert store.side_files(record)["core"].read_bytes() != b"its own"
 
 
 def test_a_run_that_left_half_a_file_is_recorded_with_the_reason(harness, tmp_path, store):
@@ -162,7 +162,7 @@ def test_a_run_that_left_half_a_file_is_recorded_with_the_reason(harness, tmp_pa
     (record,) = store.records()
     assert "core.parquet is damaged" in record.reason
     assert record.metrics["core"] is not None
-    assert "core" not in store.beside(record)
+    assert "core" not in store.side_files(record)
 
 
 def test_a_record_without_core_reads_and_writes_as_it_always_did(harness, tmp_path, store):
@@ -170,4 +170,4 @@ def test_a_record_without_core_reads_and_writes_as_it_always_did(harness, tmp_pa
     harness("run", tmp_path / "base.yaml", "--trainer", "fake")
     (path,) = (store.root / "records").glob("*.json")
     assert '"core": {' not in path.read_text()
-    assert set(store.beside(store.records()[0])) == {"curves"}
+    assert set(store.side_files(store.records()[0])) == {"curves"}

@@ -56,7 +56,7 @@ def test_several_runs_in_one_file_are_several_runs(modded_log):
 
 def test_a_log_that_breaks_off_is_a_run_with_its_reason(modded_log):
     (run,) = read(modded_log("a.txt", stop=612))
-    assert run.ending == "it breaks off at step 612 of 1,000"
+    assert run.ending == "it ends at step 612 of 1,000"
 
 
 def test_a_last_line_cut_in_its_number_does_not_count(modded_log):
@@ -66,7 +66,7 @@ def test_a_last_line_cut_in_its_number_does_not_count(modded_log):
     path.write_text(whole[:cut])
     (run,) = read(path)
     assert (run.evaluated_at, run.metrics["val_loss"]) == (750, 4.0)
-    assert run.ending == "it breaks off at step 1,000 of 1,000 before its evaluation"
+    assert run.ending == "it ends at step 1,000 of 1,000 before its evaluation"
 
 
 def test_a_loss_that_is_not_a_number_is_divergence(modded_log):
@@ -118,7 +118,7 @@ def test_a_short_run_is_another_recipe(nanochat_log, layers, ratio, scale, full)
 
 def test_a_nanochat_log_that_breaks_off_or_diverges_says_so(nanochat_log):
     (cut,) = read(nanochat_log("a.log", stop=13))
-    assert cut.ending == "it breaks off at step 13 of 20"
+    assert cut.ending == "it ends at step 13 of 20"
     (nan,) = read(nanochat_log("b.log", "nan"))
     assert nan.diverged
 
@@ -129,7 +129,7 @@ def test_half_a_number_at_the_end_of_a_nanochat_log_does_not_count(nanochat_log)
     path.write_text(whole[: whole.index("1.322556") + 4])
     (run,) = read(path)
     assert run.metrics["val_bpb"] == 3.157030
-    assert run.ending == "it breaks off at step 20 of 20 before its evaluation"
+    assert run.ending == "it ends at step 20 of 20 before its evaluation"
 
 
 def test_a_negative_step_time_gives_no_times(nanochat_log):
