@@ -139,7 +139,7 @@ def logged_run(record: Record, session: int, source: str, answers: Path | None =
     metrics = {name: value for name, value in record.metrics.items() if value is not None}
     warnings = []
     if record.ended_at < record.started_at or record.wall_s < 0:
-        warnings.append(f"{source}: it ends before it starts, so its times are left out")
+        warnings.append(f"{source}: it ends before it starts; times are left out")
         metrics = {name: value for name, value in metrics.items() if not _is_time(name)}
     return LoggedRun(
         source=source,

@@ -105,7 +105,7 @@ def _run(evaluations: list[_Evaluation], name: str, reached: int) -> LoggedRun:
     )
     if fault is not None:
         warnings.append(
-            f"{name}: its clock goes backwards at step {fault}, so its times are left out"
+            f"{name}: its clock goes backwards at step {fault}; times are left out"
         )
     elif times and times[-1][0] == step:
         metrics["train_time_s"] = times[-1][1]

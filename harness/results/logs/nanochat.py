@@ -122,7 +122,7 @@ def _speed(
         fault = next((step for step, _, dt, _ in steps if dt <= 0), None)
     if fault is not None:
         return {}, [
-            f"{source}: its clock goes backwards at step {fault}, so its times are left out"
+            f"{source}: its clock goes backwards at step {fault}; times are left out"
         ]
     if not timed:
         return {}, []
