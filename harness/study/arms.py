@@ -193,9 +193,8 @@ class Expander:
 
 def refuse_faults(specs: Sequence[ArmSpec], path: Path) -> None:
     """Raises StudyFileError with every error that the trainer found in these arms."""
-    raise_faults(
-        [(spec.name, fault) for spec in specs for fault in spec.description.errors], str(path)
-    )
+    faults = [(spec.name, fault) for spec in specs for fault in spec.description.errors]
+    raise_faults(faults, str(path))
 
 
 def refuse_duplicates(specs: Sequence[ArmSpec]) -> None:

@@ -104,9 +104,7 @@ def _run(evaluations: list[_Evaluation], name: str, reached: int) -> LoggedRun:
         [at for at, _ in times], [seconds for _, seconds in times], WARM_UP_STEPS
     )
     if fault is not None:
-        warnings.append(
-            f"{name}: its clock goes backwards at step {fault}; times are left out"
-        )
+        warnings.append(f"{name}: its clock goes backwards at step {fault}; times are left out")
     elif times and times[-1][0] == step:
         metrics["train_time_s"] = times[-1][1]
         if (tail := _tail_ms(times)) is not None:

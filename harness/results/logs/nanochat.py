@@ -121,9 +121,7 @@ def _speed(
     if fault is None:
         fault = next((step for step, _, dt, _ in steps if dt <= 0), None)
     if fault is not None:
-        return {}, [
-            f"{source}: its clock goes backwards at step {fault}; times are left out"
-        ]
+        return {}, [f"{source}: its clock goes backwards at step {fault}; times are left out"]
     if not timed:
         return {}, []
     seconds = sum(timed) / 1000
