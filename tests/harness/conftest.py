@@ -26,6 +26,7 @@ from harness.runner.fake_trainer.train import Curve, bits_per_byte, environment
 from harness.runner.trainer import TRAINERS
 from harness.study.resolve import resolve
 from tests.fixtures import faulty_harness
+from tests.fixtures import faulty_trainer as faults
 from tests.fixtures.faulty_harness import FaultyTrainer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,6 +52,7 @@ limits: {run_minutes: 1}
 @pytest.fixture(scope="session", autouse=True)
 def faulty_trainer():
     """`fake` is the simulated trainer with more ways to fail: tests/fixtures/faulty_trainer.py."""
+    faults.add_fields()
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(TRAINERS, "fake", FaultyTrainer)
         yield
