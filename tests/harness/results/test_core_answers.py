@@ -102,7 +102,7 @@ def _not_a_number(path):
         (_without_metadata, "no metadata"),
         (_without_a_column, "no column value"),
         (_with_a_task_more, "rumours"),
-        (_not_a_number, "no number"),
+        (_not_a_number, "not a number"),
     ],
 )
 def test_a_damaged_file_raises_an_error_that_names_it(left, damage, word):

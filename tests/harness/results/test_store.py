@@ -85,7 +85,7 @@ def test_a_damaged_record_raises_an_error_that_names_it(store):
     with pytest.raises(StoreError) as caught:
         store.records()
     assert caught.value.path == str(path)
-    assert "made again" in caught.value.hint
+    assert "repeated" in caught.value.hint
 
 
 def test_a_record_of_a_newer_format_is_rejected(store):

@@ -75,7 +75,7 @@ def test_the_speed_of_a_resumed_run_is_marked_and_not_recorded(store):
     assert second.metrics["tokens_per_s"] is second.metrics["train_time_s"] is None
     assert second.metrics["val_bpb"] == 1.0
     assert second.metrics["resumes"] == 1
-    assert "went on from a checkpoint" in second.reason
+    assert "resumed from a checkpoint" in second.reason
 
 
 def test_no_checkpoint_is_lost_if_the_harness_is_killed_before_it_moves_them(store):

@@ -40,9 +40,9 @@ def test_every_node_runs_one_torchrun_with_the_same_rendezvous():
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ({}, "got none"),
+        ({}, "got no allocation"),
         ({**INSIDE, "SLURM_JOB_NUM_NODES": "1"}, "got one of 1"),
-        ({**INSIDE, "SLURM_NODEID": "1"}, "once, not once a node"),
+        ({**INSIDE, "SLURM_NODEID": "1"}, "once, not once per node"),
     ],
 )
 def test_missing_nodes_are_rejected_with_a_hint(environment, message):
