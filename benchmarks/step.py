@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.abba import Comparison, compare
-from benchmarks.pace import Reply, Pace, StepperFailed, first_answers, told
+from benchmarks.pace import Pace, Reply, StepperFailed, first_answers, told
 from harness.stats.ab_noise import log_ratio
 
 MOST_MEMORY_SHARE = 0.9

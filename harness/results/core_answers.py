@@ -13,18 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from harness.errors import StoreError
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
 
 NAME = "core.parquet"  # in a run directory
 COLUMNS = ("task", "example", "correct", "value", "chance")
-
-Floats = NDArray[np.float64]
 
 
 class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,9 +62,9 @@ class TaskAnswers:
 
     name: str
     facts: TaskFacts
-    examples: NDArray[np.int32]
-    correct: NDArray[np.bool_]
-    soft: Floats
+    examples: "NDArray[np.int32]"
+    correct: "NDArray[np.bool_]"
+    soft: "NDArray[np.float64]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +108,8 @@ def _metadata(path: Path, metadata: Mapping[bytes, bytes] | None) -> _Metadata:
 
 
 def _task(path: Path, name: str, facts: TaskFacts, rows: "pd.DataFrame") -> TaskAnswers:
+    import numpy as np
+
     examples = rows["example"].to_numpy(np.int32)
     correct = rows["correct"].to_numpy(np.bool_)
     value, chance = (rows[column].to_numpy(np.float64) for column in ("value", "chance"))

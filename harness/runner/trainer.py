@@ -5,6 +5,7 @@ knows no field by name. Another trainer is another class here.
 """
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -262,7 +263,8 @@ class NativeTrainer:
     def _no_reply(
         self, verb: str, arguments: Sequence[str], done: "subprocess.CompletedProcess[str]"
     ) -> TrainerError:
-        if "No module named" in done.stderr and self.package in done.stderr:
+        top = self.package.partition(".")[0]
+        if re.search(rf"No module named '?{top}\b", done.stderr):
             return self._wrong_package(self._importable_package())
         tail = (done.stderr or done.stdout).strip()[-600:]
         return TrainerError(

@@ -19,7 +19,7 @@ from harness.runner.environment import (
     isolated_python,
     requirements_error,
 )
-from harness.runner.trainer import FakeTrainer, NativeTrainer
+from harness.runner.trainer import TRAINERS, FakeTrainer, NativeTrainer
 
 ROOT = Path(__file__).resolve().parents[3]
 REPOSITORY = ["git", "-c", "user.name=nobody", "-c", "user.email=nobody@example.org"]
@@ -152,6 +152,7 @@ def gate(clone, tmp_path, capfd, monkeypatch):
     def call(*arguments: str) -> tuple[int, str, str]:
         line = ["harness", "gate", str(tmp_path / "base.json"), "--trainer", "fake", "--no-confirm"]
         line += ["--base", "main", "--head", "toy", "--json", "--store", str(tmp_path / "runs")]
+        monkeypatch.setitem(TRAINERS, "fake", FakeTrainer)
         monkeypatch.setattr(sys, "argv", [*line, *arguments])
         with pytest.raises(SystemExit) as ending:
             main()
