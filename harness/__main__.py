@@ -24,7 +24,7 @@ def _ending() -> int:
     from harness.cli.app import app
 
     try:
-        app()
+        app(prog_name="harness")
     except SystemExit as ending:
         code = ending.code if isinstance(ending.code, int) else errors.PASS
         return errors.STOPPED_AT_LIMIT if code in _INTERRUPTED else code

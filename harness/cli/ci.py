@@ -52,7 +52,9 @@ def update(root: RootOption = ROOT) -> None:
 def check(
     paths: Annotated[
         Optional[list[Path]],  # noqa: UP045
-        typer.Argument(metavar="[FILES]...", help="Workflows or actions [all of the repository]."),
+        typer.Argument(
+            metavar="FILES", help="Workflows or actions; by default all of the repository."
+        ),
     ] = None,
     root: RootOption = ROOT,
     no_audit: Annotated[

@@ -46,9 +46,9 @@ def doctor(console: Console, store: Store, trainer: NativeTrainer) -> int:
     return errors.PASS
 
 
-CORE = ("numpy", "scipy", "pyarrow", "msgspec", "ruamel.yaml", "typer", "rich")
+CORE = ("numpy", "scipy", "pandas", "pyarrow", "msgspec", "ruamel.yaml", "jinja2", "typer", "rich")
 EXTRAS = {
-    "report": (("plotly", "matplotlib"), "the HTML report and pictures"),
+    "report": (("matplotlib",), "charts of reports"),
     "search": (("optuna", "optuna_dashboard", "psycopg"), "harness search"),
     "train": (("torch", "tiktoken", "rustbpe"), "the native trainer"),
 }
@@ -112,7 +112,7 @@ def _core() -> DoctorCheck:
         name="core packages",
         good=not missing,
         detail=f"missing: {', '.join(missing)}" if missing else ", ".join(map(_version, CORE)),
-        hint="pip install .",
+        hint="pip install speedrun-harness",
     )
 
 
@@ -129,7 +129,7 @@ def _extra(name: str) -> DoctorCheck:
         detail=f"{gives}; missing: {', '.join(missing)}"
         if missing
         else f"{gives}: " + ", ".join(map(_version, packages)),
-        hint=f"pip install '.[{name}]'",
+        hint=f"pip install 'speedrun-harness[{name}]'",
         needed=name == "train",
     )
 
@@ -150,7 +150,7 @@ def _trainer(trainer: NativeTrainer) -> list[DoctorCheck]:
             name="torch",
             good=trainer.name != "native" or bool(seen.get("torch")),
             detail=f"{seen.get('torch') or 'none'}, CUDA {seen.get('cuda') or 'none'}",
-            hint="pip install '.[train]'",
+            hint="pip install 'speedrun-harness[train]'",
         ),
         _gpus(seen.get("gpus") or []),
     ]

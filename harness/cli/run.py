@@ -9,7 +9,7 @@ from rich.console import Console
 from harness import errors
 from harness.cli.console import new_console, print_line, print_recovered
 from harness.cli.options import STORE, SetOption, StoreOption, open_store
-from harness.config.yaml_schema import parse_sets
+from harness.config.yaml_schema import EXAMPLES, parse_sets
 from harness.errors import UsageError
 from harness.results.record import Record
 from harness.results.store import Store
@@ -55,9 +55,7 @@ def run(
 ) -> int:
     """One run of one configuration, unless it is recorded already."""
     if not config.is_file():
-        raise UsageError(
-            str(config), "a configuration file", "no such file", "ablations/configs/ has some."
-        )
+        raise UsageError(str(config), "a configuration file", "no such file", EXAMPLES)
     job = describe_recipe(trainer, str(config), str(config.resolve()), sets).job(seed)
     print_recovered(console, recover(store))
     with stop_on_signals(stop := Stop()):
