@@ -38,7 +38,9 @@ def init(
 ) -> None:
     """Write the workflows and the action into a repository that has none of them."""
     labels = tuple(runner or install.Choices().runner)
-    choices = install.Choices(runner=labels, baseline=baseline, config=config)
+    choices = install.Choices(
+        runner=labels, baseline=baseline, config=config, editable=install.is_clone(root)
+    )
     install.init(new_console(), root, choices)
 
 

@@ -12,6 +12,7 @@ import json
 import re
 import subprocess
 import tempfile
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from harness.cli.github.workflow_file import check_no_anchors, parse
 from harness.errors import HarnessError, UsageError, WorkflowFileError
 
 FORMAT = 1
+DISTRIBUTION = "speedrun-harness"
 TEMPLATES = Path(__file__).with_name("templates")
 STATE = Path(".github/harness-ci.json")
 FILES = {
@@ -42,6 +44,7 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True):
     runner: tuple[str, ...] = ("self-hosted", "gpu")  # labels of the runner with the GPU
     baseline: str = "speedrun"
     config: str = "ablations/configs/speedrun.yaml"  # of the nightly run and of new baselines
+    editable: bool = True  # the repository is a clone of the harness, and its own code is installed
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,7 +111,16 @@ def render(name: str, choices: Choices) -> str:
         ("default", default.baseline, _scalar(choices.baseline)),
     ):
         text = text.replace(f" {key}: {old}", f" {key}: {new}")
-    return text
+    return text if choices.editable else text.replace(" -e '.[", f" '{DISTRIBUTION}[")
+
+
+def is_clone(root: Path) -> bool:
+    """Whether a repository is a clone of the harness itself."""
+    try:
+        project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(project.get("project", {}).get("name") == DISTRIBUTION)
 
 
 def _scalar(value: str) -> str:

@@ -138,9 +138,21 @@ def test_every_audit_finding_that_is_ignored_in_a_template_says_why_on_its_line(
 
 
 def test_init_writes_the_templates_as_they_are_except_for_the_choices(tmp_path, call):
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "speedrun-harness"\n')
     assert call("init", "--root", tmp_path)[0] == errors.PASS
     for name, path in install.FILES.items():
         assert (tmp_path / path).read_text() == (install.TEMPLATES / name).read_text()
+
+
+def test_a_repository_that_is_no_clone_installs_the_released_harness(tmp_path, call):
+    assert call("init", "--root", tmp_path)[0] == errors.PASS
+    for name, path in install.FILES.items():
+        template = (install.TEMPLATES / name).read_text()
+        wanted = template.replace("-e '.[gpu", "'speedrun-harness[gpu")
+        assert (tmp_path / path).read_text() == wanted
+    assert "pip install --quiet 'speedrun-harness[gpu]'" in (tmp_path / GATE).read_text()
+    assert call("update", "--root", tmp_path)[0] == errors.PASS
+    assert call("check", "--root", tmp_path, "--strict")[0] == errors.PASS
 
 
 def test_init_fills_in_runner_baseline_and_configuration(tmp_path, call):
