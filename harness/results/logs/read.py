@@ -1,6 +1,7 @@
 """Paths of two sides -> their runs. The one place that knows all readers.
 
-A path is a log, a folder of logs, a record, a run directory, a store, or `STORE:STUDY/ARM`.
+A path is a log, a folder of logs, a record, a run directory, a store, `STORE:STUDY/ARM`, or one
+attempt of a store's: `STORE#PLAN_ID/ATTEMPT`.
 """
 
 from collections.abc import Callable
@@ -96,6 +97,10 @@ def _read(word: str, patterns: regex.Patterns, stores: dict[Path, list[Record]])
     """One path; `stores` keeps the records of each store, which are many, from path to path."""
     path = Path(word)
     if not path.exists():
+        root, member, plan = word.rpartition(MEMBER)
+        if member and from_store.is_store(Path(root)):
+            beside = _records_of(Path(root), stores)
+            return _records(Path(root), from_store.of_plan(plan, beside), beside, root)
         root, colon, study = word.rpartition(":")
         if colon and from_store.is_store(Path(root)):
             beside = _records_of(Path(root), stores)
