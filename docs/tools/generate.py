@@ -1,9 +1,9 @@
 """Writes what README.md, gpu.md and tricks.md show of records and of the catalogue; nothing there
 is typed in by hand.
 
-    python docs/generate.py               # tables of the catalogue, of studies and of benchmarks
-    python docs/generate.py --store runs --study smoke  # before that, docs/smoke.csv
-    python docs/generate.py --logs A B    # before that, docs/compare.txt from two folders of logs
+    python docs/tools/generate.py             # tables of the catalogue, studies and benchmarks
+    python docs/tools/generate.py --store runs --study smoke  # before that, docs/smoke.csv
+    python docs/tools/generate.py --logs A B  # before that, docs/compare.txt from two log folders
 
 A test holds all pages equal to what the first form would write.
 """
@@ -17,9 +17,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-DOCS = Path(__file__).resolve().parent
-ROOT = DOCS.parent
-sys.path[:0] = [str(ROOT), str(DOCS)]  # started as a script or by a test, it sees neither
+TOOLS = Path(__file__).resolve().parent
+DOCS, ROOT = TOOLS.parent, TOOLS.parents[1]
+sys.path[:0] = [str(ROOT), str(TOOLS)]  # started as a script or by a test, it sees neither
 
 import gpu_tables  # noqa: E402
 

@@ -10,11 +10,11 @@ from typing import Any
 from benchmarks.toggle_rows import Rows
 from benchmarks.toggle_table import markdown
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 RECORDS = ROOT / "benchmarks" / "records" / "h100"
 TWO = RECORDS.parent / "h200x2"
 FULL = TWO / "full-d12"
-STUDIES = ROOT / "baselines" / "studies"
+STUDIES = ROOT / "baselines" / "published"
 PICTURED = "speedrun-d8"  # the study whose runs are shown, in README's picture too
 
 
