@@ -329,15 +329,13 @@ class Searching:
             file, self.path, self.store, self.trainer, command=line, now=time.time()
         )
         self.store.save_study(study)
-        options = StudyOptions(
-            max_minutes=self.options.max_minutes, gpus=self.options.gpus, split_blocks=False
-        )
-        with StudyProgress(self.console, study, self.store) as live:
-            executor = Executor(study, self.store, self.trainer, options, live, self.command)
-            outcome = executor.execute()
+        options = StudyOptions(max_minutes=self.options.max_minutes, gpus=self.options.gpus)
+        progress = StudyProgress(self.console)
+        executor = Executor(study, self.store, self.trainer, options, progress, self.command)
+        outcome = executor.execute()
         if outcome.exit_code == errors.PASS:
             return None
-        if outcome.halted or outcome.exit_code != errors.COULD_NOT_RUN:
+        if outcome.stopped_early or outcome.exit_code != errors.COULD_NOT_RUN:
             raise StopStudy(outcome.exit_code, outcome.reason)
         return outcome.reason
 
@@ -359,7 +357,7 @@ class Searching:
         if answer is None:
             return False
         terminal.print_found(self.console, answer)
-        folder = self.store.report_dir(self.file.search)
+        folder = self.store.report_dir("search", self.file.search)
         written = {"json": folder / "report.json", "csv": folder / "trials.csv"}
         files.write_bytes(written["json"], export.as_json(answer))
         files.write_text(written["csv"], export.as_csv(answer))

@@ -70,10 +70,10 @@ def study_file(tmp_path: Path) -> Callable[..., Path]:
 def resolved(store: Store, study_file):
     """Resolves a study file with the FakeTrainer."""
 
-    def make(base: str = "", final: bool = False, **lines: str):
+    def make(base: str = "", **lines: str):
         path = study_file(base, **lines)
         file: StudyFile = parse_study(path.read_text(), str(path))
-        return resolve(file, path, store, FakeTrainer(), command="", now=1.0, final=final)
+        return resolve(file, path, store, FakeTrainer(), command="", now=1.0)
 
     return make
 
