@@ -1,27 +1,21 @@
 """Studies: load one from a store, or run one."""
 
 import os
-import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from harness.api.frames import StorePath
 from harness.api.records import load_curves, load_records, open_store
-from harness.errors import UsageError
-from harness.results.record import OUTCOMES, Record
+from harness.results.record import OUTCOMES
 from harness.results.store import Store
-from harness.results.study_plan import PlannedRun, ResolvedStudy
+from harness.results.study_plan import ResolvedStudy
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from harness.config.study_file import StudyFile
-    from harness.results.run_files import Progress
     from harness.study.executor import StudyListener
 
 
@@ -112,16 +106,6 @@ def load_study(store: StorePath, name: str) -> Study:
     return Study(store=Path(store), plan=open_store(store).study(name))
 
 
-class _Silent:
-    """Progress that nobody watches."""
-
-    def started(self, planned: PlannedRun, slot: str) -> None: ...
-    def progress(self, planned: PlannedRun, latest: "Progress") -> None: ...
-    def ended(self, planned: PlannedRun, made: Record) -> None: ...
-    def note(self, text: str) -> None: ...
-    def refresh(self, left_s: float | None) -> None: ...
-
-
 def run_study(
     path: StorePath,
     store: StorePath = "runs",
@@ -154,9 +138,9 @@ def run_study(
         Stop at a run boundary before this many minutes.
     rerun : bool, default False
         Repeat runs that diverged or ran out of memory.
-    listener : StudyListener, optional
-        Receives progress: `started`, `progress`, `ended`, `note` and `refresh` are called from the
-        thread that calls `run_study`, except `progress`, which comes from the thread of its run.
+    listener : harness.study.executor.StudyListener, optional
+        Receives progress: `run_started`, `run_ended`, `message` and the other methods of that
+        protocol, which may be called from several threads.
 
     Returns
     -------
@@ -178,66 +162,25 @@ def run_study(
     >>> study = harness.run_study("ablations/studies/fake.yaml", seeds=[1, 2])
     >>> harness.attribution(study)
     """
-    from harness.runner.attempt import recover
-    from harness.runner.process import Stop
-    from harness.runner.trainer import by_name
-    from harness.runner.workers import check_gpus
-    from harness.study import executor
-    from harness.study.resolve import resolve
+    from harness.config.study_file import load_study as read_file
+    from harness.study import run
+    from harness.study.executor import StudyOptions
 
-    file = _study_file(Path(path), overrides=overrides, seeds=seeds, name=name)
-    trainer, opened = by_name(file.trainer), Store(Path(store))
-    options = executor.StudyOptions(
-        retry=rerun, max_minutes=max_minutes, gpus=[str(gpu) for gpu in gpus]
+    file = run.with_overrides(
+        read_file(Path(path)),
+        name=name,
+        seeds=list(seeds) if seeds else None,
+        sets=dict(overrides or {}),
     )
-    check_gpus(options.gpus, trainer)
-    command = executor.Command(Stop())
-    with executor.only_one(opened, file.study):
-        recover(opened)
-        for sweeps in [True, False] if file.arms.retune else [False]:
-            plan = resolve(
-                file,
-                Path(path),
-                opened,
-                trainer,
-                command=f"harness.run_study({os.fspath(path)!r})",
-                now=time.time(),
-                final=bool(file.arms.retune) and not sweeps,
-            )
-            opened.save_study(plan)
-            outcome = executor.Executor(
-                plan, opened, trainer, options, listener or _Silent(), command
-            ).execute(sweeps=sweeps)
-            if outcome.halted:
-                break
-    study = Study(store=opened.root, plan=plan)
-    if not study.complete:
-        warnings.warn(f"study {file.study}: {outcome.reason}", stacklevel=2)
-    return study
-
-
-def _study_file(
-    path: Path,
-    *,
-    overrides: Mapping[str, Any] | None,
-    seeds: Sequence[int] | None,
-    name: str | None,
-) -> "StudyFile":
-    from harness.config.study_file import check, load_study
-
-    file = load_study(path)
-    if any(grid.space for grid in file.arms.retune.values()):
-        raise UsageError(
-            f"{path}: arms.retune",
-            "a sweep of values",
-            "a sweep that a search fills",
-            f"Run it with: harness study {path}",
-        )
-    changed = msgspec.structs.replace(
+    result = run.run_study(
         file,
-        study=name or file.study,
-        seeds=list(seeds) if seeds else file.seeds,
-        set={**file.set, **(overrides or {})},
+        Path(path),
+        Store(Path(store)),
+        StudyOptions(rerun=rerun, max_minutes=max_minutes, gpus=[str(gpu) for gpu in gpus]),
+        listener,
+        command_line=f"harness.run_study({os.fspath(path)!r})",
     )
-    check(changed, lambda field: f"run_study, in place of {field}")
-    return changed
+    study = Study(store=Path(store), plan=result.study)
+    if not study.complete:
+        warnings.warn(f"study {study.name}: {result.reason}", stacklevel=2)
+    return study

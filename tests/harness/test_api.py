@@ -12,6 +12,7 @@ import pytest
 import harness
 from harness.__main__ import main
 from harness.errors import StoreError, StudyFileError, UsageError
+from harness.study.executor import SilentListener
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = ROOT / "baselines" / "published"
@@ -227,27 +228,22 @@ def test_a_study_runs_without_a_terminal_and_resumes(
     with pytest.warns(UserWarning, match="study quick: "):
         stopped = harness.run_study(path, "runs", name="quick", seeds=[1], max_minutes=1e-6)
     assert not stopped.complete
-    heard = Listener()
-    study = harness.run_study(path, "runs", name="quick", seeds=[1], listener=heard)
+    listener = Listener()
+    study = harness.run_study(path, "runs", name="quick", seeds=[1], listener=listener)
     assert study.complete
-    assert heard.ended_runs == len(study.records()) == len({r.plan_id for r in study.plan.runs})
+    assert listener.ended_runs == len(study.records()) == len({r.plan_id for r in study.plan.runs})
     assert len(study.curves()) > 0
     effects = harness.attribution(study).to_frame()
     assert set(effects.loc[effects["metric"] == "val_bpb", "n_base"]) == {1}
     assert capfd.readouterr().out == ""
 
 
-class Listener:
+class Listener(SilentListener):
     """Counts the runs that end."""
 
     ended_runs = 0
 
-    def started(self, *_: object) -> None: ...
-    def progress(self, *_: object) -> None: ...
-    def note(self, *_: object) -> None: ...
-    def refresh(self, *_: object) -> None: ...
-
-    def ended(self, *_: object) -> None:
+    def run_ended(self, *_: object) -> None:
         self.ended_runs += 1
 
 
