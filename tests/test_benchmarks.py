@@ -1,4 +1,4 @@
-"""The scripts that drive resident trainers: their arithmetic, and short real measurements."""
+"""The benchmarks that drive running trainers: their arithmetic, and short real measurements."""
 
 import json
 import math
@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.abba import compare
-from benchmarks.kernels import Kernel, by_class, class_of
-from benchmarks.overlap import overlap_of, spans_of
-from benchmarks.pace import Pace, PaceFailed, first_answers
-from benchmarks.startup import seconds_of
-from benchmarks.step import DoesNotFit, Launch, Pair, Side, comparison, main, require_room
+from benchmarks.speed.ab import compare
+from benchmarks.speed.kernels import Kernel, by_class, class_of
+from benchmarks.speed.overlap import overlap_of, spans_of
+from benchmarks.speed.pace import Pace, PaceFailed, first_answers
+from benchmarks.speed.startup import seconds_of
+from benchmarks.speed.step import DoesNotFit, Launch, Pair, Side, comparison, main, require_room
 from harness.stats.ab_noise import log_ratio
 
 ROOT = Path(__file__).parents[1]
@@ -37,8 +37,8 @@ def base(tmp_path: Path) -> Path:
     return path
 
 
-def measured(module: str, *words: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", f"benchmarks.{module}", *words]
+def measured(module: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", f"benchmarks.speed.{module}", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.toggle_rows import Rows
-from benchmarks.toggle_table import markdown
+from benchmarks.speed.toggles.rows import Rows
+from benchmarks.speed.toggles.table import markdown
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDS = ROOT / "benchmarks" / "records" / "h100"

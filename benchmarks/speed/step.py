@@ -1,18 +1,18 @@
-"""How long a step takes, of one configuration or of several in interleaved turns: prints a table.
+"""Measures the step time of one configuration, or of several in interleaved segments.
 
-    python -m benchmarks.step ablations/configs/speedrun.yaml --set dial.depth=8 \\
+    python -m benchmarks.speed.step ablations/configs/speedrun.yaml --set dial.depth=8 \\
         --candidate-set system.attention=flex \\
         --candidate-set system.attention=sdpa model.windows=null
 
 Every configuration is a `model.pace` process. All start and compile at the same time, then take
-turns in the order A B B A, so that a GPU that warms up or slows down does so for both. A turn is
-the fewest steps that take --turn-seconds; the first turn of each is thrown away. A difference is
-one of ln(seconds per token) in per cent; slower is positive. What follows from a setting by the
-dial (batch, width) follows here too. With one launch the interval speaks of that launch alone;
---launches 2 or more starts all afresh, in the other order, and counts what differs between
-launches (benchmarks/abba.py).
+turns in ABBA segments, so that a GPU that warms up or slows down affects both. A turn is the
+smallest number of steps that takes --turn-seconds; the first turn of each is discarded. A
+difference is one of ln(seconds per token) in per cent; slower is positive. Values that the dial
+derives from a setting (batch, width) are derived here too. With one launch the interval covers
+that launch alone; with --launches 2 or more everything is started again, in the opposite order, and
+the interval covers the spread between launches (ab.py).
 
-Exit code 0; 1 when a trainer failed, or did not fit (--check-memory); 2 wrong usage.
+Exit code 0; 1 where a trainer failed or did not fit (--check-memory); 2 wrong usage.
 """
 
 import argparse
@@ -27,12 +27,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.abba import Comparison, compare
-from benchmarks.pace import Answer, Pace, PaceFailed, first_answers, told
+from benchmarks.speed.ab import Comparison, compare
+from benchmarks.speed.pace import Answer, Pace, PaceFailed, failure_text, first_answers
 from harness.stats.ab_noise import log_ratio
 
 MOST_MEMORY_SHARE = 0.9
-MOST_LOADER_SHARE = 0.001  # above it a speed says more of the host than of the trainer
+MOST_LOADER_SHARE = 0.001  # above it a speed measures the host more than the trainer
 TURN_SLACK = 20  # times the expected seconds, for a host that is busy with something else
 LEAST_TIMEOUT_S = 120.0
 
@@ -64,7 +64,7 @@ class Pair:
 
 @dataclass(kw_only=True)
 class Launch:
-    """One set of freshly started trainers: what each said when ready, what it ran on, all turns."""
+    """One set of freshly started trainers: their ready messages, environments and turns."""
 
     ready: list[Answer]
     environments: list[dict[str, Any]]
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         launches = [_launch(chosen, configurations, pairs, n) for n in range(chosen.launches)]
     except PaceFailed as error:
-        print(f"error: {told(error)}", file=sys.stderr)
+        print(f"error: {failure_text(error)}", file=sys.stderr)
         return 1
     except DoesNotFit as error:
         print(f"error: {error}", file=sys.stderr)
@@ -150,13 +150,13 @@ def _started(
     folder: Path,
 ) -> Iterator[list[Pace]]:
     """All trainers, started in `order`; whatever happens, none outlives the block."""
-    words = ["--synthetic"] if chosen.synthetic else []
+    arguments = ["--synthetic"] if chosen.synthetic else []
     paces: dict[int, Pace] = {}
     with contextlib.ExitStack() as stack:
         for index in order:
             each = configurations[index]
             paces[index] = Pace(
-                each.name, chosen.base, each.overrides, folder / str(index), words=words
+                each.name, chosen.base, each.overrides, folder / str(index), arguments=arguments
             )
             stack.callback(paces[index].kill)
         yield [paces[index] for index in range(len(configurations))]
@@ -295,10 +295,10 @@ def print_table(configurations: Sequence[Configuration], launches: Sequence[Laun
 def print_comparisons(found: dict[str, Comparison | None]) -> None:
     """One line a pair: difference, interval, what the interval covers, what could be seen."""
     for name, each in found.items():
-        print(f"{name}: {_in_words(each)}")
+        print(f"{name}: {_comparison_text(each)}")
 
 
-def _in_words(found: Comparison | None) -> str:
+def _comparison_text(found: Comparison | None) -> str:
     if found is None:
         return "no window without a compilation, so no difference"
     middle, low, high = (
@@ -368,14 +368,14 @@ def save(
 def _configurations(chosen: argparse.Namespace) -> list[Configuration]:
     base = Configuration(name=chosen.base.stem, overrides=chosen.set)
     others = [
-        Configuration(name=" ".join(words), overrides=[*chosen.set, *words])
-        for words in chosen.versus
+        Configuration(name=" ".join(settings), overrides=[*chosen.set, *settings])
+        for settings in chosen.versus
     ]
     return [base, *others]
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.step", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("base", type=Path, metavar="BASE", help="YAML or JSON")
     parser.add_argument(

@@ -1,5 +1,7 @@
-"""Seconds for the keyed initialisation of the reference recipe: `python benchmarks/init.py [DEPTH
-...]`."""
+"""Measures the keyed initialisation of the reference recipe, in seconds.
+
+python -m benchmarks.speed.init [DEPTH ...]
+"""
 
 import sys
 import time
@@ -11,7 +13,7 @@ from model.gpt import GPT
 from model.init import initialise
 from model.kernels import REFERENCE
 
-BASE = Path(__file__).parents[1] / "ablations" / "configs" / "speedrun.yaml"
+BASE = Path(__file__).parents[2] / "ablations" / "configs" / "speedrun.yaml"
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""How often the forecast of a full job holds: `python -m benchmarks.forecast`.
+"""How often the forecast of a full job holds: `python -m benchmarks.statistics.forecast`.
 
 Tables, with a fixed seed:
 

@@ -1,6 +1,6 @@
-"""The verdict on many comparisons at once, as arrays.
+"""The decision on many comparisons at once, as arrays.
 
-Tables of error rates take a million of verdicts. A test holds this arithmetic equal to
+Tables of error rates take a million of decisions. A test compares this arithmetic with
 `harness.stats.decision`, comparison by comparison.
 """
 
@@ -20,7 +20,7 @@ REGRESSION, INCONCLUSIVE, PASS = 1, 0, -1
 
 
 def outcomes(a: Array, b: Array, known: Array | None, df: float | None, level: float) -> Array:
-    """The verdicts on (gates, n) runs of two sides, each limit good with probability `level`.
+    """The outcomes of (gates, n) runs of two sides; each limit holds with probability `level`.
 
     `known` (gates,): the noise model's SDs, with `df`; None for the runs' own noise.
     """
@@ -53,7 +53,7 @@ def noise_of(a: Array, b: Array, known: Array | None, df: float | None) -> tuple
 
 
 def _brown_forsythe_p(a: Array, b: Array) -> Array:
-    """Of two sides of n runs; 1 where n is below three and nothing can be asked."""
+    """Of two sides of n runs; 1 where n is below three and no test is possible."""
     gates, n = a.shape
     if n < 3:
         return np.ones(gates)

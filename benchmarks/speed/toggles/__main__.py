@@ -1,21 +1,19 @@
-"""What each trick of the catalogue costs or saves in tokens/s, on one GPU: prints a table.
+"""Measures what each trick of the catalogue costs or saves in tokens/s, on one GPU.
 
-    python -m benchmarks.toggles --synthetic --resident 3 --minutes 9 --out toggles.jsonl
-    python -m benchmarks.toggles gpt2.yaml --set dial.depth=8 --tricks muon smear --out few.jsonl
+    python -m benchmarks.speed.toggles --synthetic --together 3 --minutes 9 --out toggles.jsonl
+    python -m benchmarks.speed.toggles gpt2.yaml --tricks muon smear --out few.jsonl
 
-The base (`speedrun` at depth 12 unless another is named) is a `model.pace` process that stays for
-the whole call. Beside it, up to --resident toggles at a time (`benchmarks.toggle_plan` says which
-there are) start and compile together, as far as the memory lasts. Then base and toggles go around,
-A B C C B A, until each toggle and its base together have run for --seconds; nothing else runs or
-compiles meanwhile. A toggle that fails beside others is tried again with the base alone, so that it
-is not blamed for their memory; one that fails there is a row with its reason.
+The base (`speedrun` at depth 12 by default) is a `model.pace` process that lives for the whole
+call. Up to --together tricks at a time (plan.py) start and compile beside it, as far as memory
+lasts. Then base and tricks take turns, A B C C B A, until each trick and its base have together run
+for --seconds; nothing else runs or compiles meanwhile. A trick that fails beside others is repeated
+with the base alone; one that fails there becomes a row with its reason.
 
-Each row is appended to --out when its toggle ends. The same command goes on with what is missing,
-after a kill or a call that ended at --minutes, on another machine of the same kind too. One launch
-a toggle is a screen: `benchmarks.toggle_table` says what its interval means.
+Each row is appended to --out when its trick ends. Re-run the same command to resume after a kill or
+a stop at --minutes, also on another machine of the same kind. One launch a trick is a screening:
+table.py describes what its interval covers.
 
-Exit code 0; 1 when the base failed; 2 wrong usage; 5 stopped at --minutes, the same command goes
-on.
+Exit code 0; 1 where the base failed; 2 wrong usage; 5 stopped at --minutes, re-run to resume.
 """
 
 import argparse
@@ -27,12 +25,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import toggle_table
-from benchmarks.pace import CHECKOUT
-from benchmarks.step import positive
-from benchmarks.toggle_plan import Plan, Toggle, planned
-from benchmarks.toggle_rows import Noise, Rows
-from benchmarks.toggle_sitting import BaseFailed, Clock, Sitting
+from benchmarks.speed.pace import CHECKOUT
+from benchmarks.speed.step import positive
+from benchmarks.speed.toggles import table
+from benchmarks.speed.toggles.plan import Plan, Toggle, planned
+from benchmarks.speed.toggles.rounds import BaseFailed, Clock, Sitting
+from benchmarks.speed.toggles.rows import Noise, Rows
 from harness.compare.noise_model import NoiseModel
 from harness.config.yaml_schema import parse_sets
 from harness.errors import STOPPED_AT_LIMIT, HarnessError
@@ -61,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     if rows.sessions:
-        print(toggle_table.terminal(rows))
+        print(table.terminal(rows))
     return STOPPED_AT_LIMIT if _missing(plan, rows, again=False) else 0
 
 
@@ -102,7 +100,7 @@ def noise_of(base: Description, device: str, noise_model: NoiseModel) -> Noise |
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.toggles", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.toggles", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("base", type=Path, nargs="?", default=BASE, help="YAML or JSON")
     parser.add_argument(
@@ -112,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="the rows, as lines of JSON")
     parser.add_argument("--again", action="store_true", help="also what has failed before")
     parser.add_argument(
-        "--resident", type=positive, default=3, help="toggles that start and compile together"
+        "--together", type=positive, default=3, help="toggles that start and compile together"
     )
     parser.add_argument("--seconds", type=float, default=20.0, help="of windows a toggle")
     parser.add_argument("--turn-seconds", type=float, default=1.0)

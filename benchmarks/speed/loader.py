@@ -1,10 +1,10 @@
-"""How fast the data path is: prints one table, and saves it with `--out`.
+"""Measures how fast the data path is: prints one table, and saves it with `--out`.
 
-    python -m benchmarks.loader [SOURCE] [--vocab-size V] [--context-tokens T] [--step-tokens N]
+    python -m benchmarks.speed.loader [SOURCE] [--vocab-size V] [--context-tokens T]
 
-SOURCE is `python-docs` (default) or a folder. Everything is made from nothing in a temporary cache,
-so a folder of 335 MB takes about two minutes on two cores. Plan and loader must give at least 2
-million tokens a second: an H100 asks for 1.2 million at depth 8.
+SOURCE is `python-docs` (default) or a folder. Everything is built from scratch in a temporary
+cache, so a folder of 335 MB takes about two minutes on two cores. Packing plan and loader must
+reach at least 2 million tokens/s: an H100 consumes 1.2 million tokens/s at depth 8.
 """
 
 import argparse

@@ -1,14 +1,11 @@
-"""The base of a table of tricks, resident, and the toggles that come to take turns with it.
+"""Measures tricks beside their base: interleaved rounds of steps in processes that stay alive.
 
-A batch of toggles starts at once and compiles at once. When the last of them is ready, or has
-failed, they go around, base A and toggles B, C, ...: A B C ... C B A, so that every toggle has an
-A B B A with the base, in which a slow drift of the machine cancels, and the base's turns serve all.
-Nothing starts or ends meanwhile. What has no room beside the others waits for the next batch, and
-what fails beside others is tried again with the base alone: an allocation that fails says nothing
-about whom it failed.
-
-Between `toggle_plan`, which says what to start, and `toggle_rows`, which keeps what came of it;
-driven by `toggles`.
+A batch of tricks starts and compiles at once. When the last of them is ready or has failed, base A
+and tricks B, C, ... take turns in the order A B C ... C B A, so that every trick has an ABBA
+segment with the base, in which a slow drift of the machine cancels, and the base's turns serve all
+of them. Nothing starts or ends meanwhile. A trick without room beside the others waits for the next
+batch; one that fails beside others is repeated with the base alone, because a failed allocation
+does not show which process caused it.
 """
 
 import argparse
@@ -22,11 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks import toggle_table
-from benchmarks.pace import Pace, answered_or_failed, told
-from benchmarks.step import MOST_MEMORY_SHARE, enough_steps, take_turn
-from benchmarks.toggle_plan import Plan, Toggle
-from benchmarks.toggle_rows import Noise, Row, Rows, Session, failed_row, row_of
+from benchmarks.speed.pace import Pace, answered_or_failed, failure_text
+from benchmarks.speed.step import MOST_MEMORY_SHARE, enough_steps, take_turn
+from benchmarks.speed.toggles import table
+from benchmarks.speed.toggles.plan import Plan, Toggle
+from benchmarks.speed.toggles.rows import Noise, Row, Rows, Session, failed_row, row_of
 from harness.runner.stepper import Answer, PaceFailed
 
 FEWEST_WINDOWS = 2  # one has no spread
@@ -35,7 +32,7 @@ SLACK = 1.5  # what a toggle's turns may take, in --seconds: warming up, steps t
 
 @dataclass(kw_only=True)
 class Clock:
-    """How long a call may still go on, and what starting has taken so far."""
+    """The time left of a call, and the time that starting has taken so far."""
 
     ends_at: float
     longest_start_s: float = 0.0
@@ -46,7 +43,7 @@ class Clock:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Resident:
+class Process:
     """A trainer that is ready."""
 
     pace: Pace
@@ -79,7 +76,7 @@ class BaseFailed(Exception):
     """Nothing can be compared any more."""
 
     def __init__(self, failure: PaceFailed) -> None:
-        super().__init__(told(failure))
+        super().__init__(failure_text(failure))
 
 
 class Sitting:
@@ -97,9 +94,9 @@ class Sitting:
         """`noise_on`: what is known of launches on a device. `running` ends what starts here."""
         self.chosen, self.plan, self.rows, self.noise_on = chosen, plan, rows, noise_on
         self.folder, self.running = folder, running
-        self.most = chosen.resident
+        self.most = chosen.together
         self.started = 0
-        self.base: Resident | None = None
+        self.base: Process | None = None
 
     def measure(self, toggles: Sequence[Toggle], clock: Clock) -> None:
         """Until each has its row or the time is over. Raises BaseFailed and HarnessError."""
@@ -110,8 +107,8 @@ class Sitting:
             if ready and clock.left_s > self._around_s(len(ready)):
                 for toggle, found in self._measured(ready):
                     self._keep(toggle, found, waiting, len(batch))
-            for _, resident in ready:
-                resident.pace.kill()
+            for _, process in ready:
+                process.pace.kill()
 
     def _around_s(self, toggles: int) -> float:
         """What the turns of so many may take; half of a toggle's seconds are the base's."""
@@ -121,7 +118,7 @@ class Sitting:
 
     def _ready(
         self, batch: Sequence[Toggle], waiting: Waiting, clock: Clock
-    ) -> list[tuple[Toggle, Resident]]:
+    ) -> list[tuple[Toggle, Process]]:
         """Starts a batch, the base with the first one; those that got ready."""
         began = time.monotonic()
         base = [] if self.base else [self._start("the base", self.plan.base.config or {}, 0)]
@@ -145,32 +142,32 @@ class Sitting:
             if isinstance(outcome, PaceFailed):
                 self._keep(toggle, outcome, waiting, len(possible))
             else:
-                ready.append((toggle, Resident(pace=pace, ready=outcome)))
+                ready.append((toggle, Process(pace=pace, ready=outcome)))
         return ready
 
     def _fewer(
         self, batch: Sequence[Toggle], paces: Sequence[Pace], waiting: Waiting
-    ) -> list[tuple[Toggle, Resident]]:
+    ) -> list[tuple[Toggle, Process]]:
         """The base had no room because too many started beside it: all end, half of them next."""
         for pace in paces:
             pace.kill()
         waiting.together[:0] = batch
         self.most = len(batch) // 2
-        said = f"no memory for the base beside {len(batch)}; next with {self.most}"
-        print(said, file=sys.stderr, flush=True)
+        text = f"no memory for the base beside {len(batch)}; next with {self.most}"
+        print(text, file=sys.stderr, flush=True)
         return []
 
     def _start(self, name: str, config: Mapping[str, Any], at_step: int) -> Pace:
         self.started += 1
         file = self.folder / f"{self.started}.json"
         file.write_text(json.dumps(config), encoding="utf-8")
-        words = ["--at-step", str(at_step), *(["--synthetic"] if self.chosen.synthetic else [])]
-        pace = Pace(name, file, [], self.folder / str(self.started), words=words)
+        arguments = ["--at-step", str(at_step), *(["--synthetic"] if self.chosen.synthetic else [])]
+        pace = Pace(name, file, [], self.folder / str(self.started), arguments=arguments)
         self.running.callback(pace.kill)
         return pace
 
     def _stand(self, pace: Pace, outcome: Answer | PaceFailed) -> None:
-        """The base is ready: the rows' file is told what they are measured against, and on what."""
+        """The base is ready: writes base, machine and noise to the file of rows."""
         if isinstance(outcome, PaceFailed):
             raise BaseFailed(outcome)
         identity = self.plan.base.identity
@@ -192,26 +189,26 @@ class Sitting:
                 noise=self.noise_on(outcome["device"]),
             )
         )
-        self.base = Resident(pace=pace, ready=outcome)
+        self.base = Process(pace=pace, ready=outcome)
 
     def _fitting(
-        self, ready: Sequence[tuple[Toggle, Resident]], waiting: Waiting
-    ) -> list[tuple[Toggle, Resident]]:
+        self, ready: Sequence[tuple[Toggle, Process]], waiting: Waiting
+    ) -> list[tuple[Toggle, Process]]:
         """Those that leave the device a tenth of its memory; the others end, and wait again."""
         if self.base is None:
             return []
         room = MOST_MEMORY_SHARE * float(self.base.ready["device_memory_bytes"])
         fits = with_room(self.base.held_bytes, room, [each.held_bytes for _, each in ready])
         fitting = [pair for pair, fit in zip(ready, fits, strict=True) if fit]
-        for (toggle, resident), fit in zip(ready, fits, strict=True):
+        for (toggle, process), fit in zip(ready, fits, strict=True):
             if fit:
                 continue
-            resident.pace.kill()
+            process.pace.kill()
             if fitting:
                 waiting.together.append(toggle)
                 self.most = len(fitting)
             else:
-                both = f"{self.base.held_bytes / 1e9:.1f} + {resident.held_bytes / 1e9:.1f} GB"
+                both = f"{self.base.held_bytes / 1e9:.1f} + {process.held_bytes / 1e9:.1f} GB"
                 reason = f"no room beside the base: {both} of {room / 1e9:.1f} GB"
                 self._keep(toggle, reason, waiting, beside=1)
         return fitting
@@ -224,26 +221,26 @@ class Sitting:
         """A row for what was found; or one more try with the base alone, if it was not alone."""
         if isinstance(found, Row):
             self.rows.add(found)
-            said = found.failed or toggle_table.in_words(found, self.rows.noise)
+            text = found.failed or table.effect_text(found, self.rows.noise)
         elif beside > 1:
             waiting.alone.append(toggle)
-            said = f"will be tried with the base alone: {found}"
+            text = f"will be tried with the base alone: {found}"
         else:
             self.rows.add(failed_row(toggle, str(found)))
-            said = told(found) if isinstance(found, PaceFailed) else found
-        print(f"{toggle.name}: {said}", file=sys.stderr, flush=True)
+            text = failure_text(found) if isinstance(found, PaceFailed) else found
+        print(f"{toggle.name}: {text}", file=sys.stderr, flush=True)
 
     def _measured(
-        self, ready: Sequence[tuple[Toggle, Resident]]
+        self, ready: Sequence[tuple[Toggle, Process]]
     ) -> Iterator[tuple[Toggle, Row | PaceFailed]]:
         """What came of the turns of each. Raises BaseFailed."""
         assert self.base is not None, "toggles are measured beside the base"
-        windows, failures = self._windows(self.base, [resident for _, resident in ready])
-        for (toggle, resident), own, failure in zip(ready, windows, failures, strict=True):
-            yield toggle, failure or row_of(toggle, self.base.ready, resident.ready, own)
+        windows, failures = self._windows(self.base, [process for _, process in ready])
+        for (toggle, process), own, failure in zip(ready, windows, failures, strict=True):
+            yield toggle, failure or row_of(toggle, self.base.ready, process.ready, own)
 
     def _windows(
-        self, base: Resident, toggles: Sequence[Resident]
+        self, base: Process, toggles: Sequence[Process]
     ) -> tuple[list[list[list[Answer]]], list[PaceFailed | None]]:
         """The answers of each toggle's A B B A, as many as come nearest to --seconds, and how it
         failed where it did. Who fails leaves the round, and the others begin it anew."""
@@ -252,10 +249,10 @@ class Sitting:
         failures: list[PaceFailed | None] = [None] * len(toggles)
         steps: dict[str, int] = {}
 
-        def turn(resident: Resident) -> Answer:
-            pace = resident.pace
+        def turn(process: Process) -> Answer:
+            pace = process.pace
             if pace.side not in steps:
-                steps[pace.side] = enough_steps(pace, resident.ready["step_s"], turn_s)
+                steps[pace.side] = enough_steps(pace, process.ready["step_s"], turn_s)
             return take_turn(pace, "go", steps[pace.side], turn_s)
 
         while rest := [at for at, failure in enumerate(failures) if failure is None]:
@@ -281,13 +278,13 @@ class Sitting:
         return spent_s * (1 + 0.5 / len(windows)) >= float(self.chosen.seconds)
 
 
-def _place(side: str, toggles: Sequence[Resident]) -> int:
+def _place(side: str, toggles: Sequence[Process]) -> int:
     """Which of the toggles it is."""
     return [each.pace.side for each in toggles].index(side)
 
 
 def is_lack_of_memory(outcome: Answer | PaceFailed) -> bool:
-    """Whether a trainer failed for want of memory, which says nothing about whose it was."""
+    """Whether a trainer failed for lack of memory, which any of the processes may have taken."""
     return isinstance(outcome, PaceFailed) and outcome.status == "out_of_memory"
 
 

@@ -1,17 +1,17 @@
-"""How fast CORE is evaluated, beside one example at a time: prints a table.
+"""Measures how fast CORE is evaluated, beside one example at a time: prints a table.
 
-    python -m benchmarks.core ablations/configs/speedrun.yaml --depth 12 --bundle ../shared/core
-    python -m benchmarks.core ... --whole --anchor-examples 200        # all 91,037 evaluations
+    python -m benchmarks.speed.core ablations/configs/speedrun.yaml --depth 12 --bundle BUNDLE
+    python -m benchmarks.speed.core ... --whole --anchor-examples 200    # all 91,037 evaluations
 
 Both evaluate the same model on the same bundle in this process: `model.core`, cold (prompts are
-rendered and encoded) and with its prompts kept, and the straightforward evaluator of
-`benchmarks/one_at_a_time.py`. Of that a sample can stand for all (--anchor-examples, evenly over
-each task's examples); its seconds are then the sum over tasks of the mean example's seconds times
-the examples, and the table says so. Decisions that differ are listed with both margins. Kernels are
-warm: both have run once before anything is measured.
+rendered and encoded) and with cached prompts, and the straightforward evaluator of
+`core_reference.py`. The latter may run on a sample of each task's examples (--anchor-examples): its
+seconds are then extrapolated, as the sum over tasks of the mean seconds an example times the number
+of examples, and the table marks them. Decisions that differ are listed with both margins. Kernels
+are warm: both evaluators run once before anything is measured.
 
-The model is a run's newest checkpoint (--run) or one at initialisation, GPT-2's, because zero
-projections would leave nothing to decide.
+The model is the newest checkpoint of a run (--run), or one at GPT-2's initialisation: with the zero
+projections of the recipe all answers would be ties.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.one_at_a_time import Asked, Decision, decide, examples
+from benchmarks.speed.core_reference import Decision, Question, decide, examples
 from model import preflight
 from model.config import Config, Core
 from model.configfile import parse_overrides
@@ -79,7 +79,7 @@ class Anchored:
     examples: int
     """That there are."""
     seconds: float
-    """Of all, from those that were asked."""
+    """For all examples, extrapolated from the sample."""
     processor_s: float
     """The same on the processor's clock, which runs for nobody else."""
     peak_bytes: int
@@ -88,19 +88,19 @@ class Anchored:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     bench = _bench(arguments)
-    asked = [arguments.max_per_task] + ([None] if arguments.whole else [])
+    limits = [arguments.max_per_task] + ([None] if arguments.whole else [])
     with tempfile.TemporaryDirectory() as folder:
         bench.evaluated(bench.evaluation(WARM_UP_PER_TASK, Path(folder) / "warm"))
-        rows = [_measured(bench, arguments, most, Path(folder)) for most in asked]
-    told = {**_model_json(bench), "rows": rows}
-    _print(told)
+        rows = [_measured(bench, arguments, most, Path(folder)) for most in limits]
+    report = {**_model_json(bench), "rows": rows}
+    _print(report)
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.core", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.core", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("config", nargs="?", help="YAML or JSON; or --run")
     parser.add_argument("--run", type=Path, help="a run's directory, for its newest checkpoint")
@@ -188,9 +188,9 @@ def _anchored(bench: Bench, max_per_task: int | None, limit: int | None) -> Anch
     """Every n-th example of every task, one at a time; at least one of each."""
     torch_kernels = Kernels(attention=bench.kernels.attention)
     twin = Twin(bench.gpt, bench.config, bench.derived.sizes, torch_kernels)
-    by_task: dict[str, list[Asked]] = {}
-    for asked in examples(bench.bundle, max_per_task):
-        by_task.setdefault(asked.task["label"], []).append(asked)
+    by_task: dict[str, list[Question]] = {}
+    for question in examples(bench.bundle, max_per_task):
+        by_task.setdefault(question.task["label"], []).append(question)
     count = sum(map(len, by_task.values()))
     step = 1 if limit is None else max(1, count // limit)
     _reset_peak(bench.device)
@@ -255,17 +255,17 @@ def _model_json(bench: Bench) -> dict[str, Any]:
     }
 
 
-def _print(told: dict[str, Any]) -> None:
-    print("\n".join(_lines(told)), flush=True)
+def _print(report: dict[str, Any]) -> None:
+    print("\n".join(_lines(report)), flush=True)
 
 
-def _lines(told: dict[str, Any]) -> Iterator[str]:
+def _lines(report: dict[str, Any]) -> Iterator[str]:
     yield (
-        f"depth {told['depth']}, {told['device']}, {told['precision']}, attention "
-        f"{told['attention']}, fused {', '.join(told['fused']) or 'none'}, "
-        f"batches of {told['batch_tokens']:,} tokens"
+        f"depth {report['depth']}, {report['device']}, {report['precision']}, attention "
+        f"{report['attention']}, fused {', '.join(report['fused']) or 'none'}, "
+        f"batches of {report['batch_tokens']:,} tokens"
     )
-    for row in told["rows"]:
+    for row in report["rows"]:
         most = row["max_per_task"] or "all"
         yield f"max_per_task {most}: {row['examples']:,} examples, {row['rows']:,} rows"
         yield f"  tokens of rows        {row['row_tokens']:,}"
@@ -276,7 +276,7 @@ def _lines(told: dict[str, Any]) -> Iterator[str]:
         from_what = f", from {row['anchor_examples']:,} examples" if part else ""
         yield f"  one at a time         {row['anchor_s']:.1f} s{from_what}"
         yield f"  ratio                 {row['ratio_cached']:.1f}"
-        if told["device"] == "CPU":  # of which others may take a part while one of both runs
+        if report["device"] == "CPU":  # whose cores other processes may use meanwhile
             own, theirs = row["processor_s"], row["anchor_processor_s"]
             yield f"  processor's seconds   {own:.1f} and {theirs:.1f}, ratio {theirs / own:.1f}"
         yield f"  peak memory           {row['peak_gib']:.2f} GiB"

@@ -1,14 +1,14 @@
-"""How much of the exchanges between ranks ran beside computation, and how long that stood waiting.
+"""How much of the communication between ranks overlaps computation, and how long it is exposed.
 
-From what torch's profiler saw of some steps of one rank, sorted into spans of two kinds: exchanges
-(kernels of NCCL on a GPU, works of gloo on a CPU) and computation (every other kernel, every other
-operator). Of each moment of the window, from the first span to the last one's end, one is true:
+Takes what torch's profiler saw of some steps of one rank, sorted into spans of two kinds:
+exchanges (NCCL kernels on a GPU, gloo works on a CPU) and computation (every other kernel or
+operator). Each moment between the start of the first span and the end of the last is one of:
 
-    computation alone | both: an exchange that costs nothing | an exchange alone: computation waits
-    for it | neither: launches, Python, the loader
+    computation alone | both: the exchange is hidden | an exchange alone: computation waits for it
+    | neither: launches, Python, the loader
 
-An exchange lasts as long as it waits for the other ranks' part: a kernel of NCCL runs meanwhile.
-So a rank that is quicker than the others waits more than they do.
+The duration of an exchange includes the wait for the other ranks, because an NCCL kernel runs
+meanwhile; a rank that is faster than the others therefore shows longer exchanges.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -50,7 +50,7 @@ class Overlap:
 
 
 def overlap_of(spans: Sequence[Span], steps: int) -> Overlap:
-    """What spans of so many steps come to."""
+    """The overlap in spans of this many steps."""
     exchanging = merged(each for each in spans if each.exchanges)
     computing = merged(each for each in spans if not each.exchanges)
     window_us = max(each.end_us for each in spans) - min(each.start_us for each in spans)

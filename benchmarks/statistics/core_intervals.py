@@ -1,22 +1,18 @@
-"""How often intervals of a CORE difference hold the truth: over examples, over runs, over both.
+"""Measures the coverage of intervals of a CORE difference: over examples, over runs, over both.
 
-    python benchmarks/core_intervals.py [--rounds 2000]
+    python -m benchmarks.statistics.core_intervals [--rounds 2000]
 
-Two sides of runs answer the same examples and the true difference is zero. An answer is how easy
-its example is, for both sides and for each of them, plus the run's own level, plus a residual; the
-two SDs that a comparison cannot know beforehand are varied. An interval over examples misses the
-noise between runs, one over runs misses what other examples would change; the one over both is
-what `harness compare` calls "examples and runs". Nominal is 90 %.
+Two sides of runs answer the same examples and the true difference is zero. An answer is the
+easiness of its example, common and by side, plus the level of the run, plus a residual; the two SDs
+that a comparison cannot know in advance are varied. An interval over examples misses the noise
+between runs, one over runs misses the choice of examples; the one over both is what `harness
+compare` calls "examples and runs". Nominal coverage is 90 %.
 """
 
 import argparse
-import sys
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from harness.stats.decision import difference
 from harness.stats.distributions import t_quantile

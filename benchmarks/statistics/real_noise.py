@@ -1,9 +1,8 @@
-"""The verdict on real runs: on groups that should not differ, and on published comparisons.
+"""The decision on real runs: on groups that should not differ, and on published comparisons.
 
-Deals groups of replicated real runs into two sides at random and judges them, without a harm and
-with a whole margin planted; then judges the pairs of groups that their authors published as
-comparisons. `operating_characteristics` puts both on its page; the arithmetic of many verdicts at
-once is in `many_verdicts`.
+Divides groups of replicated real runs into two sides at random and compares them, without a harm
+and with a harm of one margin added; then compares the pairs of groups that their authors published
+as comparisons. operating_characteristics.py puts both on its page.
 """
 
 import csv
@@ -16,20 +15,28 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.many_verdicts import ALPHA, PASS, REGRESSION, Array, noise_of, outcomes, percent
+from benchmarks.statistics.decisions import (
+    ALPHA,
+    PASS,
+    REGRESSION,
+    Array,
+    noise_of,
+    outcomes,
+    percent,
+)
 from harness.compare.metrics import LOSS_MARGIN_NATS, SPEED_MARGIN
 from harness.stats import decision
 from harness.stats.inference import pool
 
-LEAST_RUNS = 10  # of a group, to be dealt into two sides
-DEALS = 400
+MINIMUM_RUNS = 10  # of a group, to be divided into two sides
+SPLITS = 400
 
 Run = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """What is judged of real runs: a value, what its noise is pooled in, and its margin."""
+    """A metric of real runs: its value, the groups of its noise, and its margin."""
 
     title: str
     value: Callable[[Run], float | None]
@@ -61,16 +68,16 @@ KINDS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dealt:
-    """One group, dealt at random into two sides again and again."""
+class SplitGroup:
+    """One group, divided at random into two sides many times."""
 
     name: str
     runs: int
     sd: float
     regression: float
-    passes_harmed: float  # of deals to whose side B a whole margin was added
+    passes_harmed: float  # of splits with one margin of harm added to side B
     passes: float
-    guarded: float  # deals in which the guard tripped
+    guarded: float  # of splits in which the variance guard tripped
 
 
 def load(folder: Path) -> list[Run]:
@@ -90,8 +97,8 @@ def groups_of(runs: Sequence[Run], kind: Kind) -> dict[Any, list[Run]]:
     return dict(found)
 
 
-def ledger_without(groups: dict[Any, list[Run]], left_out: set[Any], kind: Kind) -> decision.Known:
-    """The pooled SD of all groups since 2025 but those that are judged by it."""
+def noise_without(groups: dict[Any, list[Run]], left_out: set[Any], kind: Kind) -> decision.Known:
+    """The pooled SD of all groups since 2025, without those that are compared."""
     others = [
         [kind.value(run) for run in members]
         for key, members in groups.items()
@@ -101,31 +108,31 @@ def ledger_without(groups: dict[Any, list[Run]], left_out: set[Any], kind: Kind)
     return decision.Known(sd=pooled.sd, df=pooled.df)
 
 
-def deal(runs: Sequence[Run], kind: Kind, deals: int) -> list[Dealt]:
-    """Each group of LEAST_RUNS, dealt into halves: nothing to find, and then a whole margin."""
+def split_groups(runs: Sequence[Run], kind: Kind, splits: int) -> list[SplitGroup]:
+    """Each group of at least MINIMUM_RUNS in random halves, without and with a harm."""
     groups = groups_of(runs, kind)
     found = []
     for key, members in groups.items():
-        if len(members) < LEAST_RUNS:
+        if len(members) < MINIMUM_RUNS:
             continue
-        known = ledger_without(groups, {key}, kind)
+        known = noise_without(groups, {key}, kind)
         values = np.array([kind.value(run) for run in members]) / kind.margin
-        found.append(_dealt(members, values, known, kind, deals))
+        found.append(_split(members, values, known, kind, splits))
     return found
 
 
-def _dealt(
-    members: Sequence[Run], values: Array, known: decision.Known, kind: Kind, deals: int
-) -> Dealt:
+def _split(
+    members: Sequence[Run], values: Array, known: decision.Known, kind: Kind, splits: int
+) -> SplitGroup:
     rng, half = np.random.default_rng(len(values)), len(values) // 2
-    order = rng.permuted(np.tile(np.arange(len(values)), (deals, 1)), axis=1)
+    order = rng.permuted(np.tile(np.arange(len(values)), (splits, 1)), axis=1)
     a, b = values[order[:, :half]], values[order[:, half : 2 * half]]
-    sds = np.full(deals, known.sd / kind.margin)
+    sds = np.full(splits, known.sd / kind.margin)
     same = outcomes(a, b, sds, known.df, 1 - ALPHA)
     harmed = outcomes(a, b + 1.0, sds, known.df, 1 - ALPHA)
     _, df = noise_of(a, b, sds, known.df)
     name = members[0]["record"].rpartition("/")[2] + " " + members[0]["variant"]
-    return Dealt(
+    return SplitGroup(
         name=name.strip(),
         runs=len(values),
         sd=float(values.std(ddof=1)) * kind.margin,
@@ -137,7 +144,7 @@ def _dealt(
 
 
 def clustered(shares: Sequence[float]) -> tuple[float, float]:
-    """The mean of the groups' shares and its standard error: a group is one piece of evidence."""
+    """The mean of the shares of groups and its standard error; a group is one observation."""
     return float(np.mean(shares)), float(np.std(shares, ddof=1) / math.sqrt(len(shares)))
 
 
@@ -146,7 +153,7 @@ def clustered(shares: Sequence[float]) -> tuple[float, float]:
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """One published comparison of losses, judged by the noise model and by Welch's limits."""
+    """One published comparison of losses, decided with the noise model and by Welch's limits."""
 
     name: str
     n: int
@@ -154,12 +161,12 @@ class Pair:
     noise_model: decision.Outcome
     welch: decision.Outcome
     own_sd: float
-    ledger_sd: float
+    noise_model_sd: float
     guarded: bool
 
 
 def pairs(folder: Path, runs: Sequence[Run]) -> list[Pair]:
-    """The pairs of comparisons.csv at equal n: each side cut to the runs that came first."""
+    """The pairs of comparisons.csv at equal n: the earliest runs of each side."""
     kind = KINDS[0]
     groups = groups_of(runs, kind)
     found = []
@@ -170,7 +177,7 @@ def pairs(folder: Path, runs: Sequence[Run]) -> list[Pair]:
                 continue
             n = min(len(groups[key]) for key in keys)
             sides = [[kind.value(r) for r in sorted(groups[key], key=_when)[:n]] for key in keys]
-            known = ledger_without(groups, set(keys), kind)
+            known = noise_without(groups, set(keys), kind)
             found.append(_pair(line, sides, known))
     return found
 
@@ -191,7 +198,7 @@ def _pair(line: dict[str, str], sides: list[list[float]], known: decision.Known)
         noise_model=decision.decide(mine.contrast, LOSS_MARGIN_NATS, ALPHA).outcome,
         welch=decision.decide(own, LOSS_MARGIN_NATS, ALPHA).outcome,
         own_sd=pooled.sd,
-        ledger_sd=known.sd,
+        noise_model_sd=known.sd,
         guarded=bool(mine.excess_variance),
     )
 
@@ -201,51 +208,51 @@ def _label(line: dict[str, str], side: str) -> str:
 
 
 def why(pair: Pair) -> str:
-    """What makes the two verdicts on a pair differ."""
+    """The reason why the two outcomes of a pair differ."""
     if pair.guarded:
-        return "a side varies more than the noise model allows, and both are Welch's"
-    smaller = "smaller" if pair.own_sd < pair.ledger_sd else "larger"
+        return "a side varies more than the noise model allows: both use Welch's limits"
+    smaller = "smaller" if pair.own_sd < pair.noise_model_sd else "larger"
     return (
         f"the SD of these {2 * pair.n} runs, {pair.own_sd:.5f}, is {smaller} than the noise "
-        f"model's {pair.ledger_sd:.5f}, and Welch's t has fewer df"
+        f"model's {pair.noise_model_sd:.5f}, and Welch's t has fewer df"
     )
 
 
 # --- as Markdown ----------------------------------------------------------------------------------
 
 
-def dealt_lines(runs: Sequence[Run]) -> list[str]:
+def split_lines(runs: Sequence[Run]) -> list[str]:
     lines = [
         "",
         "## Real runs that should not differ",
         "",
         "Replicates published with modded-nanogpt: every group of one code with at least "
-        f"{LEAST_RUNS} runs,",
-        f"dealt at random into two halves {DEALS} times and judged by the pooled SD of all other",
-        "groups since 2025, the variance guard on.",
-        "Errors are clustered by group. A harm of one margin is planted by adding it to one side.",
+        f"{MINIMUM_RUNS} runs,",
+        f"divided at random into two halves {SPLITS} times and compared with the pooled SD of all",
+        "other groups since 2025, with the variance guard.",
+        "Errors are clustered by group. A harm of one margin is added to one side.",
         "",
         "| | groups | regression, no harm | pass, no harm | pass, harm of one margin |",
         "|---|---|---|---|---|",
     ]
     tripped = []
     for kind in KINDS:
-        dealt = deal(runs, kind, DEALS)
+        splits = split_groups(runs, kind, SPLITS)
         cells = [
             "{:.1f} ± {:.1f} %".format(*(100 * part for part in clustered(shares)))
             for shares in (
-                [group.regression for group in dealt],
-                [group.passes for group in dealt],
-                [group.passes_harmed for group in dealt],
+                [group.regression for group in splits],
+                [group.passes for group in splits],
+                [group.passes_harmed for group in splits],
             )
         ]
-        lines.append(f"| {kind.title} | {len(dealt)} | {' | '.join(cells)} |")
-        tripped += [(kind, group) for group in dealt if group.guarded > 0.05]
+        lines.append(f"| {kind.title} | {len(splits)} | {' | '.join(cells)} |")
+        tripped += [(kind, group) for group in splits if group.guarded > 0.05]
     lines += [
         "",
-        "Groups in which the guard trips in more than 5 % of deals (the limits are then Welch's):",
+        "Groups in which the guard trips in more than 5 % of splits (the limits are then Welch's):",
         "",
-        "| | group | runs | SD | deals with the guard |",
+        "| | group | runs | SD | splits with the guard |",
         "|---|---|---|---|---|",
     ]
     lines += [
@@ -259,13 +266,13 @@ def recorded_lines(found: Sequence[Pair]) -> list[str]:
     same = sum(pair.noise_model == pair.welch for pair in found)
     lines = [
         "",
-        "## Recorded comparisons",
+        "## Published comparisons",
         "",
-        f"{len(found)} pairs of groups that stand side by side in one record, at equal n: the",
-        f"final loss judged at a margin of {LOSS_MARGIN_NATS:g} nats, with the noise model's SD",
+        f"{len(found)} pairs of groups that were published side by side, at equal n: the",
+        f"final loss at a margin of {LOSS_MARGIN_NATS:g} nats, with the noise model's SD",
         f"(without both groups) and by Welch's limits on the pair alone. They agree on {same}.",
         "",
-        "| comparison | n | B − A | by the noise model | by Welch | why they differ |",
+        "| comparison | n | B − A | noise model | Welch | why they differ |",
         "|---|---|---|---|---|---|",
     ]
     for pair in found:

@@ -1,7 +1,7 @@
-"""A `model.pace` child for a script: the child of `harness.runner.stepper`, by file.
+"""A `model.pace` child process for a benchmark, on top of `harness.runner.stepper`.
 
-A script also reads what the run wrote, expects a child to end as completed, and tells a failure
-whole: who, why, and the end of the log (`told`).
+Adds what a benchmark needs: reading what the run wrote, the check that the child ended as
+completed, and errors with the name of the child, the reason and the end of its log.
 """
 
 import json
@@ -16,12 +16,12 @@ from harness.runner import stepper
 from harness.runner.process import Stop
 from harness.runner.stepper import Answer, PaceFailed
 
-CHECKOUT = Path(__file__).parents[1]
-UNASKED = Stop()  # nobody asks a script to end but by Ctrl-C, which is an exception there
+CHECKOUT = Path(__file__).parents[2]
+NEVER = Stop()  # a benchmark is stopped by Ctrl-C, which raises
 
 
 class Pace(stepper.Pace):
-    """One child in `folder`, which gets its run directory and its log."""
+    """One child in `folder`, which holds its run directory and its log."""
 
     def __init__(
         self,
@@ -30,19 +30,19 @@ class Pace(stepper.Pace):
         overrides: Sequence[str],
         folder: Path,
         *,
-        words: Sequence[str] = (),
+        arguments: Sequence[str] = (),
     ) -> None:
         """Starts it."""
         folder.mkdir(parents=True)
         run_dir = folder / "run"
         command = [sys.executable, "-m", "model.pace"]
-        command += ["--config", str(base.resolve()), "--out", str(run_dir), *words]
+        command += ["--config", str(base.resolve()), "--out", str(run_dir), *arguments]
         command += [part for override in overrides for part in ("--set", override)]
         self.started_at = time.time()
         super().__init__(name, command, CHECKOUT, run_dir)
 
-    def ask(self, word: str, timeout_s: float, stop: Stop = UNASKED) -> Answer:
-        """The answer to a word. Raises PaceFailed."""
+    def ask(self, word: str, timeout_s: float, stop: Stop = NEVER) -> Answer:
+        """The answer to a command. Raises PaceFailed."""
         return super().ask(word, timeout_s, stop)
 
     def file(self, name: str) -> Any:
@@ -56,28 +56,29 @@ class Pace(stepper.Pace):
         return [json.loads(line) for line in text.splitlines()]
 
     def stop(self) -> None:
-        """Ends it politely. Raises PaceFailed when it does not end as completed."""
+        """Ends it. Raises PaceFailed where it does not end as completed."""
         super().stop()
         result = self.file("result.json")
         if result is None or result["status"] != "completed":
-            raise self.failed("did not end when it was told to")
+            raise self.failed("did not end on request")
 
 
 def first_answers(paces: Sequence[Pace], timeout_s: float) -> list[Answer]:
-    """One answer of each. Raises PaceFailed."""
-    return stepper.answers(paces, timeout_s, UNASKED)
+    """One answer of each child. Raises PaceFailed."""
+    return stepper.answers(paces, timeout_s, NEVER)
 
 
 def answered_or_failed(paces: Sequence[Pace], timeout_s: float) -> list[Answer | PaceFailed]:
-    """What each of them answered, or how it failed; one that fails leaves the others going.
+    """The answer or the failure of each child.
 
-    Whoever is silent for `timeout_s` has failed. None that failed is left running.
+    A child without an answer after `timeout_s` has failed. Failed children are killed, the others
+    continue.
     """
     found: dict[Pace, Answer | PaceFailed] = {}
     deadline = time.monotonic() + timeout_s
     while (waiting := [p for p in paces if p not in found]) and time.monotonic() < deadline:
         for child in select.select(waiting, [], [], max(0.0, deadline - time.monotonic()))[0]:
-            outcome = _heard(child)
+            outcome = _taken(child)
             if outcome is not None:
                 found[child] = outcome
     for child in waiting:
@@ -86,7 +87,7 @@ def answered_or_failed(paces: Sequence[Pace], timeout_s: float) -> list[Answer |
     return [found[child] for child in paces]
 
 
-def _heard(child: Pace) -> Answer | PaceFailed | None:
+def _taken(child: Pace) -> Answer | PaceFailed | None:
     """A whole answer, a failure, or nothing yet."""
     try:
         return child.take()
@@ -95,7 +96,7 @@ def _heard(child: Pace) -> Answer | PaceFailed | None:
         return failure
 
 
-def told(error: PaceFailed) -> str:
-    """A failure for whoever reads the script's errors."""
+def failure_text(error: PaceFailed) -> str:
+    """The message of a failure, with the end of the log."""
     lines = (error.log or "").strip().splitlines()
     return "\n".join([f"{error.side}: {error}", *(f"  | {line}" for line in lines)])

@@ -1,10 +1,9 @@
 """CORE one example at a time: the straightforward evaluator that `model.core` is compared with.
 
-It shares no code with `model.core`: it reads the bundle's files itself, renders and encodes an
-example when its turn comes, gives its rows to the model as one padded batch, computes the logits of
-every position, and decides. The form is nanochat's (core_eval.py, @karpathy). Slow, and short
-enough to be read in one go: `benchmarks.core` takes its time as the anchor, the tests its decisions
-as the truth.
+It shares no code with `model.core`: it reads the bundle's files itself, renders and encodes one
+example at a time, gives its rows to the model as one padded batch, computes the logits of every
+position, and decides. The form is nanochat's (core_eval.py, @karpathy). Slow and short:
+`benchmarks.speed.core` measures its time, the tests compare its decisions.
 """
 
 import csv
@@ -38,7 +37,7 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Question:
     """An example and all it needs."""
 
     task: dict[str, Any]
@@ -47,7 +46,7 @@ class Asked:
     row: int
 
 
-def examples(folder: Path, max_per_task: int | None) -> Iterator[Asked]:
+def examples(folder: Path, max_per_task: int | None) -> Iterator[Question]:
     """Every example of a bundle, task by task."""
     for task in YAML(typ="safe").load(folder / "core.yaml")["icl_tasks"]:
         lines = (folder / "eval_data" / task["dataset_uri"]).read_text(encoding="utf-8")
@@ -56,7 +55,7 @@ def examples(folder: Path, max_per_task: int | None) -> Iterator[Asked]:
         rows = rows[:max_per_task]
         data = [item for _, item in rows]
         for index, (row, _) in enumerate(rows):
-            yield Asked(task, data, index, row)
+            yield Question(task, data, index, row)
 
 
 def baselines(folder: Path) -> dict[str, float]:
@@ -68,11 +67,11 @@ def baselines(folder: Path) -> dict[str, float]:
 
 @torch.no_grad()
 def decide(
-    asked: Asked, gpt: Any, encode: Encode, device: torch.device, keep: int | None = None
+    question: Question, gpt: Any, encode: Encode, device: torch.device, keep: int | None = None
 ) -> Decision:
-    """Asks one example; of rows longer than `keep` tokens the last so many."""
-    kind, item = asked.task["icl_task_type"], asked.data[asked.index]
-    rows = [encode(text) for text in _texts(asked)]
+    """Answers one example; of rows longer than `keep` tokens the last `keep`."""
+    kind, item = question.task["icl_task_type"], question.data[question.index]
+    rows = [encode(text) for text in _texts(question)]
     if kind == "language_modeling":
         starts, rows = [len(rows[0])], rows[1:]
     elif kind == "multiple_choice":
@@ -88,7 +87,7 @@ def decide(
         losses[place, start - 1 : len(row) - 1].mean().item()
         for place, (row, start) in enumerate(zip(rows, starts, strict=True))
     ]
-    name, row = asked.task["label"], asked.row
+    name, row = question.task["label"], question.row
     if kind == "language_modeling":
         right, margin = _continues(logits[0], torch.tensor(rows[0], device=device), starts[0])
         return Decision(name, row, right, margin, tuple(means))
@@ -116,15 +115,15 @@ def _forward(gpt: Any, rows: list[list[int]], device: torch.device) -> tuple[Ten
     return logits, losses.view(len(rows), longest - 1)
 
 
-def _texts(asked: Asked) -> list[str]:
-    shots = asked.task["num_fewshot"][0]
-    delimiter = asked.task.get("continuation_delimiter", " ")
-    kind, item = asked.task["icl_task_type"], asked.data[asked.index]
-    others = [place for place in range(len(asked.data)) if place != asked.index]
-    drawn = random.Random(1234 + asked.index).sample(others, shots)
+def _texts(question: Question) -> list[str]:
+    shots = question.task["num_fewshot"][0]
+    delimiter = question.task.get("continuation_delimiter", " ")
+    kind, item = question.task["icl_task_type"], question.data[question.index]
+    others = [place for place in range(len(question.data)) if place != question.index]
+    drawn = random.Random(1234 + question.index).sample(others, shots)
     front = ""
     for place in drawn:
-        shot = asked.data[place]
+        shot = question.data[place]
         if kind == "multiple_choice":
             front += shot["query"] + delimiter + shot["choices"][shot["gold"]] + "\n\n"
         elif kind == "schema":

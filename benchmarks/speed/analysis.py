@@ -1,8 +1,9 @@
-"""How long the analysis of a large study takes, from records in memory and from a store on disk.
+"""Measures how long the analysis of a large study takes, from memory and from a store on disk.
 
-Makes a study of 100 arms and 100 seeds (10,000 records) in a temporary store, then times reading
-the records, the attribution and the report's files. Prints a table. Run from the repository root:
-`python benchmarks/analysis.py [ARMS SEEDS]`.
+    python -m benchmarks.speed.analysis [ARMS SEEDS]
+
+Creates a study of 100 arms and 100 seeds (10,000 records) in a temporary store, then times reading
+the records, the attribution and writing the report. Prints a table.
 """
 
 import sys
@@ -12,8 +13,6 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from harness.config.study_file import Decide, Limits
 from harness.report.study.content import Content
@@ -47,7 +46,7 @@ def large_study(arms: int, seeds: int) -> tuple[ResolvedStudy, list[Record]]:
         arms=made,
         runs=runs,
         tricks={},
-        handles={},
+        settable_fields={},
         command="",
         created_at=0.0,
         source="",

@@ -1,10 +1,12 @@
 """What a search costs and how often it errs, on the FakeTrainer's landscape of known optimum.
 
-    python benchmarks/search.py pruning  [--repeats 10]   GPU seconds to an equal best value
-    python benchmarks/search.py overhead [--trials 30]    what a trial costs beside its trainer
-    python benchmarks/search.py past     [--trials 5000]  opening and reporting what was found
-    python benchmarks/search.py winners  [--repeats 10]   whole searches: what they confirm
-    python benchmarks/search.py flat     [--repeats 10]   the same where there is nothing to find
+    python -m benchmarks.statistics.search pruning, or:
+
+    pruning  [--repeats 10]    GPU seconds to an equal best value
+    overhead [--trials 30]     what a trial costs beside its trainer
+    past     [--trials 5000]   opening and reporting what was found
+    winners  [--repeats 10]    whole searches: what they confirm
+    flat     [--repeats 10]    the same where there is nothing to find
 
 `pruning` draws from the trainer's formula without starting it, in simulated GPU seconds, with the
 very samplers and pruners of a search. The others are whole commands.
@@ -26,8 +28,6 @@ from typing import Any
 import msgspec
 import optuna
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from harness import files
 from harness.config.search_file import SAMPLER
 from harness.results.store import Store
@@ -36,7 +36,7 @@ from harness.runner.fake_trainer.train import Curve, bits_per_byte
 from harness.search import storage
 from harness.search.trial import TrialResult, told
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 STEPS, EVERY = 60, 5
 SETTINGS = {"dial.steps": STEPS, "eval.every_steps": EVERY, "windows": "SSSL"}
 LOST_STEPS = 2  # that a run goes on after it was given up

@@ -1,21 +1,20 @@
-"""The table of tricks: what each one costs or saves in time a token, and in which noise.
+"""The table of tricks: what each one costs or saves in time a token, with its interval.
 
 Rows in, text out: for the terminal, and as Markdown for docs/gpu.md. Every row rests on one launch,
-which is a screen and no verdict. Its interval takes in what another launch would differ by, as far
-as the noise model knows it; where it does not, the interval is that of the windows inside this
-launch and is labelled so. Never starts anything; the last of the files behind `benchmarks.toggles`.
+which is a screening and no decision. Its interval includes the spread between launches where the
+noise model has it; otherwise it is the interval of the segments of this launch, labelled so.
 """
 
 import math
 from dataclasses import dataclass
 
-from benchmarks.abba import ALPHA, compare
-from benchmarks.toggle_rows import Noise, Row, Rows
+from benchmarks.speed.ab import ALPHA, compare
+from benchmarks.speed.toggles.rows import Noise, Row, Rows
 from harness.stats.ab_noise import of_launches
 from harness.stats.decision import Known
 from harness.stats.distributions import t_quantile
 
-MOST_LOADER_SHARE = 0.001  # above it a speed says more of the host than of the trainer
+MOST_LOADER_SHARE = 0.001  # above it a speed measures the host more than the trainer
 HEADS = ("trick", "in the base", "tokens/s without", "with", "time a token with it", "notes")
 
 
@@ -59,9 +58,9 @@ def markdown(rows: Rows) -> str:
 def _setting(rows: Rows) -> str:
     session = rows.session
     batches = "one batch over and over" if session.synthetic else "batches from the loader"
-    words = " ".join([session.base, *(f"--set {text}" for text in session.set)])
+    command = " ".join([session.base, *(f"--set {text}" for text in session.set)])
     return (
-        f"`{words}` on one {session.device}, torch {session.torch}, "
+        f"`{command}` on one {session.device}, torch {session.torch}, "
         f"{session.batch_tokens:,} tokens a step, {batches}."
     )
 
@@ -72,10 +71,10 @@ def _cells(row: Row, noise: Noise | None) -> list[str]:
         return [*first, "–", "–", "–", f"not measured: {row.failed}"]
     speeds = row.tokens_per_s[::-1] if row.on_in_base else row.tokens_per_s
     shown = [f"{speed:,.0f}" for speed in speeds]
-    return [*first, *shown, in_words(row, noise), "; ".join(_remarks(row))]
+    return [*first, *shown, effect_text(row, noise), "; ".join(_remarks(row))]
 
 
-def in_words(row: Row, noise: Noise | None) -> str:
+def effect_text(row: Row, noise: Noise | None) -> str:
     """A measured row's effect in per cent, with the interval where there is one."""
     found = effect(row, noise)
     middle = f"{100 * math.expm1(found.log_ratio):+.2f} %"

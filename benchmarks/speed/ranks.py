@@ -1,25 +1,23 @@
-"""What several ranks cost and save: exchanges and memory by formula, speed and peak by running.
+"""Measures what several ranks cost and save: communication, memory and speed.
 
-    python -m benchmarks.ranks ablations/configs/speedrun.yaml --set dial.depth=12 --ranks 1 2
-    python -m benchmarks.ranks ablations/configs/speedrun.yaml --set dial.depth=24 --ranks 2 8
-    --plan
+    python -m benchmarks.speed.ranks CONFIG --set dial.depth=12 --ranks 1 2
+    python -m benchmarks.speed.ranks CONFIG --set dial.depth=24 --ranks 2 8 --plan
 
-The first table is by formula: exchanges a step (model/ranks.py), what one rank sends in them, what
-stays in its memory for the whole run (states and gradients), and its peak. A reduce-scatter or an
-all-gather of n bytes over C ranks sends n (C - 1) / C from each, a sum n times twice that; so do
-the rings of NCCL and gloo, and what a switch adds up is less. --plan ends there, and needs no GPU.
+The first table is computed by formula: exchanges a step (model/ranks.py), the bytes that one rank
+sends, the memory that it holds for the whole run (optimizer states and gradients), and its peak.
+A reduce-scatter or all-gather of n bytes over C ranks sends n (C - 1) / C from each rank, an
+all-reduce twice that, as in the rings of NCCL and gloo; with in-network reduction it is less.
+--plan ends here, and needs no GPU.
 
-Otherwise every number of ranks then trains in turn, by torchrun, on the same global batch of random
-tokens over and over: ms a step, tokens/s, tokens/s a rank as a share of the first row's, the peak
-of the rank that needs most, and the exchanges that were counted, which have to be those of the
-formula.
+Then each number of ranks trains in turn, by torchrun, on the same global batch of random tokens:
+ms a step, tokens/s, tokens/s a rank as a share of the first row's, peak memory of the largest rank,
+and the counted exchanges, which must equal those of the formula.
 
-With --profile each then takes a few steps more under torch's profiler, and a table says how long
-ranks exchange in a step, how much of that goes on beside computation, and how long computation
-waits for it (benchmarks/overlap.py), as a mean over ranks and of the rank that waits most. A rank
-that computes faster than the others waits for them in there.
+With --profile each number of ranks then takes a few more steps under torch's profiler, and a second
+table shows how long ranks exchange in a step, how much of that is hidden behind computation, and
+how long computation waits for it (overlap.py): the mean over ranks, and the rank that waits most.
 
-Exit code 0; 1 when a rank failed or the counts are not those of the formula; 2 wrong usage.
+Exit code 0; 1 where a rank failed or the counts differ from the formula; 2 wrong usage.
 """
 
 import argparse
@@ -35,7 +33,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.overlap import Overlap, overlap_of, spans_of
+from benchmarks.speed.overlap import Overlap, overlap_of, spans_of
 from model.config import Config
 from model.configfile import parse_overrides
 from model.derive import Derived
@@ -114,8 +112,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         chosen.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     for (config, derived), each in zip(plans, found, strict=True):
         if (foreseen := tally(traffic(config, derived))) != each["exchanges"]:
-            told = f"exchanges a step {foreseen}; got {each['exchanges']}"
-            print(f"error: expected {told}. Mend the formula.", file=sys.stderr)
+            counts = f"exchanges a step {foreseen}; got {each['exchanges']}"
+            print(
+                f"error: expected {counts}. Correct the formula in model/ranks.py.", file=sys.stderr
+            )
             return 1
     return 0
 
@@ -252,15 +252,15 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def _measured(chosen: argparse.Namespace, ranks: int) -> dict[str, Any]:
-    """What rank 0 of so many tells, started by torchrun."""
+    """The report of rank 0 of this many ranks, started by torchrun."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "found.json"
         launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={ranks}"]
         launcher += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
-        words = [str(chosen.base), f"--worker={out}", f"--steps={chosen.steps}"]
-        words += [f"--set={each}" for each in chosen.set]
-        words += ["--profile"] if chosen.profile else []
-        command = [sys.executable, *launcher, "-m", "benchmarks.ranks", *words]
+        arguments = [str(chosen.base), f"--worker={out}", f"--steps={chosen.steps}"]
+        arguments += [f"--set={each}" for each in chosen.set]
+        arguments += ["--profile"] if chosen.profile else []
+        command = [sys.executable, *launcher, "-m", "benchmarks.speed.ranks", *arguments]
         subprocess.run(command, check=True)
         found: dict[str, Any] = json.loads(out.read_text())
     return found
@@ -369,7 +369,7 @@ def _resolved(chosen: argparse.Namespace, ranks: int) -> tuple[Config, Derived]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.ranks", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.ranks", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("base", type=Path, metavar="BASE", help="YAML or JSON")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C")

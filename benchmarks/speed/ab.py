@@ -1,8 +1,8 @@
-"""What turns in the order A B B A say about the ratio of two step times: numbers in, numbers out.
+"""The ratio of two step times from ABBA segments: numbers in, numbers out.
 
-The rule is that of `harness.stats.ab_noise`, where the launches are the replicates.
-Here one launch alone also gets an interval: that of its own windows,
-labelled as such, which says nothing of the next.
+The rule is that of `harness.stats.ab_noise`, where launches are the replicates. One launch alone
+gets the interval of its own segments, labelled as such: it does not cover the spread between
+launches.
 """
 
 import math

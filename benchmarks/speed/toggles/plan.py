@@ -1,13 +1,13 @@
-"""Which configurations a table of tricks compares with its base: one a trick, on or off.
+"""The configurations that a table of tricks compares with its base: one a trick, on or off.
 
-A trick that is on in the base is switched off with what requires it, one that is off is switched on
-with what it requires and without what conflicts with it, as the catalogue says. What really came
-along (Muon takes its parts with it) is read from the trainer's answer and stated. Steps, batch,
-device batch and width are the base's: a configuration differs in its trick and in nothing that
-follows from it by rule.
+A trick that is on in the base is switched off together with the tricks that require it; one that is
+off is switched on with its requirements and without its conflicts, as the catalogue lists them.
+What changed along with it (Muon takes its parts with it) is read from the trainer's description and
+stated. Steps, batch, device batch and width are the base's, so that a configuration differs in its
+trick and in nothing that follows from it by rule.
 
-A schedule's cost changes over the run, so a trick that cuts the run into stages is compared stage
-by stage, each held at its first step. Asks the trainer, starts nothing; before `toggles`.
+The cost of a schedule changes over the run, so a trick that divides the run into stages is compared
+stage by stage, each held at its first step. Describes configurations; starts no trainer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -58,8 +58,8 @@ def planned(
 
     Raises UsageError, StudyFileError (a faulty base) and TrainerError.
     """
-    asked = Request(name="base", base=str(base.resolve()), set=dict(overrides))
-    (described,) = trainer.describe_or_fail([asked])
+    request = Request(name="base", base=str(base.resolve()), set=dict(overrides))
+    (described,) = trainer.describe_or_fail([request])
     if len(_stages(described)) > 1:
         raise UsageError(
             str(base),
@@ -74,7 +74,7 @@ def planned(
     _refuse_unknown(names, catalogue)
     chosen = [name for name in catalogue if not names or name in names]
     switches = [overrides_of(name, catalogue, described.tricks or {}) for name in chosen]
-    return Plan(base=described, toggles=_described(trainer, asked, described, chosen, switches))
+    return Plan(base=described, toggles=_described(trainer, request, described, chosen, switches))
 
 
 def overrides_of(
@@ -106,9 +106,9 @@ def _resting_on(
 
 
 def _against(name: str, catalogue: Mapping[str, TrickInfo]) -> list[str]:
-    """The tricks that `name` cannot be on with, whichever of the two entries says so."""
-    told = [other for other, entry in catalogue.items() if name in entry.conflicts]
-    return [*catalogue[name].conflicts, *told]
+    """The tricks that conflict with `name`, by either of the two entries."""
+    reverse = [other for other, entry in catalogue.items() if name in entry.conflicts]
+    return [*catalogue[name].conflicts, *reverse]
 
 
 def _missing(
@@ -124,7 +124,7 @@ def _missing(
 
 def _described(
     trainer: NativeTrainer,
-    asked: Request,
+    request: Request,
     base: Description,
     names: Sequence[str],
     switches: Sequence[Mapping[str, Any]],
@@ -134,7 +134,7 @@ def _described(
     def answers(pinned: Sequence[Mapping[str, Any]]) -> list[Description]:
         return trainer.describe(
             [
-                Request(name=name, base=asked.base, set={**asked.set, **pins, **switch})
+                Request(name=name, base=request.base, set={**request.set, **pins, **switch})
                 for name, switch, pins in zip(names, switches, pinned, strict=True)
             ]
         )

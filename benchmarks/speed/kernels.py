@@ -1,11 +1,11 @@
-"""Where the time of a training step goes on this GPU: prints one row a class of kernel.
+"""Breaks the time of a training step on this GPU down by class of kernel.
 
-    python -m benchmarks.kernels ablations/configs/speedrun.yaml --set dial.depth=12 [--out FILE]
+    python -m benchmarks.speed.kernels ablations/configs/speedrun.yaml --set dial.depth=12
 
-A trainer takes some steps on a random batch, so that weights are no longer those of the
-initialisation (zeros cost less power, and so less time), then one step is profiled. Kernels are
-sorted into classes by their names; what fits none is `other`. `--top N` also lists the N longest
-kernels. The sum is of kernels alone: where it is below the step's own time, the GPU waited.
+A trainer takes some steps on a random batch first, so that weights are no longer those of the
+initialisation (zeros cost less power, and so less time); then one step is profiled. Kernels are
+sorted into classes by name; unknown names are `other`. `--top N` also lists the N longest kernels.
+Where the sum over kernels is below the time of the step, the GPU was idle for the difference.
 """
 
 import argparse
@@ -142,7 +142,7 @@ def print_table(record: dict[str, Any], top: int) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.kernels", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.kernels", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("base", type=Path, metavar="BASE", help="YAML or JSON")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C")

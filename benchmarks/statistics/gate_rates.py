@@ -1,20 +1,18 @@
-"""How often whole gates err: the gate's own code, on evidence that is drawn in place of measured.
+"""Measures the error rates of whole gates: the gate's own code on simulated measurements.
 
-    python benchmarks/gate_rates.py [--gates 10000] [--out benchmarks/records/gate_rates.json]
+    python -m benchmarks.statistics.gate_rates [--gates 10000] [--out FILE]
 
-Plans, buys piece by piece within a budget, looks, decides, and goes to a second session where a
-first one showed a slowdown: everything of a gate but the trainers (`planning`, `rounds`,
-`judge`, `whole`). The noise model's SD is drawn too, with the degrees of freedom that it has;
-where it has no row, the baseline and earlier sessions teach it, as they do a real one.
-Gate number i of a cell has a seed of its own, so that the first hundred of each cell can be made
-again in a test: the counts of those are kept beside the counts of all. What is kept becomes a part
-of docs/operating-characteristics.md.
+Plans, runs in portions within a budget, takes interim looks, decides, and continues in a second
+session after a slowdown in the first: everything of a gate but the trainers. The SD of the noise
+model is drawn too, with its degrees of freedom; where the noise model has no row, the baseline and
+earlier sessions supply it, as in a real gate. Each gate of a cell has a seed of its own, so that a
+test can repeat the first hundred of each cell: their counts are stored beside those of all
+(benchmarks/records/gate_rates.json), and become a part of docs/operating-characteristics.md.
 """
 
 import argparse
 import itertools
 import math
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,9 +21,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from benchmarks.many_verdicts import percent
+from benchmarks.statistics.decisions import percent
 from harness.cli.gating import with_own_rows
 from harness.compare.metrics import LOSS_MARGIN_NATS, LOSS_SD_NATS, SPEED_MARGIN
 from harness.compare.noise_model import NoiseModel, NoiseRow
@@ -43,23 +39,23 @@ from harness.results.record import LaunchInfo as Started
 ALPHA = 0.05
 HARMS = (0.0, 0.5, 1.0, 2.0)  # in margins
 RULES: tuple[Rule, ...] = ("looks", "open")
-LEDGER_DF = 60
+NOISE_DF = 60
 STORED_RUNS = 8  # of the baseline
-FEW = 4  # too few for a noise model row of their own: the runs of both sides show their noise
-NOISE_MODEL, OWN, OWN_FEW = f"noise model, {LEDGER_DF} df", "own", f"own, {FEW} stored"
+FEW = 4  # too few for a row of the noise model: the noise is that of the runs of both sides
+NOISE_MODEL, OWN, OWN_FEW = f"noise model, {NOISE_DF} df", "own", f"own, {FEW} stored"
 NOISE = {"launches": (NOISE_MODEL, OWN), "replicates": (NOISE_MODEL, OWN, OWN_FEW)}
-BUDGET = {"launches": 8, "replicates": 16}  # pieces of evidence: each takes one unit of time
-FIRST = 100  # gates of each cell whose counts are kept apart
+BUDGET = {"launches": 8, "replicates": 16}  # each takes one unit of time
+FIRST = 100  # gates of each cell that are also counted separately
 MARGIN_BPB = 0.001
 RUN_SD = MARGIN_BPB * LOSS_SD_NATS / LOSS_MARGIN_NATS
-LAUNCH_SD, WINDOW_SD = 0.0013, 0.0015  # of logarithms: one launch, one A B B A inside of it
-RECORDS = Path(__file__).parent / "records" / "gate_rates.json"
+LAUNCH_SD, WINDOW_SD = 0.0013, 0.0015  # of logarithms: one launch, one ABBA segment inside it
+RECORDS = Path(__file__).parents[1] / "records" / "gate_rates.json"
 GPU = "simulated"
 OUTCOMES = ("pass", "inconclusive", "regression")
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
-    """One kind of gate, and the truth that it is about."""
+    """One kind of gate, and the true harm."""
 
     evidence: str
     noise: str
@@ -68,12 +64,14 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """What its gates are seeded by."""
-        return f"{self.evidence}, {self.noise}, {self.rule}, {self.harm:g}"
+        """The seed of its gates; keeps the terms of the first stored table, so that its counts
+        stay reproducible."""
+        noise = self.noise.replace("noise model", "ledger")
+        return f"{self.evidence}, {noise}, {self.rule}, {self.harm:g}"
 
 
 class Counted(msgspec.Struct, frozen=True, kw_only=True):
-    """How the gates of a cell ended, what they bought, and how many took a second session."""
+    """The outcomes of the gates of a cell, their runs, and how many took a second session."""
 
     cell: Cell
     gates: int
@@ -83,7 +81,7 @@ class Counted(msgspec.Struct, frozen=True, kw_only=True):
     second_sessions: int
 
     def share(self, outcome: str) -> float:
-        """Of the gates that ended so."""
+        """The share of gates with this outcome."""
         return self.outcomes[outcome] / self.gates
 
 
@@ -97,7 +95,7 @@ class End:
 
 
 class Drawn:
-    """Evidence drawn at random; `Source` of `rounds`."""
+    """Simulated measurements: a `Source` of `harness.gate.rounds`."""
 
     def __init__(self, rng: np.random.Generator, harm: float) -> None:
         self.rng, self.harm = rng, harm
@@ -105,7 +103,7 @@ class Drawn:
         self.runs: list[Record] = []
 
     def launch(self) -> None:
-        """Two processes with a speed of their own each, and windows that scatter about it."""
+        """Two processes, each with its own speed, and ABBA segments that scatter about it."""
         own = self.harm * math.log1p(SPEED_MARGIN) + self.rng.normal(0, math.sqrt(2) * LAUNCH_SD)
         ratios = own + self.rng.normal(0, WINDOW_SD, WINDOWS)
         self.launches.append(launched(len(self.launches) + 1, ratios.tolist()))
@@ -116,7 +114,7 @@ class Drawn:
         self.runs.append(record(STORED_RUNS + len(self.runs) + 1, bpb))
 
     def has_time(self, part: PartPlan) -> bool:
-        """Each piece takes the same, so the budget is a number of pieces."""
+        """Every run and every launch takes one unit of time."""
         return len(self.launches) + len(self.runs) < BUDGET[part.evidence]
 
 
@@ -128,7 +126,7 @@ def cells() -> Iterator[Cell]:
 
 
 def counted(cell: Cell, gates: int) -> Counted:
-    """A cell's gates, one after the other."""
+    """The gates of a cell."""
     ends = [gate(cell, number) for number in range(gates)]
     return Counted(
         cell=cell,
@@ -146,56 +144,56 @@ def _tally(ends: list[End]) -> dict[str, int]:
 
 
 def gate(cell: Cell, number: int) -> End:
-    """One gate; a slowdown that it shows for the first time is sought again in another session."""
+    """One gate; an unconfirmed slowdown is measured again in a second session."""
     rng = np.random.default_rng([number, *cell.name.encode()])
     stored = baseline(rng, FEW if cell.noise == OWN_FEW else STORED_RUNS)
     known = noise_model(rng) if cell.noise == NOISE_MODEL else NoiseModel([])
-    asked = GateRequest(
+    request = GateRequest(
         baseline=stored,
         alpha=ALPHA,
         rule=cell.rule,
         margins={"val_bpb": MARGIN_BPB},
         budget_s=float(BUDGET[cell.evidence]),
     )
-    first, bought = _session(cell, asked, known, rng, [])
+    first, bought = _session(cell, request, known, rng, [])
     if not any(one.unconfirmed for one in first.metrics):
         return End(outcome=first.outcome, bought=bought, sessions=1)
-    second, more = _session(cell, asked, known, rng, [first])
+    second, more = _session(cell, request, known, rng, [first])
     return End(outcome=second.outcome, bought=bought + more, sessions=2)
 
 
 def _session(
     cell: Cell,
-    asked: GateRequest,
+    request: GateRequest,
     noise_model: NoiseModel,
     rng: np.random.Generator,
     before: list[GateResult],
 ) -> tuple[GateResult, int]:
-    """One session of a gate, and how much evidence it bought. It learns from those before it."""
-    noise_model = with_own_rows(noise_model, asked, before)
-    planned = _planned(cell, asked, noise_model)
+    """One session of a gate, and its number of runs or launches. Uses the sessions before it."""
+    noise_model = with_own_rows(noise_model, request, before)
+    planned = _planned(cell, request, noise_model)
     source = Drawn(rng, cell.harm)
-    rounds = Rounds(asked, bench(), noise_model, source)
+    rounds = Rounds(request, bench(), noise_model, source)
     if planning.without_chance(planned) is None:
         rounds.take(planned)
-    bare = _bare(asked, planned, source, session=len(before))
+    bare = _bare(request, planned, source, session=len(before))
     return concluded(bare, rounds.metrics, before), len(source.launches) + len(source.runs)
 
 
-def _planned(cell: Cell, asked: GateRequest, noise_model: NoiseModel) -> GatePlan:
-    terms = planning.Terms(alpha=ALPHA, rule=cell.rule, budget_s=asked.budget_s)
+def _planned(cell: Cell, request: GateRequest, noise_model: NoiseModel) -> GatePlan:
+    terms = planning.Terms(alpha=ALPHA, rule=cell.rule, budget_s=request.budget_s)
     if cell.evidence == "launches":
         part = planning.speed_plan(
-            launch_row(bench(), noise_model), speed_margin(asked), 1.0, terms
+            launch_row(bench(), noise_model), speed_margin(request), 1.0, terms
         )
     else:
-        assert asked.baseline is not None
-        records = asked.baseline.now.records
-        part = planning.quality_plan(records, noise_model, asked.margins, False, 1.0, terms)
-    return GatePlan(parts=[part], budget_s=asked.budget_s, alpha=ALPHA)
+        assert request.baseline is not None
+        records = request.baseline.now.records
+        part = planning.quality_plan(records, noise_model, request.margins, False, 1.0, terms)
+    return GatePlan(parts=[part], budget_s=request.budget_s, alpha=ALPHA)
 
 
-def _bare(asked: GateRequest, planned: GatePlan, source: Drawn, session: int) -> GateResult:
+def _bare(request: GateRequest, planned: GatePlan, source: Drawn, session: int) -> GateResult:
     began = session * 10 * SESSION_GAP_S
     side = Subject(code_id="", config_id="")
     return GateResult(
@@ -203,7 +201,7 @@ def _bare(asked: GateRequest, planned: GatePlan, source: Drawn, session: int) ->
         number=session + 1,
         outcome="inconclusive",
         reason="",
-        alpha=asked.alpha,
+        alpha=request.alpha,
         claim="ml",
         a=side,
         b=side,
@@ -217,7 +215,7 @@ def _bare(asked: GateRequest, planned: GatePlan, source: Drawn, session: int) ->
     )
 
 
-# --- pieces of evidence, and what is stored before a gate -----------------------------------------
+# --- measurements, and what is stored before a gate -----------------------------------------------
 
 
 def launched(number: int, ratios: list[float], waits: float = 0.0) -> AbLaunch:
@@ -262,7 +260,7 @@ def record(seed: int, bpb: float) -> Record:
 
 
 def baseline(rng: np.random.Generator, runs: int = STORED_RUNS) -> Baseline:
-    """Replicates of no harm: which ones were stored is a draw too."""
+    """Replicates without harm, drawn at random."""
     values = 1.0 + rng.normal(0, RUN_SD, runs)
     entry = BaselineEntry(
         number=1,
@@ -279,11 +277,11 @@ def baseline(rng: np.random.Generator, runs: int = STORED_RUNS) -> Baseline:
 
 
 def bench() -> Bench:
-    """What all simulated launches and runs belong to."""
+    """The scale and device of all simulated launches and runs."""
     return bench_of(record(1, 1.0))
 
 
-def noise_model(rng: np.random.Generator, df: int = LEDGER_DF) -> NoiseModel:
+def noise_model(rng: np.random.Generator, df: int = NOISE_DF) -> NoiseModel:
     """Rows whose SDs are estimates with `df` degrees of freedom."""
     scale = recipe_scale(record(1, 1.0))
     assert scale is not None
@@ -305,7 +303,7 @@ def noise_model(rng: np.random.Generator, df: int = LEDGER_DF) -> NoiseModel:
     )
 
 
-# --- what is kept ---------------------------------------------------------------------------------
+# --- the table ------------------------------------------------------------------------------------
 
 
 def load(path: Path = RECORDS) -> list[Counted]:
@@ -333,18 +331,19 @@ def lines(found: list[Counted]) -> list[str]:
         "",
         "## Whole gates: pass / inconclusive / regression, in %",
         "",
-        f"{gates:,} gates a cell by `benchmarks/gate_rates.py`: the gate's own plan, purchases,",
-        "looks, verdicts and second session, on evidence that is drawn in place of measured.",
+        f"{gates:,} gates a cell by `python -m benchmarks.statistics.gate_rates`: the gate's own",
+        "plan, runs, looks, decisions and second session, on simulated measurements.",
         f"Quality: a baseline of {STORED_RUNS} runs, SD of one run {noise}, at most "
         f"{BUDGET['replicates']} runs of the candidate.",
-        f"Speed: SD of one launch {100 * LAUNCH_SD:g} %, of a window in it {100 * WINDOW_SD:g} %, "
-        f"margin {100 * SPEED_MARGIN:g} %, at most {BUDGET['launches']} launches",
-        "a session; a slowdown that one session shows counts once a second one shows it too.",
-        "The noise model's SD is drawn as well, with its degrees of freedom; `own`: it has no row",
-        f"but those of the baseline's runs and earlier launches; {FEW} runs make none.",
-        "In brackets: what a gate buys on average, over its sessions.",
+        f"Speed: SD of one launch {100 * LAUNCH_SD:g} %, of one ABBA segment "
+        f"{100 * WINDOW_SD:g} %, margin {100 * SPEED_MARGIN:g} %,",
+        f"at most {BUDGET['launches']} launches",
+        "a session; a slowdown counts once a second session confirms it.",
+        "The SD of the noise model is drawn as well, with its degrees of freedom; `own`: its only",
+        f"rows are those of the baseline's runs and earlier launches; {FEW} runs yield no row.",
+        "In brackets: the mean number of launches or runs of a gate, over its sessions.",
         "",
-        "| evidence | noise | rule | " + " | ".join(f"harm {harm:g}" for harm in HARMS) + " |",
+        "| metric | noise | rule | " + " | ".join(f"harm {harm:g}" for harm in HARMS) + " |",
         "|---|---|---|" + "---|" * len(HARMS),
         *_rows(found),
         "",
@@ -366,11 +365,12 @@ def _rows(found: list[Counted]) -> Iterator[str]:
         rows.setdefault(key, []).append(shown)
     for (evidence, noise, rule), cells_of in rows.items():
         what = "speed" if evidence == "launches" else "quality"
-        yield f"| {what} | {noise} | {rule} | {' | '.join(cells_of)} |"
+        label = "always-valid" if rule == "open" else rule
+        yield f"| {what} | {noise} | {label} | {' | '.join(cells_of)} |"
 
 
 def main() -> None:
-    """Simulates every cell and keeps the counts; after a kill the same command goes on."""
+    """Simulates every cell and stores the counts; re-run the same command to resume."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--gates", type=int, default=10_000)

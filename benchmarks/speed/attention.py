@@ -1,11 +1,11 @@
-"""Forward plus backward time of every attention back-end that runs on this GPU: prints one table.
+"""Measures forward plus backward time of every attention back-end that runs on this GPU.
 
-    python -m benchmarks.attention [--out FILE] [--rounds N]
+    python -m benchmarks.speed.attention [--out FILE] [--rounds N]
 
 Shapes are those of the reference recipe at depth 12 and 24 (bf16, heads of 128 channels, T = 2048),
-full and with short windows. Back-ends take turns within a round, so that a GPU that warms up or
-slows down does so for all; the figure is the median over all turns. TFLOP/s count the pairs of
-query and key that the window leaves visible, 4 K FLOPs each forward and 2.5 times that backward.
+full and with short windows. Back-ends are interleaved within a round, so that a GPU that warms up
+or slows down affects all of them; the figure is the median over all calls. TFLOP/s count the pairs
+of query and key that the window leaves visible, 4 K FLOPs each forward and 2.5 times that backward.
 """
 
 import argparse

@@ -1,12 +1,11 @@
-"""What was measured of each toggle, as lines of JSON: one a toggle, added when it ends.
+"""The measurements of a table of tricks as lines of JSON: one a trick, appended when it ends.
 
-A line is either a `Session` (one call of `benchmarks.toggles`: what it compared on which machine,
-and what was known of launches) or a `Row` (one toggle, measured or failed). A line is appended and
-flushed at once, so a killed call loses nothing but the toggle it was at; half a line at the end of
-a file is dropped by the next call. Of two rows of one name the later one counts.
+A line is a `Session` (one call of `benchmarks.speed.toggles`: base, machine and the known spread
+between launches) or a `Row` (one trick, measured or failed). Each line is flushed at once, so that
+a killed call loses only the trick that it was measuring; the next call drops half a line at the end
+of the file. Of two rows with one name the later one counts.
 
-A file speaks of one base on one code and one kind of device. Another one is refused. Reads and
-writes the file; below `benchmarks.toggles`, which measures, and `benchmarks.toggle_table`.
+A file belongs to one base on one code and one kind of device; another one is refused.
 """
 
 import math
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.toggle_plan import Toggle
+from benchmarks.speed.toggles.plan import Toggle
 from harness.errors import UsageError
 from harness.files import disk_errors
 from harness.runner.stepper import Answer
@@ -45,7 +44,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True, tag="session"):
     synthetic: bool
     seconds: float
     planned: list[str]
-    """Names of all toggles it was asked for."""
+    """Names of all requested tricks."""
     device: str
     environment_id: str
     torch: str | None
@@ -91,7 +90,7 @@ def failed_row(toggle: Toggle, reason: str) -> Row:
 
 
 def row_of(toggle: Toggle, base: Answer, other: Answer, windows: Sequence[Sequence[Answer]]) -> Row:
-    """A toggle's row from what both said when ready, and the four turns of each A B B A."""
+    """The row of a trick, from both ready messages and the four turns of each ABBA segment."""
     whole = [window for window in windows if not any(turn["recompiled"] for turn in window)]
     if not whole:
         return failed_row(toggle, "something was compiled in every window")
@@ -164,7 +163,7 @@ class Rows:
 
     @property
     def planned(self) -> list[str]:
-        """Every toggle that a call was asked for, in the order of the calls."""
+        """Every requested trick, in the order of the calls."""
         return list(dict.fromkeys(name for session in self.sessions for name in session.planned))
 
     @property
@@ -174,7 +173,7 @@ class Rows:
 
     @property
     def unmeasured(self) -> list[str]:
-        """Names of those that were planned and never came to their turn."""
+        """Names of the planned tricks without a row."""
         return [name for name in self.planned if name not in self._rows]
 
     @property

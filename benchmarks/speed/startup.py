@@ -1,14 +1,13 @@
-"""How long a trainer takes from its start to the end of its first step, cold and warm.
+"""Measures how long a trainer takes from its start to the end of its first step, cold and warm.
 
-    python -m benchmarks.startup ablations/configs/speedrun.yaml --set dial.depth=8 --runs 2
+    python -m benchmarks.speed.startup ablations/configs/speedrun.yaml --set dial.depth=8 --runs 2
 
-Each run starts `model.pace` twice: cold, with an empty folder for everything that Inductor, Triton,
-FlashAttention-4 and quack compile (`system.compile_cache_dir`), then warm, with what the cold one
-left there. Data is prepared before the first of them, and the operating system has read Python,
-torch and the kernel packages into memory. Prints one row a phase, in seconds: the mean over the
-runs.
+Each run starts `model.pace` twice: cold, with an empty cache for everything that Inductor, Triton,
+FlashAttention-4 and quack compile (`system.compile_cache_dir`), then warm, with the cache of the
+cold start. Data is prepared before the first start, and the operating system has cached Python,
+torch and the kernel packages. Prints one row a phase, in seconds: the mean over the runs.
 
-Exit code 0; 1 when a trainer failed; 2 wrong usage.
+Exit code 0; 1 where a trainer failed; 2 wrong usage.
 """
 
 import argparse
@@ -22,8 +21,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pace import Pace, PaceFailed, first_answers, told
-from benchmarks.step import positive
+from benchmarks.speed.pace import Pace, PaceFailed, failure_text, first_answers
+from benchmarks.speed.step import positive
 
 PHASES = ("imports", "preflight", "data", "build", "compile", "first_step")
 
@@ -41,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     record = _start(chosen, Path(folder) / f"{state}-{run}", caches)
                     records.append({"run": run, "state": state, **record})
     except PaceFailed as error:
-        print(f"error: {told(error)}", file=sys.stderr)
+        print(f"error: {failure_text(error)}", file=sys.stderr)
         return 1
     print_table(records)
     if chosen.out is not None:
@@ -65,9 +64,9 @@ def _read_into_memory(chosen: argparse.Namespace) -> None:
 
 def _start(chosen: argparse.Namespace, folder: Path, caches: Path) -> dict[str, Any]:
     """Starts one trainer, waits until it is ready, ends it; what its phases took."""
-    words = ["--synthetic"] if chosen.synthetic else []
+    arguments = ["--synthetic"] if chosen.synthetic else []
     overrides = [*chosen.set, f"system.compile_cache_dir={caches}"]
-    pace = Pace(folder.name, chosen.base, overrides, folder, words=words)
+    pace = Pace(folder.name, chosen.base, overrides, folder, arguments=arguments)
     with contextlib.ExitStack() as stack:
         stack.callback(pace.kill)
         first_answers([pace], 60 * chosen.ready_minutes)
@@ -105,7 +104,7 @@ def print_table(records: Sequence[dict[str, Any]]) -> None:
     for phase in (*PHASES, "total"):
         cells = [_mean(each, phase) for each in states.values()]
         print(f"{phase:<12}" + "".join(f"{cell:>10}" for cell in cells))
-    cells = [_cache_in_words(each[0]["compile_cache"]) for each in states.values()]
+    cells = [_cache_text(each[0]["compile_cache"]) for each in states.values()]
     print(f"{'cache':<12}" + "".join(f"{cell:>10}" for cell in cells))
 
 
@@ -114,16 +113,16 @@ def _mean(records: Sequence[dict[str, Any]], phase: str) -> str:
     return f"{statistics.fmean(seconds):.2f}" if seconds else "–"
 
 
-def _cache_in_words(recorded: dict[str, Any]) -> str:
+def _cache_text(recorded: dict[str, Any]) -> str:
     """Hit or miss, and of how many compiled functions."""
     if recorded["result"] == "off":
         return "off"
-    asked = recorded["hits"] + recorded["misses"] + recorded["bypasses"]
-    return f"{recorded['hits']}/{asked} hit"
+    lookups = recorded["hits"] + recorded["misses"] + recorded["bypasses"]
+    return f"{recorded['hits']}/{lookups} hit"
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.startup", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.startup", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("base", type=Path, metavar="BASE", help="YAML or JSON")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C")

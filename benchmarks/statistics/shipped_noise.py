@@ -1,22 +1,21 @@
-"""Writes the noise model's prior rows from published logs: `harness/noise_shipped.csv`.
+"""Writes the shipped rows of the noise model from published logs: `noise_shipped.csv`.
 
-    python benchmarks/noise_priors.py FOLDER [--write]
+    python -m benchmarks.statistics.shipped_noise FOLDER [--write]
 
 FOLDER holds `runs.parquet` (one row a run, read from the logs in github.com/KellerJordan/
 modded-nanogpt, MIT) and `published.csv` (replicate figures of github.com/karpathy/nanochat). Only
-pooled SDs leave it. Prints the table; with --write it also becomes the file that ships.
+pooled SDs leave it. Prints the table; with --write it also replaces the file that ships.
 
-Which runs count: complete ones, dated 2025 or later (scripts of 2024 had another noise: SD .0029
+Runs that count: complete ones, dated 2025 or later (scripts of 2024 had a higher noise: SD 0.0029
 nats, from two groups), of the races to a loss with a 124M model. Losses are pooled inside groups of
 one code; times inside groups of one code on one environment, those of the wall-clock race only,
-because the other's clock has compilation in it.
+because the other's clock includes compilation.
 """
 
 import argparse
 import csv
 import math
 import re
-import sys
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -24,8 +23,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from harness.compare.noise_model import SHIPPED, NoiseRow, as_csv, host_spread
 from harness.stats.inference import pool
@@ -56,7 +53,7 @@ def main() -> None:
 
 
 def rows(folder: Path) -> list[NoiseRow]:
-    """All prior rows, sorted."""
+    """All shipped rows, sorted."""
     found = [*from_logs(folder / "runs.parquet"), *from_published(folder / "published.csv")]
     return sorted(found, key=lambda row: (row.scale, row.metric, row.gpu, row.source))
 
