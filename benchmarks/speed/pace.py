@@ -14,13 +14,13 @@ from typing import Any
 
 from harness.runner import stepper
 from harness.runner.process import Stop
-from harness.runner.stepper import Answer, PaceFailed
+from harness.runner.stepper import Reply, StepperFailed
 
 CHECKOUT = Path(__file__).parents[2]
 NEVER = Stop()  # a benchmark is stopped by Ctrl-C, which raises
 
 
-class Pace(stepper.Pace):
+class Pace(stepper.StepperProcess):
     """One child in `folder`, which holds its run directory and its log."""
 
     def __init__(
@@ -41,8 +41,8 @@ class Pace(stepper.Pace):
         self.started_at = time.time()
         super().__init__(name, command, CHECKOUT, run_dir)
 
-    def ask(self, word: str, timeout_s: float, stop: Stop = NEVER) -> Answer:
-        """The answer to a command. Raises PaceFailed."""
+    def ask(self, word: str, timeout_s: float, stop: Stop = NEVER) -> Reply:
+        """The answer to a command. Raises StepperFailed."""
         return super().ask(word, timeout_s, stop)
 
     def file(self, name: str) -> Any:
@@ -50,31 +50,31 @@ class Pace(stepper.Pace):
         path = self.run_dir / name
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
-    def events(self) -> list[Answer]:
+    def events(self) -> list[Reply]:
         """The run's events so far."""
         text = (self.run_dir / "events.jsonl").read_text(encoding="utf-8")
         return [json.loads(line) for line in text.splitlines()]
 
     def stop(self) -> None:
-        """Ends it. Raises PaceFailed where it does not end as completed."""
+        """Ends it. Raises StepperFailed where it does not end as completed."""
         super().stop()
         result = self.file("result.json")
         if result is None or result["status"] != "completed":
             raise self.failed("did not end on request")
 
 
-def first_answers(paces: Sequence[Pace], timeout_s: float) -> list[Answer]:
-    """One answer of each child. Raises PaceFailed."""
-    return stepper.answers(paces, timeout_s, NEVER)
+def first_answers(paces: Sequence[Pace], timeout_s: float) -> list[Reply]:
+    """One answer of each child. Raises StepperFailed."""
+    return stepper.wait_for_replies(paces, timeout_s, NEVER)
 
 
-def answered_or_failed(paces: Sequence[Pace], timeout_s: float) -> list[Answer | PaceFailed]:
+def answered_or_failed(paces: Sequence[Pace], timeout_s: float) -> list[Reply | StepperFailed]:
     """The answer or the failure of each child.
 
     A child without an answer after `timeout_s` has failed. Failed children are killed, the others
     continue.
     """
-    found: dict[Pace, Answer | PaceFailed] = {}
+    found: dict[Pace, Reply | StepperFailed] = {}
     deadline = time.monotonic() + timeout_s
     while (waiting := [p for p in paces if p not in found]) and time.monotonic() < deadline:
         for child in select.select(waiting, [], [], max(0.0, deadline - time.monotonic()))[0]:
@@ -87,16 +87,16 @@ def answered_or_failed(paces: Sequence[Pace], timeout_s: float) -> list[Answer |
     return [found[child] for child in paces]
 
 
-def _taken(child: Pace) -> Answer | PaceFailed | None:
+def _taken(child: Pace) -> Reply | StepperFailed | None:
     """A whole answer, a failure, or nothing yet."""
     try:
         return child.take()
-    except PaceFailed as failure:
+    except StepperFailed as failure:
         child.kill()
         return failure
 
 
-def failure_text(error: PaceFailed) -> str:
+def failure_text(error: StepperFailed) -> str:
     """The message of a failure, with the end of the log."""
     lines = (error.log or "").strip().splitlines()
     return "\n".join([f"{error.side}: {error}", *(f"  | {line}" for line in lines)])

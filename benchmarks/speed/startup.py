@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed.pace import Pace, PaceFailed, failure_text, first_answers
+from benchmarks.speed.pace import Pace, StepperFailed, failure_text, first_answers
 from benchmarks.speed.step import positive
 
 PHASES = ("imports", "preflight", "data", "build", "compile", "first_step")
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 for state in ("cold", "warm"):
                     record = _start(chosen, Path(folder) / f"{state}-{run}", caches)
                     records.append({"run": run, "state": state, **record})
-    except PaceFailed as error:
+    except StepperFailed as error:
         print(f"error: {failure_text(error)}", file=sys.stderr)
         return 1
     print_table(records)
@@ -59,7 +59,7 @@ def _read_into_memory(chosen: argparse.Namespace) -> None:
         done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True)
         if done.returncode:
             reason = f"it ended with exit code {done.returncode}"
-            raise PaceFailed(command[0], reason, "failed", done.stderr, killed=False)
+            raise StepperFailed(command[0], reason, "failed", done.stderr, killed=False)
 
 
 def _start(chosen: argparse.Namespace, folder: Path, caches: Path) -> dict[str, Any]:

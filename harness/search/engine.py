@@ -21,7 +21,7 @@ from harness import errors, files
 from harness.config.search_file import SearchFile, check
 from harness.errors import ReportError, StoreError, StudyFileError
 from harness.files import digest
-from harness.redact import masked_words
+from harness.redact import redact_argv
 from harness.report.search import export, terminal
 from harness.report.study import EXTRA
 from harness.report.study.progress import StudyProgress
@@ -29,7 +29,7 @@ from harness.results.record import Record
 from harness.results.store import Store
 from harness.results.study_plan import plan_id
 from harness.runner.attempt import recover
-from harness.runner.process import Stop, asked_to
+from harness.runner.process import Stop, stop_on_signals
 from harness.runner.trainer import by_name
 from harness.runner.workers import GpuPool, check_gpus
 from harness.search import base_noise, confirm, patch, results, storage
@@ -103,7 +103,7 @@ class Searching:
             self._make_storage(plan)
         with storage.open_storage(self.url) as self.opened:
             try:
-                with asked_to(self.command.stop):
+                with stop_on_signals(self.command.stop):
                     reason, code = self._steps(plan), errors.PASS
             except StopStudy as halt:
                 reason, code = str(halt), halt.exit_code
@@ -119,7 +119,7 @@ class Searching:
         storage.import_optuna()
         plan = resolve(self.file, self.path, self.trainer)
         slots = GpuPool(self.store, self.trainer, self.options.gpus, self.file.limits.run_minutes)
-        with storage.open_storage(self.url) as self.opened, asked_to(self.command.stop):
+        with storage.open_storage(self.url) as self.opened, stop_on_signals(self.command.stop):
             objective, base = self._base(plan, slots)
             self._trials(plan, slots, objective, base)
             trials = confirm.eligible(self._study(plan, "", 0).get_trials(deepcopy=False))
@@ -324,7 +324,7 @@ class Searching:
         """
         terminal.say(self.console, f"looking again at {len(picks)} of the trials: study {name}")
         file = confirm.study_file(self.file, self.path, picks, name, scale)
-        line = " ".join(["harness", *masked_words(sys.argv[1:])])
+        line = " ".join(["harness", *redact_argv(sys.argv[1:])])
         study = resolve_study(
             file, self.path, self.store, self.trainer, command=line, now=time.time()
         )

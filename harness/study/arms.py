@@ -17,7 +17,7 @@ from harness.errors import StudyFileError
 from harness.results.record import Identity
 from harness.results.study_plan import Pin, Retuned, Role, TrickInfo
 from harness.runner import worktree
-from harness.runner.trainer import Description, NativeTrainer, refuse
+from harness.runner.trainer import Description, NativeTrainer, raise_faults
 
 
 class ArmSpec(msgspec.Struct, kw_only=True):
@@ -144,10 +144,10 @@ class Expander:
     def _trainer_of(self, arm: ArmFile) -> NativeTrainer:
         checkout = self.trainer.checkout
         if arm.ref is not None:
-            return self.trainer.at(worktree.of_ref(arm.ref, checkout, self.worktrees))
+            return self.trainer.at(worktree.checkout_ref(arm.ref, checkout, self.worktrees))
         if arm.patch is not None:
             patch = self.path.parent / arm.patch
-            return self.trainer.at(worktree.of_patch(patch, checkout, self.worktrees))
+            return self.trainer.at(worktree.checkout_patch(patch, checkout, self.worktrees))
         return self.trainer
 
     def select(self, specs: list[ArmSpec]) -> list[ArmSpec]:
@@ -193,7 +193,8 @@ class Expander:
 
 def refuse_faults(specs: Sequence[ArmSpec], path: Path) -> None:
     """Raises StudyFileError with every error that the trainer found in these arms."""
-    refuse([(spec.name, fault) for spec in specs for fault in spec.description.errors], str(path))
+    faults = [(spec.name, fault) for spec in specs for fault in spec.description.errors]
+    raise_faults(faults, str(path))
 
 
 def refuse_duplicates(specs: Sequence[ArmSpec]) -> None:

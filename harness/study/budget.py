@@ -16,7 +16,7 @@ import msgspec
 
 from harness.errors import TrainerError
 from harness.files import read_json, write_json
-from harness.results.record import OUTCOMES, Identity, Record
+from harness.results.record import FINAL_STATUSES, Identity, Record
 from harness.results.run_files import last_step, log_tail, read_events
 from harness.results.study_plan import Arm, PlannedRun, ResolvedStudy
 from harness.runner import process
@@ -70,7 +70,7 @@ def plan(
 
     `gpus`: GPUs of one run, used where no record states them. `price`: USD per GPU-hour.
     """
-    done = {record.plan_id for record in records if record.status in OUTCOMES}
+    done = {record.plan_id for record in records if record.status in FINAL_STATUSES}
     remaining = [planned for planned in study.runs if planned.plan_id not in done]
     estimates = Estimates(study, records, measured)
     total_s = remaining_seconds(estimates, remaining)
@@ -192,7 +192,7 @@ def measure(
     with tempfile.TemporaryDirectory(prefix="harness-measure-") as folder:
         run_dir = Path(folder)
         write_json(run_dir / "config.json", config)
-        end = process.execute(
+        end = process.run_process(
             command=trainer.train_command(run_dir / "config.json", run_dir),
             run_dir=run_dir,
             checkout=trainer.checkout,

@@ -19,14 +19,14 @@ import msgspec
 from harness import errors
 from harness.errors import StoreError, TrainerError
 from harness.files import lock_file
-from harness.results.record import OUTCOMES, LaunchInfo, Record
+from harness.results.record import FINAL_STATUSES, LaunchInfo, Record
 from harness.results.run_files import Progress
 from harness.results.store import Store
 from harness.results.study_plan import PlannedRun, ResolvedStudy
-from harness.runner.attempt import RunSpec, attempt
+from harness.runner.attempt import RunSpec, run_attempt
 from harness.runner.process import Stop
 from harness.runner.trainer import NativeTrainer, Request, with_value
-from harness.runner.workers import HELD_POLL_S, ConcurrentRuns, slot_environment
+from harness.runner.workers import HELD_POLL_S, ConcurrentRuns, gpu_environment
 from harness.study.budget import remaining_seconds
 from harness.study.budget_limits import STOPPED, BudgetLimits, StopStudy
 
@@ -219,7 +219,7 @@ class Executor:
         if "completed" in statuses:
             return True
         again = self.options.rerun and planned.plan_id not in self.command.rerun
-        return bool(statuses & set(OUTCOMES)) and not again
+        return bool(statuses & set(FINAL_STATUSES)) and not again
 
     # scheduling -------------------------------------------------------------------------------
 
@@ -308,13 +308,13 @@ class Executor:
             self.command.rerun.add(planned.plan_id)
             self.listener.run_started(planned, gpu)
             with self.concurrent_runs.joined(gpu):
-                return attempt(
+                return run_attempt(
                     self.store,
                     self.trainer.at(Path(self.study.arm(planned.arm).checkout)),
                     self._run_spec(planned),
                     timeout_s=60 * self.study.limits.run_minutes,
                     stop=stop,
-                    environment=slot_environment(gpu),
+                    environment=gpu_environment(gpu),
                     on_progress=lambda latest: self.listener.run_progress(planned, latest),
                     concurrent_runs=lambda: self.concurrent_runs.most(gpu),
                 )

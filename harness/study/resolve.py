@@ -14,7 +14,7 @@ import msgspec
 from harness.config.study_file import RetuneFile, StudyFile
 from harness.config.yaml_schema import nearest
 from harness.errors import StoreError, StudyFileError, TrainerError
-from harness.results.record import OUTCOMES
+from harness.results.record import FINAL_STATUSES
 from harness.results.store import Store
 from harness.results.study_plan import (
     Arm,
@@ -304,7 +304,7 @@ class Resolver:
     def _result(self, point: ArmSpec, seed: int) -> tuple[bool, float | None]:
         """(whether the run has an outcome, its val_bpb)."""
         attempts = self.store.attempts(plan_id(point.identity, seed))
-        outcomes = [record for record in attempts if record.status in OUTCOMES]
+        outcomes = [record for record in attempts if record.status in FINAL_STATUSES]
         completed = [record for record in outcomes if record.status == "completed"]
         return bool(outcomes), completed[0].metrics.get("val_bpb") if completed else None
 

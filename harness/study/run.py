@@ -14,11 +14,11 @@ import msgspec
 
 from harness.config.study_file import StudyFile, check
 from harness.errors import StoreError, StudyFileError, TrainerError
-from harness.results.record import OUTCOMES, Record
+from harness.results.record import FINAL_STATUSES, Record
 from harness.results.store import Store
 from harness.results.study_plan import ResolvedStudy
 from harness.runner.attempt import recover
-from harness.runner.process import Stop, asked_to
+from harness.runner.process import Stop, stop_on_signals
 from harness.runner.trainer import NativeTrainer, by_name
 from harness.runner.workers import check_gpus
 from harness.study import budget
@@ -179,7 +179,7 @@ class _Runner:
         executor = Executor(
             study, self.store, self.trainer, self.options, self.listener, self.command
         )
-        with asked_to(self.command.stop):
+        with stop_on_signals(self.command.stop):
             return executor.execute(sweeps=sweeps)
 
 
@@ -248,7 +248,7 @@ def _blocked(
         max_minutes=options.max_minutes,
         allow_partial_blocks=options.allow_partial_blocks,
     )
-    done = {record.plan_id for record in records if record.status in OUTCOMES}
+    done = {record.plan_id for record in records if record.status in FINAL_STATUSES}
     gpus = max(1, len(options.gpus))
     todo = tasks(study, done, gpus, sweeps=True) or tasks(study, done, gpus, sweeps=False)
     try:

@@ -4,7 +4,7 @@ import time
 from typing import TYPE_CHECKING
 
 from harness import format
-from harness.results.record import OUTCOMES, Record
+from harness.results.record import FINAL_STATUSES, Record
 from harness.results.run_files import Progress
 from harness.results.store import Store
 from harness.results.study_plan import PlannedRun, ResolvedStudy
@@ -39,9 +39,9 @@ class StudyProgress(StudyListener):
             attempts = store.attempts(planned.plan_id)
             self.gpu_s += sum(record.wall_s * record.gpus for record in attempts)
             if attempts:
-                best = next((r for r in attempts if r.status in OUTCOMES), attempts[-1])
+                best = next((r for r in attempts if r.status in FINAL_STATUSES), attempts[-1])
                 self.cells[planned.arm, planned.seed] = _cell(best)
-                self.done += best.status in OUTCOMES
+                self.done += best.status in FINAL_STATUSES
         self.latest: tuple[PlannedRun, Progress] | None = None
         self.left_s: float | None = None
         self.began, self._next_draw = time.monotonic(), 0.0
@@ -74,7 +74,7 @@ class StudyProgress(StudyListener):
     def run_ended(self, planned: PlannedRun, record: Record) -> None:
         self.cells[planned.arm, planned.seed] = _cell(record)
         self.gpu_s += record.wall_s * record.gpus
-        self.done += record.status in OUTCOMES
+        self.done += record.status in FINAL_STATUSES
         if self._live is None:
             head = f"[{self.done}/{len(self._study.runs)}] {planned.arm}, seed {planned.seed}"
             self.message(f"{head}: {ended_text(record)}")

@@ -113,7 +113,7 @@ def test_a_sweep_is_planned_first_and_its_arm_is_untuned_until_then(resolved):
         ("{a: {set: {dial.depht: 3}}}", "'depht'", "'depth'"),
         ("{a: {set: {windows: off}}}", "'off'", "null"),
         ("{a: {set: {dial.steps: many}}}", "'many'", "value"),
-        ("{a: {set: {backout: true, residual_scalars: null}}}", "null", "Switch"),
+        ("{a: {set: {backout: true, residual_scalars: null}}}", "null", "Turn residual_scalars on"),
         ("{a: {set: {seed: 0}}}", "the same configuration and code as base", "Remove"),
         ("{leave_one_out: [muon], a: {set: {optimizer.matrices: adamw}}}", "as no_muon", "Remove"),
         (
