@@ -115,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _bench(arguments: argparse.Namespace) -> NoiseScope:
+def _bench(arguments: argparse.Namespace) -> Bench:
     overrides = parse_overrides(arguments.set)
     if arguments.depth is not None:
         overrides["dial.depth"] = arguments.depth

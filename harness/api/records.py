@@ -9,8 +9,8 @@ import msgspec
 from harness.api.frames import StorePath, with_units
 from harness.errors import StoreError
 from harness.metrics import COMPARED
-from harness.results.logs.from_store import is_store, session_of
-from harness.results.recipe import device
+from harness.results.logs.from_store import is_store, session_numbers
+from harness.results.recipe import device_name
 from harness.results.record import Record
 from harness.results.store import Store
 from harness.results.study_plan import PlannedRun
@@ -72,7 +72,7 @@ def load_records(
 
     opened = open_store(store)
     records = opened.records()
-    session = session_of(records)
+    session = session_numbers(records)
     planned = None if study is None else {run.plan_id: run for run in opened.study(study).runs}
     if planned is not None:
         records = [record for record in records if record.plan_id in planned]
@@ -181,7 +181,7 @@ def _run_columns(record: Record) -> dict[str, Any]:
     seen = record.environment
     return {
         "environment_id": record.environment_id or None,
-        "gpu": device(seen),
+        "gpu": device_name(seen),
         "gpus": record.gpus,
         "concurrent_runs": record.concurrent_runs,
         **{name: seen.get(name) for name in SEEN},

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.api.frames import StorePath
 from harness.api.records import load_curves, load_records, open_store
-from harness.results.record import OUTCOMES
+from harness.results.record import FINAL_STATUSES
 from harness.results.store import Store
 from harness.results.study_plan import ResolvedStudy
 
@@ -47,7 +47,7 @@ class Study:
     @property
     def complete(self) -> bool:
         """Whether every planned run has a result; one that diverged or ran out of memory has."""
-        done = {r.plan_id for r in Store(self.store).records() if r.status in OUTCOMES}
+        done = {r.plan_id for r in Store(self.store).records() if r.status in FINAL_STATUSES}
         return all(run.plan_id in done for run in self.plan.runs)
 
     def arms(self) -> "pd.DataFrame":

@@ -106,9 +106,9 @@ def store_records(root: Path, records: Sequence[Record]) -> list[Record]:
     return found
 
 
-def of_plan(words: str, records: Sequence[Record]) -> list[Record]:
+def attempt_records(name: str, records: Sequence[Record]) -> list[Record]:
     """The record of `PLAN_ID/ATTEMPT`; none where the store has no such attempt."""
-    plan_id, _, attempt = words.partition("/")
+    plan_id, _, attempt = name.partition("/")
     return [r for r in records if r.plan_id == plan_id and r.attempt == attempt]
 
 

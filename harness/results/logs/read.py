@@ -100,7 +100,7 @@ def _read(word: str, patterns: regex.Patterns, stores: dict[Path, list[Record]])
         root, member, plan = word.rpartition(MEMBER)
         if member and from_store.is_store(Path(root)):
             beside = _records_of(Path(root), stores)
-            return _records(Path(root), from_store.of_plan(plan, beside), beside, root)
+            return _records(Path(root), from_store.attempt_records(plan, beside), beside, root)
         root, colon, study = word.rpartition(":")
         if colon and from_store.is_store(Path(root)):
             beside = _records_of(Path(root), stores)
