@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Comparison:
     """Side B against side A. `result` has every computed value, with notes and reasons."""
 
@@ -57,6 +57,9 @@ class Comparison:
         from harness.report import compare as rendering
 
         return rendering.as_markdown(self.result)
+
+    def __repr__(self) -> str:
+        return f"<Comparison: {self.outcome}: {self.reason}>"
 
     def _repr_html_(self) -> str:
         """The answer and one row a metric, for notebooks."""

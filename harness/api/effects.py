@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Attribution:
     """What each arm of a study changes against the base. `result` has every computed value."""
 
@@ -47,6 +47,9 @@ class Attribution:
         head: dict[str, Any] = {"study": self.result.study, "arm": arm.name, "role": arm.role}
         head |= {"trick": arm.trick, "change": arm.change}
         return [{**head, **msgspec.structs.asdict(effect)} for effect in effects]
+
+    def __repr__(self) -> str:
+        return f"<Attribution of the study {self.result.study}: {len(self.result.arms)} arms>"
 
     def _repr_html_(self) -> str:
         """The effects as a table, for notebooks."""

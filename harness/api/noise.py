@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class NoiseModel:
     """How much identical runs differ: pooled SDs by recipe, metric, GPU and source of variance."""
 
@@ -35,6 +35,9 @@ class NoiseModel:
         import pandas as pd
 
         return pd.DataFrame(map(msgspec.structs.asdict, self.rows))
+
+    def __repr__(self) -> str:
+        return f"<NoiseModel: {len(self.rows)} rows>"
 
     def _repr_html_(self) -> str:
         """The rows as a table, for notebooks."""

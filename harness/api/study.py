@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from harness.study.executor import StudyListener
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Study:
     """A stored study: its arms, its planned runs and their results.
 
@@ -33,6 +33,9 @@ class Study:
 
     store: Path
     plan: ResolvedStudy
+
+    def __repr__(self) -> str:
+        return f"<Study {self.name}: {len(self.plan.arms)} arms, {len(self.plan.runs)} runs>"
 
     @property
     def name(self) -> str:
