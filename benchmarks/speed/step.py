@@ -175,7 +175,7 @@ def _turns(
     ]
     alone = Side(configuration=0)
     rounds = pairs or [Pair(name="alone", a=alone, b=alone)]
-    for number in range(chosen.turns):
+    for number in range(chosen.segments):
         for pair in rounds:
             for place, side in enumerate((pair.a, pair.b, pair.b, pair.a)):
                 count = steps[side.configuration]
@@ -369,7 +369,7 @@ def _configurations(chosen: argparse.Namespace) -> list[Configuration]:
     base = Configuration(name=chosen.base.stem, overrides=chosen.set)
     others = [
         Configuration(name=" ".join(settings), overrides=[*chosen.set, *settings])
-        for settings in chosen.versus
+        for settings in chosen.candidate_set
     ]
     return [base, *others]
 
@@ -390,7 +390,7 @@ def _parser() -> argparse.ArgumentParser:
         help="one more configuration: the base with these; may be given several times",
     )
     parser.add_argument("--launches", type=positive, default=1)
-    parser.add_argument("--ab", type=positive, default=8, help="ABBA rounds a launch and pair")
+    parser.add_argument("--segments", type=positive, default=8, help="ABBA segments a launch and pair")
     parser.add_argument("--turn-seconds", type=float, default=2.0)
     parser.add_argument("--ready-minutes", type=float, default=30.0, help="limit of starting")
     parser.add_argument("--synthetic", action="store_true", help="one random batch, no data")
