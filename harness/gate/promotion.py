@@ -13,6 +13,7 @@ import msgspec
 
 from harness import errors
 from harness.compare.noise_model import NoiseModel
+from harness.config.yaml_schema import EXAMPLES
 from harness.errors import TrainerError, UsageError
 from harness.gate import baseline, history
 from harness.gate.baseline import Baseline, PromotionEvidence
@@ -91,8 +92,7 @@ def make_replicates(
     Raises UsageError, and TrainerError where a run does not complete.
     """
     if not config.is_file():
-        hint = "See ablations/configs/ for examples."
-        raise UsageError(str(config), "a configuration file", "no such file", hint)
+        raise UsageError(str(config), "a configuration file", "no such file", EXAMPLES)
     recipe = replicates.describe_recipe(trainer, str(config), str(config.resolve()), sets)
     records, stop = [], Stop()
     for seed in seeds:
