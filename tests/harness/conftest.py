@@ -174,8 +174,8 @@ def harness(store: Store, capfd, monkeypatch) -> Callable[..., Ended]:
     """Runs the command line in this process, which saves the time to import it."""
     monkeypatch.chdir(ROOT)
 
-    def call(*words: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["harness", *command(*words, store=store)[2:]])
+    def call(*arguments: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["harness", *command(*arguments, store=store)[2:]])
         with pytest.raises(SystemExit) as ending:
             main()
         out, err = capfd.readouterr()
@@ -184,17 +184,18 @@ def harness(store: Store, capfd, monkeypatch) -> Callable[..., Ended]:
     return call
 
 
-def command(*words: object, store: Store) -> list[str]:
+def command(*arguments: object, store: Store) -> list[str]:
     """A command line for a store; studies without HTML, which takes seconds."""
-    if words[0] == "study":
-        words = (*words, "--no-html")
-    return [sys.executable, faulty_harness.__file__, *map(str, words), "--store", str(store.root)]
+    if arguments[0] == "study":
+        arguments = (*arguments, "--no-html")
+    program = [sys.executable, faulty_harness.__file__]
+    return [*program, *map(str, arguments), "--store", str(store.root)]
 
 
 @pytest.fixture
-def words_of(store: Store) -> Callable[..., list[str]]:
+def command_line(store: Store) -> Callable[..., list[str]]:
     """A command line for the store, to run in a new process."""
-    return lambda *words: command(*words, store=store)
+    return lambda *arguments: command(*arguments, store=store)
 
 
 @pytest.fixture
@@ -202,9 +203,9 @@ def start(store: Store):
     """Starts the command line without waiting; kills its processes at the end of the test."""
     started: list[subprocess.Popen[str]] = []
 
-    def begin(*words: object) -> "subprocess.Popen[str]":
+    def begin(*arguments: object) -> "subprocess.Popen[str]":
         process = subprocess.Popen(
-            command(*words, store=store),
+            command(*arguments, store=store),
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -234,12 +235,12 @@ def trainers_of(store: Store) -> list[int]:
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            argv = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
             state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
         except OSError:
             continue
-        ours = any(str(store.root.resolve() / "plans") in word for word in words)
-        if ours and state != "Z" and str(faulty_harness.SCRIPT) in words:
+        ours = any(str(store.root.resolve() / "plans") in argument for argument in argv)
+        if ours and state != "Z" and str(faulty_harness.SCRIPT) in argv:
             found.append(int(entry.name))
     return found
 
@@ -314,8 +315,8 @@ def git_checkout(tmp_path):
     folder.mkdir()
     (folder / "a.py").write_text("one\n")
     git = ["git", "-c", "user.name=n", "-c", "user.email=e@example.org"]
-    for words in (["init", "-q"], ["add", "a.py"], ["commit", "-q", "-m", "one"]):
-        subprocess.run([*git, *words], cwd=folder, check=True)
+    for arguments in (["init", "-q"], ["add", "a.py"], ["commit", "-q", "-m", "one"]):
+        subprocess.run([*git, *arguments], cwd=folder, check=True)
     return folder
 
 
