@@ -147,9 +147,9 @@ def leave_run(store: Store) -> Callable[..., Path]:
         run_dir = store.run_dir(plan.plan_id, plan.attempt)
         run_dir.mkdir(parents=True)
         loss = Curve(config, None).loss(5)
-        found = core.answers(config, loss)
-        core.write(run_dir / "core.parquet", config, found)
-        metrics = {"val_loss": loss, "val_bpb": bits_per_byte(loss), **core.metrics(found)}
+        answers = core.answers(config, loss)
+        core.write(run_dir / "core.parquet", config, answers)
+        metrics = {"val_loss": loss, "val_bpb": bits_per_byte(loss), **core.metrics(answers)}
         result = {"status": "completed", "steps": 5, "tokens": 5, "metrics": metrics}
         files.write_json(run_dir / "result.json", result)
         files.write_json(run_dir / "launch.json", msgspec.to_builtins(plan))
@@ -193,7 +193,7 @@ def command(*arguments: object, store: Store) -> list[str]:
 
 
 @pytest.fixture
-def command_line(store: Store) -> Callable[..., list[str]]:
+def argv_of(store: Store) -> Callable[..., list[str]]:
     """A command line for the store, to run in a new process."""
     return lambda *arguments: command(*arguments, store=store)
 
@@ -232,7 +232,7 @@ def trainers(store: Store) -> Callable[[], list[int]]:
 
 
 def trainers_of(store: Store) -> list[int]:
-    found = []
+    pids = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             argv = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
@@ -241,8 +241,8 @@ def trainers_of(store: Store) -> list[int]:
             continue
         ours = any(str(store.root.resolve() / "plans") in argument for argument in argv)
         if ours and state != "Z" and str(faulty_harness.SCRIPT) in argv:
-            found.append(int(entry.name))
-    return found
+            pids.append(int(entry.name))
+    return pids
 
 
 # --- full jobs ------------------------------------------------------------------------------------
@@ -288,8 +288,8 @@ def full_record():
 
     def make(**changes):
         metrics = {k: changes.pop(k) for k in list(changes) if k in base.metrics}
-        found = msgspec.structs.replace(base, **changes)
-        return msgspec.structs.replace(found, metrics={**found.metrics, **metrics})
+        changed = msgspec.structs.replace(base, **changes)
+        return msgspec.structs.replace(changed, metrics={**changed.metrics, **metrics})
 
     return make
 
@@ -299,11 +299,11 @@ def full_events():
     """Makes the events of a run: steps of one length, the first eleven of another."""
 
     def make(steps=20, step_s=100.0, early_s=500.0, extra=()):
-        found, time_s = [], 0.0
+        events, time_s = [], 0.0
         for step in range(1, steps + 1):
             time_s += early_s if step <= 11 else step_s
-            found.append({"event": "step", "step": step, "train_time_s": time_s, "loss": 3.0})
-        return [*found, *extra]
+            events.append({"event": "step", "step": step, "train_time_s": time_s, "loss": 3.0})
+        return [*events, *extra]
 
     return make
 
