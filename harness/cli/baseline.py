@@ -29,7 +29,7 @@ from harness.cli.options import (
 )
 from harness.compare.compare import EXIT_CODES
 from harness.compare.noise_model import NoiseModel
-from harness.config.yaml_schema import parse_seeds, parse_sets
+from harness.config.yaml_schema import EXAMPLES, parse_seeds, parse_sets
 from harness.errors import TrainerError, UsageError
 from harness.gate import baseline, history
 from harness.gate.baseline import Baseline, BaselineEntry, Promotion
@@ -179,9 +179,7 @@ def made_now(
 ) -> ReplicateSet:
     """Runs of a configuration file at these seeds, made as far as they are not recorded."""
     if not config.is_file():
-        raise UsageError(
-            str(config), "a configuration file", "no such file", "ablations/configs/ has some."
-        )
+        raise UsageError(str(config), "a configuration file", "no such file", EXAMPLES)
     recipe = replicates.describe_recipe(trainer, str(config), str(config.resolve()), sets)
     records, stop = [], Stop()
     for seed in seeds:

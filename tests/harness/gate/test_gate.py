@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from benchmarks import gate_rates
+from benchmarks.statistics import gate_rates
 from harness.__main__ import main
 from harness.compare.noise_model import NoiseRow
 from harness.gate.ab_interleaved import TRAJECTORY_STEPS
