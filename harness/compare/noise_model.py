@@ -147,7 +147,7 @@ def _merged(rows: Sequence[NoiseRow]) -> NoiseRow:
         df=df,
         runs=sum(row.runs for row in rows),
         groups=sum(row.groups for row in rows),
-        origin="measured" if own else "prior",
+        origin="measured" if own else "shipped",
     )
 
 

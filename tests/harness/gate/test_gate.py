@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from benchmarks import gate_rates
+from benchmarks.statistics import gate_rates
 from harness.__main__ import main
 from harness.compare.noise_model import NoiseRow
 from harness.gate.ab_interleaved import TRAJECTORY_STEPS
@@ -32,8 +32,8 @@ noise: {loss_sd: 0.0006, speed_cv: 0.0006, host_drift: 0.01, host_drift_period_s
 """
 NOISE_MODEL = """\
 scale,metric,gpu,source,sd,df,runs,groups,origin,note
-"fake 920k parameters, 82k tokens",val_bpb,simulated,seed,0.00046,60,80,20,own,
-"fake 920k parameters, 82k tokens",tokens_per_s,simulated,launch,0.0013,60,80,20,own,
+"fake 920k parameters, 82k tokens",val_bpb,simulated,seed,0.00046,60,80,20,measured,
+"fake 920k parameters, 82k tokens",tokens_per_s,simulated,launch,0.0013,60,80,20,measured,
 """
 
 

@@ -6,8 +6,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from benchmarks import gate_rates
-from benchmarks.gate_rates import ALPHA, MARGIN_BPB, Drawn, gate
+from benchmarks.statistics import gate_rates
+from benchmarks.statistics.gate_rates import ALPHA, MARGIN_BPB, Drawn, gate
 from harness.compare.noise_model import NoiseModel
 from harness.gate import planning
 from harness.gate.result import SPEED, GatePlan
