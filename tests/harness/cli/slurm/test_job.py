@@ -109,7 +109,7 @@ def test_a_start_that_records_nothing_is_not_repeated(
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("argv", "message"),
     [
         ([], "expected a cluster file"),
         (["FILE", "--", "report", "quick"], "one of the commands study, search"),
@@ -120,12 +120,12 @@ def test_a_start_that_records_nothing_is_not_repeated(
     ],
 )
 def test_a_command_that_cannot_run_is_refused_before_it_waits_in_a_queue(
-    harness, study_file, cluster_file, store, words, says
+    harness, study_file, cluster_file, store, argv, message
 ):
     named = {"FILE": cluster_file(requeue=0), "STUDY": study_file()}
-    done = harness("submit", *[named.get(word, word) for word in words])
+    done = harness("submit", *[named.get(text, text) for text in argv])
     assert done.returncode == errors.USAGE
-    assert says in done.stderr
+    assert message in done.stderr
     assert not submissions(store.root)
 
 
@@ -218,12 +218,12 @@ class _Allocation:
 
 @pytest.mark.parametrize("worker", [True, False])
 def test_a_worker_that_was_stopped_and_recorded_nothing_is_not_requeued(store, tmp_path, worker):
-    words = ["search", "a.yaml", *(["--worker"] if worker else [])]
+    argv = ["search", "a.yaml", *(["--worker"] if worker else [])]
     job = Job(
         kind="local",
         folder=str(tmp_path),
         store=str(store.root),
-        argv=words,
+        argv=argv,
         takes_minutes=True,
         max_minutes=None,
         limit_s=60.0,
@@ -262,8 +262,8 @@ def test_a_job_that_could_not_run_ranks_above_jobs_that_were_stopped(tmp_path):
 
 def _tasks(watchers):
     """The processes of jobs, which are children of those that watch them."""
-    words = ["pgrep", "-P", ",".join(map(str, watchers))]
-    return [int(pid) for pid in subprocess.run(words, capture_output=True).stdout.split()]
+    argv = ["pgrep", "-P", ",".join(map(str, watchers))]
+    return [int(pid) for pid in subprocess.run(argv, capture_output=True).stdout.split()]
 
 
 def _wait_for(condition, seconds=60.0):

@@ -25,10 +25,10 @@ def test_the_innermost_mount_gives_the_file_system_of_a_path():
 
 
 @pytest.mark.parametrize(
-    ("store", "words"), [("/tmp/runs", "below /tmp"), ("/run/user/runs", "on tmpfs")]
+    ("store", "message"), [("/tmp/runs", "below /tmp"), ("/run/user/runs", "on tmpfs")]
 )
-def test_a_store_of_one_node_is_refused_unless_the_cluster_file_declares_it_shared(store, words):
-    with pytest.raises(ClusterError, match=words) as refused:
+def test_a_store_of_one_node_is_refused_unless_the_cluster_file_declares_it_shared(store, message):
+    with pytest.raises(ClusterError, match=message) as refused:
         check_shared(Path(store), MOUNTS)
     assert "shared_store: true" in refused.value.hint
     check_shared(Path("/home/me/runs"), MOUNTS)

@@ -87,7 +87,7 @@ print("ended with", process.wait())
 @pytest.fixture
 def on_slurm(submit, slurm):
     """`harness submit` where that Slurm is."""
-    return lambda *words: submit(*words, **slurm)
+    return lambda *argv: submit(*argv, **slurm)
 
 
 @pytest.fixture
@@ -95,13 +95,13 @@ def on_two_nodes(tmp_path, slurm):
     """Runs a script as a job of two nodes to its end; returns its output."""
     pytest.importorskip("torch")
 
-    def run(script: str, words: str = "") -> str:
+    def run(script: str, arguments: str = "") -> str:
         (tmp_path / "starter.py").write_text(script)
         root = Path(__file__).resolve().parents[4]
-        wanted = ["--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=2", "--time=5"]
-        line = f"exec {sys.executable} -u {tmp_path}/starter.py {words}"
+        resources = ["--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=2", "--time=5"]
+        line = f"exec {sys.executable} -u {tmp_path}/starter.py {arguments}"
         more = {**slurm, "PYTHONPATH": f"{root}:{tmp_path}", "OMP_NUM_THREADS": "1"}
-        options = ("--parsable", *wanted, f"--output={tmp_path}/log", "--wrap", line)
+        options = ("--parsable", *resources, f"--output={tmp_path}/log", "--wrap", line)
         number = run_in_slurm(more, "sbatch", *options).strip()
         wait_for(lambda: state_in_slurm(number, slurm) in OVER)
         return (tmp_path / "log").read_text()
@@ -163,8 +163,8 @@ def test_the_signal_before_the_time_limit_stops_a_run_that_is_then_requeued(
     """A minute is Slurm's shortest limit, and the signal may come that much before it is due."""
     base = study_file("pace: {sleep_ms: 1000}\n").parent / "base.yaml"
     path = cluster_file(**SLURM, minutes=1, signal_seconds_before_end=50)
-    words = ("run", base, "--trainer", "fake", "--set", "dial.steps=60")
-    assert on_slurm(path, "--", *words).returncode == 0
+    argv = ("run", base, "--trainer", "fake", "--set", "dial.steps=60")
+    assert on_slurm(path, "--", *argv).returncode == 0
     wait_for(lambda: any(event.requeued for event in events()))
     assert [event.event for event in events()][:3] == ["started", "stop_requested", "ended"]
     assert events()[1].reason == "the time limit is near"
@@ -264,8 +264,8 @@ def state_in_slurm(number: str, slurm: dict[str, str]) -> str:
     return run_in_slurm(slurm, "squeue", "-h", "--states=all", "-j", number, "--format=%T").strip()
 
 
-def run_in_slurm(slurm: dict[str, str], *words: str) -> str:
-    done = subprocess.run(words, env={**os.environ, **slurm}, capture_output=True, text=True)
+def run_in_slurm(slurm: dict[str, str], *argv: str) -> str:
+    done = subprocess.run(argv, env={**os.environ, **slurm}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
