@@ -13,6 +13,7 @@ from harness.cli.options import (
     STORE,
     DryRunOption,
     GpusOption,
+    JsonOption,
     MaxMinutesOption,
     NoHtmlOption,
     PriceOption,
@@ -55,6 +56,7 @@ def command(
     no_measure: Annotated[
         bool, typer.Option("--no-measure", help="With --dry-run: do not start the trainer.")
     ] = False,
+    json: JsonOption = False,
 ) -> None:
     """Run every arm of a study at every seed, and report.
 
@@ -74,9 +76,9 @@ def command(
         gpus=gpu_list(gpus),
     )
     if dry_run:
-        code = print_plan(study, file, open_store(store), options, measure=not no_measure)
+        code = plan(study, file, open_store(store), options, measure=not no_measure, as_json=json)
     else:
-        code = run(study, file, open_store(store), options, html=not no_html)
+        code = run(study, file, open_store(store), options, html=not no_html, as_json=json)
     raise typer.Exit(code)
 
 
@@ -93,12 +95,20 @@ def load(path: Path) -> StudyFile:
     return load_study(path)
 
 
-def run(file: StudyFile, path: Path, store: Store, options: StudyOptions, *, html: bool) -> int:
+def run(
+    file: StudyFile,
+    path: Path,
+    store: Store,
+    options: StudyOptions,
+    *,
+    html: bool,
+    as_json: bool,
+) -> int:
     """Makes the remaining runs of a study, then prints and writes its report."""
-    from harness.report import study as report
     from harness.report.study.progress import StudyProgress
 
-    console, progress = new_console(), progress_console()
+    progress = progress_console()
+    console = progress if as_json else new_console()
     result = run_study(
         file,
         path,
@@ -110,8 +120,7 @@ def run(file: StudyFile, path: Path, store: Store, options: StudyOptions, *, htm
     )
     if any(store.record(planned.plan_id) is not None for planned in result.study.runs):
         try:
-            report.print_table(console, store, file.study)
-            print_written(console, report.write_all(store, file.study, skip_html=not html))
+            report(console, store, file.study, html=html, as_json=as_json)
         except ReportError as error:
             print_line(console, f"No report: {error}")
     print_line(console, result.reason)
@@ -134,18 +143,41 @@ def _fill_sweeps(console: Console):  # type: ignore[no-untyped-def]
     return fill
 
 
-def print_plan(
-    file: StudyFile, path: Path, store: Store, options: StudyOptions, *, measure: bool
+def report(console: Console, store: Store, name: str, *, html: bool, as_json: bool) -> None:
+    """Prints the report and writes its files. Raises ReportError."""
+    from harness.report import study as reports
+    from harness.report.export import print_document_json
+    from harness.report.terminal import print_document
+
+    content = reports.load(store, name)
+    document = reports.build(content)
+    if as_json:
+        print_document_json(document)
+    else:
+        print_document(console, document)
+    print_written(console, reports.write_files(content, document, skip_html=not html))
+
+
+def plan(
+    file: StudyFile,
+    path: Path,
+    store: Store,
+    options: StudyOptions,
+    *,
+    measure: bool,
+    as_json: bool,
 ) -> int:
     """Prints runs, time, cost and detectable effects; exit code 4 where the study cannot start."""
-    from harness.report.study import plan_table
+    from harness.report.export import print_document_json
+    from harness.report.study.plan import build
+    from harness.report.terminal import print_document
 
-    console = new_console()
-    plan = plan_study(file, path, store, options, measure=measure, command_line=command_line())
-    plan_table.print_plan(console, plan.study, plan.budget)
-    for line in [*plan.notes, *plan.blocked]:
-        print_line(console, line)
-    return errors.COULD_NOT_RUN if plan.blocked else errors.PASS
+    result = plan_study(file, path, store, options, measure=measure, command_line=command_line())
+    if as_json:
+        print_document_json(build(result))
+    else:
+        print_document(new_console(), build(result))
+    return errors.COULD_NOT_RUN if result.blocked else errors.PASS
 
 
 def command_line() -> str:
