@@ -7,7 +7,6 @@ from typing import Any
 import msgspec
 
 from harness import format
-from harness.metrics import COSTS
 from harness.report.document import (
     Block,
     Cell,
@@ -23,6 +22,7 @@ from harness.report.document import (
 )
 from harness.report.study import charts, core, export, phrases
 from harness.report.study.content import (
+    COSTS,
     Content,
     difference,
     flatten,

@@ -89,7 +89,8 @@ def _colour(arm: ArmResult, effect: Effect, value: float | None) -> str:
     if value is None or not (effect.outside or effect.beyond is not None):
         return NOISE
     sign = 1 if arm.change == "removed" else -1
-    return HELPS if value * METRICS[effect.metric].harm * sign > 0 else HURTS
+    harm = METRICS[effect.metric].harm if effect.metric in METRICS else 1
+    return HELPS if value * harm * sign > 0 else HURTS
 
 
 def _short_reason(arm: ArmResult) -> str:

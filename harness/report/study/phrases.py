@@ -165,7 +165,7 @@ def answer(result: Attribution) -> str:
         text = (
             f"{len(changed)} of {plural(len(compared), 'arm')} "
             f"{'differs' if len(changed) == 1 else 'differ'} from the base in {metric} by more "
-            f"than the noise between runs, {arm_label(largest)} most: "
+            f"than the noise between runs; the largest difference is {arm_label(largest)}, "
             f"{full(largest.effects[result.primary])}."
         )
     else:
