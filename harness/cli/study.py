@@ -1,19 +1,25 @@
-"""What each command does, step by step; cli.py only reads its words.
-
-`study`: read the file, end what a killed harness left, resolve, make the sweeps, resolve again with
-their choice, make the runs, report. Every function returns an exit code. Last in the flow but for
-the command line itself.
-"""
+"""`harness study`: every arm of a study at every seed, and the report."""
 
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
+import typer
+from rich.console import Console
 
 from harness import errors
-from harness.cli.console import _say, _tell_recovered, _tell_written
+from harness.cli.console import new_console, print_line, print_recovered, print_written
+from harness.cli.options import (
+    STORE,
+    MaxMinutesOption,
+    PriceOption,
+    SetOption,
+    StoreOption,
+    gpu_list,
+    open_store,
+)
 from harness.config.study_file import StudyFile, check
 from harness.errors import ReportError, StudyFileError
 from harness.results.store import Store
@@ -23,13 +29,61 @@ from harness.runner.trainer import NativeTrainer, by_name
 from harness.runner.workers import check_gpus
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from harness.results.study_plan import ResolvedStudy
-    from harness.study.executor import Command, StudyOptions, StudyOutcome
+    from harness.study.executor import StudyOutcome
 
 
-# --- harness study --------------------------------------------------------------------------------
+from harness.config.yaml_schema import parse_seeds, parse_sets
+from harness.study.executor import Command, StudyOptions
+
+
+def command(
+    file: Annotated[
+        Path, typer.Argument(help="A study file, such as ablations/studies/smoke.yaml.")
+    ],
+    sets: SetOption = None,
+    seeds: Annotated[str, typer.Option(help="Such as 1,2,5-7; in place of the file's.")] = "",
+    name: Annotated[str, typer.Option(help="Another name for the study.")] = "",
+    store: StoreOption = STORE,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only runs, time, cost, smallest detectable effect.")
+    ] = False,
+    max_minutes: MaxMinutesOption = None,
+    gpus: Annotated[str, typer.Option(help="Such as 0-7: one run at a time on each.")] = "",
+    split_blocks: Annotated[
+        bool,
+        typer.Option("--allow-partial-blocks", help="Begin blocks that cannot finish in time."),
+    ] = False,
+    price: PriceOption = None,
+    retry: Annotated[
+        bool, typer.Option("--rerun", help="Make diverged and out-of-memory runs again.")
+    ] = False,
+    no_html: Annotated[bool, typer.Option("--no-html", help="A report without the HTML.")] = False,
+    no_measure: Annotated[
+        bool, typer.Option("--no-measure", help="A dry run that starts no trainer at all.")
+    ] = False,
+) -> None:
+    """A study: every arm at every seed, and the report. Goes on where it was stopped."""
+    request = changed(
+        load(file),
+        name=name or None,
+        seeds=parse_seeds(seeds) if seeds else None,
+        sets=parse_sets(sets or []),
+        price=price,
+    )
+    options = StudyOptions(
+        retry=retry,
+        max_minutes=max_minutes,
+        split_blocks=split_blocks,
+        gpus=gpu_list(gpus),
+    )
+    if dry_run:
+        code = print_dry_run(
+            new_console(), request, file, open_store(store), options, measure=not no_measure
+        )
+    else:
+        code = study(new_console(), request, file, open_store(store), options, html=not no_html)
+    raise typer.Exit(code)
 
 
 def changed(
@@ -56,7 +110,7 @@ def changed(
 
 
 def study(
-    console: "Console",
+    console: Console,
     file: StudyFile,
     path: Path,
     store: Store,
@@ -70,14 +124,14 @@ def study(
     trainer = by_name(file.trainer)
     check_gpus(options.gpus, trainer)
     with only_one(store, file.study):
-        _tell_recovered(console, recover(store))
+        print_recovered(console, recover(store))
         command = Command(Stop())
         planned, outcome = _run_study(console, file, path, store, trainer, options, command)
     return _end_study(console, store, planned, outcome, html)
 
 
 def _run_study(
-    console: "Console",
+    console: Console,
     file: StudyFile,
     path: Path,
     store: Store,
@@ -94,7 +148,9 @@ def _run_study(
     line = " ".join(["harness", *sys.argv[1:]])
     planned = resolve(file, path, store, trainer, command=line, now=time.time())
     if more := [seed for seed in planned.seeds if seed not in file.seeds]:
-        _say(console, f"The stored study has the seeds {more} too; they are made with the others.")
+        print_line(
+            console, f"The stored study has the seeds {more} too; they are made with the others."
+        )
     if any(grid.space for grid in file.arms.retune.values()):
         from harness.search import sweep_search
 
@@ -117,7 +173,7 @@ def _run_study(
 
 
 def _end_study(
-    console: "Console", store: Store, planned: "ResolvedStudy", outcome: "StudyOutcome", html: bool
+    console: Console, store: Store, planned: "ResolvedStudy", outcome: "StudyOutcome", html: bool
 ) -> int:
     """The report, and the sentence that says how the command ended."""
     from harness.report import study as report
@@ -125,15 +181,15 @@ def _end_study(
     if any(store.record(run.plan_id) is not None for run in planned.runs):
         try:
             report.print_table(console, store, planned.study)
-            _tell_written(console, report.write_all(store, planned.study, skip_html=not html))
+            print_written(console, report.write_all(store, planned.study, skip_html=not html))
         except ReportError as error:
-            _say(console, f"no report: {error}")
-    _say(console, outcome.reason)
+            print_line(console, f"no report: {error}")
+    print_line(console, outcome.reason)
     return outcome.exit_code
 
 
-def dry_run(
-    console: "Console",
+def print_dry_run(
+    console: Console,
     file: StudyFile,
     path: Path,
     store: Store,
@@ -155,7 +211,7 @@ def dry_run(
     if measure and estimates.wall_s("base") is None:
         measured = budget.measure(planned, trainer, Stop())
     if isinstance(measured, str):
-        _say(console, f"The base could not be measured: {measured}")
+        print_line(console, f"The base could not be measured: {measured}")
         measured = None
     gpus = 1 if options.gpus else measured.gpus if measured is not None else None
     found = budget.plan(
@@ -165,54 +221,8 @@ def dry_run(
     for trick, grid in file.arms.retune.items():
         if grid.space:
             text = f"a search of {grid.trials} trials fills the sweep of {trick}"
-            _say(console, f"{text}: its trials are not counted here")
+            print_line(console, f"{text}: its trials are not counted here")
     return errors.PASS
-
-
-# --- harness run ----------------------------------------------------------------------------------
-
-
-# --- harness report, pack, unpack, doctor ---------------------------------------------------------
-
-
-def report(
-    console: "Console",
-    store: Store,
-    name: str,
-    *,
-    out: Path | None,
-    json: Path | None,
-    csv: Path | None,
-    no_html: bool,
-    picture: Path | None,
-) -> int:
-    """Prints the report of a stored study and writes its files."""
-    from harness.report import study as reports
-
-    reports.print_table(console, store, name)
-    written = reports.write_all(store, name, html=out, json=json, csv=csv, skip_html=no_html)
-    if picture is not None:
-        written = {**written, "picture": reports.write_picture(store, name, picture)}
-    _tell_written(console, written)
-    return errors.PASS
-
-
-def doctor(console: "Console", store: Store, trainer: NativeTrainer) -> int:
-    """What this machine can run; exit code 4 when the smoke study could not."""
-    from harness.cli.doctor import examine
-
-    findings = examine(store.root, trainer)
-    for finding in findings:
-        _say(console, finding.line())
-    lacking = [finding.name for finding in findings if finding.needed and not finding.good]
-    if lacking:
-        _say(console, f"The smoke study cannot run here for want of: {', '.join(lacking)}.")
-        return errors.COULD_NOT_RUN
-    _say(console, "The smoke study can run here: harness study ablations/studies/smoke.yaml")
-    return errors.PASS
-
-
-# --- shared steps ---------------------------------------------------------------------------------
 
 
 def load(path: Path) -> StudyFile:
