@@ -7,7 +7,7 @@
     studies/<name>.json               a ResolvedStudy
     searches/<name>.sqlite            what Optuna keeps of a search
     searches/<name>.json              the best points of a search that fills a study's sweep
-    reports/<name>/                   report.html, report.json, report.csv
+    reports/<kind>/<name>/            report.html, report.json, ...; kind: study, search or full
     full/<name>/                      what a full job found, foretold and reached
     worktrees/                        checkouts of `ref` and `patch` arms
     jobs/<id>/                        a submission to a cluster; cluster/journal.py names its files
@@ -25,7 +25,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 ANSWERS = "core"
 BESIDE = ("curves", ANSWERS)
 """Folders with one file a record, named as the record is."""
+ReportKind = Literal["study", "search", "full"]
 
 
 class Store:
@@ -131,9 +132,9 @@ class Store:
     def study_path(self, name: str) -> Path:
         return self.root / "studies" / f"{name}.json"
 
-    def report_dir(self, name: str) -> Path:
-        """Where the report of a study stands."""
-        return self.root / "reports" / name
+    def report_dir(self, kind: ReportKind, name: str) -> Path:
+        """The folder of a report; a study and a search of one name have one each."""
+        return self.root / "reports" / kind / name
 
     def found_settings(self, search: str) -> list[dict[str, Any]]:
         """The best points of a search that fills a sweep; empty until it has ended."""

@@ -36,7 +36,7 @@ def test_a_study_makes_every_run_once_in_order_and_the_same_command_makes_none(
     assert_finished(store)
     order = [(made.launch.block, made.launch.arm) for made in store.records()]
     assert order == [(run.block, run.arm) for run in planned(store)]
-    assert (store.report_dir("quick") / "report.json").exists()
+    assert (store.report_dir("study", "quick") / "report.json").exists()
     again = harness("study", path)
     assert again.returncode == errors.PASS
     assert len(store.records()) == 6
