@@ -152,11 +152,14 @@ def _run_study(
             console, f"The stored study has the seeds {more} too; they are made with the others."
         )
     if any(grid.space for grid in file.arms.retune.values()):
+        from harness.report.search.progress import SearchProgress
         from harness.search import sweep_search
 
         store.save_study(planned)
         try:
-            sweep_search.fill(console, file, path, store, planned, options, command)
+            sweep_search.fill(
+                SearchProgress(console, store), file, path, store, planned, options, command
+            )
         except StopStudy as halt:
             return planned, StudyOutcome(exit_code=halt.exit_code, reason=str(halt), halted=True)
         planned = resolve(file, path, store, trainer, command=line, now=time.time())

@@ -180,9 +180,7 @@ def _result(
     completed = arm.statuses.get("completed", 0) if arm is not None else 0
     if arm is not None and completed < arm.planned:
         confirmed, reason = False, f"{completed} of {arm.planned} runs completed"
-    return ConfirmationResult(
-        study=found.study, effects=known, confirmed=confirmed, reason=reason
-    )
+    return ConfirmationResult(study=found.study, effects=known, confirmed=confirmed, reason=reason)
 
 
 def _effect(arm: ArmResult, name: str) -> Effect | None:

@@ -140,7 +140,7 @@ class Space(msgspec.Struct, frozen=True, kw_only=True):
         return found
 
     def completed(self, point: Mapping[str, Any]) -> Point:
-        """A point with the middle of every active range that it leaves open, and no inactive one."""
+        """A point with the middle of every active range that it lacks, and nothing inactive."""
         whole: Point = {TRICK + name: point.get(TRICK + name, False) for name in self.switches}
         for one in self.active(whole):
             whole[one.path] = point.get(one.path, one.ends()[len(one.ends()) // 2])

@@ -165,9 +165,7 @@ def shown(url: str) -> str:
         return "--storage"
 
 
-def create_study(
-    storage: "RDBStorage", name: str, directions: list[str]
-) -> "tuple[Study, bool]":
+def create_study(storage: "RDBStorage", name: str, directions: list[str]) -> "tuple[Study, bool]":
     """(The Optuna study of a search, whether this call created it)."""
     optuna = import_optuna()
     try:

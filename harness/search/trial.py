@@ -161,7 +161,7 @@ class TrialRunner:
         self.on_end(trial.number, result, values)
 
     def _pruned_before(self, trial: "Trial", spec: RunSpec) -> TrialResult | None:
-        """The result of an earlier trial at the same point that was pruned: this one would be too."""
+        """The result of an earlier pruned trial at this point: this one would be pruned, too."""
         from optuna.trial import TrialState
 
         for other in trial.study.get_trials(deepcopy=False, states=(TrialState.PRUNED,)):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from harness import errors
 from harness.config.search_file import SearchFile
 from harness.runner.process import Stop
-from harness.search.base_noise import BaseNoise
+from harness.search.base import BaseNoise
 from harness.search.storage import RETRY_OF, fail_stale_trials, queue_again
 from harness.search.trial import (
     Interrupted,
@@ -53,8 +53,7 @@ class SearchBudget:
         repeated = {trial.user_attrs.get(RETRY_OF) for trial in trials}
         running = sum(trial.state == TrialState.RUNNING for trial in trials)
         ended = sum(
-            trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
-            and trial.number not in repeated
+            trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and trial.number not in repeated
             for trial in trials
         )
         if budget.trials is not None and ended + running >= budget.trials:
