@@ -159,12 +159,12 @@ def of_arm(words: str) -> ReplicateSet:
             "Such as runs:smoke/base; `base` is meant where no arm is named.",
         )
     store = Store(Path(root))
-    records = from_store.of_study(Path(root), study, store.records())
+    records = from_store.study_arm_records(Path(root), study, store.records())
     name, _, arm = study.partition("/")
     planned = store.study(name)
     chosen = planned.arm(arm or "base")
     checkout = Path(chosen.checkout)
-    commit = worktree.commit_of(checkout) if checkout.is_dir() else None
+    commit = worktree.clean_commit(checkout) if checkout.is_dir() else None
     return ReplicateSet(records, planned.trainer, chosen.config, commit)
 
 
@@ -182,10 +182,10 @@ def made_now(
         raise UsageError(
             str(config), "a configuration file", "no such file", "ablations/configs/ has some."
         )
-    recipe = replicates.recipe(trainer, str(config), str(config.resolve()), sets)
+    recipe = replicates.describe_recipe(trainer, str(config), str(config.resolve()), sets)
     records, stop = [], Stop()
     for seed in seeds:
-        made = replicates.one(
+        made = replicates.run_or_reuse(
             store, trainer, recipe.job(seed), stop, timeout_s=RUN_LIMIT_S, spent=spent
         )
         if made.status != "completed":
@@ -197,7 +197,9 @@ def made_now(
             )
         print_line(console, f"seed {seed}: {made.wall_s:.0f} s")
         records.append(made)
-    return ReplicateSet(records, trainer.name, recipe.config, worktree.commit_of(trainer.checkout))
+    return ReplicateSet(
+        records, trainer.name, recipe.config, worktree.clean_commit(trainer.checkout)
+    )
 
 
 # --- the commands ---------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from harness.cli.options import (
 from harness.config.yaml_schema import parse_sets
 from harness.gate.ab_mode import word_of as turns_word
 from harness.gate.sides import GateRequest, claim_of
-from harness.runner.environment import word_of as environments_word
+from harness.runner.environment import parse_env_mode as environments_word
 
 
 def command(

@@ -13,9 +13,9 @@ from harness.config.yaml_schema import parse_sets
 from harness.errors import UsageError
 from harness.results.record import Record
 from harness.results.store import Store
-from harness.runner.attempt import RunSpec, attempt, recover
-from harness.runner.process import Stop, asked_to
-from harness.runner.replicates import hold, recipe
+from harness.runner.attempt import RunSpec, recover, run_attempt
+from harness.runner.process import Stop, stop_on_signals
+from harness.runner.replicates import describe_recipe, lock_plan
 from harness.runner.trainer import NativeTrainer, by_name
 
 
@@ -58,9 +58,9 @@ def run(
         raise UsageError(
             str(config), "a configuration file", "no such file", "ablations/configs/ has some."
         )
-    job = recipe(trainer, str(config), str(config.resolve()), sets).job(seed)
+    job = describe_recipe(trainer, str(config), str(config.resolve()), sets).job(seed)
     print_recovered(console, recover(store))
-    with asked_to(stop := Stop()):
+    with stop_on_signals(stop := Stop()):
         made = _one(console, store, trainer, job, stop, timeout_minutes, retry)
     _print_record(console, store, made)
     stopped = made.status == "interrupted"
@@ -77,12 +77,12 @@ def _one(
     timeout_minutes: float,
     retry: bool,
 ) -> Record:
-    with hold(store, job):
+    with lock_plan(store, job):
         known = store.record(job.plan_id)
         if known is not None and not retry:
             print_line(console, "Recorded already; --rerun makes it once more, as another attempt.")
             return known
-        return attempt(store, trainer, job, timeout_s=60 * timeout_minutes, stop=stop)
+        return run_attempt(store, trainer, job, timeout_s=60 * timeout_minutes, stop=stop)
 
 
 def _print_record(console: Console, store: Store, made: Record) -> None:

@@ -93,7 +93,7 @@ def _run(
     from harness.report.search.progress import SearchProgress
     from harness.search.engine import read_search, run_search
 
-    listener = SearchProgress(progress_console(), store)
+    listener = SearchProgress(progress_console())
     if report_only:
         return read_search(search, path, store, options.storage, listener)
     return run_search(search, path, store, options, listener)

@@ -13,7 +13,7 @@ from harness.cli.slurm.submit import GOING_ON, SubmitRequest
 from harness.cli.slurm.submit import submit as hand_over
 from harness.config.cluster_file import load_cluster
 from harness.errors import UsageError
-from harness.redact import masked_words
+from harness.redact import redact_argv
 
 
 def command(
@@ -71,7 +71,7 @@ def _request(
         raise UsageError(
             "harness submit",
             "a cluster file, `--`, and one of the commands " + ", ".join(known),
-            " ".join([str(cluster or ""), *masked_words(words)]).strip() or "nothing",
+            " ".join([str(cluster or ""), *redact_argv(words)]).strip() or "nothing",
             "Such as: harness submit CLUSTER.yaml -- study ablations/studies/smoke.yaml",
         )
     own = any(word == "--store" or word.startswith("--store=") for word in words)

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-ANSWERS = "core"
-BESIDE = ("curves", ANSWERS)
+CORE_FOLDER = "core"
+SIDE_FOLDERS = ("curves", CORE_FOLDER)
 """Folders with one file a record, named as the record is."""
 ReportKind = Literal["study", "search", "full"]
 
@@ -100,7 +100,7 @@ class Store:
         names = [record.plan_id, f"{record.plan_id}.{record.attempt}"]
         names += sorted(path.stem for path in folder.glob(f"{names[-1]}.*.json"))
         name = next((name for name in names if self._read(folder / f"{name}.json") == record), None)
-        paths = {kind: self.root / kind / f"{name}.parquet" for kind in BESIDE}
+        paths = {kind: self.root / kind / f"{name}.parquet" for kind in SIDE_FOLDERS}
         return {kind: path for kind, path in paths.items() if path.is_file()}
 
     def study(self, name: str) -> ResolvedStudy:
@@ -207,7 +207,7 @@ class Store:
             name = record.plan_id if first else f"{record.plan_id}.{record.attempt}"
             if (self.root / "records" / f"{name}.json").exists():  # one attempt, two stories
                 name += "." + atomic.digest(msgspec.to_builtins(record), 8)
-            for folder, content in zip(BESIDE, (curve, answers), strict=True):
+            for folder, content in zip(SIDE_FOLDERS, (curve, answers), strict=True):
                 if content is not None:
                     atomic.write_bytes(self.root / folder / f"{name}.parquet", content)
             data = msgspec.json.format(msgspec.json.encode(record), indent=1)

@@ -18,7 +18,7 @@ from harness.results.record import LaunchInfo, Record
 from harness.results.store import Store
 from harness.runner.attempt import RunSpec
 from harness.runner.process import Stop
-from harness.runner.replicates import known
+from harness.runner.replicates import recorded_run
 from harness.runner.workers import GpuPool
 from harness.search.objective import (
     Objective,
@@ -29,7 +29,7 @@ from harness.search.objective import (
 )
 from harness.search.plan import SearchPlan
 from harness.stats import inference
-from harness.study.budget_limits import STOPPED, StopStudy
+from harness.study.budget_limits import RESUME, STOPPED, StopStudy
 
 
 class BaseNoise(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,7 +76,7 @@ def run_base(
         try:
             spec = run_spec(plan, seed)
             late = deadline is not None and time.monotonic() >= deadline
-            if late and known(pool.store, spec, ()) is None:
+            if late and recorded_run(pool.store, spec, ()) is None:
                 return None
             return pool.make(spec, gpu, stop)[0]
         finally:
@@ -88,10 +88,7 @@ def run_base(
         raise StopStudy(errors.STOPPED_AT_LIMIT, STOPPED)
     records = [record for record in made if record is not None]
     if len(records) < len(made):
-        text = (
-            "The time limit was reached before the base had run on every seed. Re-run the same "
-            "command to resume."
-        )
+        text = f"The time limit was reached before the base had run on every seed. {RESUME}"
         raise StopStudy(errors.STOPPED_AT_LIMIT, text)
     for record in records:
         if record.status != "completed":

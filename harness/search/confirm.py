@@ -10,7 +10,6 @@ candidates go through a second study at another scale, with the same rule.
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,8 @@ from harness import errors
 from harness.config.search_file import LN_TIME, SearchFile
 from harness.config.study_file import ArmFile, ArmsFile, Decide, StudyFile
 from harness.files import digest
-from harness.redact import masked_words
+from harness.redact import redact_argv
 from harness.results.store import Store
-from harness.results.study_plan import ResolvedStudy
 from harness.runner.trainer import NativeTrainer
 from harness.search.candidates import Candidate
 from harness.search.objective import harm
@@ -34,8 +32,6 @@ from harness.study.resolve import resolve as resolve_study
 
 CONFIRM, NEXT = "confirm", "next"
 _DIGITS = 4  # of the digest in a study's name
-
-ShowStudy = Callable[[ResolvedStudy], AbstractContextManager[StudyListener]]
 
 
 class Confirmation(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,10 +67,10 @@ class Confirmer:
         trainer: NativeTrainer,
         options: StudyOptions,
         command: Command,
-        show: ShowStudy,
+        listener: StudyListener,
     ) -> None:
         self.file, self.path, self.store, self.trainer = file, path, store, trainer
-        self.options, self.command, self.show = options, command, show
+        self.options, self.command, self.listener = options, command, listener
 
     def run(
         self,
@@ -111,19 +107,20 @@ class Confirmer:
     ) -> str | None:
         """Runs one study to its end; returns which of its runs have no outcome."""
         file = study_file(self.file, self.path, candidates, name, scale)
-        line = " ".join(["harness", *masked_words(sys.argv[1:])])
+        line = " ".join(["harness", *redact_argv(sys.argv[1:])])
         study = resolve_study(
             file, self.path, self.store, self.trainer, command=line, now=time.time()
         )
         self.store.save_study(study)
-        with self.show(study) as listener:
-            executor = Executor(
-                study, self.store, self.trainer, self.options, listener, self.command
-            )
-            outcome = executor.execute()
+        number = f"{len(candidates)} candidate" + "s" * (len(candidates) != 1)
+        self.listener.message(f"Confirming {number} on held-out seeds: study {name}")
+        executor = Executor(
+            study, self.store, self.trainer, self.options, self.listener, self.command
+        )
+        outcome = executor.execute()
         if outcome.exit_code == errors.PASS:
             return None
-        if outcome.halted or outcome.exit_code != errors.COULD_NOT_RUN:
+        if outcome.stopped_early or outcome.exit_code != errors.COULD_NOT_RUN:
             raise StopStudy(outcome.exit_code, outcome.reason)
         return outcome.reason
 

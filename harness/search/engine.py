@@ -9,7 +9,6 @@ import math
 import socket
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,11 +19,10 @@ from harness import errors
 from harness.config.search_file import SearchFile, check
 from harness.errors import HarnessError, StoreError, StudyFileError
 from harness.files import digest
-from harness.results.record import Record
 from harness.results.store import Store
-from harness.results.study_plan import ResolvedStudy, plan_id
+from harness.results.study_plan import plan_id
 from harness.runner.attempt import recover
-from harness.runner.process import Stop, asked_to
+from harness.runner.process import Stop, stop_on_signals
 from harness.runner.trainer import by_name
 from harness.runner.workers import GpuPool, check_gpus
 from harness.search import results, storage
@@ -44,8 +42,10 @@ from harness.search.samplers import create_pruner, create_sampler
 from harness.search.state import SearchState
 from harness.search.trial import TrialResult, TrialRunner, result_of, worker_id
 from harness.search.workers import POLL_S, SearchBudget, WorkerPool
-from harness.study.budget_limits import STOPPED, StopStudy
+from harness.study.budget_limits import RESUME, STOPPED, StopStudy
 from harness.study.executor import Command, StudyListener, StudyOptions
+from harness.study.executor import SilentListener as SilentStudyListener
+from harness.study.run import recovered_message
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -70,14 +70,18 @@ class SearchOptions(msgspec.Struct, frozen=True, kw_only=True):
     since: float | None = None
 
 
-class SearchListener(Protocol):
-    """Receives the progress of a search."""
+class SearchListener(StudyListener, Protocol):
+    """Receives the progress of a search; as a `StudyListener` also that of its confirmation."""
 
-    def recovered(self, records: list[Record]) -> None: ...
     def base_ready(self, objective: Objective, noise: BaseNoise) -> None: ...
     def trial_ended(self, number: int, result: TrialResult, values: list[float] | None) -> None: ...
-    def confirming(self, study: ResolvedStudy) -> AbstractContextManager[StudyListener]: ...
-    def note(self, text: str) -> None: ...
+
+
+class SilentListener(SilentStudyListener):
+    """A `SearchListener` that ignores everything."""
+
+    def base_ready(self, objective: Objective, noise: BaseNoise) -> None: ...
+    def trial_ended(self, number: int, result: TrialResult, values: list[float] | None) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,11 +121,12 @@ class SearchEngine:
 
     def run(self) -> SearchOutcome:
         """Runs all steps. Raises HarnessError; what was recorded stays."""
-        self.listener.recovered(recover(self.store))
+        for record in recover(self.store):
+            self.listener.message(recovered_message(record))
         with storage.open_storage(self.url) as opened:
             self._open_study(opened)
             try:
-                with asked_to(self.command.stop):
+                with stop_on_signals(self.command.stop):
                     reason, exit_code = self._steps(), errors.PASS
             except StopStudy as stop:
                 reason, exit_code = str(stop), stop.exit_code
@@ -133,7 +138,7 @@ class SearchEngine:
 
         Raises StopStudy at a limit.
         """
-        with storage.open_storage(self.url) as opened, asked_to(self.command.stop):
+        with storage.open_storage(self.url) as opened, stop_on_signals(self.command.stop):
             self._open_study(opened)
             self._trials(*self._base())
             trials = eligible_trials(self.state.trials())
@@ -221,10 +226,7 @@ class SearchEngine:
                     "Start the search once without --worker; workers can then join it.",
                 )
             if waited_s >= limit_s:
-                text = (
-                    "The time limit was reached before the base had run. Re-run the same command "
-                    "to resume."
-                )
+                text = f"The time limit was reached before the base had run. {RESUME}"
                 raise StopStudy(errors.STOPPED_AT_LIMIT, text)
             time.sleep(POLL_S)
         return objective, noise
@@ -263,9 +265,7 @@ class SearchEngine:
         candidates = select_candidates(trials, file.objectives, noise, file.confirm.best, base)
         if not candidates:
             return f"{reason} There is nothing to confirm."
-        options = StudyOptions(
-            max_minutes=self.options.max_minutes, gpus=self.options.gpus, split_blocks=False
-        )
+        options = StudyOptions(max_minutes=self.options.max_minutes, gpus=self.options.gpus)
         confirmer = Confirmer(
             file,
             self.path,
@@ -273,7 +273,7 @@ class SearchEngine:
             self.trainer,
             options,
             self.command,
-            self.listener.confirming,
+            self.listener,
         )
         unfinished = confirmer.run(
             candidates, len(trials), self.state.confirmation, self.state.save_confirmation
@@ -288,7 +288,7 @@ def run_search(
     path: Path,
     store: Store,
     options: SearchOptions,
-    listener: "SearchListener | None" = None,
+    listener: SearchListener | None = None,
 ) -> SearchOutcome:
     """Runs a search, or resumes it, and returns how it ended with the result so far."""
     return SearchEngine(file, path, store, options, listener or SilentListener()).run()
@@ -305,7 +305,7 @@ def read_search(
             state = SearchState(study)
             state.check_fingerprint(plan.fingerprint(), MAY_DIFFER)
             if plan.base.identity.code_id != state.base_identity.code_id:
-                listener.note("The search ran on other code than this checkout's.")
+                listener.message("The search ran on other code than this checkout's.")
             result = results.read(study, store, file, plan.invalid)
     reason = "" if result is not None else f"The search {file.search} has no results yet."
     return SearchOutcome(exit_code=errors.PASS, reason=reason, plan=plan, result=result)
@@ -363,23 +363,3 @@ def with_overrides(file: SearchFile, *, sets: dict[str, Any], price: float | Non
     new = msgspec.structs.replace(file, set={**file.set, **sets}, limits=limits)
     check(new, lambda field: f"command line, in place of {field}")
     return new
-
-
-class SilentListener:
-    """Ignores all progress of a search."""
-
-    def recovered(self, records: list[Record]) -> None: ...
-    def base_ready(self, objective: Objective, noise: BaseNoise) -> None: ...
-    def trial_ended(self, number: int, result: TrialResult, values: list[float] | None) -> None: ...
-    def note(self, text: str) -> None: ...
-
-    def confirming(self, study: ResolvedStudy) -> AbstractContextManager[StudyListener]:
-        return nullcontext(_SilentStudyListener())
-
-
-class _SilentStudyListener:
-    def started(self, *_: object) -> None: ...
-    def progress(self, *_: object) -> None: ...
-    def ended(self, *_: object) -> None: ...
-    def note(self, *_: object) -> None: ...
-    def refresh(self, *_: object) -> None: ...

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import ReportError
-from harness.results.archive import placeless
+from harness.results.archive import strip_paths
 from harness.results.store import Store
 from harness.results.study_plan import Arm
 from harness.search.confirm import CONFIRM, NEXT
@@ -70,7 +70,7 @@ def evidence(
     """
     lines = [f"trial {one.candidate.number} of the search {result.search}, minus its base:"]
     if common:
-        values = ", ".join(f"{path}={placeless(value)}" for path, value in common.items())
+        values = ", ".join(f"{path}={strip_paths(value)}" for path, value in common.items())
         lines.append(f"both with {values}")
     scales = ((CONFIRM, "seeds", one.confirmation), (NEXT, "the next scale, seeds", one.next))
     for at, where, confirmation in scales:

@@ -17,7 +17,7 @@ from harness.config.yaml_schema import nearest
 from harness.errors import StudyFileError, TrainerError
 from harness.results.record import Identity
 from harness.results.study_plan import TrickInfo
-from harness.runner.replicates import Recipe, described, recipe_of
+from harness.runner.replicates import Recipe, describe_with_data, recipe_from_description
 from harness.runner.trainer import Description, Fault, NativeTrainer, Request
 from harness.search.space import Point, Space, space_of
 
@@ -128,7 +128,7 @@ def resolve(
     catalogue = trainer.catalogue()
     tricks = {name: msgspec.convert(entry, TrickInfo) for name, entry in catalogue.tricks.items()}
     request = Request(name="base", base=base_file, set=dict(file.set))
-    describe = described if prepares else NativeTrainer.describe_or_fail
+    describe = describe_with_data if prepares else NativeTrainer.describe_or_fail
     (description,) = describe(trainer, [request])
     space = space_of(file, tricks, description.tricks or {}, str(path))
     plan = SearchPlan(
@@ -136,7 +136,7 @@ def resolve(
         path=path,
         trainer=trainer,
         base_file=base_file,
-        base=recipe_of(description, catalogue),
+        base=recipe_from_description(description, catalogue),
         pins=description.pins or {},
         space=space,
         invalid=[],

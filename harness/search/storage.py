@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import files
 from harness.errors import HarnessError, StoreError
-from harness.redact import masked
+from harness.redact import redact_text
 from harness.results.store import Store
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def shown(url: str) -> str:
     from sqlalchemy.exc import ArgumentError
 
     try:
-        return masked(make_url(url).render_as_string(hide_password=True))
+        return redact_text(make_url(url).render_as_string(hide_password=True))
     except ArgumentError:
         return "--storage"
 

@@ -26,7 +26,7 @@ from harness.search.trial import (
     fail_abandoned_trials,
     result_of,
 )
-from harness.study.budget_limits import STOPPED, StopStudy
+from harness.study.budget_limits import RESUME, STOPPED, StopStudy
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -74,10 +74,10 @@ class SearchBudget:
         if self.max_minutes is not None:
             left_s = 60 * self.max_minutes - (time.monotonic() - self.began)
             option = f"--max-minutes {self.max_minutes:g}"
-            limits.append((left_s, f"({option}). Re-run the same command to resume."))
+            limits.append((left_s, f"({option}). {RESUME}"))
         if (total := self.file.limits.total_minutes) is not None:
             left_s = 60 * total - sum(result.wall_s for result in results)
-            hint = f"(limits.total_minutes: {total:g}). Raise it and re-run the command to resume."
+            hint = f"(limits.total_minutes: {total:g}). Raise this limit. {RESUME}"
             limits.append((left_s, hint))
         for left_s, hint in limits:
             if needs_s > left_s:

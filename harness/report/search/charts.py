@@ -165,7 +165,15 @@ def parallel(result: SearchResult) -> "Figure":
     axes.set_yticks([])
     axes.set_xlim(-0.1, len(coordinates) - 0.6)
     axes.spines["left"].set_visible(False)
-    legend(axes, columns=5)
+    figure.legend(
+        loc="outside lower center",
+        ncols=5,
+        fontsize=9,
+        frameon=False,
+        labelcolor=INK,
+        title="trials, from worst to best",
+        title_fontsize=9,
+    )
     return figure
 
 

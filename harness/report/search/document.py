@@ -116,20 +116,26 @@ def _candidates(result: SearchResult) -> Table:
     ]
     if not any(one.next for one in result.candidates):
         columns = [column for column in columns if column.title != "next scale"]
+    if len(result.objectives) == 1:
+        columns = [column for column in columns if column.title != "objective"]
     rows = [
         [cells[column.title] for column in columns]
         for one in result.candidates
         for name in result.objectives
         for cells in [_cells(one, name)]
     ]
-    return table(columns, rows, title="Candidates, minus the base")
+    return table(columns, rows, title=f"Candidates minus base: {_objectives(result)}")
+
+
+def _objectives(result: SearchResult) -> str:
+    return ", ".join(f"{n} ({unit(n)})" if unit(n) else n for n in result.objectives)
 
 
 def _cells(one: CandidateResult, name: str) -> dict[str, Cell | str]:
     candidate = one.candidate
     return {
         "trial": str(candidate.number),
-        "objective": f"{name} ({unit(name)})" if unit(name) else name,
+        "objective": name,
         "in the search": format.signed(f"{candidate.search_effect[name]:+.3g}"),
         "shrunk": format.signed(f"{candidate.shrunk_effect[name]:+.3g}"),
         "held-out seeds": _effect(one.confirmation, name),
