@@ -136,9 +136,11 @@ def _fill_sweeps(console: Console):  # type: ignore[no-untyped-def]
         options: StudyOptions,
         command: Command,
     ) -> bool:
+        from harness.report.search.progress import SearchProgress
         from harness.search import sweep_search
 
-        return sweep_search.fill(console, file, path, store, study, options, command)
+        listener = SearchProgress(console)
+        return sweep_search.fill(listener, file, path, store, study, options, command)
 
     return fill
 
