@@ -1,6 +1,7 @@
 """`harness study`: runs every arm of a study at every seed, and reports."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -26,9 +27,8 @@ from harness.config.study_file import StudyFile, load_study
 from harness.config.yaml_schema import parse_seeds, parse_sets
 from harness.errors import ReportError, StudyFileError
 from harness.results.store import Store
-from harness.results.study_plan import ResolvedStudy
-from harness.study.executor import Command, StudyOptions
-from harness.study.run import plan_study, run_study, with_overrides
+from harness.study.executor import StudyOptions
+from harness.study.run import FillSweeps, plan_study, run_study, with_overrides
 
 
 def command(
@@ -115,7 +115,7 @@ def run(
         store,
         options,
         StudyProgress(progress),
-        fill_sweeps=_fill_sweeps(progress),
+        fill_sweeps=_fill_sweeps(file, progress),
         command_line=command_line(),
     )
     if any(store.record(planned.plan_id) is not None for planned in result.study.runs):
@@ -127,22 +127,14 @@ def run(
     return result.exit_code
 
 
-def _fill_sweeps(console: Console):  # type: ignore[no-untyped-def]
-    def fill(
-        file: StudyFile,
-        path: Path,
-        store: Store,
-        study: ResolvedStudy,
-        options: StudyOptions,
-        command: Command,
-    ) -> bool:
-        from harness.report.search.progress import SearchProgress
-        from harness.search import sweep_search
+def _fill_sweeps(file: StudyFile, console: Console) -> FillSweeps | None:
+    """What fills the sweeps of a study by a search; None where no sweep needs one."""
+    if not any(grid.space for grid in file.arms.retune.values()):
+        return None
+    from harness.report.search.progress import SearchProgress
+    from harness.search.sweep_search import fill
 
-        listener = SearchProgress(console)
-        return sweep_search.fill(listener, file, path, store, study, options, command)
-
-    return fill
+    return partial(fill, SearchProgress(console))
 
 
 def report(console: Console, store: Store, name: str, *, html: bool, as_json: bool) -> None:
