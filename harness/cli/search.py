@@ -1,5 +1,6 @@
 """`harness search`: the best settings of a configuration."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -20,6 +21,7 @@ from harness.cli.options import (
     gpu_list,
     open_store,
 )
+from harness.redact import redact_argv
 
 if TYPE_CHECKING:
     from harness.config.search_file import SearchFile
@@ -73,6 +75,7 @@ def command(
         worker=worker,
         wait_for_base_minutes=wait_for_base,
         since=since,
+        command_line=" ".join(["harness", *redact_argv(sys.argv[1:])]),
     )
     opened = open_store(store)
     if dry_run:
