@@ -110,8 +110,10 @@ def _report(outcome: "SearchOutcome", store: "Store", *, json: bool, html: bool)
     from harness.report.terminal import print_document
 
     console = progress_console() if json else new_console()
+    answer = ""
     if outcome.result is not None:
         document = search_document(outcome.result)
+        answer = document.answer
         written, notes = write_report(outcome, outcome.result, document, store, html=html)
         if not json:
             print_document(console, document)
@@ -123,6 +125,7 @@ def _report(outcome: "SearchOutcome", store: "Store", *, json: bool, html: bool)
     if json:
         print_json(
             {
+                "answer": answer,
                 "exit_code": outcome.exit_code,
                 "reason": outcome.reason,
                 "result": outcome.result,
