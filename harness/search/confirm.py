@@ -15,16 +15,17 @@ from typing import Any
 import msgspec
 
 from harness import errors
+from harness.compare.result import MetricResult
 from harness.config.search_file import LN_TIME, SearchFile
 from harness.config.study_file import ArmFile, ArmsFile, Decide, StudyFile
 from harness.files import digest
+from harness.format import plural
 from harness.results.store import Store
 from harness.search.candidates import Candidate
-from harness.search.objective import harm
 from harness.search.plan import SearchPlan
 from harness.study.attribution import attribute
 from harness.study.budget_limits import StopStudy
-from harness.study.effects import ArmResult, Attribution, Effect
+from harness.study.effects import ArmResult, Attribution
 from harness.study.executor import Command, Executor, StudyListener, StudyOptions
 from harness.study.resolve import resolve as resolve_study
 
@@ -49,7 +50,7 @@ class ConfirmationResult(msgspec.Struct, frozen=True, kw_only=True):
     """One candidate in one study: its effect on each objective. `reason`: why not confirmed."""
 
     study: str
-    effects: dict[str, Effect]
+    effects: dict[str, MetricResult]
     confirmed: bool
     reason: str
 
@@ -109,7 +110,7 @@ class Confirmer:
             file, path, self.store, trainer, command=command_line, now=time.time()
         )
         self.store.save_study(study)
-        number = f"{len(candidates)} candidate" + "s" * (len(candidates) != 1)
+        number = plural(len(candidates), "candidate")
         self.listener.message(f"Confirming {number} on held-out seeds: study {name}")
         outcome = Executor(
             study, self.store, trainer, self.options, self.listener, self.command
@@ -176,28 +177,21 @@ def _result(
     return ConfirmationResult(study=found.study, effects=known, confirmed=confirmed, reason=reason)
 
 
-def _effect(arm: ArmResult, name: str) -> Effect | None:
+def _effect(arm: ArmResult, name: str) -> MetricResult | None:
     if name == LN_TIME:
         return arm.time_to_target.total if arm.time_to_target is not None else None
     return arm.effects.get(name)
 
 
-def decide(effects: Mapping[str, Effect], objectives: Sequence[str]) -> tuple[bool, str]:
+def decide(effects: Mapping[str, MetricResult], objectives: Sequence[str]) -> tuple[bool, str]:
     """(whether a candidate is confirmed, why not): better in one objective and worse in none."""
     for name in objectives:
         effect = effects.get(name)
         if effect is None or effect.estimate is None or effect.low is None:
             missing = effect and (effect.missing or effect.no_interval)
             return False, f"{name}: {missing or 'not compared'}"
-    better = [name for name in objectives if _sign(effects[name], name) < 0]
-    worse = [name for name in objectives if _sign(effects[name], name) > 0]
+    better = [name for name in objectives if effects[name].improved]
+    worse = [name for name in objectives if effects[name].worsened]
     if worse:
         return False, f"worse in {', '.join(worse)}"
     return bool(better), "" if better else "within the noise"
-
-
-def _sign(effect: Effect, name: str) -> int:
-    """+1 worse, -1 better, 0 if the interval covers the base."""
-    if effect.low is None or effect.high is None or effect.low <= 0 <= effect.high:
-        return 0
-    return harm(name) * (1 if effect.low > 0 else -1)
