@@ -27,7 +27,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.many_verdicts import percent
 from harness.cli.gating import with_own_rows
-from harness.compare.metrics import LOSS_MARGIN_NATS, LOSS_SD_NATS, SPEED_MARGIN
 from harness.compare.noise_model import NoiseModel, NoiseRow
 from harness.gate import planning
 from harness.gate.ab_interleaved import WINDOWS, AbLaunch
@@ -36,6 +35,7 @@ from harness.gate.result import SPEED, GatePlan, GateResult, PartPlan, Rule, Sub
 from harness.gate.rounds import Rounds, launch_row, speed_margin
 from harness.gate.sides import GateRequest
 from harness.gate.whole import concluded
+from harness.metrics import METRICS, SPEEDRUN_LOSS_SD_NATS
 from harness.results.recipe import NoiseScope, noise_scope, recipe_scale
 from harness.results.record import SESSION_GAP_S, Identity, Record
 from harness.results.record import LaunchInfo as Started
@@ -51,7 +51,9 @@ NOISE = {"launches": (NOISE_MODEL, OWN), "replicates": (NOISE_MODEL, OWN, OWN_FE
 BUDGET = {"launches": 8, "replicates": 16}  # pieces of evidence: each takes one unit of time
 FIRST = 100  # gates of each cell whose counts are kept apart
 MARGIN_BPB = 0.001
-RUN_SD = MARGIN_BPB * LOSS_SD_NATS / LOSS_MARGIN_NATS
+LOSS_MARGIN_NATS = METRICS["val_loss"].margin.value
+SPEED_MARGIN = METRICS["tokens_per_s"].margin.value
+RUN_SD = MARGIN_BPB * SPEEDRUN_LOSS_SD_NATS / LOSS_MARGIN_NATS
 LAUNCH_SD, WINDOW_SD = 0.0013, 0.0015  # of logarithms: one launch, one A B B A inside of it
 RECORDS = Path(__file__).parent / "records" / "gate_rates.json"
 GPU = "simulated"

@@ -17,9 +17,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.many_verdicts import ALPHA, PASS, REGRESSION, Array, noise_of, outcomes, percent
-from harness.compare.metrics import LOSS_MARGIN_NATS, SPEED_MARGIN
+from harness.metrics import METRICS
 from harness.stats import decision
 from harness.stats.inference import pool
+
+LOSS_MARGIN_NATS = METRICS["val_loss"].margin.value
+SPEED_MARGIN = METRICS["tokens_per_s"].margin.value
 
 LEAST_RUNS = 10  # of a group, to be dealt into two sides
 DEALS = 400
@@ -90,7 +93,9 @@ def groups_of(runs: Sequence[Run], kind: Kind) -> dict[Any, list[Run]]:
     return dict(found)
 
 
-def ledger_without(groups: dict[Any, list[Run]], left_out: set[Any], kind: Kind) -> decision.Known:
+def ledger_without(
+    groups: dict[Any, list[Run]], left_out: set[Any], kind: Kind
+) -> decision.KnownSd:
     """The pooled SD of all groups since 2025 but those that are judged by it."""
     others = [
         [kind.value(run) for run in members]
@@ -98,7 +103,7 @@ def ledger_without(groups: dict[Any, list[Run]], left_out: set[Any], kind: Kind)
         if key not in left_out and len(members) > 1 and _year(members[0]) >= 2025
     ]
     pooled = pool(others)
-    return decision.Known(sd=pooled.sd, df=pooled.df)
+    return decision.KnownSd(sd=pooled.sd, df=pooled.df)
 
 
 def deal(runs: Sequence[Run], kind: Kind, deals: int) -> list[Dealt]:
@@ -115,7 +120,7 @@ def deal(runs: Sequence[Run], kind: Kind, deals: int) -> list[Dealt]:
 
 
 def _dealt(
-    members: Sequence[Run], values: Array, known: decision.Known, kind: Kind, deals: int
+    members: Sequence[Run], values: Array, known: decision.KnownSd, kind: Kind, deals: int
 ) -> Dealt:
     rng, half = np.random.default_rng(len(values)), len(values) // 2
     order = rng.permuted(np.tile(np.arange(len(values)), (deals, 1)), axis=1)
@@ -179,7 +184,7 @@ def _when(run: Run) -> tuple[str, str]:
     return str(run["log_time"] or ""), run["run_id"]
 
 
-def _pair(line: dict[str, str], sides: list[list[float]], known: decision.Known) -> Pair:
+def _pair(line: dict[str, str], sides: list[list[float]], known: decision.KnownSd) -> Pair:
     a, b = sides
     mine = decision.difference(a, b, known)
     pooled = pool(sides)

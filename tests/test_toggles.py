@@ -211,7 +211,7 @@ def test_an_effect_is_that_of_having_the_trick_whichever_side_has_it() -> None:
 
 
 def test_the_interval_of_one_launch_counts_the_ledgers_noise_between_launches() -> None:
-    noise = Noise(sd=0.002, df=20, origin="own noise model")
+    noise = Noise(sd=0.002, df=20, origin="measured noise model")
     se = math.sqrt(2 * 0.002**2 + 0.001**2 / 3)  # 0.001: SD of the three windows
     found = effect(MUON, noise)
     assert found.high - found.log_ratio == pytest.approx(t_quantile(0.975, 20) * se)
@@ -222,13 +222,13 @@ def test_launch_noise_of_another_recipe_on_the_same_device_is_named_as_such() ->
     prior = read_rows(SHIPPED)
     on_h100 = noise_of(base, "NVIDIA H100 80GB HBM3", NoiseModel(prior))
     assert on_h100 is not None
-    assert on_h100.origin.startswith("prior noise model, of another recipe: ")
+    assert on_h100.origin.startswith("shipped noise model, of another recipe: ")
     assert noise_of(base, "a device that nobody measured", NoiseModel(prior)) is None
     own = {"origin": "measured", "df": 9, "sd": 0.001, "metric": "tokens_per_s"}
     row = msgspec.structs.replace(prior[0], scale="native d12, 1.3B tokens", **own)
     row = msgspec.structs.replace(row, gpu="NVIDIA H100 80GB HBM3", source="launch")
     found = noise_of(base, "NVIDIA H100 80GB HBM3", NoiseModel([*prior, row]))
-    assert found == Noise(sd=0.001, df=9, origin="own noise model: native d12, 1.3B tokens")
+    assert found == Noise(sd=0.001, df=9, origin="measured noise model: native d12, 1.3B tokens")
 
 
 def test_a_table_names_the_noise_the_failures_and_what_is_missing(tmp_path: Path) -> None:
@@ -243,10 +243,10 @@ def test_a_table_names_the_noise_the_failures_and_what_is_missing(tmp_path: Path
     assert lines[5] == "| xsa | off | – | – | – | not measured: no ∣ kernel |"
     assert lines[-1] == "Not measured (1): smear."
     assert "hold for the windows of that launch alone" in terminal(rows)
-    rows.learn(Noise(sd=0.002, df=20, origin="own noise model, native d12"))
+    rows.learn(Noise(sd=0.002, df=20, origin="measured noise model, native d12"))
     rows.learn(None)
     rows.open(SESSION)  # another call, of which less was known
-    assert "count an s_launch of 0.200 % (20 df, own noise model, native d12)" in terminal(
+    assert "count an s_launch of 0.200 % (20 df, measured noise model, native d12)" in terminal(
         Rows(rows.path)
     )
 

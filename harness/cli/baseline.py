@@ -27,8 +27,8 @@ from harness.cli.options import (
     StoreOption,
     open_store,
 )
-from harness.compare.compare import EXIT_CODES
 from harness.compare.noise_model import NoiseModel
+from harness.compare.result import EXIT_CODES
 from harness.config.yaml_schema import parse_seeds, parse_sets
 from harness.errors import TrainerError, UsageError
 from harness.gate import baseline, history
@@ -36,6 +36,7 @@ from harness.gate.baseline import Baseline, BaselineEntry, Promotion
 from harness.gate.metrics import of_replicates
 from harness.gate.noise_sources import load_noise_model
 from harness.gate.result import Looks, MetricVerdict
+from harness.metrics import COMPARED
 from harness.report.compare import print_judgements
 from harness.results.logs import from_store
 from harness.results.record import Record
@@ -47,7 +48,6 @@ from harness.runner.trainer import NativeTrainer, by_name
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 BANK_ALPHA = 0.01  # stricter than a pull request's: a banked fluke would fail everybody after it
 RUN_LIMIT_S = 3600.0
-SHOWN = ("val_bpb", "val_loss", "core", "core_soft", "tokens_per_s", "peak_memory_bytes")
 MEMBER = ":"  # between a store and STUDY/ARM
 
 
@@ -329,7 +329,7 @@ def show(console: Console, root: Path, name: str, *, json: bool) -> int:
         values = ", ".join(
             f"{key} {value:,.6g}"
             for key, value in one.metrics.items()
-            if value is not None and key in SHOWN
+            if value is not None and key in COMPARED
         )
         print_line(console, f"  seed {one.seed}: {values}")
     return errors.PASS

@@ -59,7 +59,11 @@ def command(
     ] = None,
     higher_better: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option(help="A metric read by --regex of which more is better."),
+        typer.Option(help="A metric of --regex whose higher values are better."),
+    ] = None,
+    lower_better: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="A metric of --regex whose lower values are better."),
     ] = None,
     sd: Annotated[
         Optional[list[str]],  # noqa: UP045
@@ -82,6 +86,7 @@ def command(
         sds=metric_numbers(sd or [], "--sd"),
         metrics=metric or [],
         higher_better=higher_better or [],
+        lower_better=lower_better or [],
     )
     code = compare(
         new_console(),

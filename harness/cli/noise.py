@@ -14,7 +14,7 @@ from harness.compare.noise_model import (
     MEASURED_DF,
     NoiseRow,
     as_csv,
-    missing,
+    missing_rows,
 )
 from harness.gate.noise_sources import derived_rows, load_noise_model
 from harness.results.store import Store
@@ -43,7 +43,7 @@ def noise(console: Console, file: Path, store: Store, *, write: Path | None) -> 
     console.print(_table(noise_model.rows, marks))
     for note, mark in marks.items():
         console.print(f"{mark} {note}", style="dim", markup=False, highlight=False)
-    for line in missing(records) or [_nothing_own(store)] * (not own):
+    for line in missing_rows(records) or [_nothing_own(store)] * (not own):
         console.print(f"missing: {line}", markup=False, highlight=False, soft_wrap=True)
     console.print(
         "SD of one run, of one launch or between hosts, as the column variance says; of speeds "
@@ -72,7 +72,7 @@ def _table(rows: Sequence[NoiseRow], marks: Mapping[str, str]) -> "Table":
     from rich.markup import escape
     from rich.table import Table
 
-    from harness.compare.noise_model import TIMES
+    from harness.metrics import SPEEDS
 
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="underline")
     for title in ("recipe", "metric", "GPU", "variance", "SD", "df", "runs", "from"):
@@ -85,7 +85,7 @@ def _table(rows: Sequence[NoiseRow], marks: Mapping[str, str]) -> "Table":
             overflow="fold",
         )
     for row in rows:
-        sd = f"{row.sd:.3%}" if row.metric in TIMES else f"{row.sd:.3g}"
+        sd = f"{row.sd:.3%}" if row.metric in SPEEDS else f"{row.sd:.3g}"
         origin = row.origin + marks.get(row.note, "")
         gpu = row.gpu.removeprefix("NVIDIA ")
         cells = [row.scale, row.metric, gpu, row.source, sd, str(row.df), str(row.runs), origin]

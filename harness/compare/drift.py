@@ -28,9 +28,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from harness.compare.metrics import default_margin, same_story
+from harness.compare.margins import default_margin
 from harness.errors import HarnessError
-from harness.metrics import COMPARED, Metric
+from harness.metrics import COMPARED, Metric, duplicates
 from harness.results.record import Record
 
 Floats = npt.NDArray[np.float64]
@@ -107,7 +107,7 @@ def alarms(found: Iterable[Series], recent: int = RECENT_NIGHTS) -> list[tuple[W
     ]
 
 
-def worse(metric: str, step: Step) -> bool:
+def is_worse(metric: str, step: Step) -> bool:
     """Whether a step goes in the direction of harm."""
     return step.size * COMPARED[metric].harm > 0
 
@@ -157,7 +157,7 @@ def _series(records: list[Record], margins: Mapping[str, float]) -> Series:
     since = done[0].started_at if done else records[0].started_at
     names = [name for name in COMPARED if any(one.metrics.get(name) is not None for one in done)]
     limits = {name: _margin(name, margins) for name in names}
-    told = same_story(names, lambda name: limits[name] is not None)
+    told = duplicates(names, lambda name: limits[name] is not None)
     return Series(
         config_id=records[0].identity.config_id,
         seed=records[0].seed,

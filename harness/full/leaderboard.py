@@ -22,14 +22,16 @@ from typing import Any
 
 import msgspec
 
-from harness.compare.compare import CompareOptions, Comparison, compare
-from harness.compare.noise_model import MEASURED_DF, QUALITY, NoiseModel
+from harness.compare.compare import CompareOptions, compare
+from harness.compare.noise_model import MEASURED_DF, NoiseModel
+from harness.compare.result import Comparison
 from harness.errors import HarnessError
 from harness.format import markdown_row
 from harness.full.cost import FIELD_FROM_STEP
 from harness.full.forecast import ForecastNoise, replicate_noise
 from harness.gate import baseline
 from harness.gate.baseline import Baseline
+from harness.metrics import QUALITY
 from harness.results.logs.from_store import logged_runs
 from harness.results.recipe import device_name, recipe_scale
 from harness.results.record import Record

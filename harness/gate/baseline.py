@@ -19,10 +19,11 @@ from typing import Any
 import msgspec
 
 from harness import files as atomic
-from harness.compare.compare import MetricResult
-from harness.compare.noise_model import QUALITY, NoiseModel
+from harness.compare.noise_model import NoiseModel
+from harness.compare.result import MetricResult
 from harness.config.yaml_schema import NAME
 from harness.errors import HarnessError, UsageError
+from harness.metrics import LOSSES, QUALITY
 from harness.results.recipe import device_name, recipe_scale
 from harness.results.record import Identity, Record, attempt_name
 
@@ -299,7 +300,7 @@ def _noise_known(record: Record, noise_model: NoiseModel) -> bool:
     scale, gpu = recipe_scale(record), device_name(record.environment)
     return any(
         noise_model.find(scale, metric, gpu, source) is not None
-        for metric in ("val_bpb", "val_loss")
+        for metric in LOSSES
         for source in ("seed", "nondeterminism")
     )
 

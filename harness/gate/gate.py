@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from harness.compare import core_by_example
-from harness.compare.core import METRICS, PairedCore
+from harness.compare.core import PairedCore
 from harness.compare.noise_model import NoiseModel
 from harness.errors import TrainerError
 from harness.gate import ab_interleaved, baseline, history, launches, planning
@@ -25,6 +25,7 @@ from harness.gate.result import GatePlan, GateResult, PartPlan
 from harness.gate.rounds import Rounds, launch_row, speed_margin
 from harness.gate.sides import Prepared
 from harness.gate.whole import concluded
+from harness.metrics import CORE_SCORES, LOSSES
 from harness.results.recipe import device_name, is_full_scale
 from harness.results.record import Record, attempt_name
 from harness.results.run_files import boot_id
@@ -308,7 +309,7 @@ def _refuse_failed(made: Record, stored: Baseline) -> None:
         same = made.identity.config_id == stored.now.identity.config_id  # CORE can be switched off
         lost = [
             name
-            for name in ("val_bpb", "val_loss", *(("core_soft",) if same else ()))
+            for name in (*LOSSES, *(("core_soft",) if same else ()))
             if stored.now.records[0].metrics.get(name) is not None
             and made.metrics.get(name) is None
         ]
@@ -341,7 +342,7 @@ def _seed_at(seeds: Sequence[int], index: int) -> int:
 
 
 def _has_core(record: Record) -> bool:
-    return any(record.metrics.get(name) is not None for name in METRICS)
+    return any(record.metrics.get(name) is not None for name in CORE_SCORES)
 
 
 def _last_line(log: str) -> str:
@@ -359,5 +360,6 @@ def _percent(made: ab_interleaved.AbLaunch) -> str:
 
 
 def _measured(made: Record) -> str:
-    names = ("val_bpb", "val_loss")
-    return ", ".join(f"{name} {made.metrics[name]:.5f}" for name in names if made.metrics.get(name))
+    return ", ".join(
+        f"{name} {made.metrics[name]:.5f}" for name in LOSSES if made.metrics.get(name)
+    )

@@ -30,7 +30,7 @@ from harness.gate.result import (
 from harness.results.recipe import VarianceSource
 from harness.results.record import SESSION_GAP_S
 from harness.results.store import Store
-from harness.stats.ab_noise import of_launches
+from harness.stats.ab_noise import summarize_launches
 from harness.stats.inference import pool
 
 KEY_DIGITS = 12
@@ -184,7 +184,7 @@ def launch_rows(stored: Sequence[GateResult]) -> list[NoiseRow]:
     groups: dict[tuple[str, str, VarianceSource], list[tuple[float, int]]] = defaultdict(list)
     for result in stored:
         if len(result.launches) > 1 and result.scale and result.device:
-            found = of_launches([one.ratios for one in result.launches])
+            found = summarize_launches([one.ratios for one in result.launches])
             source = SOURCES[result.launches[0].form]
             members = groups[result.scale, result.device, source]
             members.append((found.launch_sd, len(result.launches)))

@@ -11,14 +11,15 @@ from dataclasses import dataclass
 
 import msgspec
 
-from harness.compare.metrics import Margin, default_margin, given, same_story
-from harness.compare.noise_model import QUALITY, TIMES, NoiseModel, NoiseRow
+from harness.compare.margins import Margin, default_margin, stated_margin
+from harness.compare.noise_model import NoiseModel, NoiseRow
 from harness.gate.ab_mode import AbMode
 from harness.gate.metrics import quality_row, shares
 from harness.gate.result import MOST, SPEED, Evidence, GatePlan, PartPlan, Rule
+from harness.metrics import QUALITY, SPEEDS, duplicates
 from harness.results.logs.from_store import logged_runs
 from harness.results.record import Record
-from harness.stats import mixture
+from harness.stats import sequential
 from harness.stats.ab_noise import OWN_LAUNCHES
 from harness.stats.distributions import t_quantile
 from harness.stats.inference import detectable, pool
@@ -158,12 +159,12 @@ def judged_metrics(
     found = {}
     for name in _measured(baseline):
         if name in margins:
-            found[name] = given(name, margins[name])
+            found[name] = stated_margin(name, margins[name])
             continue
         margin = default_margin(name, quality_row(baseline, name, noise_model), full_scale)
         if margin is not None:
             found[name] = margin
-    told = same_story(found, lambda name: True)
+    told = duplicates(found, lambda name: True)
     return {name: margin for name, margin in found.items() if name not in told or name in margins}
 
 
@@ -206,7 +207,7 @@ def _chances(
     own = [max(0.0, df - (at[-1] - k)) for k in at] if noise.own else None
     se = noise.sd * factor
     if terms.rule == "open":
-        tail = mixture.tail(se, margin / 2, terms.alpha)
+        tail = sequential.mixture_tail(se, margin / 2, terms.alpha)
     else:
         tail = look_tails(terms.alpha, parts, own)[-1] if df > 0 else terms.alpha
     passes = rates(0.0, margin, se, df, tail).passes
@@ -279,10 +280,10 @@ def _notes(
     if margin is None:
         notes.append(f"{metric} has no margin: --margin {metric}=M sets one")
     if noise.sd is None:
-        unit = "launches" if metric in TIMES else "runs"
+        unit = "launches" if metric in SPEEDS else "runs"
         notes.append(f"no noise is known beforehand: the {unit} have to show their own")
     elif margin is not None and wanted is None:
-        more = "more replicates in the baseline" if metric not in TIMES else "a quieter machine"
+        more = "more replicates in the baseline" if metric not in SPEEDS else "a quieter machine"
         notes.append(f"no number up to {MOST} settles it nine times in ten: it takes {more}")
     if wanted is not None and n[1] < wanted:
         notes.append(f"nine times in ten takes {wanted}; the budget has room for {n[1]}")

@@ -6,14 +6,13 @@ whoever reads the JSON never has to read a terminal. Pure data; after `judgement
 that runs, stores or shows gates.
 """
 
-import math
 from typing import Any, Literal
 
 import msgspec
 
 from harness import errors
-from harness.compare.compare import MetricResult
 from harness.compare.core import PairedCore
+from harness.compare.result import MetricResult
 from harness.gate.ab_interleaved import AbLaunch, Form
 from harness.stats.decision import Outcome
 
@@ -185,16 +184,6 @@ class GateResult(msgspec.Struct, frozen=True, kw_only=True):
 def speed_of(result: GateResult) -> MetricVerdict | None:
     """The verdict on speed, where there is one."""
     return next((one for one in result.metrics if one.judged.metric == SPEED), None)
-
-
-def known_numbers(judged: MetricResult) -> MetricResult:
-    """The same with None for what is not a finite number, as JSON has it."""
-    unknown = {
-        name: None
-        for name in ("estimate", "low", "high", "df", "sd", "minimum_detectable")
-        if (value := getattr(judged, name)) is not None and not math.isfinite(value)
-    }
-    return msgspec.structs.replace(judged, **unknown) if unknown else judged
 
 
 def worst(outcomes: list[GateOutcome]) -> GateOutcome:

@@ -10,7 +10,7 @@ known here: the error rates in docs/ come from this very code. After `planning`,
 from collections.abc import Mapping
 from typing import Protocol
 
-from harness.compare.metrics import Margin, default_margin, given
+from harness.compare.margins import Margin, default_margin, stated_margin
 from harness.compare.noise_model import NoiseModel, NoiseRow
 from harness.gate import metrics
 from harness.gate.ab_interleaved import AbLaunch, Form
@@ -120,9 +120,9 @@ def launch_row(
 
 
 def speed_margin(asked: GateRequest) -> Margin:
-    """The margin of the speed: the one that was given, or the default."""
+    """The margin of the speed: the one that was stated_margin, or the default."""
     if SPEED in asked.margins:
-        return given(SPEED, asked.margins[SPEED])
+        return stated_margin(SPEED, asked.margins[SPEED])
     margin = default_margin(SPEED, None, False)
     assert margin is not None, "a speed has a default margin"
     return margin

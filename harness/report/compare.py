@@ -5,7 +5,6 @@ how many more runs would settle what is open. Reads nothing but a `Comparison`. 
 before the commands.
 """
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,14 +12,13 @@ import msgspec
 from rich.markup import escape
 
 from harness import format
-from harness.compare.compare import ComparedSide, Comparison, MetricResult
 from harness.compare.core import PairedCore
-from harness.compare.noise_model import QUALITY
+from harness.compare.result import ComparedSide, Comparison, MetricResult
 from harness.format import markdown_row
-from harness.metrics import COMPARED
-from harness.report.study import core, phrases
+from harness.metrics import COMPARED, QUALITY
+from harness.report.metric_text import detectable, estimate, interval, margin, means, noise, outcome
+from harness.report.study import core
 from harness.results.logs.read import MEMBER
-from harness.study.effects import Effect
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,9 +60,9 @@ def print_judgements(console: "Console", metrics: Sequence[MetricResult], alpha:
     for judged in metrics:
         cells = [
             escape(judged.metric),
-            "\n".join(_means(judged)),
-            f"{change(judged)}\n[dim]{escape(interval(judged))}[/dim]",
-            f"{margin(judged)}\n[dim]{detectable(judged)}[/dim]",
+            "\n".join(means(judged)),
+            f"{estimate(judged)}\n[dim]{escape(interval(judged) or format.DASH)}[/dim]",
+            f"{margin(judged)}\n[dim]{detectable(judged).lstrip('±')}[/dim]",
             _verdict_cell(judged),
         ]
         if pictured:
@@ -136,8 +134,14 @@ def as_markdown(found: Comparison, *, tasks: bool = False) -> str:
     ]
     for judged in found.metrics:
         n = f"{judged.n[0]}, {judged.n[1]}"
-        cells = [judged.metric, n, *_means(judged), change(judged), interval(judged)]
-        cells += [margin(judged), detectable(judged), verdict_words(judged)]
+        cells = [
+            judged.metric,
+            n,
+            *means(judged),
+            estimate(judged),
+            interval(judged) or format.DASH,
+        ]
+        cells += [margin(judged), detectable(judged).lstrip("±"), outcome(judged)]
         lines.append(markdown_row(cells))
     lines += [""]
     if found.core is not None:
@@ -181,7 +185,7 @@ def about(judged: MetricResult) -> list[str]:
     """Where one metric's noise and margin are from, and what has to be known of it."""
     if judged.margin is None and judged.metric in COMPARED and judged.metric not in QUALITY:
         return []
-    sources = [line for line in (_noise(judged), _margin_from(judged)) if line]
+    sources = [line for line in (noise(judged), _margin_from(judged)) if line]
     lines = [f"{judged.metric}: {'; '.join(sources)}"] if sources else []
     reason = [judged.reason] if judged.reason else []
     return lines + [f"{judged.metric}: {note}" for note in (*judged.notes, *reason)]
@@ -195,19 +199,6 @@ def reading(alpha: float) -> str:
         f"Each is wrong in {100 * alpha:g} % of cases at most. "
         "MDE: the smallest harm that these runs would have set apart from none nine times in ten."
     )
-
-
-def _noise(judged: MetricResult) -> str:
-    """'SD of one run 0.0014 (605 df, the prior noise model, ...)', or of one launch."""
-    if judged.sd is None or math.isnan(judged.sd) or not judged.df:
-        return ""
-    size = f"{judged.sd:.2g}"
-    if judged.scale == "log":
-        size = f"{100 * judged.sd:.2g} %"
-    elif judged.metric == "peak_memory_bytes":
-        size = format.mebibytes(judged.sd)
-    df = "" if math.isinf(judged.df) else f"{judged.df:.3g} df, "
-    return f"SD of one {judged.replicate} {size} ({df}{judged.noise_from})"
 
 
 def _margin_from(judged: MetricResult) -> str:
@@ -243,84 +234,7 @@ def level(alpha: float) -> str:
     return f"{100 * (1 - 2 * alpha):g} %"
 
 
-def _effect(judged: MetricResult) -> Effect:
-    """The same numbers as a report has them, to be worded alike."""
-    return Effect(
-        metric=judged.metric,
-        scale=judged.scale,
-        n_base=judged.n[0],
-        n_arm=judged.n[1],
-        estimate=judged.estimate,
-        low=judged.low,
-        high=judged.high,
-        minimum_detectable=judged.minimum_detectable,
-    )
-
-
-def _means(judged: MetricResult) -> list[str]:
-    return [_value(judged, mean) for mean in judged.means]
-
-
-def _value(judged: MetricResult, value: float) -> str:
-    if judged.metric == "peak_memory_bytes":
-        return format.mebibytes(value)
-    if judged.unit == "tokens/s":
-        return f"{value:,.0f}"
-    decimals = 2 if judged.scale == "log" or judged.metric == "compile_s" else 5
-    return f"{value:,.{decimals}f}"
-
-
-def change(judged: MetricResult) -> str:
-    """The difference in the unit of the metric."""
-    if judged.low is None and judged.estimate is not None and judged.unit in ("bpb", "nats/token"):
-        return f"{judged.estimate:+.6f}".replace("-", "\N{MINUS SIGN}")  # no interval to round by
-    return phrases.estimate(_effect(judged))
-
-
-def interval(judged: MetricResult) -> str:
-    """The interval, or a dash."""
-    return phrases.interval(_effect(judged)) or format.DASH
-
-
-def detectable(judged: MetricResult) -> str:
-    """The smallest detectable harm, or a dash."""
-    return phrases.detectable(_effect(judged)).lstrip("±")
-
-
-def margin(judged: MetricResult) -> str:
-    """The margin, or a dash."""
-    if judged.margin is None:
-        return format.DASH
-    if judged.scale == "log":
-        return f"{100 * math.expm1(judged.margin):.3g} %"
-    if judged.metric == "peak_memory_bytes":
-        return format.mebibytes(judged.margin)
-    return f"{judged.margin:.3g}"
-
-
 def _verdict_cell(judged: MetricResult) -> str:
-    words, _, rest = verdict_words(judged).partition(", ")
+    words, _, rest = outcome(judged).partition(", ")
     cell = f"[bold {STYLES[judged.outcome]}]{escape(words)}[/]"
     return f"{cell}\n[dim]{escape(rest)}[/dim]" if rest else cell
-
-
-def verdict_words(judged: MetricResult) -> str:
-    """'pass', 'pass, better', 'inconclusive, ~5 more runs a side', 'shown only'."""
-    if judged.outcome is None:
-        return "shown only"
-    if judged.outcome == "pass" and judged.small_harm:
-        return "pass, small harm within margin"
-    if judged.outcome == "pass" and judged.better:
-        return "pass, better"
-    if judged.outcome != "inconclusive":
-        return judged.outcome
-    if judged.reason:
-        return f"inconclusive, {judged.reason.partition(':')[0]}"
-    if judged.more_runs is None:
-        return f"inconclusive, no number of {_REPLICATES[judged.replicate]} in reach settles it"
-    side = " a side" if judged.replicate == "run" else ""
-    correction = judged.replicate if judged.more_runs == 1 else _REPLICATES[judged.replicate]
-    return f"inconclusive, ~{judged.more_runs} more {correction}{side}"
-
-
-_REPLICATES = {"run": "runs", "launch": "launches"}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import errors, files
-from harness.compare.drift import RECENT_NIGHTS, Series, Step, Watched, alarms, watch, worse
+from harness.compare.drift import RECENT_NIGHTS, Series, Step, Watched, alarms, is_worse, watch
 from harness.errors import UsageError
 from harness.metrics import COMPARED
 from harness.results.store import Store
@@ -90,7 +90,7 @@ def _steps(series: Series) -> list[str]:
 
 
 def _told(one: Watched, step: Step) -> str:
-    way = "worse" if worse(one.metric, step) else "better"
+    way = "worse" if is_worse(one.metric, step) else "better"
     changed = "; ".join(step.changed) or "nothing that the records tell"
     return (
         f"- {_day(step.at)}: {one.metric} {_size(one, step.size)} "

@@ -7,7 +7,6 @@ interval corrected for all candidates, and worse in none. With `confirm.next` th
 candidates go through a second study at another scale, with the same rule.
 """
 
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,17 +15,17 @@ from typing import Any
 import msgspec
 
 from harness import errors
+from harness.compare.result import MetricResult
 from harness.config.search_file import LN_TIME, SearchFile
 from harness.config.study_file import ArmFile, ArmsFile, Decide, StudyFile
 from harness.files import digest
-from harness.redact import redact_argv
+from harness.format import plural
 from harness.results.store import Store
-from harness.runner.trainer import NativeTrainer
 from harness.search.candidates import Candidate
-from harness.search.objective import harm
+from harness.search.plan import SearchPlan
 from harness.study.attribution import attribute
 from harness.study.budget_limits import StopStudy
-from harness.study.effects import ArmResult, Attribution, Effect
+from harness.study.effects import ArmResult, Attribution
 from harness.study.executor import Command, Executor, StudyListener, StudyOptions
 from harness.study.resolve import resolve as resolve_study
 
@@ -51,7 +50,7 @@ class ConfirmationResult(msgspec.Struct, frozen=True, kw_only=True):
     """One candidate in one study: its effect on each objective. `reason`: why not confirmed."""
 
     study: str
-    effects: dict[str, Effect]
+    effects: dict[str, MetricResult]
     confirmed: bool
     reason: str
 
@@ -61,15 +60,13 @@ class Confirmer:
 
     def __init__(
         self,
-        file: SearchFile,
-        path: Path,
+        plan: SearchPlan,
         store: Store,
-        trainer: NativeTrainer,
         options: StudyOptions,
         command: Command,
         listener: StudyListener,
     ) -> None:
-        self.file, self.path, self.store, self.trainer = file, path, store, trainer
+        self.plan, self.file, self.store = plan, plan.file, store
         self.options, self.command, self.listener = options, command, listener
 
     def run(
@@ -78,6 +75,7 @@ class Confirmer:
         trials: int,
         stored: Confirmation | None,
         save: Callable[[Confirmation], None],
+        command_line: str,
     ) -> str | None:
         """Runs the studies; returns which runs have no outcome, None if all have one.
 
@@ -86,7 +84,7 @@ class Confirmer:
         """
         file, next_scale = self.file, self.file.confirm.next
         name = study_name(file, CONFIRM, trials, candidates)
-        unfinished = [self._run_study(name, candidates, {})]
+        unfinished = [self._run_study(name, candidates, {}, command_line)]
         done = Confirmation(
             candidates=candidates, trials=trials, studies={CONFIRM: name}, next=next_scale
         )
@@ -97,27 +95,26 @@ class Confirmer:
             both = msgspec.structs.replace(done, studies={**done.studies, NEXT: at_next})
             if stored != both:
                 save(done)
-            unfinished.append(self._run_study(at_next, confirmed, next_scale))
+            unfinished.append(self._run_study(at_next, confirmed, next_scale, command_line))
             done = both
         save(done)
         return " ".join(text for text in unfinished if text is not None) or None
 
     def _run_study(
-        self, name: str, candidates: list[Candidate], scale: dict[str, Any]
+        self, name: str, candidates: list[Candidate], scale: dict[str, Any], command_line: str
     ) -> str | None:
         """Runs one study to its end; returns which of its runs have no outcome."""
-        file = study_file(self.file, self.path, candidates, name, scale)
-        line = " ".join(["harness", *redact_argv(sys.argv[1:])])
+        path, trainer = self.plan.path, self.plan.trainer
+        file = study_file(self.file, path, candidates, name, scale)
         study = resolve_study(
-            file, self.path, self.store, self.trainer, command=line, now=time.time()
+            file, path, self.store, trainer, command=command_line, now=time.time()
         )
         self.store.save_study(study)
-        number = f"{len(candidates)} candidate" + "s" * (len(candidates) != 1)
+        number = plural(len(candidates), "candidate")
         self.listener.message(f"Confirming {number} on held-out seeds: study {name}")
-        executor = Executor(
-            study, self.store, self.trainer, self.options, self.listener, self.command
-        )
-        outcome = executor.execute()
+        outcome = Executor(
+            study, self.store, trainer, self.options, self.listener, self.command
+        ).execute()
         if outcome.exit_code == errors.PASS:
             return None
         if outcome.stopped_early or outcome.exit_code != errors.COULD_NOT_RUN:
@@ -180,28 +177,21 @@ def _result(
     return ConfirmationResult(study=found.study, effects=known, confirmed=confirmed, reason=reason)
 
 
-def _effect(arm: ArmResult, name: str) -> Effect | None:
+def _effect(arm: ArmResult, name: str) -> MetricResult | None:
     if name == LN_TIME:
         return arm.time_to_target.total if arm.time_to_target is not None else None
     return arm.effects.get(name)
 
 
-def decide(effects: Mapping[str, Effect], objectives: Sequence[str]) -> tuple[bool, str]:
+def decide(effects: Mapping[str, MetricResult], objectives: Sequence[str]) -> tuple[bool, str]:
     """(whether a candidate is confirmed, why not): better in one objective and worse in none."""
     for name in objectives:
         effect = effects.get(name)
         if effect is None or effect.estimate is None or effect.low is None:
             missing = effect and (effect.missing or effect.no_interval)
             return False, f"{name}: {missing or 'not compared'}"
-    better = [name for name in objectives if _sign(effects[name], name) < 0]
-    worse = [name for name in objectives if _sign(effects[name], name) > 0]
+    better = [name for name in objectives if effects[name].improved]
+    worse = [name for name in objectives if effects[name].worsened]
     if worse:
         return False, f"worse in {', '.join(worse)}"
     return bool(better), "" if better else "within the noise"
-
-
-def _sign(effect: Effect, name: str) -> int:
-    """+1 worse, -1 better, 0 if the interval covers the base."""
-    if effect.low is None or effect.high is None or effect.low <= 0 <= effect.high:
-        return 0
-    return harm(name) * (1 if effect.low > 0 else -1)

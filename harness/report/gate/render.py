@@ -9,27 +9,21 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from harness.compare.noise_model import TIMES
-from harness.format import markdown_row
+from harness.format import DASH, markdown_row
 from harness.gate.result import GatePlan, GateResult, MetricVerdict, PartPlan, Subject
+from harness.metrics import SPEEDS, metric_named
 from harness.report.compare import (
     MARKS,
     STYLES,
     about,
-    change,
     core_markdown,
-    detectable,
-    interval,
     level,
-    margin,
     picture,
     print_core,
     print_judgements,
     reading,
-    verdict_words,
 )
-from harness.report.study import phrases
-from harness.study.effects import Effect
+from harness.report.metric_text import detectable, estimate, interval, margin, outcome
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -77,11 +71,11 @@ def _cells(one: MetricVerdict) -> list[str]:
     return [
         judged.metric,
         f"{n} {one.evidence if one.evidence != 'trajectory' else 'steps'}",
-        change(judged),
-        interval(judged),
+        estimate(judged),
+        interval(judged) or DASH,
         margin(judged),
-        detectable(judged),
-        f"**{verdict_words(judged)}**" if judged.outcome else verdict_words(judged),
+        detectable(judged).lstrip("±"),
+        f"**{outcome(judged)}**" if judged.outcome else outcome(judged),
         f"`{drawn}`" if drawn else "",
     ]
 
@@ -145,10 +139,7 @@ def _history(one: MetricVerdict) -> list[str]:
 
 
 def _amount(metric: str, of_logs: bool, value: float) -> str:
-    effect = Effect(
-        metric=metric, scale="log" if of_logs else "difference", n_base=0, n_arm=0, estimate=value
-    )
-    return phrases.estimate(effect)
+    return metric_named(metric).change(value)
 
 
 def _core(result: GateResult) -> str:
@@ -196,7 +187,7 @@ def _part_lines(part: PartPlan) -> list[str]:
     each = "" if part.unit_s is None else f", {_time(part.unit_s)} each"
     lines = [f"{part.metric}: up to {what}{each}; {_when(part)}"]
     if part.margin is not None:
-        size = _amount(part.metric, part.metric in TIMES, part.margin)
+        size = _amount(part.metric, part.metric in SPEEDS, part.margin)
         unit = "launch" if part.evidence == "launches" else "run"
         lines.append(f"  margin {size}, MDE {_mde(part)}, SD of one {unit} {_sd(part)}")
     if part.passes is not None and part.regression is not None:
@@ -220,13 +211,13 @@ def _when(part: PartPlan) -> str:
 def _mde(part: PartPlan) -> str:
     if part.minimum_detectable is None:
         return "unknown"
-    return _amount(part.metric, part.metric in TIMES, part.minimum_detectable)
+    return _amount(part.metric, part.metric in SPEEDS, part.minimum_detectable)
 
 
 def _sd(part: PartPlan) -> str:
     if part.sd is None:
         return "unknown"
-    size = f"{part.sd:.2%}" if part.metric in TIMES else f"{part.sd:.2g}"
+    size = f"{part.sd:.2%}" if part.metric in SPEEDS else f"{part.sd:.2g}"
     return f"{size} ({part.df or 0:.3g} df)"
 
 

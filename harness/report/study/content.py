@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness import format
+from harness.metrics import CORE_SCORES, COSTS
 from harness.report.study.core_tasks import StudyCore, core_of
 from harness.results.store import Store
 from harness.results.study_plan import Arm, ResolvedStudy
 from harness.study.attribution import attribute
 from harness.study.effects import ArmResult, Attribution
-
-CORE_SCORES = ("core_soft", "core")
-COSTS = ("peak_memory_bytes", "compile_s")
 
 
 @dataclass(frozen=True, kw_only=True)

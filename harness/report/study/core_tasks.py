@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from harness.compare.core import METRICS, PairedCore, Scores, paired, scores
+from harness.compare.core import PairedCore, Scores, paired, scores
 from harness.errors import StoreError
+from harness.metrics import CORE_SCORES
 from harness.results import core_answers
 from harness.results.core_answers import CoreAnswers
 from harness.results.store import CORE_FOLDER, Store
@@ -27,7 +28,7 @@ class StudyCore(msgspec.Struct, frozen=True, kw_only=True):
 
 def core_of(store: Store, result: Attribution, ranked: Sequence[ArmResult]) -> StudyCore | None:
     """None where the base has no answers. Raises StoreError for a damaged file."""
-    if not any(name in result.base_values for name in METRICS):
+    if not any(name in result.base_values for name in CORE_SCORES):
         return None
     base = _answers(store, result, result.base)
     if not base:
@@ -61,7 +62,7 @@ def _between_runs(
 ) -> dict[str, Contrast]:
     """The effects on CORE with their error between runs, where they are of the same runs."""
     contrasts = {}
-    for name in METRICS:
+    for name in CORE_SCORES:
         effect = arm.effects.get(name)
         if effect is None or effect.estimate is None or effect.se is None or not effect.df:
             continue

@@ -8,11 +8,11 @@ import csv
 import io
 from typing import Any
 
-import msgspec
-
+from harness.compare.result import MetricResult
+from harness.report.metric_text import full
 from harness.report.study import phrases
 from harness.report.study.content import Content, settings
-from harness.study.effects import TIME_PARTS, Effect, ExactChange
+from harness.study.effects import TIME_PARTS, ExactChange
 
 FORMAT = 1
 HEAD = ("study", "arm", "role", "trick", "change")
@@ -31,6 +31,9 @@ FIELDS = (
     "p",
     "minimum_detectable",
     "outside",
+    "margin",
+    "outcome",
+    "rule",
     "method",
     "beyond",
     "shown",
@@ -79,11 +82,9 @@ def as_csv(content: Content) -> str:
     return out.getvalue()
 
 
-def _effect_row(effect: Effect) -> dict[str, Any]:
-    values = msgspec.structs.asdict(effect)
-    return {name: values[name] for name in FIELDS if name in values} | {
-        "shown": phrases.full(effect)
-    }
+def _effect_row(effect: MetricResult) -> dict[str, Any]:
+    values = {name: getattr(effect, name) for name in FIELDS if name != "shown"}
+    return {**values, "shown": full(effect)}
 
 
 def _exact_row(name: str, exact: ExactChange) -> dict[str, Any]:

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from harness.metrics import METRICS
+from harness.compare.result import MetricResult
 from harness.report.chart import HELPS, HURTS, NOISE
 from harness.report.study import phrases
 from harness.report.study.content import Content
-from harness.study.effects import ArmResult, Effect
+from harness.study.effects import ArmResult
 
 MEANINGS = {
     HELPS: "the trick helps",
@@ -59,14 +59,14 @@ def panels(content: Content) -> list[Panel]:
     return made
 
 
-def _effect(arm: ArmResult, name: str) -> Effect:
+def _effect(arm: ArmResult, name: str) -> MetricResult:
     if name == "time_to_target":
         assert arm.time_to_target is not None, f"{arm.name} has no time-to-target"
         return arm.time_to_target.total
     return arm.effects[name]
 
 
-def _bar(label: str, arm: ArmResult, effect: Effect) -> Bar:
+def _bar(label: str, arm: ArmResult, effect: MetricResult) -> Bar:
     factor = 100.0 if effect.scale == "log" else 1.0
 
     def shown(number: float | None) -> float | None:
@@ -85,12 +85,11 @@ def _bar(label: str, arm: ArmResult, effect: Effect) -> Bar:
     )
 
 
-def _colour(arm: ArmResult, effect: Effect, value: float | None) -> str:
+def _colour(arm: ArmResult, effect: MetricResult, value: float | None) -> str:
     if value is None or not (effect.outside or effect.beyond is not None):
         return NOISE
     sign = 1 if arm.change == "removed" else -1
-    harm = METRICS[effect.metric].harm if effect.metric in METRICS else 1
-    return HELPS if value * harm * sign > 0 else HURTS
+    return HELPS if effect.harm(value) * sign > 0 else HURTS
 
 
 def _short_reason(arm: ArmResult) -> str:

@@ -3,83 +3,12 @@
 Every format prints effects through this file, so that they cannot disagree. Pure functions.
 """
 
-import math
 from collections.abc import Iterable
 
 from harness.format import DASH, count, duration, mebibytes, plural, signed
 from harness.metrics import METRICS
-from harness.study.effects import ArmResult, Attribution, Effect, TimeToTarget
-
-OUTSIDE_RANGE = "outside the measured range"
-CORRECTIONS = {
-    "none": "not corrected for several arms",
-    "dunnett": "Dunnett-corrected over {arms}",
-    "holm": "Holm-corrected over {arms}",
-    "benjamini_hochberg": "Benjamini-Hochberg-corrected over {arms}",
-}
-
-
-# --- one effect -----------------------------------------------------------------------------------
-
-
-def estimate(effect: Effect) -> str:
-    """'+0.0342', '+6.2 %', '> +41 %, outside the measured range' or a dash."""
-    if effect.beyond is not None:
-        return f"{_limit(effect)}, {OUTSIDE_RANGE}"
-    return _limit(effect)
-
-
-def _limit(effect: Effect) -> str:
-    if effect.beyond is not None:
-        sign = ">" if effect.beyond > 0 else "<"
-        return f"{sign} {_percent(math.expm1(effect.beyond), 0)}"
-    return DASH if effect.estimate is None else number(effect, effect.estimate)
-
-
-def interval(effect: Effect) -> str:
-    """'[+0.0327, +0.0357]', in the unit of the estimate; empty without one, or without noise."""
-    if effect.low is None or effect.high is None or effect.low == effect.high:
-        return ""
-    low, high = (number(effect, end).rstrip(" %MiBs") for end in (effect.low, effect.high))
-    return f"[{low}, {high}]"
-
-
-def detectable(effect: Effect) -> str:
-    """The minimum detectable effect as '±0.0022', or a dash."""
-    if effect.minimum_detectable is None:
-        return DASH
-    return "±" + number(effect, effect.minimum_detectable).lstrip("+")
-
-
-def full(effect: Effect) -> str:
-    """Estimate and interval on one line; the reason where there is none."""
-    if effect.missing:
-        return f"{DASH} ({effect.missing})"
-    no_interval = f"({effect.no_interval})" if effect.no_interval else ""
-    return f"{estimate(effect)} {interval(effect) or no_interval}".strip()
-
-
-def number(effect: Effect, value: float) -> str:
-    """One value of an effect, with sign, in the unit in which the metric is printed."""
-    if effect.scale == "log":
-        return _percent(math.expm1(value), _decimals(effect, 100.0, 1, 2))
-    if effect.metric == "peak_memory_bytes":
-        return signed(f"{value / 2**20:+,.0f} MiB")
-    if effect.metric == "compile_s":
-        return f"{value:+.1f} s"
-    return signed(f"{value:+.{_decimals(effect, 1.0, 4, 6)}f}")
-
-
-def _decimals(effect: Effect, factor: float, fewest: int, most: int) -> int:
-    """Two significant digits of the half-width of the interval, within limits."""
-    if effect.low is None or effect.high is None or effect.high <= effect.low:
-        return fewest
-    half = (effect.high - effect.low) / 2 * factor
-    return min(most, max(fewest, 1 - math.floor(math.log10(half))))
-
-
-def _percent(fraction: float, decimals: int) -> str:
-    return signed(f"{100 * fraction:+.{decimals}f} %")
+from harness.report.metric_text import detectable, estimate, full, limit, margin, number
+from harness.study.effects import ArmResult, Attribution, TimeToTarget
 
 
 def change_of_count(value: float | None) -> str:
@@ -93,7 +22,7 @@ def parts(time: TimeToTarget) -> str:
     """'+0.2734 = +0.3335 − 0.0601': ln T as quality plus speed; the printed parts add exactly."""
     quality, speed = time.quality.estimate, time.speed.estimate
     if quality is None or speed is None or time.total.estimate is None:
-        limits = {"quality": _limit(time.quality), "speed": _limit(time.speed)}
+        limits = {"quality": limit(time.quality), "speed": limit(time.speed)}
         return joined((f"{name} {text}" for name, text in limits.items() if text != DASH), "; ")
     quality, speed = round(quality, 4), round(speed, 4)
     sign = "+" if speed >= 0 else "\N{MINUS SIGN}"
@@ -215,17 +144,27 @@ def how_to_read(result: Attribution) -> str:
     }
     sign = " or ".join(meanings[kind] for kind in sorted({arm.change for arm in result.arms}))
     return (
-        f"Each number is {sign}. The {100 * (1 - result.alpha):g} % interval "
-        f"({correction(result)}) contains the true changes that are compatible with the noise "
-        "between runs. An interval without zero is more than noise; one that contains zero shows "
-        "only that a change is smaller than its ends."
+        f"Each number is {sign}. Its interval ({rule(result)}) contains the true changes that are "
+        "compatible with the noise between runs. An interval without zero is more than noise; one "
+        "that contains zero shows only that a change is smaller than its ends."
     )
 
 
-def correction(result: Attribution) -> str:
-    """'Dunnett-corrected over 4 arms': those that are compared in the primary metric."""
-    arms = plural(result.noise[result.primary].arms, "arm")
-    return CORRECTIONS[result.correction].format(arms=arms)
+def outcome_line(result: Attribution) -> str | None:
+    """What the outcome of an arm means; None where none is judged in the primary metric."""
+    judged = [e for arm in result.arms if (e := arm.effects[result.primary]).outcome is not None]
+    if not judged:
+        return None
+    return (
+        f"Outcome: whether the arm is worse than the base in {title(result.primary)} by more than "
+        f"the margin of {margin(judged[0])} ({judged[0].margin_from})."
+    )
+
+
+def rule(result: Attribution) -> str:
+    """'Dunnett over 4 arms, simultaneous 95 %': the rule of the primary metric's intervals."""
+    rules = (arm.effects[result.primary].rule for arm in result.arms)
+    return next((text for text in rules if text), "no interval yet")
 
 
 def price_line(result: Attribution) -> str:

@@ -2,17 +2,19 @@
 
 import math
 
+import msgspec
 import numpy as np
 import pytest
 
+from harness.compare import engine
 from harness.config.search_file import LN_TIME
+from harness.metrics import METRICS
 from harness.search.base import BaseNoise
 from harness.search.candidates import Candidate, at_range_end, select_candidates
 from harness.search.confirm import decide
 from harness.search.trial import TrialResult
 from harness.stats import inference
 from harness.stats.distributions import dunnett_loadings
-from harness.study.effects import Effect
 
 optuna = pytest.importorskip("optuna")
 
@@ -32,8 +34,6 @@ def noise(sd=0.01, **means):
 
 
 def trial(values, plan_id, constraint=None, outcome="completed"):
-    import msgspec
-
     result = TrialResult(outcome=outcome, plan_id=plan_id, overrides={"x": plan_id})
     return optuna.create_trial(
         values=values,
@@ -97,27 +97,38 @@ def test_a_trial_better_in_both_objectives_comes_before_trade_offs():
 
 
 def effect(low, high, metric="val_bpb"):
-    return Effect(
-        metric=metric,
-        scale="difference",
-        n_base=4,
-        n_arm=4,
+    start = engine.draft(METRICS["time_total" if metric == LN_TIME else metric], (4, 4))
+    return msgspec.structs.replace(
+        start,
         estimate=(low + high) / 2,
         low=low,
         high=high,
+        outside=not low <= 0 <= high,
     )
+
+
+BETTER, UNCLEAR = effect(-0.02, -0.01), effect(-0.02, 0.01)
 
 
 @pytest.mark.parametrize(
     ("effects", "confirmed"),
     [
-        ({"val_bpb": effect(-0.02, -0.01)}, True),
-        ({"val_bpb": effect(-0.02, 0.01)}, False),
+        ({"val_bpb": BETTER}, True),
+        ({"val_bpb": UNCLEAR}, False),
         ({"val_bpb": effect(0.01, 0.02)}, False),
-        ({LN_TIME: effect(-0.02, -0.01)}, True),
-        ({"val_bpb": effect(-0.02, -0.01), "tokens_per_s": effect(-0.02, -0.01)}, False),
-        ({"val_bpb": effect(-0.02, -0.01), "tokens_per_s": effect(-0.02, 0.01)}, True),
-        ({"val_bpb": effect(-0.02, 0.01), "tokens_per_s": effect(0.01, 0.02)}, True),
+        ({LN_TIME: effect(-0.02, -0.01, LN_TIME)}, True),
+        (
+            {"val_bpb": effect(-0.02, -0.01), "tokens_per_s": effect(-0.02, -0.01, "tokens_per_s")},
+            False,
+        ),
+        (
+            {"val_bpb": effect(-0.02, -0.01), "tokens_per_s": effect(-0.02, 0.01, "tokens_per_s")},
+            True,
+        ),
+        (
+            {"val_bpb": effect(-0.02, 0.01), "tokens_per_s": effect(0.01, 0.02, "tokens_per_s")},
+            True,
+        ),
     ],
 )
 def test_better_in_one_objective_and_worse_in_none_is_confirmed(effects, confirmed):

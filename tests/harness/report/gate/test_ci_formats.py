@@ -95,7 +95,7 @@ def test_no_text_of_a_run_can_start_a_command():
 
 def as_gate_prints(**changed) -> dict:
     judged = {
-        "metric": "val_bpb", "title": "t", "unit": "bpb", "scale": "linear", "harm_sign": 1,
+        "metric": "val_bpb", "title": "t", "unit": "bpb", "scale": "difference", "better": "lower",
         "n": [1, 1], "means": [1.0, 1.0], "outcome": "pass", "estimate": 0.0,
     }  # fmt: skip
     one = {"judged": judged, "evidence": "replicates", "look": 1, "looks": 3, "unconfirmed": False}
