@@ -42,7 +42,7 @@ class Pace(stepper.StepperProcess):
         super().__init__(name, command, CHECKOUT, run_dir)
 
     def ask(self, word: str, timeout_s: float, stop: Stop = UNASKED) -> Reply:
-        """The answer to a word. Raises PaceFailed."""
+        """The answer to a word. Raises StepperFailed."""
         return super().ask(word, timeout_s, stop)
 
     def file(self, name: str) -> Any:
@@ -56,7 +56,7 @@ class Pace(stepper.StepperProcess):
         return [json.loads(line) for line in text.splitlines()]
 
     def stop(self) -> None:
-        """Ends it politely. Raises PaceFailed when it does not end as completed."""
+        """Ends it politely. Raises StepperFailed when it does not end as completed."""
         super().stop()
         result = self.file("result.json")
         if result is None or result["status"] != "completed":
@@ -64,7 +64,7 @@ class Pace(stepper.StepperProcess):
 
 
 def first_answers(paces: Sequence[Pace], timeout_s: float) -> list[Reply]:
-    """One answer of each. Raises PaceFailed."""
+    """One answer of each. Raises StepperFailed."""
     return stepper.wait_for_replies(paces, timeout_s, UNASKED)
 
 

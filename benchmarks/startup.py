@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pace import Pace, PaceFailed, first_answers, told
+from benchmarks.pace import Pace, StepperFailed, first_answers, told
 from benchmarks.step import positive
 
 PHASES = ("imports", "preflight", "data", "build", "compile", "first_step")
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 for state in ("cold", "warm"):
                     record = _start(chosen, Path(folder) / f"{state}-{run}", caches)
                     records.append({"run": run, "state": state, **record})
-    except PaceFailed as error:
+    except StepperFailed as error:
         print(f"error: {told(error)}", file=sys.stderr)
         return 1
     print_table(records)
@@ -60,7 +60,7 @@ def _read_into_memory(chosen: argparse.Namespace) -> None:
         done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True)
         if done.returncode:
             reason = f"it ended with exit code {done.returncode}"
-            raise PaceFailed(command[0], reason, "failed", done.stderr, killed=False)
+            raise StepperFailed(command[0], reason, "failed", done.stderr, killed=False)
 
 
 def _start(chosen: argparse.Namespace, folder: Path, caches: Path) -> dict[str, Any]:

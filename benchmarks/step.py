@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.abba import Comparison, compare
-from benchmarks.pace import Answer, Pace, PaceFailed, first_answers, told
+from benchmarks.pace import Pace, Reply, StepperFailed, first_answers, told
 from harness.stats.ab_noise import log_ratio
 
 MOST_MEMORY_SHARE = 0.9
@@ -66,7 +66,7 @@ class Pair:
 class Launch:
     """One set of freshly started trainers: what each said when ready, what it ran on, all turns."""
 
-    ready: list[Answer]
+    ready: list[Reply]
     environments: list[dict[str, Any]]
     turns: list[dict[str, Any]] = field(default_factory=list)
 
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     pairs = pairs_of(configurations, loader_check=chosen.loader_check)
     try:
         launches = [_launch(chosen, configurations, pairs, n) for n in range(chosen.launches)]
-    except PaceFailed as error:
+    except StepperFailed as error:
         print(f"error: {told(error)}", file=sys.stderr)
         return 1
     except DoesNotFit as error:
@@ -164,7 +164,7 @@ def _started(
 
 def _turns(
     paces: Sequence[Pace],
-    ready: Sequence[Answer],
+    ready: Sequence[Reply],
     pairs: Sequence[Pair],
     chosen: argparse.Namespace,
 ) -> Iterator[dict[str, Any]]:
@@ -187,19 +187,19 @@ def _turns(
 def enough_steps(pace: Pace, step_s: float, turn_s: float) -> int:
     """The fewest steps that fill a turn, from a first turn that counts for nothing else.
 
-    `step_s`: seconds a step, as far as known before. Raises PaceFailed.
+    `step_s`: seconds a step, as far as known before. Raises StepperFailed.
     """
     count = max(1, math.ceil(turn_s / step_s))
     turn = take_turn(pace, "go", count, turn_s)
     return max(1, math.ceil(turn_s / statistics.fmean(turn["step_s"])))
 
 
-def take_turn(pace: Pace, word: str, steps: int, turn_s: float) -> Answer:
-    """The answer to `go` or `same`, of a turn that should take `turn_s`. Raises PaceFailed."""
+def take_turn(pace: Pace, word: str, steps: int, turn_s: float) -> Reply:
+    """The answer to `go` or `same`, of a turn that should take `turn_s`. Raises StepperFailed."""
     return pace.ask(f"{word} {steps}", max(LEAST_TIMEOUT_S, TURN_SLACK * turn_s))
 
 
-def require_room(ready: Sequence[Answer]) -> None:
+def require_room(ready: Sequence[Reply]) -> None:
     """Raises DoesNotFit when all together hold more than 90 % of the device's memory."""
     held = sum(answer["reserved_memory_bytes"] for answer in ready)
     room = MOST_MEMORY_SHARE * ready[0]["device_memory_bytes"]

@@ -17,7 +17,7 @@ import torch
 from benchmarks.abba import compare
 from benchmarks.kernels import Kernel, by_class, class_of
 from benchmarks.overlap import overlap_of, spans_of
-from benchmarks.pace import Pace, PaceFailed, first_answers
+from benchmarks.pace import Pace, StepperFailed, first_answers
 from benchmarks.startup import seconds_of
 from benchmarks.step import DoesNotFit, Launch, Pair, Side, comparison, main, require_room
 from harness.stats.ab_noise import log_ratio
@@ -122,9 +122,9 @@ def test_a_word_that_a_pace_refuses_is_a_failure_with_what_it_expected(
     pace = Pace("it", base, [], tmp_path / "it", words=["--synthetic"])
     try:
         assert first_answers([pace], 60)[0]["event"] == "ready"
-        with pytest.raises(PaceFailed, match=r"answered.*error.*go N"):
+        with pytest.raises(StepperFailed, match=r"answered.*error.*go N"):
             pace.ask("jump", 60)
-        with pytest.raises(PaceFailed, match="gave no answer in 0 s"):
+        with pytest.raises(StepperFailed, match="gave no answer in 0 s"):
             pace.ask("go 1000000", 0.1)
     finally:
         pace.kill()

@@ -186,7 +186,7 @@ def made_now(
     records, stop = [], Stop()
     for seed in seeds:
         made = replicates.run_or_reuse(
-            store, trainer, recipe.job(seed), stop, timeout_s=RUN_LIMIT_S, spent=spent
+            store, trainer, recipe.job(seed), stop, timeout_s=RUN_LIMIT_S, consumed=spent
         )
         if made.status != "completed":
             raise TrainerError(

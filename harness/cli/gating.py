@@ -66,7 +66,7 @@ def run_gate(
 def _gated(
     console: "Console", progress: "Console", asked: GateRequest, options: GateOptions
 ) -> GateResult | None:
-    """The result; None where only the plan was wanted. Raises HarnessError and PaceStopped."""
+    """The result; None where only the plan was wanted. Raises HarnessError and StepperStopped."""
     if options.baseline:
         stored = baseline.find(options.baselines, options.baseline)
         asked = msgspec.structs.replace(asked, baseline=stored)

@@ -92,7 +92,7 @@ def launch(
     windows: int = WINDOWS,
     on_window: Callable[[int], None] = lambda _: None,
 ) -> AbLaunch:
-    """Starts both, measures, ends both. Raises Trouble, PaceStopped, NoRoom and TrainerError."""
+    """Starts both, measures, ends both. Raises Trouble, StepperStopped, NoRoom and TrainerError."""
     began = time.monotonic()
     paces: list[StepperProcess] = []
     try:

@@ -62,7 +62,7 @@ def launch(
     *,
     trajectory: bool = False,
 ) -> AbLaunch:
-    """Four processes, one after the other. Raises Trouble, PaceStopped and TrainerError.
+    """Four processes, one after the other. Raises Trouble, StepperStopped and TrainerError.
 
     A B B A in odd launches and B A A B in even ones, so that no side always has the outer turns.
     """

@@ -138,7 +138,7 @@ class Gate:
         self.notes = list(prepared.notes)
 
     def execute(self) -> GateResult:
-        """Runs it to its end and stores the result. Raises HarnessError and PaceStopped."""
+        """Runs it to its end and stores the result. Raises HarnessError and StepperStopped."""
         rounds, ended = (
             Rounds(self.prepared.asked, self.prepared.bench, self.noise_model, self),
             None,
@@ -205,7 +205,7 @@ class Gate:
             self.prepared.b.recipe.job(seed),
             self.stop,
             timeout_s=self.prepared.asked.run_limit_s,
-            spent=spent,
+            consumed=spent,
         )
         if self.stop:
             raise StepperStopped

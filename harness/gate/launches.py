@@ -31,7 +31,7 @@ class Launcher:
         self.sides = a, b
 
     def launch(self, number: int) -> ab_interleaved.AbLaunch:
-        """Raises ab.Trouble, ab.NoRoom, PaceStopped and TrainerError."""
+        """Raises ab.Trouble, ab.NoRoom, StepperStopped and TrainerError."""
         make = ab_sequential.launch if self.form == "sequential" else ab_interleaved.launch
         trajectory = self.refactor and (
             number == 1 or self.alike

@@ -16,7 +16,7 @@ noise: {loss_sd: 0.0002}
 """
 NOISE_MODEL = """\
 scale,metric,gpu,source,sd,df,runs,groups,origin,note
-"fake 920k parameters, 82k tokens",val_bpb,simulated,seed,0.00046,60,80,20,own,
+"fake 920k parameters, 82k tokens",val_bpb,simulated,seed,0.00046,60,80,20,measured,
 """
 
 

@@ -32,8 +32,8 @@ noise: {loss_sd: 0.0006, speed_cv: 0.0006, host_drift: 0.01, host_drift_period_s
 """
 NOISE_MODEL = """\
 scale,metric,gpu,source,sd,df,runs,groups,origin,note
-"fake 920k parameters, 82k tokens",val_bpb,simulated,seed,0.00046,60,80,20,own,
-"fake 920k parameters, 82k tokens",tokens_per_s,simulated,launch,0.0013,60,80,20,own,
+"fake 920k parameters, 82k tokens",val_bpb,simulated,seed,0.00046,60,80,20,measured,
+"fake 920k parameters, 82k tokens",tokens_per_s,simulated,launch,0.0013,60,80,20,measured,
 """
 
 
