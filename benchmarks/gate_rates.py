@@ -1,14 +1,14 @@
-"""How often whole gates err: the gate's own code, on evidence that is drawn in place of measured.
+"""The error rates of whole gates: the gate's own code with simulated launches and runs.
 
     python benchmarks/gate_rates.py [--gates 10000] [--out benchmarks/records/gate_rates.json]
 
-Plans, buys piece by piece within a budget, looks, decides, and goes to a second session where a
-first one showed a slowdown: everything of a gate but the trainers (`planning`, `measurement`,
-`metrics`, `history`). The noise model's SD is drawn too, with the degrees of freedom that it has;
-where it has no row, the baseline and earlier sessions teach it, as they do a real one.
-Gate number i of a cell has a seed of its own, so that the first hundred of each cell can be made
-again in a test: the counts of those are kept beside the counts of all. What is kept becomes a part
-of docs/operating-characteristics.md.
+Plans, measures launch by launch or run by run within a budget, looks, decides, and starts a second
+session where a first one showed a slowdown: everything of a gate but the trainers (`planning`,
+`measurement`, `metrics`, `history`). The noise model's SD is drawn too, with the degrees of freedom
+that it has; where it has no row, rows are derived from the baseline and from earlier sessions, as in
+a real gate. Gate number i of a cell has a seed of its own, so that a test can repeat the first
+hundred of each cell: their counts are stored beside the counts of all. The stored counts become a
+part of docs/operating-characteristics.md.
 """
 
 import argparse
@@ -341,8 +341,8 @@ def lines(found: list[Counted]) -> list[str]:
         "",
         "## Whole gates: pass / inconclusive / regression, in %",
         "",
-        f"{gates:,} gates a cell by `benchmarks/gate_rates.py`: the gate's own plan, purchases,",
-        "looks, verdicts and second session, on evidence that is drawn in place of measured.",
+        f"{gates:,} gates a cell by `benchmarks/gate_rates.py`: the gate's own plan, stopping",
+        "rule, decisions and second session, with simulated launches and runs.",
         f"Quality: a baseline of {STORED_RUNS} runs, SD of one run {noise}, at most "
         f"{BUDGET['replicates']} runs of the candidate.",
         f"Speed: SD of one launch {100 * LAUNCH_SD:g} %, of a window in it {100 * WINDOW_SD:g} %, "
@@ -350,7 +350,7 @@ def lines(found: list[Counted]) -> list[str]:
         "a session; a slowdown that one session shows counts once a second one shows it too.",
         "The noise model's SD is drawn as well, with its degrees of freedom; `own`: it has no row",
         f"but those of the baseline's runs and earlier launches; {FEW} runs make none.",
-        "In brackets: what a gate buys on average, over its sessions.",
+        "In brackets: the mean number of launches or runs of a gate, over its sessions.",
         "",
         "| evidence | noise | rule | " + " | ".join(f"harm {harm:g}" for harm in HARMS) + " |",
         "|---|---|---|" + "---|" * len(HARMS),

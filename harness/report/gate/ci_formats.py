@@ -75,7 +75,8 @@ def sentence(one: MetricVerdict) -> str:
     judged = one.judged
     if judged.estimate is None:
         return judged.reason or "not measured"
-    effect = f"{estimate(judged)} {judged.unit if judged.scale == 'difference' else ''}".rstrip()
+    printed = judged.scale == "log" or judged.unit in ("bytes", "s")  # by `estimate`
+    effect = f"{estimate(judged)} {'' if printed else judged.unit}".rstrip()
     if limits := interval(judged):
         effect += f" {limits}"
     parts = [effect]

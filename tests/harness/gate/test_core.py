@@ -14,10 +14,10 @@ from harness.runner.fake_trainer import config as fake
 
 NOISE_MODEL = """\
 scale,metric,gpu,source,sd,df,runs,groups,origin,note
-"{scale}",val_bpb,simulated,seed,0.00046,60,80,20,own,
+"{scale}",val_bpb,simulated,seed,0.00046,60,80,20,measured,
 """
 SOFT_ROW = """\
-"{scale}",core_soft,simulated,seed,0.004,60,80,20,own,
+"{scale}",core_soft,simulated,seed,0.004,60,80,20,measured,
 """
 SMALL = {"core.examples": 100, "dial.depth": 2, "dial.steps": 5}  # as `leave_run` has them
 ENOUGH = 6  # runs of a baseline that make a row of soft CORE in the noise model

@@ -23,6 +23,7 @@ from harness.gate.metrics import of_trajectories
 from harness.gate.noise_sources import derived_rows, launch_rows
 from harness.gate.result import SPEED, GateResult
 from harness.results.store import Store
+from tests.fixtures import faulty_harness
 
 ROOT = Path(__file__).resolve().parents[3]
 BASE = """\
@@ -33,8 +34,8 @@ noise: {loss_sd: 0.0006, speed_cv: 0.0006, host_drift: 0.01, host_drift_period_s
 """
 NOISE_MODEL = """\
 scale,metric,gpu,source,sd,df,runs,groups,origin,note
-"fake 920k parameters, 82k tokens",val_bpb,simulated,seed,0.00046,60,80,20,own,
-"fake 920k parameters, 82k tokens",tokens_per_s,simulated,launch,0.0013,60,80,20,own,
+"fake 920k parameters, 82k tokens",val_bpb,simulated,seed,0.00046,60,80,20,measured,
+"fake 920k parameters, 82k tokens",tokens_per_s,simulated,launch,0.0013,60,80,20,measured,
 """
 
 
@@ -183,24 +184,13 @@ def test_a_run_that_is_killed_could_not_run_either(gate, place):
     hurt, repaired = place / "hurt.yaml", place / "repaired"
     repaired.touch()
     hurt.write_text(BASE + f"fail: {{killed_at_step: 5, until_file: {repaired}}}\n")
-    words = ["--trainer", "fake", "--seeds", "1,2", "--store", place / "runs"]
-    words += ["--baselines", place / "baselines"]
-    made = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "harness",
-            "baseline",
-            "record",
-            "hurt",
-            str(hurt),
-            *map(str, words),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
+    options = ["--trainer", "fake", "--seeds", "1,2", "--store", place / "runs"]
+    options += ["--baselines", place / "baselines"]
+    argv = [faulty_harness.__file__, "baseline", "record", "hurt", hurt, *options]
+    recorded = subprocess.run(
+        [sys.executable, *map(str, argv)], cwd=ROOT, capture_output=True, text=True
     )
-    assert made.returncode == 0, made.stderr
+    assert recorded.returncode == 0, recorded.stderr
     repaired.unlink()
     code, result = gate(baseline="hurt")
     assert code == 4
@@ -234,7 +224,7 @@ def test_the_json_says_that_a_baseline_was_edited_or_is_missing(gate, place):
     path.write_text(path.read_text().replace('"why": "', '"why": "not '))
     code, result = gate()
     assert (code, result["outcome"]) == (4, "could not run")
-    assert "an edited one" in result["reason"]
+    assert "an edited entry" in result["reason"]
 
 
 def test_bisect_skips_what_is_open_and_stops_at_wrong_usage(gate):
@@ -380,14 +370,14 @@ def test_small_harms_within_the_margin_are_added_up(gate):
     assert sums[1] == pytest.approx(0.017, abs=0.006)  # four SDs: a launch each, side A's the same
 
 
-def test_the_pull_request_summary_starts_with_the_verdict(gate, place, monkeypatch):
+def test_the_pull_request_summary_starts_with_the_outcome(gate, place, monkeypatch):
     shown = place / "step.md"
     shown.write_text("before\n")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(shown))
     gate("--candidate-set", "plant.loss=0.004", "--markdown", place / "summary.md")
     text = (place / "summary.md").read_text()
     assert text.startswith("### ❌ regression: worse in validation bits per byte")
-    assert "| metric | n | B − A | 90 % interval | margin | MDE | verdict |" in text
+    assert "| metric | n | B − A | 90 % interval | margin | MDE | outcome |" in text
     assert shown.read_text() == "before\n" + text
 
 
