@@ -16,8 +16,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from harness.config.study_file import Decide, Limits
+from harness.report.export import document_json
 from harness.report.study.content import Content
-from harness.report.study.export import as_csv, as_json
+from harness.report.study.document import build
+from harness.report.study.export import as_csv
 from harness.results.record import Identity, LaunchInfo, Record
 from harness.results.store import Store
 from harness.results.study_plan import Arm, PlannedRun, ResolvedStudy, plan_id
@@ -47,7 +49,7 @@ def large_study(arms: int, seeds: int) -> tuple[ResolvedStudy, list[Record]]:
         arms=made,
         runs=runs,
         tricks={},
-        handles={},
+        settable_fields={},
         command="",
         created_at=0.0,
         source="",
@@ -117,11 +119,11 @@ def main() -> None:
         read = store.records()
         times["read records"] = time.perf_counter() - started
         started = time.perf_counter()
-        found = attribute(study, read)
+        attribution = attribute(study, read)
         times["attribute"] = time.perf_counter() - started
         started = time.perf_counter()
-        content = Content(store=store, study=study, found=found)
-        as_json(content), as_csv(content)
+        content = Content(store=store, study=study, attribution=attribution)
+        document_json(build(content)), as_csv(content)
         times["json and csv"] = time.perf_counter() - started
     print(f"{len(records):,} records, {arms} arms, {seeds} seeds")
     for what, seconds in times.items():

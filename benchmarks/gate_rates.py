@@ -5,8 +5,8 @@
 Plans, measures launch by launch or run by run within a budget, looks, decides, and starts a second
 session where a first one showed a slowdown: everything of a gate but the trainers (`planning`,
 `measurement`, `metrics`, `history`). The noise model's SD is drawn too, with the degrees of freedom
-that it has; where it has no row, rows are derived from the baseline and from earlier sessions, as in
-a real gate. Gate number i of a cell has a seed of its own, so that a test can repeat the first
+that it has; where it has no row, rows are derived from the baseline and from earlier sessions, as
+in a real gate. Gate number i of a cell has a seed of its own, so that a test can repeat the first
 hundred of each cell: their counts are stored beside the counts of all. The stored counts become a
 part of docs/operating-characteristics.md.
 """

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 from harness.report.document import (
     Block,
     Cell,
-    Chart,
     Column,
     Document,
     Notes,
     Section,
     Table,
+    Text,
     Tone,
+    without_charts,
 )
 
 if TYPE_CHECKING:
@@ -38,8 +39,8 @@ def print_document(console: "Console", document: Document, *, details: bool = Fa
         answer.append(f" {document.tone.upper()} ", f"bold reverse {STYLES[document.tone]}")
         answer.append(" ")
     answer.append(document.answer, "bold" if document.tone == "neutral" else "")
-    console.print(answer, soft_wrap=True)
-    folded = _print_blocks(console, document.blocks, details)
+    console.print(answer, soft_wrap=not console.is_terminal)
+    folded = _print_blocks(console, without_charts(document.blocks), details)
     if folded and not details:
         console.print(f"\nLeft out here: {', '.join(folded)}.", style="dim", highlight=False)
 
@@ -58,14 +59,16 @@ def _print_blocks(console: "Console", blocks: Sequence[Block], details: bool) ->
             if not block.folded or details:
                 _print_line(console, f"\n{block.title}", "bold")
                 folded += _print_blocks(console, block.blocks, details)
-        elif not isinstance(block, Chart):
+        elif isinstance(block, Text):
             for paragraph in block.paragraphs:
                 _print_line(console, paragraph)
     return folded
 
 
 def _print_line(console: "Console", text: str, style: str = "") -> None:
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+    """One paragraph: wrapped at words in a terminal, one line in a file."""
+    soft = not console.is_terminal
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=soft)
 
 
 def _print_notes(console: "Console", notes: Notes) -> None:

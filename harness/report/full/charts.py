@@ -10,8 +10,8 @@ import plotly.graph_objects as go
 
 from harness.full.forecast import Estimate, Fitted
 from harness.full.loss_envelope import LossEnvelope
-from harness.report.study.charts import ZERO, styled
-from harness.report.study.panels import BASE, HELPS, HURTS
+from harness.report.chart import BASE, HELPS, HURTS
+from harness.report.study.markup import ZERO, styled
 
 FAINT = "rgba(0,114,178,0.18)"  # HELPS, thin
 

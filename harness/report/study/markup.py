@@ -8,7 +8,12 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
+import plotly.graph_objects as go
+
 from harness.report.study.html_style import POLICY, SCRIPT, STYLE
+
+GRID = "rgba(128,128,128,0.25)"
+ZERO = "rgba(128,128,128,0.9)"
 
 
 def document(title: str, sections: Iterable[str]) -> str:
@@ -65,3 +70,21 @@ def folded(summary: str, body: str) -> str:
 def bullets(lines: Iterable[str]) -> str:
     """A list of sentences, escaped here."""
     return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>"
+
+
+def styled(figure: go.Figure, height: int) -> go.Figure:
+    """A figure in the look of the page, without colours of its own for paper and text."""
+    figure.update_layout(
+        height=height,
+        margin={"l": 60, "r": 20, "t": 40, "b": 60},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": "system-ui, sans-serif", "size": 13, "color": "#555"},
+        legend={"orientation": "h", "yanchor": "bottom", "y": 1.06, "x": 0},
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": "#888", "activecolor": "#0072B2"},
+        hovermode="closest",
+        bargap=0.3,
+    )
+    figure.update_xaxes(gridcolor=GRID, zerolinecolor=ZERO, exponentformat="SI")
+    figure.update_yaxes(gridcolor=GRID, zeroline=False)
+    return figure

@@ -1,4 +1,4 @@
-"""The search file: what it refuses, and how it says so."""
+"""The search file: its schema, and the errors of invalid files."""
 
 import pytest
 
@@ -14,13 +14,13 @@ def test_a_complete_file_is_read(parsed):
     assert search.confirm.seeds == [101, 102, 103]
 
 
-def test_a_tricks_own_fields_are_read(parsed):
+def test_fields_of_a_trick_are_read(parsed):
     search = parsed(tricks="{muon: {off: {optimizer.adamw_lr: {float: [0.001, 0.1], log: true}}}}")
     assert search.tricks["muon"].off["optimizer.adamw_lr"].log
 
 
 @pytest.mark.parametrize(
-    ("parts", "told"),
+    ("parts", "message"),
     [
         ({"space": "{bowl.x: {flaot: [0, 1]}}"}, "search.yaml:9: space.bowl.x.flaot"),
         (
@@ -54,7 +54,7 @@ def test_a_tricks_own_fields_are_read(parsed):
         ({"limits": "{run_minutes: -1}"}, "limits.run_minutes: expected a number above 0; got -1"),
     ],
 )
-def test_a_fault_is_told_with_its_place_and_a_remedy(parsed, parts, told):
+def test_an_error_names_its_place_and_a_hint(parsed, parts, message):
     with pytest.raises(StudyFileError) as fault:
         parsed(**parts)
-    assert told in str(fault.value)
+    assert message in str(fault.value)
