@@ -99,7 +99,7 @@ def watch(records: Iterable[Record], margins: Mapping[str, float] | None = None)
 def alarms(
     found: Iterable[Series], recent: int = RECENT_SESSIONS
 ) -> list[tuple[MetricDrift, DriftStep]]:
-    """The steps of the last `recent` sessions that are worse and whose interval reaches the margin."""
+    """Steps of the last `recent` sessions that are worse and whose interval reaches the margin."""
     return [
         (one, step)
         for series in found
@@ -289,6 +289,6 @@ def _ruptures() -> Any:
             "drift",
             "the package `ruptures`, which finds change points",
             "none",
-            "Install it with `pip install '.[ci]'`.",
+            "Install it with `pip install 'speedrun-harness[ci]'`.",
         ) from None
     return ruptures

@@ -98,7 +98,7 @@ def run_base(
 
 def base_completes(plan: SearchPlan, pool: GpuPool, gpu: str, stop: Stop) -> bool:
     """Whether a new run of the base completes. Raises DiskError."""
-    record, _ = pool.make(run_spec(plan, plan.file.base_seeds[0]), gpu, stop, anew=True)
+    record, _ = pool.make(run_spec(plan, plan.file.base_seeds[0]), gpu, stop, rerun=True)
     return record is not None and record.status == "completed"
 
 

@@ -107,7 +107,7 @@ class Contrast:
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A two-sided interval; `p` is adjusted for the correction, and below alpha iff 0 is outside."""
+    """A two-sided interval; `p` has the same correction, and is below alpha iff 0 is outside."""
 
     low: float
     high: float
@@ -270,6 +270,6 @@ def effect_variance(contrasts: Sequence[Contrast]) -> float:
 
 
 def shrink(contrast: Contrast, tau2: float) -> float:
-    """effect * tau2 / (tau2 + se2): the best estimate of an effect that was selected for its size."""
+    """effect * tau2 / (tau2 + se2): the best estimate of an effect selected for its size."""
     total = tau2 + contrast.se**2
     return contrast.estimate * tau2 / total if total > 0 else contrast.estimate

@@ -1,4 +1,4 @@
-"""Studies for the FakeTrainer, stores in temporary folders, the command line as users run it."""
+"""Fixtures: studies for the simulated trainer, temporary stores, the command line."""
 
 import contextlib
 import os
@@ -26,6 +26,7 @@ from harness.runner.fake_trainer.train import Curve, bits_per_byte, environment
 from harness.runner.trainer import TRAINERS
 from harness.study.resolve import resolve
 from tests.fixtures import faulty_harness
+from tests.fixtures import faulty_trainer as faults
 from tests.fixtures.faulty_harness import FaultyTrainer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,7 +40,7 @@ optimizer: {matrices: muon}
 """
 STUDY = """\
 study: quick
-question: Does the harness do what it says?
+question: Does the harness work?
 trainer: fake
 base: base.yaml
 arms: {leave_one_out: [windows, muon]}
@@ -51,6 +52,7 @@ limits: {run_minutes: 1}
 @pytest.fixture(scope="session", autouse=True)
 def faulty_trainer():
     """`fake` is the simulated trainer with more ways to fail: tests/fixtures/faulty_trainer.py."""
+    faults.add_fields()
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(TRAINERS, "fake", FaultyTrainer)
         yield
@@ -63,7 +65,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def study_file(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a base and a study, with lines of the study replaced or added, and says where."""
+    """Writes a base and a study, with lines of the study replaced or added; returns its path."""
 
     def write(base: str = "", **lines: str) -> Path:
         (tmp_path / "base.yaml").write_text(BASE + base)
@@ -78,7 +80,7 @@ def study_file(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def resolved(store: Store, study_file):
-    """Resolves a study file with the FakeTrainer."""
+    """Resolves a study file with the simulated trainer."""
 
     def make(base: str = "", **lines: str):
         path = study_file(base, **lines)
@@ -124,10 +126,7 @@ def record():
 
 @pytest.fixture
 def leave_run(store: Store) -> Callable[..., Path]:
-    """A run of the FakeTrainer that evaluated CORE, without its process; names its record.
-
-    Its files are written, collected and kept as those of any run.
-    """
+    """Stores a simulated run with CORE without starting a process; returns its record file."""
 
     def make(seed: int, at: float = 1.0, **overrides: object) -> Path:
         sets = {"core.examples": 100, "dial.depth": 2, "dial.steps": 5, **overrides}
@@ -163,7 +162,7 @@ def leave_run(store: Store) -> Callable[..., Path]:
 
 
 class Ended(NamedTuple):
-    """What a command left on the terminal."""
+    """The exit code and the output of a command."""
 
     returncode: int
     stdout: str
@@ -172,7 +171,7 @@ class Ended(NamedTuple):
 
 @pytest.fixture
 def harness(store: Store, capfd, monkeypatch) -> Callable[..., Ended]:
-    """The command line, in this process: the same `main`, without the time to import it."""
+    """Runs the command line in this process, which saves the time to import it."""
     monkeypatch.chdir(ROOT)
 
     def call(*words: object) -> Ended:
@@ -186,7 +185,7 @@ def harness(store: Store, capfd, monkeypatch) -> Callable[..., Ended]:
 
 
 def command(*words: object, store: Store) -> list[str]:
-    """The words of a command line on a store; studies without HTML, which takes seconds."""
+    """A command line for a store; studies without HTML, which takes seconds."""
     if words[0] == "study":
         words = (*words, "--no-html")
     return [sys.executable, faulty_harness.__file__, *map(str, words), "--store", str(store.root)]
@@ -194,13 +193,13 @@ def command(*words: object, store: Store) -> list[str]:
 
 @pytest.fixture
 def words_of(store: Store) -> Callable[..., list[str]]:
-    """A command line on the store, for a process of its own."""
+    """A command line for the store, to run in a new process."""
     return lambda *words: command(*words, store=store)
 
 
 @pytest.fixture
 def start(store: Store):
-    """Starts the command line and leaves it running; what is left of it is killed at the end."""
+    """Starts the command line without waiting; kills its processes at the end of the test."""
     started: list[subprocess.Popen[str]] = []
 
     def begin(*words: object) -> "subprocess.Popen[str]":
@@ -227,7 +226,7 @@ def start(store: Store):
 
 @pytest.fixture
 def trainers(store: Store) -> Callable[[], list[int]]:
-    """The pids of the trainers that run for the store now."""
+    """The pids of the trainers that currently run for the store."""
     return lambda: trainers_of(store)
 
 
@@ -320,7 +319,7 @@ def git_checkout(tmp_path):
     return folder
 
 
-# --- logs of other trainers: short, with numbers of one's choice ----------------------------------
+# --- short logs of other trainers -----------------------------------------------------------------
 
 SMI = """\
 | NVIDIA-SMI 570.1     Driver Version: {driver}     CUDA Version: 12.8     |

@@ -53,7 +53,7 @@ def _answers(store: Store, result: Attribution, arm: str) -> list[CoreAnswers]:
     """The answers of an arm's completed runs."""
     ids = [row.plan_id for row in result.runs if (row.arm, row.status) == (arm, "completed")]
     records = [record for plan_id in ids if (record := store.record(plan_id)) is not None]
-    paths = [store.beside(record).get(CORE_FOLDER) for record in records]
+    paths = [store.side_files(record).get(CORE_FOLDER) for record in records]
     return [core_answers.read(path) for path in paths if path is not None]
 
 

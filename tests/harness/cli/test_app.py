@@ -1,5 +1,6 @@
 """The command line: its words, its exit codes, its messages."""
 
+import json
 import subprocess
 import sys
 
@@ -44,7 +45,7 @@ def test_one_run_is_recorded_once(harness, study_file, store):
     words = ("run", base, "--trainer", "fake", "--set", "dial.depth=3", "--seed", "5")
     assert harness(*words).returncode == errors.PASS
     done = harness(*words)
-    assert "Recorded already" in done.stdout
+    assert "It was recorded earlier" in done.stdout
     (made,) = store.records()
     assert (made.seed, made.derived["steps"], made.launch.study) == (5, 20, None)
     assert harness(*words, "--rerun").returncode == errors.PASS
@@ -112,10 +113,24 @@ def test_an_unexpected_error_ends_with_4_and_its_traceback_in_a_file(harness, st
         assert "Traceback" in handle.read()
 
 
-def test_packing_and_unpacking_by_words(harness, study_file, store, tmp_path):
+def test_a_packed_store_is_merged_and_known_records_are_counted(harness, study_file, tmp_path):
     harness("run", study_file().parent / "base.yaml", "--trainer", "fake")
-    assert "files" in harness("pack", tmp_path / "a.tar").stdout
-    assert "0 records are new, 1 were known" in harness("unpack", tmp_path / "a.tar").stdout
+    assert "Packed" in harness("pack", tmp_path / "a.tar").stdout
+    assert "known records: 1" in harness("unpack", tmp_path / "a.tar").stdout
+    packed = json.loads(harness("pack", tmp_path / "a.tar", "--json").stdout)
+    assert packed["bytes"] == (tmp_path / "a.tar").stat().st_size
+    assert json.loads(harness("unpack", tmp_path / "a.tar", "--json").stdout)["known"] == 1
+
+
+def test_a_run_and_the_doctor_reply_in_json(harness, study_file, store):
+    words = ("run", study_file().parent / "base.yaml", "--trainer", "fake", "--json")
+    first, again = (json.loads(harness(*words).stdout) for _ in range(2))
+    assert (first["status"], first["new"], again["new"]) == ("completed", True, False)
+    assert first["metrics"] == again["metrics"] == store.records()[0].metrics
+    doctor = json.loads(harness("doctor", "--trainer", "fake", "--json").stdout)
+    missing = [check["name"] for check in doctor["checks"] if check["needed"] and not check["good"]]
+    assert doctor["missing"] == missing
+    assert doctor["can_run_smoke_study"] is (not missing)
 
 
 def test_the_doctor_finds_the_fake_trainer_able(harness, store):

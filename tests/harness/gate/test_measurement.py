@@ -6,8 +6,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from benchmarks import gate_rates
-from benchmarks.gate_rates import ALPHA, MARGIN_BPB, Drawn, gate
+from benchmarks.statistics import gate_rates
+from benchmarks.statistics.gate_rates import ALPHA, MARGIN_BPB, Drawn, gate
 from harness.compare.noise_model import NoiseModel
 from harness.gate import planning
 from harness.gate.measurement import MeasurementLoop, launch_row, speed_margin
@@ -60,7 +60,7 @@ def outcomes(
         part = planning.plan_quality(records, noise_model, request.margins, False, 1.0, options)
     loop = MeasurementLoop(request, gate_rates.bench(), noise_model, source)
     loop.run(GatePlan(parts=[part], budget_s=64.0, alpha=ALPHA))
-    return {one.judged.metric: one.judged.outcome for one in loop.metrics}
+    return {one.result.metric: one.result.outcome for one in loop.metrics}
 
 
 def test_an_always_valid_part_stops_at_the_run_that_decides():
@@ -111,7 +111,7 @@ def test_launches_of_each_mode_use_the_noise_models_row_of_that_mode():
         part = msgspec.structs.replace(planned, ab_mode=mode)
         loop = MeasurementLoop(request, gate_rates.bench(), noise_model, ConstantSource())
         loop.run(GatePlan(parts=[part], budget_s=None, alpha=ALPHA))
-        sds[mode] = loop.metrics[0].judged.sd
+        sds[mode] = loop.metrics[0].result.sd
     assert sds == {"interleaved": interleaved.sd, "sequential": 0.07}
 
 
