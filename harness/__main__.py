@@ -24,7 +24,7 @@ def _exit_code() -> int:
     from harness.cli.app import app
 
     try:
-        app()
+        app(prog_name="harness")
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else errors.PASS
         return errors.STOPPED_AT_LIMIT if code in _INTERRUPTED else code

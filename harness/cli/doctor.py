@@ -77,9 +77,14 @@ def examine(store_root: Path, trainer: NativeTrainer) -> list[DoctorCheck]:
             detail=f"{sys.version.split()[0]} at {sys.executable}",
             hint="Install Python 3.11 or newer.",
         ),
-        _packages("core packages", CORE, "", "pip install ."),
+        _packages("core packages", CORE, "", "pip install speedrun-harness"),
         *(
-            _packages(f"extra {name}", *extra, f"pip install '.[{name}]'", needed=name == "train")
+            _packages(
+                f"extra {name}",
+                *extra,
+                f"pip install 'speedrun-harness[{name}]'",
+                needed=name == "train",
+            )
             for name, extra in EXTRAS.items()
         ),
         *_trainer(trainer),
@@ -132,7 +137,7 @@ def _trainer(trainer: NativeTrainer) -> list[DoctorCheck]:
             name="torch",
             good=trainer.name != "native" or bool(machine.get("torch")),
             detail=f"{machine.get('torch') or 'none'}, CUDA {machine.get('cuda') or 'none'}",
-            hint="pip install '.[train]'",
+            hint="pip install 'speedrun-harness[train]'",
         ),
         _gpus(machine.get("gpus") or []),
         *(_kernel(f"back-end {name}", entry) for name, entry in backends.items()),

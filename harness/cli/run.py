@@ -11,7 +11,7 @@ from rich.console import Console
 from harness import errors
 from harness.cli.console import new_console, print_line, print_recovered, progress_console
 from harness.cli.options import STORE, JsonOption, SetOption, StoreOption, open_store
-from harness.config.yaml_schema import parse_sets
+from harness.config.yaml_schema import EXAMPLES, parse_sets
 from harness.errors import UsageError
 from harness.results.record import Record
 from harness.results.store import Store
@@ -42,8 +42,7 @@ def command(
 ) -> None:
     """Run one configuration once and record the result."""
     if not config.is_file():
-        hint = "Name a configuration file, such as ablations/configs/speedrun.yaml."
-        raise UsageError(str(config), "a configuration file", "no such file", hint)
+        raise UsageError(str(config), "a configuration file", "no such file", EXAMPLES)
     adapter, opened = by_name(trainer), open_store(store)
     recipe = describe_recipe(adapter, str(config), str(config.resolve()), parse_sets(sets or []))
     print_recovered(progress_console(), recover(opened))

@@ -25,7 +25,7 @@ def command(
     arguments: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Argument(
-            metavar="-- COMMAND...", help="`study FILE`, `search FILE`, ... with its options."
+            metavar="-- COMMAND", help="`study FILE`, `search FILE`, ... with its options."
         ),
     ] = None,
     wait: Annotated[
@@ -79,7 +79,7 @@ def _request(
     parser = group.get_command(context.parent, words[0])
     parsed = parser.make_context(words[0], whole[1:], parent=context.parent)
     for parameter in parser.params:
-        value = parsed.params[parameter.name]
+        value = parsed.params.get(parameter.name)
         argument = parameter.param_type_name == "argument"
         if argument and isinstance(value, Path) and not value.exists():
             raise UsageError(

@@ -12,6 +12,7 @@ import msgspec
 from harness.errors import StudyFileError, UsageError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+EXAMPLES = "`harness init` copies complete examples into ablations/."
 Range = tuple[str, float | None, bool, str]  # field, value, whether it is valid, the valid range
 
 
@@ -25,7 +26,10 @@ def read_text(path: Path, what: str, example: str) -> str:
         return path.read_text(encoding="utf-8")
     except OSError as error:
         raise StudyFileError(
-            str(path), what, str(error.strerror).lower(), f"Name a YAML file, such as {example}."
+            str(path),
+            what,
+            str(error.strerror).lower(),
+            f"Name a YAML file, such as {example}; {EXAMPLES}",
         ) from None
     except UnicodeDecodeError as error:
         raise StudyFileError(
@@ -44,7 +48,7 @@ def read_mapping(text: str, name: str, keys: str, examples: str) -> tuple[dict[s
             name,
             f"a mapping with the keys {keys}",
             "an empty file" if plain is None else type(plain).__name__,
-            f"See {examples} for complete examples.",
+            f"See {examples}; {EXAMPLES}",
         )
     return plain, lines
 
@@ -104,7 +108,7 @@ def schema_error(
             location(name, lines, path),
             f"the key {missing[1]!r}",
             "none",
-            f"Add `{missing[1]}:`; ablations/ has complete examples.",
+            f"Add `{missing[1]}:`; {EXAMPLES}",
         )
     expected, _, got = text.removeprefix("Expected ").partition(", got ")
     return StudyFileError(

@@ -269,8 +269,8 @@ def against(stored: Baseline, records: Sequence[Record], noise_model: NoiseModel
     Speed needs both sides in one session; a stored one only screens, and the row has its own time.
     Raises BaselineError where they may not be compared, LogError where nothing can be.
     """
-    baseline.refuse_foreign(stored, records[0].identity, own_settings=False)
-    baseline.refuse_other_machine(stored, records[0])
+    baseline.check_comparable(stored, records[0].identity, own_settings=False)
+    baseline.check_same_hardware(stored, records[0])
     a, b = logged_runs(stored.now.records, stored.name), logged_runs(records, "this job")
     both = [n for n in QUALITY if all(any(n in run.metrics for run in side) for side in (a, b))]
     return compare(a, b, CompareOptions(metrics=both), noise_model)

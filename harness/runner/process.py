@@ -8,7 +8,9 @@ rank in a session of its own.
 """
 
 import contextlib
+import logging
 import os
+import shlex
 import signal
 import subprocess
 import time
@@ -21,6 +23,8 @@ from harness import files
 from harness.files import lock_file
 from harness.results.record import FROM_OUTSIDE, ProcessEnd
 from harness.results.run_files import EventTail, Progress
+
+LOGGER = logging.getLogger(__name__)
 
 GRACE_S = 10.0  # for a trainer to write `interrupted` after SIGTERM
 LOG = "log.txt"
@@ -109,6 +113,7 @@ def run_process(
                 pass_fds=(lock.fileno(), reading),
             )
         try:
+            LOGGER.info("started process %d in %s: %s", process.pid, run_dir, shlex.join(command))
             _note_process(run_dir, process.pid, command)
             grace_s = GRACE_S if grace_s is None else grace_s
             limits = _Limits(deadline=started + timeout_s, grace_s=grace_s, stop=stop)

@@ -25,7 +25,7 @@ from harness.redact import redact_argv
 if TYPE_CHECKING:
     from submitit import Executor
 
-EXTRA = "pip install '.[clusters]'"
+EXTRA = "pip install 'speedrun-harness[clusters]'"
 SEARCH = "search"
 GOING_ON = ("study", SEARCH, "full", "run")
 """The commands whose `the same command goes on` is what a job needs."""

@@ -18,9 +18,7 @@ from harness.report.document import (
     table,
 )
 from harness.report.study import charts, details, export, phrases
-from harness.report.study.content import (
-    Content,
-)
+from harness.report.study.content import Content
 from harness.report.study.curves import MOST_SEEDS
 from harness.report.study.details import Columns, Rows, number
 

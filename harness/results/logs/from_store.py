@@ -107,6 +107,12 @@ def store_records(root: Path, records: Sequence[Record]) -> list[Record]:
     return completed
 
 
+def attempt_records(name: str, records: Sequence[Record]) -> list[Record]:
+    """The record of `PLAN_ID/ATTEMPT`; none where the store has no such attempt."""
+    plan_id, _, attempt = name.partition("/")
+    return [r for r in records if r.plan_id == plan_id and r.attempt == attempt]
+
+
 def is_store(path: Path) -> bool:
     """Whether a folder is a store with records."""
     return (path / "records").is_dir()

@@ -1,6 +1,7 @@
 """Reads the runs of both sides of a comparison.
 
-A path names a log, a folder of logs, a record, a run directory, a store, or `STORE:STUDY/ARM`.
+A path names a log, a folder of logs, a record, a run directory, a store, `STORE:STUDY/ARM`, or one
+attempt in a store, `STORE#PLAN_ID/ATTEMPT`.
 """
 
 from collections.abc import Callable
@@ -91,6 +92,11 @@ def _read(argument: str, patterns: regex.Patterns, stores: dict[Path, list[Recor
     """The runs of one path; `stores` caches the records of each store."""
     path = Path(argument)
     if not path.exists():
+        root, member, plan = argument.rpartition(MEMBER)
+        if member and from_store.is_store(Path(root)):
+            of_store = _records_of(Path(root), stores)
+            records = from_store.attempt_records(plan, of_store)
+            return _from_records(Path(root), records, of_store, root)
         root, colon, study = argument.rpartition(":")
         if colon and from_store.is_store(Path(root)):
             of_store = _records_of(Path(root), stores)

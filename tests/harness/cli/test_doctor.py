@@ -5,8 +5,10 @@ from harness.runner.trainer import FakeTrainer, NativeTrainer
 
 
 def test_a_hint_is_printed_as_it_must_be_typed():
-    lacking = DoctorCheck(name="x", good=False, detail="none", hint="pip install '.[train]'")
-    assert lacking.line() == "MISSING  x: none\n         -> pip install '.[train]'"
+    lacking = DoctorCheck(
+        name="x", good=False, detail="none", hint="pip install 'speedrun-harness[train]'"
+    )
+    assert lacking.line() == "MISSING  x: none\n         -> pip install 'speedrun-harness[train]'"
     assert "->" not in DoctorCheck(name="x", good=True, detail="there", hint="no need").line()
     assert DoctorCheck(name="x", good=False, detail="", needed=False).line().startswith("missing")
 

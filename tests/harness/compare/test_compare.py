@@ -9,7 +9,7 @@ from scipy import stats
 from harness.compare.compare import CompareOptions, compare
 from harness.compare.noise_model import NoiseModel, NoiseRow
 from harness.errors import UsageError
-from harness.report.compare import about
+from harness.report.compare import result_notes
 from harness.report.metric_text import estimate, interval
 from harness.results.logs.run_log import LogError, LoggedRun
 
@@ -377,4 +377,4 @@ def test_the_noise_of_launches_is_called_that_of_a_launch():
     sides = side([1.0, 1.1], "compile_s"), side([1.2, 1.4], "compile_s")
     for replicate in ("run", "launch"):
         (time,) = judged(*sides, margins={"compile_s": 0.5}, replicate=replicate).metrics
-        assert any(f"SD of one {replicate} " in line for line in about(time))
+        assert any(f"SD of one {replicate} " in line for line in result_notes(time))

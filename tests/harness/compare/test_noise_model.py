@@ -231,7 +231,7 @@ def test_the_rows_that_ship_are_as_large_as_is_known():
 @pytest.mark.skipif(not NOISE.is_dir(), reason="the replicated real runs are not on this machine")
 def test_the_rows_that_ship_are_what_the_generator_writes():
     spec = importlib.util.spec_from_file_location(
-        "noise_priors", ROOT / "benchmarks" / "noise_priors.py"
+        "shipped_noise", ROOT / "benchmarks" / "statistics" / "shipped_noise.py"
     )
     generator = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generator)

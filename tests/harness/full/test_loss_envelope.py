@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from benchmarks import forecast as benchmark
+from benchmarks.statistics import forecast as benchmark
 from harness.full.loss_envelope import FRACTIONS, LossEnvelope, band, curve_of, window_mean
 from harness.full.proxies import ForecastError
 

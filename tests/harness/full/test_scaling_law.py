@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks import forecast as benchmark
+from benchmarks.statistics import forecast as benchmark
 from harness.full.laws import BentLine, Points, PowerLaw
 from harness.full.scaling_law import fit, lack_of_fit
 from harness.stats.decision import KnownSd

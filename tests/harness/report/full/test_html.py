@@ -5,7 +5,7 @@ import re
 import msgspec
 import pytest
 
-from benchmarks import forecast as benchmark
+from benchmarks.statistics import forecast as benchmark
 from harness.compare.noise_model import SHIPPED, NoiseModel, read_rows
 from harness.full import leaderboard as rows
 from harness.full.cost import Stage, launch_row, time_and_cost
