@@ -228,7 +228,8 @@ def search_table() -> str:
     lines.append(
         f"\nBase: {noise['mean'][objective]:.5f}, SD {noise['sd'][objective]:.5f} over "
         f"{len(noise['seeds'])} seeds. {result['gpu_s']:,.0f} GPU-seconds of trials; intervals of "
-        f"{100 * (1 - result['alpha']):.0f} % ({result['correction']}) for both candidates together."
+        f"{100 * (1 - result['alpha']):.0f} % ({result['correction']}) for both candidates "
+        "together."
     )
     return "\n".join(lines)
 
