@@ -202,33 +202,34 @@ def foretold_table() -> str:
 
 
 def search_table() -> str:
-    """All trials of the search at depth 6, then its second look."""
-    found = _record("search-d6")
-    names, noise = found["names"], found["noise"]
-    (objective,) = found["objectives"]
+    """All trials of the search at depth 6, then its confirmation."""
+    result = _record("search-d6")
+    names, noise = result["parameters"], result["noise"]
+    (objective,) = result["objectives"]
     lines = [f"| trial | {' | '.join(names)} | {objective} |", "|---|" + "---|" * (len(names) + 1)]
-    for trial in found["trials"]:
-        point = " | ".join(f"{trial['point'][name]:.4g}" for name in names)
+    for trial in result["trials"]:
+        point = " | ".join(f"{trial['params'][name]:.4g}" for name in names)
         ended = f"pruned at step {trial['steps']}"
         value = f"{trial['values'][0]:.4f}" if trial["values"] else ended
         lines.append(f"| {trial['number']} | {point} | {value} |")
     lines += [
         "",
-        "| trial | on the search's seed | held-out seeds | verdict |",
+        "| trial | on the search's seed | held-out seeds | result |",
         "|---|---|---|---|",
     ]
-    for claim in found["claims"]:
-        effect = claim["confirm"]["effects"][objective]
+    for one in result["candidates"]:
+        effect = one["confirmation"]["effects"][objective]
         estimate, low, high = (f"{effect[key]:+.4f}" for key in ("estimate", "low", "high"))
-        verdict = "confirmed" if claim["confirm"]["survives"] else "not confirmed"
+        outcome = "confirmed" if one["confirmation"]["confirmed"] else "not confirmed"
         lines.append(
-            f"| {claim['pick']['number']} | {claim['pick']['claimed'][objective]:+.4f} "
-            f"| {estimate} [{low}, {high}] | {verdict} |"
+            f"| {one['candidate']['number']} | {one['candidate']['search_effect'][objective]:+.4f} "
+            f"| {estimate} [{low}, {high}] | {outcome} |"
         )
     lines.append(
         f"\nBase: {noise['mean'][objective]:.5f}, SD {noise['sd'][objective]:.5f} over "
-        f"{len(noise['seeds'])} seeds. {found['gpu_s']:,.0f} GPU-seconds of trials; intervals of "
-        f"{100 * (1 - found['alpha']):.0f} % ({found['many']}) for both candidates together."
+        f"{len(noise['seeds'])} seeds. {result['gpu_s']:,.0f} GPU-seconds of trials; intervals of "
+        f"{100 * (1 - result['alpha']):.0f} % ({result['correction']}) for both candidates "
+        "together."
     )
     return "\n".join(lines)
 

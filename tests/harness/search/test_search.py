@@ -6,7 +6,9 @@ from importlib.util import find_spec
 import pytest
 
 from harness import errors
+from harness.config.search_file import load_search
 from harness.search import storage
+from harness.search.engine import SearchOptions, run_search
 from harness.search.state import FINGERPRINT
 from harness.search.trial import result_of
 
@@ -39,6 +41,14 @@ def test_a_search_records_its_runs_and_the_same_command_repeats_none(
         assert "6 trials (6 completed)" in again.stdout
     assert len(store.records()) == len(made)
     assert len(trials()) == 6
+
+
+def test_a_search_in_python_prints_nothing_and_returns_its_result(search_file, store, capfd):
+    path = search_file(budget="{trials: 1}", confirm="{best: 0}")
+    outcome = run_search(load_search(path), path, store, SearchOptions())
+    assert outcome.exit_code == errors.PASS
+    assert [row.outcome for row in outcome.result.trials] == ["completed"]
+    assert capfd.readouterr() == ("", "")
 
 
 def test_the_base_is_the_first_trial_and_reuses_its_record(search, search_file, trials):
@@ -297,7 +307,7 @@ def test_a_search_fills_the_sweep_of_an_arm(harness, study_file, store):
     retune = f"{{muon: {{space: {space}, trials: 8, best: 2, seeds: [7, 8]}}}}"
     path = study_file(arms=f"{{leave_one_out: [muon], retune: {retune}}}")
     plan = harness("study", path, "--dry-run", "--no-measure")
-    assert "a search of 8 trials fills the sweep of muon" in plan.stdout
+    assert "The sweep of muon is filled by a search of 8 trials" in plan.stdout
     done = harness("study", path)
     assert done.returncode == errors.PASS, done.stdout + done.stderr
     arm = store.study("quick").arm("no_muon")
