@@ -297,12 +297,12 @@ def test_the_confirmation_study_stores_no_password(harness, search_file, store):
 
 @pytest.mark.slow
 def test_a_full_disk_is_an_error_and_the_same_command_resumes(
-    harness, words_of, search_file, store, trials
+    harness, argv_of, search_file, store, trials
 ):
     path = search_file(confirm="{best: 0}", budget="{trials: 2}")
     assert harness("search", path, "--no-html").returncode == errors.PASS
     path.write_text(path.read_text().replace("trials: 2", "trials: 12"))
-    argv = " ".join(words_of("search", path, "--no-html"))
+    argv = " ".join(argv_of("search", path, "--no-html"))
     kilobytes = storage.sqlite_path(store, "quick").stat().st_size // 1024
     full = ["bash", "-c", f"ulimit -f {kilobytes}; exec {argv}"]  # no file may grow beyond it
     done = subprocess.run(full, cwd=ROOT, capture_output=True, text=True)
