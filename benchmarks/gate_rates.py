@@ -36,7 +36,7 @@ from harness.gate.result import SPEED, GatePlan, GateResult, PartPlan, Rule, Sub
 from harness.gate.rounds import Rounds, launch_row, speed_margin
 from harness.gate.sides import GateRequest
 from harness.gate.whole import concluded
-from harness.results.recipe import Bench, bench_of, recipe_scale
+from harness.results.recipe import NoiseScope, noise_scope, recipe_scale
 from harness.results.record import SESSION_GAP_S, Identity, Record
 from harness.results.record import LaunchInfo as Started
 
@@ -278,9 +278,9 @@ def baseline(rng: np.random.Generator, runs: int = STORED_RUNS) -> Baseline:
     return Baseline(name="simulated", gpu=GPU, gpus=1, protocol=1, entries=[entry])
 
 
-def bench() -> Bench:
+def bench() -> NoiseScope:
     """What all simulated launches and runs belong to."""
-    return bench_of(record(1, 1.0))
+    return noise_scope(record(1, 1.0))
 
 
 def noise_model(rng: np.random.Generator, df: int = LEDGER_DF) -> NoiseModel:

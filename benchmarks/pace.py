@@ -14,13 +14,13 @@ from typing import Any
 
 from harness.runner import stepper
 from harness.runner.process import Stop
-from harness.runner.stepper import Answer, PaceFailed
+from harness.runner.stepper import Reply, StepperFailed
 
 CHECKOUT = Path(__file__).parents[1]
 UNASKED = Stop()  # nobody asks a script to end but by Ctrl-C, which is an exception there
 
 
-class Pace(stepper.Pace):
+class Pace(stepper.StepperProcess):
     """One child in `folder`, which gets its run directory and its log."""
 
     def __init__(
@@ -41,7 +41,7 @@ class Pace(stepper.Pace):
         self.started_at = time.time()
         super().__init__(name, command, CHECKOUT, run_dir)
 
-    def ask(self, word: str, timeout_s: float, stop: Stop = UNASKED) -> Answer:
+    def ask(self, word: str, timeout_s: float, stop: Stop = UNASKED) -> Reply:
         """The answer to a word. Raises PaceFailed."""
         return super().ask(word, timeout_s, stop)
 
@@ -50,7 +50,7 @@ class Pace(stepper.Pace):
         path = self.run_dir / name
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
-    def events(self) -> list[Answer]:
+    def events(self) -> list[Reply]:
         """The run's events so far."""
         text = (self.run_dir / "events.jsonl").read_text(encoding="utf-8")
         return [json.loads(line) for line in text.splitlines()]
@@ -63,17 +63,17 @@ class Pace(stepper.Pace):
             raise self.failed("did not end when it was told to")
 
 
-def first_answers(paces: Sequence[Pace], timeout_s: float) -> list[Answer]:
+def first_answers(paces: Sequence[Pace], timeout_s: float) -> list[Reply]:
     """One answer of each. Raises PaceFailed."""
-    return stepper.answers(paces, timeout_s, UNASKED)
+    return stepper.wait_for_replies(paces, timeout_s, UNASKED)
 
 
-def answered_or_failed(paces: Sequence[Pace], timeout_s: float) -> list[Answer | PaceFailed]:
+def answered_or_failed(paces: Sequence[Pace], timeout_s: float) -> list[Reply | StepperFailed]:
     """What each of them answered, or how it failed; one that fails leaves the others going.
 
     Whoever is silent for `timeout_s` has failed. None that failed is left running.
     """
-    found: dict[Pace, Answer | PaceFailed] = {}
+    found: dict[Pace, Reply | StepperFailed] = {}
     deadline = time.monotonic() + timeout_s
     while (waiting := [p for p in paces if p not in found]) and time.monotonic() < deadline:
         for child in select.select(waiting, [], [], max(0.0, deadline - time.monotonic()))[0]:
@@ -86,16 +86,16 @@ def answered_or_failed(paces: Sequence[Pace], timeout_s: float) -> list[Answer |
     return [found[child] for child in paces]
 
 
-def _heard(child: Pace) -> Answer | PaceFailed | None:
+def _heard(child: Pace) -> Reply | StepperFailed | None:
     """A whole answer, a failure, or nothing yet."""
     try:
         return child.take()
-    except PaceFailed as failure:
+    except StepperFailed as failure:
         child.kill()
         return failure
 
 
-def told(error: PaceFailed) -> str:
+def told(error: StepperFailed) -> str:
     """A failure for whoever reads the script's errors."""
     lines = (error.log or "").strip().splitlines()
     return "\n".join([f"{error.side}: {error}", *(f"  | {line}" for line in lines)])

@@ -181,7 +181,7 @@ class Folder:
     def report(self, name: str) -> Mapping[str, Any]:
         """report.json of a search."""
         found: Mapping[str, Any] = json.loads(
-            (self.store.report_dir(name) / "report.json").read_bytes()
+            (self.store.report_dir("search", name) / "report.json").read_bytes()
         )
         return found
 
@@ -211,7 +211,7 @@ def past(folder: Folder, trials: int) -> list[str]:
     folder.search(path, "--no-html")  # the second look is made, and the index of the store
     _, text_s = folder.search(path, "--no-html")
     _, page_s = folder.search(path)
-    size = (folder.store.report_dir("past") / "report.html").stat().st_size
+    size = (folder.store.report_dir("search", "past") / "report.html").stat().st_size
     return [
         f"{trials} past trials and their records: {text_s:.1f} s with tables, {page_s:.1f} s with "
         f"the page ({size / 1e6:.1f} MB)"

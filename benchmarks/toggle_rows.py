@@ -20,7 +20,7 @@ import msgspec
 from benchmarks.toggle_plan import Toggle
 from harness.errors import UsageError
 from harness.files import disk_errors
-from harness.runner.stepper import Answer
+from harness.runner.stepper import Reply
 from harness.stats.ab_noise import log_ratio
 
 Pair = tuple[float, float]  # the base's, the toggle's
@@ -90,7 +90,7 @@ def failed_row(toggle: Toggle, reason: str) -> Row:
     )
 
 
-def row_of(toggle: Toggle, base: Answer, other: Answer, windows: Sequence[Sequence[Answer]]) -> Row:
+def row_of(toggle: Toggle, base: Reply, other: Reply, windows: Sequence[Sequence[Reply]]) -> Row:
     """A toggle's row from what both said when ready, and the four turns of each A B B A."""
     whole = [window for window in windows if not any(turn["recompiled"] for turn in window)]
     if not whole:
@@ -126,18 +126,18 @@ def _pair(values: Iterator[float]) -> tuple[float, float]:
     return base, toggle
 
 
-def _log_ratio(window: Sequence[Answer], tokens: tuple[float, float]) -> float:
+def _log_ratio(window: Sequence[Reply], tokens: tuple[float, float]) -> float:
     """ln(seconds a token), the toggle's minus the base's."""
     first, second, third, fourth = (_step_s([turn]) for turn in window)
     return log_ratio(first, second, third, fourth) - math.log(tokens[1] / tokens[0])
 
 
-def _step_s(turns: Sequence[Answer]) -> float:
+def _step_s(turns: Sequence[Reply]) -> float:
     step_s = math.fsum(s for turn in turns for s in turn["step_s"])
     return step_s / sum(int(turn["steps"]) for turn in turns)
 
 
-def _clocks(sides: Sequence[Sequence[Answer]]) -> Pair | None:
+def _clocks(sides: Sequence[Sequence[Reply]]) -> Pair | None:
     """The median over turns; null where a turn has none."""
     clocks = [[turn["sm_clock_mhz"] for turn in side] for side in sides]
     if any(clock is None for side in clocks for clock in side):
@@ -145,7 +145,7 @@ def _clocks(sides: Sequence[Sequence[Answer]]) -> Pair | None:
     return _pair(statistics.median(side) for side in clocks)
 
 
-def _wait_share(turns: Sequence[Answer]) -> float:
+def _wait_share(turns: Sequence[Reply]) -> float:
     waited_s = math.fsum(s for turn in turns for s in turn["loader_wait_s"])
     return waited_s / math.fsum(s for turn in turns for s in turn["step_s"])
 

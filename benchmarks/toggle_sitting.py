@@ -27,7 +27,7 @@ from benchmarks.pace import Pace, answered_or_failed, told
 from benchmarks.step import MOST_MEMORY_SHARE, enough_steps, take_turn
 from benchmarks.toggle_plan import Plan, Toggle
 from benchmarks.toggle_rows import Noise, Row, Rows, Session, failed_row, row_of
-from harness.runner.stepper import Answer, PaceFailed
+from harness.runner.stepper import Reply, StepperFailed
 
 FEWEST_WINDOWS = 2  # one has no spread
 SLACK = 1.5  # what a toggle's turns may take, in --seconds: warming up, steps that do not divide it
@@ -50,7 +50,7 @@ class Resident:
     """A trainer that is ready."""
 
     pace: Pace
-    ready: Answer
+    ready: Reply
 
     @property
     def held_bytes(self) -> float:
@@ -78,7 +78,7 @@ class Waiting:
 class BaseFailed(Exception):
     """Nothing can be compared any more."""
 
-    def __init__(self, failure: PaceFailed) -> None:
+    def __init__(self, failure: StepperFailed) -> None:
         super().__init__(told(failure))
 
 
@@ -142,7 +142,7 @@ class Sitting:
                 self._keep(toggle, toggle.refused, waiting, beside=1)
         ready = []
         for toggle, pace, outcome in zip(possible, paces, outcomes, strict=True):
-            if isinstance(outcome, PaceFailed):
+            if isinstance(outcome, StepperFailed):
                 self._keep(toggle, outcome, waiting, len(possible))
             else:
                 ready.append((toggle, Resident(pace=pace, ready=outcome)))
@@ -169,9 +169,9 @@ class Sitting:
         self.running.callback(pace.kill)
         return pace
 
-    def _stand(self, pace: Pace, outcome: Answer | PaceFailed) -> None:
+    def _stand(self, pace: Pace, outcome: Reply | StepperFailed) -> None:
         """The base is ready: the rows' file is told what they are measured against, and on what."""
-        if isinstance(outcome, PaceFailed):
+        if isinstance(outcome, StepperFailed):
             raise BaseFailed(outcome)
         identity = self.plan.base.identity
         assert identity is not None, "a described base has an identity"
@@ -219,7 +219,7 @@ class Sitting:
     # measuring --------------------------------------------------------------------------------
 
     def _keep(
-        self, toggle: Toggle, found: Row | PaceFailed | str, waiting: Waiting, beside: int
+        self, toggle: Toggle, found: Row | StepperFailed | str, waiting: Waiting, beside: int
     ) -> None:
         """A row for what was found; or one more try with the base alone, if it was not alone."""
         if isinstance(found, Row):
@@ -230,12 +230,12 @@ class Sitting:
             said = f"will be tried with the base alone: {found}"
         else:
             self.rows.add(failed_row(toggle, str(found)))
-            said = told(found) if isinstance(found, PaceFailed) else found
+            said = told(found) if isinstance(found, StepperFailed) else found
         print(f"{toggle.name}: {said}", file=sys.stderr, flush=True)
 
     def _measured(
         self, ready: Sequence[tuple[Toggle, Resident]]
-    ) -> Iterator[tuple[Toggle, Row | PaceFailed]]:
+    ) -> Iterator[tuple[Toggle, Row | StepperFailed]]:
         """What came of the turns of each. Raises BaseFailed."""
         assert self.base is not None, "toggles are measured beside the base"
         windows, failures = self._windows(self.base, [resident for _, resident in ready])
@@ -244,15 +244,15 @@ class Sitting:
 
     def _windows(
         self, base: Resident, toggles: Sequence[Resident]
-    ) -> tuple[list[list[list[Answer]]], list[PaceFailed | None]]:
+    ) -> tuple[list[list[list[Reply]]], list[StepperFailed | None]]:
         """The answers of each toggle's A B B A, as many as come nearest to --seconds, and how it
         failed where it did. Who fails leaves the round, and the others begin it anew."""
         turn_s = self.chosen.turn_seconds
-        windows: list[list[list[Answer]]] = [[] for _ in toggles]
-        failures: list[PaceFailed | None] = [None] * len(toggles)
+        windows: list[list[list[Reply]]] = [[] for _ in toggles]
+        failures: list[StepperFailed | None] = [None] * len(toggles)
         steps: dict[str, int] = {}
 
-        def turn(resident: Resident) -> Answer:
+        def turn(resident: Resident) -> Reply:
             pace = resident.pace
             if pace.side not in steps:
                 steps[pace.side] = enough_steps(pace, resident.ready["step_s"], turn_s)
@@ -264,7 +264,7 @@ class Sitting:
             try:
                 there = [turn(each) for each in (base, *(toggles[at] for at in rest))]
                 back = [turn(each) for each in (*(toggles[at] for at in reversed(rest)), base)]
-            except PaceFailed as failure:
+            except StepperFailed as failure:
                 if failure.side == base.pace.side:
                     raise BaseFailed(failure) from failure
                 failures[_place(failure.side, toggles)] = failure
@@ -273,7 +273,7 @@ class Sitting:
                 windows[at].append([there[0], there[place], back[-1 - place], back[-1]])
         return windows, failures
 
-    def _is_enough(self, windows: Sequence[Sequence[Answer]]) -> bool:
+    def _is_enough(self, windows: Sequence[Sequence[Reply]]) -> bool:
         """Whether one more A B B A would lead further beyond --seconds than it lacks now."""
         if len(windows) < FEWEST_WINDOWS:
             return False
@@ -286,9 +286,9 @@ def _place(side: str, toggles: Sequence[Resident]) -> int:
     return [each.pace.side for each in toggles].index(side)
 
 
-def is_lack_of_memory(outcome: Answer | PaceFailed) -> bool:
+def is_lack_of_memory(outcome: Reply | StepperFailed) -> bool:
     """Whether a trainer failed for want of memory, which says nothing about whose it was."""
-    return isinstance(outcome, PaceFailed) and outcome.status == "out_of_memory"
+    return isinstance(outcome, StepperFailed) and outcome.status == "out_of_memory"
 
 
 def with_room(held_bytes: float, room_bytes: float, wanted_bytes: Sequence[float]) -> list[bool]:

@@ -38,7 +38,7 @@ from harness.config.yaml_schema import parse_sets
 from harness.errors import STOPPED_AT_LIMIT, HarnessError
 from harness.gate.noise_sources import load_noise_model
 from harness.gate.result import SPEED
-from harness.results.recipe import Bench, scale_of
+from harness.results.recipe import NoiseScope, scale_from_derived
 from harness.results.store import Store
 from harness.runner.trainer import Description, NativeTrainer
 
@@ -93,7 +93,9 @@ def noise_of(base: Description, device: str, noise_model: NoiseModel) -> Noise |
     """The noise model's SD of launches on this device, of this recipe where it has one; null:
     none.
     """
-    bench = Bench(scale=scale_of(NativeTrainer.name, base.derived or {}), device=device)
+    bench = NoiseScope(
+        scale=scale_from_derived(NativeTrainer.name, base.derived or {}), device=device
+    )
     row = noise_model.of_launches(SPEED, bench, "launch")
     if row is None:
         return None

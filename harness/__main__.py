@@ -47,7 +47,7 @@ def _unexpected(error: Exception) -> int:
         with tempfile.NamedTemporaryFile(
             "w", prefix="harness-error-", suffix=".txt", delete=False, encoding="utf-8"
         ) as handle:
-            handle.write(f"{redact.masked_words(sys.argv)}\n{sys.version}\n{lines}")
+            handle.write(f"{redact.redact_argv(sys.argv)}\n{sys.version}\n{lines}")
         place = handle.name
     except OSError:
         pass  # a full disk must not hide the error

@@ -12,11 +12,11 @@ _OF_USER = re.compile(r"(://[^:/]*:).*@", re.DOTALL)
 _OF_QUERY = re.compile(r"([?&][^=&]*passw[^=&]*=)[^&]*", re.IGNORECASE)
 
 
-def masked(word: str) -> str:
+def redact_text(word: str) -> str:
     """One word, be it a URL or an option with one in it, without its password."""
     return _OF_QUERY.sub(rf"\g<1>{HIDDEN}", _OF_USER.sub(rf"\g<1>{HIDDEN}@", word))
 
 
-def masked_words(words: Iterable[str]) -> list[str]:
+def redact_argv(words: Iterable[str]) -> list[str]:
     """The words of a command without their passwords."""
-    return [masked(word) for word in words]
+    return [redact_text(word) for word in words]

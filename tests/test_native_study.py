@@ -95,9 +95,11 @@ def test_a_native_study_runs_from_its_file_to_its_report(checkout: Path) -> None
     losses = {record["launch"]["arm"]: record["metrics"]["val_loss"] for record in records}
     assert losses["idea"] == losses["base"]  # the patch changes no number
     assert losses["no_muon"] != losses["base"]
-    report = json.loads((checkout / "store" / "reports" / "tiny" / "report.json").read_text())
+    report = json.loads(
+        (checkout / "store" / "reports" / "study" / "tiny" / "report.json").read_text()
+    )
     assert report["attribution"]["base"] == "base"
-    assert (checkout / "store" / "reports" / "tiny" / "report.html").exists()
+    assert (checkout / "store" / "reports" / "study" / "tiny" / "report.html").exists()
     again = harness(checkout, "study", "study.yaml", "--store", "store")
     assert "All runs are recorded." in again
     assert len(list((checkout / "store" / "records").glob("*.json"))) == 5

@@ -28,7 +28,7 @@ from benchmarks.toggles import noise_of
 from harness.compare.noise_model import SHIPPED, NoiseModel, read_rows
 from harness.errors import UsageError
 from harness.results.study_plan import TrickInfo
-from harness.runner.stepper import PaceFailed
+from harness.runner.stepper import StepperFailed
 from harness.runner.trainer import NativeTrainer, Request
 from harness.stats.ab_noise import log_ratio
 from harness.stats.distributions import t_quantile
@@ -266,9 +266,9 @@ def test_where_all_leave_the_base_no_memory_half_of_them_start_next(tmp_path: Pa
         sitting = Sitting(chosen, plan, rows, lambda device: None, tmp_path, running)
         assert sitting._fewer([a, b, c], [], waiting) == []
     assert (sitting.most, waiting.take(sitting.most)) == (1, [a])
-    lacks = PaceFailed("the base", "CUDA out of memory", "out_of_memory", None, False)
+    lacks = StepperFailed("the base", "CUDA out of memory", "out_of_memory", None, False)
     assert is_lack_of_memory(lacks)
-    assert not is_lack_of_memory(PaceFailed("the base", "no GPU", "failed", None, False))
+    assert not is_lack_of_memory(StepperFailed("the base", "no GPU", "failed", None, False))
 
 
 def test_what_failed_beside_others_comes_last_and_alone() -> None:
@@ -298,7 +298,7 @@ class Drifting:
         self.own += 1
         Drifting.turns += 1
         if self.own == self.fails_at:
-            raise PaceFailed(self.side, "lost", "failed", None, False)
+            raise StepperFailed(self.side, "lost", "failed", None, False)
         return {"steps": steps, "step_s": [self.step_s * (1 + 1e-4 * Drifting.turns)] * steps}
 
 

@@ -1,4 +1,8 @@
-"""What several commands print."""
+"""The two consoles of a command, and what several commands print.
+
+Results go to standard output and progress to standard error, so that `harness ... --json | jq`
+works while a person still sees what is going on.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,16 +12,29 @@ from rich.console import Console
 from harness.results.record import Record
 
 
-def _tell_recovered(console: "Console", made: Sequence[Record]) -> None:
-    for record in made:
-        what = f"{record.launch.arm or record.plan_id}, seed {record.seed}"
-        _say(console, f"A killed harness had left {what}; recorded as {record.status}.")
+def new_console(*, stderr: bool = False) -> Console:
+    """The console of a command's result: standard output, or standard error."""
+    return Console(stderr=stderr)
 
 
-def _tell_written(console: "Console", written: dict[str, Path]) -> None:
-    for kind, path in written.items():
-        _say(console, f"{kind}: {path}")
+def progress_console() -> Console:
+    """The console of a command's progress: standard error."""
+    return Console(stderr=True)
 
 
-def _say(console: "Console", text: str) -> None:
+def print_line(console: Console, text: str) -> None:
+    """One line of text as it is: no markup, no colours, no wrapping."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_recovered(console: Console, recovered: Sequence[Record]) -> None:
+    """The runs that a killed harness left running and that were recorded just now."""
+    for record in recovered:
+        run = f"{record.launch.arm or record.plan_id}, seed {record.seed}"
+        print_line(console, f"Recovered {run} from a killed harness: recorded as {record.status}.")
+
+
+def print_written(console: Console, written: dict[str, Path]) -> None:
+    """The files that a command wrote, one a line."""
+    for kind, path in written.items():
+        print_line(console, f"{kind}: {path}")

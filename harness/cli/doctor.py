@@ -1,7 +1,6 @@
-"""What this machine can run, and what to do about the rest.
+"""`harness doctor`: what this machine can run, and what to do about the rest.
 
-Every finding is a line with a hint. Asks the trainer about torch, GPUs and back-ends, since this
-package imports none of it. Used by `harness doctor` only.
+Imports neither torch nor the trainer: the trainer is asked about torch, GPUs and back-ends.
 """
 
 import importlib.util
@@ -12,13 +11,40 @@ import sys
 import time
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+import typer
+from rich.console import Console
 
-from harness import files
+from harness import errors, files
+from harness.cli.console import new_console, print_line
+from harness.cli.options import STORE, StoreOption, open_store
 from harness.errors import DiskError, TrainerError
-from harness.runner.trainer import NativeTrainer
+from harness.results.store import Store
+from harness.runner.trainer import NativeTrainer, by_name
+
+
+def command(
+    store: StoreOption = STORE,
+    trainer: Annotated[str, typer.Option(help="The trainer: native or fake.")] = "native",
+) -> None:
+    """What this machine can run, and hints for the rest."""
+    raise typer.Exit(doctor(new_console(), open_store(store), by_name(trainer)))
+
+
+def doctor(console: Console, store: Store, trainer: NativeTrainer) -> int:
+    """What this machine can run; exit code 4 when the smoke study could not."""
+    findings = examine(store.root, trainer)
+    for finding in findings:
+        print_line(console, finding.line())
+    lacking = [finding.name for finding in findings if finding.needed and not finding.good]
+    if lacking:
+        print_line(console, f"The smoke study cannot run here for want of: {', '.join(lacking)}.")
+        return errors.COULD_NOT_RUN
+    print_line(console, "The smoke study can run here: harness study ablations/studies/smoke.yaml")
+    return errors.PASS
+
 
 CORE = ("numpy", "scipy", "pyarrow", "msgspec", "ruamel.yaml", "typer", "rich")
 EXTRAS = {

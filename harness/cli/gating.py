@@ -23,8 +23,8 @@ from harness.gate.sides import GateRequest, Prepared, prepare
 from harness.report.gate.render import as_markdown, print_plan, print_result
 from harness.results.store import Store
 from harness.runner.attempt import recover
-from harness.runner.process import Stop, asked_to
-from harness.runner.stepper import PaceStopped
+from harness.runner.process import Stop, stop_on_signals
+from harness.runner.stepper import StepperStopped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,7 +54,7 @@ def run_gate(
         if error.exit_code == errors.USAGE:
             raise
         result = could_not_run(asked, options.baseline or None, str(error))
-    except PaceStopped:
+    except StepperStopped:
         progress.print("stopped; whole runs are kept, the same command goes on", markup=False)
         return errors.STOPPED_AT_LIMIT
     if result is None:
@@ -104,7 +104,7 @@ def _carried_out(
     if (why := without_chance(planned)) is not None:
         return _bare(prepared, planned, why)
 
-    with asked_to(stop := Stop()):
+    with stop_on_signals(stop := Stop()):
         return gate.Gate(prepared, planned, store, noise_model, stop, _saying(progress)).execute()
 
 

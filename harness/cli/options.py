@@ -1,6 +1,6 @@
-"""Options that several commands have, and what each command begins with.
+"""Options that several commands share, each defined once, and the parsing of their values.
 
-Read when the command line is: nothing heavy is imported before a command runs.
+A command's signature uses these types; their default values are the constants in capitals.
 """
 
 from pathlib import Path
@@ -8,44 +8,64 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from harness.errors import UsageError
 
+if TYPE_CHECKING:
     from harness.results.store import Store
+
+STORE = Path("runs")
+NOISE_MODEL = Path("baselines/noise.csv")
+BASELINES = Path("baselines")
 
 StoreOption = Annotated[Path, typer.Option("--store", help="Folder of all runs and records.")]
 SetOption = Annotated[
     Optional[list[str]],  # noqa: UP045  (typer reads it at run time)
-    typer.Option("--set", help="Override, such as dial.depth=8. May be repeated."),
+    typer.Option("--set", help="Override a setting, such as dial.depth=8. May be repeated."),
 ]
-STORE = Path("runs")
-NoiseModelOption = Annotated[
-    Path,
-    typer.Option(
-        "--noise-model", help="A noise model file beside the shipped rows, where it exists."
-    ),
+SeedsOption = Annotated[str, typer.Option("--seeds", help="Seeds, such as 1,2,5-7.")]
+GpusOption = Annotated[
+    str, typer.Option("--gpus", help="GPUs to use, such as 0-7: one run at a time on each.")
 ]
-NOISE_MODEL = Path("baselines/noise.csv")
-BaselinesOption = Annotated[Path, typer.Option("--baselines", help="Folder of all baselines.")]
-AlphaOption = Annotated[float, typer.Option(help="Error rate of each verdict.")]
-MarginOption = Annotated[
-    Optional[list[str]],  # noqa: UP045
-    typer.Option(help="Harm that matters, such as val_loss=0.002 or tokens_per_s=0.005."),
-]
+TrainerOption = Annotated[str, typer.Option("--trainer", help="The trainer: native or fake.")]
 MaxMinutesOption = Annotated[
     Optional[float],  # noqa: UP045
-    typer.Option(help="Stop in time, between two runs; the same command goes on."),
+    typer.Option(
+        "--max-minutes",
+        help="Stop before this many minutes; re-run the same command to resume.",
+    ),
 ]
-PriceOption = Annotated[Optional[float], typer.Option(help="USD per GPU-hour.")]  # noqa: UP045
+PriceOption = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option("--price", help="Price in USD per GPU-hour."),
+]
+MarginOption = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(
+        "--margin",
+        help="Largest tolerated harm, such as val_loss=0.002 or tokens_per_s=0.005 (0.5 %).",
+    ),
+]
+AlphaOption = Annotated[
+    float, typer.Option("--alpha", help="False-alarm rate of each metric's decision.")
+]
+NoiseModelOption = Annotated[
+    Path,
+    typer.Option("--noise-model", help="Noise model file, used beside the shipped rows."),
+]
+BaselinesOption = Annotated[Path, typer.Option("--baselines", help="Folder of all baselines.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-BASELINES = Path("baselines")
-
-
-def new_console() -> "Console":
-    """The terminal."""
-    from rich.console import Console
-
-    return Console()
+MarkdownOption = Annotated[bool, typer.Option("--markdown", help="Print Markdown.")]
+MarkdownFileOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--markdown", help="Markdown file to write."),
+]
+NoHtmlOption = Annotated[bool, typer.Option("--no-html", help="Do not write the HTML report.")]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Show the plan, time and cost; start no run.")
+]
+RerunOption = Annotated[
+    bool, typer.Option("--rerun", help="Repeat runs that are recorded already.")
+]
 
 
 def open_store(path: Path) -> "Store":
@@ -53,3 +73,41 @@ def open_store(path: Path) -> "Store":
     from harness.results.store import Store
 
     return Store(path)
+
+
+def gpu_list(text: str) -> list[str]:
+    """The GPUs of `--gpus`, such as "0-3"; none for an empty text. Raises UsageError."""
+    from harness.config.yaml_schema import parse_seeds
+
+    return [str(number) for number in parse_seeds(text)] if text else []
+
+
+def metric_numbers(texts: list[str] | None, option: str) -> dict[str, float]:
+    """`NAME=NUMBER` arguments as a mapping, each number above zero. Raises UsageError."""
+    numbers = {}
+    for text in texts or []:
+        name, _, number = text.partition("=")
+        try:
+            numbers[name] = float(number)
+        except ValueError:
+            numbers[name] = float("nan")
+        if not 0 < numbers[name] < float("inf"):
+            raise UsageError(
+                f"{option} {text}",
+                "NAME=NUMBER, above zero",
+                repr(number),
+                f"Such as {option} val_loss=0.002; speeds are relative, 0.005 for 0.5 %.",
+            )
+    return numbers
+
+
+def checked_alpha(alpha: float) -> float:
+    """The error rate of `--alpha`, between 0 and 0.5. Raises UsageError."""
+    if not 0 < alpha < 0.5:
+        raise UsageError(
+            "--alpha",
+            "a rate between 0 and 0.5",
+            f"{alpha:g}",
+            "Use 0.05 for a pull request, 0.01 to promote a baseline.",
+        )
+    return alpha

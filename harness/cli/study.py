@@ -1,230 +1,153 @@
-"""What each command does, step by step; cli.py only reads its words.
-
-`study`: read the file, end what a killed harness left, resolve, make the sweeps, resolve again with
-their choice, make the runs, report. Every function returns an exit code. Last in the flow but for
-the command line itself.
-"""
+"""`harness study`: runs every arm of a study at every seed, and reports."""
 
 import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated
 
-import msgspec
+import typer
+from rich.console import Console
 
 from harness import errors
-from harness.cli.console import _say, _tell_recovered, _tell_written
-from harness.config.study_file import StudyFile, check
+from harness.cli.console import new_console, print_line, print_written, progress_console
+from harness.cli.options import (
+    STORE,
+    DryRunOption,
+    GpusOption,
+    MaxMinutesOption,
+    NoHtmlOption,
+    PriceOption,
+    SetOption,
+    StoreOption,
+    gpu_list,
+    open_store,
+)
+from harness.config.study_file import StudyFile, load_study
+from harness.config.yaml_schema import parse_seeds, parse_sets
 from harness.errors import ReportError, StudyFileError
 from harness.results.store import Store
-from harness.runner.attempt import recover
-from harness.runner.process import Stop, asked_to
-from harness.runner.trainer import NativeTrainer, by_name
-from harness.runner.workers import check_gpus
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from harness.results.study_plan import ResolvedStudy
-    from harness.study.executor import Command, StudyOptions, StudyOutcome
+from harness.results.study_plan import ResolvedStudy
+from harness.study.executor import Command, StudyOptions
+from harness.study.run import plan_study, run_study, with_overrides
 
 
-# --- harness study --------------------------------------------------------------------------------
+def command(
+    file: Annotated[
+        Path, typer.Argument(help="A study file, such as ablations/studies/smoke.yaml.")
+    ],
+    sets: SetOption = None,
+    seeds: Annotated[str, typer.Option(help="Seeds instead of the file's, such as 1,2,5-7.")] = "",
+    name: Annotated[str, typer.Option(help="Another name for the study.")] = "",
+    store: StoreOption = STORE,
+    dry_run: DryRunOption = False,
+    max_minutes: MaxMinutesOption = None,
+    gpus: GpusOption = "",
+    allow_partial_blocks: Annotated[
+        bool,
+        typer.Option(
+            "--allow-partial-blocks", help="Start blocks that cannot finish within the limit."
+        ),
+    ] = False,
+    price: PriceOption = None,
+    rerun: Annotated[
+        bool, typer.Option("--rerun", help="Repeat runs that diverged or ran out of memory.")
+    ] = False,
+    no_html: NoHtmlOption = False,
+    no_measure: Annotated[
+        bool, typer.Option("--no-measure", help="With --dry-run: do not start the trainer.")
+    ] = False,
+) -> None:
+    """Run every arm of a study at every seed, and report.
 
-
-def changed(
-    file: StudyFile,
-    *,
-    name: str | None,
-    seeds: list[int] | None,
-    sets: dict[str, Any],
-    price: float | None,
-) -> StudyFile:
-    """A study file with what the command line says in place of what the file says."""
-    limits = file.limits
-    if price is not None:
-        limits = msgspec.structs.replace(limits, price=price)
-    new = msgspec.structs.replace(
-        file,
-        study=name or file.study,
-        seeds=seeds or file.seeds,
-        set={**file.set, **sets},
-        limits=limits,
+    Re-run the same command to resume after an interruption or a limit.
+    """
+    study = with_overrides(
+        load(file),
+        name=name or None,
+        seeds=parse_seeds(seeds) if seeds else None,
+        sets=parse_sets(sets or []),
+        price=price,
     )
-    check(new, lambda field: f"command line, in place of {field}")
-    return new
-
-
-def study(
-    console: "Console",
-    file: StudyFile,
-    path: Path,
-    store: Store,
-    options: "StudyOptions",
-    *,
-    html: bool = True,
-) -> int:
-    """Makes a study's runs, or goes on with them, and writes its report."""
-    from harness.study.executor import Command, only_one
-
-    trainer = by_name(file.trainer)
-    check_gpus(options.gpus, trainer)
-    with only_one(store, file.study):
-        _tell_recovered(console, recover(store))
-        command = Command(Stop())
-        planned, outcome = _run_study(console, file, path, store, trainer, options, command)
-    return _end_study(console, store, planned, outcome, html)
-
-
-def _run_study(
-    console: "Console",
-    file: StudyFile,
-    path: Path,
-    store: Store,
-    trainer: NativeTrainer,
-    options: "StudyOptions",
-    command: "Command",
-) -> tuple["ResolvedStudy", "StudyOutcome"]:
-    """The sweeps, if there are any, and then the study with the settings they chose."""
-    from harness.report.study.progress import StudyProgress
-    from harness.study.budget_limits import StopStudy
-    from harness.study.executor import Executor, StudyOutcome
-    from harness.study.resolve import resolve
-
-    line = " ".join(["harness", *sys.argv[1:]])
-    planned = resolve(file, path, store, trainer, command=line, now=time.time())
-    if more := [seed for seed in planned.seeds if seed not in file.seeds]:
-        _say(console, f"The stored study has the seeds {more} too; they are made with the others.")
-    if any(grid.space for grid in file.arms.retune.values()):
-        from harness.search import sweep_search
-
-        store.save_study(planned)
-        try:
-            sweep_search.fill(console, file, path, store, planned, options, command)
-        except StopStudy as halt:
-            return planned, StudyOutcome(exit_code=halt.exit_code, reason=str(halt), halted=True)
-        planned = resolve(file, path, store, trainer, command=line, now=time.time())
-    for sweeps_only in [True, False] if file.arms.retune else [False]:
-        store.save_study(planned)
-        with StudyProgress(console, planned, store) as live, asked_to(command.stop):
-            executor = Executor(planned, store, trainer, options, live, command)
-            outcome = executor.execute(sweeps=sweeps_only)
-        if outcome.halted or command.stop:
-            break
-        if sweeps_only:
-            planned = resolve(file, path, store, trainer, command=line, now=time.time(), final=True)
-    return planned, outcome
-
-
-def _end_study(
-    console: "Console", store: Store, planned: "ResolvedStudy", outcome: "StudyOutcome", html: bool
-) -> int:
-    """The report, and the sentence that says how the command ended."""
-    from harness.report import study as report
-
-    if any(store.record(run.plan_id) is not None for run in planned.runs):
-        try:
-            report.print_table(console, store, planned.study)
-            _tell_written(console, report.write_all(store, planned.study, skip_html=not html))
-        except ReportError as error:
-            _say(console, f"no report: {error}")
-    _say(console, outcome.reason)
-    return outcome.exit_code
-
-
-def dry_run(
-    console: "Console",
-    file: StudyFile,
-    path: Path,
-    store: Store,
-    options: "StudyOptions",
-    *,
-    measure: bool,
-) -> int:
-    """Prints what a study would run, take, cost and see; starts nothing but the measured steps."""
-    from harness.report.study.plan_table import print_plan
-    from harness.study import budget
-    from harness.study.resolve import resolve
-
-    trainer = by_name(file.trainer)
-    line = " ".join(["harness", *sys.argv[1:]])
-    planned = resolve(file, path, store, trainer, command=line, now=time.time(), prepares=False)
-    records = store.records()
-    estimates = budget.Estimates(planned, records)
-    measured: budget.Measured | str | None = None
-    if measure and estimates.wall_s("base") is None:
-        measured = budget.measure(planned, trainer, Stop())
-    if isinstance(measured, str):
-        _say(console, f"The base could not be measured: {measured}")
-        measured = None
-    gpus = 1 if options.gpus else measured.gpus if measured is not None else None
-    found = budget.plan(
-        planned, records, slots=max(1, len(options.gpus)), measured=measured, gpus=gpus
+    options = StudyOptions(
+        rerun=rerun,
+        max_minutes=max_minutes,
+        allow_partial_blocks=allow_partial_blocks,
+        gpus=gpu_list(gpus),
     )
-    print_plan(console, planned, found)
-    for trick, grid in file.arms.retune.items():
-        if grid.space:
-            text = f"a search of {grid.trials} trials fills the sweep of {trick}"
-            _say(console, f"{text}: its trials are not counted here")
-    return errors.PASS
-
-
-# --- harness run ----------------------------------------------------------------------------------
-
-
-# --- harness report, pack, unpack, doctor ---------------------------------------------------------
-
-
-def report(
-    console: "Console",
-    store: Store,
-    name: str,
-    *,
-    out: Path | None,
-    json: Path | None,
-    csv: Path | None,
-    no_html: bool,
-    picture: Path | None,
-) -> int:
-    """Prints the report of a stored study and writes its files."""
-    from harness.report import study as reports
-
-    reports.print_table(console, store, name)
-    written = reports.write_all(store, name, html=out, json=json, csv=csv, skip_html=no_html)
-    if picture is not None:
-        written = {**written, "picture": reports.write_picture(store, name, picture)}
-    _tell_written(console, written)
-    return errors.PASS
-
-
-def doctor(console: "Console", store: Store, trainer: NativeTrainer) -> int:
-    """What this machine can run; exit code 4 when the smoke study could not."""
-    from harness.cli.doctor import examine
-
-    findings = examine(store.root, trainer)
-    for finding in findings:
-        _say(console, finding.line())
-    lacking = [finding.name for finding in findings if finding.needed and not finding.good]
-    if lacking:
-        _say(console, f"The smoke study cannot run here for want of: {', '.join(lacking)}.")
-        return errors.COULD_NOT_RUN
-    _say(console, "The smoke study can run here: harness study ablations/studies/smoke.yaml")
-    return errors.PASS
-
-
-# --- shared steps ---------------------------------------------------------------------------------
+    if dry_run:
+        code = print_plan(study, file, open_store(store), options, measure=not no_measure)
+    else:
+        code = run(study, file, open_store(store), options, html=not no_html)
+    raise typer.Exit(code)
 
 
 def load(path: Path) -> StudyFile:
-    """A study file, or the one of that name that ships with the project."""
-    from harness.config.study_file import load_study
-
+    """Reads a study file. Raises StudyFileError, for a bare name with the files that exist."""
     if not path.exists() and path.suffix not in (".yaml", ".yml"):
-        shipped = sorted(Path("ablations/studies").glob("*.yaml"))
+        known = ", ".join(map(str, sorted(Path("ablations/studies").glob("*.yaml"))))
         raise StudyFileError(
             str(path),
             "a study file",
             "no such file",
-            "Here are: " + ", ".join(map(str, shipped)) if shipped else "Name a YAML file.",
+            f"Use one of these: {known}." if known else "Name a YAML file.",
         )
     return load_study(path)
+
+
+def run(file: StudyFile, path: Path, store: Store, options: StudyOptions, *, html: bool) -> int:
+    """Makes the remaining runs of a study, then prints and writes its report."""
+    from harness.report import study as report
+    from harness.report.study.progress import StudyProgress
+
+    console, progress = new_console(), progress_console()
+    result = run_study(
+        file,
+        path,
+        store,
+        options,
+        StudyProgress(progress),
+        fill_sweeps=_fill_sweeps(progress),
+        command_line=command_line(),
+    )
+    if any(store.record(planned.plan_id) is not None for planned in result.study.runs):
+        try:
+            report.print_table(console, store, file.study)
+            print_written(console, report.write_all(store, file.study, skip_html=not html))
+        except ReportError as error:
+            print_line(console, f"No report: {error}")
+    print_line(console, result.reason)
+    return result.exit_code
+
+
+def _fill_sweeps(console: Console):  # type: ignore[no-untyped-def]
+    def fill(
+        file: StudyFile,
+        path: Path,
+        store: Store,
+        study: ResolvedStudy,
+        options: StudyOptions,
+        command: Command,
+    ) -> bool:
+        from harness.search import sweep_search
+
+        return sweep_search.fill(console, file, path, store, study, options, command)
+
+    return fill
+
+
+def print_plan(
+    file: StudyFile, path: Path, store: Store, options: StudyOptions, *, measure: bool
+) -> int:
+    """Prints runs, time, cost and detectable effects; exit code 4 where the study cannot start."""
+    from harness.report.study import plan_table
+
+    console = new_console()
+    plan = plan_study(file, path, store, options, measure=measure, command_line=command_line())
+    plan_table.print_plan(console, plan.study, plan.budget)
+    for line in [*plan.notes, *plan.blocked]:
+        print_line(console, line)
+    return errors.COULD_NOT_RUN if plan.blocked else errors.PASS
+
+
+def command_line() -> str:
+    """The command as it was typed."""
+    return " ".join(["harness", *sys.argv[1:]])

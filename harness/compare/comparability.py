@@ -13,7 +13,7 @@ import msgspec
 
 from harness.compare.noise_model import TIMES
 from harness.results.logs.run_log import LogError, LoggedRun
-from harness.results.recipe import Source
+from harness.results.recipe import VarianceSource
 
 Runs = Sequence[LoggedRun]
 Place = tuple[tuple[str, str], ...]
@@ -85,7 +85,7 @@ def stopped_by_design(side: Runs) -> list[LoggedRun]:
     ]
 
 
-def source_of_variance(name: str, a: Runs, b: Runs) -> Source:
+def source_of_variance(name: str, a: Runs, b: Runs) -> VarianceSource:
     """Which variance two runs of these sides show."""
     if name in TIMES:
         return "launch"

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from harness.errors import StoreError
-from harness.results.core_answers import CoreSettings, Outcomes, TaskFacts
+from harness.results.core_answers import CoreAnswers, CoreSettings, TaskFacts
 from harness.stats import inference, paired_tests
 from harness.stats.distributions import t_quantile
 from harness.stats.inference import Contrast
@@ -105,7 +105,7 @@ class PairedCore(msgspec.Struct, frozen=True, kw_only=True):
 # --- one side -------------------------------------------------------------------------------------
 
 
-def scores(side: Sequence[Outcomes]) -> Scores:
+def scores(side: Sequence[CoreAnswers]) -> Scores:
     """Of runs that were evaluated alike; a single run's are those of its record."""
     _refuse_unlike(side)
     correct, soft = _answers(side, "correct"), _answers(side, "soft")
@@ -125,7 +125,7 @@ def scores(side: Sequence[Outcomes]) -> Scores:
     )
 
 
-def _task_score(side: Sequence[Outcomes], name: str, correct: Floats, soft: Floats) -> TaskScore:
+def _task_score(side: Sequence[CoreAnswers], name: str, correct: Floats, soft: Floats) -> TaskScore:
     facts = side[0].tasks[name].facts
     seconds = _mean([run.tasks[name].facts.seconds for run in side])
     accuracy = float(correct.mean())
@@ -151,14 +151,14 @@ def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
-def _answers(side: Sequence[Outcomes], which: str) -> Answers:
+def _answers(side: Sequence[CoreAnswers], which: str) -> Answers:
     return {
         name: np.stack([getattr(run.tasks[name], which) for run in side]).astype(np.float64)
         for name in side[0].tasks
     }
 
 
-def _refuse_unlike(runs: Sequence[Outcomes]) -> None:
+def _refuse_unlike(runs: Sequence[CoreAnswers]) -> None:
     """Raises StoreError unless all runs answered the same examples under the same settings."""
     first = runs[0]
     for other in runs[1:]:
@@ -188,8 +188,8 @@ def _refuse(field: str, one: object, other: object) -> None:
 
 
 def paired(
-    a: Sequence[Outcomes],
-    b: Sequence[Outcomes],
+    a: Sequence[CoreAnswers],
+    b: Sequence[CoreAnswers],
     alpha: float,
     over_runs: Mapping[str, Contrast] | None = None,
     draws: int = DRAWS,
@@ -250,7 +250,7 @@ def _pair(task: TaskScore, found: Bootstrap) -> TaskPair:
     )
 
 
-def _tested(made: PairedCore, a: Outcomes, b: Outcomes) -> PairedCore:
+def _tested(made: PairedCore, a: CoreAnswers, b: CoreAnswers) -> PairedCore:
     """With McNemar's test of every task, corrected for their number, and of all examples."""
     answers = [(a.tasks[task.name].correct, b.tasks[task.name].correct) for task in made.tasks]
     tests = [paired_tests.mcnemar(*both) for both in answers]

@@ -15,10 +15,10 @@ from harness.compare.compare import CompareOptions, Comparison, MetricResult, co
 from harness.compare.core import METRICS, PairedCore, paired, scores
 from harness.compare.noise_model import NoiseModel
 from harness.results import core_answers
-from harness.results.core_answers import Outcomes
-from harness.results.logs.from_store import answers_of_store, logged
+from harness.results.core_answers import CoreAnswers
+from harness.results.logs.from_store import core_path_of_store, logged_run
 from harness.results.logs.run_log import LogError, LoggedRun
-from harness.results.record import Record, name_of
+from harness.results.record import Record, attempt_name
 from harness.results.store import Store
 from harness.stats.distributions import t_quantile
 from harness.stats.inference import Contrast
@@ -65,7 +65,7 @@ def of_records(
     Raises LogError, StoreError.
     """
     sides = [
-        [logged(one, 1, name_of(one), answers_of_store(store.root, one)) for one in side]
+        [logged_run(one, 1, attempt_name(one), core_path_of_store(store.root, one)) for one in side]
         for side in (a, b)
     ]
     names = [name for name in METRICS if all(name in run.metrics for side in sides for run in side)]
@@ -75,7 +75,7 @@ def of_records(
     return with_core(compare(sides[0], sides[1], asked, noise_model), sides[0], sides[1]).core
 
 
-def _read(run: LoggedRun) -> Outcomes:
+def _read(run: LoggedRun) -> CoreAnswers:
     """A run's outcomes, which have to give the scores that its record has."""
     assert run.answers is not None, run.source
     found = core_answers.read(run.answers)

@@ -33,7 +33,7 @@ import numpy as np
 
 from harness.errors import HarnessError
 from harness.metrics import SPEEDS
-from harness.results.recipe import Bench, Source, device, recipe_scale
+from harness.results.recipe import NoiseScope, VarianceSource, device_name, recipe_scale
 from harness.results.record import Record, sessions
 from harness.stats.decision import Known
 from harness.stats.inference import pool
@@ -56,7 +56,7 @@ class NoiseRow(msgspec.Struct, frozen=True, kw_only=True):
     scale: str
     metric: str
     gpu: str
-    source: Source
+    source: VarianceSource
     sd: float
     df: int
     runs: int
@@ -75,7 +75,7 @@ class NoiseRow(msgspec.Struct, frozen=True, kw_only=True):
         return Known(sd=self.sd, df=self.df)
 
 
-Key = tuple[str, str, str, Source]  # scale, metric, GPU model, source
+Key = tuple[str, str, str, VarianceSource]  # scale, metric, GPU model, source
 
 
 class NoiseModel:
@@ -89,7 +89,7 @@ class NoiseModel:
         self.rows = sorted(best.values(), key=lambda row: (row.scale, row.metric, row.source))
 
     def find(
-        self, scale: str | None, metric: str, gpu: str | None, source: Source
+        self, scale: str | None, metric: str, gpu: str | None, source: VarianceSource
     ) -> NoiseRow | None:
         """The row that fits, with at least OWN_DF degrees of freedom, or None.
 
@@ -107,7 +107,9 @@ class NoiseModel:
         merged = _merged(fits)
         return merged if merged.df >= MEASURED_DF else None
 
-    def of_launches(self, metric: str, bench: Bench, source: Source) -> NoiseRow | None:
+    def of_launches(
+        self, metric: str, bench: NoiseScope, source: VarianceSource
+    ) -> NoiseRow | None:
         """The row of launches that fits; where this recipe has none, the thickest of its device.
 
         What differs between launches is where things come to lie in memory and how they compile.
@@ -164,7 +166,7 @@ def measured_rows(records: Iterable[Record]) -> list[NoiseRow]:
     for metric in (*QUALITY, *TIMES):
         measured = [record for record in done if record.metrics.get(metric) is not None]
         for (scale, gpu), members in _by_place(measured).items():
-            spreads: dict[Source, dict[str, Any]]
+            spreads: dict[VarianceSource, dict[str, Any]]
             if metric in TIMES:
                 launches = _by(members, lambda record: session[record.plan_id, record.attempt])
                 spreads = {"launch": _pooled(launches, metric), "host": _hosts(members, metric)}
@@ -192,7 +194,9 @@ def _completed(records: Iterable[Record]) -> list[Record]:
 def _by_place(records: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
     found = defaultdict(list)
     for record in records:
-        found[str(recipe_scale(record)), device(record.environment) or "unknown"].append(record)
+        found[str(recipe_scale(record)), device_name(record.environment) or "unknown"].append(
+            record
+        )
     return found
 
 
@@ -312,14 +316,14 @@ def missing(records: Iterable[Record]) -> list[str]:
     for (scale, gpu), members in sorted(_by_place(done).items()):
         measured = {name for run in members for name, value in run.metrics.items() if value}
         for metric in (*QUALITY, *TIMES):
-            source: Source = "launch" if metric in TIMES else "seed"
+            source: VarianceSource = "launch" if metric in TIMES else "seed"
             df = own.get((scale, metric, gpu, source), 0)
             if metric in measured and df < MEASURED_DF:
                 lines.append(_lacking(scale, metric, gpu, source, df))
     return lines
 
 
-def _lacking(scale: str, metric: str, gpu: str, source: Source, df: int) -> str:
+def _lacking(scale: str, metric: str, gpu: str, source: VarianceSource, df: int) -> str:
     more = MEASURED_DF - df
     what = "seed" if source == "seed" else "run of the same session"
     return (

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from harness.config.yaml_schema import Strict, read_mapping, read_text, schema_error, where_of
+from harness.config.yaml_schema import Strict, location, read_mapping, read_text, schema_error
 from harness.errors import StudyFileError
 
 EXAMPLE = "ablations/clusters/slurm.yaml"
@@ -53,7 +53,7 @@ def parse_cluster(text: str, name: str) -> ClusterFile:
         cluster = msgspec.convert(plain, ClusterFile)
     except msgspec.ValidationError as error:
         raise schema_error(str(error), name, lines, "", _known_keys) from None
-    _check(cluster, plain, lambda key: where_of(name, lines, key))
+    _check(cluster, plain, lambda key: location(name, lines, key))
     return cluster
 
 

@@ -16,10 +16,10 @@ from harness.config.yaml_schema import (
     Strict,
     check_name,
     check_seeds,
+    location,
     read_mapping,
     read_text,
     schema_error,
-    where_of,
 )
 from harness.errors import StudyFileError
 
@@ -92,7 +92,7 @@ def parse_full(text: str, name: str) -> FullFile:
         full = msgspec.convert(plain, FullFile)
     except msgspec.ValidationError as error:
         raise schema_error(str(error), name, lines, "", _known_keys) from None
-    check(full, lambda path: where_of(name, lines, path))
+    check(full, lambda path: location(name, lines, path))
     return full
 
 

@@ -18,11 +18,11 @@ from harness.config.yaml_schema import (
     check_name,
     check_ranges,
     check_seeds,
+    location,
     nearest,
     read_mapping,
     read_text,
     schema_error,
-    where_of,
 )
 from harness.errors import StudyFileError
 from harness.metrics import METRICS
@@ -131,7 +131,7 @@ def parse_search(text: str, name: str) -> SearchFile:
     keys = "search, base, budget and space"
     plain, lines = read_mapping(text, name, keys, "ablations/searches/")
     search = _convert(plain, name, lines)
-    check(search, lambda path: where_of(name, lines, path))
+    check(search, lambda path: location(name, lines, path))
     return search
 
 

@@ -18,11 +18,11 @@ from harness.config.yaml_schema import (
     check_name,
     check_ranges,
     check_seeds,
+    location,
     nearest,
     read_mapping,
     read_text,
     schema_error,
-    where_of,
 )
 from harness.errors import StudyFileError
 from harness.stats import Correction
@@ -113,7 +113,7 @@ def parse_study(text: str, name: str) -> StudyFile:
     """As `load_study`, from text; `name` stands in its errors."""
     plain, lines = read_mapping(text, name, "study, base, arms and seeds", "ablations/")
     study = _convert(plain, name, lines)
-    check(study, lambda path: where_of(name, lines, path))
+    check(study, lambda path: location(name, lines, path))
     return study
 
 

@@ -91,21 +91,21 @@ def schema_error(
         known = known_keys(path)
         full = f"{path}.{key}" if path else key
         return StudyFileError(
-            where_of(name, lines, full),
+            location(name, lines, full),
             "one of the keys " + ", ".join(known),
             repr(key),
             nearest(key, known) or "Remove it.",
         )
     if missing := re.match(r"Object missing required field `(.*)`", text):
         return StudyFileError(
-            where_of(name, lines, path),
+            location(name, lines, path),
             f"the key {missing[1]!r}",
             "none",
             f"Add `{missing[1]}:`; ablations/ has complete examples.",
         )
     wanted, _, found = text.removeprefix("Expected ").partition(", got ")
     return StudyFileError(
-        where_of(name, lines, path),
+        location(name, lines, path),
         wanted.replace("`", "") or "a value of the right type",
         found.replace("`", "") or text,
         suggest(path) or "Write a value of that type.",
@@ -118,7 +118,7 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     return f"Did you mean {close[0]!r}?" if close else None
 
 
-def where_of(name: str, lines: Any, path: str) -> str:
+def location(name: str, lines: Any, path: str) -> str:
     """`file:line: field` as exactly as the lines are known."""
     node, line = lines, None
     for part in filter(None, path.split(".")):
@@ -165,7 +165,7 @@ def check_seeds(seeds: list[int], where: str) -> None:
         )
 
 
-def one_of(text: str, words: tuple[Any, ...], option: str, hint: str) -> Any:
+def parse_choice(text: str, words: tuple[Any, ...], option: str, hint: str) -> Any:
     """`text`, which has to be one of an option's words. Raises UsageError."""
     if text in words:
         return text

@@ -21,7 +21,7 @@ import numpy as np
 from harness.compare.noise_model import TIMES, NoiseModel, NoiseRow
 from harness.full.forecast import LEVEL, Estimate
 from harness.full.proxies import ForecastError
-from harness.results.recipe import Bench
+from harness.results.recipe import NoiseScope
 from harness.results.record import Record
 from harness.stats.distributions import t_quantile
 
@@ -79,7 +79,7 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
         return found
 
 
-def launch_row(noise_model: NoiseModel, bench: Bench) -> NoiseRow:
+def launch_row(noise_model: NoiseModel, bench: NoiseScope) -> NoiseRow:
     """How much launches differ: this recipe's row, else its device's, else the widest there is.
 
     Raises ForecastError for a noise model without any.

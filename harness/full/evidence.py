@@ -24,9 +24,9 @@ import msgspec
 
 from harness import files as atomic
 from harness.errors import UsageError
-from harness.results.archive import JOBS, placeless
+from harness.results.archive import FULL_JOBS, strip_paths
 from harness.results.record import Record
-from harness.results.store import ANSWERS, Store
+from harness.results.store import CORE_FOLDER, Store
 
 SUMS = "SHA256SUMS"
 TEXTS = (".json", ".jsonl", ".yaml", ".md", ".txt")
@@ -37,7 +37,7 @@ CODE_PATCH, CODE_COMMIT = "code.patch", "code.json"
 
 def job_dir(store: Store, name: str) -> Path:
     """Where a store keeps what belongs to a job."""
-    return store.root / JOBS / name
+    return store.root / FULL_JOBS / name
 
 
 def save_code(folder: Path, checkout: Path) -> None:
@@ -76,7 +76,7 @@ def pack(
     Raises UsageError where the store does not know the job, and DiskError.
     """
     if not job_dir(store, name).is_dir() or not job:
-        known = sorted(path.name for path in (store.root / JOBS).glob("*"))
+        known = sorted(path.name for path in (store.root / FULL_JOBS).glob("*"))
         raise UsageError(
             name,
             "a job of this store with a run",
@@ -85,7 +85,7 @@ def pack(
         )
     files = dict(sorted(_contents(store, name, job, proxies)))
     sums = "".join(f"{_hash(data)}  {path}\n" for path, data in files.items())
-    files[f"{JOBS}/{name}/{SUMS}"] = sums.encode()
+    files[f"{FULL_JOBS}/{name}/{SUMS}"] = sums.encode()
     atomic.write_bytes(out, _tar(files, int(max(record.ended_at for record in job))))
     return len(files)
 
@@ -102,7 +102,7 @@ def _contents(
     for record in {(one.plan_id, one.attempt): one for one in (*job, *proxies)}.values():
         yield _record_name(store, record), _placeless_json(msgspec.to_builtins(record))
         for kind, path in store.beside(record).items():
-            if kind != ANSWERS or (record.plan_id, record.attempt) in own:
+            if kind != CORE_FOLDER or (record.plan_id, record.attempt) in own:
                 yield path.relative_to(store.root).as_posix(), path.read_bytes()
     texts = [path for path in job_dir(store, name).rglob("*") if path.suffix in (*TEXTS, ".patch")]
     texts += [store.run_dir(one.plan_id, one.attempt) / kept for one in job for kept in KEPT]
@@ -124,19 +124,21 @@ def _placeless_file(path: Path) -> bytes:
         return _placeless_json(msgspec.json.decode(data))
     if path.suffix == ".jsonl":
         return b"".join(_line(line) for line in data.splitlines() if line.strip())
-    return str(placeless(data.decode(errors="replace"))).encode() if path.suffix in TEXTS else data
+    return (
+        str(strip_paths(data.decode(errors="replace"))).encode() if path.suffix in TEXTS else data
+    )
 
 
 def _line(line: bytes) -> bytes:
     """One event; half of one, as a killed trainer leaves it, stays what it is."""
     try:
-        return msgspec.json.encode(placeless(msgspec.json.decode(line))) + b"\n"
+        return msgspec.json.encode(strip_paths(msgspec.json.decode(line))) + b"\n"
     except msgspec.DecodeError:
         return line + b"\n"
 
 
 def _placeless_json(content: object) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(placeless(content)), indent=1) + b"\n"
+    return msgspec.json.format(msgspec.json.encode(strip_paths(content)), indent=1) + b"\n"
 
 
 def _tar(files: Mapping[str, bytes], moment: int) -> bytes:

@@ -36,10 +36,10 @@ from harness.report.full import terminal
 from harness.results.record import Identity, Record
 from harness.results.store import Store
 from harness.runner.attempt import recover
-from harness.runner.multinode import across
-from harness.runner.process import Stop, asked_to
-from harness.runner.replicates import known
-from harness.runner.stepper import PaceStopped
+from harness.runner.multinode import multinode_command
+from harness.runner.process import Stop, stop_on_signals
+from harness.runner.replicates import recorded_run
+from harness.runner.stepper import StepperStopped
 from harness.runner.trainer import NativeTrainer, PreflightFinding, by_name
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class FullJob:
 
     def run(self) -> int:
         """All steps. Raises HarnessError; what was recorded stays."""
-        with self._only_one(), asked_to(self.stop):
+        with self._only_one(), stop_on_signals(self.stop):
             for record in recover(self.store):
                 self._say(
                     f"A killed harness had left {record.plan_id}, seed {record.seed}; recorded as "
@@ -105,7 +105,7 @@ class FullJob:
                 )
             try:
                 return self._steps()
-            except PaceStopped:
+            except StepperStopped:
                 return self._end(errors.STOPPED_AT_LIMIT, self.until.reason)
 
     def _steps(self) -> int:
@@ -113,7 +113,10 @@ class FullJob:
             self.stored = baseline.find(self.options.baselines, self.file.baseline)
         planned = plan(self.file, self.path, self.trainer, prepares=False)
         self._refuse_other(planned)
-        if not self.options.proxies and (answer := known(self.store, planned.job, ())) is not None:
+        if (
+            not self.options.proxies
+            and (answer := recorded_run(self.store, planned.job, ())) is not None
+        ):
             if not self.options.dry_run:
                 self._keep(planned)
             return self._answered(planned, answer)
@@ -204,7 +207,7 @@ class FullJob:
 
     def _refuse_if_stopped(self) -> None:
         if self.until:
-            raise PaceStopped
+            raise StepperStopped
 
     def _time_limit(self, planned: JobPlan, foretold: Prediction) -> list[PreflightFinding]:
         """Whether the job can end within its hours, by its forecast."""
@@ -375,7 +378,7 @@ def over_nodes(trainer: NativeTrainer, file: FullFile) -> NativeTrainer:
     if file.nodes > 1:
 
         def launcher(python: str, words: Sequence[str], ranks: int) -> list[str]:
-            return across(words, file.nodes, ranks // file.nodes, python=python)
+            return multinode_command(words, file.nodes, ranks // file.nodes, python=python)
 
         trainer.launcher = launcher
     return trainer

@@ -18,12 +18,12 @@ from harness.full.monitor import Alert, Course, RunMonitor
 from harness.full.plan import JobPlan
 from harness.report.full.progress import JobProgress
 from harness.report.full.terminal import duration, say
-from harness.results.record import OUTCOMES, Record
+from harness.results.record import FINAL_STATUSES, Record
 from harness.results.run_files import Progress
 from harness.results.store import Store
-from harness.runner.attempt import attempt, newest_checkpoint
+from harness.runner.attempt import newest_checkpoint, run_attempt
 from harness.runner.process import Stop
-from harness.runner.replicates import hold, known
+from harness.runner.replicates import lock_plan, recorded_run
 from harness.runner.trainer import NativeTrainer, PreflightFinding
 from harness.study.budget_limits import STOPPED
 
@@ -85,15 +85,15 @@ class JobLauncher:
 
         Raises StoreError where another harness is at work on it, and DiskError.
         """
-        with hold(self.store, self.plan.job):
-            found = known(self.store, self.plan.job, ())
+        with lock_plan(self.store, self.plan.job):
+            found = recorded_run(self.store, self.plan.job, ())
             restarts = 0
             while found is None:
                 if until:
                     reason = until.reason
                     return End(record=None, exit_code=errors.STOPPED_AT_LIMIT, reason=reason)
                 made, further = self._attempt(until)
-                if made.status in OUTCOMES:
+                if made.status in FINAL_STATUSES:
                     found = made
                 elif until:
                     continue
@@ -121,7 +121,7 @@ class JobLauncher:
                     live.alarm(alarm)
                 live.show(watch.standing(progress, now_s))
 
-            made = attempt(
+            made = run_attempt(
                 self.store,
                 self.trainer,
                 self.plan.job,

@@ -30,8 +30,8 @@ from harness.full.cost import FIELD_FROM_STEP
 from harness.full.forecast import ForecastNoise, replicate_noise
 from harness.gate import baseline
 from harness.gate.baseline import Baseline
-from harness.results.logs.from_store import runs_of
-from harness.results.recipe import device, recipe_scale
+from harness.results.logs.from_store import logged_runs
+from harness.results.recipe import device_name, recipe_scale
 from harness.results.record import Record
 from harness.stats.inference import pool
 
@@ -137,7 +137,7 @@ def row(
         seeds=sorted(record.seed for record in records),
         ranks=ranks,
         nodes=nodes,
-        gpu=device(first.environment) or "unknown",
+        gpu=device_name(first.environment) or "unknown",
         steps=first.steps,
         tokens=first.tokens,
         parameters=first.derived.get("parameters_total"),
@@ -220,7 +220,7 @@ def _core_noise(records: Sequence[Record], noise_model: NoiseModel) -> ForecastN
     if own.df >= MEASURED_DF:
         return ForecastNoise(sd=own.sd, df=own.df, source=f"{len(records)} own runs")
     first = records[0]
-    known = replicate_noise(noise_model, recipe_scale(first), device(first.environment))
+    known = replicate_noise(noise_model, recipe_scale(first), device_name(first.environment))
     return known.get("core")
 
 
@@ -269,7 +269,7 @@ def against(stored: Baseline, records: Sequence[Record], noise_model: NoiseModel
     """
     baseline.refuse_foreign(stored, records[0].identity, own_settings=False)
     baseline.refuse_other_machine(stored, records[0])
-    a, b = runs_of(stored.now.records, stored.name), runs_of(records, "this job")
+    a, b = logged_runs(stored.now.records, stored.name), logged_runs(records, "this job")
     both = [n for n in QUALITY if all(any(n in run.metrics for run in side) for side in (a, b))]
     return compare(a, b, CompareOptions(metrics=both), noise_model)
 

@@ -13,7 +13,7 @@ import msgspec
 from harness.config.full_file import FullFile
 from harness.errors import StudyFileError
 from harness.runner.attempt import RunSpec
-from harness.runner.replicates import Recipe, described, recipe_of
+from harness.runner.replicates import Recipe, describe_with_data, recipe_from_description
 from harness.runner.trainer import NativeTrainer, Request
 
 JOB = "the job"
@@ -69,9 +69,9 @@ def plan(file: FullFile, path: Path, trainer: NativeTrainer, *, prepares: bool =
     Raises StudyFileError with the trainer's faults, and TrainerError.
     """
     requests = _requests(file, path)
-    said = described(trainer, requests) if prepares else trainer.describe_or_fail(requests)
+    said = describe_with_data(trainer, requests) if prepares else trainer.describe_or_fail(requests)
     catalogue = trainer.catalogue()
-    recipe, *smaller = [recipe_of(one, catalogue) for one in said]
+    recipe, *smaller = [recipe_from_description(one, catalogue) for one in said]
     seeds = file.proxies.seeds if file.proxies is not None else []
     return JobPlan(
         file=file,

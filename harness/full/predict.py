@@ -15,8 +15,8 @@ from harness.full.loss_envelope import LossEnvelope, band, curve_of
 from harness.full.plan import JobPlan
 from harness.full.preflight import Preflight
 from harness.full.proxies import ForecastError, proxy_of, recipe_of, scale_of
-from harness.results.recipe import Bench, device
-from harness.results.recipe import scale_of as words_of
+from harness.results.recipe import NoiseScope, device_name
+from harness.results.recipe import scale_from_derived as words_of
 from harness.results.record import Record
 from harness.results.run_files import read_events
 from harness.results.store import Store
@@ -50,7 +50,7 @@ def foretell(
 
 def _forecast(plan: JobPlan, records: Sequence[Record], noise_model: NoiseModel) -> Forecast:
     recipe, file = plan.recipe, plan.file
-    gpu = device(records[0].environment) if records else None
+    gpu = device_name(records[0].environment) if records else None
     scale = words_of(file.trainer, recipe.derived)
     return forecast(
         [proxy_of(record) for record in records],
@@ -89,7 +89,7 @@ def with_cost(
         ],
         _parts(plan, store, records, tests[0].startup_s),
         ranks=plan.file.ranks,
-        launch=launch_row(noise_model, Bench(scale=scale, device=tests[0].device)),
+        launch=launch_row(noise_model, NoiseScope(scale=scale, device=tests[0].device)),
         price_usd_per_gpu_hour=plan.file.price_usd_per_gpu_hour,
     )
     return msgspec.structs.replace(foretold, cost=cost)

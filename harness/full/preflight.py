@@ -19,7 +19,7 @@ from harness import files
 from harness.results import record
 from harness.results.run_files import log_tail
 from harness.runner import process
-from harness.runner.stepper import Pace, PaceFailed, answers
+from harness.runner.stepper import StepperFailed, StepperProcess, wait_for_replies
 from harness.runner.trainer import NativeTrainer, PreflightFinding
 
 PROBE_LIMIT_S = 600.0  # its phases have limits of their own, and leave what they found
@@ -118,7 +118,7 @@ class Examiner:
         """What the ranks measured, without training; takes a minute. Raises TrainerError."""
         run_dir = self._fresh("probe")
         command = self.trainer.probe_command(self.config_file, run_dir, self.ranks)
-        ended = process.execute(
+        ended = process.run_process(
             command=command,
             run_dir=run_dir,
             checkout=self.trainer.checkout,
@@ -149,13 +149,13 @@ class Examiner:
     def _steps_at(self, before: Preflight, seconds: float, at_step: int) -> Preflight:
         run_dir = self._fresh("steps")
         command = self.trainer.pace_command(self.config_file, run_dir, self.ranks, at_step)
-        pace = Pace("the step test", command, self.trainer.checkout, run_dir)
+        pace = StepperProcess("the step test", command, self.trainer.checkout, run_dir)
         try:
-            ready = answers([pace], START_LIMIT_S, self.stop)[0]
+            ready = wait_for_replies([pace], START_LIMIT_S, self.stop)[0]
             count = max(LEAST_STEPS, round(seconds / max(1e-6, float(ready["step_s"]))))
             turn = pace.ask(f"go {count}", 60 + TURN_PATIENCE * seconds, self.stop)
             pace.stop()
-        except PaceFailed as failure:
+        except StepperFailed as failure:
             return before.with_([_failed(failure, run_dir)])
         finally:
             pace.kill()
@@ -183,7 +183,7 @@ def _silent(left_something: bool, ended: record.ProcessEnd, run_dir: Path) -> Pr
     )
 
 
-def _failed(failure: PaceFailed, run_dir: Path) -> PreflightFinding:
+def _failed(failure: StepperFailed, run_dir: Path) -> PreflightFinding:
     told = files.read_json(run_dir / "result.json")
     hint = told.get("hint") if isinstance(told, dict) else None
     tail = (failure.log or "").strip()[-600:]

@@ -15,7 +15,7 @@ from harness.full.plan import JobPlan, ProxyPlan
 from harness.results.record import Record
 from harness.results.store import Store
 from harness.runner.process import Stop
-from harness.runner.replicates import known
+from harness.runner.replicates import recorded_run
 from harness.runner.trainer import NativeTrainer
 from harness.runner.workers import GpuPool
 
@@ -29,13 +29,13 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
 
 def missing(plan: JobPlan, store: Store) -> list[ProxyPlan]:
     """The proxies without an answer, the largest first."""
-    todo = [proxy for proxy in plan.proxies if known(store, proxy.job, ()) is None]
+    todo = [proxy for proxy in plan.proxies if recorded_run(store, proxy.job, ()) is None]
     return sorted(todo, key=_size, reverse=True)
 
 
 def hopeless(plan: JobPlan, store: Store) -> list[Made]:
     """The proxies whose answer is no completed run: they would end so again."""
-    answers = [Made(proxy=one, record=known(store, one.job, ())) for one in plan.proxies]
+    answers = [Made(proxy=one, record=recorded_run(store, one.job, ())) for one in plan.proxies]
     return [one for one in answers if one.record and one.record.status != "completed"]
 
 

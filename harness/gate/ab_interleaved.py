@@ -21,7 +21,7 @@ import msgspec
 from harness import files
 from harness.errors import TrainerError
 from harness.runner.process import Stop
-from harness.runner.stepper import Answer, Pace, PaceFailed, answers
+from harness.runner.stepper import Reply, StepperFailed, StepperProcess, wait_for_replies
 from harness.runner.trainer import NativeTrainer
 from harness.stats.ab_noise import log_ratio
 
@@ -77,7 +77,7 @@ class NoRoom(TrainerError):
 class Trouble(Exception):
     """A side that failed: whose fault it is, and what is known of it."""
 
-    def __init__(self, failure: PaceFailed, *, of_b: bool) -> None:
+    def __init__(self, failure: StepperFailed, *, of_b: bool) -> None:
         super().__init__(failure.reason)
         self.failure, self.of_b = failure, of_b
 
@@ -94,7 +94,7 @@ def launch(
 ) -> AbLaunch:
     """Starts both, measures, ends both. Raises Trouble, PaceStopped, NoRoom and TrainerError."""
     began = time.monotonic()
-    paces: list[Pace] = []
+    paces: list[StepperProcess] = []
     try:
         _start(number, sides, folder, paces)
         ready = _both_ready(paces, stop)
@@ -105,7 +105,7 @@ def launch(
         seen = paces[0].environment()
         for pace in paces:
             pace.stop()
-    except PaceFailed as failure:
+    except StepperFailed as failure:
         raise Trouble(failure, of_b=failure.side == "B") from failure
     finally:
         for pace in paces:
@@ -113,7 +113,9 @@ def launch(
     return summed(number, "interleaved", ready, turns, losses, seen, time.monotonic() - began)
 
 
-def _start(number: int, sides: tuple[AbSide, AbSide], folder: Path, paces: list[Pace]) -> None:
+def _start(
+    number: int, sides: tuple[AbSide, AbSide], folder: Path, paces: list[StepperProcess]
+) -> None:
     """A first in odd launches, B first in even ones: whoever starts first finds another host."""
     place = folder / f"launch-{number}"
     with files.disk_errors(place):
@@ -124,18 +126,18 @@ def _start(number: int, sides: tuple[AbSide, AbSide], folder: Path, paces: list[
         files.write_json(config, side.config)
         run_dir = place / side.name.lower()
         command = side.trainer.pace_command(config.resolve(), run_dir.resolve())
-        made[side.name] = Pace(side.name, command, side.trainer.checkout, run_dir)
+        made[side.name] = StepperProcess(side.name, command, side.trainer.checkout, run_dir)
         paces.append(made[side.name])
     paces[:] = [made["A"], made["B"]]
 
 
-def _both_ready(paces: Sequence[Pace], stop: Stop) -> list[Answer]:
+def _both_ready(paces: Sequence[StepperProcess], stop: Stop) -> list[Reply]:
     """Where B fails, A is waited for all the same: what A cannot do either is no fault of B."""
     try:
-        return answers(paces, START_LIMIT_S, stop)
-    except PaceFailed as failure:
+        return wait_for_replies(paces, START_LIMIT_S, stop)
+    except StepperFailed as failure:
         if failure.side == "B" and not paces[0].answered:
-            answers(paces[:1], START_LIMIT_S, stop)
+            wait_for_replies(paces[:1], START_LIMIT_S, stop)
         raise
 
 
@@ -152,29 +154,29 @@ def require_room(a_bytes: float | None, b_bytes: float | None, device_bytes: flo
         )
 
 
-def _least(ready: Sequence[Answer]) -> float | None:
+def _least(ready: Sequence[Reply]) -> float | None:
     known = [answer["device_memory_bytes"] for answer in ready if answer.get("device_memory_bytes")]
     return min(known, default=None)
 
 
-def _trajectories(paces: Sequence[Pace], stop: Stop) -> tuple[list[float], list[float]]:
+def _trajectories(paces: Sequence[StepperProcess], stop: Stop) -> tuple[list[float], list[float]]:
     """The losses of the first steps, one side after the other."""
     a, b = (first_losses(pace, stop) for pace in paces)
     return a, b
 
 
-def first_losses(pace: Pace, stop: Stop) -> list[float]:
+def first_losses(pace: StepperProcess, stop: Stop) -> list[float]:
     """The losses of the first steps after `ready`, each asked for on its own."""
     return [float(pace.ask("go 1", TURN_LIMIT_S, stop)["loss"]) for _ in range(TRAJECTORY_STEPS)]
 
 
 def _windows(
-    paces: Sequence[Pace],
-    ready: Sequence[Answer],
+    paces: Sequence[StepperProcess],
+    ready: Sequence[Reply],
     windows: int,
     stop: Stop,
     on_window: Callable[[int], None],
-) -> list[list[Answer]]:
+) -> list[list[Reply]]:
     """The four answers of each A B B A."""
     steps = max(1, math.ceil(TURN_S / min(float(answer["step_s"]) for answer in ready)))
     found = []
@@ -187,10 +189,10 @@ def _windows(
 def summed(
     number: int,
     form: Form,
-    ready: Sequence[Answer],
-    turns: Sequence[Sequence[Answer]],
+    ready: Sequence[Reply],
+    turns: Sequence[Sequence[Reply]],
     losses: tuple[list[float], list[float]],
-    seen: Answer,
+    seen: Reply,
     seconds: float,
 ) -> AbLaunch:
     """A launch from what both sides (A, B) said when ready, and the four turns of each A B B A."""
@@ -232,27 +234,27 @@ def _pair(values: Any) -> Any:
     return a, b
 
 
-def _ratio(window: Sequence[Answer]) -> float:
+def _ratio(window: Sequence[Reply]) -> float:
     """ln(B) - ln(A) of one A B B A."""
     first, second, third, fourth = (_step_s([turn]) for turn in window)
     return log_ratio(first, second, third, fourth)
 
 
-def _step_s(turns: Sequence[Answer]) -> float:
+def _step_s(turns: Sequence[Reply]) -> float:
     times = [float(step) for turn in turns for step in turn["step_s"]]
     return math.fsum(times) / len(times)
 
 
-def _wait_share(turns: Sequence[Answer]) -> float:
+def _wait_share(turns: Sequence[Reply]) -> float:
     waits = [float(wait) for turn in turns for wait in turn["loader_wait_s"]]
     return math.fsum(waits) / math.fsum(float(step) for turn in turns for step in turn["step_s"])
 
 
-def _peak(turns: Sequence[Answer]) -> float | None:
+def _peak(turns: Sequence[Reply]) -> float | None:
     peaks = [turn.get("peak_memory_bytes") for turn in turns]
     return max((float(peak) for peak in peaks if peak), default=None)
 
 
-def _clock(turns: Sequence[Answer]) -> float | None:
+def _clock(turns: Sequence[Reply]) -> float | None:
     clocks = [float(turn["sm_clock_mhz"]) for turn in turns if turn.get("sm_clock_mhz")]
     return math.fsum(clocks) / len(clocks) if clocks else None

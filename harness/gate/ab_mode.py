@@ -14,7 +14,7 @@ from typing import Literal, get_args
 
 import msgspec
 
-from harness.config.yaml_schema import one_of
+from harness.config.yaml_schema import parse_choice
 from harness.errors import UsageError
 from harness.gate.ab_interleaved import Form, NoRoom, require_room
 from harness.runner.trainer import NativeTrainer
@@ -55,7 +55,7 @@ class AbMode(msgspec.Struct, frozen=True, kw_only=True):
 def word_of(text: str) -> Word:
     """A word of the command line. Raises UsageError."""
     hint = "resident: both at once; relay: one process after the other; auto: as it fits."
-    word: Word = one_of(text, get_args(Word), "--ab", hint)
+    word: Word = parse_choice(text, get_args(Word), "--ab", hint)
     return word
 
 

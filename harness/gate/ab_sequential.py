@@ -25,8 +25,14 @@ from harness.gate import ab_interleaved
 from harness.gate.ab_interleaved import AbLaunch, AbSide, Name, Trouble
 from harness.results import run_files
 from harness.results.record import ProcessEnd
-from harness.runner.process import Stop, execute
-from harness.runner.stepper import Answer, Pace, PaceFailed, PaceStopped, answers
+from harness.runner.process import Stop, run_process
+from harness.runner.stepper import (
+    Reply,
+    StepperFailed,
+    StepperProcess,
+    StepperStopped,
+    wait_for_replies,
+)
 from harness.runner.trainer import Request
 
 WARM_UP_S = ab_interleaved.TURN_S  # thrown away: a device that stood idle clocks up again
@@ -41,9 +47,9 @@ RUN_STEPS = 50
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
     """One process: what it said when ready, its measured steps, its machine, its first losses."""
 
-    ready: Answer
-    answer: Answer
-    seen: Answer
+    ready: Reply
+    answer: Reply
+    seen: Reply
     losses: list[float] = []
     left_out: int = 0
 
@@ -69,7 +75,7 @@ def launch(
         first = trajectory and not turns
         try:
             turns.append(_turn(side, run_dir, stop, trajectory=first))
-        except PaceFailed as failure:
+        except StepperFailed as failure:
             raise Trouble(failure, of_b=failure.side == "B") from failure
     return _summed(number, found["A"], found["B"], time.monotonic() - began)
 
@@ -109,9 +115,9 @@ def launch_seconds(paces: bool, startup_s: float, step_s: float) -> float:
 
 def _told(side: AbSide, config: Path, run_dir: Path, stop: Stop, *, trajectory: bool) -> Turn:
     command = side.trainer.pace_command(config, run_dir)
-    pace = Pace(side.name, command, side.trainer.checkout, run_dir)
+    pace = StepperProcess(side.name, command, side.trainer.checkout, run_dir)
     try:
-        (ready,) = answers([pace], ab_interleaved.START_LIMIT_S, stop)
+        (ready,) = wait_for_replies([pace], ab_interleaved.START_LIMIT_S, stop)
         losses = ab_interleaved.first_losses(pace, stop) if trajectory else []
         pace.ask(f"go {_steps(ready, WARM_UP_S)}", ab_interleaved.TURN_LIMIT_S, stop)
         answer, left_out = _measured(pace, _steps(ready, TURN_S), stop)
@@ -122,11 +128,11 @@ def _told(side: AbSide, config: Path, run_dir: Path, stop: Stop, *, trajectory: 
     return Turn(ready=ready, answer=answer, seen=seen, losses=losses, left_out=left_out)
 
 
-def _steps(ready: Answer, seconds: float) -> int:
+def _steps(ready: Reply, seconds: float) -> int:
     return max(1, math.ceil(seconds / float(ready["step_s"])))
 
 
-def _measured(pace: Pace, steps: int, stop: Stop) -> tuple[Answer, int]:
+def _measured(pace: StepperProcess, steps: int, stop: Stop) -> tuple[Reply, int]:
     """The first turn in which nothing is compiled, or the last one tried; those left out."""
     answer = pace.ask(f"go {steps}", ab_interleaved.TURN_LIMIT_S, stop)
     left_out = 0
@@ -167,7 +173,7 @@ def shortened(side: AbSide) -> AbSide:
 
 
 def _ran(side: AbSide, config: Path, run_dir: Path, stop: Stop) -> Turn:
-    ended = execute(
+    ended = run_process(
         command=side.trainer.train_command(config, run_dir),
         run_dir=run_dir,
         checkout=side.trainer.checkout,
@@ -175,7 +181,7 @@ def _ran(side: AbSide, config: Path, run_dir: Path, stop: Stop) -> Turn:
         stop=stop,
     )
     if stop:
-        raise PaceStopped
+        raise StepperStopped
     result = files.read_json(run_dir / "result.json")
     said: dict[str, Any] = result if isinstance(result, dict) else {}
     if said.get("status") != "completed":
@@ -197,10 +203,10 @@ def _ran(side: AbSide, config: Path, run_dir: Path, stop: Stop) -> Turn:
 
 
 def _of_run(
-    metrics: dict[str, Any], steps: list[Answer], counted: list[Answer], run_dir: Path
+    metrics: dict[str, Any], steps: list[Reply], counted: list[Reply], run_dir: Path
 ) -> Turn:
     found = files.read_json(run_dir / "environment.json")
-    seen: Answer = found if isinstance(found, dict) else {}
+    seen: Reply = found if isinstance(found, dict) else {}
     gpus = seen.get("gpus") or [{}]
     ready = {
         "batch_tokens": counted[-1]["tokens"] / counted[-1]["step"],
@@ -217,8 +223,8 @@ def _of_run(
     return Turn(ready=ready, answer=answer, seen=seen, losses=losses)
 
 
-def _failed(side: AbSide, said: Answer, ended: ProcessEnd, run_dir: Path) -> PaceFailed:
-    return PaceFailed(
+def _failed(side: AbSide, said: Reply, ended: ProcessEnd, run_dir: Path) -> StepperFailed:
+    return StepperFailed(
         side.name,
         str(said.get("reason") or f"it {ended.describe()}"),
         str(said.get("status") or "failed"),

@@ -23,8 +23,8 @@ from harness.compare.compare import MetricResult
 from harness.compare.noise_model import QUALITY, NoiseModel
 from harness.config.yaml_schema import NAME
 from harness.errors import HarnessError, UsageError
-from harness.results.recipe import device, recipe_scale
-from harness.results.record import Identity, Record, name_of
+from harness.results.recipe import device_name, recipe_scale
+from harness.results.record import Identity, Record, attempt_name
 
 FORMAT = 1
 ROOT = Path("baselines")
@@ -192,7 +192,7 @@ def append(
 ) -> tuple[Baseline, Path]:
     """Adds an entry after the last one of `after`, or begins a file. Raises BaselineError."""
     first = records[0]
-    gpu = device(first.environment) or "unknown"
+    gpu = device_name(first.environment) or "unknown"
     entry = BaselineEntry(
         number=len(after.entries) + 1 if after else 1,
         why=why,
@@ -281,7 +281,7 @@ def _kept_equal(records: Sequence[Record]) -> dict[str, list[str]]:
         "code_id": [record.identity.code_id for record in records],
         "data_id": [str(record.identity.data_id) for record in records],
         "protocol": [str(record.identity.protocol) for record in records],
-        "gpu": [device(record.environment) or "unknown" for record in records],
+        "gpu": [device_name(record.environment) or "unknown" for record in records],
         "gpus": [str(record.gpus) for record in records],
         "core": [str(record.core) for record in records],
     }
@@ -296,7 +296,7 @@ def _measured(records: Sequence[Record]) -> set[str]:
 
 
 def _noise_known(record: Record, noise_model: NoiseModel) -> bool:
-    scale, gpu = recipe_scale(record), device(record.environment)
+    scale, gpu = recipe_scale(record), device_name(record.environment)
     return any(
         noise_model.find(scale, metric, gpu, source) is not None
         for metric in ("val_bpb", "val_loss")
@@ -321,7 +321,7 @@ def refuse_foreign(baseline: Baseline, identity: Identity, own_settings: bool) -
 
 def refuse_other_machine(baseline: Baseline, record: Record) -> None:
     """Raises BaselineError where a candidate ran on other hardware."""
-    gpu = device(record.environment)
+    gpu = device_name(record.environment)
     if gpu is not None and gpu != baseline.gpu:
         raise _other("gpu", baseline.gpu, gpu)
     if max(1, record.gpus) != baseline.gpus:
@@ -342,9 +342,9 @@ def refuse_stale(records: Sequence[Record], baseline: Baseline, spent: Sequence[
 
     The best of several candidates looks better than it is in the very runs that made it the best.
     """
-    own = {name_of(record) for entry in baseline.entries for record in entry.records}
+    own = {attempt_name(record) for entry in baseline.entries for record in entry.records}
     for names, what in ((own, "the baseline's own"), (set(spent), "behind a gate's verdict")):
-        stale = [record for record in records if name_of(record) in names]
+        stale = [record for record in records if attempt_name(record) in names]
         if stale:
             seeds = ", ".join(str(record.seed) for record in stale)
             raise BaselineError(

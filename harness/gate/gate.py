@@ -25,13 +25,13 @@ from harness.gate.result import GatePlan, GateResult, PartPlan
 from harness.gate.rounds import Rounds, launch_row, speed_margin
 from harness.gate.sides import Prepared
 from harness.gate.whole import concluded
-from harness.results.recipe import device, is_full_scale
-from harness.results.record import Record, name_of
+from harness.results.recipe import device_name, is_full_scale
+from harness.results.record import Record, attempt_name
 from harness.results.run_files import boot_id
 from harness.results.store import Store
 from harness.runner import replicates
 from harness.runner.process import Stop
-from harness.runner.stepper import PaceFailed, PaceStopped
+from harness.runner.stepper import StepperFailed, StepperStopped
 
 NO_MODULE = "No module named"  # Python's words: the code was never tried
 CONDEMNING = {"failed": "crashed", "diverged": "diverged", "out_of_memory": "ran out of memory"}
@@ -196,9 +196,9 @@ class Gate:
         stored = self.prepared.asked.baseline
         assert stored is not None, "quality is compared with a baseline"
         seed = _seed_at(stored.now.seeds, len(self.runs))
-        spent = {name_of(r) for entry in stored.entries for r in entry.records}
-        spent |= {name_of(record) for record in self.runs}
-        made = replicates.one(
+        spent = {attempt_name(r) for entry in stored.entries for r in entry.records}
+        spent |= {attempt_name(record) for record in self.runs}
+        made = replicates.run_or_reuse(
             self.store,
             self.prepared.b.trainer,
             self.prepared.b.recipe.job(seed),
@@ -207,7 +207,7 @@ class Gate:
             spent=spent,
         )
         if self.stop:
-            raise PaceStopped
+            raise StepperStopped
         _refuse_failed(made, stored)
         baseline.refuse_other_machine(stored, made)
         self.runs.append(made)
@@ -244,7 +244,7 @@ class Gate:
             metrics=[],
             plan=self.planned,
             baseline_hash=stored.now.hash if stored else None,
-            candidates=[name_of(record) for record in self.runs],
+            candidates=[attempt_name(record) for record in self.runs],
             notes=self.notes,
             log_tail=log,
             launches=self.launches,
@@ -276,7 +276,7 @@ class Gate:
     def _device(self) -> str | None:
         """As a trainer saw it from inside, where one ran."""
         if self.runs:
-            return device(self.runs[0].environment)
+            return device_name(self.runs[0].environment)
         seen = self.launches[0].device if self.launches else None
         return seen or self.prepared.bench.device
 
@@ -286,7 +286,7 @@ class Gate:
         return self.runs[0].environment_id if self.runs else ""
 
 
-def _verdict_on(failure: PaceFailed, *, of_b: bool) -> Exception:
+def _verdict_on(failure: StepperFailed, *, of_b: bool) -> Exception:
     """B's own fault is a verdict; what A shares, came from outside or was never tried is none."""
     log = failure.log or ""
     own = of_b and not failure.killed and NO_MODULE not in failure.reason + log

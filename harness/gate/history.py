@@ -27,14 +27,14 @@ from harness.gate.result import (
     Subject,
     speed_of,
 )
-from harness.results.recipe import Source
+from harness.results.recipe import VarianceSource
 from harness.results.record import SESSION_GAP_S
 from harness.results.store import Store
 from harness.stats.ab_noise import of_launches
 from harness.stats.inference import pool
 
 KEY_DIGITS = 12
-SOURCES: dict[Form, Source] = {
+SOURCES: dict[Form, VarianceSource] = {
     "interleaved": "launch",
     "sequential": "sequential",
 }  # of the noise model
@@ -181,7 +181,7 @@ def taught(others: Iterable[NoiseRow], stored: Sequence[GateResult]) -> list[Noi
 
 def launch_rows(stored: Sequence[GateResult]) -> list[NoiseRow]:
     """What the launches of gates teach the noise model: their SD by recipe, device and form."""
-    groups: dict[tuple[str, str, Source], list[tuple[float, int]]] = defaultdict(list)
+    groups: dict[tuple[str, str, VarianceSource], list[tuple[float, int]]] = defaultdict(list)
     for result in stored:
         if len(result.launches) > 1 and result.scale and result.device:
             found = of_launches([one.ratios for one in result.launches])

@@ -19,7 +19,7 @@ from harness.compare.noise_model import QUALITY, NoiseModel, NoiseRow
 from harness.gate.ab_interleaved import LOADER_WAIT_SHARE, AbLaunch
 from harness.gate.result import SPEED, TRAJECTORY, Claim, Looks, MetricVerdict, known_numbers
 from harness.metrics import COMPARED
-from harness.results.logs.from_store import runs_of
+from harness.results.logs.from_store import logged_runs
 from harness.results.logs.run_log import LoggedRun
 from harness.results.record import Record
 from harness.stats import mixture, power
@@ -60,7 +60,7 @@ def of_replicates(
     """
     look = looks.after(len(b))
     assert look is not None, f"{len(b)} runs are between the looks {looks.looks}"
-    sides = runs_of(a, "baseline"), runs_of(b, "candidate")
+    sides = logged_runs(a, "baseline"), logged_runs(b, "candidate")
     names = [name for name in QUALITY if all(name in run.metrics for run in (*sides[0], *sides[1]))]
     given = {name: value for name, value in margins.items() if name in names}
 
@@ -114,7 +114,7 @@ def _open_tail(judged: MetricResult, alpha: float) -> float:
 
 def quality_row(a: Sequence[Record], metric: str, noise_model: NoiseModel) -> NoiseRow | None:
     """The noise model's row for runs like the baseline's."""
-    runs = runs_of(a, "baseline")
+    runs = logged_runs(a, "baseline")
     return noise_model.find(
         runs[0].scale, metric, runs[0].gpu, source_of_variance(metric, runs, runs)
     )

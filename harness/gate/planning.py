@@ -16,7 +16,7 @@ from harness.compare.noise_model import QUALITY, TIMES, NoiseModel, NoiseRow
 from harness.gate.ab_mode import AbMode
 from harness.gate.metrics import quality_row, shares
 from harness.gate.result import MOST, SPEED, Evidence, GatePlan, PartPlan, Rule
-from harness.results.logs.from_store import runs_of
+from harness.results.logs.from_store import logged_runs
 from harness.results.record import Record
 from harness.stats import mixture
 from harness.stats.ab_noise import OWN_LAUNCHES
@@ -182,7 +182,7 @@ def _of_row(row: NoiseRow | None) -> PlanningNoise:
 def _of_runs(baseline: Sequence[Record], metric: str, row: NoiseRow | None) -> PlanningNoise:
     if row is not None:
         return _of_row(row)
-    values = [run.metrics[metric] for run in runs_of(baseline, "baseline")]
+    values = [run.metrics[metric] for run in logged_runs(baseline, "baseline")]
     own = pool([values])
     return PlanningNoise(sd=own.sd if own.df else None, df=float(own.df), own=True)
 

@@ -17,7 +17,7 @@ from harness.gate.ab_interleaved import AbLaunch, Form
 from harness.gate.history import SOURCES
 from harness.gate.result import SPEED, TRAJECTORY, GatePlan, MetricVerdict, PartPlan
 from harness.gate.sides import GateRequest
-from harness.results.recipe import Bench
+from harness.results.recipe import NoiseScope
 from harness.results.record import Record
 
 
@@ -41,7 +41,7 @@ class Rounds:
     """One gate's buying on a bench; `metrics` are its verdicts so far."""
 
     def __init__(
-        self, asked: GateRequest, bench: Bench, noise_model: NoiseModel, source: Source
+        self, asked: GateRequest, bench: NoiseScope, noise_model: NoiseModel, source: Source
     ) -> None:
         self.asked, self.bench, self.noise_model, self.source = asked, bench, noise_model, source
         self.metrics: list[MetricVerdict] = []
@@ -113,7 +113,7 @@ def _decided(found: Mapping[str, MetricVerdict]) -> dict[str, MetricVerdict]:
 
 
 def launch_row(
-    bench: Bench, noise_model: NoiseModel, form: Form = "interleaved"
+    bench: NoiseScope, noise_model: NoiseModel, form: Form = "interleaved"
 ) -> NoiseRow | None:
     """The noise model's row for launches on a bench, in one form."""
     return noise_model.of_launches(SPEED, bench, SOURCES[form])

@@ -15,14 +15,14 @@ from typing import Any, get_args
 import msgspec
 
 from harness import files
-from harness.config.yaml_schema import one_of
+from harness.config.yaml_schema import parse_choice
 from harness.errors import UsageError
 from harness.gate import ab_mode, baseline, history
 from harness.gate.ab_interleaved import Form
 from harness.gate.ab_mode import AbMode, Memory, Word
 from harness.gate.baseline import Baseline
 from harness.gate.result import Claim, Rule, Subject
-from harness.results.recipe import Bench, bench_of, device, scale_of
+from harness.results.recipe import NoiseScope, device_name, noise_scope, scale_from_derived
 from harness.results.store import Store
 from harness.runner import environment, replicates, worktree
 from harness.runner.replicates import Recipe
@@ -47,7 +47,7 @@ class GateRequest(msgspec.Struct, frozen=True, kw_only=True):
     once: bool = False
     rule: Rule = "looks"
     ab_mode: Word = "auto"
-    environments: environment.Word | None = None
+    environments: environment.EnvMode | None = None
     run_limit_s: float = 3600.0
 
 
@@ -70,7 +70,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     a: GateSide | None
     b: GateSide
     key: str
-    bench: Bench
+    bench: NoiseScope
     ab_mode: AbMode | None = None
 
     @property
@@ -143,7 +143,7 @@ def prepare(
 def claim_of(text: str) -> Claim:
     """A claim by its name. Raises UsageError."""
     hint = "refactor: equal losses; systems: equal quality, and faster; ml: no harm at all."
-    claim: Claim = one_of(text, get_args(Claim), "--claims", hint)
+    claim: Claim = parse_choice(text, get_args(Claim), "--claims", hint)
     return claim
 
 
@@ -188,13 +188,13 @@ def _side(
     asked: GateRequest,
     say: Callable[[str], None],
 ) -> GateSide:
-    at, commit = trainer, worktree.commit_of(trainer.checkout)
+    at, commit = trainer, worktree.clean_commit(trainer.checkout)
     notes: list[str] = []
     if ref not in (None, "."):
-        checkout = worktree.of_ref(str(ref), trainer.checkout, store.root)
+        checkout = worktree.checkout_ref(str(ref), trainer.checkout, store.root)
         at, notes = _installed(trainer, str(ref), checkout, store, asked, say)
-        commit = worktree.commit_of(at.checkout)
-    recipe = replicates.recipe(at, ref or "the present code", str(file.resolve()), sets)
+        commit = worktree.clean_commit(at.checkout)
+    recipe = replicates.describe_recipe(at, ref or "the present code", str(file.resolve()), sets)
     subject = Subject(
         code_id=recipe.identity.code_id,
         config_id=recipe.identity.config_id,
@@ -215,26 +215,26 @@ def _installed(
     say: Callable[[str], None],
 ) -> tuple[NativeTrainer, list[str]]:
     """The trainer in a checkout, on the packages that it asks for or by request on those here."""
-    found = environment.wanted(ref, trainer, checkout)
+    found = environment.compare_requirements(ref, trainer, checkout)
     if not found.differing:
         return trainer.at(checkout), []
     if asked.environments is None:
-        raise environment.refused(found)
+        raise environment.requirements_error(found)
     if asked.environments == "current":
         note = f"{ref} asks for other packages and runs on those here, as asked: "
         return trainer.at(checkout), [note + "; ".join(found.differing)]
-    python = environment.own(found, store.root / "environments", say)
-    versions = environment.other_versions(found, python)
+    python = environment.isolated_python(found, store.root / "environments", say)
+    versions = environment.version_differences(found, python)
     note = f"{ref} runs in an environment of its own, {python.parent.parent.name}: "
     return trainer.at(checkout, python), [note + ("; ".join(versions) or "the same versions")]
 
 
-def _bench(asked: GateRequest, b: GateSide) -> Bench:
+def _bench(asked: GateRequest, b: GateSide) -> NoiseScope:
     """Of the baseline's records; without one, of the candidate on what its trainer sees here."""
     if asked.baseline is not None:
-        return bench_of(asked.baseline.now.records[0])
-    scale = scale_of(b.trainer.name, b.recipe.derived)
-    return Bench(scale=scale, device=device(b.trainer.machine()))
+        return noise_scope(asked.baseline.now.records[0])
+    scale = scale_from_derived(b.trainer.name, b.recipe.derived)
+    return NoiseScope(scale=scale, device=device_name(b.trainer.machine()))
 
 
 def _turns(a: GateSide, b: GateSide, asked: GateRequest, store: Store) -> AbMode:

@@ -22,16 +22,16 @@ import msgspec
 
 from harness import files as atomic
 from harness.errors import StoreError, UsageError
-from harness.results.store import BESIDE, Store
+from harness.results.store import SIDE_FOLDERS, Store
 from harness.results.study_plan import PlannedRun, ResolvedStudy, differences
 
-JOBS = "full"  # one folder a full job
-COMPACT = ("records", *BESIDE, "studies", JOBS)
+FULL_JOBS = "full"  # one folder a full job
+COMPACT = ("records", *SIDE_FOLDERS, "studies", FULL_JOBS)
 FOLDERS = (*COMPACT, "searches", "plans")
 ABSOLUTE = re.compile(r"(?<![^\s=:'\"])/(?:[^\s/'\"]+/)*(?=[^\s/'\"])")  # all but its last part
 
 
-class Merged(msgspec.Struct, kw_only=True):
+class UnpackSummary(msgspec.Struct, kw_only=True):
     """What unpacking added."""
 
     records: int = 0
@@ -74,21 +74,21 @@ def pack(store: Store, out: Path, *, compact: bool = False) -> int:
 
 def _add_placeless(tar: tarfile.TarFile, path: Path, name: str) -> None:
     content = msgspec.json.decode(path.read_bytes())
-    data = msgspec.json.format(msgspec.json.encode(placeless(content)), indent=1)
+    data = msgspec.json.format(msgspec.json.encode(strip_paths(content)), indent=1)
     member = tar.gettarinfo(path, arcname=name)
     member.size = len(data)
     tar.addfile(member, io.BytesIO(data))
 
 
-def placeless(value: Any) -> Any:
+def strip_paths(value: Any) -> Any:
     """The same JSON with every absolute path in a text cut to its last part.
 
     Where a machine kept its data is no part of any identity and nobody else's business.
     """
     if isinstance(value, dict):
-        return {key: placeless(inner) for key, inner in value.items()}
+        return {key: strip_paths(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [placeless(inner) for inner in value]
+        return [strip_paths(inner) for inner in value]
     return ABSOLUTE.sub("", value) if isinstance(value, str) else value
 
 
@@ -103,7 +103,7 @@ def _files(folder: Path) -> list[Path]:
     )
 
 
-def unpack(tar_path: Path, store: Store) -> Merged:
+def unpack(tar_path: Path, store: Store) -> UnpackSummary:
     """Merges a packed store into this one. Raises StoreError where the tar is not a store's."""
     store.root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=store.root, prefix=".unpack-") as folder:
@@ -112,10 +112,10 @@ def unpack(tar_path: Path, store: Store) -> Merged:
         other = Store(Path(folder))
         studies = [_merged_study(store, other.study(name)) for name in other.study_names()]
         searches = _new_searches(other, store)
-        merged = Merged()
+        merged = UnpackSummary()
         for record in other.records():
             files = {name: path.read_bytes() for name, path in other.beside(record).items()}
-            added = store.add(record, *(files.get(name) for name in BESIDE))
+            added = store.add(record, *(files.get(name) for name in SIDE_FOLDERS))
             merged.records += added
             merged.known += not added
         for study in studies:
@@ -126,7 +126,7 @@ def unpack(tar_path: Path, store: Store) -> Merged:
             target.parent.mkdir(exist_ok=True)
             os.replace(path, target)
         merged.run_dirs = _move_new(other.run_dirs(), other, store)
-        merged.jobs = _move_new(sorted((other.root / JOBS).glob("*")), other, store)
+        merged.jobs = _move_new(sorted((other.root / FULL_JOBS).glob("*")), other, store)
     return merged
 
 

@@ -70,14 +70,14 @@ class TaskAnswers:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcomes:
+class CoreAnswers:
     """All tasks of one run, by name."""
 
     settings: CoreSettings
     tasks: dict[str, TaskAnswers]
 
 
-def read(path: Path) -> Outcomes:
+def read(path: Path) -> CoreAnswers:
     """The outcomes of a file. Raises StoreError that names a damaged one."""
     import pyarrow as pa
     import pyarrow.parquet
@@ -104,7 +104,7 @@ def read(path: Path) -> Outcomes:
         for name, facts in head.tasks.items()
     }
     settings = msgspec.convert(msgspec.to_builtins(head), CoreSettings)
-    return Outcomes(settings=settings, tasks=tasks)
+    return CoreAnswers(settings=settings, tasks=tasks)
 
 
 def _head(path: Path, metadata: Mapping[bytes, bytes] | None) -> _Head:

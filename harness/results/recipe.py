@@ -7,13 +7,13 @@ import msgspec
 
 from harness.results.record import Record
 
-Source = Literal["nondeterminism", "seed", "launch", "sequential", "host"]
+VarianceSource = Literal["nondeterminism", "seed", "launch", "sequential", "host"]
 
 
 FULL_SCALE_LAYERS, FULL_SCALE_TOKENS = 20, 1e9  # from here on a recipe is no proxy
 
 
-class Bench(msgspec.Struct, frozen=True, kw_only=True):
+class NoiseScope(msgspec.Struct, frozen=True, kw_only=True):
     """What noise belongs to: how large a recipe is, and what it runs on. None where not known."""
 
     scale: str | None
@@ -26,10 +26,10 @@ def recipe_scale(record: Record) -> str | None:
     Depth where the trainer tells it, parameters where not; and the tokens, because a short run is
     another recipe with another noise.
     """
-    return scale_of(record.trainer, record.derived)
+    return scale_from_derived(record.trainer, record.derived)
 
 
-def scale_of(trainer: str, derived: Mapping[str, Any]) -> str | None:
+def scale_from_derived(trainer: str, derived: Mapping[str, Any]) -> str | None:
     """`recipe_scale` from a trainer's name and what it derives from a configuration."""
     layers = _layers(derived)
     parameters, tokens = derived.get("parameters_total"), derived.get("tokens")
@@ -39,9 +39,9 @@ def scale_of(trainer: str, derived: Mapping[str, Any]) -> str | None:
     return f"{trainer} {size}, {count(float(tokens))} tokens"
 
 
-def bench_of(record: Record) -> Bench:
+def noise_scope(record: Record) -> NoiseScope:
     """What a record's noise belongs to."""
-    return Bench(scale=recipe_scale(record), device=device(record.environment))
+    return NoiseScope(scale=recipe_scale(record), device=device_name(record.environment))
 
 
 def is_full_scale(record: Record) -> bool:
@@ -65,7 +65,7 @@ def count(number: float) -> str:
     return f"{number:g}"
 
 
-def device(environment: dict[str, Any]) -> str | None:
+def device_name(environment: dict[str, Any]) -> str | None:
     """The GPU model of a record's environment; the CPU's name where it had no GPU."""
     gpus = environment.get("gpus")
     if isinstance(gpus, list) and gpus:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 FORMAT = 1
 STATUSES = ("completed", "diverged", "out_of_memory", "interrupted", "failed")
-OUTCOMES = ("completed", "diverged", "out_of_memory")  # answers about the arm: not run again
+FINAL_STATUSES = ("completed", "diverged", "out_of_memory")  # answers about the arm: not run again
 SPEEDS = frozenset({"train_time_s", "tokens_per_s", "tokens_per_s_job", "mfu"})
 RECORD_BYTES = 8192  # a record stays readable and diffable; longer parts stay in the run directory
 SESSION_GAP_S = 600.0
@@ -141,14 +141,16 @@ def read_plan(run_dir: Path) -> RunPlan | None:
         return None
 
 
-def collect(run_dir: Path, plan: RunPlan, ended: ProcessEnd, concurrent_runs: int = 0) -> Record:
+def collect_record(
+    run_dir: Path, plan: RunPlan, ended: ProcessEnd, concurrent_runs: int = 0
+) -> Record:
     """The record of a finished process. `concurrent_runs`: the most other runs at the same time."""
     verdict = _Verdict.read(run_dir, ended)
     environment = read_json(run_dir / "environment.json")
     if not isinstance(environment, dict):
         environment = {}
     gpus = environment.get("gpus")
-    failed = verdict.status not in OUTCOMES
+    failed = verdict.status not in FINAL_STATUSES
     core, damaged = _core_settings(run_dir / core_answers.NAME)
     record = Record(
         plan_id=plan.plan_id,
@@ -347,6 +349,6 @@ def sessions(records: Iterable[Record], gap_s: float = SESSION_GAP_S) -> list[li
     return found
 
 
-def name_of(record: Record) -> str:
+def attempt_name(record: Record) -> str:
     """`plan_id/attempt`: one attempt among all."""
     return f"{record.plan_id}/{record.attempt}"

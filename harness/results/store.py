@@ -7,7 +7,7 @@
     studies/<name>.json               a ResolvedStudy
     searches/<name>.sqlite            what Optuna keeps of a search
     searches/<name>.json              the best points of a search that fills a study's sweep
-    reports/<name>/                   report.html, report.json, report.csv
+    reports/<kind>/<name>/            report.html, report.json, ...; kind: study, search or full
     full/<name>/                      what a full job found, foretold and reached
     worktrees/                        checkouts of `ref` and `patch` arms
     jobs/<id>/                        a submission to a cluster; cluster/journal.py names its files
@@ -25,7 +25,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -40,9 +40,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-ANSWERS = "core"
-BESIDE = ("curves", ANSWERS)
+CORE_FOLDER = "core"
+SIDE_FOLDERS = ("curves", CORE_FOLDER)
 """Folders with one file a record, named as the record is."""
+ReportKind = Literal["study", "search", "full"]
 
 
 class Store:
@@ -99,7 +100,7 @@ class Store:
         names = [record.plan_id, f"{record.plan_id}.{record.attempt}"]
         names += sorted(path.stem for path in folder.glob(f"{names[-1]}.*.json"))
         name = next((name for name in names if self._read(folder / f"{name}.json") == record), None)
-        paths = {kind: self.root / kind / f"{name}.parquet" for kind in BESIDE}
+        paths = {kind: self.root / kind / f"{name}.parquet" for kind in SIDE_FOLDERS}
         return {kind: path for kind, path in paths.items() if path.is_file()}
 
     def study(self, name: str) -> ResolvedStudy:
@@ -131,9 +132,9 @@ class Store:
     def study_path(self, name: str) -> Path:
         return self.root / "studies" / f"{name}.json"
 
-    def report_dir(self, name: str) -> Path:
-        """Where the report of a study stands."""
-        return self.root / "reports" / name
+    def report_dir(self, kind: ReportKind, name: str) -> Path:
+        """The folder of a report; a study and a search of one name have one each."""
+        return self.root / "reports" / kind / name
 
     def found_settings(self, search: str) -> list[dict[str, Any]]:
         """The best points of a search that fills a sweep; empty until it has ended."""
@@ -206,7 +207,7 @@ class Store:
             name = record.plan_id if first else f"{record.plan_id}.{record.attempt}"
             if (self.root / "records" / f"{name}.json").exists():  # one attempt, two stories
                 name += "." + atomic.digest(msgspec.to_builtins(record), 8)
-            for folder, content in zip(BESIDE, (curve, answers), strict=True):
+            for folder, content in zip(SIDE_FOLDERS, (curve, answers), strict=True):
                 if content is not None:
                     atomic.write_bytes(self.root / folder / f"{name}.parquet", content)
             data = msgspec.json.format(msgspec.json.encode(record), indent=1)

@@ -1,9 +1,8 @@
-"""What a study is once every question about it is answered: its arms, its runs, its rule.
+"""A resolved study: its arms, its runs and its decision rule.
 
-A `ResolvedStudy` is what `studies/<name>.json` holds and what every later part reads: the arms with
-every override, pin and identity, and the runs in the order they are made. resolve.py computes it
-from the study file; this file only says what it is, and computes plan ids and the order of blocks.
-Pure: no file is read here.
+A `ResolvedStudy` is the content of `studies/<name>.json`: the arms with every override, pin and
+identity, and the runs in the order in which they are made. harness.study.resolve computes it from
+the study file. This file defines it, and computes plan ids and the order inside blocks.
 """
 
 import hashlib
@@ -22,7 +21,7 @@ Role = Literal["base", "leave_one_out", "add_one_in", "explicit", "horizon", "re
 
 
 class Pin(msgspec.Struct, frozen=True, kw_only=True):
-    """A derived value that the base handed to an arm, and the one the arm would have derived."""
+    """A derived value of the base that an arm uses, and the value the arm would derive itself."""
 
     base: Any
     own: Any
@@ -37,7 +36,7 @@ class Retuned(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TrickInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry of a trainer's catalogue. Keys that the harness does not know are ignored."""
+    """One entry of a trainer's catalogue; unknown keys are ignored."""
 
     summary: str = ""
     on: dict[str, Any] = {}
@@ -54,7 +53,7 @@ class TrickInfo(msgspec.Struct, frozen=True, kw_only=True):
 class Arm(msgspec.Struct, frozen=True, kw_only=True):
     """One configuration of a study, on one checkout of the code.
 
-    `set` is what the study file asks for beyond the base file; `pinned` and `retuned` come on top.
+    `set`: the study file's settings beyond the base file. `pinned` and `retuned` are added to them.
     """
 
     name: str
@@ -86,7 +85,7 @@ class PlannedRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ResolvedStudy(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole study, fixed before it runs. `source` is the study file's path as given."""
+    """A study, fixed before it runs. `source`: path of the study file, as given."""
 
     format: int = FORMAT
     study: str
@@ -114,12 +113,12 @@ class ResolvedStudy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def plan_id(identity: Identity, seed: int, ranks: int = 1) -> str:
-    """The name of a run before it is made: equal ids would give equal results up to noise.
+    """The identifier of a run, known before it is made: equal ids give equal results up to noise.
 
-    So many ranks have a speed of their own, and checkpoints that no other number can go on from.
+    The number of ranks is part of it, because it determines the speed and the checkpoint format.
     """
-    same = [identity.config_id, identity.code_id, identity.data_id, identity.protocol, seed]
-    return digest(same if ranks == 1 else [*same, ranks], PLAN_ID_DIGITS)
+    key = [identity.config_id, identity.code_id, identity.data_id, identity.protocol, seed]
+    return digest(key if ranks == 1 else [*key, ranks], PLAN_ID_DIGITS)
 
 
 def block_order(study: str, seed: int, arms: list[str]) -> list[str]:
@@ -130,27 +129,27 @@ def block_order(study: str, seed: int, arms: list[str]) -> list[str]:
 
 
 def differences(old: ResolvedStudy, new: ResolvedStudy) -> list[str]:
-    """What keeps two resolutions from being one study, in words; empty when they are one.
+    """Why two resolutions are different studies, one phrase each; empty when they are the same.
 
-    More seeds, more horizons and other limits do not count. Nor do settings that a sweep chooses.
+    Additional seeds and horizons, other limits and the choice of a sweep are no differences.
     """
-    found = [
+    result = [
         f"{name} was {getattr(old, name)!r}, is {getattr(new, name)!r}"
         for name in ("trainer", "pin")
         if getattr(old, name) != getattr(new, name)
     ]
     if old.decide != new.decide:
-        found.append("decide was another rule, and a rule is fixed before its study runs")
-    before, now = ({arm.name: arm for arm in study.arms if _counts(arm)} for study in (old, new))
-    found += [f"arm {name} is gone" for name in before if name not in now]
-    found += [f"arm {name} is new" for name in now if name not in before]
+        result.append("decide has changed, and the rule of a study is fixed before it runs")
+    before, now = ({arm.name: arm for arm in study.arms if _in_blocks(arm)} for study in (old, new))
+    result += [f"arm {name} is missing" for name in before if name not in now]
+    result += [f"arm {name} is new" for name in now if name not in before]
     for name in before:
         if name in now:
-            found += _arm_differences(before[name], now[name])
-    return found
+            result += _arm_differences(before[name], now[name])
+    return result
 
 
-def _counts(arm: Arm) -> bool:
+def _in_blocks(arm: Arm) -> bool:
     return arm.role not in ("horizon", "retune")
 
 
@@ -167,28 +166,28 @@ def _arm_differences(old: Arm, new: Arm) -> list[str]:
         for field in ("config_id", "code_id", "data_id", "protocol")
         if (before := getattr(old.identity, field)) != (now := getattr(new.identity, field))
         and not (tuned and field == "config_id")
-        and now is not None  # a dry run where the data is not
+        and now is not None  # None: a dry run where the data is not prepared
     ]
 
 
 def _shown(values: dict[str, Any], path: str) -> str:
-    return repr(values[path]) if path in values else "as its base file"
+    return repr(values[path]) if path in values else "the value of its base file"
 
 
 def planned_runs(
     study: str, arms: list[Arm], seeds: list[int], sweeps: dict[str, list[int]]
 ) -> list[PlannedRun]:
-    """Every run in order: sweeps (arm -> its seeds), then block by block, then horizons."""
+    """Every run in order: `sweeps` (arm -> its seeds), then block by block, then horizons."""
     by_name = {arm.name: arm for arm in arms}
     runs: list[PlannedRun] = []
 
     def plan(name: str, seed: int, block: int | None, position: int) -> None:
-        of = plan_id(by_name[name].identity, seed)
-        runs.append(PlannedRun(plan_id=of, arm=name, seed=seed, block=block, position=position))
+        key = plan_id(by_name[name].identity, seed)
+        runs.append(PlannedRun(plan_id=key, arm=name, seed=seed, block=block, position=position))
 
     for position, (name, seed) in enumerate((n, s) for n, on in sweeps.items() for s in on):
         plan(name, seed, None, position)
-    in_blocks = [arm.name for arm in arms if _counts(arm)]
+    in_blocks = [arm.name for arm in arms if _in_blocks(arm)]
     for seed in seeds:
         for position, name in enumerate(block_order(study, seed, in_blocks)):
             plan(name, seed, seed, position)

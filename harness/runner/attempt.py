@@ -54,7 +54,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
         return self.launch.ranks or 1
 
 
-def attempt(
+def run_attempt(
     store: Store,
     trainer: NativeTrainer,
     job: RunSpec,
@@ -94,7 +94,7 @@ def attempt(
         command = [*command, "--resume"]
     if job.ranks > 1:
         environment = {**(os.environ if environment is None else environment), **TORCHRUN_PATIENCE}
-    ended = process.execute(
+    ended = process.run_process(
         command=command,
         run_dir=run_dir,
         checkout=trainer.checkout,
@@ -104,7 +104,7 @@ def attempt(
         on_progress=on_progress,
         grace_s=None if job.ranks == 1 else RANKS_GRACE_S,
     )
-    made = record.collect(run_dir, plan, ended, concurrent_runs())
+    made = record.collect_record(run_dir, plan, ended, concurrent_runs())
     now = time.time()
     made = msgspec.structs.replace(made, ended_at=now, wall_s=now - started_at)
     return store.commit(made, run_dir)
@@ -171,7 +171,7 @@ def _recover_one(store: Store, run_dir: Path) -> Record | None:
     ended = record.ProcessEnd(
         returncode=0, cause="harness gone", ended_at=ended_at, trainer_s=ended_at - plan.started_at
     )
-    return store.commit(record.collect(run_dir, plan, ended), run_dir)
+    return store.commit(record.collect_record(run_dir, plan, ended), run_dir)
 
 
 def _end_leftover(run_dir: Path) -> None:

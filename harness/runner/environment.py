@@ -26,12 +26,12 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from harness import files
-from harness.config.yaml_schema import one_of
+from harness.config.yaml_schema import parse_choice
 from harness.errors import TrainerError, UsageError
 from harness.files import lock_file
 from harness.runner.trainer import NativeTrainer
 
-Word = Literal["isolated", "current"]
+EnvMode = Literal["isolated", "current"]
 Lists = Mapping[str, list[str]]  # requirement lines by package
 KEY_DIGITS = 12
 PIP_LINES = 8
@@ -40,7 +40,7 @@ SPACES = re.compile(r"\s*([<>=!~,\[\]])\s*")  # that mean nothing: two lists may
 SHOWN = 6
 
 
-class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+class RefRequirements(msgspec.Struct, frozen=True, kw_only=True):
     """The packages of the code here and of another checkout, with what that checkout is called."""
 
     ref: str
@@ -68,23 +68,23 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
         ]
 
 
-def word_of(text: str) -> Word | None:
+def parse_env_mode(text: str) -> EnvMode | None:
     """A word of the command line; empty: nobody said. Raises UsageError."""
     if not text:
         return None
     hint = "own: a ref with other dependencies gets its own; shared: all refs use this one."
-    word: Word = one_of(text, get_args(Word), "--env", hint)
+    word: EnvMode = parse_choice(text, get_args(EnvMode), "--env", hint)
     return word
 
 
-def wanted(ref: str, trainer: NativeTrainer, checkout: Path) -> Wanted:
+def compare_requirements(ref: str, trainer: NativeTrainer, checkout: Path) -> RefRequirements:
     """What a checkout and the trainer here ask for. Raises TrainerError."""
     extras = _installed_extras(trainer)
     here, there = (_asked(place, extras) for place in (trainer.checkout, checkout))
-    return Wanted(ref=ref, here=here, there=there)
+    return RefRequirements(ref=ref, here=here, there=there)
 
 
-def refused(found: Wanted) -> UsageError:
+def requirements_error(found: RefRequirements) -> UsageError:
     """For a ref with other dependencies, where nobody said what to do about them."""
     more = len(found.differing) - SHOWN
     return UsageError(
@@ -96,7 +96,9 @@ def refused(found: Wanted) -> UsageError:
     )
 
 
-def own(found: Wanted, folder: Path, say: Callable[[str], None] = lambda _: None) -> Path:
+def isolated_python(
+    found: RefRequirements, folder: Path, say: Callable[[str], None] = lambda _: None
+) -> Path:
     """The interpreter of an environment with the ref's packages, made where there is none.
 
     Its folder in `folder` is named by its lists. Raises TrainerError with pip's last lines.
@@ -116,16 +118,16 @@ def own(found: Wanted, folder: Path, say: Callable[[str], None] = lambda _: None
     return python
 
 
-def versions(python: Path) -> dict[str, str]:
+def installed_versions(python: Path) -> dict[str, str]:
     """The packages of a virtual environment."""
     folder = python.parent.parent
     place = sysconfig.get_path("purelib", "venv", {"base": str(folder), "platbase": str(folder)})
     return {_normal(one.name): one.version for one in metadata.distributions(path=[place])}
 
 
-def other_versions(found: Wanted, python: Path) -> list[str]:
+def version_differences(found: RefRequirements, python: Path) -> list[str]:
     """What the ref runs on in its own environment, where that is not what is installed here."""
-    there = versions(python)
+    there = installed_versions(python)
     names = sorted({*found.here, *found.there})
     return [
         f"{name} {_version(name) or 'absent'} here, {there.get(name, 'absent')} there"
@@ -134,7 +136,7 @@ def other_versions(found: Wanted, python: Path) -> list[str]:
     ]
 
 
-def _install(found: Wanted, lines: Collection[str], place: Path, python: Path) -> None:
+def _install(found: RefRequirements, lines: Collection[str], place: Path, python: Path) -> None:
     """A fresh environment: one that was left half made is made anew.
 
     The pip here installs into it; where there is none, as in an environment made by uv, its own.
@@ -151,7 +153,7 @@ def _install(found: Wanted, lines: Collection[str], place: Path, python: Path) -
     _run(found, [*pip, "--constraint", str(place / "constraints.txt")])
 
 
-def _run(found: Wanted, command: list[str]) -> None:
+def _run(found: RefRequirements, command: list[str]) -> None:
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode != 0:
         tail = [line for line in done.stdout.splitlines() if line.strip()][-PIP_LINES:]

@@ -15,7 +15,7 @@ from harness.errors import ClusterError
 from harness.runner import stdin_bridge
 
 
-def across(
+def multinode_command(
     command: Sequence[str],
     nodes: int,
     ranks_per_node: int,

@@ -54,7 +54,7 @@ class Stop:
 
 
 @contextlib.contextmanager
-def asked_to(stop: Stop) -> Iterator[None]:
+def stop_on_signals(stop: Stop) -> Iterator[None]:
     """Ctrl-C and SIGTERM ask runs to end, which is then recorded; a second time without grace."""
     before = {
         number: signal.signal(number, stop.request) for number in (signal.SIGINT, signal.SIGTERM)
@@ -66,7 +66,7 @@ def asked_to(stop: Stop) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def execute(
+def run_process(
     *,
     command: Sequence[str],
     run_dir: Path,

@@ -11,10 +11,10 @@ from typing import IO, Any
 import msgspec
 
 from harness.errors import StoreError, TrainerError
-from harness.results.record import OUTCOMES, Identity, LaunchInfo, Record, name_of
+from harness.results.record import FINAL_STATUSES, Identity, LaunchInfo, Record, attempt_name
 from harness.results.store import Store
 from harness.results.study_plan import plan_id
-from harness.runner.attempt import RunSpec, attempt
+from harness.runner.attempt import RunSpec, run_attempt
 from harness.runner.process import Stop
 from harness.runner.trainer import Catalogue, Description, NativeTrainer, Request, with_value
 
@@ -47,16 +47,18 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def recipe(trainer: NativeTrainer, name: str, base: str | None, sets: Mapping[str, Any]) -> Recipe:
+def describe_recipe(
+    trainer: NativeTrainer, name: str, base: str | None, sets: Mapping[str, Any]
+) -> Recipe:
     """A configuration file and overrides, described with its data ready.
 
     Raises StudyFileError with the trainer's faults, and TrainerError.
     """
-    (said,) = described(trainer, [Request(name=name, base=base, set=dict(sets))])
-    return recipe_of(said, trainer.catalogue())
+    (said,) = describe_with_data(trainer, [Request(name=name, base=base, set=dict(sets))])
+    return recipe_from_description(said, trainer.catalogue())
 
 
-def recipe_of(said: Description, catalogue: Catalogue) -> Recipe:
+def recipe_from_description(said: Description, catalogue: Catalogue) -> Recipe:
     """A description as what runs are made of; its data may not be ready yet."""
     assert said.identity is not None
     return Recipe(
@@ -69,12 +71,12 @@ def recipe_of(said: Description, catalogue: Catalogue) -> Recipe:
     )
 
 
-def described(trainer: NativeTrainer, requests: Sequence[Request]) -> list[Description]:
+def describe_with_data(trainer: NativeTrainer, requests: Sequence[Request]) -> list[Description]:
     """Descriptions with their data ready. Raises StudyFileError and TrainerError."""
     said = trainer.describe_or_fail(requests)
     if lacking := _without_data(said):
-        for one in lacking:
-            trainer.prepare(one.config or {})
+        for run_or_reuse in lacking:
+            trainer.prepare(run_or_reuse.config or {})
         said = trainer.describe_or_fail(requests)
     if _without_data(said):
         raise TrainerError(
@@ -87,18 +89,22 @@ def described(trainer: NativeTrainer, requests: Sequence[Request]) -> list[Descr
 
 
 def _without_data(said: Sequence[Description]) -> list[Description]:
-    return [one for one in said if one.identity is None or one.identity.data_id is None]
+    return [
+        run_or_reuse
+        for run_or_reuse in said
+        if run_or_reuse.identity is None or run_or_reuse.identity.data_id is None
+    ]
 
 
-def known(store: Store, job: RunSpec, spent: Collection[str]) -> Record | None:
+def recorded_run(store: Store, job: RunSpec, spent: Collection[str]) -> Record | None:
     """The first record of this run that answers for it and is not among `spent`."""
     for record in store.attempts(job.plan_id):
-        if record.status in OUTCOMES and name_of(record) not in spent:
+        if record.status in FINAL_STATUSES and attempt_name(record) not in spent:
             return record
     return None
 
 
-def one(
+def run_or_reuse(
     store: Store,
     trainer: NativeTrainer,
     job: RunSpec,
@@ -108,12 +114,12 @@ def one(
     spent: Collection[str] = (),
 ) -> Record:
     """The record of one run: the known one, or a fresh attempt. Raises StoreError."""
-    with hold(store, job):
-        found = known(store, job, spent)
-        return found or attempt(store, trainer, job, timeout_s=timeout_s, stop=stop)
+    with lock_plan(store, job):
+        found = recorded_run(store, job, spent)
+        return found or run_attempt(store, trainer, job, timeout_s=timeout_s, stop=stop)
 
 
-def hold(store: Store, job: RunSpec) -> IO[bytes]:
+def lock_plan(store: Store, job: RunSpec) -> IO[bytes]:
     """The lock of a run's plan. Raises StoreError where another harness keeps it."""
     lock = store.lock_plan(job.plan_id)
     looks = 0

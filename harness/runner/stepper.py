@@ -31,10 +31,10 @@ SETTLE_S = 1.0  # between the last of its answers and its end
 POLL_S = 0.02
 LOOK_S = 0.2  # how often a wait looks whether it was asked to end
 
-Answer = dict[str, Any]
+Reply = dict[str, Any]
 
 
-class PaceFailed(Exception):
+class StepperFailed(Exception):
     """A child that ended or answered otherwise than it should; `status` as in a result.json.
 
     `killed`: a signal from outside ended it, which says nothing about its code.
@@ -46,11 +46,11 @@ class PaceFailed(Exception):
         self.log, self.killed = log, killed
 
 
-class PaceStopped(Exception):
+class StepperStopped(Exception):
     """The harness was asked to end while it waited."""
 
 
-class Pace:
+class StepperProcess:
     """One child, with its run directory in `folder`."""
 
     def __init__(self, side: str, command: Sequence[str], checkout: Path, folder: Path) -> None:
@@ -73,10 +73,10 @@ class Pace:
         self._heard = b""
         self.answered = 0  # answers so far
 
-    def ask(self, word: str, timeout_s: float, stop: Stop) -> Answer:
+    def ask(self, word: str, timeout_s: float, stop: Stop) -> Reply:
         """The answer to a word. Raises PaceFailed and PaceStopped."""
         self._tell(word)
-        return answers([self], timeout_s, stop)[0]
+        return wait_for_replies([self], timeout_s, stop)[0]
 
     def stop(self) -> None:
         """Ends it politely, so that it writes its result; kills it when it takes too long."""
@@ -99,7 +99,7 @@ class Pace:
             os.close(self._watch)
             self._watch = -1
 
-    def environment(self) -> Answer:
+    def environment(self) -> Reply:
         """What the child wrote of its machine; empty before it has."""
         found = files.read_json(self.run_dir / "environment.json")
         return found if isinstance(found, dict) else {}
@@ -109,7 +109,7 @@ class Pace:
         assert self._process.stdout is not None
         return self._process.stdout.fileno()
 
-    def take(self) -> Answer | None:
+    def take(self) -> Reply | None:
         """An answer if a whole one has come. Raises PaceFailed at the end of them."""
         if b"\n" not in self._heard:
             chunk = os.read(self.fileno(), CHUNK_BYTES)
@@ -122,7 +122,7 @@ class Pace:
         self._heard = rest
         return self._checked(line)
 
-    def _checked(self, line: bytes) -> Answer:
+    def _checked(self, line: bytes) -> Reply:
         try:
             answer = json.loads(line)
         except ValueError:
@@ -132,7 +132,7 @@ class Pace:
         self.answered += 1
         return answer
 
-    def failed(self, what: str) -> PaceFailed:
+    def failed(self, what: str) -> StepperFailed:
         """The failure with what the child's result and the end of its log say of it."""
         deadline = time.monotonic() + SETTLE_S
         while (code := self._code()) is None and time.monotonic() < deadline:
@@ -143,7 +143,7 @@ class Pace:
         reason = str(told.get("reason") or f"it {what}{ending}")
         killed = code is not None and -code in FROM_OUTSIDE
         status = str(told.get("status") or "failed")
-        return PaceFailed(self.side, reason, status, log_tail(self._log), killed)
+        return StepperFailed(self.side, reason, status, log_tail(self._log), killed)
 
     def _code(self) -> int | None:
         """Its exit code, without reaping: until then its group's id cannot be another's."""
@@ -168,13 +168,13 @@ def _ending(code: int) -> str:
     return f"exit code {code}"
 
 
-def answers(paces: Sequence[Pace], timeout_s: float, stop: Stop) -> list[Answer]:
+def wait_for_replies(paces: Sequence[StepperProcess], timeout_s: float, stop: Stop) -> list[Reply]:
     """One answer of each, waited for together, so that the first failure is noticed at once."""
-    found: dict[int, Answer] = {}
+    found: dict[int, Reply] = {}
     deadline = time.monotonic() + timeout_s
     while len(found) < len(paces):
         if stop:
-            raise PaceStopped
+            raise StepperStopped
         waiting = [pace for index, pace in enumerate(paces) if index not in found]
         left_s = deadline - time.monotonic()
         if left_s <= 0:

@@ -21,7 +21,7 @@ from harness.files import read_json, write_json
 DESCRIBE_LIMIT_S = 300.0
 Launcher = Callable[[str, Sequence[str], int], list[str]]
 """(interpreter, words behind `-m`, ranks) -> the command line that starts them all."""
-REMEDY_BROKEN = "Repair the trainer, or name another with `trainer:` in the study file."
+HINT_BROKEN = "Repair the trainer, or name another with `trainer:` in the study file."
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,7 +97,7 @@ class Needs(msgspec.Struct, frozen=True, kw_only=True):
     data: dict[str, Any] = {}
 
 
-class Probe(msgspec.Struct, frozen=True, kw_only=True):
+class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
     """What the ranks of a job measured of themselves and of each other; the rest is kept unread."""
 
     ranks: int
@@ -106,7 +106,7 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
     all_reduce: list[dict[str, float]] = []
 
 
-def torchrun(python: str, words: Sequence[str], ranks: int) -> list[str]:
+def torchrun_command(python: str, words: Sequence[str], ranks: int) -> list[str]:
     """Starts that many processes on this machine, each a rank."""
     spread = ["--standalone", "--nproc-per-node", str(ranks)]
     return [python, "-m", "torch.distributed.run", *spread, "-m", *words]
@@ -124,7 +124,7 @@ class NativeTrainer:
         """`python`: the interpreter that it runs under; None for this process's own."""
         self.checkout = (checkout or default_checkout()).resolve()
         self.python = str(python or sys.executable)
-        self.launcher: Launcher = torchrun
+        self.launcher: Launcher = torchrun_command
         """How several ranks are started; the nodes of a cluster have another."""
 
     def at(self, checkout: Path, python: Path | None = None) -> "NativeTrainer":
@@ -144,7 +144,7 @@ class NativeTrainer:
                 "",
                 f"{len(requests)} descriptions from {self.package}.describe, in order",
                 f"{[reply.name for reply in replies]}",
-                REMEDY_BROKEN,
+                HINT_BROKEN,
             )
         for reply in replies:
             self._check_package(reply.package)
@@ -153,7 +153,7 @@ class NativeTrainer:
     def describe_or_fail(self, requests: Sequence[Request]) -> list[Description]:
         """As `describe`, but raises StudyFileError naming every fault of every request."""
         replies = self.describe(requests)
-        refuse([(reply.name, fault) for reply in replies for fault in reply.errors])
+        raise_faults([(reply.name, fault) for reply in replies for fault in reply.errors])
         return replies
 
     def catalogue(self) -> Catalogue:
@@ -218,10 +218,10 @@ class NativeTrainer:
         """The command line that leaves `probe.json` in a folder, but for its watch descriptor."""
         return self._spread(ranks, "probe", config_file, run_dir)
 
-    def probed(self, run_dir: Path) -> Probe | None:
+    def probed(self, run_dir: Path) -> ProbeResult | None:
         """What a probe left, or None where it left nothing. Raises TrainerError."""
         value = read_json(run_dir / "probe.json")
-        found: Probe | None = None if value is None else self._as(value, Probe, "probe")
+        found: ProbeResult | None = None if value is None else self._as(value, ProbeResult, "probe")
         return found
 
     def _spread(
@@ -255,7 +255,7 @@ class NativeTrainer:
                 "",
                 f"an answer of {' '.join(command[1:])} within {DESCRIBE_LIMIT_S:g} s",
                 "none",
-                REMEDY_BROKEN,
+                HINT_BROKEN,
             ) from None
         try:
             return json.loads(done.stdout)
@@ -272,7 +272,7 @@ class NativeTrainer:
             "",
             f"JSON from `{self.package}.{verb} {' '.join(arguments)}`",
             f"exit code {done.returncode} and: {tail or 'nothing'}",
-            REMEDY_BROKEN,
+            HINT_BROKEN,
         )
 
     def _check_package(self, found: str | None) -> None:
@@ -318,7 +318,7 @@ class NativeTrainer:
             return msgspec.convert(value, kind)
         except msgspec.ValidationError as error:
             raise TrainerError(
-                "", f"the contract's answer from `{self.package}.{verb}`", str(error), REMEDY_BROKEN
+                "", f"the contract's answer from `{self.package}.{verb}`", str(error), HINT_BROKEN
             ) from error
 
 
@@ -354,7 +354,7 @@ def by_name(name: str, checkout: Path | None = None) -> NativeTrainer:
     return TRAINERS[name](checkout)
 
 
-def refuse(faults: Sequence[tuple[str, Fault]], source: str = "") -> None:
+def raise_faults(faults: Sequence[tuple[str, Fault]], source: str = "") -> None:
     """Raises StudyFileError with every (name of the configuration, fault); none: returns.
 
     A fault that several share, such as one of the base, is told once.

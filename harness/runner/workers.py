@@ -14,9 +14,9 @@ from harness.errors import UsageError
 from harness.results.record import Record
 from harness.results.run_files import Progress
 from harness.results.store import Store
-from harness.runner.attempt import RunSpec, attempt
+from harness.runner.attempt import RunSpec, run_attempt
 from harness.runner.process import Stop
-from harness.runner.replicates import known
+from harness.runner.replicates import recorded_run
 from harness.runner.trainer import NativeTrainer
 
 
@@ -51,16 +51,16 @@ class GpuPool:
         with lock:
             if stop:
                 return None, False
-            if not anew and (found := known(self.store, job, ())) is not None:
+            if not anew and (found := recorded_run(self.store, job, ())) is not None:
                 return found, False
             with self.concurrent_runs.joined(slot):
-                made = attempt(
+                made = run_attempt(
                     self.store,
                     self.trainer,
                     job,
                     timeout_s=self.timeout_s,
                     stop=stop,
-                    environment=slot_environment(slot),
+                    environment=gpu_environment(slot),
                     on_progress=on_progress,
                     concurrent_runs=lambda: self.concurrent_runs.most(slot),
                 )
@@ -110,6 +110,6 @@ class ConcurrentRuns:
             return self._most[slot]
 
 
-def slot_environment(slot: str) -> Mapping[str, str] | None:
+def gpu_environment(slot: str) -> Mapping[str, str] | None:
     """The environment of a run on one GPU; None (as it is) where no GPU was named."""
     return {**os.environ, "CUDA_VISIBLE_DEVICES": slot} if slot else None

@@ -13,7 +13,7 @@ from harness.errors import StudyFileError
 from harness.files import write_text
 
 
-def of_ref(ref: str, checkout: Path, store_root: Path) -> Path:
+def checkout_ref(ref: str, checkout: Path, store_root: Path) -> Path:
     """The checkout of a branch, tag or commit. Raises StudyFileError."""
     top, prefix = _repository(checkout, f"ref: {ref}")
     found = _git(top, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}")
@@ -28,7 +28,7 @@ def of_ref(ref: str, checkout: Path, store_root: Path) -> Path:
     return _made(top, commit, None, store_root / "worktrees" / commit[:12]) / prefix
 
 
-def of_patch(patch: Path, checkout: Path, store_root: Path) -> Path:
+def checkout_patch(patch: Path, checkout: Path, store_root: Path) -> Path:
     """The present code, uncommitted changes included, with a patch applied. StudyFileError."""
     try:
         content = patch.read_bytes()
@@ -50,7 +50,7 @@ def of_patch(patch: Path, checkout: Path, store_root: Path) -> Path:
     return _made(top, commit, patches, store_root / "worktrees" / name) / prefix
 
 
-def commit_of(checkout: Path) -> str | None:
+def clean_commit(checkout: Path) -> str | None:
     """The commit a checkout stands at; None outside a repository or with uncommitted changes."""
     if shutil.which("git") is None:
         return None

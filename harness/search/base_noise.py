@@ -19,7 +19,7 @@ from harness.results.record import LaunchInfo, Record
 from harness.results.store import Store
 from harness.runner.attempt import RunSpec
 from harness.runner.process import Stop
-from harness.runner.replicates import known
+from harness.runner.replicates import recorded_run
 from harness.runner.workers import GpuPool
 from harness.search.objective import Objective, Reference, needed, refuse_unreported, slope_of
 from harness.search.plan import SearchPlan
@@ -68,7 +68,7 @@ def replicate(
         try:
             job = job_of(plan, seed)
             late = deadline is not None and time.monotonic() >= deadline
-            if late and known(slots.store, job, ()) is None:
+            if late and recorded_run(slots.store, job, ()) is None:
                 return None
             return slots.make(job, slot, stop)[0]
         finally:

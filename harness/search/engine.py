@@ -21,7 +21,7 @@ from harness import errors, files
 from harness.config.search_file import SearchFile, check
 from harness.errors import ReportError, StoreError, StudyFileError
 from harness.files import digest
-from harness.redact import masked_words
+from harness.redact import redact_argv
 from harness.report.search import export, terminal
 from harness.report.study import EXTRA
 from harness.report.study.progress import StudyProgress
@@ -29,7 +29,7 @@ from harness.results.record import Record
 from harness.results.store import Store
 from harness.results.study_plan import plan_id
 from harness.runner.attempt import recover
-from harness.runner.process import Stop, asked_to
+from harness.runner.process import Stop, stop_on_signals
 from harness.runner.trainer import by_name
 from harness.runner.workers import GpuPool, check_gpus
 from harness.search import base_noise, confirm, patch, results, storage
@@ -103,7 +103,7 @@ class Searching:
             self._make_storage(plan)
         with storage.open_storage(self.url) as self.opened:
             try:
-                with asked_to(self.command.stop):
+                with stop_on_signals(self.command.stop):
                     reason, code = self._steps(plan), errors.PASS
             except StopStudy as halt:
                 reason, code = str(halt), halt.exit_code
@@ -119,7 +119,7 @@ class Searching:
         storage.import_optuna()
         plan = resolve(self.file, self.path, self.trainer)
         slots = GpuPool(self.store, self.trainer, self.options.gpus, self.file.limits.run_minutes)
-        with storage.open_storage(self.url) as self.opened, asked_to(self.command.stop):
+        with storage.open_storage(self.url) as self.opened, stop_on_signals(self.command.stop):
             objective, base = self._base(plan, slots)
             self._trials(plan, slots, objective, base)
             trials = confirm.eligible(self._study(plan, "", 0).get_trials(deepcopy=False))
@@ -324,20 +324,18 @@ class Searching:
         """
         terminal.say(self.console, f"looking again at {len(picks)} of the trials: study {name}")
         file = confirm.study_file(self.file, self.path, picks, name, scale)
-        line = " ".join(["harness", *masked_words(sys.argv[1:])])
+        line = " ".join(["harness", *redact_argv(sys.argv[1:])])
         study = resolve_study(
             file, self.path, self.store, self.trainer, command=line, now=time.time()
         )
         self.store.save_study(study)
-        options = StudyOptions(
-            max_minutes=self.options.max_minutes, gpus=self.options.gpus, split_blocks=False
-        )
-        with StudyProgress(self.console, study, self.store) as live:
-            executor = Executor(study, self.store, self.trainer, options, live, self.command)
-            outcome = executor.execute()
+        options = StudyOptions(max_minutes=self.options.max_minutes, gpus=self.options.gpus)
+        progress = StudyProgress(self.console)
+        executor = Executor(study, self.store, self.trainer, options, progress, self.command)
+        outcome = executor.execute()
         if outcome.exit_code == errors.PASS:
             return None
-        if outcome.halted or outcome.exit_code != errors.COULD_NOT_RUN:
+        if outcome.stopped_early or outcome.exit_code != errors.COULD_NOT_RUN:
             raise StopStudy(outcome.exit_code, outcome.reason)
         return outcome.reason
 
@@ -359,7 +357,7 @@ class Searching:
         if answer is None:
             return False
         terminal.print_found(self.console, answer)
-        folder = self.store.report_dir(self.file.search)
+        folder = self.store.report_dir("search", self.file.search)
         written = {"json": folder / "report.json", "csv": folder / "trials.csv"}
         files.write_bytes(written["json"], export.as_json(answer))
         files.write_text(written["csv"], export.as_csv(answer))

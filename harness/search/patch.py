@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import ReportError
-from harness.results.archive import placeless
+from harness.results.archive import strip_paths
 from harness.results.study_plan import Arm
 from harness.search.confirm import CONFIRM, NEXT
 from harness.search.results import Claim, SearchResult
@@ -45,7 +45,7 @@ def evidence(
     lines = [f"trial {claim.pick.number} of the search {found.search}, minus its base:"]
     if also:
         lines.append(
-            "both with " + ", ".join(f"{path}={placeless(value)}" for path, value in also.items())
+            "both with " + ", ".join(f"{path}={strip_paths(value)}" for path, value in also.items())
         )
     looks = ((CONFIRM, "the seeds", claim.confirm), (NEXT, "the next scale, seeds", claim.next))
     for at, when, seen in looks:

@@ -18,7 +18,7 @@ from harness.config.yaml_schema import nearest
 from harness.errors import StudyFileError, TrainerError
 from harness.results.record import Identity
 from harness.results.study_plan import TrickInfo
-from harness.runner.replicates import Recipe, described, recipe_of
+from harness.runner.replicates import Recipe, describe_with_data, recipe_from_description
 from harness.runner.trainer import Description, Fault, NativeTrainer, Request
 from harness.search.space import Point, Space, space_of
 
@@ -129,14 +129,16 @@ def resolve(
     found = trainer.catalogue()
     catalogue = {name: msgspec.convert(entry, TrickInfo) for name, entry in found.tricks.items()}
     request = Request(name="base", base=base_file, set=dict(file.set))
-    (said,) = (described if prepares else NativeTrainer.describe_or_fail)(trainer, [request])
+    (said,) = (describe_with_data if prepares else NativeTrainer.describe_or_fail)(
+        trainer, [request]
+    )
     space = space_of(file, catalogue, said.tricks or {}, str(path))
     plan = SearchPlan(
         file=file,
         path=path,
         trainer=trainer,
         base_file=base_file,
-        base=recipe_of(said, found),
+        base=recipe_from_description(said, found),
         pins=said.pins or {},
         space=space,
         refused=[],

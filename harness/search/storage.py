@@ -23,7 +23,7 @@ import msgspec
 from harness import files
 from harness.config.yaml_schema import nearest
 from harness.errors import HarnessError, StoreError, StudyFileError
-from harness.redact import masked
+from harness.redact import redact_text
 from harness.results.record import Identity
 from harness.results.store import Store
 
@@ -230,7 +230,7 @@ def shown(url: str) -> str:
     from sqlalchemy.exc import ArgumentError
 
     try:
-        return masked(make_url(url).render_as_string(hide_password=True))
+        return redact_text(make_url(url).render_as_string(hide_password=True))
     except ArgumentError:
         return "--storage"
 

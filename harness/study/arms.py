@@ -1,9 +1,10 @@
-"""The arms of a study while they are being worked out: what is asked for, what the trainer says.
+"""Arm specifications: what a study file asks for and what the trainer replied about it.
 
-Expands `leave_one_out`, `add_one_in` and written-out arms into drafts, and refuses those that
-cannot be. resolve.py describes and pins the drafts, and makes arms of them.
+`Expander` turns `leave_one_out`, `add_one_in` and written-out arms into `ArmSpec`s and refuses
+those that are impossible. resolve.py describes and pins them, and makes an `Arm` of each.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,11 @@ from harness.errors import StudyFileError
 from harness.results.record import Identity
 from harness.results.study_plan import Pin, Retuned, Role, TrickInfo
 from harness.runner import worktree
-from harness.runner.trainer import Description, NativeTrainer, refuse
+from harness.runner.trainer import Description, NativeTrainer, raise_faults
 
 
 class ArmSpec(msgspec.Struct, kw_only=True):
-    """An arm on its way: what is asked for, and what its trainer says of it."""
+    """An arm while it is being resolved: its settings and the trainer's description of them."""
 
     name: str
     role: Role
@@ -33,38 +34,41 @@ class ArmSpec(msgspec.Struct, kw_only=True):
     pinned: dict[str, Pin] = {}
     retuned: dict[str, Retuned] = {}
     untuned: list[str] = []
-    places: dict[str, Any] = {}  # where the base's data lies, for code in another checkout
+    data_paths: dict[str, Any] = {}  # the base's data paths, for code in another checkout
     seeds: list[int] = []  # of a retune arm
-    said: Description | None = None
+    reply: Description | None = None  # None before the trainer has described it
 
     def overrides(self) -> dict[str, Any]:
-        """All that is set beyond the base file."""
+        """Every setting beyond the base file."""
         pins = {path: pin.base for path, pin in self.pinned.items()}
-        retuned = {path: one.value for path, one in self.retuned.items()}
-        return {**self.set, **self.places, **pins, **retuned}
+        retuned = {path: choice.value for path, choice in self.retuned.items()}
+        return {**self.set, **self.data_paths, **pins, **retuned}
 
     @property
     def description(self) -> Description:
-        assert self.said is not None, f"{self.name} was not described"
-        return self.said
+        """The trainer's description; it must have been requested."""
+        assert self.reply is not None, f"{self.name} was not described"
+        return self.reply
 
     @property
     def pins(self) -> dict[str, Any]:
+        """Derived values that can be pinned, as this arm derives them."""
         return self.description.pins or {}
 
     @property
     def identity(self) -> Identity:
-        said = self.description.identity
-        assert said is not None, f"{self.name} has no identity"
+        """The identity of the arm's configuration, code and data."""
+        identity = self.description.identity
+        assert identity is not None, f"{self.name} has no identity"
         return Identity(
-            config_id=said.config_id,
-            code_id=said.code_id,
-            data_id=said.data_id,
-            protocol=said.protocol,
+            config_id=identity.config_id,
+            code_id=identity.code_id,
+            data_id=identity.data_id,
+            protocol=identity.protocol,
         )
 
-    def asked(self, base: "ArmSpec") -> Mapping[str, Any]:
-        """What an arm sets for itself, which no pin may undo."""
+    def own_settings(self, base: "ArmSpec") -> Mapping[str, Any]:
+        """Settings in which the arm differs from its base on purpose; these are never pinned."""
         return {
             path: value
             for path, value in self.set.items()
@@ -73,7 +77,7 @@ class ArmSpec(msgspec.Struct, kw_only=True):
 
 
 class Expander:
-    """Makes drafts of a study file's arms."""
+    """Expands the arms of a study file."""
 
     def __init__(
         self,
@@ -86,22 +90,23 @@ class Expander:
         self.file, self.path, self.worktrees = file, path, worktrees
         self.trainer, self.tricks = trainer, tricks
 
-    def drafts(self) -> list[ArmSpec]:
-        """The base, then every arm that the file asks for."""
+    def expand(self) -> list[ArmSpec]:
+        """The base, then every arm of the file, not described yet."""
         base = ArmSpec(name="base", role="base", set=dict(self.file.set), trainer=self.trainer)
         return [base, *self._toggled(), *self._explicit()]
 
     def _toggled(self) -> list[ArmSpec]:
-        found = []
-        parts: list[tuple[Role, str, list[str] | str]] = [
-            ("leave_one_out", "no_", self.file.arms.leave_one_out),
-            ("add_one_in", "with_", self.file.arms.add_one_in),
+        arms = self.file.arms
+        requested: list[tuple[Role, str, list[str] | str]] = [
+            ("leave_one_out", "no_", arms.leave_one_out),
+            ("add_one_in", "with_", arms.add_one_in),
         ]
-        for role, prefix, asked in parts:
-            for trick in self.tricks if asked == "all" else asked:
+        specs = []
+        for role, prefix, names in requested:
+            for trick in self.tricks if names == "all" else names:
                 entry = self.trick(trick, role)
                 values = entry.off if role == "leave_one_out" else entry.on
-                found.append(
+                specs.append(
                     ArmSpec(
                         name=prefix + trick,
                         role=role,
@@ -110,16 +115,16 @@ class Expander:
                         trainer=self.trainer,
                     )
                 )
-        return found
+        return specs
 
-    def trick(self, name: str, where: str) -> TrickInfo:
+    def trick(self, name: str, field: str) -> TrickInfo:
         """An entry of the catalogue. Raises StudyFileError with the nearest known name."""
         if name not in self.tricks:
             raise StudyFileError(
-                f"{self.path}: arms.{where}",
+                f"{self.path}: arms.{field}",
                 "tricks of the catalogue: " + ", ".join(self.tricks),
                 repr(name),
-                nearest(name, self.tricks) or "Name one of these.",
+                nearest(name, self.tricks) or "Use one of these names.",
             )
         return self.tricks[name]
 
@@ -131,68 +136,76 @@ class Expander:
                 set={**self.file.set, **arm.set},
                 ref=arm.ref,
                 patch=arm.patch,
-                trainer=self._code(arm),
+                trainer=self._trainer_of(arm),
             )
             for name, arm in self.file.arms.explicit.items()
         ]
 
-    def _code(self, arm: ArmFile) -> NativeTrainer:
+    def _trainer_of(self, arm: ArmFile) -> NativeTrainer:
+        checkout = self.trainer.checkout
         if arm.ref is not None:
-            return self.trainer.at(worktree.of_ref(arm.ref, self.trainer.checkout, self.worktrees))
+            return self.trainer.at(worktree.checkout_ref(arm.ref, checkout, self.worktrees))
         if arm.patch is not None:
             patch = self.path.parent / arm.patch
-            return self.trainer.at(worktree.of_patch(patch, self.trainer.checkout, self.worktrees))
+            return self.trainer.at(worktree.checkout_patch(patch, checkout, self.worktrees))
         return self.trainer
 
-    def kept(self, drafts: list[ArmSpec]) -> list[ArmSpec]:
-        """Without the tricks that `all` names and that are as the arm would have them already.
+    def select(self, specs: list[ArmSpec]) -> list[ArmSpec]:
+        """The arms that differ from the base; `all` skips tricks that are already as wanted.
 
-        `drafts` are described, the base first. Raises StudyFileError.
+        `specs` are described, the base first. Raises StudyFileError.
         """
-        base = drafts[0]
-        refuse_faults(drafts[:1], self.path)
-        on = base.description.tricks or {}
-        kept = []
-        for draft in drafts:
-            if draft.role in ("leave_one_out", "add_one_in") and draft.trick is not None:
-                wanted = draft.role == "leave_one_out"
-                asked = getattr(self.file.arms, draft.role)
-                if on.get(draft.trick, False) != wanted:
-                    if asked == "all":
-                        continue
-                    raise StudyFileError(
-                        f"{self.path}: arms.{draft.role}",
-                        f"a trick that is {'on' if wanted else 'off'} in the base",
-                        f"{draft.trick}, which is {'off' if wanted else 'on'} there",
-                        "Leave it out, or choose another base.",
-                    )
-            kept.append(draft)
-        names = [draft.name for draft in kept]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice or len(kept) < 2:
+        refuse_faults(specs[:1], self.path)
+        enabled = specs[0].description.tricks or {}
+        selected = [spec for spec in specs if self._differs(spec, enabled)]
+        counts = Counter(spec.name for spec in selected)
+        if repeated := sorted(name for name, count in counts.items() if count > 1):
             raise StudyFileError(
                 f"{self.path}: arms",
-                "every arm once" if twice else "at least one arm beside the base",
-                f"{', '.join(twice)} more than once" if twice else "none that differs from it",
-                "Remove the repetition." if twice else "Name tricks that the base has.",
+                "every arm once",
+                f"{', '.join(repeated)} more than once",
+                "Remove the repetition.",
             )
-        return kept
-
-
-def refuse_faults(drafts: Sequence[ArmSpec], path: Path) -> None:
-    """Raises StudyFileError with everything that the trainer refuses about them."""
-    refuse([(d.name, fault) for d in drafts for fault in d.description.errors], str(path))
-
-
-def refuse_twins(drafts: Sequence[ArmSpec]) -> None:
-    """Raises StudyFileError where two arms are one configuration on one code."""
-    seen: dict[Identity, str] = {}
-    for draft in drafts:
-        if draft.identity in seen:
+        if len(selected) < 2:
             raise StudyFileError(
-                f"arms.{draft.name}",
+                f"{self.path}: arms",
+                "at least one arm beside the base",
+                "none that differs from it",
+                "Name tricks that the base uses.",
+            )
+        return selected
+
+    def _differs(self, spec: ArmSpec, enabled: Mapping[str, bool]) -> bool:
+        if spec.role not in ("leave_one_out", "add_one_in") or spec.trick is None:
+            return True
+        wanted = spec.role == "leave_one_out"
+        if enabled.get(spec.trick, False) == wanted:
+            return True
+        if getattr(self.file.arms, spec.role) == "all":
+            return False
+        raise StudyFileError(
+            f"{self.path}: arms.{spec.role}",
+            f"a trick that is {'on' if wanted else 'off'} in the base",
+            f"{spec.trick}, which is {'off' if wanted else 'on'} there",
+            "Leave it out, or choose another base.",
+        )
+
+
+def refuse_faults(specs: Sequence[ArmSpec], path: Path) -> None:
+    """Raises StudyFileError with every error that the trainer found in these arms."""
+    faults = [(spec.name, fault) for spec in specs for fault in spec.description.errors]
+    raise_faults(faults, str(path))
+
+
+def refuse_duplicates(specs: Sequence[ArmSpec]) -> None:
+    """Raises StudyFileError where two arms are the same configuration of the same code."""
+    seen: dict[Identity, str] = {}
+    for spec in specs:
+        if spec.identity in seen:
+            raise StudyFileError(
+                f"arms.{spec.name}",
                 "arms that differ",
-                f"the same configuration and code as {seen[draft.identity]}",
+                f"the same configuration and code as {seen[spec.identity]}",
                 "Remove one of them: one run would be counted twice.",
             )
-        seen[draft.identity] = draft.name
+        seen[spec.identity] = spec.name

@@ -1,22 +1,22 @@
-"""What a study will cost and what it will be able to see, before it spends anything.
+"""What a study will cost and which effects it can detect, before anything runs.
 
-Time comes from records, else from one measured step of the base, else it is unknown and said to be.
-The standard deviation comes from replicates of the same base, else effects are given in units of
-it. Comes after resolve.py; `study --dry-run` prints it, and study.py plans its limits with it.
-Pure but for `measure`, which runs the base for three steps.
+Time comes from records, else from one measured step of the base, else it is unknown. The standard
+deviation comes from replicates of the same base; without them, effects are in units of it. Pure
+functions, except `measure`, which runs the base for three steps.
 """
 
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import msgspec
 
 from harness.errors import TrainerError
 from harness.files import read_json, write_json
-from harness.results.record import OUTCOMES, Identity, Record
+from harness.results.record import FINAL_STATUSES, Identity, Record
 from harness.results.run_files import last_step, log_tail, read_events
 from harness.results.study_plan import Arm, PlannedRun, ResolvedStudy
 from harness.runner import process
@@ -26,8 +26,8 @@ MEASURED_STEPS = 3
 METRICS = {"val_bpb": "bpb", "val_loss": "nats", "tokens_per_s": "relative"}
 
 
-class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """One measured step of the base, and all the time of a short run beside its steps."""
+class MeasuredStep(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds of one step of the base, seconds a short run takes beside its steps, and its GPUs."""
 
     step_s: float
     overhead_s: float
@@ -35,7 +35,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sensitivity(msgspec.Struct, frozen=True, kw_only=True):
-    """The smallest effect a study could see in one metric; in units of SD where `sd` is None."""
+    """The minimum detectable effect in one metric; in units of SD where `sd` is None."""
 
     metric: str
     unit: str
@@ -45,10 +45,10 @@ class Sensitivity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
-    """A plan's price. None where it is unknown."""
+    """What a study costs. None where a value is unknown."""
 
     runs: int
-    todo: int
+    remaining: int
     wall_s: float | None
     gpus_per_run: int | None
     gpu_s: float | None
@@ -61,75 +61,78 @@ def plan(
     study: ResolvedStudy,
     records: Sequence[Record],
     *,
-    slots: int = 1,
-    measured: Measured | None = None,
+    parallel: int = 1,
+    measured: MeasuredStep | None = None,
     gpus: int | None = None,
     price: float | None = None,
 ) -> Budget:
-    """The price of what a study has left to do. `gpus`: of one run, where no record says it."""
-    done = {made.plan_id for made in records if made.status in OUTCOMES}
-    todo = [planned for planned in study.runs if planned.plan_id not in done]
-    estimate = Estimates(study, records, measured)
-    times = [estimate.wall_s(planned.arm) for planned in todo]
-    known = [time for time in times if time is not None]
-    wall_s = sum(known) / slots if len(known) == len(todo) else None
-    seen = [made.gpus for made in records if made.identity in {a.identity for a in study.arms}]
-    per_run = seen[-1] if seen else gpus
-    gpu_s = sum(known) * per_run if wall_s is not None and per_run is not None else None
+    """The cost of the remaining runs, `parallel` of them at a time.
+
+    `gpus`: GPUs of one run, used where no record states them. `price`: USD per GPU-hour.
+    """
+    done = {record.plan_id for record in records if record.status in FINAL_STATUSES}
+    remaining = [planned for planned in study.runs if planned.plan_id not in done]
+    estimates = Estimates(study, records, measured)
+    total_s = remaining_seconds(estimates, remaining)
+    identities = {arm.identity for arm in study.arms}
+    recorded = [record.gpus for record in records if record.identity in identities]
+    per_run = recorded[-1] if recorded else gpus
+    gpu_s = total_s * per_run if total_s is not None and per_run is not None else None
     rate = price if price is not None else study.limits.price
     return Budget(
         runs=len(study.runs),
-        todo=len(todo),
-        wall_s=wall_s,
+        remaining=len(remaining),
+        wall_s=None if total_s is None else total_s / parallel,
         gpus_per_run=per_run,
         gpu_s=gpu_s,
         usd=gpu_s / 3600 * rate if gpu_s is not None and rate is not None else None,
-        time_from=estimate.source,
+        time_from=estimates.source,
         sensitivities=sensitivities(study, records),
     )
 
 
 class Estimates:
-    """How long a run of an arm takes, from the best evidence there is; grows with new records."""
+    """Estimates how long a run of an arm takes; every new record improves them."""
 
     def __init__(
-        self, study: ResolvedStudy, records: Sequence[Record], measured: Measured | None = None
+        self, study: ResolvedStudy, records: Sequence[Record], measured: MeasuredStep | None = None
     ) -> None:
         self._arms = {arm.name: arm for arm in study.arms}
         self._measured = measured
-        self._walls: dict[Identity, list[float]] = {}
-        self._per_step: list[float] = []
-        ours = {arm.identity for arm in study.arms}
-        for made in records:
-            if made.identity in ours:
-                self.add(made)
+        self._wall_times_s: dict[Identity, list[float]] = {}
+        self._seconds_per_step: list[float] = []
+        identities = {arm.identity for arm in study.arms}
+        for record in records:
+            if record.identity in identities:
+                self.add(record)
 
-    def add(self, made: Record) -> None:
-        if made.status == "completed" and made.steps > 0:
-            self._walls.setdefault(made.identity, []).append(made.wall_s)
-            self._per_step.append(made.wall_s / made.steps)
+    def add(self, record: Record) -> None:
+        """Adds a finished run."""
+        if record.status == "completed" and record.steps > 0:
+            self._wall_times_s.setdefault(record.identity, []).append(record.wall_s)
+            self._seconds_per_step.append(record.wall_s / record.steps)
 
     @property
     def source(self) -> str:
-        if self._walls:
+        """What the estimates are based on."""
+        if self._wall_times_s:
             return "records of this study's configurations"
         return "one measured step of the base" if self._measured else "unknown"
 
     def wall_s(self, arm: str) -> float | None:
-        """Seconds of one run; None where nothing is known."""
+        """Seconds of one run; None where they are unknown."""
         steps = int(self._arms[arm].derived.get("steps") or 0)
-        own = self._walls.get(self._arms[arm].identity)
-        if own:
-            return sum(own) / len(own)
-        if self._per_step and steps:
-            return steps * sum(self._per_step) / len(self._per_step)
+        if own := self._wall_times_s.get(self._arms[arm].identity):
+            return fmean(own)
+        if self._seconds_per_step and steps:
+            return steps * fmean(self._seconds_per_step)
         if self._measured is not None and steps:
             return self._measured.overhead_s + steps * self._measured.step_s
         return None
 
 
 def sensitivities(study: ResolvedStudy, records: Sequence[Record]) -> list[Sensitivity]:
-    """The smallest detectable effect of an arm against the base, in each metric."""
+    """The minimum detectable effect of an arm against the base, in each metric."""
     from harness.stats.inference import minimum_detectable_effect
 
     base = study.arm("base")
@@ -147,11 +150,11 @@ def sensitivities(study: ResolvedStudy, records: Sequence[Record]) -> list[Sensi
             arms=len(compared),
             correction=study.decide.correction,
         )
-    found = []
+    result = []
     for metric, unit in METRICS.items():
         values = replicates(base, records, metric)
-        sd = _sd(values) if len(values) >= 2 else None
-        found.append(
+        sd = stdev(values) if len(values) >= 2 else None
+        result.append(
             Sensitivity(
                 metric=metric,
                 unit=unit if sd is not None else "SD",
@@ -160,38 +163,36 @@ def sensitivities(study: ResolvedStudy, records: Sequence[Record]) -> list[Sensi
                 mde=in_sd * (sd if sd is not None else 1.0),
             )
         )
-    return found
+    return result
 
 
 def replicates(base: Arm, records: Sequence[Record], metric: str) -> list[float]:
-    """One value for each seed of the base; speeds as logarithms, of its last environment alone."""
-    same = [m for m in records if m.identity == base.identity and m.status == "completed"]
+    """One value for each seed of the base; speeds as logarithms, from its latest environment."""
+    same = [r for r in records if r.identity == base.identity and r.status == "completed"]
     if metric == "tokens_per_s":
-        same = [m for m in same if m.environment_id == same[-1].environment_id]
-    by_seed = {made.seed: made.metrics.get(metric) for made in same}
+        same = [r for r in same if r.environment_id == same[-1].environment_id]
+    by_seed = {record.seed: record.metrics.get(metric) for record in same}
     values = [value for value in by_seed.values() if value is not None]
     return [math.log(value) for value in values] if metric == "tokens_per_s" else values
 
 
-def _sd(values: Sequence[float]) -> float:
-    mean = sum(values) / len(values)
-    return math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+def measure(
+    study: ResolvedStudy, trainer: NativeTrainer, stop: process.Stop
+) -> MeasuredStep | None:
+    """Runs the base for three steps in a temporary folder.
 
-
-def measure(study: ResolvedStudy, trainer: NativeTrainer, stop: process.Stop) -> Measured | str:
-    """Runs the base for three steps in a temporary folder; a sentence where that did not work."""
+    None where the trainer's number of steps cannot be set. Raises TrainerError where the base
+    does not run.
+    """
     if "steps" not in study.settable_fields:
-        return "the trainer has no handle for its number of steps"
+        return None
     config = _short_config(study, trainer)
     if study.arm("base").identity.data_id is None:
-        try:
-            trainer.prepare(config)
-        except TrainerError as error:
-            return str(error)
+        trainer.prepare(config)
     with tempfile.TemporaryDirectory(prefix="harness-measure-") as folder:
         run_dir = Path(folder)
         write_json(run_dir / "config.json", config)
-        ended = process.execute(
+        end = process.run_process(
             command=trainer.train_command(run_dir / "config.json", run_dir),
             run_dir=run_dir,
             checkout=trainer.checkout,
@@ -200,13 +201,18 @@ def measure(study: ResolvedStudy, trainer: NativeTrainer, stop: process.Stop) ->
         )
         if last_step(run_dir / "events.jsonl")[0] < MEASURED_STEPS:
             tail = (log_tail(run_dir / "log.txt", 300) or "").strip()
-            return f"the trainer {ended.describe()}" + (f": {tail}" if tail else "")
+            raise TrainerError(
+                "arm base",
+                f"{MEASURED_STEPS} steps of the trainer, to measure their time",
+                f"that the trainer {end.describe()}" + (f": {tail}" if tail else ""),
+                "Repair what its log names, or plan without this measurement: --no-measure.",
+            )
         steps = [e["t"] for e in read_events(run_dir / "events.jsonl") if e["event"] == "step"]
         environment = read_json(run_dir / "environment.json") or {}
-    step_s = steps[-1] - steps[-2]  # by the clock on the wall; the first steps warm up
-    overhead_s = max(0.0, ended.trainer_s - len(steps) * step_s)
+    step_s = steps[-1] - steps[-2]  # wall time; the first steps warm up
+    overhead_s = max(0.0, end.trainer_s - len(steps) * step_s)
     gpus = len(environment.get("gpus") or [])
-    return Measured(step_s=step_s, overhead_s=overhead_s, gpus=gpus)
+    return MeasuredStep(step_s=step_s, overhead_s=overhead_s, gpus=gpus)
 
 
 def _short_config(study: ResolvedStudy, trainer: NativeTrainer) -> dict[str, Any]:
@@ -217,8 +223,8 @@ def _short_config(study: ResolvedStudy, trainer: NativeTrainer) -> dict[str, Any
     return with_value(config, study.settable_fields.get("seed", "seed"), study.seeds[0])
 
 
-def todo_seconds(estimates: Estimates, runs: Sequence[PlannedRun]) -> float | None:
-    """Seconds of some runs one after another; None where one of them is unknown."""
+def remaining_seconds(estimates: Estimates, runs: Sequence[PlannedRun]) -> float | None:
+    """Seconds of these runs one after another; None where one of them is unknown."""
     times = [estimates.wall_s(planned.arm) for planned in runs]
     known = [time for time in times if time is not None]
     return sum(known) if len(known) == len(times) else None

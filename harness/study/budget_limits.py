@@ -1,7 +1,7 @@
-"""What a study may still spend: time, money in its form of time, and failures.
+"""The limits of a study: time, total time and failures.
 
-Says before each block and each run whether to go on, from the estimates of budget.py; raises `Halt`
-where not. Holds the counts, starts nothing, prints nothing.
+`BudgetLimits` checks them before each block and each run, with the estimates of budget.py, and
+raises `StopStudy` where one would be exceeded.
 """
 
 import time
@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from harness import errors
 from harness.results.record import Record
 from harness.results.study_plan import PlannedRun, ResolvedStudy
-from harness.study.budget import Estimates, todo_seconds
+from harness.study.budget import Estimates, remaining_seconds
 
-STOPPED = "Stopped as asked. The same command goes on."
+RESUME = "Re-run the same command to resume."
+STOPPED = f"Stopped by Ctrl-C or SIGTERM. {RESUME}"
 
 
 class StopStudy(Exception):
-    """No further run is started; those at work go on to their end."""
+    """No further run is started; runs that have started continue to their end."""
 
     def __init__(self, exit_code: int, reason: str) -> None:
         super().__init__(reason)
@@ -25,7 +26,7 @@ class StopStudy(Exception):
 
 
 class BudgetLimits:
-    """The limits of a study and of one command. `began`: of the command, by time.monotonic()."""
+    """The limits of a study and of one command. `began`: its start, by time.monotonic()."""
 
     def __init__(
         self,
@@ -34,80 +35,91 @@ class BudgetLimits:
         *,
         began: float,
         max_minutes: float | None,
-        split_blocks: bool,
+        allow_partial_blocks: bool,
     ) -> None:
         self.study, self.began = study, began
-        self.max_minutes, self.split_blocks = max_minutes, split_blocks
+        self.max_minutes, self.allow_partial_blocks = max_minutes, allow_partial_blocks
         self.estimates = Estimates(study, records)
-        ours = {planned.plan_id for planned in study.runs}
-        self.spent_s = sum(made.wall_s for made in records if made.plan_id in ours)
-        self.in_a_row: list[Record] = []  # the failures since the last run that did not fail
-        self.failures_of: Counter[str] = Counter()
+        plan_ids = {planned.plan_id for planned in study.runs}
+        self.used_s = sum(record.wall_s for record in records if record.plan_id in plan_ids)
+        self.failures_in_a_row: list[Record] = []
+        self.failures_by_arm: Counter[str] = Counter()
 
-    def add(self, planned: PlannedRun, made: Record) -> None:
-        """Takes in a finished run."""
-        self.estimates.add(made)
-        self.spent_s += made.wall_s
-        if made.status == "failed":
-            self.in_a_row.append(made)
-            self.failures_of[planned.arm] += 1
-        elif made.status != "interrupted":
-            self.in_a_row.clear()
+    def add(self, planned: PlannedRun, record: Record) -> None:
+        """Adds a finished run."""
+        self.estimates.add(record)
+        self.used_s += record.wall_s
+        if record.status == "failed":
+            self.failures_in_a_row.append(record)
+            self.failures_by_arm[planned.arm] += 1
+        elif record.status != "interrupted":
+            self.failures_in_a_row.clear()
 
     def keeps_failing(self, arm: str) -> bool:
-        """Whether to pass over an arm for the rest of this command."""
-        return self.failures_of[arm] >= self.study.limits.failures
+        """Whether to skip an arm for the rest of this command."""
+        return self.failures_by_arm[arm] >= self.study.limits.failures
 
     def check_failures(self) -> None:
-        """Raises Halt when one run after the other fails: then it is the machine and not an arm."""
-        if len(self.in_a_row) < self.study.limits.failures:
+        """Raises StopStudy after too many failures in a row, which point to the machine."""
+        count = len(self.failures_in_a_row)
+        if count < self.study.limits.failures:
             return
-        last = self.in_a_row[-1]
+        last = self.failures_in_a_row[-1]
+        hint = f"{last.hint} " if last.hint else ""
         raise StopStudy(
             errors.COULD_NOT_RUN,
-            f"{len(self.in_a_row)} runs in a row failed (limits.failures). The last: "
-            f"{last.reason}. {last.hint or ''} Then the same command goes on.",
+            f"Stopped: {count} runs in a row failed (limits.failures: "
+            f"{self.study.limits.failures}). Reason of the last: {last.reason}. {hint}Repair the "
+            "cause, then re-run the same command to resume.",
         )
 
-    def check_block(self, block: Sequence[PlannedRun], slots: int) -> None:
-        """Raises Halt before a block that cannot finish: its speeds could not be compared.
+    def check_block(self, block: Sequence[PlannedRun], parallel: int) -> None:
+        """Raises StopStudy before a block that cannot finish: its speeds could not be compared.
 
-        `slots`: how many of its runs go on at the same time.
+        `parallel`: how many of its runs are made at a time.
         """
-        limit, needs_s = self._limit(), todo_seconds(self.estimates, block)
-        if limit is None or needs_s is None or self.split_blocks:
+        limit, total_s = self._limit(), remaining_seconds(self.estimates, block)
+        if limit is None or total_s is None or self.allow_partial_blocks:
             return
-        left_s, hint = limit
-        needs_s /= slots
-        if needs_s <= left_s:
+        (left_s, hint), needed_s = limit, total_s / parallel
+        if needed_s <= left_s:
             return
-        text = f"A block needs about {_minutes(needs_s)}, {_minutes(left_s)} are left. {hint}"
-        if self.max_minutes is not None and needs_s > 60 * self.max_minutes:
-            text += " No block fits into that: allow more, or give --allow-partial-blocks."
-            raise StopStudy(errors.COULD_NOT_RUN, text)
-        raise StopStudy(errors.STOPPED_AT_LIMIT, text)
+        text = (
+            f"Stopped: the next block takes about {_minutes(needed_s)}, and "
+            f"{_minutes(left_s)} are left."
+        )
+        if self.max_minutes is not None and needed_s > 60 * self.max_minutes:
+            raise StopStudy(
+                errors.COULD_NOT_RUN,
+                f"{text} No block fits into --max-minutes {self.max_minutes:g}: allow more "
+                "minutes, or pass --allow-partial-blocks.",
+            )
+        raise StopStudy(errors.STOPPED_AT_LIMIT, f"{text} {hint}")
 
     def check_run(self, planned: PlannedRun) -> None:
-        """Raises Halt before a run that would go beyond a limit."""
+        """Raises StopStudy before a run that would exceed a limit."""
         limit = self._limit()
         if limit is None:
             return
         left_s, hint = limit
-        needs_s = self.estimates.wall_s(planned.arm) or 0.0
-        if needs_s > left_s or left_s <= 0:
-            text = f"A run needs about {_minutes(needs_s)}, {_minutes(left_s)} are left. {hint}"
-            raise StopStudy(errors.STOPPED_AT_LIMIT, text)
+        needed_s = self.estimates.wall_s(planned.arm) or 0.0
+        if needed_s > left_s or left_s <= 0:
+            raise StopStudy(
+                errors.STOPPED_AT_LIMIT,
+                f"Stopped: the next run takes about {_minutes(needed_s)}, and "
+                f"{_minutes(left_s)} are left. {hint}",
+            )
 
     def _limit(self) -> tuple[float, str] | None:
-        """(seconds left, what to do then) of the nearer limit; None without any."""
-        found = []
+        """(seconds left, what to do then) of the limit that is reached first; None without one."""
+        limits = []
         if (minutes := self.max_minutes) is not None:
             left_s = 60 * minutes - (time.monotonic() - self.began)
-            found.append((left_s, f"The same command goes on (--max-minutes {minutes:g})."))
+            limits.append((left_s, f"{RESUME} (--max-minutes {minutes:g})"))
         if (total := self.study.limits.total_minutes) is not None:
-            hint = f"Raise limits.total_minutes ({total:g}) and the same command goes on."
-            found.append((60 * total - self.spent_s, hint))
-        return min(found) if found else None
+            hint = f"Raise limits.total_minutes ({total:g}), then re-run the same command."
+            limits.append((60 * total - self.used_s, hint))
+        return min(limits) if limits else None
 
 
 def _minutes(seconds: float) -> str:

@@ -1,9 +1,9 @@
-"""Fair settings for an arm: a small grid, run first on seeds of its own, and the choice from it.
+"""Retuning an arm: a small sweep, run first and on its own seeds, and the choice from it.
 
-Removing Muon at AdamW's wrong learning rate costs ten times what removing Muon costs; so the arm
-gets the settings that are best for it, before its verdict. Every combination of the values is an
-arm of role `retune`. Where a search fills the sweep, its best points take the place of the
-combinations. Pure: settings in, settings out; resolve.py writes the choice into the arm.
+Removing Muon while AdamW keeps an unsuitable learning rate costs ten times as much as removing Muon
+with a suitable one, so an arm gets the best settings of its sweep before it is compared. Every
+combination of the values is an arm of role `retune`; where a search fills the sweep, its best
+points replace the combinations. Pure functions; resolve.py writes the choice into the arm.
 """
 
 import itertools
@@ -14,7 +14,7 @@ from typing import Any
 from harness.config.study_file import RetuneFile
 from harness.results.study_plan import Retuned
 
-EDGE = 0.03  # of a searched range: nearer to its end, the best may lie beyond
+EDGE = 0.03  # fraction of a searched range; nearer to its end, the best may lie outside
 
 
 def combinations(sweep: RetuneFile) -> list[dict[str, Any]]:
@@ -27,7 +27,7 @@ def combinations(sweep: RetuneFile) -> list[dict[str, Any]]:
 
 
 def arm_name(arm: str, trick: str, settings: Mapping[str, Any]) -> str:
-    """`retune:muon:lr=0.003`; the last part of each field is enough to read it."""
+    """`retune:muon:lr=0.003`, with the last part of each field."""
     label = trick if arm == f"no_{trick}" else arm
     shown = ",".join(f"{field.rpartition('.')[2]}={value}" for field, value in settings.items())
     return f"retune:{label}:{shown}"
@@ -36,10 +36,10 @@ def arm_name(arm: str, trick: str, settings: Mapping[str, Any]) -> str:
 def choose(
     sweep: RetuneFile, results: Sequence[tuple[Mapping[str, Any], Sequence[float | None]]]
 ) -> dict[str, Retuned]:
-    """The best combination by mean val_bpb; empty where none finished at every seed.
+    """The combination with the lowest mean val_bpb; empty where none finished at every seed.
 
-    `results`: settings with their val_bpb at each seed, None where a run has none. A value at
-    either end of three or more that were tried, or of two, may not be the best there is: `at_edge`.
+    `results`: settings with their val_bpb at each seed, None where a run has none. `at_edge` marks
+    a value at either end of those tried: a better one may lie outside.
     """
     finished: list[tuple[float, Mapping[str, Any]]] = []
     for settings, values in results:
@@ -60,7 +60,7 @@ def choose(
 
 
 def search_name(study: str, trick: str) -> str:
-    """The search that fills the sweep of a trick."""
+    """The name of the search that fills the sweep of a trick."""
     return f"{study}-retune-{trick}"
 
 
@@ -80,12 +80,12 @@ def _at_edge(sweep: RetuneFile, field: str, value: Any) -> bool:
 def _edges(values: Sequence[Any]) -> tuple[Any, Any]:
     try:
         return min(values), max(values)
-    except TypeError:  # settings without an order, such as names
+    except TypeError:  # values without an order, such as names
         return (None, None)
 
 
 def _tried(field: str, finished: Sequence[tuple[float, Mapping[str, Any]]]) -> dict[str, float]:
-    """Value -> the best mean with it, whatever the other settings were."""
+    """Value -> the lowest mean with it, over all other settings."""
     tried: dict[str, float] = {}
     for mean, settings in finished:
         key = str(settings[field])

@@ -16,15 +16,17 @@ from harness import files
 from harness.__main__ import main
 from harness.config.study_file import StudyFile, parse_study
 from harness.results.core_answers import CoreSettings
-from harness.results.record import Identity, LaunchInfo, Record, RunPlan, collect
+from harness.results.record import Identity, LaunchInfo, Record, RunPlan, collect_record
 from harness.results.record import ProcessEnd as ProcessEnded
 from harness.results.store import Store
 from harness.results.study_plan import plan_id
 from harness.runner.fake_trainer import config as fake
 from harness.runner.fake_trainer import core
 from harness.runner.fake_trainer.train import Curve, bits_per_byte, environment
-from harness.runner.trainer import FakeTrainer
+from harness.runner.trainer import TRAINERS
 from harness.study.resolve import resolve
+from tests.fixtures import faulty_harness
+from tests.fixtures.faulty_harness import FaultyTrainer
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = """\
@@ -44,6 +46,14 @@ arms: {leave_one_out: [windows, muon]}
 seeds: [1, 2]
 limits: {run_minutes: 1}
 """
+
+
+@pytest.fixture(scope="session", autouse=True)
+def faulty_trainer():
+    """`fake` is the simulated trainer with more ways to fail: tests/fixtures/faulty_trainer.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(TRAINERS, "fake", FaultyTrainer)
+        yield
 
 
 @pytest.fixture
@@ -70,10 +80,10 @@ def study_file(tmp_path: Path) -> Callable[..., Path]:
 def resolved(store: Store, study_file):
     """Resolves a study file with the FakeTrainer."""
 
-    def make(base: str = "", final: bool = False, **lines: str):
+    def make(base: str = "", **lines: str):
         path = study_file(base, **lines)
         file: StudyFile = parse_study(path.read_text(), str(path))
-        return resolve(file, path, store, FakeTrainer(), command="", now=1.0, final=final)
+        return resolve(file, path, store, FaultyTrainer(), command="", now=1.0)
 
     return make
 
@@ -146,7 +156,7 @@ def leave_run(store: Store) -> Callable[..., Path]:
         files.write_json(run_dir / "launch.json", msgspec.to_builtins(plan))
         files.write_json(run_dir / "environment.json", environment())
         ended = ProcessEnded(returncode=0, cause=None, ended_at=at + 1, trainer_s=1.0)
-        store.commit(collect(run_dir, plan, ended), run_dir)
+        store.commit(collect_record(run_dir, plan, ended), run_dir)
         return store.root / "records" / f"{plan.plan_id}.json"
 
     return make
@@ -166,7 +176,7 @@ def harness(store: Store, capfd, monkeypatch) -> Callable[..., Ended]:
     monkeypatch.chdir(ROOT)
 
     def call(*words: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", command(*words, store=store)[2:])
+        monkeypatch.setattr(sys, "argv", ["harness", *command(*words, store=store)[2:]])
         with pytest.raises(SystemExit) as ending:
             main()
         out, err = capfd.readouterr()
@@ -179,7 +189,7 @@ def command(*words: object, store: Store) -> list[str]:
     """The words of a command line on a store; studies without HTML, which takes seconds."""
     if words[0] == "study":
         words = (*words, "--no-html")
-    return [sys.executable, "-m", "harness", *map(str, words), "--store", str(store.root)]
+    return [sys.executable, faulty_harness.__file__, *map(str, words), "--store", str(store.root)]
 
 
 @pytest.fixture
@@ -230,7 +240,7 @@ def trainers_of(store: Store) -> list[int]:
         except OSError:
             continue
         ours = any(str(store.root.resolve() / "plans") in word for word in words)
-        if ours and state != "Z" and "harness.runner.fake_trainer.train" in words:
+        if ours and state != "Z" and str(faulty_harness.SCRIPT) in words:
             found.append(int(entry.name))
     return found
 

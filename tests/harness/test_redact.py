@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.redact import masked, masked_words
+from harness.redact import redact_argv, redact_text
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from harness.redact import masked, masked_words
     ],
 )
 def test_a_password_is_masked_and_nothing_else(word, shown):
-    assert masked(word) == shown
+    assert redact_text(word) == shown
 
 
 @pytest.mark.parametrize(
@@ -33,4 +33,4 @@ def test_a_password_is_masked_and_nothing_else(word, shown):
     ],
 )
 def test_words_without_a_password_stay_as_they_are(word):
-    assert masked_words([word]) == [word]
+    assert redact_argv([word]) == [word]

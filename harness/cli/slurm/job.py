@@ -28,7 +28,7 @@ from harness.cli.slurm import journal as journals
 from harness.cli.slurm.allocation import Allocation, LocalAllocation, SlurmAllocation
 from harness.cli.slurm.journal import CANCELLED, JobEntry, Journal
 from harness.errors import COULD_NOT_RUN, PASS, STOPPED_AT_LIMIT, ClusterError
-from harness.redact import masked_words
+from harness.redact import redact_argv
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,7 +115,7 @@ def make(job: Job, allocation: Allocation) -> int:
 
 def command(words: list[str]) -> int:
     """Runs `harness` with these words in this process; its exit code."""
-    print("$ harness", *masked_words(words), flush=True)
+    print("$ harness", *redact_argv(words), flush=True)
     sys.argv = ["harness", *words]
     try:
         runpy.run_module("harness", run_name="__main__")

@@ -20,7 +20,7 @@ from harness.cli.slurm.job import Job
 from harness.cli.slurm.journal import Submission
 from harness.config.cluster_file import ClusterFile
 from harness.errors import ClusterError, UsageError
-from harness.redact import masked_words
+from harness.redact import redact_argv
 
 if TYPE_CHECKING:
     from submitit import Executor
@@ -58,7 +58,7 @@ def submit(
     made = Submission(
         id=folder.name,
         submitted_at=now,
-        words=masked_words(asked.words),
+        words=redact_argv(asked.words),
         cwd=str(cwd),
         python=sys.executable,
         kind=cluster.kind,
@@ -103,7 +103,7 @@ def job_of(
 
     `now`: of the submission. A base that failed before it is no reason for a worker not to wait.
     """
-    words = [*masked_words(asked.words), "--store", str(asked.store.resolve())]
+    words = [*redact_argv(asked.words), "--store", str(asked.store.resolve())]
     if number:  # they begin together, and the first one makes the base
         words += ["--worker", "--wait-for-base", str(cluster.minutes), "--since", f"{now:.3f}"]
     return Job(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness.cli.slurm.status import State
-from harness.redact import masked_words
+from harness.redact import redact_argv
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,7 +24,7 @@ def show(console: "Console", jobs: Sequence[State]) -> None:
         table.add_column(title, justify="right" if right else "left", overflow="fold")
     for job in jobs:
         code = "" if job.exit_code is None else str(job.exit_code)
-        command = " ".join(masked_words(job.words))
+        command = " ".join(redact_argv(job.words))
         cells = [job.id, job.number, job.state, code, str(job.again), command]
         table.add_row(*map(escape, cells))
     console.print(table)

@@ -44,13 +44,14 @@ def write_all(
 ) -> dict[str, Path]:
     """Writes report.html, report.json and report.csv; returns where, by kind.
 
-    They go into the store's reports/<name>/ unless a path is given. Without plotly the HTML is left
-    out and `note` is told what to install. Raises StoreError for an unknown study, DiskError.
+    They go into the store's reports/study/<name>/ unless a path is given. Without plotly the HTML
+    is left out and `note` is called with what to install. Raises StoreError for an unknown
+    study, DiskError.
     """
     from harness.report.study import export
 
     content = load(store, name)
-    folder = store.report_dir(name)
+    folder = store.report_dir("study", name)
     written = {"json": json or folder / "report.json", "csv": csv or folder / "report.csv"}
     files.write_bytes(written["json"], export.as_json(content))
     files.write_text(written["csv"], export.as_csv(content))

@@ -12,8 +12,8 @@ import msgspec
 from harness.compare.core import METRICS, PairedCore, Scores, paired, scores
 from harness.errors import StoreError
 from harness.results import core_answers
-from harness.results.core_answers import Outcomes
-from harness.results.store import ANSWERS, Store
+from harness.results.core_answers import CoreAnswers
+from harness.results.store import CORE_FOLDER, Store
 from harness.stats.inference import Contrast
 from harness.study.effects import ArmResult, Attribution
 
@@ -49,16 +49,16 @@ def core_of(store: Store, found: Attribution, ranked: Sequence[ArmResult]) -> St
     return StudyCore(base=scores(base), arms=arms, missing=missing)
 
 
-def _kept(store: Store, found: Attribution, arm: str) -> list[Outcomes]:
+def _kept(store: Store, found: Attribution, arm: str) -> list[CoreAnswers]:
     """The outcomes of an arm's completed runs."""
     ids = [row.plan_id for row in found.runs if (row.arm, row.status) == (arm, "completed")]
     records = [record for plan_id in ids if (record := store.record(plan_id)) is not None]
-    paths = [store.beside(record).get(ANSWERS) for record in records]
+    paths = [store.beside(record).get(CORE_FOLDER) for record in records]
     return [core_answers.read(path) for path in paths if path is not None]
 
 
 def _between_runs(
-    arm: ArmResult, base: Sequence[Outcomes], runs: Sequence[Outcomes]
+    arm: ArmResult, base: Sequence[CoreAnswers], runs: Sequence[CoreAnswers]
 ) -> dict[str, Contrast]:
     """The effects on CORE with their error between runs, where they are of these very runs."""
     found = {}

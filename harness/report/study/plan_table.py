@@ -58,8 +58,8 @@ def _overrides(study: ResolvedStudy) -> list[str]:
 
 
 def _lines(study: ResolvedStudy, budget: Budget) -> list[str]:
-    done = budget.runs - budget.todo
-    lines = [f"runs: {budget.runs}, of which {done} are recorded and {budget.todo} are to make"]
+    done = budget.runs - budget.remaining
+    lines = [f"runs: {budget.runs}, of which {done} are recorded, {budget.remaining} remain"]
     if budget.wall_s is None:
         lines.append("time: unknown (no records, and no step of the base was measured)")
     else:

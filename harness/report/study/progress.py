@@ -1,168 +1,159 @@
-"""What a study looks like while it runs: a table that follows it, or plain lines in a log.
-
-Told by study.py what happens; keeps no truth of its own and decides nothing.
-"""
+"""Shows a running study: a live table in a terminal, otherwise one line for each finished run."""
 
 import time
-from types import TracebackType
 from typing import TYPE_CHECKING
 
-from harness.results.record import OUTCOMES, Record
+from harness import format
+from harness.results.record import FINAL_STATUSES, Record
 from harness.results.run_files import Progress
 from harness.results.store import Store
 from harness.results.study_plan import PlannedRun, ResolvedStudy
+from harness.study.executor import StudyListener
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
+    from rich.live import Live
 
-SIGNS = {
+REDRAW_S = 0.25
+STATUS_MARKUP = {
     "completed": "[green]✓[/]",
     "diverged": "[yellow]diverged[/]",
-    "out_of_memory": "[yellow]no memory[/]",
+    "out_of_memory": "[yellow]out of memory[/]",
     "interrupted": "[dim]interrupted[/]",
     "failed": "[red]failed[/]",
 }
 
 
-class StudyProgress:
-    """Shows a study on a console: a table on a terminal, else a line for each run that ends."""
+class StudyProgress(StudyListener):
+    """The `StudyListener` of the command line."""
 
-    def __init__(self, console: "Console", study: ResolvedStudy, store: Store) -> None:
-        from rich.live import Live as RichLive
+    def __init__(self, console: "Console") -> None:
+        self.console = console
+        self.study: ResolvedStudy | None = None
+        self._live: Live | None = None
 
-        self.console, self.study = console, study
-        self.states: dict[tuple[str, int], str] = {}
-        self.done = 0
-        self.gpu_s = 0.0
+    def phase_started(self, study: ResolvedStudy, store: Store) -> None:
+        self.study, self.done, self.gpu_s = study, 0, 0.0
+        self.cells: dict[tuple[str, int], str] = {}  # (arm, seed) -> rich markup
         for planned in study.runs:
             attempts = store.attempts(planned.plan_id)
-            self.gpu_s += sum(made.wall_s * made.gpus for made in attempts)
+            self.gpu_s += sum(record.wall_s * record.gpus for record in attempts)
             if attempts:
-                best = next((m for m in attempts if m.status in OUTCOMES), attempts[-1])
-                self.states[planned.arm, planned.seed] = _shown(best)
-                self.done += best.status in OUTCOMES
+                best = next((r for r in attempts if r.status in FINAL_STATUSES), attempts[-1])
+                self.cells[planned.arm, planned.seed] = _cell(best)
+                self.done += best.status in FINAL_STATUSES
         self.latest: tuple[PlannedRun, Progress] | None = None
         self.left_s: float | None = None
-        self.began = time.monotonic()
-        self._live = RichLive(console=console, auto_refresh=False) if console.is_terminal else None
-        self._next_draw = 0.0
+        self.began, self._next_draw = time.monotonic(), 0.0
+        if self.console.is_terminal:
+            from rich.live import Live
 
-    def __enter__(self) -> "StudyProgress":
-        if self._live is not None:
+            self._live = Live(console=self.console, auto_refresh=False)
             self._live.start()
         else:
-            total = len(self.study.runs)
-            self.console.print(f"{self.study.study}: {self.done} of {total} runs are recorded")
-        return self
+            self.message(f"{study.study}: {self.done} of {len(study.runs)} runs are recorded.")
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def phase_ended(self) -> None:
         if self._live is not None:
-            self._draw()
+            self._draw(self._live)
             self._live.stop()
+            self._live = None
 
-    def started(self, planned: PlannedRun, slot: str) -> None:
-        self.states[planned.arm, planned.seed] = "[cyan]starts[/]"
+    def run_started(self, planned: PlannedRun, gpu: str) -> None:
+        self.cells[planned.arm, planned.seed] = "[cyan]starting[/]"
 
-    def progress(self, planned: PlannedRun, latest: Progress) -> None:
+    def run_progress(self, planned: PlannedRun, latest: Progress) -> None:
         self.latest = (planned, latest)
-        total = self.study.arm(planned.arm).derived.get("steps")
+        total = self._study.arm(planned.arm).derived.get("steps")
         if latest.step and total:
-            share = f"{100 * latest.step / total:.0f} %"
+            text = f"{100 * latest.step / total:.0f} %"
         else:
-            share = latest.phase or "starts"
-        self.states[planned.arm, planned.seed] = f"[cyan]{share}[/]"
+            text = latest.phase or "starting"
+        self.cells[planned.arm, planned.seed] = f"[cyan]{text}[/]"
 
-    def ended(self, planned: PlannedRun, made: Record) -> None:
-        self.states[planned.arm, planned.seed] = _shown(made)
-        self.gpu_s += made.wall_s * made.gpus
-        self.done += made.status in OUTCOMES
+    def run_ended(self, planned: PlannedRun, record: Record) -> None:
+        self.cells[planned.arm, planned.seed] = _cell(record)
+        self.gpu_s += record.wall_s * record.gpus
+        self.done += record.status in FINAL_STATUSES
         if self._live is None:
-            self._print_line(planned, made)
+            head = f"[{self.done}/{len(self._study.runs)}] {planned.arm}, seed {planned.seed}"
+            self.message(f"{head}: {ended_text(record)}")
 
-    def note(self, text: str) -> None:
-        console = self._live.console if self._live else self.console
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    def refresh(self, left_s: float | None) -> None:
-        self.left_s = left_s
-        if self._live is not None and time.monotonic() >= self._next_draw:
-            self._draw()
-            self._next_draw = time.monotonic() + 0.25
-
-    def _draw(self) -> None:
-        assert self._live is not None
-        self._live.update(self._table(), refresh=True)
-
-    def _print_line(self, planned: PlannedRun, made: Record) -> None:
-        head = f"[{self.done}/{len(self.study.runs)}] {planned.arm}, seed {planned.seed}"
-        text = f"{head}: {made.status.replace('_', ' ')} in {made.wall_s:.1f} s"
-        bpb, speed = made.metrics.get("val_bpb"), made.metrics.get("tokens_per_s")
-        if bpb is not None:
-            text += f", {bpb:.4f} bpb"
-        if speed is not None:
-            text += f", {speed:,.0f} tokens/s"
-        if made.status != "completed" and made.reason:
-            text += f": {made.reason}"
+    def message(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def time_left(self, seconds: float | None) -> None:
+        self.left_s = seconds
+        if self._live is not None and time.monotonic() >= self._next_draw:
+            self._draw(self._live)
+            self._next_draw = time.monotonic() + REDRAW_S
+
+    @property
+    def _study(self) -> ResolvedStudy:
+        assert self.study is not None, "no phase has started"
+        return self.study
+
+    def _draw(self, live: "Live") -> None:
+        live.update(self._table(), refresh=True)
 
     def _table(self) -> "Group":
         from rich.console import Group
         from rich.table import Table
         from rich.text import Text
 
-        seeds = list(dict.fromkeys(planned.seed for planned in self.study.runs))
-        planned = {(run.arm, run.seed) for run in self.study.runs}
-        table = Table(title=self.study.study, title_justify="left")
+        study = self._study
+        seeds = list(dict.fromkeys(planned.seed for planned in study.runs))
+        runs = {(run.arm, run.seed) for run in study.runs}
+        table = Table(title=study.study, title_justify="left")
         table.add_column("arm", no_wrap=True)
         for seed in seeds:
             table.add_column(f"seed {seed}", justify="right")
-        for arm in self.study.arms:
-            cells = [
-                self.states.get((arm.name, seed), "[dim]waits[/]")
-                if (arm.name, seed) in planned
-                else ""
-                for seed in seeds
-            ]
+        for arm in study.arms:
+            keys = [(arm.name, seed) for seed in seeds]
+            cells = [self.cells.get(key, "[dim]waiting[/]") if key in runs else "" for key in keys]
             table.add_row(Text(arm.name), *cells)
         return Group(table, Text(self._caption(), style="dim"))
 
     def _caption(self) -> str:
-        parts = [f"{self.done} of {len(self.study.runs)} runs"]
+        study = self._study
+        parts = [f"{self.done} of {len(study.runs)} runs"]
         if self.latest is not None:
             planned, latest = self.latest
             parts.append(f"{planned.arm}: step {latest.step}")
             if latest.loss is not None:
                 parts.append(f"loss {latest.loss:.3f}")
-            batch = self.study.arm(planned.arm).derived.get("batch_tokens")
+            batch = study.arm(planned.arm).derived.get("batch_tokens")
             if latest.step_s and batch:
                 parts.append(f"{batch / latest.step_s:,.0f} tokens/s")
-        parts.append(f"{_duration(time.monotonic() - self.began)} so far")
+        parts.append(f"{format.duration(round(time.monotonic() - self.began))} elapsed")
         if self.left_s is not None:
-            parts.append(f"about {_duration(self.left_s)} left")
+            parts.append(f"about {format.duration(self.left_s)} left")
         if self.gpu_s:
-            parts.append(cost(self.gpu_s, self.study.limits.price))
+            parts.append(cost(self.gpu_s, study.limits.price))
         return " · ".join(parts)
 
 
+def ended_text(record: Record) -> str:
+    """'completed in 12.3 s, 1.2345 bpb, 20,123 tokens/s'; the reason where it did not complete."""
+    text = f"{record.status.replace('_', ' ')} in {record.wall_s:.1f} s"
+    bpb, speed = record.metrics.get("val_bpb"), record.metrics.get("tokens_per_s")
+    if bpb is not None:
+        text += f", {bpb:.4f} bpb"
+    if speed is not None:
+        text += f", {speed:,.0f} tokens/s"
+    if record.status != "completed" and record.reason:
+        text += f": {record.reason}"
+    return text
+
+
 def cost(gpu_s: float, price: float | None) -> str:
-    """GPU-seconds, and USD where a price is known."""
-    text = f"{gpu_s:,.0f} GPU-s"
+    """GPU-seconds, and USD where a price per GPU-hour is known."""
+    text = f"{gpu_s:,.0f} GPU-seconds"
     return text if price is None else f"{text} = {gpu_s / 3600 * price:,.2f} USD"
 
 
-def _shown(made: Record) -> str:
-    bpb = made.metrics.get("val_bpb")
-    if made.status == "completed" and bpb is not None:
+def _cell(record: Record) -> str:
+    bpb = record.metrics.get("val_bpb")
+    if record.status == "completed" and bpb is not None:
         return f"[green]{bpb:.4f}[/]"
-    return SIGNS[made.status]
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return STATUS_MARKUP[record.status]

@@ -13,14 +13,14 @@ import msgspec
 from harness.errors import UsageError
 from harness.results import core_answers
 from harness.results.logs.run_log import LogError, LoggedRun
-from harness.results.recipe import device, is_full_scale, recipe_scale
-from harness.results.record import ProcessEnd, Record, collect, read_plan, sessions
-from harness.results.store import ANSWERS, Store
+from harness.results.recipe import device_name, is_full_scale, recipe_scale
+from harness.results.record import ProcessEnd, Record, collect_record, read_plan, sessions
+from harness.results.store import CORE_FOLDER, Store
 
 Key = tuple[str, str]  # plan id, attempt
 
 
-def of_run_dir(path: Path) -> Record:
+def record_from_run_dir(path: Path) -> Record:
     """The record of a run directory, made from what lies in it. Raises LogError."""
     plan = read_plan(path)
     if plan is None:
@@ -34,27 +34,27 @@ def of_run_dir(path: Path) -> Record:
         if known.attempt == plan.attempt:
             return known
     ended = ProcessEnd(returncode=0, cause=None, ended_at=plan.started_at, trainer_s=0.0)
-    return collect(path, plan, ended)
+    return collect_record(path, plan, ended)
 
 
-def answers_of_run_dir(path: Path, record: Record) -> Path | None:
+def core_path_of_run_dir(path: Path, record: Record) -> Path | None:
     """The outcomes that lie in a run directory, where its record says that they are whole."""
     found = path / core_answers.NAME
-    return found if evaluation(record) and found.is_file() else None
+    return found if core_settings(record) and found.is_file() else None
 
 
-def answers_of_file(path: Path) -> Path | None:
+def core_path_of_file(path: Path) -> Path | None:
     """The outcomes of a record file in a store; None for one that stands alone."""
-    found = path.parent.parent / ANSWERS / f"{path.stem}.parquet"
+    found = path.parent.parent / CORE_FOLDER / f"{path.stem}.parquet"
     return found if found.is_file() else None
 
 
-def answers_of_store(root: Path, record: Record) -> Path | None:
+def core_path_of_store(root: Path, record: Record) -> Path | None:
     """The outcomes that a store keeps of a record."""
-    return Store(root).beside(record).get(ANSWERS) if evaluation(record) else None
+    return Store(root).beside(record).get(CORE_FOLDER) if core_settings(record) else None
 
 
-def of_file(path: Path) -> Record:
+def record_from_file(path: Path) -> Record:
     """A record file. Raises LogError."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Record)
@@ -67,7 +67,7 @@ def of_file(path: Path) -> Record:
         ) from error
 
 
-def of_study(root: Path, words: str, records: Sequence[Record]) -> list[Record]:
+def study_arm_records(root: Path, words: str, records: Sequence[Record]) -> list[Record]:
     """The runs of `STUDY` or `STUDY/ARM` in a store; the base without an arm. Raises UsageError.
 
     `records`: all of the store, oldest first. The completed attempt of a run counts, else the last.
@@ -92,7 +92,7 @@ def of_study(root: Path, words: str, records: Sequence[Record]) -> list[Record]:
     return list(deciding.values())
 
 
-def of_store(root: Path, records: Sequence[Record]) -> list[Record]:
+def store_records(root: Path, records: Sequence[Record]) -> list[Record]:
     """All completed records of a store, which must be of one configuration. Raises UsageError."""
     found = [record for record in records if record.status == "completed"]
     if len({record.identity.config_id for record in found}) > 1:
@@ -116,7 +116,7 @@ def is_run_dir(path: Path) -> bool:
     return (path / "result.json").is_file() or (path / "launch.json").is_file()
 
 
-def session_of(records: list[Record]) -> dict[Key, int]:
+def session_numbers(records: list[Record]) -> dict[Key, int]:
     """The session of each record, numbered from the oldest."""
     return {
         (record.plan_id, record.attempt): number
@@ -125,14 +125,14 @@ def session_of(records: list[Record]) -> dict[Key, int]:
     }
 
 
-def evaluation(record: Record) -> dict[str, str]:
+def core_settings(record: Record) -> dict[str, str]:
     """How CORE was evaluated, by field; nothing where it was not."""
     if isinstance(record.core, msgspec.UnsetType):
         return {}
     return {name: str(value) for name, value in msgspec.structs.asdict(record.core).items()}
 
 
-def logged(record: Record, session: int, source: str, answers: Path | None = None) -> LoggedRun:
+def logged_run(record: Record, session: int, source: str, answers: Path | None = None) -> LoggedRun:
     """A record as a run among others; `answers`: where its outcomes of CORE are."""
     whole = record.status == "completed"
     metrics = {name: value for name, value in record.metrics.items() if value is not None}
@@ -150,7 +150,7 @@ def logged(record: Record, session: int, source: str, answers: Path | None = Non
         diverged=record.status in ("diverged", "out_of_memory"),
         scale=recipe_scale(record),
         full_scale=is_full_scale(record),
-        gpu=device(record.environment),
+        gpu=device_name(record.environment),
         environment={
             "environment_id": record.environment_id,
             "session": str(session),
@@ -163,7 +163,7 @@ def logged(record: Record, session: int, source: str, answers: Path | None = Non
             "protocol": str(record.identity.protocol),
             "data_id": str(record.identity.data_id),
         },
-        evaluation=evaluation(record),
+        evaluation=core_settings(record),
         answers=answers,
         config_id=record.identity.config_id,
         started_at=record.started_at,
@@ -192,6 +192,6 @@ def _ending(record: Record) -> str:
     return f"{words}: {record.reason}" if record.reason else words
 
 
-def runs_of(records: Sequence[Record], name: str) -> list[LoggedRun]:
+def logged_runs(records: Sequence[Record], name: str) -> list[LoggedRun]:
     """Records as one side of a comparison; sessions do not matter, because no speed is taken."""
-    return [logged(record, 1, f"{name}, seed {record.seed}") for record in records]
+    return [logged_run(record, 1, f"{name}, seed {record.seed}") for record in records]

@@ -18,7 +18,13 @@ from typing import Any
 
 import msgspec
 
-from harness.results.logs.run_log import NOT_A_NUMBER, LoggedRun, backwards, break_off, finite
+from harness.results.logs.run_log import (
+    NOT_A_NUMBER,
+    LoggedRun,
+    first_backward_step,
+    split_finite,
+    truncation_reason,
+)
 
 FAMILY = "modded-nanogpt"
 TAIL_STEPS = 200
@@ -91,10 +97,12 @@ def _split(evaluations: list[_Evaluation]) -> list[list[_Evaluation]]:
 
 def _run(evaluations: list[_Evaluation], name: str, reached: int) -> LoggedRun:
     step, planned, loss, _ = evaluations[-1]
-    metrics, bad = finite({"val_loss": loss})
+    metrics, bad = split_finite({"val_loss": loss})
     warnings = []
     times = [(at, seconds) for at, _, _, seconds in evaluations if seconds is not None]
-    fault = backwards([at for at, _ in times], [seconds for _, seconds in times], WARM_UP_STEPS)
+    fault = first_backward_step(
+        [at for at, _ in times], [seconds for _, seconds in times], WARM_UP_STEPS
+    )
     if fault is not None:
         warnings.append(f"{name}: its clock goes backwards at step {fault}; no times are taken")
     elif times and times[-1][0] == step:
@@ -108,7 +116,7 @@ def _run(evaluations: list[_Evaluation], name: str, reached: int) -> LoggedRun:
         steps=max(step, reached),
         evaluated_at=step,
         planned_steps=planned,
-        ending=NOT_A_NUMBER.format(bad[0]) if bad else break_off(step, reached, planned),
+        ending=NOT_A_NUMBER.format(bad[0]) if bad else truncation_reason(step, reached, planned),
         diverged=bool(bad),
         scale=_scale(loss),
         warnings=warnings,

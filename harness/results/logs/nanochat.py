@@ -15,7 +15,13 @@ import calendar
 import re
 import time
 
-from harness.results.logs.run_log import NOT_A_NUMBER, LoggedRun, backwards, break_off, finite
+from harness.results.logs.run_log import (
+    NOT_A_NUMBER,
+    LoggedRun,
+    first_backward_step,
+    split_finite,
+    truncation_reason,
+)
 from harness.results.recipe import FULL_SCALE_LAYERS, count
 
 FAMILY = "nanochat"
@@ -58,7 +64,7 @@ def read(text: str, source: str) -> list[LoggedRun]:
     steps = [(int(m[1]), int(m[2]), float(m[3]), m[4]) for m in _STEP.finditer(text)]
     planned = steps[-1][1] if steps else None
     last, bpb = evaluations[-1]
-    metrics, bad = finite({"val_bpb": bpb, **_core(text, last)})
+    metrics, bad = split_finite({"val_bpb": bpb, **_core(text, last)})
     speed, warnings = _speed(steps, fields.get("batch"), source)
     if "peak" in fields:
         speed["peak_memory_bytes"] = fields["peak"] * 2.0**20
@@ -102,7 +108,7 @@ def _ending(last: int, steps: list[tuple[int, int, float, str]], bad: list[str])
     if not steps:
         return "it has no line of a training step"
     reached, planned = steps[-1][:2]
-    return break_off(last, reached, planned)
+    return truncation_reason(last, reached, planned)
 
 
 def _speed(
@@ -111,7 +117,7 @@ def _speed(
     """Training time and tokens/s of the timed steps; a warning in place of a faulty clock."""
     timed = [dt for step, _, dt, _ in steps if step > SKIPPED_STEPS]
     clock = [(step, float(total)) for step, _, _, total in steps if total]
-    fault = backwards([step for step, _ in clock], [total for _, total in clock], 0)
+    fault = first_backward_step([step for step, _ in clock], [total for _, total in clock], 0)
     if fault is None:
         fault = next((step for step, _, dt, _ in steps if dt <= 0), None)
     if fault is not None:

@@ -11,7 +11,7 @@ import msgspec
 
 from harness.errors import UsageError
 from harness.results.logs import from_store, modded_nanogpt, nanochat, regex
-from harness.results.logs.run_log import LogError, LoggedRun, plain
+from harness.results.logs.run_log import LogError, LoggedRun, strip_colors
 from harness.results.record import Record
 from harness.results.store import Store
 
@@ -53,7 +53,7 @@ def read_sides(
         for found in every
         for record in [*found.beside, *(kept.record for kept in found.records)]
     }
-    session = from_store.session_of(list(at_hand.values()))
+    session = from_store.session_numbers(list(at_hand.values()))
     first, second = (
         [
             run
@@ -61,7 +61,7 @@ def read_sides(
             for run in [
                 *found.runs,
                 *(
-                    from_store.logged(kept.record, session[_key(kept.record)], *kept[1:])
+                    from_store.logged_run(kept.record, session[_key(kept.record)], *kept[1:])
                     for kept in found.records
                 ),
             ]
@@ -100,7 +100,7 @@ def _read(word: str, patterns: regex.Patterns, stores: dict[Path, list[Record]])
         if colon and from_store.is_store(Path(root)):
             beside = _records_of(Path(root), stores)
             return _records(
-                Path(root), from_store.of_study(Path(root), study, beside), beside, word
+                Path(root), from_store.study_arm_records(Path(root), study, beside), beside, word
             )
         raise UsageError(
             word,
@@ -110,7 +110,7 @@ def _read(word: str, patterns: regex.Patterns, stores: dict[Path, list[Record]])
         )
     if from_store.is_store(path):
         beside = _records_of(path, stores)
-        return _records(path, from_store.of_store(path, beside), beside, word)
+        return _records(path, from_store.store_records(path, beside), beside, word)
     if path.is_dir():
         return _read_folder(path, patterns)
     return _read_file(path, patterns)
@@ -118,8 +118,8 @@ def _read(word: str, patterns: regex.Patterns, stores: dict[Path, list[Record]])
 
 def _read_folder(path: Path, patterns: regex.Patterns) -> _Found:
     if from_store.is_run_dir(path):
-        record = from_store.of_run_dir(path)
-        kept = _Kept(record, str(path), from_store.answers_of_run_dir(path, record))
+        record = from_store.record_from_run_dir(path)
+        kept = _Kept(record, str(path), from_store.core_path_of_run_dir(path, record))
         return _Found([], [kept], [])
     files = sorted(file for file in path.rglob("*") if file.suffix in LOG_SUFFIXES)
     if not files:
@@ -149,7 +149,9 @@ def _records(root: Path, found: list[Record], beside: list[Record], word: str) -
         )
     kept = [
         _Kept(
-            record, f"{word}{MEMBER}{record.plan_id[:8]}", from_store.answers_of_store(root, record)
+            record,
+            f"{word}{MEMBER}{record.plan_id[:8]}",
+            from_store.core_path_of_store(root, record),
         )
         for record in found
     ]
@@ -158,10 +160,12 @@ def _records(root: Path, found: list[Record], beside: list[Record], word: str) -
 
 def _read_file(path: Path, patterns: regex.Patterns) -> _Found:
     if path.suffix == ".json":
-        kept = _Kept(from_store.of_file(path), str(path), from_store.answers_of_file(path))
+        kept = _Kept(
+            from_store.record_from_file(path), str(path), from_store.core_path_of_file(path)
+        )
         return _Found([], [kept], [])
     try:
-        text = plain(path.read_text(encoding="utf-8", errors="replace"))
+        text = strip_colors(path.read_text(encoding="utf-8", errors="replace"))
     except OSError as error:
         raise LogError(
             str(path),

@@ -7,7 +7,7 @@ environment, its schedule or its seeds, so speeds read this way are of an unknow
 import re
 
 from harness.errors import UsageError
-from harness.results.logs.run_log import NOT_A_NUMBER, LoggedRun, finite
+from harness.results.logs.run_log import NOT_A_NUMBER, LoggedRun, split_finite
 
 FAMILY = "other"
 Patterns = dict[str, re.Pattern[str]]
@@ -59,7 +59,7 @@ def metrics(text: str, patterns: Patterns) -> dict[str, float]:
 
 def read(text: str, source: str, patterns: Patterns) -> list[LoggedRun]:
     """The run of one file; none where no pattern matches."""
-    found, bad = finite(metrics(text, patterns))
+    found, bad = split_finite(metrics(text, patterns))
     if not found and not bad:
         return []
     return [

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from harness.errors import HarnessError
-from harness.results.recipe import Source
+from harness.results.recipe import VarianceSource
 
 NOT_A_NUMBER = "its last {} is not a number"
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -41,7 +41,7 @@ class LoggedRun(msgspec.Struct, frozen=True, kw_only=True):
     gpu: str | None = None
     environment: dict[str, str] = {}
     environment_known: bool = False
-    varied: Source = "seed"
+    varied: VarianceSource = "seed"
     seed: int | None = None
     identity: dict[str, str] = {}  # what may not differ between the sides, by field
     evaluation: dict[str, str] = {}  # how CORE was evaluated: for its scores, what identity is
@@ -51,18 +51,18 @@ class LoggedRun(msgspec.Struct, frozen=True, kw_only=True):
     warnings: list[str] = []
 
 
-def plain(text: str) -> str:
+def strip_colors(text: str) -> str:
     """The text without terminal colours."""
     return _ANSI.sub("", text)
 
 
-def finite(metrics: dict[str, float]) -> tuple[dict[str, float], list[str]]:
+def split_finite(metrics: dict[str, float]) -> tuple[dict[str, float], list[str]]:
     """The metrics that are numbers, and the names of those that are not."""
     bad = [name for name, value in metrics.items() if not math.isfinite(value)]
     return {name: value for name, value in metrics.items() if name not in bad}, bad
 
 
-def break_off(evaluated_at: int, reached: int, planned: int) -> str | None:
+def truncation_reason(evaluated_at: int, reached: int, planned: int) -> str | None:
     """Why a run is not a whole one, from its last evaluation and its last step; None if it is."""
     if evaluated_at >= planned:
         return None
@@ -70,7 +70,9 @@ def break_off(evaluated_at: int, reached: int, planned: int) -> str | None:
     return f"it breaks off at step {max(evaluated_at, reached):,} of {planned:,}{late}"
 
 
-def backwards(steps: Sequence[int], times: Sequence[float], warm_up_steps: int) -> int | None:
+def first_backward_step(
+    steps: Sequence[int], times: Sequence[float], warm_up_steps: int
+) -> int | None:
     """The first step at which a clock goes backwards; a restart while warming up is no fault."""
     for (_, before), (step, now) in zip(
         pairs := list(zip(steps, times, strict=True)), pairs[1:], strict=False

@@ -1,5 +1,5 @@
-"""The simulated trainer: real processes under the trainer's contract, curves from a formula.
+"""The simulated trainer: real processes that follow the trainer contract, with curves by formula.
 
-The tests run it, and users try the harness with it where torch is missing. It imports nothing of
+Users try the harness with it where torch is not installed; the tests run it. It imports nothing of
 the harness but `errors` and `files`.
 """

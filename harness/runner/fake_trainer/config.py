@@ -1,7 +1,7 @@
-"""The FakeTrainer's configuration: fields, derived values, tricks, identity.
+"""Configuration of the simulated trainer: fields, derived values, tricks and identity.
 
-Small, strict, and of the same shape as a real trainer's: nested fields with defaults, values
-derived from one dial, pins, a catalogue. It knows nothing of the harness.
+It has the shape of a real trainer's configuration: nested fields with defaults, values derived from
+one dial, pinned values and a catalogue of tricks.
 """
 
 import copy
@@ -13,18 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError
-from harness.files import canonical_json, digest
+from harness.files import digest
 
 PROTOCOL = 1
 DEVICE_BYTES = 80 * 2**30  # memory of the simulated GPU
-STATE_BYTES = 12  # a parameter in a checkpoint: itself and two moments, in fp32
-SLOW = 1.2  # a slow rank's time over that of the others
-UNIDENTIFIED = ("seed", "pace", "checkpoint", "machine")
+NOT_IN_IDENTITY = ["seed", "pace", "checkpoint"]
 
 DEFAULTS: dict[str, Any] = {
     "seed": 0,
     "dial": {
-        "depth": 4,  # sets parameters, and with them the planned tokens
+        "depth": 4,  # sets the number of parameters and, with it, of planned tokens
         "ratio": 12.0,  # planned tokens per parameter
         "steps": None,  # null: derived
         "batch_tokens": 16384,
@@ -33,74 +31,48 @@ DEFAULTS: dict[str, Any] = {
     "eval": {"every_steps": 40, "tokens": 65536},
     "core": {
         "examples": 0,  # of each task; 0 leaves CORE out
-        "bundle": "formula",  # another word is another set of examples
+        "bundle": "formula",  # any other name selects another set of examples
         "tokenizer": "letters",
         "long_prompts": "full",  # or crop_left
         "baselines": "v1",  # or v2
     },
-    # the tricks; null is off
+    # tricks; null is off
     "windows": None,  # a pattern such as SSSL
     "residual_scalars": None,  # true
     "value_embeddings": None,  # true
-    "backout": None,  # true; only beside residual_scalars
+    "backout": None,  # true; requires residual_scalars
     "optimizer": {"matrices": "adamw", "adamw_lr": 0.01},  # or muon
     "noise": {
         "loss_sd": 0.0014,  # nats, between seeds
-        "skill_sd": 0.02,  # nats, between seeds: on the margins of CORE's examples
+        "skill_sd": 0.02,  # nats, between seeds, on the margins of CORE's examples
         "speed_cv": 0.0013,  # relative, between launches
-        "host_drift": 0.0,  # relative amplitude of a slow swing of the host's speed
+        "host_drift": 0.0,  # relative amplitude of a slow sine in the host's speed
         "host_drift_period_s": 3600.0,
     },
-    "plant": {  # what a gate has to find
-        "loss": 0.0,  # nats on the final loss
-        "skill": 0.0,  # nats on the margin of every example of CORE
-        "slowdown": 0.0,  # relative, on every step
-        "loader_wait": 0.0,  # share of each step that waits for its batch
-        "memory_share": 0.0,  # of the device, instead of what the formula says
-        "memory_unforeseen": False,  # the estimate knows nothing of that share
-        "loss_jump": 0.0,  # nats on the training loss, from the step below on
-        "loss_jump_at_step": None,
+    "plant": {  # regressions for a gate to find
+        "loss": 0.0,  # nats added to the final loss
+        "skill": 0.0,  # nats added to the margin of every CORE example
+        "slowdown": 0.0,  # relative, of every step
+        "loader_wait": 0.0,  # share of each step spent waiting for its batch
+        "memory_share": 0.0,  # of the device's memory, in place of the formula's estimate
     },
-    "bowl": {  # what a search has to find: a loss with one minimum, at OPTIMUM
-        "curvature": 0.0,  # nats at a distance of 1 from it
+    "bowl": {  # a quadratic term of the loss for a search to minimise; its minimum is OPTIMUM
+        "curvature": 0.0,  # nats at distance 1 from the minimum
         "x": 0.0,
         "y": 0.0,
-        "diverges_beyond_x": None,
-        "no_memory_beyond_y": None,
-        "crashes_below_x": None,
     },
-    "pace": {"sleep_ms": 0.0, "startup_ms": 0.0},  # real waiting; the recorded times are simulated
-    "checkpoint": {"every_steps": None},  # null: none, not even where it is told to leave
-    "machine": {  # what is wrong with it; no part of the identity, so that it can be repaired
-        "gpus": 8,  # how many ranks find one
-        "mixed_gpus": False,
-        "throttled_rank": None,  # its clocks are held down
-        "slow_rank": None,  # it computes a fifth longer, and the others wait
-        "missing_shard": None,  # the number of a file that is not there
-        "free_bytes": 10**12,
-        "checkpoint_bytes": None,  # null: by the number of parameters
-        "silent_probe": False,  # it ends without a word
-        "rank_killed_at_step": None,  # once: not by a process that goes on from a checkpoint
-    },
+    "pace": {"sleep_ms": 0.0, "startup_ms": 0.0},  # real sleep; recorded times are simulated
+    "checkpoint": {"every_steps": None},  # null: no checkpoints, not even on SIGTERM
     "fail": {
-        "at_seeds": None,  # a list: fail at these seeds only
-        "until_file": None,  # fail only as long as this file is absent
+        "at_seeds": None,  # a list of seeds: fail at these only
         "crash_at_step": None,
         "hang_at_step": None,
         "diverge_at_step": None,
         "out_of_memory_at_step": None,
-        "killed_at_step": None,  # by a signal that nothing can catch
-        "missing_package": False,  # as on a machine that lacks one
-        "half_line": False,  # end in the middle of a line of events.jsonl
-        "half_result": False,  # end in the middle of result.json
-        "nan_metric": False,  # a metric that is not a number
-        "half_core": False,  # leave half of core.parquet
-        "ignore_sigterm": False,
-        "exit_code": None,  # end with this code after a good result
     },
 }
 
-# effect on the final loss (nats) and on the speed (relative) of switching each on
+# effect of each trick when on: on the final loss (nats) and on the speed (relative)
 EFFECTS = {
     "windows": (0.004, 0.11),
     "muon": (-0.055, -0.03),
@@ -138,7 +110,7 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "lines": 50,
     },
     "backout": {
-        "summary": "The middle of the stream taken out before the head, simulated",
+        "summary": "Subtracts the middle of the residual stream before the head, simulated",
         "on": {"backout": True},
         "off": {"backout": None},
         "requires": ["residual_scalars"],
@@ -149,11 +121,11 @@ SETTABLE_FIELDS = {"seed": "seed", "steps": "dial.steps", "evaluate": "eval.ever
 
 
 class FakeConfigError(HarnessError):
-    """A fault in a FakeTrainer's configuration."""
+    """An invalid configuration of the simulated trainer."""
 
 
 def load(base: Path | None, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Defaults, then a base file, then overrides, checked. Raises FakeConfigError."""
+    """Returns defaults, updated by a base file, then by overrides. Raises FakeConfigError."""
     config = copy.deepcopy(DEFAULTS)
     if base is not None:
         _merge(config, _read(base), "")
@@ -173,14 +145,14 @@ def _read(path: Path) -> dict[str, Any]:
             str(error.strerror),
             "Name an existing file, such as ablations/configs/fake.yaml.",
         ) from error
-    if path.suffix == ".json":  # as the harness hands it to a run: no need of a YAML reader
-        found = json.loads(text)
+    if path.suffix == ".json":  # written by the harness: needs no YAML reader
+        config = json.loads(text)
     else:
         from ruamel.yaml import YAML
         from ruamel.yaml.error import YAMLError
 
         try:
-            found = YAML(typ="safe", pure=True).load(text)
+            config = YAML(typ="safe", pure=True).load(text)
         except YAMLError as error:
             raise FakeConfigError(
                 str(path),
@@ -188,9 +160,9 @@ def _read(path: Path) -> dict[str, Any]:
                 str(error).partition("\n\n")[0],
                 "Correct that line.",
             ) from error
-    if not isinstance(found, dict):
-        raise FakeConfigError(str(path), "a mapping", repr(found), "See the default values.")
-    return found
+    if not isinstance(config, dict):
+        raise FakeConfigError(str(path), "a mapping", repr(config), "See the default values.")
+    return config
 
 
 def _merge(config: dict[str, Any], new: Mapping[str, Any], prefix: str) -> None:
@@ -220,14 +192,14 @@ def _assign(config: dict[str, Any], path: str, value: Any, prefix: str = "") -> 
 
 
 def _check_type(path: str, value: Any) -> None:
-    old: Any = DEFAULTS
+    default: Any = DEFAULTS
     for part in path.split("."):
-        old = old[part]
+        default = default[part]
     if isinstance(value, str) and value in ("off", "none", "false"):
         raise FakeConfigError(path, "null for off", repr(value), "Write null.")
-    number = path == "dial.steps" or path.startswith("bowl.") or _is_number(old)
-    fits = _is_number(value) or (old is None and value is None)
-    if (number and not fits) or (isinstance(old, dict) and not isinstance(value, dict)):
+    number = path == "dial.steps" or path.startswith("bowl.") or _is_number(default)
+    fits = _is_number(value) or (default is None and value is None)
+    if (number and not fits) or (isinstance(default, dict) and not isinstance(value, dict)):
         raise FakeConfigError(
             path, "a number" if number else "a mapping", repr(value), "Write such a value."
         )
@@ -241,9 +213,9 @@ def _check(config: dict[str, Any]) -> None:
     if config["backout"] and not config["residual_scalars"]:
         raise FakeConfigError(
             "backout",
-            "residual_scalars on beside it",
+            "residual_scalars to be on as well",
             "residual_scalars: null",
-            "Switch residual_scalars on, or backout off.",
+            "Turn residual_scalars on, or backout off.",
         )
     if config["optimizer"]["matrices"] not in ("muon", "adamw"):
         raise FakeConfigError(
@@ -255,7 +227,7 @@ def _check(config: dict[str, Any]) -> None:
 
 
 def tricks(config: Mapping[str, Any]) -> dict[str, bool]:
-    """Which tricks are on."""
+    """Whether each trick is on, by name."""
     return {
         "windows": config["windows"] is not None,
         "muon": config["optimizer"]["matrices"] == "muon",
@@ -266,7 +238,7 @@ def tricks(config: Mapping[str, Any]) -> dict[str, bool]:
 
 
 def derived(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What follows from the configuration. Gates of the value embeddings count as parameters."""
+    """The values derived from a configuration: steps, tokens, parameters, FLOPs, memory."""
     depth, dial = int(config["dial"]["depth"]), config["dial"]
     width = 64 * depth
     blocks = 12 * depth * width**2
@@ -275,7 +247,6 @@ def derived(config: Mapping[str, Any]) -> dict[str, Any]:
     planned = dial["ratio"] * (blocks + gates + head)
     steps = dial["steps"] or max(1, int(planned / dial["batch_tokens"]))
     window = 0.5 if config["windows"] else 1.0
-    foreseen = 0 if config["plant"]["memory_unforeseen"] else planted_bytes(config)
     return {
         "steps": int(steps),
         "batch_tokens": int(dial["batch_tokens"]),
@@ -283,61 +254,55 @@ def derived(config: Mapping[str, Any]) -> dict[str, Any]:
         "parameters": {"blocks": blocks, "gates": gates, "head": head},
         "parameters_total": blocks + gates + head,
         "flops_per_token": int(6 * (blocks + gates + head) + 12 * depth * width * 1024 * window),
-        "memory_bytes": foreseen or 16 * (blocks + gates + head),
+        "memory_bytes": planted_bytes(config) or 16 * (blocks + gates + head),
         "learning_rates": {"matrices": config["optimizer"]["adamw_lr"]},
         "weight_decay": {"matrices": 0.1},
     }
 
 
 def bowl_loss(config: Mapping[str, Any]) -> float:
-    """Nats that a configuration loses by its distance from the optimum."""
+    """The loss, in nats, due to the distance of a configuration from OPTIMUM."""
     bowl = config["bowl"]
     squares = sum((bowl[axis] - best) ** 2 for axis, best in OPTIMUM.items())
     return float(bowl["curvature"] * squares)
 
 
 def planted_bytes(config: Mapping[str, Any]) -> int:
-    """The planted share of the simulated device's memory."""
+    """The planted memory use in bytes; 0 where none is planted."""
     return int(config["plant"]["memory_share"] * DEVICE_BYTES)
 
 
-def held_bytes(config: Mapping[str, Any]) -> int:
-    """What it is said to hold while it runs, whatever the estimate was."""
-    return planted_bytes(config) or int(derived(config)["memory_bytes"])
-
-
 def pins(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Overrides that give these derived values to any arm."""
-    found = derived(config)
-    return {"dial.steps": found["steps"], "dial.batch_tokens": found["batch_tokens"]}
+    """The overrides that give the derived values of this configuration to another arm."""
+    values = derived(config)
+    return {"dial.steps": values["steps"], "dial.batch_tokens": values["batch_tokens"]}
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The ids of a configuration: its own, its code's, its data's."""
-    asked = {key: value for key, value in config.items() if key not in UNIDENTIFIED}
+    """Identifiers of the configuration, the code and the data, and the protocol."""
+    identified = {key: value for key, value in config.items() if key not in NOT_IN_IDENTITY}
     return {
-        "config_id": digest(_without_defaults(asked, DEFAULTS), 16),
+        "config_id": digest(_without_defaults(identified, DEFAULTS), 16),
         "code_id": code_id(),
-        "data_id": hashlib.sha256(canonical_json(config["data"]).encode()).hexdigest()[:16],
+        "data_id": digest(config["data"], 16),
         "protocol": PROTOCOL,
     }
 
 
 def code_id() -> str:
-    """A hash of this package's code."""
-    found = hashlib.sha256()
+    """A hash of this package's source files."""
+    sources = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
-        found.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return found.hexdigest()[:16]
+        sources.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return sources.hexdigest()[:16]
 
 
 def _without_defaults(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    kept: dict[str, Any] = {}
+    changed: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, dict):
-            inner = _without_defaults(value, defaults[key])
-            if inner:
-                kept[key] = inner
+            if inner := _without_defaults(value, defaults[key]):
+                changed[key] = inner
         elif value is not None and value != defaults[key]:
-            kept[key] = value
-    return kept
+            changed[key] = value
+    return changed

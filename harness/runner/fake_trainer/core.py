@@ -1,10 +1,9 @@
-"""CORE of a formula: six small tasks whose examples are as hard for every run.
+"""Simulated CORE: six small tasks whose examples are equally hard for every run.
 
-A run has one skill, which grows as its loss falls and to which `plant.skill` and the seed's noise
-are added. The margin of an example, in nats, is that skill minus its difficulty plus a residual of
-the run's own; above zero the answer is right. So two runs of one configuration agree on most
-examples, as real ones do, and what is planted is known. `core.parquet` is written as any trainer
-writes it.
+A run has one skill: it grows as the loss falls, plus `plant.skill` and noise between seeds. The
+margin of an example, in nats, is the skill minus the example's difficulty plus a residual of the
+run; the answer is correct where the margin is positive. Two runs of one configuration therefore
+agree on most examples, as real runs do, and a planted difference is known.
 """
 
 import hashlib
@@ -18,12 +17,12 @@ from harness.files import canonical_json
 from harness.runner.fake_trainer import config as fake
 
 SKILL_PER_NAT = 0.5
-LOSS_OF_NO_SKILL = 5.5  # nats per token: there half of the examples are right, give or take a task
+LOSS_OF_NO_SKILL = 5.5  # nats per token at which about half of the answers are correct
 RESIDUAL_NATS = 0.3
 
 
 class Task(NamedTuple):
-    """`choices`: 1 for language modeling. `baseline`: of random guessing, not always fair."""
+    """`choices`: 1 for language modeling. `baseline`: the accuracy of random guessing."""
 
     kind: str
     choices: int
@@ -43,7 +42,7 @@ TASKS = {
 
 
 class Answer(NamedTuple):
-    """One row of the file."""
+    """One row of core.parquet."""
 
     task: str
     example: int
@@ -55,17 +54,17 @@ class Answer(NamedTuple):
 
 
 def answers(config: dict[str, Any], loss: float) -> list[Answer]:
-    """Every example, task by task, of a run that ended with this loss."""
-    own = random.Random(canonical_json([fake.identity(config), config["seed"]]))
+    """The answers of a run with this final loss, task by task."""
+    run_noise = random.Random(canonical_json([fake.identity(config), config["seed"]]))
     level = SKILL_PER_NAT * (LOSS_OF_NO_SKILL - loss) + config["plant"]["skill"]
-    level += config["noise"]["skill_sd"] * own.gauss(0, 1)
-    found = []
+    level += config["noise"]["skill_sd"] * run_noise.gauss(0, 1)
+    rows = []
     for name, task in TASKS.items():
         bundle = random.Random(f"{config['core']['bundle']} {name}")
         for example in range(config["core"]["examples"]):
-            margin = level + task.ease + bundle.gauss(0, 1.5) + own.gauss(0, RESIDUAL_NATS)
-            found.append(_answer(name, task, example, margin))
-    return found
+            margin = level + task.ease + bundle.gauss(0, 1.5) + run_noise.gauss(0, RESIDUAL_NATS)
+            rows.append(_answer(name, task, example, margin))
+    return rows
 
 
 def _answer(name: str, task: Task, example: int, margin: float) -> Answer:
@@ -78,17 +77,17 @@ def _answer(name: str, task: Task, example: int, margin: float) -> Answer:
     return Answer(name, example, margin > 0, value, 1 / task.choices, margin, losses)
 
 
-def metrics(found: list[Answer]) -> dict[str, float | None]:
-    """CORE and soft CORE: the mean over the tasks of what is beyond guessing."""
-    if not found:
+def metrics(rows: list[Answer]) -> dict[str, float | None]:
+    """CORE and soft CORE: the mean over tasks of the accuracy above guessing."""
+    if not rows:
         return {"core": None, "core_soft": None, "core_s": None}
     hard, soft = [], []
     for name, task in TASKS.items():
-        rows = [answer for answer in found if answer.task == name]
-        right = math.fsum(answer.correct for answer in rows) / len(rows)
-        hard.append((right - task.baseline) / (1 - task.baseline))
-        beyond = [(answer.value - answer.chance) / (1 - answer.chance) for answer in rows]
-        soft.append(math.fsum(beyond) / len(rows))
+        of_task = [answer for answer in rows if answer.task == name]
+        accuracy = math.fsum(answer.correct for answer in of_task) / len(of_task)
+        hard.append((accuracy - task.baseline) / (1 - task.baseline))
+        above = [(answer.value - answer.chance) / (1 - answer.chance) for answer in of_task]
+        soft.append(math.fsum(above) / len(of_task))
     return {
         "core": math.fsum(hard) / len(hard),
         "core_soft": math.fsum(soft) / len(soft),
@@ -96,28 +95,28 @@ def metrics(found: list[Answer]) -> dict[str, float | None]:
     }
 
 
-def write(path: Path, config: dict[str, Any], found: list[Answer]) -> None:
-    """The outcomes as a file under the contract."""
+def write(path: Path, config: dict[str, Any], rows: list[Answer]) -> None:
+    """Writes the answers as core.parquet has them under the contract."""
     import pyarrow as pa
     import pyarrow.parquet
 
-    asked = config["core"]
+    settings = config["core"]
     tasks = {
         name: {
             "kind": task.kind,
             "shots": task.shots,
             "baseline": task.baseline,
             "seconds": 0.01,
-            "examples": asked["examples"],
+            "examples": settings["examples"],
         }
         for name, task in TASKS.items()
     }
     head = {
-        "bundle": hashlib.sha256(asked["bundle"].encode()).hexdigest(),
-        "tokenizer": asked["tokenizer"],
-        "max_per_task": asked["examples"],
-        "long_prompts": asked["long_prompts"],
-        "baselines": asked["baselines"],
+        "bundle": hashlib.sha256(settings["bundle"].encode()).hexdigest(),
+        "tokenizer": settings["tokenizer"],
+        "max_per_task": settings["examples"],
+        "long_prompts": settings["long_prompts"],
+        "baselines": settings["baselines"],
         "tasks": tasks,
     }
     schema = pa.schema(
@@ -132,5 +131,5 @@ def write(path: Path, config: dict[str, Any], found: list[Answer]) -> None:
         },
         metadata={"core": json.dumps(head)},
     )
-    table = pa.Table.from_pylist([answer._asdict() for answer in found], schema=schema)
+    table = pa.Table.from_pylist([answer._asdict() for answer in rows], schema=schema)
     pyarrow.parquet.write_table(table, path, compression="zstd")

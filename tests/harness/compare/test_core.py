@@ -9,7 +9,7 @@ import pytest
 from harness.compare.core import paired, scores
 from harness.errors import StoreError
 from harness.results import core_answers
-from harness.results.core_answers import Outcomes, TaskAnswers
+from harness.results.core_answers import CoreAnswers, TaskAnswers
 from harness.runner.fake_trainer import config as fake
 from harness.runner.fake_trainer import core
 from harness.stats.decision import difference
@@ -136,7 +136,7 @@ def _drawn(seed, like, examples):
         )
         for name, task in like.tasks.items()
     }
-    return Outcomes(settings=like.settings, tasks=tasks)
+    return CoreAnswers(settings=like.settings, tasks=tasks)
 
 
 def test_81_000_outcomes_a_side_take_less_than_two_seconds_of_computing(evaluated):

@@ -22,7 +22,7 @@ from harness.compare.noise_model import (
     read_rows,
 )
 from harness.results.core_answers import CoreSettings
-from harness.results.recipe import Bench, recipe_scale
+from harness.results.recipe import NoiseScope, recipe_scale
 from harness.results.record import Identity, LaunchInfo, Record
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -185,10 +185,13 @@ def test_launches_of_a_recipe_without_a_row_are_judged_by_the_thickest_row_of_th
     thin = row(scale="other", metric="step_ms", source="launch", sd=0.002, df=7)
     thick = row(scale="another", metric="train_time_s", source="launch", sd=0.0015, df=30)
     elsewhere = row(scale="third", metric="step_ms", gpu="A100", source="launch", df=500)
-    noise_model, bench = NoiseModel([thin, thick, elsewhere]), Bench(scale="s", device="H100")
+    noise_model, bench = NoiseModel([thin, thick, elsewhere]), NoiseScope(scale="s", device="H100")
     assert noise_model.of_launches("tokens_per_s", bench, "launch") == thick
     assert noise_model.of_launches("tokens_per_s", bench, "sequential") is None
-    assert noise_model.of_launches("tokens_per_s", Bench(scale="s", device="L4"), "launch") is None
+    assert (
+        noise_model.of_launches("tokens_per_s", NoiseScope(scale="s", device="L4"), "launch")
+        is None
+    )
     own = row(metric="tokens_per_s", source="launch", sd=0.003, df=MEASURED_DF, origin="measured")
     assert NoiseModel([*noise_model.rows, own]).of_launches("tokens_per_s", bench, "launch") == own
 

@@ -7,7 +7,7 @@ import pytest
 from harness.compare.noise_model import SHIPPED, NoiseModel, NoiseRow, read_rows
 from harness.full.cost import STRETCH_SD, Part, Stage, launch_row, parts_of, time_and_cost
 from harness.full.proxies import ForecastError
-from harness.results.recipe import Bench
+from harness.results.recipe import NoiseScope
 
 NOISE_MODEL = NoiseModel(read_rows(SHIPPED))
 H100 = "NVIDIA H100 80GB HBM3"
@@ -73,12 +73,12 @@ def test_a_stage_that_the_step_test_did_not_reach_is_named():
 
 def test_launches_are_the_recipes_then_the_devices_then_the_widest():
     own = NoiseModel([*NOISE_MODEL.rows, launches()])
-    assert launch_row(own, Bench(scale="s", device=H100)).sd == 0.001
-    assert launch_row(NOISE_MODEL, Bench(scale="new", device=H100)).gpu == H100
-    widest = launch_row(NOISE_MODEL, Bench(scale="new", device="another GPU"))
+    assert launch_row(own, NoiseScope(scale="s", device=H100)).sd == 0.001
+    assert launch_row(NOISE_MODEL, NoiseScope(scale="new", device=H100)).gpu == H100
+    widest = launch_row(NOISE_MODEL, NoiseScope(scale="new", device="another GPU"))
     assert widest.sd == max(row.sd for row in NOISE_MODEL.rows if row.source == "launch")
     with pytest.raises(ForecastError, match="noise_model"):
-        launch_row(NoiseModel([]), Bench(scale="s", device=H100))
+        launch_row(NoiseModel([]), NoiseScope(scale="s", device=H100))
 
 
 def test_parts_of_a_proxy_are_scaled_by_flops_and_ranks(full_record):

@@ -45,7 +45,7 @@ def test_a_dry_run_takes_no_gpu_and_tells_needs(harness, job_file, store):
         ("machine.free_bytes=1000", "free disk"),
         ("machine.gpus=2", "4 GPUs"),
         ("machine.mixed_gpus=true", "of another model"),
-        ("machine.silent_probe=true", "the links are broken, as asked"),
+        ("machine.silent_probe=true", "the links are broken, as requested"),
         ("fail.out_of_memory_at_step=0", "out of memory"),
     ],
 )

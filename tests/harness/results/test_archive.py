@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from harness.errors import StoreError, UsageError
-from harness.results.archive import pack, placeless, unpack
+from harness.results.archive import pack, strip_paths, unpack
 from harness.results.store import Store
 from harness.study.attribution import attribute
 
@@ -66,7 +66,7 @@ def test_a_compact_tar_goes_back_into_the_store_it_came_from(filled, tmp_path):
     ],
 )
 def test_only_absolute_paths_are_cut(text, kept):
-    assert placeless({"a": [text, 1]}) == {"a": [kept, 1]}
+    assert strip_paths({"a": [text, 1]}) == {"a": [kept, 1]}
 
 
 def test_two_records_of_one_plan_are_both_kept(filled, tmp_path):

@@ -14,7 +14,7 @@ from harness.results.record import (
     ProcessEnd,
     Record,
     RunPlan,
-    collect,
+    collect_record,
     curve_table,
     sessions,
 )
@@ -44,7 +44,7 @@ def result(folder: Path, value: object = GOOD) -> None:
 
 def test_a_completed_run_keeps_its_metrics_and_the_time_that_was_ours(tmp_path):
     result(tmp_path)
-    made = collect(tmp_path, PLAN, ended(), concurrent_runs=3)
+    made = collect_record(tmp_path, PLAN, ended(), concurrent_runs=3)
     assert made.status == "completed"
     assert made.metrics == {"val_bpb": 1.5, "core": None}
     assert made.wall_s - made.trainer_s == pytest.approx(1.0)
@@ -55,7 +55,7 @@ def test_a_completed_run_keeps_its_metrics_and_the_time_that_was_ours(tmp_path):
 def test_half_a_result_is_a_failed_run_with_the_tail_of_its_log(tmp_path):
     (tmp_path / "result.json").write_text(json.dumps(GOOD)[:20])
     (tmp_path / "log.txt").write_text("x" * 9000 + "the end")
-    made = collect(tmp_path, PLAN, ended(1))
+    made = collect_record(tmp_path, PLAN, ended(1))
     assert made.status == "failed"
     assert "half a result.json" in made.reason
     assert made.log_tail.endswith("the end")
@@ -63,7 +63,7 @@ def test_half_a_result_is_a_failed_run_with_the_tail_of_its_log(tmp_path):
 
 
 def test_no_result_is_a_failed_run_that_says_how_it_ended(tmp_path):
-    made = collect(tmp_path, PLAN, ended(-9))
+    made = collect_record(tmp_path, PLAN, ended(-9))
     assert made.status == "failed"
     assert "SIGKILL" in made.reason
     assert "memory" in made.hint
@@ -74,7 +74,7 @@ def test_no_result_is_a_failed_run_that_says_how_it_ended(tmp_path):
 )
 def test_a_result_that_breaks_the_contract_is_a_failed_run(tmp_path, value):
     result(tmp_path, value)
-    made = collect(tmp_path, PLAN, ended())
+    made = collect_record(tmp_path, PLAN, ended())
     assert made.status == "failed"
     assert "result.json" in made.reason
 
@@ -82,7 +82,7 @@ def test_a_result_that_breaks_the_contract_is_a_failed_run(tmp_path, value):
 @pytest.mark.parametrize("text", ["NaN", "Infinity"])
 def test_a_metric_that_is_not_finite_becomes_null_with_a_reason(tmp_path, text):
     (tmp_path / "result.json").write_text(json.dumps(GOOD).replace("1.5", text))
-    made = collect(tmp_path, PLAN, ended())
+    made = collect_record(tmp_path, PLAN, ended())
     assert made.metrics["val_bpb"] is None
     assert "val_bpb" in made.reason
     assert math.isfinite(json.loads(msgspec.json.encode(made))["wall_s"])
@@ -90,14 +90,14 @@ def test_a_metric_that_is_not_finite_becomes_null_with_a_reason(tmp_path, text):
 
 def test_a_run_ended_at_its_limit_is_failed_even_if_it_says_interrupted(tmp_path):
     result(tmp_path, {**GOOD, "status": "interrupted"})
-    made = collect(tmp_path, PLAN, ended(3, "time-out"))
+    made = collect_record(tmp_path, PLAN, ended(3, "time-out"))
     assert made.status == "failed"
     assert "limit of 1 minutes" in made.reason
 
 
 def test_a_good_result_counts_though_the_process_ended_badly(tmp_path):
     result(tmp_path)
-    made = collect(tmp_path, PLAN, ended(-11))
+    made = collect_record(tmp_path, PLAN, ended(-11))
     assert made.status == "completed"
     assert "SIGSEGV" in made.reason
 
@@ -110,7 +110,7 @@ def test_half_a_line_of_events_is_passed_over(tmp_path):
     ]
     text = "\n".join(map(json.dumps, lines)) + '\n{"event":"step","st'
     (tmp_path / "events.jsonl").write_text(text)
-    made = collect(tmp_path, PLAN, ended(1))
+    made = collect_record(tmp_path, PLAN, ended(1))
     assert (made.steps, made.tokens) == (2, 20)
     table = curve_table(tmp_path)
     assert table.column("step").to_pylist() == [1, 2]
@@ -129,7 +129,7 @@ def test_a_record_stays_small_and_says_what_it_left_out(tmp_path):
     (tmp_path / "environment.json").write_text(
         json.dumps({"environment_id": "e", "kernel_plan": plan, "gpus": [{"name": "g"}]})
     )
-    made = collect(tmp_path, PLAN, ended())
+    made = collect_record(tmp_path, PLAN, ended())
     assert len(msgspec.json.encode(made)) <= RECORD_BYTES
     assert made.environment["left_in_run_directory"] == ["kernel_plan"]
     assert made.environment_id == "e"
@@ -137,7 +137,7 @@ def test_a_record_stays_small_and_says_what_it_left_out(tmp_path):
 
 
 def record_at(start: float, end: float, machine: str = "m", boot: str = "b") -> Record:
-    made = collect(Path("/nonexistent"), PLAN, ended(1))
+    made = collect_record(Path("/nonexistent"), PLAN, ended(1))
     return msgspec.structs.replace(
         made, started_at=start, ended_at=end, environment_id=machine, boot_id=boot
     )

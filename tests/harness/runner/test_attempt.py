@@ -12,7 +12,7 @@ import pytest
 from harness.results.record import Identity, LaunchInfo, Record
 from harness.results.run_files import Progress
 from harness.results.store import Store
-from harness.runner.attempt import RunSpec, attempt, recover
+from harness.runner.attempt import RunSpec, recover, run_attempt
 from harness.runner.process import Stop
 from harness.runner.trainer import NativeTrainer
 
@@ -58,7 +58,7 @@ JOB = RunSpec(
 
 
 def made_by(store: Store, trainer: Interrupted) -> Record:
-    return attempt(store, trainer, JOB, timeout_s=20, stop=Stop())
+    return run_attempt(store, trainer, JOB, timeout_s=20, stop=Stop())
 
 
 def test_an_interrupted_run_goes_on_from_its_checkpoint_and_its_curve_is_whole(store):
@@ -113,11 +113,11 @@ def test_the_native_trainer_goes_on_where_its_harness_stopped_it(store, tmp_path
         if latest.step >= 10:
             stop.request()
 
-    made = attempt(
+    made = run_attempt(
         store, NativeTrainer(), job, timeout_s=60, stop=stop, on_progress=stop_at_step_10
     )
     assert made.status == "interrupted", made.log_tail
-    again = attempt(store, NativeTrainer(), job, timeout_s=60, stop=Stop())
+    again = run_attempt(store, NativeTrainer(), job, timeout_s=60, stop=Stop())
     assert (again.status, again.steps, again.metrics["resumes"]) == ("completed", 300, 1)
     assert store.curve("p").column("step").to_pylist() == list(range(1, 301))
     events = (store.run_dir("p", again.attempt) / "events.jsonl").read_text().splitlines()

@@ -13,7 +13,12 @@ import pytest
 
 from harness.__main__ import main
 from harness.errors import TrainerError
-from harness.runner.environment import own, refused, versions, wanted
+from harness.runner.environment import (
+    compare_requirements,
+    installed_versions,
+    isolated_python,
+    requirements_error,
+)
 from harness.runner.trainer import FakeTrainer, NativeTrainer
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -41,7 +46,7 @@ def checkout(folder: Path, *lines: str, extras: str = "") -> Path:
 
 
 def found(here: Path, there: Path, kind: type[NativeTrainer] = FakeTrainer):
-    return wanted("my-branch", kind(here), there)
+    return compare_requirements("my-branch", kind(here), there)
 
 
 @pytest.mark.parametrize(
@@ -83,15 +88,15 @@ def test_what_did_not_change_keeps_the_version_that_is_installed_here(tmp_path):
     there = checkout(tmp_path / "there", "rich", "numpy>=1", "toy @ file:///toy.whl")
     lists = found(here, there)
     assert lists.pinned == [f"rich=={metadata.version('rich')}"]
-    assert "--env isolated" in refused(lists).hint
+    assert "--env isolated" in requirements_error(lists).hint
 
 
 def test_an_environment_is_made_once_for_all_that_ask_for_the_same(tmp_path):
     there = checkout(tmp_path / "there", wheel(tmp_path, "2.5"))
     lists, said = found(checkout(tmp_path / "here"), there), []
-    python = own(lists, tmp_path / "environments", said.append)
-    assert versions(python) == {"toy": "2.5"}
-    assert own(lists, tmp_path / "environments", said.append) == python
+    python = isolated_python(lists, tmp_path / "environments", said.append)
+    assert installed_versions(python) == {"toy": "2.5"}
+    assert isolated_python(lists, tmp_path / "environments", said.append) == python
     assert len(said) == 1, "the second time it is there"
 
 
@@ -99,7 +104,7 @@ def test_a_failed_installation_ends_with_the_last_words_of_pip(tmp_path):
     missing = (tmp_path / "toy-1-py3-none-any.whl").as_uri()
     there = checkout(tmp_path / "there", f"toy @ {missing}")
     with pytest.raises(TrainerError, match=re.escape("toy-1-py3-none-any.whl")) as caught:
-        own(found(checkout(tmp_path / "here"), there), tmp_path / "environments")
+        isolated_python(found(checkout(tmp_path / "here"), there), tmp_path / "environments")
     assert caught.value.exit_code == 4
     assert "--env current" in caught.value.hint
     assert not list((tmp_path / "environments").glob("*.ready")), "the next gate tries again"

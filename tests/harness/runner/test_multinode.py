@@ -10,7 +10,7 @@ import pytest
 
 from harness.errors import ClusterError
 from harness.runner import stdin_bridge
-from harness.runner.multinode import across
+from harness.runner.multinode import multinode_command
 
 INSIDE = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2", "SLURM_CPUS_PER_TASK": "64"}
 LISTENER = """\
@@ -23,7 +23,7 @@ open(sys.argv[1], "w").write("left")
 
 
 def test_every_node_runs_one_torchrun_and_all_of_them_meet_at_one_place():
-    words = across(["model.train", "--out", "x"], 2, 8, python="py", environment=INSIDE)
+    words = multinode_command(["model.train", "--out", "x"], 2, 8, python="py", environment=INSIDE)
     srun, torchrun = words.index("srun"), words.index("torch.distributed.run")
     assert words[srun:torchrun] == [
         *("srun", "--nodes", "2", "--ntasks", "2", "--ntasks-per-node", "1"),
@@ -45,7 +45,7 @@ def test_every_node_runs_one_torchrun_and_all_of_them_meet_at_one_place():
 )
 def test_nodes_that_are_not_there_are_refused_with_the_remedy(environment, words):
     with pytest.raises(ClusterError, match=words):
-        across(["model.train"], 2, 8, python="py", environment=environment)
+        multinode_command(["model.train"], 2, 8, python="py", environment=environment)
 
 
 def test_the_watch_descriptor_becomes_the_input_which_reaches_other_machines():

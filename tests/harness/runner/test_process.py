@@ -15,11 +15,10 @@ from harness.files import lock_file
 from harness.results.record import ProcessEnd
 from harness.results.run_files import EventTail, Progress
 from harness.runner import process as run
-from harness.runner.fake_trainer import config as fake
-from harness.runner.process import Stop, execute, holders, start_ticks
-from harness.runner.trainer import FakeTrainer
+from harness.runner.process import Stop, holders, run_process, start_ticks
+from tests.fixtures.faulty_harness import FaultyTrainer
 
-TRAINER = FakeTrainer()
+TRAINER = FaultyTrainer()
 
 
 def start(
@@ -29,13 +28,10 @@ def start(
     on_progress: Callable[[Progress], None] | None = None,
     **overrides: object,
 ):
-    """Runs the FakeTrainer with some overrides of its configuration."""
-    config = fake.load(
-        None, {"dial.steps": 20, **{k.replace("__", "."): v for k, v in overrides.items()}}
-    )
+    """Runs the simulated trainer with some overrides of its configuration."""
     folder.mkdir(exist_ok=True)
-    files.write_json(folder / "config.json", config)
-    return execute(
+    write_config(folder, **overrides)
+    return run_process(
         command=TRAINER.train_command(folder / "config.json", folder),
         run_dir=folder,
         checkout=TRAINER.checkout,
@@ -43,6 +39,15 @@ def start(
         stop=stop or Stop(),
         on_progress=on_progress,
     )
+
+
+def write_config(folder: Path, **overrides: object) -> None:
+    """Writes config.json; `fail__x=1` sets fail.x."""
+    config: dict[str, dict[str, object]] = {"dial": {"steps": 20}}
+    for name, value in overrides.items():
+        section, _, field = name.partition("__")
+        config.setdefault(section, {})[field] = value
+    files.write_json(folder / "config.json", config)
 
 
 def test_a_good_run_leaves_what_the_contract_says(tmp_path):
@@ -100,7 +105,7 @@ def test_a_signal_to_all_that_reaches_the_trainer_first_is_a_stop(tmp_path, stop
     later = threading.Timer(0.3, stop.request)
     if stops:
         later.start()
-    ended = execute(
+    ended = run_process(
         command=[sys.executable, "-c", "import os; os.kill(os.getpid(), 15)"],
         run_dir=tmp_path,
         checkout=tmp_path,
@@ -113,7 +118,7 @@ def test_a_signal_to_all_that_reaches_the_trainer_first_is_a_stop(tmp_path, stop
 
 def test_helpers_of_a_trainer_do_not_outlive_it(tmp_path):
     code = "import subprocess, sys; p = subprocess.Popen(['sleep', '60']); print(p.pid, flush=True)"
-    ended = execute(
+    ended = run_process(
         command=[sys.executable, "-c", code],
         run_dir=tmp_path,
         checkout=tmp_path,
@@ -135,7 +140,7 @@ def test_a_rank_in_a_session_of_its_own_does_not_outlive_its_trainer(tmp_path):
         log.write("")
     with open(tmp_path / "log.txt") as log:  # a reader of the log is none of its processes
         reader = subprocess.Popen(["sleep", "60"], stdin=log)
-    execute(
+    run_process(
         command=[sys.executable, "-c", code],
         run_dir=tmp_path,
         checkout=tmp_path,
@@ -160,8 +165,7 @@ def _runs(pid: int) -> bool:
 
 
 def test_the_trainer_leaves_when_its_harness_is_gone(tmp_path):
-    config = fake.load(None, {"dial.steps": 20, "fail.hang_at_step": 3})
-    files.write_json(tmp_path / "config.json", config)
+    write_config(tmp_path, fail__hang_at_step=3)
     reading, writing = os.pipe()
     command = TRAINER.train_command(tmp_path / "config.json", tmp_path)
     process = subprocess.Popen(

@@ -21,7 +21,7 @@ def search(harness, search_file, store):
     def make(confirm, *words, **parts):
         path = search_file(**{**CERTAIN, **parts}, confirm=confirm)
         done = harness("search", path, "--no-html", *words)
-        folder = store.report_dir("quick")
+        folder = store.report_dir("search", "quick")
         found = json.loads((folder / "report.json").read_bytes())
         return done, found, [path.name for path in folder.glob("*.patch")]
 
@@ -53,7 +53,7 @@ def test_another_rule_makes_another_study_and_the_patch_tells_the_seeds_of_its_o
         done, found, (patch,) = search(confirm)
         assert done.returncode == errors.PASS, done.stdout + done.stderr
         seeds = store.study(found["looks"]["confirm"]).seeds
-        text = (store.report_dir("quick") / patch).read_text()
+        text = (store.report_dir("search", "quick") / patch).read_text()
         assert f"on the seeds {', '.join(map(str, seeds))}:" in text
     assert seeds == [103, 104]
     assert len(store.study_names()) == 3

@@ -280,7 +280,8 @@ def test_several_objectives_give_a_front_and_keep_a_bound(harness, search_file, 
     assert beyond
     assert within
     assert all(len(trial.values) == 2 for trial in trials())
-    assert "<h2>Pareto front</h2>" in (store.report_dir("quick") / "report.html").read_text()
+    page = (store.report_dir("search", "quick") / "report.html").read_text()
+    assert "<h2>Pareto front</h2>" in page
 
 
 def test_a_search_fills_the_sweep_of_an_arm(harness, study_file, store):

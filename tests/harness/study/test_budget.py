@@ -1,10 +1,11 @@
-"""What a plan says it will take, cost and see."""
+"""Estimates of time, cost and minimum detectable effects."""
 
 import math
 
 import msgspec
 import pytest
 
+from harness.errors import TrainerError
 from harness.runner.process import Stop
 from harness.runner.trainer import FakeTrainer
 from harness.study import budget
@@ -15,22 +16,22 @@ def base_runs(study):
 
 
 def test_without_records_time_and_cost_are_unknown_and_effects_in_units_of_sd(resolved):
-    found = budget.plan(resolved(), [], price=2.0)
-    assert (found.wall_s, found.gpu_s, found.usd) == (None, None, None)
-    assert found.time_from == "unknown"
-    assert {one.unit for one in found.sensitivities} == {"SD"}
-    assert all(one.sd is None and 1 < one.mde < 50 for one in found.sensitivities)
+    result = budget.plan(resolved(), [], price=2.0)
+    assert (result.wall_s, result.gpu_s, result.usd) == (None, None, None)
+    assert result.time_from == "unknown"
+    assert {one.unit for one in result.sensitivities} == {"SD"}
+    assert all(one.sd is None and 1 < one.mde < 50 for one in result.sensitivities)
 
 
 def test_time_and_cost_come_from_records(resolved, record):
     study = resolved()
     made = msgspec.structs.replace(record(base_runs(study)[0], study), gpus=1, wall_s=36.0)
-    found = budget.plan(study, [made], price=10.0)
-    assert found.todo == 5
-    assert found.wall_s == pytest.approx(180)
-    assert found.usd == pytest.approx(0.5)
+    result = budget.plan(study, [made], price=10.0)
+    assert result.remaining == 5
+    assert result.wall_s == pytest.approx(180)
+    assert result.usd == pytest.approx(0.5)
     assert budget.plan(study, [made]).usd is None
-    assert budget.plan(study, [made], slots=2).wall_s == pytest.approx(90)
+    assert budget.plan(study, [made], parallel=2).wall_s == pytest.approx(90)
 
 
 def test_the_sd_comes_from_replicates_of_the_same_base(resolved, record):
@@ -48,14 +49,14 @@ def test_the_sd_comes_from_replicates_of_the_same_base(resolved, record):
 
 
 def test_one_seed_detects_nothing(resolved):
-    found = budget.sensitivities(resolved(seeds="[1]"), [])
-    assert all(math.isinf(one.mde) for one in found)
+    result = budget.sensitivities(resolved(seeds="[1]"), [])
+    assert all(math.isinf(one.mde) for one in result)
 
 
-def test_more_seeds_see_smaller_effects(resolved):
+def test_more_seeds_detect_smaller_effects(resolved):
     few = budget.sensitivities(resolved(seeds="[1, 2]"), [])[0].mde
-    correction = budget.sensitivities(resolved(seeds="[1, 2, 3, 4, 5, 6]"), [])[0].mde
-    assert correction < few / 2
+    many = budget.sensitivities(resolved(seeds="[1, 2, 3, 4, 5, 6]"), [])[0].mde
+    assert many < few / 2
 
 
 def test_the_base_is_measured_in_three_steps(resolved):
@@ -65,6 +66,7 @@ def test_the_base_is_measured_in_three_steps(resolved):
     assert budget.plan(study, [], measured=measured).wall_s > 6 * 20 * 0.03
 
 
-def test_a_base_that_cannot_be_measured_is_a_sentence(resolved):
+def test_a_base_that_crashes_cannot_be_measured(resolved):
     study = resolved(base="fail: {crash_at_step: 2}\n")
-    assert "crashed at step 2" in budget.measure(study, FakeTrainer(), Stop())
+    with pytest.raises(TrainerError, match="crashed at step 2"):
+        budget.measure(study, FakeTrainer(), Stop())

@@ -1,4 +1,4 @@
-"""Whole studies with the FakeTrainer: blocks, resume, limits, failures, kills."""
+"""Whole studies on the simulated trainer: order, blocks, resuming, limits, failures, kills."""
 
 import os
 import random
@@ -12,6 +12,7 @@ import pytest
 from harness import errors
 from harness.runner import process as run
 from harness.runner.trainer import default_checkout
+from harness.study.executor import spread_blocks, tasks
 
 
 def planned(store):
@@ -27,16 +28,14 @@ def assert_finished(store):
     assert completed(store) == Counter({run.plan_id: 1 for run in planned(store)})
 
 
-def test_a_study_makes_every_run_once_in_order_and_the_same_command_makes_none(
-    harness, study_file, store
-):
+def test_a_study_makes_every_run_once_in_order_and_none_when_repeated(harness, study_file, store):
     path = study_file()
     done = harness("study", path)
     assert done.returncode == errors.PASS, done.stdout + done.stderr
     assert_finished(store)
     order = [(made.launch.block, made.launch.arm) for made in store.records()]
     assert order == [(run.block, run.arm) for run in planned(store)]
-    assert (store.report_dir("quick") / "report.json").exists()
+    assert (store.report_dir("study", "quick") / "report.json").exists()
     again = harness("study", path)
     assert again.returncode == errors.PASS
     assert len(store.records()) == 6
@@ -59,7 +58,7 @@ def test_a_sweep_comes_first_and_its_best_is_written_into_the_arm(harness, study
     assert len(store.records()) == 9
 
 
-def test_a_failing_arm_is_a_record_and_the_study_goes_on(harness, study_file, store, tmp_path):
+def test_a_failing_arm_is_recorded_and_the_study_continues(harness, study_file, store, tmp_path):
     repaired = tmp_path / "repaired"
     arms = (
         f"{{leave_one_out: [windows], broken: {{set: {{fail.crash_at_step: 3, "
@@ -82,7 +81,7 @@ def test_a_failing_arm_is_a_record_and_the_study_goes_on(harness, study_file, st
     ("way", "status"),
     [("diverge_at_step", "diverged"), ("out_of_memory_at_step", "out_of_memory")],
 )
-def test_an_arm_that_cannot_train_is_an_answer_and_is_not_made_again(
+def test_an_arm_that_cannot_train_is_a_result_and_is_not_repeated(
     harness, study_file, store, way, status
 ):
     path = study_file(arms=f"{{bad: {{set: {{fail.{way}: 3}}}}}}")
@@ -97,7 +96,7 @@ def test_an_arm_that_cannot_train_is_an_answer_and_is_not_made_again(
 
 
 @pytest.mark.parametrize("way", ["half_result: true", "hang_at_step: 2"])
-def test_a_trainer_that_hangs_or_writes_half_a_result_has_failed(harness, study_file, store, way):
+def test_a_trainer_that_hangs_or_writes_half_a_result_fails(harness, study_file, store, way):
     path = study_file(
         arms=f"{{bad: {{set: {{fail.{way}}}}}}}",
         seeds="[1]",
@@ -116,20 +115,20 @@ def test_a_machine_on_which_everything_fails_stops_the_study(harness, study_file
     assert len(store.records()) == 2
 
 
-def test_a_limit_stops_between_runs_and_the_study_then_goes_on(harness, study_file, store):
+def test_a_limit_stops_between_runs_and_the_study_can_be_resumed(harness, study_file, store):
     done = harness("study", study_file(limits="{total_minutes: 0.0001}"))
     assert done.returncode == errors.STOPPED_AT_LIMIT, done.stdout
     assert "Raise limits.total_minutes" in done.stdout
     assert len(store.records()) == 1
     done = harness("study", study_file(), "--max-minutes", "0.0001")
     assert done.returncode == errors.STOPPED_AT_LIMIT
-    assert "The same command goes on" in done.stdout
+    assert "Re-run the same command to resume" in done.stdout
     assert len(store.records()) == 1
     assert harness("study", study_file(), "--max-minutes", "5").returncode == errors.PASS
     assert_finished(store)
 
 
-def test_runs_on_several_gpus_know_their_neighbours(harness, study_file, store):
+def test_runs_on_several_gpus_record_how_many_ran_at_once(harness, study_file, store):
     path = study_file(base="pace: {startup_ms: 300}\n")
     assert harness("study", path, "--gpus", "0-1").returncode == errors.PASS
     assert_finished(store)
@@ -141,13 +140,13 @@ def test_runs_on_several_gpus_know_their_neighbours(harness, study_file, store):
     assert len({made.environment_id for made in records}) == 2
 
 
-def test_gpus_that_are_not_there_are_refused(harness, study_file):
+def test_missing_gpus_are_refused(harness, study_file):
     done = harness("study", study_file(), "--gpus", "7,8")
     assert done.returncode == errors.USAGE
     assert "8" in done.stderr
 
 
-def test_ctrl_c_is_recorded_and_the_same_command_goes_on(
+def test_ctrl_c_is_recorded_and_the_same_command_resumes(
     harness, start, study_file, store, trainers
 ):
     path = study_file(base="pace: {sleep_ms: 50}\n")
@@ -156,14 +155,14 @@ def test_ctrl_c_is_recorded_and_the_same_command_goes_on(
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=20)
     assert process.returncode == errors.STOPPED_AT_LIMIT, output
-    assert "The same command goes on" in output
+    assert "Re-run the same command to resume" in output
     assert trainers() == []
     assert [made.status for made in store.records()] == ["interrupted"]
     assert harness("study", study_file()).returncode == errors.PASS
     assert_finished(store)
 
 
-def test_two_commands_do_not_run_one_study_at_once(harness, start, study_file, trainers):
+def test_two_commands_cannot_run_one_study_at_once(harness, start, study_file, trainers):
     path = study_file(base="pace: {sleep_ms: 50}\n")
     start("study", path)
     wait_for(trainers)
@@ -172,7 +171,7 @@ def test_two_commands_do_not_run_one_study_at_once(harness, start, study_file, t
     assert "another harness" in done.stderr
 
 
-def test_a_harness_killed_at_any_moment_loses_and_doubles_nothing(
+def test_killing_the_harness_at_any_moment_loses_and_repeats_no_run(
     harness, start, study_file, store, trainers
 ):
     path = study_file(base="pace: {sleep_ms: 5, startup_ms: 20}\n")
@@ -211,11 +210,11 @@ def test_a_trainer_that_outlives_its_harness_is_ended_by_the_next_start(
     done = harness("study", path)
     assert done.returncode == errors.PASS, done.stdout + done.stderr
     assert left not in trainers()
-    assert "A killed harness had left" in done.stdout
+    assert "from a killed harness" in done.stderr
     assert_finished(store)
 
 
-def test_a_killed_trainer_is_a_failed_run_that_is_made_again(
+def test_a_killed_trainer_is_a_failed_run_that_is_repeated(
     harness, start, study_file, store, trainers
 ):
     path = study_file(base="pace: {sleep_ms: 50}\n", seeds="[1]")
@@ -232,7 +231,7 @@ def test_a_killed_trainer_is_a_failed_run_that_is_made_again(
 def wait_for(condition, timeout_s: float = 20.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
+        assert time.monotonic() < deadline, "the condition did not come true in time"
         time.sleep(0.01)
 
 
@@ -261,6 +260,54 @@ def test_a_disk_that_refuses_the_record_loses_no_run(study_file, store, harness,
     (store.root / "curves").unlink()
     done = harness("study", path)
     assert done.returncode == errors.PASS
-    assert "recorded as completed" in done.stdout
+    assert "recorded as completed" in done.stderr
     assert len(store.run_dirs()) == 6
     assert_finished(store)
+
+
+# --- the order of runs ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def swept(resolved):
+    retune = "{muon: {values: {optimizer.adamw_lr: [0.001, 0.003]}, seeds: [7]}}"
+    arms = f"{{leave_one_out: [windows, muon], retune: {retune}}}"
+    return resolved(arms=arms, seeds="[1, 2, 3]", horizons="[0.5, 1]")
+
+
+def block(study, seed):
+    return [run for run in study.runs if run.block == seed]
+
+
+def test_sweeps_are_a_phase_of_their_own(swept):
+    todo = tasks(swept, set(), 1, sweeps=True)
+    assert {swept.arm(run.arm).role for task in todo for run in task.runs} == {"retune"}
+    rest = tasks(swept, set(), 1, sweeps=False)
+    assert len(todo) + sum(len(task.runs) for task in rest) == len(swept.runs)
+
+
+def test_interrupted_blocks_come_first_and_horizons_last(swept):
+    done = {block(swept, 2)[0].plan_id}
+    todo = tasks(swept, done, 1, sweeps=False)
+    assert [task.runs[0].block for task in todo] == [2, 1, 3, None, None, None]
+    assert todo[0].runs == block(swept, 2)[1:]
+    assert not todo[0].opens
+    assert todo[1].opens == block(swept, 1)
+
+
+def test_a_block_stays_on_one_gpu_where_there_are_enough_blocks(swept):
+    assert [len(task.runs) for task in tasks(swept, set(), 3, sweeps=False)][:3] == [3, 3, 3]
+    assert spread_blocks(swept, set(), 3) == 0
+
+
+def test_blocks_are_spread_where_there_are_more_gpus_than_blocks(swept):
+    todo = tasks(swept, set(), 4, sweeps=False)
+    assert {len(task.runs) for task in todo} == {1}
+    assert [len(task.opens) for task in todo][:4] == [3, 0, 0, 3]
+    assert spread_blocks(swept, set(), 4) == 3
+
+
+def test_recorded_runs_are_left_out(swept):
+    done = {run.plan_id for run in swept.runs}
+    assert tasks(swept, done, 1, sweeps=False) == []
+    assert tasks(swept, done, 1, sweeps=True) == []

@@ -1,4 +1,4 @@
-"""What a study file means: arms, pins, identities, runs, and what is refused."""
+"""Resolving a study file: arms, pins, identities, runs and refusals."""
 
 import shutil
 import subprocess
@@ -13,7 +13,7 @@ from harness.runner.trainer import FakeTrainer, by_name, default_checkout
 from harness.study.resolve import resolve
 
 
-def test_arms_are_the_base_and_one_for_each_trick(resolved):
+def test_arms_are_the_base_and_one_per_trick(resolved):
     study = resolved(arms="{leave_one_out: [windows, muon], add_one_in: [backout]}")
     assert [(arm.name, arm.role) for arm in study.arms] == [
         ("base", "base"),
@@ -26,14 +26,14 @@ def test_arms_are_the_base_and_one_for_each_trick(resolved):
     assert study.arm("with_backout").tricks["backout"]
 
 
-def test_all_takes_the_tricks_that_can_be_switched(resolved):
+def test_all_selects_the_tricks_that_can_be_switched(resolved):
     study = resolved(arms="{leave_one_out: all, add_one_in: all}")
     names = {arm.name for arm in study.arms}
     tricks = {"no_windows", "no_muon", "no_residual_scalars", "no_value_embeddings"}
     assert names == tricks | {"base", "with_backout"}
 
 
-def test_what_the_base_derives_is_handed_to_every_arm(resolved):
+def test_values_that_the_base_derives_are_pinned_in_every_arm(resolved):
     arms = "{leave_one_out: [value_embeddings, windows]}"
     study = resolved(arms=arms, set="{dial.steps: null, dial.ratio: 6}")
     base, arm = study.arm("base"), study.arm("no_value_embeddings")
@@ -43,7 +43,7 @@ def test_what_the_base_derives_is_handed_to_every_arm(resolved):
     assert study.arm("no_windows").pinned == {}
 
 
-def test_pin_own_leaves_every_arm_its_own_values(resolved):
+def test_pin_own_lets_every_arm_derive_its_own_values(resolved):
     study = resolved(
         arms="{leave_one_out: [value_embeddings]}",
         set="{dial.steps: null, dial.ratio: 6}",
@@ -54,13 +54,13 @@ def test_pin_own_leaves_every_arm_its_own_values(resolved):
     assert arm.derived["steps"] < base.derived["steps"]
 
 
-def test_what_an_arm_sets_itself_is_not_pinned(resolved):
+def test_a_value_that_an_arm_sets_is_not_pinned(resolved):
     study = resolved(arms="{longer: {set: {dial.steps: 25}}}")
     assert study.arm("longer").derived["steps"] == 25
     assert study.arm("longer").pinned == {}
 
 
-def test_every_block_has_every_arm_once_in_an_order_of_its_own(resolved):
+def test_every_block_has_every_arm_once_in_its_own_order(resolved):
     study = resolved(arms="{leave_one_out: all}", seeds="[1, 2, 3]")
     orders = []
     for seed in study.seeds:
@@ -83,8 +83,8 @@ def test_a_plan_id_is_known_before_the_run_and_differs_between_seeds_and_arms(re
 
 def test_horizons_are_runs_of_the_base_outside_blocks(resolved):
     study = resolved(horizons="[0.5, 1, 2]")
-    found = {arm.name: arm.derived["steps"] for arm in study.arms if arm.role == "horizon"}
-    assert found == {"base@0.5": 10, "base@2": 40}
+    steps = {arm.name: arm.derived["steps"] for arm in study.arms if arm.role == "horizon"}
+    assert steps == {"base@0.5": 10, "base@2": 40}
     runs = [run for run in study.runs if run.arm == "base@0.5"]
     assert [(run.seed, run.block) for run in runs] == [(1, None), (2, None)]
     assert study.horizons == [0.5, 1.0, 2.0]
@@ -113,7 +113,7 @@ def test_a_sweep_is_planned_first_and_its_arm_is_untuned_until_then(resolved):
         ("{a: {set: {dial.depht: 3}}}", "'depht'", "'depth'"),
         ("{a: {set: {windows: off}}}", "'off'", "null"),
         ("{a: {set: {dial.steps: many}}}", "'many'", "value"),
-        ("{a: {set: {backout: true, residual_scalars: null}}}", "null", "Switch"),
+        ("{a: {set: {backout: true, residual_scalars: null}}}", "null", "Turn residual_scalars on"),
         ("{a: {set: {seed: 0}}}", "the same configuration and code as base", "Remove"),
         ("{leave_one_out: [muon], a: {set: {optimizer.matrices: adamw}}}", "as no_muon", "Remove"),
         (
@@ -123,7 +123,7 @@ def test_a_sweep_is_planned_first_and_its_arm_is_untuned_until_then(resolved):
         ),
     ],
 )
-def test_a_study_that_cannot_be_is_refused_with_a_remedy(resolved, arms, got, hint):
+def test_an_impossible_study_is_refused_with_a_hint(resolved, arms, got, hint):
     with pytest.raises(StudyFileError) as caught:
         resolved(arms=arms)
     assert got in caught.value.got
@@ -144,7 +144,7 @@ def test_an_unknown_trainer_is_refused():
         by_name("fakee")
 
 
-def test_all_faults_of_all_arms_are_told_at_once(resolved):
+def test_all_faults_of_all_arms_are_reported_at_once(resolved):
     with pytest.raises(StudyFileError) as caught:
         resolved(arms="{a: {set: {dial.depht: 3}}, b: {set: {windos: null}}}")
     assert "depht" in str(caught.value)
@@ -161,20 +161,20 @@ def test_more_seeds_and_other_limits_extend_a_stored_study(resolved, store):
 
 
 @pytest.mark.parametrize(
-    ("lines", "words"),
+    ("lines", "difference"),
     [
-        ({"arms": "{leave_one_out: [windows]}"}, "arm no_muon is gone"),
+        ({"arms": "{leave_one_out: [windows]}"}, "arm no_muon is missing"),
         ({"arms": "{leave_one_out: all}"}, "arm no_residual_scalars is new"),
-        ({"set": "{dial.depth: 3}"}, "dial.depth as its base file, has 3"),
+        ({"set": "{dial.depth: 3}"}, "dial.depth the value of its base file, has 3"),
         ({"decide": "{alpha: 0.01}"}, "decide"),
         ({"pin": "own"}, "pin"),
     ],
 )
-def test_another_study_of_the_same_name_is_refused(resolved, store, lines, words):
+def test_another_study_of_the_same_name_is_refused(resolved, store, lines, difference):
     store.save_study(resolved())
     with pytest.raises(StoreError) as caught:
         resolved(**lines)
-    assert words in caught.value.got
+    assert difference in caught.value.got
     assert "--name" in caught.value.hint
 
 
@@ -208,10 +208,10 @@ def clone(tmp_path) -> Path:
     return folder
 
 
-def git(folder: Path, *words: str) -> str:
+def git(folder: Path, *arguments: str) -> str:
     who = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
     done = subprocess.run(
-        ["git", *who, *words], cwd=folder, capture_output=True, text=True, check=True
+        ["git", *who, *arguments], cwd=folder, capture_output=True, text=True, check=True
     )
     return done.stdout
 
@@ -251,19 +251,19 @@ def test_an_arm_of_a_patch_runs_the_present_code_with_it(clone, study_file, stor
 
 
 @pytest.mark.parametrize(
-    ("arms", "words"),
+    ("arms", "message"),
     [
         ("{mine: {ref: nowhere}}", "none of that name"),
         ("{mine: {patch: absent.diff}}", "No such file"),
         ("{mine: {patch: base.yaml}}", "patch"),
     ],
 )
-def test_code_that_is_not_there_is_refused(clone, study_file, store, arms, words):
-    with pytest.raises(StudyFileError, match=words):
+def test_missing_code_is_refused(clone, study_file, store, arms, message):
+    with pytest.raises(StudyFileError, match=message):
         resolve_in(clone, study_file, store, arms)
 
 
-def test_other_code_needs_a_repository(clone, study_file, store):
+def test_an_arm_with_other_code_needs_a_repository(clone, study_file, store):
     shutil.rmtree(clone / ".git")
     with pytest.raises(StudyFileError, match="clone of the project"):
         resolve_in(clone, study_file, store, "{mine: {ref: idea}}")

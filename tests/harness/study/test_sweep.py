@@ -1,4 +1,4 @@
-"""The choice of a sweep."""
+"""The points of a sweep and the choice from them."""
 
 from harness.config.study_file import RetuneFile
 from harness.study.sweep import arm_name, choose, combinations
@@ -6,10 +6,10 @@ from harness.study.sweep import arm_name, choose, combinations
 GRID = RetuneFile(values={"o.lr": [0.01, 0.03, 0.1], "o.beta": [0.9, 0.99]}, seeds=[7, 8])
 
 
-def test_every_combination_is_tried_once():
-    found = combinations(GRID)
-    assert len(found) == 6
-    assert len({tuple(point.values()) for point in found}) == 6
+def test_every_combination_is_a_point_once():
+    points = combinations(GRID)
+    assert len(points) == 6
+    assert len({tuple(point.values()) for point in points}) == 6
 
 
 def test_the_best_mean_wins_and_an_edge_is_flagged():
@@ -42,6 +42,6 @@ def test_values_without_an_order_have_no_edge():
     assert not choose(grid, [({"kind": "a"}, [1.0])])["kind"].at_edge
 
 
-def test_names_are_short_and_tell_arms_apart():
+def test_names_are_short_and_distinguish_arms():
     assert arm_name("no_muon", "muon", {"o.adamw.lr": 0.01}) == "retune:muon:lr=0.01"
     assert arm_name("with_muon", "muon", {"lr": 1}) == "retune:with_muon:lr=1"

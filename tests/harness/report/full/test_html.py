@@ -13,7 +13,7 @@ from harness.full.forecast import forecast
 from harness.full.leaderboard import CompletedRun
 from harness.full.loss_envelope import Curve, band
 from harness.report.full.html import page
-from harness.results.recipe import Bench
+from harness.results.recipe import NoiseScope
 
 NOISE_MODEL = NoiseModel(read_rows(SHIPPED))
 DEPTHS = (8, 10, 12)
@@ -36,7 +36,7 @@ def test_the_page_shows_forecast_row_fits_and_band_and_asks_nothing_of_a_network
         [Stage(name="all", steps=20, step_s=[100.0])],
         [],
         ranks=8,
-        launch=launch_row(NOISE_MODEL, Bench(scale=None, device=None)),
+        launch=launch_row(NOISE_MODEL, NoiseScope(scale=None, device=None)),
         price_usd_per_gpu_hour=3.0,
     )
     made = rows.row(

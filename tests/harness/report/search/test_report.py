@@ -24,7 +24,7 @@ def test_a_winner_is_confirmed_at_two_scales_and_its_patch_gives_its_configurati
     path = search_file(**CERTAIN)
     done = harness("search", path)
     assert done.returncode == errors.PASS, done.stdout + done.stderr
-    found = json.loads((store.report_dir("quick") / "report.json").read_bytes())
+    found = json.loads((store.report_dir("search", "quick") / "report.json").read_bytes())
     (claim,) = found["claims"]
     assert claim["pick"]["overrides"] == {"bowl.x": 0.6, "bowl.y": 0.3}
     assert claim["confirm"]["survives"]
@@ -34,13 +34,13 @@ def test_a_winner_is_confirmed_at_two_scales_and_its_patch_gives_its_configurati
     assert claim["next"]["survives"]
     assert store.study(looks["next"]).arm("base").config["dial"]["depth"] == 3
 
-    page = (store.report_dir("quick") / "report.html").read_text()
+    page = (store.report_dir("search", "quick") / "report.html").read_text()
     for title in ("The second look", "History", "Importances", "Parallel coordinates", "Slices"):
         assert f"<h2>{title}</h2>" in page
     assert f"Confirmed: trial {claim['pick']['number']}" in page
     assert "default-src 'none'" in page  # it asks the network for nothing
 
-    (patch,) = store.report_dir("quick").glob("*.patch")
+    (patch,) = store.report_dir("search", "quick").glob("*.patch")
     subprocess.run(["git", "init", "-q", "."], cwd=tmp_path, check=True)
     subprocess.run(["git", "apply", patch], cwd=tmp_path, check=True)
     text = (tmp_path / "base.yaml").read_text()

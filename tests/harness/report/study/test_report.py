@@ -159,7 +159,7 @@ def test_a_study_that_has_not_begun_can_be_reported(synthetic, tmp_path) -> None
 
 def test_write_all_puts_three_files_into_the_store(store) -> None:
     written = report.write_all(store, NAME)
-    folder = store.root / "reports" / NAME
+    folder = store.report_dir("study", NAME)
     assert written == {kind: folder / f"report.{kind}" for kind in ("json", "csv", "html")}
     assert all(path.stat().st_size > 500 for path in written.values())
 

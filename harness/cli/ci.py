@@ -1,12 +1,12 @@
-"""The words of `harness ci ...` and `harness drift`; the work is imported when one runs."""
+"""`harness ci`: GitHub workflows for a GPU runner."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import Annotated, Optional
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from harness.cli.console import new_console
+from harness.cli.github import workflows
 
 app = typer.Typer(
     help="Workflows for a GPU runner: written, updated, checked.",
@@ -30,19 +30,15 @@ def init(
     ] = "ablations/configs/speedrun.yaml",
 ) -> None:
     """Writes the workflows and the action into a repository that has none of them."""
-    from harness.cli.github import workflows
-
     labels = tuple(runner or workflows.Choices().runner)
     choices = workflows.Choices(runner=labels, baseline=baseline, config=config)
-    raise typer.Exit(workflows.init(_console(), root, choices))
+    raise typer.Exit(workflows.init(new_console(), root, choices))
 
 
 @app.command()
 def update(root: RootOption = ROOT) -> None:
     """Brings newer templates into the files; own steps, changes and comments stay."""
-    from harness.cli.github import workflows
-
-    raise typer.Exit(workflows.update(_console(), root))
+    raise typer.Exit(workflows.update(new_console(), root))
 
 
 @app.command()
@@ -60,10 +56,8 @@ def check(
     ] = False,
 ) -> None:
     """What would give strangers the runner, break the schema, or fail zizmor's audit."""
-    from harness.cli.github import workflows
-
     raise typer.Exit(
-        workflows.check(_console(), root, files or [], audited=not no_audit, strict=strict)
+        workflows.check(new_console(), root, files or [], audited=not no_audit, strict=strict)
     )
 
 
@@ -81,34 +75,6 @@ def results(
     ] = None,
 ) -> None:
     """A gate as annotations of the runner, and as JUnit XML."""
-    from harness.cli.github import workflows
-
     raise typer.Exit(
-        workflows.results(_console(), source, exit_code=exit_code, xml=junit, word=verdict)
+        workflows.results(new_console(), source, exit_code=exit_code, xml=junit, word=verdict)
     )
-
-
-def drift(
-    store: Annotated[Path, typer.Option(help="Folder of the nightly records.")] = Path("runs"),
-    margin: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(help="Harm that matters, such as val_loss=0.002 or tokens_per_s=0.005."),
-    ] = None,
-    recent: Annotated[int, typer.Option(help="A step is an alarm for so many nights.")] = 14,
-    markdown: Annotated[Optional[Path], typer.Option(help="The Markdown file.")] = None,  # noqa: UP045
-) -> None:
-    """Since which night are runs of one configuration slower or worse?"""
-    from harness.cli import compare
-    from harness.report import drift as drift_report
-    from harness.results.store import Store
-
-    margins = compare.numbers(margin or [], "--margin")
-    raise typer.Exit(
-        drift_report.drift(_console(), Store(store), margins, recent=recent, markdown=markdown)
-    )
-
-
-def _console() -> "Console":
-    from rich.console import Console
-
-    return Console()

@@ -1,24 +1,28 @@
-"""The words of `harness submit`; the work is imported when it runs."""
+"""`harness submit`: a command as a job of Slurm."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from harness import errors
+from harness.cli.console import new_console, print_line
+from harness.cli.slurm import status, table
+from harness.cli.slurm.status import State
+from harness.cli.slurm.submit import GOING_ON, SubmitRequest
+from harness.cli.slurm.submit import submit as hand_over
+from harness.config.cluster_file import load_cluster
+from harness.errors import UsageError
+from harness.redact import redact_argv
 
-    from harness.cli.slurm.status import State
-    from harness.cli.slurm.submit import SubmitRequest
 
-
-def submit(
+def command(
     context: typer.Context,
     cluster: Annotated[
         Optional[Path],  # noqa: UP045  (typer reads it at run time)
         typer.Argument(help="A cluster file, such as ablations/clusters/slurm.yaml."),
     ] = None,
-    command: Annotated[
+    arguments: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Argument(
             metavar="-- COMMAND...", help="`study FILE`, `search FILE`, ... with its options."
@@ -37,51 +41,42 @@ def submit(
     ] = Path("runs"),
 ) -> None:
     """A command as a job of Slurm: stopped in time, started again until it is done."""
-    from harness import errors
-    from harness.cli.slurm import status, table
-    from harness.cli.slurm.submit import submit as hand_over
-    from harness.config.cluster_file import load_cluster
-
-    console = _console()
+    console = new_console()
     if cancel:
-        _say(console, "cancelled: " + ", ".join(status.cancel(store, cancel)))
+        print_line(console, "cancelled: " + ", ".join(status.cancel(store, cancel)))
         raise typer.Exit(errors.PASS)
     if jobs:
         table.show(console, status.states(store))
         raise typer.Exit(errors.PASS)
-    asked = _asked(context, cluster, command or [], store)
+    request = _request(context, cluster, arguments or [], store)
     assert cluster is not None
     wanted, text = load_cluster(cluster)
-    made = hand_over(wanted, cluster, text, asked, Path.cwd())
-    _say(console, f"submitted as {made.id}: {wanted.kind} job {', '.join(made.jobs)}")
+    made = hand_over(wanted, cluster, text, request, Path.cwd())
+    print_line(console, f"submitted as {made.id}: {wanted.kind} job {', '.join(made.jobs)}")
     if wait:
-        ended: list[State] = status.wait(asked.store, made.id)
+        ended: list[State] = status.wait(request.store, made.id)
         table.show(console, ended)
         raise typer.Exit(status.worst(ended))
-    _say(console, f"To see it: harness submit --jobs --store {asked.store}")
+    print_line(console, f"To see it: harness submit --jobs --store {request.store}")
 
 
-def _asked(
+def _request(
     context: typer.Context, cluster: Path | None, words: list[str], store: Path
-) -> "SubmitRequest":
+) -> SubmitRequest:
     """The command, read now by its own parser: a typing error is told here and not in the queue."""
-    from harness.cli.slurm.submit import GOING_ON, SubmitRequest
-    from harness.errors import UsageError
-    from harness.redact import masked_words
-
     assert context.parent is not None
     group: Any = context.parent.command
-    known = [name for name in GOING_ON if name in group.commands]
+    known = list(GOING_ON)
     if cluster is None or not words or words[0] not in known:
         raise UsageError(
             "harness submit",
             "a cluster file, `--`, and one of the commands " + ", ".join(known),
-            " ".join([str(cluster or ""), *masked_words(words)]).strip() or "nothing",
+            " ".join([str(cluster or ""), *redact_argv(words)]).strip() or "nothing",
             "Such as: harness submit CLUSTER.yaml -- study ablations/studies/smoke.yaml",
         )
     own = any(word == "--store" or word.startswith("--store=") for word in words)
     whole = words if own else [*words, "--store", str(store)]
-    parser = group.commands[words[0]]
+    parser = group.get_command(context.parent, words[0])
     parsed = parser.make_context(words[0], whole[1:], parent=context.parent)
     for parameter in parser.params:
         value = parsed.params[parameter.name]
@@ -94,13 +89,3 @@ def _asked(
                 "A path is relative to this folder, in which the job runs too.",
             )
     return SubmitRequest(words=words, store=parsed.params["store"], options=dict(parsed.params))
-
-
-def _say(console: "Console", text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def _console() -> "Console":
-    from rich.console import Console
-
-    return Console()

@@ -1,0 +1,56 @@
+"""Renders a document as one HTML file that opens without a network.
+
+The style stands in the file, charts are static SVG, and a content security policy forbids the page
+any request. Needs jinja2; charts need matplotlib (extra `report`), and where it is missing the page
+says so in their place.
+"""
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.report.document import Block, Chart, Document, Section
+
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+NO_CHARTS = (
+    "Charts are left out: matplotlib is not installed (pip install 'speedrun-harness[report]')."
+)
+
+
+def as_html(document: Document) -> str:
+    """The page."""
+    from jinja2 import Environment, FileSystemLoader
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.tests["kind"] = lambda block, name: type(block).__name__ == name
+    environment.globals["svg"] = _svg
+    page = environment.get_template("page.html")
+    return page.render(document=document, policy=POLICY, no_charts=_missing_charts(document.blocks))
+
+
+def _svg(chart: Chart) -> str:
+    """The figure as markup; nothing where matplotlib is missing, which the page then says."""
+    from markupsafe import Markup
+
+    if importlib.util.find_spec("matplotlib") is None:
+        return ""
+    from harness.report.chart import as_svg
+
+    return Markup(as_svg(chart.draw()))
+
+
+def _missing_charts(blocks: Sequence[Block]) -> str:
+    lacks = importlib.util.find_spec("matplotlib") is None and _has_chart(blocks)
+    return NO_CHARTS if lacks else ""
+
+
+def _has_chart(blocks: Sequence[Block]) -> bool:
+    return any(
+        isinstance(block, Chart) or (isinstance(block, Section) and _has_chart(block.blocks))
+        for block in blocks
+    )
