@@ -131,7 +131,7 @@ def replicate_noise(
     CORE varies alike in every full-scale recipe with replicates, so where this recipe has none, the
     rows of all recipes are pooled.
     """
-    result = {}
+    result: dict[str, ForecastNoise] = {}
     for name in ("val_bpb", *SCORES):
         rows = (noise_model.find(scale, name, gpu, source) for source in ("seed", "nondeterminism"))
         row = next((row for row in rows if row is not None), None)
@@ -177,7 +177,9 @@ def forecast(
     runs = {name: metrics[name].run(*candidates) for name in SCORES if name in metrics}
     core = runs.get("core")
     fits = [
-        metric.summary(*(([x], None) if name == "val_bpb" else candidates), level)
+        metric.summary([x], None, level)
+        if name == "val_bpb"
+        else metric.summary(*candidates, level)
         for name, metric in metrics.items()
     ]
     return Forecast(
@@ -227,7 +229,7 @@ def _fit_metrics(
 ) -> dict[MetricName, "_Metric"]:
     """val_bpb, and the scores that at least three sizes have evaluated."""
     sizes = by_size(proxies)
-    result = {"val_bpb": _Metric("val_bpb", sizes, noise.get("val_bpb"))}
+    result: dict[MetricName, _Metric] = {"val_bpb": _Metric("val_bpb", sizes, noise.get("val_bpb"))}
     for name in SCORES:
         evaluated = [[p for p in runs if getattr(p, name) is not None] for runs in sizes]
         evaluated = [runs for runs in evaluated if runs]
@@ -256,9 +258,7 @@ class _Metric:
         self.fit: Fit = fit(law, self.points, self.replicate, known)
         self.run = self.fit.run
 
-    def summary(
-        self, target: Sequence[float], deviance: Floats | None, level: float
-    ) -> FittedLaw:
+    def summary(self, target: Sequence[float], deviance: Floats | None, level: float) -> FittedLaw:
         """The fit in numbers; `target`: candidates for the target's x, with their deviance."""
         fitted, points, law = self.fit, self.points, self.fit.law
         middle = target[len(target) // 2]

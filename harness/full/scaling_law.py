@@ -210,7 +210,8 @@ class Fit:
         i = int(np.argmin(self.misfit + self.penalty))
         grid = self.grid[i : i + 1]
         a, b = self.coefficients[i]
-        return self.law.inverse(grid[:, None], a + b * self.law.regressor(grid, x))[0]
+        line: Floats = self.law.inverse(grid[:, None], a + b * self.law.regressor(grid, x))[0]
+        return line
 
     def run(self, x: Sequence[float], deviance: Floats | None = None) -> Profile:
         """One new run at x; for several candidates of x, `deviance` says how well each fits."""
@@ -273,7 +274,8 @@ class Fit:
 
     def _room(self, probability: float) -> Floats:
         deviance = self.misfit + self.penalty
-        return t_quantile(probability, self.df) ** 2 - (deviance - deviance.min())
+        room: Floats = t_quantile(probability, self.df) ** 2 - (deviance - deviance.min())
+        return room
 
     def residual_sd(self, probability: float) -> float:
         """Quantile of the SD of sizes about the law, in the unit of the law."""
