@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: check format test slow smoke gpu
+.PHONY: check format test slow smoke gpu docs shape words
 
 $(BIN)/harness: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +28,18 @@ slow: $(BIN)/harness
 
 smoke: $(BIN)/harness
 	$(BIN)/harness study ablations/studies/smoke.yaml
+
+# the generated blocks of README.md and docs/
+docs: $(BIN)/harness
+	$(BIN)/python docs/tools/generate.py
+
+# files, lines and imports, beside those of another ref: make shape AGAINST=main
+shape: $(BIN)/harness
+	$(BIN)/python docs/tools/shape.py $(if $(AGAINST),--against $(AGAINST))
+
+# words that the project does not use, with what to write instead
+words:
+	$(PYTHON) docs/tools/words.py
 
 # most of its time is compiling, which `make gpu ARGS='-n 12'` spreads over processes
 gpu:

@@ -1,4 +1,4 @@
-"""The scripts that drive resident trainers: their arithmetic, and short real measurements."""
+"""The benchmarks that drive running trainers: their arithmetic, and short real measurements."""
 
 import json
 import math
@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.abba import compare
-from benchmarks.kernels import Kernel, by_class, class_of
-from benchmarks.overlap import overlap_of, spans_of
-from benchmarks.pace import Pace, PaceFailed, first_answers
-from benchmarks.startup import seconds_of
-from benchmarks.step import DoesNotFit, Launch, Pair, Side, comparison, main, require_room
+from benchmarks.speed.ab import compare
+from benchmarks.speed.kernels import Kernel, by_class, class_of
+from benchmarks.speed.overlap import overlap_of, spans_of
+from benchmarks.speed.pace import Pace, StepperFailed, first_answers
+from benchmarks.speed.startup import seconds_of
+from benchmarks.speed.step import DoesNotFit, Launch, Pair, Side, comparison, main, require_room
 from harness.stats.ab_noise import log_ratio
 
 ROOT = Path(__file__).parents[1]
@@ -37,8 +37,8 @@ def base(tmp_path: Path) -> Path:
     return path
 
 
-def measured(module: str, *words: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", f"benchmarks.{module}", *words]
+def measured(module: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", f"benchmarks.speed.{module}", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
@@ -55,10 +55,10 @@ def paces_of(config: Path) -> list[str]:
     return found
 
 
-def test_two_paces_take_turns_and_leave_a_table_and_an_interval(tmp_path: Path, base: Path) -> None:
+def test_two_interleaved_trainers_give_a_table_and_an_interval(tmp_path: Path, base: Path) -> None:
     out = tmp_path / "out.json"
     deeper = ["--candidate-set", "dial.depth=6", "dial.params=100000"]
-    short = ["--ab", "3", "--turn-seconds", "0.1", "--synthetic", "--check-memory"]
+    short = ["--segments", "3", "--turn-seconds", "0.1", "--synthetic", "--check-memory"]
     done = measured("step", str(base), *deeper, *short, "--out", str(out))
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
@@ -116,15 +116,15 @@ def test_a_start_has_its_phases_in_seconds_cold_and_warm(tmp_path: Path, base: P
 
 
 @pytest.mark.slow
-def test_a_word_that_a_pace_refuses_is_a_failure_with_what_it_expected(
+def test_a_command_that_a_trainer_refuses_is_a_failure_with_what_it_expected(
     tmp_path: Path, base: Path
 ) -> None:
     pace = Pace("it", base, [], tmp_path / "it", words=["--synthetic"])
     try:
         assert first_answers([pace], 60)[0]["event"] == "ready"
-        with pytest.raises(PaceFailed, match=r"answered.*error.*go N"):
+        with pytest.raises(StepperFailed, match=r"answered.*error.*go N"):
             pace.ask("jump", 60)
-        with pytest.raises(PaceFailed, match="gave no answer in 0 s"):
+        with pytest.raises(StepperFailed, match="gave no answer in 0 s"):
             pace.ask("go 1000000", 0.1)
     finally:
         pace.kill()
@@ -155,7 +155,7 @@ def test_launches_that_agree_better_than_their_windows_fall_back_on_the_windows(
 
 
 @pytest.mark.parametrize(("launch_sd", "window_sd"), [(0.001, 0.002), (0.002, 0.0005), (0, 0.001)])
-def test_intervals_over_launches_hold_the_truth_as_often_as_they_say(
+def test_intervals_over_launches_have_their_nominal_coverage(
     launch_sd: float, window_sd: float
 ) -> None:
     rng, truth, repeats = random.Random(1), 0.003, 2000
@@ -238,7 +238,7 @@ def test_kernels_are_sorted_into_classes_by_name() -> None:
     assert sum(sums.values()) == len(names)
 
 
-def test_a_profile_without_a_gpu_says_so(base: Path) -> None:
+def test_a_profile_without_a_gpu_is_refused(base: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     done = measured("kernels", str(base))
@@ -274,7 +274,7 @@ def test_exchanges_are_cut_where_computation_starts_and_ends() -> None:
     assert found.waiting_s == pytest.approx(50 / 2e6)
 
 
-def test_on_a_cpu_a_call_that_hands_an_exchange_over_is_no_computation() -> None:
+def test_on_a_cpu_the_launch_of_an_exchange_is_no_computation() -> None:
     seen = [
         event("aten::mm", 0, 10, device="CPU"),
         event("c10d::allreduce_", 10, 20, device="CPU"),
@@ -288,7 +288,7 @@ def test_on_a_cpu_a_call_that_hands_an_exchange_over_is_no_computation() -> None
 
 
 @pytest.mark.slow
-def test_ranks_exchange_what_the_formula_says(tmp_path: Path, base: Path) -> None:
+def test_ranks_exchange_as_the_formula_counts(tmp_path: Path, base: Path) -> None:
     """Stacks that have to be filled up, small tensors, a clipped norm or tables that wait."""
     shape = ["--set=dial.depth=3", "--set=model.vocab_size=1024", "--set=optimizer.muon={}"]
     changes = [], ["--set=optimizer.clip=null", "--set=optimizer.table_interval_steps=2"]

@@ -12,19 +12,19 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from benchmarks.pace import CHECKOUT, Pace
-from benchmarks.toggle_plan import Toggle, overrides_of, planned
-from benchmarks.toggle_rows import Noise, Row, Rows, Session, failed_row, row_of
-from benchmarks.toggle_sitting import (
+from benchmarks.speed.pace import CHECKOUT, Pace
+from benchmarks.speed.toggles.__main__ import noise_of
+from benchmarks.speed.toggles.plan import Toggle, overrides_of, planned
+from benchmarks.speed.toggles.rounds import (
     Clock,
-    Resident,
+    Process,
     Sitting,
     Waiting,
     is_lack_of_memory,
     with_room,
 )
-from benchmarks.toggle_table import effect, markdown, terminal
-from benchmarks.toggles import noise_of
+from benchmarks.speed.toggles.rows import Noise, Row, Rows, Session, failed_row, row_of
+from benchmarks.speed.toggles.table import effect, markdown, terminal
 from harness.compare.noise_model import SHIPPED, NoiseModel, read_rows
 from harness.errors import UsageError
 from harness.results.study_plan import TrickInfo
@@ -126,7 +126,7 @@ def test_a_trick_that_changes_over_the_run_is_compared_stage_by_stage() -> None:
         planned(NativeTrainer(CHECKOUT), SPEEDRUN, staged, ["smear"])
 
 
-def test_a_trick_that_is_unknown_or_impossible_is_told() -> None:
+def test_a_trick_that_is_unknown_or_impossible_is_reported() -> None:
     with pytest.raises(UsageError, match="Did you mean 'softcap'"):
         names_to_toggles("softcup")
     short = {"model.context_tokens": 64, "model.windows": None, "dial.batch_tokens": 256}
@@ -210,8 +210,8 @@ def test_an_effect_is_that_of_having_the_trick_whichever_side_has_it() -> None:
     assert effect(MUON, None).low < 0.011 < effect(MUON, None).high
 
 
-def test_the_interval_of_one_launch_counts_the_ledgers_noise_between_launches() -> None:
-    noise = Noise(sd=0.002, df=20, origin="own noise model")
+def test_the_interval_of_one_launch_includes_the_noise_between_launches() -> None:
+    noise = Noise(sd=0.002, df=20, origin="measured noise model")
     se = math.sqrt(2 * 0.002**2 + 0.001**2 / 3)  # 0.001: SD of the three windows
     found = effect(MUON, noise)
     assert found.high - found.log_ratio == pytest.approx(t_quantile(0.975, 20) * se)
@@ -222,13 +222,13 @@ def test_launch_noise_of_another_recipe_on_the_same_device_is_named_as_such() ->
     prior = read_rows(SHIPPED)
     on_h100 = noise_of(base, "NVIDIA H100 80GB HBM3", NoiseModel(prior))
     assert on_h100 is not None
-    assert on_h100.origin.startswith("prior noise model, of another recipe: ")
+    assert on_h100.origin.startswith("shipped noise model, of another recipe: ")
     assert noise_of(base, "a device that nobody measured", NoiseModel(prior)) is None
     own = {"origin": "measured", "df": 9, "sd": 0.001, "metric": "tokens_per_s"}
     row = msgspec.structs.replace(prior[0], scale="native d12, 1.3B tokens", **own)
     row = msgspec.structs.replace(row, gpu="NVIDIA H100 80GB HBM3", source="launch")
     found = noise_of(base, "NVIDIA H100 80GB HBM3", NoiseModel([*prior, row]))
-    assert found == Noise(sd=0.001, df=9, origin="own noise model: native d12, 1.3B tokens")
+    assert found == Noise(sd=0.001, df=9, origin="measured noise model: native d12, 1.3B tokens")
 
 
 def test_a_table_names_the_noise_the_failures_and_what_is_missing(tmp_path: Path) -> None:
@@ -243,10 +243,10 @@ def test_a_table_names_the_noise_the_failures_and_what_is_missing(tmp_path: Path
     assert lines[5] == "| xsa | off | – | – | – | not measured: no ∣ kernel |"
     assert lines[-1] == "Not measured (1): smear."
     assert "hold for the windows of that launch alone" in terminal(rows)
-    rows.learn(Noise(sd=0.002, df=20, origin="own noise model, native d12"))
+    rows.learn(Noise(sd=0.002, df=20, origin="measured noise model, native d12"))
     rows.learn(None)
     rows.open(SESSION)  # another call, of which less was known
-    assert "count an s_launch of 0.200 % (20 df, own noise model, native d12)" in terminal(
+    assert "count an s_launch of 0.200 % (20 df, measured noise model, native d12)" in terminal(
         Rows(rows.path)
     )
 
@@ -259,7 +259,7 @@ def test_room_is_given_to_those_that_come_first() -> None:
 def test_where_all_leave_the_base_no_memory_half_of_them_start_next(tmp_path: Path) -> None:
     a, b, c = (Toggle(trick=name, on_in_base=False) for name in "abc")
     waiting = Waiting(together=[])
-    chosen = argparse.Namespace(resident=3)
+    chosen = argparse.Namespace(together=3)
     plan = planned(NativeTrainer(CHECKOUT), written(tmp_path), {}, ["xsa"])
     with contextlib.ExitStack() as running:
         rows = Rows(tmp_path / "rows.jsonl")
@@ -303,10 +303,10 @@ class Drifting:
 
 
 def test_toggles_go_around_with_their_base_and_who_fails_leaves_the_round(tmp_path: Path) -> None:
-    chosen = argparse.Namespace(resident=3, seconds=8.0, turn_seconds=1.0)
+    chosen = argparse.Namespace(together=3, seconds=8.0, turn_seconds=1.0)
     sides = {"base": 0.5, "a": 0.55, "b": 0.6, "c": 0.45}
     made = {
-        side: Resident(
+        side: Process(
             pace=cast(Pace, Drifting(side, step_s, 3 if side == "b" else None)),
             ready={"step_s": step_s},
         )
@@ -336,7 +336,7 @@ def test_a_toggle_that_dies_is_tried_alone_and_then_a_row_with_its_reason(
     system = {**lives.config["system"], "attention": "flex"}  # needs a GPU
     dies = msgspec.structs.replace(lives, trick="dies", config={**lives.config, "system": system})
     plan = msgspec.structs.replace(plan, toggles=[dies, lives])
-    words = {"seconds": 0.2, "turn_seconds": 0.02, "ready_minutes": 1.0, "resident": 2}
+    words = {"seconds": 0.2, "turn_seconds": 0.02, "ready_minutes": 1.0, "together": 2}
     chosen = argparse.Namespace(base=base, set=[], synthetic=True, **words)
     rows = Rows(tmp_path / "rows.jsonl")
     with contextlib.ExitStack() as running:
@@ -352,7 +352,13 @@ def test_a_toggle_that_dies_is_tried_alone_and_then_a_row_with_its_reason(
 @pytest.mark.slow
 def test_toggles_take_turns_with_their_base_and_the_same_command_goes_on(tmp_path: Path) -> None:
     out = tmp_path / "rows.jsonl"
-    command = [sys.executable, "-m", "benchmarks.toggles", str(written(tmp_path)), "--synthetic"]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.speed.toggles",
+        str(written(tmp_path)),
+        "--synthetic",
+    ]
     command += ["--out", str(out), "--seconds", "0.4", "--turn-seconds", "0.05"]
     command += ["--tricks", "smear", "swiglu", "paired_heads"]
 

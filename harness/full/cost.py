@@ -16,9 +16,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from harness.compare.noise_model import TIMES, NoiseModel, NoiseRow
+from harness.compare.noise_model import NoiseModel, NoiseRow
 from harness.full.forecast import LEVEL, Estimate
 from harness.full.proxies import ForecastError
+from harness.metrics import SPEEDS
 from harness.results.recipe import NoiseScope
 from harness.results.record import Record
 from harness.stats.distributions import t_quantile
@@ -26,7 +27,8 @@ from harness.stats.distributions import t_quantile
 FIRST_COUNTED_STEP = 11  # steps 0 to 10 are left out of nanochat's training time
 STRETCH_SD = 0.005
 """SD of the log ratio of a whole run's mean step time to that of a stretch near its start: 338 runs
-of modded-nanogpt's optimization track, whose steps have one shape (`benchmarks/forecast.py`)."""
+of the optimization track of modded-nanogpt, with steps of one shape
+(`benchmarks/statistics/forecast.py`)."""
 SCALED_SD = 0.3  # relative, of a part measured at another size
 
 
@@ -83,7 +85,7 @@ def launch_row(noise_model: NoiseModel, bench: NoiseScope) -> NoiseRow:
     Raises ForecastError if the noise model has none.
     """
     own = noise_model.of_launches("train_time_s", bench, "launch")
-    rows = [row for row in noise_model.rows if row.source == "launch" and row.metric in TIMES]
+    rows = [row for row in noise_model.rows if row.source == "launch" and row.metric in SPEEDS]
     if own is None and not rows:
         raise ForecastError(
             "noise model",

@@ -39,7 +39,7 @@ from harness.full.scaling_law import (
     fit,
     lack_of_fit,
 )
-from harness.stats.decision import Known
+from harness.stats.decision import KnownSd
 from harness.stats.inference import pool
 
 LEVEL = 0.9  # of every interval: each end is a one-sided limit at 5 %, as in all comparisons
@@ -118,9 +118,9 @@ class ForecastNoise(msgspec.Struct, frozen=True, kw_only=True):
     source: str
 
     @property
-    def known(self) -> Known:
+    def known(self) -> KnownSd:
         """SD and degrees of freedom alone."""
-        return Known(sd=self.sd, df=self.df)
+        return KnownSd(sd=self.sd, df=self.df)
 
 
 def replicate_noise(
@@ -312,15 +312,15 @@ def _mean(name: MetricName, runs: Sequence[Proxy]) -> float:
 
 def _replicate(
     name: MetricName, sizes: Sequence[Sequence[Proxy]], at_target: ForecastNoise | None, law: Law
-) -> tuple[Known | None, str]:
+) -> tuple[KnownSd | None, str]:
     """SD of one proxy about its size's mean, relative as the residual SD is, and its source."""
     groups = [[float(getattr(proxy, name)) for proxy in runs] for runs in sizes]
     scales = [float(law.scale(np.array(np.mean(group)))) for group in groups]
     pooled = pool([[v / s for v in group] for group, s in zip(groups, scales, strict=True)])
     if pooled.df > 0:
-        return Known(sd=pooled.sd, df=pooled.df), "the proxies' own replicates"
+        return KnownSd(sd=pooled.sd, df=pooled.df), "the proxies' own replicates"
     if at_target is not None:
-        relative = Known(sd=at_target.sd / min(scales), df=at_target.df)
+        relative = KnownSd(sd=at_target.sd / min(scales), df=at_target.df)
         return relative, at_target.source
     return None, "unknown: one run per size, so the residual SD includes it"
 

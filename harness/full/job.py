@@ -161,7 +161,7 @@ class FullJob:
             preflight = runner.requirements()
         self._store_plan(plan)
         if self.stored is not None:  # a baseline of another recipe cannot decide anything
-            baseline.refuse_foreign(self.stored, plan.job.identity, own_settings=False)
+            baseline.check_comparable(self.stored, plan.job.identity, own_settings=False)
         if self.options.proxies:
             return self._run_proxies(plan)
         return self._run_job(plan, runner, preflight)

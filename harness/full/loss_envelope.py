@@ -12,7 +12,7 @@ that ends there. Two quantities are forecast, and a run has to stay inside both:
 
 ALPHA is the false alarm rate of a whole run: it is split over all checkpoints and both quantities
 (Bonferroni), which is conservative because the checkpoints of one run correlate;
-`benchmarks/forecast.py` measures by how much. Pure functions.
+`benchmarks/statistics/forecast.py` measures by how much. Pure functions.
 """
 
 import math
@@ -28,7 +28,7 @@ from harness.full.forecast import Estimate, estimate
 from harness.full.proxies import MIN_SIZES, ForecastError, Scale, scale_of
 from harness.full.scaling_law import Law, LossLaw, Penalty, Points, Residual, ScoreLaw, fit
 from harness.results.record import Record
-from harness.stats.decision import Known
+from harness.stats.decision import KnownSd
 from harness.stats.inference import pool
 
 if TYPE_CHECKING:
@@ -257,7 +257,7 @@ def _along(
             y=np.array([np.mean(group) for group in groups]),
             n=np.array([float(len(group)) for group in groups]),
         )
-        replicate = Known(sd=pooled.sd, df=pooled.df) if pooled.df else None
+        replicate = KnownSd(sd=pooled.sd, df=pooled.df) if pooled.df else None
         result.append(estimate(fit(law, points, replicate).run([at]), level))
     return result
 

@@ -124,7 +124,7 @@ class PreflightRunner:
             timeout_s=PROBE_LIMIT_S,
             stop=self.stop,
         )
-        result = self.trainer.probed(run_dir)
+        result = self.trainer.read_probe(run_dir)
         findings = list(result.findings) if result is not None else []
         if result is None or ended.returncode != 0:
             findings.append(_probe_failed(result is not None, ended, run_dir))

@@ -21,7 +21,7 @@ values. More sizes outweigh the penalty:
 The prediction interval is a profile likelihood interval: it holds every value of a new run that
 some parameters explain together with the measured sizes. The part that scales with the estimated
 residual SD has Student's t as its critical value, the penalties have the normal one.
-`benchmarks/forecast.py` measures how often the intervals cover. Pure functions of numbers.
+`benchmarks/statistics/forecast.py` measures how often the intervals cover. Pure functions of numbers.
 """
 
 import math
@@ -31,7 +31,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.stats.decision import Known
+from harness.stats.decision import KnownSd
 from harness.stats.distributions import t_quantile
 
 Floats = NDArray[np.float64]
@@ -202,8 +202,8 @@ class Fit:
     penalty: Floats  # (m,)
     dispersion: float
     df: float
-    replicate: Known | None
-    at_target: Known | None
+    replicate: KnownSd | None
+    at_target: KnownSd | None
 
     def line(self, x: Floats) -> Floats:
         """The best fit at x."""
@@ -289,7 +289,7 @@ NONLINEAR_NAMES: dict[type[Law], str] = {LossLaw: "irreducible loss", ScoreLaw: 
 
 
 def fit(
-    law: Law, points: Points, replicate: Known | None = None, at_target: Known | None = None
+    law: Law, points: Points, replicate: KnownSd | None = None, at_target: KnownSd | None = None
 ) -> Fit:
     """Fits a law to at least three sizes.
 
@@ -315,7 +315,7 @@ def fit(
 
 
 def _regress(
-    law: Law, points: Points, grid: Floats, replicate: Known | None
+    law: Law, points: Points, grid: Floats, replicate: KnownSd | None
 ) -> tuple[Floats, Floats, Floats, Floats]:
     """Weighted least squares at every grid value: coefficients, covariance, misfit, penalty."""
     noise = replicate.sd**2 if replicate else 0.0
@@ -337,7 +337,7 @@ def _regress(
     return coefficients, covariance, misfit, penalty
 
 
-def lack_of_fit(points: Points, fitted: Fit, replicate: Known | None) -> float | None:
+def lack_of_fit(points: Points, fitted: Fit, replicate: KnownSd | None) -> float | None:
     """P-value of sizes that lie off the law by no more than replicates explain: an F-test.
 
     The nonlinear parameter costs a degree of freedom like both coefficients. None with three

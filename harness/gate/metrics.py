@@ -1,115 +1,93 @@
-"""What replicates and launches say, metric by metric, at one look of several.
+"""The results of a gate's replicates and launches, metric by metric, at one look of several.
 
-Quality is that of whole runs against a baseline's, through `judgement`; speed is the mean log ratio
-of launches; memory and compilation come from the launches where there are any. A look is judged at
-the error rate that O'Brien and Fleming leave it, or, where nobody planned how many there will be,
-at that of the mixture test, so that all looks together keep the gate's. Pure; after `result`,
-before `rounds`.
+Quality is that of completed runs against a baseline's; speed is the mean log ratio of launches;
+memory and compile time are those of the launches. Each look is decided at the error rate that
+O'Brien-Fleming boundaries leave it, or, under the always-valid rule, by the mixture test, so that
+all looks together keep the error rate of the gate. Pure.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from harness.compare import engine
 from harness.compare.comparability import source_of_variance
-from harness.compare.compare import CompareOptions, MetricResult, compare
-from harness.compare.metrics import Margin
-from harness.compare.noise_model import QUALITY, NoiseModel, NoiseRow
+from harness.compare.compare import CompareOptions, compare
+from harness.compare.margins import Margin
+from harness.compare.noise_model import NoiseModel, NoiseRow
+from harness.compare.result import MetricResult
+from harness.compare.rules import AlwaysValid, PlannedLook, Rule
 from harness.gate.ab_interleaved import LOADER_WAIT_SHARE, AbLaunch
-from harness.gate.result import SPEED, TRAJECTORY, Claim, Looks, MetricVerdict, known_numbers
-from harness.metrics import COMPARED
+from harness.gate.result import SPEED, TRAJECTORY, Claim, Evidence, GateMetric, LookSchedule
+from harness.metrics import METRICS, QUALITY
 from harness.results.logs.from_store import logged_runs
 from harness.results.logs.run_log import LoggedRun
 from harness.results.record import Record
-from harness.stats import mixture, power
-from harness.stats.ab_noise import OWN_LAUNCHES, Launches, of_launches
-from harness.stats.decision import Known, Outcome, decide
+from harness.stats.ab_noise import OWN_LAUNCHES, LaunchSummary, summarize_launches
+from harness.stats.decision import Difference, KnownSd, Outcome
 from harness.stats.distributions import t_quantile
-from harness.stats.inference import Contrast, detectable
-from harness.stats.sequential import criticals, look_tails
+from harness.stats.inference import Contrast
+from harness.stats.sequential import look_tails
 
 MEMORY, COMPILATION = "peak_memory_bytes", "compile_s"
-OWN_NOISE = "the launches' own"
-MEMORY_MARGIN = 0.01
-"""Relative, where an allocator counts: its count repeats, so this is far beyond its noise."""
+OWN_NOISE = "the spread of these launches"
 
 
-def shares(n_a: int, looks: Sequence[int]) -> tuple[float, ...]:
-    """The information of each look as a share of the last one's: `n_a` runs are there from the
-    start, `looks` of the candidate's come one by one."""
+# --- quality --------------------------------------------------------------------------------------
+
+
+def information_shares(n_a: int, looks: Sequence[int]) -> tuple[float, ...]:
+    """The information at each look as a share of that at the last look.
+
+    All `n_a` runs of the baseline exist from the start; `looks` are numbers of candidate runs.
+    """
     last = 1 / n_a + 1 / looks[-1]
     return tuple(last / (1 / n_a + 1 / n) for n in looks)
 
 
-At = Callable[[float], list[MetricResult]]
-"""Every metric, with limits that are good with probability one minus this."""
-
-
-def of_replicates(
+def compare_quality(
     a: Sequence[Record],
     b: Sequence[Record],
-    looks: Looks,
+    schedule: LookSchedule,
     noise_model: NoiseModel,
     alpha: float,
     margins: Mapping[str, float],
-) -> list[MetricVerdict]:
-    """The quality of completed runs `b` against those of a baseline, at the look they reach.
+) -> list[GateMetric]:
+    """The quality of the completed runs `b` against a baseline's, at the look that they reach.
 
-    Raises LogError where they may not be compared.
+    Raises LogError where they are not comparable.
     """
-    look = looks.after(len(b))
-    assert look is not None, f"{len(b)} runs are between the looks {looks.looks}"
+    look = schedule.look_after(len(b))
+    assert look is not None, f"{len(b)} runs are between the looks {schedule.looks}"
     sides = logged_runs(a, "baseline"), logged_runs(b, "candidate")
     names = [name for name in QUALITY if all(name in run.metrics for run in (*sides[0], *sides[1]))]
-    given = {name: value for name, value in margins.items() if name in names}
-
-    def at(level: float) -> list[MetricResult]:
-        return compare(
-            *sides, CompareOptions(alpha=level, metrics=names, margins=given), noise_model
-        ).metrics
-
-    judged = _open(at, alpha) if looks.rule == "open" else _at_look(at, alpha, looks, len(a), look)
-    return [
-        MetricVerdict(
-            judged=known_numbers(one),
-            evidence="replicates",
-            look=look,
-            looks=looks.count,
-            rule=looks.rule,
+    stated = {name: value for name, value in margins.items() if name in names}
+    options = CompareOptions(alpha=alpha, metrics=names, margins=stated)
+    rule: Rule = AlwaysValid(alpha=alpha)
+    if schedule.rule == "group_sequential":
+        shares = information_shares(len(a), schedule.looks)
+        own_df = [len(a) + n - 2 for n in schedule.looks]
+        tails = [look_tails(alpha, shares, df)[look - 1] for df in (None, own_df)]
+        rule = PlannedLook(
+            alpha=alpha, look=look, looks=schedule.max_looks, tails=(tails[0], tails[1])
         )
-        for one in judged
+    return [
+        _at_look(engine.finite(one), "replicates", look, schedule)
+        for one in compare(*sides, options, noise_model, rule).metrics
     ]
 
 
-def _at_look(at: At, alpha: float, looks: Looks, n_a: int, look: int) -> list[MetricResult]:
-    """At one of the looks planned: the boundary is another where the SD is the runs' own."""
-    parts = shares(n_a, looks.looks)
-    from_ledger = look_tails(alpha, parts)[look - 1]
-    own = look_tails(alpha, parts, [n_a + n - 2 for n in looks.looks])[look - 1]
-    judged = at(from_ledger)
-    if own != from_ledger and any(one.noise not in ("noise_model", None) for one in judged):
-        other = {one.metric: one for one in at(own)}
-        judged = [one if one.noise == "noise_model" else other[one.metric] for one in judged]
-    return judged
-
-
-def _open(at: At, alpha: float) -> list[MetricResult]:
-    """At any moment: each metric has its own limit, from its error and its margin."""
-    levels = {one.metric: _open_tail(one, alpha) for one in at(alpha)}
-    found = {}
-    for level in set(levels.values()):
-        found.update({one.metric: one for one in at(level) if levels[one.metric] == level})
-    return [found[name] for name in levels]
-
-
-def _open_tail(judged: MetricResult, alpha: float) -> float:
-    """The level of the mixture test for a metric that was judged at `alpha` so far."""
-    if judged.low is None or judged.high is None or not judged.df:
-        return alpha
-    se = (judged.high - judged.low) / (2 * t_quantile(1 - alpha, judged.df))
-    spread = judged.margin or judged.sd or 0.0
-    return mixture.tail(se, spread / 2, alpha) if spread else alpha
+def _at_look(
+    result: MetricResult, evidence: Evidence, look: int, schedule: LookSchedule
+) -> GateMetric:
+    return GateMetric(
+        result=result,
+        evidence=evidence,
+        look=look,
+        looks=schedule.max_looks,
+        rule=schedule.rule,
+    )
 
 
 def quality_row(a: Sequence[Record], metric: str, noise_model: NoiseModel) -> NoiseRow | None:
@@ -123,125 +101,94 @@ def quality_row(a: Sequence[Record], metric: str, noise_model: NoiseModel) -> No
 # --- speed ----------------------------------------------------------------------------------------
 
 
-def of_launch_ratios(
+def compare_speed(
     launches: Sequence[AbLaunch],
-    looks: Looks,
+    schedule: LookSchedule,
     row: NoiseRow | None,
     margin: Margin,
     alpha: float,
     *,
     borrowed: bool = False,
-) -> MetricVerdict:
-    """tokens/s of B against A, at the look that these launches reach, or at none between two.
+) -> GateMetric:
+    """tokens/s of B against A, at the look that these launches reach, or between two looks.
 
-    `row`: the noise model's for one launch, perhaps `borrowed` from another recipe.
+    `row`: the noise model's for one launch; `borrowed`: from another recipe.
     """
+    n, always_valid = len(launches), schedule.rule == "always_valid"
     known, ratios = row.known if row else None, [one.ratios for one in launches]
-    found = of_launches(ratios, known, keep=looks.rule == "open", borrowed=borrowed)
-    if not found.from_ledger and len(launches) < OWN_LAUNCHES:
-        known = None  # given up, because they differ by more than it allows
-    harm = Contrast(
-        estimate=found.contrast.estimate - _tokens(launches),
-        se=found.contrast.se,
-        df=found.contrast.df,
-    )
-    n = len(launches)
-    look = looks.after(n)
-    if looks.rule == "open":
-        critical = t_quantile(1 - mixture.tail(harm.se, margin.value / 2, alpha), harm.df)
-    else:
-        critical = math.nan if look is None else _look_critical(looks.looks, look, known, alpha)
-    judged = _speed(launches, found, harm, critical, margin, alpha, _origin(row, borrowed))
-    return MetricVerdict(
-        judged=known_numbers(judged),
-        evidence="launches",
-        look=sum(k < n for k in looks.looks) if look is None else look,
-        looks=looks.count,
-        rule=looks.rule,
-    )
+    summary = summarize_launches(ratios, known, keep=always_valid, borrowed=borrowed)
+    if not summary.from_noise_model and n < OWN_LAUNCHES:
+        known = None  # not used, because the launches vary more than it allows
+    look = schedule.look_after(n)
+    rule: Rule = AlwaysValid(alpha=alpha, advice=alpha)
+    if not always_valid:
+        rule = _launch_rule(schedule, look, known, alpha)
+    row_name = row.describe(other_recipe=borrowed) if row else ""
+    result = engine.finite(_speed_result(launches, summary, rule, margin, row_name))
+    looks_taken = sum(k < n for k in schedule.looks) if look is None else look
+    return _at_look(result, "launches", looks_taken, schedule)
 
 
-def _origin(row: NoiseRow | None, borrowed: bool) -> str:
-    if row is None:
-        return ""
-    whose = ", of another recipe" if borrowed else ""
-    return f"the {row.origin} noise model{whose}, {row.scale}, {row.gpu}, {row.source}"
-
-
-def _look_critical(looks: Sequence[int], look: int, known: Known | None, alpha: float) -> float:
-    """The critical value of one of the looks planned."""
+def _launch_rule(
+    schedule: LookSchedule, look: int | None, known: KnownSd | None, alpha: float
+) -> PlannedLook:
+    """The rule of a planned look, with a known SD or with the launches' own."""
+    looks = schedule.looks
+    if look is None:
+        return PlannedLook(alpha=alpha, look=None, looks=schedule.max_looks)
     df = [known.df if known is not None and k < OWN_LAUNCHES else k - 1 for k in looks]
     own = known is None or looks[-1] >= OWN_LAUNCHES
-    return criticals(alpha, df, [k / looks[-1] for k in looks], own=own)[look - 1]
-
-
-def _tokens(launches: Sequence[AbLaunch]) -> float:
-    """ln of the tokens a step, B over A: 0 unless the batches differ."""
-    a, b = launches[0].batch_tokens
-    return math.log(b / a)
-
-
-def _speed(
-    launches: Sequence[AbLaunch],
-    found: Launches,
-    harm: Contrast,
-    critical: float,
-    margin: Margin,
-    alpha: float,
-    noise_from: str,
-) -> MetricResult:
-    metric, n = COMPARED[SPEED], len(launches)
-    verdict = decide(harm, margin.value, alpha, critical)
-    reason = loader_reason(launches)
-    limits = not math.isnan(verdict.lower)
-    outcome = "inconclusive" if reason else verdict.outcome
-    if not limits and reason is None:
-        reason = "one launch, and no noise to go by" if not harm.df > 0 else "between two looks"
-    more = None
-    if outcome == "inconclusive" and limits:
-        sd = harm.se * math.sqrt(n / 2)
-        df = harm.df if found.from_ledger else None
-        more = power.more_runs(harm.estimate, sd, margin.value, (n, n), alpha, df=df)
-    return MetricResult(
-        metric=SPEED,
-        title=metric.title,
-        unit=metric.unit,
-        scale="log",
-        harm_sign=metric.harm,
-        n=(n, n),
-        means=(_tokens_per_s(launches, 0), _tokens_per_s(launches, 1)),
-        estimate=-harm.estimate,
-        low=-verdict.upper if limits else None,
-        high=-verdict.lower if limits else None,
-        df=harm.df,
-        sd=found.launch_sd,
-        noise="noise_model" if found.from_ledger else "pooled",
-        noise_from=noise_from if found.from_ledger else _own_noise(noise_from, n),
-        margin=margin.value,
-        margin_from=margin.why,
-        minimum_detectable=detectable(critical, harm.df, harm.se, power.BETA) if limits else None,
-        outcome=outcome,
-        small_harm=outcome == "pass" and verdict.small_harm,
-        more_runs=more,
-        reason=reason,
-        notes=_launch_notes(launches, found),
-        replicate="launch",
+    tail = look_tails(alpha, [k / looks[-1] for k in looks], df if own else None)[look - 1]
+    return PlannedLook(
+        alpha=alpha, look=look, looks=schedule.max_looks, tails=(tail, tail), advice=alpha
     )
 
 
-def _own_noise(noise_model: str, n: int) -> str:
-    given_up = noise_model and n < OWN_LAUNCHES
-    return f"the launches' own: they differ by more than {noise_model}" if given_up else OWN_NOISE
+def _speed_result(
+    launches: Sequence[AbLaunch],
+    summary: LaunchSummary,
+    rule: Rule,
+    margin: Margin,
+    row_name: str,
+) -> MetricResult:
+    n, contrast = len(launches), summary.contrast
+    start = engine.draft(
+        METRICS[SPEED],
+        (n, n),
+        (_tokens_per_s(launches, 0), _tokens_per_s(launches, 1)),
+        margin=margin,
+        reason=loader_reason(launches),
+        notes=_launch_notes(launches, summary),
+        replicate="launch",
+    )
+    a_tokens, b_tokens = launches[0].batch_tokens
+    difference = Difference(
+        contrast=Contrast(
+            estimate=math.log(b_tokens / a_tokens) - contrast.estimate,
+            se=contrast.se,
+            df=contrast.df,
+        ),
+        method="noise_model" if summary.from_noise_model else "pooled",
+        sd=summary.launch_sd,
+        run_sd=contrast.se * math.sqrt(n / 2),
+    )
+    source = row_name if summary.from_noise_model else _own_noise(row_name, n)
+    return engine.conclude(start, difference, rule, source)
+
+
+def _own_noise(row_name: str, n: int) -> str:
+    exceeded = row_name and n < OWN_LAUNCHES
+    return f"{OWN_NOISE}, which exceeds {row_name}" if exceeded else OWN_NOISE
 
 
 def loader_reason(launches: Sequence[AbLaunch]) -> str | None:
-    """Why these launches, and any that follow them, say nothing about the step; None if they do."""
-    waited = max(share for one in launches for share in one.loader_wait_share)
-    if waited <= LOADER_WAIT_SHARE:
+    """Why launches that wait for their data loader show nothing about the step, else None."""
+    share = max(share for one in launches for share in one.loader_wait_share)
+    if share <= LOADER_WAIT_SHARE:
         return None
     return (
-        f"loader wait: {waited:.2%} of step time, beyond {LOADER_WAIT_SHARE:.1%}: "
-        "the loader was measured and not the step"
+        f"loader wait: {share:.2%} of step time, above {LOADER_WAIT_SHARE:.1%}: "
+        "the data loader was measured and not the step"
     )
 
 
@@ -250,61 +197,69 @@ def _tokens_per_s(launches: Sequence[AbLaunch], side: int) -> float:
     return math.exp(math.fsum(logs) / len(logs))
 
 
-def _launch_notes(launches: Sequence[AbLaunch], found: Launches) -> list[str]:
-    notes = [_form_note(launches, found)]
-    if not math.isnan(found.window_sd):
-        notes.append(f"SD of an A B B A inside a launch {found.window_sd:.2%}")
-    if left_out := sum(one.left_out for one in launches):
-        notes.append(f"{left_out} windows left out, in which a side compiled")
+def _launch_notes(launches: Sequence[AbLaunch], summary: LaunchSummary) -> list[str]:
+    notes = [_mode_note(launches, summary)]
+    if not math.isnan(summary.window_sd):
+        notes.append(f"SD of one A B B A window inside a launch {summary.window_sd:.2%}")
+    if dropped := sum(one.dropped_windows for one in launches):
+        windows = "1 window" if dropped == 1 else f"{dropped} windows"
+        notes.append(f"{windows} dropped, because a side recompiled")
     return notes
 
 
-def _form_note(launches: Sequence[AbLaunch], found: Launches) -> str:
-    """What took turns, and what the interval rests on."""
+def _mode_note(launches: Sequence[AbLaunch], summary: LaunchSummary) -> str:
+    """The A/B mode, and what the interval is based on."""
     n, windows = len(launches), sum(len(one.ratios) for one in launches)
-    spread = "the noise model's SD" if found.from_ledger else "their own spread"
-    if launches[0].form == "sequential":
+    number = "1 launch" if n == 1 else f"{n} launches"
+    spread = "the noise model's SD" if summary.from_noise_model else "their own spread"
+    if launches[0].mode == "sequential":
         return (
-            f"turns: whole processes one after the other, A B B A, warm-up steps thrown away; the "
-            f"interval rests on {n} launches, one ratio each, and {spread}"
+            "sequential A/B: whole processes one after the other, A B B A, without their warm-up "
+            f"steps; the interval is based on {number}, one ratio each, and {spread}"
         )
     return (
-        f"turns: both sides lived at once, A B B A of a few steps; the interval rests on {n} "
-        f"launches and {spread}, with {windows} A B B A inside them"
+        "interleaved A/B: both sides alive at once, A B B A of a few steps; the interval is based "
+        f"on {number} with {windows} A B B A windows, and {spread}"
     )
 
 
-def screened(a: Sequence[Record], b: Sequence[Record]) -> list[MetricVerdict]:
-    """A stored speed beside the candidate's: another session, so it is shown and decides nothing.
+def informational_speed(a: Sequence[Record], b: Sequence[Record]) -> list[GateMetric]:
+    """The candidate's speed beside the baseline's stored one, without a decision.
 
-    The same code differs by more between sessions than most changes are worth.
+    They were measured in different sessions, between which unchanged code differs by more than most
+    changes do.
     """
     values = [[record.metrics.get(SPEED) or 0.0 for record in side] for side in (a, b)]
     if not all(value > 0 for side in values for value in side):
         return []
     logs = [math.fsum(map(math.log, side)) / len(side) for side in values]
-    metric = COMPARED[SPEED]
-    judged = MetricResult(
-        metric=SPEED,
-        title=metric.title,
-        unit=metric.unit,
-        scale="log",
-        harm_sign=metric.harm,
-        n=(len(a), len(b)),
-        means=(math.exp(logs[0]), math.exp(logs[1])),
-        estimate=logs[1] - logs[0],
-        reason="another session: --base REF compares speeds side by side",
+    start = engine.draft(
+        METRICS[SPEED],
+        (len(a), len(b)),
+        (math.exp(logs[0]), math.exp(logs[1])),
+        reason="another session: compare speeds on one host with --base REF",
     )
-    return [MetricVerdict(judged=judged, evidence="replicates", look=1, looks=1)]
+    result = msgspec.structs.replace(start, estimate=logs[1] - logs[0])
+    return [GateMetric(result=result, evidence="replicates", look=1, looks=1)]
 
 
-# --- memory, compilation, trajectories ------------------------------------------------------------
+def require_speed_up(claim: Claim, metric: GateMetric) -> GateMetric:
+    """With --claims systems, speed passes only if even the worse end of the interval is faster."""
+    result = metric.result
+    if claim != "systems" or result.metric != SPEED or result.outcome != "pass" or result.improved:
+        return metric
+    reason = "claimed faster, and the interval does not show it"
+    changed = msgspec.structs.replace(result, outcome="inconclusive", reason=reason)
+    return msgspec.structs.replace(metric, result=changed)
 
 
-def of_launch_sides(
+# --- memory and compile time ----------------------------------------------------------------------
+
+
+def compare_launch_costs(
     launches: Sequence[AbLaunch], alpha: float, margins: Mapping[str, float]
-) -> list[MetricVerdict]:
-    """Peak memory and compile seconds of both sides, a value a launch."""
+) -> list[GateMetric]:
+    """Peak memory and compile time of both sides, one value per launch."""
     sides = tuple([_as_run(one, side) for one in launches] for side in (0, 1))
     names = [
         name
@@ -313,85 +268,83 @@ def of_launch_sides(
     ]
     if not names:
         return []
-    given = {name: value for name, value in margins.items() if name in names}
-    by_rule = MEMORY in names and MEMORY not in given and all(one.on_gpu for one in launches)
-    if by_rule:
-        given[MEMORY] = MEMORY_MARGIN * sides[0][0].metrics[MEMORY]
-    asked = CompareOptions(alpha=alpha, metrics=names, margins=given, replicate="launch")
-    found = []
-    for judged in compare(sides[0], sides[1], asked, NoiseModel([])).metrics:
-        if judged.metric == MEMORY and by_rule:
-            why = f"{MEMORY_MARGIN:.0%} of the base's, the default on a GPU"
-            judged = msgspec.structs.replace(judged, margin_from=why)
-        found.append(
-            MetricVerdict(judged=known_numbers(judged), evidence="launches", look=1, looks=1)
+    stated = {name: value for name, value in margins.items() if name in names}
+    share = METRICS[MEMORY].margin.gpu_fraction
+    on_gpu = all(one.on_gpu for one in launches)
+    by_default = share is not None and on_gpu and MEMORY in names and MEMORY not in stated
+    if by_default:
+        stated[MEMORY] = (share or 0.0) * sides[0][0].metrics[MEMORY]
+    options = CompareOptions(alpha=alpha, metrics=names, margins=stated, replicate="launch")
+    metrics = []
+    for result in compare(sides[0], sides[1], options, NoiseModel([])).metrics:
+        if result.metric == MEMORY and by_default:
+            why = f"{share:.0%} of the base's, the default on a GPU"
+            result = msgspec.structs.replace(result, margin_from=why)
+        metrics.append(
+            GateMetric(result=engine.finite(result), evidence="launches", look=1, looks=1)
         )
-    return found
+    return metrics
 
 
 def _as_run(launch: AbLaunch, side: int) -> LoggedRun:
-    pairs = {MEMORY: launch.peak_memory_bytes[side], COMPILATION: launch.compile_s[side]}
+    values = {MEMORY: launch.peak_memory_bytes[side], COMPILATION: launch.compile_s[side]}
     return LoggedRun(
         source=f"launch {launch.number}, {'AB'[side]}",
         family="launches",
-        metrics={name: value for name, value in pairs.items() if value is not None},
+        metrics={name: value for name, value in values.items() if value is not None},
         steps=1,
     )
 
 
-def of_trajectories(
-    launch: AbLaunch, row: NoiseRow | None = None, alpha: float = 0.05
-) -> MetricVerdict:
-    """Are the losses of the first steps the same?
+# --- losses of the first steps --------------------------------------------------------------------
 
-    On a CPU bit by bit. On a GPU sums may come in another order, and that carries the losses apart:
-    by how much the noise model's `row` says, from launches of one code against itself. What has
-    gone further at the last step than two such launches do is another computation; without a row a
-    difference leaves the question open.
+
+def compare_trajectories(
+    launch: AbLaunch, row: NoiseRow | None = None, alpha: float = 0.05
+) -> GateMetric:
+    """Whether the losses of the first steps are equal.
+
+    On a CPU they have to be equal bit by bit. On a GPU the order of summation may differ, and the
+    losses diverge by an amount that `row` holds, measured by launches of unchanged code. A larger
+    difference at the last step is a regression; without a row any difference is inconclusive.
     """
     a, b = launch.losses
-    parts = next((at for at, (x, y) in enumerate(zip(a, b, strict=True), 1) if x != y), None)
-    reason = None if parts is None else f"the losses part at step {parts} of {len(a)}"
-    outcome: Outcome = "pass" if parts is None else "regression"
-    known = row.known if row and parts is not None and launch.on_gpu else None
-    if parts is not None and launch.on_gpu:
-        outcome, reason = _in_envelope(abs(a[-1] - b[-1]), known, alpha, f"{reason}")
-    judged = MetricResult(
+    first = next((step for step, (x, y) in enumerate(zip(a, b, strict=True), 1) if x != y), None)
+    reason = None if first is None else f"the losses differ from step {first} of {len(a)} on"
+    outcome: Outcome = "pass" if first is None else "regression"
+    known = row.known if row and first is not None and launch.on_gpu else None
+    if first is not None and launch.on_gpu:
+        outcome, reason = _within_noise(abs(a[-1] - b[-1]), known, alpha, f"{reason}")
+    result = MetricResult(
         metric=TRAJECTORY,
         title=f"loss over {len(a)} steps",
         unit="nats/token",
         scale="difference",
-        harm_sign=1,
+        better="lower",
         n=(len(a), len(b)),
         means=(a[-1], b[-1]),
         estimate=b[-1] - a[-1] if known else max(abs(x - y) for x, y in zip(a, b, strict=True)),
         sd=known.sd if known else None,
         df=known.df if known else None,
-        noise="noise_model" if known else None,
-        noise_from=_origin(row, borrowed=False) if known else "",
+        method="noise_model" if known else None,
+        noise_from=row.describe() if row and known else "",
         outcome=outcome,
         reason=reason,
     )
-    return MetricVerdict(judged=judged, evidence="trajectory", look=1, looks=1)
+    return GateMetric(result=result, evidence="trajectory", look=1, looks=1)
 
 
-def _in_envelope(
-    apart: float, known: Known | None, alpha: float, parted: str
+def _within_noise(
+    difference: float, known: KnownSd | None, alpha: float, reason: str
 ) -> tuple[Outcome, str]:
     if known is None:
-        without = "on a GPU they may, and the noise model has no envelope for it"
-        hint = "a gate with --base . --claims refactor teaches it, or --claims ml"
-        return "inconclusive", f"{parted}; {without}: {hint}"
+        return "inconclusive", (
+            f"{reason}; on a GPU they may, and the noise model has no row for it: measure it with "
+            "`harness gate CONFIG --base . --claims refactor`, or use --claims ml"
+        )
     limit = t_quantile(1 - alpha / 2, known.df) * math.sqrt(2) * known.sd
-    says = f"{parted} and end {apart:.2g} apart; launches of one code stay within {limit:.2g}"
-    return ("pass" if apart <= limit else "regression"), says
-
-
-def held_to(claim: Claim, verdict: MetricVerdict) -> MetricVerdict:
-    """A claim of more speed passes only where even the worse end of the interval is faster."""
-    judged = verdict.judged
-    if claim != "systems" or judged.metric != SPEED or judged.outcome != "pass" or judged.better:
-        return verdict
-    reason = "claimed faster, and the interval does not show it"
-    changed = msgspec.structs.replace(judged, outcome="inconclusive", reason=reason)
-    return msgspec.structs.replace(verdict, judged=changed)
+    outcome: Outcome = "pass" if difference <= limit else "regression"
+    return outcome, (
+        f"{reason} and by {difference:.2g} at the last one; launches of unchanged code differ by "
+        f"at most {limit:.2g}"
+    )

@@ -52,7 +52,15 @@ def test_the_exit_code_is_that_of_the_worst_metric(harness, sides, change, code,
 def test_everything_a_reader_needs_is_on_the_page(harness, sides, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     shown = harness("compare", *sides(loss=0.0012)).stdout
-    for words in ("val_loss", "3.27", "[", "0.002", "more runs a side", "prior noise model", "MDE"):
+    for words in (
+        "val_loss",
+        "3.27",
+        "[",
+        "0.002",
+        "more runs a side",
+        "shipped noise model",
+        "MDE",
+    ):
         assert words in shown
 
 
@@ -104,7 +112,7 @@ def test_two_studies_of_ones_own_are_compared_by_their_arms(harness, study_file,
     assert done.returncode == errors.REGRESSION, done.stdout + done.stderr
     done = harness("compare", f"{store.root}:quick", "--", f"{store.root}:quick/no_muon", *words)
     assert done.returncode == errors.REGRESSION, done.stdout + done.stderr
-    assert "own noise model" in done.stdout or "the runs' own" in done.stdout
+    assert "measured noise model" in done.stdout or "the runs' own" in done.stdout
 
 
 def test_a_run_directory_and_its_record_are_one_run(harness, study_file, store):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks import forecast as benchmark
+from benchmarks.statistics import forecast as benchmark
 
 pandas = pytest.importorskip("pandas")
 STEPS = np.arange(0, 1001, 50)

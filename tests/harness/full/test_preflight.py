@@ -17,7 +17,8 @@ from harness.full.preflight import (
 from harness.results.record import Identity, LaunchInfo
 from harness.results.study_plan import plan_id
 from harness.runner.process import Stop
-from harness.runner.trainer import FakeTrainer, PreflightFinding, Request, by_name
+from harness.runner.trainer import PreflightFinding, Request, by_name
+from tests.fixtures.faulty_harness import FaultyTrainer
 
 IDENTITY = Identity(config_id="c", code_id="d", data_id="e", protocol=1)
 GIB = 2.0**30
@@ -80,7 +81,7 @@ def test_one_of_several_machines_is_checked_for_its_share_of_the_ranks(tmp_path)
         assert told["ranks here"] == here
 
 
-class Staged(FakeTrainer):
+class Staged(FaultyTrainer):
     """Its steps change their shape; from `broken` on they cannot be taken."""
 
     broken: ClassVar[int] = 1000

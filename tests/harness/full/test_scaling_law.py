@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks import forecast as benchmark
+from benchmarks.statistics import forecast as benchmark
 from harness.full.scaling_law import LossLaw, Points, ScoreLaw, fit, lack_of_fit
-from harness.stats.decision import Known
+from harness.stats.decision import KnownSd
 
 X = np.log(1e18) + np.arange(4.0)
 
@@ -55,7 +55,7 @@ def test_sizes_off_the_law_raise_the_residual_sd():
 
 
 def test_lack_of_fit_is_distinguished_from_the_noise_of_replicates():
-    law, seeds = LossLaw(), Known(sd=0.001, df=8.0)
+    law, seeds = LossLaw(), KnownSd(sd=0.001, df=8.0)
     smooth = points(power(X, 0.3, 0.1), n=3)
     rough = points(power(X, 0.3, 0.1) * (1 + 0.02 * np.array([1, -1, 1, -1])), n=3)
     assert lack_of_fit(smooth, fit(law, smooth, seeds), seeds) > 0.5
@@ -65,15 +65,15 @@ def test_lack_of_fit_is_distinguished_from_the_noise_of_replicates():
 
 
 def test_known_noise_at_the_target_replaces_the_noise_of_proxies():
-    measured, seeds = points(power(X, 0.3, 0.1), n=2), Known(sd=0.02, df=4.0)
+    measured, seeds = points(power(X, 0.3, 0.1), n=2), KnownSd(sd=0.02, df=4.0)
     noisy = fit(LossLaw(), measured, seeds)
-    known = fit(LossLaw(), measured, seeds, Known(sd=0.0002, df=19.0))
+    known = fit(LossLaw(), measured, seeds, KnownSd(sd=0.0002, df=19.0))
     at = [float(X[-1]) + 3]
     assert known.shares(at)["replicates"] < 0.01 < noisy.shares(at)["replicates"]
 
 
 def test_the_variance_shares_sum_to_one():
-    fitted = fit(LossLaw(), points(power(X, 0.3, 0.1)), Known(sd=0.002, df=3.0))
+    fitted = fit(LossLaw(), points(power(X, 0.3, 0.1)), KnownSd(sd=0.002, df=3.0))
     shares = fitted.shares([50.0])
     assert sum(shares.values()) == pytest.approx(1)
     assert min(shares.values()) >= 0

@@ -5,7 +5,7 @@ import statistics
 
 import pytest
 
-from benchmarks.search import simulated
+from benchmarks.statistics.search import simulated
 from harness.errors import StudyFileError
 from harness.search import storage
 

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 from statsmodels.stats import contingency_tables
 
-from benchmarks import core_intervals
+from benchmarks.statistics import core_intervals
 from harness.stats.paired_tests import (
     mcnemar,
     paired_bootstrap,

@@ -1,5 +1,5 @@
-"""Every decision is that of one example at a time: `benchmarks/one_at_a_time.py`, which shares no
-code with `model.core`."""
+"""Every decision equals that of one example at a time, by an evaluator that shares no code with
+`model.core`: benchmarks/speed/core_reference.py."""
 
 import re
 import shutil
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.one_at_a_time import Decision, decide, examples
+from benchmarks.speed.core_reference import Decision, decide, examples
 from model.config import Core
 from model.core.evaluation import Evaluated, Evaluation
 from model.errors import DataError

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.core import main as benchmark
+from benchmarks.speed.core import main as benchmark
 from harness.compare.core import scores
 from harness.results import core_answers
 from model import train

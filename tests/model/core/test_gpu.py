@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.one_at_a_time import decide, examples
+from benchmarks.speed.core_reference import decide, examples
 from model.attention import BACKENDS, why_not
 from model.config import Core
 from model.core.evaluation import Evaluation

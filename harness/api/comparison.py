@@ -1,0 +1,196 @@
+"""Comparisons of two sides of runs."""
+
+import glob
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from harness.api.frames import StorePath, html
+from harness.api.noise import NoiseModel, noise_model
+from harness.compare import compare as engine
+from harness.compare.core_by_example import with_core
+from harness.compare.noise_model import NoiseModel as NoiseRows
+from harness.compare.result import Comparison as CompareResult
+from harness.compare.result import MetricResult
+from harness.errors import UsageError
+from harness.results.logs import read_sides, regex
+from harness.results.logs.read import MEMBER
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Comparison:
+    """Side B against side A. `result` has every computed value, with notes and reasons."""
+
+    result: CompareResult
+
+    @property
+    def outcome(self) -> str:
+        """Of the worst metric: pass, regression or inconclusive."""
+        return self.result.outcome
+
+    @property
+    def reason(self) -> str:
+        """The metrics that decided the outcome, in one sentence."""
+        return self.result.reason
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row a metric.
+
+        Returns
+        -------
+        pandas.DataFrame
+            `metric`, `unit`, `scale` (of `log` metrics, differences are natural logarithms), `n_a`,
+            `n_b`, `mean_a`, `mean_b`, `estimate` (B minus A), `low` and `high` (one-sided limits at
+            `result.alpha` each), `df`, `sd` (of one run), `margin`, `minimum_detectable`, `outcome`
+            (missing for an informational metric), `reason`, `noise_from`, `margin_from`.
+        """
+        import pandas as pd
+
+        return pd.DataFrame([_metric_row(metric) for metric in self.result.metrics])
+
+    def to_markdown(self) -> str:
+        """The comparison as `harness compare --markdown` prints it, for a pull request."""
+        from harness.report.compare import build_comparison
+        from harness.report.markdown import as_markdown
+
+        return as_markdown(build_comparison(self.result))
+
+    def __repr__(self) -> str:
+        return f"<Comparison: {self.outcome}: {self.reason}>"
+
+    def _repr_html_(self) -> str:
+        """The answer and one row a metric, for notebooks."""
+        columns = ["metric", "n_a", "n_b", "mean_a", "mean_b", "estimate", "low", "high", "margin"]
+        answer = f"{self.outcome}: {self.reason}"
+        return html(answer, self.to_frame()[[*columns, "minimum_detectable", "outcome"]])
+
+
+def _metric_row(metric: MetricResult) -> dict[str, Any]:
+    row = msgspec.structs.asdict(metric)
+    for pair, name in (("n", "n"), ("means", "mean")):
+        row[f"{name}_a"], row[f"{name}_b"] = row.pop(pair)
+    first = ["metric", "unit", "scale", "n_a", "n_b", "mean_a", "mean_b", "estimate", "low", "high"]
+    first += ["df", "sd", "margin", "minimum_detectable", "outcome", "reason"]
+    return {name: row[name] for name in (*first, "noise_from", "margin_from")}
+
+
+def compare_runs(
+    a: "StorePath | Sequence[StorePath] | pd.DataFrame",
+    b: "StorePath | Sequence[StorePath] | pd.DataFrame",
+    *,
+    margins: Mapping[str, float] | None = None,
+    alpha: float = 0.05,
+    metrics: Sequence[str] = (),
+    sds: Mapping[str, float] | None = None,
+    patterns: Mapping[str, str] | None = None,
+    higher_better: Sequence[str] = (),
+    noise: "NoiseModel | None" = None,
+) -> Comparison:
+    """Compare two sides of runs, metric by metric: is B worse than A?
+
+    Parameters
+    ----------
+    a, b : path, sequence of paths, or pandas.DataFrame
+        The baseline and the change. A path is the log of a trainer, a folder of logs, a glob
+        pattern, a run directory, a record, a store, or an arm of a study as ``"STORE:STUDY/ARM"``.
+        A frame holds rows of `load_records`; its columns `store`, `plan_id` and `attempt` name the
+        runs.
+    margins : mapping of str to float, optional
+        The smallest harm that matters: in the unit of the metric, relative for speeds and times
+        (0.005 is 0.5 %). By default the margins of `harness compare`.
+    alpha : float, default 0.05
+        Error rate of each outcome, between 0 and 0.5. The limits are one-sided at `alpha` each, so
+        that the interval has a coverage of ``1 - 2 * alpha``.
+    metrics : sequence of str, optional
+        Only these; by default all that both sides have.
+    sds : mapping of str to float, optional
+        The SD of one run, in place of the noise model's.
+    patterns : mapping of str to str, optional
+        Metric to a regular expression with one group: reads a number from any log.
+    higher_better : sequence of str, optional
+        Metrics of `patterns` of which a higher value is better.
+    noise : NoiseModel, optional
+        From `noise_model`, which is called without arguments by default.
+
+    Returns
+    -------
+    Comparison
+
+    Raises
+    ------
+    UsageError
+        If a path, metric or number means nothing, or one run stands on both sides.
+    LogError
+        If the two sides may not be compared; the message names the field that differs.
+
+    Examples
+    --------
+    >>> found = harness.compare_runs("baseline/*.txt", "change/*.txt", margins={"val_loss": 0.002})
+    >>> found.outcome
+    'pass'
+    >>> harness.compare_runs("runs:smoke/base", "runs:smoke/no_windows").to_frame()
+    """
+    if not 0 < alpha < 0.5:
+        raise UsageError("alpha", "a rate between 0 and 0.5", f"{alpha:g}", "Such as alpha=0.05.")
+    for name, values in (("margins", margins or {}), ("sds", sds or {})):
+        for metric, value in values.items():
+            if not 0 < value < float("inf"):
+                raise UsageError(
+                    f"{name}[{metric!r}]",
+                    "a number above zero",
+                    repr(value),
+                    "Such as 0.002 for val_loss; speeds are relative, 0.005 for 0.5 %.",
+                )
+    compiled = regex.parse([f"{name}={text}" for name, text in (patterns or {}).items()])
+    sides = read_sides(_paths(a, "a"), _paths(b, "b"), compiled)
+    options = engine.CompareOptions(
+        alpha=alpha,
+        margins=margins or {},
+        sds=sds or {},
+        metrics=metrics,
+        higher_better=higher_better,
+        also=list(compiled),
+    )
+    model = noise_model() if noise is None else noise
+    result = engine.compare(*sides, options, NoiseRows(model.rows))
+    return Comparison(result=with_core(result, *sides))
+
+
+def _paths(side: Any, name: str) -> list[str]:
+    """The paths of one side, as the readers take them. Raises UsageError."""
+    if isinstance(side, str | os.PathLike):
+        side = [side]
+    paths = _rows(side, name) if hasattr(side, "columns") else _expanded(side)
+    if not paths:
+        raise UsageError(name, "at least one run", "none", "Name a log, a record or an arm.")
+    return paths
+
+
+def _rows(frame: "pd.DataFrame", name: str) -> list[str]:
+    columns = ["store", "plan_id", "attempt"]
+    missing = [column for column in columns if column not in frame]
+    if missing:
+        raise UsageError(
+            name,
+            f"a frame of load_records, with the columns {', '.join(columns)}",
+            f"one without {', '.join(missing)}",
+            "Select rows of load_records(store), and keep these columns.",
+        )
+    runs = frame.drop_duplicates(columns).itertuples()
+    return [f"{run.store}{MEMBER}{run.plan_id}/{run.attempt}" for run in runs]
+
+
+def _expanded(paths: Sequence[StorePath]) -> list[str]:
+    """Glob patterns as the paths they match; what matches nothing stays, to be named in errors."""
+    expanded: list[str] = []
+    for path in paths:
+        name = os.fspath(path)
+        matches = sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) else []
+        expanded += matches or [name]
+    return expanded

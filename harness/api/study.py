@@ -1,0 +1,189 @@
+"""Studies: load one from a store, or run one."""
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.api.frames import StorePath
+from harness.api.records import load_curves, load_records, open_store
+from harness.results.record import FINAL_STATUSES
+from harness.results.store import Store
+from harness.results.study_plan import ResolvedStudy
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from harness.study.executor import StudyListener
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Study:
+    """A stored study: its arms, its planned runs and their results.
+
+    Attributes
+    ----------
+    store : Path
+        The store that holds it.
+    plan : ResolvedStudy
+        The study as it was fixed before it ran: arms, runs, decision rule, limits.
+    """
+
+    store: Path
+    plan: ResolvedStudy
+
+    def __repr__(self) -> str:
+        return f"<Study {self.name}: {len(self.plan.arms)} arms, {len(self.plan.runs)} runs>"
+
+    @property
+    def name(self) -> str:
+        """The name of the study, unique in its store."""
+        return self.plan.study
+
+    @property
+    def question(self) -> str:
+        """The question that the study file asks."""
+        return self.plan.question
+
+    @property
+    def complete(self) -> bool:
+        """Whether every planned run has a result; one that diverged or ran out of memory has."""
+        done = {r.plan_id for r in Store(self.store).records() if r.status in FINAL_STATUSES}
+        return all(run.plan_id in done for run in self.plan.runs)
+
+    def arms(self) -> "pd.DataFrame":
+        """One row an arm: name, role, trick, overrides, parameters, FLOPs a token."""
+        import pandas as pd
+
+        rows = [
+            {
+                "arm": arm.name,
+                "role": arm.role,
+                "trick": arm.trick,
+                "horizon": arm.horizon,
+                "overrides": arm.set,
+                "untuned": arm.untuned,
+                "config_id": arm.identity.config_id,
+                "parameters": arm.derived.get("parameters_total"),
+                "flops_per_token": arm.derived.get("flops_per_token"),
+            }
+            for arm in self.plan.arms
+        ]
+        return pd.DataFrame(rows)
+
+    def records(self) -> "pd.DataFrame":
+        """The records of the study's runs, as `load_records` returns them."""
+        return load_records(self.store, study=self.name)
+
+    def curves(self) -> "pd.DataFrame":
+        """The curves of the study's completed runs, as `load_curves` returns them."""
+        return load_curves(self.store, study=self.name)
+
+
+def load_study(store: StorePath, name: str) -> Study:
+    """Load a study from a store.
+
+    Parameters
+    ----------
+    store : path
+        The folder of the store.
+    name : str
+        The `study:` of the study file.
+
+    Returns
+    -------
+    Study
+
+    Raises
+    ------
+    StoreError
+        If `store` has no records, or no study of that name; the message lists those it has.
+
+    Examples
+    --------
+    >>> study = harness.load_study("baselines/published", "speedrun-d8")
+    >>> study.arms()[["arm", "role", "parameters"]]
+    """
+    return Study(store=Path(store), plan=open_store(store).study(name))
+
+
+def run_study(
+    path: StorePath,
+    store: StorePath = "runs",
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    seeds: Sequence[int] | None = None,
+    name: str | None = None,
+    gpus: Sequence[int] = (),
+    max_minutes: float | None = None,
+    rerun: bool = False,
+    listener: "StudyListener | None" = None,
+) -> Study:
+    """Run a study, or resume it: runs that are recorded are not repeated.
+
+    Parameters
+    ----------
+    path : path
+        A study file, such as ``"ablations/studies/fake.yaml"``.
+    store : path, default "runs"
+        The folder for runs and records; created when missing.
+    overrides : mapping of str to object, optional
+        Settings for every arm, such as ``{"dial.depth": 8}``, over those of the file's `set`.
+    seeds : sequence of int, optional
+        In place of the seeds of the file.
+    name : str, optional
+        In place of the name of the file.
+    gpus : sequence of int, optional
+        Run one single-GPU run at a time on each. By default one run at a time.
+    max_minutes : float, optional
+        Stop at a run boundary before this many minutes.
+    rerun : bool, default False
+        Repeat runs that diverged or ran out of memory.
+    listener : harness.study.executor.StudyListener, optional
+        Receives progress: `run_started`, `run_ended`, `message` and the other methods of that
+        protocol, which may be called from several threads.
+
+    Returns
+    -------
+    Study
+        With `complete` False, and a UserWarning that gives the reason, where runs are missing: at a
+        limit, or because they failed. Call again to resume.
+
+    Raises
+    ------
+    StudyFileError
+        If the study file is wrong; the message names the line and the nearest valid key.
+    TrainerError
+        If the trainer is missing or breaks the contract.
+    StoreError
+        If another process runs this study in this store.
+
+    Examples
+    --------
+    >>> study = harness.run_study("ablations/studies/fake.yaml", seeds=[1, 2])
+    >>> harness.attribution(study)
+    """
+    from harness.config.study_file import load_study as read_file
+    from harness.study import run
+    from harness.study.executor import StudyOptions
+
+    file = run.with_overrides(
+        read_file(Path(path)),
+        name=name,
+        seeds=list(seeds) if seeds else None,
+        sets=dict(overrides or {}),
+    )
+    result = run.run_study(
+        file,
+        Path(path),
+        Store(Path(store)),
+        StudyOptions(rerun=rerun, max_minutes=max_minutes, gpus=[str(gpu) for gpu in gpus]),
+        listener,
+        command_line=f"harness.run_study({os.fspath(path)!r})",
+    )
+    study = Study(store=Path(store), plan=result.study)
+    if not study.complete:
+        warnings.warn(f"study {study.name}: {result.reason}", stacklevel=2)
+    return study
