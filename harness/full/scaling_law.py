@@ -5,7 +5,7 @@
 
 Each law is a straight line once its one nonlinear parameter (E or g) is fixed, so the fit is a
 weighted linear regression at every value of a grid (variable projection: Golub and Pereyra 1973).
-Three sizes cannot tell a power law from one above an irreducible loss, and the forecast from d14 to
+Three sizes cannot separate a power law from one above an irreducible loss, and the forecast from d14 to
 d24 depends on that more than on anything else, so parameters are penalized towards published
 values. More sizes outweigh the penalty:
 
@@ -214,7 +214,7 @@ class Fit:
         return line
 
     def run(self, x: Sequence[float], deviance: Floats | None = None) -> Profile:
-        """One new run at x; for several candidates of x, `deviance` says how well each fits."""
+        """One new run at x; `deviance`: misfit of each of several candidates of x."""
         means, of_line, of_residual, of_replicate = self._variances(x)
         penalty = self.penalty[:, None] + (np.zeros(len(x)) if deviance is None else deviance)
         return Profile(
