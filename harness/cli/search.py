@@ -1,5 +1,6 @@
 """`harness search`: the best settings of a configuration."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -20,6 +21,7 @@ from harness.cli.options import (
     gpu_list,
     open_store,
 )
+from harness.redact import redact_argv
 
 if TYPE_CHECKING:
     from harness.config.search_file import SearchFile
@@ -73,6 +75,7 @@ def command(
         worker=worker,
         wait_for_base_minutes=wait_for_base,
         since=since,
+        command_line=" ".join(["harness", *redact_argv(sys.argv[1:])]),
     )
     opened = open_store(store)
     if dry_run:
@@ -107,8 +110,10 @@ def _report(outcome: "SearchOutcome", store: "Store", *, json: bool, html: bool)
     from harness.report.terminal import print_document
 
     console = progress_console() if json else new_console()
+    answer = ""
     if outcome.result is not None:
         document = search_document(outcome.result)
+        answer = document.answer
         written, notes = write_report(outcome, outcome.result, document, store, html=html)
         if not json:
             print_document(console, document)
@@ -120,6 +125,7 @@ def _report(outcome: "SearchOutcome", store: "Store", *, json: bool, html: bool)
     if json:
         print_json(
             {
+                "answer": answer,
                 "exit_code": outcome.exit_code,
                 "reason": outcome.reason,
                 "result": outcome.result,

@@ -27,7 +27,8 @@ STYLES: dict[Tone, str] = {
     "failed": "red",
     "neutral": "",
 }
-_GAP = 2  # blank columns between two columns of a table
+_GAP = 3  # blank columns between two columns of a table
+_EDGES = 2  # blank columns around it
 
 
 def print_document(console: "Console", document: Document, *, details: bool = False) -> None:
@@ -136,7 +137,7 @@ def _natural_width(table: Table) -> int:
         max(len(line) for row in rows for line in row[index].text.split("\n"))
         for index in range(len(table.columns))
     ]
-    return sum(widths) + _GAP * max(0, len(widths) - 1)
+    return sum(widths) + _GAP * max(0, len(widths) - 1) + _EDGES
 
 
 def _stacked(table: Table) -> Table:

@@ -7,7 +7,6 @@ interval corrected for all candidates, and worse in none. With `confirm.next` th
 candidates go through a second study at another scale, with the same rule.
 """
 
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,10 +19,10 @@ from harness.compare.result import MetricResult
 from harness.config.search_file import LN_TIME, SearchFile
 from harness.config.study_file import ArmFile, ArmsFile, Decide, StudyFile
 from harness.files import digest
-from harness.redact import redact_argv
+from harness.format import plural
 from harness.results.store import Store
-from harness.runner.trainer import NativeTrainer
 from harness.search.candidates import Candidate
+from harness.search.plan import SearchPlan
 from harness.study.attribution import attribute
 from harness.study.budget_limits import StopStudy
 from harness.study.effects import ArmResult, Attribution
@@ -61,15 +60,13 @@ class Confirmer:
 
     def __init__(
         self,
-        file: SearchFile,
-        path: Path,
+        plan: SearchPlan,
         store: Store,
-        trainer: NativeTrainer,
         options: StudyOptions,
         command: Command,
         listener: StudyListener,
     ) -> None:
-        self.file, self.path, self.store, self.trainer = file, path, store, trainer
+        self.plan, self.file, self.store = plan, plan.file, store
         self.options, self.command, self.listener = options, command, listener
 
     def run(
@@ -78,6 +75,7 @@ class Confirmer:
         trials: int,
         stored: Confirmation | None,
         save: Callable[[Confirmation], None],
+        command_line: str,
     ) -> str | None:
         """Runs the studies; returns which runs have no outcome, None if all have one.
 
@@ -86,7 +84,7 @@ class Confirmer:
         """
         file, next_scale = self.file, self.file.confirm.next
         name = study_name(file, CONFIRM, trials, candidates)
-        unfinished = [self._run_study(name, candidates, {})]
+        unfinished = [self._run_study(name, candidates, {}, command_line)]
         done = Confirmation(
             candidates=candidates, trials=trials, studies={CONFIRM: name}, next=next_scale
         )
@@ -97,27 +95,26 @@ class Confirmer:
             both = msgspec.structs.replace(done, studies={**done.studies, NEXT: at_next})
             if stored != both:
                 save(done)
-            unfinished.append(self._run_study(at_next, confirmed, next_scale))
+            unfinished.append(self._run_study(at_next, confirmed, next_scale, command_line))
             done = both
         save(done)
         return " ".join(text for text in unfinished if text is not None) or None
 
     def _run_study(
-        self, name: str, candidates: list[Candidate], scale: dict[str, Any]
+        self, name: str, candidates: list[Candidate], scale: dict[str, Any], command_line: str
     ) -> str | None:
         """Runs one study to its end; returns which of its runs have no outcome."""
-        file = study_file(self.file, self.path, candidates, name, scale)
-        line = " ".join(["harness", *redact_argv(sys.argv[1:])])
+        path, trainer = self.plan.path, self.plan.trainer
+        file = study_file(self.file, path, candidates, name, scale)
         study = resolve_study(
-            file, self.path, self.store, self.trainer, command=line, now=time.time()
+            file, path, self.store, trainer, command=command_line, now=time.time()
         )
         self.store.save_study(study)
-        number = f"{len(candidates)} candidate" + "s" * (len(candidates) != 1)
+        number = plural(len(candidates), "candidate")
         self.listener.message(f"Confirming {number} on held-out seeds: study {name}")
-        executor = Executor(
-            study, self.store, self.trainer, self.options, self.listener, self.command
-        )
-        outcome = executor.execute()
+        outcome = Executor(
+            study, self.store, trainer, self.options, self.listener, self.command
+        ).execute()
         if outcome.exit_code == errors.PASS:
             return None
         if outcome.stopped_early or outcome.exit_code != errors.COULD_NOT_RUN:

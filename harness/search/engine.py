@@ -34,7 +34,7 @@ from harness.search.base import (
     run_base,
 )
 from harness.search.candidates import eligible_trials, select_candidates
-from harness.search.confirm import Confirmer
+from harness.search.confirm import Confirmation, Confirmer
 from harness.search.objective import Objective, directions, measured_slope
 from harness.search.plan import SearchPlan, resolve
 from harness.search.results import SearchResult
@@ -59,7 +59,8 @@ class SearchOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     `worker`: run trials only; another command runs the base and the confirmation. Such a worker
     waits `wait_for_base_minutes` for the base, but not if the base failed after `since` (Unix time
-    in seconds; by default the start of this command).
+    in seconds; by default the start of this command). `command_line`: stored with the confirmation
+    study, without passwords.
     """
 
     max_minutes: float | None = None
@@ -68,6 +69,7 @@ class SearchOptions(msgspec.Struct, frozen=True, kw_only=True):
     worker: bool = False
     wait_for_base_minutes: float = 0.0
     since: float | None = None
+    command_line: str = ""
 
 
 class SearchListener(StudyListener, Protocol):
@@ -195,10 +197,10 @@ class SearchEngine:
             objective = objective_from(self.plan, self.store, records)
             if self.plan.start is not None:
                 self.study.enqueue_trial(self.plan.start)
-            self.state.save_objective(objective)
+            self.state.objective = objective
         noise = noise_from(objective, self.store, records)
         if stored is None or stored.seeds != noise.seeds:
-            self.state.save_noise(noise)
+            self.state.noise = noise
         return objective, noise
 
     def _wait_for_base(self) -> tuple[Objective, BaseNoise]:
@@ -266,18 +268,13 @@ class SearchEngine:
         if not candidates:
             return f"{reason} There is nothing to confirm."
         options = StudyOptions(max_minutes=self.options.max_minutes, gpus=self.options.gpus)
-        confirmer = Confirmer(
-            file,
-            self.path,
-            self.store,
-            self.trainer,
-            options,
-            self.command,
-            self.listener,
-        )
-        unfinished = confirmer.run(
-            candidates, len(trials), self.state.confirmation, self.state.save_confirmation
-        )
+
+        def save(confirmation: Confirmation) -> None:
+            self.state.confirmation = confirmation
+
+        confirmer = Confirmer(self.plan, self.store, options, self.command, self.listener)
+        line = self.options.command_line
+        unfinished = confirmer.run(candidates, len(trials), self.state.confirmation, save, line)
         if unfinished is not None:
             raise StopStudy(errors.COULD_NOT_RUN, unfinished)
         return reason

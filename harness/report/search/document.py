@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness import format
+from harness.format import plural
+from harness.report import metric_text
 from harness.report.document import (
     Block,
     Cell,
@@ -28,12 +30,10 @@ from harness.report.search.wording import (
     cost,
     number,
     outcome_counts,
-    plural,
     setting,
     short_names,
     warnings,
 )
-from harness.report.study import phrases
 from harness.results.record import Record
 from harness.search.confirm import ConfirmationResult
 from harness.search.objective import unit
@@ -124,7 +124,15 @@ def _candidates(result: SearchResult) -> Table:
         for name in result.objectives
         for cells in [_cells(one, name)]
     ]
-    return table(columns, rows, title=f"Candidates minus base: {_objectives(result)}")
+    rules = {
+        effect.rule
+        for one in result.candidates
+        if one.confirmation is not None
+        for effect in one.confirmation.effects.values()
+        if effect.rule
+    }
+    title = f"Candidates minus base: {_objectives(result)}"
+    return table(columns, rows, title=title, caption="; ".join(sorted(rules)))
 
 
 def _objectives(result: SearchResult) -> str:
@@ -149,9 +157,9 @@ def _effect(confirmation: ConfirmationResult | None, name: str) -> str:
     effect = confirmation.effects.get(name) if confirmation is not None else None
     if effect is None:
         return format.DASH
-    if effect.estimate is None:
-        return effect.missing or "outside the measured range"
-    return f"{phrases.estimate(effect)}\n{phrases.interval(effect)}"
+    if effect.missing:
+        return effect.missing
+    return f"{metric_text.estimate(effect)}\n{metric_text.interval(effect)}".rstrip()
 
 
 def _charts(result: SearchResult) -> list[Block]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness.config.search_file import SearchFile
+from harness.format import plural
 from harness.search.base import BaseNoise
 from harness.search.objective import Objective
 from harness.search.results import CandidateResult, SearchResult
@@ -20,11 +21,6 @@ def setting(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def plural(count: int, noun: str) -> str:
-    """'1 trial', '2 trials'."""
-    return f"{count:,} {noun}" + "s" * (count != 1)
 
 
 def cost(gpu_s: float, price: float | None) -> str:

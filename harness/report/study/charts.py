@@ -10,6 +10,7 @@ import numpy as np
 
 from harness.format import plural
 from harness.report.chart import BASE, INK, legend, line_style, new_figure, style
+from harness.report.metric_text import OUTSIDE_RANGE
 from harness.report.study import phrases
 from harness.report.study.content import Content
 from harness.report.study.curves import ArmCurve
@@ -56,8 +57,8 @@ def bars(content: Content, *, captioned: bool = False) -> "Figure":
 def _caption(content: Content) -> str:
     result = content.attribution
     return (
-        f"{plural(result.base_completed, 'run')} of the base; whiskers: "
-        f"intervals: {phrases.rule(result)}."
+        f"{plural(result.base_completed, 'run')} of the base; whiskers: intervals by "
+        f"{phrases.rule(result)}."
     )
 
 
@@ -72,7 +73,7 @@ def _draw_panel(axes: "Axes", panel: Panel, *, labelled: bool) -> None:
             whisker = [[bar.value - bar.low], [bar.high - bar.value]]
             axes.errorbar(bar.value, position, xerr=whisker, color=INK, capsize=3, linewidth=1.3)
         if bar.at_least:
-            text = f" {phrases.OUTSIDE_RANGE}"
+            text = f" {OUTSIDE_RANGE}"
             axes.text(0, position, text, va="center", fontsize=8, color="white")
     axes.axvline(0, color=INK, linewidth=0.8)
     if panel.margin is not None:

@@ -3,10 +3,12 @@
 from harness import format
 from harness.compare.result import MetricResult
 from harness.metrics import COSTS
+from harness.report import metric_text
 from harness.report.document import (
     Block,
     Cell,
     Chart,
+    Column,
     Document,
     Notes,
     Section,
@@ -16,7 +18,9 @@ from harness.report.document import (
     table,
 )
 from harness.report.study import charts, details, export, phrases
-from harness.report.study.content import Content
+from harness.report.study.content import (
+    Content,
+)
 from harness.report.study.curves import MOST_SEEDS
 from harness.report.study.details import Columns, Rows, number
 
@@ -73,13 +77,16 @@ def _effects(content: Content) -> Table:
     primary = result.primary
     rest = [metric for metric in content.metrics[1:] if metric not in COSTS]
     columns: Columns = ["trick", number("runs"), number(primary), number("MDE")]
+    judged = any(arm.effects[primary].outcome is not None for arm in content.ranked)
+    columns += [Column(title="outcome", stacked=True)] * judged
     columns += [number(phrases.title(name), optional=index > 1) for index, name in enumerate(rest)]
     rows: Rows = [
         [
             labels[arm.name],
             phrases.runs_of(arm),
             _effect(arm.effects[primary]),
-            phrases.detectable(arm.effects[primary]),
+            metric_text.detectable(arm.effects[primary]),
+            *([metric_text.outcome(arm.effects[primary]).replace(", ", "\n")] * judged),
             *(_effect(arm.effects[metric]) for metric in rest),
         ]
         for arm in content.ranked
@@ -96,7 +103,7 @@ def _times(content: Content) -> Table:
         [
             labels[arm.name],
             _effect(time.total),
-            phrases.detectable(time.total),
+            metric_text.detectable(time.total),
             phrases.parts(time),
         ]
         for arm in content.ranked
@@ -124,8 +131,8 @@ def _sizes(content: Content) -> Table:
 def _effect(effect: MetricResult) -> Cell:
     if effect.missing:
         return Cell(text=format.DASH)
-    shown, _, beyond = phrases.estimate(effect).partition(", ")
-    below = beyond or phrases.interval(effect) or ("no interval" if effect.no_interval else "")
+    shown, _, beyond = metric_text.estimate(effect).partition(", ")
+    below = beyond or metric_text.interval(effect) or ("no interval" if effect.no_interval else "")
     text = f"{shown} *" if effect.outside else shown
     return Cell(text=f"{text}\n{below}" if below else text, bold=bool(effect.outside))
 
@@ -137,6 +144,7 @@ def _reading(content: Content) -> list[str]:
         phrases.how_to_read(result),
         "MDE: minimum detectable effect, the smallest true change that this comparison would have "
         "distinguished from zero with probability 0.9.",
+        phrases.outcome_line(result),
         phrases.noise_line(result, result.primary),
         phrases.noise_line(result, result.speed),
         phrases.slope_line(result),

@@ -9,6 +9,7 @@ import io
 from typing import Any
 
 from harness.compare.result import MetricResult
+from harness.report.metric_text import full
 from harness.report.study import phrases
 from harness.report.study.content import Content, settings
 from harness.study.effects import TIME_PARTS, ExactChange
@@ -30,6 +31,9 @@ FIELDS = (
     "p",
     "minimum_detectable",
     "outside",
+    "margin",
+    "outcome",
+    "rule",
     "method",
     "beyond",
     "shown",
@@ -79,8 +83,8 @@ def as_csv(content: Content) -> str:
 
 
 def _effect_row(effect: MetricResult) -> dict[str, Any]:
-    row = {name: getattr(effect, name) for name in FIELDS if hasattr(effect, name)}
-    return {**row, "shown": phrases.full(effect)}
+    values = {name: getattr(effect, name) for name in FIELDS if name != "shown"}
+    return {**values, "shown": full(effect)}
 
 
 def _exact_row(name: str, exact: ExactChange) -> dict[str, Any]:

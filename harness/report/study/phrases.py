@@ -7,14 +7,7 @@ from collections.abc import Iterable
 
 from harness.format import DASH, count, duration, mebibytes, plural, signed
 from harness.metrics import METRICS
-from harness.report.metric_text import OUTSIDE_RANGE as OUTSIDE_RANGE
-from harness.report.metric_text import detectable as detectable
-from harness.report.metric_text import estimate as estimate
-from harness.report.metric_text import full as full
-from harness.report.metric_text import interval as interval
-from harness.report.metric_text import limit as limit
-from harness.report.metric_text import no_interval as no_interval
-from harness.report.metric_text import number as number
+from harness.report.metric_text import detectable, estimate, full, limit, margin, number
 from harness.study.effects import ArmResult, Attribution, TimeToTarget
 
 
@@ -151,17 +144,27 @@ def how_to_read(result: Attribution) -> str:
     }
     sign = " or ".join(meanings[kind] for kind in sorted({arm.change for arm in result.arms}))
     return (
-        f"Each number is {sign}. The interval ({rule(result)}) "
-        "contains the true changes that are compatible with the noise "
-        "between runs. An interval without zero is more than noise; one that contains zero shows "
-        "only that a change is smaller than its ends."
+        f"Each number is {sign}. Its interval ({rule(result)}) contains the true changes that are "
+        "compatible with the noise between runs. An interval without zero is more than noise; one "
+        "that contains zero shows only that a change is smaller than its ends."
+    )
+
+
+def outcome_line(result: Attribution) -> str | None:
+    """What the outcome of an arm means; None where none is judged in the primary metric."""
+    judged = [e for arm in result.arms if (e := arm.effects[result.primary]).outcome is not None]
+    if not judged:
+        return None
+    return (
+        f"Outcome: whether the arm is worse than the base in {title(result.primary)} by more than "
+        f"the margin of {margin(judged[0])} ({judged[0].margin_from})."
     )
 
 
 def rule(result: Attribution) -> str:
-    """'Dunnett over 4 arms, simultaneous 95 %': the rule of the intervals in the primary metric."""
-    rules = [arm.effects[result.primary].rule for arm in result.arms]
-    return next((one for one in rules if one), "no interval yet")
+    """'Dunnett over 4 arms, simultaneous 95 %': the rule of the primary metric's intervals."""
+    rules = (arm.effects[result.primary].rule for arm in result.arms)
+    return next((text for text in rules if text), "no interval yet")
 
 
 def price_line(result: Attribution) -> str:

@@ -34,8 +34,6 @@ def noise(sd=0.01, **means):
 
 
 def trial(values, plan_id, constraint=None, outcome="completed"):
-    import msgspec
-
     result = TrialResult(outcome=outcome, plan_id=plan_id, overrides={"x": plan_id})
     return optuna.create_trial(
         values=values,
@@ -109,11 +107,14 @@ def effect(low, high, metric="val_bpb"):
     )
 
 
+BETTER, UNCLEAR = effect(-0.02, -0.01), effect(-0.02, 0.01)
+
+
 @pytest.mark.parametrize(
     ("effects", "confirmed"),
     [
-        ({"val_bpb": effect(-0.02, -0.01)}, True),
-        ({"val_bpb": effect(-0.02, 0.01)}, False),
+        ({"val_bpb": BETTER}, True),
+        ({"val_bpb": UNCLEAR}, False),
         ({"val_bpb": effect(0.01, 0.02)}, False),
         ({LN_TIME: effect(-0.02, -0.01, LN_TIME)}, True),
         (

@@ -43,8 +43,8 @@ def postgres():
         port = free.getsockname()[1]
     options = f"-k {folder} -p {port} -c listen_addresses=127.0.0.1 -c fsync=off"
 
-    def control(*words: str) -> None:
-        subprocess.run([*as_user, *words], check=True, stdout=subprocess.DEVNULL, cwd="/")
+    def control(*argv: str) -> None:
+        subprocess.run([*as_user, *argv], check=True, stdout=subprocess.DEVNULL, cwd="/")
 
     data = str(folder / "data")
     control(str(BINARIES[0] / "initdb"), "-D", data, "-A", "trust", "-U", "searcher")
@@ -130,17 +130,17 @@ def test_two_workers_on_postgresql_share_a_search_that_is_killed_twice(
         budget="{trials: 16}",
         tricks="{muon: {off: {optimizer.adamw_lr: {float: [0.001, 0.03], log: true}}}}",
     )
-    words = ("search", path, "--no-html", "--storage", postgres)
-    first = start(*words)
+    argv = ("search", path, "--no-html", "--storage", postgres)
+    first = start(*argv)
     wait_for(lambda: len(store.records()) >= 3)
-    second = start(*words, "--worker")
+    second = start(*argv, "--worker")
     wait_for(lambda: len(results(trials(url=postgres))) >= 4)
     for process in (first, second):
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     wait_for(lambda: not trainers())
-    second = start(*words, "--worker")
-    done = harness(*words)
+    second = start(*argv, "--worker")
+    done = harness(*argv)
     assert done.returncode == errors.PASS, done.stdout + done.stderr
     output, _ = second.communicate(timeout=60)
     assert second.returncode == errors.PASS, output
@@ -230,10 +230,10 @@ def test_a_worker_without_a_search_to_join_is_an_error(harness, search_file):
 
 
 def test_a_worker_ends_if_the_base_failed_and_waits_if_the_failure_is_older(harness, search_file):
-    words = ("search", search_file(set="{fail.missing_package: true}"), "--no-html")
-    waits = (*words, "--worker", "--wait-for-base", "5")
+    argv = ("search", search_file(set="{fail.missing_package: true}"), "--no-html")
+    waits = (*argv, "--worker", "--wait-for-base", "5")
     submitted = time.time()
-    assert harness(*words).returncode == errors.COULD_NOT_RUN
+    assert harness(*argv).returncode == errors.COULD_NOT_RUN
     done = harness(*waits, "--since", f"{submitted:.3f}")
     assert done.returncode == errors.COULD_NOT_RUN
     assert "got a base that failed: failed: " in done.stderr
@@ -245,11 +245,11 @@ def test_a_worker_ends_if_the_base_failed_and_waits_if_the_failure_is_older(harn
 def test_a_base_that_completes_clears_its_earlier_failure(harness, search_file, store):
     broken = store.root.parent / "broken"
     fails = f"{{fail.missing_package: true, fail.until_file: {broken}}}"
-    words = ("search", search_file(set=fails, budget="{trials: 1}", confirm="{best: 0}"))
-    assert harness(*words, "--no-html").returncode == errors.COULD_NOT_RUN
+    argv = ("search", search_file(set=fails, budget="{trials: 1}", confirm="{best: 0}"))
+    assert harness(*argv, "--no-html").returncode == errors.COULD_NOT_RUN
     assert _base_failure(store) is not None
     broken.touch()
-    done = harness(*words, "--no-html")
+    done = harness(*argv, "--no-html")
     assert done.returncode == errors.PASS, done.stderr
     assert _base_failure(store) is None
 
@@ -271,9 +271,9 @@ with storage.open_storage(sys.argv[1]) as opened:
 
 
 def test_commands_that_open_a_new_storage_at_once_share_it_and_one_creates_the_search(tmp_path):
-    words = [sys.executable, "-c", OPENER, f"sqlite:///{tmp_path / 'new.sqlite'}"]
+    argv = [sys.executable, "-c", OPENER, f"sqlite:///{tmp_path / 'new.sqlite'}"]
     processes = [
-        subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for _ in range(3)
     ]
     assert [process.stdout.readline() for process in processes] == ["ready\n"] * 3
@@ -302,9 +302,9 @@ def test_a_full_disk_is_an_error_and_the_same_command_resumes(
     path = search_file(confirm="{best: 0}", budget="{trials: 2}")
     assert harness("search", path, "--no-html").returncode == errors.PASS
     path.write_text(path.read_text().replace("trials: 2", "trials: 12"))
-    words = " ".join(words_of("search", path, "--no-html"))
+    argv = " ".join(words_of("search", path, "--no-html"))
     kilobytes = storage.sqlite_path(store, "quick").stat().st_size // 1024
-    full = ["bash", "-c", f"ulimit -f {kilobytes}; exec {words}"]  # no file may grow beyond it
+    full = ["bash", "-c", f"ulimit -f {kilobytes}; exec {argv}"]  # no file may grow beyond it
     done = subprocess.run(full, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == errors.COULD_NOT_RUN, done.stdout + done.stderr
     assert "quick.sqlite: expected a storage that answers" in done.stderr

@@ -54,6 +54,18 @@ def test_a_winner_is_confirmed_at_two_scales_and_its_patch_gives_its_configurati
     assert description.config == arm.config
 
 
+def test_the_result_and_the_plan_are_printed_as_json(harness, search_file, store):
+    path = search_file(budget="{trials: 1}", confirm="{best: 0}")
+    plan = json.loads(harness("search", path, "--dry-run", "--json").stdout)
+    assert plan["blocked"] == []
+    assert plan["parameters"] == ["bowl.x", "bowl.y"]
+    printed = json.loads(harness("search", path, "--no-html", "--json").stdout)
+    assert printed["exit_code"] == errors.PASS
+    assert printed["answer"].startswith("quick: No confirmation was asked for")
+    written = (store.report_dir("search", "quick") / "report.json").read_bytes()
+    assert printed["result"] == json.loads(written)
+
+
 def test_an_optuna_dashboard_reads_the_same_storage(harness, search_file, store):
     import optuna_dashboard
     from bottle import json_dumps
