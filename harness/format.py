@@ -1,15 +1,35 @@
-"""Durations, counts, sizes and signed numbers as a reader sees them."""
+"""Durations, counts, sizes, percentages and signed numbers, as every report prints them."""
 
+import math
 from collections.abc import Sequence
 
 DASH = "–"
+MINUS = "\N{MINUS SIGN}"
 
 
 def signed(text: str) -> str:
-    """No sign before a printed zero; a real minus sign for the rest."""
+    """A formatted number with a real minus sign, and no sign before a printed zero."""
     if not any(digit in text for digit in "123456789"):
         return text.lstrip("+-")
-    return text.replace("-", "\N{MINUS SIGN}")
+    return text.replace("-", MINUS)
+
+
+def decimals(half_width: float | None, fewest: int, most: int) -> int:
+    """Decimals that show two significant digits of an interval's half-width, within limits."""
+    if half_width is None or not half_width > 0 or not math.isfinite(half_width):
+        return fewest
+    return min(most, max(fewest, 1 - math.floor(math.log10(half_width))))
+
+
+def percent(fraction: float, places: int = 1, *, sign: bool = False) -> str:
+    """'6.2 %' of 0.062; with `sign` '+6.2 %'."""
+    return signed(f"{100 * fraction:{'+' if sign else ''}.{places}f} %")
+
+
+def interval(low: str, high: str) -> str:
+    """'[+0.0327, +0.0357]' from two formatted ends, whose unit is left out."""
+    ends = (end.rstrip(" %MiBs") for end in (low, high))
+    return f"[{', '.join(ends)}]"
 
 
 def count(value: float | None) -> str:
@@ -18,8 +38,13 @@ def count(value: float | None) -> str:
         return DASH
     for size, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
-            return f"{value / size:.3g}{suffix}".replace("-", "\N{MINUS SIGN}")
-    return f"{value:g}".replace("-", "\N{MINUS SIGN}")
+            return f"{value / size:.3g}{suffix}".replace("-", MINUS)
+    return f"{value:g}".replace("-", MINUS)
+
+
+def plural(number: int, noun: str, several: str = "") -> str:
+    """'1 run', '3 runs', '2 launches' (with `several`)."""
+    return f"{number:,} {noun if number == 1 else several or noun + 's'}"
 
 
 def mebibytes(value: float | None) -> str:
@@ -30,12 +55,12 @@ def mebibytes(value: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """'48 s', '12.5 min', '3.04 h'."""
+    """'48 s', '12.5 min', '3.04 h': seconds below two minutes, hours from two hours on."""
     if seconds is None:
         return DASH
-    if seconds < 120:
+    if seconds < 119.5:
         return f"{seconds:.3g} s"
-    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.2f} h"
+    return f"{seconds / 60:.1f} min" if seconds < 7197 else f"{seconds / 3600:.2f} h"
 
 
 def markdown_row(cells: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.stats.ab_noise import of_launches
+from harness.stats.ab_noise import summarize_launches
 from harness.stats.distributions import t_quantile
 from harness.stats.inference import detectable
 
@@ -37,7 +37,7 @@ class Comparison:
 
 def compare(launches: Sequence[Sequence[float]]) -> Comparison:
     """From the log ratios of every launch, a list each."""
-    found, windows = of_launches(launches), sum(map(len, launches))
+    found, windows = summarize_launches(launches), sum(map(len, launches))
     middle, se, df = found.contrast.estimate, found.contrast.se, found.contrast.df
     if len(launches) == 1:  # nothing is known of the next one: the interval is this launch's own
         se, df = found.window_sd / math.sqrt(windows), windows - 1

@@ -390,7 +390,9 @@ def _parser() -> argparse.ArgumentParser:
         help="one more configuration: the base with these; may be given several times",
     )
     parser.add_argument("--launches", type=positive, default=1)
-    parser.add_argument("--segments", type=positive, default=8, help="ABBA segments a launch and pair")
+    parser.add_argument(
+        "--segments", type=positive, default=8, help="ABBA segments a launch and pair"
+    )
     parser.add_argument("--turn-seconds", type=float, default=2.0)
     parser.add_argument("--ready-minutes", type=float, default=30.0, help="limit of starting")
     parser.add_argument("--synthetic", action="store_true", help="one random batch, no data")

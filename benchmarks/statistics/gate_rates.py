@@ -22,32 +22,39 @@ import msgspec
 import numpy as np
 
 from benchmarks.statistics.decisions import percent
-from harness.cli.gating import with_own_rows
-from harness.compare.metrics import LOSS_MARGIN_NATS, LOSS_SD_NATS, SPEED_MARGIN
 from harness.compare.noise_model import NoiseModel, NoiseRow
 from harness.gate import planning
 from harness.gate.ab_interleaved import WINDOWS, AbLaunch
 from harness.gate.baseline import Baseline, BaselineEntry
-from harness.gate.result import SPEED, GatePlan, GateResult, PartPlan, Rule, Subject
-from harness.gate.rounds import Rounds, launch_row, speed_margin
-from harness.gate.sides import GateRequest
-from harness.gate.whole import concluded
+from harness.gate.history import conclude
+from harness.gate.measurement import MeasurementLoop, launch_row, speed_margin
+from harness.gate.noise_sources import with_baseline_rows
+from harness.gate.request import GateRequest
+from harness.gate.result import SPEED, GatePlan, GateResult, PartPlan, Rule, SideIdentity
+from harness.metrics import METRICS, SPEEDRUN_LOSS_SD_NATS
 from harness.results.recipe import NoiseScope, noise_scope, recipe_scale
 from harness.results.record import SESSION_GAP_S, Identity, Record
 from harness.results.record import LaunchInfo as Started
 
 ALPHA = 0.05
 HARMS = (0.0, 0.5, 1.0, 2.0)  # in margins
-RULES: tuple[Rule, ...] = ("looks", "open")
+RULES: tuple[Rule, ...] = ("group_sequential", "always_valid")
 NOISE_DF = 60
 STORED_RUNS = 8  # of the baseline
 FEW = 4  # too few for a row of the noise model: the noise is that of the runs of both sides
 NOISE_MODEL, OWN, OWN_FEW = f"noise model, {NOISE_DF} df", "own", f"own, {FEW} stored"
+SEED_NAMES = {  # the names by which the stored counts were seeded
+    "group_sequential": "looks",
+    "always_valid": "open",
+    NOISE_MODEL: f"ledger, {NOISE_DF} df",
+}
 NOISE = {"launches": (NOISE_MODEL, OWN), "replicates": (NOISE_MODEL, OWN, OWN_FEW)}
 BUDGET = {"launches": 8, "replicates": 16}  # each takes one unit of time
 FIRST = 100  # gates of each cell that are also counted separately
 MARGIN_BPB = 0.001
-RUN_SD = MARGIN_BPB * LOSS_SD_NATS / LOSS_MARGIN_NATS
+LOSS_MARGIN_NATS = METRICS["val_loss"].margin.value
+SPEED_MARGIN = METRICS["tokens_per_s"].margin.value
+RUN_SD = MARGIN_BPB * SPEEDRUN_LOSS_SD_NATS / LOSS_MARGIN_NATS
 LAUNCH_SD, WINDOW_SD = 0.0013, 0.0015  # of logarithms: one launch, one ABBA segment inside it
 RECORDS = Path(__file__).parents[1] / "records" / "gate_rates.json"
 GPU = "simulated"
@@ -64,10 +71,9 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """The seed of its gates; keeps the terms of the first stored table, so that its counts
-        stay reproducible."""
-        noise = self.noise.replace("noise model", "ledger")
-        return f"{self.evidence}, {noise}, {self.rule}, {self.harm:g}"
+        """The text that seeds its gates."""
+        noise, rule = (SEED_NAMES.get(name, name) for name in (self.noise, self.rule))
+        return f"{self.evidence}, {noise}, {rule}, {self.harm:g}"
 
 
 class Counted(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,7 +101,7 @@ class End:
 
 
 class Drawn:
-    """Simulated measurements: a `Source` of `harness.gate.rounds`."""
+    """Simulated measurements: a `MeasurementSource` of the gate."""
 
     def __init__(self, rng: np.random.Generator, harm: float) -> None:
         self.rng, self.harm = rng, harm
@@ -170,32 +176,32 @@ def _session(
     before: list[GateResult],
 ) -> tuple[GateResult, int]:
     """One session of a gate, and its number of runs or launches. Uses the sessions before it."""
-    noise_model = with_own_rows(noise_model, request, before)
+    noise_model = with_baseline_rows(noise_model, request.baseline, before)
     planned = _planned(cell, request, noise_model)
     source = Drawn(rng, cell.harm)
-    rounds = Rounds(request, bench(), noise_model, source)
-    if planning.without_chance(planned) is None:
-        rounds.take(planned)
+    loop = MeasurementLoop(request, bench(), noise_model, source)
+    if planning.why_no_verdict(planned) is None:
+        loop.run(planned)
     bare = _bare(request, planned, source, session=len(before))
-    return concluded(bare, rounds.metrics, before), len(source.launches) + len(source.runs)
+    return conclude(bare, loop.metrics, before), len(source.launches) + len(source.runs)
 
 
 def _planned(cell: Cell, request: GateRequest, noise_model: NoiseModel) -> GatePlan:
-    terms = planning.Terms(alpha=ALPHA, rule=cell.rule, budget_s=request.budget_s)
+    terms = planning.PlanOptions(alpha=ALPHA, rule=cell.rule, budget_s=request.budget_s)
     if cell.evidence == "launches":
-        part = planning.speed_plan(
+        part = planning.plan_speed(
             launch_row(bench(), noise_model), speed_margin(request), 1.0, terms
         )
     else:
         assert request.baseline is not None
         records = request.baseline.now.records
-        part = planning.quality_plan(records, noise_model, request.margins, False, 1.0, terms)
+        part = planning.plan_quality(records, noise_model, request.margins, False, 1.0, terms)
     return GatePlan(parts=[part], budget_s=request.budget_s, alpha=ALPHA)
 
 
 def _bare(request: GateRequest, planned: GatePlan, source: Drawn, session: int) -> GateResult:
     began = session * 10 * SESSION_GAP_S
-    side = Subject(code_id="", config_id="")
+    side = SideIdentity(code_id="", config_id="")
     return GateResult(
         key="simulated",
         number=session + 1,
@@ -365,7 +371,7 @@ def _rows(found: list[Counted]) -> Iterator[str]:
         rows.setdefault(key, []).append(shown)
     for (evidence, noise, rule), cells_of in rows.items():
         what = "speed" if evidence == "launches" else "quality"
-        label = "always-valid" if rule == "open" else rule
+        label = rule.replace("_", " ")
         yield f"| {what} | {noise} | {label} | {' | '.join(cells_of)} |"
 
 

@@ -19,10 +19,11 @@ import numpy as np
 
 from benchmarks.statistics import gate_rates, real_noise
 from benchmarks.statistics.decisions import ALPHA, INCONCLUSIVE, PASS, REGRESSION, outcomes, percent
-from harness.compare.metrics import LOSS_MARGIN_NATS, LOSS_SD_NATS
-from harness.stats import mixture, sequential
+from harness.metrics import METRICS, SPEEDRUN_LOSS_SD_NATS
+from harness.stats import sequential
 
-SD = LOSS_SD_NATS / LOSS_MARGIN_NATS  # of one run, in margins
+LOSS_MARGIN_NATS = METRICS["val_loss"].margin.value
+SD = SPEEDRUN_LOSS_SD_NATS / LOSS_MARGIN_NATS  # of one run, in margins
 NOISE_MODELS: dict[str, float | None] = {
     "noise model, 600 df": 600.0,
     "noise model, 5 df": 5.0,
@@ -76,12 +77,12 @@ def simulate(n: int, harm: float, df: float | None, looks: bool, gates: int, see
 def simulate_always_valid(blocks: int, harm: float, gates: int, seed: int = 0) -> Rate:
     """One cell of the always-valid test: a look after every block, the SD known."""
     rng = np.random.default_rng([seed, blocks, 99])
-    variance = mixture.block_variance(SD)
+    variance = sequential.block_variance(SD)
     d = rng.normal(harm, math.sqrt(variance), (gates, blocks))
     mean = np.cumsum(d, axis=1) / np.arange(1, blocks + 1)
     tests = {
-        PASS: (mixture.running_p(d - 1.0, variance, 0.5) <= 2 * ALPHA) & (mean < 1.0),
-        REGRESSION: (mixture.running_p(d, variance, 0.5) <= 2 * ALPHA) & (mean > 0),
+        PASS: (sequential.running_p(d - 1.0, variance, 0.5) <= 2 * ALPHA) & (mean < 1.0),
+        REGRESSION: (sequential.running_p(d, variance, 0.5) <= 2 * ALPHA) & (mean > 0),
     }
     first = {kind: np.where(hit.any(1), hit.argmax(1), blocks) for kind, hit in tests.items()}
     used = np.minimum(first[PASS], first[REGRESSION])
@@ -136,7 +137,8 @@ def _head(gates: int) -> str:
             "",
             f"{gates:,} simulated comparisons a cell, {alpha:g} % one-sided, SD of one run {SD:g} "
             "margins",
-            f"(the GPT-2-small speedrun: {LOSS_SD_NATS:g} nats, margin {LOSS_MARGIN_NATS:g}). "
+            f"(the GPT-2-small speedrun: {SPEEDRUN_LOSS_SD_NATS:g} nats, margin "
+            f"{LOSS_MARGIN_NATS:g}). "
             "A regression without harm",
             "and a pass at a harm of one margin are errors; each may occur in at most",
             f"{alpha:g} % of cases. Between the two no outcome is an error. A share of {alpha:g} %",

@@ -24,10 +24,12 @@ from benchmarks.statistics.decisions import (
     outcomes,
     percent,
 )
-from harness.compare.metrics import LOSS_MARGIN_NATS, SPEED_MARGIN
+from harness.metrics import METRICS
 from harness.stats import decision
 from harness.stats.inference import pool
 
+LOSS_MARGIN_NATS = METRICS["val_loss"].margin.value
+SPEED_MARGIN = METRICS["tokens_per_s"].margin.value
 MINIMUM_RUNS = 10  # of a group, to be divided into two sides
 SPLITS = 400
 
@@ -97,7 +99,7 @@ def groups_of(runs: Sequence[Run], kind: Kind) -> dict[Any, list[Run]]:
     return dict(found)
 
 
-def noise_without(groups: dict[Any, list[Run]], left_out: set[Any], kind: Kind) -> decision.Known:
+def noise_without(groups: dict[Any, list[Run]], left_out: set[Any], kind: Kind) -> decision.KnownSd:
     """The pooled SD of all groups since 2025, without those that are compared."""
     others = [
         [kind.value(run) for run in members]
@@ -105,7 +107,7 @@ def noise_without(groups: dict[Any, list[Run]], left_out: set[Any], kind: Kind) 
         if key not in left_out and len(members) > 1 and _year(members[0]) >= 2025
     ]
     pooled = pool(others)
-    return decision.Known(sd=pooled.sd, df=pooled.df)
+    return decision.KnownSd(sd=pooled.sd, df=pooled.df)
 
 
 def split_groups(runs: Sequence[Run], kind: Kind, splits: int) -> list[SplitGroup]:
@@ -122,7 +124,7 @@ def split_groups(runs: Sequence[Run], kind: Kind, splits: int) -> list[SplitGrou
 
 
 def _split(
-    members: Sequence[Run], values: Array, known: decision.Known, kind: Kind, splits: int
+    members: Sequence[Run], values: Array, known: decision.KnownSd, kind: Kind, splits: int
 ) -> SplitGroup:
     rng, half = np.random.default_rng(len(values)), len(values) // 2
     order = rng.permuted(np.tile(np.arange(len(values)), (splits, 1)), axis=1)
@@ -186,7 +188,7 @@ def _when(run: Run) -> tuple[str, str]:
     return str(run["log_time"] or ""), run["run_id"]
 
 
-def _pair(line: dict[str, str], sides: list[list[float]], known: decision.Known) -> Pair:
+def _pair(line: dict[str, str], sides: list[list[float]], known: decision.KnownSd) -> Pair:
     a, b = sides
     mine = decision.difference(a, b, known)
     pooled = pool(sides)

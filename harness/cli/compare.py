@@ -59,7 +59,11 @@ def command(
     ] = None,
     higher_better: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option(help="A metric read by --regex of which more is better."),
+        typer.Option(help="A metric of --regex whose higher values are better."),
+    ] = None,
+    lower_better: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="A metric of --regex whose lower values are better."),
     ] = None,
     sd: Annotated[
         Optional[list[str]],  # noqa: UP045
@@ -74,7 +78,7 @@ def command(
         bool, typer.Option("--core", help="CORE task by task, on the same examples.")
     ] = False,
 ) -> None:
-    """Is B worse than A? Logs of runs in, a verdict for each metric out."""
+    """Is B worse than A? Reads runs of both sides; prints an outcome for each metric."""
     a, b = split(paths, BETWEEN)
     options = CompareOptions(
         alpha=checked_alpha(alpha),
@@ -82,6 +86,7 @@ def command(
         sds=metric_numbers(sd or [], "--sd"),
         metrics=metric or [],
         higher_better=higher_better or [],
+        lower_better=lower_better or [],
     )
     code = compare(
         new_console(),
@@ -107,37 +112,42 @@ def compare(
     form: Form = "terminal",
     tasks: bool = False,
 ) -> int:
-    """Reads both sides, judges them, prints; the exit code is that of the worst metric.
+    """Reads, compares and prints two sides; returns the exit code of the worst metric.
 
     `tasks`: CORE task by task too.
     """
+    from harness.compare import compare as engine
     from harness.compare import core_by_example
-    from harness.compare.compare import compare as judge
-    from harness.report import compare as summary
+    from harness.report.compare import build_comparison
+    from harness.report.export import document_json
+    from harness.report.markdown import as_markdown
+    from harness.report.terminal import print_document
     from harness.results.logs import read_sides
     from harness.results.logs import regex as pattern
 
     patterns = pattern.parse(list(regex))
     runs = read_sides(list(a), list(b), patterns)
-    found = judge(*runs, msgspec.structs.replace(options, also=list(patterns)), noise_model)
-    found = core_by_example.with_core(found, *runs, wanted=tasks)
+    options = msgspec.structs.replace(options, also=list(patterns))
+    comparison = engine.compare(*runs, options, noise_model)
+    comparison = core_by_example.with_core(comparison, *runs, wanted=tasks)
+    document = build_comparison(comparison, tasks=tasks)
     if form == "json":
-        console.file.write(summary.as_json(found) + "\n")
+        console.file.write(document_json(document))
     elif form == "markdown":
-        console.file.write(summary.as_markdown(found, tasks=tasks))
+        console.file.write(as_markdown(document))
     else:
-        summary.print_comparison(console, found, tasks=tasks)
-    return found.exit_code
+        print_document(console, document)
+    return comparison.exit_code
 
 
-def split(words: Sequence[str], between: str) -> tuple[list[str], list[str]]:
-    """The sides' paths, before and after the word that stands between them. Raises UsageError."""
-    at = [index for index, word in enumerate(words) if word == between]
-    a, b = (words[: at[0]], words[at[0] + 1 :]) if at else (words, [])
+def split(argv: Sequence[str], between: str) -> tuple[list[str], list[str]]:
+    """The paths of both sides, before and after `between`. Raises UsageError."""
+    at = [index for index, text in enumerate(argv) if text == between]
+    a, b = (argv[: at[0]], argv[at[0] + 1 :]) if at else (argv, [])
     if len(at) != 1 or not a or not b:
         raise UsageError(
             "harness compare",
-            "two sides, as A… -- B…",
+            "two sides, as A... -- B...",
             f"{len(a)} paths before -- and {len(b)} after" if len(at) < 2 else "-- twice",
             "Such as: harness compare baseline/ -- change/",
         )

@@ -11,16 +11,16 @@ from collections.abc import Sequence
 
 import msgspec
 
-from harness.compare.noise_model import TIMES
+from harness.metrics import SPEEDS
 from harness.results.logs.run_log import LogError, LoggedRun
 from harness.results.recipe import VarianceSource
 
 Runs = Sequence[LoggedRun]
-Place = tuple[tuple[str, str], ...]
+Environment = tuple[tuple[str, str], ...]
 SIDES = ("A", "B")
 
 
-def refuse_foreign(a: Runs, b: Runs) -> None:
+def check_comparable(a: Runs, b: Runs) -> None:
     """Raises LogError unless each side is one configuration and both measure the same thing."""
     for name, side in zip(SIDES, (a, b), strict=True):
         _refuse_mixed(name, side)
@@ -30,7 +30,7 @@ def refuse_foreign(a: Runs, b: Runs) -> None:
         _refuse_unlike(field, of[0], of[1])
 
 
-def refuse_unlike_core(a: Runs, b: Runs) -> None:
+def check_same_core_settings(a: Runs, b: Runs) -> None:
     """Raises LogError where scores of CORE are of another bundle or of other settings.
 
     A run that does not say how it was evaluated, as logs do not, is taken as it is.
@@ -71,7 +71,7 @@ def _refuse_unlike(
         )
 
 
-def stopped_by_design(side: Runs) -> list[LoggedRun]:
+def accept_planned_stops(side: Runs) -> list[LoggedRun]:
     """Runs that all stop at one step before the schedule's end were meant to stop there."""
     stops = {run.steps for run in side}
     early = [
@@ -87,7 +87,7 @@ def stopped_by_design(side: Runs) -> list[LoggedRun]:
 
 def source_of_variance(name: str, a: Runs, b: Runs) -> VarianceSource:
     """Which variance two runs of these sides show."""
-    if name in TIMES:
+    if name in SPEEDS:
         return "launch"
     return "nondeterminism" if _one_seed(a, b) else a[0].varied
 
@@ -98,21 +98,21 @@ def _one_seed(a: Runs, b: Runs) -> bool:
     return told or all(run.varied == "nondeterminism" for run in (*a, *b))
 
 
-def place(run: LoggedRun) -> Place:
+def environment_of(run: LoggedRun) -> Environment:
     """The environment of a run as one value."""
     return tuple(sorted(run.environment.items()))
 
 
-def same_environment(
+def runs_of_one_environment(
     name: str, a: Runs, b: Runs
 ) -> tuple[tuple[Runs, Runs] | None, str | None, list[str]]:
     """The runs whose speeds may be compared; the reason where none may, or where none decides."""
     measured = [[run for run in side if name in run.metrics] for side in (a, b)]
-    keys = [{place(run) for run in side} for side in measured]
+    keys = [{environment_of(run) for run in side} for side in measured]
     shared = keys[0] & keys[1]
     if not shared:
         return None, "refused: " + _differing(measured[0], measured[1]), []
-    kept = [[run for run in side if place(run) in shared] for side in measured]
+    kept = [[run for run in side if environment_of(run) in shared] for side in measured]
     notes = []
     if sum(map(len, kept)) < sum(map(len, measured)):
         notes.append("only runs of environments that both sides have")
@@ -158,7 +158,7 @@ def remarks(a: Runs, b: Runs) -> list[str]:
     seen: dict[tuple[tuple[str, float], ...], str] = {}
     for run in (*a, *b):
         key = tuple(sorted(run.metrics.items()))
-        timed = any(name in TIMES for name in run.metrics)
+        timed = any(name in SPEEDS for name in run.metrics)
         if timed and key in seen:
             notes.append(f"{run.source} has every number of {seen[key]}: a copy?")
         seen.setdefault(key, run.source)

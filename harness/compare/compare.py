@@ -1,152 +1,85 @@
-"""Compares two sides of runs, metric by metric. Takes runs, a rule and a noise model.
+"""Compares two sides of runs, metric by metric.
 
-Quality is compared over all whole runs of a side. Speed is compared only between runs of one
-environment, as far as the logs show it: across environments it is refused, with the field that
-differs; where a log does not tell its environment the difference is shown and decides nothing.
-What a side lacks counts too: runs of B that diverged are a regression, and runs that broke off
-leave the whole inconclusive, because those that went well are not a fair sample.
-
-In the flow: after readers, noise model and margins; before `summary`. Never reads disk, never
-prints.
+Quality is compared over all runs of a side that reached their end. Speed is compared only between
+runs of one environment, as far as the logs identify it: across environments it is refused with the
+field that differs; where a log does not identify its environment the difference is informational.
+Runs that did not reach their end count too: a larger share of diverged runs in B is a regression,
+and any other broken run leaves the comparison inconclusive, because the runs that reached their end
+are then not a fair sample. Never reads disk, never prints.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import msgspec
 import numpy as np
 
 from harness import errors
+from harness.compare import engine
 from harness.compare.comparability import (
     SIDES,
-    Place,
+    Environment,
     Runs,
-    place,
-    refuse_foreign,
-    refuse_unlike_core,
+    accept_planned_stops,
+    check_comparable,
+    check_same_core_settings,
+    environment_of,
     remarks,
-    same_environment,
+    runs_of_one_environment,
     source_of_variance,
-    stopped_by_design,
 )
-from harness.compare.core import PairedCore
-from harness.compare.metrics import SCALED, Margin, default_margin, given, same_story
-from harness.compare.noise_model import TIMES, NoiseModel, NoiseRow
-from harness.metrics import COMPARED, Metric, Scale
+from harness.compare.margins import Margin, default_margin, stated_margin
+from harness.compare.noise_model import NoiseModel, NoiseRow
+from harness.compare.result import EXIT_CODES, ComparedSide, Comparison, MetricResult, Replicate
+from harness.compare.rules import OnePair, Rule
+from harness.format import plural
+from harness.metrics import (
+    COMPARED,
+    CORE_SCORES,
+    METRICS,
+    SPEEDS,
+    Metric,
+    duplicates,
+    metric_named,
+    preferred,
+)
 from harness.results.logs.run_log import LogError
-from harness.stats import power
-from harness.stats.decision import Difference, Known, Noise, Outcome, decide, difference
-from harness.stats.distributions import t_quantile
-from harness.stats.inference import Contrast, detectable
+from harness.stats.decision import Difference, KnownSd, Outcome, difference
 from harness.stats.regression import fit_blocks
 
-EXIT_CODES: dict[Outcome, int] = {
-    "pass": errors.PASS,
-    "inconclusive": errors.INCONCLUSIVE,
-    "regression": errors.REGRESSION,
-}
-
-
-Replicate = Literal["run", "launch"]  # what n counts
+DIRECTION_UNKNOWN = (
+    "direction unknown: not judged; --higher-better {name} or --lower-better {name} states it"
+)
 
 
 class CompareOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What the command line fixes: error rate, margins, stated SDs, metrics, their direction."""
+    """What the user fixes: error rate, margins, known SDs, metrics and their directions.
+
+    `metrics`: only these; empty for all that both sides have. `also`: metrics that were read on
+    request, shown although they are not registered.
+    """
 
     alpha: float = 0.05
     margins: Mapping[str, float] = {}
     sds: Mapping[str, float] = {}
-    metrics: Sequence[str] = ()  # none: all that both sides have
+    metrics: Sequence[str] = ()
     higher_better: Sequence[str] = ()
-    also: Sequence[str] = ()  # metrics that were read on request, and are shown whatever they are
+    lower_better: Sequence[str] = ()
+    also: Sequence[str] = ()
     replicate: Replicate = "run"
 
 
-class MetricResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One metric. Differences are B minus A, of natural logarithms where `scale` says so.
+def compare(
+    a: Runs, b: Runs, options: CompareOptions, noise_model: NoiseModel, rule: Rule | None = None
+) -> Comparison:
+    """The comparison of side B with side A, by default one pair at `options.alpha`.
 
-    `low` and `high` are the one-sided limits at alpha each; None without degrees of freedom.
-    `outcome` is None for a metric that is only shown; `reason` says why there is no verdict.
+    Raises LogError where the sides may not be compared, UsageError for options without meaning.
     """
-
-    metric: str
-    title: str
-    unit: str
-    scale: Scale
-    harm_sign: int
-    n: tuple[int, int]
-    means: tuple[float, float]
-    estimate: float | None = None
-    low: float | None = None
-    high: float | None = None
-    df: float | None = None
-    sd: float | None = None
-    noise: Noise | Literal["stated"] | None = None
-    noise_from: str = ""
-    margin: float | None = None
-    margin_from: str = ""
-    minimum_detectable: float | None = None
-    outcome: Outcome | None = None
-    small_harm: bool = False
-    more_runs: int | None = None  # a side, were the difference seen the truth
-    reason: str | None = None
-    notes: list[str] = []
-    replicate: Replicate = "run"
-
-    @property
-    def better(self) -> bool:
-        """Even the worse end of the interval is better than no change."""
-        ends = [self.harm(end) for end in (self.low, self.high) if end is not None]
-        return bool(ends) and max(ends) < 0 and resolves(self.metric, self.estimate or 0.0)
-
-    def harm(self, value: float) -> float:
-        """A difference in the direction that is worse."""
-        return self.harm_sign * value
-
-
-def resolves(metric: str, estimate: float) -> bool:
-    """Whether a difference is worth a mark; of a metric that nobody knows, any is."""
-    return metric not in COMPARED or COMPARED[metric].resolves(estimate)
-
-
-class ComparedSide(msgspec.Struct, frozen=True, kw_only=True):
-    """What a side is made of."""
-
-    name: str
-    runs: int
-    whole: int
-    family: str
-    steps: int
-    scale: str | None
-    gpus: list[str]
-    sources: list[str]
-    broken: list[str]  # why runs are not whole
-
-
-class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that is said of two sides."""
-
-    sides: tuple[ComparedSide, ComparedSide]
-    outcome: Outcome
-    reason: str
-    alpha: float
-    metrics: list[MetricResult]
-    notes: list[str]
-    core: PairedCore | None = None  # the same two sides on the examples of CORE
-
-    @property
-    def exit_code(self) -> int:
-        """That of the worst metric."""
-        return EXIT_CODES[self.outcome]
-
-
-def compare(a: Runs, b: Runs, asked: CompareOptions, noise_model: NoiseModel) -> Comparison:
-    """The comparison of side B with side A. Raises LogError where they may not be compared."""
-    refuse_foreign(a, b)
-    if not asked.metrics or any(name.startswith("core") for name in asked.metrics):
-        refuse_unlike_core(a, b)
-    a, b = stopped_by_design(a), stopped_by_design(b)
+    check_comparable(a, b)
+    if not options.metrics or any(name in CORE_SCORES for name in options.metrics):
+        check_same_core_settings(a, b)
+    a, b = accept_planned_stops(a), accept_planned_stops(b)
     sides = (_side("A", a), _side("B", b))
     whole = tuple([run for run in side if run.ending is None] for side in (a, b))
     if not whole[0]:
@@ -154,15 +87,18 @@ def compare(a: Runs, b: Runs, asked: CompareOptions, noise_model: NoiseModel) ->
             "side A",
             "at least one run that reached its end",
             "; ".join(sides[0].broken[:3]),
-            "Without a whole baseline there is nothing to compare with: make it again.",
+            "Run the baseline again: there is nothing to compare with.",
         )
-    metrics = _judgements(whole[0], whole[1], asked, noise_model) if whole[1] else []
+    metrics = []
+    if whole[1]:
+        rule = rule or OnePair(alpha=options.alpha)
+        metrics = _Pair(whole[0], whole[1], options, noise_model, rule).results()
     outcome, reason = _overall(metrics, sides, a, b)
     return Comparison(
         sides=sides,
         outcome=outcome,
         reason=reason,
-        alpha=asked.alpha,
+        alpha=options.alpha,
         metrics=metrics,
         notes=remarks(a, b),
     )
@@ -186,86 +122,168 @@ def _side(name: str, runs: Runs) -> ComparedSide:
 # --- one metric -----------------------------------------------------------------------------------
 
 
-def _judgements(
-    a: Runs, b: Runs, asked: CompareOptions, noise_model: NoiseModel
-) -> list[MetricResult]:
-    there = {
-        name: None
-        for run in a
-        for name in run.metrics
-        if any(name in other.metrics for other in b)
-        and (name in COMPARED or _is_asked(name, asked))
-    }
-    _refuse_unknown(asked, a, b)
-    if "tokens_per_s" in there:
-        there.pop("tokens_per_s_job", None)
-    names = [name for name in COMPARED if name in there]
-    names += [name for name in there if name not in COMPARED]
-    if not names:
-        raise LogError(
-            "metrics",
-            "at least one metric that both sides have",
-            f"{_names(a)} against {_names(b)}",
-            "Read a number that both logs hold, with --regex NAME=PATTERN.",
+class _Pair:
+    """Two sides of whole runs, compared by one rule."""
+
+    def __init__(
+        self, a: Runs, b: Runs, options: CompareOptions, noise_model: NoiseModel, rule: Rule
+    ) -> None:
+        self.a, self.b, self.rule = a, b, rule
+        self.options, self.noise_model = options, noise_model
+
+    def results(self) -> list[MetricResult]:
+        """One result a metric that both sides have, in the order of the registry."""
+        _check_names(self.options, self.a, self.b)
+        names = preferred([name for name in self._common() if self._is_shown(name)])
+        if not names:
+            raise LogError(
+                "metrics",
+                "at least one metric that both sides have",
+                f"{_names(self.a)} against {_names(self.b)}",
+                "Read a number that both logs hold, with --regex NAME=PATTERN.",
+            )
+        informational = duplicates(names, lambda name: self._margin(name) is not None)
+        return [
+            self._result(name, informational=name in informational)
+            for name in names
+            if not self.options.metrics or name in self.options.metrics
+        ]
+
+    def _common(self) -> list[str]:
+        found = dict.fromkeys(name for run in self.a for name in run.metrics)
+        return [name for name in found if any(name in run.metrics for run in self.b)]
+
+    def _is_shown(self, name: str) -> bool:
+        options = self.options
+        requested = (*options.metrics, *options.margins, *options.also)
+        return name in COMPARED or name in requested
+
+    def _result(self, name: str, *, informational: bool) -> MetricResult:
+        options, speed = self.options, name in SPEEDS
+        metric = metric_named(name, options.higher_better, options.lower_better)
+        usable, reason, notes = (self.a, self.b), None, list[str]()
+        if speed:
+            found, reason, notes = runs_of_one_environment(name, self.a, self.b)
+            refused, usable = found is None, found or usable
+        sides = _with_values(metric, usable)
+        for label, side, whole in zip(SIDES, sides, (self.a, self.b), strict=True):
+            if len(side) < len(whole):
+                notes.append(f"{len(side)} of {len(whole)} runs of {label}")
+        margin = self._margin(name)
+        if informational and name not in options.margins:
+            margin = None
+        notes += self._margin_notes(metric, margin, informational)
+        values = [[run.metrics[name] for run in side] for side in sides]
+        start = engine.draft(
+            metric,
+            (len(values[0]), len(values[1])),
+            (float(np.mean(values[0])), float(np.mean(values[1]))),
+            margin=margin,
+            reason=reason,
+            notes=notes,
+            replicate=options.replicate,
         )
-    told = same_story(there, lambda name: _margin(name, a, b, asked, noise_model) is not None)
-    return [
-        _judge(name, a, b, asked, noise_model, shown_only=name in told)
-        for name in names
-        if not asked.metrics or name in asked.metrics
-    ]
+        if speed and refused:
+            return start
+        result = engine.conclude(start, *self._difference(metric, sides, values))
+        if result.outcome == "regression" and speed:
+            note = "unconfirmed: one session; a slowdown counts once a second session shows it"
+            result = msgspec.structs.replace(result, notes=[*result.notes, note])
+        return result
+
+    def _margin(self, name: str) -> Margin | None:
+        if name in self.options.margins:
+            return stated_margin(name, self.options.margins[name])
+        return default_margin(name, self._row(name, self.a, self.b), self.a[0].full_scale)
+
+    def _margin_notes(
+        self, metric: Metric, margin: Margin | None, informational: bool
+    ) -> list[str]:
+        name = metric.name
+        if metric.better is None:
+            return [DIRECTION_UNKNOWN.format(name=name)]
+        if margin is not None or metric.margin.noise_sds is None or informational:
+            return []
+        scale = self.a[0].scale or "this recipe"
+        row = f"{scale}, {name}, {source_of_variance(name, self.a, self.b)}"
+        return [f"no margin: the noise model has no row for {row}; --margin {name}=M sets one"]
+
+    def _row(self, name: str, a: Runs, b: Runs) -> NoiseRow | None:
+        """The noise model's row for A; None where B is known to be of another scale."""
+        scales, gpus = {run.scale for run in a}, {run.gpu for run in (*a, *b)}
+        if len(scales) > 1 or any(run.scale not in (None, a[0].scale) for run in b):
+            return None
+        gpu = gpus.pop() if len(gpus) == 1 else None
+        return self.noise_model.find(a[0].scale, name, gpu, source_of_variance(name, a, b))
+
+    def _difference(
+        self, metric: Metric, sides: tuple[Runs, Runs], values: Sequence[Sequence[float]]
+    ) -> tuple[Difference, Rule, str]:
+        """The difference, the rule, and where the noise comes from."""
+        name = metric.name
+        a, b = values
+        if metric.scale == "log":
+            a, b = [math.log(value) for value in a], [math.log(value) for value in b]
+        environments = [[environment_of(run) for run in side] for side in sides]
+        if name in SPEEDS and len({*environments[0], *environments[1]}) > 1:
+            return _blocks((a, b), environments), self.rule, "the runs' own, inside environments"
+        if name in self.options.sds:
+            known = KnownSd(sd=self.options.sds[name], df=math.inf)
+            stated = difference(a, b, known, stated=True)
+            return stated, self.rule, "stated on the command line"
+        row = self._row(name, *sides)
+        if row is not None:
+            return difference(a, b, row.known), self.rule, f"{row.describe()}, {row.runs} runs"
+        return difference(a, b), self.rule, engine.OWN_NOISE
 
 
-def _is_asked(name: str, asked: CompareOptions) -> bool:
-    return name in (*asked.metrics, *asked.margins, *asked.also)
-
-
-def _refuse_unknown(asked: CompareOptions, a: Runs, b: Runs) -> None:
+def _check_names(options: CompareOptions, a: Runs, b: Runs) -> None:
+    """Raises UsageError for metrics that the logs do not have, and for wrong directions."""
     known = {name for run in (*a, *b) for name in run.metrics}
     for option, names in (
-        ("--metric", asked.metrics),
-        ("--margin", asked.margins),
-        ("--sd", asked.sds),
+        ("--metric", options.metrics),
+        ("--margin", options.margins),
+        ("--sd", options.sds),
+        ("--higher-better", options.higher_better),
+        ("--lower-better", options.lower_better),
     ):
         for name in names:
             if name not in known:
                 raise errors.UsageError(
                     f"{option} {name}",
                     "a metric that the logs have",
-                    f"{name!r}",
+                    repr(name),
                     f"They have: {', '.join(sorted(known))}.",
                 )
+    for name in options.margins:
+        if metric_named(name, options.higher_better, options.lower_better).better is None:
+            raise errors.UsageError(
+                f"--margin {name}",
+                "a metric whose direction is known",
+                f"{name}, which is not a registered metric",
+                f"Add --higher-better {name} or --lower-better {name}.",
+            )
+    _check_direction(options, "higher", options.higher_better)
+    _check_direction(options, "lower", options.lower_better)
+
+
+def _check_direction(options: CompareOptions, better: str, names: Sequence[str]) -> None:
+    for name in names:
+        if name in METRICS and METRICS[name].better != better:
+            raise errors.UsageError(
+                f"--{better}-better {name}",
+                f"{METRICS[name].better}, the registered direction of {name}",
+                better,
+                "Leave the option out.",
+            )
+        if name in options.higher_better and name in options.lower_better:
+            raise errors.UsageError(
+                name, "one direction", "two", "Give --higher-better or --lower-better."
+            )
 
 
 def _names(side: Runs) -> str:
     return ", ".join(sorted({name for run in side for name in run.metrics})) or "none"
-
-
-def _judge(
-    name: str, a: Runs, b: Runs, asked: CompareOptions, noise_model: NoiseModel, *, shown_only: bool
-) -> MetricResult:
-    metric = COMPARED.get(name) or Metric(
-        name=name, title=name, unit="", harm=-1 if name in asked.higher_better else 1
-    )
-    usable, reason, notes = same_environment(name, a, b) if name in TIMES else ((a, b), None, [])
-    sides = _with_values(metric, usable or (a, b))
-    for label, side, whole in zip(SIDES, sides, (a, b), strict=True):
-        if len(side) < len(whole):
-            notes.append(f"{len(side)} of {len(whole)} runs of {label}")
-    margin = _margin(name, a, b, asked, noise_model)
-    if shown_only and name not in asked.margins:
-        margin = None
-    if margin is None and name in SCALED and not shown_only:
-        where = f"{a[0].scale or 'its recipe'}, {name}, {source_of_variance(name, a, b)}"
-        notes.append(
-            f"no margin: the noise model has no row for {where}; --margin {name}=M sets one"
-        )
-    empty = _empty(metric, sides, margin, reason, notes, asked.replicate)
-    if usable is None:
-        return empty
-    row = _row(name, sides[0], sides[1], noise_model)
-    found, source = _difference(metric, sides, asked, row)
-    return _judged(empty, found, source, margin, asked.alpha)
 
 
 def _with_values(metric: Metric, sides: tuple[Runs, Runs]) -> tuple[Runs, Runs]:
@@ -282,138 +300,20 @@ def _with_values(metric: Metric, sides: tuple[Runs, Runs]) -> tuple[Runs, Runs]:
     return a, b
 
 
-def _empty(
-    metric: Metric,
-    sides: tuple[Runs, Runs],
-    margin: Margin | None,
-    reason: str | None,
-    notes: list[str],
-    replicate: Replicate,
-) -> MetricResult:
-    """All that is known before the difference is taken."""
-    a, b = ([run.metrics[metric.name] for run in side] for side in sides)
-    return MetricResult(
-        metric=metric.name,
-        title=metric.title,
-        unit=metric.unit,
-        scale=metric.scale,
-        harm_sign=metric.harm,
-        n=(len(a), len(b)),
-        means=(float(np.mean(a)), float(np.mean(b))),
-        margin=margin.value if margin else None,
-        margin_from=margin.why if margin else "",
-        outcome="inconclusive" if margin else None,
-        reason=reason,
-        notes=notes,
-        replicate=replicate,
-    )
-
-
-def _margin(
-    name: str, a: Runs, b: Runs, asked: CompareOptions, noise_model: NoiseModel
-) -> Margin | None:
-    if name in asked.margins:
-        return given(name, asked.margins[name])
-    return default_margin(name, _row(name, a, b, noise_model), a[0].full_scale)
-
-
-def _row(name: str, a: Runs, b: Runs, noise_model: NoiseModel) -> NoiseRow | None:
-    """The noise model's row for the baseline, unless the change is known to be of another scale."""
-    scales, gpus = {run.scale for run in a}, {run.gpu for run in (*a, *b)}
-    if len(scales) > 1 or any(run.scale not in (None, a[0].scale) for run in b):
-        return None
-    gpu = gpus.pop() if len(gpus) == 1 else None
-    return noise_model.find(a[0].scale, name, gpu, source_of_variance(name, a, b))
-
-
-def _difference(
-    metric: Metric, sides: tuple[Runs, Runs], asked: CompareOptions, row: NoiseRow | None
-) -> tuple[Difference, str]:
-    """The difference and where its noise is from."""
-    name = metric.name
-    a, b = ([run.metrics[name] for run in side] for side in sides)
-    if metric.scale == "log":
-        a, b = [math.log(value) for value in a], [math.log(value) for value in b]
-    places = [[place(run) for run in side] for side in sides]
-    if name in TIMES and len({*places[0], *places[1]}) > 1:
-        return _blocks((a, b), places), "the runs' own, inside environments"
-    if name in asked.sds:
-        known = Known(sd=asked.sds[name], df=math.inf)
-        return difference(a, b, known), "stated on the command line"
-    if row is not None:
-        words = f"the {row.origin} noise model, {row.scale}, {row.gpu}, {row.source}"
-        return difference(a, b, row.known), f"{words}, {row.runs} runs"
-    return difference(a, b), "the runs' own"
-
-
-def _blocks(values: Sequence[Sequence[float]], places: Sequence[Sequence[Place]]) -> Difference:
+def _blocks(
+    values: Sequence[Sequence[float]], environments: Sequence[Sequence[Environment]]
+) -> Difference:
     """B minus A inside environments: each environment has its own level."""
-    numbers = {where: index for index, where in enumerate(dict.fromkeys(places[0]))}
+    numbers = {where: index for index, where in enumerate(dict.fromkeys(environments[0]))}
     fit = fit_blocks(
         np.array([*values[0], *values[1]], dtype=np.float64),
-        np.array([numbers[where] for side in places for where in side], dtype=np.intp),
+        np.array([numbers[where] for side in environments for where in side], dtype=np.intp),
         np.array([0] * len(values[0]) + [1] * len(values[1]), dtype=np.intp),
     )
-    return Difference(contrast=fit.contrast(0), noise="pooled", sd=fit.sd)
+    return Difference(contrast=fit.contrast(0), method="blocks", sd=fit.sd, run_sd=fit.sd)
 
 
-def _judged(
-    empty: MetricResult, found: Difference, source: str, margin: Margin | None, alpha: float
-) -> MetricResult:
-    contrast, notes = found.contrast, list(empty.notes)
-    for side in found.excess_variance:
-        notes.append(
-            f"side {SIDES[side]} varies more than the noise model's SD allows: Welch's limits"
-        )
-    if not contrast.df > 0:
-        why = _no_noise(empty)
-        return msgspec.structs.replace(
-            empty, estimate=contrast.estimate, reason=empty.reason or why, notes=notes
-        )
-    critical = t_quantile(1 - alpha, contrast.df)
-    noise = (
-        "stated" if source.startswith("stated") and found.noise == "noise_model" else found.noise
-    )
-    shown = msgspec.structs.replace(
-        empty,
-        estimate=contrast.estimate,
-        low=contrast.estimate - critical * contrast.se,
-        high=contrast.estimate + critical * contrast.se,
-        df=contrast.df,
-        sd=found.sd,
-        noise=noise,
-        noise_from="the runs' own" if noise == "welch" else source,
-        minimum_detectable=detectable(critical, contrast.df, contrast.se, power.BETA),
-        notes=notes,
-    )
-    if margin is None or empty.reason:
-        return shown
-    harm = Contrast(estimate=empty.harm(contrast.estimate), se=contrast.se, df=contrast.df)
-    verdict = decide(harm, margin.value, alpha)
-    more = None
-    if verdict.outcome == "inconclusive":
-        df = contrast.df if noise in ("noise_model", "stated") else None
-        more = power.more_runs(harm.estimate, found.sd, margin.value, empty.n, alpha, df=df)
-    if verdict.outcome == "regression" and empty.metric in TIMES:
-        notes.append("unconfirmed: one session; a slowdown counts once a second session shows it")
-    return msgspec.structs.replace(
-        shown,
-        outcome=verdict.outcome,
-        small_harm=verdict.small_harm and resolves(empty.metric, contrast.estimate),
-        more_runs=more,
-    )
-
-
-def _no_noise(empty: MetricResult) -> str:
-    """Why there is no interval."""
-    if empty.replicate == "launch":
-        return "one launch and no SD to go by: a second one gives an interval"
-    n = empty.n
-    lone = "one run a side" if max(n) == 1 else f"{n[0]} and {n[1]} runs"
-    return f"{lone} and no SD to go by: a second run a side gives an interval, or --sd NAME=SD"
-
-
-# --- the whole ------------------------------------------------------------------------------------
+# --- all metrics ----------------------------------------------------------------------------------
 
 
 def _overall(
@@ -423,20 +323,18 @@ def _overall(
     if shares[1] > shares[0]:
         number = sum(run.diverged for run in b)
         return "regression", f"{number} of {len(b)} runs of B diverged or ran out of memory"
-    of = {
-        outcome: [judged.title for judged in metrics if judged.outcome == outcome]
+    titles = {
+        outcome: " and ".join(one.title for one in metrics if one.outcome == outcome)
         for outcome in EXIT_CODES
     }
-    if of["regression"]:
-        return "regression", f"worse in {' and '.join(of['regression'])}"
+    if titles["regression"]:
+        return "regression", f"worse in {titles['regression']}"
     for side in reversed(sides):
         if side.broken:
-            return (
-                "inconclusive",
-                f"{len(side.broken)} of {side.runs} runs of {side.name} are not whole",
-            )
-    if of["inconclusive"]:
-        return "inconclusive", f"open in {' and '.join(of['inconclusive'])}"
-    if of["pass"]:
-        return "pass", f"no harm beyond the margin in {' and '.join(of['pass'])}"
+            runs = f"{len(side.broken)} of {plural(side.runs, 'run')} of {side.name}"
+            return "inconclusive", f"{runs} did not reach their end"
+    if titles["inconclusive"]:
+        return "inconclusive", f"undecided in {titles['inconclusive']}"
+    if titles["pass"]:
+        return "pass", f"no harm beyond the margin in {titles['pass']}"
     return "inconclusive", "no metric has a margin: give one with --margin NAME=VALUE"

@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 
 from harness.errors import StoreError
+from harness.metrics import CORE_SCORES
 from harness.results.core_answers import CoreAnswers, CoreSettings, TaskFacts
 from harness.stats import inference, paired_tests
 from harness.stats.distributions import t_quantile
@@ -25,7 +26,6 @@ from harness.stats.inference import Contrast
 from harness.stats.paired_tests import Bootstrap, Floats
 
 DRAWS = 1000  # the limits then repeat to 4 % of the interval's half-width
-METRICS = ("core", "core_soft")
 
 Answers = dict[str, Floats]
 """Task -> (runs, examples): one value an answer."""
@@ -203,7 +203,7 @@ def paired(
     hard = [_over_room(_answers(side, "correct"), sides[0]) for side in (a, b)]
     soft = [_answers(side, "soft") for side in (a, b)]
     totals, of_tasks = [], []
-    for metric, answers in zip(METRICS, (hard, soft), strict=True):
+    for metric, answers in zip(CORE_SCORES, (hard, soft), strict=True):
         whole, each = _bootstrap(answers, alpha, draws)
         totals.append(_total(metric, whole, answers, alpha, (over_runs or {}).get(metric)))
         of_tasks.append(each)

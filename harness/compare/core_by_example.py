@@ -1,9 +1,8 @@
-"""The outcomes of CORE behind two sides of runs: found, read, compared example by example.
+"""CORE of two sides of runs, compared example by example.
 
-The scores of runs are judged like any metric, with the noise between runs. Here the same two sides
-are compared a second time, on the answers that were kept with their records: the one place that
-reads them for a comparison or a gate. What a side has not kept is said and not guessed. After
-`judgement`, before the commands and the gate.
+The scores of runs are compared like any metric, with the noise between runs. This file compares the
+same two sides a second time, on the answers to each example that are kept with their records. A
+side that kept no answers is reported, never guessed.
 """
 
 from collections.abc import Sequence
@@ -11,50 +10,50 @@ from collections.abc import Sequence
 import msgspec
 
 from harness.compare.comparability import SIDES, Runs
-from harness.compare.compare import CompareOptions, Comparison, MetricResult, compare
-from harness.compare.core import METRICS, PairedCore, paired, scores
+from harness.compare.compare import CompareOptions, compare
+from harness.compare.core import PairedCore, paired, scores
 from harness.compare.noise_model import NoiseModel
+from harness.compare.result import Comparison, MetricResult
+from harness.metrics import CORE_SCORES
 from harness.results import core_answers
 from harness.results.core_answers import CoreAnswers
 from harness.results.logs.from_store import core_path_of_store, logged_run
 from harness.results.logs.run_log import LogError, LoggedRun
 from harness.results.record import Record, attempt_name
 from harness.results.store import Store
-from harness.stats.distributions import t_quantile
 from harness.stats.inference import Contrast
 
 SAME_SCORE = 1e-5  # soft values are kept in single precision: a mean of them is good to 1e-7
 
 
-def with_core(found: Comparison, a: Runs, b: Runs, *, wanted: bool = False) -> Comparison:
+def with_core(comparison: Comparison, a: Runs, b: Runs, *, wanted: bool = False) -> Comparison:
     """The comparison with CORE by example, where both sides kept their outcomes.
 
     `wanted`: somebody asked for it, so that its absence is an error. Raises LogError, StoreError.
     """
     whole = [[run for run in side if run.ending is None] for side in (a, b)]
     sides = [[run for run in side if run.answers is not None] for side in whole]
-    scored = [judged for judged in found.metrics if judged.metric in METRICS]
+    scored = [one for one in comparison.metrics if one.metric in CORE_SCORES]
     if wanted and not all(sides):
         raise _not_kept(sides)
     if not wanted and not (scored and any(sides)):
-        return found
+        return comparison
     if not all(sides):
         note = f"{_lacking(sides)} kept no answers to CORE: no comparison example by example"
-        return msgspec.structs.replace(found, notes=[*found.notes, note])
+        return msgspec.structs.replace(comparison, notes=[*comparison.notes, note])
     notes = [
         f"{len(kept)} of {len(side)} runs of {name} kept their answers to CORE"
         for name, kept, side in zip(SIDES, sides, whole, strict=True)
         if len(kept) < len(side)
     ]
     over_runs = {
-        judged.metric: contrast
-        for judged in scored
-        if judged.n == (len(sides[0]), len(sides[1]))
-        and (contrast := between_runs(judged, found.alpha)) is not None
+        one.metric: contrast
+        for one in scored
+        if one.n == (len(sides[0]), len(sides[1])) and (contrast := between_runs(one)) is not None
     }
     read = [[_read(run) for run in side] for side in sides]
-    core = paired(read[0], read[1], found.alpha, over_runs)
-    return msgspec.structs.replace(found, core=core, notes=[*found.notes, *notes])
+    core = paired(read[0], read[1], comparison.alpha, over_runs)
+    return msgspec.structs.replace(comparison, core=core, notes=[*comparison.notes, *notes])
 
 
 def of_records(
@@ -68,11 +67,13 @@ def of_records(
         [logged_run(one, 1, attempt_name(one), core_path_of_store(store.root, one)) for one in side]
         for side in (a, b)
     ]
-    names = [name for name in METRICS if all(name in run.metrics for side in sides for run in side)]
+    names = [
+        name for name in CORE_SCORES if all(name in run.metrics for side in sides for run in side)
+    ]
     if not names:
         return None
-    asked = CompareOptions(alpha=alpha, metrics=names)
-    return with_core(compare(sides[0], sides[1], asked, noise_model), sides[0], sides[1]).core
+    options = CompareOptions(alpha=alpha, metrics=names)
+    return with_core(compare(sides[0], sides[1], options, noise_model), sides[0], sides[1]).core
 
 
 def _read(run: LoggedRun) -> CoreAnswers:
@@ -80,7 +81,7 @@ def _read(run: LoggedRun) -> CoreAnswers:
     assert run.answers is not None, run.source
     found = core_answers.read(run.answers)
     again = scores([found])
-    for name in METRICS:
+    for name in CORE_SCORES:
         recorded, own = run.metrics.get(name), getattr(again, name)
         if recorded is not None and abs(recorded - own) > SAME_SCORE:
             raise LogError(
@@ -92,12 +93,11 @@ def _read(run: LoggedRun) -> CoreAnswers:
     return found
 
 
-def between_runs(judged: MetricResult, alpha: float) -> Contrast | None:
-    """The difference of a judgement whose limits are at `alpha`, with its error."""
-    if judged.estimate is None or judged.low is None or judged.high is None or not judged.df:
+def between_runs(result: MetricResult) -> Contrast | None:
+    """The difference with its error between runs; None without one."""
+    if result.estimate is None or result.se is None or not result.df:
         return None
-    se = (judged.high - judged.low) / (2 * t_quantile(1 - alpha, judged.df))
-    return Contrast(estimate=judged.estimate, se=se, df=judged.df)
+    return Contrast(estimate=result.estimate, se=result.se, df=result.df)
 
 
 def _lacking(sides: Sequence[Runs]) -> str:

@@ -1,21 +1,21 @@
-"""Finds the night since which runs of one configuration are slower or worse.
+"""Finds the session since which runs of one configuration are slower or worse.
 
-A gate compares a change with its base; what no change shows by itself (ten small harms, a driver, a
-machine that ages) shows over weeks. Records of one configuration and one seed are a series; each of
-its metrics is cut where its level moved:
+A gate compares a change with its base; drift that no single change shows (ten small harms, a
+driver, an aging machine) appears over weeks. Records of one configuration and one seed form a
+series, one value a session, such as a nightly run. Each metric of a series is cut where its level
+moved:
 
-    cost of a cut series = sum of squared distances to each stretch's mean + penalty · cuts
+    cost of a cut series = sum of squared distances to each segment's mean + penalty * cuts
 
-and the cheapest way of cutting is found exactly (PELT, by `ruptures`). The penalty is in units of
-the noise, which is taken from the differences of neighbours (their median: steps do not count),
-and is what the best single cut of pure noise of that length exceeds with probability ALPHA: it is
-simulated, with a fixed seed, through the very same steps. A single bad night is drawn in to three
-SDs of its neighbours first; a level has to last MIN_NIGHTS.
+and the cheapest segmentation is found exactly (PELT, by `ruptures`). The penalty is in units of the
+noise, which is estimated from differences of consecutive sessions (their median, so that steps do
+not count), and is what the best single cut of pure noise of that length exceeds with probability
+ALPHA: it is simulated, with a fixed seed, through the same steps. A single bad session is
+winsorized to three SDs of its neighbours first; a level has to last MIN_SESSIONS.
 
-Nights that hang together, as on a machine that warms up over days, raise far more alarms than ALPHA
-says (`benchmarks/drift.py`: neighbours correlated by 0.3, a year of them, 19 % of looks); the A/A
-gate of the same nights tells whether the machine is at fault. Pure; after the store
-and `margins`.
+Correlated sessions, as on a machine that warms up over days, raise many more alarms than ALPHA
+(`benchmarks/drift.py`: consecutive sessions correlated by 0.3 over a year, 19 % of looks); an A/A
+gate of the same sessions shows whether the machine is the cause. Pure.
 """
 
 import math
@@ -28,46 +28,46 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from harness.compare.metrics import default_margin, same_story
+from harness.compare.margins import default_margin
 from harness.errors import HarnessError
-from harness.metrics import COMPARED, Metric
+from harness.metrics import COMPARED, Metric, duplicates
 from harness.results.record import Record
 
 Floats = npt.NDArray[np.float64]
 
-ALPHA = 0.001  # one look at one metric: every night looks anew, at several metrics
-MIN_NIGHTS = 3  # a level that lasts shorter is not told from a few bad nights
-LEAST_NIGHTS = 12  # of fewer the noise is hardly known
-MOST_NIGHTS = 365  # the newest; what is older no longer says much about tonight
-RECENT_NIGHTS = 14  # a step further back has been seen
+ALPHA = 0.001  # one look at one metric: every session looks anew, at several metrics
+MIN_SESSIONS = 3  # a level that lasts shorter is not told from a few bad sessions
+LEAST_SESSIONS = 12  # of fewer the noise is hardly known
+MAX_SESSIONS = 365  # the newest; what is older no longer says much about tonight
+RECENT_SESSIONS = 14  # a step further back has been seen
 POWER = 0.9
 INTERVAL_Z = 1.9600  # of .975
 SIMULATED, SIMULATED_STEPS = 10_000, 500  # series of noise; of noise with a step
 _SEED = 20_250_101
 _NORMAL_MAD = 1.4826  # SD of a normal distribution over its median absolute deviation
 _DRAWN_IN_SDS = 3.0
-_WINDOW = 5  # neighbours, the night itself included
+_WINDOW = 5  # neighbours, the session itself included
 
 
-class Step(msgspec.Struct, frozen=True, kw_only=True):
+class DriftStep(msgspec.Struct, frozen=True, kw_only=True):
     """One move of a level. Sizes are after minus before, of logarithms where the metric's are."""
 
-    night: int  # the first of the new level, counted from 0
+    session: int  # the first of the new level, counted from 0
     at: float  # when that run started, Unix seconds
     size: float
     low: float  # 95 % interval, given that the level moved there
     high: float
-    nights: tuple[int, int]  # of the level before and of the new one
-    changed: list[str]  # what the records before and after tell apart
+    n: tuple[int, int]  # sessions of the level before and of the new one
+    changed: list[str]  # what differs between the records before and after
 
 
-class Watched(msgspec.Struct, frozen=True, kw_only=True):
+class MetricDrift(msgspec.Struct, frozen=True, kw_only=True):
     """One metric of one series. `missing` says why nothing could be looked for."""
 
     metric: str
-    nights: int
-    noise: float | None = None  # SD of one night
-    steps: list[Step] = []
+    sessions: int
+    noise: float | None = None  # SD of one session
+    steps: list[DriftStep] = []
     detectable: float | None = None  # a step before the last week that 9 of 10 looks would see
     margin: float | None = None  # None: shown, never an alarm
     missing: str | None = None
@@ -80,11 +80,11 @@ class Series(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     trainer: str
     device: str
-    nights: int
+    sessions: int
     failed: int  # runs that did not complete, over the same time
     since: float
     until: float
-    watched: list[Watched]
+    metrics: list[MetricDrift]
 
 
 def watch(records: Iterable[Record], margins: Mapping[str, float] | None = None) -> list[Series]:
@@ -93,58 +93,60 @@ def watch(records: Iterable[Record], margins: Mapping[str, float] | None = None)
     for record in sorted(records, key=lambda one: one.started_at):
         together[_key(record)].append(record)
     found = [_series(series, margins or {}) for series in together.values()]
-    return sorted(found, key=lambda one: -one.nights)
+    return sorted(found, key=lambda one: -one.sessions)
 
 
-def alarms(found: Iterable[Series], recent: int = RECENT_NIGHTS) -> list[tuple[Watched, Step]]:
-    """The steps of the last nights that are worse, and by more than their margin perhaps."""
+def alarms(
+    found: Iterable[Series], recent: int = RECENT_SESSIONS
+) -> list[tuple[MetricDrift, DriftStep]]:
+    """The steps of the last sessions that are worse, and by more than their margin perhaps."""
     return [
-        (watched, step)
+        (one, step)
         for series in found
-        for watched in series.watched
-        for step in watched.steps
-        if watched.nights - step.night <= recent and _alarming(watched, step)
+        for one in series.metrics
+        for step in one.steps
+        if one.sessions - step.session <= recent and _alarming(one, step)
     ]
 
 
-def worse(metric: str, step: Step) -> bool:
+def is_worse(metric: str, step: DriftStep) -> bool:
     """Whether a step goes in the direction of harm."""
     return step.size * COMPARED[metric].harm > 0
 
 
 def steps_in(values: Sequence[float]) -> list[int]:
-    """Where a series of at least LEAST_NIGHTS values moves to another level."""
-    calm, sd = _calmed(np.asarray(values, dtype=np.float64))
+    """Where a series of at least LEAST_SESSIONS values moves to another level."""
+    winsorized, sd = _winsorized(np.asarray(values, dtype=np.float64))
     if sd == 0.0:
         return []
-    detector = _ruptures().KernelCPD(kernel="linear", min_size=MIN_NIGHTS)
-    ends = detector.fit((calm / sd).reshape(-1, 1)).predict(pen=penalty(len(calm)))
+    detector = _ruptures().KernelCPD(kernel="linear", min_size=MIN_SESSIONS)
+    ends = detector.fit((winsorized / sd).reshape(-1, 1)).predict(pen=penalty(len(winsorized)))
     return [int(end) for end in ends[:-1]]
 
 
 @lru_cache
-def penalty(nights: int) -> float:
-    """What one cut has to save, in squared SDs of a night; noise saves as much with ALPHA."""
+def penalty(sessions: int) -> float:
+    """What one cut has to save, in squared SDs of a session; noise saves as much with ALPHA."""
     random = np.random.default_rng(_SEED)
-    drawn = random.standard_normal((SIMULATED, nights))
-    return float(np.quantile(_best_cut(*_calmed(drawn)), 1.0 - ALPHA))
+    drawn = random.standard_normal((SIMULATED, sessions))
+    return float(np.quantile(_best_cut(*_winsorized(drawn)), 1.0 - ALPHA))
 
 
 @lru_cache
-def detectable_sds(nights: int, lasted: int = 7) -> float:
-    """The step, `lasted` nights before the end, that nine of ten looks would see; simulated."""
-    noise = np.random.default_rng(_SEED + 1).standard_normal((SIMULATED_STEPS, nights))
+def detectable_sds(sessions: int, lasted: int = 7) -> float:
+    """The step, `lasted` sessions before the end, that nine of ten looks would see; simulated."""
+    noise = np.random.default_rng(_SEED + 1).standard_normal((SIMULATED_STEPS, sessions))
     low, high = 0.0, 64.0
     while high - low > 0.02:
         size = (low + high) / 2
-        stepped = noise + size * (np.arange(nights) >= nights - lasted)
-        seen = float(np.mean(_best_cut(*_calmed(stepped)) > penalty(nights)))
+        stepped = noise + size * (np.arange(sessions) >= sessions - lasted)
+        seen = float(np.mean(_best_cut(*_winsorized(stepped)) > penalty(sessions)))
         low, high = (low, size) if seen >= POWER else (size, high)
     return high
 
 
 def _key(record: Record) -> tuple[Any, ...]:
-    """What two nights must share to be compared; code and environment may differ, and are told."""
+    """What two sessions must share to be compared; code and environment may differ."""
     identity = record.identity
     gpus = record.environment.get("gpus")
     device = _device(record) if gpus else ""
@@ -153,86 +155,90 @@ def _key(record: Record) -> tuple[Any, ...]:
 
 
 def _series(records: list[Record], margins: Mapping[str, float]) -> Series:
-    done = [one for one in records if one.status == "completed"][-MOST_NIGHTS:]
+    done = [one for one in records if one.status == "completed"][-MAX_SESSIONS:]
     since = done[0].started_at if done else records[0].started_at
     names = [name for name in COMPARED if any(one.metrics.get(name) is not None for one in done)]
     limits = {name: _margin(name, margins) for name in names}
-    told = same_story(names, lambda name: limits[name] is not None)
+    informational = duplicates(names, lambda name: limits[name] is not None)
     return Series(
         config_id=records[0].identity.config_id,
         seed=records[0].seed,
         trainer=records[0].trainer,
         device=_device(records[-1]),
-        nights=len(done),
+        sessions=len(done),
         failed=sum(one.status != "completed" and one.started_at >= since for one in records),
         since=since,
         until=records[-1].started_at,
-        watched=[
-            _watched(COMPARED[name], done, limits[name]) for name in names if name not in told
+        metrics=[
+            _metric_drift(COMPARED[name], done, limits[name])
+            for name in names
+            if name not in informational
         ],
     )
 
 
-def _watched(metric: Metric, records: list[Record], margin: float | None) -> Watched:
+def _metric_drift(metric: Metric, records: list[Record], margin: float | None) -> MetricDrift:
     kept = [one for one in records if _usable(metric, one.metrics.get(metric.name))]
-    found = Watched(metric=metric.name, nights=len(kept), margin=margin)
-    if len(kept) < LEAST_NIGHTS:
-        missing = f"{len(kept)} nights, {LEAST_NIGHTS} are needed"
+    found = MetricDrift(metric=metric.name, sessions=len(kept), margin=margin)
+    if len(kept) < LEAST_SESSIONS:
+        missing = f"{len(kept)} sessions, {LEAST_SESSIONS} are needed"
         return msgspec.structs.replace(found, missing=missing)
     values = np.array([one.metrics[metric.name] for one in kept], dtype=np.float64)
     values = np.log(values) if metric.scale == "log" else values
-    calm, sd = _calmed(values)
+    winsorized, sd = _winsorized(values)
     cuts = [0, *steps_in(values.tolist()), len(kept)]
     steps = [
-        _step(calm, float(sd), kept, start, cut, end)
+        _step(winsorized, float(sd), kept, start, cut, end)
         for start, cut, end in zip(cuts, cuts[1:], cuts[2:], strict=False)
     ]
     seen = float(sd) * detectable_sds(len(kept))
     return msgspec.structs.replace(found, noise=float(sd), steps=steps, detectable=seen)
 
 
-def _step(calm: Floats, sd: float, kept: list[Record], start: int, cut: int, end: int) -> Step:
-    size = float(calm[cut:end].mean() - calm[start:cut].mean())
+def _step(
+    winsorized: Floats, sd: float, kept: list[Record], start: int, cut: int, end: int
+) -> DriftStep:
+    size = float(winsorized[cut:end].mean() - winsorized[start:cut].mean())
     half = INTERVAL_Z * sd * math.sqrt(1 / (cut - start) + 1 / (end - cut))
-    return Step(
-        night=cut,
+    return DriftStep(
+        session=cut,
         at=kept[cut].started_at,
         size=size,
         low=size - half,
         high=size + half,
-        nights=(cut - start, end - cut),
+        n=(cut - start, end - cut),
         changed=_changed(kept[cut - 1], kept[cut]),
     )
 
 
-def _calmed(values: Floats) -> tuple[Floats, Any]:
-    """Series along the last axis with single bad nights drawn in, and the SD of one night."""
+def _winsorized(values: Floats) -> tuple[Floats, Any]:
+    """Series along the last axis with single bad sessions drawn in, and the SD of one session."""
     from scipy.ndimage import median_filter
 
     moves = np.abs(np.diff(values, axis=-1))
     sd = _NORMAL_MAD * np.median(moves, axis=-1) / math.sqrt(2)
-    # where most nights are equal to the last digit the median is 0, and the mean has to serve
+    # where most sessions are equal to the last digit the median is 0, and the mean has to serve
     sd = np.where(sd > 0, sd, np.sqrt(np.mean(moves**2, axis=-1) / 2))
     around = median_filter(values, size=(*(1,) * (values.ndim - 1), _WINDOW), mode="reflect")
     reach = _DRAWN_IN_SDS * sd[..., None]
     return np.clip(values, around - reach, around + reach), sd
 
 
-def _best_cut(calm: Floats, sd: Floats) -> Floats:
+def _best_cut(winsorized: Floats, sd: Floats) -> Floats:
     """What the best single cut of each series saves, in squared SDs."""
-    nights = calm.shape[-1]
-    sums = np.cumsum(calm - calm.mean(axis=-1, keepdims=True), axis=-1)
-    cut = np.arange(MIN_NIGHTS, nights - MIN_NIGHTS + 1)
-    saved = sums[..., cut - 1] ** 2 * nights / (cut * (nights - cut))
+    sessions = winsorized.shape[-1]
+    sums = np.cumsum(winsorized - winsorized.mean(axis=-1, keepdims=True), axis=-1)
+    cut = np.arange(MIN_SESSIONS, sessions - MIN_SESSIONS + 1)
+    saved = sums[..., cut - 1] ** 2 * sessions / (cut * (sessions - cut))
     best: Floats = saved.max(axis=-1) / sd**2
     return best
 
 
-def _alarming(watched: Watched, step: Step) -> bool:
-    if watched.margin is None:
+def _alarming(one: MetricDrift, step: DriftStep) -> bool:
+    if one.margin is None:
         return False
-    harm = [end * COMPARED[watched.metric].harm for end in (step.low, step.high)]
-    return min(harm) > 0 and max(harm) >= watched.margin
+    harm = [end * COMPARED[one.metric].harm for end in (step.low, step.high)]
+    return min(harm) > 0 and max(harm) >= one.margin
 
 
 def _margin(name: str, given: Mapping[str, float]) -> float | None:
@@ -252,20 +258,20 @@ def _usable(metric: Metric, value: float | None) -> bool:
 
 def _changed(before: Record, after: Record) -> list[str]:
     """What two records say of themselves that is not the same in both."""
-    told = []
+    changes = []
     if before.identity.code_id != after.identity.code_id:
-        told.append(f"code {before.identity.code_id[:12]} -> {after.identity.code_id[:12]}")
+        changes.append(f"code {before.identity.code_id[:12]} -> {after.identity.code_id[:12]}")
     names = sorted(set(before.environment) | set(after.environment))
     for name in names:
         old, new = before.environment.get(name), after.environment.get(name)
         plain = all(isinstance(one, str | int | bool | None) for one in (old, new))
         if plain and old != new and name != "environment_id":
-            told.append(f"{name} {old} -> {new}")
+            changes.append(f"{name} {old} -> {new}")
     if before.environment_id != after.environment_id:
-        told.append(f"environment {before.environment_id[:12]} -> {after.environment_id[:12]}")
+        changes.append(f"environment {before.environment_id[:12]} -> {after.environment_id[:12]}")
     if before.boot_id != after.boot_id:
-        told.append("the machine was started anew")
-    return told
+        changes.append("the machine was started anew")
+    return changes
 
 
 def _device(record: Record) -> str:

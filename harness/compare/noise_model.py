@@ -32,18 +32,16 @@ import msgspec
 import numpy as np
 
 from harness.errors import HarnessError
-from harness.metrics import SPEEDS
+from harness.metrics import CORE_SCORES, QUALITY, SPEEDS
 from harness.results.recipe import NoiseScope, VarianceSource, device_name, recipe_scale
 from harness.results.record import Record, sessions
-from harness.stats.decision import Known
+from harness.stats.decision import KnownSd
 from harness.stats.inference import pool
 
 Origin = Literal["shipped", "measured"]
 
 MEASURED_DF = 5
 SHIPPED = Path(__file__).with_name("noise_shipped.csv")
-QUALITY = ("val_bpb", "val_loss", "core", "core_soft")
-TIMES = (*SPEEDS, "train_time_s", "step_ms")
 
 
 class NoiseModelError(HarnessError):
@@ -70,9 +68,14 @@ class NoiseRow(msgspec.Struct, frozen=True, kw_only=True):
         return self.scale, self.metric, self.gpu, self.source
 
     @property
-    def known(self) -> Known:
-        """What a verdict needs of it."""
-        return Known(sd=self.sd, df=self.df)
+    def known(self) -> KnownSd:
+        """The SD with its degrees of freedom."""
+        return KnownSd(sd=self.sd, df=self.df)
+
+    def describe(self, *, other_recipe: bool = False) -> str:
+        """'the shipped noise model, gpt2-small, NVIDIA H100, seed'."""
+        of = ", of another recipe" if other_recipe else ""
+        return f"the {self.origin} noise model{of}, {self.scale}, {self.gpu}, {self.source}"
 
 
 Key = tuple[str, str, str, VarianceSource]  # scale, metric, GPU model, source
@@ -102,7 +105,7 @@ class NoiseModel:
             if (row.scale, row.metric, row.source) == (scale, metric, source)
         ]
         same = [row for row in fits if row.gpu == gpu and row.df >= MEASURED_DF]
-        if same or metric in TIMES or not fits:
+        if same or metric in SPEEDS or not fits:
             return same[0] if same else None
         merged = _merged(fits)
         return merged if merged.df >= MEASURED_DF else None
@@ -123,7 +126,7 @@ class NoiseModel:
             row
             for row in self.rows
             if (row.gpu, row.source) == (bench.device, source)
-            and row.metric in TIMES
+            and row.metric in SPEEDS
             and row.df >= MEASURED_DF
         ]
         return max(others, key=lambda row: (row.origin == "measured", row.df), default=None)
@@ -147,7 +150,7 @@ def _merged(rows: Sequence[NoiseRow]) -> NoiseRow:
         df=df,
         runs=sum(row.runs for row in rows),
         groups=sum(row.groups for row in rows),
-        origin="measured" if own else "prior",
+        origin="measured" if own else "shipped",
     )
 
 
@@ -163,11 +166,11 @@ def measured_rows(records: Iterable[Record]) -> list[NoiseRow]:
         for record in members
     }
     rows = []
-    for metric in (*QUALITY, *TIMES):
+    for metric in (*QUALITY, *SPEEDS):
         measured = [record for record in done if record.metrics.get(metric) is not None]
         for (scale, gpu), members in _by_place(measured).items():
             spreads: dict[VarianceSource, dict[str, Any]]
-            if metric in TIMES:
+            if metric in SPEEDS:
                 launches = _by(members, lambda record: session[record.plan_id, record.attempt])
                 spreads = {"launch": _pooled(launches, metric), "host": _hosts(members, metric)}
             else:
@@ -210,7 +213,7 @@ def _by(records: Iterable[Record], place: Any) -> list[list[Record]]:
 
 def _evaluated(metric: str) -> Callable[[Record], object]:
     """What else has to be equal in replicates: how CORE was evaluated, for its scores."""
-    return (lambda record: record.core) if metric.startswith("core") else (lambda record: None)
+    return (lambda record: record.core) if metric in CORE_SCORES else (lambda record: None)
 
 
 def _seeds(records: Iterable[Record], asked: Callable[[Record], object]) -> list[list[Record]]:
@@ -224,7 +227,7 @@ def _seeds(records: Iterable[Record], asked: Callable[[Record], object]) -> list
 
 def _values(records: Iterable[Record], metric: str) -> list[float]:
     values = [float(record.metrics[metric] or 0) for record in records]
-    return [math.log(value) for value in values if value > 0] if metric in TIMES else values
+    return [math.log(value) for value in values if value > 0] if metric in SPEEDS else values
 
 
 def _pooled(groups: Iterable[list[Record]], metric: str) -> dict[str, Any]:
@@ -308,15 +311,15 @@ def as_csv(rows: Iterable[NoiseRow]) -> str:
     return text.getvalue()
 
 
-def missing(records: Iterable[Record]) -> list[str]:
+def missing_rows(records: Iterable[Record]) -> list[str]:
     """What records still lack for rows of their own, and what it takes, one line each."""
     done = _completed(records)
     own = {(row.scale, row.metric, row.gpu, row.source): row.df for row in measured_rows(done)}
     lines = []
     for (scale, gpu), members in sorted(_by_place(done).items()):
         measured = {name for run in members for name, value in run.metrics.items() if value}
-        for metric in (*QUALITY, *TIMES):
-            source: VarianceSource = "launch" if metric in TIMES else "seed"
+        for metric in (*QUALITY, *SPEEDS):
+            source: VarianceSource = "launch" if metric in SPEEDS else "seed"
             df = own.get((scale, metric, gpu, source), 0)
             if metric in measured and df < MEASURED_DF:
                 lines.append(_lacking(scale, metric, gpu, source, df))

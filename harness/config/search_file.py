@@ -25,12 +25,12 @@ from harness.config.yaml_schema import (
     schema_error,
 )
 from harness.errors import StudyFileError
-from harness.metrics import METRICS
+from harness.metrics import COMPARED
 from harness.stats import Correction
 
 TRICK = "trick:"  # before the name of a trick, where a sampler knows fields by their paths
 LN_TIME = "ln_time_to_target"
-OBJECTIVES = (*METRICS, LN_TIME)
+OBJECTIVES = (*COMPARED, LN_TIME)
 SAMPLER = {"name": "TPESampler", "multivariate": True, "group": True}
 EXAMPLE = "{float: [0.001, 0.1], log: true}"
 

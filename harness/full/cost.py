@@ -18,9 +18,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from harness.compare.noise_model import TIMES, NoiseModel, NoiseRow
+from harness.compare.noise_model import NoiseModel, NoiseRow
 from harness.full.forecast import LEVEL, Estimate
 from harness.full.proxies import ForecastError
+from harness.metrics import SPEEDS
 from harness.results.recipe import NoiseScope
 from harness.results.record import Record
 from harness.stats.distributions import t_quantile
@@ -85,7 +86,7 @@ def launch_row(noise_model: NoiseModel, bench: NoiseScope) -> NoiseRow:
     Raises ForecastError for a noise model without any.
     """
     own = noise_model.of_launches("train_time_s", bench, "launch")
-    rows = [row for row in noise_model.rows if row.source == "launch" and row.metric in TIMES]
+    rows = [row for row in noise_model.rows if row.source == "launch" and row.metric in SPEEDS]
     if own is None and not rows:
         raise ForecastError(
             "noise noise model",

@@ -24,7 +24,7 @@ from harness.compare.noise_model import NoiseModel
 from harness.full.laws import BentLine, Law, Mixture, Points, PowerLaw
 from harness.full.proxies import LEAST_SIZES, Proxy, Scale, by_size, refuse_repeated, refuse_unlike
 from harness.full.scaling_law import Posterior, fit, lack_of_fit
-from harness.stats.decision import Known
+from harness.stats.decision import KnownSd
 from harness.stats.inference import pool
 
 LEVEL = 0.9  # of every interval: each end is a one-sided limit at 5 %, as everywhere here
@@ -101,9 +101,9 @@ class ForecastNoise(msgspec.Struct, frozen=True, kw_only=True):
     source: str
 
     @property
-    def known(self) -> Known:
+    def known(self) -> KnownSd:
         """What a fit needs of it."""
-        return Known(sd=self.sd, df=self.df)
+        return KnownSd(sd=self.sd, df=self.df)
 
 
 def replicate_noise(
@@ -217,7 +217,7 @@ class _Metric(msgspec.Struct, frozen=True, kw_only=True):
     sizes: list[list[Proxy]]
     law: Law
     points: Points
-    replicate: Known | None
+    replicate: KnownSd | None
     replicate_from: str
     posterior: Posterior
 
@@ -315,15 +315,15 @@ def _mean(name: MetricName, runs: Sequence[Proxy]) -> float:
 
 def _replicate(
     name: MetricName, sizes: Sequence[Sequence[Proxy]], at_target: ForecastNoise | None, law: Law
-) -> tuple[Known | None, str]:
+) -> tuple[KnownSd | None, str]:
     """The SD of one proxy about its size's mean, relative as the scatter is; where it is from."""
     groups = [[float(getattr(proxy, name)) for proxy in runs] for runs in sizes]
     scales = [float(law.scale(np.array(np.mean(group)))) for group in groups]
     pooled = pool([[v / s for v in group] for group, s in zip(groups, scales, strict=True)])
     if pooled.df > 0:
-        return Known(sd=pooled.sd, df=pooled.df), "the proxies' own replicates"
+        return KnownSd(sd=pooled.sd, df=pooled.df), "the proxies' own replicates"
     if at_target is not None:
-        relative = Known(sd=at_target.sd / min(scales), df=at_target.df)
+        relative = KnownSd(sd=at_target.sd / min(scales), df=at_target.df)
         return relative, at_target.source
     return None, "not known: one run a size, so the scatter of sizes holds it too"
 

@@ -131,7 +131,7 @@ class FullJob:
             planned, found = plan(self.file, self.path, self.trainer), examiner.needs()
         self._keep(planned)
         if self.stored is not None:  # another recipe's baseline decides nothing
-            baseline.refuse_foreign(self.stored, planned.job.identity, own_settings=False)
+            baseline.check_comparable(self.stored, planned.job.identity, own_settings=False)
         if self.options.proxies:
             return self._make_proxies(planned)
         return self._try(planned, examiner, found)

@@ -22,14 +22,16 @@ from typing import Any
 
 import msgspec
 
-from harness.compare.compare import CompareOptions, Comparison, compare
-from harness.compare.noise_model import MEASURED_DF, QUALITY, NoiseModel
+from harness.compare.compare import CompareOptions, compare
+from harness.compare.noise_model import MEASURED_DF, NoiseModel
+from harness.compare.result import Comparison
 from harness.errors import HarnessError
 from harness.format import markdown_row
 from harness.full.cost import FIELD_FROM_STEP
 from harness.full.forecast import ForecastNoise, replicate_noise
 from harness.gate import baseline
 from harness.gate.baseline import Baseline
+from harness.metrics import QUALITY
 from harness.results.logs.from_store import logged_runs
 from harness.results.recipe import device_name, recipe_scale
 from harness.results.record import Record
@@ -267,8 +269,8 @@ def against(stored: Baseline, records: Sequence[Record], noise_model: NoiseModel
     Speed needs both sides in one session; a stored one only screens, and the row has its own time.
     Raises BaselineError where they may not be compared, LogError where nothing can be.
     """
-    baseline.refuse_foreign(stored, records[0].identity, own_settings=False)
-    baseline.refuse_other_machine(stored, records[0])
+    baseline.check_comparable(stored, records[0].identity, own_settings=False)
+    baseline.check_same_hardware(stored, records[0])
     a, b = logged_runs(stored.now.records, stored.name), logged_runs(records, "this job")
     both = [n for n in QUALITY if all(any(n in run.metrics for run in side) for side in (a, b))]
     return compare(a, b, CompareOptions(metrics=both), noise_model)

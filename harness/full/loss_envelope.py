@@ -32,7 +32,7 @@ from harness.full.laws import MOST_FLOOR_BPB, BentLine, Law, Points, PowerLaw
 from harness.full.proxies import LEAST_SIZES, ForecastError, Scale, scale_of
 from harness.full.scaling_law import fit
 from harness.results.record import Record
-from harness.stats.decision import Known
+from harness.stats.decision import KnownSd
 from harness.stats.inference import pool
 
 if TYPE_CHECKING:
@@ -245,7 +245,7 @@ def _along(
             y=np.array([np.mean(group) for group in groups]),
             n=np.array([float(len(group)) for group in groups]),
         )
-        replicate = Known(sd=pooled.sd, df=pooled.df) if pooled.df else None
+        replicate = KnownSd(sd=pooled.sd, df=pooled.df) if pooled.df else None
         found.append(estimate(fit(law, points, replicate).run([at]), level))
     return found
 

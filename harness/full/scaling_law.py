@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.full.laws import BentLine, Floats, Law, Mixture, Points
-from harness.stats.decision import Known
+from harness.stats.decision import KnownSd
 
 SCATTERS, REPLICATES = 25, 9  # nodes of the grid
 _SCATTER_SDS = 4.0  # to either side: a family may lie far off its law, and be told so
@@ -44,7 +44,7 @@ class Posterior:
     covariance: Floats  # (m, 2, 2)
     scatters: Floats  # (m,)
     replicates: Floats  # (m,)
-    at_target: Known | None = None
+    at_target: KnownSd | None = None
 
     def line(self, x: Sequence[float]) -> Mixture:
         """The law at x, several x being equally likely."""
@@ -117,7 +117,7 @@ class Posterior:
 
 
 def fit(
-    law: Law, points: Points, replicate: Known | None = None, at_target: Known | None = None
+    law: Law, points: Points, replicate: KnownSd | None = None, at_target: KnownSd | None = None
 ) -> Posterior:
     """The law after it has seen `points`, at least three of them.
 
@@ -151,7 +151,7 @@ def _scatters(law: Law) -> tuple[Floats, Floats]:
     return median * np.exp(ln_sd * steps), -0.5 * steps**2
 
 
-def _replicates(known: Known | None) -> Floats:
+def _replicates(known: KnownSd | None) -> Floats:
     """Equally likely values of an SD that was estimated with so many degrees of freedom."""
     from scipy import special
 
@@ -202,7 +202,7 @@ def _quantile(values: Floats, weights: Floats, probability: float) -> float:
     return float(values[order][min(index, len(order) - 1)])
 
 
-def lack_of_fit(points: Points, posterior: Posterior, replicate: Known | None) -> float | None:
+def lack_of_fit(points: Points, posterior: Posterior, replicate: KnownSd | None) -> float | None:
     """P-value of sizes that lie off the law by no more than replicates explain.
 
     F-test on the line that comes nearest; its shape costs a degree of freedom like its two

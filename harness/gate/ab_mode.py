@@ -1,13 +1,13 @@
-"""What a turn of a speed A/B is: a few steps of two trainers that live at once, or a whole process.
+"""Chooses the mode of a speed A/B: interleaved where both trainers fit on the device, else
+sequential.
 
-Two resident trainers that take turns within seconds are the better clock, and cost one start a
-launch. It takes a trainer that steps when told, and a device that holds both. Where either is
-missing, each turn is a process of its own (`relay`): four starts a launch, and a host that has
-longer to drift in between.
+Interleaved is the more precise mode and starts each side once per launch. It needs a trainer that
+supports `pace` (stepping on command) and a device that holds both sides. Otherwise each segment is
+a process of its own (`ab_sequential`): four starts per launch, and more time for the host to drift.
 
-`auto` knows the memory from what earlier launches of the same configurations held, or by the
-trainer's own estimate; what neither knew is read when both are ready, and `gate` then plans anew.
-After `relay`, before `gate`. Starts nothing.
+`auto` takes the memory from earlier launches of the same configurations, or from the trainer's
+estimate. Where neither is known, memory is read once both sides are ready, and the gate is planned
+again if they do not fit. Starts nothing.
 """
 
 from typing import Literal, get_args
@@ -16,17 +16,18 @@ import msgspec
 
 from harness.config.yaml_schema import parse_choice
 from harness.errors import UsageError
-from harness.gate.ab_interleaved import Form, NoRoom, require_room
+from harness.gate.ab_interleaved import AbMode, NotEnoughMemory, check_memory
 from harness.runner.trainer import NativeTrainer
 
-Word = Literal["auto", "interleaved", "sequential"]
-SMALL_BYTES = 2 * 2**30  # both together: every device that trains has more; it need not be asked
+AbOption = Literal["auto", "interleaved", "sequential"]
+SMALL_BYTES = 2 * 2**30  # every GPU used for training has more, so it need not be queried
 
 
-class Memory(msgspec.Struct, frozen=True, kw_only=True):
-    """What the two sides will hold; None where that is not known.
+class MemoryEstimate(msgspec.Struct, frozen=True, kw_only=True):
+    """What each side will allocate; None where unknown.
 
-    `device_bytes`: what there was where it was read, in case that this machine names no GPU.
+    `device_bytes`: the device's memory in the launch that was measured, for a machine that lists no
+    GPU.
     """
 
     a_bytes: float | None
@@ -35,64 +36,73 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     source: str = "by the trainer's estimate"
 
 
-class AbMode(msgspec.Struct, frozen=True, kw_only=True):
-    """The form of all launches of a gate, and why it is that one. `auto`: nobody asked for it."""
+class AbChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """The mode of all launches of a gate, and why. `auto`: chosen here, not on the command line."""
 
-    form: Form
+    mode: AbMode
     why: str
     auto: bool = True
 
     @property
     def note(self) -> str:
-        """For a plan: the form, the reason, and what it means."""
-        if self.form == "sequential":
-            what = "whole processes one after the other, four starts a launch"
+        """One line for the plan: the mode, what it means, and why it was chosen."""
+        if self.mode == "sequential":
+            what = "whole processes one after the other, four starts per launch"
         else:
             what = "both sides at once, a few steps each"
-        return f"turns: A B B A of {what}: {self.why}"
+        return f"{self.mode} A/B: {what}, in the order A B B A ({self.why})"
 
 
-def word_of(text: str) -> Word:
-    """A word of the command line. Raises UsageError."""
-    hint = "resident: both at once; relay: one process after the other; auto: as it fits."
-    word: Word = parse_choice(text, get_args(Word), "--ab", hint)
-    return word
+def parse_ab(text: str) -> AbOption:
+    """The value of --ab. Raises UsageError."""
+    hint = (
+        "interleaved: both sides at once; sequential: one process after the other; "
+        "auto: interleaved where both fit."
+    )
+    option: AbOption = parse_choice(text, get_args(AbOption), "--ab", hint)
+    return option
 
 
-def choose(asked: Word, trainer: NativeTrainer, memory: Memory) -> AbMode:
-    """The form of a gate's launches. Raises UsageError where the trainer cannot do what is asked,
-    and TrainerError where it does not say what its machine has."""
+def choose(option: AbOption, trainer: NativeTrainer, memory: MemoryEstimate) -> AbChoice:
+    """The mode of a gate's launches.
+
+    Raises:
+        UsageError: `interleaved` was requested and the trainer cannot step on command.
+        TrainerError: the trainer does not describe its machine.
+    """
     if not trainer.paces:
-        why = f"the trainer {trainer.name!r} takes no steps on command"
-        if asked == "interleaved":
+        why = f"the trainer {trainer.name!r} cannot step on command"
+        if option == "interleaved":
             raise UsageError(
                 "--ab interleaved",
-                "a trainer that answers `pace`",
+                "a trainer that supports `pace`",
                 why,
-                "Leave --ab out: its turns are then short runs.",
+                "Leave --ab out: the segments are then short runs.",
             )
-        return AbMode(form="sequential", why=why)
-    if asked != "auto":
-        return AbMode(form=asked, why="asked for", auto=False)
+        return AbChoice(mode="sequential", why=why)
+    if option != "auto":
+        return AbChoice(mode=option, why="requested with --ab", auto=False)
     return _by_memory(trainer, memory)
 
 
-def _by_memory(trainer: NativeTrainer, memory: Memory) -> AbMode:
+def _by_memory(trainer: NativeTrainer, memory: MemoryEstimate) -> AbChoice:
     if memory.a_bytes is None or memory.b_bytes is None:
-        return AbMode(form="interleaved", why="what they hold is not known and will be read")
+        return AbChoice(
+            mode="interleaved", why="memory is not known yet and will be read once both are ready"
+        )
     both, device = memory.a_bytes + memory.b_bytes, memory.device_bytes
     if both > SMALL_BYTES:
         device = _device_bytes(trainer) or device
     try:
-        require_room(memory.a_bytes, memory.b_bytes, device)
-    except NoRoom as error:
-        return AbMode(form="sequential", why=f"{error.got} {memory.source}")
+        check_memory(memory.a_bytes, memory.b_bytes, device)
+    except NotEnoughMemory as error:
+        return AbChoice(mode="sequential", why=f"{error.got} {memory.source}")
     of = f" of {device / 2**30:.1f}" if device is not None else ""
-    return AbMode(form="interleaved", why=f"{both / 2**30:.1f} GiB{of} {memory.source}")
+    return AbChoice(mode="interleaved", why=f"{both / 2**30:.1f}{of} GiB {memory.source}")
 
 
 def _device_bytes(trainer: NativeTrainer) -> float | None:
-    """Of the smallest GPU; None where there is none, and memory is read when both are ready."""
+    """Memory of the smallest GPU; None without a GPU."""
     gpus = trainer.machine().get("gpus") or []
     known = [float(gpu["memory_bytes"]) for gpu in gpus if gpu.get("memory_bytes")]
     return min(known, default=None)

@@ -1,13 +1,11 @@
-"""Stored baselines: what a configuration reached on some hardware, as replicates.
+"""Stored baselines: the replicates of one configuration on one kind of hardware.
 
     baselines/<gpu>x<n>/<protocol>/<name>.json
 
-A file is a list of entries and only ever grows: each entry holds the records it is made of, the
-configuration to make more of them, why it was stored and by what evidence it took the place of the
-one before, and a hash over all of that and the hash before. So an edit by hand shows, and so does
-an entry that was taken out. The last entry is the one that counts.
-
-After `judgement`, before `gate`. Starts nothing; reads and writes baseline files only.
+A file is an append-only list of entries. Each entry holds its records, the configuration that makes
+more of them, why it was stored, the comparison by which it replaced the previous entry, and a hash
+over all of that and the previous hash: edits by hand and removed entries are detected. The last
+entry is the current one. This module only reads, writes and checks baseline files.
 """
 
 import re
@@ -18,11 +16,12 @@ from typing import Any
 
 import msgspec
 
-from harness import files as atomic
-from harness.compare.compare import MetricResult
-from harness.compare.noise_model import QUALITY, NoiseModel
+from harness import files
+from harness.compare.noise_model import NoiseModel
+from harness.compare.result import MetricResult
 from harness.config.yaml_schema import NAME
 from harness.errors import HarnessError, UsageError
+from harness.metrics import LOSSES, QUALITY
 from harness.results.recipe import device_name, recipe_scale
 from harness.results.record import Identity, Record, attempt_name
 
@@ -31,11 +30,11 @@ ROOT = Path("baselines")
 
 
 class BaselineError(HarnessError):
-    """A baseline that is absent, damaged, edited, or of something else."""
+    """A baseline that is missing, damaged, edited, or not comparable."""
 
 
-class Promotion(msgspec.Struct, frozen=True, kw_only=True):
-    """By what evidence an entry took the place of the one before: the comparison, at its alpha."""
+class PromotionEvidence(msgspec.Struct, frozen=True, kw_only=True):
+    """The comparison with the previous entry by which an entry replaced it."""
 
     alpha: float
     outcome: str
@@ -43,14 +42,14 @@ class Promotion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BaselineEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One distribution. `config` is complete; its seed is replaced by that of each run."""
+    """Replicates of one configuration. `config` is complete; each run replaces its seed."""
 
     number: int
     why: str
-    evidence: Promotion | None
+    evidence: PromotionEvidence | None
     trainer: str
     config: dict[str, Any]
-    commit: str | None  # of the code, where it stood in a repository without changes
+    commit: str | None  # of the code; None outside a repository or with uncommitted changes
     records: list[Record]
     stored_at: float
     previous: str | None
@@ -58,17 +57,17 @@ class BaselineEntry(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def identity(self) -> Identity:
-        """What its records share."""
+        """The identity that all of its records share."""
         return self.records[0].identity
 
     @property
     def seeds(self) -> list[int]:
-        """Of the records, in order."""
+        """The seeds of its records, in order."""
         return [record.seed for record in self.records]
 
 
 class Baseline(msgspec.Struct, frozen=True, kw_only=True):
-    """One file."""
+    """One baseline file."""
 
     format: int = FORMAT
     name: str
@@ -79,12 +78,12 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def now(self) -> BaselineEntry:
-        """The entry that counts."""
+        """The current entry."""
         return self.entries[-1]
 
     @property
     def place(self) -> str:
-        """`<gpu>x<n>/<protocol>/<name>`: unique, and taken wherever a name is."""
+        """`<gpu>x<n>/<protocol>/<name>`: the unique form of the name, accepted by every command."""
         return f"{_slug(self.gpu)}x{self.gpus}/{self.protocol}/{self.name}"
 
 
@@ -92,30 +91,30 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def find(root: Path, name: str) -> Baseline:
-    """The baseline of that name or place. Raises BaselineError."""
-    paths = [path for path in files(root) if name in (path.stem, _place_of(path, root))]
+    """The baseline of a name, or of `<gpu>x<n>/<protocol>/<name>`. Raises BaselineError."""
+    paths = [path for path in list_files(root) if name in (path.stem, _place_of(path, root))]
     if len(paths) == 1:
         return read(paths[0])
-    known = ", ".join(_place_of(path, root) for path in paths or files(root)) or "none"
+    known = ", ".join(_place_of(path, root) for path in paths or list_files(root)) or "none"
     if paths:
         raise BaselineError(
             f"baseline {name}",
-            "a name that one baseline has",
-            f"{len(paths)} of it: {known}",
-            "Name it with its hardware and protocol, as they stand here.",
+            "the name of one baseline",
+            f"{len(paths)} baselines of that name: {known}",
+            "Use one of these longer names.",
         )
     raise BaselineError(
         f"baseline {name}",
         f"a baseline under {root}",
-        f"these: {known}",
-        "`harness baseline record NAME --from STORE:STUDY/ARM` makes one.",
+        known,
+        "Record one with `harness baseline record NAME --from STORE:STUDY/ARM`.",
     )
 
 
-def files(root: Path) -> list[Path]:
-    """Every baseline file, in order; a store that lies beside them has none."""
-    found = root.glob("*x[0-9]*/[0-9]*/*.json")
-    return sorted(path for path in found if not path.name.startswith("."))
+def list_files(root: Path) -> list[Path]:
+    """Every baseline file under `root`, sorted."""
+    paths = root.glob("*x[0-9]*/[0-9]*/*.json")
+    return sorted(path for path in paths if not path.name.startswith("."))
 
 
 def _place_of(path: Path, root: Path) -> str:
@@ -123,56 +122,51 @@ def _place_of(path: Path, root: Path) -> str:
 
 
 def read(path: Path) -> Baseline:
-    """A whole, unedited baseline. Raises BaselineError with what is wrong with it."""
+    """Reads a baseline and verifies its hashes. Raises BaselineError."""
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=Baseline)
+        content = path.read_bytes()
+        stored = msgspec.json.decode(content, type=Baseline)
+        raw_entries = msgspec.json.decode(content)["entries"]
     except (OSError, msgspec.DecodeError) as error:
-        raise _damaged(path, "a baseline as the harness writes it", str(error)) from error
-    if found.format > FORMAT:
+        raise _damaged(path, "a baseline file as the harness writes it", str(error)) from error
+    if stored.format > FORMAT:
         raise BaselineError(
             str(path),
             f"a baseline of format {FORMAT} or older",
-            f"format {found.format}",
-            "It was written by a newer harness: update this one.",
+            f"format {stored.format}",
+            "A newer version of the harness wrote it: update the harness.",
         )
-    if not found.entries or not all(entry.records for entry in found.entries):
+    if not stored.entries or not all(entry.records for entry in stored.entries):
         raise _damaged(path, "entries with records", "an empty baseline")
-    _check_chain(path, found)
-    _check_place(path, found)
-    return found
-
-
-def _check_chain(path: Path, found: Baseline) -> None:
-    before = None
-    for number, entry in enumerate(found.entries, start=1):
-        if entry.hash != content_hash(entry):
-            raise _damaged(
-                path, f"entry {number} with the content that was stored", "an edited one"
-            )
-        if entry.previous != before or entry.number != number:
-            raise _damaged(path, f"entry {number} after the one it was stored after", "a gap")
-        before = entry.hash
-
-
-def _check_place(path: Path, found: Baseline) -> None:
+    _check_chain(path, stored, raw_entries)
     place = "/".join([*path.parts[-3:-1], path.stem])
-    if place != found.place:
-        raise _damaged(path, f"the place of its content, {found.place}", place)
+    if place != stored.place:
+        raise _damaged(path, f"the place {stored.place}, according to its content", place)
+    return stored
+
+
+def _check_chain(path: Path, stored: Baseline, raw_entries: list[dict[str, Any]]) -> None:
+    previous = None
+    for number, (entry, raw) in enumerate(zip(stored.entries, raw_entries, strict=True), start=1):
+        if entry.hash != content_hash(raw):
+            raise _damaged(path, f"entry {number} as it was stored", "an edited entry")
+        if entry.previous != previous or entry.number != number:
+            raise _damaged(path, f"entry {number} directly after the one before it", "a gap")
+        previous = entry.hash
 
 
 def _damaged(path: Path, expected: str, got: str) -> BaselineError:
-    return BaselineError(
-        str(path),
-        expected,
-        got,
-        "Baselines are not made to be edited: restore it from git, or record a new one.",
-    )
+    hint = "Baseline files are not to be edited: restore it from git, or record a new one."
+    return BaselineError(str(path), expected, got, hint)
 
 
-def content_hash(entry: BaselineEntry) -> str:
-    """SHA-256 over everything in an entry but the hash itself, as it reads back from its file."""
-    bare = msgspec.json.encode(msgspec.structs.replace(entry, hash=""))
-    return atomic.digest(msgspec.to_builtins(msgspec.json.decode(bare, type=BaselineEntry)))
+def content_hash(raw: dict[str, Any]) -> str:
+    """SHA-256 of an entry as its file has it, without its own hash.
+
+    Of the raw JSON and not of the decoded entry, so that fields which a later version of the
+    harness adds do not change it.
+    """
+    return files.digest({**raw, "hash": ""})
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -187,10 +181,10 @@ def append(
     config: dict[str, Any],
     commit: str | None,
     why: str,
-    evidence: Promotion | None,
+    evidence: PromotionEvidence | None,
     after: Baseline | None,
 ) -> tuple[Baseline, Path]:
-    """Adds an entry after the last one of `after`, or begins a file. Raises BaselineError."""
+    """Appends an entry to the baseline `after`, or starts a new file. Raises BaselineError."""
     first = records[0]
     gpu = device_name(first.environment) or "unknown"
     entry = BaselineEntry(
@@ -204,77 +198,79 @@ def append(
         stored_at=time.time(),
         previous=after.now.hash if after else None,
     )
-    entry = msgspec.structs.replace(entry, hash=content_hash(entry))
-    made = Baseline(
+    raw = msgspec.json.decode(msgspec.json.encode(entry))
+    entry = msgspec.structs.replace(entry, hash=content_hash(raw))
+    baseline = Baseline(
         name=name,
         gpu=gpu,
         gpus=max(1, first.gpus),
         protocol=first.identity.protocol,
         entries=[*(after.entries if after else []), entry],
     )
-    path = root / f"{made.place}.json"
-    if after is not None and after.place != made.place:
-        raise _other("place", after.place, made.place)
+    path = root / f"{baseline.place}.json"
+    if after is not None and after.place != baseline.place:
+        raise _not_comparable("place", after.place, baseline.place)
     if after is None and path.exists():
         raise BaselineError(
             str(path),
-            "a name that is free",
-            "a baseline with it",
-            "`harness baseline accept` adds to it; or choose another name.",
+            "a name that is not in use",
+            "an existing baseline",
+            "Add an entry to it with `harness baseline accept`, or choose another name.",
         )
-    atomic.write_bytes(path, msgspec.json.format(msgspec.json.encode(made), indent=1) + b"\n")
-    return made, path
+    files.write_bytes(path, msgspec.json.format(msgspec.json.encode(baseline), indent=1) + b"\n")
+    return baseline, path
 
 
 def check_name(name: str) -> None:
-    """Raises UsageError for a name that cannot be a file's."""
+    """Raises UsageError where a name cannot be a file name."""
     if not NAME.fullmatch(name):
         raise UsageError(
             "NAME",
             "letters, digits, dots, dashes and underscores",
             repr(name),
-            "Such as d8-speedrun.",
+            "For example d8-speedrun.",
         )
 
 
 def check_records(records: Sequence[Record], noise_model: NoiseModel) -> None:
-    """Whether records make a distribution. Raises BaselineError with the field that keeps them.
+    """Raises BaselineError, naming the field, where records are not replicates of one
+    configuration on one kind of machine.
 
-    One alone does where the noise model knows how much such runs differ.
+    A single run is enough where the noise model has a row for its recipe.
     """
-    whole = [record for record in records if record.status == "completed"]
-    if not whole or len(whole) < len(records):
+    statuses = [record.status for record in records]
+    if set(statuses) != {"completed"}:
         raise BaselineError(
             "status",
             "completed runs",
-            ", ".join(record.status for record in records) or "no run",
-            "Make the others again with `harness study --rerun`, or leave them out.",
+            ", ".join(statuses) or "no run",
+            "Repeat the others with `harness study --rerun`, or leave them out.",
         )
-    for field, values in _kept_equal(whole).items():
+    for field, values in _replicate_fields(records).items():
         if len(set(values)) > 1:
             raise BaselineError(
                 field,
                 "replicates of one configuration on one kind of machine",
                 " and ".join(sorted(set(values))),
-                "Record them under a name each.",
+                "Record a baseline for each of them.",
             )
-    if not any(_finite(whole, metric) for metric in QUALITY):
+    if not any(_in_every_run(records, metric) for metric in QUALITY):
         raise BaselineError(
             "metrics",
             f"at least one of {', '.join(QUALITY)} in every run",
-            ", ".join(sorted(_measured(whole))) or "none",
-            "See the runs' reasons: a metric that is not a number is not recorded.",
+            ", ".join(sorted(_measured(records))) or "none",
+            "See the reasons in the records: a metric that is not finite is not recorded.",
         )
-    if len(whole) == 1 and not _noise_known(whole[0], noise_model):
+    if len(records) == 1 and not _noise_known(records[0], noise_model):
         raise BaselineError(
             "n",
-            "two runs at least, or a noise noise model that knows this recipe",
-            f"one run, and no row for {recipe_scale(whole[0]) or 'it'}",
-            "Make replicates: a baseline is a distribution. `harness noise` shows the rows.",
+            "at least two runs, or a row for this recipe in the noise model",
+            f"one run, and no row for {recipe_scale(records[0]) or 'it'}",
+            "Add replicates with other seeds. `harness noise` shows the rows.",
         )
 
 
-def _kept_equal(records: Sequence[Record]) -> dict[str, list[str]]:
+def _replicate_fields(records: Sequence[Record]) -> dict[str, list[str]]:
     return {
         "trainer": [record.trainer for record in records],
         "config_id": [record.identity.config_id for record in records],
@@ -287,7 +283,7 @@ def _kept_equal(records: Sequence[Record]) -> dict[str, list[str]]:
     }
 
 
-def _finite(records: Sequence[Record], metric: str) -> bool:
+def _in_every_run(records: Sequence[Record], metric: str) -> bool:
     return all(record.metrics.get(metric) is not None for record in records)
 
 
@@ -299,59 +295,61 @@ def _noise_known(record: Record, noise_model: NoiseModel) -> bool:
     scale, gpu = recipe_scale(record), device_name(record.environment)
     return any(
         noise_model.find(scale, metric, gpu, source) is not None
-        for metric in ("val_bpb", "val_loss")
+        for metric in LOSSES
         for source in ("seed", "nondeterminism")
     )
 
 
-# --- may it be compared ---------------------------------------------------------------------------
+# --- comparability --------------------------------------------------------------------------------
 
 
-def refuse_foreign(baseline: Baseline, identity: Identity, own_settings: bool) -> None:
+def check_comparable(baseline: Baseline, identity: Identity, *, own_settings: bool) -> None:
     """Raises BaselineError unless a candidate measures what the baseline measured.
 
-    `own_settings`: the candidate was given settings of its own, so its configuration may differ.
+    `own_settings`: the candidate has settings of its own, so its configuration may differ.
     """
     entry = baseline.now
     for field in ("protocol", "data_id", *(() if own_settings else ("config_id",))):
         stored, own = getattr(entry.identity, field), getattr(identity, field)
         if stored != own:
-            raise _other(field, stored, own)
+            raise _not_comparable(field, stored, own)
 
 
-def refuse_other_machine(baseline: Baseline, record: Record) -> None:
+def check_same_hardware(baseline: Baseline, record: Record) -> None:
     """Raises BaselineError where a candidate ran on other hardware."""
     gpu = device_name(record.environment)
     if gpu is not None and gpu != baseline.gpu:
-        raise _other("gpu", baseline.gpu, gpu)
+        raise _not_comparable("gpu", baseline.gpu, gpu)
     if max(1, record.gpus) != baseline.gpus:
-        raise _other("gpus", baseline.gpus, record.gpus)
+        raise _not_comparable("gpus", baseline.gpus, record.gpus)
 
 
-def _other(field: str, stored: object, own: object) -> BaselineError:
+def _not_comparable(field: str, stored: object, own: object) -> BaselineError:
     return BaselineError(
         field,
-        f"{stored}, as the baseline has it",
+        f"{stored}, as in the baseline",
         str(own),
-        "What was measured is not the same: record a baseline for this, under its own key.",
+        "They do not measure the same thing: record another baseline for this one.",
     )
 
 
-def refuse_stale(records: Sequence[Record], baseline: Baseline, spent: Sequence[str]) -> None:
-    """Raises BaselineError where records are the baseline's own, or have chosen the candidate.
+def check_fresh(records: Sequence[Record], baseline: Baseline, consumed: Sequence[str]) -> None:
+    """Raises BaselineError where records belong to the baseline or have been evidence in a gate.
 
-    The best of several candidates looks better than it is in the very runs that made it the best.
+    The best of several candidates looks better than it is in the runs that selected it.
+    `consumed`: runs that gates have used, as `plan_id/attempt`.
     """
     own = {attempt_name(record) for entry in baseline.entries for record in entry.records}
-    for names, what in ((own, "the baseline's own"), (set(spent), "behind a gate's verdict")):
-        stale = [record for record in records if attempt_name(record) in names]
-        if stale:
-            seeds = ", ".join(str(record.seed) for record in stale)
+    for names, origin in ((own, "in the baseline already"), (set(consumed), "evidence of a gate")):
+        used = [record for record in records if attempt_name(record) in names]
+        if used:
+            runs = "1 run that is" if len(used) == 1 else f"{len(used)} runs that are"
+            seeds = ", ".join(str(record.seed) for record in used)
             raise BaselineError(
                 "records",
                 "fresh replicates",
-                f"{len(stale)} that are {what} (seeds {seeds})",
-                "Make new ones on other seeds: `harness baseline accept NAME --seeds ...`.",
+                f"{runs} {origin} (seeds {seeds})",
+                "Run other seeds: `harness baseline accept NAME --seeds ...`.",
             )
 
 

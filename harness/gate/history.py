@@ -1,53 +1,51 @@
-"""Gates that were carried out, as files in a store: what confirms a slowdown and what adds up.
+"""Gates of earlier sessions: how they are stored, and what they add to the result of a new one.
 
     gates/<key>/<number>.json       a GateResult
-    gates/<key>/<number>/           the launches' configurations, run directories and logs
+    gates/<key>/<number>/           configurations, run directories and logs of the launches
 
-A key names what was compared (code, configuration, baseline, rule), so the same command finds what
-it said before. After `judge`, before `gate`.
+The key is a hash of what was compared and by which rule, so that a command finds its own earlier
+results. A slowdown counts once two sessions have shown it, and small harms within the margin are
+added up from gate to gate; `conclude` does both and decides the outcome of the whole gate.
 """
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from harness import files
-from harness.compare.noise_model import MEASURED_DF, NoiseRow
 from harness.errors import StoreError
-from harness.gate.ab_interleaved import Form
+from harness.gate.ab_interleaved import AbMode
 from harness.gate.result import (
     FORMAT,
     SPEED,
-    TRAJECTORY,
+    GateOutcome,
     GateResult,
     MetricVerdict,
-    Subject,
+    SideIdentity,
     speed_of,
+    worst,
 )
 from harness.results.recipe import VarianceSource
 from harness.results.record import SESSION_GAP_S
 from harness.results.store import Store
-from harness.stats.ab_noise import of_launches
-from harness.stats.inference import pool
 
 KEY_DIGITS = 12
-SOURCES: dict[Form, VarianceSource] = {
-    "interleaved": "launch",
-    "sequential": "sequential",
-}  # of the noise model
+NOISE_SOURCES: dict[AbMode, VarianceSource] = {"interleaved": "launch", "sequential": "sequential"}
 
 
-def key_of(a: Subject, b: Subject, rule: object) -> str:
-    """What was compared, by which rule: margins, error rate, claim."""
+# --- storage --------------------------------------------------------------------------------------
+
+
+def key_of(a: SideIdentity, b: SideIdentity, rule: object) -> str:
+    """A hash of what was compared and of the rule: claim, error rate, margins."""
     ids = [[side.code_id, side.config_id, side.baseline] for side in (a, b)]
     return files.digest([ids, rule], KEY_DIGITS)
 
 
-def begin(store: Store, key: str) -> tuple[int, Path]:
-    """The number and the folder of a new gate; nobody else gets the same."""
+def create(store: Store, key: str) -> tuple[int, Path]:
+    """The number and the folder of a new gate; safe with concurrent gates of the same key."""
     with store.locked():
         folder = store.root / "gates" / key
         number = 1
@@ -59,210 +57,215 @@ def begin(store: Store, key: str) -> tuple[int, Path]:
 
 
 def save(store: Store, result: GateResult) -> Path:
-    """Writes a finished gate, whole or not at all. Raises DiskError."""
+    """Writes a finished gate atomically. Raises DiskError."""
     path = store.root / "gates" / result.key / f"{result.number}.json"
     files.write_bytes(path, msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
     return path
 
 
-def load(store: Store, key: str = "*") -> list[GateResult]:
-    """Every stored gate, or those of a key, oldest first. Raises StoreError."""
-    found = []
-    for path in (store.root / "gates").glob(f"{key}/*.json"):
-        if path.name.startswith("."):
-            continue
-        try:
-            result = msgspec.json.decode(path.read_bytes(), type=GateResult)
-        except msgspec.DecodeError as error:
-            raise StoreError(
-                str(path),
-                f"a gate of format {FORMAT}",
-                str(error),
-                "The file is damaged: move it away; its gate can be made again.",
-            ) from error
-        found.append(result)
-    return sorted(found, key=lambda result: (result.started_at, result.number))
+def load(store: Store) -> list[GateResult]:
+    """Every stored gate, oldest first. Raises StoreError."""
+    gates = [
+        _read(path)
+        for path in (store.root / "gates").glob("*/*.json")
+        if not path.name.startswith(".")
+    ]
+    return sorted(gates, key=lambda result: (result.started_at, result.number))
+
+
+def _read(path: Path) -> GateResult:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=GateResult)
+    except msgspec.DecodeError as error:
+        raise StoreError(
+            str(path),
+            f"a gate of format {FORMAT}",
+            str(error),
+            "The file is damaged or of another version: move it away and repeat the gate.",
+        ) from error
+
+
+# --- what earlier gates tell ----------------------------------------------------------------------
+
+
+def consumed_runs(stored: Sequence[GateResult]) -> list[str]:
+    """The runs that gates have used as evidence, as `plan_id/attempt`."""
+    return [name for result in stored for name in result.candidate_runs]
+
+
+def reserved_memory(
+    stored: Sequence[GateResult], config_id: str
+) -> tuple[float, float | None] | None:
+    """Bytes that a trainer of this configuration reserved in its latest launches, and the device's
+    memory; None where it was never launched."""
+    for result in reversed(stored):
+        ids = result.a.config_id, result.b.config_id
+        reserved = [
+            size
+            for launch in result.launches
+            for config, size in zip(ids, launch.reserved_memory_bytes, strict=True)
+            if config == config_id and size is not None
+        ]
+        if reserved:
+            return max(reserved), result.launches[0].device_memory_bytes
+    return None
+
+
+def launch_seconds(
+    stored: Sequence[GateResult], config_id: str, mode: AbMode = "interleaved"
+) -> float | None:
+    """Mean duration of the launches of this configuration; None where there are none."""
+    times = [
+        launch.seconds
+        for result in stored
+        if config_id in (result.a.config_id, result.b.config_id)
+        for launch in result.launches
+        if launch.mode == mode
+    ]
+    return math.fsum(times) / len(times) if times else None
+
+
+# --- the outcome of a gate ------------------------------------------------------------------------
+
+
+def conclude(
+    bare: GateResult,
+    metrics: Sequence[MetricVerdict],
+    stored: Sequence[GateResult],
+    *,
+    confirm: bool = True,
+    aborted: str | None = None,
+) -> GateResult:
+    """`bare` with its metrics and outcome. `stored`: earlier gates.
+
+    `confirm`: a slowdown counts once a second session shows it. `aborted`: why the candidate could
+    not be measured to the end, which is a regression.
+    """
+    results = [_with_history(one, bare, stored, confirm) for one in metrics]
+    outcome, reason = overall(results, aborted, _not_judged(bare, results))
+    return msgspec.structs.replace(bare, metrics=results, outcome=outcome, reason=reason)
+
+
+def _with_history(
+    result: MetricVerdict, now: GateResult, stored: Sequence[GateResult], confirm: bool
+) -> MetricVerdict:
+    if result.judged.metric == SPEED and result.evidence == "launches":
+        earlier = [gate for gate in stored if gate.key == now.key]
+        result = confirmed(result, now, earlier, confirm)
+    return with_small_harms(result, now, stored)
+
+
+def _not_judged(bare: GateResult, metrics: Sequence[MetricVerdict]) -> list[str]:
+    """The planned metrics without an outcome."""
+    judged = {one.evidence for one in metrics if one.outcome is not None}
+    parts = bare.plan.parts if bare.plan else []
+    return [part.metric for part in parts if part.evidence not in judged]
+
+
+def overall(
+    metrics: Sequence[MetricVerdict], aborted: str | None, not_judged: Sequence[str] = ()
+) -> tuple[GateOutcome, str]:
+    """The worst metric decides. `not_judged`: planned metrics without an outcome, which rule out a
+    pass."""
+    if aborted is not None:
+        return "regression", aborted
+    outcome = worst([one.outcome for one in metrics if one.outcome is not None])
+    deciding = [one for one in metrics if one.outcome == outcome]
+    titles = " and ".join(one.judged.title for one in deciding)
+    if outcome == "regression":
+        mark = " (unconfirmed)" if any(one.unconfirmed for one in deciding) else ""
+        return outcome, f"worse in {titles}{mark}"
+    if outcome == "inconclusive":
+        if not deciding:
+            return outcome, "no metric could be judged: none has both a margin and an interval"
+        if any(one.unconfirmed for one in deciding):
+            return outcome, "unconfirmed slowdown: a second session has to show it too"
+        return outcome, f"undecided in {titles}"
+    if not_judged:
+        return "inconclusive", f"no result for {' and '.join(not_judged)}; no harm in {titles}"
+    return outcome, f"no harm beyond the margin in {titles}"
+
+
+# --- confirmation in a second session -------------------------------------------------------------
 
 
 def other_sessions(earlier: Sequence[GateResult], now: GateResult) -> list[GateResult]:
-    """Those of another session: another machine or boot, or a gap since the last of them."""
-    session_began = now.started_at
+    """The earlier gates of other sessions: another machine or boot, or a gap in between."""
+    session_start = now.started_at
     same: list[GateResult] = []
     for result in reversed(earlier):
         here = (result.boot_id, result.environment_id) == (now.boot_id, now.environment_id)
-        if here and session_began - result.ended_at <= SESSION_GAP_S:
-            session_began = min(session_began, result.started_at)
+        if here and session_start - result.ended_at <= SESSION_GAP_S:
+            session_start = min(session_start, result.started_at)
             same.append(result)
     return [result for result in earlier if not any(result is one for one in same)]
 
 
 def confirmed(
-    verdict: MetricVerdict, now: GateResult, earlier: Sequence[GateResult], once: bool
+    result: MetricVerdict, now: GateResult, earlier: Sequence[GateResult], confirm: bool
 ) -> MetricVerdict:
-    """The speed's verdict in the light of what other sessions said of the same comparison.
+    """The speed result in the light of other sessions of the same comparison.
 
-    A slowdown counts once two sessions have shown it; one that a session showed and the next one
-    does not leaves the question open. `once`: the first showing counts, and says that it is one.
+    A slowdown counts once two sessions have shown it; a slowdown that the next session does not
+    show is inconclusive. Without `confirm` the first one counts and is marked unconfirmed.
     """
     others = other_sessions(earlier, now)
-    showed = [result for result in others if _slower(speed_of(result))]
-    judged = verdict.judged
-    if judged.outcome == "regression":
-        if showed:
-            by = f"gate {showed[-1].key} number {showed[-1].number}"
-            return msgspec.structs.replace(verdict, confirmed_by=by)
-        reason = "unconfirmed: one session shows it; the same command in another one settles it"
-        outcome = "regression" if once else "inconclusive"
-        changed = msgspec.structs.replace(judged, outcome=outcome, reason=reason)
-        return msgspec.structs.replace(verdict, judged=changed, unconfirmed=True)
-    if judged.outcome == "pass" and others and showed and others[-1] is showed[-1]:
-        reason = f"sessions disagree: gate number {showed[-1].number} of this key showed a slowdown"
-        changed = msgspec.structs.replace(judged, outcome="inconclusive", reason=reason)
-        return msgspec.structs.replace(verdict, judged=changed)
-    return verdict
+    slower = [gate for gate in others if _shows_slowdown(speed_of(gate))]
+    if result.outcome == "regression":
+        if slower:
+            by = f"gate {slower[-1].key} number {slower[-1].number}"
+            return msgspec.structs.replace(result, confirmed_by=by)
+        reason = "unconfirmed: one session shows it; re-run the same command in another session"
+        changed = _judged_as(result, "inconclusive" if confirm else "regression", reason)
+        return msgspec.structs.replace(changed, unconfirmed=True)
+    if result.outcome == "pass" and slower and others[-1] is slower[-1]:
+        number = slower[-1].number
+        reason = f"sessions disagree: gate number {number} of this key showed a slowdown"
+        return _judged_as(result, "inconclusive", reason)
+    return result
 
 
-def _slower(verdict: MetricVerdict | None) -> bool:
-    return verdict is not None and (verdict.unconfirmed or verdict.outcome == "regression")
+def _judged_as(result: MetricVerdict, outcome: str, reason: str) -> MetricVerdict:
+    judged = msgspec.structs.replace(result.judged, outcome=outcome, reason=reason)
+    return msgspec.structs.replace(result, judged=judged)
+
+
+def _shows_slowdown(result: MetricVerdict | None) -> bool:
+    return result is not None and (result.unconfirmed or result.outcome == "regression")
+
+
+# --- small harms that add up ----------------------------------------------------------------------
 
 
 def with_small_harms(
-    verdict: MetricVerdict, now: GateResult, stored: Sequence[GateResult]
+    result: MetricVerdict, now: GateResult, stored: Sequence[GateResult]
 ) -> MetricVerdict:
-    """The sum of small harms since the last baseline, this one among them.
+    """The sum of small harms since the last baseline, including this one.
 
-    A loss is compared with the baseline itself, so its difference is the sum already. Speeds are
-    compared between two refs, so there the passes with a small harm are added up, each comparison
-    once, in the direction of harm.
+    A loss is compared with the baseline itself, so its difference already is the sum. Speeds are
+    compared between two refs: the small harms of all passes are added, each comparison once.
     """
-    judged = verdict.judged
-    own = judged.harm(judged.estimate) if judged.small_harm and judged.estimate else 0.0
-    if verdict.evidence == "replicates":
-        return msgspec.structs.replace(verdict, small_harms=own) if own else verdict
-    if judged.metric != SPEED:
-        return verdict
+    own = _small_harm(result)
+    if result.evidence == "replicates":
+        return msgspec.structs.replace(result, small_harms=own) if own else result
+    if result.judged.metric != SPEED:
+        return result
     harms = {}
-    for result in stored:
-        found = speed_of(result)
-        if found is None or result.key == now.key or not _same_line(result, now):
-            continue
-        harms[result.key] = _small(found)
+    for gate in stored:
+        speed = speed_of(gate)
+        if speed is not None and gate.key != now.key and _same_history(gate, now):
+            harms[gate.key] = _small_harm(speed) if speed.outcome == "pass" else 0.0
     total = own + math.fsum(harms.values())
-    return msgspec.structs.replace(verdict, small_harms=total) if total else verdict
+    return msgspec.structs.replace(result, small_harms=total) if total else result
 
 
-def _same_line(one: GateResult, other: GateResult) -> bool:
-    """Whether two gates belong to one history: the same baseline, or the same configuration."""
+def _small_harm(result: MetricVerdict) -> float:
+    judged = result.judged
+    return judged.harm(judged.estimate) if judged.small_harm and judged.estimate else 0.0
+
+
+def _same_history(one: GateResult, other: GateResult) -> bool:
+    """Whether two gates have the same baseline or, without one, the same base configuration."""
     if other.baseline_hash is not None:
         return one.baseline_hash == other.baseline_hash
     return one.baseline_hash is None and one.a.config_id == other.a.config_id
-
-
-def _small(verdict: MetricVerdict) -> float:
-    judged = verdict.judged
-    counts = judged.outcome == "pass" and judged.small_harm and judged.estimate is not None
-    return judged.harm(judged.estimate or 0.0) if counts else 0.0
-
-
-def spent(stored: Sequence[GateResult]) -> list[str]:
-    """The runs that gates rested on, as `plan_id/attempt`."""
-    return [name for result in stored for name in result.candidates]
-
-
-def taught(others: Iterable[NoiseRow], stored: Sequence[GateResult]) -> list[NoiseRow]:
-    """Other rows and all that gates teach the noise model.
-
-    Launches that took turns say more of a speed than runs one after the other.
-    """
-    found = [*launch_rows(stored), *trajectory_rows(stored)]
-    better = {row.key for row in found if row.df >= MEASURED_DF}
-    return [*found, *(row for row in others if row.key not in better)]
-
-
-def launch_rows(stored: Sequence[GateResult]) -> list[NoiseRow]:
-    """What the launches of gates teach the noise model: their SD by recipe, device and form."""
-    groups: dict[tuple[str, str, VarianceSource], list[tuple[float, int]]] = defaultdict(list)
-    for result in stored:
-        if len(result.launches) > 1 and result.scale and result.device:
-            found = of_launches([one.ratios for one in result.launches])
-            source = SOURCES[result.launches[0].form]
-            members = groups[result.scale, result.device, source]
-            members.append((found.launch_sd, len(result.launches)))
-    rows = []
-    for (scale, device, source), members in groups.items():
-        df = sum(n - 1 for _, n in members)
-        rows.append(
-            NoiseRow(
-                scale=scale,
-                metric=SPEED,
-                gpu=device,
-                source=source,
-                sd=math.sqrt(sum((n - 1) * sd**2 for sd, n in members) / df),
-                df=df,
-                runs=sum(n for _, n in members),
-                groups=len(members),
-                origin="measured",
-                note="launches of gates",
-            )
-        )
-    return rows
-
-
-def trajectory_rows(stored: Sequence[GateResult]) -> list[NoiseRow]:
-    """How far one code parts from itself: the SD of the loss at the last step of a trajectory.
-
-    From gates of one code and configuration against itself, whose launches all begin at one seed.
-    """
-    groups: dict[tuple[str, str], list[list[float]]] = defaultdict(list)
-    for result in stored:
-        alike = (result.a.code_id, result.a.config_id) == (result.b.code_id, result.b.config_id)
-        ends = [side[-1] for one in result.launches for side in one.losses if side]
-        if alike and len(ends) > 1 and result.scale and result.device:
-            groups[result.scale, result.device].append(ends)
-    found = []
-    for (scale, device), members in groups.items():
-        pooled = pool(members)
-        found.append(
-            NoiseRow(
-                scale=scale,
-                metric=TRAJECTORY,
-                gpu=device,
-                source="nondeterminism",
-                sd=pooled.sd,
-                df=pooled.df,
-                runs=sum(map(len, members)),
-                groups=len(members),
-                origin="measured",
-                note="launches of one code against itself",
-            )
-        )
-    return found
-
-
-def held_bytes(stored: Sequence[GateResult], config_id: str) -> tuple[float, float | None] | None:
-    """What a trainer of this configuration held when it was last ready, and its device had."""
-    for result in reversed(stored):
-        ids = result.a.config_id, result.b.config_id
-        held = [
-            held
-            for launch in result.launches
-            for own, held in zip(ids, launch.reserved_memory_bytes, strict=True)
-            if own == config_id and held is not None
-        ]
-        if held:
-            return max(held), result.launches[0].device_memory_bytes
-    return None
-
-
-def launch_seconds(
-    stored: Sequence[GateResult], config_id: str, form: Form = "interleaved"
-) -> float | None:
-    """How long a launch of this configuration took on average; None where none was made."""
-    times = [
-        one.seconds
-        for result in stored
-        if config_id in (result.a.config_id, result.b.config_id)
-        for one in result.launches
-        if one.form == form
-    ]
-    return math.fsum(times) / len(times) if times else None

@@ -1,38 +1,37 @@
-"""What replicates and launches say, metric by metric, at one look of several.
+"""The results of replicates and launches, metric by metric, at one look of several.
 
-Quality is that of whole runs against a baseline's, through `judgement`; speed is the mean log ratio
-of launches; memory and compilation come from the launches where there are any. A look is judged at
-the error rate that O'Brien and Fleming leave it, or, where nobody planned how many there will be,
-at that of the mixture test, so that all looks together keep the gate's. Pure; after `result`,
-before `rounds`.
+Quality is that of whole runs against a baseline's; speed is the mean log ratio of launches; memory
+and compile time are those of the launches. Each look is decided at the error rate that
+O'Brien-Fleming boundaries leave it, or, where no number of looks was planned, by the always-valid
+mixture test, so that all looks together keep the error rate of the gate. Pure.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from harness.compare import engine
 from harness.compare.comparability import source_of_variance
-from harness.compare.compare import CompareOptions, MetricResult, compare
-from harness.compare.metrics import Margin
-from harness.compare.noise_model import QUALITY, NoiseModel, NoiseRow
+from harness.compare.compare import CompareOptions, compare
+from harness.compare.margins import Margin
+from harness.compare.noise_model import NoiseModel, NoiseRow
+from harness.compare.result import MetricResult
+from harness.compare.rules import AlwaysValid, PlannedLook, Rule
 from harness.gate.ab_interleaved import LOADER_WAIT_SHARE, AbLaunch
-from harness.gate.result import SPEED, TRAJECTORY, Claim, Looks, MetricVerdict, known_numbers
-from harness.metrics import COMPARED
+from harness.gate.result import SPEED, TRAJECTORY, Claim, LookSchedule, MetricVerdict
+from harness.metrics import METRICS, QUALITY
 from harness.results.logs.from_store import logged_runs
 from harness.results.logs.run_log import LoggedRun
 from harness.results.record import Record
-from harness.stats import mixture, power
-from harness.stats.ab_noise import OWN_LAUNCHES, Launches, of_launches
-from harness.stats.decision import Known, Outcome, decide
+from harness.stats.ab_noise import OWN_LAUNCHES, LaunchSummary, summarize_launches
+from harness.stats.decision import Difference, KnownSd, Outcome
 from harness.stats.distributions import t_quantile
-from harness.stats.inference import Contrast, detectable
-from harness.stats.sequential import criticals, look_tails
+from harness.stats.inference import Contrast
+from harness.stats.sequential import look_tails
 
 MEMORY, COMPILATION = "peak_memory_bytes", "compile_s"
 OWN_NOISE = "the launches' own"
-MEMORY_MARGIN = 0.01
-"""Relative, where an allocator counts: its count repeats, so this is far beyond its noise."""
 
 
 def shares(n_a: int, looks: Sequence[int]) -> tuple[float, ...]:
@@ -42,14 +41,10 @@ def shares(n_a: int, looks: Sequence[int]) -> tuple[float, ...]:
     return tuple(last / (1 / n_a + 1 / n) for n in looks)
 
 
-At = Callable[[float], list[MetricResult]]
-"""Every metric, with limits that are good with probability one minus this."""
-
-
 def of_replicates(
     a: Sequence[Record],
     b: Sequence[Record],
-    looks: Looks,
+    looks: LookSchedule,
     noise_model: NoiseModel,
     alpha: float,
     margins: Mapping[str, float],
@@ -58,58 +53,35 @@ def of_replicates(
 
     Raises LogError where they may not be compared.
     """
-    look = looks.after(len(b))
+    look = looks.look_after(len(b))
     assert look is not None, f"{len(b)} runs are between the looks {looks.looks}"
     sides = logged_runs(a, "baseline"), logged_runs(b, "candidate")
     names = [name for name in QUALITY if all(name in run.metrics for run in (*sides[0], *sides[1]))]
     given = {name: value for name, value in margins.items() if name in names}
-
-    def at(level: float) -> list[MetricResult]:
-        return compare(
-            *sides, CompareOptions(alpha=level, metrics=names, margins=given), noise_model
-        ).metrics
-
-    judged = _open(at, alpha) if looks.rule == "open" else _at_look(at, alpha, looks, len(a), look)
+    options = CompareOptions(alpha=alpha, metrics=names, margins=given)
+    rule: Rule = AlwaysValid(alpha=alpha)
+    if looks.rule == "group_sequential":
+        parts = shares(len(a), looks.looks)
+        own_df = [len(a) + n - 2 for n in looks.looks]
+        rule = _planned(alpha, look, looks, parts, own_df)
     return [
         MetricVerdict(
-            judged=known_numbers(one),
+            judged=engine.finite(one),
             evidence="replicates",
             look=look,
-            looks=looks.count,
+            looks=looks.max_looks,
             rule=looks.rule,
         )
-        for one in judged
+        for one in compare(*sides, options, noise_model, rule).metrics
     ]
 
 
-def _at_look(at: At, alpha: float, looks: Looks, n_a: int, look: int) -> list[MetricResult]:
-    """At one of the looks planned: the boundary is another where the SD is the runs' own."""
-    parts = shares(n_a, looks.looks)
-    from_ledger = look_tails(alpha, parts)[look - 1]
-    own = look_tails(alpha, parts, [n_a + n - 2 for n in looks.looks])[look - 1]
-    judged = at(from_ledger)
-    if own != from_ledger and any(one.noise not in ("noise_model", None) for one in judged):
-        other = {one.metric: one for one in at(own)}
-        judged = [one if one.noise == "noise_model" else other[one.metric] for one in judged]
-    return judged
-
-
-def _open(at: At, alpha: float) -> list[MetricResult]:
-    """At any moment: each metric has its own limit, from its error and its margin."""
-    levels = {one.metric: _open_tail(one, alpha) for one in at(alpha)}
-    found = {}
-    for level in set(levels.values()):
-        found.update({one.metric: one for one in at(level) if levels[one.metric] == level})
-    return [found[name] for name in levels]
-
-
-def _open_tail(judged: MetricResult, alpha: float) -> float:
-    """The level of the mixture test for a metric that was judged at `alpha` so far."""
-    if judged.low is None or judged.high is None or not judged.df:
-        return alpha
-    se = (judged.high - judged.low) / (2 * t_quantile(1 - alpha, judged.df))
-    spread = judged.margin or judged.sd or 0.0
-    return mixture.tail(se, spread / 2, alpha) if spread else alpha
+def _planned(
+    alpha: float, look: int, looks: LookSchedule, parts: Sequence[float], own_df: Sequence[float]
+) -> PlannedLook:
+    """One of the looks that were planned; its boundary is another one for an estimated SD."""
+    tails = [look_tails(alpha, parts, df)[look - 1] for df in (None, own_df)]
+    return PlannedLook(alpha=alpha, look=look, looks=looks.max_looks, tails=(tails[0], tails[1]))
 
 
 def quality_row(a: Sequence[Record], metric: str, noise_model: NoiseModel) -> NoiseRow | None:
@@ -125,7 +97,7 @@ def quality_row(a: Sequence[Record], metric: str, noise_model: NoiseModel) -> No
 
 def of_launch_ratios(
     launches: Sequence[AbLaunch],
-    looks: Looks,
+    looks: LookSchedule,
     row: NoiseRow | None,
     margin: Margin,
     alpha: float,
@@ -137,42 +109,40 @@ def of_launch_ratios(
     `row`: the noise model's for one launch, perhaps `borrowed` from another recipe.
     """
     known, ratios = row.known if row else None, [one.ratios for one in launches]
-    found = of_launches(ratios, known, keep=looks.rule == "open", borrowed=borrowed)
-    if not found.from_ledger and len(launches) < OWN_LAUNCHES:
+    always = looks.rule == "always_valid"
+    found = summarize_launches(ratios, known, keep=always, borrowed=borrowed)
+    if not found.from_noise_model and len(launches) < OWN_LAUNCHES:
         known = None  # given up, because they differ by more than it allows
-    harm = Contrast(
-        estimate=found.contrast.estimate - _tokens(launches),
-        se=found.contrast.se,
-        df=found.contrast.df,
-    )
     n = len(launches)
-    look = looks.after(n)
-    if looks.rule == "open":
-        critical = t_quantile(1 - mixture.tail(harm.se, margin.value / 2, alpha), harm.df)
-    else:
-        critical = math.nan if look is None else _look_critical(looks.looks, look, known, alpha)
-    judged = _speed(launches, found, harm, critical, margin, alpha, _origin(row, borrowed))
+    look = looks.look_after(n)
+    rule: Rule = AlwaysValid(alpha=alpha, advice=alpha)
+    if not always:
+        rule = _launch_rule(looks, look, known, alpha)
+    judged = _speed(
+        launches, found, rule, margin, row.describe(other_recipe=borrowed) if row else ""
+    )
     return MetricVerdict(
-        judged=known_numbers(judged),
+        judged=engine.finite(judged),
         evidence="launches",
         look=sum(k < n for k in looks.looks) if look is None else look,
-        looks=looks.count,
+        looks=looks.max_looks,
         rule=looks.rule,
     )
 
 
-def _origin(row: NoiseRow | None, borrowed: bool) -> str:
-    if row is None:
-        return ""
-    whose = ", of another recipe" if borrowed else ""
-    return f"the {row.origin} noise model{whose}, {row.scale}, {row.gpu}, {row.source}"
-
-
-def _look_critical(looks: Sequence[int], look: int, known: Known | None, alpha: float) -> float:
-    """The critical value of one of the looks planned."""
-    df = [known.df if known is not None and k < OWN_LAUNCHES else k - 1 for k in looks]
-    own = known is None or looks[-1] >= OWN_LAUNCHES
-    return criticals(alpha, df, [k / looks[-1] for k in looks], own=own)[look - 1]
+def _launch_rule(
+    looks: LookSchedule, look: int | None, known: KnownSd | None, alpha: float
+) -> PlannedLook:
+    """One of the looks planned, at which the SD is known or the launches' own for all metrics."""
+    if look is None:
+        return PlannedLook(alpha=alpha, look=None, looks=looks.max_looks)
+    ns = looks.looks
+    df = [known.df if known is not None and k < OWN_LAUNCHES else k - 1 for k in ns]
+    own = known is None or ns[-1] >= OWN_LAUNCHES
+    tail = look_tails(alpha, [k / ns[-1] for k in ns], df if own else None)[look - 1]
+    return PlannedLook(
+        alpha=alpha, look=look, looks=looks.max_looks, tails=(tail, tail), advice=alpha
+    )
 
 
 def _tokens(launches: Sequence[AbLaunch]) -> float:
@@ -183,50 +153,31 @@ def _tokens(launches: Sequence[AbLaunch]) -> float:
 
 def _speed(
     launches: Sequence[AbLaunch],
-    found: Launches,
-    harm: Contrast,
-    critical: float,
+    found: LaunchSummary,
+    rule: Rule,
     margin: Margin,
-    alpha: float,
     noise_from: str,
 ) -> MetricResult:
-    metric, n = COMPARED[SPEED], len(launches)
-    verdict = decide(harm, margin.value, alpha, critical)
-    reason = loader_reason(launches)
-    limits = not math.isnan(verdict.lower)
-    outcome = "inconclusive" if reason else verdict.outcome
-    if not limits and reason is None:
-        reason = "one launch, and no noise to go by" if not harm.df > 0 else "between two looks"
-    more = None
-    if outcome == "inconclusive" and limits:
-        sd = harm.se * math.sqrt(n / 2)
-        df = harm.df if found.from_ledger else None
-        more = power.more_runs(harm.estimate, sd, margin.value, (n, n), alpha, df=df)
-    return MetricResult(
-        metric=SPEED,
-        title=metric.title,
-        unit=metric.unit,
-        scale="log",
-        harm_sign=metric.harm,
-        n=(n, n),
-        means=(_tokens_per_s(launches, 0), _tokens_per_s(launches, 1)),
-        estimate=-harm.estimate,
-        low=-verdict.upper if limits else None,
-        high=-verdict.lower if limits else None,
-        df=harm.df,
-        sd=found.launch_sd,
-        noise="noise_model" if found.from_ledger else "pooled",
-        noise_from=noise_from if found.from_ledger else _own_noise(noise_from, n),
-        margin=margin.value,
-        margin_from=margin.why,
-        minimum_detectable=detectable(critical, harm.df, harm.se, power.BETA) if limits else None,
-        outcome=outcome,
-        small_harm=outcome == "pass" and verdict.small_harm,
-        more_runs=more,
-        reason=reason,
+    n, contrast = len(launches), found.contrast
+    start = engine.draft(
+        METRICS[SPEED],
+        (n, n),
+        (_tokens_per_s(launches, 0), _tokens_per_s(launches, 1)),
+        margin=margin,
+        reason=loader_reason(launches),
         notes=_launch_notes(launches, found),
         replicate="launch",
     )
+    difference = Difference(
+        contrast=Contrast(
+            estimate=_tokens(launches) - contrast.estimate, se=contrast.se, df=contrast.df
+        ),
+        method="noise_model" if found.from_noise_model else "pooled",
+        sd=found.launch_sd,
+        run_sd=contrast.se * math.sqrt(n / 2),
+    )
+    source = noise_from if found.from_noise_model else _own_noise(noise_from, n)
+    return engine.conclude(start, difference, rule, source)
 
 
 def _own_noise(noise_model: str, n: int) -> str:
@@ -250,20 +201,20 @@ def _tokens_per_s(launches: Sequence[AbLaunch], side: int) -> float:
     return math.exp(math.fsum(logs) / len(logs))
 
 
-def _launch_notes(launches: Sequence[AbLaunch], found: Launches) -> list[str]:
+def _launch_notes(launches: Sequence[AbLaunch], found: LaunchSummary) -> list[str]:
     notes = [_form_note(launches, found)]
     if not math.isnan(found.window_sd):
         notes.append(f"SD of an A B B A inside a launch {found.window_sd:.2%}")
-    if left_out := sum(one.left_out for one in launches):
+    if left_out := sum(one.dropped_windows for one in launches):
         notes.append(f"{left_out} windows left out, in which a side compiled")
     return notes
 
 
-def _form_note(launches: Sequence[AbLaunch], found: Launches) -> str:
+def _form_note(launches: Sequence[AbLaunch], found: LaunchSummary) -> str:
     """What took turns, and what the interval rests on."""
     n, windows = len(launches), sum(len(one.ratios) for one in launches)
-    spread = "the noise model's SD" if found.from_ledger else "their own spread"
-    if launches[0].form == "sequential":
+    spread = "the noise model's SD" if found.from_noise_model else "their own spread"
+    if launches[0].mode == "sequential":
         return (
             f"turns: whole processes one after the other, A B B A, warm-up steps thrown away; the "
             f"interval rests on {n} launches, one ratio each, and {spread}"
@@ -283,18 +234,13 @@ def screened(a: Sequence[Record], b: Sequence[Record]) -> list[MetricVerdict]:
     if not all(value > 0 for side in values for value in side):
         return []
     logs = [math.fsum(map(math.log, side)) / len(side) for side in values]
-    metric = COMPARED[SPEED]
-    judged = MetricResult(
-        metric=SPEED,
-        title=metric.title,
-        unit=metric.unit,
-        scale="log",
-        harm_sign=metric.harm,
-        n=(len(a), len(b)),
-        means=(math.exp(logs[0]), math.exp(logs[1])),
-        estimate=logs[1] - logs[0],
+    start = engine.draft(
+        METRICS[SPEED],
+        (len(a), len(b)),
+        (math.exp(logs[0]), math.exp(logs[1])),
         reason="another session: --base REF compares speeds side by side",
     )
+    judged = msgspec.structs.replace(start, estimate=logs[1] - logs[0])
     return [MetricVerdict(judged=judged, evidence="replicates", look=1, looks=1)]
 
 
@@ -314,17 +260,23 @@ def of_launch_sides(
     if not names:
         return []
     given = {name: value for name, value in margins.items() if name in names}
-    by_rule = MEMORY in names and MEMORY not in given and all(one.on_gpu for one in launches)
+    share = METRICS[MEMORY].margin.gpu_fraction
+    by_rule = (
+        share is not None
+        and MEMORY in names
+        and MEMORY not in given
+        and all(one.on_gpu for one in launches)
+    )
     if by_rule:
-        given[MEMORY] = MEMORY_MARGIN * sides[0][0].metrics[MEMORY]
+        given[MEMORY] = (share or 0.0) * sides[0][0].metrics[MEMORY]
     asked = CompareOptions(alpha=alpha, metrics=names, margins=given, replicate="launch")
     found = []
     for judged in compare(sides[0], sides[1], asked, NoiseModel([])).metrics:
         if judged.metric == MEMORY and by_rule:
-            why = f"{MEMORY_MARGIN:.0%} of the base's, the default on a GPU"
+            why = f"{share:.0%} of the base's, the default on a GPU"
             judged = msgspec.structs.replace(judged, margin_from=why)
         found.append(
-            MetricVerdict(judged=known_numbers(judged), evidence="launches", look=1, looks=1)
+            MetricVerdict(judged=engine.finite(judged), evidence="launches", look=1, looks=1)
         )
     return found
 
@@ -361,14 +313,14 @@ def of_trajectories(
         title=f"loss over {len(a)} steps",
         unit="nats/token",
         scale="difference",
-        harm_sign=1,
+        better="lower",
         n=(len(a), len(b)),
         means=(a[-1], b[-1]),
         estimate=b[-1] - a[-1] if known else max(abs(x - y) for x, y in zip(a, b, strict=True)),
         sd=known.sd if known else None,
         df=known.df if known else None,
-        noise="noise_model" if known else None,
-        noise_from=_origin(row, borrowed=False) if known else "",
+        method="noise_model" if known else None,
+        noise_from=row.describe() if row and known else "",
         outcome=outcome,
         reason=reason,
     )
@@ -376,7 +328,7 @@ def of_trajectories(
 
 
 def _in_envelope(
-    apart: float, known: Known | None, alpha: float, parted: str
+    apart: float, known: KnownSd | None, alpha: float, parted: str
 ) -> tuple[Outcome, str]:
     if known is None:
         without = "on a GPU they may, and the noise model has no envelope for it"
@@ -390,7 +342,7 @@ def _in_envelope(
 def held_to(claim: Claim, verdict: MetricVerdict) -> MetricVerdict:
     """A claim of more speed passes only where even the worse end of the interval is faster."""
     judged = verdict.judged
-    if claim != "systems" or judged.metric != SPEED or judged.outcome != "pass" or judged.better:
+    if claim != "systems" or judged.metric != SPEED or judged.outcome != "pass" or judged.improved:
         return verdict
     reason = "claimed faster, and the interval does not show it"
     changed = msgspec.structs.replace(judged, outcome="inconclusive", reason=reason)

@@ -1,8 +1,9 @@
-"""A gate before it spends: how many launches and runs, when to look, what that costs and can say.
+"""Plans a gate before it spends anything: how many launches and runs, when to look, what that costs
+and which harm it can detect.
 
-Everything is fixed here and kept by `rounds`: three looks within the budget or a test that is
-open, the margins, the noise they are set against. A budget under which no verdict is likely is said
-instead of being spent. Pure; after `judge`.
+Everything is fixed here and `measurement` keeps to it: three looks within the budget or an
+always-valid test, the margins, and the noise that they are compared with. A gate under which no
+verdict is likely is blocked instead of being run. Pure.
 """
 
 import math
@@ -11,141 +12,246 @@ from dataclasses import dataclass
 
 import msgspec
 
-from harness.compare.metrics import Margin, default_margin, given, same_story
-from harness.compare.noise_model import QUALITY, TIMES, NoiseModel, NoiseRow
-from harness.gate.ab_mode import AbMode
+from harness.compare.margins import Margin, default_margin, stated_margin
+from harness.compare.noise_model import NoiseModel, NoiseRow
+from harness.gate import ab_launcher
+from harness.gate.baseline import Baseline
+from harness.gate.measurement import launch_row, speed_margin
 from harness.gate.metrics import quality_row, shares
-from harness.gate.result import MOST, SPEED, Evidence, GatePlan, PartPlan, Rule
+from harness.gate.result import (
+    MAX_REPLICATES,
+    SPEED,
+    Evidence,
+    GatePlan,
+    GateResult,
+    PartPlan,
+    Rule,
+)
+from harness.gate.sides import PreparedGate
+from harness.metrics import QUALITY, SPEEDS, duplicates
 from harness.results.logs.from_store import logged_runs
+from harness.results.recipe import is_full_scale
 from harness.results.record import Record
-from harness.stats import mixture
 from harness.stats.ab_noise import OWN_LAUNCHES
 from harness.stats.distributions import t_quantile
 from harness.stats.inference import detectable, pool
 from harness.stats.power import BETA, Rates, rates
-from harness.stats.sequential import look_tails, looks
+from harness.stats.sequential import look_tails, looks, mixture_tail
 
 LAUNCHES = 3  # resolve half the speed margin at the noise that published runs show
-LAUNCHES_WITHOUT_NOISE = 2 * LAUNCHES  # where their own spread is all there is to go by
-LEAST_CHANCE = (
-    0.1  # of a pass without change, or of catching a margin: below both nothing is bought
-)
+LAUNCHES_WITHOUT_NOISE = 2 * LAUNCHES  # where only their own spread is known
+MIN_PROBABILITY = 0.1  # of a pass without change, or of detecting a margin: below both, run nothing
+
+
+UNITS: dict[Evidence, str] = {"launches": "launches", "replicates": "runs", "trajectory": "steps"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanningNoise:
-    """What is known of the SD of one run or launch before the gate."""
+    """What is known before the gate of the SD of one run or launch."""
 
     sd: float | None
     df: float
-    own: bool  # no noise model row: estimated anew at every look
+    own: bool  # no row in the noise model: estimated from the gate's own data at every look
 
 
 @dataclass(frozen=True, kw_only=True)
-class Terms:
-    """What the command line fixes of a part: error rate, when to look, how long."""
+class PlanOptions:
+    """What the command line fixes for one part: error rate, when to look, how long."""
 
     alpha: float
-    rule: Rule = "looks"
+    rule: Rule = "group_sequential"
     budget_s: float | None = None
 
 
-def speed_plan(
-    row: NoiseRow | None, margin: Margin, unit_s: float | None, terms: Terms
-) -> PartPlan:
-    """Launches of a speed A/B within the budget."""
-    noise = _of_row(row)
+# --- the whole gate -------------------------------------------------------------------------------
 
-    def chances(n: int) -> tuple[Rates, float]:
-        df = _launch_df(noise, n, terms.rule)
-        return _chances(noise, math.sqrt(2 / n), margin.value, terms, looks(n), df)
 
-    wanted = _fewest(lambda n: chances(n)[0], LAUNCHES) if noise.sd is not None else None
-    count = max(LAUNCHES, wanted or 0) if noise.sd is not None else LAUNCHES_WITHOUT_NOISE
-    count = _affordable(MOST if terms.rule == "open" else count, unit_s, terms.budget_s)
-    return _part(
-        "launches",
-        SPEED,
-        (count, count),
-        unit_s,
-        margin,
-        noise,
-        chances(count) if count and noise.sd is not None else None,
-        wanted,
-        terms,
+def plan_gate(
+    prepared: PreparedGate, noise_model: NoiseModel, stored: Sequence[GateResult]
+) -> GatePlan:
+    """The plan of a gate; `stored`: earlier gates, which tell how long a launch takes.
+
+    Speed is planned first and leaves the quality runs the time they need for a verdict, up to half
+    of the budget. Under the always-valid rule launches get half of the budget.
+    """
+    request, parts, left_s = prepared.request, [], prepared.request.budget_s
+    if prepared.a is not None:
+        part = _speed_part(prepared, noise_model, stored)
+        parts.append(part)
+        if left_s is not None:
+            left_s = max(0.0, left_s - (part.seconds or 0.0))
+    if prepared.compares_quality and request.baseline is not None:
+        options = PlanOptions(alpha=request.alpha, rule=request.rule, budget_s=left_s)
+        parts.append(_quality_part(prepared, request.baseline, noise_model, options))
+    plan = GatePlan(
+        parts=parts,
+        budget_s=request.budget_s,
+        alpha=request.alpha,
+        price_usd_per_hour=request.price_usd_per_hour,
+        gpus=request.baseline.gpus if request.baseline else 1,
     )
+    return msgspec.structs.replace(plan, blocked=why_no_verdict(plan))
+
+
+def _speed_part(
+    prepared: PreparedGate, noise_model: NoiseModel, stored: Sequence[GateResult]
+) -> PartPlan:
+    request, stop_after_s = prepared.request, _launches_stop_after_s(prepared)
+    budget_s = stop_after_s
+    if stop_after_s is None:
+        budget_s = _budget_for_launches_s(prepared, noise_model)
+    part = plan_speed(
+        launch_row(prepared.bench, noise_model, prepared.mode),
+        speed_margin(request),
+        ab_launcher.launch_seconds(prepared, stored),
+        PlanOptions(alpha=request.alpha, rule=request.rule, budget_s=budget_s),
+    )
+    if prepared.ab is not None:
+        notes = [prepared.ab.note, *part.notes]
+        part = msgspec.structs.replace(part, ab_mode=prepared.ab.mode, notes=notes)
+    return msgspec.structs.replace(part, stop_after_s=stop_after_s)
+
+
+def _launches_stop_after_s(prepared: PreparedGate) -> float | None:
+    """Half of the budget where always-valid launches are followed by runs, else None."""
+    request = prepared.request
+    if request.rule != "always_valid" or not prepared.compares_quality:
+        return None
+    return None if request.budget_s is None else request.budget_s / 2
+
+
+def _budget_for_launches_s(prepared: PreparedGate, noise_model: NoiseModel) -> float | None:
+    """The budget less the time of runs that can reach a verdict within half of it."""
+    request = prepared.request
+    if request.budget_s is None or not prepared.compares_quality or request.baseline is None:
+        return request.budget_s
+    half = PlanOptions(alpha=request.alpha, rule=request.rule, budget_s=request.budget_s / 2)
+    runs = _quality_part(prepared, request.baseline, noise_model, half)
+    reserved_s = runs.seconds if verdict_is_likely(runs) else None
+    return request.budget_s - (reserved_s or 0.0)
+
+
+def _quality_part(
+    prepared: PreparedGate, baseline: Baseline, noise_model: NoiseModel, options: PlanOptions
+) -> PartPlan:
+    records = baseline.now.records
+    run_s = math.fsum(record.wall_s for record in records) / len(records)
+    margins = prepared.request.margins
+    return plan_quality(records, noise_model, margins, is_full_scale(records[0]), run_s, options)
+
+
+def why_no_verdict(plan: GatePlan) -> str | None:
+    """Why no verdict is likely under this plan; None where one is, or where nobody can tell."""
+    if any(verdict_is_likely(part) for part in plan.parts):
+        return None
+    reasons = [_obstacle(part) for part in plan.parts]
+    return "no verdict is likely, so nothing is started: " + "; ".join(reasons)
+
+
+def verdict_is_likely(part: PartPlan) -> bool:
+    """Whether this part is likely to reach a verdict, or nobody can tell."""
+    if not part.n_b or part.margin is None:
+        return False
+    if part.p_pass_if_unchanged is None or part.p_regression_at_margin is None:
+        return part.n_a + part.n_b > 2 and part.n_b > (1 if part.evidence == "launches" else 0)
+    return max(part.p_pass_if_unchanged, part.p_regression_at_margin) >= MIN_PROBABILITY
+
+
+def _obstacle(part: PartPlan) -> str:
+    unit = "launch" if part.evidence == "launches" else "run"
+    if part.margin is None:
+        return part.notes[0]
+    if not part.n_b:
+        return f"one {unit} takes {part.unit_s or 0:.0f} s, more than the budget leaves"
+    number = f"{part.n_b} {unit if part.n_b == 1 else UNITS[part.evidence]}"
+    if part.p_pass_if_unchanged is None:
+        return f"{number} cannot show their own noise"
+    return f"{number} would pass an unchanged candidate {part.p_pass_if_unchanged:.0%} of the time"
+
+
+# --- one part -------------------------------------------------------------------------------------
+
+
+def plan_speed(
+    row: NoiseRow | None, margin: Margin, unit_s: float | None, options: PlanOptions
+) -> PartPlan:
+    """Launches of a speed A/B within the budget. `row`: the noise model's for one launch."""
+    noise = _noise_of_row(row)
+
+    def probabilities(n: int) -> tuple[Rates, float]:
+        df = _launch_df(noise, n, options.rule)
+        return _probabilities(noise, math.sqrt(2 / n), margin.value, options, looks(n), df)
+
+    n_for_power = None
+    count = LAUNCHES_WITHOUT_NOISE
+    if noise.sd is not None:
+        n_for_power = _fewest(lambda n: probabilities(n)[0], LAUNCHES)
+        count = max(LAUNCHES, n_for_power or 0)
+    count = MAX_REPLICATES if options.rule == "always_valid" else count
+    count = _affordable(count, unit_s, options.budget_s)
+    known = probabilities(count) if count and noise.sd is not None else None
+    n = (count, count)
+    return _part("launches", SPEED, n, unit_s, margin, noise, known, n_for_power, options)
 
 
 def _launch_df(noise: PlanningNoise, n: int, rule: Rule) -> float:
-    kept = not noise.own and (n < OWN_LAUNCHES or rule == "open")
-    return noise.df if kept else n - 1
+    uses_row = not noise.own and (n < OWN_LAUNCHES or rule == "always_valid")
+    return noise.df if uses_row else n - 1
 
 
-def with_turns(part: PartPlan, turns: AbMode | None) -> PartPlan:
-    """The plan of launches with the form that they take, and why."""
-    if turns is None:
-        return part
-    return msgspec.structs.replace(part, turns=turns.form, notes=[turns.note, *part.notes])
-
-
-def quality_plan(
+def plan_quality(
     baseline: Sequence[Record],
     noise_model: NoiseModel,
     margins: Mapping[str, float],
     full_scale: bool,
     unit_s: float | None,
-    terms: Terms,
+    options: PlanOptions,
 ) -> PartPlan:
-    """Replicates of the candidate within the budget, for the judged metric that takes the most.
+    """Runs of the candidate within the budget, for the judged metric that needs the most.
 
-    A metric that no number in reach can settle takes none for that reason alone.
+    A metric that no affordable number of runs can settle does not raise the number.
     """
     judged = judged_metrics(baseline, noise_model, margins, full_scale)
     if not judged:
         metric = _measured(baseline)[0]
-        noise = _of_runs(baseline, metric, quality_row(baseline, metric, noise_model))
+        noise = _noise_of_runs(baseline, metric, quality_row(baseline, metric, noise_model))
         n = (len(baseline), 0)
-        return _part("replicates", metric, n, unit_s, None, noise, None, None, terms)
+        return _part("replicates", metric, n, unit_s, None, noise, None, None, options)
     parts = [
-        _runs_plan(baseline, noise_model, metric, margin, unit_s, terms)
+        _plan_runs(baseline, noise_model, metric, margin, unit_s, options)
         for metric, margin in judged.items()
     ]
-    likely = [part for part in parts if has_chance(part)] or parts[:1]
-    most = max(likely, key=lambda part: part.n_b)
-    fewer = [f"{part.metric} takes {part.n_b}" for part in likely if part.n_b < most.n_b]
-    return msgspec.structs.replace(most, notes=[*most.notes, *fewer])
+    likely = [part for part in parts if verdict_is_likely(part)] or parts[:1]
+    largest = max(likely, key=lambda part: part.n_b)
+    fewer = [f"{part.metric} needs {part.n_b}" for part in likely if part.n_b < largest.n_b]
+    return msgspec.structs.replace(largest, notes=[*largest.notes, *fewer])
 
 
-def _runs_plan(
+def _plan_runs(
     baseline: Sequence[Record],
     noise_model: NoiseModel,
     metric: str,
     margin: Margin,
     unit_s: float | None,
-    terms: Terms,
+    options: PlanOptions,
 ) -> PartPlan:
-    """Replicates for one metric."""
+    """Runs of the candidate for one metric."""
     n_a, size = len(baseline), margin.value
-    noise = _of_runs(baseline, metric, quality_row(baseline, metric, noise_model))
+    noise = _noise_of_runs(baseline, metric, quality_row(baseline, metric, noise_model))
 
-    def chances(n: int) -> tuple[Rates, float]:
+    def probabilities(n: int) -> tuple[Rates, float]:
         df = n_a + n - 2 if noise.own else noise.df
-        return _chances(noise, math.sqrt(1 / n_a + 1 / n), size, terms, looks(n), df, n_a)
+        return _probabilities(noise, math.sqrt(1 / n_a + 1 / n), size, options, looks(n), df, n_a)
 
-    wanted = _fewest(lambda n: chances(n)[0], 1) if noise.sd is not None else None
-    count = MOST if terms.rule == "open" else wanted or 2 * n_a
-    count = _affordable(count, unit_s, terms.budget_s)
-    return _part(
-        "replicates",
-        metric,
-        (n_a, count),
-        unit_s,
-        margin,
-        noise,
-        chances(count) if count and noise.sd is not None else None,
-        wanted,
-        terms,
-    )
+    n_for_power = None
+    if noise.sd is not None:
+        n_for_power = _fewest(lambda n: probabilities(n)[0], 1)
+    count = MAX_REPLICATES if options.rule == "always_valid" else n_for_power or 2 * n_a
+    count = _affordable(count, unit_s, options.budget_s)
+    known = probabilities(count) if count and noise.sd is not None else None
+    n = (n_a, count)
+    return _part("replicates", metric, n, unit_s, margin, noise, known, n_for_power, options)
 
 
 def judged_metrics(
@@ -158,13 +264,15 @@ def judged_metrics(
     found = {}
     for name in _measured(baseline):
         if name in margins:
-            found[name] = given(name, margins[name])
+            found[name] = stated_margin(name, margins[name])
             continue
         margin = default_margin(name, quality_row(baseline, name, noise_model), full_scale)
         if margin is not None:
             found[name] = margin
-    told = same_story(found, lambda name: True)
-    return {name: margin for name, margin in found.items() if name not in told or name in margins}
+    redundant = duplicates(found, lambda name: True)
+    return {
+        name: margin for name, margin in found.items() if name not in redundant or name in margins
+    }
 
 
 def _measured(baseline: Sequence[Record]) -> list[str]:
@@ -173,62 +281,63 @@ def _measured(baseline: Sequence[Record]) -> list[str]:
     ]
 
 
-def _of_row(row: NoiseRow | None) -> PlanningNoise:
+def _noise_of_row(row: NoiseRow | None) -> PlanningNoise:
     if row is None:
         return PlanningNoise(sd=None, df=0.0, own=True)
     return PlanningNoise(sd=row.sd, df=row.df, own=False)
 
 
-def _of_runs(baseline: Sequence[Record], metric: str, row: NoiseRow | None) -> PlanningNoise:
+def _noise_of_runs(baseline: Sequence[Record], metric: str, row: NoiseRow | None) -> PlanningNoise:
     if row is not None:
-        return _of_row(row)
-    values = [run.metrics[metric] for run in logged_runs(baseline, "baseline")]
-    own = pool([values])
+        return _noise_of_row(row)
+    own = pool([[run.metrics[metric] for run in logged_runs(baseline, "baseline")]])
     return PlanningNoise(sd=own.sd if own.df else None, df=float(own.df), own=True)
 
 
-def _chances(
+def _probabilities(
     noise: PlanningNoise,
     factor: float,
     margin: float,
-    terms: Terms,
-    at: Sequence[int],
+    options: PlanOptions,
+    schedule: Sequence[int],
     df: float,
     n_a: int | None = None,
 ) -> tuple[Rates, float]:
-    """The rates at the last look without a change and at the margin, and the detectable harm.
+    """Pass and regression rates at the last look, and the minimum detectable harm.
 
-    `factor` times the SD is the error of the difference at the last look. Looks before the last
-    can only add to them.
+    `factor` times the SD is the standard error of the difference at the last look. Earlier looks
+    can only raise the rates.
     """
     assert noise.sd is not None
-    parts = shares(n_a, at) if n_a is not None else [k / at[-1] for k in at]
-    own = [max(0.0, df - (at[-1] - k)) for k in at] if noise.own else None
     se = noise.sd * factor
-    if terms.rule == "open":
-        tail = mixture.tail(se, margin / 2, terms.alpha)
+    if options.rule == "always_valid":
+        tail = mixture_tail(se, margin / 2, options.alpha)
+    elif df > 0:
+        information = shares(n_a, schedule) if n_a is not None else None
+        information = information or tuple(k / schedule[-1] for k in schedule)
+        own = [max(0.0, df - (schedule[-1] - k)) for k in schedule] if noise.own else None
+        tail = look_tails(options.alpha, information, own)[-1]
     else:
-        tail = look_tails(terms.alpha, parts, own)[-1] if df > 0 else terms.alpha
+        tail = options.alpha
     passes = rates(0.0, margin, se, df, tail).passes
-    found = Rates(passes=passes, regression=rates(margin, margin, se, df, tail).regression)
+    both = Rates(passes=passes, regression=rates(margin, margin, se, df, tail).regression)
     if not df > 0:
-        return found, math.nan
-    return found, detectable(t_quantile(1 - tail, df), df, se, BETA)
+        return both, math.nan
+    return both, detectable(t_quantile(1 - tail, df), df, se, BETA)
 
 
-def _fewest(chances: Callable[[int], Rates], start: int) -> int | None:
-    """The fewest for which a pass without change and a catch at the margin both have 1 - beta.
-
-    By halving: more runs never lower both.
+def _fewest(probabilities: Callable[[int], Rates], start: int) -> int | None:
+    """The fewest for which a pass without change and a regression at the margin both have power
+    1 - BETA; None where MAX_REPLICATES are not enough. Bisection: more runs never lower both.
     """
 
     def enough(n: int) -> bool:
-        found = chances(n)
-        return min(found.passes, found.regression) >= 1 - BETA
+        both = probabilities(n)
+        return min(both.passes, both.regression) >= 1 - BETA
 
-    if not enough(MOST):
+    if not enough(MAX_REPLICATES):
         return None
-    low, high = start - 1, MOST
+    low, high = start - 1, MAX_REPLICATES
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)
@@ -237,8 +346,8 @@ def _fewest(chances: Callable[[int], Rates], start: int) -> int | None:
 
 def _affordable(count: int, unit_s: float | None, budget_s: float | None) -> int:
     if unit_s is None or budget_s is None or unit_s <= 0:
-        return min(count, MOST)
-    return min(count, MOST, int(budget_s / unit_s))
+        return min(count, MAX_REPLICATES)
+    return min(count, MAX_REPLICATES, int(budget_s / unit_s))
 
 
 def _part(
@@ -248,68 +357,43 @@ def _part(
     unit_s: float | None,
     margin: Margin | None,
     noise: PlanningNoise,
-    chances: tuple[Rates, float] | None,
-    wanted: int | None,
-    terms: Terms,
+    probabilities: tuple[Rates, float] | None,
+    n_for_power: int | None,
+    options: PlanOptions,
 ) -> PartPlan:
-    found, detects = chances or (None, math.nan)
+    both, minimum_detectable = probabilities or (None, math.nan)
+    group_sequential = options.rule == "group_sequential"
     return PartPlan(
         evidence=evidence,
         metric=metric,
         n_a=n[0],
         n_b=n[1],
-        looks=list(looks(n[1])) if n[1] and terms.rule == "looks" else [],
+        looks=list(looks(n[1])) if n[1] and group_sequential else [],
         unit_s=unit_s,
         margin=margin.value if margin else None,
         sd=noise.sd,
         df=noise.df if noise.sd is not None else None,
-        minimum_detectable=None if math.isnan(detects) else detects,
-        passes=found.passes if found else None,
-        regression=found.regression if found else None,
-        n_for_power=wanted,
-        notes=_notes(metric, margin, noise, n, wanted),
-        rule=terms.rule,
+        minimum_detectable=None if math.isnan(minimum_detectable) else minimum_detectable,
+        p_pass_if_unchanged=both.passes if both else None,
+        p_regression_at_margin=both.regression if both else None,
+        n_for_power=n_for_power,
+        notes=_notes(metric, margin, noise, n[1], n_for_power),
+        rule=options.rule,
     )
 
 
 def _notes(
-    metric: str, margin: Margin | None, noise: PlanningNoise, n: tuple[int, int], wanted: int | None
+    metric: str, margin: Margin | None, noise: PlanningNoise, n: int, n_for_power: int | None
 ) -> list[str]:
     notes = []
+    unit = "launches" if metric in SPEEDS else "runs"
     if margin is None:
-        notes.append(f"{metric} has no margin: --margin {metric}=M sets one")
+        notes.append(f"{metric} has no margin: set one with --margin {metric}=M")
     if noise.sd is None:
-        unit = "launches" if metric in TIMES else "runs"
-        notes.append(f"no noise is known beforehand: the {unit} have to show their own")
-    elif margin is not None and wanted is None:
-        more = "more replicates in the baseline" if metric not in TIMES else "a quieter machine"
-        notes.append(f"no number up to {MOST} settles it nine times in ten: it takes {more}")
-    if wanted is not None and n[1] < wanted:
-        notes.append(f"nine times in ten takes {wanted}; the budget has room for {n[1]}")
+        notes.append(f"the noise model has no row for it: the {unit} have to show their own noise")
+    elif margin is not None and n_for_power is None:
+        remedy = "a quieter machine" if metric in SPEEDS else "more replicates in the baseline"
+        notes.append(f"{MAX_REPLICATES} {unit} do not give 90 % power: that needs {remedy}")
+    if n_for_power is not None and n < n_for_power:
+        notes.append(f"90 % power needs {n_for_power} {unit}; the budget has room for {n}")
     return notes
-
-
-def without_chance(plan: GatePlan) -> str | None:
-    """Why no verdict is likely under this plan; None where one is, or nobody can say."""
-    if any(has_chance(part) for part in plan.parts):
-        return None
-    lacking = [_lacking(part) for part in plan.parts]
-    return "no verdict is likely, so nothing is spent: " + "; ".join(lacking)
-
-
-def has_chance(part: PartPlan) -> bool:
-    """Whether a verdict is likely, or nobody can say."""
-    if not part.n_b or part.margin is None:
-        return False
-    if part.passes is None or part.regression is None:
-        return part.n_a + part.n_b > 2 and part.n_b > (1 if part.evidence == "launches" else 0)
-    return max(part.passes, part.regression) >= LEAST_CHANCE
-
-
-def _lacking(part: PartPlan) -> str:
-    if part.margin is None:
-        return part.notes[0]
-    if not part.n_b:
-        return f"one of the {part.evidence} takes {part.unit_s or 0:.0f} s"
-    chance = "" if part.passes is None else f" pass without a change {part.passes:.0%} of the time"
-    return f"{part.n_b} {part.evidence}{chance}"

@@ -1,34 +1,32 @@
-"""What a gate says: the schema of `harness gate --json`, of stored gates, of every rendering.
+"""The schema of `harness gate --json` and of the gates that a store keeps.
 
-One verdict a metric, each with the evidence it rests on, and the worst of them for the whole. A
-gate that could not be carried out is a result too, with its reason and no metrics, so that
-whoever reads the JSON never has to read a terminal. Pure data; after `judgement`, before everything
-that runs, stores or shows gates.
+One result per metric, with the evidence it rests on; the worst of them is the outcome of the gate.
+A gate that could not run is a result too, with its reason and no metrics, so that a program reading
+the JSON never has to parse terminal output. Data only: nothing here runs, stores or prints.
 """
 
-import math
 from typing import Any, Literal
 
 import msgspec
 
 from harness import errors
-from harness.compare.compare import MetricResult
 from harness.compare.core import PairedCore
-from harness.gate.ab_interleaved import AbLaunch, Form
+from harness.compare.result import MetricResult
+from harness.gate.ab_interleaved import AbLaunch, AbMode
 from harness.stats.decision import Outcome
 
-FORMAT = 1
+FORMAT = 2  # 2: fields renamed (mode, dropped_windows, candidate_runs, the plan's probabilities)
 SPEED = "tokens_per_s"
 TRAJECTORY = "loss_trajectory"
 
 GateOutcome = Literal["pass", "regression", "inconclusive", "could not run"]
 Evidence = Literal["replicates", "launches", "trajectory"]
 Claim = Literal["refactor", "systems", "ml"]
-Rule = Literal["looks", "open"]
-"""When evidence is judged: at looks planned before, or after each piece of it for as long as the
-budget lasts. Both keep the error rate."""
+Rule = Literal["group_sequential", "always_valid"]
+"""When evidence is evaluated: at looks that were planned, or after each run or launch until the
+budget ends. Both rules keep the error rate alpha."""
 
-MOST = 64  # runs or launches that one gate ever buys
+MAX_REPLICATES = 64  # runs or launches in one gate
 
 EXIT_CODES: dict[GateOutcome, int] = {
     "pass": errors.PASS,
@@ -39,11 +37,11 @@ EXIT_CODES: dict[GateOutcome, int] = {
 WORST_FIRST: tuple[GateOutcome, ...] = ("could not run", "regression", "inconclusive", "pass")
 
 
-class Subject(msgspec.Struct, frozen=True, kw_only=True):
-    """One side: the code and the configuration that were measured.
+class SideIdentity(msgspec.Struct, frozen=True, kw_only=True):
+    """The code and the configuration that were measured on one side.
 
-    `ref` is what the command line named, `commit` what it was then; both None for a stored
-    baseline, of which `baseline` has the name.
+    `ref` is the git ref from the command line and `commit` what it pointed to; both are None for a
+    stored baseline, which `baseline` names. `set`: overrides of the configuration.
     """
 
     code_id: str
@@ -66,7 +64,7 @@ class MetricVerdict(msgspec.Struct, frozen=True, kw_only=True):
     evidence: Evidence
     look: int  # the look that this is, of `looks` there may be
     looks: int
-    rule: Rule = "looks"
+    rule: Rule = "group_sequential"
     unconfirmed: bool = False  # a slowdown that one session has shown so far
     confirmed_by: str | None = None  # the earlier gate that showed it too
     small_harms: float | None = None  # sum since the last baseline, in the direction of harm
@@ -77,108 +75,114 @@ class MetricVerdict(msgspec.Struct, frozen=True, kw_only=True):
         return self.judged.outcome
 
 
-class Looks(msgspec.Struct, frozen=True, kw_only=True):
-    """When evidence is judged: after so many pieces of it, or after each where the rule is open."""
+class LookSchedule(msgspec.Struct, frozen=True, kw_only=True):
+    """When evidence is evaluated: after these numbers of runs or launches, or after each one."""
 
-    looks: list[int]  # none are planned where the rule is open
-    rule: Rule = "looks"
+    looks: list[int]  # empty under the always-valid rule
+    rule: Rule = "group_sequential"
 
     @property
-    def count(self) -> int:
-        """How many looks there may be."""
-        return MOST if self.rule == "open" else len(self.looks)
+    def max_looks(self) -> int:
+        """The largest possible number of looks."""
+        return MAX_REPLICATES if self.rule == "always_valid" else len(self.looks)
 
-    def after(self, n: int) -> int | None:
+    def look_after(self, n: int) -> int | None:
         """The number of the look after `n` runs or launches; None between two looks."""
-        if self.rule == "open":
+        if self.rule == "always_valid":
             return n
         return self.looks.index(n) + 1 if n in self.looks else None
 
 
-class PartPlan(Looks, frozen=True, kw_only=True):
-    """What one kind of evidence will take and be able to say. Seconds and SDs None where unknown.
+class PartPlan(LookSchedule, frozen=True, kw_only=True):
+    """The plan for one kind of evidence. Seconds and SDs are None where unknown.
 
-    `n_a`, `n_b`: runs or launches a side at the last look, or as far as the budget is expected to
-    reach where the rule is open. `passes` is P(pass | no change), `regression`
-    P(regression | harm of one margin), both with the limits of the last look: looks before it can
-    only add to them. `until_s`: the part of the budget after which nothing more is begun.
+    `n_a`, `n_b`: runs or launches of each side at the last look, or as many as the budget is
+    expected to allow under the always-valid rule. Both probabilities use the limits of the last
+    look; earlier looks can only raise them. `stop_after_s`: nothing new is started after this part
+    of the budget.
     """
 
     evidence: Evidence
     metric: str
     n_a: int
     n_b: int
-    unit_s: float | None
+    unit_s: float | None  # expected seconds of one run or launch
     margin: float | None
     sd: float | None
     df: float | None
     minimum_detectable: float | None
-    passes: float | None
-    regression: float | None
-    n_for_power: int | None = None  # n_b at which passes and regression both reach .9
-    turns: Form | None = None  # of launches: what takes turns in them
+    p_pass_if_unchanged: float | None
+    p_regression_at_margin: float | None  # where the true harm is one margin
+    n_for_power: int | None = None  # n_b at which both probabilities reach 0.9
+    ab_mode: AbMode | None = None  # launches only
     notes: list[str] = []
-    until_s: float | None = None
+    stop_after_s: float | None = None
 
     @property
     def seconds(self) -> float | None:
-        """At most: every look taken."""
+        """The longest duration: every look is taken."""
         if not self.n_b:
             return 0.0
         return None if self.unit_s is None else self.unit_s * self.n_b
 
     @property
-    def most(self) -> int:
-        """How many are bought at most: as planned, or as many as fit into the time there is."""
-        return MOST if self.rule == "open" else self.n_b
+    def max_n(self) -> int:
+        """The most runs or launches: as planned, or as many as fit into the time."""
+        return MAX_REPLICATES if self.rule == "always_valid" else self.n_b
 
 
 class GatePlan(msgspec.Struct, frozen=True, kw_only=True):
-    """A gate before it spends anything."""
+    """What a gate will run. `blocked`: why it would start nothing, None where it would."""
 
     parts: list[PartPlan]
     budget_s: float | None
     alpha: float
     price_usd_per_hour: float | None = None
     gpus: int = 0
+    blocked: str | None = None
 
     @property
     def seconds(self) -> float | None:
-        """Of all parts; None where one is unknown."""
+        """The longest duration of all parts; None where one is unknown."""
         known = [part.seconds for part in self.parts]
         return None if any(one is None for one in known) else sum(one or 0.0 for one in known)
 
+    @property
+    def exit_code(self) -> int:
+        """Of `harness gate --plan`."""
+        return errors.PASS if self.blocked is None else errors.COULD_NOT_RUN
+
 
 class GateResult(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole gate. `key` names what was compared, so that another session finds this one."""
+    """The result of a gate. `key` identifies what was compared, so that other sessions find it."""
 
     format: int = FORMAT
     key: str
-    number: int  # the how manieth gate of this key in its store
+    number: int  # counts the gates of this key in a store, from 1; 0: nothing was started
     outcome: GateOutcome
     reason: str
     alpha: float
     claim: Claim
-    a: Subject
-    b: Subject
+    a: SideIdentity
+    b: SideIdentity
     metrics: list[MetricVerdict]
     plan: GatePlan | None = None
-    baseline_hash: str | None = None  # of the entry that was compared with
-    candidates: list[str] = []  # `plan_id/attempt` of the runs behind it: not fresh any more
+    baseline_hash: str | None = None  # of the baseline entry that was compared with
+    candidate_runs: list[str] = []  # `plan_id/attempt`; baseline promotion needs fresh runs
     notes: list[str] = []
     log_tail: str | None = None  # of a side that failed
-    launches: list[AbLaunch] = []  # what the speed rests on, and what the noise model learns from
-    scale: str | None = None  # of the recipe, in the noise model's words
+    launches: list[AbLaunch] = []  # the noise model is derived from them too
+    scale: str | None = None  # of the recipe, as the noise model names it
     device: str | None = None
     environment_id: str = ""
     boot_id: str = ""
     started_at: float = 0.0
     ended_at: float = 0.0
-    core: PairedCore | None = None  # baseline and candidate on the same examples: shown only
+    core: PairedCore | None = None  # both sides on the same examples: informational
 
     @property
     def exit_code(self) -> int:
-        """That of the worst metric: 4 > 10 > 3 > 0."""
+        """Of the worst metric: 4, else 10, else 3, else 0."""
         return EXIT_CODES[self.outcome]
 
 
@@ -187,24 +191,6 @@ def speed_of(result: GateResult) -> MetricVerdict | None:
     return next((one for one in result.metrics if one.judged.metric == SPEED), None)
 
 
-def known_numbers(judged: MetricResult) -> MetricResult:
-    """The same with None for what is not a finite number, as JSON has it."""
-    unknown = {
-        name: None
-        for name in ("estimate", "low", "high", "df", "sd", "minimum_detectable")
-        if (value := getattr(judged, name)) is not None and not math.isfinite(value)
-    }
-    return msgspec.structs.replace(judged, **unknown) if unknown else judged
-
-
 def worst(outcomes: list[GateOutcome]) -> GateOutcome:
     """The outcome of the whole: the worst there is; inconclusive where nothing was judged."""
     return next((one for one in WORST_FIRST if one in outcomes), "inconclusive")
-
-
-def as_json(result: GateResult | GatePlan) -> str:
-    """As `--json` prints it: a result with its exit code, or a plan; what is not known is null."""
-    value = msgspec.to_builtins(result)
-    if isinstance(result, GateResult):
-        value["exit_code"] = result.exit_code
-    return msgspec.json.format(msgspec.json.encode(value), indent=1).decode()

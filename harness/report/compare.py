@@ -1,158 +1,112 @@
-"""A comparison as people and programs read it: terminal, Markdown, JSON.
+"""The report of a comparison, and the blocks that reports of gates and baselines share with it.
 
-The verdict first, then for each metric effect, interval, margin, smallest detectable effect, and
-how many more runs would settle what is open. Reads nothing but a `Comparison`. After `judgement`,
-before the commands.
+The answer first; then for each metric the difference, its interval, margin, smallest detectable
+effect and outcome; then where noise and margins come from, and by which rule each metric was
+decided.
 """
 
-import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 import msgspec
-from rich.markup import escape
 
 from harness import format
-from harness.compare.compare import ComparedSide, Comparison, MetricResult
 from harness.compare.core import PairedCore
-from harness.compare.noise_model import QUALITY
-from harness.format import markdown_row
-from harness.metrics import COMPARED
-from harness.report.study import core, phrases
+from harness.compare.result import ComparedSide, Comparison, MetricResult
+from harness.metrics import COMPARED, QUALITY
+from harness.report.document import (
+    Block,
+    Cell,
+    Column,
+    Document,
+    Notes,
+    Section,
+    Table,
+    Tone,
+    present,
+    table,
+)
+from harness.report.metric_text import (
+    detectable,
+    estimate,
+    interval,
+    margin,
+    means,
+    noise,
+    outcome,
+)
+from harness.report.study import core
 from harness.results.logs.read import MEMBER
-from harness.study.effects import Effect
+from harness.stats.decision import Outcome
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
-STYLES = {"pass": "green", "regression": "red", "inconclusive": "yellow", None: "dim"}
-MARKS = {"pass": "✅", "regression": "❌", "inconclusive": "❔", None: "–"}
-PICTURE_COLUMNS, LEAST_WIDTH = 17, 104
-MOST_SOURCES = 2
-TOTAL_STACKS = ((0,), (1, 2), (3,), (4,), (5,))  # columns of CORE, those that share one stacked
-PAIR_STACKS = ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9), (10, 11))
+TONES: dict[Outcome | None, Tone] = {
+    "pass": "pass",
+    "regression": "regression",
+    "inconclusive": "inconclusive",
+    None: "neutral",
+}
+PICTURE_COLUMNS = 17
+MAX_SOURCES = 2
 
 
-def print_comparison(console: "Console", found: Comparison, *, tasks: bool = False) -> None:
-    """The whole comparison in the terminal; `tasks`: CORE task by task too."""
-    style = STYLES[found.outcome]
-    console.print(f"[bold reverse {style}] {found.outcome.upper()} [/] {escape(found.reason)}\n")
-    for side in found.sides:
-        console.print(_side_line(side), markup=False, highlight=False, soft_wrap=True)
-    print_judgements(console, found.metrics, found.alpha)
-    if found.core is not None:
-        print_core(console, found.core, tasks=tasks)
-    for line in footnotes(found):
-        console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
+def build_comparison(comparison: Comparison, *, tasks: bool = False) -> Document:
+    """The report of two sides; `tasks`: CORE task by task is shown and not folded away."""
+    return Document(
+        title="Comparison",
+        answer=comparison.reason,
+        tone=TONES[comparison.outcome],
+        blocks=present(
+            Notes(items=[side_line(side) for side in comparison.sides]),
+            results_table(comparison.metrics),
+            *core_blocks(comparison.core, tasks=tasks),
+            Notes(items=_notes(comparison)),
+        ),
+        data={**msgspec.to_builtins(comparison), "exit_code": comparison.exit_code},
+    )
 
 
-def print_judgements(console: "Console", metrics: Sequence[MetricResult], alpha: float) -> None:
-    """The table: a metric a row, with its interval drawn where the terminal is wide enough."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    pictured = console.width >= LEAST_WIDTH
-    titles = ["metric", "A\nB", f"B − A\n{level(alpha)} interval", "margin\nMDE", "verdict"]
-    if pictured:
-        titles.insert(3, "better ┃ worse")
-    for index, title in enumerate(titles):
-        table.add_column(title, no_wrap=index < 3, justify="right" if index == 1 else "left")
-    for judged in metrics:
-        cells = [
-            escape(judged.metric),
-            "\n".join(_means(judged)),
-            f"{change(judged)}\n[dim]{escape(interval(judged))}[/dim]",
-            f"{margin(judged)}\n[dim]{detectable(judged)}[/dim]",
-            _verdict_cell(judged),
-        ]
-        if pictured:
-            cells.insert(3, picture(judged))
-        table.add_row(*cells)
-    console.print(table)
-
-
-def print_core(console: "Console", found: PairedCore, *, tasks: bool) -> None:
-    """CORE of both sides on the same examples, as a whole and task by task."""
-    console.print(core.heading(found), markup=False, highlight=False)
-    console.print(_stacked(core.TOTAL_TITLES, _totals(found), TOTAL_STACKS))
-    if tasks:
-        console.print(_stacked(core.PAIR_TITLES, _pairs(found), PAIR_STACKS))
-    for line in core.sentences(found, tasks=tasks):
-        console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
-
-
-def _stacked(
-    titles: Sequence[str], rows: Sequence[Sequence[str]], stacks: Sequence[Sequence[int]]
-) -> "Table":
-    """A table of few columns: each stacks some of `titles`, so that 80 characters are enough."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for number, stack in enumerate(stacks):
-        title = "\n".join(titles[index] for index in stack)
-        table.add_column(title, no_wrap=number > 0, overflow="fold")
-    for row in rows:
-        table.add_row(*(escape("\n".join(row[index] for index in stack)) for stack in stacks))
-    return table
-
-
-def _totals(found: PairedCore) -> list[list[str]]:
-    return [core.total_cells(found, total) for total in found.totals]
-
-
-def _pairs(found: PairedCore) -> list[list[str]]:
-    return [core.pair_cells(found, index) for index in range(len(found.tasks))]
-
-
-def core_markdown(found: PairedCore, *, tasks: bool) -> list[str]:
-    """The same as lines of Markdown."""
-    lines = [f"{core.heading(found)}:", ""]
-    lines += _markdown_table(core.TOTAL_TITLES, _totals(found))
-    if tasks:
-        lines += _markdown_table(core.PAIR_TITLES, _pairs(found))
-    return [*lines, *(f"- {line}" for line in core.sentences(found, tasks=tasks)), ""]
-
-
-def _markdown_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    head = [markdown_row(titles), markdown_row(["---"] * len(titles))]
-    return [*head, *map(markdown_row, rows), ""]
-
-
-def as_json(found: Comparison) -> str:
-    """The comparison as JSON; what is not known is null."""
-    value = {**msgspec.to_builtins(found), "exit_code": found.exit_code}
-    return msgspec.json.format(msgspec.json.encode(value), indent=1).decode()
-
-
-def as_markdown(found: Comparison, *, tasks: bool = False) -> str:
-    """For a pull request: the verdict, one row a metric, the rest below."""
-    lines = [f"### {MARKS[found.outcome]} {found.outcome}: {found.reason}", ""]
-    lines += [
-        f"| metric | n | A | B | B − A | {level(found.alpha)} interval | margin | MDE | verdict |",
-        "|---|---|---|---|---|---|---|---|---|",
+def results_table(
+    results: Sequence[MetricResult], counts: Mapping[str, str] | None = None
+) -> Table:
+    """One row a metric. `counts`: n in words by metric, where n does not count runs."""
+    columns = [
+        Column(title="metric"),
+        Column(title="n", stacked=True),
+        Column(title="A", align="right"),
+        Column(title="B", align="right", stacked=True),
+        Column(title="B − A", align="right"),
+        Column(title="interval", align="right", stacked=True),
+        Column(title="margin", align="right"),
+        Column(title="MDE", align="right", stacked=True),
+        Column(title="outcome"),
+        Column(title="better ┃ worse", optional=True),
     ]
-    for judged in found.metrics:
-        n = f"{judged.n[0]}, {judged.n[1]}"
-        cells = [judged.metric, n, *_means(judged), change(judged), interval(judged)]
-        cells += [margin(judged), detectable(judged), verdict_words(judged)]
-        lines.append(markdown_row(cells))
-    lines += [""]
-    if found.core is not None:
-        lines += core_markdown(found.core, tasks=tasks)
-    lines += [f"- {_side_line(side)}" for side in found.sides]
-    lines += [f"- {line}" for line in footnotes(found)]
-    return "\n".join(lines) + "\n"
+    return table(columns, [_row(one, counts or {}) for one in results])
 
 
-def picture(judged: MetricResult) -> str:
-    """The interval on a line, worse to the right: ┃ no change, ╎ the margin, ● what was seen."""
-    if judged.low is None or judged.high is None or judged.estimate is None:
+def _row(result: MetricResult, counts: Mapping[str, str]) -> list[Cell | str]:
+    n = result.n
+    runs = str(n[0]) if n[0] == n[1] else f"{n[0]}, {n[1]}"
+    decided = result.outcome is not None
+    text, _, rest = outcome(result).partition(", ")
+    return [
+        result.metric,
+        counts.get(result.metric, runs),
+        *means(result),
+        estimate(result),
+        interval(result) or format.DASH,
+        margin(result),
+        detectable(result).lstrip("±"),
+        Cell(text=f"{text}\n{rest}".rstrip("\n"), tone=TONES[result.outcome], bold=decided),
+        picture(result),
+    ]
+
+
+def picture(result: MetricResult) -> str:
+    """The interval on a line, worse to the right: ┃ no change, ╎ the margin, ● the estimate."""
+    if result.low is None or result.high is None or result.estimate is None or not result.better:
         return ""
-    ends = sorted((judged.harm(judged.low), judged.harm(judged.high)))
-    reach = max(map(abs, [*ends, 1.2 * (judged.margin or 0)])) or 1.0
+    ends = sorted((result.harm(result.low), result.harm(result.high)))
+    reach = max(map(abs, [*ends, 1.2 * (result.margin or 0)])) or 1.0
 
     def column(value: float) -> int:
         return round((value / reach + 1) / 2 * (PICTURE_COLUMNS - 1))
@@ -161,166 +115,96 @@ def picture(judged: MetricResult) -> str:
     for index in range(column(ends[0]), column(ends[1]) + 1):
         cells[index] = "━"
     cells[column(0)] = "┃"
-    if judged.margin:
-        cells[column(judged.margin)] = "╎"
-    cells[column(judged.harm(judged.estimate))] = "●"
-    return f"[{STYLES[judged.outcome]}]{''.join(cells)}[/]"
+    if result.margin:
+        cells[column(result.margin)] = "╎"
+    cells[column(result.harm(result.estimate))] = "●"
+    return "".join(cells)
 
 
-def footnotes(found: Comparison) -> list[str]:
-    """Where noise and margins are from, what has to be known, and how to read it all."""
-    lines = []
-    for judged in found.metrics:
-        lines += about(judged)
-    lines += found.notes
-    lines += [line for side in found.sides for line in side.broken]
-    return [*lines, reading(found.alpha)]
-
-
-def about(judged: MetricResult) -> list[str]:
-    """Where one metric's noise and margin are from, and what has to be known of it."""
-    if judged.margin is None and judged.metric in COMPARED and judged.metric not in QUALITY:
+def core_blocks(paired: PairedCore | None, *, tasks: bool = False) -> list[Block]:
+    """CORE of both sides on the same examples; task by task folded away unless `tasks`."""
+    if paired is None:
         return []
-    sources = [line for line in (_noise(judged), _margin_from(judged)) if line]
-    lines = [f"{judged.metric}: {'; '.join(sources)}"] if sources else []
-    reason = [judged.reason] if judged.reason else []
-    return lines + [f"{judged.metric}: {note}" for note in (*judged.notes, *reason)]
+    totals = table(
+        [Column(title=title, stacked=index == 2) for index, title in enumerate(core.TOTAL_TITLES)],
+        [core.total_cells(paired, one) for one in paired.totals],
+    )
+    pairs = table(
+        [
+            Column(title=title, stacked=index % 2 == 1)
+            for index, title in enumerate(core.PAIR_TITLES)
+        ],
+        [core.pair_cells(paired, index) for index in range(len(paired.tasks))],
+    )
+    return [
+        Section(
+            title=core.heading(paired),
+            blocks=[totals, Notes(items=core.sentences(paired, tasks=tasks))],
+        ),
+        Section(title="CORE task by task", blocks=[pairs], folded=not tasks),
+    ]
+
+
+# --- notes ----------------------------------------------------------------------------------------
+
+
+def _notes(comparison: Comparison) -> list[str]:
+    lines = rule_notes(comparison.metrics)
+    for result in comparison.metrics:
+        lines += result_notes(result)
+    lines += comparison.notes
+    lines += [line for side in comparison.sides for line in side.broken]
+    return [*lines, reading(comparison.alpha)]
+
+
+def rule_notes(results: Sequence[MetricResult]) -> list[str]:
+    """'rule: one pair, one-sided 95 %'; one line for each rule that decided some metric."""
+    by_rule: dict[str, list[str]] = {}
+    for result in results:
+        if result.rule and result.low is not None:
+            by_rule.setdefault(result.rule, []).append(result.metric)
+    if len(by_rule) == 1:
+        return [f"rule: {rule}" for rule in by_rule]
+    return [f"rule of {', '.join(names)}: {rule}" for rule, names in by_rule.items()]
+
+
+def result_notes(result: MetricResult) -> list[str]:
+    """Where the noise and the margin of one metric come from, and its caveats."""
+    if result.margin is None and result.metric in COMPARED and result.metric not in QUALITY:
+        return []
+    limits = "" if result.margin is None else f"margin {margin(result)} ({result.margin_from})"
+    sources = "; ".join(line for line in (noise(result), limits) if line)
+    reasons = [result.reason] if result.reason else []
+    notes = [sources] * bool(sources) + [*result.notes, *reasons]
+    return [f"{result.metric}: {note}" for note in notes]
 
 
 def reading(alpha: float) -> str:
     """How to read the table."""
     return (
-        f"pass: even the worse end of the {level(alpha)} interval is inside the margin. "
+        "pass: even the worse end of the interval is inside the margin. "
         "regression: even the better end is worse than no change. "
         f"Each is wrong in {100 * alpha:g} % of cases at most. "
-        "MDE: the smallest harm that these runs would have set apart from none nine times in ten."
+        "MDE: the smallest harm that these runs would have detected nine times in ten."
     )
 
 
-def _noise(judged: MetricResult) -> str:
-    """'SD of one run 0.0014 (605 df, the prior noise model, ...)', or of one launch."""
-    if judged.sd is None or math.isnan(judged.sd) or not judged.df:
-        return ""
-    size = f"{judged.sd:.2g}"
-    if judged.scale == "log":
-        size = f"{100 * judged.sd:.2g} %"
-    elif judged.metric == "peak_memory_bytes":
-        size = format.mebibytes(judged.sd)
-    df = "" if math.isinf(judged.df) else f"{judged.df:.3g} df, "
-    return f"SD of one {judged.replicate} {size} ({df}{judged.noise_from})"
-
-
-def _margin_from(judged: MetricResult) -> str:
-    return "" if judged.margin is None else f"margin {margin(judged)} ({judged.margin_from})"
-
-
-# --- words ----------------------------------------------------------------------------------------
-
-
-def _side_line(side: ComparedSide) -> str:
-    names = _sources(side.sources)
-    runs = f"{side.runs} run{'s' * (side.runs != 1)}"
+def side_line(side: ComparedSide) -> str:
+    """'A: 8 runs of gpt2-small, 1,480 steps, 8x NVIDIA H100, from baseline/'."""
+    runs = format.plural(side.runs, "run")
     if side.whole < side.runs:
-        runs = f"{side.whole} whole of {runs}"
+        runs = f"{side.whole} complete of {runs}"
     steps = f", {side.steps:,} steps" if side.steps else ""
-    scale = side.scale or side.family
-    return f"{side.name}  {runs}: {scale}{steps}, {' and '.join(side.gpus)}  {names}"
+    scale, gpus = side.scale or side.family, " and ".join(side.gpus)
+    return f"{side.name}: {runs} of {scale}{steps}, {gpus}, from {_sources(side.sources)}"
 
 
 def _sources(sources: Sequence[str]) -> str:
-    """Few names in full; many as the folder or the arm they share."""
-    if len(sources) <= MOST_SOURCES:
+    """Few names in full; several as the folder or the arm that they share."""
+    if len(sources) <= MAX_SOURCES:
         return ", ".join(sources)
     for mark, shown in ((MEMBER, ""), ("/", "/")):
-        places = {source.rpartition(mark)[0] for source in sources}
-        if len(places) == 1 and (place := places.pop()):
-            return place + shown
+        folders = {source.rpartition(mark)[0] for source in sources}
+        if len(folders) == 1 and (folder := folders.pop()):
+            return folder + shown
     return f"{sources[0]} and {len(sources) - 1} more"
-
-
-def level(alpha: float) -> str:
-    """Of the interval whose ends are one-sided limits at alpha each."""
-    return f"{100 * (1 - 2 * alpha):g} %"
-
-
-def _effect(judged: MetricResult) -> Effect:
-    """The same numbers as a report has them, to be worded alike."""
-    return Effect(
-        metric=judged.metric,
-        scale=judged.scale,
-        n_base=judged.n[0],
-        n_arm=judged.n[1],
-        estimate=judged.estimate,
-        low=judged.low,
-        high=judged.high,
-        minimum_detectable=judged.minimum_detectable,
-    )
-
-
-def _means(judged: MetricResult) -> list[str]:
-    return [_value(judged, mean) for mean in judged.means]
-
-
-def _value(judged: MetricResult, value: float) -> str:
-    if judged.metric == "peak_memory_bytes":
-        return format.mebibytes(value)
-    if judged.unit == "tokens/s":
-        return f"{value:,.0f}"
-    decimals = 2 if judged.scale == "log" or judged.metric == "compile_s" else 5
-    return f"{value:,.{decimals}f}"
-
-
-def change(judged: MetricResult) -> str:
-    """The difference in the unit of the metric."""
-    if judged.low is None and judged.estimate is not None and judged.unit in ("bpb", "nats/token"):
-        return f"{judged.estimate:+.6f}".replace("-", "\N{MINUS SIGN}")  # no interval to round by
-    return phrases.estimate(_effect(judged))
-
-
-def interval(judged: MetricResult) -> str:
-    """The interval, or a dash."""
-    return phrases.interval(_effect(judged)) or format.DASH
-
-
-def detectable(judged: MetricResult) -> str:
-    """The smallest detectable harm, or a dash."""
-    return phrases.detectable(_effect(judged)).lstrip("±")
-
-
-def margin(judged: MetricResult) -> str:
-    """The margin, or a dash."""
-    if judged.margin is None:
-        return format.DASH
-    if judged.scale == "log":
-        return f"{100 * math.expm1(judged.margin):.3g} %"
-    if judged.metric == "peak_memory_bytes":
-        return format.mebibytes(judged.margin)
-    return f"{judged.margin:.3g}"
-
-
-def _verdict_cell(judged: MetricResult) -> str:
-    words, _, rest = verdict_words(judged).partition(", ")
-    cell = f"[bold {STYLES[judged.outcome]}]{escape(words)}[/]"
-    return f"{cell}\n[dim]{escape(rest)}[/dim]" if rest else cell
-
-
-def verdict_words(judged: MetricResult) -> str:
-    """'pass', 'pass, better', 'inconclusive, ~5 more runs a side', 'shown only'."""
-    if judged.outcome is None:
-        return "shown only"
-    if judged.outcome == "pass" and judged.small_harm:
-        return "pass, small harm within margin"
-    if judged.outcome == "pass" and judged.better:
-        return "pass, better"
-    if judged.outcome != "inconclusive":
-        return judged.outcome
-    if judged.reason:
-        return f"inconclusive, {judged.reason.partition(':')[0]}"
-    if judged.more_runs is None:
-        return f"inconclusive, no number of {_REPLICATES[judged.replicate]} in reach settles it"
-    side = " a side" if judged.replicate == "run" else ""
-    correction = judged.replicate if judged.more_runs == 1 else _REPLICATES[judged.replicate]
-    return f"inconclusive, ~{judged.more_runs} more {correction}{side}"
-
-
-_REPLICATES = {"run": "runs", "launch": "launches"}

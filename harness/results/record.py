@@ -18,6 +18,7 @@ import msgspec
 
 from harness.errors import StoreError
 from harness.files import read_json
+from harness.metrics import ONE_PROCESS
 from harness.results import core_answers
 from harness.results.core_answers import CoreSettings
 from harness.results.run_files import last_step, log_tail, read_events
@@ -29,7 +30,6 @@ FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 FORMAT = 1
 STATUSES = ("completed", "diverged", "out_of_memory", "interrupted", "failed")
 FINAL_STATUSES = ("completed", "diverged", "out_of_memory")  # answers about the arm: not run again
-SPEEDS = frozenset({"train_time_s", "tokens_per_s", "tokens_per_s_job", "mfu"})
 RECORD_BYTES = 8192  # a record stays readable and diffable; longer parts stay in the run directory
 SESSION_GAP_S = 600.0
 
@@ -229,7 +229,7 @@ class _Verdict(msgspec.Struct, kw_only=True):
             if not finite:
                 reasons.append(f"{name} was {number}, recorded as not measured")
         if metrics.get("resumes"):
-            metrics |= dict.fromkeys(SPEEDS & metrics.keys())
+            metrics |= dict.fromkeys(metrics.keys() & set(ONE_PROCESS))
             reasons.append(
                 "it went on from a checkpoint: its speed is of several processes, recorded as not "
                 "measured"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from harness.compare.result import MetricResult
 from harness.config.search_file import LN_TIME, SearchFile
 from harness.config.study_file import ArmFile, ArmsFile, Decide, StudyFile
 from harness.files import digest
@@ -25,7 +26,7 @@ from harness.search.trial import TrialResult, told
 from harness.stats import inference
 from harness.stats.inference import Contrast
 from harness.study.attribution import attribute
-from harness.study.effects import ArmResult, Attribution, Effect
+from harness.study.effects import ArmResult, Attribution
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -70,7 +71,7 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     """One candidate in one study: its effect in each objective, or why there is none."""
 
     study: str
-    effects: dict[str, Effect]
+    effects: dict[str, MetricResult]
     survives: bool
     reason: str
 
@@ -226,28 +227,21 @@ def _look(found: Attribution, arm: ArmResult | None, objectives: Sequence[str]) 
     return Look(study=found.study, effects=known, survives=survives, reason=reason)
 
 
-def _effect(arm: ArmResult, name: str) -> Effect | None:
+def _effect(arm: ArmResult, name: str) -> MetricResult | None:
     if name == LN_TIME:
         return arm.time_to_target.total if arm.time_to_target is not None else None
     return arm.effects.get(name)
 
 
-def decide(effects: Mapping[str, Effect], objectives: Sequence[str]) -> tuple[bool, str]:
+def decide(effects: Mapping[str, MetricResult], objectives: Sequence[str]) -> tuple[bool, str]:
     """(whether a candidate survives, why not). Better in one beyond its noise, worse in none."""
     for name in objectives:
         effect = effects.get(name)
         if effect is None or effect.estimate is None or effect.low is None:
             missing = effect and (effect.missing or effect.no_interval)
             return False, f"{name}: {missing or 'not compared'}"
-    better = [name for name in objectives if _sign(effects[name], name) < 0]
-    worse = [name for name in objectives if _sign(effects[name], name) > 0]
+    better = [name for name in objectives if effects[name].improved]
+    worse = [name for name in objectives if effects[name].worsened]
     if worse:
         return False, f"worse in {', '.join(worse)}"
     return bool(better), "" if better else "within the noise"
-
-
-def _sign(effect: Effect, name: str) -> int:
-    """+1 worse, -1 better, 0 not told apart from the base."""
-    if effect.low is None or effect.high is None or effect.low <= 0 <= effect.high:
-        return 0
-    return harm(name) * (1 if effect.low > 0 else -1)

@@ -13,13 +13,12 @@ import msgspec
 
 from harness.config.search_file import LN_TIME, BoundFile, SearchFile
 from harness.errors import StudyFileError
-from harness.metrics import METRICS
+from harness.metrics import LOSSES, METRICS
 from harness.results.record import Identity
 from harness.results.store import Store
 from harness.study.attribution import attribute
 
 SPEED = "tokens_per_s"
-LOSSES = ("val_bpb", "val_loss")
 
 Metrics = Mapping[str, float | None]
 

@@ -13,13 +13,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from harness.compare.result import MetricResult
 from harness.errors import ReportError
 from harness.results.archive import strip_paths
 from harness.results.study_plan import Arm
 from harness.search.confirm import CONFIRM, NEXT
 from harness.search.results import Claim, SearchResult
 from harness.search.space import value_at
-from harness.study.effects import Effect
 
 _NEVER_FOLDED = 1 << 16  # columns
 _NO_NEWLINE = "\\ No newline at end of file"  # as git has it in a patch
@@ -55,7 +55,7 @@ def evidence(
     return lines
 
 
-def _effect(effect: Effect) -> str:
+def _effect(effect: MetricResult) -> str:
     """An effect in its own scale, with interval, p and n."""
     if effect.estimate is None or effect.low is None or effect.high is None:
         return effect.missing or "no interval"

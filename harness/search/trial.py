@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from harness.metrics import COMPARED
 from harness.results import run_files
 from harness.results.record import LaunchInfo, Record
 from harness.results.run_files import Progress
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
 
 Outcome = str  # a record's status, or: refused, pruned, unmeasured
-SCALARS = ("val_bpb", "val_loss", "tokens_per_s", "train_time_s", "peak_memory_bytes")
 
 
 class Interrupted(Exception):
@@ -182,7 +182,7 @@ class TrialRunner:
 
 def _metrics(record: Record, objective: Objective) -> dict[str, float | None]:
     """The metrics that a report of the search may show; the rest stay in the record."""
-    wanted = {*SCALARS, *objective.names, *objective.bounds}
+    wanted = {*COMPARED, *objective.names, *objective.bounds}
     return {name: value for name, value in record.metrics.items() if name in wanted}
 
 

@@ -16,14 +16,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.stats.decision import Known, has_risen
+from harness.stats.decision import KnownSd, has_excess_variance
 from harness.stats.inference import Contrast
 
 OWN_LAUNCHES = 5  # from here on the launches' own spread replaces the noise model's
 
 
 @dataclass(frozen=True, kw_only=True)
-class Launches:
+class LaunchSummary:
     """ln(step time B) - ln(step time A) over several launches, and the two SDs behind its error.
 
     `launch_sd` is that of one process: a launch's difference has twice its variance.
@@ -32,7 +32,7 @@ class Launches:
     contrast: Contrast
     launch_sd: float
     window_sd: float  # NaN where no launch has two windows
-    from_ledger: bool
+    from_noise_model: bool
 
 
 def log_ratio(first: float, second: float, third: float, fourth: float) -> float:
@@ -40,13 +40,13 @@ def log_ratio(first: float, second: float, third: float, fourth: float) -> float
     return math.log(second * third / (first * fourth)) / 2
 
 
-def of_launches(
+def summarize_launches(
     ratios: Sequence[Sequence[float]],
-    known: Known | None = None,
+    known: KnownSd | None = None,
     *,
     keep: bool = False,
     borrowed: bool = False,
-) -> Launches:
+) -> LaunchSummary:
     """From the log ratio of each ABBA window, one list a launch; launches weigh alike.
 
     `known` is the noise model's s_launch, used until there are OWN_LAUNCHES; with `keep` for as
@@ -66,26 +66,26 @@ def of_launches(
     guarded = borrowed or n >= OWN_LAUNCHES
     excess_variance = guarded and _have_risen(means, known, within * n / total)
     trusted = (n < OWN_LAUNCHES or keep) and not excess_variance
-    from_ledger = known is not None and trusted
-    if known is not None and from_ledger:
+    from_noise_model = known is not None and trusted
+    if known is not None and from_noise_model:
         launch_variance, df = known.sd**2, known.df
     else:
         launch_variance, df = _own_variance(means, within * n / total), float(n - 1)
     se = math.sqrt(2 * launch_variance / n + within / total)
-    return Launches(
+    return LaunchSummary(
         contrast=Contrast(estimate=float(means.mean()), se=se, df=df),
         launch_sd=math.sqrt(launch_variance),
         window_sd=math.sqrt(window_variance),
-        from_ledger=from_ledger,
+        from_noise_model=from_noise_model,
     )
 
 
-def _have_risen(means: np.ndarray, known: Known | None, of_mean: float) -> bool:
+def _have_risen(means: np.ndarray, known: KnownSd | None, of_mean: float) -> bool:
     """Whether launches differ by more than the noise model's SD and their own windows make them."""
     if known is None:
         return False
     sd = math.sqrt(2 * known.sd**2 + of_mean)
-    return has_risen([float(mean) for mean in means], Known(sd=sd, df=known.df))
+    return has_excess_variance([float(mean) for mean in means], KnownSd(sd=sd, df=known.df))
 
 
 def _own_variance(means: np.ndarray, of_mean: float) -> float:

@@ -1,20 +1,18 @@
 """Decides one comparison: pass, regression or inconclusive.
 
-Takes the values of two sides and a rule fixed beforehand; never reads disk, never prints. Harm is
-the difference in the direction that is worse, so one rule serves losses, times and scores alike:
-with the one-sided limits of the harm at level alpha each,
+Harm is the difference in the direction that is worse, so one rule serves losses, times and scores.
+With the one-sided limits of the harm, each at level alpha:
 
     pass           the upper limit is below the margin
     regression     else, the lower limit is above 0
     inconclusive   else
 
-A change without harm is called a regression with probability alpha at most, and one whose harm is
-the whole margin passes with probability alpha at most. Between the two neither answer is an error.
+A change without harm is called a regression with probability alpha at most, and a change whose harm
+equals the margin passes with probability alpha at most. Between the two neither answer is an error.
 
-The noise behind the limits is the noise model's where there is a row that fits, because a handful
-of runs says little about its own spread; unless a side varies more than the noise model allows,
-which is a finding of its own and makes the limits Welch's. In the flow: above `statistics`, below
-everything that compares.
+The SD behind the limits is the noise model's where a row fits, because a few runs say little about
+their own spread. A side that varies more than the noise model allows is reported, and the limits
+are then Welch's. Pure: numbers in, numbers out.
 """
 
 import math
@@ -28,36 +26,41 @@ from harness.stats.distributions import t_quantile
 from harness.stats.inference import Contrast, contrasts_with_control, pool
 
 Outcome = Literal["pass", "regression", "inconclusive"]
-Noise = Literal["noise_model", "pooled", "welch"]
+Method = Literal["noise_model", "stated", "pooled", "welch", "blocks", "delta", "exact"]
+"""How a difference and its error were estimated."""
 
 GUARD_ALPHA = 0.01
-"""A side whose variance exceeds the noise model's beyond this probability is not taken for the
-same.
-"""
+"""A side has excess variance where its variance is less probable than this under the known SD."""
 GUARD_RUNS = 3  # two runs lie equally far from their mean: they say too little about a spread
 
 
 @dataclass(frozen=True, kw_only=True)
-class Known:
-    """The SD of one run, known from elsewhere, and the degrees of freedom behind it."""
+class KnownSd:
+    """The SD of one run, estimated elsewhere, and the degrees of freedom behind it."""
 
     sd: float
-    df: float  # infinite where it is stated and not estimated
+    df: float  # infinite where the SD is stated and not estimated
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Side B minus side A: the contrast, whose noise it rests on, and which sides vary too much."""
+    """Side B minus side A: the contrast, and how its error was estimated.
+
+    `sd` is that of one run as it is reported; `run_sd` the one to plan more runs with, so that the
+    error of n runs a side is run_sd * sqrt(2 / n). `excess_variance` names the sides that vary more
+    than the known SD allows (0: A, 1: B).
+    """
 
     contrast: Contrast
-    noise: Noise
-    sd: float  # of one run; of side B's mean times root n where Welch's
-    excess_variance: tuple[int, ...] = ()  # 0: side A, 1: side B
+    method: Method
+    sd: float | None = None
+    run_sd: float | None = None
+    excess_variance: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """The outcome with the limits it rests on, all in the direction of harm."""
+class Decision:
+    """The outcome with the limits behind it, all in the direction of harm."""
 
     outcome: Outcome
     harm: float
@@ -68,14 +71,14 @@ class Verdict:
 
     @property
     def small_harm(self) -> bool:
-        """A pass that is worse beyond noise: within the margin, but such harms add up."""
+        """A pass that is worse beyond noise. Each is within the margin, but they add up."""
         return self.outcome == "pass" and self.lower > 0
 
 
 def decide(
     harm: Contrast, margin: float, alpha: float = 0.05, critical: float | None = None
-) -> Verdict:
-    """The verdict on `harm` (positive is worse). `critical` replaces t's quantile at a look.
+) -> Decision:
+    """The decision on `harm` (positive is worse). `critical` replaces the t quantile at alpha.
 
     Without degrees of freedom the limits are unknown (NaN) and the outcome is inconclusive.
     """
@@ -89,37 +92,43 @@ def decide(
         outcome = "pass"
     elif lower > 0:
         outcome = "regression"
-    return Verdict(
+    return Decision(
         outcome=outcome, harm=harm.estimate, lower=lower, upper=upper, margin=margin, alpha=alpha
     )
 
 
-def difference(a: Sequence[float], b: Sequence[float], known: Known | None = None) -> Difference:
+def difference(
+    a: Sequence[float], b: Sequence[float], known: KnownSd | None = None, *, stated: bool = False
+) -> Difference:
     """Mean of `b` minus mean of `a`, with the SD `known` of one run, or with their own.
 
-    Without `known`: one SD pooled over both sides, or Welch's where Brown and Forsythe's test finds
-    the variances different; df 0 (no limits) where neither side has a second run.
+    Without `known`: one SD pooled over both sides, or Welch's limits where the Brown-Forsythe test
+    rejects equal variances; df 0 (no limits) where neither side has a second run. `stated`: the
+    known SD is the user's and not the noise model's.
     """
     own = pool([a, b])
     if known is None:
         (contrast,) = contrasts_with_control(own)
+        method: Method = "pooled" if own.equal_variances else "welch"
+        return Difference(contrast=contrast, method=method, sd=own.sd, run_sd=own.sd)
+    excess = tuple(side for side, values in enumerate((a, b)) if has_excess_variance(values, known))
+    if excess:
         return Difference(
-            contrast=contrast, noise="pooled" if own.equal_variances else "welch", sd=own.sd
+            contrast=welch(a, b), method="welch", sd=own.sd, run_sd=own.sd, excess_variance=excess
         )
-    excess_variance = tuple(side for side, values in enumerate((a, b)) if has_risen(values, known))
-    if not excess_variance:
-        se = known.sd * math.sqrt(1 / len(a) + 1 / len(b))
-        contrast = Contrast(estimate=own.means[1] - own.means[0], se=se, df=known.df)
-        return Difference(contrast=contrast, noise="noise_model", sd=known.sd)
+    se = known.sd * math.sqrt(1 / len(a) + 1 / len(b))
     return Difference(
-        contrast=welch(a, b), noise="welch", sd=own.sd, excess_variance=excess_variance
+        contrast=Contrast(estimate=own.means[1] - own.means[0], se=se, df=known.df),
+        method="stated" if stated else "noise_model",
+        sd=known.sd,
+        run_sd=known.sd,
     )
 
 
-def has_risen(values: Sequence[float], known: Known) -> bool:
-    """Whether a side of at least three runs varies more than the noise model's SD allows.
+def has_excess_variance(values: Sequence[float], known: KnownSd) -> bool:
+    """Whether a side of at least three runs varies more than the known SD allows.
 
-    (n - 1) s^2 / SD^2 is held against n - 1 times the 99 % quantile of F(n - 1, df), which is that
+    (n - 1) s^2 / SD^2 is compared with n - 1 times the 99 % quantile of F(n - 1, df), which is that
     of chi-square where the SD is known exactly.
     """
     from scipy import special
@@ -134,13 +143,13 @@ def has_risen(values: Sequence[float], known: Known) -> bool:
 
 
 def welch(a: Sequence[float], b: Sequence[float]) -> Contrast:
-    """Each side's own variance; a side of one run borrows the other's."""
+    """B minus A with each side's own variance; a side of one run takes the other's."""
     n_a, n_b = len(a), len(b)
     own = [float(np.var(side, ddof=1)) if len(side) > 1 else None for side in (a, b)]
     estimate = float(np.mean(b) - np.mean(a))
     if own[0] is None or own[1] is None:
         shared = own[0] if own[0] is not None else own[1]
-        assert shared is not None, "a side that has risen has at least three runs"
+        assert shared is not None, "a side with excess variance has at least three runs"
         return Contrast(
             estimate=estimate, se=math.sqrt(shared * (1 / n_a + 1 / n_b)), df=max(n_a, n_b) - 1
         )

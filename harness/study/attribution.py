@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from harness.metrics import SPEEDS
+from harness.compare.result import MetricResult
+from harness.metrics import COMPARED, LOSSES, SPEEDS, THROUGHPUTS
 from harness.results.record import Record
 from harness.results.study_plan import Arm, ResolvedStudy
 from harness.stats import inference
@@ -32,7 +33,6 @@ from harness.study.effects import (
     ArmNoise,
     ArmResult,
     Attribution,
-    Effect,
     ExactChange,
     NoEffectTrick,
     Price,
@@ -45,21 +45,18 @@ from harness.study.time_to_target import horizon_slope, times_to_target
 TOY_FLOPS = 1e17
 TOY_PARAMETERS_IN_BLOCKS = 20e6
 TOY_LINE = "Toy scale: this is no evidence about GPT-2 scale."
-POOLED_METRICS = ("val_bpb", "val_loss", "core", "core_soft", "peak_memory_bytes")
 
 
 def attribute(study: ResolvedStudy, records: Iterable[Record]) -> Attribution:
     """The answer of one study, from all records of its store (others fill the gaps of sessions)."""
     evidence = gather(study, records)
-    only_loss = evidence.measures("val_loss") and not evidence.measures("val_bpb")
-    primary = "val_loss" if only_loss else "val_bpb"
-    speed = _speed_metric(evidence)
+    primary = _first_measured(evidence, LOSSES)
+    speed = _first_measured(evidence, THROUGHPUTS)
     families = {
-        metric: pooled_effects(evidence, metric)
-        for metric in POOLED_METRICS
-        if metric == primary or evidence.measures(metric)
+        metric: pooled_effects(evidence, metric, _compiled_cold if entry.cold_compile else None)
+        for metric, entry in COMPARED.items()
+        if metric not in SPEEDS and (metric == primary or evidence.measures(metric))
     }
-    families["compile_s"] = pooled_effects(evidence, "compile_s", _compiled_from_cold)
     families[speed] = speed_effects(evidence, speed)
     slope, fit = horizon_slope(evidence, primary)
     loss, pace = families[primary], families[speed]
@@ -94,12 +91,12 @@ def attribute(study: ResolvedStudy, records: Iterable[Record]) -> Attribution:
     )
 
 
-def _speed_metric(evidence: Evidence) -> str:
-    """tokens_per_s; the job's speed where a schedule of several stages left only that."""
-    return next((metric for metric in SPEEDS if evidence.measures(metric)), SPEEDS[0])
+def _first_measured(evidence: Evidence, metrics: Sequence[str]) -> str:
+    """The first of these metrics that any run measured, or the first of all."""
+    return next((metric for metric in metrics if evidence.measures(metric)), metrics[0])
 
 
-def _compiled_from_cold(record: Record) -> bool:
+def _compiled_cold(record: Record) -> bool:
     said = record.environment.get("compile_cache")
     return isinstance(said, dict) and said.get("result") == "miss"
 
@@ -191,7 +188,7 @@ def _arm_warnings(evidence: Evidence, arm: Arm, families: dict[str, Family]) -> 
     for name, retuned in arm.retuned.items():
         if retuned.at_edge:
             lines.append(f"{name} = {retuned.value} lies at the edge of its sweep")
-    for metric in SPEEDS:
+    for metric in THROUGHPUTS:
         effect = families[metric].effects[arm.name] if metric in families else None
         if effect and not effect.missing:
             lines += [f"speed left out, {why}" for why in effect.left_out]
@@ -230,7 +227,7 @@ def _noise(family: Family) -> ArmNoise:
     return msgspec.structs.replace(family.noise, arms=shown)
 
 
-def _signed(effect: Effect | None, sign: int) -> float | None:
+def _signed(effect: MetricResult | None, sign: int) -> float | None:
     if effect is None or effect.estimate is None:
         return None
     return sign * effect.estimate + 0.0  # no minus before a zero
@@ -249,13 +246,13 @@ def _inside_margins(result: ArmResult, margins: dict[str, float]) -> bool:
     return all(_inside(_effect_named(result, name), margin) for name, margin in margins.items())
 
 
-def _effect_named(result: ArmResult, name: str) -> Effect | None:
+def _effect_named(result: ArmResult, name: str) -> MetricResult | None:
     if name == "time_to_target":
         return result.time_to_target.total if result.time_to_target else None
     return result.effects.get(name)
 
 
-def _inside(effect: Effect | None, margin: float) -> bool:
+def _inside(effect: MetricResult | None, margin: float) -> bool:
     low = effect.fraction(effect.low) if effect else None
     high = effect.fraction(effect.high) if effect else None
     return low is not None and high is not None and -margin < low and high < margin

@@ -16,6 +16,7 @@ import msgspec
 
 from harness.errors import TrainerError
 from harness.files import read_json, write_json
+from harness.metrics import LOSSES, METRICS, SPEEDS, THROUGHPUTS
 from harness.results.record import FINAL_STATUSES, Identity, Record
 from harness.results.run_files import last_step, log_tail, read_events
 from harness.results.study_plan import Arm, PlannedRun, ResolvedStudy
@@ -23,7 +24,6 @@ from harness.runner import process
 from harness.runner.trainer import NativeTrainer, Request, with_value
 
 MEASURED_STEPS = 3
-METRICS = {"val_bpb": "bpb", "val_loss": "nats", "tokens_per_s": "relative"}
 
 
 class MeasuredStep(msgspec.Struct, frozen=True, kw_only=True):
@@ -151,13 +151,13 @@ def sensitivities(study: ResolvedStudy, records: Sequence[Record]) -> list[Sensi
             correction=study.decide.correction,
         )
     result = []
-    for metric, unit in METRICS.items():
+    for metric in (*LOSSES, *THROUGHPUTS[:1]):
         values = replicates(base, records, metric)
         sd = stdev(values) if len(values) >= 2 else None
         result.append(
             Sensitivity(
                 metric=metric,
-                unit=unit if sd is not None else "SD",
+                unit=_unit(metric) if sd is not None else "SD",
                 sd=sd,
                 replicates=len(values),
                 mde=in_sd * (sd if sd is not None else 1.0),
@@ -169,11 +169,15 @@ def sensitivities(study: ResolvedStudy, records: Sequence[Record]) -> list[Sensi
 def replicates(base: Arm, records: Sequence[Record], metric: str) -> list[float]:
     """One value for each seed of the base; speeds as logarithms, from its latest environment."""
     same = [r for r in records if r.identity == base.identity and r.status == "completed"]
-    if metric == "tokens_per_s":
+    if metric in SPEEDS:
         same = [r for r in same if r.environment_id == same[-1].environment_id]
     by_seed = {record.seed: record.metrics.get(metric) for record in same}
     values = [value for value in by_seed.values() if value is not None]
-    return [math.log(value) for value in values] if metric == "tokens_per_s" else values
+    return [math.log(value) for value in values] if metric in SPEEDS else values
+
+
+def _unit(metric: str) -> str:
+    return "relative" if metric in SPEEDS else METRICS[metric].unit
 
 
 def measure(

@@ -1,30 +1,35 @@
-"""Compares every arm of a study with the base in one metric. Takes records; returns effects.
+"""Compares every arm of a study with the base in one metric.
 
 Loss and memory are compared over all completed runs of an arm, with one SD pooled over the arms.
-Speed is compared inside blocks only, between runs of one session with equally many neighbours,
-because the same code differs by more from host to host than most tricks are worth. Nothing is
-compared in silence that should not be: an effect that cannot be stated carries the reason instead.
-
-In the flow: after study, before `attribution`, which puts the metrics together. Never reads disk,
-never prints.
+Speed is compared inside blocks only, between runs of one session with equally many concurrent runs,
+because the same code differs by more from host to host than most tricks are worth. An effect that
+cannot be estimated carries the reason instead. The intervals of all arms share the study's
+correction; each decision goes through `harness.compare.engine`. Never reads disk, never prints.
 """
 
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import msgspec
 import numpy as np
 
-from harness.metrics import METRICS
+from harness.compare import engine
+from harness.compare.margins import Margin, default_margin, stated_margin
+from harness.compare.result import MetricResult
+from harness.compare.rules import Simultaneous
+from harness.metrics import CORE_SCORES, METRICS, duplicates
 from harness.results.core_answers import CoreSettings
+from harness.results.recipe import is_full_scale
 from harness.results.record import SESSION_GAP_S, Record, sessions
 from harness.results.study_plan import Arm, PlannedRun, ResolvedStudy
 from harness.stats import inference, regression
+from harness.stats.decision import Difference, Method
 from harness.stats.distributions import dunnett_loadings, loadings_from_covariance
 from harness.stats.inference import Contrast
-from harness.study.effects import ArmNoise, Effect, Method
+from harness.study.effects import ArmNoise
 
 COMPARED_ROLES = ("leave_one_out", "add_one_in", "explicit")
 ONE_RUN = "one run{of}: a second seed gives an interval"
@@ -108,7 +113,7 @@ def foreign_reason(evidence: Evidence, arm: Arm) -> str | None:
 
 def evaluation_reason(evidence: Evidence, arm: Arm, metric: str) -> str | None:
     """Why scores of CORE may not be compared: another bundle, or evaluated in another way."""
-    if not metric.startswith("core"):
+    if metric not in CORE_SCORES:
         return None
     base, own = (
         {
@@ -190,58 +195,70 @@ def _no_loadings(_: list[Cell]) -> Sequence[float] | None:
 class Family:
     """All arms in one metric: effects, the noise behind them, and what time to target adds up."""
 
-    effects: dict[str, Effect]
+    effects: dict[str, MetricResult]
     noise: ArmNoise
     contrasts: dict[str, Contrast] = field(default_factory=dict)
     loadings: Loadings = _no_loadings
 
 
 def effects_of(
-    metric: str, cells: Sequence[Cell], study: ResolvedStudy, loadings: Loadings
-) -> dict[str, Effect]:
-    """Effects by arm, their intervals corrected together; `loadings` for the cells that get one."""
+    metric: str, cells: Sequence[Cell], evidence: Evidence, loadings: Loadings
+) -> dict[str, MetricResult]:
+    """Results by arm, their intervals corrected together; `loadings` of the cells that get one."""
+    decide = evidence.study.decide
     with_interval = [cell for cell in cells if cell.contrast and not cell.no_interval]
-    contrasts = [cell.contrast for cell in with_interval if cell.contrast]
     found = inference.intervals(
-        contrasts, study.decide.alpha, study.decide.correction, loadings(with_interval)
+        [cell.contrast for cell in with_interval if cell.contrast],
+        decide.alpha,
+        decide.correction,
+        loadings(with_interval),
     )
-    by_arm = {cell.arm: interval for cell, interval in zip(with_interval, found, strict=True)}
-    return {cell.arm: _effect(metric, cell, by_arm.get(cell.arm)) for cell in cells}
-
-
-def _effect(metric: str, cell: Cell, interval: inference.Interval | None) -> Effect:
-    contrast = cell.contrast
-    scale = METRICS[metric].scale if metric in METRICS else "log"
-    shown = interval is not None and contrast is not None
-    return Effect(
-        metric=metric,
-        scale=scale,
-        n_base=cell.n_base,
-        n_arm=cell.n_arm,
-        base_mean=cell.base_mean,
-        arm_mean=cell.arm_mean,
-        estimate=contrast.estimate if contrast else None,
-        low=interval.low if interval else None,
-        high=interval.high if interval else None,
-        se=contrast.se if shown and contrast else None,
-        df=contrast.df if shown and contrast else None,
-        p=interval.p if interval else None,
-        minimum_detectable=inference.detectable(interval.critical, contrast.df, contrast.se)
-        if interval and contrast
-        else None,
-        outside=_outside(metric, contrast.estimate, interval) if interval and contrast else None,
-        method=cell.method,
-        beyond=cell.beyond,
-        missing=cell.missing,
-        no_interval=cell.no_interval,
-        left_out=cell.left_out,
+    intervals = {cell.arm: one for cell, one in zip(with_interval, found, strict=True)}
+    margin = _margin(evidence, metric)
+    rule = partial(
+        Simultaneous, alpha=decide.alpha, correction=decide.correction, arms=len(intervals)
     )
+    results = {}
+    for cell in cells:
+        start = engine.draft(
+            METRICS[metric],
+            (cell.n_base, cell.n_arm),
+            (cell.base_mean, cell.arm_mean),
+            margin=margin,
+            reason=cell.missing or cell.no_interval,
+        )
+        start = msgspec.structs.replace(
+            start, method=cell.method, beyond=cell.beyond, left_out=cell.left_out
+        )
+        interval = intervals.get(cell.arm)
+        if cell.contrast is not None and interval is not None:
+            difference = Difference(contrast=cell.contrast, method=cell.method)
+            start = engine.conclude(start, difference, rule(value=interval.critical))
+            start = msgspec.structs.replace(start, p=interval.p)
+        elif cell.contrast is not None:
+            start = msgspec.structs.replace(start, estimate=cell.contrast.estimate)
+        results[cell.arm] = start
+    return results
 
 
-def _outside(metric: str, estimate: float, interval: inference.Interval) -> bool:
-    """Whether an effect is more than noise, and more than the metric's resolution."""
-    resolved = metric not in METRICS or METRICS[metric].resolves(estimate)
-    return resolved and not interval.low <= 0 <= interval.high
+def _margin(evidence: Evidence, metric: str) -> Margin | None:
+    """The study's margin of a metric, or the registry's where no other metric tells its story."""
+    stated = evidence.study.decide.margin
+    name = "time_to_target" if metric == "time_total" else metric
+    if name in stated:
+        return stated_margin(metric, stated[name], why="set by the study")
+    measured = [one for one in METRICS if one == metric or evidence.measures(one)]
+    if metric in duplicates(
+        measured, lambda one: one in stated or _default(evidence, one) is not None
+    ):
+        return None
+    return _default(evidence, metric)
+
+
+def _default(evidence: Evidence, metric: str) -> Margin | None:
+    runs = evidence.runs.get(evidence.base.name, [])
+    full_scale = any(run.record is not None and is_full_scale(run.record) for run in runs)
+    return default_margin(metric, None, full_scale)
 
 
 # --- loss, memory: all completed runs, one SD ---------------------------------------------------
@@ -250,9 +267,10 @@ def _outside(metric: str, estimate: float, interval: inference.Interval) -> bool
 def pooled_effects(
     evidence: Evidence,
     metric: str,
-    only: Callable[[Record], bool] = lambda record: True,
+    only: Callable[[Record], bool] | None = None,
 ) -> Family:
     """Every arm's mean minus the base's, over the runs that `only` admits; one SD, or Welch's."""
+    only = only or (lambda record: True)
     base_values = evidence.values(evidence.base, metric, only)
     usable: list[tuple[Arm, list[float]]] = []
     cells: list[Cell] = []
@@ -271,7 +289,7 @@ def pooled_effects(
             usable.append((arm, values))
     if not usable:
         alone = inference.pool([base_values]) if base_values else None
-        effects = effects_of(metric, cells, evidence.study, _no_loadings)
+        effects = effects_of(metric, cells, evidence, _no_loadings)
         return Family(effects=effects, noise=_noise(metric, alone))
     pooled = inference.pool([base_values, *(values for _, values in usable)])
     contrasts = inference.contrasts_with_control(pooled)
@@ -294,7 +312,7 @@ def pooled_effects(
         return dunnett_loadings(len(base_values), [cell.n_arm for cell in kept])
 
     return Family(
-        effects=effects_of(metric, cells, evidence.study, loadings),
+        effects=effects_of(metric, cells, evidence, loadings),
         noise=_noise(metric, pooled),
         contrasts={cell.arm: cell.contrast for cell in cells if cell.contrast},
         loadings=loadings,
@@ -372,7 +390,7 @@ def speed_effects(evidence: Evidence, metric: str) -> Family:
 
     noise = ArmNoise(metric=metric, sd=fit.sd if fit and fit.df else None, df=fit.df if fit else 0)
     return Family(
-        effects=effects_of(metric, cells, evidence.study, loadings),
+        effects=effects_of(metric, cells, evidence, loadings),
         noise=noise,
         contrasts=contrasts,
         loadings=loadings,
@@ -413,7 +431,7 @@ def _speed_reason(run: ArmRun, anchor: ArmRun | None, metric: str) -> str | None
     if run.session != anchor.session:
         return f"another session than the base's: a gap of over {SESSION_GAP_S / 60:.0f} minutes"
     if own.concurrent_runs != base.concurrent_runs:
-        return f"{own.concurrent_runs} runs beside it, {base.concurrent_runs} beside the base's"
+        return f"{own.concurrent_runs} concurrent runs; the base's run had {base.concurrent_runs}"
     return None
 
 

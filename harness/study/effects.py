@@ -1,20 +1,18 @@
-"""What an attribution says: one effect for each arm and metric, and all that must stand beside it.
+"""The result of a study: a `MetricResult` for each arm and metric, and what must stand beside it.
 
-Every number has its n, its interval and the smallest effect that could have been seen, or the
-reason why it has none. `attribution` computes these from a study and its records; report/ prints
-them, and report.json holds exactly this. An estimate is always *arm minus base*: what happens when
-the trick of a leave-one-out arm is removed, when that of an add-one-in arm is added. Pure data.
+Every number has its n, its interval, its rule and the smallest detectable effect, or the reason why
+it has none. An estimate is always *arm minus base*: the change when the trick of a leave-one-out
+arm is removed, or that of an add-one-in arm is added. Pure data: `attribution` computes it,
+`harness.report.study` prints it, and report.json holds exactly this.
 """
 
-import math
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
-from harness.metrics import METRICS, Scale
+from harness.compare.result import MetricResult
+from harness.metrics import METRICS
 from harness.results.study_plan import Role
-
-Method = Literal["pooled", "welch", "blocks", "delta", "exact"]
 
 CHANGE_WORDS: dict[str, str] = {
     "leave_one_out": "removed",
@@ -26,52 +24,12 @@ CHANGE_WORDS: dict[str, str] = {
 TIME_PARTS = ("quality", "speed", "total")
 
 
-class Effect(msgspec.Struct, frozen=True, kw_only=True):
-    """One arm against the base in one metric.
-
-    `estimate` is None when `missing` says why, or when the effect lies beyond what the horizons
-    measured: then `beyond` is the limit it exceeds (above it when positive, below when negative).
-    `low` and `high` are None when `no_interval` says why. Log effects are natural logarithms.
-    """
-
-    metric: str
-    scale: Scale
-    n_base: int
-    n_arm: int
-    base_mean: float | None = None
-    arm_mean: float | None = None
-    estimate: float | None = None
-    low: float | None = None
-    high: float | None = None
-    se: float | None = None
-    df: float | None = None
-    p: float | None = None
-    minimum_detectable: float | None = None
-    outside: bool | None = None
-    method: Method = "pooled"
-    beyond: float | None = None
-    missing: str | None = None
-    no_interval: str | None = None
-    left_out: list[str] = []
-
-    @property
-    def shown(self) -> float | None:
-        """The estimate as it is printed: relative for log effects."""
-        return self.fraction(self.estimate)
-
-    def fraction(self, value: float | None) -> float | None:
-        """A log effect as a relative change (0.01 is one percent more); others unchanged."""
-        if value is None or self.scale != "log":
-            return value
-        return math.expm1(value)
-
-
 class TimeToTarget(msgspec.Struct, frozen=True, kw_only=True):
     """Change of ln(time to the base's final loss): quality + speed = total, exactly."""
 
-    quality: Effect
-    speed: Effect
-    total: Effect
+    quality: MetricResult
+    speed: MetricResult
+    total: MetricResult
 
 
 class ExactChange(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,7 +45,7 @@ class ExactChange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ArmResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One arm: what became of its runs and what it changes."""
+    """One arm: how its runs ended, and its effect in each metric."""
 
     name: str
     role: Role
@@ -98,7 +56,7 @@ class ArmResult(msgspec.Struct, frozen=True, kw_only=True):
     reasons: list[str]  # why runs did not complete
     parameters: ExactChange
     flops_per_token: ExactChange
-    effects: dict[str, Effect]
+    effects: dict[str, MetricResult]
     time_to_target: TimeToTarget | None = None
     warnings: list[str] = []
 
@@ -117,7 +75,7 @@ class ArmResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ArmNoise(msgspec.Struct, frozen=True, kw_only=True):
-    """The spread between runs of one arm in one metric; log metrics in logarithms.
+    """The SD between runs of one arm in one metric; of logarithms for log metrics.
 
     `arms` counts the comparisons that share the correction: arms that have an interval.
     """
@@ -144,10 +102,10 @@ class HorizonSlope(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NoEffectTrick(msgspec.Struct, frozen=True, kw_only=True):
-    """A trick whose effect lies inside the margin, and what keeping it costs.
+    """A trick whose interval lies inside the margin, and what keeping it costs.
 
-    `pays_in` names the metrics without a margin in which it helps, beyond their noise: a reason to
-    keep it all the same.
+    `pays_in` names the metrics without a margin in which it helps beyond their noise: a reason to
+    keep it.
     """
 
     trick: str
@@ -161,7 +119,7 @@ class NoEffectTrick(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Winner(msgspec.Struct, frozen=True, kw_only=True):
-    """The largest effect of the study, and the same after shrinking it for having been picked."""
+    """The largest effect of the study, and the same shrunk for having been selected."""
 
     arm: str
     metric: str
@@ -170,7 +128,7 @@ class Winner(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One planned run and what came of it."""
+    """One planned run and how it ended."""
 
     plan_id: str
     arm: str
@@ -190,10 +148,10 @@ class RunRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Price(msgspec.Struct, frozen=True, kw_only=True):
-    """What the study used: every attempt it started itself, failed ones too."""
+    """What the study used: every attempt that it started itself, failed ones too."""
 
     runs: int
-    reused_runs: int  # completed earlier, for another study: not paid here
+    reused_runs: int  # completed earlier, for another study: not part of this price
     wall_s: float
     gpu_s: float
     usd_per_gpu_hour: float | None
@@ -202,11 +160,11 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Attribution(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole answer of one study."""
+    """The results of one study."""
 
     study: str
     question: str
-    headlines: list[str]  # what the reader must know first: toy scale, pin: own
+    headlines: list[str]  # caveats on the whole study: toy scale, pin: own
     alpha: float
     correction: str
     margin: dict[str, float]

@@ -14,11 +14,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from harness.compare.result import MetricResult
 from harness.results.study_plan import Arm
 from harness.stats import regression
 from harness.stats.inference import Contrast
 from harness.study.contrasts import Cell, Evidence, Family, effects_of
-from harness.study.effects import Effect, HorizonSlope, TimeToTarget
+from harness.study.effects import HorizonSlope, TimeToTarget
 
 
 def horizon_slope(
@@ -85,9 +86,9 @@ def times_to_target(
         quality.append(one)
         seconds.append(two)
         total.append(_total_cell(one, two))
-    of_quality = effects_of("time_quality", quality, evidence.study, loss.loadings)
-    of_speed = effects_of("time_speed", seconds, evidence.study, speed.loadings)
-    of_total = effects_of("time_total", total, evidence.study, loss.loadings)
+    of_quality = effects_of("time_quality", quality, evidence, loss.loadings)
+    of_speed = effects_of("time_speed", seconds, evidence, speed.loadings)
+    of_total = effects_of("time_total", total, evidence, loss.loadings)
     return {
         arm.name: TimeToTarget(
             quality=of_quality[arm.name], speed=of_speed[arm.name], total=of_total[arm.name]
@@ -111,7 +112,7 @@ def _shared_weight(evidence: Evidence, slope: HorizonSlope, fit: regression.Slop
 def _quality_cell(
     evidence: Evidence,
     arm: Arm,
-    effect: Effect,
+    effect: MetricResult,
     loss: Family,
     slope: HorizonSlope,
     fit: regression.Slope | None,

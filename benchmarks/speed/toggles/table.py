@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from benchmarks.speed.ab import ALPHA, compare
 from benchmarks.speed.toggles.rows import Noise, Row, Rows
-from harness.stats.ab_noise import of_launches
-from harness.stats.decision import Known
+from harness.stats.ab_noise import summarize_launches
+from harness.stats.decision import KnownSd
 from harness.stats.distributions import t_quantile
 
 MOST_LOADER_SHARE = 0.001  # above it a speed measures the host more than the trainer
@@ -33,7 +33,7 @@ def effect(row: Row, noise: Noise | None) -> Effect:
         inside = compare([row.ratios])
         middle, half = inside.log_ratio, (inside.high - inside.low) / 2
     else:
-        found = of_launches([row.ratios], Known(sd=noise.sd, df=noise.df)).contrast
+        found = summarize_launches([row.ratios], KnownSd(sd=noise.sd, df=noise.df)).contrast
         middle, half = found.estimate, t_quantile(1 - ALPHA / 2, found.df) * found.se
     with_it = -middle if row.on_in_base else middle
     return Effect(log_ratio=with_it, low=with_it - half, high=with_it + half)

@@ -22,9 +22,7 @@ from harness.cli.github.file import Tree, comments, parse, parse_for_change
 from harness.cli.github.merge import Merged, merge
 from harness.cli.github.rules import HOSTED, Refusal, refusals
 from harness.errors import UsageError, WorkflowFileError
-from harness.report.gate import findings
-from harness.report.gate.annotations import annotations
-from harness.report.gate.junit import junit
+from harness.report.gate import ci_formats
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -119,11 +117,11 @@ def results(
     console: "Console", source: Path, *, exit_code: int | None, xml: Path | None, word: Path | None
 ) -> int:
     """Prints a gate's annotations; writes its JUnit file and the word of its verdict."""
-    found = findings.read(source, exit_code)
-    for line in annotations(found):
+    found = ci_formats.read(source, exit_code)
+    for line in ci_formats.annotations(found):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if xml is not None:
-        atomic.write_text(xml, junit(found))
+        atomic.write_text(xml, ci_formats.junit(found))
     if word is not None:
         atomic.write_text(word, found.outcome + "\n")
     return errors.PASS

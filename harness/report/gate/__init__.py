@@ -1,1 +1,1 @@
-"""A gate in the terminal, on a pull request, and in the formats of CI systems."""
+"""Reports of gates and baselines, and the formats of CI systems."""

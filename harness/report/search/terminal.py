@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness import format
+from harness.compare.result import MetricResult
 from harness.config.search_file import SearchFile
 from harness.report.study import phrases
 from harness.report.study.progress import cost
@@ -19,7 +20,6 @@ from harness.search.plan import SearchPlan
 from harness.search.results import Claim, SearchResult, planned_detectable
 from harness.search.trial import TrialResult
 from harness.stats import inference
-from harness.study.effects import Effect
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -227,7 +227,7 @@ def _look_words(seen: Look | None, name: str) -> str:
     return DASH if effect is None else effect_words(effect)
 
 
-def effect_words(effect: Effect) -> str:
+def effect_words(effect: MetricResult) -> str:
     """An effect, and below it its interval; a logarithmic one in percent."""
     if effect.estimate is None:
         return effect.missing or "outside the measured range"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness.metrics import CORE_SCORES, COSTS
 from harness.report.study.core_tasks import StudyCore, core_of
 from harness.results.store import Store
 from harness.results.study_plan import Arm, ResolvedStudy
@@ -39,7 +40,7 @@ class Content:
         """The columns of the effects table: metrics in which at least one arm has an effect."""
         return [
             metric
-            for metric in (self.found.primary, self.found.speed, *_REST)
+            for metric in (self.found.primary, self.found.speed, *CORE_SCORES, *COSTS)
             if metric == self.found.primary or any(_has(arm, metric) for arm in self.found.arms)
         ]
 
@@ -47,9 +48,6 @@ class Content:
     def has_time(self) -> bool:
         """Whether the study has a time-to-target column."""
         return self.found.slope is not None
-
-
-_REST = ("core_soft", "core", "peak_memory_bytes", "compile_s")
 
 
 def _has(arm: ArmResult, metric: str) -> bool:

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from harness.compare.core import METRICS, PairedCore, Scores, paired, scores
+from harness.compare.core import PairedCore, Scores, paired, scores
 from harness.errors import StoreError
+from harness.metrics import CORE_SCORES
 from harness.results import core_answers
 from harness.results.core_answers import CoreAnswers
 from harness.results.store import CORE_FOLDER, Store
@@ -28,7 +29,7 @@ class StudyCore(msgspec.Struct, frozen=True, kw_only=True):
 
 def core_of(store: Store, found: Attribution, ranked: Sequence[ArmResult]) -> StudyCore | None:
     """None where the base kept no outcomes. Raises StoreError for a damaged file."""
-    if not any(name in found.base_values for name in METRICS):
+    if not any(name in found.base_values for name in CORE_SCORES):
         return None
     base = _kept(store, found, found.base)
     if not base:
@@ -62,7 +63,7 @@ def _between_runs(
 ) -> dict[str, Contrast]:
     """The effects on CORE with their error between runs, where they are of these very runs."""
     found = {}
-    for name in METRICS:
+    for name in CORE_SCORES:
         effect = arm.effects.get(name)
         if effect is None or effect.estimate is None or effect.se is None or not effect.df:
             continue

@@ -10,9 +10,10 @@ from typing import Any
 
 import msgspec
 
+from harness.compare.result import MetricResult
 from harness.report.study import phrases
 from harness.report.study.content import Content, settings
-from harness.study.effects import TIME_PARTS, Effect
+from harness.study.effects import TIME_PARTS
 
 FORMAT = 1
 COLUMNS = (
@@ -99,7 +100,6 @@ def as_csv(content: Content) -> str:
     return out.getvalue()
 
 
-def _row(effect: Effect) -> dict[str, Any]:
-    values = msgspec.structs.asdict(effect)
-    row = {column: values[column] for column in COLUMNS if column in values}
+def _row(effect: MetricResult) -> dict[str, Any]:
+    row = {column: getattr(effect, column) for column in COLUMNS if hasattr(effect, column)}
     return {**row, "shown": phrases.full(effect)}

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from harness import format
+from harness.compare.result import MetricResult
 from harness.report.study import charts, core
 from harness.report.study import phrases as wording
 from harness.report.study.content import Content, difference, flatten, settings
@@ -20,7 +21,6 @@ from harness.report.study.curves import MOST_SEEDS, arm_curves
 from harness.report.study.markup import bullets, chart, document, folded, table
 from harness.report.study.panels import panels
 from harness.results.study_plan import Arm
-from harness.study.effects import Effect
 
 
 def page(content: Content) -> str:
@@ -107,7 +107,7 @@ def _effects_table(content: Content) -> str:
     return table(head, rows, kind="effects")
 
 
-def _effect(effect: Effect) -> str:
+def _effect(effect: MetricResult) -> str:
     if effect.missing:
         return f'<span class="small" title="{escape(effect.missing)}">{format.DASH}</span>'
     shown, _, beyond = escape(wording.estimate(effect)).partition(", ")

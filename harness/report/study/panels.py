@@ -5,9 +5,11 @@ Both drawings of them, the plotly chart and the PNG, take this, so that they sho
 
 from dataclasses import dataclass
 
+from harness.compare.result import MetricResult
+from harness.metrics import METRICS
 from harness.report.study import phrases
 from harness.report.study.content import Content
-from harness.study.effects import ArmResult, Effect
+from harness.study.effects import ArmResult
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart, without the faint yellow.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
@@ -67,7 +69,7 @@ def panels(content: Content) -> list[Panel]:
     return made
 
 
-def _effect(arm: ArmResult, name: str) -> Effect:
+def _effect(arm: ArmResult, name: str) -> MetricResult:
     if name == "time_to_target":
         assert arm.time_to_target is not None, f"{arm.name} has no time to target"
         return arm.time_to_target.total
@@ -95,13 +97,12 @@ def _bar(label: str, arm: ArmResult, name: str) -> Bar:
     )
 
 
-def _colour(arm: ArmResult, name: str, effect: Effect) -> str:
+def _colour(arm: ArmResult, name: str, effect: MetricResult) -> str:
     value = effect.estimate if effect.beyond is None else effect.beyond
     if value is None or not (effect.outside or effect.beyond is not None):
         return NOISE
-    harm = -1 if name.startswith("tokens_per_s") or name.startswith("core") else 1
     sign = 1 if arm.change == "removed" else -1
-    return HELPS if value * harm * sign > 0 else HURTS
+    return HELPS if value * METRICS[effect.metric].harm * sign > 0 else HURTS
 
 
 def _short_reason(arm: ArmResult) -> str:

@@ -4,84 +4,19 @@ Every part of the report (terminal, HTML, CSV, picture) words an effect through 
 they cannot disagree. Pure.
 """
 
-import math
 from collections.abc import Iterable
 
 from harness.format import DASH, count, duration, mebibytes, signed
 from harness.metrics import METRICS
-from harness.study.effects import ArmResult, Attribution, Effect, TimeToTarget
-
-OUTSIDE_RANGE = "outside the measured range"
-MANY_WORDS = {
-    "none": "not corrected for several arms",
-    "dunnett": "Dunnett-corrected over {k} arms",
-    "holm": "Holm-corrected over {k} arms",
-    "benjamini_hochberg": "Benjamini-Hochberg-corrected over {k} arms",
-}
-
-
-def estimate(effect: Effect) -> str:
-    """'+0.0342', '+6.2 %', '> +41 %, outside the measured range' or a dash."""
-    if effect.beyond is not None:
-        return f"{_limit(effect)}, {OUTSIDE_RANGE}"
-    return _limit(effect)
-
-
-def _limit(effect: Effect) -> str:
-    if effect.beyond is not None:
-        sign = ">" if effect.beyond > 0 else "<"
-        return f"{sign} {_percent(math.expm1(effect.beyond), 0)}"
-    return DASH if effect.estimate is None else number(effect, effect.estimate)
-
-
-def interval(effect: Effect) -> str:
-    """'[+0.0327, +0.0357]', in the unit of the estimate; nothing without one, or without noise."""
-    if effect.low is None or effect.high is None or effect.low == effect.high:
-        return ""
-    low, high = (number(effect, end).rstrip(" %MiBs") for end in (effect.low, effect.high))
-    return f"[{low}, {high}]"
-
-
-def detectable(effect: Effect) -> str:
-    """The smallest detectable effect as '±0.0022', or a dash."""
-    if effect.minimum_detectable is None:
-        return DASH
-    return "±" + number(effect, effect.minimum_detectable).lstrip("+")
-
-
-def full(effect: Effect) -> str:
-    """Estimate and interval in one line; the reason where there is none."""
-    if effect.missing:
-        return f"{DASH} ({effect.missing})"
-    return f"{estimate(effect)} {interval(effect) or no_interval(effect)}".strip()
-
-
-def no_interval(effect: Effect) -> str:
-    """'(one run: a second seed gives an interval)', or nothing."""
-    return f"({effect.no_interval})" if effect.no_interval else ""
-
-
-def number(effect: Effect, value: float) -> str:
-    """One value of an effect, with sign, in the unit the metric is printed in."""
-    if effect.scale == "log":
-        return _percent(math.expm1(value), _decimals(effect, 100.0, 1, 2))
-    if effect.metric == "peak_memory_bytes":
-        return signed(f"{value / 2**20:+,.0f} MiB")
-    if effect.metric == "compile_s":
-        return f"{value:+.1f} s"
-    return signed(f"{value:+.{_decimals(effect, 1.0, 4, 6)}f}")
-
-
-def _decimals(effect: Effect, factor: float, fewest: int, most: int) -> int:
-    """Two significant digits of the half-width of the interval, within limits."""
-    if effect.low is None or effect.high is None or effect.high <= effect.low:
-        return fewest
-    half = (effect.high - effect.low) / 2 * factor
-    return min(most, max(fewest, 1 - math.floor(math.log10(half))))
-
-
-def _percent(fraction: float, decimals: int) -> str:
-    return signed(f"{100 * fraction:+.{decimals}f} %")
+from harness.report.metric_text import OUTSIDE_RANGE as OUTSIDE_RANGE
+from harness.report.metric_text import detectable as detectable
+from harness.report.metric_text import estimate as estimate
+from harness.report.metric_text import full as full
+from harness.report.metric_text import interval as interval
+from harness.report.metric_text import limit as limit
+from harness.report.metric_text import no_interval as no_interval
+from harness.report.metric_text import number as number
+from harness.study.effects import ArmResult, Attribution, TimeToTarget
 
 
 def change_of_count(value: float | None) -> str:
@@ -116,7 +51,7 @@ def parts(time: TimeToTarget) -> str:
     """'+0.2734 = +0.3335 − 0.0601': ln T as quality plus speed; the printed parts add exactly."""
     quality, speed = time.quality.estimate, time.speed.estimate
     if quality is None or speed is None or time.total.estimate is None:
-        pieces = {"quality": _limit(time.quality), "speed": _limit(time.speed)}
+        pieces = {"quality": limit(time.quality), "speed": limit(time.speed)}
         known = [f"{name} {shown}" for name, shown in pieces.items() if shown != DASH]
         return "; ".join(known) or DASH
     quality, speed = round(quality, 4), round(speed, 4)
@@ -175,7 +110,6 @@ def runs_of(arm: ArmResult) -> str:
 
 def how_to_read(found: Attribution) -> str:
     """One sentence on the sign of the effects and one on the intervals."""
-    correction = many_words(found)
     kinds = sorted({arm.change for arm in found.arms})
     sign = " or ".join(
         {
@@ -186,15 +120,16 @@ def how_to_read(found: Attribution) -> str:
         for kind in kinds
     )
     return (
-        f"Each number is {sign}. Its {100 * (1 - found.alpha):g} % interval ({correction}) is what "
+        f"Each number is {sign}. Its interval ({rule(found)}) is what "
         "the noise between runs allows the true change to be: one that leaves out zero is more "
         "than noise, one that covers zero says only that any change is smaller than its ends."
     )
 
 
-def many_words(found: Attribution) -> str:
-    """'Dunnett-corrected over 4 arms': those that are compared in the primary metric."""
-    return MANY_WORDS[found.correction].format(k=found.noise[found.primary].arms)
+def rule(found: Attribution) -> str:
+    """'Dunnett over 4 arms, simultaneous 95 %': the rule of the intervals in the primary metric."""
+    rules = [arm.effects[found.primary].rule for arm in found.arms]
+    return next((one for one in rules if one), "no interval yet")
 
 
 def price_line(found: Attribution) -> str:

@@ -105,7 +105,7 @@ def _sensitivity(one: Sensitivity) -> str:
         return f"{one.metric}: none can be detected with one seed"
     if one.sd is None:
         return f"{one.metric}: {one.mde:.2f} SD; the SD is unknown (needs two runs of the base)"
-    if one.metric == "tokens_per_s":
+    if one.unit == "relative":
         return f"{one.metric}: {100 * one.mde:.2f} %, from an SD of {100 * one.sd:.3f} %" + _of(one)
     return f"{one.metric}: {one.mde:.5f} {one.unit}, from an SD of {one.sd:.5f}" + _of(one)
 

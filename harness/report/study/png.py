@@ -51,7 +51,7 @@ def _caption(content: Content) -> str:
     found = content.found
     return (
         f"{found.base_completed} runs of the base; whiskers: {100 * (1 - found.alpha):g} % "
-        f"intervals, {phrases.many_words(found)}."
+        f"intervals, {phrases.rule(found)}."
     )
 
 

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from harness import format
+from harness.compare.result import MetricResult
+from harness.metrics import COSTS
 from harness.report.study import core, phrases
 from harness.report.study.content import Content, settings
 from harness.report.study.core_tasks import StudyCore
-from harness.study.effects import Effect
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-COSTS = ("peak_memory_bytes", "compile_s")
 MOST_ROWS = 20  # of runs that did not complete; the rest is in report.html
 
 
@@ -137,7 +137,7 @@ def _costs(content: Content) -> "Table":
     return table
 
 
-def _cell(effect: Effect) -> str:
+def _cell(effect: MetricResult) -> str:
     if effect.missing:
         return format.DASH
     shown = escape(phrases.estimate(effect))

@@ -1,5 +1,6 @@
 """`harness baseline` as users type it: recorded once, accepted with fresh replicates."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -16,29 +17,29 @@ noise: {loss_sd: 0.0002}
 """
 NOISE_MODEL = """\
 scale,metric,gpu,source,sd,df,runs,groups,origin,note
-"fake 920k parameters, 82k tokens",val_bpb,simulated,seed,0.00046,60,80,20,own,
+"fake 920k parameters, 82k tokens",val_bpb,simulated,seed,0.00046,60,80,20,measured,
 """
 
 
 @pytest.fixture
 def command(tmp_path, capfd, monkeypatch):
-    """`harness baseline WORDS`: the exit code and what it printed."""
+    """Runs `harness baseline` and returns the exit code and everything that it printed."""
     monkeypatch.chdir(ROOT)
     (tmp_path / "base.yaml").write_text(BASE)
     (tmp_path / "noise.csv").write_text(NOISE_MODEL)
 
-    def call(verb: str, name: str, *words: object) -> tuple[int, str]:
-        line = ["harness", "baseline", verb, name, *map(str, words)]
-        line += ["--baselines", str(tmp_path / "baselines")]
+    def call(verb: str, *options: object) -> tuple[int, str]:
+        argv = ["harness", "baseline", verb, *map(str, options)]
+        argv += ["--baselines", str(tmp_path / "baselines")]
         if verb in ("record", "accept"):
-            line += [str(tmp_path / "base.yaml"), "--trainer", "fake"]
-            line += [
+            argv += [str(tmp_path / "base.yaml"), "--trainer", "fake"]
+            argv += [
                 "--store",
                 str(tmp_path / "runs"),
                 "--noise-model",
                 str(tmp_path / "noise.csv"),
             ]
-        monkeypatch.setattr(sys, "argv", line)
+        monkeypatch.setattr(sys, "argv", argv)
         with pytest.raises(SystemExit) as ending:
             main()
         out, err = capfd.readouterr()
@@ -58,22 +59,22 @@ def test_fresh_replicates_are_accepted_with_reason_and_evidence(command, tmp_pat
     assert found.now.evidence.outcome == "pass"
     code, shown = command("show", "small")
     assert code == 0
-    assert "evidence at 0.01: pass" in shown
+    assert "evidence: pass at alpha 0.01" in shown
 
 
-def test_the_old_replicates_bank_nothing(command):
+def test_replicates_of_the_baseline_itself_are_not_accepted(command):
     command("record", "small", "--seeds", "1-8")
-    code, said = command("accept", "small", "--seeds", "7-12", "--why", "again")
+    code, output = command("accept", "small", "--seeds", "7-12", "--why", "again")
     assert code == 4
-    assert "fresh replicates" in said
+    assert "fresh replicates" in output
 
 
-def test_worse_replicates_are_kept_out_unless_they_are_meant(command, tmp_path):
+def test_worse_replicates_are_refused_without_allow_regression(command, tmp_path):
     command("record", "small", "--seeds", "1-8")
     worse = ("--seeds", "9-16", "--set", "plant.loss=0.01", "--why", "cheaper")
-    code, said = command("accept", "small", *worse)
+    code, output = command("accept", "small", *worse)
     assert code == 10
-    assert "not accepted" in said
+    assert "not accepted" in output
     assert len(baseline.find(tmp_path / "baselines", "small").entries) == 1
     assert command("accept", "small", *worse, "--allow-regression")[0] == 0
     assert len(baseline.find(tmp_path / "baselines", "small").entries) == 2
@@ -85,16 +86,34 @@ def test_an_arm_of_a_study_becomes_a_baseline(command, tmp_path, monkeypatch, ca
         "study: quick\nquestion: Is it stored?\ntrainer: fake\nbase: base.yaml\n"
         "arms: {leave_one_out: [windows]}\nseeds: [1, 2]\nlimits: {run_minutes: 1}\n"
     )
-    words = ["harness", "study", str(study), "--store", str(tmp_path / "runs"), "--no-html"]
-    monkeypatch.setattr(sys, "argv", words)
+    argv = ["harness", "study", str(study), "--store", str(tmp_path / "runs"), "--no-html"]
+    monkeypatch.setattr(sys, "argv", argv)
     with pytest.raises(SystemExit):
         main()
-    words = ["harness", "baseline", "record", "arm", "--from", f"{tmp_path / 'runs'}:quick/base"]
-    words += ["--baselines", str(tmp_path / "baselines")]
-    monkeypatch.setattr(sys, "argv", words)
+    argv = ["harness", "baseline", "record", "arm", "--from", f"{tmp_path / 'runs'}:quick/base"]
+    argv += ["--baselines", str(tmp_path / "baselines")]
+    monkeypatch.setattr(sys, "argv", argv)
     with pytest.raises(SystemExit) as ending:
         main()
     assert not ending.value.code
     found = baseline.find(tmp_path / "baselines", "arm")
     assert found.now.seeds == [1, 2]
     assert found.now.config["windows"] == "SSSL"
+
+
+def test_every_command_answers_json(command):
+    def answer(*options: object) -> tuple[int, dict | list]:
+        code, output = command(*options, "--json")
+        start = next(i for i, line in enumerate(output.splitlines()) if line[:1] in ("{", "["))
+        return code, json.JSONDecoder().raw_decode("\n".join(output.splitlines()[start:]))[0]
+
+    code, recorded = answer("record", "small", "--seeds", "1-8")
+    assert (code, recorded["accepted"], recorded["entry"]["number"]) == (0, True, 1)
+    worse = ("--seeds", "9-16", "--set", "plant.loss=0.01", "--why", "cheaper")
+    code, refused = answer("accept", "small", *worse)
+    assert (code, refused["accepted"], refused["exit_code"]) == (10, False, 10)
+    assert refused["evidence"]["outcome"] == "regression"
+    assert "--allow-regression" in refused["reason"]
+    ((code, listed), (_, shown)) = answer("list"), answer("show", "small")
+    assert (code, [one["runs"] for one in listed]) == (0, [8])
+    assert (shown["name"], len(shown["entries"])) == ("small", 1)

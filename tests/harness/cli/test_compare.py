@@ -52,7 +52,15 @@ def test_the_exit_code_is_that_of_the_worst_metric(harness, sides, change, code,
 def test_everything_a_reader_needs_is_on_the_page(harness, sides, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     shown = harness("compare", *sides(loss=0.0012)).stdout
-    for words in ("val_loss", "3.27", "[", "0.002", "more runs a side", "prior noise model", "MDE"):
+    for words in (
+        "val_loss",
+        "3.27",
+        "[",
+        "0.002",
+        "more runs a side",
+        "shipped noise model",
+        "MDE",
+    ):
         assert words in shown
 
 
@@ -89,10 +97,17 @@ def test_any_log_is_read_by_a_pattern(harness, tmp_path):
         for side, shift in (("a", 0.0), ("b", -0.2)):
             (tmp_path / f"{side}{index}.log").write_text(f"accuracy: {value + shift}\n")
     words = [*tmp_path.glob("a?.log"), "--", *tmp_path.glob("b?.log")]
-    words += ["--regex", r"acc=accuracy: ([\d.]+)", "--higher-better", "acc"]
-    assert harness("compare", *words).returncode == errors.INCONCLUSIVE
-    done = harness("compare", *words, "--margin", "acc=0.05")
+    words += ["--regex", r"acc=accuracy: ([\d.]+)"]
+    unknown = harness("compare", *words)
+    assert unknown.returncode == errors.INCONCLUSIVE
+    assert "direction unknown" in unknown.stdout
+    refused = harness("compare", *words, "--margin", "acc=0.05")
+    assert refused.returncode == errors.USAGE
+    assert "--higher-better acc or --lower-better acc" in refused.stderr
+    done = harness("compare", *words, "--margin", "acc=0.05", "--higher-better", "acc")
     assert done.returncode == errors.REGRESSION, done.stderr
+    done = harness("compare", *words, "--margin", "acc=0.05", "--lower-better", "acc")
+    assert done.returncode == errors.PASS, done.stderr
 
 
 def test_two_studies_of_ones_own_are_compared_by_their_arms(harness, study_file, store):
@@ -104,7 +119,7 @@ def test_two_studies_of_ones_own_are_compared_by_their_arms(harness, study_file,
     assert done.returncode == errors.REGRESSION, done.stdout + done.stderr
     done = harness("compare", f"{store.root}:quick", "--", f"{store.root}:quick/no_muon", *words)
     assert done.returncode == errors.REGRESSION, done.stdout + done.stderr
-    assert "own noise model" in done.stdout or "the runs' own" in done.stdout
+    assert "measured noise model" in done.stdout or "the runs' own" in done.stdout
 
 
 def test_a_run_directory_and_its_record_are_one_run(harness, study_file, store):

@@ -9,7 +9,8 @@ from scipy import stats
 from harness.compare.compare import CompareOptions, compare
 from harness.compare.noise_model import NoiseModel, NoiseRow
 from harness.errors import UsageError
-from harness.report.compare import about, change, interval
+from harness.report.compare import result_notes
+from harness.report.metric_text import estimate, interval
 from harness.results.logs.run_log import LogError, LoggedRun
 
 HOST = {"GPUs": "1x H100", "driver": "570", "torch": "2.10"}
@@ -82,7 +83,7 @@ def test_one_run_a_side_is_judged_by_the_ledger():
     half = stats.t.ppf(0.95, 600) * 0.0014 * math.sqrt(2)
     assert (loss.low, loss.high) == pytest.approx((0.01 - half, 0.01 + half))
     assert loss.outcome == "regression"
-    assert "prior noise model" in loss.noise_from
+    assert "shipped noise model" in loss.noise_from
 
 
 def test_one_run_a_side_without_a_ledger_has_no_verdict_and_says_why():
@@ -94,14 +95,14 @@ def test_one_run_a_side_without_a_ledger_has_no_verdict_and_says_why():
 
 def test_a_stated_sd_stands_in_for_the_ledger():
     found = judged(side([3.28]), side([3.29]), sds={"val_loss": 0.001})
-    assert found.metrics[0].noise == "stated"
+    assert found.metrics[0].method == "stated"
     assert found.outcome == "regression"
 
 
 def test_a_side_noisier_than_the_ledger_is_named_and_gets_welchs_limits():
     wild = [3.20, 3.28, 3.36, 3.30]
     (loss,) = judged(side(LOSSES), side(wild), NoiseModel([SEED_ROW])).metrics
-    assert loss.noise == "welch"
+    assert loss.method == "welch"
     assert any("side B varies more" in note for note in loss.notes)
     reference = stats.ttest_ind(wild, LOSSES, equal_var=False).confidence_interval(0.9)
     assert (loss.low, loss.high) == pytest.approx((reference.low, reference.high))
@@ -252,7 +253,10 @@ def test_a_baseline_that_diverges_as_often_leaves_it_open():
 def test_runs_that_broke_off_never_pass():
     b = [*side(LOSSES), run(9, steps=60, evaluated_at=50, ending="it breaks off")]
     found = judged(side(LOSSES), b)
-    assert (found.outcome, found.reason) == ("inconclusive", "1 of 6 runs of B are not whole")
+    assert (found.outcome, found.reason) == (
+        "inconclusive",
+        "1 of 6 runs of B did not reach their end",
+    )
 
 
 def test_a_side_without_a_whole_run_is_an_error():
@@ -313,15 +317,34 @@ def test_an_unknown_metric_is_named_in_the_refusal():
         judged(side(LOSSES), side(LOSSES), margins={"val_los": 0.1})
 
 
-@pytest.mark.parametrize(("higher", "outcome"), [(["acc"], "regression"), ([], "pass")])
-def test_a_metric_of_ones_own_says_which_way_is_better(higher, outcome):
-    found = judged(
-        side([0.90, 0.91, 0.90], "acc"),
-        side([0.80, 0.81, 0.80], "acc"),
-        margins={"acc": 0.01},
-        higher_better=higher,
-    )
+ACCURACIES = side([0.90, 0.91, 0.90], "acc"), side([0.80, 0.81, 0.80], "acc")
+
+
+@pytest.mark.parametrize(
+    ("direction", "outcome"), [("higher_better", "regression"), ("lower_better", "pass")]
+)
+def test_the_stated_direction_of_an_unregistered_metric_decides_its_outcome(direction, outcome):
+    found = judged(*ACCURACIES, margins={"acc": 0.01}, **{direction: ["acc"]})
     assert found.outcome == outcome
+
+
+def test_a_metric_of_unknown_direction_is_shown_and_never_judged():
+    found = judged(*ACCURACIES, also=["acc"])
+    (acc,) = found.metrics
+    assert (found.outcome, acc.outcome, acc.better) == ("inconclusive", None, None)
+    assert acc.low < acc.estimate < acc.high < 0
+    assert not acc.improved
+    assert any("direction unknown" in note for note in acc.notes)
+
+
+def test_a_margin_for_a_metric_of_unknown_direction_is_refused_with_the_option():
+    with pytest.raises(UsageError, match="--higher-better acc or --lower-better acc"):
+        judged(*ACCURACIES, margins={"acc": 0.01})
+
+
+def test_a_direction_against_the_registry_is_refused():
+    with pytest.raises(UsageError, match="lower, the registered direction of val_loss"):
+        judged(side(LOSSES), side(LOSSES), higher_better=["val_loss"])
 
 
 def test_false_alarms_of_the_whole_path_stay_below_alpha():
@@ -343,15 +366,15 @@ def test_less_than_a_mebibyte_of_memory_is_neither_a_gain_nor_a_small_harm():
         return judged(*sides, margins={name: 2**24}).metrics[0]
 
     assert memory(-2048).low < memory(-2048).high < 0
-    assert not memory(-2048).better
+    assert not memory(-2048).improved
     assert not memory(2048).small_harm
-    assert memory(-(2**21)).better
+    assert memory(-(2**21)).improved
     assert memory(2**21).small_harm
-    assert (change(memory(-2048)), interval(memory(-(2**22)))) == ("0 MiB", "[−4, −4]")
+    assert (estimate(memory(-2048)), interval(memory(-(2**22)))) == ("0 MiB", "[−4, −4]")
 
 
 def test_the_noise_of_launches_is_called_that_of_a_launch():
     sides = side([1.0, 1.1], "compile_s"), side([1.2, 1.4], "compile_s")
     for replicate in ("run", "launch"):
         (time,) = judged(*sides, margins={"compile_s": 0.5}, replicate=replicate).metrics
-        assert any(f"SD of one {replicate} " in line for line in about(time))
+        assert any(f"SD of one {replicate} " in line for line in result_notes(time))

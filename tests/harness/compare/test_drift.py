@@ -1,6 +1,7 @@
 """The drift watch: steps are found where they are, noise is left alone, too little is said."""
 
 import builtins
+import json
 
 import msgspec
 import numpy as np
@@ -46,7 +47,7 @@ def noise(count: int, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
 
 
 def of(found, metric):
-    return next(one for one in found[0].watched if one.metric == metric)
+    return next(one for one in found[0].metrics if one.metric == metric)
 
 
 @pytest.mark.parametrize("count", [12, 30, 90])
@@ -78,8 +79,8 @@ def test_a_planted_slowdown_is_dated_and_sized_and_what_changed_is_named():
             records[night], identity=newer, environment=environment
         )
     found = watch(records)
-    ((watched, step),) = alarms(found)
-    assert (watched.metric, step.nights) == ("tokens_per_s", (50, 10))
+    ((drift, step),) = alarms(found)
+    assert (drift.metric, step.n) == ("tokens_per_s", (50, 10))
     assert step.at == 50 * NIGHT_S
     assert step.low < np.log(0.99) < step.high < 0
     assert step.changed == ["code old -> new", "driver 570 -> 575"]
@@ -107,7 +108,7 @@ def test_one_bad_night_is_no_step():
     losses, speeds = noise(40)
     speeds[20] *= 0.5
     losses[39] += 1.0
-    assert all(one.steps == [] for one in watch(nights(losses, speeds))[0].watched)
+    assert all(one.steps == [] for one in watch(nights(losses, speeds))[0].metrics)
 
 
 def test_values_that_never_change_have_no_steps_and_an_exact_one_is_found():
@@ -117,13 +118,13 @@ def test_values_that_never_change_have_no_steps_and_an_exact_one_is_found():
     assert steps_in(constant) == [20]
 
 
-def test_too_few_nights_are_said_and_failed_ones_counted():
+def test_too_few_sessions_are_reported_and_failed_ones_counted():
     losses, speeds = noise(11)
     records = nights(losses, speeds)
     broken = msgspec.structs.replace(records[-1], attempt="x", status="failed")
     (series,) = watch([*records, broken])
-    assert (series.nights, series.failed) == (11, 1)
-    assert {one.missing for one in series.watched} == {"11 nights, 12 are needed"}
+    assert (series.sessions, series.failed) == (11, 1)
+    assert {one.missing for one in series.metrics} == {"11 sessions, 12 are needed"}
 
 
 def test_nights_of_another_configuration_seed_or_device_are_another_series():
@@ -132,14 +133,14 @@ def test_nights_of_another_configuration_seed_or_device_are_another_series():
     records[1] = msgspec.structs.replace(records[1], identity=other)
     records[2] = msgspec.structs.replace(records[2], seed=2)
     records[3] = msgspec.structs.replace(records[3], environment={"gpus": [{"name": "A100"}]})
-    assert [one.nights for one in watch(records)] == [3, 1, 1, 1]
+    assert [one.sessions for one in watch(records)] == [3, 1, 1, 1]
 
 
 def test_not_a_number_is_a_missing_night():
     losses, speeds = noise(20)
     records = nights(losses, speeds)
     records[5] = msgspec.structs.replace(records[5], metrics={"val_loss": float("nan")})
-    assert of(watch(records), "val_loss").nights == 19
+    assert of(watch(records), "val_loss").sessions == 19
 
 
 def test_without_ruptures_the_extra_is_named(monkeypatch):
@@ -156,26 +157,32 @@ def test_without_ruptures_the_extra_is_named(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("count", "slower", "code", "said"),
+    ("count", "slower", "code", "outcome", "answer"),
     [
-        (40, 0.98, errors.REGRESSION, "DRIFT: a level became worse"),
-        (40, 1.0, errors.PASS, "PASS: no level became worse"),
-        (5, 1.0, errors.INCONCLUSIVE, "INCONCLUSIVE: too few nights"),
-        (0, 1.0, errors.INCONCLUSIVE, "INCONCLUSIVE: too few nights"),
+        (40, 0.98, errors.REGRESSION, "regression", "a level became worse"),
+        (40, 1.0, errors.PASS, "pass", "no level became worse"),
+        (5, 1.0, errors.INCONCLUSIVE, "inconclusive", "too few sessions"),
+        (0, 1.0, errors.INCONCLUSIVE, "inconclusive", "too few sessions"),
     ],
 )
-def test_the_command_ends_as_the_watch_says(harness, store, tmp_path, count, slower, code, said):
+def test_the_command_prints_the_answer_first_and_exits_with_its_code(
+    harness, store, tmp_path, count, slower, code, outcome, answer
+):
     losses, speeds = noise(count)
     speeds[count - 8 :] *= slower
     for record in nights(losses, speeds):
         store.add(record, None)
     done = harness("drift", "--markdown", tmp_path / "drift.md")
     assert (done.returncode, done.stderr) == (code, "")
-    assert said in done.stdout
-    assert (tmp_path / "drift.md").read_text() == done.stdout
+    assert done.stdout.startswith(f" {outcome.upper()}  {answer}")
+    written = (tmp_path / "drift.md").read_text()
+    assert f"{outcome}: {answer}" in written.splitlines()[0]
     if code == errors.REGRESSION:
-        assert "tokens_per_s -2." in done.stdout or "tokens_per_s -1." in done.stdout
-        assert "n 32 before, 8 since" in done.stdout
+        for shown in (done.stdout, written):
+            assert "tokens_per_s −2." in shown or "tokens_per_s −1." in shown
+            assert "n 32 before, 8 since" in shown
+    (value,) = [json.loads(harness("drift", "--json").stdout)]
+    assert (value["exit_code"], len(value["series"])) == (code, min(count, 1))
 
 
 def test_a_margin_for_an_unknown_metric_is_wrong_usage(harness):

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from harness.compare.metrics import default_margin
+from harness.compare.margins import default_margin
 from harness.compare.noise_model import (
     MEASURED_DF,
     SHIPPED,
@@ -18,7 +18,7 @@ from harness.compare.noise_model import (
     as_csv,
     host_spread,
     measured_rows,
-    missing,
+    missing_rows,
     read_rows,
 )
 from harness.results.core_answers import CoreSettings
@@ -85,7 +85,7 @@ def test_soft_core_has_a_margin_of_two_sds_from_six_runs_on():
         row = noise_model.find(recipe_scale(records[0]), "core_soft", "H100", "seed")
         found = default_margin("core_soft", row, False)
         assert (found.value if found else None) == margin
-        assert any("core_soft" in line for line in missing(records[:n])) == (n < 6)
+        assert any("core_soft" in line for line in missing_rows(records[:n])) == (n < 6)
     assert default_margin("core", row, False) is None
 
 
@@ -197,9 +197,9 @@ def test_launches_of_a_recipe_without_a_row_are_judged_by_the_thickest_row_of_th
 
 
 def test_what_is_missing_is_said_with_what_it_takes():
-    lines = missing([made(seed, val_loss=3.0 + seed) for seed in (1, 2, 3)])
+    lines = missing_rows([made(seed, val_loss=3.0 + seed) for seed in (1, 2, 3)])
     assert lines == ["native d8, 63M tokens, val_loss on H100: 2 df of 5; at least 3 more seeds"]
-    assert missing([made(seed, val_loss=3.0) for seed in range(MEASURED_DF + 1)]) == []
+    assert missing_rows([made(seed, val_loss=3.0) for seed in range(MEASURED_DF + 1)]) == []
 
 
 def test_a_ledger_file_reads_as_it_was_written(tmp_path):

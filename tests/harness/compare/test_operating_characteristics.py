@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.statistics import decisions, real_noise
 from benchmarks.statistics import operating_characteristics as bench
-from harness.stats.decision import Known, decide, difference
+from harness.stats.decision import KnownSd, decide, difference
 
 ROOT = Path(__file__).resolve().parents[3]
 NOISE = ROOT / ".." / "shared" / "noise"
@@ -31,7 +31,7 @@ def test_decisions_on_arrays_equal_single_decisions(n, df):
     result = decisions.outcomes(a, b, known, df, 0.95)
     names = {-1: "pass", 0: "inconclusive", 1: "regression"}
     for gate in range(gates):
-        sd = Known(sd=float(known[gate]), df=df) if df else None
+        sd = KnownSd(sd=float(known[gate]), df=df) if df else None
         one = decide(difference(a[gate], b[gate], sd).contrast, 1.0, 0.05)
         assert names[result[gate]] == one.outcome
 

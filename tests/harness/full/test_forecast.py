@@ -162,7 +162,7 @@ def test_the_ledger_is_asked_for_other_seeds_at_the_targets_scale():
     found = replicate_noise(noise_model, row.scale, "any")
     assert set(found) == {"core"}
     assert (found["core"].sd, found["core"].df) == (0.006, 9)
-    assert "own noise model" in found["core"].source
+    assert "measured noise model" in found["core"].source
 
 
 def test_cores_noise_is_that_of_all_recipes_where_this_one_has_no_replicates():

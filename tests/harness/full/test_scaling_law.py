@@ -8,7 +8,7 @@ import pytest
 from benchmarks.statistics import forecast as benchmark
 from harness.full.laws import BentLine, Points, PowerLaw
 from harness.full.scaling_law import fit, lack_of_fit
-from harness.stats.decision import Known
+from harness.stats.decision import KnownSd
 
 X = np.log(1e18) + np.arange(4.0)
 
@@ -57,7 +57,7 @@ def test_a_family_that_lies_off_its_law_says_so():
 
 
 def test_lack_of_fit_is_told_from_the_noise_of_replicates():
-    law, seeds = PowerLaw(), Known(sd=0.001, df=8.0)
+    law, seeds = PowerLaw(), KnownSd(sd=0.001, df=8.0)
     smooth = points(power(X, 0.3, 0.1), n=3)
     rough = points(power(X, 0.3, 0.1) * (1 + 0.02 * np.array([1, -1, 1, -1])), n=3)
     assert lack_of_fit(smooth, fit(law, smooth, seeds), seeds) > 0.5
@@ -67,15 +67,15 @@ def test_lack_of_fit_is_told_from_the_noise_of_replicates():
 
 
 def test_noise_that_is_known_at_the_target_takes_the_place_of_the_proxies_noise():
-    seen, seeds = points(power(X, 0.3, 0.1), n=2), Known(sd=0.02, df=4.0)
+    seen, seeds = points(power(X, 0.3, 0.1), n=2), KnownSd(sd=0.02, df=4.0)
     noisy = fit(PowerLaw(), seen, seeds)
-    known = fit(PowerLaw(), seen, seeds, Known(sd=0.0002, df=19.0))
+    known = fit(PowerLaw(), seen, seeds, KnownSd(sd=0.0002, df=19.0))
     at = [float(X[-1]) + 3]
     assert known.shares(at)["replicates"] < 0.01 < noisy.shares(at)["replicates"]
 
 
 def test_the_shares_of_a_variance_are_a_whole():
-    posterior = fit(PowerLaw(), points(power(X, 0.3, 0.1)), Known(sd=0.002, df=3.0))
+    posterior = fit(PowerLaw(), points(power(X, 0.3, 0.1)), KnownSd(sd=0.002, df=3.0))
     shares = posterior.shares([50.0])
     assert sum(shares.values()) == pytest.approx(1)
     assert min(shares.values()) >= 0

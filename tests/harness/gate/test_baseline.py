@@ -1,4 +1,4 @@
-"""Baselines: distributions that only grow, show who touched them, and refuse by field."""
+"""Baselines: append-only files of replicates that detect edits and refuse by field."""
 
 import json
 
@@ -11,7 +11,7 @@ from harness.gate import baseline
 from harness.gate.baseline import BaselineError
 from harness.results.record import Identity, LaunchInfo, Record
 
-NO_LEDGER = NoiseModel([])
+NO_ROWS = NoiseModel([])
 NOISE_MODEL = NoiseModel(
     [
         NoiseRow(
@@ -70,13 +70,13 @@ def stored(root, records, after=None, why="because"):
     )
 
 
-def test_a_baseline_stands_under_its_hardware_and_protocol_and_reads_back(tmp_path):
+def test_a_baseline_is_stored_by_hardware_and_protocol_and_reads_back(tmp_path):
     made, path = stored(tmp_path, [run(1), run(2)])
     assert path == tmp_path / "h100x1" / "1" / "small.json"
     assert baseline.find(tmp_path, "small") == baseline.find(tmp_path, "h100x1/1/small") == made
 
 
-def test_a_new_entry_keeps_the_old_one_and_counts_in_its_place(tmp_path):
+def test_a_new_entry_becomes_current_and_keeps_the_old_one(tmp_path):
     first, _ = stored(tmp_path, [run(1), run(2)])
     both, _ = stored(tmp_path, [run(3), run(4)], after=first, why="a better schedule")
     found = baseline.find(tmp_path, "small")
@@ -86,7 +86,7 @@ def test_a_new_entry_keeps_the_old_one_and_counts_in_its_place(tmp_path):
     assert found.now.previous == first.now.hash
 
 
-def test_a_name_is_taken_once(tmp_path):
+def test_a_name_in_use_is_refused(tmp_path):
     stored(tmp_path, [run(1), run(2)])
     with pytest.raises(BaselineError, match="accept"):
         stored(tmp_path, [run(3), run(4)])
@@ -109,12 +109,24 @@ def edited(path, change):
     ],
     ids=["a metric", "the reason", "the configuration", "an entry taken out", "the key"],
 )
-def test_an_edit_by_hand_is_found(tmp_path, change):
+def test_an_edit_by_hand_is_detected(tmp_path, change):
     first, path = stored(tmp_path, [run(1), run(2)])
     stored(tmp_path, [run(3), run(4)], after=first)
     edited(path, change)
     with pytest.raises(BaselineError, match="restore it from git"):
         baseline.read(path)
+
+
+def test_fields_that_another_version_has_or_lacks_are_no_edit(tmp_path):
+    def of_another_version(value: dict) -> None:
+        (entry,) = value["entries"]
+        entry["new_field"] = 1
+        del entry["records"][0]["signal"]
+        entry["hash"] = baseline.content_hash(entry)
+
+    _, path = stored(tmp_path, [run(1), run(2)])
+    edited(path, of_another_version)
+    assert baseline.read(path).now.seeds == [1, 2]
 
 
 def test_an_empty_or_half_written_baseline_is_refused(tmp_path):
@@ -132,57 +144,57 @@ def test_an_empty_or_half_written_baseline_is_refused(tmp_path):
 def test_records_that_differ_are_refused_with_the_field(field):
     other = {field: 2 if field == "protocol" else "other"}
     with pytest.raises(BaselineError, match=f"^{field}: "):
-        baseline.check_records([run(1), run(2, **other)], NO_LEDGER)
+        baseline.check_records([run(1), run(2, **other)], NO_ROWS)
 
 
 def test_records_of_two_kinds_of_gpu_are_refused():
     with pytest.raises(BaselineError, match=r"^gpu: "):
-        baseline.check_records([run(1), run(2, gpu="A100")], NO_LEDGER)
+        baseline.check_records([run(1), run(2, gpu="A100")], NO_ROWS)
 
 
-def test_one_run_is_a_baseline_only_where_a_ledger_knows_its_noise():
+def test_one_run_is_a_baseline_only_where_the_noise_model_has_a_row():
     with pytest.raises(BaselineError, match=r"^n: .*replicates"):
-        baseline.check_records([run(1)], NO_LEDGER)
+        baseline.check_records([run(1)], NO_ROWS)
     baseline.check_records([run(1)], NOISE_MODEL)
 
 
-def test_metrics_that_are_no_numbers_make_no_baseline():
+def test_runs_without_a_quality_metric_are_refused():
     with pytest.raises(BaselineError, match=r"^metrics: "):
-        baseline.check_records([run(1), run(2, loss=None)], NO_LEDGER)
+        baseline.check_records([run(1), run(2, loss=None)], NO_ROWS)
 
 
-def test_runs_that_broke_off_make_no_baseline():
+def test_runs_that_did_not_complete_are_refused():
     broken = msgspec.structs.replace(run(2), status="failed")
     with pytest.raises(BaselineError, match=r"^status: "):
-        baseline.check_records([run(1), broken], NO_LEDGER)
+        baseline.check_records([run(1), broken], NO_ROWS)
 
 
 @pytest.mark.parametrize("field", ["config_id", "data_id", "protocol"])
-def test_a_candidate_of_something_else_is_refused_with_the_field(tmp_path, field):
+def test_a_candidate_that_is_not_comparable_is_refused_with_the_field(tmp_path, field):
     made, _ = stored(tmp_path, [run(1), run(2)])
     other = run(1, **{field: 2 if field == "protocol" else "other"})
     with pytest.raises(BaselineError, match=f"^{field}: "):
-        baseline.refuse_foreign(made, other.identity, own_settings=False)
+        baseline.check_comparable(made, other.identity, own_settings=False)
 
 
 def test_a_candidate_on_other_hardware_is_refused(tmp_path):
     made, _ = stored(tmp_path, [run(1), run(2)])
     with pytest.raises(BaselineError, match=r"^gpu: "):
-        baseline.refuse_other_machine(made, run(3, gpu="A100"))
+        baseline.check_same_hardware(made, run(3, gpu="A100"))
     with pytest.raises(BaselineError, match=r"^gpus: "):
-        baseline.refuse_other_machine(made, msgspec.structs.replace(run(3), gpus=8))
+        baseline.check_same_hardware(made, msgspec.structs.replace(run(3), gpus=8))
 
 
-def test_replicates_that_chose_a_candidate_cannot_bank_it(tmp_path):
+def test_replicates_that_were_evidence_of_a_gate_cannot_be_promoted(tmp_path):
     made, _ = stored(tmp_path, [run(1), run(2)])
-    with pytest.raises(BaselineError, match="the baseline's own"):
-        baseline.refuse_stale([run(2), run(3)], made, [])
+    with pytest.raises(BaselineError, match="in the baseline already"):
+        baseline.check_fresh([run(2), run(3)], made, [])
     with pytest.raises(BaselineError, match="fresh"):
-        baseline.refuse_stale([run(3)], made, ["plan3/first"])
-    baseline.refuse_stale([run(3), run(4)], made, ["plan9/first"])
+        baseline.check_fresh([run(3)], made, ["plan3/first"])
+    baseline.check_fresh([run(3), run(4)], made, ["plan9/first"])
 
 
 @pytest.mark.parametrize("name", ["", "../up", "a b", ".hidden"])
-def test_a_name_that_is_no_file_name_is_wrong_usage(name):
+def test_a_name_that_cannot_be_a_file_name_is_wrong_usage(name):
     with pytest.raises(UsageError):
         baseline.check_name(name)

@@ -1,4 +1,4 @@
-"""Gates and CORE: soft CORE by the margin of the noise model, CORE beside it, both by example."""
+"""Gates and CORE: soft CORE is judged by the noise model's margin, CORE is informational."""
 
 import json
 import sys
@@ -14,24 +14,24 @@ from harness.runner.fake_trainer import config as fake
 
 NOISE_MODEL = """\
 scale,metric,gpu,source,sd,df,runs,groups,origin,note
-"{scale}",val_bpb,simulated,seed,0.00046,60,80,20,own,
+"{scale}",val_bpb,simulated,seed,0.00046,60,80,20,measured,
 """
 SOFT_ROW = """\
-"{scale}",core_soft,simulated,seed,0.004,60,80,20,own,
+"{scale}",core_soft,simulated,seed,0.004,60,80,20,measured,
 """
 SMALL = {"core.examples": 100, "dial.depth": 2, "dial.steps": 5}  # as `leave_run` has them
-ENOUGH = 6  # runs of a baseline from which the noise model learns the noise of soft CORE
+ENOUGH = 6  # runs of a baseline that make a row of soft CORE in the noise model
 
 
 @pytest.fixture
 def gate(leave_run, store, tmp_path, capfd, monkeypatch):
-    """`harness gate` against a baseline of so many runs; the noise model knows soft CORE or does
-    not.
+    """`harness gate` against a baseline of `runs` runs; `known`: the noise model has a row of soft
+    CORE.
     """
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
 
     def call(
-        *words: object, runs: int = ENOUGH - 1, known: bool = False, **sets: object
+        *options: object, runs: int = ENOUGH - 1, known: bool = False, **sets: object
     ) -> tuple[int, dict]:
         paths = [leave_run(seed, at=100.0 * seed, **sets) for seed in range(1, runs + 1)]
         records = [msgspec.json.decode(path.read_bytes(), type=Record) for path in paths]
@@ -46,15 +46,15 @@ def gate(leave_run, store, tmp_path, capfd, monkeypatch):
             evidence=None,
             after=None,
         )
-        if "unkept" in words:
+        if "no_answers" in options:
             for path in (store.root / "core").iterdir():
                 path.unlink()
         rows = NOISE_MODEL + SOFT_ROW * known
         noise_model = tmp_path / "noise.csv"
         noise_model.write_text(rows.format(scale=recipe_scale(records[0])))
-        asked = [str(word) for word in words if word != "unkept"]
-        line = ["harness", "gate", "--baseline", "small", *asked, "--json"]
-        line += [
+        argv = ["harness", "gate", "--baseline", "small", "--json"]
+        argv += [str(option) for option in options if option != "no_answers"]
+        argv += [
             "--margin",
             "val_bpb=0.003",
             "--store",
@@ -62,7 +62,7 @@ def gate(leave_run, store, tmp_path, capfd, monkeypatch):
             "--noise-model",
             str(noise_model),
         ]
-        monkeypatch.setattr(sys, "argv", [*line, "--baselines", str(tmp_path / "baselines")])
+        monkeypatch.setattr(sys, "argv", [*argv, "--baselines", str(tmp_path / "baselines")])
         with pytest.raises(SystemExit) as ending:
             main()
         return int(ending.value.code or 0), json.loads(capfd.readouterr().out)
@@ -74,7 +74,7 @@ def judged(result: dict) -> dict[str, dict]:
     return {one["judged"]["metric"]: one["judged"] for one in result["metrics"]}
 
 
-def test_no_change_passes_in_soft_core_and_core_is_only_shown(gate, tmp_path):
+def test_no_change_passes_in_soft_core_and_core_is_informational(gate, tmp_path):
     code, result = gate("--markdown", tmp_path / "summary.md", known=True)
     found = judged(result)
     assert code == 0, result["reason"]
@@ -88,7 +88,7 @@ def test_no_change_passes_in_soft_core_and_core_is_only_shown(gate, tmp_path):
     assert "| colours | 100 |" in text
 
 
-def test_planted_harm_that_the_loss_does_not_show_is_a_regression_of_soft_core(gate):
+def test_planted_harm_that_the_loss_does_not_show_is_a_regression_in_soft_core(gate):
     code, result = gate("--candidate-set", "plant.skill=-0.4", known=True)
     found = judged(result)
     assert code == 10
@@ -98,13 +98,13 @@ def test_planted_harm_that_the_loss_does_not_show_is_a_regression_of_soft_core(g
 
 
 @pytest.mark.parametrize(("runs", "planned"), [(ENOUGH - 1, "val_bpb"), (ENOUGH, "core_soft")])
-def test_runs_are_planned_for_soft_core_once_the_ledger_has_six_runs(gate, runs, planned):
+def test_runs_are_planned_for_soft_core_once_the_noise_model_has_six_runs(gate, runs, planned):
     (part,) = gate("--plan", runs=runs)[1]["parts"]
     assert part["metric"] == planned
     assert part["n_b"] > 0
 
 
-def test_soft_core_is_reported_and_not_gated_until_the_ledger_has_six_runs(gate):
+def test_soft_core_is_informational_until_the_noise_model_has_six_runs(gate):
     code, result = gate()
     found = judged(result)["core_soft"]
     assert (code, found["outcome"], found["margin"]) == (0, None, None)
@@ -112,27 +112,27 @@ def test_soft_core_is_reported_and_not_gated_until_the_ledger_has_six_runs(gate)
     assert "no margin: the noise model has no row" in " ".join(found["notes"])
 
 
-def test_a_candidate_on_another_bundle_is_no_verdict_and_names_the_field(gate):
+def test_a_candidate_on_another_bundle_could_not_run_and_names_the_field(gate):
     code, result = gate("--candidate-set", "core.bundle=other")
     assert (code, result["outcome"]) == (4, "could not run")
     assert "core.bundle" in result["reason"]
 
 
-def test_a_candidate_that_switches_core_off_is_judged_by_the_rest_and_that_is_said(gate):
+def test_a_candidate_without_core_is_judged_by_the_rest_with_a_note(gate):
     code, result = gate("--candidate-set", "core.examples=0")
     assert code == 0
     assert "core_soft" not in judged(result)
     assert any("the candidate did not" in note for note in result["notes"])
 
 
-def test_a_candidate_that_lost_its_score_does_not_pass(gate):
-    code, result = gate(**{"fail.nan_metric": True})  # which left the baseline's runs alone
+def test_a_candidate_whose_score_is_missing_does_not_pass(gate):
+    code, result = gate(**{"fail.nan_metric": True})  # does not affect the baseline's runs
     assert code == 10
     assert "no core_soft" in result["reason"]
 
 
-def test_a_baseline_without_kept_answers_is_said(gate):
-    code, result = gate("unkept")
+def test_a_baseline_without_stored_answers_is_noted(gate):
+    code, result = gate("no_answers")
     assert code == 0
     assert result["core"] is None
     assert any("no answers of the baseline" in note for note in result["notes"])

@@ -1,7 +1,8 @@
-"""Gates of the FakeTrainer: what is planted is found, nothing else is, every end has its code.
+"""Gates of the simulated trainer: planted changes are detected, nothing else is, and every end has
+its exit code.
 
-The host drifts by 1 % all the while. Noise is half of what the noise model says, so that no verdict
-here hangs on a draw; how often verdicts err is in test_operating_characteristics.
+The host drifts by 1 % throughout. The noise is half of what the noise model has, so that no outcome
+depends on chance; error rates are in test_operating_characteristics.
 """
 
 import json
@@ -19,9 +20,10 @@ from harness.compare.noise_model import NoiseRow
 from harness.gate.ab_interleaved import TRAJECTORY_STEPS
 from harness.gate.history import load
 from harness.gate.metrics import of_trajectories
-from harness.gate.noise_sources import derived_rows
+from harness.gate.noise_sources import derived_rows, launch_rows
 from harness.gate.result import SPEED, GateResult
 from harness.results.store import Store
+from tests.fixtures import faulty_harness
 
 ROOT = Path(__file__).resolve().parents[3]
 BASE = """\
@@ -32,21 +34,21 @@ noise: {loss_sd: 0.0006, speed_cv: 0.0006, host_drift: 0.01, host_drift_period_s
 """
 NOISE_MODEL = """\
 scale,metric,gpu,source,sd,df,runs,groups,origin,note
-"fake 920k parameters, 82k tokens",val_bpb,simulated,seed,0.00046,60,80,20,own,
-"fake 920k parameters, 82k tokens",tokens_per_s,simulated,launch,0.0013,60,80,20,own,
+"fake 920k parameters, 82k tokens",val_bpb,simulated,seed,0.00046,60,80,20,measured,
+"fake 920k parameters, 82k tokens",tokens_per_s,simulated,launch,0.0013,60,80,20,measured,
 """
 
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
-    """A folder with a baseline in it and a noise model that knows the FakeTrainer's noise."""
+    """A folder with a baseline and a noise model with rows for the simulated trainer."""
     folder = tmp_path_factory.mktemp("recorded")
     (folder / "base.yaml").write_text(BASE)
     (folder / "noise.csv").write_text(NOISE_MODEL)
-    words = ["baseline", "record", "quick", folder / "base.yaml", "--seeds", "1-8"]
-    words += ["--trainer", "fake", "--store", folder / "runs", "--baselines", folder / "baselines"]
+    argv = ["baseline", "record", "quick", folder / "base.yaml", "--seeds", "1-8"]
+    argv += ["--trainer", "fake", "--store", folder / "runs", "--baselines", folder / "baselines"]
     done = subprocess.run(
-        [sys.executable, "-m", "harness", *map(str, words)],
+        [sys.executable, "-m", "harness", *map(str, argv)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -57,23 +59,23 @@ def recorded(tmp_path_factory):
 
 @pytest.fixture
 def place(recorded, tmp_path):
-    """A copy of its own for each test."""
+    """A copy of that folder for each test."""
     shutil.copytree(recorded, tmp_path / "place")
     return tmp_path / "place"
 
 
 @pytest.fixture
 def gate(place, capfd, monkeypatch):
-    """`harness gate` in this process: the exit code and the result that it printed."""
+    """Runs `harness gate` in this process and returns the exit code and the JSON."""
     monkeypatch.chdir(ROOT)
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
 
-    def call(*words: object, baseline: str = "quick") -> tuple[int, dict]:
-        line = ["harness", "gate", *map(str, words), "--store", str(place / "runs")]
-        line += ["--baseline", baseline] if baseline else []
-        line += ["--margin", "val_bpb=0.001"]  # two SDs: few runs are enough
-        line += ["--baselines", str(place / "baselines"), "--noise-model", str(place / "noise.csv")]
-        monkeypatch.setattr(sys, "argv", [*line, "--json"])
+    def call(*options: object, baseline: str = "quick") -> tuple[int, dict]:
+        argv = ["harness", "gate", *map(str, options), "--store", str(place / "runs")]
+        argv += ["--baseline", baseline] if baseline else []
+        argv += ["--margin", "val_bpb=0.001"]  # two SDs: few runs are enough
+        argv += ["--baselines", str(place / "baselines"), "--noise-model", str(place / "noise.csv")]
+        monkeypatch.setattr(sys, "argv", [*argv, "--json"])
         with pytest.raises(SystemExit) as ending:
             main()
         out, err = capfd.readouterr()
@@ -88,7 +90,7 @@ def verdicts(result: dict) -> dict[str, str | None]:
 
 
 def age(place: Path, seconds: float) -> None:
-    """Lets every stored gate be so much older: the next one is of another session."""
+    """Moves every stored gate into the past, so that the next one is of another session."""
     for path in (place / "runs" / "gates").glob("*/*.json"):
         found = msgspec.json.decode(path.read_bytes(), type=GateResult)
         older = msgspec.structs.replace(
@@ -97,7 +99,7 @@ def age(place: Path, seconds: float) -> None:
         path.write_bytes(msgspec.json.encode(older))
 
 
-def test_no_change_passes_among_host_drift(gate):
+def test_no_change_passes_despite_host_drift(gate):
     code, result = gate("--base", ".")
     assert code == 0
     assert verdicts(result)["tokens_per_s"] == verdicts(result)["val_bpb"] == "pass"
@@ -112,14 +114,14 @@ def test_a_planted_slowdown_is_unconfirmed_in_one_session_and_a_regression_in_a_
     assert speed["unconfirmed"]
     assert speed["judged"]["high"] < 0 < speed["judged"]["margin"]
     code, result = gate(*planted)
-    assert code == 3, "the same session may say it as often as it likes"
+    assert code == 3, "the same session cannot confirm itself"
     age(place, 3600)
     code, result = gate(*planted)
     assert code == 10
     assert "tokens/s" in result["reason"]
 
 
-def test_a_pass_after_an_unconfirmed_slowdown_leaves_the_question_open(gate, place):
+def test_a_pass_after_an_unconfirmed_slowdown_is_inconclusive(gate, place):
     gate("--base", ".")
     age(place, 3600)
     (path,) = (place / "runs" / "gates").glob("*/1.json")
@@ -132,7 +134,7 @@ def test_a_pass_after_an_unconfirmed_slowdown_leaves_the_question_open(gate, pla
     assert any("sessions disagree" in (m["judged"]["reason"] or "") for m in result["metrics"])
 
 
-def test_once_counts_a_slowdown_that_one_session_shows_and_says_so(gate):
+def test_no_confirm_counts_an_unconfirmed_slowdown(gate):
     code, result = gate("--candidate-set", "plant.slowdown=0.01", "--no-confirm")
     assert code == 10
     assert "unconfirmed" in result["reason"]
@@ -144,7 +146,7 @@ def test_a_planted_loss_of_two_margins_is_a_regression(gate):
     assert verdicts(result) == {**verdicts(result), "val_bpb": "regression", "tokens_per_s": "pass"}
 
 
-def test_a_loader_that_is_waited_for_leaves_the_speed_open(gate):
+def test_waiting_for_the_data_loader_makes_the_speed_inconclusive(gate):
     code, result = gate("--candidate-set", "plant.loader_wait=0.01")
     assert code == 3
     speed = next(one for one in result["metrics"] if one["judged"]["metric"] == "tokens_per_s")
@@ -171,42 +173,31 @@ def test_a_candidate_that_cannot_be_measured_is_a_regression_with_its_reason(gat
     ("planted", "words"),
     [("fail.killed_at_step=2", "SIGKILL"), ("fail.missing_package=true", "No module named")],
 )
-def test_what_the_candidate_cannot_help_is_no_verdict(gate, planted, words):
+def test_a_fault_that_is_not_the_candidates_could_not_run(gate, planted, words):
     code, result = gate("--candidate-set", planted)
     assert code == 4
     assert result["outcome"] == "could not run"
     assert words in result["reason"]
 
 
-def test_a_run_that_is_killed_is_no_verdict_either(gate, place):
+def test_a_run_that_is_killed_could_not_run_either(gate, place):
     hurt, repaired = place / "hurt.yaml", place / "repaired"
     repaired.touch()
     hurt.write_text(BASE + f"fail: {{killed_at_step: 5, until_file: {repaired}}}\n")
-    words = ["--trainer", "fake", "--seeds", "1,2", "--store", place / "runs"]
-    words += ["--baselines", place / "baselines"]
-    made = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "harness",
-            "baseline",
-            "record",
-            "hurt",
-            str(hurt),
-            *map(str, words),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
+    options = ["--trainer", "fake", "--seeds", "1,2", "--store", place / "runs"]
+    options += ["--baselines", place / "baselines"]
+    argv = [faulty_harness.__file__, "baseline", "record", "hurt", hurt, *options]
+    recorded = subprocess.run(
+        [sys.executable, *map(str, argv)], cwd=ROOT, capture_output=True, text=True
     )
-    assert made.returncode == 0, made.stderr
+    assert recorded.returncode == 0, recorded.stderr
     repaired.unlink()
     code, result = gate(baseline="hurt")
     assert code == 4
     assert "SIGKILL" in result["reason"]
 
 
-def test_a_fault_that_the_base_has_too_is_no_verdict_on_the_candidate(gate, place):
+def test_a_fault_that_the_base_shares_could_not_run(gate, place):
     bare = place / "broken.yaml"
     bare.write_text(BASE + "fail: {crash_at_step: 0}\n")
     code, result = gate(
@@ -225,7 +216,7 @@ def test_a_damaged_store_ends_with_4_and_its_reason_and_under_bisect_with_125(ga
     assert gate("--base", ".", "--bisect")[0] == 125
 
 
-def test_a_baseline_that_was_edited_or_is_absent_is_told_in_the_json_too(gate, place):
+def test_the_json_says_that_a_baseline_was_edited_or_is_missing(gate, place):
     code, result = gate(baseline="nobody")
     assert (code, result["exit_code"], result["a"]["baseline"]) == (4, 4, "nobody")
     assert "expected a baseline under" in result["reason"]
@@ -233,7 +224,7 @@ def test_a_baseline_that_was_edited_or_is_absent_is_told_in_the_json_too(gate, p
     path.write_text(path.read_text().replace('"why": "', '"why": "not '))
     code, result = gate()
     assert (code, result["outcome"]) == (4, "could not run")
-    assert "an edited one" in result["reason"]
+    assert "an edited entry" in result["reason"]
 
 
 def test_bisect_skips_what_is_open_and_stops_at_wrong_usage(gate):
@@ -242,50 +233,52 @@ def test_bisect_skips_what_is_open_and_stops_at_wrong_usage(gate):
     assert gate("--claims", "art", "--bisect")[0] == 128
 
 
-def test_a_budget_too_small_for_any_verdict_is_said_before_anything_is_spent(gate, place):
+def test_a_budget_too_small_for_any_verdict_starts_nothing(gate, place):
     code, result = gate("--base", ".", "--budget-minutes", "0.0001")
     assert code == 3
-    assert "nothing is spent" in result["reason"]
+    assert "nothing is started" in result["reason"]
     assert not (place / "runs" / "gates").exists()
 
 
-OPEN = ("--always-valid", "--budget-minutes", "2")
+ALWAYS_VALID = ("--always-valid", "--budget-minutes", "2")
 
 
-def test_an_open_gate_passes_what_changes_nothing_and_says_by_which_rule(gate, place):
-    code, result = gate("--base", ".", *OPEN, "--markdown", place / "summary.md")
+def test_an_always_valid_gate_passes_no_change_and_names_its_rule(gate, place):
+    code, result = gate("--base", ".", *ALWAYS_VALID, "--markdown", place / "summary.md")
     assert code == 0
     judged = {one["judged"]["metric"]: one for one in result["metrics"]}
     for name in ("tokens_per_s", "val_bpb"):
-        assert (judged[name]["rule"], judged[name]["judged"]["outcome"]) == ("open", "pass")
+        assert (judged[name]["rule"], judged[name]["judged"]["outcome"]) == ("always_valid", "pass")
         assert judged[name]["look"] == max(judged[name]["judged"]["n"][1], 1)
-    assert {part["rule"] for part in result["plan"]["parts"]} == {"open"}
-    assert "val_bpb: open, looked at after each run" in (place / "summary.md").read_text()
+    assert {part["rule"] for part in result["plan"]["parts"]} == {"always_valid"}
+    assert (
+        "val_bpb: always-valid test, evaluated after each run" in (place / "summary.md").read_text()
+    )
 
 
 @pytest.mark.parametrize(
     ("planted", "metric"), [("plant.loss=0.004", "val_bpb"), ("plant.slowdown=0.01", SPEED)]
 )
-def test_an_open_gate_catches_what_is_planted(gate, planted, metric):
-    code, result = gate("--candidate-set", planted, *OPEN, "--no-confirm")
+def test_an_always_valid_gate_detects_what_is_planted(gate, planted, metric):
+    code, result = gate("--candidate-set", planted, *ALWAYS_VALID, "--no-confirm")
     assert code == 10
     assert [name for name, found in verdicts(result).items() if found == "regression"] == [metric]
 
 
-def test_an_open_gate_without_an_end_is_refused(gate):
+def test_an_always_valid_gate_without_a_budget_is_refused(gate):
     code, _ = gate("--base", ".", "--always-valid")
     assert code == 2
     assert "expected --budget-minutes beside it" in gate.err
 
 
-def test_an_open_plan_says_so_and_shares_its_budget(gate):
+def test_an_always_valid_plan_names_its_rule_and_shares_its_budget(gate):
     assert gate("--base", ".", "--plan", "--always-valid", "--budget-minutes", "2")[0] == 0
-    assert "open: a look after each launch (mixture test), 60 s at most" in gate.err
-    assert "open: a look after each run (mixture test)" in gate.err
+    assert "always-valid test after each launch, 60 s at most" in gate.err
+    assert "always-valid test after each run" in gate.err
     assert "P(pass | no change) at least" in gate.err
 
 
-def test_launches_leave_the_runs_what_those_need_for_a_verdict(gate):
+def test_launches_leave_the_runs_the_time_they_need_for_a_verdict(gate):
     launches, runs = gate("--base", ".", "--plan")[1]["parts"]
     all_launches_s = launches["n_b"] * launches["unit_s"]
     minutes = (all_launches_s + 0.5 * runs["unit_s"]) / 60  # room for these and not for one run
@@ -296,7 +289,7 @@ def test_launches_leave_the_runs_what_those_need_for_a_verdict(gate):
     assert same_runs["n_b"] == runs["n_b"] > 0
 
 
-def test_a_plan_says_runs_chances_and_cost_and_starts_nothing(gate, place):
+def test_a_plan_shows_runs_probabilities_and_cost_and_starts_nothing(gate, place):
     code, _ = gate("--base", ".", "--plan", "--price", "2.5")
     assert code == 0
     for words in ("P(pass | no change)", "MDE", "looks after", "cost: $"):
@@ -313,21 +306,21 @@ def test_settings_of_both_sides_may_not_change_what_the_baseline_measured(gate):
     assert gate("--set", "dial.steps=20", "--base", ".")[0] == 0, "what it has anyway"
 
 
-def test_a_claim_of_more_speed_is_held_to_it(gate):
+def test_a_claimed_speed_up_has_to_be_shown(gate):
     code, result = gate("--base", ".", "--claims", "systems")
     assert code == 3
     assert any("claimed faster" in (one["judged"]["reason"] or "") for one in result["metrics"])
     assert gate("--candidate-set", "plant.slowdown=-0.02", "--claims", "systems")[0] == 0
 
 
-def test_a_refactoring_has_to_leave_every_loss_as_it_was(gate):
+def test_a_refactoring_has_to_keep_every_loss(gate):
     code, result = gate("--base", ".", "--claims", "refactor")
     assert code == 0
     assert verdicts(result)["loss_trajectory"] == "pass"
     assert gate("--candidate-set", "plant.loss=0.004", "--claims", "refactor")[0] == 10
 
 
-def test_a_gate_of_one_code_against_itself_teaches_how_far_its_losses_part(gate, place):
+def test_a_gate_of_unchanged_code_measures_the_spread_of_its_losses(gate, place):
     gate("--base", ".", "--claims", "refactor", "--margin", "tokens_per_s=0.002")
     (stored,) = load(Store(place / "runs"))
     assert all(len(one.losses[0]) == TRAJECTORY_STEPS for one in stored.launches)
@@ -338,7 +331,7 @@ def test_a_gate_of_one_code_against_itself_teaches_how_far_its_losses_part(gate,
     assert row.sd < 1e-12
 
 
-def test_on_a_gpu_losses_may_part_as_far_as_launches_of_one_code_do():
+def test_on_a_gpu_losses_may_differ_as_much_as_launches_of_unchanged_code():
     def verdict(apart: float, row: NoiseRow | None) -> str | None:
         losses = ([9.0] * 20, [*[9.0] * 10, *[9.0 + apart] * 10])
         one = msgspec.structs.replace(gate_rates.launched(1, [0.0]), losses=losses, on_gpu=True)
@@ -355,7 +348,7 @@ def test_on_a_gpu_losses_may_part_as_far_as_launches_of_one_code_do():
     assert verdict(1e-9, msgspec.structs.replace(row, sd=0.0)) == "regression"
 
 
-def test_a_gate_without_a_baseline_knows_what_its_noise_belongs_to(gate, place):
+def test_a_gate_without_a_baseline_finds_its_noise_model_row(gate, place):
     words = (place / "base.yaml", "--trainer", "fake", "--base", ".")
     code, result = gate(*words, "--margin", "tokens_per_s=0.002", baseline="")
     assert code == 0
@@ -377,20 +370,18 @@ def test_small_harms_within_the_margin_are_added_up(gate):
     assert sums[1] == pytest.approx(0.017, abs=0.006)  # four SDs: a launch each, side A's the same
 
 
-def test_the_pull_request_summary_starts_with_the_verdict(gate, place, monkeypatch):
+def test_the_pull_request_summary_starts_with_the_outcome(gate, place, monkeypatch):
     shown = place / "step.md"
     shown.write_text("before\n")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(shown))
     gate("--candidate-set", "plant.loss=0.004", "--markdown", place / "summary.md")
     text = (place / "summary.md").read_text()
     assert text.startswith("### ❌ regression: worse in validation bits per byte")
-    assert "| metric | n | B − A | 90 % interval | margin | MDE | verdict |" in text
+    assert "| metric | n | B − A | 90 % interval | margin | MDE | outcome |" in text
     assert shown.read_text() == "before\n" + text
 
 
-def test_launches_of_gates_teach_the_ledger(gate, place):
-    from harness.gate.history import launch_rows
-
+def test_launches_of_gates_add_a_row_to_the_noise_model(gate, place):
     gate("--base", ".", "--margin", "tokens_per_s=0.002")
     stored = load(Store(place / "runs"))
     (row,) = launch_rows(stored)

@@ -2,17 +2,19 @@
 
 import math
 
+import msgspec
 import numpy as np
 import pytest
 
+from harness.compare import engine
 from harness.config.search_file import LN_TIME
+from harness.metrics import METRICS
 from harness.search.base_noise import BaseNoise
 from harness.search.confirm import Pick, decide, pick
 from harness.search.results import at_edge
 from harness.search.trial import TrialResult
 from harness.stats import inference
 from harness.stats.distributions import dunnett_loadings
-from harness.study.effects import Effect
 
 optuna = pytest.importorskip("optuna")
 
@@ -96,14 +98,13 @@ def test_what_is_better_in_both_objectives_is_picked_before_what_pays_for_it():
 
 
 def effect(low, high, metric="val_bpb"):
-    return Effect(
-        metric=metric,
-        scale="difference",
-        n_base=4,
-        n_arm=4,
+    start = engine.draft(METRICS["time_total" if metric == LN_TIME else metric], (4, 4))
+    return msgspec.structs.replace(
+        start,
         estimate=(low + high) / 2,
         low=low,
         high=high,
+        outside=not low <= 0 <= high,
     )
 
 
@@ -113,10 +114,19 @@ def effect(low, high, metric="val_bpb"):
         ({"val_bpb": effect(-0.02, -0.01)}, True),
         ({"val_bpb": effect(-0.02, 0.01)}, False),
         ({"val_bpb": effect(0.01, 0.02)}, False),
-        ({LN_TIME: effect(-0.02, -0.01)}, True),
-        ({"val_bpb": effect(-0.02, -0.01), "tokens_per_s": effect(-0.02, -0.01)}, False),
-        ({"val_bpb": effect(-0.02, -0.01), "tokens_per_s": effect(-0.02, 0.01)}, True),
-        ({"val_bpb": effect(-0.02, 0.01), "tokens_per_s": effect(0.01, 0.02)}, True),
+        ({LN_TIME: effect(-0.02, -0.01, LN_TIME)}, True),
+        (
+            {"val_bpb": effect(-0.02, -0.01), "tokens_per_s": effect(-0.02, -0.01, "tokens_per_s")},
+            False,
+        ),
+        (
+            {"val_bpb": effect(-0.02, -0.01), "tokens_per_s": effect(-0.02, 0.01, "tokens_per_s")},
+            True,
+        ),
+        (
+            {"val_bpb": effect(-0.02, 0.01), "tokens_per_s": effect(0.01, 0.02, "tokens_per_s")},
+            True,
+        ),
     ],
 )
 def test_who_is_better_in_one_objective_and_worse_in_none_survives(effects, survives):

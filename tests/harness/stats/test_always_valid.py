@@ -9,7 +9,7 @@ from scipy import integrate, stats
 from harness.stats.decision import decide
 from harness.stats.distributions import t_quantile
 from harness.stats.inference import Contrast
-from harness.stats.mixture import block_variance, running_p, tail
+from harness.stats.sequential import block_variance, mixture_tail, running_p
 
 ALPHA, MARGIN = 0.05, 1.0
 PATHS, BLOCKS = 4_000, 100
@@ -37,7 +37,7 @@ def outcome(differences, variance: float) -> str:
     for n in range(1, len(differences) + 1):
         se = math.sqrt(variance / n)
         harm = Contrast(estimate=float(np.mean(differences[:n])), se=se, df=math.inf)
-        critical = t_quantile(1 - tail(se, MARGIN / 2, ALPHA), math.inf)
+        critical = t_quantile(1 - mixture_tail(se, MARGIN / 2, ALPHA), math.inf)
         found = decide(harm, MARGIN, ALPHA, critical).outcome
         if found != "inconclusive":
             return found
@@ -48,7 +48,7 @@ def test_a_limit_of_the_interval_meets_zero_where_the_p_value_is_twice_alpha():
     variance, tau = 0.8, 0.4
     for n in (1, 4, 30):
         se = math.sqrt(variance / n)
-        mean = t_quantile(1 - tail(se, tau, ALPHA), math.inf) * se
+        mean = t_quantile(1 - mixture_tail(se, tau, ALPHA), math.inf) * se
         assert running_p([mean] * n, variance, tau)[-1] == pytest.approx(2 * ALPHA)
 
 
@@ -58,7 +58,7 @@ def test_a_flood_of_evidence_does_not_overflow():
 
 
 def test_evidence_far_too_weak_for_any_limit_has_the_widest_that_can_be_told_from_none():
-    assert math.isfinite(t_quantile(1 - tail(1e6, 0.5, ALPHA), 5))
+    assert math.isfinite(t_quantile(1 - mixture_tail(1e6, 0.5, ALPHA), 5))
 
 
 @pytest.mark.parametrize(("truth", "wrong"), [(0.0, "regression"), (MARGIN, "pass")])
@@ -66,7 +66,9 @@ def test_looking_after_every_block_keeps_the_error_rate(truth, wrong):
     """All paths at once: the limits of `tail` at every block, decided as `verdict.decide` does."""
     rng, n = np.random.default_rng(17), np.arange(1, BLOCKS + 1)
     se = np.sqrt(2.0 / n)
-    half = se * [t_quantile(1 - tail(float(one), MARGIN / 2, ALPHA), math.inf) for one in se]
+    half = se * [
+        t_quantile(1 - mixture_tail(float(one), MARGIN / 2, ALPHA), math.inf) for one in se
+    ]
     mean = np.cumsum(rng.normal(truth, math.sqrt(2.0), (PATHS, BLOCKS)), axis=1) / n
     first = [
         np.where(hit.any(1), hit.argmax(1), BLOCKS)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from harness.stats.decision import Known, decide, difference, has_risen
+from harness.stats.decision import KnownSd, decide, difference, has_excess_variance
 from harness.stats.inference import Contrast
 
 ALPHA, MARGIN = 0.05, 1.0
@@ -59,7 +59,7 @@ def test_no_harm_is_rarely_a_regression_and_a_harm_of_the_margin_rarely_passes(n
     sds = 0.8 * np.sqrt(rng.chisquare(df, GATES) / df) if df else None
     regressions = passes = 0
     for gate, (a, b) in enumerate(data):
-        known = Known(sd=float(sds[gate]), df=df) if df else None
+        known = KnownSd(sd=float(sds[gate]), df=df) if df else None
         contrast = difference(a, b, known).contrast
         regressions += decide(contrast, MARGIN, ALPHA).outcome == "regression"
         harmful = Contrast(estimate=contrast.estimate + MARGIN, se=contrast.se, df=contrast.df)
@@ -70,8 +70,8 @@ def test_no_harm_is_rarely_a_regression_and_a_harm_of_the_margin_rarely_passes(n
 
 def test_a_side_that_varies_more_than_the_ledger_is_reported_and_gets_welchs_limits():
     calm, wild = [0.0, 0.1, -0.1, 0.05], [0.0, 5.0, -4.0, 2.0]
-    found = difference(calm, wild, Known(sd=0.1, df=50))
-    assert (found.noise, found.excess_variance) == ("welch", (1,))
+    found = difference(calm, wild, KnownSd(sd=0.1, df=50))
+    assert (found.method, found.excess_variance) == ("welch", (1,))
     reference = stats.ttest_ind(wild, calm, equal_var=False)
     assert found.contrast.estimate / found.contrast.se == pytest.approx(reference.statistic)
     assert found.contrast.df == pytest.approx(reference.df)
@@ -79,7 +79,7 @@ def test_a_side_that_varies_more_than_the_ledger_is_reported_and_gets_welchs_lim
 
 def test_a_single_run_beside_a_side_that_has_risen_borrows_its_variance():
     wild = [0.0, 5.0, -4.0, 2.0]
-    found = difference([1.0], wild, Known(sd=0.1, df=50))
+    found = difference([1.0], wild, KnownSd(sd=0.1, df=50))
     assert found.contrast.df == 3
     assert found.contrast.se == pytest.approx(np.std(wild, ddof=1) * math.sqrt(1 + 1 / 4))
 
@@ -89,11 +89,11 @@ def test_the_variance_guard_trips_on_one_quiet_side_in_a_hundred(df):
     rng, n = np.random.default_rng(3), 5
     sds = np.sqrt(rng.chisquare(df, GATES) / df) if math.isfinite(df) else np.ones(GATES)
     tripped = [
-        has_risen(values, Known(sd=float(sd), df=df))
+        has_excess_variance(values, KnownSd(sd=float(sd), df=df))
         for values, sd in zip(rng.normal(size=(GATES, n)), sds, strict=True)
     ]
     assert np.mean(tripped) == pytest.approx(0.01, abs=2 * monte_carlo(0.01))
 
 
 def test_two_runs_never_trip_the_guard():
-    assert not has_risen([0.0, 100.0], Known(sd=0.1, df=50))
+    assert not has_excess_variance([0.0, 100.0], KnownSd(sd=0.1, df=50))

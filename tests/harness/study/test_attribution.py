@@ -149,7 +149,7 @@ def test_another_protocol_or_other_data_is_refused_by_name(synthetic, field, val
     [
         ({"environment_id": "gpu-b"}, "environment_id differs from the base's"),
         ({"boot_id": "later"}, "boot_id differs from the base's"),
-        ({"concurrent_runs": 7}, "neighbours differ from the base's (7 against 0)"),
+        ({"concurrent_runs": 7}, "7 concurrent runs; the base's run had 0"),
     ],
 )
 def test_speed_is_refused_across_sessions_and_loss_is_kept(synthetic, changes, reason) -> None:

@@ -1,4 +1,4 @@
-"""A gate's JSON as text, JUnit and annotations; a gate that died is told as one."""
+"""A gate's JSON as annotations and JUnit; a gate that died could not run."""
 
 import json
 from xml.etree import ElementTree
@@ -6,55 +6,56 @@ from xml.etree import ElementTree
 import pytest
 
 from harness import errors
+from harness.compare.compare import MetricResult
 from harness.errors import UsageError
-from harness.report.gate.annotations import annotations
-from harness.report.gate.findings import Findings, Judged, Metric, read, sentence
-from harness.report.gate.junit import junit
+from harness.gate.result import MetricVerdict
+from harness.report.gate.ci_formats import GateSummary, annotations, junit, read, sentence
 
 
-def metric(name="val_bpb", outcome="pass", *, scale="linear", **changed) -> Metric:
+def metric(
+    name="val_bpb", outcome="pass", *, unconfirmed=False, scale="difference", **changed
+) -> MetricVerdict:
     values = {
-        "title": name, "unit": "bpb", "n": (3, 4), "estimate": 0.001, "low": -0.002, "high": 0.004,
-        "margin": 0.003, "minimum_detectable": 0.0025, **changed,
+        "title": name, "unit": "bpb", "n": (3, 4), "means": (1.0, 1.001), "estimate": 0.001,
+        "low": -0.002, "high": 0.004, "margin": 0.003, "minimum_detectable": 0.0025, **changed,
     }  # fmt: skip
-    unconfirmed = values.pop("unconfirmed", False)
-    return Metric(
-        judged=Judged(metric=name, outcome=outcome, scale=scale, **values),
-        evidence="replicates",
-        unconfirmed=unconfirmed,
+    judged = MetricResult(metric=name, outcome=outcome, scale=scale, better="lower", **values)
+    return MetricVerdict(
+        judged=judged, evidence="replicates", look=1, looks=1, unconfirmed=unconfirmed
     )
 
 
-def findings(outcome="pass", *metrics: Metric, **changed) -> Findings:
+def summary(outcome="pass", *metrics: MetricVerdict, **changed) -> GateSummary:
     values = {"reason": "as it is", "exit_code": 0, "started_at": 10.0, "ended_at": 12.5, **changed}
-    return Findings(outcome=outcome, metrics=list(metrics), **values)
+    return GateSummary(outcome=outcome, metrics=list(metrics), **values)
 
 
-def suite(found: Findings) -> ElementTree.Element:
-    return ElementTree.fromstring(junit(found).partition("\n")[2])[0]
+def suite(of: GateSummary) -> ElementTree.Element:
+    return ElementTree.fromstring(junit(of).partition("\n")[2])[0]
 
 
-def test_a_sentence_has_effect_interval_margin_n_and_smallest_detectable_effect():
+def test_a_sentence_has_effect_interval_margin_n_and_minimum_detectable_effect():
     assert sentence(metric()) == (
-        "+0.001 bpb [-0.002 bpb, +0.004 bpb]; margin 0.003 bpb; n 3 and 4 replicates; "
-        "smallest detectable 0.0025 bpb"
+        "+0.0010 bpb [−0.0020, +0.0040]; margin 0.003; n 3 and 4 replicates; MDE 0.0025"
     )
 
 
-def test_logarithms_are_told_in_percent_and_an_unconfirmed_slowdown_says_so():
+def test_log_ratios_are_percentages_and_an_unconfirmed_slowdown_is_marked():
     slow = metric("tokens_per_s", "inconclusive", scale="log", estimate=-0.0101, unconfirmed=True)
-    assert sentence(slow).startswith("-1.00 % [")
+    assert sentence(slow).startswith("−1.0")
+    assert " % [" in sentence(slow)
     assert "a second session has to show it too" in sentence(slow)
 
 
-def test_memory_is_told_in_mebibytes():
-    more = metric("peak_memory_bytes", unit="bytes", estimate=-2048.0, low=-(2.0**21), high=2.0**30)
-    assert sentence(more).startswith("+0 MiB [-2 MiB, +1,024 MiB]; ")
+def test_memory_is_in_mebibytes():
+    more = metric("peak_memory_bytes", unit="bytes", estimate=2.0**30, low=-(2.0**21), high=2.0**31)
+    assert "MiB" in sentence(more)
+    assert "1,024" in sentence(more)
 
 
 def test_junit_counts_what_each_verdict_is():
     other = [metric("core_soft", "inconclusive"), metric("compile_s", None)]
-    element = suite(findings("regression", metric(), metric("core", "regression"), *other))
+    element = suite(summary("regression", metric(), metric("core", "regression"), *other))
     assert (element.get("tests"), element.get("failures")) == ("4", "1")
     assert (element.get("errors"), element.get("skipped")) == ("0", "2")
     assert element.get("time") == "2.500"
@@ -67,9 +68,9 @@ def test_junit_counts_what_each_verdict_is():
     ("outcome", "kind"),
     [("regression", "failure"), ("could not run", "error"), ("inconclusive", "skipped")],
 )
-def test_what_no_metric_shows_is_a_case_of_its_own(outcome, kind):
+def test_a_result_that_no_metric_shows_is_a_case_of_its_own(outcome, kind):
     for metrics in ((), (metric(),)):
-        element = suite(findings(outcome, *metrics, reason="it crashed", log_tail="\x1b[31mno"))
+        element = suite(summary(outcome, *metrics, reason="it crashed", log_tail="\x1b[31mno"))
         case = element[-1]
         assert (case.get("name"), case.find(kind).get("message")) == ("gate", "it crashed")
         assert element.get("tests") == str(1 + len(metrics))
@@ -77,25 +78,25 @@ def test_what_no_metric_shows_is_a_case_of_its_own(outcome, kind):
             assert case.find(kind).text == "\N{REPLACEMENT CHARACTER}[31mno"
 
 
-def test_annotations_tell_the_whole_and_what_did_not_pass():
-    lines = annotations(findings("inconclusive", metric(), metric("core", "inconclusive")))
+def test_annotations_show_the_gate_and_the_metrics_that_did_not_pass():
+    lines = annotations(summary("inconclusive", metric(), metric("core", "inconclusive")))
     assert lines[0] == "::warning title=Gate%3A inconclusive::as it is"
     assert [line.partition("::+")[0] for line in lines[1:]] == [
         "::warning title=core%3A inconclusive"
     ]
 
 
-def test_no_text_of_a_run_can_start_a_command():
-    (line,) = annotations(findings("regression", reason="100 %\n::set-env name=x::y"))
+def test_text_of_a_run_cannot_start_a_command():
+    (line,) = annotations(summary("regression", reason="100 %\n::set-env name=x::y"))
     assert line == "::error title=Gate%3A regression::100 %25%0A::set-env name=x::y"
     named = metric("a", "regression", title="b::c,d\n::error::e")
-    (_, line) = annotations(findings("regression", named))
+    (_, line) = annotations(summary("regression", named))
     assert line.startswith("::error title=b%3A%3Ac%2Cd%0A%3A%3Aerror%3A%3Ae%3A regression::")
 
 
-def as_gate_prints(**changed) -> dict:
+def gate_json(**changed) -> dict:
     judged = {
-        "metric": "val_bpb", "title": "t", "unit": "bpb", "scale": "linear", "harm_sign": 1,
+        "metric": "val_bpb", "title": "t", "unit": "bpb", "scale": "difference", "better": "lower",
         "n": [1, 1], "means": [1.0, 1.0], "outcome": "pass", "estimate": 0.0,
     }  # fmt: skip
     one = {"judged": judged, "evidence": "replicates", "look": 1, "looks": 3, "unconfirmed": False}
@@ -103,14 +104,14 @@ def as_gate_prints(**changed) -> dict:
             "exit_code": 0, "started_at": 1.0, "ended_at": 2.0, **changed}  # fmt: skip
 
 
-def test_fields_that_a_gate_adds_are_passed_over(tmp_path):
+def test_unknown_fields_are_ignored(tmp_path):
     path = tmp_path / "gate.json"
-    path.write_text(json.dumps(as_gate_prints(new={"a": 1})))
+    path.write_text(json.dumps(gate_json(new={"a": 1})))
     assert read(path, 0).metrics[0].judged.metric == "val_bpb"
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"outcome": "great"}', "[]"])
-def test_half_a_result_means_that_the_gate_could_not_run(tmp_path, text):
+def test_an_incomplete_result_means_that_the_gate_could_not_run(tmp_path, text):
     path = tmp_path / "gate.json"
     path.write_text(text)
     found = read(path, 4)
@@ -118,12 +119,12 @@ def test_half_a_result_means_that_the_gate_could_not_run(tmp_path, text):
     assert suite(found).get("errors") == "1"
 
 
-def test_a_gate_that_says_pass_and_then_dies_did_not_pass(tmp_path):
+def test_a_gate_that_reports_pass_and_then_dies_could_not_run(tmp_path):
     path = tmp_path / "gate.json"
-    path.write_text(json.dumps(as_gate_prints()))
+    path.write_text(json.dumps(gate_json()))
     found = read(path, 137)
     assert found.outcome == "could not run"
-    assert "said pass and then ended with exit code 137" in found.reason
+    assert "reported pass and then ended with exit code 137" in found.reason
 
 
 def test_no_file_and_no_exit_code_is_wrong_usage(tmp_path):

@@ -1,0 +1,141 @@
+"""The rules by which one metric is decided: where its limits lie, and a phrase that names the rule.
+
+Every comparison goes through one engine (`harness.compare.engine`) and differs only in its rule:
+two sides alone, the arms of a study together, one look of several that were planned, or a look at
+any time. A result carries the phrase of its rule, because two rules may decide the same numbers
+differently and both be right.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+from harness.stats import Correction, sequential
+from harness.stats.distributions import t_quantile
+from harness.stats.inference import Contrast
+
+CORRECTION_NAMES: dict[Correction, str] = {
+    "none": "no correction",
+    "dunnett": "Dunnett",
+    "holm": "Holm",
+    "benjamini_hochberg": "Benjamini-Hochberg",
+}
+
+
+class Rule(Protocol):
+    """Where the limits of a difference lie. `alpha` is the error rate of the whole question."""
+
+    @property
+    def alpha(self) -> float: ...
+
+    @property
+    def phrase(self) -> str: ...
+
+    def critical(self, contrast: Contrast, known_sd: bool, spread: float) -> float:
+        """Half the width of the interval in standard errors; NaN where nothing may be decided.
+
+        `known_sd`: the SD is the noise model's or stated, not estimated from these runs. `spread`:
+        the margin, or the SD of one run without a margin.
+        """
+
+    def advice_alpha(self, contrast: Contrast, known_sd: bool, spread: float) -> float:
+        """The error rate at which more runs would be judged."""
+
+
+def level(alpha: float) -> str:
+    """'95 %' of an alpha of 0.05."""
+    return f"{100 * (1 - alpha):.6g} %"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TailRule:
+    """A rule whose limits are quantiles of Student's t at a tail probability."""
+
+    alpha: float
+    advice: float | None = None
+
+    def tail(self, contrast: Contrast, known_sd: bool, spread: float) -> float:
+        return self.alpha
+
+    def critical(self, contrast: Contrast, known_sd: bool, spread: float) -> float:
+        tail = self.tail(contrast, known_sd, spread)
+        return math.nan if math.isnan(tail) else t_quantile(1 - tail, contrast.df)
+
+    def advice_alpha(self, contrast: Contrast, known_sd: bool, spread: float) -> float:
+        return self.tail(contrast, known_sd, spread) if self.advice is None else self.advice
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnePair(_TailRule):
+    """Two sides, looked at once: each one-sided limit holds at alpha."""
+
+    @property
+    def phrase(self) -> str:
+        return f"one pair, one-sided {level(self.alpha)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedLook(_TailRule):
+    """Look number `look` of `looks` that were planned (O'Brien-Fleming).
+
+    `tails`: the one-sided probability beyond the limit of this look, for a known SD and for one
+    estimated from the runs themselves. `look` is None between two looks, where nothing is decided.
+    """
+
+    look: int | None
+    looks: int
+    tails: tuple[float, float] = (math.nan, math.nan)
+
+    @property
+    def phrase(self) -> str:
+        if self.look is None:
+            return f"between two of {self.looks} planned looks"
+        return (
+            f"look {self.look} of {self.looks} (O'Brien-Fleming), one-sided {level(self.alpha)} "
+            "over all looks"
+        )
+
+    def tail(self, contrast: Contrast, known_sd: bool, spread: float) -> float:
+        return math.nan if self.look is None else self.tails[0 if known_sd else 1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlwaysValid(_TailRule):
+    """A look at any time (mixture test), tuned for true effects of half the spread."""
+
+    @property
+    def phrase(self) -> str:
+        return f"always-valid mixture test, one-sided {level(self.alpha)} at every look"
+
+    def tail(self, contrast: Contrast, known_sd: bool, spread: float) -> float:
+        if not contrast.df > 0 or not spread:
+            return self.alpha
+        return sequential.mixture_tail(contrast.se, spread / 2, self.alpha)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Simultaneous:
+    """One of several arms that are compared with one base; `alpha` is two-sided.
+
+    `value`: the critical value of this arm, from `stats.inference.intervals` over all arms.
+    """
+
+    alpha: float
+    correction: Correction
+    arms: int
+    value: float
+
+    @property
+    def phrase(self) -> str:
+        if self.arms < 2 or self.correction == "none":
+            return f"each arm on its own, two-sided {level(self.alpha)}"
+        over = f"{CORRECTION_NAMES[self.correction]} over {self.arms} arms"
+        if self.correction == "benjamini_hochberg":
+            return f"{over}, false coverage at most {100 * self.alpha:g} %"
+        return f"{over}, simultaneous {level(self.alpha)}"
+
+    def critical(self, contrast: Contrast, known_sd: bool, spread: float) -> float:
+        return self.value
+
+    def advice_alpha(self, contrast: Contrast, known_sd: bool, spread: float) -> float:
+        return self.alpha / 2

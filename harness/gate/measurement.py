@@ -1,0 +1,134 @@
+"""The measurement loop of a gate: takes launches and runs until every metric is settled.
+
+Launches for speed and runs for quality are requested one by one from a source. Under the group
+sequential rule the result is evaluated at the planned looks, under the always-valid rule after each
+launch or run. Either way measurement stops once every metric is settled, once more data could not
+settle it, or once there is no time for more. The source may be real trainers or a simulation: the
+error rates in docs/operating-characteristics.md are measured with this code.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from harness.compare.margins import Margin, default_margin, stated_margin
+from harness.compare.noise_model import NoiseModel, NoiseRow
+from harness.gate import metrics
+from harness.gate.ab_interleaved import AbLaunch, AbMode
+from harness.gate.history import NOISE_SOURCES
+from harness.gate.request import GateRequest
+from harness.gate.result import SPEED, TRAJECTORY, GatePlan, MetricVerdict, PartPlan
+from harness.results.recipe import NoiseScope
+from harness.results.record import Record
+
+
+class MeasurementSource(Protocol):
+    """Makes launches and runs, and keeps those made even where it has to stop early."""
+
+    launches: list[AbLaunch]
+    runs: list[Record]
+
+    def launch(self) -> None:
+        """Adds one launch of both sides."""
+
+    def run(self) -> None:
+        """Adds one run of the candidate."""
+
+    def has_time(self, part: PartPlan) -> bool:
+        """Whether one more launch or run of `part` fits into the budget."""
+
+
+class MeasurementLoop:
+    """Measures one gate on a bench; `metrics` are its results so far."""
+
+    def __init__(
+        self,
+        request: GateRequest,
+        bench: NoiseScope,
+        noise_model: NoiseModel,
+        source: MeasurementSource,
+    ) -> None:
+        self.request, self.bench = request, bench
+        self.noise_model, self.source = noise_model, source
+        self.metrics: list[MetricVerdict] = []
+
+    def run(self, plan: GatePlan) -> None:
+        """Measures all parts of the plan. Raises what the source raises."""
+        for part in plan.parts:
+            if part.evidence == "launches":
+                self._measure_speed(part)
+            else:
+                self._measure_quality(part)
+
+    def _measure_speed(self, part: PartPlan) -> None:
+        request, launches, result = self.request, self.source.launches, None
+        while len(launches) < part.max_n and self.source.has_time(part):
+            self.source.launch()
+            if len(launches) == 1 and request.claim == "refactor":
+                self._compare_trajectories(launches[0])
+            result = self._speed_result(part)
+            settled = result.outcome != "inconclusive" and part.look_after(len(launches))
+            if settled or metrics.loader_reason(launches):
+                break
+        if result is not None:
+            self.metrics.append(metrics.held_to(request.claim, result))
+            self.metrics += metrics.of_launch_sides(launches, request.alpha, request.margins)
+
+    def _compare_trajectories(self, launch: AbLaunch) -> None:
+        row = self.noise_model.find(
+            self.bench.scale, TRAJECTORY, self.bench.device, "nondeterminism"
+        )
+        self.metrics.append(metrics.of_trajectories(launch, row, self.request.alpha))
+
+    def _speed_result(self, part: PartPlan) -> MetricVerdict:
+        row = launch_row(self.bench, self.noise_model, part.ab_mode or "interleaved")
+        result = metrics.of_launch_ratios(
+            self.source.launches,
+            part,
+            row,
+            speed_margin(self.request),
+            self.request.alpha,
+            borrowed=row is not None and row.scale != self.bench.scale,
+        )
+        # the always-valid rule may continue until a claimed speed-up is shown; looks are planned
+        # to detect harm
+        if part.rule == "always_valid":
+            return metrics.held_to(self.request.claim, result)
+        return result
+
+    def _measure_quality(self, part: PartPlan) -> None:
+        assert self.request.baseline is not None, "quality is compared with a baseline"
+        stored, runs = self.request.baseline.now.records, self.source.runs
+        alpha, margins = self.request.alpha, self.request.margins
+        results: dict[str, MetricVerdict] = {}
+        while len(runs) < part.max_n and self.source.has_time(part):
+            self.source.run()
+            if part.look_after(len(runs)) is None:
+                continue
+            latest = metrics.of_replicates(stored, runs, part, self.noise_model, alpha, margins)
+            results = {**{one.judged.metric: one for one in latest}, **_settled(results)}
+            if len(_settled(results)) == sum(one.outcome is not None for one in latest):
+                break
+        self.metrics += results.values()
+        if runs and not self.source.launches:
+            self.metrics += metrics.screened(stored, runs)
+
+
+def _settled(results: Mapping[str, MetricVerdict]) -> dict[str, MetricVerdict]:
+    """The metrics settled at an earlier look: a boundary that was crossed stays crossed."""
+    return {name: one for name, one in results.items() if one.outcome in ("pass", "regression")}
+
+
+def launch_row(
+    bench: NoiseScope, noise_model: NoiseModel, mode: AbMode = "interleaved"
+) -> NoiseRow | None:
+    """The noise model's row for launches on a bench, in one mode."""
+    return noise_model.of_launches(SPEED, bench, NOISE_SOURCES[mode])
+
+
+def speed_margin(request: GateRequest) -> Margin:
+    """The margin of tokens/s: from --margin, else the default."""
+    if SPEED in request.margins:
+        return stated_margin(SPEED, request.margins[SPEED])
+    margin = default_margin(SPEED, None, False)
+    assert margin is not None, "a speed has a default margin"
+    return margin

@@ -1,0 +1,73 @@
+"""What the command line of `harness gate` fixes, and whether it makes sense."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+
+from harness.config.yaml_schema import parse_choice
+from harness.errors import UsageError
+from harness.gate.ab_mode import AbOption
+from harness.gate.baseline import Baseline
+from harness.gate.result import Claim, Rule
+from harness.runner import environment
+
+
+class GateRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """The options of a gate. `candidate_set`: overrides of the candidate alone."""
+
+    baseline: Baseline | None = None
+    config: Path | None = None
+    trainer: str = "native"
+    set: Mapping[str, Any] = {}
+    candidate_set: Mapping[str, Any] = {}
+    head: str | None = None
+    base: str | None = None
+    claim: Claim = "ml"
+    alpha: float = 0.05
+    margins: Mapping[str, float] = {}
+    budget_s: float | None = None
+    price_usd_per_hour: float | None = None
+    confirm: bool = True  # a slowdown counts once a second session shows it
+    rule: Rule = "group_sequential"
+    ab: AbOption = "auto"
+    env: environment.EnvMode | None = None
+    run_timeout_s: float = 3600.0
+
+
+def parse_claim(text: str) -> Claim:
+    """The value of --claims. Raises UsageError."""
+    hint = (
+        "refactor: equal losses; systems: equal quality and more speed; ml: no harm in any metric."
+    )
+    claim: Claim = parse_choice(text, get_args(Claim), "--claims", hint)
+    return claim
+
+
+def check_request(request: GateRequest) -> None:
+    """Raises UsageError where the options do not say what to compare, or never end."""
+    has_base = request.base is not None or bool(request.candidate_set)
+    if request.baseline is None and request.config is None:
+        raise _wrong_usage("a baseline or a configuration file", "none")
+    if request.baseline is not None and request.config is not None:
+        raise _wrong_usage("a baseline or a configuration file, not both", "both")
+    if request.baseline is None and not has_base:
+        raise _wrong_usage("something to compare: --baseline, --base or --candidate-set", "none")
+    if request.claim != "ml" and not has_base:
+        raise _wrong_usage(
+            f"--base or --candidate-set with --claims {request.claim}, which compares two versions",
+            "none",
+        )
+    if request.rule == "always_valid" and request.budget_s is None:
+        raise UsageError(
+            "--always-valid",
+            "--budget-minutes beside it",
+            "no budget",
+            "Set a budget, or leave --always-valid out to use three planned looks.",
+        )
+
+
+def _wrong_usage(expected: str, got: str) -> UsageError:
+    hint = "For example: harness gate --baseline NAME --base main --head my-branch."
+    return UsageError("harness gate", expected, got, hint)

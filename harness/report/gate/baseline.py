@@ -1,0 +1,152 @@
+"""The reports of `harness baseline`: the list of baselines, one baseline, and a promotion."""
+
+import datetime
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from harness.gate.baseline import Baseline, BaselineEntry
+from harness.gate.promotion import PromotionResult
+from harness.gate.result import MetricVerdict
+from harness.metrics import COMPARED
+from harness.report.document import Column, Document, Notes, Text, Tone, present, table
+from harness.report.gate.result import metric_table
+
+
+def build_list(baselines: Sequence[Baseline], root: str) -> Document:
+    """Every baseline, one row each."""
+    rows = [
+        [
+            one.place,
+            str(len(one.now.records)),
+            _day(one.now),
+            str(len(one.entries)),
+            one.now.why,
+        ]
+        for one in baselines
+    ]
+    columns: list[Column | str] = [
+        "baseline",
+        Column(title="runs", align="right"),
+        "stored",
+        Column(title="entries", align="right"),
+        "why",
+    ]
+    answer = f"{_count(len(baselines), 'baseline')} under {root}"
+    if not baselines:
+        answer = f"No baseline under {root}; record one with `harness baseline record NAME CONFIG`."
+    return Document(
+        title="Baselines",
+        answer=answer,
+        blocks=present(table(columns, rows)),
+        data=[_summary(one) for one in baselines],
+    )
+
+
+def build_baseline(baseline: Baseline) -> Document:
+    """One baseline: its entries, oldest first, and the runs of the current one."""
+    records = baseline.now.records
+    names = [name for name in COMPARED if any(one.metrics.get(name) is not None for one in records)]
+    rows = [[str(one.seed), *(_value(one.metrics.get(name)) for name in names)] for one in records]
+    columns = [Column(title=name, align="right") for name in ("seed", *names)]
+    return Document(
+        title=f"Baseline {baseline.place}",
+        answer=f"{baseline.place} on {baseline.gpu}: {baseline.now.why}",
+        blocks=present(
+            *(Text(paragraphs=entry_lines(entry)) for entry in baseline.entries),
+            table(columns, rows, title=f"Runs of entry {baseline.now.number}"),
+        ),
+        data=baseline,
+    )
+
+
+def build_promotion(result: PromotionResult) -> Document:
+    """What `record` and `accept` stored, or why `accept` refused."""
+    evidence, stored, tone = result.evidence, result.stored, "neutral"
+    if stored is None:
+        answer = f"not accepted: {result.reason}"
+        tone = "regression" if evidence and evidence.outcome == "regression" else "inconclusive"
+    else:
+        answer = f"stored entry {stored.now.number} of {stored.place}"
+        tone = "pass" if evidence else "neutral"
+    metrics = table(["metric"], [])
+    if evidence is not None:
+        results = [
+            MetricVerdict(judged=one, evidence="replicates", look=1, looks=1)
+            for one in evidence.metrics
+        ]
+        metrics = metric_table(results)
+    return Document(
+        title="Baseline promotion",
+        answer=answer,
+        tone=_tone(tone),
+        blocks=present(
+            metrics,
+            Text(paragraphs=entry_lines(stored.now)) if stored else None,
+            Notes(items=[f"file: {result.path}"] if result.path else []),
+        ),
+        data=_promotion_data(result),
+    )
+
+
+def _tone(name: str) -> Tone:
+    tone: Tone = msgspec.convert(name, Tone)
+    return tone
+
+
+def _promotion_data(result: PromotionResult) -> dict[str, Any]:
+    return {
+        "accepted": result.stored is not None,
+        "reason": result.reason,
+        "baseline": result.stored.place if result.stored else None,
+        "path": str(result.path) if result.path else None,
+        "entry": result.stored.now if result.stored else None,
+        "evidence": result.evidence,
+        "exit_code": result.exit_code,
+    }
+
+
+def entry_lines(entry: BaselineEntry) -> list[str]:
+    """One entry: why, how many runs, which code, and the comparison that justified it."""
+    code = f"commit {entry.commit[:10]}" if entry.commit else "uncommitted code"
+    seeds = ", ".join(map(str, entry.seeds))
+    runs = _count(len(entry.records), "run")
+    lines = [
+        f"entry {entry.number}, {_day(entry)}: {entry.why}",
+        f"  {runs} (seeds {seeds}), {code}, hash {entry.hash[:10]}",
+    ]
+    if entry.evidence is not None:
+        metrics = [
+            f"{one.metric} {one.estimate:+.3g} ({one.outcome or 'informational'})"
+            for one in entry.evidence.metrics
+            if one.estimate is not None
+        ]
+        evidence = f"{entry.evidence.outcome} at alpha {entry.evidence.alpha:g}"
+        lines.append(f"  evidence: {evidence}; {', '.join(metrics)}")
+    return lines
+
+
+def _summary(baseline: Baseline) -> dict[str, Any]:
+    return {
+        "place": baseline.place,
+        "gpu": baseline.gpu,
+        "gpus": baseline.gpus,
+        "protocol": baseline.protocol,
+        "runs": len(baseline.now.records),
+        "entries": len(baseline.entries),
+        "stored_at": baseline.now.stored_at,
+        "why": baseline.now.why,
+    }
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _value(value: float | None) -> str:
+    return "" if value is None else f"{value:,.6g}"
+
+
+def _day(entry: BaselineEntry) -> str:
+    return datetime.datetime.fromtimestamp(entry.stored_at, datetime.UTC).strftime("%Y-%m-%d")

@@ -1,0 +1,178 @@
+"""A gate in the formats of CI systems: GitHub annotations and JUnit XML.
+
+Reads what `harness gate --json` printed. A gate that died leaves half of a file or none, which is
+reported with the outcome "could not run". Text of a log or a metric is escaped, so that it can
+neither start a workflow command nor break the XML.
+"""
+
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from xml.etree import ElementTree
+
+import msgspec
+
+from harness import errors
+from harness.errors import UsageError
+from harness.gate.result import GateOutcome, MetricVerdict
+from harness.report.metric_text import detectable, estimate, interval, margin
+
+SUITE = "harness gate"
+LEVELS: dict[GateOutcome, str] = {
+    "pass": "notice",
+    "inconclusive": "warning",
+    "regression": "error",
+    "could not run": "error",
+}
+_NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+class GateSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """The fields of a gate's JSON that CI formats show. Times are Unix seconds."""
+
+    outcome: GateOutcome
+    reason: str
+    exit_code: int
+    metrics: list[MetricVerdict] = []
+    log_tail: str | None = None
+    started_at: float = 0.0
+    ended_at: float = 0.0
+
+
+def read(path: Path, exit_code: int | None = None) -> GateSummary:
+    """The summary of a gate. `exit_code`: of its process, where it is known.
+
+    Raises:
+        UsageError: the file is missing, and no exit code tells how the gate ended.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        if exit_code is None:
+            raise UsageError(
+                str(path),
+                "the output of `harness gate --json`",
+                str(error.strerror),
+                "Name that file, or give the gate's exit code with --exit-code.",
+            ) from None
+        content = b""
+    try:
+        summary = msgspec.json.decode(content, type=GateSummary)
+    except msgspec.DecodeError as error:
+        return _could_not_run(f"the gate left no complete result ({error})")
+    if exit_code is not None and exit_code != summary.exit_code:
+        reason = f"the gate reported {summary.outcome} and then ended with exit code {exit_code}"
+        return _could_not_run(reason)
+    return summary
+
+
+def _could_not_run(reason: str) -> GateSummary:
+    return GateSummary(outcome="could not run", reason=reason, exit_code=errors.COULD_NOT_RUN)
+
+
+def sentence(one: MetricVerdict) -> str:
+    """Effect, interval, margin, n and minimum detectable effect of one metric."""
+    judged = one.judged
+    if judged.estimate is None:
+        return judged.reason or "not measured"
+    printed = judged.scale == "log" or judged.unit in ("bytes", "s")  # by `estimate`
+    effect = f"{estimate(judged)} {'' if printed else judged.unit}".rstrip()
+    if limits := interval(judged):
+        effect += f" {limits}"
+    parts = [effect]
+    if judged.margin is not None:
+        parts.append(f"margin {margin(judged)}")
+    parts.append(f"n {judged.n[0]} and {judged.n[1]} {one.evidence}")
+    if judged.minimum_detectable is not None:
+        parts.append(f"MDE {detectable(judged).lstrip('±')}")
+    if one.unconfirmed:
+        parts.append("unconfirmed: a second session has to show it too")
+    return "; ".join([*parts, *([judged.reason] if judged.reason else []), *judged.notes])
+
+
+# --- annotations ----------------------------------------------------------------------------------
+
+
+def annotations(summary: GateSummary) -> list[str]:
+    """GitHub workflow commands: one for the gate, then one for each metric that did not pass.
+
+    A runner shows ten of a kind at most, so a pass gets none.
+    """
+    title = f"Gate: {summary.outcome}"
+    lines = [_command(summary.outcome, title, summary.reason)]
+    for one in summary.metrics:
+        if one.outcome not in (None, "pass"):
+            level: GateOutcome = "inconclusive" if one.unconfirmed else one.outcome
+            title = f"{one.judged.title}: {one.outcome}"
+            lines.append(_command(level, title, sentence(one)))
+    return lines
+
+
+def _command(outcome: GateOutcome, title: str, message: str) -> str:
+    return f"::{LEVELS[outcome]} title={_escaped_property(title)}::{_escaped(message)}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _escaped_property(text: str) -> str:
+    return _escaped(text).replace(":", "%3A").replace(",", "%2C")
+
+
+# --- JUnit ----------------------------------------------------------------------------------------
+
+
+def junit(summary: GateSummary) -> str:
+    """JUnit XML: one test case per metric.
+
+    A regression is a failure and a gate that could not run an error. A metric without a decision is
+    skipped with its reason, because the workflow decides what an inconclusive gate means.
+    """
+    suites = ElementTree.Element("testsuites", name=SUITE)
+    suite = ElementTree.SubElement(suites, "testsuite", name=SUITE)
+    cases = [_metric_case(suite, one) for one in summary.metrics]
+    if not cases or summary.outcome not in {"pass", *(one.outcome for one in summary.metrics)}:
+        cases.append(_gate_case(suite, summary))
+    for element in (suites, suite):
+        element.set("tests", str(len(cases)))
+        for kind, attribute in (("failure", "failures"), ("error", "errors"), ("skipped",) * 2):
+            element.set(attribute, str(sum(case.find(kind) is not None for case in cases)))
+        element.set("time", f"{max(0.0, summary.ended_at - summary.started_at):.3f}")
+    suite.set("timestamp", datetime.fromtimestamp(summary.started_at, UTC).isoformat())
+    ElementTree.indent(suites)
+    body = ElementTree.tostring(suites, encoding="unicode")
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{body}\n'
+
+
+def _metric_case(suite: ElementTree.Element, one: MetricVerdict) -> ElementTree.Element:
+    case = ElementTree.SubElement(suite, "testcase", classname="gate", name=one.judged.metric)
+    text = _xml_text(sentence(one))
+    if one.outcome == "regression" and not one.unconfirmed:
+        ElementTree.SubElement(case, "failure", message=text, type="regression")
+    elif one.outcome == "pass":
+        ElementTree.SubElement(case, "system-out").text = text
+    else:
+        kind = one.outcome or "informational"
+        ElementTree.SubElement(case, "skipped", message=f"{kind}: {text}")
+    return case
+
+
+def _gate_case(suite: ElementTree.Element, summary: GateSummary) -> ElementTree.Element:
+    """The case of a result that no metric shows, such as a candidate that crashed."""
+    case = ElementTree.SubElement(suite, "testcase", classname="gate", name="gate")
+    message = _xml_text(summary.reason)
+    tag = {"could not run": "error", "regression": "failure", "inconclusive": "skipped"}.get(
+        summary.outcome
+    )
+    if tag is not None:
+        element = ElementTree.SubElement(case, tag, message=message)
+        if tag != "skipped":
+            element.set("type", summary.outcome)
+            element.text = _xml_text(summary.log_tail or "")
+    return case
+
+
+def _xml_text(text: str) -> str:
+    """Without characters that XML cannot hold, such as a log's escape sequences."""
+    return _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", text)

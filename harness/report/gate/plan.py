@@ -1,0 +1,82 @@
+"""The plan of a gate: what it will run, how long that takes, and which harm it can detect."""
+
+import msgspec
+
+from harness.format import duration
+from harness.gate.result import GatePlan, PartPlan
+from harness.metrics import SPEEDS, metric_named
+from harness.report.document import Document, Notes, Text, present
+
+
+def build_plan(plan: GatePlan) -> Document:
+    """The plan for the terminal and JSON."""
+    return Document(
+        title="Gate plan",
+        answer=plan.blocked or f"The gate takes {_time(plan)}; cost: {_cost(plan)}.",
+        tone="failed" if plan.blocked else "neutral",
+        blocks=present(
+            *(Text(paragraphs=_part_lines(part)) for part in plan.parts),
+            Notes(items=[f"{part.metric}: {note}" for part in plan.parts for note in part.notes]),
+        ),
+        data={**msgspec.to_builtins(plan), "exit_code": plan.exit_code},
+    )
+
+
+def _part_lines(part: PartPlan) -> list[str]:
+    launches = part.evidence == "launches"
+    unit = "launch" if launches else "run"
+    number = f"{part.n_b} {unit}{'' if part.n_b == 1 else 'es' if launches else 's'}"
+    what = "of both sides" if launches else f"against the baseline's {part.n_a}"
+    each = "" if part.unit_s is None else f", {duration(part.unit_s)} each"
+    lines = [f"{part.metric}: up to {number} {what}{each}; {_looks(part, unit)}"]
+    if part.margin is not None:
+        size = amount(part.metric, part.margin)
+        lines.append(f"  margin {size}, MDE {_mde(part)}, SD of one {unit} {_sd(part)}")
+    if part.p_pass_if_unchanged is not None and part.p_regression_at_margin is not None:
+        least = "at least " if part.rule == "always_valid" else ""
+        lines.append(
+            f"  P(pass | no change) {least}{part.p_pass_if_unchanged:.0%}, "
+            f"P(regression | harm of one margin) {least}{part.p_regression_at_margin:.0%}"
+        )
+    return lines
+
+
+def _looks(part: PartPlan, unit: str) -> str:
+    if part.rule == "group_sequential":
+        return f"looks after {', '.join(map(str, part.looks)) or 'none'}"
+    limit = "" if part.stop_after_s is None else f", {duration(part.stop_after_s)} at most"
+    return f"always-valid test after each {unit}{limit}"
+
+
+def _mde(part: PartPlan) -> str:
+    if part.minimum_detectable is None:
+        return "unknown"
+    return amount(part.metric, part.minimum_detectable)
+
+
+def _sd(part: PartPlan) -> str:
+    if part.sd is None:
+        return "unknown"
+    size = f"{part.sd:.2%}" if part.metric in SPEEDS else f"{part.sd:.2g}"
+    return f"{size} ({part.df or 0:.3g} df)"
+
+
+def _time(plan: GatePlan) -> str:
+    budget = "" if plan.budget_s is None else f" of a budget of {duration(plan.budget_s)}"
+    if plan.seconds is None:
+        return f"an unknown time until its first launch has been made{budget}"
+    return f"at most {duration(plan.seconds)}{budget}"
+
+
+def _cost(plan: GatePlan) -> str:
+    if plan.price_usd_per_hour is None:
+        return "no price given (--price, USD per GPU-hour)"
+    if plan.seconds is None:
+        return "unknown"
+    dollars = plan.price_usd_per_hour * max(1, plan.gpus) * plan.seconds / 3600
+    return f"${dollars:,.2f}"
+
+
+def amount(metric: str, value: float) -> str:
+    """A margin or an effect in the unit of its metric."""
+    return metric_named(metric).change(value)

@@ -1,0 +1,112 @@
+"""The report of a gate: outcome, what was compared, one row per metric, notes."""
+
+import msgspec
+
+from harness.format import duration
+from harness.gate.result import GateOutcome, GateResult, MetricVerdict, SideIdentity
+from harness.report.compare import (
+    core_blocks,
+    reading,
+    result_notes,
+    results_table,
+    rule_notes,
+)
+from harness.report.document import (
+    Document,
+    Notes,
+    Section,
+    Table,
+    Text,
+    Tone,
+    present,
+)
+from harness.report.metric_text import number
+
+LOG_LINES = 15
+TONES: dict[GateOutcome | None, Tone] = {
+    "pass": "pass",
+    "regression": "regression",
+    "inconclusive": "inconclusive",
+    "could not run": "failed",
+    None: "neutral",
+}
+
+
+def build_result(result: GateResult) -> Document:
+    """The report of a gate for the terminal, a pull request and JSON."""
+    could_not_run = result.outcome == "could not run"
+    return Document(
+        title="Gate",
+        answer=f"could not run: {result.reason}" if could_not_run else result.reason,
+        tone=TONES[result.outcome],
+        blocks=present(
+            Notes(items=side_lines(result)),
+            metric_table(result.metrics),
+            *core_blocks(result.core),
+            Notes(items=notes(result)),
+            _log(result),
+        ),
+        data={**msgspec.to_builtins(result), "exit_code": result.exit_code},
+    )
+
+
+def metric_table(metrics: list[MetricVerdict]) -> Table:
+    """One row per metric; n counts runs, launches or steps."""
+    units = {"replicates": "runs", "trajectory": "steps", "launches": "launches"}
+    counts = {}
+    for one in metrics:
+        n = one.judged.n
+        count = str(n[0]) if n[0] == n[1] else f"{n[0]}, {n[1]}"
+        counts[one.judged.metric] = f"{count} {units[one.evidence]}"
+    return results_table([one.judged for one in metrics], counts)
+
+
+def side_lines(result: GateResult) -> list[str]:
+    """What A and B are, one line each."""
+    return [f"A: {_side(result.a)}", f"B: {_side(result.b)}"]
+
+
+def _side(side: SideIdentity) -> str:
+    parts = []
+    if side.ref is not None:
+        parts.append("the present code" if side.ref == "." else side.ref)
+        parts.append(f"commit {side.commit[:10]}" if side.commit else "uncommitted")
+    elif side.baseline is not None:
+        parts.append(f"baseline {side.baseline}")
+    parts += [f"{path}={value}" for path, value in side.set.items()]
+    return ", ".join([*parts, f"code {side.code_id[:8]}", f"configuration {side.config_id[:8]}"])
+
+
+def notes(result: GateResult) -> list[str]:
+    """Looks, noise, margins, confirmations, sums of small harms, and how to read the table."""
+    lines = rule_notes([one.judged for one in result.metrics])
+    for one in result.metrics:
+        lines += result_notes(one.judged) + _history(one)
+    lines += result.notes
+    if result.baseline_hash and result.a.baseline:
+        lines.append(f"baseline {result.a.baseline}, entry {result.baseline_hash[:10]}")
+    if result.number:
+        where = f" on {result.device}" if result.device else ""
+        took = duration(result.ended_at - result.started_at)
+        lines.append(f"gate {result.key} number {result.number}{where}, {took}")
+    return [*lines, reading(result.alpha)] if result.metrics else lines
+
+
+def _history(one: MetricVerdict) -> list[str]:
+    lines, judged = [], one.judged
+    if one.confirmed_by:
+        lines.append(f"{judged.metric}: confirmed by {one.confirmed_by}, in another session")
+    if one.small_harms:
+        size = number(judged, one.small_harms)
+        against = "against the baseline itself" if one.evidence == "replicates" else "added up"
+        lines.append(f"{judged.metric}: small harms since the last baseline, {against}: {size}")
+    return lines
+
+
+def _log(result: GateResult) -> Section | None:
+    """The end of a failed side's log, folded away."""
+    if not result.log_tail:
+        return None
+    tail = "\n".join(result.log_tail.splitlines()[-LOG_LINES:])
+    text = Text(paragraphs=[tail], preformatted=True)
+    return Section(title="the end of its log", blocks=[text], folded=True)
