@@ -48,8 +48,8 @@ class Comparison:
             `metric`, `unit`, `scale` (of `log` metrics, differences are natural logarithms), `n_a`,
             `n_b`, `mean_a`, `mean_b`, `estimate` (B minus A), `low` and `high` (one-sided limits at
             `result.alpha` each), `se`, `df`, `sd` (of one run), `margin`, `minimum_detectable`,
-            `outcome` (missing for an informational metric), `reason`, `rule` (the kind of limits that
-            `low` and `high` are), `noise_from`, `margin_from`.
+            `outcome` (missing for an informational metric), `reason`, `rule` (the kind of limits of
+            the interval), `noise_from`, `margin_from`.
         """
         import pandas as pd
 
