@@ -1,17 +1,17 @@
-"""The errors a user of the harness can meet, and the exit codes every command ends with.
+"""The exceptions that the harness raises for its users, and the exit codes of its commands.
 
-Each error has three parts: what was expected, what was there instead, and what to do about it.
-Programmers' mistakes are plain assertions. First in the flow: everything may import this file.
+Every exception has three parts: what was expected, what was found instead, and what to do about it.
+Errors of a programmer are plain assertions.
 
-    HarnessError           exit code 4 unless said otherwise
-    ├── UsageError         exit code 2: a command line that cannot mean anything
-    ├── StudyFileError     exit code 2: a study file: a key, a value, a combination, a file it names
+    HarnessError           exit code 4 unless noted otherwise
+    ├── UsageError         exit code 2: an invalid command line
+    ├── StudyFileError     exit code 2: an invalid study file, or a missing file that it names
     ├── WorkflowFileError  exit code 2: a workflow file that cannot be read or safely changed
     ├── TrainerError       a trainer that is missing, is another package, or breaks the contract
-    ├── StoreError         a store: damaged, in use, of another format
-    │   └── DiskError      a disk that is full, a quota, a file that may not be written
+    ├── StoreError         a store that is damaged, in use, or of another format
+    │   └── DiskError      a disk that is full, a used-up quota, a file that is not writable
     ├── ReportError        a study that cannot be reported
-    └── ClusterError       a scheduler that is missing, refuses, or gave less than is needed
+    └── ClusterError       a scheduler that is missing, refuses a job, or allocates too little
 """
 
 PASS = 0
@@ -20,14 +20,21 @@ INCONCLUSIVE = 3
 COULD_NOT_RUN = 4
 STOPPED_AT_LIMIT = 5
 REGRESSION = 10
-# 1 is never used: Python ends with 1 on a traceback, and a traceback must not read as a verdict.
+# 1 is never used: Python ends with 1 after a traceback, which must not look like a result.
 
 BISECT = {INCONCLUSIVE: 125, COULD_NOT_RUN: 125, STOPPED_AT_LIMIT: 125, USAGE: 128}
-"""What `git bisect run` reads: 125 skips a commit, 128 ends the search, 10 is bad, 0 is good."""
+"""Exit codes for `git bisect run`: 125 skips a commit, 128 aborts, 10 is bad, 0 is good."""
 
 
 class HarnessError(Exception):
-    """What was expected, what was there, what to do. `path`: the option, field or file at fault."""
+    """The base class of all errors that users may see.
+
+    Args:
+        path: The option, field or file at fault; may be empty.
+        expected: What was expected, without a final dot.
+        got: What was found instead, without a final dot.
+        hint: What to do about it, as a sentence.
+    """
 
     exit_code = COULD_NOT_RUN
 
@@ -41,13 +48,13 @@ class HarnessError(Exception):
 
 
 class UsageError(HarnessError):
-    """A command line that cannot mean anything."""
+    """An invalid command line."""
 
     exit_code = USAGE
 
 
 class StudyFileError(HarnessError):
-    """A study file: a key, a value, a combination, or a file it names."""
+    """An invalid study file, or a missing file that it names."""
 
     exit_code = USAGE
 
@@ -67,7 +74,7 @@ class StoreError(HarnessError):
 
 
 class DiskError(StoreError):
-    """A disk that is full, a quota that is used up, or a file that may not be written."""
+    """A disk that is full, a quota that is used up, or a file that is not writable."""
 
 
 class ReportError(HarnessError):
@@ -75,4 +82,4 @@ class ReportError(HarnessError):
 
 
 class ClusterError(HarnessError):
-    """A scheduler that is missing, refuses, or gave less than is needed."""
+    """A scheduler that is missing, refuses a job, or allocates too little."""

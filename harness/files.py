@@ -1,8 +1,8 @@
-"""Files that are either whole or absent, and one canonical form of JSON to hash.
+"""Atomic writes, file locks, and a canonical form of JSON for hashes.
 
-A file is written beside its place, flushed to the disk and renamed: a process killed at any moment
-leaves the old file or the new one. A full disk becomes a `DiskError` and leaves the old file as it
-was. Standard library only, because the FakeTrainer and every other file of the harness use it.
+A file is written under a temporary name, flushed to disk and renamed, so a process killed at any
+moment leaves either the old file or the new one. A full disk raises `DiskError` and leaves the old
+file as it was. Uses the standard library only.
 """
 
 import errno
@@ -17,24 +17,24 @@ from typing import IO, Any
 
 from harness.errors import DiskError
 
-PARTIAL = ".partial"  # suffix of a file that is still being written; readers skip it
+PARTIAL = ".partial"  # suffix of a file that is being written; readers skip it
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def canonical_json(value: object) -> str:
-    """The one JSON text of a value: sorted keys, no spaces, no NaN. Raises ValueError on NaN."""
+    """The canonical JSON of a value: sorted keys, no spaces. Raises ValueError for NaN."""
     return json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )
 
 
 def digest(value: object, length: int = 64) -> str:
-    """SHA-256 of the canonical JSON of a value, in hex, cut to `length` digits."""
+    """The first `length` hex digits of the SHA-256 of a value's canonical JSON."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:length]
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a whole file or nothing. Raises DiskError when the disk refuses."""
+    """Writes a file atomically. Raises DiskError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(3).hex()}{PARTIAL}")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,17 +50,17 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a whole UTF-8 file or nothing. Raises DiskError when the disk refuses."""
+    """Writes a UTF-8 file atomically. Raises DiskError."""
     write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: object) -> None:
-    """Writes a value as readable JSON, whole or not at all. Raises DiskError."""
+    """Writes a value as indented JSON, atomically. Raises DiskError."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """The value of a JSON file, or None where the file is absent, half-written or not JSON."""
+    """The value of a JSON file; None if the file is absent, incomplete or not JSON."""
     try:
         return json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -69,37 +69,37 @@ def read_json(path: Path) -> Any:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turns what a disk can say no with into a DiskError that names the file and the hint."""
+    """Raises DiskError for the errors of a disk within this context."""
     try:
         yield
     except OSError as error:
         if error.errno in _FULL:
             raise DiskError(
                 str(path),
-                "room on the disk",
+                "free space on the disk",
                 str(error.strerror),
                 "Free some space (old run directories under plans/ are the largest), "
-                "or name another --store; the same command then goes on.",
+                "or name another --store; then re-run the same command to resume.",
             ) from error
         if isinstance(error, PermissionError) or error.errno == errno.EROFS:
             raise DiskError(
                 str(path),
-                "a place that may be written",
+                "a writable location",
                 str(error.strerror),
                 "Change its permissions, or name another --store.",
             ) from error
         if isinstance(error, (NotADirectoryError, FileExistsError, IsADirectoryError)):
             raise DiskError(
                 str(path),
-                "folders on the way to it, and no folder in its place",
+                "a path of folders, and a file or nothing at its end",
                 str(error.strerror),
-                "Something else has that name: move it away, or name another place.",
+                "Something else has that name: move it away, or name another path.",
             ) from error
         raise
 
 
 def lock_file(path: Path, *, wait: bool = False) -> IO[bytes] | None:
-    """The open, locked file, or None while somebody else holds it. Closing it gives it back."""
+    """Opens and locks a file; None if another process holds it. Closing it releases the lock."""
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = open(path, "ab")  # noqa: SIM115  (the caller closes it)

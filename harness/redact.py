@@ -1,22 +1,23 @@
-"""Words of a command line as they may be kept and shown: without the passwords of their URLs.
+"""Removes the passwords of URLs from command lines, before they are stored or printed.
 
-A store, a log and a report are read by others than who gave the command. What is hidden may be too
-much and is never too little: a password that is not escaped may hold any character.
+Others than the user may read a store, a log or a report. What is removed may be too much but never
+too little, because an unescaped password may contain any character.
 """
 
 import re
 from collections.abc import Iterable
 
 HIDDEN = "***"
-_OF_USER = re.compile(r"(://[^:/]*:).*@", re.DOTALL)
-_OF_QUERY = re.compile(r"([?&][^=&]*passw[^=&]*=)[^&]*", re.IGNORECASE)
+_USER_PASSWORD = re.compile(r"(://[^:/]*:).*@", re.DOTALL)
+_QUERY_PASSWORD = re.compile(r"([?&][^=&]*passw[^=&]*=)[^&]*", re.IGNORECASE)
 
 
-def redact_text(word: str) -> str:
-    """One word, be it a URL or an option with one in it, without its password."""
-    return _OF_QUERY.sub(rf"\g<1>{HIDDEN}", _OF_USER.sub(rf"\g<1>{HIDDEN}@", word))
+def redact_text(argument: str) -> str:
+    """One argument, a URL or an option that contains one, without its password."""
+    without_user = _USER_PASSWORD.sub(rf"\g<1>{HIDDEN}@", argument)
+    return _QUERY_PASSWORD.sub(rf"\g<1>{HIDDEN}", without_user)
 
 
-def redact_argv(words: Iterable[str]) -> list[str]:
-    """The words of a command without their passwords."""
-    return [redact_text(word) for word in words]
+def redact_argv(argv: Iterable[str]) -> list[str]:
+    """The arguments of a command without their passwords."""
+    return [redact_text(argument) for argument in argv]

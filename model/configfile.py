@@ -53,7 +53,7 @@ def read_values(path: Path) -> Nested:
     if "requested" in values and "resolved" in values:  # config.json of a run directory
         values = values["requested"]
     if isinstance(values.get("data"), str):
-        values["data"] = {"source": values["data"]}
+        values["data"] = _only_source(values["data"])
     parent = values.pop("extends", None)
     if parent is None:
         return values
@@ -86,12 +86,10 @@ def apply_overrides(
 ) -> None:
     """Sets dotted paths in `values`, shorter ones first: a trick is on before its fields."""
     for path in sorted(overrides, key=lambda p: p.count(".")):
-        if path == "data" and isinstance(
-            overrides[path], str
-        ):  # `data=NAME` is short for its source
-            *sections, last = "data", "source"
-        else:
-            *sections, last = path.split(".")
+        value = overrides[path]
+        if path == "data" and isinstance(value, str):
+            value = {**(values.get("data") or {}), **_only_source(value)}
+        *sections, last = path.split(".")
         place: Any = values
         for depth, name in enumerate(sections):
             if place.get(name) is None and _trick_is_off(sections[: depth + 1]):
@@ -103,7 +101,12 @@ def apply_overrides(
                 break
         else:
             # a copy, because longer paths are set inside it
-            place[last] = copy.deepcopy(overrides[path])
+            place[last] = copy.deepcopy(value)
+
+
+def _only_source(name: str) -> Nested:
+    """The meaning of `data: NAME`: another source, with all its files."""
+    return {"source": name, "train_files": None}
 
 
 def _trick_is_off(sections: list[str]) -> bool:

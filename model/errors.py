@@ -65,7 +65,7 @@ def missing_package(error: ModuleNotFoundError) -> MachineError:
     return MachineError(
         expected=f"the package {error.name}, which the trainer needs",
         got="no such package in this Python",
-        hint="Install the trainer's packages: pip install '.[train]'.",
+        hint="Install the trainer's packages: pip install 'speedrun-harness[train]'.",
     )
 
 

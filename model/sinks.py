@@ -57,7 +57,8 @@ def _require(package: str) -> None:
             path=f"logging.{package}",
             expected=f"the package {package}",
             got="no such package in this Python",
-            hint=f"Install the sinks: pip install '.[sinks]', or leave logging.{package} out.",
+            hint="Install the sinks: pip install 'speedrun-harness[sinks]', or leave "
+            f"logging.{package} out.",
         )
 
 

@@ -39,15 +39,11 @@ from harness.results.record import LaunchInfo as Started
 ALPHA = 0.05
 HARMS = (0.0, 0.5, 1.0, 2.0)  # in margins
 RULES: tuple[Rule, ...] = ("group_sequential", "always_valid")
+SEED_RULES: dict[Rule, str] = {"group_sequential": "looks", "always_valid": "open"}
 NOISE_DF = 60
 STORED_RUNS = 8  # of the baseline
 FEW = 4  # too few for a row of the noise model: the noise is that of the runs of both sides
 NOISE_MODEL, OWN, OWN_FEW = f"noise model, {NOISE_DF} df", "own", f"own, {FEW} stored"
-SEED_NAMES = {  # the names by which the stored counts were seeded
-    "group_sequential": "looks",
-    "always_valid": "open",
-    NOISE_MODEL: f"ledger, {NOISE_DF} df",
-}
 NOISE = {"launches": (NOISE_MODEL, OWN), "replicates": (NOISE_MODEL, OWN, OWN_FEW)}
 BUDGET = {"launches": 8, "replicates": 16}  # each takes one unit of time
 FIRST = 100  # gates of each cell that are also counted separately
@@ -71,9 +67,10 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """The text that seeds its gates."""
-        noise, rule = (SEED_NAMES.get(name, name) for name in (self.noise, self.rule))
-        return f"{self.evidence}, {noise}, {rule}, {self.harm:g}"
+        """The seed of its gates; keeps the terms of the first stored table, so that its counts
+        stay reproducible."""
+        noise = self.noise.replace("noise model", "ledger")
+        return f"{self.evidence}, {noise}, {SEED_RULES[self.rule]}, {self.harm:g}"
 
 
 class Counted(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,7 +98,7 @@ class End:
 
 
 class Drawn:
-    """Simulated measurements: a `MeasurementSource` of the gate."""
+    """Simulated measurements: a `MeasurementSource` of `harness.gate.measurement`."""
 
     def __init__(self, rng: np.random.Generator, harm: float) -> None:
         self.rng, self.harm = rng, harm
@@ -371,7 +368,7 @@ def _rows(found: list[Counted]) -> Iterator[str]:
         rows.setdefault(key, []).append(shown)
     for (evidence, noise, rule), cells_of in rows.items():
         what = "speed" if evidence == "launches" else "quality"
-        label = rule.replace("_", " ")
+        label = rule.replace("_", "-")
         yield f"| {what} | {noise} | {label} | {' | '.join(cells_of)} |"
 
 

@@ -30,6 +30,7 @@ from harness.stats.inference import pool
 
 LOSS_MARGIN_NATS = METRICS["val_loss"].margin.value
 SPEED_MARGIN = METRICS["tokens_per_s"].margin.value
+
 MINIMUM_RUNS = 10  # of a group, to be divided into two sides
 SPLITS = 400
 

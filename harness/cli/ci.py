@@ -3,13 +3,18 @@
 from pathlib import Path
 from typing import Annotated, Optional
 
+import msgspec
 import typer
 
-from harness.cli.console import new_console
-from harness.cli.github import workflows
+from harness import errors, files
+from harness.cli.console import new_console, print_line
+from harness.cli.github import check as checks
+from harness.cli.github import install
+from harness.cli.options import JsonOption
+from harness.report.gate import ci_formats
 
 app = typer.Typer(
-    help="Workflows for a GPU runner: written, updated, checked.",
+    help="Write, update and check GitHub workflows for a GPU runner.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -22,59 +27,89 @@ def init(
     root: RootOption = ROOT,
     runner: Annotated[
         Optional[list[str]],  # noqa: UP045  (typer reads it at run time)
-        typer.Option(help="A label of the GPU runner. May be repeated [self-hosted, gpu]."),
+        typer.Option(help="A label of the GPU runner [self-hosted, gpu]. May be repeated."),
     ] = None,
-    baseline: Annotated[str, typer.Option(help="The stored baseline of gates.")] = "speedrun",
+    baseline: Annotated[str, typer.Option(help="The baseline that gates use.")] = "speedrun",
     config: Annotated[
         str, typer.Option(help="The configuration of nightly runs and new baselines.")
     ] = "ablations/configs/speedrun.yaml",
 ) -> None:
-    """Writes the workflows and the action into a repository that has none of them."""
-    labels = tuple(runner or workflows.Choices().runner)
-    choices = workflows.Choices(runner=labels, baseline=baseline, config=config)
-    raise typer.Exit(workflows.init(new_console(), root, choices))
+    """Write the workflows and the action into a repository that has none of them."""
+    labels = tuple(runner or install.Choices().runner)
+    choices = install.Choices(
+        runner=labels, baseline=baseline, config=config, editable=install.is_clone(root)
+    )
+    install.init(new_console(), root, choices)
 
 
 @app.command()
 def update(root: RootOption = ROOT) -> None:
-    """Brings newer templates into the files; own steps, changes and comments stay."""
-    raise typer.Exit(workflows.update(new_console(), root))
+    """Merge newer templates into the files; your steps, changes and comments stay."""
+    install.update(new_console(), root)
 
 
 @app.command()
 def check(
-    files: Annotated[
+    paths: Annotated[
         Optional[list[Path]],  # noqa: UP045
-        typer.Argument(help="Workflows or actions; all of the repository where none is named."),
+        typer.Argument(
+            metavar="FILES", help="Workflows or actions; by default all of the repository."
+        ),
     ] = None,
     root: RootOption = ROOT,
     no_audit: Annotated[
-        bool, typer.Option("--no-audit", help="The own rules alone: no schema, no zizmor.")
+        bool, typer.Option("--no-audit", help="Own rules alone: no schema, no zizmor.")
     ] = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="zizmor as an auditor: matters of style too.")
+        bool, typer.Option("--strict", help="All of zizmor's audits, style included.")
     ] = False,
+    json: JsonOption = False,
 ) -> None:
-    """What would give strangers the runner, break the schema, or fail zizmor's audit."""
-    raise typer.Exit(
-        workflows.check(new_console(), root, files or [], audited=not no_audit, strict=strict)
-    )
+    """Check workflows for mistakes that give strangers the runner or break the schema."""
+    found, unreadable = checks.check(root, paths or [], audited=not no_audit, strict=strict)
+    number = sum(map(len, found.values())) + len(unreadable)
+    console = new_console()
+    if json:
+        answer = {
+            "files": {
+                str(path): sorted(some, key=lambda one: one.line) for path, some in found.items()
+            },
+            "unreadable": [str(error) for error in unreadable],
+        }
+        print_line(console, msgspec.json.format(msgspec.json.encode(answer), indent=1).decode())
+        raise typer.Exit(errors.USAGE if number else errors.PASS)
+    for path, some in found.items():
+        for one in sorted(some, key=lambda one: one.line):
+            place = f"{path}:{one.line}: error ({one.rule})"
+            print_line(console, f"{place}: {one.reason}.\n    {one.hint}")
+    for error in unreadable:
+        print_line(console, f"error: {error}")
+    checked = "own rules alone" if no_audit else "own rules, schema, zizmor"
+    print_line(console, f"files: {len(found) + len(unreadable)}; findings: {number} ({checked})")
+    raise typer.Exit(errors.USAGE if number else errors.PASS)
 
 
 @app.command()
 def results(
-    source: Annotated[Path, typer.Argument(help="What `harness gate --json` printed.")],
+    source: Annotated[Path, typer.Argument(help="The JSON that `harness gate --json` printed.")],
     exit_code: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(help="What the gate ended with."),
+        typer.Option(help="The exit code of the gate."),
     ] = None,
-    junit: Annotated[Optional[Path], typer.Option(help="The XML file to write.")] = None,  # noqa: UP045
-    verdict: Annotated[
+    junit_file: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="A file for the one word of the verdict."),
+        typer.Option("--junit", help="The XML file to write."),
+    ] = None,
+    outcome: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="A file for the outcome alone, such as `pass`."),
     ] = None,
 ) -> None:
-    """A gate as annotations of the runner, and as JUnit XML."""
-    raise typer.Exit(
-        workflows.results(new_console(), source, exit_code=exit_code, xml=junit, word=verdict)
-    )
+    """Print a gate's result as annotations of the runner, and write it as JUnit XML."""
+    found = ci_formats.read(source, exit_code)
+    for line in ci_formats.annotations(found):
+        print_line(new_console(), line)
+    if junit_file is not None:
+        files.write_text(junit_file, ci_formats.junit(found))
+    if outcome is not None:
+        files.write_text(outcome, found.outcome + "\n")

@@ -44,7 +44,7 @@ def command(
     paths: Annotated[
         list[str],
         typer.Argument(
-            metavar="A... -- B...",
+            metavar="A... -- B",
             help="Logs, folders of logs, run directories, records, stores, STORE:STUDY/ARM.",
         ),
     ],

@@ -4,12 +4,24 @@ Results go to standard output and progress to standard error, so that `harness .
 works while a person still sees what is going on.
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from harness.results.record import Record
+
+_quiet = False
+
+
+def set_verbosity(level: int) -> None:
+    """1: log every started program to standard error. -1: print no progress. 0: neither."""
+    global _quiet
+    _quiet = level < 0
+    logging.getLogger("harness").setLevel(logging.INFO if level > 0 else logging.NOTSET)
+    if level > 0:
+        logging.basicConfig(format="%(asctime)s %(message)s")
 
 
 def new_console(*, stderr: bool = False) -> Console:
@@ -18,8 +30,8 @@ def new_console(*, stderr: bool = False) -> Console:
 
 
 def progress_console() -> Console:
-    """The console of a command's progress: standard error."""
-    return Console(stderr=True)
+    """The console of a command's progress: standard error, silent with `--quiet`."""
+    return Console(stderr=True, quiet=_quiet)
 
 
 def print_line(console: Console, text: str) -> None:

@@ -1,31 +1,29 @@
-"""`harness pack`: a store as one tar."""
+"""`harness pack`: write a store to one tar."""
 
+import json as json_module
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from harness import errors
 from harness.cli.console import new_console, print_line
-from harness.cli.options import STORE, StoreOption, open_store
+from harness.cli.options import STORE, JsonOption, StoreOption, open_store
 from harness.results import archive
-from harness.results.store import Store
 
 
 def command(
     out: Annotated[Path, typer.Argument(help="The tar to write.")],
     store: StoreOption = STORE,
     compact: Annotated[
-        bool, typer.Option("--compact", help="To publish: no run directories, no paths.")
+        bool,
+        typer.Option("--compact", help="For publication: leave out run directories and paths."),
     ] = False,
+    json: JsonOption = False,
 ) -> None:
-    """A store as one tar."""
-    raise typer.Exit(pack(new_console(), open_store(store), out, compact=compact))
-
-
-def pack(console: Console, store: Store, out: Path, *, compact: bool) -> int:
-    """A store as one tar."""
-    files = archive.pack(store, out, compact=compact)
-    print_line(console, f"{out}: {files} files, {out.stat().st_size / 1e6:.1f} MB")
-    return errors.PASS
+    """Write a store to one tar, to move it to another machine or publish it."""
+    count = archive.pack(open_store(store), out, compact=compact)
+    size = out.stat().st_size
+    if json:
+        typer.echo(json_module.dumps({"path": str(out), "files": count, "bytes": size}))
+    else:
+        print_line(new_console(), f"Packed {count} files ({size / 1e6:.1f} MB) into {out}.")

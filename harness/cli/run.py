@@ -1,15 +1,25 @@
 """`harness run`: one run of one configuration."""
 
+import json as json_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
+import msgspec
 import typer
 from rich.console import Console
 
 from harness import errors
-from harness.cli.console import new_console, print_line, print_recovered
-from harness.cli.options import STORE, SetOption, StoreOption, open_store
-from harness.config.yaml_schema import parse_sets
+from harness.cli.console import new_console, print_line, print_recovered, progress_console
+from harness.cli.options import (
+    STORE,
+    JsonOption,
+    RerunOption,
+    SetOption,
+    StoreOption,
+    TrainerOption,
+    open_store,
+)
+from harness.config.yaml_schema import EXAMPLES, parse_sets
 from harness.errors import UsageError
 from harness.results.record import Record
 from harness.results.store import Store
@@ -18,85 +28,75 @@ from harness.runner.process import Stop, stop_on_signals
 from harness.runner.replicates import describe_recipe, lock_plan
 from harness.runner.trainer import NativeTrainer, by_name
 
+ANSWERS = {
+    "completed": "The run completed",
+    "diverged": "The run diverged",
+    "out_of_memory": "The run ran out of memory",
+    "interrupted": "The run was interrupted",
+}
+
 
 def command(
     config: Annotated[Path, typer.Argument(help="A configuration file.")],
     sets: SetOption = None,
-    seed: Annotated[int, typer.Option(help="The seed of the run.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the run.")] = 1,
     store: StoreOption = STORE,
-    trainer: Annotated[str, typer.Option(help="The trainer: native or fake.")] = "native",
-    timeout_minutes: Annotated[float, typer.Option(help="End it after this long.")] = 60.0,
-    retry: Annotated[bool, typer.Option("--rerun", help="Even if it is recorded.")] = False,
+    trainer: TrainerOption = "native",
+    timeout_minutes: Annotated[float, typer.Option(help="End the run after this long.")] = 60.0,
+    rerun: RerunOption = False,
+    json: JsonOption = False,
 ) -> None:
-    """One run of one configuration."""
-    code = run(
-        new_console(),
-        config,
-        open_store(store),
-        trainer=by_name(trainer),
-        sets=parse_sets(sets or []),
-        seed=seed,
-        timeout_minutes=timeout_minutes,
-        retry=retry,
-    )
-    raise typer.Exit(code)
-
-
-def run(
-    console: Console,
-    config: Path,
-    store: Store,
-    *,
-    trainer: NativeTrainer,
-    sets: dict[str, Any],
-    seed: int,
-    timeout_minutes: float,
-    retry: bool,
-) -> int:
-    """One run of one configuration, unless it is recorded already."""
+    """Run one configuration once and record the result."""
     if not config.is_file():
-        raise UsageError(
-            str(config), "a configuration file", "no such file", "ablations/configs/ has some."
-        )
-    job = describe_recipe(trainer, str(config), str(config.resolve()), sets).job(seed)
-    print_recovered(console, recover(store))
-    with stop_on_signals(stop := Stop()):
-        made = _one(console, store, trainer, job, stop, timeout_minutes, retry)
-    _print_record(console, store, made)
-    stopped = made.status == "interrupted"
-    good = made.status == "completed"
-    return errors.PASS if good else errors.STOPPED_AT_LIMIT if stopped else errors.COULD_NOT_RUN
+        raise UsageError(str(config), "a configuration file", "no such file", EXAMPLES)
+    adapter, opened = by_name(trainer), open_store(store)
+    recipe = describe_recipe(adapter, str(config), str(config.resolve()), parse_sets(sets or []))
+    print_recovered(progress_console(), recover(opened))
+    record, is_new = _run(opened, adapter, recipe.job(seed), 60 * timeout_minutes, rerun=rerun)
+    run_dir = opened.run_dir(record.plan_id, record.attempt)
+    if json:
+        reply = {**msgspec.to_builtins(record), "new": is_new, "run_dir": str(run_dir)}
+        typer.echo(json_module.dumps(reply, indent=1, ensure_ascii=False))
+    else:
+        _print_record(new_console(), record, run_dir, is_new=is_new)
+    raise typer.Exit(exit_code(record))
 
 
-def _one(
-    console: Console,
-    store: Store,
-    trainer: NativeTrainer,
-    job: RunSpec,
-    stop: Stop,
-    timeout_minutes: float,
-    retry: bool,
-) -> Record:
-    with lock_plan(store, job):
-        known = store.record(job.plan_id)
-        if known is not None and not retry:
-            print_line(console, "Recorded already; --rerun makes it once more, as another attempt.")
-            return known
-        return run_attempt(store, trainer, job, timeout_s=60 * timeout_minutes, stop=stop)
+def exit_code(record: Record) -> int:
+    """The exit code for a record's status."""
+    codes = {"completed": errors.PASS, "interrupted": errors.STOPPED_AT_LIMIT}
+    return codes.get(record.status, errors.COULD_NOT_RUN)
 
 
-def _print_record(console: Console, store: Store, made: Record) -> None:
-    head = f"{made.status.replace('_', ' ')}: {made.steps} steps, {made.tokens:,} tokens"
+def _run(
+    store: Store, trainer: NativeTrainer, job: RunSpec, timeout_s: float, *, rerun: bool
+) -> tuple[Record, bool]:
+    """Returns (the record of a run, whether it ran now)."""
+    with stop_on_signals(stop := Stop()), lock_plan(store, job):
+        recorded = store.record(job.plan_id)
+        if recorded is not None and not rerun:
+            return recorded, False
+        return run_attempt(store, trainer, job, timeout_s=timeout_s, stop=stop), True
+
+
+def _print_record(console: Console, record: Record, run_dir: Path, *, is_new: bool) -> None:
+    answer = ANSWERS.get(record.status, "The run failed")
     print_line(
-        console, f"{head}, {made.wall_s:.1f} s ({made.wall_s - made.trainer_s:.2f} s of it ours)"
+        console,
+        f"{answer} after {record.steps:,} steps ({record.tokens:,} tokens) "
+        f"and {record.wall_s:.1f} s.",
     )
-    if made.reason:
-        print_line(console, made.reason)
-    if made.hint and made.status != "completed":
-        print_line(console, made.hint)
-    for name, value in made.metrics.items():
+    if not is_new:
+        print_line(console, "It was recorded earlier; --rerun runs it again.")
+    if record.reason:
+        print_line(console, f"Reason: {record.reason}")
+    if record.hint and record.status != "completed":
+        print_line(console, f"Hint: {record.hint}")
+    for name, value in record.metrics.items():
         if value is not None:
             print_line(console, f"  {name:20} {value:,.6g}")
-    if made.log_tail:
-        print_line(console, made.log_tail)
-    print_line(console, f"run directory: {store.root / 'plans' / made.plan_id / made.attempt}")
+    overhead_s = record.wall_s - record.trainer_s
+    print_line(console, f"  {'harness_overhead_s':20} {overhead_s:,.6g}")
+    if record.log_tail:
+        print_line(console, f"End of its log:\n{record.log_tail}")
+    print_line(console, f"Run directory: {run_dir}")

@@ -3,31 +3,31 @@
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
-from rich.console import Console
 
-from harness import errors
 from harness.cli.console import new_console, print_line
-from harness.cli.options import STORE, StoreOption, open_store
+from harness.cli.options import STORE, JsonOption, StoreOption, open_store
 from harness.results import archive
-from harness.results.store import Store
 
 
 def command(
     source: Annotated[Path, typer.Argument(metavar="TAR", help="A tar that pack wrote.")],
     store: StoreOption = STORE,
+    json: JsonOption = False,
 ) -> None:
-    """Merges a packed store into another."""
-    raise typer.Exit(unpack(new_console(), source, open_store(store)))
-
-
-def unpack(console: Console, source: Path, store: Store) -> int:
-    """A tar merged into a store."""
-    found = archive.unpack(source, store)
-    print_line(
-        console,
-        f"{store.root}: {found.records} records are new, {found.known} were known; "
-        f"{found.studies} studies, {found.run_dirs} run directories"
-        + (f", {found.jobs} full jobs" if found.jobs else ""),
-    )
-    return errors.PASS
+    """Merge a packed store into another; records that are there already are skipped."""
+    target = open_store(store)
+    summary = archive.unpack(source, target)
+    if json:
+        typer.echo(msgspec.json.encode(summary).decode())
+        return
+    counts = {
+        "new records": summary.records,
+        "known records": summary.known,
+        "studies": summary.studies,
+        "run directories": summary.run_dirs,
+        "full jobs": summary.jobs,
+    }
+    listed = ", ".join(f"{name}: {count}" for name, count in counts.items() if count)
+    print_line(new_console(), f"Merged {source} into {target.root} ({listed or 'nothing new'}).")

@@ -290,6 +290,6 @@ def _ruptures() -> Any:
             "drift",
             "the package `ruptures`, which finds change points",
             "none",
-            "Install it with `pip install '.[ci]'`.",
+            "Install it with `pip install 'speedrun-harness[ci]'`.",
         ) from None
     return ruptures

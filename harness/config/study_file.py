@@ -1,8 +1,7 @@
-"""The study file: its strict schema, and errors that name line, field, what to write instead.
+"""The strict schema of a study file; errors name the line, the field and what to write instead.
 
-A study file is YAML 1.2, so `off` stays a string for the trainer to refuse. What stands under
-`set` and in a trick's values belongs to the trainer and passes through unread. First real file of
-the flow: text in, a `StudyFile` out; what it means is decided in resolve.py.
+A study file is YAML 1.2, so `off` stays a string, which the trainer rejects. The values under `set`
+and of tricks belong to the trainer and are passed on unchanged.
 """
 
 from collections.abc import Callable
@@ -27,32 +26,32 @@ from harness.config.yaml_schema import (
 from harness.errors import StudyFileError
 from harness.stats import Correction
 
-DEFAULT_HORIZONS = [0.71, 1.0, 1.41]  # a factor of two in tokens, even on a logarithmic scale
+DEFAULT_HORIZONS = [0.71, 1.0, 1.41]  # a factor of two, evenly spaced on a logarithmic scale
 _EXPANDED = ("leave_one_out", "add_one_in", "retune")
 
 
 class Decide(Strict, frozen=True, kw_only=True):
-    """The rule of a study, fixed before it runs."""
+    """The decision rule of a study, fixed before it runs."""
 
     alpha: float = 0.05  # two-sided error rate of the intervals
     margin: dict[str, float] = {}  # metric -> smallest change that matters, in its unit
-    correction: Correction = "dunnett"  # correction for many comparisons with one base
+    correction: Correction = "dunnett"  # for multiple comparisons with one base
 
 
 class Limits(Strict, frozen=True, kw_only=True):
-    """Where a study stops."""
+    """When a study stops."""
 
-    run_minutes: float = 60.0  # one run is ended after this long
-    total_minutes: float | None = None  # all attempts of the study together
-    failures: int = 3  # this many in a row end the command; of one arm, pass over the arm
+    run_minutes: float = 60.0  # for one run
+    total_minutes: float | None = None  # for all attempts of the study together
+    failures: int = 3  # in a row: ends the command; of one arm: skips the arm
     price: float | None = None  # USD per GPU-hour
 
 
 class RetuneFile(Strict, frozen=True, kw_only=True):
-    """A sweep before the verdict: every combination of `values`, each at every seed.
+    """A sweep that tunes an arm: every combination of `values` at every seed.
 
-    Or a search: so many `trials` in a `space` as a search file has it, on the first seed; the
-    `best` of them are then the sweep, each at every seed.
+    Or a search: `trials` in a `space`, as in a search file, on the first seed; the `best` of them
+    are then run at every seed.
     """
 
     values: dict[str, list[Any]] = {}
@@ -63,7 +62,7 @@ class RetuneFile(Strict, frozen=True, kw_only=True):
 
 
 class ArmFile(Strict, frozen=True, kw_only=True):
-    """One arm written out: overrides, and other code as a git ref or a patch file."""
+    """One explicit arm: overrides, and other code as a git ref or a patch file."""
 
     set: dict[str, Any] = {}
     ref: str | None = None
@@ -71,7 +70,7 @@ class ArmFile(Strict, frozen=True, kw_only=True):
 
 
 class ArmsFile(Strict, frozen=True, kw_only=True):
-    """The arms beside the base."""
+    """The arms besides the base."""
 
     leave_one_out: list[str] | Literal["all"] = []
     add_one_in: list[str] | Literal["all"] = []
@@ -79,11 +78,12 @@ class ArmsFile(Strict, frozen=True, kw_only=True):
     explicit: dict[str, ArmFile] = {}
 
     def empty(self) -> bool:
+        """Whether there is no arm besides the base."""
         return not (self.leave_one_out or self.add_one_in or self.explicit)
 
 
 class StudyFile(Strict, frozen=True, kw_only=True):
-    """A study as its file says it. `base` is the path of a configuration, relative to the file."""
+    """A study file. `base`: the path of a configuration, relative to the file."""
 
     study: str
     base: str
@@ -98,19 +98,19 @@ class StudyFile(Strict, frozen=True, kw_only=True):
     limits: Limits = Limits()
 
     def horizon_list(self) -> list[float]:
-        """The horizons in ascending order, 1 among them; empty when none are asked for."""
+        """The horizons in ascending order, including 1; empty if none are requested."""
         if self.horizons == "default":
             return DEFAULT_HORIZONS
         return sorted({*map(float, self.horizons), 1.0}) if self.horizons else []
 
 
 def load_study(path: Path) -> StudyFile:
-    """Reads and checks a study file. Raises StudyFileError with the line of the fault."""
+    """Reads and checks a study file. Raises StudyFileError with the line at fault."""
     return parse_study(read_text(path, "a study file", "ablations/studies/smoke.yaml"), str(path))
 
 
 def parse_study(text: str, name: str) -> StudyFile:
-    """As `load_study`, from text; `name` stands in its errors."""
+    """Like `load_study`, from text; `name` is the file name in errors."""
     plain, lines = read_mapping(text, name, "study, base, arms and seeds", "ablations/")
     study = _convert(plain, name, lines)
     check(study, lambda path: location(name, lines, path))
@@ -118,7 +118,7 @@ def parse_study(text: str, name: str) -> StudyFile:
 
 
 def _convert(plain: dict[str, Any], name: str, lines: Any) -> StudyFile:
-    """Parts what stands under `arms` by name, so that every fault has its full path."""
+    """Converts the arms one by one, so that every error has its full path."""
 
     def typed(value: Any, kind: Any, path: str) -> Any:
         try:
@@ -135,7 +135,7 @@ def _convert(plain: dict[str, Any], name: str, lines: Any) -> StudyFile:
     lists = {key: arms[key] for key in ("leave_one_out", "add_one_in") if key in arms}
     study = typed({**plain, "arms": lists}, StudyFile, "")
     sweeps = typed(arms.get("retune", {}), dict[str, Any], "arms.retune")
-    whole = ArmsFile(
+    all_arms = ArmsFile(
         leave_one_out=study.arms.leave_one_out,
         add_one_in=study.arms.add_one_in,
         retune={key: typed(v, RetuneFile, f"arms.retune.{key}") for key, v in sweeps.items()},
@@ -145,11 +145,11 @@ def _convert(plain: dict[str, Any], name: str, lines: Any) -> StudyFile:
             if key not in _EXPANDED
         },
     )
-    return msgspec.structs.replace(study, arms=whole)
+    return msgspec.structs.replace(study, arms=all_arms)
 
 
 def _misspelt_expansion(path: str) -> str | None:
-    """The expansion that was meant by an arm's name whose value is no arm."""
+    """A hint for an arm whose value is invalid: it may be a misspelt expansion."""
     parent, _, last = path.rpartition(".")
     return nearest(last, _EXPANDED) if parent == "arms" else None
 
@@ -166,12 +166,12 @@ def _known_keys(path: str) -> list[str]:
 
 
 def check(study: StudyFile, where: Callable[[str], str]) -> None:
-    """What the types cannot say; `where` names the place of a field. Raises StudyFileError."""
+    """Checks what types cannot express; `where` locates a field. Raises StudyFileError."""
     check_name(study.study, where("study"))
     if study.arms.empty():
         raise StudyFileError(
             where("arms"),
-            "at least one arm beside the base",
+            "at least one arm besides the base",
             "none",
             "Add `leave_one_out: [a trick]`, `add_one_in: [a trick]` or `name: {set: ...}`.",
         )
@@ -187,15 +187,17 @@ def check(study: StudyFile, where: Callable[[str], str]) -> None:
             where("horizons"),
             "positive multiples of the base's steps, at least one of them not 1",
             repr(study.horizons),
-            "Write `horizons: default`, or such as [0.5, 1].",
+            "Write `horizons: default`, or for example [0.5, 1].",
         )
     ranges = [alpha_range("decide.alpha", study.decide.alpha), *limit_ranges(study.limits)]
-    ranges += [(f"decide.margin.{k}", v, v >= 0, "of 0 or above") for k, v in margin_items(study)]
+    ranges += [
+        (f"decide.margin.{k}", v, v >= 0, "of 0 or above") for k, v in study.decide.margin.items()
+    ]
     check_ranges(ranges, where)
 
 
 def limit_ranges(limits: Limits) -> list[Range]:
-    """Where each limit may lie."""
+    """The range of each limit."""
     total, price = limits.total_minutes, limits.price
     return [
         ("limits.run_minutes", limits.run_minutes, limits.run_minutes > 0, "above 0"),
@@ -203,10 +205,6 @@ def limit_ranges(limits: Limits) -> list[Range]:
         ("limits.failures", limits.failures, limits.failures > 0, "above 0"),
         ("limits.price", price, price is None or price >= 0, "of 0 or above"),
     ]
-
-
-def margin_items(study: StudyFile) -> list[tuple[str, float]]:
-    return list(study.decide.margin.items())
 
 
 def _check_sweep(
@@ -217,9 +215,9 @@ def _check_sweep(
     if shared:
         raise StudyFileError(
             where(f"arms.retune.{trick}.seeds"),
-            "seeds of its own, apart from the study's",
+            "seeds that the study does not use",
             f"{shared} in both",
-            "A choice and its verdict on the same seeds flatter the arm: use others.",
+            "Tuning and judging an arm on the same seeds is biased in its favour: use other seeds.",
         )
     if sweep.space:
         _check_searched(sweep, where(f"arms.retune.{trick}"))
@@ -227,9 +225,9 @@ def _check_sweep(
     if not sweep.values or not all(sweep.values.values()):
         raise StudyFileError(
             where(f"arms.retune.{trick}.values"),
-            "for each field a list of values to try",
+            "a list of values for each field",
             repr(sweep.values),
-            "Write such as {values: {a.field: [0.001, 0.003, 0.01]}, seeds: [101, 102]}.",
+            "Write for example {values: {a.field: [0.001, 0.003, 0.01]}, seeds: [101, 102]}.",
         )
 
 
@@ -237,9 +235,9 @@ def _check_searched(sweep: RetuneFile, where: str) -> None:
     if sweep.values or not sweep.trials or sweep.trials < sweep.best or len(sweep.seeds) < 2:
         raise StudyFileError(
             where,
-            "a space without values, trials (as many as `best` or more), and two seeds",
+            "a space without values, at least `best` trials, and two seeds",
             f"{len(sweep.values)} values, {sweep.trials} trials, {len(sweep.seeds)} seeds",
-            "Write such as {space: {a.field: {float: [0.001, 0.1], log: true}}, "
+            "Write for example {space: {a.field: {float: [0.001, 0.1], log: true}}, "
             "trials: 20, seeds: [101, 102]}.",
         )
 
@@ -251,12 +249,12 @@ def _check_arm(name: str, arm: ArmFile, where: str) -> None:
             where,
             "a name other than base",
             "base",
-            "The base is an arm of its own, always: rename this one.",
+            "The base is always an arm: rename this one.",
         )
     if (arm.ref and arm.patch) or not (arm.set or arm.ref or arm.patch):
         raise StudyFileError(
             where,
             "`set: {...}`, or other code by `ref:` or `patch:` (not both)",
             "both" if arm.ref else "nothing that differs from the base",
-            "Say what the arm changes.",
+            "Write what the arm changes.",
         )

@@ -1,4 +1,4 @@
-"""Reads strict YAML files and the values of command-line options; errors name line and key."""
+"""Strict schemas of YAML files, and parsers of option values; errors name the line and the key."""
 
 import difflib
 import io
@@ -12,47 +12,49 @@ import msgspec
 from harness.errors import StudyFileError, UsageError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-
-
-Range = tuple[str, float | None, bool, str]  # field, value, whether it is good, what is wanted
+EXAMPLES = "`harness init` copies complete examples into ablations/."
+Range = tuple[str, float | None, bool, str]  # field, value, whether it is valid, the valid range
 
 
 class Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A part of a file in which every key is known."""
+    """A section of a file; unknown keys are errors."""
 
 
 def read_text(path: Path, what: str, example: str) -> str:
-    """The text of a YAML file that a user named. Raises StudyFileError."""
+    """Reads a YAML file as text. Raises StudyFileError."""
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
         raise StudyFileError(
-            str(path), what, str(error.strerror).lower(), f"Name a YAML file, such as {example}."
+            str(path),
+            what,
+            str(error.strerror).lower(),
+            f"Name a YAML file, such as {example}; {EXAMPLES}",
         ) from None
     except UnicodeDecodeError as error:
         raise StudyFileError(
             str(path),
             "UTF-8 text",
-            f"a byte that is none, at {error.start}",
+            f"an invalid byte at {error.start}",
             "Save the file as UTF-8.",
         ) from None
 
 
 def read_mapping(text: str, name: str, keys: str, examples: str) -> tuple[dict[str, Any], Any]:
-    """The mapping that a YAML text is, and where its lines are. Raises StudyFileError."""
+    """Returns (a mapping, the same with line numbers) from YAML. Raises StudyFileError."""
     plain, lines = read_yaml(text, name)
     if not isinstance(plain, dict):
         raise StudyFileError(
             name,
             f"a mapping with the keys {keys}",
             "an empty file" if plain is None else type(plain).__name__,
-            f"See {examples} for complete examples.",
+            f"See {examples}; {EXAMPLES}",
         )
     return plain, lines
 
 
 def read_yaml(text: str, name: str) -> tuple[Any, Any]:
-    """(plain values, the same with line numbers). Raises StudyFileError on what is not YAML."""
+    """Returns (plain values, the same with line numbers). Raises StudyFileError."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
@@ -78,10 +80,15 @@ def schema_error(
     known_keys: Callable[[str], list[str]],
     suggest: Callable[[str], str | None] = lambda path: None,
 ) -> StudyFileError:
-    """msgspec's sentence in three parts, with the line and the nearest known key.
+    """Turns a message of msgspec into an error with the line and the nearest known key.
 
-    `known_keys`: the keys that may stand below a dotted path. `suggest`: what to write at a path
-    whose value has the wrong type, where that is known.
+    Args:
+        message: The message of a msgspec.ValidationError.
+        name: The name of the file.
+        lines: The values of the file with line numbers.
+        prefix: The dotted path of the value that was converted.
+        known_keys: Returns the valid keys below a dotted path.
+        suggest: Returns a hint for a path whose value has the wrong type, or None.
     """
     text, _, tail = message.partition(" - at `$")
     inner = re.sub(r"\[.*?\]", "", tail.rstrip("`")).strip(".")
@@ -101,25 +108,25 @@ def schema_error(
             location(name, lines, path),
             f"the key {missing[1]!r}",
             "none",
-            f"Add `{missing[1]}:`; ablations/ has complete examples.",
+            f"Add `{missing[1]}:`; {EXAMPLES}",
         )
-    wanted, _, found = text.removeprefix("Expected ").partition(", got ")
+    expected, _, got = text.removeprefix("Expected ").partition(", got ")
     return StudyFileError(
         location(name, lines, path),
-        wanted.replace("`", "") or "a value of the right type",
-        found.replace("`", "") or text,
+        expected.replace("`", "") or "a value of the right type",
+        got.replace("`", "") or text,
         suggest(path) or "Write a value of that type.",
     )
 
 
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """A sentence that names the nearest known word, or None where none is near."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """A sentence with the most similar known name, or None if none is similar."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"Did you mean {close[0]!r}?" if close else None
 
 
 def location(name: str, lines: Any, path: str) -> str:
-    """`file:line: field` as exactly as the lines are known."""
+    """`file:line: field`, as far as the line is known."""
     node, line = lines, None
     for part in filter(None, path.split(".")):
         try:
@@ -131,20 +138,20 @@ def location(name: str, lines: Any, path: str) -> str:
 
 
 def alpha_range(path: str, alpha: float) -> Range:
-    """Where an error rate may lie."""
+    """The range of an error rate."""
     return path, alpha, 0 < alpha < 1, "between 0 and 1"
 
 
 def check_ranges(ranges: Iterable[Range], where: Callable[[str], str]) -> None:
     """Raises StudyFileError for the first number out of its range."""
-    for path, value, good, wanted in ranges:
-        if not good:
-            raise StudyFileError(
-                where(path), f"a number {wanted}", repr(value), "Write such a number."
-            )
+    for path, value, valid, expected in ranges:
+        if not valid:
+            hint = "Write a number in that range."
+            raise StudyFileError(where(path), f"a number {expected}", repr(value), hint)
 
 
 def check_name(name: str, where: str) -> None:
+    """Raises StudyFileError for a name that cannot name a file."""
     if not NAME.fullmatch(name):
         raise StudyFileError(
             where,
@@ -155,30 +162,31 @@ def check_name(name: str, where: str) -> None:
 
 
 def check_seeds(seeds: list[int], where: str) -> None:
+    """Raises StudyFileError for no seeds, repeated or negative ones."""
     repeated = sorted({seed for seed in seeds if seeds.count(seed) > 1})
     if not seeds or repeated or min(seeds) < 0:
         raise StudyFileError(
             where,
-            "at least one seed, each once, none negative",
+            "at least one seed, each once and not negative",
             f"{repeated} more than once" if repeated else repr(seeds),
-            "Every seed is a replicate of its own: write each once, such as [1, 2, 3].",
+            "Each seed is one replicate: write each once, such as [1, 2, 3].",
         )
 
 
-def parse_choice(text: str, words: tuple[Any, ...], option: str, hint: str) -> Any:
-    """`text`, which has to be one of an option's words. Raises UsageError."""
-    if text in words:
+def parse_choice(text: str, choices: tuple[Any, ...], option: str, hint: str) -> Any:
+    """Returns `text` if it is one of the choices of an option. Raises UsageError."""
+    if text in choices:
         return text
-    expected = f"{', '.join(words[:-1])} or {words[-1]}"
+    expected = f"{', '.join(choices[:-1])} or {choices[-1]}"
     raise UsageError(option, expected, repr(text), hint)
 
 
 def parse_sets(pairs: Iterable[str]) -> dict[str, Any]:
-    """`["a.b=c"]` to `{"a.b": c}`, values read as YAML. Raises UsageError."""
+    """Parses `["a.b=c"]` to `{"a.b": c}`; values are YAML. Raises UsageError."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
-    found: dict[str, Any] = {}
+    overrides: dict[str, Any] = {}
     for pair in pairs:
         path, equals, text = pair.partition("=")
         try:
@@ -190,15 +198,15 @@ def parse_sets(pairs: Iterable[str]) -> dict[str, Any]:
                 "--set",
                 "field=value, such as dial.depth=8",
                 repr(pair),
-                "Write the dotted field, an equals sign and a YAML value.",
+                "Write a dotted field, an equals sign and a YAML value.",
             )
-        found[path.strip()] = value
-    return found
+        overrides[path.strip()] = value
+    return overrides
 
 
 def parse_seeds(text: str) -> list[int]:
-    """`"1,2,5-7"` to `[1, 2, 5, 6, 7]`. Raises UsageError."""
-    found: list[int] = []
+    """Parses `"1,2,5-7"` to `[1, 2, 5, 6, 7]`. Raises UsageError."""
+    numbers: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
         if not match or (match[2] and int(match[2]) < int(match[1])):
@@ -206,9 +214,9 @@ def parse_seeds(text: str) -> list[int]:
                 "",
                 "numbers such as 1,2,3 or 0-7",
                 repr(text),
-                "Separate them by commas; a range has a dash.",
+                "Separate numbers by commas; write a range with a dash.",
             )
-        found += range(int(match[1]), int(match[2] or match[1]) + 1)
-    if len(set(found)) != len(found):
+        numbers += range(int(match[1]), int(match[2] or match[1]) + 1)
+    if len(set(numbers)) != len(numbers):
         raise UsageError("", "each number once", repr(text), "Write each once.")
-    return found
+    return numbers

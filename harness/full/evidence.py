@@ -101,7 +101,7 @@ def _contents(
             yield _record_name(store, before), _placeless_json(msgspec.to_builtins(before))
     for record in {(one.plan_id, one.attempt): one for one in (*job, *proxies)}.values():
         yield _record_name(store, record), _placeless_json(msgspec.to_builtins(record))
-        for kind, path in store.beside(record).items():
+        for kind, path in store.side_files(record).items():
             if kind != CORE_FOLDER or (record.plan_id, record.attempt) in own:
                 yield path.relative_to(store.root).as_posix(), path.read_bytes()
     texts = [path for path in job_dir(store, name).rglob("*") if path.suffix in (*TEXTS, ".patch")]

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from harness.config.full_file import FullFile
+from harness.config.yaml_schema import EXAMPLES
 from harness.errors import StudyFileError
 from harness.runner.attempt import RunSpec
 from harness.runner.replicates import Recipe, describe_with_data, recipe_from_description
@@ -93,7 +94,7 @@ def _requests(file: FullFile, path: Path) -> list[Request]:
             f"{path}: base",
             "a configuration file, relative to this one",
             f"no file {base}",
-            "ablations/configs/ has some.",
+            EXAMPLES,
         )
     found = [Request(name=JOB, base=str(base), set=file.set)]
     if (proxies := file.proxies) is not None:

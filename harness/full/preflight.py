@@ -125,7 +125,7 @@ class Examiner:
             timeout_s=PROBE_LIMIT_S,
             stop=self.stop,
         )
-        told = self.trainer.probed(run_dir)
+        told = self.trainer.read_probe(run_dir)
         found = list(told.findings) if told is not None else []
         if told is None or ended.returncode != 0:
             found.append(_silent(told is not None, ended, run_dir))
@@ -136,7 +136,7 @@ class Examiner:
     def steps(self, before: Preflight, seconds: float, stages: Sequence[int] = (0,)) -> Preflight:
         """What steps of the job itself take, in each of its stages, by their first steps.
 
-        Stages share the seconds; one that fails is the last. Raises PaceStopped.
+        Stages share the seconds; one that fails is the last. Raises StepperStopped.
         """
         found = before
         for at_step in stages:

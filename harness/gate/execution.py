@@ -162,7 +162,7 @@ class GateExecution:
             self.prepared.b.recipe.job(seed),
             self.stop,
             timeout_s=self.prepared.request.run_timeout_s,
-            spent=used,
+            consumed=used,
         )
         if self.stop:
             raise StepperStopped

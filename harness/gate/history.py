@@ -20,9 +20,9 @@ from harness.gate.ab_interleaved import AbMode
 from harness.gate.result import (
     FORMAT,
     SPEED,
+    GateMetric,
     GateOutcome,
     GateResult,
-    MetricVerdict,
     SideIdentity,
     speed_of,
     worst,
@@ -30,6 +30,7 @@ from harness.gate.result import (
 from harness.results.recipe import VarianceSource
 from harness.results.record import SESSION_GAP_S
 from harness.results.store import Store
+from harness.stats.decision import Outcome
 
 KEY_DIGITS = 12
 NOISE_SOURCES: dict[AbMode, VarianceSource] = {"interleaved": "launch", "sequential": "sequential"}
@@ -130,7 +131,7 @@ def launch_seconds(
 
 def conclude(
     bare: GateResult,
-    metrics: Sequence[MetricVerdict],
+    metrics: Sequence[GateMetric],
     stored: Sequence[GateResult],
     *,
     confirm: bool = True,
@@ -141,21 +142,21 @@ def conclude(
     `confirm`: a slowdown counts once a second session shows it. `aborted`: why the candidate could
     not be measured to the end, which is a regression.
     """
-    results = [_with_history(one, bare, stored, confirm) for one in metrics]
-    outcome, reason = overall(results, aborted, _not_judged(bare, results))
-    return msgspec.structs.replace(bare, metrics=results, outcome=outcome, reason=reason)
+    metrics = [_with_history(one, bare, stored, confirm) for one in metrics]
+    outcome, reason = overall(metrics, aborted, _not_judged(bare, metrics))
+    return msgspec.structs.replace(bare, metrics=metrics, outcome=outcome, reason=reason)
 
 
 def _with_history(
-    result: MetricVerdict, now: GateResult, stored: Sequence[GateResult], confirm: bool
-) -> MetricVerdict:
-    if result.judged.metric == SPEED and result.evidence == "launches":
+    metric: GateMetric, now: GateResult, stored: Sequence[GateResult], confirm: bool
+) -> GateMetric:
+    if metric.result.metric == SPEED and metric.evidence == "launches":
         earlier = [gate for gate in stored if gate.key == now.key]
-        result = confirmed(result, now, earlier, confirm)
-    return with_small_harms(result, now, stored)
+        metric = confirmed(metric, now, earlier, confirm)
+    return with_small_harms(metric, now, stored)
 
 
-def _not_judged(bare: GateResult, metrics: Sequence[MetricVerdict]) -> list[str]:
+def _not_judged(bare: GateResult, metrics: Sequence[GateMetric]) -> list[str]:
     """The planned metrics without an outcome."""
     judged = {one.evidence for one in metrics if one.outcome is not None}
     parts = bare.plan.parts if bare.plan else []
@@ -163,7 +164,7 @@ def _not_judged(bare: GateResult, metrics: Sequence[MetricVerdict]) -> list[str]
 
 
 def overall(
-    metrics: Sequence[MetricVerdict], aborted: str | None, not_judged: Sequence[str] = ()
+    metrics: Sequence[GateMetric], aborted: str | None, not_judged: Sequence[str] = ()
 ) -> tuple[GateOutcome, str]:
     """The worst metric decides. `not_judged`: planned metrics without an outcome, which rule out a
     pass."""
@@ -171,7 +172,7 @@ def overall(
         return "regression", aborted
     outcome = worst([one.outcome for one in metrics if one.outcome is not None])
     deciding = [one for one in metrics if one.outcome == outcome]
-    titles = " and ".join(one.judged.title for one in deciding)
+    titles = " and ".join(one.result.title for one in deciding)
     if outcome == "regression":
         mark = " (unconfirmed)" if any(one.unconfirmed for one in deciding) else ""
         return outcome, f"worse in {titles}{mark}"
@@ -202,8 +203,8 @@ def other_sessions(earlier: Sequence[GateResult], now: GateResult) -> list[GateR
 
 
 def confirmed(
-    result: MetricVerdict, now: GateResult, earlier: Sequence[GateResult], confirm: bool
-) -> MetricVerdict:
+    metric: GateMetric, now: GateResult, earlier: Sequence[GateResult], confirm: bool
+) -> GateMetric:
     """The speed result in the light of other sessions of the same comparison.
 
     A slowdown counts once two sessions have shown it; a slowdown that the next session does not
@@ -211,57 +212,57 @@ def confirmed(
     """
     others = other_sessions(earlier, now)
     slower = [gate for gate in others if _shows_slowdown(speed_of(gate))]
-    if result.outcome == "regression":
+    if metric.outcome == "regression":
         if slower:
             by = f"gate {slower[-1].key} number {slower[-1].number}"
-            return msgspec.structs.replace(result, confirmed_by=by)
+            return msgspec.structs.replace(metric, confirmed_by=by)
         reason = "unconfirmed: one session shows it; re-run the same command in another session"
-        changed = _judged_as(result, "inconclusive" if confirm else "regression", reason)
+        changed = _with_outcome(metric, "inconclusive" if confirm else "regression", reason)
         return msgspec.structs.replace(changed, unconfirmed=True)
-    if result.outcome == "pass" and slower and others[-1] is slower[-1]:
+    if metric.outcome == "pass" and slower and others[-1] is slower[-1]:
         number = slower[-1].number
         reason = f"sessions disagree: gate number {number} of this key showed a slowdown"
-        return _judged_as(result, "inconclusive", reason)
-    return result
+        return _with_outcome(metric, "inconclusive", reason)
+    return metric
 
 
-def _judged_as(result: MetricVerdict, outcome: str, reason: str) -> MetricVerdict:
-    judged = msgspec.structs.replace(result.judged, outcome=outcome, reason=reason)
-    return msgspec.structs.replace(result, judged=judged)
+def _with_outcome(metric: GateMetric, outcome: Outcome, reason: str) -> GateMetric:
+    result = msgspec.structs.replace(metric.result, outcome=outcome, reason=reason)
+    return msgspec.structs.replace(metric, result=result)
 
 
-def _shows_slowdown(result: MetricVerdict | None) -> bool:
-    return result is not None and (result.unconfirmed or result.outcome == "regression")
+def _shows_slowdown(speed: GateMetric | None) -> bool:
+    return speed is not None and (speed.unconfirmed or speed.outcome == "regression")
 
 
 # --- small harms that add up ----------------------------------------------------------------------
 
 
 def with_small_harms(
-    result: MetricVerdict, now: GateResult, stored: Sequence[GateResult]
-) -> MetricVerdict:
+    metric: GateMetric, now: GateResult, stored: Sequence[GateResult]
+) -> GateMetric:
     """The sum of small harms since the last baseline, including this one.
 
     A loss is compared with the baseline itself, so its difference already is the sum. Speeds are
     compared between two refs: the small harms of all passes are added, each comparison once.
     """
-    own = _small_harm(result)
-    if result.evidence == "replicates":
-        return msgspec.structs.replace(result, small_harms=own) if own else result
-    if result.judged.metric != SPEED:
-        return result
+    own = _small_harm(metric)
+    if metric.evidence == "replicates":
+        return msgspec.structs.replace(metric, small_harms=own) if own else metric
+    if metric.result.metric != SPEED:
+        return metric
     harms = {}
     for gate in stored:
         speed = speed_of(gate)
         if speed is not None and gate.key != now.key and _same_history(gate, now):
             harms[gate.key] = _small_harm(speed) if speed.outcome == "pass" else 0.0
     total = own + math.fsum(harms.values())
-    return msgspec.structs.replace(result, small_harms=total) if total else result
+    return msgspec.structs.replace(metric, small_harms=total) if total else metric
 
 
-def _small_harm(result: MetricVerdict) -> float:
-    judged = result.judged
-    return judged.harm(judged.estimate) if judged.small_harm and judged.estimate else 0.0
+def _small_harm(metric: GateMetric) -> float:
+    result = metric.result
+    return result.harm(result.estimate) if result.small_harm and result.estimate else 0.0
 
 
 def _same_history(one: GateResult, other: GateResult) -> bool:

@@ -16,7 +16,7 @@ from harness.gate import metrics
 from harness.gate.ab_interleaved import AbLaunch, AbMode
 from harness.gate.history import NOISE_SOURCES
 from harness.gate.request import GateRequest
-from harness.gate.result import SPEED, TRAJECTORY, GatePlan, MetricVerdict, PartPlan
+from harness.gate.result import SPEED, TRAJECTORY, GateMetric, GatePlan, PartPlan
 from harness.results.recipe import NoiseScope
 from harness.results.record import Record
 
@@ -49,7 +49,7 @@ class MeasurementLoop:
     ) -> None:
         self.request, self.bench = request, bench
         self.noise_model, self.source = noise_model, source
-        self.metrics: list[MetricVerdict] = []
+        self.metrics: list[GateMetric] = []
 
     def run(self, plan: GatePlan) -> None:
         """Measures all parts of the plan. Raises what the source raises."""
@@ -70,18 +70,18 @@ class MeasurementLoop:
             if settled or metrics.loader_reason(launches):
                 break
         if result is not None:
-            self.metrics.append(metrics.held_to(request.claim, result))
-            self.metrics += metrics.of_launch_sides(launches, request.alpha, request.margins)
+            self.metrics.append(metrics.require_speed_up(request.claim, result))
+            self.metrics += metrics.compare_launch_costs(launches, request.alpha, request.margins)
 
     def _compare_trajectories(self, launch: AbLaunch) -> None:
         row = self.noise_model.find(
             self.bench.scale, TRAJECTORY, self.bench.device, "nondeterminism"
         )
-        self.metrics.append(metrics.of_trajectories(launch, row, self.request.alpha))
+        self.metrics.append(metrics.compare_trajectories(launch, row, self.request.alpha))
 
-    def _speed_result(self, part: PartPlan) -> MetricVerdict:
+    def _speed_result(self, part: PartPlan) -> GateMetric:
         row = launch_row(self.bench, self.noise_model, part.ab_mode or "interleaved")
-        result = metrics.of_launch_ratios(
+        result = metrics.compare_speed(
             self.source.launches,
             part,
             row,
@@ -92,28 +92,28 @@ class MeasurementLoop:
         # the always-valid rule may continue until a claimed speed-up is shown; looks are planned
         # to detect harm
         if part.rule == "always_valid":
-            return metrics.held_to(self.request.claim, result)
+            return metrics.require_speed_up(self.request.claim, result)
         return result
 
     def _measure_quality(self, part: PartPlan) -> None:
         assert self.request.baseline is not None, "quality is compared with a baseline"
         stored, runs = self.request.baseline.now.records, self.source.runs
         alpha, margins = self.request.alpha, self.request.margins
-        results: dict[str, MetricVerdict] = {}
+        results: dict[str, GateMetric] = {}
         while len(runs) < part.max_n and self.source.has_time(part):
             self.source.run()
             if part.look_after(len(runs)) is None:
                 continue
-            latest = metrics.of_replicates(stored, runs, part, self.noise_model, alpha, margins)
-            results = {**{one.judged.metric: one for one in latest}, **_settled(results)}
+            latest = metrics.compare_quality(stored, runs, part, self.noise_model, alpha, margins)
+            results = {**{one.result.metric: one for one in latest}, **_settled(results)}
             if len(_settled(results)) == sum(one.outcome is not None for one in latest):
                 break
         self.metrics += results.values()
         if runs and not self.source.launches:
-            self.metrics += metrics.screened(stored, runs)
+            self.metrics += metrics.informational_speed(stored, runs)
 
 
-def _settled(results: Mapping[str, MetricVerdict]) -> dict[str, MetricVerdict]:
+def _settled(results: Mapping[str, GateMetric]) -> dict[str, GateMetric]:
     """The metrics settled at an earlier look: a boundary that was crossed stays crossed."""
     return {name: one for name, one in results.items() if one.outcome in ("pass", "regression")}
 

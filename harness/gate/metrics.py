@@ -1,9 +1,9 @@
-"""The results of replicates and launches, metric by metric, at one look of several.
+"""The results of a gate's replicates and launches, metric by metric, at one look of several.
 
-Quality is that of whole runs against a baseline's; speed is the mean log ratio of launches; memory
-and compile time are those of the launches. Each look is decided at the error rate that
-O'Brien-Fleming boundaries leave it, or, where no number of looks was planned, by the always-valid
-mixture test, so that all looks together keep the error rate of the gate. Pure.
+Quality is that of completed runs against a baseline's; speed is the mean log ratio of launches;
+memory and compile time are those of the launches. Each look is decided at the error rate that
+O'Brien-Fleming boundaries leave it, or, under the always-valid rule, by the mixture test, so that
+all looks together keep the error rate of the gate. Pure.
 """
 
 import math
@@ -19,7 +19,7 @@ from harness.compare.noise_model import NoiseModel, NoiseRow
 from harness.compare.result import MetricResult
 from harness.compare.rules import AlwaysValid, PlannedLook, Rule
 from harness.gate.ab_interleaved import LOADER_WAIT_SHARE, AbLaunch
-from harness.gate.result import SPEED, TRAJECTORY, Claim, LookSchedule, MetricVerdict
+from harness.gate.result import SPEED, TRAJECTORY, Claim, Evidence, GateMetric, LookSchedule
 from harness.metrics import METRICS, QUALITY
 from harness.results.logs.from_store import logged_runs
 from harness.results.logs.run_log import LoggedRun
@@ -31,57 +31,63 @@ from harness.stats.inference import Contrast
 from harness.stats.sequential import look_tails
 
 MEMORY, COMPILATION = "peak_memory_bytes", "compile_s"
-OWN_NOISE = "the launches' own"
+OWN_NOISE = "the spread of these launches"
 
 
-def shares(n_a: int, looks: Sequence[int]) -> tuple[float, ...]:
-    """The information of each look as a share of the last one's: `n_a` runs are there from the
-    start, `looks` of the candidate's come one by one."""
+# --- quality --------------------------------------------------------------------------------------
+
+
+def information_shares(n_a: int, looks: Sequence[int]) -> tuple[float, ...]:
+    """The information at each look as a share of that at the last look.
+
+    All `n_a` runs of the baseline exist from the start; `looks` are numbers of candidate runs.
+    """
     last = 1 / n_a + 1 / looks[-1]
     return tuple(last / (1 / n_a + 1 / n) for n in looks)
 
 
-def of_replicates(
+def compare_quality(
     a: Sequence[Record],
     b: Sequence[Record],
-    looks: LookSchedule,
+    schedule: LookSchedule,
     noise_model: NoiseModel,
     alpha: float,
     margins: Mapping[str, float],
-) -> list[MetricVerdict]:
-    """The quality of completed runs `b` against those of a baseline, at the look they reach.
+) -> list[GateMetric]:
+    """The quality of the completed runs `b` against a baseline's, at the look that they reach.
 
-    Raises LogError where they may not be compared.
+    Raises LogError where they are not comparable.
     """
-    look = looks.look_after(len(b))
-    assert look is not None, f"{len(b)} runs are between the looks {looks.looks}"
+    look = schedule.look_after(len(b))
+    assert look is not None, f"{len(b)} runs are between the looks {schedule.looks}"
     sides = logged_runs(a, "baseline"), logged_runs(b, "candidate")
     names = [name for name in QUALITY if all(name in run.metrics for run in (*sides[0], *sides[1]))]
-    given = {name: value for name, value in margins.items() if name in names}
-    options = CompareOptions(alpha=alpha, metrics=names, margins=given)
+    stated = {name: value for name, value in margins.items() if name in names}
+    options = CompareOptions(alpha=alpha, metrics=names, margins=stated)
     rule: Rule = AlwaysValid(alpha=alpha)
-    if looks.rule == "group_sequential":
-        parts = shares(len(a), looks.looks)
-        own_df = [len(a) + n - 2 for n in looks.looks]
-        rule = _planned(alpha, look, looks, parts, own_df)
-    return [
-        MetricVerdict(
-            judged=engine.finite(one),
-            evidence="replicates",
-            look=look,
-            looks=looks.max_looks,
-            rule=looks.rule,
+    if schedule.rule == "group_sequential":
+        shares = information_shares(len(a), schedule.looks)
+        own_df = [len(a) + n - 2 for n in schedule.looks]
+        tails = [look_tails(alpha, shares, df)[look - 1] for df in (None, own_df)]
+        rule = PlannedLook(
+            alpha=alpha, look=look, looks=schedule.max_looks, tails=(tails[0], tails[1])
         )
+    return [
+        _at_look(engine.finite(one), "replicates", look, schedule)
         for one in compare(*sides, options, noise_model, rule).metrics
     ]
 
 
-def _planned(
-    alpha: float, look: int, looks: LookSchedule, parts: Sequence[float], own_df: Sequence[float]
-) -> PlannedLook:
-    """One of the looks that were planned; its boundary is another one for an estimated SD."""
-    tails = [look_tails(alpha, parts, df)[look - 1] for df in (None, own_df)]
-    return PlannedLook(alpha=alpha, look=look, looks=looks.max_looks, tails=(tails[0], tails[1]))
+def _at_look(
+    result: MetricResult, evidence: Evidence, look: int, schedule: LookSchedule
+) -> GateMetric:
+    return GateMetric(
+        result=result,
+        evidence=evidence,
+        look=look,
+        looks=schedule.max_looks,
+        rule=schedule.rule,
+    )
 
 
 def quality_row(a: Sequence[Record], metric: str, noise_model: NoiseModel) -> NoiseRow | None:
@@ -95,104 +101,94 @@ def quality_row(a: Sequence[Record], metric: str, noise_model: NoiseModel) -> No
 # --- speed ----------------------------------------------------------------------------------------
 
 
-def of_launch_ratios(
+def compare_speed(
     launches: Sequence[AbLaunch],
-    looks: LookSchedule,
+    schedule: LookSchedule,
     row: NoiseRow | None,
     margin: Margin,
     alpha: float,
     *,
     borrowed: bool = False,
-) -> MetricVerdict:
-    """tokens/s of B against A, at the look that these launches reach, or at none between two.
+) -> GateMetric:
+    """tokens/s of B against A, at the look that these launches reach, or between two looks.
 
-    `row`: the noise model's for one launch, perhaps `borrowed` from another recipe.
+    `row`: the noise model's for one launch; `borrowed`: from another recipe.
     """
+    n, always_valid = len(launches), schedule.rule == "always_valid"
     known, ratios = row.known if row else None, [one.ratios for one in launches]
-    always = looks.rule == "always_valid"
-    found = summarize_launches(ratios, known, keep=always, borrowed=borrowed)
-    if not found.from_noise_model and len(launches) < OWN_LAUNCHES:
-        known = None  # given up, because they differ by more than it allows
-    n = len(launches)
-    look = looks.look_after(n)
+    summary = summarize_launches(ratios, known, keep=always_valid, borrowed=borrowed)
+    if not summary.from_noise_model and n < OWN_LAUNCHES:
+        known = None  # not used, because the launches vary more than it allows
+    look = schedule.look_after(n)
     rule: Rule = AlwaysValid(alpha=alpha, advice=alpha)
-    if not always:
-        rule = _launch_rule(looks, look, known, alpha)
-    judged = _speed(
-        launches, found, rule, margin, row.describe(other_recipe=borrowed) if row else ""
-    )
-    return MetricVerdict(
-        judged=engine.finite(judged),
-        evidence="launches",
-        look=sum(k < n for k in looks.looks) if look is None else look,
-        looks=looks.max_looks,
-        rule=looks.rule,
-    )
+    if not always_valid:
+        rule = _launch_rule(schedule, look, known, alpha)
+    row_name = row.describe(other_recipe=borrowed) if row else ""
+    result = engine.finite(_speed_result(launches, summary, rule, margin, row_name))
+    looks_taken = sum(k < n for k in schedule.looks) if look is None else look
+    return _at_look(result, "launches", looks_taken, schedule)
 
 
 def _launch_rule(
-    looks: LookSchedule, look: int | None, known: KnownSd | None, alpha: float
+    schedule: LookSchedule, look: int | None, known: KnownSd | None, alpha: float
 ) -> PlannedLook:
-    """One of the looks planned, at which the SD is known or the launches' own for all metrics."""
+    """The rule of a planned look, with a known SD or with the launches' own."""
+    looks = schedule.looks
     if look is None:
-        return PlannedLook(alpha=alpha, look=None, looks=looks.max_looks)
-    ns = looks.looks
-    df = [known.df if known is not None and k < OWN_LAUNCHES else k - 1 for k in ns]
-    own = known is None or ns[-1] >= OWN_LAUNCHES
-    tail = look_tails(alpha, [k / ns[-1] for k in ns], df if own else None)[look - 1]
+        return PlannedLook(alpha=alpha, look=None, looks=schedule.max_looks)
+    df = [known.df if known is not None and k < OWN_LAUNCHES else k - 1 for k in looks]
+    own = known is None or looks[-1] >= OWN_LAUNCHES
+    tail = look_tails(alpha, [k / looks[-1] for k in looks], df if own else None)[look - 1]
     return PlannedLook(
-        alpha=alpha, look=look, looks=looks.max_looks, tails=(tail, tail), advice=alpha
+        alpha=alpha, look=look, looks=schedule.max_looks, tails=(tail, tail), advice=alpha
     )
 
 
-def _tokens(launches: Sequence[AbLaunch]) -> float:
-    """ln of the tokens a step, B over A: 0 unless the batches differ."""
-    a, b = launches[0].batch_tokens
-    return math.log(b / a)
-
-
-def _speed(
+def _speed_result(
     launches: Sequence[AbLaunch],
-    found: LaunchSummary,
+    summary: LaunchSummary,
     rule: Rule,
     margin: Margin,
-    noise_from: str,
+    row_name: str,
 ) -> MetricResult:
-    n, contrast = len(launches), found.contrast
+    n, contrast = len(launches), summary.contrast
     start = engine.draft(
         METRICS[SPEED],
         (n, n),
         (_tokens_per_s(launches, 0), _tokens_per_s(launches, 1)),
         margin=margin,
         reason=loader_reason(launches),
-        notes=_launch_notes(launches, found),
+        notes=_launch_notes(launches, summary),
         replicate="launch",
     )
+    a_tokens, b_tokens = launches[0].batch_tokens
     difference = Difference(
         contrast=Contrast(
-            estimate=_tokens(launches) - contrast.estimate, se=contrast.se, df=contrast.df
+            estimate=math.log(b_tokens / a_tokens) - contrast.estimate,
+            se=contrast.se,
+            df=contrast.df,
         ),
-        method="noise_model" if found.from_noise_model else "pooled",
-        sd=found.launch_sd,
+        method="noise_model" if summary.from_noise_model else "pooled",
+        sd=summary.launch_sd,
         run_sd=contrast.se * math.sqrt(n / 2),
     )
-    source = noise_from if found.from_noise_model else _own_noise(noise_from, n)
+    source = row_name if summary.from_noise_model else _own_noise(row_name, n)
     return engine.conclude(start, difference, rule, source)
 
 
-def _own_noise(noise_model: str, n: int) -> str:
-    given_up = noise_model and n < OWN_LAUNCHES
-    return f"the launches' own: they differ by more than {noise_model}" if given_up else OWN_NOISE
+def _own_noise(row_name: str, n: int) -> str:
+    exceeded = row_name and n < OWN_LAUNCHES
+    return f"{OWN_NOISE}, which exceeds {row_name}" if exceeded else OWN_NOISE
 
 
 def loader_reason(launches: Sequence[AbLaunch]) -> str | None:
-    """Why these launches, and any that follow them, say nothing about the step; None if they do."""
-    waited = max(share for one in launches for share in one.loader_wait_share)
-    if waited <= LOADER_WAIT_SHARE:
+    """Why launches that wait for their data loader show nothing about the step, else None."""
+    share = max(share for one in launches for share in one.loader_wait_share)
+    if share <= LOADER_WAIT_SHARE:
         return None
     return (
-        f"loader wait: {waited:.2%} of step time, beyond {LOADER_WAIT_SHARE:.1%}: "
-        "the loader was measured and not the step"
+        f"loader wait: {share:.2%} of step time, above {LOADER_WAIT_SHARE:.1%}: "
+        "the data loader was measured and not the step"
     )
 
 
@@ -201,34 +197,37 @@ def _tokens_per_s(launches: Sequence[AbLaunch], side: int) -> float:
     return math.exp(math.fsum(logs) / len(logs))
 
 
-def _launch_notes(launches: Sequence[AbLaunch], found: LaunchSummary) -> list[str]:
-    notes = [_form_note(launches, found)]
-    if not math.isnan(found.window_sd):
-        notes.append(f"SD of an A B B A inside a launch {found.window_sd:.2%}")
-    if left_out := sum(one.dropped_windows for one in launches):
-        notes.append(f"{left_out} windows left out, in which a side compiled")
+def _launch_notes(launches: Sequence[AbLaunch], summary: LaunchSummary) -> list[str]:
+    notes = [_mode_note(launches, summary)]
+    if not math.isnan(summary.window_sd):
+        notes.append(f"SD of one A B B A window inside a launch {summary.window_sd:.2%}")
+    if dropped := sum(one.dropped_windows for one in launches):
+        windows = "1 window" if dropped == 1 else f"{dropped} windows"
+        notes.append(f"{windows} dropped, because a side recompiled")
     return notes
 
 
-def _form_note(launches: Sequence[AbLaunch], found: LaunchSummary) -> str:
-    """What took turns, and what the interval rests on."""
+def _mode_note(launches: Sequence[AbLaunch], summary: LaunchSummary) -> str:
+    """The A/B mode, and what the interval is based on."""
     n, windows = len(launches), sum(len(one.ratios) for one in launches)
-    spread = "the noise model's SD" if found.from_noise_model else "their own spread"
+    number = "1 launch" if n == 1 else f"{n} launches"
+    spread = "the noise model's SD" if summary.from_noise_model else "their own spread"
     if launches[0].mode == "sequential":
         return (
-            f"turns: whole processes one after the other, A B B A, warm-up steps thrown away; the "
-            f"interval rests on {n} launches, one ratio each, and {spread}"
+            "sequential A/B: whole processes one after the other, A B B A, without their warm-up "
+            f"steps; the interval is based on {number}, one ratio each, and {spread}"
         )
     return (
-        f"turns: both sides lived at once, A B B A of a few steps; the interval rests on {n} "
-        f"launches and {spread}, with {windows} A B B A inside them"
+        "interleaved A/B: both sides alive at once, A B B A of a few steps; the interval is based "
+        f"on {number} with {windows} A B B A windows, and {spread}"
     )
 
 
-def screened(a: Sequence[Record], b: Sequence[Record]) -> list[MetricVerdict]:
-    """A stored speed beside the candidate's: another session, so it is shown and decides nothing.
+def informational_speed(a: Sequence[Record], b: Sequence[Record]) -> list[GateMetric]:
+    """The candidate's speed beside the baseline's stored one, without a decision.
 
-    The same code differs by more between sessions than most changes are worth.
+    They were measured in different sessions, between which unchanged code differs by more than most
+    changes do.
     """
     values = [[record.metrics.get(SPEED) or 0.0 for record in side] for side in (a, b)]
     if not all(value > 0 for side in values for value in side):
@@ -238,19 +237,29 @@ def screened(a: Sequence[Record], b: Sequence[Record]) -> list[MetricVerdict]:
         METRICS[SPEED],
         (len(a), len(b)),
         (math.exp(logs[0]), math.exp(logs[1])),
-        reason="another session: --base REF compares speeds side by side",
+        reason="another session: compare speeds on one host with --base REF",
     )
-    judged = msgspec.structs.replace(start, estimate=logs[1] - logs[0])
-    return [MetricVerdict(judged=judged, evidence="replicates", look=1, looks=1)]
+    result = msgspec.structs.replace(start, estimate=logs[1] - logs[0])
+    return [GateMetric(result=result, evidence="replicates", look=1, looks=1)]
 
 
-# --- memory, compilation, trajectories ------------------------------------------------------------
+def require_speed_up(claim: Claim, metric: GateMetric) -> GateMetric:
+    """With --claims systems, speed passes only if even the worse end of the interval is faster."""
+    result = metric.result
+    if claim != "systems" or result.metric != SPEED or result.outcome != "pass" or result.improved:
+        return metric
+    reason = "claimed faster, and the interval does not show it"
+    changed = msgspec.structs.replace(result, outcome="inconclusive", reason=reason)
+    return msgspec.structs.replace(metric, result=changed)
 
 
-def of_launch_sides(
+# --- memory and compile time ----------------------------------------------------------------------
+
+
+def compare_launch_costs(
     launches: Sequence[AbLaunch], alpha: float, margins: Mapping[str, float]
-) -> list[MetricVerdict]:
-    """Peak memory and compile seconds of both sides, a value a launch."""
+) -> list[GateMetric]:
+    """Peak memory and compile time of both sides, one value per launch."""
     sides = tuple([_as_run(one, side) for one in launches] for side in (0, 1))
     names = [
         name
@@ -259,56 +268,54 @@ def of_launch_sides(
     ]
     if not names:
         return []
-    given = {name: value for name, value in margins.items() if name in names}
+    stated = {name: value for name, value in margins.items() if name in names}
     share = METRICS[MEMORY].margin.gpu_fraction
-    by_rule = (
-        share is not None
-        and MEMORY in names
-        and MEMORY not in given
-        and all(one.on_gpu for one in launches)
-    )
-    if by_rule:
-        given[MEMORY] = (share or 0.0) * sides[0][0].metrics[MEMORY]
-    asked = CompareOptions(alpha=alpha, metrics=names, margins=given, replicate="launch")
-    found = []
-    for judged in compare(sides[0], sides[1], asked, NoiseModel([])).metrics:
-        if judged.metric == MEMORY and by_rule:
+    on_gpu = all(one.on_gpu for one in launches)
+    by_default = share is not None and on_gpu and MEMORY in names and MEMORY not in stated
+    if by_default:
+        stated[MEMORY] = (share or 0.0) * sides[0][0].metrics[MEMORY]
+    options = CompareOptions(alpha=alpha, metrics=names, margins=stated, replicate="launch")
+    metrics = []
+    for result in compare(sides[0], sides[1], options, NoiseModel([])).metrics:
+        if result.metric == MEMORY and by_default:
             why = f"{share:.0%} of the base's, the default on a GPU"
-            judged = msgspec.structs.replace(judged, margin_from=why)
-        found.append(
-            MetricVerdict(judged=engine.finite(judged), evidence="launches", look=1, looks=1)
+            result = msgspec.structs.replace(result, margin_from=why)
+        metrics.append(
+            GateMetric(result=engine.finite(result), evidence="launches", look=1, looks=1)
         )
-    return found
+    return metrics
 
 
 def _as_run(launch: AbLaunch, side: int) -> LoggedRun:
-    pairs = {MEMORY: launch.peak_memory_bytes[side], COMPILATION: launch.compile_s[side]}
+    values = {MEMORY: launch.peak_memory_bytes[side], COMPILATION: launch.compile_s[side]}
     return LoggedRun(
         source=f"launch {launch.number}, {'AB'[side]}",
         family="launches",
-        metrics={name: value for name, value in pairs.items() if value is not None},
+        metrics={name: value for name, value in values.items() if value is not None},
         steps=1,
     )
 
 
-def of_trajectories(
-    launch: AbLaunch, row: NoiseRow | None = None, alpha: float = 0.05
-) -> MetricVerdict:
-    """Are the losses of the first steps the same?
+# --- losses of the first steps --------------------------------------------------------------------
 
-    On a CPU bit by bit. On a GPU sums may come in another order, and that carries the losses apart:
-    by how much the noise model's `row` says, from launches of one code against itself. What has
-    gone further at the last step than two such launches do is another computation; without a row a
-    difference leaves the question open.
+
+def compare_trajectories(
+    launch: AbLaunch, row: NoiseRow | None = None, alpha: float = 0.05
+) -> GateMetric:
+    """Whether the losses of the first steps are equal.
+
+    On a CPU they have to be equal bit by bit. On a GPU the order of summation may differ, and the
+    losses diverge by an amount that `row` holds, measured by launches of unchanged code. A larger
+    difference at the last step is a regression; without a row any difference is inconclusive.
     """
     a, b = launch.losses
-    parts = next((at for at, (x, y) in enumerate(zip(a, b, strict=True), 1) if x != y), None)
-    reason = None if parts is None else f"the losses part at step {parts} of {len(a)}"
-    outcome: Outcome = "pass" if parts is None else "regression"
-    known = row.known if row and parts is not None and launch.on_gpu else None
-    if parts is not None and launch.on_gpu:
-        outcome, reason = _in_envelope(abs(a[-1] - b[-1]), known, alpha, f"{reason}")
-    judged = MetricResult(
+    first = next((step for step, (x, y) in enumerate(zip(a, b, strict=True), 1) if x != y), None)
+    reason = None if first is None else f"the losses differ from step {first} of {len(a)} on"
+    outcome: Outcome = "pass" if first is None else "regression"
+    known = row.known if row and first is not None and launch.on_gpu else None
+    if first is not None and launch.on_gpu:
+        outcome, reason = _within_noise(abs(a[-1] - b[-1]), known, alpha, f"{reason}")
+    result = MetricResult(
         metric=TRAJECTORY,
         title=f"loss over {len(a)} steps",
         unit="nats/token",
@@ -324,26 +331,20 @@ def of_trajectories(
         outcome=outcome,
         reason=reason,
     )
-    return MetricVerdict(judged=judged, evidence="trajectory", look=1, looks=1)
+    return GateMetric(result=result, evidence="trajectory", look=1, looks=1)
 
 
-def _in_envelope(
-    apart: float, known: KnownSd | None, alpha: float, parted: str
+def _within_noise(
+    difference: float, known: KnownSd | None, alpha: float, reason: str
 ) -> tuple[Outcome, str]:
     if known is None:
-        without = "on a GPU they may, and the noise model has no envelope for it"
-        hint = "a gate with --base . --claims refactor teaches it, or --claims ml"
-        return "inconclusive", f"{parted}; {without}: {hint}"
+        return "inconclusive", (
+            f"{reason}; on a GPU they may, and the noise model has no row for it: measure it with "
+            "`harness gate CONFIG --base . --claims refactor`, or use --claims ml"
+        )
     limit = t_quantile(1 - alpha / 2, known.df) * math.sqrt(2) * known.sd
-    says = f"{parted} and end {apart:.2g} apart; launches of one code stay within {limit:.2g}"
-    return ("pass" if apart <= limit else "regression"), says
-
-
-def held_to(claim: Claim, verdict: MetricVerdict) -> MetricVerdict:
-    """A claim of more speed passes only where even the worse end of the interval is faster."""
-    judged = verdict.judged
-    if claim != "systems" or judged.metric != SPEED or judged.outcome != "pass" or judged.improved:
-        return verdict
-    reason = "claimed faster, and the interval does not show it"
-    changed = msgspec.structs.replace(judged, outcome="inconclusive", reason=reason)
-    return msgspec.structs.replace(verdict, judged=changed)
+    outcome: Outcome = "pass" if difference <= limit else "regression"
+    return outcome, (
+        f"{reason} and by {difference:.2g} at the last one; launches of unchanged code differ by "
+        f"at most {limit:.2g}"
+    )

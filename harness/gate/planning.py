@@ -17,7 +17,7 @@ from harness.compare.noise_model import NoiseModel, NoiseRow
 from harness.gate import ab_launcher
 from harness.gate.baseline import Baseline
 from harness.gate.measurement import launch_row, speed_margin
-from harness.gate.metrics import quality_row, shares
+from harness.gate.metrics import information_shares, quality_row
 from harness.gate.result import (
     MAX_REPLICATES,
     SPEED,
@@ -313,7 +313,7 @@ def _probabilities(
     if options.rule == "always_valid":
         tail = mixture_tail(se, margin / 2, options.alpha)
     elif df > 0:
-        information = shares(n_a, schedule) if n_a is not None else None
+        information = information_shares(n_a, schedule) if n_a is not None else None
         information = information or tuple(k / schedule[-1] for k in schedule)
         own = [max(0.0, df - (schedule[-1] - k)) for k in schedule] if noise.own else None
         tail = look_tails(options.alpha, information, own)[-1]

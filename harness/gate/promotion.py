@@ -13,11 +13,12 @@ import msgspec
 
 from harness import errors
 from harness.compare.noise_model import NoiseModel
+from harness.config.yaml_schema import EXAMPLES
 from harness.errors import TrainerError, UsageError
 from harness.gate import baseline, history
 from harness.gate.baseline import Baseline, PromotionEvidence
-from harness.gate.metrics import of_replicates
-from harness.gate.result import EXIT_CODES, GateOutcome, LookSchedule, MetricVerdict, worst
+from harness.gate.metrics import compare_quality
+from harness.gate.result import EXIT_CODES, GateMetric, GateOutcome, LookSchedule, worst
 from harness.results.logs import from_store
 from harness.results.record import Record
 from harness.results.store import Store
@@ -91,8 +92,7 @@ def make_replicates(
     Raises UsageError, and TrainerError where a run does not complete.
     """
     if not config.is_file():
-        hint = "See ablations/configs/ for examples."
-        raise UsageError(str(config), "a configuration file", "no such file", hint)
+        raise UsageError(str(config), "a configuration file", "no such file", EXAMPLES)
     recipe = replicates.describe_recipe(trainer, str(config), str(config.resolve()), sets)
     records, stop = [], Stop()
     for seed in seeds:
@@ -144,10 +144,10 @@ def accept(
     baseline.check_comparable(old, records[0].identity, own_settings=True)
     baseline.check_fresh(records, old, history.consumed_runs(history.load(store)))
     schedule = LookSchedule(looks=[len(records)])
-    results = of_replicates(old.now.records, records, schedule, noise_model, ALPHA, {})
+    results = compare_quality(old.now.records, records, schedule, noise_model, ALPHA, {})
     outcome = worst([one.outcome for one in results if one.outcome is not None])
     evidence = PromotionEvidence(
-        alpha=ALPHA, outcome=outcome, metrics=[one.judged for one in results]
+        alpha=ALPHA, outcome=outcome, metrics=[one.result for one in results]
     )
     if reason := _refusal(outcome, results, allow_regression):
         return PromotionResult(stored=None, path=None, evidence=evidence, reason=reason)
@@ -177,15 +177,15 @@ def _store(
     return PromotionResult(stored=stored, path=path, evidence=evidence)
 
 
-def _refusal(outcome: str, results: Sequence[MetricVerdict], allow_regression: bool) -> str | None:
+def _refusal(outcome: str, results: Sequence[GateMetric], allow_regression: bool) -> str | None:
     if outcome == "regression" and not allow_regression:
         return (
             "the replicates are worse than the baseline; "
             "to accept them nevertheless, add --allow-regression"
         )
     if outcome == "inconclusive":
-        undecided = [one.judged for one in results if one.outcome == "inconclusive"]
-        more = [judged.more_runs for judged in undecided if judged.more_runs]
+        undecided = [one.result for one in results if one.outcome == "inconclusive"]
+        more = [result.more_runs for result in undecided if result.more_runs]
         runs = f"about {max(more)} more runs per side would decide it" if more else "add runs"
         return f"the comparison is inconclusive; {runs}"
     return None

@@ -52,27 +52,27 @@ class SideIdentity(msgspec.Struct, frozen=True, kw_only=True):
     set: dict[str, Any] = {}
 
 
-class MetricVerdict(msgspec.Struct, frozen=True, kw_only=True):
-    """One metric: the numbers, and how the gate came to them.
+class GateMetric(msgspec.Struct, frozen=True, kw_only=True):
+    """One metric of a gate: its result, and how the gate obtained it.
 
-    `judged` has effect, interval, margin, n, smallest detectable effect and outcome (None: only
-    shown); its differences are B minus A, A the baseline or the base ref. `evidence` says what n
-    counts: replicates (runs a side), launches (pairs of processes), a trajectory (steps).
+    Differences in `result` are B minus A, where A is the baseline or the base ref. `evidence` says
+    what n counts: replicates (runs of each side), launches (pairs of processes), a trajectory
+    (steps).
     """
 
-    judged: MetricResult
+    result: MetricResult
     evidence: Evidence
-    look: int  # the look that this is, of `looks` there may be
+    look: int  # the number of this look, of at most `looks`
     looks: int
     rule: Rule = "group_sequential"
-    unconfirmed: bool = False  # a slowdown that one session has shown so far
-    confirmed_by: str | None = None  # the earlier gate that showed it too
-    small_harms: float | None = None  # sum since the last baseline, in the direction of harm
+    unconfirmed: bool = False  # a slowdown that only one session has shown so far
+    confirmed_by: str | None = None  # the gate of an earlier session that showed it too
+    small_harms: float | None = None  # sum since the last baseline; positive is worse
 
     @property
     def outcome(self) -> Outcome | None:
-        """The verdict that counts for the gate."""
-        return self.judged.outcome
+        """The outcome of its result; None where it is informational."""
+        return self.result.outcome
 
 
 class LookSchedule(msgspec.Struct, frozen=True, kw_only=True):
@@ -165,7 +165,7 @@ class GateResult(msgspec.Struct, frozen=True, kw_only=True):
     claim: Claim
     a: SideIdentity
     b: SideIdentity
-    metrics: list[MetricVerdict]
+    metrics: list[GateMetric]
     plan: GatePlan | None = None
     baseline_hash: str | None = None  # of the baseline entry that was compared with
     candidate_runs: list[str] = []  # `plan_id/attempt`; baseline promotion needs fresh runs
@@ -186,11 +186,11 @@ class GateResult(msgspec.Struct, frozen=True, kw_only=True):
         return EXIT_CODES[self.outcome]
 
 
-def speed_of(result: GateResult) -> MetricVerdict | None:
-    """The verdict on speed, where there is one."""
-    return next((one for one in result.metrics if one.judged.metric == SPEED), None)
+def speed_of(gate: GateResult) -> GateMetric | None:
+    """The result for speed, where there is one."""
+    return next((one for one in gate.metrics if one.result.metric == SPEED), None)
 
 
 def worst(outcomes: list[GateOutcome]) -> GateOutcome:
-    """The outcome of the whole: the worst there is; inconclusive where nothing was judged."""
+    """The worst outcome; inconclusive where no metric has one."""
     return next((one for one in WORST_FIRST if one in outcomes), "inconclusive")

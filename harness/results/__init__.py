@@ -1,1 +1,1 @@
-"""What a run leaves: its record, the store that keeps it, archives, other trainers' logs."""
+"""Records of runs, the store that keeps them, archives, and readers of other trainers' logs."""

@@ -1,12 +1,11 @@
-"""A store as one tar, and back: how results move between machines.
+"""Packs a store into one tar and merges a tar into a store, to move results between machines.
 
-Unpacking merges: equal records are kept once, two different records of one plan are both kept, as
-attempts. Nothing outside the store can be written, whatever a tar's names say. Reports, checkouts
-of other code, locks and the index stay behind: they are made again where they are needed.
+When a tar is unpacked, equal records are kept once, and different records of one plan are both kept
+as attempts. Nothing outside the store is written, whatever names a tar contains. Reports, checkouts
+of other code, locks and the index are not packed, because they can be created again.
 
-A compact tar is the form to publish: all that reports are made of, some 15 kB a run (and a MB or
-so where all of CORE was evaluated), without the run directories, and of the paths of the machine
-that ran it only the last part.
+A compact tar is for publication: everything that reports need (about 15 kB per run, or 1 MB with
+all of CORE) without the run directories, and with absolute paths cut to their last part.
 """
 
 import io
@@ -20,19 +19,19 @@ from typing import Any
 
 import msgspec
 
-from harness import files as atomic
+from harness import files
 from harness.errors import StoreError, UsageError
 from harness.results.store import SIDE_FOLDERS, Store
 from harness.results.study_plan import PlannedRun, ResolvedStudy, differences
 
-FULL_JOBS = "full"  # one folder a full job
+FULL_JOBS = "full"  # one folder per full job
 COMPACT = ("records", *SIDE_FOLDERS, "studies", FULL_JOBS)
 FOLDERS = (*COMPACT, "searches", "plans")
-ABSOLUTE = re.compile(r"(?<![^\s=:'\"])/(?:[^\s/'\"]+/)*(?=[^\s/'\"])")  # all but its last part
+ABSOLUTE = re.compile(r"(?<![^\s=:'\"])/(?:[^\s/'\"]+/)*(?=[^\s/'\"])")  # without the last part
 
 
 class UnpackSummary(msgspec.Struct, kw_only=True):
-    """What unpacking added."""
+    """What was added to a store."""
 
     records: int = 0
     known: int = 0
@@ -42,37 +41,37 @@ class UnpackSummary(msgspec.Struct, kw_only=True):
 
 
 def pack(store: Store, out: Path, *, compact: bool = False) -> int:
-    """Writes a store to a tar, whole or not at all; returns its number of files.
+    """Writes a store to a tar, atomically; returns the number of files.
 
-    Raises UsageError where there is nothing to pack, and DiskError.
+    Raises UsageError if there is nothing to pack, and DiskError.
     """
     folders = COMPACT if compact else FOLDERS
-    files = [path for folder in folders for path in _files(store.root / folder)]
-    if not files:
+    paths = [path for folder in folders for path in _files(store.root / folder)]
+    if not paths:
         raise UsageError(
             str(store.root),
             "a store with records",
             "none",
-            "Name the folder that --store named when the runs were made.",
+            "Name the store of the runs with --store.",
         )
-    partial = out.with_name(out.name + atomic.PARTIAL)
-    with atomic.disk_errors(out):
+    partial = out.with_name(out.name + files.PARTIAL)
+    with files.disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         try:
             with tarfile.open(partial, "w") as tar:
-                for path in files:
+                for path in paths:
                     name = path.relative_to(store.root).as_posix()
                     if compact and path.suffix == ".json":
-                        _add_placeless(tar, path, name)
+                        _add_without_paths(tar, path, name)
                     else:
                         tar.add(path, arcname=name, recursive=False)
             os.replace(partial, out)
         finally:
             partial.unlink(missing_ok=True)
-    return len(files)
+    return len(paths)
 
 
-def _add_placeless(tar: tarfile.TarFile, path: Path, name: str) -> None:
+def _add_without_paths(tar: tarfile.TarFile, path: Path, name: str) -> None:
     content = msgspec.json.decode(path.read_bytes())
     data = msgspec.json.format(msgspec.json.encode(strip_paths(content)), indent=1)
     member = tar.gettarinfo(path, arcname=name)
@@ -81,9 +80,9 @@ def _add_placeless(tar: tarfile.TarFile, path: Path, name: str) -> None:
 
 
 def strip_paths(value: Any) -> Any:
-    """The same JSON with every absolute path in a text cut to its last part.
+    """A JSON value with every absolute path in its texts cut to its last part.
 
-    Where a machine kept its data is no part of any identity and nobody else's business.
+    Where a machine keeps its data is private and part of no identity.
     """
     if isinstance(value, dict):
         return {key: strip_paths(inner) for key, inner in value.items()}
@@ -99,35 +98,34 @@ def _files(folder: Path) -> list[Path]:
         if path.is_file()
         and not path.is_symlink()
         and path.name != "lock"
-        and not path.name.endswith((".lock", atomic.PARTIAL))
+        and not path.name.endswith((".lock", files.PARTIAL))
     )
 
 
 def unpack(tar_path: Path, store: Store) -> UnpackSummary:
-    """Merges a packed store into this one. Raises StoreError where the tar is not a store's."""
+    """Merges a packed store into this one. Raises StoreError if the tar is not a packed store."""
     store.root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=store.root, prefix=".unpack-") as folder:
-        with atomic.disk_errors(store.root):
+        with files.disk_errors(store.root):
             _extract(tar_path, Path(folder))
         other = Store(Path(folder))
         studies = [_merged_study(store, other.study(name)) for name in other.study_names()]
         searches = _new_searches(other, store)
-        merged = UnpackSummary()
+        summary = UnpackSummary(studies=len(studies))
         for record in other.records():
-            files = {name: path.read_bytes() for name, path in other.beside(record).items()}
-            added = store.add(record, *(files.get(name) for name in SIDE_FOLDERS))
-            merged.records += added
-            merged.known += not added
+            contents = {kind: path.read_bytes() for kind, path in other.side_files(record).items()}
+            is_new = store.add(record, *(contents.get(kind) for kind in SIDE_FOLDERS))
+            summary.records += is_new
+            summary.known += not is_new
         for study in studies:
             store.save_study(study)
-            merged.studies += 1
         for path in searches:
             target = store.root / path.relative_to(other.root)
             target.parent.mkdir(exist_ok=True)
             os.replace(path, target)
-        merged.run_dirs = _move_new(other.run_dirs(), other, store)
-        merged.jobs = _move_new(sorted((other.root / FULL_JOBS).glob("*")), other, store)
-    return merged
+        summary.run_dirs = _move_new(other.run_dirs(), other, store)
+        summary.jobs = _move_new(sorted((other.root / FULL_JOBS).glob("*")), other, store)
+    return summary
 
 
 def _extract(tar_path: Path, folder: Path) -> None:
@@ -152,22 +150,22 @@ def _extract(tar_path: Path, folder: Path) -> None:
 def _not_a_store(tar_path: Path, got: str) -> StoreError:
     return StoreError(
         str(tar_path),
-        "a tar that `harness pack` wrote, with nothing but a store's files in it",
+        "a tar that `harness pack` wrote, with only the files of a store",
         got,
-        "Nothing was unpacked. Pack it again where it comes from.",
+        "Nothing was unpacked. Pack the store again on its machine.",
     )
 
 
 def _merged_study(store: Store, other: ResolvedStudy) -> ResolvedStudy:
-    """The union of the runs of two stores' studies of one name. Raises StoreError."""
+    """A study with the runs of both stores. Raises StoreError if the studies differ."""
     if not store.study_path(other.study).exists():
         return other
     own = store.study(other.study)
-    if found := differences(own, other):
+    if differing := differences(own, other):
         raise StoreError(
             other.study,
             "studies of the same name to be the same study",
-            "; ".join(found[:6]),
+            "; ".join(differing[:6]),
             "Nothing was unpacked. Unpack it into another --store.",
         )
     known = {(planned.arm, planned.seed, planned.plan_id) for planned in own.runs}
@@ -183,27 +181,27 @@ def _merged_study(store: Store, other: ResolvedStudy) -> ResolvedStudy:
 
 
 def _new_searches(other: Store, store: Store) -> list[Path]:
-    """The databases of searches that this store has not. Raises StoreError where one differs.
+    """The files of searches that are not in this store. Raises StoreError if one differs.
 
-    Two databases of one search cannot be made one: their trials have the same numbers.
+    Two databases of one search cannot be merged: their trials have the same numbers.
     """
-    found = []
+    new = []
     for path in sorted((other.root / "searches").glob("*")):
         own = store.root / "searches" / path.name
         if not own.exists():
-            found.append(path)
+            new.append(path)
         elif own.read_bytes() != path.read_bytes():
             raise StoreError(
                 path.name,
                 "searches of the same name to be the same search",
-                "other trials in each",
+                "different trials",
                 "Nothing was unpacked. Unpack it into another --store.",
             )
-    return found
+    return new
 
 
 def _move_new(folders: list[Path], other: Store, store: Store) -> int:
-    """Moves folders that this store has not: run directories, and what jobs keep of themselves."""
+    """Moves folders that are not in this store; returns how many."""
     moved = 0
     for folder in folders:
         target = store.root / folder.relative_to(other.root)

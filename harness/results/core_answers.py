@@ -1,38 +1,36 @@
-"""What one run answered on every example of CORE: the file `core.parquet` of a run directory.
+"""Reads the answers of one run to every example of CORE: `core.parquet` in its run directory.
 
-A score says how often a model was right; its outcomes say where. Two models are compared on the
-same examples, which cancels what is easy or hard for both, so the outcomes are kept with the record
-for good. One row an example: the task, the row in the task's file, whether the answer was right,
-the soft value in 0..1 and what chance alone would have scored. What was evaluated and how stands in
-the file's metadata, as JSON under the key `core`, and without the tasks in the record too: scores
-of another bundle or of other settings measure something else.
-
-Read where a run ends and wherever runs are compared; never written here. After `atomic`, before
-`record`. pyarrow is imported where a file is read: most commands never meet one.
+Two models are compared on the same examples, which cancels what is easy or hard for both, so the
+answers are kept with the record. The file has one row per example: the task, the row in the task's
+file, whether the answer was correct, the soft value in 0..1, and the expected score of a random
+guess. Its metadata holds the settings of the evaluation as JSON under the key `core`; the record
+has them, too, without the tasks. Scores with other settings are not comparable.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from harness.errors import StoreError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
 
 NAME = "core.parquet"  # in a run directory
 COLUMNS = ("task", "example", "correct", "value", "chance")
 
-Floats = NDArray[np.float64]
-
 
 class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What two runs have to share before their scores measure the same thing.
+    """The settings that two runs must share for their scores to be comparable.
 
-    `bundle`: a hash of the examples. `max_per_task`: None for all of them. `long_prompts`: what is
-    done with prompts longer than the training context. `baselines`: which table of random guessing.
+    `bundle`: a hash of the examples. `max_per_task`: examples per task; None for all.
+    `long_prompts`: how prompts longer than the training context are treated. `baselines`: the table
+    of accuracies of random guessing.
     """
 
     bundle: str
@@ -43,7 +41,7 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TaskFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What the metadata says of one task. `baseline`: the accuracy of random guessing, 0..1."""
+    """The metadata of one task. `baseline`: the accuracy of random guessing, 0..1."""
 
     kind: str
     shots: int
@@ -52,33 +50,33 @@ class TaskFacts(msgspec.Struct, frozen=True, kw_only=True):
     examples: int
 
 
-class _Head(CoreSettings, frozen=True, kw_only=True):
-    """The metadata as a whole."""
+class _Metadata(CoreSettings, frozen=True, kw_only=True):
+    """The metadata of the file."""
 
     tasks: dict[str, TaskFacts]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskAnswers:
-    """One task of one run, ordered by example. `soft`: (value - chance) / (1 - chance) of each."""
+    """The answers to one task, ordered by example. `soft`: (value - chance) / (1 - chance)."""
 
     name: str
     facts: TaskFacts
-    examples: NDArray[np.int32]
-    correct: NDArray[np.bool_]
-    soft: Floats
+    examples: "NDArray[np.int32]"
+    correct: "NDArray[np.bool_]"
+    soft: "NDArray[np.float64]"
 
 
 @dataclass(frozen=True, kw_only=True)
 class CoreAnswers:
-    """All tasks of one run, by name."""
+    """The answers of one run, by task."""
 
     settings: CoreSettings
     tasks: dict[str, TaskAnswers]
 
 
 def read(path: Path) -> CoreAnswers:
-    """The outcomes of a file. Raises StoreError that names a damaged one."""
+    """Reads a file. Raises StoreError if it is damaged."""
     import pyarrow as pa
     import pyarrow.parquet
 
@@ -86,43 +84,39 @@ def read(path: Path) -> CoreAnswers:
         with pyarrow.parquet.ParquetFile(path) as file:
             if absent := set(COLUMNS) - set(file.schema_arrow.names):
                 raise _damaged(path, f"no column {' and no '.join(sorted(absent))}")
-            head = _head(path, file.schema_arrow.metadata)
-            table = file.read(columns=list(COLUMNS))
+            metadata = _metadata(path, file.schema_arrow.metadata)
+            frame = file.read(columns=list(COLUMNS)).to_pandas()
     except (OSError, pa.ArrowException) as error:
         raise _damaged(path, str(error).partition("\n")[0]) from error
-    columns = {name: table.column(name).to_numpy() for name in COLUMNS[1:]}
-    names = table.column("task").combine_chunks().dictionary_encode()
-    known = names.dictionary.to_pylist()
-    if sorted(known) != sorted(head.tasks):
-        raise _damaged(path, f"rows of {', '.join(map(str, known)) or 'no task'}")
-    order = np.lexsort((columns["example"], (codes := names.indices.to_numpy())))
-    ends = np.cumsum(np.bincount(codes, minlength=len(known)))
-    parts = np.split(order, ends[:-1])
-    by_name = dict(zip(known, parts, strict=True))
+    by_task = dict(iter(frame.sort_values("example").groupby("task")))
+    if sorted(by_task) != sorted(metadata.tasks):
+        raise _damaged(path, f"rows of {', '.join(map(str, by_task)) or 'no task'}")
     tasks = {
-        name: _task(path, name, facts, [columns[column][by_name[name]] for column in COLUMNS[1:]])
-        for name, facts in head.tasks.items()
+        name: _task(path, name, facts, by_task[name]) for name, facts in metadata.tasks.items()
     }
-    settings = msgspec.convert(msgspec.to_builtins(head), CoreSettings)
+    settings = msgspec.convert(msgspec.to_builtins(metadata), CoreSettings)
     return CoreAnswers(settings=settings, tasks=tasks)
 
 
-def _head(path: Path, metadata: Mapping[bytes, bytes] | None) -> _Head:
+def _metadata(path: Path, metadata: Mapping[bytes, bytes] | None) -> _Metadata:
     if not metadata or b"core" not in metadata:
         raise _damaged(path, "no metadata under the key core")
     try:
-        return msgspec.json.decode(metadata[b"core"], type=_Head)
+        return msgspec.json.decode(metadata[b"core"], type=_Metadata)
     except msgspec.DecodeError as error:
-        raise _damaged(path, f"metadata that say: {error}") from error
+        raise _damaged(path, f"invalid metadata: {error}") from error
 
 
-def _task(path: Path, name: str, facts: TaskFacts, columns: Sequence[NDArray[Any]]) -> TaskAnswers:
-    examples, correct = columns[0].astype(np.int32), columns[1].astype(np.bool_)
-    value, chance = (column.astype(np.float64) for column in columns[2:])
+def _task(path: Path, name: str, facts: TaskFacts, rows: "pd.DataFrame") -> TaskAnswers:
+    import numpy as np
+
+    examples = rows["example"].to_numpy(np.int32)
+    correct = rows["correct"].to_numpy(np.bool_)
+    value, chance = (rows[column].to_numpy(np.float64) for column in ("value", "chance"))
     if len(examples) != facts.examples or len(np.unique(examples)) != facts.examples:
         raise _damaged(path, f"{name} with {len(np.unique(examples))} of {facts.examples} examples")
     if not np.isfinite(value).all() or not (chance < 1).all() or not facts.baseline < 1:
-        raise _damaged(path, f"{name} with a value that is no number, or a chance of 1")
+        raise _damaged(path, f"{name} with a value that is not a number, or a chance of 1")
     soft = (value - chance) / (1 - chance)
     return TaskAnswers(name=name, facts=facts, examples=examples, correct=correct, soft=soft)
 
@@ -130,7 +124,7 @@ def _task(path: Path, name: str, facts: TaskFacts, columns: Sequence[NDArray[Any
 def _damaged(path: Path, got: str) -> StoreError:
     return StoreError(
         str(path),
-        "the outcomes of CORE, a row an example, as an evaluation leaves them",
+        "the answers of a CORE evaluation, one row per example",
         got,
-        "The file is damaged: move it away; the scores of its run stay in the record.",
+        "The file is damaged: move it away. The record keeps the scores of its run.",
     )

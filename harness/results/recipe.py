@@ -1,4 +1,4 @@
-"""How large a recipe is and what it ran on: what noise belongs to."""
+"""The scale of a recipe and the device it ran on, which its noise depends on."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -10,27 +10,27 @@ from harness.results.record import Record
 VarianceSource = Literal["nondeterminism", "seed", "launch", "sequential", "host"]
 
 
-FULL_SCALE_LAYERS, FULL_SCALE_TOKENS = 20, 1e9  # from here on a recipe is no proxy
+FULL_SCALE_LAYERS, FULL_SCALE_TOKENS = 20, 1e9  # a smaller recipe is a proxy
 
 
 class NoiseScope(msgspec.Struct, frozen=True, kw_only=True):
-    """What noise belongs to: how large a recipe is, and what it runs on. None where not known."""
+    """What noise depends on: the scale of a recipe and its device; None where unknown."""
 
     scale: str | None
     device: str | None
 
 
 def recipe_scale(record: Record) -> str | None:
-    """How large a recipe is, in the words of its trainer's derived values; None if it has none.
+    """The scale of a record's recipe, such as "native d4, 63M tokens"; None if unknown.
 
-    Depth where the trainer tells it, parameters where not; and the tokens, because a short run is
-    another recipe with another noise.
+    It has the depth or else the number of parameters, and the tokens, because a shorter run has
+    another noise.
     """
     return scale_from_derived(record.trainer, record.derived)
 
 
 def scale_from_derived(trainer: str, derived: Mapping[str, Any]) -> str | None:
-    """`recipe_scale` from a trainer's name and what it derives from a configuration."""
+    """`recipe_scale` from a trainer's name and its derived values."""
     layers = _layers(derived)
     parameters, tokens = derived.get("parameters_total"), derived.get("tokens")
     if not isinstance(tokens, int | float) or (layers is None and parameters is None):
@@ -40,12 +40,12 @@ def scale_from_derived(trainer: str, derived: Mapping[str, Any]) -> str | None:
 
 
 def noise_scope(record: Record) -> NoiseScope:
-    """What a record's noise belongs to."""
+    """The scope of a record's noise."""
     return NoiseScope(scale=recipe_scale(record), device=device_name(record.environment))
 
 
 def is_full_scale(record: Record) -> bool:
-    """Whether a recipe is as large as those that reach GPT-2's capability."""
+    """Whether a recipe is as large as those that reach GPT-2's CORE score."""
     tokens = record.derived.get("tokens")
     enough = isinstance(tokens, int | float) and tokens >= FULL_SCALE_TOKENS
     return enough and (_layers(record.derived) or 0) >= FULL_SCALE_LAYERS
@@ -58,7 +58,7 @@ def _layers(derived: Mapping[str, Any]) -> int | None:
 
 
 def count(number: float) -> str:
-    """62,914,560 -> '63M': enough to tell recipes apart."""
+    """Formats a number with two digits, such as 62,914,560 as '63M'."""
     for size, suffix in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{float(f'{number / size:.2g}'):g}{suffix}"  # not 1.3e+02M
@@ -66,7 +66,7 @@ def count(number: float) -> str:
 
 
 def device_name(environment: dict[str, Any]) -> str | None:
-    """The GPU model of a record's environment; the CPU's name where it had no GPU."""
+    """The GPU model of an environment, or the CPU's name if it has no GPU."""
     gpus = environment.get("gpus")
     if isinstance(gpus, list) and gpus:
         names = sorted({str(gpu.get("name")) for gpu in gpus if isinstance(gpu, dict)})

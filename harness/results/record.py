@@ -1,10 +1,9 @@
-"""One run's record: what is kept of a run directory for good.
+"""The record of a run: what is kept of a run directory permanently.
 
-Reads what a trainer left (`result.json`, `environment.json`, `events.jsonl`, `log.txt`, and
-`core.parquet` where it evaluated CORE) beside what the harness wrote before and after
-(`launch.json`, `process.json`), and turns it into a `Record` of scalars and a curve table. A run
-that died, hung or wrote half a line is a record too: status `failed`, with the tail of its log.
-Comes after run.py in the flow and before the store. Never starts anything; never writes.
+Reads the files of the trainer (`result.json`, `environment.json`, `events.jsonl`, `log.txt`, and
+`core.parquet` if it evaluated CORE) and of the harness (`launch.json`), and turns them into a
+`Record` of scalars and a table of curves. A run that crashed, hung or left incomplete files gets a
+record, too: with status `failed` and the tail of its log.
 """
 
 import contextlib
@@ -29,13 +28,16 @@ if TYPE_CHECKING:
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 FORMAT = 1
 STATUSES = ("completed", "diverged", "out_of_memory", "interrupted", "failed")
-FINAL_STATUSES = ("completed", "diverged", "out_of_memory")  # answers about the arm: not run again
-RECORD_BYTES = 8192  # a record stays readable and diffable; longer parts stay in the run directory
+FINAL_STATUSES = ("completed", "diverged", "out_of_memory")  # results: not run again
+RECORD_BYTES = 8192  # so that records stay diffable; the run directory has what is left out
 SESSION_GAP_S = 600.0
 
 
 class ProcessEnd(msgspec.Struct, frozen=True, kw_only=True):
-    """How a process ended. `cause`: None (by itself), time-out, stopped, pruned, harness gone."""
+    """How a process ended.
+
+    `cause`: why the harness ended it (time-out, stopped, pruned, harness gone); None if it did not.
+    """
 
     returncode: int
     cause: str | None
@@ -45,20 +47,20 @@ class ProcessEnd(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def signal(self) -> int | None:
-        """The signal by which somebody else than the trainer or the harness ended it."""
+        """The signal that ended it, if neither the trainer nor the harness sent it."""
         from_outside = self.cause is None and -self.returncode in FROM_OUTSIDE
         return -self.returncode if from_outside else None
 
     def describe(self) -> str:
-        """What happened, as the end of a sentence about the trainer."""
+        """What happened, as the predicate of a sentence about the trainer."""
         if self.cause == "time-out":
             return f"was ended at its limit of {(self.limit_s or 0) / 60:g} minutes"
         if self.cause == "stopped":
             return "was stopped together with the harness"
         if self.cause == "pruned":
-            return "was ended because its search expects nothing of it any more"
+            return "was pruned by its search"
         if self.cause == "harness gone":
-            return "was ended because its harness had died"
+            return "was ended because its harness was gone"
         if self.returncode < 0:
             with contextlib.suppress(ValueError):
                 return f"was killed by {signal.Signals(-self.returncode).name}"
@@ -66,7 +68,7 @@ class ProcessEnd(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """What makes two runs the same but for their seed."""
+    """The identifiers that runs share if they differ in nothing but their seed."""
 
     config_id: str
     code_id: str
@@ -75,17 +77,17 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LaunchInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run was first started for, and on how many ranks. `block` is the seed of its block."""
+    """What a run was first started for. `block`: the seed of its block; `ranks`: how many."""
 
     study: str | None = None
     arm: str | None = None
     block: int | None = None
-    # left out of the JSON where there is one: stored baselines keep their hashes
+    # absent from the JSON for one rank, so that stored baselines keep their hashes
     ranks: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """One attempt at one planned run. Moments are Unix seconds; metrics are the contract's."""
+    """One attempt at a planned run. Times are Unix seconds; metrics are those of the contract."""
 
     format: int = FORMAT
     plan_id: str
@@ -112,13 +114,13 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     trainer_s: float
     gpus: int
     launch: LaunchInfo
-    signal: int | None = None  # that ended it from outside: no word about what was run
-    # left out of the JSON where CORE was not evaluated: stored baselines keep their hashes
+    signal: int | None = None  # from outside: the result does not depend on what was run
+    # absent from the JSON if CORE was not evaluated, so that stored baselines keep their hashes
     core: CoreSettings | msgspec.UnsetType = msgspec.UNSET
 
 
 class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of an attempt before it starts; `launch.json` of its run directory."""
+    """What is known of an attempt before it starts: `launch.json` in its run directory."""
 
     plan_id: str
     attempt: str
@@ -133,7 +135,7 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_plan(run_dir: Path) -> RunPlan | None:
-    """The plan of a run directory, or None where the harness died before it was written."""
+    """The plan of a run directory; None if it is missing or incomplete."""
     value = read_json(run_dir / "launch.json")
     try:
         return None if value is None else msgspec.convert(value, RunPlan)
@@ -144,13 +146,13 @@ def read_plan(run_dir: Path) -> RunPlan | None:
 def collect_record(
     run_dir: Path, plan: RunPlan, ended: ProcessEnd, concurrent_runs: int = 0
 ) -> Record:
-    """The record of a finished process. `concurrent_runs`: the most other runs at the same time."""
-    verdict = _Verdict.read(run_dir, ended)
+    """The record of a finished process. `concurrent_runs`: the most other runs at a time."""
+    outcome = _Outcome.read(run_dir, ended)
     environment = read_json(run_dir / "environment.json")
     if not isinstance(environment, dict):
         environment = {}
     gpus = environment.get("gpus")
-    failed = verdict.status not in FINAL_STATUSES
+    failed = outcome.status not in FINAL_STATUSES
     core, damaged = _core_settings(run_dir / core_answers.NAME)
     record = Record(
         plan_id=plan.plan_id,
@@ -158,13 +160,13 @@ def collect_record(
         trainer=plan.trainer,
         seed=plan.seed,
         identity=plan.identity,
-        status=verdict.status,
-        reason="; ".join(part for part in (verdict.reason, damaged) if part) or None,
-        hint=verdict.hint,
+        status=outcome.status,
+        reason="; ".join(part for part in (outcome.reason, damaged) if part) or None,
+        hint=outcome.hint,
         log_tail=log_tail(run_dir / "log.txt") if failed else None,
-        metrics=verdict.metrics,
-        steps=verdict.steps,
-        tokens=verdict.tokens,
+        metrics=outcome.metrics,
+        steps=outcome.steps,
+        tokens=outcome.tokens,
         derived=plan.derived,
         tricks=plan.tricks,
         environment=environment,
@@ -184,7 +186,7 @@ def collect_record(
 
 
 def _core_settings(path: Path) -> tuple[CoreSettings | msgspec.UnsetType, str | None]:
-    """How CORE was evaluated, if it was; the reason where its outcomes cannot be kept."""
+    """Returns (how CORE was evaluated, why its answers cannot be kept), if applicable."""
     if not path.is_file():
         return msgspec.UNSET, None
     try:
@@ -193,8 +195,8 @@ def _core_settings(path: Path) -> tuple[CoreSettings | msgspec.UnsetType, str | 
         return msgspec.UNSET, f"its {path.name} is damaged and was not kept ({error.got})"
 
 
-class _Verdict(msgspec.Struct, kw_only=True):
-    """The part of a record that `result.json` decides, or its absence."""
+class _Outcome(msgspec.Struct, kw_only=True):
+    """The part of a record that follows from `result.json` or its absence."""
 
     status: str
     reason: str | None = None
@@ -204,7 +206,7 @@ class _Verdict(msgspec.Struct, kw_only=True):
     metrics: dict[str, float | None] = {}
 
     @classmethod
-    def read(cls, run_dir: Path, ended: ProcessEnd) -> "_Verdict":
+    def read(cls, run_dir: Path, ended: ProcessEnd) -> "_Outcome":
         path = run_dir / "result.json"
         value = read_json(path)
         if value is None:
@@ -213,26 +215,26 @@ class _Verdict(msgspec.Struct, kw_only=True):
         try:
             result = msgspec.convert(value, _Result)
         except msgspec.ValidationError as error:
-            return cls._without_result(run_dir, ended, f"a result.json that says: {error}")
+            return cls._without_result(run_dir, ended, f"an invalid result.json ({error})")
         if result.status not in STATUSES:
             fault = f"a result.json of status {result.status!r}"
             return cls._without_result(run_dir, ended, fault)
         return cls._of_result(result, ended)
 
     @classmethod
-    def _of_result(cls, result: "_Result", ended: ProcessEnd) -> "_Verdict":
+    def _of_result(cls, result: "_Result", ended: ProcessEnd) -> "_Outcome":
         reasons = [result.reason] if result.reason else []
         metrics: dict[str, float | None] = {}
         for name, number in result.metrics.items():
             finite = number is None or math.isfinite(number)
             metrics[name] = number if finite else None
             if not finite:
-                reasons.append(f"{name} was {number}, recorded as not measured")
+                reasons.append(f"{name} was {number} and is recorded as not measured")
         if metrics.get("resumes"):
             metrics |= dict.fromkeys(metrics.keys() & set(ONE_PROCESS))
             reasons.append(
-                "it went on from a checkpoint: its speed is of several processes, recorded as not "
-                "measured"
+                "it resumed from a checkpoint, so its speed is that of several processes and is "
+                "recorded as not measured"
             )
         status = result.status
         if ended.cause == "time-out" and status == "interrupted":
@@ -251,14 +253,14 @@ class _Verdict(msgspec.Struct, kw_only=True):
         )
 
     @classmethod
-    def _without_result(cls, run_dir: Path, ended: ProcessEnd, found: str | None) -> "_Verdict":
-        reason = f"the trainer {ended.describe()} and left {found or 'no result.json'}"
+    def _without_result(cls, run_dir: Path, ended: ProcessEnd, fault: str | None) -> "_Outcome":
+        reason = f"the trainer {ended.describe()} and left {fault or 'no result.json'}"
         steps, tokens = last_step(run_dir / "events.jsonl")
-        hint = "Read the tail of its log below; the whole of it is log.txt in its run directory."
+        hint = "Read the end of its log below; the complete log is log.txt in the run directory."
         if ended.returncode == -signal.SIGKILL and ended.cause is None:
             hint = (
-                "Something outside killed it, often the kernel for want of memory: "
-                "see dmesg, and run on a machine with more of it."
+                "Something outside killed it, often the kernel when memory runs out: "
+                "see dmesg, or use a machine with more memory."
             )
         stopped = ended.cause in ("stopped", "pruned", "harness gone")
         return cls(
@@ -271,7 +273,7 @@ class _Verdict(msgspec.Struct, kw_only=True):
 
 
 class _Result(msgspec.Struct, kw_only=True):
-    """`result.json` as the contract has it."""
+    """`result.json` under the contract."""
 
     status: str
     steps: int
@@ -282,7 +284,7 @@ class _Result(msgspec.Struct, kw_only=True):
 
 
 def _within_limit(record: Record) -> Record:
-    """Leaves out the longest free-form parts until it is small; the run directory has them."""
+    """Leaves out the longest free-form parts until the record is small enough."""
     for field in ("environment", "derived", "log_tail"):
         if len(msgspec.json.encode(record)) <= RECORD_BYTES:
             return record
@@ -299,7 +301,7 @@ def _within_limit(record: Record) -> Record:
 
 
 def curve_table(run_dir: Path) -> "pa.Table | None":
-    """The curve of a run: a row for each step, evaluations on the row of theirs; None if empty."""
+    """The curve of a run: one row per step with its evaluation, if any; None if empty."""
     import pyarrow as pa
 
     rows: dict[int, dict[str, Any]] = {}
@@ -327,13 +329,14 @@ def curve_table(run_dir: Path) -> "pa.Table | None":
 
 
 def sessions(records: Iterable[Record], gap_s: float = SESSION_GAP_S) -> list[list[Record]]:
-    """Records grouped by session: one holding of one machine, however many commands.
+    """Groups records by session: one use of one machine, by one command or several.
 
-    Same environment and boot, and no gap of more than `gap_s` between the end of what ran before
-    and the start of the next run. Oldest session first; records inside by their start. A run that
-    died before it said where it ran belongs to the session that is open on its boot.
+    The records of a session share environment and boot, with no gap of more than `gap_s` seconds
+    between the end of a run and the start of the next. Sessions and the records in them are in
+    order of time. A run that ended before it wrote its environment belongs to the session that is
+    open on its boot.
     """
-    found: list[list[Record]] = []
+    grouped: list[list[Record]] = []
     open_sessions: dict[tuple[str, str], tuple[list[Record], float]] = {}
     for record in sorted(records, key=lambda r: (r.started_at, r.plan_id, r.attempt)):
         machine = (record.environment_id, record.boot_id)
@@ -342,13 +345,13 @@ def sessions(records: Iterable[Record], gap_s: float = SESSION_GAP_S) -> list[li
             machine = max(known, key=lambda key: open_sessions[key][1], default=machine)
         current = open_sessions.get(machine)
         if current is None or record.started_at - current[1] > gap_s:
-            found.append([])
-            current = (found[-1], record.ended_at)
+            grouped.append([])
+            current = (grouped[-1], record.ended_at)
         current[0].append(record)
         open_sessions[machine] = (current[0], max(current[1], record.ended_at))
-    return found
+    return grouped
 
 
 def attempt_name(record: Record) -> str:
-    """`plan_id/attempt`: one attempt among all."""
+    """The unique name of an attempt, `plan_id/attempt`."""
     return f"{record.plan_id}/{record.attempt}"

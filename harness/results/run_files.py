@@ -1,4 +1,4 @@
-"""Reads the files of a run directory: events, log tail, progress."""
+"""Reads the files of a run directory: events, the end of the log, progress."""
 
 import contextlib
 import json
@@ -12,7 +12,7 @@ LOG_TAIL_CHARACTERS = 2000
 
 
 def log_tail(path: Path, characters: int = LOG_TAIL_CHARACTERS) -> str | None:
-    """The end of a log, or None where there is none."""
+    """The last characters of a log; None if it is missing or empty."""
     try:
         with open(path, "rb") as handle:
             size = handle.seek(0, 2)
@@ -24,7 +24,7 @@ def log_tail(path: Path, characters: int = LOG_TAIL_CHARACTERS) -> str | None:
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """The events of a run; a half-written line, as a killed trainer leaves it, is passed over."""
+    """The events of a run; incomplete lines, as a killed trainer leaves them, are skipped."""
     events = []
     try:
         with open(path, encoding="utf-8", errors="replace") as handle:
@@ -41,7 +41,7 @@ def read_events(path: Path) -> list[dict[str, Any]]:
 
 
 def last_step(path: Path) -> tuple[int, int]:
-    """(steps, tokens) of the last step that was logged."""
+    """Returns (steps, tokens) at the last logged step."""
     for event in reversed(read_events(path)):
         if event.get("event") == "step":
             return int(event.get("step", 0)), int(event.get("tokens", 0))
@@ -49,7 +49,7 @@ def last_step(path: Path) -> tuple[int, int]:
 
 
 class Progress(msgspec.Struct, kw_only=True):
-    """The latest of what a running trainer has logged; `silent_s`: how long ago that was."""
+    """What a running trainer has logged so far. `silent_s`: seconds since its last event."""
 
     phase: str = ""
     step: int = 0
@@ -59,17 +59,17 @@ class Progress(msgspec.Struct, kw_only=True):
     train_time_s: float = 0.0
     val_bpb: float | None = None
     core: float | None = None
-    evaluations: list[dict[str, Any]] = []  # all of them, as they were logged
-    ranks: list[dict[str, Any]] = []  # likewise: what each rank did, every few seconds
-    losses: list[tuple[int, float]] = []  # of training: (step, nats a token), every step
+    evaluations: list[dict[str, Any]] = []  # all `evaluation` events
+    ranks: list[dict[str, Any]] = []  # all `ranks` events
+    losses: list[tuple[int, float]] = []  # (step, training loss in nats per token), every step
     silent_s: float = 0.0
 
 
 class EventTail:
-    """Follows an events.jsonl that is still being written, whole lines only.
+    """Follows an events.jsonl that is being written, in complete lines.
 
-    A run that goes on from a checkpoint puts another file in its place, without what came later
-    than that: then everything is taken in anew.
+    A run that resumes from a checkpoint replaces the file by one without later events; then the
+    new file is read from its start.
     """
 
     def __init__(self, path: Path) -> None:
@@ -77,7 +77,7 @@ class EventTail:
         self._path, self._offset, self._inode = path, 0, 0
 
     def read(self) -> bool:
-        """Takes in what is new; True if anything was."""
+        """Reads new events; returns whether there were any."""
         try:
             with open(self._path, "rb") as handle:
                 if (inode := os.fstat(handle.fileno()).st_ino) != self._inode:
@@ -90,10 +90,10 @@ class EventTail:
         self._offset += len(whole)
         for line in whole.splitlines():
             with contextlib.suppress(ValueError):
-                self._take(json.loads(line))
+                self._add(json.loads(line))
         return bool(whole)
 
-    def _take(self, event: Any) -> None:
+    def _add(self, event: Any) -> None:
         if not isinstance(event, dict):
             return
         if event.get("event") == "phase":
@@ -115,7 +115,7 @@ class EventTail:
 
 
 def boot_id() -> str:
-    """The id of this boot of this machine; empty where the system has none."""
+    """The id of the current boot of this machine; empty if the system has none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except FileNotFoundError:

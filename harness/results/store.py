@@ -1,22 +1,21 @@
-"""The store: every plan, record, curve, outcome and study, as plain files that merge by copying.
+"""The store: run directories, records, curves and studies, as plain files that merge by copying.
 
     plans/<plan_id>/<attempt>/        a run directory
     records/<plan_id>.json            the completed record; other attempts: <plan_id>.<attempt>.json
     curves/<plan_id>.parquet          its curve; other attempts likewise
     core/<plan_id>.parquet            its answers to every example of CORE, likewise
     studies/<name>.json               a ResolvedStudy
-    searches/<name>.sqlite            what Optuna keeps of a search
+    searches/<name>.sqlite            the Optuna storage of a search
     searches/<name>.json              the best points of a search that fills a study's sweep
     reports/<kind>/<name>/            report.html, report.json, ...; kind: study, search or full
-    full/<name>/                      what a full job found, foretold and reached
+    full/<name>/                      preflight, forecast and results of a full job
     worktrees/                        checkouts of `ref` and `patch` arms
-    jobs/<id>/                        a submission to a cluster; cluster/journal.py names its files
-    environments/                     packages of refs that ask for others than are running
-    index.json                        all records in one file; rebuilt when stale, never the truth
+    jobs/<id>/                        a job submitted to a cluster
+    environments/                     virtual environments of refs with other requirements
+    index.json                        a cache of all records, rebuilt when it is stale
 
-Files and not a database: diffable, mergeable, safe with two writers. A record is written once, by
-rename, after its curve and its outcomes. Comes after record.py and before everything that compares
-runs.
+Plain files are diffable, can be merged, and are safe with two writers. A record is written once,
+atomically, after its curve and its CORE answers.
 """
 
 import contextlib
@@ -29,9 +28,8 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from harness import files as atomic
+from harness import files
 from harness.errors import DiskError, StoreError
-from harness.files import lock_file
 from harness.results import core_answers
 from harness.results.record import FORMAT, Record, curve_table
 from harness.results.study_plan import ResolvedStudy
@@ -42,12 +40,12 @@ if TYPE_CHECKING:
 
 CORE_FOLDER = "core"
 SIDE_FOLDERS = ("curves", CORE_FOLDER)
-"""Folders with one file a record, named as the record is."""
+"""Folders with one file per record, of the record's name."""
 ReportKind = Literal["study", "search", "full"]
 
 
 class Store:
-    """A folder of runs and what is known of them."""
+    """A folder of runs, their records and everything derived from them."""
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
@@ -63,8 +61,8 @@ class Store:
         if not folder.is_dir():
             return []
         paths = [folder / f"{plan_id}.json", *folder.glob(f"{plan_id}.*.json")]
-        found = [record for path in paths if (record := self._read(path)) is not None]
-        return sorted(found, key=lambda record: (record.started_at, record.attempt))
+        records = [record for path in paths if (record := self._read(path)) is not None]
+        return sorted(records, key=lambda record: (record.started_at, record.attempt))
 
     def records(self) -> list[Record]:
         """Every record of the store, one for each attempt, oldest first."""
@@ -78,8 +76,8 @@ class Store:
                 names[entry.name] = (stat.st_mtime_ns, stat.st_size)
         records = self._indexed(names)
         if records is None:
-            paths = [folder / name for name in names]
-            records = [record for path in paths if (record := self._read(path)) is not None]
+            read = (self._read(folder / name) for name in names)
+            records = [record for record in read if record is not None]
             records.sort(key=lambda record: (record.started_at, record.attempt))
             if len(records) == len(names):
                 self._write_index(names, records)
@@ -94,8 +92,8 @@ class Store:
 
         return pyarrow.parquet.read_table(path)
 
-    def beside(self, record: Record) -> dict[str, Path]:
-        """The files that belong to a record, whichever of its plan's it is, by folder."""
+    def side_files(self, record: Record) -> dict[str, Path]:
+        """The curve and CORE files of a record, by folder."""
         folder = self.root / "records"
         names = [record.plan_id, f"{record.plan_id}.{record.attempt}"]
         names += sorted(path.stem for path in folder.glob(f"{names[-1]}.*.json"))
@@ -121,7 +119,7 @@ class Store:
                 str(path),
                 "a study written by this version of the harness",
                 str(error),
-                "Move the file away and start the study again; its records are kept.",
+                "Move the file away and start the study again: its records are kept.",
             ) from error
 
     def study_names(self) -> list[str]:
@@ -138,26 +136,26 @@ class Store:
 
     def found_settings(self, search: str) -> list[dict[str, Any]]:
         """The best points of a search that fills a sweep; empty until it has ended."""
-        found = atomic.read_json(self._settings_path(search))
-        return found if isinstance(found, list) else []
+        settings = files.read_json(self._settings_path(search))
+        return settings if isinstance(settings, list) else []
 
     def save_settings(self, search: str, settings: list[dict[str, Any]]) -> None:
-        """Keeps the best points of a search. Raises DiskError."""
-        atomic.write_json(self._settings_path(search), settings)
+        """Stores the best points of a search. Raises DiskError."""
+        files.write_json(self._settings_path(search), settings)
 
     def _settings_path(self, search: str) -> Path:
         return self.root / "searches" / f"{search}.json"
 
     def save_study(self, study: ResolvedStudy) -> None:
-        """Writes a study, whole or not at all. Raises DiskError."""
-        atomic.write_bytes(
+        """Writes a study atomically. Raises DiskError."""
+        files.write_bytes(
             self.study_path(study.study), msgspec.json.format(msgspec.json.encode(study), indent=1)
         )
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Holds the store's lock for a moment: two writers never rename over each other."""
-        handle = lock_file(self.root / "lock", wait=True)
+        """Holds the store's lock, so that two writers never rename over each other."""
+        handle = files.lock_file(self.root / "lock", wait=True)
         assert handle is not None
         try:
             yield
@@ -165,28 +163,28 @@ class Store:
             handle.close()
 
     def lock_plan(self, plan_id: str) -> IO[bytes] | None:
-        """The lock of one plan, held by the harness that runs it; None while another has it."""
-        return lock_file(self.root / "plans" / plan_id / "lock")
+        """The lock of a plan, which the harness that runs it holds; None if another holds it."""
+        return files.lock_file(self.root / "plans" / plan_id / "lock")
 
     def new_run_dir(self, plan_id: str, started_at: float) -> Path:
-        """A fresh run directory; its name is the attempt, and sorts by time."""
+        """Creates a run directory. Its name is the attempt's, and sorts by time."""
         stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(started_at))
         path = self.run_dir(plan_id, f"{stamp}-{os.urandom(2).hex()}")
-        with atomic.disk_errors(path):
+        with files.disk_errors(path):
             path.mkdir(parents=True)
         return path
 
     def run_dir(self, plan_id: str, attempt: str) -> Path:
-        """The run directory of one attempt; a store that came from elsewhere may lack it."""
+        """The run directory of an attempt; a store from another machine may lack it."""
         return self.root / "plans" / plan_id / attempt
 
     def run_dirs(self, plan_id: str | None = None) -> list[Path]:
         """All run directories, or those of one plan, oldest first."""
-        found = (self.root / "plans").glob(f"{plan_id or '*'}/*")
-        return sorted(path for path in found if path.is_dir())
+        paths = (self.root / "plans").glob(f"{plan_id or '*'}/*")
+        return sorted(path for path in paths if path.is_dir())
 
     def commit(self, record: Record, run_dir: Path | None = None) -> Record:
-        """Writes a record, after curve and outcomes from the run directory. Raises DiskError."""
+        """Writes a record with the curve and answers in a run directory. Raises DiskError."""
         curve = answers = None
         if run_dir is not None and (table := curve_table(run_dir)) is not None:
             curve = _parquet(table)
@@ -196,7 +194,7 @@ class Store:
         return record
 
     def add(self, record: Record, curve: bytes | None, answers: bytes | None = None) -> bool:
-        """Puts a record where it belongs; False where the very same one is there already."""
+        """Adds a record; returns False if the store has the same record already."""
         with self.locked():
             known = self.attempts(record.plan_id)
             if record in known:
@@ -205,17 +203,17 @@ class Store:
                 other.status == "completed" for other in known
             )
             name = record.plan_id if first else f"{record.plan_id}.{record.attempt}"
-            if (self.root / "records" / f"{name}.json").exists():  # one attempt, two stories
-                name += "." + atomic.digest(msgspec.to_builtins(record), 8)
+            if (self.root / "records" / f"{name}.json").exists():  # another record of this attempt
+                name += "." + files.digest(msgspec.to_builtins(record), 8)
             for folder, content in zip(SIDE_FOLDERS, (curve, answers), strict=True):
                 if content is not None:
-                    atomic.write_bytes(self.root / folder / f"{name}.parquet", content)
+                    files.write_bytes(self.root / folder / f"{name}.parquet", content)
             data = msgspec.json.format(msgspec.json.encode(record), indent=1)
-            atomic.write_bytes(self.root / "records" / f"{name}.json", data)
+            files.write_bytes(self.root / "records" / f"{name}.json", data)
             return True
 
     def _indexed(self, names: dict[str, tuple[int, int]]) -> list[Record] | None:
-        """The records out of the index, or None where it does not speak of exactly these files."""
+        """The records in the index; None unless it was built from exactly these files."""
         try:
             index = msgspec.json.decode((self.root / "index.json").read_bytes(), type=_Index)
         except (OSError, msgspec.DecodeError):
@@ -224,8 +222,8 @@ class Store:
 
     def _write_index(self, names: dict[str, tuple[int, int]], records: list[Record]) -> None:
         data = msgspec.json.encode(_Index(files=names, records=records))
-        with contextlib.suppress(DiskError):  # an index only saves time
-            atomic.write_bytes(self.root / "index.json", data)
+        with contextlib.suppress(DiskError):  # the index is only a cache
+            files.write_bytes(self.root / "index.json", data)
 
     @staticmethod
     def _read(path: Path) -> Record | None:
@@ -240,14 +238,14 @@ class Store:
                 str(path),
                 "a record",
                 str(error),
-                "The file is damaged: move it away; its run is then made again.",
+                "The file is damaged: move it away; the run is then repeated.",
             ) from error
         if record.format > FORMAT:
             raise StoreError(
                 str(path),
                 f"a record of format {FORMAT} or older",
                 f"format {record.format}",
-                "It was written by a newer harness: update this one.",
+                "A newer harness wrote it: update this one.",
             )
         return record
 
@@ -267,7 +265,7 @@ def _parquet(table: "pa.Table") -> bytes:
 
 
 class _Index(msgspec.Struct, kw_only=True):
-    """All records in one file, with the (mtime in ns, bytes) of the files it was made from."""
+    """All records, with the (mtime in ns, size in bytes) of the files that they are from."""
 
     files: dict[str, tuple[int, int]]
     records: list[Record]

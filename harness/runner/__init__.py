@@ -1,1 +1,1 @@
-"""Runs trainers: one process per run, watched and ended, on one GPU, several, or several nodes."""
+"""Runs trainers: one process per run, on one GPU, several GPUs, or several nodes."""

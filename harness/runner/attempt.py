@@ -1,13 +1,11 @@
-"""One attempt at one planned run, from an empty run directory to a record in the store.
+"""One attempt at a planned run: from an empty run directory to a record in the store.
 
-Where the attempt before was interrupted and left checkpoints, they are moved into the new run
-directory, its events are copied there, and the trainer goes on with --resume. If it refuses them,
-that attempt has failed, and the next one starts from the first step; unless the caller says that a
-failure was the machine's, as a lost rank is.
+If the previous attempt was interrupted and left checkpoints, they are moved into the new run
+directory, its events are copied there, and the trainer resumes from them. If it rejects them, the
+attempt fails and the next one starts from the first step.
 
-Also what a killed harness left behind: `recover` ends its trainers and records what they had
-reached, so that no run is lost, doubled or left running. Between the store and the study in the
-flow; knows nothing of arms and blocks.
+`recover` ends the trainers that a killed harness left running and records what they had reached, so
+that no run is lost, repeated needlessly or left running.
 """
 
 import contextlib
@@ -17,7 +15,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 
@@ -31,14 +29,15 @@ from harness.runner.trainer import NativeTrainer
 
 CHECKPOINTS = "checkpoints"
 RANKS_GRACE_S = 330.0
-"""For several ranks to write a checkpoint after SIGTERM: the trainer's own patience with a slow
-disk is 300 s (model/stop.py)."""
-TORCHRUN_PATIENCE = {"PET_SHUTDOWN_TIMEOUT": "300"}
-"""How torchrun is told not to kill ranks after its 30 s, as they write; an older one has no ear."""
+"""For several ranks to write a checkpoint after SIGTERM; the trainer itself allows a slow disk
+300 s (model/stop.py)."""
+TORCHRUN_ENVIRONMENT = {"PET_SHUTDOWN_TIMEOUT": "300"}
+"""Keeps torchrun from killing ranks that write a checkpoint after its default of 30 s; versions
+that lack the option ignore it."""
 
 
 class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """All that one run needs. `config` has its seed in it."""
+    """Everything that one run needs. `config` includes the seed."""
 
     plan_id: str
     seed: int
@@ -50,7 +49,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ranks(self) -> int:
-        """On how many ranks it runs."""
+        """The number of ranks."""
         return self.launch.ranks or 1
 
 
@@ -66,10 +65,20 @@ def run_attempt(
     concurrent_runs: Callable[[], int] = lambda: 0,
     after_failure: bool = False,
 ) -> Record:
-    """Makes one run and records it, whatever its end. The caller holds the plan's lock.
+    """Runs a trainer and records the result, however it ends. The caller holds the plan's lock.
 
-    `concurrent_runs` is asked at the end for the most other runs there were meanwhile.
-    `after_failure`: goes on from the checkpoints of one that failed, too. Raises DiskError.
+    Args:
+        store: Where the run directory and the record go.
+        trainer: The trainer to start.
+        job: What to run.
+        timeout_s: End the run after this long.
+        stop: End the run once this is set.
+        environment: Environment variables; None for those of this process.
+        on_progress: Called with the progress of the run.
+        concurrent_runs: Called at the end; returns the largest number of other runs at a time.
+        after_failure: Resume from the checkpoints of a failed attempt, too.
+
+    Raises DiskError.
     """
     started_at = time.time()
     run_dir = store.new_run_dir(job.plan_id, started_at)
@@ -89,11 +98,12 @@ def run_attempt(
     files.write_json(run_dir / "config.json", job.config)
     config_file = (run_dir / "config.json").resolve()
     command = trainer.train_command(config_file, run_dir.resolve(), job.ranks)
-    if (unfinished := _unfinished(store, job.plan_id, after_failure)) is not None:
+    if (unfinished := _unfinished_run_dir(store, job.plan_id, after_failure)) is not None:
         _take_over(unfinished, run_dir)
         command = [*command, "--resume"]
     if job.ranks > 1:
-        environment = {**(os.environ if environment is None else environment), **TORCHRUN_PATIENCE}
+        inherited = os.environ if environment is None else environment
+        environment = {**inherited, **TORCHRUN_ENVIRONMENT}
     ended = process.run_process(
         command=command,
         run_dir=run_dir,
@@ -104,70 +114,67 @@ def run_attempt(
         on_progress=on_progress,
         grace_s=None if job.ranks == 1 else RANKS_GRACE_S,
     )
-    made = record.collect_record(run_dir, plan, ended, concurrent_runs())
+    collected = record.collect_record(run_dir, plan, ended, concurrent_runs())
     now = time.time()
-    made = msgspec.structs.replace(made, ended_at=now, wall_s=now - started_at)
-    return store.commit(made, run_dir)
+    collected = msgspec.structs.replace(collected, ended_at=now, wall_s=now - started_at)
+    return store.commit(collected, run_dir)
 
 
-def _unfinished(store: Store, plan_id: str, after_failure: bool) -> Path | None:
-    """The run directory with the checkpoints of a run that only has to go on, or None."""
-    goes_on = ("interrupted", "failed") if after_failure else ("interrupted",)
-    for made in reversed(store.attempts(plan_id)):
-        if made.status not in goes_on:
-            return None  # it has its answer, or what it had reached may be why it failed
-        run_dir = store.run_dir(plan_id, made.attempt)
+def _unfinished_run_dir(store: Store, plan_id: str, after_failure: bool) -> Path | None:
+    """The run directory with checkpoints to resume from, or None."""
+    resumable = ("interrupted", "failed") if after_failure else ("interrupted",)
+    for earlier in reversed(store.attempts(plan_id)):
+        if earlier.status not in resumable:
+            return None  # finished, or its checkpoints may be the reason why it failed
+        run_dir = store.run_dir(plan_id, earlier.attempt)
         if newest_checkpoint(run_dir):
             return run_dir
     return None
 
 
 def newest_checkpoint(run_dir: Path) -> int:
-    """The step behind which a run directory's newest checkpoint was written; 0 where none was."""
-    found = (run_dir / CHECKPOINTS).glob("step-*")
-    steps = [path.name.removeprefix("step-") for path in found]
+    """The step of the newest checkpoint in a run directory; 0 if there is none."""
+    names = [path.name for path in (run_dir / CHECKPOINTS).glob("step-*")]
+    steps = [name.removeprefix("step-") for name in names]
     return max((int(step) for step in steps if step.isdigit()), default=0)
 
 
 def _take_over(unfinished: Path, run_dir: Path) -> None:
-    """Events first: a harness killed between the two leaves the checkpoints where they are."""
+    """Copies events before it moves checkpoints: if killed in between, checkpoints are kept."""
     with files.disk_errors(run_dir):
         shutil.copyfile(unfinished / "events.jsonl", run_dir / "events.jsonl")
         (unfinished / CHECKPOINTS).rename(run_dir / CHECKPOINTS)
 
 
 def recover(store: Store) -> list[Record]:
-    """Ends and records what a killed harness left in a store; returns the records it made.
+    """Ends and records the runs that a killed harness left in a store; returns their records.
 
-    An attempt is a leftover when it has no record and no harness holds its plan's lock. Raises
-    StoreError where a trainer still runs and cannot be told apart from another process.
+    A run is a leftover if it has no record and no harness holds its plan's lock. Raises StoreError
+    where a trainer still runs and cannot be identified.
     """
-    recorded = {(made.plan_id, made.attempt) for made in store.records()}
-    found = []
+    recorded = {(known.plan_id, known.attempt) for known in store.records()}
+    recovered = []
     for run_dir in store.run_dirs():
         plan_id = run_dir.parent.name
         if (plan_id, run_dir.name) in recorded:
             continue
         lock = store.lock_plan(plan_id)
         if lock is None:
-            continue  # another harness is at work on it
-        try:
-            made = _recover_one(store, run_dir)
-        finally:
-            lock.close()
-        if made is not None:
-            found.append(made)
-    return found
+            continue  # another harness is running it
+        with lock:
+            if (leftover := _recover_run(store, run_dir)) is not None:
+                recovered.append(leftover)
+    return recovered
 
 
-def _recover_one(store: Store, run_dir: Path) -> Record | None:
+def _recover_run(store: Store, run_dir: Path) -> Record | None:
     plan = record.read_plan(run_dir)
-    if any(made.attempt == run_dir.name for made in store.attempts(run_dir.parent.name)):
-        return None  # its harness recorded it between our look at the records and at the lock
+    if any(known.attempt == run_dir.name for known in store.attempts(run_dir.parent.name)):
+        return None  # its harness recorded it after `recover` listed the records
     _end_leftover(run_dir)
     if plan is None:
-        return None  # killed before the plan was written: nothing was started
-    ended_at = _last_sign_of_life(run_dir, plan.started_at)
+        return None  # the harness was killed before it started a trainer
+    ended_at = _last_write(run_dir, plan.started_at)
     ended = record.ProcessEnd(
         returncode=0, cause="harness gone", ended_at=ended_at, trainer_s=ended_at - plan.started_at
     )
@@ -175,48 +182,53 @@ def _recover_one(store: Store, run_dir: Path) -> Record | None:
 
 
 def _end_leftover(run_dir: Path) -> None:
-    """Ends the processes that hold a run directory's lock or log; none of them may outlive this.
+    """Ends all processes that hold the lock of a run directory or write to its log.
 
-    Ranks have the log alone: torchrun hands no lock on to them.
+    Ranks only have the log open: torchrun does not pass the lock on to them.
     """
-    lock_path = run_dir / "lock"
     deadline = time.monotonic() + process.GRACE_S
-    asked: set[int] = set()  # a second SIGTERM may cut short what the first one began
-    while (lock := files.lock_file(lock_path)) is None or process.writers(run_dir / process.LOG):
-        if lock is not None:
-            lock.close()
-        late = time.monotonic() > deadline
-        groups = _groups(run_dir, lock_path)
-        if late and not groups:
+    terminated: set[int] = set()  # a second SIGTERM would end a checkpoint that is being written
+    while (lock := _lock_if_idle(run_dir)) is None:
+        overdue = time.monotonic() > deadline
+        groups = _leftover_groups(run_dir)
+        if overdue and not groups:
             raise StoreError(
                 str(run_dir),
-                "no trainer at work in it",
+                "no trainer running in it",
                 "one that a killed harness left and that cannot be identified from here",
-                f"End it by hand (process.json has its pid; `fuser {lock_path}` finds it), "
-                "then give the same command again.",
+                f"End it by hand (process.json has its pid; `fuser {run_dir / 'lock'}` finds it), "
+                "then re-run the command.",
             )
-        if late and time.monotonic() > deadline + process.GRACE_S:
+        if overdue and time.monotonic() > deadline + process.GRACE_S:
             raise StoreError(
                 str(run_dir),
-                "that a killed process ends",
-                f"process groups {sorted(groups)} that do not, even after SIGKILL",
-                "They hang in the kernel: restart the machine, then give the command again.",
+                "killed processes to end",
+                f"process groups {sorted(groups)}, which do not end after SIGKILL",
+                "They hang in the kernel: restart the machine, then re-run the command.",
             )
-        for group in groups if late else groups - asked:
-            process.signal_group(group, signal.SIGKILL if late else signal.SIGTERM)
-        asked |= groups
+        for group in groups if overdue else groups - terminated:
+            process.signal_group(group, signal.SIGKILL if overdue else signal.SIGTERM)
+        terminated |= groups
         time.sleep(0.1)
     lock.close()
 
 
-def _groups(run_dir: Path, lock_path: Path) -> set[int]:
-    """The process groups of a leftover: whoever has its lock or its log open, and the pid it was
-    noted with.
+def _lock_if_idle(run_dir: Path) -> IO[bytes] | None:
+    """The lock of a run directory, or None while a process holds it or writes to the log."""
+    lock = files.lock_file(run_dir / "lock")
+    if lock is not None and process.writers(run_dir / process.LOG):
+        lock.close()
+        return None
+    return lock
 
-    A pid counts only while its start time is the noted one; else it is another process by now.
+
+def _leftover_groups(run_dir: Path) -> set[int]:
+    """The process groups that hold the lock or the log open, and the group in process.json.
+
+    A noted pid counts only if its start time matches; otherwise it was reused by another process.
     """
     groups = set()
-    for pid in {*process.holders(lock_path), *process.writers(run_dir / process.LOG)}:
+    for pid in {*process.holders(run_dir / "lock"), *process.writers(run_dir / process.LOG)}:
         with contextlib.suppress(ProcessLookupError):
             groups.add(os.getpgid(pid))
     note = files.read_json(run_dir / "process.json")
@@ -227,7 +239,8 @@ def _groups(run_dir: Path, lock_path: Path) -> set[int]:
     return groups - {os.getpgid(0)}
 
 
-def _last_sign_of_life(run_dir: Path, at_least: float) -> float:
+def _last_write(run_dir: Path, at_least: float) -> float:
+    """When a trainer last wrote to its run directory, in Unix seconds."""
     names = ("result.json", "events.jsonl", "environment.json", "log.txt", "process.json")
     times = [at_least]
     for name in names:

@@ -1,15 +1,13 @@
-"""What a checkout's code wants installed, and a virtual environment that has it.
+"""The packages that a checkout requires, and a virtual environment that has them.
 
-A ref runs under the interpreter that runs this harness as long as its pyproject.toml asks for the
-same packages as the code here. Where it asks for others, either an environment of its own is made,
-or somebody has said that both may share this one; nothing is decided in silence.
+A ref runs under this interpreter if its pyproject.toml requires the same packages as the code here.
+If it requires others, the user chooses: `--env isolated` installs them into an environment of the
+ref's own, `--env current` runs it with the packages that are installed here.
 
-An environment has packages and none of the ref's own code, so that every ref with the same lists
-can use it: it is made once, in the store under `environments/`, named by its lists. Packages whose
-lines are the same on both sides get the version that is running here. Else two sides would differ
-by the day on which they were installed.
-
-Beside `worktree`, before `gate`.
+An environment contains packages but not the ref's code, so all refs with equal requirements share
+it. It is created once, in the store under `environments/`, and named by a hash of the requirements.
+Packages with equal requirements on both sides get the version that is installed here; otherwise the
+sides would differ by the day of their installation.
 """
 
 import importlib.util
@@ -32,16 +30,16 @@ from harness.files import lock_file
 from harness.runner.trainer import NativeTrainer
 
 EnvMode = Literal["isolated", "current"]
-Lists = Mapping[str, list[str]]  # requirement lines by package
+Requirements = Mapping[str, list[str]]  # lines by package
 KEY_DIGITS = 12
 PIP_LINES = 8
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-SPACES = re.compile(r"\s*([<>=!~,\[\]])\s*")  # that mean nothing: two lists may differ in them
-SHOWN = 6
+SPACES = re.compile(r"\s*([<>=!~,\[\]])\s*")  # insignificant white space in a requirement
+SHOWN = 6  # packages in an error message
 
 
 class RefRequirements(msgspec.Struct, frozen=True, kw_only=True):
-    """The packages of the code here and of another checkout, with what that checkout is called."""
+    """The requirements of the code here and of another checkout, by package."""
 
     ref: str
     here: dict[str, list[str]]
@@ -49,7 +47,7 @@ class RefRequirements(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def differing(self) -> list[str]:
-        """The packages whose lines differ, each with both."""
+        """The packages whose requirements differ, each with both."""
         names = sorted({*self.here, *self.there})
         return [
             f"{name} ({_lines(self.here, name)} here, {_lines(self.there, name)} there)"
@@ -59,76 +57,79 @@ class RefRequirements(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def pinned(self) -> list[str]:
-        """Versions of this environment for what both ask for in the same words."""
+        """The installed versions of packages with equal requirements, as constraints."""
         same = [name for name, lines in self.there.items() if self.here.get(name) == lines]
         return [
-            f"{name}=={version.partition('+')[0]}"  # +cu130 and its like are the index's to choose
+            f"{name}=={version.partition('+')[0]}"  # the index chooses +cu130 and the like
             for name in sorted(same)
             if (version := _version(name)) is not None and "@" not in "".join(self.there[name])
         ]
 
 
 def parse_env_mode(text: str) -> EnvMode | None:
-    """A word of the command line; empty: nobody said. Raises UsageError."""
+    """The value of --env; None for an empty one. Raises UsageError."""
     if not text:
         return None
-    hint = "own: a ref with other dependencies gets its own; shared: all refs use this one."
-    word: EnvMode = parse_choice(text, get_args(EnvMode), "--env", hint)
-    return word
+    hint = "isolated: install the ref's packages; current: use those that are installed here."
+    mode: EnvMode = parse_choice(text, get_args(EnvMode), "--env", hint)
+    return mode
 
 
 def compare_requirements(ref: str, trainer: NativeTrainer, checkout: Path) -> RefRequirements:
-    """What a checkout and the trainer here ask for. Raises TrainerError."""
+    """The requirements of a checkout and of the trainer here. Raises TrainerError."""
     extras = _installed_extras(trainer)
-    here, there = (_asked(place, extras) for place in (trainer.checkout, checkout))
+    here, there = (_requirements(folder, extras) for folder in (trainer.checkout, checkout))
     return RefRequirements(ref=ref, here=here, there=there)
 
 
-def requirements_error(found: RefRequirements) -> UsageError:
-    """For a ref with other dependencies, where nobody said what to do about them."""
-    more = len(found.differing) - SHOWN
+def requirements_error(requirements: RefRequirements) -> UsageError:
+    """The error for a ref with other requirements if --env is not given."""
+    more = len(requirements.differing) - SHOWN
     return UsageError(
-        found.ref,
-        "a ref whose pyproject.toml asks for the packages of the code here",
-        "others: " + "; ".join(found.differing[:SHOWN]) + (f"; {more} more" * (more > 0)),
-        "--env isolated installs its packages in an environment of its own; "
+        requirements.ref,
+        "a ref whose pyproject.toml requires the same packages as the code here",
+        "other packages: "
+        + "; ".join(requirements.differing[:SHOWN])
+        + (f"; {more} more" * (more > 0)),
+        "--env isolated installs its packages into an environment of its own; "
         "--env current runs it with the packages that are installed here.",
     )
 
 
 def isolated_python(
-    found: RefRequirements, folder: Path, say: Callable[[str], None] = lambda _: None
+    requirements: RefRequirements, folder: Path, report: Callable[[str], None] = lambda _: None
 ) -> Path:
-    """The interpreter of an environment with the ref's packages, made where there is none.
+    """The interpreter of an environment with the ref's packages, which is created if necessary.
 
-    Its folder in `folder` is named by its lists. Raises TrainerError with pip's last lines.
+    Its name in `folder` is a hash of its requirements. `report` receives a line before an
+    installation. Raises TrainerError with the last lines of pip.
     """
-    lines = sorted(line for lines in found.there.values() for line in lines)
-    made_for = [lines, found.pinned, sys.version, sysconfig.get_platform()]
-    place = (folder / files.digest(made_for, KEY_DIGITS)).resolve()
-    ready = place.with_suffix(".ready")
-    python = place / "bin" / "python"
-    lock = lock_file(place.with_suffix(".lock"), wait=True)  # another gate may be making it
+    lines = sorted(line for lines in requirements.there.values() for line in lines)
+    key = [lines, requirements.pinned, sys.version, sysconfig.get_platform()]
+    target = (folder / files.digest(key, KEY_DIGITS)).resolve()
+    ready = target.with_suffix(".ready")
+    python = target / "bin" / "python"
+    lock = lock_file(target.with_suffix(".lock"), wait=True)  # another gate may be creating it
     assert lock is not None
     with lock:
         if not (ready.exists() and python.exists()):
-            say(f"installing the packages of {found.ref} in {place}")
-            _install(found, lines, place, python)
-            files.write_json(ready, made_for)
+            report(f"installing the packages of {requirements.ref} in {target}")
+            _install(requirements, lines, target, python)
+            files.write_json(ready, key)
     return python
 
 
 def installed_versions(python: Path) -> dict[str, str]:
-    """The packages of a virtual environment."""
+    """The versions of the packages in a virtual environment."""
     folder = python.parent.parent
-    place = sysconfig.get_path("purelib", "venv", {"base": str(folder), "platbase": str(folder)})
-    return {_normal(one.name): one.version for one in metadata.distributions(path=[place])}
+    library = sysconfig.get_path("purelib", "venv", {"base": str(folder), "platbase": str(folder)})
+    return {_normal(one.name): one.version for one in metadata.distributions(path=[library])}
 
 
-def version_differences(found: RefRequirements, python: Path) -> list[str]:
-    """What the ref runs on in its own environment, where that is not what is installed here."""
+def version_differences(requirements: RefRequirements, python: Path) -> list[str]:
+    """The packages whose version in the ref's environment differs from the one here."""
     there = installed_versions(python)
-    names = sorted({*found.here, *found.there})
+    names = sorted({*requirements.here, *requirements.there})
     return [
         f"{name} {_version(name) or 'absent'} here, {there.get(name, 'absent')} there"
         for name in names
@@ -136,33 +137,34 @@ def version_differences(found: RefRequirements, python: Path) -> list[str]:
     ]
 
 
-def _install(found: RefRequirements, lines: Collection[str], place: Path, python: Path) -> None:
-    """A fresh environment: one that was left half made is made anew.
+def _install(
+    requirements: RefRequirements, lines: Collection[str], target: Path, python: Path
+) -> None:
+    """Creates the environment afresh, so that nothing is left of an interrupted installation.
 
-    The pip here installs into it; where there is none, as in an environment made by uv, its own.
+    Uses the pip of this environment, or, if it has none (as one that uv created), a new one.
     """
-    here = importlib.util.find_spec("pip") is not None
-    without = ["--without-pip"] if here else []
-    _run(found, [sys.executable, "-m", "venv", "--clear", *without, str(place)])
-    files.write_text(place / "requirements.txt", _text(lines))
-    files.write_text(place / "constraints.txt", _text(found.pinned))
-    pip = [sys.executable, "-m", "pip", "--python"] if here else []
-    pip += [str(python)] if here else [str(python), "-m", "pip"]
+    has_pip = importlib.util.find_spec("pip") is not None
+    without_pip = ["--without-pip"] if has_pip else []
+    _run(requirements, [sys.executable, "-m", "venv", "--clear", *without_pip, str(target)])
+    files.write_text(target / "requirements.txt", _text(lines))
+    files.write_text(target / "constraints.txt", _text(requirements.pinned))
+    pip = [sys.executable, "-m", "pip", "--python"] if has_pip else []
+    pip += [str(python)] if has_pip else [str(python), "-m", "pip"]
     pip += ["install", "--no-input", "--disable-pip-version-check", "--progress-bar", "off"]
-    pip += ["--requirement", str(place / "requirements.txt")]
-    _run(found, [*pip, "--constraint", str(place / "constraints.txt")])
+    pip += ["--requirement", str(target / "requirements.txt")]
+    _run(requirements, [*pip, "--constraint", str(target / "constraints.txt")])
 
 
-def _run(found: RefRequirements, command: list[str]) -> None:
+def _run(requirements: RefRequirements, command: list[str]) -> None:
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode != 0:
         tail = [line for line in done.stdout.splitlines() if line.strip()][-PIP_LINES:]
         raise TrainerError(
-            found.ref,
-            "an environment with the packages that its pyproject.toml asks for",
+            requirements.ref,
+            "an environment with the packages that its pyproject.toml requires",
             f"exit code {done.returncode} and:\n  " + "\n  ".join(tail) + "\n",
-            "Correct what is named there, or share the packages that are installed here: "
-            "--env current.",
+            "Correct what pip names, or use the packages that are installed here: --env current.",
         )
 
 
@@ -170,21 +172,21 @@ def _text(lines: Collection[str]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-# --- what a pyproject.toml says -------------------------------------------------------------------
+# --- requirements in a pyproject.toml -------------------------------------------------------------
 
 
-def _asked(checkout: Path, extras: Collection[str]) -> dict[str, list[str]]:
-    """Requirement lines by package: the dependencies and these extras. Raises TrainerError."""
+def _requirements(checkout: Path, extras: Collection[str]) -> dict[str, list[str]]:
+    """Requirements by package: the dependencies and these extras. Raises TrainerError."""
     project = _project(checkout)
-    found: dict[str, set[str]] = {}
-    for line in [*project.get("dependencies", []), *_lines_of(project, extras)]:
+    packages: dict[str, set[str]] = {}
+    for line in [*project.get("dependencies", []), *_extra_requirements(project, extras)]:
         name, rest = _name(line), NAME.sub("", " ".join(line.split()), count=1)
-        found.setdefault(name, set()).add(SPACES.sub(r"\1", name + rest))
-    return {name: sorted(lines) for name, lines in found.items()}
+        packages.setdefault(name, set()).add(SPACES.sub(r"\1", name + rest))
+    return {name: sorted(lines) for name, lines in packages.items()}
 
 
-def _lines_of(project: Mapping[str, Any], extras: Collection[str]) -> list[str]:
-    """The lines of these extras; where one names others of the same project, theirs too."""
+def _extra_requirements(project: Mapping[str, Any], extras: Collection[str]) -> list[str]:
+    """The requirements of extras, including extras of the same project that they name."""
     optional = project.get("optional-dependencies", {})
     own_name = _normal(str(project.get("name", "")))
     lines, waiting, seen = [], list(extras), set()
@@ -200,37 +202,37 @@ def _lines_of(project: Mapping[str, Any], extras: Collection[str]) -> list[str]:
 
 
 def _project(checkout: Path) -> dict[str, Any]:
-    """The table `project`; empty where there is no such file. Raises TrainerError."""
+    """The table `project`; empty if there is no such file. Raises TrainerError."""
     path = checkout / "pyproject.toml"
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8")).get("project", {})
+        project = tomllib.loads(path.read_text(encoding="utf-8")).get("project", {})
     except FileNotFoundError:
         return {}
     except tomllib.TOMLDecodeError as error:
         raise TrainerError(str(path), "TOML", str(error), "Correct that line.") from error
-    if "dependencies" in found.get("dynamic", []):
+    if "dependencies" in project.get("dynamic", []):
         raise TrainerError(
             str(path),
-            "dependencies that stand in it, to be compared",
-            "dynamic ones, which a build makes up",
+            "dependencies under [project], to compare them",
+            "dynamic dependencies",
             "Write them out under [project].",
         )
-    return dict(found)
+    return dict(project)
 
 
 def _installed_extras(trainer: NativeTrainer) -> list[str]:
-    """The trainer's extras whose packages are all installed here."""
+    """The extras of the trainer whose packages are all installed here."""
     project = _project(trainer.checkout)
-    found = []
+    installed = []
     for extra in trainer.extras:
-        everywhere = [line for line in _lines_of(project, [extra]) if ";" not in line]
+        everywhere = [line for line in _extra_requirements(project, [extra]) if ";" not in line]
         if everywhere and all(_version(_name(line)) is not None for line in everywhere):
-            found.append(extra)
-    return found
+            installed.append(extra)
+    return installed
 
 
 def _name(line: str) -> str:
-    """The package of a requirement line."""
+    """The package that a requirement names."""
     match = NAME.match(line)
     return _normal(match[0]) if match else line
 
@@ -240,12 +242,12 @@ def _normal(name: str) -> str:
 
 
 def _version(name: str) -> str | None:
-    """Of the package that is installed here."""
+    """The installed version of a package; None if there is none."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
 
 
-def _lines(lists: Lists, name: str) -> str:
-    return " and ".join(lists.get(name, [])) or "none"
+def _lines(requirements: Requirements, name: str) -> str:
+    return " and ".join(requirements.get(name, [])) or "none"

@@ -1,9 +1,8 @@
-"""One trainer over several nodes of an allocation: its command line, out of srun and torchrun.
+"""The command line of one trainer on several nodes of a Slurm allocation.
 
-srun starts one torchrun a node, torchrun one rank a GPU, and they find each other at the first
-node, which is the one that this runs on: the scheduler starts a job there. Between the harness and
-srun stands tether.py, so that trainers of other nodes end as one beside the harness does.
-First of the files about clusters; reads the variables of the scheduler and starts nothing.
+srun starts one torchrun per node and torchrun one rank per GPU; they rendezvous at the first node,
+where the scheduler starts the job and this process runs. stdin_bridge.py stands between the harness
+and srun, so that trainers on other nodes end when the harness does.
 """
 
 import os
@@ -25,10 +24,17 @@ def multinode_command(
 ) -> list[str]:
     """The command line that runs a trainer's module on several nodes of this allocation.
 
-    `command`: the module and its words, such as ["model.train", "--config", ...]; `python`: its
-    interpreter, at one path on every node. What is appended to the line reaches the module; an
-    appended `--watch-fd N` does so on every node. Raises ClusterError outside of an allocation, in
-    one that is too small, and beside its first node.
+    Arguments appended to the returned line reach the module, `--watch-fd N` on every node.
+
+    Args:
+        command: The module and its arguments, such as ["model.train", "--config", ...].
+        nodes: The number of nodes.
+        ranks_per_node: The number of ranks, one per GPU, on each node.
+        python: The interpreter, at the same path on every node.
+        environment: The environment variables with the scheduler's description of the allocation.
+
+    Raises ClusterError outside an allocation, in one that is too small, and on a node other than
+    its first.
     """
     assert nodes >= 1, nodes
     assert ranks_per_node >= 1, ranks_per_node
@@ -46,22 +52,22 @@ def multinode_command(
 
 
 def _srun(nodes: int, environment: Mapping[str, str]) -> list[str]:
-    """One task a node, with all that the job has there; the end of one of them ends the others."""
-    words = ["srun", "--nodes", str(nodes), "--ntasks", str(nodes), "--ntasks-per-node", "1"]
-    words += ["--kill-on-bad-exit=1", "--unbuffered"]
-    # since Slurm 22.05 a step no longer takes this over from its job, and has one core instead
+    """One task per node with all resources of the job there; if one ends, all are ended."""
+    command = ["srun", "--nodes", str(nodes), "--ntasks", str(nodes), "--ntasks-per-node", "1"]
+    command += ["--kill-on-bad-exit=1", "--unbuffered"]
+    # since Slurm 22.05 a step does not inherit this from its job and would get one core
     if cpus := environment.get("SLURM_CPUS_PER_TASK"):
-        words += ["--cpus-per-task", cpus]
-    return words
+        command += ["--cpus-per-task", cpus]
+    return command
 
 
 def _check(nodes: int, environment: Mapping[str, str]) -> None:
-    there = int(environment.get("SLURM_JOB_NUM_NODES") or 0)
-    if "SLURM_JOB_ID" not in environment or there < nodes:
+    allocated = int(environment.get("SLURM_JOB_NUM_NODES") or 0)
+    if "SLURM_JOB_ID" not in environment or allocated < nodes:
         raise ClusterError(
             "nodes",
-            f"an allocation of {nodes} nodes by Slurm",
-            f"one of {there}" if there else "none",
+            f"a Slurm allocation of {nodes} nodes",
+            f"one of {allocated}" if allocated else "no allocation",
             f"Write `nodes: {nodes}` into a cluster file and start it by "
             "`harness submit CLUSTER.yaml -- ...`.",
         )
@@ -69,13 +75,13 @@ def _check(nodes: int, environment: Mapping[str, str]) -> None:
         raise ClusterError(
             "nodes",
             "the harness on the first node of its allocation",
-            f"node number {environment['SLURM_NODEID']} of it",
-            "Start it by `harness submit`, or outside of srun: once, not once a node.",
+            f"node {environment['SLURM_NODEID']}",
+            "Start it with `harness submit`, or outside srun: once, not once per node.",
         )
 
 
 def free_port() -> int:
-    """A port of this host that nobody listens on now."""
+    """A TCP port of this host that is not in use."""
     with socket.socket() as server:
         server.bind(("", 0))
         port: int = server.getsockname()[1]

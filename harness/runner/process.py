@@ -1,14 +1,16 @@
-"""One run: one trainer process under the contract, started, watched and ended.
+"""Starts, watches and ends one trainer process.
 
-The trainer gets its own process group, the checkout it belongs to as working directory, a lock on
-its run directory that lives as long as any of its processes, and the reading end of a pipe whose
-end of file says that the harness is gone. It is ended by SIGTERM, a grace, then SIGKILL, always
-the whole group, and whoever else writes to its log: torchrun gives each rank a session of its own.
-Knows neither what is run nor why; record.py reads what the run left.
+The trainer gets its own process group, its checkout as working directory, a lock on its run
+directory that lasts as long as any of its processes, and the reading end of a pipe whose end of
+file means that the harness is gone. To end it, the whole group gets SIGTERM and, after a grace
+period, SIGKILL; so does every other process that writes to its log, because torchrun starts each
+rank in a session of its own.
 """
 
 import contextlib
+import logging
 import os
+import shlex
 import signal
 import subprocess
 import time
@@ -22,16 +24,18 @@ from harness.files import lock_file
 from harness.results.record import FROM_OUTSIDE, ProcessEnd
 from harness.results.run_files import EventTail, Progress
 
+LOGGER = logging.getLogger(__name__)
+
 GRACE_S = 10.0  # for a trainer to write `interrupted` after SIGTERM
 LOG = "log.txt"
 POLL_S = 0.02
-PROGRESS_S = 0.1  # a search ends a run that is pruned within a step or two
-QUIET_S = 10.0  # a trainer that says nothing is told of as often as this
-TOGETHER_S = 0.5  # a signal to all processes of a job reaches some of them first
+PROGRESS_S = 0.1  # short, so that a search can prune a run within a step or two
+QUIET_S = 10.0  # interval of progress calls while a trainer logs nothing
+TOGETHER_S = 0.5  # a signal to all processes of a job reaches the trainer up to so much earlier
 
 
 class Stop:
-    """Asks every run to end: set once by Ctrl-C or SIGTERM, a second time without grace."""
+    """A request to end all runs: by Ctrl-C or SIGTERM; a second one skips the grace period."""
 
     def __init__(self) -> None:
         self.requests = 0
@@ -44,18 +48,18 @@ class Stop:
 
     @property
     def cause(self) -> str:
-        """Of the ends that it brings about, as `Ended` has it."""
+        """The `cause` in the ProcessEnd of a run that it ends."""
         return "stopped"
 
     @property
     def hurried(self) -> bool:
-        """Asked twice: without grace."""
+        """Whether to skip the grace period."""
         return self.requests > 1
 
 
 @contextlib.contextmanager
 def stop_on_signals(stop: Stop) -> Iterator[None]:
-    """Ctrl-C and SIGTERM ask runs to end, which is then recorded; a second time without grace."""
+    """Within this context, Ctrl-C and SIGTERM end the runs, which are recorded as interrupted."""
     before = {
         number: signal.signal(number, stop.request) for number in (signal.SIGINT, signal.SIGTERM)
     }
@@ -77,11 +81,20 @@ def run_process(
     on_progress: Callable[[Progress], None] | None = None,
     grace_s: float | None = None,
 ) -> ProcessEnd:
-    """Runs `command` plus `--watch-fd N` to its end in `run_dir`; its output goes to log.txt there.
+    """Runs `command --watch-fd N` until it ends; its output goes to log.txt in `run_dir`.
 
-    The run directory exists and holds config.json; `grace_s` (None: GRACE_S) lies between asking
-    the trainer to end and killing it. Raises DiskError, and OSError when the program cannot be
-    started.
+    Args:
+        command: The trainer's command line.
+        run_dir: An existing directory with config.json in it.
+        checkout: The working directory.
+        timeout_s: End the process after this long.
+        stop: End the process once this is set.
+        environment: Environment variables; None for those of this process.
+        on_progress: Called with the progress whenever the trainer logs something, and every
+            QUIET_S seconds while it logs nothing.
+        grace_s: Seconds between SIGTERM and SIGKILL; None for GRACE_S.
+
+    Raises DiskError, and OSError when the program cannot be started.
     """
     lock = lock_file(run_dir / "lock")
     assert lock is not None, f"{run_dir} is already in use"
@@ -100,10 +113,11 @@ def run_process(
                 pass_fds=(lock.fileno(), reading),
             )
         try:
+            LOGGER.info("started process %d in %s: %s", process.pid, run_dir, shlex.join(command))
             _note_process(run_dir, process.pid, command)
             grace_s = GRACE_S if grace_s is None else grace_s
-            patience = _Patience(deadline=started + timeout_s, grace_s=grace_s, stop=stop)
-            cause = _watch(process, run_dir, patience, on_progress)
+            limits = _Limits(deadline=started + timeout_s, grace_s=grace_s, stop=stop)
+            cause = _watch(process, run_dir, limits, on_progress)
         finally:
             _end_group(process, run_dir / LOG)
     finally:
@@ -124,8 +138,8 @@ def _note_process(run_dir: Path, pid: int, command: Sequence[str]) -> None:
     files.write_json(run_dir / "process.json", note)
 
 
-class _Patience(msgspec.Struct, frozen=True, kw_only=True):
-    """When a process is ended: at a moment of time.monotonic(), or when it is asked for."""
+class _Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """When to end a process: at a time of time.monotonic(), or once `stop` is set."""
 
     deadline: float
     grace_s: float
@@ -135,67 +149,68 @@ class _Patience(msgspec.Struct, frozen=True, kw_only=True):
 def _watch(
     process: "subprocess.Popen[bytes]",
     run_dir: Path,
-    patience: _Patience,
+    limits: _Limits,
     on_progress: Callable[[Progress], None] | None,
 ) -> str | None:
-    """Waits for the end of the process, and brings it about when patience has an end."""
+    """Waits until the process ends, or ends it at its limits; returns the cause in that case."""
     tail = EventTail(run_dir / "events.jsonl")
-    next_look, heard, told = 0.0, time.monotonic(), time.monotonic()
+    next_read_s = 0.0
+    logged_s = reported_s = time.monotonic()
     while not _has_ended(process):
         now = time.monotonic()
-        if patience.stop:
-            _terminate(process, patience)
-            return patience.stop.cause
-        if now >= patience.deadline:
-            _terminate(process, patience)
+        if limits.stop:
+            _terminate(process, limits)
+            return limits.stop.cause
+        if now >= limits.deadline:
+            _terminate(process, limits)
             return "time-out"
-        if on_progress is not None and now >= next_look:
+        if on_progress is not None and now >= next_read_s:
             if tail.read():
-                heard = now
-            if heard == now or now - told >= QUIET_S:
-                tail.progress.silent_s = now - heard
+                logged_s = now
+            if logged_s == now or now - reported_s >= QUIET_S:
+                tail.progress.silent_s = now - logged_s
                 on_progress(tail.progress)
-                told = now
-            next_look = now + PROGRESS_S
+                reported_s = now
+            next_read_s = now + PROGRESS_S
         time.sleep(POLL_S)
     if on_progress is not None and tail.read():
         on_progress(tail.progress)
-    return patience.stop.cause if _ended_with_us(process, patience.stop) else None
+    return limits.stop.cause if _stopped_with_us(process, limits.stop) else None
 
 
 def _has_ended(process: "subprocess.Popen[bytes]") -> bool:
-    """Looks without reaping, so that the pid, and with it the group's id, cannot be reused yet."""
+    """Checks without reaping, so that the pid, and with it the group id, cannot be reused yet."""
     flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
     return os.waitid(os.P_PID, process.pid, flags) is not None
 
 
-def _ended_with_us(process: "subprocess.Popen[bytes]", stop: Stop) -> bool:
-    """Whether what ended a trainer from outside asks this process to stop, too."""
+def _stopped_with_us(process: "subprocess.Popen[bytes]", stop: Stop) -> bool:
+    """Whether the signal that ended the trainer is also stopping this process."""
     ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     if ended is None or ended.si_code == os.CLD_EXITED or ended.si_status not in FROM_OUTSIDE:
         return False
-    late = time.monotonic() + TOGETHER_S
-    while not stop and time.monotonic() < late:
+    deadline = time.monotonic() + TOGETHER_S
+    while not stop and time.monotonic() < deadline:
         time.sleep(POLL_S)
     return bool(stop)
 
 
-def _terminate(process: "subprocess.Popen[bytes]", patience: _Patience) -> None:
+def _terminate(process: "subprocess.Popen[bytes]", limits: _Limits) -> None:
     signal_group(process.pid, signal.SIGTERM)
-    late = time.monotonic() + patience.grace_s
-    while not _has_ended(process) and time.monotonic() < late and not patience.stop.hurried:
+    deadline = time.monotonic() + limits.grace_s
+    while not (_has_ended(process) or time.monotonic() >= deadline or limits.stop.hurried):
         time.sleep(POLL_S)
 
 
 def _end_group(process: "subprocess.Popen[bytes]", log: Path) -> None:
-    """Kills what is left of the group (a trainer's helpers outlive it at times), then reaps."""
+    """Kills what is left of the group, such as helper processes, and reaps the trainer."""
     signal_group(process.pid, signal.SIGKILL)
     process.wait()
     kill_writers(log)
 
 
 def kill_writers(path: Path) -> None:
-    """Kills the processes that write to a file, whatever group they are in."""
+    """Kills every process that writes to a file, whatever group it is in."""
     for pid in writers(path):
         if pid != os.getpid():
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -203,15 +218,15 @@ def kill_writers(path: Path) -> None:
 
 
 def signal_group(group: int, number: int) -> None:
-    """Signals a process group; one that is gone is no error."""
+    """Signals a process group; does nothing if it is gone."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, number)
 
 
 def start_ticks(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot: pid and ticks name it for good.
+    """When a process started, in clock ticks since boot; with the pid, this identifies it.
 
-    None where it is gone, or on a system without /proc.
+    None where the process is gone, or on a system without /proc.
     """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
@@ -221,19 +236,18 @@ def start_ticks(pid: int) -> int | None:
 
 
 def holders(path: Path) -> list[int]:
-    """The processes that have a file open, by /proc; empty on a system without it."""
+    """The pids of processes that have a file open; empty on a system without /proc."""
     target = str(path.resolve())
-    found = []
+    pids = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if any(os.readlink(fd) == target for fd in (entry / "fd").iterdir()):
-                found.append(int(entry.name))
-    return found
+                pids.append(int(entry.name))
+    return pids
 
 
 def writers(path: Path) -> list[int]:
-    """The processes that have a file open to write, as a trainer has its log and no reader of it;
-    by /proc, empty on a system without it."""
+    """The pids of processes that have a file open for writing; empty without /proc."""
     return [pid for pid in holders(path) if _writes(Path(f"/proc/{pid}"), str(path.resolve()))]
 
 
@@ -241,8 +255,8 @@ def _writes(process: Path, target: str) -> bool:
     with contextlib.suppress(OSError):
         for fd in (process / "fd").iterdir():
             if os.readlink(fd) == target:
-                told = (process / "fdinfo" / fd.name).read_text()
-                flags = next(line for line in told.splitlines() if line.startswith("flags:"))
+                info = (process / "fdinfo" / fd.name).read_text()
+                flags = next(line for line in info.splitlines() if line.startswith("flags:"))
                 if int(flags.split()[1], 8) & os.O_ACCMODE != os.O_RDONLY:
                     return True
     return False

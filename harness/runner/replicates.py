@@ -1,7 +1,7 @@
-"""Runs of one configuration on one checkout, one a seed: what a baseline and a gate are made of.
+"""Runs of one configuration on one checkout, one per seed: the runs of a baseline and of a gate.
 
-A run that is recorded already is not made again, except where the caller says that this very
-record may not serve, because a run is no replicate of itself. After `attempt`, before `baseline`.
+A recorded run is reused, except where the caller has consumed that record already: a run is not a
+replicate of itself.
 """
 
 import time
@@ -18,13 +18,14 @@ from harness.runner.attempt import RunSpec, run_attempt
 from harness.runner.process import Stop
 from harness.runner.trainer import Catalogue, Description, NativeTrainer, Request, with_value
 
-LOCK_LOOKS, LOCK_LOOK_S = 10, 0.1  # another harness looks at a plan for a moment as it starts
+LOCK_TRIES, LOCK_POLL_S = 10, 0.1  # another harness holds a lock for a moment while it starts
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
-    """A described configuration on one checkout; `seed_path` is where its seed stands.
+    """A described configuration on one checkout.
 
-    `text_tokens`: of the text that it trains on, where the trainer tells.
+    `seed_path`: the configuration's field for the seed. `text_tokens`: the tokens of its training
+    text, if the trainer reports them.
     """
 
     config: dict[str, Any]
@@ -35,7 +36,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     text_tokens: int | None = None
 
     def job(self, seed: int, ranks: int = 1) -> RunSpec:
-        """The run of that seed."""
+        """The run of a seed."""
         return RunSpec(
             plan_id=plan_id(self.identity, seed, ranks),
             seed=seed,
@@ -50,56 +51,52 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
 def describe_recipe(
     trainer: NativeTrainer, name: str, base: str | None, sets: Mapping[str, Any]
 ) -> Recipe:
-    """A configuration file and overrides, described with its data ready.
+    """Describes a configuration file with overrides and prepares its data.
 
-    Raises StudyFileError with the trainer's faults, and TrainerError.
+    Raises StudyFileError with the faults that the trainer finds, and TrainerError.
     """
-    (said,) = describe_with_data(trainer, [Request(name=name, base=base, set=dict(sets))])
-    return recipe_from_description(said, trainer.catalogue())
+    (description,) = describe_with_data(trainer, [Request(name=name, base=base, set=dict(sets))])
+    return recipe_from_description(description, trainer.catalogue())
 
 
-def recipe_from_description(said: Description, catalogue: Catalogue) -> Recipe:
-    """A description as what runs are made of; its data may not be ready yet."""
-    assert said.identity is not None
+def recipe_from_description(description: Description, catalogue: Catalogue) -> Recipe:
+    """The recipe of a description; its data need not be prepared."""
+    assert description.identity is not None
     return Recipe(
-        config=said.config or {},
-        derived=said.derived or {},
-        tricks=said.tricks or {},
-        identity=msgspec.convert(msgspec.to_builtins(said.identity), Identity),
+        config=description.config or {},
+        derived=description.derived or {},
+        tricks=description.tricks or {},
+        identity=msgspec.convert(msgspec.to_builtins(description.identity), Identity),
         seed_path=catalogue.settable_fields.get("seed", "seed"),
-        text_tokens=said.text_tokens,
+        text_tokens=description.text_tokens,
     )
 
 
 def describe_with_data(trainer: NativeTrainer, requests: Sequence[Request]) -> list[Description]:
-    """Descriptions with their data ready. Raises StudyFileError and TrainerError."""
-    said = trainer.describe_or_fail(requests)
-    if lacking := _without_data(said):
-        for run_or_reuse in lacking:
-            trainer.prepare(run_or_reuse.config or {})
-        said = trainer.describe_or_fail(requests)
-    if _without_data(said):
+    """Describes configurations and prepares their data. Raises StudyFileError and TrainerError."""
+    descriptions = trainer.describe_or_fail(requests)
+    if unprepared := _without_data(descriptions):
+        for description in unprepared:
+            trainer.prepare(description.config or {})
+        descriptions = trainer.describe_or_fail(requests)
+    if _without_data(descriptions):
         raise TrainerError(
             "",
             "a data_id after `data prepare`",
             "null",
-            "Check the place and the permissions of the trainer's cache folder.",
+            "Check the location and the permissions of the trainer's cache folder.",
         )
-    return said
+    return descriptions
 
 
-def _without_data(said: Sequence[Description]) -> list[Description]:
-    return [
-        run_or_reuse
-        for run_or_reuse in said
-        if run_or_reuse.identity is None or run_or_reuse.identity.data_id is None
-    ]
+def _without_data(descriptions: Sequence[Description]) -> list[Description]:
+    return [one for one in descriptions if one.identity is None or one.identity.data_id is None]
 
 
-def recorded_run(store: Store, job: RunSpec, spent: Collection[str]) -> Record | None:
-    """The first record of this run that answers for it and is not among `spent`."""
+def recorded_run(store: Store, job: RunSpec, consumed: Collection[str]) -> Record | None:
+    """The first record that answers for this run and is not among `consumed` (attempt names)."""
     for record in store.attempts(job.plan_id):
-        if record.status in FINAL_STATUSES and attempt_name(record) not in spent:
+        if record.status in FINAL_STATUSES and attempt_name(record) not in consumed:
             return record
     return None
 
@@ -111,26 +108,23 @@ def run_or_reuse(
     stop: Stop,
     *,
     timeout_s: float,
-    spent: Collection[str] = (),
+    consumed: Collection[str] = (),
 ) -> Record:
-    """The record of one run: the known one, or a fresh attempt. Raises StoreError."""
+    """The record of a run: an existing one, or that of a new attempt. Raises StoreError."""
     with lock_plan(store, job):
-        found = recorded_run(store, job, spent)
-        return found or run_attempt(store, trainer, job, timeout_s=timeout_s, stop=stop)
+        recorded = recorded_run(store, job, consumed)
+        return recorded or run_attempt(store, trainer, job, timeout_s=timeout_s, stop=stop)
 
 
 def lock_plan(store: Store, job: RunSpec) -> IO[bytes]:
-    """The lock of a run's plan. Raises StoreError where another harness keeps it."""
-    lock = store.lock_plan(job.plan_id)
-    looks = 0
-    while lock is None and looks < LOCK_LOOKS:
-        time.sleep(LOCK_LOOK_S)
-        lock, looks = store.lock_plan(job.plan_id), looks + 1
-    if lock is None:
-        raise StoreError(
-            str(store.root),
-            f"nobody else at work on the run {job.plan_id}",
-            "another harness that is",
-            "Wait for its end; its record then serves this command too.",
-        )
-    return lock
+    """The lock of a run's plan. Raises StoreError if another harness holds it."""
+    for _ in range(LOCK_TRIES):
+        if (lock := store.lock_plan(job.plan_id)) is not None:
+            return lock
+        time.sleep(LOCK_POLL_S)
+    raise StoreError(
+        str(store.root),
+        f"no other harness running {job.plan_id}",
+        "one that is",
+        "Wait until it has finished; this command then uses its record.",
+    )

@@ -1,21 +1,22 @@
-"""Holds a trainer on several nodes by one line: its standard input, whose end tells it to leave.
+"""Bridges the watch descriptor of a trainer to other nodes through its standard input.
 
-`python tether.py srun ... -m model.train ... --watch-fd N`, started by the harness as any trainer.
-A descriptor can't be handed to another machine, but srun carries its input to every task of every
-node, and torchrun leaves it to its ranks. So the trainers get `--watch-fd 0`, and here is the only
-writing end. It is closed
+Usage: `python stdin_bridge.py srun ... -m model.train ... --watch-fd N`, started like a trainer.
 
-- on SIGTERM or SIGINT: srun itself would kill its tasks on SIGTERM, without time for a checkpoint;
-- when the harness is gone, which the end of N says;
-- by the kernel when this process is killed. Therefore srun has a session of its own: it outlives a
-  kill of the harness's group until its trainers have left. It keeps every descriptor that was
-  inherited, and with them the lock on the run directory.
+A descriptor cannot be passed to another machine, but srun copies its input to every task on every
+node, and torchrun leaves it to its ranks. So the trainers get `--watch-fd 0`, and this process
+holds the only writing end of that input. The input ends, and the trainers leave,
 
-A trainer that steps when told hears its words on the same input: where this process has a pipe
-there, what comes in is carried on, and the trainer, which ends with the words, watches nothing.
+- on SIGTERM or SIGINT, because srun would kill its tasks without time for a checkpoint;
+- when the harness is gone: its end of descriptor N is closed;
+- when this process is killed. srun runs in a session of its own, so it survives a kill of the
+  harness's process group until its trainers have left. It inherits all descriptors, including the
+  lock on the run directory.
 
-Runs as a file of its own, whatever checkout the trainer is from: standard library only. A job that
-is cancelled as a whole is signalled by the scheduler on all nodes, and srun then kills at once.
+A trainer that steps on request (`pace`) reads the requests from the same input: if the input of
+this process is a pipe, its content is forwarded, and no descriptor is watched.
+
+This file runs as a script next to a trainer of any checkout and uses the standard library only. If
+a whole job is cancelled, the scheduler signals all nodes, and srun kills its tasks at once.
 """
 
 import contextlib
@@ -32,60 +33,60 @@ STDIN = 0
 CHUNK_BYTES = 4096
 
 
-def main(words: Sequence[str]) -> int:
-    """Runs the command to its end and returns its exit code; -N of a signal becomes 128 + N."""
-    talks = stat.S_ISFIFO(os.fstat(STDIN).st_mode)
-    command, watched = split(words, talks)
+def main(argv: Sequence[str]) -> int:
+    """Runs the command and returns its exit code; 128 + N after signal N."""
+    forwards = stat.S_ISFIFO(os.fstat(STDIN).st_mode)
+    command, watched = split(argv, forwards)
     reading, writing = os.pipe()
-    line = StdinBridge(writing)
+    bridge = StdinBridge(writing)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: line.end())
+        signal.signal(number, lambda *_: bridge.end())
     process = subprocess.Popen(command, stdin=reading, close_fds=False, start_new_session=True)
     os.close(reading)
     if watched is not None:
-        threading.Thread(target=line.end_with, args=(watched,), daemon=True).start()
-    if talks:
-        threading.Thread(target=line.carry, args=(STDIN,), daemon=True).start()
+        threading.Thread(target=bridge.end_with, args=(watched,), daemon=True).start()
+    if forwards:
+        threading.Thread(target=bridge.forward, args=(STDIN,), daemon=True).start()
     code = process.wait()
     return code if code >= 0 else 128 - code
 
 
 class StdinBridge:
-    """The writing end of the trainers' input."""
+    """The writing end of the trainers' standard input."""
 
     def __init__(self, writing: int) -> None:
-        self.writing = writing  # a pipe of os.pipe: no child inherits it
+        self.writing = writing  # from os.pipe: not inherited by children
 
     def end(self) -> None:
-        """Tells the trainers to leave; the second time changes nothing."""
+        """Closes the input, so that the trainers leave; may be called again."""
         writing, self.writing = self.writing, -1
         with contextlib.suppress(OSError):
             os.close(writing)
 
     def end_with(self, watched: int) -> None:
-        """Ends it together with another descriptor."""
+        """Closes the input once another descriptor is at its end of file."""
         with contextlib.suppress(OSError):
             while os.read(watched, CHUNK_BYTES):
                 pass
         self.end()
 
-    def carry(self, source: int) -> None:
-        """Hands on what is said, and ends with it."""
-        with contextlib.suppress(OSError):  # its trainers have left, or were told to
+    def forward(self, source: int) -> None:
+        """Forwards the bytes of a descriptor, then closes the input."""
+        with contextlib.suppress(OSError):  # the trainers have left, or the input is closed
             while rest := os.read(source, CHUNK_BYTES):
                 while rest:
                     rest = rest[os.write(self.writing, rest) :]
         self.end()
 
 
-def split(words: Sequence[str], talks: bool) -> tuple[list[str], int | None]:
-    """The command, and the descriptor that it was to watch: in its place it watches its input.
+def split(argv: Sequence[str], forwards: bool) -> tuple[list[str], int | None]:
+    """Returns (the command to run, the descriptor that it was to watch).
 
-    One that is talked to there does without.
+    The command watches its standard input instead, or nothing if requests are forwarded there.
     """
-    if len(words) < 2 or words[-2] != WATCH:
-        return list(words), None
-    return [*words[:-2], *(() if talks else (WATCH, str(STDIN)))], int(words[-1])
+    if len(argv) < 2 or argv[-2] != WATCH:
+        return list(argv), None
+    return [*argv[:-2], *(() if forwards else (WATCH, str(STDIN)))], int(argv[-1])
 
 
 if __name__ == "__main__":

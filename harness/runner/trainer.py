@@ -1,11 +1,11 @@
-"""The adapters: how a trainer is asked and started. Its verbs are command lines of its own.
+"""Adapters of trainers: the command line of each verb, and the types of the replies.
 
-The trainer owns its configuration. This file carries overrides to it and brings back what it says;
-it knows no field by name. A foreign trainer is one more class here. Comes after the study file's
-schema and before anything is resolved or run.
+The trainer owns its configuration: an adapter passes overrides to it and returns its reply, and
+knows no field by name. Another trainer is another class here.
 """
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -18,10 +18,10 @@ import msgspec
 from harness.errors import StudyFileError, TrainerError
 from harness.files import read_json, write_json
 
-DESCRIBE_LIMIT_S = 300.0
+REPLY_LIMIT_S = 300.0
 Launcher = Callable[[str, Sequence[str], int], list[str]]
-"""(interpreter, words behind `-m`, ranks) -> the command line that starts them all."""
-HINT_BROKEN = "Repair the trainer, or name another with `trainer:` in the study file."
+"""(interpreter, arguments after `-m`, ranks) -> the command line that starts all ranks."""
+HINT_BROKEN = "Fix the trainer, or name another with `trainer:` in the study file."
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,7 +33,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing wrong with a configuration, in the trainer's words."""
+    """One fault of a configuration, as the trainer reports it."""
 
     path: str = ""
     expected: str = ""
@@ -42,7 +42,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class IdentityReply(msgspec.Struct, frozen=True, kw_only=True):
-    """The identity part of a description."""
+    """The `identity` of a description."""
 
     config_id: str
     code_id: str
@@ -51,16 +51,17 @@ class IdentityReply(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Description(msgspec.Struct, frozen=True, kw_only=True):
-    """What a trainer says of one configuration. With `errors`, the rest may be empty.
+    """A trainer's reply about one configuration. With `errors`, the rest may be empty.
 
-    `text_tokens`: of all training text that it may read, where that is known.
+    `data_paths`: absolute paths, by field, for a run with another working directory.
+    `text_tokens`: the tokens of all training text, where known.
     """
 
     name: str
     config: dict[str, Any] | None = None
     derived: dict[str, Any] | None = None
     pins: dict[str, Any] | None = None
-    places: dict[str, Any] = {}
+    data_paths: dict[str, Any] = {}
     tricks: dict[str, bool] | None = None
     identity: IdentityReply | None = None
     text_tokens: int | None = None
@@ -69,15 +70,14 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Catalogue(msgspec.Struct, frozen=True, kw_only=True):
-    """Every trick, as the trainer prints it, and the fields the harness may set."""
+    """Every trick as the trainer prints it, and the fields that the harness may set."""
 
     tricks: dict[str, dict[str, Any]] = {}
     settable_fields: dict[str, str] = {}
 
 
 class PreflightFinding(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that a job needs, looked at before it starts. `stops` starts nothing; the rest is
-    said and kept."""
+    """One requirement of a job, checked before it starts; only `stops` prevents a start."""
 
     what: str
     ok: bool
@@ -88,7 +88,7 @@ class PreflightFinding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Needs(msgspec.Struct, frozen=True, kw_only=True):
-    """What a trainer says a job needs, judged by itself. `checkpoint_bytes`: of one checkpoint."""
+    """What a job needs and whether it is there. `checkpoint_bytes`: the size of one checkpoint."""
 
     findings: list[PreflightFinding] = []
     checkpoint_bytes: int | None = None
@@ -98,7 +98,7 @@ class Needs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What the ranks of a job measured of themselves and of each other; the rest is kept unread."""
+    """What the ranks of a job measured of themselves and of each other."""
 
     ranks: int
     findings: list[PreflightFinding] = []
@@ -106,38 +106,38 @@ class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
     all_reduce: list[dict[str, float]] = []
 
 
-def torchrun_command(python: str, words: Sequence[str], ranks: int) -> list[str]:
-    """Starts that many processes on this machine, each a rank."""
-    spread = ["--standalone", "--nproc-per-node", str(ranks)]
-    return [python, "-m", "torch.distributed.run", *spread, "-m", *words]
+def torchrun_command(python: str, arguments: Sequence[str], ranks: int) -> list[str]:
+    """The command line that starts `ranks` processes of a module on this machine."""
+    options = ["--standalone", "--nproc-per-node", str(ranks)]
+    return [python, "-m", "torch.distributed.run", *options, "-m", *arguments]
 
 
 class NativeTrainer:
-    """The trainer beside the harness: the package `model`."""
+    """The trainer of this repository: the package `model`."""
 
     name: ClassVar[str] = "native"
     package: ClassVar[str] = "model"
-    extras: ClassVar[tuple[str, ...]] = ("train", "gpu")  # of its pyproject.toml: what it runs on
-    paces: ClassVar[bool] = True  # answers the verb `pace`
+    extras: ClassVar[tuple[str, ...]] = ("train", "gpu")  # of its pyproject.toml
+    paces: ClassVar[bool] = True  # has the verb `pace`
 
     def __init__(self, checkout: Path | None = None, python: Path | None = None) -> None:
-        """`python`: the interpreter that it runs under; None for this process's own."""
+        """`python`: its interpreter; None for that of this process."""
         self.checkout = (checkout or default_checkout()).resolve()
         self.python = str(python or sys.executable)
         self.launcher: Launcher = torchrun_command
-        """How several ranks are started; the nodes of a cluster have another."""
+        """Starts several ranks; on several nodes it is replaced by multinode.py."""
 
     def at(self, checkout: Path, python: Path | None = None) -> "NativeTrainer":
-        """The same trainer in another checkout of its code, under this interpreter or another."""
+        """The same trainer in another checkout, with the same interpreter or another."""
         return type(self)(checkout, python or Path(self.python))
 
     def describe(self, requests: Sequence[Request]) -> list[Description]:
-        """One description for each request, in order; one process for all of them.
+        """Describes all requests, in order, with one process.
 
-        Raises TrainerError when the trainer is missing, another package, or answers nonsense.
+        Raises TrainerError if the trainer is missing, is another package, or replies nonsense.
         """
         text = json.dumps([msgspec.to_builtins(request) for request in requests])
-        value = self._ask("describe", ["--batch"], stdin=text)
+        value = self._request("describe", ["--batch"], stdin=text)
         replies: list[Description] = self._as(value, list[Description], "describe --batch")
         if [reply.name for reply in replies] != [request.name for request in requests]:
             raise TrainerError(
@@ -151,25 +151,25 @@ class NativeTrainer:
         return replies
 
     def describe_or_fail(self, requests: Sequence[Request]) -> list[Description]:
-        """As `describe`, but raises StudyFileError naming every fault of every request."""
+        """Like `describe`, but raises StudyFileError with every fault of every request."""
         replies = self.describe(requests)
         raise_faults([(reply.name, fault) for reply in replies for fault in reply.errors])
         return replies
 
     def catalogue(self) -> Catalogue:
-        """The trainer's tricks and settable_fields. Raises TrainerError."""
-        value = self._ask("describe", ["--catalogue"])
-        found: Catalogue = self._as(value, Catalogue, "describe --catalogue")
-        return found
+        """The trainer's tricks and settable fields. Raises TrainerError."""
+        value = self._request("describe", ["--catalogue"])
+        catalogue: Catalogue = self._as(value, Catalogue, "describe --catalogue")
+        return catalogue
 
     def machine(self) -> dict[str, Any]:
         """GPUs and back-ends as the trainer sees them; may take seconds. Raises TrainerError."""
-        value = self._ask("describe", ["--machine"])
-        found: dict[str, Any] = self._as(value, dict[str, Any], "describe --machine")
-        return found
+        value = self._request("describe", ["--machine"])
+        machine: dict[str, Any] = self._as(value, dict[str, Any], "describe --machine")
+        return machine
 
     def prepare(self, config: Mapping[str, Any]) -> str | None:
-        """Makes a configuration's data ready, showing its progress on stderr; returns data_id."""
+        """Prepares a configuration's data, with progress on stderr; returns the data_id."""
         with tempfile.TemporaryDirectory(prefix="harness-") as folder:
             path = Path(folder) / "config.json"
             write_json(path, dict(config))
@@ -186,48 +186,47 @@ class NativeTrainer:
         if done.returncode != 0 or not isinstance(reply, dict) or "data_id" not in reply:
             raise TrainerError(
                 "",
-                "data made ready for training",
+                "prepared data",
                 f"exit code {done.returncode} from `{self.package}.data prepare`",
-                "Its message stands above; correct the data source it names.",
+                "Its message is above: correct the data source that it names.",
             )
         return str(reply["data_id"])
 
     def needs(self, config_file: Path, run_dir: Path, ranks: int, nodes: int = 1) -> Needs:
-        """What a job needs of this machine, one of `nodes`, and has; quick. Raises TrainerError."""
-        words = ["--config", str(config_file), "--ranks", str(ranks), "--out", str(run_dir)]
-        words += ["--nodes", str(nodes)] if nodes > 1 else []
-        found: Needs = self._as(self._ask("needs", words), Needs, "needs")
-        return found
+        """What a job needs of this machine, one of `nodes`; quick. Raises TrainerError."""
+        arguments = ["--config", str(config_file), "--ranks", str(ranks), "--out", str(run_dir)]
+        arguments += ["--nodes", str(nodes)] if nodes > 1 else []
+        reply: Needs = self._as(self._request("needs", arguments), Needs, "needs")
+        return reply
 
     def train_command(self, config_file: Path, run_dir: Path, ranks: int = 1) -> list[str]:
-        """The command line of one run, but for its watch descriptor."""
-        return self._spread(ranks, "train", config_file, run_dir)
+        """The command line of one run, without its watch descriptor."""
+        return self._on_ranks(ranks, "train", config_file, run_dir)
 
     def pace_command(
         self, config_file: Path, run_dir: Path, ranks: int = 1, at_step: int = 0
     ) -> list[str]:
-        """The command line of a trainer that steps when told, but for its watch descriptor.
+        """The command line of a trainer that steps on request, without its watch descriptor.
 
-        `at_step`: where its schedules are held; a trainer without stages is never asked for another
-        than the first.
+        `at_step`: the step whose place in the schedules it uses; 0 for a trainer without stages.
         """
-        held = ["--at-step", str(at_step)] if at_step else []
-        return self._spread(ranks, "pace", config_file, run_dir, *held)
+        options = ["--at-step", str(at_step)] if at_step else []
+        return self._on_ranks(ranks, "pace", config_file, run_dir, *options)
 
     def probe_command(self, config_file: Path, run_dir: Path, ranks: int = 1) -> list[str]:
-        """The command line that leaves `probe.json` in a folder, but for its watch descriptor."""
-        return self._spread(ranks, "probe", config_file, run_dir)
+        """The command line that writes `probe.json` to a folder, without its watch descriptor."""
+        return self._on_ranks(ranks, "probe", config_file, run_dir)
 
-    def probed(self, run_dir: Path) -> ProbeResult | None:
-        """What a probe left, or None where it left nothing. Raises TrainerError."""
+    def read_probe(self, run_dir: Path) -> ProbeResult | None:
+        """The probe.json of a folder; None if there is none. Raises TrainerError."""
         value = read_json(run_dir / "probe.json")
-        found: ProbeResult | None = None if value is None else self._as(value, ProbeResult, "probe")
-        return found
+        result: ProbeResult | None = value and self._as(value, ProbeResult, "probe")
+        return result
 
-    def _spread(
+    def _on_ranks(
         self, ranks: int, verb: str, config_file: Path, run_dir: Path, *more: str
     ) -> list[str]:
-        """A verb on one rank or several."""
+        """The command line of a verb on one rank or several."""
         arguments = ["--config", str(config_file), "--out", str(run_dir), *more]
         if ranks == 1:
             return self._command(verb, *arguments)
@@ -236,9 +235,9 @@ class NativeTrainer:
     def _command(self, verb: str, *arguments: str) -> list[str]:
         return [self.python, "-m", f"{self.package}.{verb}", *arguments]
 
-    def _ask(self, verb: str, arguments: Sequence[str], stdin: str = "") -> object:
-        if not self._own_package().is_dir():  # else an installed one would answer in its place
-            raise self._in_the_way(self._found_package())
+    def _request(self, verb: str, arguments: Sequence[str], stdin: str = "") -> object:
+        if not self._own_package().is_dir():  # else an installed one would reply
+            raise self._wrong_package(self._importable_package())
         command = self._command(verb, *arguments)
         try:
             done = subprocess.run(
@@ -247,26 +246,27 @@ class NativeTrainer:
                 input=stdin,
                 capture_output=True,
                 text=True,
-                timeout=DESCRIBE_LIMIT_S,
-                start_new_session=True,  # Ctrl-C is the harness's to hear
+                timeout=REPLY_LIMIT_S,
+                start_new_session=True,  # the harness handles Ctrl-C
             )
         except subprocess.TimeoutExpired:
             raise TrainerError(
                 "",
-                f"an answer of {' '.join(command[1:])} within {DESCRIBE_LIMIT_S:g} s",
+                f"a reply of {' '.join(command[1:])} within {REPLY_LIMIT_S:g} s",
                 "none",
                 HINT_BROKEN,
             ) from None
         try:
             return json.loads(done.stdout)
         except ValueError:
-            raise self._no_answer(verb, arguments, done) from None
+            raise self._no_reply(verb, arguments, done) from None
 
-    def _no_answer(
+    def _no_reply(
         self, verb: str, arguments: Sequence[str], done: "subprocess.CompletedProcess[str]"
     ) -> TrainerError:
-        if "No module named" in done.stderr and self.package in done.stderr:
-            return self._in_the_way(self._found_package())
+        top = self.package.partition(".")[0]
+        if re.search(rf"No module named '?{top}\b", done.stderr):
+            return self._wrong_package(self._importable_package())
         tail = (done.stderr or done.stdout).strip()[-600:]
         return TrainerError(
             "",
@@ -275,17 +275,15 @@ class NativeTrainer:
             HINT_BROKEN,
         )
 
-    def _check_package(self, found: str | None) -> None:
-        if found is None:
-            return
-        if Path(found).resolve() != self._own_package():
-            raise self._in_the_way(found)
+    def _check_package(self, folder: str | None) -> None:
+        if folder is not None and Path(folder).resolve() != self._own_package():
+            raise self._wrong_package(folder)
 
     def _own_package(self) -> Path:
         return self.checkout.joinpath(*self.package.split("."))
 
-    def _found_package(self) -> str | None:
-        """Where Python finds the package's first part from the checkout, if anywhere."""
+    def _importable_package(self) -> str | None:
+        """Where Python imports the package from, in the checkout; None if it cannot."""
         top = self.package.partition(".")[0]
         code = (
             "import importlib.util as u; "
@@ -297,20 +295,20 @@ class NativeTrainer:
         )
         return done.stdout.strip() or None
 
-    def _in_the_way(self, found: str | None) -> TrainerError:
+    def _wrong_package(self, folder: str | None) -> TrainerError:
         own = self._own_package()
-        if found is None:
+        if folder is None:
             return TrainerError(
                 "",
                 f"the trainer's package at {own}",
                 "no such package",
-                "Run from a complete checkout, or install the project again.",
+                "Run from a complete checkout, or reinstall the project.",
             )
         return TrainerError(
             "",
             f"the trainer's package {self.package} at {own}",
-            f"another package of that name at {found}",
-            "Take the other out of PYTHONPATH or uninstall it; unset PYTHONSAFEPATH if set.",
+            f"another package of that name at {folder}",
+            "Remove the other from PYTHONPATH or uninstall it; unset PYTHONSAFEPATH if it is set.",
         )
 
     def _as(self, value: object, kind: Any, verb: str) -> Any:
@@ -318,23 +316,26 @@ class NativeTrainer:
             return msgspec.convert(value, kind)
         except msgspec.ValidationError as error:
             raise TrainerError(
-                "", f"the contract's answer from `{self.package}.{verb}`", str(error), HINT_BROKEN
+                "",
+                f"a reply of `{self.package}.{verb}` that follows the contract",
+                str(error),
+                HINT_BROKEN,
             ) from error
 
 
 class FakeTrainer(NativeTrainer):
-    """The trainer in the box: a real process whose curves come from a formula and a seed."""
+    """The simulated trainer: a real process whose curves come from a formula and a seed."""
 
     name: ClassVar[str] = "fake"
     package: ClassVar[str] = "harness.runner.fake_trainer"
     extras: ClassVar[tuple[str, ...]] = ()
 
-    def _spread(
+    def _on_ranks(
         self, ranks: int, verb: str, config_file: Path, run_dir: Path, *more: str
     ) -> list[str]:
-        """One process that pretends to be all ranks."""
-        pretended = ["--ranks", str(ranks)] if ranks > 1 else []
-        return [*super()._spread(1, verb, config_file, run_dir, *more), *pretended]
+        """One process that simulates all ranks."""
+        options = ["--ranks", str(ranks)] if ranks > 1 else []
+        return [*super()._on_ranks(1, verb, config_file, run_dir, *more), *options]
 
 
 TRAINERS: dict[str, type[NativeTrainer]] = {
@@ -343,7 +344,7 @@ TRAINERS: dict[str, type[NativeTrainer]] = {
 
 
 def by_name(name: str, checkout: Path | None = None) -> NativeTrainer:
-    """The adapter of that name. Raises StudyFileError for an unknown one."""
+    """The adapter of a trainer. Raises StudyFileError for an unknown name."""
     if name not in TRAINERS:
         raise StudyFileError(
             "trainer",
@@ -355,9 +356,9 @@ def by_name(name: str, checkout: Path | None = None) -> NativeTrainer:
 
 
 def raise_faults(faults: Sequence[tuple[str, Fault]], source: str = "") -> None:
-    """Raises StudyFileError with every (name of the configuration, fault); none: returns.
+    """Raises StudyFileError if there are any (configuration name, fault) pairs.
 
-    A fault that several share, such as one of the base, is told once.
+    A fault that several configurations share, such as one of the base, is reported once.
     """
     if not faults:
         return
@@ -373,22 +374,22 @@ def raise_faults(faults: Sequence[tuple[str, Fault]], source: str = "") -> None:
     for name, fault in faults:
         names.setdefault(fault, []).append(name)
     lines = [
-        f"\n  {', '.join(who)}: {fault.path}: expected {fault.expected}; got {fault.got}. "
+        f"\n  {', '.join(owners)}: {fault.path}: expected {fault.expected}; got {fault.got}. "
         + fault.hint.rstrip(".")
-        for fault, who in names.items()
+        for fault, owners in names.items()
     ]
     raise StudyFileError(
         source,
-        "configurations that the trainer accepts",
+        "configurations without faults",
         f"{len(names)} faults:" + "".join(lines),
         "Correct them in the file, its base, or --set.",
     )
 
 
 def default_checkout() -> Path:
-    """The working directory where it is a checkout, else the folder that holds this package.
+    """The working directory if it is a checkout, else the folder that contains this package.
 
-    Whoever stands in a checkout means its code, also when another copy is installed.
+    In a checkout, its code is used even if another copy is installed.
     """
     here = Path.cwd()
     if (here / "model" / "describe.py").is_file() and (here / "harness").is_dir():
@@ -397,7 +398,7 @@ def default_checkout() -> Path:
 
 
 def with_value(config: Mapping[str, Any], path: str, value: object) -> dict[str, Any]:
-    """A copy of a nested configuration with one dotted path set."""
+    """A copy of a nested configuration with the field at a dotted path set."""
     head, _, rest = path.partition(".")
     inner = config.get(head)
     new = with_value(inner if isinstance(inner, dict) else {}, rest, value) if rest else value

@@ -1,7 +1,7 @@
-"""Where the runs of a search are made: one at a time on each GPU, or one at a time.
+"""Runs jobs on the GPUs that a command may use: one at a time on each, or one at a time.
 
-A run is made under its plan's lock and only where no record answers for it already; what another
-harness is making is waited for. After plan.py, before everything that runs.
+A job runs under its plan's lock, and only if no record answers for it; if another harness is
+running it, `GpuPool.make` waits for that.
 """
 
 import os
@@ -19,9 +19,11 @@ from harness.runner.process import Stop
 from harness.runner.replicates import recorded_run
 from harness.runner.trainer import NativeTrainer
 
+HELD_POLL_S = 0.5
+
 
 class GpuPool:
-    """The GPUs that a command may use, by number; none named: one run at a time, as is."""
+    """The GPUs that a command may use, by number; without any, one run at a time."""
 
     def __init__(
         self, store: Store, trainer: NativeTrainer, gpus: list[str], run_minutes: float
@@ -38,11 +40,11 @@ class GpuPool:
         stop: Stop,
         on_progress: Callable[[Progress], None] | None = None,
         *,
-        anew: bool = False,
+        rerun: bool = False,
     ) -> tuple[Record | None, bool]:
-        """(the record of a run, whether it was made now); None where it was stopped before.
+        """Returns (the record of a run, whether it ran now); None if stopped before it began.
 
-        `anew`: make it although a record answers for it. Raises DiskError.
+        `rerun`: run it even if a record answers for it. Raises DiskError.
         """
         while (lock := self.store.lock_plan(job.plan_id)) is None:
             if stop:
@@ -51,8 +53,8 @@ class GpuPool:
         with lock:
             if stop:
                 return None, False
-            if not anew and (found := recorded_run(self.store, job, ())) is not None:
-                return found, False
+            if not rerun and (recorded := recorded_run(self.store, job, ())) is not None:
+                return recorded, False
             with self.concurrent_runs.joined(slot):
                 made = run_attempt(
                     self.store,
@@ -67,26 +69,23 @@ class GpuPool:
             return made, True
 
 
-def check_gpus(asked: Sequence[str], trainer: NativeTrainer) -> None:
-    """Raises UsageError where --gpus names one that is not there."""
-    if not asked:
+def check_gpus(gpus: Sequence[str], trainer: NativeTrainer) -> None:
+    """Raises UsageError if --gpus names a GPU that does not exist."""
+    if not gpus:
         return
-    there = len(trainer.machine().get("gpus") or [])
-    absent = [gpu for gpu in asked if int(gpu) >= there]
-    if absent:
-        raise UsageError(
-            "--gpus",
-            f"numbers below {there}, the GPUs of this machine" if there else "no --gpus",
-            ",".join(absent) if there else f"{','.join(asked)}, on a machine without a GPU",
-            "Name those there are." if there else "Leave it out: runs go one at a time.",
-        )
-
-
-HELD_POLL_S = 0.5
+    count = len(trainer.machine().get("gpus") or [])
+    absent = [gpu for gpu in gpus if int(gpu) >= count]
+    if not absent:
+        return
+    if count == 0:
+        got = f"{','.join(gpus)}, on a machine without a GPU"
+        raise UsageError("--gpus", "no --gpus", got, "Omit it: runs then go one at a time.")
+    expected = f"numbers below {count}, the number of GPUs of this machine"
+    raise UsageError("--gpus", expected, ",".join(absent), "Name GPUs that exist.")
 
 
 class ConcurrentRuns:
-    """Counts, for each run at work, the most others that ran at the same time."""
+    """Counts, for each current run, the largest number of other runs at the same time."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -94,6 +93,7 @@ class ConcurrentRuns:
 
     @contextmanager
     def joined(self, slot: str) -> Iterator[None]:
+        """Counts a run on `slot` for the duration of the context."""
         with self._lock:
             self._most[slot] = 0
             others = len(self._most) - 1
@@ -106,10 +106,11 @@ class ConcurrentRuns:
                 del self._most[slot]
 
     def most(self, slot: str) -> int:
+        """The largest number of other runs since the run on `slot` began."""
         with self._lock:
             return self._most[slot]
 
 
 def gpu_environment(slot: str) -> Mapping[str, str] | None:
-    """The environment of a run on one GPU; None (as it is) where no GPU was named."""
+    """The environment variables of a run on one GPU; None (inherited) if no GPU was named."""
     return {**os.environ, "CUDA_VISIBLE_DEVICES": slot} if slot else None

@@ -1,7 +1,7 @@
-"""Other code for an arm: a checkout of a git ref, or of the present code with a patch on it.
+"""Other code for an arm: a checkout of a git ref, or of the current code with a patch applied.
 
-A checkout lives in the store under `worktrees/`, named by what is in it, and is made once. The
-repository itself is left as it is. Comes before resolve.py, which gives such an arm its checkout.
+A checkout is a git worktree in the store under `worktrees/`. It is named by its content and created
+once; the repository's own files do not change.
 """
 
 import hashlib
@@ -14,22 +14,22 @@ from harness.files import write_text
 
 
 def checkout_ref(ref: str, checkout: Path, store_root: Path) -> Path:
-    """The checkout of a branch, tag or commit. Raises StudyFileError."""
+    """A checkout of a branch, tag or commit. Raises StudyFileError."""
     top, prefix = _repository(checkout, f"ref: {ref}")
-    found = _git(top, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}")
-    if found.returncode != 0:
+    result = _git(top, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}")
+    if result.returncode != 0:
         raise StudyFileError(
             f"ref: {ref}",
             f"a branch, tag or commit of {top}",
             "none of that name",
-            "`git branch --all` shows the names; fetch it first if it is a remote one.",
+            "`git branch --all` lists the names; fetch a remote branch first.",
         )
-    commit = found.stdout.strip()
-    return _made(top, commit, None, store_root / "worktrees" / commit[:12]) / prefix
+    commit = result.stdout.strip()
+    return _checkout(top, commit, None, store_root / "worktrees" / commit[:12]) / prefix
 
 
 def checkout_patch(patch: Path, checkout: Path, store_root: Path) -> Path:
-    """The present code, uncommitted changes included, with a patch applied. StudyFileError."""
+    """A checkout of the current code, with uncommitted changes and a patch. StudyFileError."""
     try:
         content = patch.read_bytes()
     except OSError as error:
@@ -37,7 +37,7 @@ def checkout_patch(patch: Path, checkout: Path, store_root: Path) -> Path:
             f"patch: {patch}",
             "a patch file",
             str(error.strerror),
-            "Its path is relative to the study file; `git diff > idea.diff` makes one.",
+            "Its path is relative to the study file; `git diff > idea.diff` writes one.",
         ) from error
     top, prefix = _repository(checkout, f"patch: {patch}")
     _refuse_untracked(top, patch)
@@ -47,25 +47,25 @@ def checkout_patch(patch: Path, checkout: Path, store_root: Path) -> Path:
     ).stdout
     name = hashlib.sha256(b"\0".join([commit.encode(), uncommitted, content])).hexdigest()[:12]
     patches = [part for part in (uncommitted, content) if part.strip()]
-    return _made(top, commit, patches, store_root / "worktrees" / name) / prefix
+    return _checkout(top, commit, patches, store_root / "worktrees" / name) / prefix
 
 
 def clean_commit(checkout: Path) -> str | None:
-    """The commit a checkout stands at; None outside a repository or with uncommitted changes."""
+    """The commit of a checkout; None outside a repository or with uncommitted changes."""
     if shutil.which("git") is None:
         return None
-    found = _git(checkout, "rev-parse", "--verify", "--quiet", "HEAD")
+    result = _git(checkout, "rev-parse", "--verify", "--quiet", "HEAD")
     changed = _git(checkout, "status", "--porcelain", "--untracked-files=no")
-    clean = found.returncode == 0 and not changed.stdout.strip()
-    return found.stdout.strip() if clean else None
+    clean = result.returncode == 0 and not changed.stdout.strip()
+    return result.stdout.strip() if clean else None
 
 
 def _repository(checkout: Path, what: str) -> tuple[Path, str]:
-    """(top of the repository, the checkout's place in it)."""
+    """Returns (top of the repository, path of the checkout in it)."""
     if shutil.which("git"):
-        found = _git(checkout, "rev-parse", "--show-toplevel", "--show-prefix")
-        if found.returncode == 0:
-            top, _, prefix = found.stdout.partition("\n")
+        result = _git(checkout, "rev-parse", "--show-toplevel", "--show-prefix")
+        if result.returncode == 0:
+            top, _, prefix = result.stdout.partition("\n")
             has_commit = _git(checkout, "rev-parse", "--verify", "--quiet", "HEAD").returncode == 0
             if has_commit:
                 return Path(top), prefix.strip()
@@ -73,7 +73,7 @@ def _repository(checkout: Path, what: str) -> tuple[Path, str]:
         what,
         "git, and the trainer's code in a git repository with a commit",
         f"none at {checkout}",
-        "Run from a clone of the project: arms on other code are checked out from it.",
+        "Run from a clone of the project: arms on other code are checked out from its repository.",
     )
 
 
@@ -82,14 +82,14 @@ def _refuse_untracked(top: Path, patch: Path) -> None:
     if listed:
         raise StudyFileError(
             f"patch: {patch}",
-            "code that git knows, for the patch to be applied to",
-            "new files it does not: " + ", ".join(listed[:5]),
-            "`git add` them (no commit is needed) or move them away.",
+            "no untracked Python files, because a checkout would lack them",
+            "untracked: " + ", ".join(listed[:5]),
+            "`git add` them (no commit is needed), or move them away.",
         )
 
 
-def _made(top: Path, commit: str, patches: list[bytes] | None, folder: Path) -> Path:
-    """The finished checkout; one that a killed process left half-made is made anew."""
+def _checkout(top: Path, commit: str, patches: list[bytes] | None, folder: Path) -> Path:
+    """Returns the checkout; creates it again if a killed process left it incomplete."""
     ready = folder.with_suffix(".ready")
     if ready.exists() and folder.is_dir():
         return folder.resolve()
@@ -97,10 +97,10 @@ def _made(top: Path, commit: str, patches: list[bytes] | None, folder: Path) -> 
     if folder.exists():
         shutil.rmtree(folder)
     _git(top, "worktree", "prune")
-    made = _git(top, "worktree", "add", "--detach", "--force", str(folder.resolve()), commit)
-    if made.returncode != 0:
+    added = _git(top, "worktree", "add", "--detach", "--force", str(folder.resolve()), commit)
+    if added.returncode != 0:
         raise StudyFileError(
-            str(folder), "a git worktree", made.stderr.strip()[-300:], "Correct what git names."
+            str(folder), "a git worktree", added.stderr.strip()[-300:], "Correct what git reports."
         )
     for content in patches or []:
         applied = subprocess.run(
@@ -112,9 +112,9 @@ def _made(top: Path, commit: str, patches: list[bytes] | None, folder: Path) -> 
         if applied.returncode != 0:
             raise StudyFileError(
                 "patch",
-                "a patch that applies to the present code",
+                "a patch that applies to the current code",
                 applied.stderr.decode(errors="replace").strip()[-300:],
-                "Make it again against the present code with `git diff`.",
+                "Write it again from the current code with `git diff`.",
             )
     write_text(ready, commit + "\n")
     return folder.resolve()

@@ -90,7 +90,7 @@ def replicate(
 
 def still_works(plan: SearchPlan, slots: GpuPool, slot: str, stop: Stop) -> bool:
     """Whether the base, made once more, trains to its end. Raises DiskError."""
-    made, _ = slots.make(job_of(plan, plan.file.base_seeds[0]), slot, stop, anew=True)
+    made, _ = slots.make(job_of(plan, plan.file.base_seeds[0]), slot, stop, rerun=True)
     return made is not None and made.status == "completed"
 
 

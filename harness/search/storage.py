@@ -41,7 +41,7 @@ OPENINGS = 10  # of a storage whose tables others make at the same time
 MADE_MEANWHILE = ("already exists", "alembic_version", "pg_type_typname", "pg_class_relname")
 """In what databases say of a table, or the one row of a table, that another made a moment ago."""
 FINGERPRINT = "search"  # the study's attribute that says which search it is
-EXTRA = "pip install '.[search]'"
+EXTRA = "pip install 'speedrun-harness[search]'"
 PACKAGES = {  # that Optuna imports when such a part proposes or prunes first, and not before
     "CmaEsSampler": ("cmaes",),
     "GPSampler": ("scipy", "torch"),

@@ -170,7 +170,7 @@ class Resolver:
             own = [f"{path}." for path in spec.own_settings(base)]
             spec.data_paths = {
                 path: value
-                for path, value in base.description.places.items()
+                for path, value in base.description.data_paths.items()
                 if not any(f"{path}.".startswith(prefix) for prefix in own)
             }
         self._describe(moved)

@@ -152,7 +152,7 @@ def _trained(settings: DataSettings, content: Content, progress: Progress) -> To
         texts = (
             text for part in training for chunk in content.chunks(part) for text in chunk.texts
         )
-        tokenizers.train(texts, settings.vocab_size, characters).save(path)
+        tokenizers.train(texts, settings.vocab_size, characters, settings.source).save(path)
     return tokenizers.load(path)
 
 

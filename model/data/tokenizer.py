@@ -132,7 +132,12 @@ class Tokenizer:
             file.write(json.dumps(value, separators=(",", ":")).encode())
 
 
-def train(documents: Iterable[str], vocab_size: int, characters: int | None = None) -> Tokenizer:
+def train(
+    documents: Iterable[str],
+    vocab_size: int,
+    characters: int | None = None,
+    source: str = "the data source",
+) -> Tokenizer:
     """Train a vocabulary of exactly `vocab_size` tokens on documents in the given order.
 
     `characters`: only until so many were read, as nanochat does; None: on all. Raises DataError
@@ -157,10 +162,11 @@ def train(documents: Iterable[str], vocab_size: int, characters: int | None = No
     ordinary = tuple(bytes(token) for token, _ in ranks)
     if len(ordinary) + len(SPECIALS) != vocab_size:
         raise DataError(
-            path="model.vocab_size",
-            expected=f"text enough for {vocab_size:,} tokens",
-            got=f"pairs for {len(ordinary) + len(SPECIALS):,}",
-            hint="Set a smaller model.vocab_size, or give more text.",
+            path="data.source",
+            expected=f"enough text to train a vocabulary of {vocab_size:,} tokens",
+            got=f"text in {source} for {len(ordinary) + len(SPECIALS):,} tokens",
+            hint="Name a larger source, such as data.source: climbmix with data.train_files: 8, "
+            "or set a smaller model.vocab_size.",
         )
     specials = {name: len(ordinary) + index for index, name in enumerate(SPECIALS)}
     return Tokenizer(pattern=SPLIT_PATTERN, ordinary=ordinary, specials=specials, bos=SPECIALS[0])

@@ -28,5 +28,5 @@ def findings(config: Config, settings: DataSettings, stock: Stock) -> Iterator[F
         ok=not missing,
         expected=", ".join(wanted),
         got=f"no {', '.join(missing)}" if missing else "all installed",
-        hint="Install the trainer's packages: pip install '.[train]'.",
+        hint="Install the trainer's packages: pip install 'speedrun-harness[train]'.",
     )

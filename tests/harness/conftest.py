@@ -1,4 +1,4 @@
-"""Studies for the FakeTrainer, stores in temporary folders, the command line as users run it."""
+"""Fixtures: studies for the simulated trainer, temporary stores, the command line."""
 
 import contextlib
 import os
@@ -26,6 +26,7 @@ from harness.runner.fake_trainer.train import Curve, bits_per_byte, environment
 from harness.runner.trainer import TRAINERS
 from harness.study.resolve import resolve
 from tests.fixtures import faulty_harness
+from tests.fixtures import faulty_trainer as faults
 from tests.fixtures.faulty_harness import FaultyTrainer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,7 +40,7 @@ optimizer: {matrices: muon}
 """
 STUDY = """\
 study: quick
-question: Does the harness do what it says?
+question: Does the harness work?
 trainer: fake
 base: base.yaml
 arms: {leave_one_out: [windows, muon]}
@@ -51,6 +52,7 @@ limits: {run_minutes: 1}
 @pytest.fixture(scope="session", autouse=True)
 def faulty_trainer():
     """`fake` is the simulated trainer with more ways to fail: tests/fixtures/faulty_trainer.py."""
+    faults.add_fields()
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(TRAINERS, "fake", FaultyTrainer)
         yield
@@ -63,7 +65,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def study_file(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a base and a study, with lines of the study replaced or added, and says where."""
+    """Writes a base and a study, with lines of the study replaced or added; returns its path."""
 
     def write(base: str = "", **lines: str) -> Path:
         (tmp_path / "base.yaml").write_text(BASE + base)
@@ -78,7 +80,7 @@ def study_file(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def resolved(store: Store, study_file):
-    """Resolves a study file with the FakeTrainer."""
+    """Resolves a study file with the simulated trainer."""
 
     def make(base: str = "", **lines: str):
         path = study_file(base, **lines)
@@ -124,10 +126,7 @@ def record():
 
 @pytest.fixture
 def leave_run(store: Store) -> Callable[..., Path]:
-    """A run of the FakeTrainer that evaluated CORE, without its process; names its record.
-
-    Its files are written, collected and kept as those of any run.
-    """
+    """Stores a simulated run with CORE without starting a process; returns its record file."""
 
     def make(seed: int, at: float = 1.0, **overrides: object) -> Path:
         sets = {"core.examples": 100, "dial.depth": 2, "dial.steps": 5, **overrides}
@@ -148,9 +147,9 @@ def leave_run(store: Store) -> Callable[..., Path]:
         run_dir = store.run_dir(plan.plan_id, plan.attempt)
         run_dir.mkdir(parents=True)
         loss = Curve(config, None).loss(5)
-        found = core.answers(config, loss)
-        core.write(run_dir / "core.parquet", config, found)
-        metrics = {"val_loss": loss, "val_bpb": bits_per_byte(loss), **core.metrics(found)}
+        answers = core.answers(config, loss)
+        core.write(run_dir / "core.parquet", config, answers)
+        metrics = {"val_loss": loss, "val_bpb": bits_per_byte(loss), **core.metrics(answers)}
         result = {"status": "completed", "steps": 5, "tokens": 5, "metrics": metrics}
         files.write_json(run_dir / "result.json", result)
         files.write_json(run_dir / "launch.json", msgspec.to_builtins(plan))
@@ -163,7 +162,7 @@ def leave_run(store: Store) -> Callable[..., Path]:
 
 
 class Ended(NamedTuple):
-    """What a command left on the terminal."""
+    """The exit code and the output of a command."""
 
     returncode: int
     stdout: str
@@ -172,11 +171,11 @@ class Ended(NamedTuple):
 
 @pytest.fixture
 def harness(store: Store, capfd, monkeypatch) -> Callable[..., Ended]:
-    """The command line, in this process: the same `main`, without the time to import it."""
+    """Runs the command line in this process, which saves the time to import it."""
     monkeypatch.chdir(ROOT)
 
-    def call(*words: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["harness", *command(*words, store=store)[2:]])
+    def call(*arguments: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["harness", *command(*arguments, store=store)[2:]])
         with pytest.raises(SystemExit) as ending:
             main()
         out, err = capfd.readouterr()
@@ -185,27 +184,28 @@ def harness(store: Store, capfd, monkeypatch) -> Callable[..., Ended]:
     return call
 
 
-def command(*words: object, store: Store) -> list[str]:
-    """The words of a command line on a store; studies without HTML, which takes seconds."""
-    if words[0] == "study":
-        words = (*words, "--no-html")
-    return [sys.executable, faulty_harness.__file__, *map(str, words), "--store", str(store.root)]
+def command(*arguments: object, store: Store) -> list[str]:
+    """A command line for a store; studies without HTML, which takes seconds."""
+    if arguments[0] == "study":
+        arguments = (*arguments, "--no-html")
+    program = [sys.executable, faulty_harness.__file__]
+    return [*program, *map(str, arguments), "--store", str(store.root)]
 
 
 @pytest.fixture
-def words_of(store: Store) -> Callable[..., list[str]]:
-    """A command line on the store, for a process of its own."""
-    return lambda *words: command(*words, store=store)
+def argv_of(store: Store) -> Callable[..., list[str]]:
+    """A command line for the store, to run in a new process."""
+    return lambda *arguments: command(*arguments, store=store)
 
 
 @pytest.fixture
 def start(store: Store):
-    """Starts the command line and leaves it running; what is left of it is killed at the end."""
+    """Starts the command line without waiting; kills its processes at the end of the test."""
     started: list[subprocess.Popen[str]] = []
 
-    def begin(*words: object) -> "subprocess.Popen[str]":
+    def begin(*arguments: object) -> "subprocess.Popen[str]":
         process = subprocess.Popen(
-            command(*words, store=store),
+            command(*arguments, store=store),
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -227,22 +227,22 @@ def start(store: Store):
 
 @pytest.fixture
 def trainers(store: Store) -> Callable[[], list[int]]:
-    """The pids of the trainers that run for the store now."""
+    """The pids of the trainers that currently run for the store."""
     return lambda: trainers_of(store)
 
 
 def trainers_of(store: Store) -> list[int]:
-    found = []
+    pids = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            argv = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
             state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
         except OSError:
             continue
-        ours = any(str(store.root.resolve() / "plans") in word for word in words)
-        if ours and state != "Z" and str(faulty_harness.SCRIPT) in words:
-            found.append(int(entry.name))
-    return found
+        ours = any(str(store.root.resolve() / "plans") in argument for argument in argv)
+        if ours and state != "Z" and str(faulty_harness.SCRIPT) in argv:
+            pids.append(int(entry.name))
+    return pids
 
 
 # --- full jobs ------------------------------------------------------------------------------------
@@ -288,8 +288,8 @@ def full_record():
 
     def make(**changes):
         metrics = {k: changes.pop(k) for k in list(changes) if k in base.metrics}
-        found = msgspec.structs.replace(base, **changes)
-        return msgspec.structs.replace(found, metrics={**found.metrics, **metrics})
+        changed = msgspec.structs.replace(base, **changes)
+        return msgspec.structs.replace(changed, metrics={**changed.metrics, **metrics})
 
     return make
 
@@ -299,11 +299,11 @@ def full_events():
     """Makes the events of a run: steps of one length, the first eleven of another."""
 
     def make(steps=20, step_s=100.0, early_s=500.0, extra=()):
-        found, time_s = [], 0.0
+        events, time_s = [], 0.0
         for step in range(1, steps + 1):
             time_s += early_s if step <= 11 else step_s
-            found.append({"event": "step", "step": step, "train_time_s": time_s, "loss": 3.0})
-        return [*found, *extra]
+            events.append({"event": "step", "step": step, "train_time_s": time_s, "loss": 3.0})
+        return [*events, *extra]
 
     return make
 
@@ -315,12 +315,12 @@ def git_checkout(tmp_path):
     folder.mkdir()
     (folder / "a.py").write_text("one\n")
     git = ["git", "-c", "user.name=n", "-c", "user.email=e@example.org"]
-    for words in (["init", "-q"], ["add", "a.py"], ["commit", "-q", "-m", "one"]):
-        subprocess.run([*git, *words], cwd=folder, check=True)
+    for arguments in (["init", "-q"], ["add", "a.py"], ["commit", "-q", "-m", "one"]):
+        subprocess.run([*git, *arguments], cwd=folder, check=True)
     return folder
 
 
-# --- logs of other trainers: short, with numbers of one's choice ----------------------------------
+# --- short logs of other trainers -----------------------------------------------------------------
 
 SMI = """\
 | NVIDIA-SMI 570.1     Driver Version: {driver}     CUDA Version: 12.8     |

@@ -1,4 +1,4 @@
-"""Files that are whole or absent."""
+"""Atomic writes and canonical JSON."""
 
 import subprocess
 import sys
@@ -17,19 +17,19 @@ def test_canonical_json_does_not_depend_on_order():
     assert files.digest({"a": 1}) != files.digest({"a": 1.5})
 
 
-def test_canonical_json_refuses_what_is_not_a_number():
+def test_canonical_json_rejects_nan():
     with pytest.raises(ValueError, match="JSON compliant"):
         files.canonical_json({"a": float("nan")})
 
 
-def test_half_a_json_file_reads_as_none(tmp_path):
+def test_an_incomplete_json_file_reads_as_none(tmp_path):
     path = tmp_path / "a.json"
     path.write_text('{"a": 1')
     assert files.read_json(path) is None
     assert files.read_json(tmp_path / "absent.json") is None
 
 
-def test_a_full_disk_is_an_error_with_a_remedy_and_leaves_the_old_file(tmp_path):
+def test_a_full_disk_is_an_error_with_a_hint_and_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.json"
     files.write_text(path, "old")
     code = (
@@ -45,13 +45,13 @@ def test_a_full_disk_is_an_error_with_a_remedy_and_leaves_the_old_file(tmp_path)
         text=True,
         check=True,
     )
-    assert "room on the disk" in done.stdout
+    assert "free space on the disk" in done.stdout
     assert "Free some space" in done.stdout
     assert path.read_text() == "old"
-    assert [found.name for found in tmp_path.iterdir()] == ["a.json"]
+    assert [left.name for left in tmp_path.iterdir()] == ["a.json"]
 
 
-def test_a_file_in_the_place_of_a_folder_is_an_error_with_a_remedy(tmp_path):
+def test_a_file_where_a_folder_is_needed_is_an_error_with_a_hint(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DiskError) as caught:
         files.write_text(tmp_path / "file" / "a.json", "x")

@@ -1,4 +1,4 @@
-"""What of a command may be kept and shown."""
+"""Passwords are removed from command lines."""
 
 import pytest
 
@@ -17,7 +17,7 @@ from harness.redact import redact_argv, redact_text
         ("postgresql://h/db?a=1&sslPassword=secret", "postgresql://h/db?a=1&sslPassword=***"),
     ],
 )
-def test_a_password_is_masked_and_nothing_else(word, shown):
+def test_a_password_is_redacted_and_nothing_else(word, shown):
     assert redact_text(word) == shown
 
 
@@ -32,5 +32,5 @@ def test_a_password_is_masked_and_nothing_else(word, shown):
         "postgresql://me@host/d",
     ],
 )
-def test_words_without_a_password_stay_as_they_are(word):
+def test_arguments_without_a_password_are_unchanged(word):
     assert redact_argv([word]) == [word]

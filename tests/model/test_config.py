@@ -206,6 +206,15 @@ def test_a_run_directorys_config_can_be_given_again(tmp_path: Path) -> None:
     assert load_config(path) == config
 
 
+def test_another_source_by_its_name_leaves_the_number_of_files_of_the_old_one_behind() -> None:
+    speedrun = load_config(BASES / "speedrun.yaml").data
+    assert (speedrun.source, speedrun.train_files) == ("climbmix", 26)
+    other = load_config(BASES / "speedrun.yaml", {"data": "some/folder"}).data
+    assert (other.source, other.train_files) == ("some/folder", None)
+    counted = load_config(BASES / "speedrun.yaml", {"data.train_files": 3, "data": "some/folder"})
+    assert counted.data.train_files == 3
+
+
 def test_config_id_ignores_seed_places_and_written_out_defaults() -> None:
     plain = config_id(Config())
     places = {"data.cache_dir": "/elsewhere", "system.compile_cache_dir": "/elsewhere"}

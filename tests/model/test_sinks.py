@@ -112,7 +112,7 @@ def test_a_missing_package_is_refused_with_its_remedy(
     with pytest.raises(MachineError) as caught:
         open_sinks(load_config(None, ON[name]), run)
     assert f"expected the package {name}" in str(caught.value)
-    assert "pip install '.[sinks]'" in caught.value.hint
+    assert "pip install 'speedrun-harness[sinks]'" in caught.value.hint
     assert not run.mirrors
     run.finish("failed")
 

@@ -139,7 +139,7 @@ def test_a_missing_package_is_an_error_with_its_remedy_and_no_traceback(
     command = [sys.executable, "-c", code, *words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode in (1, 2)
-    assert "pip install '.[train]'" in done.stderr
+    assert "pip install 'speedrun-harness[train]'" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -8,7 +8,7 @@ import msgspec
 
 from harness.gate.baseline import Baseline, BaselineEntry
 from harness.gate.promotion import PromotionResult
-from harness.gate.result import MetricVerdict
+from harness.gate.result import GateMetric
 from harness.metrics import COMPARED
 from harness.report.document import Column, Document, Notes, Text, Tone, present, table
 from harness.report.gate.result import metric_table
@@ -73,7 +73,7 @@ def build_promotion(result: PromotionResult) -> Document:
     metrics = table(["metric"], [])
     if evidence is not None:
         results = [
-            MetricVerdict(judged=one, evidence="replicates", look=1, looks=1)
+            GateMetric(result=one, evidence="replicates", look=1, looks=1)
             for one in evidence.metrics
         ]
         metrics = metric_table(results)

@@ -14,7 +14,7 @@ import msgspec
 
 from harness import errors
 from harness.errors import UsageError
-from harness.gate.result import GateOutcome, MetricVerdict
+from harness.gate.result import GateMetric, GateOutcome
 from harness.report.metric_text import detectable, estimate, interval, margin
 
 SUITE = "harness gate"
@@ -33,7 +33,7 @@ class GateSummary(msgspec.Struct, frozen=True, kw_only=True):
     outcome: GateOutcome
     reason: str
     exit_code: int
-    metrics: list[MetricVerdict] = []
+    metrics: list[GateMetric] = []
     log_tail: str | None = None
     started_at: float = 0.0
     ended_at: float = 0.0
@@ -70,24 +70,23 @@ def _could_not_run(reason: str) -> GateSummary:
     return GateSummary(outcome="could not run", reason=reason, exit_code=errors.COULD_NOT_RUN)
 
 
-def sentence(one: MetricVerdict) -> str:
+def sentence(one: GateMetric) -> str:
     """Effect, interval, margin, n and minimum detectable effect of one metric."""
-    judged = one.judged
-    if judged.estimate is None:
-        return judged.reason or "not measured"
-    printed = judged.scale == "log" or judged.unit in ("bytes", "s")  # by `estimate`
-    effect = f"{estimate(judged)} {'' if printed else judged.unit}".rstrip()
-    if limits := interval(judged):
+    result = one.result
+    if result.estimate is None:
+        return result.reason or "not measured"
+    effect = f"{estimate(result)} {result.unit if result.scale == 'difference' else ''}".rstrip()
+    if limits := interval(result):
         effect += f" {limits}"
     parts = [effect]
-    if judged.margin is not None:
-        parts.append(f"margin {margin(judged)}")
-    parts.append(f"n {judged.n[0]} and {judged.n[1]} {one.evidence}")
-    if judged.minimum_detectable is not None:
-        parts.append(f"MDE {detectable(judged).lstrip('±')}")
+    if result.margin is not None:
+        parts.append(f"margin {margin(result)}")
+    parts.append(f"n {result.n[0]} and {result.n[1]} {one.evidence}")
+    if result.minimum_detectable is not None:
+        parts.append(f"MDE {detectable(result).lstrip('±')}")
     if one.unconfirmed:
         parts.append("unconfirmed: a second session has to show it too")
-    return "; ".join([*parts, *([judged.reason] if judged.reason else []), *judged.notes])
+    return "; ".join([*parts, *([result.reason] if result.reason else []), *result.notes])
 
 
 # --- annotations ----------------------------------------------------------------------------------
@@ -103,7 +102,7 @@ def annotations(summary: GateSummary) -> list[str]:
     for one in summary.metrics:
         if one.outcome not in (None, "pass"):
             level: GateOutcome = "inconclusive" if one.unconfirmed else one.outcome
-            title = f"{one.judged.title}: {one.outcome}"
+            title = f"{one.result.title}: {one.outcome}"
             lines.append(_command(level, title, sentence(one)))
     return lines
 
@@ -145,8 +144,8 @@ def junit(summary: GateSummary) -> str:
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{body}\n'
 
 
-def _metric_case(suite: ElementTree.Element, one: MetricVerdict) -> ElementTree.Element:
-    case = ElementTree.SubElement(suite, "testcase", classname="gate", name=one.judged.metric)
+def _metric_case(suite: ElementTree.Element, one: GateMetric) -> ElementTree.Element:
+    case = ElementTree.SubElement(suite, "testcase", classname="gate", name=one.result.metric)
     text = _xml_text(sentence(one))
     if one.outcome == "regression" and not one.unconfirmed:
         ElementTree.SubElement(case, "failure", message=text, type="regression")

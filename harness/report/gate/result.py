@@ -3,7 +3,7 @@
 import msgspec
 
 from harness.format import duration
-from harness.gate.result import GateOutcome, GateResult, MetricVerdict, SideIdentity
+from harness.gate.result import GateMetric, GateOutcome, GateResult, SideIdentity
 from harness.report.compare import (
     core_blocks,
     reading,
@@ -50,15 +50,15 @@ def build_result(result: GateResult) -> Document:
     )
 
 
-def metric_table(metrics: list[MetricVerdict]) -> Table:
+def metric_table(metrics: list[GateMetric]) -> Table:
     """One row per metric; n counts runs, launches or steps."""
     units = {"replicates": "runs", "trajectory": "steps", "launches": "launches"}
     counts = {}
     for one in metrics:
-        n = one.judged.n
+        n = one.result.n
         count = str(n[0]) if n[0] == n[1] else f"{n[0]}, {n[1]}"
-        counts[one.judged.metric] = f"{count} {units[one.evidence]}"
-    return results_table([one.judged for one in metrics], counts)
+        counts[one.result.metric] = f"{count} {units[one.evidence]}"
+    return results_table([one.result for one in metrics], counts)
 
 
 def side_lines(result: GateResult) -> list[str]:
@@ -79,9 +79,9 @@ def _side(side: SideIdentity) -> str:
 
 def notes(result: GateResult) -> list[str]:
     """Looks, noise, margins, confirmations, sums of small harms, and how to read the table."""
-    lines = rule_notes([one.judged for one in result.metrics])
+    lines = rule_notes([one.result for one in result.metrics])
     for one in result.metrics:
-        lines += result_notes(one.judged) + _history(one)
+        lines += result_notes(one.result) + _history(one)
     lines += result.notes
     if result.baseline_hash and result.a.baseline:
         lines.append(f"baseline {result.a.baseline}, entry {result.baseline_hash[:10]}")
@@ -92,14 +92,14 @@ def notes(result: GateResult) -> list[str]:
     return [*lines, reading(result.alpha)] if result.metrics else lines
 
 
-def _history(one: MetricVerdict) -> list[str]:
-    lines, judged = [], one.judged
+def _history(one: GateMetric) -> list[str]:
+    lines, result = [], one.result
     if one.confirmed_by:
-        lines.append(f"{judged.metric}: confirmed by {one.confirmed_by}, in another session")
+        lines.append(f"{result.metric}: confirmed by {one.confirmed_by}, in another session")
     if one.small_harms:
-        size = number(judged, one.small_harms)
+        size = number(result, one.small_harms)
         against = "against the baseline itself" if one.evidence == "replicates" else "added up"
-        lines.append(f"{judged.metric}: small harms since the last baseline, {against}: {size}")
+        lines.append(f"{result.metric}: small harms since the last baseline, {against}: {size}")
     return lines
 
 

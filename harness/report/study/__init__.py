@@ -29,7 +29,7 @@ from harness.results.store import Store
 if TYPE_CHECKING:
     from rich.console import Console
 
-EXTRA = "pip install '.[report]'"
+EXTRA = "pip install 'speedrun-harness[report]'"
 
 
 def write_all(

@@ -54,7 +54,7 @@ def _kept(store: Store, found: Attribution, arm: str) -> list[CoreAnswers]:
     """The outcomes of an arm's completed runs."""
     ids = [row.plan_id for row in found.runs if (row.arm, row.status) == (arm, "completed")]
     records = [record for plan_id in ids if (record := store.record(plan_id)) is not None]
-    paths = [store.beside(record).get(CORE_FOLDER) for record in records]
+    paths = [store.side_files(record).get(CORE_FOLDER) for record in records]
     return [core_answers.read(path) for path in paths if path is not None]
 
 

@@ -1,7 +1,7 @@
-"""Readers of what runs left behind: other trainers' logs, run directories, records, studies.
+"""Readers of runs: logs of other trainers, run directories, records and studies.
 
-A file of no known format, an empty file and one without an evaluation are errors with a hint. A run
-that broke off is kept, with its reason.
+A file of an unknown format, an empty file and a log without an evaluation raise LogError. A run
+that ended early is kept, with the reason.
 """
 
 from harness.results.logs.read import read_sides

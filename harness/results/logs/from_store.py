@@ -1,8 +1,7 @@
-"""This project's own results: records, run directories, whole stores, and arms of studies.
+"""Reads results of this project: records, run directories, stores and arms of studies.
 
-Speeds of records are compared inside one session only, so what a session is has to be known before
-two sides are told apart: it is worked out over every record at hand, of both sides and of the
-stores they come from.
+Speeds are compared within one session only. Sessions are computed over all records at hand: those
+of both sides and of the stores that they come from.
 """
 
 from collections.abc import Sequence
@@ -21,14 +20,14 @@ Key = tuple[str, str]  # plan id, attempt
 
 
 def record_from_run_dir(path: Path) -> Record:
-    """The record of a run directory, made from what lies in it. Raises LogError."""
+    """The record of a run directory, or a new one from its files. Raises LogError."""
     plan = read_plan(path)
     if plan is None:
         raise LogError(
             str(path),
             "a run directory of the harness, with its launch.json",
-            "result.json without a whole launch.json",
-            "Name a directory below plans/ of a store, or start the run by `harness run`.",
+            "result.json without a complete launch.json",
+            "Name a folder in plans/ of a store, or start the run with `harness run`.",
         )
     for known in Store(path.parents[2]).attempts(plan.plan_id):
         if known.attempt == plan.attempt:
@@ -38,50 +37,51 @@ def record_from_run_dir(path: Path) -> Record:
 
 
 def core_path_of_run_dir(path: Path, record: Record) -> Path | None:
-    """The outcomes that lie in a run directory, where its record says that they are whole."""
-    found = path / core_answers.NAME
-    return found if core_settings(record) and found.is_file() else None
+    """The core.parquet of a run directory, if its record has CORE settings."""
+    answers = path / core_answers.NAME
+    return answers if core_settings(record) and answers.is_file() else None
 
 
 def core_path_of_file(path: Path) -> Path | None:
-    """The outcomes of a record file in a store; None for one that stands alone."""
-    found = path.parent.parent / CORE_FOLDER / f"{path.stem}.parquet"
-    return found if found.is_file() else None
+    """The CORE answers of a record file; None for a file outside a store."""
+    answers = path.parent.parent / CORE_FOLDER / f"{path.stem}.parquet"
+    return answers if answers.is_file() else None
 
 
 def core_path_of_store(root: Path, record: Record) -> Path | None:
-    """The outcomes that a store keeps of a record."""
-    return Store(root).beside(record).get(CORE_FOLDER) if core_settings(record) else None
+    """The CORE answers that a store has of a record."""
+    return Store(root).side_files(record).get(CORE_FOLDER) if core_settings(record) else None
 
 
 def record_from_file(path: Path) -> Record:
-    """A record file. Raises LogError."""
+    """Reads a record file. Raises LogError."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Record)
     except msgspec.DecodeError as error:
         raise LogError(
             str(path),
-            "a record, as a store has them in records/",
+            "a record, as in records/ of a store",
             str(error),
             "Name the store, its records or its run directories.",
         ) from error
 
 
-def study_arm_records(root: Path, words: str, records: Sequence[Record]) -> list[Record]:
-    """The runs of `STUDY` or `STUDY/ARM` in a store; the base without an arm. Raises UsageError.
+def study_arm_records(root: Path, text: str, records: Sequence[Record]) -> list[Record]:
+    """The runs of `STUDY/ARM`, or of `STUDY` for its base. Raises UsageError.
 
-    `records`: all of the store, oldest first. The completed attempt of a run counts, else the last.
+    `records`: all records of the store, oldest first. Of several attempts at one run, the first
+    completed one counts, or else the last.
     """
-    name, _, arm = words.partition("/")
+    name, _, arm = text.partition("/")
     study = Store(root).study(name)
     arms = [known.name for known in study.arms]
     wanted = arm or "base"
     if wanted not in arms:
         raise UsageError(
-            f"{root}:{words}",
+            f"{root}:{text}",
             f"an arm of the study {name}",
             repr(wanted),
-            f"It has: {', '.join(arms)}.",
+            f"Its arms: {', '.join(arms)}.",
         )
     planned = {run.plan_id for run in study.runs if run.arm == wanted}
     deciding: dict[str, Record] = {}
@@ -93,17 +93,18 @@ def study_arm_records(root: Path, words: str, records: Sequence[Record]) -> list
 
 
 def store_records(root: Path, records: Sequence[Record]) -> list[Record]:
-    """All completed records of a store, which must be of one configuration. Raises UsageError."""
-    found = [record for record in records if record.status == "completed"]
-    if len({record.identity.config_id for record in found}) > 1:
+    """The completed records of a store with one configuration. Raises UsageError."""
+    completed = [record for record in records if record.status == "completed"]
+    configurations = len({record.identity.config_id for record in completed})
+    if configurations > 1:
         names = ", ".join(Store(root).study_names()) or "none"
         raise UsageError(
             str(root),
-            "a store with one configuration in it",
-            f"{len({record.identity.config_id for record in found})} of them",
-            f"Name a study's arm, as {root}:STUDY/ARM (studies: {names}), or records.",
+            "a store with one configuration",
+            f"{configurations} configurations",
+            f"Name an arm of a study, as in {root}:STUDY/ARM (studies: {names}), or records.",
         )
-    return found
+    return completed
 
 
 def attempt_records(name: str, records: Sequence[Record]) -> list[Record]:
@@ -132,27 +133,27 @@ def session_numbers(records: list[Record]) -> dict[Key, int]:
 
 
 def core_settings(record: Record) -> dict[str, str]:
-    """How CORE was evaluated, by field; nothing where it was not."""
+    """How CORE was evaluated, by field; empty if it was not."""
     if isinstance(record.core, msgspec.UnsetType):
         return {}
     return {name: str(value) for name, value in msgspec.structs.asdict(record.core).items()}
 
 
 def logged_run(record: Record, session: int, source: str, answers: Path | None = None) -> LoggedRun:
-    """A record as a run among others; `answers`: where its outcomes of CORE are."""
-    whole = record.status == "completed"
+    """A record as a run to compare. `answers`: its core.parquet."""
+    completed = record.status == "completed"
     metrics = {name: value for name, value in record.metrics.items() if value is not None}
     warnings = []
     if record.ended_at < record.started_at or record.wall_s < 0:
-        warnings.append(f"{source}: it ends before it starts; no times are taken")
+        warnings.append(f"{source}: it ends before it starts; times are left out")
         metrics = {name: value for name, value in metrics.items() if not _is_time(name)}
     return LoggedRun(
         source=source,
         family=record.trainer,
-        metrics=metrics if whole else {},
+        metrics=metrics if completed else {},
         steps=record.steps,
         planned_steps=_planned(record),
-        ending=None if whole else _ending(record),
+        ending=None if completed else _ending(record),
         diverged=record.status in ("diverged", "out_of_memory"),
         scale=recipe_scale(record),
         full_scale=is_full_scale(record),
@@ -194,10 +195,10 @@ _ENDINGS = {
 
 
 def _ending(record: Record) -> str:
-    words = _ENDINGS.get(record.status, "it failed")
-    return f"{words}: {record.reason}" if record.reason else words
+    ending = _ENDINGS.get(record.status, "it failed")
+    return f"{ending}: {record.reason}" if record.reason else ending
 
 
 def logged_runs(records: Sequence[Record], name: str) -> list[LoggedRun]:
-    """Records as one side of a comparison; sessions do not matter, because no speed is taken."""
+    """Records as one side of a comparison without speeds, for which sessions do not matter."""
     return [logged_run(record, 1, f"{name}, seed {record.seed}") for record in records]

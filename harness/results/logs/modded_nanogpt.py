@@ -1,14 +1,14 @@
 """Text logs of modded-nanogpt: `step:1775/1775 val_loss:3.2784 train_time:105607ms`.
 
-One file may hold several runs: a step that does not grow begins the next. The metrics:
+A file may contain several runs: the next one begins where the step does not increase. Metrics:
 
     val_loss      nats per token, at the last evaluation
-    train_time_s  the script's own clock at that evaluation, which leaves evaluations out
-    step_ms       mean step time from the last evaluation at least 200 steps before the end: free
-                  of start-up and compilation, and at the last stage of the schedule
+    train_time_s  the script's clock at that evaluation, which excludes evaluations
+    step_ms       mean step time since the last evaluation at least 200 steps before the end, which
+                  excludes start-up and compilation and covers the last stage of the schedule
 
-The header's nvidia-smi text tells the environment. Seeds are not set by the script, so replicates
-differ in their initial values. The recipe's size is told by the loss it is made to reach.
+The environment is read from the nvidia-smi output in the header. The script sets no seed, so
+replicates differ in their initial values. The scale follows from the loss that it reaches.
 """
 
 import calendar
@@ -29,7 +29,7 @@ from harness.results.logs.run_log import (
 FAMILY = "modded-nanogpt"
 TAIL_STEPS = 200
 WARM_UP_STEPS = 20  # scripts of 2024 restart their clock after ten steps
-TARGETS = {"gpt2-small": 3.28, "gpt2-medium": 2.92}  # nats; the rules of its two races
+TARGETS = {"gpt2-small": 3.28, "gpt2-medium": 2.92}  # nats; the targets of its two tracks
 NEAR_TARGET = 0.05
 
 _EVALUATION = re.compile(
@@ -49,29 +49,29 @@ _Evaluation = tuple[int, int, float, float | None]  # step, planned steps, loss,
 
 
 def recognises(text: str) -> bool:
-    """Whether this is such a log."""
+    """Whether a text is a log of modded-nanogpt."""
     return _STEP.search(text) is not None
 
 
 def read(text: str, source: str) -> list[LoggedRun]:
-    """The runs of one file, in their order; a run without an evaluation is not among them."""
+    """The runs of a file, in order, without those that were never evaluated."""
     runs = _split(_evaluations(text))
     reached = [evaluations[-1][0] for evaluations in runs]
-    if runs:  # the last run may have made more steps than it evaluated
+    if runs:  # the last run may have more steps than its last evaluation
         reached[-1] = int(list(_STEP.finditer(text))[-1][1])
     names = [f"{source}, run {number}" for number in range(1, len(runs) + 1)]
     if len(runs) == 1:
         names = [source]
-    found = [_run(*parts) for parts in zip(runs, names, reached, strict=True)]
+    logged = [_run(*parts) for parts in zip(runs, names, reached, strict=True)]
     header = _header(text)
-    if len(found) == 1 and (peak := _PEAK.search(text)):
-        metrics = {**found[0].metrics, "peak_memory_bytes": int(peak[1]) * 2.0**20}
-        found = [msgspec.structs.replace(found[0], metrics=metrics)]
-    return [msgspec.structs.replace(run, **header) for run in found]
+    if len(logged) == 1 and (peak := _PEAK.search(text)):
+        metrics = {**logged[0].metrics, "peak_memory_bytes": int(peak[1]) * 2.0**20}
+        logged = [msgspec.structs.replace(logged[0], metrics=metrics)]
+    return [msgspec.structs.replace(run, **header) for run in logged]
 
 
 def _evaluations(text: str) -> list[_Evaluation]:
-    found = []
+    evaluations = []
     for match in _EVALUATION.finditer(text):
         seconds = None
         if match[4]:
@@ -81,9 +81,9 @@ def _evaluations(text: str) -> list[_Evaluation]:
         except ValueError:
             continue
         if match.end() == len(text) and seconds is None:
-            continue  # cut in the middle of the line: who knows how the number went on
-        found.append((int(match[1]), int(match[2]), loss, seconds))
-    return found
+            continue  # an incomplete last line may end within a number
+        evaluations.append((int(match[1]), int(match[2]), loss, seconds))
+    return evaluations
 
 
 def _split(evaluations: list[_Evaluation]) -> list[list[_Evaluation]]:
@@ -104,7 +104,7 @@ def _run(evaluations: list[_Evaluation], name: str, reached: int) -> LoggedRun:
         [at for at, _ in times], [seconds for _, seconds in times], WARM_UP_STEPS
     )
     if fault is not None:
-        warnings.append(f"{name}: its clock goes backwards at step {fault}; no times are taken")
+        warnings.append(f"{name}: its clock goes backwards at step {fault}; times are left out")
     elif times and times[-1][0] == step:
         metrics["train_time_s"] = times[-1][1]
         if (tail := _tail_ms(times)) is not None:
@@ -137,7 +137,7 @@ def _scale(loss: float) -> str | None:
 
 
 def _header(text: str) -> dict[str, Any]:
-    """What the header tells of the machine, as fields of a run."""
+    """The fields of a run that are in the header: the machine and the start."""
     facts = {name: match[1] for name, at in _FACTS.items() if (match := at.search(text))}
     gpus = list(dict.fromkeys((match[2], match[1]) for match in _GPU.finditer(text)))
     names = sorted({name for _, name in gpus})
@@ -149,11 +149,11 @@ def _header(text: str) -> dict[str, Any]:
         "environment": facts,
         "environment_known": {"GPUs", "driver", "torch"} <= facts.keys(),
         "gpu": names[0] if len(names) == 1 else None,
-        "started_at": _moment(started[1]) if started else None,
+        "started_at": _unix_s(started[1]) if started else None,
     }
 
 
-def _moment(text: str) -> float | None:
+def _unix_s(text: str) -> float | None:
     try:
         return calendar.timegm(time.strptime(text, "%b %d %H:%M:%S %Y"))
     except ValueError:

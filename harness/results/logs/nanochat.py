@@ -6,9 +6,9 @@
     tokens_per_s      tokens over time in the same steps
     peak_memory_bytes
 
-nanochat fixes its seed and the order of its data, so replicates differ by the numerics of the GPU
-only and a verdict speaks for that one seed. The log names the GPU but neither driver nor torch:
-its environment counts as unknown.
+nanochat fixes its seed and the order of its data, so replicates differ only by the numerics of the
+GPU, and a comparison is about that one seed. The log names the GPU but neither the driver nor
+torch, so its environment counts as unknown.
 """
 
 import calendar
@@ -46,13 +46,13 @@ _CLOCK = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d+ - nanochat", re.MULT
 
 
 def recognises(text: str) -> bool:
-    """Whether this is such a log."""
+    """Whether a text is a log of nanochat."""
     return bool(_EVALUATION.search(text) or _STEP.search(text))
 
 
 def read(text: str, source: str) -> list[LoggedRun]:
-    """The run of one file; none where it was never evaluated."""
-    text = text[: text.rfind("\n") + 1]  # a line that was cut may end in half a number
+    """The run of a file; an empty list if it was never evaluated."""
+    text = text[: text.rfind("\n") + 1]  # an incomplete last line may end within a number
     evaluations = [(int(match[1]), _number(match[2])) for match in _EVALUATION.finditer(text)]
     if not evaluations:
         return []
@@ -80,11 +80,11 @@ def read(text: str, source: str) -> list[LoggedRun]:
         ending=_ending(last, steps, bad),
         diverged=bool(bad),
         scale=_scale(fields),
-        full_scale=_is_whole(fields) and fields.get("layers", 0) >= FULL_SCALE_LAYERS,
+        full_scale=_is_full_length(fields) and fields.get("layers", 0) >= FULL_SCALE_LAYERS,
         gpu=gpu,
         environment={"GPUs": f"{fields.get('world', 1):g}x {gpu}"} if gpu else {},
         varied="nondeterminism",
-        started_at=_moment(started[1]) if started else None,
+        started_at=_unix_s(started[1]) if started else None,
         warnings=warnings,
     )
     return [run]
@@ -98,15 +98,15 @@ def _number(text: str) -> float:
 
 
 def _core(text: str, last: int) -> dict[str, float]:
-    found = [(int(match[1]), _number(match[2])) for match in _CORE.finditer(text)]
-    return {"core": found[-1][1]} if found and found[-1][0] == last else {}
+    scores = [(int(match[1]), _number(match[2])) for match in _CORE.finditer(text)]
+    return {"core": scores[-1][1]} if scores and scores[-1][0] == last else {}
 
 
 def _ending(last: int, steps: list[tuple[int, int, float, str]], bad: list[str]) -> str | None:
     if bad:
         return NOT_A_NUMBER.format(bad[0])
     if not steps:
-        return "it has no line of a training step"
+        return "it has no training step"
     reached, planned = steps[-1][:2]
     return truncation_reason(last, reached, planned)
 
@@ -114,37 +114,37 @@ def _ending(last: int, steps: list[tuple[int, int, float, str]], bad: list[str])
 def _speed(
     steps: list[tuple[int, int, float, str]], batch: float | None, source: str
 ) -> tuple[dict[str, float], list[str]]:
-    """Training time and tokens/s of the timed steps; a warning in place of a faulty clock."""
+    """Returns (time and speed of the timed steps, a warning in case of a faulty clock)."""
     timed = [dt for step, _, dt, _ in steps if step > SKIPPED_STEPS]
     clock = [(step, float(total)) for step, _, _, total in steps if total]
     fault = first_backward_step([step for step, _ in clock], [total for _, total in clock], 0)
     if fault is None:
         fault = next((step for step, _, dt, _ in steps if dt <= 0), None)
     if fault is not None:
-        return {}, [f"{source}: its clock goes backwards at step {fault}; no times are taken"]
+        return {}, [f"{source}: its clock goes backwards at step {fault}; times are left out"]
     if not timed:
         return {}, []
     seconds = sum(timed) / 1000
-    found = {"train_time_s": seconds}
+    speed = {"train_time_s": seconds}
     if batch:
-        found["tokens_per_s"] = batch * len(timed) / seconds
-    return found, []
+        speed["tokens_per_s"] = batch * len(timed) / seconds
+    return speed, []
 
 
 def _scale(fields: dict[str, float]) -> str | None:
-    """The depth; beside it the tokens of a run far shorter than the recipe's."""
+    """The depth, and the tokens if the run is much shorter than the recipe."""
     if "layers" not in fields:
         return None
     scale = f"nanochat d{fields['layers']:g}"
-    if _is_whole(fields):
+    if _is_full_length(fields):
         return scale
     return f"{scale}, {count(fields['tokens'])} tokens" if "tokens" in fields else None
 
 
-def _is_whole(fields: dict[str, float]) -> bool:
-    """Whether it trains for about as long as the recipe means to."""
+def _is_full_length(fields: dict[str, float]) -> bool:
+    """Whether it trains for about as many tokens as the recipe."""
     return fields.get("ratio", 0.0) >= FULL_RATIO
 
 
-def _moment(text: str) -> float:
+def _unix_s(text: str) -> float:
     return calendar.timegm(time.strptime(text, "%Y-%m-%d %H:%M:%S"))

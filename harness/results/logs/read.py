@@ -1,7 +1,7 @@
-"""Paths of two sides -> their runs. The one place that knows all readers.
+"""Reads the runs of both sides of a comparison.
 
-A path is a log, a folder of logs, a record, a run directory, a store, `STORE:STUDY/ARM`, or one
-attempt of a store's: `STORE#PLAN_ID/ATTEMPT`.
+A path names a log, a folder of logs, a record, a run directory, a store, `STORE:STUDY/ARM`, or one
+attempt in a store, `STORE#PLAN_ID/ATTEMPT`.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from harness.results.logs.run_log import LogError, LoggedRun, strip_colors
 from harness.results.record import Record
 from harness.results.store import Store
 
-MEMBER = "#"  # between a store's arm and one run of it
+MEMBER = "#"  # between the name of a store's arm and a run of it
 LOG_SUFFIXES = (".txt", ".log", ".out")
 Reader = Callable[[str, str], list[LoggedRun]]
 READERS: dict[str, tuple[Callable[[str], bool], Reader]] = {
@@ -25,50 +25,45 @@ READERS: dict[str, tuple[Callable[[str], bool], Reader]] = {
 }
 
 
-class _Kept(NamedTuple):
-    """A record, the words that named it, and where its outcomes of CORE are."""
+class _SourceRecord(NamedTuple):
+    """A record, the argument that named it, and its core.parquet."""
 
     record: Record
     source: str
     answers: Path | None
 
 
-class _Found(NamedTuple):
-    """What one path holds: runs of text logs, records, and all records of the stores behind."""
+class _PathRuns(NamedTuple):
+    """What one path contains: runs of text logs, records, and all records of their store."""
 
     runs: list[LoggedRun]
-    records: list[_Kept]
-    beside: list[Record]
+    records: list[_SourceRecord]
+    of_store: list[Record]
 
 
 def read_sides(
     a: list[str], b: list[str], patterns: regex.Patterns
 ) -> tuple[list[LoggedRun], list[LoggedRun]]:
     """The runs of both sides. Raises LogError and UsageError."""
-    _refuse_doubles(a, b)
+    _check_distinct(a, b)
     stores: dict[Path, list[Record]] = {}
     sides = [[_read(path, patterns, stores) for path in paths] for paths in (a, b)]
-    every = [found for side in sides for found in side]
-    at_hand = {
+    records = {
         _key(record): record
-        for found in every
-        for record in [*found.beside, *(kept.record for kept in found.records)]
-    }
-    session = from_store.session_numbers(list(at_hand.values()))
-    first, second = (
-        [
-            run
-            for found in side
-            for run in [
-                *found.runs,
-                *(
-                    from_store.logged_run(kept.record, session[_key(kept.record)], *kept[1:])
-                    for kept in found.records
-                ),
-            ]
-        ]
         for side in sides
-    )
+        for part in side
+        for record in [*part.of_store, *(one.record for one in part.records)]
+    }
+    session = from_store.session_numbers(list(records.values()))
+
+    def runs_of(part: _PathRuns) -> list[LoggedRun]:
+        logged = (
+            from_store.logged_run(one.record, session[_key(one.record)], one.source, one.answers)
+            for one in part.records
+        )
+        return [*part.runs, *logged]
+
+    first, second = ([run for part in side for run in runs_of(part)] for side in sides)
     return first, second
 
 
@@ -76,66 +71,66 @@ def _key(record: Record) -> from_store.Key:
     return record.plan_id, record.attempt
 
 
-def _refuse_doubles(a: list[str], b: list[str]) -> None:
+def _check_distinct(a: list[str], b: list[str]) -> None:
     seen: dict[str, str] = {}
     for side, paths in (("A", a), ("B", b)):
         for path in paths:
-            place = str(Path(path).resolve())
-            if place in seen:
+            resolved = str(Path(path).resolve())
+            if other := seen.get(resolved):
                 raise UsageError(
                     path,
                     "each run once, on one side",
-                    f"it on side {seen[place]} and on side {side}"
-                    if seen[place] != side
+                    f"it on side {other} and on side {side}"
+                    if other != side
                     else f"it twice on side {side}",
                     "A run is not a replicate of itself: name it once.",
                 )
-            seen[place] = side
+            seen[resolved] = side
 
 
-def _read(word: str, patterns: regex.Patterns, stores: dict[Path, list[Record]]) -> _Found:
-    """One path; `stores` keeps the records of each store, which are many, from path to path."""
-    path = Path(word)
+def _read(argument: str, patterns: regex.Patterns, stores: dict[Path, list[Record]]) -> _PathRuns:
+    """The runs of one path; `stores` caches the records of each store."""
+    path = Path(argument)
     if not path.exists():
-        root, member, plan = word.rpartition(MEMBER)
+        root, member, plan = argument.rpartition(MEMBER)
         if member and from_store.is_store(Path(root)):
-            beside = _records_of(Path(root), stores)
-            return _records(Path(root), from_store.attempt_records(plan, beside), beside, root)
-        root, colon, study = word.rpartition(":")
+            of_store = _records_of(Path(root), stores)
+            records = from_store.attempt_records(plan, of_store)
+            return _from_records(Path(root), records, of_store, root)
+        root, colon, study = argument.rpartition(":")
         if colon and from_store.is_store(Path(root)):
-            beside = _records_of(Path(root), stores)
-            return _records(
-                Path(root), from_store.study_arm_records(Path(root), study, beside), beside, word
-            )
+            of_store = _records_of(Path(root), stores)
+            records = from_store.study_arm_records(Path(root), study, of_store)
+            return _from_records(Path(root), records, of_store, argument)
         raise UsageError(
-            word,
+            argument,
             "a log, a folder of logs, a run directory, a record or a store",
             "no such file",
-            "A study's arm is written STORE:STUDY/ARM.",
+            "An arm of a study is written STORE:STUDY/ARM.",
         )
     if from_store.is_store(path):
-        beside = _records_of(path, stores)
-        return _records(path, from_store.store_records(path, beside), beside, word)
+        of_store = _records_of(path, stores)
+        return _from_records(path, from_store.store_records(path, of_store), of_store, argument)
     if path.is_dir():
         return _read_folder(path, patterns)
     return _read_file(path, patterns)
 
 
-def _read_folder(path: Path, patterns: regex.Patterns) -> _Found:
+def _read_folder(path: Path, patterns: regex.Patterns) -> _PathRuns:
     if from_store.is_run_dir(path):
         record = from_store.record_from_run_dir(path)
-        kept = _Kept(record, str(path), from_store.core_path_of_run_dir(path, record))
-        return _Found([], [kept], [])
+        answers = from_store.core_path_of_run_dir(path, record)
+        return _PathRuns([], [_SourceRecord(record, str(path), answers)], [])
     files = sorted(file for file in path.rglob("*") if file.suffix in LOG_SUFFIXES)
     if not files:
         raise LogError(
             str(path),
-            "a folder with logs, or a run directory, or a store",
+            "a folder with logs, a run directory, or a store",
             f"no file that ends with {' or '.join(LOG_SUFFIXES)}",
             "Name the files themselves.",
         )
-    found = [_read_file(file, patterns) for file in files]
-    return _Found([run for part in found for run in part.runs], [], [])
+    parts = [_read_file(file, patterns) for file in files]
+    return _PathRuns([run for part in parts for run in part.runs], [], [])
 
 
 def _records_of(root: Path, stores: dict[Path, list[Record]]) -> list[Record]:
@@ -144,73 +139,66 @@ def _records_of(root: Path, stores: dict[Path, list[Record]]) -> list[Record]:
     return stores[root]
 
 
-def _records(root: Path, found: list[Record], beside: list[Record], word: str) -> _Found:
-    if not found:
+def _from_records(
+    root: Path, records: list[Record], of_store: list[Record], argument: str
+) -> _PathRuns:
+    if not records:
         raise LogError(
-            word,
+            argument,
             "at least one record",
             "none",
-            "Make the runs first: `harness study`, `harness run`.",
+            "Run it first, with `harness study` or `harness run`.",
         )
-    kept = [
-        _Kept(
+    named = [
+        _SourceRecord(
             record,
-            f"{word}{MEMBER}{record.plan_id[:8]}",
+            f"{argument}{MEMBER}{record.plan_id[:8]}",
             from_store.core_path_of_store(root, record),
         )
-        for record in found
+        for record in records
     ]
-    return _Found([], kept, beside)
+    return _PathRuns([], named, of_store)
 
 
-def _read_file(path: Path, patterns: regex.Patterns) -> _Found:
+def _read_file(path: Path, patterns: regex.Patterns) -> _PathRuns:
     if path.suffix == ".json":
-        kept = _Kept(
-            from_store.record_from_file(path), str(path), from_store.core_path_of_file(path)
-        )
-        return _Found([], [kept], [])
+        record, answers = from_store.record_from_file(path), from_store.core_path_of_file(path)
+        return _PathRuns([], [_SourceRecord(record, str(path), answers)], [])
     try:
         text = strip_colors(path.read_text(encoding="utf-8", errors="replace"))
     except OSError as error:
-        raise LogError(
-            str(path),
-            "a file that can be read",
-            str(error.strerror).lower(),
-            "Check its permissions.",
-        ) from error
+        got = str(error.strerror).lower()
+        raise LogError(str(path), "a readable file", got, "Check its permissions.") from error
     if not text.strip():
         raise LogError(
             str(path),
             "the log of a training run",
             "an empty file",
-            "Leave it out, or find out why nothing was written.",
+            "Leave it out, or find out why nothing was logged.",
         )
-    return _Found(_read_text(text, path, patterns), [], [])
+    return _PathRuns(_read_text(text, path, patterns), [], [])
 
 
 def _read_text(text: str, path: Path, patterns: regex.Patterns) -> list[LoggedRun]:
     for family, (recognises, read) in READERS.items():
         if recognises(text):
-            runs = read(text, str(path))
-            if runs:
+            if runs := read(text, str(path)):
                 return [_with_patterns(run, text, patterns) for run in runs]
             raise LogError(
                 str(path),
                 f"at least one evaluation, as {family} prints them",
                 "training steps only",
-                "Leave it out, or read another of its numbers with --regex NAME=PATTERN.",
+                "Leave it out, or read another number of it with --regex NAME=PATTERN.",
             )
-    runs = regex.read(text, str(path), patterns)
-    if not runs:
-        known = " or ".join(READERS)
-        asked = f", and no match of {', '.join(patterns)}" if patterns else ""
-        raise LogError(
-            str(path),
-            f"a log of {known}, or one that --regex can read",
-            f"another format{asked}",
-            "Say how to read it, such as --regex 'val_loss=val loss ([0-9.]+)'.",
-        )
-    return runs
+    if runs := regex.read(text, str(path), patterns):
+        return runs
+    no_match = f", and no match of {', '.join(patterns)}" if patterns else ""
+    raise LogError(
+        str(path),
+        f"a log of {' or '.join(READERS)}, or one that --regex can read",
+        f"another format{no_match}",
+        "Describe its format, such as --regex 'val_loss=val loss ([0-9.]+)'.",
+    )
 
 
 def _with_patterns(run: LoggedRun, text: str, patterns: regex.Patterns) -> LoggedRun:

@@ -1,7 +1,7 @@
-"""Any other text log, by one regular expression a metric: its last match counts.
+"""Reads any other text log by one regular expression per metric.
 
-`val_loss=loss: ([0-9.]+)` reads the first group of the last match. Such a log tells nothing of its
-environment, its schedule or its seeds, so speeds read this way are of an unknown environment.
+`val_loss=loss: ([0-9.]+)` reads the group of the last match. Nothing is known of the environment,
+the schedule or the seed of such a run.
 """
 
 import re
@@ -13,60 +13,60 @@ FAMILY = "other"
 Patterns = dict[str, re.Pattern[str]]
 
 
-def parse(words: list[str]) -> Patterns:
-    """`NAME=PATTERN` words as they stand on a command line. Raises UsageError."""
-    found: Patterns = {}
-    for word in words:
-        name, _, text = word.partition("=")
+def parse(options: list[str]) -> Patterns:
+    """Parses the `NAME=PATTERN` values of --regex. Raises UsageError."""
+    patterns: Patterns = {}
+    for option in options:
+        name, _, text = option.partition("=")
         try:
             pattern = re.compile(text, re.MULTILINE)
         except re.error as error:
             raise UsageError(
-                f"--regex {word}",
+                f"--regex {option}",
                 "a regular expression after the name",
                 str(error),
-                "Quote it, and escape what is meant literally.",
+                "Quote it, and escape characters that are meant literally.",
             ) from error
         if not name.isidentifier() or pattern.groups != 1:
             raise UsageError(
-                f"--regex {word}",
+                f"--regex {option}",
                 "NAME=PATTERN with one group in the pattern, the number",
                 f"the name {name!r} and {pattern.groups} groups",
                 "Such as --regex 'val_loss=val loss ([0-9.]+)'.",
             )
-        found[name] = pattern
-    return found
+        patterns[name] = pattern
+    return patterns
 
 
 def metrics(text: str, patterns: Patterns) -> dict[str, float]:
-    """The last match of each pattern that is there and reads as a number; NaN counts as one."""
-    found = {}
+    """The number in the last match of each pattern that matches; it may be NaN."""
+    values = {}
     for name, pattern in patterns.items():
         matches = pattern.findall(text)
         if not matches:
             continue
         try:
-            found[name] = float(matches[-1].replace(",", ""))
+            values[name] = float(matches[-1].replace(",", ""))
         except ValueError:
             raise UsageError(
                 f"--regex {name}={pattern.pattern}",
                 "a number in its group",
                 repr(matches[-1]),
-                "Let the group hold the digits only.",
+                "Put only the digits into the group.",
             ) from None
-    return found
+    return values
 
 
 def read(text: str, source: str, patterns: Patterns) -> list[LoggedRun]:
-    """The run of one file; none where no pattern matches."""
-    found, bad = split_finite(metrics(text, patterns))
-    if not found and not bad:
+    """The run of a file; an empty list if no pattern matches."""
+    values, bad = split_finite(metrics(text, patterns))
+    if not values and not bad:
         return []
     return [
         LoggedRun(
             source=source,
             family=FAMILY,
-            metrics=found,
+            metrics=values,
             steps=0,
             ending=NOT_A_NUMBER.format(bad[0]) if bad else None,
             diverged=bool(bad),

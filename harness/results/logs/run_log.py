@@ -1,4 +1,4 @@
-"""One run as its log tells it: final metrics, and what a comparison has to know about them."""
+"""One run as read from a log: final metrics, and what a comparison needs to know about them."""
 
 import math
 import re
@@ -15,21 +15,21 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class LogError(HarnessError):
-    """A log that cannot be read, or does not hold what a comparison needs."""
+    """A log that cannot be read or lacks what a comparison needs."""
 
 
 class LoggedRun(msgspec.Struct, frozen=True, kw_only=True):
-    """A run. `metrics` are final values, finite; `ending` says why a run is not a whole one.
+    """One run.
 
-    `environment` holds the facts a speed depends on, as far as the log has them, and
-    `environment_known` whether they are enough to tell two machines apart. `diverged`: it ended by
-    a fault of what was trained, a loss that is not finite or a want of memory, and not by being
-    stopped. `varied` is the source of variance that replicates of this run show. Moments are
-    seconds on the clock of the machine.
+    `metrics`: the final values, finite. `ending`: why the run is incomplete; None if it completed.
+    `environment`: the properties of the machine that its speed depends on, as far as the log has
+    them; `environment_known`: whether they suffice to tell machines apart. `diverged`: it
+    ended by a non-finite loss or for lack of memory, not by being stopped. `varied`: the source of
+    variance between replicates of this run. Times are Unix seconds.
     """
 
     source: str
-    family: str  # whose log it is: only runs of one family have the same metrics
+    family: str  # the trainer: metrics are comparable within a family only
     metrics: dict[str, float]
     steps: int
     evaluated_at: int | None = None  # the last step that was evaluated
@@ -43,9 +43,9 @@ class LoggedRun(msgspec.Struct, frozen=True, kw_only=True):
     environment_known: bool = False
     varied: VarianceSource = "seed"
     seed: int | None = None
-    identity: dict[str, str] = {}  # what may not differ between the sides, by field
-    evaluation: dict[str, str] = {}  # how CORE was evaluated: for its scores, what identity is
-    answers: Path | None = None  # its outcomes of CORE, example by example
+    identity: dict[str, str] = {}  # fields that must be equal on both sides
+    evaluation: dict[str, str] = {}  # fields that must be equal to compare CORE
+    answers: Path | None = None  # its core.parquet
     config_id: str | None = None
     started_at: float | None = None
     warnings: list[str] = []
@@ -57,23 +57,23 @@ def strip_colors(text: str) -> str:
 
 
 def split_finite(metrics: dict[str, float]) -> tuple[dict[str, float], list[str]]:
-    """The metrics that are numbers, and the names of those that are not."""
+    """Returns (the finite metrics, the names of the others)."""
     bad = [name for name, value in metrics.items() if not math.isfinite(value)]
     return {name: value for name, value in metrics.items() if name not in bad}, bad
 
 
 def truncation_reason(evaluated_at: int, reached: int, planned: int) -> str | None:
-    """Why a run is not a whole one, from its last evaluation and its last step; None if it is."""
+    """Why a run is incomplete, from its last evaluation and last step; None if it is complete."""
     if evaluated_at >= planned:
         return None
-    late = " before its evaluation" if reached >= planned else ""
-    return f"it breaks off at step {max(evaluated_at, reached):,} of {planned:,}{late}"
+    where = " before its evaluation" if reached >= planned else ""
+    return f"it ends at step {max(evaluated_at, reached):,} of {planned:,}{where}"
 
 
 def first_backward_step(
     steps: Sequence[int], times: Sequence[float], warm_up_steps: int
 ) -> int | None:
-    """The first step at which a clock goes backwards; a restart while warming up is no fault."""
+    """The first step after the warm-up at which a clock goes backwards, or None."""
     for (_, before), (step, now) in zip(
         pairs := list(zip(steps, times, strict=True)), pairs[1:], strict=False
     ):

@@ -1,17 +1,19 @@
-"""What a machine lacks, and the hint for it."""
+"""Checks of a machine, and hints for what is missing."""
 
 from harness.cli.doctor import DoctorCheck, _gpus, examine
 from harness.runner.trainer import FakeTrainer, NativeTrainer
 
 
-def test_a_remedy_is_printed_as_it_must_be_typed():
-    lacking = DoctorCheck(name="x", good=False, detail="none", hint="pip install '.[train]'")
-    assert lacking.line() == "MISSING  x: none\n         -> pip install '.[train]'"
+def test_a_hint_is_printed_as_it_must_be_typed():
+    lacking = DoctorCheck(
+        name="x", good=False, detail="none", hint="pip install 'speedrun-harness[train]'"
+    )
+    assert lacking.line() == "MISSING  x: none\n         -> pip install 'speedrun-harness[train]'"
     assert "->" not in DoctorCheck(name="x", good=True, detail="there", hint="no need").line()
     assert DoctorCheck(name="x", good=False, detail="", needed=False).line().startswith("missing")
 
 
-def test_everything_that_is_missing_has_a_remedy(tmp_path):
+def test_everything_that_is_missing_has_a_hint(tmp_path):
     findings = examine(tmp_path / "runs", FakeTrainer())
     assert all(finding.hint for finding in findings if not finding.good)
     names = [finding.name for finding in findings]
@@ -20,7 +22,7 @@ def test_everything_that_is_missing_has_a_remedy(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_missing_trainer_and_a_store_in_the_way_are_findings(tmp_path):
+def test_a_missing_trainer_and_an_unwritable_store_fail_their_checks(tmp_path):
     (tmp_path / "runs").write_text("a file")
     findings = {f.name: f for f in examine(tmp_path / "runs", NativeTrainer(tmp_path))}
     assert not findings["trainer"].good
@@ -29,7 +31,7 @@ def test_a_missing_trainer_and_a_store_in_the_way_are_findings(tmp_path):
     assert "--store" in findings["store"].hint
 
 
-def test_a_gpu_in_use_is_a_finding_with_the_trainers_remedy():
+def test_a_gpu_in_use_fails_its_check_with_the_trainers_hint():
     gpu = {"name": "H100", "memory_bytes": 80 * 2**30}
     assert _gpus([{**gpu, "faults": []}]).good
     finding = _gpus([gpu, {**gpu, "faults": [{"got": "process 7", "hint": "End it."}]}])

@@ -251,7 +251,7 @@ def test_a_baseline_that_diverges_as_often_leaves_it_open():
 
 
 def test_runs_that_broke_off_never_pass():
-    b = [*side(LOSSES), run(9, steps=60, evaluated_at=50, ending="it breaks off")]
+    b = [*side(LOSSES), run(9, steps=60, evaluated_at=50, ending="it ends")]
     found = judged(side(LOSSES), b)
     assert (found.outcome, found.reason) == (
         "inconclusive",
@@ -260,7 +260,7 @@ def test_runs_that_broke_off_never_pass():
 
 
 def test_a_side_without_a_whole_run_is_an_error():
-    broken = [run(0, steps=60, evaluated_at=50, ending="it breaks off at step 60 of 100")]
+    broken = [run(0, steps=60, evaluated_at=50, ending="it ends at step 60 of 100")]
     with pytest.raises(LogError, match="step 60"):
         judged(broken, side(LOSSES))
     assert judged(side(LOSSES), broken).outcome == "inconclusive"
@@ -268,7 +268,7 @@ def test_a_side_without_a_whole_run_is_an_error():
 
 def test_runs_that_all_stop_at_one_evaluation_were_meant_to():
     def stopped():
-        return side(LOSSES, steps=80, evaluated_at=80, ending="it breaks off at step 80 of 100")
+        return side(LOSSES, steps=80, evaluated_at=80, ending="it ends at step 80 of 100")
 
     found = judged(stopped(), stopped())
     assert found.outcome == "pass"

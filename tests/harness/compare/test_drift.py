@@ -152,7 +152,7 @@ def test_without_ruptures_the_extra_is_named(monkeypatch):
         return real(name, *rest, **more)
 
     monkeypatch.setattr(builtins, "__import__", absent)
-    with pytest.raises(HarnessError, match=r"ruptures.*pip install '\.\[ci\]'"):
+    with pytest.raises(HarnessError, match=r"ruptures.*pip install 'speedrun-harness\[ci\]'"):
         steps_in(noise(20)[0])
 
 

@@ -1,4 +1,4 @@
-"""The study file: what is refused, where, and with which hint."""
+"""Errors in study files have their line and a hint."""
 
 import pytest
 
@@ -25,7 +25,7 @@ def refused(text: str) -> StudyFileError:
     return caught.value
 
 
-def test_a_good_file_parts_expanded_and_written_out_arms():
+def test_a_valid_file_has_expanded_and_explicit_arms():
     study = parse_study(GOOD, "s.yaml")
     assert study.arms.leave_one_out == ["muon"]
     assert list(study.arms.explicit) == ["mine"]
@@ -44,7 +44,7 @@ def test_a_good_file_parts_expanded_and_written_out_arms():
         ("seeds: [1, 2]", "seeds: [1, 2, 1]", 8, "[1] more than once", "replicate"),
         ("seeds: [1, 2]", "seeds: []", 8, "[]", "replicate"),
         ("seeds: [1, 2]", "seeds: one", 8, "str", "type"),
-        ("seeds: [9]}", "seeds: [2]}", 6, "[2] in both", "use others"),
+        ("seeds: [9]}", "seeds: [2]}", 6, "[2] in both", "use other seeds"),
         ("study: s", "study: a/b", 1, "'a/b'", "rename"),
         ("mine: {set: {a.b: 1}}", "mine: {}", 7, "nothing that differs", "changes"),
         ("mine: {set: {a.b: 1}}", "mine: {ref: x, patch: y}", 7, "both", "changes"),
@@ -55,7 +55,7 @@ def test_a_good_file_parts_expanded_and_written_out_arms():
         ("study: s", "study: s\npin: maybe", 2, "maybe", "type"),
     ],
 )
-def test_a_fault_is_named_with_line_and_remedy(old, new, line, got, hint):
+def test_an_error_has_its_line_and_a_hint(old, new, line, got, hint):
     assert old in GOOD
     error = refused(GOOD.replace(old, new, 1))
     assert error.path.startswith(f"s.yaml:{line}:")
@@ -63,24 +63,24 @@ def test_a_fault_is_named_with_line_and_remedy(old, new, line, got, hint):
     assert hint in error.hint
 
 
-def test_duplicate_arms_are_named_with_their_line():
+def test_the_error_for_duplicate_arms_has_their_line():
     error = refused(GOOD.replace("  mine:", "  mine: {set: {a: 2}}\n  mine:"))
     assert "mine" in error.got
     assert "s.yaml:8" in error.path
 
 
 @pytest.mark.parametrize("arms", ["{}", "{leave_one_out: []}", "{retune: {}}"])
-def test_a_study_without_arms_is_refused(arms):
+def test_a_study_without_arms_is_rejected(arms):
     error = refused(f"study: s\nbase: b.yaml\nseeds: [1]\narms: {arms}\n")
-    assert error.expected == "at least one arm beside the base"
+    assert error.expected == "at least one arm besides the base"
 
 
 @pytest.mark.parametrize("text", ["", "- a\n", "study: [\n", "study: s\n"])
-def test_what_is_no_study_is_refused(text):
+def test_a_file_that_is_not_a_study_is_rejected(text):
     assert refused(text).path.startswith("s.yaml")
 
 
-def test_horizons_hold_one_and_are_sorted():
+def test_horizons_include_one_and_are_sorted():
     study = parse_study(GOOD + "horizons: [2, 0.5]\n", "s.yaml")
     assert study.horizon_list() == [0.5, 1.0, 2.0]
     assert parse_study(GOOD, "s.yaml").horizon_list() == []
@@ -88,12 +88,12 @@ def test_horizons_hold_one_and_are_sorted():
 
 
 def test_sets_are_yaml_values():
-    found = parse_sets(["a.b=3", "c=null", "d=[1, 2]", "e=off", "f=x=y"])
-    assert found == {"a.b": 3, "c": None, "d": [1, 2], "e": "off", "f": "x=y"}
+    overrides = parse_sets(["a.b=3", "c=null", "d=[1, 2]", "e=off", "f=x=y"])
+    assert overrides == {"a.b": 3, "c": None, "d": [1, 2], "e": "off", "f": "x=y"}
 
 
 @pytest.mark.parametrize("pair", ["a", "=3", "a=["])
-def test_a_set_that_is_none_is_a_usage_error(pair):
+def test_an_invalid_set_option_is_a_usage_error(pair):
     with pytest.raises(UsageError):
         parse_sets([pair])
 
@@ -103,6 +103,6 @@ def test_seeds_may_be_ranges():
 
 
 @pytest.mark.parametrize("text", ["", "a", "3-1", "1,1", "1-3,2", "-1"])
-def test_seeds_that_are_none_are_a_usage_error(text):
+def test_invalid_seeds_are_a_usage_error(text):
     with pytest.raises(UsageError):
         parse_seeds(text)

@@ -55,8 +55,8 @@ def gate(tmp_path, capfd, monkeypatch):
 
 
 def speed(result: dict) -> dict:
-    (found,) = (one for one in result["metrics"] if one["judged"]["metric"] == "tokens_per_s")
-    return found["judged"]
+    (found,) = (one for one in result["metrics"] if one["result"]["metric"] == "tokens_per_s")
+    return found["result"]
 
 
 def segments_of(store: Path) -> list[Path]:
@@ -69,8 +69,8 @@ def test_sides_that_do_not_fit_into_memory_together_run_sequentially(gate, tmp_p
     planted = ("--candidate-set", "plant.slowdown=0.03", "--candidate-set", "plant.loss=0.1")
     code, result, progress = gate(*LARGE, *planted, "--claims", "refactor")
     assert code == 10
-    assert [one["judged"]["outcome"] for one in result["metrics"][:2]] == ["regression"] * 2
-    assert "the losses part at step" in result["metrics"][0]["judged"]["reason"]
+    assert [one["result"]["outcome"] for one in result["metrics"][:2]] == ["regression"] * 2
+    assert "the losses differ from step" in result["metrics"][0]["result"]["reason"]
     assert "sequential A/B: whole processes one after the other" in progress
     assert "48.0 + 48.0 of 80.0 GiB by the trainer's estimate" in progress
     assert {launch["mode"] for launch in result["launches"]} == {"sequential"}

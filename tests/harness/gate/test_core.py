@@ -70,13 +70,13 @@ def gate(leave_run, store, tmp_path, capfd, monkeypatch):
     return call
 
 
-def judged(result: dict) -> dict[str, dict]:
-    return {one["judged"]["metric"]: one["judged"] for one in result["metrics"]}
+def results(gate: dict) -> dict[str, dict]:
+    return {one["result"]["metric"]: one["result"] for one in gate["metrics"]}
 
 
 def test_no_change_passes_in_soft_core_and_core_is_informational(gate, tmp_path):
     code, result = gate("--markdown", tmp_path / "summary.md", known=True)
-    found = judged(result)
+    found = results(result)
     assert code == 0, result["reason"]
     assert found["core_soft"]["outcome"] == "pass"
     assert found["core_soft"]["margin"] == pytest.approx(2 * 0.004)
@@ -90,7 +90,7 @@ def test_no_change_passes_in_soft_core_and_core_is_informational(gate, tmp_path)
 
 def test_planted_harm_that_the_loss_does_not_show_is_a_regression_in_soft_core(gate):
     code, result = gate("--candidate-set", "plant.skill=-0.4", known=True)
-    found = judged(result)
+    found = results(result)
     assert code == 10
     assert (found["val_bpb"]["outcome"], found["core_soft"]["outcome"]) == ("pass", "regression")
     assert "soft CORE" in result["reason"]
@@ -106,7 +106,7 @@ def test_runs_are_planned_for_soft_core_once_the_noise_model_has_six_runs(gate, 
 
 def test_soft_core_is_informational_until_the_noise_model_has_six_runs(gate):
     code, result = gate()
-    found = judged(result)["core_soft"]
+    found = results(result)["core_soft"]
     assert (code, found["outcome"], found["margin"]) == (0, None, None)
     assert found["low"] < found["estimate"] < found["high"]
     assert "no margin: the noise model has no row" in " ".join(found["notes"])
@@ -121,7 +121,7 @@ def test_a_candidate_on_another_bundle_could_not_run_and_names_the_field(gate):
 def test_a_candidate_without_core_is_judged_by_the_rest_with_a_note(gate):
     code, result = gate("--candidate-set", "core.examples=0")
     assert code == 0
-    assert "core_soft" not in judged(result)
+    assert "core_soft" not in results(result)
     assert any("the candidate did not" in note for note in result["notes"])
 
 

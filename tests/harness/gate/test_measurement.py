@@ -60,7 +60,7 @@ def outcomes(
         part = planning.plan_quality(records, noise_model, request.margins, False, 1.0, options)
     loop = MeasurementLoop(request, gate_rates.bench(), noise_model, source)
     loop.run(GatePlan(parts=[part], budget_s=64.0, alpha=ALPHA))
-    return {one.judged.metric: one.judged.outcome for one in loop.metrics}
+    return {one.result.metric: one.result.outcome for one in loop.metrics}
 
 
 def test_an_always_valid_part_stops_at_the_run_that_decides():
@@ -111,7 +111,7 @@ def test_launches_of_each_mode_use_the_noise_models_row_of_that_mode():
         part = msgspec.structs.replace(planned, ab_mode=mode)
         loop = MeasurementLoop(request, gate_rates.bench(), noise_model, ConstantSource())
         loop.run(GatePlan(parts=[part], budget_s=None, alpha=ALPHA))
-        sds[mode] = loop.metrics[0].judged.sd
+        sds[mode] = loop.metrics[0].result.sd
     assert sds == {"interleaved": interleaved.sd, "sequential": 0.07}
 
 

@@ -1,4 +1,4 @@
-"""Stores as tars: merged, never overwritten, never outside."""
+"""Packing and unpacking stores: records are merged, and nothing outside the store is written."""
 
 import io
 import tarfile
@@ -19,7 +19,7 @@ def filled(harness, study_file, store):
     return store
 
 
-def test_a_store_comes_back_whole(filled, tmp_path):
+def test_a_store_is_packed_and_unpacked_completely(filled, tmp_path):
     pack(filled, tmp_path / "a.tar")
     other = Store(tmp_path / "other")
     merged = unpack(tmp_path / "a.tar", other)
@@ -37,7 +37,7 @@ def test_unpacking_twice_adds_nothing(filled, tmp_path):
     assert not list(filled.root.glob(".unpack-*"))
 
 
-def test_a_compact_tar_has_what_a_report_needs_and_no_path_of_the_machine(filled, tmp_path):
+def test_a_compact_tar_contains_what_a_report_needs_and_no_absolute_path(filled, tmp_path):
     pack(filled, tmp_path / "a.tar", compact=True)
     assert str(tmp_path).encode() not in (tmp_path / "a.tar").read_bytes()
     other = Store(tmp_path / "other")
@@ -49,7 +49,7 @@ def test_a_compact_tar_has_what_a_report_needs_and_no_path_of_the_machine(filled
     )
 
 
-def test_a_compact_tar_goes_back_into_the_store_it_came_from(filled, tmp_path):
+def test_a_compact_tar_can_be_merged_into_its_own_store(filled, tmp_path):
     pack(filled, tmp_path / "a.tar", compact=True)
     assert unpack(tmp_path / "a.tar", filled).known == 6
 
@@ -81,7 +81,7 @@ def test_two_records_of_one_plan_are_both_kept(filled, tmp_path):
     assert (other.root / "curves" / f"{first.plan_id}.{first.attempt}.parquet").exists()
 
 
-def test_the_seeds_of_two_stores_are_one_study(filled, tmp_path, study_file, harness):
+def test_studies_with_different_seeds_are_merged(filled, tmp_path, study_file, harness):
     pack(filled, tmp_path / "a.tar")
     other = Store(tmp_path / "other")
     study = filled.study("quick")
@@ -94,7 +94,7 @@ def test_the_seeds_of_two_stores_are_one_study(filled, tmp_path, study_file, har
     assert {run.plan_id for run in other.study("quick").runs} == {r.plan_id for r in study.runs}
 
 
-def test_another_study_of_the_same_name_is_refused_before_anything_is_merged(filled, tmp_path):
+def test_a_different_study_of_the_same_name_is_rejected_before_anything_is_merged(filled, tmp_path):
     pack(filled, tmp_path / "a.tar")
     other = Store(tmp_path / "other")
     study = filled.study("quick")
@@ -107,7 +107,7 @@ def test_another_study_of_the_same_name_is_refused_before_anything_is_merged(fil
 @pytest.mark.parametrize(
     "name", ["../evil.json", "records/../../evil.json", "/etc/evil.json", "other/a.json"]
 )
-def test_a_tar_that_reaches_out_of_the_store_is_refused(tmp_path, store, name):
+def test_a_tar_with_paths_outside_the_store_is_rejected(tmp_path, store, name):
     path = tmp_path / "a.tar"
     with tarfile.open(path, "w") as tar:
         info = tarfile.TarInfo(name)
@@ -118,7 +118,7 @@ def test_a_tar_that_reaches_out_of_the_store_is_refused(tmp_path, store, name):
     assert not list(tmp_path.rglob("evil.json"))
 
 
-def test_a_link_in_a_tar_is_refused(tmp_path, store):
+def test_a_link_in_a_tar_is_rejected(tmp_path, store):
     path = tmp_path / "a.tar"
     with tarfile.open(path, "w") as tar:
         info = tarfile.TarInfo("records/a.json")
@@ -128,7 +128,7 @@ def test_a_link_in_a_tar_is_refused(tmp_path, store):
         unpack(path, store)
 
 
-def test_what_is_no_tar_is_refused(tmp_path, store):
+def test_a_file_that_is_not_a_tar_is_rejected(tmp_path, store):
     (tmp_path / "a.tar").write_text("nonsense")
     with pytest.raises(StoreError):
         unpack(tmp_path / "a.tar", store)

@@ -1,4 +1,4 @@
-"""Outcomes of CORE: whole from the trainer to the store, or named as damaged."""
+"""The answers to CORE, from the trainer to the store; damaged files are errors."""
 
 import os
 
@@ -19,13 +19,13 @@ CORE = "core: {examples: 30}\n"
 
 @pytest.fixture
 def left(tmp_path):
-    """Leaves the file of a run of the FakeTrainer, shuffled on request; says where."""
+    """Writes core.parquet of a simulated run, shuffled on request; returns its path."""
 
     def write(name="core.parquet", shuffled=False, loss=5.0, **overrides):
         config = fake.load(None, {"core.examples": 50, **overrides})
-        found = core.answers(config, loss)
+        answers = core.answers(config, loss)
         path = tmp_path / name
-        core.write(path, config, found)
+        core.write(path, config, answers)
         if shuffled:
             table = pyarrow.parquet.read_table(path)
             order = np.random.default_rng(0).permutation(len(table))
@@ -43,7 +43,7 @@ def recorded(leave_run, store):
     return store
 
 
-def test_the_rows_of_a_task_come_in_order_whatever_their_order_in_the_file(left):
+def test_the_answers_to_a_task_are_ordered_by_example(left):
     straight, shuffled = core_answers.read(left()), core_answers.read(left("b", shuffled=True))
     assert list(straight.tasks) == list(core.TASKS)
     for name, task in straight.tasks.items():
@@ -52,7 +52,7 @@ def test_the_rows_of_a_task_come_in_order_whatever_their_order_in_the_file(left)
         assert np.array_equal(task.soft, shuffled.tasks[name].soft)
 
 
-def test_soft_values_are_what_is_beyond_chance_and_at_most_one(left):
+def test_soft_values_are_relative_to_chance_and_at_most_one(left):
     tasks = core_answers.read(left(loss=-10.0)).tasks
     assert all(0.9 < task.soft.mean() <= 1 for task in tasks.values())
     guess = core.TASKS["colours"].choices
@@ -102,10 +102,10 @@ def _not_a_number(path):
         (_without_metadata, "no metadata"),
         (_without_a_column, "no column value"),
         (_with_a_task_more, "rumours"),
-        (_not_a_number, "no number"),
+        (_not_a_number, "not a number"),
     ],
 )
-def test_a_damaged_file_is_named(left, damage, word):
+def test_a_damaged_file_raises_an_error_that_names_it(left, damage, word):
     path = left()
     damage(path)
     with pytest.raises(StoreError) as caught:
@@ -114,20 +114,20 @@ def test_a_damaged_file_is_named(left, damage, word):
     assert word in caught.value.got
 
 
-def test_outcomes_are_kept_beside_the_record_and_give_its_scores_again(recorded):
+def test_stored_answers_reproduce_the_scores_of_the_record(recorded):
     for record in recorded.records():
-        found = core_answers.read(recorded.beside(record)["core"])
-        assert found.settings == record.core
+        answers = core_answers.read(recorded.side_files(record)["core"])
+        assert answers.settings == record.core
         hard = [
             (task.correct.mean() - task.facts.baseline) / (1 - task.facts.baseline)
-            for task in found.tasks.values()
+            for task in answers.tasks.values()
         ]
         assert np.mean(hard) == pytest.approx(record.metrics["core"], abs=1e-9)
-        soft = [task.soft.mean() for task in found.tasks.values()]
+        soft = [task.soft.mean() for task in answers.tasks.values()]
         assert np.mean(soft) == pytest.approx(record.metrics["core_soft"], abs=1e-6)
 
 
-def test_an_index_that_is_made_anew_says_how_core_was_evaluated(recorded):
+def test_a_rebuilt_index_keeps_the_core_settings(recorded):
     first = recorded.records()
     assert recorded.records() == first
     (recorded.root / "index.json").unlink()
@@ -136,38 +136,38 @@ def test_an_index_that_is_made_anew_says_how_core_was_evaluated(recorded):
 
 
 @pytest.mark.parametrize("compact", [False, True])
-def test_a_packed_store_brings_the_outcomes_with_it(recorded, tmp_path, compact):
+def test_a_packed_store_contains_the_answers(recorded, tmp_path, compact):
     pack(recorded, tmp_path / "a.tar", compact=compact)
     other = Store(tmp_path / "other")
     unpack(tmp_path / "a.tar", other)
     for record in recorded.records():
-        ours, theirs = (store.beside(record)["core"] for store in (recorded, other))
+        ours, theirs = (store.side_files(record)["core"] for store in (recorded, other))
         assert ours.read_bytes() == theirs.read_bytes()
 
 
-def test_another_attempt_at_a_plan_has_its_own_outcomes(store, recorded):
+def test_each_attempt_at_a_plan_has_its_own_answers(store, recorded):
     record = recorded.records()[0]
     again = type(record)(
         **{name: getattr(record, name) for name in record.__struct_fields__} | {"attempt": "again"}
     )
     store.add(again, None, b"its own")
-    assert store.beside(again)["core"].read_bytes() == b"its own"
-    assert store.beside(record)["core"].read_bytes() != b"its own"
+    assert store.side_files(again)["core"].read_bytes() == b"its own"
+    assert store.side_files(record)["core"].read_bytes() != b"its own"
 
 
-def test_a_run_that_left_half_a_file_is_recorded_with_the_reason(harness, tmp_path, store):
+def test_a_run_with_an_incomplete_core_file_is_recorded_with_the_reason(harness, tmp_path, store):
     (tmp_path / "base.yaml").write_text(f"dial: {{depth: 2, steps: 5}}\n{CORE}")
-    words = ("run", tmp_path / "base.yaml", "--trainer", "fake", "--set", "fail.half_core=true")
-    assert harness(*words).returncode == 0
+    arguments = ("run", tmp_path / "base.yaml", "--trainer", "fake", "--set", "fail.half_core=true")
+    assert harness(*arguments).returncode == 0
     (record,) = store.records()
     assert "core.parquet is damaged" in record.reason
     assert record.metrics["core"] is not None
-    assert "core" not in store.beside(record)
+    assert "core" not in store.side_files(record)
 
 
-def test_a_record_without_core_reads_and_writes_as_it_always_did(harness, tmp_path, store):
+def test_a_record_without_core_has_no_core_field(harness, tmp_path, store):
     (tmp_path / "base.yaml").write_text("dial: {depth: 2, steps: 5}\n")
     harness("run", tmp_path / "base.yaml", "--trainer", "fake")
     (path,) = (store.root / "records").glob("*.json")
     assert '"core": {' not in path.read_text()
-    assert set(store.beside(store.records()[0])) == {"curves"}
+    assert set(store.side_files(store.records()[0])) == {"curves"}

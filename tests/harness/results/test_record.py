@@ -1,4 +1,4 @@
-"""From a run directory to a record, whatever the trainer left in it."""
+"""Records of run directories, whatever a trainer left in them."""
 
 import json
 import math
@@ -42,7 +42,7 @@ def result(folder: Path, value: object = GOOD) -> None:
     (folder / "result.json").write_text(json.dumps(value))
 
 
-def test_a_completed_run_keeps_its_metrics_and_the_time_that_was_ours(tmp_path):
+def test_a_completed_run_keeps_its_metrics_and_the_overhead_of_the_harness(tmp_path):
     result(tmp_path)
     made = collect_record(tmp_path, PLAN, ended(), concurrent_runs=3)
     assert made.status == "completed"
@@ -52,7 +52,7 @@ def test_a_completed_run_keeps_its_metrics_and_the_time_that_was_ours(tmp_path):
     assert made.log_tail is None
 
 
-def test_half_a_result_is_a_failed_run_with_the_tail_of_its_log(tmp_path):
+def test_an_incomplete_result_is_a_failed_run_with_the_tail_of_its_log(tmp_path):
     (tmp_path / "result.json").write_text(json.dumps(GOOD)[:20])
     (tmp_path / "log.txt").write_text("x" * 9000 + "the end")
     made = collect_record(tmp_path, PLAN, ended(1))
@@ -62,7 +62,7 @@ def test_half_a_result_is_a_failed_run_with_the_tail_of_its_log(tmp_path):
     assert len(made.log_tail) <= 2000
 
 
-def test_no_result_is_a_failed_run_that_says_how_it_ended(tmp_path):
+def test_a_missing_result_is_a_failed_run_with_the_way_it_ended(tmp_path):
     made = collect_record(tmp_path, PLAN, ended(-9))
     assert made.status == "failed"
     assert "SIGKILL" in made.reason
@@ -88,21 +88,21 @@ def test_a_metric_that_is_not_finite_becomes_null_with_a_reason(tmp_path, text):
     assert math.isfinite(json.loads(msgspec.json.encode(made))["wall_s"])
 
 
-def test_a_run_ended_at_its_limit_is_failed_even_if_it_says_interrupted(tmp_path):
+def test_a_run_that_timed_out_failed_even_if_its_result_is_interrupted(tmp_path):
     result(tmp_path, {**GOOD, "status": "interrupted"})
     made = collect_record(tmp_path, PLAN, ended(3, "time-out"))
     assert made.status == "failed"
     assert "limit of 1 minutes" in made.reason
 
 
-def test_a_good_result_counts_though_the_process_ended_badly(tmp_path):
+def test_a_complete_result_counts_even_if_the_process_failed_afterwards(tmp_path):
     result(tmp_path)
     made = collect_record(tmp_path, PLAN, ended(-11))
     assert made.status == "completed"
     assert "SIGSEGV" in made.reason
 
 
-def test_half_a_line_of_events_is_passed_over(tmp_path):
+def test_an_incomplete_line_of_events_is_skipped(tmp_path):
     lines = [
         {"event": "step", "step": 1, "tokens": 10, "loss": 5.0, "train_time_s": 0.1},
         {"event": "step", "step": 2, "tokens": 20, "loss": 4.0, "train_time_s": 0.2},
@@ -123,7 +123,7 @@ def test_a_run_without_events_has_no_curve(tmp_path):
     assert curve_table(tmp_path) is None
 
 
-def test_a_record_stays_small_and_says_what_it_left_out(tmp_path):
+def test_a_record_stays_small_and_lists_what_it_leaves_out(tmp_path):
     result(tmp_path)
     plan = {str(number): "x" * 20 for number in range(800)}
     (tmp_path / "environment.json").write_text(
@@ -143,7 +143,7 @@ def record_at(start: float, end: float, machine: str = "m", boot: str = "b") -> 
     )
 
 
-def test_a_session_ends_with_a_gap_of_ten_minutes_another_machine_or_a_boot():
+def test_a_session_ends_after_a_gap_of_ten_minutes_or_with_another_machine_or_boot():
     runs = [
         record_at(0, 100),
         record_at(690, 800),  # 590 s later: the same
@@ -152,8 +152,8 @@ def test_a_session_ends_with_a_gap_of_ten_minutes_another_machine_or_a_boot():
         record_at(1510, 1600, boot="c"),
         record_at(1550, 1700),
     ]
-    found = sessions(reversed(runs))
-    assert [[r.started_at for r in one] for one in found] == [
+    grouped = sessions(reversed(runs))
+    assert [[r.started_at for r in one] for one in grouped] == [
         [0, 690],
         [1401, 1550],
         [1500],
@@ -161,11 +161,11 @@ def test_a_session_ends_with_a_gap_of_ten_minutes_another_machine_or_a_boot():
     ]
 
 
-def test_a_long_run_at_work_keeps_its_session_open():
-    found = sessions([record_at(0, 5000), record_at(10, 20), record_at(5100, 5200)])
-    assert len(found) == 1
+def test_a_long_run_keeps_its_session_open():
+    grouped = sessions([record_at(0, 5000), record_at(10, 20), record_at(5100, 5200)])
+    assert len(grouped) == 1
 
 
-def test_a_run_that_died_before_it_said_where_keeps_the_session_open():
-    found = sessions([record_at(0, 10), record_at(20, 900, machine=""), record_at(950, 990)])
-    assert [[r.started_at for r in one] for one in found] == [[0, 20, 950]]
+def test_a_run_without_an_environment_keeps_the_session_open():
+    grouped = sessions([record_at(0, 10), record_at(20, 900, machine=""), record_at(950, 990)])
+    assert [[r.started_at for r in one] for one in grouped] == [[0, 20, 950]]

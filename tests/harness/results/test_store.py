@@ -1,4 +1,4 @@
-"""The store: nothing is lost, nothing is written twice, nothing half-written is read."""
+"""The store loses no record, writes none twice and reads no incomplete file."""
 
 import multiprocessing
 from pathlib import Path
@@ -38,7 +38,7 @@ def record(plan_id: str = "p", attempt: str = "a", **changes: object) -> Record:
     return msgspec.structs.replace(made, **changes)
 
 
-def test_a_record_comes_back_as_it_was(store):
+def test_a_record_is_read_as_it_was_written(store):
     made = record()
     assert store.add(made, None)
     assert store.record("p") == made
@@ -54,7 +54,7 @@ def test_a_failed_attempt_is_not_the_record_of_its_plan(store):
     assert [made.attempt for made in store.attempts("p")] == ["a", "b"]
 
 
-def test_a_record_is_written_once_and_another_of_its_plan_is_kept_beside_it(store):
+def test_a_record_is_written_once_and_another_of_its_plan_is_kept_as_an_attempt(store):
     first, second = record(attempt="a"), record(attempt="b", started_at=5.0)
     assert store.add(first, b"first")
     assert not store.add(first, b"first")
@@ -67,7 +67,7 @@ def test_a_record_is_written_once_and_another_of_its_plan_is_kept_beside_it(stor
     }
 
 
-def test_an_index_that_is_stale_is_not_believed(store):
+def test_a_stale_index_is_ignored(store):
     store.add(record("p"), None)
     assert len(store.records()) == 1
     store.add(record("q"), None)
@@ -78,23 +78,23 @@ def test_an_index_that_is_stale_is_not_believed(store):
     assert len(store.records()) == 1
 
 
-def test_a_damaged_record_is_named(store):
+def test_a_damaged_record_raises_an_error_that_names_it(store):
     store.add(record(), None)
     path = store.root / "records" / "p.json"
     path.write_text(path.read_text()[:50])
     with pytest.raises(StoreError) as caught:
         store.records()
     assert caught.value.path == str(path)
-    assert "made again" in caught.value.hint
+    assert "repeated" in caught.value.hint
 
 
-def test_a_record_of_a_newer_format_is_refused(store):
+def test_a_record_of_a_newer_format_is_rejected(store):
     store.add(record(format=99), None)
     with pytest.raises(StoreError, match="format 99"):
         store.record("p")
 
 
-def test_an_unknown_study_names_the_known_ones(store):
+def test_the_error_for_an_unknown_study_lists_the_known_ones(store):
     with pytest.raises(StoreError, match="these studies: none"):
         store.study("x")
 
@@ -106,7 +106,7 @@ def _write_many(root: Path, writer: int) -> None:
         store.records()
 
 
-def test_two_writers_on_one_store_lose_nothing(store):
+def test_two_writers_to_one_store_lose_no_record(store):
     context = multiprocessing.get_context("spawn")
     writers = [context.Process(target=_write_many, args=(store.root, n)) for n in range(2)]
     for writer in writers:

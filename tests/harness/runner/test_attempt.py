@@ -1,4 +1,4 @@
-"""An attempt at a run whose attempt before was interrupted."""
+"""Attempts at a run whose previous attempt was interrupted."""
 
 import json
 import sys
@@ -36,7 +36,7 @@ result = {"status": status, "steps": step, "tokens": step, "metrics": metrics}
 
 
 class Interrupted(NativeTrainer):
-    """Ends its first process with a status that is asked for."""
+    """A trainer whose first process ends with a given status."""
 
     def __init__(self, ending: str = "interrupted") -> None:
         super().__init__()
@@ -61,7 +61,7 @@ def made_by(store: Store, trainer: Interrupted) -> Record:
     return run_attempt(store, trainer, JOB, timeout_s=20, stop=Stop())
 
 
-def test_an_interrupted_run_goes_on_from_its_checkpoint_and_its_curve_is_whole(store):
+def test_an_interrupted_run_resumes_from_its_checkpoint_with_a_complete_curve(store):
     first, second = (made_by(store, Interrupted()) for _ in range(2))
     assert (first.status, second.status) == ("interrupted", "completed")
     assert store.curve("p").column("step").to_pylist() == [1, 2]
@@ -75,10 +75,10 @@ def test_the_speed_of_a_resumed_run_is_marked_and_not_recorded(store):
     assert second.metrics["tokens_per_s"] is second.metrics["train_time_s"] is None
     assert second.metrics["val_bpb"] == 1.0
     assert second.metrics["resumes"] == 1
-    assert "went on from a checkpoint" in second.reason
+    assert "resumed from a checkpoint" in second.reason
 
 
-def test_a_harness_killed_before_it_took_the_checkpoints_over_loses_none(store):
+def test_no_checkpoint_is_lost_if_the_harness_is_killed_before_it_moves_them(store):
     first = made_by(store, Interrupted())
     lost = store.new_run_dir("p", time.time())  # its trainer was never started
     launch = json.loads((store.run_dir("p", first.attempt) / "launch.json").read_text())
@@ -95,7 +95,7 @@ def test_a_run_that_failed_starts_from_its_first_step(store):
 
 
 @pytest.mark.slow
-def test_the_native_trainer_goes_on_where_its_harness_stopped_it(store, tmp_path):
+def test_the_native_trainer_resumes_where_the_harness_stopped_it(store, tmp_path):
     (tmp_path / "text").mkdir()
     for name, text in sorted(topics.items())[:30]:
         (tmp_path / "text" / f"{name}.txt").write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Refs that ask for other packages: refused by name, or run in an environment of their own."""
+"""Refs that require other packages: rejected, or run in an isolated environment."""
 
 import json
 import re
@@ -19,14 +19,14 @@ from harness.runner.environment import (
     isolated_python,
     requirements_error,
 )
-from harness.runner.trainer import FakeTrainer, NativeTrainer
+from harness.runner.trainer import TRAINERS, FakeTrainer, NativeTrainer
 
 ROOT = Path(__file__).resolve().parents[3]
 REPOSITORY = ["git", "-c", "user.name=nobody", "-c", "user.email=nobody@example.org"]
 
 
 def wheel(folder: Path, version: str) -> str:
-    """The requirement line of a package `toy`, a wheel on this disk with nothing but a number."""
+    """The requirement of a package `toy`, a local wheel that contains one number."""
     path = folder / f"toy-{version}-py3-none-any.whl"
     info = f"toy-{version}.dist-info"
     with zipfile.ZipFile(path, "w") as file:
@@ -45,7 +45,7 @@ def checkout(folder: Path, *lines: str, extras: str = "") -> Path:
     return folder
 
 
-def found(here: Path, there: Path, kind: type[NativeTrainer] = FakeTrainer):
+def compared(here: Path, there: Path, kind: type[NativeTrainer] = FakeTrainer):
     return compare_requirements("my-branch", kind(here), there)
 
 
@@ -60,51 +60,53 @@ def found(here: Path, there: Path, kind: type[NativeTrainer] = FakeTrainer):
         (["a[b]; x<'3'"], ["a [b]; x < '3'"], []),
     ],
 )
-def test_lists_differ_in_packages_and_not_in_words_or_order(tmp_path, here, there, differing):
-    lists = found(checkout(tmp_path / "here", *here), checkout(tmp_path / "there", *there))
+def test_requirements_differ_by_packages_and_not_by_order(tmp_path, here, there, differing):
+    lists = compared(checkout(tmp_path / "here", *here), checkout(tmp_path / "there", *there))
     assert lists.differing == differing
 
 
-def test_only_extras_count_that_the_trainer_uses_and_this_environment_has(tmp_path):
+def test_only_installed_extras_of_the_trainer_count(tmp_path):
     extras = 'train = ["numpy{0}"]\ngpu = ["thing[train]", "nobody-has-this"]\ndev = ["ruff{0}"]\n'
     here = checkout(tmp_path / "here", extras=extras.format(""))
     there = checkout(tmp_path / "there", extras=extras.format(">=1"))
-    lists = found(here, there, NativeTrainer)
+    lists = compared(here, there, NativeTrainer)
     assert lists.differing == ["numpy (numpy here, numpy>=1 there)"]
-    assert found(here, there).differing == [], "the FakeTrainer uses none"
+    assert compared(here, there).differing == [], "the simulated trainer has no extras"
 
 
-def test_a_checkout_without_a_pyproject_asks_for_nothing_and_a_dynamic_one_is_refused(tmp_path):
+def test_a_missing_pyproject_requires_nothing_and_dynamic_ones_are_rejected(
+    tmp_path,
+):
     here = checkout(tmp_path / "here", "rich")
     (tmp_path / "bare").mkdir()
-    assert found(here, tmp_path / "bare").there == {}
+    assert compared(here, tmp_path / "bare").there == {}
     (here / "pyproject.toml").write_text('[project]\nname = "x"\ndynamic = ["dependencies"]\n')
     with pytest.raises(TrainerError, match="Write them out"):
-        found(here, here)
+        compared(here, here)
 
 
-def test_what_did_not_change_keeps_the_version_that_is_installed_here(tmp_path):
+def test_packages_with_equal_requirements_get_the_version_installed_here(tmp_path):
     here = checkout(tmp_path / "here", "rich", "numpy")
     there = checkout(tmp_path / "there", "rich", "numpy>=1", "toy @ file:///toy.whl")
-    lists = found(here, there)
+    lists = compared(here, there)
     assert lists.pinned == [f"rich=={metadata.version('rich')}"]
     assert "--env isolated" in requirements_error(lists).hint
 
 
-def test_an_environment_is_made_once_for_all_that_ask_for_the_same(tmp_path):
+def test_refs_with_equal_requirements_share_an_environment(tmp_path):
     there = checkout(tmp_path / "there", wheel(tmp_path, "2.5"))
-    lists, said = found(checkout(tmp_path / "here"), there), []
-    python = isolated_python(lists, tmp_path / "environments", said.append)
+    lists, lines = compared(checkout(tmp_path / "here"), there), []
+    python = isolated_python(lists, tmp_path / "environments", lines.append)
     assert installed_versions(python) == {"toy": "2.5"}
-    assert isolated_python(lists, tmp_path / "environments", said.append) == python
-    assert len(said) == 1, "the second time it is there"
+    assert isolated_python(lists, tmp_path / "environments", lines.append) == python
+    assert len(lines) == 1, "the second call reuses it"
 
 
-def test_a_failed_installation_ends_with_the_last_words_of_pip(tmp_path):
+def test_a_failed_installation_reports_the_last_lines_of_pip(tmp_path):
     missing = (tmp_path / "toy-1-py3-none-any.whl").as_uri()
     there = checkout(tmp_path / "there", f"toy @ {missing}")
     with pytest.raises(TrainerError, match=re.escape("toy-1-py3-none-any.whl")) as caught:
-        isolated_python(found(checkout(tmp_path / "here"), there), tmp_path / "environments")
+        isolated_python(compared(checkout(tmp_path / "here"), there), tmp_path / "environments")
     assert caught.value.exit_code == 4
     assert "--env current" in caught.value.hint
     assert not list((tmp_path / "environments").glob("*.ready")), "the next gate tries again"
@@ -112,7 +114,7 @@ def test_a_failed_installation_ends_with_the_last_words_of_pip(tmp_path):
 
 @pytest.fixture
 def clone(tmp_path, monkeypatch):
-    """A repository whose branch `toy` takes its speed from a package that nobody has here."""
+    """A repository whose branch `toy` needs a package that is not installed here."""
     home = tmp_path / "clone"
     skipped = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "harness", home / "harness", ignore=skipped)
@@ -121,8 +123,8 @@ def clone(tmp_path, monkeypatch):
     (home / ".gitignore").write_text("__pycache__/\n")
     (home / "pyproject.toml").write_text('[project]\nname = "thing"\ndependencies = []\n')
 
-    def git(*words: str) -> None:
-        subprocess.run([*REPOSITORY, *words], cwd=home, check=True, capture_output=True)
+    def git(*arguments: str) -> None:
+        subprocess.run([*REPOSITORY, *arguments], cwd=home, check=True, capture_output=True)
 
     git("init", "--quiet", "--initial-branch", "main")
     git("add", ".")
@@ -147,10 +149,11 @@ def clone(tmp_path, monkeypatch):
 def gate(clone, tmp_path, capfd, monkeypatch):
     """`harness gate --base main --head toy` in this process: the exit code, stdout, stderr."""
 
-    def call(*words: str) -> tuple[int, str, str]:
+    def call(*arguments: str) -> tuple[int, str, str]:
         line = ["harness", "gate", str(tmp_path / "base.json"), "--trainer", "fake", "--no-confirm"]
         line += ["--base", "main", "--head", "toy", "--json", "--store", str(tmp_path / "runs")]
-        monkeypatch.setattr(sys, "argv", [*line, *words])
+        monkeypatch.setitem(TRAINERS, "fake", FakeTrainer)
+        monkeypatch.setattr(sys, "argv", [*line, *arguments])
         with pytest.raises(SystemExit) as ending:
             main()
         return int(ending.value.code or 0), *capfd.readouterr()
@@ -158,20 +161,20 @@ def gate(clone, tmp_path, capfd, monkeypatch):
     return call
 
 
-def test_a_ref_with_other_packages_is_refused_by_their_names_or_shares_on_request(gate):
-    code, _, said = gate()
+def test_a_ref_with_other_packages_is_rejected_unless_it_may_use_the_current_environment(gate):
+    code, _, err = gate()
     assert code == 2
-    assert "toy" in said
-    assert "--env isolated" in said
-    assert gate("--env", "correction")[0] == 2
-    code, out, said = gate("--env", "current")
+    assert "toy" in err
+    assert "--env isolated" in err
+    assert gate("--env", "sometimes")[0] == 2
+    code, out, err = gate("--env", "current")
     assert (code, json.loads(out)["outcome"]) == (4, "could not run")
-    assert "runs on those here, as asked" in said
+    assert "runs on those here, as asked" in err
     assert "No module named 'toy'" in out
 
 
 @pytest.mark.slow
-def test_a_ref_with_an_environment_of_its_own_is_measured_in_it(gate):
+def test_a_ref_is_measured_in_its_isolated_environment(gate):
     code, out, _ = gate("--env", "isolated")
     assert code == 10
     result = json.loads(out)

@@ -1,4 +1,4 @@
-"""The trainer in the box is what it says: noise and effects of known size, identities, pins."""
+"""The simulated trainer has noise and effects of known size, identities and pins."""
 
 import statistics
 
@@ -18,33 +18,33 @@ FULL = {
 
 
 def final_losses(count: int, **overrides: object) -> list[float]:
-    found = []
+    losses = []
     for seed in range(count):
         config = fake.load(None, {**FULL, "seed": seed, "dial.steps": 50, **overrides})
-        found.append(Curve(config, 0.0).loss(50))
-    return found
+        losses.append(Curve(config, 0.0).loss(50))
+    return losses
 
 
-def test_the_noise_between_seeds_has_the_size_it_says():
+def test_the_noise_between_seeds_has_the_configured_size():
     sd = statistics.stdev(final_losses(400, **{"noise.loss_sd": 0.01}))
     assert sd == pytest.approx(0.01 * 0.95, rel=0.12)  # 95 % grown at the last step
 
 
-def test_without_noise_the_effects_are_those_of_the_table():
+def test_without_noise_the_effects_are_those_of_the_catalogue():
     still = {"noise.loss_sd": 0.0}
     (full,) = final_losses(1, **still)
     (without,) = final_losses(1, **still, **{"windows": None})
     assert without - full == pytest.approx(-fake.EFFECTS["windows"][0] * 0.95, rel=0.01)
 
 
-def test_the_host_drifts_by_the_size_it_says():
+def test_the_host_drifts_by_the_configured_size():
     config = fake.load(None, {"noise.host_drift": 0.05, "noise.speed_cv": 0.0})
     slow = Curve(config, now_s=900.0).step_s
     fast = Curve(config, now_s=2700.0).step_s
     assert slow / fast == pytest.approx(1.05 / 0.95)
 
 
-def test_the_seed_and_the_pace_are_no_part_of_the_identity():
+def test_seed_and_pace_are_not_part_of_the_identity():
     plain = fake.identity(fake.load(None, {}))
     assert fake.identity(fake.load(None, {"seed": 7, "pace.sleep_ms": 5})) == plain
     assert fake.identity(fake.load(None, {"dial.depth": 5})) != plain
@@ -58,7 +58,7 @@ def test_pins_reproduce_the_derived_values_in_any_arm():
 
 
 @pytest.mark.parametrize("name", list(fake.CATALOGUE))
-def test_every_entry_of_the_catalogue_switches_its_trick(name):
+def test_every_catalogue_entry_turns_its_trick_on_and_off(name):
     entry = catalogue()["tricks"][name]
     needed = {"residual_scalars": True}
     for side in (True, False):
@@ -67,11 +67,11 @@ def test_every_entry_of_the_catalogue_switches_its_trick(name):
 
 
 @pytest.mark.parametrize("word", ["off", "none", "false"])
-def test_words_for_off_are_refused_with_the_remedy(word):
+def test_strings_for_off_are_rejected_with_a_hint(word):
     with pytest.raises(HarnessError, match="Write null"):
         fake.load(None, {"windows": word})
 
 
-def test_a_trick_without_what_it_requires_is_a_fault_of_describe():
+def test_describe_reports_a_trick_without_its_requirement():
     reply = describe({"name": "a", "base": None, "set": {"backout": True}})
     assert reply["errors"][0]["path"] == "backout"

@@ -1,4 +1,4 @@
-"""One process under the contract: how it is watched and how it is ended."""
+"""How a trainer process is watched and ended."""
 
 import os
 import subprocess
@@ -50,7 +50,7 @@ def write_config(folder: Path, **overrides: object) -> None:
     files.write_json(folder / "config.json", config)
 
 
-def test_a_good_run_leaves_what_the_contract_says(tmp_path):
+def test_a_completed_run_leaves_the_files_of_the_contract(tmp_path):
     ended = start(tmp_path / "run")
     assert (ended.returncode, ended.cause) == (0, None)
     left = {path.name for path in (tmp_path / "run").iterdir()}
@@ -58,22 +58,22 @@ def test_a_good_run_leaves_what_the_contract_says(tmp_path):
     assert left >= {"process.json", "lock"}
 
 
-def test_a_run_that_hangs_is_ended_at_its_limit(tmp_path):
+def test_a_run_that_hangs_is_ended_at_its_time_limit(tmp_path):
     ended = start(tmp_path / "run", timeout_s=0.5, fail__hang_at_step=3)
     assert ended.cause == "time-out"
     assert files.read_json(tmp_path / "run" / "result.json")["status"] == "interrupted"
 
 
-def test_a_silent_run_is_told_of_with_the_time_since_it_last_said_anything(tmp_path, monkeypatch):
+def test_progress_of_a_silent_run_has_the_time_since_its_last_event(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "QUIET_S", 0.2)
-    told: list[tuple[int, float]] = []
+    reports: list[tuple[int, float]] = []
     start(
         tmp_path / "run",
         timeout_s=2.0,
-        on_progress=lambda latest: told.append((latest.step, latest.silent_s)),
+        on_progress=lambda latest: reports.append((latest.step, latest.silent_s)),
         fail__hang_at_step=3,
     )
-    silent = [seconds for step, seconds in told if step == 2 and seconds > 0]
+    silent = [seconds for step, seconds in reports if step == 2 and seconds > 0]
     assert len(silent) >= 2
     assert silent == sorted(silent)
 
@@ -86,7 +86,7 @@ def test_a_run_that_ignores_sigterm_is_killed(tmp_path, monkeypatch):
     assert not (tmp_path / "run" / "result.json").exists()
 
 
-def test_a_crash_is_an_exit_code_and_its_traceback_is_in_the_log(tmp_path):
+def test_a_crash_has_an_exit_code_and_a_traceback_in_the_log(tmp_path):
     ended = start(tmp_path / "run", fail__crash_at_step=3, fail__half_line=True)
     assert ended.returncode == 1
     assert "crashed at step 3" in (tmp_path / "run" / "log.txt").read_text()
@@ -100,7 +100,7 @@ def test_a_stop_ends_a_run(tmp_path):
 
 
 @pytest.mark.parametrize(("stops", "cause"), [(True, "stopped"), (False, None)])
-def test_a_signal_to_all_that_reaches_the_trainer_first_is_a_stop(tmp_path, stops, cause):
+def test_a_signal_to_the_job_that_reaches_the_trainer_first_is_a_stop(tmp_path, stops, cause):
     stop = Stop()
     later = threading.Timer(0.3, stop.request)
     if stops:
@@ -138,7 +138,7 @@ def test_a_rank_in_a_session_of_its_own_does_not_outlive_its_trainer(tmp_path):
     code = f"import subprocess; print({rank}.pid, flush=True)"
     with open(tmp_path / "log.txt", "a") as log:
         log.write("")
-    with open(tmp_path / "log.txt") as log:  # a reader of the log is none of its processes
+    with open(tmp_path / "log.txt") as log:  # only writers of the log belong to the run
         reader = subprocess.Popen(["sleep", "60"], stdin=log)
     run_process(
         command=[sys.executable, "-c", code],
@@ -187,7 +187,7 @@ def test_a_lock_is_held_as_long_as_its_file_is_open(tmp_path):
     second.close()
 
 
-def test_start_ticks_tell_a_process_from_a_later_one():
+def test_start_ticks_distinguish_a_process_from_a_later_one():
     mine = start_ticks(os.getpid())
     child = subprocess.Popen(["sleep", "5"])
     try:
@@ -199,7 +199,7 @@ def test_start_ticks_tell_a_process_from_a_later_one():
     assert start_ticks(child.pid) is None
 
 
-def test_the_tail_of_events_takes_whole_lines_only(tmp_path):
+def test_the_tail_of_events_reads_complete_lines_only(tmp_path):
     path = tmp_path / "events.jsonl"
     tail = EventTail(path)
     assert not tail.read()
@@ -213,21 +213,21 @@ def test_the_tail_of_events_takes_whole_lines_only(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("returncode", "cause", "words"),
+    ("returncode", "cause", "part"),
     [(0, "time-out", "limit"), (0, "stopped", "stopped"), (-15, None, "SIGTERM"), (7, None, "7")],
 )
-def test_an_end_is_described(returncode, cause, words):
+def test_the_description_of_an_end_has_its_cause(returncode, cause, part):
     ended = ProcessEnd(returncode=returncode, cause=cause, ended_at=0, trainer_s=0, limit_s=60)
-    assert words in ended.describe()
+    assert part in ended.describe()
 
 
-def test_a_tail_follows_a_run_into_the_file_that_it_goes_on_with(tmp_path):
+def test_a_tail_follows_a_resumed_run_into_its_new_file(tmp_path):
     path, other = tmp_path / "events.jsonl", tmp_path / "other"
     line = '{{"event": "step", "step": {0}, "tokens": {0}, "loss": {0}.5}}\n'
     path.write_text("".join(line.format(step) for step in (1, 2, 3)))
     tail = EventTail(path)
     assert tail.read()
-    other.write_text(line.format(1) + line.format(2))  # it goes on behind step 1
+    other.write_text(line.format(1) + line.format(2))  # it resumed after step 1
     other.rename(path)
     assert tail.read()
     assert tail.progress.losses == [(1, 1.5), (2, 2.5)]

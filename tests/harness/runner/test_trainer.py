@@ -1,4 +1,4 @@
-"""How a trainer is asked, and what is said when it is another one or none."""
+"""Adapters of trainers, and the errors for a missing or wrong trainer."""
 
 import os
 
@@ -37,22 +37,20 @@ def test_one_process_describes_everything_in_order():
     assert replies[4].config["dial"]["depth"] == 5
 
 
-def test_faults_are_values_until_they_are_asked_to_be_errors():
+def test_describe_returns_faults_and_describe_or_fail_raises_them():
     bad = Request(name="bad", base=None, set={"dial.depht": 3})
     assert FAKE.describe([bad])[0].errors[0].path == "dial.depht"
     with pytest.raises(StudyFileError, match="Did you mean 'depth'"):
         FAKE.describe_or_fail([bad])
 
 
-def test_a_checkout_without_a_trainer_is_named(tmp_path):
+def test_the_error_for_a_checkout_without_a_trainer_names_it(tmp_path):
     with pytest.raises(TrainerError) as caught:
         ask(NativeTrainer(tmp_path))
     assert str(tmp_path / "model") in caught.value.expected
 
 
-def test_another_package_of_the_name_that_is_no_trainer_is_named_with_both_paths(
-    tmp_path, monkeypatch
-):
+def test_the_error_for_another_package_of_that_name_has_both_paths(tmp_path, monkeypatch):
     other = package(tmp_path / "other")
     (tmp_path / "checkout").mkdir()
     monkeypatch.setenv("PYTHONPATH", str(other))
@@ -63,7 +61,7 @@ def test_another_package_of_the_name_that_is_no_trainer_is_named_with_both_paths
     assert "PYTHONPATH" in caught.value.hint
 
 
-def test_another_trainer_of_the_name_is_named_with_both_paths(tmp_path, monkeypatch):
+def test_the_error_for_another_trainer_of_that_name_has_both_paths(tmp_path, monkeypatch):
     own = package(tmp_path / "own", describe=DESCRIBE)
     other = package(tmp_path / "other", describe=DESCRIBE)
     assert ask(NativeTrainer(own))[0].package == str(own / "model")
@@ -78,7 +76,7 @@ def test_another_trainer_of_the_name_is_named_with_both_paths(tmp_path, monkeypa
 @pytest.mark.parametrize(
     "code", ["print('hello')", "raise SystemExit(3)", "print('[]')", "print('[{\"name\": 3}]')"]
 )
-def test_an_answer_that_breaks_the_contract_is_an_error(tmp_path, code):
+def test_a_reply_that_breaks_the_contract_is_an_error(tmp_path, code):
     with pytest.raises(TrainerError):
         ask(NativeTrainer(package(tmp_path, describe=code)))
 
@@ -89,19 +87,19 @@ def test_data_that_cannot_be_prepared_is_an_error(tmp_path):
         trainer.prepare({})
 
 
-def test_preparing_answers_with_the_id_of_the_data(tmp_path):
+def test_prepare_returns_the_data_id(tmp_path):
     code = 'print(\'noise\'); print(\'{"data_id": "abc", "path": "x"}\')'
     assert NativeTrainer(package(tmp_path, data=code)).prepare({"a": 1}) == "abc"
 
 
-def test_a_value_is_set_by_its_path_in_a_copy():
+def test_with_value_sets_a_dotted_path_in_a_copy():
     config = {"a": {"b": 1}, "seed": 0}
     assert with_value(config, "a.b", 2) == {"a": {"b": 2}, "seed": 0}
     assert with_value(config, "c.d", 3)["c"] == {"d": 3}
     assert config == {"a": {"b": 1}, "seed": 0}
 
 
-def test_the_checkout_is_where_one_stands_else_where_this_package_is(tmp_path, monkeypatch):
+def test_the_default_checkout_is_the_working_directory_or_this_package(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert os.path.samefile(
         default_checkout() / "harness", os.path.dirname(__import__("harness").__file__)
@@ -111,7 +109,7 @@ def test_the_checkout_is_where_one_stands_else_where_this_package_is(tmp_path, m
     assert default_checkout() == tmp_path
 
 
-def test_several_ranks_are_started_by_torchrun_and_one_alone_as_ever(tmp_path):
+def test_torchrun_starts_several_ranks_and_one_rank_starts_directly(tmp_path):
     trainer = NativeTrainer(tmp_path)
     alone = trainer.train_command(tmp_path / "c", tmp_path)
     four = trainer.train_command(tmp_path / "c", tmp_path, 4)
@@ -123,7 +121,7 @@ def test_several_ranks_are_started_by_torchrun_and_one_alone_as_ever(tmp_path):
 
 def test_another_launcher_starts_the_ranks_of_every_verb(tmp_path):
     trainer = NativeTrainer(tmp_path)
-    trainer.launcher = lambda python, words, ranks: ["srun", words[0], str(ranks)]
+    trainer.launcher = lambda python, arguments, ranks: ["srun", arguments[0], str(ranks)]
     for verb in ("train", "pace", "probe"):
         command = getattr(trainer, f"{verb}_command")
         assert command(tmp_path / "c", tmp_path, 2) == ["srun", f"model.{verb}", "2"]

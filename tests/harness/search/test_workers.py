@@ -287,12 +287,12 @@ def test_the_study_of_the_second_look_keeps_no_password(harness, search_file, st
 
 @pytest.mark.slow
 def test_a_full_disk_is_told_and_the_same_command_goes_on(
-    harness, words_of, search_file, store, trials
+    harness, argv_of, search_file, store, trials
 ):
     path = search_file(confirm="{best: 0}", budget="{trials: 2}")
     assert harness("search", path, "--no-html").returncode == errors.PASS
     path.write_text(path.read_text().replace("trials: 2", "trials: 12"))
-    words = " ".join(words_of("search", path, "--no-html"))
+    words = " ".join(argv_of("search", path, "--no-html"))
     kilobytes = storage.sqlite_path(store, "quick").stat().st_size // 1024
     full = ["bash", "-c", f"ulimit -f {kilobytes}; exec {words}"]  # no file may grow beyond it
     done = subprocess.run(full, cwd=ROOT, capture_output=True, text=True)

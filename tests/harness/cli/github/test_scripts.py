@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.cli.github import workflows
-from harness.cli.github.file import parse, plain
+from harness.cli.github import install
+from harness.cli.github.workflow_file import parse
 
 HEAD, BASE = "a" * 40, "b" * 40
 GH = """\
@@ -25,7 +25,7 @@ esac
 
 def script(template: str, *keys: object) -> str:
     """The `run` of one step of a template."""
-    value = plain(parse((workflows.TEMPLATES / template).read_text(), template))
+    value = parse((install.TEMPLATES / template).read_text(), template)
     for key in keys[:-1]:
         value = value[key]
     return next(step["run"] for step in value if step["id"] == keys[-1])
@@ -63,27 +63,27 @@ def ask(run, comment: str = "", **changed: str):
 
 
 @pytest.mark.parametrize("comment", ["", f"/gate {HEAD}", f"/gate {HEAD}\nthank you"])
-def test_a_writer_who_names_the_newest_commit_is_heard(run, comment):
-    code, said, outputs = ask(run, comment)
-    assert (code, said, outputs) == (0, "", f"base={BASE}\nhead={HEAD}\n")
+def test_a_writer_who_names_the_newest_commit_starts_the_gate(run, comment):
+    code, printed, outputs = ask(run, comment)
+    assert (code, printed, outputs) == (0, "", f"base={BASE}\nhead={HEAD}\n")
 
 
 @pytest.mark.parametrize(
-    ("comment", "changed", "said"),
+    ("comment", "changed", "message"),
     [
-        (f"/gate {HEAD}", {"PERMISSION": "read"}, "may not write here"),
-        ("", {"PERMISSION": "none"}, "may not write here"),
-        ("", {"NEWEST": "c" * 40}, "Read it, then ask again"),
-        (f"/gate {HEAD}", {"NEWEST": "c" * 40}, "Read it, then ask again"),
+        (f"/gate {HEAD}", {"PERMISSION": "read"}, "has no write access"),
+        ("", {"PERMISSION": "none"}, "has no write access"),
+        ("", {"NEWEST": "c" * 40}, "Review it, then start the gate again"),
+        (f"/gate {HEAD}", {"NEWEST": "c" * 40}, "Review it, then start the gate again"),
         (f"/gate {HEAD[:12]}", {}, "all 40 digits"),
         ("/gate now", {}, "all 40 digits"),
         ("/gate $(touch pwned)", {}, "all 40 digits"),
     ],
 )
-def test_everybody_and_everything_else_is_refused(run, tmp_path, comment, changed, said):
+def test_everybody_and_everything_else_is_refused(run, tmp_path, comment, changed, message):
     code, printed, outputs = ask(run, comment, **changed)
     assert (code, outputs) == (1, "")
-    assert said in printed
+    assert message in printed
     assert not (tmp_path / "pwned").exists()
 
 
@@ -91,8 +91,8 @@ def test_everybody_and_everything_else_is_refused(run, tmp_path, comment, change
     ("code", "inconclusive", "ends"),
     [("0", "fail", 0), ("3", "fail", 3), ("3", "pass", 0), ("4", "pass", 4), ("10", "pass", 10)],
 )
-def test_the_action_ends_as_the_verdict_says(run, code, inconclusive, ends):
-    text = script("action.yml", "runs", "steps", "harness-end")
+def test_the_action_exits_with_the_code_of_the_gate(run, code, inconclusive, ends):
+    text = script("action.yml", "runs", "steps", "harness-exit")
     assert run(text, CODE=code, INCONCLUSIVE=inconclusive)[0] == ends
 
 
@@ -101,14 +101,14 @@ def test_a_gate_that_does_not_pass_does_not_end_the_step_that_measures(run, tmp_
     gate = tmp_path / "gate-program"
     gate.write_text(f'#!/bin/bash\necho "$@"\nexit {code}\n')
     gate.chmod(0o755)
-    text = script("action.yml", "runs", "steps", "harness-judge")
+    text = script("action.yml", "runs", "steps", "harness-run")
     given = {"BASELINE": "d 12", "BASE": BASE, "HEAD": HEAD, "CLAIMS": "ml", "MINUTES": "5"}
     shell = ("bash", "--noprofile", "--norc", "-eo", "pipefail", "-c")
     ended, _, outputs = run(text, shell, HARNESS=str(gate), STORE="", **given)
     assert (ended, outputs) == (0, f"code={code}\n")
-    words = (tmp_path / "harness-gate/gate.json").read_text()
-    assert f"--base {BASE} --head {HEAD}" in words
-    assert f"--store {tmp_path}/harness/gate" in words
+    argv = (tmp_path / "harness-gate/gate.json").read_text()
+    assert f"--base {BASE} --head {HEAD}" in argv
+    assert f"--store {tmp_path}/harness/gate" in argv
 
 
 ACTS = {"baseline record": "baseline", "baseline accept": "baseline"}  # chosen by an input
@@ -117,7 +117,7 @@ ACTS = {"baseline record": "baseline", "baseline accept": "baseline"}  # chosen 
 @pytest.mark.parametrize("command", ["run", "pack", "drift", "ci results", "gate", *ACTS])
 def test_every_option_that_a_workflow_gives_a_command_exists(command):
     written = ACTS.get(command, command)
-    texts = [path.read_text().replace("\\\n", " ") for path in workflows.TEMPLATES.iterdir()]
+    texts = [path.read_text().replace("\\\n", " ") for path in install.TEMPLATES.iterdir()]
     lines = [
         line for text in texts for line in text.splitlines() if f'"$HARNESS" {written} ' in line
     ]

@@ -8,24 +8,24 @@ import pytest
 from harness import errors
 from harness.compare.compare import MetricResult
 from harness.errors import UsageError
-from harness.gate.result import MetricVerdict
+from harness.gate.result import GateMetric
 from harness.report.gate.ci_formats import GateSummary, annotations, junit, read, sentence
 
 
 def metric(
     name="val_bpb", outcome="pass", *, unconfirmed=False, scale="difference", **changed
-) -> MetricVerdict:
+) -> GateMetric:
     values = {
         "title": name, "unit": "bpb", "n": (3, 4), "means": (1.0, 1.001), "estimate": 0.001,
         "low": -0.002, "high": 0.004, "margin": 0.003, "minimum_detectable": 0.0025, **changed,
     }  # fmt: skip
-    judged = MetricResult(metric=name, outcome=outcome, scale=scale, better="lower", **values)
-    return MetricVerdict(
-        judged=judged, evidence="replicates", look=1, looks=1, unconfirmed=unconfirmed
+    result = MetricResult(metric=name, outcome=outcome, scale=scale, better="lower", **values)
+    return GateMetric(
+        result=result, evidence="replicates", look=1, looks=1, unconfirmed=unconfirmed
     )
 
 
-def summary(outcome="pass", *metrics: MetricVerdict, **changed) -> GateSummary:
+def summary(outcome="pass", *metrics: GateMetric, **changed) -> GateSummary:
     values = {"reason": "as it is", "exit_code": 0, "started_at": 10.0, "ended_at": 12.5, **changed}
     return GateSummary(outcome=outcome, metrics=list(metrics), **values)
 
@@ -95,11 +95,11 @@ def test_text_of_a_run_cannot_start_a_command():
 
 
 def gate_json(**changed) -> dict:
-    judged = {
+    result = {
         "metric": "val_bpb", "title": "t", "unit": "bpb", "scale": "difference", "better": "lower",
         "n": [1, 1], "means": [1.0, 1.0], "outcome": "pass", "estimate": 0.0,
     }  # fmt: skip
-    one = {"judged": judged, "evidence": "replicates", "look": 1, "looks": 3, "unconfirmed": False}
+    one = {"result": result, "evidence": "replicates", "look": 1, "looks": 3, "unconfirmed": False}
     return {"format": 1, "key": "k", "outcome": "pass", "reason": "no harm", "metrics": [one],
             "exit_code": 0, "started_at": 1.0, "ended_at": 2.0, **changed}  # fmt: skip
 
@@ -107,7 +107,7 @@ def gate_json(**changed) -> dict:
 def test_unknown_fields_are_ignored(tmp_path):
     path = tmp_path / "gate.json"
     path.write_text(json.dumps(gate_json(new={"a": 1})))
-    assert read(path, 0).metrics[0].judged.metric == "val_bpb"
+    assert read(path, 0).metrics[0].result.metric == "val_bpb"
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"outcome": "great"}', "[]"])

@@ -176,7 +176,7 @@ def test_without_plotly_the_html_is_left_out_and_the_extra_named(store, monkeypa
     notes: list[str] = []
     written = report.write_all(store, NAME, note=notes.append)
     assert set(written) == {"json", "csv"}
-    assert "pip install '.[report]'" in notes[0]
+    assert "pip install 'speedrun-harness[report]'" in notes[0]
 
 
 def test_an_unknown_study_is_an_error_that_names_the_known_ones(store) -> None:

@@ -1,4 +1,4 @@
-"""The readers: each format's numbers, several runs in a file, logs that are not whole."""
+"""Readers of logs: the numbers of each format, several runs in a file, incomplete logs."""
 
 import math
 from pathlib import Path
@@ -28,7 +28,7 @@ def read(*paths, patterns=None):
 # --- modded-nanogpt -------------------------------------------------------------------------------
 
 
-def test_modded_nanogpt_gives_final_loss_time_and_tail_step(modded_log):
+def test_modded_nanogpt_logs_give_final_loss_time_and_tail_step(modded_log):
     (run,) = read(modded_log("a.txt", 3.2784, time_s=84.0))
     assert run.metrics["val_loss"] == 3.2784
     assert run.metrics["train_time_s"] == 84.0
@@ -37,7 +37,7 @@ def test_modded_nanogpt_gives_final_loss_time_and_tail_step(modded_log):
     assert (run.steps, run.planned_steps, run.ending) == (1000, 1000, None)
 
 
-def test_modded_nanogpt_tells_its_environment(modded_log):
+def test_modded_nanogpt_logs_give_their_environment(modded_log):
     (run,) = read(modded_log("a.txt"))
     assert run.environment_known
     assert run.environment["GPUs"] == "2x NVIDIA H100 80GB HBM3"
@@ -54,22 +54,22 @@ def test_several_runs_in_one_file_are_several_runs(modded_log):
     assert runs[1].source.endswith("run 2")
 
 
-def test_a_log_that_breaks_off_is_a_run_with_its_reason(modded_log):
+def test_an_incomplete_log_is_a_run_with_the_reason(modded_log):
     (run,) = read(modded_log("a.txt", stop=612))
-    assert run.ending == "it breaks off at step 612 of 1,000"
+    assert run.ending == "it ends at step 612 of 1,000"
 
 
-def test_a_last_line_cut_in_its_number_does_not_count(modded_log):
+def test_an_incomplete_last_line_is_ignored(modded_log):
     path = modded_log("a.txt")
     whole = path.read_text()
     cut = whole.index("val_loss:3.28") + len("val_loss:3.2")
     path.write_text(whole[:cut])
     (run,) = read(path)
     assert (run.evaluated_at, run.metrics["val_loss"]) == (750, 4.0)
-    assert run.ending == "it breaks off at step 1,000 of 1,000 before its evaluation"
+    assert run.ending == "it ends at step 1,000 of 1,000 before its evaluation"
 
 
-def test_a_loss_that_is_not_a_number_is_divergence(modded_log):
+def test_a_loss_that_is_not_a_number_counts_as_divergence(modded_log):
     (run,) = read(modded_log("a.txt", "nan"))
     assert run.diverged
     assert "val_loss" not in run.metrics
@@ -87,7 +87,7 @@ def test_a_clock_that_goes_backwards_gives_no_times(modded_log):
 # --- nanochat -------------------------------------------------------------------------------------
 
 
-def test_nanochat_gives_bpb_core_time_speed_and_memory(nanochat_log):
+def test_nanochat_logs_give_bpb_core_time_speed_and_memory(nanochat_log):
     (run,) = read(nanochat_log("a.log", 1.322556, core=0.1234))
     assert run.metrics["val_bpb"] == 1.322556
     assert run.metrics["core"] == 0.1234
@@ -116,20 +116,20 @@ def test_a_short_run_is_another_recipe(nanochat_log, layers, ratio, scale, full)
     assert (run.scale, run.full_scale) == (scale, full)
 
 
-def test_a_nanochat_log_that_breaks_off_or_diverges_says_so(nanochat_log):
+def test_a_nanochat_log_that_is_incomplete_or_diverged_has_the_reason(nanochat_log):
     (cut,) = read(nanochat_log("a.log", stop=13))
-    assert cut.ending == "it breaks off at step 13 of 20"
+    assert cut.ending == "it ends at step 13 of 20"
     (nan,) = read(nanochat_log("b.log", "nan"))
     assert nan.diverged
 
 
-def test_half_a_number_at_the_end_of_a_nanochat_log_does_not_count(nanochat_log):
+def test_an_incomplete_number_at_the_end_of_a_nanochat_log_is_ignored(nanochat_log):
     path = nanochat_log("a.log", 1.322556)
     whole = path.read_text()
     path.write_text(whole[: whole.index("1.322556") + 4])
     (run,) = read(path)
     assert run.metrics["val_bpb"] == 3.157030
-    assert run.ending == "it breaks off at step 20 of 20 before its evaluation"
+    assert run.ending == "it ends at step 20 of 20 before its evaluation"
 
 
 def test_a_negative_step_time_gives_no_times(nanochat_log):
@@ -155,12 +155,12 @@ def test_a_pattern_adds_a_number_to_a_known_format(modded_log):
 
 
 @pytest.mark.parametrize("word", ["val_loss", "x=(", "x=abc", "x=(a)(b)", "a b=(c)"])
-def test_a_pattern_that_cannot_mean_a_number_is_refused(word):
+def test_a_pattern_without_a_number_is_rejected(word):
     with pytest.raises(UsageError):
         regex.parse([word])
 
 
-def test_nan_read_by_a_pattern_is_divergence(tmp_path):
+def test_nan_read_by_a_pattern_counts_as_divergence(tmp_path):
     path = tmp_path / "a.log"
     path.write_text("loss nan\n")
     (run,) = read(path, patterns=regex.parse([r"val_loss=loss (\S+)"]))
@@ -172,7 +172,7 @@ def test_nan_read_by_a_pattern_is_divergence(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         ("", "an empty file"),
         (" \n\n", "an empty file"),
@@ -181,10 +181,10 @@ def test_nan_read_by_a_pattern_is_divergence(tmp_path):
         ("step 00001/00020 (5%) | loss: 1 | dt: 3.00ms |\n", "training steps only"),
     ],
 )
-def test_a_file_without_a_result_is_an_error_with_a_remedy(tmp_path, text, words):
+def test_a_file_without_a_result_is_an_error_with_a_hint(tmp_path, text, message):
     path = tmp_path / "a.log"
     path.write_text(text)
-    with pytest.raises(LogError, match=words) as error:
+    with pytest.raises(LogError, match=message) as error:
         read(path)
     assert error.value.hint
 
@@ -197,7 +197,7 @@ def test_a_folder_without_logs_and_a_path_without_a_file_are_errors(tmp_path):
         read(tmp_path / "absent")
 
 
-def test_one_run_cannot_stand_on_both_sides_or_twice_on_one(modded_log):
+def test_a_run_may_be_named_once_only(modded_log):
     path = str(modded_log("a.txt"))
     with pytest.raises(UsageError, match="side A and on side B"):
         read_sides([path], [path], {})
@@ -216,7 +216,7 @@ def test_a_binary_file_is_an_error_and_not_a_traceback(tmp_path):
 
 
 @needs_samples
-def test_the_samples_read_as_the_figures_taken_from_them():
+def test_the_modded_nanogpt_samples_have_the_published_numbers():
     import pyarrow.parquet
 
     table = pyarrow.parquet.read_table(SAMPLES.parent / "runs.parquet").to_pylist()
@@ -234,7 +234,7 @@ def test_the_samples_read_as_the_figures_taken_from_them():
 
 
 @needs_samples
-def test_the_nanochat_samples_read_as_published():
+def test_the_nanochat_samples_have_the_published_numbers():
     a, b = SAMPLES / "nanochat" / "d8_a.log", SAMPLES / "nanochat" / "d8_b.log"
     (one,), (other,) = read_sides([str(a)], [str(b)], {})
     assert (one.metrics["val_bpb"], other.metrics["val_bpb"]) == (1.322556, 1.322551)

@@ -1,4 +1,4 @@
-"""`harness ci`: workflows written, brought up to date around their owner's changes, and checked."""
+"""`harness ci`: workflows written, updated around their owner's changes, and checked."""
 
 import re
 import shutil
@@ -10,11 +10,11 @@ from rich.console import Console
 
 from harness import errors
 from harness.__main__ import main
-from harness.cli.github import audit as audits
-from harness.cli.github import workflows
-from harness.cli.github.audit import audit
-from harness.cli.github.file import comments, parse, plain
-from harness.cli.github.rules import refusals
+from harness.cli.github import check as checks
+from harness.cli.github import install
+from harness.cli.github.check import check
+from harness.cli.github.rules import check_rules
+from harness.cli.github.workflow_file import parse
 from harness.errors import HarnessError
 
 GATE = ".github/workflows/harness-gate.yml"
@@ -62,8 +62,8 @@ jobs:
 def call(capfd, monkeypatch):
     """`harness ci` in this process: (exit code, stdout, stderr)."""
 
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["harness", "ci", *map(str, words)])
+    def run(*argv: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["harness", "ci", *map(str, argv)])
         with pytest.raises(SystemExit) as ending:
             main()
         return int(ending.value.code or 0), *capfd.readouterr()
@@ -74,7 +74,7 @@ def call(capfd, monkeypatch):
 @pytest.fixture(scope="module")
 def initial(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("initial")
-    workflows.init(Console(quiet=True), root, workflows.Choices())
+    install.init(Console(quiet=True), root, install.Choices())
     return root
 
 
@@ -89,17 +89,17 @@ def repository(tmp_path: Path, initial: Path) -> Path:
 def newer_templates(tmp_path_factory, monkeypatch) -> Path:
     """The templates as a later version might have them: other pins, one more step, longer."""
     folder = tmp_path_factory.mktemp("templates")
-    for path in workflows.TEMPLATES.iterdir():
+    for path in install.TEMPLATES.iterdir():
         text = path.read_text()
         text = re.sub(r"checkout@[0-9a-f]{40} # v[\d.]+", f"checkout@{'1' * 40} # v9.0.0", text)
         text = text.replace("timeout-minutes: 90", "timeout-minutes: 100")
         text = text.replace(
-            "      - name: Both in one repository\n",
+            "      - name: Fetch the commit into the repository\n",
             "      - name: See the GPU\n        id: harness-see\n        run: nvidia-smi\n"
-            "      - name: Both in one repository\n",
+            "      - name: Fetch the commit into the repository\n",
         )
         (folder / path.name).write_text(text)
-    monkeypatch.setattr(workflows, "TEMPLATES", folder)
+    monkeypatch.setattr(install, "TEMPLATES", folder)
     return folder
 
 
@@ -128,7 +128,7 @@ def test_init_in_an_empty_repository_is_clean_in_schema_rules_and_strict_audit(r
 def test_every_audit_finding_that_is_ignored_in_a_template_says_why_on_its_line():
     ignored = [
         line
-        for path in workflows.TEMPLATES.iterdir()
+        for path in install.TEMPLATES.iterdir()
         for line in path.read_text().splitlines()
         if "zizmor: ignore" in line
     ]
@@ -137,18 +137,30 @@ def test_every_audit_finding_that_is_ignored_in_a_template_says_why_on_its_line(
         assert re.search(r"zizmor: ignore\[[\w-]+\] \w+( \S+){3,}", line), line
 
 
-def test_init_writes_the_templates_as_they_are_but_for_the_choices(tmp_path, call):
+def test_init_writes_the_templates_as_they_are_except_for_the_choices(tmp_path, call):
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "speedrun-harness"\n')
     assert call("init", "--root", tmp_path)[0] == errors.PASS
-    for name, path in workflows.FILES.items():
-        assert (tmp_path / path).read_text() == (workflows.TEMPLATES / name).read_text()
+    for name, path in install.FILES.items():
+        assert (tmp_path / path).read_text() == (install.TEMPLATES / name).read_text()
+
+
+def test_a_repository_that_is_no_clone_installs_the_released_harness(tmp_path, call):
+    assert call("init", "--root", tmp_path)[0] == errors.PASS
+    for name, path in install.FILES.items():
+        template = (install.TEMPLATES / name).read_text()
+        wanted = template.replace("-e '.[gpu", "'speedrun-harness[gpu")
+        assert (tmp_path / path).read_text() == wanted
+    assert "pip install --quiet 'speedrun-harness[gpu]'" in (tmp_path / GATE).read_text()
+    assert call("update", "--root", tmp_path)[0] == errors.PASS
+    assert call("check", "--root", tmp_path, "--strict")[0] == errors.PASS
 
 
 def test_init_fills_in_runner_baseline_and_configuration(tmp_path, call):
-    words = ("--runner", "h100", "--baseline", "d12", "--config", "mine.yaml")
-    call("init", "--root", tmp_path, *words)
+    argv = ("--runner", "h100", "--baseline", "d12", "--config", "mine.yaml")
+    call("init", "--root", tmp_path, *argv)
     texts = written(tmp_path)
     gate, nightly, new = (
-        plain(parse(texts[str(workflows.FILES[name])], name)) for name in list(workflows.FILES)[:3]
+        parse(texts[str(install.FILES[name])], name) for name in list(install.FILES)[:3]
     )
     assert gate["jobs"]["gate"]["runs-on"] == ["h100"]
     assert gate["jobs"]["approve"]["runs-on"].startswith("ubuntu-")
@@ -159,18 +171,18 @@ def test_init_fills_in_runner_baseline_and_configuration(tmp_path, call):
 
 
 @pytest.mark.parametrize("word", ["", "gpu\nrun: x", "${{ github.head_ref }}"])
-def test_a_runner_label_that_is_no_word_is_refused(tmp_path, call, word):
+def test_a_runner_label_that_is_not_plain_text_is_refused(tmp_path, call, word):
     code, _, err = call("init", "--root", tmp_path, "--runner", word)
     assert (code, written(tmp_path)) == (errors.USAGE, {})
-    assert "expected a plain word" in err
+    assert "expected one line of plain text" in err
 
 
-def test_init_touches_nothing_where_one_of_the_files_is_there(tmp_path, call):
+def test_init_writes_nothing_where_one_of_the_files_exists(tmp_path, call):
     (tmp_path / GATE).parent.mkdir(parents=True)
     (tmp_path / GATE).write_text("mine\n")
     code, _, err = call("init", "--root", tmp_path)
     assert (code, written(tmp_path)) == (errors.USAGE, {GATE: "mine\n"})
-    assert "Move it away" in err
+    assert "Move or rename it" in err
 
 
 def test_init_twice_points_to_update(repository, call):
@@ -185,7 +197,7 @@ def test_an_update_without_a_newer_template_changes_no_byte(repository, call):
     code, out, _ = call("update", "--root", repository)
     assert (code, written(repository)) == (errors.PASS, before)
     assert "unchanged" in out
-    assert "yours stands" not in out  # only the owner changed it: nothing to tell
+    assert "your version stays" not in out  # only the owner changed it: nothing to tell
 
 
 def test_an_update_keeps_own_steps_changes_and_comments_and_takes_the_rest(
@@ -194,7 +206,7 @@ def test_an_update_keeps_own_steps_changes_and_comments_and_takes_the_rest(
     path = repository / GATE
     edit(
         path,
-        ("name: GPU gate\n", "# asked for by the speed team\nname: Our gate\n"),
+        ("name: GPU gate\n", "# requested by the speed team\nname: Our gate\n"),
         ("      - name: Gate\n        id: harness-gate\n", OWN_STEP),
         ("timeout-minutes: 90", "timeout-minutes: 200 # our runner is slow"),
     )
@@ -203,18 +215,32 @@ def test_an_update_keeps_own_steps_changes_and_comments_and_takes_the_rest(
     assert (code, err) == (errors.PASS, "")
     after = path.read_text()
     assert OWN_STEP in after
-    assert "# asked for by the speed team\nname: Our gate\n" in after
+    assert "# requested by the speed team\nname: Our gate\n" in after
     assert "timeout-minutes: 200 # our runner is slow" in after
-    assert "yours stands, the template differs: jobs.gate.timeout-minutes" in out
+    assert "your version stays, the template differs: jobs.gate.timeout-minutes" in out
     assert after.count(f"checkout@{'1' * 40} # v9.0.0\n") == 2
-    assert comments(mine) - comments(after) == {"# v5.0.0"}  # the template's own, of the old pin
-    steps = [step["name"] for step in plain(parse(after, GATE))["jobs"]["gate"]["steps"]]
-    assert steps.index("See the GPU") + 1 == steps.index("Both in one repository")
+    lost = set(re.findall(r" (#.*)", mine)) - set(re.findall(r" (#.*)", after))
+    assert lost == {"# v5.0.0"}  # the template's own, of the old pin
+    steps = [step["name"] for step in parse(after, GATE)["jobs"]["gate"]["steps"]]
+    assert steps.index("See the GPU") + 1 == steps.index("Fetch the commit into the repository")
     assert steps.index("Warm the page cache") + 1 == steps.index("Gate")
     assert call("check", "--root", repository, "--strict")[0] == errors.PASS
     assert [line for line in mine.splitlines() if line not in after.splitlines()] == [
         line for line in mine.splitlines() if "actions/checkout@" in line
     ]
+
+
+@pytest.mark.parametrize("line", range(0, 130, 13))
+def test_a_comment_anywhere_survives_an_update(repository, call, newer_templates, line):
+    path = repository / GATE
+    lines = path.read_text().splitlines()
+    if (line := min(line, len(lines) - 1)) and not lines[line].endswith(("|", ">-")):
+        lines[line] += " # ours"
+    path.write_text("\n".join(lines) + "\n")
+    owned = [one for one in lines if one.endswith("# ours")]
+    call("update", "--root", repository)
+    after = path.read_text().splitlines()
+    assert [one for one in after if one.endswith("# ours")] == owned
 
 
 def test_a_second_update_changes_nothing(repository, call, newer_templates):
@@ -225,9 +251,9 @@ def test_a_second_update_changes_nothing(repository, call, newer_templates):
 
 
 def test_a_step_and_a_file_that_the_owner_removed_stay_away(repository, call, newer_templates):
-    fetch = "      - name: Both in one repository\n        id: harness-fetch\n"
+    fetch = "      - name: Fetch the commit into the repository\n        id: harness-fetch\n"
     edit(repository / GATE, (fetch + "        run: git fetch --quiet ./candidate HEAD\n", ""))
-    nightly = repository / workflows.FILES["harness-nightly.yml"]
+    nightly = repository / install.FILES["harness-nightly.yml"]
     nightly.unlink()
     code, out, _ = call("update", "--root", repository)
     assert code == errors.PASS
@@ -237,45 +263,66 @@ def test_a_step_and_a_file_that_the_owner_removed_stay_away(repository, call, ne
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         (LIMIT, LIMIT + LIMIT, "every key once"),
         ("permissions: {}\n", "permissions: &none {}\n", "the anchor &none"),
         (LIMIT, LIMIT.replace("    ", "\t"), "cannot start any token"),
-        ("      contents: read # to check out\n", "         contents: read\n", "one indentation"),
     ],
-    ids=["duplicate key", "anchor", "tab", "odd indentation"],
+    ids=["duplicate key", "anchor", "tab"],
 )
-def test_a_file_that_cannot_be_changed_safely_is_refused_and_every_file_left(
-    repository, call, newer_templates, old, new, said
+def test_a_file_that_cannot_be_changed_safely_is_refused_and_no_file_is_written(
+    repository, call, newer_templates, old, new, message
 ):
     edit(repository / GATE, (old, new))
     before = written(repository)
     code, _, err = call("update", "--root", repository)
     assert (code, written(repository)) == (errors.USAGE, before)
     assert re.search(rf"{GATE}:\d+: expected ", err)
-    assert said in err
+    assert message in err
 
 
-def test_a_comment_at_a_part_that_the_template_lost_stops_the_update(
+def test_a_merge_that_would_break_the_file_is_refused_and_no_file_is_written(
     repository, call, newer_templates
 ):
-    path = newer_templates / "harness-gate.yml"
-    step = "      - name: Both in one repository\n        id: harness-fetch\n"
-    edit(path, (step + "        run: git fetch --quiet ./candidate HEAD\n", ""))
-    edit(repository / GATE, ("id: harness-fetch\n", "id: harness-fetch # we rely on this\n"))
+    newer = newer_templates / "harness-gate.yml"
+    edit(newer, ("permissions: {}\n\nenv:", "permissions: {}\n\nenv:\n  A: 1\n  B: 2\n  C: 3"))
+    edit(repository / GATE, ('MINUTES: "20"\n', 'MINUTES: "20"\n  A: 5\n'))
     before = written(repository)
     code, _, err = call("update", "--root", repository)
     assert (code, written(repository)) == (errors.USAGE, before)
-    assert "# we rely on this" in err
+    assert "every key once" in err
 
 
-@pytest.mark.parametrize("memory", [None, "{", '{"format": 99, "choices": {}, "files": {}}'])
-def test_an_update_without_a_sound_memory_of_init_says_what_to_do(repository, call, memory):
-    path = repository / workflows.MEMORY
+def test_odd_indentation_survives_an_update(repository, call, newer_templates):
+    odd = "         contents: read\n"
+    edit(repository / GATE, ("      contents: read # to check out\n", odd))
+    assert call("update", "--root", repository)[0] == errors.PASS
+    after = (repository / GATE).read_text()
+    assert odd in after
+    assert after.count("1" * 40) == 2
+
+
+def test_a_comment_at_a_part_that_the_template_lost_keeps_that_part_and_is_reported(
+    repository, call, newer_templates
+):
+    path = newer_templates / "harness-gate.yml"
+    step = "      - name: Fetch the commit into the repository\n        id: harness-fetch\n"
+    edit(path, (step + "        run: git fetch --quiet ./candidate HEAD\n", ""))
+    edit(repository / GATE, ("id: harness-fetch\n", "id: harness-fetch # we rely on this\n"))
+    code, out, _ = call("update", "--root", repository)
+    assert code == errors.PASS
+    after = (repository / GATE).read_text()
+    assert "id: harness-fetch # we rely on this\n        run: git fetch --quiet" in after
+    assert "your version stays, the template differs: jobs.gate.steps.harness-fetch" in out
+
+
+@pytest.mark.parametrize("state", [None, "{", '{"format": 99, "choices": {}, "files": {}}'])
+def test_an_update_without_a_readable_state_of_init_names_the_remedy(repository, call, state):
+    path = repository / install.STATE
     path.unlink()
-    if memory is not None:
-        path.write_text(memory)
+    if state is not None:
+        path.write_text(state)
     code, _, err = call("update", "--root", repository)
     assert code == errors.USAGE
     assert "harness-ci.json: expected" in err
@@ -285,7 +332,7 @@ def test_an_update_without_a_sound_memory_of_init_says_what_to_do(repository, ca
     ("text", "rule", "reason"),
     [
         (STRANGER, "privileged-head", "this step fetches a stranger's commit"),
-        (TITLE, "shell-injection", "whoever chooses that text chooses the commands"),
+        (TITLE, "zizmor/template-injection", "attacker-controllable code"),
     ],
 )
 def test_check_refuses_with_the_reason(repository, call, text, rule, reason):
@@ -293,7 +340,7 @@ def test_check_refuses_with_the_reason(repository, call, text, rule, reason):
     path.write_text(text)
     code, out, _ = call("check", "--root", repository)
     assert code == errors.USAGE
-    assert f"own.yml:10: refused ({rule})" in out or f"own.yml:9: refused ({rule})" in out
+    assert f"own.yml:10: error ({rule})" in out or f"own.yml:9: error ({rule})" in out
     assert reason in out
     assert path.read_text() == text
 
@@ -301,11 +348,11 @@ def test_check_refuses_with_the_reason(repository, call, text, rule, reason):
 def test_check_names_a_broken_file_and_still_judges_the_others(repository, call):
     folder = repository / ".github/workflows"
     (folder / "broken.yml").write_text("on: push\non: pull_request\n")
-    (folder / "title.yml").write_text(TITLE)
+    (folder / "stranger.yml").write_text(STRANGER)
     code, out, _ = call("check", "--root", repository, "--no-audit")
     assert code == errors.USAGE
     assert "broken.yml:2: expected every key once" in out
-    assert "title.yml:9: refused (shell-injection)" in out
+    assert "stranger.yml:10: error (privileged-head)" in out
     assert "findings: 2 (own rules alone)" in out
 
 
@@ -316,22 +363,26 @@ def test_check_of_nothing_is_wrong_usage(tmp_path, call):
 def test_the_schema_names_the_key_it_does_not_know(tmp_path):
     path = tmp_path / "odd.yml"
     path.write_text("on: push\njobs:\n  a:\n    runs-on: x\n    stps: []\n")
-    ((found,),) = audit([path], []).values()
-    assert found.rule == "schema"
+    found, _ = check(tmp_path, [path], audited=True, strict=False)
+    found = next(one for one in found[path] if one.rule == "schema")
     assert "'stps' was unexpected" in found.reason
 
 
-def test_zizmor_finds_what_the_own_rules_do_not(tmp_path):
+def test_zizmor_finds_a_mistake_that_the_own_rules_do_not(tmp_path):
     path = tmp_path / "own.yml"
     path.write_text(STRANGER.replace("          persist-credentials: false\n", ""))
-    found = {one.rule for one in audit([path], [])[path]}
+    found = {one.rule for one in check(tmp_path, [path], audited=True, strict=False)[0][path]}
     assert "zizmor/artipacked" in found
-    assert not found & {one.rule for one in refusals(parse(path.read_text(), "own.yml"))}
+    own = {one.rule for one in check_rules(parse(path.read_text(), "own.yml"))}
+    assert own == {"privileged-head"} < found
 
 
-def test_a_missing_audit_tool_is_an_error_and_not_a_clean_bill(tmp_path, monkeypatch):
+def test_a_missing_audit_tool_is_an_error_and_not_a_pass(tmp_path, monkeypatch):
     path = tmp_path / "own.yml"
     path.write_text(TITLE)
-    monkeypatch.setattr(audits.sysconfig, "get_path", lambda name: str(tmp_path))
-    with pytest.raises(HarnessError, match=r"zizmor: expected a tool.*pip install '\.\[ci\]'"):
-        audit([path], [])
+    monkeypatch.setattr(checks.sysconfig, "get_path", lambda name: str(tmp_path))
+    with pytest.raises(
+        HarnessError,
+        match=r"zizmor: expected an installed tool.*pip install 'speedrun-harness\[ci\]'",
+    ):
+        check(tmp_path, [path], audited=True, strict=False)
