@@ -46,7 +46,14 @@ class Attribution:
             effects += [getattr(arm.time_to_target, part) for part in TIME_PARTS]
         head: dict[str, Any] = {"study": self.result.study, "arm": arm.name, "role": arm.role}
         head |= {"trick": arm.trick, "change": arm.change}
-        return [{**head, **msgspec.structs.asdict(effect)} for effect in effects]
+        properties = ("n_base", "n_arm", "base_mean", "arm_mean", "missing", "no_interval")
+        rows = []
+        for effect in effects:
+            fields = msgspec.structs.asdict(effect)
+            del fields["n"], fields["means"]
+            more = {name: getattr(effect, name) for name in properties}
+            rows.append({**head, **fields, **more})
+        return rows
 
     def __repr__(self) -> str:
         return f"<Attribution of the study {self.result.study}: {len(self.result.arms)} arms>"
