@@ -61,7 +61,7 @@ def describe(
     except ModelError as error:
         faults = error.errors if isinstance(error, ConfigErrors) else [error]
         empty: dict[str, Any] = dict.fromkeys(ANSWERS)
-        empty["places"] = {}
+        empty["data_paths"] = {}
         return {"name": name, **empty, "package": PACKAGE, "errors": [f.as_json() for f in faults]}
     view = find_view(DataSettings.from_config(config))
     return {
@@ -69,7 +69,7 @@ def describe(
         "config": asdict(config),
         "derived": derived.as_json(),
         "pins": pins(config, derived),
-        "places": _places(config),
+        "data_paths": _data_paths(config),
         "tricks": catalogue.active(config),
         "identity": _identity(config, view),
         "text_tokens": view.train_tokens if view is not None else None,
@@ -122,17 +122,17 @@ def _base_values(base: str) -> dict[str, Any]:
     return read_values(Path(base))
 
 
-def _places(config: Config) -> dict[str, Any]:
+def _data_paths(config: Config) -> dict[str, Any]:
     """Absolute paths, so that a run in another working directory finds the same data."""
-    places = {
+    paths = {
         "data.cache_dir": str(Path(config.data.cache_dir).absolute()),
         "system.compile_cache_dir": str(Path(config.system.compile_cache_dir).absolute()),
     }
     if config.data.source not in identity.KNOWN_SOURCES:
-        places["data.source"] = str(Path(config.data.source).absolute())
+        paths["data.source"] = str(Path(config.data.source).absolute())
     if config.core is not None and config.core.bundle is not None:
-        places["core.bundle"] = str(Path(config.core.bundle).absolute())
-    return places
+        paths["core.bundle"] = str(Path(config.core.bundle).absolute())
+    return paths
 
 
 def _as_text(described: dict[str, Any]) -> str:

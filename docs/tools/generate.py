@@ -131,7 +131,7 @@ def regenerated_gpu(text: str) -> str:
         "fp8": gpu_tables.fp8_table,
         "ranks": gpu_tables.ranks_table,
         "preflight": gpu_tables.preflight_table,
-        "foretold": gpu_tables.foretold_table,
+        "forecast": gpu_tables.forecast_table,
         "loader": gpu_tables.loader_table,
         "start": gpu_tables.start_table,
         "core": gpu_tables.core_table,

@@ -11,20 +11,20 @@ import sys
 import time
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 import typer
 
 from harness import errors, files
 from harness.cli.console import new_console, print_line
-from harness.cli.options import STORE, JsonOption, StoreOption
+from harness.cli.options import STORE, JsonOption, StoreOption, TrainerOption
 from harness.errors import DiskError, TrainerError
 from harness.runner.trainer import NativeTrainer, by_name
 
 CORE = ("numpy", "scipy", "pandas", "pyarrow", "msgspec", "ruamel.yaml", "typer", "rich", "jinja2")
 EXTRAS = {
-    "report": (("matplotlib",), "charts and pictures"),
+    "report": (("matplotlib",), "charts"),
     "search": (("optuna", "optuna_dashboard", "psycopg"), "harness search"),
     "train": (("torch", "tiktoken", "rustbpe"), "the native trainer"),
 }
@@ -50,7 +50,7 @@ class DoctorCheck(msgspec.Struct, frozen=True, kw_only=True):
 
 def command(
     store: StoreOption = STORE,
-    trainer: Annotated[str, typer.Option(help="The trainer: native or fake.")] = "native",
+    trainer: TrainerOption = "native",
     json: JsonOption = False,
 ) -> None:
     """Check what this machine can run; exit code 4 if the smoke study cannot."""
@@ -105,7 +105,7 @@ def _packages(
 ) -> DoctorCheck:
     missing = [package for package in packages if not _is_installed(package)]
     shown = [f"missing {', '.join(missing)}"] if missing else map(_with_version, packages)
-    detail = f"{purpose}: {', '.join(shown)}".removeprefix(": ")
+    detail = ", ".join(shown) + (f" (for {purpose})" if purpose else "")
     return DoctorCheck(name=name, good=not missing, detail=detail, hint=hint, needed=needed)
 
 

@@ -10,7 +10,15 @@ from rich.console import Console
 
 from harness import errors
 from harness.cli.console import new_console, print_line, print_recovered, progress_console
-from harness.cli.options import STORE, JsonOption, SetOption, StoreOption, open_store
+from harness.cli.options import (
+    STORE,
+    JsonOption,
+    RerunOption,
+    SetOption,
+    StoreOption,
+    TrainerOption,
+    open_store,
+)
 from harness.config.yaml_schema import EXAMPLES, parse_sets
 from harness.errors import UsageError
 from harness.results.record import Record
@@ -33,11 +41,9 @@ def command(
     sets: SetOption = None,
     seed: Annotated[int, typer.Option(help="Seed of the run.")] = 1,
     store: StoreOption = STORE,
-    trainer: Annotated[str, typer.Option(help="The trainer: native or fake.")] = "native",
+    trainer: TrainerOption = "native",
     timeout_minutes: Annotated[float, typer.Option(help="End the run after this long.")] = 60.0,
-    rerun: Annotated[
-        bool, typer.Option("--rerun", help="Run again even if it is recorded.")
-    ] = False,
+    rerun: RerunOption = False,
     json: JsonOption = False,
 ) -> None:
     """Run one configuration once and record the result."""

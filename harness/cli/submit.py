@@ -1,16 +1,17 @@
 """`harness submit`: a command as a job of Slurm."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
+import msgspec
 import typer
 
 from harness import errors
 from harness.cli.console import new_console, print_line
-from harness.cli.slurm import status, table
-from harness.cli.slurm.status import State
-from harness.cli.slurm.submit import GOING_ON, SubmitRequest
-from harness.cli.slurm.submit import submit as hand_over
+from harness.cli.options import STORE, JsonOption, StoreOption
+from harness.cli.slurm.status import JobStatus, cancel, exit_code_of, statuses, wait
+from harness.cli.slurm.submit import RESUMABLE, SubmitRequest, submit
 from harness.config.cluster_file import load_cluster
 from harness.errors import UsageError
 from harness.redact import redact_argv
@@ -25,67 +26,102 @@ def command(
     arguments: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Argument(
-            metavar="-- COMMAND", help="`study FILE`, `search FILE`, ... with its options."
+            metavar="-- COMMAND",
+            help="study, search, full or run, its file and options.",
         ),
     ] = None,
-    wait: Annotated[
-        bool, typer.Option("--wait", help="Until it has ended; its exit code is this one's.")
+    wait_for_end: Annotated[
+        bool, typer.Option("--wait", help="Wait for the end, and exit with the job's code.")
     ] = False,
-    jobs: Annotated[bool, typer.Option("--jobs", help="The jobs of a store.")] = False,
-    cancel: Annotated[
+    list_jobs: Annotated[bool, typer.Option("--jobs", help="List the jobs of a store.")] = False,
+    cancelled: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option(help="Cancel a submission, or the one of a job's number. May be repeated."),
+        typer.Option(
+            "--cancel", help="Cancel by a submission's id or a job's number. May be repeated."
+        ),
     ] = None,
-    store: Annotated[
-        Path, typer.Option("--store", help="Folder of all runs, where the command names none.")
-    ] = Path("runs"),
+    store: StoreOption = STORE,
+    json: JsonOption = False,
 ) -> None:
-    """A command as a job of Slurm: stopped in time, started again until it is done."""
-    console = new_console()
-    if cancel:
-        print_line(console, "cancelled: " + ", ".join(status.cancel(store, cancel)))
+    """Submit a command to Slurm: stopped before the time limit, requeued until it is done."""
+    if cancelled:
+        numbers = cancel(store, cancelled)
+        _print(json, {"cancelled": numbers}, f"cancelled: {', '.join(numbers)}")
         raise typer.Exit(errors.PASS)
-    if jobs:
-        table.show(console, status.states(store))
+    if list_jobs:
+        _print_jobs(statuses(store), json)
         raise typer.Exit(errors.PASS)
     request = _request(context, cluster, arguments or [], store)
     assert cluster is not None
-    wanted, text = load_cluster(cluster)
-    made = hand_over(wanted, cluster, text, request, Path.cwd())
-    print_line(console, f"submitted as {made.id}: {wanted.kind} job {', '.join(made.jobs)}")
-    if wait:
-        ended: list[State] = status.wait(request.store, made.id)
-        table.show(console, ended)
-        raise typer.Exit(status.worst(ended))
-    print_line(console, f"To see it: harness submit --jobs --store {request.store}")
+    file, text = load_cluster(cluster)
+    made = submit(file, cluster, text, request, Path.cwd())
+    submitted = f"submitted {made.id}: {file.kind} job {', '.join(made.jobs)}"
+    if wait_for_end:
+        print_line(new_console(stderr=json), submitted)
+        ended = wait(request.store, made.id)
+        _print_jobs(ended, json)
+        raise typer.Exit(exit_code_of(ended))
+    hint = f"To list the jobs: harness submit --jobs --store {request.store}"
+    _print(json, {"submission": made.id, "jobs": made.jobs}, f"{submitted}\n{hint}")
 
 
 def _request(
-    context: typer.Context, cluster: Path | None, words: list[str], store: Path
+    context: typer.Context, cluster: Path | None, argv: list[str], store: Path
 ) -> SubmitRequest:
-    """The command, read now by its own parser: a typing error is told here and not in the queue."""
+    """The command, parsed now: a typing error fails here and not in the queue."""
     assert context.parent is not None
     group: Any = context.parent.command
-    known = list(GOING_ON)
-    if cluster is None or not words or words[0] not in known:
+    if cluster is None or not argv or argv[0] not in RESUMABLE:
         raise UsageError(
             "harness submit",
-            "a cluster file, `--`, and one of the commands " + ", ".join(known),
-            " ".join([str(cluster or ""), *redact_argv(words)]).strip() or "nothing",
+            "a cluster file, `--`, and one of the commands " + ", ".join(RESUMABLE),
+            " ".join([str(cluster or ""), *redact_argv(argv)]).strip() or "nothing",
             "Such as: harness submit CLUSTER.yaml -- study ablations/studies/smoke.yaml",
         )
-    own = any(word == "--store" or word.startswith("--store=") for word in words)
-    whole = words if own else [*words, "--store", str(store)]
-    parser = group.get_command(context.parent, words[0])
-    parsed = parser.make_context(words[0], whole[1:], parent=context.parent)
+    has_store = any(text == "--store" or text.startswith("--store=") for text in argv)
+    complete = argv if has_store else [*argv, "--store", str(store)]
+    parser = group.get_command(context.parent, argv[0])
+    parsed = parser.make_context(argv[0], complete[1:], parent=context.parent)
     for parameter in parser.params:
         value = parsed.params.get(parameter.name)
         argument = parameter.param_type_name == "argument"
         if argument and isinstance(value, Path) and not value.exists():
             raise UsageError(
-                f"harness {words[0]}",
-                "a file that is there",
+                f"harness {argv[0]}",
+                "an existing file",
                 str(value),
                 "A path is relative to this folder, in which the job runs too.",
             )
-    return SubmitRequest(words=words, store=parsed.params["store"], options=dict(parsed.params))
+    return SubmitRequest(argv=argv, store=parsed.params["store"], options=dict(parsed.params))
+
+
+def _print(json: bool, answer: Any, text: str) -> None:
+    encoded = msgspec.json.format(msgspec.json.encode(answer, enc_hook=str), indent=1).decode()
+    print_line(new_console(), encoded if json else text)
+
+
+def _print_jobs(jobs: Sequence[JobStatus], json: bool) -> None:
+    """One row a job, and below the table why each ended and where its log is."""
+    if json or not jobs:
+        _print(json, jobs, "No job was submitted with this store.")
+        return
+    console = new_console()
+    console.print(_table(jobs))
+    for job in jobs:
+        print_line(console, f"{job.number}: {f'{job.reason}; ' if job.reason else ''}{job.log}")
+
+
+def _table(jobs: Sequence[JobStatus]) -> Any:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="underline")
+    for title in ("submission", "job", "state", "exit", "restarts", "command"):
+        right = title in ("exit", "restarts")
+        table.add_column(title, justify="right" if right else "left", overflow="fold")
+    for job in jobs:
+        code = "" if job.exit_code is None else str(job.exit_code)
+        argv = " ".join(redact_argv(job.argv))
+        cells = [job.submission, job.number, job.state, code, str(job.restarts), argv]
+        table.add_row(*map(escape, cells))
+    return table

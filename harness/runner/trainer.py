@@ -53,6 +53,7 @@ class IdentityReply(msgspec.Struct, frozen=True, kw_only=True):
 class Description(msgspec.Struct, frozen=True, kw_only=True):
     """A trainer's reply about one configuration. With `errors`, the rest may be empty.
 
+    `data_paths`: absolute paths, by field, for a run with another working directory.
     `text_tokens`: the tokens of all training text, where known.
     """
 
@@ -60,7 +61,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     config: dict[str, Any] | None = None
     derived: dict[str, Any] | None = None
     pins: dict[str, Any] | None = None
-    places: dict[str, Any] = {}
+    data_paths: dict[str, Any] = {}
     tricks: dict[str, bool] | None = None
     identity: IdentityReply | None = None
     text_tokens: int | None = None
@@ -76,14 +77,14 @@ class Catalogue(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PreflightFinding(msgspec.Struct, frozen=True, kw_only=True):
-    """One requirement of a job, checked before it starts; only `stops` prevents a start."""
+    """One check before a job starts. An `error` keeps it from starting; the rest is reported."""
 
     what: str
     ok: bool
     expected: str
     got: str
     hint: str | None = None
-    severity: Literal["stops", "warns", "told"] = "stops"
+    severity: Literal["error", "warning", "info"] = "error"
 
 
 class Needs(msgspec.Struct, frozen=True, kw_only=True):

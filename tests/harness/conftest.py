@@ -147,9 +147,9 @@ def leave_run(store: Store) -> Callable[..., Path]:
         run_dir = store.run_dir(plan.plan_id, plan.attempt)
         run_dir.mkdir(parents=True)
         loss = Curve(config, None).loss(5)
-        found = core.answers(config, loss)
-        core.write(run_dir / "core.parquet", config, found)
-        metrics = {"val_loss": loss, "val_bpb": bits_per_byte(loss), **core.metrics(found)}
+        answers = core.answers(config, loss)
+        core.write(run_dir / "core.parquet", config, answers)
+        metrics = {"val_loss": loss, "val_bpb": bits_per_byte(loss), **core.metrics(answers)}
         result = {"status": "completed", "steps": 5, "tokens": 5, "metrics": metrics}
         files.write_json(run_dir / "result.json", result)
         files.write_json(run_dir / "launch.json", msgspec.to_builtins(plan))
@@ -174,8 +174,8 @@ def harness(store: Store, capfd, monkeypatch) -> Callable[..., Ended]:
     """Runs the command line in this process, which saves the time to import it."""
     monkeypatch.chdir(ROOT)
 
-    def call(*words: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["harness", *command(*words, store=store)[2:]])
+    def call(*arguments: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["harness", *command(*arguments, store=store)[2:]])
         with pytest.raises(SystemExit) as ending:
             main()
         out, err = capfd.readouterr()
@@ -184,17 +184,18 @@ def harness(store: Store, capfd, monkeypatch) -> Callable[..., Ended]:
     return call
 
 
-def command(*words: object, store: Store) -> list[str]:
+def command(*arguments: object, store: Store) -> list[str]:
     """A command line for a store; studies without HTML, which takes seconds."""
-    if words[0] == "study":
-        words = (*words, "--no-html")
-    return [sys.executable, faulty_harness.__file__, *map(str, words), "--store", str(store.root)]
+    if arguments[0] == "study":
+        arguments = (*arguments, "--no-html")
+    program = [sys.executable, faulty_harness.__file__]
+    return [*program, *map(str, arguments), "--store", str(store.root)]
 
 
 @pytest.fixture
-def words_of(store: Store) -> Callable[..., list[str]]:
+def argv_of(store: Store) -> Callable[..., list[str]]:
     """A command line for the store, to run in a new process."""
-    return lambda *words: command(*words, store=store)
+    return lambda *arguments: command(*arguments, store=store)
 
 
 @pytest.fixture
@@ -202,9 +203,9 @@ def start(store: Store):
     """Starts the command line without waiting; kills its processes at the end of the test."""
     started: list[subprocess.Popen[str]] = []
 
-    def begin(*words: object) -> "subprocess.Popen[str]":
+    def begin(*arguments: object) -> "subprocess.Popen[str]":
         process = subprocess.Popen(
-            command(*words, store=store),
+            command(*arguments, store=store),
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -231,17 +232,17 @@ def trainers(store: Store) -> Callable[[], list[int]]:
 
 
 def trainers_of(store: Store) -> list[int]:
-    found = []
+    pids = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            argv = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
             state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
         except OSError:
             continue
-        ours = any(str(store.root.resolve() / "plans") in word for word in words)
-        if ours and state != "Z" and str(faulty_harness.SCRIPT) in words:
-            found.append(int(entry.name))
-    return found
+        ours = any(str(store.root.resolve() / "plans") in argument for argument in argv)
+        if ours and state != "Z" and str(faulty_harness.SCRIPT) in argv:
+            pids.append(int(entry.name))
+    return pids
 
 
 # --- full jobs ------------------------------------------------------------------------------------
@@ -287,8 +288,8 @@ def full_record():
 
     def make(**changes):
         metrics = {k: changes.pop(k) for k in list(changes) if k in base.metrics}
-        found = msgspec.structs.replace(base, **changes)
-        return msgspec.structs.replace(found, metrics={**found.metrics, **metrics})
+        changed = msgspec.structs.replace(base, **changes)
+        return msgspec.structs.replace(changed, metrics={**changed.metrics, **metrics})
 
     return make
 
@@ -298,11 +299,11 @@ def full_events():
     """Makes the events of a run: steps of one length, the first eleven of another."""
 
     def make(steps=20, step_s=100.0, early_s=500.0, extra=()):
-        found, time_s = [], 0.0
+        events, time_s = [], 0.0
         for step in range(1, steps + 1):
             time_s += early_s if step <= 11 else step_s
-            found.append({"event": "step", "step": step, "train_time_s": time_s, "loss": 3.0})
-        return [*found, *extra]
+            events.append({"event": "step", "step": step, "train_time_s": time_s, "loss": 3.0})
+        return [*events, *extra]
 
     return make
 
@@ -314,8 +315,8 @@ def git_checkout(tmp_path):
     folder.mkdir()
     (folder / "a.py").write_text("one\n")
     git = ["git", "-c", "user.name=n", "-c", "user.email=e@example.org"]
-    for words in (["init", "-q"], ["add", "a.py"], ["commit", "-q", "-m", "one"]):
-        subprocess.run([*git, *words], cwd=folder, check=True)
+    for arguments in (["init", "-q"], ["add", "a.py"], ["commit", "-q", "-m", "one"]):
+        subprocess.run([*git, *arguments], cwd=folder, check=True)
     return folder
 
 

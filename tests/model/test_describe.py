@@ -64,9 +64,9 @@ def test_pins_reproduce_the_bases_derived_values_in_an_arm() -> None:
 
 
 def test_places_are_absolute_so_that_another_checkout_finds_them() -> None:
-    places = describe("x", SPEEDRUN, {})["places"]
-    assert set(places) == {"data.cache_dir", "system.compile_cache_dir"}
-    assert all(Path(place).is_absolute() for place in places.values())
+    paths = describe("x", SPEEDRUN, {})["data_paths"]
+    assert set(paths) == {"data.cache_dir", "system.compile_cache_dir"}
+    assert all(Path(path).is_absolute() for path in paths.values())
 
 
 def test_faults_stand_in_errors_and_other_arms_are_described() -> None:

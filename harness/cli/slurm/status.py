@@ -1,7 +1,4 @@
-"""How the jobs of a store are: their journals, and where those end, the scheduler's word.
-
-Also what is done to jobs that still are: waiting for them, and cancelling them.
-"""
+"""The status of a store's jobs: their own events and the scheduler's state; waiting, cancelling."""
 
 import contextlib
 import os
@@ -13,134 +10,104 @@ from pathlib import Path
 import msgspec
 
 from harness import files
-from harness.cli.slurm import journal
-from harness.cli.slurm.allocation import ask
-from harness.cli.slurm.journal import CANCELLED, Journal, Submission
+from harness.cli.slurm.allocation import slurm
+from harness.cli.slurm.submission import CANCELLED, EventLog, Submission, log_path, submissions
 from harness.errors import COULD_NOT_RUN, STOPPED_AT_LIMIT, UsageError
 
 OVER = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL"}
 OVER |= {"OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT"}
-"""Slurm's words for a job that will not run again; it has a dozen others for one that may."""
-GONE = "gone"
+"""Slurm's states of a job that will not run again; in a dozen others it may."""
+LOST = "lost"
 POLL_S = 1.0
-SETTLES_S = 30.0  # a scheduler needs a moment to know a job
+SETTLES_S = 30.0  # a scheduler takes a moment to list a new job
 _CONTROLLER = b"submitit.local._local"
 
 
-class State(msgspec.Struct, frozen=True, kw_only=True):
-    """One job as it is now. `exit_code`: of the last start that wrote its end."""
+class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One job as it is now. `exit_code`: of the last start that logged its end."""
 
-    id: str
+    submission: str
     number: str
-    words: list[str]
+    argv: list[str]
     state: str
     live: bool
     exit_code: int | None
-    again: int
-    text: str
+    restarts: int
+    reason: str
     log: Path
 
 
-def states(store: Path) -> list[State]:
+def statuses(store: Path) -> list[JobStatus]:
     """Every job of a store, oldest submission first. Raises StoreError, ClusterError."""
-    known = journal.submissions(store)
-    slurm = _slurm() if any(made.kind == "slurm" for _, made in known) else {}
-    found = []
+    known = submissions(store)
+    queue = _slurm_states() if any(made.kind == "slurm" for _, made in known) else {}
+    result = []
     for folder, made in known:
-        said = slurm if made.kind == "slurm" else _local(folder, made)
-        found += [state_of(folder, made, number, said.get(number)) for number in made.jobs]
-    return found
+        states = queue if made.kind == "slurm" else _local_states(folder, made)
+        result += [status_of(folder, made, number, states.get(number)) for number in made.jobs]
+    return result
 
 
-def state_of(folder: Path, made: Submission, number: str, said: str | None) -> State:
-    """One job; `said` is the scheduler's word for it, None where it knows it no more."""
-    entries = Journal(folder, number).entries()
-    ends = [entry for entry in entries if entry.event == "ended"]
-    live = said is not None and said not in OVER  # one that ended, too: Slurm may start it again
-    over = not live and bool(entries) and entries[-1].event == "ended" and not entries[-1].again
-    state = "ended" if over else (said or GONE).lower()
-    text = entries[-1].text if over else ""
-    if state == GONE:
-        text = "it was killed without a word; its log, or `sacct -j`, may say why"
-        if not entries:
-            text = "it wrote nothing: does its node see the store, and this interpreter?"
-    return State(
-        id=made.id,
+def status_of(folder: Path, made: Submission, number: str, scheduler: str | None) -> JobStatus:
+    """One job; `scheduler` is the scheduler's state of it, None if it no longer lists the job."""
+    events = EventLog(folder, number).events()
+    ends = [event for event in events if event.event == "ended"]
+    live = scheduler is not None and scheduler not in OVER  # Slurm may restart one that ended
+    over = not live and bool(ends) and ends[-1] is events[-1] and not ends[-1].requeued
+    state = "ended" if over else (scheduler or LOST).lower()
+    reason = events[-1].reason if over else ""
+    if state == LOST:
+        reason = "it was killed without logging its end; see its log, or `sacct -j`"
+        if not events:
+            reason = "it logged nothing: can its node read the store and this Python?"
+    return JobStatus(
+        submission=made.id,
         number=number,
-        words=made.words,
+        argv=made.argv,
         state=state,
         live=live,
         exit_code=ends[-1].exit_code if ends else None,
-        again=max(0, sum(entry.event == "started" for entry in entries) - 1),
-        text=text,
-        log=journal.log_of(folder, number),
+        restarts=max(0, sum(event.event == "started" for event in events) - 1),
+        reason=reason,
+        log=log_path(folder, number),
     )
 
 
-def _slurm() -> dict[str, str]:
-    """number -> state of all jobs of this user that Slurm still knows."""
-    form = ["--format", "%i|%T", "--states", "all", "--array"]
-    lines = ask(["squeue", "--me", "--noheader", *form]).splitlines()
-    return dict(line.strip().partition("|")[::2] for line in lines)
-
-
-def _local(folder: Path, made: Submission) -> dict[str, str]:
-    running = controllers(folder)
-    known = {str(pid) for pair in running.items() for pid in pair}
-    return {number: "RUNNING" for number in made.jobs if number in known}
-
-
-def controllers(folder: Path) -> dict[int, int]:
-    """The processes that watch over the local jobs of a submission, by /proc; each with its parent.
-
-    A job has the number of the one or, where setup lines are run before, of the shell above it.
-    """
-    found = {}
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            words = (entry / "cmdline").read_bytes().split(b"\0")
-            state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
-            if state != "Z" and _CONTROLLER in words and os.fsencode(folder) in words:
-                found[int(entry.name)] = int(parent)
-    return found
-
-
-def wait(store: Path, id: str) -> list[State]:
+def wait(store: Path, submission: str) -> list[JobStatus]:
     """The jobs of a submission, once all are over."""
     began = time.monotonic()
     while True:
-        found = [state for state in states(store) if state.id == id]
+        jobs = [job for job in statuses(store) if job.submission == submission]
         young = time.monotonic() - began < SETTLES_S
-        if not any(job.live or (job.state == GONE and young) for job in found):
-            return found
+        if not any(job.live or (job.state == LOST and young) for job in jobs):
+            return jobs
         time.sleep(POLL_S)
 
 
-def worst(found: Sequence[State]) -> int:
-    """The exit code of a submission: of its jobs' the highest; a job that told none could not run.
+def exit_code_of(jobs: Sequence[JobStatus]) -> int:
+    """The exit code of a submission: the highest of its jobs.
 
-    That one could not run is worse than that another stopped at a limit. Slurm's word for a job
-    that it killed stands in its state.
+    "Could not run", which is also the code of a job that logged no end, ranks above "stopped at a
+    limit".
     """
     rank = {STOPPED_AT_LIMIT: COULD_NOT_RUN, COULD_NOT_RUN: STOPPED_AT_LIMIT}
-    told = [job.exit_code if job.state == "ended" else None for job in found]
-    codes = [COULD_NOT_RUN if code is None else code for code in told]
+    logged = [job.exit_code if job.state == "ended" else None for job in jobs]
+    codes = [COULD_NOT_RUN if code is None else code for code in logged]
     return max(codes, key=lambda code: rank.get(code, code))
 
 
 def cancel(store: Path, ids: Sequence[str]) -> list[str]:
-    """Cancels jobs by their submission's id or the scheduler's number; the numbers cancelled.
+    """Cancels submissions by their id or the number of a job; returns the jobs' numbers.
 
     Raises UsageError for an id that no job has.
     """
-    known = {made.id: (folder, made) for folder, made in journal.submissions(store)}
-    chosen = {_named(known, id) for id in ids}
+    known = {made.id: (folder, made) for folder, made in submissions(store)}
     numbers = []
-    for id in sorted(chosen):
-        folder, made = known[id]
+    for name in sorted({_submission_of(known, id) for id in ids}):
+        folder, made = known[name]
         files.write_text(folder / CANCELLED, "")
         if made.kind == "slurm":
-            ask(["scancel", *made.jobs])
+            slurm(["scancel", *made.jobs])
         else:
             for pid in controllers(folder):
                 with contextlib.suppress(ProcessLookupError):
@@ -149,14 +116,40 @@ def cancel(store: Path, ids: Sequence[str]) -> list[str]:
     return numbers
 
 
-def _named(known: Mapping[str, tuple[Path, Submission]], id: str) -> str:
-    """The submission that an id means: its own, or that of one of its jobs."""
+def controllers(folder: Path) -> dict[int, int]:
+    """submitit's processes that watch the local jobs of a submission, each with its parent.
+
+    A job's number is that process or, where setup lines run before it, the shell above it.
+    """
+    found = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            argv = (entry / "cmdline").read_bytes().split(b"\0")
+            state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+            if state != "Z" and _CONTROLLER in argv and os.fsencode(folder) in argv:
+                found[int(entry.name)] = int(parent)
+    return found
+
+
+def _slurm_states() -> dict[str, str]:
+    """number -> state of all jobs of this user that Slurm still lists."""
+    fields = ["--format", "%i|%T", "--states", "all", "--array"]
+    lines = slurm(["squeue", "--me", "--noheader", *fields]).splitlines()
+    return dict(line.strip().partition("|")[::2] for line in lines)
+
+
+def _local_states(folder: Path, made: Submission) -> dict[str, str]:
+    pids = {str(pid) for pair in controllers(folder).items() for pid in pair}
+    return {number: "RUNNING" for number in made.jobs if number in pids}
+
+
+def _submission_of(known: Mapping[str, tuple[Path, Submission]], id: str) -> str:
     for name, (_, made) in known.items():
-        if id == name or id in made.jobs or id in {job.partition("_")[0] for job in made.jobs}:
+        if id in (name, *made.jobs, *(number.partition("_")[0] for number in made.jobs)):
             return name
     raise UsageError(
         f"--cancel {id}",
-        "the id of a submission in this store, or a job's number",
-        "these: " + (", ".join(known) or "none"),
+        "the id of a submission in this store, or the number of a job",
+        f"one that is not among {', '.join(known) or 'none'}",
         "`harness submit --jobs` lists them; --store names another store.",
     )

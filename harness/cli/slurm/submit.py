@@ -1,23 +1,22 @@
-"""Hands a harness command to a scheduler, by submitit, and notes what was handed over.
+"""Submits a harness command to a scheduler through submitit, and records the submission.
 
-The batch script is one process: the interpreter takes the shell's place, so that the scheduler's
-signal before the time limit reaches it, and a trainer on several nodes finds them free for srun.
-The only file that knows submitit.
+The batch script is one process: Python replaces the shell, so that the scheduler's signal before
+the time limit reaches it, and a trainer on several nodes finds them free for srun. The only file
+that imports submitit.
 """
 
 import shlex
 import shutil
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from harness.cli.slurm import journal, shared
 from harness.cli.slurm.job import Job
-from harness.cli.slurm.journal import Submission
+from harness.cli.slurm.shared_store import check_shared, check_writers, mounts_here
+from harness.cli.slurm.submission import Submission, new_folder, save, save_secret_argv
 from harness.config.cluster_file import ClusterFile
 from harness.errors import ClusterError, UsageError
 from harness.redact import redact_argv
@@ -27,92 +26,90 @@ if TYPE_CHECKING:
 
 EXTRA = "pip install 'speedrun-harness[clusters]'"
 SEARCH = "search"
-GOING_ON = ("study", SEARCH, "full", "run")
-"""The commands whose `the same command goes on` is what a job needs."""
+RESUMABLE = ("study", SEARCH, "full", "run")
+"""The commands that resume when they are run again, as a job at its time limit needs."""
 
 
 class SubmitRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A command that is to run in a job, read by the command line's own parser."""
+    """A command to run in a job, parsed by the command line's own parser."""
 
-    words: list[str]  # after `harness`
+    argv: list[str]  # after `harness`
     store: Path
-    options: dict[str, Any]  # by name, as they were parsed
+    options: dict[str, Any]  # by name, as parsed
 
     @property
     def name(self) -> str:
-        return self.words[0]
+        return self.argv[0]
 
 
 def submit(
-    cluster: ClusterFile, file: Path, text: str, asked: SubmitRequest, cwd: Path
+    cluster: ClusterFile, file: Path, text: str, request: SubmitRequest, cwd: Path
 ) -> Submission:
     """Submits a command as one job, or as an array of a search's workers.
 
-    Raises ClusterError, and UsageError for a command that this cluster file does not fit.
+    Raises ClusterError, and UsageError for a command that does not fit the cluster file.
     """
-    mounts = shared.mounts_here()
-    check(cluster, asked, mounts)
+    check(cluster, request, mounts_here())
     now = time.time()
-    folder = journal.new_folder(asked.store, now)
-    executor = executor_of(cluster, folder, asked.name)
+    folder = new_folder(request.store, now)
+    executor = executor_of(cluster, folder, request.name)
     made = Submission(
         id=folder.name,
         submitted_at=now,
-        words=redact_argv(asked.words),
+        argv=redact_argv(request.argv),
         cwd=str(cwd),
         python=sys.executable,
         kind=cluster.kind,
         file=str(file),
         text=text,
     )
-    journal.save(folder, made)
-    if made.words != asked.words:
-        journal.keep_words(folder, asked.words)
+    save(folder, made)
+    if made.argv != request.argv:
+        save_secret_argv(folder, request.argv)
+    jobs = [job_of(cluster, request, folder, number, now) for number in range(cluster.jobs)]
     try:
-        jobs = [job_of(cluster, asked, folder, number, now) for number in range(cluster.jobs)]
-        numbers = _hand_over(executor, jobs)
+        made = msgspec.structs.replace(made, jobs=_submit_array(executor, jobs))
     except ClusterError:
         shutil.rmtree(folder)  # nothing was submitted
         raise
-    made = msgspec.structs.replace(made, jobs=numbers)
-    journal.save(folder, made)
+    save(folder, made)
     return made
 
 
-def check(cluster: ClusterFile, asked: SubmitRequest, mounts: str) -> None:
-    """What would go wrong only on the node. Raises ClusterError, UsageError."""
-    if cluster.jobs > 1 and asked.name != SEARCH:
+def check(cluster: ClusterFile, request: SubmitRequest, mounts: str) -> None:
+    """Finds mistakes that would show only on the node. Raises ClusterError, UsageError."""
+    if cluster.jobs > 1 and request.name != SEARCH:
         raise UsageError(
             "jobs",
-            f"one job for `harness {asked.name}`; only a search has workers",
+            f"one job for `harness {request.name}`; only a search has workers",
             f"jobs: {cluster.jobs}",
             "Write `jobs: 1`; --gpus 0-7 makes eight runs at a time inside one job.",
         )
     if cluster.kind == "local":
         return
     if not cluster.shared_store:
-        shared.check_shared(asked.store, mounts)
-    if asked.options.get("storage") is None:
-        shared.check_writers(asked.store, cluster.jobs, mounts)
+        check_shared(request.store, mounts)
+    if request.options.get("storage") is None:
+        check_writers(request.store, cluster.jobs, mounts)
 
 
 def job_of(
-    cluster: ClusterFile, asked: SubmitRequest, folder: Path, number: int, now: float
+    cluster: ClusterFile, request: SubmitRequest, folder: Path, number: int, now: float
 ) -> Job:
-    """What one job does; those of an array beyond the first are workers beside it.
+    """One job; those of an array beyond the first are workers of the search.
 
-    `now`: of the submission. A base that failed before it is no reason for a worker not to wait.
+    `now`: time of the submission. A worker waits for the base even if it failed before then.
     """
-    words = [*redact_argv(asked.words), "--store", str(asked.store.resolve())]
-    if number:  # they begin together, and the first one makes the base
-        words += ["--worker", "--wait-for-base", str(cluster.minutes), "--since", f"{now:.3f}"]
+    argv = [*redact_argv(request.argv), "--store", str(request.store.resolve())]
+    if number:  # all start together, and the first one runs the base
+        argv += ["--worker", "--wait-for-base", str(cluster.minutes), "--since", f"{now:.3f}"]
     return Job(
         kind=cluster.kind,
         folder=str(folder),
-        store=str(asked.store.resolve()),
-        words=words,
-        takes_minutes="max_minutes" in asked.options,
-        max_minutes=asked.options.get("max_minutes"),
+        store=str(request.store.resolve()),
+        argv=argv,
+        takes_minutes="max_minutes" in request.options,
+        max_minutes=request.options.get("max_minutes"),
         limit_s=60.0 * cluster.minutes,
         reserve_s=float(cluster.signal_seconds_before_end),
         requeue=cluster.requeue,
@@ -120,40 +117,35 @@ def job_of(
 
 
 def executor_of(cluster: ClusterFile, folder: Path, name: str) -> "Executor":
-    """submitit's executor with all that a cluster file says. Raises ClusterError."""
+    """submitit's executor with the settings of a cluster file. Raises ClusterError."""
     submitit = import_submitit()
     executor: Executor
     if cluster.kind == "local":
         executor = submitit.LocalExecutor(folder=folder)
-        executor.update_parameters(**local_parameters(cluster))
+        executor.update_parameters(
+            timeout_min=cluster.minutes,
+            gpus_per_node=cluster.gpus_per_node or 0,
+            signal_delay_s=cluster.signal_seconds_before_end,
+            stderr_to_stdout=True,
+            setup=cluster.setup,
+        )
         return executor
     if shutil.which("sbatch") is None:
         raise ClusterError(
             "",
             "Slurm's `sbatch`",
             "no such program on this machine",
-            "Submit from a login node of the cluster, or write `kind: local` to try it out.",
+            "Submit from a login node of the cluster, or write `kind: local` to try it here.",
         )
     executor = submitit.SlurmExecutor(folder=folder, python=f"exec {shlex.quote(sys.executable)}")
     executor.update_parameters(**slurm_parameters(cluster, name))
     return executor
 
 
-def local_parameters(cluster: ClusterFile) -> dict[str, Any]:
-    """A cluster file in the words of submitit's local executor."""
-    return {
-        "timeout_min": cluster.minutes,
-        "gpus_per_node": cluster.gpus_per_node or 0,
-        "signal_delay_s": cluster.signal_seconds_before_end,
-        "stderr_to_stdout": True,
-        "setup": cluster.setup,
-    }
-
-
 def slurm_parameters(cluster: ClusterFile, name: str) -> dict[str, Any]:
-    """A cluster file in the words of submitit's Slurm executor; what is not asked for is absent."""
+    """A cluster file as parameters of submitit's Slurm executor; unset ones are absent."""
     memory = cluster.memory_gb
-    wanted = {
+    optional = {
         "partition": cluster.partition,
         "account": cluster.account,
         "qos": cluster.qos,
@@ -162,9 +154,8 @@ def slurm_parameters(cluster: ClusterFile, name: str) -> dict[str, Any]:
         "cpus_per_task": cluster.cpus_per_task,
         "mem": None if memory is None else f"{round(1024 * memory)}M",
     }
-    again = {"requeue": True} if cluster.requeue else {"no-requeue": True}
     return {
-        **{key: value for key, value in wanted.items() if value is not None},
+        **{key: value for key, value in optional.items() if value is not None},
         "job_name": f"harness-{name}",
         "time": cluster.minutes,
         "nodes": cluster.nodes,
@@ -172,10 +163,10 @@ def slurm_parameters(cluster: ClusterFile, name: str) -> dict[str, Any]:
         "setup": ["set -e", *cluster.setup],
         "use_srun": False,
         "stderr_to_stdout": True,
-        # B: the batch process alone, which is the harness; its trainers hear from it
         "additional_parameters": {
+            # B: to the batch process alone, which is the harness and stops its trainers
             "signal": f"B:USR2@{cluster.signal_seconds_before_end}",
-            **again,
+            "requeue" if cluster.requeue else "no-requeue": True,
         },
     }
 
@@ -186,16 +177,16 @@ def import_submitit() -> Any:
         import submitit
     except ImportError as error:
         raise ClusterError(
-            "",
-            "submitit, which hands jobs to the scheduler",
+            "submitit",
+            "the package that submits jobs",
             f"no package {error.name}",
-            f"Install the extra: {EXTRA}",
+            f"Install it: {EXTRA}",
         ) from error
     return submitit
 
 
-def _hand_over(executor: "Executor", jobs: Sequence[Job]) -> list[str]:
-    """The scheduler's numbers of the jobs. Raises ClusterError where it takes none."""
+def _submit_array(executor: "Executor", jobs: list[Job]) -> list[str]:
+    """The scheduler's numbers of the jobs. Raises ClusterError where it refuses them."""
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     try:
@@ -203,7 +194,7 @@ def _hand_over(executor: "Executor", jobs: Sequence[Job]) -> list[str]:
     except (FailedJobError, FailedSubmissionError) as error:
         raise ClusterError(
             "sbatch",
-            "that Slurm takes the job",
-            str(error).strip() or "a refusal without words",
-            "Correct what it names in the cluster file: partition, account, time, nodes.",
+            "Slurm to accept the job",
+            str(error).strip() or "a refusal without a message",
+            "Correct the cluster file where the message points: partition, account, time, nodes.",
         ) from error

@@ -1,4 +1,4 @@
-"""The command line: its words, its exit codes, its messages."""
+"""The command line: its exit codes and messages."""
 
 import json
 import subprocess
@@ -21,20 +21,20 @@ def test_help_names_every_command(harness):
 def test_a_dry_run_records_nothing_and_prints_the_plan(harness, study_file, store):
     done = harness("study", study_file(), "--dry-run", "--price", "3")
     assert done.returncode == errors.PASS, done.stderr
-    for words in (
+    for part in (
         "runs: 6",
         "time: about",
         "cost:",
         "memory:",
-        "smallest detectable effect",
+        "Minimum detectable effect",
         "no_muon",
     ):
-        assert words in done.stdout
+        assert part in done.stdout
     assert store.records() == []
     assert not store.study_path("quick").exists()
 
 
-def test_a_dry_run_without_measuring_says_that_the_time_is_unknown(harness, study_file):
+def test_a_dry_run_without_measuring_reports_an_unknown_time(harness, study_file):
     done = harness("study", study_file(), "--dry-run", "--no-measure")
     assert "time: unknown" in done.stdout
     assert "cost: unknown" in done.stdout
@@ -42,17 +42,17 @@ def test_a_dry_run_without_measuring_says_that_the_time_is_unknown(harness, stud
 
 def test_one_run_is_recorded_once(harness, study_file, store):
     base = study_file().parent / "base.yaml"
-    words = ("run", base, "--trainer", "fake", "--set", "dial.depth=3", "--seed", "5")
-    assert harness(*words).returncode == errors.PASS
-    done = harness(*words)
+    argv = ("run", base, "--trainer", "fake", "--set", "dial.depth=3", "--seed", "5")
+    assert harness(*argv).returncode == errors.PASS
+    done = harness(*argv)
     assert "It was recorded earlier" in done.stdout
     (made,) = store.records()
     assert (made.seed, made.derived["steps"], made.launch.study) == (5, 20, None)
-    assert harness(*words, "--rerun").returncode == errors.PASS
+    assert harness(*argv, "--rerun").returncode == errors.PASS
     assert len(store.records()) == 2
 
 
-def test_a_run_of_a_study_and_the_same_run_alone_are_one(harness, study_file, store):
+def test_a_run_of_a_study_and_the_same_run_alone_are_one_record(harness, study_file, store):
     path = study_file()
     harness("run", path.parent / "base.yaml", "--trainer", "fake", "--seed", "1")
     assert harness("study", path).returncode == errors.PASS
@@ -68,9 +68,9 @@ def test_a_run_of_a_study_and_the_same_run_alone_are_one(harness, study_file, st
         (["fail.nan_metric=true"], errors.PASS, "completed"),
     ],
 )
-def test_a_run_says_how_it_ended(harness, study_file, store, overrides, code, status):
+def test_a_run_reports_how_it_ended(harness, study_file, store, overrides, code, status):
     base = study_file().parent / "base.yaml"
-    sets = [word for override in overrides for word in ("--set", override)]
+    sets = [text for override in overrides for text in ("--set", override)]
     done = harness("run", base, "--trainer", "fake", *sets)
     assert done.returncode == code, done.stdout
     (made,) = store.records()
@@ -80,7 +80,7 @@ def test_a_run_says_how_it_ended(harness, study_file, store, overrides, code, st
 
 
 @pytest.mark.parametrize(
-    ("words", "code"),
+    ("argv", "code"),
     [
         (["study", "absent.yaml"], errors.USAGE),
         (["study"], errors.USAGE),
@@ -95,9 +95,9 @@ def test_a_run_says_how_it_ended(harness, study_file, store, overrides, code, st
         (["pack", "out.tar"], errors.USAGE),
     ],
 )
-def test_every_wrong_word_has_its_exit_code_and_no_traceback(harness, study_file, words, code):
+def test_wrong_usage_has_its_exit_code_and_no_traceback(harness, study_file, argv, code):
     file = study_file()
-    done = harness(*[str(file) if word == "FILE" else word for word in words])
+    done = harness(*[str(file) if text == "FILE" else text for text in argv])
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr
@@ -123,8 +123,8 @@ def test_a_packed_store_is_merged_and_known_records_are_counted(harness, study_f
 
 
 def test_a_run_and_the_doctor_reply_in_json(harness, study_file, store):
-    words = ("run", study_file().parent / "base.yaml", "--trainer", "fake", "--json")
-    first, again = (json.loads(harness(*words).stdout) for _ in range(2))
+    argv = ("run", study_file().parent / "base.yaml", "--trainer", "fake", "--json")
+    first, again = (json.loads(harness(*argv).stdout) for _ in range(2))
     assert (first["status"], first["new"], again["new"]) == ("completed", True, False)
     assert first["metrics"] == again["metrics"] == store.records()[0].metrics
     doctor = json.loads(harness("doctor", "--trainer", "fake", "--json").stdout)
@@ -133,7 +133,7 @@ def test_a_run_and_the_doctor_reply_in_json(harness, study_file, store):
     assert doctor["can_run_smoke_study"] is (not missing)
 
 
-def test_the_doctor_finds_the_fake_trainer_able(harness, store):
+def test_the_doctor_checks_the_fake_trainer(harness, store):
     done = harness("doctor", "--trainer", "fake")
     assert done.returncode in (errors.PASS, errors.COULD_NOT_RUN)
     assert "back-end formula" in done.stdout

@@ -12,14 +12,14 @@ SLURM = "kind: slurm\nminutes: 10\n"
 
 
 @pytest.mark.parametrize("name", ["slurm", "local"])
-def test_a_cluster_file_that_ships_is_one(name):
+def test_a_shipped_cluster_file_is_valid(name):
     cluster, text = load_cluster(ROOT / "ablations" / "clusters" / f"{name}.yaml")
     assert cluster.kind == name
     assert "harness submit" in text
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "parts"),
     [
         ("kind: slurm\n", ["'minutes'"]),
         (SLURM + "partitoin: gpu\n", ["cluster.yaml:3", "Did you mean 'partition'?"]),
@@ -39,8 +39,8 @@ def test_a_cluster_file_that_ships_is_one(name):
         ("- a\n", ["a mapping", "ablations/clusters/"]),
     ],
 )
-def test_what_no_scheduler_could_grant_is_refused_with_its_line(text, words):
+def test_an_impossible_value_is_refused_with_its_line(text, parts):
     with pytest.raises(StudyFileError) as refused:
         parse_cluster(text, "cluster.yaml")
-    for word in words:
-        assert word in str(refused.value)
+    for part in parts:
+        assert part in str(refused.value)

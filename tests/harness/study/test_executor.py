@@ -129,7 +129,7 @@ def test_a_limit_stops_between_runs_and_the_study_can_be_resumed(harness, study_
 
 
 def test_runs_on_several_gpus_record_how_many_ran_at_once(harness, study_file, store):
-    path = study_file(base="pace: {startup_ms: 300}\n")
+    path = study_file(base="pace: {startup_ms: 1000}\n")
     assert harness("study", path, "--gpus", "0-1").returncode == errors.PASS
     assert_finished(store)
     records = store.records()
@@ -235,11 +235,14 @@ def wait_for(condition, timeout_s: float = 20.0) -> None:
         time.sleep(0.01)
 
 
-def test_a_disk_that_fills_under_the_trainer_is_a_failed_run(words_of, study_file, store, harness):
+def test_a_full_disk_under_the_trainer_is_a_failed_run(argv_of, study_file, store, harness):
     path = study_file(set="{dial.steps: 300}", seeds="[1]")
     limited = ["bash", "-c", 'ulimit -f 48; exec "$@"', "bash"]  # 48 KiB a file
     done = subprocess.run(
-        [*limited, *words_of("study", path)], cwd=default_checkout(), capture_output=True, text=True
+        [*limited, *argv_of("study", path)],
+        cwd=default_checkout(),
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == errors.COULD_NOT_RUN, done.stdout + done.stderr
     assert {made.status for made in store.records()} == {"failed"}

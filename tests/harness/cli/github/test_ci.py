@@ -62,8 +62,8 @@ jobs:
 def call(capfd, monkeypatch):
     """`harness ci` in this process: (exit code, stdout, stderr)."""
 
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["harness", "ci", *map(str, words)])
+    def run(*argv: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["harness", "ci", *map(str, argv)])
         with pytest.raises(SystemExit) as ending:
             main()
         return int(ending.value.code or 0), *capfd.readouterr()
@@ -156,8 +156,8 @@ def test_a_repository_that_is_no_clone_installs_the_released_harness(tmp_path, c
 
 
 def test_init_fills_in_runner_baseline_and_configuration(tmp_path, call):
-    words = ("--runner", "h100", "--baseline", "d12", "--config", "mine.yaml")
-    call("init", "--root", tmp_path, *words)
+    argv = ("--runner", "h100", "--baseline", "d12", "--config", "mine.yaml")
+    call("init", "--root", tmp_path, *argv)
     texts = written(tmp_path)
     gate, nightly, new = (
         parse(texts[str(install.FILES[name])], name) for name in list(install.FILES)[:3]
@@ -206,7 +206,7 @@ def test_an_update_keeps_own_steps_changes_and_comments_and_takes_the_rest(
     path = repository / GATE
     edit(
         path,
-        ("name: GPU gate\n", "# asked for by the speed team\nname: Our gate\n"),
+        ("name: GPU gate\n", "# requested by the speed team\nname: Our gate\n"),
         ("      - name: Gate\n        id: harness-gate\n", OWN_STEP),
         ("timeout-minutes: 90", "timeout-minutes: 200 # our runner is slow"),
     )
@@ -215,7 +215,7 @@ def test_an_update_keeps_own_steps_changes_and_comments_and_takes_the_rest(
     assert (code, err) == (errors.PASS, "")
     after = path.read_text()
     assert OWN_STEP in after
-    assert "# asked for by the speed team\nname: Our gate\n" in after
+    assert "# requested by the speed team\nname: Our gate\n" in after
     assert "timeout-minutes: 200 # our runner is slow" in after
     assert "your version stays, the template differs: jobs.gate.timeout-minutes" in out
     assert after.count(f"checkout@{'1' * 40} # v9.0.0\n") == 2
@@ -365,7 +365,6 @@ def test_the_schema_names_the_key_it_does_not_know(tmp_path):
     path.write_text("on: push\njobs:\n  a:\n    runs-on: x\n    stps: []\n")
     found, _ = check(tmp_path, [path], audited=True, strict=False)
     found = next(one for one in found[path] if one.rule == "schema")
-    assert found.rule == "schema"
     assert "'stps' was unexpected" in found.reason
 
 

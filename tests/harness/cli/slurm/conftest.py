@@ -15,15 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from harness.cli.slurm import journal
-from harness.cli.slurm.journal import JobEntry, Journal
+from harness.cli.slurm.submission import EventLog, JobEvent, submissions
 
 ROOT = Path(__file__).resolve().parents[4]
 
 
 @pytest.fixture
 def cluster_file(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a cluster file and says where."""
+    """Writes a cluster file and returns its path."""
 
     def write(**values: object) -> Path:
         lines = {"kind": "local", "minutes": 5, "signal_seconds_before_end": 30, **values}
@@ -38,40 +37,40 @@ def cluster_file(tmp_path: Path) -> Callable[..., Path]:
 def submit(store, tmp_path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
     """`harness submit` on the store, as a process of its own."""
 
-    def call(*words: object, **more: str) -> "subprocess.CompletedProcess[str]":
+    def call(*argv: object, **more: str) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", "harness", "submit", "--store", str(store.root)]
         # into files: a local job outlives the command, and would hold a pipe open
         places = [tmp_path / "submit.out", tmp_path / "submit.err"]
         with open(places[0], "w") as out, open(places[1], "w") as err:
             done = subprocess.run(
-                [*command, *map(str, words)],
+                [*command, *map(str, argv)],
                 cwd=ROOT,
                 env={**os.environ, **more},
                 stdout=out,
                 stderr=err,
                 timeout=300,
             )
-        told = [place.read_text() for place in places]
-        return subprocess.CompletedProcess(done.args, done.returncode, *told)
+        output = [place.read_text() for place in places]
+        return subprocess.CompletedProcess(done.args, done.returncode, *output)
 
     return call
 
 
 @pytest.fixture
-def entries(store) -> Callable[[], list[JobEntry]]:
-    """What the only job of the store wrote into its journal."""
+def events(store) -> Callable[[], list[JobEvent]]:
+    """The events of the only job of the store."""
 
-    def read() -> list[JobEntry]:
-        ((folder, made),) = journal.submissions(store.root)
+    def read() -> list[JobEvent]:
+        ((folder, made),) = submissions(store.root)
         (number,) = made.jobs
-        return Journal(folder, number).entries()
+        return EventLog(folder, number).events()
 
     return read
 
 
 @pytest.fixture(scope="session")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The variables that lead to a Slurm of two nodes."""
+    """The environment variables of a Slurm of two nodes."""
     if why := no_slurm():
         pytest.skip(f"no real Slurm: {why}")
     with started_slurm(tmp_path_factory.mktemp("slurm")) as environment:
@@ -122,12 +121,12 @@ def no_slurm() -> str:
     absent = [name for name in PROGRAMS if shutil.which(name) is None]
     if absent:
         return f"no {', '.join(absent)}: apt install slurm-wlm"
-    return "" if os.geteuid() == 0 else "slurmd starts jobs of other users, and wants to be root"
+    return "" if os.geteuid() == 0 else "slurmd starts jobs of other users, so it must run as root"
 
 
 @contextmanager
 def started_slurm(folder: Path) -> Iterator[dict[str, str]]:
-    """Starts it, waits until both nodes are idle, and ends it; the variables that lead to it."""
+    """Starts it, waits until both nodes are idle, yields its variables, and stops it."""
     ports = dict(zip(("controller", *NODES), _free_ports(1 + len(NODES)), strict=True))
     for name in ("state", *(f"spool-{node}" for node in NODES)):
         (folder / name).mkdir(parents=True)
@@ -136,9 +135,9 @@ def started_slurm(folder: Path) -> Iterator[dict[str, str]]:
     environment = {**os.environ, "SLURM_CONF": str(config)}
     with ExitStack() as running:
 
-        def start(*words: str) -> None:
+        def start(*argv: str) -> None:
             with open(folder / "daemons.log", "ab") as log:
-                process = subprocess.Popen(words, env=environment, stdout=log, stderr=log)
+                process = subprocess.Popen(argv, env=environment, stdout=log, stderr=log)
             running.callback(_end, process)
 
         _munged(folder, start)
@@ -161,9 +160,9 @@ def _munged(folder, start) -> None:
 
 def _wait_until_idle(environment: dict[str, str], folder: Path) -> None:
     deadline = time.monotonic() + READY_S
-    asked = ["sinfo", "--noheader", "--Node", "--format=%t"]
+    query = ["sinfo", "--noheader", "--Node", "--format=%t"]
     while time.monotonic() < deadline:
-        done = subprocess.run(asked, env=environment, capture_output=True, text=True)
+        done = subprocess.run(query, env=environment, capture_output=True, text=True)
         if done.stdout.split() == ["idle"] * len(NODES):
             return
         time.sleep(0.1)

@@ -1,5 +1,6 @@
 """A job from submission to its end, on submitit's executor of this machine."""
 
+import json
 import os
 import signal
 import stat
@@ -9,35 +10,39 @@ import time
 import pytest
 
 from harness import errors
-from harness.cli.slurm import journal
-from harness.cli.slurm.allocation import seconds
-from harness.cli.slurm.job import Job, make
-from harness.cli.slurm.status import State, controllers, worst
+from harness.cli.slurm.allocation import SlurmAllocation
+from harness.cli.slurm.job import Job, run_job
+from harness.cli.slurm.status import JobStatus, controllers, exit_code_of
+from harness.cli.slurm.submission import (
+    ARGV,
+    EventLog,
+    log_path,
+    submissions,
+    with_passwords,
+)
 from harness.cli.slurm.submit import slurm_parameters
 from harness.config.cluster_file import parse_cluster
 
 
 @pytest.fixture
 def running(store):
-    """The processes that watch over the store's jobs."""
-    return lambda: [
-        pid for folder, _ in journal.submissions(store.root) for pid in controllers(folder)
-    ]
+    """submitit's processes that watch the store's jobs."""
+    return lambda: [pid for folder, _ in submissions(store.root) for pid in controllers(folder)]
 
 
-def test_a_study_is_submitted_made_and_told_by_its_exit_code(
-    submit, study_file, cluster_file, store, entries
+def test_a_submitted_study_runs_and_returns_its_exit_code(
+    submit, study_file, cluster_file, store, events
 ):
     done = submit("--wait", cluster_file(requeue=0), "--", "study", study_file(), "--no-html")
     assert done.returncode == errors.PASS, done.stdout + done.stderr
     assert len(store.records()) == 6
-    ((folder, made),) = journal.submissions(store.root)
-    assert made.words == ["study", str(study_file()), "--no-html"]
+    ((folder, made),) = submissions(store.root)
+    assert made.argv == ["study", str(study_file()), "--no-html"]
     assert made.text == cluster_file(requeue=0).read_text()
-    log = journal.log_of(folder, made.jobs[0]).read_text()
-    assert "--max-minutes 4.50" in log  # five, less half a minute to end cleanly
+    log = log_path(folder, made.jobs[0]).read_text()
+    assert "--max-minutes 4.50" in log  # five minutes, less half a minute to end cleanly
     assert "6 of 6 runs completed" in log
-    assert [(entry.event, entry.exit_code) for entry in entries()] == [
+    assert [(event.event, event.exit_code) for event in events()] == [
         ("started", None),
         ("ended", errors.PASS),
     ]
@@ -53,8 +58,8 @@ def test_a_command_that_could_not_run_gives_the_job_its_exit_code(submit, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_job_near_its_limit_stops_and_the_next_start_goes_on(
-    submit, study_file, cluster_file, store, entries, running
+def test_a_job_near_its_limit_stops_and_the_next_start_resumes(
+    submit, study_file, cluster_file, store, events, running
 ):
     path = study_file("pace: {sleep_ms: 40}\n")
     assert submit(cluster_file(requeue=2), "--", "study", path, "--no-html").returncode == 0
@@ -62,10 +67,10 @@ def test_a_job_near_its_limit_stops_and_the_next_start_goes_on(
     (task,) = _tasks(running())
     os.kill(task, signal.SIGUSR2)
     _wait_for(lambda: not running())
-    said = [(entry.event, entry.exit_code, entry.again) for entry in entries()]
-    assert said == [
+    logged = [(event.event, event.exit_code, event.requeued) for event in events()]
+    assert logged == [
         ("started", None, False),
-        ("asked", None, False),
+        ("stop_requested", None, False),
         ("ended", errors.STOPPED_AT_LIMIT, True),
         ("started", None, False),
         ("ended", errors.PASS, False),
@@ -76,33 +81,35 @@ def test_a_job_near_its_limit_stops_and_the_next_start_goes_on(
 
 @pytest.mark.slow
 def test_a_cancelled_job_ends_and_is_not_started_again(
-    submit, study_file, cluster_file, store, entries, running
+    submit, study_file, cluster_file, store, events, running
 ):
     path = study_file("pace: {sleep_ms: 40}\n")
     submit(cluster_file(requeue=2), "--", "study", path, "--no-html")
     _wait_for(lambda: len(store.run_dirs()) > 1)
-    ((_, made),) = journal.submissions(store.root)
+    ((_, made),) = submissions(store.root)
     assert "cancelled" in submit("--cancel", made.id).stdout
     _wait_for(lambda: not running())
-    assert (entries()[-1].exit_code, entries()[-1].again) == (errors.STOPPED_AT_LIMIT, False)
-    shown = submit("--jobs").stdout
-    assert "it was cancelled" in shown
+    assert (events()[-1].exit_code, events()[-1].requeued) == (errors.STOPPED_AT_LIMIT, False)
+    assert "it was cancelled" in submit("--jobs").stdout
+    (job,) = json.loads(submit("--jobs", "--json").stdout)
+    assert (job["state"], job["exit_code"]) == ("ended", errors.STOPPED_AT_LIMIT)
+    assert job["reason"] == "it was cancelled"
 
 
 @pytest.mark.slow
-def test_a_start_that_makes_nothing_is_not_repeated(
-    submit, study_file, cluster_file, harness, entries
+def test_a_start_that_records_nothing_is_not_repeated(
+    submit, study_file, cluster_file, harness, events
 ):
     path = study_file(limits="{run_minutes: 1, total_minutes: 0.0001}")
     harness("study", path, "--seeds", "1")
     done = submit("--wait", cluster_file(requeue=3), "--", "study", path, "--no-html")
     assert done.returncode == errors.STOPPED_AT_LIMIT, done.stdout
-    assert len(entries()) == 2
+    assert len(events()) == 2
     assert "recorded nothing" in done.stdout
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("argv", "message"),
     [
         ([], "expected a cluster file"),
         (["FILE", "--", "report", "quick"], "one of the commands study, search"),
@@ -112,32 +119,32 @@ def test_a_start_that_makes_nothing_is_not_repeated(
         (["--cancel", "7"], "the id of a submission"),
     ],
 )
-def test_what_cannot_run_is_refused_before_it_waits_in_a_queue(
-    harness, study_file, cluster_file, store, words, says
+def test_a_command_that_cannot_run_is_refused_before_it_waits_in_a_queue(
+    harness, study_file, cluster_file, store, argv, message
 ):
     named = {"FILE": cluster_file(requeue=0), "STUDY": study_file()}
-    done = harness("submit", *[named.get(word, word) for word in words])
+    done = harness("submit", *[named.get(text, text) for text in argv])
     assert done.returncode == errors.USAGE
-    assert says in done.stderr
-    assert not journal.submissions(store.root)
+    assert message in done.stderr
+    assert not submissions(store.root)
 
 
 @pytest.mark.parametrize(
-    ("text", "left_s"),
-    [
-        ("4:57", 297.0),
-        ("0:05", 5.0),
-        ("1:00:00", 3600.0),
-        ("2-03:04:05", 183845.0),
-        ("UNLIMITED", None),
-        ("INVALID", 0.0),
-    ],
+    ("printed", "left_s"), [("1000297", 297.0), ("1000000", 0.0), ("999990", -10.0), ("N/A", None)]
 )
-def test_the_time_that_slurm_says_is_left_is_read_in_all_its_forms(text, left_s):
-    assert seconds(text) == left_s
+def test_the_remaining_time_comes_from_the_end_time_that_squeue_prints(
+    tmp_path, monkeypatch, printed, left_s
+):
+    squeue = tmp_path / "squeue"
+    squeue.write_text(f'#!/bin/sh\n[ "$SLURM_TIME_FORMAT" = %s ] && echo {printed}\n')
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setattr(time, "time", lambda: 1_000_000.0)
+    assert SlurmAllocation().left_s() == left_s
 
 
-def test_slurm_is_asked_for_what_the_file_says_and_for_nothing_else():
+def test_slurm_gets_the_parameters_of_the_cluster_file_and_no_others():
     plain = slurm_parameters(parse_cluster("kind: slurm\nminutes: 9\n", "c.yaml"), "study")
     assert not {"partition", "account", "qos", "exclude", "gpus_per_node", "mem"} & set(plain)
     assert plain["additional_parameters"] == {"signal": "B:USR2@120", "requeue": True}
@@ -145,14 +152,14 @@ def test_slurm_is_asked_for_what_the_file_says_and_for_nothing_else():
         "kind: slurm\nminutes: 9\nnodes: 2\ngpus_per_node: 8\nmemory_gb: 1.5\n"
         "exclude: [a1, a2]\nrequeue: 0\nsetup: [module load cuda]\n"
     )
-    asked = slurm_parameters(parse_cluster(text, "c.yaml"), "full")
-    assert (asked["nodes"], asked["ntasks_per_node"], asked["gpus_per_node"]) == (2, 1, 8)
-    assert (asked["mem"], asked["exclude"], asked["time"]) == ("1536M", "a1,a2", 9)
-    assert asked["setup"] == ["set -e", "module load cuda"]
-    assert asked["additional_parameters"] == {"signal": "B:USR2@120", "no-requeue": True}
+    given = slurm_parameters(parse_cluster(text, "c.yaml"), "full")
+    assert (given["nodes"], given["ntasks_per_node"], given["gpus_per_node"]) == (2, 1, 8)
+    assert (given["mem"], given["exclude"], given["time"]) == ("1536M", "a1,a2", 9)
+    assert given["setup"] == ["set -e", "module load cuda"]
+    assert given["additional_parameters"] == {"signal": "B:USR2@120", "no-requeue": True}
 
 
-def test_without_slurm_on_the_machine_the_remedy_names_a_login_node(
+def test_without_slurm_on_the_machine_the_hint_names_a_login_node(
     harness, study_file, cluster_file, monkeypatch, store
 ):
     monkeypatch.setenv("PATH", "/nowhere")
@@ -161,7 +168,7 @@ def test_without_slurm_on_the_machine_the_remedy_names_a_login_node(
     assert done.returncode == errors.COULD_NOT_RUN
     assert "sbatch" in done.stderr
     assert "login node" in done.stderr
-    assert not journal.submissions(store.root)
+    assert not submissions(store.root)
 
 
 def test_a_study_has_one_job(harness, study_file, cluster_file):
@@ -182,43 +189,41 @@ def test_a_password_is_in_one_file_of_its_owner_and_nowhere_else(
     url = "postgresql://me:secret@127.0.0.1:1/nowhere"
     done = submit("--wait", cluster_file(requeue=0), "--", "search", search, "--storage", url)
     assert done.returncode == errors.COULD_NOT_RUN, done.stdout + done.stderr
-    ((folder, made),) = journal.submissions(store.root)
-    log = journal.log_of(folder, made.jobs[0]).read_text()
-    assert log.count("me:***@127.0.0.1") == 2  # the command, and what became of it
+    ((folder, made),) = submissions(store.root)
+    log = log_path(folder, made.jobs[0]).read_text()
+    assert log.count("me:***@127.0.0.1") == 2  # in the command and in its error
     assert "a storage that answers" in log
     assert "secret" not in done.stdout + done.stderr
     holding = [path for path in folder.rglob("*") if b"secret" in path.read_bytes()]
-    assert [path.name for path in holding] == [journal.WORDS]
+    assert [path.name for path in holding] == [ARGV]
     assert stat.S_IMODE(holding[0].stat().st_mode) == 0o600
-    words = journal.with_passwords(folder, [*made.words, "--worker"])
-    assert words == ["search", str(search), "--storage", url, "--worker"]
+    argv = with_passwords(folder, [*made.argv, "--worker"])
+    assert argv == ["search", str(search), "--storage", url, "--worker"]
 
 
 class _Allocation:
-    """One in which the scheduler asks at once."""
+    """One whose scheduler requests a stop at once."""
 
     number = "7"
 
     def left_s(self):
         os.kill(os.getpid(), signal.SIGTERM)
 
-    def runs(self):
+    def is_running(self):
         return True
 
-    def start_again(self):
+    def requeue(self):
         return errors.STOPPED_AT_LIMIT
 
 
 @pytest.mark.parametrize("worker", [True, False])
-def test_a_worker_that_was_asked_to_stop_and_recorded_nothing_is_not_started_again(
-    store, tmp_path, worker
-):
-    words = ["search", "a.yaml", *(["--worker"] if worker else [])]
+def test_a_worker_that_was_stopped_and_recorded_nothing_is_not_requeued(store, tmp_path, worker):
+    argv = ["search", "a.yaml", *(["--worker"] if worker else [])]
     job = Job(
         kind="local",
         folder=str(tmp_path),
         store=str(store.root),
-        words=words,
+        argv=argv,
         takes_minutes=True,
         max_minutes=None,
         limit_s=60.0,
@@ -228,37 +233,37 @@ def test_a_worker_that_was_asked_to_stop_and_recorded_nothing_is_not_started_aga
     numbers = (signal.SIGTERM, signal.SIGUSR2, signal.SIGCONT)
     before = {number: signal.getsignal(number) for number in numbers}
     try:
-        assert make(job, _Allocation()) == errors.STOPPED_AT_LIMIT
+        assert run_job(job, _Allocation()) == errors.STOPPED_AT_LIMIT
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    assert journal.Journal(tmp_path, "7").entries()[-1].again is not worker
+    assert EventLog(tmp_path, "7").events()[-1].requeued is not worker
 
 
-def test_that_one_job_could_not_run_counts_more_than_that_others_were_stopped(tmp_path):
+def test_a_job_that_could_not_run_ranks_above_jobs_that_were_stopped(tmp_path):
     def job(code):
-        return State(
-            id="a",
+        return JobStatus(
+            submission="a",
             number="1",
-            words=[],
+            argv=[],
             state="ended",
             live=False,
             exit_code=code,
-            again=0,
-            text="",
+            restarts=0,
+            reason="",
             log=tmp_path,
         )
 
     stopped, failed = job(errors.STOPPED_AT_LIMIT), job(errors.COULD_NOT_RUN)
-    assert worst([stopped, failed, stopped]) == errors.COULD_NOT_RUN
-    assert worst([job(errors.PASS), stopped]) == errors.STOPPED_AT_LIMIT
-    assert worst([failed, job(errors.REGRESSION)]) == errors.REGRESSION
+    assert exit_code_of([stopped, failed, stopped]) == errors.COULD_NOT_RUN
+    assert exit_code_of([job(errors.PASS), stopped]) == errors.STOPPED_AT_LIMIT
+    assert exit_code_of([failed, job(errors.REGRESSION)]) == errors.REGRESSION
 
 
 def _tasks(watchers):
-    """The processes of jobs, below those that watch over them."""
-    words = ["pgrep", "-P", ",".join(map(str, watchers))]
-    return [int(pid) for pid in subprocess.run(words, capture_output=True).stdout.split()]
+    """The processes of jobs, which are children of those that watch them."""
+    argv = ["pgrep", "-P", ",".join(map(str, watchers))]
+    return [int(pid) for pid in subprocess.run(argv, capture_output=True).stdout.split()]
 
 
 def _wait_for(condition, seconds=60.0):

@@ -1,10 +1,10 @@
-"""Stores that no other node would see."""
+"""Stores that other nodes could not see are refused."""
 
 from pathlib import Path
 
 import pytest
 
-from harness.cli.slurm.shared import check_shared, check_writers, type_of
+from harness.cli.slurm.shared_store import check_shared, check_writers, file_system
 from harness.errors import ClusterError
 
 MOUNTS = """\
@@ -16,19 +16,19 @@ MOUNTS = """\
 """
 
 
-def test_the_innermost_mount_says_what_a_path_lies_on():
-    assert type_of(Path("/home/me/runs"), MOUNTS) == "nfs4"
-    assert type_of(Path("/home/scratch/runs"), MOUNTS) == "xfs"
-    assert type_of(Path("/homes"), MOUNTS) == "ext4"
-    assert type_of(Path("/my data/runs"), MOUNTS) == "lustre"
-    assert type_of(Path("/runs"), "") == ""
+def test_the_innermost_mount_gives_the_file_system_of_a_path():
+    assert file_system(Path("/home/me/runs"), MOUNTS) == "nfs4"
+    assert file_system(Path("/home/scratch/runs"), MOUNTS) == "xfs"
+    assert file_system(Path("/homes"), MOUNTS) == "ext4"
+    assert file_system(Path("/my data/runs"), MOUNTS) == "lustre"
+    assert file_system(Path("/runs"), "") == ""
 
 
 @pytest.mark.parametrize(
-    ("store", "words"), [("/tmp/runs", "below /tmp"), ("/run/user/runs", "on tmpfs")]
+    ("store", "message"), [("/tmp/runs", "below /tmp"), ("/run/user/runs", "on tmpfs")]
 )
-def test_a_store_of_one_node_is_refused_unless_a_person_vouches_for_it(store, words):
-    with pytest.raises(ClusterError, match=words) as refused:
+def test_a_store_of_one_node_is_refused_unless_the_cluster_file_declares_it_shared(store, message):
+    with pytest.raises(ClusterError, match=message) as refused:
         check_shared(Path(store), MOUNTS)
     assert "shared_store: true" in refused.value.hint
     check_shared(Path("/home/me/runs"), MOUNTS)
