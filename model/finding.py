@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from model.errors import ModelError
 
-Severity = Literal["stops", "warns", "told"]
+Severity = Literal["error", "warning", "info"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +26,8 @@ class Finding:
     hint: str | None
     """Null where nothing has to be done."""
     severity: Severity
-    """`stops`: the job cannot run, or not as asked for; `warns`: it can, at a price that the
-    finding names; `told`: as it should be."""
+    """`error`: the job cannot run, or not as asked for; `warning`: it can, at a price that the
+    finding names; `info`: as it should be."""
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, as the verbs print them."""
@@ -41,7 +41,7 @@ def judged(
     expected: str,
     got: str,
     hint: str,
-    otherwise: Severity = "stops",
+    otherwise: Severity = "error",
 ) -> Finding:
     """A finding with its hint, and `otherwise` for its severity, only where it is not `ok`."""
     return Finding(
@@ -50,7 +50,7 @@ def judged(
         expected=expected,
         got=got,
         hint=None if ok else hint,
-        severity="told" if ok else otherwise,
+        severity="info" if ok else otherwise,
     )
 
 
@@ -59,7 +59,7 @@ def told(what: str, *, expected: str, got: str) -> Finding:
     return judged(what, ok=True, expected=expected, got=got, hint="")
 
 
-def of_error(what: str, error: ModelError, severity: Severity = "stops") -> Finding:
+def of_error(what: str, error: ModelError, severity: Severity = "error") -> Finding:
     """What an error would say once the job had begun; the place it concerns goes into `got`."""
     where = f"{error.path}: " if error.path else ""
     return judged(

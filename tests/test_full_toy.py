@@ -1,4 +1,4 @@
-"""The full job once, for real: four gloo ranks, one of them killed, CORE, the row, the evidence."""
+"""One real full job: four gloo ranks, one of them killed, CORE, the entry, the artifact bundle."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from harness.full import evidence
+from harness.full import artifacts
 from harness.results.store import Store
 
 from .model.core.conftest import write_bundle
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 RANKS = 4
 JOB = """\
 full: tiny
-question: Does the whole path of a full job hold?
+question: Does the whole path of a full job work?
 base: tiny.yaml
 set: {dial.depth: 4}
 ranks: 4
@@ -63,13 +63,13 @@ def job(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def start(job: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
-    """Starts `harness full` on the job; what is left of it is ended with the test."""
+    """Starts `harness full` on the job; leftover processes end with the test."""
     started = []
 
-    def begin(*words: str) -> "subprocess.Popen[str]":
-        line = ["full", str(job), "--store", str(job.parent / "runs"), "--json", *words]
+    def begin(*options: str) -> "subprocess.Popen[str]":
+        argv = ["full", str(job), "--store", str(job.parent / "runs"), "--json", *options]
         process = subprocess.Popen(
-            [sys.executable, "-m", "harness", *line],
+            [sys.executable, "-m", "harness", *argv],
             cwd=ROOT,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
@@ -81,15 +81,15 @@ def start(job: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
 
     yield begin
     for process in started:
-        process.terminate()  # its trainers are ended with it
+        process.terminate()  # ends its trainers too
         process.communicate(timeout=60)
 
 
-def ended(process: "subprocess.Popen[str]") -> dict[str, Any]:
-    out, said = process.communicate(timeout=300)
-    assert process.returncode == 0, said
-    told: dict[str, Any] = json.loads(out)
-    return told
+def result_of(process: "subprocess.Popen[str]") -> dict[str, Any]:
+    out, text = process.communicate(timeout=300)
+    assert process.returncode == 0, text
+    data: dict[str, Any] = json.loads(out)
+    return data
 
 
 def ranks_of(store: Path) -> dict[int, int]:
@@ -97,12 +97,12 @@ def ranks_of(store: Path) -> dict[int, int]:
     found = {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            told = (entry / "environ").read_bytes().decode(errors="replace").split("\0")
+            argv = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            environment = (entry / "environ").read_bytes().decode(errors="replace").split("\0")
         except OSError:
             continue
-        ours = any(str(store / "plans") in word for word in words)
-        rank = next((line for line in told if line.startswith("RANK=")), None)
+        ours = any(str(store / "plans") in word for word in argv)
+        rank = next((line for line in environment if line.startswith("RANK=")), None)
         if ours and rank is not None:
             found[int(rank.removeprefix("RANK="))] = int(entry.name)
     return found
@@ -117,20 +117,20 @@ def kill_a_rank(store: Path, process: "subprocess.Popen[str]") -> None:
 
 
 @pytest.mark.slow
-def test_a_full_job_over_four_ranks_outlives_one_of_them(start, tmp_path):
+def test_a_full_job_over_four_ranks_survives_the_loss_of_one(start, tmp_path):
     runs = tmp_path / "runs"
-    told = ended(start("--proxies"))
-    assert told["forecast"]["forecast"]["val_bpb"]["low"] > 0
-    process = start("--evidence", str(tmp_path / "evidence.tar"))
+    data = result_of(start("--proxies"))
+    assert data["forecast"]["forecast"]["val_bpb"]["low"] > 0
+    process = start("--artifacts", str(tmp_path / "artifacts.tar"))
     kill_a_rank(runs, process)
-    told = ended(process)
-    row, store = told["row"], Store(runs)
+    data = result_of(process)
+    entry, store = data["leaderboard_entry"], Store(runs)
     lost, made = [one for one in store.records() if one.launch.ranks == RANKS]
     assert (lost.status, made.status, made.metrics["resumes"]) == ("failed", "completed", 1)
     assert "rank 2" in lost.reason
     assert store.curve(made.plan_id).column("step").to_pylist() == list(range(1, made.steps + 1))
-    assert (row["ranks"], row["core"]) == (RANKS, made.metrics["core"])
-    assert row["core"] is not None
-    assert told["forecast"]["forecast"]["core"] is not None
-    assert evidence.check(tmp_path / "evidence.tar") == []
+    assert (entry["ranks"], entry["core"]) == (RANKS, made.metrics["core"])
+    assert entry["core"] is not None
+    assert data["forecast"]["forecast"]["core"] is not None
+    assert artifacts.check(tmp_path / "artifacts.tar") == []
     assert ranks_of(runs) == {}

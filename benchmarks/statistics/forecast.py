@@ -1,20 +1,20 @@
-"""How often the forecast of a full job holds: `python -m benchmarks.statistics.forecast`.
+"""Measures the coverage of the full job's forecasts: `python -m benchmarks.statistics.forecast`.
 
-Tables, with a fixed seed:
+Prints four tables, with a fixed seed:
 
-    coverage    runs of known laws, forecast from d8 .. d24: how often the 90 % interval holds the
-                new run, and how wide it is. `off` is how far sizes lie off the law, `seeds` the
-                runs a size and their SD. No floor and the highest one are the ends of what is
-                thought possible, where an interval that averages over all holds least
-    CORE        the same of CORE, which bends over val_bpb by so much, with its noise of 0.005
+    coverage    runs of known laws, forecast from d8 .. d24: how often the 90 % interval contains
+                the new run, and how wide it is. `off` is the SD of sizes about the law, `seeds` the
+                runs per size and their SD. An irreducible loss (E) of none and 0.50 are near the
+                ends of the plausible range
+    CORE        the same for CORE, which bends over val_bpb, with run-to-run noise of 0.005
     Cerebras-GPT    a published family of seven sizes: each forecast from all smaller ones
-    band        runs of a formula: how often a whole run without fault raises an alarm, and how
-                early one is raised where the loss of every step is too high, or goes wrong half-way
+    envelope    simulated loss curves: how often a run without a fault raises an alert, and how
+                early one is raised if the loss is too high from the start or from half-way
 
 `--noise` names a folder of real runs (`trajectories.parquet`: run_id, group_id, step, val_loss,
-train_time_s; `runs.parquet`: run_id, track, complete). The band's runs then have their noise, else
-that of an autoregression; and the mean step of whole runs is compared with that of a stretch near
-their start, which is what a step test sees.
+train_time_s; `runs.parquet`: run_id, track, complete). The simulated curves then have their noise
+instead of an autoregression's, and the mean step time of whole runs is compared with that of a
+stretch near their start, which is what a step test measures.
 """
 
 import argparse
@@ -28,24 +28,23 @@ import msgspec
 import numpy as np
 from numpy.random import Generator
 
-from harness.full.forecast import estimate, metric_at
-from harness.full.laws import Floats, Points, PowerLaw
-from harness.full.loss_envelope import FRACTIONS, Curve, LossEnvelope, band
+from harness.full.forecast import estimate, forecast_metric
+from harness.full.loss_envelope import FRACTIONS, Curve, plan_envelope
 from harness.full.proxies import Proxy, Scale
-from harness.full.scaling_law import fit
+from harness.full.scaling_law import Floats, LossLaw, Points, fit
 
 SEED = 11
 TARGET_DEPTH = 24
 LAWS = {"none": (0.0, 0.05), "0.15, steep": (0.15, 0.1), "0.30": (0.3, 0.09), "0.50": (0.5, 0.15)}
-"""Floor in bits a byte, and the exponent of FLOPs above it."""
-D12_BPB = 0.85  # every law meets it there
+"""E in bits per byte, and the exponent of FLOPs above it."""
+D12_BPB = 0.85  # of every law
 DEPTHS = ((8, 10, 12), (8, 10, 12, 14), (8, 9, 10, 12, 14, 16))
 SEEDS = ((1, 0.0005), (2, 0.003))
 OFF = (0.0, 0.003, 0.01)
-CORE_BENDS, CORE_SD = (-2.0, 0.0, 5.0), 0.005
+CORE_CURVATURES, CORE_SD = (-2.0, 0.0, 5.0), 0.005
 
-# Dey et al., Cerebras-GPT, arXiv 2304.03208: FLOPs of training and loss on Pile's test set in nats
-# a token; some 4.35 bytes a token
+# Dey et al., Cerebras-GPT, arXiv 2304.03208: training FLOPs and loss on the Pile's test set in nats
+# per token, at about 4.35 bytes per token
 CEREBRAS_FLOPS = (2.6e18, 1.3e19, 6.1e19, 2.8e20, 1.1e21, 6.3e21, 2.3e22)
 CEREBRAS_NATS = (2.608, 2.349, 2.181, 1.997, 1.834, 1.704, 1.572)
 CEREBRAS_NATS_PER_BPB = math.log(2) * 4.35
@@ -65,51 +64,51 @@ FAULTS: dict[str, Callable[[float], float]] = {
 
 
 def main() -> None:
-    words = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    words.add_argument("--runs", type=int, default=400, help="simulated jobs a cell")
-    words.add_argument("--noise", type=Path, help="a folder of real runs")
-    asked = words.parse_args()
-    _print(("depths", "seeds", "floor", "off", "holds", "above", "below", "width"))
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--runs", type=int, default=400, help="simulated jobs per cell")
+    parser.add_argument("--noise", type=Path, help="a folder of real runs")
+    options = parser.parse_args()
+    _print(("depths", "seeds", "E", "off", "covers", "above", "below", "width"))
     for depths in DEPTHS:
         for seeds, sd in SEEDS:
-            for floor in LAWS:
+            for law in LAWS:
                 for off in OFF:
-                    _print(coverage(depths, seeds, sd, floor, off, asked.runs))
+                    _print(coverage(depths, seeds, sd, law, off, options.runs))
     print()
-    _print(("depths", "bend", "holds", "above", "below", "width"))
+    _print(("depths", "curvature", "covers", "above", "below", "width"))
     for depths in DEPTHS:
-        for bend in CORE_BENDS:
-            _print(core_coverage(depths, bend, asked.runs))
+        for curvature in CORE_CURVATURES:
+            _print(core_coverage(depths, curvature, options.runs))
     print()
-    _print(("sizes", "forecast", "low", "high", "was", "holds"))
+    _print(("sizes", "forecast", "low", "high", "measured", "covers"))
     for known in range(3, len(CEREBRAS_FLOPS)):
         _print(family(known))
     print()
-    if asked.noise:
+    if options.noise:
         _print(("runs", "whole/stretch", "SD"))
-        _print(stretches(asked.noise))
+        _print(stretches(options.noise))
         print()
-    noise = real_noise(asked.noise) if asked.noise else simulated_noise
-    _print(("depths", "fault", "alarms", "first at"))
+    noise = real_noise(options.noise) if options.noise else simulated_noise
+    _print(("depths", "fault", "alerts", "first at"))
     for depths in DEPTHS[1:]:
         for fault in FAULTS:
-            _print(alarms(depths, fault, noise, max(20, asked.runs // 4)))
+            _print(alerts(depths, fault, noise, max(20, options.runs // 4)))
 
 
 def _print(cells: Sequence[str]) -> None:
     print("  ".join(f"{cell:>14}" for cell in cells), flush=True)
 
 
-def generator(*words: int) -> Generator:
-    """The randomness of one cell."""
-    return np.random.default_rng((SEED, *words))
+def generator(*cell: int) -> Generator:
+    """The random generator of one cell."""
+    return np.random.default_rng((SEED, *cell))
 
 
 # --- coverage -------------------------------------------------------------------------------------
 
 
 def scale(depth: int) -> Scale:
-    """Widths of 64 a layer and eight tokens a parameter, as nanochat's dial has them."""
+    """A width of 64 per layer and 8 tokens per parameter, as nanochat's dial sets them."""
     parameters = 12 * depth * (64 * depth) ** 2
     tokens = 8 * parameters
     return Scale(
@@ -117,18 +116,18 @@ def scale(depth: int) -> Scale:
     )
 
 
-def law_bpb(floor: str, depth: int) -> float:
-    """Where a law stands at a depth."""
-    lowest, exponent = LAWS[floor]
+def law_bpb(law: str, depth: int) -> float:
+    """val_bpb of a law at a depth."""
+    lowest, exponent = LAWS[law]
     times = scale(depth).flops / scale(12).flops
     return lowest + (D12_BPB - lowest) * times**-exponent
 
 
 def runs_of(
-    depth: int, seeds: int, sd: float, floor: str, off: float, random: Generator
+    depth: int, seeds: int, sd: float, law: str, off: float, random: Generator
 ) -> list[Proxy]:
-    """Runs of one depth: the depth's own place off the law, and each run's noise about it."""
-    mean = law_bpb(floor, depth) * (1 + off * random.standard_normal())
+    """Runs at one depth: a deviation of the depth from the law, and run-to-run noise."""
+    mean = law_bpb(law, depth) * (1 + off * random.standard_normal())
     values = mean * (1 + sd * random.standard_normal(seeds))
     return [
         Proxy(name=f"d{depth}-{seed}", scale=scale(depth), seed=seed, val_bpb=float(value))
@@ -137,70 +136,71 @@ def runs_of(
 
 
 def coverage(
-    depths: Sequence[int], seeds: int, sd: float, floor: str, off: float, runs: int
+    depths: Sequence[int], seeds: int, sd: float, law: str, off: float, runs: int
 ) -> tuple[str, ...]:
-    """One line of the first table."""
+    """One line of the coverage table."""
     random = generator(len(depths), seeds)
     above = below = 0
     widths = []
     for _ in range(runs):
-        proxies = [p for d in depths for p in runs_of(d, seeds, sd, floor, off, random)]
-        new = runs_of(TARGET_DEPTH, 1, sd, floor, off, random)[0].val_bpb
-        found = estimate(metric_at("val_bpb", proxies, scale(TARGET_DEPTH)))
-        above, below = above + (new > found.high), below + (new < found.low)
-        widths.append((found.high - found.low) / found.estimate)
-    holds = 1 - (above + below) / runs
+        proxies = [p for d in depths for p in runs_of(d, seeds, sd, law, off, random)]
+        new = runs_of(TARGET_DEPTH, 1, sd, law, off, random)[0].val_bpb
+        interval = estimate(forecast_metric("val_bpb", proxies, scale(TARGET_DEPTH)))
+        above, below = above + (new > interval.high), below + (new < interval.low)
+        widths.append((interval.high - interval.low) / interval.estimate)
+    covers = 1 - (above + below) / runs
     named = f"d{depths[0]}..d{depths[-1]}: {len(depths)}"
-    shares = (f"{100 * share:.0f} %" for share in (holds, above / runs, below / runs))
-    return (named, f"{seeds} of {sd:.2%}", floor, f"{off:.1%}", *shares, f"{np.mean(widths):.1%}")
+    shares = (f"{100 * share:.0f} %" for share in (covers, above / runs, below / runs))
+    return (named, f"{seeds} of {sd:.2%}", law, f"{off:.1%}", *shares, f"{np.mean(widths):.1%}")
 
 
-def with_core(proxy: Proxy, bend: float, random: Generator) -> Proxy:
-    """The same run with a CORE: 0.14 at d12, and 0.9 more a bit there."""
+def with_core(proxy: Proxy, curvature: float, random: Generator) -> Proxy:
+    """The same run with CORE: 0.14 at d12, where its slope is 0.9 per bit."""
     gained = D12_BPB - proxy.val_bpb
-    core = 0.14 + 0.9 * (gained if bend == 0 else math.expm1(bend * gained) / bend)
+    core = 0.14 + 0.9 * (gained if curvature == 0 else math.expm1(curvature * gained) / curvature)
     return msgspec.structs.replace(proxy, core=core + CORE_SD * random.standard_normal())
 
 
-def core_coverage(depths: Sequence[int], bend: float, runs: int) -> tuple[str, ...]:
-    """One line of the second table: two runs a depth, a floor of 0.30, sizes 0.3 % off the law."""
+def core_coverage(depths: Sequence[int], curvature: float, runs: int) -> tuple[str, ...]:
+    """One line of the CORE table: two runs per depth, E of 0.30, sizes 0.3 % off the law."""
     random, kind = generator(len(depths)), (0.003, "0.30", 0.003)
     above = below = 0
     widths = []
     for _ in range(runs):
         made = [p for d in (*depths, TARGET_DEPTH) for p in runs_of(d, 2, *kind, random)]
-        made = [with_core(proxy, bend, random) for proxy in made]
-        found = estimate(metric_at("core", made[:-2], scale(TARGET_DEPTH)))
+        made = [with_core(proxy, curvature, random) for proxy in made]
+        interval = estimate(forecast_metric("core", made[:-2], scale(TARGET_DEPTH)))
         new = made[-1].core or 0.0
-        above, below = above + (new > found.high), below + (new < found.low)
-        widths.append(found.high - found.low)
-    holds = 1 - (above + below) / runs
-    shares = (f"{100 * share:.0f} %" for share in (holds, above / runs, below / runs))
+        above, below = above + (new > interval.high), below + (new < interval.low)
+        widths.append(interval.high - interval.low)
+    covers = 1 - (above + below) / runs
+    shares = (f"{100 * share:.0f} %" for share in (covers, above / runs, below / runs))
     return (
         f"d{depths[0]}..d{depths[-1]}: {len(depths)}",
-        f"{bend:g}",
+        f"{curvature:g}",
         *shares,
         f"{np.mean(widths):.3f}",
     )
 
 
 def family(known: int) -> tuple[str, ...]:
-    """The next size of the published family from the `known` smallest."""
+    """Forecasts the next size of the published family from the `known` smallest."""
     x = np.log(CEREBRAS_FLOPS)
     y = np.array(CEREBRAS_NATS) / CEREBRAS_NATS_PER_BPB
     points = Points(x=x[:known], y=y[:known], n=np.ones(known))
-    found = estimate(fit(PowerLaw(), points).run([float(x[known])]))
-    ends = (found.estimate, found.low, found.high, float(y[known]))
-    return (str(known), *(f"{value:.4f}" for value in ends), str(found.holds(ends[-1])))
+    interval = estimate(fit(LossLaw(), points).run([float(x[known])]))
+    values = (interval.estimate, interval.low, interval.high, float(y[known]))
+    covers = interval.contains(values[-1])
+    return (str(known), *(f"{value:.4f}" for value in values), str(covers))
 
 
-# --- the band -------------------------------------------------------------------------------------
+# --- the loss envelope ----------------------------------------------------------------------------
 
 Noise = Callable[[Generator], Floats]
 
 
 def simulated_noise(random: Generator) -> Floats:
-    """A run's deviation along its steps, relative: 0.05 % at the end, neighbours alike."""
+    """Relative deviation of a run along its steps: autocorrelated, SD 0.05 %."""
     steps = random.standard_normal(len(FRACTIONS)) * 0.0005
     for look in range(1, len(steps)):
         steps[look] = 0.8 * steps[look - 1] + 0.6 * steps[look]
@@ -239,9 +239,9 @@ def _table(folder: Path, name: str) -> Any:
 
 
 def stretches(folder: Path) -> tuple[str, ...]:
-    """The mean step of whole runs over that of a stretch from 5 to 17 % of them: its logarithm.
+    """Log ratio of the mean step time of whole runs to that of a stretch from 5 to 17 % of them.
 
-    Of the track whose steps are all of one shape.
+    For the track whose steps all have one shape.
     """
     runs = _table(folder, "runs")
     kept = runs[(runs["track"] == ONE_SHAPE) & (runs["complete"] == 1)]["run_id"]
@@ -261,26 +261,26 @@ def _fractions() -> Floats:
 
 
 def curve(depth: int, seed: int, noise: Noise, fault: str, random: Generator) -> Curve:
-    """A loss as Hoffmann et al. fit it, of the tokens seen, and lower where the rate decays."""
+    """Hoffmann et al.'s loss over tokens seen, lower where the learning rate decays."""
     at, size = _fractions(), scale(depth)
-    cooled = np.clip((at - 0.6) / 0.4, 0, 1)
+    decay = np.clip((at - 0.6) / 0.4, 0, 1)
     seen = at * size.tokens
-    loss = 1.7 + 406 * size.parameters**-0.34 + 410 * seen**-0.28 - 0.12 * cooled
+    loss = 1.7 + 406 * size.parameters**-0.34 + 410 * seen**-0.28 - 0.12 * decay
     loss = loss * (1 + noise(random)) * (1 + BATCH_SD * random.standard_normal(STEPS))
     loss = loss * np.array([FAULTS[fault](float(one)) for one in at])
     points = [(float(a), float(b)) for a, b in zip(at, loss, strict=True)]
     return Curve(name=f"d{depth}-{seed}", scale=size, points=points, nats_per_bpb=NATS_PER_BPB)
 
 
-def alarms(depths: Sequence[int], fault: str, noise: Noise, runs: int) -> tuple[str, ...]:
-    """One line of the last table: two proxies a depth."""
+def alerts(depths: Sequence[int], fault: str, noise: Noise, runs: int) -> tuple[str, ...]:
+    """One line of the envelope table: two proxies per depth."""
     random = generator(len(depths))
     first = []
     for _ in range(runs):
         proxies = [curve(d, seed, noise, "none", random) for d in depths for seed in (1, 2)]
-        planned: LossEnvelope = band(proxies, scale(TARGET_DEPTH))
+        envelope = plan_envelope(proxies, scale(TARGET_DEPTH))
         target = curve(TARGET_DEPTH, 1, noise, fault, random)
-        found = planned.outside(target.points)
+        found = envelope.outside(target.points)
         first += [found[0].look.fraction] if found else []
     named = f"d{depths[0]}..d{depths[-1]}: {len(depths)}"
     early = f"{np.median(first):.2f}" if first else "-"

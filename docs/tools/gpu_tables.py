@@ -172,7 +172,7 @@ def ranks_table() -> str:
 
 
 def preflight_table() -> str:
-    """The preflight findings of the full job on two GPUs."""
+    """The preflight of the full job on two GPUs."""
     lines = ["| | what | expected | got |", "|---|---|---|---|"]
     for one in _record("preflight", FULL)["findings"]:
         mark = "✓" if one["ok"] else one["severity"]
@@ -181,21 +181,21 @@ def preflight_table() -> str:
 
 
 def forecast_table() -> str:
-    """The forecast of the full job on two GPUs, and its result."""
-    forecast, row = _record("forecast", FULL), _record("row", FULL)
+    """The forecast of the full job on two GPUs beside its result."""
+    forecast, entry = _record("forecast", FULL), _record("leaderboard_entry", FULL)
     cost = forecast["cost"]
-    lines = ["| | forecast | result | |", "|---|---|---|---|"]
-    for name, predicted, result, digits in (
-        ("training time without steps 0 to 10, s", cost["field_s"], row["train_s"], 1),
-        ("from start to end, s (forecast without CORE)", cost["wall_s"], row["wall_s"], 0),
-        ("val_bpb", forecast["forecast"]["val_bpb"], row["val_bpb"], 4),
+    lines = ["| | forecast | measured | |", "|---|---|---|---|"]
+    for name, expected, measured, digits in (
+        ("training time without steps 0 to 10, s", cost["leaderboard_s"], entry["train_s"], 1),
+        ("from start to end, s (the forecast has no CORE)", cost["wall_s"], entry["wall_s"], 0),
+        ("val_bpb", forecast["forecast"]["val_bpb"], entry["val_bpb"], 4),
     ):
         estimate, low, high = (
-            f"{predicted[key]:,.{digits}f}" for key in ("estimate", "low", "high")
+            f"{expected[key]:,.{digits}f}" for key in ("estimate", "low", "high")
         )
-        inside = "inside" if predicted["low"] <= result <= predicted["high"] else "outside"
-        lines.append(f"| {name} | {estimate} [{low}, {high}] | {result:,.{digits}f} | {inside} |")
-    lines.append(f"| CORE | – | {row['core']:.4f} ± {row['core_se']:.4f} | |")
+        inside = "inside" if expected["low"] <= measured <= expected["high"] else "outside"
+        lines.append(f"| {name} | {estimate} [{low}, {high}] | {measured:,.{digits}f} | {inside} |")
+    lines.append(f"| CORE | – | {entry['core']:.4f} ± {entry['core_se']:.4f} | |")
     seen = _record("evaluations", FULL)
     lines += ["", f"| step | {' | '.join(str(one['step']) for one in seen)} |"]
     lines.append("|---|" + "---|" * len(seen))
@@ -204,13 +204,13 @@ def forecast_table() -> str:
 
 
 def search_table() -> str:
-    """All trials of the search at depth 6, then their confirmation on held-out seeds."""
-    found = _record("search-d6")
-    names, noise = found["names"], found["noise"]
-    (objective,) = found["objectives"]
+    """All trials of the search at depth 6, then its confirmation."""
+    result = _record("search-d6")
+    names, noise = result["parameters"], result["noise"]
+    (objective,) = result["objectives"]
     lines = [f"| trial | {' | '.join(names)} | {objective} |", "|---|" + "---|" * (len(names) + 1)]
-    for trial in found["trials"]:
-        point = " | ".join(f"{trial['point'][name]:.4g}" for name in names)
+    for trial in result["trials"]:
+        point = " | ".join(f"{trial['params'][name]:.4g}" for name in names)
         ended = f"pruned at step {trial['steps']}"
         value = f"{trial['values'][0]:.4f}" if trial["values"] else ended
         lines.append(f"| {trial['number']} | {point} | {value} |")
@@ -219,18 +219,19 @@ def search_table() -> str:
         "| trial | on the search's seed | held-out seeds | result |",
         "|---|---|---|---|",
     ]
-    for claim in found["claims"]:
-        effect = claim["confirm"]["effects"][objective]
+    for one in result["candidates"]:
+        effect = one["confirmation"]["effects"][objective]
         estimate, low, high = (f"{effect[key]:+.4f}" for key in ("estimate", "low", "high"))
-        result = "confirmed" if claim["confirm"]["survives"] else "not confirmed"
+        outcome = "confirmed" if one["confirmation"]["confirmed"] else "not confirmed"
         lines.append(
-            f"| {claim['pick']['number']} | {claim['pick']['claimed'][objective]:+.4f} "
-            f"| {estimate} [{low}, {high}] | {result} |"
+            f"| {one['candidate']['number']} | {one['candidate']['search_effect'][objective]:+.4f} "
+            f"| {estimate} [{low}, {high}] | {outcome} |"
         )
     lines.append(
         f"\nBase: {noise['mean'][objective]:.5f}, SD {noise['sd'][objective]:.5f} over "
-        f"{len(noise['seeds'])} seeds. {found['gpu_s']:,.0f} GPU-seconds of trials; intervals of "
-        f"{100 * (1 - found['alpha']):.0f} % ({found['many']}) for both candidates together."
+        f"{len(noise['seeds'])} seeds. {result['gpu_s']:,.0f} GPU-seconds of trials; intervals of "
+        f"{100 * (1 - result['alpha']):.0f} % ({result['correction']}) for both candidates "
+        "together."
     )
     return "\n".join(lines)
 

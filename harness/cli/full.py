@@ -1,11 +1,14 @@
-"""`harness full`: a full job, from preflight to the leaderboard entry."""
+"""`harness full`: a full job, from preflight and forecast to its leaderboard entry."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Optional
 
+import msgspec
 import typer
 
-from harness.cli.console import new_console
+from harness import files
+from harness.cli.console import new_console, print_line, print_written, progress_console
 from harness.cli.options import (
     BASELINES,
     NOISE_MODEL,
@@ -18,43 +21,51 @@ from harness.cli.options import (
     StoreOption,
     open_store,
 )
-from harness.config.full_file import changed, load_full
+from harness.config.full_file import load_full, with_overrides
 from harness.config.yaml_schema import parse_sets
-from harness.full import job
+from harness.full.job import FinishedJob, FullOptions, run_full
+from harness.results.store import Store
 
 
 def command(
-    file: Annotated[Path, typer.Argument(metavar="JOB", help="Such as ablations/full/toy.yaml.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="JOB", help="A job file, such as ablations/full/toy.yaml.")
+    ],
     sets: SetOption = None,
     store: StoreOption = STORE,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only needs and forecast; no GPU is taken.")
+        bool, typer.Option("--dry-run", help="Print requirements and forecast; use no GPU.")
     ] = False,
     preflight: Annotated[
-        bool, typer.Option("--preflight", help="Only what is looked at before a start.")
+        bool, typer.Option("--preflight", help="Only check the machine and run the step test.")
     ] = False,
     proxies: Annotated[
-        bool, typer.Option("--proxies", help="Make the runs that the forecast rests on.")
+        bool, typer.Option("--proxies", help="Run the proxies that the forecast is based on.")
     ] = False,
     without_forecast: Annotated[
-        bool, typer.Option("--without-forecast", help="Start although none can be made.")
+        bool, typer.Option("--without-forecast", help="Start even if no forecast is possible.")
     ] = False,
     max_minutes: Annotated[
         Optional[float],  # noqa: UP045
-        typer.Option(help="Stop in time, with a checkpoint; the same command goes on."),
+        typer.Option(help="Stop with a checkpoint before this many minutes."),
     ] = None,
     price: PriceOption = None,
-    evidence: Annotated[
+    artifacts: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="The tar to write with all that supports the row."),
+        typer.Option(help="Write everything behind the leaderboard entry to this tar file."),
     ] = None,
     json: JsonOption = False,
     noise_model: NoiseModelOption = NOISE_MODEL,
     baselines: BaselinesOption = BASELINES,
 ) -> None:
-    """The full job: preflight, forecast, launch, watch, the row. Goes on where it was stopped."""
-    request = changed(load_full(file), sets=parse_sets(sets or []), price=price)
-    options = job.FullOptions(
+    """Run a full job: preflight, forecast, launch, monitoring, leaderboard entry.
+
+    Re-run the same command to resume after an interruption or a limit.
+    """
+    from harness.report.full.progress import FullProgress
+
+    job = with_overrides(load_full(file), sets=parse_sets(sets or []), price=price)
+    options = FullOptions(
         noise_model=noise_model,
         baselines=baselines,
         dry_run=dry_run,
@@ -62,8 +73,25 @@ def command(
         proxies=proxies,
         without_forecast=without_forecast,
         max_minutes=max_minutes,
-        evidence=evidence,
-        json=json,
+        artifacts=artifacts,
     )
-    console = new_console(stderr=json)
-    raise typer.Exit(job.full(console, request, file, open_store(store), options))
+    console, results = new_console(stderr=json), open_store(store)
+    progress = FullProgress(console, progress_console(), job.full)
+    result = run_full(job, file, results, options, progress)
+    if result.finished is not None and not dry_run:
+        print_written(console, write_report(results, job.full, result.finished))
+    if result.reason:
+        print_line(console, result.reason)
+    if json:
+        sys.stdout.write(msgspec.json.encode(result.data, order="sorted").decode() + "\n")
+    raise typer.Exit(result.exit_code)
+
+
+def write_report(store: Store, name: str, finished: FinishedJob) -> dict[str, Path]:
+    """Writes the HTML report of a finished job."""
+    from harness.report.full.content import job_document
+    from harness.report.html import as_html
+
+    path = store.report_dir("full", name) / "report.html"
+    files.write_text(path, as_html(job_document(name, finished.forecast, finished)))
+    return {"html": path}

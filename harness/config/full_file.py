@@ -1,8 +1,7 @@
-"""The file of a full job and its strict schema: what is trained, on what, and what foretells it.
+"""The file of a full job and its strict schema.
 
-Text in, a `FullFile` out; first of the files about full jobs. What stands under `set`, and under
-`proxies.field` with its values, belongs to the trainer and passes through unread: it is asked
-whether they mean anything before a GPU is taken.
+Values under `set`, and `proxies.field` with its values, belong to the trainer and are passed on
+unread; the trainer checks them before a GPU is used.
 """
 
 import math
@@ -23,12 +22,12 @@ from harness.config.yaml_schema import (
 )
 from harness.errors import StudyFileError
 
-LEAST_PROXIES = 3  # a law with a curvature takes three depths; the forecast says so too
+MIN_PROXY_SIZES = 3  # a scaling law with an irreducible loss needs three
 EXAMPLE = "ablations/full/toy.yaml"
 
 
 class ProxiesFile(Strict, frozen=True, kw_only=True):
-    """Smaller runs of the same recipe: one field, its values, and what else they set."""
+    """Smaller runs of the same recipe: one field, its values, and further settings."""
 
     field: str  # such as dial.depth
     values: list[Any]
@@ -37,24 +36,24 @@ class ProxiesFile(Strict, frozen=True, kw_only=True):
 
 
 class TargetFile(Strict, frozen=True, kw_only=True):
-    """What the job is to reach. The default is GPT-2 XL's score on the whole bundle."""
+    """The target of the job. The default is CORE of GPT-2 XL on the whole bundle."""
 
     core: float = 0.256525
 
 
 class FullLimits(Strict, frozen=True, kw_only=True):
-    """Where a job stops."""
+    """Limits of a job."""
 
-    hours: float = 24.0  # of all its attempts together
-    restarts: int = 3  # of one command, each after progress since the one before
+    hours: float = 24.0  # of all attempts together
+    restarts: int = 3  # per command; each needs progress since the last
 
 
 class FullFile(Strict, frozen=True, kw_only=True):
-    """A full job as its file says it. `base` is a configuration's path, relative to the file."""
+    """A full job. `base` is the path of a configuration, relative to the file."""
 
     full: str
     base: str
-    ranks: int  # of the job, over all its nodes
+    ranks: int  # on all nodes together
     proxies: ProxiesFile | None = None
     question: str = ""
     trainer: str = "native"
@@ -69,7 +68,7 @@ class FullFile(Strict, frozen=True, kw_only=True):
 
     @property
     def ranks_per_node(self) -> int:
-        """On each of its nodes."""
+        """Ranks on each node."""
         return self.ranks // self.nodes
 
 
@@ -81,12 +80,12 @@ _PARTS: dict[str, type[msgspec.Struct]] = {
 
 
 def load_full(path: Path) -> FullFile:
-    """Reads and checks the file of a job. Raises StudyFileError with the line of the fault."""
+    """Reads and checks a job file. Raises StudyFileError with the line of the error."""
     return parse_full(read_text(path, "the file of a full job", EXAMPLE), str(path))
 
 
 def parse_full(text: str, name: str) -> FullFile:
-    """As `load_full`, from text; `name` stands in its errors."""
+    """As `load_full`, from text; errors begin with `name`."""
     plain, lines = read_mapping(text, name, "full, base and ranks", "ablations/full/")
     try:
         full = msgspec.convert(plain, FullFile)
@@ -101,40 +100,40 @@ def _known_keys(path: str) -> list[str]:
     return [field.encode_name for field in msgspec.structs.fields(kind)]
 
 
-def changed(file: FullFile, *, sets: dict[str, Any], price: float | None) -> FullFile:
-    """A job's file with what the command line says in place of what the file says."""
+def with_overrides(file: FullFile, *, sets: dict[str, Any], price: float | None) -> FullFile:
+    """A copy of the job file with values of the command line."""
     if price is not None:
         file = msgspec.structs.replace(file, price_usd_per_gpu_hour=price)
     new = msgspec.structs.replace(file, set={**file.set, **sets})
-    check(new, lambda path: f"command line, in place of {path}")
+    check(new, lambda path: f"command line, for {path}")
     return new
 
 
 def check(full: FullFile, where: Callable[[str], str]) -> None:
-    """What the types cannot say; `where` names the place of a field. Raises StudyFileError."""
+    """Checks values beyond their types; `where` locates a field. Raises StudyFileError."""
     check_name(full.full, where("full"))
     check_seeds([full.seed], where("seed"))
     price = full.price_usd_per_gpu_hour
     ranges: list[tuple[str, float, bool, str]] = [
-        ("ranks", full.ranks, full.ranks >= 1, "of 1 or above"),
-        ("nodes", full.nodes, full.nodes >= 1, "of 1 or above"),
+        ("ranks", full.ranks, full.ranks >= 1, "of at least 1"),
+        ("nodes", full.nodes, full.nodes >= 1, "of at least 1"),
         ("step_test_seconds", s := full.step_test_seconds, s > 0, "above 0"),
-        ("price_usd_per_gpu_hour", price or 0.0, price is None or price >= 0, "of 0 or above"),
+        ("price_usd_per_gpu_hour", price or 0.0, price is None or price >= 0, "of at least 0"),
         ("limits.hours", full.limits.hours, full.limits.hours > 0, "above 0"),
-        ("target.core", core := full.target.core, core <= 1, "of 1 or below"),
-        ("limits.restarts", full.limits.restarts, full.limits.restarts >= 0, "of 0 or above"),
+        ("target.core", core := full.target.core, core <= 1, "of at most 1"),
+        ("limits.restarts", full.limits.restarts, full.limits.restarts >= 0, "of at least 0"),
     ]
     for path, value, good, wanted in ranges:
         if not (good and math.isfinite(value)):
             raise StudyFileError(
-                where(path), f"a number {wanted}", repr(value), "Write such a number."
+                where(path), f"a number {wanted}", repr(value), "Correct the value."
             )
     if full.ranks % full.nodes:
         raise StudyFileError(
             where("ranks"),
-            f"as many ranks on each of {full.nodes} nodes",
-            f"{full.ranks} ranks in all",
-            "`ranks` counts those of all nodes: write a multiple of `nodes`.",
+            f"the same number of ranks on each of {full.nodes} nodes",
+            f"{full.ranks} ranks in total",
+            "`ranks` is the total over all nodes: use a multiple of `nodes`.",
         )
     if full.proxies is not None:
         _check_proxies(full.proxies, full, where)
@@ -143,18 +142,18 @@ def check(full: FullFile, where: Callable[[str], str]) -> None:
 def _check_proxies(proxies: ProxiesFile, full: FullFile, where: Callable[[str], str]) -> None:
     check_seeds(proxies.seeds, where("proxies.seeds"))
     different = {repr(value) for value in proxies.values}
-    if len(different) < LEAST_PROXIES or len(different) < len(proxies.values):
+    if len(different) < MIN_PROXY_SIZES or len(different) < len(proxies.values):
         raise StudyFileError(
             where("proxies.values"),
-            f"{LEAST_PROXIES} different values or more",
+            f"at least {MIN_PROXY_SIZES} different values",
             repr(proxies.values),
-            "Fewer scales bend to any law. Add values, or leave `proxies` out and start "
-            "with --without-forecast.",
+            "Any scaling law fits fewer sizes. Add values, or leave `proxies` out and start with "
+            "--without-forecast.",
         )
     if proxies.field in proxies.set:
         raise StudyFileError(
             where(f"proxies.set.{proxies.field}"),
-            "the field once, under proxies.values",
-            "a value for it under proxies.set too",
-            "Remove it there.",
+            "the field only in proxies.field",
+            "a value for it in proxies.set too",
+            "Remove it from proxies.set.",
         )

@@ -1,14 +1,12 @@
-"""What a full run takes in time and money, from a step test on the very machine.
+"""Forecasts time and cost of a full run from a step test on the same machine.
 
-The steps are by far the most of it, and a step test knows the time of those that it took to a
-fraction of a percent: by schedule stage, because stages differ in cost. What it cannot know is how
-this launch will differ from that of the job, which the noise model tells, and how a run's mean step
-differs from that of a short stretch of it: clocks, loaders and neighbours drift. What stands beside
-steps is counted part by part, each with its own spread, and a part that nobody has measured is
-named and not guessed.
+Steps take most of the time, and a step test measures them to a fraction of a percent, by schedule
+stage because stages differ in cost. It cannot measure how launches differ, which the noise model
+knows, nor how the mean step of a whole run differs from that of a short stretch, because clocks,
+loaders and other processes drift. Everything besides steps is added part by part, each with its own
+spread; a part that was never measured is named and not guessed.
 
-All spreads are of logarithms: a time has no lower half to be symmetric about. In the flow: after
-`forecast`, before the job. Pure.
+All spreads are of logarithms, because times are positive. Pure functions.
 """
 
 import math
@@ -26,15 +24,16 @@ from harness.results.recipe import NoiseScope
 from harness.results.record import Record
 from harness.stats.distributions import t_quantile
 
-FIELD_FROM_STEP = 11  # steps 0 to 10 are left out of nanochat's training time
+FIRST_COUNTED_STEP = 11  # steps 0 to 10 are left out of nanochat's training time
 STRETCH_SD = 0.005
-"""Of the logarithm of a whole run's mean step over that of a stretch near its start: 338 runs of
-modded-nanogpt's optimization track, whose steps are of one shape (`benchmarks/forecast.py`)."""
-SCALED_SD = 0.3  # of a part that was measured at another size
+"""SD of the log ratio of a whole run's mean step time to that of a stretch near its start: 338 runs
+of the optimization track of modded-nanogpt, with steps of one shape
+(`benchmarks/statistics/forecast.py`)."""
+SCALED_SD = 0.3  # relative, of a part measured at another size
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True):
-    """A stretch of steps of one shape: how many the job has, and times measured of some."""
+    """Steps of one shape: how many the job has, and the measured times of some."""
 
     name: str
     steps: int
@@ -42,28 +41,28 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
-    """Something beside steps: start-up, compilation, evaluations, CORE, checkpoints.
+    """A cost besides steps: start-up, evaluations, CORE.
 
-    `each_s` None: nobody has measured it. `relative_sd` is common to all of them.
+    `each_s` None: not measured. `relative_sd` is shared by all `count` of them.
     """
 
     name: str
     count: int
     each_s: float | None
     relative_sd: float = 0.0
-    rests_on: str = ""
+    source: str = ""
 
 
 class Cost(msgspec.Struct, frozen=True, kw_only=True):
-    """Intervals of what a run takes.
+    """Forecast of time and money, with intervals.
 
-    `train_s` is all steps, `field_s` those that nanochat's leaderboard counts, `wall_s` everything
-    from start to end, `usd` all ranks for `wall_s`; `parts` the seconds by part, steps first.
-    `stages`: (steps, seconds a step), one after the other; `step_sd`: of one step, relative.
+    `train_s` is all steps, `leaderboard_s` the steps that nanochat's leaderboard counts, `wall_s`
+    everything from start to end, `usd` all ranks for `wall_s`; `parts` the seconds by part, steps
+    first. `stages`: (steps, seconds per step) in order; `step_sd`: relative SD of one step.
     """
 
     train_s: Estimate
-    field_s: Estimate
+    leaderboard_s: Estimate
     wall_s: Estimate
     usd: Estimate | None
     parts: list[tuple[str, float]]
@@ -72,27 +71,27 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
     step_sd: float = 0.0
 
     def seconds(self, first: int, end: int) -> float:
-        """What the steps from `first` to before `end` (from 0) take, as foretold."""
-        found, at = 0.0, 0
+        """Forecast time of the steps from `first` up to and without `end`, counted from 0."""
+        total_s, at = 0.0, 0
         for steps, step_s in self.stages:
-            found += step_s * max(0, min(end, at + steps) - max(first, at))
+            total_s += step_s * max(0, min(end, at + steps) - max(first, at))
             at += steps
-        return found
+        return total_s
 
 
 def launch_row(noise_model: NoiseModel, bench: NoiseScope) -> NoiseRow:
-    """How much launches differ: this recipe's row, else its device's, else the widest there is.
+    """Launch-to-launch noise: this recipe's row, else its device's, else the widest row.
 
-    Raises ForecastError for a noise model without any.
+    Raises ForecastError if the noise model has none.
     """
     own = noise_model.of_launches("train_time_s", bench, "launch")
     rows = [row for row in noise_model.rows if row.source == "launch" and row.metric in SPEEDS]
     if own is None and not rows:
         raise ForecastError(
-            "noise noise model",
-            "at least one row of launches",
+            "noise model",
+            "at least one row of launch-to-launch noise",
             "none",
-            "Give the noise model that ships beside your own: `harness noise` shows the rows.",
+            "Add the shipped noise model to your own: `harness noise` prints the rows.",
         )
     return own or max(rows, key=lambda row: row.sd)
 
@@ -107,32 +106,32 @@ def time_and_cost(
     price_usd_per_gpu_hour: float | None = None,
     level: float = LEVEL,
 ) -> Cost:
-    """Time and money.
+    """Forecast of time and money.
 
-    `launch`, `host`: rows of the noise model (`launch_row`); `host` only where the steps were
-    measured on another machine than the job's. Raises ForecastError for a stage without times.
+    `launch`, `host`: rows of the noise model (`launch_row`); `host` only if the steps were measured
+    on another machine. Raises ForecastError for a stage without measured steps.
     """
     train_s = sum(stage.steps * _step_s(stage) for stage in stages)
-    field_s = max(0.0, train_s - FIELD_FROM_STEP * _step_s(stages[0]))
+    leaderboard_s = max(0.0, train_s - FIRST_COUNTED_STEP * _step_s(stages[0]))
     rows = [row for row in (launch, host) if row is not None]
-    log_sd, df = _together(
+    log_sd, df = _welch_satterthwaite(
         [
             *((row.sd**2, float(row.df)) for row in rows),
-            _window_variance(stages, train_s),
+            _step_test_variance(stages, train_s),
             (STRETCH_SD**2, math.inf),
         ]
     )
-    beside = {part.name: part.count * part.each_s for part in parts if part.each_s is not None}
-    errors = [beside[part.name] * part.relative_sd for part in parts if part.name in beside]
-    wall_s = train_s + sum(beside.values())
+    others = {part.name: part.count * part.each_s for part in parts if part.each_s is not None}
+    errors = [others[part.name] * part.relative_sd for part in parts if part.name in others]
+    wall_s = train_s + sum(others.values())
     wall = _interval(wall_s, math.hypot(log_sd * train_s, *errors) / wall_s, df, level)
     rate = None if price_usd_per_gpu_hour is None else price_usd_per_gpu_hour * ranks / 3600
     return Cost(
         train_s=_interval(train_s, log_sd, df, level),
-        field_s=_interval(field_s, log_sd, df, level),
+        leaderboard_s=_interval(leaderboard_s, log_sd, df, level),
         wall_s=wall,
-        usd=_times(wall, rate) if rate is not None else None,
-        parts=[("steps", train_s), *beside.items()],
+        usd=_scaled_by(wall, rate) if rate is not None else None,
+        parts=[("steps", train_s), *others.items()],
         notes=_notes(stages, parts, launch, host),
         stages=[(stage.steps, _step_s(stage)) for stage in stages],
         step_sd=_step_sd(stages),
@@ -143,22 +142,22 @@ def _step_s(stage: Stage) -> float:
     if not stage.step_s or min(stage.step_s) <= 0:
         raise ForecastError(
             f"step test: {stage.name}",
-            "times of at least one step of every stage",
+            "at least one measured step in every stage",
             f"{len(stage.step_s)} of {stage.steps:,} steps",
-            "Let the step test take longer, or look why the stage did not run.",
+            "Raise step_test_seconds, or find out why the stage did not run.",
         )
     return float(np.mean(stage.step_s))
 
 
 def _step_sd(stages: Sequence[Stage]) -> float:
-    """The relative SD of one step, over all stages together."""
+    """Relative SD of one step, pooled over stages."""
     pairs = [(len(stage.step_s), np.array(stage.step_s) / _step_s(stage)) for stage in stages]
     df = sum(n - 1 for n, _ in pairs)
     return math.sqrt(sum(float(np.sum((each - 1) ** 2)) for _, each in pairs) / df) if df else 0.0
 
 
-def _window_variance(stages: Sequence[Stage], train_s: float) -> tuple[float, float]:
-    """Of the logarithm of the whole, from the steps that were measured; and its df."""
+def _step_test_variance(stages: Sequence[Stage], train_s: float) -> tuple[float, float]:
+    """Variance of the log of the whole, from the measured steps, and its degrees of freedom."""
     terms, df = 0.0, 0
     for stage in stages:
         n = len(stage.step_s)
@@ -168,13 +167,13 @@ def _window_variance(stages: Sequence[Stage], train_s: float) -> tuple[float, fl
     return terms, float(df) or math.inf
 
 
-def _together(variances: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """SD and df of a sum, by Welch and Satterthwaite."""
+def _welch_satterthwaite(variances: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """SD and degrees of freedom of a sum of variances."""
     total = sum(variance for variance, _ in variances)
     if total == 0:
         return 0.0, math.inf
-    spent = sum(variance**2 / df for variance, df in variances)
-    return math.sqrt(total), total**2 / spent if spent > 0 else math.inf
+    squares = sum(variance**2 / df for variance, df in variances)
+    return math.sqrt(total), total**2 / squares if squares > 0 else math.inf
 
 
 def _interval(middle: float, log_sd: float, df: float, level: float) -> Estimate:
@@ -183,12 +182,12 @@ def _interval(middle: float, log_sd: float, df: float, level: float) -> Estimate
     return Estimate(estimate=middle, low=low, high=high, level=level)
 
 
-def _times(found: Estimate, factor: float) -> Estimate:
+def _scaled_by(estimate: Estimate, factor: float) -> Estimate:
     return Estimate(
-        estimate=found.estimate * factor,
-        low=found.low * factor,
-        high=found.high * factor,
-        level=found.level,
+        estimate=estimate.estimate * factor,
+        low=estimate.low * factor,
+        high=estimate.high * factor,
+        level=estimate.level,
     )
 
 
@@ -198,14 +197,14 @@ def _notes(
     measured = sum(len(stage.step_s) for stage in stages)
     notes = [f"{measured} measured steps of {sum(stage.steps for stage in stages):,}"]
     notes.append(
-        f"between launches {launch.sd:.2%}: {launch.scale} on {launch.gpu}, {launch.df} df"
+        f"SD between launches {launch.sd:.2%}: {launch.scale} on {launch.gpu}, {launch.df} df"
     )
     if host is not None:
-        notes.append(f"measured on another machine: {host.sd:.2%} between hosts, {host.df} df")
+        notes.append(f"measured on another machine: SD between hosts {host.sd:.2%}, {host.df} df")
     for part in parts:
-        told = part.rests_on if part.each_s is not None else "not counted: nobody has measured it"
-        notes += [f"{part.name}: {told}"] if told else []
-    return [*notes, f"{STRETCH_SD:.1%} between a short stretch of a run and the whole of it"]
+        source = part.source if part.each_s is not None else "not included: never measured"
+        notes += [f"{part.name}: {source}"] if source else []
+    return [*notes, f"SD between a short stretch of a run and the whole run {STRETCH_SD:.1%}"]
 
 
 def parts_of(
@@ -217,10 +216,10 @@ def parts_of(
     evaluations: int,
     cores: int,
 ) -> list[Part]:
-    """What stands beside the job's steps, from a proxy's run: best the largest, on this machine.
+    """The costs besides steps, from a proxy's run: preferably the largest, on this machine.
 
-    Starting takes about as long at every size. Evaluations take what the FLOPs of a token and the
-    number of ranks make of them, which is a guess to within `SCALED_SD`.
+    Start-up takes about as long at every size. Evaluations and CORE are scaled by FLOPs per token
+    and number of ranks, within about `SCALED_SD`.
     """
     factor = float(derived["flops_per_token"]) / float(record.derived["flops_per_token"])
     factor *= max(1, record.gpus) / ranks
@@ -231,7 +230,7 @@ def parts_of(
             count=1,
             each_s=start_s,
             relative_sd=SCALED_SD,
-            rests_on=f"as in {record.plan_id}",
+            source=f"as in {record.plan_id}",
         ),
         _scaled(
             "evaluations", evaluations, _seconds(events, "evaluation", "seconds"), factor, record
@@ -246,11 +245,11 @@ def _scaled(name: str, number: int, each_s: float | None, factor: float, record:
         count=number,
         each_s=None if each_s is None else each_s * factor,
         relative_sd=SCALED_SD,
-        rests_on=f"{factor:.3g} times that of {record.plan_id}, by FLOPs and ranks",
+        source=f"{factor:.3g} times that of {record.plan_id}, scaled by FLOPs and ranks",
     )
 
 
 def _seconds(events: Sequence[Mapping[str, Any]], kind: str, key: str) -> float | None:
-    found = [event.get(key) for event in events if event.get("event") == kind]
-    numbers = [float(value) for value in found if isinstance(value, int | float)]
+    values = [event.get(key) for event in events if event.get("event") == kind]
+    numbers = [float(value) for value in values if isinstance(value, int | float)]
     return float(np.median(numbers)) if numbers else None

@@ -1,16 +1,13 @@
-"""What a full run will reach, from runs of the same recipe at three sizes or more.
+"""Forecasts what a full run will reach, from runs of the same recipe at three sizes or more.
 
-val_bpb is fitted over the FLOPs of whole runs: one dial sets size and length together, so the runs
-of one recipe stand on a line through sizes and lengths, and any measure along it would do. CORE is
-fitted over val_bpb, which moves less from recipe to recipe than CORE over FLOPs does, and inherits
-all that is not known of the target's val_bpb. core_soft is fitted likewise and stands beside CORE;
-it does not help to forecast it, because nothing has shown yet that it would.
+val_bpb is fitted over the training FLOPs of whole runs: one dial sets size and horizon together, so
+the runs of one recipe lie on a line through sizes and horizons, and any measure along it would do.
+CORE is fitted over val_bpb, because it varies less between recipes that way, and inherits the
+uncertainty of the target's val_bpb. core_soft is fitted likewise and reported beside CORE.
 
-The intervals speak of one run at the target's size: `fit` says what they are made of. Where four
-sizes or more are there, the largest is forecast from the others too and shown beside what it was:
-the one check that a reader can see before anything is spent.
-
-In the flow: after `proxies`, before `cost`, `band` and the job. Pure.
+Intervals are for one run at the target's size (`scaling_law`). With four sizes or more, the largest
+is also forecast from the others and shown beside its measured value: the one check that is possible
+before anything is spent. Pure functions.
 """
 
 import math
@@ -21,22 +18,42 @@ import msgspec
 import numpy as np
 
 from harness.compare.noise_model import NoiseModel
-from harness.full.laws import BentLine, Law, Mixture, Points, PowerLaw
-from harness.full.proxies import LEAST_SIZES, Proxy, Scale, by_size, refuse_repeated, refuse_unlike
-from harness.full.scaling_law import Posterior, fit, lack_of_fit
+from harness.full.proxies import (
+    MIN_SIZES,
+    Proxy,
+    Scale,
+    by_size,
+    check_comparable,
+    check_repetition,
+)
+from harness.full.scaling_law import (
+    NONLINEAR_NAMES,
+    Fit,
+    Floats,
+    Law,
+    LossLaw,
+    Points,
+    Profile,
+    Residual,
+    ScoreLaw,
+    fit,
+    lack_of_fit,
+)
 from harness.stats.decision import KnownSd
 from harness.stats.inference import pool
 
-LEVEL = 0.9  # of every interval: each end is a one-sided limit at 5 %, as everywhere here
+LEVEL = 0.9  # of every interval: each end is a one-sided limit at 5 %, as in all comparisons
 FAR = 100.0  # times the FLOPs of the largest proxy: beyond what has been checked
-BPB_NODES = 15  # values of the target's val_bpb that CORE is forecast at
+TARGET_SDS = np.linspace(-3, 3, 25)  # normal scores of the target's val_bpb for CORE's forecast
 CURVE_POINTS = 17
-SOFT_SCATTER = (
-    0.002,
-    1.0,
-)  # of a depth about core_soft's law: it varies about half as much as CORE
+SOFT_RESIDUAL = Residual(sd=0.003, df=1.0)  # core_soft varies about half as much as CORE
 
 MetricName = Literal["val_bpb", "core", "core_soft"]
+SCORES: tuple[MetricName, ...] = ("core", "core_soft")
+FORMULAS: dict[type[Law], str] = {
+    LossLaw: "{} = E + exp(a + b ln FLOPs)",
+    ScoreLaw: "{} = a + b (1 - exp(-g (val_bpb - c))) / g",
+}
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,18 +64,18 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     high: float
     level: float = LEVEL
 
-    def holds(self, value: float) -> bool:
-        """Whether a value lies inside."""
+    def contains(self, value: float) -> bool:
+        """Whether a value lies inside the interval."""
         return self.low <= value <= self.high
 
 
-class Fitted(msgspec.Struct, frozen=True, kw_only=True):
-    """A law as one metric's sizes left it: what a graph and a reader need.
+class FittedLaw(msgspec.Struct, frozen=True, kw_only=True):
+    """The scaling law of one metric.
 
-    `at`, `means`, `residuals` and `runs` are by size, smallest first; `at` and `target_at` are
-    FLOPs for val_bpb and a val_bpb for scores. `scatter` and `replicate_sd` are relative to the
-    metric for val_bpb. `curve` holds what one run would be, from the first size to the target.
-    `held_out`: the largest size from the others, and what its mean was.
+    `x`, `means`, `residuals` and `runs` are by size, smallest first; `x` and `target_x` are FLOPs
+    for val_bpb, and val_bpb for scores. `residual_sd` and `replicate_sd` are relative to the metric
+    for val_bpb. `curve` is the forecast of one run, from the first size to the target. `held_out`
+    is the forecast of the largest size from the others, and its measured mean.
     """
 
     metric: MetricName
@@ -66,22 +83,22 @@ class Fitted(msgspec.Struct, frozen=True, kw_only=True):
     coefficients: dict[str, Estimate]
     sizes: list[str]
     runs: list[int]
-    at: list[float]
+    x: list[float]
     means: list[float]
     residuals: list[float]
-    scatter: Estimate
+    residual_sd: Estimate
     replicate_sd: float | None
-    replicate_df: float | None  # None: stated, or not known
-    replicate_from: str
+    replicate_df: float | None  # None: stated, or unknown
+    replicate_source: str
     lack_of_fit_p: float | None
-    target_at: float
-    shares: dict[str, float]  # of the variance of the forecast
+    target_x: float
+    variance_shares: dict[str, float]
     curve: list[tuple[float, Estimate]]
     held_out: tuple[Estimate, float] | None
 
 
 class Forecast(msgspec.Struct, frozen=True, kw_only=True):
-    """What the target will reach. `p_core`: P(CORE of one run > `core_target`)."""
+    """What one run at the target reaches. `p_core`: P(CORE > `core_target`)."""
 
     target: Scale
     val_bpb: Estimate
@@ -89,12 +106,12 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
     core_soft: Estimate | None
     core_target: float | None
     p_core: float | None
-    fits: list[Fitted]
-    notes: list[str]  # what it rests on and what it does not know, a sentence each
+    fits: list[FittedLaw]
+    notes: list[str]  # what it is based on and what is unknown, one sentence each
 
 
 class ForecastNoise(msgspec.Struct, frozen=True, kw_only=True):
-    """The SD of one run about the mean of its kind, in the metric's unit, and who says so."""
+    """SD of one run about the mean of its scale, in the metric's unit, and its source."""
 
     sd: float
     df: float
@@ -102,32 +119,32 @@ class ForecastNoise(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def known(self) -> KnownSd:
-        """What a fit needs of it."""
+        """SD and degrees of freedom alone."""
         return KnownSd(sd=self.sd, df=self.df)
 
 
 def replicate_noise(
     noise_model: NoiseModel, scale: str | None, gpu: str | None
 ) -> dict[str, ForecastNoise]:
-    """How much runs of one scale differ, by metric, as far as the noise model knows.
+    """Noise of one run at a scale, by metric, as far as the noise model has it.
 
-    CORE varies alike in every recipe of full scale that has replicates, so where this one has none
-    the rows of all are taken together.
+    CORE varies alike in every full-scale recipe with replicates, so where this recipe has none, the
+    rows of all recipes are pooled.
     """
-    found = {}
-    for name in ("val_bpb", "core", "core_soft"):
+    result: dict[str, ForecastNoise] = {}
+    for name in ("val_bpb", *SCORES):
         rows = (noise_model.find(scale, name, gpu, source) for source in ("seed", "nondeterminism"))
         row = next((row for row in rows if row is not None), None)
         if row is not None:
             source = f"the {row.origin} noise model, {row.scale}, {row.source}"
-            found[name] = ForecastNoise(sd=row.sd, df=row.df, source=source)
+            result[name] = ForecastNoise(sd=row.sd, df=row.df, source=source)
     others = [row for row in noise_model.rows if row.metric == "core" and row.df > 0]
-    if "core" not in found and others:
+    if "core" not in result and others:
         df = sum(row.df for row in others)
         sd = math.sqrt(sum(row.df * row.sd**2 for row in others) / df)
-        source = f"the noise model's {len(others)} rows of CORE together, of other recipes"
-        found["core"] = ForecastNoise(sd=sd, df=df, source=source)
-    return found
+        source = f"{len(others)} CORE rows of other recipes in the noise model, pooled"
+        result["core"] = ForecastNoise(sd=sd, df=df, source=source)
+    return result
 
 
 # --- the forecast ---------------------------------------------------------------------------------
@@ -143,170 +160,150 @@ def forecast(
     text_tokens: int | None = None,
     level: float = LEVEL,
 ) -> Forecast:
-    """The forecast of one run at `target`.
+    """Forecasts one run at `target`.
 
-    `recipe`: the target's, compared where both tell. `noise`: SDs of one run at the target's scale
-    by metric (`replicate_noise`); a metric that it lacks takes the proxies' own. `text_tokens`: of
-    the text that all of them read. Raises ForecastError: fewer than three sizes, several recipes,
-    another horizon, text that is read again and again.
+    `recipe`: the target's, compared in the fields that both have. `noise`: SDs of one run at the
+    target's scale by metric (`replicate_noise`); other metrics use the proxies' own replicates.
+    `text_tokens`: size of the training text that all runs share. Raises ForecastError: fewer than
+    three sizes, several recipes, another horizon, text that is read more than twice.
     """
-    refuse_unlike(proxies, target, recipe)
+    check_comparable(proxies, target, recipe)
     if text_tokens is not None:
-        refuse_repeated(target, text_tokens)
-    sizes = by_size(proxies)
-    noise = noise or {}
-    bpb = _Metric.of("val_bpb", sizes, noise.get("val_bpb"))
-    at_target = bpb.posterior.run([math.log(target.flops)])
-    nodes = _nodes(at_target)
-    scores = {
-        name: _Metric.of(name, having, noise.get(name))
-        for name in ("core", "core_soft")
-        if len(having := _having(name, sizes)) >= LEAST_SIZES
-    }
-    found = {name: metric.posterior.run(nodes) for name, metric in scores.items()}
-    fits = [bpb.told([math.log(target.flops)], level)]
-    fits += [metric.told(nodes, level) for metric in scores.values()]
-    core = found.get("core")
+        check_repetition(target, text_tokens)
+    metrics = _fit_metrics(proxies, noise or {})
+    x = math.log(target.flops)
+    bpb = metrics["val_bpb"].run([x])
+    candidates = _candidates(bpb)
+    runs = {name: metrics[name].run(*candidates) for name in SCORES if name in metrics}
+    core = runs.get("core")
+    fits = [
+        metric.summary([x], None, level)
+        if name == "val_bpb"
+        else metric.summary(*candidates, level)
+        for name, metric in metrics.items()
+    ]
     return Forecast(
         target=target,
-        val_bpb=estimate(at_target, level),
+        val_bpb=estimate(bpb, level),
         core=estimate(core, level) if core else None,
-        core_soft=estimate(found["core_soft"], level) if "core_soft" in found else None,
+        core_soft=estimate(runs["core_soft"], level) if "core_soft" in runs else None,
         core_target=core_target,
         p_core=1 - core.below(core_target) if core and core_target is not None else None,
         fits=fits,
-        notes=_notes(sizes, target, fits, text_tokens),
+        notes=_notes(by_size(proxies), target, fits, text_tokens),
     )
 
 
-def metric_at(
+def forecast_metric(
     name: MetricName,
     proxies: Sequence[Proxy],
     target: Scale,
     noise: Mapping[str, ForecastNoise] | None = None,
-) -> Mixture:
-    """One metric of one run at `target`, whatever else might be said of it."""
-    sizes, noise = by_size(proxies), noise or {}
-    bpb = _Metric.of("val_bpb", sizes, noise.get("val_bpb"))
-    found = bpb.posterior.run([math.log(target.flops)])
-    if name == "val_bpb":
-        return found
-    return _Metric.of(name, _having(name, sizes), noise.get(name)).posterior.run(_nodes(found))
+) -> Profile:
+    """The distribution of one metric of one run at `target`, without any check."""
+    metrics = _fit_metrics(proxies, noise or {})
+    bpb = metrics["val_bpb"].run([math.log(target.flops)])
+    return bpb if name == "val_bpb" else metrics[name].run(*_candidates(bpb))
 
 
-def _nodes(found: Mixture) -> list[float]:
-    return [float(node) for node in found.nodes(BPB_NODES)]
+def estimate(profile: Profile, level: float = LEVEL) -> Estimate:
+    """The best fit, with an interval that has equal tails."""
+    return _interval(profile.quantile, level)
 
 
-def estimate(found: Mixture, level: float = LEVEL) -> Estimate:
-    """The median and the interval that leaves equal chances on both sides."""
+def _interval(quantile: Callable[[float], float], level: float) -> Estimate:
     tail = (1 - level) / 2
-    low, middle, high = (found.quantile(p) for p in (tail, 0.5, 1 - tail))
-    return Estimate(estimate=middle, low=low, high=high, level=level)
+    low, middle, high = (quantile(p) for p in (tail, 0.5, 1 - tail))
+    return Estimate(estimate=min(max(middle, low), high), low=low, high=high, level=level)
 
 
-def _having(name: MetricName, sizes: Sequence[Sequence[Proxy]]) -> list[list[Proxy]]:
-    kept = [[proxy for proxy in runs if getattr(proxy, name) is not None] for runs in sizes]
-    return [runs for runs in kept if runs]
+def _candidates(bpb: Profile) -> tuple[list[float], Floats]:
+    """Values of the target's val_bpb, and the deviance of each."""
+    from scipy import special
+
+    return [bpb.quantile(float(p)) for p in special.ndtr(TARGET_SDS)], TARGET_SDS**2
 
 
-class _Metric(msgspec.Struct, frozen=True, kw_only=True):
-    """One metric over sizes, and the law that was fitted to it."""
+def _fit_metrics(
+    proxies: Sequence[Proxy], noise: Mapping[str, ForecastNoise]
+) -> dict[MetricName, "_Metric"]:
+    """val_bpb, and the scores that at least three sizes have evaluated."""
+    sizes = by_size(proxies)
+    result: dict[MetricName, _Metric] = {"val_bpb": _Metric("val_bpb", sizes, noise.get("val_bpb"))}
+    for name in SCORES:
+        evaluated = [[p for p in runs if getattr(p, name) is not None] for runs in sizes]
+        evaluated = [runs for runs in evaluated if runs]
+        if len(evaluated) >= MIN_SIZES:
+            result[name] = _Metric(name, evaluated, noise.get(name))
+    return result
 
-    name: MetricName
-    sizes: list[list[Proxy]]
-    law: Law
-    points: Points
-    replicate: KnownSd | None
-    replicate_from: str
-    posterior: Posterior
 
-    @classmethod
-    def of(
-        cls, name: MetricName, sizes: list[list[Proxy]], at_target: ForecastNoise | None
-    ) -> "_Metric":
-        law, points = _law(name, sizes), _points(name, sizes)
-        replicate, source = _replicate(name, sizes, at_target, law)
-        return cls(
-            name=name,
-            sizes=sizes,
-            law=law,
-            points=points,
-            replicate=replicate,
-            replicate_from=source,
-            posterior=fit(law, points, replicate, at_target.known if at_target else None),
+class _Metric:
+    """One metric over sizes, and its fitted law."""
+
+    def __init__(
+        self, name: MetricName, sizes: list[list[Proxy]], at_target: ForecastNoise | None
+    ) -> None:
+        self.name, self.sizes = name, sizes
+        bpb = [_mean("val_bpb", runs) for runs in sizes]
+        x = [math.log(runs[0].scale.flops) for runs in sizes] if name == "val_bpb" else bpb
+        self.points = Points(
+            x=np.array(x),
+            y=np.array([_mean(name, runs) for runs in sizes]),
+            n=np.array([float(len(runs)) for runs in sizes]),
         )
+        law = _law(name, float(np.mean(bpb)))
+        self.replicate, self.replicate_source = _replicate(name, sizes, at_target, law)
+        known = at_target.known if at_target else None
+        self.fit: Fit = fit(law, self.points, self.replicate, known)
+        self.run = self.fit.run
 
-    def told(self, target: Sequence[float], level: float) -> Fitted:
-        """The fit in numbers; `target`: equally likely places of it."""
-        posterior, points = self.posterior, self.points
-        middle = float(np.median(target))
-        lines = [posterior.line([x]).quantile(0.5) for x in points.x]
-        places = np.linspace(points.x[0], middle, CURVE_POINTS)
-        return Fitted(
+    def summary(self, target: Sequence[float], deviance: Floats | None, level: float) -> FittedLaw:
+        """The fit in numbers; `target`: candidates for the target's x, with their deviance."""
+        fitted, points, law = self.fit, self.points, self.fit.law
+        middle = target[len(target) // 2]
+        along = np.linspace(points.x[0], middle, CURVE_POINTS)
+        return FittedLaw(
             metric=self.name,
-            law=_WORDS[self.name],
+            law=FORMULAS[type(law)].format(self.name),
             coefficients={
-                _SHAPE[self.name]: _between(posterior.shape, level),
-                "b": _between(posterior.slope, level),
+                NONLINEAR_NAMES[type(law)]: _interval(fitted.nonlinear, level),
+                "b": _interval(fitted.slope, level),
             },
             sizes=[runs[0].scale.size for runs in self.sizes],
             runs=[len(runs) for runs in self.sizes],
-            at=[self._unit(x) for x in points.x],
+            x=[self._x(x) for x in points.x],
             means=[float(y) for y in points.y],
-            residuals=[float(y - line) for y, line in zip(points.y, lines, strict=True)],
-            scatter=_between(posterior.scatter, level),
+            residuals=[float(off) for off in points.y - fitted.line(points.x)],
+            residual_sd=_interval(fitted.residual_sd, level),
             replicate_sd=self.replicate.sd if self.replicate else None,
             replicate_df=_finite(self.replicate.df) if self.replicate else None,
-            replicate_from=self.replicate_from,
-            lack_of_fit_p=lack_of_fit(points, posterior, self.replicate),
-            target_at=self._unit(middle),
-            shares=posterior.shares(target),
-            curve=[(self._unit(x), estimate(posterior.run([x]), level)) for x in places],
+            replicate_source=self.replicate_source,
+            lack_of_fit_p=lack_of_fit(points, fitted, self.replicate),
+            target_x=self._x(middle),
+            variance_shares=fitted.shares(target, deviance),
+            curve=[(self._x(x), estimate(self.run([x]), level)) for x in along],
             held_out=self._held_out(level),
         )
 
-    def _unit(self, x: float) -> float:
+    def _x(self, x: float) -> float:
         return math.exp(x) if self.name == "val_bpb" else float(x)
 
     def _held_out(self, level: float) -> tuple[Estimate, float] | None:
         """The largest size from the others; None where fewer than three would be left."""
-        if len(self.sizes) <= LEAST_SIZES:
+        if len(self.sizes) <= MIN_SIZES:
             return None
-        others = _Metric.of(self.name, self.sizes[:-1], None)
-        found = others.posterior.run([float(self.points.x[-1])])
-        return estimate(found, level), float(self.points.y[-1])
+        others = _Metric(self.name, self.sizes[:-1], None)
+        expected = estimate(others.run([float(self.points.x[-1])]), level)
+        return expected, float(self.points.y[-1])
 
 
-_WORDS: dict[MetricName, str] = {
-    "val_bpb": "val_bpb = floor + exp(a + b ln FLOPs)",
-    "core": "CORE = a + b (1 - exp(-bend (val_bpb - c))) / bend",
-    "core_soft": "core_soft = a + b (1 - exp(-bend (val_bpb - c))) / bend",
-}
-_SHAPE: dict[MetricName, str] = {"val_bpb": "floor", "core": "bend", "core_soft": "bend"}
-
-
-def _law(name: MetricName, sizes: Sequence[Sequence[Proxy]]) -> Law:
+def _law(name: MetricName, centre: float) -> Law:
     if name == "val_bpb":
-        return PowerLaw()
-    centre = float(np.mean([_mean("val_bpb", runs) for runs in sizes]))
-    return (
-        BentLine(centre=centre, scatter=SOFT_SCATTER)
-        if name == "core_soft"
-        else BentLine(centre=centre)
-    )
-
-
-def _points(name: MetricName, sizes: Sequence[Sequence[Proxy]]) -> Points:
-    if name == "val_bpb":
-        x = [math.log(runs[0].scale.flops) for runs in sizes]
-    else:
-        x = [_mean("val_bpb", runs) for runs in sizes]
-    return Points(
-        x=np.array(x),
-        y=np.array([_mean(name, runs) for runs in sizes]),
-        n=np.array([float(len(runs)) for runs in sizes]),
-    )
+        return LossLaw()
+    if name == "core_soft":
+        return ScoreLaw(centre=centre, residual=SOFT_RESIDUAL)
+    return ScoreLaw(centre=centre)
 
 
 def _mean(name: MetricName, runs: Sequence[Proxy]) -> float:
@@ -316,7 +313,7 @@ def _mean(name: MetricName, runs: Sequence[Proxy]) -> float:
 def _replicate(
     name: MetricName, sizes: Sequence[Sequence[Proxy]], at_target: ForecastNoise | None, law: Law
 ) -> tuple[KnownSd | None, str]:
-    """The SD of one proxy about its size's mean, relative as the scatter is; where it is from."""
+    """SD of one proxy about its size's mean, relative as the residual SD is, and its source."""
     groups = [[float(getattr(proxy, name)) for proxy in runs] for runs in sizes]
     scales = [float(law.scale(np.array(np.mean(group)))) for group in groups]
     pooled = pool([[v / s for v in group] for group, s in zip(groups, scales, strict=True)])
@@ -325,27 +322,20 @@ def _replicate(
     if at_target is not None:
         relative = KnownSd(sd=at_target.sd / min(scales), df=at_target.df)
         return relative, at_target.source
-    return None, "not known: one run a size, so the scatter of sizes holds it too"
-
-
-def _between(quantile: Callable[[float], float], level: float) -> Estimate:
-    tail = (1 - level) / 2
-    return Estimate(
-        estimate=quantile(0.5), low=quantile(tail), high=quantile(1 - tail), level=level
-    )
+    return None, "unknown: one run per size, so the residual SD includes it"
 
 
 def _finite(df: float) -> float | None:
     return df if math.isfinite(df) else None
 
 
-# --- what it rests on -----------------------------------------------------------------------------
+# --- what it is based on --------------------------------------------------------------------------
 
 
 def _notes(
     sizes: Sequence[Sequence[Proxy]],
     target: Scale,
-    fits: Sequence[Fitted],
+    fits: Sequence[FittedLaw],
     text_tokens: int | None,
 ) -> list[str]:
     runs = sum(map(len, sizes))
@@ -354,35 +344,36 @@ def _notes(
     notes = [f"{runs} runs at {names}; the target has {times:.3g} times the FLOPs of the largest"]
     if times > FAR:
         notes.append(
-            f"{FAR:g} times is as far as such forecasts have been checked: add a larger proxy"
+            f"such forecasts have been checked up to {FAR:g} times the FLOPs: add a larger proxy"
         )
     if text_tokens is not None and target.tokens > text_tokens:
         readings = target.tokens / text_tokens
-        notes.append(f"its text is read {readings:.2f} times, taken here for as good as fresh")
-    if len(sizes) == LEAST_SIZES:
-        notes.append("three sizes meet any law: the interval is mostly what is known of laws")
+        notes.append(f"the text is read {readings:.2f} times; the forecast treats it as fresh text")
+    if len(sizes) == MIN_SIZES:
+        notes.append("three sizes fit any law: the interval depends mostly on published laws")
     for fitted in fits:
-        notes += _notes_of(fitted)
+        notes += _metric_notes(fitted)
     if not any(fitted.metric == "core" for fitted in fits):
-        notes.append(f"no forecast of CORE: fewer than {LEAST_SIZES} sizes have evaluated it")
+        notes.append(f"no forecast of CORE: it needs at least {MIN_SIZES} sizes with CORE")
     return notes
 
 
-def _notes_of(fitted: Fitted) -> list[str]:
-    largest = max(fitted.shares, key=lambda name: fitted.shares[name])
-    notes = [f"{fitted.metric}: {fitted.shares[largest]:.0%} of the variance is {largest}"]
+def _metric_notes(fitted: FittedLaw) -> list[str]:
+    shares = fitted.variance_shares
+    largest = max(shares, key=lambda name: shares[name])
+    notes = [f"{fitted.metric}: {shares[largest]:.0%} of the variance is from: {largest}"]
     if fitted.replicate_sd is None:
-        notes.append(f"{fitted.metric}: noise of a run {fitted.replicate_from}")
+        notes.append(f"{fitted.metric}: run-to-run noise {fitted.replicate_source}")
     if fitted.lack_of_fit_p is not None and fitted.lack_of_fit_p < 0.05:
         notes.append(
-            f"{fitted.metric}: sizes lie off the law by more than seeds do "
-            f"(p {fitted.lack_of_fit_p:.2g}), which the interval counts"
+            f"{fitted.metric}: sizes deviate from the law by more than seeds do "
+            f"(p {fitted.lack_of_fit_p:.2g}); the interval includes this"
         )
     if fitted.held_out is not None:
-        found, was = fitted.held_out
-        word = "inside" if found.holds(was) else "OUTSIDE"
+        expected, measured = fitted.held_out
+        where = "inside" if expected.contains(measured) else "OUTSIDE"
         notes.append(
-            f"{fitted.metric} of {fitted.sizes[-1]} from the smaller sizes: {found.low:.4f} to "
-            f"{found.high:.4f}, and it was {was:.4f}: {word}"
+            f"{fitted.metric} of {fitted.sizes[-1]} forecast from the smaller sizes: "
+            f"{expected.low:.4f} to {expected.high:.4f}; measured {measured:.4f}: {where}"
         )
     return notes

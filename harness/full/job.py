@@ -1,19 +1,17 @@
-"""What `harness full` does, step by step; an exit code for every end.
+"""Runs a full job: `run_full` goes from preflight and forecast to the leaderboard entry.
 
-Describe, look whether it is answered already, ask for needs, foretell, probe, take test steps,
-price it, launch, and at the end the row. Every step begins with what is recorded, so that the same
-command goes on wherever it was stopped; nothing is spent before the forecast is on the terminal.
-Beside `commands`.
+Plans the job, checks the machine, forecasts the result, runs a step test, estimates time and cost,
+launches the run, monitors it and finalizes it. Every step starts from what is recorded, so that
+the same command resumes wherever it was stopped. What happens is reported to a `FullListener`.
 """
 
 import math
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -22,17 +20,23 @@ from harness.compare.noise_model import NoiseModel
 from harness.config.full_file import FullFile
 from harness.errors import StoreError
 from harness.files import lock_file
-from harness.full import evidence
-from harness.full.finish import Finalizer
-from harness.full.launch import End, JobLauncher, Until, answer
-from harness.full.monitor import Course
-from harness.full.plan import JobPlan, plan
-from harness.full.predict import Prediction, foretell, with_cost
-from harness.full.preflight import Examiner, Preflight
-from harness.full.series import Made, hopeless, make, missing, recorded
+from harness.full import artifacts
+from harness.full.finalize import ENTRY, FORECAST, Finalizer
+from harness.full.job_forecast import JobForecast, estimate_cost, forecast_job
+from harness.full.launch import Deadline, JobLauncher, LaunchResult, final_result
+from harness.full.leaderboard import LeaderboardEntry
+from harness.full.listener import FullListener, SilentListener
+from harness.full.monitor import MonitorSettings
+from harness.full.plan import JobPlan, plan_job
+from harness.full.preflight import Preflight, PreflightRunner
+from harness.full.proxy_runs import (
+    completed_proxies,
+    failed_proxies,
+    missing_proxies,
+    run_proxies,
+)
 from harness.gate import baseline
 from harness.gate.noise_sources import load_noise_model
-from harness.report.full import terminal
 from harness.results.record import Identity, Record
 from harness.results.store import Store
 from harness.runner.attempt import recover
@@ -41,13 +45,14 @@ from harness.runner.process import Stop, stop_on_signals
 from harness.runner.replicates import recorded_run
 from harness.runner.stepper import StepperStopped
 from harness.runner.trainer import NativeTrainer, PreflightFinding, by_name
+from harness.study.budget_limits import RESUME
 
-if TYPE_CHECKING:
-    from rich.console import Console
+PREFLIGHT = "preflight"
+NOTHING_STARTED = "Nothing was started."
 
 
 class FullOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How far one command goes, and where it finds what is stored."""
+    """How far one command goes, and where stored noise and baselines are."""
 
     noise_model: Path
     baselines: Path
@@ -56,12 +61,28 @@ class FullOptions(msgspec.Struct, frozen=True, kw_only=True):
     proxies: bool = False
     without_forecast: bool = False
     max_minutes: float | None = None
-    evidence: Path | None = None
-    json: bool = False
+    artifacts: Path | None = None
 
 
-class _Kept(msgspec.Struct, frozen=True, kw_only=True):
-    """`plan.json` of a job: which run is meant by its name."""
+class FinishedJob(msgspec.Struct, frozen=True, kw_only=True):
+    """A completed job: its leaderboard entry, the forecast before it and its loss curve."""
+
+    entry: LeaderboardEntry
+    forecast: JobForecast
+    loss_points: list[tuple[float, float]]
+
+
+class FullResult(msgspec.Struct, frozen=True, kw_only=True):
+    """How a command ended. `data`: everything that it found, as plain values."""
+
+    exit_code: int
+    reason: str
+    data: dict[str, Any]
+    finished: FinishedJob | None = None
+
+
+class _StoredPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """`plan.json` of a job: the run that its name stands for."""
 
     plan_id: str
     identity: Identity
@@ -70,302 +91,307 @@ class _Kept(msgspec.Struct, frozen=True, kw_only=True):
     proxies: list[str]
 
 
-def full(console: "Console", file: FullFile, path: Path, store: Store, options: FullOptions) -> int:
-    """Makes a full job, or goes on with it. With `json`, one object on stdout at the end."""
-    command = FullJob(console, file, path, store, options)
-    code = command.run()
-    if options.json:
-        told = {**command.told, "exit_code": code}
-        sys.stdout.write(msgspec.json.encode(told, order="sorted").decode() + "\n")
-    return code
+def run_full(
+    file: FullFile,
+    path: Path,
+    store: Store,
+    options: FullOptions,
+    listener: FullListener | None = None,
+) -> FullResult:
+    """Runs or resumes a full job. Raises HarnessError; everything recorded is kept."""
+    return FullJob(file, path, store, options, listener or SilentListener()).run()
 
 
 class FullJob:
-    """One command of one job. `told`: what it found, as plain values."""
+    """One command of one job."""
 
     def __init__(
-        self, console: "Console", file: FullFile, path: Path, store: Store, options: FullOptions
+        self,
+        file: FullFile,
+        path: Path,
+        store: Store,
+        options: FullOptions,
+        listener: FullListener,
     ) -> None:
-        self.console, self.file, self.path = console, file, path
-        self.store, self.options = store, options
-        self.trainer = over_nodes(by_name(file.trainer), file)
-        self.folder = evidence.job_dir(store, file.full)
+        self.file, self.path, self.store = file, path, store
+        self.options, self.listener = options, listener
+        self.trainer = multinode_trainer(by_name(file.trainer), file)
+        self.folder = artifacts.job_dir(store, file.full)
         self.stop, self.began = Stop(), time.monotonic()
-        self.until = self._until(math.inf)
+        self.until = self._deadline(math.inf)
         self.stored: baseline.Baseline | None = None
-        self.told: dict[str, Any] = {"full": file.full}
+        self.data: dict[str, Any] = {"full": file.full}
 
-    def run(self) -> int:
-        """All steps. Raises HarnessError; what was recorded stays."""
-        with self._only_one(), stop_on_signals(self.stop):
+    def run(self) -> FullResult:
+        """All steps of the command."""
+        with self._job_lock(), stop_on_signals(self.stop):
             for record in recover(self.store):
-                self._say(
-                    f"A killed harness had left {record.plan_id}, seed {record.seed}; recorded as "
-                    f"{record.status}."
+                self.listener.message(
+                    f"Recovered {record.plan_id}, seed {record.seed}, from a killed harness: "
+                    f"recorded as {record.status}."
                 )
             try:
-                return self._steps()
+                return self._run()
             except StepperStopped:
-                return self._end(errors.STOPPED_AT_LIMIT, self.until.reason)
+                return self._result(errors.STOPPED_AT_LIMIT, self.until.reason)
 
-    def _steps(self) -> int:
-        if self.file.baseline is not None:  # a name that nobody has is said before anything else
+    def _run(self) -> FullResult:
+        if self.file.baseline is not None:  # an unknown name is an error before anything else
             self.stored = baseline.find(self.options.baselines, self.file.baseline)
-        planned = plan(self.file, self.path, self.trainer, prepares=False)
-        self._refuse_other(planned)
-        if (
-            not self.options.proxies
-            and (answer := recorded_run(self.store, planned.job, ())) is not None
-        ):
-            if not self.options.dry_run:
-                self._keep(planned)
-            return self._answered(planned, answer)
+        plan = plan_job(self.file, self.path, self.trainer, prepare=False)
+        self._check_name(plan)
+        if not self.options.proxies:
+            final = recorded_run(self.store, plan.job, ())
+            if final is not None:
+                if not self.options.dry_run:
+                    self._store_plan(plan)
+                return self._finalize(plan, final)
         if self.options.dry_run:
-            with TemporaryDirectory() as scratch:
-                return self._dry_run(planned, self._examiner(planned, Path(scratch)).needs())
-        examiner = self._examiner(planned, self.folder)
-        found = examiner.needs()
-        if found.stops and not self.options.proxies:
-            return self._unfit(found)
-        if not planned.ready:
-            planned, found = plan(self.file, self.path, self.trainer), examiner.needs()
-        self._keep(planned)
-        if self.stored is not None:  # another recipe's baseline decides nothing
-            baseline.check_comparable(self.stored, planned.job.identity, own_settings=False)
-        if self.options.proxies:
-            return self._make_proxies(planned)
-        return self._try(planned, examiner, found)
+            return self._dry_run(plan)
+        return self._prepare(plan)
 
-    def _examiner(self, planned: JobPlan, kept_in: Path) -> Examiner:
-        """`kept_in`: where the configuration that it asks about is written."""
-        file, config = self.file, planned.job.config
-        config_file = kept_in.resolve() / "config.json"
-        return Examiner(
-            self.trainer, config, file.ranks, self.folder, self.until, file.nodes, config_file
+    def _prepare(self, plan: JobPlan) -> FullResult:
+        """Requirements and data; then the proxies or the job."""
+        runner = self._preflight_runner(plan, self.folder)
+        preflight = runner.requirements()
+        if preflight.errors and not self.options.proxies:
+            return self._blocked(preflight)
+        if not plan.data_ready:
+            plan = plan_job(self.file, self.path, self.trainer)
+            preflight = runner.requirements()
+        self._store_plan(plan)
+        if self.stored is not None:  # a baseline of another recipe cannot decide anything
+            baseline.check_comparable(self.stored, plan.job.identity, own_settings=False)
+        if self.options.proxies:
+            return self._run_proxies(plan)
+        return self._run_job(plan, runner, preflight)
+
+    def _preflight_runner(self, plan: JobPlan, config_folder: Path) -> PreflightRunner:
+        """`config_folder`: where the configuration is written for the trainer."""
+        return PreflightRunner(
+            self.trainer,
+            plan.job.config,
+            self.file.ranks,
+            self.folder,
+            self.until,
+            self.file.nodes,
+            config_folder.resolve() / "config.json",
         )
 
-    def _try(self, planned: JobPlan, examiner: Examiner, found: Preflight) -> int:
-        """Forecast, probe, step test, price; then the run, where nothing stands against it."""
-        records, noise_model = recorded(planned, self.store), self._ledger()
-        foretold = foretell(planned, self.store, records, noise_model)
-        self._tell_foretold(planned, foretold)
-        needs_one = not (self.options.without_forecast or self.options.preflight_only)
-        if foretold.forecast is None and needs_one:
-            return self._end(errors.COULD_NOT_RUN, "Nothing was started.")
-        found = self._looked_at(examiner, found, planned.stages)
-        foretold = with_cost(foretold, planned, self.store, records, noise_model, found)
-        found = found.with_(self._time_limit(planned, foretold))
-        self._tell_preflight(found)
-        if foretold.cost is not None:
-            for line in terminal.cost_lines(foretold.cost):
-                self._say(line)
-        self._save_foretold(planned, foretold)
-        if found.stops:
-            return self._end(errors.COULD_NOT_RUN, "Nothing was started.")
+    def _run_job(self, plan: JobPlan, runner: PreflightRunner, preflight: Preflight) -> FullResult:
+        """Forecast, probe, step test and cost; then the run, unless an error forbids it."""
+        records, noise_model = completed_proxies(plan, self.store), self._noise_model()
+        forecast = forecast_job(plan, self.store, records, noise_model)
+        self._report_forecast(plan, forecast)
+        optional = self.options.without_forecast or self.options.preflight_only
+        if forecast.forecast is None and not optional:
+            return self._result(errors.COULD_NOT_RUN, NOTHING_STARTED)
+        preflight = self._measure(runner, preflight, plan.stages)
+        cost = estimate_cost(plan, self.store, records, noise_model, preflight)
+        forecast = msgspec.structs.replace(forecast, cost=cost)
+        if cost is not None:
+            preflight = preflight.extended(
+                [time_limit(plan, cost.wall_s.high, self.store.attempts(plan.job.plan_id))]
+            )
+        self._report_preflight(preflight)
+        if cost is not None:
+            self.listener.cost_estimated(cost)
+        self._store_forecast(plan, forecast)
+        if preflight.errors:
+            return self._result(errors.COULD_NOT_RUN, NOTHING_STARTED)
         if self.options.preflight_only:
-            return self._end(errors.PASS, "The job can start here.")
-        return self._launch(planned, foretold, found, examiner)
+            return self._result(errors.PASS, "The job can start on this machine.")
+        return self._launch(plan, forecast, preflight, runner)
 
-    # before -----------------------------------------------------------------------------------
+    # --- before the run ---------------------------------------------------------------------------
 
-    def _dry_run(self, planned: JobPlan, found: Preflight) -> int:
-        """Forecast and needs, with nothing made ready and no GPU taken."""
-        records = recorded(planned, self.store)
-        foretold = foretell(planned, self.store, records, self._ledger())
-        self._tell_foretold(planned, foretold)
-        self._tell_preflight(found)
-        would = f"{len(found.stops)} findings keep it from starting" if found.stops else "it may go"
-        text = f"A dry run: by its needs {would}. --preflight looks at the GPUs and takes steps."
-        return self._end(errors.PASS, text)
+    def _dry_run(self, plan: JobPlan) -> FullResult:
+        """Forecast and requirements; prepares nothing and uses no GPU."""
+        with TemporaryDirectory() as scratch:
+            preflight = self._preflight_runner(plan, Path(scratch)).requirements()
+        records = completed_proxies(plan, self.store)
+        forecast = forecast_job(plan, self.store, records, self._noise_model())
+        self._report_forecast(plan, forecast)
+        self._report_preflight(preflight)
+        more = "`--preflight` also measures the GPUs and runs a step test."
+        if count := len(preflight.errors):
+            found = "1 error" if count == 1 else f"{count} errors"
+            text = f"Dry run: the job cannot start, the preflight found {found}. {more}"
+            return self._result(errors.COULD_NOT_RUN, text)
+        return self._result(errors.PASS, f"Dry run: the requirements are met. {more}")
 
-    def _refuse_other(self, planned: JobPlan) -> None:
-        """Refuses another job of the same name; data that is not ready says nothing of that."""
+    def _blocked(self, preflight: Preflight) -> FullResult:
+        self._report_preflight(preflight)
+        return self._result(errors.COULD_NOT_RUN, NOTHING_STARTED)
+
+    def _measure(
+        self, runner: PreflightRunner, preflight: Preflight, stages: Sequence[int]
+    ) -> Preflight:
+        """Probes the ranks; then the step test, unless the probe found an error."""
+        preflight = runner.probe(preflight)
+        if self.until:
+            raise StepperStopped
+        if not preflight.errors and self.trainer.paces:
+            preflight = runner.step_test(preflight, self.file.step_test_seconds, stages)
+        return preflight
+
+    def _check_name(self, plan: JobPlan) -> None:
+        """Raises StoreError if the name stands for another job in this store."""
         value = files.read_json(self.folder / "plan.json")
         if value is None:
             return
-        old, new = msgspec.convert(value, _Kept), _kept(planned)
-        if not planned.ready:
+        old, new = msgspec.convert(value, _StoredPlan), _stored_plan(plan)
+        if not plan.data_ready:  # then the data's identity is unknown
             old = msgspec.structs.replace(
                 old, identity=msgspec.structs.replace(old.identity, data_id=None)
             )
-        refuse_other(self.file.full, old, new, self.store)
+        check_same_job(self.file.full, old, new, self.store)
 
-    def _keep(self, planned: JobPlan) -> None:
-        """Writes what the name stands for."""
-        self._refuse_other(planned)
-        files.write_json(self.folder / "plan.json", msgspec.to_builtins(_kept(planned)))
+    def _store_plan(self, plan: JobPlan) -> None:
+        """Stores the run that the name stands for."""
+        self._check_name(plan)
+        files.write_json(self.folder / "plan.json", msgspec.to_builtins(_stored_plan(plan)))
         files.write_text(self.folder / "job.yaml", self.path.read_text(encoding="utf-8"))
         files.write_json(self.folder / "job.json", msgspec.to_builtins(self.file))
 
-    def _looked_at(self, examiner: Examiner, found: Preflight, stages: Sequence[int]) -> Preflight:
-        """Needs, and what the GPUs have to say; no step where a probe forbids it."""
-        found = examiner.probe(found)
-        self._refuse_if_stopped()
-        if not found.stops and self.trainer.paces:
-            found = examiner.steps(found, self.file.step_test_seconds, stages)
-        return found
+    def _report_forecast(self, plan: JobPlan, forecast: JobForecast) -> None:
+        self.listener.forecast_made(forecast)
+        self._store_forecast(plan, forecast)
 
-    def _refuse_if_stopped(self) -> None:
-        if self.until:
-            raise StepperStopped
-
-    def _time_limit(self, planned: JobPlan, foretold: Prediction) -> list[PreflightFinding]:
-        """Whether the job can end within its hours, by its forecast."""
-        if foretold.cost is None:
-            return []
-        attempts = self.store.attempts(planned.job.plan_id)
-        left_s = 3600 * self.file.limits.hours - sum(made.wall_s for made in attempts)
-        done = max((made.steps for made in attempts), default=0) / max(1, planned.steps)
-        needs = foretold.cost.wall_s
-        return [
-            PreflightFinding(
-                what="time limit",
-                ok=needs.high * (1 - done) <= left_s,
-                expected=f"{needs.high * (1 - done) / 3600:.2f} h at most, as foretold",
-                got=f"{left_s / 3600:.2f} h left of limits.hours",
-                hint="Raise limits.hours; at the limit the run stops with a checkpoint, and "
-                "the same command goes on.",
-                severity="warns",
-            )
-        ]
-
-    def _unfit(self, found: Preflight) -> int:
-        self._tell_preflight(found)
-        return self._end(errors.COULD_NOT_RUN, "Nothing was started.")
-
-    def _tell_foretold(self, planned: JobPlan, foretold: Prediction) -> None:
-        if foretold.forecast is None and planned.proxies == []:
-            foretold = msgspec.structs.replace(
-                foretold, why_none="the file names no proxies; --without-forecast starts anyway"
-            )
-        terminal.print_foretold(self.console, foretold)
-        self._save_foretold(planned, foretold)
-
-    def _save_foretold(self, planned: JobPlan, foretold: Prediction) -> None:
-        """What was foretold before the first attempt stays: it is what the run is held against."""
-        begun = (
-            self.store.attempts(planned.job.plan_id) and (self.folder / "forecast.json").exists()
-        )
-        if begun:
-            self.told["forecast"] = msgspec.to_builtins(foretold)
+    def _store_forecast(self, plan: JobPlan, forecast: JobForecast) -> None:
+        """Keeps the forecast from before the first attempt: the run is checked against it."""
+        launched = self.store.attempts(plan.job.plan_id)
+        if launched and (self.folder / f"{FORECAST}.json").exists():
+            self.data[FORECAST] = msgspec.to_builtins(forecast)
         else:
-            self._save("forecast", foretold)
+            self._store(FORECAST, forecast)
 
-    def _tell_preflight(self, found: Preflight) -> None:
-        looks = self.options.preflight_only or self.options.dry_run
-        terminal.print_findings(self.console, found.findings, all_of_them=looks)
-        self._save("preflight", found)
+    def _report_preflight(self, preflight: Preflight) -> None:
+        every = self.options.preflight_only or self.options.dry_run
+        self.listener.preflight_done(preflight, every_finding=every)
+        self._store(PREFLIGHT, preflight)
 
-    # proxies ----------------------------------------------------------------------------------
+    # --- proxies ----------------------------------------------------------------------------------
 
-    def _make_proxies(self, planned: JobPlan) -> int:
-        todo = missing(planned, self.store)
-        self._say(f"{len(planned.proxies)} proxies, {len(todo)} to make")
-        until = self._until(math.inf)
-
-        def ended(made: Made) -> None:
-            self._say(terminal.proxy_line(made))
-
-        make(todo, planned, self.store, self.trainer, until, ended)
-        foretold = foretell(planned, self.store, recorded(planned, self.store), self._ledger())
-        self._tell_foretold(planned, foretold)
-        if len(recorded(planned, self.store)) == len(planned.proxies):
-            return self._end(errors.PASS, "All proxies are recorded.")
+    def _run_proxies(self, plan: JobPlan) -> FullResult:
+        todo = missing_proxies(plan, self.store)
+        self.listener.message(f"{len(plan.proxies)} proxies, {len(todo)} to run")
+        until = self._deadline(math.inf)
+        run_proxies(todo, plan, self.store, self.trainer, until, self.listener)
+        records = completed_proxies(plan, self.store)
+        self._report_forecast(plan, forecast_job(plan, self.store, records, self._noise_model()))
+        if len(records) == len(plan.proxies):
+            return self._result(errors.PASS, "All proxies are recorded.")
         if until:
-            return self._end(errors.STOPPED_AT_LIMIT, until.reason)
-        if vain := hopeless(planned, self.store):
-            again = "They would end so again: change proxies.values or proxies.set."
-            text = "; ".join(terminal.proxy_line(made) for made in vain)
-            return self._end(errors.COULD_NOT_RUN, f"Not completed: {text}. {again}")
-        text = "Not all proxies were completed; the same command makes the others."
-        return self._end(errors.COULD_NOT_RUN, text)
+            return self._result(errors.STOPPED_AT_LIMIT, until.reason)
+        if failed := failed_proxies(plan, self.store):
+            names = "; ".join(
+                f"{one.proxy.label} ({one.record.status})" for one in failed if one.record
+            )
+            return self._result(
+                errors.COULD_NOT_RUN,
+                f"Not completed: {names}. These proxies would fail again: change proxies.values or "
+                "proxies.set.",
+            )
+        text = "Not all proxies were completed. Re-run the same command to run the others."
+        return self._result(errors.COULD_NOT_RUN, text)
 
-    # the run ----------------------------------------------------------------------------------
+    # --- the run ----------------------------------------------------------------------------------
 
-    def _until(self, left_s: float) -> Until:
-        """The nearer end: of the command's minutes, or of the job's hours."""
-        ends = [(time.monotonic() + left_s, "limits.hours are used up. Raise it")]
+    def _deadline(self, left_s: float) -> Deadline:
+        """The earlier of the command's --max-minutes and the job's limits.hours."""
+        ends = [(time.monotonic() + left_s, f"limits.hours is reached. Raise it. {RESUME}")]
         if (minutes := self.options.max_minutes) is not None:
-            ends.append((self.began + 60 * minutes, f"--max-minutes {minutes:g} are over. Again"))
-        deadline, what = min(ends)
-        return Until(self.stop, deadline, f"{what}, and the same command goes on.")
+            text = f"--max-minutes {minutes:g} is reached. {RESUME}"
+            ends.append((self.began + 60 * minutes, text))
+        moment, reason = min(ends)
+        return Deadline(self.stop, moment, reason)
 
     def _launch(
-        self, planned: JobPlan, foretold: Prediction, found: Preflight, examiner: Examiner
-    ) -> int:
-        spent_s = sum(made.wall_s for made in self.store.attempts(planned.job.plan_id))
-        if not self.store.attempts(planned.job.plan_id):  # a resumed run is of the same code
-            evidence.save_code(self.folder, self.trainer.checkout)
-        course = Course(
-            steps=planned.steps,
+        self, plan: JobPlan, forecast: JobForecast, preflight: Preflight, runner: PreflightRunner
+    ) -> FullResult:
+        attempts = self.store.attempts(plan.job.plan_id)
+        if not attempts:  # a resumed run has the code of its first attempt
+            artifacts.save_code(self.folder, self.trainer.checkout)
+        settings = MonitorSettings(
+            steps=plan.steps,
             ranks=self.file.ranks,
             price_usd_per_gpu_hour=self.file.price_usd_per_gpu_hour,
-            band=foretold.band,
-            cost=foretold.cost,
-            checkpoint_bytes=found.checkpoint_bytes,
+            envelope=forecast.envelope,
+            cost=forecast.cost,
+            checkpoint_bytes=preflight.checkpoint_bytes,
         )
-        launch = JobLauncher(self.console, planned, self.store, self.trainer, course, self.folder)
-        end = launch.run(
-            self._until(3600 * self.file.limits.hours - spent_s),
-            lambda: examiner.probe(examiner.needs()).stops,
+        launcher = JobLauncher(plan, self.store, self.trainer, settings, self.folder, self.listener)
+        spent_s = sum(record.wall_s for record in attempts)
+        result = launcher.run(
+            self._deadline(3600 * self.file.limits.hours - spent_s),
+            lambda: runner.probe(runner.requirements()).errors,
         )
-        self.told["alarms"] = msgspec.to_builtins(launch.alarms)
-        if end.record is None or end.exit_code != errors.PASS:
-            return self._broken_off(end)
-        return self._answered(planned, end.record)
+        self.data["alerts"] = msgspec.to_builtins(launcher.alerts)
+        if result.record is None or result.exit_code != errors.PASS:
+            return self._unfinished(result)
+        return self._finalize(plan, result.record)
 
-    def _broken_off(self, end: End) -> int:
-        if end.record is not None:
-            place = self.store.run_dir(end.record.plan_id, end.record.attempt)
-            self._say(end.record.log_tail or "")
-            self._say(f"run directory: {place}")
-        return self._end(end.exit_code, end.reason)
+    def _unfinished(self, result: LaunchResult) -> FullResult:
+        if (record := result.record) is not None:
+            folder = self.store.run_dir(record.plan_id, record.attempt)
+            self.listener.message(record.log_tail or "")
+            self.listener.message(f"run directory: {folder}")
+        return self._result(result.exit_code, result.reason)
 
-    # after ------------------------------------------------------------------------------------
+    # --- after the run ----------------------------------------------------------------------------
 
-    def _answered(self, planned: JobPlan, record: Record) -> int:
-        """The row of a completed run, the verdict, the evidence."""
-        end = answer(record)
-        if end.exit_code != errors.PASS:
-            return self._end(end.exit_code, end.reason)
-        closing = Finalizer(self.store, self.file, record, self._ledger(), self.stored, self._say)
-        found, code = closing.row()
-        self._save("row", found)
-        closing.tell(found)
+    def _finalize(self, plan: JobPlan, record: Record) -> FullResult:
+        """The leaderboard entry, its comparison with the baseline, the artifact bundle."""
+        result = final_result(record)
+        if result.exit_code != errors.PASS:
+            return self._result(result.exit_code, result.reason)
+        finalizer = Finalizer(self.store, self.file, record, self._noise_model(), self.stored)
+        entry, code = finalizer.entry()
+        self._store(ENTRY, entry)
+        self.listener.entry_made(entry, finalizer.checks(entry))
         if not self.options.dry_run:
-            closing.write(found, self.options.evidence, recorded(planned, self.store))
-        return self._end(code, "")
+            finalizer.write(entry)
+            self._bundle(finalizer, plan)
+        finished = FinishedJob(
+            entry=entry, forecast=finalizer.forecast, loss_points=finalizer.loss_points()
+        )
+        return self._result(code, "", finished)
 
-    # shared -----------------------------------------------------------------------------------
+    def _bundle(self, finalizer: Finalizer, plan: JobPlan) -> None:
+        out = self.options.artifacts
+        if out is None:
+            text = "`--artifacts OUT.tar` packs the records, curves and findings of the job."
+        else:
+            count = finalizer.bundle(out, completed_proxies(plan, self.store))
+            text = f"artifact bundle: {out} ({count} files)"
+        self.listener.message(text)
 
-    def _ledger(self) -> NoiseModel:
+    # --- shared -----------------------------------------------------------------------------------
+
+    def _noise_model(self) -> NoiseModel:
         return load_noise_model(self.options.noise_model, self.store)
 
-    def _save(self, name: str, found: msgspec.Struct) -> None:
-        """Keeps a part of the answer with the job; a dry run only tells it."""
-        self.told[name] = msgspec.to_builtins(found)
+    def _store(self, name: str, value: msgspec.Struct) -> None:
+        """Stores a part of the result with the job, except in a dry run."""
+        self.data[name] = msgspec.to_builtins(value)
         if not self.options.dry_run:
-            files.write_json(self.folder / f"{name}.json", self.told[name])
+            files.write_json(self.folder / f"{name}.json", self.data[name])
 
-    def _end(self, code: int, reason: str) -> int:
-        self.told["reason"] = reason or None
-        if reason:
-            self._say(reason)
-        return code
-
-    def _say(self, text: str) -> None:
-        terminal.say(self.console, text)
+    def _result(self, code: int, reason: str, finished: FinishedJob | None = None) -> FullResult:
+        self.data.update(reason=reason or None, exit_code=code)
+        return FullResult(exit_code=code, reason=reason, data=self.data, finished=finished)
 
     @contextmanager
-    def _only_one(self) -> Iterator[None]:
-        """Raises StoreError while another harness is at work on the job."""
+    def _job_lock(self) -> Iterator[None]:
+        """Raises StoreError while another harness works on the job."""
         handle = lock_file(self.folder / "lock")
         if handle is None:
             raise StoreError(
                 str(self.store.root),
-                f"nobody else at work on the job {self.file.full!r}",
-                "another harness that is",
-                "Wait for its end, or name another --store.",
+                f"one harness at work on the job {self.file.full!r}",
+                "another one is running",
+                "Wait until it ends, or use another --store.",
             )
         try:
             yield
@@ -373,34 +399,49 @@ class FullJob:
             handle.close()
 
 
-def over_nodes(trainer: NativeTrainer, file: FullFile) -> NativeTrainer:
-    """The trainer; where there are several nodes, its ranks start on all of the allocation."""
+def multinode_trainer(trainer: NativeTrainer, file: FullFile) -> NativeTrainer:
+    """The trainer; with several nodes, its ranks start on all nodes of the allocation."""
     if file.nodes > 1:
 
-        def launcher(python: str, words: Sequence[str], ranks: int) -> list[str]:
-            return multinode_command(words, file.nodes, ranks // file.nodes, python=python)
+        def launcher(python: str, argv: Sequence[str], ranks: int) -> list[str]:
+            return multinode_command(argv, file.nodes, ranks // file.nodes, python=python)
 
         trainer.launcher = launcher
     return trainer
 
 
-def _kept(planned: JobPlan) -> _Kept:
-    job = planned.job
-    return _Kept(
+def time_limit(plan: JobPlan, wall_s: float, attempts: Sequence[Record]) -> PreflightFinding:
+    """Whether the job can end within limits.hours; `wall_s`: at most, for the whole job."""
+    left_s = 3600 * plan.file.limits.hours - sum(record.wall_s for record in attempts)
+    done = max((record.steps for record in attempts), default=0) / max(1, plan.steps)
+    return PreflightFinding(
+        what="time limit",
+        ok=wall_s * (1 - done) <= left_s,
+        expected=f"at most {wall_s * (1 - done) / 3600:.2f} h by the forecast",
+        got=f"{left_s / 3600:.2f} h left of limits.hours",
+        hint="Raise limits.hours. At the limit the run stops with a checkpoint, and the same "
+        "command resumes it.",
+        severity="warning",
+    )
+
+
+def _stored_plan(plan: JobPlan) -> _StoredPlan:
+    job = plan.job
+    return _StoredPlan(
         plan_id=job.plan_id,
         identity=job.identity,
         seed=job.seed,
         ranks=job.ranks,
-        proxies=[proxy.job.plan_id for proxy in planned.proxies],
+        proxies=[proxy.job.plan_id for proxy in plan.proxies],
     )
 
 
-def refuse_other(name: str, old: _Kept, new: _Kept, store: Store) -> None:
-    """Raises StoreError where runs of another job stand under this name."""
-    if _flat(old) == _flat(new) or not store.attempts(old.plan_id):
-        return
+def check_same_job(name: str, old: _StoredPlan, new: _StoredPlan, store: Store) -> None:
+    """Raises StoreError if runs of another job have this name."""
     before, now = _flat(old), _flat(new)
-    found = [
+    if before == now or not store.attempts(old.plan_id):
+        return
+    changes = [
         f"{field} {before[field]}, now {value}"
         for field, value in now.items()
         if value != before[field]
@@ -408,10 +449,10 @@ def refuse_other(name: str, old: _Kept, new: _Kept, store: Store) -> None:
     raise StoreError(
         f"full: {name}",
         "one job of this name in a store",
-        "; ".join(found),
-        "Give it another name, bring the old settings or code back, or name another --store.",
+        "; ".join(changes),
+        "Rename the job, restore the old settings or code, or use another --store.",
     )
 
 
-def _flat(kept: _Kept) -> dict[str, Any]:
-    return {**msgspec.to_builtins(kept.identity), "seed": kept.seed, "ranks": kept.ranks}
+def _flat(plan: _StoredPlan) -> dict[str, Any]:
+    return {**msgspec.to_builtins(plan.identity), "seed": plan.seed, "ranks": plan.ranks}

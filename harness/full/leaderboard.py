@@ -1,17 +1,17 @@
-"""The row of a full run: time to GPT-2 as nanochat's leaderboard counts and writes it.
+"""The leaderboard entry of a full run: time to GPT-2, as nanochat's leaderboard counts it.
 
     | # | time | val_bpb | CORE | Description | Date | Commit | Contributors |
 
-Its rules, from karpathy/nanochat (README.md and dev/LEADERBOARD.md): the time is that of the
-training steps alone, without steps 0 to 10 and without evaluations, in hours; CORE of the whole
-bundle has to be above that of GPT-2 with 1.6B parameters, 0.256525; val_bpb stands beside it, as
-CORE is noisy; the commit is short, and contributors are handles. Several runs of one configuration
-make one row of their means.
+The rules of karpathy/nanochat (README.md and dev/LEADERBOARD.md): the time is that of training
+steps, in hours, without steps 0 to 10 and without evaluations; CORE of the whole bundle must exceed
+that of GPT-2 with 1.6B parameters, 0.256525; val_bpb is given because CORE is noisy; the commit is
+short, and contributors are handles. Several runs of one configuration make one entry of their
+means.
 
-What the leaderboard has no column for stands below the row: how sure it is that this recipe is
-above the target (one run's CORE has an SD of some 0.005, so that of all recipes exactly at the
-target half pass), what it cost, where it ran, and the verdict against a stored baseline. Every
-number comes from records and events. After `baseline` and `judgement`, before `evidence`; pure.
+Below the entry stands what the leaderboard has no column for: the probability that the recipe
+exceeds the target (CORE of one run has an SD of about 0.005, so half the runs of a recipe exactly
+at the target pass), cost, hardware, and the comparison with a stored baseline. Every number comes
+from records and events. Pure functions.
 """
 
 import datetime
@@ -27,7 +27,7 @@ from harness.compare.noise_model import MEASURED_DF, NoiseModel
 from harness.compare.result import Comparison
 from harness.errors import HarnessError
 from harness.format import markdown_row
-from harness.full.cost import FIELD_FROM_STEP
+from harness.full.cost import FIRST_COUNTED_STEP
 from harness.full.forecast import ForecastNoise, replicate_noise
 from harness.gate import baseline
 from harness.gate.baseline import Baseline
@@ -43,13 +43,13 @@ _ENVIRONMENT = ("driver", "cuda", "torch", "triton", "precision", "attention_bac
 
 
 class LeaderboardError(HarnessError):
-    """A row that cannot be made from these runs."""
+    """These runs cannot make a leaderboard entry."""
 
 
 class CompletedRun(msgspec.Struct, frozen=True, kw_only=True):
     """A completed record with the events of its run directory.
 
-    `earlier_wall_s`: of attempts that it went on from, which were paid for too.
+    `earlier_wall_s`: wall time of the attempts that it resumed, which are part of the cost.
     """
 
     record: Record
@@ -58,10 +58,10 @@ class CompletedRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LeaderboardEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the leaderboard and what stands behind it; means over the runs.
+    """An entry of the leaderboard and its details; means over the runs.
 
-    `reached` is the field's rule: CORE above the target. `p_above` is the probability that the CORE
-    of this recipe, over all runs that might be made of it, is above.
+    `reached`: CORE is above the target, the leaderboard's rule. `p_above`: probability that the
+    recipe's mean CORE is above it.
     """
 
     reached: bool
@@ -70,11 +70,11 @@ class LeaderboardEntry(msgspec.Struct, frozen=True, kw_only=True):
     val_bpb: float
     core: float | None
     core_se: float | None
-    core_se_from: str
+    core_se_source: str
     p_above: float | None
     core_soft: float | None
     description: str
-    date: str  # on which the last of them ended, UTC
+    date: str  # end of the last run, UTC
     commit: str | None
     contributors: list[str]
     runs: int
@@ -91,14 +91,14 @@ class LeaderboardEntry(msgspec.Struct, frozen=True, kw_only=True):
     environment: dict[str, str]
     identity: dict[str, str]
     plans: list[str]
-    verdict: str | None
+    decision: str | None  # against the baseline
     notes: list[str]
 
 
-# --- a row from runs ------------------------------------------------------------------------------
+# --- an entry from runs ---------------------------------------------------------------------------
 
 
-def row(
+def make_entry(
     runs: Sequence[CompletedRun],
     *,
     target: float,
@@ -107,12 +107,12 @@ def row(
     noise_model: NoiseModel,
     contributors: Sequence[str] = (),
     price_usd_per_gpu_hour: float | None = None,
-    verdict: str | None = None,
+    decision: str | None = None,
     nodes: int = 1,
 ) -> LeaderboardEntry:
-    """The row of one run, or of several of one configuration. Raises RowError."""
+    """The entry of one run, or of several of one configuration. Raises LeaderboardError."""
     records = [run.record for run in runs]
-    _refuse_unlike(records)
+    _check_comparable(records)
     first, ranks = records[0], ranks_of(records[0])
     cores = _values(records, "core")
     core = fmean(cores) if cores else None
@@ -124,11 +124,11 @@ def row(
     return LeaderboardEntry(
         reached=core is not None and core > target,
         target=target,
-        train_s=fmean(field_time_s(run) for run in runs),
+        train_s=fmean(leaderboard_time_s(run) for run in runs),
         val_bpb=fmean(_values(records, "val_bpb")),
         core=core,
         core_se=se,
-        core_se_from=noise.source if noise else "no replicates anywhere",
+        core_se_source=noise.source if noise else "no replicates",
         p_above=_p_above(core, target, se, noise) if core is not None else None,
         core_soft=fmean(soft) if soft else None,
         description=description,
@@ -151,16 +151,16 @@ def row(
         },
         identity={k: str(v) for k, v in msgspec.structs.asdict(first.identity).items()},
         plans=[record.plan_id for record in records],
-        verdict=verdict,
+        decision=decision,
         notes=_notes(runs, core, target),
     )
 
 
-def field_time_s(run: CompletedRun) -> float:
-    """Training time without steps 0 to 10, as nanochat counts it. Raises RowError.
+def leaderboard_time_s(run: CompletedRun) -> float:
+    """Training time without steps 0 to 10, as nanochat counts it. Raises LeaderboardError.
 
-    From the running sum that every step tells, so that a resumed run is counted as one. Compilation
-    within a counted step is in the field's clock and not in the sum: it is added.
+    From the running sum that every step logs, so that a resumed run counts as one. nanochat's clock
+    includes compilation within a counted step and the sum does not, so it is added.
     """
     times = {
         int(event["step"]): float(event["train_time_s"])
@@ -168,59 +168,59 @@ def field_time_s(run: CompletedRun) -> float:
         if event.get("event") == "step" and "train_time_s" in event
     }
     last = run.record.steps
-    if FIELD_FROM_STEP not in times or last not in times or last <= FIELD_FROM_STEP:
+    if FIRST_COUNTED_STEP not in times or last not in times or last <= FIRST_COUNTED_STEP:
         raise LeaderboardError(
             f"{run.record.plan_id}/{run.record.attempt}: events.jsonl",
-            f"the running training time behind steps {FIELD_FROM_STEP} and {last}",
-            f"{len(times)} steps that tell it, of {last}",
-            f"Steps 0 to {FIELD_FROM_STEP - 1} do not count: a row needs a longer run, and "
-            "the events of its run directory.",
+            f"train_time_s of steps {FIRST_COUNTED_STEP} and {last}",
+            f"train_time_s of {len(times)} steps, of {last}",
+            f"Steps 0 to {FIRST_COUNTED_STEP - 1} do not count: an entry needs a longer run with "
+            "its events.",
         )
     compiled_s = sum(
         float(event.get("seconds") or 0.0)
         for event in run.events
-        if event.get("event") == "recompilation" and int(event["step"]) > FIELD_FROM_STEP
+        if event.get("event") == "recompilation" and int(event["step"]) > FIRST_COUNTED_STEP
     )
-    return times[last] - times[FIELD_FROM_STEP] + compiled_s
+    return times[last] - times[FIRST_COUNTED_STEP] + compiled_s
 
 
 def ranks_of(record: Record) -> int:
-    """On how many ranks a run was made."""
-    told = record.launch.ranks
-    return 1 if isinstance(told, msgspec.UnsetType) else told
+    """Number of ranks of a run."""
+    ranks = record.launch.ranks
+    return 1 if isinstance(ranks, msgspec.UnsetType) else ranks
 
 
-def _refuse_unlike(records: Sequence[Record]) -> None:
-    """Raises RowError unless these are completed runs of one thing."""
+def _check_comparable(records: Sequence[Record]) -> None:
+    """Raises LeaderboardError unless these are completed runs of one configuration."""
     bad = [record for record in records if record.status != "completed"]
     if bad or not records:
         raise LeaderboardError(
             "runs",
             "completed runs",
             ", ".join(f"{record.plan_id} {record.status}" for record in bad) or "none",
-            "The same command goes on with a run that was interrupted.",
+            "Re-run the same command to resume an interrupted run.",
         )
     for field in ("identity", "gpus", "steps", "core"):
         values = {str(getattr(record, field)) for record in records}
         if len(values) > 1:
             raise LeaderboardError(
                 field,
-                "runs of one configuration, on as many GPUs, for one row",
+                "runs of one configuration on the same number of GPUs",
                 " and ".join(sorted(values)),
-                "Make a row of each.",
+                "Make an entry of each.",
             )
 
 
 def _values(records: Sequence[Record], metric: str) -> list[float]:
-    found = [record.metrics.get(metric) for record in records]
-    return [value for value in found if value is not None]
+    values = [record.metrics.get(metric) for record in records]
+    return [value for value in values if value is not None]
 
 
 def _core_noise(records: Sequence[Record], noise_model: NoiseModel) -> ForecastNoise | None:
-    """SD of one run's CORE: own runs where there are enough, else what the noise model knows."""
+    """SD of one run's CORE: from these runs if there are enough, else from the noise model."""
     own = pool([_values(records, "core")])
     if own.df >= MEASURED_DF:
-        return ForecastNoise(sd=own.sd, df=own.df, source=f"{len(records)} own runs")
+        return ForecastNoise(sd=own.sd, df=own.df, source=f"these {len(records)} runs")
     first = records[0]
     known = replicate_noise(noise_model, recipe_scale(first), device_name(first.environment))
     return known.get("core")
@@ -244,18 +244,18 @@ def _date(moment: float) -> str:
 def _notes(runs: Sequence[CompletedRun], core: float | None, target: float) -> list[str]:
     notes = []
     if core is None:
-        notes.append("CORE was not evaluated: this is no row of the leaderboard")
+        notes.append("CORE was not evaluated: the leaderboard does not accept this entry")
     elif core <= target:
-        notes.append(f"the target was not reached: CORE {core:.4f}, {target:g} asked")
+        notes.append(f"the target was not reached: CORE {core:.4f}, target {target:g}")
     for run in runs:
         if resumes := run.record.metrics.get("resumes"):
             often = "once" if resumes == 1 else f"{resumes:.0f} times"
-            notes.append(f"{run.record.plan_id} went on {often} from a checkpoint")
+            notes.append(f"{run.record.plan_id} was resumed {often} from a checkpoint")
         settings = run.record.core
         if not isinstance(settings, msgspec.UnsetType) and settings.max_per_task is not None:
             notes.append(
-                f"CORE of at most {settings.max_per_task} examples a task, the leaderboard's is of "
-                "all"
+                f"CORE of at most {settings.max_per_task} examples per task; the leaderboard "
+                "uses all"
             )
     return list(dict.fromkeys(notes))
 
@@ -263,11 +263,13 @@ def _notes(runs: Sequence[CompletedRun], core: float | None, target: float) -> l
 # --- against a baseline ---------------------------------------------------------------------------
 
 
-def against(stored: Baseline, records: Sequence[Record], noise_model: NoiseModel) -> Comparison:
-    """The verdict on a job's runs against a stored baseline, in quality.
+def against_baseline(
+    stored: Baseline, records: Sequence[Record], noise_model: NoiseModel
+) -> Comparison:
+    """Compares the quality of a job's runs with a stored baseline.
 
-    Speed needs both sides in one session; a stored one only screens, and the row has its own time.
-    Raises BaselineError where they may not be compared, LogError where nothing can be.
+    Speed is not compared: that needs both sides in one session. Raises BaselineError if they are
+    not comparable, LogError without a common metric.
     """
     baseline.check_comparable(stored, records[0].identity, own_settings=False)
     baseline.check_same_hardware(stored, records[0])
@@ -276,61 +278,60 @@ def against(stored: Baseline, records: Sequence[Record], noise_model: NoiseModel
     return compare(a, b, CompareOptions(metrics=both), noise_model)
 
 
-def verdict_words(found: Comparison, stored: Baseline) -> str:
-    """A verdict as a row has it."""
-    return f"{found.outcome} against {stored.place}: {found.reason}"
+def decision_text(result: Comparison, stored: Baseline) -> str:
+    """The comparison with a baseline as one sentence."""
+    return f"{result.outcome} against {stored.place}: {result.reason}"
 
 
-# --- as people and programs read it ---------------------------------------------------------------
+# --- as text --------------------------------------------------------------------------------------
 
 
-def as_json(row: LeaderboardEntry) -> str:
-    """All of it."""
-    return msgspec.json.format(msgspec.json.encode(row), indent=1).decode() + "\n"
-
-
-def as_markdown(row: LeaderboardEntry) -> str:
-    """The row under the leaderboard's head, and below it what stands behind it."""
+def as_markdown(entry: LeaderboardEntry) -> str:
+    """The entry as a row of the leaderboard's table, with its details below."""
     rule = markdown_row(["---"] * len(COLUMNS))
-    lines = [markdown_row(COLUMNS), rule, markdown_row(cells(row)), ""]
-    return "\n".join([*lines, *(f"- {line}" for line in behind(row))]) + "\n"
+    lines = [markdown_row(COLUMNS), rule, markdown_row(cells(entry)), ""]
+    return "\n".join([*lines, *(f"- {line}" for line in details(entry))]) + "\n"
 
 
-def cells(row: LeaderboardEntry) -> list[str]:
-    """One for each of COLUMNS; the number is for those who keep the leaderboard."""
-    hours = row.train_s / 3600
+def cells(entry: LeaderboardEntry) -> list[str]:
+    """One cell for each of COLUMNS; the leaderboard's maintainers assign the number."""
+    hours = entry.train_s / 3600
     time = f"{hours:.2f}" if hours >= 1 else f"{hours:.3g}"
     return [
         "–",
-        time if row.reached else f"not reached ({time})",
-        f"{row.val_bpb:.5f}",
-        f"{row.core:.4f}" if row.core is not None else "–",
-        row.description,
-        row.date,
-        row.commit[:7] if row.commit else "uncommitted",
-        " ".join(row.contributors) or "–",
+        time if entry.reached else f"not reached ({time})",
+        f"{entry.val_bpb:.5f}",
+        f"{entry.core:.4f}" if entry.core is not None else "–",
+        entry.description,
+        entry.date,
+        entry.commit[:7] if entry.commit else "uncommitted",
+        " ".join(entry.contributors) or "–",
     ]
 
 
-def behind(row: LeaderboardEntry) -> list[str]:
-    """What the leaderboard has no column for, a line each."""
-    where = f"{row.ranks} × {row.gpu}" + (f" on {row.nodes} nodes" if row.nodes > 1 else "")
-    size = f", {row.parameters:,} parameters" if row.parameters else ""
-    several, seeds = "s" * (row.runs > 1), ", ".join(map(str, row.seeds))
+def details(entry: LeaderboardEntry) -> list[str]:
+    """What the leaderboard has no column for, one line each."""
+    where = f"{entry.ranks} × {entry.gpu}" + (f" on {entry.nodes} nodes" if entry.nodes > 1 else "")
+    size = f", {entry.parameters:,} parameters" if entry.parameters else ""
+    plural, seeds = "s" * (entry.runs > 1), ", ".join(map(str, entry.seeds))
     lines = [
-        f"{row.runs} run{several} (seed{several} {seeds}) on {where}",
-        f"{row.steps:,} steps, {row.tokens:,} tokens{size}",
-        f"{row.train_s:,.1f} s of training without steps 0 to {FIELD_FROM_STEP - 1}; "
-        f"{row.wall_s:,.0f} s from start to end"
-        + (f", USD {row.usd:,.2f}" if row.usd is not None else ""),
+        f"{entry.runs} run{plural} (seed{plural} {seeds}) on {where}",
+        f"{entry.steps:,} steps, {entry.tokens:,} tokens{size}",
+        f"{entry.train_s:,.1f} s of training time without steps 0 to {FIRST_COUNTED_STEP - 1}; "
+        f"{entry.wall_s:,.0f} s from start to end"
+        + (f", USD {entry.usd:,.2f}" if entry.usd is not None else ""),
     ]
-    if row.core is not None and row.core_se is not None:
-        sure = f"; P(above {row.target:g}) {row.p_above:.2f}" if row.p_above is not None else ""
-        lines.append(f"CORE {row.core:.5f} ± {row.core_se:.5f} (SE, from {row.core_se_from}){sure}")
-    if row.core_soft is not None:
-        lines.append(f"core_soft {row.core_soft:.5f}")
-    lines += [f"verdict: {row.verdict}"] if row.verdict else []
-    lines.append("; ".join(f"{name} {value}" for name, value in row.environment.items()))
-    lines.append("; ".join(f"{name} {value[:12]}" for name, value in row.identity.items()))
-    lines.append(f"tricks: {', '.join(row.tricks) or 'none'}")
-    return [line for line in [*lines, *row.notes] if line]
+    if entry.core is not None and entry.core_se is not None:
+        sure = (
+            f"; P(above {entry.target:g}) {entry.p_above:.2f}" if entry.p_above is not None else ""
+        )
+        lines.append(
+            f"CORE {entry.core:.5f} ± {entry.core_se:.5f} (SE, from {entry.core_se_source}){sure}"
+        )
+    if entry.core_soft is not None:
+        lines.append(f"core_soft {entry.core_soft:.5f}")
+    lines += [f"baseline: {entry.decision}"] if entry.decision else []
+    lines.append("; ".join(f"{name} {value}" for name, value in entry.environment.items()))
+    lines.append("; ".join(f"{name} {value[:12]}" for name, value in entry.identity.items()))
+    lines.append(f"tricks: {', '.join(entry.tricks) or 'none'}")
+    return [line for line in [*lines, *entry.notes] if line]

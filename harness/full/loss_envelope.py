@@ -1,21 +1,18 @@
-"""Where the training loss of a full run should be on its way: the early warning.
+"""The loss envelope: where the training loss of a full run should be along the way.
 
-A fraction of the way through its schedule, a run of one recipe stands on a law over sizes as its
-end does, so the proxies' curves are forecast look by look, each look being the mean loss over a
-window of the run that ends there. Two things are forecast of a look, and both have to hold:
+At a given fraction of its schedule a run of one recipe follows a scaling law as its end does, so
+the proxies' curves are forecast at planned checkpoints of the run, from the mean loss over a window
+that ends there. Two quantities are forecast, and a run has to stay inside both:
 
-    level    the loss itself, by the law of the end (`laws.PowerLaw`): wide, because the law beyond
-             the proxies is not known; it catches a run that is wrong as a whole
-    change   the loss over that of the look before, a line over ln FLOPs that hardly slopes: curves
-             of one recipe fall together whatever the size (Qiu et al., arXiv 2507.02119). Narrow,
-             because a run that starts high stays high; it catches what goes wrong on the way
+    level     the loss itself, by the law of the final loss. Wide, because the law beyond the
+              proxies is uncertain; it detects a run that is wrong as a whole
+    change    the loss over that of the previous checkpoint, almost constant in ln FLOPs: curves of
+              one recipe fall together at any size (Qiu et al., arXiv 2507.02119). Narrow, because a
+              run that starts high stays high; it detects what goes wrong along the way
 
-Looks are planned before the run. The rate of a false alarm is that of the whole run: ALPHA is split
-over all looks and both bands, so that looking more often does not alarm more often. As looks of one
-run hang together this is on the safe side; `benchmarks/forecast.py` shows by how much, on curves of
-a formula with the noise of real ones.
-
-In the flow: after `forecast`; the job's watch asks it. Pure.
+ALPHA is the false alarm rate of a whole run: it is split over all checkpoints and both quantities
+(Bonferroni), which is conservative because the checkpoints of one run correlate;
+`benchmarks/statistics/forecast.py` measures by how much. Pure functions.
 """
 
 import math
@@ -28,9 +25,8 @@ import msgspec
 import numpy as np
 
 from harness.full.forecast import Estimate, estimate
-from harness.full.laws import MOST_FLOOR_BPB, BentLine, Law, Points, PowerLaw
-from harness.full.proxies import LEAST_SIZES, ForecastError, Scale, scale_of
-from harness.full.scaling_law import fit
+from harness.full.proxies import MIN_SIZES, ForecastError, Scale, scale_of
+from harness.full.scaling_law import Law, LossLaw, Penalty, Points, Residual, ScoreLaw, fit
 from harness.results.record import Record
 from harness.stats.decision import KnownSd
 from harness.stats.inference import pool
@@ -38,22 +34,23 @@ from harness.stats.inference import pool
 if TYPE_CHECKING:
     import pyarrow as pa
 
-ALPHA = 0.02  # of a false alarm over a whole run
+ALPHA = 0.02  # false alarms over a whole run
 FRACTIONS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-WINDOW = 0.04  # of the run: long enough that the batch of one step does not matter
-AFTER_WARMUP = 3.0  # looks begin at so many times the longest warm-up of the proxies
-CHANGE_SLOPE = (0.0, 0.006)  # an e-fold of FLOPs: Hoffmann's law has 0.004 early, 0.001 late
-CHANGE_SCATTER = (0.0007, 0.5)  # of a size about the law of a change
-CHANGE_BENDS = (-0.15, 0.15)  # an e-fold of FLOPs: 1.6 times as steep or flat after three of them
+WINDOW = 0.04  # of the run: long enough to average out single batches
+AFTER_WARMUP = 3.0  # the first look is at this many times the proxies' longest warm-up
+LEVEL_RESIDUAL = Residual(sd=0.004, df=8.0)
+CHANGE_RESIDUAL = Residual(sd=0.0007, df=4.0)
+CHANGE_SLOPE = Penalty(mean=0.0, sd=0.006)  # per e-fold of FLOPs; Hoffmann: 0.004 early, 0.001 late
+CHANGE_CURVATURE = Penalty(mean=0.0, sd=0.08, low=-0.15, high=0.15)  # per e-fold of FLOPs
 
 What = Literal["level", "change"]
 
 
 class Curve(msgspec.Struct, frozen=True, kw_only=True):
-    """The training loss of a run: (fraction of its steps done, nats a token), in order.
+    """Training loss of a run: (fraction of its steps, nats per token), in order.
 
-    `nats_per_bpb`: what one bit a byte is in nats a token, which the tokenizer decides. `warmup`:
-    the fraction of its steps in which the learning rate rises.
+    `nats_per_bpb`: nats per token of one bit per byte, which depends on the tokenizer. `warmup`:
+    fraction of the steps in which the learning rate rises.
     """
 
     name: str
@@ -66,7 +63,7 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True):
 class Look(msgspec.Struct, frozen=True, kw_only=True):
     """One planned look at the mean loss over the window that ends at `fraction`.
 
-    `change` is the ratio to the look before; the first look has none.
+    `change` is the ratio to the previous look; None for the first.
     """
 
     fraction: float
@@ -75,7 +72,7 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outside(msgspec.Struct, frozen=True, kw_only=True):
-    """A look at which the loss, or its change, was not where it should be."""
+    """A look at which the loss or its change was outside its interval."""
 
     look: Look
     what: What
@@ -84,32 +81,32 @@ class Outside(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LossEnvelope(msgspec.Struct, frozen=True, kw_only=True):
-    """All looks of a run, planned before it starts."""
+    """All planned looks of a run."""
 
     looks: list[Look]
     window: float
     alpha: float
 
     def at(self, fraction: float) -> Look | None:
-        """The newest look that is due at a fraction; None before the first."""
+        """The last look due at a fraction; None before the first."""
         return max(
             (x for x in self.looks if x.fraction <= fraction), key=_by_fraction, default=None
         )
 
     def outside(self, points: Sequence[tuple[float, float]]) -> list[Outside]:
-        """The looks that the run so far fails; `points` as those of a Curve."""
+        """The looks at which the run so far was outside; `points` as in Curve."""
         found: list[Outside] = []
         before: float | None = None
         for look in self.looks:
             got = window_mean(points, look.fraction, self.window)
-            if got is None:  # not there yet, or not written down
+            if got is None:  # not reached yet, or not logged
                 before = None
                 continue
-            if not look.loss.holds(got):
+            if not look.loss.contains(got):
                 found.append(Outside(look=look, what="level", expected=look.loss, got=got))
             if look.change is not None and before is not None:
                 change = got / before
-                if not look.change.holds(change):
+                if not look.change.contains(change):
                     found.append(
                         Outside(look=look, what="change", expected=look.change, got=change)
                     )
@@ -124,9 +121,9 @@ def _by_fraction(look: Look) -> float:
 def window_mean(
     points: Sequence[tuple[float, float]], fraction: float, window: float = WINDOW
 ) -> float | None:
-    """The mean loss over the window that ends at `fraction`; None until it is over, or if empty.
+    """Mean loss over the window that ends at `fraction`; None before its end, or if it is empty.
 
-    A loss that is not finite makes the mean so, which is inside no band.
+    A loss that is not finite gives such a mean, which is outside any interval.
     """
     if not points or points[-1][0] < fraction - 1e-9:
         return None
@@ -135,15 +132,15 @@ def window_mean(
 
 
 def curve_of(record: Record, table: "pa.Table") -> Curve:
-    """The curve of a completed record, from the table that its store keeps. ForecastError."""
+    """The curve of a completed record, from its stored table. Raises ForecastError."""
     rows = table.select(["step", "train_loss"]).drop_null().to_pydict()
     loss, bpb = record.metrics.get("val_loss"), record.metrics.get("val_bpb")
     if not rows["step"] or not record.steps or not loss or not bpb:
         raise ForecastError(
             f"{record.plan_id}: curve",
-            "a training loss at every step, and val_loss beside val_bpb",
+            "training losses, val_loss and val_bpb",
             f"{len(rows['step'])} steps, val_loss {loss}, val_bpb {bpb}",
-            "Make the run again; its curve is kept with its record.",
+            "Run it again: its curve is stored with its record.",
         )
     points = zip(rows["step"], rows["train_loss"], strict=True)
     return Curve(
@@ -155,30 +152,33 @@ def curve_of(record: Record, table: "pa.Table") -> Curve:
     )
 
 
-def band(
+def plan_envelope(
     curves: Sequence[Curve],
     target: Scale,
     *,
     alpha: float = ALPHA,
     fractions: Sequence[float] = FRACTIONS,
 ) -> LossEnvelope:
-    """The band of the target's run. Raises ForecastError for fewer than three sizes.
+    """The envelope of the target's run. Raises ForecastError for fewer than three sizes.
 
-    Looks at which a proxy has no loss, as with few steps, are left out, and so are those so soon
-    after the warm-up that it still shows: it is so many steps, and no fraction of a run.
+    Looks at which a proxy has no loss are left out, and so are looks soon after the warm-up, which
+    is a number of steps and not a fraction of a run.
     """
     sizes = _sizes(curves)
     first = AFTER_WARMUP * max(curve.warmup for curve in curves)
     losses = _losses(sizes, [at for at in fractions if at >= first - 1e-9])
     x = [math.log(runs[0].scale.flops) for runs in sizes]
     place = (x, math.log(target.flops), 1 - alpha / (2 * len(losses) - 1))
-    floor = MOST_FLOOR_BPB * float(np.mean([curve.nats_per_bpb for curve in curves]))
-    line = BentLine(
-        centre=float(np.mean(x)), bends=CHANGE_BENDS, slope=CHANGE_SLOPE, scatter=CHANGE_SCATTER
+    level_law = _level_law(float(np.mean([curve.nats_per_bpb for curve in curves])))
+    change_law = ScoreLaw(
+        centre=float(np.mean(x)),
+        nonlinear=CHANGE_CURVATURE,
+        slope=CHANGE_SLOPE,
+        residual=CHANGE_RESIDUAL,
     )
     ratios = [_ratios(later, earlier) for earlier, later in pairwise(losses.values())]
-    levels = _along(PowerLaw(most_floor=floor), list(losses.values()), *place)
-    looks = zip(losses, levels, [None, *_along(line, ratios, *place)], strict=True)
+    levels = _along(level_law, list(losses.values()), *place)
+    looks = zip(losses, levels, [None, *_along(change_law, ratios, *place)], strict=True)
     return LossEnvelope(
         looks=[Look(fraction=at, loss=level, change=change) for at, level, change in looks],
         window=WINDOW,
@@ -186,11 +186,23 @@ def band(
     )
 
 
+def _level_law(nats_per_bpb: float) -> LossLaw:
+    """The law of the final loss, in nats per token."""
+    bpb = LossLaw().nonlinear
+    in_nats = Penalty(
+        mean=bpb.mean * nats_per_bpb,
+        sd=bpb.sd * nats_per_bpb,
+        low=bpb.low,
+        high=bpb.high * nats_per_bpb,
+    )
+    return LossLaw(nonlinear=in_nats, residual=LEVEL_RESIDUAL)
+
+
 Groups = list[list[float]]  # values of the runs, by size
 
 
 def _losses(sizes: Sequence[Sequence[Curve]], fractions: Sequence[float]) -> dict[float, Groups]:
-    """The windows' means of all proxies, by look; at least one look."""
+    """Window means of all proxies, by look; at least one look."""
     found = {}
     for at in fractions:
         means = [[window_mean(curve.points, at) for curve in runs] for runs in sizes]
@@ -200,9 +212,9 @@ def _losses(sizes: Sequence[Sequence[Curve]], fractions: Sequence[float]) -> dic
         fewest = min(len(curve.points) for runs in sizes for curve in runs)
         raise ForecastError(
             "proxies: curves",
-            "runs of enough steps for a look",
+            "runs with enough steps for one look",
             f"{fewest} steps with a loss",
-            "Make longer proxies, or watch the run without a band.",
+            "Run longer proxies, or run the job without a loss envelope.",
         )
     return found
 
@@ -211,12 +223,12 @@ def _sizes(curves: Sequence[Curve]) -> list[list[Curve]]:
     found = defaultdict(list)
     for curve in curves:
         found[curve.scale.flops].append(curve)
-    if len(found) < LEAST_SIZES:
+    if len(found) < MIN_SIZES:
         raise ForecastError(
             "proxies: curves",
-            f"curves of {LEAST_SIZES} sizes or more",
+            f"curves at {MIN_SIZES} or more sizes",
             f"{len(found)}",
-            "Make the other proxies, or watch the run without a band.",
+            "Run the other proxies, or run the job without a loss envelope.",
         )
     return [found[flops] for flops in sorted(found)]
 
@@ -229,12 +241,12 @@ def _ratios(later: Groups, earlier: Groups) -> Groups:
 def _along(
     law: Law, looks: Sequence[Groups], x: list[float], at: float, level: float
 ) -> list[Estimate]:
-    """One quantity look by look: where the target's will be.
+    """Forecasts one quantity of the target at every look.
 
-    The noise of a run is pooled over each look and its neighbours: two runs a size say too little
-    about the far ends of an interval, and looks that are near are alike.
+    Replicate noise is pooled over each look and the two next to it, because two runs per size
+    estimate it too poorly for the tails, and adjacent looks have about the same noise.
     """
-    found = []
+    result = []
     for number, groups in enumerate(looks):
         near = [
             _relative(law, group) for one in looks[max(0, number - 1) : number + 2] for group in one
@@ -246,8 +258,8 @@ def _along(
             n=np.array([float(len(group)) for group in groups]),
         )
         replicate = KnownSd(sd=pooled.sd, df=pooled.df) if pooled.df else None
-        found.append(estimate(fit(law, points, replicate).run([at]), level))
-    return found
+        result.append(estimate(fit(law, points, replicate).run([at]), level))
+    return result
 
 
 def _relative(law: Law, group: Sequence[float]) -> list[float]:

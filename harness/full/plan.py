@@ -1,7 +1,7 @@
-"""A job with every question answered: its recipe and its proxies' as the trainer understands them.
+"""Plans a job: its configuration and its proxies' as the trainer resolves them.
 
-All configurations are described at once; where data is not ready, it is made ready here, and not
-by eight ranks side by side. After the file, before anything that runs.
+All configurations are described in one call. Data that is not prepared is prepared here once, and
+not by every rank.
 """
 
 from collections.abc import Iterable
@@ -21,14 +21,14 @@ JOB = "the job"
 
 
 class ProxyPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """One proxy to make, at one seed."""
+    """One proxy at one seed."""
 
     label: str
     job: RunSpec
 
 
 class JobPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """The job and its proxies. `evaluate_path`: the field that says every how many steps."""
+    """The job and its proxies. `evaluate_path`: the field of the evaluation interval in steps."""
 
     file: FullFile
     recipe: Recipe
@@ -41,38 +41,41 @@ class JobPlan(msgspec.Struct, frozen=True, kw_only=True):
         return self.recipe.job(self.file.seed, self.file.ranks)
 
     @property
-    def ready(self) -> bool:
-        """Whether all data is, so that every run has its name."""
+    def data_ready(self) -> bool:
+        """Whether all data is prepared, so that every run has its plan_id."""
         jobs = [self.job, *(proxy.job for proxy in self.proxies)]
         return all(job.identity.data_id is not None for job in jobs)
 
     @property
     def steps(self) -> int:
-        """Of the full run."""
+        """Steps of the full run."""
         return int(self.recipe.derived.get("steps") or 0)
 
     @property
     def stages(self) -> list[int]:
-        """The first step of each stage of the full run: within one, steps have one shape."""
-        told = self.recipe.derived.get("stages") or []
-        return [int(stage["first_step"]) for stage in told] or [0]
+        """First step of each stage of the full run; all steps of a stage have one shape."""
+        stages = self.recipe.derived.get("stages") or []
+        return [int(stage["first_step"]) for stage in stages] or [0]
 
     @property
     def evaluations(self) -> int:
-        """How often the full run evaluates, its end included."""
+        """Number of evaluations of the full run, with the one at its end."""
         every = _value(self.recipe.config, self.evaluate_path) if self.evaluate_path else None
         return -(-self.steps // int(every)) if every else 1
 
 
-def plan(file: FullFile, path: Path, trainer: NativeTrainer, *, prepares: bool = True) -> JobPlan:
-    """Describes all configurations; `prepares`: with their data made ready.
+def plan_job(
+    file: FullFile, path: Path, trainer: NativeTrainer, *, prepare: bool = True
+) -> JobPlan:
+    """Resolves all configurations; `prepare`: prepares their data first.
 
-    Raises StudyFileError with the trainer's faults, and TrainerError.
+    Raises StudyFileError with the trainer's errors, and TrainerError.
     """
     requests = _requests(file, path)
-    said = describe_with_data(trainer, requests) if prepares else trainer.describe_or_fail(requests)
+    describe = describe_with_data if prepare else type(trainer).describe_or_fail
+    descriptions = describe(trainer, requests)
     catalogue = trainer.catalogue()
-    recipe, *smaller = [recipe_from_description(one, catalogue) for one in said]
+    recipe, *smaller = [recipe_from_description(one, catalogue) for one in descriptions]
     seeds = file.proxies.seeds if file.proxies is not None else []
     return JobPlan(
         file=file,
@@ -87,27 +90,27 @@ def plan(file: FullFile, path: Path, trainer: NativeTrainer, *, prepares: bool =
 
 
 def _requests(file: FullFile, path: Path) -> list[Request]:
-    """The job first, then one for each proxy's value."""
+    """The job first, then one request per proxy value."""
     base = (path.parent / file.base).resolve()
     if not base.is_file():
         raise StudyFileError(
             f"{path}: base",
-            "a configuration file, relative to this one",
+            "the path of a configuration file, relative to the job file",
             f"no file {base}",
             EXAMPLES,
         )
-    found = [Request(name=JOB, base=str(base), set=file.set)]
+    requests = [Request(name=JOB, base=str(base), set=file.set)]
     if (proxies := file.proxies) is not None:
         for value in proxies.values:
             own = {**proxies.set, proxies.field: value}
             sets = {path: old for path, old in file.set.items() if not _below(path, own)} | own
             name = f"proxy {proxies.field}={value}"
-            found.append(Request(name=name, base=str(base), set=sets))
-    return found
+            requests.append(Request(name=name, base=str(base), set=sets))
+    return requests
 
 
 def _below(path: str, others: Iterable[str]) -> bool:
-    """Whether a field is a part of one of the others, as core.max_per_task is of core."""
+    """Whether a field is inside one of the others, as core.max_per_task is inside core."""
     return any(path.startswith(f"{other}.") for other in others)
 
 

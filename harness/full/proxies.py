@@ -1,11 +1,9 @@
-"""Runs that a forecast rests on: how large each is, what it reached, whether they are one recipe.
+"""Proxies of a full job: smaller runs of the same recipe that its forecast is based on.
 
-Proxies are ordinary completed records of the job's recipe at smaller sizes. They have to share
-code, data, protocol and tricks with the job and with each other, and their horizon has to follow
-the size as the job's does (tokens a parameter within HORIZON_TOLERANCE): a law over sizes holds
-along one such line and not beside it. What differs is refused with the field.
-
-In the flow: after the noise model, before `forecast`. Pure.
+Proxies are ordinary completed records. They must share code, data, protocol and tricks with the job
+and with each other, and their horizon must follow the size as the job's does (tokens per parameter
+within HORIZON_TOLERANCE): a scaling law holds along one such line only. A difference raises
+ForecastError with the name of the field. Pure functions.
 """
 
 from collections import defaultdict
@@ -18,17 +16,17 @@ from harness.errors import HarnessError
 from harness.results.recipe import count
 from harness.results.record import Identity, Record
 
-LEAST_SIZES = 3
-MOST_READINGS = 2.0  # of the same text; in the third a d12's loss on other text rose (LOG.md)
-HORIZON_TOLERANCE = 0.1  # batches and steps come whole, which moves tokens a parameter a little
+MIN_SIZES = 3
+MAX_READINGS = 2.0  # of the same text; in a third the held-out loss of a d12 rose (LOG.md)
+HORIZON_TOLERANCE = 0.1  # whole batches and steps change tokens per parameter a little
 
 
 class ForecastError(HarnessError):
-    """A forecast that cannot be made: too few sizes, runs of another recipe or horizon."""
+    """The forecast is impossible: too few sizes, or runs of another recipe or horizon."""
 
 
 class Scale(msgspec.Struct, frozen=True, kw_only=True):
-    """How large a run is. `size` is its name, "d12"; `parameters` are those the horizon follows."""
+    """Size of a run. `size` is its name, "d12"; `parameters` those that set the horizon."""
 
     size: str
     parameters: int
@@ -37,12 +35,12 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def horizon(self) -> float:
-        """Tokens a parameter."""
+        """Tokens per parameter."""
         return self.tokens / self.parameters
 
 
 class Proxy(msgspec.Struct, frozen=True, kw_only=True):
-    """One completed run. `recipe`: what all of them must share, by name."""
+    """One completed run. `recipe`: the values that all proxies must share, by field."""
 
     name: str
     scale: Scale
@@ -50,22 +48,22 @@ class Proxy(msgspec.Struct, frozen=True, kw_only=True):
     val_bpb: float
     core: float | None = None
     core_soft: float | None = None
-    core_settings: str | None = None  # scores of other settings measure something else
+    core_settings: str | None = None  # scores of other settings are not comparable
     recipe: dict[str, str] = {}
 
 
-# --- what runs say of themselves ------------------------------------------------------------------
+# --- from records ---------------------------------------------------------------------------------
 
 
 def proxy_of(record: Record) -> Proxy:
-    """A completed record as a proxy. Raises ForecastError where it lacks what is needed."""
+    """A proxy from a completed record. Raises ForecastError without a val_bpb."""
     bpb = record.metrics.get("val_bpb")
     if record.status != "completed" or bpb is None:
         raise ForecastError(
             f"{record.plan_id}/{record.attempt}",
             "a completed run with a val_bpb",
             f"{record.status}, val_bpb {bpb}",
-            "Make it again, or leave it out.",
+            "Run it again, or leave it out.",
         )
     precision = record.environment.get("precision")
     return Proxy(
@@ -84,7 +82,7 @@ def proxy_of(record: Record) -> Proxy:
 
 
 def recipe_of(trainer: str, identity: Identity, tricks: Mapping[str, bool]) -> dict[str, str]:
-    """What runs of one recipe share at every size, as far as it is known before a run."""
+    """The fields that runs of one recipe share at every size and that are known before a run."""
     return {
         "trainer": trainer,
         "code_id": identity.code_id,
@@ -95,16 +93,16 @@ def recipe_of(trainer: str, identity: Identity, tricks: Mapping[str, bool]) -> d
 
 
 def scale_of(derived: Mapping[str, Any]) -> Scale:
-    """The scale of a run from its derived values. Raises ForecastError where they do not tell."""
+    """The scale of a run from its derived values. Raises ForecastError where one is missing."""
     parameters = derived.get("scaling_parameters") or derived.get("parameters_total")
     tokens, per_token = derived.get("tokens"), derived.get("flops_per_token")
     if not parameters or not tokens or not per_token:
         missing = {"parameters_total": parameters, "tokens": tokens, "flops_per_token": per_token}
         raise ForecastError(
             "derived",
-            "parameters, tokens and FLOPs a token among the trainer's derived values",
+            "parameters, tokens and FLOPs per token among the trainer's derived values",
             f"no {' and no '.join(name for name, value in missing.items() if not value)}",
-            "The trainer's `describe` has to tell them; without them no law can be fitted.",
+            "Let the trainer's `describe` return them: the scaling law is fitted over them.",
         )
     sizes = derived.get("sizes")
     layers = sizes.get("layers") if isinstance(sizes, dict) else None
@@ -117,74 +115,75 @@ def scale_of(derived: Mapping[str, Any]) -> Scale:
 
 
 def by_size(proxies: Sequence[Proxy]) -> list[list[Proxy]]:
-    """Runs of one size together, the smallest first."""
-    found = defaultdict(list)
+    """Groups runs by size, smallest first."""
+    groups = defaultdict(list)
     for proxy in proxies:
-        found[proxy.scale.flops].append(proxy)
-    return [found[flops] for flops in sorted(found)]
+        groups[proxy.scale.flops].append(proxy)
+    return [groups[flops] for flops in sorted(groups)]
 
 
-# --- may it be made -------------------------------------------------------------------------------
+# --- checks ---------------------------------------------------------------------------------------
 
 
-def refuse_repeated(target: Scale, text_tokens: int) -> None:
-    """Raises ForecastError where the job reads its text so often that no law of sizes holds."""
+def check_repetition(target: Scale, text_tokens: int) -> None:
+    """Raises ForecastError where the job reads its text more than MAX_READINGS times."""
     readings = target.tokens / text_tokens
-    if readings > MOST_READINGS:
+    if readings > MAX_READINGS:
         raise ForecastError(
             "text",
-            f"text that is read {MOST_READINGS:g} times at most, the proxies' being fresh",
-            f"{text_tokens:,} tokens of it for {target.tokens:,}, read {readings:.1f} times",
-            "Give more text, or train for less: repeated text is another recipe.",
+            f"text that is read at most {MAX_READINGS:g} times, as the proxies read fresh text",
+            f"{text_tokens:,} tokens of text for {target.tokens:,} training tokens, "
+            f"read {readings:.1f} times",
+            "Add text, or shorten the horizon: repeated text is another recipe.",
         )
 
 
-def refuse_unlike(
+def check_comparable(
     proxies: Sequence[Proxy], target: Scale, recipe: Mapping[str, str] | None = None
 ) -> None:
-    """Raises ForecastError unless the proxies are one recipe at three sizes, the target's."""
+    """Raises ForecastError unless the proxies are the target's recipe at three sizes or more."""
     sizes = by_size(proxies)
-    if len(sizes) < LEAST_SIZES:
+    if len(sizes) < MIN_SIZES:
         names = ", ".join(runs[0].scale.size for runs in sizes) or "none"
         raise ForecastError(
             "proxies",
-            f"completed runs of this recipe at {LEAST_SIZES} sizes or more",
+            f"completed runs of this recipe at {MIN_SIZES} or more sizes",
             f"{len(sizes)}: {names}",
-            "Make the others first: a law with a floor cannot be fitted to fewer.",
+            "Run the others first: a law with an irreducible loss needs three sizes.",
         )
-    _refuse_other_recipes(proxies, recipe or {})
-    _refuse_other_horizons(proxies, target)
+    _check_recipes(proxies, recipe or {})
+    _check_horizons(proxies, target)
     settings = {proxy.core_settings for proxy in proxies if proxy.core is not None}
     if len(settings) > 1:
         raise ForecastError(
             "proxies: CORE",
-            "one way of evaluating it",
+            "the same CORE settings in all runs",
             " and ".join(sorted(map(str, settings))),
-            "Their scores do not measure the same thing: evaluate all of them alike.",
+            "Evaluate all proxies with the same settings.",
         )
 
 
-def _refuse_other_recipes(proxies: Sequence[Proxy], recipe: Mapping[str, str]) -> None:
-    told = [*(proxy.recipe for proxy in proxies), recipe]
-    for field in sorted({field for one in told for field in one}):
-        values = sorted({one[field] for one in told if field in one})
+def _check_recipes(proxies: Sequence[Proxy], recipe: Mapping[str, str]) -> None:
+    recipes = [*(proxy.recipe for proxy in proxies), recipe]
+    for field in sorted({field for one in recipes for field in one}):
+        values = sorted({one[field] for one in recipes if field in one})
         if len(values) > 1:
             raise ForecastError(
                 f"proxies: {field}",
-                "one recipe at every size, the job's",
+                "the job's recipe at every size",
                 " and ".join(values[:3]),
-                "Make the proxies again with the job's own code, data and tricks.",
+                "Run the proxies again with the job's code, data and tricks.",
             )
 
 
-def _refuse_other_horizons(proxies: Sequence[Proxy], target: Scale) -> None:
+def _check_horizons(proxies: Sequence[Proxy], target: Scale) -> None:
     for proxy in proxies:
         ratio = proxy.scale.horizon / target.horizon
         if not 1 / (1 + HORIZON_TOLERANCE) <= ratio <= 1 + HORIZON_TOLERANCE:
             raise ForecastError(
                 f"proxies: {proxy.scale.size}",
-                f"the job's horizon, {target.horizon:.3g} tokens a parameter",
+                f"the job's horizon, {target.horizon:.3g} tokens per parameter",
                 f"{proxy.scale.horizon:.3g}",
-                "Let the horizon follow the size in the proxies as it does in the job: "
-                "a law over sizes holds along one such line.",
+                "Set the horizon of the proxies by the same rule as the job's: a scaling law "
+                "holds along one such rule.",
             )

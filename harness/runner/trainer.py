@@ -77,14 +77,14 @@ class Catalogue(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PreflightFinding(msgspec.Struct, frozen=True, kw_only=True):
-    """One requirement of a job, checked before it starts; only `stops` prevents a start."""
+    """One check before a job starts. An `error` keeps it from starting; the rest is reported."""
 
     what: str
     ok: bool
     expected: str
     got: str
     hint: str | None = None
-    severity: Literal["stops", "warns", "told"] = "stops"
+    severity: Literal["error", "warning", "info"] = "error"
 
 
 class Needs(msgspec.Struct, frozen=True, kw_only=True):

@@ -93,7 +93,7 @@ def _given(folder: Path, core: Core) -> Finding:
         expected=f"{EXPECTED}, so that CORE is the metric that others report",
         got=f"{folder}, {difference if own or foreign else 'as published'}",
         hint="Set core.bundle: null for the published one, or compare CORE with your own only.",
-        otherwise="warns",
+        otherwise="warning",
     )
 
 

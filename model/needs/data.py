@@ -59,7 +59,7 @@ def _shards(stock: Stock) -> Finding:
         expected="token shards of all files that the job reads, and its validation rows",
         got=got,
         hint=f"{PREPARE}, or the GPUs wait for it.",
-        otherwise="warns",
+        otherwise="warning",
     )
 
 
@@ -98,7 +98,7 @@ def _epochs(settings: DataSettings, derived: Derived, stock: Stock) -> Finding:
         expected=f"text for {derived.tokens:,} tokens, each read at most once",
         got=f"{there} in {len(training)} files, read {epochs:.2f} times{cropped}",
         hint=_more_text(settings, math.ceil(epochs * len(training))),
-        otherwise="warns",
+        otherwise="warning",
     )
 
 
@@ -124,5 +124,5 @@ def _validation(settings: DataSettings, stock: Stock) -> Finding:
         expected=expected,
         got=got,
         hint="Lower eval.tokens: some text counts twice.",
-        otherwise="warns",
+        otherwise="warning",
     )

@@ -88,7 +88,7 @@ def _none(config: Config, derived: Derived) -> Finding:
         expected=f"GPUs with {expected}",
         got="none that an NVIDIA driver on this machine tells",
         hint="Look at the job's own machine with model.probe, or set system.device: cpu.",
-        otherwise="warns",
+        otherwise="warning",
     )
 
 

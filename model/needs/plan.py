@@ -40,5 +40,5 @@ def _horizon(config: Config, derived: Derived) -> Finding:
         expected="a warm-up that ends before the run does",
         got=f"{length}; {derived.warmup_steps:,} steps of warm-up",
         hint="Lower schedule.warmup_steps, or train for longer (dial.steps, dial.ratio).",
-        otherwise="warns",
+        otherwise="warning",
     )

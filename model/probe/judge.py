@@ -94,7 +94,7 @@ def of_sums(
         got=got,
         hint="See with NCCL_DEBUG=INFO which way NCCL takes; look at nvidia-smi nvlink -s, and "
         "unset what keeps NCCL off NVLink (NCCL_P2P_DISABLE).",
-        otherwise="warns",
+        otherwise="warning",
     )
 
 
@@ -171,7 +171,7 @@ def _healthy_memory(gpus: Mapping[int, Gpu]) -> Finding:
         expected="none that were not corrected",
         got=by_rank(found, gpus) if found else "none",
         hint="Reset the GPU (nvidia-smi --gpu-reset) where you may, or take another machine.",
-        otherwise="stops" if waits else "warns",
+        otherwise="error" if waits else "warning",
     )
 
 
@@ -197,7 +197,7 @@ def _link_finding(links: Sequence[Sequence[str]], first_rank: int) -> Finding:
         got=f"{', '.join(kinds)} between {len(links)} GPUs{where}",
         hint="Look at nvidia-smi nvlink -s and at the fabric manager; take another machine, or "
         "expect steps to wait for PCIe.",
-        otherwise="stops" if broken else "warns",
+        otherwise="error" if broken else "warning",
     )
 
 
@@ -219,14 +219,14 @@ def _on_cpus(asked_device: str, seen: Mapping[int, Seen]) -> Finding:
         got=f"{len(seen)} ranks on CPUs" + (", beside a driver for GPUs" if drivers else ""),
         hint="Install a CUDA build of torch that fits the driver, look at CUDA_VISIBLE_DEVICES, "
         "or set system.device: cpu.",
-        otherwise="warns",
+        otherwise="warning",
     )
 
 
 def _same_software(seen: Mapping[int, Seen]) -> Iterator[Finding]:
     versions = {rank: each.versions for rank, each in seen.items() if each.versions is not None}
     if versions:
-        apart: Severity = "stops" if _differ(versions, ("torch", "nccl")) else "warns"
+        apart: Severity = "error" if _differ(versions, ("torch", "nccl")) else "warning"
         yield _alike(
             "versions",
             {rank: _told(each) for rank, each in versions.items()},
@@ -275,7 +275,7 @@ def _power(states: Mapping[int, State]) -> Finding:
         got=got or "the driver does not tell",
         hint="Ask whoever runs the machine to set it back (nvidia-smi -pl), or say in the row "
         "that it was lower.",
-        otherwise="warns",
+        otherwise="warning",
     )
 
 
@@ -295,7 +295,7 @@ def _throttled(states: Mapping[int, State]) -> Finding:
         got=by_rank(held, states) if held else unheld,
         hint="Let it cool or take another machine: a job waits for its slowest GPU. Clocks that "
         "were set by hand go back with nvidia-smi -rac and -rgc.",
-        otherwise="stops" if trouble else "warns",
+        otherwise="error" if trouble else "warning",
     )
 
 
@@ -322,7 +322,7 @@ def _even(what: str, rates: Mapping[int, float], unit: str, *, judge: bool) -> F
         got=by_rank(slow, rates) if slow else _range(rates, unit),
         hint="A job waits for its slowest rank: look at that GPU's heat, power and neighbours, "
         "or take another machine.",
-        otherwise="warns",
+        otherwise="warning",
     )
 
 
@@ -332,7 +332,7 @@ def _alike(
     *,
     expected: str,
     hint: str,
-    otherwise: Severity = "stops",
+    otherwise: Severity = "error",
 ) -> Finding:
     return judged(
         what,

@@ -105,7 +105,7 @@ def test_a_faulty_configuration_has_the_errors_of_describe(
     answer = ask({}, "--ranks", "3")
     described = describe("x", str(BASES / "gpt2_tiny_cpu.yaml"), tiny, ranks=3)
     assert answer["errors"] == described["errors"] != []
-    assert [finding["severity"] for finding in answer["findings"]] == ["stops"]
+    assert [finding["severity"] for finding in answer["findings"]] == ["error"]
     assert answer["checkpoint_bytes"] is None
 
 
@@ -113,7 +113,7 @@ def test_text_without_tokens_warns_and_says_how_they_are_made(
     ask: Callable[..., Answer], tmp_path: Path
 ) -> None:
     shards = found(ask({"data.cache_dir": str(tmp_path / "none")}), "data shards")
-    assert shards["severity"] == "warns"
+    assert shards["severity"] == "warning"
     assert "model.data prepare" in shards["hint"]
 
 
@@ -127,7 +127,7 @@ def test_a_token_shard_that_was_cut_or_is_gone_stops_the_job(
     else:
         shard.unlink()
     shards = found(ask({"data.cache_dir": str(cache)}), "data shards")
-    assert shards["severity"] == "stops"
+    assert shards["severity"] == "error"
     assert str(shard) in shards["got"]
 
 
@@ -139,14 +139,14 @@ def test_a_changed_byte_is_found_where_every_byte_is_compared(
     content[len(content) // 2] ^= 1
     shard.write_bytes(content)
     shards = found(ask({"data.cache_dir": str(cache)}, "--hashes"), "data shards")
-    assert shards["severity"] == "stops"
+    assert shards["severity"] == "error"
     assert "SHA-256" in shards["expected"]
 
 
 def test_text_that_is_read_twice_warns(ask: Callable[..., Answer], cache: Path) -> None:
     answer = ask({"data.cache_dir": str(cache), "dial.steps": 100_000})
     epochs = found(answer, "epochs")
-    assert epochs["severity"] == "warns"
+    assert epochs["severity"] == "warning"
     assert "cropped" in epochs["got"]
     assert found(ask({"data.cache_dir": str(cache)}), "epochs")["ok"]
 
@@ -157,7 +157,7 @@ def test_prepared_tokens_of_another_vocabulary_stop_the_job(
     home = next(cache.glob("*/manifest.json")).parent
     changes = {"data.cache_dir": str(cache), "data.source": str(home), "model.vocab_size": 640}
     tokenizer = found(ask(changes), "tokenizer")
-    assert tokenizer["severity"] == "stops"
+    assert tokenizer["severity"] == "error"
     assert tokenizer["hint"].startswith("Set model.vocab_size: 512")
 
 
@@ -165,7 +165,7 @@ def test_a_tokenizer_file_that_is_missing_stops_the_job(
     ask: Callable[..., Answer], tmp_path: Path
 ) -> None:
     changes = {"data.tokenizer": str(tmp_path / "t.json"), "data.cache_dir": str(tmp_path / "none")}
-    assert found(ask(changes), "tokenizer")["severity"] == "stops"
+    assert found(ask(changes), "tokenizer")["severity"] == "error"
 
 
 def climbmix(cache: Path, mirror: str = NOWHERE) -> DataSettings:
@@ -192,13 +192,13 @@ def test_shards_that_are_missing_stop_a_job_without_network_and_count_for_the_di
     seen = stock.take_stock(settings, ROWS)
     findings = judged_data(settings, seen)
     assert seen.missing == ["shard_00000.parquet", "shard_00001.parquet", "shard_06542.parquet"]
-    assert findings["data shards"].severity == "warns"
-    assert findings["download"].severity == "stops"
+    assert findings["data shards"].severity == "warning"
+    assert findings["download"].severity == "error"
     assert "no connection" in findings["download"].got
-    assert findings["epochs"].severity == "warns"
+    assert findings["epochs"].severity == "warning"
     assert "data.train_files" in str(findings["epochs"].hint)
     full = replace(seen, cache_free_bytes=seen.coming_bytes - 1)
-    assert judged_data(settings, full)["room for data"].severity == "stops"
+    assert judged_data(settings, full)["room for data"].severity == "error"
 
 
 def test_shards_that_a_server_has_are_no_reason_to_stop(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_downloads_that_were_cut_stop_the_job_with_and_without_a_record(tmp_path
     seen = stock.take_stock(settings, ROWS)
     assert [Path(fault.path).name for fault in seen.faults] == [names[0], names[1]]
     finding = judged_data(settings, seen)["data shards"]
-    assert finding.severity == "stops"
+    assert finding.severity == "error"
     assert "99 bytes" in finding.expected
     assert names[1] in finding.got
 
@@ -253,21 +253,21 @@ def core(folder: Path | None) -> Config:
 def test_a_bundle_of_ones_own_warns_and_a_broken_line_in_it_stops(tmp_path: Path) -> None:
     folder = write_bundle(tmp_path / "bundle")
     (own,) = bundle.findings(core(folder), tmp_path)
-    assert (own.what, own.severity) == ("CORE bundle", "warns")
+    assert (own.what, own.severity) == ("CORE bundle", "warning")
     file = next((folder / "eval_data").rglob("*.jsonl"))
     file.write_bytes(file.read_bytes()[:-9])
     (broken,) = bundle.findings(core(folder), tmp_path)
-    assert broken.severity == "stops"
+    assert broken.severity == "error"
     assert f"{file}:" in broken.got
     file.unlink()
     (gone,) = bundle.findings(core(folder), tmp_path)
-    assert (gone.severity, "no such file" in gone.got) == ("stops", True)
+    assert (gone.severity, "no such file" in gone.got) == ("error", True)
 
 
 def test_core_of_fewer_examples_than_shots_stops_the_job(tmp_path: Path) -> None:
     folder = write_bundle(tmp_path / "bundle")
     shots = max(task.shots for task in Bundle(folder).tasks)
-    for most, severity in ((shots, "stops"), (shots + 1, "told")):
+    for most, severity in ((shots, "error"), (shots + 1, "info")):
         changes = {"core": {"bundle": str(folder), "max_per_task": most}}
         config = resolve(str(BASES / "speedrun.yaml"), changes)[0]
         _, cut = bundle.findings(config, tmp_path)
@@ -279,7 +279,7 @@ def test_an_archive_of_the_bundle_that_was_cut_stops_the_job(tmp_path: Path) -> 
     archive.parent.mkdir(parents=True)
     archive.write_bytes(b"PK\3\4 and no more")
     (cut,) = bundle.findings(core(None), tmp_path)
-    assert (cut.severity, "Delete it" in str(cut.hint)) == ("stops", True)
+    assert (cut.severity, "Delete it" in str(cut.hint)) == ("error", True)
 
 
 def test_the_published_bundle_is_known_by_its_hashes(tmp_path: Path) -> None:
@@ -317,9 +317,9 @@ def test_a_disk_without_room_for_the_checkpoints_that_are_kept_stops_the_job(
     room = disk.Room.of(config, derived, tmp_path / "a" / "b", cache=tmp_path)
     assert (room.place, room.copies) == (tmp_path, config.checkpoint.keep + 1)
     enough = replace(room, free_bytes=3 * room.checkpoint_bytes)
-    assert [finding.severity for finding in disk.findings(enough)] == ["told", "told"]
+    assert [finding.severity for finding in disk.findings(enough)] == ["info", "info"]
     for full in (replace(enough, promised_bytes=1), replace(enough, free_bytes=10**9)):
-        assert [finding.severity for finding in disk.findings(full)] == ["told", "stops"]
+        assert [finding.severity for finding in disk.findings(full)] == ["info", "error"]
 
 
 def test_checkpoints_that_lie_there_already_need_no_room_again(tmp_path: Path) -> None:
@@ -357,17 +357,17 @@ def on(count: int, gpu: GpuFacts, **changes: Any) -> dict[str, Any]:
 
 
 def test_gpus_are_judged_before_a_rank_takes_one() -> None:
-    assert {finding.severity for finding in on(8, H100).values()} == {"told"}
-    assert on(4, H100)["GPUs"].severity == "stops"
+    assert {finding.severity for finding in on(8, H100).values()} == {"info"}
+    assert on(4, H100)["GPUs"].severity == "error"
     small = on(8, replace(H100, total_bytes=16 * GIB, free_bytes=15 * GIB))["memory"]
-    assert (small.severity, "device_batch_rows" in str(small.hint)) == ("stops", True)
-    assert on(8, replace(H100, free_bytes=40 * GIB))["other processes"].severity == "stops"
-    assert on(8, replace(H100, capability=(7, 5)))["precision"].severity == "stops"
+    assert (small.severity, "device_batch_rows" in str(small.hint)) == ("error", True)
+    assert on(8, replace(H100, free_bytes=40 * GIB))["other processes"].severity == "error"
+    assert on(8, replace(H100, capability=(7, 5)))["precision"].severity == "error"
 
 
 def test_a_machine_without_a_driver_warns_where_gpus_are_asked_for() -> None:
     assert on(0, H100)["GPUs"].ok
-    assert on(0, H100, system__device="cuda")["GPUs"].severity == "warns"
+    assert on(0, H100, system__device="cuda")["GPUs"].severity == "warning"
     assert on(0, H100, system__device="cpu")["memory"].ok
 
 

@@ -63,7 +63,7 @@ def test_a_faulty_configuration_is_refused_before_anything_is_written(tmp_path: 
 def test_a_gpu_that_is_asked_for_and_missing_is_a_finding(tmp_path: Path) -> None:
     words = ["--set", "system.device=cuda"]
     assert main(["--config", BASE, "--out", str(tmp_path), *words]) == 0
-    assert wrong(report(tmp_path)) == [("GPU", "stops")]
+    assert wrong(report(tmp_path)) == [("GPU", "error")]
 
 
 def test_a_probe_leaves_when_whoever_started_it_is_gone(tmp_path: Path) -> None:
@@ -106,9 +106,9 @@ def test_two_ranks_sum_under_torchrun(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("phase", "expected"),
     [
-        ("look", [("ranks", "stops")]),
-        ("work", [("work", "stops"), ("all-reduce", "stops")]),
-        ("sum", [("all-reduce", "stops")]),
+        ("look", [("ranks", "error")]),
+        ("work", [("work", "error"), ("all-reduce", "error")]),
+        ("sum", [("all-reduce", "error")]),
     ],
 )
 def test_a_rank_that_falls_silent_is_a_finding_and_not_a_hang(
@@ -153,7 +153,7 @@ def test_a_rank_that_is_killed_leaves_what_was_found(tmp_path: Path) -> None:
     assert process.wait(timeout=120) != 0
     probe = report(tmp_path)
     assert not probe["complete"]
-    assert ("probe", "stops") in wrong(probe)
+    assert ("probe", "error") in wrong(probe)
     assert [cpu["rank"] for cpu in probe["cpus"]] == [0, 1]
 
 

@@ -63,7 +63,7 @@ def of_machines(seen: dict[int, Seen], asked: str = "cuda") -> list[Finding]:
 
 def wrong(findings: list[Finding]) -> list[Finding]:
     assert all((finding.hint is None) == finding.ok for finding in findings)
-    assert all((finding.severity == "told") == finding.ok for finding in findings)
+    assert all((finding.severity == "info") == finding.ok for finding in findings)
     return [finding for finding in findings if not finding.ok]
 
 
@@ -81,13 +81,13 @@ def test_a_healthy_node_has_nothing_to_mend() -> None:
 
 def test_another_model_stops_the_job_and_names_its_rank() -> None:
     found = only(of_machines(with_gpu(5, name="NVIDIA H200")))
-    assert (found.what, found.severity) == ("GPU models", "stops")
+    assert (found.what, found.severity) == ("GPU models", "error")
     assert found.got.endswith("NVIDIA H200 (rank 5)")
 
 
 def test_two_ranks_on_one_gpu_stop_the_job() -> None:
     found = only(of_machines(with_gpu(3, uuid="GPU-2")))
-    assert (found.what, found.severity) == ("GPU of each rank", "stops")
+    assert (found.what, found.severity) == ("GPU of each rank", "error")
     assert "2, 3" in found.got
 
 
@@ -111,15 +111,15 @@ def test_a_rank_without_an_answer_stops_the_job() -> None:
     seen = healthy()
     del seen[7]
     found = only(of_machines(seen))
-    assert (found.what, found.got, found.severity) == ("ranks", "none of rank 7", "stops")
+    assert (found.what, found.got, found.severity) == ("ranks", "none of rank 7", "error")
 
 
 @pytest.mark.parametrize(
     ("changes", "severity"),
     [
-        ({"uncorrected_errors": 2}, "warns"),
-        ({"memory_waits": True}, "stops"),
-        ({"memory_failed": True}, "stops"),
+        ({"uncorrected_errors": 2}, "warning"),
+        ({"memory_waits": True}, "error"),
+        ({"memory_failed": True}, "error"),
     ],
 )
 def test_failed_memory_stops_where_it_waits_to_be_replaced(
@@ -133,7 +133,7 @@ def test_failed_memory_stops_where_it_waits_to_be_replaced(
 def test_one_gpu_on_pcie_where_the_others_have_nvlink_is_broken() -> None:
     cut = [[("SYS" if 4 in (i, j) and i != j else NV18[i][j]) for j in range(8)] for i in range(8)]
     found = only(of_machines(with_links(cut)))
-    assert (found.what, found.severity) == ("links", "stops")
+    assert (found.what, found.severity) == ("links", "error")
     assert "PCIe alone at rank 4" in found.got
 
 
@@ -141,11 +141,11 @@ def test_bridged_pairs_and_pcie_everywhere_warn() -> None:
     pairs = [["NV12" if i // 2 == j // 2 else "SYS" for j in range(8)] for i in range(8)]
     pcie = [["PIX"] * 8 for _ in range(8)]
     for matrix in (pairs, pcie):
-        assert only(of_machines(with_links(matrix))).severity == "warns"
+        assert only(of_machines(with_links(matrix))).severity == "warning"
 
 
 def test_other_torch_or_nccl_on_a_node_stops_and_another_driver_warns() -> None:
-    for name, severity in (("torch", "stops"), ("nccl", "stops"), ("driver", "warns")):
+    for name, severity in (("torch", "error"), ("nccl", "error"), ("driver", "warning")):
         seen = healthy()
         seen[7] = replace(seen[7], versions={**VERSIONS, name: "1.0"})
         found = only(of_machines(seen))
@@ -156,7 +156,7 @@ def test_auto_that_took_another_kernel_on_one_rank_stops_the_job() -> None:
     seen = healthy()
     seen[2] = replace(seen[2], kernels={"attention": "flex"})
     found = only(of_machines(seen))
-    assert (found.what, found.severity) == ("back-ends", "stops")
+    assert (found.what, found.severity) == ("back-ends", "error")
     assert "attention flex (rank 2)" in found.got
 
 
@@ -168,7 +168,7 @@ def test_cpus_beside_a_driver_for_gpus_warn_unless_asked_for() -> None:
 
 @pytest.mark.parametrize(
     ("reason", "severity"),
-    [("hw_thermal_slowdown", "stops"), ("applications_clocks_setting", "warns")],
+    [("hw_thermal_slowdown", "error"), ("applications_clocks_setting", "warning")],
 )
 def test_a_throttled_gpu_is_found_and_its_power_limit_is_no_fault(
     reason: str, severity: str
@@ -187,7 +187,7 @@ def test_a_lowered_power_limit_and_a_slow_clock_warn() -> None:
     lowered = only(list(judge.of_work(healthy(), at_work(1, power_limit_w=500.0))))
     assert (lowered.what, lowered.got) == ("power limits", "500 W of 700 (rank 1)")
     slow = only(list(judge.of_work(healthy(), at_work(1, sm_clock_mhz=1400.0))))
-    assert (slow.what, slow.severity) == ("clocks", "warns")
+    assert (slow.what, slow.severity) == ("clocks", "warning")
 
 
 def test_a_rank_more_than_five_per_cent_below_the_median_is_slow() -> None:
@@ -196,7 +196,7 @@ def test_a_rank_more_than_five_per_cent_below_the_median_is_slow() -> None:
         wrong(list(judge.of_work(healthy(), {**worked, 4: replace(BUSY, matmul_tflops=690)}))) == []
     )
     found = only(list(judge.of_work(healthy(), {**worked, 4: replace(BUSY, matmul_tflops=680)})))
-    assert (found.what, found.severity) == ("products", "warns")
+    assert (found.what, found.severity) == ("products", "warning")
     assert found.got == "680 TFLOP/s, 6% less (rank 4)"
 
 
@@ -205,7 +205,7 @@ def test_a_gpu_that_fails_or_hangs_at_work_stops_the_job() -> None:
     failed = {**worked, 3: Worked(problem="no end in 60 s")}
     del failed[5]
     found = only(list(judge.of_work(healthy(), failed)))
-    assert (found.what, found.severity) == ("work", "stops")
+    assert (found.what, found.severity) == ("work", "error")
     assert "no answer (rank 5)" in found.got
     assert "no end in 60 s (rank 3)" in found.got
 
@@ -213,11 +213,11 @@ def test_a_gpu_that_fails_or_hangs_at_work_stops_the_job() -> None:
 def test_a_sum_that_is_slow_for_its_links_warns_and_one_without_end_stops() -> None:
     slow = Sum(bytes=2**28, seconds=1e-2, bus_gb_s=bus_gb_s(2**28, 1e-2, RANKS))
     found = only(list(judge.of_sums(NV18, 1, [slow], None)))
-    assert (found.what, found.severity) == ("all-reduce", "warns")
+    assert (found.what, found.severity) == ("all-reduce", "warning")
     assert "at least 225 GB/s over NV18" in found.expected
     assert wrong(list(judge.of_sums(NV18, 2, [slow], None))) == []  # nodes have other links between
     broken = only(list(judge.of_sums(NV18, 1, [], "no end in 120 s")))
-    assert broken.severity == "stops"
+    assert broken.severity == "error"
 
 
 def test_bus_bandwidth_is_what_a_link_of_the_ring_carries() -> None:

@@ -1,81 +1,106 @@
-"""A full job while it runs: a panel that follows it on a terminal, a line a minute in a log.
-
-Told what `watch` found; keeps no truth of its own.
-"""
+"""Prints a full job while it runs: reports as they are made, a live status in a terminal, otherwise
+one line per minute."""
 
 import time
-from types import TracebackType
 from typing import TYPE_CHECKING
 
+from harness.format import duration
+from harness.full.cost import Cost
+from harness.full.job_forecast import JobForecast
+from harness.full.leaderboard import LeaderboardEntry
+from harness.full.listener import ForecastCheck, FullListener, ProxyResult
 from harness.full.monitor import Alert, RunStatus
-from harness.report.full.terminal import duration, say
+from harness.full.preflight import Preflight
+from harness.report.full import content
+from harness.report.terminal import print_document
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.live import Live
 
 LINE_EVERY_S = 60.0
 DRAW_EVERY_S = 0.5
 
 
-class JobProgress:
-    """Shows one attempt of a job."""
+class FullProgress(FullListener):
+    """The `FullListener` of the command line: reports to `console`, progress to `progress`."""
 
-    def __init__(self, console: "Console", name: str) -> None:
-        from rich.live import Live as RichLive
-
-        self.console, self.name = console, name
-        self._live = RichLive(console=console, auto_refresh=False) if console.is_terminal else None
+    def __init__(self, console: "Console", progress: "Console", name: str) -> None:
+        self.console, self.progress, self.name = console, progress, name
+        self._live: Live | None = None
         self._next = 0.0
 
-    def __enter__(self) -> "JobProgress":
-        if self._live is not None:
-            self._live.start()
-        return self
+    def message(self, text: str) -> None:
+        self._print(text)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def forecast_made(self, forecast: JobForecast) -> None:
+        print_document(self.console, content.forecast_document(forecast))
+
+    def preflight_done(self, preflight: Preflight, *, every_finding: bool) -> None:
+        document = content.preflight_document(preflight, every_finding=every_finding)
+        print_document(self.console, document)
+
+    def cost_estimated(self, cost: Cost) -> None:
+        print_document(self.console, content.cost_document(cost))
+
+    def proxy_ended(self, result: ProxyResult) -> None:
+        self._print(content.proxy_line(result))
+
+    def attempt_started(self) -> None:
+        self._next = 0.0
+        if self.progress.is_terminal:
+            from rich.live import Live
+
+            self._live = Live(console=self.progress, auto_refresh=False)
+            self._live.start()
+
+    def attempt_ended(self) -> None:
         if self._live is not None:
             self._live.stop()
+            self._live = None
 
-    def alarm(self, alarm: Alert) -> None:
-        """Said at once, above what follows."""
-        say(self._live.console if self._live is not None else self.console, alarm.text)
-
-    def show(self, standing: RunStatus) -> None:
-        """Where the job stands, as often as it can be read."""
+    def attempt_progress(self, status: RunStatus) -> None:
         now = time.monotonic()
         if now < self._next:
             return
+        lines = status_lines(self.name, status)
         if self._live is not None:
             from rich.text import Text
 
-            self._live.update(Text("\n".join(lines_of(self.name, standing))), refresh=True)
+            self._live.update(Text("\n".join(lines)), refresh=True)
             self._next = now + DRAW_EVERY_S
         else:
-            say(self.console, " · ".join(lines_of(self.name, standing)))
+            self._print(" · ".join(lines))
             self._next = now + LINE_EVERY_S
 
+    def alert(self, alert: Alert) -> None:
+        self._print(alert.text)
 
-def lines_of(name: str, standing: RunStatus) -> list[str]:
-    """Progress, loss against the forecast, time and money."""
-    if not standing.step:
-        return [f"{name}: {standing.phase or 'starts'}"]
-    lines = [f"{name}: step {standing.step:,} of {standing.steps:,}"]
-    if standing.loss is not None:
-        lines.append(f"loss {standing.loss:.4f}")
-    if standing.expected is not None:
-        low, high = standing.expected.low, standing.expected.high
-        lines[-1] += f" (foretold {low:.4f} to {high:.4f})"
-    if standing.val_bpb is not None:
-        lines.append(f"val_bpb {standing.val_bpb:.5f}")
-    if standing.core is not None:
-        lines.append(f"CORE {standing.core:.4f}")
-    spent = f"{duration(standing.spent_s)} so far"
-    lines.append(spent if standing.usd is None else f"{spent}, {standing.usd:,.2f} USD")
-    if standing.left_s is not None:
-        lines.append(f"about {duration(standing.left_s)} left")
+    def entry_made(self, entry: LeaderboardEntry, checks: list[ForecastCheck]) -> None:
+        print_document(self.console, content.entry_document(entry, checks))
+
+    def _print(self, text: str) -> None:
+        """One line above the live status."""
+        console = self._live.console if self._live is not None else self.progress
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def status_lines(name: str, status: RunStatus) -> list[str]:
+    """Progress, loss beside its forecast, time and money."""
+    if not status.step:
+        return [f"{name}: {status.phase or 'starting'}"]
+    lines = [f"{name}: step {status.step:,} of {status.steps:,}"]
+    if status.loss is not None:
+        lines.append(f"loss {status.loss:.4f}")
+    if status.expected is not None:
+        low, high = status.expected.low, status.expected.high
+        lines[-1] += f" (forecast {low:.4f} to {high:.4f})"
+    if status.val_bpb is not None:
+        lines.append(f"val_bpb {status.val_bpb:.5f}")
+    if status.core is not None:
+        lines.append(f"CORE {status.core:.4f}")
+    spent = f"{duration(status.spent_s)} so far"
+    lines.append(spent if status.usd is None else f"{spent}, {status.usd:,.2f} USD")
+    if status.left_s is not None:
+        lines.append(f"about {duration(status.left_s)} left")
     return lines

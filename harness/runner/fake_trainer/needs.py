@@ -13,7 +13,7 @@ CHECKPOINTS_KEPT = 2
 
 
 def finding(
-    what: str, ok: bool, expected: str, got: str, hint: str, severity: str = "stops"
+    what: str, ok: bool, expected: str, got: str, hint: str, severity: str = "error"
 ) -> dict[str, Any]:
     """One finding; the hint is left out where nothing is wrong."""
     checked = {"what": what, "ok": ok, "expected": expected, "got": got}
@@ -28,7 +28,7 @@ def needs(machine: Machine, nodes: int = 1) -> dict[str, Any]:
     kept_bytes = CHECKPOINTS_KEPT * machine.checkpoint_bytes()
     batch = derived["batch_tokens"]
     findings = [
-        finding("ranks here", True, "a share of the ranks", f"{ranks // nodes}", "", "told"),
+        finding("ranks here", True, "a share of the ranks", f"{ranks // nodes}", "", "info"),
         finding(
             "data shards",
             not missing,

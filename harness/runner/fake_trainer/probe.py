@@ -51,7 +51,7 @@ def _findings(gpus: list[dict[str, Any]], ranks: int) -> list[dict[str, Any]]:
             f"{CLOCK_MHZ} MHz on every rank",
             ", ".join(slow) or "as expected",
             "Look for overheating or a power limit with nvidia-smi -q -d PERFORMANCE.",
-            "warns",
+            "warning",
         ),
     ]
 

@@ -31,15 +31,15 @@ def stage(steps=1000, each_s=1.0, measured=100, name="all"):
     return Stage(name=name, steps=steps, step_s=[each_s] * measured)
 
 
-def test_stages_add_up_and_the_field_leaves_out_the_first_eleven_steps():
+def test_stages_add_up_and_leaderboard_time_excludes_the_first_eleven_steps():
     stages = [stage(600, 1.0, name="short rows"), stage(400, 2.0, name="long rows")]
     found = time_and_cost(stages, [], ranks=8, launch=launches())
     assert found.train_s.estimate == pytest.approx(1400)
-    assert found.field_s.estimate == pytest.approx(1389)
+    assert found.leaderboard_s.estimate == pytest.approx(1389)
     assert found.usd is None
 
 
-def test_the_interval_is_as_wide_as_launches_and_stretches_of_a_run_differ():
+def test_the_interval_includes_the_spread_of_launches_and_stretches():
     found = time_and_cost([stage()], [], ranks=1, launch=launches(sd=0.002, df=10**9))
     half = 1.645 * math.hypot(0.002, STRETCH_SD)
     assert math.log(found.train_s.high / 1000) == pytest.approx(half, rel=0.01)
@@ -50,7 +50,7 @@ def test_the_interval_is_as_wide_as_launches_and_stretches_of_a_run_differ():
     assert any("another machine" in note for note in other.notes)
 
 
-def test_every_rank_is_paid_for_from_start_to_end():
+def test_the_cost_covers_every_rank_from_start_to_end():
     parts = [
         Part(name="start-up", count=1, each_s=200.0, relative_sd=0.5),
         Part(name="CORE", count=2, each_s=150.0, relative_sd=0.1),
@@ -61,23 +61,23 @@ def test_every_rank_is_paid_for_from_start_to_end():
     assert found.usd.estimate == pytest.approx(1500 / 3600 * 8 * 3)
     assert found.usd.high - found.usd.low > 0.1 * found.usd.estimate
     assert found.parts == [("steps", 1000), ("start-up", 200), ("CORE", 300)]
-    assert "checkpoints: not counted: nobody has measured it" in found.notes
+    assert "checkpoints: not included: never measured" in found.notes
 
 
-def test_a_stage_that_the_step_test_did_not_reach_is_named():
+def test_a_stage_without_measured_steps_is_refused_by_name():
     with pytest.raises(ForecastError, match="long rows"):
         time_and_cost(
             [stage(), stage(measured=0, name="long rows")], [], ranks=1, launch=launches()
         )
 
 
-def test_launches_are_the_recipes_then_the_devices_then_the_widest():
+def test_launch_noise_is_the_recipes_then_the_devices_then_the_widest():
     own = NoiseModel([*NOISE_MODEL.rows, launches()])
     assert launch_row(own, NoiseScope(scale="s", device=H100)).sd == 0.001
     assert launch_row(NOISE_MODEL, NoiseScope(scale="new", device=H100)).gpu == H100
     widest = launch_row(NOISE_MODEL, NoiseScope(scale="new", device="another GPU"))
     assert widest.sd == max(row.sd for row in NOISE_MODEL.rows if row.source == "launch")
-    with pytest.raises(ForecastError, match="noise_model"):
+    with pytest.raises(ForecastError, match="noise model"):
         launch_row(NoiseModel([]), NoiseScope(scale="s", device=H100))
 
 

@@ -1,4 +1,4 @@
-"""The forecast of a full job: from records, with its intervals, and why it cannot be made."""
+"""The forecast of a full job from records: its intervals, and when it is refused."""
 
 import msgspec
 import pytest
@@ -34,45 +34,45 @@ def with_core(proxies):
     ]
 
 
-def test_a_forecast_holds_what_the_law_gives_and_says_what_it_rests_on():
+def test_a_forecast_covers_the_true_law_and_names_its_sources():
     found = forecast(PROXIES, TARGET)
-    assert found.val_bpb.holds(proxy(24).val_bpb)
+    assert found.val_bpb.contains(proxy(24).val_bpb)
     assert found.val_bpb.low < found.val_bpb.estimate < found.val_bpb.high
     [fitted] = found.fits
     assert (fitted.sizes, fitted.runs) == (["d8", "d10", "d12", "d14"], [2, 2, 2, 2])
-    assert fitted.replicate_from == "the proxies' own replicates"
+    assert fitted.replicate_source == "the proxies' own replicates"
     assert fitted.curve[-1][1] == found.val_bpb
     assert "25.4 times the FLOPs" in found.notes[0]
 
 
-def test_the_largest_size_is_forecast_from_the_others_where_four_are_there():
+def test_the_largest_of_four_sizes_is_also_forecast_from_the_others():
     [fitted] = forecast(PROXIES, TARGET).fits
     expected, was = fitted.held_out
-    assert expected.holds(was)
+    assert expected.contains(was)
     [fitted] = forecast([p for p in PROXIES if p.scale.size != "d14"], TARGET).fits
     assert fitted.held_out is None
 
 
-def test_core_is_forecast_over_val_bpb_with_its_chance_to_beat_the_target():
+def test_core_is_forecast_over_val_bpb_with_the_probability_to_exceed_the_target():
     found = forecast(with_core(PROXIES), TARGET, core_target=0.256525)
-    assert found.core.holds(0.1 + 0.9 * (0.95 - proxy(24).val_bpb))
+    assert found.core.contains(0.1 + 0.9 * (0.95 - proxy(24).val_bpb))
     assert 0 < found.p_core < 1
     assert forecast(with_core(PROXIES), TARGET, core_target=0.0).p_core > 0.99
     assert found.core_soft.low < 0.2 < found.core_soft.high
 
 
-def test_without_core_at_three_sizes_there_is_no_forecast_of_it_and_that_is_said():
+def test_without_core_at_three_sizes_a_note_names_the_missing_forecast():
     some = [*with_core(PROXIES[:4]), *PROXIES[4:]]
     found = forecast(some, TARGET, core_target=0.25)
     assert (found.core, found.p_core) == (None, None)
     assert "no forecast of CORE" in found.notes[-1]
 
 
-def test_one_run_a_size_is_enough_and_takes_the_ledgers_noise():
+def test_one_run_per_size_is_enough_and_uses_the_noise_model():
     alone = [one for one in PROXIES if one.seed == 1]
     noise = {"val_bpb": ForecastNoise(sd=0.0002, df=19.0, source="the noise model")}
     assert forecast(alone, TARGET).fits[0].replicate_sd is None
-    assert "noise_model" in forecast(alone, TARGET, noise=noise).fits[0].replicate_from
+    assert "the noise model" in forecast(alone, TARGET, noise=noise).fits[0].replicate_source
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_one_run_a_size_is_enough_and_takes_the_ledgers_noise():
         ([*PROXIES, proxy(9, core=0.1, core_settings="x"), proxy(9, core=0.1)], "None and x"),
     ],
 )
-def test_what_cannot_be_forecast_is_refused_with_the_field(proxies, got):
+def test_an_impossible_forecast_is_refused_with_the_field(proxies, got):
     with pytest.raises(ForecastError) as caught:
         forecast(proxies, TARGET)
     assert caught.value.got.startswith(got)
@@ -96,7 +96,7 @@ def test_what_cannot_be_forecast_is_refused_with_the_field(proxies, got):
 
 
 @pytest.mark.parametrize("values", [(0.9, 3.9, 4.8), (0.58, 0.58, 0.58), (5.0, 0.4, 0.4)])
-def test_sizes_without_a_law_still_have_an_interval_and_a_wide_one(values):
+def test_sizes_that_follow_no_law_have_a_wide_interval(values):
     proxies = [
         proxy(depth, seed, val_bpb=value + 0.001 * seed)
         for depth, value in zip((8, 10, 12), values, strict=True)
@@ -107,14 +107,14 @@ def test_sizes_without_a_law_still_have_an_interval_and_a_wide_one(values):
     assert found.high - found.low > 0.01
 
 
-def test_the_targets_recipe_has_to_be_the_proxies():
+def test_the_target_must_have_the_proxies_recipe():
     proxies = [msgspec.structs.replace(one, recipe={"tricks": "muon"}) for one in PROXIES]
     forecast(proxies, TARGET, recipe={"tricks": "muon", "code_id": "x"})
     with pytest.raises(ForecastError, match="tricks"):
         forecast(proxies, TARGET, recipe={"tricks": "muon, windows"})
 
 
-def test_text_that_is_read_again_and_again_has_no_forecast():
+def test_text_that_is_read_more_than_twice_has_no_forecast():
     once, twice = TARGET.tokens, TARGET.tokens // 2
     assert "is read" not in " ".join(forecast(PROXIES, TARGET, text_tokens=once).notes)
     assert "text is read 2.00 times" in " ".join(forecast(PROXIES, TARGET, text_tokens=twice).notes)
@@ -122,13 +122,13 @@ def test_text_that_is_read_again_and_again_has_no_forecast():
         forecast(PROXIES, TARGET, text_tokens=int(TARGET.tokens / 2.2))
 
 
-def test_a_forecast_is_the_same_every_time_and_survives_json():
+def test_a_forecast_is_deterministic_and_round_trips_through_json():
     found = forecast(with_core(PROXIES), TARGET, core_target=0.25)
     assert found == forecast(list(reversed(with_core(PROXIES))), TARGET, core_target=0.25)
     assert msgspec.json.decode(msgspec.json.encode(found), type=Forecast) == found
 
 
-def test_a_record_is_a_proxy_with_the_recipe_that_it_ran(full_record):
+def test_a_record_becomes_a_proxy_with_its_recipe(full_record):
     found = proxy_of(full_record(val_bpb=1.5))
     assert found.val_bpb == 1.5
     assert found.scale.flops == found.scale.tokens * full_record().derived["flops_per_token"]
@@ -136,17 +136,17 @@ def test_a_record_is_a_proxy_with_the_recipe_that_it_ran(full_record):
 
 
 @pytest.mark.parametrize("changes", [{"status": "failed"}, {"val_bpb": None}])
-def test_a_run_without_an_end_is_no_proxy(full_record, changes):
+def test_an_incomplete_run_is_no_proxy(full_record, changes):
     with pytest.raises(ForecastError, match="completed run with a val_bpb"):
         proxy_of(full_record(**changes))
 
 
-def test_a_trainer_that_does_not_tell_its_size_is_named():
+def test_a_trainer_without_its_size_is_refused_with_the_missing_value():
     with pytest.raises(ForecastError, match="no flops_per_token"):
         scale_of({"parameters_total": 10, "tokens": 10})
 
 
-def test_the_ledger_is_asked_for_other_seeds_at_the_targets_scale():
+def test_replicate_noise_is_looked_up_at_the_targets_scale():
     row = NoiseRow(
         scale="native d24, 8.8B tokens",
         metric="core",
@@ -165,7 +165,7 @@ def test_the_ledger_is_asked_for_other_seeds_at_the_targets_scale():
     assert "measured noise model" in found["core"].source
 
 
-def test_cores_noise_is_that_of_all_recipes_where_this_one_has_no_replicates():
+def test_core_noise_is_pooled_over_recipes_if_this_one_has_no_replicates():
     noise_model = NoiseModel(read_rows(SHIPPED))
     rows = [row for row in noise_model.rows if row.metric == "core"]
     [found] = replicate_noise(noise_model, "something else", None).values()

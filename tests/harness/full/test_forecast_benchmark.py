@@ -1,4 +1,4 @@
-"""The script that shows how often forecasts hold: its noise of real runs, and CORE."""
+"""The coverage benchmark: its noise of real runs, and CORE."""
 
 import numpy as np
 import pytest
@@ -37,12 +37,12 @@ def test_real_runs_deviate_from_the_mean_of_their_group(folder):
     assert abs(np.mean(curves)) < 1e-9
 
 
-def test_a_stretch_that_was_slow_is_told_from_the_whole_run(folder):
+def test_a_slow_stretch_is_distinguished_from_the_whole_run(folder):
     runs, mean, _ = benchmark.stretches(folder)
     assert (runs, mean) == ("12", "-0.89%")
 
 
-@pytest.mark.parametrize("bend", benchmark.CORE_BENDS)
-def test_the_interval_of_core_holds_whatever_its_bend(bend):
-    holds = benchmark.core_coverage((8, 10, 12, 14), bend, 12)[2]
+@pytest.mark.parametrize("curvature", benchmark.CORE_CURVATURES)
+def test_the_interval_of_core_covers_whatever_its_curvature(curvature):
+    holds = benchmark.core_coverage((8, 10, 12, 14), curvature, 12)[2]
     assert int(holds.removesuffix(" %")) >= 90 - 2 * 100 * (0.9 * 0.1 / 12) ** 0.5

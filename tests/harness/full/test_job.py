@@ -1,4 +1,4 @@
-"""`harness full` with the FakeTrainer: every path and every bad machine, as users meet them."""
+"""`harness full` with the FakeTrainer: every path and every unfit machine, as users see them."""
 
 import json
 import os
@@ -11,8 +11,8 @@ import pytest
 from harness import errors
 from harness.config.full_file import load_full
 from harness.errors import ClusterError
-from harness.full import evidence
-from harness.full.job import over_nodes
+from harness.full import artifacts
+from harness.full.job import multinode_trainer
 from harness.runner.trainer import NativeTrainer
 
 from ..conftest import ROOT
@@ -20,22 +20,32 @@ from ..conftest import ROOT
 ALONE = "--without-forecast"
 
 
-def test_a_job_without_proxies_says_why_it_cannot_be_foretold_and_starts_nothing(
-    harness, job_file, store
-):
+def output(done):
+    """Results and progress of a command."""
+    return done.stdout + done.stderr
+
+
+def test_a_job_without_proxies_starts_nothing_and_gives_the_reason(harness, job_file, store):
     done = harness("full", job_file())
     assert done.returncode == errors.COULD_NOT_RUN
-    for words in ("no forecast", "--proxies", "--without-forecast", "Nothing was started"):
-        assert words in done.stdout
+    for text in ("no forecast", "--proxies", "--without-forecast", "Nothing was started"):
+        assert text in output(done)
     assert store.records() == []
 
 
-def test_a_dry_run_takes_no_gpu_and_tells_needs(harness, job_file, store):
+def test_a_dry_run_prints_requirements_and_stores_nothing(harness, job_file, store):
     done = harness("full", job_file(), "--dry-run")
     assert done.returncode == errors.PASS, done.stderr
-    assert "data shards" in done.stdout
+    assert "data shards" in output(done)
     assert "no GPU" not in done.stderr
     assert not (store.root / "full" / "quick" / "plan.json").exists()
+
+
+def test_a_dry_run_that_finds_errors_exits_with_could_not_run(harness, job_file, store):
+    done = harness("full", job_file(), "--dry-run", "--set", "machine.missing_shard=2")
+    assert done.returncode == errors.COULD_NOT_RUN
+    assert "the job cannot start, the preflight found 1 error" in done.stdout
+    assert store.records() == []
 
 
 @pytest.mark.parametrize(
@@ -49,30 +59,30 @@ def test_a_dry_run_takes_no_gpu_and_tells_needs(harness, job_file, store):
         ("fail.out_of_memory_at_step=0", "out of memory"),
     ],
 )
-def test_a_machine_that_is_not_fit_starts_nothing(harness, job_file, store, fault, finding):
+def test_an_unfit_machine_starts_nothing(harness, job_file, store, fault, finding):
     done = harness("full", job_file(), ALONE, "--set", fault)
     assert done.returncode == errors.COULD_NOT_RUN
-    assert finding in " ".join(done.stdout.replace("│", " ").split())
-    assert "Nothing was started" in done.stdout
+    assert finding in " ".join(output(done).replace("│", " ").split())
+    assert "Nothing was started" in output(done)
     assert store.records() == []
 
 
-def test_a_preflight_tells_a_throttled_and_a_slow_rank_and_starts_nothing(
+def test_a_preflight_finds_a_throttled_and_a_slow_rank_and_starts_nothing(
     harness, job_file, store, kept
 ):
     faults = ("--set", "machine.throttled_rank=3", "--set", "machine.slow_rank=1")
     done = harness("full", job_file(), "--preflight", *faults)
-    assert done.returncode == errors.PASS, done.stdout
+    assert done.returncode == errors.PASS, output(done)
     bad = {one["what"]: one["got"] for one in kept("preflight")["findings"] if not one["ok"]}
     assert bad == {"clocks": "rank 3 at 1200 MHz", "equal ranks": "rank 1 +20.0%"}
-    assert "forecast of training time" in done.stdout
+    assert "forecast of training time" in output(done)
     assert store.records() == []
 
 
-def test_a_lost_rank_is_gone_on_from_its_checkpoint_and_the_run_is_one(harness, job_file, store):
+def test_a_run_resumes_from_its_checkpoint_after_a_lost_rank(harness, job_file, store):
     done = harness("full", job_file(), ALONE, "--set", "machine.rank_killed_at_step=25")
-    assert done.returncode == errors.PASS, done.stdout + done.stderr
-    assert "It goes on from the checkpoint of step 20 (restart 1 of 2)" in done.stdout
+    assert done.returncode == errors.PASS, output(done)
+    assert "It resumes from the checkpoint of step 20 (restart 1 of 2)" in output(done)
     first, second = store.records()
     assert (first.status, second.status) == ("failed", "completed")
     assert second.metrics["resumes"] == 1
@@ -81,65 +91,65 @@ def test_a_lost_rank_is_gone_on_from_its_checkpoint_and_the_run_is_one(harness, 
     assert steps == list(range(1, second.steps + 1))
 
 
-def test_a_run_that_gets_no_further_is_not_tried_again(harness, job_file, store):
+def test_a_run_that_gets_no_further_is_not_restarted(harness, job_file, store):
     done = harness("full", job_file(), ALONE, "--set", "fail.crash_at_step=25")
     assert done.returncode == errors.COULD_NOT_RUN
-    assert "It got no further than before" in done.stdout
+    assert "It got no further than the attempt before" in output(done)
     assert [made.status for made in store.records()] == ["failed"] * 2
 
 
 @pytest.mark.parametrize("end", ["diverge", "out_of_memory"])
-def test_divergence_and_want_of_memory_are_answers_and_not_tried_again(
-    harness, job_file, store, end
-):
-    words = ("full", job_file(), ALONE, "--set", f"fail.{end}_at_step=15")
+def test_divergence_and_out_of_memory_are_results_and_not_repeated(harness, job_file, store, end):
+    argv = ("full", job_file(), ALONE, "--set", f"fail.{end}_at_step=15")
     for _ in range(2):
-        done = harness(*words)
+        done = harness(*argv)
         assert done.returncode == errors.COULD_NOT_RUN
-        assert "It would end so again" in done.stdout
+        assert "The run would fail again, so it is not repeated" in output(done)
     assert len(store.records()) == 1
 
 
-def test_a_limit_of_time_leaves_a_checkpoint_and_the_same_command_goes_on(harness, job_file, store):
+def test_a_time_limit_leaves_a_checkpoint_and_the_same_command_resumes(harness, job_file, store):
     path = job_file()
     slow = ("--set", "pace.sleep_ms=40")
     done = harness("full", path, ALONE, *slow, "--max-minutes", "0.035")
-    assert done.returncode == errors.STOPPED_AT_LIMIT, done.stdout
-    assert "the same command goes on" in done.stdout
+    assert done.returncode == errors.STOPPED_AT_LIMIT, output(done)
+    assert "Re-run the same command to resume" in output(done)
     (first,) = store.records()
     assert (first.status, first.steps > 0) == ("interrupted", True)
     assert harness("full", path, ALONE).returncode == errors.PASS
     assert store.records()[-1].metrics["resumes"] == 1
 
 
-def test_what_goes_wrong_on_the_way_is_said_once_and_kept(harness, job_file, kept):
+def test_every_alert_is_printed_once_and_stored(harness, job_file, kept):
     faults = ("machine.slow_rank=2", "machine.throttled_rank=1", "plant.loader_wait=0.3")
     sets = [word for fault in faults for word in ("--set", fault)]
     huge = ("--set", f"machine.checkpoint_bytes={10**15}", "--set", f"machine.free_bytes={10**16}")
     done = harness("full", job_file(), ALONE, *sets, *huge)
-    assert done.returncode == errors.PASS, done.stdout
-    alarms = [alarm["kind"] for alarm in kept("alarms")]
-    assert sorted(alarms) == ["disk", "loader", "slow rank", "throttled"]
-    assert done.stdout.count("slow rank: expected") == 1
+    assert done.returncode == errors.PASS, output(done)
+    kinds = [alert["kind"] for alert in kept("alerts")]
+    assert sorted(kinds) == ["disk", "loader", "slow rank", "throttled"]
+    assert output(done).count("slow rank: expected") == 1
 
 
-def test_a_completed_job_is_told_again_and_not_made_again(harness, job_file, store, kept, tmp_path):
+def test_a_completed_job_is_reported_again_and_not_run_again(
+    harness, job_file, store, kept, tmp_path
+):
     path = job_file()
     assert harness("full", path, ALONE).returncode == errors.PASS
-    out = tmp_path / "evidence.tar"
-    done = harness("full", path, "--json", "--evidence", out)
+    out = tmp_path / "artifacts.tar"
+    done = harness("full", path, "--json", "--artifacts", out)
     assert done.returncode == errors.PASS, done.stderr
-    told = json.loads(done.stdout)
-    assert told["exit_code"] == 0
-    assert told["row"] == kept("row")
-    assert told["row"]["ranks"] == 4
+    data = json.loads(done.stdout)
+    assert data["exit_code"] == 0
+    assert data["leaderboard_entry"] == kept("leaderboard_entry")
+    assert data["leaderboard_entry"]["ranks"] == 4
     assert len(store.records()) == 1
-    assert evidence.check(out) == []
+    assert artifacts.check(out) == []
     code = kept("code")
     git = ["git", "rev-parse", "HEAD"]
     head = subprocess.run(git, cwd=ROOT, capture_output=True, text=True).stdout.strip()
     assert code["commit"] == (head or None)
-    assert told["row"]["commit"] == (None if code["changed"] else code["commit"])
+    assert data["leaderboard_entry"]["commit"] == (None if code["changed"] else code["commit"])
 
 
 def test_another_job_under_a_name_that_has_runs_is_refused(harness, job_file, store):
@@ -151,46 +161,46 @@ def test_another_job_under_a_name_that_has_runs_is_refused(harness, job_file, st
     assert len(store.records()) == 1
 
 
-def test_proxies_are_made_once_and_foretell_the_job(harness, job_file, store, kept):
+def test_proxies_run_once_and_forecast_the_job(harness, job_file, store, kept):
     path = job_file()
     done = harness("full", path, "--proxies")
-    assert done.returncode == errors.PASS, done.stdout + done.stderr
-    assert "forecast of val_bpb" in done.stdout
+    assert done.returncode == errors.PASS, output(done)
+    assert "forecast of val_bpb" in output(done)
     assert len(store.records()) == 3
-    assert "0 to make" in harness("full", path, "--proxies").stdout
+    assert "0 to run" in output(harness("full", path, "--proxies"))
     done = harness("full", path)
-    assert done.returncode == errors.PASS, done.stdout + done.stderr
+    assert done.returncode == errors.PASS, output(done)
     assert kept("forecast")["cost"]["usd"]["estimate"] > 0
-    assert kept("row")["val_bpb"] < store.records()[0].metrics["val_bpb"]
-    assert "foretold of val_bpb" in done.stdout
+    assert kept("leaderboard_entry")["val_bpb"] < store.records()[0].metrics["val_bpb"]
+    assert "forecast of val_bpb" in output(done)
     before = kept("forecast")
     assert harness("full", path, "--proxies").returncode == errors.PASS
-    assert kept("forecast") == before  # it stays what the run was held against
+    assert kept("forecast") == before  # the run is checked against this one
 
 
-def test_a_proxy_that_fails_is_told_and_the_others_are_kept(harness, job_file, store, tmp_path):
+def test_a_failed_proxy_is_reported_and_the_others_are_kept(harness, job_file, store, tmp_path):
     repaired = tmp_path / "repaired"
     sets = ("--set", "fail.crash_at_step=30", "--set", f"fail.until_file={repaired}")
     done = harness("full", job_file(), "--proxies", *sets)
     assert done.returncode == errors.COULD_NOT_RUN
-    assert "crashed at step 30" in done.stdout or "failed" in done.stdout
+    assert "crashed at step 30" in output(done) or "failed" in output(done)
     repaired.touch()
     assert harness("full", job_file(), "--proxies", *sets).returncode == errors.PASS
 
 
-def test_a_loss_that_leaves_its_band_is_told_on_the_way(harness, job_file, kept):
+def test_a_loss_outside_its_envelope_raises_an_alert_during_the_run(harness, job_file, kept):
     jump = "{dial.depth: 6, plant.loss_jump: 2, plant.loss_jump_at_step: 30}"
     proxies = "{field: dial.depth, values: [3, 4, 5], set: {plant.loss_jump: 0}}"
     path = job_file(set=jump, proxies=proxies)
     assert harness("full", path, "--proxies").returncode == errors.PASS
     done = harness("full", path)
-    assert done.returncode == errors.PASS, done.stdout + done.stderr
-    (alarm,) = [alarm for alarm in kept("alarms") if alarm["kind"] == "loss"]
-    assert alarm["step"] >= 30
-    assert "stop it while it is cheap" in done.stdout
+    assert done.returncode == errors.PASS, output(done)
+    (alert,) = [alert for alert in kept("alerts") if alert["kind"] == "loss"]
+    assert alert["step"] >= 30
+    assert "consider stopping the run early" in output(done)
 
 
-def test_a_job_that_is_told_to_leave_ends_its_trainer_and_goes_on_later(
+def test_a_stopped_job_ends_its_trainer_and_resumes_later(
     start, harness, job_file, store, trainers
 ):
     path = job_file()
@@ -199,8 +209,8 @@ def test_a_job_that_is_told_to_leave_ends_its_trainer_and_goes_on_later(
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=20)
-    assert process.returncode == errors.STOPPED_AT_LIMIT, said
+    text, _ = process.communicate(timeout=20)
+    assert process.returncode == errors.STOPPED_AT_LIMIT, text
     assert trainers() == []
     assert harness("full", path, ALONE).returncode == errors.PASS
     assert [made.status for made in store.records()] == ["interrupted", "completed"]
@@ -209,7 +219,7 @@ def test_a_job_that_is_told_to_leave_ends_its_trainer_and_goes_on_later(
 @pytest.mark.parametrize(
     "number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL]
 )
-def test_a_trainer_that_is_ended_from_outside_goes_on_in_the_same_command(
+def test_a_trainer_killed_from_outside_is_resumed_by_the_same_command(
     start, job_file, store, trainers, number
 ):
     process = start("full", job_file(), ALONE, "--set", "pace.sleep_ms=50")
@@ -218,8 +228,8 @@ def test_a_trainer_that_is_ended_from_outside_goes_on_in_the_same_command(
         time.sleep(0.05)
     for pid in trainers():
         os.kill(pid, number)
-    said, _ = process.communicate(timeout=20)
-    assert process.returncode == errors.PASS, said
+    text, _ = process.communicate(timeout=20)
+    assert process.returncode == errors.PASS, text
     first, second = store.records()
     assert first.status == ("interrupted" if number == signal.SIGTERM else "failed")
     assert (second.status, second.metrics["resumes"]) == ("completed", 1)
@@ -234,27 +244,27 @@ def test_a_killed_harness_loses_nothing(start, harness, job_file, store, trainer
     process.kill()
     process.wait()
     done = harness("full", path, ALONE)
-    assert done.returncode == errors.PASS, done.stdout + done.stderr
-    assert "A killed harness had left" in done.stdout
+    assert done.returncode == errors.PASS, output(done)
+    assert "from a killed harness" in output(done)
     assert store.records()[-1].metrics["resumes"] == 1
     assert trainers() == []
 
 
-def test_a_baseline_that_nobody_has_is_refused_before_anything_is_spent(harness, job_file, store):
+def test_an_unknown_baseline_is_refused_before_anything_runs(harness, job_file, store):
     done = harness("full", job_file(baseline="nobody"), ALONE)
     assert done.returncode == errors.COULD_NOT_RUN
     assert "baseline nobody" in done.stderr
     assert store.records() == []
 
 
-def test_several_nodes_without_an_allocation_are_refused_with_the_way_to_one(job_file, monkeypatch):
+def test_several_nodes_without_an_allocation_are_refused_with_a_hint(job_file, monkeypatch):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    trainer = over_nodes(NativeTrainer(), load_full(job_file(nodes="2")))
+    trainer = multinode_trainer(NativeTrainer(), load_full(job_file(nodes="2")))
     with pytest.raises(ClusterError, match="harness submit"):
         trainer.train_command(ROOT / "c.json", ROOT, 4)
 
 
-def test_a_baseline_of_another_machine_decides_nothing_and_the_row_is_told(
+def test_a_baseline_of_another_machine_is_inconclusive_and_the_entry_is_printed(
     harness, job_file, kept, tmp_path
 ):
     path = job_file(baseline="alone")
@@ -262,10 +272,10 @@ def test_a_baseline_of_another_machine_decides_nothing_and_the_row_is_told(
     same = ("--set", "dial.depth=6", "--set", "core.examples=20")
     record = ("baseline", "record", "alone", tmp_path / "base.yaml", "--trainer", "fake", *same)
     done = harness(*record, "--seeds", "1-2", *baselines)
-    assert done.returncode == errors.PASS, done.stdout + done.stderr
+    assert done.returncode == errors.PASS, output(done)
     other = harness("full", path, ALONE, *baselines, "--set", "windows=null")
     assert "baseline" in other.stderr
     assert other.returncode == errors.COULD_NOT_RUN
     done = harness("full", path, ALONE, *baselines)
-    assert done.returncode == errors.INCONCLUSIVE, done.stdout + done.stderr
-    assert "none against" in kept("row")["verdict"]
+    assert done.returncode == errors.INCONCLUSIVE, output(done)
+    assert "not comparable with" in kept("leaderboard_entry")["decision"]

@@ -1,4 +1,4 @@
-"""What steps before a job say of it, and what of a run's name and record follows from its ranks."""
+"""The preflight: findings of the step test, stages, nodes, and the plan_id of several ranks."""
 
 import sys
 from pathlib import Path
@@ -7,20 +7,27 @@ from typing import ClassVar
 import msgspec
 import pytest
 
-from harness.full.preflight import Examiner, Preflight, StepTest, judged, worst_first
+from harness.full.preflight import (
+    Preflight,
+    PreflightRunner,
+    StepTest,
+    step_test_findings,
+    worst_first,
+)
 from harness.results.record import Identity, LaunchInfo
 from harness.results.study_plan import plan_id
 from harness.runner.process import Stop
-from harness.runner.trainer import FakeTrainer, PreflightFinding, Request, by_name
+from harness.runner.trainer import PreflightFinding, Request, by_name
+from tests.fixtures.faulty_harness import FaultyTrainer
 
 IDENTITY = Identity(config_id="c", code_id="d", data_id="e", protocol=1)
 GIB = 2.0**30
 
 
 def steps(**changes: object) -> StepTest:
-    told = {"step_s": [0.5] * 6, "loader_wait_s": [0.0] * 6, "batch_tokens": 1000}
+    measured = {"step_s": [0.5] * 6, "loader_wait_s": [0.0] * 6, "batch_tokens": 1000}
     ready = {"startup_s": 9.0, "compile_s": 0.0, "device_memory_bytes": 80 * GIB}
-    return StepTest(**{**told, **ready, **changes})  # type: ignore[arg-type]
+    return StepTest(**{**measured, **ready, **changes})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -35,46 +42,46 @@ def steps(**changes: object) -> StepTest:
         ({"peak_memory_bytes_by_rank": [None, None]}, []),
     ],
 )
-def test_a_step_test_names_what_is_not_as_it_should_be(changes, bad):
-    found = judged(steps(**changes), 4)
+def test_a_step_test_names_its_problems(changes, bad):
+    found = step_test_findings(steps(**changes), 4)
     assert [one.what for one in found if not one.ok] == bad
     assert all(one.hint for one in found if not one.ok)
 
 
-def test_tokens_a_second_are_those_of_all_ranks():
+def test_tokens_per_second_are_those_of_all_ranks():
     assert steps().tokens_per_s == 2000
 
 
-def test_the_worst_comes_first_and_only_what_stops_stops():
+def test_errors_come_first_and_only_they_block():
     def finding(what, ok, severity):
         return PreflightFinding(what=what, ok=ok, expected="", got="", severity=severity)
 
     found = [
-        finding("fine", True, "stops"),
-        finding("said", False, "warns"),
-        finding("broken", False, "stops"),
+        finding("fine", True, "error"),
+        finding("slow", False, "warning"),
+        finding("broken", False, "error"),
     ]
-    assert [one.what for one in worst_first(found)] == ["broken", "said", "fine"]
-    stops = Preflight(at=0.0, ranks=4, findings=found).stops
-    assert [one.what for one in stops] == ["broken"]
+    assert [one.what for one in worst_first(found)] == ["broken", "slow", "fine"]
+    blocking = Preflight(at=0.0, ranks=4, findings=found).errors
+    assert [one.what for one in blocking] == ["broken"]
 
 
-def test_a_run_on_more_ranks_is_another_run_and_one_rank_keeps_its_name_and_record():
+def test_a_run_on_more_ranks_has_another_plan_id():
     assert len({plan_id(IDENTITY, 1), plan_id(IDENTITY, 1, 2), plan_id(IDENTITY, 1, 4)}) == 3
     assert plan_id(IDENTITY, 1, 1) == plan_id(IDENTITY, 1)
     assert "ranks" not in msgspec.to_builtins(LaunchInfo())
     assert msgspec.to_builtins(LaunchInfo(ranks=4))["ranks"] == 4
 
 
-def test_a_machine_of_several_is_judged_for_its_share_of_the_ranks(tmp_path):
+def test_one_of_several_machines_is_checked_for_its_share_of_the_ranks(tmp_path):
     config = by_name("fake").describe([Request(name="job", base=None, set={})])[0].config
     for nodes, here in ((1, "4"), (2, "2")):
-        examiner = Examiner(by_name("fake"), config, 4, tmp_path, Stop(), nodes)
-        told = {one.what: one.got for one in examiner.needs().findings}
-        assert told["ranks here"] == here
+        runner = PreflightRunner(by_name("fake"), config, 4, tmp_path, Stop(), nodes)
+        got = {one.what: one.got for one in runner.requirements().findings}
+        assert got["ranks here"] == here
 
 
-class Staged(FakeTrainer):
+class Staged(FaultyTrainer):
     """Its steps change their shape; from `broken` on they cannot be taken."""
 
     broken: ClassVar[int] = 1000
@@ -86,14 +93,14 @@ class Staged(FakeTrainer):
         return command if at_step < self.broken else [sys.executable, "-c", "raise SystemExit(1)"]
 
 
-def test_steps_of_every_stage_are_taken_and_a_stage_that_fails_is_the_last(tmp_path, monkeypatch):
+def test_every_stage_is_tested_until_one_fails(tmp_path, monkeypatch):
     config = by_name("fake").describe([Request(name="job", base=None, set={})])[0].config
-    examiner = Examiner(Staged(), config, 2, tmp_path, Stop())
+    runner = PreflightRunner(Staged(), config, 2, tmp_path, Stop())
     nothing = Preflight(at=0.0, ranks=2)
-    found = examiner.steps(nothing, 0.3, [0, 7])
+    found = runner.step_test(nothing, 0.3, [0, 7])
     assert [test.at_step for test in found.steps] == [0, 7]
     assert {"step test", "step test from step 7"} <= {one.what for one in found.findings}
     monkeypatch.setattr(Staged, "broken", 7)
-    broken = examiner.steps(nothing, 0.3, [0, 7, 9])
+    broken = runner.step_test(nothing, 0.3, [0, 7, 9])
     assert [test.at_step for test in broken.steps] == [0]
-    assert len(broken.stops) == 1
+    assert len(broken.errors) == 1

@@ -1,4 +1,4 @@
-"""A full job through a real Slurm: the FakeTrainer's to its row, a real one over two nodes."""
+"""Full jobs through a real Slurm: one of the FakeTrainer, a real one over two nodes."""
 
 from pathlib import Path
 
@@ -35,36 +35,36 @@ system: {device: cpu, precision: fp32, compile: false, calibration_s: 0, threads
 
 @pytest.fixture
 def made(submit, slurm, cluster_file, store, tmp_path):
-    """A job to its end on that Slurm; its row."""
+    """Runs a job to its end on that Slurm; returns its leaderboard entry."""
 
     def run(job: str, base: str, **cluster: object) -> dict[str, object]:
         (tmp_path / "job.yaml").write_text(job)
         (tmp_path / "base.yaml").write_text(base.replace("CACHE", str(tmp_path / "cache")))
-        words = ("full", tmp_path / "job.yaml", "--without-forecast")
+        argv = ("full", tmp_path / "job.yaml", "--without-forecast")
         file = cluster_file(**SLURM, **cluster)
-        done = submit("--wait", file, "--", *words, OMP_NUM_THREADS="1", **slurm)
+        done = submit("--wait", file, "--", *argv, OMP_NUM_THREADS="1", **slurm)
         assert done.returncode == errors.PASS, done.stdout + done.stderr + logs(store.root)
-        (kept,) = store.root.glob("full/*/row.json")
-        row: dict[str, object] = files.read_json(kept)
-        return row
+        (path,) = store.root.glob("full/*/leaderboard_entry.json")
+        entry: dict[str, object] = files.read_json(path)
+        return entry
 
     return run
 
 
 def logs(root: Path) -> str:
-    """Everything that jobs of a store wrote, for a failure."""
+    """All logs of a store's jobs, for a failure message."""
     found = [path for path in (root / "jobs").rglob("*") if path.is_file()]
     return "\n".join(f"{path}:\n{path.read_text(errors='replace')[-4000:]}" for path in found)
 
 
-def test_a_full_job_goes_through_slurm_to_its_row(made, store):
-    row = made(FAKE, FAKE_BASE)
+def test_a_full_job_runs_through_slurm_to_its_entry(made, store):
+    entry = made(FAKE, FAKE_BASE)
     (record,) = store.records()
-    assert (row["ranks"], row["nodes"], row["core"]) == (4, 1, record.metrics["core"])
+    assert (entry["ranks"], entry["nodes"], entry["core"]) == (4, 1, record.metrics["core"])
 
 
 def test_a_full_job_over_two_nodes_is_one_run(made, store):
     pytest.importorskip("torch")
-    row = made(TWO, TWO_BASE, nodes=2)
+    entry = made(TWO, TWO_BASE, nodes=2)
     (record,) = store.records()
-    assert (row["ranks"], row["nodes"], record.steps) == (2, 2, 20)
+    assert (entry["ranks"], entry["nodes"], record.steps) == (2, 2, 20)

@@ -1,15 +1,15 @@
-"""What supports a row, in one tar that anybody can check and unpack.
+"""The artifact bundle of a full job: one tar with everything behind its leaderboard entry.
 
-    full/NAME/          what a job keeps of itself in its store: job file, preflight, probe,
-                        forecast, alarms, row; and SHA256SUMS over everything else in the tar
+    full/NAME/          what the store keeps of the job: job file, preflight, probe, forecast,
+                        alerts, leaderboard entry; and SHA256SUMS of everything else in the tar
     records/ curves/    of the job's runs and of its proxies
-    core/               of the job's runs: the answer to every example
+    core/               of the job's runs: the answer to every CORE example
     plans/              of the job's runs: configuration, environment, events, result
 
-The same store gives the same bytes: names are sorted, and times are those of the job's end. Paths
-of the machine that ran it are cut to their last part. `sha256sum -c full/NAME/SHA256SUMS` checks
-what was extracted, `check` the tar itself; `harness unpack` makes a store of it, in which the row
-can be made again and every run compared. Last of the files of a full job; starts nothing.
+The same store gives the same bytes: names are sorted, and times are the end of the job. Paths of
+the machine are cut to their last part. `sha256sum -c full/NAME/SHA256SUMS` checks extracted files,
+`check` the tar itself; `harness unpack` makes a store of it, in which the entry can be made again
+and every run compared.
 """
 
 import hashlib
@@ -30,36 +30,36 @@ from harness.results.store import CORE_FOLDER, Store
 
 SUMS = "SHA256SUMS"
 TEXTS = (".json", ".jsonl", ".yaml", ".md", ".txt")
-KEPT = ("config.json", "launch.json", "environment.json", "events.jsonl", "result.json")
-"""Of the run directory of a job's run."""
+RUN_FILES = ("config.json", "launch.json", "environment.json", "events.jsonl", "result.json")
+"""Packed from the run directory of a job's run."""
 CODE_PATCH, CODE_COMMIT = "code.patch", "code.json"
 
 
 def job_dir(store: Store, name: str) -> Path:
-    """Where a store keeps what belongs to a job."""
+    """The folder of a job in a store."""
     return store.root / FULL_JOBS / name
 
 
 def save_code(folder: Path, checkout: Path) -> None:
-    """Keeps what code a job starts from: the commit, and a patch where files differ from it.
+    """Stores the code that a job starts from: the commit, and a patch if files differ from it.
 
-    To be called before the launch: nobody can tell afterwards. Files that git does not know are
-    named and not kept; the code_id of the record holds for all of them. Raises DiskError.
+    Call it before the launch. Untracked files are named and not stored; the code_id of the record
+    covers them too. Raises DiskError.
     """
     commit = _git(checkout, "rev-parse", "HEAD").decode().strip()
     changes = _git(checkout, "diff", "--binary", "HEAD") if commit else b""
-    unknown = _git(checkout, "ls-files", "--others", "--exclude-standard").decode().splitlines()
-    told = {"commit": commit or None, "changed": bool(changes), "unknown_files": unknown}
-    atomic.write_json(folder / CODE_COMMIT, told)
+    untracked = _git(checkout, "ls-files", "--others", "--exclude-standard").decode().splitlines()
+    code = {"commit": commit or None, "changed": bool(changes), "untracked_files": untracked}
+    atomic.write_json(folder / CODE_COMMIT, code)
     (folder / CODE_PATCH).unlink(missing_ok=True)
     if changes:
         atomic.write_bytes(folder / CODE_PATCH, changes)
 
 
-def _git(checkout: Path, *words: str) -> bytes:
-    """What git says; nothing outside a repository, or without git."""
+def _git(checkout: Path, *arguments: str) -> bytes:
+    """Output of git; empty outside a repository or without git."""
     try:
-        done = subprocess.run(["git", *words], cwd=checkout, capture_output=True, check=False)
+        done = subprocess.run(["git", *arguments], cwd=checkout, capture_output=True, check=False)
     except FileNotFoundError:
         return b""
     return done.stdout if done.returncode == 0 else b""
@@ -71,17 +71,17 @@ def _git(checkout: Path, *words: str) -> bytes:
 def pack(
     store: Store, name: str, out: Path, *, job: Sequence[Record], proxies: Sequence[Record]
 ) -> int:
-    """Writes the evidence of a job, whole or not at all; returns its number of files.
+    """Writes the artifact bundle of a job atomically; returns its number of files.
 
-    Raises UsageError where the store does not know the job, and DiskError.
+    Raises UsageError if the store has no run of the job, and DiskError.
     """
     if not job_dir(store, name).is_dir() or not job:
         known = sorted(path.name for path in (store.root / FULL_JOBS).glob("*"))
         raise UsageError(
             name,
-            "a job of this store with a run",
+            "a job with a run in this store",
             f"{len(job)} runs; jobs here: {', '.join(known) or 'none'}",
-            "`harness full JOB` makes it; name its store with --store.",
+            "Run `harness full JOB` first, or name its store with --store.",
         )
     files = dict(sorted(_contents(store, name, job, proxies)))
     sums = "".join(f"{_hash(data)}  {path}\n" for path, data in files.items())
@@ -93,22 +93,22 @@ def pack(
 def _contents(
     store: Store, name: str, job: Sequence[Record], proxies: Sequence[Record]
 ) -> Iterator[tuple[str, bytes]]:
-    """(name in the tar, content) of everything but the sums; of earlier attempts, which the row
-    counts too, their records."""
+    """(name in the tar, content) of everything but the sums, with the records of earlier attempts,
+    which are part of the cost."""
     own = {(record.plan_id, record.attempt) for record in job}
     for plan_id in sorted({record.plan_id for record in job}):
         for before in store.attempts(plan_id):
-            yield _record_name(store, before), _placeless_json(msgspec.to_builtins(before))
+            yield _record_name(store, before), _stripped_json(msgspec.to_builtins(before))
     for record in {(one.plan_id, one.attempt): one for one in (*job, *proxies)}.values():
-        yield _record_name(store, record), _placeless_json(msgspec.to_builtins(record))
+        yield _record_name(store, record), _stripped_json(msgspec.to_builtins(record))
         for kind, path in store.side_files(record).items():
             if kind != CORE_FOLDER or (record.plan_id, record.attempt) in own:
                 yield path.relative_to(store.root).as_posix(), path.read_bytes()
     texts = [path for path in job_dir(store, name).rglob("*") if path.suffix in (*TEXTS, ".patch")]
-    texts += [store.run_dir(one.plan_id, one.attempt) / kept for one in job for kept in KEPT]
+    texts += [store.run_dir(one.plan_id, one.attempt) / file for one in job for file in RUN_FILES]
     for path in texts:
         if path.is_file() and not path.is_symlink():
-            yield path.relative_to(store.root).as_posix(), _placeless_file(path)
+            yield path.relative_to(store.root).as_posix(), _stripped_file(path)
 
 
 def _record_name(store: Store, record: Record) -> str:
@@ -117,11 +117,11 @@ def _record_name(store: Store, record: Record) -> str:
     return f"records/{record.plan_id}{'' if first else '.' + record.attempt}.json"
 
 
-def _placeless_file(path: Path) -> bytes:
-    """A file without the paths of the machine; a patch as it is, because it has to apply."""
+def _stripped_file(path: Path) -> bytes:
+    """A file without the paths of the machine; a patch is unchanged, because it has to apply."""
     data = path.read_bytes()
     if path.suffix == ".json":
-        return _placeless_json(msgspec.json.decode(data))
+        return _stripped_json(msgspec.json.decode(data))
     if path.suffix == ".jsonl":
         return b"".join(_line(line) for line in data.splitlines() if line.strip())
     return (
@@ -130,14 +130,14 @@ def _placeless_file(path: Path) -> bytes:
 
 
 def _line(line: bytes) -> bytes:
-    """One event; half of one, as a killed trainer leaves it, stays what it is."""
+    """One event; an incomplete one, as a killed trainer leaves it, is unchanged."""
     try:
         return msgspec.json.encode(strip_paths(msgspec.json.decode(line))) + b"\n"
     except msgspec.DecodeError:
         return line + b"\n"
 
 
-def _placeless_json(content: object) -> bytes:
+def _stripped_json(content: object) -> bytes:
     return msgspec.json.format(msgspec.json.encode(strip_paths(content)), indent=1) + b"\n"
 
 
@@ -159,24 +159,22 @@ def _hash(data: bytes) -> str:
 
 
 def check(tar_path: Path) -> list[str]:
-    """What is wrong with packed evidence, a sentence each; empty where every hash is right."""
+    """The faults of an artifact bundle, one sentence each; empty if every hash matches."""
     try:
         files = _read(tar_path)
     except (OSError, tarfile.TarError) as error:
-        return [f"{tar_path} cannot be read: {error}"]
+        return [f"{tar_path} is not readable: {error}"]
     lists = [path for path in files if os.path.basename(path) == SUMS]
     if len(lists) != 1:
-        return [f"one {SUMS} was expected, got {len(lists)}"]
+        return [f"expected one {SUMS}, got {len(lists)}"]
     wanted = {}
     for line in files.pop(lists[0]).decode(errors="replace").splitlines():
         digest, _, path = line.partition("  ")
         wanted[path] = digest
-    faults = [f"{path} is listed and not there" for path in sorted(wanted.keys() - files.keys())]
-    faults += [f"{path} is there and not listed" for path in sorted(files.keys() - wanted.keys())]
+    faults = [f"{path} is missing" for path in sorted(wanted.keys() - files.keys())]
+    faults += [f"{path} is not listed in {SUMS}" for path in sorted(files.keys() - wanted.keys())]
     both = sorted(wanted.keys() & files.keys())
-    return faults + [
-        f"{path} is not what was packed" for path in both if _hash(files[path]) != wanted[path]
-    ]
+    return faults + [f"{path} was changed" for path in both if _hash(files[path]) != wanted[path]]
 
 
 def _read(tar_path: Path) -> dict[str, bytes]:

@@ -1,7 +1,7 @@
-"""What a job's proxies and its step test say of it before it starts; the fits are in their files.
+"""The forecast of a job before it starts: quality and loss envelope from its proxies, time and
+money from its step test.
 
-Brings records, curves and the noise noise model to `forecast`, `band` and `cost`, which are pure.
-After the proxies and the preflight, before the launch.
+Reads records, curves and the noise model for `forecast`, `loss_envelope` and `cost`.
 """
 
 from collections.abc import Sequence
@@ -11,47 +11,49 @@ import msgspec
 from harness.compare.noise_model import NoiseModel
 from harness.full.cost import Cost, Part, Stage, launch_row, parts_of, time_and_cost
 from harness.full.forecast import Forecast, forecast, replicate_noise
-from harness.full.loss_envelope import LossEnvelope, band, curve_of
+from harness.full.loss_envelope import LossEnvelope, curve_of, plan_envelope
 from harness.full.plan import JobPlan
 from harness.full.preflight import Preflight
 from harness.full.proxies import ForecastError, proxy_of, recipe_of, scale_of
-from harness.results.recipe import NoiseScope, device_name
-from harness.results.recipe import scale_from_derived as words_of
+from harness.results.recipe import NoiseScope, device_name, scale_from_derived
 from harness.results.record import Record
 from harness.results.run_files import read_events
 from harness.results.store import Store
 
-MAKE_THEM = "`--proxies` makes those that are missing; `--without-forecast` starts without one."
+RUN_PROXIES = "`--proxies` runs the missing ones; `--without-forecast` starts without a forecast."
+NO_PROXIES = "the job file has no `proxies`; `--without-forecast` starts without a forecast."
 
 
-class Prediction(msgspec.Struct, frozen=True, kw_only=True):
-    """The forecast of a job, or the sentence that says why there is none; the band likewise."""
+class JobForecast(msgspec.Struct, frozen=True, kw_only=True):
+    """The forecasts of a job, each with the reason if it is missing."""
 
     forecast: Forecast | None = None
-    why_none: str | None = None
-    band: LossEnvelope | None = None
-    why_no_band: str | None = None
+    no_forecast_reason: str | None = None
+    envelope: LossEnvelope | None = None
+    no_envelope_reason: str | None = None
     cost: Cost | None = None
 
 
-def foretell(
+def forecast_job(
     plan: JobPlan, store: Store, records: Sequence[Record], noise_model: NoiseModel
-) -> Prediction:
-    """Loss, bits and CORE of the job from the proxies that are recorded."""
+) -> JobForecast:
+    """val_bpb, CORE and the loss envelope of the job from the completed proxies."""
+    if not plan.proxies:
+        return JobForecast(no_forecast_reason=NO_PROXIES)
     try:
-        found = _forecast(plan, records, noise_model)
+        quality = _forecast(plan, records, noise_model)
     except ForecastError as error:
-        return Prediction(why_none=f"{error} {MAKE_THEM}")
+        return JobForecast(no_forecast_reason=f"{error} {RUN_PROXIES}")
     try:
-        return Prediction(forecast=found, band=_band(plan, store, records))
+        return JobForecast(forecast=quality, envelope=_envelope(plan, store, records))
     except ForecastError as error:
-        return Prediction(forecast=found, why_no_band=str(error))
+        return JobForecast(forecast=quality, no_envelope_reason=str(error))
 
 
 def _forecast(plan: JobPlan, records: Sequence[Record], noise_model: NoiseModel) -> Forecast:
     recipe, file = plan.recipe, plan.file
     gpu = device_name(records[0].environment) if records else None
-    scale = words_of(file.trainer, recipe.derived)
+    scale = scale_from_derived(file.trainer, recipe.derived)
     return forecast(
         [proxy_of(record) for record in records],
         scale_of(recipe.derived),
@@ -62,27 +64,26 @@ def _forecast(plan: JobPlan, records: Sequence[Record], noise_model: NoiseModel)
     )
 
 
-def _band(plan: JobPlan, store: Store, records: Sequence[Record]) -> LossEnvelope:
+def _envelope(plan: JobPlan, store: Store, records: Sequence[Record]) -> LossEnvelope:
     tables = [(record, store.curve(record.plan_id)) for record in records]
     curves = [curve_of(record, table) for record, table in tables if table is not None]
-    return band(curves, scale_of(plan.recipe.derived))
+    return plan_envelope(curves, scale_of(plan.recipe.derived))
 
 
-def with_cost(
-    foretold: Prediction,
+def estimate_cost(
     plan: JobPlan,
     store: Store,
     records: Sequence[Record],
     noise_model: NoiseModel,
     preflight: Preflight,
-) -> Prediction:
-    """The same with time and money, from the steps of a preflight in every stage of the job."""
+) -> Cost | None:
+    """Time and money, from a step test in every stage of the job; None without one."""
     tests = preflight.steps
     if [test.at_step for test in tests] != plan.stages:
-        return foretold
+        return None
     ends = [*plan.stages[1:], plan.steps]
-    scale = words_of(plan.file.trainer, plan.recipe.derived)
-    cost = time_and_cost(
+    scale = scale_from_derived(plan.file.trainer, plan.recipe.derived)
+    return time_and_cost(
         [
             Stage(name=f"steps from {test.at_step:,}", steps=end - test.at_step, step_s=test.step_s)
             for test, end in zip(tests, ends, strict=True)
@@ -92,18 +93,17 @@ def with_cost(
         launch=launch_row(noise_model, NoiseScope(scale=scale, device=tests[0].device)),
         price_usd_per_gpu_hour=plan.file.price_usd_per_gpu_hour,
     )
-    return msgspec.structs.replace(foretold, cost=cost)
 
 
 def _parts(plan: JobPlan, store: Store, records: Sequence[Record], startup_s: float) -> list[Part]:
-    """What stands beside steps: starting as it just was, the rest from the largest proxy."""
-    start = Part(name="start-up", count=1, each_s=startup_s, rests_on="as in the step test")
+    """Everything besides steps: start-up from the step test, the rest from the largest proxy."""
+    start = Part(name="start-up", count=1, each_s=startup_s, source="as in the step test")
     if not records:
         unknown = Part(name="evaluations", count=plan.evaluations, each_s=None)
         return [start, unknown]
     largest = max(records, key=lambda record: record.tokens)
     events = read_events(store.run_dir(largest.plan_id, largest.attempt) / "events.jsonl")
-    found = parts_of(
+    parts = parts_of(
         largest,
         events,
         plan.recipe.derived,
@@ -111,4 +111,4 @@ def _parts(plan: JobPlan, store: Store, records: Sequence[Record], startup_s: fl
         evaluations=plan.evaluations,
         cores=0 if largest.core is msgspec.UNSET else 1,
     )
-    return [start, *(part for part in found if part.name != start.name)]
+    return [start, *(part for part in parts if part.name != start.name)]

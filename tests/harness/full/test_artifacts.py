@@ -1,4 +1,4 @@
-"""Evidence of a job: the same bytes every time, hashes that show a change, a store again."""
+"""The artifact bundle: reproducible bytes, hashes that detect changes, unpacking to a store."""
 
 import hashlib
 import io
@@ -8,7 +8,7 @@ import pytest
 
 from harness import files
 from harness.errors import UsageError
-from harness.full.evidence import check, job_dir, pack, save_code
+from harness.full.artifacts import check, job_dir, pack, save_code
 from harness.results.archive import unpack
 from harness.results.store import Store
 
@@ -21,7 +21,7 @@ def job(leave_run, store):
     folder = job_dir(store, "toy")
     folder.mkdir(parents=True)
     files.write_json(folder / "preflight.json", {"log": f"{store.root}/plans/x/log.txt"})
-    (folder / "row.md").write_text("| row |\n")
+    (folder / "leaderboard_entry.md").write_text("| row |\n")
     run, *proxies = store.records()
     events = store.run_dir(run.plan_id, run.attempt) / "events.jsonl"
     events.write_text('{"event":"step","step":1}\n{"event":"st')
@@ -33,7 +33,7 @@ def members(path):
         return {member.name: tar.extractfile(member).read() for member in tar}
 
 
-def test_the_evidence_holds_job_and_proxies_and_only_the_jobs_answers(job, store, tmp_path):
+def test_the_bundle_contains_job_and_proxies_and_only_the_jobs_core_answers(job, store, tmp_path):
     run, proxies = job
     count = pack(store, "toy", tmp_path / "e.tar", job=run, proxies=proxies)
     names = members(tmp_path / "e.tar")
@@ -42,7 +42,7 @@ def test_the_evidence_holds_job_and_proxies_and_only_the_jobs_answers(job, store
     assert [name for name in names if name.startswith("core/")] == [
         f"core/{run[0].plan_id}.parquet"
     ]
-    assert {"full/toy/row.md", "full/toy/SHA256SUMS"} <= set(names)
+    assert {"full/toy/leaderboard_entry.md", "full/toy/SHA256SUMS"} <= set(names)
     assert f"plans/{run[0].plan_id}/a/events.jsonl" in names
 
 
@@ -54,17 +54,17 @@ def test_the_same_store_gives_the_same_bytes_and_no_path_of_the_machine(job, sto
     assert str(tmp_path).encode() not in first
 
 
-def test_unpacked_it_is_a_store_with_the_same_records(job, store, tmp_path):
+def test_an_unpacked_bundle_is_a_store_with_the_same_records(job, store, tmp_path):
     pack(store, "toy", tmp_path / "e.tar", job=job[0], proxies=job[1])
     other = Store(tmp_path / "other")
     merged = unpack(tmp_path / "e.tar", other)
     assert (merged.records, merged.jobs, merged.run_dirs) == (3, 1, 1)
     assert other.records() == store.records()
-    assert (job_dir(other, "toy") / "row.md").read_text() == "| row |\n"
+    assert (job_dir(other, "toy") / "leaderboard_entry.md").read_text() == "| row |\n"
     assert unpack(tmp_path / "e.tar", store).known == 3  # and back where it came from
 
 
-def test_the_sums_are_those_that_sha256sum_reads(job, store, tmp_path):
+def test_the_sums_have_the_format_of_sha256sum(job, store, tmp_path):
     pack(store, "toy", tmp_path / "e.tar", job=job[0], proxies=job[1])
     names = members(tmp_path / "e.tar")
     for line in names.pop("full/toy/SHA256SUMS").decode().splitlines():
@@ -74,14 +74,14 @@ def test_the_sums_are_those_that_sha256sum_reads(job, store, tmp_path):
 
 
 @pytest.mark.parametrize("change", ["edited", "absent", "added"])
-def test_a_check_finds_what_was_changed(job, store, tmp_path, change):
+def test_a_check_finds_every_change(job, store, tmp_path, change):
     pack(store, "toy", tmp_path / "e.tar", job=job[0], proxies=job[1])
     assert check(tmp_path / "e.tar") == []
     names = members(tmp_path / "e.tar")
     if change == "edited":
-        names["full/toy/row.md"] = b"| a better row |\n"
+        names["full/toy/leaderboard_entry.md"] = b"| a better row |\n"
     elif change == "absent":
-        names.pop("full/toy/row.md")
+        names.pop("full/toy/leaderboard_entry.md")
     else:
         names["records/other.json"] = b"{}"
     with tarfile.open(tmp_path / "f.tar", "w") as tar:
@@ -90,32 +90,32 @@ def test_a_check_finds_what_was_changed(job, store, tmp_path, change):
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
     [fault] = check(tmp_path / "f.tar")
-    assert ("other.json" if change == "added" else "row.md") in fault
+    assert ("other.json" if change == "added" else "leaderboard_entry.md") in fault
 
 
-def test_what_is_no_evidence_is_said_to_be_none(tmp_path):
+def test_a_file_that_is_no_bundle_is_reported(tmp_path):
     (tmp_path / "x.tar").write_text("nothing")
-    assert "cannot be read" in check(tmp_path / "x.tar")[0]
+    assert "is not readable" in check(tmp_path / "x.tar")[0]
 
 
-def test_a_job_that_a_store_does_not_know_is_refused_with_those_it_knows(job, store, tmp_path):
+def test_an_unknown_job_is_refused_with_the_known_ones(job, store, tmp_path):
     with pytest.raises(UsageError, match="toy"):
         pack(store, "d24", tmp_path / "e.tar", job=job[0], proxies=[])
     assert not (tmp_path / "e.tar").exists()
 
 
-def test_the_code_of_a_job_is_kept_with_what_differs_from_its_commit(tmp_path, git_checkout):
+def test_the_code_of_a_job_is_stored_with_its_difference_from_the_commit(tmp_path, git_checkout):
     (git_checkout / "a.py").write_text("two\n")
     (git_checkout / "b.py").write_text("new\n")
     save_code(tmp_path / "job", git_checkout)
-    told = files.read_json(tmp_path / "job" / "code.json")
-    assert told["changed"] is True
-    assert told["unknown_files"] == ["b.py"]
-    assert len(told["commit"]) == 40
+    code = files.read_json(tmp_path / "job" / "code.json")
+    assert code["changed"] is True
+    assert code["untracked_files"] == ["b.py"]
+    assert len(code["commit"]) == 40
     assert b"+two" in (tmp_path / "job" / "code.patch").read_bytes()
 
 
-def test_outside_a_repository_no_commit_is_claimed(tmp_path):
+def test_outside_a_repository_no_commit_is_stored(tmp_path):
     save_code(tmp_path / "job", tmp_path)
-    told = files.read_json(tmp_path / "job" / "code.json")
-    assert told == {"commit": None, "changed": False, "unknown_files": []}
+    code = files.read_json(tmp_path / "job" / "code.json")
+    assert code == {"commit": None, "changed": False, "untracked_files": []}
