@@ -30,7 +30,7 @@ ALERTS = "alerts.json"
 
 
 class Deadline(Stop):
-    """Stops a run when the command is asked to stop, or at a moment of time.monotonic()."""
+    """Stops a run when the command is stopped, or at a moment of time.monotonic()."""
 
     def __init__(self, command: Stop, deadline: float, reason: str) -> None:
         """`reason`: a sentence about the deadline."""

@@ -243,8 +243,8 @@ def _along(
 ) -> list[Estimate]:
     """Forecasts one quantity of the target at every look.
 
-    Replicate noise is pooled over each look and its two neighbours, because two runs per size
-    estimate it too poorly for the tails, and neighbouring looks have about the same noise.
+    Replicate noise is pooled over each look and the two next to it, because two runs per size
+    estimate it too poorly for the tails, and adjacent looks have about the same noise.
     """
     result = []
     for number, groups in enumerate(looks):

@@ -1,4 +1,4 @@
-"""The file of a full job: what is refused, and with which words."""
+"""The file of a full job: which errors are found, and their messages."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Full jobs of the FakeTrainer: four ranks that one process pretends to be, a second a command."""
+"""Full jobs of the simulated trainer: one process for four ranks, about a second per command."""
 
 import json
 from collections.abc import Callable
@@ -18,7 +18,7 @@ checkpoint: {every_steps: 10}
 """
 JOB = """\
 full: quick
-question: Does a full job do what it says?
+question: Does a full job work?
 trainer: fake
 base: base.yaml
 set: {dial.depth: 6, core.examples: 20}
@@ -32,7 +32,7 @@ limits: {hours: 1, restarts: 2}
 
 @pytest.fixture
 def job_file(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a base and a job's file, with lines replaced or added, and says where."""
+    """Writes a base and a job file, with lines replaced or added; returns its path."""
 
     def write(**lines: str) -> Path:
         (tmp_path / "base.yaml").write_text(BASE)
@@ -47,11 +47,11 @@ def job_file(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def kept(store: Store) -> Callable[[str], Any]:
-    """What a store keeps of the job, by the name of its part."""
+    """Reads a JSON file of the job in the store, by its name."""
     return lambda part: json.loads((store.root / "full" / "quick" / f"{part}.json").read_text())
 
 
 @pytest.fixture(autouse=True)
 def wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A terminal on which no word of a table is cut in two."""
+    """A terminal wide enough for every table."""
     monkeypatch.setenv("COLUMNS", "300")

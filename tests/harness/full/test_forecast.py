@@ -61,7 +61,7 @@ def test_core_is_forecast_over_val_bpb_with_the_probability_to_exceed_the_target
     assert found.core_soft.low < 0.2 < found.core_soft.high
 
 
-def test_without_core_at_three_sizes_a_note_says_that_core_has_no_forecast():
+def test_without_core_at_three_sizes_a_note_names_the_missing_forecast():
     some = [*with_core(PROXIES[:4]), *PROXIES[4:]]
     found = forecast(some, TARGET, core_target=0.25)
     assert (found.core, found.p_core) == (None, None)

@@ -25,13 +25,11 @@ def output(done):
     return done.stdout + done.stderr
 
 
-def test_a_job_without_proxies_starts_nothing_and_says_why_there_is_no_forecast(
-    harness, job_file, store
-):
+def test_a_job_without_proxies_starts_nothing_and_gives_the_reason(harness, job_file, store):
     done = harness("full", job_file())
     assert done.returncode == errors.COULD_NOT_RUN
-    for words in ("no forecast", "--proxies", "--without-forecast", "Nothing was started"):
-        assert words in output(done)
+    for text in ("no forecast", "--proxies", "--without-forecast", "Nothing was started"):
+        assert text in output(done)
     assert store.records() == []
 
 
@@ -102,9 +100,9 @@ def test_a_run_that_gets_no_further_is_not_restarted(harness, job_file, store):
 
 @pytest.mark.parametrize("end", ["diverge", "out_of_memory"])
 def test_divergence_and_out_of_memory_are_results_and_not_repeated(harness, job_file, store, end):
-    words = ("full", job_file(), ALONE, "--set", f"fail.{end}_at_step=15")
+    argv = ("full", job_file(), ALONE, "--set", f"fail.{end}_at_step=15")
     for _ in range(2):
-        done = harness(*words)
+        done = harness(*argv)
         assert done.returncode == errors.COULD_NOT_RUN
         assert "The run would fail again, so it is not repeated" in output(done)
     assert len(store.records()) == 1

@@ -68,7 +68,7 @@ def test_the_entry_has_the_leaderboards_columns_and_formats(run, full_events):
     assert made.reached
 
 
-def test_an_entry_below_the_target_says_so(run):
+def test_an_entry_below_the_target_is_marked(run):
     made = entry(run(core=0.25))
     assert not made.reached
     assert "not reached (0.25)" in as_markdown(made)
@@ -82,7 +82,7 @@ def test_core_exactly_at_the_target_is_not_above_it(run):
     assert made.p_above == pytest.approx(0.5)
 
 
-def test_an_entry_without_core_says_that_the_leaderboard_does_not_accept_it(run):
+def test_an_entry_without_core_has_a_note(run):
     made = entry(run(core=None))
     assert (made.core, made.core_se, made.p_above, made.reached) == (None, None, None, False)
     assert "CORE was not evaluated" in as_markdown(made)

@@ -25,9 +25,9 @@ GIB = 2.0**30
 
 
 def steps(**changes: object) -> StepTest:
-    told = {"step_s": [0.5] * 6, "loader_wait_s": [0.0] * 6, "batch_tokens": 1000}
+    measured = {"step_s": [0.5] * 6, "loader_wait_s": [0.0] * 6, "batch_tokens": 1000}
     ready = {"startup_s": 9.0, "compile_s": 0.0, "device_memory_bytes": 80 * GIB}
-    return StepTest(**{**told, **ready, **changes})  # type: ignore[arg-type]
+    return StepTest(**{**measured, **ready, **changes})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -77,8 +77,8 @@ def test_one_of_several_machines_is_checked_for_its_share_of_the_ranks(tmp_path)
     config = by_name("fake").describe([Request(name="job", base=None, set={})])[0].config
     for nodes, here in ((1, "4"), (2, "2")):
         runner = PreflightRunner(by_name("fake"), config, 4, tmp_path, Stop(), nodes)
-        told = {one.what: one.got for one in runner.requirements().findings}
-        assert told["ranks here"] == here
+        got = {one.what: one.got for one in runner.requirements().findings}
+        assert got["ranks here"] == here
 
 
 class Staged(FaultyTrainer):
