@@ -14,6 +14,7 @@ import msgspec
 
 from harness.compare.margins import Margin, default_margin, stated_margin
 from harness.compare.noise_model import NoiseModel, NoiseRow
+from harness.format import duration, plural
 from harness.gate import ab_launcher
 from harness.gate.baseline import Baseline
 from harness.gate.measurement import launch_row, speed_margin
@@ -43,9 +44,6 @@ LAUNCHES_WITHOUT_NOISE = 2 * LAUNCHES  # where only their own spread is known
 MIN_PROBABILITY = 0.1  # of a pass without change, or of detecting a margin: below both, run nothing
 
 
-UNITS: dict[Evidence, str] = {"launches": "launches", "replicates": "runs", "trajectory": "steps"}
-
-
 @dataclass(frozen=True, kw_only=True)
 class PlanningNoise:
     """What is known before the gate of the SD of one run or launch."""
@@ -70,7 +68,7 @@ class PlanOptions:
 def plan_gate(
     prepared: PreparedGate, noise_model: NoiseModel, stored: Sequence[GateResult]
 ) -> GatePlan:
-    """The plan of a gate; `stored`: earlier gates, which tell how long a launch takes.
+    """The plan of a gate; `stored`: earlier gates, from which the duration of a launch is taken.
 
     Speed is planned first and leaves the quality runs the time they need for a verdict, up to half
     of the budget. Under the always-valid rule launches get half of the budget.
@@ -142,7 +140,7 @@ def _quality_part(
 
 
 def why_no_verdict(plan: GatePlan) -> str | None:
-    """Why no verdict is likely under this plan; None where one is, or where nobody can tell."""
+    """Why no verdict is likely under this plan; None where one is, or where it is unknown."""
     if any(verdict_is_likely(part) for part in plan.parts):
         return None
     reasons = [_obstacle(part) for part in plan.parts]
@@ -150,7 +148,7 @@ def why_no_verdict(plan: GatePlan) -> str | None:
 
 
 def verdict_is_likely(part: PartPlan) -> bool:
-    """Whether this part is likely to reach a verdict, or nobody can tell."""
+    """Whether this part is likely to reach a verdict; True where it is unknown."""
     if not part.n_b or part.margin is None:
         return False
     if part.p_pass_if_unchanged is None or part.p_regression_at_margin is None:
@@ -163,8 +161,8 @@ def _obstacle(part: PartPlan) -> str:
     if part.margin is None:
         return part.notes[0]
     if not part.n_b:
-        return f"one {unit} takes {part.unit_s or 0:.0f} s, more than the budget leaves"
-    number = f"{part.n_b} {unit if part.n_b == 1 else UNITS[part.evidence]}"
+        return f"one {unit} takes {duration(part.unit_s)}, more than the budget leaves"
+    number = plural(part.n_b, unit, "launches" if unit == "launch" else "")
     if part.p_pass_if_unchanged is None:
         return f"{number} cannot show their own noise"
     return f"{number} would pass an unchanged candidate {part.p_pass_if_unchanged:.0%} of the time"
@@ -261,17 +259,17 @@ def judged_metrics(
     full_scale: bool,
 ) -> dict[str, Margin]:
     """The quality metrics that a gate judges, in order, with their margins."""
-    found = {}
+    chosen = {}
     for name in _measured(baseline):
         if name in margins:
-            found[name] = stated_margin(name, margins[name])
+            chosen[name] = stated_margin(name, margins[name])
             continue
         margin = default_margin(name, quality_row(baseline, name, noise_model), full_scale)
         if margin is not None:
-            found[name] = margin
-    redundant = duplicates(found, lambda name: True)
+            chosen[name] = margin
+    redundant = duplicates(chosen, lambda name: True)
     return {
-        name: margin for name, margin in found.items() if name not in redundant or name in margins
+        name: margin for name, margin in chosen.items() if name not in redundant or name in margins
     }
 
 

@@ -126,7 +126,7 @@ def test_a_candidate_without_core_is_judged_by_the_rest_with_a_note(gate):
 
 
 def test_a_candidate_whose_score_is_missing_does_not_pass(gate):
-    code, result = gate(**{"fail.nan_metric": True})  # does not affect the baseline's runs
+    code, result = gate("--candidate-set", "fail.nan_metric=true")
     assert code == 10
     assert "no core_soft" in result["reason"]
 
