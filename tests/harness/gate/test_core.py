@@ -8,6 +8,7 @@ import pytest
 
 from harness.__main__ import main
 from harness.gate import baseline
+from harness.gate.baseline import ReplicateSet
 from harness.results.recipe import recipe_scale
 from harness.results.record import Record
 from harness.runner.replicates import describe_recipe
@@ -39,17 +40,8 @@ def gate(leave_run, store, tmp_path, capfd, monkeypatch):
         recipe = describe_recipe(FaultyTrainer(), "base", None, {**SMALL, **(faults or {})})
         if faults:
             records = [msgspec.structs.replace(one, identity=recipe.identity) for one in records]
-        baseline.append(
-            tmp_path / "baselines",
-            "small",
-            records,
-            trainer="fake",
-            config=recipe.config,
-            commit=None,
-            why="a test",
-            evidence=None,
-            after=None,
-        )
+        replicates = ReplicateSet(records=records, trainer="fake", config=recipe.config)
+        baseline.append(tmp_path / "baselines", "small", replicates, why="a test")
         if "no_answers" in options:
             for path in (store.root / "core").iterdir():
                 path.unlink()
