@@ -217,7 +217,7 @@ def _check_sweep(
             where(f"arms.retune.{trick}.seeds"),
             "seeds that the study does not use",
             f"{shared} in both",
-            "Tuning and judging an arm on the same seeds is biased in its favour: use other seeds.",
+            "Tuning an arm on the seeds of its comparison is biased in its favour: use others.",
         )
     if sweep.space:
         _check_searched(sweep, where(f"arms.retune.{trick}"))

@@ -3,7 +3,7 @@
 Quality is compared with a stored baseline, run by run; speed with another ref or configuration in
 an A/B on this host. `measurement` decides how much of either is needed, this module makes it. A
 candidate that crashes or diverges is a regression with its reason. A failure that is not the
-candidate's fault raises an error and is never counted as a regression. Progress goes to a listener.
+candidate's fault raises an error and never decides the outcome. Progress goes to a listener.
 """
 
 import math

@@ -26,7 +26,7 @@ from harness.study.contrasts import (
     unfinished_reason,
 )
 from harness.study.effects import (
-    CHANGE_WORDS,
+    CHANGES,
     ArmNoise,
     ArmResult,
     Attribution,
@@ -145,7 +145,7 @@ def _arm_result(
         name=arm.name,
         role=arm.role,
         trick=arm.trick,
-        change=CHANGE_WORDS[arm.role],
+        change=CHANGES[arm.role],
         planned=len(runs),
         statuses=status_counts(runs),
         reasons=sorted(

@@ -47,8 +47,8 @@ def side(values, metric="val_loss", first=0, **changes):
     ]
 
 
-def judged(a, b, noise_model=EMPTY, **asked):
-    return compare(a, b, CompareOptions(**asked), noise_model)
+def judged(a, b, noise_model=EMPTY, **options):
+    return compare(a, b, CompareOptions(**options), noise_model)
 
 
 LOSSES = [3.280, 3.279, 3.281, 3.2795, 3.2805]
@@ -68,7 +68,7 @@ def test_equal_sides_pass_where_the_runs_are_enough():
     assert (found.outcome, found.exit_code) == ("pass", 0)
 
 
-def test_an_open_comparison_says_how_many_runs_would_settle_it():
+def test_an_inconclusive_comparison_states_how_many_runs_would_decide():
     wide = [3.276, 3.284, 3.280]
     found = judged(side(wide), side(wide[::-1]))
     (loss,) = found.metrics
@@ -77,7 +77,7 @@ def test_an_open_comparison_says_how_many_runs_would_settle_it():
     assert loss.more_runs > 10
 
 
-def test_one_run_a_side_is_judged_by_the_ledger():
+def test_one_run_a_side_uses_the_noise_model():
     found = judged(side([3.28]), side([3.29]), NoiseModel([SEED_ROW]))
     (loss,) = found.metrics
     half = stats.t.ppf(0.95, 600) * 0.0014 * math.sqrt(2)
@@ -86,20 +86,20 @@ def test_one_run_a_side_is_judged_by_the_ledger():
     assert "shipped noise model" in loss.noise_from
 
 
-def test_one_run_a_side_without_a_ledger_has_no_verdict_and_says_why():
+def test_one_run_a_side_without_a_noise_model_has_no_outcome_and_a_reason():
     (loss,) = judged(side([3.28]), side([3.9])).metrics
     assert loss.outcome == "inconclusive"
     assert loss.low is None
     assert "a second run a side gives an interval" in (loss.reason or "")
 
 
-def test_a_stated_sd_stands_in_for_the_ledger():
+def test_a_stated_sd_stands_in_for_the_noise_model():
     found = judged(side([3.28]), side([3.29]), sds={"val_loss": 0.001})
     assert found.metrics[0].method == "stated"
     assert found.outcome == "regression"
 
 
-def test_a_side_noisier_than_the_ledger_is_named_and_gets_welchs_limits():
+def test_a_side_noisier_than_the_noise_model_is_named_and_gets_welchs_limits():
     wild = [3.20, 3.28, 3.36, 3.30]
     (loss,) = judged(side(LOSSES), side(wild), NoiseModel([SEED_ROW])).metrics
     assert loss.method == "welch"
@@ -215,7 +215,7 @@ def test_a_quality_that_has_two_names_is_judged_once():
     assert {item.metric: item.outcome for item in alone.metrics}["val_loss"] == "pass"
 
 
-def test_bpb_at_proxy_scale_takes_its_margin_from_the_ledger():
+def test_bpb_at_proxy_scale_takes_its_margin_from_the_noise_model():
     row = NoiseRow(
         scale="toy", metric="val_bpb", gpu="H100", source="seed", sd=0.0007, df=9, runs=10,
         groups=1, origin="measured",
@@ -304,7 +304,7 @@ def test_different_lengths_and_copies_are_pointed_out():
     assert any("a copy?" in note for note in found.notes)
 
 
-def test_without_a_common_metric_there_is_an_error_and_without_a_margin_no_verdict():
+def test_without_a_common_metric_there_is_an_error_and_without_a_margin_no_outcome():
     with pytest.raises(LogError, match="at least one metric"):
         judged(side(LOSSES), side(LOSSES, "val_bpb"))
     found = judged(side([0.25, 0.26], "core"), side([0.25, 0.26], "core"))
