@@ -68,7 +68,7 @@ class PlanOptions:
 def plan_gate(
     prepared: PreparedGate, noise_model: NoiseModel, stored: Sequence[GateResult]
 ) -> GatePlan:
-    """The plan of a gate; `stored`: earlier gates, which measured how long a launch takes.
+    """The plan of a gate; `stored`: earlier gates, from which the duration of a launch is taken.
 
     Speed is planned first and leaves the quality runs the time they need for a decision, up to half
     of the budget. Under the always-valid rule launches get half of the budget.
@@ -140,7 +140,7 @@ def _quality_part(
 
 
 def why_no_decision(plan: GatePlan) -> str | None:
-    """Why no decision is likely under this plan; None where one is, or where that is unknown."""
+    """Why no decision is likely under this plan; None where one is, or where it is unknown."""
     if any(decision_is_likely(part) for part in plan.parts):
         return None
     reasons = [_obstacle(part) for part in plan.parts]
@@ -148,7 +148,7 @@ def why_no_decision(plan: GatePlan) -> str | None:
 
 
 def decision_is_likely(part: PartPlan) -> bool:
-    """Whether this part is likely to reach a decision, or that is unknown."""
+    """Whether this part is likely to reach a decision; True where it is unknown."""
     if not part.n_b or part.margin is None:
         return False
     if part.p_pass_if_unchanged is None or part.p_regression_at_margin is None:
@@ -196,12 +196,11 @@ def plan_quality(
     if not judged:
         metric = _measured(baseline)[0]
         noise = _noise_of_runs(baseline, metric, quality_row(baseline, metric, noise_model))
-        n = (len(baseline), 0)
-        return _part("replicates", metric, n, unit_s, None, noise, None, None, options)
-    parts = [
-        _plan_runs(baseline, noise_model, metric, margin, unit_s, options)
-        for metric, margin in judged.items()
-    ]
+        return _plan_part("replicates", metric, n_a, None, noise, unit_s, options)
+    parts = []
+    for metric, margin in judged.items():
+        noise = _noise_of_runs(baseline, metric, quality_row(baseline, metric, noise_model))
+        parts.append(_plan_part("replicates", metric, n_a, margin, noise, unit_s, options))
     likely = [part for part in parts if decision_is_likely(part)] or parts[:1]
     largest = max(likely, key=lambda part: part.n_b)
     fewer = [f"{part.metric} needs {part.n_b}" for part in likely if part.n_b < largest.n_b]
@@ -214,8 +213,8 @@ def judged_metrics(
     margins: Mapping[str, float],
     full_scale: bool,
 ) -> dict[str, Margin]:
-    """The quality metrics with an outcome in a gate, in order, with their margins."""
-    found = {}
+    """The quality metrics that a gate judges, in order, with their margins."""
+    chosen = {}
     for name in _measured(baseline):
         if name in margins:
             chosen[name] = stated_margin(name, margins[name])
@@ -365,8 +364,8 @@ def _notes(
     if noise.sd is None:
         notes.append(f"the noise model has no row for it: the {unit} have to show their own noise")
     elif margin is not None and n_for_power is None:
-        hint = "a quieter machine" if metric in SPEEDS else "more replicates in the baseline"
-        notes.append(f"{MAX_REPLICATES} {unit} do not give 90 % power: that needs {hint}")
+        remedy = "a quieter machine" if metric in SPEEDS else "more replicates in the baseline"
+        notes.append(f"{MAX_REPLICATES} {unit} do not give 90 % power: that needs {remedy}")
     if n_for_power is not None and n < n_for_power:
         notes.append(f"90 % power needs {n_for_power} {unit}; the budget has room for {n}")
     return notes
