@@ -44,7 +44,7 @@ def test_a_valid_file_has_expanded_and_explicit_arms():
         ("seeds: [1, 2]", "seeds: [1, 2, 1]", 8, "[1] more than once", "replicate"),
         ("seeds: [1, 2]", "seeds: []", 8, "[]", "replicate"),
         ("seeds: [1, 2]", "seeds: one", 8, "str", "type"),
-        ("seeds: [9]}", "seeds: [2]}", 6, "[2] in both", "use others"),
+        ("seeds: [9]}", "seeds: [2]}", 6, "[2] in both", "use other seeds"),
         ("study: s", "study: a/b", 1, "'a/b'", "rename"),
         ("mine: {set: {a.b: 1}}", "mine: {}", 7, "nothing that differs", "changes"),
         ("mine: {set: {a.b: 1}}", "mine: {ref: x, patch: y}", 7, "both", "changes"),
