@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from harness.format import plural
 from harness.gate.baseline import Baseline, BaselineEntry
 from harness.gate.promotion import PromotionResult
 from harness.gate.result import GateMetric
@@ -33,7 +34,7 @@ def build_list(baselines: Sequence[Baseline], root: str) -> Document:
         Column(title="entries", align="right"),
         "why",
     ]
-    answer = f"{_count(len(baselines), 'baseline')} under {root}"
+    answer = f"{plural(len(baselines), 'baseline')} under {root}"
     if not baselines:
         answer = f"No baseline under {root}; record one with `harness baseline record NAME CONFIG`."
     return Document(
@@ -111,7 +112,7 @@ def entry_lines(entry: BaselineEntry) -> list[str]:
     """One entry: why, how many runs, which code, and the comparison that justified it."""
     code = f"commit {entry.commit[:10]}" if entry.commit else "uncommitted code"
     seeds = ", ".join(map(str, entry.seeds))
-    runs = _count(len(entry.records), "run")
+    runs = plural(len(entry.records), "run")
     lines = [
         f"entry {entry.number}, {_day(entry)}: {entry.why}",
         f"  {runs} (seeds {seeds}), {code}, hash {entry.hash[:10]}",
@@ -138,10 +139,6 @@ def _summary(baseline: Baseline) -> dict[str, Any]:
         "stored_at": baseline.now.stored_at,
         "why": baseline.now.why,
     }
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _value(value: float | None) -> str:
