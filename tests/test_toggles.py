@@ -384,4 +384,4 @@ def test_toggles_take_turns_with_their_base_and_the_same_command_goes_on(tmp_pat
     assert again.returncode == 0, again.stderr
     assert [line.partition(":")[0] for line in again.stderr.splitlines()] == ["swiglu"]
     assert Rows(out).rows[0] == rows["smear"]
-    assert "One launch a row, 0.4 s of windows: a screen." in again.stdout
+    assert "One launch a row, 0.4 s of ABBA segments: a screening." in again.stdout

@@ -15,8 +15,10 @@ import msgspec
 import numpy as np
 
 from harness.config.study_file import Decide, Limits
+from harness.report.export import document_json
 from harness.report.study.content import Content
-from harness.report.study.export import as_csv, as_json
+from harness.report.study.document import build
+from harness.report.study.export import as_csv
 from harness.results.record import Identity, LaunchInfo, Record
 from harness.results.store import Store
 from harness.results.study_plan import Arm, PlannedRun, ResolvedStudy, plan_id
@@ -116,11 +118,11 @@ def main() -> None:
         read = store.records()
         times["read records"] = time.perf_counter() - started
         started = time.perf_counter()
-        found = attribute(study, read)
+        attribution = attribute(study, read)
         times["attribute"] = time.perf_counter() - started
         started = time.perf_counter()
-        content = Content(store=store, study=study, found=found)
-        as_json(content), as_csv(content)
+        content = Content(store=store, study=study, attribution=attribution)
+        document_json(build(content)), as_csv(content)
         times["json and csv"] = time.perf_counter() - started
     print(f"{len(records):,} records, {arms} arms, {seeds} seeds")
     for what, seconds in times.items():

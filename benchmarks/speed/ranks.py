@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except subprocess.CalledProcessError as error:
         print(f"error: the ranks ended with exit code {error.returncode}", file=sys.stderr)
         return 1
-    print(f"\n{found[0]['device']}, one batch over and over, {chosen.steps} steps\n")
+    print(f"\n{found[0]['device']}, the same batch at every step, {chosen.steps} steps\n")
     print_table(FOUND_HEADS, found_rows(found))
     if chosen.profile:
         print(f"\n{PROFILED_STEPS} profiled steps\n")

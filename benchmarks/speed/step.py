@@ -280,7 +280,7 @@ HEADS = [
 def print_table(configurations: Sequence[Configuration], launches: Sequence[Launch]) -> None:
     """One row a configuration."""
     ready = launches[0].ready[0]
-    batches = "one batch over and over" if ready["synthetic"] else "batches from the loader"
+    batches = "the same batch at every step" if ready["synthetic"] else "batches from the loader"
     print(f"{ready['device']}, {batches}, step {ready['at_step']} of the schedule\n")
     lines = [HEADS, *rows_of(configurations, launches)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEADS))]
@@ -399,7 +399,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--loader-check",
         action="store_true",
-        help="also each configuration with its loader against its last batch over and over",
+        help="also each configuration with its loader against the same batch at every step",
     )
     parser.add_argument(
         "--check-memory", action="store_true", help="stop where all need over 90 %% of the memory"

@@ -1,15 +1,13 @@
-"""What a search costs and how often it errs, on the FakeTrainer's landscape of known optimum.
+"""What a search costs and how often it is wrong, with the FakeTrainer's known optimum.
 
-    python -m benchmarks.statistics.search pruning, or:
+    python benchmarks/search.py pruning  [--repeats 10]   GPU-seconds to an equal best value
+    python benchmarks/search.py overhead [--trials 30]    overhead of a trial
+    python benchmarks/search.py past     [--trials 5000]  time to open and report a large search
+    python benchmarks/search.py winners  [--repeats 10]   what complete searches confirm
+    python benchmarks/search.py flat     [--repeats 10]   the same without any effect
 
-    pruning  [--repeats 10]    GPU seconds to an equal best value
-    overhead [--trials 30]     what a trial costs beside its trainer
-    past     [--trials 5000]   opening and reporting what was found
-    winners  [--repeats 10]    whole searches: what they confirm
-    flat     [--repeats 10]    the same where there is nothing to find
-
-`pruning` draws from the trainer's formula without starting it, in simulated GPU seconds, with the
-very samplers and pruners of a search. The others are whole commands.
+`pruning` evaluates the trainer's formula in this process, in simulated GPU-seconds, with the
+samplers and pruners of a search. The other parts run the command `harness search`.
 """
 
 import argparse
@@ -34,13 +32,14 @@ from harness.results.store import Store
 from harness.runner.fake_trainer import config as fake
 from harness.runner.fake_trainer.train import Curve, bits_per_byte
 from harness.search import storage
-from harness.search.trial import TrialResult, told
+from harness.search.samplers import create_pruner, create_sampler
+from harness.search.trial import RESULT, TrialResult, result_of
 
 ROOT = Path(__file__).parents[2]
 STEPS, EVERY = 60, 5
 SETTINGS = {"dial.steps": STEPS, "eval.every_steps": EVERY, "windows": "SSSL"}
-LOST_STEPS = 2  # that a run goes on after it was given up
-TRIAL_S = 60.0  # the length of a trial that an overhead is a share of
+LOST_STEPS = 2  # steps that a run makes after it was pruned
+TRIAL_S = 60.0  # the trial length for which the overhead is given as a percentage
 SEARCH = """\
 search: {name}
 trainer: fake
@@ -62,13 +61,13 @@ BASE = "dial: {depth: 2, batch_tokens: 4096}\nresidual_scalars: true\n"
 
 @dataclass
 class Spent:
-    """One search's best values, in the order in which they were found."""
+    """The trials, GPU-seconds and best value of one search so far."""
 
     trials: int = 0
     gpu_s: float = 0.0
     best: float = float("inf")
 
-    def take(self, value: float | None, gpu_s: float) -> None:
+    def add(self, value: float | None, gpu_s: float) -> None:
         self.trials, self.gpu_s = self.trials + 1, self.gpu_s + gpu_s
         if value is not None:
             self.best = min(self.best, value)
@@ -78,15 +77,15 @@ def simulated(
     seed: int,
     sampler: str | dict[str, Any],
     pruner: str,
-    over: Callable[[Spent], bool],
+    done: Callable[[Spent], bool],
     curvature: float = 0.05,
 ) -> Spent:
-    """Trials of the formula until `over`; their best final bpb and their GPU seconds."""
+    """Trials of the formula until `done`, with their best final val_bpb and GPU-seconds."""
     spent = Spent()
     study = optuna.create_study(
-        study_name=f"{sampler} {seed}",  # Hyperband deals its brackets by it
-        sampler=storage.sampler_of(sampler, seed, "benchmark"),
-        pruner=storage.pruner_of(pruner, STEPS // EVERY, "benchmark"),
+        study_name=f"{sampler} {seed}",  # Hyperband assigns brackets by it
+        sampler=create_sampler(sampler, seed, "benchmark"),
+        pruner=create_pruner(pruner, STEPS // EVERY, "benchmark"),
     )
 
     def one(trial: optuna.Trial) -> float:
@@ -98,19 +97,19 @@ def simulated(
             trial.report(bits_per_byte(curve.loss(number * EVERY)), number)
             if number < STEPS // EVERY and trial.should_prune():
                 steps = min(STEPS, number * EVERY + LOST_STEPS)
-                spent.take(None, steps * curve.step_s)
+                spent.add(None, steps * curve.step_s)
                 raise optuna.TrialPruned
         value = bits_per_byte(curve.loss(STEPS))
-        spent.take(value, STEPS * curve.step_s)
+        spent.add(value, STEPS * curve.step_s)
         return value
 
-    while not over(spent):
+    while not done(spent):
         study.optimize(one, n_trials=1)
     return spent
 
 
 def pruning(repeats: int, trials: int = 60, most: int = 400) -> list[str]:
-    """GPU seconds of the default search until it has what an unpruned random search ended with."""
+    """GPU-seconds of pruned searches until they reach the best of an unpruned random search."""
     lines = [f"{'seed':>4} {'random':>24} {'random, pruned':>24} {'default':>24}"]
     shares: dict[str, list[float]] = {"random, pruned": [], "default": []}
     for seed in range(1, repeats + 1):
@@ -119,18 +118,18 @@ def pruning(repeats: int, trials: int = 60, most: int = 400) -> list[str]:
         def reached(spent: Spent, goal: float = whole.best) -> bool:
             return spent.best <= goal or spent.trials >= most
 
-        ways = {
+        variants = {
             "random, pruned": simulated(seed, "RandomSampler", "HyperbandPruner", reached),
             "default": simulated(seed, dict(SAMPLER), "HyperbandPruner", reached),
         }
         cells = [_cell(whole, whole)]
-        for way, spent in ways.items():
+        for name, spent in variants.items():
             cells.append(_cell(spent, whole))
-            shares[way].append(spent.gpu_s / whole.gpu_s)
+            shares[name].append(spent.gpu_s / whole.gpu_s)
         lines.append(f"{seed:>4} " + " ".join(f"{cell:>24}" for cell in cells))
-    for way, found in shares.items():
-        median, worst = statistics.median(found), max(found)
-        lines.append(f"{way}: median {median:.0%} of the GPU seconds, at most {worst:.0%}")
+    for name, values in shares.items():
+        median, worst = statistics.median(values), max(values)
+        lines.append(f"{name}: median {median:.0%} of the GPU-seconds, at most {worst:.0%}")
     return lines
 
 
@@ -139,7 +138,7 @@ def _cell(spent: Spent, whole: Spent) -> str:
     return f"{spent.gpu_s:,.0f} s, {spent.trials} trials{missed}"
 
 
-# --- whole commands -------------------------------------------------------------------------------
+# --- commands -------------------------------------------------------------------------------------
 
 
 class Folder:
@@ -150,7 +149,7 @@ class Folder:
         (root / "base.yaml").write_text(BASE)
 
     def write(self, name: str, seed: int, trials: int, curvature: float) -> Path:
-        """A search file. Its seeds are its own: two repeats share no draw."""
+        """Writes a search file. No two repeats share a seed."""
         first = 1000 * seed
         text = SEARCH.format(
             name=name,
@@ -167,10 +166,10 @@ class Folder:
         path.write_text(text)
         return path
 
-    def search(self, path: Path, *words: str) -> tuple[str, float]:
-        """What a command printed, and its seconds."""
+    def search(self, path: Path, *options: str) -> tuple[str, float]:
+        """The output of a command and its duration in seconds."""
         began = time.monotonic()
-        command = [sys.executable, "-m", "harness", "search", str(path), *words]
+        command = [sys.executable, "-m", "harness", "search", str(path), *options]
         done = subprocess.run(
             [*command, "--store", str(self.store.root)], cwd=ROOT, capture_output=True, text=True
         )
@@ -180,14 +179,14 @@ class Folder:
 
     def report(self, name: str) -> Mapping[str, Any]:
         """report.json of a search."""
-        found: Mapping[str, Any] = json.loads(
+        report: Mapping[str, Any] = json.loads(
             (self.store.report_dir("search", name) / "report.json").read_bytes()
         )
-        return found
+        return report
 
 
 def overhead(folder: Folder, trials: int) -> list[str]:
-    """Seconds from the end of one trainer to the start of the next, in the mean."""
+    """Mean seconds from the end of one trainer to the start of the next."""
     path = folder.write("overhead", 1, trials, 0.05)
     folder.search(path, "--no-html")
     records = [made for made in folder.store.records() if made.launch.study == "overhead"]
@@ -203,12 +202,12 @@ def overhead(folder: Folder, trials: int) -> list[str]:
 
 
 def past(folder: Folder, trials: int) -> list[str]:
-    """Seconds of a command that finds so many trials and records, with its report."""
+    """Seconds of a command that reads and reports that many existing trials and records."""
     path = folder.write("past", 1, 4, 0.05)
     folder.search(path, "--no-html")
-    _pretend(folder, "past", trials)
+    _add_copies(folder, "past", trials)
     path.write_text(path.read_text().replace("trials: 4", f"trials: {trials}"))
-    folder.search(path, "--no-html")  # the second look is made, and the index of the store
+    folder.search(path, "--no-html")  # runs the confirmation and builds the index of the store
     _, text_s = folder.search(path, "--no-html")
     _, page_s = folder.search(path)
     size = (folder.store.report_dir("search", "past") / "report.html").stat().st_size
@@ -218,21 +217,21 @@ def past(folder: Folder, trials: int) -> list[str]:
     ]
 
 
-def _pretend(folder: Folder, name: str, trials: int) -> None:
-    """Copies of the search's real trials and records, at other points and under other ids."""
-    with storage.open_storage(storage.url_of(folder.store, name, None)) as opened:
+def _add_copies(folder: Folder, name: str, trials: int) -> None:
+    """Adds copies of the search's trials and records, at other points and with other ids."""
+    with storage.open_storage(storage.storage_url(folder.store, name, None)) as opened:
         study = storage.stored_study(opened, name)
         assert study is not None
         have = study.get_trials()
-        model = next(trial for trial in reversed(have) if told(trial) and trial.values)
-        answer = told(model)
-        assert answer is not None
-        record = folder.store.attempts(answer.plan_id or "")[0]
+        model = next(trial for trial in reversed(have) if result_of(trial) and trial.values)
+        result = result_of(model)
+        assert result is not None
+        record = folder.store.attempts(result.plan_id or "")[0]
         new = []
         for number in range(len(have), trials):
             point = {"bowl.x": number / trials, "bowl.y": -number / trials}
             plan_id = files.digest([number], 16)
-            new.append(_copied(model, answer, point, plan_id))
+            new.append(_copied(model, result, point, plan_id))
             copied = msgspec.structs.replace(record, plan_id=plan_id)
             target = folder.store.root / "records" / f"{plan_id}.json"
             target.write_bytes(msgspec.json.encode(copied))
@@ -240,89 +239,91 @@ def _pretend(folder: Folder, name: str, trials: int) -> None:
 
 
 def _copied(
-    model: optuna.trial.FrozenTrial, answer: TrialResult, point: dict[str, float], plan_id: str
+    model: optuna.trial.FrozenTrial, result: TrialResult, point: dict[str, float], plan_id: str
 ) -> optuna.trial.FrozenTrial:
-    copied = msgspec.structs.replace(answer, plan_id=plan_id, overrides=point)
+    copied = msgspec.structs.replace(result, plan_id=plan_id, overrides=point)
     return optuna.create_trial(
         params=point,
         distributions=model.distributions,
         value=1.5 + 0.1 * point["bowl.x"],
         intermediate_values=model.intermediate_values,
-        user_attrs={**model.user_attrs, "told": msgspec.to_builtins(copied)},
+        user_attrs={**model.user_attrs, RESULT: msgspec.to_builtins(copied)},
     )
 
 
 def winners(folder: Folder, repeats: int, trials: int = 40) -> list[str]:
-    """How far, in SDs of one run, what a search confirms is from the optimum."""
+    """The distance of the best confirmed candidate from the optimum, in SDs of one run."""
     sd_bpb = bits_per_byte(fake.DEFAULTS["noise"]["loss_sd"])
     lines = [f"{'seed':>4} {'trials':>6} {'confirmed':>9} {'from the optimum':>17}"]
     near = 0
     for seed in range(1, repeats + 1):
         name = f"winner-{seed}"
         folder.search(folder.write(name, seed, trials, 0.05), "--no-html")
-        found = folder.report(name)
-        best = _best_confirmed(found)
+        report = folder.report(name)
+        best = _best_confirmed(report)
         away = None if best is None else _true_loss_bpb(best) / sd_bpb
         near += away is not None and away <= 1
-        confirmed = sum(_survives(claim) for claim in found["claims"])
-        told_away = "nothing" if away is None else f"{away:.2f} SD"
-        lines.append(f"{seed:>4} {len(found['trials']):>6} {confirmed:>9} {told_away:>17}")
+        confirmed = sum(map(_is_confirmed, report["candidates"]))
+        distance = "nothing" if away is None else f"{away:.2f} SD"
+        lines.append(f"{seed:>4} {len(report['trials']):>6} {confirmed:>9} {distance:>17}")
     return [*lines, f"{near} of {repeats} within one SD of the optimum"]
 
 
 def flat(folder: Folder, repeats: int, trials: int = 20) -> list[str]:
-    """How many searches confirm anything where every point is as good as the base."""
+    """How many searches confirm a candidate although every point is as good as the base."""
     lines, wrong = [], 0
     for seed in range(1, repeats + 1):
         name = f"flat-{seed}"
         folder.search(folder.write(name, seed, trials, 0.0), "--no-html")
-        claims = folder.report(name)["claims"]
-        confirmed = sum(_survives(claim) for claim in claims)
+        candidates = folder.report(name)["candidates"]
+        confirmed = sum(map(_is_confirmed, candidates))
         wrong += confirmed > 0
-        lines.append(f"{seed:>4}: {confirmed} of {len(claims)} candidates confirmed")
+        lines.append(f"{seed:>4}: {confirmed} of {len(candidates)} candidates confirmed")
     return [*lines, f"{wrong} of {repeats} searches confirmed anything; nominal 2.5 %"]
 
 
-def _survives(claim: Mapping[str, Any]) -> bool:
-    return claim["confirm"] is not None and bool(claim["confirm"]["survives"])
+def _is_confirmed(one: Mapping[str, Any]) -> bool:
+    return one["confirmation"] is not None and bool(one["confirmation"]["confirmed"])
 
 
-def _best_confirmed(found: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def _best_confirmed(report: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The point of the confirmed candidate with the best estimate on held-out seeds."""
-    kept = [claim for claim in found["claims"] if _survives(claim)]
-    if not kept:
+    confirmed = [one for one in report["candidates"] if _is_confirmed(one)]
+    if not confirmed:
         return None
-    best = min(kept, key=lambda claim: float(claim["confirm"]["effects"]["val_bpb"]["estimate"]))
-    point: Mapping[str, Any] = best["pick"]["overrides"]
+    best = min(
+        confirmed, key=lambda one: float(one["confirmation"]["effects"]["val_bpb"]["estimate"])
+    )
+    point: Mapping[str, Any] = best["candidate"]["overrides"]
     return point
 
 
 def _true_loss_bpb(point: Mapping[str, Any]) -> float:
-    """What the formula says a point loses against the optimum."""
+    """The loss of a point above the optimum, by the formula."""
     axes = {path.rpartition(".")[2]: value for path, value in point.items()}
     return bits_per_byte(fake.bowl_loss({"bowl": {"curvature": 0.05, **axes}}))
 
 
 def main() -> int:
-    """The table of one part."""
+    """Prints the table of one part."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("part", choices=("pruning", "overhead", "past", "winners", "flat"))
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--trials", type=int)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     storage.import_optuna()
-    if asked.part == "pruning":
-        print("\n".join(pruning(asked.repeats)))
+    if options.part == "pruning":
+        print("\n".join(pruning(options.repeats)))
         return 0
     with tempfile.TemporaryDirectory(prefix="search-") as root:
         folder = Folder(Path(root))
         parts: dict[str, Callable[[], list[str]]] = {
-            "overhead": lambda: overhead(folder, asked.trials or 30),
-            "past": lambda: past(folder, asked.trials or 5000),
-            "winners": lambda: winners(folder, asked.repeats, asked.trials or 40),
-            "flat": lambda: flat(folder, asked.repeats, asked.trials or 20),
+            "overhead": lambda: overhead(folder, options.trials or 30),
+            "past": lambda: past(folder, options.trials or 5000),
+            "winners": lambda: winners(folder, options.repeats, options.trials or 40),
+            "flat": lambda: flat(folder, options.repeats, options.trials or 20),
         }
-        print("\n".join(parts[asked.part]()))
+        print("\n".join(parts[options.part]()))
     return 0
 
 

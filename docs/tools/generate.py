@@ -1,11 +1,10 @@
-"""Writes what README.md, gpu.md and tricks.md show of records and of the catalogue; nothing there
-is typed in by hand.
+"""Writes the generated blocks of README.md, gpu.md and tricks.md, from records and the catalogue.
 
     python docs/tools/generate.py             # tables of the catalogue, studies and benchmarks
     python docs/tools/generate.py --store runs --study smoke  # before that, docs/smoke.csv
     python docs/tools/generate.py --logs A B  # before that, docs/compare.txt from two log folders
 
-A test holds all pages equal to what the first form would write.
+A test checks that all pages are what the first form writes.
 """
 
 import argparse
@@ -47,7 +46,7 @@ def main() -> None:
 
 
 def take(store: str, study: str) -> None:
-    """Copies a study's numbers, and README's picture, out of a store."""
+    """Copies the numbers of a study, and the picture of README.md, out of a store."""
     command = [sys.executable, "-m", "harness", "report", study, "--store", store, "--no-html"]
     command += ["--csv", str(DOCS / f"{study}.csv")]
     if study == gpu_tables.PICTURED:
@@ -56,7 +55,7 @@ def take(store: str, study: str) -> None:
 
 
 def compare(a: Path, b: Path) -> None:
-    """Writes what `harness compare` prints of two folders that stand side by side."""
+    """Writes the output of `harness compare` for two folders of one parent folder."""
     done = subprocess.run(
         [sys.executable, "-m", "harness", "compare", a.name, "--", b.name, "--store", "none"],
         cwd=a.parent,
@@ -70,14 +69,14 @@ def compare(a: Path, b: Path) -> None:
 
 
 def compared() -> str:
-    """The page of docs/compare.txt, without the lines on how to read it."""
+    """docs/compare.txt up to the end of its table, as a code block."""
     lines = (DOCS / "compare.txt").read_text(encoding="utf-8").splitlines()
-    last = max(index for index, line in enumerate(lines) if "shown only" in line) + 1
+    last = max(index for index, line in enumerate(lines) if "informational" in line) + 1
     return "```\n" + "\n".join(lines[: last + 1]).strip("\n") + "\n```"
 
 
 def regenerated(text: str) -> str:
-    """`text` with each generated block made anew."""
+    """`text` with each generated block replaced."""
     pictured = gpu_tables.PICTURED
     text = _replaced(text, "study table", cost(pictured) + study_table(pictured))
     text = _replaced(text, "smoke table", study_table("smoke"))
@@ -87,7 +86,7 @@ def regenerated(text: str) -> str:
 
 
 def cost(study: str) -> str:
-    """What its runs were and took, from the records under baselines/."""
+    """Size, number and duration of its runs, from the records under baselines/."""
     runs = gpu_tables.study_runs(study)
     base = next(record for record in runs if record["launch"]["arm"] == "base")
     (gpu,) = {record["environment"]["gpus"][0]["name"] for record in runs}
@@ -123,7 +122,7 @@ def study_table(study: str) -> str:
 
 
 def regenerated_gpu(text: str) -> str:
-    """docs/gpu.md with each generated block made anew."""
+    """docs/gpu.md with each generated block replaced."""
     tables = {
         "attention": gpu_tables.attention_table,
         "step": gpu_tables.speed_table,
@@ -144,7 +143,7 @@ def regenerated_gpu(text: str) -> str:
 
 
 def regenerated_tricks(text: str) -> str:
-    """docs/tricks.md with its table made anew."""
+    """docs/tricks.md with its table replaced."""
     return _replaced(text, "tricks", tricks_table())
 
 
@@ -179,8 +178,8 @@ def _in_recipe() -> dict[str, bool]:
     return _described("ablations/configs/speedrun.yaml", "--json")["tricks"]
 
 
-def _described(*words: str) -> Any:
-    command = [sys.executable, "-m", "model.describe", *words]
+def _described(*arguments: str) -> Any:
+    command = [sys.executable, "-m", "model.describe", *arguments]
     done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     return json.loads(done.stdout)
 

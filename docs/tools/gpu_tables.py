@@ -15,7 +15,7 @@ RECORDS = ROOT / "benchmarks" / "records" / "h100"
 TWO = RECORDS.parent / "h200x2"
 FULL = TWO / "full-d12"
 STUDIES = ROOT / "baselines" / "published"
-PICTURED = "speedrun-d8"  # the study whose runs are shown, in README's picture too
+PICTURED = "speedrun-d8"  # the study of README.md's table and picture
 
 
 def speed_table() -> str:
@@ -54,7 +54,7 @@ def speed_table() -> str:
 
 
 def attention_table() -> str:
-    """Median and fastest turn of every back-end and shape, and what was measured for nanochat."""
+    """Median and fastest call of every back-end and shape, beside those measured for nanochat."""
     theirs = _record("nanochat")["attention_ms"]
     records = _record("attention")["records"]
     found = {(record["backend"], record["shape"]): record for record in records}
@@ -83,7 +83,7 @@ def start_table() -> str:
 
 
 def loader_table() -> str:
-    """Depth 12 with batches from the loader, and what the loader costs."""
+    """Depth 12 with batches from the loader, and the cost of the loader."""
     record = _record("step-d12-loader")
     (launch,) = record["launches"]
     (ready,) = launch["ready"]
@@ -107,19 +107,19 @@ def loader_table() -> str:
 
 
 def toggles_table(in_recipe: Iterable[str]) -> str:
-    """Each trick's time a token at depth 12; the same table that the command prints."""
+    """Time a token of each trick at depth 12, as `benchmarks.speed.toggles` prints it."""
     rows = Rows(RECORDS / "toggles-d12.jsonl")
     if not rows.sessions:
         return "Not measured yet."
-    asked = {row.trick for row in rows.rows}
-    asked |= {name.partition(", steps ")[0] for name in rows.unmeasured}  # a stage of it
-    others = [name for name in in_recipe if name not in asked]
-    unasked = f"\n\nNot asked for yet ({len(others)}): {'; '.join(others)}." if others else ""
-    return markdown(rows) + unasked
+    requested = {row.trick for row in rows.rows}
+    requested |= {name.partition(", steps ")[0] for name in rows.unmeasured}  # a stage of it
+    others = [name for name in in_recipe if name not in requested]
+    missing = f"\n\nNot requested yet ({len(others)}): {'; '.join(others)}." if others else ""
+    return markdown(rows) + missing
 
 
 def fp8_table() -> str:
-    """Depth 24 in turns with its products in 8 bits."""
+    """Depth 24, interleaved with its products in 8 bits."""
     record = _record("fp8-d24")
     (launch,) = record["launches"]
     (difference,) = record["comparisons"].values()
@@ -204,40 +204,41 @@ def forecast_table() -> str:
 
 
 def search_table() -> str:
-    """All trials of the search at depth 6, then its second look."""
-    found = _record("search-d6")
-    names, noise = found["names"], found["noise"]
-    (objective,) = found["objectives"]
+    """All trials of the search at depth 6, then its confirmation."""
+    result = _record("search-d6")
+    names, noise = result["parameters"], result["noise"]
+    (objective,) = result["objectives"]
     lines = [f"| trial | {' | '.join(names)} | {objective} |", "|---|" + "---|" * (len(names) + 1)]
-    for trial in found["trials"]:
-        point = " | ".join(f"{trial['point'][name]:.4g}" for name in names)
+    for trial in result["trials"]:
+        point = " | ".join(f"{trial['params'][name]:.4g}" for name in names)
         ended = f"pruned at step {trial['steps']}"
         value = f"{trial['values'][0]:.4f}" if trial["values"] else ended
         lines.append(f"| {trial['number']} | {point} | {value} |")
     lines += [
         "",
-        "| trial | on the search's seed | held-out seeds | verdict |",
+        "| trial | on the search's seed | held-out seeds | result |",
         "|---|---|---|---|",
     ]
-    for claim in found["claims"]:
-        effect = claim["confirm"]["effects"][objective]
+    for one in result["candidates"]:
+        effect = one["confirmation"]["effects"][objective]
         estimate, low, high = (f"{effect[key]:+.4f}" for key in ("estimate", "low", "high"))
-        verdict = "confirmed" if claim["confirm"]["survives"] else "not confirmed"
+        outcome = "confirmed" if one["confirmation"]["confirmed"] else "not confirmed"
         lines.append(
-            f"| {claim['pick']['number']} | {claim['pick']['claimed'][objective]:+.4f} "
-            f"| {estimate} [{low}, {high}] | {verdict} |"
+            f"| {one['candidate']['number']} | {one['candidate']['search_effect'][objective]:+.4f} "
+            f"| {estimate} [{low}, {high}] | {outcome} |"
         )
     lines.append(
         f"\nBase: {noise['mean'][objective]:.5f}, SD {noise['sd'][objective]:.5f} over "
-        f"{len(noise['seeds'])} seeds. {found['gpu_s']:,.0f} GPU-seconds of trials; intervals of "
-        f"{100 * (1 - found['alpha']):.0f} % ({found['many']}) for both candidates together."
+        f"{len(noise['seeds'])} seeds. {result['gpu_s']:,.0f} GPU-seconds of trials; intervals of "
+        f"{100 * (1 - result['alpha']):.0f} % ({result['correction']}) for both candidates "
+        "together."
     )
     return "\n".join(lines)
 
 
 def core_table() -> str:
-    """How long CORE takes at depth 12, and what it and soft CORE tell apart."""
-    return f"{_core_seconds()}\n\n{_core_told_apart()}"
+    """The time of CORE at depth 12, and the differences that CORE and soft CORE resolve."""
+    return f"{_core_seconds()}\n\n{_core_differences()}"
 
 
 def _core_seconds() -> str:
@@ -266,10 +267,10 @@ def _core_seconds() -> str:
         f"{task} {number}, margins {one:.4f} one at a time and {batched:.4f} nats in batches"
         for task, number, one, batched in flips
     )
-    return "\n".join(lines) + (f"\n\nThat differ: {margins}." if flips else "")
+    return "\n".join(lines) + (f"\n\nDecisions that differ: {margins}." if flips else "")
 
 
-def _core_told_apart() -> str:
+def _core_differences() -> str:
     found = _record("d8-seeds")
     lines = ["| | CORE | soft CORE |", "|---|---|---|"]
     runs = list(found["d8"]["metrics"].values())
@@ -287,7 +288,7 @@ def _core_told_apart() -> str:
 
 
 def loss_table() -> str:
-    """The job of 240 steps at depth 8: its loss, and wall time over training time."""
+    """The job of 240 steps at depth 8: loss, and wall time over training time."""
     seeds, theirs = _record("d8-seeds")["d8"]["val_bpb"], _record("nanochat")["d8"]
     steps = list(theirs["val_bpb"])
     lines = [f"| val_bpb at step | {' | '.join(steps)} |", "|---|" + "---|" * len(steps)]

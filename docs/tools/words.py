@@ -129,9 +129,7 @@ EXEMPTIONS = (
     Exemption(
         "benchmarks/speed/ranks.py", r"RollCall|ranks\.told|call\.heard", "the trainer's own names"
     ),
-    Exemption(
-        "benchmarks/statistics/gate_rates.py", r'replace\("noise model", "ledger"\)', "seeds"
-    ),
+    Exemption("benchmarks/statistics/gate_rates.py", r'"ledger"', "seeds"),
     Exemption(
         "*", r"--claims|\bclaim: |claims?=|\.claim\b", "the option that states what a change is"
     ),

@@ -13,7 +13,7 @@ from harness.api.noise import NoiseModel, noise_model
 from harness.compare import compare as engine
 from harness.compare.core_by_example import with_core
 from harness.compare.noise_model import NoiseModel as NoiseRows
-from harness.compare.result import Comparison as CompareResult
+from harness.compare.result import Comparison as ComparisonResult
 from harness.compare.result import MetricResult
 from harness.errors import UsageError
 from harness.results.logs import read_sides, regex
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class Comparison:
     """Side B against side A. `result` has every computed value, with notes and reasons."""
 
-    result: CompareResult
+    result: ComparisonResult
 
     @property
     def outcome(self) -> str:
@@ -47,8 +47,9 @@ class Comparison:
         pandas.DataFrame
             `metric`, `unit`, `scale` (of `log` metrics, differences are natural logarithms), `n_a`,
             `n_b`, `mean_a`, `mean_b`, `estimate` (B minus A), `low` and `high` (one-sided limits at
-            `result.alpha` each), `df`, `sd` (of one run), `margin`, `minimum_detectable`, `outcome`
-            (missing for an informational metric), `reason`, `noise_from`, `margin_from`.
+            `result.alpha` each), `se`, `df`, `sd` (of one run), `margin`, `minimum_detectable`,
+            `outcome` (missing for an informational metric), `reason`, `rule` (the kind of limits of
+            the interval), `noise_from`, `margin_from`.
         """
         import pandas as pd
 
@@ -76,7 +77,7 @@ def _metric_row(metric: MetricResult) -> dict[str, Any]:
     for pair, name in (("n", "n"), ("means", "mean")):
         row[f"{name}_a"], row[f"{name}_b"] = row.pop(pair)
     first = ["metric", "unit", "scale", "n_a", "n_b", "mean_a", "mean_b", "estimate", "low", "high"]
-    first += ["df", "sd", "margin", "minimum_detectable", "outcome", "reason"]
+    first += ["se", "df", "sd", "margin", "minimum_detectable", "outcome", "reason", "rule"]
     return {name: row[name] for name in (*first, "noise_from", "margin_from")}
 
 
@@ -90,6 +91,7 @@ def compare_runs(
     sds: Mapping[str, float] | None = None,
     patterns: Mapping[str, str] | None = None,
     higher_better: Sequence[str] = (),
+    lower_better: Sequence[str] = (),
     noise: "NoiseModel | None" = None,
 ) -> Comparison:
     """Compare two sides of runs, metric by metric: is B worse than A?
@@ -113,8 +115,9 @@ def compare_runs(
         The SD of one run, in place of the noise model's.
     patterns : mapping of str to str, optional
         Metric to a regular expression with one group: reads a number from any log.
-    higher_better : sequence of str, optional
-        Metrics of `patterns` of which a higher value is better.
+    higher_better, lower_better : sequence of str, optional
+        Metrics of `patterns` whose higher, or lower, values are better. Without a direction a
+        metric of `patterns` is informational.
     noise : NoiseModel, optional
         From `noise_model`, which is called without arguments by default.
 
@@ -155,6 +158,7 @@ def compare_runs(
         sds=sds or {},
         metrics=metrics,
         higher_better=higher_better,
+        lower_better=lower_better,
         also=list(compiled),
     )
     model = noise_model() if noise is None else noise

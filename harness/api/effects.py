@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from harness.api.frames import html
 from harness.api.study import Study
 from harness.results.store import Store
@@ -14,6 +12,13 @@ from harness.study.effects import Attribution as AttributionResult
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+COLUMNS = (
+    *("metric", "unit", "scale", "n_base", "n_arm", "base_mean", "arm_mean", "estimate", "low"),
+    *("high", "se", "df", "p", "margin", "minimum_detectable", "outside", "outcome", "rule"),
+    *("beyond", "reason"),
+)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -29,12 +34,14 @@ class Attribution:
         -------
         pandas.DataFrame
             `study`, `arm`, `role`, `trick`, `change` (removed, added or changed), `metric`, then
-            the effect: `scale` (of `log` effects, estimates are natural logarithms), `n_base`,
-            `n_arm`, `base_mean`, `arm_mean`, `estimate` (arm minus base), `low`, `high` (the
-            interval at `result.alpha`, corrected for the number of arms), `se`, `df`, `p`,
-            `minimum_detectable`, and `missing` or `no_interval`: why a number is absent. The change
-            of time to the base's final loss has the metrics `time_quality`, `time_speed` and
-            `time_total`, whose logarithms add up.
+            the effect: `unit`, `scale` (of `log` effects, estimates are natural logarithms),
+            `n_base`, `n_arm`, `base_mean`, `arm_mean`, `estimate` (arm minus base), `low`, `high`
+            (the interval that `rule` names, corrected for the number of arms), `se`, `df`, `p`,
+            `margin`, `minimum_detectable`, `outcome` (pass, regression or inconclusive, where the
+            metric has a margin), `beyond` (the limit that an effect outside the measured range
+            exceeds), and `reason`: why a number or a decision is absent. The change of time to the
+            base's final loss has the metrics `time_quality`, `time_speed` and `time_total`, whose
+            logarithms add up.
         """
         import pandas as pd
 
@@ -46,7 +53,7 @@ class Attribution:
             effects += [getattr(arm.time_to_target, part) for part in TIME_PARTS]
         head: dict[str, Any] = {"study": self.result.study, "arm": arm.name, "role": arm.role}
         head |= {"trick": arm.trick, "change": arm.change}
-        return [{**head, **msgspec.structs.asdict(effect)} for effect in effects]
+        return [{**head, **{name: getattr(one, name) for name in COLUMNS}} for one in effects]
 
     def __repr__(self) -> str:
         return f"<Attribution of the study {self.result.study}: {len(self.result.arms)} arms>"

@@ -4,7 +4,7 @@ import os
 from html import escape
 from typing import TYPE_CHECKING
 
-from harness.metrics import COMPARED
+from harness.metrics import METRICS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +20,7 @@ UNITS = {
     "eval_s": "s",
     "train_loss": "nats/token",
     "flops_per_token": "FLOPs",
-} | {name: metric.unit for name, metric in COMPARED.items()}
+} | {name: metric.unit for name, metric in METRICS.items()}
 """The unit of each column that has one; `frame.attrs["units"]` holds those of a frame."""
 
 

@@ -8,7 +8,7 @@ import msgspec
 
 from harness.api.frames import StorePath, with_units
 from harness.errors import StoreError
-from harness.metrics import COMPARED
+from harness.metrics import METRICS
 from harness.results.logs.from_store import is_store, session_numbers
 from harness.results.recipe import device_name
 from harness.results.record import Record
@@ -198,5 +198,5 @@ def _run_columns(record: Record) -> dict[str, Any]:
 def _metric_names(records: Iterable[Record]) -> list[str]:
     """Every metric that a record has: those of the registry in its order, then the others."""
     measured = dict.fromkeys(name for record in records for name in record.metrics)
-    known = [name for name in COMPARED if name in measured]
-    return known + [name for name in measured if name not in COMPARED]
+    known = [name for name in METRICS if name in measured]
+    return known + [name for name in measured if name not in METRICS]

@@ -44,7 +44,7 @@ class Study:
 
     @property
     def question(self) -> str:
-        """The question that the study file asks."""
+        """The `question` of the study file."""
         return self.plan.question
 
     @property

@@ -33,19 +33,20 @@ def init(
     config: Annotated[
         str, typer.Option(help="The configuration of nightly runs and new baselines.")
     ] = "ablations/configs/speedrun.yaml",
+    json: JsonOption = False,
 ) -> None:
     """Write the workflows and the action into a repository that has none of them."""
     labels = tuple(runner or install.Choices().runner)
     choices = install.Choices(
         runner=labels, baseline=baseline, config=config, editable=install.is_clone(root)
     )
-    install.init(new_console(), root, choices)
+    _print_changes(install.init(root, choices), json)
 
 
 @app.command()
-def update(root: RootOption = ROOT) -> None:
+def update(root: RootOption = ROOT, json: JsonOption = False) -> None:
     """Merge newer templates into the files; your steps, changes and comments stay."""
-    install.update(new_console(), root)
+    _print_changes(install.update(root), json)
 
 
 @app.command()
@@ -76,7 +77,7 @@ def check(
             },
             "unreadable": [str(error) for error in unreadable],
         }
-        print_line(console, msgspec.json.format(msgspec.json.encode(answer), indent=1).decode())
+        _print_json(answer)
         raise typer.Exit(errors.USAGE if number else errors.PASS)
     for path, some in found.items():
         for one in sorted(some, key=lambda one: one.line):
@@ -113,3 +114,19 @@ def results(
         files.write_text(junit_file, ci_formats.junit(found))
     if outcome is not None:
         files.write_text(outcome, found.outcome + "\n")
+
+
+def _print_changes(changes: list[install.Change], json: bool) -> None:
+    if json:
+        _print_json([{**change._asdict(), "path": str(change.path)} for change in changes])
+        return
+    for change in changes:
+        lines = [f"{change.action:10} {change.path}"]
+        lines += [f"    follows the template: {place}" for place in change.taken]
+        lines += [f"    your version stays, the template differs: {one}" for one in change.kept]
+        print_line(new_console(), "\n".join(lines))
+
+
+def _print_json(answer: object) -> None:
+    text = msgspec.json.format(msgspec.json.encode(answer), indent=1).decode()
+    print_line(new_console(), text)

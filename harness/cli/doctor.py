@@ -60,7 +60,9 @@ def command(
         reply = {"can_run_smoke_study": not missing, "missing": missing, "checks": checks}
         typer.echo(msgspec.json.format(msgspec.json.encode(reply), indent=1).decode())
     else:
-        answer = "The smoke study can run here: harness study ablations/studies/smoke.yaml"
+        first = "" if Path("ablations").is_dir() else "harness init && "
+        study = f"{first}harness study ablations/studies/smoke.yaml"
+        answer = f"The smoke study can run here: {study}"
         if missing:
             answer = f"The smoke study cannot run here; missing: {', '.join(missing)}."
         for line in [answer, *(check.line() for check in checks)]:

@@ -6,10 +6,9 @@ from typing import Annotated
 
 import typer
 
-import harness
 from harness.cli.console import new_console, print_line
 
-EXAMPLES = Path(harness.__file__).with_name("examples")
+EXAMPLES = Path(__file__).parents[1] / "examples"
 NEXT = (
     ("harness doctor", "what this machine can run"),
     ("harness study {}/studies/fake.yaml", "the simulated trainer: seconds, no GPU"),

@@ -1,6 +1,7 @@
 """`harness study`: runs every arm of a study at every seed, and reports."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from harness.cli.options import (
     STORE,
     DryRunOption,
     GpusOption,
+    JsonOption,
     MaxMinutesOption,
     NoHtmlOption,
     PriceOption,
@@ -25,9 +27,8 @@ from harness.config.study_file import StudyFile, load_study
 from harness.config.yaml_schema import parse_seeds, parse_sets
 from harness.errors import ReportError, StudyFileError
 from harness.results.store import Store
-from harness.results.study_plan import ResolvedStudy
-from harness.study.executor import Command, StudyOptions
-from harness.study.run import plan_study, run_study, with_overrides
+from harness.study.executor import StudyOptions
+from harness.study.run import FillSweeps, plan_study, run_study, with_overrides
 
 
 def command(
@@ -55,6 +56,7 @@ def command(
     no_measure: Annotated[
         bool, typer.Option("--no-measure", help="With --dry-run: do not start the trainer.")
     ] = False,
+    json: JsonOption = False,
 ) -> None:
     """Run every arm of a study at every seed, and report.
 
@@ -74,9 +76,9 @@ def command(
         gpus=gpu_list(gpus),
     )
     if dry_run:
-        code = print_plan(study, file, open_store(store), options, measure=not no_measure)
+        code = plan(study, file, open_store(store), options, measure=not no_measure, as_json=json)
     else:
-        code = run(study, file, open_store(store), options, html=not no_html)
+        code = run(study, file, open_store(store), options, html=not no_html, as_json=json)
     raise typer.Exit(code)
 
 
@@ -93,59 +95,83 @@ def load(path: Path) -> StudyFile:
     return load_study(path)
 
 
-def run(file: StudyFile, path: Path, store: Store, options: StudyOptions, *, html: bool) -> int:
+def run(
+    file: StudyFile,
+    path: Path,
+    store: Store,
+    options: StudyOptions,
+    *,
+    html: bool,
+    as_json: bool,
+) -> int:
     """Makes the remaining runs of a study, then prints and writes its report."""
-    from harness.report import study as report
     from harness.report.study.progress import StudyProgress
 
-    console, progress = new_console(), progress_console()
+    progress = progress_console()
+    console = progress if as_json else new_console()
     result = run_study(
         file,
         path,
         store,
         options,
         StudyProgress(progress),
-        fill_sweeps=_fill_sweeps(progress),
+        fill_sweeps=_fill_sweeps(file, progress),
         command_line=command_line(),
     )
     if any(store.record(planned.plan_id) is not None for planned in result.study.runs):
         try:
-            report.print_table(console, store, file.study)
-            print_written(console, report.write_all(store, file.study, skip_html=not html))
+            report(console, store, file.study, html=html, as_json=as_json)
         except ReportError as error:
             print_line(console, f"No report: {error}")
     print_line(console, result.reason)
     return result.exit_code
 
 
-def _fill_sweeps(console: Console):  # type: ignore[no-untyped-def]
-    def fill(
-        file: StudyFile,
-        path: Path,
-        store: Store,
-        study: ResolvedStudy,
-        options: StudyOptions,
-        command: Command,
-    ) -> bool:
-        from harness.search import sweep_search
+def _fill_sweeps(file: StudyFile, console: Console) -> FillSweeps | None:
+    """What fills the sweeps of a study by a search; None where no sweep needs one."""
+    if not any(grid.space for grid in file.arms.retune.values()):
+        return None
+    from harness.report.search.progress import SearchProgress
+    from harness.search.sweep_search import fill
 
-        return sweep_search.fill(console, file, path, store, study, options, command)
-
-    return fill
+    return partial(fill, SearchProgress(console))
 
 
-def print_plan(
-    file: StudyFile, path: Path, store: Store, options: StudyOptions, *, measure: bool
+def report(console: Console, store: Store, name: str, *, html: bool, as_json: bool) -> None:
+    """Prints the report and writes its files. Raises ReportError."""
+    from harness.report import study as reports
+    from harness.report.export import print_document_json
+    from harness.report.terminal import print_document
+
+    content = reports.load(store, name)
+    document = reports.build(content)
+    if as_json:
+        print_document_json(document)
+    else:
+        print_document(console, document)
+    print_written(console, reports.write_files(content, document, skip_html=not html))
+
+
+def plan(
+    file: StudyFile,
+    path: Path,
+    store: Store,
+    options: StudyOptions,
+    *,
+    measure: bool,
+    as_json: bool,
 ) -> int:
     """Prints runs, time, cost and detectable effects; exit code 4 where the study cannot start."""
-    from harness.report.study import plan_table
+    from harness.report.export import print_document_json
+    from harness.report.study.plan import build
+    from harness.report.terminal import print_document
 
-    console = new_console()
-    plan = plan_study(file, path, store, options, measure=measure, command_line=command_line())
-    plan_table.print_plan(console, plan.study, plan.budget)
-    for line in [*plan.notes, *plan.blocked]:
-        print_line(console, line)
-    return errors.COULD_NOT_RUN if plan.blocked else errors.PASS
+    result = plan_study(file, path, store, options, measure=measure, command_line=command_line())
+    if as_json:
+        print_document_json(build(result))
+    else:
+        print_document(new_console(), build(result))
+    return errors.COULD_NOT_RUN if result.blocked else errors.PASS
 
 
 def command_line() -> str:

@@ -1,9 +1,9 @@
-"""May these runs be compared? What two sides have to share, and what has to be said beside them.
+"""Whether runs may be compared: what two sides must share, and which caveats belong beside them.
 
-Sides of another format, protocol or data are refused with the field that differs: their metrics do
-not measure the same thing; so are scores of CORE that were evaluated in another way. Speeds have to
-come from one environment, as far as the logs tell it, because the same code differs by more between
-hosts than most changes are worth. In the flow: after the readers, before `judgement`.
+Sides of another format, protocol or data are refused with the field that differs, because their
+metrics do not measure the same thing; so are scores of CORE that were evaluated differently. Speeds
+must come from one environment, as far as the logs identify it, because the same code differs by
+more between hosts than most changes are worth.
 """
 
 from collections import Counter
@@ -23,28 +23,28 @@ SIDES = ("A", "B")
 def check_comparable(a: Runs, b: Runs) -> None:
     """Raises LogError unless each side is one configuration and both measure the same thing."""
     for name, side in zip(SIDES, (a, b), strict=True):
-        _refuse_mixed(name, side)
-    _refuse_unlike("format", [run.family for run in a], [run.family for run in b])
+        _check_one_configuration(name, side)
+    _check_same("format", [run.family for run in a], [run.family for run in b])
     for field in sorted({field for run in (*a, *b) for field in run.identity}):
         of = [[run.identity.get(field, "unknown") for run in side] for side in (a, b)]
-        _refuse_unlike(field, of[0], of[1])
+        _check_same(field, of[0], of[1])
 
 
 def check_same_core_settings(a: Runs, b: Runs) -> None:
     """Raises LogError where scores of CORE are of another bundle or of other settings.
 
-    A run that does not say how it was evaluated, as logs do not, is taken as it is.
+    Runs without evaluation settings, such as logs, are accepted.
     """
-    told = [[run.evaluation for run in side if run.evaluation] for side in (a, b)]
-    if not all(told):
+    settings = [[run.evaluation for run in side if run.evaluation] for side in (a, b)]
+    if not all(settings):
         return
-    for field in told[0][0]:
-        one, other = ([run.get(field, "unknown") for run in side] for side in told)
+    for field in settings[0][0]:
+        one, other = ([run.get(field, "unknown") for run in side] for side in settings)
         hint = "Evaluate both alike, or leave CORE out: --metric val_bpb."
-        _refuse_unlike(f"core.{field}", one, other, hint)
+        _check_same(f"core.{field}", one, other, hint)
 
 
-def _refuse_mixed(name: str, side: Runs) -> None:
+def _check_one_configuration(name: str, side: Runs) -> None:
     lengths = Counter(run.planned_steps for run in side)
     configs = {run.config_id for run in side}
     if len(lengths) == 1 and len(configs) == 1:
@@ -54,12 +54,12 @@ def _refuse_mixed(name: str, side: Runs) -> None:
         f"side {name}",
         "replicates of one configuration",
         f"runs {counts}" if len(lengths) > 1 else f"{len(configs)} configurations",
-        "Name the runs of one configuration a side.",
+        "Name runs of one configuration on each side.",
     )
 
 
-def _refuse_unlike(
-    field: str, a: Sequence[str], b: Sequence[str], hint: str = "Compare like with like."
+def _check_same(
+    field: str, a: Sequence[str], b: Sequence[str], hint: str = "Compare runs that share it."
 ) -> None:
     values = [sorted(set(side)) for side in (a, b)]
     if values[0] != values[1] or len(values[0]) > 1:
@@ -72,7 +72,7 @@ def _refuse_unlike(
 
 
 def accept_planned_stops(side: Runs) -> list[LoggedRun]:
-    """Runs that all stop at one step before the schedule's end were meant to stop there."""
+    """Runs of a side that all stop at the same step early are taken to stop there by design."""
     stops = {run.steps for run in side}
     early = [
         run for run in side if run.ending and not run.diverged and run.evaluated_at == run.steps
@@ -86,7 +86,7 @@ def accept_planned_stops(side: Runs) -> list[LoggedRun]:
 
 
 def source_of_variance(name: str, a: Runs, b: Runs) -> VarianceSource:
-    """Which variance two runs of these sides show."""
+    """Which source of variance makes two runs of these sides differ."""
     if name in SPEEDS:
         return "launch"
     return "nondeterminism" if _one_seed(a, b) else a[0].varied
@@ -94,8 +94,8 @@ def source_of_variance(name: str, a: Runs, b: Runs) -> VarianceSource:
 
 def _one_seed(a: Runs, b: Runs) -> bool:
     seeds = {run.seed for run in (*a, *b)}
-    told = len(seeds) == 1 and None not in seeds
-    return told or all(run.varied == "nondeterminism" for run in (*a, *b))
+    stated = len(seeds) == 1 and None not in seeds
+    return stated or all(run.varied == "nondeterminism" for run in (*a, *b))
 
 
 def environment_of(run: LoggedRun) -> Environment:
@@ -106,7 +106,7 @@ def environment_of(run: LoggedRun) -> Environment:
 def runs_of_one_environment(
     name: str, a: Runs, b: Runs
 ) -> tuple[tuple[Runs, Runs] | None, str | None, list[str]]:
-    """The runs whose speeds may be compared; the reason where none may, or where none decides."""
+    """The runs whose speeds may be compared (None: refused), why they decide nothing, and notes."""
     measured = [[run for run in side if name in run.metrics] for side in (a, b)]
     keys = [{environment_of(run) for run in side} for side in measured]
     shared = keys[0] & keys[1]
@@ -115,9 +115,9 @@ def runs_of_one_environment(
     kept = [[run for run in side if environment_of(run) in shared] for side in measured]
     notes = []
     if sum(map(len, kept)) < sum(map(len, measured)):
-        notes.append("only runs of environments that both sides have")
+        notes.append("only runs of environments that both sides have are compared")
     if not all(run.environment_known for side in kept for run in side):
-        reason = "unknown environment: the logs do not say enough to tell two machines apart"
+        reason = "unknown environment: the logs do not identify the machine"
         return (kept[0], kept[1]), reason, notes
     if (order := _order(kept[0], kept[1])) is not None:
         notes.append(order)
@@ -139,7 +139,7 @@ def _differing(a: Runs, b: Runs) -> str:
 
 
 def _order(a: Runs, b: Runs) -> str | None:
-    """A note where one side ran wholly before the other, as far as the logs tell the time."""
+    """A note where all runs of one side came before the other's, as far as the logs have times."""
     times = [[run.started_at for run in side if run.started_at is not None] for side in (a, b)]
     if not all(times):
         return None
@@ -150,7 +150,7 @@ def _order(a: Runs, b: Runs) -> str | None:
 
 
 def remarks(a: Runs, b: Runs) -> list[str]:
-    """What a reader of the comparison has to know of its runs, one sentence each."""
+    """Caveats on the runs that are compared, one sentence each."""
     notes = list(dict.fromkeys(warning for run in (*a, *b) for warning in run.warnings))
     lengths = [side[0].planned_steps for side in (a, b)]
     if lengths[0] and lengths[1] and lengths[0] != lengths[1]:
@@ -160,8 +160,8 @@ def remarks(a: Runs, b: Runs) -> list[str]:
         key = tuple(sorted(run.metrics.items()))
         timed = any(name in SPEEDS for name in run.metrics)
         if timed and key in seen:
-            notes.append(f"{run.source} has every number of {seen[key]}: a copy?")
+            notes.append(f"{run.source} has the same numbers as {seen[key]}: a copy?")
         seen.setdefault(key, run.source)
     if _one_seed(a, b):
-        notes.append("one seed on both sides: the verdict speaks for that seed")
+        notes.append("one seed on both sides: the result holds for that seed")
     return notes

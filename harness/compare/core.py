@@ -1,14 +1,12 @@
-"""CORE of two sides, example by example: what differs, where, and how sure that is.
+"""CORE of two sides, example by example: where they differ, and how certain the difference is.
 
-A side is one run or several of one configuration. Its scores come with standard errors over
-examples; a difference with an interval from a bootstrap that draws the examples of each task anew
-and keeps every pair of answers together. That interval is about these models: other examples of
-the same kind would move the difference so far. What another seed would change is not in it. Where
-the noise between runs is known from elsewhere, a second interval holds both.
+A side is one run or several of one configuration. Scores have standard errors over examples. The
+interval of a difference comes from a bootstrap that resamples the examples of each task and keeps
+each pair of answers together. It describes these models on other examples of the same kind, not the
+effect of another seed. Where the noise between runs is known, a second interval includes both.
 
-Single tasks are many, so a task is marked only where McNemar's test holds after Holm's correction
-over all of them. Pure: takes what was read, never reads. In the flow: after `outcomes` and `pairs`,
-before the reports and everything that compares.
+Because tasks are many, a task is marked only where McNemar's test holds after Holm's correction
+over all tasks. Pure: reads no files.
 """
 
 import math
@@ -90,7 +88,7 @@ class TaskPair(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PairedCore(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that is said of two sides."""
+    """The comparison of two sides on the same examples."""
 
     alpha: float
     a: Scores
@@ -107,7 +105,7 @@ class PairedCore(msgspec.Struct, frozen=True, kw_only=True):
 
 def scores(side: Sequence[CoreAnswers]) -> Scores:
     """Of runs that were evaluated alike; a single run's are those of its record."""
-    _refuse_unlike(side)
+    _check_same_examples(side)
     correct, soft = _answers(side, "correct"), _answers(side, "soft")
     tasks = [_task_score(side, name, correct[name], soft[name]) for name in correct]
     above = [1 - task.facts.baseline for task in tasks]
@@ -158,29 +156,29 @@ def _answers(side: Sequence[CoreAnswers], which: str) -> Answers:
     }
 
 
-def _refuse_unlike(runs: Sequence[CoreAnswers]) -> None:
+def _check_same_examples(runs: Sequence[CoreAnswers]) -> None:
     """Raises StoreError unless all runs answered the same examples under the same settings."""
     first = runs[0]
     for other in runs[1:]:
         for field, value in msgspec.structs.asdict(first.settings).items():
-            _refuse(f"core.{field}", value, getattr(other.settings, field))
-        _refuse("core.tasks", ", ".join(first.tasks), ", ".join(other.tasks))
+            _check_equal(f"core.{field}", value, getattr(other.settings, field))
+        _check_equal("core.tasks", ", ".join(first.tasks), ", ".join(other.tasks))
         for name, task in first.tasks.items():
             theirs = other.tasks[name]
             for field in ("kind", "shots", "baseline", "examples"):
                 values = getattr(task.facts, field), getattr(theirs.facts, field)
-                _refuse(f"core.tasks.{name}.{field}", *values)
+                _check_equal(f"core.tasks.{name}.{field}", *values)
             if not np.array_equal(task.examples, theirs.examples):
-                _refuse(f"core.tasks.{name}", "these examples", "others")
+                _check_equal(f"core.tasks.{name}", "these examples", "others")
 
 
-def _refuse(field: str, one: object, other: object) -> None:
+def _check_equal(field: str, one: object, other: object) -> None:
     if one != other:
         raise StoreError(
             field,
-            "the same examples, asked in the same way",
+            "the same examples under the same settings",
             f"{one} against {other}",
-            "These scores do not measure the same thing: evaluate both alike.",
+            "The scores do not measure the same thing: evaluate both with the same settings.",
         )
 
 
@@ -198,7 +196,7 @@ def paired(
 
     `over_runs`: B minus A in a metric with its error between runs, as far as that is known.
     """
-    _refuse_unlike([*a, *b])
+    _check_same_examples([*a, *b])
     sides = scores(a), scores(b)
     hard = [_over_room(_answers(side, "correct"), sides[0]) for side in (a, b)]
     soft = [_answers(side, "soft") for side in (a, b)]

@@ -29,7 +29,7 @@ SAME_SCORE = 1e-5  # soft values are kept in single precision: a mean of them is
 def with_core(comparison: Comparison, a: Runs, b: Runs, *, wanted: bool = False) -> Comparison:
     """The comparison with CORE by example, where both sides kept their outcomes.
 
-    `wanted`: somebody asked for it, so that its absence is an error. Raises LogError, StoreError.
+    `wanted`: the user requested it, so that its absence is an error. Raises LogError, StoreError.
     """
     whole = [[run for run in side if run.ending is None] for side in (a, b)]
     sides = [[run for run in side if run.answers is not None] for side in whole]
@@ -77,7 +77,7 @@ def of_records(
 
 
 def _read(run: LoggedRun) -> CoreAnswers:
-    """A run's outcomes, which have to give the scores that its record has."""
+    """The answers of a run, which must give the scores of its record. Raises LogError."""
     assert run.answers is not None, run.source
     found = core_answers.read(run.answers)
     again = scores([found])
@@ -88,7 +88,7 @@ def _read(run: LoggedRun) -> CoreAnswers:
                 str(run.answers),
                 f"answers that give the {name} of their record, {recorded:.6f}",
                 f"{own:.6f}",
-                "They are not that run's, or were scored by another rule: move them away.",
+                "They belong to another run, or were scored by another rule: move them away.",
             )
     return found
 

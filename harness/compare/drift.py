@@ -28,25 +28,25 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from harness.compare.margins import default_margin
+from harness.compare.margins import default_margin, stated_margin
 from harness.errors import HarnessError
-from harness.metrics import COMPARED, Metric, duplicates
+from harness.metrics import COMPARED, LOSSES, Metric, duplicates
 from harness.results.record import Record
 
 Floats = npt.NDArray[np.float64]
 
 ALPHA = 0.001  # one look at one metric: every session looks anew, at several metrics
-MIN_SESSIONS = 3  # a level that lasts shorter is not told from a few bad sessions
+MIN_SESSIONS = 3  # a shorter level cannot be distinguished from a few bad sessions
 LEAST_SESSIONS = 12  # of fewer the noise is hardly known
-MAX_SESSIONS = 365  # the newest; what is older no longer says much about tonight
+MAX_SESSIONS = 365  # the newest; older ones say little about the present
 RECENT_SESSIONS = 14  # a step further back has been seen
 POWER = 0.9
 INTERVAL_Z = 1.9600  # of .975
 SIMULATED, SIMULATED_STEPS = 10_000, 500  # series of noise; of noise with a step
 _SEED = 20_250_101
 _NORMAL_MAD = 1.4826  # SD of a normal distribution over its median absolute deviation
-_DRAWN_IN_SDS = 3.0
-_WINDOW = 5  # neighbours, the session itself included
+_WINSORIZED_SDS = 3.0
+_WINDOW = 5  # sessions of the running median, the session itself included
 
 
 class DriftStep(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,7 +62,7 @@ class DriftStep(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MetricDrift(msgspec.Struct, frozen=True, kw_only=True):
-    """One metric of one series. `missing` says why nothing could be looked for."""
+    """One metric of one series. `missing`: why it was not searched for steps."""
 
     metric: str
     sessions: int
@@ -99,7 +99,7 @@ def watch(records: Iterable[Record], margins: Mapping[str, float] | None = None)
 def alarms(
     found: Iterable[Series], recent: int = RECENT_SESSIONS
 ) -> list[tuple[MetricDrift, DriftStep]]:
-    """The steps of the last sessions that are worse, and by more than their margin perhaps."""
+    """Steps of the last `recent` sessions that are worse and whose interval reaches the margin."""
     return [
         (one, step)
         for series in found
@@ -126,7 +126,7 @@ def steps_in(values: Sequence[float]) -> list[int]:
 
 @lru_cache
 def penalty(sessions: int) -> float:
-    """What one cut has to save, in squared SDs of a session; noise saves as much with ALPHA."""
+    """The least saving of a cut, in squared SDs of a session; noise exceeds it at rate ALPHA."""
     random = np.random.default_rng(_SEED)
     drawn = random.standard_normal((SIMULATED, sessions))
     return float(np.quantile(_best_cut(*_winsorized(drawn)), 1.0 - ALPHA))
@@ -134,7 +134,7 @@ def penalty(sessions: int) -> float:
 
 @lru_cache
 def detectable_sds(sessions: int, lasted: int = 7) -> float:
-    """The step, `lasted` sessions before the end, that nine of ten looks would see; simulated."""
+    """The step, `lasted` sessions before the end, that nine of ten looks detect; simulated."""
     noise = np.random.default_rng(_SEED + 1).standard_normal((SIMULATED_STEPS, sessions))
     low, high = 0.0, 64.0
     while high - low > 0.02:
@@ -191,8 +191,8 @@ def _metric_drift(metric: Metric, records: list[Record], margin: float | None) -
         _step(winsorized, float(sd), kept, start, cut, end)
         for start, cut, end in zip(cuts, cuts[1:], cuts[2:], strict=False)
     ]
-    seen = float(sd) * detectable_sds(len(kept))
-    return msgspec.structs.replace(found, noise=float(sd), steps=steps, detectable=seen)
+    detectable = float(sd) * detectable_sds(len(kept))
+    return msgspec.structs.replace(found, noise=float(sd), steps=steps, detectable=detectable)
 
 
 def _step(
@@ -212,20 +212,20 @@ def _step(
 
 
 def _winsorized(values: Floats) -> tuple[Floats, Any]:
-    """Series along the last axis with single bad sessions drawn in, and the SD of one session."""
+    """Series along the last axis with single bad sessions winsorized, and the SD of a session."""
     from scipy.ndimage import median_filter
 
     moves = np.abs(np.diff(values, axis=-1))
     sd = _NORMAL_MAD * np.median(moves, axis=-1) / math.sqrt(2)
-    # where most sessions are equal to the last digit the median is 0, and the mean has to serve
+    # where most sessions are equal to the last digit the median is 0, and the mean is used
     sd = np.where(sd > 0, sd, np.sqrt(np.mean(moves**2, axis=-1) / 2))
     around = median_filter(values, size=(*(1,) * (values.ndim - 1), _WINDOW), mode="reflect")
-    reach = _DRAWN_IN_SDS * sd[..., None]
+    reach = _WINSORIZED_SDS * sd[..., None]
     return np.clip(values, around - reach, around + reach), sd
 
 
 def _best_cut(winsorized: Floats, sd: Floats) -> Floats:
-    """What the best single cut of each series saves, in squared SDs."""
+    """The saving of the best single cut of each series, in squared SDs."""
     sessions = winsorized.shape[-1]
     sums = np.cumsum(winsorized - winsorized.mean(axis=-1, keepdims=True), axis=-1)
     cut = np.arange(MIN_SESSIONS, sessions - MIN_SESSIONS + 1)
@@ -242,14 +242,13 @@ def _alarming(one: MetricDrift, step: DriftStep) -> bool:
 
 
 def _margin(name: str, given: Mapping[str, float]) -> float | None:
-    """As in a comparison; a loss without a margin of its own alarms at any established harm."""
+    """As in a comparison; a loss without a default margin raises an alarm at any certain harm."""
     if name in given:
-        of_logs = COMPARED[name].scale == "log"
-        return math.log1p(given[name]) if of_logs else given[name]
+        return stated_margin(name, given[name]).value
     default = default_margin(name, None, False)
     if default is not None:
         return default.value
-    return 0.0 if name == "val_bpb" else None
+    return 0.0 if name in LOSSES else None
 
 
 def _usable(metric: Metric, value: float | None) -> bool:
@@ -257,7 +256,7 @@ def _usable(metric: Metric, value: float | None) -> bool:
 
 
 def _changed(before: Record, after: Record) -> list[str]:
-    """What two records say of themselves that is not the same in both."""
+    """The differences between two records in code, environment and boot."""
     changes = []
     if before.identity.code_id != after.identity.code_id:
         changes.append(f"code {before.identity.code_id[:12]} -> {after.identity.code_id[:12]}")
@@ -270,7 +269,7 @@ def _changed(before: Record, after: Record) -> list[str]:
     if before.environment_id != after.environment_id:
         changes.append(f"environment {before.environment_id[:12]} -> {after.environment_id[:12]}")
     if before.boot_id != after.boot_id:
-        changes.append("the machine was started anew")
+        changes.append("the machine was restarted")
     return changes
 
 

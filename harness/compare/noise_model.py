@@ -1,24 +1,23 @@
-"""The noise noise model: how much runs differ that should not, by recipe, metric, GPU and cause.
+"""How much runs differ that should be equal, by recipe, metric, GPU model and source of variance.
 
-One row is a pooled SD of single runs with its degrees of freedom. Rows come from two places: own
-rows, worked out from records with replicates, and prior rows that ship with the package, generated
-from published logs (`noise_shipped.csv`; each says where it is from). An own row stands in for the
-prior one as soon as it has OWN_DF degrees of freedom: before that, a handful of own runs says less
-than many of others'.
+One row is a pooled SD of single runs with its degrees of freedom. *Measured* rows are computed from
+the user's own records with replicates; *shipped* rows come with the package, generated from
+published logs (`noise_shipped.csv`; each names its source). A measured row replaces the shipped one
+from MEASURED_DF degrees of freedom on: with fewer, a handful of runs says less than many runs of
+others.
 
-Five sources of variance. Each has all that stand before it in it, except that `launch`, `relay` and
-`host` speak of speeds and the other two of quality:
+Five sources of variance. Each includes all before it, except that `launch`, `sequential` and `host`
+apply to speeds and the other two to quality:
 
     nondeterminism  the same run again: only the order of floating-point sums differs
     seed            another seed: initial values and, where the recipe ties it to the seed, the
                     order of the data
     launch          another process in the same session on the same machine
-    relay           a launch of whole processes, one after the other (`relay`): what differs between
-                    two of them, host drift inside a launch included, as of one side
+    sequential      a launch of whole processes one after the other: includes the drift of the host
+                    inside a launch
     host            another machine or session
 
-SDs of speeds are those of logarithms, so .001 is a tenth of a percent. In the flow: after the store
-and the statistics, before everything that judges.
+SDs of speeds are those of logarithms, so .001 is a tenth of a percent.
 """
 
 import csv
@@ -32,6 +31,7 @@ import msgspec
 import numpy as np
 
 from harness.errors import HarnessError
+from harness.format import plural
 from harness.metrics import CORE_SCORES, QUALITY, SPEEDS
 from harness.results.recipe import NoiseScope, VarianceSource, device_name, recipe_scale
 from harness.results.record import Record, sessions
@@ -63,8 +63,8 @@ class NoiseRow(msgspec.Struct, frozen=True, kw_only=True):
     note: str = ""
 
     @property
-    def key(self) -> "Key":
-        """What it is the noise of."""
+    def key(self) -> "RowKey":
+        """What this row is the noise of."""
         return self.scale, self.metric, self.gpu, self.source
 
     @property
@@ -78,15 +78,15 @@ class NoiseRow(msgspec.Struct, frozen=True, kw_only=True):
         return f"the {self.origin} noise model{of}, {self.scale}, {self.gpu}, {self.source}"
 
 
-Key = tuple[str, str, str, VarianceSource]  # scale, metric, GPU model, source
+RowKey = tuple[str, str, str, VarianceSource]  # scale, metric, GPU model, source
 
 
 class NoiseModel:
-    """Rows, found by what is to be compared."""
+    """The best row for each scale, metric, GPU model and source of variance."""
 
     def __init__(self, rows: Iterable[NoiseRow]) -> None:
         self.rows: list[NoiseRow] = []
-        best: dict[Key, NoiseRow] = {}
+        best: dict[RowKey, NoiseRow] = {}
         for row in rows:
             best[row.key] = _better(best[row.key], row) if row.key in best else row
         self.rows = sorted(best.values(), key=lambda row: (row.scale, row.metric, row.source))
@@ -94,10 +94,10 @@ class NoiseModel:
     def find(
         self, scale: str | None, metric: str, gpu: str | None, source: VarianceSource
     ) -> NoiseRow | None:
-        """The row that fits, with at least OWN_DF degrees of freedom, or None.
+        """The row that fits, with at least MEASURED_DF degrees of freedom, or None.
 
-        The GPU model has to be the same for a speed. Quality shows no effect of the machine, so
-        there rows of all GPU models are pooled where the very one has too few.
+        A speed needs a row of the same GPU model. Quality does not depend on the machine, so there
+        rows of all GPU models are pooled where this one has too few degrees of freedom.
         """
         fits = [
             row
@@ -113,11 +113,11 @@ class NoiseModel:
     def of_launches(
         self, metric: str, bench: NoiseScope, source: VarianceSource
     ) -> NoiseRow | None:
-        """The row of launches that fits; where this recipe has none, the thickest of its device.
+        """The row of launches that fits; where this recipe has none, the best one of its device.
 
-        What differs between launches is where things come to lie in memory and how they compile.
-        That is the machine's more than the recipe's: the shipped rows of GPT-2 small and of models
-        ten times its size differ by less than a factor of 2.4.
+        Launches differ in memory layout and compilation, which depend on the machine more than on
+        the recipe: the shipped rows of GPT-2 small and of models ten times its size differ by less
+        than a factor of 2.4.
         """
         exact = self.find(bench.scale, metric, bench.device, source)
         if exact is not None or source != "launch":
@@ -133,16 +133,16 @@ class NoiseModel:
 
 
 def _better(one: NoiseRow, other: NoiseRow) -> NoiseRow:
-    """The own row where it has enough df, else the prior one, else the thicker of two."""
+    """The measured row where it has enough df, else the shipped one, else that with more df."""
     enough = [row for row in (one, other) if row.origin == "measured" and row.df >= MEASURED_DF]
     candidates = enough or [row for row in (one, other) if row.origin == "shipped"] or [one, other]
     return max(candidates, key=lambda row: row.df)
 
 
 def _merged(rows: Sequence[NoiseRow]) -> NoiseRow:
-    """Rows of several GPU models as one."""
+    """Rows of several GPU models pooled into one."""
     df = sum(row.df for row in rows)
-    own = all(row.origin == "measured" for row in rows)
+    measured = all(row.origin == "measured" for row in rows)
     return msgspec.structs.replace(
         rows[0],
         gpu=rows[0].gpu if len(rows) == 1 else "any GPU",
@@ -150,7 +150,7 @@ def _merged(rows: Sequence[NoiseRow]) -> NoiseRow:
         df=df,
         runs=sum(row.runs for row in rows),
         groups=sum(row.groups for row in rows),
-        origin="measured" if own else "shipped",
+        origin="measured" if measured else "shipped",
     )
 
 
@@ -158,7 +158,7 @@ def _merged(rows: Sequence[NoiseRow]) -> NoiseRow:
 
 
 def measured_rows(records: Iterable[Record]) -> list[NoiseRow]:
-    """One row for each scale, metric, GPU model and source that the records have replicates of."""
+    """One row for each scale, metric, GPU model and source of variance with replicates."""
     done = _completed(records)
     session = {
         (record.plan_id, record.attempt): number
@@ -174,11 +174,13 @@ def measured_rows(records: Iterable[Record]) -> list[NoiseRow]:
                 launches = _by(members, lambda record: session[record.plan_id, record.attempt])
                 spreads = {"launch": _pooled(launches, metric), "host": _hosts(members, metric)}
             else:
-                asked = _evaluated(metric)
-                repeats = _by(members, lambda record, asked=asked: (record.plan_id, asked(record)))
+                settings = _evaluation_of(metric)
+                repeats = _by(
+                    members, lambda record, settings=settings: (record.plan_id, settings(record))
+                )
                 spreads = {
                     "nondeterminism": _pooled(repeats, metric),
-                    "seed": _pooled(_seeds(members, asked), metric),
+                    "seed": _pooled(_seeds(members, settings), metric),
                 }
             rows += [
                 NoiseRow(
@@ -204,22 +206,22 @@ def _by_place(records: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
 
 
 def _by(records: Iterable[Record], place: Any) -> list[list[Record]]:
-    """Groups of one configuration, code, data and protocol, told apart further by `place`."""
+    """Groups of one configuration, code, data and protocol, further split by `place`."""
     found = defaultdict(list)
     for record in records:
         found[record.identity, record.concurrent_runs, place(record)].append(record)
     return list(found.values())
 
 
-def _evaluated(metric: str) -> Callable[[Record], object]:
-    """What else has to be equal in replicates: how CORE was evaluated, for its scores."""
+def _evaluation_of(metric: str) -> Callable[[Record], object]:
+    """For scores of CORE, the evaluation settings that replicates must share."""
     return (lambda record: record.core) if metric in CORE_SCORES else (lambda record: None)
 
 
-def _seeds(records: Iterable[Record], asked: Callable[[Record], object]) -> list[list[Record]]:
+def _seeds(records: Iterable[Record], settings: Callable[[Record], object]) -> list[list[Record]]:
     """Groups with one run a seed: the first."""
     found = []
-    for group in _by(records, asked):
+    for group in _by(records, settings):
         first = {record.seed: record for record in reversed(group)}
         found.append(list(first.values()))
     return found
@@ -240,7 +242,7 @@ def _pooled(groups: Iterable[list[Record]], metric: str) -> dict[str, Any]:
 
 
 def _hosts(records: Iterable[Record], metric: str) -> dict[str, Any]:
-    """Between machines: what the means of hosts differ by beyond their own noise, by moments."""
+    """Between machines: the SD of host means beyond their own noise, by moments."""
     groups = []
     for members in _by(records, lambda record: None):
         hosts = defaultdict(list)
@@ -266,14 +268,11 @@ def host_spread(groups: Iterable[Sequence[Sequence[float]]]) -> dict[str, Any]:
     return {"sd": math.sqrt(total / df), "df": df, "runs": runs, "groups": used} if df else {}
 
 
-# --- what a record says of itself -----------------------------------------------------------------
-
-
 # --- files ----------------------------------------------------------------------------------------
 
 
 def read_rows(path: Path) -> list[NoiseRow]:
-    """The rows of a noise model file. Raises LedgerError with the line of the fault."""
+    """The rows of a noise model file. Raises NoiseModelError that names the faulty line."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             lines = list(csv.DictReader(file))
@@ -282,7 +281,7 @@ def read_rows(path: Path) -> list[NoiseRow]:
             str(path),
             "a noise model file",
             str(error.strerror).lower(),
-            "`harness noise --write FILE` makes one from records.",
+            "`harness noise --write FILE` writes one from records.",
         ) from error
     rows = []
     for number, line in enumerate(lines, start=2):
@@ -293,7 +292,7 @@ def read_rows(path: Path) -> list[NoiseRow]:
                 f"{path}, line {number}",
                 "a row as `harness noise --write` writes it",
                 str(error),
-                "Write the file anew; it is not made to be edited.",
+                "Write the file again; it is not meant to be edited.",
             ) from error
         rows.append(row)
     return rows
@@ -312,15 +311,15 @@ def as_csv(rows: Iterable[NoiseRow]) -> str:
 
 
 def missing_rows(records: Iterable[Record]) -> list[str]:
-    """What records still lack for rows of their own, and what it takes, one line each."""
+    """The measured rows that records still lack, and how many more runs they need, a line each."""
     done = _completed(records)
-    own = {(row.scale, row.metric, row.gpu, row.source): row.df for row in measured_rows(done)}
+    measured_df = {row.key: row.df for row in measured_rows(done)}
     lines = []
     for (scale, gpu), members in sorted(_by_place(done).items()):
         measured = {name for run in members for name, value in run.metrics.items() if value}
         for metric in (*QUALITY, *SPEEDS):
             source: VarianceSource = "launch" if metric in SPEEDS else "seed"
-            df = own.get((scale, metric, gpu, source), 0)
+            df = measured_df.get((scale, metric, gpu, source), 0)
             if metric in measured and df < MEASURED_DF:
                 lines.append(_lacking(scale, metric, gpu, source, df))
     return lines
@@ -328,8 +327,10 @@ def missing_rows(records: Iterable[Record]) -> list[str]:
 
 def _lacking(scale: str, metric: str, gpu: str, source: VarianceSource, df: int) -> str:
     more = MEASURED_DF - df
-    what = "seed" if source == "seed" else "run of the same session"
+    what, several = ("seed", "more seeds")
+    if source != "seed":
+        what, several = "run of the same session", "more runs of the same session"
     return (
         f"{scale}, {metric} on {gpu}: {df} df of {MEASURED_DF}; "
-        f"at least {more} more {what}{'s' if more > 1 and source == 'seed' else ''}"
+        f"needs at least {plural(more, f'more {what}', several)}"
     )

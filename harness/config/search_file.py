@@ -1,7 +1,7 @@
-"""The search file: its strict schema, and errors that name line, field, what to write instead.
+"""The search file: its strict schema, with errors that name the line, the field and a hint.
 
-Text in, a `SearchFile` out; first of the files about search. Paths and values of the space belong
-to the trainer: whether they exist, and whether a range can be valid, is asked of it in plan.py.
+Whether the paths and values of the space are valid is checked with the trainer, when the search is
+resolved (`harness.search.plan`).
 """
 
 import math
@@ -28,7 +28,7 @@ from harness.errors import StudyFileError
 from harness.metrics import COMPARED
 from harness.stats import Correction
 
-TRICK = "trick:"  # before the name of a trick, where a sampler knows fields by their paths
+TRICK = "trick:"  # prefix of a trick's parameter name; fields are named by their paths
 LN_TIME = "ln_time_to_target"
 OBJECTIVES = (*COMPARED, LN_TIME)
 SAMPLER = {"name": "TPESampler", "multivariate": True, "group": True}
@@ -36,7 +36,7 @@ EXAMPLE = "{float: [0.001, 0.1], log: true}"
 
 
 class DimensionFile(Strict, frozen=True, kw_only=True):
-    """One field to search: a range of reals or of whole numbers, or a list of choices."""
+    """One field to search: a range of floats or integers, or a list of choices."""
 
     floats: list[float] | None = msgspec.field(name="float", default=None)
     ints: list[int] | None = msgspec.field(name="int", default=None)
@@ -46,14 +46,14 @@ class DimensionFile(Strict, frozen=True, kw_only=True):
 
 
 class TrickFile(Strict, frozen=True, kw_only=True):
-    """A trick that is searched on and off, with what is searched only where it is on, or off."""
+    """A trick to switch on and off, with the fields searched only when it is on, or off."""
 
     on: dict[str, DimensionFile] = msgspec.field(default_factory=dict)
     off: dict[str, DimensionFile] = msgspec.field(default_factory=dict)
 
 
 class BudgetFile(Strict, frozen=True, kw_only=True):
-    """What the trials may take; the first that is used up ends them."""
+    """What the trials may use; the search ends when the first limit is reached."""
 
     trials: int | None = None
     gpu_seconds: float | None = None
@@ -61,24 +61,24 @@ class BudgetFile(Strict, frozen=True, kw_only=True):
 
 
 class BoundFile(Strict, frozen=True, kw_only=True):
-    """What a trial must keep to be eligible, in the metric's unit."""
+    """A bound that a trial must keep to be eligible, in the metric's unit."""
 
     at_most: float | None = None
     at_least: float | None = None
 
 
 class ConfirmFile(Strict, frozen=True, kw_only=True):
-    """The second look: so many of the best, on seeds that the search never saw."""
+    """Confirmation of the best trials on held-out seeds. `next`: overrides for a second scale."""
 
     best: int = 3
     seeds: list[int] = msgspec.field(default_factory=lambda: [101, 102, 103, 104, 105, 106])
-    alpha: float = 0.05  # two-sided, over all candidates together
+    alpha: float = 0.05  # two-sided, for all candidates together
     correction: Correction = "dunnett"
     next: dict[str, Any] = msgspec.field(default_factory=dict)  # such as dial.depth: 8
 
 
 class SearchFile(Strict, frozen=True, kw_only=True):
-    """A search as its file says it. `base` is a configuration's path, relative to the file."""
+    """A search file. `base` is the path of a configuration, relative to the file."""
 
     search: str
     base: str
@@ -86,13 +86,13 @@ class SearchFile(Strict, frozen=True, kw_only=True):
     space: dict[str, DimensionFile] = msgspec.field(default_factory=dict)
     tricks: dict[str, TrickFile] = msgspec.field(default_factory=dict)
     objective: str | list[str] = "val_bpb"
-    slope_from: str | None = None  # a stored study with horizons: what a loss is worth in time
+    slope_from: str | None = None  # a stored study with horizons, for ln_time_to_target
     question: str = ""
     trainer: str = "native"
     set: dict[str, Any] = msgspec.field(default_factory=dict)
     pin: Literal["derived", "own"] = "derived"
     seed: int = 1  # of every trial
-    base_seeds: list[int] = msgspec.field(default_factory=lambda: [1, 2, 3])  # made first
+    base_seeds: list[int] = msgspec.field(default_factory=lambda: [1, 2, 3])
     sampler: str | dict[str, Any] = msgspec.field(default_factory=lambda: dict(SAMPLER))
     pruner: str | dict[str, Any] = "HyperbandPruner"
     constraints: dict[str, BoundFile] = msgspec.field(default_factory=dict)
@@ -101,12 +101,12 @@ class SearchFile(Strict, frozen=True, kw_only=True):
 
     @property
     def objectives(self) -> list[str]:
-        """The metrics that are sought, the first of them first."""
+        """The objectives, the main one first."""
         return [self.objective] if isinstance(self.objective, str) else self.objective
 
     @property
     def parameters(self) -> list[str]:
-        """Everything that is searched, tricks first, as the sampler calls it."""
+        """The names of all parameters, tricks first."""
         return [TRICK + trick for trick in self.tricks] + [p for _, p, _ in dimensions(self)]
 
 
@@ -121,13 +121,13 @@ _PARTS: dict[str, Any] = {
 
 
 def load_search(path: Path) -> SearchFile:
-    """Reads and checks a search file. Raises StudyFileError with the line of the fault."""
+    """Reads and checks a search file. Raises StudyFileError with the line of the error."""
     text = read_text(path, "a search file", "ablations/searches/fake.yaml")
     return parse_search(text, str(path))
 
 
 def parse_search(text: str, name: str) -> SearchFile:
-    """As `load_search`, from text; `name` stands in its errors."""
+    """As `load_search`, from text. `name`: the file's name in errors."""
     keys = "search, base, budget and space"
     plain, lines = read_mapping(text, name, keys, "ablations/searches/")
     search = _convert(plain, name, lines)
@@ -136,7 +136,7 @@ def parse_search(text: str, name: str) -> SearchFile:
 
 
 def _convert(plain: dict[str, Any], name: str, lines: Any) -> SearchFile:
-    """Parts what stands under a name of the file's own, so that every fault has its full path."""
+    """Converts entries with user-chosen names one by one, so that errors have their full path."""
 
     def typed(value: Any, kind: Any, path: str) -> Any:
         try:
@@ -185,7 +185,7 @@ def _known_keys(path: str) -> list[str]:
 
 
 def check(search: SearchFile, where: Callable[[str], str]) -> None:
-    """What the types cannot say; `where` names the place of a field. Raises StudyFileError."""
+    """Checks what types cannot express; `where` names a field's place. Raises StudyFileError."""
     check_name(search.search, where("search"))
     check_seeds(search.base_seeds, where("base_seeds"))
     check_seeds(search.confirm.seeds, where("confirm.seeds"))
@@ -199,24 +199,24 @@ def check(search: SearchFile, where: Callable[[str], str]) -> None:
     if search.confirm.best and (shared := sorted(used & set(search.confirm.seeds))):
         raise StudyFileError(
             where("confirm.seeds"),
-            "seeds that the search never sees",
-            f"{shared}, which stand under seed or base_seeds too",
-            "A choice and its confirmation on the same seeds flatter it: use others.",
+            "seeds that the search does not use",
+            f"{shared}, which are also in seed or base_seeds",
+            "Use other seeds: confirmation on the search's own seeds is biased.",
         )
     if len(search.base_seeds) < 2 or (search.confirm.best and len(search.confirm.seeds) < 2):
         raise StudyFileError(
             where("base_seeds" if len(search.base_seeds) < 2 else "confirm.seeds"),
             "at least two seeds",
             "one",
-            "Without replicates nobody knows the noise: name two or more.",
+            "Name two or more: without replicates the noise is unknown.",
         )
     for metric, bound in search.constraints.items():
         if (bound.at_most is None) == (bound.at_least is None):
             raise StudyFileError(
                 where(f"constraints.{metric}"),
-                "at_most or at_least, one of them",
+                "one of at_most and at_least",
                 "both" if bound.at_most is not None else "none",
-                "Write such as peak_memory_bytes: {at_most: 6.0e+10}.",
+                "For example peak_memory_bytes: {at_most: 6.0e+10}.",
             )
 
 
@@ -226,7 +226,7 @@ def _check_space(search: SearchFile, where: Callable[[str], str]) -> None:
             where("space"),
             "at least one field under space, or one trick under tricks",
             "none",
-            f"Write such as space: {{a.field: {EXAMPLE}}}.",
+            f"For example space: {{a.field: {EXAMPLE}}}.",
         )
     seen: set[str] = set()
     for place, path, dimension in dimensions(search):
@@ -235,14 +235,14 @@ def _check_space(search: SearchFile, where: Callable[[str], str]) -> None:
                 where(place),
                 "every field once in a search",
                 f"{path} a second time",
-                "A sampler knows a field by its path: remove one of them.",
+                "Remove one of them.",
             )
         seen.add(path)
         _check_dimension(dimension, where(place))
 
 
 def dimensions(search: SearchFile) -> list[tuple[str, str, DimensionFile]]:
-    """(place in the file, path of the field, what is searched there) of every dimension."""
+    """(place in the file, path of the field, dimension) for every dimension."""
     found = [(f"space.{path}", path, one) for path, one in search.space.items()]
     for trick, parts in search.tricks.items():
         found += [(f"tricks.{trick}.on.{path}", path, one) for path, one in parts.on.items()]
@@ -255,9 +255,9 @@ def _check_dimension(one: DimensionFile, where: str) -> None:
     if len(kinds) != 1:
         raise StudyFileError(
             where,
-            "float: [low, high], int: [low, high] or choices: [...], one of them",
+            "one of float: [low, high], int: [low, high] and choices: [...]",
             "none" if not kinds else f"{len(kinds)} of them",
-            f"Write such as {EXAMPLE}.",
+            f"For example {EXAMPLE}.",
         )
     if one.choices is not None:
         if len(one.choices) < 2 or one.log or one.step is not None:
@@ -265,13 +265,13 @@ def _check_dimension(one: DimensionFile, where: str) -> None:
                 where,
                 "two choices or more, without log or step",
                 repr(one.choices),
-                "A field with one value belongs under `set`.",
+                "Move a field with a single value to `set`.",
             )
         return
     ends = kinds[0]
     if len(ends) != 2 or not ends[0] < ends[1] or not all(map(math.isfinite, ends)):
         raise StudyFileError(
-            where, "a lower and a higher end, both finite", repr(ends), f"Write such as {EXAMPLE}."
+            where, "a lower and a higher end, both finite", repr(ends), f"For example {EXAMPLE}."
         )
     if one.log and (ends[0] <= 0 or one.step is not None):
         raise StudyFileError(
@@ -285,14 +285,14 @@ def _check_dimension(one: DimensionFile, where: str) -> None:
             where,
             f"a step above 0 and within {ends}",
             repr(one.step),
-            "Write such a step, or none.",
+            "Correct the step, or remove it.",
         )
     if one.ints is not None and one.step is not None and not one.step.is_integer():
         raise StudyFileError(
             where,
-            "a whole step of whole numbers",
+            "an integer step for a range of integers",
             repr(one.step),
-            "Write such a step, or `float:` in place of `int:`.",
+            "Correct the step, or use `float:` instead of `int:`.",
         )
 
 
@@ -305,15 +305,15 @@ def _check_objective(search: SearchFile, where: Callable[[str], str]) -> None:
                 "one of " + ", ".join(OBJECTIVES),
                 repr(name),
                 nearest(name, OBJECTIVES)
-                or "A first crossing of a target is no objective: "
-                "it is quantised. Name a metric of the whole run.",
+                or "Choose a metric of the whole run. The first crossing of a target is no "
+                "objective, because it is quantised by the evaluations.",
             )
     if not names or len(set(names)) < len(names):
         raise StudyFileError(
             where("objective"),
-            "an objective, or several, each once",
+            "one objective or several different ones",
             repr(search.objective),
-            "Write such as objective: val_bpb, or [val_bpb, tokens_per_s].",
+            "For example objective: val_bpb, or [val_bpb, tokens_per_s].",
         )
     if (LN_TIME in names) != (search.slope_from is not None):
         missing = search.slope_from is None
@@ -321,8 +321,8 @@ def _check_objective(search: SearchFile, where: Callable[[str], str]) -> None:
             where("objective" if missing else "slope_from"),
             f"{LN_TIME} and slope_from together",
             "no slope_from" if missing else f"an objective of {names}",
-            "slope_from names a stored study with horizons: it measured what a loss "
-            "is worth in training time.",
+            "Set slope_from to a stored study with horizons, which measured how much training time "
+            "a loss difference is worth.",
         )
 
 
@@ -334,12 +334,12 @@ def _check_budget(search: SearchFile, where: Callable[[str], str]) -> None:
             where("budget"),
             "trials, gpu_seconds or usd, above 0",
             repr(given) if given else "none",
-            "Write such as budget: {trials: 40}.",
+            "For example budget: {trials: 40}.",
         )
     if budget.usd is not None and search.limits.price is None:
         raise StudyFileError(
             where("budget.usd"),
-            "a price beside a budget in USD",
+            "a price for a budget in USD",
             "none",
-            "Add limits: {price: USD per GPU-hour}; --price takes its place.",
+            "Add limits: {price: USD per GPU-hour}, or pass --price.",
         )

@@ -6,7 +6,7 @@ Texts are plain: each renderer escapes them for its own format.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
@@ -104,6 +104,19 @@ def _tables(blocks: Sequence[Block]) -> Iterator[Table]:
             yield block
         elif isinstance(block, Section):
             yield from _tables(block.blocks)
+
+
+def without_charts(blocks: Sequence[Block]) -> list[Block]:
+    """The blocks for a format without pictures: no charts, and no sections of nothing else."""
+    shown: list[Block] = []
+    for block in blocks:
+        if isinstance(block, Section):
+            inner = without_charts(block.blocks)
+            if inner:
+                shown.append(replace(block, blocks=inner))
+        elif not isinstance(block, Chart):
+            shown.append(block)
+    return shown
 
 
 def table(

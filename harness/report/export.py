@@ -30,6 +30,11 @@ def as_csv(table: Table) -> str:
     return buffer.getvalue()
 
 
+def print_document_json(document: Document) -> None:
+    """The document's data on stdout."""
+    sys.stdout.write(document_json(document))
+
+
 def document_json(document: Document) -> str:
     """The document's own data; its title and answer too where that is a mapping without them."""
     data = msgspec.to_builtins(document.data)

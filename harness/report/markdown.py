@@ -3,7 +3,17 @@
 import re
 from collections.abc import Sequence
 
-from harness.report.document import Block, Cell, Chart, Document, Notes, Section, Table, Tone
+from harness.report.document import (
+    Block,
+    Cell,
+    Chart,
+    Document,
+    Notes,
+    Section,
+    Table,
+    Tone,
+    without_charts,
+)
 
 MARKS: dict[Tone, str] = {
     "pass": "✅ pass: ",
@@ -18,7 +28,7 @@ _SPECIAL = re.compile(r"(\\|\*|<|\||(?<=\])\()")
 def as_markdown(document: Document) -> str:
     """The whole document; folded sections become `<details>`."""
     lines = [f"### {MARKS[document.tone]}{escape(document.answer)}", ""]
-    return "\n".join([*lines, *_blocks(document.blocks)]).rstrip("\n") + "\n"
+    return "\n".join([*lines, *_blocks(without_charts(document.blocks))]).rstrip("\n") + "\n"
 
 
 def escape(text: str) -> str:

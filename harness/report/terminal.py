@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 from harness.report.document import (
     Block,
     Cell,
-    Chart,
     Column,
     Document,
     Notes,
     Section,
     Table,
+    Text,
     Tone,
+    without_charts,
 )
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ STYLES: dict[Tone, str] = {
     "failed": "red",
     "neutral": "",
 }
-_GAP = 2  # blank columns between two columns of a table
+_GAP = 3  # blank columns between two columns of a table
+_EDGES = 2  # blank columns around it
 
 
 def print_document(console: "Console", document: Document, *, details: bool = False) -> None:
@@ -38,8 +40,8 @@ def print_document(console: "Console", document: Document, *, details: bool = Fa
         answer.append(f" {document.tone.upper()} ", f"bold reverse {STYLES[document.tone]}")
         answer.append(" ")
     answer.append(document.answer, "bold" if document.tone == "neutral" else "")
-    console.print(answer, soft_wrap=True)
-    folded = _print_blocks(console, document.blocks, details)
+    console.print(answer, soft_wrap=not console.is_terminal)
+    folded = _print_blocks(console, without_charts(document.blocks), details)
     if folded and not details:
         console.print(f"\nLeft out here: {', '.join(folded)}.", style="dim", highlight=False)
 
@@ -58,14 +60,16 @@ def _print_blocks(console: "Console", blocks: Sequence[Block], details: bool) ->
             if not block.folded or details:
                 _print_line(console, f"\n{block.title}", "bold")
                 folded += _print_blocks(console, block.blocks, details)
-        elif not isinstance(block, Chart):
+        elif isinstance(block, Text):
             for paragraph in block.paragraphs:
                 _print_line(console, paragraph)
     return folded
 
 
 def _print_line(console: "Console", text: str, style: str = "") -> None:
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+    """One paragraph: wrapped at words in a terminal, one line in a file."""
+    soft = not console.is_terminal
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=soft)
 
 
 def _print_notes(console: "Console", notes: Notes) -> None:
@@ -133,7 +137,7 @@ def _natural_width(table: Table) -> int:
         max(len(line) for row in rows for line in row[index].text.split("\n"))
         for index in range(len(table.columns))
     ]
-    return sum(widths) + _GAP * max(0, len(widths) - 1)
+    return sum(widths) + _GAP * max(0, len(widths) - 1) + _EDGES
 
 
 def _stacked(table: Table) -> Table:

@@ -1,196 +1,143 @@
-"""The second look: the best trials beside the base again, on seeds that no choice was made on.
+"""Confirmation on held-out seeds: the candidates against the base on seeds the search never used.
 
-It is a study like any other, with the candidates as written-out arms: the same blocks, records,
-corrections and report. Speed is compared inside its blocks, time to target by horizons of its own.
-A candidate survives where every one of its runs completes, and it is better than the base in one
-objective, beyond the noise of all candidates together, and worse in none. With `next` the survivors
-go through a further study at another scale, and survive there or not. After crew.py; the decisions
-are pure.
+It is an ordinary study whose arms are the candidates: the same blocks, records, corrections and
+report. Speed is compared within blocks, time to target by the study's own horizons. A candidate is
+confirmed if all its runs complete and it is better than the base in one objective, outside an
+interval corrected for all candidates, and worse in none. With `confirm.next` the confirmed
+candidates go through a second study at another scale, with the same rule.
 """
 
-import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
+from harness import errors
 from harness.compare.result import MetricResult
 from harness.config.search_file import LN_TIME, SearchFile
 from harness.config.study_file import ArmFile, ArmsFile, Decide, StudyFile
 from harness.files import digest
+from harness.format import plural
 from harness.results.store import Store
-from harness.search.base_noise import BaseNoise
-from harness.search.objective import harm
-from harness.search.trial import TrialResult, told
-from harness.stats import inference
-from harness.stats.inference import Contrast
+from harness.search.candidates import Candidate
+from harness.search.plan import SearchPlan
 from harness.study.attribution import attribute
+from harness.study.budget_limits import StopStudy
 from harness.study.effects import ArmResult, Attribution
+from harness.study.executor import Command, Executor, StudyListener, StudyOptions
+from harness.study.resolve import resolve as resolve_study
 
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
-
-SECOND_LOOK = "second_look"  # the Optuna study's attribute that holds a `SecondLook`
 CONFIRM, NEXT = "confirm", "next"
 _DIGITS = 4  # of the digest in a study's name
 
 
-class Pick(msgspec.Struct, frozen=True, kw_only=True):
-    """A trial that is among the best. `claimed`: objective minus the base's mean, on one seed.
-
-    `shrunk` is the best guess at that difference from the search alone: picked for its size, it is
-    too good, by the noise of one run against the spread of all trials.
-    """
-
-    number: int
-    overrides: dict[str, Any]
-    claimed: dict[str, float]
-    shrunk: dict[str, float]
-
-    @property
-    def arm(self) -> str:
-        """Its name in the studies of the second look."""
-        return f"trial_{self.number}"
-
-
 class Confirmation(msgspec.Struct, frozen=True, kw_only=True):
-    """What was looked at again: kept in one piece, once its study has been made.
+    """What was confirmed, stored as one value once its study is complete.
 
-    `trials`: how many the search had. `studies`: look -> name. `next`: the scale that survivors
-    have to survive too; empty where none is asked for.
+    `trials`: how many the search had. `studies`: name by scale (confirm, next). `next`: overrides
+    of the next scale; empty if none is asked for.
     """
 
-    picks: list[Pick]
+    candidates: list[Candidate]
     trials: int
     studies: dict[str, str]
     next: dict[str, Any] = {}
 
 
-class Look(msgspec.Struct, frozen=True, kw_only=True):
-    """One candidate in one study: its effect in each objective, or why there is none."""
+class ConfirmationResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One candidate in one study: its effect on each objective. `reason`: why not confirmed."""
 
     study: str
     effects: dict[str, MetricResult]
-    survives: bool
+    confirmed: bool
     reason: str
 
 
-def kept(attributes: Mapping[str, Any]) -> Confirmation | None:
-    """The second look that a search's attributes hold; None where none was made."""
-    value = attributes.get(SECOND_LOOK)
-    return None if value is None else msgspec.convert(value, Confirmation)
+class Confirmer:
+    """Runs the confirmation studies of one search; what is complete already is not run again."""
 
+    def __init__(
+        self,
+        plan: SearchPlan,
+        store: Store,
+        options: StudyOptions,
+        command: Command,
+        listener: StudyListener,
+    ) -> None:
+        self.plan, self.file, self.store = plan, plan.file, store
+        self.options, self.command, self.listener = options, command, listener
 
-def study_name(file: SearchFile, at: str, trials: int, picks: Sequence[Pick]) -> str:
-    """The name of a look's study: other candidates or another rule make another study."""
-    rule = file.confirm
-    asked: list[Any] = [[pick.number, pick.overrides] for pick in picks]
-    asked += [rule.seeds, rule.alpha, rule.correction, rule.next if at == NEXT else {}]
-    return f"{file.search}-{at}-{trials}-{digest(asked, _DIGITS)}"
+    def run(
+        self,
+        candidates: list[Candidate],
+        trials: int,
+        stored: Confirmation | None,
+        save: Callable[[Confirmation], None],
+        command_line: str,
+    ) -> str | None:
+        """Runs the studies; returns which runs have no outcome, None if all have one.
 
-
-def feasible(trial: "FrozenTrial") -> bool:
-    """Whether a trial keeps every bound."""
-    return all(beyond <= 0 for beyond in trial.constraints.values())
-
-
-def eligible(trials: "Sequence[FrozenTrial]") -> "list[FrozenTrial]":
-    """The trials with values that keep every bound, each configuration once."""
-    seen: set[str | None] = set()
-    found = []
-    for trial in trials:
-        answer = told(trial)
-        if trial.values is None or answer is None or answer.outcome != "completed":
-            continue
-        if feasible(trial) and answer.plan_id not in seen:
-            seen.add(answer.plan_id)
-            found.append(trial)
-    return found
-
-
-def pick(
-    trials: "Sequence[FrozenTrial]", names: Sequence[str], noise: BaseNoise, best: int, base: str
-) -> list[Pick]:
-    """The `best` trials better than the base's mean in some objective, the best first.
-
-    With several objectives only those of the Pareto front, and first those that are worse than the
-    base in none, since only such can survive. `base`: the base's own plan, which is no candidate.
-    """
-    found = [trial for trial in eligible(trials) if _answer(trial).plan_id != base]
-    spread = {name: _spread(found, index, name, noise) for index, name in enumerate(names)}
-    picks = []
-    for trial in found:
-        gains = [_gain(trial, index, name, noise) for index, name in enumerate(names)]
-        if max(gains) > 0 and not any(_dominates(other, trial, names) for other in found):
-            picks.append(trial)
-    if len(names) == 1:  # the front of one objective is one trial
-        picks = [trial for trial in found if _gain(trial, 0, names[0], noise) > 0]
-    picks.sort(
-        key=lambda trial: (
-            _shortfall(trial, names, noise),
-            -_gain(trial, 0, names[0], noise),
-            trial.number,
+        `save` receives the confirmation after each study; `stored` is the one saved last. Raises
+        StopStudy if it is stopped before a study is complete.
+        """
+        file, next_scale = self.file, self.file.confirm.next
+        name = study_name(file, CONFIRM, trials, candidates)
+        unfinished = [self._run_study(name, candidates, {}, command_line)]
+        done = Confirmation(
+            candidates=candidates, trials=trials, studies={CONFIRM: name}, next=next_scale
         )
-    )
-    return [_picked(trial, names, noise, spread) for trial in picks[:best]]
+        results = confirmation_results(self.store, name, candidates, file.objectives)
+        confirmed = [one for one, r in zip(candidates, results, strict=True) if r.confirmed]
+        if next_scale and confirmed:
+            at_next = study_name(file, NEXT, trials, confirmed)
+            both = msgspec.structs.replace(done, studies={**done.studies, NEXT: at_next})
+            if stored != both:
+                save(done)
+            unfinished.append(self._run_study(at_next, confirmed, next_scale, command_line))
+            done = both
+        save(done)
+        return " ".join(text for text in unfinished if text is not None) or None
+
+    def _run_study(
+        self, name: str, candidates: list[Candidate], scale: dict[str, Any], command_line: str
+    ) -> str | None:
+        """Runs one study to its end; returns which of its runs have no outcome."""
+        path, trainer = self.plan.path, self.plan.trainer
+        file = study_file(self.file, path, candidates, name, scale)
+        study = resolve_study(
+            file, path, self.store, trainer, command=command_line, now=time.time()
+        )
+        self.store.save_study(study)
+        number = plural(len(candidates), "candidate")
+        self.listener.message(f"Confirming {number} on held-out seeds: study {name}")
+        outcome = Executor(
+            study, self.store, trainer, self.options, self.listener, self.command
+        ).execute()
+        if outcome.exit_code == errors.PASS:
+            return None
+        if outcome.stopped_early or outcome.exit_code != errors.COULD_NOT_RUN:
+            raise StopStudy(outcome.exit_code, outcome.reason)
+        return outcome.reason
 
 
-def _answer(trial: "FrozenTrial") -> TrialResult:
-    answer = told(trial)
-    assert answer is not None, f"trial {trial.number} has no answer"
-    return answer
-
-
-def _claim(trial: "FrozenTrial", index: int, name: str, noise: BaseNoise) -> Contrast:
-    """One run against the base's replicates."""
-    se = noise.sd[name] * math.sqrt(1 + 1 / len(noise.seeds))
-    return Contrast(estimate=trial.values[index] - noise.mean[name], se=se, df=noise.df)
-
-
-def _gain(trial: "FrozenTrial", index: int, name: str, noise: BaseNoise) -> float:
-    return -harm(name) * _claim(trial, index, name, noise).estimate
-
-
-def _shortfall(trial: "FrozenTrial", names: Sequence[str], noise: BaseNoise) -> float:
-    """By how many standard errors its worst objective is worse than the base's mean; 0: in none."""
-    worst = 0.0
-    for index, name in enumerate(names):
-        loss, se = -_gain(trial, index, name, noise), _claim(trial, index, name, noise).se
-        if loss > 0:
-            worst = max(worst, loss / se if se else math.inf)
-    return worst
-
-
-def _spread(trials: "Sequence[FrozenTrial]", index: int, name: str, noise: BaseNoise) -> float:
-    """The variance of true effects over the space, as far as noise does not explain it."""
-    return inference.effect_variance([_claim(trial, index, name, noise) for trial in trials])
-
-
-def _dominates(other: "FrozenTrial", trial: "FrozenTrial", names: Sequence[str]) -> bool:
-    worse = [
-        harm(name) * (theirs - ours)
-        for name, ours, theirs in zip(names, trial.values, other.values, strict=True)
-    ]
-    return bool(max(worse) <= 0 and min(worse) < 0)
-
-
-def _picked(
-    trial: "FrozenTrial", names: Sequence[str], noise: BaseNoise, spread: Mapping[str, float]
-) -> Pick:
-    claims = {name: _claim(trial, index, name, noise) for index, name in enumerate(names)}
-    return Pick(
-        number=trial.number,
-        overrides=_answer(trial).overrides,
-        claimed={name: claim.estimate for name, claim in claims.items()},
-        shrunk={name: inference.shrink(claim, spread[name]) for name, claim in claims.items()},
-    )
+def study_name(file: SearchFile, at: str, trials: int, candidates: Sequence[Candidate]) -> str:
+    """The name of a confirmation study; other candidates or another rule make another study."""
+    rule = file.confirm
+    parts: list[Any] = [[one.number, one.overrides] for one in candidates]
+    parts += [rule.seeds, rule.alpha, rule.correction, rule.next if at == NEXT else {}]
+    return f"{file.search}-{at}-{trials}-{digest(parts, _DIGITS)}"
 
 
 def study_file(
-    file: SearchFile, path: Path, picks: Sequence[Pick], name: str, scale: Mapping[str, Any]
+    file: SearchFile,
+    path: Path,
+    candidates: Sequence[Candidate],
+    name: str,
+    scale: Mapping[str, Any],
 ) -> StudyFile:
-    """The study of a second look. `scale`: overrides of base and candidates alike."""
+    """A confirmation study. `scale`: overrides of base and candidates alike."""
     objectives = file.objectives
     return StudyFile(
         study=name,
@@ -199,7 +146,7 @@ def study_file(
         base=str((path.parent / file.base).resolve()),
         set={**file.set, **scale},
         pin=file.pin,
-        arms=ArmsFile(explicit={pick.arm: ArmFile(set=pick.overrides) for pick in picks}),
+        arms=ArmsFile(explicit={one.arm: ArmFile(set=one.overrides) for one in candidates}),
         seeds=file.confirm.seeds,
         horizons="default" if LN_TIME in objectives else [],
         decide=Decide(
@@ -209,22 +156,25 @@ def study_file(
     )
 
 
-def look(store: Store, name: str, picks: Sequence[Pick], objectives: Sequence[str]) -> list[Look]:
-    """What a stored study says of each candidate, in their order. Raises StoreError."""
-    study = store.study(name)
-    found = attribute(study, store.records())
+def confirmation_results(
+    store: Store, name: str, candidates: Sequence[Candidate], objectives: Sequence[str]
+) -> list[ConfirmationResult]:
+    """The result of each candidate in a stored study, in their order. Raises StoreError."""
+    found = attribute(store.study(name), store.records())
     arms = {arm.name: arm for arm in found.arms}
-    return [_look(found, arms.get(pick.arm), objectives) for pick in picks]
+    return [_result(found, arms.get(one.arm), objectives) for one in candidates]
 
 
-def _look(found: Attribution, arm: ArmResult | None, objectives: Sequence[str]) -> Look:
+def _result(
+    found: Attribution, arm: ArmResult | None, objectives: Sequence[str]
+) -> ConfirmationResult:
     effects = {name: _effect(arm, name) for name in objectives} if arm is not None else {}
     known = {name: effect for name, effect in effects.items() if effect is not None}
-    survives, reason = decide(known, objectives)
-    whole = arm.statuses.get("completed", 0) if arm is not None else 0
-    if arm is not None and whole < arm.planned:
-        survives, reason = False, f"{whole} of {arm.planned} runs completed"
-    return Look(study=found.study, effects=known, survives=survives, reason=reason)
+    confirmed, reason = decide(known, objectives)
+    completed = arm.statuses.get("completed", 0) if arm is not None else 0
+    if arm is not None and completed < arm.planned:
+        confirmed, reason = False, f"{completed} of {arm.planned} runs completed"
+    return ConfirmationResult(study=found.study, effects=known, confirmed=confirmed, reason=reason)
 
 
 def _effect(arm: ArmResult, name: str) -> MetricResult | None:
@@ -234,7 +184,7 @@ def _effect(arm: ArmResult, name: str) -> MetricResult | None:
 
 
 def decide(effects: Mapping[str, MetricResult], objectives: Sequence[str]) -> tuple[bool, str]:
-    """(whether a candidate survives, why not). Better in one beyond its noise, worse in none."""
+    """(whether a candidate is confirmed, why not): better in one objective and worse in none."""
     for name in objectives:
         effect = effects.get(name)
         if effect is None or effect.estimate is None or effect.low is None:

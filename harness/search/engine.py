@@ -1,435 +1,362 @@
-"""What `harness search` does, step by step; an exit code for every end.
+"""The steps of a search: run the base, run trials, confirm the best, read the result.
 
-Read the file, resolve, end what a killed harness left, replicate the base, make the trials, look
-again at the best, write out what survives, report. Every step begins with what is recorded, so
-that the same command goes on wherever it was stopped. Beside `commands`.
+Every step starts from what is recorded, so that the same command resumes a search wherever it was
+stopped. Progress is reported to a listener; `harness.report.search` prints it.
 """
 
-import contextlib
-import importlib.util
+import copy
 import math
 import socket
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from harness import errors, files
+from harness import errors
 from harness.config.search_file import SearchFile, check
-from harness.errors import ReportError, StoreError, StudyFileError
+from harness.errors import HarnessError, StoreError, StudyFileError
 from harness.files import digest
-from harness.redact import redact_argv
-from harness.report.search import export, terminal
-from harness.report.study import EXTRA
-from harness.report.study.progress import StudyProgress
-from harness.results.record import Record
 from harness.results.store import Store
 from harness.results.study_plan import plan_id
 from harness.runner.attempt import recover
 from harness.runner.process import Stop, stop_on_signals
 from harness.runner.trainer import by_name
 from harness.runner.workers import GpuPool, check_gpus
-from harness.search import base_noise, confirm, patch, results, storage
-from harness.search.base_noise import BaseNoise
-from harness.search.objective import Objective, slope_of
+from harness.search import results, storage
+from harness.search.base import (
+    BaseNoise,
+    base_completes,
+    noise_from,
+    objective_from,
+    run_base,
+)
+from harness.search.candidates import eligible_trials, select_candidates
+from harness.search.confirm import Confirmation, Confirmer
+from harness.search.objective import Objective, directions, measured_slope
 from harness.search.plan import SearchPlan, resolve
-from harness.search.trial import TrialResult, TrialRunner, told, worker
-from harness.search.workers import LOOK_S, SearchBudget, WorkerPool
-from harness.study.budget_limits import STOPPED, StopStudy
-from harness.study.executor import Command, Executor, StudyOptions
-from harness.study.resolve import resolve as resolve_study
+from harness.search.results import SearchResult
+from harness.search.samplers import create_pruner, create_sampler
+from harness.search.state import SearchState
+from harness.search.trial import TrialResult, TrialRunner, result_of, worker_id
+from harness.search.workers import POLL_S, SearchBudget, WorkerPool
+from harness.study.budget_limits import RESUME, STOPPED, StopStudy
+from harness.study.executor import Command, StudyListener, StudyOptions
+from harness.study.executor import SilentListener as SilentStudyListener
+from harness.study.run import recovered_message
 
 if TYPE_CHECKING:
     from optuna import Study
-    from rich.console import Console
+    from optuna.storages import RDBStorage
 
-
-OBJECTIVE = "objective"  # the Optuna study's attribute that holds what is sought
-ELSEWHERE = ("code_id", "data_id")  # of a search that another machine made, and that is only read
-FAILED = "base failed"  # the one that says when and why there is no base; None: it may yet be
+MAY_DIFFER = ("code_id", "data_id")  # between this machine and the one whose search is reported
 
 
 class SearchOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How one command searches. `worker`: trials alone; base and second look are another's part.
+    """How one command runs a search.
 
-    `patience_minutes`: how long a worker waits for the base, where both begin at once; `since`: the
-    Unix time from which on a failure of the base ends that, its own beginning unless given.
-    `report_only`: what is found so far, by whatever commands are at work.
+    `worker`: run trials only; another command runs the base and the confirmation. Such a worker
+    waits `wait_for_base_minutes` for the base, but not if the base failed after `since` (Unix time
+    in seconds; by default the start of this command). `command_line`: stored with the confirmation
+    study, without passwords.
     """
 
     max_minutes: float | None = None
     gpus: list[str] = []
     storage: str | None = None
     worker: bool = False
-    patience_minutes: float = 0.0
+    wait_for_base_minutes: float = 0.0
     since: float | None = None
-    report_only: bool = False
-    html: bool = True
+    command_line: str = ""
 
 
-class Searching:
+class SearchListener(StudyListener, Protocol):
+    """Receives the progress of a search; as a `StudyListener` also that of its confirmation."""
+
+    def base_ready(self, objective: Objective, noise: BaseNoise) -> None: ...
+    def trial_ended(self, number: int, result: TrialResult, values: list[float] | None) -> None: ...
+
+
+class SilentListener(SilentStudyListener):
+    """A `SearchListener` that ignores everything."""
+
+    def base_ready(self, objective: Objective, noise: BaseNoise) -> None: ...
+    def trial_ended(self, number: int, result: TrialResult, values: list[float] | None) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOutcome:
+    """How a command ended: exit code, reason, and the result so far; None before the base."""
+
+    exit_code: int
+    reason: str
+    plan: SearchPlan
+    result: SearchResult | None
+
+
+class SearchEngine:
     """One command of one search."""
 
     def __init__(
         self,
-        console: "Console",
         file: SearchFile,
         path: Path,
         store: Store,
         options: SearchOptions,
+        listener: SearchListener,
         command: Command | None = None,
     ) -> None:
-        self.console, self.file, self.path = console, file, path
-        self.store, self.options = store, options
+        storage.import_optuna()
+        self.file, self.path, self.store = file, path, store
+        self.options, self.listener = options, listener
         self.command = command or Command(Stop())
         self.trainer = by_name(file.trainer)
-        self.url = storage.url_of(store, file.search, options.storage)
-        self.where = str(path)
-        self.since = time.time() if options.since is None else options.since
-        self.mark = ""  # of this command; the one that began the search has none
+        check_gpus(options.gpus, self.trainer)
+        self.url = storage.storage_url(store, file.search, options.storage)
+        self.plan = resolve(file, path, self.trainer)
+        self.pool = GpuPool(store, self.trainer, options.gpus, file.limits.run_minutes)
+        check_settings(file, str(path))
+        if not options.worker:
+            measured_slope(store, file, self.plan.base.identity, str(path))
 
-    def run(self) -> int:
-        """All steps. Raises HarnessError; what was recorded stays."""
-        storage.import_optuna()
-        check_gpus(self.options.gpus, self.trainer)
-        reads = self.options.report_only
-        plan = resolve(self.file, self.path, self.trainer, prepares=not reads)
-        self._check_parts(plan)
-        if not self.options.report_only:
-            self._tell_recovered(recover(self.store))
-            self._make_storage(plan)
-        with storage.open_storage(self.url) as self.opened:
+    def run(self) -> SearchOutcome:
+        """Runs all steps. Raises HarnessError; what was recorded stays."""
+        for record in recover(self.store):
+            self.listener.message(recovered_message(record))
+        with storage.open_storage(self.url) as opened:
+            self._open_study(opened)
             try:
                 with stop_on_signals(self.command.stop):
-                    reason, code = self._steps(plan), errors.PASS
-            except StopStudy as halt:
-                reason, code = str(halt), halt.exit_code
-            told_any = self._report(plan)
-        if self.options.report_only:
-            reason = "" if told_any else f"Nothing of {self.file.search} is found yet."
-        if reason:
-            terminal.say(self.console, reason)
-        return code
+                    reason, exit_code = self._steps(), errors.PASS
+            except StopStudy as stop:
+                reason, exit_code = str(stop), stop.exit_code
+            result = results.read(self.study, self.store, self.file, self.plan.invalid)
+        return SearchOutcome(exit_code=exit_code, reason=reason, plan=self.plan, result=result)
 
     def best_points(self, count: int) -> list[dict[str, Any]]:
-        """Base and trials alone; the settings of the best trials. Raises Halt at a limit."""
-        storage.import_optuna()
-        plan = resolve(self.file, self.path, self.trainer)
-        slots = GpuPool(self.store, self.trainer, self.options.gpus, self.file.limits.run_minutes)
-        with storage.open_storage(self.url) as self.opened, stop_on_signals(self.command.stop):
-            objective, base = self._base(plan, slots)
-            self._trials(plan, slots, objective, base)
-            trials = confirm.eligible(self._study(plan, "", 0).get_trials(deepcopy=False))
-            trials.sort(key=lambda trial: float(trial.values[0]))
-            answers = [told(trial) for trial in trials[:count]]
-        return [answer.overrides for answer in answers if answer is not None]
+        """Runs base and trials; returns the overrides of the best trials.
 
-    def _make_storage(self, plan: SearchPlan) -> None:
-        """Its tables, and the search in them, where they are new; and what marks this command.
-
-        By a mark of its own each command draws other points than those that work beside it. The one
-        that makes the search has none: its points follow from the search file alone.
+        Raises StopStudy at a limit.
         """
-        directions = Objective(names=self.file.objectives).directions
-        with self.store.locked(), storage.open_storage(self.url) as self.opened:
-            if not storage.make_study(self.opened, self.file.search, directions):
-                self.mark = digest([socket.gethostname(), worker()], 16)
-            self._study(plan, "", 0)
+        with storage.open_storage(self.url) as opened, stop_on_signals(self.command.stop):
+            self._open_study(opened)
+            self._trials(*self._base())
+            trials = eligible_trials(self.state.trials())
+        trials.sort(key=lambda trial: float(trial.values[0]))
+        best = [result_of(trial) for trial in trials[:count]]
+        return [result.overrides for result in best if result is not None]
 
-    def _check_parts(self, plan: SearchPlan) -> None:
-        """Refuses a sampler, a pruner or a study of the slope before anything is spent."""
-        storage.sampler_of(self.file.sampler, 0, self.where)
-        storage.pruner_of(self.file.pruner, 2, self.where)
-        if not (self.options.worker or self.options.report_only):
-            slope_of(self.store, self.file, plan.base.identity, self.where)
+    def _open_study(self, opened: "RDBStorage") -> None:
+        """Opens the Optuna study, or creates it. Raises StoreError if another search has its name.
 
-    def _steps(self, plan: SearchPlan) -> str:
-        if self.options.report_only:
-            return ""
-        slots = GpuPool(self.store, self.trainer, self.options.gpus, self.file.limits.run_minutes)
-        objective, base = self._base(plan, slots)
-        for line in terminal.noise_words(base):
-            terminal.say(self.console, line)
-        if why := terminal.pruning_words(objective, base):
-            terminal.say(self.console, why)
-        if base.gpus == 0 and self.file.budget.trials is None:
+        The samplers of a command that joins a search are seeded by its process, so that they
+        propose other points than those of the commands beside it. The command that creates the
+        search has no such part in its seeds: its points follow from the search file alone.
+        """
+        with self.store.locked():
+            self.study, created = storage.create_study(
+                opened, self.file.search, directions(self.file.objectives)
+            )
+            self.state = SearchState(self.study)
+            self.state.set_fingerprint(self.plan.fingerprint())
+        self.state.check_fingerprint(self.plan.fingerprint())
+        self.seed_suffix = [] if created else [digest([socket.gethostname(), worker_id()], 16)]
+
+    def _steps(self) -> str:
+        objective, noise = self._base()
+        self.listener.base_ready(objective, noise)
+        if noise.gpus == 0 and self.file.budget.trials is None:
             raise StudyFileError(
-                f"{self.where}: budget",
-                "a number of trials, where runs use no GPU",
-                "a budget of GPU time alone",
+                f"{self.path}: budget",
+                "a number of trials, because runs use no GPU",
+                "a budget of GPU time or cost alone",
                 "Add trials: the search would never end.",
             )
-        reason = self._trials(plan, slots, objective, base)
+        reason = self._trials(objective, noise)
         if self.options.worker or not self.file.confirm.best:
             return reason
-        return self._second_look(plan, reason)
+        return self._confirm(noise, reason)
 
     # the base ---------------------------------------------------------------------------------
 
-    def _base(self, plan: SearchPlan, slots: GpuPool) -> tuple[Objective, BaseNoise]:
-        """What is sought and the noise of the base, measured now or by another command."""
-        study = self._study(plan, "", 0)
+    def _base(self) -> tuple[Objective, BaseNoise]:
+        """The objective and the noise of the base, measured by this command or by another."""
         if self.options.worker:
-            known = self._attributes_with_base(study)
-            return (
-                msgspec.convert(known[OBJECTIVE], Objective),
-                msgspec.convert(known[results.BASE], BaseNoise),
-            )
-        with self._failure_noted(study):
-            return self._own_base(study, plan, slots)
+            return self._wait_for_base()
+        with self.state.base_failure_saved(self.url):
+            return self._run_base()
 
-    @contextlib.contextmanager
-    def _failure_noted(self, study: "Study") -> Iterator[None]:
-        """Tells workers, who wait for it, that there will be no base. A stop is no failure."""
-        if study.user_attrs.get(FAILED) is not None:
-            study.set_user_attr(FAILED, None)
-        try:
-            yield
-        except StopStudy:
-            raise
-        except Exception as error:
-            why = error.got if isinstance(error, errors.HarnessError) else repr(error)
-            note = {"at": time.time(), "why": why}
-            with contextlib.suppress(StoreError), storage.storage_errors(self.url):
-                study.set_user_attr(FAILED, note)
-            raise
-
-    def _own_base(
-        self, study: "Study", plan: SearchPlan, slots: GpuPool
-    ) -> tuple[Objective, BaseNoise]:
-        """The base as this command measures it, kept for the others."""
+    def _run_base(self) -> tuple[Objective, BaseNoise]:
         minutes = self.options.max_minutes
         deadline = None if minutes is None else self.command.began + 60 * minutes
-        records = base_noise.replicate(plan, slots, self.command.stop, deadline)
-        known = study.user_attrs
-        if results.BASE in known:  # trials were told by it
-            objective = msgspec.convert(known[OBJECTIVE], Objective)
-            base = base_noise.noise_of(objective, self.store, records)
-            if msgspec.convert(known[results.BASE], BaseNoise).seeds != base.seeds:
-                study.set_user_attr(results.BASE, msgspec.to_builtins(base))
-            return objective, base
-        objective = base_noise.objective_of(plan, self.store, records)
-        base = base_noise.noise_of(objective, self.store, records)
-        if plan.start is not None:
-            study.enqueue_trial(plan.start)
-        study.set_user_attr(OBJECTIVE, msgspec.to_builtins(objective))
-        study.set_user_attr(results.BASE, msgspec.to_builtins(base))
-        return objective, base
+        records = run_base(self.plan, self.pool, self.command.stop, deadline)
+        stored, objective = self.state.noise, self.state.objective
+        if stored is None or objective is None:
+            objective = objective_from(self.plan, self.store, records)
+            if self.plan.start is not None:
+                self.study.enqueue_trial(self.plan.start)
+            self.state.objective = objective
+        noise = noise_from(objective, self.store, records)
+        if stored is None or stored.seeds != noise.seeds:
+            self.state.noise = noise
+        return objective, noise
 
-    def _attributes_with_base(self, study: "Study") -> dict[str, Any]:
-        """What is kept of the search, once its base is.
+    def _wait_for_base(self) -> tuple[Objective, BaseNoise]:
+        """The stored objective and noise, once the base has run.
 
-        Raises StoreError after the patience or once the base has failed, Halt at --max-minutes.
+        Raises StoreError after the waiting time or when the base has failed, and StopStudy at
+        --max-minutes.
         """
+        began, since = self.command.began, self.options.since
+        if since is None:
+            since = time.time() - (time.monotonic() - began)
         minutes = self.options.max_minutes
         limit_s = math.inf if minutes is None else 60 * minutes
-        while results.BASE not in (known := study.user_attrs):
+        while (noise := self.state.noise) is None or (objective := self.state.objective) is None:
             if self.command.stop:
                 raise StopStudy(errors.STOPPED_AT_LIMIT, STOPPED)
-            waited_s = time.monotonic() - self.command.began
-            failed = known.get(FAILED)
-            lately = failed is not None and failed["at"] >= self.since
-            if lately or waited_s >= 60 * self.options.patience_minutes:
+            waited_s = time.monotonic() - began
+            failure = self.state.base_failure
+            failed = failure is not None and failure.at >= since
+            if failed or waited_s >= 60 * self.options.wait_for_base_minutes:
                 raise StoreError(
                     self.file.search,
-                    "a search whose base is replicated",
-                    f"a base that failed: {failed['why']}" if failed else "none in this storage",
-                    "Start it once without --worker; workers then join it.",
+                    "a search whose base has run",
+                    f"a base that failed: {failure.reason}" if failure else "none in this storage",
+                    "Start the search once without --worker; workers can then join it.",
                 )
             if waited_s >= limit_s:
-                text = "The time is up before there is a base. The same command goes on."
+                text = f"The time limit was reached before the base had run. {RESUME}"
                 raise StopStudy(errors.STOPPED_AT_LIMIT, text)
-            time.sleep(LOOK_S)
-        return known
-
-    def _study(self, plan: SearchPlan, slot: str, evaluations: int) -> "Study":
-        """The Optuna study for one worker; each draws by a seed of its own, and never the same."""
-        sketch = Objective(names=self.file.objectives)
-        known = storage.stored_study(self.opened, self.file.search)
-        trials = len(known.get_trials(deepcopy=False)) if known is not None else 0
-        own = [self.file.search, self.file.seed, slot, trials]
-        seed = int(digest([*own, self.mark] if self.mark else own, 8), 16)
-        return storage.open_study(
-            self.opened,
-            self.file.search,
-            sketch.directions,
-            plan.fingerprint(),
-            storage.sampler_of(self.file.sampler, seed, self.where),
-            storage.pruner_of(self.file.pruner, evaluations, self.where),
-        )
+            time.sleep(POLL_S)
+        return objective, noise
 
     # the trials -------------------------------------------------------------------------------
 
-    def _trials(
-        self, plan: SearchPlan, slots: GpuPool, objective: Objective, base: BaseNoise
-    ) -> str:
+    def _trials(self, objective: Objective, noise: BaseNoise) -> str:
         stop = self.command.stop
-
-        def ended(number: int, answer: TrialResult, values: list[float] | None) -> None:
-            terminal.say(self.console, terminal.trial_words(number, answer, values))
-
-        crew = WorkerPool(
-            lambda slot: self._study(plan, slot, base.evaluations),
-            TrialRunner(plan, slots, objective, stop, ended),
-            SearchBudget(self.file, base, self.command.began, self.options.max_minutes),
+        workers = WorkerPool(
+            lambda gpu: self._worker_study(gpu, noise.evaluations),
+            TrialRunner(self.plan, self.pool, objective, stop, self.listener.trial_ended),
+            SearchBudget(self.file, noise, self.command.began, self.options.max_minutes),
             stop,
-            lambda slot: base_noise.still_works(plan, slots, slot, stop),
+            lambda gpu: base_completes(self.plan, self.pool, gpu, stop),
         )
-        return crew.work()
+        return workers.run()
 
-    # the second look --------------------------------------------------------------------------
+    def _worker_study(self, gpu: str, evaluations: int) -> "Study":
+        """The study with a sampler for one worker; its seed differs from all other workers'.
 
-    def _second_look(self, plan: SearchPlan, reason: str) -> str:
-        study = self._study(plan, "", 0)
-        base = msgspec.convert(study.user_attrs[results.BASE], BaseNoise)
-        trials = study.get_trials(deepcopy=False)
-        picks = confirm.pick(
-            trials, self.file.objectives, base, self.file.confirm.best, self._base_plan(study)
-        )
-        if not picks:
+        A copy shares the storage, which keeps ended trials in memory: thousands take seconds to
+        read.
+        """
+        parts = [self.file.search, self.file.seed, gpu, len(self.state.trials())]
+        seed = int(digest([*parts, *self.seed_suffix], 8), 16)
+        study = copy.copy(self.study)
+        study.sampler = create_sampler(self.file.sampler, seed, str(self.path))
+        study.pruner = create_pruner(self.file.pruner, evaluations, str(self.path))
+        return study
+
+    # the confirmation -------------------------------------------------------------------------
+
+    def _confirm(self, noise: BaseNoise, reason: str) -> str:
+        file, trials = self.file, self.state.trials()
+        base = plan_id(self.state.base_identity, file.seed)
+        candidates = select_candidates(trials, file.objectives, noise, file.confirm.best, base)
+        if not candidates:
             return f"{reason} There is nothing to confirm."
-        scale = self.file.confirm.next
-        name = confirm.study_name(self.file, confirm.CONFIRM, len(trials), picks)
-        lacking = [self._make(plan, name, picks, {})]
-        second = confirm.Confirmation(
-            picks=picks, trials=len(trials), studies={confirm.CONFIRM: name}, next=scale
-        )
-        looks = confirm.look(self.store, name, picks, self.file.objectives)
-        left = [pick for pick, seen in zip(picks, looks, strict=True) if seen.survives]
-        if scale and left:
-            further = confirm.study_name(self.file, confirm.NEXT, len(trials), left)
-            studies = {**second.studies, confirm.NEXT: further}
-            whole = msgspec.structs.replace(second, studies=studies)
-            if confirm.kept(study.user_attrs) != whole:
-                self._keep(study, second)
-            lacking.append(self._make(plan, further, left, scale))
-            second = whole
-        self._keep(study, second)
-        if without := [text for text in lacking if text is not None]:
-            raise StopStudy(errors.COULD_NOT_RUN, " ".join(without))
+        options = StudyOptions(max_minutes=self.options.max_minutes, gpus=self.options.gpus)
+
+        def save(confirmation: Confirmation) -> None:
+            self.state.confirmation = confirmation
+
+        confirmer = Confirmer(self.plan, self.store, options, self.command, self.listener)
+        line = self.options.command_line
+        unfinished = confirmer.run(candidates, len(trials), self.state.confirmation, save, line)
+        if unfinished is not None:
+            raise StopStudy(errors.COULD_NOT_RUN, unfinished)
         return reason
 
-    def _keep(self, study: "Study", second: confirm.Confirmation) -> None:
-        study.set_user_attr(confirm.SECOND_LOOK, msgspec.to_builtins(second))
 
-    def _make(
-        self, plan: SearchPlan, name: str, picks: list[confirm.Pick], scale: dict[str, Any]
-    ) -> str | None:
-        """Makes a study of candidates to its end, and says which runs have no outcome.
-
-        Raises Halt where it was stopped before.
-        """
-        terminal.say(self.console, f"looking again at {len(picks)} of the trials: study {name}")
-        file = confirm.study_file(self.file, self.path, picks, name, scale)
-        line = " ".join(["harness", *redact_argv(sys.argv[1:])])
-        study = resolve_study(
-            file, self.path, self.store, self.trainer, command=line, now=time.time()
-        )
-        self.store.save_study(study)
-        options = StudyOptions(max_minutes=self.options.max_minutes, gpus=self.options.gpus)
-        progress = StudyProgress(self.console)
-        executor = Executor(study, self.store, self.trainer, options, progress, self.command)
-        outcome = executor.execute()
-        if outcome.exit_code == errors.PASS:
-            return None
-        if outcome.stopped_early or outcome.exit_code != errors.COULD_NOT_RUN:
-            raise StopStudy(outcome.exit_code, outcome.reason)
-        return outcome.reason
-
-    # telling ----------------------------------------------------------------------------------
-
-    def _base_plan(self, study: "Study") -> str:
-        return plan_id(storage.base_of(study), self.file.seed)
-
-    def _report(self, plan: SearchPlan) -> bool:
-        """Prints and writes what there is by now; False where there is nothing."""
-        study = storage.stored_study(self.opened, self.file.search)
-        if study is None:
-            return False
-        reads = self.options.report_only
-        storage.refuse_other(study, plan.fingerprint(), but=ELSEWHERE if reads else ())
-        if plan.base.identity.code_id != storage.base_of(study).code_id:
-            terminal.say(self.console, "Other code than is here made it: reported as recorded.")
-        answer = results.read(study, self.store, self.file, self._base_plan(study), plan.refused)
-        if answer is None:
-            return False
-        terminal.print_found(self.console, answer)
-        folder = self.store.report_dir("search", self.file.search)
-        written = {"json": folder / "report.json", "csv": folder / "trials.csv"}
-        files.write_bytes(written["json"], export.as_json(answer))
-        files.write_text(written["csv"], export.as_csv(answer))
-        written |= self._patches(plan, answer, folder)
-        if self.options.html and importlib.util.find_spec("plotly") is None:
-            terminal.say(
-                self.console, f"report.html was left out: it needs plotly. To have it: {EXTRA}"
-            )
-        elif self.options.html:
-            from harness.report.search.html import page
-
-            written["html"] = folder / "report.html"
-            files.write_text(written["html"], page(answer))
-        for kind, path in written.items():
-            terminal.say(self.console, f"{kind}: {path}")
-        return True
-
-    def _patches(
-        self, plan: SearchPlan, answer: results.SearchResult, folder: Path
-    ) -> dict[str, Path]:
-        """A patch of the base's file for each candidate that survived; older ones are removed."""
-        written: dict[str, Path] = {}
-        base_file = Path(plan.base_file)
-        text = base_file.read_bytes().decode("utf-8")  # with its line ends as they are
-        name = patch.relative_name(base_file, self.trainer.checkout)
-        studies = {at: self.store.study(study) for at, study in answer.looks.items()}
-        seeds = {at: study.seeds for at, study in studies.items()}
-        for claim in answer.survivors:
-            wanted = patch.changes(
-                claim, studies[confirm.CONFIRM].arm(claim.pick.arm), plan.base.config
-            )
-            comments = patch.evidence(answer, claim, seeds, self.file.set)
-            path = folder / f"{claim.pick.arm}.patch"
-            try:
-                files.write_text(path, patch.diff(text, wanted, comments, name))
-            except ReportError as error:
-                terminal.say(self.console, f"No patch of {claim.pick.arm}: {error}")
-            else:
-                written[claim.pick.arm] = path
-        for path in folder.glob("trial_*.patch"):
-            if path not in written.values():
-                path.unlink()
-        return written
-
-    def _tell_recovered(self, made: list[Record]) -> None:
-        for record in made:
-            what = f"{record.launch.arm or record.plan_id}, seed {record.seed}"
-            text = f"A killed harness had left {what}; recorded as {record.status}."
-            terminal.say(self.console, text)
+def run_search(
+    file: SearchFile,
+    path: Path,
+    store: Store,
+    options: SearchOptions,
+    listener: SearchListener | None = None,
+) -> SearchOutcome:
+    """Runs a search, or resumes it, and returns how it ended with the result so far."""
+    return SearchEngine(file, path, store, options, listener or SilentListener()).run()
 
 
-def changed(file: SearchFile, *, sets: dict[str, Any], price: float | None) -> SearchFile:
-    """A search file with what the command line says in place of what the file says."""
+def read_search(
+    file: SearchFile, path: Path, store: Store, url: str | None, listener: SearchListener
+) -> SearchOutcome:
+    """The result so far, from all commands that run the search; starts no run."""
+    plan = resolve(file, path, by_name(file.trainer), prepares=False)
+    with storage.open_storage(storage.storage_url(store, file.search, url)) as opened:
+        result = None
+        if (study := storage.stored_study(opened, file.search)) is not None:
+            state = SearchState(study)
+            state.check_fingerprint(plan.fingerprint(), MAY_DIFFER)
+            if plan.base.identity.code_id != state.base_identity.code_id:
+                listener.message("The search ran on other code than this checkout's.")
+            result = results.read(study, store, file, plan.invalid)
+    reason = "" if result is not None else f"The search {file.search} has no results yet."
+    return SearchOutcome(exit_code=errors.PASS, reason=reason, plan=plan, result=result)
+
+
+def check_settings(file: SearchFile, where: str) -> None:
+    """Raises StudyFileError for a sampler or pruner that Optuna does not have."""
+    create_sampler(file.sampler, 0, where)
+    create_pruner(file.pruner, 2, where)
+
+
+def blockers(plan: SearchPlan, store: Store, options: SearchOptions) -> list[str]:
+    """Why the search could not start now. Starts and writes nothing.
+
+    Raises StudyFileError and UsageError for faults of the file and of the command line.
+    """
+    file, where = plan.file, str(plan.path)
+    prepared = plan.base.identity.data_id is not None
+
+    def slope() -> None:
+        if prepared:
+            measured_slope(store, file, plan.base.identity, where)
+        elif file.slope_from is not None:
+            store.study(file.slope_from)
+
+    def stored() -> None:
+        if options.storage is None and storage.sqlite_path(store, file.search).exists():
+            with storage.open_storage(storage.storage_url(store, file.search, None)) as opened:
+                if (study := storage.stored_study(opened, file.search)) is not None:
+                    ignore = () if prepared else ("data_id",)
+                    SearchState(study).check_fingerprint(plan.fingerprint(), ignore)
+
+    checks: list[Callable[[], None]] = [
+        lambda: check_settings(file, where),
+        lambda: check_gpus(options.gpus, by_name(file.trainer)),
+        slope,
+        stored,
+    ]
+    found = []
+    for one in checks:
+        try:
+            one()
+        except HarnessError as error:
+            if error.exit_code == errors.USAGE:
+                raise
+            found.append(str(error))
+    return list(dict.fromkeys(found))
+
+
+def with_overrides(file: SearchFile, *, sets: dict[str, Any], price: float | None) -> SearchFile:
+    """A search file with the command line's overrides."""
     limits = file.limits
     if price is not None:
         limits = msgspec.structs.replace(limits, price=price)
     new = msgspec.structs.replace(file, set={**file.set, **sets}, limits=limits)
     check(new, lambda field: f"command line, in place of {field}")
     return new
-
-
-def search(
-    console: "Console", file: SearchFile, path: Path, store: Store, options: SearchOptions
-) -> int:
-    """Makes a search, or goes on with it, and reports."""
-    return Searching(console, file, path, store, options).run()
-
-
-def dry_run(console: "Console", file: SearchFile, path: Path, store: Store) -> int:
-    """Prints what a search would try, take and see; starts nothing."""
-    plan = resolve(file, path, by_name(file.trainer), prepares=False)
-    if file.slope_from is not None:
-        store.study(file.slope_from)
-    terminal.print_plan(console, plan, store.records())
-    return errors.PASS

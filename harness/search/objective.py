@@ -1,8 +1,8 @@
-"""What a search seeks, and what a trial may not exceed: a record in, numbers out.
+"""The objectives of a search and the bounds on its trials, computed from the metrics of a run.
 
-Metrics of the whole run only. `ln_time_to_target` is the change of ln(training time to the base's
-loss): the loss difference over the slope that a study measured, plus the change of ln(seconds per
-token). Pure but for `slope_of`, which reads the study.
+Only metrics of the whole run are objectives. `ln_time_to_target` is the change of ln(training time
+to the base's loss): the loss difference divided by the slope of the loss against ln(time) that a
+study measured, plus the change of ln(seconds per token).
 """
 
 import math
@@ -23,42 +23,40 @@ SPEED = "tokens_per_s"
 Metrics = Mapping[str, float | None]
 
 
-class Reference(msgspec.Struct, frozen=True, kw_only=True):
-    """What `ln_time_to_target` is relative to: the base's loss and speed, and loss by ln(time)."""
+class TimeReference(msgspec.Struct, frozen=True, kw_only=True):
+    """What `ln_time_to_target` is relative to: the base's loss and speed, and the slope.
+
+    `slope`: of the loss `metric` against ln(training time); below 0.
+    """
 
     metric: str
-    slope: float  # below 0
+    slope: float
     loss: float
     tokens_per_s: float
 
 
 class Objective(msgspec.Struct, frozen=True, kw_only=True):
-    """One or several quantities of a finished run, and the bounds it has to keep."""
+    """One or several objectives of a completed run, and the bounds on its metrics."""
 
     names: list[str]
     bounds: dict[str, BoundFile] = {}
-    reference: Reference | None = None
-
-    @property
-    def directions(self) -> list[str]:
-        """`minimize` or `maximize`, as Optuna has it, for each name."""
-        return ["maximize" if harm(name) < 0 else "minimize" for name in self.names]
+    reference: TimeReference | None = None
 
     @property
     def watched(self) -> str | None:
-        """The loss that an evaluation in the middle of a run tells; None where it tells nothing."""
+        """The loss whose evaluations during a run are reported to Optuna; None for no loss."""
         if len(self.names) > 1:
-            return None  # Optuna prunes by one value
+            return None  # Optuna prunes by a single objective
         name = self.names[0]
         if name == LN_TIME and self.reference is not None:
             return self.reference.metric
         return name if name in LOSSES else None
 
     def values(self, metrics: Metrics) -> list[float] | None:
-        """One number for each name; None where the run did not measure one of them."""
-        found = [self._value(name, metrics) for name in self.names]
-        known = [value for value in found if value is not None]
-        return known if len(known) == len(found) else None
+        """One number for each name; None if the run did not measure one of them."""
+        values = [self._value(name, metrics) for name in self.names]
+        measured = [value for value in values if value is not None]
+        return measured if len(measured) == len(values) else None
 
     def _value(self, name: str, metrics: Metrics) -> float | None:
         if name != LN_TIME:
@@ -72,20 +70,28 @@ class Objective(msgspec.Struct, frozen=True, kw_only=True):
         return quality + math.log(reference.tokens_per_s / speed)
 
     def violations(self, metrics: Metrics) -> dict[str, float]:
-        """How far each bound is exceeded, relative to it; kept at 0 or below. Unknown: left out."""
-        found = {}
+        """How far each bound is exceeded, as a fraction of it; 0 or below if it is kept.
+
+        Bounds on metrics that were not measured are left out.
+        """
+        violations = {}
         for metric, bound in self.bounds.items():
             value = metrics.get(metric)
             limit = bound.at_most if bound.at_most is not None else bound.at_least
             if value is None or limit is None:
                 continue
-            beyond = value - limit if bound.at_most is not None else limit - value
-            found[metric] = beyond / (abs(limit) or 1.0)
-        return found
+            excess = value - limit if bound.at_most is not None else limit - value
+            violations[metric] = excess / (abs(limit) or 1.0)
+        return violations
+
+
+def directions(names: Sequence[str]) -> list[str]:
+    """Optuna's `minimize` or `maximize` for each objective."""
+    return ["maximize" if harm(name) < 0 else "minimize" for name in names]
 
 
 def harm(name: str) -> int:
-    """+1 where more is worse."""
+    """+1 if a larger value is worse, -1 if it is better."""
     return 1 if name == LN_TIME else METRICS[name].harm
 
 
@@ -94,20 +100,20 @@ def unit(name: str) -> str:
     return "ln(time)" if name == LN_TIME else METRICS[name].unit
 
 
-def refuse_unreported(names: Sequence[str], metrics: Metrics, where: str) -> None:
-    """Raises StudyFileError where the base's run does not report what is sought or bounded."""
-    lacking = [name for name in names if metrics.get(name) is None]
-    if lacking:
-        told = ", ".join(name for name, value in metrics.items() if value is not None)
+def require_reported(names: Sequence[str], metrics: Metrics, where: str) -> None:
+    """Raises StudyFileError if the base's run lacks a metric of an objective or a bound."""
+    missing = [name for name in names if metrics.get(name) is None]
+    if missing:
+        reported = ", ".join(name for name, value in metrics.items() if value is not None)
         raise StudyFileError(
             where,
-            "what a run of the base reports: " + (told or "nothing"),
-            ", ".join(lacking),
-            "Name another objective or bound, or have the base measure it.",
+            "metrics that a run of the base reports: " + (reported or "none"),
+            ", ".join(missing),
+            "Choose another objective or bound, or let the base measure it.",
         )
 
 
-def needed(search: SearchFile, slope_metric: str | None) -> list[str]:
+def required_metrics(search: SearchFile, slope_metric: str | None) -> list[str]:
     """Every metric that a run has to report for this search."""
     names = [name for name in search.objectives if name != LN_TIME]
     if LN_TIME in search.objectives:
@@ -115,27 +121,27 @@ def needed(search: SearchFile, slope_metric: str | None) -> list[str]:
     return list(dict.fromkeys([*names, *search.constraints]))
 
 
-def slope_of(
+def measured_slope(
     store: Store, search: SearchFile, base: Identity, where: str
 ) -> tuple[str, float] | None:
-    """(metric, slope) of the study that `slope_from` names; None where none is asked for.
+    """(metric, slope) from the study that `slope_from` names; None if it names none.
 
-    Raises StoreError for an unknown study, and StudyFileError where it measured no slope or
-    measured it on other data or by another protocol.
+    Raises StoreError for an unknown study, and StudyFileError if it measured no falling loss, or
+    did so on other data or with another protocol.
     """
     if search.slope_from is None:
         return None
     study = store.study(search.slope_from)
     found = attribute(study, store.records()).slope
-    own: dict[str, Any] = msgspec.structs.asdict(study.arm("base").identity)
-    other = [field for field in ("data_id", "protocol") if own[field] != getattr(base, field)]
+    theirs: dict[str, Any] = msgspec.structs.asdict(study.arm("base").identity)
+    other = [field for field in ("data_id", "protocol") if theirs[field] != getattr(base, field)]
     if other or found is None or found.slope is None or found.slope >= 0:
         missing = found.missing if found is not None else "no horizons"
+        got = f"a different {other[0]}" if other else missing or "no falling loss"
         raise StudyFileError(
             f"{where}: slope_from",
-            "a study whose base got better with longer training, on the same data",
-            f"{search.slope_from}: "
-            + (f"another {other[0]}" if other else missing or "no falling loss"),
-            "Run one with `horizons: default` on this base first.",
+            "a study whose base improved with longer training, on the same data",
+            f"{search.slope_from}: {got}",
+            "First run a study with `horizons: default` on this base.",
         )
     return found.metric, found.slope

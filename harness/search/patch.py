@@ -1,9 +1,9 @@
-"""What survives a search, as a patch of the base's file whose comments say the evidence.
+"""A confirmed candidate as a patch of the base's file, with the evidence in its comments.
 
-A unified diff that `git apply` takes. Only lines that have to change do: ruamel writes the file
-with the new values, and what differs from its own round trip of the old one is carried over to the
-text as it was, so that comments, order, quotes, spaces and line ends of all other lines stay. Text
-in, text out.
+The patch is a unified diff for `git apply` that changes as few lines as possible. ruamel.yaml
+writes the file with the new values, and the lines in which this differs from its round trip of the
+unchanged file are applied to the original text. All other lines keep their comments, order, quotes,
+spaces and line ends.
 """
 
 import difflib
@@ -16,47 +16,72 @@ from typing import Any
 from harness.compare.result import MetricResult
 from harness.errors import ReportError
 from harness.results.archive import strip_paths
+from harness.results.store import Store
 from harness.results.study_plan import Arm
 from harness.search.confirm import CONFIRM, NEXT
-from harness.search.results import Claim, SearchResult
+from harness.search.plan import SearchPlan
+from harness.search.results import CandidateResult, SearchResult
 from harness.search.space import value_at
 
 _NEVER_FOLDED = 1 << 16  # columns
-_NO_NEWLINE = "\\ No newline at end of file"  # as git has it in a patch
+_NO_NEWLINE = "\\ No newline at end of file"  # as git writes it
 
 
-def changes(claim: Claim, arm: Arm, base: Mapping[str, Any]) -> dict[str, Any]:
-    """path -> value of everything in which a confirmed arm differs from its base by asking.
+def candidate_patches(
+    plan: SearchPlan, result: SearchResult, store: Store
+) -> dict[str, str | ReportError]:
+    """A patch of the base's file for each confirmed candidate, by arm; or why there is none."""
+    base_file = Path(plan.base_file)
+    text = base_file.read_bytes().decode("utf-8")  # bytes: line ends stay as they are
+    name = relative_name(base_file, plan.trainer.checkout)
+    studies = {at: store.study(study) for at, study in result.studies.items()}
+    seeds = {at: study.seeds for at, study in studies.items()}
+    patches: dict[str, str | ReportError] = {}
+    for one in result.confirmed:
+        arm = one.candidate.arm
+        values = changes(one, studies[CONFIRM].arm(arm), plan.base.config)
+        comments = evidence(result, one, seeds, plan.file.set)
+        try:
+            patches[arm] = diff(text, values, comments, name)
+        except ReportError as error:
+            patches[arm] = error
+    return patches
 
-    What the base handed to it belongs to it too: with its own derived values it would be another
-    configuration than the one that was confirmed.
+
+def changes(one: CandidateResult, arm: Arm, base: Mapping[str, Any]) -> dict[str, Any]:
+    """path -> value for every setting in which a confirmed arm differs from its base.
+
+    Values pinned from the base are included: with its own derived values the configuration would
+    not be the one that was confirmed.
     """
-    asked = {**claim.pick.overrides, **{path: pin.base for path, pin in arm.pinned.items()}}
-    return {path: value for path, value in asked.items() if value_at(base, path) != value}
+    values = {**one.candidate.overrides, **{path: pin.base for path, pin in arm.pinned.items()}}
+    return {path: value for path, value in values.items() if value_at(base, path) != value}
 
 
 def evidence(
-    found: SearchResult, claim: Claim, seeds: Mapping[str, list[int]], also: Mapping[str, Any]
+    result: SearchResult,
+    one: CandidateResult,
+    seeds: Mapping[str, list[int]],
+    common: Mapping[str, Any],
 ) -> list[str]:
-    """What speaks for a candidate, a line each.
+    """The comments of a patch: one line for each effect.
 
-    `seeds`: of each look's study. `also`: what the search set beside it.
+    `seeds`: of the confirmation study, by scale. `common`: overrides of base and trials alike.
     """
-    lines = [f"trial {claim.pick.number} of the search {found.search}, minus its base:"]
-    if also:
-        lines.append(
-            "both with " + ", ".join(f"{path}={strip_paths(value)}" for path, value in also.items())
-        )
-    looks = ((CONFIRM, "the seeds", claim.confirm), (NEXT, "the next scale, seeds", claim.next))
-    for at, when, seen in looks:
-        for name, effect in (seen.effects if seen is not None else {}).items():
+    lines = [f"trial {one.candidate.number} of the search {result.search}, minus its base:"]
+    if common:
+        values = ", ".join(f"{path}={strip_paths(value)}" for path, value in common.items())
+        lines.append(f"both with {values}")
+    scales = ((CONFIRM, "seeds", one.confirmation), (NEXT, "the next scale, seeds", one.next))
+    for at, where, confirmation in scales:
+        for name, effect in (confirmation.effects if confirmation is not None else {}).items():
             shown = ", ".join(map(str, seeds[at]))
-            lines.append(f"{name} on {when} {shown}: {_effect(effect)}")
+            lines.append(f"{name} on {where} {shown}: {_effect(effect)}")
     return lines
 
 
 def _effect(effect: MetricResult) -> str:
-    """An effect in its own scale, with interval, p and n."""
+    """An effect with interval, p and n; logarithmic ones as natural logarithms."""
     if effect.estimate is None or effect.low is None or effect.high is None:
         return effect.missing or "no interval"
     scale = "ln " if effect.scale == "log" else ""
@@ -66,26 +91,26 @@ def _effect(effect: MetricResult) -> str:
     )
 
 
-def diff(text: str, wanted: Mapping[str, Any], comments: list[str], name: str) -> str:
-    """The patch that gives a YAML text the wanted values. Raises ReportError.
+def diff(text: str, values: Mapping[str, Any], comments: list[str], name: str) -> str:
+    """The patch that sets values in a YAML text. Raises ReportError.
 
-    `name`: the file's path as the patch has it, relative to where it will be applied.
+    `name`: the file's path in the patch, relative to where it will be applied.
     """
-    new = patched(text, wanted, comments, name)
+    new = patched(text, values, comments, name)
     lines = difflib.unified_diff(
         _lines(text), _lines(new), fromfile=f"a/{name}", tofile=f"b/{name}"
     )
     return "".join(line if line.endswith("\n") else f"{line}\n{_NO_NEWLINE}\n" for line in lines)
 
 
-def patched(text: str, wanted: Mapping[str, Any], comments: list[str], name: str) -> str:
-    """A YAML text with the wanted values; above the first changed line the comments.
+def patched(text: str, values: Mapping[str, Any], comments: list[str], name: str) -> str:
+    """A YAML text with the values set, and the comments above the first changed line.
 
-    Raises ReportError where the file's form would not survive.
+    Raises ReportError if the file cannot be changed line by line.
     """
     tree = _load(text.replace("\r\n", "\n"))
     plain = _lines(_dump(tree))
-    for path, value in wanted.items():
+    for path, value in values.items():
         _assign(tree, path, value)
     new = _lines(_dump(tree))
     old = _lines(text)
@@ -94,35 +119,35 @@ def patched(text: str, wanted: Mapping[str, Any], comments: list[str], name: str
             name,
             "a file that can be changed line by line",
             "values folded over several lines",
-            "Unfold them, and report again; report.json has the values meanwhile.",
+            "Write each value on one line and report again; report.json has the values.",
         )
-    lines, told, end = [], False, _end(text)
+    lines, commented, end = [], False, _end(text)
     matcher = difflib.SequenceMatcher(a=plain, b=new, autojunk=False)
     for kind, first, last, to_first, to_last in matcher.get_opcodes():
         if kind == "equal":
             lines += old[first:last]
             continue
         indent = _indent(new[to_first]) if to_first < to_last else ""
-        if not told:
+        if not commented:
             lines += [f"{indent}# {comment}{end}" for comment in comments]
-            told = True
+            commented = True
         lines += [line.replace("\n", end) for line in new[to_first:to_last]]
     whole = "".join(line if line.endswith("\n") else line + end for line in lines)
     return whole if text.endswith("\n") else whole.removesuffix(end)
 
 
 def _lines(text: str) -> list[str]:
-    """The lines as git counts them, with their ends."""
+    """The lines as git counts them, with their line ends."""
     return re.findall(r"[^\n]*\n|[^\n]+", text)
 
 
 def _end(text: str) -> str:
-    """What the lines of a text end with."""
+    """The line end of a text."""
     return "\r\n" if "\r\n" in text else "\n"
 
 
 def relative_name(path: Path, root: Path) -> str:
-    """A file's path as seen from a checkout, or its bare name where it lies outside."""
+    """A file's path relative to a checkout, or its name if it lies outside."""
     inside = path.resolve().is_relative_to(root.resolve())
     return path.resolve().relative_to(root.resolve()).as_posix() if inside else path.name
 

@@ -1,9 +1,8 @@
-"""A search with its questions answered: the base described, the space tried at its ends.
+"""A resolved search: the base described by the trainer, the space checked at its ends.
 
-Asks the trainer, and refuses before anything is spent: an unknown path, a range that can never be
-valid. Also turns a point of the space into a configuration, with the base's derived values handed
-to it as to any arm, so that a trial, a study's arm and a run by hand are one record. Before noise,
-trial and confirm, which all start from a `Plan`.
+An unknown path, or a range without a valid value, is an error before anything runs. A `SearchPlan`
+also turns a point of the space into a configuration. The base's derived values are pinned in it, as
+in a study's arm, so that a trial, a study's arm and a manual run share one record.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,11 +23,11 @@ from harness.search.space import Point, Space, space_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """A point of the space as a configuration; `faults` where the trainer refuses it.
+class ResolvedPoint:
+    """A point of the space as a configuration; `faults` if the trainer rejects it.
 
-    `overrides` is what the point asks for; what the base hands to it is in the recipe alone, since
-    at another scale it hands over other values.
+    `overrides` are the point's own. Values pinned from the base are only in the recipe, because at
+    another scale the base has other values.
     """
 
     overrides: dict[str, Any]
@@ -47,103 +46,102 @@ class SearchPlan:
     base: Recipe
     pins: dict[str, Any]
     space: Space
-    refused: list[str]  # ends of ranges that the trainer refuses, in words
+    invalid: list[str]  # ends of ranges that the trainer rejects, each with the reason
 
     @property
     def start(self) -> Point | None:
-        """The base as a point of the space; None where it lies outside."""
+        """The base as a point of the space; None if it lies outside."""
         return self.space.base_point(self.base.config, self.base.tricks)
 
     def fingerprint(self) -> dict[str, Any]:
-        """What makes this search the one it is; its budget, sampler and second look may change.
+        """What must not change when a search is resumed; budget, sampler and confirmation may.
 
-        What it sets is in the identity of the base, where a folder's path has no part.
+        `set` is part of the base's identity, which does not depend on paths.
         """
         built = msgspec.to_builtins(self.file)
         parts = ("space", "tricks", "objective", "slope_from", "constraints", "seed", "pin")
         identity = msgspec.structs.asdict(self.base.identity)
         return {part: built[part] for part in parts} | {"base": identity}
 
-    def candidate(self, point: Mapping[str, Any]) -> Candidate:
-        """The configuration of a point. Raises TrainerError where the code was edited meanwhile."""
-        chosen = self.space.overrides(point)
-        said = self._said(chosen)
-        whole = {**chosen, **self._handed(chosen, said)}
-        if len(whole) > len(chosen):
-            said = self._said(whole)
-        if said.errors:
-            return Candidate(overrides=chosen, recipe=None, faults=said.errors)
-        if said.identity is None or said.identity.data_id is None:
-            self.trainer.prepare(said.config or {})
-            said = self._said(whole)
-        return Candidate(overrides=chosen, recipe=self._recipe(said), faults=[])
+    def resolve_point(self, point: Mapping[str, Any]) -> ResolvedPoint:
+        """The configuration of a point. Raises TrainerError if the code was edited meanwhile."""
+        own = self.space.overrides(point)
+        description = self._describe(own)
+        pinned = {**own, **self._pins(own, description)}
+        if len(pinned) > len(own):
+            description = self._describe(pinned)
+        if description.errors:
+            return ResolvedPoint(overrides=own, recipe=None, faults=description.errors)
+        if description.identity is None or description.identity.data_id is None:
+            self.trainer.prepare(description.config or {})
+            description = self._describe(pinned)
+        return ResolvedPoint(overrides=own, recipe=self._recipe(description), faults=[])
 
-    def _said(self, overrides: Mapping[str, Any]) -> Description:
+    def _describe(self, overrides: Mapping[str, Any]) -> Description:
         sets = {**self.file.set, **overrides}
         return self.trainer.describe([Request(name="trial", base=self.base_file, set=sets)])[0]
 
-    def _handed(self, chosen: Mapping[str, Any], said: Description) -> dict[str, Any]:
-        """What the base derived and this point would derive otherwise, but for what it sets."""
-        own = said.pins or {}
-        if self.file.pin == "own" or said.errors:
+    def _pins(self, own: Mapping[str, Any], description: Description) -> dict[str, Any]:
+        """Derived values of the base from which this point's would differ, unless it sets them."""
+        derived = description.pins or {}
+        if self.file.pin == "own" or description.errors:
             return {}
         return {
             path: value
             for path, value in self.pins.items()
-            if path in own and own[path] != value and path not in chosen
+            if path in derived and derived[path] != value and path not in own
         }
 
-    def _recipe(self, said: Description) -> Recipe:
-        identity = identity_of(said)
+    def _recipe(self, description: Description) -> Recipe:
+        identity = identity_of(description)
         if identity.code_id != self.base.identity.code_id:
             raise TrainerError(
                 str(self.trainer.checkout),
                 f"the code this search began with ({self.base.identity.code_id})",
                 f"other code ({identity.code_id})",
-                "Undo the edit and give the same command, or rename the search.",
+                "Undo the edit and re-run the same command, or rename the search.",
             )
         return msgspec.structs.replace(
             self.base,
-            config=said.config or {},
-            derived=said.derived or {},
-            tricks=said.tricks or {},
+            config=description.config or {},
+            derived=description.derived or {},
+            tricks=description.tricks or {},
             identity=identity,
         )
 
 
-def identity_of(said: Description) -> Identity:
+def identity_of(description: Description) -> Identity:
     """The identity of a description that has one."""
-    assert said.identity is not None, f"{said.name} has no identity"
-    return msgspec.convert(msgspec.to_builtins(said.identity), Identity)
+    assert description.identity is not None, f"{description.name} has no identity"
+    return msgspec.convert(msgspec.to_builtins(description.identity), Identity)
 
 
 def resolve(
     file: SearchFile, path: Path, trainer: NativeTrainer, *, prepares: bool = True
 ) -> SearchPlan:
-    """Answers every question of a search file but what its noise is.
+    """Resolves a search file with its trainer.
 
-    `prepares`: makes the base's data ready, so that every run has its plan_id. Raises
-    StudyFileError and TrainerError.
+    `prepares`: prepares the base's data, without which runs have no plan_id. Raises StudyFileError
+    and TrainerError.
     """
     base_file = _base_file(file, path)
-    found = trainer.catalogue()
-    catalogue = {name: msgspec.convert(entry, TrickInfo) for name, entry in found.tricks.items()}
+    catalogue = trainer.catalogue()
+    tricks = {name: msgspec.convert(entry, TrickInfo) for name, entry in catalogue.tricks.items()}
     request = Request(name="base", base=base_file, set=dict(file.set))
-    (said,) = (describe_with_data if prepares else NativeTrainer.describe_or_fail)(
-        trainer, [request]
-    )
-    space = space_of(file, catalogue, said.tricks or {}, str(path))
+    describe = describe_with_data if prepares else NativeTrainer.describe_or_fail
+    (description,) = describe(trainer, [request])
+    space = space_of(file, tricks, description.tricks or {}, str(path))
     plan = SearchPlan(
         file=file,
         path=path,
         trainer=trainer,
         base_file=base_file,
-        base=recipe_from_description(said, found),
-        pins=said.pins or {},
+        base=recipe_from_description(description, catalogue),
+        pins=description.pins or {},
         space=space,
-        refused=[],
+        invalid=[],
     )
-    return _probed(plan)
+    return _checked(plan)
 
 
 def _base_file(file: SearchFile, path: Path) -> str:
@@ -159,10 +157,10 @@ def _base_file(file: SearchFile, path: Path) -> str:
     )
 
 
-def _probed(plan: SearchPlan) -> SearchPlan:
+def _checked(plan: SearchPlan) -> SearchPlan:
     """Describes the ends of every range at once, and the base at the scale of `confirm.next`.
 
-    A parameter of which none is valid is refused, and so is a scale that is none.
+    Raises StudyFileError for a parameter without a valid value, and for an invalid next scale.
     """
     start = plan.start or plan.space.completed({})
     probes = plan.space.probes(start)
@@ -174,12 +172,12 @@ def _probed(plan: SearchPlan) -> SearchPlan:
         )
         for name, point in probes
     ]
-    further = {**plan.file.set, **plan.file.confirm.next}
-    requests.append(Request(name="confirm.next", base=plan.base_file, set=further))
+    next_scale = {**plan.file.set, **plan.file.confirm.next}
+    requests.append(Request(name="confirm.next", base=plan.base_file, set=next_scale))
     *replies, at_next = plan.trainer.describe(requests)
     if plan.file.confirm.best and plan.file.confirm.next and at_next.errors:
-        raise _no_scale(plan, at_next.errors)
-    refused = []
+        raise _invalid_scale(plan, at_next.errors)
+    invalid = []
     for name in plan.space.names:
         of_name = [
             (point, reply)
@@ -189,8 +187,8 @@ def _probed(plan: SearchPlan) -> SearchPlan:
         bad = [(point, reply) for point, reply in of_name if reply.errors]
         if len(bad) == len(of_name):
             raise _never_valid(plan, name, bad[0][1].errors)
-        refused += [f"{name} = {point[name]}: {_told(reply.errors)}" for point, reply in bad]
-    return replace(plan, refused=refused)
+        invalid += [f"{name} = {point[name]}: {_text(reply.errors)}" for point, reply in bad]
+    return replace(plan, invalid=invalid)
 
 
 def _never_valid(plan: SearchPlan, name: str, faults: Sequence[Fault]) -> StudyFileError:
@@ -198,20 +196,20 @@ def _never_valid(plan: SearchPlan, name: str, faults: Sequence[Fault]) -> StudyF
     return StudyFileError(
         f"{plan.path}: {name}",
         f"values that the trainer accepts: {fault.path}: {fault.expected}",
-        f"none at the ends or in the middle: {fault.got}",
+        f"no valid value at the ends or in the middle: {fault.got}",
         fault.hint,
     )
 
 
-def _no_scale(plan: SearchPlan, faults: Sequence[Fault]) -> StudyFileError:
+def _invalid_scale(plan: SearchPlan, faults: Sequence[Fault]) -> StudyFileError:
     fault = faults[0]
     return StudyFileError(
         f"{plan.path}: confirm.next",
-        f"overrides of the base: {fault.path}: {fault.expected}",
+        f"valid overrides of the base: {fault.path}: {fault.expected}",
         fault.got,
         fault.hint,
     )
 
 
-def _told(faults: Sequence[Fault]) -> str:
+def _text(faults: Sequence[Fault]) -> str:
     return f"{faults[0].path}: expected {faults[0].expected}; got {faults[0].got}"

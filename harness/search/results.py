@@ -1,10 +1,8 @@
-"""A search as data: its trials, its noise, what was confirmed; read from storage and store.
+"""The result of a search as data: its trials, the noise of its base, its confirmed candidates.
 
-`report.json` holds exactly this; the terminal and the page print it. Reads, computes, never runs
-anything.
+Read from the storage and the store; runs nothing. `report.json` has the same fields.
 """
 
-import math
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -14,42 +12,45 @@ import msgspec
 
 from harness.config.search_file import SearchFile, dimensions
 from harness.results.store import Store
-from harness.search.base_noise import BaseNoise
+from harness.results.study_plan import plan_id
+from harness.search.base import BaseNoise
+from harness.search.candidates import (
+    Candidate,
+    at_range_end,
+    is_feasible,
+    select_candidates,
+)
 from harness.search.confirm import (
     CONFIRM,
     NEXT,
     Confirmation,
-    Look,
-    Pick,
-    feasible,
-    kept,
-    look,
-    pick,
+    ConfirmationResult,
+    confirmation_results,
 )
 from harness.search.objective import harm
-from harness.search.trial import told
+from harness.search.state import SearchState
+from harness.search.trial import result_of
 from harness.stats import inference
 
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial
 
-BASE = "base"  # the Optuna study's attribute that holds the noise of the base
-EDGE = 0.05  # of a range, on its own scale: so near to an end, the best may lie beyond
+UNFINISHED = {"RUNNING": "running", "WAITING": "waiting"}
 
 
 class TrialRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One trial. `outcome` is a record's status, or: refused, pruned, unmeasured, lost,
-    at work, waiting (in line for a worker).
+    """One trial. `outcome` is a record's status, or: invalid, pruned, unmeasured, running,
+    waiting (queued for a worker), lost (its worker died).
     """
 
     number: int
     outcome: str
     reason: str | None
-    point: dict[str, Any]
+    params: dict[str, Any]
     values: list[float] | None
     feasible: bool
-    recorded: bool
+    reused: bool
     steps: int
     wall_s: float
     gpu_s: float
@@ -57,204 +58,198 @@ class TrialRow(msgspec.Struct, frozen=True, kw_only=True):
     ended_at: float | None
 
 
-class Claim(msgspec.Struct, frozen=True, kw_only=True):
-    """One of the best trials: what the search claims, and what each further look says of it.
+class CandidateResult(msgspec.Struct, frozen=True, kw_only=True):
+    """A candidate with its confirmation, at the search's scale and at the next.
 
-    `at_edge`: the fields that it has at an end of their range. `lacks`: why it was not looked at at
-    the next scale, where that is asked for.
+    `at_range_end`: the fields that it has at an end of their range. `next_missing`: why it has no
+    result at the next scale although one is asked for.
     """
 
-    pick: Pick
-    at_edge: list[str] = []
-    confirm: Look | None = None
-    next: Look | None = None
-    lacks: str | None = None
+    candidate: Candidate
+    at_range_end: list[str] = []
+    confirmation: ConfirmationResult | None = None
+    next: ConfirmationResult | None = None
+    next_missing: str | None = None
 
     @property
-    def survives(self) -> bool:
-        """Confirmed, and at the next scale too where that was asked."""
+    def confirmed(self) -> bool:
+        """Confirmed, also at the next scale if one is asked for."""
         return (
-            self.confirm is not None
-            and self.confirm.survives
-            and self.lacks is None
-            and (self.next is None or self.next.survives)
+            self.confirmation is not None
+            and self.confirmation.confirmed
+            and self.next_missing is None
+            and (self.next is None or self.next.confirmed)
         )
 
 
 class SearchResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole answer of one search."""
+    """The result of one search.
+
+    `minimum_detectable`: the smallest effect that the confirmation can detect, by objective.
+    `studies`: name of the confirmation study by scale (confirm, next); `missing_studies` are in
+    another store. `trials_since`: trials that ended after the confirmation. `log_parameters`: those
+    with a logarithmic range.
+    """
 
     search: str
     question: str
     objectives: list[str]
     noise: BaseNoise
-    detectable: dict[str, float]  # smallest effect the second look can see, per objective
+    minimum_detectable: dict[str, float]
     trials: list[TrialRow]
-    claims: list[Claim]
-    looks: dict[str, str]  # confirm, next -> name of the study
-    elsewhere: list[str]  # studies of the second look that another store has
-    later: int  # trials after the second look
+    candidates: list[CandidateResult]
+    studies: dict[str, str]
+    missing_studies: list[str]
+    trials_since: int
     importances: dict[str, float]
-    names: list[str]  # of all parameters
-    logarithmic: list[str]  # of those with a logarithmic range
+    parameters: list[str]
+    log_parameters: list[str]
     alpha: float
     correction: str
     best: int
     gpu_s: float
     wall_s: float
-    price_usd: float | None
-    refused: list[str]
+    price: float | None
+    cost_usd: float | None
+    invalid: list[str]
 
     @property
     def outcomes(self) -> Counter[str]:
-        """How many trials ended how."""
+        """The number of trials by outcome."""
         return Counter(row.outcome for row in self.trials)
 
     @property
-    def survivors(self) -> list[Claim]:
-        """What was confirmed."""
-        return [claim for claim in self.claims if claim.survives]
+    def confirmed(self) -> list[CandidateResult]:
+        """The candidates that were confirmed."""
+        return [one for one in self.candidates if one.confirmed]
 
     def eligible(self) -> list[TrialRow]:
-        """Trials with a value that keep every bound."""
-        return [row for row in self.trials if row.outcome == "completed" and row.feasible]
+        """Completed trials that keep every bound."""
+        return [row for row in self.trials if row.values and row.feasible]
 
     def best_row(self) -> TrialRow | None:
         """The eligible trial that is best in the first objective."""
         sign = harm(self.objectives[0])
-        rows = [row for row in self.eligible() if row.values]
-        return min(rows, key=lambda row: sign * (row.values or [0.0])[0], default=None)
+        rows = [(sign * row.values[0], row.number, row) for row in self.eligible() if row.values]
+        return min(rows)[2] if rows else None
 
 
 def read(
-    study: "Study", store: Store, file: SearchFile, base_plan: str, refused: Sequence[str]
+    study: "Study", store: Store, file: SearchFile, invalid: Sequence[str]
 ) -> SearchResult | None:
-    """What a search says so far; None while its base has no replicates. Raises StoreError.
+    """The result so far; None until the base has run. Raises StoreError.
 
-    A second look that another machine's store has is none here.
+    Confirmation studies in the store of another machine count as missing.
     """
-    attributes = study.user_attrs
-    if BASE not in attributes:
+    state = SearchState(study)
+    noise, confirmation = state.noise, state.confirmation
+    if noise is None:
         return None
-    noise = msgspec.convert(attributes[BASE], BaseNoise)
-    trials = study.get_trials(deepcopy=False)
-    second = kept(attributes)
-    made = {} if second is None else second.studies
-    looks = {look: name for look, name in made.items() if store.study_path(name).exists()}
-    names = file.objectives
-    if second is not None and CONFIRM in looks:
-        claims = _looked_at(store, file, second, looks)
-        rule = store.study(looks[CONFIRM]).decide
-        alpha, correction = rule.alpha * len(names), rule.correction
+    trials = state.trials()
+    made = {} if confirmation is None else confirmation.studies
+    studies = {at: name for at, name in made.items() if store.study_path(name).exists()}
+    if confirmation is not None and CONFIRM in studies:
+        candidates = _confirmed_candidates(store, file, confirmation, studies)
+        rule = store.study(studies[CONFIRM]).decide
+        alpha, correction = rule.alpha * len(file.objectives), rule.correction
     else:
-        picks = pick(trials, names, noise, file.confirm.best, base_plan)
-        claims = [Claim(pick=one, at_edge=at_edge(file, one)) for one in picks]
+        base = plan_id(state.base_identity, file.seed)
+        selected = select_candidates(trials, file.objectives, noise, file.confirm.best, base)
+        candidates = [
+            CandidateResult(candidate=one, at_range_end=at_range_end(file, one)) for one in selected
+        ]
         alpha, correction = file.confirm.alpha, file.confirm.correction
     rows = [_row(trial) for trial in trials]
-    gpu_s = sum(row.gpu_s for row in rows)
-    price = file.limits.price
+    gpu_s, price = sum(row.gpu_s for row in rows), file.limits.price
     return SearchResult(
         search=file.search,
         question=file.question,
-        objectives=names,
+        objectives=file.objectives,
         noise=noise,
-        detectable={name: detectable(file, noise, claims, name) for name in names},
+        minimum_detectable={
+            name: minimum_detectable(file, noise, candidates, name) for name in file.objectives
+        },
         trials=rows,
-        claims=claims,
-        looks=looks,
-        elsewhere=[name for name in made.values() if name not in looks.values()],
-        later=len(trials) - second.trials if second is not None and looks else 0,
+        candidates=candidates,
+        studies=studies,
+        missing_studies=[name for name in made.values() if name not in studies.values()],
+        trials_since=len(trials) - confirmation.trials if confirmation and studies else 0,
         importances=importances(study, trials),
-        names=file.parameters,
-        logarithmic=[path for _, path, one in dimensions(file) if one.log],
+        parameters=file.parameters,
+        log_parameters=[path for _, path, one in dimensions(file) if one.log],
         alpha=alpha,
         correction=correction,
         best=file.confirm.best,
         gpu_s=gpu_s,
         wall_s=sum(row.wall_s for row in rows),
-        price_usd=None if price is None else gpu_s / 3600 * price,
-        refused=list(refused),
+        price=price,
+        cost_usd=None if price is None else gpu_s / 3600 * price,
+        invalid=list(invalid),
     )
 
 
 def _row(trial: "FrozenTrial") -> TrialRow:
-    lost = trial.state.name == "FAIL"
-    answer = None if lost else told(trial)
-    open_as = {"RUNNING": "at work", "WAITING": "waiting"}
+    result = None if trial.state.name == "FAIL" else result_of(trial)
     started, ended = trial.datetime_start, trial.datetime_complete
     return TrialRow(
         number=trial.number,
-        outcome=answer.outcome if answer else open_as.get(trial.state.name, "lost"),
-        reason=answer.reason if answer else None,
-        point=trial.params,
-        values=trial.values if answer is not None and answer.outcome == "completed" else None,
-        feasible=feasible(trial),
-        recorded=answer is not None and answer.recorded,
-        steps=answer.steps if answer else 0,
-        wall_s=answer.wall_s if answer else 0.0,
-        gpu_s=answer.gpu_s if answer else 0.0,
+        outcome=result.outcome if result else UNFINISHED.get(trial.state.name, "lost"),
+        reason=result.reason if result else None,
+        params=trial.params,
+        values=trial.values if result is not None and result.outcome == "completed" else None,
+        feasible=is_feasible(trial),
+        reused=result is not None and result.reused,
+        steps=result.steps if result else 0,
+        wall_s=result.wall_s if result else 0.0,
+        gpu_s=result.gpu_s if result else 0.0,
         started_at=started.timestamp() if started else None,
         ended_at=ended.timestamp() if ended else None,
     )
 
 
-def _looked_at(
-    store: Store, file: SearchFile, second: Confirmation, looks: dict[str, str]
-) -> list[Claim]:
-    """The candidates of a second look that this store has, with what each look says of them."""
-    names = file.objectives
-    confirmed = look(store, looks[CONFIRM], second.picks, names)
-    survivors = [p for p, seen in zip(second.picks, confirmed, strict=True) if seen.survives]
-    further: dict[int, Look] = {}
-    lacks = None
-    if NEXT in looks:
-        again = look(store, looks[NEXT], survivors, names)
-        further = {p.number: seen for p, seen in zip(survivors, again, strict=True)}
-    elif second.next:
-        lacks = "next scale " + ("in another store" if NEXT in second.studies else "not made yet")
+def _confirmed_candidates(
+    store: Store, file: SearchFile, confirmation: Confirmation, studies: dict[str, str]
+) -> list[CandidateResult]:
+    """The candidates of a confirmation with their results in the studies of this store."""
+    candidates, names = confirmation.candidates, file.objectives
+    results = confirmation_results(store, studies[CONFIRM], candidates, names)
+    confirmed = [one for one, r in zip(candidates, results, strict=True) if r.confirmed]
+    at_next: dict[int, ConfirmationResult] = {}
+    missing = None
+    if NEXT in studies:
+        further = confirmation_results(store, studies[NEXT], confirmed, names)
+        at_next = {one.number: r for one, r in zip(confirmed, further, strict=True)}
+    elif confirmation.next:
+        where = "in another store" if NEXT in confirmation.studies else "not run yet"
+        missing = f"next scale {where}"
     return [
-        Claim(
-            pick=p,
-            at_edge=at_edge(file, p),
-            confirm=seen,
-            next=further.get(p.number),
-            lacks=lacks if seen.survives else None,
+        CandidateResult(
+            candidate=one,
+            at_range_end=at_range_end(file, one),
+            confirmation=result,
+            next=at_next.get(one.number),
+            next_missing=missing if result.confirmed else None,
         )
-        for p, seen in zip(second.picks, confirmed, strict=True)
+        for one, result in zip(candidates, results, strict=True)
     ]
 
 
-def at_edge(file: SearchFile, pick: Pick) -> list[str]:
-    """The fields of a trial within EDGE of an end of their range; choices have none."""
-    found = []
-    for _, path, dimension in dimensions(file):
-        ends = dimension.floats or dimension.ints
-        if ends is None or path not in pick.overrides:
-            continue
-        on = math.log if dimension.log else float
-        last = ends[1]
-        if step := dimension.step:  # the last point that can be reached
-            last = ends[0] + math.floor((ends[1] - ends[0]) / step + 1e-9) * step
-        low, value, high = (on(number) for number in (ends[0], pick.overrides[path], last))
-        if not EDGE < (value - low) / (high - low) < 1 - EDGE:
-            found.append(path)
-    return found
-
-
-def detectable(file: SearchFile, noise: BaseNoise, claims: Sequence[Claim], name: str) -> float:
-    """The smallest effect that the second look could see; before it, by the base's SD alone."""
-    seen = [
-        claim.confirm.effects[name].minimum_detectable
-        for claim in claims
-        if claim.confirm is not None and name in claim.confirm.effects
+def minimum_detectable(
+    file: SearchFile, noise: BaseNoise, candidates: Sequence[CandidateResult], name: str
+) -> float:
+    """The smallest effect that the confirmation can detect; before it, from the base's SD alone."""
+    measured = [
+        one.confirmation.effects[name].minimum_detectable
+        for one in candidates
+        if one.confirmation is not None and name in one.confirmation.effects
     ]
-    if known := [value for value in seen if value is not None]:
+    if known := [value for value in measured if value is not None]:
         return max(known)
     return planned_detectable(file, noise.sd[name], noise.df)
 
 
 def planned_detectable(file: SearchFile, sd: float, df: int) -> float:
-    """The smallest effect that the second look will see, in the unit of `sd`."""
+    """The smallest effect that the confirmation will detect, in the unit of `sd`."""
     runs, arms = len(file.confirm.seeds), max(1, file.confirm.best)
     return inference.minimum_detectable_effect(
         sd,
@@ -268,24 +263,24 @@ def planned_detectable(file: SearchFile, sd: float, df: int) -> float:
 
 
 def importances(study: "Study", trials: "Sequence[FrozenTrial]") -> dict[str, float]:
-    """The share of each parameter in what sets the good trials apart (Optuna's PED-ANOVA).
+    """How much each parameter separates good trials from the others (Optuna's PED-ANOVA): shares.
 
-    Empty where fewer than two parameters or four trials say anything.
+    Empty with fewer than four completed trials or two parameters that vary.
     """
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
-    done = [trial for trial in trials if trial.values is not None and told(trial) is not None]
-    done = [trial for trial in done if trial.state.name == "COMPLETE"]
-    varied = {
-        name
-        for name in {name for trial in done for name in trial.params}
-        if len({trial.params.get(name) for trial in done}) > 1
-    }
+    done = [
+        trial
+        for trial in trials
+        if trial.values is not None and trial.state.name == "COMPLETE" and result_of(trial)
+    ]
+    names = {name for trial in done for name in trial.params}
+    varied = [n for n in names if len({trial.params.get(n) for trial in done}) > 1]
     if len(done) < 4 or len(varied) < 2 or len({trial.values[0] for trial in done}) < 2:
         return {}
     sign = 1.0 if study.directions[0].name == "MINIMIZE" else -1.0
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # it says that a low target counts as good
+        warnings.simplefilter("ignore", UserWarning)  # a low target counts as good: intended
         return get_param_importances(
             study,
             evaluator=PedAnovaImportanceEvaluator(),

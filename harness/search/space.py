@@ -1,7 +1,7 @@
-"""What is searched: ranges, choices, and tricks on or off with a sub-space of their own.
+"""The search space: ranges, choices, and tricks on or off with parameters of their own.
 
-A `Space` asks Optuna for one point of itself and turns it into overrides for the trainer. Its
-parameters are called by their dotted paths, tricks `trick:NAME`. Knows no field and no trainer.
+A `Space` lets Optuna suggest a point and turns it into overrides for the trainer. Parameters have
+the dotted paths of their fields as names, tricks `trick:NAME`.
 """
 
 import math
@@ -19,11 +19,11 @@ from harness.results.study_plan import TrickInfo
 if TYPE_CHECKING:
     from optuna.trial import Trial
 
-Point = dict[str, Any]  # parameter -> value, as Optuna keeps it
+Point = dict[str, Any]  # parameter -> value, as Optuna stores it
 
 
 class Dimension(msgspec.Struct, frozen=True, kw_only=True):
-    """One field. `trick` and `when`: it is searched only where that trick is on (or off)."""
+    """One field. With a `trick` it is searched only when that trick is on, or off (`when`)."""
 
     path: str
     field: DimensionFile
@@ -42,15 +42,15 @@ class Dimension(msgspec.Struct, frozen=True, kw_only=True):
             return trial.suggest_int(self.path, first, last, step=step, log=field.log)
         return trial.suggest_categorical(self.path, [label(c) for c in field.choices or []])
 
-    def value(self, kept: Any) -> Any:
-        """What the trainer is given for a value as Optuna keeps it."""
+    def value(self, stored: Any) -> Any:
+        """The trainer's value for a value as Optuna stores it."""
         for choice in self.field.choices or []:
-            if label(choice) == kept:
+            if label(choice) == stored:
                 return choice
-        return kept
+        return stored
 
     def ends(self) -> list[Any]:
-        """Values that stand for the whole range: its ends and its middle, or every choice."""
+        """Values that represent the range: its ends and its middle, or every choice."""
         field = self.field
         if field.choices is not None:
             return [label(choice) for choice in field.choices]
@@ -64,7 +64,7 @@ class Dimension(msgspec.Struct, frozen=True, kw_only=True):
         return [low_f, mean, high_f]
 
     def contains(self, value: Any) -> bool:
-        """Whether a configuration's value is a point of the range."""
+        """Whether a configuration's value lies in the range, and on its grid."""
         field = self.field
         if field.choices is not None:
             return label(value) in [label(choice) for choice in field.choices]
@@ -76,8 +76,8 @@ class Dimension(msgspec.Struct, frozen=True, kw_only=True):
         on_grid = math.isclose(steps, round(steps), abs_tol=1e-9)
         return whole and on_grid and ends[0] <= value <= ends[1]
 
-    def words(self) -> str:
-        """The range as a reader writes it."""
+    def describe(self) -> str:
+        """The range as text."""
         field = self.field
         if field.choices is not None:
             return "one of " + ", ".join(str(label(choice)) for choice in field.choices)
@@ -88,22 +88,22 @@ class Dimension(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Space(msgspec.Struct, frozen=True, kw_only=True):
-    """Every dimension, and for each trick the overrides that switch it on and off."""
+    """All dimensions, and for each trick the overrides that switch it on and off."""
 
     dimensions: list[Dimension]
     switches: dict[str, dict[bool, dict[str, Any]]]  # trick -> on -> overrides beyond the base
 
     def suggest(self, trial: "Trial") -> Point:
-        """One point: the tricks first, then the fields that count with them."""
+        """One point: the tricks first, then the fields that are active with them."""
         point: Point = {}
         for trick in self.switches:
             point[TRICK + trick] = trial.suggest_categorical(TRICK + trick, [False, True])
-        for one in self.counting(point):
+        for one in self.active(point):
             point[one.path] = one.suggest(trial)
         return point
 
-    def counting(self, point: Mapping[str, Any]) -> list[Dimension]:
-        """The dimensions that count at a point, given its tricks."""
+    def active(self, point: Mapping[str, Any]) -> list[Dimension]:
+        """The dimensions that are active at a point, given its tricks."""
         return [
             one
             for one in self.dimensions
@@ -111,16 +111,16 @@ class Space(msgspec.Struct, frozen=True, kw_only=True):
         ]
 
     def overrides(self, point: Mapping[str, Any]) -> dict[str, Any]:
-        """What a point sets beyond the base: switches first, so that a field may refine one."""
-        found: dict[str, Any] = {}
+        """The overrides of a point: switches first, so that a field can refine one."""
+        overrides: dict[str, Any] = {}
         for trick, by_state in self.switches.items():
-            found |= by_state[bool(point[TRICK + trick])]
-        return found | {one.path: one.value(point[one.path]) for one in self.counting(point)}
+            overrides |= by_state[bool(point[TRICK + trick])]
+        return overrides | {one.path: one.value(point[one.path]) for one in self.active(point)}
 
     def base_point(self, config: Mapping[str, Any], tricks: Mapping[str, bool]) -> Point | None:
-        """The base as a point of the space; None where it lies outside."""
+        """The base as a point of the space; None if it lies outside."""
         point: Point = {TRICK + name: bool(tricks.get(name)) for name in self.switches}
-        for one in self.counting(point):
+        for one in self.active(point):
             value = value_at(config, one.path)
             if not one.contains(value):
                 return None
@@ -128,7 +128,7 @@ class Space(msgspec.Struct, frozen=True, kw_only=True):
         return point
 
     def probes(self, start: Point) -> list[tuple[str, Point]]:
-        """(parameter, point) for the ends and the middle of everything, the rest as `start`."""
+        """(parameter, point) for the ends and middle of each parameter, the others as `start`."""
         found: list[tuple[str, Point]] = []
         for trick in self.switches:
             for state in (False, True):
@@ -140,9 +140,9 @@ class Space(msgspec.Struct, frozen=True, kw_only=True):
         return found
 
     def completed(self, point: Mapping[str, Any]) -> Point:
-        """A point with the middle of every range that it leaves open, and nothing that is idle."""
+        """A point with the middle of every active range that it lacks, and nothing inactive."""
         whole: Point = {TRICK + name: point.get(TRICK + name, False) for name in self.switches}
-        for one in self.counting(whole):
+        for one in self.active(whole):
             whole[one.path] = point.get(one.path, one.ends()[len(one.ends()) // 2])
         return whole
 
@@ -153,13 +153,13 @@ class Space(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def label(choice: Any) -> Any:
-    """A choice as Optuna keeps it: scalars as they are, anything else as its JSON."""
+    """A choice as Optuna stores it: scalars unchanged, anything else as its JSON."""
     scalar = choice is None or isinstance(choice, (str, int, float, bool))
     return choice if scalar else canonical_json(choice)
 
 
 def value_at(config: Mapping[str, Any], path: str) -> Any:
-    """The value of a dotted path in a nested configuration; None where there is none."""
+    """The value of a dotted path in a nested configuration; None if it has none."""
     here: Any = config
     for part in path.split("."):
         here = here.get(part) if isinstance(here, dict) else None
@@ -169,7 +169,7 @@ def value_at(config: Mapping[str, Any], path: str) -> Any:
 def space_of(
     search: SearchFile, catalogue: Mapping[str, TrickInfo], on: Mapping[str, bool], where: str
 ) -> Space:
-    """The space of a search file; `on`: which tricks the base has, whose settings then stay.
+    """The space of a search file. `on`: the base's tricks, which keep their settings when on.
 
     Raises StudyFileError for a trick that the trainer does not have.
     """
@@ -181,7 +181,7 @@ def space_of(
                 f"{where}: tricks",
                 "tricks of the catalogue: " + ", ".join(catalogue),
                 repr(name),
-                nearest(name, catalogue) or "Name one of these.",
+                nearest(name, catalogue) or "Choose one of these.",
             )
         entry, is_on = catalogue[name], bool(on.get(name))
         switches[name] = {True: {} if is_on else entry.on, False: entry.off if is_on else {}}

@@ -1,14 +1,12 @@
-"""Fills a study's sweep by a search: fair settings for an arm where a grid would be too coarse.
+"""Fills a study's retune sweep by a search, where a grid would be too coarse.
 
-The arm as it is without tuning, pins included, is the base of a search over the fields of its
-`retune`, on the first of the sweep's seeds. The best points become the sweep: they are run on all
-of its seeds, and resolve.py takes the best mean, as of any grid. Beside `commands`, which calls it
-before the sweeps.
+The untuned arm, with its pinned values, is the base of a search over the fields of its `retune`, on
+the first of the sweep's seeds. The best points become the sweep: they run on all of its seeds, and
+the best mean is chosen as from any grid. The study runner receives `fill` as a callable.
 """
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -24,27 +22,23 @@ from harness.config.study_file import RetuneFile, StudyFile
 from harness.errors import StudyFileError
 from harness.results.store import Store
 from harness.results.study_plan import Arm, ResolvedStudy
-from harness.search.engine import Searching, SearchOptions
+from harness.search.engine import SearchEngine, SearchListener, SearchOptions
 from harness.study import sweep
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from harness.study.executor import Command, StudyOptions
+from harness.study.executor import Command, StudyOptions
 
 
 def fill(
-    console: "Console",
+    listener: SearchListener,
     file: StudyFile,
     path: Path,
     store: Store,
     planned: ResolvedStudy,
-    options: "StudyOptions",
-    command: "Command",
+    options: StudyOptions,
+    command: Command,
 ) -> bool:
-    """Searches for every sweep that asks for it; whether any was filled now.
+    """Runs the search of every sweep that asks for one; whether any sweep was filled now.
 
-    Raises Halt at a limit, StudyFileError for a space that cannot be, and what a search raises.
+    Raises StopStudy at a limit, StudyFileError for an invalid space, and the errors of a search.
     """
     filled = False
     for trick, grid in file.arms.retune.items():
@@ -52,16 +46,16 @@ def fill(
         if not grid.space or store.found_settings(name):
             continue
         arm = next(arm for arm in planned.arms if arm.trick == trick and arm.role != "retune")
-        search = search_file(file, name, grid, arm, _place(path, trick))
-        check(search, _place(path, trick))
-        asked = SearchOptions(max_minutes=options.max_minutes, gpus=options.gpus, html=False)
-        searching = Searching(console, search, path, store, asked, command)
-        store.save_settings(name, searching.best_points(grid.best))
+        search = search_file(file, name, grid, arm, _where(path, trick))
+        check(search, _where(path, trick))
+        search_options = SearchOptions(max_minutes=options.max_minutes, gpus=options.gpus)
+        engine = SearchEngine(search, path, store, search_options, listener, command)
+        store.save_settings(name, engine.best_points(grid.best))
         filled = True
     return filled
 
 
-def _place(path: Path, trick: str) -> Callable[[str], str]:
+def _where(path: Path, trick: str) -> Callable[[str], str]:
     return lambda field: f"{path}: arms.retune.{trick}.{field}"
 
 
@@ -78,7 +72,7 @@ def search_file(
             where("space"),
             f"for each field a range such as {EXAMPLE}",
             str(error),
-            "Write it as in a search file; ablations/searches/ has examples.",
+            "Write it as in a search file; docs/search.md has an example.",
         ) from None
     return SearchFile(
         search=name,

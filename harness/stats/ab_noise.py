@@ -1,13 +1,13 @@
 """The noise of a speed A/B: launches are the replicates, windows inside a launch are not.
 
-A launch is a pair of freshly started processes; memory layout and compilation fall out differently
-each time, and however long the two then run, that difference stays. Inside a launch both take
-turns, A B B A, and each such window gives one log ratio of step times, in which a slow drift of the
-host cancels. So the mean over n launches with W windows in all has
+A launch is a pair of freshly started processes. Memory layout and compilation differ from launch to
+launch, and that difference stays however long both then run. Inside a launch the sides alternate,
+A B B A, and each such window gives one log ratio of step times, in which slow drift of the host
+cancels. So the mean over n launches with W windows in all has
 
     SE^2 = 2 s_launch^2 / n + s_window^2 / W
 
-and windows shrink only the second part. Pure; above `statistics`, for `gate` and the noise model.
+and more windows reduce only the second part. Pure: numbers in, numbers out.
 """
 
 import math
@@ -19,12 +19,12 @@ import numpy as np
 from harness.stats.decision import KnownSd, has_excess_variance
 from harness.stats.inference import Contrast
 
-OWN_LAUNCHES = 5  # from here on the launches' own spread replaces the noise model's
+OWN_LAUNCHES = 5  # from this number on the launches' own SD replaces the noise model's
 
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchSummary:
-    """ln(step time B) - ln(step time A) over several launches, and the two SDs behind its error.
+    """ln(step time B) - ln(step time A) over several launches, with the two SDs behind its error.
 
     `launch_sd` is that of one process: a launch's difference has twice its variance.
     """
@@ -36,7 +36,7 @@ class LaunchSummary:
 
 
 def log_ratio(first: float, second: float, third: float, fourth: float) -> float:
-    """ln(B) - ln(A) of one A B B A, from the step times of its four turns."""
+    """ln(B) - ln(A) of one A B B A, from the step times of its four segments."""
     return math.log(second * third / (first * fourth)) / 2
 
 
@@ -47,12 +47,12 @@ def summarize_launches(
     keep: bool = False,
     borrowed: bool = False,
 ) -> LaunchSummary:
-    """From the log ratio of each ABBA window, one list a launch; launches weigh alike.
+    """From the log ratios of the ABBA windows, one list a launch; launches have equal weights.
 
-    `known` is the noise model's s_launch, used until there are OWN_LAUNCHES; with `keep` for as
-    long as the launches do not vary more than it allows. One `borrowed` from another recipe is
-    given up as soon as they do. Without it the launches' own spread is taken, which one launch does
-    not have: then df is 0.
+    `known` is the noise model's s_launch, used until there are OWN_LAUNCHES, or with `keep` for as
+    long as the launches do not vary more than it allows. One that is `borrowed` from another recipe
+    is dropped as soon as they do. Otherwise the launches' own SD is used; a single launch has none,
+    and df is then 0.
     """
     windows = [np.asarray(launch, dtype=np.float64) for launch in ratios]
     assert windows, "a speed comparison has at least one launch"
@@ -64,7 +64,7 @@ def summarize_launches(
     window_variance = squares / inside if inside else math.nan
     within = 0.0 if math.isnan(window_variance) else window_variance
     guarded = borrowed or n >= OWN_LAUNCHES
-    excess_variance = guarded and _have_risen(means, known, within * n / total)
+    excess_variance = guarded and _has_excess(means, known, within * n / total)
     trusted = (n < OWN_LAUNCHES or keep) and not excess_variance
     from_noise_model = known is not None and trusted
     if known is not None and from_noise_model:
@@ -80,8 +80,8 @@ def summarize_launches(
     )
 
 
-def _have_risen(means: np.ndarray, known: KnownSd | None, of_mean: float) -> bool:
-    """Whether launches differ by more than the noise model's SD and their own windows make them."""
+def _has_excess(means: np.ndarray, known: KnownSd | None, of_mean: float) -> bool:
+    """Whether launches vary more than the noise model's SD and their own windows explain."""
     if known is None:
         return False
     sd = math.sqrt(2 * known.sd**2 + of_mean)
@@ -89,7 +89,7 @@ def _have_risen(means: np.ndarray, known: KnownSd | None, of_mean: float) -> boo
 
 
 def _own_variance(means: np.ndarray, of_mean: float) -> float:
-    """s_launch^2: the launches' spread beyond the noise `of_mean` of each one's windows."""
+    """s_launch^2: the variance of launches beyond `of_mean`, that of the means of their windows."""
     if len(means) < 2:
         return math.nan
     return max(0.0, (float(means.var(ddof=1)) - of_mean) / 2)

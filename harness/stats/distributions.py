@@ -1,9 +1,9 @@
-"""Quantiles of Student's t, and of the largest of several of them against one control.
+"""Quantiles of Student's t, and of the largest of several correlated t statistics (Dunnett).
 
-Dunnett's critical value is what several arms compared with one base need: they share the base's
-error, so Bonferroni would be too wide. scipy has the test but not the critical value for unequal
-numbers of runs, and its p-values are drawn at random; here both come from a quadrature and are the
-same every time. First of the three files of arithmetic, below `statistics`; pure numbers.
+Several arms that are compared with one base share the base's error, so Bonferroni would be too
+wide. scipy has Dunnett's test but not the critical value for unequal numbers of runs, and its
+p-values come from random draws; here both come from a quadrature and are the same every time. Pure:
+numbers in, numbers out.
 """
 
 import math

@@ -1,16 +1,12 @@
-"""The arithmetic of a comparison: numbers in, numbers out.
+"""Intervals, p-values and minimum detectable effects of contrasts.
 
-Every interval, p-value and smallest detectable effect of this package comes from here. The
-functions know nothing of runs, arms or files; `attribution` feeds them, and `budget` asks them what
-a plan could see before it is paid for. They are pure, draw no random numbers, and are held against
-simulation, scipy and published tables by the tests.
+The functions know nothing of runs, arms or files. They draw no random numbers, and the tests
+compare them with simulation, scipy and published tables. scipy is imported inside functions so that
+`harness --help` is fast; only `scipy.special`, because importing `scipy.stats` takes over a second.
 
-In the flow: above `dunnett`, below `fits` and `attribution`. scipy is imported inside functions,
-because `harness --help` must not wait for it.
-
-Words used throughout: a *contrast* is the difference between an arm and its control, with a
-standard error and the degrees of freedom (df) behind that error; `alpha` of an interval is
-two-sided; `many` names the correction for several arms against one control.
+A *contrast* is the difference between an arm and its control, with a standard error and the degrees
+of freedom (df) behind it; `alpha` of an interval is two-sided; `correction` names the correction
+for several arms against one control.
 """
 
 import math
@@ -79,10 +75,10 @@ def pool(groups: Sequence[Sequence[float]]) -> Pooled:
 
 
 def brown_forsythe(groups: Sequence[Floats]) -> float | None:
-    """p-value of equal variances, by one-way analysis of |x - median|; None if it cannot be asked.
+    """p-value of equal variances, by one-way analysis of |x - median|; None where it is undefined.
 
-    Arms of fewer than three runs are left out (see `Pooled`). Source: Brown and Forsythe, JASA 69
-    (1974) 364-367.
+    As `scipy.stats.levene(center="median")`, whose import is slow. Arms of fewer than three runs
+    are left out (see `Pooled`). Source: Brown and Forsythe, JASA 69 (1974) 364-367.
     """
     from scipy import special
 
@@ -111,7 +107,7 @@ class Contrast:
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A two-sided interval; `p` is adjusted as `many` says and is below alpha iff 0 is outside."""
+    """A two-sided interval; `p` has the same correction, and is below alpha iff 0 is outside."""
 
     low: float
     high: float
@@ -148,7 +144,7 @@ def intervals(
     correction: Correction = "none",
     loadings: Sequence[float] | None = None,
 ) -> list[Interval]:
-    """Two-sided intervals of several contrasts with one control, corrected as `many` says.
+    """Two-sided intervals of several contrasts with one control, with a correction.
 
     - `none`: each on its own.
     - `dunnett`: all at once, with the correlations that the shared control causes. Needs `loadings`
@@ -246,9 +242,9 @@ def minimum_detectable_effect(
     """The true effect that a plan would call non-zero with probability about 1 - beta.
 
     (critical + t_{1-beta}) * sd * sqrt(1/n_control + 1/n_arm), in the units of `sd`. The critical
-    value is that of `arms` arms under `many`; Holm and Benjamini-Hochberg are taken at their first
-    and hardest step, alpha / arms. `sides=1` is for one-sided limits; there `dunnett` takes
-    alpha / arms too. Infinite without degrees of freedom: nothing could be seen.
+    value is that of `arms` arms under `correction`; Holm and Benjamini-Hochberg are taken at their
+    first and hardest step, alpha / arms. `sides=1` is for one-sided limits; there `dunnett` takes
+    alpha / arms too. Infinite without degrees of freedom.
     """
     if not df > 0 or n_control < 1 or n_arm < 1:
         return math.inf
@@ -262,7 +258,7 @@ def minimum_detectable_effect(
 
 
 def detectable(critical: float, df: float, se: float, beta: float = 0.1) -> float:
-    """(critical + t_{1-beta}) * se: the smallest effect that a comparison made could have seen."""
+    """(critical + t_{1-beta}) * se: the smallest effect that a comparison could have detected."""
     return (critical + t_quantile(1 - beta, df)) * se
 
 
@@ -274,6 +270,6 @@ def effect_variance(contrasts: Sequence[Contrast]) -> float:
 
 
 def shrink(contrast: Contrast, tau2: float) -> float:
-    """effect * tau2 / (tau2 + se2): the best guess at an effect that was picked for its size."""
+    """effect * tau2 / (tau2 + se2): the best estimate of an effect selected for its size."""
     total = tau2 + contrast.se**2
     return contrast.estimate * tau2 / total if total > 0 else contrast.estimate

@@ -1,10 +1,10 @@
-"""Two models on the same examples: did they answer differently?
+"""Two models on the same examples: do their answers differ?
 
 A benchmark score of two models is compared example by example, because most examples are easy or
 hard for both and cancel. Right-or-wrong answers take McNemar's exact test on the examples where the
-two disagree; graded answers (`core_soft`) a bootstrap of the examples inside each task. Both speak
-of the examples, not of training noise: two seeds of one recipe differ too. Where a side is several
-runs, `beyond_examples` adds that noise to the error. Pure; above `statistics`.
+two disagree; graded answers (`core_soft`) a bootstrap of the examples inside each task. Both
+concern the examples and not training noise: two seeds of one recipe differ too. Where a side has
+several runs, `beyond_examples` adds that noise to the error. Pure: numbers in, numbers out.
 """
 
 import math
@@ -32,7 +32,10 @@ class McNemar:
 
 
 def mcnemar(a: ArrayLike, b: ArrayLike) -> McNemar:
-    """McNemar's exact test on two sequences of right (true) and wrong, one entry an example."""
+    """McNemar's exact test on two sequences of right (true) and wrong, one entry an example.
+
+    As `scipy.stats.binomtest`, whose import is slow.
+    """
     from scipy import special
 
     right_a, right_b = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
@@ -71,9 +74,9 @@ def paired_bootstrap(
 def stratified_bootstrap(
     gaps: Sequence[Floats], *, alpha: float = 0.05, draws: int = 2000, seed: int = 0
 ) -> tuple[Bootstrap, list[Bootstrap]]:
-    """The same from the differences by example, one array a task: of the whole, and of each task.
+    """The same from the differences by example, one array a task: for all tasks, and for each.
 
-    Tasks are drawn apart, also where two of them ask the same examples in two ways.
+    Tasks are resampled independently, also where two of them use the same examples.
     """
     rng = np.random.default_rng(seed)
     assert all(task.size for task in gaps), "a task has at least one example"
@@ -110,7 +113,7 @@ def _resampled_means(gaps: Floats, draws: int, rng: np.random.Generator) -> Floa
 
 
 def shared_variance(a: Sequence[Floats], b: Sequence[Floats]) -> float:
-    """What the error over runs and the error over examples both have in them, as a variance.
+    """The variance that the error over runs and the error over examples have in common.
 
     `a`, `b`: one array (runs, examples) a task. It is the interaction of run and example, the part
     of an answer that neither explains, estimated where a side has two runs; 0 where none has, which

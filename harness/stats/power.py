@@ -1,9 +1,8 @@
-"""What a comparison will be able to say, before it is paid for; and how many runs would settle it.
+"""The power of a comparison before it is paid for, and how many runs would settle it.
 
-The rates of the three outcomes of `verdict` for a true harm, exactly: the double integral over the
-error of the difference and over that of the estimated SD is taken by quadrature, so a plan prints
-the same figures every time. The smallest detectable effect is in `statistics`. Pure; above
-`verdict`, below the plans and reports that print it.
+The rates of the three outcomes of `decision.decide` for a true harm, computed exactly: the double
+integral over the error of the difference and over that of the estimated SD is taken by quadrature,
+so that a plan prints the same figures every time. Pure: numbers in, numbers out.
 """
 
 import math
@@ -12,13 +11,13 @@ from dataclasses import dataclass
 
 from harness.stats.distributions import sd_nodes, t_quantile
 
-BETA = 0.1  # what is called detectable is detected nine times in ten
-MOST_RUNS = 2000  # a side; beyond it the answer is that runs will not settle it
+BETA = 0.1  # a detectable effect is detected nine times in ten
+MOST_RUNS = 2000  # a side; more are not feasible
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """How often each outcome comes, for one true harm."""
+    """The probability of each outcome, for one true harm."""
 
     passes: float
     regression: float
@@ -35,10 +34,10 @@ class Rates:
 
 
 def rates(harm: float, margin: float, se: float, df: float, alpha: float = 0.05) -> Rates:
-    """The rates of `verdict.decide` where the truth is `harm` and the error of the difference `se`.
+    """The rates of `decision.decide` for a true `harm` and a standard error `se` of the difference.
 
     `df` are those of the SD behind the error; infinite where it is known. Without any, nothing is
-    ever decided.
+    decided.
     """
     from scipy import special
 
@@ -64,12 +63,12 @@ def planned_runs(
     MOST_RUNS a side are too few.
     """
 
-    def good(n: int) -> bool:
+    def enough(n: int) -> bool:
         se, behind = sd * math.sqrt(2 / n), _df(n, n, df)
         without = rates(0.0, margin, se, behind, alpha).passes
         return min(without, rates(margin, margin, se, behind, alpha).regression) >= 1 - beta
 
-    return _fewest(good, 1)
+    return _fewest(enough, 1)
 
 
 def more_runs(
@@ -81,32 +80,32 @@ def more_runs(
     beta: float = BETA,
     df: float | None = None,
 ) -> int | None:
-    """How many more runs a side would settle it with probability 1 - beta, were `harm` the truth.
+    """How many more runs a side would settle it with probability 1 - beta if `harm` is the truth.
 
     None where MOST_RUNS are too few.
     """
 
-    def good(more: int) -> bool:
+    def enough(more: int) -> bool:
         n_a, n_b = runs[0] + more, runs[1] + more
         se = sd * math.sqrt(1 / n_a + 1 / n_b)
         return rates(harm, margin, se, _df(n_a, n_b, df), alpha).settled >= 1 - beta
 
-    return _fewest(good, 1)
+    return _fewest(enough, 1)
 
 
 def _df(n_a: int, n_b: int, df: float | None) -> float:
     return n_a + n_b - 2 if df is None else df
 
 
-def _fewest(good: Callable[[int], bool], start: int) -> int | None:
-    """The first number from `start` on that is good: by doubling, then by halving."""
+def _fewest(enough: Callable[[int], bool], start: int) -> int | None:
+    """The first number from `start` on that is enough: by doubling, then by bisection."""
     high = start
-    while not good(high):
+    while not enough(high):
         if high >= MOST_RUNS:
             return None
         high = min(2 * high, MOST_RUNS)
     low = high // 2 if high > start else start - 1
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if good(middle) else (middle, high)
+        low, high = (low, middle) if enough(middle) else (middle, high)
     return high

@@ -1,9 +1,8 @@
 """Two small least-squares models: arms inside blocks, and loss against training length.
 
-The first compares speeds, which drift from session to session: every block gets its own level.
-The second gives the exchange rate between loss and training tokens, by which a study states an
-effect on quality as a change of the time to a target. Pure; above `statistics`, below
-`attribution`.
+The first compares speeds, which drift from session to session: every block has its own level. The
+second gives the exchange rate between loss and training tokens, by which a study states an effect
+on quality as a change of the time to a target. Pure: numbers in, numbers out.
 """
 
 import math
@@ -40,8 +39,8 @@ def fit_blocks(values: Floats, blocks: NDArray[np.intp], arms: NDArray[np.intp])
     """Least squares of y = block + arm, one value a run: values, blocks, arms are all (runs,).
 
     Blocks and arms are numbered from 0 without gaps and arm 0 is in every block, so that every
-    effect can be estimated. Block means are swept out first, which leaves one small (k, k) system
-    whatever the number of runs.
+    effect can be estimated. Block means are removed first, which leaves one small (k, k) system
+    for any number of runs.
     """
     n_blocks, n_arms = int(blocks.max()) + 1, int(arms.max()) + 1
     counts = np.zeros((n_blocks, n_arms))
@@ -64,7 +63,7 @@ class Slope:
     """Loss against ln(tokens) inside blocks: the exchange rate between quality and training.
 
     `weights` (runs,) are those of the least-squares estimate, slope = weights @ losses; they give
-    its covariance with the mean of the base's own runs, which take part in both.
+    its covariance with the mean of the base's own runs, which are part of both.
     """
 
     slope: float

@@ -38,7 +38,7 @@ from harness.stats.distributions import t_quantile
 Floats = NDArray[np.float64]
 
 LOOKS = 3
-LEAST_TAIL = 1e-12  # below it a quantile of t can no longer be told from infinity
+LEAST_TAIL = 1e-12  # below it a t quantile is numerically infinite
 _NODES = 200
 _LOWEST = -8.5  # in SDs of the sum: nothing below it
 

@@ -1,10 +1,7 @@
-"""Attributes a study's gains to its tricks. Takes a resolved study and records; returns the answer.
+"""The result of a study: effects of its arms, from a resolved study and its records.
 
-Puts the comparisons of single metrics together: the effect of each arm in loss, speed, memory and
-time to target; the tricks that no longer pay; what it all cost; and what the reader must be warned
-of. Never reads disk, never prints: report/ does.
-
-In the flow: after `comparison` and `time_to_target`, before report.
+Combines the comparisons of single metrics: each arm in loss, speed, memory and time to target; the
+tricks without effect; the price; warnings. Never reads disk, never prints.
 """
 
 from collections.abc import Iterable, Sequence
@@ -48,7 +45,7 @@ TOY_LINE = "Toy scale: this is no evidence about GPT-2 scale."
 
 
 def attribute(study: ResolvedStudy, records: Iterable[Record]) -> Attribution:
-    """The answer of one study, from all records of its store (others fill the gaps of sessions)."""
+    """The result of one study. `records`: all of its store, because sessions depend on all runs."""
     evidence = gather(study, records)
     primary = _first_measured(evidence, LOSSES)
     speed = _first_measured(evidence, THROUGHPUTS)
@@ -82,7 +79,7 @@ def attribute(study: ResolvedStudy, records: Iterable[Record]) -> Attribution:
         arms=results,
         noise={metric: _noise(family) for metric, family in families.items()},
         slope=slope,
-        no_effect_tricks=_barnacles(study, results) if study.decide.margin else None,
+        no_effect_tricks=_no_effect_tricks(study, results) if study.decide.margin else None,
         winner=_winner(results, primary),
         runs=rows,
         environments=_environments(evidence),
@@ -97,15 +94,15 @@ def _first_measured(evidence: Evidence, metrics: Sequence[str]) -> str:
 
 
 def _compiled_cold(record: Record) -> bool:
-    said = record.environment.get("compile_cache")
-    return isinstance(said, dict) and said.get("result") == "miss"
+    cache = record.environment.get("compile_cache")
+    return isinstance(cache, dict) and cache.get("result") == "miss"
 
 
-# --- what the reader must know first ------------------------------------------------------------
+# --- caveats on the whole study -------------------------------------------------------------------
 
 
 def headlines(evidence: Evidence) -> list[str]:
-    """The report's first line: toy scale, simulated runs, `pin: own`."""
+    """Caveats on the whole study: toy scale, simulated runs, `pin: own`."""
     study, lines = evidence.study, []
     toy = is_toy_scale(evidence.base)
     if toy is None:
@@ -198,7 +195,7 @@ def _arm_warnings(evidence: Evidence, arm: Arm, families: dict[str, Family]) -> 
 # --- the study as a whole -----------------------------------------------------------------------
 
 
-def _barnacles(study: ResolvedStudy, results: Sequence[ArmResult]) -> list[NoEffectTrick]:
+def _no_effect_tricks(study: ResolvedStudy, results: Sequence[ArmResult]) -> list[NoEffectTrick]:
     """Tricks whose interval lies inside the margin of every metric that has one."""
     found = []
     for result in results:

@@ -60,7 +60,7 @@ class Evidence:
     runs: dict[str, list[ArmRun]]  # by arm name, horizon and retune arms too
 
     def values(self, arm: Arm, metric: str, only: Callable[[Record], bool]) -> list[float]:
-        """The metric over the arm's completed runs that measured it and that `only` lets pass."""
+        """The metric over the arm's completed runs that measured it and that `only` admits."""
         return [
             value
             for run in self.runs.get(arm.name, [])
@@ -78,7 +78,7 @@ class Evidence:
 
 
 def gather(study: ResolvedStudy, records: Iterable[Record]) -> Evidence:
-    """Sorts all records of a store into the runs of one study."""
+    """The records of a store, assigned to the runs of one study."""
     records = list(records)
     session_of = {
         (record.plan_id, record.attempt): number
@@ -103,7 +103,7 @@ def gather(study: ResolvedStudy, records: Iterable[Record]) -> Evidence:
 
 
 def foreign_reason(evidence: Evidence, arm: Arm) -> str | None:
-    """Why an arm's results may not be compared with the base's at all; None when they may."""
+    """Why an arm may not be compared with the base in any metric; None where it may."""
     for name in ("protocol", "data_id"):
         own, base = getattr(arm.identity, name), getattr(evidence.base.identity, name)
         if own != base:
@@ -112,7 +112,7 @@ def foreign_reason(evidence: Evidence, arm: Arm) -> str | None:
 
 
 def evaluation_reason(evidence: Evidence, arm: Arm, metric: str) -> str | None:
-    """Why scores of CORE may not be compared: another bundle, or evaluated in another way."""
+    """Why scores of CORE may not be compared: another bundle, or other evaluation settings."""
     if metric not in CORE_SCORES:
         return None
     base, own = (
@@ -132,7 +132,7 @@ def evaluation_reason(evidence: Evidence, arm: Arm, metric: str) -> str | None:
 
 
 def status_counts(runs: Sequence[ArmRun]) -> dict[str, int]:
-    """How many runs ended in which way; `not run` for those without a record."""
+    """Runs by status; `not run` for those without a record."""
     return dict(Counter(run.record.status if run.record else "not run" for run in runs))
 
 
@@ -182,7 +182,7 @@ class Cell:
 
 
 Anchors = dict[int | None, ArmRun]
-"""The base's run of each block: what the speeds of that block are compared with."""
+"""The base's run of each block, with which the speeds of that block are compared."""
 
 Loadings = Callable[[list[Cell]], Sequence[float] | None]
 
@@ -193,7 +193,7 @@ def _no_loadings(_: list[Cell]) -> Sequence[float] | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """All arms in one metric: effects, the noise behind them, and what time to target adds up."""
+    """All arms in one metric: results, the noise behind them, and contrasts for time to target."""
 
     effects: dict[str, MetricResult]
     noise: ArmNoise
@@ -352,7 +352,7 @@ def speed_effects(evidence: Evidence, metric: str) -> Family:
     """ln(tokens/s) of every arm minus the base's, from blocks of one session each.
 
     A run counts when the base of its block ran in the same session (environment, boot, no gap of
-    more than ten minutes) with equally many neighbours; otherwise `left_out` says why not.
+    more than ten minutes) with equally many concurrent runs; otherwise `left_out` has the reason.
     """
     anchors: Anchors = {
         run.planned.block: run
@@ -375,7 +375,9 @@ def speed_effects(evidence: Evidence, metric: str) -> Family:
     compared = [arm for arm in evidence.arms if used[arm.name]]
     fit = _fit_speed(anchors, [used[arm.name] for arm in compared], metric)
     cells = [
-        _speed_cell(evidence, arm, metric, anchors, used[arm.name], _worded(left_out[arm.name]))
+        _speed_cell(
+            evidence, arm, metric, anchors, used[arm.name], _reasons_in_words(left_out[arm.name])
+        )
         for arm in evidence.arms
     ]
     contrasts = {arm.name: fit.contrast(i) for i, arm in enumerate(compared)} if fit else {}
@@ -401,7 +403,7 @@ def _with_contrast(cell: Cell, contrast: Contrast | None) -> Cell:
     return replace(cell, contrast=contrast) if contrast else cell
 
 
-def _worded(reasons: dict[str, list[int]]) -> list[str]:
+def _reasons_in_words(reasons: dict[str, list[int]]) -> list[str]:
     """'seeds 1, 2: why' for each reason."""
     return [
         f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}: {reason}"

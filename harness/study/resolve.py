@@ -74,15 +74,20 @@ def resolve(
         created_at=stored.created_at if stored else now,
         source=str(path),
     )
-    if stored is not None and (changes := differences(stored, study)):
+    if stored is not None:
+        _refuse_other_study(stored, study, store)
+    return study
+
+
+def _refuse_other_study(stored: ResolvedStudy, study: ResolvedStudy, store: Store) -> None:
+    if changes := differences(stored, study):
         more = ", ..." if changes[MOST_DIFFERENCES:] else ""
         raise StoreError(
-            str(store.study_path(file.study)),
-            f"the study {file.study!r} as it is stored",
+            str(store.study_path(study.study)),
+            f"the study {study.study!r} as it is stored",
             f"a different study of this name: {'; '.join(changes[:MOST_DIFFERENCES])}{more}",
             "Give this study another name with --name, or use another --store.",
         )
-    return study
 
 
 def _refuse_shared_seeds(file: StudyFile, path: Path, seeds: Sequence[int]) -> None:

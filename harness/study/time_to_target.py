@@ -1,11 +1,9 @@
-"""Time to target: what a change in loss and in speed come to together, in training time.
+"""Time to target: the combined effect of a change in loss and in speed, in training time.
 
 The base is also trained for shorter and longer horizons, each with its own complete schedule. The
-slope of its final loss on ln(tokens) is the exchange rate s < 0, and an arm changes ln T by its
-loss difference / (-s), the quality part, plus the change of ln(seconds per token), the speed part.
-The two add exactly. Beyond the range that the horizons measured only its limit is stated.
-
-In the flow: after `comparison`, before `attribution`. Never reads disk, never prints.
+slope of its final loss on ln(tokens) is the exchange rate s < 0. An arm changes ln T by its loss
+difference / (-s), the quality part, plus the change of ln(seconds per token), the speed part; the
+two add exactly. Outside the range of the horizons only the limit is stated. Never reads disk.
 """
 
 import math
@@ -98,7 +96,8 @@ def times_to_target(
 
 
 def _shared_weight(evidence: Evidence, slope: HorizonSlope, fit: regression.Slope | None) -> float:
-    """Sum of the slope's weights over the base's own runs / their number (see fits.quality_part).
+    """Sum of the slope's weights over the base's own runs / their number (see
+    regression.quality_part).
 
     The points of the slope begin with the base's completed runs, in the order of `horizon_slope`.
     """

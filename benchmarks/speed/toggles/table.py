@@ -57,7 +57,7 @@ def markdown(rows: Rows) -> str:
 
 def _setting(rows: Rows) -> str:
     session = rows.session
-    batches = "one batch over and over" if session.synthetic else "batches from the loader"
+    batches = "the same batch at every step" if session.synthetic else "batches from the loader"
     command = " ".join([session.base, *(f"--set {text}" for text in session.set)])
     return (
         f"`{command}` on one {session.device}, torch {session.torch}, "
@@ -107,7 +107,7 @@ def _notes(rows: Rows) -> list[str]:
     else:
         kind = f"count an s_launch of {100 * noise.sd:.3f} % ({noise.df:g} df, {noise.origin})"
     found = [
-        f"One launch a row, {rows.session.seconds:g} s of windows: a screen. "
+        f"One launch a row, {rows.session.seconds:g} s of ABBA segments: a screening. "
         f"Intervals of {level} {kind}. "
         "They are not corrected for the number of rows. Slower is positive. "
         "Schedules are held at their first step where a row names no steps."

@@ -18,10 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
-from rich.console import Console
 
 from harness import files
-from harness.cli.console import print_line
 from harness.cli.github.workflow_file import check_no_anchors, parse
 from harness.errors import HarnessError, UsageError, WorkflowFileError
 
@@ -65,7 +63,7 @@ class Change(NamedTuple):
     kept: Sequence[str] = ()  # places where the owner's version differs from the new template
 
 
-def init(console: Console, root: Path, choices: Choices) -> None:
+def init(root: Path, choices: Choices) -> list[Change]:
     """Writes the workflows. Raises UsageError where one of the files exists already."""
     _check_choices(choices)
     if (root / STATE).exists():
@@ -84,17 +82,18 @@ def init(console: Console, root: Path, choices: Choices) -> None:
                 "one that `harness ci init` did not write",
                 "Move or rename it, then run the command again. No file was written.",
             )
-    _write(console, root, choices, texts, [Change(path, texts[path], "written") for path in texts])
+    changes = [Change(path, texts[path], "written") for path in texts]
+    return _write(root, choices, texts, changes)
 
 
-def update(console: Console, root: Path) -> None:
+def update(root: Path) -> list[Change]:
     """Merges the templates of this version into the files of a repository."""
     state = _read_state(root)
     texts = {path: render(name, state.choices) for name, path in FILES.items()}
     changes = [
         _merged(root, path, state.files.get(path.as_posix()), text) for path, text in texts.items()
     ]
-    _write(console, root, state.choices, texts, changes)
+    return _write(root, state.choices, texts, changes)
 
 
 def render(name: str, choices: Choices) -> str:
@@ -221,18 +220,15 @@ def leaves(tree: Any, place: str = "") -> dict[str, Any]:
 
 
 def _write(
-    console: Console, root: Path, choices: Choices, texts: dict[Path, str], changes: list[Change]
-) -> None:
+    root: Path, choices: Choices, texts: dict[Path, str], changes: list[Change]
+) -> list[Change]:
     for change in changes:
         if change.text is not None:
             files.write_bytes(root / change.path, change.text.encode())
-        lines = [f"{change.action:10} {change.path}"]
-        lines += [f"    follows the template: {place}" for place in change.taken]
-        lines += [f"    your version stays, the template differs: {one}" for one in change.kept]
-        print_line(console, "\n".join(lines))
     state = State(choices=choices, files={path.as_posix(): text for path, text in texts.items()})
     data = msgspec.json.format(msgspec.json.encode(state), indent=1)
     files.write_bytes(root / STATE, data + b"\n")
+    return changes
 
 
 def _read_state(root: Path) -> State:

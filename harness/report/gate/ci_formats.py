@@ -75,7 +75,8 @@ def sentence(one: GateMetric) -> str:
     result = one.result
     if result.estimate is None:
         return result.reason or "not measured"
-    effect = f"{estimate(result)} {result.unit if result.scale == 'difference' else ''}".rstrip()
+    printed = result.scale == "log" or result.unit in ("bytes", "s")  # by `estimate`
+    effect = f"{estimate(result)} {'' if printed else result.unit}".rstrip()
     if limits := interval(result):
         effect += f" {limits}"
     parts = [effect]

@@ -1,1 +1,1 @@
-"""A search in the terminal, as a page, and as files."""
+"""Shows a search: its plan, its progress, and its result as a document and as files."""

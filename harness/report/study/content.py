@@ -1,13 +1,14 @@
-"""What a report is made from: the study, its attribution and its curves, read from the store once.
+"""The content of a study's report: the study, its attribution and CORE, read from the store once.
 
-After `tasks`; the terminal, HTML, tables and picture all take a `Content`. The order
-of the arms is decided here, so that every part shows them alike: the trick that helps most first.
+Every format is made from one `Content`, which also fixes the order of the arms: the trick that
+helps most first.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness import format
 from harness.metrics import CORE_SCORES, COSTS
 from harness.report.study.core_tasks import StudyCore, core_of
 from harness.results.store import Store
@@ -18,36 +19,35 @@ from harness.study.effects import ArmResult, Attribution
 
 @dataclass(frozen=True, kw_only=True)
 class Content:
-    """One study, analysed. `store` is asked again for curves only."""
+    """One analysed study. `store` is read again for curves only."""
 
     store: Store
     study: ResolvedStudy
-    found: Attribution
-    core: StudyCore | None = None  # where the runs evaluated CORE
+    attribution: Attribution
+    core: StudyCore | None = None  # None where no run evaluated CORE
 
     @property
     def base(self) -> Arm:
-        """The arm everything is compared with."""
-        return self.study.arm(self.found.base)
+        """The arm that all others are compared with."""
+        return self.study.arm(self.attribution.base)
 
     @property
     def ranked(self) -> list[ArmResult]:
         """Arms by how much their trick helps the primary metric; those without a number last."""
-        return ranked(self.found)
+        return ranked(self.attribution)
 
     @property
     def metrics(self) -> list[str]:
-        """The columns of the effects table: metrics in which at least one arm has an effect."""
-        return [
-            metric
-            for metric in (self.found.primary, self.found.speed, *CORE_SCORES, *COSTS)
-            if metric == self.found.primary or any(_has(arm, metric) for arm in self.found.arms)
-        ]
+        """The metrics shown: the primary one, and those in which at least one arm has an effect."""
+        result = self.attribution
+        rest = (result.speed, *CORE_SCORES, *COSTS)
+        shown = [name for name in rest if any(_has(arm, name) for arm in result.arms)]
+        return [result.primary, *shown]
 
     @property
     def has_time(self) -> bool:
-        """Whether the study has a time-to-target column."""
-        return self.found.slope is not None
+        """Whether the study measures time-to-target."""
+        return self.attribution.slope is not None
 
 
 def _has(arm: ArmResult, metric: str) -> bool:
@@ -58,19 +58,19 @@ def _has(arm: ArmResult, metric: str) -> bool:
 def load(store: Store, name: str) -> Content:
     """Reads and analyses a stored study. Raises StoreError where there is none of that name."""
     study = store.study(name)
-    found = attribute(study, store.records())
-    core = core_of(store, found, ranked(found))
-    return Content(store=store, study=study, found=found, core=core)
+    result = attribute(study, store.records())
+    core = core_of(store, result, ranked(result))
+    return Content(store=store, study=study, attribution=result, core=core)
 
 
-def ranked(found: Attribution) -> list[ArmResult]:
+def ranked(result: Attribution) -> list[ArmResult]:
     """See `Content.ranked`."""
 
     def key(arm: ArmResult) -> tuple[bool, float]:
-        helps = arm.helps(found.primary)
+        helps = arm.helps(result.primary)
         return helps is None, -(helps or 0.0)
 
-    return sorted(found.arms, key=key)
+    return sorted(result.arms, key=key)
 
 
 def flatten(value: Any, path: str = "") -> dict[str, Any]:
@@ -95,7 +95,7 @@ def difference(base: Arm, arm: Arm) -> list[tuple[str, Any, Any]]:
 
 
 def settings(arm: Arm) -> dict[str, Sequence[str]]:
-    """What sets an arm apart, in words: overrides, pinned, retuned, untuned fields, other code."""
+    """How an arm differs, as phrases: overrides and other code, pinned, retuned, untuned fields."""
     code = [f"ref {arm.ref}"] if arm.ref else [f"patch {arm.patch}"] if arm.patch else []
     return {
         "overrides": [f"{path} = {_short(value)}" for path, value in arm.set.items()] + code,
@@ -109,6 +109,16 @@ def settings(arm: Arm) -> dict[str, Sequence[str]]:
         ],
         "untuned": list(arm.untuned),
     }
+
+
+def settings_text(arm: Arm) -> str:
+    """`settings` on one line for each phrase; a dash where the arm is as its base file."""
+    lines = [
+        text if kind == "overrides" else f"{kind}: {text}"
+        for kind, texts in settings(arm).items()
+        for text in texts
+    ]
+    return "\n".join(lines) or format.DASH
 
 
 def _short(value: Any) -> str:

@@ -1,7 +1,6 @@
-"""CORE as a reader sees it: tables of tasks, the lines above them, and what an interval covers.
+"""Tables and sentences about CORE by task, for the reports of a comparison and of a study.
 
-Cells and sentences only; the terminal, Markdown and HTML each draw them in their own way, so that
-they cannot disagree. Pure.
+Every format uses these cells and sentences, so that they cannot disagree. Pure functions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,8 +9,8 @@ from harness.compare.core import PairedCore, Scores, TaskPair, Total
 from harness.format import DASH, duration, signed
 
 COVERS = (
-    "how far other examples of these tasks would move the difference of these very models; what "
-    "another seed would change is not in it"
+    "how much the difference between these models would vary with other examples of the tasks; "
+    "variation between seeds is not included"
 )
 TASK_TITLES = ("task", "examples", "accuracy", "SE", "centred", "soft", "time")
 
@@ -41,7 +40,7 @@ def plain(score: float) -> str:
 
 
 def about(side: Scores) -> str:
-    """'1,200 examples of 6 tasks, bundle 7374df08, …': what was asked, and how."""
+    """'1,200 examples of 6 tasks, bundle 7374df08, …': what was evaluated, and how."""
     settings = side.settings
     most = "all" if settings.max_per_task is None else f"at most {settings.max_per_task:,}"
     return (
@@ -71,20 +70,20 @@ PAIR_TITLES = (
 )
 
 
-def heading(found: PairedCore) -> str:
+def heading(paired: PairedCore) -> str:
     """What the two sides are compared on."""
     return (
-        f"CORE on the same {about(found.a)}; intervals at {100 * (1 - 2 * found.alpha):g} %, "
+        f"CORE on the same {about(paired.a)}; intervals at {100 * (1 - 2 * paired.alpha):g} %, "
         "over examples, and over examples and runs"
     )
 
 
-def total_cells(found: PairedCore, total: Total) -> list[str]:
+def total_cells(paired: PairedCore, total: Total) -> list[str]:
     """CORE or soft CORE of both sides, under `TOTAL_TITLES`."""
     errors = f"{total.metric}_se"
     means = [
         f"{plain(getattr(side, total.metric))} ± {getattr(side, errors):.4f}"
-        for side in (found.a, found.b)
+        for side in (paired.a, paired.b)
     ]
     wide = DASH
     if total.wide_low is not None and total.wide_high is not None:
@@ -92,9 +91,9 @@ def total_cells(found: PairedCore, total: Total) -> list[str]:
     return [total.metric, *means, change(total), _limits(total.low, total.high), wide]
 
 
-def pair_cells(found: PairedCore, index: int) -> list[str]:
+def pair_cells(paired: PairedCore, index: int) -> list[str]:
     """One task of both sides, under `PAIR_TITLES`."""
-    task, a, b = found.tasks[index], found.a.tasks[index], found.b.tasks[index]
+    task, a, b = paired.tasks[index], paired.a.tasks[index], paired.b.tasks[index]
     return [
         task.name,
         f"{a.facts.examples:,}",
@@ -125,36 +124,36 @@ def p_value(p: float) -> str:
     return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
 
 
-def sentences(found: PairedCore, *, tasks: bool) -> list[str]:
-    """How to read the two tables; `tasks`: the second one is shown too."""
+def sentences(paired: PairedCore, *, tasks: bool) -> list[str]:
+    """How to read the two tables; `tasks`: with the second one."""
     lines = [f"over examples: {COVERS}"]
-    wide = found.totals[0].wide_low is not None
-    runs = found.a.runs + found.b.runs
+    wide = paired.totals[0].wide_low is not None
+    runs = paired.a.runs + paired.b.runs
     if wide and runs == 2:
         lines.append(
-            "examples and runs: with the noise between runs; from one run a side its overlap with "
-            "that of examples cannot be told, so this interval is rather too wide"
+            "examples and runs: includes the noise between runs; with one run a side its overlap "
+            "with the noise over examples is unknown, so this interval is conservative"
         )
     elif wide:
-        lines.append("examples and runs: what other examples and other seeds would change")
+        lines.append("examples and runs: variation with other examples and other seeds")
     else:
-        lines.append("examples and runs: the noise between runs is not known here")
-    if found.p is not None and found.only_a is not None and found.only_b is not None:
+        lines.append("examples and runs: the noise between runs is unknown here")
+    if paired.p is not None and paired.only_a is not None and paired.only_b is not None:
         lines.append(
-            f"McNemar over all examples: {found.only_a:,} right in A alone, {found.only_b:,} in B "
-            f"alone, p {p_value(found.p)}; every example weighs alike there, and every task in CORE"
+            f"McNemar over all examples: {paired.only_a:,} right in A only, {paired.only_b:,} in B "
+            f"only, p {p_value(paired.p)}; it weights examples equally, CORE weights tasks equally"
         )
     if tasks:
-        lines.append(_marks(found))
+        lines.append(_marks(paired))
     return lines
 
 
-def _marks(found: PairedCore) -> str:
-    if found.p is None:
-        return "no p: McNemar's test is of two models, and a side here is several"
+def _marks(paired: PairedCore) -> str:
+    if paired.p is None:
+        return "no p: McNemar's test compares two models, and a side here is several"
     return (
-        f"p: McNemar's exact test of one task; * below {found.alpha:g} after Holm's correction "
-        f"over {len(found.tasks)} tasks"
+        f"p: McNemar's exact test of one task; * below {paired.alpha:g} after Holm's correction "
+        f"over {len(paired.tasks)} tasks"
     )
 
 

@@ -1,9 +1,8 @@
-"""Loss curves of the arms: one line and one band an arm, from the curves of its runs.
+"""Loss curves of the arms: a mean and a range over the seeds of each arm.
 
-Every run is cut into equally many stretches of steps and averaged in each, which evens out the
-noise of single batches and lets runs of any length share one chart; the band is the range over the
-seeds.
-Reads curves from the store, at most `MOST_SEEDS` an arm, and computes; draws nothing.
+Every run is divided into equally many groups of steps and averaged in each, which reduces the noise
+of single batches and lets runs of any length share one chart. At most `MOST_SEEDS` runs of an arm
+are read.
 """
 
 from dataclasses import dataclass
@@ -16,13 +15,13 @@ from harness.report.study.content import Content
 
 Floats = NDArray[np.float64]
 
-STRETCHES = 40
+GROUPS = 40
 MOST_SEEDS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArmCurve:
-    """All (stretches,) arrays: means over the seeds, and the range of the loss."""
+    """All (groups,) arrays: means over the seeds, and the range of the loss."""
 
     arm: str
     seeds: int
@@ -35,18 +34,18 @@ class ArmCurve:
 
 
 def arm_curves(content: Content, arms: list[str]) -> list[ArmCurve]:
-    """The curve of each arm that left one, in the order asked for."""
+    """The curve of each arm that recorded one, in the order of `arms`."""
     ids: dict[str, list[str]] = {}
-    for row in content.found.runs:
+    for row in content.attribution.runs:
         if row.status == "completed":
             ids.setdefault(row.arm, []).append(row.plan_id)
-    found = (_arm_curve(content, arm, ids.get(arm, [])[:MOST_SEEDS]) for arm in arms)
-    return [curve for curve in found if curve is not None]
+    curves = (_arm_curve(content, arm, ids.get(arm, [])[:MOST_SEEDS]) for arm in arms)
+    return [curve for curve in curves if curve is not None]
 
 
 def _arm_curve(content: Content, arm: str, plan_ids: list[str]) -> ArmCurve | None:
     tables = [table for plan_id in plan_ids if (table := content.store.curve(plan_id)) is not None]
-    runs = [run for table in tables if (run := _stretches(_columns(table))) is not None]
+    runs = [run for table in tables if (run := _grouped(_columns(table))) is not None]
     if not runs:
         return None
     shortest = min(len(run["loss"]) for run in runs)
@@ -70,13 +69,13 @@ def _columns(table: Any) -> dict[str, Floats]:
     }
 
 
-def _stretches(columns: dict[str, Floats]) -> dict[str, Floats] | None:
-    """Means over `STRETCHES` equal stretches of the steps that have a training loss."""
+def _grouped(columns: dict[str, Floats]) -> dict[str, Floats] | None:
+    """Means over `GROUPS` equal groups of the steps that have a training loss."""
     known = np.isfinite(columns["train_loss"]) & np.isfinite(columns["train_time_s"])
     count = int(known.sum())
     if count < 2:
         return None
-    edges = np.linspace(0, count, min(STRETCHES, count) + 1).astype(int)[:-1]
+    edges = np.linspace(0, count, min(GROUPS, count) + 1).astype(int)[:-1]
     sizes = np.diff([*edges, count])
     names = {"tokens": "tokens", "train_time_s": "train_time_s", "train_loss": "loss"}
     return {
@@ -85,14 +84,14 @@ def _stretches(columns: dict[str, Floats]) -> dict[str, Floats] | None:
 
 
 def _validation(runs: list[dict[str, Floats]]) -> list[tuple[float, float, float]]:
-    """Evaluations, averaged over the seeds that made them at the same number of tokens."""
-    found: dict[float, list[tuple[float, float]]] = {}
+    """(tokens, train_time_s, val_loss) of evaluations that every run made, as means."""
+    points_at: dict[float, list[tuple[float, float]]] = {}
     for run in runs:
         for index in np.flatnonzero(np.isfinite(run["val_loss"])):
             point = (float(run["train_time_s"][index]), float(run["val_loss"][index]))
-            found.setdefault(float(run["tokens"][index]), []).append(point)
+            points_at.setdefault(float(run["tokens"][index]), []).append(point)
     return [
         (tokens, *(float(mean) for mean in np.mean(points, axis=0)))  # type: ignore[misc]
-        for tokens, points in sorted(found.items())
+        for tokens, points in sorted(points_at.items())
         if len(points) == len(runs)
     ]

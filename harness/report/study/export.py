@@ -1,27 +1,22 @@
-"""The report as data: report.json (everything) and report.csv (one line for each arm and metric).
+"""The report as data: report.json (everything) and report.csv (one line per arm and metric).
 
-Every number that the terminal or the HTML shows stands in the JSON; the CSV carries the effects,
-with the text that the terminal prints beside each, so that the two can be held together.
+The JSON has every number that another format shows. The CSV has the effects, each with the text
+that the terminal prints, so that the formats can be checked against each other.
 """
 
 import csv
 import io
 from typing import Any
 
-import msgspec
-
 from harness.compare.result import MetricResult
+from harness.report.metric_text import full
 from harness.report.study import phrases
 from harness.report.study.content import Content, settings
-from harness.study.effects import TIME_PARTS
+from harness.study.effects import TIME_PARTS, ExactChange
 
 FORMAT = 1
-COLUMNS = (
-    "study",
-    "arm",
-    "role",
-    "trick",
-    "change",
+HEAD = ("study", "arm", "role", "trick", "change")
+FIELDS = (
     "metric",
     "scale",
     "n_arm",
@@ -36,6 +31,9 @@ COLUMNS = (
     "p",
     "minimum_detectable",
     "outside",
+    "margin",
+    "outcome",
+    "rule",
     "method",
     "beyond",
     "shown",
@@ -44,15 +42,16 @@ COLUMNS = (
 )
 
 
-def as_json(content: Content) -> bytes:
+def data(content: Content) -> dict[str, Any]:
     """The whole attribution, with every arm's settings and derived values."""
-    document: dict[str, Any] = {
+    study = content.study
+    return {
         "format": FORMAT,
-        "trainer": content.study.trainer,
-        "command": content.study.command,
-        "source": content.study.source,
-        "pin": content.study.pin,
-        "attribution": content.found,
+        "trainer": study.trainer,
+        "command": study.command,
+        "source": study.source,
+        "pin": study.pin,
+        "attribution": content.attribution,
         "core": content.core,
         "arms": {
             arm.name: {
@@ -61,45 +60,40 @@ def as_json(content: Content) -> bytes:
                 "identity": arm.identity,
                 "config": arm.config,
             }
-            for arm in content.study.arms
+            for arm in study.arms
         },
     }
-    return msgspec.json.format(msgspec.json.encode(document), indent=1)
 
 
 def as_csv(content: Content) -> str:
-    """One line for each arm and metric, time to target as three; counted values as `exact`."""
+    """One line per arm and metric; time-to-target as three, counted values as `exact`."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(out, [*HEAD, *FIELDS], lineterminator="\n")
     writer.writeheader()
     for arm in content.ranked:
-        head = {
-            "study": content.study.study,
-            "arm": arm.name,
-            "role": arm.role,
-            "trick": arm.trick,
-            "change": arm.change,
-        }
+        head = {name: getattr(arm, name) for name in HEAD if hasattr(arm, name)}
+        head |= {"study": content.study.study, "arm": arm.name}
         effects = list(arm.effects.values())
         if arm.time_to_target:
             effects += [getattr(arm.time_to_target, part) for part in TIME_PARTS]
-        for effect in effects:
-            writer.writerow({**head, **_row(effect)})
+        writer.writerows({**head, **_effect_row(effect)} for effect in effects)
         for name in ("parameters", "flops_per_token"):
-            exact = getattr(arm, name)
-            row = {
-                "metric": name,
-                "scale": "difference",
-                "base_mean": exact.base,
-                "arm_mean": exact.arm,
-                "estimate": exact.delta,
-                "method": "exact",
-                "shown": phrases.change_of_count(exact.delta),
-            }
-            writer.writerow({**head, **row})
+            writer.writerow({**head, **_exact_row(name, getattr(arm, name))})
     return out.getvalue()
 
 
-def _row(effect: MetricResult) -> dict[str, Any]:
-    row = {column: getattr(effect, column) for column in COLUMNS if hasattr(effect, column)}
-    return {**row, "shown": phrases.full(effect)}
+def _effect_row(effect: MetricResult) -> dict[str, Any]:
+    values = {name: getattr(effect, name) for name in FIELDS if name != "shown"}
+    return {**values, "shown": full(effect)}
+
+
+def _exact_row(name: str, exact: ExactChange) -> dict[str, Any]:
+    return {
+        "metric": name,
+        "scale": "difference",
+        "base_mean": exact.base,
+        "arm_mean": exact.arm,
+        "estimate": exact.delta,
+        "method": "exact",
+        "shown": phrases.change_of_count(exact.delta),
+    }

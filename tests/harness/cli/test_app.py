@@ -26,7 +26,7 @@ def test_a_dry_run_records_nothing_and_prints_the_plan(harness, study_file, stor
         "time: about",
         "cost:",
         "memory:",
-        "smallest detectable effect",
+        "Minimum detectable effect",
         "no_muon",
     ):
         assert part in done.stdout

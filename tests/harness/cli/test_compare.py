@@ -97,10 +97,17 @@ def test_any_log_is_read_by_a_pattern(harness, tmp_path):
         for side, shift in (("a", 0.0), ("b", -0.2)):
             (tmp_path / f"{side}{index}.log").write_text(f"accuracy: {value + shift}\n")
     words = [*tmp_path.glob("a?.log"), "--", *tmp_path.glob("b?.log")]
-    words += ["--regex", r"acc=accuracy: ([\d.]+)", "--higher-better", "acc"]
-    assert harness("compare", *words).returncode == errors.INCONCLUSIVE
-    done = harness("compare", *words, "--margin", "acc=0.05")
+    words += ["--regex", r"acc=accuracy: ([\d.]+)"]
+    unknown = harness("compare", *words)
+    assert unknown.returncode == errors.INCONCLUSIVE
+    assert "direction unknown" in unknown.stdout
+    refused = harness("compare", *words, "--margin", "acc=0.05")
+    assert refused.returncode == errors.USAGE
+    assert "--higher-better acc or --lower-better acc" in refused.stderr
+    done = harness("compare", *words, "--margin", "acc=0.05", "--higher-better", "acc")
     assert done.returncode == errors.REGRESSION, done.stderr
+    done = harness("compare", *words, "--margin", "acc=0.05", "--lower-better", "acc")
+    assert done.returncode == errors.PASS, done.stderr
 
 
 def test_two_studies_of_ones_own_are_compared_by_their_arms(harness, study_file, store):

@@ -1,4 +1,4 @@
-"""The search file: what it refuses, and how it says so."""
+"""The search file: its schema, and the errors of invalid files."""
 
 import pytest
 
@@ -14,13 +14,13 @@ def test_a_complete_file_is_read(parsed):
     assert search.confirm.seeds == [101, 102, 103]
 
 
-def test_a_tricks_own_fields_are_read(parsed):
+def test_fields_of_a_trick_are_read(parsed):
     search = parsed(tricks="{muon: {off: {optimizer.adamw_lr: {float: [0.001, 0.1], log: true}}}}")
     assert search.tricks["muon"].off["optimizer.adamw_lr"].log
 
 
 @pytest.mark.parametrize(
-    ("parts", "told"),
+    ("parts", "message"),
     [
         ({"space": "{bowl.x: {flaot: [0, 1]}}"}, "search.yaml:9: space.bowl.x.flaot"),
         (
@@ -30,23 +30,26 @@ def test_a_tricks_own_fields_are_read(parsed):
         ({"space": "{bowl.x: {float: [0, 1], log: true}}"}, "a logarithmic range above 0"),
         ({"space": "{bowl.x: {int: [0, 4], step: 9}}"}, "a step above 0 and within [0, 4]"),
         ({"space": "{bowl.x: {choices: [1]}}"}, "two choices or more"),
-        ({"space": "{bowl.x: {float: [0, 1], int: [0, 1]}}"}, "one of them; got 2 of them"),
+        ({"space": "{bowl.x: {float: [0, 1], int: [0, 1]}}"}, "and choices: [...]; got 2 of them"),
         ({"space": ""}, "at least one field under space"),
         ({"tricks": "{muon: {of: {}}}"}, "tricks.muon.of: expected one of the keys on, off"),
         ({"tricks": "{muon: {on: {bowl.x: {int: [0, 1]}}}}"}, "every field once in a search"),
-        ({"objective": "first_crossing"}, "A first crossing of a target is no objective"),
+        ({"objective": "first_crossing"}, "The first crossing of a target is no objective"),
         ({"objective": "val_bbp"}, "Did you mean 'val_bpb'?"),
         ({"objective": "ln_time_to_target"}, "expected ln_time_to_target and slope_from together"),
         ({"budget": "{}"}, "expected trials, gpu_seconds or usd"),
-        ({"budget": "{usd: 5}"}, "expected a price beside a budget in USD"),
+        ({"budget": "{usd: 5}"}, "expected a price for a budget in USD"),
         ({"budget": "{trails: 5}"}, "Did you mean 'trials'?"),
-        ({"confirm": "{seeds: [1, 102]}"}, "expected seeds that the search never sees; got [1]"),
+        ({"confirm": "{seeds: [1, 102]}"}, "expected seeds that the search does not use; got [1]"),
         ({"base_seeds": "[1]"}, "expected at least two seeds"),
-        ({"constraints": "{val_loss: {}}"}, "expected at_most or at_least"),
+        ({"constraints": "{val_loss: {}}"}, "expected one of at_most and at_least"),
         ({"base": ""}, "expected the key 'base'"),
         ({"tricks": "{muon: true}"}, "tricks.muon: expected object; got bool"),
         ({"tricks": "{muon: false}"}, "tricks.muon: expected object; got bool"),
-        ({"space": "{bowl.x: {int: [1, 8], step: 0.5}}"}, "a whole step of whole numbers; got 0.5"),
+        (
+            {"space": "{bowl.x: {int: [1, 8], step: 0.5}}"},
+            "an integer step for a range of integers",
+        ),
         ({"space": "{bowl.x: {float: [0, .inf]}}"}, "both finite; got [0.0, inf]"),
         ({"confirm": "{alpha: 5}"}, "confirm.alpha: expected a number between 0 and 1; got 5"),
         ({"confirm": "{best: -1}"}, "confirm.best: expected a number of 0 or above; got -1"),
@@ -54,7 +57,7 @@ def test_a_tricks_own_fields_are_read(parsed):
         ({"limits": "{run_minutes: -1}"}, "limits.run_minutes: expected a number above 0; got -1"),
     ],
 )
-def test_a_fault_is_told_with_its_place_and_a_remedy(parsed, parts, told):
+def test_an_error_names_its_place_and_a_hint(parsed, parts, message):
     with pytest.raises(StudyFileError) as fault:
         parsed(**parts)
-    assert told in str(fault.value)
+    assert message in str(fault.value)

@@ -1,4 +1,4 @@
-"""The second look: who is picked, what survives, and how often noise does."""
+"""Confirmation: which trials are candidates, which are confirmed, and how often noise is."""
 
 import math
 
@@ -9,9 +9,9 @@ import pytest
 from harness.compare import engine
 from harness.config.search_file import LN_TIME
 from harness.metrics import METRICS
-from harness.search.base_noise import BaseNoise
-from harness.search.confirm import Pick, decide, pick
-from harness.search.results import at_edge
+from harness.search.base import BaseNoise
+from harness.search.candidates import Candidate, at_range_end, select_candidates
+from harness.search.confirm import decide
 from harness.search.trial import TrialResult
 from harness.stats import inference
 from harness.stats.distributions import dunnett_loadings
@@ -34,12 +34,10 @@ def noise(sd=0.01, **means):
 
 
 def trial(values, plan_id, constraint=None, outcome="completed"):
-    import msgspec
-
-    told = TrialResult(outcome=outcome, plan_id=plan_id, overrides={"x": plan_id})
+    result = TrialResult(outcome=outcome, plan_id=plan_id, overrides={"x": plan_id})
     return optuna.create_trial(
         values=values,
-        user_attrs={"told": msgspec.to_builtins(told)},
+        user_attrs={"result": msgspec.to_builtins(result)},
         system_attrs={} if constraint is None else {"constraints": [constraint]},
     )
 
@@ -50,7 +48,7 @@ def numbered(*trials):
     return list(trials)
 
 
-def test_the_best_are_picked_once_each_without_the_base_and_what_breaks_a_bound():
+def test_candidates_are_the_best_distinct_trials_within_bounds_without_the_base():
     trials = numbered(
         trial([0.90], "a"),
         trial([0.80], "b", constraint=0.5),
@@ -59,33 +57,34 @@ def test_the_best_are_picked_once_each_without_the_base_and_what_breaks_a_bound(
         trial([0.70], "base"),
         trial([1.20], "worse"),
     )
-    picks = pick(trials, ["val_bpb"], noise(val_bpb=1.0), 3, "base")
-    assert [one.number for one in picks] == [2, 0]
-    assert picks[0].claimed["val_bpb"] == pytest.approx(-0.15)
+    candidates = select_candidates(trials, ["val_bpb"], noise(val_bpb=1.0), 3, "base")
+    assert [one.number for one in candidates] == [2, 0]
+    assert candidates[0].search_effect["val_bpb"] == pytest.approx(-0.15)
 
 
-def test_a_claim_is_shrunk_the_more_the_less_the_trials_differ_beyond_the_noise():
+def test_effects_shrink_more_if_trials_differ_little_beyond_the_noise():
     spread = numbered(*(trial([1.0 - 0.1 * k], str(k)) for k in range(1, 6)))
     close = numbered(*(trial([1.0 - 0.005 * k], str(k)) for k in range(1, 6)))
     wide, narrow = (
-        pick(some, ["val_bpb"], noise(val_bpb=1.0), 1, "base")[0] for some in (spread, close)
+        select_candidates(some, ["val_bpb"], noise(val_bpb=1.0), 1, "base")[0]
+        for some in (spread, close)
     )
-    assert wide.shrunk["val_bpb"] == pytest.approx(wide.claimed["val_bpb"], rel=0.02)
-    assert abs(narrow.shrunk["val_bpb"]) < 0.8 * abs(narrow.claimed["val_bpb"])
+    assert wide.shrunk_effect["val_bpb"] == pytest.approx(wide.search_effect["val_bpb"], rel=0.02)
+    assert abs(narrow.shrunk_effect["val_bpb"]) < 0.8 * abs(narrow.search_effect["val_bpb"])
 
 
-def test_of_several_objectives_the_front_is_picked():
+def test_several_objectives_select_the_pareto_front():
     trials = numbered(
         trial([0.90, 100.0], "slow and good"),
         trial([0.95, 120.0], "fast"),
         trial([0.95, 110.0], "dominated"),
     )
     known = noise(val_bpb=1.0, tokens_per_s=100.0)
-    picks = pick(trials, ["val_bpb", "tokens_per_s"], known, 3, "base")
-    assert [one.number for one in picks] == [0, 1]
+    candidates = select_candidates(trials, ["val_bpb", "tokens_per_s"], known, 3, "base")
+    assert [one.number for one in candidates] == [0, 1]
 
 
-def test_what_is_better_in_both_objectives_is_picked_before_what_pays_for_it():
+def test_a_trial_better_in_both_objectives_comes_before_trade_offs():
     trials = numbered(
         trial([0.90, 700.0], "a"),
         trial([0.91, 750.0], "b"),
@@ -93,8 +92,8 @@ def test_what_is_better_in_both_objectives_is_picked_before_what_pays_for_it():
         trial([0.95, 1100.0], "better in both"),
     )
     known = noise(val_bpb=1.0, tokens_per_s=1000.0)
-    picks = pick(trials, ["val_bpb", "tokens_per_s"], known, 3, "base")
-    assert [one.number for one in picks] == [3, 2, 1]
+    candidates = select_candidates(trials, ["val_bpb", "tokens_per_s"], known, 3, "base")
+    assert [one.number for one in candidates] == [3, 2, 1]
 
 
 def effect(low, high, metric="val_bpb"):
@@ -108,11 +107,14 @@ def effect(low, high, metric="val_bpb"):
     )
 
 
+BETTER, UNCLEAR = effect(-0.02, -0.01), effect(-0.02, 0.01)
+
+
 @pytest.mark.parametrize(
-    ("effects", "survives"),
+    ("effects", "confirmed"),
     [
-        ({"val_bpb": effect(-0.02, -0.01)}, True),
-        ({"val_bpb": effect(-0.02, 0.01)}, False),
+        ({"val_bpb": BETTER}, True),
+        ({"val_bpb": UNCLEAR}, False),
         ({"val_bpb": effect(0.01, 0.02)}, False),
         ({LN_TIME: effect(-0.02, -0.01, LN_TIME)}, True),
         (
@@ -129,29 +131,29 @@ def effect(low, high, metric="val_bpb"):
         ),
     ],
 )
-def test_who_is_better_in_one_objective_and_worse_in_none_survives(effects, survives):
-    assert decide(effects, list(effects))[0] is survives
+def test_better_in_one_objective_and_worse_in_none_is_confirmed(effects, confirmed):
+    assert decide(effects, list(effects))[0] is confirmed
 
 
-def test_a_candidate_that_was_not_compared_does_not_survive():
+def test_a_candidate_without_a_comparison_is_not_confirmed():
     assert decide({}, ["val_bpb"]) == (False, "val_bpb: not compared")
 
 
-def test_noise_alone_survives_no_more_often_than_the_nominal_rate():
-    # forty trials of no effect; the luckiest three against the base on fresh seeds: better by
-    # noise alone happens on one side of an interval of .05
+def test_noise_alone_is_confirmed_no_more_often_than_the_nominal_rate():
+    # Forty trials without effect; the best three are compared with the base on new seeds. Noise
+    # alone is better on one side of a two-sided 95 % interval.
     rng = np.random.default_rng(7)
     repeats, alpha, runs, best = 500, 0.05, 4, 3
     wrong = 0
     for _ in range(repeats):
         trials = numbered(*(trial([v], str(k)) for k, v in enumerate(rng.normal(1, 0.01, 40))))
-        picks = pick(trials, ["val_bpb"], noise(val_bpb=1.0), best, "base")
-        groups = rng.normal(1, 0.01, (1 + len(picks), runs)).tolist()
+        candidates = select_candidates(trials, ["val_bpb"], noise(val_bpb=1.0), best, "base")
+        groups = rng.normal(1, 0.01, (1 + len(candidates), runs)).tolist()
         contrasts = inference.contrasts_with_control(inference.pool(groups))
-        loadings = dunnett_loadings(runs, [runs] * len(picks))
+        loadings = dunnett_loadings(runs, [runs] * len(candidates))
         found = inference.intervals(contrasts, alpha, "dunnett", loadings)
-        looks = [decide({"val_bpb": effect(i.low, i.high)}, ["val_bpb"])[0] for i in found]
-        wrong += any(looks)
+        confirmed = [decide({"val_bpb": effect(i.low, i.high)}, ["val_bpb"])[0] for i in found]
+        wrong += any(confirmed)
     nominal = alpha / 2
     assert wrong / repeats <= nominal + 2 * math.sqrt(nominal * (1 - nominal) / repeats)
 
@@ -169,6 +171,8 @@ def test_noise_alone_survives_no_more_often_than_the_nominal_rate():
         ("{bowl.x: {float: [0, 1], step: 0.3}}", 0.9, True),
     ],
 )
-def test_a_best_trial_at_the_end_of_a_range_is_said_to_be(parsed, space, value, edge):
-    best = Pick(number=3, overrides={"bowl.x": value, "other": 1}, claimed={}, shrunk={})
-    assert at_edge(parsed(space=space), best) == (["bowl.x"] if edge else [])
+def test_candidates_at_the_end_of_a_range_are_reported(parsed, space, value, edge):
+    best = Candidate(
+        number=3, overrides={"bowl.x": value, "other": 1}, search_effect={}, shrunk_effect={}
+    )
+    assert at_range_end(parsed(space=space), best) == (["bowl.x"] if edge else [])

@@ -1,4 +1,4 @@
-"""The second look of whole searches: stopped, changed, with a candidate that breaks."""
+"""The confirmation of complete searches: stopped, changed, with a candidate that fails."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 
 from harness import errors
 
-CERTAIN = {  # two points, of which one is better by thirty SDs
+CERTAIN = {  # two points; one is better by thirty SDs
     "space": "{bowl.x: {choices: [0.0, 0.6]}}",
     "sampler": "BruteForceSampler",
     "budget": "{trials: 2}",
@@ -16,19 +16,19 @@ LATE = ("--max-minutes", "0.0001")
 
 @pytest.fixture
 def search(harness, search_file, store):
-    """Makes the certain search with a rule for its second look; gives end, claims and patches."""
+    """Runs the certain search; returns the process, report.json and the names of patches."""
 
-    def make(confirm, *words, **parts):
+    def run(confirm, *options, **parts):
         path = search_file(**{**CERTAIN, **parts}, confirm=confirm)
-        done = harness("search", path, "--no-html", *words)
+        done = harness("search", path, "--no-html", *options)
         folder = store.report_dir("search", "quick")
         found = json.loads((folder / "report.json").read_bytes())
         return done, found, [path.name for path in folder.glob("*.patch")]
 
-    return make
+    return run
 
 
-def test_a_stopped_look_leaves_the_one_before_as_it_was_and_a_finished_one_takes_its_patch_away(
+def test_a_stopped_confirmation_keeps_the_previous_one_and_a_complete_one_replaces_its_patch(
     search,
 ):
     done, first, patches = search("{best: 1, seeds: [101, 102]}")
@@ -36,30 +36,30 @@ def test_a_stopped_look_leaves_the_one_before_as_it_was_and_a_finished_one_takes
     assert patches
     done, found, kept = search("{best: 1, seeds: [103, 104, 105]}", *LATE)
     assert done.returncode != errors.PASS
-    assert found["claims"] == first["claims"]
-    assert "Confirmed: trial" in done.stdout
+    assert found["candidates"] == first["candidates"]
+    assert "Confirmed on held-out seeds: trial" in done.stdout
     assert kept == patches
 
     done, found, kept = search("{best: 1, seeds: [101, 102], next: {dial.depth: 3}}", *LATE)
     assert done.returncode != errors.PASS
-    assert "Confirmed, next scale not made yet: trial" in done.stdout
-    assert found["claims"][0]["lacks"] == "next scale not made yet"
+    assert "Confirmed on held-out seeds, next scale not run yet: trial" in done.stdout
+    assert found["candidates"][0]["next_missing"] == "next scale not run yet"
     assert kept == []
 
 
-def test_another_rule_makes_another_study_and_the_patch_tells_the_seeds_of_its_own(search, store):
+def test_another_rule_makes_another_study_and_the_patch_names_its_seeds(search, store):
     search("{best: 1, seeds: [101, 102]}")
     for confirm in ("{best: 1, seeds: [101, 102], alpha: 0.2}", "{best: 1, seeds: [103, 104]}"):
         done, found, (patch,) = search(confirm)
         assert done.returncode == errors.PASS, done.stdout + done.stderr
-        seeds = store.study(found["looks"]["confirm"]).seeds
+        seeds = store.study(found["studies"]["confirm"]).seeds
         text = (store.report_dir("search", "quick") / patch).read_text()
-        assert f"on the seeds {', '.join(map(str, seeds))}:" in text
+        assert f"on seeds {', '.join(map(str, seeds))}:" in text
     assert seeds == [103, 104]
     assert len(store.study_names()) == 3
 
 
-def test_one_candidate_that_fails_does_not_keep_the_others_from_being_confirmed(search):
+def test_a_candidate_that_fails_does_not_prevent_others_from_being_confirmed(search):
     space = "{bowl.x: {choices: [0.0, 0.6]}, fail.crash_at_step: {choices: [null, 3]}}"
     done, found, patches = search(
         "{best: 2, seeds: [101, 102, 103]}",
@@ -70,29 +70,29 @@ def test_one_candidate_that_fails_does_not_keep_the_others_from_being_confirmed(
     assert done.returncode == errors.COULD_NOT_RUN
     assert "have no outcome" in done.stdout
     reasons = {
-        claim["pick"]["overrides"]["fail.crash_at_step"]: claim["confirm"]["reason"]
-        for claim in found["claims"]
+        one["candidate"]["overrides"]["fail.crash_at_step"]: one["confirmation"]["reason"]
+        for one in found["candidates"]
     }
     assert reasons == {None: "", 3: "2 of 3 runs completed"}
     assert len(patches) == 1
 
 
-def test_a_base_that_cannot_be_patched_is_reported_all_the_same(search, search_file):
+def test_a_base_that_cannot_be_patched_is_still_reported(search, search_file):
     folded = "plant: {loss: 0.0,\n  skill: 0.0}\n"
     done, found, patches = search("{best: 1, seeds: [101, 102]}", added=folded)
     assert done.returncode == errors.PASS, done.stdout + done.stderr
-    assert found["claims"][0]["confirm"]["survives"]
+    assert found["candidates"][0]["confirmation"]["confirmed"]
     assert "No patch of trial_" in done.stdout
     assert patches == []
 
 
-def test_the_trials_of_a_search_in_which_all_break_a_bound_are_said_to(search):
+def test_a_search_whose_trials_all_exceed_a_bound_says_so(search):
     done, _, _ = search("{best: 1, seeds: [101, 102]}", constraints="{val_loss: {at_most: 0.01}}")
-    assert "No trial kept every bound: all 2 with a value are beyond one." in done.stdout
+    assert "No trial keeps every bound: 2 completed trials exceed one." in done.stdout
 
 
-def test_a_second_look_that_another_store_has_is_said_to_lie_there(search, store):
+def test_a_confirmation_in_another_store_is_reported_as_such(search, store):
     _, found, _ = search("{best: 1, seeds: [101, 102]}")
-    store.study_path(found["looks"]["confirm"]).unlink()
+    store.study_path(found["studies"]["confirm"]).unlink()
     done, _, _ = search("{best: 1, seeds: [101, 102]}", "--report")
-    assert "The second look lies in another store (quick-confirm-2-" in done.stdout
+    assert "The confirmation is in another store (quick-confirm-2-" in done.stdout

@@ -1,4 +1,4 @@
-"""The patch of a base: it applies, keeps every other line, and gives the confirmed values."""
+"""The patch of a base: git applies it, it keeps all other lines and sets the values."""
 
 import subprocess
 from pathlib import Path
@@ -29,7 +29,7 @@ def load(text):
     return YAML(typ="safe", pure=True).load(text)
 
 
-def test_only_the_lines_that_change_do_and_the_evidence_stands_above_the_first():
+def test_only_necessary_lines_change_and_the_evidence_is_above_the_first():
     wanted = {"optimizer.muon.lr": 0.025, "optimizer.embedding.lr": 0.2, "schedule.warmup": 10}
     new = patched(BASE, wanted, ["val_bpb -0.004"], "base.yaml")
     removed = [line for line in BASE.splitlines() if line not in new.splitlines()]
@@ -41,7 +41,7 @@ def test_only_the_lines_that_change_do_and_the_evidence_stands_above_the_first()
     assert tree["dial"] == {"depth": 12}
 
 
-def test_git_applies_it(tmp_path):
+def test_git_applies_the_patch(tmp_path):
     file = tmp_path / "configs" / "base.yaml"
     file.parent.mkdir()
     file.write_text(BASE)
@@ -59,7 +59,7 @@ def test_git_applies_it(tmp_path):
     [BASE.removesuffix("\n"), BASE.replace("\n", "\r\n"), BASE.replace("\n", "\r\n")[:-2]],
     ids=["no newline at the end", "carriage returns", "both"],
 )
-def test_git_applies_it_to_a_file_with_other_line_ends_and_they_stay(tmp_path, text, path):
+def test_git_applies_it_to_a_file_with_other_line_ends_and_keeps_them(tmp_path, text, path):
     file = tmp_path / "base.yaml"
     file.write_bytes(text.encode())
     subprocess.run(["git", "init", "-q", tmp_path], check=True)
@@ -73,7 +73,7 @@ def test_git_applies_it_to_a_file_with_other_line_ends_and_they_stay(tmp_path, t
     assert load(new)[section][field] == 10
 
 
-def test_every_base_that_ships_can_be_patched():
+def test_every_shipped_base_can_be_patched():
     for path in (ROOT / "ablations" / "configs").glob("*.yaml"):
         text = path.read_text()
         new = patched(text, {"dial.depth": 99}, [], path.name)
@@ -82,7 +82,7 @@ def test_every_base_that_ships_can_be_patched():
         assert load(new)["dial"]["depth"] == 99
 
 
-def test_a_file_with_folded_values_is_refused():
+def test_a_file_with_folded_values_is_an_error():
     folded = "a: {b: 1,\n    c: 2}\n"
     with pytest.raises(ReportError, match="changed line by line"):
         patched(folded, {"a.b": 3}, [], "base.yaml")

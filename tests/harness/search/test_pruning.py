@@ -1,4 +1,4 @@
-"""Pruning pays, by the benchmark's own simulation; and what a pruner is given."""
+"""Pruning saves GPU time in the benchmark's simulation; how pruners are created."""
 
 import math
 import statistics
@@ -7,10 +7,10 @@ import pytest
 
 from benchmarks.statistics.search import simulated
 from harness.errors import StudyFileError
-from harness.search import storage
+from harness.search.samplers import create_pruner
 
 
-def test_pruning_saves_half_of_the_gpu_seconds_at_an_equal_best_value():
+def test_pruning_halves_the_gpu_seconds_to_an_equal_best_value():
     shares = []
     for seed in range(1, 8):
         whole = simulated(seed, "RandomSampler", "NopPruner", lambda spent: spent.trials >= 60)
@@ -28,19 +28,19 @@ def test_pruning_saves_half_of_the_gpu_seconds_at_an_equal_best_value():
 def test_a_run_with_one_evaluation_is_never_pruned():
     import optuna
 
-    assert isinstance(storage.pruner_of("HyperbandPruner", 1, ""), optuna.pruners.NopPruner)
-    assert isinstance(storage.pruner_of("MedianPruner", 5, ""), optuna.pruners.MedianPruner)
+    assert isinstance(create_pruner("HyperbandPruner", 1, ""), optuna.pruners.NopPruner)
+    assert isinstance(create_pruner("MedianPruner", 5, ""), optuna.pruners.MedianPruner)
 
 
 @pytest.mark.parametrize(
-    ("asked", "told"),
+    ("setting", "message"),
     [
         ("HyperbandPrunner", "Did you mean 'HyperbandPruner'?"),
         ({"name": "MedianPruner", "n_min": 1}, "Its arguments are n_startup_trials"),
         ({"min_resource": 1}, "expected one of"),
     ],
 )
-def test_a_pruner_that_is_none_is_refused(asked, told):
+def test_an_unknown_pruner_or_argument_is_an_error(setting, message):
     with pytest.raises(StudyFileError) as fault:
-        storage.pruner_of(asked, 5, "search.yaml")
-    assert told in str(fault.value)
+        create_pruner(setting, 5, "search.yaml")
+    assert message in str(fault.value)

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from harness.report.study import phrases
+from harness.report import metric_text
 from harness.results.record import Identity
 from harness.study.attribution import TOY_LINE, attribute
 from harness.study.effects import ArmResult, Attribution
@@ -357,4 +357,4 @@ def test_memory_that_differs_by_less_than_a_mebibyte_is_not_marked(synthetic) ->
     assert memory["no_windows"].low == memory["no_windows"].high == 2048
     assert memory["no_muon"].outside
     assert not memory["no_windows"].outside
-    assert phrases.full(memory["no_windows"]) == "0 MiB"
+    assert metric_text.full(memory["no_windows"]) == "0 MiB"

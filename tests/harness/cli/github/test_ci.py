@@ -1,12 +1,12 @@
 """`harness ci`: workflows written, updated around their owner's changes, and checked."""
 
+import json
 import re
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from harness import errors
 from harness.__main__ import main
@@ -74,7 +74,7 @@ def call(capfd, monkeypatch):
 @pytest.fixture(scope="module")
 def initial(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("initial")
-    install.init(Console(quiet=True), root, install.Choices())
+    install.init(root, install.Choices())
     return root
 
 
@@ -241,6 +241,16 @@ def test_a_comment_anywhere_survives_an_update(repository, call, newer_templates
     call("update", "--root", repository)
     after = path.read_text().splitlines()
     assert [one for one in after if one.endswith("# ours")] == owned
+
+
+def test_an_update_can_be_read_by_a_program(repository, call, newer_templates):
+    edit(repository / GATE, ("timeout-minutes: 90", "timeout-minutes: 200"))
+    code, out, _ = call("update", "--root", repository, "--json")
+    assert code == errors.PASS
+    changes = {change["path"]: change for change in json.loads(out)}
+    assert changes[GATE]["action"] == "updated"
+    assert changes[GATE]["kept"] == ["jobs.gate.timeout-minutes"]
+    assert "jobs.gate.steps.harness-checkout.uses" in changes[GATE]["taken"]
 
 
 def test_a_second_update_changes_nothing(repository, call, newer_templates):

@@ -1,16 +1,17 @@
-"""What a search leaves: its report, and patches that give what was confirmed."""
+"""The files of a search: its report, and patches with the confirmed configuration."""
 
+import html
 import json
 import subprocess
 
 import pytest
 
 from harness import errors
-from harness.report.search.terminal import short_names
+from harness.report.search.wording import short_names
 from harness.runner.trainer import FakeTrainer, Request
 
 CHOICES = "{bowl.x: {choices: [0.0, 0.6]}, bowl.y: {choices: [0.0, 0.3]}}"
-CERTAIN = {  # four points, of which the best is better by thirty SDs
+CERTAIN = {  # four points; the best is better by thirty SDs
     "space": CHOICES,
     "sampler": "BruteForceSampler",
     "budget": "{trials: 4}",
@@ -25,30 +26,44 @@ def test_a_winner_is_confirmed_at_two_scales_and_its_patch_gives_its_configurati
     done = harness("search", path)
     assert done.returncode == errors.PASS, done.stdout + done.stderr
     found = json.loads((store.report_dir("search", "quick") / "report.json").read_bytes())
-    (claim,) = found["claims"]
-    assert claim["pick"]["overrides"] == {"bowl.x": 0.6, "bowl.y": 0.3}
-    assert claim["confirm"]["survives"]
-    looks = found["looks"]
-    assert claim["next"]["study"] == looks["next"]
-    assert looks["next"].startswith("quick-next-4-")
-    assert claim["next"]["survives"]
-    assert store.study(looks["next"]).arm("base").config["dial"]["depth"] == 3
+    (one,) = found["candidates"]
+    assert one["candidate"]["overrides"] == {"bowl.x": 0.6, "bowl.y": 0.3}
+    assert one["confirmation"]["confirmed"]
+    studies = found["studies"]
+    assert one["next"]["study"] == studies["next"]
+    assert studies["next"].startswith("quick-next-4-")
+    assert one["next"]["confirmed"]
+    assert store.study(studies["next"]).arm("base").config["dial"]["depth"] == 3
 
     page = (store.report_dir("search", "quick") / "report.html").read_text()
-    for title in ("The second look", "History", "Importances", "Parallel coordinates", "Slices"):
-        assert f"<h2>{title}</h2>" in page
-    assert f"Confirmed: trial {claim['pick']['number']}" in page
-    assert "default-src 'none'" in page  # it asks the network for nothing
+    for title in ("held-out seeds", "History", "Importances", "Parallel coordinates", "Slices"):
+        assert f">{title}</" in page
+    assert f"Confirmed on held-out seeds: trial {one['candidate']['number']}" in page
+    assert "default-src 'none'" in html.unescape(page)  # it makes no requests
 
     (patch,) = store.report_dir("search", "quick").glob("*.patch")
     subprocess.run(["git", "init", "-q", "."], cwd=tmp_path, check=True)
     subprocess.run(["git", "apply", patch], cwd=tmp_path, check=True)
     text = (tmp_path / "base.yaml").read_text()
     assert "# a comment that has to stay" in text
-    assert "# val_bpb on the seeds 101, 102, 103: -" in text
-    (said,) = FakeTrainer().describe([Request(name="", base=str(tmp_path / "base.yaml"), set={})])
-    arm = store.study(looks["confirm"]).arm(f"trial_{claim['pick']['number']}")
-    assert said.config == arm.config
+    assert "# val_bpb on seeds 101, 102, 103: -" in text
+    (description,) = FakeTrainer().describe(
+        [Request(name="", base=str(tmp_path / "base.yaml"), set={})]
+    )
+    arm = store.study(studies["confirm"]).arm(f"trial_{one['candidate']['number']}")
+    assert description.config == arm.config
+
+
+def test_the_result_and_the_plan_are_printed_as_json(harness, search_file, store):
+    path = search_file(budget="{trials: 1}", confirm="{best: 0}")
+    plan = json.loads(harness("search", path, "--dry-run", "--json").stdout)
+    assert plan["blocked"] == []
+    assert plan["parameters"] == ["bowl.x", "bowl.y"]
+    printed = json.loads(harness("search", path, "--no-html", "--json").stdout)
+    assert printed["exit_code"] == errors.PASS
+    assert printed["answer"].startswith("quick: No confirmation was asked for")
+    written = (store.report_dir("search", "quick") / "report.json").read_bytes()
+    assert printed["result"] == json.loads(written)
 
 
 def test_an_optuna_dashboard_reads_the_same_storage(harness, search_file, store):
@@ -60,7 +75,7 @@ def test_an_optuna_dashboard_reads_the_same_storage(harness, search_file, store)
     harness("search", search_file(budget="{trials: 1}", confirm="{best: 0}"), "--no-html")
     with storage.open_storage(storage.url_of(store, "quick", None)) as opened:
         app = optuna_dashboard.wsgi(opened)
-        told = []
+        statuses = []
         body = app(
             {
                 "REQUEST_METHOD": "GET",
@@ -71,11 +86,11 @@ def test_an_optuna_dashboard_reads_the_same_storage(harness, search_file, store)
                 "wsgi.input": None,
                 "wsgi.errors": None,
             },
-            lambda status, headers, *_: told.append(status),
+            lambda status, headers, *_: statuses.append(status),
         )
         text = b"".join(body).decode()
     assert json_dumps("quick") in text
-    assert told == ["200 OK"]
+    assert statuses == ["200 OK"]
 
 
 @pytest.mark.parametrize(
@@ -86,5 +101,5 @@ def test_an_optuna_dashboard_reads_the_same_storage(harness, search_file, store)
         (["lr", "a.lr"], ["lr", "a.lr"]),
     ],
 )
-def test_a_path_is_shortened_as_far_as_it_stays_the_only_one(names, shown):
+def test_paths_are_shortened_to_their_shortest_unique_ending(names, shown):
     assert list(short_names(names).values()) == shown

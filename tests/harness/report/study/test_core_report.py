@@ -1,4 +1,4 @@
-"""CORE in the report of a study: the same tables in the terminal, in HTML and in the JSON."""
+"""CORE in the report of a study: the same tables in the terminal, in HTML and in JSON."""
 
 import io
 import json
@@ -9,9 +9,10 @@ import pytest
 from rich.console import Console
 
 from harness.report import study as report
+from harness.report.export import document_json
+from harness.report.html import as_html
 from harness.report.study.content import load
-from harness.report.study.export import as_json
-from harness.report.study.html import page
+from harness.report.terminal import print_document
 from harness.results import core_answers
 from harness.runner.fake_trainer import config as fake
 from harness.runner.fake_trainer import core
@@ -52,18 +53,22 @@ def answered(synthetic, tmp_path):
 
 def _terminal(store) -> str:
     console = Console(width=200, file=io.StringIO(), color_system=None)
-    report.print_table(console, store, NAME)
+    print_document(console, report.build(load(store, NAME)))
     return console.file.getvalue()
 
 
-def test_the_tasks_of_the_base_and_what_each_arm_changes_stand_in_every_form(answered):
+def _json(store):
+    return json.loads(document_json(report.build(load(store, NAME))))["core"]
+
+
+def test_every_format_has_the_tasks_of_the_base_and_the_changes_of_each_arm(answered):
     store = answered()
-    shown, markup = _terminal(store), page(load(store, NAME))
-    found = json.loads(as_json(load(store, NAME)))["core"]
+    shown, markup = _terminal(store), as_html(report.build(load(store, NAME)))
+    found = _json(store)
     for task in found["base"]["tasks"]:
         cells = [f"{task[name]:.4f}" for name in ("accuracy", "accuracy_se")]
         assert re.search(f"{task['name']} .*{'.*'.join(cells)}", shown)
-        assert "".join(f"<td>{cell}</td>" for cell in cells) in markup
+        assert re.search("\\s*".join(f'<td class="neutral">{cell}</td>' for cell in cells), markup)
     harmed = found["arms"]["no_muon"]
     assert any(task["marked"] for task in harmed["tasks"])
     assert not any(task["marked"] for task in found["arms"]["no_windows"]["tasks"])
@@ -72,21 +77,21 @@ def test_the_tasks_of_the_base_and_what_each_arm_changes_stand_in_every_form(ans
         assert change in shown
         assert change in markup
         assert total["high"] < 0
-    assert "another seed would change is not in it" in " ".join(shown.split())
+    assert "variation between seeds is not included" in " ".join(shown.split())
 
 
-def test_an_arm_that_was_evaluated_in_another_way_has_the_field_in_place_of_an_effect(answered):
+def test_an_arm_that_was_evaluated_differently_has_the_field_instead_of_an_effect(answered):
     store = answered(settings={"no_windows": {"core.long_prompts": "crop_left"}})
     content = load(store, NAME)
-    (arm,) = (arm for arm in content.found.arms if arm.name == "no_windows")
+    (arm,) = (arm for arm in content.attribution.arms if arm.name == "no_windows")
     assert "core.long_prompts" in arm.effects["core"].missing
     assert arm.effects["val_bpb"].missing is None
     assert "no_windows: not compared in CORE: core.long_prompts" in _terminal(store)
 
 
-def test_several_seeds_are_averaged_and_their_noise_is_in_the_wide_interval(answered):
+def test_several_seeds_are_averaged_and_the_wide_interval_includes_their_noise(answered):
     noisy = {arm: {"noise.skill_sd": 1.0} for arm in ("base", "no_muon")}
-    found = json.loads(as_json(load(answered(seeds=(1, 2, 3), settings=noisy), NAME)))["core"]
+    found = _json(answered(seeds=(1, 2, 3), settings=noisy))
     assert found["base"]["runs"] == 3
     for total in found["arms"]["no_muon"]["totals"]:
         assert total["wide_high"] - total["wide_low"] > total["high"] - total["low"]
@@ -95,5 +100,5 @@ def test_several_seeds_are_averaged_and_their_noise_is_in_the_wide_interval(answ
 
 def test_a_study_without_core_has_no_such_table(synthetic, tmp_path):
     store = synthetic(true=TRUE, horizons=(1.0,)).save(tmp_path / "store")
-    assert json.loads(as_json(load(store, NAME)))["core"] is None
+    assert _json(store) is None
     assert "by task" not in _terminal(store)

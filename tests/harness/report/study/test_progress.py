@@ -6,10 +6,12 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from harness.report.study.plan_table import print_plan
+from harness.report.study import plan
 from harness.report.study.progress import StudyProgress, cost
+from harness.report.terminal import print_document
 from harness.results.run_files import Progress
 from harness.study import budget
+from harness.study.run import StudyPlan
 
 
 @pytest.fixture
@@ -72,18 +74,27 @@ def test_a_price_turns_seconds_into_dollars():
     assert cost(3600, 2.5) == "3,600 GPU-seconds = 2.50 USD"
 
 
-def test_a_plan_names_pins_untuned_fields_and_unknowns(study):
+def printed_plan(study, blocked=()):
     screen = console(False)
-    print_plan(screen, study, budget.plan(study, []))
-    text = screen.file.getvalue()
+    cost = budget.plan(study, [])
+    document = plan.build(StudyPlan(study=study, budget=cost, blocked=[*blocked], notes=[]))
+    print_document(screen, document)
+    return screen.file.getvalue()
+
+
+def test_a_plan_names_pins_untuned_fields_and_unknowns(study):
+    text = printed_plan(study)
     assert "untuned: optimizer.adamw_lr" in text
-    assert "dial.steps=" in text
+    assert "pinned: dial.steps = " in text
     assert "time: unknown" in text
     assert "the SD is unknown" in text
 
 
 def test_a_plan_with_own_pins_says_so_first(resolved):
     study = resolved(pin="own")
-    screen = console(False)
-    print_plan(screen, study, budget.plan(study, []))
-    assert screen.file.getvalue().startswith("pin: own")
+    assert printed_plan(study).startswith("pin: own")
+
+
+def test_a_blocked_plan_begins_with_the_reason(study):
+    text = printed_plan(study, blocked=["another process runs the study"])
+    assert "The study quick cannot start: another process runs the study" in text.splitlines()[0]

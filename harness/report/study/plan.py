@@ -1,0 +1,175 @@
+"""The document of a dry run: arms, runs, time, cost and minimum detectable effects."""
+
+import math
+from collections import Counter
+from typing import Any
+
+from harness import format
+from harness.format import plural
+from harness.report.document import Column, Document, Notes, Text, present, table
+from harness.report.study.content import settings
+from harness.results.study_plan import Arm, ResolvedStudy
+from harness.study.budget import Budget, Sensitivity
+from harness.study.run import StudyPlan
+
+UNKNOWN = "unknown"
+
+
+def build(plan: StudyPlan) -> Document:
+    """The plan, with what keeps the study from starting first."""
+    study, budget = plan.study, plan.budget
+    return Document(
+        title=f"Plan of study {study.study}",
+        answer=_answer(plan),
+        tone="failed" if plan.blocked else "neutral",
+        blocks=present(
+            Notes(items=plan.blocked, title="Blocked", warning=True),
+            Text(paragraphs=_facts(study, budget)),
+            Notes(
+                items=[_sensitivity(one) for one in budget.sensitivities],
+                title="Minimum detectable effect of an arm "
+                f"(alpha {study.decide.alpha:g}, power 0.9, {study.decide.correction}, "
+                f"{plural(len(study.seeds), 'seed')})",
+            ),
+            Notes(items=plan.notes),
+            _arms(study),
+            Notes(items=_differences(study), title="Beyond the base"),
+        ),
+        data=_data(plan),
+    )
+
+
+def _answer(plan: StudyPlan) -> str:
+    study, budget = plan.study, plan.budget
+    own = (
+        "pin: own, so arms also differ from the base in values that follow from their trick. "
+        if study.pin == "own"
+        else ""
+    )
+    if plan.blocked:
+        return f"{own}The study {study.study} cannot start: {plan.blocked[0]}"
+    time = UNKNOWN if budget.wall_s is None else f"about {format.duration(budget.wall_s)}"
+    return (
+        f"{own}The study {study.study} has {plural(budget.remaining, 'run')} left of "
+        f"{budget.runs}; time: {time}."
+    )
+
+
+def _facts(study: ResolvedStudy, budget: Budget) -> list[str]:
+    done = budget.runs - budget.remaining
+    if budget.wall_s is None:
+        time = f"{UNKNOWN} (no records, and no step of the base was measured)"
+    else:
+        time = f"about {format.duration(budget.wall_s)}, from {budget.time_from}"
+    return [
+        *([study.question] if study.question else []),
+        f"runs: {budget.runs}, of which {done} {'is' if done == 1 else 'are'} recorded and "
+        f"{budget.remaining} {'remains' if budget.remaining == 1 else 'remain'}",
+        f"time: {time}",
+        f"cost: {_cost(budget)}",
+        *_memory(study),
+    ]
+
+
+def _cost(budget: Budget) -> str:
+    if budget.gpus_per_run == 0:
+        return "no GPU is used"
+    if budget.gpu_s is None:
+        return f"{UNKNOWN}, because the time or the number of GPUs is"
+    text = f"{budget.gpu_s:,.0f} GPU-seconds"
+    if budget.usd is None:
+        return f"{text} (pass --price, or set limits.price, for the cost in USD)"
+    return f"{text} = {budget.usd:,.2f} USD"
+
+
+def _memory(study: ResolvedStudy) -> list[str]:
+    """The trainer's estimate for the arm that needs most; empty where it makes none."""
+    estimates = {arm.name: arm.derived.get("memory_bytes") for arm in study.arms}
+    known = {arm: size for arm, size in estimates.items() if isinstance(size, (int, float))}
+    if not known:
+        return []
+    largest = max(known, key=lambda arm: known[arm])
+    line = f"memory: up to about {known[largest] / 2**30:.2f} GiB a run ({largest}), estimated"
+    fused = study.arm(largest).derived.get("memory_fused_bytes")
+    if isinstance(fused, (int, float)) and fused < known[largest]:
+        line += f"; {fused / 2**30:.2f} GiB with its fused kernels"
+    return [line]
+
+
+def _sensitivity(one: Sensitivity) -> str:
+    if math.isinf(one.mde):
+        return f"{one.metric}: none can be detected with one seed"
+    if one.sd is None:
+        return f"{one.metric}: {one.mde:.2f} SD; the SD is unknown (needs two runs of the base)"
+    runs = f"over {plural(one.replicates, 'recorded run')} of the base"
+    if one.unit == "relative":
+        return f"{one.metric}: {100 * one.mde:.2f} %, from an SD of {100 * one.sd:.3f} % {runs}"
+    return f"{one.metric}: {one.mde:.5f} {one.unit}, from an SD of {one.sd:.5f} {runs}"
+
+
+def _arms(study: ResolvedStudy) -> Any:
+    runs = Counter(planned.arm for planned in study.runs)
+    columns: list[Column | str] = ["arm", "role"]
+    columns += [
+        Column(title=title, align="right")
+        for title in ("parameters", "FLOPs/token", "steps", "runs")
+    ]
+    rows = [
+        [
+            arm.name,
+            arm.role.replace("_", " "),
+            *(
+                _count(arm.derived.get(name))
+                for name in ("parameters_total", "flops_per_token", "steps")
+            ),
+            str(runs[arm.name]),
+        ]
+        for arm in study.arms
+    ]
+    return table(columns, rows, title="Arms")
+
+
+def _count(value: Any) -> str:
+    """A count to four digits, such as 31.62M."""
+    if not isinstance(value, (int, float)):
+        return UNKNOWN
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
+        if abs(value) >= size:
+            return f"{value / size:.4g}{letter}"
+    return f"{value:,.0f}"
+
+
+def _differences(study: ResolvedStudy) -> list[str]:
+    """What each compared arm sets beyond the base, and which values are pinned or tuned."""
+    base = study.arm("base")
+    return [
+        f"{arm.name}: {'; '.join(texts)}"
+        for arm in study.arms
+        if arm.role in ("leave_one_out", "add_one_in", "explicit") and (texts := _texts(base, arm))
+    ]
+
+
+def _texts(base: Arm, arm: Arm) -> list[str]:
+    known = settings(base)["overrides"]
+    result = [text for text in settings(arm)["overrides"] if text not in known]
+    for kind in ("pinned", "retuned", "untuned"):
+        if texts := settings(arm)[kind]:
+            result.append(f"{kind}: {', '.join(texts)}")
+    return result
+
+
+def _data(plan: StudyPlan) -> dict[str, Any]:
+    study = plan.study
+    return {
+        "study": study.study,
+        "question": study.question,
+        "pin": study.pin,
+        "seeds": study.seeds,
+        "blocked": plan.blocked,
+        "notes": plan.notes,
+        "budget": plan.budget,
+        "arms": [
+            {"name": arm.name, "role": arm.role, **settings(arm), "derived": arm.derived}
+            for arm in study.arms
+        ],
+    }
