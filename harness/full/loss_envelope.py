@@ -39,7 +39,7 @@ FRACTIONS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 WINDOW = 0.04  # of the run: long enough to average out single batches
 AFTER_WARMUP = 3.0  # the first look is at this many times the proxies' longest warm-up
 LEVEL_RESIDUAL = Residual(sd=0.005, df=6.0)
-CHANGE_RESIDUAL = Residual(sd=0.0007, df=8.0)
+CHANGE_RESIDUAL = Residual(sd=0.0007, df=6.0)
 CHANGE_SLOPE = Penalty(mean=0.0, sd=0.006)  # per e-fold of FLOPs; Hoffmann: 0.004 early, 0.001 late
 CHANGE_CURVATURE = Penalty(mean=0.0, sd=0.08, low=-0.15, high=0.15)  # per e-fold of FLOPs
 
