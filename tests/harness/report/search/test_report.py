@@ -73,7 +73,7 @@ def test_an_optuna_dashboard_reads_the_same_storage(harness, search_file, store)
     from harness.search import storage
 
     harness("search", search_file(budget="{trials: 1}", confirm="{best: 0}"), "--no-html")
-    with storage.open_storage(storage.url_of(store, "quick", None)) as opened:
+    with storage.open_storage(storage.storage_url(store, "quick", None)) as opened:
         app = optuna_dashboard.wsgi(opened)
         statuses = []
         body = app(
