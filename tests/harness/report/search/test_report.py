@@ -61,7 +61,7 @@ def test_the_result_and_the_plan_are_printed_as_json(harness, search_file, store
     assert plan["parameters"] == ["bowl.x", "bowl.y"]
     printed = json.loads(harness("search", path, "--no-html", "--json").stdout)
     assert printed["exit_code"] == errors.PASS
-    assert printed["answer"].startswith("quick: No confirmation was asked for")
+    assert printed["answer"].startswith("quick: Confirmation is disabled")
     written = (store.report_dir("search", "quick") / "report.json").read_bytes()
     assert printed["result"] == json.loads(written)
 
