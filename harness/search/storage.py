@@ -6,6 +6,7 @@ the next worker that looks marks the trial as failed and queues its point again.
 password, so it is printed only through `shown`.
 """
 
+import gc
 import random
 import time
 import warnings
@@ -171,15 +172,30 @@ def create_study(storage: "RDBStorage", name: str, directions: list[str]) -> "tu
     try:
         return optuna.create_study(study_name=name, storage=storage, directions=directions), True
     except optuna.exceptions.DuplicatedStudyError:
-        return optuna.load_study(study_name=name, storage=storage), False
+        return _load_study(storage, name), False
 
 
 def stored_study(storage: "RDBStorage", name: str) -> "Study | None":
     """The Optuna study of that name; None if the storage has none."""
-    optuna = import_optuna()
-    if name not in optuna.get_all_study_names(storage):
+    if name not in import_optuna().get_all_study_names(storage):
         return None
-    study: Study = optuna.load_study(study_name=name, storage=storage)
+    return _load_study(storage, name)
+
+
+def _load_study(storage: "RDBStorage", name: str) -> "Study":
+    """A study with its trials in memory, where Optuna keeps those that have ended.
+
+    The garbage collector is off meanwhile, because it doubles the time to read thousands of trials
+    (1,000 trials: 1.0 s with it, 0.55 s without).
+    """
+    study: Study = import_optuna().load_study(study_name=name, storage=storage)
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        study.get_trials(deepcopy=False)
+    finally:
+        if enabled:
+            gc.enable()
     return study
 
 
