@@ -5,8 +5,8 @@
 
 Each law is a straight line once its one nonlinear parameter (E or g) is fixed, so the fit is a
 weighted linear regression at every value of a grid (variable projection: Golub and Pereyra 1973).
-Three sizes cannot separate a power law from one above an irreducible loss, and the forecast from d14 to
-d24 depends on that more than on anything else, so parameters are penalized towards published
+Three sizes cannot separate a power law from one above an irreducible loss, and the forecast from
+d14 to d24 depends on that more than on anything else, so parameters are penalized towards published
 values. More sizes outweigh the penalty:
 
     E           0.25 bits per byte, SD 0.25, from 0 to 0.6: Kaplan et al. (arXiv 2001.08361) fit 0,
@@ -21,7 +21,8 @@ values. More sizes outweigh the penalty:
 The prediction interval is a profile likelihood interval: it holds every value of a new run that
 some parameters explain together with the measured sizes. The part that scales with the estimated
 residual SD has Student's t as its critical value, the penalties have the normal one.
-`benchmarks/statistics/forecast.py` measures how often the intervals cover. Pure functions of numbers.
+`benchmarks/statistics/forecast.py` measures how often the intervals cover. Pure functions of
+numbers.
 """
 
 import math
