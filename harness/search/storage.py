@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 HEARTBEAT_S = 5
 GRACE_S = 30  # a trial without a heartbeat for this long has lost its worker
 LOCK_TIMEOUT_S = 60.0  # how long SQLite waits for another writer
-OPEN_RETRY_S = 5.0
+OPEN_ATTEMPTS = 10
 WORKER = "worker"  # user attribute of a trial: the process that runs it
 RETRY_OF = "retry_of"  # user attribute of a trial: the number of the trial it repeats
 EXTRA = "pip install 'speedrun-harness[search]'"
@@ -104,14 +104,14 @@ def open_storage(
         # Optuna creates missing tables without a lock. Of several commands that open a new
         # storage at the same moment, all but one may fail, and succeed when they try again.
         lost_race = (IntegrityError, OperationalError if sqlite else ProgrammingError)
-        deadline = time.monotonic() + OPEN_RETRY_S
-        while True:
+        deadline = time.monotonic() + LOCK_TIMEOUT_S
+        for left in reversed(range(OPEN_ATTEMPTS)):
             try:
                 with allow_experimental():
                     storage = connect()
                 break
             except lost_race:
-                if time.monotonic() > deadline:
+                if not left or time.monotonic() > deadline:
                     raise
             time.sleep(random.uniform(0.02, 0.2))
         try:

@@ -8,7 +8,8 @@ import pytest
 
 from harness import errors
 from harness.report.search.wording import short_names
-from harness.runner.trainer import FakeTrainer, Request
+from harness.runner.trainer import Request
+from tests.fixtures.faulty_harness import FaultyTrainer
 
 CHOICES = "{bowl.x: {choices: [0.0, 0.6]}, bowl.y: {choices: [0.0, 0.3]}}"
 CERTAIN = {  # four points; the best is better by thirty SDs
@@ -47,7 +48,7 @@ def test_a_winner_is_confirmed_at_two_scales_and_its_patch_gives_its_configurati
     text = (tmp_path / "base.yaml").read_text()
     assert "# a comment that has to stay" in text
     assert "# val_bpb on seeds 101, 102, 103: -" in text
-    (description,) = FakeTrainer().describe(
+    (description,) = FaultyTrainer().describe(
         [Request(name="", base=str(tmp_path / "base.yaml"), set={})]
     )
     arm = store.study(studies["confirm"]).arm(f"trial_{one['candidate']['number']}")
