@@ -21,8 +21,7 @@ values. More sizes outweigh the penalty:
 The prediction interval is a profile likelihood interval: it holds every value of a new run that
 some parameters explain together with the measured sizes. The part that scales with the estimated
 residual SD has Student's t as its critical value, the penalties have the normal one.
-`benchmarks/statistics/forecast.py` measures how often the intervals cover. Pure functions of
-numbers.
+`benchmarks/statistics/forecast.py` measures the coverage. Pure functions of numbers.
 """
 
 import math
@@ -106,7 +105,7 @@ class LossLaw:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreLaw:
-    """y = a + b u(x), where u bends with the curvature g. b is the slope at `centre`."""
+    """y = a + b u(x), where u has the curvature g. b is the slope at `centre`."""
 
     centre: float
     nonlinear: Penalty = Penalty(mean=2.0, sd=2.5, low=-2.0, high=6.0)

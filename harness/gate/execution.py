@@ -3,7 +3,7 @@
 Quality is compared with a stored baseline, run by run; speed with another ref or configuration in
 an A/B on this host. `measurement` decides how much of either is needed, this module makes it. A
 candidate that crashes or diverges is a regression with its reason. A failure that is not the
-candidate's fault raises an error and is never counted as a regression. Progress goes to a listener.
+candidate's fault raises an error and never decides the outcome. Progress goes to a listener.
 """
 
 import math
@@ -14,6 +14,7 @@ from harness.compare import core_by_example
 from harness.compare.core import PairedCore
 from harness.compare.noise_model import NoiseModel
 from harness.errors import TrainerError
+from harness.format import duration
 from harness.gate import ab_launcher, baseline, history
 from harness.gate.ab_interleaved import AbLaunch, NotEnoughMemory, SideFailed
 from harness.gate.ab_launcher import AbLauncher
@@ -178,7 +179,7 @@ class GateExecution:
         number = f"{unit} {len(durations) + 1}"
         if part.rule == "group_sequential":
             number += f" of {part.n_b}"
-        self.notes.append(f"the {which}, {limit_s / 60:g} minutes, ended before {number}")
+        self.notes.append(f"the {which}, {duration(limit_s)}, ended before {number}")
         return False
 
     # the result

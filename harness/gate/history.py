@@ -86,7 +86,7 @@ def _read(path: Path) -> GateResult:
         ) from error
 
 
-# --- data of earlier gates ------------------------------------------------------------------------
+# --- earlier gates --------------------------------------------------------------------------------
 
 
 def consumed_runs(stored: Sequence[GateResult]) -> list[str]:

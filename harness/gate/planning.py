@@ -3,7 +3,7 @@ and which harm it can detect.
 
 Everything is fixed here and `measurement` keeps to it: three looks within the budget or an
 always-valid test, the margins, and the noise that they are compared with. A gate under which no
-verdict is likely is blocked instead of being run. Pure.
+decision is likely is blocked instead of being run. Pure.
 """
 
 import math
@@ -70,7 +70,7 @@ def plan_gate(
 ) -> GatePlan:
     """The plan of a gate; `stored`: earlier gates, from which the duration of a launch is taken.
 
-    Speed is planned first and leaves the quality runs the time they need for a verdict, up to half
+    Speed is planned first and leaves the quality runs the time they need for a decision, up to half
     of the budget. Under the always-valid rule launches get half of the budget.
     """
     request, parts, left_s = prepared.request, [], prepared.request.budget_s
@@ -89,7 +89,7 @@ def plan_gate(
         price_usd_per_hour=request.price_usd_per_hour,
         gpus=request.baseline.gpus if request.baseline else 1,
     )
-    return msgspec.structs.replace(plan, blocked=why_no_verdict(plan))
+    return msgspec.structs.replace(plan, blocked=why_no_decision(plan))
 
 
 def _speed_part(
@@ -120,13 +120,13 @@ def _launches_stop_after_s(prepared: PreparedGate) -> float | None:
 
 
 def _budget_for_launches_s(prepared: PreparedGate, noise_model: NoiseModel) -> float | None:
-    """The budget less the time of runs that can reach a verdict within half of it."""
+    """The budget less the time of runs that can reach a decision within half of it."""
     request = prepared.request
     if request.budget_s is None or not prepared.compares_quality or request.baseline is None:
         return request.budget_s
     half = PlanOptions(alpha=request.alpha, rule=request.rule, budget_s=request.budget_s / 2)
     runs = _quality_part(prepared, request.baseline, noise_model, half)
-    reserved_s = runs.seconds if verdict_is_likely(runs) else None
+    reserved_s = runs.seconds if decision_is_likely(runs) else None
     return request.budget_s - (reserved_s or 0.0)
 
 
@@ -139,16 +139,16 @@ def _quality_part(
     return plan_quality(records, noise_model, margins, is_full_scale(records[0]), run_s, options)
 
 
-def why_no_verdict(plan: GatePlan) -> str | None:
-    """Why no verdict is likely under this plan; None where one is, or where it is unknown."""
-    if any(verdict_is_likely(part) for part in plan.parts):
+def why_no_decision(plan: GatePlan) -> str | None:
+    """Why no decision is likely under this plan; None where one is, or where it is unknown."""
+    if any(decision_is_likely(part) for part in plan.parts):
         return None
     reasons = [_obstacle(part) for part in plan.parts]
-    return "no verdict is likely, so nothing is started: " + "; ".join(reasons)
+    return "no decision is likely, so nothing is started: " + "; ".join(reasons)
 
 
-def verdict_is_likely(part: PartPlan) -> bool:
-    """Whether this part is likely to reach a verdict; True where it is unknown."""
+def decision_is_likely(part: PartPlan) -> bool:
+    """Whether this part is likely to reach a decision; True where it is unknown."""
     if not part.n_b or part.margin is None:
         return False
     if part.p_pass_if_unchanged is None or part.p_regression_at_margin is None:
@@ -201,7 +201,7 @@ def plan_quality(
     for metric, margin in judged.items():
         noise = _noise_of_runs(baseline, metric, quality_row(baseline, metric, noise_model))
         parts.append(_plan_part("replicates", metric, n_a, margin, noise, unit_s, options))
-    likely = [part for part in parts if verdict_is_likely(part)] or parts[:1]
+    likely = [part for part in parts if decision_is_likely(part)] or parts[:1]
     largest = max(likely, key=lambda part: part.n_b)
     fewer = [f"{part.metric} needs {part.n_b}" for part in likely if part.n_b < largest.n_b]
     return msgspec.structs.replace(largest, notes=[*largest.notes, *fewer])
