@@ -33,7 +33,7 @@ def create_pruner(setting: Setting, evaluations: int, where: str) -> "BasePruner
     """A pruner; `evaluations` is the number of evaluations of a complete run.
 
     One evaluation is one unit of the pruner's resource. By default a run is not pruned before a
-    ninth of its evaluations, because the order of runs early in training says little about their
+    ninth of its evaluations, because the order of runs early in training hardly predicts their
     order at the end. Runs with a single evaluation are never pruned. Raises StudyFileError.
     """
     optuna = import_optuna()

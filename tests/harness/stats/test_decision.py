@@ -43,7 +43,7 @@ def test_limits_are_one_sided_t_limits_as_in_scipy():
     assert (found.lower, found.upper) == pytest.approx((reference.low, reference.high))
 
 
-def test_one_run_a_side_without_a_ledger_is_inconclusive():
+def test_one_run_a_side_without_a_noise_model_is_inconclusive():
     found = decide(difference([1.0], [9.0]).contrast, MARGIN, ALPHA)
     assert found.outcome == "inconclusive"
     assert math.isnan(found.lower)
@@ -68,7 +68,7 @@ def test_no_harm_is_rarely_a_regression_and_a_harm_of_the_margin_rarely_passes(n
     assert passes / GATES <= ALPHA + monte_carlo(ALPHA)
 
 
-def test_a_side_that_varies_more_than_the_ledger_is_reported_and_gets_welchs_limits():
+def test_a_side_with_excess_variance_is_reported_and_gets_welchs_limits():
     calm, wild = [0.0, 0.1, -0.1, 0.05], [0.0, 5.0, -4.0, 2.0]
     found = difference(calm, wild, KnownSd(sd=0.1, df=50))
     assert (found.method, found.excess_variance) == ("welch", (1,))
@@ -77,7 +77,7 @@ def test_a_side_that_varies_more_than_the_ledger_is_reported_and_gets_welchs_lim
     assert found.contrast.df == pytest.approx(reference.df)
 
 
-def test_a_single_run_beside_a_side_that_has_risen_borrows_its_variance():
+def test_a_single_run_takes_the_variance_of_a_side_with_excess_variance():
     wild = [0.0, 5.0, -4.0, 2.0]
     found = difference([1.0], wild, KnownSd(sd=0.1, df=50))
     assert found.contrast.df == 3

@@ -82,7 +82,7 @@ def test_quality_interval_covers_the_truth_and_carries_the_error_of_the_slope() 
     assert without_slope < covered
 
 
-def test_shared_base_runs_change_the_error_as_a_simulation_says() -> None:
+def test_shared_base_runs_change_the_error_as_in_a_simulation() -> None:
     """With horizons on one side only, the base's own runs pull slope and difference together."""
     rng, draws, sd, slope = np.random.default_rng(4), 20_000, 0.004, -0.1
     x = np.log([0.5, 1.0])
