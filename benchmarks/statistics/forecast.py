@@ -220,7 +220,7 @@ class Recorded:
 def real_noise(folder: Path) -> Recorded:
     """Groups of ten runs or more that were evaluated at the same steps."""
     table = _table(folder, "trajectories")
-    found: list[Floats] = []
+    curves: list[Floats] = []
     for _, group in table[table["step"] > 0].groupby("group_id"):
         wide = group.pivot_table(index="run_id", columns="step", values="val_loss").dropna(axis=1)
         if len(wide) < 10 or wide.shape[1] < 5:
@@ -228,8 +228,8 @@ def real_noise(folder: Path) -> Recorded:
         relative = wide.to_numpy() / wide.to_numpy().mean(axis=0) - 1
         spread = math.sqrt(len(wide) / (len(wide) - 1))  # the mean has each run's own share in it
         at = wide.columns.to_numpy() / wide.columns.max()
-        found += [np.interp(_fractions(), at, one * spread) for one in relative]
-    return Recorded(found)
+        curves += [np.interp(_fractions(), at, one * spread) for one in relative]
+    return Recorded(curves)
 
 
 def _table(folder: Path, name: str) -> Any:
@@ -246,14 +246,14 @@ def stretches(folder: Path) -> tuple[str, ...]:
     runs = _table(folder, "runs")
     kept = runs[(runs["track"] == ONE_SHAPE) & (runs["complete"] == 1)]["run_id"]
     table = _table(folder, "trajectories")
-    found = []
+    ratios = []
     for _, run in table[table["run_id"].isin(kept)].groupby("run_id"):
         at = run.sort_values("step")[["step", "train_time_s"]].to_numpy()
         first, last = max(1, len(at) // 20), max(2, len(at) // 6)
         if len(at) >= 10:
             (steps, early_s), (all_steps, all_s) = at[last] - at[first], at[-1] - at[first]
-            found.append(math.log((all_s / all_steps) / (early_s / steps)))
-    return str(len(found)), f"{np.mean(found):+.2%}", f"{np.std(found, ddof=1):.2%}"
+            ratios.append(math.log((all_s / all_steps) / (early_s / steps)))
+    return str(len(ratios)), f"{np.mean(ratios):+.2%}", f"{np.std(ratios, ddof=1):.2%}"
 
 
 def _fractions() -> Floats:
@@ -280,8 +280,8 @@ def alerts(depths: Sequence[int], fault: str, noise: Noise, runs: int) -> tuple[
         proxies = [curve(d, seed, noise, "none", random) for d in depths for seed in (1, 2)]
         envelope = plan_envelope(proxies, scale(TARGET_DEPTH))
         target = curve(TARGET_DEPTH, 1, noise, fault, random)
-        found = envelope.outside(target.points)
-        first += [found[0].look.fraction] if found else []
+        outside = envelope.outside(target.points)
+        first += [outside[0].look.fraction] if outside else []
     named = f"d{depths[0]}..d{depths[-1]}: {len(depths)}"
     early = f"{np.median(first):.2f}" if first else "-"
     return named, fault, f"{len(first) / runs:.1%}", early

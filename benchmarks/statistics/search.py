@@ -1,10 +1,12 @@
 """What a search costs and how often it is wrong, with the FakeTrainer's known optimum.
 
-    python benchmarks/search.py pruning  [--repeats 10]   GPU-seconds to an equal best value
-    python benchmarks/search.py overhead [--trials 30]    overhead of a trial
-    python benchmarks/search.py past     [--trials 5000]  time to open and report a large search
-    python benchmarks/search.py winners  [--repeats 10]   what complete searches confirm
-    python benchmarks/search.py flat     [--repeats 10]   the same without any effect
+    python -m benchmarks.statistics.search PART [--repeats 10] [--trials N]
+
+    pruning    GPU-seconds to an equal best value
+    overhead   seconds that a trial takes beside its trainer; 30 trials
+    past       seconds to open and report a large search; 5000 trials
+    winners    what complete searches confirm; 40 trials
+    flat       the same without any effect; 20 trials
 
 `pruning` evaluates the trainer's formula in this process, in simulated GPU-seconds, with the
 samplers and pruners of a search. The other parts run the command `harness search`.

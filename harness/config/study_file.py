@@ -217,7 +217,7 @@ def _check_sweep(
             where(f"arms.retune.{trick}.seeds"),
             "seeds that the study does not use",
             f"{shared} in both",
-            "Tuning an arm on the seeds of its comparison is biased in its favour: use others.",
+            "An arm that is compared on the seeds it was tuned on looks too good: use other seeds.",
         )
     if sweep.space:
         _check_searched(sweep, where(f"arms.retune.{trick}"))

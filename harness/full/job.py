@@ -27,8 +27,8 @@ from harness.full.launch import Deadline, JobLauncher, LaunchResult, final_resul
 from harness.full.leaderboard import LeaderboardEntry
 from harness.full.listener import FullListener, SilentListener
 from harness.full.monitor import MonitorSettings
-from harness.full.plan import JobPlan, plan_job
-from harness.full.preflight import Preflight, PreflightRunner
+from harness.full.plan import JobPlan, check_name, plan_job, store_plan
+from harness.full.preflight import Preflight, PreflightRunner, time_limit
 from harness.full.proxy_runs import (
     completed_proxies,
     failed_proxies,
@@ -37,14 +37,14 @@ from harness.full.proxy_runs import (
 )
 from harness.gate import baseline
 from harness.gate.noise_sources import load_noise_model
-from harness.results.record import Identity, Record
+from harness.results.record import Record
 from harness.results.store import Store
 from harness.runner.attempt import recover
 from harness.runner.multinode import multinode_command
 from harness.runner.process import Stop, stop_on_signals
 from harness.runner.replicates import recorded_run
 from harness.runner.stepper import StepperStopped
-from harness.runner.trainer import NativeTrainer, PreflightFinding, by_name
+from harness.runner.trainer import NativeTrainer, by_name
 from harness.study.budget_limits import RESUME
 
 PREFLIGHT = "preflight"
@@ -79,16 +79,6 @@ class FullResult(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     data: dict[str, Any]
     finished: FinishedJob | None = None
-
-
-class _StoredPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """`plan.json` of a job: the run that its name stands for."""
-
-    plan_id: str
-    identity: Identity
-    seed: int
-    ranks: int
-    proxies: list[str]
 
 
 def run_full(
@@ -139,7 +129,7 @@ class FullJob:
         if self.file.baseline is not None:  # an unknown name is an error before anything else
             self.stored = baseline.find(self.options.baselines, self.file.baseline)
         plan = plan_job(self.file, self.path, self.trainer, prepare=False)
-        self._check_name(plan)
+        check_name(self.folder, plan, self.store)
         if not self.options.proxies:
             final = recorded_run(self.store, plan.job, ())
             if final is not None:
@@ -235,24 +225,10 @@ class FullJob:
             preflight = runner.step_test(preflight, self.file.step_test_seconds, stages)
         return preflight
 
-    def _check_name(self, plan: JobPlan) -> None:
-        """Raises StoreError if the name stands for another job in this store."""
-        value = files.read_json(self.folder / "plan.json")
-        if value is None:
-            return
-        old, new = msgspec.convert(value, _StoredPlan), _stored_plan(plan)
-        if not plan.data_ready:  # then the data's identity is unknown
-            old = msgspec.structs.replace(
-                old, identity=msgspec.structs.replace(old.identity, data_id=None)
-            )
-        check_same_job(self.file.full, old, new, self.store)
-
     def _store_plan(self, plan: JobPlan) -> None:
         """Stores the run that the name stands for."""
-        self._check_name(plan)
-        files.write_json(self.folder / "plan.json", msgspec.to_builtins(_stored_plan(plan)))
-        files.write_text(self.folder / "job.yaml", self.path.read_text(encoding="utf-8"))
-        files.write_json(self.folder / "job.json", msgspec.to_builtins(self.file))
+        check_name(self.folder, plan, self.store)
+        store_plan(self.folder, plan, self.path)
 
     def _report_forecast(self, plan: JobPlan, forecast: JobForecast) -> None:
         self.listener.forecast_made(forecast)
@@ -408,51 +384,3 @@ def multinode_trainer(trainer: NativeTrainer, file: FullFile) -> NativeTrainer:
 
         trainer.launcher = launcher
     return trainer
-
-
-def time_limit(plan: JobPlan, wall_s: float, attempts: Sequence[Record]) -> PreflightFinding:
-    """Whether the job can end within limits.hours; `wall_s`: at most, for the whole job."""
-    left_s = 3600 * plan.file.limits.hours - sum(record.wall_s for record in attempts)
-    done = max((record.steps for record in attempts), default=0) / max(1, plan.steps)
-    return PreflightFinding(
-        what="time limit",
-        ok=wall_s * (1 - done) <= left_s,
-        expected=f"at most {wall_s * (1 - done) / 3600:.2f} h by the forecast",
-        got=f"{left_s / 3600:.2f} h left of limits.hours",
-        hint="Raise limits.hours. At the limit the run stops with a checkpoint, and the same "
-        "command resumes it.",
-        severity="warning",
-    )
-
-
-def _stored_plan(plan: JobPlan) -> _StoredPlan:
-    job = plan.job
-    return _StoredPlan(
-        plan_id=job.plan_id,
-        identity=job.identity,
-        seed=job.seed,
-        ranks=job.ranks,
-        proxies=[proxy.job.plan_id for proxy in plan.proxies],
-    )
-
-
-def check_same_job(name: str, old: _StoredPlan, new: _StoredPlan, store: Store) -> None:
-    """Raises StoreError if runs of another job have this name."""
-    before, now = _flat(old), _flat(new)
-    if before == now or not store.attempts(old.plan_id):
-        return
-    changes = [
-        f"{field} {before[field]}, now {value}"
-        for field, value in now.items()
-        if value != before[field]
-    ]
-    raise StoreError(
-        f"full: {name}",
-        "one job of this name in a store",
-        "; ".join(changes),
-        "Rename the job, restore the old settings or code, or use another --store.",
-    )
-
-
-def _flat(plan: _StoredPlan) -> dict[str, Any]:
-    return {**msgspec.to_builtins(plan.identity), "seed": plan.seed, "ranks": plan.ranks}

@@ -160,8 +160,8 @@ class JobLauncher:
         if restarts >= self.plan.file.limits.restarts:
             times = "once" if restarts == 1 else f"{restarts} times"
             return f"{ended} It was already restarted {times} (limits.restarts). {RESUME}"
-        if found := check_machine():
-            faults = "; ".join(f"{one.what}: {one.got}. {one.hint or ''}" for one in found)
+        if blocking := check_machine():
+            faults = "; ".join(f"{one.what}: {one.got}. {one.hint or ''}" for one in blocking)
             return f"{ended} The machine failed the preflight: {faults} {RESUME}"
         return None
 

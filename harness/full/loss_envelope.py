@@ -38,8 +38,8 @@ ALPHA = 0.02  # false alarms over a whole run
 FRACTIONS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 WINDOW = 0.04  # of the run: long enough to average out single batches
 AFTER_WARMUP = 3.0  # the first look is at this many times the proxies' longest warm-up
-LEVEL_RESIDUAL = Residual(sd=0.004, df=8.0)
-CHANGE_RESIDUAL = Residual(sd=0.0007, df=4.0)
+LEVEL_RESIDUAL = Residual(sd=0.005, df=6.0)
+CHANGE_RESIDUAL = Residual(sd=0.0007, df=6.0)
 CHANGE_SLOPE = Penalty(mean=0.0, sd=0.006)  # per e-fold of FLOPs; Hoffmann: 0.004 early, 0.001 late
 CHANGE_CURVATURE = Penalty(mean=0.0, sd=0.08, low=-0.15, high=0.15)  # per e-fold of FLOPs
 
@@ -95,7 +95,7 @@ class LossEnvelope(msgspec.Struct, frozen=True, kw_only=True):
 
     def outside(self, points: Sequence[tuple[float, float]]) -> list[Outside]:
         """The looks at which the run so far was outside; `points` as in Curve."""
-        found: list[Outside] = []
+        outside: list[Outside] = []
         before: float | None = None
         for look in self.looks:
             got = window_mean(points, look.fraction, self.window)
@@ -103,15 +103,15 @@ class LossEnvelope(msgspec.Struct, frozen=True, kw_only=True):
                 before = None
                 continue
             if not look.loss.contains(got):
-                found.append(Outside(look=look, what="level", expected=look.loss, got=got))
+                outside.append(Outside(look=look, what="level", expected=look.loss, got=got))
             if look.change is not None and before is not None:
                 change = got / before
                 if not look.change.contains(change):
-                    found.append(
+                    outside.append(
                         Outside(look=look, what="change", expected=look.change, got=change)
                     )
             before = got
-        return found
+        return outside
 
 
 def _by_fraction(look: Look) -> float:
@@ -203,12 +203,12 @@ Groups = list[list[float]]  # values of the runs, by size
 
 def _losses(sizes: Sequence[Sequence[Curve]], fractions: Sequence[float]) -> dict[float, Groups]:
     """Window means of all proxies, by look; at least one look."""
-    found = {}
+    losses = {}
     for at in fractions:
         means = [[window_mean(curve.points, at) for curve in runs] for runs in sizes]
         if all(None not in runs for runs in means):
-            found[at] = [[mean for mean in runs if mean is not None] for runs in means]
-    if not found:
+            losses[at] = [[mean for mean in runs if mean is not None] for runs in means]
+    if not losses:
         fewest = min(len(curve.points) for runs in sizes for curve in runs)
         raise ForecastError(
             "proxies: curves",
@@ -216,21 +216,21 @@ def _losses(sizes: Sequence[Sequence[Curve]], fractions: Sequence[float]) -> dic
             f"{fewest} steps with a loss",
             "Run longer proxies, or run the job without a loss envelope.",
         )
-    return found
+    return losses
 
 
 def _sizes(curves: Sequence[Curve]) -> list[list[Curve]]:
-    found = defaultdict(list)
+    groups = defaultdict(list)
     for curve in curves:
-        found[curve.scale.flops].append(curve)
-    if len(found) < MIN_SIZES:
+        groups[curve.scale.flops].append(curve)
+    if len(groups) < MIN_SIZES:
         raise ForecastError(
             "proxies: curves",
             f"curves at {MIN_SIZES} or more sizes",
-            f"{len(found)}",
+            f"{len(groups)}",
             "Run the other proxies, or run the job without a loss envelope.",
         )
-    return [found[flops] for flops in sorted(found)]
+    return [groups[flops] for flops in sorted(groups)]
 
 
 def _ratios(later: Groups, earlier: Groups) -> Groups:

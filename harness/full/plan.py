@@ -10,14 +10,18 @@ from typing import Any
 
 import msgspec
 
+from harness import files
 from harness.config.full_file import FullFile
 from harness.config.yaml_schema import EXAMPLES
-from harness.errors import StudyFileError
+from harness.errors import StoreError, StudyFileError
+from harness.results.record import Identity
+from harness.results.store import Store
 from harness.runner.attempt import RunSpec
 from harness.runner.replicates import Recipe, describe_with_data, recipe_from_description
 from harness.runner.trainer import NativeTrainer, Request
 
 JOB = "the job"
+PLAN = "plan.json"
 
 
 class ProxyPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,3 +122,63 @@ def _value(config: dict[str, Any], path: str) -> Any:
     for part in path.split("."):
         config = config.get(part) if isinstance(config, dict) else None  # type: ignore[assignment]
     return config
+
+
+# --- the job that a name stands for ---------------------------------------------------------------
+
+
+class StoredPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """`plan.json` of a job: the run that its name stands for."""
+
+    plan_id: str
+    identity: Identity
+    seed: int
+    ranks: int
+    proxies: list[str]
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What makes it this job, by field."""
+        return {**msgspec.to_builtins(self.identity), "seed": self.seed, "ranks": self.ranks}
+
+
+def store_plan(folder: Path, plan: JobPlan, path: Path) -> None:
+    """Stores the plan and the job file in the job's folder. Raises DiskError."""
+    files.write_json(folder / PLAN, msgspec.to_builtins(_stored(plan)))
+    files.write_text(folder / "job.yaml", path.read_text(encoding="utf-8"))
+    files.write_json(folder / "job.json", msgspec.to_builtins(plan.file))
+
+
+def check_name(folder: Path, plan: JobPlan, store: Store) -> None:
+    """Raises StoreError if the job's name stands for another job that has runs in this store."""
+    value = files.read_json(folder / PLAN)
+    if value is None:
+        return
+    old, new = msgspec.convert(value, StoredPlan), _stored(plan)
+    if not plan.data_ready:  # then the data's identity is unknown
+        identity = msgspec.structs.replace(old.identity, data_id=None)
+        old = msgspec.structs.replace(old, identity=identity)
+    if old.fields == new.fields or not store.attempts(old.plan_id):
+        return
+    changes = [
+        f"{field} {old.fields[field]}, now {value}"
+        for field, value in new.fields.items()
+        if value != old.fields[field]
+    ]
+    raise StoreError(
+        f"full: {plan.file.full}",
+        "one job of this name in a store",
+        "; ".join(changes),
+        "Rename the job, restore the old settings or code, or use another --store.",
+    )
+
+
+def _stored(plan: JobPlan) -> StoredPlan:
+    job = plan.job
+    return StoredPlan(
+        plan_id=job.plan_id,
+        identity=job.identity,
+        seed=job.seed,
+        ranks=job.ranks,
+        proxies=[proxy.job.plan_id for proxy in plan.proxies],
+    )

@@ -15,7 +15,8 @@ from typing import Any
 import msgspec
 
 from harness import files
-from harness.results import record
+from harness.full.plan import JobPlan
+from harness.results.record import ProcessEnd, Record
 from harness.results.run_files import log_tail
 from harness.runner import process
 from harness.runner.stepper import StepperFailed, StepperProcess, wait_for_replies
@@ -173,7 +174,7 @@ class PreflightRunner:
         return path
 
 
-def _probe_failed(has_findings: bool, ended: record.ProcessEnd, run_dir: Path) -> PreflightFinding:
+def _probe_failed(has_findings: bool, ended: ProcessEnd, run_dir: Path) -> PreflightFinding:
     tail = (log_tail(run_dir / process.LOG, 600) or "").strip()
     part = "with a part of its findings" if has_findings else "without findings"
     return PreflightFinding(
@@ -275,5 +276,20 @@ def _memory(peak: float, device: float) -> PreflightFinding:
         expected=f"at most {MEMORY_SHARE:.0%} of {device / 2**30:.1f} GiB",
         got=f"{peak / 2**30:.1f} GiB",
         hint="Lower the rows per pass (system.device_batch_rows): the batch size stays the same.",
+        severity="warning",
+    )
+
+
+def time_limit(plan: JobPlan, wall_s: float, attempts: Sequence[Record]) -> PreflightFinding:
+    """Whether the job can end within limits.hours; `wall_s`: at most, for the whole job."""
+    left_s = 3600 * plan.file.limits.hours - sum(record.wall_s for record in attempts)
+    done = max((record.steps for record in attempts), default=0) / max(1, plan.steps)
+    return PreflightFinding(
+        what="time limit",
+        ok=wall_s * (1 - done) <= left_s,
+        expected=f"at most {wall_s * (1 - done) / 3600:.2f} h by the forecast",
+        got=f"{left_s / 3600:.2f} h left of limits.hours",
+        hint="Raise limits.hours. At the limit the run stops with a checkpoint, and the same "
+        "command resumes it.",
         severity="warning",
     )

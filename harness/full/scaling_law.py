@@ -21,8 +21,7 @@ values. More sizes outweigh the penalty:
 The prediction interval is a profile likelihood interval: it holds every value of a new run that
 some parameters explain together with the measured sizes. The part that scales with the estimated
 residual SD has Student's t as its critical value, the penalties have the normal one.
-`benchmarks/statistics/forecast.py` measures how often the intervals cover. Pure functions of
-numbers.
+`benchmarks/statistics/forecast.py` measures the coverage. Pure functions of numbers.
 """
 
 import math

@@ -37,7 +37,7 @@ class Confirmation(msgspec.Struct, frozen=True, kw_only=True):
     """What was confirmed, stored as one value once its study is complete.
 
     `trials`: how many the search had. `studies`: name by scale (confirm, next). `next`: overrides
-    of the next scale; empty if none is asked for.
+    of the next scale; empty if there is none.
     """
 
     candidates: list[Candidate]

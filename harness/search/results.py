@@ -62,7 +62,7 @@ class CandidateResult(msgspec.Struct, frozen=True, kw_only=True):
     """A candidate with its confirmation, at the search's scale and at the next.
 
     `at_range_end`: the fields that it has at an end of their range. `next_missing`: why it has no
-    result at the next scale although one is asked for.
+    result at the next scale although the search file has one.
     """
 
     candidate: Candidate
@@ -73,7 +73,7 @@ class CandidateResult(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def confirmed(self) -> bool:
-        """Confirmed, also at the next scale if one is asked for."""
+        """Confirmed, also at the next scale if the search file has one."""
         return (
             self.confirmation is not None
             and self.confirmation.confirmed

@@ -36,7 +36,7 @@ def fill(
     options: StudyOptions,
     command: Command,
 ) -> bool:
-    """Runs the search of every sweep that asks for one; whether any sweep was filled now.
+    """Runs the search of every sweep with a `space`; returns whether any was filled now.
 
     Raises StopStudy at a limit, StudyFileError for an invalid space, and the errors of a search.
     """

@@ -1,7 +1,7 @@
 """One trial: a point of the space as an ordinary run, watched while it runs, reported to Optuna.
 
 If the store already has a record of the point, that record is the result and nothing is run. While
-a run goes on, its evaluations are reported; when the pruner gives the trial up, the run is stopped
+a run trains, its evaluations are reported; when the pruner gives the trial up, the run is stopped
 at once and keeps its partial record (status `interrupted`) and checkpoints. A point that the
 trainer rejects and a run that diverges, crashes or runs out of memory end as *pruned* trials
 without a value: Optuna's samplers ignore failed trials but learn from pruned ones which region to
@@ -85,7 +85,7 @@ def result_of(trial: "FrozenTrial") -> TrialResult | None:
 
 
 def worker_id() -> dict[str, Any]:
-    """This process, so that a later command on this machine can check whether it still lives."""
+    """This process, so that a later command on this machine can check whether it is alive."""
     return {
         "boot": run_files.boot_id(),
         "pid": os.getpid(),
@@ -225,8 +225,8 @@ class TrialWatcher:
             if self.reported and not self.stop and self.trial.should_prune():
                 self.stop.request()
         except UpdateFinishedTrialError:
-            # Another worker took this one for dead. The run goes on: its record serves the trial
-            # that was queued instead.
+            # Another worker took this one for dead. The run continues: its record serves the
+            # trial that was queued instead.
             self.metric = None
 
     def replay(self, curve: "pa.Table | None") -> None:

@@ -176,7 +176,7 @@ class WorkerPool:
     def _check_machine(self, study: "Study", number: int, gpu: str) -> None:
         """After several failures in a row: raises StopStudy if the base fails now, too.
 
-        The failed trials are then queued again, because they are no evidence about their points.
+        The failed trials are then queued again, because the machine was at fault.
         """
         trials = study.get_trials(deepcopy=False)
         result = result_of(trials[number])

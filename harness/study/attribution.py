@@ -14,17 +14,7 @@ from harness.results.record import Record
 from harness.results.study_plan import Arm, ResolvedStudy
 from harness.stats import inference
 from harness.stats.inference import Contrast
-from harness.study.contrasts import (
-    ArmRun,
-    Evidence,
-    Family,
-    foreign_reason,
-    gather,
-    pooled_effects,
-    speed_effects,
-    status_counts,
-    unfinished_reason,
-)
+from harness.study.contrasts import Family, pooled_effects, speed_effects
 from harness.study.effects import (
     CHANGES,
     ArmNoise,
@@ -36,6 +26,14 @@ from harness.study.effects import (
     RunRow,
     TimeToTarget,
     Winner,
+)
+from harness.study.evidence import (
+    ArmRun,
+    Evidence,
+    gather,
+    incomparable_reason,
+    status_counts,
+    unfinished_reason,
 )
 from harness.study.time_to_target import horizon_slope, times_to_target
 
@@ -174,7 +172,7 @@ def _exact(base: Arm, arm: Arm, key: str) -> ExactChange:
 def _arm_warnings(evidence: Evidence, arm: Arm, families: dict[str, Family]) -> list[str]:
     runs = evidence.runs.get(arm.name, [])
     lines = []
-    foreign = foreign_reason(evidence, arm)
+    foreign = incomparable_reason(evidence, arm)
     if foreign:
         lines.append(foreign)
     if any(run.completed for run in runs) and any(_unfinished(run) for run in runs):

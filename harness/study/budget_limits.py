@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from harness import errors
+from harness.format import duration
 from harness.results.record import Record
 from harness.results.study_plan import PlannedRun, ResolvedStudy
 from harness.study.budget import Estimates, remaining_seconds
@@ -85,8 +86,8 @@ class BudgetLimits:
         if needed_s <= left_s:
             return
         text = (
-            f"Stopped: the next block takes about {_minutes(needed_s)}, and "
-            f"{_minutes(left_s)} are left."
+            f"Stopped: the next block takes about {duration(needed_s)}, and "
+            f"{duration(max(0.0, left_s))} are left."
         )
         if self.max_minutes is not None and needed_s > 60 * self.max_minutes:
             raise StopStudy(
@@ -106,8 +107,8 @@ class BudgetLimits:
         if needed_s > left_s or left_s <= 0:
             raise StopStudy(
                 errors.STOPPED_AT_LIMIT,
-                f"Stopped: the next run takes about {_minutes(needed_s)}, and "
-                f"{_minutes(left_s)} are left. {hint}",
+                f"Stopped: the next run takes about {duration(needed_s)}, and "
+                f"{duration(max(0.0, left_s))} are left. {hint}",
             )
 
     def _limit(self) -> tuple[float, str] | None:
@@ -120,8 +121,3 @@ class BudgetLimits:
             hint = f"Raise limits.total_minutes ({total:g}), then re-run the same command."
             limits.append((60 * total - self.used_s, hint))
         return min(limits) if limits else None
-
-
-def _minutes(seconds: float) -> str:
-    seconds = max(0.0, seconds)
-    return f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.1f} min"

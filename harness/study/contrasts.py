@@ -8,8 +8,7 @@ correction; each decision goes through `harness.compare.engine`. Never reads dis
 """
 
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -20,133 +19,24 @@ from harness.compare import engine
 from harness.compare.margins import Margin, default_margin, stated_margin
 from harness.compare.result import MetricResult
 from harness.compare.rules import Simultaneous
-from harness.metrics import CORE_SCORES, METRICS, duplicates
-from harness.results.core_answers import CoreSettings
+from harness.metrics import METRICS, duplicates
 from harness.results.recipe import is_full_scale
-from harness.results.record import SESSION_GAP_S, Record, sessions
-from harness.results.study_plan import Arm, PlannedRun, ResolvedStudy
+from harness.results.record import SESSION_GAP_S, Record
+from harness.results.study_plan import Arm
 from harness.stats import inference, regression
 from harness.stats.decision import Difference, Method
 from harness.stats.distributions import dunnett_loadings, loadings_from_covariance
 from harness.stats.inference import Contrast
 from harness.study.effects import ArmNoise
+from harness.study.evidence import (
+    ArmRun,
+    Evidence,
+    evaluation_reason,
+    incomparable_reason,
+    unfinished_reason,
+)
 
-COMPARED_ROLES = ("leave_one_out", "add_one_in", "explicit")
 ONE_RUN = "one run{of}: a second seed gives an interval"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ArmRun:
-    """A planned run, its deciding record (the completed one, else the last) and its session."""
-
-    planned: PlannedRun
-    record: Record | None
-    attempts: Sequence[Record] = ()
-    session: int | None = None
-
-    @property
-    def completed(self) -> Record | None:
-        """The record, if the run reached its end."""
-        return self.record if self.record and self.record.status == "completed" else None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evidence:
-    """A study with its runs by arm: what every comparison below starts from."""
-
-    study: ResolvedStudy
-    base: Arm
-    arms: list[Arm]  # compared with the base, in the study's order
-    runs: dict[str, list[ArmRun]]  # by arm name, horizon and retune arms too
-
-    def values(self, arm: Arm, metric: str, only: Callable[[Record], bool]) -> list[float]:
-        """The metric over the arm's completed runs that measured it and that `only` admits."""
-        return [
-            value
-            for run in self.runs.get(arm.name, [])
-            if (record := run.completed) and only(record)
-            if (value := record.metrics.get(metric)) is not None
-        ]
-
-    def measures(self, metric: str) -> bool:
-        """Whether any completed run of the study has the metric."""
-        return any(
-            run.completed and run.completed.metrics.get(metric) is not None
-            for runs in self.runs.values()
-            for run in runs
-        )
-
-
-def gather(study: ResolvedStudy, records: Iterable[Record]) -> Evidence:
-    """The records of a store, assigned to the runs of one study."""
-    records = list(records)
-    session_of = {
-        (record.plan_id, record.attempt): number
-        for number, session in enumerate(sessions(records), start=1)
-        for record in session
-    }
-    attempts: dict[str, list[Record]] = {}
-    for record in records:
-        attempts.setdefault(record.plan_id, []).append(record)
-    runs: dict[str, list[ArmRun]] = {}
-    for planned in study.runs:
-        tried = sorted(attempts.get(planned.plan_id, ()), key=lambda record: record.started_at)
-        finished = [record for record in tried if record.status == "completed"]
-        deciding = finished[0] if finished else tried[-1] if tried else None
-        session = session_of[deciding.plan_id, deciding.attempt] if deciding else None
-        runs.setdefault(planned.arm, []).append(
-            ArmRun(planned=planned, record=deciding, attempts=tried, session=session)
-        )
-    base = next(arm for arm in study.arms if arm.role == "base")
-    arms = [arm for arm in study.arms if arm.role in COMPARED_ROLES]
-    return Evidence(study=study, base=base, arms=arms, runs=runs)
-
-
-def foreign_reason(evidence: Evidence, arm: Arm) -> str | None:
-    """Why an arm may not be compared with the base in any metric; None where it may."""
-    for name in ("protocol", "data_id"):
-        own, base = getattr(arm.identity, name), getattr(evidence.base.identity, name)
-        if own != base:
-            return f"{name} differs from the base's ({own} against {base}): not compared"
-    return None
-
-
-def evaluation_reason(evidence: Evidence, arm: Arm, metric: str) -> str | None:
-    """Why scores of CORE may not be compared: another bundle, or other evaluation settings."""
-    if metric not in CORE_SCORES:
-        return None
-    base, own = (
-        {
-            core
-            for run in evidence.runs.get(who.name, [])
-            if run.record and isinstance(core := run.record.core, CoreSettings)
-        }
-        for who in (evidence.base, arm)
-    )
-    unlike = [(one, other) for one in own for other in base if one != other]
-    if not unlike:
-        return None
-    one, other = map(msgspec.structs.asdict, unlike[0])
-    name = next(name for name in one if one[name] != other[name])
-    return f"core.{name} differs from the base's ({one[name]} against {other[name]}): not compared"
-
-
-def status_counts(runs: Sequence[ArmRun]) -> dict[str, int]:
-    """Runs by status; `not run` for those without a record."""
-    return dict(Counter(run.record.status if run.record else "not run" for run in runs))
-
-
-def unfinished_reason(runs: Sequence[ArmRun]) -> str:
-    """'0 of 3 runs completed: 2 diverged (loss is nan), 1 not run'."""
-    counts = status_counts(runs)
-    reasons = {run.record.status: run.record.reason for run in runs if run.record}
-    parts = [
-        f"{count} {status}" + (f" ({reasons[status]})" if reasons.get(status) else "")
-        for status, count in counts.items()
-        if status != "completed"
-    ]
-    head = f"{counts.get('completed', 0)} of {len(runs)} runs completed"
-    return f"{head}: {', '.join(parts)}" if parts else head
 
 
 # --- a family of effects: every arm against the base in one metric ------------------------------
@@ -277,7 +167,7 @@ def pooled_effects(
     for arm in evidence.arms:
         values = evidence.values(arm, metric, only)
         missing = (
-            foreign_reason(evidence, arm)
+            incomparable_reason(evidence, arm)
             or evaluation_reason(evidence, arm, metric)
             or _not_measured(evidence, arm, metric, base_values, values)
         )
@@ -363,7 +253,7 @@ def speed_effects(evidence: Evidence, metric: str) -> Family:
     left_out: dict[str, dict[str, list[int]]] = {}
     for arm in evidence.arms:
         used[arm.name], left_out[arm.name] = [], {}
-        foreign = foreign_reason(evidence, arm)
+        foreign = incomparable_reason(evidence, arm)
         for run in evidence.runs.get(arm.name, []):
             if run.completed is None:
                 continue
@@ -406,7 +296,7 @@ def _with_contrast(cell: Cell, contrast: Contrast | None) -> Cell:
 def _reason_texts(reasons: dict[str, list[int]]) -> list[str]:
     """'seeds 1, 2: why' for each reason."""
     return [
-        f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}: {reason}"
+        f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}: {reason}"
         for reason, seeds in reasons.items()
     ]
 

@@ -16,8 +16,9 @@ from harness.compare.result import MetricResult
 from harness.results.study_plan import Arm
 from harness.stats import regression
 from harness.stats.inference import Contrast
-from harness.study.contrasts import Cell, Evidence, Family, effects_of
+from harness.study.contrasts import Cell, Family, effects_of
 from harness.study.effects import HorizonSlope, TimeToTarget
+from harness.study.evidence import Evidence
 
 
 def horizon_slope(

@@ -121,26 +121,24 @@ def cost_document(cost: Cost) -> Document:
         f"forecast of wall time: {hours(cost.wall_s)}: {parts}",
     ]
     if cost.usd is not None:
-        lines.append(f"forecast of cost: {interval(cost.usd, 2)} USD")
+        lines.append(f"forecast of cost: {interval(cost.usd, 2, 'USD')}")
     return Document(
         title="Cost", answer="\n".join(lines), blocks=[Notes(items=cost.notes)], data=cost
     )
 
 
-def interval(estimate: Estimate, digits: int) -> str:
+def interval(estimate: Estimate, digits: int, unit: str = "", divisor: float = 1.0) -> str:
     """'0.7312 [0.7200, 0.7405] (90%)'."""
     values = (estimate.low, estimate.estimate, estimate.high)
-    low, middle, high = (f"{value:,.{digits}f}" for value in values)
-    return f"{middle} [{low}, {high}] ({estimate.level:.0%})"
+    low, middle, high = (f"{value / divisor:,.{digits}f}" for value in values)
+    return f"{middle}{unit and f' {unit}'} [{low}, {high}] ({estimate.level:.0%})"
 
 
 def hours(estimate: Estimate) -> str:
     """A time in seconds as hours, or as seconds below 90 minutes."""
     if estimate.high < 5400:
-        return f"{interval(estimate, 1)} s"
-    values = (estimate.low, estimate.estimate, estimate.high)
-    low, middle, high = (f"{value / 3600:.2f}" for value in values)
-    return f"{middle} h [{low}, {high}] ({estimate.level:.0%})"
+        return interval(estimate, 1, "s")
+    return interval(estimate, 2, "h", 3600)
 
 
 def proxy_line(result: ProxyResult) -> str:

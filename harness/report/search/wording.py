@@ -141,12 +141,12 @@ def _unconfirmed(result: SearchResult) -> str:
         names = ", ".join(result.missing_studies)
         return f"The confirmation is in another store ({names}): no candidate is confirmed here."
     if result.candidates:
-        why = "not run yet" if result.best else "not asked for (confirm.best is 0)"
+        why = "not run yet" if result.best else "disabled (confirm.best is 0)"
         return f"{plural(len(result.candidates), 'candidate')}, confirmation {why}."
     if result.best == 0:
         best = result.best_row()
         named = f": trial {best.number} is the best so far" if best is not None else ""
-        return f"No confirmation was asked for (confirm.best is 0){named}."
+        return f"Confirmation is disabled (confirm.best is 0){named}."
     completed = [row for row in result.trials if row.outcome == "completed"]
     beyond = len(completed) - len(result.eligible())
     if completed and beyond == len(completed):

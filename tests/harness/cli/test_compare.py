@@ -49,7 +49,7 @@ def test_the_exit_code_is_that_of_the_worst_metric(harness, sides, change, code,
     assert word in done.stdout
 
 
-def test_everything_a_reader_needs_is_on_the_page(harness, sides, monkeypatch):
+def test_the_terminal_shows_means_interval_margin_noise_and_mde(harness, sides, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     shown = harness("compare", *sides(loss=0.0012)).stdout
     for text in (
@@ -64,7 +64,7 @@ def test_everything_a_reader_needs_is_on_the_page(harness, sides, monkeypatch):
         assert text in shown
 
 
-def test_json_has_every_number_of_the_page(harness, sides):
+def test_json_has_every_number_of_the_report(harness, sides):
     done = harness("compare", *sides(), "--json")
     value = json.loads(done.stdout)
     loss = next(item for item in value["metrics"] if item["metric"] == "val_loss")
@@ -81,7 +81,7 @@ def test_markdown_puts_the_outcome_first_and_one_row_a_metric(harness, sides):
     assert any("| val_loss |" in line for line in table)
 
 
-def test_options_may_stand_before_between_and_after_the_sides(harness, sides):
+def test_options_are_accepted_before_between_and_after_the_sides(harness, sides):
     a, between, b = sides(loss=0.003)
     for argv in (
         ("--metric", "val_loss", "--margin", "val_loss=0.01", a, between, b),
@@ -110,7 +110,7 @@ def test_any_log_is_read_by_a_pattern(harness, tmp_path):
     assert done.returncode == errors.PASS, done.stderr
 
 
-def test_two_studies_of_ones_own_are_compared_by_their_arms(harness, study_file, store):
+def test_arms_of_stored_studies_are_compared(harness, study_file, store):
     assert harness("study", study_file()).returncode == errors.PASS
     worse = study_file(study="worse", set="{value_embeddings: null}")
     assert harness("study", worse).returncode == errors.PASS
@@ -151,9 +151,7 @@ def test_a_run_directory_and_its_record_are_one_run(harness, study_file, store):
         (["STORE:absent", "--", "B"], errors.USAGE, "no such file"),
     ],
 )
-def test_a_wrong_command_line_ends_with_its_code_and_a_hint(
-    harness, sides, tmp_path, argv, code, message
-):
+def test_wrong_usage_exits_with_its_code_and_a_hint(harness, sides, tmp_path, argv, code, message):
     a, _, b = sides()
     (tmp_path / "empty.txt").write_text("")
     places = {"A": a, "B": b, "C": b, "EMPTY": tmp_path / "empty.txt"}
@@ -170,10 +168,15 @@ def answered(leave_run):
     return {name: leave_run(seed, **change) for seed, (name, change) in enumerate(changes.items())}
 
 
-def test_scores_are_compared_on_the_same_examples_and_state_what_that_covers(harness, answered):
+def test_scores_are_compared_on_the_same_examples_with_what_the_interval_covers(harness, answered):
     a, b = answered["a"], answered["b"]
     shown = harness("compare", a, "--", b).stdout
-    for text in ("same 600 examples", "over examples", "another seed would change is not", "p "):
+    for text in (
+        "same 600 examples",
+        "over examples",
+        "variation between seeds is not included",
+        "p ",
+    ):
         assert text in " ".join(shown.split())
     assert "colours" not in shown
     by_task = harness("compare", a, "--", b, "--core").stdout
@@ -226,7 +229,7 @@ def test_answers_of_another_run_are_refused(harness, answered):
     assert "answers that give the core of their record" in done.stderr
 
 
-def test_answers_that_were_not_kept_are_reported_or_refused(harness, answered, tmp_path):
+def test_missing_answers_are_noted_and_are_an_error_on_request(harness, answered, tmp_path):
     alone = tmp_path / answered["b"].name
     alone.write_bytes(answered["b"].read_bytes())
     done = harness("compare", answered["a"], "--", alone)
@@ -245,7 +248,7 @@ def test_a_store_of_several_configurations_asks_for_an_arm(harness, study_file, 
     assert "no_muon" in done.stderr
 
 
-def test_the_noise_model_is_shown_with_what_is_missing_and_kept_on_request(
+def test_noise_shows_the_rows_and_what_is_missing_and_writes_a_file(
     harness, study_file, store, tmp_path
 ):
     harness("study", study_file())

@@ -1,4 +1,4 @@
-"""Two sides judged: effects, margins, environments, what a side lacks."""
+"""Two sides compared: effects, margins, environments, incomplete runs."""
 
 import math
 
@@ -47,7 +47,7 @@ def side(values, metric="val_loss", first=0, **changes):
     ]
 
 
-def judged(a, b, noise_model=EMPTY, **options):
+def compared(a, b, noise_model=EMPTY, **options):
     return compare(a, b, CompareOptions(**options), noise_model)
 
 
@@ -55,7 +55,7 @@ LOSSES = [3.280, 3.279, 3.281, 3.2795, 3.2805]
 
 
 def test_the_interval_is_students_and_the_effect_b_minus_a():
-    found = judged(side(LOSSES), side([x + 0.01 for x in LOSSES]))
+    found = compared(side(LOSSES), side([x + 0.01 for x in LOSSES]))
     (loss,) = found.metrics
     reference = stats.ttest_ind([x + 0.01 for x in LOSSES], LOSSES).confidence_interval(0.9)
     assert loss.estimate == pytest.approx(0.01)
@@ -64,21 +64,21 @@ def test_the_interval_is_students_and_the_effect_b_minus_a():
 
 
 def test_equal_sides_pass_where_the_runs_are_enough():
-    found = judged(side(LOSSES), side([x + 0.0001 for x in LOSSES]))
+    found = compared(side(LOSSES), side([x + 0.0001 for x in LOSSES]))
     assert (found.outcome, found.exit_code) == ("pass", 0)
 
 
-def test_an_inconclusive_comparison_states_how_many_runs_would_decide():
+def test_an_inconclusive_result_has_the_number_of_runs_that_would_settle_it():
     wide = [3.276, 3.284, 3.280]
-    found = judged(side(wide), side(wide[::-1]))
+    found = compared(side(wide), side(wide[::-1]))
     (loss,) = found.metrics
     assert (found.outcome, found.exit_code) == ("inconclusive", 3)
     assert loss.more_runs is not None
     assert loss.more_runs > 10
 
 
-def test_one_run_a_side_uses_the_noise_model():
-    found = judged(side([3.28]), side([3.29]), NoiseModel([SEED_ROW]))
+def test_one_run_a_side_is_decided_with_the_noise_model():
+    found = compared(side([3.28]), side([3.29]), NoiseModel([SEED_ROW]))
     (loss,) = found.metrics
     half = stats.t.ppf(0.95, 600) * 0.0014 * math.sqrt(2)
     assert (loss.low, loss.high) == pytest.approx((0.01 - half, 0.01 + half))
@@ -86,22 +86,22 @@ def test_one_run_a_side_uses_the_noise_model():
     assert "shipped noise model" in loss.noise_from
 
 
-def test_one_run_a_side_without_a_noise_model_has_no_outcome_and_a_reason():
-    (loss,) = judged(side([3.28]), side([3.9])).metrics
+def test_one_run_a_side_without_a_noise_model_is_inconclusive_with_the_reason():
+    (loss,) = compared(side([3.28]), side([3.9])).metrics
     assert loss.outcome == "inconclusive"
     assert loss.low is None
     assert "a second run a side gives an interval" in (loss.reason or "")
 
 
-def test_a_stated_sd_stands_in_for_the_noise_model():
-    found = judged(side([3.28]), side([3.29]), sds={"val_loss": 0.001})
+def test_a_stated_sd_replaces_the_noise_model():
+    found = compared(side([3.28]), side([3.29]), sds={"val_loss": 0.001})
     assert found.metrics[0].method == "stated"
     assert found.outcome == "regression"
 
 
 def test_a_side_noisier_than_the_noise_model_is_named_and_gets_welchs_limits():
     wild = [3.20, 3.28, 3.36, 3.30]
-    (loss,) = judged(side(LOSSES), side(wild), NoiseModel([SEED_ROW])).metrics
+    (loss,) = compared(side(LOSSES), side(wild), NoiseModel([SEED_ROW])).metrics
     assert loss.method == "welch"
     assert any("side B varies more" in note for note in loss.notes)
     reference = stats.ttest_ind(wild, LOSSES, equal_var=False).confidence_interval(0.9)
@@ -110,8 +110,8 @@ def test_a_side_noisier_than_the_noise_model_is_named_and_gets_welchs_limits():
 
 def test_a_margin_from_the_command_line_replaces_the_default():
     shifted = [x + 0.005 for x in LOSSES]
-    assert judged(side(LOSSES), side(shifted)).outcome == "regression"
-    found = judged(side(LOSSES), side(shifted), margins={"val_loss": 0.01})
+    assert compared(side(LOSSES), side(shifted)).outcome == "regression"
+    found = compared(side(LOSSES), side(shifted), margins={"val_loss": 0.01})
     assert found.outcome == "pass"
     assert found.metrics[0].small_harm
 
@@ -127,20 +127,20 @@ def test_a_margin_from_the_command_line_replaces_the_default():
 )
 def test_worse_is_slower(metric, values, change, outcome):
     changed = [value * change for value in values]
-    found = judged(side(values, metric), side(changed, metric))
+    found = compared(side(values, metric), side(changed, metric))
     (speed,) = found.metrics
     assert speed.outcome == outcome
     assert math.exp(speed.estimate) == pytest.approx(change)
 
 
 def test_a_slowdown_of_one_session_is_called_unconfirmed():
-    found = judged(side([100.0, 100.1], "train_time_s"), side([103.0, 103.1], "train_time_s"))
+    found = compared(side([100.0, 100.1], "train_time_s"), side([103.0, 103.1], "train_time_s"))
     assert any("unconfirmed" in note for note in found.metrics[0].notes)
 
 
 def test_speed_across_environments_is_refused_with_the_field():
     other = {**HOST, "driver": "535"}
-    found = judged(
+    found = compared(
         side([100.0, 100.1], "train_time_s"),
         side([90.0, 90.1], "train_time_s", environment=other),
     )
@@ -151,7 +151,7 @@ def test_speed_across_environments_is_refused_with_the_field():
 
 
 def test_loss_is_compared_across_environments():
-    found = judged(side(LOSSES), side(LOSSES, environment={**HOST, "driver": "535"}))
+    found = compared(side(LOSSES), side(LOSSES, environment={**HOST, "driver": "535"}))
     assert found.metrics[0].low is not None
 
 
@@ -160,7 +160,7 @@ def test_speed_of_an_unknown_environment_is_shown_and_decides_nothing():
         side([v, v + 0.1], "train_time_s", environment={}, environment_known=False)
         for v in (100.0, 90.0)
     ]
-    (speed,) = judged(*sides).metrics
+    (speed,) = compared(*sides).metrics
     assert speed.estimate == pytest.approx(math.log(90 / 100), abs=1e-3)
     assert speed.outcome == "inconclusive"
     assert (speed.reason or "").startswith("unknown environment")
@@ -183,7 +183,7 @@ def test_speeds_of_two_hosts_are_compared_inside_each():
             for _ in range(4)
         ]
 
-    (speed,) = judged(on_both(1.0), on_both(1.01)).metrics
+    (speed,) = compared(on_both(1.0), on_both(1.01)).metrics
     assert speed.estimate == pytest.approx(math.log(1.01), abs=0.0015)
     assert speed.sd < 0.002
     assert speed.outcome == "regression"
@@ -192,7 +192,7 @@ def test_speeds_of_two_hosts_are_compared_inside_each():
 def test_runs_of_other_hosts_are_left_out_of_speed_only():
     other = run(9, metrics={"train_time_s": 150.0}, environment={**HOST, "torch": "2.4"})
     a = [*side([100.0, 100.1, 99.9], "train_time_s"), other]
-    (speed,) = judged(a, side([100.0, 100.1, 99.9], "train_time_s")).metrics
+    (speed,) = compared(a, side([100.0, 100.1, 99.9], "train_time_s")).metrics
     assert speed.n == (3, 3)
     assert any("only runs of environments" in note for note in speed.notes)
 
@@ -200,18 +200,18 @@ def test_runs_of_other_hosts_are_left_out_of_speed_only():
 def test_sides_that_ran_one_after_the_other_are_called_not_interleaved():
     a, b = side([100.0, 100.1], "train_time_s"), side([100.0, 100.1], "train_time_s")
     later = [run(0, metrics=r.metrics, started_at=1e6 + (r.started_at or 0)) for r in b]
-    assert any("not interleaved" in n for n in judged(a, later).metrics[0].notes)
-    assert not any("not interleaved" in n for n in judged(a, b).metrics[0].notes)
+    assert any("not interleaved" in n for n in compared(a, later).metrics[0].notes)
+    assert not any("not interleaved" in n for n in compared(a, b).metrics[0].notes)
 
 
 def test_a_quality_that_has_two_names_is_judged_once():
     def both(shift):
         return [run(0, metrics={"val_loss": x + shift, "val_bpb": (x + shift) / 3}) for x in LOSSES]
 
-    found = judged(both(0), both(0.0001), margins={"val_bpb": 0.001})
+    found = compared(both(0), both(0.0001), margins={"val_bpb": 0.001})
     outcomes = {item.metric: item.outcome for item in found.metrics}
     assert outcomes == {"val_loss": None, "val_bpb": "pass"}
-    alone = judged(both(0), both(0.0001))
+    alone = compared(both(0), both(0.0001))
     assert {item.metric: item.outcome for item in alone.metrics}["val_loss"] == "pass"
 
 
@@ -220,9 +220,9 @@ def test_bpb_at_proxy_scale_takes_its_margin_from_the_noise_model():
         scale="toy", metric="val_bpb", gpu="H100", source="seed", sd=0.0007, df=9, runs=10,
         groups=1, origin="measured",
     )  # fmt: skip
-    (bpb,) = judged(side([1.3], "val_bpb"), side([1.3], "val_bpb"), NoiseModel([row])).metrics
+    (bpb,) = compared(side([1.3], "val_bpb"), side([1.3], "val_bpb"), NoiseModel([row])).metrics
     assert bpb.margin == pytest.approx(0.001)
-    (full,) = judged(
+    (full,) = compared(
         side([1.3], "val_bpb", full_scale=True), side([1.3], "val_bpb"), NoiseModel([row])
     ).metrics
     assert full.margin == pytest.approx(0.0003)
@@ -230,47 +230,47 @@ def test_bpb_at_proxy_scale_takes_its_margin_from_the_noise_model():
 
 def test_runs_of_b_that_diverged_are_a_regression():
     b = [*side(LOSSES), run(9, metrics={}, ending="its loss is nan", diverged=True)]
-    found = judged(side(LOSSES), b)
+    found = compared(side(LOSSES), b)
     assert (found.outcome, found.reason) == (
         "regression",
         "1 of 6 runs of B diverged or ran out of memory",
     )
     every = [run(9, metrics={}, ending="its loss is nan", diverged=True)]
-    assert judged(side(LOSSES), every).outcome == "regression"
+    assert compared(side(LOSSES), every).outcome == "regression"
 
 
-def test_a_baseline_that_diverges_as_often_leaves_it_open():
+def test_a_baseline_that_diverges_as_often_makes_it_inconclusive():
     def half(shift):
         return [
             *side([x + shift for x in LOSSES]),
             run(9, metrics={}, ending="its loss is nan", diverged=True),
         ]
 
-    assert judged(half(0.0), half(0.0)).outcome == "inconclusive"
-    assert judged(half(0.0), half(0.1)).outcome == "regression"
+    assert compared(half(0.0), half(0.0)).outcome == "inconclusive"
+    assert compared(half(0.0), half(0.1)).outcome == "regression"
 
 
-def test_runs_that_broke_off_never_pass():
+def test_a_side_with_an_incomplete_run_never_passes():
     b = [*side(LOSSES), run(9, steps=60, evaluated_at=50, ending="it ends")]
-    found = judged(side(LOSSES), b)
+    found = compared(side(LOSSES), b)
     assert (found.outcome, found.reason) == (
         "inconclusive",
         "1 of 6 runs of B did not reach their end",
     )
 
 
-def test_a_side_without_a_whole_run_is_an_error():
+def test_a_baseline_without_a_complete_run_is_an_error():
     broken = [run(0, steps=60, evaluated_at=50, ending="it ends at step 60 of 100")]
     with pytest.raises(LogError, match="step 60"):
-        judged(broken, side(LOSSES))
-    assert judged(side(LOSSES), broken).outcome == "inconclusive"
+        compared(broken, side(LOSSES))
+    assert compared(side(LOSSES), broken).outcome == "inconclusive"
 
 
-def test_runs_that_all_stop_at_one_evaluation_were_meant_to():
+def test_runs_that_all_stop_at_one_evaluation_count_as_complete():
     def stopped():
         return side(LOSSES, steps=80, evaluated_at=80, ending="it ends at step 80 of 100")
 
-    found = judged(stopped(), stopped())
+    found = compared(stopped(), stopped())
     assert found.outcome == "pass"
     assert any("every run stops at step 80 of 100" in note for note in found.notes)
 
@@ -287,34 +287,34 @@ def test_sides_that_measure_different_things_are_refused_with_the_field(changes,
     a = side(LOSSES, identity={"data_id": "d", "protocol": "1"})
     b = side(LOSSES, **{"identity": {"data_id": "d", "protocol": "1"}, **changes})
     with pytest.raises(LogError) as error:
-        judged(a, b)
+        compared(a, b)
     assert error.value.path == field
 
 
 def test_a_side_of_two_configurations_is_refused():
     with pytest.raises(LogError, match="replicates of one configuration"):
-        judged([*side(LOSSES), run(9, planned_steps=200)], side(LOSSES))
+        compared([*side(LOSSES), run(9, planned_steps=200)], side(LOSSES))
 
 
 def test_different_lengths_and_copies_are_pointed_out():
     timed = {"val_loss": 3.28, "train_time_s": 100.0}
     a = [run(0, metrics=timed), run(1, metrics=timed)]
-    found = judged(a, [run(2, planned_steps=90, metrics={"val_loss": 3.28})])
+    found = compared(a, [run(2, planned_steps=90, metrics={"val_loss": 3.28})])
     assert any("different lengths: 100 steps against 90" in note for note in found.notes)
     assert any("a copy?" in note for note in found.notes)
 
 
 def test_without_a_common_metric_there_is_an_error_and_without_a_margin_no_outcome():
     with pytest.raises(LogError, match="at least one metric"):
-        judged(side(LOSSES), side(LOSSES, "val_bpb"))
-    found = judged(side([0.25, 0.26], "core"), side([0.25, 0.26], "core"))
+        compared(side(LOSSES), side(LOSSES, "val_bpb"))
+    found = compared(side([0.25, 0.26], "core"), side([0.25, 0.26], "core"))
     assert (found.outcome, found.metrics[0].outcome) == ("inconclusive", None)
     assert "--margin" in found.reason
 
 
 def test_an_unknown_metric_is_named_in_the_refusal():
     with pytest.raises(UsageError, match="val_loss"):
-        judged(side(LOSSES), side(LOSSES), margins={"val_los": 0.1})
+        compared(side(LOSSES), side(LOSSES), margins={"val_los": 0.1})
 
 
 ACCURACIES = side([0.90, 0.91, 0.90], "acc"), side([0.80, 0.81, 0.80], "acc")
@@ -324,12 +324,12 @@ ACCURACIES = side([0.90, 0.91, 0.90], "acc"), side([0.80, 0.81, 0.80], "acc")
     ("direction", "outcome"), [("higher_better", "regression"), ("lower_better", "pass")]
 )
 def test_the_stated_direction_of_an_unregistered_metric_decides_its_outcome(direction, outcome):
-    found = judged(*ACCURACIES, margins={"acc": 0.01}, **{direction: ["acc"]})
+    found = compared(*ACCURACIES, margins={"acc": 0.01}, **{direction: ["acc"]})
     assert found.outcome == outcome
 
 
 def test_a_metric_of_unknown_direction_is_shown_and_never_judged():
-    found = judged(*ACCURACIES, also=["acc"])
+    found = compared(*ACCURACIES, also=["acc"])
     (acc,) = found.metrics
     assert (found.outcome, acc.outcome, acc.better) == ("inconclusive", None, None)
     assert acc.low < acc.estimate < acc.high < 0
@@ -339,21 +339,21 @@ def test_a_metric_of_unknown_direction_is_shown_and_never_judged():
 
 def test_a_margin_for_a_metric_of_unknown_direction_is_refused_with_the_option():
     with pytest.raises(UsageError, match="--higher-better acc or --lower-better acc"):
-        judged(*ACCURACIES, margins={"acc": 0.01})
+        compared(*ACCURACIES, margins={"acc": 0.01})
 
 
 def test_a_direction_against_the_registry_is_refused():
     with pytest.raises(UsageError, match="lower, the registered direction of val_loss"):
-        judged(side(LOSSES), side(LOSSES), higher_better=["val_loss"])
+        compared(side(LOSSES), side(LOSSES), higher_better=["val_loss"])
 
 
-def test_false_alarms_of_the_whole_path_stay_below_alpha():
+def test_false_alarms_of_compare_stay_below_alpha():
     rng, fired, rounds = np.random.default_rng(3), 0, 1500
     noise_model = NoiseModel([SEED_ROW, LAUNCH_ROW])
     for _ in range(rounds):
         a, b = rng.normal(3.28, 0.0014, (2, 3))
         fired += (
-            judged(side(map(float, a)), side(map(float, b)), noise_model).outcome == "regression"
+            compared(side(map(float, a)), side(map(float, b)), noise_model).outcome == "regression"
         )
     assert fired / rounds <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / rounds)
 
@@ -363,7 +363,7 @@ def test_less_than_a_mebibyte_of_memory_is_neither_a_gain_nor_a_small_harm():
 
     def memory(more):
         sides = side(held, name), side([value + more for value in held], name)
-        return judged(*sides, margins={name: 2**24}).metrics[0]
+        return compared(*sides, margins={name: 2**24}).metrics[0]
 
     assert memory(-2048).low < memory(-2048).high < 0
     assert not memory(-2048).improved
@@ -376,5 +376,5 @@ def test_less_than_a_mebibyte_of_memory_is_neither_a_gain_nor_a_small_harm():
 def test_the_noise_of_launches_is_called_that_of_a_launch():
     sides = side([1.0, 1.1], "compile_s"), side([1.2, 1.4], "compile_s")
     for replicate in ("run", "launch"):
-        (time,) = judged(*sides, margins={"compile_s": 0.5}, replicate=replicate).metrics
+        (time,) = compared(*sides, margins={"compile_s": 0.5}, replicate=replicate).metrics
         assert any(f"SD of one {replicate} " in line for line in result_notes(time))

@@ -57,7 +57,7 @@ def test_a_run_does_not_differ_from_itself(evaluated):
     assert (found.only_a, found.only_b, found.p) == (0, 0, 1.0)
 
 
-def test_runs_of_one_recipe_are_marked_at_most_as_often_as_the_level_allows(evaluated):
+def test_tasks_of_one_recipe_are_marked_at_most_at_the_nominal_rate(evaluated):
     rounds, marked = 40, 0
     for seed in range(rounds):
         still = {"noise.skill_sd": 0.0}
@@ -68,7 +68,7 @@ def test_runs_of_one_recipe_are_marked_at_most_as_often_as_the_level_allows(eval
     assert marked / rounds <= 0.05 + 2 * (0.05 * 0.95 / rounds) ** 0.5
 
 
-def test_planted_harm_is_seen_in_the_whole_and_marked_in_its_tasks(evaluated):
+def test_planted_harm_is_detected_in_the_total_and_marked_in_its_tasks(evaluated):
     found = paired([evaluated(1)], [evaluated(2, **{"plant.skill": -0.6})], 0.05)
     assert all(one.high < 0 for one in found.totals)
     assert found.p < 1e-4

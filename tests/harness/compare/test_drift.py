@@ -87,7 +87,7 @@ def test_a_planted_slowdown_is_dated_and_sized_and_what_changed_is_named():
     assert of(found, "val_loss").steps == []
 
 
-def test_a_step_for_the_better_is_reported_and_is_no_alarm():
+def test_an_improvement_is_reported_and_is_no_alarm():
     losses, speeds = noise(60)
     found = watch(nights(losses, np.where(np.arange(60) < 50, speeds, speeds * 1.02)))
     assert len(of(found, "tokens_per_s").steps) == 1
@@ -104,7 +104,7 @@ def test_an_old_step_and_one_inside_its_margin_are_no_alarms():
     assert alarms(watch(nights(losses, slower), {"tokens_per_s": 0.1}), recent=30) == []
 
 
-def test_one_bad_night_is_no_step():
+def test_one_bad_session_is_no_step():
     losses, speeds = noise(40)
     speeds[20] *= 0.5
     losses[39] += 1.0
@@ -127,7 +127,7 @@ def test_too_few_sessions_are_reported_and_failed_ones_counted():
     assert {one.missing for one in series.metrics} == {"11 sessions, 12 are needed"}
 
 
-def test_nights_of_another_configuration_seed_or_device_are_another_series():
+def test_sessions_of_another_configuration_seed_or_device_are_another_series():
     records = nights(*noise(6))
     other = msgspec.structs.replace(records[1].identity, config_id="other")
     records[1] = msgspec.structs.replace(records[1], identity=other)
@@ -136,7 +136,7 @@ def test_nights_of_another_configuration_seed_or_device_are_another_series():
     assert [one.sessions for one in watch(records)] == [3, 1, 1, 1]
 
 
-def test_not_a_number_is_a_missing_night():
+def test_not_a_number_is_a_missing_session():
     losses, speeds = noise(20)
     records = nights(losses, speeds)
     records[5] = msgspec.structs.replace(records[5], metrics={"val_loss": float("nan")})

@@ -31,7 +31,7 @@ def test_a_study_and_a_comparison_agree_on_estimate_and_sides_and_name_their_rul
     assert compared.rule == "one pair, one-sided 95 %"
 
 
-def test_one_result_may_be_a_regression_as_one_pair_and_open_among_several_arms(synthetic):
+def test_a_regression_as_one_pair_may_be_within_noise_among_several_arms(synthetic):
     for seed in range(40):
         made = synthetic(true={"a": (0.0012, 0.0), "b": (0.0, 0.0)}, margin={}, rng_seed=seed)
         studied, compared = _by_both(made, "a", "val_bpb", margins={"val_bpb": 0.0005})
@@ -66,7 +66,7 @@ def test_without_a_margin_of_its_own_a_study_uses_the_registered_one(synthetic):
     assert windows.effects["val_loss"].margin == 0.002
 
 
-def test_an_arm_with_one_run_is_inconclusive_with_a_reason(synthetic):
+def test_an_arm_with_one_run_is_inconclusive_with_the_reason(synthetic):
     made = synthetic(seeds=(1,), horizons=(1.0,))
     effect = attribute(made.study, made.records).arms[0].effects["val_bpb"]
     assert (effect.outcome, effect.low) == ("inconclusive", None)

@@ -220,6 +220,9 @@ def test_the_json_states_that_a_baseline_was_edited_or_is_missing(gate, place):
     code, result = gate(baseline="nobody")
     assert (code, result["exit_code"], result["a"]["baseline"]) == (4, 4, "nobody")
     assert "expected a baseline under" in result["reason"]
+    code, plan = gate("--plan", baseline="nobody")
+    assert (code, plan["parts"]) == (4, [])
+    assert "expected a baseline under" in plan["blocked"]
     (path,) = (place / "baselines").glob("*/*/quick.json")
     path.write_text(path.read_text().replace('"why": "', '"why": "not '))
     code, result = gate()
@@ -237,6 +240,9 @@ def test_a_budget_too_small_for_any_decision_starts_nothing(gate, place):
     code, result = gate("--base", ".", "--budget-minutes", "0.0001")
     assert code == 3
     assert "nothing is started" in result["reason"]
+    code, plan = gate("--base", ".", "--budget-minutes", "0.0001", "--plan")
+    assert (code, plan["exit_code"]) == (4, 4)
+    assert "nothing is started" in plan["blocked"]
     assert not (place / "runs" / "gates").exists()
 
 

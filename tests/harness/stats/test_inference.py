@@ -123,7 +123,7 @@ def _equal_variance_contrasts(study: np.ndarray) -> list[Contrast]:
     ]
 
 
-def test_the_whole_path_covers_the_truth_at_its_level() -> None:
+def test_pooled_intervals_cover_the_truth_at_their_level() -> None:
     """pool -> Brown-Forsythe -> contrasts -> Dunnett, unequal n, on effects that are not null."""
     rng, draws = np.random.default_rng(13), 3_000
     sizes, truth = (6, 3, 4), (0.0, 1.0, -2.0)

@@ -73,7 +73,7 @@ def test_tasks_of_few_values_and_of_many_are_drawn_from_one_distribution():
     assert counted.se == pytest.approx(gaps.std() / 300**0.5, rel=0.03)
 
 
-def test_the_whole_is_the_mean_of_the_tasks_and_each_has_its_own_limits():
+def test_the_total_is_the_mean_of_the_tasks_and_each_task_has_its_own_limits():
     rng = np.random.default_rng(3)
     tasks = [rng.normal(0.1, 0.2, 50), rng.normal(0.0, 0.4, 500)]
     whole, each = stratified_bootstrap(tasks, draws=3000)
@@ -107,6 +107,6 @@ def test_what_runs_and_examples_share_is_counted_once():
     assert np.mean(shared) == pytest.approx(expected, rel=0.03)
 
 
-def test_one_run_a_side_shares_nothing_that_can_be_separated():
+def test_one_run_a_side_has_no_estimable_shared_variance():
     a, b = core_intervals.sides(np.random.default_rng(7), run_sd=0.0, runs=1)
     assert shared_variance(a, b) == 0.0

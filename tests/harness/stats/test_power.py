@@ -45,7 +45,7 @@ def test_without_degrees_of_freedom_nothing_is_decided():
 
 
 @pytest.mark.parametrize(("harm", "passes"), [(0.5, 1.0), (1.0, 0.0), (1.5, 0.0)])
-def test_without_noise_the_outcome_is_right(harm, passes):
+def test_without_noise_the_outcome_is_the_truth(harm, passes):
     found = rates(harm, 1.0, 0.0, 3)
     assert (found.passes, found.regression) == (passes, 1 - passes)
 
@@ -64,7 +64,7 @@ def test_the_planned_number_is_the_fewest_that_is_good(df):
     assert worst(n) >= 0.9 > worst(n - 1)
 
 
-def test_more_runs_settle_an_open_comparison_with_probability_nine_tenths():
+def test_more_runs_settle_an_inconclusive_comparison_with_probability_nine_tenths():
     more = more_runs(0.0012, SD, MARGIN, (3, 4), ALPHA, df=math.inf)
     assert more is not None
 

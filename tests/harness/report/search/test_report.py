@@ -8,7 +8,8 @@ import pytest
 
 from harness import errors
 from harness.report.search.wording import short_names
-from harness.runner.trainer import FakeTrainer, Request
+from harness.runner.trainer import Request
+from tests.fixtures.faulty_harness import FaultyTrainer
 
 CHOICES = "{bowl.x: {choices: [0.0, 0.6]}, bowl.y: {choices: [0.0, 0.3]}}"
 CERTAIN = {  # four points; the best is better by thirty SDs
@@ -47,7 +48,7 @@ def test_a_winner_is_confirmed_at_two_scales_and_its_patch_gives_its_configurati
     text = (tmp_path / "base.yaml").read_text()
     assert "# a comment that has to stay" in text
     assert "# val_bpb on seeds 101, 102, 103: -" in text
-    (description,) = FakeTrainer().describe(
+    (description,) = FaultyTrainer().describe(
         [Request(name="", base=str(tmp_path / "base.yaml"), set={})]
     )
     arm = store.study(studies["confirm"]).arm(f"trial_{one['candidate']['number']}")
@@ -61,7 +62,7 @@ def test_the_result_and_the_plan_are_printed_as_json(harness, search_file, store
     assert plan["parameters"] == ["bowl.x", "bowl.y"]
     printed = json.loads(harness("search", path, "--no-html", "--json").stdout)
     assert printed["exit_code"] == errors.PASS
-    assert printed["answer"].startswith("quick: No confirmation was asked for")
+    assert printed["answer"].startswith("quick: Confirmation is disabled")
     written = (store.report_dir("search", "quick") / "report.json").read_bytes()
     assert printed["result"] == json.loads(written)
 
@@ -73,7 +74,7 @@ def test_an_optuna_dashboard_reads_the_same_storage(harness, search_file, store)
     from harness.search import storage
 
     harness("search", search_file(budget="{trials: 1}", confirm="{best: 0}"), "--no-html")
-    with storage.open_storage(storage.url_of(store, "quick", None)) as opened:
+    with storage.open_storage(storage.storage_url(store, "quick", None)) as opened:
         app = optuna_dashboard.wsgi(opened)
         statuses = []
         body = app(

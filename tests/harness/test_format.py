@@ -1,0 +1,47 @@
+"""Numbers as every report prints them."""
+
+import pytest
+
+from harness import format
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0512, "0.0512 s"),
+        (48, "48 s"),
+        (100, "100 s"),
+        (119.4, "119 s"),
+        (119.6, "2.0 min"),
+        (750, "12.5 min"),
+        (7190, "119.8 min"),
+        (7199, "2.00 h"),
+        (10944, "3.04 h"),
+        (None, "–"),
+    ],
+)
+def test_a_duration_has_one_form(seconds, text):
+    assert format.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "several", "text"),
+    [
+        (1, "run", "", "1 run"),
+        (0, "run", "", "0 runs"),
+        (2, "launch", "launches", "2 launches"),
+        (1500, "step", "", "1,500 steps"),
+    ],
+)
+def test_counts_agree_with_their_noun(number, noun, several, text):
+    assert format.plural(number, noun, several) == text
+
+
+def test_signs_percentages_and_intervals():
+    assert format.signed("-0.0") == "0.0"
+    assert format.percent(-0.0123, 2, sign=True) == "−1.23 %"
+    assert format.percent(0.5, 0) == "50 %"
+    assert format.interval("+1.0 %", "+2.0 %") == "[+1.0, +2.0]"
+    assert format.decimals(0.0012, 4, 6) == 4
+    assert format.decimals(0.00012, 4, 6) == 5
+    assert format.decimals(None, 2, 6) == 2
