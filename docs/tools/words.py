@@ -124,6 +124,7 @@ EXEMPTIONS = (
     Exemption("*", r"math\.floor|np\.floor|\.floor\(", "the function"),
     Exemption("*", r"nearest.neighbou?r", "the method"),
     Exemption("*", r"\b(?:in|at) words\b", "English"),
+    Exemption("*", r"\b(?:in|at) words\b", "English"),
     Exemption("*", r"model\.resident|resident\.py", "a module of the trainer"),
     Exemption(
         "benchmarks/speed/ranks.py", r"RollCall|ranks\.told|call\.heard", "the trainer's own names"

@@ -213,7 +213,7 @@ def judged_metrics(
     margins: Mapping[str, float],
     full_scale: bool,
 ) -> dict[str, Margin]:
-    """The quality metrics that a gate judges, in order, with their margins."""
+    """The quality metrics with an outcome in a gate, in order, with their margins."""
     chosen = {}
     for name in _measured(baseline):
         if name in margins:
@@ -364,8 +364,8 @@ def _notes(
     if noise.sd is None:
         notes.append(f"the noise model has no row for it: the {unit} have to show their own noise")
     elif margin is not None and n_for_power is None:
-        remedy = "a quieter machine" if metric in SPEEDS else "more replicates in the baseline"
-        notes.append(f"{MAX_REPLICATES} {unit} do not give 90 % power: that needs {remedy}")
+        hint = "a quieter machine" if metric in SPEEDS else "more replicates in the baseline"
+        notes.append(f"{MAX_REPLICATES} {unit} do not give 90 % power: that needs {hint}")
     if n_for_power is not None and n < n_for_power:
         notes.append(f"90 % power needs {n_for_power} {unit}; the budget has room for {n}")
     return notes

@@ -94,7 +94,7 @@ def noise_of(base: Description, device: str, noise_model: NoiseModel) -> Noise |
     bench = NoiseScope(
         scale=scale_from_derived(NativeTrainer.name, base.derived or {}), device=device
     )
-    row = noise_model.summarize_launches(SPEED, bench, "launch")
+    row = noise_model.of_launches(SPEED, bench, "launch")
     if row is None:
         return None
     whose = "" if row.scale == bench.scale else ", of another recipe"

@@ -304,7 +304,7 @@ def test_different_lengths_and_copies_are_pointed_out():
     assert any("a copy?" in note for note in found.notes)
 
 
-def test_without_a_common_metric_there_is_an_error_and_without_a_margin_no_verdict():
+def test_without_a_common_metric_there_is_an_error_and_without_a_margin_no_outcome():
     with pytest.raises(LogError, match="at least one metric"):
         compared(side(LOSSES), side(LOSSES, "val_bpb"))
     found = compared(side([0.25, 0.26], "core"), side([0.25, 0.26], "core"))

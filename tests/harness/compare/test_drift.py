@@ -1,4 +1,4 @@
-"""The drift watch: steps are found where they are, noise is left alone, too little is said."""
+"""The drift watch finds steps, ignores noise, and refuses short histories."""
 
 import builtins
 import json

@@ -68,7 +68,7 @@ def test_the_sd_of_another_recipe_is_dropped_once_three_launches_vary_more():
     known = KnownSd(sd=0.001, df=50)
     calm, wild = [[0.001], [0.0], [-0.001]], [[0.02], [0.0], [-0.02]]
     assert summarize_launches(calm, known, borrowed=True).from_noise_model
-    assert summarize_launches(wild[:2], known, borrowed=True).from_noise_model, "two say too little"
+    assert summarize_launches(wild[:2], known, borrowed=True).from_noise_model, "two are too few"
     found = summarize_launches(wild, known, borrowed=True)
     assert not found.from_noise_model
     assert found.contrast.df == 2

@@ -1,4 +1,4 @@
-"""The verdict: its rule, its guarantees by simulation, the choice of the noise behind it."""
+"""The decision: its rule, its guarantees by simulation, the choice of the noise behind it."""
 
 import math
 
