@@ -71,6 +71,8 @@ def test_json_has_every_number_of_the_report(harness, sides):
     assert (value["outcome"], value["exit_code"], loss["n"]) == ("pass", 0, [4, 4])
     assert loss["low"] < loss["estimate"] < loss["high"]
     assert {"margin", "minimum_detectable", "more_runs", "noise_from", "sd", "df"} <= loss.keys()
+    assert loss["rule"] == "one pair, one-sided 95 %"
+    assert value["answer"] == value["reason"]
 
 
 def test_markdown_puts_the_verdict_first_and_one_row_a_metric(harness, sides):
@@ -258,6 +260,14 @@ def test_noise_shows_the_rows_and_what_is_missing_and_writes_a_file(
         assert words in done.stdout
     kept = harness("noise", "--noise-model", tmp_path / "noise.csv")
     assert "own" in kept.stdout
+
+
+def test_noise_as_json_has_every_row_and_what_is_missing(harness, study_file, store):
+    harness("study", study_file())
+    value = json.loads(harness("noise", "--json").stdout)
+    assert {"scale", "metric", "gpu", "source", "sd", "df", "origin"} <= value["rows"][0].keys()
+    assert any(row["origin"] == "shipped" for row in value["rows"])
+    assert any(line.startswith("fake") for line in value["missing"])
 
 
 def test_a_comparison_takes_less_than_two_seconds_of_a_fresh_process(sides, tmp_path):
