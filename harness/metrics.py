@@ -235,7 +235,7 @@ def preferred(names: Collection[str]) -> list[str]:
 
 
 def duplicates(names: Collection[str], has_margin: Callable[[str], bool]) -> set[str]:
-    """The metrics among `names` whose story another one tells: informational, not judged."""
+    """The metrics among `names` whose story another one covers: informational, not judged."""
     found: set[str] = set()
     for story in dict.fromkeys(METRICS[name].story for name in names if name in METRICS):
         members = [name for name in METRICS if name in names and METRICS[name].story == story]

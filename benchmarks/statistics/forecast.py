@@ -6,7 +6,7 @@ Prints four tables, with a fixed seed:
                 the new run, and how wide it is. `off` is the SD of sizes about the law, `seeds` the
                 runs per size and their SD. An irreducible loss (E) of none and 0.50 are near the
                 ends of the plausible range
-    CORE        the same for CORE, which bends over val_bpb, with run-to-run noise of 0.005
+    CORE        the same for CORE, which is curved over val_bpb, with run-to-run noise of 0.005
     Cerebras-GPT    a published family of seven sizes: each forecast from all smaller ones
     envelope    simulated loss curves: how often a run without a fault raises an alert, and how
                 early one is raised if the loss is too high from the start or from half-way

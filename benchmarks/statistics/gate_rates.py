@@ -177,7 +177,7 @@ def _session(
     planned = _planned(cell, request, noise_model)
     source = Drawn(rng, cell.harm)
     loop = MeasurementLoop(request, bench(), noise_model, source)
-    if planning.why_no_verdict(planned) is None:
+    if planning.why_no_decision(planned) is None:
         loop.run(planned)
     bare = _bare(request, planned, source, session=len(before))
     return conclude(bare, loop.metrics, before), len(source.launches) + len(source.runs)

@@ -48,40 +48,37 @@ class Word:
 
 
 WORDS = (
-    # verbs of people, for what a program does: the field says result, reply, report, log, send
+    # verbs of people, for what a program does
     Word(
         "told|tells?|telling|said|says?|saying|hears?|heard", "result, reply, report, log, receive"
     ),
-    Word("asked|asks|asking", "request, options, query"),
     Word("foretells?|foretold|foretelling", "forecast"),
     Word("taught|teach(?:es)?|learnt", "derived, measured"),
-    Word("words", "argv, text, choice, options", PYTHON),
-    # one word for one thing
+    Word("words|asked(?= =|[.:,)])", "argv, text, choice, options, request", PYTHON),
+    # one word for one thing; "judged" is a metric that has an outcome
     Word("verdicts?", "outcome, decision"),
-    Word("judg(?:e|es|ed|ing|ement|ements)", "compare, decide, decision"),
+    Word("judg(?:e|es|ing|ement|ements)", "compare, decide, decision"),
     Word("remed(?:y|ies)", "hint"),
     Word("ledgers?", "noise model"),
     Word("barnacles?", "no-effect trick"),
-    Word("neighbours?", "concurrent runs"),
-    Word("handles", "settable fields", PYTHON),
+    Word("neighbours?", "concurrent runs", ("harness/runner/*", "harness/results/*")),
+    Word("handles", "settable fields", ("harness/study/*", "harness/results/*")),
     Word("fairness|refuse foreign|refuse unlike", "comparability"),
     Word("allowance|halt", "budget limits, StopStudy"),
-    Word("drafts?", "ArmSpec"),
+    Word("drafts?", "ArmSpec", ("harness/study/arms.py", "harness/study/resolve.py")),
     Word("risen", "excess variance"),
     Word("relay|resident", "sequential A/B, interleaved A/B"),
     Word("banking|banked", "baseline promotion"),
     Word("placeless|masked words", "paths stripped, redaction"),
-    Word("nights?|calm", "sessions, winsorized"),
+    Word("nights?|calm", "sessions, winsorized", ("harness/compare/*", "harness/stats/*")),
     Word("tether", "stdin bridge"),
-    Word("crew|trying", "worker pool, trial runner", SEARCH),
+    Word("crew", "worker pool", SEARCH),
     Word(
-        "second looks?|claims?|survives?|slots?", "confirmation, candidate, confirmed, GPU", SEARCH
+        "second looks?|claims?|survives?|slots?",
+        "confirmation, candidate, confirmed, GPU",
+        SEARCH,
     ),
-    Word(
-        "laws|floors?|bends?|bent|scatter",
-        "scaling law, irreducible loss, curvature, residual SD",
-        FULL,
-    ),
+    Word("floors?|bends?|bent|scatter", "irreducible loss, curvature, residual SD", FULL),
     Word("bands?", "loss envelope", FULL),
     Word("evidence|closing|standing", "artifact bundle, finalize, run status", FULL),
     Word("house", "repository layout"),
@@ -95,12 +92,13 @@ WORDS = (
     Word("--patience", "--wait-for-base"),
     Word("--retry", "--rerun"),
     Word("--split-blocks", "--allow-partial-blocks"),
+    Word("--evidence", "--artifacts"),
     Word("decide[.]many", "decide.correction"),
     # sentences
     Word("the same command (?:goes|makes|settles)", "re-run the same command to resume"),
+    Word("(?:goes|go|gone) on (?:from|where|with)", "continues, resumes"),
     Word("shown only", "informational"),
     Word("in the flow", "leave the sentence out"),
-    Word("goes on|go on|gone on", "continues, resumes"),
     Word("comes? to|came to", "is, results in"),
     Word("the ones? that", "name the thing"),
     Word("held (?:to|against|equal)", "compared with, equals"),
@@ -125,6 +123,7 @@ EXEMPTIONS = (
     Exemption("*", r"reduce.?scatter|ReduceScatter|_scatter", "the collective operation"),
     Exemption("*", r"math\.floor|np\.floor|\.floor\(", "the function"),
     Exemption("*", r"nearest.neighbou?r", "the method"),
+    Exemption("*", r"\b(?:in|at) words\b", "English"),
     Exemption("*", r"model\.resident|resident\.py", "a module of the trainer"),
     Exemption(
         "benchmarks/speed/ranks.py", r"RollCall|ranks\.told|call\.heard", "the trainer's own names"

@@ -16,6 +16,7 @@ from harness.results.study_plan import ResolvedStudy
 if TYPE_CHECKING:
     import pandas as pd
 
+    from harness.config.study_file import StudyFile
     from harness.study.executor import StudyListener
 
 
@@ -181,9 +182,22 @@ def run_study(
         Store(Path(store)),
         StudyOptions(rerun=rerun, max_minutes=max_minutes, gpus=[str(gpu) for gpu in gpus]),
         listener,
+        fill_sweeps=_search_sweeps if _has_searches(file) else None,
         command_line=f"harness.run_study({os.fspath(path)!r})",
     )
     study = Study(store=Path(store), plan=result.study)
     if not study.complete:
         warnings.warn(f"study {study.name}: {result.reason}", stacklevel=2)
     return study
+
+
+def _has_searches(file: "StudyFile") -> bool:
+    return any(sweep.space for sweep in file.arms.retune.values())
+
+
+def _search_sweeps(*study: Any) -> object:
+    """Fills the sweeps that have a `space` by a search, which needs Optuna."""
+    from harness.search.engine import SilentListener
+    from harness.search.sweep_search import fill
+
+    return fill(SilentListener(), *study)

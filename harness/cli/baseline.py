@@ -23,8 +23,8 @@ from harness.cli.options import (
 from harness.config.yaml_schema import parse_seeds, parse_sets
 from harness.errors import UsageError
 from harness.gate import baseline, promotion
+from harness.gate.baseline import ReplicateSet
 from harness.gate.noise_sources import load_noise_model
-from harness.gate.promotion import ReplicateSet
 from harness.report.document import Document
 from harness.report.export import document_json
 from harness.report.gate.baseline import build_baseline, build_list, build_promotion

@@ -27,6 +27,7 @@ from harness.cli.options import (
 )
 from harness.config.yaml_schema import parse_sets
 from harness.gate.ab_mode import parse_ab
+from harness.gate.execution import GateListener
 from harness.gate.request import GateRequest, parse_claim
 from harness.gate.result import GatePlan
 from harness.gate.run import GateInputs, plan_gate, run_gate
@@ -167,7 +168,7 @@ def command(
     raise typer.Exit(result.exit_code)
 
 
-class ConsoleListener:
+class ConsoleListener(GateListener):
     """Prints the plan and the progress of a gate."""
 
     def __init__(self, console: Console) -> None:
@@ -177,7 +178,7 @@ class ConsoleListener:
         """Prints the plan."""
         print_document(self.console, build_plan(plan))
 
-    def progress(self, text: str) -> None:
+    def message(self, text: str) -> None:
         """Prints one line."""
         print_line(self.console, text)
 

@@ -4,9 +4,12 @@ import shutil
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
+from harness import files
 from harness.cli.console import new_console, print_line
+from harness.cli.options import JsonOption
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NEXT = (
@@ -21,21 +24,34 @@ def command(
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", help="Folder in which to create ablations/.")
     ] = Path("."),
+    json: JsonOption = False,
 ) -> None:
     """Copy the example files into ablations/, to run and to edit. Existing files are kept."""
     target = folder / "ablations"
-    console, copied, kept = new_console(), 0, 0
-    for source in sorted(path for path in EXAMPLES.glob("**/*") if path.is_file()):
-        path = target / source.relative_to(EXAMPLES)
-        if path.exists():
-            kept += 1
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, path)
-        copied += 1
-    print_line(console, f"{target}: {copied} files copied, {kept} existing files kept")
+    copied, kept = copy_examples(target)
+    console = new_console()
+    if json:
+        answer = {"folder": str(target), "copied": copied, "kept": kept}
+        print_line(console, msgspec.json.format(msgspec.json.encode(answer), indent=1).decode())
+        return
+    print_line(console, f"{target}: {len(copied)} files copied, {len(kept)} existing files kept")
     print_line(console, "Next:")
-    commands = [(line.format(target), text) for line, text in NEXT]
-    width = max(len(line) for line, _ in commands)
-    for line, text in commands:
-        print_line(console, f"  {line:{width}}  # {text}")
+    lines = [(line.format(target), purpose) for line, purpose in NEXT]
+    width = max(len(line) for line, _ in lines)
+    for line, purpose in lines:
+        print_line(console, f"  {line:{width}}  # {purpose}")
+
+
+def copy_examples(target: Path) -> tuple[list[str], list[str]]:
+    """The files that were copied, and those that existed and were kept; relative to `target`."""
+    copied, kept = [], []
+    for source in sorted(path for path in EXAMPLES.glob("**/*") if path.is_file()):
+        name = source.relative_to(EXAMPLES)
+        if (target / name).exists():
+            kept.append(str(name))
+            continue
+        with files.disk_errors(target):
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target / name)
+        copied.append(str(name))
+    return copied, kept

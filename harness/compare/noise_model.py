@@ -3,8 +3,8 @@
 One row is a pooled SD of single runs with its degrees of freedom. *Measured* rows are computed from
 the user's own records with replicates; *shipped* rows come with the package, generated from
 published logs (`noise_shipped.csv`; each names its source). A measured row replaces the shipped one
-from MEASURED_DF degrees of freedom on: with fewer, a handful of runs says less than many runs of
-others.
+from MEASURED_DF degrees of freedom on: with fewer, a handful of runs is less informative than the
+many runs of others.
 
 Five sources of variance. Each includes all before it, except that `launch`, `sequential` and `host`
 apply to speeds and the other two to quality:

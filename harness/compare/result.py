@@ -29,7 +29,7 @@ class MetricResult(msgspec.Struct, frozen=True, kw_only=True):
     `estimate`, `low`, `high`, `se`, `sd`, `margin` and `minimum_detectable` are in the unit of the
     metric, or natural logarithms where `scale` is log; `means` are not. `low` and `high` are the
     limits of the rule that `rule` names. `outcome` is None for a metric that is informational.
-    `reason` says why there is no estimate, no interval, or no decision. `beyond` is set where an
+    `reason` is why there is no estimate, no interval, or no decision. `beyond` is set where an
     effect lies outside the range that was measured: the limit that it exceeds.
     """
 

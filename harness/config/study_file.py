@@ -217,7 +217,7 @@ def _check_sweep(
             where(f"arms.retune.{trick}.seeds"),
             "seeds that the study does not use",
             f"{shared} in both",
-            "Tuning and judging an arm on the same seeds is biased in its favour: use other seeds.",
+            "An arm that is compared on the seeds it was tuned on looks too good: use other seeds.",
         )
     if sweep.space:
         _check_searched(sweep, where(f"arms.retune.{trick}"))

@@ -106,7 +106,7 @@ class LossLaw:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreLaw:
-    """y = a + b u(x), where u bends with the curvature g. b is the slope at `centre`."""
+    """y = a + b u(x), where u has the curvature g. b is the slope at `centre`."""
 
     centre: float
     nonlinear: Penalty = Penalty(mean=2.0, sd=2.5, low=-2.0, high=6.0)

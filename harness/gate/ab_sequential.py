@@ -2,8 +2,8 @@
 same time.
 
 Each segment is a process of its own. It starts, compiles, takes warm-up steps that are discarded,
-then the measured steps, and ends before the next one starts. A trainer that supports `pace` is told
-how many steps to take; for any other, a segment is a short run whose first steps are discarded.
+then the measured steps, and ends before the next one starts. A trainer that supports `pace` takes
+as many steps as it is sent; for any other, a segment is a short run without its first steps.
 
 The four processes of a launch give one log ratio, in which a steady drift of the host cancels.
 Noise inside a launch cannot be separated from noise between launches, so launches of this mode are

@@ -33,6 +33,15 @@ class BaselineError(HarnessError):
     """A baseline that is missing, damaged, edited, or not comparable."""
 
 
+class ReplicateSet(msgspec.Struct, frozen=True, kw_only=True):
+    """Replicates of one configuration, with what is needed to make more of them."""
+
+    records: list[Record]
+    trainer: str
+    config: dict[str, Any]
+    commit: str | None = None
+
+
 class PromotionEvidence(msgspec.Struct, frozen=True, kw_only=True):
     """The comparison with the previous entry by which an entry replaced it."""
 
@@ -175,26 +184,22 @@ def content_hash(raw: dict[str, Any]) -> str:
 def append(
     root: Path,
     name: str,
-    records: Sequence[Record],
+    replicates: ReplicateSet,
     *,
-    trainer: str,
-    config: dict[str, Any],
-    commit: str | None,
     why: str,
-    evidence: PromotionEvidence | None,
-    after: Baseline | None,
+    evidence: PromotionEvidence | None = None,
+    after: Baseline | None = None,
 ) -> tuple[Baseline, Path]:
     """Appends an entry to the baseline `after`, or starts a new file. Raises BaselineError."""
-    first = records[0]
-    gpu = device_name(first.environment) or "unknown"
+    first = replicates.records[0]
     entry = BaselineEntry(
         number=len(after.entries) + 1 if after else 1,
         why=why,
         evidence=evidence,
-        trainer=trainer,
-        config=config,
-        commit=commit,
-        records=list(records),
+        trainer=replicates.trainer,
+        config=replicates.config,
+        commit=replicates.commit,
+        records=replicates.records,
         stored_at=time.time(),
         previous=after.now.hash if after else None,
     )
@@ -202,7 +207,7 @@ def append(
     entry = msgspec.structs.replace(entry, hash=content_hash(raw))
     baseline = Baseline(
         name=name,
-        gpu=gpu,
+        gpu=device_name(first.environment) or "unknown",
         gpus=max(1, first.gpus),
         protocol=first.identity.protocol,
         entries=[*(after.entries if after else []), entry],

@@ -3,13 +3,12 @@
 Quality is compared with a stored baseline, run by run; speed with another ref or configuration in
 an A/B on this host. `measurement` decides how much of either is needed, this module makes it. A
 candidate that crashes or diverges is a regression with its reason. A failure that is not the
-candidate's fault raises an error and never becomes a verdict. Progress goes to a listener.
+candidate's fault raises an error and never decides the outcome. Progress goes to a listener.
 """
 
 import math
 import time
 from collections.abc import Sequence
-from typing import Protocol
 
 from harness.compare import core_by_example
 from harness.compare.core import PairedCore
@@ -41,24 +40,14 @@ CANDIDATE_FAULTS = {
 }
 
 
-class GateListener(Protocol):
-    """Receives the progress of a gate."""
+class GateListener:
+    """Receives the progress of a gate. This one ignores it: subclass it to print or record."""
 
     def planned(self, plan: GatePlan) -> None:
         """The plan, before anything runs."""
 
-    def progress(self, text: str) -> None:
+    def message(self, text: str) -> None:
         """One line of progress."""
-
-
-class SilentListener:
-    """Ignores all progress."""
-
-    def planned(self, plan: GatePlan) -> None:
-        """Ignores the plan."""
-
-    def progress(self, text: str) -> None:
-        """Ignores the line."""
 
 
 class CandidateFailed(Exception):
@@ -83,7 +72,7 @@ class GateExecution:
     ) -> None:
         self.prepared, self.plan, self.store = prepared, plan, store
         self.noise_model, self.stop = noise_model, stop
-        self.listener = listener or SilentListener()
+        self.listener = listener or GateListener()
         self.number, self.folder = history.create(store, prepared.key)
         self.started_at = time.time()
         self.launcher: AbLauncher | None = None
@@ -133,7 +122,7 @@ class GateExecution:
         each = "" if part.unit_s is None else f" of {part.unit_s:.0f} s"
         limit = "" if part.rule == "always_valid" else f"up to {part.n_b} "
         self.notes.append(f"planned again: {limit}launches{each}; {part.notes[0]}")
-        self.listener.progress(self.notes[-1])
+        self.listener.message(self.notes[-1])
 
     # the MeasurementSource
 
@@ -148,7 +137,7 @@ class GateExecution:
         self.launches.append(launch)
         mean = math.fsum(launch.ratios) / len(launch.ratios)
         change = f"step time {100 * math.expm1(mean):+.2f} %"
-        self.listener.progress(f"launch {number}: {change} in {launch.seconds:.0f} s")
+        self.listener.message(f"launch {number}: {change} in {launch.seconds:.0f} s")
 
     def run(self) -> None:
         """Runs the candidate at the next seed of the baseline."""
@@ -174,7 +163,7 @@ class GateExecution:
             f"{name} {record.metrics[name]:.5f}" for name in LOSSES if record.metrics.get(name)
         ]
         text = f"run {len(self.runs)}, seed {seed}: {', '.join(losses)} in {record.wall_s:.0f} s"
-        self.listener.progress(text)
+        self.listener.message(text)
 
     def has_time(self, part: PartPlan) -> bool:
         """Whether one more, as long as the longest so far, ends before the time of the part."""

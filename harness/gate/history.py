@@ -86,7 +86,7 @@ def _read(path: Path) -> GateResult:
         ) from error
 
 
-# --- what earlier gates tell ----------------------------------------------------------------------
+# --- earlier gates --------------------------------------------------------------------------------
 
 
 def consumed_runs(stored: Sequence[GateResult]) -> list[str]:

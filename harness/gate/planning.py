@@ -3,7 +3,7 @@ and which harm it can detect.
 
 Everything is fixed here and `measurement` keeps to it: three looks within the budget or an
 always-valid test, the margins, and the noise that they are compared with. A gate under which no
-verdict is likely is blocked instead of being run. Pure.
+decision is likely is blocked instead of being run. Pure.
 """
 
 import math
@@ -14,6 +14,7 @@ import msgspec
 
 from harness.compare.margins import Margin, default_margin, stated_margin
 from harness.compare.noise_model import NoiseModel, NoiseRow
+from harness.format import duration, plural
 from harness.gate import ab_launcher
 from harness.gate.baseline import Baseline
 from harness.gate.measurement import launch_row, speed_margin
@@ -43,9 +44,6 @@ LAUNCHES_WITHOUT_NOISE = 2 * LAUNCHES  # where only their own spread is known
 MIN_PROBABILITY = 0.1  # of a pass without change, or of detecting a margin: below both, run nothing
 
 
-UNITS: dict[Evidence, str] = {"launches": "launches", "replicates": "runs", "trajectory": "steps"}
-
-
 @dataclass(frozen=True, kw_only=True)
 class PlanningNoise:
     """What is known before the gate of the SD of one run or launch."""
@@ -70,9 +68,9 @@ class PlanOptions:
 def plan_gate(
     prepared: PreparedGate, noise_model: NoiseModel, stored: Sequence[GateResult]
 ) -> GatePlan:
-    """The plan of a gate; `stored`: earlier gates, which tell how long a launch takes.
+    """The plan of a gate; `stored`: earlier gates, from which the duration of a launch is taken.
 
-    Speed is planned first and leaves the quality runs the time they need for a verdict, up to half
+    Speed is planned first and leaves the quality runs the time they need for a decision, up to half
     of the budget. Under the always-valid rule launches get half of the budget.
     """
     request, parts, left_s = prepared.request, [], prepared.request.budget_s
@@ -91,7 +89,7 @@ def plan_gate(
         price_usd_per_hour=request.price_usd_per_hour,
         gpus=request.baseline.gpus if request.baseline else 1,
     )
-    return msgspec.structs.replace(plan, blocked=why_no_verdict(plan))
+    return msgspec.structs.replace(plan, blocked=why_no_decision(plan))
 
 
 def _speed_part(
@@ -122,13 +120,13 @@ def _launches_stop_after_s(prepared: PreparedGate) -> float | None:
 
 
 def _budget_for_launches_s(prepared: PreparedGate, noise_model: NoiseModel) -> float | None:
-    """The budget less the time of runs that can reach a verdict within half of it."""
+    """The budget less the time of runs that can reach a decision within half of it."""
     request = prepared.request
     if request.budget_s is None or not prepared.compares_quality or request.baseline is None:
         return request.budget_s
     half = PlanOptions(alpha=request.alpha, rule=request.rule, budget_s=request.budget_s / 2)
     runs = _quality_part(prepared, request.baseline, noise_model, half)
-    reserved_s = runs.seconds if verdict_is_likely(runs) else None
+    reserved_s = runs.seconds if decision_is_likely(runs) else None
     return request.budget_s - (reserved_s or 0.0)
 
 
@@ -141,16 +139,16 @@ def _quality_part(
     return plan_quality(records, noise_model, margins, is_full_scale(records[0]), run_s, options)
 
 
-def why_no_verdict(plan: GatePlan) -> str | None:
-    """Why no verdict is likely under this plan; None where one is, or where nobody can tell."""
-    if any(verdict_is_likely(part) for part in plan.parts):
+def why_no_decision(plan: GatePlan) -> str | None:
+    """Why no decision is likely under this plan; None where one is, or where it is unknown."""
+    if any(decision_is_likely(part) for part in plan.parts):
         return None
     reasons = [_obstacle(part) for part in plan.parts]
-    return "no verdict is likely, so nothing is started: " + "; ".join(reasons)
+    return "no decision is likely, so nothing is started: " + "; ".join(reasons)
 
 
-def verdict_is_likely(part: PartPlan) -> bool:
-    """Whether this part is likely to reach a verdict, or nobody can tell."""
+def decision_is_likely(part: PartPlan) -> bool:
+    """Whether this part is likely to reach a decision; True where it is unknown."""
     if not part.n_b or part.margin is None:
         return False
     if part.p_pass_if_unchanged is None or part.p_regression_at_margin is None:
@@ -163,8 +161,8 @@ def _obstacle(part: PartPlan) -> str:
     if part.margin is None:
         return part.notes[0]
     if not part.n_b:
-        return f"one {unit} takes {part.unit_s or 0:.0f} s, more than the budget leaves"
-    number = f"{part.n_b} {unit if part.n_b == 1 else UNITS[part.evidence]}"
+        return f"one {unit} takes {duration(part.unit_s)}, more than the budget leaves"
+    number = plural(part.n_b, unit, "launches" if unit == "launch" else "")
     if part.p_pass_if_unchanged is None:
         return f"{number} cannot show their own noise"
     return f"{number} would pass an unchanged candidate {part.p_pass_if_unchanged:.0%} of the time"
@@ -178,26 +176,8 @@ def plan_speed(
 ) -> PartPlan:
     """Launches of a speed A/B within the budget. `row`: the noise model's for one launch."""
     noise = _noise_of_row(row)
-
-    def probabilities(n: int) -> tuple[Rates, float]:
-        df = _launch_df(noise, n, options.rule)
-        return _probabilities(noise, math.sqrt(2 / n), margin.value, options, looks(n), df)
-
-    n_for_power = None
-    count = LAUNCHES_WITHOUT_NOISE
-    if noise.sd is not None:
-        n_for_power = _fewest(lambda n: probabilities(n)[0], LAUNCHES)
-        count = max(LAUNCHES, n_for_power or 0)
-    count = MAX_REPLICATES if options.rule == "always_valid" else count
-    count = _affordable(count, unit_s, options.budget_s)
-    known = probabilities(count) if count and noise.sd is not None else None
-    n = (count, count)
-    return _part("launches", SPEED, n, unit_s, margin, noise, known, n_for_power, options)
-
-
-def _launch_df(noise: PlanningNoise, n: int, rule: Rule) -> float:
-    uses_row = not noise.own and (n < OWN_LAUNCHES or rule == "always_valid")
-    return noise.df if uses_row else n - 1
+    default = LAUNCHES_WITHOUT_NOISE if noise.sd is None else LAUNCHES
+    return _plan_part("launches", SPEED, None, margin, noise, unit_s, options, default=default)
 
 
 def plan_quality(
@@ -212,46 +192,19 @@ def plan_quality(
 
     A metric that no affordable number of runs can settle does not raise the number.
     """
-    judged = judged_metrics(baseline, noise_model, margins, full_scale)
+    n_a, judged = len(baseline), judged_metrics(baseline, noise_model, margins, full_scale)
     if not judged:
         metric = _measured(baseline)[0]
         noise = _noise_of_runs(baseline, metric, quality_row(baseline, metric, noise_model))
-        n = (len(baseline), 0)
-        return _part("replicates", metric, n, unit_s, None, noise, None, None, options)
-    parts = [
-        _plan_runs(baseline, noise_model, metric, margin, unit_s, options)
-        for metric, margin in judged.items()
-    ]
-    likely = [part for part in parts if verdict_is_likely(part)] or parts[:1]
+        return _plan_part("replicates", metric, n_a, None, noise, unit_s, options)
+    parts = []
+    for metric, margin in judged.items():
+        noise = _noise_of_runs(baseline, metric, quality_row(baseline, metric, noise_model))
+        parts.append(_plan_part("replicates", metric, n_a, margin, noise, unit_s, options))
+    likely = [part for part in parts if decision_is_likely(part)] or parts[:1]
     largest = max(likely, key=lambda part: part.n_b)
     fewer = [f"{part.metric} needs {part.n_b}" for part in likely if part.n_b < largest.n_b]
     return msgspec.structs.replace(largest, notes=[*largest.notes, *fewer])
-
-
-def _plan_runs(
-    baseline: Sequence[Record],
-    noise_model: NoiseModel,
-    metric: str,
-    margin: Margin,
-    unit_s: float | None,
-    options: PlanOptions,
-) -> PartPlan:
-    """Runs of the candidate for one metric."""
-    n_a, size = len(baseline), margin.value
-    noise = _noise_of_runs(baseline, metric, quality_row(baseline, metric, noise_model))
-
-    def probabilities(n: int) -> tuple[Rates, float]:
-        df = n_a + n - 2 if noise.own else noise.df
-        return _probabilities(noise, math.sqrt(1 / n_a + 1 / n), size, options, looks(n), df, n_a)
-
-    n_for_power = None
-    if noise.sd is not None:
-        n_for_power = _fewest(lambda n: probabilities(n)[0], 1)
-    count = MAX_REPLICATES if options.rule == "always_valid" else n_for_power or 2 * n_a
-    count = _affordable(count, unit_s, options.budget_s)
-    known = probabilities(count) if count and noise.sd is not None else None
-    n = (n_a, count)
-    return _part("replicates", metric, n, unit_s, margin, noise, known, n_for_power, options)
 
 
 def judged_metrics(
@@ -261,17 +214,17 @@ def judged_metrics(
     full_scale: bool,
 ) -> dict[str, Margin]:
     """The quality metrics that a gate judges, in order, with their margins."""
-    found = {}
+    chosen = {}
     for name in _measured(baseline):
         if name in margins:
-            found[name] = stated_margin(name, margins[name])
+            chosen[name] = stated_margin(name, margins[name])
             continue
         margin = default_margin(name, quality_row(baseline, name, noise_model), full_scale)
         if margin is not None:
-            found[name] = margin
-    redundant = duplicates(found, lambda name: True)
+            chosen[name] = margin
+    redundant = duplicates(chosen, lambda name: True)
     return {
-        name: margin for name, margin in found.items() if name not in redundant or name in margins
+        name: margin for name, margin in chosen.items() if name not in redundant or name in margins
     }
 
 
@@ -294,36 +247,87 @@ def _noise_of_runs(baseline: Sequence[Record], metric: str, row: NoiseRow | None
     return PlanningNoise(sd=own.sd if own.df else None, df=float(own.df), own=True)
 
 
-def _probabilities(
-    noise: PlanningNoise,
-    factor: float,
-    margin: float,
-    options: PlanOptions,
-    schedule: Sequence[int],
-    df: float,
-    n_a: int | None = None,
-) -> tuple[Rates, float]:
-    """Pass and regression rates at the last look, and the minimum detectable harm.
+# --- one kind of evidence, one metric -------------------------------------------------------------
 
-    `factor` times the SD is the standard error of the difference at the last look. Earlier looks
-    can only raise the rates.
+
+def _plan_part(
+    evidence: Evidence,
+    metric: str,
+    n_a: int | None,
+    margin: Margin | None,
+    noise: PlanningNoise,
+    unit_s: float | None,
+    options: PlanOptions,
+    *,
+    default: int | None = None,
+) -> PartPlan:
+    """Launches, or runs against `n_a` runs of the baseline; none without a margin.
+
+    `default`: where no number in reach has power, or no noise is known; for runs 2 n_a.
+    """
+
+    def probabilities(n: int) -> tuple[Rates, float]:
+        assert margin is not None
+        return _probabilities(noise, margin.value, options, n, n_a)
+
+    count, n_for_power = 0, None
+    if margin is not None:
+        if noise.sd is not None:
+            n_for_power = _fewest(lambda n: probabilities(n)[0], 1 if n_a else LAUNCHES)
+        count = n_for_power or default or 2 * (n_a or 0)
+        count = MAX_REPLICATES if options.rule == "always_valid" else count
+        count = _affordable(count, unit_s, options.budget_s)
+    both, mde = probabilities(count) if count and noise.sd is not None else (None, math.nan)
+    return PartPlan(
+        evidence=evidence,
+        metric=metric,
+        n_a=n_a or count,
+        n_b=count,
+        looks=list(looks(count)) if count and options.rule == "group_sequential" else [],
+        unit_s=unit_s,
+        margin=margin.value if margin else None,
+        sd=noise.sd,
+        df=noise.df if noise.sd is not None else None,
+        minimum_detectable=None if math.isnan(mde) else mde,
+        p_pass_if_unchanged=both.passes if both else None,
+        p_regression_at_margin=both.regression if both else None,
+        n_for_power=n_for_power,
+        notes=_notes(metric, margin, noise, count, n_for_power),
+        rule=options.rule,
+    )
+
+
+def _probabilities(
+    noise: PlanningNoise, margin: float, options: PlanOptions, n: int, n_a: int | None
+) -> tuple[Rates, float]:
+    """Pass and regression rates at the last look, after `n`, and the minimum detectable harm.
+
+    Earlier looks can only raise the rates.
     """
     assert noise.sd is not None
-    se = noise.sd * factor
+    schedule = looks(n)
+    if n_a is None:
+        se, df = noise.sd * math.sqrt(2 / n), _launch_df(noise, n, options.rule)
+        shares = tuple(k / n for k in schedule)
+    else:
+        se, df = noise.sd * math.sqrt(1 / n_a + 1 / n), n_a + n - 2 if noise.own else noise.df
+        shares = information_shares(n_a, schedule)
     if options.rule == "always_valid":
         tail = mixture_tail(se, margin / 2, options.alpha)
     elif df > 0:
-        information = information_shares(n_a, schedule) if n_a is not None else None
-        information = information or tuple(k / schedule[-1] for k in schedule)
-        own = [max(0.0, df - (schedule[-1] - k)) for k in schedule] if noise.own else None
-        tail = look_tails(options.alpha, information, own)[-1]
+        own = [max(0.0, df - (n - k)) for k in schedule] if noise.own else None
+        tail = look_tails(options.alpha, shares, own)[-1]
     else:
         tail = options.alpha
     passes = rates(0.0, margin, se, df, tail).passes
     both = Rates(passes=passes, regression=rates(margin, margin, se, df, tail).regression)
-    if not df > 0:
-        return both, math.nan
-    return both, detectable(t_quantile(1 - tail, df), df, se, BETA)
+    mde = detectable(t_quantile(1 - tail, df), df, se, BETA) if df > 0 else math.nan
+    return both, mde
+
+
+def _launch_df(noise: PlanningNoise, n: int, rule: Rule) -> float:
+    uses_row = not noise.own and (n < OWN_LAUNCHES or rule == "always_valid")
+    return noise.df if uses_row else n - 1
 
 
 def _fewest(probabilities: Callable[[int], Rates], start: int) -> int | None:
@@ -348,38 +352,6 @@ def _affordable(count: int, unit_s: float | None, budget_s: float | None) -> int
     if unit_s is None or budget_s is None or unit_s <= 0:
         return min(count, MAX_REPLICATES)
     return min(count, MAX_REPLICATES, int(budget_s / unit_s))
-
-
-def _part(
-    evidence: Evidence,
-    metric: str,
-    n: tuple[int, int],
-    unit_s: float | None,
-    margin: Margin | None,
-    noise: PlanningNoise,
-    probabilities: tuple[Rates, float] | None,
-    n_for_power: int | None,
-    options: PlanOptions,
-) -> PartPlan:
-    both, minimum_detectable = probabilities or (None, math.nan)
-    group_sequential = options.rule == "group_sequential"
-    return PartPlan(
-        evidence=evidence,
-        metric=metric,
-        n_a=n[0],
-        n_b=n[1],
-        looks=list(looks(n[1])) if n[1] and group_sequential else [],
-        unit_s=unit_s,
-        margin=margin.value if margin else None,
-        sd=noise.sd,
-        df=noise.df if noise.sd is not None else None,
-        minimum_detectable=None if math.isnan(minimum_detectable) else minimum_detectable,
-        p_pass_if_unchanged=both.passes if both else None,
-        p_regression_at_margin=both.regression if both else None,
-        n_for_power=n_for_power,
-        notes=_notes(metric, margin, noise, n[1], n_for_power),
-        rule=options.rule,
-    )
 
 
 def _notes(

@@ -16,11 +16,10 @@ from harness.compare.noise_model import NoiseModel
 from harness.config.yaml_schema import EXAMPLES
 from harness.errors import TrainerError, UsageError
 from harness.gate import baseline, history
-from harness.gate.baseline import Baseline, PromotionEvidence
+from harness.gate.baseline import Baseline, PromotionEvidence, ReplicateSet
 from harness.gate.metrics import compare_quality
-from harness.gate.result import EXIT_CODES, GateMetric, GateOutcome, LookSchedule, worst
+from harness.gate.result import EXIT_CODES, GateMetric, LookSchedule, worst
 from harness.results.logs import from_store
-from harness.results.record import Record
 from harness.results.store import Store
 from harness.runner import replicates, worktree
 from harness.runner.process import Stop
@@ -29,15 +28,6 @@ from harness.runner.trainer import NativeTrainer
 ALPHA = 0.01  # stricter than in a gate: every later gate is compared with this baseline
 RUN_TIMEOUT_S = 3600.0
 MEMBER = ":"  # between a store and STUDY/ARM
-
-
-class ReplicateSet(msgspec.Struct, frozen=True, kw_only=True):
-    """Replicates with what is needed to make more of them."""
-
-    records: list[Record]
-    trainer: str
-    config: dict[str, Any]
-    commit: str | None
 
 
 class PromotionResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,10 +43,8 @@ class PromotionResult(msgspec.Struct, frozen=True, kw_only=True):
         """That of the comparison where it was refused."""
         if self.stored is not None or self.evidence is None:
             return errors.PASS
-        outcome: GateOutcome = (
-            "regression" if self.evidence.outcome == "regression" else "inconclusive"
-        )
-        return EXIT_CODES[outcome]
+        regression = self.evidence.outcome == "regression"
+        return EXIT_CODES["regression" if regression else "inconclusive"]
 
 
 def replicates_of_arm(source: str) -> ReplicateSet:
@@ -122,7 +110,8 @@ def record(
     """Starts a baseline. Raises UsageError and BaselineError."""
     baseline.check_name(name)
     baseline.check_records(replicate_set.records, noise_model)
-    return _store(root, name, replicate_set, why=why or "the first of this name")
+    stored, path = baseline.append(root, name, replicate_set, why=why or "the first of this name")
+    return PromotionResult(stored=stored, path=path)
 
 
 def accept(
@@ -151,28 +140,8 @@ def accept(
     )
     if reason := _refusal(outcome, results, allow_regression):
         return PromotionResult(stored=None, path=None, evidence=evidence, reason=reason)
-    return _store(root, old.name, replicate_set, why=why, evidence=evidence, after=old)
-
-
-def _store(
-    root: Path,
-    name: str,
-    replicate_set: ReplicateSet,
-    *,
-    why: str,
-    evidence: PromotionEvidence | None = None,
-    after: Baseline | None = None,
-) -> PromotionResult:
     stored, path = baseline.append(
-        root,
-        name,
-        replicate_set.records,
-        trainer=replicate_set.trainer,
-        config=replicate_set.config,
-        commit=replicate_set.commit,
-        why=why,
-        evidence=evidence,
-        after=after,
+        root, old.name, replicate_set, why=why, evidence=evidence, after=old
     )
     return PromotionResult(stored=stored, path=path, evidence=evidence)
 

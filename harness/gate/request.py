@@ -46,7 +46,7 @@ def parse_claim(text: str) -> Claim:
 
 
 def check_request(request: GateRequest) -> None:
-    """Raises UsageError where the options do not say what to compare, or never end."""
+    """Raises UsageError where the options do not define what to compare, or never end."""
     has_base = request.base is not None or bool(request.candidate_set)
     if request.baseline is None and request.config is None:
         raise _wrong_usage("a baseline or a configuration file", "none")

@@ -55,7 +55,7 @@ class SideIdentity(msgspec.Struct, frozen=True, kw_only=True):
 class GateMetric(msgspec.Struct, frozen=True, kw_only=True):
     """One metric of a gate: its result, and how the gate obtained it.
 
-    Differences in `result` are B minus A, where A is the baseline or the base ref. `evidence` says
+    Differences in `result` are B minus A, where A is the baseline or the base ref. `evidence` names
     what n counts: replicates (runs of each side), launches (pairs of processes), a trajectory
     (steps).
     """

@@ -13,7 +13,7 @@ from harness import errors
 from harness.compare.noise_model import NoiseModel
 from harness.errors import HarnessError
 from harness.gate import baseline, history, planning
-from harness.gate.execution import GateExecution, GateListener, SilentListener
+from harness.gate.execution import GateExecution, GateListener
 from harness.gate.noise_sources import load_noise_model, with_baseline_rows
 from harness.gate.request import GateRequest
 from harness.gate.result import GatePlan, GateResult, SideIdentity
@@ -41,7 +41,7 @@ def run_gate(
         UsageError: the options contradict each other or name something that does not exist.
         StepperStopped: the user asked to stop; finished runs are kept.
     """
-    listener = listener or SilentListener()
+    listener = listener or GateListener()
     try:
         store = Store(inputs.store)
         prepared, plan, noise_model = _planned(request, inputs, store, listener)
@@ -61,7 +61,7 @@ def plan_gate(
 ) -> GatePlan:
     """The plan of a gate; `blocked` where the gate could not run. Raises UsageError."""
     try:
-        _, plan, _ = _planned(request, inputs, Store(inputs.store), listener or SilentListener())
+        _, plan, _ = _planned(request, inputs, Store(inputs.store), listener or GateListener())
     except HarnessError as error:
         if error.exit_code == errors.USAGE:
             raise
@@ -81,9 +81,9 @@ def _planned(
     gates = history.load(store)
     noise_model = load_noise_model(inputs.noise_model, store)
     noise_model = with_baseline_rows(noise_model, request.baseline, gates)
-    prepared = prepare(request, store, listener.progress)
+    prepared = prepare(request, store, listener.message)
     for note in prepared.notes:
-        listener.progress(note)
+        listener.message(note)
     return prepared, planning.plan_gate(prepared, noise_model, gates), noise_model
 
 

@@ -156,16 +156,20 @@ class _SideFactory:
         """The trainer at `ref`, with the packages that it requires or, with --env current, with the
         installed ones."""
         checkout = worktree.checkout_ref(ref, self.trainer.checkout, self.store.root)
-        found = environment.compare_requirements(ref, self.trainer, checkout)
-        if not found.differing:
+        requirements = environment.compare_requirements(ref, self.trainer, checkout)
+        if not requirements.differing:
             return self.trainer.at(checkout), []
         if self.request.env is None:
-            raise environment.requirements_error(found)
+            raise environment.requirements_error(requirements)
         if self.request.env == "current":
             note = f"{ref} requires other packages and runs with the installed ones (--env current)"
-            return self.trainer.at(checkout), [f"{note}: {'; '.join(found.differing)}"]
-        python = environment.isolated_python(found, self.store.root / "environments", self.report)
-        versions = "; ".join(environment.version_differences(found, python)) or "the same versions"
+            return self.trainer.at(checkout), [f"{note}: {'; '.join(requirements.differing)}"]
+        python = environment.isolated_python(
+            requirements, self.store.root / "environments", self.report
+        )
+        versions = (
+            "; ".join(environment.version_differences(requirements, python)) or "the same versions"
+        )
         note = f"{ref} runs in an isolated environment, {python.parent.parent.name}: {versions}"
         return self.trainer.at(checkout, python), [note]
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 INK = "#1d1f23"
 GRID = "#8888883f"
-# Okabe and Ito's colours, which colour-blind readers can tell apart, without the faint yellow.
+# Okabe and Ito's colours, which colour-blind readers can distinguish, without the faint yellow.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 DASHES = ("solid", "dashed", "dotted", "dashdot")
 HELPS, HURTS, NOISE, BASE = "#0072B2", "#D55E00", "#9A9A9A", "#7A7A7A"

@@ -65,7 +65,7 @@ class Notes:
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """A figure, drawn only by renderers that show pictures. `alt` says what it shows."""
+    """A figure, drawn only by renderers that show pictures. `alt` describes what it shows."""
 
     draw: "Callable[[], Figure]"
     alt: str

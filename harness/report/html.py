@@ -2,7 +2,7 @@
 
 The style stands in the file, charts are static SVG, and a content security policy forbids the page
 any request. Needs jinja2; charts need matplotlib (extra `report`), and where it is missing the page
-says so in their place.
+states that in their place.
 """
 
 import importlib.util
@@ -34,7 +34,7 @@ def as_html(document: Document) -> str:
 
 
 def _svg(chart: Chart) -> str:
-    """The figure as markup; nothing where matplotlib is missing, which the page then says."""
+    """The figure as markup; nothing where matplotlib is missing, which the page then states."""
     from markupsafe import Markup
 
     if importlib.util.find_spec("matplotlib") is None:

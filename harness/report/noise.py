@@ -29,7 +29,7 @@ def build_noise(
             Notes(items=[f"missing: {line}" for line in lacking]),
             Notes(
                 items=[
-                    "SD: of one run, of one launch or between hosts, as the column variance says; "
+                    "SD: of one run, of one launch or between hosts, by the column variance; "
                     "relative for speeds. df: degrees of freedom. A measured row replaces the "
                     f"shipped one from {MEASURED_DF} df on."
                 ]

@@ -82,20 +82,7 @@ def run_attempt(
     """
     started_at = time.time()
     run_dir = store.new_run_dir(job.plan_id, started_at)
-    plan = RunPlan(
-        plan_id=job.plan_id,
-        attempt=run_dir.name,
-        trainer=trainer.name,
-        seed=job.seed,
-        identity=job.identity,
-        derived=job.derived,
-        tricks=job.tricks,
-        launch=job.launch,
-        started_at=started_at,
-        boot_id=run_files.boot_id(),
-    )
-    files.write_json(run_dir / "launch.json", msgspec.to_builtins(plan))
-    files.write_json(run_dir / "config.json", job.config)
+    plan = _write_plan(run_dir, job, trainer.name, started_at)
     config_file = (run_dir / "config.json").resolve()
     command = trainer.train_command(config_file, run_dir.resolve(), job.ranks)
     if (unfinished := _unfinished_run_dir(store, job.plan_id, after_failure)) is not None:
@@ -118,6 +105,25 @@ def run_attempt(
     now = time.time()
     collected = msgspec.structs.replace(collected, ended_at=now, wall_s=now - started_at)
     return store.commit(collected, run_dir)
+
+
+def _write_plan(run_dir: Path, job: RunSpec, trainer: str, started_at: float) -> RunPlan:
+    """Writes launch.json and config.json."""
+    plan = RunPlan(
+        plan_id=job.plan_id,
+        attempt=run_dir.name,
+        trainer=trainer,
+        seed=job.seed,
+        identity=job.identity,
+        derived=job.derived,
+        tricks=job.tricks,
+        launch=job.launch,
+        started_at=started_at,
+        boot_id=run_files.boot_id(),
+    )
+    files.write_json(run_dir / "launch.json", msgspec.to_builtins(plan))
+    files.write_json(run_dir / "config.json", job.config)
+    return plan
 
 
 def _unfinished_run_dir(store: Store, plan_id: str, after_failure: bool) -> Path | None:

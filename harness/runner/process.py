@@ -101,17 +101,10 @@ def run_process(
     reading, writing = os.pipe()
     started = time.monotonic()
     try:
-        with files.disk_errors(run_dir), open(run_dir / LOG, "ab") as log:
-            process = subprocess.Popen(
-                [*command, "--watch-fd", str(reading)],
-                cwd=checkout,
-                env=dict(environment) if environment is not None else None,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                pass_fds=(lock.fileno(), reading),
-            )
+        inherited = (lock.fileno(), reading)
+        process = _start(
+            [*command, "--watch-fd", str(reading)], run_dir, checkout, environment, inherited
+        )
         try:
             LOGGER.info("started process %d in %s: %s", process.pid, run_dir, shlex.join(command))
             _note_process(run_dir, process.pid, command)
@@ -131,6 +124,26 @@ def run_process(
         trainer_s=time.monotonic() - started,
         limit_s=timeout_s,
     )
+
+
+def _start(
+    command: Sequence[str],
+    run_dir: Path,
+    checkout: Path,
+    environment: Mapping[str, str] | None,
+    descriptors: Sequence[int],
+) -> "subprocess.Popen[bytes]":
+    with files.disk_errors(run_dir), open(run_dir / LOG, "ab") as log:
+        return subprocess.Popen(
+            command,
+            cwd=checkout,
+            env=dict(environment) if environment is not None else None,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=descriptors,
+        )
 
 
 def _note_process(run_dir: Path, pid: int, command: Sequence[str]) -> None:

@@ -247,7 +247,7 @@ class NativeTrainer:
                 capture_output=True,
                 text=True,
                 timeout=REPLY_LIMIT_S,
-                start_new_session=True,  # the harness handles Ctrl-C
+                start_new_session=True,  # Ctrl-C is for the harness
             )
         except subprocess.TimeoutExpired:
             raise TrainerError(

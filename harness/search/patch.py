@@ -52,7 +52,7 @@ def changes(one: CandidateResult, arm: Arm, base: Mapping[str, Any]) -> dict[str
     """path -> value for every setting in which a confirmed arm differs from its base.
 
     Values pinned from the base are included: with its own derived values the configuration would
-    not be the one that was confirmed.
+    differ from the confirmed one.
     """
     values = {**one.candidate.overrides, **{path: pin.base for path, pin in arm.pinned.items()}}
     return {path: value for path, value in values.items() if value_at(base, path) != value}

@@ -33,8 +33,8 @@ def create_pruner(setting: Setting, evaluations: int, where: str) -> "BasePruner
     """A pruner; `evaluations` is the number of evaluations of a complete run.
 
     One evaluation is one unit of the pruner's resource. By default a run is not pruned before a
-    ninth of its evaluations, because the order of runs early in training says little about their
-    order at the end. Runs with a single evaluation are never pruned. Raises StudyFileError.
+    ninth of its evaluations, because the order of runs early in training predicts their order at
+    the end poorly. Runs with a single evaluation are never pruned. Raises StudyFileError.
     """
     optuna = import_optuna()
     resources = {"min_resource": max(1, evaluations // 9), "max_resource": max(1, evaluations)}

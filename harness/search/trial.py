@@ -85,7 +85,7 @@ def result_of(trial: "FrozenTrial") -> TrialResult | None:
 
 
 def worker_id() -> dict[str, Any]:
-    """This process, so that a later command on this machine can tell whether it still lives."""
+    """This process, so that a later command on this machine can check whether it still lives."""
     return {
         "boot": run_files.boot_id(),
         "pid": os.getpid(),

@@ -3,8 +3,8 @@
 Each GPU has a worker with its own sampler on the shared storage; other commands on the same
 storage, on this machine or another, are further workers. Several of them may start their last
 trials at the same moment, so a budget of trials can be exceeded by at most one less than the number
-of workers. A trial that fails is a result. If several fail in a row, the base is run again, to tell
-a broken machine from a bad region of the space.
+of workers. A trial that fails is a result. If several fail in a row, the base is run again, to
+distinguish a broken machine from a bad region of the space.
 """
 
 import threading
@@ -176,7 +176,7 @@ class WorkerPool:
     def _check_machine(self, study: "Study", number: int, gpu: str) -> None:
         """After several failures in a row: raises StopStudy if the base fails now, too.
 
-        The failed trials are then queued again, because they say nothing about their points.
+        The failed trials are then queued again, because they are no evidence about their points.
         """
         trials = study.get_trials(deepcopy=False)
         result = result_of(trials[number])

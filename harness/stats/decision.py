@@ -10,9 +10,9 @@ With the one-sided limits of the harm, each at level alpha:
 A change without harm is called a regression with probability alpha at most, and a change whose harm
 equals the margin passes with probability alpha at most. Between the two neither answer is an error.
 
-The SD behind the limits is the noise model's where a row fits, because a few runs say little about
-their own spread. A side that varies more than the noise model allows is reported, and the limits
-are then Welch's. Pure: numbers in, numbers out.
+The SD behind the limits is the noise model's where a row fits, because a few runs estimate
+their own spread poorly. A side that varies more than the noise model allows is reported, and the
+limits are then Welch's. Pure: numbers in, numbers out.
 """
 
 import math
@@ -31,7 +31,7 @@ Method = Literal["noise_model", "stated", "pooled", "welch", "blocks", "delta", 
 
 GUARD_ALPHA = 0.01
 """A side has excess variance where its variance is less probable than this under the known SD."""
-GUARD_RUNS = 3  # two runs lie equally far from their mean: they say too little about a spread
+GUARD_RUNS = 3  # two runs lie equally far from their mean: too little evidence about a spread
 
 
 @dataclass(frozen=True, kw_only=True)

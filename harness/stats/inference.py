@@ -38,7 +38,7 @@ class Pooled:
 
     `equal_variances` is False when the Brown-Forsythe test rejects at `BROWN_FORSYTHE_ALPHA`.
     `brown_forsythe_p` is None when fewer than two arms have three runs: two runs lie equally far
-    from their median, so arms of two say nothing about unequal variances.
+    from their median, so arms of two are no evidence of unequal variances.
     """
 
     sd: float

@@ -16,7 +16,7 @@ from harness.stats import inference
 from harness.stats.inference import Contrast
 from harness.study.contrasts import Family, pooled_effects, speed_effects
 from harness.study.effects import (
-    CHANGE_WORDS,
+    CHANGES,
     ArmNoise,
     ArmResult,
     Attribution,
@@ -143,7 +143,7 @@ def _arm_result(
         name=arm.name,
         role=arm.role,
         trick=arm.trick,
-        change=CHANGE_WORDS[arm.role],
+        change=CHANGES[arm.role],
         planned=len(runs),
         statuses=status_counts(runs),
         reasons=sorted(

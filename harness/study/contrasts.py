@@ -132,7 +132,7 @@ def effects_of(
 
 
 def _margin(evidence: Evidence, metric: str) -> Margin | None:
-    """The study's margin of a metric, or the registry's where no other metric tells its story."""
+    """The study's margin of a metric, or the registry's where no other metric covers its story."""
     stated = evidence.study.decide.margin
     name = "time_to_target" if metric == "time_total" else metric
     if name in stated:
@@ -266,7 +266,7 @@ def speed_effects(evidence: Evidence, metric: str) -> Family:
     fit = _fit_speed(anchors, [used[arm.name] for arm in compared], metric)
     cells = [
         _speed_cell(
-            evidence, arm, metric, anchors, used[arm.name], _reasons_in_words(left_out[arm.name])
+            evidence, arm, metric, anchors, used[arm.name], _reason_texts(left_out[arm.name])
         )
         for arm in evidence.arms
     ]
@@ -293,7 +293,7 @@ def _with_contrast(cell: Cell, contrast: Contrast | None) -> Cell:
     return replace(cell, contrast=contrast) if contrast else cell
 
 
-def _reasons_in_words(reasons: dict[str, list[int]]) -> list[str]:
+def _reason_texts(reasons: dict[str, list[int]]) -> list[str]:
     """'seeds 1, 2: why' for each reason."""
     return [
         f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}: {reason}"

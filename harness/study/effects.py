@@ -14,7 +14,7 @@ from harness.compare.result import MetricResult
 from harness.metrics import METRICS
 from harness.results.study_plan import Role
 
-CHANGE_WORDS: dict[str, str] = {
+CHANGES: dict[str, str] = {
     "leave_one_out": "removed",
     "add_one_in": "added",
     "explicit": "changed",

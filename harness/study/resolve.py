@@ -97,7 +97,7 @@ def _refuse_shared_seeds(file: StudyFile, path: Path, seeds: Sequence[int]) -> N
                 f"{path}: arms.retune.{trick}.seeds",
                 "seeds that the study does not use",
                 f"{shared} in both",
-                "Use other seeds: settings chosen on the seeds that judge them look too good.",
+                "Use other seeds: settings chosen on the seeds of the comparison look too good.",
             )
 
 

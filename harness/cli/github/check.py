@@ -83,7 +83,7 @@ def _check_schema(findings: Findings, schema: str, paths: list[Path]) -> None:
     argv += ["--output-format", "json", *map(str, paths)]
     answer = _json_of("check-jsonschema", argv, accepted=(0, 1))
     for error in [*answer.get("errors", []), *answer.get("parse_errors", [])]:
-        # the alternative of the schema that fits best says most
+        # the alternative of the schema that fits best has the most useful message
         best = {"path": "$", **error, **error.get("best_deep_match", {})}
         findings[Path(error["filename"])].append(
             Finding(

@@ -1,6 +1,6 @@
 """Checks that every node of a cluster can see the store.
 
-A job runs on another machine than the one that submitted it, and resumes on a third. A store on a
+A job is submitted on one machine, runs on a second and resumes on a third. A store on a
 file system that is certainly one node's own is refused: memory, a container's layer, folders for
 temporary files. `mounts` is the text of /proc/self/mountinfo.
 """

@@ -4,15 +4,12 @@ import datetime
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
 from harness.format import plural
 from harness.gate.baseline import Baseline, BaselineEntry
 from harness.gate.promotion import PromotionResult
-from harness.gate.result import GateMetric
 from harness.metrics import COMPARED
+from harness.report.compare import results_table
 from harness.report.document import Column, Document, Notes, Text, Tone, present, table
-from harness.report.gate.result import metric_table
 
 
 def build_list(baselines: Sequence[Baseline], root: str) -> Document:
@@ -64,26 +61,16 @@ def build_baseline(baseline: Baseline) -> Document:
 
 def build_promotion(result: PromotionResult) -> Document:
     """What `record` and `accept` stored, or why `accept` refused."""
-    evidence, stored, tone = result.evidence, result.stored, "neutral"
-    if stored is None:
-        answer = f"not accepted: {result.reason}"
-        tone = "regression" if evidence and evidence.outcome == "regression" else "inconclusive"
-    else:
+    stored = result.stored
+    answer = f"not accepted: {result.reason}"
+    if stored is not None:
         answer = f"stored entry {stored.now.number} of {stored.place}"
-        tone = "pass" if evidence else "neutral"
-    metrics = table(["metric"], [])
-    if evidence is not None:
-        results = [
-            GateMetric(result=one, evidence="replicates", look=1, looks=1)
-            for one in evidence.metrics
-        ]
-        metrics = metric_table(results)
     return Document(
         title="Baseline promotion",
         answer=answer,
-        tone=_tone(tone),
+        tone=_tone(result),
         blocks=present(
-            metrics,
+            results_table(result.evidence.metrics if result.evidence else []),
             Text(paragraphs=entry_lines(stored.now)) if stored else None,
             Notes(items=[f"file: {result.path}"] if result.path else []),
         ),
@@ -91,9 +78,12 @@ def build_promotion(result: PromotionResult) -> Document:
     )
 
 
-def _tone(name: str) -> Tone:
-    tone: Tone = msgspec.convert(name, Tone)
-    return tone
+def _tone(result: PromotionResult) -> Tone:
+    if result.evidence is None:
+        return "neutral"
+    if result.stored is not None:
+        return "pass"
+    return "regression" if result.evidence.outcome == "regression" else "inconclusive"
 
 
 def _promotion_data(result: PromotionResult) -> dict[str, Any]:

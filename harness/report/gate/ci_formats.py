@@ -43,7 +43,7 @@ def read(path: Path, exit_code: int | None = None) -> GateSummary:
     """The summary of a gate. `exit_code`: of its process, where it is known.
 
     Raises:
-        UsageError: the file is missing, and no exit code tells how the gate ended.
+        UsageError: the file is missing, and no exit code shows how the gate ended.
     """
     try:
         content = path.read_bytes()

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from harness.format import duration
+from harness.format import duration, plural
 from harness.gate.result import GatePlan, PartPlan
 from harness.metrics import SPEEDS, metric_named
 from harness.report.document import Document, Notes, Text, present
@@ -12,7 +12,7 @@ def build_plan(plan: GatePlan) -> Document:
     """The plan for the terminal and JSON."""
     return Document(
         title="Gate plan",
-        answer=plan.blocked or f"The gate takes {_time(plan)}; cost: {_cost(plan)}.",
+        answer=plan.blocked or f"time: {_time(plan)}; cost: {_cost(plan)}",
         tone="failed" if plan.blocked else "neutral",
         blocks=present(
             *(Text(paragraphs=_part_lines(part)) for part in plan.parts),
@@ -25,7 +25,7 @@ def build_plan(plan: GatePlan) -> Document:
 def _part_lines(part: PartPlan) -> list[str]:
     launches = part.evidence == "launches"
     unit = "launch" if launches else "run"
-    number = f"{part.n_b} {unit}{'' if part.n_b == 1 else 'es' if launches else 's'}"
+    number = plural(part.n_b, unit, "launches" if launches else "")
     what = "of both sides" if launches else f"against the baseline's {part.n_a}"
     each = "" if part.unit_s is None else f", {duration(part.unit_s)} each"
     lines = [f"{part.metric}: up to {number} {what}{each}; {_looks(part, unit)}"]
@@ -62,10 +62,11 @@ def _sd(part: PartPlan) -> str:
 
 
 def _time(plan: GatePlan) -> str:
-    budget = "" if plan.budget_s is None else f" of a budget of {duration(plan.budget_s)}"
-    if plan.seconds is None:
-        return f"an unknown time until its first launch has been made{budget}"
-    return f"at most {duration(plan.seconds)}{budget}"
+    budget = "" if plan.budget_s is None else f", with a budget of {duration(plan.budget_s)}"
+    longest = "unknown until the first launch"
+    if plan.seconds is not None:
+        longest = f"at most {duration(plan.seconds)}"
+    return f"{longest}{budget}"
 
 
 def _cost(plan: GatePlan) -> str:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness import format
 from harness.metrics import CORE_SCORES, COSTS
 from harness.report.study.core_tasks import StudyCore, core_of
 from harness.results.store import Store
@@ -111,14 +110,15 @@ def settings(arm: Arm) -> dict[str, Sequence[str]]:
     }
 
 
-def settings_text(arm: Arm) -> str:
-    """`settings` on one line for each phrase; a dash where the arm is as its base file."""
-    lines = [
+def own_settings(base: Arm, arm: Arm) -> list[str]:
+    """`settings` as lines, without the overrides that the base has too."""
+    shared = settings(base)["overrides"] if arm is not base else ()
+    return [
         text if kind == "overrides" else f"{kind}: {text}"
         for kind, texts in settings(arm).items()
         for text in texts
+        if kind != "overrides" or text not in shared
     ]
-    return "\n".join(lines) or format.DASH
 
 
 def _short(value: Any) -> str:

@@ -21,7 +21,7 @@ from harness.report.document import (
 )
 from harness.report.study import charts, phrases
 from harness.report.study import core as core_cells
-from harness.report.study.content import Content, difference, flatten, settings_text
+from harness.report.study.content import Content, difference, flatten, own_settings
 from harness.report.study.core_tasks import StudyCore
 from harness.report.study.curves import ArmCurve, arm_curves
 from harness.results.study_plan import Arm
@@ -186,19 +186,20 @@ def unfinished(content: Content) -> Table:
 
 
 def arms(content: Content) -> Table:
-    columns: Columns = ["arm", "settings beyond the base file"]
+    columns: Columns = ["arm", "settings"]
     columns += [number("parameters"), number("FLOPs/token")]
     rows = [
         [
             arm.name,
-            settings_text(arm),
+            "\n".join(own_settings(content.base, arm)) or format.DASH,
             format.count(arm.derived.get("parameters_total")),
             format.count(arm.derived.get("flops_per_token")),
         ]
         for arm in content.study.arms
         if arm.role != "retune"
     ]
-    return table(columns, rows, title="Arms")
+    caption = "Settings of the base are those beyond its file, of other arms those beyond the base."
+    return table(columns, rows, title="Arms", caption=caption)
 
 
 def all_runs(content: Content) -> Section:
@@ -253,7 +254,7 @@ def configurations(content: Content) -> Section:
         if arm is not base:
             rows = [[path, _json(a), _json(b)] for path, a, b in difference(base, arm)]
             fields = table(["field", "base", arm.name], rows)
-            text = settings_text(arm).split("\n")
+            text = own_settings(base, arm)
             blocks.append(
                 Section(
                     title=f"{arm.name}: against the base",

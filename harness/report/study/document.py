@@ -84,7 +84,7 @@ def _effects(content: Content) -> Table:
             phrases.runs_of(arm),
             _effect(arm.effects[primary]),
             metric_text.detectable(arm.effects[primary]),
-            *([metric_text.outcome(arm.effects[primary]).replace(", ", "\n")] * judged),
+            *([arm.effects[primary].outcome or "informational"] * judged),
             *(_effect(arm.effects[metric]) for metric in rest),
         ]
         for arm in content.ranked

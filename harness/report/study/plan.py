@@ -7,8 +7,8 @@ from typing import Any
 from harness import format
 from harness.format import plural
 from harness.report.document import Column, Document, Notes, Text, present, table
-from harness.report.study.content import settings
-from harness.results.study_plan import Arm, ResolvedStudy
+from harness.report.study.content import own_settings, settings
+from harness.results.study_plan import ResolvedStudy
 from harness.study.budget import Budget, Sensitivity
 from harness.study.run import StudyPlan
 
@@ -145,17 +145,9 @@ def _differences(study: ResolvedStudy) -> list[str]:
     return [
         f"{arm.name}: {'; '.join(texts)}"
         for arm in study.arms
-        if arm.role in ("leave_one_out", "add_one_in", "explicit") and (texts := _texts(base, arm))
+        if arm.role in ("leave_one_out", "add_one_in", "explicit")
+        and (texts := own_settings(base, arm))
     ]
-
-
-def _texts(base: Arm, arm: Arm) -> list[str]:
-    known = settings(base)["overrides"]
-    result = [text for text in settings(arm)["overrides"] if text not in known]
-    for kind in ("pinned", "retuned", "untuned"):
-        if texts := settings(arm)[kind]:
-            result.append(f"{kind}: {', '.join(texts)}")
-    return result
 
 
 def _data(plan: StudyPlan) -> dict[str, Any]:

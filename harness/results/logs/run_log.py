@@ -23,7 +23,7 @@ class LoggedRun(msgspec.Struct, frozen=True, kw_only=True):
 
     `metrics`: the final values, finite. `ending`: why the run is incomplete; None if it completed.
     `environment`: the properties of the machine that its speed depends on, as far as the log has
-    them; `environment_known`: whether they suffice to tell machines apart. `diverged`: it
+    them; `environment_known`: whether they suffice to identify it. `diverged`: it
     ended by a non-finite loss or for lack of memory, not by being stopped. `varied`: the source of
     variance between replicates of this run. Times are Unix seconds.
     """

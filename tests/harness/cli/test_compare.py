@@ -52,7 +52,7 @@ def test_the_exit_code_is_that_of_the_worst_metric(harness, sides, change, code,
 def test_the_terminal_shows_means_interval_margin_noise_and_mde(harness, sides, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     shown = harness("compare", *sides(loss=0.0012)).stdout
-    for words in (
+    for text in (
         "val_loss",
         "3.27",
         "[",
@@ -61,7 +61,7 @@ def test_the_terminal_shows_means_interval_margin_noise_and_mde(harness, sides, 
         "shipped noise model",
         "MDE",
     ):
-        assert words in shown
+        assert text in shown
 
 
 def test_json_has_every_number_of_the_report(harness, sides):
@@ -75,7 +75,7 @@ def test_json_has_every_number_of_the_report(harness, sides):
     assert value["answer"] == value["reason"]
 
 
-def test_markdown_puts_the_verdict_first_and_one_row_a_metric(harness, sides):
+def test_markdown_puts_the_outcome_first_and_one_row_a_metric(harness, sides):
     lines = harness("compare", *sides(loss=0.01), "--markdown").stdout.splitlines()
     assert lines[0].startswith("### ❌ regression")
     table = [line for line in lines if line.startswith("|")]
@@ -85,11 +85,11 @@ def test_markdown_puts_the_verdict_first_and_one_row_a_metric(harness, sides):
 
 def test_options_are_accepted_before_between_and_after_the_sides(harness, sides):
     a, between, b = sides(loss=0.003)
-    for words in (
+    for argv in (
         ("--metric", "val_loss", "--margin", "val_loss=0.01", a, between, b),
         (a, "--metric", "val_loss", between, b, "--margin", "val_loss=0.01"),
     ):
-        done = harness("compare", *words)
+        done = harness("compare", *argv)
         assert done.returncode == errors.PASS, done.stderr
         assert "train_time_s" not in done.stdout
 
@@ -98,17 +98,17 @@ def test_any_log_is_read_by_a_pattern(harness, tmp_path):
     for index, value in enumerate((0.50, 0.51, 0.50, 0.51)):
         for side, shift in (("a", 0.0), ("b", -0.2)):
             (tmp_path / f"{side}{index}.log").write_text(f"accuracy: {value + shift}\n")
-    words = [*tmp_path.glob("a?.log"), "--", *tmp_path.glob("b?.log")]
-    words += ["--regex", r"acc=accuracy: ([\d.]+)"]
-    unknown = harness("compare", *words)
+    argv = [*tmp_path.glob("a?.log"), "--", *tmp_path.glob("b?.log")]
+    argv += ["--regex", r"acc=accuracy: ([\d.]+)"]
+    unknown = harness("compare", *argv)
     assert unknown.returncode == errors.INCONCLUSIVE
     assert "direction unknown" in unknown.stdout
-    refused = harness("compare", *words, "--margin", "acc=0.05")
+    refused = harness("compare", *argv, "--margin", "acc=0.05")
     assert refused.returncode == errors.USAGE
     assert "--higher-better acc or --lower-better acc" in refused.stderr
-    done = harness("compare", *words, "--margin", "acc=0.05", "--higher-better", "acc")
+    done = harness("compare", *argv, "--margin", "acc=0.05", "--higher-better", "acc")
     assert done.returncode == errors.REGRESSION, done.stderr
-    done = harness("compare", *words, "--margin", "acc=0.05", "--lower-better", "acc")
+    done = harness("compare", *argv, "--margin", "acc=0.05", "--lower-better", "acc")
     assert done.returncode == errors.PASS, done.stderr
 
 
@@ -116,10 +116,10 @@ def test_arms_of_stored_studies_are_compared(harness, study_file, store):
     assert harness("study", study_file()).returncode == errors.PASS
     worse = study_file(study="worse", set="{value_embeddings: null}")
     assert harness("study", worse).returncode == errors.PASS
-    words = ("--margin", "val_loss=0.002", "--metric", "val_loss")
-    done = harness("compare", f"{store.root}:quick", "--", f"{store.root}:worse", *words)
+    argv = ("--margin", "val_loss=0.002", "--metric", "val_loss")
+    done = harness("compare", f"{store.root}:quick", "--", f"{store.root}:worse", *argv)
     assert done.returncode == errors.REGRESSION, done.stdout + done.stderr
-    done = harness("compare", f"{store.root}:quick", "--", f"{store.root}:quick/no_muon", *words)
+    done = harness("compare", f"{store.root}:quick", "--", f"{store.root}:quick/no_muon", *argv)
     assert done.returncode == errors.REGRESSION, done.stdout + done.stderr
     assert "measured noise model" in done.stdout or "the runs' own" in done.stdout
 
@@ -136,7 +136,7 @@ def test_a_run_directory_and_its_record_are_one_run(harness, study_file, store):
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "says"),
+    ("argv", "code", "message"),
     [
         (["A"], errors.USAGE, "two sides"),
         (["A", "--"], errors.USAGE, "two sides"),
@@ -153,13 +153,15 @@ def test_a_run_directory_and_its_record_are_one_run(harness, study_file, store):
         (["STORE:absent", "--", "B"], errors.USAGE, "no such file"),
     ],
 )
-def test_wrong_usage_exits_with_its_code_and_a_hint(harness, sides, tmp_path, words, code, says):
+def test_a_wrong_command_line_ends_with_its_code_and_a_hint(
+    harness, sides, tmp_path, argv, code, message
+):
     a, _, b = sides()
     (tmp_path / "empty.txt").write_text("")
     places = {"A": a, "B": b, "C": b, "EMPTY": tmp_path / "empty.txt"}
-    done = harness("compare", *[places.get(word, word) for word in words])
+    done = harness("compare", *[places.get(word, word) for word in argv])
     assert done.returncode == code, done.stdout + done.stderr
-    assert says in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -170,16 +172,11 @@ def answered(leave_run):
     return {name: leave_run(seed, **change) for seed, (name, change) in enumerate(changes.items())}
 
 
-def test_scores_are_compared_on_the_same_examples_with_what_the_interval_covers(harness, answered):
+def test_scores_are_compared_on_the_same_examples_and_state_what_that_covers(harness, answered):
     a, b = answered["a"], answered["b"]
     shown = harness("compare", a, "--", b).stdout
-    for words in (
-        "same 600 examples",
-        "over examples",
-        "variation between seeds is not included",
-        "p ",
-    ):
-        assert words in " ".join(shown.split())
+    for text in ("same 600 examples", "over examples", "between seeds is not included", "p "):
+        assert text in " ".join(shown.split())
     assert "colours" not in shown
     by_task = harness("compare", a, "--", b, "--core").stdout
     assert all(name in by_task for name in ("colours", "endings", "Holm", "only A, B"))
@@ -231,7 +228,7 @@ def test_answers_of_another_run_are_refused(harness, answered):
     assert "answers that give the core of their record" in done.stderr
 
 
-def test_missing_answers_are_noted_and_are_an_error_on_request(harness, answered, tmp_path):
+def test_answers_that_were_not_kept_are_reported_or_refused(harness, answered, tmp_path):
     alone = tmp_path / answered["b"].name
     alone.write_bytes(answered["b"].read_bytes())
     done = harness("compare", answered["a"], "--", alone)
@@ -250,14 +247,14 @@ def test_a_store_of_several_configurations_asks_for_an_arm(harness, study_file, 
     assert "no_muon" in done.stderr
 
 
-def test_noise_shows_the_rows_and_what_is_missing_and_writes_a_file(
+def test_the_noise_model_is_shown_with_what_is_missing_and_kept_on_request(
     harness, study_file, store, tmp_path
 ):
     harness("study", study_file())
     done = harness("noise", "--write", tmp_path / "noise.csv")
     assert done.returncode == errors.PASS, done.stderr
-    for words in ("gpt2-small", "missing: fake", "more seed", "own"):
-        assert words in done.stdout
+    for text in ("gpt2-small", "missing: fake", "more seed", "own"):
+        assert text in done.stdout
     kept = harness("noise", "--noise-model", tmp_path / "noise.csv")
     assert "own" in kept.stdout
 
@@ -271,10 +268,10 @@ def test_noise_as_json_has_every_row_and_what_is_missing(harness, study_file, st
 
 
 def test_a_comparison_takes_less_than_two_seconds_of_a_fresh_process(sides, tmp_path):
-    words = [str(word) for word in sides()]
+    argv = [str(word) for word in sides()]
     started = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-m", "harness", "compare", *words, "--store", str(tmp_path / "none")],
+        [sys.executable, "-m", "harness", "compare", *argv, "--store", str(tmp_path / "none")],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -285,9 +282,9 @@ def test_a_comparison_takes_less_than_two_seconds_of_a_fresh_process(sides, tmp_
 
 
 def test_no_heavy_library_is_imported_for_a_comparison(sides, tmp_path):
-    words = ["harness", "compare", *map(str, sides()), "--store", str(tmp_path / "none")]
+    argv = ["harness", "compare", *map(str, sides()), "--store", str(tmp_path / "none")]
     code = (
-        f"import sys; sys.argv = {words!r}\n"
+        f"import sys; sys.argv = {argv!r}\n"
         "from harness.__main__ import main\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
         "heavy = ('pandas', 'plotly', 'matplotlib', 'torch', 'pyarrow', 'scipy.stats')\n"

@@ -1,5 +1,6 @@
 """What every command has: help with examples at 80 columns, `-h`, near names for typing errors."""
 
+import json
 import re
 import subprocess
 import sys
@@ -11,12 +12,12 @@ import typer
 from harness import errors
 from harness.__main__ import main
 from harness.cli.app import COMMANDS, EXAMPLES, PANELS, app, load
+from harness.cli.init import EXAMPLES as EXAMPLE_FILES
 
 GROUPS = {name.partition(" ")[0] for name in EXAMPLES}
 ALL = [*COMMANDS, *EXAMPLES]
 RUNNABLE = [name for name in ALL if name not in GROUPS]
-WITH_JSON = ["report", "full", "compare", "gate", "baseline show", "ci check", "submit"]
-"""Commands that answer JSON today; every command with an answer belongs here."""
+WITH_JSON = [name for name in RUNNABLE if name != "ci results"]  # which prints annotations
 
 
 @pytest.fixture
@@ -72,7 +73,7 @@ def test_an_unknown_command_names_the_nearest(call):
 
 @pytest.mark.parametrize("name", WITH_JSON)
 def test_commands_with_an_answer_can_print_it_as_json(call, name):
-    assert "--json" in call(*name.split(), "-h")[1]
+    assert re.search(r"^  --json\b", call(*name.split(), "-h")[1], re.M)
 
 
 def test_the_list_of_commands_is_in_panels_and_complete(call):
@@ -102,6 +103,20 @@ def test_help_imports_no_command_and_no_numerical_library():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert "loaded: [] ['harness.cli.app']" in done.stdout, done.stdout + done.stderr
     assert time.process_time() - started < 1
+
+
+def test_init_copies_the_examples_and_keeps_existing_files(call, tmp_path):
+    code, out, _ = call("init", str(tmp_path), "--json")
+    first = json.loads(out)
+    assert (code, first["kept"]) == (errors.PASS, [])
+    (study := tmp_path / "ablations/studies/fake.yaml").write_text("mine")
+    (tmp_path / "ablations/studies/smoke.yaml").unlink()
+    _, out, _ = call("init", str(tmp_path), "--json")
+    assert json.loads(out)["copied"] == ["studies/smoke.yaml"]
+    assert study.read_text() == "mine"
+    shipped = {str(path.relative_to(EXAMPLE_FILES)) for path in EXAMPLE_FILES.glob("*/*.yaml")}
+    assert shipped <= set(first["copied"])
+    assert "harness study" in call("init", str(tmp_path))[1]
 
 
 def test_quiet_silences_progress_and_not_the_result(call, tmp_path):

@@ -57,7 +57,7 @@ def test_a_run_does_not_differ_from_itself(evaluated):
     assert (found.only_a, found.only_b, found.p) == (0, 0, 1.0)
 
 
-def test_tasks_of_one_recipe_are_marked_at_most_at_the_nominal_rate(evaluated):
+def test_runs_of_one_recipe_are_marked_at_most_as_often_as_the_level_allows(evaluated):
     rounds, marked = 40, 0
     for seed in range(rounds):
         still = {"noise.skill_sd": 0.0}
@@ -111,7 +111,7 @@ def test_a_noise_without_degrees_of_freedom_gives_no_wide_interval(evaluated):
     ("field", "change"),
     [
         ("core.bundle", {"core.bundle": "other"}),
-        ("core.tokenizer", {"core.tokenizer": "words"}),
+        ("core.tokenizer", {"core.tokenizer": "letters"}),
         ("core.max_per_task", {"core.examples": 90}),
         ("core.long_prompts", {"core.long_prompts": "crop_left"}),
         ("core.baselines", {"core.baselines": "v2"}),

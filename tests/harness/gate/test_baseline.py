@@ -8,7 +8,7 @@ import pytest
 from harness.compare.noise_model import NoiseModel, NoiseRow
 from harness.errors import UsageError
 from harness.gate import baseline
-from harness.gate.baseline import BaselineError
+from harness.gate.baseline import BaselineError, ReplicateSet
 from harness.results.record import Identity, LaunchInfo, Record
 
 NO_ROWS = NoiseModel([])
@@ -57,17 +57,9 @@ def run(seed: int, loss: float | None = 3.2, gpu: str = "H100", **identity: obje
 
 
 def stored(root, records, after=None, why="because"):
-    return baseline.append(
-        root,
-        "small",
-        records,
-        trainer="fake",
-        config={"dial": {"depth": 4}},
-        commit=None,
-        why=why,
-        evidence=None,
-        after=after,
-    )
+    config = {"dial": {"depth": 4}}
+    replicates = ReplicateSet(records=records, trainer="fake", config=config)
+    return baseline.append(root, "small", replicates, why=why, after=after)
 
 
 def test_a_baseline_is_stored_by_hardware_and_protocol_and_reads_back(tmp_path):

@@ -8,9 +8,11 @@ import pytest
 
 from harness.__main__ import main
 from harness.gate import baseline
+from harness.gate.baseline import ReplicateSet
 from harness.results.recipe import recipe_scale
 from harness.results.record import Record
-from harness.runner.fake_trainer import config as fake
+from harness.runner.replicates import describe_recipe
+from tests.fixtures.faulty_harness import FaultyTrainer
 
 NOISE_MODEL = """\
 scale,metric,gpu,source,sd,df,runs,groups,origin,note
@@ -31,21 +33,15 @@ def gate(leave_run, store, tmp_path, capfd, monkeypatch):
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
 
     def call(
-        *options: object, runs: int = ENOUGH - 1, known: bool = False, **sets: object
+        *options: object, runs: int = ENOUGH - 1, known: bool = False, faults: dict | None = None
     ) -> tuple[int, dict]:
-        paths = [leave_run(seed, at=100.0 * seed, **sets) for seed in range(1, runs + 1)]
+        paths = [leave_run(seed, at=100.0 * seed) for seed in range(1, runs + 1)]
         records = [msgspec.json.decode(path.read_bytes(), type=Record) for path in paths]
-        baseline.append(
-            tmp_path / "baselines",
-            "small",
-            records,
-            trainer="fake",
-            config=fake.load(None, {**SMALL, **sets}),
-            commit=None,
-            why="a test",
-            evidence=None,
-            after=None,
-        )
+        recipe = describe_recipe(FaultyTrainer(), "base", None, {**SMALL, **(faults or {})})
+        if faults:
+            records = [msgspec.structs.replace(one, identity=recipe.identity) for one in records]
+        replicates = ReplicateSet(records=records, trainer="fake", config=recipe.config)
+        baseline.append(tmp_path / "baselines", "small", replicates, why="a test")
         if "no_answers" in options:
             for path in (store.root / "core").iterdir():
                 path.unlink()
@@ -126,7 +122,7 @@ def test_a_candidate_without_core_is_judged_by_the_rest_with_a_note(gate):
 
 
 def test_a_candidate_whose_score_is_missing_does_not_pass(gate):
-    code, result = gate(**{"fail.nan_metric": True})  # does not affect the baseline's runs
+    code, result = gate(faults={"fail.nan_metric": True})  # in both configurations
     assert code == 10
     assert "no core_soft" in result["reason"]
 

@@ -85,7 +85,7 @@ def gate(place, capfd, monkeypatch):
     return call
 
 
-def verdicts(result: dict) -> dict[str, str | None]:
+def outcomes(result: dict) -> dict[str, str | None]:
     return {one["result"]["metric"]: one["result"]["outcome"] for one in result["metrics"]}
 
 
@@ -102,7 +102,7 @@ def age(place: Path, seconds: float) -> None:
 def test_no_change_passes_despite_host_drift(gate):
     code, result = gate("--base", ".")
     assert code == 0
-    assert verdicts(result)["tokens_per_s"] == verdicts(result)["val_bpb"] == "pass"
+    assert outcomes(result)["tokens_per_s"] == outcomes(result)["val_bpb"] == "pass"
     assert result["exit_code"] == 0
 
 
@@ -143,7 +143,7 @@ def test_no_confirm_counts_an_unconfirmed_slowdown(gate):
 def test_a_planted_loss_of_two_margins_is_a_regression(gate):
     code, result = gate("--candidate-set", "plant.loss=0.004")
     assert code == 10
-    assert verdicts(result) == {**verdicts(result), "val_bpb": "regression", "tokens_per_s": "pass"}
+    assert outcomes(result) == {**outcomes(result), "val_bpb": "regression", "tokens_per_s": "pass"}
 
 
 def test_waiting_for_the_data_loader_makes_the_speed_inconclusive(gate):
@@ -154,7 +154,7 @@ def test_waiting_for_the_data_loader_makes_the_speed_inconclusive(gate):
 
 
 @pytest.mark.parametrize(
-    ("planted", "words"),
+    ("planted", "reason"),
     [
         ("fail.crash_at_step=2", "crashed"),
         ("fail.diverge_at_step=2", "diverged"),
@@ -162,22 +162,22 @@ def test_waiting_for_the_data_loader_makes_the_speed_inconclusive(gate):
         ("fail.nan_metric=true", "no val_loss"),
     ],
 )
-def test_a_candidate_that_cannot_be_measured_is_a_regression_with_its_reason(gate, planted, words):
+def test_a_candidate_that_cannot_be_measured_is_a_regression_with_its_reason(gate, planted, reason):
     code, result = gate("--candidate-set", planted)
     assert code == 10
-    assert words in result["reason"]
+    assert reason in result["reason"]
     assert "Traceback" not in result["reason"]
 
 
 @pytest.mark.parametrize(
-    ("planted", "words"),
+    ("planted", "reason"),
     [("fail.killed_at_step=2", "SIGKILL"), ("fail.missing_package=true", "No module named")],
 )
-def test_a_fault_that_is_not_the_candidates_could_not_run(gate, planted, words):
+def test_a_fault_that_is_not_the_candidates_could_not_run(gate, planted, reason):
     code, result = gate("--candidate-set", planted)
     assert code == 4
     assert result["outcome"] == "could not run"
-    assert words in result["reason"]
+    assert reason in result["reason"]
 
 
 def test_a_run_that_is_killed_could_not_run_either(gate, place):
@@ -216,10 +216,13 @@ def test_a_damaged_store_ends_with_4_and_its_reason_and_under_bisect_with_125(ga
     assert gate("--base", ".", "--bisect")[0] == 125
 
 
-def test_the_json_says_that_a_baseline_was_edited_or_is_missing(gate, place):
+def test_the_json_states_that_a_baseline_was_edited_or_is_missing(gate, place):
     code, result = gate(baseline="nobody")
     assert (code, result["exit_code"], result["a"]["baseline"]) == (4, 4, "nobody")
     assert "expected a baseline under" in result["reason"]
+    code, plan = gate("--plan", baseline="nobody")
+    assert (code, plan["parts"]) == (4, [])
+    assert "expected a baseline under" in plan["blocked"]
     (path,) = (place / "baselines").glob("*/*/quick.json")
     path.write_text(path.read_text().replace('"why": "', '"why": "not '))
     code, result = gate()
@@ -233,10 +236,13 @@ def test_bisect_skips_what_is_open_and_stops_at_wrong_usage(gate):
     assert gate("--claims", "art", "--bisect")[0] == 128
 
 
-def test_a_budget_too_small_for_any_verdict_starts_nothing(gate, place):
+def test_a_budget_too_small_for_any_decision_starts_nothing(gate, place):
     code, result = gate("--base", ".", "--budget-minutes", "0.0001")
     assert code == 3
     assert "nothing is started" in result["reason"]
+    code, plan = gate("--base", ".", "--budget-minutes", "0.0001", "--plan")
+    assert (code, plan["exit_code"]) == (4, 4)
+    assert "nothing is started" in plan["blocked"]
     assert not (place / "runs" / "gates").exists()
 
 
@@ -261,7 +267,7 @@ def test_an_always_valid_gate_passes_no_change_and_names_its_rule(gate, place):
 def test_an_always_valid_gate_detects_what_is_planted(gate, planted, metric):
     code, result = gate("--candidate-set", planted, *ALWAYS_VALID, "--no-confirm")
     assert code == 10
-    assert [name for name, found in verdicts(result).items() if found == "regression"] == [metric]
+    assert [name for name, found in outcomes(result).items() if found == "regression"] == [metric]
 
 
 def test_an_always_valid_gate_without_a_budget_is_refused(gate):
@@ -277,7 +283,7 @@ def test_an_always_valid_plan_names_its_rule_and_shares_its_budget(gate):
     assert "P(pass | no change) at least" in gate.err
 
 
-def test_launches_leave_the_runs_the_time_they_need_for_a_verdict(gate):
+def test_launches_leave_the_runs_the_time_they_need_for_a_decision(gate):
     launches, runs = gate("--base", ".", "--plan")[1]["parts"]
     all_launches_s = launches["n_b"] * launches["unit_s"]
     minutes = (all_launches_s + 0.5 * runs["unit_s"]) / 60  # room for these and not for one run
@@ -291,15 +297,15 @@ def test_launches_leave_the_runs_the_time_they_need_for_a_verdict(gate):
 def test_a_plan_shows_runs_probabilities_and_cost_and_starts_nothing(gate, place):
     code, _ = gate("--base", ".", "--plan", "--price", "2.5")
     assert code == 0
-    for words in ("P(pass | no change)", "MDE", "looks after", "cost: $"):
-        assert words in gate.err
+    for text in ("P(pass | no change)", "MDE", "looks after", "cost: $"):
+        assert text in gate.err
     assert not (place / "runs" / "gates").exists()
 
 
 def test_settings_of_both_sides_may_not_change_what_the_baseline_measured(gate):
     other = ("--set", "dial.steps=30")
-    for words in (other, (*other, "--candidate-set", "plant.loss=0.001")):
-        code, result = gate(*words)
+    for argv in (other, (*other, "--candidate-set", "plant.loss=0.001")):
+        code, result = gate(*argv)
         assert code == 4
         assert "config_id" in result["reason"]
     assert gate("--set", "dial.steps=20", "--base", ".")[0] == 0, "what it has anyway"
@@ -315,7 +321,7 @@ def test_a_claimed_speed_up_has_to_be_shown(gate):
 def test_a_refactoring_has_to_keep_every_loss(gate):
     code, result = gate("--base", ".", "--claims", "refactor")
     assert code == 0
-    assert verdicts(result)["loss_trajectory"] == "pass"
+    assert outcomes(result)["loss_trajectory"] == "pass"
     assert gate("--candidate-set", "plant.loss=0.004", "--claims", "refactor")[0] == 10
 
 
@@ -331,7 +337,7 @@ def test_a_gate_of_unchanged_code_measures_the_spread_of_its_losses(gate, place)
 
 
 def test_on_a_gpu_losses_may_differ_as_much_as_launches_of_unchanged_code():
-    def verdict(apart: float, row: NoiseRow | None) -> str | None:
+    def outcome(apart: float, row: NoiseRow | None) -> str | None:
         losses = ([9.0] * 20, [*[9.0] * 10, *[9.0 + apart] * 10])
         one = msgspec.structs.replace(gate_rates.launched(1, [0.0]), losses=losses, on_gpu=True)
         return compare_trajectories(one, row).outcome
@@ -340,16 +346,16 @@ def test_on_a_gpu_losses_may_differ_as_much_as_launches_of_unchanged_code():
         scale="s", metric="loss_trajectory", gpu="H100", source="nondeterminism", sd=1e-4, df=9,
         runs=10, groups=1, origin="measured",
     )  # fmt: skip
-    assert verdict(0.0, None) == "pass"
-    assert verdict(1e-9, None) == "inconclusive"
-    assert verdict(2e-4, row) == "pass"
-    assert verdict(4e-4, row) == "regression"
-    assert verdict(1e-9, msgspec.structs.replace(row, sd=0.0)) == "regression"
+    assert outcome(0.0, None) == "pass"
+    assert outcome(1e-9, None) == "inconclusive"
+    assert outcome(2e-4, row) == "pass"
+    assert outcome(4e-4, row) == "regression"
+    assert outcome(1e-9, msgspec.structs.replace(row, sd=0.0)) == "regression"
 
 
 def test_a_gate_without_a_baseline_finds_its_noise_model_row(gate, place):
-    words = (place / "base.yaml", "--trainer", "fake", "--base", ".")
-    code, result = gate(*words, "--margin", "tokens_per_s=0.002", baseline="")
+    argv = (place / "base.yaml", "--trainer", "fake", "--base", ".")
+    code, result = gate(*argv, "--margin", "tokens_per_s=0.002", baseline="")
     assert code == 0
     assert (result["scale"], result["device"]) == ("fake 920k parameters, 82k tokens", "simulated")
     (part,) = result["plan"]["parts"]
@@ -401,8 +407,8 @@ def test_two_refs_are_compared_on_their_own_code(tmp_path, place):
     (home / ".gitignore").write_text("__pycache__/\n")
     slow = home / "harness" / "runner" / "fake_trainer" / "train.py"
 
-    def git(*words: str) -> None:
-        subprocess.run([*REPOSITORY, *words], cwd=home, check=True, capture_output=True)
+    def git(*argv: str) -> None:
+        subprocess.run([*REPOSITORY, *argv], cwd=home, check=True, capture_output=True)
 
     git("init", "--quiet", "--initial-branch", "main")
     git("add", ".")
@@ -413,8 +419,8 @@ def test_two_refs_are_compared_on_their_own_code(tmp_path, place):
     slow.write_text(text.replace("TOKENS_PER_S = 60_000.0", "TOKENS_PER_S = 57_000.0"))
     git("commit", "--quiet", "--all", "--message", "slow")
     git("switch", "--quiet", "main")
-    words = ["gate", place / "base.yaml", "--trainer", "fake", "--base", "main", "--head", "slow"]
-    words += [
+    argv = ["gate", place / "base.yaml", "--trainer", "fake", "--base", "main", "--head", "slow"]
+    argv += [
         "--no-confirm",
         "--json",
         "--store",
@@ -423,7 +429,7 @@ def test_two_refs_are_compared_on_their_own_code(tmp_path, place):
         place / "noise.csv",
     ]
     done = subprocess.run(
-        [sys.executable, "-m", "harness", *map(str, words)],
+        [sys.executable, "-m", "harness", *map(str, argv)],
         cwd=home,
         capture_output=True,
         text=True,

@@ -102,7 +102,7 @@ def test_html_is_one_offline_page_with_escaped_text_and_static_charts():
     assert as_html(DOCUMENT) == page, "equal documents give equal pages"
 
 
-def test_a_page_without_matplotlib_says_that_charts_are_missing(monkeypatch):
+def test_a_page_without_matplotlib_states_that_charts_are_missing(monkeypatch):
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
         "importlib.util.find_spec", lambda name: None if name == "matplotlib" else find_spec(name)

@@ -169,7 +169,7 @@ def test_a_ref_with_other_packages_is_rejected_unless_it_may_use_the_current_env
     assert gate("--env", "sometimes")[0] == 2
     code, out, err = gate("--env", "current")
     assert (code, json.loads(out)["outcome"]) == (4, "could not run")
-    assert "runs on those here, as asked" in err
+    assert "runs with the installed ones" in err
     assert "No module named 'toy'" in out
 
 
@@ -179,6 +179,6 @@ def test_a_ref_is_measured_in_its_isolated_environment(gate):
     assert code == 10
     result = json.loads(out)
     (speed, *_) = result["metrics"]
-    assert speed["judged"]["estimate"] == pytest.approx(-0.105, abs=0.01)
-    (note,) = (note for note in result["notes"] if "environment of its own" in note)
+    assert speed["result"]["estimate"] == pytest.approx(-0.105, abs=0.01)
+    (note,) = (note for note in result["notes"] if "isolated environment" in note)
     assert "toy absent here, 0.9 there" in note

@@ -86,7 +86,7 @@ def test_a_base_that_cannot_be_patched_is_still_reported(search, search_file):
     assert patches == []
 
 
-def test_a_search_whose_trials_all_exceed_a_bound_says_so(search):
+def test_a_search_whose_trials_all_exceed_a_bound_reports_it(search):
     done, _, _ = search("{best: 1, seeds: [101, 102]}", constraints="{val_loss: {at_most: 0.01}}")
     assert "No trial keeps every bound: 2 completed trials exceed one." in done.stdout
 

@@ -73,7 +73,7 @@ def test_a_pruned_trial_ends_within_two_steps_and_keeps_its_partial_record(
     (record,) = store.attempts(result_of(pruned).plan_id)
     assert result_of(pruned).outcome == "pruned"
     assert record.status == "interrupted"
-    assert "its search expects nothing of it" in record.reason
+    assert "was pruned by its search" in record.reason
     decided_at = 2 * max(pruned.intermediate_values)  # steps: every second step is evaluated
     assert decided_at <= record.steps <= decided_at + 2 < 12
     assert pruned.user_attrs["result"]["steps"] == record.steps
@@ -325,7 +325,7 @@ def test_a_searched_sweep_needs_trials_and_two_seeds(harness, study_file):
     retune = "{muon: {space: {optimizer.adamw_lr: {float: [0.001, 0.1]}}, seeds: [7]}}"
     done = harness("study", study_file(arms=f"{{leave_one_out: [muon], retune: {retune}}}"))
     assert done.returncode == errors.USAGE
-    assert "trials (as many as `best` or more), and two seeds" in done.stderr
+    assert "at least `best` trials, and two seeds" in done.stderr
 
 
 @pytest.mark.slow

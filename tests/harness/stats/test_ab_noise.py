@@ -56,7 +56,7 @@ def test_more_windows_do_not_replace_launches():
     assert correction >= LAUNCH * math.sqrt(2)
 
 
-def test_the_launches_own_sd_replaces_the_noise_model_from_the_fifth_on():
+def test_own_launches_replace_the_noise_model_from_the_fifth_on():
     rng, known = np.random.default_rng(2), KnownSd(sd=1.0, df=50)
     assert summarize_launches(list(simulated(rng, OWN_LAUNCHES - 1, 0)), known).from_noise_model
     found = summarize_launches(list(simulated(rng, OWN_LAUNCHES, 0)), known)
@@ -68,7 +68,7 @@ def test_the_sd_of_another_recipe_is_dropped_once_three_launches_vary_more():
     known = KnownSd(sd=0.001, df=50)
     calm, wild = [[0.001], [0.0], [-0.001]], [[0.02], [0.0], [-0.02]]
     assert summarize_launches(calm, known, borrowed=True).from_noise_model
-    assert summarize_launches(wild[:2], known, borrowed=True).from_noise_model, "two say too little"
+    assert summarize_launches(wild[:2], known, borrowed=True).from_noise_model, "two are too few"
     found = summarize_launches(wild, known, borrowed=True)
     assert not found.from_noise_model
     assert found.contrast.df == 2

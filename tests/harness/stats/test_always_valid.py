@@ -33,7 +33,7 @@ def test_p_never_rises_and_never_exceeds_one():
 
 
 def outcome(differences, variance: float) -> str:
-    """The verdict after these blocks, each looked at as it came."""
+    """The outcome after these blocks, with a look after each."""
     for n in range(1, len(differences) + 1):
         se = math.sqrt(variance / n)
         harm = Contrast(estimate=float(np.mean(differences[:n])), se=se, df=math.inf)
@@ -57,13 +57,13 @@ def test_a_flood_of_evidence_does_not_overflow():
     assert running_p([1e6] * 5, 1.0, 0.5)[-1] < 1e-300
 
 
-def test_very_weak_evidence_has_the_widest_finite_limit():
+def test_evidence_far_too_weak_for_any_limit_has_the_widest_finite_limits():
     assert math.isfinite(t_quantile(1 - mixture_tail(1e6, 0.5, ALPHA), 5))
 
 
 @pytest.mark.parametrize(("truth", "wrong"), [(0.0, "regression"), (MARGIN, "pass")])
 def test_looking_after_every_block_keeps_the_error_rate(truth, wrong):
-    """All paths at once: the limits of `tail` at every block, decided as `verdict.decide` does."""
+    """All paths at once: the limits of `tail` at every block, decided as `decision.decide` does."""
     rng, n = np.random.default_rng(17), np.arange(1, BLOCKS + 1)
     se = np.sqrt(2.0 / n)
     half = se * [

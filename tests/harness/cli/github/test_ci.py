@@ -125,7 +125,7 @@ def test_init_in_an_empty_repository_is_clean_in_schema_rules_and_strict_audit(r
     assert "files: 4; findings: 0 (own rules, schema, zizmor)" in out
 
 
-def test_every_audit_finding_that_is_ignored_in_a_template_says_why_on_its_line():
+def test_every_audit_finding_that_is_ignored_in_a_template_has_its_reason_on_the_line():
     ignored = [
         line
         for path in install.TEMPLATES.iterdir()
@@ -197,7 +197,7 @@ def test_an_update_without_a_newer_template_changes_no_byte(repository, call):
     code, out, _ = call("update", "--root", repository)
     assert (code, written(repository)) == (errors.PASS, before)
     assert "unchanged" in out
-    assert "your version stays" not in out  # only the owner changed it: nothing to tell
+    assert "your version stays" not in out  # only the owner changed it: nothing to report
 
 
 def test_an_update_keeps_own_steps_changes_and_comments_and_takes_the_rest(
@@ -328,7 +328,7 @@ def test_a_comment_at_a_part_that_the_template_lost_keeps_that_part_and_is_repor
 
 
 @pytest.mark.parametrize("state", [None, "{", '{"format": 99, "choices": {}, "files": {}}'])
-def test_an_update_without_a_readable_state_of_init_names_the_remedy(repository, call, state):
+def test_an_update_without_a_readable_state_of_init_names_the_hint(repository, call, state):
     path = repository / install.STATE
     path.unlink()
     if state is not None:
@@ -355,7 +355,7 @@ def test_check_refuses_with_the_reason(repository, call, text, rule, reason):
     assert path.read_text() == text
 
 
-def test_check_names_a_broken_file_and_still_judges_the_others(repository, call):
+def test_check_names_a_broken_file_and_still_checks_the_others(repository, call):
     folder = repository / ".github/workflows"
     (folder / "broken.yml").write_text("on: push\non: pull_request\n")
     (folder / "stranger.yml").write_text(STRANGER)

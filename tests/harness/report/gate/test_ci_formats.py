@@ -53,7 +53,7 @@ def test_memory_is_in_mebibytes():
     assert "1,024" in sentence(more)
 
 
-def test_junit_counts_what_each_verdict_is():
+def test_junit_counts_each_outcome():
     other = [metric("core_soft", "inconclusive"), metric("compile_s", None)]
     element = suite(summary("regression", metric(), metric("core", "regression"), *other))
     assert (element.get("tests"), element.get("failures")) == ("4", "1")

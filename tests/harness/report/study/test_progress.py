@@ -90,7 +90,7 @@ def test_a_plan_names_pins_untuned_fields_and_unknowns(study):
     assert "the SD is unknown" in text
 
 
-def test_a_plan_with_own_pins_says_so_first(resolved):
+def test_a_plan_with_own_pins_states_that_first(resolved):
     study = resolved(pin="own")
     assert printed_plan(study).startswith("pin: own")
 
