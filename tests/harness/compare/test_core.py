@@ -111,7 +111,7 @@ def test_a_noise_without_degrees_of_freedom_gives_no_wide_interval(evaluated):
     ("field", "change"),
     [
         ("core.bundle", {"core.bundle": "other"}),
-        ("core.tokenizer", {"core.tokenizer": "letters"}),
+        ("core.tokenizer", {"core.tokenizer": "syllables"}),
         ("core.max_per_task", {"core.examples": 90}),
         ("core.long_prompts", {"core.long_prompts": "crop_left"}),
         ("core.baselines", {"core.baselines": "v2"}),
