@@ -30,8 +30,10 @@ def draft(
     notes: list[str] | None = None,
     replicate: Replicate = "run",
 ) -> MetricResult:
-    """The result of a metric before its difference is known. A metric without margin, or of
-    unknown direction, is informational."""
+    """The result of a metric before its difference is known.
+
+    A metric without a margin, or of unknown direction, is informational.
+    """
     judged = margin is not None and metric.better is not None
     return MetricResult(
         metric=metric.name,
@@ -67,11 +69,7 @@ def conclude(
         notes=[*start.notes, *notes],
     )
     if not contrast.df > 0:
-        reason = start.reason or _no_noise(start)
-        return msgspec.structs.replace(result, reason=reason)
-    known = difference.method in KNOWN_SD
-    spread = start.margin or difference.sd or 0.0
-    critical = rule.critical(contrast, known, spread)
+        return msgspec.structs.replace(result, reason=start.reason or _no_noise(start))
     result = msgspec.structs.replace(
         result,
         se=contrast.se,
@@ -79,27 +77,41 @@ def conclude(
         sd=difference.sd,
         noise_from=OWN_NOISE if difference.method == "welch" else noise_from,
     )
+    critical = rule.critical(contrast, difference.method in KNOWN_SD, _spread(start, difference))
     if math.isnan(critical):
         return msgspec.structs.replace(result, reason=start.reason or rule.phrase)
     result = _with_limits(result, contrast, critical)
-    if start.outcome is None or start.margin is None or start.reason:
+    if start.outcome is None or start.reason:
         return result
-    harm = Contrast(estimate=start.harm(contrast.estimate), se=contrast.se, df=contrast.df)
-    decision = decide(harm, start.margin, rule.alpha, critical)
+    return _decided(result, difference, rule, critical)
+
+
+def _spread(start: MetricResult, difference: Difference) -> float:
+    """The size of effect that an always-valid rule is tuned for: the margin, or the SD."""
+    return start.margin or difference.sd or 0.0
+
+
+def _decided(
+    result: MetricResult, difference: Difference, rule: Rule, critical: float
+) -> MetricResult:
+    contrast, known = difference.contrast, difference.method in KNOWN_SD
+    assert result.margin is not None, f"{result.metric} is judged and has no margin"
+    harm = Contrast(estimate=result.harm(contrast.estimate), se=contrast.se, df=contrast.df)
+    decision = decide(harm, result.margin, rule.alpha, critical)
     more_runs = None
     if decision.outcome == "inconclusive" and difference.run_sd is not None:
         more_runs = power.more_runs(
             harm.estimate,
             difference.run_sd,
-            start.margin,
-            start.n,
-            rule.advice_alpha(contrast, known, spread),
+            result.margin,
+            result.n,
+            rule.advice_alpha(contrast, known, _spread(result, difference)),
             df=contrast.df if known else None,
         )
     return msgspec.structs.replace(
         result,
         outcome=decision.outcome,
-        small_harm=decision.small_harm and start.resolves(contrast.estimate),
+        small_harm=decision.small_harm and result.resolves(contrast.estimate),
         more_runs=more_runs,
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 from harness.format import plural
 from harness.gate.baseline import Baseline, BaselineEntry
 from harness.gate.promotion import PromotionResult
-from harness.metrics import COMPARED
+from harness.metrics import COMPARED, METRICS
 from harness.report.compare import results_table
 from harness.report.document import Column, Document, Notes, Text, Tone, present, table
 
@@ -46,8 +46,14 @@ def build_baseline(baseline: Baseline) -> Document:
     """One baseline: its entries, oldest first, and the runs of the current one."""
     records = baseline.now.records
     names = [name for name in COMPARED if any(one.metrics.get(name) is not None for one in records)]
-    rows = [[str(one.seed), *(_value(one.metrics.get(name)) for name in names)] for one in records]
-    columns = [Column(title=name, align="right") for name in ("seed", *names)]
+    rows = [
+        [str(one.seed), *(METRICS[name].value(one.metrics.get(name)) for name in names)]
+        for one in records
+    ]
+    columns = [
+        Column(title=name, align="right", optional=index > 2)
+        for index, name in enumerate(("seed", *names))
+    ]
     return Document(
         title=f"Baseline {baseline.place}",
         answer=f"{baseline.place} on {baseline.gpu}: {baseline.now.why}",
@@ -129,10 +135,6 @@ def _summary(baseline: Baseline) -> dict[str, Any]:
         "stored_at": baseline.now.stored_at,
         "why": baseline.now.why,
     }
-
-
-def _value(value: float | None) -> str:
-    return "" if value is None else f"{value:,.6g}"
 
 
 def _day(entry: BaselineEntry) -> str:

@@ -5,7 +5,7 @@ import msgspec
 from harness.format import duration, plural
 from harness.gate.result import GatePlan, PartPlan
 from harness.metrics import SPEEDS, metric_named
-from harness.report.document import Document, Notes, Text, present
+from harness.report.document import Document, Notes, Text, Tone, present
 
 
 def build_plan(plan: GatePlan) -> Document:
@@ -13,13 +13,19 @@ def build_plan(plan: GatePlan) -> Document:
     return Document(
         title="Gate plan",
         answer=plan.blocked or f"time: {_time(plan)}; cost: {_cost(plan)}",
-        tone="failed" if plan.blocked else "neutral",
+        tone=_tone(plan),
         blocks=present(
             *(Text(paragraphs=_part_lines(part)) for part in plan.parts),
             Notes(items=[f"{part.metric}: {note}" for part in plan.parts for note in part.notes]),
         ),
         data={**msgspec.to_builtins(plan), "exit_code": plan.exit_code},
     )
+
+
+def _tone(plan: GatePlan) -> Tone:
+    if plan.blocked is None:
+        return "neutral"
+    return "inconclusive" if plan.parts else "failed"
 
 
 def _part_lines(part: PartPlan) -> list[str]:
@@ -30,7 +36,7 @@ def _part_lines(part: PartPlan) -> list[str]:
     each = "" if part.unit_s is None else f", {duration(part.unit_s)} each"
     lines = [f"{part.metric}: up to {number} {what}{each}; {_looks(part, unit)}"]
     if part.margin is not None:
-        size = amount(part.metric, part.margin)
+        size = metric_named(part.metric).size(part.margin)
         lines.append(f"  margin {size}, MDE {_mde(part)}, SD of one {unit} {_sd(part)}")
     if part.p_pass_if_unchanged is not None and part.p_regression_at_margin is not None:
         least = "at least " if part.rule == "always_valid" else ""
@@ -51,7 +57,7 @@ def _looks(part: PartPlan, unit: str) -> str:
 def _mde(part: PartPlan) -> str:
     if part.minimum_detectable is None:
         return "unknown"
-    return amount(part.metric, part.minimum_detectable)
+    return metric_named(part.metric).size(part.minimum_detectable)
 
 
 def _sd(part: PartPlan) -> str:
@@ -76,8 +82,3 @@ def _cost(plan: GatePlan) -> str:
         return "unknown"
     dollars = plan.price_usd_per_hour * max(1, plan.gpus) * plan.seconds / 3600
     return f"${dollars:,.2f}"
-
-
-def amount(metric: str, value: float) -> str:
-    """A margin or an effect in the unit of its metric."""
-    return metric_named(metric).change(value)

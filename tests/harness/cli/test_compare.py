@@ -71,6 +71,8 @@ def test_json_has_every_number_of_the_report(harness, sides):
     assert (value["outcome"], value["exit_code"], loss["n"]) == ("pass", 0, [4, 4])
     assert loss["low"] < loss["estimate"] < loss["high"]
     assert {"margin", "minimum_detectable", "more_runs", "noise_from", "sd", "df"} <= loss.keys()
+    assert loss["rule"] == "one pair, one-sided 95 %"
+    assert value["answer"] == value["reason"]
 
 
 def test_markdown_puts_the_outcome_first_and_one_row_a_metric(harness, sides):
@@ -151,7 +153,9 @@ def test_a_run_directory_and_its_record_are_one_run(harness, study_file, store):
         (["STORE:absent", "--", "B"], errors.USAGE, "no such file"),
     ],
 )
-def test_wrong_usage_exits_with_its_code_and_a_hint(harness, sides, tmp_path, argv, code, message):
+def test_a_wrong_command_line_ends_with_its_code_and_a_hint(
+    harness, sides, tmp_path, argv, code, message
+):
     a, _, b = sides()
     (tmp_path / "empty.txt").write_text("")
     places = {"A": a, "B": b, "C": b, "EMPTY": tmp_path / "empty.txt"}
@@ -168,15 +172,10 @@ def answered(leave_run):
     return {name: leave_run(seed, **change) for seed, (name, change) in enumerate(changes.items())}
 
 
-def test_scores_are_compared_on_the_same_examples_with_what_the_interval_covers(harness, answered):
+def test_scores_are_compared_on_the_same_examples_and_state_what_that_covers(harness, answered):
     a, b = answered["a"], answered["b"]
     shown = harness("compare", a, "--", b).stdout
-    for text in (
-        "same 600 examples",
-        "over examples",
-        "variation between seeds is not included",
-        "p ",
-    ):
+    for text in ("same 600 examples", "over examples", "between seeds is not included", "p "):
         assert text in " ".join(shown.split())
     assert "colours" not in shown
     by_task = harness("compare", a, "--", b, "--core").stdout
@@ -229,7 +228,7 @@ def test_answers_of_another_run_are_refused(harness, answered):
     assert "answers that give the core of their record" in done.stderr
 
 
-def test_missing_answers_are_noted_and_are_an_error_on_request(harness, answered, tmp_path):
+def test_answers_that_were_not_kept_are_reported_or_refused(harness, answered, tmp_path):
     alone = tmp_path / answered["b"].name
     alone.write_bytes(answered["b"].read_bytes())
     done = harness("compare", answered["a"], "--", alone)
@@ -248,7 +247,7 @@ def test_a_store_of_several_configurations_asks_for_an_arm(harness, study_file, 
     assert "no_muon" in done.stderr
 
 
-def test_noise_shows_the_rows_and_what_is_missing_and_writes_a_file(
+def test_the_noise_model_is_shown_with_what_is_missing_and_kept_on_request(
     harness, study_file, store, tmp_path
 ):
     harness("study", study_file())
@@ -258,6 +257,14 @@ def test_noise_shows_the_rows_and_what_is_missing_and_writes_a_file(
         assert text in done.stdout
     kept = harness("noise", "--noise-model", tmp_path / "noise.csv")
     assert "own" in kept.stdout
+
+
+def test_noise_as_json_has_every_row_and_what_is_missing(harness, study_file, store):
+    harness("study", study_file())
+    value = json.loads(harness("noise", "--json").stdout)
+    assert {"scale", "metric", "gpu", "source", "sd", "df", "origin"} <= value["rows"][0].keys()
+    assert any(row["origin"] == "shipped" for row in value["rows"])
+    assert any(line.startswith("fake") for line in value["missing"])
 
 
 def test_a_comparison_takes_less_than_two_seconds_of_a_fresh_process(sides, tmp_path):

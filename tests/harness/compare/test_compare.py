@@ -68,7 +68,7 @@ def test_equal_sides_pass_where_the_runs_are_enough():
     assert (found.outcome, found.exit_code) == ("pass", 0)
 
 
-def test_an_inconclusive_result_has_the_number_of_runs_that_would_settle_it():
+def test_an_inconclusive_comparison_states_how_many_runs_would_decide():
     wide = [3.276, 3.284, 3.280]
     found = compared(side(wide), side(wide[::-1]))
     (loss,) = found.metrics
@@ -77,7 +77,7 @@ def test_an_inconclusive_result_has_the_number_of_runs_that_would_settle_it():
     assert loss.more_runs > 10
 
 
-def test_one_run_a_side_is_decided_with_the_noise_model():
+def test_one_run_a_side_uses_the_noise_model():
     found = compared(side([3.28]), side([3.29]), NoiseModel([SEED_ROW]))
     (loss,) = found.metrics
     half = stats.t.ppf(0.95, 600) * 0.0014 * math.sqrt(2)
@@ -86,14 +86,14 @@ def test_one_run_a_side_is_decided_with_the_noise_model():
     assert "shipped noise model" in loss.noise_from
 
 
-def test_one_run_a_side_without_a_noise_model_is_inconclusive_with_the_reason():
+def test_one_run_a_side_without_a_noise_model_has_no_outcome_and_a_reason():
     (loss,) = compared(side([3.28]), side([3.9])).metrics
     assert loss.outcome == "inconclusive"
     assert loss.low is None
     assert "a second run a side gives an interval" in (loss.reason or "")
 
 
-def test_a_stated_sd_replaces_the_noise_model():
+def test_a_stated_sd_stands_in_for_the_noise_model():
     found = compared(side([3.28]), side([3.29]), sds={"val_loss": 0.001})
     assert found.metrics[0].method == "stated"
     assert found.outcome == "regression"

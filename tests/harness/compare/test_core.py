@@ -57,7 +57,7 @@ def test_a_run_does_not_differ_from_itself(evaluated):
     assert (found.only_a, found.only_b, found.p) == (0, 0, 1.0)
 
 
-def test_tasks_of_one_recipe_are_marked_at_most_at_the_nominal_rate(evaluated):
+def test_runs_of_one_recipe_are_marked_at_most_as_often_as_the_level_allows(evaluated):
     rounds, marked = 40, 0
     for seed in range(rounds):
         still = {"noise.skill_sd": 0.0}

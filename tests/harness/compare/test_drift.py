@@ -87,7 +87,7 @@ def test_a_planted_slowdown_is_dated_and_sized_and_what_changed_is_named():
     assert of(found, "val_loss").steps == []
 
 
-def test_an_improvement_is_reported_and_is_no_alarm():
+def test_a_step_for_the_better_is_reported_and_is_no_alarm():
     losses, speeds = noise(60)
     found = watch(nights(losses, np.where(np.arange(60) < 50, speeds, speeds * 1.02)))
     assert len(of(found, "tokens_per_s").steps) == 1

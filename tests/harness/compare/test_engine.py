@@ -66,7 +66,7 @@ def test_without_a_margin_of_its_own_a_study_uses_the_registered_one(synthetic):
     assert windows.effects["val_loss"].margin == 0.002
 
 
-def test_an_arm_with_one_run_is_inconclusive_with_the_reason(synthetic):
+def test_an_arm_with_one_run_is_inconclusive_with_a_reason(synthetic):
     made = synthetic(seeds=(1,), horizons=(1.0,))
     effect = attribute(made.study, made.records).arms[0].effects["val_bpb"]
     assert (effect.outcome, effect.low) == ("inconclusive", None)

@@ -109,7 +109,7 @@ def test_scores_of_two_bundles_are_no_replicates_and_their_losses_are():
     assert found(records, "val_loss", "seed").df == 3
 
 
-def test_seeds_are_pooled_over_configurations_and_repeats_are_separate():
+def test_seeds_are_pooled_over_configurations_and_repeats_are_kept_apart():
     records = [made(seed, "c", val_loss=v) for seed, v in ((1, 3.0), (2, 3.2))]
     records += [made(seed, "e", val_loss=v) for seed, v in ((1, 5.0), (2, 5.4), (3, 5.2))]
     records += [made(1, "c", attempt="b", start=90.0, val_loss=3.01)]
@@ -196,9 +196,11 @@ def test_launches_of_a_recipe_without_a_row_are_judged_by_the_thickest_row_of_th
     assert NoiseModel([*noise_model.rows, own]).of_launches("tokens_per_s", bench, "launch") == own
 
 
-def test_missing_rows_are_listed_with_the_runs_they_need():
+def test_what_is_missing_is_reported_with_what_it_takes():
     lines = missing_rows([made(seed, val_loss=3.0 + seed) for seed in (1, 2, 3)])
-    assert lines == ["native d8, 63M tokens, val_loss on H100: 2 df of 5; at least 3 more seeds"]
+    assert lines == [
+        "native d8, 63M tokens, val_loss on H100: 2 df of 5; needs at least 3 more seeds"
+    ]
     assert missing_rows([made(seed, val_loss=3.0) for seed in range(MEASURED_DF + 1)]) == []
 
 
@@ -212,7 +214,7 @@ def test_a_noise_model_file_reads_as_it_was_written(tmp_path):
 @pytest.mark.parametrize(
     "text", ["scale,metric\ns,val_loss\n", as_csv([row()]).replace("seed", "luck"), "\x00"]
 )
-def test_an_edited_noise_model_file_is_refused_with_its_line(tmp_path, text):
+def test_a_noise_model_file_that_was_edited_is_refused_with_its_line(tmp_path, text):
     path = tmp_path / "noise.csv"
     path.write_text(text if text != "\x00" else as_csv([row()]).replace("0.001", "small"))
     with pytest.raises(NoiseModelError, match="line 2"):

@@ -110,8 +110,8 @@ def test_divergence_and_out_of_memory_are_results_and_not_repeated(harness, job_
 
 def test_a_time_limit_leaves_a_checkpoint_and_the_same_command_resumes(harness, job_file, store):
     path = job_file()
-    slow = ("--set", "pace.sleep_ms=40")
-    done = harness("full", path, ALONE, *slow, "--max-minutes", "0.035")
+    slow = ("--set", "pace.sleep_ms=200")
+    done = harness("full", path, ALONE, *slow, "--max-minutes", "0.15")
     assert done.returncode == errors.STOPPED_AT_LIMIT, output(done)
     assert "Re-run the same command to resume" in output(done)
     (first,) = store.records()

@@ -382,7 +382,7 @@ def test_the_pull_request_summary_starts_with_the_outcome(gate, place, monkeypat
     gate("--candidate-set", "plant.loss=0.004", "--markdown", place / "summary.md")
     text = (place / "summary.md").read_text()
     assert text.startswith("### ❌ regression: worse in validation bits per byte")
-    assert "| metric | n | B − A | 90 % interval | margin | MDE | outcome |" in text
+    assert "| metric | n | A | B | B − A | interval | margin | MDE | outcome |" in text
     assert shown.read_text() == "before\n" + text
 
 

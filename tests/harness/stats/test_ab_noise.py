@@ -56,7 +56,7 @@ def test_more_windows_do_not_replace_launches():
     assert correction >= LAUNCH * math.sqrt(2)
 
 
-def test_the_launches_own_sd_replaces_the_noise_model_from_the_fifth_on():
+def test_own_launches_replace_the_noise_model_from_the_fifth_on():
     rng, known = np.random.default_rng(2), KnownSd(sd=1.0, df=50)
     assert summarize_launches(list(simulated(rng, OWN_LAUNCHES - 1, 0)), known).from_noise_model
     found = summarize_launches(list(simulated(rng, OWN_LAUNCHES, 0)), known)

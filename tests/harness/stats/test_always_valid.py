@@ -57,7 +57,7 @@ def test_a_flood_of_evidence_does_not_overflow():
     assert running_p([1e6] * 5, 1.0, 0.5)[-1] < 1e-300
 
 
-def test_very_weak_evidence_has_the_widest_finite_limit():
+def test_evidence_far_too_weak_for_any_limit_has_the_widest_finite_limits():
     assert math.isfinite(t_quantile(1 - mixture_tail(1e6, 0.5, ALPHA), 5))
 
 

@@ -68,7 +68,7 @@ def test_no_harm_is_rarely_a_regression_and_a_harm_of_the_margin_rarely_passes(n
     assert passes / GATES <= ALPHA + monte_carlo(ALPHA)
 
 
-def test_a_side_with_excess_variance_is_reported_and_gets_welchs_limits():
+def test_a_side_that_varies_more_than_the_noise_model_is_reported_and_gets_welchs_limits():
     calm, wild = [0.0, 0.1, -0.1, 0.05], [0.0, 5.0, -4.0, 2.0]
     found = difference(calm, wild, KnownSd(sd=0.1, df=50))
     assert (found.method, found.excess_variance) == ("welch", (1,))
@@ -77,7 +77,7 @@ def test_a_side_with_excess_variance_is_reported_and_gets_welchs_limits():
     assert found.contrast.df == pytest.approx(reference.df)
 
 
-def test_a_single_run_takes_the_variance_of_a_side_with_excess_variance():
+def test_a_single_run_beside_a_side_with_excess_variance_borrows_its_variance():
     wild = [0.0, 5.0, -4.0, 2.0]
     found = difference([1.0], wild, KnownSd(sd=0.1, df=50))
     assert found.contrast.df == 3

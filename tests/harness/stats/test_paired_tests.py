@@ -107,6 +107,6 @@ def test_what_runs_and_examples_share_is_counted_once():
     assert np.mean(shared) == pytest.approx(expected, rel=0.03)
 
 
-def test_one_run_a_side_has_no_estimable_shared_variance():
+def test_one_run_a_side_shares_nothing_that_can_be_separated():
     a, b = core_intervals.sides(np.random.default_rng(7), run_sd=0.0, runs=1)
     assert shared_variance(a, b) == 0.0

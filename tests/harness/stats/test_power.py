@@ -45,7 +45,7 @@ def test_without_degrees_of_freedom_nothing_is_decided():
 
 
 @pytest.mark.parametrize(("harm", "passes"), [(0.5, 1.0), (1.0, 0.0), (1.5, 0.0)])
-def test_without_noise_the_outcome_is_the_truth(harm, passes):
+def test_without_noise_the_outcome_is_right(harm, passes):
     found = rates(harm, 1.0, 0.0, 3)
     assert (found.passes, found.regression) == (passes, 1 - passes)
 

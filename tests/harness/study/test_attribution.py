@@ -59,7 +59,7 @@ def test_pooled_sd_counts_every_arm(synthetic) -> None:
     assert found.noise["tokens_per_s"].df == (2 - 1) * 4
 
 
-def test_one_seed_gives_estimates_without_intervals_and_the_reason(synthetic) -> None:
+def test_one_seed_gives_estimates_without_intervals_and_a_reason(synthetic) -> None:
     study = synthetic(seeds=(1,))
     found = attribute(study.study, study.records)
     for metric in ("val_bpb", "tokens_per_s"):
@@ -83,7 +83,7 @@ def test_an_arm_with_fewer_runs_has_a_wider_interval(synthetic) -> None:
     assert "26 of 28 runs completed: 2 not run" in found.warnings[0]
 
 
-def test_arms_of_unequal_variance_are_compared_by_welch_with_a_warning(synthetic) -> None:
+def test_arms_whose_spread_differs_are_compared_by_welch_and_reported(synthetic) -> None:
     study = synthetic(seeds=tuple(range(1, 13)), horizons=(1.0,))
     rng = np.random.default_rng(0)
     study.records = [
@@ -114,7 +114,7 @@ def test_a_diverged_arm_shows_its_reason_and_no_effect(synthetic) -> None:
     assert _arm(found, "no_windows").effects["val_bpb"].estimate is not None
 
 
-def test_a_study_without_any_base_run_has_the_reason(synthetic) -> None:
+def test_a_study_without_any_base_run_reports_it(synthetic) -> None:
     study = synthetic()
     study.records = [r for r in study.records if r.launch.arm != "base"]
     found = attribute(study.study, study.records)
@@ -249,7 +249,7 @@ def test_an_arm_of_another_length_has_no_time_to_target(synthetic) -> None:
     assert time.total.missing.startswith("trained on 900,000 tokens, the base on 1,000,000")
 
 
-def test_no_effect_tricks_lie_inside_the_margin_and_name_other_benefits(synthetic) -> None:
+def test_no_effect_tricks_lie_inside_the_margin_and_list_where_else_they_pay(synthetic) -> None:
     study = synthetic()
     found = attribute(study.study, study.records)
     by_trick = {item.trick: item for item in found.no_effect_tricks}
@@ -259,12 +259,12 @@ def test_no_effect_tricks_lie_inside_the_margin_and_name_other_benefits(syntheti
     assert by_trick["windows"].lines == 40
 
 
-def test_an_interval_wider_than_the_margin_is_not_a_no_effect_trick(synthetic) -> None:
+def test_an_interval_wider_than_the_margin_makes_no_no_effect_trick(synthetic) -> None:
     study = synthetic(margin={"val_bpb": 0.0005})
     assert attribute(study.study, study.records).no_effect_tricks == []
 
 
-def test_without_a_margin_no_effect_tricks_are_unknown(synthetic) -> None:
+def test_no_margin_means_no_list_of_no_effect_tricks(synthetic) -> None:
     study = synthetic(margin={})
     assert attribute(study.study, study.records).no_effect_tricks is None
 
@@ -324,7 +324,7 @@ def test_an_untuned_arm_and_one_at_the_edge_of_its_sweep_are_warned_of(synthetic
     assert "edge of its sweep" in _arm(found, "no_windows").warnings[0]
 
 
-def test_the_first_of_two_completed_attempts_is_used_with_a_warning(synthetic) -> None:
+def test_the_first_of_two_completed_attempts_is_used_and_reported(synthetic) -> None:
     study = synthetic()
     first = study.records[0]
     later = msgspec.structs.replace(
