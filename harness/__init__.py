@@ -2,7 +2,7 @@
 
     >>> import harness
     >>> records = harness.load_records("runs")
-    >>> harness.compare_runs("baseline/*.txt", "change/*.txt").to_frame()
+    >>> harness.compare("baseline/*.txt", "change/*.txt").to_frame()
 
 The public names are those of `harness.api`, which is loaded when one of them is first used, so that
 the command line starts fast.
@@ -11,14 +11,14 @@ The packages in the order in which a result passes through them. A package impor
 above it, and siblings on one line never import each other; import-linter checks both.
 
     errors, files, redact, format, metrics   exceptions and exit codes, atomic files, the metrics
-    stats              intervals, decisions, power, sequential tests: pure functions
-    config             strict schemas of study, search, full-job and cluster files
-    results            the record of a run, the store, archives; readers of other trainers' logs
-    compare, runner    the comparison engine with its noise model; trainers and their processes
-    study, gate        arms, designs and attribution; baselines and the gate
-    search, full       hyperparameter search; the full job and its forecast
-    report             everything that prints or draws
-    cli, api           one file a command; the Python API
+    stats               intervals, decisions, power, sequential tests: pure functions
+    config              strict schemas of study, search, full-job and cluster files
+    results             the record of a run, the store, archives; readers of other trainers' logs
+    comparison, runner  the comparison engine with its noise model; trainers and their processes
+    study, gate         arms, designs and attribution; baselines and the gate
+    search, full        hyperparameter search; the full job and its forecast
+    report              everything that prints or draws
+    cli, api            one file a command; the Python API
 """
 
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         NoiseModel,
         Study,
         attribution,
-        compare_runs,
+        compare,
         load_curves,
         load_records,
         load_study,
@@ -47,7 +47,7 @@ __all__ = [
     "Study",
     "__version__",
     "attribution",
-    "compare_runs",
+    "compare",
     "load_curves",
     "load_records",
     "load_study",

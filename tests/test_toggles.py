@@ -25,7 +25,7 @@ from benchmarks.speed.toggles.rounds import (
 )
 from benchmarks.speed.toggles.rows import Noise, Row, Rows, Session, failed_row, row_of
 from benchmarks.speed.toggles.table import effect, markdown, terminal
-from harness.compare.noise_model import SHIPPED, NoiseModel, read_rows
+from harness.comparison.noise_model import SHIPPED, NoiseModel, read_rows
 from harness.errors import UsageError
 from harness.results.study_plan import TrickInfo
 from harness.runner.stepper import StepperFailed

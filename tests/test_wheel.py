@@ -64,7 +64,7 @@ def test_the_wheel_has_every_example_template_and_data_file(wheel):
     templates = {
         f"harness/cli/github/templates/{path.name}" for path in ROOT.glob("ci/templates/*")
     }
-    assert examples | templates | {"harness/compare/noise_shipped.csv"} <= names
+    assert examples | templates | {"harness/comparison/noise_shipped.csv"} <= names
     assert "model/train.py" in names or "model/train/__init__.py" in names
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/"))]
 

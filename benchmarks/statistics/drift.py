@@ -11,7 +11,7 @@ import argparse
 
 import numpy as np
 
-from harness.compare.drift import Floats, detectable_sds, steps_in
+from harness.comparison.drift import Floats, detectable_sds, steps_in
 
 SEED = 7
 LENGTHS = (12, 20, 40, 90, 365)

@@ -22,7 +22,7 @@ import msgspec
 import numpy as np
 
 from benchmarks.statistics.decisions import percent
-from harness.compare.noise_model import NoiseModel, NoiseRow
+from harness.comparison.noise_model import NoiseModel, NoiseRow
 from harness.gate import planning
 from harness.gate.ab_interleaved import WINDOWS, AbLaunch
 from harness.gate.baseline import Baseline, BaselineEntry

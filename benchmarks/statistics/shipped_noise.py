@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet
 
-from harness.compare.noise_model import SHIPPED, NoiseRow, as_csv, host_spread
+from harness.comparison.noise_model import SHIPPED, NoiseRow, as_csv, host_spread
 from harness.stats.inference import pool
 
 FROM_LOGS = "logs of KellerJordan/modded-nanogpt, 2025 on"

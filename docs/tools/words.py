@@ -70,7 +70,7 @@ WORDS = (
     Word("relay|resident", "sequential A/B, interleaved A/B"),
     Word("banking|banked", "baseline promotion"),
     Word("placeless|masked words", "paths stripped, redaction"),
-    Word("nights?|calm", "sessions, winsorized", ("harness/compare/*", "harness/stats/*")),
+    Word("nights?|calm", "sessions, winsorized", ("harness/comparison/*", "harness/stats/*")),
     Word("tether", "stdin bridge"),
     Word("crew", "worker pool", SEARCH),
     Word(

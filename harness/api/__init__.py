@@ -8,13 +8,11 @@ prints: `harness study`, `harness report`, `harness compare`, `harness noise`. N
     load_curves     one row a step of a run
     load_study      a stored study; `run_study` runs it first
     attribution     what each arm of a study changes, with intervals
-    compare_runs    side B against side A, metric by metric
+    compare         side B against side A, metric by metric
     noise_model     how much identical runs differ
-
-The comparison is not called `compare` because `harness.compare` is the package of its engine.
 """
 
-from harness.api.comparison import Comparison, compare_runs
+from harness.api.comparison import Comparison, compare
 from harness.api.effects import Attribution, attribution
 from harness.api.noise import NoiseModel, noise_model
 from harness.api.records import load_curves, load_records
@@ -26,7 +24,7 @@ __all__ = [
     "NoiseModel",
     "Study",
     "attribution",
-    "compare_runs",
+    "compare",
     "load_curves",
     "load_records",
     "load_study",

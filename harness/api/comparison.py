@@ -10,11 +10,11 @@ import msgspec
 
 from harness.api.frames import StorePath, html
 from harness.api.noise import NoiseModel, noise_model
-from harness.compare import compare as engine
-from harness.compare.core_by_example import with_core
-from harness.compare.noise_model import NoiseModel as NoiseRows
-from harness.compare.result import Comparison as ComparisonResult
-from harness.compare.result import MetricResult
+from harness.comparison import compare as engine
+from harness.comparison.core_by_example import with_core
+from harness.comparison.noise_model import NoiseModel as NoiseRows
+from harness.comparison.result import Comparison as ComparisonResult
+from harness.comparison.result import MetricResult
 from harness.errors import UsageError
 from harness.results.logs import read_sides, regex
 from harness.results.logs.read import MEMBER
@@ -81,7 +81,7 @@ def _metric_row(metric: MetricResult) -> dict[str, Any]:
     return {name: row[name] for name in (*first, "noise_from", "margin_from")}
 
 
-def compare_runs(
+def compare(
     a: "StorePath | Sequence[StorePath] | pd.DataFrame",
     b: "StorePath | Sequence[StorePath] | pd.DataFrame",
     *,
@@ -134,10 +134,10 @@ def compare_runs(
 
     Examples
     --------
-    >>> found = harness.compare_runs("baseline/*.txt", "change/*.txt", margins={"val_loss": 0.002})
+    >>> found = harness.compare("baseline/*.txt", "change/*.txt", margins={"val_loss": 0.002})
     >>> found.outcome
     'pass'
-    >>> harness.compare_runs("runs:smoke/base", "runs:smoke/no_windows").to_frame()
+    >>> harness.compare("runs:smoke/base", "runs:smoke/no_windows").to_frame()
     """
     if not 0 < alpha < 0.5:
         raise UsageError("alpha", "a rate between 0 and 0.5", f"{alpha:g}", "Such as alpha=0.05.")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from harness.api.frames import StorePath, html
-from harness.compare.noise_model import SHIPPED, NoiseRow, read_rows
-from harness.compare.noise_model import NoiseModel as NoiseRows
+from harness.comparison.noise_model import SHIPPED, NoiseRow, read_rows
+from harness.comparison.noise_model import NoiseModel as NoiseRows
 from harness.gate.noise_sources import derived_rows
 from harness.results.store import Store
 

@@ -21,8 +21,8 @@ from harness.cli.options import (
     metric_numbers,
     open_store,
 )
-from harness.compare.compare import CompareOptions
-from harness.compare.noise_model import NoiseModel
+from harness.comparison.compare import CompareOptions
+from harness.comparison.noise_model import NoiseModel
 from harness.errors import UsageError
 from harness.gate.noise_sources import load_noise_model
 
@@ -116,8 +116,8 @@ def compare(
 
     `tasks`: CORE task by task too.
     """
-    from harness.compare import compare as engine
-    from harness.compare import core_by_example
+    from harness.comparison import compare as engine
+    from harness.comparison import core_by_example
     from harness.report.compare import build_comparison
     from harness.report.export import document_json
     from harness.report.markdown import as_markdown

@@ -15,7 +15,7 @@ from harness.cli.options import (
     metric_numbers,
     open_store,
 )
-from harness.compare.drift import RECENT_SESSIONS, watch
+from harness.comparison.drift import RECENT_SESSIONS, watch
 from harness.errors import UsageError
 from harness.metrics import COMPARED
 

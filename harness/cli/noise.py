@@ -38,7 +38,7 @@ def noise(
 ) -> int:
     """Prints the noise model; `write` stores the measured rows as a file."""
     from harness import files
-    from harness.compare.noise_model import as_csv, missing_rows
+    from harness.comparison.noise_model import as_csv, missing_rows
     from harness.report.export import document_json
     from harness.report.noise import build_noise
     from harness.report.terminal import print_document

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from harness.compare.noise_model import NoiseModel, NoiseRow
+from harness.comparison.noise_model import NoiseModel, NoiseRow
 from harness.full.forecast import LEVEL, Estimate
 from harness.full.proxies import ForecastError
 from harness.metrics import SPEEDS

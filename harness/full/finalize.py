@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 
 from harness import errors, files
-from harness.compare.noise_model import NoiseModel
+from harness.comparison.noise_model import NoiseModel
 from harness.config.full_file import FullFile
 from harness.errors import HarnessError
 from harness.full import artifacts, leaderboard

@@ -17,7 +17,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from harness.compare.noise_model import NoiseModel
+from harness.comparison.noise_model import NoiseModel
 from harness.full.proxies import (
     MIN_SIZES,
     Proxy,

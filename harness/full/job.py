@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from harness import errors, files
-from harness.compare.noise_model import NoiseModel
+from harness.comparison.noise_model import NoiseModel
 from harness.config.full_file import FullFile
 from harness.errors import StoreError
 from harness.files import lock_file

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from harness.compare.noise_model import NoiseModel
+from harness.comparison.noise_model import NoiseModel
 from harness.full.cost import Cost, Part, Stage, launch_row, parts_of, time_and_cost
 from harness.full.forecast import Forecast, forecast, replicate_noise
 from harness.full.loss_envelope import LossEnvelope, curve_of, plan_envelope

@@ -22,9 +22,9 @@ from typing import Any
 
 import msgspec
 
-from harness.compare.compare import CompareOptions, compare
-from harness.compare.noise_model import MEASURED_DF, NoiseModel
-from harness.compare.result import Comparison
+from harness.comparison.compare import CompareOptions, compare
+from harness.comparison.noise_model import MEASURED_DF, NoiseModel
+from harness.comparison.result import Comparison
 from harness.errors import HarnessError
 from harness.format import markdown_row
 from harness.full.cost import FIRST_COUNTED_STEP

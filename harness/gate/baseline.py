@@ -17,8 +17,8 @@ from typing import Any
 import msgspec
 
 from harness import files
-from harness.compare.noise_model import NoiseModel
-from harness.compare.result import MetricResult
+from harness.comparison.noise_model import NoiseModel
+from harness.comparison.result import MetricResult
 from harness.config.yaml_schema import NAME
 from harness.errors import HarnessError, UsageError
 from harness.metrics import LOSSES, QUALITY

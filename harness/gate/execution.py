@@ -10,9 +10,9 @@ import math
 import time
 from collections.abc import Sequence
 
-from harness.compare import core_by_example
-from harness.compare.core import PairedCore
-from harness.compare.noise_model import NoiseModel
+from harness.comparison import core_by_example
+from harness.comparison.core import PairedCore
+from harness.comparison.noise_model import NoiseModel
 from harness.errors import TrainerError
 from harness.format import duration
 from harness.gate import ab_launcher, baseline, history

@@ -10,8 +10,8 @@ error rates in docs/operating-characteristics.md are measured with this code.
 from collections.abc import Mapping
 from typing import Protocol
 
-from harness.compare.margins import Margin, default_margin, stated_margin
-from harness.compare.noise_model import NoiseModel, NoiseRow
+from harness.comparison.margins import Margin, default_margin, stated_margin
+from harness.comparison.noise_model import NoiseModel, NoiseRow
 from harness.gate import metrics
 from harness.gate.ab_interleaved import AbLaunch, AbMode
 from harness.gate.history import NOISE_SOURCES

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from harness.compare import engine
-from harness.compare.comparability import source_of_variance
-from harness.compare.compare import CompareOptions, compare
-from harness.compare.margins import Margin
-from harness.compare.noise_model import NoiseModel, NoiseRow
-from harness.compare.result import MetricResult
-from harness.compare.rules import AlwaysValid, PlannedLook, Rule
+from harness.comparison import engine
+from harness.comparison.comparability import source_of_variance
+from harness.comparison.compare import CompareOptions, compare
+from harness.comparison.margins import Margin
+from harness.comparison.noise_model import NoiseModel, NoiseRow
+from harness.comparison.result import MetricResult
+from harness.comparison.rules import AlwaysValid, PlannedLook, Rule
 from harness.gate.ab_interleaved import LOADER_WAIT_SHARE, AbLaunch
 from harness.gate.result import SPEED, TRAJECTORY, Claim, Evidence, GateMetric, LookSchedule
 from harness.metrics import METRICS, QUALITY

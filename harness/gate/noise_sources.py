@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from harness.compare.noise_model import (
+from harness.comparison.noise_model import (
     MEASURED_DF,
     SHIPPED,
     NoiseModel,

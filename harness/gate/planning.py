@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from harness.compare.margins import Margin, default_margin, stated_margin
-from harness.compare.noise_model import NoiseModel, NoiseRow
+from harness.comparison.margins import Margin, default_margin, stated_margin
+from harness.comparison.noise_model import NoiseModel, NoiseRow
 from harness.format import duration, plural
 from harness.gate import ab_launcher
 from harness.gate.baseline import Baseline

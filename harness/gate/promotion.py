@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from harness import errors
-from harness.compare.noise_model import NoiseModel
+from harness.comparison.noise_model import NoiseModel
 from harness.config.yaml_schema import EXAMPLES
 from harness.errors import TrainerError, UsageError
 from harness.gate import baseline, history

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import msgspec
 
 from harness import errors
-from harness.compare.core import PairedCore
-from harness.compare.result import MetricResult
+from harness.comparison.core import PairedCore
+from harness.comparison.result import MetricResult
 from harness.gate.ab_interleaved import AbLaunch, AbMode
 from harness.stats.decision import Outcome
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from harness import errors
-from harness.compare.noise_model import NoiseModel
+from harness.comparison.noise_model import NoiseModel
 from harness.errors import HarnessError
 from harness.gate import baseline, history, planning
 from harness.gate.execution import GateExecution, GateListener

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from harness import format
-from harness.compare.core import PairedCore
-from harness.compare.result import ComparedSide, Comparison, MetricResult
+from harness.comparison.core import PairedCore
+from harness.comparison.result import ComparedSide, Comparison, MetricResult
 from harness.metrics import COMPARED, QUALITY
 from harness.report.document import (
     Block,

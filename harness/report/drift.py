@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from harness import errors
-from harness.compare.drift import DriftStep, MetricDrift, Series, alarms, is_worse
+from harness.comparison.drift import DriftStep, MetricDrift, Series, alarms, is_worse
 from harness.format import percent, plural, signed
 from harness.metrics import METRICS
 from harness.report.document import Block, Column, Document, Notes, Section, Tone, present, table

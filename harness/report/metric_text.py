@@ -7,7 +7,7 @@ Units, decimals and scale come from the registry of metrics.
 import math
 
 from harness import format
-from harness.compare.result import MetricResult
+from harness.comparison.result import MetricResult
 from harness.metrics import metric_named
 
 OUTSIDE_RANGE = "outside the measured range"

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from harness import format
-from harness.compare.noise_model import MEASURED_DF, NoiseModel, NoiseRow
+from harness.comparison.noise_model import MEASURED_DF, NoiseModel, NoiseRow
 from harness.metrics import SPEEDS
 from harness.report.document import Cell, Column, Document, Notes, Table, present, table
 

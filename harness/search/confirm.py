@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from harness import errors
-from harness.compare.result import MetricResult
+from harness.comparison.result import MetricResult
 from harness.config.search_file import LN_TIME, SearchFile
 from harness.config.study_file import ArmFile, ArmsFile, Decide, StudyFile
 from harness.files import digest

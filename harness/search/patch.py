@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.compare.result import MetricResult
+from harness.comparison.result import MetricResult
 from harness.errors import ReportError
 from harness.results.archive import strip_paths
 from harness.results.store import Store

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from harness.compare.result import MetricResult
+from harness.comparison.result import MetricResult
 from harness.metrics import COMPARED, LOSSES, SPEEDS, THROUGHPUTS
 from harness.results.record import Record
 from harness.results.study_plan import Arm, ResolvedStudy

@@ -4,7 +4,7 @@ Loss and memory are compared over all completed runs of an arm, with one SD pool
 Speed is compared inside blocks only, between runs of one session with equally many concurrent runs,
 because the same code differs by more from host to host than most tricks are worth. An effect that
 cannot be estimated carries the reason instead. The intervals of all arms share the study's
-correction; each decision goes through `harness.compare.engine`. Never reads disk, never prints.
+correction; each decision goes through `harness.comparison.engine`. Never reads disk, never prints.
 """
 
 import math
@@ -15,10 +15,10 @@ from functools import partial
 import msgspec
 import numpy as np
 
-from harness.compare import engine
-from harness.compare.margins import Margin, default_margin, stated_margin
-from harness.compare.result import MetricResult
-from harness.compare.rules import Simultaneous
+from harness.comparison import engine
+from harness.comparison.margins import Margin, default_margin, stated_margin
+from harness.comparison.result import MetricResult
+from harness.comparison.rules import Simultaneous
 from harness.metrics import METRICS, duplicates
 from harness.results.recipe import is_full_scale
 from harness.results.record import SESSION_GAP_S, Record

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from harness.compare.result import MetricResult
+from harness.comparison.result import MetricResult
 from harness.metrics import METRICS
 from harness.results.study_plan import Role
 

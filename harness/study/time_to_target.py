@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from harness.compare.result import MetricResult
+from harness.comparison.result import MetricResult
 from harness.results.study_plan import Arm
 from harness.stats import regression
 from harness.stats.inference import Contrast

@@ -19,7 +19,7 @@ PUBLISHED = ROOT / "baselines" / "published"
 STUDY = "speedrun-d8"
 SIGNATURES = {
     "attribution": "(study)",
-    "compare_runs": (
+    "compare": (
         "(a, b, *, margins=None, alpha=0.05, metrics=(), sds=None, patterns=None, "
         "higher_better=(), lower_better=(), noise=None)"
     ),
@@ -146,7 +146,7 @@ def run(arguments: list[str]) -> None:
 
 def test_a_comparison_has_the_numbers_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     sides = [f"{PUBLISHED}:{STUDY}/{arm}" for arm in ("base", "no_windows")]
-    found = harness.compare_runs(*sides, margins={"val_bpb": 0.002})
+    found = harness.compare(*sides, margins={"val_bpb": 0.002})
     with pytest.raises(SystemExit) as ended:
         run(["compare", sides[0], "--", sides[1], "--json", "--margin", "val_bpb=0.002"])
     answer = json.loads(capsys.readouterr().out)
@@ -166,8 +166,8 @@ def test_a_comparison_has_the_numbers_of_the_command(capsys: pytest.CaptureFixtu
 def test_rows_of_a_frame_are_compared_as_the_arms_they_are() -> None:
     records = harness.load_records(PUBLISHED, study=STUDY)
     sides = [records[records["arm"] == arm] for arm in ("base", "no_windows")]
-    by_rows = harness.compare_runs(*sides).to_frame()
-    by_arms = harness.compare_runs(
+    by_rows = harness.compare(*sides).to_frame()
+    by_arms = harness.compare(
         *(f"{PUBLISHED}:{STUDY}/{arm}" for arm in ("base", "no_windows"))
     ).to_frame()
     pd.testing.assert_frame_equal(by_rows, by_arms)
@@ -177,7 +177,7 @@ def test_globs_and_patterns_read_any_log(tmp_path: Path) -> None:
     for side, losses in (("a", (3.0, 3.1)), ("b", (3.5, 3.6))):
         for number, loss in enumerate(losses):
             (tmp_path / f"{side}{number}.txt").write_text(f"final loss: {loss}\n")
-    found = harness.compare_runs(
+    found = harness.compare(
         "a*.txt",
         "b*.txt",
         patterns={"val_loss": r"loss: ([0-9.]+)"},
@@ -200,17 +200,15 @@ def test_arguments_that_mean_nothing_are_refused(
     arguments: dict[str, object], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        harness.compare_runs(
-            f"{PUBLISHED}:{STUDY}/base", f"{PUBLISHED}:{STUDY}/no_muon", **arguments
-        )
+        harness.compare(f"{PUBLISHED}:{STUDY}/base", f"{PUBLISHED}:{STUDY}/no_muon", **arguments)
 
 
 def test_a_frame_without_the_columns_that_name_runs_is_refused() -> None:
     records = harness.load_records(PUBLISHED, study=STUDY)
     with pytest.raises(UsageError, match=r"one without store, attempt"):
-        harness.compare_runs(records[["plan_id", "val_bpb"]], records)
+        harness.compare(records[["plan_id", "val_bpb"]], records)
     with pytest.raises(UsageError, match=r"b: expected at least one run; got none"):
-        harness.compare_runs(f"{PUBLISHED}:{STUDY}/base", records[records["arm"] == "no_such"])
+        harness.compare(f"{PUBLISHED}:{STUDY}/base", records[records["arm"] == "no_such"])
 
 
 def test_the_noise_model_has_shipped_rows_and_those_of_a_store() -> None:

@@ -31,7 +31,7 @@ from benchmarks.speed.toggles import table
 from benchmarks.speed.toggles.plan import Plan, Toggle, planned
 from benchmarks.speed.toggles.rounds import BaseFailed, Clock, Sitting
 from benchmarks.speed.toggles.rows import Noise, Rows
-from harness.compare.noise_model import NoiseModel
+from harness.comparison.noise_model import NoiseModel
 from harness.config.yaml_schema import parse_sets
 from harness.errors import STOPPED_AT_LIMIT, HarnessError
 from harness.gate.noise_sources import load_noise_model

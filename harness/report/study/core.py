@@ -5,7 +5,7 @@ Every format uses these cells and sentences, so that they cannot disagree. Pure 
 
 from collections.abc import Mapping, Sequence
 
-from harness.compare.core import PairedCore, Scores, TaskPair, Total
+from harness.comparison.core import PairedCore, Scores, TaskPair, Total
 from harness.format import DASH, duration, signed
 
 COVERS = (

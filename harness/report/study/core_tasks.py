@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from harness.compare.core import PairedCore, Scores, paired, scores
+from harness.comparison.core import PairedCore, Scores, paired, scores
 from harness.errors import StoreError
 from harness.metrics import CORE_SCORES
 from harness.results import core_answers

@@ -1,7 +1,7 @@
 """The document of a study's report; terminal, Markdown and HTML are rendered from it."""
 
 from harness import format
-from harness.compare.result import MetricResult
+from harness.comparison.result import MetricResult
 from harness.metrics import COSTS
 from harness.report import metric_text
 from harness.report.document import (

@@ -8,7 +8,7 @@ import csv
 import io
 from typing import Any
 
-from harness.compare.result import MetricResult
+from harness.comparison.result import MetricResult
 from harness.report.metric_text import full
 from harness.report.study import phrases
 from harness.report.study.content import Content, settings

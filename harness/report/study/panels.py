@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from harness.compare.result import MetricResult
+from harness.comparison.result import MetricResult
 from harness.report.chart import HELPS, HURTS, NOISE
 from harness.report.study import phrases
 from harness.report.study.content import Content

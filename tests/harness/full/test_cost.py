@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from harness.compare.noise_model import SHIPPED, NoiseModel, NoiseRow, read_rows
+from harness.comparison.noise_model import SHIPPED, NoiseModel, NoiseRow, read_rows
 from harness.full.cost import STRETCH_SD, Part, Stage, launch_row, parts_of, time_and_cost
 from harness.full.proxies import ForecastError
 from harness.results.recipe import NoiseScope

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from harness.compare.noise_model import SHIPPED, NoiseModel, NoiseRow, read_rows
+from harness.comparison.noise_model import SHIPPED, NoiseModel, NoiseRow, read_rows
 from harness.full.forecast import Forecast, ForecastNoise, forecast, replicate_noise
 from harness.full.proxies import ForecastError, Proxy, Scale, proxy_of, scale_of
 

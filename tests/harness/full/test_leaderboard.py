@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from harness.compare.noise_model import SHIPPED, NoiseModel, read_rows
+from harness.comparison.noise_model import SHIPPED, NoiseModel, read_rows
 from harness.full import leaderboard
 from harness.full.leaderboard import (
     CompletedRun,

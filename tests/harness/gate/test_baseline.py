@@ -5,7 +5,7 @@ import json
 import msgspec
 import pytest
 
-from harness.compare.noise_model import NoiseModel, NoiseRow
+from harness.comparison.noise_model import NoiseModel, NoiseRow
 from harness.errors import UsageError
 from harness.gate import baseline
 from harness.gate.baseline import BaselineError, ReplicateSet

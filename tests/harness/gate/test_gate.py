@@ -16,7 +16,7 @@ import pytest
 
 from benchmarks.statistics import gate_rates
 from harness.__main__ import main
-from harness.compare.noise_model import NoiseRow
+from harness.comparison.noise_model import NoiseRow
 from harness.gate.ab_interleaved import TRAJECTORY_STEPS
 from harness.gate.history import load
 from harness.gate.metrics import compare_trajectories

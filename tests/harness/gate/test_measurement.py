@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.statistics import gate_rates
 from benchmarks.statistics.gate_rates import ALPHA, MARGIN_BPB, Drawn, gate
-from harness.compare.noise_model import NoiseModel
+from harness.comparison.noise_model import NoiseModel
 from harness.gate import planning
 from harness.gate.measurement import MeasurementLoop, launch_row, speed_margin
 from harness.gate.request import GateRequest

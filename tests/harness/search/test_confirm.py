@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from harness.compare import engine
+from harness.comparison import engine
 from harness.config.search_file import LN_TIME
 from harness.metrics import METRICS
 from harness.search.base import BaseNoise

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.speed.core import main as benchmark
-from harness.compare.core import scores
+from harness.comparison.core import scores
 from harness.results import core_answers
 from model import train
 from model.config import Config, Core

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from benchmarks.statistics import forecast as benchmark
-from harness.compare.noise_model import SHIPPED, NoiseModel, read_rows
+from harness.comparison.noise_model import SHIPPED, NoiseModel, read_rows
 from harness.full.cost import Stage, launch_row, time_and_cost
 from harness.full.forecast import forecast
 from harness.full.job import FinishedJob

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 import pytest
 
 from harness import errors
-from harness.compare.result import MetricResult
+from harness.comparison.result import MetricResult
 from harness.errors import UsageError
 from harness.gate.result import GateMetric
 from harness.report.gate.ci_formats import GateSummary, annotations, junit, read, sentence

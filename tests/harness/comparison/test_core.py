@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from harness.compare.core import paired, scores
+from harness.comparison.core import paired, scores
 from harness.errors import StoreError
 from harness.results import core_answers
 from harness.results.core_answers import CoreAnswers, TaskAnswers

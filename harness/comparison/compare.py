@@ -15,8 +15,8 @@ import msgspec
 import numpy as np
 
 from harness import errors
-from harness.compare import engine
-from harness.compare.comparability import (
+from harness.comparison import engine
+from harness.comparison.comparability import (
     SIDES,
     Environment,
     Runs,
@@ -28,10 +28,10 @@ from harness.compare.comparability import (
     runs_of_one_environment,
     source_of_variance,
 )
-from harness.compare.margins import Margin, default_margin, stated_margin
-from harness.compare.noise_model import NoiseModel, NoiseRow
-from harness.compare.result import EXIT_CODES, ComparedSide, Comparison, MetricResult, Replicate
-from harness.compare.rules import OnePair, Rule
+from harness.comparison.margins import Margin, default_margin, stated_margin
+from harness.comparison.noise_model import NoiseModel, NoiseRow
+from harness.comparison.result import EXIT_CODES, ComparedSide, Comparison, MetricResult, Replicate
+from harness.comparison.rules import OnePair, Rule
 from harness.format import plural
 from harness.metrics import (
     COMPARED,

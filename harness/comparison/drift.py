@@ -28,7 +28,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from harness.compare.margins import default_margin, stated_margin
+from harness.comparison.margins import default_margin, stated_margin
 from harness.errors import HarnessError
 from harness.metrics import COMPARED, LOSSES, Metric, duplicates
 from harness.results.record import Record

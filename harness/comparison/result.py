@@ -1,7 +1,7 @@
 """The result of a comparison: one type for compare, gate, study, search and full job.
 
 Differences are always B minus A: candidate minus baseline, or an arm of a study minus its base.
-Pure data; `harness.compare.engine` computes it and `harness.report` prints it.
+Pure data; `harness.comparison.engine` computes it and `harness.report` prints it.
 """
 
 import math
@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from harness import errors
-from harness.compare.core import PairedCore
+from harness.comparison.core import PairedCore
 from harness.metrics import METRICS, Direction, Scale
 from harness.stats.decision import Method, Outcome
 

@@ -8,9 +8,9 @@ import math
 
 import msgspec
 
-from harness.compare.margins import Margin
-from harness.compare.result import MetricResult, Replicate
-from harness.compare.rules import Rule
+from harness.comparison.margins import Margin
+from harness.comparison.result import MetricResult, Replicate
+from harness.comparison.rules import Rule
 from harness.metrics import Metric
 from harness.stats import power
 from harness.stats.decision import Difference, decide

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from harness.compare.compare import CompareOptions, compare
-from harness.compare.noise_model import NoiseModel, NoiseRow
+from harness.comparison.compare import CompareOptions, compare
+from harness.comparison.noise_model import NoiseModel, NoiseRow
 from harness.errors import UsageError
 from harness.report.compare import result_notes
 from harness.report.metric_text import estimate, interval

@@ -2,8 +2,8 @@
 
 import pytest
 
-from harness.compare.compare import CompareOptions, compare
-from harness.compare.noise_model import NoiseModel
+from harness.comparison.compare import CompareOptions, compare
+from harness.comparison.noise_model import NoiseModel
 from harness.results.logs.from_store import logged_runs
 from harness.study.attribution import attribute
 

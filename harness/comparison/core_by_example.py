@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 import msgspec
 
-from harness.compare.comparability import SIDES, Runs
-from harness.compare.compare import CompareOptions, compare
-from harness.compare.core import PairedCore, paired, scores
-from harness.compare.noise_model import NoiseModel
-from harness.compare.result import Comparison, MetricResult
+from harness.comparison.comparability import SIDES, Runs
+from harness.comparison.compare import CompareOptions, compare
+from harness.comparison.core import PairedCore, paired, scores
+from harness.comparison.noise_model import NoiseModel
+from harness.comparison.result import Comparison, MetricResult
 from harness.metrics import CORE_SCORES
 from harness.results import core_answers
 from harness.results.core_answers import CoreAnswers

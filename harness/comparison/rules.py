@@ -1,6 +1,6 @@
 """The rules by which one metric is decided: where its limits lie, and a phrase that names the rule.
 
-Every comparison goes through one engine (`harness.compare.engine`) and differs only in its rule:
+Every comparison goes through one engine (`harness.comparison.engine`) and differs only in its rule:
 two sides alone, the arms of a study together, one look of several that were planned, or a look at
 any time. A result carries the phrase of its rule, because two rules may decide the same numbers
 differently and both be right.

@@ -8,8 +8,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from harness.compare.margins import default_margin
-from harness.compare.noise_model import (
+from harness.comparison.margins import default_margin
+from harness.comparison.noise_model import (
     MEASURED_DF,
     SHIPPED,
     NoiseModel,

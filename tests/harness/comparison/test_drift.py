@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from harness import errors
-from harness.compare import drift
-from harness.compare.drift import alarms, steps_in, watch
+from harness.comparison import drift
+from harness.comparison.drift import alarms, steps_in, watch
 from harness.errors import HarnessError
 from harness.results.record import Identity, LaunchInfo, Record
 

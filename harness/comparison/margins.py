@@ -7,7 +7,7 @@ A margin is fixed before anybody looks at results. The defaults stand in the reg
 import math
 from dataclasses import dataclass
 
-from harness.compare.noise_model import NoiseRow
+from harness.comparison.noise_model import NoiseRow
 from harness.metrics import METRICS
 
 
