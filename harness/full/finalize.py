@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
-
 from harness import errors, files
 from harness.comparison.noise_model import NoiseModel
 from harness.config.full_file import FullFile
@@ -15,6 +13,7 @@ from harness.full.job_forecast import JobForecast
 from harness.full.leaderboard import CompletedRun, LeaderboardEntry
 from harness.full.listener import ForecastCheck
 from harness.gate.baseline import Baseline
+from harness.results import stored_file
 from harness.results.record import Record
 from harness.results.run_files import read_events
 from harness.results.store import Store
@@ -37,8 +36,10 @@ class Finalizer:
         self.noise_model, self.stored = noise_model, stored
         self.folder = artifacts.job_dir(store, file.full)
         self.launch_folder, self.run = self._launch_folder(), self._completed_run()
-        forecast = files.read_json(self.launch_folder / f"{FORECAST}.json")
-        self.forecast = msgspec.convert(forecast or {}, JobForecast)
+        path = self.launch_folder / f"{FORECAST}.json"
+        self.forecast = stored_file.convert(
+            files.read_json(path) or {}, JobForecast, path, "a forecast"
+        )
 
     def entry(self) -> tuple[LeaderboardEntry, int]:
         """The leaderboard entry, and the exit code of the comparison with the baseline."""

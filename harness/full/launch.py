@@ -17,6 +17,7 @@ from harness.format import duration
 from harness.full.listener import FullListener
 from harness.full.monitor import Alert, MonitorSettings, RunMonitor
 from harness.full.plan import JobPlan
+from harness.results import stored_file
 from harness.results.record import FINAL_STATUSES, Record
 from harness.results.run_files import Progress
 from harness.results.store import Store
@@ -73,7 +74,7 @@ class JobLauncher:
         self.plan, self.store, self.trainer = plan, store, trainer
         self.settings, self.folder, self.listener = settings, folder, listener
         stored = files.read_json(folder / ALERTS)
-        self.alerts: list[Alert] = msgspec.convert(stored or [], list[Alert])
+        self.alerts = stored_file.convert(stored or [], list[Alert], folder / ALERTS, "alerts")
 
     def run(
         self, until: Deadline, check_machine: Callable[[], Sequence[PreflightFinding]]

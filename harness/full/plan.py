@@ -14,6 +14,7 @@ from harness import files
 from harness.config.full_file import FullFile
 from harness.config.yaml_schema import EXAMPLES
 from harness.errors import StoreError, StudyFileError
+from harness.results import stored_file
 from harness.results.record import Identity
 from harness.results.store import Store
 from harness.runner.attempt import RunSpec
@@ -154,7 +155,8 @@ def check_name(folder: Path, plan: JobPlan, store: Store) -> None:
     value = files.read_json(folder / PLAN)
     if value is None:
         return
-    old, new = msgspec.convert(value, StoredPlan), _stored(plan)
+    old = stored_file.convert(value, StoredPlan, folder / PLAN, "the plan of a full job")
+    new = _stored(plan)
     if not plan.data_ready:  # then the data's identity is unknown
         identity = msgspec.structs.replace(old.identity, data_id=None)
         old = msgspec.structs.replace(old, identity=identity)

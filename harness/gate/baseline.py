@@ -22,11 +22,13 @@ from harness.comparison.result import MetricResult
 from harness.config.yaml_schema import NAME
 from harness.errors import HarnessError, UsageError
 from harness.metrics import LOSSES, QUALITY
+from harness.results import stored_file
 from harness.results.recipe import device_name, recipe_scale
 from harness.results.record import Identity, Record, attempt_name
 
 FORMAT = 1
 ROOT = Path("baselines")
+RESTORE = "Baseline files are not to be edited: restore it from git, or record a new one."
 
 
 class BaselineError(HarnessError):
@@ -134,17 +136,19 @@ def read(path: Path) -> Baseline:
     """Reads a baseline and verifies its hashes. Raises BaselineError."""
     try:
         content = path.read_bytes()
-        stored = msgspec.json.decode(content, type=Baseline)
-        raw_entries = msgspec.json.decode(content)["entries"]
-    except (OSError, msgspec.DecodeError) as error:
+    except OSError as error:
         raise _damaged(path, "a baseline file as the harness writes it", str(error)) from error
-    if stored.format > FORMAT:
-        raise BaselineError(
-            str(path),
-            f"a baseline of format {FORMAT} or older",
-            f"format {stored.format}",
-            "A newer version of the harness wrote it: update the harness.",
-        )
+    stored = stored_file.decode(
+        content,
+        Baseline,
+        path,
+        "a baseline",
+        if_damaged=RESTORE,
+        if_older="Record a new baseline with `harness baseline record`, in another --baselines or "
+        "by another name, or read this one with the version of the harness that wrote it.",
+        error=BaselineError,
+    )
+    raw_entries = msgspec.json.decode(content)["entries"]
     if not stored.entries or not all(entry.records for entry in stored.entries):
         raise _damaged(path, "entries with records", "an empty baseline")
     _check_chain(path, stored, raw_entries)
@@ -165,8 +169,7 @@ def _check_chain(path: Path, stored: Baseline, raw_entries: list[dict[str, Any]]
 
 
 def _damaged(path: Path, expected: str, got: str) -> BaselineError:
-    hint = "Baseline files are not to be edited: restore it from git, or record a new one."
-    return BaselineError(str(path), expected, got, hint)
+    return BaselineError(str(path), expected, got, RESTORE)
 
 
 def content_hash(raw: dict[str, Any]) -> str:

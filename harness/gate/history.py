@@ -15,10 +15,8 @@ from pathlib import Path
 import msgspec
 
 from harness import files
-from harness.errors import StoreError
 from harness.gate.ab_interleaved import AbMode
 from harness.gate.result import (
-    FORMAT,
     SPEED,
     GateMetric,
     GateOutcome,
@@ -27,6 +25,7 @@ from harness.gate.result import (
     speed_of,
     worst,
 )
+from harness.results import stored_file
 from harness.results.recipe import VarianceSource
 from harness.results.record import SESSION_GAP_S
 from harness.results.store import Store
@@ -75,15 +74,8 @@ def load(store: Store) -> list[GateResult]:
 
 
 def _read(path: Path) -> GateResult:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=GateResult)
-    except msgspec.DecodeError as error:
-        raise StoreError(
-            str(path),
-            f"a gate of format {FORMAT}",
-            str(error),
-            "The file is damaged or of another version: move it away and repeat the gate.",
-        ) from error
+    hint = "The file is damaged: move it away and repeat the gate."
+    return stored_file.decode(path.read_bytes(), GateResult, path, "a gate", if_damaged=hint)
 
 
 # --- earlier gates --------------------------------------------------------------------------------

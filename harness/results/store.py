@@ -30,8 +30,8 @@ import msgspec
 
 from harness import files
 from harness.errors import DiskError, StoreError
-from harness.results import core_answers
-from harness.results.record import FORMAT, Record, curve_table
+from harness.results import core_answers, stored_file
+from harness.results.record import Record, curve_table
 from harness.results.study_plan import ResolvedStudy
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class Store:
         """A stored study. Raises StoreError where there is none of that name."""
         path = self.study_path(name)
         try:
-            return msgspec.json.decode(path.read_bytes(), type=ResolvedStudy)
+            data = path.read_bytes()
         except FileNotFoundError:
             known = ", ".join(self.study_names()) or "none"
             raise StoreError(
@@ -114,13 +114,8 @@ class Store:
                 f"these studies: {known}",
                 "Name one of them, or name the store it is in with --store.",
             ) from None
-        except msgspec.DecodeError as error:
-            raise StoreError(
-                str(path),
-                "a study written by this version of the harness",
-                str(error),
-                "Move the file away and start the study again: its records are kept.",
-            ) from error
+        hint = "Move the file away and start the study again: its records are kept."
+        return stored_file.decode(data, ResolvedStudy, path, "a study", if_damaged=hint)
 
     def study_names(self) -> list[str]:
         """The names of the stored studies, sorted."""
@@ -231,23 +226,8 @@ class Store:
             data = path.read_bytes()
         except FileNotFoundError:
             return None
-        try:
-            record = msgspec.json.decode(data, type=Record)
-        except msgspec.DecodeError as error:
-            raise StoreError(
-                str(path),
-                "a record",
-                str(error),
-                "The file is damaged: move it away; the run is then repeated.",
-            ) from error
-        if record.format > FORMAT:
-            raise StoreError(
-                str(path),
-                f"a record of format {FORMAT} or older",
-                f"format {record.format}",
-                "A newer harness wrote it: update this one.",
-            )
-        return record
+        hint = "The file is damaged: move it away; the run is then repeated."
+        return stored_file.decode(data, Record, path, "a record", if_damaged=hint)
 
 
 def _is_record(name: str) -> bool:

@@ -19,7 +19,7 @@ from typing import IO, Literal
 import msgspec
 
 from harness import files
-from harness.errors import StoreError
+from harness.results import stored_file
 
 FOLDER = "jobs"
 NAME = "submission.json"
@@ -118,15 +118,10 @@ def log_path(folder: Path, number: str) -> Path:
 
 
 def _read(path: Path) -> Submission:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Submission)
-    except msgspec.DecodeError as error:
-        raise StoreError(
-            str(path),
-            "a submission of this version",
-            str(error),
-            "The file is damaged or from another version: move its folder away.",
-        ) from error
+    hint = "Move its folder away: `squeue` and `scancel` of Slurm still find its job."
+    return stored_file.decode(
+        path.read_bytes(), Submission, path, "a submission", if_damaged=hint, if_older=hint
+    )
 
 
 def _write_through(handle: IO[bytes], data: bytes) -> None:

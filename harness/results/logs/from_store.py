@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from harness.errors import UsageError
-from harness.results import core_answers
+from harness.results import core_answers, stored_file
 from harness.results.logs.run_log import LogError, LoggedRun
 from harness.results.recipe import device_name, is_full_scale, recipe_scale
 from harness.results.record import ProcessEnd, Record, collect_record, read_plan, sessions
@@ -55,15 +55,15 @@ def core_path_of_store(root: Path, record: Record) -> Path | None:
 
 def record_from_file(path: Path) -> Record:
     """Reads a record file. Raises LogError."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Record)
-    except msgspec.DecodeError as error:
-        raise LogError(
-            str(path),
-            "a record, as in records/ of a store",
-            str(error),
-            "Name the store, its records or its run directories.",
-        ) from error
+    return stored_file.decode(
+        path.read_bytes(),
+        Record,
+        path,
+        "a record",
+        if_damaged="Name a store, its records or its run directories.",
+        if_older="Name a record of this version of the harness, or the log of the run.",
+        error=LogError,
+    )
 
 
 def study_arm_records(root: Path, text: str, records: Sequence[Record]) -> list[Record]:

@@ -209,7 +209,7 @@ def test_a_fault_that_the_base_shares_could_not_run(gate, place):
 
 def test_a_damaged_store_ends_with_4_and_its_reason_and_under_bisect_with_125(gate, place):
     (place / "runs" / "gates" / "k").mkdir(parents=True)
-    (place / "runs" / "gates" / "k" / "1.json").write_text("{}")
+    (place / "runs" / "gates" / "k" / "1.json").write_text("{")
     code, result = gate("--base", ".")
     assert (code, result["outcome"]) == (4, "could not run")
     assert "The file is damaged" in result["reason"]

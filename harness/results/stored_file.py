@@ -1,0 +1,76 @@
+"""Decodes the JSON files that the harness stores.
+
+A file that is not JSON is damaged. A file that is JSON, but lacks a field or has an unknown one,
+was written by another version of the harness. The two need different advice.
+"""
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from harness.errors import HarnessError, StoreError
+
+T = TypeVar("T")
+FORMAT = 1
+USE_ANOTHER_STORE = (
+    "Use another --store, or read this one with the version of the harness that wrote it."
+)
+
+
+def decode(
+    data: bytes,
+    kind: type[T],
+    path: Path,
+    what: str,
+    *,
+    if_damaged: str,
+    if_older: str = USE_ANOTHER_STORE,
+    error: type[HarnessError] = StoreError,
+) -> T:
+    """The value of a stored JSON file.
+
+    Args:
+        data: The content of the file.
+        kind: The type to decode to.
+        path: Where the file is, for the message.
+        what: What the file is, such as "a record".
+        if_damaged: The hint for a file that is not JSON.
+        if_older: The hint for a file of an older version.
+        error: The exception to raise.
+    """
+    try:
+        value = msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError as fault:
+        _check_format(msgspec.json.decode(data), path, what, error)
+        raise _of_another_version(path, what, fault, if_older, error) from fault
+    except (msgspec.DecodeError, UnicodeDecodeError) as fault:
+        raise error(str(path), what, f"a file that is not JSON ({fault})", if_damaged) from fault
+    _check_format(value, path, what, error)
+    return value
+
+
+def convert(content: Any, kind: type[T], path: Path, what: str) -> T:
+    """The content of a stored JSON file as `kind`. Raises StoreError. Arguments as of `decode`."""
+    try:
+        return msgspec.convert(content, kind)
+    except msgspec.ValidationError as fault:
+        raise _of_another_version(path, what, fault, USE_ANOTHER_STORE, StoreError) from fault
+
+
+def _check_format(value: Any, path: Path, what: str, error: type[HarnessError]) -> None:
+    number = value.get("format") if isinstance(value, dict) else getattr(value, "format", None)
+    if isinstance(number, int) and number > FORMAT:
+        raise error(
+            str(path),
+            f"{what} of format {FORMAT} or older",
+            f"format {number}",
+            "A newer version of the harness wrote it: update the harness.",
+        )
+
+
+def _of_another_version(
+    path: Path, what: str, fault: Exception, hint: str, error: type[HarnessError]
+) -> HarnessError:
+    got = f"the fields of an older version ({fault})"
+    return error(str(path), f"{what} of this version of the harness", got, hint)
