@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.api.frames import html
 from harness.api.study import Study
+from harness.format import plural
 from harness.results.store import Store
 from harness.study.attribution import attribute
 from harness.study.effects import TIME_PARTS, ArmResult
@@ -56,7 +57,8 @@ class Attribution:
         return [{**head, **{name: getattr(one, name) for name in COLUMNS}} for one in effects]
 
     def __repr__(self) -> str:
-        return f"<Attribution of the study {self.result.study}: {len(self.result.arms)} arms>"
+        arms = plural(len(self.result.arms), "arm")
+        return f"<Attribution of the study {self.result.study}: {arms}>"
 
     def _repr_html_(self) -> str:
         """The effects as a table, for notebooks."""

@@ -9,6 +9,7 @@ import msgspec
 from harness.api.frames import StorePath, html
 from harness.comparison.noise_model import SHIPPED, NoiseRow, read_rows
 from harness.comparison.noise_model import NoiseModel as NoiseRows
+from harness.format import plural
 from harness.gate.noise_sources import derived_rows
 from harness.results.store import Store
 
@@ -37,7 +38,7 @@ class NoiseModel:
         return pd.DataFrame(map(msgspec.structs.asdict, self.rows))
 
     def __repr__(self) -> str:
-        return f"<NoiseModel: {len(self.rows)} rows>"
+        return f"<NoiseModel: {plural(len(self.rows), 'row')}>"
 
     def _repr_html_(self) -> str:
         """The rows as a table, for notebooks."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.api.frames import StorePath
 from harness.api.records import load_curves, load_records, open_store
+from harness.format import plural
 from harness.results.record import FINAL_STATUSES
 from harness.results.store import Store
 from harness.results.study_plan import ResolvedStudy
@@ -36,7 +37,8 @@ class Study:
     plan: ResolvedStudy
 
     def __repr__(self) -> str:
-        return f"<Study {self.name}: {len(self.plan.arms)} arms, {len(self.plan.runs)} runs>"
+        arms, runs = plural(len(self.plan.arms), "arm"), plural(len(self.plan.runs), "run")
+        return f"<Study {self.name}: {arms}, {runs}>"
 
     @property
     def name(self) -> str:

@@ -1,5 +1,6 @@
 """`harness baseline`: records, accepts, lists and shows stored baselines."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -29,6 +30,7 @@ from harness.report.document import Document
 from harness.report.export import document_json
 from harness.report.gate.baseline import build_baseline, build_list, build_promotion
 from harness.report.terminal import print_document
+from harness.results.record import Record
 from harness.runner.trainer import by_name
 
 app = typer.Typer(
@@ -61,8 +63,17 @@ def record(
     json: JsonOption = False,
 ) -> None:
     """Record the replicates of a configuration as a new baseline."""
-    replicate_set = _replicates(config, source, sets or [], seeds, trainer, store)
+    baseline.check_name(name)
     rows = load_noise_model(noise_model, open_store(store))
+    replicate_set = _replicates(
+        config,
+        source,
+        sets or [],
+        seeds,
+        trainer,
+        store,
+        lambda first: baseline.check_unused(baselines, name, first),
+    )
     result = promotion.record(baselines, name, replicate_set, rows, why=why)
     _show(build_promotion(result), json=json)
     raise typer.Exit(result.exit_code)
@@ -86,8 +97,17 @@ def accept(
     json: JsonOption = False,
 ) -> None:
     """Replace the current entry of a baseline with fresh replicates, and keep the old entries."""
-    replicate_set = _replicates(config, source, sets or [], seeds, trainer, store)
+    old = baseline.find(baselines, name)
     rows = load_noise_model(noise_model, open_store(store))
+    replicate_set = _replicates(
+        config,
+        source,
+        sets or [],
+        seeds,
+        trainer,
+        store,
+        lambda first: baseline.check_comparable(old, first.identity, own_settings=True),
+    )
     result = promotion.accept(
         baselines,
         name,
@@ -128,9 +148,18 @@ def _show(document: Document, *, json: bool) -> None:
 
 
 def _replicates(
-    config: Path | None, source: str, sets: list[str], seeds: str, trainer: str, store: Path
+    config: Path | None,
+    source: str,
+    sets: list[str],
+    seeds: str,
+    trainer: str,
+    store: Path,
+    check_first: Callable[[Record], None],
 ) -> ReplicateSet:
-    """Runs a configuration file, or takes the runs of a study's arm. Raises UsageError."""
+    """Runs a configuration file, or takes the runs of a study's arm. Raises UsageError.
+
+    `check_first`: refuses a first run, before the others are made.
+    """
     if (config is None) == (not source):
         raise UsageError(
             "harness baseline",
@@ -146,6 +175,7 @@ def _replicates(
         by_name(trainer),
         config,
         parse_sets(sets),
-        parse_seeds(seeds),
+        parse_seeds(seeds, "--seeds"),
         lambda text: print_line(console, text),
+        check_first,
     )

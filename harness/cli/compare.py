@@ -24,6 +24,7 @@ from harness.cli.options import (
 from harness.comparison.compare import CompareOptions
 from harness.comparison.noise_model import NoiseModel
 from harness.errors import UsageError
+from harness.format import plural
 from harness.gate.noise_sources import load_noise_model
 
 Form = Literal["terminal", "markdown", "json"]
@@ -148,7 +149,7 @@ def split(argv: Sequence[str], between: str) -> tuple[list[str], list[str]]:
         raise UsageError(
             "harness compare",
             "two sides, as A... -- B...",
-            f"{len(a)} paths before -- and {len(b)} after" if len(at) < 2 else "-- twice",
+            f"{plural(len(a), 'path')} before -- and {len(b)} after" if len(at) < 2 else "-- twice",
             "Such as: harness compare baseline/ -- change/",
         )
     return list(a), list(b)

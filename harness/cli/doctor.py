@@ -20,6 +20,7 @@ from harness import errors, files
 from harness.cli.console import new_console, print_line
 from harness.cli.options import STORE, JsonOption, StoreOption, TrainerOption
 from harness.errors import DiskError, TrainerError
+from harness.format import plural
 from harness.runner.trainer import NativeTrainer, by_name
 
 CORE = ("numpy", "scipy", "pandas", "pyarrow", "msgspec", "ruamel.yaml", "typer", "rich", "jinja2")
@@ -61,10 +62,11 @@ def command(
         typer.echo(msgspec.json.format(msgspec.json.encode(reply), indent=1).decode())
     else:
         first = "" if Path("ablations").is_dir() else "harness init && "
-        study = f"{first}harness study ablations/studies/smoke.yaml"
-        answer = f"The smoke study can run here: {study}"
+        name = "smoke" if trainer == "native" else trainer
+        study = f"{first}harness study ablations/studies/{name}.yaml"
+        answer = f"The {name} study can run here: {study}"
         if missing:
-            answer = f"The smoke study cannot run here; missing: {', '.join(missing)}."
+            answer = f"The {name} study cannot run here; missing: {', '.join(missing)}."
         for line in [answer, *(check.line() for check in checks)]:
             print_line(new_console(), line)
     raise typer.Exit(errors.COULD_NOT_RUN if missing else errors.PASS)
@@ -133,7 +135,7 @@ def _trainer(trainer: NativeTrainer) -> list[DoctorCheck]:
         DoctorCheck(
             name="trainer",
             good=True,
-            detail=f"{trainer.name} at {trainer.checkout}, {len(tricks)} tricks",
+            detail=f"{trainer.name} at {trainer.checkout}, {plural(len(tricks), 'trick')}",
         ),
         DoctorCheck(
             name="torch",

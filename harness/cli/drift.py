@@ -24,7 +24,7 @@ def command(
     store: StoreOption = STORE,
     margin: MarginOption = None,
     recent: Annotated[
-        int, typer.Option(help="A step is an alarm for this many sessions.")
+        int, typer.Option(min=1, help="A step is an alarm for this many sessions.")
     ] = RECENT_SESSIONS,
     markdown: MarkdownFileOption = None,
     json: JsonOption = False,

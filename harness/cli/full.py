@@ -47,7 +47,7 @@ def command(
     ] = False,
     max_minutes: Annotated[
         Optional[float],  # noqa: UP045
-        typer.Option(help="Stop with a checkpoint before this many minutes."),
+        typer.Option(min=0, help="Stop with a checkpoint before this many minutes."),
     ] = None,
     price: PriceOption = None,
     artifacts: Annotated[

@@ -74,7 +74,7 @@ def command(
     ] = "ml",
     budget_minutes: Annotated[
         Optional[float],  # noqa: UP045
-        typer.Option(help="Stop before this many minutes."),
+        typer.Option(min=0, help="Stop before this many minutes."),
     ] = None,
     margin: MarginOption = None,
     alpha: AlphaOption = 0.05,
@@ -115,7 +115,7 @@ def command(
     ] = False,
     price: PriceOption = None,
     run_minutes: Annotated[
-        float, typer.Option(help="Stop a run that takes longer than this many minutes.")
+        float, typer.Option(min=0, help="Stop a run that takes longer than this many minutes.")
     ] = 60.0,
     trainer: Annotated[
         str, typer.Option(help="The trainer, where no baseline names it: native or fake.")

@@ -10,6 +10,7 @@ import typer
 from harness import files
 from harness.cli.console import new_console, print_line
 from harness.cli.options import JsonOption
+from harness.format import plural
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NEXT = (
@@ -34,7 +35,8 @@ def command(
         answer = {"folder": str(target), "copied": copied, "kept": kept}
         print_line(console, msgspec.json.format(msgspec.json.encode(answer), indent=1).decode())
         return
-    print_line(console, f"{target}: {len(copied)} files copied, {len(kept)} existing files kept")
+    copied_text, kept_text = plural(len(copied), "file"), plural(len(kept), "existing file")
+    print_line(console, f"{target}: {copied_text} copied, {kept_text} kept")
     print_line(console, "Next:")
     lines = [(line.format(target), purpose) for line, purpose in NEXT]
     width = max(len(line) for line, _ in lines)

@@ -31,12 +31,13 @@ MaxMinutesOption = Annotated[
     Optional[float],  # noqa: UP045
     typer.Option(
         "--max-minutes",
+        min=0,
         help="Stop before this many minutes; re-run the same command to resume.",
     ),
 ]
 PriceOption = Annotated[
     Optional[float],  # noqa: UP045
-    typer.Option("--price", help="Price in USD per GPU-hour."),
+    typer.Option("--price", min=0, help="Price in USD per GPU-hour."),
 ]
 MarginOption = Annotated[
     Optional[list[str]],  # noqa: UP045
@@ -79,7 +80,7 @@ def gpu_list(text: str) -> list[str]:
     """The GPUs of `--gpus`, such as "0-3"; none for an empty text. Raises UsageError."""
     from harness.config.yaml_schema import parse_seeds
 
-    return [str(number) for number in parse_seeds(text)] if text else []
+    return [str(number) for number in parse_seeds(text, "--gpus")] if text else []
 
 
 def metric_numbers(texts: list[str] | None, option: str) -> dict[str, float]:

@@ -8,6 +8,7 @@ import typer
 
 from harness.cli.console import new_console, print_line
 from harness.cli.options import STORE, JsonOption, StoreOption, open_store
+from harness.format import plural
 from harness.results import archive
 
 
@@ -26,4 +27,6 @@ def command(
     if json:
         typer.echo(json_module.dumps({"path": str(out), "files": count, "bytes": size}))
     else:
-        print_line(new_console(), f"Packed {count} files ({size / 1e6:.1f} MB) into {out}.")
+        print_line(
+            new_console(), f"Packed {plural(count, 'file')} ({size / 1e6:.1f} MB) into {out}."
+        )

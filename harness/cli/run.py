@@ -21,6 +21,7 @@ from harness.cli.options import (
 )
 from harness.config.yaml_schema import EXAMPLES, parse_sets
 from harness.errors import UsageError
+from harness.metrics import METRICS
 from harness.results.record import Record
 from harness.results.store import Store
 from harness.runner.attempt import RunSpec, recover, run_attempt
@@ -42,7 +43,9 @@ def command(
     seed: Annotated[int, typer.Option(help="Seed of the run.")] = 1,
     store: StoreOption = STORE,
     trainer: TrainerOption = "native",
-    timeout_minutes: Annotated[float, typer.Option(help="End the run after this long.")] = 60.0,
+    timeout_minutes: Annotated[
+        float, typer.Option(min=0, help="End the run after this many minutes.")
+    ] = 60.0,
     rerun: RerunOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -92,11 +95,14 @@ def _print_record(console: Console, record: Record, run_dir: Path, *, is_new: bo
         print_line(console, f"Reason: {record.reason}")
     if record.hint and record.status != "completed":
         print_line(console, f"Hint: {record.hint}")
-    for name, value in record.metrics.items():
+    measured = {**record.metrics, "harness_overhead_s": record.wall_s - record.trainer_s}
+    for name, value in measured.items():
         if value is not None:
-            print_line(console, f"  {name:20} {value:,.6g}")
-    overhead_s = record.wall_s - record.trainer_s
-    print_line(console, f"  {'harness_overhead_s':20} {overhead_s:,.6g}")
+            print_line(console, f"  {name:20} {_shown(name, value)}")
     if record.log_tail:
         print_line(console, f"End of its log:\n{record.log_tail}")
     print_line(console, f"Run directory: {run_dir}")
+
+
+def _shown(name: str, value: float) -> str:
+    return METRICS[name].value(value) if name in METRICS else f"{value:,.4g}"

@@ -46,7 +46,7 @@ def command(
         bool, typer.Option("--worker", help="Only run trials, for a search that another runs.")
     ] = False,
     wait_for_base: Annotated[
-        float, typer.Option(help="Minutes that a worker waits for the other command's base.")
+        float, typer.Option(min=0, help="Minutes that a worker waits for the other command's base.")
     ] = 0.0,
     since: Annotated[
         Optional[float],  # noqa: UP045

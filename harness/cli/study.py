@@ -65,7 +65,7 @@ def command(
     study = with_overrides(
         load(file),
         name=name or None,
-        seeds=parse_seeds(seeds) if seeds else None,
+        seeds=parse_seeds(seeds, "--seeds") if seeds else None,
         sets=parse_sets(sets or []),
         price=price,
     )

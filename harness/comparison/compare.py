@@ -48,7 +48,8 @@ from harness.stats.decision import Difference, KnownSd, Outcome, difference
 from harness.stats.regression import fit_blocks
 
 DIRECTION_UNKNOWN = (
-    "direction unknown: not judged; --higher-better {name} or --lower-better {name} states it"
+    "its direction is unknown, so it gets no outcome: add --higher-better {name} or "
+    "--lower-better {name}"
 )
 
 

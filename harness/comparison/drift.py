@@ -14,8 +14,8 @@ ALPHA: it is simulated, with a fixed seed, through the same steps. A single bad 
 winsorized to three SDs of its neighbours first; a level has to last MIN_SESSIONS.
 
 Correlated sessions, as on a machine that warms up over days, raise many more alarms than ALPHA
-(`benchmarks/drift.py`: consecutive sessions correlated by 0.3 over a year, 19 % of looks); an A/A
-gate of the same sessions shows whether the machine is the cause. Pure.
+(`benchmarks/statistics/drift.py`: consecutive sessions correlated by 0.3 over a year, 19 % of
+looks); an A/A gate of the same sessions shows whether the machine is the cause. Pure.
 """
 
 import math
@@ -30,6 +30,7 @@ import numpy.typing as npt
 
 from harness.comparison.margins import default_margin, stated_margin
 from harness.errors import HarnessError
+from harness.format import plural
 from harness.metrics import COMPARED, LOSSES, Metric, duplicates
 from harness.results.record import Record
 
@@ -181,7 +182,7 @@ def _metric_drift(metric: Metric, records: list[Record], margin: float | None) -
     kept = [one for one in records if _usable(metric, one.metrics.get(metric.name))]
     found = MetricDrift(metric=metric.name, sessions=len(kept), margin=margin)
     if len(kept) < LEAST_SESSIONS:
-        missing = f"{len(kept)} sessions, {LEAST_SESSIONS} are needed"
+        missing = f"{plural(len(kept), 'session')}, {LEAST_SESSIONS} are needed"
         return msgspec.structs.replace(found, missing=missing)
     values = np.array([one.metrics[metric.name] for one in kept], dtype=np.float64)
     values = np.log(values) if metric.scale == "log" else values

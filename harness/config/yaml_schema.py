@@ -204,19 +204,19 @@ def parse_sets(pairs: Iterable[str]) -> dict[str, Any]:
     return overrides
 
 
-def parse_seeds(text: str) -> list[int]:
-    """Parses `"1,2,5-7"` to `[1, 2, 5, 6, 7]`. Raises UsageError."""
+def parse_seeds(text: str, option: str) -> list[int]:
+    """Parses `"1,2,5-7"` to `[1, 2, 5, 6, 7]`. Raises UsageError, which names the option."""
     numbers: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
         if not match or (match[2] and int(match[2]) < int(match[1])):
             raise UsageError(
-                "",
+                option,
                 "numbers such as 1,2,3 or 0-7",
                 repr(text),
                 "Separate numbers by commas; write a range with a dash.",
             )
         numbers += range(int(match[1]), int(match[2] or match[1]) + 1)
     if len(set(numbers)) != len(numbers):
-        raise UsageError("", "each number once", repr(text), "Write each once.")
+        raise UsageError(option, "each number once", repr(text), "Write each once.")
     return numbers

@@ -24,6 +24,7 @@ import msgspec
 
 from harness import files as atomic
 from harness.errors import UsageError
+from harness.format import plural
 from harness.results.archive import FULL_JOBS, strip_paths
 from harness.results.record import Record
 from harness.results.store import CORE_FOLDER, Store
@@ -80,7 +81,7 @@ def pack(
         raise UsageError(
             name,
             "a job with a run in this store",
-            f"{len(job)} runs; jobs here: {', '.join(known) or 'none'}",
+            f"{plural(len(job), 'run')}; jobs here: {', '.join(known) or 'none'}",
             "Run `harness full JOB` first, or name its store with --store.",
         )
     files = dict(sorted(_contents(store, name, job, proxies)))

@@ -20,6 +20,7 @@ from harness.comparison.noise_model import NoiseModel
 from harness.config.full_file import FullFile
 from harness.errors import StoreError
 from harness.files import lock_file
+from harness.format import plural
 from harness.full import artifacts
 from harness.full.finalize import ENTRY, FORECAST, Finalizer
 from harness.full.job_forecast import JobForecast, estimate_cost, forecast_job
@@ -251,7 +252,9 @@ class FullJob:
 
     def _run_proxies(self, plan: JobPlan) -> FullResult:
         todo = missing_proxies(plan, self.store)
-        self.listener.message(f"{len(plan.proxies)} proxies, {len(todo)} to run")
+        self.listener.message(
+            f"{plural(len(plan.proxies), 'proxy', 'proxies')}, {len(todo)} to run"
+        )
         until = self._deadline(math.inf)
         run_proxies(todo, plan, self.store, self.trainer, until, self.listener)
         records = completed_proxies(plan, self.store)
@@ -340,7 +343,7 @@ class FullJob:
             text = "`--artifacts OUT.tar` packs the records, curves and findings of the job."
         else:
             count = finalizer.bundle(out, completed_proxies(plan, self.store))
-            text = f"artifact bundle: {out} ({count} files)"
+            text = f"artifact bundle: {out} ({plural(count, 'file')})"
         self.listener.message(text)
 
     # --- shared -----------------------------------------------------------------------------------

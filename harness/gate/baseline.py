@@ -208,25 +208,36 @@ def append(
     )
     raw = msgspec.json.decode(msgspec.json.encode(entry))
     entry = msgspec.structs.replace(entry, hash=content_hash(raw))
-    baseline = Baseline(
+    baseline = _with_entries(name, first, [*(after.entries if after else []), entry])
+    path = root / f"{baseline.place}.json"
+    if after is not None and after.place != baseline.place:
+        raise _not_comparable("place", after.place, baseline.place)
+    if after is None:
+        check_unused(root, name, first)
+    files.write_bytes(path, msgspec.json.format(msgspec.json.encode(baseline), indent=1) + b"\n")
+    return baseline, path
+
+
+def _with_entries(name: str, first: Record, entries: list[BaselineEntry]) -> Baseline:
+    return Baseline(
         name=name,
         gpu=device_name(first.environment) or "unknown",
         gpus=max(1, first.gpus),
         protocol=first.identity.protocol,
-        entries=[*(after.entries if after else []), entry],
+        entries=entries,
     )
-    path = root / f"{baseline.place}.json"
-    if after is not None and after.place != baseline.place:
-        raise _not_comparable("place", after.place, baseline.place)
-    if after is None and path.exists():
+
+
+def check_unused(root: Path, name: str, first: Record) -> None:
+    """Raises BaselineError where the hardware of this run has a baseline of that name."""
+    path = root / f"{_with_entries(name, first, []).place}.json"
+    if path.exists():
         raise BaselineError(
             str(path),
             "a name that is not in use",
             "an existing baseline",
             "Add an entry to it with `harness baseline accept`, or choose another name.",
         )
-    files.write_bytes(path, msgspec.json.format(msgspec.json.encode(baseline), indent=1) + b"\n")
-    return baseline, path
 
 
 def check_name(name: str) -> None:

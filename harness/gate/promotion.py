@@ -20,6 +20,7 @@ from harness.gate.baseline import Baseline, PromotionEvidence, ReplicateSet
 from harness.gate.metrics import compare_quality
 from harness.gate.result import EXIT_CODES, GateMetric, LookSchedule, worst
 from harness.results.logs import from_store
+from harness.results.record import Record
 from harness.results.store import Store
 from harness.runner import replicates, worktree
 from harness.runner.process import Stop
@@ -74,15 +75,18 @@ def make_replicates(
     sets: Mapping[str, Any],
     seeds: Sequence[int],
     report: Callable[[str], None] = lambda _: None,
+    check_first: Callable[[Record], None] = lambda _: None,
 ) -> ReplicateSet:
     """Runs a configuration file at these seeds; recorded runs are not repeated.
 
-    Raises UsageError, and TrainerError where a run does not complete.
+    `check_first` may refuse the first run, before the others are made. Raises UsageError, and
+    TrainerError where a run does not complete.
     """
     if not config.is_file():
         raise UsageError(str(config), "a configuration file", "no such file", EXAMPLES)
     recipe = replicates.describe_recipe(trainer, str(config), str(config.resolve()), sets)
-    records, stop = [], Stop()
+    records: list[Record] = []
+    stop = Stop()
     for seed in seeds:
         record = replicates.run_or_reuse(
             store, trainer, recipe.job(seed), stop, timeout_s=RUN_TIMEOUT_S
@@ -95,6 +99,8 @@ def make_replicates(
                 record.hint or "See its log.txt in the store.",
             )
         report(f"seed {seed}: {record.wall_s:.0f} s")
+        if not records:
+            check_first(record)
         records.append(record)
     return ReplicateSet(
         records=records,

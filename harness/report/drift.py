@@ -7,7 +7,14 @@ from datetime import UTC, datetime
 import msgspec
 
 from harness import errors
-from harness.comparison.drift import DriftStep, MetricDrift, Series, alarms, is_worse
+from harness.comparison.drift import (
+    LEAST_SESSIONS,
+    DriftStep,
+    MetricDrift,
+    Series,
+    alarms,
+    is_worse,
+)
 from harness.format import percent, plural, signed
 from harness.metrics import METRICS
 from harness.report.document import Block, Column, Document, Notes, Section, Tone, present, table
@@ -22,6 +29,9 @@ OUTCOMES: dict[int, tuple[Tone, str]] = {
 }
 
 
+SEVERAL = "combinations of configuration and seed"
+
+
 def exit_code(found: Sequence[Series], recent: int) -> int:
     """10 where a recent step is worse, 3 where no series is long enough, else 0."""
     if alarms(found, recent):
@@ -31,15 +41,32 @@ def exit_code(found: Sequence[Series], recent: int) -> int:
 
 
 def build_drift(found: Sequence[Series], recent: int) -> Document:
-    """Every series, the longest first."""
+    """Every series that is long enough, the longest first, and one line for all others."""
     code = exit_code(found, recent)
     tone, answer = OUTCOMES[code]
+    long = [one for one in found if any(metric.missing is None for metric in one.metrics)]
+    short = [one for one in found if one not in long]
     return Document(
         title="Drift",
         answer=answer.format(recent=recent),
         tone=tone,
-        blocks=[Section(title=_title(series), blocks=_blocks(series)) for series in found],
+        blocks=present(
+            *(Section(title=_title(series), blocks=_blocks(series)) for series in long),
+            Notes(items=[_short_line(short)] if short else []),
+            Notes(
+                items=[] if found else ["The store has no completed runs: name it with --store."]
+            ),
+        ),
         data={"series": msgspec.to_builtins(list(found)), "exit_code": code},
+    )
+
+
+def _short_line(short: Sequence[Series]) -> str:
+    most = max(series.sessions for series in short)
+    which = plural(len(short), "combination of configuration and seed", SEVERAL)
+    return (
+        f"{which} with too few sessions for a search: {LEAST_SESSIONS} are needed, "
+        f"the longest has {most}. --json lists them."
     )
 
 

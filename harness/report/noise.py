@@ -54,7 +54,7 @@ def _table(rows: Sequence[NoiseRow], marks: dict[str, str]) -> Table:
 
 
 def _row(row: NoiseRow, marks: dict[str, str]) -> list[Cell | str]:
-    sd = f"{row.sd:.3%}" if row.metric in SPEEDS else f"{row.sd:.3g}"
+    sd = format.percent(row.sd, 3) if row.metric in SPEEDS else f"{row.sd:.3g}"
     used = row.origin == "measured" and row.df >= MEASURED_DF
     return [
         row.scale,

@@ -43,7 +43,7 @@ def print_document(console: "Console", document: Document, *, details: bool = Fa
     console.print(answer, soft_wrap=not console.is_terminal)
     folded = _print_blocks(console, without_charts(document.blocks), details)
     if folded and not details:
-        console.print(f"\nLeft out here: {', '.join(folded)}.", style="dim", highlight=False)
+        _print_line(console, f"\nLeft out here: {', '.join(folded)}.", "dim")
 
 
 def _print_blocks(console: "Console", blocks: Sequence[Block], details: bool) -> list[str]:
@@ -86,9 +86,9 @@ def _print_table(console: "Console", table: Table) -> None:
 
     table, left_out = fitted(table, console.width)
     shown = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
-    for column in table.columns:
+    for column, wide in zip(table.columns, _widths(table, console.width), strict=True):
         title = _styled(Cell(text=column.title))
-        shown.add_column(title, justify=column.align, overflow="fold", min_width=4)
+        shown.add_column(title, justify=column.align, overflow="fold", min_width=4, width=wide)
     for row in table.rows:
         shown.add_row(*map(_styled, row))
     if table.title:
@@ -138,6 +138,32 @@ def _natural_width(table: Table) -> int:
         for index in range(len(table.columns))
     ]
     return sum(widths) + _GAP * max(0, len(widths) - 1) + _EDGES
+
+
+def _widths(table: Table, width: int) -> Sequence[int | None]:
+    """Widths of the columns at which lines are broken only between words, and numbers never.
+
+    None for each column where that does not fit: rich then breaks words too.
+    """
+    texts = [
+        [column.title, *(row[index].text for row in table.rows)]
+        for index, column in enumerate(table.columns)
+    ]
+    lines = [[line for text in column for line in text.split("\n")] for column in texts]
+    wide = [max(map(len, column)) for column in lines]
+    least = [
+        max((len(word) for line in column for word in line.split()), default=1)
+        if table.columns[index].align == "left"
+        else wide[index]
+        for index, column in enumerate(lines)
+    ]
+    room = width - _GAP * max(0, len(wide) - 1) - _EDGES
+    if sum(least) > room:
+        return [None] * len(wide)
+    while sum(wide) > room:
+        widest = max(range(len(wide)), key=lambda index: (wide[index] > least[index], wide[index]))
+        wide[widest] -= 1
+    return wide
 
 
 def _stacked(table: Table) -> Table:

@@ -144,7 +144,8 @@ def _extract(tar_path: Path, folder: Path) -> None:
                     shutil.copyfileobj(source, handle)
                 os.utime(target, (member.mtime, member.mtime))
     except (tarfile.TarError, FileNotFoundError, IsADirectoryError) as error:
-        raise _not_a_store(tar_path, str(error)) from error
+        got = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise _not_a_store(tar_path, got) from error
 
 
 def _not_a_store(tar_path: Path, got: str) -> StoreError:

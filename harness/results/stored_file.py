@@ -12,7 +12,6 @@ import msgspec
 from harness.errors import HarnessError, StoreError
 
 T = TypeVar("T")
-FORMAT = 1
 USE_ANOTHER_STORE = (
     "Use another --store, or read this one with the version of the harness that wrote it."
 )
@@ -42,11 +41,11 @@ def decode(
     try:
         value = msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as fault:
-        _check_format(msgspec.json.decode(data), path, what, error)
+        _check_format(msgspec.json.decode(data), kind, path, what, error)
         raise _of_another_version(path, what, fault, if_older, error) from fault
     except (msgspec.DecodeError, UnicodeDecodeError) as fault:
         raise error(str(path), what, f"a file that is not JSON ({fault})", if_damaged) from fault
-    _check_format(value, path, what, error)
+    _check_format(value, kind, path, what, error)
     return value
 
 
@@ -58,12 +57,14 @@ def convert(content: Any, kind: type[T], path: Path, what: str) -> T:
         raise _of_another_version(path, what, fault, USE_ANOTHER_STORE, StoreError) from fault
 
 
-def _check_format(value: Any, path: Path, what: str, error: type[HarnessError]) -> None:
+def _check_format(value: Any, kind: Any, path: Path, what: str, error: type[HarnessError]) -> None:
+    """Raises `error` for a format above the one that `kind` has by default, if it has one."""
     number = value.get("format") if isinstance(value, dict) else getattr(value, "format", None)
-    if isinstance(number, int) and number > FORMAT:
+    known = next((one.default for one in msgspec.structs.fields(kind) if one.name == "format"), 0)
+    if isinstance(number, int) and number > known:
         raise error(
             str(path),
-            f"{what} of format {FORMAT} or older",
+            f"{what} of format {known} or older",
             f"format {number}",
             "A newer version of the harness wrote it: update the harness.",
         )

@@ -280,7 +280,8 @@ def _warnings(evidence: Evidence, primary: Family) -> list[str]:
         )
     twice = sum(sum(attempt.status == "completed" for attempt in run.attempts) > 1 for run in runs)
     if twice:
-        lines.append(f"{twice} runs were completed more than once; the first is used.")
+        were = "run was" if twice == 1 else "runs were"
+        lines.append(f"{twice} {were} completed more than once; the first is used.")
     return lines
 
 
@@ -344,8 +345,9 @@ def _price(evidence: Evidence) -> Price:
     return Price(
         runs=len(own),
         reused_runs=sum(
-            record.status == "completed" and record.launch.study != study.study
-            for record in attempts
+            run.completed is not None and run.completed.launch.study != study.study
+            for runs in evidence.runs.values()
+            for run in runs
         ),
         wall_s=sum(record.wall_s for record in own),
         gpu_s=gpu_s,

@@ -151,6 +151,6 @@ def _read(path: Path) -> str:
         raise WorkflowFileError(
             str(path),
             "a workflow file in UTF-8",
-            str(error),
+            (error.strerror if isinstance(error, OSError) else None) or str(error),
             "Name another file, or repair this one.",
         ) from None

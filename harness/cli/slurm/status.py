@@ -121,12 +121,12 @@ def controllers(folder: Path) -> dict[int, int]:
 
     A job's number is that process or, where setup lines run before it, the shell above it.
     """
-    found = {}
+    found, name = {}, os.fsencode(folder.resolve())
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             argv = (entry / "cmdline").read_bytes().split(b"\0")
             state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
-            if state != "Z" and _CONTROLLER in argv and os.fsencode(folder) in argv:
+            if state != "Z" and _CONTROLLER in argv and name in argv:
                 found[int(entry.name)] = int(parent)
     return found
 

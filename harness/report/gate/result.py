@@ -2,7 +2,7 @@
 
 import msgspec
 
-from harness.format import duration
+from harness.format import duration, plural
 from harness.gate.result import GateMetric, GateOutcome, GateResult, SideIdentity
 from harness.report.compare import (
     core_blocks,
@@ -50,20 +50,27 @@ def build_result(result: GateResult) -> Document:
     )
 
 
+UNITS = {
+    "replicates": ("run",),
+    "trajectory": ("step",),
+    "launches": ("launch", "launches"),
+}
+
+
 def metric_table(metrics: list[GateMetric]) -> Table:
     """One row per metric; n counts runs, launches or steps."""
-    units = {"replicates": "runs", "trajectory": "steps", "launches": "launches"}
     counts = {}
     for one in metrics:
         n = one.result.n
-        count = str(n[0]) if n[0] == n[1] else f"{n[0]}, {n[1]}"
-        counts[one.result.metric] = f"{count} {units[one.evidence]}"
+        count = plural(n[1], *UNITS[one.evidence])
+        counts[one.result.metric] = count if n[0] == n[1] else f"{n[0]}, {count}"
     return results_table([one.result for one in metrics], counts)
 
 
 def side_lines(result: GateResult) -> list[str]:
-    """What A and B are, one line each."""
-    return [f"A: {_side(result.a)}", f"B: {_side(result.b)}"]
+    """What A and B are, one line each; none for a side that a failed gate did not resolve."""
+    sides = (("A", _side(result.a)), ("B", _side(result.b)))
+    return [f"{name}: {text}" for name, text in sides if text]
 
 
 def _side(side: SideIdentity) -> str:
@@ -74,7 +81,9 @@ def _side(side: SideIdentity) -> str:
     elif side.baseline is not None:
         parts.append(f"baseline {side.baseline}")
     parts += [f"{path}={value}" for path, value in side.set.items()]
-    return ", ".join([*parts, f"code {side.code_id[:8]}", f"configuration {side.config_id[:8]}"])
+    for name, identifier in (("code", side.code_id), ("configuration", side.config_id)):
+        parts += [f"{name} {identifier[:8]}"] if identifier else []
+    return ", ".join(parts)
 
 
 def notes(result: GateResult) -> list[str]:

@@ -150,7 +150,8 @@ def runs(content: Content) -> Table:
     """One line per arm."""
     result = content.attribution
     columns: Columns = ["arm", number("completed"), number(result.primary)]
-    columns += [number("SD"), number(phrases.title(result.speed)), number("run time")]
+    columns += [number("SD"), number(phrases.title(result.speed))]
+    columns.append(Column(title="run time", align="right", optional=True))
     rows = []
     for arm in content.study.arms:
         runs = [row for row in result.runs if row.arm == arm.name]

@@ -143,6 +143,8 @@ def how_to_read(result: Attribution) -> str:
         "changed": "what changes against the base",
     }
     sign = " or ".join(meanings[kind] for kind in sorted({arm.change for arm in result.arms}))
+    if not rule(result):
+        return f"Each number is {sign}. No interval can be computed yet."
     return (
         f"Each number is {sign}. Its interval ({rule(result)}) contains the true changes that are "
         "compatible with the noise between runs. An interval without zero is more than noise; one "
@@ -164,7 +166,7 @@ def outcome_line(result: Attribution) -> str | None:
 def rule(result: Attribution) -> str:
     """'Dunnett over 4 arms, simultaneous 95 %': the rule of the primary metric's intervals."""
     rules = (arm.effects[result.primary].rule for arm in result.arms)
-    return next((text for text in rules if text), "no interval yet")
+    return next((text for text in rules if text), "")
 
 
 def price_line(result: Attribution) -> str:
@@ -193,8 +195,9 @@ def slope_line(result: Attribution) -> str | None:
         return f"No time-to-target: {slope.missing}."
     error = f" ± {slope.se:.4f} (SE, {slope.df} df)" if slope.se is not None else ""
     horizons = ", ".join(f"{horizon:g}" for horizon in slope.horizons)
+    rate = signed(f"{slope.slope:+.4f}")
     return (
-        f"Exchange rate: {slope.slope:+.4f}{error} {slope.metric} per e-fold of training tokens, "
+        f"Exchange rate: {rate}{error} {slope.metric} per e-fold of training tokens, "
         f"from {plural(slope.runs, 'run')} of the base at horizons {horizons}."
     )
 

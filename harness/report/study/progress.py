@@ -31,6 +31,7 @@ class StudyProgress(StudyListener):
         self.console = console
         self.study: ResolvedStudy | None = None
         self._live: Live | None = None
+        self._last_text = ""  # the phase after one without runs would repeat it
 
     def phase_started(self, study: ResolvedStudy, store: Store) -> None:
         self.study, self.done, self.gpu_s = study, 0, 0.0
@@ -51,7 +52,10 @@ class StudyProgress(StudyListener):
             self._live = Live(console=self.console, auto_refresh=False)
             self._live.start()
         else:
-            self.message(f"{study.study}: {self.done} of {len(study.runs)} runs are recorded.")
+            text = f"{study.study}: {self.done} of {len(study.runs)} runs are recorded."
+            if text != self._last_text:
+                self.message(text)
+            self._last_text = text
 
     def phase_ended(self) -> None:
         if self._live is not None:

@@ -210,6 +210,9 @@ def _is_number(value: Any) -> bool:
 
 
 def _check(config: dict[str, Any]) -> None:
+    steps = config["dial"]["steps"]
+    if steps is not None and steps <= 0:
+        raise FakeConfigError("dial.steps", "more than 0", str(steps), "Raise it.")
     if config["backout"] and not config["residual_scalars"]:
         raise FakeConfigError(
             "backout",

@@ -139,3 +139,26 @@ def test_the_doctor_checks_the_fake_trainer(harness, store):
     assert "back-end formula" in done.stdout
     assert ("cannot run" in done.stdout) == (done.returncode == errors.COULD_NOT_RUN)
     assert not store.root.exists()
+
+
+def test_a_run_is_printed_with_the_units_and_decimals_of_each_metric(harness, study_file):
+    study_file()
+    base = study_file().parent / "base.yaml"
+    lines = harness("run", base, "--trainer", "fake").stdout.splitlines()
+    shown = dict(line.split(None, 1) for line in lines if line.startswith("  "))
+    assert shown["peak_memory_bytes"].endswith(" MiB")
+    assert len(shown["val_bpb"].partition(".")[2]) == 5
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--seeds", "x"), ("--gpus", "x"), ("--max-minutes", "-1"), ("--price", "-3")],
+)
+def test_the_error_for_a_wrong_value_names_its_option(harness, study_file, option, value):
+    done = harness("study", study_file(), option, value)
+    assert done.returncode == errors.USAGE
+    assert option in done.stderr
+
+
+def test_the_doctor_names_a_study_of_the_trainer_that_it_checked(harness):
+    assert "studies/fake.yaml" in harness("doctor", "--trainer", "fake").stdout.splitlines()[0]

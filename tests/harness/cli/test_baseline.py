@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from harness import errors
 from harness.__main__ import main
 from harness.gate import baseline
 
@@ -117,3 +118,15 @@ def test_every_command_answers_json(command):
     ((code, listed), (_, shown)) = answer("list"), answer("show", "small")
     assert (code, [one["runs"] for one in listed]) == (0, [8])
     assert (shown["name"], len(shown["entries"])) == ("small", 1)
+
+
+def test_a_name_that_does_not_fit_is_refused_before_the_replicates_are_run(command, tmp_path):
+    code, output = command("accept", "small", "--why", "x")
+    assert (code, "seed" in output.partition("error:")[0]) == (errors.COULD_NOT_RUN, False)
+    assert command("record", "a/b")[0] == errors.USAGE
+    assert not (tmp_path / "runs" / "records").exists()
+    assert command("record", "small", "--seeds", "1-2")[0] == 0
+    code, output = command("record", "small", "--seeds", "3-6")
+    assert code == errors.COULD_NOT_RUN
+    assert "a name that is not in use" in output
+    assert "seed 4" not in output

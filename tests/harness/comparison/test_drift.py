@@ -181,6 +181,9 @@ def test_the_command_prints_the_answer_first_and_exits_with_its_code(
         for shown in (done.stdout, written):
             assert "tokens_per_s −2." in shown or "tokens_per_s −1." in shown
             assert "n 32 before, 8 since" in shown
+    if outcome == "inconclusive":
+        line = "1 combination of configuration and seed" if count else "no completed runs"
+        assert line in done.stdout
     (value,) = [json.loads(harness("drift", "--json").stdout)]
     assert (value["exit_code"], len(value["series"])) == (code, min(count, 1))
 

@@ -99,10 +99,10 @@ def test_an_invalid_set_option_is_a_usage_error(pair):
 
 
 def test_seeds_may_be_ranges():
-    assert parse_seeds("1,3-5, 9") == [1, 3, 4, 5, 9]
+    assert parse_seeds("1,3-5, 9", "--seeds") == [1, 3, 4, 5, 9]
 
 
 @pytest.mark.parametrize("text", ["", "a", "3-1", "1,1", "1-3,2", "-1"])
 def test_invalid_seeds_are_a_usage_error(text):
     with pytest.raises(UsageError):
-        parse_seeds(text)
+        parse_seeds(text, "--seeds")

@@ -126,3 +126,15 @@ def test_csv_has_every_column_of_a_table():
 def test_empty_blocks_are_dropped():
     empty = make_table(["a"], [])
     assert present(None, empty, Text(paragraphs=[]), Notes(items=[]), WIDE) == [WIDE]
+
+
+def test_a_narrow_terminal_breaks_texts_between_words_and_numbers_never():
+    columns = ["arm", "role", Column(title="steps", align="right")]
+    rows = [["retune:muon:adamw_lr=0.001", "leave one out", "1 234 567"]]
+    document = Document(title="A", answer="B", blocks=[make_table(columns, rows)])
+    console = Console(width=52, file=io.StringIO())
+    print_document(console, document)
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 52
+    assert any("retune:muon:adamw_lr=0.001" in line and "1 234 567" in line for line in lines)
+    assert not any("leave one out" in line for line in lines)

@@ -17,7 +17,7 @@ from tests.harness.results.test_store import record
 
 class Stored(msgspec.Struct):
     name: str
-    format: int = 1
+    format: int = 2
 
 
 def decoded(tmp_path, content: str) -> Stored:
@@ -28,6 +28,7 @@ def decoded(tmp_path, content: str) -> Stored:
 
 def test_a_file_is_decoded(tmp_path):
     assert decoded(tmp_path, '{"name": "a"}') == Stored("a")
+    assert decoded(tmp_path, '{"name": "a", "format": 1}') == Stored("a", 1)
 
 
 @pytest.mark.parametrize(
@@ -35,8 +36,8 @@ def test_a_file_is_decoded(tmp_path):
     [
         ('{"name": ', "a file that is not JSON", "Move it away."),
         ('{"title": "a"}', "the fields of an older version", "Use another --store"),
-        ('{"name": "a", "format": 2}', "format 2", "update the harness"),
-        ('{"title": "a", "format": 2}', "format 2", "update the harness"),
+        ('{"name": "a", "format": 3}', "format 3", "update the harness"),
+        ('{"title": "a", "format": 3}', "format 3", "update the harness"),
     ],
 )
 def test_a_damaged_an_older_and_a_newer_file_get_different_advice(tmp_path, content, got, hint):

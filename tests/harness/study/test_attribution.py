@@ -83,6 +83,18 @@ def test_an_arm_with_fewer_runs_has_a_wider_interval(synthetic) -> None:
     assert "26 of 28 runs completed: 2 not run" in found.warnings[0]
 
 
+def test_a_run_that_is_repeated_outside_the_study_is_not_a_reused_one(synthetic) -> None:
+    study = synthetic(seeds=(1, 2))
+    first = study.records[0]
+    launch = msgspec.structs.replace(first.launch, study=None)
+    again = msgspec.structs.replace(
+        first, attempt="again", started_at=first.started_at + 1e6, launch=launch
+    )
+    found = attribute(study.study, [*study.records, again])
+    assert found.price.reused_runs == 0
+    assert "1 run was completed more than once; the first is used." in found.warnings
+
+
 def test_arms_whose_spread_differs_are_compared_by_welch_and_reported(synthetic) -> None:
     study = synthetic(seeds=tuple(range(1, 13)), horizons=(1.0,))
     rng = np.random.default_rng(0)

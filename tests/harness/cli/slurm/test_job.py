@@ -5,7 +5,9 @@ import os
 import signal
 import stat
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -271,3 +273,15 @@ def _wait_for(condition, seconds=60.0):
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_running_local_job_is_found_by_a_relative_path_too(tmp_path, monkeypatch):
+    (tmp_path / "job").mkdir()
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    process = subprocess.Popen([*sleep, "submitit.local._local", str(tmp_path / "job")])
+    try:
+        monkeypatch.chdir(tmp_path)
+        _wait_for(lambda: list(controllers(Path("job"))) == [process.pid])
+    finally:
+        process.kill()
+        process.wait()

@@ -62,6 +62,15 @@ def test_a_log_has_one_line_for_each_run_and_the_reason_of_a_failure(study, stor
     assert len(lines) == 3
 
 
+def test_a_phase_without_runs_is_not_announced_twice(study, store):
+    screen = console(False)
+    progress = StudyProgress(screen)
+    for _ in range(2):
+        progress.phase_started(study, store)
+        progress.phase_ended()
+    assert screen.file.getvalue() == "quick: 0 of 6 runs are recorded.\n"
+
+
 def test_runs_that_are_recorded_are_shown_from_the_start(study, store, record):
     store.add(record(study.runs[0], study), None)
     screen = console(False)
