@@ -46,7 +46,7 @@ def read_values(path: Path) -> Nested:
         raise _one(expected, str(error), "Check the path.", path) from None
     values: Nested = parse_yaml(text, str(path))
     if not isinstance(values, dict):
-        got = type(values).__name__
+        got = "an empty file" if values is None else type(values).__name__
         raise _one(
             "a mapping of sections", got, "Start with, for example, `dial: {depth: 4}`.", path
         )

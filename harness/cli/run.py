@@ -40,7 +40,7 @@ ANSWERS = {
 def command(
     config: Annotated[Path, typer.Argument(help="A configuration file.")],
     sets: SetOption = None,
-    seed: Annotated[int, typer.Option(help="Seed of the run.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the run.")] = 1,
     store: StoreOption = STORE,
     trainer: TrainerOption = "native",
     timeout_minutes: Annotated[

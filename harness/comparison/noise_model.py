@@ -275,7 +275,8 @@ def read_rows(path: Path) -> list[NoiseRow]:
     """The rows of a noise model file. Raises NoiseModelError that names the faulty line."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            lines = list(csv.DictReader(file))
+            reader = csv.DictReader(file)
+            lines = list(reader)
     except OSError as error:
         raise NoiseModelError(
             str(path),
@@ -283,6 +284,14 @@ def read_rows(path: Path) -> list[NoiseRow]:
             str(error.strerror).lower(),
             "`harness noise --write FILE` writes one from records.",
         ) from error
+    lacking = [name for name in NoiseRow.__struct_fields__ if name not in (reader.fieldnames or [])]
+    if lacking and not lines:  # a row without a column has an error of its own
+        raise NoiseModelError(
+            str(path),
+            "a noise model file, as `harness noise --write` writes it",
+            f"no columns {', '.join(lacking)}",
+            "Name another file, or write this one again.",
+        )
     rows = []
     for number, line in enumerate(lines, start=2):
         try:

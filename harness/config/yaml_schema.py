@@ -28,7 +28,7 @@ def read_text(path: Path, what: str, example: str) -> str:
         raise StudyFileError(
             str(path),
             what,
-            str(error.strerror).lower(),
+            str(error.strerror).lower().removeprefix("is "),
             f"Name a YAML file, such as {example}; {EXAMPLES}",
         ) from None
     except UnicodeDecodeError as error:

@@ -140,7 +140,8 @@ class _SideFactory:
         if ref not in (None, "."):
             trainer, notes = self._checked_out(str(ref))
         file = str(self.file.resolve())
-        recipe = replicates.describe_recipe(trainer, ref or "the present code", file, sets)
+        label = "the present code" if ref in (None, ".") else ref
+        recipe = replicates.describe_recipe(trainer, label, file, sets)
         stored = self.request.baseline
         identity = SideIdentity(
             code_id=recipe.identity.code_id,

@@ -106,7 +106,7 @@ class Store:
         path = self.study_path(name)
         try:
             data = path.read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             known = ", ".join(self.study_names()) or "none"
             raise StoreError(
                 str(self.root),
@@ -224,7 +224,7 @@ class Store:
     def _read(path: Path) -> Record | None:
         try:
             data = path.read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         hint = "The file is damaged: move it away; the run is then repeated."
         return stored_file.decode(data, Record, path, "a record", if_damaged=hint)

@@ -364,8 +364,10 @@ def raise_faults(faults: Sequence[tuple[str, Fault]], source: str = "") -> None:
         return
     name, first = faults[0]
     if all(fault == first for _, fault in faults):
+        same_file = first.path == name or (name and first.path.endswith(f"/{name}"))
+        path = "" if same_file else first.path
         raise StudyFileError(
-            ": ".join(part for part in (source, name, first.path) if part),
+            ": ".join(part for part in (source, name, path) if part),
             first.expected,
             first.got,
             first.hint,

@@ -157,11 +157,16 @@ def _read(path: Path) -> dict[str, Any]:
             raise FakeConfigError(
                 str(path),
                 "YAML with every key once",
-                str(error).partition("\n\n")[0],
+                " ".join(str(error).partition("\n\n")[0].split()),
                 "Correct that line.",
             ) from error
     if not isinstance(config, dict):
-        raise FakeConfigError(str(path), "a mapping", repr(config), "See the default values.")
+        raise FakeConfigError(
+            str(path),
+            "a mapping",
+            "an empty file" if config is None else repr(config),
+            "See the default values.",
+        )
     return config
 
 

@@ -162,3 +162,26 @@ def test_the_error_for_a_wrong_value_names_its_option(harness, study_file, optio
 
 def test_the_doctor_names_a_study_of_the_trainer_that_it_checked(harness):
     assert "studies/fake.yaml" in harness("doctor", "--trainer", "fake").stdout.splitlines()[0]
+
+
+def test_a_store_that_is_a_file_is_an_error_of_the_user(store, harness):
+    store.root.write_text("a file")
+    done = harness("report", "quick")
+    assert done.returncode == errors.COULD_NOT_RUN
+    assert "unexpected" not in done.stderr
+    assert "these studies: none" in done.stderr
+
+
+def test_a_faulty_configuration_is_named_once(harness, tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_text("dial: [1\n")
+    done = harness("run", path, "--trainer", "fake")
+    assert done.returncode == errors.USAGE
+    assert done.stderr.count("bad.yaml") == 1
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_number_of_steps_below_one_is_refused_by_the_simulated_trainer(harness, study_file):
+    done = harness("study", study_file(), "--dry-run", "--set", "dial.steps=-5")
+    assert done.returncode == errors.USAGE
+    assert "dial.steps" in done.stderr

@@ -221,6 +221,15 @@ def test_a_noise_model_file_that_was_edited_is_refused_with_its_line(tmp_path, t
         read_rows(path)
 
 
+def test_another_file_is_no_noise_model_without_rows(tmp_path):
+    path = tmp_path / "noise.csv"
+    path.write_text("hello\n")
+    with pytest.raises(NoiseModelError, match="no columns scale"):
+        read_rows(path)
+    path.write_text(as_csv([]))
+    assert read_rows(path) == []
+
+
 def test_the_rows_that_ship_are_as_large_as_is_known():
     noise_model = NoiseModel(read_rows(SHIPPED))
     loss = noise_model.find("gpt2-small", "val_loss", "NVIDIA H100 80GB HBM3", "seed")
