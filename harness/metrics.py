@@ -1,6 +1,6 @@
 """The registry of metrics: one entry for each, and every list of metrics in the harness.
 
-To add a metric, add one entry to `METRICS`: it then appears in comparisons, gates, studies, noise
+To add a metric, add one entry to `_ENTRIES`: it then appears in comparisons, gates, studies, noise
 models, reports and the API. A trainer, or the reader of a log, still has to produce its value.
 
 A metric that has no entry (one that `--regex` reads) has no known direction: `metric_named` gives
@@ -206,6 +206,7 @@ def of_kind(*kinds: Kind) -> tuple[str, ...]:
 
 
 LOSSES = of_kind("quality")
+SCORES = of_kind("score")
 QUALITY = of_kind("quality", "score")
 SPEEDS = of_kind("speed")
 """Metrics that are compared inside one environment only, as logarithms."""

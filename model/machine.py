@@ -5,13 +5,13 @@ power limit, or the CPU's model and cores.
 """
 
 import contextlib
-import os
 import platform
 import time
 from typing import Any
 
 from model import nvidia_smi
 from model.config import Config, Model
+from model.cpu import usable_cores
 from model.fusible import FUSED
 from model.identity import kernel_versions, sha256_of_json
 from model.ranks import Ranks
@@ -193,10 +193,3 @@ def cpu_json() -> dict[str, Any]:
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
         name = next((line.split(":")[1].strip() for line in file if "model name" in line), name)
     return {"name": name, "cores": usable_cores()}
-
-
-def usable_cores() -> int:
-    """Cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

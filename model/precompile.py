@@ -3,17 +3,16 @@
 FlashAttention-4 and quack compile a kernel at its first call, one after the other: 25 s for a
 model with two windows on an H100, as long as Inductor takes for all blocks. Both keep what they
 compile on disk. So when nothing is kept yet, processes are started that call each kernel once, on
-little data, and whoever needs a kernel first waits for them (`wait`). One that fails says so in the
-log and is of no consequence: the kernel is compiled where it is needed, with its own error if any.
+little data, and whoever needs a kernel first waits for them (`model.compile_jobs.wait`). One that
+fails says so in the log and is of no consequence: the kernel is compiled where it is needed, with
+its own error if any.
 """
 
-import atexit
 import json
-import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from model import compile_jobs
 from model.compile_cache import CompileCache
 from model.config import Config
 from model.shapes import Sizes
@@ -21,11 +20,8 @@ from model.shapes import Sizes
 if TYPE_CHECKING:
     from model.kernels import Kernels
 
-LIMIT_S = 300  # longer than any kernel took; then it is compiled where it is needed
 ROWS = 1024  # tokens of the little data
 PACKAGES = {"flash4": "FLASH_ATTENTION_CUTE_DSL_CACHE_DIR", "quack": "QUACK_CACHE_DIR"}
-
-_running: list[subprocess.Popen[str]] = []
 
 
 def start(config: Config, sizes: Sizes, kernels: "Kernels", cache: CompileCache | None) -> None:
@@ -34,16 +30,7 @@ def start(config: Config, sizes: Sizes, kernels: "Kernels", cache: CompileCache 
         return
     shape = {"width": sizes.width, "head_width": sizes.head_width, "context": sizes.context}
     for job in jobs_of(config, sizes, kernels, cache):
-        _running.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "model.precompile", json.dumps({**job, **shape})],
-                cwd=Path(__file__).parents[1],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
+        compile_jobs.start(["model.precompile", json.dumps({**job, **shape})])
 
 
 def jobs_of(
@@ -61,27 +48,6 @@ def jobs_of(
         if config.optimizer.muon is not None:
             jobs.append({"kernel": "symmetric"})
     return jobs
-
-
-def wait() -> None:
-    """Returns when all have ended; at once where none was started."""
-    while _running:
-        process = _running.pop()
-        try:
-            _, errors = process.communicate(timeout=LIMIT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            _, errors = process.communicate()
-        if process.returncode:
-            last = (errors.strip().splitlines() or ["no message"])[-1]
-            print(f"precompiling failed, compiling when needed: {last}", flush=True)
-
-
-@atexit.register
-def _end() -> None:
-    """A trainer that leaves early leaves no process behind."""
-    for process in _running:
-        process.kill()
 
 
 def compile_one(job: dict[str, Any]) -> None:

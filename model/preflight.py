@@ -72,7 +72,7 @@ def device_of(config: Config, ranks: Ranks = ALONE) -> "torch.device":
     """The device that was asked for, of this rank; raises MachineError where it is missing."""
     import torch
 
-    from model.machine import usable_cores
+    from model.cpu import usable_cores
 
     wanted = config.system.device
     available = torch.cuda.is_available()

@@ -31,7 +31,8 @@ def default_margin(metric: str, row: NoiseRow | None, full_scale: bool) -> Margi
     if full_scale and default.full_scale is not None:
         return Margin(value=default.full_scale, why="the default at full scale")
     if default.value is not None:
-        what = "a speed" if entry.kind == "speed" else f"a loss in {entry.unit.partition('/')[0]}"
+        loss = f"loss in {entry.unit.partition('/')[0]}"
+        what = f"a {loss if entry.kind == 'quality' else entry.kind}"
         return Margin(value=_on_scale(metric, default.value), why=f"the default for {what}")
     if default.noise_sds is not None and row is not None:
         sds = default.noise_sds

@@ -23,7 +23,7 @@ from harness.gate.measurement import MeasurementLoop
 from harness.gate.planning import plan_gate
 from harness.gate.result import GatePlan, GateResult, PartPlan
 from harness.gate.sides import PreparedGate
-from harness.metrics import CORE_SCORES, LOSSES
+from harness.metrics import CORE_SCORES, LOSSES, METRICS, QUALITY
 from harness.results.recipe import device_name
 from harness.results.record import Record, attempt_name
 from harness.results.run_files import boot_id
@@ -280,10 +280,10 @@ def _check_run(record: Record, stored: Baseline) -> None:
 def _missing_metrics(record: Record, stored: Baseline) -> list[str]:
     """Quality metrics that the baseline has and this run lacks."""
     same_config = record.identity.config_id == stored.now.identity.config_id
-    names = list(LOSSES) + ["core_soft"] * same_config  # CORE can be switched off
     return [
         name
-        for name in names
+        for name in QUALITY
+        if not METRICS[name].core or (same_config and METRICS[name].margin)  # CORE can be off
         if stored.now.records[0].metrics.get(name) is not None and record.metrics.get(name) is None
     ]
 

@@ -43,6 +43,13 @@ def style(axes: "Axes", *, title: str = "", x: str = "", y: str = "", grid: str 
         spine.set_color(INK)
 
 
+def count_axis(axes: "Axes") -> None:
+    """Counts along x as 10M and not as 1 under a factor of 1e7."""
+    from matplotlib.ticker import EngFormatter
+
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
 def legend(axes: "Axes", columns: int = 1) -> None:
     """A legend in the theme's colour, without a frame."""
     axes.legend(fontsize=9, frameon=False, labelcolor=INK, ncols=columns)

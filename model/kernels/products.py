@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model import precompile
+from model import compile_jobs
 from model.attention.custom_op import NAMESPACE
 from model.requirements import PackageMissing, Problem, package_problem
 from model.shapes import Sizes
@@ -58,7 +58,7 @@ def add_mlp(residual: Tensor, x: Tensor, up: Tensor, down: Tensor, activation: s
 
 def gram(x: Tensor) -> Tensor:
     """x x^T of a stack (N, m, n) of bf16 matrices: (N, m, m)."""
-    precompile.wait()
+    compile_jobs.wait()
     return _quack().gemm_symmetric(x, x.mT)
 
 
@@ -84,7 +84,7 @@ def _quack() -> Any:
 @torch.library.custom_op(f"{NAMESPACE}::add_product_forward", mutates_args=())
 def _add_forward(residual: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """The sum, and the weight in the type of x."""
-    precompile.wait()
+    compile_jobs.wait()
     low = weight.to(x.dtype)
     return _quack().gemm_add(x, low.T, residual, tuned=False), low
 
@@ -123,7 +123,7 @@ def _mlp_forward(
     residual: Tensor, x: Tensor, up: Tensor, down: Tensor, activation: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The sum, the hidden layer before its activation (N, 4 D), the weights in the type of x."""
-    precompile.wait()
+    compile_jobs.wait()
     low_up, low_down = up.to(x.dtype), down.to(x.dtype)
     before, after = _quack().gemm_act(x, low_up.T, activation=activation, tuned=False)
     out = _quack().gemm_add(after, low_down.T, residual, tuned=False)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from model.config import Rotary as Settings
 from model.places import Places
 from model.tricks.half_rotary import half_frequencies
-from model.tricks.window_warmup import Stretch, stretched
+from model.tricks.yarn import Stretch, stretched
 
 Turns = tuple[Tensor, Tensor]
 """Cosine and sine (T, K/2) of every position and channel pair; (T, H, K/2) where heads differ, and

@@ -21,24 +21,18 @@ step alone.
 
 from collections.abc import Sequence
 from itertools import pairwise
-from math import log, pi, prod, sqrt
+from math import log, prod, sqrt
 from typing import TYPE_CHECKING, Any
-
-import torch
-from torch import Tensor
 
 from model.config import Config
 from model.shapes import windows_of
 from model.stages import long_window
+from model.tricks.yarn import Stretch
 
 if TYPE_CHECKING:
     from model.gpt import GPT
 
-FEWEST_TURNS, MOST_TURNS = 1, 32  # alpha and beta of the paper
 SCALE_SLOPE = 0.2
-
-Stretch = tuple[int, int]
-"""The long window before and after a change."""
 
 
 def enter(gpt: "GPT", config: Config, long_tokens: int) -> None:
@@ -67,12 +61,3 @@ def stretches_until(config: Config, long_tokens: int) -> tuple[Stretch, ...]:
 def growth(stretches: Sequence[Stretch]) -> float:
     """Attention's scale after these changes over that before them."""
     return prod(1 + SCALE_SLOPE * log(new / old) for old, new in stretches)
-
-
-def stretched(frequencies: Tensor, stretches: Sequence[Stretch]) -> Tensor:
-    """Frequencies (K/2) after these changes."""
-    for old, new in stretches:
-        turns = old * frequencies / (2 * pi)
-        keep = torch.clamp((turns - FEWEST_TURNS) / (MOST_TURNS - FEWEST_TURNS), 0, 1)
-        frequencies = frequencies * (old / new + keep * (1 - old / new))
-    return frequencies

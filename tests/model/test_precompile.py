@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from model import precompile
+from model import compile_jobs, precompile
 from model.compile_cache import CompileCache
 from model.configfile import load_config
 from model.derive import derive
@@ -52,8 +52,8 @@ def test_a_process_that_fails_is_told_and_waited_for(
     process = subprocess.Popen(
         [sys.executable, "-c", code], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     )
-    monkeypatch.setattr(precompile, "_running", [process])
-    precompile.wait()
-    assert precompile._running == []
+    monkeypatch.setattr(compile_jobs, "_running", [process])
+    compile_jobs.wait()
+    assert compile_jobs._running == []
     assert process.returncode == 1
     assert "compiling when needed: RuntimeError: no such kernel" in capsys.readouterr().out

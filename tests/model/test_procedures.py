@@ -19,7 +19,7 @@ from model.resident import Resident, compiled_graphs
 from model.rundir import RunDirectory
 from model.stop import Stop
 from model.trainer import Trainer
-from model.tricks import window_warmup
+from model.tricks import window_warmup, yarn
 from model.tricks.multi_token import weighted_losses
 
 ROOT = Path(__file__).parents[2]
@@ -98,7 +98,7 @@ def test_frequencies_and_scale_follow_yarn_channel_by_channel() -> None:
                 slow[i] = share * frequency + (1 - share) * frequency * old / new
         scale *= 0.2 * math.log(new / old) + 1
     stretches = ((384, 896), (896, 2048))
-    got = window_warmup.stretched(torch.tensor(frequencies, dtype=torch.float64), stretches)
+    got = yarn.stretched(torch.tensor(frequencies, dtype=torch.float64), stretches)
     torch.testing.assert_close(got, torch.tensor(slow, dtype=torch.float64))
     assert window_warmup.growth(stretches) == pytest.approx(scale)
     assert slow[0] == frequencies[0]  # turns many times: as it was

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.format import plural
-from harness.report.chart import BASE, INK, legend, line_style, new_figure, style
+from harness.report.chart import BASE, INK, count_axis, legend, line_style, new_figure, style
 from harness.report.metric_text import OUTSIDE_RANGE
 from harness.report.study import phrases
 from harness.report.study.content import Content
@@ -102,6 +102,8 @@ def loss_curves(curves: Sequence[ArmCurve], base: str, axis: str) -> "Figure":
     _limit_y(axes, [values for c in curves for values in (c.low, c.high)], 10, 0.04)
     titles = {"tokens": "training tokens", "train_time_s": "training time (s)"}
     style(axes, x=titles[axis], y="loss (nats per token)")
+    if axis == "tokens":
+        count_axis(axes)
     axes.set_xlim(left=0)
     legend(axes, columns=1 + len(curves) // 6)
     return figure
@@ -122,6 +124,7 @@ def loss_differences(curves: Sequence[ArmCurve], base: str) -> "Figure":
     axes.axhline(0, color=INK, linewidth=0.8)
     _limit_y(axes, [*drawn, np.zeros(1)], 4, 0.08)
     style(axes, x="training tokens", y="loss minus the base's (nats per token)")
+    count_axis(axes)
     axes.set_xlim(left=0)
     legend(axes, columns=1 + len(curves) // 6)
     return figure

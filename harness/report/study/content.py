@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.metrics import CORE_SCORES, COSTS
+from harness.metrics import COSTS, SCORES
 from harness.report.study.core_tasks import StudyCore, core_of
 from harness.results.store import Store
 from harness.results.study_plan import Arm, ResolvedStudy
@@ -39,7 +39,7 @@ class Content:
     def metrics(self) -> list[str]:
         """The metrics shown: the primary one, and those in which at least one arm has an effect."""
         result = self.attribution
-        rest = (result.speed, *CORE_SCORES, *COSTS)
+        rest = (result.speed, *SCORES, *COSTS)
         shown = [name for name in rest if any(_has(arm, name) for arm in result.arms)]
         return [result.primary, *shown]
 

@@ -97,7 +97,7 @@ def test_html_is_one_offline_page_with_escaped_text_and_static_charts():
     assert "&lt;b&gt;" in page
     assert "<svg" in page
     assert "<script" not in page
-    assert 'class="regression">9</td>' in page
+    assert 'class="right regression">9</td>' in page
     assert len(page) < 100_000
     assert as_html(DOCUMENT) == page, "equal documents give equal pages"
 

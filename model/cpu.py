@@ -1,0 +1,10 @@
+"""The CPU cores that this process may use."""
+
+import os
+
+
+def usable_cores() -> int:
+    """Cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
