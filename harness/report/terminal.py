@@ -141,9 +141,9 @@ def _natural_width(table: Table) -> int:
 
 
 def _widths(table: Table, width: int) -> Sequence[int | None]:
-    """Widths of the columns at which lines are broken only between words, and numbers never.
+    """Widths of the columns at which lines are broken only at spaces, and numbers never.
 
-    None for each column where that does not fit: rich then breaks words too.
+    None for each column where that does not fit: rich then breaks lines anywhere.
     """
     texts = [
         [column.title, *(row[index].text for row in table.rows)]

@@ -14,6 +14,8 @@ import re
 import shutil
 import tarfile
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -21,9 +23,14 @@ import msgspec
 
 from harness import files
 from harness.errors import StoreError, UsageError
+from harness.results import stored_file
 from harness.results.store import SIDE_FOLDERS, Store
 from harness.results.study_plan import PlannedRun, ResolvedStudy, differences
 
+REPACK = (
+    "Nothing was unpacked. Unpack it with the version of the harness that packed it, or convert "
+    "the store there as CHANGELOG.md describes and pack it again."
+)
 FULL_JOBS = "full"  # one folder per full job
 COMPACT = ("records", *SIDE_FOLDERS, "studies", FULL_JOBS)
 FOLDERS = (*COMPACT, "searches", "plans")
@@ -109,10 +116,13 @@ def unpack(tar_path: Path, store: Store) -> UnpackSummary:
         with files.disk_errors(store.root):
             _extract(tar_path, Path(folder))
         other = Store(Path(folder))
-        studies = [_merged_study(store, other.study(name)) for name in other.study_names()]
+        with _named_by_tar(tar_path, other):
+            records = other.records()
+            packed_studies = [other.study(name) for name in other.study_names()]
+        studies = [_merged_study(store, study) for study in packed_studies]
         searches = _new_searches(other, store)
         summary = UnpackSummary(studies=len(studies))
-        for record in other.records():
+        for record in records:
             contents = {kind: path.read_bytes() for kind, path in other.side_files(record).items()}
             is_new = store.add(record, *(contents.get(kind) for kind in SIDE_FOLDERS))
             summary.records += is_new
@@ -126,6 +136,18 @@ def unpack(tar_path: Path, store: Store) -> UnpackSummary:
         summary.run_dirs = _move_new(other.run_dirs(), other, store)
         summary.jobs = _move_new(sorted((other.root / FULL_JOBS).glob("*")), other, store)
     return summary
+
+
+@contextmanager
+def _named_by_tar(tar_path: Path, other: Store) -> Iterator[None]:
+    """Names an unreadable file by its tar, not by the temporary folder that it is unpacked to."""
+    try:
+        yield
+    except StoreError as error:
+        name = error.path.removeprefix(f"{other.root}/")
+        older = error.hint == stored_file.USE_ANOTHER_STORE
+        hint = REPACK if older else "Nothing was unpacked. Pack the store again on its machine."
+        raise StoreError(f"{tar_path}, {name}", error.expected, error.got, hint) from error
 
 
 def _extract(tar_path: Path, folder: Path) -> None:

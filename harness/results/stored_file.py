@@ -13,7 +13,8 @@ from harness.errors import HarnessError, StoreError
 
 T = TypeVar("T")
 USE_ANOTHER_STORE = (
-    "Use another --store, or read this one with the version of the harness that wrote it."
+    "Use another --store, read this one with the version of the harness that wrote it, or convert "
+    "it as CHANGELOG.md describes."
 )
 
 
@@ -58,7 +59,7 @@ def convert(content: Any, kind: type[T], path: Path, what: str) -> T:
 
 
 def _check_format(value: Any, kind: Any, path: Path, what: str, error: type[HarnessError]) -> None:
-    """Raises `error` for a format above the one that `kind` has by default, if it has one."""
+    """Raises `error` for a format above the default of `kind`, if it has formats."""
     number = value.get("format") if isinstance(value, dict) else getattr(value, "format", None)
     known = next((one.default for one in msgspec.structs.fields(kind) if one.name == "format"), 0)
     if isinstance(number, int) and number > known:

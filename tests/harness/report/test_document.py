@@ -128,7 +128,7 @@ def test_empty_blocks_are_dropped():
     assert present(None, empty, Text(paragraphs=[]), Notes(items=[]), WIDE) == [WIDE]
 
 
-def test_a_narrow_terminal_breaks_texts_between_words_and_numbers_never():
+def test_a_narrow_terminal_breaks_texts_at_spaces_and_numbers_never():
     columns = ["arm", "role", Column(title="steps", align="right")]
     rows = [["retune:muon:adamw_lr=0.001", "leave one out", "1 234 567"]]
     document = Document(title="A", answer="B", blocks=[make_table(columns, rows)])

@@ -138,3 +138,15 @@ def test_an_empty_store_is_not_packed(tmp_path, store):
     with pytest.raises(UsageError):
         pack(store, tmp_path / "a.tar")
     assert not (tmp_path / "a.tar").exists()
+
+
+def test_a_file_of_an_older_version_is_named_by_its_tar(tmp_path):
+    folder = tmp_path / "old" / "records"
+    folder.mkdir(parents=True)
+    (folder / "p.json").write_text("{}")
+    pack(Store(tmp_path / "old"), tmp_path / "old.tar")
+    with pytest.raises(StoreError) as caught:
+        unpack(tmp_path / "old.tar", Store(tmp_path / "new"))
+    assert caught.value.path == f"{tmp_path / 'old.tar'}, records/p.json"
+    assert "older version" in caught.value.got
+    assert "Nothing was unpacked" in caught.value.hint
