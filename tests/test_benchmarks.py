@@ -55,6 +55,7 @@ def paces_of(config: Path) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_two_interleaved_trainers_give_a_table_and_an_interval(tmp_path: Path, base: Path) -> None:
     out = tmp_path / "out.json"
     deeper = ["--candidate-set", "dial.depth=6", "dial.params=100000"]
@@ -77,6 +78,7 @@ def test_two_interleaved_trainers_give_a_table_and_an_interval(tmp_path: Path, b
     assert paces_of(base) == []
 
 
+@pytest.mark.slow
 def test_a_trainer_that_fails_is_reported_and_none_is_left_running(base: Path) -> None:
     done = measured("step", str(base), "--synthetic", "--candidate-set", "system.attention=flex")
     assert done.returncode == 1

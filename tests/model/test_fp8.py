@@ -248,6 +248,7 @@ def test_without_the_head_its_product_stays_exact() -> None:
             assert torch.equal(fp8.torch_logits(x), built().torch_logits(x)) == exact
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, inside its compiler
 def test_compiled_training_and_evaluation_have_graphs_of_their_own_and_keep_them() -> None:
     plain, compiled = built(model__fp8={}), built(model__fp8={})

@@ -53,6 +53,7 @@ def test_the_estimate_meets_measured_peaks_of_fused_kernels(
     assert derived.memory_fused_bytes < derived.memory_bytes
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, inside its compiler
 @pytest.mark.parametrize(
     "base",

@@ -108,6 +108,7 @@ def test_divergence_and_out_of_memory_are_results_and_not_repeated(harness, job_
     assert len(store.records()) == 1
 
 
+@pytest.mark.slow
 def test_a_time_limit_leaves_a_checkpoint_and_the_same_command_resumes(harness, job_file, store):
     path = job_file()
     slow = ("--set", "pace.sleep_ms=200")

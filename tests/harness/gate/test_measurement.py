@@ -118,14 +118,17 @@ def test_launches_of_each_mode_use_the_noise_models_row_of_that_mode():
 # --- error rates of whole gates -------------------------------------------------------------------
 
 
+def _is_slow(cell):
+    return cell.evidence == "replicates" and cell.noise != gate_rates.OWN
+
+
 @pytest.mark.parametrize(
     "cell",
     [
-        cell
+        pytest.param(cell, marks=[pytest.mark.slow] * _is_slow(cell), id=cell.name)
         for cell in gate_rates.cells()
         if (cell.evidence, cell.harm) in (("launches", 0.0), ("replicates", 2.0))
     ],
-    ids=lambda cell: cell.name,
 )
 def test_the_stored_counts_are_those_of_this_code(cell):
     found = next(one for one in STORED if one.cell == cell)

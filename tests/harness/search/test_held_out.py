@@ -28,6 +28,7 @@ def search(harness, search_file, store):
     return run
 
 
+@pytest.mark.slow
 def test_a_stopped_confirmation_keeps_the_previous_one_and_a_complete_one_replaces_its_patch(
     search,
 ):
@@ -47,6 +48,7 @@ def test_a_stopped_confirmation_keeps_the_previous_one_and_a_complete_one_replac
     assert kept == []
 
 
+@pytest.mark.slow
 def test_another_rule_makes_another_study_and_the_patch_names_its_seeds(search, store):
     search("{best: 1, seeds: [101, 102]}")
     for confirm in ("{best: 1, seeds: [101, 102], alpha: 0.2}", "{best: 1, seeds: [103, 104]}"):

@@ -87,6 +87,7 @@ def test_a_killed_search_resumes_without_losing_or_repeating_a_trial(
     assert "from a killed harness" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_stopped_search_keeps_its_records_and_resumes(
     harness, start, search_file, store, trainers, trials
 ):

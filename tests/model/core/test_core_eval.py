@@ -141,6 +141,7 @@ def test_outcomes_are_never_overwritten_and_missing_checkpoints_named(
     )
 
 
+@pytest.mark.slow
 def test_two_ranks_share_the_work_and_find_the_same(run: tuple[Path, Path], tmp_path: Path) -> None:
     out, _ = run
     both = tmp_path / "both.parquet"

@@ -88,7 +88,13 @@ def test_errors_have_three_parts_exit_code_2_and_no_traceback(command):
 def test_interrupted_prepare_says_so_and_goes_on(options, tmp_path):
     write_parquet(tmp_path / "text" / "000.parquet", sentences(20_000))
     command = [sys.executable, "-m", "model.data", "prepare", *options]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's & ignores it
+    )
     while "encoding" not in process.stderr.readline():
         assert process.poll() is None
     process.send_signal(signal.SIGINT)

@@ -68,7 +68,9 @@ def test_every_format_has_the_tasks_of_the_base_and_the_changes_of_each_arm(answ
     for task in found["base"]["tasks"]:
         cells = [f"{task[name]:.4f}" for name in ("accuracy", "accuracy_se")]
         assert re.search(f"{task['name']} .*{'.*'.join(cells)}", shown)
-        assert re.search("\\s*".join(f'<td class="neutral">{cell}</td>' for cell in cells), markup)
+        assert re.search(
+            "\\s*".join(f'<td class="\\w+ neutral">{cell}</td>' for cell in cells), markup
+        )
     harmed = found["arms"]["no_muon"]
     assert any(task["marked"] for task in harmed["tasks"])
     assert not any(task["marked"] for task in found["arms"]["no_windows"]["tasks"])
