@@ -334,7 +334,7 @@ def test_a_metric_of_unknown_direction_is_shown_and_never_judged():
     assert (found.outcome, acc.outcome, acc.better) == ("inconclusive", None, None)
     assert acc.low < acc.estimate < acc.high < 0
     assert not acc.improved
-    assert any("direction unknown" in note for note in acc.notes)
+    assert any("direction is unknown" in note for note in acc.notes)
 
 
 def test_a_margin_for_a_metric_of_unknown_direction_is_refused_with_the_option():
