@@ -4,6 +4,7 @@ A file that is not JSON is damaged. A file that is JSON, but lacks a field or ha
 was written by another version of the harness. The two need different advice.
 """
 
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -61,7 +62,7 @@ def convert(content: Any, kind: type[T], path: Path, what: str) -> T:
 def _check_format(value: Any, kind: Any, path: Path, what: str, error: type[HarnessError]) -> None:
     """Raises `error` for a format above the default of `kind`, if it has formats."""
     number = value.get("format") if isinstance(value, dict) else getattr(value, "format", None)
-    known = next((one.default for one in msgspec.structs.fields(kind) if one.name == "format"), 0)
+    known = _latest_format(kind)
     if isinstance(number, int) and number > known:
         raise error(
             str(path),
@@ -69,6 +70,11 @@ def _check_format(value: Any, kind: Any, path: Path, what: str, error: type[Harn
             f"format {number}",
             "A newer version of the harness wrote it: update the harness.",
         )
+
+
+@cache  # a store has thousands of records of one kind
+def _latest_format(kind: Any) -> int:
+    return next((one.default for one in msgspec.structs.fields(kind) if one.name == "format"), 0)
 
 
 def _of_another_version(

@@ -6,6 +6,7 @@ Every comparison of a study starts from its `Evidence`. Never reads disk, never 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import msgspec
 
@@ -52,11 +53,18 @@ class Evidence:
 
     def measures(self, metric: str) -> bool:
         """Whether any completed run of the study has the metric."""
-        return any(
-            run.completed and run.completed.metrics.get(metric) is not None
-            for runs in self.runs.values()
-            for run in runs
-        )
+        return metric in self._measured
+
+    @cached_property
+    def _measured(self) -> set[str]:
+        records = (run.completed for runs in self.runs.values() for run in runs)
+        return {
+            name
+            for record in records
+            if record
+            for name, value in record.metrics.items()
+            if value is not None
+        }
 
 
 def gather(study: ResolvedStudy, records: Iterable[Record]) -> Evidence:
