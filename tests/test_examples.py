@@ -46,4 +46,4 @@ def test_the_stored_notebook_was_executed_without_errors() -> None:
 
 def test_the_stored_notebook_names_no_folder_of_a_machine() -> None:
     text = NOTEBOOK.read_text(encoding="utf-8")
-    assert [folder for folder in ("/home/", "/root/", "/tmp/", "/work/") if folder in text] == []
+    assert [folder for folder in ("/home/", "/root/", "/tmp/", str(ROOT)) if folder in text] == []

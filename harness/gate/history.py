@@ -199,7 +199,7 @@ def confirmed(
 ) -> GateMetric:
     """The speed result in the light of other sessions of the same comparison.
 
-    A slowdown counts once two sessions have shown it; a slowdown that the next session does not
+    A slowdown counts once two sessions have shown it; one that the following session does not
     show is inconclusive. Without `confirm` the first one counts and is marked unconfirmed.
     """
     others = other_sessions(earlier, now)
