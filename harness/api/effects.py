@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.api.frames import html
 from harness.api.study import Study
+from harness.errors import UsageError
 from harness.format import plural
 from harness.results.store import Store
 from harness.study.attribution import attribute
@@ -83,10 +84,22 @@ def attribution(study: Study) -> Attribution:
         ``.to_frame()`` has one row for each arm and metric, ``.result`` everything that
         `harness report --json` writes under `attribution`.
 
+    Raises
+    ------
+    UsageError
+        If `study` is something else, such as the name of a study.
+
     Examples
     --------
     >>> study = harness.load_study("baselines/published", "speedrun-d8")
     >>> effects = harness.attribution(study).to_frame()
     >>> effects[effects["metric"] == "val_bpb"][["arm", "estimate", "low", "high"]]
     """
+    if not isinstance(study, Study):
+        raise UsageError(
+            "attribution",
+            "a Study of load_study or run_study",
+            repr(study),
+            "Load it first: harness.attribution(harness.load_study(STORE, NAME)).",
+        )
     return Attribution(result=attribute(study.plan, Store(study.store).records()))

@@ -208,6 +208,7 @@ def load(name: str) -> Any:
     group = typer.main.get_group(module.app)
     group.epilog = _epilog(COMMANDS[name].examples)
     for child, command in group.commands.items():
+        command.short_help = (command.help or "").partition("\n")[0]  # whole, on several lines
         _completed(command, EXAMPLES[f"{name} {child}"])
     return group
 

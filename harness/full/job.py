@@ -174,8 +174,7 @@ class FullJob:
         records, noise_model = completed_proxies(plan, self.store), self._noise_model()
         forecast = forecast_job(plan, self.store, records, noise_model)
         self._report_forecast(plan, forecast)
-        optional = self.options.without_forecast or self.options.preflight_only
-        if forecast.forecast is None and not optional:
+        if self._lacks_forecast(forecast):
             return self._result(errors.COULD_NOT_RUN, NOTHING_STARTED)
         preflight = self._measure(runner, preflight, plan.stages)
         cost = estimate_cost(plan, self.store, records, noise_model, preflight)
@@ -205,11 +204,21 @@ class FullJob:
         self._report_forecast(plan, forecast)
         self._report_preflight(preflight)
         more = "`--preflight` also measures the GPUs and runs a step test."
-        if count := len(preflight.errors):
-            found = "1 error" if count == 1 else f"{count} errors"
-            text = f"Dry run: the job cannot start, the preflight found {found}. {more}"
+        faults = []
+        if preflight.errors:
+            faults.append(f"the preflight found {plural(len(preflight.errors), 'error')}")
+        if self._lacks_forecast(forecast):
+            faults.append("there is no forecast")
+        if faults:
+            text = f"Dry run: the job cannot start, {' and '.join(faults)}. {more}"
             return self._result(errors.COULD_NOT_RUN, text)
         return self._result(errors.PASS, f"Dry run: the requirements are met. {more}")
+
+    def _lacks_forecast(self, forecast: JobForecast) -> bool:
+        """Whether the command may not start the job, because it has no forecast."""
+        options = self.options
+        optional = options.without_forecast or options.preflight_only or options.proxies
+        return forecast.forecast is None and not optional
 
     def _blocked(self, preflight: Preflight) -> FullResult:
         self._report_preflight(preflight)

@@ -34,15 +34,23 @@ def test_a_job_without_proxies_starts_nothing_and_gives_the_reason(harness, job_
 
 
 def test_a_dry_run_prints_requirements_and_stores_nothing(harness, job_file, store):
-    done = harness("full", job_file(), "--dry-run")
+    done = harness("full", job_file(), "--dry-run", ALONE)
     assert done.returncode == errors.PASS, done.stderr
     assert "data shards" in output(done)
     assert "no GPU" not in done.stderr
     assert not (store.root / "full" / "quick" / "plan.json").exists()
 
 
+def test_a_dry_run_without_a_forecast_exits_as_the_job_would(harness, job_file):
+    done = harness("full", job_file(), "--dry-run")
+    assert done.returncode == errors.COULD_NOT_RUN
+    assert "no forecast: " in done.stdout
+    assert "Dry run: the job cannot start, there is no forecast." in done.stdout
+    assert harness("full", job_file(), "--dry-run", "--proxies").returncode == errors.PASS
+
+
 def test_a_dry_run_that_finds_errors_exits_with_could_not_run(harness, job_file, store):
-    done = harness("full", job_file(), "--dry-run", "--set", "machine.missing_shard=2")
+    done = harness("full", job_file(), "--dry-run", ALONE, "--set", "machine.missing_shard=2")
     assert done.returncode == errors.COULD_NOT_RUN
     assert "the job cannot start, the preflight found 1 error" in done.stdout
     assert store.records() == []
