@@ -5,24 +5,23 @@ resolved (`harness.search.plan`).
 """
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
-from harness.config.study_file import Limits, limit_ranges
+from harness.config.study_file import Limits
 from harness.config.yaml_schema import (
+    ErrorRate,
+    NotNegativeInt,
     Strict,
-    alpha_range,
+    Where,
     check_name,
-    check_ranges,
     check_seeds,
-    location,
+    convert,
     nearest,
     read_mapping,
     read_text,
-    schema_error,
 )
 from harness.errors import StudyFileError
 from harness.metrics import COMPARED
@@ -70,9 +69,9 @@ class BoundFile(Strict, frozen=True, kw_only=True):
 class ConfirmFile(Strict, frozen=True, kw_only=True):
     """Confirmation of the best trials on held-out seeds. `next`: overrides for a second scale."""
 
-    best: int = 3
+    best: NotNegativeInt = 3
     seeds: list[int] = msgspec.field(default_factory=lambda: [101, 102, 103, 104, 105, 106])
-    alpha: float = 0.05  # two-sided, for all candidates together
+    alpha: ErrorRate = 0.05  # two-sided, for all candidates together
     correction: Correction = "dunnett"
     next: dict[str, Any] = msgspec.field(default_factory=dict)  # such as dial.depth: 8
 
@@ -110,16 +109,6 @@ class SearchFile(Strict, frozen=True, kw_only=True):
         return [TRICK + trick for trick in self.tricks] + [p for _, p, _ in dimensions(self)]
 
 
-_PARTS: dict[str, Any] = {
-    "budget": BudgetFile,
-    "confirm": ConfirmFile,
-    "constraints": BoundFile,
-    "limits": Limits,
-    "space": DimensionFile,
-    "tricks": DimensionFile,
-}
-
-
 def load_search(path: Path) -> SearchFile:
     """Reads and checks a search file. Raises StudyFileError with the line of the error."""
     text = read_text(path, "a search file", "ablations/searches/fake.yaml")
@@ -129,72 +118,47 @@ def load_search(path: Path) -> SearchFile:
 def parse_search(text: str, name: str) -> SearchFile:
     """As `load_search`, from text. `name`: the file's name in errors."""
     keys = "search, base, budget and space"
-    plain, lines = read_mapping(text, name, keys, "ablations/searches/")
-    search = _convert(plain, name, lines)
-    check(search, lambda path: location(name, lines, path))
+    plain, where = read_mapping(text, name, keys, "ablations/searches/")
+    search = _convert(plain, where)
+    check(search, where)
     return search
 
 
-def _convert(plain: dict[str, Any], name: str, lines: Any) -> SearchFile:
+def _convert(plain: dict[str, Any], where: Where) -> SearchFile:
     """Converts entries with user-chosen names one by one, so that errors have their full path."""
 
-    def typed(value: Any, kind: Any, path: str) -> Any:
-        try:
-            return msgspec.convert(value, kind)
-        except msgspec.ValidationError as error:
-            raise schema_error(str(error), name, lines, path, _known_keys) from None
-
     def each(values: Any, kind: Any, path: str) -> dict[str, Any]:
-        entries = typed(values, dict[str, Any], path)
-        return {key: typed(value or {}, kind, f"{path}.{key}") for key, value in entries.items()}
+        entries = convert(values, dict[str, Any], where, path)
+        return {
+            name: convert(value or {}, kind, where, f"{path}.{name}")
+            for name, value in entries.items()
+        }
+
+    def trick(part: Any, path: str) -> TrickFile:
+        whens = convert({} if part is None else part, dict[str, Any], where, path)
+        convert({when: {} for when in whens}, TrickFile, where, path)  # the names of its parts
+        parts = {when: each(one, DimensionFile, f"{path}.{when}") for when, one in whens.items()}
+        return TrickFile(**parts)
 
     named = {"space": DimensionFile, "constraints": BoundFile}
     inner = {key: each(plain[key], kind, key) for key, kind in named.items() if key in plain}
     if "tricks" in plain:
-        inner["tricks"] = {
-            trick: TrickFile(
-                **{
-                    when: each(part, DimensionFile, f"tricks.{trick}.{when}")
-                    for when, part in whens.items()
-                }
-            )
-            for trick, whens in _trick_parts(plain["tricks"], typed).items()
-        }
+        tricks = convert(plain["tricks"], dict[str, Any], where, "tricks")
+        inner["tricks"] = {name: trick(part, f"tricks.{name}") for name, part in tricks.items()}
     rest = {key: value for key, value in plain.items() if key not in inner}
-    search: SearchFile = typed(rest, SearchFile, "")
+    search: SearchFile = convert(rest, SearchFile, where)
     return msgspec.structs.replace(search, **inner)
 
 
-def _trick_parts(
-    value: Any, typed: Callable[[Any, Any, str], Any]
-) -> dict[str, dict[str, dict[str, Any]]]:
-    """trick -> (on, off) -> path -> dimension, the keys checked."""
-    tricks = typed(value, dict[str, Any], "tricks")
-    for trick, part in tricks.items():
-        named = typed({} if part is None else part, dict[str, Any], f"tricks.{trick}")
-        typed({key: {} for key in named}, TrickFile, f"tricks.{trick}")
-    return {trick: dict(part or {}) for trick, part in tricks.items()}
-
-
-def _known_keys(path: str) -> list[str]:
-    first, *rest = path.split(".")
-    kind: type[msgspec.Struct] = _PARTS.get(first, SearchFile)
-    if first == "tricks" and len(rest) < 2:
-        kind = TrickFile
-    return [field.encode_name for field in msgspec.structs.fields(kind)]
-
-
-def check(search: SearchFile, where: Callable[[str], str]) -> None:
-    """Checks what types cannot express; `where` names a field's place. Raises StudyFileError."""
+def check(search: SearchFile, where: Where) -> None:
+    """Checks values, also those beyond their types. Raises StudyFileError."""
+    convert(msgspec.to_builtins(search), SearchFile, where)  # an override may be out of its range
     check_name(search.search, where("search"))
     check_seeds(search.base_seeds, where("base_seeds"))
     check_seeds(search.confirm.seeds, where("confirm.seeds"))
     _check_space(search, where)
     _check_objective(search, where)
     _check_budget(search, where)
-    best = search.confirm.best
-    ranges = [alpha_range("confirm.alpha", search.confirm.alpha), *limit_ranges(search.limits)]
-    check_ranges([("confirm.best", best, best >= 0, "of 0 or above"), *ranges], where)
     used = {search.seed, *search.base_seeds}
     if search.confirm.best and (shared := sorted(used & set(search.confirm.seeds))):
         raise StudyFileError(
@@ -220,7 +184,7 @@ def check(search: SearchFile, where: Callable[[str], str]) -> None:
             )
 
 
-def _check_space(search: SearchFile, where: Callable[[str], str]) -> None:
+def _check_space(search: SearchFile, where: Where) -> None:
     if not (search.space or search.tricks):
         raise StudyFileError(
             where("space"),
@@ -296,7 +260,7 @@ def _check_dimension(one: DimensionFile, where: str) -> None:
         )
 
 
-def _check_objective(search: SearchFile, where: Callable[[str], str]) -> None:
+def _check_objective(search: SearchFile, where: Where) -> None:
     names = search.objectives
     for name in names:
         if name not in OBJECTIVES:
@@ -326,7 +290,7 @@ def _check_objective(search: SearchFile, where: Callable[[str], str]) -> None:
         )
 
 
-def _check_budget(search: SearchFile, where: Callable[[str], str]) -> None:
+def _check_budget(search: SearchFile, where: Where) -> None:
     budget = search.budget
     given = [n for n in (budget.trials, budget.gpu_seconds, budget.usd) if n is not None]
     if not given or min(given) <= 0:
