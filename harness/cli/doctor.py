@@ -21,6 +21,7 @@ from harness.cli.console import new_console, print_line
 from harness.cli.options import STORE, JsonOption, StoreOption, TrainerOption
 from harness.errors import DiskError, TrainerError
 from harness.format import plural
+from harness.report.export import print_json
 from harness.runner.trainer import NativeTrainer, by_name
 
 CORE = ("numpy", "scipy", "pandas", "pyarrow", "msgspec", "ruamel.yaml", "typer", "rich", "jinja2")
@@ -58,8 +59,7 @@ def command(
     checks = examine(store, by_name(trainer))
     missing = [check.name for check in checks if check.needed and not check.good]
     if json:
-        reply = {"can_run_smoke_study": not missing, "missing": missing, "checks": checks}
-        typer.echo(msgspec.json.format(msgspec.json.encode(reply), indent=1).decode())
+        print_json({"can_run_smoke_study": not missing, "missing": missing, "checks": checks})
     else:
         first = "" if Path("ablations").is_dir() else "harness init && "
         name = "smoke" if trainer == "native" else trainer

@@ -4,7 +4,7 @@ A command's signature uses these types; their default values are the constants i
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,7 +19,7 @@ BASELINES = Path("baselines")
 
 StoreOption = Annotated[Path, typer.Option("--store", help="Folder of all runs and records.")]
 SetOption = Annotated[
-    Optional[list[str]],  # noqa: UP045  (typer reads it at run time)
+    list[str] | None,
     typer.Option("--set", help="Override a setting, such as dial.depth=8. May be repeated."),
 ]
 SeedsOption = Annotated[str, typer.Option("--seeds", help="Seeds, such as 1,2,5-7.")]
@@ -28,7 +28,7 @@ GpusOption = Annotated[
 ]
 TrainerOption = Annotated[str, typer.Option("--trainer", help="The trainer: native or fake.")]
 MaxMinutesOption = Annotated[
-    Optional[float],  # noqa: UP045
+    float | None,
     typer.Option(
         "--max-minutes",
         min=0,
@@ -36,11 +36,10 @@ MaxMinutesOption = Annotated[
     ),
 ]
 PriceOption = Annotated[
-    Optional[float],  # noqa: UP045
-    typer.Option("--price", min=0, help="Price in USD per GPU-hour."),
+    float | None, typer.Option("--price", min=0, help="Price in USD per GPU-hour.")
 ]
 MarginOption = Annotated[
-    Optional[list[str]],  # noqa: UP045
+    list[str] | None,
     typer.Option(
         "--margin",
         help="Largest tolerated harm, such as val_loss=0.002 or tokens_per_s=0.005 (0.5 %).",
@@ -57,8 +56,7 @@ BaselinesOption = Annotated[Path, typer.Option("--baselines", help="Folder of al
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 MarkdownOption = Annotated[bool, typer.Option("--markdown", help="Print Markdown.")]
 MarkdownFileOption = Annotated[
-    Optional[Path],  # noqa: UP045
-    typer.Option("--markdown", help="Markdown file to write."),
+    Path | None, typer.Option("--markdown", help="Markdown file to write.")
 ]
 NoHtmlOption = Annotated[bool, typer.Option("--no-html", help="Do not write the HTML report.")]
 DryRunOption = Annotated[

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -20,11 +20,10 @@ from harness.redact import redact_argv
 def command(
     context: typer.Context,
     cluster: Annotated[
-        Optional[Path],  # noqa: UP045  (typer reads it at run time)
-        typer.Argument(help="A cluster file, such as ablations/clusters/slurm.yaml."),
+        Path | None, typer.Argument(help="A cluster file, such as ablations/clusters/slurm.yaml.")
     ] = None,
     arguments: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Argument(
             metavar="-- COMMAND",
             help="study, search, full or run, its file and options.",
@@ -35,7 +34,7 @@ def command(
     ] = False,
     list_jobs: Annotated[bool, typer.Option("--jobs", help="List the jobs of a store.")] = False,
     cancelled: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(
             "--cancel", help="Cancel by a submission's id or a job's number. May be repeated."
         ),

@@ -5,7 +5,7 @@ sentence comes first and long tables last, so that a reader who stops early has 
 Texts are plain: each renderer escapes them for its own format.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -92,18 +92,6 @@ class Document:
     tone: Tone = "neutral"
     blocks: Sequence[Block] = field(default_factory=tuple)
     data: Any = None
-
-    def tables(self) -> Iterator[Table]:
-        """Every table, in order, also those inside sections."""
-        yield from _tables(self.blocks)
-
-
-def _tables(blocks: Sequence[Block]) -> Iterator[Table]:
-    for block in blocks:
-        if isinstance(block, Table):
-            yield block
-        elif isinstance(block, Section):
-            yield from _tables(block.blocks)
 
 
 def without_charts(blocks: Sequence[Block]) -> list[Block]:
