@@ -63,6 +63,22 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 7197 else f"{seconds / 3600:.2f} h"
 
 
+def hours(seconds: float) -> str:
+    """'1.65' or '0.0123': hours without their unit, as the leaderboard has them."""
+    return f"{seconds / 3600:.2f}" if seconds >= 3600 else f"{seconds / 3600:.3g}"
+
+
+def gpu_cost(gpu_s: float, usd_per_gpu_hour: float | None) -> str:
+    """'7,200 GPU-seconds = 5.00 USD', or the time alone where no price is known."""
+    text = f"{gpu_s:,.0f} GPU-seconds"
+    return text if usd_per_gpu_hour is None else f"{text} = {usd(gpu_s, usd_per_gpu_hour)}"
+
+
+def usd(gpu_s: float, usd_per_gpu_hour: float) -> str:
+    """'5.00 USD'."""
+    return f"{gpu_s / 3600 * usd_per_gpu_hour:,.2f} USD"
+
+
 def markdown_row(cells: Sequence[str]) -> str:
     """One row of a Markdown table."""
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -190,6 +190,16 @@ def check_seeds(seeds: list[int], where: str) -> None:
         )
 
 
+def find_base(path: Path, base: str) -> str:
+    """The configuration that a file at `path` names relative to itself. Raises StudyFileError."""
+    file = (path.parent / base).resolve()
+    if file.is_file():
+        return str(file)
+    expected = "the path of a configuration file, relative to this file"
+    hint = nearest(file.name, [other.name for other in file.parent.glob("*.yaml")]) or EXAMPLES
+    raise StudyFileError(f"{path}: base", expected, f"no file {file}", hint)
+
+
 def parse_choice(text: str, choices: tuple[Any, ...], option: str, hint: str) -> Any:
     """Returns `text` if it is one of the choices of an option. Raises UsageError."""
     if text in choices:

@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 
 from harness.comparison.noise_model import NoiseModel
+from harness.format import percent
 from harness.full.proxies import (
     MIN_SIZES,
     Proxy,
@@ -361,7 +362,7 @@ def _notes(
 def _metric_notes(fitted: FittedLaw) -> list[str]:
     shares = fitted.variance_shares
     largest = max(shares, key=lambda name: shares[name])
-    notes = [f"{fitted.metric}: {shares[largest]:.0%} of the variance is from: {largest}"]
+    notes = [f"{fitted.metric}: {percent(shares[largest], 0)} of the variance is from: {largest}"]
     if fitted.replicate_sd is None:
         notes.append(f"{fitted.metric}: run-to-run noise {fitted.replicate_source}")
     if fitted.lack_of_fit_p is not None and fitted.lack_of_fit_p < 0.05:

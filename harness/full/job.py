@@ -7,11 +7,10 @@ the same command resumes wherever it was stopped. What happens is reported to a 
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 
@@ -26,7 +25,7 @@ from harness.full.finalize import ENTRY, FORECAST, Finalizer
 from harness.full.job_forecast import JobForecast, estimate_cost, forecast_job
 from harness.full.launch import Deadline, JobLauncher, LaunchResult, final_result
 from harness.full.leaderboard import LeaderboardEntry
-from harness.full.listener import FullListener, SilentListener
+from harness.full.listener import FullListener
 from harness.full.monitor import MonitorSettings
 from harness.full.plan import JobPlan, check_name, plan_job, store_plan
 from harness.full.preflight import Preflight, PreflightRunner, time_limit
@@ -47,6 +46,7 @@ from harness.runner.replicates import recorded_run
 from harness.runner.stepper import StepperStopped
 from harness.runner.trainer import NativeTrainer, by_name
 from harness.study.budget_limits import RESUME
+from harness.study.run import recovered_message
 
 PREFLIGHT = "preflight"
 NOTHING_STARTED = "Nothing was started."
@@ -90,7 +90,7 @@ def run_full(
     listener: FullListener | None = None,
 ) -> FullResult:
     """Runs or resumes a full job. Raises HarnessError; everything recorded is kept."""
-    return FullJob(file, path, store, options, listener or SilentListener()).run()
+    return FullJob(file, path, store, options, listener or FullListener()).run()
 
 
 class FullJob:
@@ -117,10 +117,7 @@ class FullJob:
         """All steps of the command."""
         with self._job_lock(), stop_on_signals(self.stop):
             for record in recover(self.store):
-                self.listener.message(
-                    f"Recovered {record.plan_id}, seed {record.seed}, from a killed harness: "
-                    f"recorded as {record.status}."
-                )
+                self.listener.message(recovered_message(record))
             try:
                 return self._run()
             except StepperStopped:
@@ -370,9 +367,8 @@ class FullJob:
         self.data.update(reason=reason or None, exit_code=code)
         return FullResult(exit_code=code, reason=reason, data=self.data, finished=finished)
 
-    @contextmanager
-    def _job_lock(self) -> Iterator[None]:
-        """Raises StoreError while another harness works on the job."""
+    def _job_lock(self) -> IO[bytes]:
+        """The lock of the job. Raises StoreError while another harness works on the job."""
         handle = lock_file(self.folder / "lock")
         if handle is None:
             raise StoreError(
@@ -381,10 +377,7 @@ class FullJob:
                 "another one is running",
                 "Wait until it ends, or use another --store.",
             )
-        try:
-            yield
-        finally:
-            handle.close()
+        return handle
 
 
 def multinode_trainer(trainer: NativeTrainer, file: FullFile) -> NativeTrainer:

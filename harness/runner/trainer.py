@@ -405,3 +405,11 @@ def with_value(config: Mapping[str, Any], path: str, value: object) -> dict[str,
     inner = config.get(head)
     new = with_value(inner if isinstance(inner, dict) else {}, rest, value) if rest else value
     return {**config, head: new}
+
+
+def value_at(config: Mapping[str, Any], path: str) -> Any:
+    """The value of a dotted path in a nested configuration; None if it has none."""
+    here: Any = config
+    for part in path.split("."):
+        here = here.get(part) if isinstance(here, dict) else None
+    return here

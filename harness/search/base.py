@@ -6,8 +6,6 @@ reports, how often it is evaluated (which is when a pruner can act) and how long
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from queue import SimpleQueue
 
 import msgspec
 import numpy as np
@@ -67,23 +65,15 @@ def run_base(
     `deadline`: the value of time.monotonic() after which no run starts. Raises TrainerError,
     StopStudy and DiskError.
     """
-    free: SimpleQueue[str] = SimpleQueue()
-    for name in pool.names:
-        free.put(name)
 
-    def run(seed: int) -> Record | None:
-        gpu = free.get()
-        try:
-            spec = run_spec(plan, seed)
-            late = deadline is not None and time.monotonic() >= deadline
-            if late and recorded_run(pool.store, spec, ()) is None:
-                return None
-            return pool.make(spec, gpu, stop)[0]
-        finally:
-            free.put(gpu)
+    def run(seed: int, gpu: str) -> Record | None:
+        spec = run_spec(plan, seed)
+        late = deadline is not None and time.monotonic() >= deadline
+        if late and recorded_run(pool.store, spec, ()) is None:
+            return None
+        return pool.make(spec, gpu, stop)[0]
 
-    with ThreadPoolExecutor(max_workers=len(pool.names)) as threads:
-        made = list(threads.map(run, plan.file.base_seeds))
+    made = pool.spread(run, plan.file.base_seeds)
     if stop or any(record is not None and record.status == "interrupted" for record in made):
         raise StopStudy(errors.STOPPED_AT_LIMIT, STOPPED)
     records = [record for record in made if record is not None]

@@ -18,10 +18,10 @@ from harness.errors import ReportError
 from harness.results.archive import strip_paths
 from harness.results.store import Store
 from harness.results.study_plan import Arm
+from harness.runner.trainer import value_at
 from harness.search.confirm import CONFIRM, NEXT
 from harness.search.plan import SearchPlan
 from harness.search.results import CandidateResult, SearchResult
-from harness.search.space import value_at
 
 _NEVER_FOLDED = 1 << 16  # columns
 _NO_NEWLINE = "\\ No newline at end of file"  # as git writes it

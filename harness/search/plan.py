@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from harness.config.search_file import SearchFile
-from harness.config.yaml_schema import nearest
+from harness.config.yaml_schema import find_base
 from harness.errors import StudyFileError, TrainerError
 from harness.results.record import Identity
 from harness.results.study_plan import TrickInfo
@@ -124,7 +124,7 @@ def resolve(
     `prepares`: prepares the base's data, without which runs have no plan_id. Raises StudyFileError
     and TrainerError.
     """
-    base_file = _base_file(file, path)
+    base_file = find_base(path, file.base)
     catalogue = trainer.catalogue()
     tricks = {name: msgspec.convert(entry, TrickInfo) for name, entry in catalogue.tricks.items()}
     request = Request(name="base", base=base_file, set=dict(file.set))
@@ -142,19 +142,6 @@ def resolve(
         invalid=[],
     )
     return _checked(plan)
-
-
-def _base_file(file: SearchFile, path: Path) -> str:
-    base = (path.parent / file.base).resolve()
-    if base.is_file():
-        return str(base)
-    near = nearest(base.name, [p.name for p in base.parent.glob("*.yaml")])
-    raise StudyFileError(
-        f"{path}: base",
-        "a configuration file, relative to the search file",
-        f"no file {base}",
-        near or "Name an existing file, such as ../configs/speedrun.yaml.",
-    )
 
 
 def _checked(plan: SearchPlan) -> SearchPlan:

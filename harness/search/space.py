@@ -15,6 +15,7 @@ from harness.config.yaml_schema import nearest
 from harness.errors import StudyFileError
 from harness.files import canonical_json
 from harness.results.study_plan import TrickInfo
+from harness.runner.trainer import value_at
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -156,14 +157,6 @@ def label(choice: Any) -> Any:
     """A choice as Optuna stores it: scalars unchanged, anything else as its JSON."""
     scalar = choice is None or isinstance(choice, (str, int, float, bool))
     return choice if scalar else canonical_json(choice)
-
-
-def value_at(config: Mapping[str, Any], path: str) -> Any:
-    """The value of a dotted path in a nested configuration; None if it has none."""
-    here: Any = config
-    for part in path.split("."):
-        here = here.get(part) if isinstance(here, dict) else None
-    return here
 
 
 def space_of(
