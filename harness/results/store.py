@@ -21,8 +21,6 @@ atomically, after its curve and its CORE answers.
 import contextlib
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
@@ -147,15 +145,11 @@ class Store:
             self.study_path(study.study), msgspec.json.format(msgspec.json.encode(study), indent=1)
         )
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Holds the store's lock, so that two writers never rename over each other."""
+    def locked(self) -> IO[bytes]:
+        """The store's lock until it is closed: two writers never rename over each other."""
         handle = files.lock_file(self.root / "lock", wait=True)
         assert handle is not None
-        try:
-            yield
-        finally:
-            handle.close()
+        return handle
 
     def lock_plan(self, plan_id: str) -> IO[bytes] | None:
         """The lock of a plan, which the harness that runs it holds; None if another holds it."""

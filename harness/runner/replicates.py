@@ -66,7 +66,7 @@ def recipe_from_description(description: Description, catalogue: Catalogue) -> R
         config=description.config or {},
         derived=description.derived or {},
         tricks=description.tricks or {},
-        identity=msgspec.convert(msgspec.to_builtins(description.identity), Identity),
+        identity=description.identity,
         seed_path=catalogue.settable_fields.get("seed", "seed"),
         text_tokens=description.text_tokens,
     )

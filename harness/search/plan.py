@@ -15,7 +15,6 @@ import msgspec
 from harness.config.search_file import SearchFile
 from harness.config.yaml_schema import find_base
 from harness.errors import StudyFileError, TrainerError
-from harness.results.record import Identity
 from harness.results.study_plan import TrickInfo
 from harness.runner.replicates import Recipe, describe_with_data, recipe_from_description
 from harness.runner.trainer import Description, Fault, NativeTrainer, Request
@@ -93,7 +92,8 @@ class SearchPlan:
         }
 
     def _recipe(self, description: Description) -> Recipe:
-        identity = identity_of(description)
+        identity = description.identity
+        assert identity is not None, f"{description.name} has no identity"
         if identity.code_id != self.base.identity.code_id:
             raise TrainerError(
                 str(self.trainer.checkout),
@@ -108,12 +108,6 @@ class SearchPlan:
             tricks=description.tricks or {},
             identity=identity,
         )
-
-
-def identity_of(description: Description) -> Identity:
-    """The identity of a description that has one."""
-    assert description.identity is not None, f"{description.name} has no identity"
-    return msgspec.convert(msgspec.to_builtins(description.identity), Identity)
 
 
 def resolve(
