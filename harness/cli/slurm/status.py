@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from harness import files
-from harness.cli.slurm.allocation import slurm
+from harness.cli.slurm.job import slurm
 from harness.cli.slurm.submission import CANCELLED, EventLog, Submission, log_path, submissions
 from harness.errors import COULD_NOT_RUN, STOPPED_AT_LIMIT, UsageError
 
