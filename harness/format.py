@@ -26,6 +26,11 @@ def percent(fraction: float, places: int = 1, *, sign: bool = False) -> str:
     return signed(f"{100 * fraction:{'+' if sign else ''}.{places}f} %")
 
 
+def short_percent(fraction: float, digits: int = 3) -> str:
+    """'95 %', '97.5 %', '0.14 %': significant digits, without zeros at the end."""
+    return f"{100 * fraction:.{digits}g} %"
+
+
 def interval(low: str, high: str) -> str:
     """'[+0.0327, +0.0357]' from two formatted ends, whose unit is left out."""
     ends = (end.rstrip(" %MiBs") for end in (low, high))

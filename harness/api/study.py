@@ -202,10 +202,10 @@ def _has_searches(file: "StudyFile") -> bool:
 
 def _search_sweeps(*study: Any) -> object:
     """Fills the sweeps that have a `space` by a search, which needs Optuna."""
-    from harness.search.engine import SilentListener
+    from harness.search.engine import SearchListener
     from harness.search.sweep_search import fill
 
-    return fill(SilentListener(), *study)
+    return fill(SearchListener(), *study)
 
 
 COLUMNS = (

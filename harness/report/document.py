@@ -126,6 +126,11 @@ def table(
     return made
 
 
+def number(title: str, *, optional: bool = False, stacked: bool = False) -> Column:
+    """A column of numbers."""
+    return Column(title=title, align="right", optional=optional, stacked=stacked)
+
+
 def present(*blocks: Block | None) -> list[Block]:
     """The blocks that have something to show: no empty table, list, text or section."""
     return [block for block in blocks if block is not None and not _is_empty(block)]

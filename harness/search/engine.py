@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -43,8 +43,7 @@ from harness.search.state import SearchState
 from harness.search.trial import TrialResult, TrialRunner, result_of, worker_id
 from harness.search.workers import POLL_S, SearchBudget, WorkerPool
 from harness.study.budget_limits import RESUME, STOPPED, StopStudy
-from harness.study.executor import Command, StudyListener, StudyOptions
-from harness.study.executor import SilentListener as SilentStudyListener
+from harness.study.executor import Command, SilentListener, StudyOptions
 from harness.study.run import recovered_message
 
 if TYPE_CHECKING:
@@ -72,15 +71,8 @@ class SearchOptions(msgspec.Struct, frozen=True, kw_only=True):
     command_line: str = ""
 
 
-class SearchListener(StudyListener, Protocol):
-    """Receives the progress of a search; as a `StudyListener` also that of its confirmation."""
-
-    def base_ready(self, objective: Objective, noise: BaseNoise) -> None: ...
-    def trial_ended(self, number: int, result: TrialResult, values: list[float] | None) -> None: ...
-
-
-class SilentListener(SilentStudyListener):
-    """A `SearchListener` that ignores everything."""
+class SearchListener(SilentListener):
+    """Receives the progress of a search and of its confirmation study; this one ignores it."""
 
     def base_ready(self, objective: Objective, noise: BaseNoise) -> None: ...
     def trial_ended(self, number: int, result: TrialResult, values: list[float] | None) -> None: ...
@@ -288,7 +280,7 @@ def run_search(
     listener: SearchListener | None = None,
 ) -> SearchOutcome:
     """Runs a search, or resumes it, and returns how it ended with the result so far."""
-    return SearchEngine(file, path, store, options, listener or SilentListener()).run()
+    return SearchEngine(file, path, store, options, listener or SearchListener()).run()
 
 
 def read_search(

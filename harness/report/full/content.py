@@ -16,7 +16,7 @@ from harness.full.leaderboard import COLUMNS, LeaderboardEntry, as_markdown, cel
 from harness.full.listener import ForecastCheck, ProxyResult
 from harness.full.loss_envelope import LossEnvelope
 from harness.full.preflight import Preflight, worst_first
-from harness.report.chart import BASE, HELPS, HURTS, INK, legend, new_figure, style
+from harness.report.chart import BASE, HELPS, HURTS, INK, legend, new_axes, style
 from harness.report.document import (
     Block,
     Cell,
@@ -28,6 +28,7 @@ from harness.report.document import (
     Table,
     Text,
     Tone,
+    number,
     present,
     table,
 )
@@ -111,9 +112,7 @@ def _forecast_lines(forecast: Forecast) -> list[str]:
 
 
 def _sizes_table(fitted: FittedLaw) -> Table:
-    columns = [
-        Column(title=title, align="right") for title in ("size", "runs", "mean", "minus the law")
-    ]
+    columns = [*map(number, ("size", "runs", "mean", "minus the law"))]
     rows = zip(fitted.sizes, fitted.runs, fitted.means, fitted.residuals, strict=True)
     return table(
         columns,
@@ -232,20 +231,16 @@ def _forecast_section(forecast: JobForecast, entry: LeaderboardEntry | None) -> 
             for name in ("val_bpb", "core", "core_soft")
         ]
     if cost is not None:
+        train_s, wall_s, usd = (getattr(entry, name, None) for name in ("train_s", "wall_s", "usd"))
         rows += [
-            _row(
-                "leaderboard time (s)", cost.leaderboard_s, ",.0f", getattr(entry, "train_s", None)
-            ),
-            _row("wall time (s)", cost.wall_s, ",.0f", getattr(entry, "wall_s", None)),
-            _row("cost (USD)", cost.usd, ",.2f", getattr(entry, "usd", None)),
+            _row("leaderboard time (s)", cost.leaderboard_s, ",.0f", train_s),
+            _row("wall time (s)", cost.wall_s, ",.0f", wall_s),
+            _row("cost (USD)", cost.usd, ",.2f", usd),
         ]
     notes = [*(quality.notes if quality else []), *(cost.notes if cost else [])]
     if quality is not None and quality.p_core is not None:
         notes.insert(0, f"P(CORE > {quality.core_target:g}) = {quality.p_core:.2f}")
-    columns = [
-        Column(title=title, align="right" if title else "left")
-        for title in ("", "forecast", "interval", "measured")
-    ]
+    columns: list[Column | str] = ["", *map(number, ("forecast", "interval", "measured"))]
     shown = table(columns, [row for row in rows if row])
     blocks = present(shown, Notes(items=notes))
     return Section(title="Forecast", blocks=blocks) if blocks else None
@@ -286,8 +281,7 @@ def _loss_section(forecast: JobForecast, finished: FinishedJob | None) -> Sectio
 
 def scaling_law(fitted: FittedLaw, target: Estimate, measured: float | None) -> "Figure":
     """One metric over sizes up to the target, with the forecast and the measured value."""
-    figure = new_figure(*SIZE_INCHES)
-    axes = figure.add_subplot()
+    figure, axes = new_axes(*SIZE_INCHES)
     _shaded(axes, [x for x, _ in fitted.curve], [one for _, one in fitted.curve], "one run")
     axes.plot(fitted.x, fitted.means, "o", color=BASE, label="proxies")
     for size, x, mean in zip(fitted.sizes, fitted.x, fitted.means, strict=True):
@@ -317,8 +311,7 @@ def scaling_law(fitted: FittedLaw, target: Estimate, measured: float | None) -> 
 
 def loss_envelope(envelope: LossEnvelope, points: Sequence[tuple[float, float]]) -> "Figure":
     """The training loss of a run inside its envelope."""
-    figure = new_figure(*SIZE_INCHES)
-    axes = figure.add_subplot()
+    figure, axes = new_axes(*SIZE_INCHES)
     levels = [look.loss for look in envelope.looks]
     _shaded(axes, [look.fraction for look in envelope.looks], levels, "envelope")
     if points:

@@ -70,7 +70,7 @@ class StudyProgress(StudyListener):
         self.latest = (planned, latest)
         total = self._study.arm(planned.arm).derived.get("steps")
         if latest.step and total:
-            text = f"{100 * latest.step / total:.0f} %"
+            text = format.percent(latest.step / total, 0)
         else:
             text = latest.phase or "starting"
         self.cells[planned.arm, planned.seed] = f"[cyan]{text}[/]"
@@ -133,7 +133,7 @@ class StudyProgress(StudyListener):
         if self.left_s is not None:
             parts.append(f"about {format.duration(self.left_s)} left")
         if self.gpu_s:
-            parts.append(cost(self.gpu_s, study.limits.price))
+            parts.append(format.gpu_cost(self.gpu_s, study.limits.price))
         return " · ".join(parts)
 
 
@@ -148,12 +148,6 @@ def ended_text(record: Record) -> str:
     if record.status != "completed" and record.reason:
         text += f": {record.reason}"
     return text
-
-
-def cost(gpu_s: float, price: float | None) -> str:
-    """GPU-seconds, and USD where a price per GPU-hour is known."""
-    text = f"{gpu_s:,.0f} GPU-seconds"
-    return text if price is None else f"{text} = {gpu_s / 3600 * price:,.2f} USD"
 
 
 def _cell(record: Record) -> str:

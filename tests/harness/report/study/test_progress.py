@@ -6,8 +6,9 @@ import msgspec
 import pytest
 from rich.console import Console
 
+from harness.format import gpu_cost
 from harness.report.study import plan
-from harness.report.study.progress import StudyProgress, cost
+from harness.report.study.progress import StudyProgress
 from harness.report.terminal import print_document
 from harness.results.run_files import Progress
 from harness.study import budget
@@ -79,8 +80,8 @@ def test_runs_that_are_recorded_are_shown_from_the_start(study, store, record):
 
 
 def test_a_price_turns_seconds_into_dollars():
-    assert cost(3600, None) == "3,600 GPU-seconds"
-    assert cost(3600, 2.5) == "3,600 GPU-seconds = 2.50 USD"
+    assert gpu_cost(3600, None) == "3,600 GPU-seconds"
+    assert gpu_cost(3600, 2.5) == "3,600 GPU-seconds = 2.50 USD"
 
 
 def printed_plan(study, blocked=()):
