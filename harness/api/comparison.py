@@ -148,12 +148,8 @@ def compare(
     for name, values in (("margins", margins or {}), ("sds", sds or {})):
         for metric, value in values.items():
             if not 0 < value < float("inf"):
-                raise UsageError(
-                    f"{name}[{metric!r}]",
-                    "a number above zero",
-                    repr(value),
-                    "Such as 0.002 for val_loss; speeds are relative, 0.005 for 0.5 %.",
-                )
+                hint = "Such as 0.002 for val_loss; speeds are relative, 0.005 for 0.5 %."
+                raise UsageError(f"{name}[{metric!r}]", "a number above zero", repr(value), hint)
     compiled = regex.parse([f"{name}={text}" for name, text in (patterns or {}).items()])
     sides = read_sides(_paths(a, "a"), _paths(b, "b"), compiled)
     options = engine.CompareOptions(
@@ -184,12 +180,9 @@ def _rows(frame: "pd.DataFrame", name: str) -> list[str]:
     columns = ["store", "plan_id", "attempt"]
     missing = [column for column in columns if column not in frame]
     if missing:
-        raise UsageError(
-            name,
-            f"a frame of load_records, with the columns {', '.join(columns)}",
-            f"one without {', '.join(missing)}",
-            "Select rows of load_records(store), and keep these columns.",
-        )
+        expected = f"a frame of load_records, with the columns {', '.join(columns)}"
+        hint = "Select rows of load_records(store), and keep these columns."
+        raise UsageError(name, expected, f"one without {', '.join(missing)}", hint)
     runs = frame.drop_duplicates(columns).itertuples()
     return [f"{run.store}{MEMBER}{run.plan_id}/{run.attempt}" for run in runs]
 

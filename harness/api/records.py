@@ -155,12 +155,9 @@ def load_curves(store: StorePath, *, study: str | None = None) -> "pd.DataFrame"
 def open_store(store: StorePath) -> Store:
     root = Path(store)
     if not is_store(root):
-        raise StoreError(
-            str(root),
-            "a store: a folder with records/ in it",
-            "a folder without records" if root.is_dir() else "no such folder",
-            "Name the folder that `harness study --store` wrote, such as runs.",
-        )
+        got = "a folder without records" if root.is_dir() else "no such folder"
+        hint = "Name the folder that `harness study --store` wrote, such as runs."
+        raise StoreError(str(root), "a store: a folder with records/ in it", got, hint)
     return Store(root)
 
 

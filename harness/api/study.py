@@ -288,10 +288,6 @@ def attribution(study: Study) -> Attribution:
     >>> effects[effects["metric"] == "val_bpb"][["arm", "estimate", "low", "high"]]
     """
     if not isinstance(study, Study):
-        raise UsageError(
-            "attribution",
-            "a Study of load_study or run_study",
-            repr(study),
-            "Load it first: harness.attribution(harness.load_study(STORE, NAME)).",
-        )
+        hint = "Load it first: harness.attribution(harness.load_study(STORE, NAME))."
+        raise UsageError("attribution", "a Study of load_study or run_study", repr(study), hint)
     return Attribution(result=attribute(study.plan, Store(study.store).records()))

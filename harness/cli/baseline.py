@@ -138,12 +138,9 @@ def _replicates(
     `check_first`: refuses a first run, before the others are made.
     """
     if (config is None) == (not source):
-        raise UsageError(
-            "harness baseline",
-            "either a configuration file or --from STORE:STUDY/ARM",
-            "both" if source else "neither",
-            "A file is run now; --from takes the runs of a stored study.",
-        )
+        expected = "either a configuration file or --from STORE:STUDY/ARM"
+        hint = "A file is run now; --from takes the runs of a stored study."
+        raise UsageError("harness baseline", expected, "both" if source else "neither", hint)
     if config is None:
         return promotion.replicates_of_arm(source)
     console = progress_console()

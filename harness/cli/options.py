@@ -91,22 +91,14 @@ def metric_numbers(texts: list[str] | None, option: str) -> dict[str, float]:
         except ValueError:
             numbers[name] = float("nan")
         if not 0 < numbers[name] < float("inf"):
-            raise UsageError(
-                f"{option} {text}",
-                "NAME=NUMBER, above zero",
-                repr(number),
-                f"Such as {option} val_loss=0.002; speeds are relative, 0.005 for 0.5 %.",
-            )
+            hint = f"Such as {option} val_loss=0.002; speeds are relative, 0.005 for 0.5 %."
+            raise UsageError(f"{option} {text}", "NAME=NUMBER, above zero", repr(number), hint)
     return numbers
 
 
 def checked_alpha(alpha: float) -> float:
     """The error rate of `--alpha`, between 0 and 0.5. Raises UsageError."""
     if not 0 < alpha < 0.5:
-        raise UsageError(
-            "--alpha",
-            "a rate between 0 and 0.5",
-            f"{alpha:g}",
-            "Use 0.05 for a pull request, 0.01 to promote a baseline.",
-        )
+        hint = "Use 0.05 for a pull request, 0.01 to promote a baseline."
+        raise UsageError("--alpha", "a rate between 0 and 0.5", f"{alpha:g}", hint)
     return alpha

@@ -81,12 +81,8 @@ def load(path: Path) -> StudyFile:
     """Reads a study file. Raises StudyFileError, for a bare name with the files that exist."""
     if not path.exists() and path.suffix not in (".yaml", ".yml"):
         known = ", ".join(map(str, sorted(Path("ablations/studies").glob("*.yaml"))))
-        raise StudyFileError(
-            str(path),
-            "a study file",
-            "no such file",
-            f"Use one of these: {known}." if known else "Name a YAML file.",
-        )
+        hint = f"Use one of these: {known}." if known else "Name a YAML file."
+        raise StudyFileError(str(path), "a study file", "no such file", hint)
     return load_study(path)
 
 

@@ -71,12 +71,10 @@ def _request(
     assert context.parent is not None
     group: Any = context.parent.command
     if cluster is None or not argv or argv[0] not in RESUMABLE:
-        raise UsageError(
-            "harness submit",
-            "a cluster file, `--`, and one of the commands " + ", ".join(RESUMABLE),
-            " ".join([str(cluster or ""), *redact_argv(argv)]).strip() or "nothing",
-            "Such as: harness submit CLUSTER.yaml -- study ablations/studies/smoke.yaml",
-        )
+        expected = "a cluster file, `--`, and one of the commands " + ", ".join(RESUMABLE)
+        got = " ".join([str(cluster or ""), *redact_argv(argv)]).strip() or "nothing"
+        hint = "Such as: harness submit CLUSTER.yaml -- study ablations/studies/smoke.yaml"
+        raise UsageError("harness submit", expected, got, hint)
     has_store = any(text == "--store" or text.startswith("--store=") for text in argv)
     complete = argv if has_store else [*argv, "--store", str(store)]
     parser = group.get_command(context.parent, argv[0])
@@ -85,12 +83,8 @@ def _request(
         value = parsed.params.get(parameter.name)
         argument = parameter.param_type_name == "argument"
         if argument and isinstance(value, Path) and not value.exists():
-            raise UsageError(
-                f"harness {argv[0]}",
-                "an existing file",
-                str(value),
-                "A path is relative to this folder, in which the job runs too.",
-            )
+            hint = "A path is relative to this folder, in which the job runs too."
+            raise UsageError(f"harness {argv[0]}", "an existing file", str(value), hint)
     return SubmitRequest(argv=argv, store=parsed.params["store"], options=dict(parsed.params))
 
 

@@ -67,12 +67,9 @@ def parse_cluster(text: str, name: str) -> ClusterFile:
         )
     unused = [key for key in _OF_SLURM if key in plain]
     if cluster.kind == "local" and unused:
-        raise StudyFileError(
-            where(unused[0]),
-            "no key of a scheduler in a local job",
-            ", ".join(unused),
-            "Remove it, or write `kind: slurm`.",
-        )
+        expected = "no key of a scheduler in a local job"
+        got = ", ".join(unused)
+        raise StudyFileError(where(unused[0]), expected, got, "Remove it, or write `kind: slurm`.")
     return cluster
 
 

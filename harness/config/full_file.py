@@ -103,12 +103,9 @@ def check(full: FullFile, where: Where) -> None:
     check_name(full.full, where("full"))
     check_seeds([full.seed], where("seed"))
     if full.ranks % full.nodes:
-        raise StudyFileError(
-            where("ranks"),
-            f"the same number of ranks on each of {full.nodes} nodes",
-            f"{full.ranks} ranks in total",
-            "`ranks` is the total over all nodes: use a multiple of `nodes`.",
-        )
+        expected = f"the same number of ranks on each of {full.nodes} nodes"
+        hint = "`ranks` is the total over all nodes: use a multiple of `nodes`."
+        raise StudyFileError(where("ranks"), expected, f"{full.ranks} ranks in total", hint)
     if full.proxies is not None:
         _check_proxies(full.proxies, full, where)
 
@@ -125,9 +122,7 @@ def _check_proxies(proxies: ProxiesFile, full: FullFile, where: Where) -> None:
             "--without-forecast.",
         )
     if proxies.field in proxies.set:
-        raise StudyFileError(
-            where(f"proxies.set.{proxies.field}"),
-            "the field only in proxies.field",
-            "a value for it in proxies.set too",
-            "Remove it from proxies.set.",
-        )
+        expected = "the field only in proxies.field"
+        got = "a value for it in proxies.set too"
+        hint = "Remove it from proxies.set."
+        raise StudyFileError(where(f"proxies.set.{proxies.field}"), expected, got, hint)

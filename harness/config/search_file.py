@@ -161,12 +161,10 @@ def check(search: SearchFile, where: Where) -> None:
     _check_budget(search, where)
     used = {search.seed, *search.base_seeds}
     if search.confirm.best and (shared := sorted(used & set(search.confirm.seeds))):
-        raise StudyFileError(
-            where("confirm.seeds"),
-            "seeds that the search does not use",
-            f"{shared}, which are also in seed or base_seeds",
-            "Use other seeds: confirmation on the search's own seeds is biased.",
-        )
+        expected = "seeds that the search does not use"
+        got = f"{shared}, which are also in seed or base_seeds"
+        hint = "Use other seeds: confirmation on the search's own seeds is biased."
+        raise StudyFileError(where("confirm.seeds"), expected, got, hint)
     if len(search.base_seeds) < 2 or (search.confirm.best and len(search.confirm.seeds) < 2):
         raise StudyFileError(
             where("base_seeds" if len(search.base_seeds) < 2 else "confirm.seeds"),
@@ -176,31 +174,23 @@ def check(search: SearchFile, where: Where) -> None:
         )
     for metric, bound in search.constraints.items():
         if (bound.at_most is None) == (bound.at_least is None):
-            raise StudyFileError(
-                where(f"constraints.{metric}"),
-                "one of at_most and at_least",
-                "both" if bound.at_most is not None else "none",
-                "For example peak_memory_bytes: {at_most: 6.0e+10}.",
-            )
+            expected = "one of at_most and at_least"
+            got = "both" if bound.at_most is not None else "none"
+            hint = "For example peak_memory_bytes: {at_most: 6.0e+10}."
+            raise StudyFileError(where(f"constraints.{metric}"), expected, got, hint)
 
 
 def _check_space(search: SearchFile, where: Where) -> None:
     if not (search.space or search.tricks):
-        raise StudyFileError(
-            where("space"),
-            "at least one field under space, or one trick under tricks",
-            "none",
-            f"For example space: {{a.field: {EXAMPLE}}}.",
-        )
+        expected = "at least one field under space, or one trick under tricks"
+        hint = f"For example space: {{a.field: {EXAMPLE}}}."
+        raise StudyFileError(where("space"), expected, "none", hint)
     seen: set[str] = set()
     for place, path, dimension in dimensions(search):
         if path in seen:
-            raise StudyFileError(
-                where(place),
-                "every field once in a search",
-                f"{path} a second time",
-                "Remove one of them.",
-            )
+            expected = "every field once in a search"
+            got = f"{path} a second time"
+            raise StudyFileError(where(place), expected, got, "Remove one of them.")
         seen.add(path)
         _check_dimension(dimension, where(place))
 
@@ -217,20 +207,14 @@ def dimensions(search: SearchFile) -> list[tuple[str, str, DimensionFile]]:
 def _check_dimension(one: DimensionFile, where: str) -> None:
     kinds = [part for part in (one.floats, one.ints, one.choices) if part is not None]
     if len(kinds) != 1:
-        raise StudyFileError(
-            where,
-            "one of float: [low, high], int: [low, high] and choices: [...]",
-            "none" if not kinds else f"{len(kinds)} of them",
-            f"For example {EXAMPLE}.",
-        )
+        expected = "one of float: [low, high], int: [low, high] and choices: [...]"
+        got = "none" if not kinds else f"{len(kinds)} of them"
+        raise StudyFileError(where, expected, got, f"For example {EXAMPLE}.")
     if one.choices is not None:
         if len(one.choices) < 2 or one.log or one.step is not None:
-            raise StudyFileError(
-                where,
-                "two choices or more, without log or step",
-                repr(one.choices),
-                "Move a field with a single value to `set`.",
-            )
+            expected = "two choices or more, without log or step"
+            got = repr(one.choices)
+            raise StudyFileError(where, expected, got, "Move a field with a single value to `set`.")
         return
     ends = kinds[0]
     if len(ends) != 2 or not ends[0] < ends[1] or not all(map(math.isfinite, ends)):
@@ -238,26 +222,15 @@ def _check_dimension(one: DimensionFile, where: str) -> None:
             where, "a lower and a higher end, both finite", repr(ends), f"For example {EXAMPLE}."
         )
     if one.log and (ends[0] <= 0 or one.step is not None):
-        raise StudyFileError(
-            where,
-            "a logarithmic range above 0, without step",
-            f"{ends}, step {one.step}" if one.step is not None else repr(ends),
-            "Raise its lower end, or remove `log: true` or the step.",
-        )
+        got = f"{ends}, step {one.step}" if one.step is not None else repr(ends)
+        hint = "Raise its lower end, or remove `log: true` or the step."
+        raise StudyFileError(where, "a logarithmic range above 0, without step", got, hint)
     if one.step is not None and not 0 < one.step <= ends[1] - ends[0]:
-        raise StudyFileError(
-            where,
-            f"a step above 0 and within {ends}",
-            repr(one.step),
-            "Correct the step, or remove it.",
-        )
+        expected = f"a step above 0 and within {ends}"
+        raise StudyFileError(where, expected, repr(one.step), "Correct the step, or remove it.")
     if one.ints is not None and one.step is not None and not one.step.is_integer():
-        raise StudyFileError(
-            where,
-            "an integer step for a range of integers",
-            repr(one.step),
-            "Correct the step, or use `float:` instead of `int:`.",
-        )
+        hint = "Correct the step, or use `float:` instead of `int:`."
+        raise StudyFileError(where, "an integer step for a range of integers", repr(one.step), hint)
 
 
 def _check_objective(search: SearchFile, where: Where) -> None:
@@ -273,12 +246,9 @@ def _check_objective(search: SearchFile, where: Where) -> None:
                 "objective, because it is quantised by the evaluations.",
             )
     if not names or len(set(names)) < len(names):
-        raise StudyFileError(
-            where("objective"),
-            "one objective or several different ones",
-            repr(search.objective),
-            "For example objective: val_bpb, or [val_bpb, tokens_per_s].",
-        )
+        expected = "one objective or several different ones"
+        hint = "For example objective: val_bpb, or [val_bpb, tokens_per_s]."
+        raise StudyFileError(where("objective"), expected, repr(search.objective), hint)
     if (LN_TIME in names) != (search.slope_from is not None):
         missing = search.slope_from is None
         raise StudyFileError(
@@ -294,16 +264,9 @@ def _check_budget(search: SearchFile, where: Where) -> None:
     budget = search.budget
     given = [n for n in (budget.trials, budget.gpu_seconds, budget.usd) if n is not None]
     if not given or min(given) <= 0:
-        raise StudyFileError(
-            where("budget"),
-            "trials, gpu_seconds or usd, above 0",
-            repr(given) if given else "none",
-            "For example budget: {trials: 40}.",
-        )
+        expected = "trials, gpu_seconds or usd, above 0"
+        got = repr(given) if given else "none"
+        raise StudyFileError(where("budget"), expected, got, "For example budget: {trials: 40}.")
     if budget.usd is not None and search.limits.price is None:
-        raise StudyFileError(
-            where("budget.usd"),
-            "a price for a budget in USD",
-            "none",
-            "Add limits: {price: USD per GPU-hour}, or pass --price.",
-        )
+        hint = "Add limits: {price: USD per GPU-hour}, or pass --price."
+        raise StudyFileError(where("budget.usd"), "a price for a budget in USD", "none", hint)

@@ -153,12 +153,8 @@ def check(study: StudyFile, where: Where) -> None:
     convert(msgspec.to_builtins(study), StudyFile, where)  # an override may be out of its range
     check_name(study.study, where("study"))
     if study.arms.empty():
-        raise StudyFileError(
-            where("arms"),
-            "at least one arm besides the base",
-            "none",
-            "Add `leave_one_out: [a trick]`, `add_one_in: [a trick]` or `name: {set: ...}`.",
-        )
+        hint = "Add `leave_one_out: [a trick]`, `add_one_in: [a trick]` or `name: {set: ...}`."
+        raise StudyFileError(where("arms"), "at least one arm besides the base", "none", hint)
     check_seeds(study.seeds, where("seeds"))
     for trick, sweep in study.arms.retune.items():
         _check_sweep(trick, sweep, study, where)
@@ -167,12 +163,9 @@ def check(study: StudyFile, where: Where) -> None:
     if study.horizons and (
         any(h <= 0 for h in study.horizon_list()) or len(study.horizon_list()) < 2
     ):
-        raise StudyFileError(
-            where("horizons"),
-            "positive multiples of the base's steps, at least one of them not 1",
-            repr(study.horizons),
-            "Write `horizons: default`, or for example [0.5, 1].",
-        )
+        expected = "positive multiples of the base's steps, at least one of them not 1"
+        hint = "Write `horizons: default`, or for example [0.5, 1]."
+        raise StudyFileError(where("horizons"), expected, repr(study.horizons), hint)
 
 
 def _check_sweep(trick: str, sweep: RetuneFile, study: StudyFile, where: Where) -> None:
@@ -189,12 +182,10 @@ def _check_sweep(trick: str, sweep: RetuneFile, study: StudyFile, where: Where) 
         _check_searched(sweep, where(f"arms.retune.{trick}"))
         return
     if not sweep.values or not all(sweep.values.values()):
-        raise StudyFileError(
-            where(f"arms.retune.{trick}.values"),
-            "a list of values for each field",
-            repr(sweep.values),
-            "Write for example {values: {a.field: [0.001, 0.003, 0.01]}, seeds: [101, 102]}.",
-        )
+        expected = "a list of values for each field"
+        got = repr(sweep.values)
+        hint = "Write for example {values: {a.field: [0.001, 0.003, 0.01]}, seeds: [101, 102]}."
+        raise StudyFileError(where(f"arms.retune.{trick}.values"), expected, got, hint)
 
 
 def _check_searched(sweep: RetuneFile, where: str) -> None:
@@ -211,16 +202,9 @@ def _check_searched(sweep: RetuneFile, where: str) -> None:
 def _check_arm(name: str, arm: ArmFile, where: str) -> None:
     check_name(name, where)
     if name == "base":
-        raise StudyFileError(
-            where,
-            "a name other than base",
-            "base",
-            "The base is always an arm: rename this one.",
-        )
+        expected = "a name other than base"
+        raise StudyFileError(where, expected, "base", "The base is always an arm: rename this one.")
     if (arm.ref and arm.patch) or not (arm.set or arm.ref or arm.patch):
-        raise StudyFileError(
-            where,
-            "`set: {...}`, or other code by `ref:` or `patch:` (not both)",
-            "both" if arm.ref else "nothing that differs from the base",
-            "Write what the arm changes.",
-        )
+        expected = "`set: {...}`, or other code by `ref:` or `patch:` (not both)"
+        got = "both" if arm.ref else "nothing that differs from the base"
+        raise StudyFileError(where, expected, got, "Write what the arm changes.")

@@ -32,31 +32,21 @@ def read_text(path: Path, what: str, example: str) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise StudyFileError(
-            str(path),
-            what,
-            str(error.strerror).lower().removeprefix("is "),
-            f"Name a YAML file, such as {example}; {EXAMPLES}",
-        ) from None
+        got = str(error.strerror).lower().removeprefix("is ")
+        hint = f"Name a YAML file, such as {example}; {EXAMPLES}"
+        raise StudyFileError(str(path), what, got, hint) from None
     except UnicodeDecodeError as error:
-        raise StudyFileError(
-            str(path),
-            "UTF-8 text",
-            f"an invalid byte at {error.start}",
-            "Save the file as UTF-8.",
-        ) from None
+        got = f"an invalid byte at {error.start}"
+        raise StudyFileError(str(path), "UTF-8 text", got, "Save the file as UTF-8.") from None
 
 
 def read_mapping(text: str, name: str, keys: str, examples: str) -> tuple[dict[str, Any], Where]:
     """Returns (a mapping from YAML, what locates its fields). Raises StudyFileError."""
     plain, lines = _read_yaml(text, name)
     if not isinstance(plain, dict):
-        raise StudyFileError(
-            name,
-            f"a mapping with the keys {keys}",
-            "an empty file" if plain is None else type(plain).__name__,
-            f"See {examples}; {EXAMPLES}",
-        )
+        expected = f"a mapping with the keys {keys}"
+        got = "an empty file" if plain is None else type(plain).__name__
+        raise StudyFileError(name, expected, got, f"See {examples}; {EXAMPLES}")
     return plain, lambda path: _location(name, lines, path)
 
 
@@ -170,24 +160,17 @@ def _location(name: str, lines: Any, path: str) -> str:
 def check_name(name: str, where: str) -> None:
     """Raises StudyFileError for a name that cannot name a file."""
     if not NAME.fullmatch(name):
-        raise StudyFileError(
-            where,
-            "a name of letters, digits, dot, dash and underscore",
-            repr(name),
-            "It names files in the store: rename it.",
-        )
+        expected = "a name of letters, digits, dot, dash and underscore"
+        raise StudyFileError(where, expected, repr(name), "It names files in the store: rename it.")
 
 
 def check_seeds(seeds: list[int], where: str) -> None:
     """Raises StudyFileError for no seeds, repeated or negative ones."""
     repeated = sorted({seed for seed in seeds if seeds.count(seed) > 1})
     if not seeds or repeated or min(seeds) < 0:
-        raise StudyFileError(
-            where,
-            "at least one seed, each once and not negative",
-            f"{repeated} more than once" if repeated else repr(seeds),
-            "Each seed is one replicate: write each once, such as [1, 2, 3].",
-        )
+        got = f"{repeated} more than once" if repeated else repr(seeds)
+        hint = "Each seed is one replicate: write each once, such as [1, 2, 3]."
+        raise StudyFileError(where, "at least one seed, each once and not negative", got, hint)
 
 
 def find_base(path: Path, base: str) -> str:
@@ -221,12 +204,8 @@ def parse_sets(pairs: Iterable[str]) -> dict[str, Any]:
         except YAMLError:
             equals = ""
         if not equals or not path.strip():
-            raise UsageError(
-                "--set",
-                "field=value, such as dial.depth=8",
-                repr(pair),
-                "Write a dotted field, an equals sign and a YAML value.",
-            )
+            hint = "Write a dotted field, an equals sign and a YAML value."
+            raise UsageError("--set", "field=value, such as dial.depth=8", repr(pair), hint)
         overrides[path.strip()] = value
     return overrides
 
@@ -237,12 +216,8 @@ def parse_seeds(text: str, option: str) -> list[int]:
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
         if not match or (match[2] and int(match[2]) < int(match[1])):
-            raise UsageError(
-                option,
-                "numbers such as 1,2,3 or 0-7",
-                repr(text),
-                "Separate numbers by commas; write a range with a dash.",
-            )
+            hint = "Separate numbers by commas; write a range with a dash."
+            raise UsageError(option, "numbers such as 1,2,3 or 0-7", repr(text), hint)
         numbers += range(int(match[1]), int(match[2] or match[1]) + 1)
     if len(set(numbers)) != len(numbers):
         raise UsageError(option, "each number once", repr(text), "Write each once.")

@@ -73,12 +73,9 @@ def pack(
     """
     if not job_dir(store, name).is_dir() or not job:
         known = sorted(path.name for path in (store.root / FULL_JOBS).glob("*"))
-        raise UsageError(
-            name,
-            "a job with a run in this store",
-            f"{plural(len(job), 'run')}; jobs here: {', '.join(known) or 'none'}",
-            "Run `harness full JOB` first, or name its store with --store.",
-        )
+        got = f"{plural(len(job), 'run')}; jobs here: {', '.join(known) or 'none'}"
+        hint = "Run `harness full JOB` first, or name its store with --store."
+        raise UsageError(name, "a job with a run in this store", got, hint)
     files = dict(sorted(_contents(store, name, job, proxies)))
     hashes = {path: hashlib.sha256(data).hexdigest() for path, data in files.items()}
     sums = "".join(f"{digest}  {path}\n" for path, digest in hashes.items())

@@ -88,12 +88,9 @@ def launch_row(noise_model: NoiseModel, bench: NoiseScope) -> NoiseRow:
     own = noise_model.of_launches("train_time_s", bench, "launch")
     rows = [row for row in noise_model.rows if row.source == "launch" and row.metric in SPEEDS]
     if own is None and not rows:
-        raise ForecastError(
-            "noise model",
-            "at least one row of launch-to-launch noise",
-            "none",
-            "Add the shipped noise model to your own: `harness noise` prints the rows.",
-        )
+        expected = "at least one row of launch-to-launch noise"
+        hint = "Add the shipped noise model to your own: `harness noise` prints the rows."
+        raise ForecastError("noise model", expected, "none", hint)
     return own or max(rows, key=lambda row: row.sd)
 
 
@@ -137,12 +134,10 @@ def time_and_cost(
 
 def _step_s(stage: Stage) -> float:
     if not stage.step_s or min(stage.step_s) <= 0:
-        raise ForecastError(
-            f"step test: {stage.name}",
-            "at least one measured step in every stage",
-            f"{len(stage.step_s)} of {stage.steps:,} steps",
-            "Raise step_test_seconds, or find out why the stage did not run.",
-        )
+        expected = "at least one measured step in every stage"
+        got = f"{len(stage.step_s)} of {stage.steps:,} steps"
+        hint = "Raise step_test_seconds, or find out why the stage did not run."
+        raise ForecastError(f"step test: {stage.name}", expected, got, hint)
     return float(np.mean(stage.step_s))
 
 

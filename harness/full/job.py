@@ -371,12 +371,9 @@ class FullJob:
         """The lock of the job. Raises StoreError while another harness works on the job."""
         handle = lock_file(self.folder / "lock")
         if handle is None:
-            raise StoreError(
-                str(self.store.root),
-                f"one harness at work on the job {self.file.full!r}",
-                "another one is running",
-                "Wait until it ends, or use another --store.",
-            )
+            expected = f"one harness at work on the job {self.file.full!r}"
+            hint = "Wait until it ends, or use another --store."
+            raise StoreError(str(self.store.root), expected, "another one is running", hint)
         return handle
 
 

@@ -136,12 +136,10 @@ def curve_of(record: Record, table: "pa.Table") -> Curve:
     rows = table.select(["step", "train_loss"]).drop_null().to_pydict()
     loss, bpb = record.metrics.get("val_loss"), record.metrics.get("val_bpb")
     if not rows["step"] or not record.steps or not loss or not bpb:
-        raise ForecastError(
-            f"{record.plan_id}: curve",
-            "training losses, val_loss and val_bpb",
-            f"{len(rows['step'])} steps, val_loss {loss}, val_bpb {bpb}",
-            "Run it again: its curve is stored with its record.",
-        )
+        expected = "training losses, val_loss and val_bpb"
+        got = f"{len(rows['step'])} steps, val_loss {loss}, val_bpb {bpb}"
+        hint = "Run it again: its curve is stored with its record."
+        raise ForecastError(f"{record.plan_id}: curve", expected, got, hint)
     points = zip(rows["step"], rows["train_loss"], strict=True)
     return Curve(
         name=record.plan_id,
@@ -210,12 +208,9 @@ def _losses(sizes: Sequence[Sequence[Curve]], fractions: Sequence[float]) -> dic
             losses[at] = [[mean for mean in runs if mean is not None] for runs in means]
     if not losses:
         fewest = min(len(curve.points) for runs in sizes for curve in runs)
-        raise ForecastError(
-            "proxies: curves",
-            "runs with enough steps for one look",
-            f"{fewest} steps with a loss",
-            "Run longer proxies, or run the job without a loss envelope.",
-        )
+        expected = "runs with enough steps for one look"
+        hint = "Run longer proxies, or run the job without a loss envelope."
+        raise ForecastError("proxies: curves", expected, f"{fewest} steps with a loss", hint)
     return losses
 
 
@@ -224,12 +219,9 @@ def _sizes(curves: Sequence[Curve]) -> list[list[Curve]]:
     for curve in curves:
         groups[curve.scale.flops].append(curve)
     if len(groups) < MIN_SIZES:
-        raise ForecastError(
-            "proxies: curves",
-            f"curves at {MIN_SIZES} or more sizes",
-            f"{len(groups)}",
-            "Run the other proxies, or run the job without a loss envelope.",
-        )
+        expected = f"curves at {MIN_SIZES} or more sizes"
+        hint = "Run the other proxies, or run the job without a loss envelope."
+        raise ForecastError("proxies: curves", expected, f"{len(groups)}", hint)
     return [groups[flops] for flops in sorted(groups)]
 
 

@@ -154,12 +154,9 @@ def check_name(folder: Path, plan: JobPlan, store: Store) -> None:
         for field, value in new.fields.items()
         if value != old.fields[field]
     ]
-    raise StoreError(
-        f"full: {plan.file.full}",
-        "one job of this name in a store",
-        "; ".join(changes),
-        "Rename the job, restore the old settings or code, or use another --store.",
-    )
+    expected = "one job of this name in a store"
+    hint = "Rename the job, restore the old settings or code, or use another --store."
+    raise StoreError(f"full: {plan.file.full}", expected, "; ".join(changes), hint)
 
 
 def _stored(plan: JobPlan) -> StoredPlan:

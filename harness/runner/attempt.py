@@ -206,12 +206,9 @@ def _end_leftover(run_dir: Path) -> None:
                 "then re-run the command.",
             )
         if overdue and time.monotonic() > deadline + process.GRACE_S:
-            raise StoreError(
-                str(run_dir),
-                "killed processes to end",
-                f"process groups {sorted(groups)}, which do not end after SIGKILL",
-                "They hang in the kernel: restart the machine, then re-run the command.",
-            )
+            got = f"process groups {sorted(groups)}, which do not end after SIGKILL"
+            hint = "They hang in the kernel: restart the machine, then re-run the command."
+            raise StoreError(str(run_dir), "killed processes to end", got, hint)
         for group in groups if overdue else groups - terminated:
             process.signal_group(group, signal.SIGKILL if overdue else signal.SIGTERM)
         terminated |= groups

@@ -160,12 +160,10 @@ def _run(requirements: RefRequirements, command: list[str]) -> None:
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode != 0:
         tail = [line for line in done.stdout.splitlines() if line.strip()][-PIP_LINES:]
-        raise TrainerError(
-            requirements.ref,
-            "an environment with the packages that its pyproject.toml requires",
-            f"exit code {done.returncode} and:\n  " + "\n  ".join(tail) + "\n",
-            "Correct what pip names, or use the packages that are installed here: --env current.",
-        )
+        expected = "an environment with the packages that its pyproject.toml requires"
+        got = f"exit code {done.returncode} and:\n  " + "\n  ".join(tail) + "\n"
+        hint = "Correct what pip names, or use the packages that are installed here: --env current."
+        raise TrainerError(requirements.ref, expected, got, hint)
 
 
 def _text(lines: Collection[str]) -> str:
@@ -211,12 +209,9 @@ def _project(checkout: Path) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise TrainerError(str(path), "TOML", str(error), "Correct that line.") from error
     if "dependencies" in project.get("dynamic", []):
-        raise TrainerError(
-            str(path),
-            "dependencies under [project], to compare them",
-            "dynamic dependencies",
-            "Write them out under [project].",
-        )
+        expected = "dependencies under [project], to compare them"
+        got = "dynamic dependencies"
+        raise TrainerError(str(path), expected, got, "Write them out under [project].")
     return dict(project)
 
 

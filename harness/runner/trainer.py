@@ -171,12 +171,9 @@ class NativeTrainer:
         except (IndexError, ValueError):
             reply = None
         if done.returncode != 0 or not isinstance(reply, dict) or "data_id" not in reply:
-            raise TrainerError(
-                "",
-                "prepared data",
-                f"exit code {done.returncode} from `{self.package}.data prepare`",
-                "Its message is above: correct the data source that it names.",
-            )
+            got = f"exit code {done.returncode} from `{self.package}.data prepare`"
+            hint = "Its message is above: correct the data source that it names."
+            raise TrainerError("", "prepared data", got, hint)
         return str(reply["data_id"])
 
     def needs(self, config_file: Path, run_dir: Path, ranks: int, nodes: int = 1) -> Needs:
@@ -275,12 +272,8 @@ class NativeTrainer:
     def _wrong_package(self, folder: str | None) -> TrainerError:
         own = self._own_package()
         if folder is None:
-            return TrainerError(
-                "",
-                f"the trainer's package at {own}",
-                "no such package",
-                "Run from a complete checkout, or reinstall the project.",
-            )
+            hint = "Run from a complete checkout, or reinstall the project."
+            return TrainerError("", f"the trainer's package at {own}", "no such package", hint)
         return TrainerError(
             "",
             f"the trainer's package {self.package} at {own}",
@@ -324,12 +317,8 @@ TRAINERS: dict[str, type[NativeTrainer]] = {
 def by_name(name: str, checkout: Path | None = None) -> NativeTrainer:
     """The adapter of a trainer. Raises StudyFileError for an unknown name."""
     if name not in TRAINERS:
-        raise StudyFileError(
-            "trainer",
-            "one of " + ", ".join(TRAINERS),
-            repr(name),
-            "Name one of them, or add an adapter to harness/runner/trainer.py.",
-        )
+        hint = "Name one of them, or add an adapter to harness/runner/trainer.py."
+        raise StudyFileError("trainer", "one of " + ", ".join(TRAINERS), repr(name), hint)
     return TRAINERS[name](checkout)
 
 
@@ -354,12 +343,9 @@ def raise_faults(faults: Sequence[tuple[str, Fault]], source: str = "") -> None:
         + fault.hint.rstrip(".")
         for fault, owners in names.items()
     ]
-    raise StudyFileError(
-        source,
-        "configurations without faults",
-        f"{len(names)} faults:" + "".join(lines),
-        "Correct them in the file, its base, or --set.",
-    )
+    expected = "configurations without faults"
+    got = f"{len(names)} faults:" + "".join(lines)
+    raise StudyFileError(source, expected, got, "Correct them in the file, its base, or --set.")
 
 
 def default_checkout() -> Path:

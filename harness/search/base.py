@@ -94,12 +94,10 @@ def base_completes(plan: SearchPlan, pool: GpuPool, gpu: str, stop: Stop) -> boo
 
 def _base_failed(record: Record) -> TrainerError:
     tail = (record.log_tail or "").strip()[-400:]
-    return TrainerError(
-        f"base, seed {record.seed}",
-        "a base that completes, because every trial is compared with it",
-        f"{record.status.replace('_', ' ')}: {record.reason or tail or 'no reason'}",
-        record.hint or "Correct the base, then re-run the same command.",
-    )
+    expected = "a base that completes, because every trial is compared with it"
+    got = f"{record.status.replace('_', ' ')}: {record.reason or tail or 'no reason'}"
+    hint = record.hint or "Correct the base, then re-run the same command."
+    return TrainerError(f"base, seed {record.seed}", expected, got, hint)
 
 
 def objective_from(plan: SearchPlan, store: Store, records: Sequence[Record]) -> Objective:

@@ -160,12 +160,10 @@ class SearchEngine:
         objective, noise = self._base()
         self.listener.base_ready(objective, noise)
         if noise.gpus == 0 and self.file.budget.trials is None:
-            raise StudyFileError(
-                f"{self.path}: budget",
-                "a number of trials, because runs use no GPU",
-                "a budget of GPU time or cost alone",
-                "Add trials: the search would never end.",
-            )
+            expected = "a number of trials, because runs use no GPU"
+            got = "a budget of GPU time or cost alone"
+            hint = "Add trials: the search would never end."
+            raise StudyFileError(f"{self.path}: budget", expected, got, hint)
         reason = self._trials(objective, noise)
         if self.options.worker or not self.file.confirm.best:
             return reason
@@ -213,12 +211,9 @@ class SearchEngine:
             failure = self.state.base_failure
             failed = failure is not None and failure.at >= since
             if failed or waited_s >= 60 * self.options.wait_for_base_minutes:
-                raise StoreError(
-                    self.file.search,
-                    "a search whose base has run",
-                    f"a base that failed: {failure.reason}" if failure else "none in this storage",
-                    "Start the search once without --worker; workers can then join it.",
-                )
+                got = f"a base that failed: {failure.reason}" if failure else "none in this storage"
+                hint = "Start the search once without --worker; workers can then join it."
+                raise StoreError(self.file.search, "a search whose base has run", got, hint)
             if waited_s >= limit_s:
                 text = f"The time limit was reached before the base had run. {RESUME}"
                 raise StopStudy(errors.STOPPED_AT_LIMIT, text)

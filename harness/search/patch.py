@@ -115,12 +115,9 @@ def patched(text: str, values: Mapping[str, Any], comments: list[str], name: str
     new = _lines(_dump(tree))
     old = _lines(text)
     if len(plain) != len(old):
-        raise ReportError(
-            name,
-            "a file that can be changed line by line",
-            "values folded over several lines",
-            "Write each value on one line and report again; report.json has the values.",
-        )
+        expected = "a file that can be changed line by line"
+        hint = "Write each value on one line and report again; report.json has the values."
+        raise ReportError(name, expected, "values folded over several lines", hint)
     lines, commented, end = [], False, _end(text)
     matcher = difflib.SequenceMatcher(a=plain, b=new, autojunk=False)
     for kind, first, last, to_first, to_last in matcher.get_opcodes():

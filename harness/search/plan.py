@@ -95,12 +95,10 @@ class SearchPlan:
         identity = description.identity
         assert identity is not None, f"{description.name} has no identity"
         if identity.code_id != self.base.identity.code_id:
-            raise TrainerError(
-                str(self.trainer.checkout),
-                f"the code this search began with ({self.base.identity.code_id})",
-                f"other code ({identity.code_id})",
-                "Undo the edit and re-run the same command, or rename the search.",
-            )
+            expected = f"the code this search began with ({self.base.identity.code_id})"
+            got = f"other code ({identity.code_id})"
+            hint = "Undo the edit and re-run the same command, or rename the search."
+            raise TrainerError(str(self.trainer.checkout), expected, got, hint)
         return msgspec.structs.replace(
             self.base,
             config=description.config or {},
@@ -174,22 +172,15 @@ def _checked(plan: SearchPlan) -> SearchPlan:
 
 def _never_valid(plan: SearchPlan, name: str, faults: Sequence[Fault]) -> StudyFileError:
     fault = faults[0]
-    return StudyFileError(
-        f"{plan.path}: {name}",
-        f"values that the trainer accepts: {fault.path}: {fault.expected}",
-        f"no valid value at the ends or in the middle: {fault.got}",
-        fault.hint,
-    )
+    expected = f"values that the trainer accepts: {fault.path}: {fault.expected}"
+    got = f"no valid value at the ends or in the middle: {fault.got}"
+    return StudyFileError(f"{plan.path}: {name}", expected, got, fault.hint)
 
 
 def _invalid_scale(plan: SearchPlan, faults: Sequence[Fault]) -> StudyFileError:
     fault = faults[0]
-    return StudyFileError(
-        f"{plan.path}: confirm.next",
-        f"valid overrides of the base: {fault.path}: {fault.expected}",
-        fault.got,
-        fault.hint,
-    )
+    expected = f"valid overrides of the base: {fault.path}: {fault.expected}"
+    return StudyFileError(f"{plan.path}: confirm.next", expected, fault.got, fault.hint)
 
 
 def _text(faults: Sequence[Fault]) -> str:

@@ -170,12 +170,9 @@ def space_of(
     switches: dict[str, dict[bool, dict[str, Any]]] = {}
     for name, parts in search.tricks.items():
         if name not in catalogue:
-            raise StudyFileError(
-                f"{where}: tricks",
-                "tricks of the catalogue: " + ", ".join(catalogue),
-                repr(name),
-                nearest(name, catalogue) or "Choose one of these.",
-            )
+            expected = "tricks of the catalogue: " + ", ".join(catalogue)
+            hint = nearest(name, catalogue) or "Choose one of these."
+            raise StudyFileError(f"{where}: tricks", expected, repr(name), hint)
         entry, is_on = catalogue[name], bool(on.get(name))
         switches[name] = {True: {} if is_on else entry.on, False: entry.off if is_on else {}}
         for when, fields in ((True, parts.on), (False, parts.off)):

@@ -104,26 +104,17 @@ def slurm(argv: Sequence[str]) -> str:
             env={**os.environ, "SLURM_TIME_FORMAT": "%s"},
         )
     except FileNotFoundError:
-        raise ClusterError(
-            "",
-            f"Slurm's `{argv[0]}`",
-            "no such program on this machine",
-            "Run the command on a login node of the cluster, or write `kind: local`.",
-        ) from None
+        expected = f"Slurm's `{argv[0]}`"
+        hint = "Run the command on a login node of the cluster, or write `kind: local`."
+        raise ClusterError("", expected, "no such program on this machine", hint) from None
     except subprocess.TimeoutExpired:
-        raise ClusterError(
-            "",
-            f"an answer of `{' '.join(argv)}` within {ANSWER_S:g} s",
-            "none",
-            "Check that Slurm's controller runs: `scontrol ping`.",
-        ) from None
+        expected = f"an answer of `{' '.join(argv)}` within {ANSWER_S:g} s"
+        hint = "Check that Slurm's controller runs: `scontrol ping`."
+        raise ClusterError("", expected, "none", hint) from None
     if done.returncode != 0:
-        raise ClusterError(
-            "",
-            f"`{' '.join(argv)}` to succeed",
-            done.stderr.strip() or f"exit code {done.returncode}",
-            "Check the cluster with `scontrol ping` and `sinfo`.",
-        )
+        expected = f"`{' '.join(argv)}` to succeed"
+        got = done.stderr.strip() or f"exit code {done.returncode}"
+        raise ClusterError("", expected, got, "Check the cluster with `scontrol ping` and `sinfo`.")
     return done.stdout
 
 

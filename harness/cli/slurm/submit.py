@@ -87,12 +87,9 @@ def submit(
 def check(cluster: ClusterFile, request: SubmitRequest, mounts: str) -> None:
     """Finds mistakes that would show only on the node. Raises ClusterError, UsageError."""
     if cluster.jobs > 1 and request.name != SEARCH:
-        raise UsageError(
-            "jobs",
-            f"one job for `harness {request.name}`; only a search has workers",
-            f"jobs: {cluster.jobs}",
-            "Write `jobs: 1`; --gpus 0-7 makes eight runs at a time inside one job.",
-        )
+        expected = f"one job for `harness {request.name}`; only a search has workers"
+        hint = "Write `jobs: 1`; --gpus 0-7 makes eight runs at a time inside one job."
+        raise UsageError("jobs", expected, f"jobs: {cluster.jobs}", hint)
     if cluster.kind == "local":
         return
     if not cluster.shared_store:
@@ -139,12 +136,8 @@ def executor_of(cluster: ClusterFile, folder: Path, name: str) -> "Executor":
         )
         return executor
     if shutil.which("sbatch") is None:
-        raise ClusterError(
-            "",
-            "Slurm's `sbatch`",
-            "no such program on this machine",
-            "Submit from a login node of the cluster, or write `kind: local` to try it here.",
-        )
+        hint = "Submit from a login node of the cluster, or write `kind: local` to try it here."
+        raise ClusterError("", "Slurm's `sbatch`", "no such program on this machine", hint)
     executor = submitit.SlurmExecutor(folder=folder, python=f"exec {shlex.quote(sys.executable)}")
     executor.update_parameters(**slurm_parameters(cluster, name))
     return executor
@@ -184,12 +177,9 @@ def import_submitit() -> Any:
     try:
         import submitit
     except ImportError as error:
-        raise ClusterError(
-            "submitit",
-            "the package that submits jobs",
-            f"no package {error.name}",
-            f"Install it: {EXTRA}",
-        ) from error
+        expected = "the package that submits jobs"
+        got = f"no package {error.name}"
+        raise ClusterError("submitit", expected, got, f"Install it: {EXTRA}") from error
     return submitit
 
 
@@ -200,12 +190,9 @@ def _submit_array(executor: "Executor", jobs: list[Job]) -> list[str]:
     try:
         return [job.job_id for job in executor.submit_array(jobs)]
     except (FailedJobError, FailedSubmissionError) as error:
-        raise ClusterError(
-            "sbatch",
-            "Slurm to accept the job",
-            str(error).strip() or "a refusal without a message",
-            "Correct the cluster file where the message points: partition, account, time, nodes.",
-        ) from error
+        got = str(error).strip() or "a refusal without a message"
+        hint = "Correct the cluster file where the message points: partition, account, time, nodes."
+        raise ClusterError("sbatch", "Slurm to accept the job", got, hint) from error
 
 
 # --- the store ------------------------------------------------------------------------------------
@@ -250,9 +237,6 @@ def check_writers(store: Path, jobs: int, mounts: str) -> None:
     """Raises ClusterError where several jobs would share a SQLite file without safe locks."""
     kind = file_system(store.resolve(), mounts)
     if jobs > 1 and kind in UNSAFE_LOCKS:
-        raise ClusterError(
-            "jobs",
-            "a storage that several nodes can write safely",
-            f"a SQLite file on {kind}",
-            "Add --storage postgresql://user@host/database to the search.",
-        )
+        expected = "a storage that several nodes can write safely"
+        hint = "Add --storage postgresql://user@host/database to the search."
+        raise ClusterError("jobs", expected, f"a SQLite file on {kind}", hint)
