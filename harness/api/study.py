@@ -20,7 +20,6 @@ from harness.study.effects import Attribution as AttributionResult
 if TYPE_CHECKING:
     import pandas as pd
 
-    from harness.config.study_file import StudyFile
     from harness.study.executor import StudyListener
 
 
@@ -181,23 +180,20 @@ def run_study(
         seeds=list(seeds) if seeds else None,
         sets=dict(overrides or {}),
     )
+    searches = any(sweep.space for sweep in file.arms.retune.values())
     result = run.run_study(
         file,
         Path(path),
         Store(Path(store)),
         StudyOptions(rerun=rerun, max_minutes=max_minutes, gpus=[str(gpu) for gpu in gpus]),
         listener,
-        fill_sweeps=_search_sweeps if _has_searches(file) else None,
+        fill_sweeps=_search_sweeps if searches else None,
         command_line=f"harness.run_study({os.fspath(path)!r})",
     )
     study = Study(store=Path(store), plan=result.study)
     if not study.complete:
         warnings.warn(f"study {study.name}: {result.reason}", stacklevel=2)
     return study
-
-
-def _has_searches(file: "StudyFile") -> bool:
-    return any(sweep.space for sweep in file.arms.retune.values())
 
 
 def _search_sweeps(*study: Any) -> object:

@@ -89,11 +89,8 @@ def _print_record(console: Console, record: Record, run_dir: Path, *, is_new: bo
     measured = {**record.metrics, "harness_overhead_s": record.wall_s - record.trainer_s}
     for name, value in measured.items():
         if value is not None:
-            print_line(console, f"  {name:20} {_shown(name, value)}")
+            text = METRICS[name].value(value) if name in METRICS else f"{value:,.4g}"
+            print_line(console, f"  {name:20} {text}")
     if record.log_tail:
         print_line(console, f"End of its log:\n{record.log_tail}")
     print_line(console, f"Run directory: {run_dir}")
-
-
-def _shown(name: str, value: float) -> str:
-    return METRICS[name].value(value) if name in METRICS else f"{value:,.4g}"

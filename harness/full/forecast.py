@@ -264,6 +264,7 @@ class _Metric:
         fitted, points, law = self.fit, self.points, self.fit.law
         middle = target[len(target) // 2]
         along = np.linspace(points.x[0], middle, CURVE_POINTS)
+        df = self.replicate.df if self.replicate else math.inf
         return FittedLaw(
             metric=self.name,
             law=FORMULAS[type(law)].format(self.name),
@@ -278,7 +279,7 @@ class _Metric:
             residuals=[float(off) for off in points.y - fitted.line(points.x)],
             residual_sd=_interval(fitted.residual_sd, level),
             replicate_sd=self.replicate.sd if self.replicate else None,
-            replicate_df=_finite(self.replicate.df) if self.replicate else None,
+            replicate_df=df if math.isfinite(df) else None,
             replicate_source=self.replicate_source,
             lack_of_fit_p=lack_of_fit(points, fitted, self.replicate),
             target_x=self._x(middle),
@@ -324,10 +325,6 @@ def _replicate(
         relative = KnownSd(sd=at_target.sd / min(scales), df=at_target.df)
         return relative, at_target.source
     return None, "unknown: one run per size, so the residual SD includes it"
-
-
-def _finite(df: float) -> float | None:
-    return df if math.isfinite(df) else None
 
 
 # --- what it is based on --------------------------------------------------------------------------

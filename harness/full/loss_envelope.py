@@ -89,9 +89,8 @@ class LossEnvelope(msgspec.Struct, frozen=True, kw_only=True):
 
     def at(self, fraction: float) -> Look | None:
         """The last look due at a fraction; None before the first."""
-        return max(
-            (x for x in self.looks if x.fraction <= fraction), key=_by_fraction, default=None
-        )
+        due = [look for look in self.looks if look.fraction <= fraction]
+        return due[-1] if due else None
 
     def outside(self, points: Sequence[tuple[float, float]]) -> list[Outside]:
         """The looks at which the run so far was outside; `points` as in Curve."""
@@ -112,10 +111,6 @@ class LossEnvelope(msgspec.Struct, frozen=True, kw_only=True):
                     )
             before = got
         return outside
-
-
-def _by_fraction(look: Look) -> float:
-    return look.fraction
 
 
 def window_mean(

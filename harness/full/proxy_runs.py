@@ -21,7 +21,7 @@ from harness.runner.workers import GpuPool
 def missing_proxies(plan: JobPlan, store: Store) -> list[ProxyPlan]:
     """The proxies without a final record, the largest first."""
     todo = [proxy for proxy in plan.proxies if recorded_run(store, proxy.job, ()) is None]
-    return sorted(todo, key=_tokens, reverse=True)
+    return sorted(todo, key=lambda proxy: -float(proxy.job.derived.get("tokens") or 0))
 
 
 def failed_proxies(plan: JobPlan, store: Store) -> list[ProxyResult]:
@@ -40,10 +40,6 @@ def visible_gpus(count: int) -> list[str]:
     """Up to `count` GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     return named.split(",")[:count] if named else [str(number) for number in range(count)]
-
-
-def _tokens(proxy: ProxyPlan) -> float:
-    return float(proxy.job.derived.get("tokens") or 0)
 
 
 def run_proxies(

@@ -69,7 +69,7 @@ class Store:
             return []
         names = {}
         for entry in os.scandir(folder):
-            if _is_record(entry.name):
+            if entry.name.endswith(".json") and not entry.name.startswith("."):
                 stat = entry.stat()
                 names[entry.name] = (stat.st_mtime_ns, stat.st_size)
         records = self._indexed(names)
@@ -222,10 +222,6 @@ class Store:
             return None
         hint = "The file is damaged: move it away; the run is then repeated."
         return stored_file.decode(data, Record, path, "a record", if_damaged=hint)
-
-
-def _is_record(name: str) -> bool:
-    return name.endswith(".json") and not name.startswith(".")
 
 
 def _parquet(table: "pa.Table") -> bytes:

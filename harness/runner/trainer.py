@@ -41,6 +41,9 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     got: str = ""
     hint: str = ""
 
+    def __str__(self) -> str:
+        return f"{self.path}: expected {self.expected}; got {self.got}"
+
 
 class Description(msgspec.Struct, frozen=True, kw_only=True):
     """A trainer's reply about one configuration. With `errors`, the rest may be empty.
@@ -339,8 +342,7 @@ def raise_faults(faults: Sequence[tuple[str, Fault]], source: str = "") -> None:
     for name, fault in faults:
         names.setdefault(fault, []).append(name)
     lines = [
-        f"\n  {', '.join(owners)}: {fault.path}: expected {fault.expected}; got {fault.got}. "
-        + fault.hint.rstrip(".")
+        f"\n  {', '.join(owners)}: {fault}. {fault.hint.rstrip('.')}"
         for fault, owners in names.items()
     ]
     expected = "configurations without faults"

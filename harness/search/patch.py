@@ -118,7 +118,7 @@ def patched(text: str, values: Mapping[str, Any], comments: list[str], name: str
         expected = "a file that can be changed line by line"
         hint = "Write each value on one line and report again; report.json has the values."
         raise ReportError(name, expected, "values folded over several lines", hint)
-    lines, commented, end = [], False, _end(text)
+    lines, commented, end = [], False, "\r\n" if "\r\n" in text else "\n"
     matcher = difflib.SequenceMatcher(a=plain, b=new, autojunk=False)
     for kind, first, last, to_first, to_last in matcher.get_opcodes():
         if kind == "equal":
@@ -136,11 +136,6 @@ def patched(text: str, values: Mapping[str, Any], comments: list[str], name: str
 def _lines(text: str) -> list[str]:
     """The lines as git counts them, with their line ends."""
     return re.findall(r"[^\n]*\n|[^\n]+", text)
-
-
-def _end(text: str) -> str:
-    """The line end of a text."""
-    return "\r\n" if "\r\n" in text else "\n"
 
 
 def relative_name(path: Path, root: Path) -> str:

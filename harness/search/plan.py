@@ -5,7 +5,7 @@ also turns a point of the space into a configuration. The base's derived values 
 in a study's arm, so that a trial, a study's arm and a manual run share one record.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -155,7 +155,9 @@ def _checked(plan: SearchPlan) -> SearchPlan:
     requests.append(Request(name="confirm.next", base=plan.base_file, set=next_scale))
     *replies, at_next = plan.trainer.describe(requests)
     if plan.file.confirm.best and plan.file.confirm.next and at_next.errors:
-        raise _invalid_scale(plan, at_next.errors)
+        fault = at_next.errors[0]
+        expected = f"valid overrides of the base: {fault.path}: {fault.expected}"
+        raise StudyFileError(f"{plan.path}: confirm.next", expected, fault.got, fault.hint)
     invalid = []
     for name in plan.space.names:
         of_name = [
@@ -165,23 +167,9 @@ def _checked(plan: SearchPlan) -> SearchPlan:
         ]
         bad = [(point, reply) for point, reply in of_name if reply.errors]
         if len(bad) == len(of_name):
-            raise _never_valid(plan, name, bad[0][1].errors)
-        invalid += [f"{name} = {point[name]}: {_text(reply.errors)}" for point, reply in bad]
+            fault = bad[0][1].errors[0]
+            expected = f"values that the trainer accepts: {fault.path}: {fault.expected}"
+            got = f"no valid value at the ends or in the middle: {fault.got}"
+            raise StudyFileError(f"{plan.path}: {name}", expected, got, fault.hint)
+        invalid += [f"{name} = {point[name]}: {reply.errors[0]}" for point, reply in bad]
     return replace(plan, invalid=invalid)
-
-
-def _never_valid(plan: SearchPlan, name: str, faults: Sequence[Fault]) -> StudyFileError:
-    fault = faults[0]
-    expected = f"values that the trainer accepts: {fault.path}: {fault.expected}"
-    got = f"no valid value at the ends or in the middle: {fault.got}"
-    return StudyFileError(f"{plan.path}: {name}", expected, got, fault.hint)
-
-
-def _invalid_scale(plan: SearchPlan, faults: Sequence[Fault]) -> StudyFileError:
-    fault = faults[0]
-    expected = f"valid overrides of the base: {fault.path}: {fault.expected}"
-    return StudyFileError(f"{plan.path}: confirm.next", expected, fault.got, fault.hint)
-
-
-def _text(faults: Sequence[Fault]) -> str:
-    return f"{faults[0].path}: expected {faults[0].expected}; got {faults[0].got}"

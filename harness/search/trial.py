@@ -143,8 +143,7 @@ class TrialRunner:
 
     def _result(self, trial: "Trial", point: ResolvedPoint, gpu: str) -> TrialResult:
         if point.recipe is None:
-            fault = point.faults[0]
-            reason = f"{fault.path}: expected {fault.expected}; got {fault.got}"
+            reason = str(point.faults[0])
             return TrialResult(outcome="invalid", reason=reason, overrides=point.overrides)
         launch = LaunchInfo(study=self.plan.file.search, arm=f"trial_{trial.number}")
         spec = msgspec.structs.replace(point.recipe.job(self.plan.file.seed), launch=launch)

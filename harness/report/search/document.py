@@ -73,7 +73,12 @@ def search_document(result: SearchResult) -> Document:
         blocks=present(
             Notes(items=warnings(result), warning=True),
             _candidates(result),
-            Text(paragraphs=[_settings(one) for one in result.candidates]),
+            Text(
+                paragraphs=[
+                    f"trial {one.candidate.number}: {candidate_settings(one)}"
+                    for one in result.candidates
+                ]
+            ),
             Text(paragraphs=_facts(result)),
             *_charts(result),
             Section(title="Trials", blocks=present(_trials(result)), folded=True),
@@ -81,10 +86,6 @@ def search_document(result: SearchResult) -> Document:
         ),
         data=result,
     )
-
-
-def _settings(one: CandidateResult) -> str:
-    return f"trial {one.candidate.number}: {candidate_settings(one)}"
 
 
 def _facts(result: SearchResult) -> list[str]:

@@ -232,13 +232,9 @@ def change_rows(arms: Sequence[PairedCore]) -> list[list[str]]:
         for index, name in enumerate(names)
     ]
     for number, title in enumerate(("CORE", "soft CORE")[: 2 * bool(arms)]):
-        rows.append([title, *(_with_limits(arm.totals[number]) for arm in arms)])
+        totals = [arm.totals[number] for arm in arms]
+        rows.append([title, *(f"{change(one)} {_limits(one.low, one.high)}" for one in totals)])
     return rows
-
-
-def _with_limits(total: Total) -> str:
-    """Change and limits over examples."""
-    return f"{change(total)} {_limits(total.low, total.high)}"
 
 
 def study_sentences(arms: Sequence[PairedCore], missing: Mapping[str, str]) -> list[str]:
