@@ -87,7 +87,6 @@ class Needs(msgspec.Struct, frozen=True, kw_only=True):
 
     findings: list[PreflightFinding] = []
     checkpoint_bytes: int | None = None
-    free_bytes: int | None = None
     planned_tokens: int | None = None
     data: dict[str, Any] = {}
 
@@ -98,7 +97,6 @@ class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
     ranks: int
     findings: list[PreflightFinding] = []
     gpus: list[dict[str, Any]] = []
-    all_reduce: list[dict[str, float]] = []
 
 
 def torchrun_command(python: str, arguments: Sequence[str], ranks: int) -> list[str]:

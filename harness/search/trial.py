@@ -41,20 +41,9 @@ class Interrupted(Exception):
 class TrialStop(Stop):
     """Stops one run: together with its command, or because its trial is pruned."""
 
-    def __init__(self, command: Stop) -> None:
-        super().__init__()
-        self._command = command
-
-    def __bool__(self) -> bool:
-        return bool(self._command) or self.requests > 0
-
     @property
     def cause(self) -> str:
-        return "stopped" if self._command else "pruned"
-
-    @property
-    def hurried(self) -> bool:
-        return self._command.hurried
+        return "stopped" if self.command else "pruned"
 
 
 class TrialResult(msgspec.Struct, frozen=True, kw_only=True):
