@@ -118,11 +118,6 @@ class ForecastNoise(msgspec.Struct, frozen=True, kw_only=True):
     df: float
     source: str
 
-    @property
-    def known(self) -> KnownSd:
-        """SD and degrees of freedom alone."""
-        return KnownSd(sd=self.sd, df=self.df)
-
 
 def replicate_noise(
     noise_model: NoiseModel, scale: str | None, gpu: str | None
@@ -255,7 +250,7 @@ class _Metric:
         )
         law = _law(name, float(np.mean(bpb)))
         self.replicate, self.replicate_source = _replicate(name, sizes, at_target, law)
-        known = at_target.known if at_target else None
+        known = KnownSd(sd=at_target.sd, df=at_target.df) if at_target else None
         self.fit: Fit = fit(law, self.points, self.replicate, known)
         self.run = self.fit.run
 

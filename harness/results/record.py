@@ -86,15 +86,28 @@ class LaunchInfo(msgspec.Struct, frozen=True, kw_only=True):
     ranks: int | msgspec.UnsetType = msgspec.UNSET
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """One attempt at a planned run. Times are Unix seconds; metrics are those of the contract."""
+class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of an attempt before it starts: `launch.json` in its run directory.
 
-    format: int = FORMAT
+    Times are Unix seconds.
+    """
+
     plan_id: str
     attempt: str
     trainer: str
     seed: int
     identity: Identity
+    derived: dict[str, Any]
+    tricks: dict[str, bool]
+    launch: LaunchInfo
+    started_at: float
+    boot_id: str
+
+
+class Record(RunPlan, frozen=True, kw_only=True):
+    """One attempt at a planned run, once it has ended. Metrics are those of the contract."""
+
+    format: int = FORMAT
     status: str
     reason: str | None = None
     hint: str | None = None
@@ -102,36 +115,16 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, float | None]
     steps: int
     tokens: int
-    derived: dict[str, Any]
-    tricks: dict[str, bool]
     environment: dict[str, Any]
     environment_id: str
-    boot_id: str
     concurrent_runs: int
-    started_at: float
     ended_at: float
     wall_s: float
     trainer_s: float
     gpus: int
-    launch: LaunchInfo
     signal: int | None = None  # from outside: the result does not depend on what was run
     # absent from the JSON if CORE was not evaluated, so that stored baselines keep their hashes
     core: CoreSettings | msgspec.UnsetType = msgspec.UNSET
-
-
-class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of an attempt before it starts: `launch.json` in its run directory."""
-
-    plan_id: str
-    attempt: str
-    trainer: str
-    seed: int
-    identity: Identity
-    derived: dict[str, Any]
-    tricks: dict[str, bool]
-    launch: LaunchInfo
-    started_at: float
-    boot_id: str
 
 
 def read_plan(run_dir: Path) -> RunPlan | None:
