@@ -132,7 +132,7 @@ class FullJob:
             final = recorded_run(self.store, plan.job, ())
             if final is not None:
                 if not self.options.dry_run:
-                    self._store_plan(plan)
+                    store_plan(self.folder, plan, self.path, self.store)
                 return self._finalize(plan, final)
         if self.options.dry_run:
             return self._dry_run(plan)
@@ -143,11 +143,12 @@ class FullJob:
         runner = self._preflight_runner(plan, self.folder)
         preflight = runner.requirements()
         if preflight.errors and not self.options.proxies:
-            return self._blocked(preflight)
+            self._report_preflight(preflight)
+            return self._result(errors.COULD_NOT_RUN, NOTHING_STARTED)
         if not plan.data_ready:
             plan = plan_job(self.file, self.path, self.trainer)
             preflight = runner.requirements()
-        self._store_plan(plan)
+        store_plan(self.folder, plan, self.path, self.store)
         if self.stored is not None:  # a baseline of another recipe cannot decide anything
             baseline.check_comparable(self.stored, plan.job.identity, own_settings=False)
         if self.options.proxies:
@@ -217,10 +218,6 @@ class FullJob:
         optional = options.without_forecast or options.preflight_only or options.proxies
         return forecast.forecast is None and not optional
 
-    def _blocked(self, preflight: Preflight) -> FullResult:
-        self._report_preflight(preflight)
-        return self._result(errors.COULD_NOT_RUN, NOTHING_STARTED)
-
     def _measure(
         self, runner: PreflightRunner, preflight: Preflight, stages: Sequence[int]
     ) -> Preflight:
@@ -231,11 +228,6 @@ class FullJob:
         if not preflight.errors and self.trainer.paces:
             preflight = runner.step_test(preflight, self.file.step_test_seconds, stages)
         return preflight
-
-    def _store_plan(self, plan: JobPlan) -> None:
-        """Stores the run that the name stands for."""
-        check_name(self.folder, plan, self.store)
-        store_plan(self.folder, plan, self.path)
 
     def _report_forecast(self, plan: JobPlan, forecast: JobForecast) -> None:
         self.listener.forecast_made(forecast)

@@ -149,7 +149,6 @@ def plan_envelope(
     curves: Sequence[Curve],
     target: Scale,
     *,
-    alpha: float = ALPHA,
     fractions: Sequence[float] = FRACTIONS,
 ) -> LossEnvelope:
     """The envelope of the target's run. Raises ForecastError for fewer than three sizes.
@@ -161,7 +160,7 @@ def plan_envelope(
     first = AFTER_WARMUP * max(curve.warmup for curve in curves)
     losses = _losses(sizes, [at for at in fractions if at >= first - 1e-9])
     x = [math.log(runs[0].scale.flops) for runs in sizes]
-    place = (x, math.log(target.flops), 1 - alpha / (2 * len(losses) - 1))
+    place = (x, math.log(target.flops), 1 - ALPHA / (2 * len(losses) - 1))
     level_law = _level_law(float(np.mean([curve.nats_per_bpb for curve in curves])))
     change_law = ScoreLaw(
         centre=float(np.mean(x)),
@@ -175,7 +174,7 @@ def plan_envelope(
     return LossEnvelope(
         looks=[Look(fraction=at, loss=level, change=change) for at, level, change in looks],
         window=WINDOW,
-        alpha=alpha,
+        alpha=ALPHA,
     )
 
 

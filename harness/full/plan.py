@@ -130,8 +130,12 @@ class StoredPlan(msgspec.Struct, frozen=True, kw_only=True):
         return {**msgspec.to_builtins(self.identity), "seed": self.seed, "ranks": self.ranks}
 
 
-def store_plan(folder: Path, plan: JobPlan, path: Path) -> None:
-    """Stores the plan and the job file in the job's folder. Raises DiskError."""
+def store_plan(folder: Path, plan: JobPlan, path: Path, store: Store) -> None:
+    """Stores the run that the name stands for: the plan and the job file, in the job's folder.
+
+    Raises StoreError as `check_name`, and DiskError.
+    """
+    check_name(folder, plan, store)
     files.write_json(folder / PLAN, msgspec.to_builtins(_stored(plan)))
     files.write_text(folder / "job.yaml", path.read_text(encoding="utf-8"))
     files.write_json(folder / "job.json", msgspec.to_builtins(plan.file))

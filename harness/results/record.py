@@ -293,10 +293,10 @@ def curve_table(run_dir: Path) -> "pa.Table | None":
     return pa.table(columns, names=list(names))
 
 
-def sessions(records: Iterable[Record], gap_s: float = SESSION_GAP_S) -> list[list[Record]]:
+def sessions(records: Iterable[Record]) -> list[list[Record]]:
     """Groups records by session: one use of one machine, by one command or several.
 
-    The records of a session share environment and boot, with no gap of more than `gap_s` seconds
+    The records of a session share environment and boot, with no gap of more than SESSION_GAP_S
     between the end of a run and the start of the next. Sessions and the records in them are in
     order of time. A run that ended before it wrote its environment belongs to the session that is
     open on its boot.
@@ -309,7 +309,7 @@ def sessions(records: Iterable[Record], gap_s: float = SESSION_GAP_S) -> list[li
             known = [key for key in open_sessions if key[1] == record.boot_id]
             machine = max(known, key=lambda key: open_sessions[key][1], default=machine)
         current = open_sessions.get(machine)
-        if current is None or record.started_at - current[1] > gap_s:
+        if current is None or record.started_at - current[1] > SESSION_GAP_S:
             grouped.append([])
             current = (grouped[-1], record.ended_at)
         current[0].append(record)

@@ -167,10 +167,9 @@ class Store:
         """The run directory of an attempt; a store from another machine may lack it."""
         return self.root / "plans" / plan_id / attempt
 
-    def run_dirs(self, plan_id: str | None = None) -> list[Path]:
-        """All run directories, or those of one plan, oldest first."""
-        paths = (self.root / "plans").glob(f"{plan_id or '*'}/*")
-        return sorted(path for path in paths if path.is_dir())
+    def run_dirs(self) -> list[Path]:
+        """All run directories, those of one plan oldest first."""
+        return sorted(path for path in (self.root / "plans").glob("*/*") if path.is_dir())
 
     def commit(self, record: Record, run_dir: Path | None = None) -> Record:
         """Writes a record with the curve and answers in a run directory. Raises DiskError."""

@@ -109,20 +109,17 @@ def run_attempt(
 
 def _write_plan(run_dir: Path, job: RunSpec, trainer: str, started_at: float) -> RunPlan:
     """Writes launch.json and config.json."""
+    shared = msgspec.structs.asdict(job)
+    config = shared.pop("config")
     plan = RunPlan(
-        plan_id=job.plan_id,
+        **shared,
         attempt=run_dir.name,
         trainer=trainer,
-        seed=job.seed,
-        identity=job.identity,
-        derived=job.derived,
-        tricks=job.tricks,
-        launch=job.launch,
         started_at=started_at,
         boot_id=run_files.boot_id(),
     )
     files.write_json(run_dir / "launch.json", msgspec.to_builtins(plan))
-    files.write_json(run_dir / "config.json", job.config)
+    files.write_json(run_dir / "config.json", config)
     return plan
 
 

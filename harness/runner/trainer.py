@@ -315,12 +315,12 @@ TRAINERS: dict[str, type[NativeTrainer]] = {
 }
 
 
-def by_name(name: str, checkout: Path | None = None) -> NativeTrainer:
+def by_name(name: str) -> NativeTrainer:
     """The adapter of a trainer. Raises StudyFileError for an unknown name."""
     if name not in TRAINERS:
         hint = "Name one of them, or add an adapter to harness/runner/trainer.py."
         raise StudyFileError("trainer", "one of " + ", ".join(TRAINERS), repr(name), hint)
-    return TRAINERS[name](checkout)
+    return TRAINERS[name]()
 
 
 def raise_faults(faults: Sequence[tuple[str, Fault]], source: str = "") -> None:
