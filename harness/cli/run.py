@@ -12,6 +12,7 @@ from harness.cli import options
 from harness.cli.console import new_console, print_line, print_recovered, progress_console
 from harness.config.yaml_schema import EXAMPLES, parse_sets
 from harness.errors import UsageError
+from harness.format import duration
 from harness.metrics import METRICS
 from harness.report.export import print_json
 from harness.results.record import Record
@@ -78,7 +79,7 @@ def _print_record(console: Console, record: Record, run_dir: Path, *, is_new: bo
     print_line(
         console,
         f"{answer} after {record.steps:,} steps ({record.tokens:,} tokens) "
-        f"and {record.wall_s:.1f} s.",
+        f"and {duration(record.wall_s)}.",
     )
     if not is_new:
         print_line(console, "It was recorded earlier; --rerun runs it again.")

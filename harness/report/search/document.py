@@ -194,7 +194,7 @@ def _trials(result: SearchResult) -> Table:
             *(map(amount, row.values) if row.values else [format.DASH] * len(result.objectives)),
             *(setting(row.params.get(name, format.DASH)) for name in names),
             str(row.steps or format.DASH),
-            "recorded" if row.reused else f"{row.wall_s:.1f} s",
+            "recorded" if row.reused else format.duration(row.wall_s),
             row.reason or "",
         ]
         for row in result.trials

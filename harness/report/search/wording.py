@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness.config.search_file import SearchFile
-from harness.format import plural
+from harness.format import duration, plural
 from harness.search.base import BaseNoise
 from harness.search.objective import Objective
 from harness.search.results import CandidateResult, SearchResult
@@ -90,9 +90,9 @@ def trial_line(at: int, result: TrialResult, values: list[float] | None) -> str:
     else:
         text = result.outcome.replace("_", " ")
         text += f" at step {result.steps}" if result.steps else ""
-    duration = "recorded already" if result.reused else f"{result.wall_s:.1f} s"
+    took = "recorded already" if result.reused else duration(result.wall_s)
     reason = f": {result.reason}" if values is None and result.outcome != "pruned" else ""
-    return f"trial {at}: {text}, {duration}; {point(result.overrides)}{reason}"
+    return f"trial {at}: {text}, {took}; {point(result.overrides)}{reason}"
 
 
 def outcome_counts(result: SearchResult) -> str:

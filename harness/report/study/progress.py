@@ -139,7 +139,7 @@ class StudyProgress(StudyListener):
 
 def ended_text(record: Record) -> str:
     """'completed in 12.3 s, 1.2345 bpb, 20,123 tokens/s'; the reason where it did not complete."""
-    text = f"{record.status.replace('_', ' ')} in {record.wall_s:.1f} s"
+    text = f"{record.status.replace('_', ' ')} in {format.duration(record.wall_s)}"
     bpb, speed = record.metrics.get("val_bpb"), record.metrics.get("tokens_per_s")
     if bpb is not None:
         text += f", {bpb:.4f} bpb"
