@@ -37,13 +37,14 @@ def interval(low: str, high: str) -> str:
     return f"[{', '.join(ends)}]"
 
 
-def count(value: float | None) -> str:
-    """Large counts: 1.38B, 25.2M, 812k, 74."""
+def count(value: float | None, digits: int = 3) -> str:
+    """Large counts: 1.38B, 25.2M, 812k, 74; `digits`: the significant ones."""
     if value is None:
         return DASH
     for size, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
-            return f"{value / size:.3g}{suffix}".replace("-", MINUS)
+            rounded = float(f"{value / size:.{digits}g}")  # 1000M and not 1e+03M
+            return f"{rounded:g}{suffix}".replace("-", MINUS)
     return f"{value:g}".replace("-", MINUS)
 
 

@@ -58,6 +58,14 @@ def test_percentages_with_as_many_digits_as_they_have():
     assert format.short_percent(0.00136, 2) == "0.14 %"
 
 
+def test_large_counts_have_their_significant_digits():
+    assert format.count(1_384_122_122) == "1.38B"
+    assert format.count(31_616_000, 4) == "31.62M"
+    assert format.count(999_900) == "1000k"
+    assert format.count(74) == "74"
+    assert format.count(None) == "–"
+
+
 def test_hours_of_the_leaderboard():
     assert format.hours(5940) == "1.65"
     assert format.hours(900) == "0.25"

@@ -2,6 +2,8 @@
 
 import math
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from harness import format
@@ -13,6 +15,11 @@ from harness.study.budget import Budget, Sensitivity
 from harness.study.run import StudyPlan
 
 UNKNOWN = "unknown"
+COUNTS: dict[str, Callable[[float], str]] = {
+    "parameters_total": partial(format.count, digits=4),
+    "flops_per_token": partial(format.count, digits=4),
+    "steps": "{:,}".format,
+}
 NO_PRICE = "pass --price, or set limits.price, for the cost in USD"
 
 
@@ -115,24 +122,14 @@ def _arms(study: ResolvedStudy) -> Any:
             arm.name,
             arm.role.replace("_", " "),
             *(
-                _count(arm.derived.get(name))
-                for name in ("parameters_total", "flops_per_token", "steps")
+                UNKNOWN if (value := arm.derived.get(name)) is None else form(value)
+                for name, form in COUNTS.items()
             ),
             str(runs[arm.name]),
         ]
         for arm in study.arms
     ]
     return table(["arm", "role", *numbers], rows, title="Arms")
-
-
-def _count(value: Any) -> str:
-    """A count to four digits, such as 31.62M."""
-    if not isinstance(value, (int, float)):
-        return UNKNOWN
-    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
-        if abs(value) >= size:
-            return f"{value / size:.4g}{letter}"
-    return f"{value:,.0f}"
 
 
 def _differences(study: ResolvedStudy) -> list[str]:
