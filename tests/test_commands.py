@@ -153,7 +153,8 @@ def runnable() -> list[Written]:
             for word in one.arguments
         )
     ]  # fmt: skip
-    return [one for one in found if one.arguments[1:] != ["report", "my-idea"]]
+    first = {tuple(one.arguments[1:3]): one for one in reversed(found)}  # one a command and file
+    return [one for one in first.values() if one.arguments[1:] != ["report", "my-idea"]]
 
 
 @pytest.mark.parametrize("one", runnable(), ids=lambda one: one.text)
