@@ -283,14 +283,10 @@ def curve_table(run_dir: Path) -> "pa.Table | None":
                 row[target] = event[source]
     if not rows:
         return None
-    names = ("step", "tokens", "train_time_s", "train_loss", "val_loss", "val_bpb")
-    ordered = [rows[step] for step in sorted(rows)]
-    types = [pa.int64(), pa.int64(), *[pa.float64()] * 4]
-    columns = [
-        pa.array([row.get(name) for row in ordered], type=kind)
-        for name, kind in zip(names, types, strict=True)
-    ]
-    return pa.table(columns, names=list(names))
+    counts = dict.fromkeys(("step", "tokens"), pa.int64())
+    floats = dict.fromkeys(("train_time_s", "train_loss", "val_loss", "val_bpb"), pa.float64())
+    schema = pa.schema(counts | floats)
+    return pa.Table.from_pylist([rows[step] for step in sorted(rows)], schema=schema)
 
 
 def sessions(records: Iterable[Record]) -> list[list[Record]]:
