@@ -9,8 +9,6 @@ more between hosts than most changes are worth.
 from collections import Counter
 from collections.abc import Sequence
 
-import msgspec
-
 from harness.metrics import SPEEDS
 from harness.results.logs.run_log import LogError, LoggedRun
 from harness.results.recipe import VarianceSource
@@ -71,31 +69,20 @@ def _check_same(
         )
 
 
-def accept_planned_stops(side: Runs) -> list[LoggedRun]:
-    """Runs of a side that all stop at the same step early are taken to stop there by design."""
-    stops = {run.steps for run in side}
-    early = [
-        run for run in side if run.ending and not run.diverged and run.evaluated_at == run.steps
-    ]
-    if len(early) < len(side) or len(side) < 2 or len(stops) > 1:
-        return list(side)
-    note = f"every run stops at step {stops.pop():,} of {side[0].planned_steps or 0:,}"
-    return [
-        msgspec.structs.replace(run, ending=None, warnings=[*run.warnings, note]) for run in side
-    ]
-
-
 def source_of_variance(name: str, a: Runs, b: Runs) -> VarianceSource:
     """Which source of variance makes two runs of these sides differ."""
     if name in SPEEDS:
         return "launch"
-    return "nondeterminism" if _one_seed(a, b) else a[0].varied
+    return "nondeterminism" if is_rerun(a, b) else "seed"
 
 
-def _one_seed(a: Runs, b: Runs) -> bool:
-    seeds = {run.seed for run in (*a, *b)}
-    stated = len(seeds) == 1 and None not in seeds
-    return stated or all(run.varied == "nondeterminism" for run in (*a, *b))
+def is_rerun(a: Runs, b: Runs) -> bool:
+    """Whether all runs are known to be of one code, configuration and seed.
+
+    Two codes at one seed differ as two seeds do, because any change moves the random stream.
+    """
+    keys = {(run.seed, run.code_id, run.config_id) for run in (*a, *b)}
+    return len(keys) == 1 and None not in keys.pop()
 
 
 def environment_of(run: LoggedRun) -> Environment:
@@ -154,14 +141,10 @@ def remarks(a: Runs, b: Runs) -> list[str]:
     notes = list(dict.fromkeys(warning for run in (*a, *b) for warning in run.warnings))
     lengths = [side[0].planned_steps for side in (a, b)]
     if lengths[0] and lengths[1] and lengths[0] != lengths[1]:
-        notes.append(f"different lengths: {lengths[0]:,} steps against {lengths[1]:,}")
-    seen: dict[tuple[tuple[str, float], ...], str] = {}
-    for run in (*a, *b):
-        key = tuple(sorted(run.metrics.items()))
-        timed = any(name in SPEEDS for name in run.metrics)
-        if timed and key in seen:
-            notes.append(f"{run.source} has the same numbers as {seen[key]}: a copy?")
-        seen.setdefault(key, run.source)
-    if _one_seed(a, b):
-        notes.append("one seed on both sides: the result holds for that seed")
+        notes.append(
+            f"different lengths: {lengths[0]:,} steps against {lengths[1]:,}; "
+            "each run is compared at its own end"
+        )
+    if is_rerun(a, b):
+        notes.append("one code and one seed on both sides: only the numerics differ")
     return notes

@@ -20,7 +20,6 @@ from harness.comparison.comparability import (
     SIDES,
     Environment,
     Runs,
-    accept_planned_stops,
     check_comparable,
     check_same_core_settings,
     environment_of,
@@ -32,6 +31,7 @@ from harness.comparison.margins import Margin, default_margin, stated_margin
 from harness.comparison.noise_model import NoiseModel, NoiseRow
 from harness.comparison.result import EXIT_CODES, ComparedSide, Comparison, MetricResult, Replicate
 from harness.comparison.rules import OnePair, Rule
+from harness.comparison.screening import quality_values, replicate_findings, screen
 from harness.format import plural
 from harness.metrics import (
     COMPARED,
@@ -43,10 +43,13 @@ from harness.metrics import (
     metric_named,
     preferred,
 )
+from harness.results.logs import nanochat
 from harness.results.logs.run_log import LogError
 from harness.stats.decision import Difference, KnownSd, Outcome, difference
 from harness.stats.regression import fit_blocks
 
+# published seeds of a full-scale recipe whose depth is not stated
+DEPTH_UNKNOWN = {nanochat.FAMILY: f"{nanochat.FAMILY}, depth not stated"}
 DIRECTION_UNKNOWN = (
     "its direction is unknown, so it gets no outcome: add --higher-better {name} or "
     "--lower-better {name}"
@@ -80,7 +83,7 @@ def compare(
     check_comparable(a, b)
     if not options.metrics or any(name in CORE_SCORES for name in options.metrics):
         check_same_core_settings(a, b)
-    a, b = accept_planned_stops(a), accept_planned_stops(b)
+    a, b, findings = screen(a, b)
     sides = (_side("A", a), _side("B", b))
     whole = tuple([run for run in side if run.ending is None] for side in (a, b))
     if not whole[0]:
@@ -102,6 +105,7 @@ def compare(
         alpha=options.alpha,
         metrics=metrics,
         notes=remarks(a, b),
+        findings=[*findings, *replicate_findings(*whole)],
     )
 
 
@@ -174,7 +178,7 @@ class _Pair:
         if informational and name not in options.margins:
             margin = None
         notes += self._margin_notes(metric, margin, informational)
-        values = [[run.metrics[name] for run in side] for side in sides]
+        values = quality_values(name, sides)
         start = engine.draft(
             metric,
             (len(values[0]), len(values[1])),
@@ -215,7 +219,11 @@ class _Pair:
         if len(scales) > 1 or any(run.scale not in (None, a[0].scale) for run in b):
             return None
         gpu = gpus.pop() if len(gpus) == 1 else None
-        return self.noise_model.find(a[0].scale, name, gpu, source_of_variance(name, a, b))
+        source = source_of_variance(name, a, b)
+        row = self.noise_model.find(a[0].scale, name, gpu, source)
+        if row is None and a[0].full_scale and source == "seed":
+            return self.noise_model.find(DEPTH_UNKNOWN.get(a[0].family), name, gpu, source)
+        return row
 
     def _difference(
         self, metric: Metric, sides: tuple[Runs, Runs], values: Sequence[Sequence[float]]

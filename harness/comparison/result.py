@@ -136,7 +136,10 @@ class ComparedSide(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """The comparison of two sides of runs: the outcome of the worst metric, and every metric."""
+    """The comparison of two sides of runs: the outcome of the worst metric, and every metric.
+
+    `findings`: what was found about the runs, for the first lines of a report; `notes`: caveats.
+    """
 
     sides: tuple[ComparedSide, ComparedSide]
     outcome: Outcome
@@ -144,6 +147,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     alpha: float
     metrics: list[MetricResult]
     notes: list[str]
+    findings: list[str] = []
     core: PairedCore | None = None  # the same two sides on the examples of CORE
 
     @property

@@ -56,6 +56,7 @@ def build_comparison(comparison: Comparison, *, tasks: bool = False) -> Document
         answer=comparison.reason,
         tone=TONES[comparison.outcome],
         blocks=present(
+            Notes(items=comparison.findings, warning=True),
             Notes(items=[side_line(side) for side in comparison.sides]),
             results_table(comparison.metrics),
             *core_blocks(comparison.core, tasks=tasks),

@@ -20,14 +20,15 @@ import msgspec
 
 from harness.results.logs.run_log import (
     NOT_A_NUMBER,
+    Evaluation,
     LoggedRun,
     first_backward_step,
     split_finite,
+    tail_ms,
     truncation_reason,
 )
 
 FAMILY = "modded-nanogpt"
-TAIL_STEPS = 200
 WARM_UP_STEPS = 20  # scripts of 2024 restart their clock after ten steps
 TARGETS = {"gpt2-small": 3.28, "gpt2-medium": 2.92}  # nats; the targets of its two tracks
 NEAR_TARGET = 0.05
@@ -107,12 +108,14 @@ def _run(evaluations: list[_Evaluation], name: str, reached: int) -> LoggedRun:
         warnings.append(f"{name}: its clock goes backwards at step {fault}; times are left out")
     elif times and times[-1][0] == step:
         metrics["train_time_s"] = times[-1][1]
-        if (tail := _tail_ms(times)) is not None:
-            metrics["step_ms"] = tail
+    curve = _curve(evaluations, timed="train_time_s" in metrics)
+    if (tail := tail_ms(curve)) is not None:
+        metrics["step_ms"] = tail
     return LoggedRun(
         source=name,
         family=FAMILY,
         metrics=metrics,
+        evaluations=curve,
         steps=max(step, reached),
         evaluated_at=step,
         planned_steps=planned,
@@ -123,13 +126,15 @@ def _run(evaluations: list[_Evaluation], name: str, reached: int) -> LoggedRun:
     )
 
 
-def _tail_ms(times: list[tuple[int, float]]) -> float | None:
-    step, end = times[-1]
-    before = [(at, seconds) for at, seconds in times if at <= step - TAIL_STEPS and at > 0]
-    if not before:
-        return None
-    at, start = before[-1]
-    return 1000 * (end - start) / (step - at)
+def _curve(evaluations: list[_Evaluation], *, timed: bool) -> list[Evaluation]:
+    """The evaluations with their times, or without them where the clock is at fault."""
+    curve = []
+    for step, _, loss, seconds in evaluations:
+        metrics = {"val_loss": loss}
+        if timed and seconds is not None:
+            metrics["train_time_s"] = seconds
+        curve.append(Evaluation(step, metrics))
+    return curve
 
 
 def _scale(loss: float) -> str | None:

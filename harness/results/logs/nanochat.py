@@ -17,6 +17,7 @@ import time
 
 from harness.results.logs.run_log import (
     NOT_A_NUMBER,
+    Evaluation,
     LoggedRun,
     first_backward_step,
     split_finite,
@@ -74,6 +75,7 @@ def read(text: str, source: str) -> list[LoggedRun]:
         source=source,
         family=FAMILY,
         metrics=metrics | speed,
+        evaluations=[Evaluation(step, {"val_bpb": bpb}) for step, bpb in evaluations],
         steps=max(last, steps[-1][0]) if steps else last,
         evaluated_at=last,
         planned_steps=planned,
