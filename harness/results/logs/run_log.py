@@ -19,6 +19,10 @@ class LogError(HarnessError):
     """A log that cannot be read or lacks what a comparison needs."""
 
 
+class NotALog(LogError):
+    """A file that is no log of a run; in a folder it is skipped by name."""
+
+
 class Evaluation(msgspec.Struct, frozen=True):
     """The metrics of a run at one evaluation; times are those of its own clock."""
 
@@ -107,6 +111,12 @@ def truncation_reason(evaluated_at: int, reached: int, planned: int) -> str | No
         return None
     where = " before its evaluation" if reached >= planned else ""
     return f"it ends at step {max(evaluated_at, reached):,} of {planned:,}{where}"
+
+
+def resumed_at(source: str, steps: Sequence[int]) -> str:
+    """The warning about a run that was resumed at these steps."""
+    where = " and ".join(f"{step:,}" for step in steps)
+    return f"{source}: it was resumed at step {where}; times, of several processes, are left out"
 
 
 def first_backward_step(
