@@ -32,6 +32,7 @@ from harness.comparison.noise_model import NoiseModel, NoiseRow
 from harness.comparison.result import EXIT_CODES, ComparedSide, Comparison, MetricResult, Replicate
 from harness.comparison.rules import OnePair, Rule
 from harness.comparison.screening import quality_values, replicate_findings, screen
+from harness.comparison.variants import check_one_variant
 from harness.format import plural
 from harness.metrics import (
     COMPARED,
@@ -80,6 +81,8 @@ def compare(
 
     Raises LogError where the sides may not be compared, UsageError for options without meaning.
     """
+    for name, side in zip(SIDES, (a, b), strict=True):
+        check_one_variant(name, side)
     check_comparable(a, b)
     if not options.metrics or any(name in CORE_SCORES for name in options.metrics):
         check_same_core_settings(a, b)

@@ -1,7 +1,7 @@
 """Copies among replicates: equal numbers under different seeds.
 
 A trainer that fixes or ignores its seed repeats one result, however often it is run. Such runs are
-one replicate, not several, and their spread of zero says nothing about noise. Two runs of one known
+one replicate, not several, and their spread of zero is no measure of noise. Two runs of one known
 seed may repeat each other rightfully and are no copies.
 """
 

@@ -29,6 +29,7 @@ from harness.results.logs.run_log import (
     truncation_reason,
 )
 from harness.results.logs.segments import last_step, split_runs
+from harness.results.logs.source_code import shared
 
 FAMILY = "modded-nanogpt"
 WARM_UP_STEPS = 20  # scripts of 2024 restart their clock after ten steps
@@ -81,7 +82,7 @@ def read(text: str, source: str) -> list[LoggedRun]:
         name = source if len(runs) == 1 else f"{source}, run {number}"
         evaluations, resumed = _evaluations(parts, step)
         if evaluations:
-            header = (_header(parts[0], step) if number > 1 else {}) or of_file
+            header = of_file | (_header(parts[0], step) if number > 1 else {})
             logged.append(_run(evaluations, name, parts[-1], step, resumed, header))
     return logged
 
@@ -196,14 +197,22 @@ def _curve(evaluations: list[_Evaluated], *, timed: bool) -> list[Evaluation]:
     return curve
 
 
+def _source_code(text: str) -> tuple[str | None, str]:
+    """Splits a header at the rule after the source that a script prints first, if it does."""
+    start = len(_RULE) if text.startswith(_RULE) else 0
+    end = text.find(_RULE, start)
+    found = text[text.find("\n", start) : end].strip() if end > 0 else ""
+    return (shared(found), text[end:]) if "import " in found else (None, text)
+
+
 def _scale(loss: float) -> str | None:
     return next((s for s, target in TARGETS.items() if abs(loss - target) <= NEAR_TARGET), None)
 
 
 def _header(text: str, step: re.Pattern[str]) -> dict[str, Any]:
-    """The fields of a run that are in its header: the machine and the start; {} without one."""
-    end = match.start() if (match := step.search(text)) else len(text)
-    text = text[max(0, text.find(_RULE, 0, end)) : end]
+    """The fields of a run before its first step: its source, the machine and the start."""
+    text = text[: match.start()] if (match := step.search(text)) else text
+    source, text = _source_code(text)
     facts = {name: match[1] for name, at in _FACTS.items() if (match := at.search(text))}
     gpus = list(dict.fromkeys((match[2], match[1]) for match in _GPU.finditer(text)))
     names = sorted({name for _, name in gpus})
@@ -211,9 +220,10 @@ def _header(text: str, step: re.Pattern[str]) -> dict[str, Any]:
         facts["GPUs"] = f"{len(gpus)}x {' + '.join(names)}"
         facts["bus ids"] = " ".join(bus for bus, _ in gpus)
     started = _CLOCK.search(text)
+    fields: dict[str, Any] = {"source_code": source} if source else {}
     if not facts:
-        return {}
-    return {
+        return fields
+    return fields | {
         "environment": facts,
         "environment_known": {"GPUs", "driver", "torch"} <= facts.keys(),
         "gpu": names[0] if len(names) == 1 else None,

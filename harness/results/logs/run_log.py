@@ -34,11 +34,12 @@ class LoggedRun(msgspec.Struct, frozen=True, kw_only=True):
     """One run.
 
     `metrics`: the final values, finite. `evaluations`: all of them in order, as far as the log has
-    them. `code_id`: what identifies the code, where all of it is known. `ending`: why the run is
-    incomplete; None if it completed. `environment`: the properties of the machine that its speed
-    depends on, as far as the log has them; `environment_known`: whether they suffice to identify
-    it. `diverged`: it ended by a non-finite loss or for lack of memory, not by being stopped.
-    `varied`: the source of variance between replicates of this run. Times are Unix seconds.
+    them. `code_id`: what identifies the code, where all of it is known; `source_code`: the part of
+    it that a log embeds. `ending`: why the run is incomplete; None if it completed. `environment`:
+    the properties of the machine that its speed depends on, as far as the log has them;
+    `environment_known`: whether they suffice to identify it. `diverged`: it ended by a non-finite
+    loss or for lack of memory, not by being stopped. `varied`: the source of variance between
+    replicates of this run. Times are Unix seconds.
     """
 
     source: str
@@ -58,6 +59,7 @@ class LoggedRun(msgspec.Struct, frozen=True, kw_only=True):
     varied: VarianceSource = "seed"
     seed: int | None = None
     code_id: str | None = None
+    source_code: str | None = None
     identity: dict[str, str] = {}  # fields that must be equal on both sides
     evaluation: dict[str, str] = {}  # fields that must be equal to compare CORE
     answers: Path | None = None  # its core.parquet

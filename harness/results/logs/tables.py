@@ -1,8 +1,8 @@
 """Tables of runs: exports of Weights & Biases, and CSV, JSON or JSON lines with named columns.
 
 A row is an evaluation where the table has a step, and otherwise the final values of a run. Runs are
-told apart by a column that names them, by their seed, or by a step that does not increase. Read
-are, without an option:
+distinguished by a column that names them, by their seed, or by a step that does not increase.
+These are read without an option:
 
     Weights & Biases  `wandb-summary.json`, a history as CSV, JSON or JSON lines, and the CSV of a
                       chart, whose columns are `RUN - METRIC`
