@@ -29,6 +29,7 @@ from harness.comparison.comparability import (
 )
 from harness.comparison.margins import Margin, default_margin, stated_margin
 from harness.comparison.noise_model import NoiseModel, NoiseRow
+from harness.comparison.outliers import Outlier, describe, find_outliers
 from harness.comparison.result import EXIT_CODES, ComparedSide, Comparison, MetricResult, Replicate
 from harness.comparison.rules import OnePair, Rule
 from harness.comparison.screening import quality_values, replicate_findings, screen
@@ -37,6 +38,7 @@ from harness.format import plural
 from harness.metrics import (
     COMPARED,
     CORE_SCORES,
+    LOSSES,
     METRICS,
     SPEEDS,
     Metric,
@@ -96,10 +98,12 @@ def compare(
             "; ".join(sides[0].broken[:3]),
             "Run the baseline again: there is nothing to compare with.",
         )
-    metrics = []
+    metrics, outliers, without = [], list[Outlier](), None
     if whole[1]:
         rule = rule or OnePair(alpha=options.alpha)
-        metrics = _Pair(whole[0], whole[1], options, noise_model, rule).results()
+        pair = _Pair(whole[0], whole[1], options, noise_model, rule)
+        metrics = pair.results()
+        outliers, without = pair.without_outliers()
     outcome, reason = _overall(metrics, sides, a, b)
     return Comparison(
         sides=sides,
@@ -108,7 +112,9 @@ def compare(
         alpha=options.alpha,
         metrics=metrics,
         notes=remarks(a, b),
-        findings=[*findings, *replicate_findings(*whole)],
+        findings=[*findings, *replicate_findings(*whole), *map(describe, outliers)],
+        outliers=outliers,
+        without_outliers=without,
     )
 
 
@@ -156,6 +162,17 @@ class _Pair:
             for name in names
             if not self.options.metrics or name in self.options.metrics
         ]
+
+    def without_outliers(self) -> tuple[list[Outlier], list[MetricResult] | None]:
+        """The runs that stand out, and the results without them; None without such runs."""
+        rows = {name: self._row(name, self.a, self.b) for name in (*LOSSES, *SPEEDS)}
+        known = {name: row.sd for name, row in rows.items() if row is not None}
+        outliers = find_outliers(self.a, self.b, known)
+        names = {one.source for one in outliers}
+        a, b = ([run for run in side if run.source not in names] for side in (self.a, self.b))
+        if not outliers or not a or not b:
+            return outliers, None
+        return outliers, _Pair(a, b, self.options, self.noise_model, self.rule).results()
 
     def _common(self) -> list[str]:
         found = dict.fromkeys(name for run in self.a for name in run.metrics)

@@ -10,6 +10,7 @@ from collections.abc import Hashable, Sequence
 
 from harness.comparison.comparability import SIDES, Runs, is_rerun
 from harness.comparison.ends import align_ends
+from harness.comparison.outliers import mark_blow_ups
 from harness.metrics import LOSSES, QUALITY, SPEEDS
 from harness.results.copies import find_copies
 from harness.results.logs.run_log import LoggedRun
@@ -24,7 +25,14 @@ def screen(a: Runs, b: Runs) -> tuple[list[LoggedRun], list[LoggedRun], list[str
     """The runs that are compared, at the step where they are compared, and findings about them."""
     (a, doubles_a), (b, doubles_b) = without_duplicates(a), without_duplicates(b)
     a, b, ends = align_ends(a, b)
-    return a, b, [*doubles_a, *doubles_b, *ends]
+    a, b = mark_blow_ups(a), mark_blow_ups(b)
+    diverged = [
+        f"{run.source} of {label} diverged: {run.ending}"
+        for label, side in zip(SIDES, (a, b), strict=True)
+        for run in side
+        if run.diverged
+    ]
+    return a, b, [*doubles_a, *doubles_b, *ends, *diverged]
 
 
 def find_repeats(side: Runs) -> dict[int, int]:

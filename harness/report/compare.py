@@ -59,6 +59,7 @@ def build_comparison(comparison: Comparison, *, tasks: bool = False) -> Document
             Notes(items=comparison.findings, warning=True),
             Notes(items=[side_line(side) for side in comparison.sides]),
             results_table(comparison.metrics),
+            *_without_outliers(comparison),
             *core_blocks(comparison.core, tasks=tasks),
             Notes(items=_notes(comparison)),
         ),
@@ -66,8 +67,17 @@ def build_comparison(comparison: Comparison, *, tasks: bool = False) -> Document
     )
 
 
+def _without_outliers(comparison: Comparison) -> list[Block]:
+    """The results without the runs that stand out, beside those of all runs."""
+    if comparison.without_outliers is None:
+        return []
+    sources = list(dict.fromkeys(one.source for one in comparison.outliers))
+    title = f"The same without {', '.join(sources)}; the outcome is that of all runs"
+    return [results_table(comparison.without_outliers, title=title)]
+
+
 def results_table(
-    results: Sequence[MetricResult], counts: Mapping[str, str] | None = None
+    results: Sequence[MetricResult], counts: Mapping[str, str] | None = None, title: str = ""
 ) -> Table:
     """One row a metric. `counts`: n in words by metric, where n does not count runs."""
     columns = [
@@ -82,7 +92,7 @@ def results_table(
         Column(title="outcome"),
         Column(title="better ┃ worse", optional=True),
     ]
-    return table(columns, [_row(one, counts or {}) for one in results])
+    return table(columns, [_row(one, counts or {}) for one in results], title=title)
 
 
 def _row(result: MetricResult, counts: Mapping[str, str]) -> list[Cell | str]:

@@ -83,7 +83,7 @@ def test_files_of_one_folder_are_listed_by_a_pattern_that_no_other_file_matches(
     ]
 
 
-def test_logs_without_a_source_are_told_apart_by_length_and_configuration():
+def test_logs_without_a_source_are_separated_by_length_and_configuration():
     with pytest.raises(LogError, match="one configuration"):
         check_one_variant("A", [run("a"), run("b", planned_steps=120)])
     with pytest.raises(LogError, match="one configuration"):
