@@ -13,7 +13,6 @@ from harness.results.logs.run_log import LogError, LoggedRun
 from harness.results.recipe import VarianceSource
 
 Runs = Sequence[LoggedRun]
-Environment = tuple[tuple[str, str], ...]
 SIDES = ("A", "B")
 
 
@@ -66,57 +65,6 @@ def is_rerun(a: Runs, b: Runs) -> bool:
     """
     keys = {(run.seed, run.code_id, run.config_id) for run in (*a, *b)}
     return len(keys) == 1 and None not in keys.pop()
-
-
-def environment_of(run: LoggedRun) -> Environment:
-    """The environment of a run as one value."""
-    return tuple(sorted(run.environment.items()))
-
-
-def runs_of_one_environment(
-    name: str, a: Runs, b: Runs
-) -> tuple[tuple[Runs, Runs] | None, str | None, list[str]]:
-    """The runs whose speeds may be compared (None: refused), why they decide nothing, and notes."""
-    measured = [[run for run in side if name in run.metrics] for side in (a, b)]
-    keys = [{environment_of(run) for run in side} for side in measured]
-    shared = keys[0] & keys[1]
-    if not shared:
-        return None, "refused: " + _differing(measured[0], measured[1]), []
-    kept = [[run for run in side if environment_of(run) in shared] for side in measured]
-    notes = []
-    if sum(map(len, kept)) < sum(map(len, measured)):
-        notes.append("only runs of environments that both sides have are compared")
-    if not all(run.environment_known for side in kept for run in side):
-        reason = "unknown environment: the logs do not identify the machine"
-        return (kept[0], kept[1]), reason, notes
-    if (order := _order(kept[0], kept[1])) is not None:
-        notes.append(order)
-    return (kept[0], kept[1]), None, notes
-
-
-def _differing(a: Runs, b: Runs) -> str:
-    """The fields in which no run of A equals a run of B, with their values."""
-    fields = sorted({field for run in (*a, *b) for field in run.environment})
-    parts = []
-    for field in fields:
-        values = [sorted({run.environment.get(field, "unknown") for run in s}) for s in (a, b)]
-        if set(values[0]) & set(values[1]):
-            continue
-        short = [value[0] if len(value) == 1 else f"{len(value)} values" for value in values]
-        long = any(len(text) > 40 for text in short)
-        parts.append(f"{field} differ" if long else f"{field} {short[0]} against {short[1]}")
-    return "; ".join(parts) or "no two runs share an environment"
-
-
-def _order(a: Runs, b: Runs) -> str | None:
-    """A note where all runs of one side came before the other's, as far as the logs have times."""
-    times = [[run.started_at for run in side if run.started_at is not None] for side in (a, b)]
-    if not all(times):
-        return None
-    if max(times[0]) < min(times[1]) or max(times[1]) < min(times[0]):
-        first = "A" if max(times[0]) < min(times[1]) else "B"
-        return f"not interleaved: all of {first} ran first, so the host may have drifted"
-    return None
 
 
 def remarks(a: Runs, b: Runs) -> list[str]:

@@ -18,13 +18,10 @@ from harness import errors
 from harness.comparison import engine
 from harness.comparison.comparability import (
     SIDES,
-    Environment,
     Runs,
     check_comparable,
     check_same_core_settings,
-    environment_of,
     remarks,
-    runs_of_one_environment,
     source_of_variance,
 )
 from harness.comparison.margins import Margin, default_margin, stated_margin
@@ -33,6 +30,14 @@ from harness.comparison.outliers import Outlier, describe, find_outliers
 from harness.comparison.result import EXIT_CODES, ComparedSide, Comparison, MetricResult, Replicate
 from harness.comparison.rules import OnePair, Rule
 from harness.comparison.screening import quality_values, replicate_findings, screen
+from harness.comparison.sessions import (
+    SpeedRuns,
+    environment_of,
+    inside_blocks,
+    session_finding,
+    speed_runs,
+    widened,
+)
 from harness.comparison.variants import check_one_variant
 from harness.format import plural
 from harness.metrics import (
@@ -49,7 +54,6 @@ from harness.metrics import (
 from harness.results.logs import nanochat
 from harness.results.logs.run_log import LogError
 from harness.stats.decision import Difference, KnownSd, Outcome, difference
-from harness.stats.regression import fit_blocks
 
 # published seeds of a full-scale recipe whose depth is not stated
 DEPTH_UNKNOWN = {nanochat.FAMILY: f"{nanochat.FAMILY}, depth not stated"}
@@ -103,6 +107,7 @@ def compare(
         rule = rule or OnePair(alpha=options.alpha)
         pair = _Pair(whole[0], whole[1], options, noise_model, rule)
         metrics = pair.results()
+        findings = [*pair.findings, *findings]
         outliers, without = pair.without_outliers()
     outcome, reason = _overall(metrics, sides, a, b)
     return Comparison(
@@ -144,6 +149,7 @@ class _Pair:
     ) -> None:
         self.a, self.b, self.rule = a, b, rule
         self.options, self.noise_model = options, noise_model
+        self.findings: list[str] = []
 
     def results(self) -> list[MetricResult]:
         """One result a metric that both sides have, in the order of the registry."""
@@ -186,11 +192,9 @@ class _Pair:
     def _result(self, name: str, *, informational: bool) -> MetricResult:
         options, speed = self.options, name in SPEEDS
         metric = metric_named(name, options.higher_better, options.lower_better)
-        usable, reason, notes = (self.a, self.b), None, list[str]()
-        if speed:
-            found, reason, notes = runs_of_one_environment(name, self.a, self.b)
-            refused, usable = found is None, found or usable
-        sides = _with_values(metric, usable)
+        found = speed_runs(name, self.a, self.b) if speed else SpeedRuns((self.a, self.b))
+        notes, host = list(found.notes), self._host_row(name, found)
+        sides = _with_values(metric, found.sides or (self.a, self.b))
         for label, side, whole in zip(SIDES, sides, (self.a, self.b), strict=True):
             if len(side) < len(whole):
                 notes.append(f"{len(side)} of {len(whole)} runs of {label}")
@@ -204,17 +208,45 @@ class _Pair:
             (len(values[0]), len(values[1])),
             (float(np.mean(values[0])), float(np.mean(values[1]))),
             margin=margin,
-            reason=reason,
+            reason=found.reason,
             notes=notes,
             replicate=options.replicate,
         )
-        if speed and refused:
+        if found.sides is None:
             return start
-        result = engine.conclude(start, *self._difference(metric, sides, values))
-        if result.outcome == "regression" and speed:
+        if found.apart and host is None:
+            return msgspec.structs.replace(start, reason="refused: not one session")
+        return self._concluded(start, metric, sides, values, host)
+
+    def _concluded(
+        self,
+        start: MetricResult,
+        metric: Metric,
+        sides: tuple[Runs, Runs],
+        values: Sequence[Sequence[float]],
+        host: NoiseRow | None,
+    ) -> MetricResult:
+        """The decided result. `host`: the noise between hosts, for sides of two sessions."""
+        found, rule, source = self._difference(metric, sides, values)
+        if host is not None:
+            found = widened(found, host.sd, host.df)
+            source += f", and the SD between hosts {metric.size(host.sd)} ({host.df} df)"
+        result = engine.conclude(start, found, rule, source)
+        if result.outcome == "regression" and metric.name in SPEEDS:
             note = "unconfirmed: one session; a slowdown counts once a second session shows it"
             result = msgspec.structs.replace(result, notes=[*result.notes, note])
         return result
+
+    def _host_row(self, name: str, found: SpeedRuns) -> NoiseRow | None:
+        """The noise between hosts, where the sides are not known to be of one session."""
+        if not found.apart:
+            return None
+        a = self.a[0]
+        row = self.noise_model.find(a.scale, name, a.gpu, "host")
+        if not self.findings:  # one sentence for all speeds
+            sd = METRICS[name].size(row.sd) if row else None
+            self.findings.append(session_finding(found.apart, sd))
+        return row
 
     def _margin(self, name: str) -> Margin | None:
         if name in self.options.margins:
@@ -253,9 +285,8 @@ class _Pair:
         a, b = values
         if metric.scale == "log":
             a, b = [math.log(value) for value in a], [math.log(value) for value in b]
-        environments = [[environment_of(run) for run in side] for side in sides]
-        if name in SPEEDS and len({*environments[0], *environments[1]}) > 1:
-            return _blocks((a, b), environments), self.rule, "the runs' own, inside environments"
+        if name in SPEEDS and len({environment_of(run) for side in sides for run in side}) > 1:
+            return inside_blocks((a, b), sides), self.rule, "the runs' own, inside environments"
         if name in self.options.sds:
             known = KnownSd(sd=self.options.sds[name], df=math.inf)
             stated = difference(a, b, known, stated=True)
@@ -327,19 +358,6 @@ def _with_values(metric: Metric, sides: tuple[Runs, Runs]) -> tuple[Runs, Runs]:
             "Leave the metric out: name the others with --metric.",
         )
     return a, b
-
-
-def _blocks(
-    values: Sequence[Sequence[float]], environments: Sequence[Sequence[Environment]]
-) -> Difference:
-    """B minus A inside environments: each environment has its own level."""
-    numbers = {where: index for index, where in enumerate(dict.fromkeys(environments[0]))}
-    fit = fit_blocks(
-        np.array([*values[0], *values[1]], dtype=np.float64),
-        np.array([numbers[where] for side in environments for where in side], dtype=np.intp),
-        np.array([0] * len(values[0]) + [1] * len(values[1]), dtype=np.intp),
-    )
-    return Difference(contrast=fit.contrast(0), method="blocks", sd=fit.sd, run_sd=fit.sd)
 
 
 # --- all metrics ----------------------------------------------------------------------------------

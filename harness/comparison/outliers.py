@@ -12,7 +12,8 @@ from collections.abc import Hashable, Mapping, Sequence
 import msgspec
 import numpy as np
 
-from harness.comparison.comparability import SIDES, Runs, environment_of
+from harness.comparison.comparability import SIDES, Runs
+from harness.comparison.sessions import environment_of
 from harness.metrics import LOSSES, METRICS, SPEEDS
 from harness.results.logs.run_log import LoggedRun
 

@@ -197,13 +197,6 @@ def test_runs_of_other_hosts_are_left_out_of_speed_only():
     assert any("only runs of environments" in note for note in speed.notes)
 
 
-def test_sides_that_ran_one_after_the_other_are_called_not_interleaved():
-    a, b = side([100.0, 100.1], "train_time_s"), side([100.0, 100.1], "train_time_s")
-    later = [run(0, metrics=r.metrics, started_at=1e6 + (r.started_at or 0)) for r in b]
-    assert any("not interleaved" in n for n in compared(a, later).metrics[0].notes)
-    assert not any("not interleaved" in n for n in compared(a, b).metrics[0].notes)
-
-
 def test_a_quality_that_has_two_names_is_judged_once():
     def both(shift):
         return [run(0, metrics={"val_loss": x + shift, "val_bpb": (x + shift) / 3}) for x in LOSSES]
