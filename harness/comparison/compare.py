@@ -171,8 +171,9 @@ class _Pair:
 
     def without_outliers(self) -> tuple[list[Outlier], list[MetricResult] | None]:
         """The runs that stand out, and the results without them; None without such runs."""
-        rows = {name: self._row(name, self.a, self.b) for name in (*LOSSES, *SPEEDS)}
-        known = {name: row.sd for name, row in rows.items() if row is not None}
+        wanted = [name for name in (*LOSSES, *SPEEDS) if name in self.options.metrics]
+        rows = {name: self._row(name, self.a, self.b) for name in wanted or (*LOSSES, *SPEEDS)}
+        known = {name: row.sd if row else None for name, row in rows.items()}
         outliers = find_outliers(self.a, self.b, known)
         names = {one.source for one in outliers}
         a, b = ([run for run in side if run.source not in names] for side in (self.a, self.b))

@@ -14,6 +14,7 @@ from harness.results.logs.run_log import LoggedRun, at_evaluation
 
 def align_ends(a: Runs, b: Runs) -> tuple[list[LoggedRun], list[LoggedRun], list[str]]:
     """The runs at the step where they are compared, and findings about their ends."""
+    a, b = _end_early(a), _end_early(b)
     stops = (_planned_stop(a), _planned_stop(b))
     step = _common_evaluation(a, b) if None not in stops else None
     lone = len(a) == len(b) == 1  # a lone run may have been cut: only equal stops are a plan
@@ -29,6 +30,19 @@ def align_ends(a: Runs, b: Runs) -> tuple[list[LoggedRun], list[LoggedRun], list
     )
     cut = [[_stopped(run, step) for run in side] for side in (a, b)]
     return cut[0], cut[1], [finding]
+
+
+def _end_early(side: Runs) -> list[LoggedRun]:
+    """Runs without planned steps that are shorter than others of their side are cut, too."""
+    longest = max(run.steps for run in side)
+    return [
+        msgspec.structs.replace(
+            run, ending=f"it ends at step {run.steps:,}, others of its side at {longest:,}"
+        )
+        if run.planned_steps is None and not run.ending and 0 < run.steps < longest
+        else run
+        for run in side
+    ]
 
 
 def _planned_stop(side: Runs) -> int | None:
@@ -56,5 +70,5 @@ def _cut_runs(a: Runs, b: Runs) -> list[str]:
         f"{run.source} of {label} is cut: {run.ending}"
         for label, side in zip(SIDES, (a, b), strict=True)
         for run in side
-        if run.ending and not run.diverged and run.planned_steps
+        if run.ending and not run.diverged and run.steps
     ]

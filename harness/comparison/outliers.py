@@ -73,17 +73,17 @@ def _blow_up(run: LoggedRun, others: Runs) -> str | None:
 # --- runs far from their side ---------------------------------------------------------------------
 
 
-def find_outliers(a: Runs, b: Runs, known: Mapping[str, float]) -> list[Outlier]:
-    """The runs beyond 5 SD of their side's median, in losses and speeds.
+def find_outliers(a: Runs, b: Runs, known: Mapping[str, float | None]) -> list[Outlier]:
+    """The runs beyond 5 SD of their side's median.
 
-    `known`: the noise model's SD of one run by metric, of logarithms for speeds. For other metrics
-    the SD is that of all runs about their medians, by the median absolute deviation. Speeds are
-    compared inside one environment.
+    `known`: the losses and speeds to look at, with the noise model's SD of one run, of logarithms
+    for speeds. Where it is None, the SD is that of all runs about their medians, by the median
+    absolute deviation. Speeds are compared inside one environment.
     """
     found = []
-    for name in (*LOSSES, *SPEEDS):
+    for name, known_sd in known.items():
         groups = _groups(name, (a, b))
-        sd = _sd([residuals for _, residuals, _ in groups], known.get(name))
+        sd = _sd([residuals for _, residuals, _ in groups], known_sd)
         for label, residuals, runs in groups:
             if sd is None or not sd > 0:
                 continue

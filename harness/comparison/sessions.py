@@ -195,8 +195,8 @@ def session_finding(apart: str, host_sd: str | None) -> str:
 
     `host_sd`: as it is printed, '2.47 %'; None where the noise model has none.
     """
-    shown = f"speed: {apart}, and logs do not show whether that was one session of one host"
-    advice = "to compare speeds, run A and B by turns"
+    shown = f"speed: {apart}, and logs do not show whether on one host"
+    advice = "Run A and B by turns to compare speeds"
     if host_sd is None:
-        return f"{shown}; the noise model has no SD between hosts, so speeds are refused; {advice}"
-    return f"{shown}; speeds have the SD between hosts, {host_sd}, in their error; {advice}"
+        return f"{shown}; the noise model has no SD between hosts, so it is refused. {advice}"
+    return f"{shown}, so the SD between hosts, {host_sd}, is in the interval. {advice}"

@@ -71,9 +71,15 @@ def compare_quality(
         rule = PlannedLook(
             alpha=alpha, look=look, looks=schedule.max_looks, tails=(tails[0], tails[1])
         )
+    comparison = compare(*sides, options, noise_model, rule)
     return [
-        _at_look(engine.finite(one), "replicates", look, schedule)
-        for one in compare(*sides, options, noise_model, rule).metrics
+        _at_look(
+            engine.finite(msgspec.structs.replace(one, notes=[*one.notes, *comparison.findings])),
+            "replicates",
+            look,
+            schedule,
+        )
+        for one in comparison.metrics
     ]
 
 

@@ -161,3 +161,10 @@ def test_runs_of_different_planned_lengths_are_compared_at_their_own_ends():
     assert found.notes == [
         "different lengths: 100 steps against 120; each run is compared at its own end"
     ]
+
+
+def test_a_run_without_planned_steps_is_cut_where_others_of_its_side_went_on():
+    a = side("a", [3.279, 3.28, 3.281], planned_steps=None)
+    short = run("short", 3.5, planned_steps=None, steps=80, evaluated_at=80)
+    found = compared(a, [*side("b", [3.279, 3.28], planned_steps=None), short])
+    assert found.findings == ["short of B is cut: it ends at step 80, others of its side at 100"]

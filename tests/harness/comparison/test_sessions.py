@@ -63,7 +63,7 @@ def test_sides_that_ran_by_turns_are_of_one_session(level, outcome):
 @pytest.mark.parametrize("level", [96.13, 104.0])
 @pytest.mark.parametrize("later_s", [23 * DAY_S, 1200.0])
 def test_sides_that_ran_one_after_the_other_have_the_sd_between_hosts(level, later_s):
-    """23 days apart, on servers of one model, or minutes apart: logs cannot tell them apart."""
+    """23 days apart, on servers of one model, or minutes apart: logs do not show the difference."""
     b = side(level, [later_s + start for start in BY_TURNS[0]])
     found, time = speed(side(100.0, BY_TURNS[0]), b)
     assert (time.outcome, found.outcome) == ("inconclusive", "inconclusive")
