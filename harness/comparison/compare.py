@@ -57,6 +57,8 @@ from harness.stats.decision import Difference, KnownSd, Outcome, difference
 
 # published seeds of a full-scale recipe whose depth is not stated
 DEPTH_UNKNOWN = {nanochat.FAMILY: f"{nanochat.FAMILY}, depth not stated"}
+ONE_SESSION_NEEDED = "one session needed: run A and B by turns"
+SEEDS_NEEDED = "other seeds needed: copies, and runs of one seed, count as one"
 DIRECTION_UNKNOWN = (
     "its direction is unknown, so it gets no outcome: add --higher-better {name} or "
     "--lower-better {name}"
@@ -233,6 +235,12 @@ class _Pair:
             found = widened(found, host.sd, host.df)
             source += f", and the SD between hosts {metric.size(host.sd)} ({host.df} df)"
         result = engine.conclude(start, found, rule, source)
+        if result.outcome == "inconclusive" and not result.reason:
+            # runs of these seeds, or in these sessions, add nothing: no number is advised
+            counted, runs = sum(map(len, values)), sum(map(len, sides))
+            reason = ONE_SESSION_NEEDED if host else SEEDS_NEEDED if counted < runs else None
+            more = None if reason else result.more_runs
+            result = msgspec.structs.replace(result, reason=reason, more_runs=more)
         if result.outcome == "regression" and metric.name in SPEEDS:
             note = "unconfirmed: one session; a slowdown counts once a second session shows it"
             result = msgspec.structs.replace(result, notes=[*result.notes, note])

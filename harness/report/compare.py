@@ -37,6 +37,7 @@ from harness.report.metric_text import (
 from harness.report.study import core
 from harness.results.logs.read import MEMBER
 from harness.results.logs.regex import FAMILY as UNKNOWN_FORMAT
+from harness.results.logs.tables import FAMILY as TABLE
 from harness.stats.decision import Outcome
 
 TONES: dict[Outcome | None, Tone] = {
@@ -207,7 +208,7 @@ def side_line(side: ComparedSide) -> str:
     if side.whole < side.runs:
         runs = f"{side.whole} complete of {runs}"
     steps = f", {side.steps:,} steps" if side.steps else ""
-    family = "" if side.family == UNKNOWN_FORMAT else f" of {side.family}"
+    family = "" if side.family in (UNKNOWN_FORMAT, TABLE) else f" of {side.family}"
     scale = f" of {side.scale}" if side.scale else family
     gpus = " and ".join("GPU unknown" if name == "unknown" else name for name in side.gpus)
     return f"{side.name}: {runs}{scale}{steps}, {gpus}, from {_sources(side.sources)}"

@@ -4,6 +4,7 @@ import pytest
 
 from harness.comparison.compare import CompareOptions, compare
 from harness.comparison.noise_model import NoiseModel, NoiseRow
+from harness.report.metric_text import outcome
 from harness.results.logs.run_log import Evaluation, LogError, LoggedRun
 
 EMPTY = NoiseModel([])
@@ -44,7 +45,12 @@ def run(name, final=3.28, **changes):
 
 
 def side(name, finals, **changes):
-    return [run(f"{name}{n}.txt", final, **changes) for n, final in enumerate(finals, 1)]
+    return [
+        run(
+            f"{name}{n}.txt", final, **{"evaluations": curve(final, seconds=84 + n / 50), **changes}
+        )
+        for n, final in enumerate(finals, 1)
+    ]
 
 
 def compared(a, b, noise_model=EMPTY, **options):
@@ -69,7 +75,8 @@ def test_copies_count_as_one_run_under_the_noise_model():
     (loss,) = found.metrics
     assert loss.n == (1, 1)
     assert loss.se == pytest.approx(0.0014 * 2**0.5)
-    assert found.outcome == "inconclusive"
+    assert (found.outcome, loss.more_runs) == ("inconclusive", None)
+    assert outcome(loss) == "inconclusive, other seeds needed"
 
 
 def test_equal_final_losses_of_few_decimals_are_no_copies():

@@ -71,7 +71,7 @@ def test_sides_that_ran_one_after_the_other_have_the_sd_between_hosts(level, lat
     own = 0.0013**2 * 2 / 3
     assert time.se == pytest.approx(math.sqrt(own + 2 * 0.0244**2))
     assert 10 < time.df < 10.1
-    assert time.more_runs is None
+    assert (time.more_runs, time.reason) == (None, "one session needed: run A and B by turns")
     assert "between hosts 2.47 % (10 df)" in time.noise_from
     document = build_comparison(found)
     assert document.blocks[0].items == found.findings
