@@ -4,7 +4,6 @@ A path names a log, a table, a folder of logs or of tables, a record, a run dire
 `STORE:STUDY/ARM`, or one attempt in a store, `STORE#PLAN_ID/ATTEMPT`.
 """
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +20,7 @@ from harness.results.store import Store
 
 MEMBER = "#"  # between the name of a store's arm and a run of it
 LOG_SUFFIXES = (".txt", ".log", ".out", ".stdout")
-MARKS = re.compile(f"{nanochat.MARKS}|{modded_nanogpt.MARKS}")
+MARKS = f"{nanochat.MARKS}|{modded_nanogpt.MARKS}"
 Reader = Callable[[str, str], list[LoggedRun]]
 READERS: dict[str, tuple[Callable[[str], bool], Reader]] = {
     nanochat.FAMILY: (nanochat.recognises, nanochat.read),

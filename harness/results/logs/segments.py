@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 MAX_PREFIX = 120  # characters
-_RANK = re.compile(r"\[(?:[a-z_ ]+=?)?(\d+)\]:?|\brank[ =:]?(\d+)|^(\d+): ", re.IGNORECASE)
-_DIGITS = re.compile(r"\d+")
+_RANK = r"(?i)\[(?:[a-z_ ]+=?)?(\d+)\]:?|\brank[ =:]?(\d+)|^(\d+): "
 
 
 class _Line(NamedTuple):
@@ -101,20 +100,20 @@ def _line_end(text: str, position: int) -> int:
     return len(text) if end < 0 else end
 
 
-def strip_prefixes(text: str, marks: re.Pattern[str]) -> str:
+def strip_prefixes(text: str, marks: str) -> str:
     """The text without the prefix that a launcher put on its lines; of several ranks, the lowest.
 
-    `marks`: what a trainer's line starts with. The prefixes before it, with any number for each of
-    theirs, are removed from all lines. Unchanged where no line has a mark.
+    `marks`: a pattern of what a trainer's line starts with. The prefixes before it, with any number
+    for each of theirs, are removed from all lines. Unchanged where no line has a mark.
     """
     shapes: dict[str, None] = {}
     ranks: set[int] = set()
     lines = text.splitlines(keepends=True)
     for line in lines:
-        found = marks.search(line)
+        found = re.search(marks, line)
         if found and 0 < found.start() <= MAX_PREFIX:
             prefix = line[: found.start()]
-            shapes[_DIGITS.sub(lambda _: r"\d+", re.escape(prefix))] = None
+            shapes[re.sub(r"\d+", lambda _: r"\d+", re.escape(prefix))] = None
             if (rank := _rank(prefix)) is not None:
                 ranks.add(rank)
     if not shapes:
@@ -130,5 +129,5 @@ def strip_prefixes(text: str, marks: re.Pattern[str]) -> str:
 
 
 def _rank(prefix: str) -> int | None:
-    found = _RANK.search(prefix)
+    found = re.search(_RANK, prefix)
     return int(next(group for group in found.groups() if group)) if found else None

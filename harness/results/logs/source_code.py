@@ -11,12 +11,10 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-_SEED_OR_RUN = re.compile(r"seed|run_?(?:id|name)", re.IGNORECASE)
-_ASSIGNED = re.compile(
-    r"^([ \t]*\w*(?:seed|run_?id|run_?name)\w*[ \t]*(?::[^=\n]+)?=)[^=\n][^\n]*",
-    re.IGNORECASE | re.MULTILINE,
-)
-_PART = re.compile(r"\n[-=]{10,}\n")  # between the files that one source consists of
+_SEED_OR_RUN = r"(?i)seed|run_?(?:id|name)"
+# Patterns that few comparisons need are compiled when they are used.
+_ASSIGNED = r"(?im)^([ \t]*\w*(?:seed|run_?id|run_?name)\w*[ \t]*(?::[^=\n]+)?=)[^=\n][^\n]*"
+_PART = r"\n[-=]{10,}\n"  # between the files that one source consists of
 MASK = "..."
 
 
@@ -35,14 +33,14 @@ def shared(text: str) -> str:
 
 def canonical(text: str) -> CanonicalSource:
     """The canonical form of a source."""
-    return _canonical(_ASSIGNED.sub(rf"\1 {MASK}", text))
+    return _canonical(re.sub(_ASSIGNED, rf"\1 {MASK}", text))
 
 
 @lru_cache(maxsize=32)
 def _canonical(text: str) -> CanonicalSource:
     lines: list[str] = []
     parsed = True
-    for part in _PART.split(text):
+    for part in re.split(_PART, text):
         try:
             tree = _Masked().visit(ast.parse(part))
             lines += ast.unparse(tree).splitlines()
@@ -67,16 +65,16 @@ class _Masked(ast.NodeTransformer):
         return self.generic_visit(node)
 
     def visit_keyword(self, node: ast.keyword) -> ast.AST:
-        if node.arg and _SEED_OR_RUN.search(node.arg):
+        if node.arg and re.search(_SEED_OR_RUN, node.arg):
             return ast.keyword(arg=node.arg, value=ast.Constant(MASK))
         return self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         name = ast.unparse(node.func)
         option = node.args[0].value if node.args and isinstance(node.args[0], ast.Constant) else ""
-        if _SEED_OR_RUN.search(name):
+        if re.search(_SEED_OR_RUN, name):
             node.args = [ast.Constant(MASK)] if node.args else []
-        elif isinstance(option, str) and option.startswith("-") and _SEED_OR_RUN.search(option):
+        elif isinstance(option, str) and option.startswith("-") and re.search(_SEED_OR_RUN, option):
             node.keywords = [word for word in node.keywords if word.arg != "default"]
         return self.generic_visit(node)
 
