@@ -24,7 +24,7 @@ SMALL_SAMPLE = 4.0  # benchmarks/statistics/outlier_rates.py: names a run in 1 o
 MAD_TO_SD = 1.4826  # of a normal distribution
 
 RISE_SHARE, RISE = 0.1, 1.05  # of what the run had gained before, and over its lowest loss
-FAR_ABOVE = 1.25  # times the median of the others
+FAR_ABOVE, FAR_SPREADS = 1.25, 10.0  # times the median of the others, and their range above it
 
 
 class Outlier(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,8 +65,10 @@ def _blow_up(run: LoggedRun, others: Runs) -> str | None:
         if final > max(low + RISE_SHARE * (start - low), RISE * low):
             return f"its loss blew up: {final:.2f}, after {low:.2f} at step {step:,}"
     ends = [other.metrics[name] for other in others if name in other.metrics]
-    if len(ends) > 1 and final > FAR_ABOVE * float(np.median(ends)):
-        return f"its loss blew up: {final:.2f}, others of its side end at {np.median(ends):.2f}"
+    if len(ends) > 1:
+        middle, spread = float(np.median(ends)), max(ends) - min(ends)
+        if final > max(FAR_ABOVE * middle, middle + FAR_SPREADS * spread):
+            return f"its loss blew up: {final:.2f}, and others of its side end at {middle:.2f}"
     return None
 
 

@@ -65,7 +65,7 @@ def test_a_loss_that_rose_again_is_a_divergence_and_the_rest_is_compared_beside_
     assert (found.outcome, found.metrics[0].n) == ("regression", (4, 3))
     assert found.reason == "1 of 4 runs of B diverged or ran out of memory"
     assert found.findings[0] == ("b3 of B diverged: its loss blew up: 6.48, after 3.80 at step 500")
-    assert found.metrics[0].outcome == "pass"
+    assert found.metrics[0].estimate == pytest.approx(0.0001, abs=2e-4)
 
 
 def test_a_loss_far_above_the_other_runs_is_a_divergence_without_a_curve():
@@ -76,6 +76,12 @@ def test_a_loss_far_above_the_other_runs_is_a_divergence_without_a_curve():
     found = compared(a, [alone(f"b{n}", loss) for n, loss in enumerate(LOSSES)])
     assert found.findings[0].startswith("a3 of A diverged: its loss blew up: 6.48")
     assert (found.outcome, found.metrics[0].n) == ("inconclusive", (3, 4))
+
+
+def test_runs_that_all_lie_far_apart_are_no_divergence():
+    a = [run(f"a{n}", [loss]) for n, loss in enumerate([1.0, 2.0, 3.0, 4.0])]
+    b = [run(f"b{n}", [loss]) for n, loss in enumerate([1.5, 2.5, 3.5, 4.5])]
+    assert compared(a, b, NoiseModel([])).sides[0].whole == 4
 
 
 @pytest.mark.parametrize("curve", [[4.5, 3.8, 3.5, 3.6], [3.3, 3.29, 3.285, 3.32]])
