@@ -29,7 +29,7 @@ from harness.comparison.noise_model import NoiseModel, NoiseRow
 from harness.comparison.outliers import Outlier, describe, find_outliers
 from harness.comparison.result import EXIT_CODES, ComparedSide, Comparison, MetricResult, Replicate
 from harness.comparison.rules import OnePair, Rule
-from harness.comparison.screening import quality_values, replicate_findings, screen
+from harness.comparison.screening import needs_seeds, quality_values, replicate_findings, screen
 from harness.comparison.sessions import (
     SpeedRuns,
     environment_of,
@@ -235,12 +235,12 @@ class _Pair:
             found = widened(found, host.sd, host.df)
             source += f", and the SD between hosts {metric.size(host.sd)} ({host.df} df)"
         result = engine.conclude(start, found, rule, source)
-        if result.outcome == "inconclusive" and not result.reason:
-            # runs of these seeds, or in these sessions, add nothing: no number is advised
-            counted, runs = sum(map(len, values)), sum(map(len, sides))
-            reason = ONE_SESSION_NEEDED if host else SEEDS_NEEDED if counted < runs else None
-            more = None if reason else result.more_runs
-            result = msgspec.structs.replace(result, reason=reason, more_runs=more)
+        open_ends = result.low is None or (result.outcome == "inconclusive" and not result.reason)
+        if open_ends and not start.reason:  # no number of runs is advised where they add nothing
+            seeds = needs_seeds(metric.name, sides, values)
+            reason = ONE_SESSION_NEEDED if host else SEEDS_NEEDED if seeds else None
+            if reason:
+                result = msgspec.structs.replace(result, reason=reason, more_runs=None)
         if result.outcome == "regression" and metric.name in SPEEDS:
             note = "unconfirmed: one session; a slowdown counts once a second session shows it"
             result = msgspec.structs.replace(result, notes=[*result.notes, note])

@@ -75,6 +75,14 @@ def quality_values(name: str, sides: Sequence[Runs]) -> list[list[float]]:
     return [_one_a_seed(name, side) for side in sides]
 
 
+def needs_seeds(name: str, sides: tuple[Runs, Runs], values: Sequence[Sequence[float]]) -> bool:
+    """Whether more runs like these would not narrow the interval of a metric."""
+    if name not in QUALITY or is_rerun(*sides):
+        return False
+    fixed = all(_seed(run) == "fixed" for side in sides for run in side)
+    return fixed or sum(map(len, values)) < sum(map(len, sides))
+
+
 def _one_a_seed(name: str, side: Runs) -> list[float]:
     repeats = find_repeats(side)
     groups: dict[Hashable, list[float]] = {}

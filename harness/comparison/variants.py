@@ -96,7 +96,7 @@ def _differing(codes: Sequence[CanonicalSource]) -> str:
     """The first lines in which two sources differ, and how they were compared."""
     distinct = list(dict.fromkeys(codes))
     if len(distinct) < 2:
-        return ""
+        return "\nThey differ in configuration or length"
     one, other = (
         repr(line if len(line) <= MAX_CHARACTERS else f"{line[:MAX_CHARACTERS]}…")
         for line in first_difference(distinct[0].lines, distinct[1].lines)

@@ -110,6 +110,22 @@ def test_two_codes_at_one_seed_are_compared_with_the_seed_sd():
     assert rerun.se == pytest.approx(0.00003)
 
 
+def test_reruns_of_a_fixed_seed_ask_for_other_seeds_and_not_for_a_second_run():
+    a, b = (side(name, [3.28, 3.2801], varied="nondeterminism") for name in "ab")
+    (loss,) = compared(a, b).metrics
+    assert (loss.n, loss.low) == ((1, 1), None)
+    assert loss.reason.startswith("other seeds needed")
+
+
+def test_full_scale_runs_of_nanochat_use_the_published_seeds_of_an_unknown_depth():
+    row = noise("val_bpb", sd=0.00023, scale="nanochat, depth not stated")
+    one = {"metrics": {"val_bpb": 0.72}, "family": "nanochat", "scale": "nanochat d24"}
+    more = {"full_scale": True, "varied": "nondeterminism", "evaluations": []}
+    a, b = [run("a", **one, **more)], [run("b", **one, **more)]
+    (bpb,) = compare(a, b, CompareOptions(), NoiseModel([row])).metrics
+    assert bpb.se == pytest.approx(0.00023 * 2**0.5)
+
+
 def test_a_log_named_twice_in_a_side_is_left_out_by_name():
     found = compared([run("a.txt"), run("copy.txt"), run("b.txt", 3.281)], side("c", [3.279, 3.28]))
     assert found.sides[0].runs == 2
