@@ -46,7 +46,7 @@ def command(
         list[str],
         typer.Argument(
             metavar="A... -- B",
-            help="Logs, folders of logs, run directories, records, stores, STORE:STUDY/ARM.",
+            help="Logs, tables, folders, run directories, records, stores, STORE:STUDY/ARM.",
         ),
     ],
     margin: MarginOption = None,

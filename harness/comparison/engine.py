@@ -11,13 +11,14 @@ import msgspec
 from harness.comparison.margins import Margin
 from harness.comparison.result import MetricResult, Replicate
 from harness.comparison.rules import Rule
-from harness.metrics import Metric
+from harness.metrics import METRICS, Metric
 from harness.stats import power
 from harness.stats.decision import Difference, decide
 from harness.stats.inference import Contrast, detectable
 
 KNOWN_SD = ("noise_model", "stated")
 OWN_NOISE = "the runs' own"
+NO_SPREAD = "no decision: the runs of each side are equal, so they show no noise to compare with"
 
 
 def draft(
@@ -70,6 +71,8 @@ def conclude(
     )
     if not contrast.df > 0:
         return msgspec.structs.replace(result, reason=start.reason or _no_noise(start))
+    if contrast.se == 0 and not _is_exact(start.metric):
+        return msgspec.structs.replace(result, reason=start.reason or NO_SPREAD)
     result = msgspec.structs.replace(
         result,
         se=contrast.se,
@@ -84,6 +87,11 @@ def conclude(
     if start.outcome is None or start.reason:
         return result
     return _decided(result, difference, rule, critical)
+
+
+def _is_exact(name: str) -> bool:
+    """Whether equal values are measurements and not copies: an allocator repeats its count."""
+    return name in METRICS and METRICS[name].kind == "memory"
 
 
 def _spread(start: MetricResult, difference: Difference) -> float:

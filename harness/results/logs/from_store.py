@@ -166,6 +166,7 @@ def logged_run(record: Record, session: int, source: str, answers: Path | None =
         environment_known=bool(record.environment_id),
         varied="seed",
         seed=record.seed,
+        code_id=record.identity.code_id,
         identity={
             "protocol": str(record.identity.protocol),
             "data_id": str(record.identity.data_id),
