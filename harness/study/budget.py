@@ -18,7 +18,7 @@ from harness.errors import TrainerError
 from harness.files import read_json, write_json
 from harness.metrics import LOSSES, METRICS, SPEEDS, THROUGHPUTS
 from harness.results.record import FINAL_STATUSES, Identity, Record
-from harness.results.run_files import last_step, log_tail, read_events
+from harness.results.run_files import log_tail, read_events
 from harness.results.study_plan import Arm, PlannedRun, ResolvedStudy
 from harness.runner import process
 from harness.runner.trainer import NativeTrainer, Request, with_value
@@ -203,7 +203,9 @@ def measure(
             timeout_s=60 * study.limits.run_minutes,
             stop=stop,
         )
-        if last_step(run_dir / "events.jsonl")[0] < MEASURED_STEPS:
+        events = read_events(run_dir / "events.jsonl")
+        steps = [event["t"] for event in events if event["event"] == "step" and event.get("t")]
+        if len(steps) < MEASURED_STEPS:
             tail = (log_tail(run_dir / "log.txt", 300) or "").strip()
             raise TrainerError(
                 "arm base",
@@ -211,11 +213,11 @@ def measure(
                 f"that the trainer {end.describe()}" + (f": {tail}" if tail else ""),
                 "Repair what its log names, or plan without this measurement: --no-measure.",
             )
-        steps = [e["t"] for e in read_events(run_dir / "events.jsonl") if e["event"] == "step"]
-        environment = read_json(run_dir / "environment.json") or {}
+        environment = read_json(run_dir / "environment.json")
     step_s = steps[-1] - steps[-2]  # wall time; the first steps warm up
     overhead_s = max(0.0, end.trainer_s - len(steps) * step_s)
-    gpus = len(environment.get("gpus") or [])
+    found = environment.get("gpus") if isinstance(environment, dict) else None
+    gpus = len(found) if isinstance(found, list) else 0
     return MeasuredStep(step_s=step_s, overhead_s=overhead_s, gpus=gpus)
 
 
