@@ -23,6 +23,7 @@ MOST_BYTES = 64 * 2**20  # of a JSON file that is read whole
 DEEPEST = 64  # nesting of JSON that is accepted; the interpreter's own limit is about 1,000
 _ABSENT = {errno.ENOENT, errno.ENOTDIR}
 _UNREADABLE = {errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG}
+_INVALID_PATH = {errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -140,7 +141,8 @@ def disk_errors(path: Path) -> Iterator[None]:
         if isinstance(error, PermissionError) or error.errno == errno.EROFS:
             hint = "Change its permissions, or name another --store."
             raise DiskError(str(path), "a writable location", str(error.strerror), hint) from error
-        if isinstance(error, (NotADirectoryError, FileExistsError, IsADirectoryError)):
+        names = (NotADirectoryError, FileExistsError, IsADirectoryError)
+        if isinstance(error, names) or error.errno in _INVALID_PATH:
             expected = "a path of folders, and a file or nothing at its end"
             hint = "Something else has that name: move it away, or name another path."
             raise DiskError(str(path), expected, str(error.strerror), hint) from error

@@ -3,23 +3,21 @@
 import difflib
 import io
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Any, get_args
 
 import msgspec
 
+from harness.config.field_types import LARGEST_SEED, MOST_SEEDS, NAME_PATTERN
 from harness.errors import StudyFileError, UsageError
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+NAME = re.compile(NAME_PATTERN)
 EXAMPLES = "`harness init` copies complete examples into ablations/."
 Where = Callable[[str], str]  # locates the field at a dotted path
-Positive = Annotated[float, msgspec.Meta(gt=0)]
-NotNegative = Annotated[float, msgspec.Meta(ge=0)]
-PositiveInt = Annotated[int, msgspec.Meta(ge=1)]
-NotNegativeInt = Annotated[int, msgspec.Meta(ge=0)]
-ErrorRate = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 _RANGES = {">=": "of {:g} or above", ">": "above {:g}", "<=": "of {:g} or below", "<": "below {:g}"}
+LONGEST_SHOWN = 100  # characters of a wrong value in an error
 _RENAMED = {"many": "correction"}  # keys that users of an earlier version still write
 
 
@@ -113,10 +111,12 @@ def _schema_error(
     if limit := re.match(r"Expected `(?:int|float)` (>=|>|<=|<) (\S+)", text):
         for part in inner:
             value = value[part]
+        for index in re.findall(r"\[(\d+)\]", tail.rpartition(".")[2]):
+            value = value[int(index)]
         required = _fields(kind, inner[:-1])[inner[-1]].required
         hint = "Write a number in that range" + ("." if required else ", or leave it out.")
         expected = f"a number {_RANGES[limit[1]].format(float(limit[2]))}"
-        return StudyFileError(where(place), expected, repr(value), hint)
+        return StudyFileError(where(place), expected, _shown(value), hint)
     expected, _, got = text.removeprefix("Expected ").partition(", got ")
     return StudyFileError(
         where(place),
@@ -124,6 +124,12 @@ def _schema_error(
         got.replace("`", "") or text,
         suggest(place) or "Write a value of that type.",
     )
+
+
+def _shown(value: Any) -> str:
+    """A value as Python shows it, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + " ..."
 
 
 def _fields(kind: Any, path: Iterable[str]) -> dict[str, Any]:
@@ -165,12 +171,13 @@ def check_name(name: str, where: str) -> None:
 
 
 def check_seeds(seeds: list[int], where: str) -> None:
-    """Raises StudyFileError for no seeds, repeated or negative ones."""
-    repeated = sorted({seed for seed in seeds if seeds.count(seed) > 1})
-    if not seeds or repeated or min(seeds) < 0:
-        got = f"{repeated} more than once" if repeated else repr(seeds)
+    """Raises StudyFileError for no seeds, too many, or repeated ones."""
+    repeated = sorted(seed for seed, times in Counter(seeds).items() if times > 1)
+    if not seeds or repeated or len(seeds) > MOST_SEEDS:
+        got = f"{repeated[:6]} more than once" if repeated else f"{len(seeds):,} of them"
         hint = "Each seed is one replicate: write each once, such as [1, 2, 3]."
-        raise StudyFileError(where, "at least one seed, each once and not negative", got, hint)
+        expected = f"1 to {MOST_SEEDS:,} seeds, each once"
+        raise StudyFileError(where, expected, got, hint)
 
 
 def find_base(path: Path, base: str) -> str:
@@ -210,15 +217,19 @@ def parse_sets(pairs: Iterable[str]) -> dict[str, Any]:
     return overrides
 
 
-def parse_seeds(text: str, option: str) -> list[int]:
+def parse_seeds(text: str, option: str, most: int = MOST_SEEDS) -> list[int]:
     """Parses `"1,2,5-7"` to `[1, 2, 5, 6, 7]`. Raises UsageError, which names the option."""
     numbers: list[int] = []
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
-        if not match or (match[2] and int(match[2]) < int(match[1])):
+        match = re.fullmatch(r"\s*([0-9]{1,19})(?:-([0-9]{1,19}))?\s*", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
+        if last < first or last > LARGEST_SEED:
             hint = "Separate numbers by commas; write a range with a dash."
             raise UsageError(option, "numbers such as 1,2,3 or 0-7", repr(text), hint)
-        numbers += range(int(match[1]), int(match[2] or match[1]) + 1)
+        if len(numbers) + last - first >= most:
+            hint = "Write fewer; a range with a dash includes both ends."
+            raise UsageError(option, f"at most {most:,} numbers", repr(text), hint)
+        numbers += range(first, last + 1)
     if len(set(numbers)) != len(numbers):
         raise UsageError(option, "each number once", repr(text), "Write each once.")
     return numbers

@@ -310,10 +310,16 @@ def curve_table(run_dir: Path) -> "pa.Table | None":
                 row[target] = event[source] if target == "tokens" else float(event[source])
     if not rows:
         return None
+    return pa.Table.from_pylist([rows[step] for step in sorted(rows)], schema=curve_schema())
+
+
+def curve_schema() -> "pa.Schema":
+    """The columns of every curve."""
+    import pyarrow as pa
+
     counts = dict.fromkeys(("step", "tokens"), pa.int64())
     floats = dict.fromkeys(("train_time_s", "train_loss", "val_loss", "val_bpb"), pa.float64())
-    schema = pa.schema(counts | floats)
-    return pa.Table.from_pylist([rows[step] for step in sorted(rows)], schema=schema)
+    return pa.schema(counts | floats)
 
 
 def sessions(records: Iterable[Record]) -> list[list[Record]]:

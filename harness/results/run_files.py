@@ -97,7 +97,7 @@ def read_event_log(path: Path) -> EventLog:
                         log.events.append(event)
                 except ValueError as error:
                     log.fault = log.fault or f"line {number} of {path.name} is invalid ({error})"
-            if handle.tell() >= EVENTS_BYTES:
+            if handle.read(1):
                 log.fault = log.fault or f"{path.name} has more than {EVENTS_BYTES:,} bytes"
     except FileNotFoundError:
         pass

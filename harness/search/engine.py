@@ -316,7 +316,7 @@ def blockers(plan: SearchPlan, store: Store, options: SearchOptions) -> list[str
             store.study(file.slope_from)
 
     def stored() -> None:
-        if options.storage is None and storage.sqlite_path(store, file.search).exists():
+        if options.storage is None and store.search_path(file.search).exists():
             with storage.open_storage(storage.storage_url(store, file.search, None)) as opened:
                 if (study := storage.stored_study(opened, file.search)) is not None:
                     ignore = () if prepared else ("data_id",)

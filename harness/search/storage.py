@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import files
@@ -58,15 +57,10 @@ def allow_experimental() -> Iterator[None]:
         yield
 
 
-def sqlite_path(store: Store, name: str) -> Path:
-    """The database file of a search without a storage URL."""
-    return store.root / "searches" / f"{name}.sqlite"
-
-
 def storage_url(store: Store, name: str, url: str | None) -> str:
     """The URL of a search's storage in SQLAlchemy's form."""
     if url is None:
-        path = sqlite_path(store, name)
+        path = store.search_path(name)
         with files.disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         return f"sqlite:///{path.resolve()}"

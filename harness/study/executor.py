@@ -139,7 +139,7 @@ def _blocks(
 @contextmanager
 def study_lock(store: Store, name: str) -> Iterator[None]:
     """Holds the lock of a study. Raises StoreError while another process runs it."""
-    handle = lock_file(store.root / "studies" / f"{name}.lock")
+    handle = lock_file(store.study_lock_path(name))
     if handle is None:
         raise StoreError(
             str(store.root),
