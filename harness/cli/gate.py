@@ -192,7 +192,7 @@ class ConsoleListener(GateListener):
 
 def _show(document: Document, *, json: bool) -> None:
     if json:
-        typer.echo(document_json(document), nl=False)
+        new_console().file.write(document_json(document))
     else:
         print_document(new_console(), document)
 

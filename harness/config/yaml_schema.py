@@ -1,7 +1,6 @@
 """Strict schemas of YAML files, and parsers of option values; errors name the line and the key."""
 
 import difflib
-import io
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -10,7 +9,9 @@ from typing import Any, get_args
 
 import msgspec
 
+from harness.config import yaml_text
 from harness.config.field_types import LARGEST_SEED, MOST_SEEDS, NAME_PATTERN
+from harness.config.yaml_text import YamlTextError
 from harness.errors import StudyFileError, UsageError
 
 NAME = re.compile(NAME_PATTERN)
@@ -28,7 +29,7 @@ class Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 def read_text(path: Path, what: str, example: str) -> str:
     """Reads a YAML file as text. Raises StudyFileError."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         got = str(error.strerror).lower().removeprefix("is ")
         hint = f"Name a YAML file, such as {example}; {EXAMPLES}"
@@ -40,31 +41,21 @@ def read_text(path: Path, what: str, example: str) -> str:
 
 def read_mapping(text: str, name: str, keys: str, examples: str) -> tuple[dict[str, Any], Where]:
     """Returns (a mapping from YAML, what locates its fields). Raises StudyFileError."""
-    plain, lines = _read_yaml(text, name)
-    if not isinstance(plain, dict):
-        expected = f"a mapping with the keys {keys}"
-        got = "an empty file" if plain is None else type(plain).__name__
-        raise StudyFileError(name, expected, got, f"See {examples}; {EXAMPLES}")
-    return plain, lambda path: _location(name, lines, path)
-
-
-def _read_yaml(text: str, name: str) -> tuple[Any, Any]:
-    """Returns (plain values, the same with line numbers). Raises StudyFileError."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
-
     try:
-        return YAML(typ="safe", pure=True).load(text), YAML(typ="rt").load(text)
-    except YAMLError as error:
-        mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
-        problem = str(getattr(error, "problem", None) or error).partition(" with value")[0]
-        duplicate = "duplicate key" in problem
+        document = yaml_text.parse(text)
+    except YamlTextError as error:
+        duplicate = "duplicate key" in error.problem
         raise StudyFileError(
-            f"{name}:{mark.line + 1}" if mark else name,
+            f"{name}:{error.line}" if error.line else name,
             "every key once" if duplicate else "YAML",
-            problem,
+            error.problem,
             "Rename or remove one of them." if duplicate else "Correct that line.",
         ) from None
+    if not isinstance(document.value, dict):
+        expected = f"a mapping with the keys {keys}"
+        got = "an empty file" if document.value is None else type(document.value).__name__
+        raise StudyFileError(name, expected, got, f"See {examples}; {EXAMPLES}")
+    return document.value, lambda path: _location(name, document.line_of(path), path)
 
 
 def convert(
@@ -151,15 +142,8 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return f"Did you mean {close[0]!r}?" if close else None
 
 
-def _location(name: str, lines: Any, path: str) -> str:
+def _location(name: str, line: int | None, path: str) -> str:
     """`file:line: field`, as far as the line is known."""
-    node, line = lines, None
-    for part in filter(None, path.split(".")):
-        try:
-            line = node.lc.data[part][0] + 1
-            node = node[part]
-        except (AttributeError, KeyError, TypeError):
-            break
     return f"{name}{f':{line}' if line else ''}{f': {path}' if path else ''}"
 
 
@@ -199,21 +183,18 @@ def parse_choice(text: str, choices: tuple[Any, ...], option: str, hint: str) ->
 
 
 def parse_sets(pairs: Iterable[str]) -> dict[str, Any]:
-    """Parses `["a.b=c"]` to `{"a.b": c}`; values are YAML. Raises UsageError."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
+    """Parses `["a.b=c"]` to `{"a.b": c}`; values as of `parse_option`. Raises UsageError."""
     overrides: dict[str, Any] = {}
     for pair in pairs:
         path, equals, text = pair.partition("=")
         try:
-            value = YAML(typ="safe", pure=True).load(io.StringIO(text))
-        except YAMLError:
-            equals = ""
+            overrides[path.strip()] = yaml_text.parse_option(text)
+        except YamlTextError as error:
+            expected, hint = "a whole list, mapping or quoted text", "Quote a text that is none."
+            raise UsageError(f"--set {path}", expected, f"{text!r} ({error})", hint) from None
         if not equals or not path.strip():
-            hint = "Write a dotted field, an equals sign and a YAML value."
+            hint = "Write a dotted field, an equals sign and a value."
             raise UsageError("--set", "field=value, such as dial.depth=8", repr(pair), hint)
-        overrides[path.strip()] = value
     return overrides
 
 
