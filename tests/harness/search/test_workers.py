@@ -18,7 +18,7 @@ import pytest
 from harness import errors
 from harness.errors import StoreError
 from harness.search import storage
-from harness.search.samplers import create_pruner, create_sampler
+from harness.search.samplers import create_pruner
 from harness.search.state import SearchState
 from harness.search.trial import result_of
 
@@ -164,7 +164,7 @@ def test_a_trial_whose_worker_sends_no_heartbeat_is_queued_again(tmp_path, begun
     url = f"sqlite:///{tmp_path / 'silent.sqlite'}"
     with storage.open_storage(url, heartbeat_s=1, grace_s=1) as opened:
         study, _ = storage.create_study(opened, "s", ["minimize"])
-        study.sampler = create_sampler("RandomSampler", 1, "")
+        study.sampler = optuna.samplers.RandomSampler(1)
         study.pruner = create_pruner("NopPruner", 1, "")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # no heartbeats are sent: intended
