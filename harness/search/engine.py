@@ -38,7 +38,7 @@ from harness.search.confirm import Confirmation, Confirmer
 from harness.search.objective import Objective, directions, measured_slope
 from harness.search.plan import SearchPlan, resolve
 from harness.search.results import SearchResult
-from harness.search.samplers import create_pruner, create_sampler
+from harness.search.samplers import create_pruner, create_sampler, is_shared
 from harness.search.state import SearchState
 from harness.search.trial import TrialResult, TrialRunner, result_of, worker_id
 from harness.search.workers import POLL_S, SearchBudget, WorkerPool
@@ -235,7 +235,7 @@ class SearchEngine:
 
     def _budget(self, noise: BaseNoise) -> SearchBudget:
         sampler = create_sampler(self.file, 0, str(self.path), self.plan.start)
-        points = getattr(sampler, "size", None)  # of a grid
+        points = sampler.size if is_shared(sampler) else None
         if points is not None and self.plan.start is not None:
             points += 1
         began, minutes = self.command.began, self.options.max_minutes
@@ -250,7 +250,10 @@ class SearchEngine:
         parts = [self.file.search, self.file.seed, gpu, len(self.state.trials())]
         seed = int(digest([*parts, *self.seed_suffix], 8), 16)
         study = copy.copy(self.study)
-        study.sampler = create_sampler(self.file, seed, str(self.path), self.plan.start)
+        sampler = create_sampler(self.file, seed, str(self.path), self.plan.start)
+        study.sampler = sampler
+        if is_shared(sampler):
+            sampler.whole = study
         study.pruner = create_pruner(self.file.pruner, evaluations, str(self.path))
         return study
 

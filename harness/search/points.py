@@ -44,9 +44,13 @@ def is_new(trial: "FrozenTrial") -> bool:
 
 
 class PointSampler(BaseSampler):
-    """A sampler of a list of points. `size`: how many there are; None for a sequence."""
+    """A sampler of a list of points. `size`: how many there are; None for a sequence.
+
+    `whole`: the study. A pruner such as Hyperband shows a sampler only some of its trials.
+    """
 
     size: int | None = None
+    whole: "Study"
 
     def point(self, place: int) -> Mapping[str, Any]:
         """What the point at a place, counted from 0, has for each parameter."""
@@ -72,7 +76,7 @@ class PointSampler(BaseSampler):
         param_distribution: BaseDistribution,
     ) -> Any:
         """The value of one parameter at the trial's point."""
-        trials = study.get_trials(deepcopy=False)
+        trials = self.whole.get_trials(deepcopy=False)
         first = first_attempt(trials, trial.number)
         drawn = (one for one in trials[:first] if is_new(one) and START not in one.user_attrs)
         place = sum(1 for _ in drawn)

@@ -4,7 +4,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from harness.config.search_file import SearchFile, dimensions
 from harness.config.yaml_schema import nearest
@@ -16,6 +16,8 @@ from harness.search.storage import allow_experimental, import_optuna
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
     from optuna.samplers import BaseSampler
+
+    from harness.search.points import PointSampler
 
 Setting = str | dict[str, Any]  # a class name, or {name: class name, argument: value}
 MOST_POINTS = 1_000_000  # of a grid
@@ -49,6 +51,13 @@ def create_sampler(
         kind, scramble = str(given.get("qmc_type", "sobol")), bool(given.get("scramble"))
         return QuasiRandom(file.parameters, kind, scramble, shared)
     return sampler
+
+
+def is_shared(sampler: "BaseSampler") -> "TypeGuard[PointSampler]":
+    """Whether the points of a sampler are those of every worker."""
+    from harness.search.points import PointSampler
+
+    return isinstance(sampler, PointSampler)
 
 
 def _grid(file: SearchFile, values: Any, where: str) -> dict[str, list[Any]]:

@@ -29,6 +29,8 @@ class Worker:
         self.file, self.study = file, optuna.load_study(study_name="s", storage=shared)
         with storage.allow_experimental():
             self.study.sampler = create_sampler(file, seed, "f", start)
+        self.study.pruner = optuna.pruners.HyperbandPruner(1, 8)  # shows a sampler some trials only
+        self.study.sampler.whole = self.study
         points = getattr(self.study.sampler, "size", None)
         extra = 1 if start else 0
         self.budget = SearchBudget(file, NOISE, 0.0, None, points and points + extra)
