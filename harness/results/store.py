@@ -60,9 +60,17 @@ class Store:
         first, folder = self._path("records", plan_id, ".json"), self.root / "records"
         if not folder.is_dir():
             return []
-        paths = [first, *folder.glob(f"{plan_id}.*.json")]
-        records = [record for path in paths if (record := self._read(path)) is not None]
+        names = (name for name in os.listdir(folder) if name.startswith(f"{plan_id}."))
+        paths = [folder / name for name in names if name.endswith(".json") and name != first.name]
+        records = [record for path in (first, *paths) if (record := self._read(path)) is not None]
         return sorted(records, key=lambda record: (record.started_at, record.attempt))
+
+    def attempts_by_plan(self) -> dict[str, list[Record]]:
+        """The attempts of every plan, from one listing: for all runs of a study."""
+        attempts: dict[str, list[Record]] = {}
+        for record in self.records():
+            attempts.setdefault(record.plan_id, []).append(record)
+        return attempts
 
     def records(self) -> list[Record]:
         """Every record of the store, one for each attempt, oldest first."""

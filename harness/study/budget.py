@@ -7,6 +7,7 @@ functions, except `measure`, which runs the base for three steps.
 
 import math
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -231,6 +232,9 @@ def _short_config(study: ResolvedStudy, trainer: NativeTrainer) -> dict[str, Any
 
 def remaining_seconds(estimates: Estimates, runs: Sequence[PlannedRun]) -> float | None:
     """Seconds of these runs one after another; None where one of them is unknown."""
-    times = [estimates.wall_s(planned.arm) for planned in runs]
-    known = [time for time in times if time is not None]
+    times = [
+        (number, estimates.wall_s(arm))
+        for arm, number in Counter(planned.arm for planned in runs).items()
+    ]
+    known = [number * time for number, time in times if time is not None]
     return sum(known) if len(known) == len(times) else None
