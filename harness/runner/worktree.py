@@ -4,13 +4,15 @@ A checkout is a git worktree in the store under `worktrees/`. It is named by its
 once; the repository's own files do not change.
 """
 
+import errno
 import hashlib
+import os
 import shutil
 import subprocess
 from pathlib import Path
 
-from harness.errors import StudyFileError
-from harness.files import write_text
+from harness.errors import DiskError, StudyFileError
+from harness.files import disk_errors, write_text
 
 
 def checkout_ref(ref: str, checkout: Path, store_root: Path) -> Path:
@@ -85,12 +87,14 @@ def _checkout(top: Path, commit: str, patches: list[bytes] | None, folder: Path)
     ready = folder.with_suffix(".ready")
     if ready.exists() and folder.is_dir():
         return folder.resolve()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    if folder.exists():
-        shutil.rmtree(folder)
+    with disk_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if folder.exists():
+            shutil.rmtree(folder)
     _git(top, "worktree", "prune")
     added = _git(top, "worktree", "add", "--detach", "--force", str(folder.resolve()), commit)
     if added.returncode != 0:
+        _refuse_full_disk(folder, added.stderr)
         raise StudyFileError(
             str(folder), "a git worktree", added.stderr.strip()[-300:], "Correct what git reports."
         )
@@ -103,11 +107,23 @@ def _checkout(top: Path, commit: str, patches: list[bytes] | None, folder: Path)
         )
         if applied.returncode != 0:
             got = applied.stderr.decode(errors="replace").strip()[-300:]
+            _refuse_full_disk(folder, got)
             hint = "Write it again from the current code with `git diff`."
             raise StudyFileError("patch", "a patch that applies to the current code", got, hint)
     write_text(ready, commit + "\n")
     return folder.resolve()
 
 
+def _refuse_full_disk(folder: Path, message: str) -> None:
+    """Raises DiskError where git names the disk: neither the ref nor the patch is at fault."""
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+        if os.strerror(number) in message:
+            hint = "Free some space, or name another --store; then re-run the same command."
+            raise DiskError(str(folder), "room for a git worktree", os.strerror(number), hint)
+
+
 def _git(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True)
+    environment = {**os.environ, "LC_ALL": "C"}  # messages as of `os.strerror`
+    return subprocess.run(
+        ["git", *arguments], cwd=folder, capture_output=True, text=True, env=environment
+    )
