@@ -7,12 +7,15 @@ once; the repository's own files do not change.
 import errno
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 from harness.errors import DiskError, StudyFileError
 from harness.files import disk_errors, write_text
+
+_COMMIT = re.compile(r"[0-9a-f]{40,64}")
 
 
 def checkout_ref(ref: str, checkout: Path, store_root: Path) -> Path:
@@ -23,7 +26,7 @@ def checkout_ref(ref: str, checkout: Path, store_root: Path) -> Path:
         expected = f"a branch, tag or commit of {top}"
         hint = "`git branch --all` lists the names; fetch a remote branch first."
         raise StudyFileError(f"ref: {ref}", expected, "none of that name", hint)
-    commit = result.stdout.strip()
+    commit = _commit_of(result.stdout, top)
     return _checkout(top, commit, None, store_root / "worktrees" / commit[:12]) / prefix
 
 
@@ -37,13 +40,25 @@ def checkout_patch(patch: Path, checkout: Path, store_root: Path) -> Path:
         raise StudyFileError(f"patch: {patch}", expected, str(error.strerror), hint) from error
     top, prefix = _repository(checkout, f"patch: {patch}")
     _refuse_untracked(top, patch)
-    commit = _git(top, "rev-parse", "HEAD").stdout.strip()
+    commit = _commit_of(_git(top, "rev-parse", "HEAD").stdout, top)
     uncommitted = subprocess.run(
         ["git", "diff", "--binary", "HEAD"], cwd=top, capture_output=True, check=True
     ).stdout
     name = hashlib.sha256(b"\0".join([commit.encode(), uncommitted, content])).hexdigest()[:12]
     patches = [part for part in (uncommitted, content) if part.strip()]
     return _checkout(top, commit, patches, store_root / "worktrees" / name) / prefix
+
+
+def _commit_of(output: str, top: Path) -> str:
+    """The commit that git printed, which names a folder that is deleted and made anew.
+
+    Raises StudyFileError for anything else: an absolute path would take the store's place.
+    """
+    commit = output.strip()
+    if not _COMMIT.fullmatch(commit):
+        expected, hint = "the hash of a commit from `git rev-parse`", "Check the `git` on the PATH."
+        raise StudyFileError(str(top), expected, repr(commit[:100]), hint)
+    return commit
 
 
 def clean_commit(checkout: Path) -> str | None:
