@@ -6,13 +6,12 @@ on quality as a change of the time to a target. Pure: numbers in, numbers out.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.stats.inference import Contrast
+from harness.stats.inference import Contrast, from_parts
 
 Floats = NDArray[np.float64]
 
@@ -21,17 +20,20 @@ Floats = NDArray[np.float64]
 class BlockFit:
     """Arm effects against arm 0 from y = block + arm + noise.
 
-    `estimates` and `unit_covariance` (times sd squared: their covariance) leave arm 0 out.
+    `estimates` leave arm 0 out; each is its row of `coefficients` @ the values.
     """
 
     estimates: Floats  # (k,)
-    unit_covariance: Floats  # (k, k)
+    coefficients: Floats  # (k, runs)
+    arms: NDArray[np.intp]  # (runs,)
+    residuals: Floats  # (runs,)
+    leverages: Floats  # (runs,)
     sd: float  # NaN without degrees of freedom
     df: int
 
     def contrast(self, index: int) -> Contrast:
-        """The contrast of arm `index + 1` with arm 0."""
-        se = self.sd * math.sqrt(self.unit_covariance[index, index])
+        """The contrast of arm `index + 1` with arm 0, with one SD for all arms."""
+        se = self.sd * float(np.linalg.norm(self.coefficients[index]))
         return Contrast(estimate=float(self.estimates[index]), se=se, df=self.df)
 
 
@@ -49,13 +51,20 @@ def fit_blocks(values: Floats, blocks: NDArray[np.intp], arms: NDArray[np.intp])
     centred = values - (np.bincount(blocks, values, n_blocks) / sizes)[blocks]
     normal = np.diag(counts.sum(axis=0)) - counts.T @ (counts / sizes[:, None])
     covariance = np.linalg.inv(normal[1:, 1:])
-    estimates: Floats = covariance @ np.bincount(arms, centred, n_arms)[1:].astype(np.float64)
-    every = np.concatenate([[0.0], estimates])
-    fitted = every[arms] - (counts @ every / sizes)[blocks]
+    design = (np.eye(n_arms)[arms] - (counts / sizes[:, None])[blocks])[:, 1:]  # (runs, k)
+    coefficients = covariance @ design.T
+    estimates = coefficients @ values
+    residuals = centred - design @ estimates
     df = len(values) - n_blocks - n_arms + 1
-    residual = float(((centred - fitted) ** 2).sum())
-    sd = math.sqrt(residual / df) if df > 0 else math.nan
-    return BlockFit(estimates=estimates, unit_covariance=covariance, sd=sd, df=max(df, 0))
+    return BlockFit(
+        estimates=estimates,
+        coefficients=coefficients,
+        arms=arms,
+        residuals=residuals,
+        leverages=1 / sizes[blocks] + (design * coefficients.T).sum(axis=1),
+        sd=math.sqrt(float(residuals @ residuals) / df) if df > 0 else math.nan,
+        df=max(df, 0),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,27 +114,9 @@ def quality_part(loss: Contrast, slope: Slope, shared_weight: float = 0.0) -> Co
     from_slope = d**2 * slope.se**2 / s**4 - 2 * d * covariance / s**3
     if from_slope < -from_loss / 2:  # the arm's own noise, about half of the loss's, always stays
         from_slope = -from_loss / 2
-    return Contrast(
-        estimate=d / -s,
-        se=math.sqrt(from_loss + from_slope),
-        df=_satterthwaite([(from_loss, loss.df), (from_slope, slope.df)]),
-    )
+    return from_parts(d / -s, [(from_loss, loss.df), (from_slope, slope.df)])
 
 
 def add_contrasts(one: Contrast, other: Contrast) -> Contrast:
     """The sum of two independent contrasts: estimates add exactly, df by Satterthwaite."""
-    return Contrast(
-        estimate=one.estimate + other.estimate,
-        se=math.hypot(one.se, other.se),
-        df=_satterthwaite([(one.se**2, one.df), (other.se**2, other.df)]),
-    )
-
-
-def _satterthwaite(parts: Sequence[tuple[float, float]]) -> float:
-    """df of a sum of variances; 0 when one that matters is unknown."""
-    total = sum(variance for variance, _ in parts)
-    if math.isnan(total):
-        return 0.0
-    if total == 0:
-        return min(df for _, df in parts)
-    return total**2 / sum(variance**2 / df for variance, df in parts if variance != 0)
+    return from_parts(one.estimate + other.estimate, [(one.se**2, one.df), (other.se**2, other.df)])

@@ -41,15 +41,30 @@ class Evidence:
     base: Arm
     arms: list[Arm]  # compared with the base, in the study's order
     runs: dict[str, list[ArmRun]]  # by arm name, horizon and retune arms too
+    elsewhere: Sequence[
+        Record
+    ] = ()  # completed runs of the base's configuration, not of this study
 
-    def values(self, arm: Arm, metric: str, only: Callable[[Record], bool]) -> list[float]:
-        """The metric over the arm's completed runs that measured it and that `only` admits."""
-        return [
-            value
+    def values(self, arm: Arm, metric: str, only: Callable[[Record], bool]) -> dict[int, float]:
+        """The metric by seed over the arm's completed runs that measured it and `only` admits."""
+        return {
+            run.planned.seed: value
             for run in self.runs.get(arm.name, [])
             if (record := run.completed) and only(record)
             if (value := record.metrics.get(metric)) is not None
-        ]
+        }
+
+    def base_elsewhere(self, metric: str, only: Callable[[Record], bool]) -> list[float]:
+        """The metric of the base's configuration in other studies of the store, one value a seed.
+
+        They add to the base's variance, not to its mean.
+        """
+        found = {
+            record.seed: value
+            for record in self.elsewhere
+            if only(record) and (value := record.metrics.get(metric)) is not None
+        }
+        return list(found.values())
 
     def measures(self, metric: str) -> bool:
         """Whether any completed run of the study has the metric."""
@@ -89,7 +104,15 @@ def gather(study: ResolvedStudy, records: Iterable[Record]) -> Evidence:
         )
     base = next(arm for arm in study.arms if arm.role == "base")
     arms = [arm for arm in study.arms if arm.role in COMPARED_ROLES]
-    return Evidence(study=study, base=base, arms=arms, runs=runs)
+    planned_ids = {planned.plan_id for planned in study.runs}
+    elsewhere = [
+        record
+        for record in records
+        if record.status == "completed"
+        and record.identity == base.identity
+        and record.plan_id not in planned_ids
+    ]
+    return Evidence(study=study, base=base, arms=arms, runs=runs, elsewhere=elsewhere)
 
 
 def incomparable_reason(evidence: Evidence, arm: Arm) -> str | None:

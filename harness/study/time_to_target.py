@@ -85,9 +85,9 @@ def times_to_target(
         quality.append(one)
         seconds.append(two)
         total.append(_total_cell(one, two))
-    of_quality = effects_of("time_quality", quality, evidence, loss.loadings)
-    of_speed = effects_of("time_speed", seconds, evidence, speed.loadings)
-    of_total = effects_of("time_total", total, evidence, loss.loadings)
+    of_quality = effects_of("time_quality", quality, evidence, loss.share)
+    of_speed = effects_of("time_speed", seconds, evidence)
+    of_total = effects_of("time_total", total, evidence, loss.share)
     return {
         arm.name: TimeToTarget(
             quality=of_quality[arm.name], speed=of_speed[arm.name], total=of_total[arm.name]

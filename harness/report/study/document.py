@@ -144,6 +144,7 @@ def _reading(content: Content) -> list[str]:
         "distinguished from zero with probability 0.9.",
         phrases.outcome_line(result),
         phrases.noise_line(result, result.primary),
+        phrases.paired_line(result),
         phrases.noise_line(result, result.speed),
         phrases.slope_line(result),
         phrases.winner_line(result),
@@ -184,9 +185,9 @@ def _no_effect(content: Content) -> Block:
 
 def _method(content: Content) -> list[str]:
     sentences = [
-        "Loss and memory are compared over all completed runs of an arm, with one SD pooled over "
-        "the arms unless their variances differ (Brown-Forsythe test at 0.01); then each "
-        "comparison uses its own SDs (Welch).",
+        "Loss and memory are compared over all completed runs of an arm. Each arm has its own "
+        "variance, moderated towards those of the others (empirical Bayes); runs of one seed are "
+        "compared pairwise where that gives the shorter interval.",
         "Speed is compared inside blocks only: runs of one session on one machine, in shuffled "
         "order, by ln(tokens/s) = block + arm.",
         "The minimum detectable effect is the true change that this comparison would have "

@@ -221,7 +221,21 @@ def noise_line(result: Attribution, metric: str) -> str | None:
     if noise is None or noise.sd is None:
         return None
     size = f"{100 * noise.sd:.2g} %" if metric == result.speed else f"{noise.sd:.2g}"
-    return f"SD between runs of {title(metric)}: {size} ({noise.df} df)."
+    by_arm = ""
+    if noise.lowest is not None and noise.highest is not None:
+        by_arm = f"; of single arms {noise.lowest:.2g} to {noise.highest:.2g}"
+    return f"SD between runs of {title(metric)}: {size} ({noise.df} df){by_arm}."
+
+
+def paired_line(result: Attribution) -> str | None:
+    """Which arms are compared with the base seed by seed; None where none is."""
+    paired = [arm for arm in result.arms if arm.effects[result.primary].method == "paired"]
+    if not paired:
+        return None
+    return (
+        "Compared seed by seed, because that gives the shorter interval: "
+        f"{joined(arm.name for arm in paired)}; the other arms over all their runs."
+    )
 
 
 def all_warnings(result: Attribution) -> list[str]:

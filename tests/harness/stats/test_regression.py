@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import statsmodels.api as sm
 
-from harness.stats.distributions import loadings_from_covariance
 from harness.stats.inference import Contrast
 from harness.stats.regression import Slope, add_contrasts, fit_blocks, fit_slope, quality_part
 
@@ -28,10 +27,16 @@ def test_block_model_equals_ordinary_least_squares_with_unequal_cells() -> None:
     assert fit.df == reference.df_resid
 
 
-def test_complete_blocks_share_half_of_their_error() -> None:
-    blocks, arms = np.repeat(np.arange(4), 3), np.tile(np.arange(3), 4)
-    fit = fit_blocks(np.random.default_rng(1).normal(size=12), blocks, arms)
-    assert loadings_from_covariance(fit.unit_covariance) == pytest.approx((math.sqrt(0.5),) * 2)
+def test_leverages_and_coefficients_are_those_of_the_hat_matrix() -> None:
+    rng = np.random.default_rng(1)
+    blocks, arms = np.array([0, 0, 0, 1, 1, 2, 2]), np.array([0, 1, 2, 0, 1, 0, 2])
+    values = rng.normal(size=7)
+    fit = fit_blocks(values, blocks, arms)
+    design = np.hstack([_dummies(blocks), _dummies(arms)[:, 1:]])
+    hat = design @ np.linalg.pinv(design)
+    assert fit.leverages == pytest.approx(np.diag(hat))
+    assert fit.residuals == pytest.approx(values - hat @ values)
+    assert fit.coefficients @ values == pytest.approx(fit.estimates)
 
 
 def test_one_block_has_estimates_but_no_degrees_of_freedom() -> None:
