@@ -53,7 +53,7 @@ class Variances:
 def moderate(squares: Floats, df: Floats) -> Variances:
     """The arms' variances from their sums of squares about their means, with these df: (arms,).
 
-    An arm without df has neither. An arm of equal runs says nothing about the pool.
+    An arm without df has neither. An arm of equal runs is no evidence about the pool.
     """
     from scipy import special
 

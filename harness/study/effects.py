@@ -90,10 +90,14 @@ class ArmNoise(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HorizonSlope(msgspec.Struct, frozen=True, kw_only=True):
-    """The base's final loss against ln(tokens): what training longer or shorter buys."""
+    """The base's final loss against ln(tokens): what training longer or shorter buys.
+
+    `slope` is that at the base's own length, `curvature` the coefficient of the square.
+    """
 
     metric: str
     slope: float | None
+    curvature: float | None
     se: float | None
     df: int
     horizons: list[float]  # those with completed runs

@@ -2,7 +2,7 @@
 
 Each arm has its own variance, moderated towards the others' (`harness.stats.moderation`). Arms
 share initialisation and data order by seed; where the differences inside seeds give the shorter
-interval, the mean of those is used instead, and the result says so. Never reads disk, never prints.
+interval, the mean of those is used instead (method "paired"). Never reads disk, never prints.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -199,9 +199,10 @@ def _method(content: Content) -> list[str]:
     ]
     if content.has_time:
         sentences.append(
-            "Time to target: the loss difference divided by the slope of the base's final loss "
-            "over ln(training tokens), plus the change of ln(seconds per token). The two parts add "
-            "exactly; the interval includes the error of the slope."
+            "Time to target: the ln(training tokens) after which the base would have the arm's "
+            "loss, midway between a parabola and chords over the horizons, plus the change of "
+            "ln(seconds per token). The two parts add exactly; the interval includes the error of "
+            "the curve and of its shape."
         )
     if content.attribution.alpha:
         sentences.append("Corrections hold for all arms in one metric, not across metrics.")

@@ -196,8 +196,11 @@ def slope_line(result: Attribution) -> str | None:
     error = f" ± {slope.se:.4f} (SE, {slope.df} df)" if slope.se is not None else ""
     horizons = ", ".join(f"{horizon:g}" for horizon in slope.horizons)
     rate = signed(f"{slope.slope:+.4f}")
+    bend = ""
+    if slope.curvature:
+        bend = f", changing by {signed(f'{2 * slope.curvature:+.4f}')} per e-fold"
     return (
-        f"Exchange rate: {rate}{error} {slope.metric} per e-fold of training tokens, "
+        f"Exchange rate: {rate}{error} {slope.metric} per e-fold of training tokens{bend}, "
         f"from {plural(slope.runs, 'run')} of the base at horizons {horizons}."
     )
 
