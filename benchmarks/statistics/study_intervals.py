@@ -9,7 +9,7 @@ arithmetic with `harness.stats.moderation`, study by study.
 
 import argparse
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -159,24 +159,25 @@ def coverage(runs: Array, halves: Array) -> float:
     return float((np.abs(means[:, 1:] - means[:, :1]) <= halves).all(axis=1).mean())
 
 
-def spread_rows(draws: int) -> Iterator[tuple[tuple[int, int, str, float], list[float], float]]:
-    """(cell, coverage by method, the largest median width of an arm over the oracle's)."""
-    for arms in ARMS:
-        for n in SEEDS:
-            for who, by in SPREADS:
-                spread = sds(arms, who, by)
-                rng = np.random.default_rng([arms, n, len(who), int(4 * by)])
-                runs = draw(rng, draws, n, spread, np.zeros(arms))
-                level = sidak(ALPHA, arms)
-                own = of_a_study(runs)
-                methods = (one_sd(runs), smyth(runs), welch(runs, level), own)
-                wide = float((np.median(own, axis=0) / oracle(spread, n)).max())
-                yield (arms, n, who, by), [coverage(runs, one) for one in methods], wide
+def spread_cell(arms: int, n: int, who: str, by: float, draws: int) -> tuple[list[float], float]:
+    """(coverage by method, the largest median width of an arm over the oracle's)."""
+    spread, level = sds(arms, who, by), sidak(ALPHA, arms)
+    rng = np.random.default_rng([arms, n, len(who), int(4 * by)])
+    runs = draw(rng, draws, n, spread, np.zeros(arms))
+    own = of_a_study(runs)
+    methods = (one_sd(runs), smyth(runs), welch(runs, level), own)
+    wide = float((np.median(own, axis=0) / oracle(spread, n)).max())
+    return [coverage(runs, one) for one in methods], wide
 
 
 def spread_lines(draws: int) -> list[str]:
     """Simultaneous coverage where one arm or the base has another SD than the rest."""
-    rows = list(spread_rows(draws))
+    rows = [
+        ((arms, n, who, by), *spread_cell(arms, n, who, by, draws))
+        for arms in ARMS
+        for n in SEEDS
+        for who, by in SPREADS
+    ]
     lines = [
         "",
         "## Studies whose arms differ in their spread: simultaneous coverage, in %",

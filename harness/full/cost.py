@@ -116,7 +116,7 @@ def time_and_cost(
     rows = [row for row in (launch, host) if row is not None]
     log_sd, df = _welch_satterthwaite(
         [
-            *((row.sd**2, float(row.df)) for row in rows),
+            *((row.sd**2, row.known.df) for row in rows),
             _step_test_variance(stages, train_s),
             (STRETCH_SD**2, math.inf),
         ]
