@@ -111,6 +111,19 @@ def moderated(runs: Array, level: float) -> Array:
     return with_variances(values, np.full(own.shape, d0 + d), n, level)
 
 
+def in_blocks(runs: Array, level: float) -> Array:
+    """As `harness.stats.moderation.in_blocks`, for complete blocks."""
+    groups, n = runs.shape[1:]
+    d = (n - 1.0) * (groups - 1) / groups
+    levels = runs.mean(axis=1, keepdims=True) - runs.mean(axis=(1, 2), keepdims=True)
+    residuals = runs - levels - runs.mean(axis=2, keepdims=True)
+    own = (residuals**2).sum(axis=2) / d
+    logs = np.log(own) - special.digamma(d / 2) + math.log(d / 2)
+    d0 = prior_df(groups, d, blocks=True)
+    values = (d0 * np.exp(logs.mean(axis=1, keepdims=True)) + d * own) / (d0 + d)
+    return with_variances(values, np.full(own.shape, d0 + d), n, level)
+
+
 def paired(runs: Array, level: float) -> Array:
     """From the differences inside seeds."""
     n = runs.shape[2]
@@ -159,51 +172,44 @@ def coverage(runs: Array, halves: Array) -> float:
     return float((np.abs(means[:, 1:] - means[:, :1]) <= halves).all(axis=1).mean())
 
 
-def spread_cell(arms: int, n: int, who: str, by: float, draws: int) -> tuple[list[float], float]:
-    """(coverage by method, the largest median width of an arm over the oracle's)."""
+def spread_cell(arms: int, n: int, who: str, by: float, draws: int) -> str:
+    """Coverage by method; of a study, also the largest median width of an arm over the oracle's."""
     spread, level = sds(arms, who, by), sidak(ALPHA, arms)
     rng = np.random.default_rng([arms, n, len(who), int(4 * by)])
     runs = draw(rng, draws, n, spread, np.zeros(arms))
-    own = of_a_study(runs)
-    methods = (one_sd(runs), smyth(runs), welch(runs, level), own)
-    wide = float((np.median(own, axis=0) / oracle(spread, n)).max())
-    return [coverage(runs, one) for one in methods], wide
+    known = oracle(spread, n)
+    shown = [
+        percent(coverage(runs, one)) for one in (one_sd(runs), smyth(runs), welch(runs, level))
+    ]
+    for halves in (of_a_study(runs), in_blocks(runs, level)):
+        wide = float((np.median(halves, axis=0) / known).max())
+        shown.append(f"{percent(coverage(runs, halves))} ({wide:.2f})")
+    other = "none" if who == "none" else f"{who} ×{by:g}"
+    return f"| {arms} | {n} | {other} | {' | '.join(shown)} |"
 
 
 def spread_lines(draws: int) -> list[str]:
     """Simultaneous coverage where one arm or the base has another SD than the rest."""
-    rows = [
-        ((arms, n, who, by), *spread_cell(arms, n, who, by, draws))
-        for arms in ARMS
-        for n in SEEDS
-        for who, by in SPREADS
-    ]
-    lines = [
+    return [
         "",
         "## Studies whose arms differ in their spread: simultaneous coverage, in %",
         "",
         f"{draws:,} studies a cell, nominal 95 %; all arms have SD 1 but the one named. *one*",
         "*SD*: pooled over the arms, with Dunnett's critical value; *Smyth*: d0 from the arms;",
-        "*Welch*: own SDs, Tamhane's T2; *study*: what a study does. Width: the median interval",
-        "of the arm where it is widest, over that of an oracle that knows every SD (Dunnett).",
+        "*Welch*: own SDs, Tamhane's T2. A study compares losses by *loss* and speeds, inside",
+        "blocks, by *speed*. In brackets: the median interval of the arm where it is widest, over",
+        "that of an oracle that knows every SD (Dunnett). A dry run names the seeds that are",
+        "needed where it is more than twice as wide.",
         "",
-        "| arms | seeds | other SD | one SD | Smyth | Welch | study | width |",
+        "| arms | seeds | other SD | one SD | Smyth | Welch | loss | speed |",
         "|---|---|---|---|---|---|---|---|",
+        *(
+            spread_cell(arms, n, who, by, draws)
+            for arms in ARMS
+            for n in SEEDS
+            for who, by in SPREADS
+        ),
     ]
-    for (arms, n, who, by), rates, wide in rows:
-        other = "none" if who == "none" else f"{who} ×{by:g}"
-        shown = " | ".join(map(percent, rates))
-        lines.append(f"| {arms} | {n} | {other} | {shown} | {wide:.2f} |")
-    least = min(rates[-1] for _, rates, _ in rows)
-    over = sorted({(arms, n) for (arms, n, *_), _, wide in rows if wide > 2})
-    named = ", ".join(f"{arms} arms at {n} seeds" for arms, n in over)
-    lines += [
-        "",
-        f"Worst cell of a study: {percent(least)} %. Over twice as wide as the oracle:",
-        f"{named};",
-        "a dry run names them and the seeds that make the intervals narrower.",
-    ]
-    return lines
 
 
 def patterns(arms: int) -> list[Array]:

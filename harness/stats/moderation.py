@@ -36,8 +36,8 @@ from harness.stats.regression import BlockFit
 
 Floats = NDArray[np.float64]
 
-PRIOR_SLOPE, PRIOR_LESS, PRIOR_FROM = 1.25, 0.6, 3.0
-"""d0 = share of the arms * slope * (min(df, from) - less), the largest that held the coverage."""
+MOST_PRIOR_DF = 3.0  # an arm's df beyond these do not raise d0
+BLOCKS_PRIOR_DF = 1.5  # what d0 is at least made of in blocks, whose residuals share the noise
 PAIRING_SHARE = 0.66
 """Of alpha, for each of the two intervals of which the shorter is used."""
 
@@ -50,10 +50,11 @@ class Variances:
     df: Floats
 
 
-def moderate(squares: Floats, df: Floats) -> Variances:
-    """The arms' variances from their sums of squares about their means, with these df: (arms,).
+def moderate(squares: Floats, df: Floats, *, blocks: bool = False) -> Variances:
+    """The arms' variances from their sums of squares, with these df: (arms,).
 
-    An arm without df has neither. An arm of equal runs is no evidence about the pool.
+    An arm without df has neither. An arm of equal runs is no evidence about the pool. `blocks`: the
+    squares are those of residuals of a block model, not of deviations from the arms' own means.
     """
     from scipy import special
 
@@ -65,16 +66,21 @@ def moderate(squares: Floats, df: Floats) -> Variances:
         return Variances(values=own, df=df)
     half = df[informative] / 2
     logs = np.log(own[informative]) - special.digamma(half) + np.log(half)
-    prior = np.array([prior_df(int(informative.sum()), float(one)) for one in df])
+    arms = int(informative.sum())
+    prior = np.array([prior_df(arms, float(one), blocks=blocks) for one in df])
     total = np.where(some, prior + df, math.nan)
     values = (prior * math.exp(float(logs.mean())) + squares) / total
     return Variances(values=values, df=np.where(some, total, 0.0))
 
 
-def prior_df(arms: int, df: float) -> float:
-    """d0 of an arm with `df`, one of so many (the base among them)."""
-    worth = PRIOR_SLOPE * (min(df, PRIOR_FROM) - PRIOR_LESS)
-    return max(arms - 2, 0) / (arms + 2) * max(worth, 0.0)
+def prior_df(arms: int, df: float, *, blocks: bool = False) -> float:
+    """d0 of an arm with `df`, one of so many (the base among them).
+
+    The pool gains weight with the number of arms. The rest is the most that held the coverage.
+    """
+    worth = min(df, MOST_PRIOR_DF)
+    worth = max(worth, BLOCKS_PRIOR_DF) if blocks else max(1.25 * (worth - 0.6), 0.0)
+    return max(arms - 2, 0) / (arms + 2) * worth
 
 
 def planned_df(arms: int, runs: int) -> float:
@@ -126,7 +132,7 @@ def in_blocks(fit: BlockFit) -> list[Contrast]:
     arms = len(fit.estimates) + 1
     df = np.bincount(fit.arms, 1 - fit.leverages, arms)
     squares: Floats = np.bincount(fit.arms, fit.residuals**2, arms).astype(np.float64)
-    noise = moderate(squares, np.where(df > 1e-9, df, 0.0))
+    noise = moderate(squares, np.where(df > 1e-9, df, 0.0), blocks=True)
     found = []
     for estimate, row in zip(fit.estimates, fit.coefficients, strict=True):
         weights = np.bincount(fit.arms, row**2, arms)

@@ -7,6 +7,7 @@ from benchmarks.statistics import study_intervals as bench
 from harness.stats import moderation
 from harness.stats.distributions import t_quantile
 from harness.stats.inference import sidak
+from harness.stats.regression import fit_blocks
 
 DRAWS = 2_000
 ERROR = 2 * (bench.LEAST * (1 - bench.LEAST) / DRAWS) ** 0.5
@@ -32,6 +33,17 @@ def test_half_widths_on_arrays_equal_those_of_single_studies() -> None:
 def test_intervals_of_all_arms_hold_where_one_has_another_spread(n, who, by) -> None:
     runs = bench.draw(np.random.default_rng(n), DRAWS, n, bench.sds(4, who, by), np.zeros(4))
     assert bench.coverage(runs, bench.of_a_study(runs)) >= bench.LEAST - ERROR
+    level = sidak(bench.ALPHA, 4)
+    assert bench.coverage(runs, bench.in_blocks(runs, level)) >= bench.LEAST - ERROR
+
+
+def test_half_widths_in_blocks_equal_those_of_single_studies() -> None:
+    rng, k, n = np.random.default_rng(1), 4, 3
+    runs = bench.draw(rng, 10, n, bench.sds(k, "one arm", 2.0), np.zeros(k))
+    blocks, arms = np.tile(np.arange(n), k + 1), np.repeat(np.arange(k + 1), n)
+    for study, halves in zip(runs, bench.in_blocks(runs, 0.01), strict=True):
+        found = moderation.in_blocks(fit_blocks(study.ravel(), blocks, arms))
+        assert [t_quantile(0.995, one.df) * one.se for one in found] == pytest.approx(halves)
 
 
 @pytest.mark.parametrize("n", bench.PAIRED_SEEDS)
