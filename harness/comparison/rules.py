@@ -16,7 +16,7 @@ from harness.stats.inference import Contrast
 
 CORRECTION_NAMES: dict[Correction, str] = {
     "none": "no correction",
-    "dunnett": "Dunnett",
+    "dunnett": "Dunnett-Tamhane (T2)",
     "holm": "Holm",
     "benjamini_hochberg": "Benjamini-Hochberg",
 }

@@ -119,7 +119,7 @@ def compare_speed(
     """
     n, always_valid = len(launches), schedule.rule == "always_valid"
     known, ratios = row.known if row else None, [one.ratios for one in launches]
-    summary = summarize_launches(ratios, known, keep=always_valid, borrowed=borrowed)
+    summary = summarize_launches(ratios, known, keep=always_valid)
     if not summary.from_noise_model and n < OWN_LAUNCHES:
         known = None  # not used, because the launches vary more than it allows
     look = schedule.look_after(n)

@@ -238,7 +238,7 @@ def _measured(baseline: Sequence[Record]) -> list[str]:
 def _noise_of_row(row: NoiseRow | None) -> PlanningNoise:
     if row is None:
         return PlanningNoise(sd=None, df=0.0, own=True)
-    return PlanningNoise(sd=row.sd, df=row.df, own=False)
+    return PlanningNoise(sd=row.sd, df=row.known.df, own=False)
 
 
 def _noise_of_runs(baseline: Sequence[Record], metric: str, row: NoiseRow | None) -> PlanningNoise:

@@ -45,14 +45,12 @@ def summarize_launches(
     known: KnownSd | None = None,
     *,
     keep: bool = False,
-    borrowed: bool = False,
 ) -> LaunchSummary:
     """From the log ratios of the ABBA windows, one list a launch; launches have equal weights.
 
-    `known` is the noise model's s_launch, used until there are OWN_LAUNCHES, or with `keep` for as
-    long as the launches do not vary more than it allows. One that is `borrowed` from another recipe
-    is dropped as soon as they do. Otherwise the launches' own SD is used; a single launch has none,
-    and df is then 0.
+    `known` is the noise model's s_launch, used until there are OWN_LAUNCHES, or with `keep` longer,
+    for as long as the launches do not vary more than it allows. Otherwise the launches' own SD is
+    used; a single launch has none, and df is then 0.
     """
     windows = [np.asarray(launch, dtype=np.float64) for launch in ratios]
     assert windows, "a speed comparison has at least one launch"
@@ -63,8 +61,7 @@ def summarize_launches(
     squares = sum(float(((launch - launch.mean()) ** 2).sum()) for launch in windows)
     window_variance = squares / inside if inside else math.nan
     within = 0.0 if math.isnan(window_variance) else window_variance
-    guarded = borrowed or n >= OWN_LAUNCHES
-    excess_variance = guarded and _has_excess(means, known, within * n / total)
+    excess_variance = _has_excess(means, known, within * n / total)
     trusted = (n < OWN_LAUNCHES or keep) and not excess_variance
     from_noise_model = known is not None and trusted
     if known is not None and from_noise_model:

@@ -23,10 +23,12 @@ from typing import Literal
 import numpy as np
 
 from harness.stats.distributions import t_quantile
-from harness.stats.inference import Contrast, contrasts_with_control, pool
+from harness.stats.inference import Contrast, from_parts, pool
 
 Outcome = Literal["pass", "regression", "inconclusive"]
-Method = Literal["noise_model", "stated", "pooled", "welch", "blocks", "delta", "exact"]
+Method = Literal[
+    "noise_model", "stated", "pooled", "welch", "moderated", "paired", "blocks", "delta", "exact"
+]
 """How a difference and its error were estimated."""
 
 GUARD_ALPHA = 0.01
@@ -102,15 +104,23 @@ def difference(
 ) -> Difference:
     """Mean of `b` minus mean of `a`, with the SD `known` of one run, or with their own.
 
-    Without `known`: one SD pooled over both sides, or Welch's limits where the Brown-Forsythe test
-    rejects equal variances; df 0 (no limits) where neither side has a second run. `stated`: the
-    known SD is the user's and not the noise model's.
+    Without `known`: one SD pooled over both sides where they have equally many runs, which unequal
+    variances then hardly disturb, or where one side has a single run; else Welch's limits. df 0 (no
+    limits) where neither side has a second run. `stated`: the known SD is the user's and not the
+    noise model's.
     """
     own = pool([a, b])
     if known is None:
-        (contrast,) = contrasts_with_control(own)
-        method: Method = "pooled" if own.equal_variances else "welch"
-        return Difference(contrast=contrast, method=method, sd=own.sd, run_sd=own.sd)
+        shared = len(a) == len(b) or min(len(a), len(b)) == 1
+        se = own.sd * math.sqrt(1 / len(a) + 1 / len(b))
+        return Difference(
+            contrast=Contrast(estimate=own.means[1] - own.means[0], se=se, df=own.df)
+            if shared
+            else welch(a, b),
+            method="pooled" if shared else "welch",
+            sd=own.sd,
+            run_sd=own.sd,
+        )
     excess = tuple(side for side, values in enumerate((a, b)) if has_excess_variance(values, known))
     if excess:
         return Difference(
@@ -153,6 +163,4 @@ def welch(a: Sequence[float], b: Sequence[float]) -> Contrast:
         return Contrast(
             estimate=estimate, se=math.sqrt(shared * (1 / n_a + 1 / n_b)), df=max(n_a, n_b) - 1
         )
-    v_a, v_b = own[0] / n_a, own[1] / n_b
-    df = (v_a + v_b) ** 2 / (v_a**2 / (n_a - 1) + v_b**2 / (n_b - 1))
-    return Contrast(estimate=estimate, se=math.sqrt(v_a + v_b), df=df)
+    return from_parts(estimate, [(own[0] / n_a, n_a - 1), (own[1] / n_b, n_b - 1)])

@@ -27,7 +27,7 @@ def test_a_study_and_a_comparison_agree_on_estimate_and_sides_and_name_their_rul
     assert studied.estimate == pytest.approx(compared.estimate, rel=1e-9)
     assert (studied.n, studied.better) == (compared.n, compared.better)
     assert studied.means == pytest.approx(compared.means)
-    assert studied.rule == "Dunnett over 4 arms, simultaneous 95 %"
+    assert studied.rule == "Dunnett-Tamhane (T2) over 4 arms, simultaneous 95 %"
     assert compared.rule == "one pair, one-sided 95 %"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.statistics import decisions, real_noise
+from benchmarks.statistics import decisions, real_noise, study_intervals, time_to_target
 from benchmarks.statistics import operating_characteristics as bench
 from harness.stats.decision import KnownSd, decide, difference
 
@@ -67,6 +67,21 @@ def test_the_page_of_docs_equals_the_output_of_the_script():
     assert gates >= 10_000
     assert stored.startswith(bench.page(gates, None))
     assert "## Real runs that should not differ" in stored
+
+
+def test_the_page_of_docs_has_the_cells_of_studies_as_the_scripts_compute_them():
+    stored = (ROOT / "docs" / "operating-characteristics.md").read_text(encoding="utf-8")
+    assert study_intervals.spread_cell(4, 3, "base", 4.0, 10_000) in stored
+    cells = [
+        "{} ({})".format(
+            *(
+                decisions.percent(time_to_target.cell(0.004, 5, "kink", loss, terms, 10_000))
+                for terms in (2, 1)
+            )
+        )
+        for loss in time_to_target.EFFECTS
+    ]
+    assert f"| 0.004 | 5 | kink | {' | '.join(cells)} |" in stored
 
 
 @needs_noise

@@ -64,17 +64,14 @@ def test_own_launches_replace_the_noise_model_from_the_fifth_on():
     assert found.contrast.df == OWN_LAUNCHES - 1
 
 
-def test_the_sd_of_another_recipe_is_dropped_once_three_launches_vary_more():
+def test_the_noise_model_is_dropped_once_three_launches_vary_more_than_it_allows():
     known = KnownSd(sd=0.001, df=50)
     calm, wild = [[0.001], [0.0], [-0.001]], [[0.02], [0.0], [-0.02]]
-    assert summarize_launches(calm, known, borrowed=True).from_noise_model
-    assert summarize_launches(wild[:2], known, borrowed=True).from_noise_model, "two are too few"
-    found = summarize_launches(wild, known, borrowed=True)
+    assert summarize_launches(calm, known).from_noise_model
+    assert summarize_launches(wild[:2], known).from_noise_model, "two are too few"
+    found = summarize_launches(wild, known)
     assert not found.from_noise_model
     assert found.contrast.df == 2
-    assert summarize_launches(wild, known).from_noise_model, (
-        "of the very recipe: two in a hundred look so"
-    )
 
 
 def test_own_noise_is_that_of_the_launch_means():

@@ -56,7 +56,7 @@ def test_the_answer_comes_first_and_begins_with_the_toy_scale_warning(store) -> 
     answer = _terminal(store).splitlines()[0]
     assert answer.startswith(warning)
     assert "2 of 4 arms differ from the base in validation bits per byte" in answer
-    assert "the largest difference is muon removed, +0.0342 [+0.0327, +0.0357]." in answer
+    assert "the largest difference is muon removed, +0.0342 [+0.0319, +0.0366]." in answer
     assert as_markdown(_document(store)).startswith(f"### {warning}")
     assert f'<p class="answer neutral">{warning}' in _page(store)
 
