@@ -10,9 +10,10 @@ import msgspec
 
 from harness.api.frames import StorePath, html
 from harness.api.noise import NoiseModel, noise_model
-from harness.comparison import compare as engine
+from harness.comparison.compare import CompareOptions
 from harness.comparison.core_by_example import with_core
 from harness.comparison.noise_model import NoiseModel as NoiseRows
+from harness.comparison.readings import compare_and_record
 from harness.comparison.result import Comparison as ComparisonResult
 from harness.comparison.result import MetricResult
 from harness.errors import UsageError
@@ -93,6 +94,7 @@ def compare(
     higher_better: Sequence[str] = (),
     lower_better: Sequence[str] = (),
     noise: "NoiseModel | None" = None,
+    seen: int = 0,
 ) -> Comparison:
     """Compare two sides of runs, metric by metric: is B worse than A?
 
@@ -107,8 +109,8 @@ def compare(
         The smallest harm that matters: in the unit of the metric, relative for speeds and times
         (0.005 is 0.5 %). By default the margins of `harness compare`.
     alpha : float, default 0.05
-        Error rate of each outcome, between 0 and 0.5. The limits are one-sided at `alpha` each, so
-        that the interval has a coverage of ``1 - 2 * alpha``.
+        Error rate of each outcome over all readings of one question, between 0 and 0.5: the first
+        reading spends 0.8 of it, later ones share the rest. Limits are one-sided.
     metrics : sequence of str, optional
         Only these; by default all that both sides have.
     sds : mapping of str to float, optional
@@ -120,6 +122,9 @@ def compare(
         metric of `patterns` is informational.
     noise : NoiseModel, optional
         From `noise_model`, which is called without arguments by default.
+    seen : int, default 0
+        How often this question was compared before, with fewer runs. Known for runs that are in a
+        store, which keeps its readings.
 
     Returns
     -------
@@ -152,7 +157,7 @@ def compare(
                 )
     compiled = regex.parse([f"{name}={text}" for name, text in (patterns or {}).items()])
     sides = read_sides(_paths(a, "a"), _paths(b, "b"), compiled)
-    options = engine.CompareOptions(
+    options = CompareOptions(
         alpha=alpha,
         margins=margins or {},
         sds=sds or {},
@@ -160,9 +165,10 @@ def compare(
         higher_better=higher_better,
         lower_better=lower_better,
         also=list(compiled),
+        seen=seen,
     )
     model = noise_model() if noise is None else noise
-    result = engine.compare(*sides, options, NoiseRows(model.rows))
+    result = compare_and_record(*sides, options, NoiseRows(model.rows))
     return Comparison(result=with_core(result, *sides))
 
 

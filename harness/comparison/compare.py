@@ -28,6 +28,7 @@ from harness.comparison.comparability import (
     runs_of_one_environment,
     source_of_variance,
 )
+from harness.comparison.engine import MeasuredMetric
 from harness.comparison.margins import Margin, default_margin, stated_margin
 from harness.comparison.noise_model import NoiseModel, NoiseRow
 from harness.comparison.result import EXIT_CODES, ComparedSide, Comparison, MetricResult, Replicate
@@ -46,6 +47,7 @@ from harness.metrics import (
 from harness.results.logs.run_log import LogError
 from harness.stats.decision import Difference, KnownSd, Outcome, difference
 from harness.stats.regression import fit_blocks
+from harness.stats.spending import Reading
 
 DIRECTION_UNKNOWN = (
     "its direction is unknown, so it gets no outcome: add --higher-better {name} or "
@@ -57,7 +59,8 @@ class CompareOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What the user fixes: error rate, margins, known SDs, metrics and their directions.
 
     `metrics`: only these; empty for all that both sides have. `also`: metrics that were read on
-    request, shown although they are not registered.
+    request, shown although they are not registered. `seen`: earlier readings of the same question,
+    which have spent a part of `alpha`.
     """
 
     alpha: float = 0.05
@@ -68,6 +71,7 @@ class CompareOptions(msgspec.Struct, frozen=True, kw_only=True):
     lower_better: Sequence[str] = ()
     also: Sequence[str] = ()
     replicate: Replicate = "run"
+    seen: int = 0
 
 
 def compare(
@@ -92,7 +96,7 @@ def compare(
         )
     metrics = []
     if whole[1]:
-        rule = rule or OnePair(alpha=options.alpha)
+        rule = rule or OnePair(reading=Reading(alpha=options.alpha, seen=options.seen))
         metrics = _Pair(whole[0], whole[1], options, noise_model, rule).results()
     outcome, reason = _overall(metrics, sides, a, b)
     return Comparison(
@@ -100,6 +104,7 @@ def compare(
         outcome=outcome,
         reason=reason,
         alpha=options.alpha,
+        seen=options.seen,
         metrics=metrics,
         notes=remarks(a, b),
     )
@@ -144,10 +149,16 @@ class _Pair:
                 "Read a number that both logs hold, with --regex NAME=PATTERN.",
             )
         informational = duplicates(names, lambda name: self._margin(name) is not None)
-        return [
-            self._result(name, informational=name in informational)
+        shown = [
+            self._measured(name, informational=name in informational)
             for name in names
             if not self.options.metrics or name in self.options.metrics
+        ]
+        concluded = iter(
+            engine.conclude_all([one for one in shown if isinstance(one, MeasuredMetric)])
+        )
+        return [
+            one if isinstance(one, MetricResult) else _unconfirmed(next(concluded)) for one in shown
         ]
 
     def _common(self) -> list[str]:
@@ -159,7 +170,8 @@ class _Pair:
         requested = (*options.metrics, *options.margins, *options.also)
         return name in COMPARED or name in requested
 
-    def _result(self, name: str, *, informational: bool) -> MetricResult:
+    def _measured(self, name: str, *, informational: bool) -> MeasuredMetric | MetricResult:
+        """The difference in a metric; its result already where it is refused."""
         options, speed = self.options, name in SPEEDS
         metric = metric_named(name, options.higher_better, options.lower_better)
         usable, reason, notes = (self.a, self.b), None, list[str]()
@@ -186,11 +198,8 @@ class _Pair:
         )
         if speed and refused:
             return start
-        result = engine.conclude(start, *self._difference(metric, sides, values))
-        if result.outcome == "regression" and speed:
-            note = "unconfirmed: one session; a slowdown counts once a second session shows it"
-            result = msgspec.structs.replace(result, notes=[*result.notes, note])
-        return result
+        change, noise_from = self._difference(metric, sides, values)
+        return MeasuredMetric(start=start, difference=change, rule=self.rule, noise_from=noise_from)
 
     def _margin(self, name: str) -> Margin | None:
         if name in self.options.margins:
@@ -219,23 +228,30 @@ class _Pair:
 
     def _difference(
         self, metric: Metric, sides: tuple[Runs, Runs], values: Sequence[Sequence[float]]
-    ) -> tuple[Difference, Rule, str]:
-        """The difference, the rule, and where the noise comes from."""
+    ) -> tuple[Difference, str]:
+        """The difference, and where its noise comes from."""
         name = metric.name
         a, b = values
         if metric.scale == "log":
             a, b = [math.log(value) for value in a], [math.log(value) for value in b]
         environments = [[environment_of(run) for run in side] for side in sides]
         if name in SPEEDS and len({*environments[0], *environments[1]}) > 1:
-            return _blocks((a, b), environments), self.rule, "the runs' own, inside environments"
+            return _blocks((a, b), environments), "the runs' own, inside environments"
         if name in self.options.sds:
             known = KnownSd(sd=self.options.sds[name], df=math.inf)
-            stated = difference(a, b, known, stated=True)
-            return stated, self.rule, "stated on the command line"
+            return difference(a, b, known, stated=True), "stated on the command line"
         row = self._row(name, *sides)
         if row is not None:
-            return difference(a, b, row.known), self.rule, f"{row.describe()}, {row.runs} runs"
-        return difference(a, b), self.rule, engine.OWN_NOISE
+            return difference(a, b, row.known), f"{row.describe()}, {row.runs} runs"
+        return difference(a, b), engine.OWN_NOISE
+
+
+def _unconfirmed(result: MetricResult) -> MetricResult:
+    """A slowdown with its caveat."""
+    if result.outcome != "regression" or result.metric not in SPEEDS:
+        return result
+    note = "unconfirmed: one session; a slowdown counts once a second session shows it"
+    return msgspec.structs.replace(result, notes=[*result.notes, note])
 
 
 def _check_names(options: CompareOptions, a: Runs, b: Runs) -> None:

@@ -1,10 +1,13 @@
 """The comparison engine: from a difference and its noise to limits, a decision and a result.
 
 `compare`, studies, gates, a search's confirmation and the check of a full job all decide through
-`conclude`; they differ in where the difference comes from and in the rule that they pass.
+`conclude`, or through `conclude_all` where several metrics share an error rate; they differ in
+where the difference comes from and in the rule that they pass.
 """
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import msgspec
 
@@ -18,6 +21,22 @@ from harness.stats.inference import Contrast, detectable
 
 KNOWN_SD = ("noise_model", "stated")
 OWN_NOISE = "the runs' own"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredMetric:
+    """One metric with its difference, and the rule that decides it."""
+
+    start: MetricResult
+    difference: Difference
+    rule: Rule
+    noise_from: str = OWN_NOISE
+
+    def conclude(self, share: float = 1.0, family: int = 1) -> MetricResult:
+        """See `conclude`."""
+        return conclude(
+            self.start, self.difference, self.rule, self.noise_from, share=share, family=family
+        )
 
 
 def draft(
@@ -52,19 +71,48 @@ def draft(
     )
 
 
+def conclude_all(parts: Sequence[MeasuredMetric]) -> list[MetricResult]:
+    """The metrics of one comparison: regressions by Holm's procedure over those that are decided.
+
+    The worst metric is the outcome of the whole, so the error rate of a regression is that of all
+    metrics together. A pass is an answer on one metric and keeps the error rate of the rule.
+    """
+    results = [one.conclude() for one in parts]
+    open_ = [index for index, result in enumerate(results) if is_decided(result)]
+    family = len(open_)
+    while open_:
+        for index in open_:
+            results[index] = parts[index].conclude(share=1 / len(open_), family=family)
+        worse = [index for index in open_ if min(_ends(results[index])) > 0]
+        if not worse:
+            break
+        open_ = [index for index in open_ if index not in worse]
+    return results
+
+
 def conclude(
-    start: MetricResult, difference: Difference, rule: Rule, noise_from: str = OWN_NOISE
+    start: MetricResult,
+    difference: Difference,
+    rule: Rule,
+    noise_from: str = OWN_NOISE,
+    *,
+    share: float = 1.0,
+    family: int = 1,
 ) -> MetricResult:
-    """`start` with estimate, limits and decision. `start.reason` prevents a decision only."""
+    """`start` with estimate, limits and decision. `start.reason` prevents a decision only.
+
+    `share`: of the rule's error rate for a regression, as one of `family` metrics.
+    """
     contrast = difference.contrast
     notes = [
         f"side {'AB'[side]} varies more than the noise model's SD allows: Welch's limits"
         for side in difference.excess_variance
     ]
+    over = f"; regressions by Holm over {family} metrics" if family > 1 else ""
     result = msgspec.structs.replace(
         start,
         estimate=contrast.estimate,
-        rule=rule.phrase,
+        rule=rule.phrase + over,
         method=difference.method,
         notes=[*start.notes, *notes],
     )
@@ -77,13 +125,27 @@ def conclude(
         sd=difference.sd,
         noise_from=OWN_NOISE if difference.method == "welch" else noise_from,
     )
-    critical = rule.critical(contrast, difference.method in KNOWN_SD, _spread(start, difference))
+    known, spread = difference.method in KNOWN_SD, _spread(start, difference)
+    critical = rule.critical(contrast, known, spread)
+    worse = critical if share == 1 else rule.critical(contrast, known, spread, share)
     if math.isnan(critical):
         return msgspec.structs.replace(result, reason=start.reason or rule.phrase)
-    result = _with_limits(result, contrast, critical)
+    result = _with_limits(result, contrast, critical, worse)
     if start.outcome is None or start.reason:
         return result
-    return _decided(result, difference, rule, critical)
+    return _decided(result, difference, rule, (critical, worse), share)
+
+
+def is_decided(result: MetricResult) -> bool:
+    """Whether a metric has limits that an outcome was read from."""
+    return result.outcome is not None and result.reason is None and result.low is not None
+
+
+def _ends(result: MetricResult) -> tuple[float, float]:
+    """Both ends of the interval, positive where they are worse."""
+    assert result.low is not None
+    assert result.high is not None
+    return result.harm(result.low), result.harm(result.high)
 
 
 def _spread(start: MetricResult, difference: Difference) -> float:
@@ -92,12 +154,16 @@ def _spread(start: MetricResult, difference: Difference) -> float:
 
 
 def _decided(
-    result: MetricResult, difference: Difference, rule: Rule, critical: float
+    result: MetricResult,
+    difference: Difference,
+    rule: Rule,
+    criticals: tuple[float, float],
+    share: float,
 ) -> MetricResult:
     contrast, known = difference.contrast, difference.method in KNOWN_SD
     assert result.margin is not None, f"{result.metric} is judged and has no margin"
     harm = Contrast(estimate=result.harm(contrast.estimate), se=contrast.se, df=contrast.df)
-    decision = decide(harm, result.margin, rule.alpha, critical)
+    decision = decide(harm, result.margin, rule.alpha, *criticals)
     more_runs = None
     if decision.outcome == "inconclusive" and difference.run_sd is not None:
         more_runs = power.more_runs(
@@ -107,6 +173,7 @@ def _decided(
             result.n,
             rule.advice_alpha(contrast, known, _spread(result, difference)),
             df=contrast.df if known else None,
+            share=share,
         )
     return msgspec.structs.replace(
         result,
@@ -116,15 +183,19 @@ def _decided(
     )
 
 
-def _with_limits(result: MetricResult, contrast: Contrast, critical: float) -> MetricResult:
-    low = contrast.estimate - critical * contrast.se
-    high = contrast.estimate + critical * contrast.se
+def _with_limits(
+    result: MetricResult, contrast: Contrast, critical: float, worse: float
+) -> MetricResult:
+    """The interval: `critical` standard errors towards more harm, `worse` towards less."""
+    below, above = (worse, critical) if result.better != "higher" else (critical, worse)
+    low = contrast.estimate - below * contrast.se
+    high = contrast.estimate + above * contrast.se
     return msgspec.structs.replace(
         result,
         low=low,
         high=high,
         outside=result.resolves(contrast.estimate) and not low <= 0 <= high,
-        minimum_detectable=detectable(critical, contrast.df, contrast.se, power.BETA),
+        minimum_detectable=detectable(worse, contrast.df, contrast.se, power.BETA),
     )
 
 

@@ -141,7 +141,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     sides: tuple[ComparedSide, ComparedSide]
     outcome: Outcome
     reason: str
-    alpha: float
+    alpha: float  # over all readings of the question
+    seen: int = 0  # readings before this one
     metrics: list[MetricResult]
     notes: list[str]
     core: PairedCore | None = None  # the same two sides on the examples of CORE
@@ -150,3 +151,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     def exit_code(self) -> int:
         """That of the worst metric."""
         return EXIT_CODES[self.outcome]
+
+    @property
+    def more_runs(self) -> int | None:
+        """The runs a side that are expected to decide all metrics; None where there are none."""
+        return max((one.more_runs for one in self.metrics if one.more_runs), default=None)

@@ -19,6 +19,7 @@ from harness.gate.request import GateRequest
 from harness.gate.result import SPEED, TRAJECTORY, GateMetric, GatePlan, PartPlan
 from harness.results.recipe import NoiseScope
 from harness.results.record import Record
+from harness.stats.spending import Reading
 
 
 class MeasurementSource(Protocol):
@@ -71,7 +72,11 @@ class MeasurementLoop:
                 break
         if result is not None:
             self.metrics.append(metrics.require_speed_up(request.claim, result))
-            self.metrics += metrics.compare_launch_costs(launches, request.alpha, request.margins)
+            reading = self._reading(part)
+            self.metrics += metrics.compare_launch_costs(launches, reading, request.margins)
+
+    def _reading(self, part: PartPlan) -> Reading:
+        return Reading(alpha=self.request.alpha, seen=part.seen)
 
     def _compare_trajectories(self, launch: AbLaunch) -> None:
         row = self.noise_model.find(
@@ -86,7 +91,7 @@ class MeasurementLoop:
             part,
             row,
             speed_margin(self.request),
-            self.request.alpha,
+            self._reading(part),
             borrowed=row is not None and row.scale != self.bench.scale,
         )
         # the always-valid rule may continue until a claimed speed-up is shown; looks are planned
@@ -98,13 +103,13 @@ class MeasurementLoop:
     def _measure_quality(self, part: PartPlan) -> None:
         assert self.request.baseline is not None, "quality is compared with a baseline"
         stored, runs = self.request.baseline.now.records, self.source.runs
-        alpha, margins = self.request.alpha, self.request.margins
+        reading, margins = self._reading(part), self.request.margins
         results: dict[str, GateMetric] = {}
         while len(runs) < part.max_n and self.source.has_time(part):
             self.source.run()
             if part.look_after(len(runs)) is None:
                 continue
-            latest = metrics.compare_quality(stored, runs, part, self.noise_model, alpha, margins)
+            latest = metrics.compare_quality(stored, runs, part, self.noise_model, reading, margins)
             results = {**{one.result.metric: one for one in latest}, **_settled(results)}
             if len(_settled(results)) == sum(one.outcome is not None for one in latest):
                 break

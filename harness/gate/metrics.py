@@ -28,7 +28,7 @@ from harness.stats.ab_noise import OWN_LAUNCHES, LaunchSummary, summarize_launch
 from harness.stats.decision import Difference, KnownSd, Outcome
 from harness.stats.distributions import t_quantile
 from harness.stats.inference import Contrast
-from harness.stats.sequential import look_tails
+from harness.stats.spending import Reading
 
 MEMORY, COMPILATION = "peak_memory_bytes", "compile_s"
 OWN_NOISE = "the spread of these launches"
@@ -51,7 +51,7 @@ def compare_quality(
     b: Sequence[Record],
     schedule: LookSchedule,
     noise_model: NoiseModel,
-    alpha: float,
+    reading: Reading,
     margins: Mapping[str, float],
 ) -> list[GateMetric]:
     """The quality of the completed runs `b` against a baseline's, at the look that they reach.
@@ -63,14 +63,15 @@ def compare_quality(
     sides = logged_runs(a, "baseline"), logged_runs(b, "candidate")
     names = [name for name in QUALITY if all(name in run.metrics for run in (*sides[0], *sides[1]))]
     stated = {name: value for name, value in margins.items() if name in names}
-    options = CompareOptions(alpha=alpha, metrics=names, margins=stated)
-    rule: Rule = AlwaysValid(alpha=alpha)
+    options = CompareOptions(alpha=reading.alpha, metrics=names, margins=stated)
+    rule: Rule = AlwaysValid(reading=reading)
     if schedule.rule == "group_sequential":
-        shares = information_shares(len(a), schedule.looks)
-        own_df = [len(a) + n - 2 for n in schedule.looks]
-        tails = [look_tails(alpha, shares, df)[look - 1] for df in (None, own_df)]
         rule = PlannedLook(
-            alpha=alpha, look=look, looks=schedule.max_looks, tails=(tails[0], tails[1])
+            reading=reading,
+            look=look,
+            looks=schedule.max_looks,
+            information=information_shares(len(a), schedule.looks),
+            dfs=(None, tuple(len(a) + n - 2 for n in schedule.looks)),
         )
     return [
         _at_look(engine.finite(one), "replicates", look, schedule)
@@ -106,7 +107,7 @@ def compare_speed(
     schedule: LookSchedule,
     row: NoiseRow | None,
     margin: Margin,
-    alpha: float,
+    reading: Reading,
     *,
     borrowed: bool = False,
 ) -> GateMetric:
@@ -120,9 +121,9 @@ def compare_speed(
     if not summary.from_noise_model and n < OWN_LAUNCHES:
         known = None  # not used, because the launches vary more than it allows
     look = schedule.look_after(n)
-    rule: Rule = AlwaysValid(alpha=alpha, advice=alpha)
+    rule: Rule = AlwaysValid(reading=reading)
     if not always_valid:
-        rule = _launch_rule(schedule, look, known, alpha)
+        rule = _launch_rule(schedule, look, known, reading)
     row_name = row.describe(other_recipe=borrowed) if row else ""
     result = engine.finite(_speed_result(launches, summary, rule, margin, row_name))
     looks_taken = sum(k < n for k in schedule.looks) if look is None else look
@@ -130,17 +131,20 @@ def compare_speed(
 
 
 def _launch_rule(
-    schedule: LookSchedule, look: int | None, known: KnownSd | None, alpha: float
+    schedule: LookSchedule, look: int | None, known: KnownSd | None, reading: Reading
 ) -> PlannedLook:
     """The rule of a planned look, with a known SD or with the launches' own."""
     looks = schedule.looks
     if look is None:
-        return PlannedLook(alpha=alpha, look=None, looks=schedule.max_looks)
-    df = [known.df if known is not None and k < OWN_LAUNCHES else k - 1 for k in looks]
+        return PlannedLook(reading=reading, look=None, looks=schedule.max_looks)
     own = known is None or looks[-1] >= OWN_LAUNCHES
-    tail = look_tails(alpha, [k / looks[-1] for k in looks], df if own else None)[look - 1]
+    df = tuple(known.df if known is not None and k < OWN_LAUNCHES else k - 1.0 for k in looks)
     return PlannedLook(
-        alpha=alpha, look=look, looks=schedule.max_looks, tails=(tail, tail), advice=alpha
+        reading=reading,
+        look=look,
+        looks=schedule.max_looks,
+        information=tuple(k / looks[-1] for k in looks),
+        dfs=(df if own else None,) * 2,
     )
 
 
@@ -257,7 +261,7 @@ def require_speed_up(claim: Claim, metric: GateMetric) -> GateMetric:
 
 
 def compare_launch_costs(
-    launches: Sequence[AbLaunch], alpha: float, margins: Mapping[str, float]
+    launches: Sequence[AbLaunch], reading: Reading, margins: Mapping[str, float]
 ) -> list[GateMetric]:
     """Peak memory and compile time of both sides, one value per launch."""
     sides = tuple([_as_run(one, side) for one in launches] for side in (0, 1))
@@ -274,7 +278,13 @@ def compare_launch_costs(
     by_default = share is not None and on_gpu and MEMORY in names and MEMORY not in stated
     if by_default:
         stated[MEMORY] = (share or 0.0) * sides[0][0].metrics[MEMORY]
-    options = CompareOptions(alpha=alpha, metrics=names, margins=stated, replicate="launch")
+    options = CompareOptions(
+        alpha=reading.alpha,
+        seen=reading.seen,
+        metrics=names,
+        margins=stated,
+        replicate="launch",
+    )
     metrics = []
     for result in compare(sides[0], sides[1], options, NoiseModel([])).metrics:
         if result.metric == MEMORY and by_default:

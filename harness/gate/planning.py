@@ -15,7 +15,7 @@ import msgspec
 from harness.comparison.margins import Margin, default_margin, stated_margin
 from harness.comparison.noise_model import NoiseModel, NoiseRow
 from harness.format import duration, plural
-from harness.gate import ab_launcher
+from harness.gate import ab_launcher, history
 from harness.gate.baseline import Baseline
 from harness.gate.measurement import launch_row, speed_margin
 from harness.gate.metrics import information_shares, quality_row
@@ -38,6 +38,7 @@ from harness.stats.distributions import t_quantile
 from harness.stats.inference import detectable, pool
 from harness.stats.power import BETA, Rates, rates
 from harness.stats.sequential import look_tails, looks, mixture_tail
+from harness.stats.spending import Reading
 
 LAUNCHES = 3  # resolve half the speed margin at the noise that published runs show
 LAUNCHES_WITHOUT_NOISE = 2 * LAUNCHES  # where only their own spread is known
@@ -55,9 +56,9 @@ class PlanningNoise:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions:
-    """What the command line fixes for one part: error rate, when to look, how long."""
+    """What is fixed for one part: the reading and its error rate, when to look, how long."""
 
-    alpha: float
+    reading: Reading
     rule: Rule = "group_sequential"
     budget_s: float | None = None
 
@@ -80,7 +81,9 @@ def plan_gate(
         if left_s is not None:
             left_s = max(0.0, left_s - (part.seconds or 0.0))
     if prepared.compares_quality and request.baseline is not None:
-        options = PlanOptions(alpha=request.alpha, rule=request.rule, budget_s=left_s)
+        options = PlanOptions(
+            reading=_reading(prepared, "replicates", stored), rule=request.rule, budget_s=left_s
+        )
         parts.append(_quality_part(prepared, request.baseline, noise_model, options))
     plan = GatePlan(
         parts=parts,
@@ -98,17 +101,24 @@ def _speed_part(
     request, stop_after_s = prepared.request, _launches_stop_after_s(prepared)
     budget_s = stop_after_s
     if stop_after_s is None:
-        budget_s = _budget_for_launches_s(prepared, noise_model)
+        budget_s = _budget_for_launches_s(prepared, noise_model, stored)
     part = plan_speed(
         launch_row(prepared.bench, noise_model, prepared.mode),
         speed_margin(request),
         ab_launcher.launch_seconds(prepared, stored),
-        PlanOptions(alpha=request.alpha, rule=request.rule, budget_s=budget_s),
+        PlanOptions(
+            reading=_reading(prepared, "launches", stored), rule=request.rule, budget_s=budget_s
+        ),
     )
     if prepared.ab is not None:
         notes = [prepared.ab.note, *part.notes]
         part = msgspec.structs.replace(part, ab_mode=prepared.ab.mode, notes=notes)
     return msgspec.structs.replace(part, stop_after_s=stop_after_s)
+
+
+def _reading(prepared: PreparedGate, evidence: Evidence, stored: Sequence[GateResult]) -> Reading:
+    seen = history.readings(stored, prepared.key, evidence)
+    return Reading(alpha=prepared.request.alpha, seen=seen)
 
 
 def _launches_stop_after_s(prepared: PreparedGate) -> float | None:
@@ -119,12 +129,18 @@ def _launches_stop_after_s(prepared: PreparedGate) -> float | None:
     return None if request.budget_s is None else request.budget_s / 2
 
 
-def _budget_for_launches_s(prepared: PreparedGate, noise_model: NoiseModel) -> float | None:
+def _budget_for_launches_s(
+    prepared: PreparedGate, noise_model: NoiseModel, stored: Sequence[GateResult]
+) -> float | None:
     """The budget less the time of runs that can reach a decision within half of it."""
     request = prepared.request
     if request.budget_s is None or not prepared.compares_quality or request.baseline is None:
         return request.budget_s
-    half = PlanOptions(alpha=request.alpha, rule=request.rule, budget_s=request.budget_s / 2)
+    half = PlanOptions(
+        reading=_reading(prepared, "replicates", stored),
+        rule=request.rule,
+        budget_s=request.budget_s / 2,
+    )
     runs = _quality_part(prepared, request.baseline, noise_model, half)
     reserved_s = runs.seconds if decision_is_likely(runs) else None
     return request.budget_s - (reserved_s or 0.0)
@@ -294,6 +310,7 @@ def _plan_part(
         n_for_power=n_for_power,
         notes=_notes(metric, margin, noise, count, n_for_power),
         rule=options.rule,
+        seen=options.reading.seen,
     )
 
 
@@ -305,7 +322,7 @@ def _probabilities(
     Earlier looks can only raise the rates.
     """
     assert noise.sd is not None
-    schedule = looks(n)
+    schedule, alpha = looks(n), options.reading.rate
     if n_a is None:
         se, df = noise.sd * math.sqrt(2 / n), _launch_df(noise, n, options.rule)
         shares = tuple(k / n for k in schedule)
@@ -313,12 +330,12 @@ def _probabilities(
         se, df = noise.sd * math.sqrt(1 / n_a + 1 / n), n_a + n - 2 if noise.own else noise.df
         shares = information_shares(n_a, schedule)
     if options.rule == "always_valid":
-        tail = mixture_tail(se, margin / 2, options.alpha)
+        tail = mixture_tail(se, margin / 2, alpha)
     elif df > 0:
         own = [max(0.0, df - (n - k)) for k in schedule] if noise.own else None
-        tail = look_tails(options.alpha, shares, own)[-1]
+        tail = look_tails(alpha, shares, own)[-1]
     else:
-        tail = options.alpha
+        tail = alpha
     passes = rates(0.0, margin, se, df, tail).passes
     both = Rates(passes=passes, regression=rates(margin, margin, se, df, tail).regression)
     mde = detectable(t_quantile(1 - tail, df), df, se, BETA) if df > 0 else math.nan

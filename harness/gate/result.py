@@ -99,7 +99,7 @@ class PartPlan(LookSchedule, frozen=True, kw_only=True):
     `n_a`, `n_b`: runs or launches of each side at the last look, or as many as the budget is
     expected to allow under the always-valid rule. Both probabilities use the limits of the last
     look; earlier looks can only raise them. `stop_after_s`: nothing new is started after this part
-    of the budget.
+    of the budget. `seen`: earlier gates of this question that left it undecided.
     """
 
     evidence: Evidence
@@ -117,6 +117,7 @@ class PartPlan(LookSchedule, frozen=True, kw_only=True):
     ab_mode: AbMode | None = None  # launches only
     notes: list[str] = []
     stop_after_s: float | None = None
+    seen: int = 0
 
     @property
     def seconds(self) -> float | None:

@@ -49,8 +49,14 @@ PICTURE_COLUMNS = 17
 MAX_SOURCES = 2
 
 
-def build_comparison(comparison: Comparison, *, tasks: bool = False) -> Document:
-    """The report of two sides; `tasks`: CORE task by task is shown and not folded away."""
+def build_comparison(
+    comparison: Comparison, *, tasks: bool = False, again: str | None = None
+) -> Document:
+    """The report of two sides; `tasks`: CORE task by task is shown and not folded away.
+
+    `again`: the command line of the next reading, advised where more runs would decide.
+    """
+    again = again if comparison.more_runs else None
     return Document(
         title="Comparison",
         answer=comparison.reason,
@@ -59,9 +65,13 @@ def build_comparison(comparison: Comparison, *, tasks: bool = False) -> Document
             Notes(items=[side_line(side) for side in comparison.sides]),
             results_table(comparison.metrics),
             *core_blocks(comparison.core, tasks=tasks),
-            Notes(items=_notes(comparison)),
+            Notes(items=[*_advice(comparison, again), *_notes(comparison)]),
         ),
-        data={**msgspec.to_builtins(comparison), "exit_code": comparison.exit_code},
+        data={
+            **msgspec.to_builtins(comparison),
+            "exit_code": comparison.exit_code,
+            "next_command": again,
+        },
     )
 
 
@@ -149,6 +159,13 @@ def core_blocks(paired: PairedCore | None, *, tasks: bool = False) -> list[Block
 # --- notes ----------------------------------------------------------------------------------------
 
 
+def _advice(comparison: Comparison, again: str | None) -> list[str]:
+    if again is None:
+        return []
+    more = format.plural(comparison.more_runs or 0, "more run")
+    return [f"next: add about {more} to each side, then: {again}"]
+
+
 def _notes(comparison: Comparison) -> list[str]:
     lines = rule_notes(comparison.metrics)
     for result in comparison.metrics:
@@ -185,7 +202,9 @@ def reading(alpha: float) -> str:
     return (
         "pass: even the worse end of the interval is inside the margin. "
         "regression: even the better end is worse than no change. "
-        f"Each is wrong in {100 * alpha:g} % of cases at most. "
+        f"Over all readings of one question, at most {100 * alpha:g} % of unchanged candidates are "
+        "a regression in any metric, and a harm of the margin passes in at most "
+        f"{100 * alpha:g} %. "
         "MDE: the smallest harm that these runs would have detected nine times in ten."
     )
 

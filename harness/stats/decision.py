@@ -76,17 +76,24 @@ class Decision:
 
 
 def decide(
-    harm: Contrast, margin: float, alpha: float = 0.05, critical: float | None = None
+    harm: Contrast,
+    margin: float,
+    alpha: float = 0.05,
+    critical: float | None = None,
+    critical_worse: float | None = None,
 ) -> Decision:
     """The decision on `harm` (positive is worse). `critical` replaces the t quantile at alpha.
 
-    Without degrees of freedom the limits are unknown (NaN) and the outcome is inconclusive.
+    `critical_worse` replaces it for the lower limit, which is further out where several metrics
+    share the error rate of a regression. Without degrees of freedom the limits are unknown (NaN)
+    and the outcome is inconclusive.
     """
     assert margin > 0, f"a margin is positive, not {margin}"
     if critical is None:
         critical = t_quantile(1 - alpha, harm.df)
-    half = critical * harm.se
-    lower, upper = harm.estimate - half, harm.estimate + half
+    if critical_worse is None:
+        critical_worse = critical
+    lower, upper = harm.estimate - critical_worse * harm.se, harm.estimate + critical * harm.se
     outcome: Outcome = "inconclusive"
     if upper < margin:
         outcome = "pass"

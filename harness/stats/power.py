@@ -33,11 +33,13 @@ class Rates:
         return max(0.0, 1 - self.settled)
 
 
-def rates(harm: float, margin: float, se: float, df: float, alpha: float = 0.05) -> Rates:
+def rates(
+    harm: float, margin: float, se: float, df: float, alpha: float = 0.05, share: float = 1.0
+) -> Rates:
     """The rates of `decision.decide` for a true `harm` and a standard error `se` of the difference.
 
     `df` are those of the SD behind the error; infinite where it is known. Without any, nothing is
-    decided.
+    decided. `share`: of alpha for a regression, where several metrics have it together.
     """
     from scipy import special
 
@@ -49,7 +51,8 @@ def rates(harm: float, margin: float, se: float, df: float, alpha: float = 0.05)
     half = t_quantile(1 - alpha, df) * se * scales
     to_pass = margin - half  # an estimate below this passes; from here on it needs half to regress
     passes = weights @ special.ndtr((to_pass - harm) / se)
-    worse = half.clip(min=to_pass)
+    to_regress = half if share == 1 else t_quantile(1 - alpha * share, df) * se * scales
+    worse = to_regress.clip(min=to_pass)
     regression = weights @ special.ndtr((harm - worse) / se)
     return Rates(passes=float(passes), regression=float(regression))
 
@@ -79,16 +82,18 @@ def more_runs(
     alpha: float = 0.05,
     beta: float = BETA,
     df: float | None = None,
+    share: float = 1.0,
 ) -> int | None:
     """How many more runs a side would settle it with probability 1 - beta if `harm` is the truth.
 
-    None where MOST_RUNS are too few.
+    `alpha`: the error rate at which all runs together will be read; `share` as in `rates`. None
+    where MOST_RUNS are too few.
     """
 
     def enough(more: int) -> bool:
         n_a, n_b = runs[0] + more, runs[1] + more
         se = sd * math.sqrt(1 / n_a + 1 / n_b)
-        return rates(harm, margin, se, _df(n_a, n_b, df), alpha).settled >= 1 - beta
+        return rates(harm, margin, se, _df(n_a, n_b, df), alpha, share).settled >= 1 - beta
 
     return _fewest(enough, 1)
 

@@ -21,7 +21,7 @@ SIGNATURES = {
     "attribution": "(study)",
     "compare": (
         "(a, b, *, margins=None, alpha=0.05, metrics=(), sds=None, patterns=None, "
-        "higher_better=(), lower_better=(), noise=None)"
+        "higher_better=(), lower_better=(), noise=None, seen=0)"
     ),
     "load_curves": "(store, *, study=None)",
     "load_records": "(store, *, study=None, all_attempts=False)",

@@ -131,7 +131,7 @@ def test_a_pass_after_an_unconfirmed_slowdown_is_inconclusive(gate, place):
     path.write_bytes(msgspec.json.encode(msgspec.structs.replace(stored, metrics=changed)))
     code, result = gate("--base", ".")
     assert code == 3
-    assert any("sessions disagree" in (m["result"]["reason"] or "") for m in result["metrics"])
+    assert any("the gates disagree" in (m["result"]["reason"] or "") for m in result["metrics"])
 
 
 def test_no_confirm_counts_an_unconfirmed_slowdown(gate):

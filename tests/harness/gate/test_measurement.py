@@ -13,6 +13,7 @@ from harness.gate import planning
 from harness.gate.measurement import MeasurementLoop, launch_row, speed_margin
 from harness.gate.request import GateRequest
 from harness.gate.result import SPEED, GatePlan
+from harness.stats.spending import Reading
 
 STORED = gate_rates.load()
 
@@ -49,7 +50,7 @@ def outcomes(
     rng = np.random.default_rng(3)
     stored, noise_model = gate_rates.baseline(rng), gate_rates.noise_model(rng)
     request = GateRequest(baseline=stored, rule=rule, claim=claim, margins={"val_bpb": MARGIN_BPB})
-    options = planning.PlanOptions(alpha=ALPHA, rule=rule, budget_s=64.0)
+    options = planning.PlanOptions(reading=Reading(alpha=ALPHA), rule=rule, budget_s=64.0)
     if evidence == "launches":
         part = planning.plan_speed(
             launch_row(gate_rates.bench(), noise_model), speed_margin(request), 1.0, options
@@ -104,7 +105,7 @@ def test_launches_of_each_mode_use_the_noise_models_row_of_that_mode():
     noise_model = NoiseModel(
         [interleaved, msgspec.structs.replace(interleaved, source="sequential", sd=0.07)]
     )
-    options = planning.PlanOptions(alpha=ALPHA)
+    options = planning.PlanOptions(reading=Reading(alpha=ALPHA))
     planned = planning.plan_speed(interleaved, speed_margin(request), 1.0, options)
     sds = {}
     for mode in ("interleaved", "sequential"):
