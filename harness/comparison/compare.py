@@ -60,7 +60,8 @@ class CompareOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     `metrics`: only these; empty for all that both sides have. `also`: metrics that were read on
     request, shown although they are not registered. `seen`: earlier readings of the same question,
-    which have spent a part of `alpha`.
+    which have spent a part of `alpha`. `regression_share`: of the error rate of a regression, where
+    more metrics are decided elsewhere.
     """
 
     alpha: float = 0.05
@@ -72,6 +73,7 @@ class CompareOptions(msgspec.Struct, frozen=True, kw_only=True):
     also: Sequence[str] = ()
     replicate: Replicate = "run"
     seen: int = 0
+    regression_share: float = 1.0
 
 
 def compare(
@@ -154,9 +156,8 @@ class _Pair:
             for name in names
             if not self.options.metrics or name in self.options.metrics
         ]
-        concluded = iter(
-            engine.conclude_all([one for one in shown if isinstance(one, MeasuredMetric)])
-        )
+        parts = [one for one in shown if isinstance(one, MeasuredMetric)]
+        concluded = iter(engine.conclude_all(parts, self.options.regression_share))
         return [
             one if isinstance(one, MetricResult) else _unconfirmed(next(concluded)) for one in shown
         ]

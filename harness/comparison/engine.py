@@ -71,18 +71,19 @@ def draft(
     )
 
 
-def conclude_all(parts: Sequence[MeasuredMetric]) -> list[MetricResult]:
+def conclude_all(parts: Sequence[MeasuredMetric], share: float = 1.0) -> list[MetricResult]:
     """The metrics of one comparison: regressions by Holm's procedure over those that are decided.
 
     The worst metric is the outcome of the whole, so the error rate of a regression is that of all
     metrics together. A pass is an answer on one metric and keeps the error rate of the rule.
+    `share`: of the rate of a regression, where more metrics are decided elsewhere.
     """
     results = [one.conclude() for one in parts]
     open_ = [index for index, result in enumerate(results) if is_decided(result)]
     family = len(open_)
     while open_:
         for index in open_:
-            results[index] = parts[index].conclude(share=1 / len(open_), family=family)
+            results[index] = parts[index].conclude(share=share / len(open_), family=family)
         worse = [index for index in open_ if min(_ends(results[index])) > 0]
         if not worse:
             break

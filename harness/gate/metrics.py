@@ -53,9 +53,11 @@ def compare_quality(
     noise_model: NoiseModel,
     reading: Reading,
     margins: Mapping[str, float],
+    share: float = 1.0,
 ) -> list[GateMetric]:
     """The quality of the completed runs `b` against a baseline's, at the look that they reach.
 
+    `share`: of the error rate of a regression, the rest of which is another part's.
     Raises LogError where they are not comparable.
     """
     look = schedule.look_after(len(b))
@@ -63,7 +65,9 @@ def compare_quality(
     sides = logged_runs(a, "baseline"), logged_runs(b, "candidate")
     names = [name for name in QUALITY if all(name in run.metrics for run in (*sides[0], *sides[1]))]
     stated = {name: value for name, value in margins.items() if name in names}
-    options = CompareOptions(alpha=reading.alpha, metrics=names, margins=stated)
+    options = CompareOptions(
+        alpha=reading.alpha, metrics=names, margins=stated, regression_share=share
+    )
     rule: Rule = AlwaysValid(reading=reading)
     if schedule.rule == "group_sequential":
         rule = PlannedLook(
@@ -110,10 +114,12 @@ def compare_speed(
     reading: Reading,
     *,
     borrowed: bool = False,
+    share: float = 1.0,
 ) -> GateMetric:
     """tokens/s of B against A, at the look that these launches reach, or between two looks.
 
-    `row`: the noise model's for one launch; `borrowed`: from another recipe.
+    `row`: the noise model's for one launch; `borrowed`: from another recipe. `share`: of the error
+    rate of a regression, the rest of which is another part's.
     """
     n, always_valid = len(launches), schedule.rule == "always_valid"
     known, ratios = row.known if row else None, [one.ratios for one in launches]
@@ -125,7 +131,7 @@ def compare_speed(
     if not always_valid:
         rule = _launch_rule(schedule, look, known, reading)
     row_name = row.describe(other_recipe=borrowed) if row else ""
-    result = engine.finite(_speed_result(launches, summary, rule, margin, row_name))
+    result = engine.finite(_speed_result(launches, summary, rule, margin, row_name, share))
     looks_taken = sum(k < n for k in schedule.looks) if look is None else look
     return _at_look(result, "launches", looks_taken, schedule)
 
@@ -154,6 +160,7 @@ def _speed_result(
     rule: Rule,
     margin: Margin,
     row_name: str,
+    share: float,
 ) -> MetricResult:
     n, contrast = len(launches), summary.contrast
     start = engine.draft(
@@ -177,7 +184,7 @@ def _speed_result(
         run_sd=contrast.se * math.sqrt(n / 2),
     )
     source = row_name if summary.from_noise_model else _own_noise(row_name, n)
-    return engine.conclude(start, difference, rule, source)
+    return engine.conclude(start, difference, rule, source, share=share)
 
 
 def _own_noise(row_name: str, n: int) -> str:
