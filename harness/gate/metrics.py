@@ -123,8 +123,8 @@ def compare_speed(
     """
     n, always_valid = len(launches), schedule.rule == "always_valid"
     known, ratios = row.known if row else None, [one.ratios for one in launches]
-    summary = summarize_launches(ratios, known, keep=always_valid, borrowed=borrowed)
-    if not summary.from_noise_model and n < OWN_LAUNCHES:
+    summary = summarize_launches(ratios, known, keep=always_valid)
+    if summary.noise == "own" and n < OWN_LAUNCHES:
         known = None  # not used, because the launches vary more than it allows
     look = schedule.look_after(n)
     rule: Rule = AlwaysValid(reading=reading)
@@ -179,15 +179,19 @@ def _speed_result(
             se=contrast.se,
             df=contrast.df,
         ),
-        method="noise_model" if summary.from_noise_model else "pooled",
+        method="pooled" if summary.noise == "own" else "noise_model",
         sd=summary.launch_sd,
         run_sd=contrast.se * math.sqrt(n / 2),
     )
-    source = row_name if summary.from_noise_model else _own_noise(row_name, n)
+    source = _noise_source(summary, row_name, n)
     return engine.conclude(start, difference, rule, source, share=share)
 
 
-def _own_noise(row_name: str, n: int) -> str:
+def _noise_source(summary: LaunchSummary, row_name: str, n: int) -> str:
+    if summary.noise == "noise_model":
+        return row_name
+    if summary.noise == "moderated":
+        return f"{OWN_NOISE}, moderated by {row_name}"
     exceeded = row_name and n < OWN_LAUNCHES
     return f"{OWN_NOISE}, which exceeds {row_name}" if exceeded else OWN_NOISE
 
@@ -222,7 +226,11 @@ def _mode_note(launches: Sequence[AbLaunch], summary: LaunchSummary) -> str:
     """The A/B mode, and what the interval is based on."""
     n, windows = len(launches), sum(len(one.ratios) for one in launches)
     number = "1 launch" if n == 1 else f"{n} launches"
-    spread = "the noise model's SD" if summary.from_noise_model else "their own spread"
+    spread = {
+        "noise_model": "the noise model's SD",
+        "moderated": "their own spread, moderated by the noise model's",
+        "own": "their own spread",
+    }[summary.noise]
     if launches[0].mode == "sequential":
         return (
             "sequential A/B: whole processes one after the other, A B B A, without their warm-up "

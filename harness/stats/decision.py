@@ -138,15 +138,21 @@ def has_excess_variance(values: Sequence[float], known: KnownSd) -> bool:
     (n - 1) s^2 / SD^2 is compared with n - 1 times the 99 % quantile of F(n - 1, df), which is that
     of chi-square where the SD is known exactly.
     """
-    from scipy import special
-
     n = len(values)
     if n < GUARD_RUNS:
         return False
-    ratio = (n - 1) * float(np.var(values, ddof=1)) / known.sd**2 if known.sd else math.inf
-    if math.isinf(known.df):
-        return bool(ratio > special.chdtri(n - 1, GUARD_ALPHA))
-    return bool(ratio > (n - 1) * special.fdtri(n - 1, known.df, 1 - GUARD_ALPHA))
+    ratio = float(np.var(values, ddof=1)) / known.sd**2 if known.sd else math.inf
+    return ratio > f_quantile(n - 1, known.df, GUARD_ALPHA)
+
+
+def f_quantile(df: float, known_df: float, tail: float) -> float:
+    """The value that a ratio of variances exceeds with probability `tail`; chi-square / df where
+    the second is known exactly."""
+    from scipy import special
+
+    if math.isinf(known_df):
+        return float(special.chdtri(df, tail) / df)
+    return float(special.fdtri(df, known_df, 1 - tail))
 
 
 def welch(a: Sequence[float], b: Sequence[float]) -> Contrast:
