@@ -8,6 +8,7 @@ and any other broken run leaves the comparison inconclusive, because the runs th
 are then not a fair sample. Never reads disk, never prints.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
@@ -24,6 +25,7 @@ from harness.comparison.comparability import (
     check_comparable,
     check_same_core_settings,
     environment_of,
+    pairs_of,
     remarks,
     runs_of_one_environment,
     source_of_variance,
@@ -38,6 +40,7 @@ from harness.metrics import (
     COMPARED,
     CORE_SCORES,
     METRICS,
+    QUALITY,
     SPEEDS,
     Metric,
     duplicates,
@@ -45,7 +48,7 @@ from harness.metrics import (
     preferred,
 )
 from harness.results.logs.run_log import LogError
-from harness.stats.decision import Difference, KnownSd, Outcome, difference
+from harness.stats.decision import Difference, KnownSd, Outcome, difference, of_pairs
 from harness.stats.regression import fit_blocks
 from harness.stats.spending import Reading
 
@@ -243,8 +246,13 @@ class _Pair:
             return difference(a, b, known, stated=True), "stated on the command line"
         row = self._row(name, *sides)
         if row is not None:
-            return difference(a, b, row.known), f"{row.describe()}, {row.runs} runs"
-        return difference(a, b), engine.OWN_NOISE
+            found, noise = difference(a, b, row.known), f"{row.describe()}, {row.runs} runs"
+        else:
+            found, noise = difference(a, b), engine.OWN_NOISE
+        if name in QUALITY and (pairs := pairs_of(*sides)):
+            paired = of_pairs(*zip(*((a[i], b[j]) for i, j in pairs), strict=True))
+            found = dataclasses.replace(found, paired=paired)
+        return found, noise
 
 
 def _unconfirmed(result: MetricResult) -> MetricResult:

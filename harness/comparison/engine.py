@@ -16,11 +16,15 @@ from harness.comparison.result import MetricResult, Replicate
 from harness.comparison.rules import Rule
 from harness.metrics import Metric
 from harness.stats import power
-from harness.stats.decision import Difference, decide
+from harness.stats.decision import PAIRED_SHARE, Difference, Method, decide
 from harness.stats.inference import Contrast, detectable
 
 KNOWN_SD = ("noise_model", "stated")
 OWN_NOISE = "the runs' own"
+_NOISE: dict[Method, str] = {
+    "welch": OWN_NOISE,
+    "paired": "the runs' own, of pairs with one seed",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +108,8 @@ def conclude(
 
     `share`: of the rule's error rate for a regression, as one of `family` metrics.
     """
+    spread = _spread(start, difference)
+    difference, part, criticals = _narrower(difference, rule, spread, share)
     contrast = difference.contrast
     notes = [
         f"side {'AB'[side]} varies more than the noise model's SD allows: Welch's limits"
@@ -124,17 +130,39 @@ def conclude(
         se=contrast.se,
         df=contrast.df,
         sd=difference.sd,
-        noise_from=OWN_NOISE if difference.method == "welch" else noise_from,
+        noise_from=_NOISE.get(difference.method, noise_from),
     )
-    known, spread = difference.method in KNOWN_SD, _spread(start, difference)
-    critical = rule.critical(contrast, known, spread)
-    worse = critical if share == 1 else rule.critical(contrast, known, spread, share)
-    if math.isnan(critical):
+    if math.isnan(criticals[0]):
         return msgspec.structs.replace(result, reason=start.reason or rule.phrase)
-    result = _with_limits(result, contrast, critical, worse)
+    result = _with_limits(result, contrast, *criticals)
     if start.outcome is None or start.reason:
         return result
-    return _decided(result, difference, rule, (critical, worse), share)
+    return _decided(result, difference, rule, criticals, (part, share))
+
+
+def _narrower(
+    difference: Difference, rule: Rule, spread: float, share: float
+) -> tuple[Difference, float, tuple[float, float]]:
+    """The difference of both sides or that of their pairs, its part of the error rate, and the
+    critical values of its limits: towards more harm, and towards less.
+
+    Each of the two has a part of the error rate, so the narrower one may be taken.
+    """
+
+    def criticals(one: Difference, part: float) -> tuple[float, float]:
+        known = one.method in KNOWN_SD
+        found = rule.critical(one.contrast, known, spread, part)
+        other = found if share == 1 else rule.critical(one.contrast, known, spread, part * share)
+        return found, other
+
+    if difference.paired is None:
+        return difference, 1.0, criticals(difference, 1.0)
+    both = [
+        (one, part, criticals(one, part))
+        for one, part in ((difference, 1 - PAIRED_SHARE), (difference.of_pairs, PAIRED_SHARE))
+    ]
+    widths = [one.contrast.se * sum(values) for one, _, values in both]
+    return both[widths[1] < widths[0]]
 
 
 def is_decided(result: MetricResult) -> bool:
@@ -159,8 +187,9 @@ def _decided(
     difference: Difference,
     rule: Rule,
     criticals: tuple[float, float],
-    share: float,
+    shares: tuple[float, float],
 ) -> MetricResult:
+    """`shares`: the difference's part of the error rate, and that of a regression."""
     contrast, known = difference.contrast, difference.method in KNOWN_SD
     assert result.margin is not None, f"{result.metric} is judged and has no margin"
     harm = Contrast(estimate=result.harm(contrast.estimate), se=contrast.se, df=contrast.df)
@@ -172,9 +201,10 @@ def _decided(
             difference.run_sd,
             result.margin,
             result.n,
-            rule.advice_alpha(contrast, known, _spread(result, difference)),
+            shares[0] * rule.advice_alpha(contrast, known, _spread(result, difference)),
             df=contrast.df if known else None,
-            share=share,
+            share=shares[1],
+            pairs=difference.method == "paired",
         )
     return msgspec.structs.replace(
         result,

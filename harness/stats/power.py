@@ -83,17 +83,20 @@ def more_runs(
     beta: float = BETA,
     df: float | None = None,
     share: float = 1.0,
+    pairs: bool = False,
 ) -> int | None:
     """How many more runs a side would settle it with probability 1 - beta if `harm` is the truth.
 
-    `alpha`: the error rate at which all runs together will be read; `share` as in `rates`. None
-    where MOST_RUNS are too few.
+    `alpha`: the error rate at which all runs together will be read; `share` as in `rates`;
+    `pairs`: `sd` is that of differences inside pairs, over the square root of 2. None where
+    MOST_RUNS are too few.
     """
 
     def enough(more: int) -> bool:
         n_a, n_b = runs[0] + more, runs[1] + more
         se = sd * math.sqrt(1 / n_a + 1 / n_b)
-        return rates(harm, margin, se, _df(n_a, n_b, df), alpha, share).settled >= 1 - beta
+        behind = n_a - 1 if pairs else _df(n_a, n_b, df)
+        return rates(harm, margin, se, behind, alpha, share).settled >= 1 - beta
 
     return _fewest(enough, 1)
 
