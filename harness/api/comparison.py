@@ -19,6 +19,7 @@ from harness.comparison.result import MetricResult
 from harness.errors import UsageError
 from harness.results.logs import read_sides, regex
 from harness.results.logs.read import MEMBER
+from harness.study.exchange import exchange_rate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,6 +96,9 @@ def compare(
     lower_better: Sequence[str] = (),
     noise: "NoiseModel | None" = None,
     seen: int = 0,
+    exchange: float | None = None,
+    targets: Mapping[str, float] | None = None,
+    target_p: float = 0.01,
 ) -> Comparison:
     """Compare two sides of runs, metric by metric: is B worse than A?
 
@@ -125,6 +129,13 @@ def compare(
     seen : int, default 0
         How often this question was compared before, with fewer runs. Known for runs that are in a
         store, which keeps its readings.
+    exchange : float, optional
+        The loss in nats that 1 % more training time buys, for the training time at equal loss. By
+        default that of the recipe or of a study's horizons, where it is known.
+    targets : mapping of str to float, optional
+        Values that the mean of each side has to be beyond.
+    target_p : float, default 0.01
+        A target is met with a p below this.
 
     Returns
     -------
@@ -156,7 +167,8 @@ def compare(
                     "Such as 0.002 for val_loss; speeds are relative, 0.005 for 0.5 %.",
                 )
     compiled = regex.parse([f"{name}={text}" for name, text in (patterns or {}).items()])
-    sides = read_sides(_paths(a, "a"), _paths(b, "b"), compiled)
+    paths = _paths(a, "a"), _paths(b, "b")
+    sides = read_sides(*paths, compiled)
     options = CompareOptions(
         alpha=alpha,
         margins=margins or {},
@@ -166,6 +178,9 @@ def compare(
         lower_better=lower_better,
         also=list(compiled),
         seen=seen,
+        exchange=exchange_rate(exchange, [*paths[0], *paths[1]]),
+        targets=targets or {},
+        target_p=target_p,
     )
     model = noise_model() if noise is None else noise
     result = compare_and_record(*sides, options, NoiseRows(model.rows))

@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 
 import msgspec
 import typer
@@ -29,6 +29,9 @@ from harness.comparison.noise_model import NoiseModel
 from harness.errors import UsageError
 from harness.format import plural
 from harness.gate.noise_sources import load_noise_model
+
+if TYPE_CHECKING:
+    from harness.comparison.exchange import ExchangeRate
 
 Form = Literal["terminal", "markdown", "json"]
 BETWEEN = "\0--"  # stands for the `--` between the sides; no file can have this name
@@ -70,6 +73,21 @@ def command(
         Optional[list[str]],  # noqa: UP045
         typer.Option(help="A metric of --regex whose lower values are better."),
     ] = None,
+    exchange: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            metavar="NATS",
+            help="Loss in nats that 1 % more training time buys, for the training time at equal "
+            "loss. Known for GPT-2 small and for studies with horizons.",
+        ),
+    ] = None,
+    target: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="NAME=VALUE: tests that the mean of each side is beyond it."),
+    ] = None,
+    target_p: Annotated[
+        float, typer.Option(min=0, max=1, help="A target is met with a p below this.")
+    ] = 0.01,
     sd: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option(help="NAME=SD of one run, in place of the noise model's."),
@@ -101,6 +119,9 @@ def command(
         higher_better=higher_better or [],
         lower_better=lower_better or [],
         seen=seen,
+        exchange=_exchange(exchange, [*a, *b]),
+        targets=metric_numbers(target or [], "--target"),
+        target_p=target_p,
     )
     code = compare(
         new_console(),
@@ -156,6 +177,14 @@ def compare(
     else:
         print_document(console, document)
     return comparison.exit_code
+
+
+def _exchange(nats: float | None, paths: Sequence[str]) -> "ExchangeRate | None":
+    if nats is None and not any(":" in path for path in paths):
+        return None
+    from harness.study.exchange import exchange_rate
+
+    return exchange_rate(nats, paths)
 
 
 def _short(paths: Sequence[str]) -> list[str]:

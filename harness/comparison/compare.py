@@ -31,9 +31,17 @@ from harness.comparison.comparability import (
     source_of_variance,
 )
 from harness.comparison.engine import MeasuredMetric
+from harness.comparison.exchange import SHIPPED, ExchangeRate, equal_loss_time
 from harness.comparison.margins import Margin, default_margin, stated_margin
 from harness.comparison.noise_model import NoiseModel, NoiseRow
-from harness.comparison.result import EXIT_CODES, ComparedSide, Comparison, MetricResult, Replicate
+from harness.comparison.result import (
+    EXIT_CODES,
+    ComparedSide,
+    Comparison,
+    MetricResult,
+    Replicate,
+    TargetResult,
+)
 from harness.comparison.rules import OnePair, Rule
 from harness.format import plural
 from harness.metrics import (
@@ -51,6 +59,7 @@ from harness.results.logs.run_log import LogError
 from harness.stats.decision import Difference, KnownSd, Outcome, difference, of_pairs
 from harness.stats.regression import fit_blocks
 from harness.stats.spending import Reading
+from harness.stats.target import target_test
 
 DIRECTION_UNKNOWN = (
     "its direction is unknown, so it gets no outcome: add --higher-better {name} or "
@@ -64,7 +73,9 @@ class CompareOptions(msgspec.Struct, frozen=True, kw_only=True):
     `metrics`: only these; empty for all that both sides have. `also`: metrics that were read on
     request, shown although they are not registered. `seen`: earlier readings of the same question,
     which have spent a part of `alpha`. `regression_share`: of the error rate of a regression, where
-    more metrics are decided elsewhere.
+    more metrics are decided elsewhere. `exchange`: what training longer buys, by default the
+    shipped rate of the recipe. `targets`: values that the mean of a side has to be beyond, with a
+    p below `target_p`.
     """
 
     alpha: float = 0.05
@@ -77,6 +88,9 @@ class CompareOptions(msgspec.Struct, frozen=True, kw_only=True):
     replicate: Replicate = "run"
     seen: int = 0
     regression_share: float = 1.0
+    exchange: ExchangeRate | None = None
+    targets: Mapping[str, float] = {}
+    target_p: float = 0.01
 
 
 def compare(
@@ -112,6 +126,7 @@ def compare(
         seen=options.seen,
         metrics=metrics,
         notes=remarks(a, b),
+        targets=_target_results(whole, options),
     )
 
 
@@ -161,9 +176,16 @@ class _Pair:
         ]
         parts = [one for one in shown if isinstance(one, MeasuredMetric)]
         concluded = iter(engine.conclude_all(parts, self.options.regression_share))
-        return [
+        results = [
             one if isinstance(one, MetricResult) else _unconfirmed(next(concluded)) for one in shown
         ]
+        return [*results, *self._combined(results)]
+
+    def _combined(self, results: Sequence[MetricResult]) -> list[MetricResult]:
+        """Loss and training time in one figure, where the exchange rate is known."""
+        rate = self.options.exchange or SHIPPED.get(self.a[0].scale or "")
+        found = equal_loss_time(results, rate, self.rule.alpha) if rate else None
+        return [found] if found else []
 
     def _common(self) -> list[str]:
         found = dict.fromkeys(name for run in self.a for name in run.metrics)
@@ -270,6 +292,7 @@ def _check_names(options: CompareOptions, a: Runs, b: Runs) -> None:
         ("--metric", options.metrics),
         ("--margin", options.margins),
         ("--sd", options.sds),
+        ("--target", options.targets),
         ("--higher-better", options.higher_better),
         ("--lower-better", options.lower_better),
     ):
@@ -281,14 +304,15 @@ def _check_names(options: CompareOptions, a: Runs, b: Runs) -> None:
                     repr(name),
                     f"They have: {', '.join(sorted(known))}.",
                 )
-    for name in options.margins:
-        if metric_named(name, options.higher_better, options.lower_better).better is None:
-            raise errors.UsageError(
-                f"--margin {name}",
-                "a metric whose direction is known",
-                f"{name}, which is not a registered metric",
-                f"Add --higher-better {name} or --lower-better {name}.",
-            )
+    for option, names in (("--margin", options.margins), ("--target", options.targets)):
+        for name in names:
+            if metric_named(name, options.higher_better, options.lower_better).better is None:
+                raise errors.UsageError(
+                    f"{option} {name}",
+                    "a metric whose direction is known",
+                    f"{name}, which is not a registered metric",
+                    f"Add --higher-better {name} or --lower-better {name}.",
+                )
     _check_direction(options, "higher", options.higher_better)
     _check_direction(options, "lower", options.lower_better)
 
@@ -337,6 +361,32 @@ def _blocks(
         np.array([0] * len(values[0]) + [1] * len(values[1]), dtype=np.intp),
     )
     return Difference(contrast=fit.contrast(0), method="blocks", sd=fit.sd, run_sd=fit.sd)
+
+
+def _target_results(sides: Sequence[Runs], options: CompareOptions) -> list[TargetResult]:
+    """The test of each target on each side with runs."""
+    results = []
+    for name, target in options.targets.items():
+        metric = metric_named(name, options.higher_better, options.lower_better)
+        for label, side in zip(SIDES, sides, strict=True):
+            values = [run.metrics[name] for run in side if name in run.metrics]
+            if not values:
+                continue
+            found = target_test(values, target, metric.harm, options.target_p)
+            results.append(
+                TargetResult(
+                    side=label,
+                    metric=name,
+                    target=target,
+                    level=options.target_p,
+                    n=found.n,
+                    mean=found.mean,
+                    sd=found.sd,
+                    p=found.p,
+                    runs_needed=found.runs,
+                )
+            )
+    return results
 
 
 # --- all metrics ----------------------------------------------------------------------------------

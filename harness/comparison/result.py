@@ -135,6 +135,29 @@ class ComparedSide(msgspec.Struct, frozen=True, kw_only=True):
     broken: list[str]
 
 
+class TargetResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The one-sample test of a target on one side: is the mean beyond it with p below `level`?
+
+    `p` and `sd` are None where the runs show no noise; `runs_needed`: the fewest with which this
+    mean and SD would pass.
+    """
+
+    side: str
+    metric: str
+    target: float
+    level: float
+    n: int
+    mean: float
+    sd: float | None
+    p: float | None
+    runs_needed: int | None
+
+    @property
+    def passes(self) -> bool:
+        """Whether the test passes."""
+        return self.p is not None and self.p < self.level
+
+
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """The comparison of two sides of runs: the outcome of the worst metric, and every metric."""
 
@@ -145,6 +168,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     seen: int = 0  # readings before this one
     metrics: list[MetricResult]
     notes: list[str]
+    targets: list[TargetResult] = []
     core: PairedCore | None = None  # the same two sides on the examples of CORE
 
     @property

@@ -11,8 +11,8 @@ import msgspec
 
 from harness import format
 from harness.comparison.core import PairedCore
-from harness.comparison.result import ComparedSide, Comparison, MetricResult
-from harness.metrics import COMPARED, QUALITY
+from harness.comparison.result import ComparedSide, Comparison, MetricResult, TargetResult
+from harness.metrics import COMPARED, QUALITY, metric_named
 from harness.report.document import (
     Block,
     Cell,
@@ -64,6 +64,7 @@ def build_comparison(
         blocks=present(
             Notes(items=[side_line(side) for side in comparison.sides]),
             results_table(comparison.metrics),
+            *_targets(comparison.targets),
             *core_blocks(comparison.core, tasks=tasks),
             Notes(items=[*_advice(comparison, again), *_notes(comparison)]),
         ),
@@ -110,6 +111,33 @@ def _row(result: MetricResult, counts: Mapping[str, str]) -> list[Cell | str]:
         Cell(text=f"{text}\n{rest}".rstrip("\n"), tone=TONES[result.outcome], bold=decided),
         picture(result),
     ]
+
+
+def _targets(targets: Sequence[TargetResult]) -> list[Block]:
+    """One row for each target and side."""
+    if not targets:
+        return []
+    columns = [Column(title="target"), Column(title="side")]
+    columns += [Column(title=title, align="right") for title in ("n", "mean", "SD", "p")]
+    rows: list[list[Cell | str]] = []
+    for one in targets:
+        metric = metric_named(one.metric)
+        goal = f"{one.metric} {metric.value(one.target)}, p < {one.level:g}"
+        sd, p = (format.DASH if x is None else f"{x:.2g}" for x in (one.sd, one.p))
+        outcome = Cell(text=_target_outcome(one), tone="pass" if one.passes else "inconclusive")
+        rows.append([goal, one.side, str(one.n), metric.value(one.mean), sd, p, outcome])
+    note = "target: its p holds for a number of runs that was fixed before they were seen"
+    return [table([*columns, Column(title="outcome")], rows), Notes(items=[note])]
+
+
+def _target_outcome(one: TargetResult) -> str:
+    if one.passes:
+        return "met"
+    if one.p is None:
+        return "not tested: equal runs, or one"
+    if one.runs_needed is None:
+        return "not met by this mean"
+    return f"not met: needs {one.runs_needed} such runs"
 
 
 def picture(result: MetricResult) -> str:

@@ -327,3 +327,24 @@ def test_no_heavy_library_is_imported_for_a_comparison(sides, tmp_path):
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert "loaded: []" in done.stdout
+
+
+def test_targets_and_the_exchange_rate_are_options(harness, sides):
+    argv = ("--target", "val_loss=3.28", "--target-p", "0.05", "--exchange", "-0.002")
+    done = harness("compare", *sides(loss=-0.004, time=1.01), *argv)
+    shown = " ".join(done.stdout.split())
+    assert "val_loss 3.28000, p < 0.05" in shown
+    assert "met" in shown
+    assert "exchange rate stated: 0.002 nats for 1 % of time" in shown
+    value = json.loads(harness("compare", *sides(loss=-0.004, time=1.01), *argv, "--json").stdout)
+    total = next(one for one in value["metrics"] if one["metric"] == "equal_loss_time")
+    assert total["estimate"] < 0
+    assert [one["side"] for one in value["targets"]] == ["A", "B"]
+
+
+def test_the_horizons_of_a_study_are_an_exchange_rate(harness):
+    study = ROOT / "baselines" / "published"
+    argv = (f"{study}:speedrun-d8/base", "--", f"{study}:speedrun-d8/no_windows", "--json")
+    value = json.loads(harness("compare", *argv).stdout)
+    total = next(one for one in value["metrics"] if one["metric"] == "equal_loss_time")
+    assert "horizons of speedrun-d8" in total["notes"][0]
