@@ -112,6 +112,7 @@ class Drawn:
         self.rng, self.harm = rng, harm
         self.launches: list[AbLaunch] = []
         self.runs: list[Record] = []
+        self.base_runs: list[Record] = []
 
     def launch(self) -> None:
         """Two processes, each with its own speed, and ABBA segments that scatter about it."""

@@ -24,9 +24,11 @@ from harness.config.yaml_schema import (
     schema_error,
 )
 from harness.errors import StudyFileError
+from harness.metrics import COMPARED
 from harness.stats import Correction
 
 DEFAULT_HORIZONS = [0.71, 1.0, 1.41]  # a factor of two, evenly spaced on a logarithmic scale
+WITH_MARGIN = (*COMPARED, "time_to_target")  # each has a known direction
 _EXPANDED = ("leave_one_out", "add_one_in", "retune")
 
 
@@ -189,6 +191,14 @@ def check(study: StudyFile, where: Callable[[str], str]) -> None:
             repr(study.horizons),
             "Write `horizons: default`, or for example [0.5, 1].",
         )
+    for name in study.decide.margin:
+        if name not in WITH_MARGIN:
+            raise StudyFileError(
+                where(f"decide.margin.{name}"),
+                "a metric that a study decides, of known direction",
+                repr(name),
+                nearest(name, WITH_MARGIN) or f"One of {', '.join(WITH_MARGIN)}.",
+            )
     ranges = [alpha_range("decide.alpha", study.decide.alpha), *limit_ranges(study.limits)]
     ranges += [
         (f"decide.margin.{k}", v, v >= 0, "of 0 or above") for k, v in study.decide.margin.items()

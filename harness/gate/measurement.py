@@ -27,12 +27,13 @@ class MeasurementSource(Protocol):
 
     launches: list[AbLaunch]
     runs: list[Record]
+    base_runs: list[Record]  # of a base ref; empty beside a baseline
 
     def launch(self) -> None:
         """Adds one launch of both sides."""
 
     def run(self) -> None:
-        """Adds one run of the candidate."""
+        """Adds one run of the candidate, and of the base where no baseline has its runs."""
 
     def has_time(self, part: PartPlan) -> bool:
         """Whether one more launch or run of `part` fits into the budget."""
@@ -108,8 +109,8 @@ class MeasurementLoop:
         return result
 
     def _measure_quality(self, part: PartPlan) -> None:
-        assert self.request.baseline is not None, "quality is compared with a baseline"
-        stored, runs = self.request.baseline.now.records, self.source.runs
+        baseline, runs = self.request.baseline, self.source.runs
+        stored = baseline.now.records if baseline else self.source.base_runs
         reading, margins = self._reading(part), self.request.margins
         results: dict[str, GateMetric] = {}
         while len(runs) < part.max_n and self.source.has_time(part):
@@ -117,7 +118,7 @@ class MeasurementLoop:
             if part.look_after(len(runs)) is None:
                 continue
             latest = metrics.compare_quality(
-                stored, runs, part, self.noise_model, reading, margins, self.share
+                stored, runs, part, self.noise_model, reading, margins, self.share, part.both
             )
             results = {**{one.result.metric: one for one in latest}, **_settled(results)}
             if len(_settled(results)) == sum(one.outcome is not None for one in latest):

@@ -37,11 +37,14 @@ OWN_NOISE = "the spread of these launches"
 # --- quality --------------------------------------------------------------------------------------
 
 
-def information_shares(n_a: int, looks: Sequence[int]) -> tuple[float, ...]:
+def information_shares(n_a: int | None, looks: Sequence[int]) -> tuple[float, ...]:
     """The information at each look as a share of that at the last look.
 
-    All `n_a` runs of the baseline exist from the start; `looks` are numbers of candidate runs.
+    `looks` are numbers of candidate runs. All `n_a` runs of a baseline exist from the start; None
+    where both sides grow.
     """
+    if n_a is None:
+        return tuple(n / looks[-1] for n in looks)
     last = 1 / n_a + 1 / looks[-1]
     return tuple(last / (1 / n_a + 1 / n) for n in looks)
 
@@ -54,15 +57,17 @@ def compare_quality(
     reading: Reading,
     margins: Mapping[str, float],
     share: float = 1.0,
+    both: bool = False,
 ) -> list[GateMetric]:
-    """The quality of the completed runs `b` against a baseline's, at the look that they reach.
+    """The quality of the completed runs `b` against `a`, at the look that they reach.
 
-    `share`: of the error rate of a regression, the rest of which is another part's.
+    `share`: of the error rate of a regression, the rest of which is another part's. `both`: the
+    runs `a` are made like `b`, and do not exist from the start like a baseline's.
     Raises LogError where they are not comparable.
     """
     look = schedule.look_after(len(b))
     assert look is not None, f"{len(b)} runs are between the looks {schedule.looks}"
-    sides = logged_runs(a, "baseline"), logged_runs(b, "candidate")
+    sides = logged_runs(a, "base" if both else "baseline"), logged_runs(b, "candidate")
     names = [name for name in QUALITY if all(name in run.metrics for run in (*sides[0], *sides[1]))]
     stated = {name: value for name, value in margins.items() if name in names}
     options = CompareOptions(
@@ -74,8 +79,8 @@ def compare_quality(
             reading=reading,
             look=look,
             looks=schedule.max_looks,
-            information=information_shares(len(a), schedule.looks),
-            dfs=(None, tuple(len(a) + n - 2 for n in schedule.looks)),
+            information=information_shares(None if both else len(a), schedule.looks),
+            dfs=(None, tuple((n if both else len(a)) + n - 2.0 for n in schedule.looks)),
         )
     return [
         _at_look(engine.finite(one), "replicates", look, schedule)

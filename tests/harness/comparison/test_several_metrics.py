@@ -7,7 +7,9 @@ from harness.comparison import engine
 from harness.comparison.engine import MeasuredMetric
 from harness.comparison.margins import Margin
 from harness.comparison.rules import OnePair
-from harness.metrics import METRICS
+from harness.config.study_file import WITH_MARGIN
+from harness.gate.request import DECIDED
+from harness.metrics import METRICS, metric_named
 from harness.stats.decision import Difference
 from harness.stats.inference import Contrast
 from harness.stats.spending import Reading
@@ -47,6 +49,23 @@ def test_metrics_without_an_outcome_take_no_share():
     informational = measured("core_soft", 0.5, margin=None)
     for other in (unknown, informational):
         assert outcomes(borderline, other)[0] == "regression"
+
+
+@pytest.mark.parametrize("change", [-9.0, 9.0])
+def test_a_metric_of_unknown_direction_is_never_decided(change):
+    start = engine.draft(metric_named("accuracy"), (3, 3), margin=Margin(value=1.0, why="given"))
+    contrast = Contrast(estimate=change, se=1.0, df=600.0)
+    difference = Difference(contrast=contrast, method="noise_model")
+    accuracy = MeasuredMetric(start=start, difference=difference, rule=OnePair(reading=Reading()))
+    (alone,) = engine.conclude_all([accuracy])
+    assert (alone.outcome, alone.improved, alone.worsened) == (None, False, False)
+    assert alone.low < change < alone.high
+    assert outcomes(measured("val_loss", 1.9), accuracy) == ["regression", None], "takes no share"
+
+
+def test_every_metric_that_gates_and_studies_decide_has_a_direction():
+    names = {*DECIDED, *WITH_MARGIN} - {"time_to_target"}
+    assert all(METRICS[name].better for name in names)
 
 
 def test_a_pass_keeps_the_rate_of_its_own_metric():
