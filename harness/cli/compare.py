@@ -15,6 +15,7 @@ from harness.cli.options import (
     NOISE_MODEL,
     STORE,
     AlphaOption,
+    ExchangeOption,
     JsonOption,
     MarginOption,
     NoiseModelOption,
@@ -73,14 +74,7 @@ def command(
         Optional[list[str]],  # noqa: UP045
         typer.Option(help="A metric of --regex whose lower values are better."),
     ] = None,
-    exchange: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(
-            metavar="NATS",
-            help="Loss in nats that 1 % more training time buys, for the training time at equal "
-            "loss. Known for GPT-2 small and for studies with horizons.",
-        ),
-    ] = None,
+    exchange: ExchangeOption = None,
     target: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option(help="NAME=VALUE: tests that the mean of each side is beyond it."),

@@ -48,7 +48,17 @@ MarginOption = Annotated[
     ),
 ]
 AlphaOption = Annotated[
-    float, typer.Option("--alpha", help="False-alarm rate of each metric's decision.")
+    float,
+    typer.Option("--alpha", help="Rate of wrong outcomes, over all readings of one question."),
+]
+ExchangeOption = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option(
+        "--exchange",
+        metavar="NATS",
+        help="Loss in nats that 1 % more training time buys: adds the training time at equal "
+        "loss. Known for GPT-2 small and for studies with horizons.",
+    ),
 ]
 NoiseModelOption = Annotated[
     Path,

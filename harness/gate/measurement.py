@@ -10,6 +10,7 @@ error rates in docs/operating-characteristics.md are measured with this code.
 from collections.abc import Mapping
 from typing import Protocol
 
+from harness.comparison.exchange import SHIPPED, equal_loss_time
 from harness.comparison.margins import Margin, default_margin, stated_margin
 from harness.comparison.noise_model import NoiseModel, NoiseRow
 from harness.gate import metrics
@@ -66,6 +67,18 @@ class MeasurementLoop:
                 self._measure_speed(part)
             else:
                 self._measure_quality(part)
+        self._combine(plan)
+
+    def _combine(self, plan: GatePlan) -> None:
+        """Adds loss and speed in one figure, where the exchange rate is known."""
+        rate = self.request.exchange or SHIPPED.get(self.bench.scale or "")
+        if rate is not None:
+            tail = max(self._reading(part).rate for part in plan.parts)
+            found = equal_loss_time([one.result for one in self.metrics], rate, tail)
+            if found is not None:
+                self.metrics.append(
+                    GateMetric(result=found, evidence="replicates", look=1, looks=1)
+                )
 
     def _measure_speed(self, part: PartPlan) -> None:
         request, launches, result = self.request, self.source.launches, None

@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 import msgspec
 
+from harness.comparison.exchange import ExchangeRate
 from harness.config.yaml_schema import parse_choice
 from harness.errors import UsageError
 from harness.gate.ab_mode import AbOption
@@ -36,6 +37,7 @@ class GateRequest(msgspec.Struct, frozen=True, kw_only=True):
     rule: Rule = "group_sequential"
     ab: AbOption = "auto"
     env: environment.EnvMode | None = None
+    exchange: ExchangeRate | None = None  # of loss for time; None: the shipped one of the recipe
     run_timeout_s: float = 3600.0
 
 

@@ -6,7 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.statistics import advice, decisions, real_noise
+from benchmarks.statistics import (
+    advice,
+    decisions,
+    launch_guard,
+    real_noise,
+    real_readings,
+    several_metrics,
+)
 from benchmarks.statistics import operating_characteristics as bench
 from harness.stats.decision import KnownSd, decide, difference
 from harness.stats.power import more_runs
@@ -126,3 +133,22 @@ def test_published_comparisons_agree_with_welch_except_where_explained():
     opposite = {"pass", "regression"}
     assert not [pair for pair in differing if {pair.noise_model, pair.welch} == opposite]
     assert all(real_noise.why(pair) for pair in differing)
+
+
+@needs_noise
+def test_first_readings_of_real_replicates_stay_below_alpha_in_one_metric_and_in_two():
+    runs = real_noise.load(NOISE)
+    for kinds in ([real_readings.LOSS], [real_readings.LOSS, real_readings.TIME]):
+        found = list(real_readings.groups(runs, kinds))
+        assert len(found) >= 20
+        for n in real_readings.SIZES.values():
+            rates = zip(*(real_readings.shares(group, n, 100) for group in found), strict=True)
+            any_regression, _, passes, _ = (real_noise.clustered(list(rate)) for rate in rates)
+            for mean, error in (any_regression, passes):
+                assert mean <= bench.ALPHA + 2 * error
+
+
+def test_the_page_has_the_rows_of_the_scripts_that_have_cells_of_their_own():
+    stored = (ROOT / "docs" / "operating-characteristics.md").read_text(encoding="utf-8")
+    for lines in (several_metrics.lines(20_000), launch_guard.lines(100_000)):
+        assert "\n".join(lines) in stored

@@ -6,6 +6,7 @@ depends on chance; error rates are in test_operating_characteristics.
 """
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -375,6 +376,15 @@ def test_without_a_baseline_the_quality_of_both_refs_is_measured_block_by_block(
     assert f"up to {result['plan']['parts'][1]['n_b']} runs of each side, interleaved" in gate.err
     _, plan = gate(*argv, "--plan", baseline="")
     assert plan["parts"][1]["unit_s"] > 0, "known from the runs of the first gate"
+
+
+def test_loss_and_speed_are_one_figure_at_a_stated_exchange_rate(gate):
+    _, result = gate("--base", ".", "--exchange", "0.0019")
+    by_name = {one["result"]["metric"]: one["result"] for one in result["metrics"]}
+    total, speed, loss = (by_name[name] for name in ("equal_loss_time", SPEED, "val_loss"))
+    worth = loss["estimate"] / 0.0019 * math.log(1.01)
+    assert total["estimate"] == pytest.approx(worth - speed["estimate"])
+    assert total["outcome"] is None
 
 
 def test_settings_alone_are_compared_in_speed(gate, place):
