@@ -205,6 +205,7 @@ def _decided(
             df=contrast.df if known else None,
             share=shares[1],
             pairs=difference.method == "paired",
+            only_b=result.replicate == "candidate run",
         )
     return msgspec.structs.replace(
         result,

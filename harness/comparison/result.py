@@ -20,7 +20,8 @@ EXIT_CODES: dict[Outcome, int] = {
     "regression": errors.REGRESSION,
 }
 
-Replicate = Literal["run", "launch"]  # what n counts
+Replicate = Literal["run", "candidate run", "launch"]
+"""What n counts. More runs are made of both sides, or of the candidate against a baseline."""
 
 
 class MetricResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +57,7 @@ class MetricResult(msgspec.Struct, frozen=True, kw_only=True):
     outside: bool | None = None  # 0 is outside the interval, and the effect is above resolution
     outcome: Outcome | None = None
     small_harm: bool = False
-    more_runs: int | None = None  # a side, if the estimate is the true difference
+    more_runs: int | None = None  # of each side that grows, if the estimate is the true difference
     beyond: float | None = None
     reason: str | None = None
     left_out: list[str] = []  # runs that were not compared, and why

@@ -71,7 +71,11 @@ def compare_quality(
     names = [name for name in QUALITY if all(name in run.metrics for run in (*sides[0], *sides[1]))]
     stated = {name: value for name, value in margins.items() if name in names}
     options = CompareOptions(
-        alpha=reading.alpha, metrics=names, margins=stated, regression_share=share
+        alpha=reading.alpha,
+        metrics=names,
+        margins=stated,
+        regression_share=share,
+        replicate="run" if both else "candidate run",
     )
     rule: Rule = AlwaysValid(reading=reading)
     if schedule.rule == "group_sequential":

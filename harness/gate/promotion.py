@@ -172,6 +172,8 @@ def _refusal(outcome: str, results: Sequence[GateMetric], allow_regression: bool
     if outcome == "inconclusive":
         undecided = [one.result for one in results if one.outcome == "inconclusive"]
         more = [result.more_runs for result in undecided if result.more_runs]
-        runs = f"about {max(more)} more runs per side would decide it" if more else "add runs"
+        runs = "add runs"
+        if more:
+            runs = f"about {max(more)} more runs, accepted with these, would decide it"
         return f"the comparison is inconclusive; {runs}"
     return None

@@ -84,8 +84,10 @@ def more_runs(
     df: float | None = None,
     share: float = 1.0,
     pairs: bool = False,
+    only_b: bool = False,
 ) -> int | None:
-    """How many more runs a side would settle it with probability 1 - beta if `harm` is the truth.
+    """How many more runs a side, or of B alone, would settle it with probability 1 - beta if `harm`
+    is the truth.
 
     `alpha`: the error rate at which all runs together will be read; `share` as in `rates`;
     `pairs`: `sd` is that of differences inside pairs, over the square root of 2. None where
@@ -93,7 +95,7 @@ def more_runs(
     """
 
     def enough(more: int) -> bool:
-        n_a, n_b = runs[0] + more, runs[1] + more
+        n_a, n_b = runs[0] + (0 if only_b else more), runs[1] + more
         se = sd * math.sqrt(1 / n_a + 1 / n_b)
         behind = n_a - 1 if pairs else _df(n_a, n_b, df)
         return rates(harm, margin, se, behind, alpha, share).settled >= 1 - beta

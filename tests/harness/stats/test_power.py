@@ -75,6 +75,19 @@ def test_more_runs_settle_an_inconclusive_comparison_with_probability_nine_tenth
     assert settled(more) >= 0.9 > settled(more - 1)
 
 
+def test_against_a_fixed_baseline_only_the_candidate_grows():
+    both = more_runs(0.0, SD, MARGIN, (6, 2), ALPHA, df=math.inf)
+    alone = more_runs(0.0, SD, MARGIN, (6, 2), ALPHA, df=math.inf, only_b=True)
+    assert alone > both
+    assert more_runs(0.0, SD, MARGIN, (2, 2), ALPHA, df=math.inf, only_b=True) is None
+
+
+def test_a_share_for_regressions_takes_more_runs_and_changes_no_pass():
+    whole, half = (rates(MARGIN, MARGIN, error(4), 20, ALPHA, share) for share in (1.0, 0.5))
+    assert half.passes == whole.passes
+    assert half.regression < whole.regression
+
+
 def test_runs_that_no_budget_has_are_none():
     assert planned_runs(1.0, 0.001) is None
     assert more_runs(0.0005, 1.0, 0.001, (3, 3)) is None
