@@ -225,6 +225,25 @@ def start(store: Store):
         process.communicate()
 
 
+class Slowed:
+    """Trainers take long steps until `end` is called. `lines`: for a base; `options`: for words."""
+
+    def __init__(self, until: Path) -> None:
+        self._until = until
+        self.lines = f"pace: {{sleep_ms: 50, until_file: {until}}}\n"
+        self.options = ("--set", "pace.sleep_ms=50", "--set", f"pace.until_file={until}")
+
+    def end(self) -> None:
+        """Every later step takes no time."""
+        self._until.touch()
+
+
+@pytest.fixture
+def slowed(tmp_path: Path) -> Slowed:
+    """Slow trainers, so that a test can act while they run."""
+    return Slowed(tmp_path / "fast-from-now")
+
+
 @pytest.fixture
 def trainers(store: Store) -> Callable[[], list[int]]:
     """The pids of the trainers that currently run for the store."""

@@ -29,6 +29,7 @@ from model.saver import Saver
 from model.snapshot import read_tensors, write_tensors
 from model.train import main
 from model.trainer import Trainer
+from tests.fixtures import warm_python
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -138,8 +139,7 @@ main(sys.argv[1:])
 
 def killed_at_step(step: int, out: Path, overrides: dict[str, Any], *more: str) -> None:
     """A process of its own that is killed by a signal that nothing can catch."""
-    command = [sys.executable, "-c", KILLED, str(step), *words(out, overrides), *more]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = warm_python.run(["-c", KILLED, str(step), *words(out, overrides), *more])
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 

@@ -95,6 +95,7 @@ def copy(filled: tuple[Path, dict[str, Any]], tmp_path: Path) -> Path:
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_a_first_process_misses_and_the_next_one_hits(
     filled: tuple[Path, dict[str, Any]], copy: Path
 ) -> None:
@@ -109,6 +110,7 @@ def test_a_first_process_misses_and_the_next_one_hits(
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_compiling_again_is_news_with_its_reason(filled: tuple[Path, dict[str, Any]]) -> None:
     news = filled[1]["news"]
     assert news["graphs"] == 1

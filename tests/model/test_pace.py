@@ -21,6 +21,7 @@ from model.resident import Resident, compiled_graphs, synthetic_tokens
 from model.rundir import RunDirectory
 from model.stop import Stop
 from model.throttle import REASONS
+from tests.fixtures import warm_python
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -43,7 +44,7 @@ def command(folder: Path, *words: str) -> list[str]:
     """A pace in `folder / "run"`."""
     config = folder / "tiny.json"
     config.write_text(json.dumps(TINY))
-    module = [sys.executable, "-m", "model.pace"]
+    module = ["-m", "model.pace"]
     return [*module, "--config", str(config), "--out", str(folder / "run"), *words]
 
 
@@ -57,17 +58,12 @@ class Talk:
 
     def __init__(self, folder: Path, *words: str, **options: Any) -> None:
         self.out = folder / "run"
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(
-            command(folder, *words), cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe, **options
-        )
+        self.process = warm_python.start(command(folder, *words), talk=True, **options)
 
     def hear(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            assert self.process.stderr is not None
-            pytest.fail(f"the pace ended: {self.process.stderr.read().decode()[-2000:]}")
+            pytest.fail(f"the pace ended: {self.process.text('stderr')[-2000:]}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -173,15 +169,11 @@ def test_ready_says_who_runs_and_stop_leaves_the_whole_contract(
 
 
 def test_the_end_of_input_ends_it_as_completed(tmp_path: Path) -> None:
-    done = subprocess.run(
-        command(tmp_path, "--synthetic"),
-        cwd=ROOT,
-        input=b"go 2",  # not even a line's end
-        stdout=subprocess.PIPE,
-        timeout=60,
-        check=True,
-    )
-    ready, turn = [json.loads(line) for line in done.stdout.splitlines()]
+    pace = warm_python.start(command(tmp_path, "--synthetic"), talk=True)
+    assert pace.stdin is not None
+    pace.stdin.write(b"go 2")  # not even a line's end
+    ready, turn = [json.loads(line) for line in pace.communicate(timeout=60)[0].splitlines()]
+    assert pace.returncode == 0
     assert (ready["event"], turn["event"]) == ("ready", "turn")
     assert ready["identity"]["data_id"] is None
     result = json.loads((tmp_path / "run" / "result.json").read_text())
@@ -200,7 +192,7 @@ time.sleep(600)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for the process in /proc")
 def test_a_killed_parent_leaves_no_pace_running(tmp_path: Path) -> None:
-    pace = json.dumps(command(tmp_path, "--synthetic"))
+    pace = json.dumps([sys.executable, *command(tmp_path, "--synthetic")])
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, pace], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )

@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from model.preflight import (
     no_gpu,
     wait_while,
 )
+from tests.fixtures import warm_python
 
 ROOT = Path(__file__).parents[2]
 BASES = ROOT / "ablations" / "configs"
@@ -215,9 +214,7 @@ def test_a_run_that_asks_for_a_gpu_is_refused_before_its_data_is_prepared(tmp_pa
     out = tmp_path / "run"
     words = ["--config", str(BASES / "speedrun.yaml"), "--out", str(out)]
     words += ["--set", "system.device=cuda", "--set", f"data.cache_dir={tmp_path / 'cache'}"]
-    done = subprocess.run(
-        [sys.executable, "-m", "model.train", *words], cwd=ROOT, capture_output=True, text=True
-    )
+    done = warm_python.run(["-m", "model.train", *words])
     assert done.returncode == 1
     assert "no NVIDIA driver" in done.stderr
     assert "Traceback" not in done.stderr

@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from model.stop import Stop
 from model.trainer import Trainer
 from model.tricks import window_warmup, yarn
 from model.tricks.multi_token import weighted_losses
+from tests.fixtures import warm_python
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -228,10 +227,10 @@ def test_a_held_schedule_takes_the_batch_of_its_stage_and_steps_its_tables_in_tu
 def run(out: Path, overrides: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     base = out.with_suffix(".yaml")
     base.write_text("seed: 1\n")
-    command = [sys.executable, "-m", "model.train", "--config", str(base), "--out", str(out)]
+    command = ["-m", "model.train", "--config", str(base), "--out", str(out)]
     for path, value in overrides.items():
         command += ["--set", f"{path}={json.dumps(value)}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = warm_python.run(command)
     assert done.returncode == 0, done.stdout + done.stderr
     events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
     return json.loads((out / "result.json").read_text()), events

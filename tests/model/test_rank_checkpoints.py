@@ -127,6 +127,7 @@ def require_same_end(out: Path, other: Path) -> None:
                 assert torch.equal(tensor, two["optimizers"]["adamw"]["state"][index][name])
 
 
+@pytest.mark.slow
 def test_both_ranks_files_make_one_checkpoint(runs: Path) -> None:
     path = listed(folder_of(runs / LEFT_ALONE))[0]
     manifest = read_manifest(path)
@@ -137,12 +138,14 @@ def test_both_ranks_files_make_one_checkpoint(runs: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_bit_identical_numbers(runs: Path) -> None:
     require_same_end(runs / KILLED, runs / LEFT_ALONE)
     assert result(runs / KILLED)["metrics"]["resumes"] == 1
     assert 0 < events(runs / KILLED, "resumed")[0]["step"] < STEPS
 
 
+@pytest.mark.slow
 def test_a_file_damaged_for_one_rank_makes_all_take_the_checkpoint_before(runs: Path) -> None:
     require_same_end(runs / DAMAGED, runs / LEFT_ALONE)
     damaged = Path(events(runs / DAMAGED, "checkpoint_damaged")[0]["path"])
@@ -152,6 +155,7 @@ def test_a_file_damaged_for_one_rank_makes_all_take_the_checkpoint_before(runs: 
     assert damaged.with_name(f"{damaged.name}.damaged").is_dir()
 
 
+@pytest.mark.slow
 def test_one_ranks_full_disk_costs_all_a_checkpoint_and_none_the_run(runs: Path) -> None:
     assert numbers(runs / FULL) == numbers(runs / LEFT_ALONE)
     refused = [event["refused"] for event in events(runs / FULL, "checkpoint_failed")]
@@ -161,6 +165,7 @@ def test_one_ranks_full_disk_costs_all_a_checkpoint_and_none_the_run(runs: Path)
     assert kept == {path.name for path in listed(folder_of(runs / LEFT_ALONE))[1:]}
 
 
+@pytest.mark.slow
 def test_one_rank_told_to_leave_makes_all_leave_a_checkpoint_that_goes_on(runs: Path) -> None:
     left = json.loads((runs / "told.json").read_text())
     last = STOP_STEP + 1  # both hear of it at the end of the next one
@@ -170,10 +175,12 @@ def test_one_rank_told_to_leave_makes_all_leave_a_checkpoint_that_goes_on(runs: 
     require_same_end(runs / TOLD, runs / LEFT_ALONE)
 
 
+@pytest.mark.slow
 def test_checkpoints_fall_due_by_the_clock_of_rank_0(runs: Path) -> None:
     assert listed(folder_of(runs / TOLD))[-1].name == "step-00000001"
 
 
+@pytest.mark.slow
 def test_a_timed_run_ends_behind_the_same_step_for_all(runs: Path) -> None:
     places = (runs / TIMED, runs / TIMED / "ranks/1")
     ends = [events(place, "horizon")[0] for place in places]
@@ -182,6 +189,7 @@ def test_a_timed_run_ends_behind_the_same_step_for_all(runs: Path) -> None:
     assert result(places[0])["metrics"]["train_time_s"] >= TRAIN_TIME_S
 
 
+@pytest.mark.slow
 def test_the_environment_is_that_of_all_ranks(runs: Path) -> None:
     environment = json.loads((runs / LEFT_ALONE / "environment.json").read_text())
     assert environment["environment_id"] == environment_id([], ranks=2) != environment_id([])
@@ -189,6 +197,7 @@ def test_the_environment_is_that_of_all_ranks(runs: Path) -> None:
     assert environment_id(gpus, ranks=2) != environment_id(gpus[:1])
 
 
+@pytest.mark.slow
 def test_behind_the_last_step_both_ranks_own_times_are_told(runs: Path) -> None:
     steps = events(runs / LEFT_ALONE, "step")
     (told,) = events(runs / LEFT_ALONE, "ranks")
@@ -201,6 +210,7 @@ def test_behind_the_last_step_both_ranks_own_times_are_told(runs: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_another_number_of_ranks_is_refused_with_both_numbers(runs: Path, tmp_path: Path) -> None:
     out = shutil.copytree(runs / LEFT_ALONE, tmp_path / "run")
     (out / "result.json").unlink()

@@ -2,7 +2,6 @@
 
 import json
 import struct
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from model.errors import MachineError
 from model.identity import config_id
 from model.rundir import RunDirectory
 from model.sinks import Mirror, open_sinks, scalars
+from tests.fixtures import warm_python
 
 ROOT = Path(__file__).parents[2]
 ON = {
@@ -125,10 +125,10 @@ def test_a_run_is_shown_in_a_sink_that_is_installed(
         pytest.skip(f"{name} is not installed (the extra `sinks`)")
     out, base = tmp_path / "run", tmp_path / "base.yaml"
     base.write_text("seed: 1\n")
-    command = [sys.executable, "-m", "model.train", "--config", str(base), "--out", str(out)]
+    command = ["-m", "model.train", "--config", str(base), "--out", str(out)]
     for path, value in {**tiny, **ON[name]}.items():
         command += ["--set", f"{path}={json.dumps(value)}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = warm_python.run(command)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "sink_failed" not in [event["event"] for event in events_of(out)], done.stderr
     losses = {e["step"]: e["loss"] for e in events_of(out) if e["event"] == "step"}

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +20,22 @@ from model.init import initialise, key_of
 from model.parameter import Normal, parameter
 from model.rundir import METRICS, RunDirectory
 from model.trainer import Trainer
+from tests.fixtures import warm_python
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 
 
-def start(out: Path, overrides: dict[str, Any], **options: Any) -> subprocess.Popen[str]:
-    command = [
-        sys.executable,
-        "-m",
-        "model.train",
-        "--config",
-        str(write_base(out)),
-        "--out",
-        str(out),
-    ]
-    for path, value in overrides.items():
-        command += ["--set", f"{path}={json.dumps(value)}"]
-    command += options.pop("arguments", [])
-    return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
-    )
+def words(out: Path, overrides: dict[str, Any]) -> list[str]:
+    settings = [f"--set={path}={json.dumps(value)}" for path, value in overrides.items()]
+    return ["--config", str(write_base(out)), "--out", str(out), *settings]
+
+
+def start(
+    out: Path, overrides: dict[str, Any], *more: str, pass_fds: Sequence[int] = ()
+) -> warm_python.Program:
+    command = ["-m", "model.train", *words(out, overrides), *more]
+    return warm_python.start(command, pass_fds=pass_fds)
 
 
 def write_base(out: Path) -> Path:
@@ -50,8 +46,8 @@ def write_base(out: Path) -> Path:
 
 def finished(out: Path, overrides: dict[str, Any]) -> tuple[int, dict[str, Any], str]:
     process = start(out, overrides)
-    log, _ = process.communicate(timeout=120)
-    return process.returncode, json.loads((out / "result.json").read_text()), log
+    log = "".join(process.communicate(timeout=120))
+    return int(process.returncode or 0), json.loads((out / "result.json").read_text()), log
 
 
 def events(out: Path, kind: str) -> list[dict[str, Any]]:
@@ -87,7 +83,7 @@ def test_a_finished_directory_is_not_written_again(tmp_path: Path, tiny: dict[st
     finished(out, tiny)
     before = (out / "result.json").read_bytes()
     process = start(out, tiny)
-    log, _ = process.communicate(timeout=60)
+    log = "".join(process.communicate(timeout=60))
     assert process.returncode == 2
     assert "results are never overwritten" in log
     assert (out / "result.json").read_bytes() == before
@@ -145,26 +141,24 @@ def test_a_missing_package_is_an_error_with_its_remedy_and_no_traceback(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits address space as Linux does")
 def test_running_out_of_memory_says_so(tmp_path: Path, tiny: dict[str, Any]) -> None:
-    import resource
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
-
+    limited = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30)); "
+        "from model.train import main; sys.exit(main(sys.argv[1:]))"
+    )
     large = {"dial.batch_tokens": 64 * 262_144, "system.device_batch_rows": 262_144}
     out = tmp_path / "run"
-    process = start(out, {**tiny, **large, "dial.steps": 1}, preexec_fn=limit)
-    process.communicate(timeout=120)
+    warm_python.run(["-c", limited, *words(out, {**tiny, **large, "dial.steps": 1})])
     result = json.loads((out / "result.json").read_text())
     assert result["status"] == "out_of_memory"
     assert "device_batch_rows" in result["hint"]
 
 
-def wait_for_steps(out: Path, process: subprocess.Popen[str]) -> None:
+def wait_for_steps(out: Path, process: warm_python.Program) -> None:
     for _ in range(600):
         path = out / "events.jsonl"
         if path.exists() and '"event": "step"' in path.read_text():
             return
-        assert process.poll() is None, process.communicate()[0]
+        assert process.poll() is None, process.communicate()
         time.sleep(0.1)
     pytest.fail("no step in a minute")
 
@@ -195,8 +189,8 @@ def test_end_of_file_on_the_watch_descriptor_ends_the_run(
 ) -> None:
     out = tmp_path / "run"
     read, write = os.pipe()
-    arguments = ["--watch-fd", str(read)]
-    process = start(out, {**tiny, **SHORT_EPOCHS}, pass_fds=[read], arguments=arguments)
+    settings = {**tiny, **SHORT_EPOCHS}
+    process = start(out, settings, "--watch-fd", str(read), pass_fds=[read])
     os.close(read)
     wait_for_steps(out, process)
     os.close(write)

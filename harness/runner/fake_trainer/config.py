@@ -8,12 +8,13 @@ import copy
 import difflib
 import hashlib
 import json
+import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError
-from harness.files import digest
+from harness.files import canonical_json, digest
 
 PROTOCOL = 1
 DEVICE_BYTES = 80 * 2**30  # memory of the simulated GPU
@@ -295,6 +296,15 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
         "data_id": digest(config["data"], 16),
         "protocol": PROTOCOL,
     }
+
+
+def generator(config: Mapping[str, Any], *key: object) -> random.Random:
+    """A random generator of a configuration, its seed and `key`.
+
+    The code of this trainer is not part of it: its numbers stay the same when a line of it changes.
+    """
+    drawn = {name: value for name, value in identity(config).items() if name != "code_id"}
+    return random.Random(canonical_json([drawn, config["seed"], *key]))
 
 
 def code_id() -> str:

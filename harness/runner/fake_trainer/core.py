@@ -13,7 +13,6 @@ import random
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.files import canonical_json
 from harness.runner.fake_trainer import config as fake
 
 SKILL_PER_NAT = 0.5
@@ -55,7 +54,7 @@ class Answer(NamedTuple):
 
 def answers(config: dict[str, Any], loss: float) -> list[Answer]:
     """The answers of a run with this final loss, task by task."""
-    run_noise = random.Random(canonical_json([fake.identity(config), config["seed"]]))
+    run_noise = fake.generator(config, "core")
     level = SKILL_PER_NAT * (LOSS_OF_NO_SKILL - loss) + config["plant"]["skill"]
     level += config["noise"]["skill_sd"] * run_noise.gauss(0, 1)
     rows = []

@@ -52,13 +52,15 @@ def machine() -> dict[str, Any]:
     }
 
 
+REPLIES = {"--catalogue": catalogue, "--machine": machine}
+
+
 def main(arguments: list[str]) -> int:
     """Prints the reply as JSON; exit code 2 for an unknown argument."""
-    replies = {"--catalogue": catalogue, "--machine": machine}
     if arguments == ["--batch"]:
         print(json.dumps([describe(request) for request in json.load(sys.stdin)]))
-    elif len(arguments) == 1 and arguments[0] in replies:
-        print(json.dumps(replies[arguments[0]]()))
+    elif len(arguments) == 1 and arguments[0] in REPLIES:
+        print(json.dumps(REPLIES[arguments[0]]()))
     else:
         print(f"expected --batch, --catalogue or --machine; got {arguments}", file=sys.stderr)
         return 2

@@ -23,7 +23,6 @@ from harness.runner.fake_trainer.train import (
     Curve,
     command_line,
     environment,
-    generator,
     host_drift,
 )
 
@@ -48,7 +47,7 @@ class FakePace:
         self.machine = self.machine_type(config, ranks)
         self.curve = Curve(config, None, ranks)
         launch = list(out.parts[-LAUNCH_FOLDERS:])
-        self.draw = generator(fake.identity(config), config["seed"], launch)
+        self.draw = fake.generator(config, launch)
         self.launch_factor = 1 + config["noise"]["speed_cv"] * self.draw.gauss(0, 1)
         self.steps, self.turns = 0, 0
         self.started_s = time.time()

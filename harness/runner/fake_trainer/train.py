@@ -8,11 +8,9 @@ ranks, each with a GPU of its own.
 """
 
 import argparse
-import hashlib
 import json
 import math
 import os
-import random
 import select
 import shutil
 import signal
@@ -48,8 +46,8 @@ class Curve:
     def __init__(self, config: dict[str, Any], now_s: float | None, ranks: int = 1) -> None:
         self.derived = fake.derived(config)
         on = [name for name, is_on in fake.tricks(config).items() if is_on]
-        noise, seed = config["noise"], config["seed"]
-        self.draw = generator(fake.identity(config), seed)
+        noise = config["noise"]
+        self.draw = fake.generator(config)
         self.seed_shift = noise["loss_sd"] * self.draw.gauss(0, 1)
         self.effect: float = sum(fake.EFFECTS[name][0] for name in on) + _lr_penalty(config)
         self.effect += config["plant"]["loss"] + fake.bowl_loss(config)
@@ -67,12 +65,6 @@ class Curve:
         clean = 2.2 + 6.0 * (1 + tokens / 40_000) ** -0.33
         grown = 1 - math.exp(-3 * step / self.derived["steps"])
         return float(clean + (self.effect + self.seed_shift) * grown)
-
-
-def generator(*key: object) -> random.Random:
-    """A random generator seeded by a JSON value."""
-    text = files.canonical_json(list(key))
-    return random.Random(int(hashlib.sha256(text.encode()).hexdigest()[:16], 16))
 
 
 def host_drift(config: dict[str, Any], now_s: float) -> float:

@@ -75,3 +75,11 @@ def test_strings_for_off_are_rejected_with_a_hint(word):
 def test_describe_reports_a_trick_without_its_requirement():
     reply = describe({"name": "a", "base": None, "set": {"backout": True}})
     assert reply["errors"][0]["path"] == "backout"
+
+
+def test_the_draws_stay_the_same_when_the_code_changes(monkeypatch):
+    config = fake.load(None, {"seed": 1})
+    before = Curve(config, None).loss(10), fake.identity(config)["code_id"]
+    monkeypatch.setattr(fake, "code_id", lambda: "another")
+    assert Curve(config, None).loss(10) == before[0]
+    assert fake.identity(config)["code_id"] != before[1]

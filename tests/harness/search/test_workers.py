@@ -69,15 +69,16 @@ def results(trials):
 
 
 def test_a_killed_search_resumes_without_losing_or_repeating_a_trial(
-    harness, start, search_file, store, trainers, trials
+    harness, start, search_file, store, trainers, trials, slowed
 ):
-    path = search_file("pace: {sleep_ms: 70}\n", confirm="{best: 0}", budget="{trials: 3}")
+    path = search_file(slowed.lines, confirm="{best: 0}", budget="{trials: 3}")
     for at_work in (1, 3):
         process = start("search", path, "--no-html")
         wait_for(lambda n=at_work: len(store.run_dirs()) > n and trainers())
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         wait_for(lambda: not trainers())
+    slowed.end()
     done = harness("search", path, "--no-html")
     assert done.returncode == errors.PASS, done.stdout + done.stderr
     found = results(trials())
@@ -89,9 +90,9 @@ def test_a_killed_search_resumes_without_losing_or_repeating_a_trial(
 
 @pytest.mark.slow
 def test_a_stopped_search_keeps_its_records_and_resumes(
-    harness, start, search_file, store, trainers, trials
+    harness, start, search_file, store, trainers, trials, slowed
 ):
-    path = search_file("pace: {sleep_ms: 150}\n", confirm="{best: 0}", budget="{trials: 2}")
+    path = search_file(slowed.lines, confirm="{best: 0}", budget="{trials: 2}")
     process = start("search", path, "--no-html")
     wait_for(lambda: len(store.run_dirs()) > 2 and trainers())
     process.send_signal(signal.SIGINT)
@@ -99,6 +100,7 @@ def test_a_stopped_search_keeps_its_records_and_resumes(
     assert process.returncode == errors.STOPPED_AT_LIMIT, output
     assert not trainers()
     assert "same command" in output
+    slowed.end()
     done = harness("search", path, "--no-html")
     assert done.returncode == errors.PASS, done.stdout + done.stderr
     assert len(results(trials())) == 2

@@ -147,9 +147,9 @@ def test_missing_gpus_are_refused(harness, study_file):
 
 
 def test_ctrl_c_is_recorded_and_the_same_command_resumes(
-    harness, start, study_file, store, trainers
+    harness, start, study_file, store, trainers, slowed
 ):
-    path = study_file(base="pace: {sleep_ms: 50}\n")
+    path = study_file(base=slowed.lines)
     process = start("study", path)
     wait_for(lambda: trainers() and any(store.root.glob("plans/*/*/events.jsonl")))
     process.send_signal(signal.SIGINT)
@@ -162,8 +162,8 @@ def test_ctrl_c_is_recorded_and_the_same_command_resumes(
     assert_finished(store)
 
 
-def test_two_commands_cannot_run_one_study_at_once(harness, start, study_file, trainers):
-    path = study_file(base="pace: {sleep_ms: 50}\n")
+def test_two_commands_cannot_run_one_study_at_once(harness, start, study_file, trainers, slowed):
+    path = study_file(base=slowed.lines)
     start("study", path)
     wait_for(trainers)
     done = harness("study", path)
@@ -215,12 +215,13 @@ def test_a_trainer_that_outlives_its_harness_is_ended_by_the_next_start(
 
 
 def test_a_killed_trainer_is_a_failed_run_that_is_repeated(
-    harness, start, study_file, store, trainers
+    harness, start, study_file, store, trainers, slowed
 ):
-    path = study_file(base="pace: {sleep_ms: 50}\n", seeds="[1]")
+    path = study_file(base=slowed.lines, seeds="[1]")
     process = start("study", path)
     wait_for(trainers)
     os.kill(trainers()[0], signal.SIGKILL)
+    slowed.end()
     output, _ = process.communicate(timeout=30)
     assert process.returncode == errors.COULD_NOT_RUN, output
     assert "SIGKILL" in output

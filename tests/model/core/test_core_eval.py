@@ -21,6 +21,7 @@ from model.describe import resolve
 from model.errors import ConfigErrors
 from model.identity import config_id
 from model.rundir import METRICS
+from tests.fixtures import warm_python
 
 from .conftest import write_bundle
 
@@ -48,8 +49,7 @@ def run(text_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
         "core": {"bundle": str(bundle), "every_steps": 3},
     }
     words = [f"--set={key}={json.dumps(value)}" for key, value in settings.items()]
-    command = [sys.executable, "-m", "model.train", f"--config={STACK}", f"--out={out}", *words]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = warm_python.run(["-m", "model.train", f"--config={STACK}", f"--out={out}", *words])
     assert done.returncode == 0, done.stderr[-2000:]
     assert "core_soft" in done.stdout
     return out, bundle

@@ -18,6 +18,7 @@ from model.configfile import parse_overrides
 from model.data.__main__ import main
 from model.data.holdings import Holdings
 from model.describe import describe
+from tests.fixtures import warm_python
 
 from .conftest import ROOT, parquet_folder, sentences, write_parquet
 from .hub import Hub, running
@@ -36,9 +37,7 @@ def options(tmp_path: Path) -> list[str]:
 
 
 def data(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "model.data", *arguments], cwd=ROOT, capture_output=True, text=True
-    )
+    return warm_python.run(["-m", "model.data", *arguments])
 
 
 def test_prepare_ends_in_one_json_line_and_verify_and_show_agree(options):

@@ -70,6 +70,7 @@ def test_other_files_hidden_files_and_folders_are_left_alone(tmp_path: Path):
     assert len(describe_source(str(tmp_path)).files) == 1
 
 
+@pytest.mark.xdist_group("python_docs")  # found once a process
 def test_python_docs_are_english_of_about_two_megabytes():
     train, validation = texts_of("python-docs", TRAIN), texts_of("python-docs", VALIDATION)
     size = sum(map(len, train)) + sum(map(len, validation))
@@ -79,6 +80,7 @@ def test_python_docs_are_english_of_about_two_megabytes():
     assert any(text.startswith("json.dumps\n\nSerialize") for text in train + validation)
 
 
+@pytest.mark.xdist_group("python_docs")  # found once a process
 def test_python_docs_come_in_the_same_order_every_time():
     from model.data.python_docs import python_documents
 
