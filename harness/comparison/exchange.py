@@ -69,11 +69,9 @@ def equal_loss_time(
     longer = time.harm(1.0)  # -1 for a throughput
     quality = _as_time(_contrast(loss), rate)
     total = add_contrasts(quality, _contrast(time, longer))
-    start = engine.draft(
-        METRICS[NAME],
-        loss.n,
-        notes=[f"{time.metric} and {loss.metric}; exchange rate {rate.source}"],
-    )
+    notes = [f"{time.metric} and {loss.metric}; exchange rate {rate.source}"]
+    notes += [f"{one.metric}: {one.reason}" for one in (loss, time) if one.reason]
+    start = engine.draft(METRICS[NAME], loss.n, notes=notes)
     if rate.reach is not None and abs(quality.estimate) > rate.reach:
         return msgspec.structs.replace(start, beyond=math.copysign(rate.reach, quality.estimate))
     critical = t_quantile(1 - tail, total.df)

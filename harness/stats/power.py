@@ -57,23 +57,6 @@ def rates(
     return Rates(passes=float(passes), regression=float(regression))
 
 
-def planned_runs(
-    sd: float, margin: float, alpha: float = 0.05, beta: float = BETA, df: float | None = None
-) -> int | None:
-    """The fewest runs a side with P(pass | no change) and P(regression | margin) >= 1 - beta.
-
-    `df` of a noise model's SD; None for the SD of the runs themselves, 2 (n - 1). None where
-    MOST_RUNS a side are too few.
-    """
-
-    def enough(n: int) -> bool:
-        se, behind = sd * math.sqrt(2 / n), _df(n, n, df)
-        without = rates(0.0, margin, se, behind, alpha).passes
-        return min(without, rates(margin, margin, se, behind, alpha).regression) >= 1 - beta
-
-    return _fewest(enough, 1)
-
-
 def more_runs(
     harm: float,
     sd: float,
@@ -100,21 +83,21 @@ def more_runs(
         behind = n_a - 1 if pairs else _df(n_a, n_b, df)
         return rates(harm, margin, se, behind, alpha, share).settled >= 1 - beta
 
-    return _fewest(enough, 1)
+    return _fewest(enough)
 
 
 def _df(n_a: int, n_b: int, df: float | None) -> float:
     return n_a + n_b - 2 if df is None else df
 
 
-def _fewest(enough: Callable[[int], bool], start: int) -> int | None:
-    """The first number from `start` on that is enough: by doubling, then by bisection."""
-    high = start
+def _fewest(enough: Callable[[int], bool]) -> int | None:
+    """The first number from 1 on that is enough: by doubling, then by bisection."""
+    high = 1
     while not enough(high):
         if high >= MOST_RUNS:
             return None
         high = min(2 * high, MOST_RUNS)
-    low = high // 2 if high > start else start - 1
+    low = high // 2
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)

@@ -2,6 +2,7 @@
 
 import math
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -58,12 +59,17 @@ def test_the_rate_of_the_speedrun_is_shipped_and_other_recipes_have_none():
 
 def test_without_a_comparable_time_there_is_no_figure():
     a, b = side(LOSSES, TIMES), side(LOSSES, TIMES)
-    b = [
-        LoggedRun(**{**{f: getattr(r, f) for f in r.__struct_fields__}, "environment": {}})
-        for r in b
-    ]
+    b = [msgspec.structs.replace(run, environment={}) for run in b]
     options = CompareOptions(exchange=per_percent(0.0019, ""))
     assert combined(compare(a, b, options, NoiseModel([]))) is None
+
+
+def test_a_time_of_an_unknown_environment_is_a_caveat_of_the_figure():
+    sides = [side(LOSSES, TIMES), side(LOSSES, [99.0, 99.1, 98.9, 99.05])]
+    unknown = [[msgspec.structs.replace(r, environment_known=False) for r in one] for one in sides]
+    options = CompareOptions(exchange=per_percent(0.0019, ""))
+    total = combined(compare(*unknown, options, NoiseModel([])))
+    assert any("unknown environment" in note for note in total.notes)
 
 
 def test_a_difference_outside_the_measured_range_has_a_limit_only():
