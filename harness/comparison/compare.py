@@ -40,9 +40,9 @@ from harness.comparison.result import (
     Comparison,
     MetricResult,
     Replicate,
-    TargetResult,
 )
 from harness.comparison.rules import OnePair, Rule
+from harness.comparison.targets import target_results
 from harness.format import plural
 from harness.metrics import (
     COMPARED,
@@ -59,7 +59,6 @@ from harness.results.logs.run_log import LogError
 from harness.stats.decision import Difference, KnownSd, Outcome, difference, of_pairs
 from harness.stats.regression import fit_blocks
 from harness.stats.spending import Reading
-from harness.stats.target import target_test
 
 DIRECTION_UNKNOWN = (
     "its direction is unknown, so it gets no outcome: add --higher-better {name} or "
@@ -126,7 +125,7 @@ def compare(
         seen=options.seen,
         metrics=metrics,
         notes=remarks(a, b),
-        targets=_target_results(whole, options),
+        targets=target_results(whole, _target_metrics(options), options.target_p),
     )
 
 
@@ -363,30 +362,11 @@ def _blocks(
     return Difference(contrast=fit.contrast(0), method="blocks", sd=fit.sd, run_sd=fit.sd)
 
 
-def _target_results(sides: Sequence[Runs], options: CompareOptions) -> list[TargetResult]:
-    """The test of each target on each side with runs."""
-    results = []
-    for name, target in options.targets.items():
-        metric = metric_named(name, options.higher_better, options.lower_better)
-        for label, side in zip(SIDES, sides, strict=True):
-            values = [run.metrics[name] for run in side if name in run.metrics]
-            if not values:
-                continue
-            found = target_test(values, target, metric.harm, options.target_p)
-            results.append(
-                TargetResult(
-                    side=label,
-                    metric=name,
-                    target=target,
-                    level=options.target_p,
-                    n=found.n,
-                    mean=found.mean,
-                    sd=found.sd,
-                    p=found.p,
-                    runs_needed=found.runs,
-                )
-            )
-    return results
+def _target_metrics(options: CompareOptions) -> list[tuple[Metric, float]]:
+    return [
+        (metric_named(name, options.higher_better, options.lower_better), target)
+        for name, target in options.targets.items()
+    ]
 
 
 # --- all metrics ----------------------------------------------------------------------------------

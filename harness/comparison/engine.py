@@ -111,17 +111,13 @@ def conclude(
     spread = _spread(start, difference)
     difference, part, criticals = _narrower(difference, rule, spread, share)
     contrast = difference.contrast
-    notes = [
-        f"side {'AB'[side]} varies more than the noise model's SD allows: Welch's limits"
-        for side in difference.excess_variance
-    ]
     over = f"; regressions by Holm over {family} metrics" if family > 1 else ""
     result = msgspec.structs.replace(
         start,
         estimate=contrast.estimate,
         rule=rule.phrase + over,
         method=difference.method,
-        notes=[*start.notes, *notes],
+        notes=[*start.notes, *_excess_notes(difference)],
     )
     if not contrast.df > 0:
         return msgspec.structs.replace(result, reason=start.reason or _no_noise(start))
@@ -138,6 +134,13 @@ def conclude(
     if start.outcome is None or start.reason:
         return result
     return _decided(result, difference, rule, criticals, (part, share))
+
+
+def _excess_notes(difference: Difference) -> list[str]:
+    return [
+        f"side {'AB'[side]} varies more than the noise model's SD allows: Welch's limits"
+        for side in difference.excess_variance
+    ]
 
 
 def _narrower(
