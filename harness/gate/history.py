@@ -254,7 +254,8 @@ def with_small_harms(
     """
     own = _small_harm(metric)
     if metric.evidence == "replicates":
-        return msgspec.structs.replace(metric, small_harms=own) if own else metric
+        summed = own and now.baseline_hash is not None
+        return msgspec.structs.replace(metric, small_harms=own) if summed else metric
     if metric.result.metric != SPEED:
         return metric
     harms = {}
