@@ -82,19 +82,12 @@ def disk_errors(path: Path) -> Iterator[None]:
                 "or name another --store; then re-run the same command to resume.",
             ) from error
         if isinstance(error, PermissionError) or error.errno == errno.EROFS:
-            raise DiskError(
-                str(path),
-                "a writable location",
-                str(error.strerror),
-                "Change its permissions, or name another --store.",
-            ) from error
+            hint = "Change its permissions, or name another --store."
+            raise DiskError(str(path), "a writable location", str(error.strerror), hint) from error
         if isinstance(error, (NotADirectoryError, FileExistsError, IsADirectoryError)):
-            raise DiskError(
-                str(path),
-                "a path of folders, and a file or nothing at its end",
-                str(error.strerror),
-                "Something else has that name: move it away, or name another path.",
-            ) from error
+            expected = "a path of folders, and a file or nothing at its end"
+            hint = "Something else has that name: move it away, or name another path."
+            raise DiskError(str(path), expected, str(error.strerror), hint) from error
         raise
 
 

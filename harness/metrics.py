@@ -101,7 +101,7 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
         if value is None:
             return format.DASH
         if self.scale == "log":
-            return f"{100 * math.expm1(value):.3g} %"
+            return format.short_percent(math.expm1(value))
         return format.mebibytes(value) if self.unit == "bytes" else f"{value:.3g}"
 
 

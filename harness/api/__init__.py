@@ -12,11 +12,9 @@ prints: `harness study`, `harness report`, `harness compare`, `harness noise`. N
     noise_model     how much identical runs differ
 """
 
-from harness.api.comparison import Comparison, compare
-from harness.api.effects import Attribution, attribution
-from harness.api.noise import NoiseModel, noise_model
+from harness.api.comparison import Comparison, NoiseModel, compare, noise_model
 from harness.api.records import load_curves, load_records
-from harness.api.study import Study, load_study, run_study
+from harness.api.study import Attribution, Study, attribution, load_study, run_study
 
 __all__ = [
     "Attribution",

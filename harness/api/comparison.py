@@ -1,24 +1,28 @@
-"""Comparisons of two sides of runs."""
+"""Comparisons of two sides of runs, and the noise model that they use."""
 
 import glob
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from harness.api.frames import StorePath, html
-from harness.api.noise import NoiseModel, noise_model
+from harness.api.records import StorePath, html
 from harness.comparison.compare import CompareOptions
 from harness.comparison.core_by_example import with_core
+from harness.comparison.noise_model import SHIPPED, NoiseRow, read_rows
 from harness.comparison.noise_model import NoiseModel as NoiseRows
 from harness.comparison.readings import compare_and_record
 from harness.comparison.result import Comparison as ComparisonResult
 from harness.comparison.result import MetricResult
 from harness.errors import UsageError
+from harness.format import plural
+from harness.gate.noise_sources import derived_rows
 from harness.results.logs import read_sides, regex
 from harness.results.logs.read import MEMBER
+from harness.results.store import Store
 from harness.study.exchange import exchange_rate
 
 if TYPE_CHECKING:
@@ -160,12 +164,8 @@ def compare(
     for name, values in (("margins", margins or {}), ("sds", sds or {})):
         for metric, value in values.items():
             if not 0 < value < float("inf"):
-                raise UsageError(
-                    f"{name}[{metric!r}]",
-                    "a number above zero",
-                    repr(value),
-                    "Such as 0.002 for val_loss; speeds are relative, 0.005 for 0.5 %.",
-                )
+                hint = "Such as 0.002 for val_loss; speeds are relative, 0.005 for 0.5 %."
+                raise UsageError(f"{name}[{metric!r}]", "a number above zero", repr(value), hint)
     compiled = regex.parse([f"{name}={text}" for name, text in (patterns or {}).items()])
     paths = _paths(a, "a"), _paths(b, "b")
     sides = read_sides(*paths, compiled)
@@ -201,12 +201,9 @@ def _rows(frame: "pd.DataFrame", name: str) -> list[str]:
     columns = ["store", "plan_id", "attempt"]
     missing = [column for column in columns if column not in frame]
     if missing:
-        raise UsageError(
-            name,
-            f"a frame of load_records, with the columns {', '.join(columns)}",
-            f"one without {', '.join(missing)}",
-            "Select rows of load_records(store), and keep these columns.",
-        )
+        expected = f"a frame of load_records, with the columns {', '.join(columns)}"
+        hint = "Select rows of load_records(store), and keep these columns."
+        raise UsageError(name, expected, f"one without {', '.join(missing)}", hint)
     runs = frame.drop_duplicates(columns).itertuples()
     return [f"{run.store}{MEMBER}{run.plan_id}/{run.attempt}" for run in runs]
 
@@ -219,3 +216,61 @@ def _expanded(paths: Sequence[StorePath]) -> list[str]:
         matches = sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) else []
         expanded += matches or [name]
     return expanded
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class NoiseModel:
+    """How much identical runs differ: pooled SDs by recipe, metric, GPU and source of variance."""
+
+    rows: list[NoiseRow]
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row an SD.
+
+        Returns
+        -------
+        pandas.DataFrame
+            `scale` (the recipe: trainer, size, tokens), `metric`, `gpu`, `source` of the variance,
+            `sd` of one run (in the metric's unit; of natural logarithms for speeds and times),
+            `df`, `runs`, `groups`, `origin` (shipped or measured), `note`.
+        """
+        import pandas as pd
+
+        return pd.DataFrame(map(msgspec.structs.asdict, self.rows))
+
+    def __repr__(self) -> str:
+        return f"<NoiseModel: {plural(len(self.rows), 'row')}>"
+
+    def _repr_html_(self) -> str:
+        """The rows as a table, for notebooks."""
+        return html("Noise model", self.to_frame().drop(columns="note"))
+
+
+def noise_model(
+    store: StorePath | None = "runs", file: StorePath | None = "baselines/noise.csv"
+) -> NoiseModel:
+    """The noise model: shipped rows, those of a file, and those measured in a store.
+
+    Parameters
+    ----------
+    store : path, optional
+        A store whose replicates are measured. Not read where it does not exist.
+    file : path, optional
+        A file that `harness noise --write` made. Not read where it does not exist.
+
+    Returns
+    -------
+    NoiseModel
+        A measured row replaces a shipped one from 5 degrees of freedom on.
+
+    Examples
+    --------
+    >>> rows = harness.noise_model(store=None, file=None).to_frame()
+    >>> rows[rows["metric"] == "val_loss"][["scale", "gpu", "source", "sd", "df"]]
+    """
+    rows = read_rows(SHIPPED)
+    if file is not None and Path(file).exists():
+        rows += read_rows(Path(file))
+    if store is not None:
+        rows += derived_rows(Store(Path(store)))
+    return NoiseModel(rows=NoiseRows(rows).rows)

@@ -1,12 +1,13 @@
 """Records and curves of a store as pandas frames."""
 
+import os
 from collections.abc import Iterable
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from harness.api.frames import StorePath, with_units
 from harness.errors import StoreError
 from harness.metrics import METRICS
 from harness.results.logs.from_store import is_store, session_numbers
@@ -18,6 +19,19 @@ from harness.results.study_plan import PlannedRun
 if TYPE_CHECKING:
     import pandas as pd
 
+StorePath = str | os.PathLike[str]
+
+UNITS = {
+    "wall_s": "s",
+    "trainer_s": "s",
+    "train_time_s": "s",
+    "loader_wait_s": "s",
+    "startup_s": "s",
+    "eval_s": "s",
+    "train_loss": "nats/token",
+    "flops_per_token": "FLOPs",
+} | {name: metric.unit for name, metric in METRICS.items()}
+"""The unit of each column that has one; `frame.attrs["units"]` holds those of a frame."""
 SEEN = ("driver", "cuda", "torch", "attention_backend", "precision")  # of environment.json
 RECORD_COLUMNS = (
     *("store", "plan_id", "attempt", "study", "arm", "seed", "block", "status", "reason"),
@@ -141,12 +155,9 @@ def load_curves(store: StorePath, *, study: str | None = None) -> "pd.DataFrame"
 def open_store(store: StorePath) -> Store:
     root = Path(store)
     if not is_store(root):
-        raise StoreError(
-            str(root),
-            "a store: a folder with records/ in it",
-            "a folder without records" if root.is_dir() else "no such folder",
-            "Name the folder that `harness study --store` wrote, such as runs.",
-        )
+        got = "a folder without records" if root.is_dir() else "no such folder"
+        hint = "Name the folder that `harness study --store` wrote, such as runs."
+        raise StoreError(str(root), "a store: a folder with records/ in it", got, hint)
     return Store(root)
 
 
@@ -200,3 +211,14 @@ def _metric_names(records: Iterable[Record]) -> list[str]:
     measured = dict.fromkeys(name for record in records for name in record.metrics)
     known = [name for name in METRICS if name in measured]
     return known + [name for name in measured if name not in METRICS]
+
+
+def with_units(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """The frame with the unit of each column in its attributes."""
+    frame.attrs["units"] = {name: UNITS[name] for name in frame.columns if UNITS.get(name)}
+    return frame
+
+
+def html(title: str, frame: "pd.DataFrame") -> str:
+    """A heading and a table, for notebooks."""
+    return f"<p><strong>{escape(title)}</strong></p>\n{frame.to_html(index=False, na_rep='')}"

@@ -17,7 +17,6 @@ from typer.core import TyperGroup
 class Entry(NamedTuple):
     """A command in the list of `harness --help`, with examples of its use."""
 
-    module: str
     summary: str
     examples: tuple[str, ...] = ()
 
@@ -25,19 +24,16 @@ class Entry(NamedTuple):
 PANELS = {
     "Get started": {
         "init": Entry(
-            "init",
             "Copy example studies and configurations into ablations/",
             ("harness init", "harness init my-project"),
         ),
         "doctor": Entry(
-            "doctor",
             "Check what this machine can run",
             ("harness doctor", "harness doctor --trainer fake"),
         ),
     },
     "Run experiments": {
         "study": Entry(
-            "study",
             "Run every arm of a study at every seed, and report",
             (
                 "harness study ablations/studies/fake.yaml",
@@ -46,7 +42,6 @@ PANELS = {
             ),
         ),
         "report": Entry(
-            "report",
             "Report a stored study: table, HTML, JSON, CSV, picture",
             (
                 "harness report fake",
@@ -55,7 +50,6 @@ PANELS = {
             ),
         ),
         "search": Entry(
-            "search",
             "Search the best settings of a configuration",
             (
                 "harness search ablations/searches/fake.yaml",
@@ -64,7 +58,6 @@ PANELS = {
             ),
         ),
         "full": Entry(
-            "full",
             "Run a full job: preflight, forecast, launch, leaderboard entry",
             (
                 "harness full ablations/full/fake.yaml --without-forecast",
@@ -73,7 +66,6 @@ PANELS = {
             ),
         ),
         "run": Entry(
-            "run",
             "Run one configuration once",
             (
                 "harness run ablations/configs/fake.yaml --trainer fake --seed 3",
@@ -83,7 +75,6 @@ PANELS = {
     },
     "Compare runs": {
         "compare": Entry(
-            "compare",
             "Compare two sets of runs or logs",
             (
                 "harness compare runs:fake/base -- runs:fake/no_muon",
@@ -92,7 +83,6 @@ PANELS = {
             ),
         ),
         "gate": Entry(
-            "gate",
             "Check a change for regressions of quality and speed",
             (
                 "harness gate --baseline speedrun --base main --plan",
@@ -101,7 +91,6 @@ PANELS = {
             ),
         ),
         "baseline": Entry(
-            "baseline",
             "Record, accept and show stored baselines",
             (
                 "harness baseline record small ablations/configs/fake.yaml --trainer fake",
@@ -109,7 +98,6 @@ PANELS = {
             ),
         ),
         "drift": Entry(
-            "drift",
             "Find the night since which runs are slower or worse",
             (
                 "harness drift --store nightly",
@@ -117,14 +105,12 @@ PANELS = {
             ),
         ),
         "noise": Entry(
-            "noise",
             "Show the noise model: how much equal runs differ",
             ("harness noise", "harness noise --store runs --write baselines/noise.csv"),
         ),
     },
     "Clusters, CI and stores": {
         "submit": Entry(
-            "submit",
             "Run a command as a job of Slurm",
             (
                 "harness submit slurm.yaml -- study study.yaml --gpus 0-7",
@@ -133,17 +119,14 @@ PANELS = {
             ),
         ),
         "ci": Entry(
-            "ci",
             "Write, update and check GitHub workflows",
             ("harness ci init --runner gpu --baseline speedrun", "harness ci check"),
         ),
         "pack": Entry(
-            "pack",
             "Pack a store into one tar file",
             ("harness pack runs.tar", "harness pack published.tar --compact"),
         ),
         "unpack": Entry(
-            "unpack",
             "Merge a packed store into another",
             ("harness unpack runs.tar", "harness unpack node7.tar --store /data/runs"),
         ),
@@ -200,7 +183,7 @@ class LazyGroup(TyperGroup):
 
 def load(name: str) -> Any:
     """The parser of one command."""
-    module = importlib.import_module(f"harness.cli.{COMMANDS[name].module}")
+    module = importlib.import_module(f"harness.cli.{name}")
     if not hasattr(module, "app"):
         single = typer.Typer(add_completion=False, rich_markup_mode=None)
         single.command(name, cls=getattr(module, "COMMAND_CLASS", None))(module.command)
@@ -208,6 +191,7 @@ def load(name: str) -> Any:
     group = typer.main.get_group(module.app)
     group.epilog = _epilog(COMMANDS[name].examples)
     for child, command in group.commands.items():
+        command.short_help = (command.help or "").partition("\n")[0]  # whole, on several lines
         _completed(command, EXAMPLES[f"{name} {child}"])
     return group
 

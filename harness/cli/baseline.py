@@ -2,34 +2,19 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 from harness import errors
-from harness.cli.console import new_console, print_line, progress_console
-from harness.cli.options import (
-    BASELINES,
-    NOISE_MODEL,
-    STORE,
-    BaselinesOption,
-    JsonOption,
-    NoiseModelOption,
-    SeedsOption,
-    SetOption,
-    StoreOption,
-    TrainerOption,
-    open_store,
-)
+from harness.cli import options
+from harness.cli.console import print_line, print_result, progress_console
 from harness.config.yaml_schema import parse_seeds, parse_sets
 from harness.errors import UsageError
 from harness.gate import baseline, promotion
 from harness.gate.baseline import ReplicateSet
 from harness.gate.noise_sources import load_noise_model
-from harness.report.document import Document
-from harness.report.export import document_json
 from harness.report.gate.baseline import build_baseline, build_list, build_promotion
-from harness.report.terminal import print_document
 from harness.results.record import Record
 from harness.runner.trainer import by_name
 
@@ -39,10 +24,7 @@ app = typer.Typer(
     help="Stored baselines: the replicates that later gates are compared with.",
 )
 NameArgument = Annotated[str, typer.Argument(help="The name of the baseline.")]
-ConfigArgument = Annotated[
-    Optional[Path],  # noqa: UP045
-    typer.Argument(help="Configuration file to run now."),
-]
+ConfigArgument = Annotated[Path | None, typer.Argument(help="Configuration file to run now.")]
 SourceOption = Annotated[
     str, typer.Option("--from", help="STORE:STUDY/ARM: use the runs of a stored study.")
 ]
@@ -53,18 +35,18 @@ def record(
     name: NameArgument,
     config: ConfigArgument = None,
     source: SourceOption = "",
-    sets: SetOption = None,
-    seeds: SeedsOption = "1-6",
+    sets: options.SetOption = None,
+    seeds: options.SeedsOption = "1-6",
     why: Annotated[str, typer.Option(help="What the baseline is for.")] = "",
-    trainer: TrainerOption = "native",
-    store: StoreOption = STORE,
-    noise_model: NoiseModelOption = NOISE_MODEL,
-    baselines: BaselinesOption = BASELINES,
-    json: JsonOption = False,
+    trainer: options.TrainerOption = "native",
+    store: options.StoreOption = options.STORE,
+    noise_model: options.NoiseModelOption = options.NOISE_MODEL,
+    baselines: options.BaselinesOption = options.BASELINES,
+    json: options.JsonOption = False,
 ) -> None:
     """Record the replicates of a configuration as a new baseline."""
     baseline.check_name(name)
-    rows = load_noise_model(noise_model, open_store(store))
+    rows = load_noise_model(noise_model, options.open_store(store))
     replicate_set = _replicates(
         config,
         source,
@@ -75,7 +57,7 @@ def record(
         lambda first: baseline.check_unused(baselines, name, first),
     )
     result = promotion.record(baselines, name, replicate_set, rows, why=why)
-    _show(build_promotion(result), json=json)
+    print_result(build_promotion(result), json=json)
     raise typer.Exit(result.exit_code)
 
 
@@ -85,20 +67,20 @@ def accept(
     why: Annotated[str, typer.Option(help="Why it replaces the current entry.")],
     config: ConfigArgument = None,
     source: SourceOption = "",
-    sets: SetOption = None,
-    seeds: SeedsOption = "7-12",
+    sets: options.SetOption = None,
+    seeds: options.SeedsOption = "7-12",
     allow_regression: Annotated[
         bool, typer.Option("--allow-regression", help="Accept replicates that are worse.")
     ] = False,
-    trainer: TrainerOption = "native",
-    store: StoreOption = STORE,
-    noise_model: NoiseModelOption = NOISE_MODEL,
-    baselines: BaselinesOption = BASELINES,
-    json: JsonOption = False,
+    trainer: options.TrainerOption = "native",
+    store: options.StoreOption = options.STORE,
+    noise_model: options.NoiseModelOption = options.NOISE_MODEL,
+    baselines: options.BaselinesOption = options.BASELINES,
+    json: options.JsonOption = False,
 ) -> None:
     """Replace the current entry of a baseline with fresh replicates, and keep the old entries."""
     old = baseline.find(baselines, name)
-    rows = load_noise_model(noise_model, open_store(store))
+    rows = load_noise_model(noise_model, options.open_store(store))
     replicate_set = _replicates(
         config,
         source,
@@ -112,39 +94,34 @@ def accept(
         baselines,
         name,
         replicate_set,
-        open_store(store),
+        options.open_store(store),
         rows,
         why=why,
         allow_regression=allow_regression,
     )
-    _show(build_promotion(result), json=json)
+    print_result(build_promotion(result), json=json)
     raise typer.Exit(result.exit_code)
 
 
 @app.command("list")
-def list_all(baselines: BaselinesOption = BASELINES, json: JsonOption = False) -> None:
+def list_all(
+    baselines: options.BaselinesOption = options.BASELINES, json: options.JsonOption = False
+) -> None:
     """List every baseline."""
     stored = [baseline.read(path) for path in baseline.list_files(baselines)]
-    _show(build_list(stored, str(baselines)), json=json)
+    print_result(build_list(stored, str(baselines)), json=json)
     raise typer.Exit(errors.PASS)
 
 
 @app.command("show")
 def show(
     name: Annotated[str, typer.Argument(help="A name, in the short or long form of `list`.")],
-    baselines: BaselinesOption = BASELINES,
-    json: JsonOption = False,
+    baselines: options.BaselinesOption = options.BASELINES,
+    json: options.JsonOption = False,
 ) -> None:
     """Show one baseline: its entries, why each was stored, and the current runs."""
-    _show(build_baseline(baseline.find(baselines, name)), json=json)
+    print_result(build_baseline(baseline.find(baselines, name)), json=json)
     raise typer.Exit(errors.PASS)
-
-
-def _show(document: Document, *, json: bool) -> None:
-    if json:
-        typer.echo(document_json(document), nl=False)
-    else:
-        print_document(new_console(), document)
 
 
 def _replicates(
@@ -161,17 +138,14 @@ def _replicates(
     `check_first`: refuses a first run, before the others are made.
     """
     if (config is None) == (not source):
-        raise UsageError(
-            "harness baseline",
-            "either a configuration file or --from STORE:STUDY/ARM",
-            "both" if source else "neither",
-            "A file is run now; --from takes the runs of a stored study.",
-        )
+        expected = "either a configuration file or --from STORE:STUDY/ARM"
+        hint = "A file is run now; --from takes the runs of a stored study."
+        raise UsageError("harness baseline", expected, "both" if source else "neither", hint)
     if config is None:
         return promotion.replicates_of_arm(source)
     console = progress_console()
     return promotion.make_replicates(
-        open_store(store),
+        options.open_store(store),
         by_name(trainer),
         config,
         parse_sets(sets),

@@ -1,9 +1,8 @@
 """`harness ci`: GitHub workflows for a GPU runner."""
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
-import msgspec
 import typer
 
 from harness import errors, files
@@ -11,6 +10,7 @@ from harness.cli.console import new_console, print_line
 from harness.cli.github import check as checks
 from harness.cli.github import install
 from harness.cli.options import JsonOption
+from harness.report.export import print_json
 from harness.report.gate import ci_formats
 
 app = typer.Typer(
@@ -26,7 +26,7 @@ ROOT = Path(".")
 def init(
     root: RootOption = ROOT,
     runner: Annotated[
-        Optional[list[str]],  # noqa: UP045  (typer reads it at run time)
+        list[str] | None,
         typer.Option(help="A label of the GPU runner [self-hosted, gpu]. May be repeated."),
     ] = None,
     baseline: Annotated[str, typer.Option(help="The baseline that gates use.")] = "speedrun",
@@ -52,7 +52,7 @@ def update(root: RootOption = ROOT, json: JsonOption = False) -> None:
 @app.command()
 def check(
     paths: Annotated[
-        Optional[list[Path]],  # noqa: UP045
+        list[Path] | None,
         typer.Argument(
             metavar="FILES", help="Workflows or actions; by default all of the repository."
         ),
@@ -77,7 +77,7 @@ def check(
             },
             "unreadable": [str(error) for error in unreadable],
         }
-        _print_json(answer)
+        print_json(answer)
         raise typer.Exit(errors.USAGE if number else errors.PASS)
     for path, some in found.items():
         for one in sorted(some, key=lambda one: one.line):
@@ -93,17 +93,12 @@ def check(
 @app.command()
 def results(
     source: Annotated[Path, typer.Argument(help="The JSON that `harness gate --json` printed.")],
-    exit_code: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(help="The exit code of the gate."),
-    ] = None,
+    exit_code: Annotated[int | None, typer.Option(help="The exit code of the gate.")] = None,
     junit_file: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--junit", help="The XML file to write."),
+        Path | None, typer.Option("--junit", help="The XML file to write.")
     ] = None,
     outcome: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="A file for the outcome alone, such as `pass`."),
+        Path | None, typer.Option(help="A file for the outcome alone, such as `pass`.")
     ] = None,
 ) -> None:
     """Print a gate's result as annotations of the runner, and write it as JUnit XML."""
@@ -118,15 +113,10 @@ def results(
 
 def _print_changes(changes: list[install.Change], json: bool) -> None:
     if json:
-        _print_json([{**change._asdict(), "path": str(change.path)} for change in changes])
+        print_json([{**change._asdict(), "path": str(change.path)} for change in changes])
         return
     for change in changes:
         lines = [f"{change.action:10} {change.path}"]
         lines += [f"    follows the template: {place}" for place in change.taken]
         lines += [f"    your version stays, the template differs: {one}" for one in change.kept]
         print_line(new_console(), "\n".join(lines))
-
-
-def _print_json(answer: object) -> None:
-    text = msgspec.json.format(msgspec.json.encode(answer), indent=1).decode()
-    print_line(new_console(), text)

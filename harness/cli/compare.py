@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import typer
@@ -54,36 +54,36 @@ def command(
         list[str],
         typer.Argument(
             metavar="A... -- B",
-            help="Logs, folders of logs, run directories, records, stores, STORE:STUDY/ARM.",
+            help="Logs, tables, folders, run directories, records, stores, STORE:STUDY/ARM.",
         ),
     ],
     margin: MarginOption = None,
     metric: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(help="Only this metric. May be repeated."),
     ] = None,
     regex: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(help="NAME=PATTERN: reads a number from any log, the last match counts."),
     ] = None,
     higher_better: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(help="A metric of --regex whose higher values are better."),
     ] = None,
     lower_better: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(help="A metric of --regex whose lower values are better."),
     ] = None,
     exchange: ExchangeOption = None,
     target: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(help="NAME=VALUE: tests that the mean of each side is beyond it."),
     ] = None,
     target_p: Annotated[
         float, typer.Option(min=0, max=1, help="A target is met with a p below this.")
     ] = 0.01,
     sd: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(help="NAME=SD of one run, in place of the noise model's."),
     ] = None,
     seen: Annotated[

@@ -1,4 +1,4 @@
-"""The two consoles of a command, and what several commands print.
+"""The two consoles of a command, and how a command prints its result.
 
 Results go to standard output and progress to standard error, so that `harness ... --json | jq`
 works while a person still sees what is going on.
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from harness.report.document import Document
 from harness.results.record import Record
 
 _quiet = False
@@ -37,6 +38,17 @@ def progress_console() -> Console:
 def print_line(console: Console, text: str) -> None:
     """One line of text as it is: no markup, no colours, no wrapping."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_result(document: Document, *, json: bool, details: bool = False) -> None:
+    """Prints the result of a command: a document, or its JSON. `details`: folded sections too."""
+    from harness.report.export import document_json
+    from harness.report.terminal import print_document
+
+    if json:
+        new_console().file.write(document_json(document))
+    else:
+        print_document(new_console(), document, details=details)
 
 
 def print_recovered(console: Console, recovered: Sequence[Record]) -> None:

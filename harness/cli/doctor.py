@@ -4,12 +4,10 @@ The trainer reports torch, GPUs and back-ends (`describe --machine`); this comma
 requirements of the harness itself.
 """
 
-import importlib.util
 import shutil
 import subprocess
 import sys
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,8 @@ from harness.cli.console import new_console, print_line
 from harness.cli.options import STORE, JsonOption, StoreOption, TrainerOption
 from harness.errors import DiskError, TrainerError
 from harness.format import plural
+from harness.report.export import print_json
+from harness.runner.environment import version_here
 from harness.runner.trainer import NativeTrainer, by_name
 
 CORE = ("numpy", "scipy", "pandas", "pyarrow", "msgspec", "ruamel.yaml", "typer", "rich", "jinja2")
@@ -58,8 +58,7 @@ def command(
     checks = examine(store, by_name(trainer))
     missing = [check.name for check in checks if check.needed and not check.good]
     if json:
-        reply = {"can_run_smoke_study": not missing, "missing": missing, "checks": checks}
-        typer.echo(msgspec.json.format(msgspec.json.encode(reply), indent=1).decode())
+        print_json({"can_run_smoke_study": not missing, "missing": missing, "checks": checks})
     else:
         first = "" if Path("ablations").is_dir() else "harness init && "
         name = "smoke" if trainer == "native" else trainer
@@ -107,21 +106,13 @@ def examine(store_root: Path, trainer: NativeTrainer) -> list[DoctorCheck]:
 def _packages(
     name: str, packages: tuple[str, ...], purpose: str, hint: str, *, needed: bool = True
 ) -> DoctorCheck:
-    missing = [package for package in packages if not _is_installed(package)]
-    shown = [f"missing {', '.join(missing)}"] if missing else map(_with_version, packages)
-    detail = ", ".join(shown) + (f" (for {purpose})" if purpose else "")
+    versions = {package: version_here(package) for package in packages}
+    missing = [package for package, version in versions.items() if version is None]
+    shown = ", ".join(f"{package} {version}" for package, version in versions.items())
+    if missing:
+        shown = f"missing {', '.join(missing)}"
+    detail = shown + (f" (for {purpose})" if purpose else "")
     return DoctorCheck(name=name, good=not missing, detail=detail, hint=hint, needed=needed)
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        return importlib.util.find_spec(package) is not None
-    except ModuleNotFoundError:
-        return False
-
-
-def _with_version(package: str) -> str:
-    return f"{package} {metadata.version(package)}"
 
 
 def _trainer(trainer: NativeTrainer) -> list[DoctorCheck]:

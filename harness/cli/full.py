@@ -1,29 +1,17 @@
 """`harness full`: a full job, from preflight and forecast to its leaderboard entry."""
 
-import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
-import msgspec
 import typer
 
 from harness import files
+from harness.cli import options
 from harness.cli.console import new_console, print_line, print_written, progress_console
-from harness.cli.options import (
-    BASELINES,
-    NOISE_MODEL,
-    STORE,
-    BaselinesOption,
-    JsonOption,
-    NoiseModelOption,
-    PriceOption,
-    SetOption,
-    StoreOption,
-    open_store,
-)
 from harness.config.full_file import load_full, with_overrides
 from harness.config.yaml_schema import parse_sets
 from harness.full.job import FinishedJob, FullOptions, run_full
+from harness.report.export import print_json
 from harness.results.store import Store
 
 
@@ -31,8 +19,8 @@ def command(
     file: Annotated[
         Path, typer.Argument(metavar="JOB", help="A job file, such as ablations/full/toy.yaml.")
     ],
-    sets: SetOption = None,
-    store: StoreOption = STORE,
+    sets: options.SetOption = None,
+    store: options.StoreOption = options.STORE,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print requirements and forecast; use no GPU.")
     ] = False,
@@ -46,17 +34,16 @@ def command(
         bool, typer.Option("--without-forecast", help="Start even if no forecast is possible.")
     ] = False,
     max_minutes: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(min=0, help="Stop with a checkpoint before this many minutes."),
+        float | None, typer.Option(min=0, help="Stop with a checkpoint before this many minutes.")
     ] = None,
-    price: PriceOption = None,
+    price: options.PriceOption = None,
     artifacts: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="Write everything behind the leaderboard entry to this tar file."),
     ] = None,
-    json: JsonOption = False,
-    noise_model: NoiseModelOption = NOISE_MODEL,
-    baselines: BaselinesOption = BASELINES,
+    json: options.JsonOption = False,
+    noise_model: options.NoiseModelOption = options.NOISE_MODEL,
+    baselines: options.BaselinesOption = options.BASELINES,
 ) -> None:
     """Run a full job: preflight, forecast, launch, monitoring, leaderboard entry.
 
@@ -65,7 +52,7 @@ def command(
     from harness.report.full.progress import FullProgress
 
     job = with_overrides(load_full(file), sets=parse_sets(sets or []), price=price)
-    options = FullOptions(
+    chosen = FullOptions(
         noise_model=noise_model,
         baselines=baselines,
         dry_run=dry_run,
@@ -75,15 +62,15 @@ def command(
         max_minutes=max_minutes,
         artifacts=artifacts,
     )
-    console, results = new_console(stderr=json), open_store(store)
+    console, results = new_console(stderr=json), options.open_store(store)
     progress = FullProgress(console, progress_console(), job.full)
-    result = run_full(job, file, results, options, progress)
+    result = run_full(job, file, results, chosen, progress)
     if result.finished is not None and not dry_run:
         print_written(console, write_report(results, job.full, result.finished))
     if result.reason:
         print_line(console, result.reason)
     if json:
-        sys.stdout.write(msgspec.json.encode(result.data, order="sorted").decode() + "\n")
+        print_json(result.data)
     raise typer.Exit(result.exit_code)
 
 

@@ -67,7 +67,7 @@ def command(
     ] = "",
     sets: SetOption = None,
     candidate_set: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(
             help="Override a setting of the candidate only, such as model.softcap=null. "
             "May be repeated."
@@ -81,7 +81,7 @@ def command(
         ),
     ] = "ml",
     budget_minutes: Annotated[
-        Optional[float],  # noqa: UP045
+        float | None,
         typer.Option(min=0, help="Stop before this many minutes."),
     ] = None,
     margin: MarginOption = None,

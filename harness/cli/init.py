@@ -4,13 +4,13 @@ import shutil
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 
 from harness import files
 from harness.cli.console import new_console, print_line
 from harness.cli.options import JsonOption
 from harness.format import plural
+from harness.report.export import print_json
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NEXT = (
@@ -32,8 +32,7 @@ def command(
     copied, kept = copy_examples(target)
     console = new_console()
     if json:
-        answer = {"folder": str(target), "copied": copied, "kept": kept}
-        print_line(console, msgspec.json.format(msgspec.json.encode(answer), indent=1).decode())
+        print_json({"folder": str(target), "copied": copied, "kept": kept})
         return
     copied_text, kept_text = plural(len(copied), "file"), plural(len(kept), "existing file")
     print_line(console, f"{target}: {copied_text} copied, {kept_text} kept")

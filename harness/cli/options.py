@@ -5,7 +5,7 @@ A command's signature uses these types; their default values are the constants i
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,7 +20,7 @@ BASELINES = Path("baselines")
 
 StoreOption = Annotated[Path, typer.Option("--store", help="Folder of all runs and records.")]
 SetOption = Annotated[
-    Optional[list[str]],  # noqa: UP045  (typer reads it at run time)
+    list[str] | None,
     typer.Option("--set", help="Override a setting, such as dial.depth=8. May be repeated."),
 ]
 SeedsOption = Annotated[str, typer.Option("--seeds", help="Seeds, such as 1,2,5-7.")]
@@ -29,7 +29,7 @@ GpusOption = Annotated[
 ]
 TrainerOption = Annotated[str, typer.Option("--trainer", help="The trainer: native or fake.")]
 MaxMinutesOption = Annotated[
-    Optional[float],  # noqa: UP045
+    float | None,
     typer.Option(
         "--max-minutes",
         min=0,
@@ -37,11 +37,10 @@ MaxMinutesOption = Annotated[
     ),
 ]
 PriceOption = Annotated[
-    Optional[float],  # noqa: UP045
-    typer.Option("--price", min=0, help="Price in USD per GPU-hour."),
+    float | None, typer.Option("--price", min=0, help="Price in USD per GPU-hour.")
 ]
 MarginOption = Annotated[
-    Optional[list[str]],  # noqa: UP045
+    list[str] | None,
     typer.Option(
         "--margin",
         help="Largest tolerated harm, such as val_loss=0.002 or tokens_per_s=0.005 (0.5 %).",
@@ -52,7 +51,7 @@ AlphaOption = Annotated[
     typer.Option("--alpha", help="Rate of wrong outcomes, over all readings of one question."),
 ]
 ExchangeOption = Annotated[
-    Optional[float],  # noqa: UP045
+    float | None,
     typer.Option(
         "--exchange",
         metavar="NATS",
@@ -68,8 +67,7 @@ BaselinesOption = Annotated[Path, typer.Option("--baselines", help="Folder of al
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 MarkdownOption = Annotated[bool, typer.Option("--markdown", help="Print Markdown.")]
 MarkdownFileOption = Annotated[
-    Optional[Path],  # noqa: UP045
-    typer.Option("--markdown", help="Markdown file to write."),
+    Path | None, typer.Option("--markdown", help="Markdown file to write.")
 ]
 NoHtmlOption = Annotated[bool, typer.Option("--no-html", help="Do not write the HTML report.")]
 DryRunOption = Annotated[
@@ -122,22 +120,14 @@ def metric_numbers(texts: list[str] | None, option: str) -> dict[str, float]:
         except ValueError:
             numbers[name] = float("nan")
         if not 0 < numbers[name] < float("inf"):
-            raise UsageError(
-                f"{option} {text}",
-                "NAME=NUMBER, above zero",
-                repr(number),
-                f"Such as {option} val_loss=0.002; speeds are relative, 0.005 for 0.5 %.",
-            )
+            hint = f"Such as {option} val_loss=0.002; speeds are relative, 0.005 for 0.5 %."
+            raise UsageError(f"{option} {text}", "NAME=NUMBER, above zero", repr(number), hint)
     return numbers
 
 
 def checked_alpha(alpha: float) -> float:
     """The error rate of `--alpha`, between 0 and 0.5. Raises UsageError."""
     if not 0 < alpha < 0.5:
-        raise UsageError(
-            "--alpha",
-            "a rate between 0 and 0.5",
-            f"{alpha:g}",
-            "Use 0.05 for a pull request, 0.01 to promote a baseline.",
-        )
+        hint = "Use 0.05 for a pull request, 0.01 to promote a baseline."
+        raise UsageError("--alpha", "a rate between 0 and 0.5", f"{alpha:g}", hint)
     return alpha

@@ -1,6 +1,5 @@
 """`harness pack`: write a store to one tar."""
 
-import json as json_module
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +8,7 @@ import typer
 from harness.cli.console import new_console, print_line
 from harness.cli.options import STORE, JsonOption, StoreOption, open_store
 from harness.format import plural
+from harness.report.export import print_json
 from harness.results import archive
 
 
@@ -25,7 +25,7 @@ def command(
     count = archive.pack(open_store(store), out, compact=compact)
     size = out.stat().st_size
     if json:
-        typer.echo(json_module.dumps({"path": str(out), "files": count, "bytes": size}))
+        print_json({"path": str(out), "files": count, "bytes": size})
     else:
         print_line(
             new_console(), f"Packed {plural(count, 'file')} ({size / 1e6:.1f} MB) into {out}."

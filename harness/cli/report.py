@@ -1,46 +1,38 @@
 """`harness report`: the report of a stored study."""
 
-import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
-from harness.cli.console import new_console, print_written, progress_console
-from harness.cli.options import (
-    STORE,
-    JsonOption,
-    MarkdownOption,
-    NoHtmlOption,
-    StoreOption,
-    open_store,
-)
+from harness.cli import options
+from harness.cli.console import new_console, print_result, print_written, progress_console
 from harness.errors import UsageError
 
 
 def command(
     name: Annotated[str, typer.Argument(metavar="STUDY", help="The name of a stored study.")],
-    store: StoreOption = STORE,
-    json: JsonOption = False,
-    markdown: MarkdownOption = False,
+    store: options.StoreOption = options.STORE,
+    json: options.JsonOption = False,
+    markdown: options.MarkdownOption = False,
     details: Annotated[
         bool, typer.Option("--details", help="Print every run, environment and configuration.")
     ] = False,
     out: Annotated[
-        Optional[Path],  # noqa: UP045  (typer reads it at run time)
+        Path | None,
         typer.Option("--out", help="HTML file to write, instead of the one in the store."),
     ] = None,
     json_file: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--json-file", help="JSON file to write, instead of the one in the store."),
     ] = None,
     csv: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--csv", help="CSV file to write, instead of the one in the store."),
     ] = None,
-    no_html: NoHtmlOption = False,
+    no_html: options.NoHtmlOption = False,
     picture: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--picture", help="PNG file to write, with the bars of the attribution."),
     ] = None,
 ) -> None:
@@ -51,18 +43,14 @@ def command(
     if json and markdown:
         raise UsageError("--json", "one format", "--markdown too", "Pass one of them.")
     from harness.report import study as reports
-    from harness.report.export import print_document_json
     from harness.report.markdown import as_markdown
-    from harness.report.terminal import print_document
 
-    content = reports.load(open_store(store), name)
+    content = reports.load(options.open_store(store), name)
     document = reports.build(content)
-    if json:
-        print_document_json(document)
-    elif markdown:
-        sys.stdout.write(as_markdown(document))
+    if markdown:
+        new_console().file.write(as_markdown(document))
     else:
-        print_document(new_console(), document, details=details)
+        print_result(document, json=json, details=details)
     written = reports.write_files(
         content, document, html=out, json=json_file, csv=csv, skip_html=no_html
     )

@@ -1,6 +1,5 @@
 """`harness run`: one run of one configuration."""
 
-import json as json_module
 from pathlib import Path
 from typing import Annotated
 
@@ -9,19 +8,13 @@ import typer
 from rich.console import Console
 
 from harness import errors
+from harness.cli import options
 from harness.cli.console import new_console, print_line, print_recovered, progress_console
-from harness.cli.options import (
-    STORE,
-    JsonOption,
-    RerunOption,
-    SetOption,
-    StoreOption,
-    TrainerOption,
-    open_store,
-)
 from harness.config.yaml_schema import EXAMPLES, parse_sets
 from harness.errors import UsageError
+from harness.format import duration
 from harness.metrics import METRICS
+from harness.report.export import print_json
 from harness.results.record import Record
 from harness.results.store import Store
 from harness.runner.attempt import RunSpec, recover, run_attempt
@@ -39,27 +32,26 @@ ANSWERS = {
 
 def command(
     config: Annotated[Path, typer.Argument(help="A configuration file.")],
-    sets: SetOption = None,
+    sets: options.SetOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the run.")] = 1,
-    store: StoreOption = STORE,
-    trainer: TrainerOption = "native",
+    store: options.StoreOption = options.STORE,
+    trainer: options.TrainerOption = "native",
     timeout_minutes: Annotated[
         float, typer.Option(min=0, help="End the run after this many minutes.")
     ] = 60.0,
-    rerun: RerunOption = False,
-    json: JsonOption = False,
+    rerun: options.RerunOption = False,
+    json: options.JsonOption = False,
 ) -> None:
     """Run one configuration once and record the result."""
     if not config.is_file():
         raise UsageError(str(config), "a configuration file", "no such file", EXAMPLES)
-    adapter, opened = by_name(trainer), open_store(store)
+    adapter, opened = by_name(trainer), options.open_store(store)
     recipe = describe_recipe(adapter, str(config), str(config.resolve()), parse_sets(sets or []))
     print_recovered(progress_console(), recover(opened))
     record, is_new = _run(opened, adapter, recipe.job(seed), 60 * timeout_minutes, rerun=rerun)
     run_dir = opened.run_dir(record.plan_id, record.attempt)
     if json:
-        reply = {**msgspec.to_builtins(record), "new": is_new, "run_dir": str(run_dir)}
-        typer.echo(json_module.dumps(reply, indent=1, ensure_ascii=False))
+        print_json({**msgspec.to_builtins(record), "new": is_new, "run_dir": str(run_dir)})
     else:
         _print_record(new_console(), record, run_dir, is_new=is_new)
     raise typer.Exit(exit_code(record))
@@ -87,7 +79,7 @@ def _print_record(console: Console, record: Record, run_dir: Path, *, is_new: bo
     print_line(
         console,
         f"{answer} after {record.steps:,} steps ({record.tokens:,} tokens) "
-        f"and {record.wall_s:.1f} s.",
+        f"and {duration(record.wall_s)}.",
     )
     if not is_new:
         print_line(console, "It was recorded earlier; --rerun runs it again.")
@@ -98,11 +90,8 @@ def _print_record(console: Console, record: Record, run_dir: Path, *, is_new: bo
     measured = {**record.metrics, "harness_overhead_s": record.wall_s - record.trainer_s}
     for name, value in measured.items():
         if value is not None:
-            print_line(console, f"  {name:20} {_shown(name, value)}")
+            text = METRICS[name].value(value) if name in METRICS else f"{value:,.4g}"
+            print_line(console, f"  {name:20} {text}")
     if record.log_tail:
         print_line(console, f"End of its log:\n{record.log_tail}")
     print_line(console, f"Run directory: {run_dir}")
-
-
-def _shown(name: str, value: float) -> str:
-    return METRICS[name].value(value) if name in METRICS else f"{value:,.4g}"

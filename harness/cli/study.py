@@ -9,19 +9,13 @@ import typer
 from rich.console import Console
 
 from harness import errors
-from harness.cli.console import new_console, print_line, print_written, progress_console
-from harness.cli.options import (
-    STORE,
-    DryRunOption,
-    GpusOption,
-    JsonOption,
-    MaxMinutesOption,
-    NoHtmlOption,
-    PriceOption,
-    SetOption,
-    StoreOption,
-    gpu_list,
-    open_store,
+from harness.cli import options
+from harness.cli.console import (
+    new_console,
+    print_line,
+    print_result,
+    print_written,
+    progress_console,
 )
 from harness.config.study_file import StudyFile, load_study
 from harness.config.yaml_schema import parse_seeds, parse_sets
@@ -35,28 +29,28 @@ def command(
     file: Annotated[
         Path, typer.Argument(help="A study file, such as ablations/studies/smoke.yaml.")
     ],
-    sets: SetOption = None,
+    sets: options.SetOption = None,
     seeds: Annotated[str, typer.Option(help="Seeds instead of the file's, such as 1,2,5-7.")] = "",
     name: Annotated[str, typer.Option(help="Another name for the study.")] = "",
-    store: StoreOption = STORE,
-    dry_run: DryRunOption = False,
-    max_minutes: MaxMinutesOption = None,
-    gpus: GpusOption = "",
+    store: options.StoreOption = options.STORE,
+    dry_run: options.DryRunOption = False,
+    max_minutes: options.MaxMinutesOption = None,
+    gpus: options.GpusOption = "",
     allow_partial_blocks: Annotated[
         bool,
         typer.Option(
             "--allow-partial-blocks", help="Start blocks that cannot finish within the limit."
         ),
     ] = False,
-    price: PriceOption = None,
+    price: options.PriceOption = None,
     rerun: Annotated[
         bool, typer.Option("--rerun", help="Repeat runs that diverged or ran out of memory.")
     ] = False,
-    no_html: NoHtmlOption = False,
+    no_html: options.NoHtmlOption = False,
     no_measure: Annotated[
         bool, typer.Option("--no-measure", help="With --dry-run: do not start the trainer.")
     ] = False,
-    json: JsonOption = False,
+    json: options.JsonOption = False,
 ) -> None:
     """Run every arm of a study at every seed, and report.
 
@@ -69,16 +63,17 @@ def command(
         sets=parse_sets(sets or []),
         price=price,
     )
-    options = StudyOptions(
+    chosen = StudyOptions(
         rerun=rerun,
         max_minutes=max_minutes,
         allow_partial_blocks=allow_partial_blocks,
-        gpus=gpu_list(gpus),
+        gpus=options.gpu_list(gpus),
     )
+    opened = options.open_store(store)
     if dry_run:
-        code = plan(study, file, open_store(store), options, measure=not no_measure, as_json=json)
+        code = plan(study, file, opened, chosen, measure=not no_measure, json=json)
     else:
-        code = run(study, file, open_store(store), options, html=not no_html, as_json=json)
+        code = run(study, file, opened, chosen, html=not no_html, json=json)
     raise typer.Exit(code)
 
 
@@ -86,41 +81,31 @@ def load(path: Path) -> StudyFile:
     """Reads a study file. Raises StudyFileError, for a bare name with the files that exist."""
     if not path.exists() and path.suffix not in (".yaml", ".yml"):
         known = ", ".join(map(str, sorted(Path("ablations/studies").glob("*.yaml"))))
-        raise StudyFileError(
-            str(path),
-            "a study file",
-            "no such file",
-            f"Use one of these: {known}." if known else "Name a YAML file.",
-        )
+        hint = f"Use one of these: {known}." if known else "Name a YAML file."
+        raise StudyFileError(str(path), "a study file", "no such file", hint)
     return load_study(path)
 
 
 def run(
-    file: StudyFile,
-    path: Path,
-    store: Store,
-    options: StudyOptions,
-    *,
-    html: bool,
-    as_json: bool,
+    file: StudyFile, path: Path, store: Store, chosen: StudyOptions, *, html: bool, json: bool
 ) -> int:
     """Makes the remaining runs of a study, then prints and writes its report."""
     from harness.report.study.progress import StudyProgress
 
     progress = progress_console()
-    console = progress if as_json else new_console()
+    console = progress if json else new_console()
     result = run_study(
         file,
         path,
         store,
-        options,
+        chosen,
         StudyProgress(progress),
         fill_sweeps=_fill_sweeps(file, progress),
         command_line=command_line(),
     )
     if any(store.record(planned.plan_id) is not None for planned in result.study.runs):
         try:
-            report(console, store, file.study, html=html, as_json=as_json)
+            report(console, store, file.study, html=html, json=json)
         except ReportError as error:
             print_line(console, f"No report: {error}")
     print_line(console, result.reason)
@@ -137,40 +122,24 @@ def _fill_sweeps(file: StudyFile, console: Console) -> FillSweeps | None:
     return partial(fill, SearchProgress(console))
 
 
-def report(console: Console, store: Store, name: str, *, html: bool, as_json: bool) -> None:
+def report(console: Console, store: Store, name: str, *, html: bool, json: bool) -> None:
     """Prints the report and writes its files. Raises ReportError."""
     from harness.report import study as reports
-    from harness.report.export import print_document_json
-    from harness.report.terminal import print_document
 
     content = reports.load(store, name)
     document = reports.build(content)
-    if as_json:
-        print_document_json(document)
-    else:
-        print_document(console, document)
+    print_result(document, json=json)
     print_written(console, reports.write_files(content, document, skip_html=not html))
 
 
 def plan(
-    file: StudyFile,
-    path: Path,
-    store: Store,
-    options: StudyOptions,
-    *,
-    measure: bool,
-    as_json: bool,
+    file: StudyFile, path: Path, store: Store, chosen: StudyOptions, *, measure: bool, json: bool
 ) -> int:
     """Prints runs, time, cost and detectable effects; exit code 4 where the study cannot start."""
-    from harness.report.export import print_document_json
     from harness.report.study.plan import build
-    from harness.report.terminal import print_document
 
-    result = plan_study(file, path, store, options, measure=measure, command_line=command_line())
-    if as_json:
-        print_document_json(build(result))
-    else:
-        print_document(new_console(), build(result))
+    result = plan_study(file, path, store, chosen, measure=measure, command_line=command_line())
+    print_result(build(result), json=json)
     return errors.COULD_NOT_RUN if result.blocked else errors.PASS
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -20,11 +20,10 @@ from harness.redact import redact_argv
 def command(
     context: typer.Context,
     cluster: Annotated[
-        Optional[Path],  # noqa: UP045  (typer reads it at run time)
-        typer.Argument(help="A cluster file, such as ablations/clusters/slurm.yaml."),
+        Path | None, typer.Argument(help="A cluster file, such as ablations/clusters/slurm.yaml.")
     ] = None,
     arguments: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Argument(
             metavar="-- COMMAND",
             help="study, search, full or run, its file and options.",
@@ -35,7 +34,7 @@ def command(
     ] = False,
     list_jobs: Annotated[bool, typer.Option("--jobs", help="List the jobs of a store.")] = False,
     cancelled: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(
             "--cancel", help="Cancel by a submission's id or a job's number. May be repeated."
         ),
@@ -72,12 +71,10 @@ def _request(
     assert context.parent is not None
     group: Any = context.parent.command
     if cluster is None or not argv or argv[0] not in RESUMABLE:
-        raise UsageError(
-            "harness submit",
-            "a cluster file, `--`, and one of the commands " + ", ".join(RESUMABLE),
-            " ".join([str(cluster or ""), *redact_argv(argv)]).strip() or "nothing",
-            "Such as: harness submit CLUSTER.yaml -- study ablations/studies/smoke.yaml",
-        )
+        expected = "a cluster file, `--`, and one of the commands " + ", ".join(RESUMABLE)
+        got = " ".join([str(cluster or ""), *redact_argv(argv)]).strip() or "nothing"
+        hint = "Such as: harness submit CLUSTER.yaml -- study ablations/studies/smoke.yaml"
+        raise UsageError("harness submit", expected, got, hint)
     has_store = any(text == "--store" or text.startswith("--store=") for text in argv)
     complete = argv if has_store else [*argv, "--store", str(store)]
     parser = group.get_command(context.parent, argv[0])
@@ -86,12 +83,8 @@ def _request(
         value = parsed.params.get(parameter.name)
         argument = parameter.param_type_name == "argument"
         if argument and isinstance(value, Path) and not value.exists():
-            raise UsageError(
-                f"harness {argv[0]}",
-                "an existing file",
-                str(value),
-                "A path is relative to this folder, in which the job runs too.",
-            )
+            hint = "A path is relative to this folder, in which the job runs too."
+            raise UsageError(f"harness {argv[0]}", "an existing file", str(value), hint)
     return SubmitRequest(argv=argv, store=parsed.params["store"], options=dict(parsed.params))
 
 

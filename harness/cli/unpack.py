@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 
 from harness.cli.console import new_console, print_line
 from harness.cli.options import STORE, JsonOption, StoreOption, open_store
+from harness.report.export import print_json
 from harness.results import archive
 
 
@@ -20,7 +20,7 @@ def command(
     target = open_store(store)
     summary = archive.unpack(source, target)
     if json:
-        typer.echo(msgspec.json.encode(summary).decode())
+        print_json(summary)
         return
     counts = {
         "new records": summary.records,

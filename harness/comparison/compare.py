@@ -19,21 +19,18 @@ from harness import errors
 from harness.comparison import engine
 from harness.comparison.comparability import (
     SIDES,
-    Environment,
     Runs,
-    accept_planned_stops,
     check_comparable,
     check_same_core_settings,
-    environment_of,
     pairs_of,
     remarks,
-    runs_of_one_environment,
     source_of_variance,
 )
 from harness.comparison.engine import MeasuredMetric
 from harness.comparison.exchange import SHIPPED, ExchangeRate, equal_loss_time
 from harness.comparison.margins import Margin, default_margin, stated_margin
 from harness.comparison.noise_model import NoiseModel, NoiseRow
+from harness.comparison.outliers import Outlier, describe, find_outliers
 from harness.comparison.result import (
     EXIT_CODES,
     ComparedSide,
@@ -42,11 +39,22 @@ from harness.comparison.result import (
     Replicate,
 )
 from harness.comparison.rules import OnePair, Rule
+from harness.comparison.screening import needs_seeds, quality_values, replicate_findings, screen
+from harness.comparison.sessions import (
+    SpeedRuns,
+    environment_of,
+    inside_blocks,
+    session_finding,
+    speed_runs,
+    widened,
+)
 from harness.comparison.targets import target_results
+from harness.comparison.variants import check_one_variant
 from harness.format import plural
 from harness.metrics import (
     COMPARED,
     CORE_SCORES,
+    LOSSES,
     METRICS,
     QUALITY,
     SPEEDS,
@@ -55,11 +63,15 @@ from harness.metrics import (
     metric_named,
     preferred,
 )
+from harness.results.logs import nanochat
 from harness.results.logs.run_log import LogError
 from harness.stats.decision import Difference, KnownSd, Outcome, difference, of_pairs
-from harness.stats.regression import fit_blocks
 from harness.stats.spending import Reading
 
+# published seeds of a full-scale recipe whose depth is not stated
+DEPTH_UNKNOWN = {nanochat.FAMILY: f"{nanochat.FAMILY}, depth not stated"}
+ONE_SESSION_NEEDED = "one session needed: run A and B by turns"
+SEEDS_NEEDED = "other seeds needed: copies, and runs of one seed, count as one"
 DIRECTION_UNKNOWN = (
     "its direction is unknown, so it gets no outcome: add --higher-better {name} or "
     "--lower-better {name}"
@@ -99,10 +111,12 @@ def compare(
 
     Raises LogError where the sides may not be compared, UsageError for options without meaning.
     """
+    for name, side in zip(SIDES, (a, b), strict=True):
+        check_one_variant(name, side)
     check_comparable(a, b)
     if not options.metrics or any(name in CORE_SCORES for name in options.metrics):
         check_same_core_settings(a, b)
-    a, b = accept_planned_stops(a), accept_planned_stops(b)
+    a, b, findings = screen(a, b)
     sides = (_side("A", a), _side("B", b))
     whole = tuple([run for run in side if run.ending is None] for side in (a, b))
     if not whole[0]:
@@ -112,10 +126,13 @@ def compare(
             "; ".join(sides[0].broken[:3]),
             "Run the baseline again: there is nothing to compare with.",
         )
-    metrics = []
+    metrics, outliers, without = [], list[Outlier](), None
     if whole[1]:
         rule = rule or OnePair(reading=Reading(alpha=options.alpha, seen=options.seen))
-        metrics = _Pair(whole[0], whole[1], options, noise_model, rule).results()
+        pair = _Pair(whole[0], whole[1], options, noise_model, rule)
+        metrics = pair.results()
+        findings = [*pair.findings, *findings]
+        outliers, without = pair.without_outliers()
     outcome, reason = _overall(metrics, sides, a, b)
     return Comparison(
         sides=sides,
@@ -126,6 +143,9 @@ def compare(
         metrics=metrics,
         notes=remarks(a, b),
         targets=target_results(whole, _target_metrics(options), options.target_p),
+        findings=[*findings, *replicate_findings(*whole), *map(describe, outliers)],
+        outliers=outliers,
+        without_outliers=without,
     )
 
 
@@ -155,6 +175,7 @@ class _Pair:
     ) -> None:
         self.a, self.b, self.rule = a, b, rule
         self.options, self.noise_model = options, noise_model
+        self.findings: list[str] = []
 
     def results(self) -> list[MetricResult]:
         """One result a metric that both sides have, in the order of the registry."""
@@ -186,6 +207,18 @@ class _Pair:
         found = equal_loss_time(results, rate, self.rule.alpha) if rate else None
         return [found] if found else []
 
+    def without_outliers(self) -> tuple[list[Outlier], list[MetricResult] | None]:
+        """The runs that stand out, and the results without them; None without such runs."""
+        wanted = [name for name in (*LOSSES, *SPEEDS) if name in self.options.metrics]
+        rows = {name: self._row(name, self.a, self.b) for name in wanted or (*LOSSES, *SPEEDS)}
+        known = {name: row.sd if row else None for name, row in rows.items()}
+        outliers = find_outliers(self.a, self.b, known)
+        names = {one.source for one in outliers}
+        a, b = ([run for run in side if run.source not in names] for side in (self.a, self.b))
+        if not outliers or not a or not b:
+            return outliers, None
+        return outliers, _Pair(a, b, self.options, self.noise_model, self.rule).results()
+
     def _common(self) -> list[str]:
         found = dict.fromkeys(name for run in self.a for name in run.metrics)
         return [name for name in found if any(name in run.metrics for run in self.b)]
@@ -199,11 +232,9 @@ class _Pair:
         """The difference in a metric; its result already where it is refused."""
         options, speed = self.options, name in SPEEDS
         metric = metric_named(name, options.higher_better, options.lower_better)
-        usable, reason, notes = (self.a, self.b), None, list[str]()
-        if speed:
-            found, reason, notes = runs_of_one_environment(name, self.a, self.b)
-            refused, usable = found is None, found or usable
-        sides = _with_values(metric, usable)
+        found = speed_runs(name, self.a, self.b) if speed else SpeedRuns((self.a, self.b))
+        notes, host = list(found.notes), self._host_row(name, found)
+        sides = _with_values(metric, found.sides or (self.a, self.b))
         for label, side, whole in zip(SIDES, sides, (self.a, self.b), strict=True):
             if len(side) < len(whole):
                 notes.append(f"{len(side)} of {len(whole)} runs of {label}")
@@ -211,20 +242,54 @@ class _Pair:
         if informational and name not in options.margins:
             margin = None
         notes += self._margin_notes(metric, margin, informational)
-        values = [[run.metrics[name] for run in side] for side in sides]
+        values = quality_values(name, sides)
         start = engine.draft(
             metric,
             (len(values[0]), len(values[1])),
             (float(np.mean(values[0])), float(np.mean(values[1]))),
             margin=margin,
-            reason=reason,
+            reason=found.reason,
             notes=notes,
             replicate=options.replicate,
         )
-        if speed and refused:
+        if found.sides is None:
             return start
-        change, noise_from = self._difference(metric, sides, values)
-        return MeasuredMetric(start=start, difference=change, rule=self.rule, noise_from=noise_from)
+        if found.apart and host is None:
+            return msgspec.structs.replace(start, reason="refused: not one session")
+        return self._widened(start, metric, sides, values, host)
+
+    def _widened(
+        self,
+        start: MetricResult,
+        metric: Metric,
+        sides: tuple[Runs, Runs],
+        values: Sequence[Sequence[float]],
+        host: NoiseRow | None,
+    ) -> MeasuredMetric:
+        """The difference. `host`: the noise between hosts, for sides of two sessions."""
+        change, source = self._difference(metric, sides, values)
+        if host is not None:
+            change = widened(change, host.sd, host.df)
+            source += f", and the SD between hosts {metric.size(host.sd)} ({host.df} df)"
+        seeds = needs_seeds(metric.name, sides, values)
+        return MeasuredMetric(
+            start=start,
+            difference=change,
+            rule=self.rule,
+            noise_from=source,
+            unsettled=ONE_SESSION_NEEDED if host else SEEDS_NEEDED if seeds else None,
+        )
+
+    def _host_row(self, name: str, found: SpeedRuns) -> NoiseRow | None:
+        """The noise between hosts, where the sides are not known to be of one session."""
+        if not found.apart:
+            return None
+        a = self.a[0]
+        row = self.noise_model.find(a.scale, name, a.gpu, "host")
+        if not self.findings:  # one sentence for all speeds
+            sd = METRICS[name].size(row.sd) if row else None
+            self.findings.append(session_finding(found.apart, sd))
+        return row
 
     def _margin(self, name: str) -> Margin | None:
         if name in self.options.margins:
@@ -249,7 +314,11 @@ class _Pair:
         if len(scales) > 1 or any(run.scale not in (None, a[0].scale) for run in b):
             return None
         gpu = gpus.pop() if len(gpus) == 1 else None
-        return self.noise_model.find(a[0].scale, name, gpu, source_of_variance(name, a, b))
+        source = source_of_variance(name, a, b)
+        row = self.noise_model.find(a[0].scale, name, gpu, source)
+        if row is None and a[0].full_scale and source == "seed":
+            return self.noise_model.find(DEPTH_UNKNOWN.get(a[0].family), name, gpu, source)
+        return row
 
     def _difference(
         self, metric: Metric, sides: tuple[Runs, Runs], values: Sequence[Sequence[float]]
@@ -259,9 +328,8 @@ class _Pair:
         a, b = values
         if metric.scale == "log":
             a, b = [math.log(value) for value in a], [math.log(value) for value in b]
-        environments = [[environment_of(run) for run in side] for side in sides]
-        if name in SPEEDS and len({*environments[0], *environments[1]}) > 1:
-            return _blocks((a, b), environments), "the runs' own, inside environments"
+        if name in SPEEDS and len({environment_of(run) for side in sides for run in side}) > 1:
+            return inside_blocks((a, b), sides), "the runs' own, inside environments"
         if name in self.options.sds:
             known = KnownSd(sd=self.options.sds[name], df=math.inf)
             return difference(a, b, known, stated=True), "stated on the command line"
@@ -270,7 +338,8 @@ class _Pair:
             found, noise = difference(a, b, row.known), f"{row.describe()}, {row.runs} runs"
         else:
             found, noise = difference(a, b), engine.OWN_NOISE
-        if name in QUALITY and (pairs := pairs_of(*sides)):
+        whole = all(len(v) == len(side) for v, side in zip(values, sides, strict=True))
+        if name in QUALITY and whole and (pairs := pairs_of(*sides)):
             paired = of_pairs(*zip(*((a[i], b[j]) for i, j in pairs), strict=True))
             found = dataclasses.replace(found, paired=paired)
         return found, noise
@@ -347,19 +416,6 @@ def _with_values(metric: Metric, sides: tuple[Runs, Runs]) -> tuple[Runs, Runs]:
             "Leave the metric out: name the others with --metric.",
         )
     return a, b
-
-
-def _blocks(
-    values: Sequence[Sequence[float]], environments: Sequence[Sequence[Environment]]
-) -> Difference:
-    """B minus A inside environments: each environment has its own level."""
-    numbers = {where: index for index, where in enumerate(dict.fromkeys(environments[0]))}
-    fit = fit_blocks(
-        np.array([*values[0], *values[1]], dtype=np.float64),
-        np.array([numbers[where] for side in environments for where in side], dtype=np.intp),
-        np.array([0] * len(values[0]) + [1] * len(values[1]), dtype=np.intp),
-    )
-    return Difference(contrast=fit.contrast(0), method="blocks", sd=fit.sd, run_sd=fit.sd)
 
 
 def _target_metrics(options: CompareOptions) -> list[tuple[Metric, float]]:

@@ -14,7 +14,7 @@ import msgspec
 from harness.comparison.margins import Margin
 from harness.comparison.result import MetricResult, Replicate
 from harness.comparison.rules import Rule
-from harness.metrics import Metric
+from harness.metrics import METRICS, Metric
 from harness.stats import power
 from harness.stats.decision import PAIRED_SHARE, Difference, Method, decide
 from harness.stats.inference import Contrast, detectable
@@ -29,18 +29,32 @@ _NOISE: dict[Method, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredMetric:
-    """One metric with its difference, and the rule that decides it."""
+    """One metric with its difference, and the rule that decides it.
+
+    `unsettled`: why more runs like these would not decide it.
+    """
 
     start: MetricResult
     difference: Difference
     rule: Rule
     noise_from: str = OWN_NOISE
+    unsettled: str | None = None
 
     def conclude(self, share: float = 1.0, family: int = 1) -> MetricResult:
         """See `conclude`."""
         return conclude(
             self.start, self.difference, self.rule, self.noise_from, share=share, family=family
         )
+
+    def settle(self, result: MetricResult) -> MetricResult:
+        """`result`, which advises no number of runs where more of them would add nothing."""
+        undecided = result.outcome == "inconclusive" and not result.reason
+        if self.unsettled is None or self.start.reason or not (result.low is None or undecided):
+            return result
+        return msgspec.structs.replace(result, reason=self.unsettled, more_runs=None)
+
+
+NO_SPREAD = "no decision: the runs of each side are equal, so they show no noise to compare with"
 
 
 def draft(
@@ -83,7 +97,8 @@ def conclude_all(parts: Sequence[MeasuredMetric], share: float = 1.0) -> list[Me
     `share`: of the rate of a regression, where more metrics are decided elsewhere.
     """
     results = [one.conclude() for one in parts]
-    open_ = [index for index, result in enumerate(results) if is_decided(result)]
+    open_ = [index for index, result in enumerate(results) if has_limits(result)]
+    open_ = [index for index in open_ if not results[index].reason]
     family = len(open_)
     while open_:
         for index in open_:
@@ -92,7 +107,7 @@ def conclude_all(parts: Sequence[MeasuredMetric], share: float = 1.0) -> list[Me
         if not worse:
             break
         open_ = [index for index in open_ if index not in worse]
-    return results
+    return [one.settle(result) for one, result in zip(parts, results, strict=True)]
 
 
 def conclude(
@@ -121,6 +136,8 @@ def conclude(
     )
     if not contrast.df > 0:
         return msgspec.structs.replace(result, reason=start.reason or _no_noise(start))
+    if contrast.se == 0 and not _is_exact(start.metric):
+        return msgspec.structs.replace(result, reason=start.reason or NO_SPREAD)
     result = msgspec.structs.replace(
         result,
         se=contrast.se,
@@ -168,9 +185,9 @@ def _narrower(
     return both[widths[1] < widths[0]]
 
 
-def is_decided(result: MetricResult) -> bool:
-    """Whether a metric has limits that an outcome was read from."""
-    return result.outcome is not None and result.reason is None and result.low is not None
+def has_limits(result: MetricResult) -> bool:
+    """Whether a metric is compared with its margin."""
+    return result.outcome is not None and result.low is not None
 
 
 def _ends(result: MetricResult) -> tuple[float, float]:
@@ -178,6 +195,11 @@ def _ends(result: MetricResult) -> tuple[float, float]:
     assert result.low is not None
     assert result.high is not None
     return result.harm(result.low), result.harm(result.high)
+
+
+def _is_exact(name: str) -> bool:
+    """Whether equal values are measurements and not copies: an allocator repeats its count."""
+    return name in METRICS and METRICS[name].kind == "memory"
 
 
 def _spread(start: MetricResult, difference: Difference) -> float:

@@ -33,6 +33,7 @@ import numpy as np
 from harness.errors import HarnessError
 from harness.format import plural
 from harness.metrics import CORE_SCORES, QUALITY, SPEEDS
+from harness.results.copies import without_copies
 from harness.results.recipe import NoiseScope, VarianceSource, device_name, recipe_scale
 from harness.results.record import Record, sessions
 from harness.stats.decision import KnownSd
@@ -219,11 +220,11 @@ def _evaluation_of(metric: str) -> Callable[[Record], object]:
 
 
 def _seeds(records: Iterable[Record], settings: Callable[[Record], object]) -> list[list[Record]]:
-    """Groups with one run a seed: the first."""
+    """Groups with one run a seed: the first. Copies under another seed are left out."""
     found = []
     for group in _by(records, settings):
         first = {record.seed: record for record in reversed(group)}
-        found.append(list(first.values()))
+        found.append(without_copies(list(first.values())))
     return found
 
 

@@ -11,7 +11,7 @@ import msgspec
 
 from harness.comparison.comparability import Runs
 from harness.comparison.compare import CompareOptions, compare
-from harness.comparison.engine import is_decided
+from harness.comparison.engine import has_limits
 from harness.comparison.noise_model import NoiseModel
 from harness.comparison.result import Comparison
 from harness.errors import DiskError
@@ -24,7 +24,7 @@ def compare_and_record(
 ) -> Comparison:
     """`compare`, as the reading that it is. Raises LogError, UsageError and StoreError."""
     first = compare(a, b, options, noise_model)
-    metrics = [one.metric for one in first.metrics if is_decided(one)]
+    metrics = [one.metric for one in first.metrics if has_limits(one)]
     root = _store_of(a, b)
     if root is None or not metrics:
         return first

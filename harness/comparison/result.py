@@ -11,6 +11,7 @@ import msgspec
 
 from harness import errors
 from harness.comparison.core import PairedCore
+from harness.comparison.outliers import Outlier
 from harness.metrics import METRICS, Direction, Scale
 from harness.stats.decision import Method, Outcome
 
@@ -160,7 +161,12 @@ class TargetResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """The comparison of two sides of runs: the outcome of the worst metric, and every metric."""
+    """The comparison of two sides of runs: the outcome of the worst metric, and every metric.
+
+    `outliers`: runs far from their side, and `without_outliers` the metrics without them; the
+    outcome is that of all runs. `findings`: what was found about the runs, for the first lines of a
+    report; `notes`: caveats.
+    """
 
     sides: tuple[ComparedSide, ComparedSide]
     outcome: Outcome
@@ -170,6 +176,9 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     metrics: list[MetricResult]
     notes: list[str]
     targets: list[TargetResult] = []
+    findings: list[str] = []
+    outliers: list[Outlier] = []
+    without_outliers: list[MetricResult] | None = None
     core: PairedCore | None = None  # the same two sides on the examples of CORE
 
     @property

@@ -4,14 +4,21 @@ A key that is not set uses the cluster's own default. `kind: local` runs a submi
 machine, without a scheduler.
 """
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
-from harness.config.yaml_schema import Strict, location, read_mapping, read_text, schema_error
+from harness.config.yaml_schema import (
+    NotNegativeInt,
+    Positive,
+    PositiveInt,
+    Strict,
+    Where,
+    convert,
+    read_mapping,
+    read_text,
+)
 from harness.errors import StudyFileError
 
 EXAMPLE = "ablations/clusters/slurm.yaml"
@@ -24,17 +31,20 @@ class ClusterFile(Strict, frozen=True, kw_only=True):
     """The resources of one job, and what happens at its time limit."""
 
     kind: Literal["slurm", "local"]
-    minutes: int  # time limit of one start; the job is requeued after it
+    minutes: PositiveInt  # time limit of one start; the job is requeued after it
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
-    nodes: int = 1
-    gpus_per_node: int | None = None
-    cpus_per_task: int | None = None  # of the one task per node
-    memory_gb: float | None = None  # per node
-    signal_seconds_before_end: int = 120  # time to end cleanly, after the scheduler's signal
-    requeue: int = 10  # at most this many further starts after a time limit or a preemption
-    jobs: int = 1  # of a search: this many workers, as an array
+    nodes: PositiveInt = 1
+    gpus_per_node: PositiveInt | None = None
+    cpus_per_task: PositiveInt | None = None  # of the one task per node
+    memory_gb: Positive | None = None  # per node
+    signal_seconds_before_end: Annotated[int, msgspec.Meta(ge=1, le=LONGEST_SIGNAL_S)] = 120
+    """The time to end cleanly, checkpoint included, after the scheduler's signal."""
+    requeue: NotNegativeInt = (
+        10  # at most this many further starts after a time limit or a preemption
+    )
+    jobs: PositiveInt = 1  # of a search: this many workers, as an array
     setup: list[str] = msgspec.field(default_factory=list)  # shell lines, run first
     exclude: list[str] = msgspec.field(default_factory=list)  # nodes to avoid
     shared_store: bool = False  # every node can see the store, although it seems local
@@ -48,12 +58,8 @@ def load_cluster(path: Path) -> tuple[ClusterFile, str]:
 
 def parse_cluster(text: str, name: str) -> ClusterFile:
     """As `load_cluster`, from text; `name` is the file's name in errors."""
-    plain, lines = read_mapping(text, name, "kind and minutes", "ablations/clusters/")
-    try:
-        cluster = msgspec.convert(plain, ClusterFile)
-    except msgspec.ValidationError as error:
-        raise schema_error(str(error), name, lines, "", _known_keys) from None
-    where = partial(location, name, lines)
+    plain, where = read_mapping(text, name, "kind and minutes", "ablations/clusters/")
+    cluster: ClusterFile = convert(plain, ClusterFile, where)
     _check_numbers(cluster, where)
     if any("\n" in line for line in cluster.setup):
         raise StudyFileError(
@@ -61,51 +67,25 @@ def parse_cluster(text: str, name: str) -> ClusterFile:
         )
     unused = [key for key in _OF_SLURM if key in plain]
     if cluster.kind == "local" and unused:
-        raise StudyFileError(
-            where(unused[0]),
-            "no key of a scheduler in a local job",
-            ", ".join(unused),
-            "Remove it, or write `kind: slurm`.",
-        )
+        expected = "no key of a scheduler in a local job"
+        got = ", ".join(unused)
+        raise StudyFileError(where(unused[0]), expected, got, "Remove it, or write `kind: slurm`.")
     return cluster
 
 
-def _known_keys(path: str) -> list[str]:
-    return [field.name for field in msgspec.structs.fields(ClusterFile)]
-
-
-def _check_numbers(cluster: ClusterFile, where: Callable[[str], str]) -> None:
-    """Ranges that the types do not express. Raises StudyFileError."""
-    limit_s, signal_s = 60 * cluster.minutes, cluster.signal_seconds_before_end
-    local = cluster.kind == "local"
-    default = "Leave it out for the cluster's default."
+def _check_numbers(cluster: ClusterFile, where: Where) -> None:
+    """Ranges that depend on another key. Raises StudyFileError."""
+    limit_s, local = 60 * cluster.minutes, cluster.kind == "local"
+    requeues = f"up to {LOCAL_REQUEUES} for a local job"
+    resume = "Re-run the same command to resume after them."
+    below, checkpoint = f"below the {limit_s} s of `minutes`", "It includes writing a checkpoint."
+    signal_s = cluster.signal_seconds_before_end
     rules: list[tuple[str, bool, str, str]] = [
-        ("minutes", cluster.minutes >= 1, "1 or more", "It is the time limit of one start."),
-        ("nodes", cluster.nodes >= 1, "1 or more", "Leave it out for one."),
         ("nodes", not local or cluster.nodes == 1, "1 for a local job", "Leave it out."),
-        ("jobs", cluster.jobs >= 1, "1 or more", "Leave it out for one."),
-        ("requeue", cluster.requeue >= 0, "0 or more", "With 0 the job is never started again."),
-        (
-            "requeue",
-            not local or cluster.requeue <= LOCAL_REQUEUES,
-            f"up to {LOCAL_REQUEUES} for a local job",
-            "Re-run the same command to resume after them.",
-        ),
-        ("gpus_per_node", _unset_or_positive(cluster.gpus_per_node), "above 0", default),
-        ("cpus_per_task", _unset_or_positive(cluster.cpus_per_task), "above 0", default),
-        ("memory_gb", _unset_or_positive(cluster.memory_gb), "above 0", default),
-        (
-            "signal_seconds_before_end",
-            1 <= signal_s <= LONGEST_SIGNAL_S and signal_s < limit_s,
-            f"from 1 to {LONGEST_SIGNAL_S}, and below the {limit_s} s of `minutes`",
-            "It is the time to end cleanly, checkpoint included.",
-        ),
+        ("requeue", not local or cluster.requeue <= LOCAL_REQUEUES, requeues, resume),
+        ("signal_seconds_before_end", signal_s < limit_s, below, checkpoint),
     ]
     for key, good, wanted, hint in rules:
         if not good:
             got = repr(getattr(cluster, key))
             raise StudyFileError(where(key), f"a number, {wanted}", got, hint)
-
-
-def _unset_or_positive(value: float | None) -> bool:
-    return value is None or value > 0

@@ -4,26 +4,29 @@ Values under `set`, and `proxies.field` with its values, belong to the trainer a
 unread; the trainer checks them before a GPU is used.
 """
 
-import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from harness.config.yaml_schema import (
+    NotNegativeInt,
+    PositiveInt,
     Strict,
+    Where,
     check_name,
     check_seeds,
-    location,
+    convert,
     read_mapping,
     read_text,
-    schema_error,
 )
 from harness.errors import StudyFileError
 
 MIN_PROXY_SIZES = 3  # a scaling law with an irreducible loss needs three
 EXAMPLE = "ablations/full/toy.yaml"
+FINITE = 1e12
+Positive = Annotated[float, msgspec.Meta(gt=0, lt=FINITE)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0, lt=FINITE)]
 
 
 class ProxiesFile(Strict, frozen=True, kw_only=True):
@@ -38,14 +41,14 @@ class ProxiesFile(Strict, frozen=True, kw_only=True):
 class TargetFile(Strict, frozen=True, kw_only=True):
     """The target of the job. The default is CORE of GPT-2 XL on the whole bundle."""
 
-    core: float = 0.256525
+    core: Annotated[float, msgspec.Meta(ge=-1, le=1)] = 0.256525
 
 
 class FullLimits(Strict, frozen=True, kw_only=True):
     """Limits of a job."""
 
-    hours: float = 24.0  # of all attempts together
-    restarts: int = 3  # per command; each needs progress since the last
+    hours: Positive = 24.0  # of all attempts together
+    restarts: NotNegativeInt = 3  # per command; each needs progress since the last
 
 
 class FullFile(Strict, frozen=True, kw_only=True):
@@ -53,15 +56,15 @@ class FullFile(Strict, frozen=True, kw_only=True):
 
     full: str
     base: str
-    ranks: int  # on all nodes together
+    ranks: PositiveInt  # on all nodes together
     proxies: ProxiesFile | None = None
     question: str = ""
     trainer: str = "native"
     set: dict[str, Any] = msgspec.field(default_factory=dict)
-    nodes: int = 1
+    nodes: PositiveInt = 1
     seed: int = 1
-    step_test_seconds: float = 30.0
-    price_usd_per_gpu_hour: float | None = None
+    step_test_seconds: Positive = 30.0
+    price_usd_per_gpu_hour: NotNegative | None = None
     target: TargetFile = TargetFile()
     baseline: str | None = None  # a name under baselines/
     limits: FullLimits = FullLimits()
@@ -72,13 +75,6 @@ class FullFile(Strict, frozen=True, kw_only=True):
         return self.ranks // self.nodes
 
 
-_PARTS: dict[str, type[msgspec.Struct]] = {
-    "proxies": ProxiesFile,
-    "target": TargetFile,
-    "limits": FullLimits,
-}
-
-
 def load_full(path: Path) -> FullFile:
     """Reads and checks a job file. Raises StudyFileError with the line of the error."""
     return parse_full(read_text(path, "the file of a full job", EXAMPLE), str(path))
@@ -86,18 +82,10 @@ def load_full(path: Path) -> FullFile:
 
 def parse_full(text: str, name: str) -> FullFile:
     """As `load_full`, from text; errors begin with `name`."""
-    plain, lines = read_mapping(text, name, "full, base and ranks", "ablations/full/")
-    try:
-        full = msgspec.convert(plain, FullFile)
-    except msgspec.ValidationError as error:
-        raise schema_error(str(error), name, lines, "", _known_keys) from None
-    check(full, lambda path: location(name, lines, path))
+    plain, where = read_mapping(text, name, "full, base and ranks", "ablations/full/")
+    full: FullFile = convert(plain, FullFile, where)
+    check(full, where)
     return full
-
-
-def _known_keys(path: str) -> list[str]:
-    kind = _PARTS.get(path.partition(".")[0], FullFile)
-    return [field.encode_name for field in msgspec.structs.fields(kind)]
 
 
 def with_overrides(file: FullFile, *, sets: dict[str, Any], price: float | None) -> FullFile:
@@ -109,37 +97,20 @@ def with_overrides(file: FullFile, *, sets: dict[str, Any], price: float | None)
     return new
 
 
-def check(full: FullFile, where: Callable[[str], str]) -> None:
-    """Checks values beyond their types; `where` locates a field. Raises StudyFileError."""
+def check(full: FullFile, where: Where) -> None:
+    """Checks values, also those beyond their types. Raises StudyFileError."""
+    convert(msgspec.to_builtins(full), FullFile, where)  # an override may be out of its range
     check_name(full.full, where("full"))
     check_seeds([full.seed], where("seed"))
-    price = full.price_usd_per_gpu_hour
-    ranges: list[tuple[str, float, bool, str]] = [
-        ("ranks", full.ranks, full.ranks >= 1, "of at least 1"),
-        ("nodes", full.nodes, full.nodes >= 1, "of at least 1"),
-        ("step_test_seconds", s := full.step_test_seconds, s > 0, "above 0"),
-        ("price_usd_per_gpu_hour", price or 0.0, price is None or price >= 0, "of at least 0"),
-        ("limits.hours", full.limits.hours, full.limits.hours > 0, "above 0"),
-        ("target.core", core := full.target.core, core <= 1, "of at most 1"),
-        ("limits.restarts", full.limits.restarts, full.limits.restarts >= 0, "of at least 0"),
-    ]
-    for path, value, good, wanted in ranges:
-        if not (good and math.isfinite(value)):
-            raise StudyFileError(
-                where(path), f"a number {wanted}", repr(value), "Correct the value."
-            )
     if full.ranks % full.nodes:
-        raise StudyFileError(
-            where("ranks"),
-            f"the same number of ranks on each of {full.nodes} nodes",
-            f"{full.ranks} ranks in total",
-            "`ranks` is the total over all nodes: use a multiple of `nodes`.",
-        )
+        expected = f"the same number of ranks on each of {full.nodes} nodes"
+        hint = "`ranks` is the total over all nodes: use a multiple of `nodes`."
+        raise StudyFileError(where("ranks"), expected, f"{full.ranks} ranks in total", hint)
     if full.proxies is not None:
         _check_proxies(full.proxies, full, where)
 
 
-def _check_proxies(proxies: ProxiesFile, full: FullFile, where: Callable[[str], str]) -> None:
+def _check_proxies(proxies: ProxiesFile, full: FullFile, where: Where) -> None:
     check_seeds(proxies.seeds, where("proxies.seeds"))
     different = {repr(value) for value in proxies.values}
     if len(different) < MIN_PROXY_SIZES or len(different) < len(proxies.values):
@@ -151,9 +122,7 @@ def _check_proxies(proxies: ProxiesFile, full: FullFile, where: Callable[[str], 
             "--without-forecast.",
         )
     if proxies.field in proxies.set:
-        raise StudyFileError(
-            where(f"proxies.set.{proxies.field}"),
-            "the field only in proxies.field",
-            "a value for it in proxies.set too",
-            "Remove it from proxies.set.",
-        )
+        expected = "the field only in proxies.field"
+        got = "a value for it in proxies.set too"
+        hint = "Remove it from proxies.set."
+        raise StudyFileError(where(f"proxies.set.{proxies.field}"), expected, got, hint)

@@ -5,24 +5,23 @@ resolved (`harness.search.plan`).
 """
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
-from harness.config.study_file import Limits, limit_ranges
+from harness.config.study_file import Limits
 from harness.config.yaml_schema import (
+    ErrorRate,
+    NotNegativeInt,
     Strict,
-    alpha_range,
+    Where,
     check_name,
-    check_ranges,
     check_seeds,
-    location,
+    convert,
     nearest,
     read_mapping,
     read_text,
-    schema_error,
 )
 from harness.errors import StudyFileError
 from harness.metrics import COMPARED
@@ -70,9 +69,9 @@ class BoundFile(Strict, frozen=True, kw_only=True):
 class ConfirmFile(Strict, frozen=True, kw_only=True):
     """Confirmation of the best trials on held-out seeds. `next`: overrides for a second scale."""
 
-    best: int = 3
+    best: NotNegativeInt = 3
     seeds: list[int] = msgspec.field(default_factory=lambda: [101, 102, 103, 104, 105, 106])
-    alpha: float = 0.05  # two-sided, for all candidates together
+    alpha: ErrorRate = 0.05  # two-sided, for all candidates together
     correction: Correction = "dunnett"
     next: dict[str, Any] = msgspec.field(default_factory=dict)  # such as dial.depth: 8
 
@@ -110,16 +109,6 @@ class SearchFile(Strict, frozen=True, kw_only=True):
         return [TRICK + trick for trick in self.tricks] + [p for _, p, _ in dimensions(self)]
 
 
-_PARTS: dict[str, Any] = {
-    "budget": BudgetFile,
-    "confirm": ConfirmFile,
-    "constraints": BoundFile,
-    "limits": Limits,
-    "space": DimensionFile,
-    "tricks": DimensionFile,
-}
-
-
 def load_search(path: Path) -> SearchFile:
     """Reads and checks a search file. Raises StudyFileError with the line of the error."""
     text = read_text(path, "a search file", "ablations/searches/fake.yaml")
@@ -129,80 +118,53 @@ def load_search(path: Path) -> SearchFile:
 def parse_search(text: str, name: str) -> SearchFile:
     """As `load_search`, from text. `name`: the file's name in errors."""
     keys = "search, base, budget and space"
-    plain, lines = read_mapping(text, name, keys, "ablations/searches/")
-    search = _convert(plain, name, lines)
-    check(search, lambda path: location(name, lines, path))
+    plain, where = read_mapping(text, name, keys, "ablations/searches/")
+    search = _convert(plain, where)
+    check(search, where)
     return search
 
 
-def _convert(plain: dict[str, Any], name: str, lines: Any) -> SearchFile:
+def _convert(plain: dict[str, Any], where: Where) -> SearchFile:
     """Converts entries with user-chosen names one by one, so that errors have their full path."""
 
-    def typed(value: Any, kind: Any, path: str) -> Any:
-        try:
-            return msgspec.convert(value, kind)
-        except msgspec.ValidationError as error:
-            raise schema_error(str(error), name, lines, path, _known_keys) from None
-
     def each(values: Any, kind: Any, path: str) -> dict[str, Any]:
-        entries = typed(values, dict[str, Any], path)
-        return {key: typed(value or {}, kind, f"{path}.{key}") for key, value in entries.items()}
+        entries = convert(values, dict[str, Any], where, path)
+        return {
+            name: convert(value or {}, kind, where, f"{path}.{name}")
+            for name, value in entries.items()
+        }
+
+    def trick(part: Any, path: str) -> TrickFile:
+        whens = convert({} if part is None else part, dict[str, Any], where, path)
+        convert({when: {} for when in whens}, TrickFile, where, path)  # the names of its parts
+        parts = {when: each(one, DimensionFile, f"{path}.{when}") for when, one in whens.items()}
+        return TrickFile(**parts)
 
     named = {"space": DimensionFile, "constraints": BoundFile}
     inner = {key: each(plain[key], kind, key) for key, kind in named.items() if key in plain}
     if "tricks" in plain:
-        inner["tricks"] = {
-            trick: TrickFile(
-                **{
-                    when: each(part, DimensionFile, f"tricks.{trick}.{when}")
-                    for when, part in whens.items()
-                }
-            )
-            for trick, whens in _trick_parts(plain["tricks"], typed).items()
-        }
+        tricks = convert(plain["tricks"], dict[str, Any], where, "tricks")
+        inner["tricks"] = {name: trick(part, f"tricks.{name}") for name, part in tricks.items()}
     rest = {key: value for key, value in plain.items() if key not in inner}
-    search: SearchFile = typed(rest, SearchFile, "")
+    search: SearchFile = convert(rest, SearchFile, where)
     return msgspec.structs.replace(search, **inner)
 
 
-def _trick_parts(
-    value: Any, typed: Callable[[Any, Any, str], Any]
-) -> dict[str, dict[str, dict[str, Any]]]:
-    """trick -> (on, off) -> path -> dimension, the keys checked."""
-    tricks = typed(value, dict[str, Any], "tricks")
-    for trick, part in tricks.items():
-        named = typed({} if part is None else part, dict[str, Any], f"tricks.{trick}")
-        typed({key: {} for key in named}, TrickFile, f"tricks.{trick}")
-    return {trick: dict(part or {}) for trick, part in tricks.items()}
-
-
-def _known_keys(path: str) -> list[str]:
-    first, *rest = path.split(".")
-    kind: type[msgspec.Struct] = _PARTS.get(first, SearchFile)
-    if first == "tricks" and len(rest) < 2:
-        kind = TrickFile
-    return [field.encode_name for field in msgspec.structs.fields(kind)]
-
-
-def check(search: SearchFile, where: Callable[[str], str]) -> None:
-    """Checks what types cannot express; `where` names a field's place. Raises StudyFileError."""
+def check(search: SearchFile, where: Where) -> None:
+    """Checks values, also those beyond their types. Raises StudyFileError."""
+    convert(msgspec.to_builtins(search), SearchFile, where)  # an override may be out of its range
     check_name(search.search, where("search"))
     check_seeds(search.base_seeds, where("base_seeds"))
     check_seeds(search.confirm.seeds, where("confirm.seeds"))
     _check_space(search, where)
     _check_objective(search, where)
     _check_budget(search, where)
-    best = search.confirm.best
-    ranges = [alpha_range("confirm.alpha", search.confirm.alpha), *limit_ranges(search.limits)]
-    check_ranges([("confirm.best", best, best >= 0, "of 0 or above"), *ranges], where)
     used = {search.seed, *search.base_seeds}
     if search.confirm.best and (shared := sorted(used & set(search.confirm.seeds))):
-        raise StudyFileError(
-            where("confirm.seeds"),
-            "seeds that the search does not use",
-            f"{shared}, which are also in seed or base_seeds",
-            "Use other seeds: confirmation on the search's own seeds is biased.",
-        )
+        expected = "seeds that the search does not use"
+        got = f"{shared}, which are also in seed or base_seeds"
+        hint = "Use other seeds: confirmation on the search's own seeds is biased."
+        raise StudyFileError(where("confirm.seeds"), expected, got, hint)
     if len(search.base_seeds) < 2 or (search.confirm.best and len(search.confirm.seeds) < 2):
         raise StudyFileError(
             where("base_seeds" if len(search.base_seeds) < 2 else "confirm.seeds"),
@@ -212,31 +174,23 @@ def check(search: SearchFile, where: Callable[[str], str]) -> None:
         )
     for metric, bound in search.constraints.items():
         if (bound.at_most is None) == (bound.at_least is None):
-            raise StudyFileError(
-                where(f"constraints.{metric}"),
-                "one of at_most and at_least",
-                "both" if bound.at_most is not None else "none",
-                "For example peak_memory_bytes: {at_most: 6.0e+10}.",
-            )
+            expected = "one of at_most and at_least"
+            got = "both" if bound.at_most is not None else "none"
+            hint = "For example peak_memory_bytes: {at_most: 6.0e+10}."
+            raise StudyFileError(where(f"constraints.{metric}"), expected, got, hint)
 
 
-def _check_space(search: SearchFile, where: Callable[[str], str]) -> None:
+def _check_space(search: SearchFile, where: Where) -> None:
     if not (search.space or search.tricks):
-        raise StudyFileError(
-            where("space"),
-            "at least one field under space, or one trick under tricks",
-            "none",
-            f"For example space: {{a.field: {EXAMPLE}}}.",
-        )
+        expected = "at least one field under space, or one trick under tricks"
+        hint = f"For example space: {{a.field: {EXAMPLE}}}."
+        raise StudyFileError(where("space"), expected, "none", hint)
     seen: set[str] = set()
     for place, path, dimension in dimensions(search):
         if path in seen:
-            raise StudyFileError(
-                where(place),
-                "every field once in a search",
-                f"{path} a second time",
-                "Remove one of them.",
-            )
+            expected = "every field once in a search"
+            got = f"{path} a second time"
+            raise StudyFileError(where(place), expected, got, "Remove one of them.")
         seen.add(path)
         _check_dimension(dimension, where(place))
 
@@ -253,20 +207,14 @@ def dimensions(search: SearchFile) -> list[tuple[str, str, DimensionFile]]:
 def _check_dimension(one: DimensionFile, where: str) -> None:
     kinds = [part for part in (one.floats, one.ints, one.choices) if part is not None]
     if len(kinds) != 1:
-        raise StudyFileError(
-            where,
-            "one of float: [low, high], int: [low, high] and choices: [...]",
-            "none" if not kinds else f"{len(kinds)} of them",
-            f"For example {EXAMPLE}.",
-        )
+        expected = "one of float: [low, high], int: [low, high] and choices: [...]"
+        got = "none" if not kinds else f"{len(kinds)} of them"
+        raise StudyFileError(where, expected, got, f"For example {EXAMPLE}.")
     if one.choices is not None:
         if len(one.choices) < 2 or one.log or one.step is not None:
-            raise StudyFileError(
-                where,
-                "two choices or more, without log or step",
-                repr(one.choices),
-                "Move a field with a single value to `set`.",
-            )
+            expected = "two choices or more, without log or step"
+            got = repr(one.choices)
+            raise StudyFileError(where, expected, got, "Move a field with a single value to `set`.")
         return
     ends = kinds[0]
     if len(ends) != 2 or not ends[0] < ends[1] or not all(map(math.isfinite, ends)):
@@ -274,29 +222,18 @@ def _check_dimension(one: DimensionFile, where: str) -> None:
             where, "a lower and a higher end, both finite", repr(ends), f"For example {EXAMPLE}."
         )
     if one.log and (ends[0] <= 0 or one.step is not None):
-        raise StudyFileError(
-            where,
-            "a logarithmic range above 0, without step",
-            f"{ends}, step {one.step}" if one.step is not None else repr(ends),
-            "Raise its lower end, or remove `log: true` or the step.",
-        )
+        got = f"{ends}, step {one.step}" if one.step is not None else repr(ends)
+        hint = "Raise its lower end, or remove `log: true` or the step."
+        raise StudyFileError(where, "a logarithmic range above 0, without step", got, hint)
     if one.step is not None and not 0 < one.step <= ends[1] - ends[0]:
-        raise StudyFileError(
-            where,
-            f"a step above 0 and within {ends}",
-            repr(one.step),
-            "Correct the step, or remove it.",
-        )
+        expected = f"a step above 0 and within {ends}"
+        raise StudyFileError(where, expected, repr(one.step), "Correct the step, or remove it.")
     if one.ints is not None and one.step is not None and not one.step.is_integer():
-        raise StudyFileError(
-            where,
-            "an integer step for a range of integers",
-            repr(one.step),
-            "Correct the step, or use `float:` instead of `int:`.",
-        )
+        hint = "Correct the step, or use `float:` instead of `int:`."
+        raise StudyFileError(where, "an integer step for a range of integers", repr(one.step), hint)
 
 
-def _check_objective(search: SearchFile, where: Callable[[str], str]) -> None:
+def _check_objective(search: SearchFile, where: Where) -> None:
     names = search.objectives
     for name in names:
         if name not in OBJECTIVES:
@@ -309,12 +246,9 @@ def _check_objective(search: SearchFile, where: Callable[[str], str]) -> None:
                 "objective, because it is quantised by the evaluations.",
             )
     if not names or len(set(names)) < len(names):
-        raise StudyFileError(
-            where("objective"),
-            "one objective or several different ones",
-            repr(search.objective),
-            "For example objective: val_bpb, or [val_bpb, tokens_per_s].",
-        )
+        expected = "one objective or several different ones"
+        hint = "For example objective: val_bpb, or [val_bpb, tokens_per_s]."
+        raise StudyFileError(where("objective"), expected, repr(search.objective), hint)
     if (LN_TIME in names) != (search.slope_from is not None):
         missing = search.slope_from is None
         raise StudyFileError(
@@ -326,20 +260,13 @@ def _check_objective(search: SearchFile, where: Callable[[str], str]) -> None:
         )
 
 
-def _check_budget(search: SearchFile, where: Callable[[str], str]) -> None:
+def _check_budget(search: SearchFile, where: Where) -> None:
     budget = search.budget
     given = [n for n in (budget.trials, budget.gpu_seconds, budget.usd) if n is not None]
     if not given or min(given) <= 0:
-        raise StudyFileError(
-            where("budget"),
-            "trials, gpu_seconds or usd, above 0",
-            repr(given) if given else "none",
-            "For example budget: {trials: 40}.",
-        )
+        expected = "trials, gpu_seconds or usd, above 0"
+        got = repr(given) if given else "none"
+        raise StudyFileError(where("budget"), expected, got, "For example budget: {trials: 40}.")
     if budget.usd is not None and search.limits.price is None:
-        raise StudyFileError(
-            where("budget.usd"),
-            "a price for a budget in USD",
-            "none",
-            "Add limits: {price: USD per GPU-hour}, or pass --price.",
-        )
+        hint = "Add limits: {price: USD per GPU-hour}, or pass --price."
+        raise StudyFileError(where("budget.usd"), "a price for a budget in USD", "none", hint)

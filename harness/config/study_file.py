@@ -4,24 +4,24 @@ A study file is YAML 1.2, so `off` stays a string, which the trainer rejects. Th
 and of tricks belong to the trainer and are passed on unchanged.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
 from harness.config.yaml_schema import (
-    Range,
+    ErrorRate,
+    NotNegative,
+    Positive,
+    PositiveInt,
     Strict,
-    alpha_range,
+    Where,
     check_name,
-    check_ranges,
     check_seeds,
-    location,
+    convert,
     nearest,
     read_mapping,
     read_text,
-    schema_error,
 )
 from harness.errors import StudyFileError
 from harness.metrics import COMPARED
@@ -35,18 +35,18 @@ _EXPANDED = ("leave_one_out", "add_one_in", "retune")
 class Decide(Strict, frozen=True, kw_only=True):
     """The decision rule of a study, fixed before it runs."""
 
-    alpha: float = 0.05  # two-sided error rate of the intervals
-    margin: dict[str, float] = {}  # metric -> smallest change that matters, in its unit
+    alpha: ErrorRate = 0.05  # two-sided error rate of the intervals
+    margin: dict[str, NotNegative] = {}  # metric -> smallest change that matters, in its unit
     correction: Correction = "dunnett"  # for multiple comparisons with one base
 
 
 class Limits(Strict, frozen=True, kw_only=True):
     """When a study stops."""
 
-    run_minutes: float = 60.0  # for one run
-    total_minutes: float | None = None  # for all attempts of the study together
-    failures: int = 3  # in a row: ends the command; of one arm: skips the arm
-    price: float | None = None  # USD per GPU-hour
+    run_minutes: Positive = 60.0  # for one run
+    total_minutes: Positive | None = None  # for all attempts of the study together
+    failures: PositiveInt = 3  # in a row: ends the command; of one arm: skips the arm
+    price: NotNegative | None = None  # USD per GPU-hour
 
 
 class RetuneFile(Strict, frozen=True, kw_only=True):
@@ -113,38 +113,32 @@ def load_study(path: Path) -> StudyFile:
 
 def parse_study(text: str, name: str) -> StudyFile:
     """Like `load_study`, from text; `name` is the file name in errors."""
-    plain, lines = read_mapping(text, name, "study, base, arms and seeds", "ablations/")
-    study = _convert(plain, name, lines)
-    check(study, lambda path: location(name, lines, path))
+    plain, where = read_mapping(text, name, "study, base, arms and seeds", "ablations/")
+    study = _convert(plain, where)
+    check(study, where)
     return study
 
 
-def _convert(plain: dict[str, Any], name: str, lines: Any) -> StudyFile:
+def _convert(plain: dict[str, Any], where: Where) -> StudyFile:
     """Converts the arms one by one, so that every error has its full path."""
-
-    def typed(value: Any, kind: Any, path: str) -> Any:
-        try:
-            return msgspec.convert(value, kind)
-        except msgspec.ValidationError as error:
-            raise schema_error(
-                str(error), name, lines, path, _known_keys, _misspelt_expansion
-            ) from None
-
     arms = plain.get("arms")
     if not isinstance(arms, dict):
-        study: StudyFile = typed(plain, StudyFile, "")
+        study: StudyFile = convert(plain, StudyFile, where)
         return study
     lists = {key: arms[key] for key in ("leave_one_out", "add_one_in") if key in arms}
-    study = typed({**plain, "arms": lists}, StudyFile, "")
-    sweeps = typed(arms.get("retune", {}), dict[str, Any], "arms.retune")
+    study = convert({**plain, "arms": lists}, StudyFile, where)
+    sweeps = convert(arms.get("retune", {}), dict[str, Any], where, "arms.retune")
     all_arms = ArmsFile(
         leave_one_out=study.arms.leave_one_out,
         add_one_in=study.arms.add_one_in,
-        retune={key: typed(v, RetuneFile, f"arms.retune.{key}") for key, v in sweeps.items()},
+        retune={
+            trick: convert(sweep, RetuneFile, where, f"arms.retune.{trick}")
+            for trick, sweep in sweeps.items()
+        },
         explicit={
-            str(key): typed(value, ArmFile, f"arms.{key}")
-            for key, value in arms.items()
-            if key not in _EXPANDED
+            str(name): convert(arm, ArmFile, where, f"arms.{name}", _misspelt_expansion)
+            for name, arm in arms.items()
+            if name not in _EXPANDED
         },
     )
     return msgspec.structs.replace(study, arms=all_arms)
@@ -156,27 +150,13 @@ def _misspelt_expansion(path: str) -> str | None:
     return nearest(last, _EXPANDED) if parent == "arms" else None
 
 
-def _known_keys(path: str) -> list[str]:
-    parts = [part for part in path.split(".") if part]
-    if not parts:
-        kind: type[msgspec.Struct] = StudyFile
-    elif parts[0] in ("decide", "limits"):
-        kind = Decide if parts[0] == "decide" else Limits
-    else:
-        kind = RetuneFile if parts[1:2] == ["retune"] else ArmFile
-    return [field.name for field in msgspec.structs.fields(kind)]
-
-
-def check(study: StudyFile, where: Callable[[str], str]) -> None:
-    """Checks what types cannot express; `where` locates a field. Raises StudyFileError."""
+def check(study: StudyFile, where: Where) -> None:
+    """Checks values, also those beyond their types. Raises StudyFileError."""
+    convert(msgspec.to_builtins(study), StudyFile, where)  # an override may be out of its range
     check_name(study.study, where("study"))
     if study.arms.empty():
-        raise StudyFileError(
-            where("arms"),
-            "at least one arm besides the base",
-            "none",
-            "Add `leave_one_out: [a trick]`, `add_one_in: [a trick]` or `name: {set: ...}`.",
-        )
+        hint = "Add `leave_one_out: [a trick]`, `add_one_in: [a trick]` or `name: {set: ...}`."
+        raise StudyFileError(where("arms"), "at least one arm besides the base", "none", hint)
     check_seeds(study.seeds, where("seeds"))
     for trick, sweep in study.arms.retune.items():
         _check_sweep(trick, sweep, study, where)
@@ -185,41 +165,17 @@ def check(study: StudyFile, where: Callable[[str], str]) -> None:
     if study.horizons and (
         any(h <= 0 for h in study.horizon_list()) or len(study.horizon_list()) < 2
     ):
-        raise StudyFileError(
-            where("horizons"),
-            "positive multiples of the base's steps, at least one of them not 1",
-            repr(study.horizons),
-            "Write `horizons: default`, or for example [0.5, 1].",
-        )
+        expected = "positive multiples of the base's steps, at least one of them not 1"
+        hint = "Write `horizons: default`, or for example [0.5, 1]."
+        raise StudyFileError(where("horizons"), expected, repr(study.horizons), hint)
     for name in study.decide.margin:
         if name not in WITH_MARGIN:
-            raise StudyFileError(
-                where(f"decide.margin.{name}"),
-                "a metric that a study decides, of known direction",
-                repr(name),
-                nearest(name, WITH_MARGIN) or f"One of {', '.join(WITH_MARGIN)}.",
-            )
-    ranges = [alpha_range("decide.alpha", study.decide.alpha), *limit_ranges(study.limits)]
-    ranges += [
-        (f"decide.margin.{k}", v, v >= 0, "of 0 or above") for k, v in study.decide.margin.items()
-    ]
-    check_ranges(ranges, where)
+            expected = "a metric that a study decides, of known direction"
+            hint = nearest(name, WITH_MARGIN) or f"One of {', '.join(WITH_MARGIN)}."
+            raise StudyFileError(where(f"decide.margin.{name}"), expected, repr(name), hint)
 
 
-def limit_ranges(limits: Limits) -> list[Range]:
-    """The range of each limit."""
-    total, price = limits.total_minutes, limits.price
-    return [
-        ("limits.run_minutes", limits.run_minutes, limits.run_minutes > 0, "above 0"),
-        ("limits.total_minutes", total, total is None or total > 0, "above 0"),
-        ("limits.failures", limits.failures, limits.failures > 0, "above 0"),
-        ("limits.price", price, price is None or price >= 0, "of 0 or above"),
-    ]
-
-
-def _check_sweep(
-    trick: str, sweep: RetuneFile, study: StudyFile, where: Callable[[str], str]
-) -> None:
+def _check_sweep(trick: str, sweep: RetuneFile, study: StudyFile, where: Where) -> None:
     check_seeds(sweep.seeds, where(f"arms.retune.{trick}.seeds"))
     shared = sorted(set(sweep.seeds) & set(study.seeds))
     if shared:
@@ -233,12 +189,10 @@ def _check_sweep(
         _check_searched(sweep, where(f"arms.retune.{trick}"))
         return
     if not sweep.values or not all(sweep.values.values()):
-        raise StudyFileError(
-            where(f"arms.retune.{trick}.values"),
-            "a list of values for each field",
-            repr(sweep.values),
-            "Write for example {values: {a.field: [0.001, 0.003, 0.01]}, seeds: [101, 102]}.",
-        )
+        expected = "a list of values for each field"
+        got = repr(sweep.values)
+        hint = "Write for example {values: {a.field: [0.001, 0.003, 0.01]}, seeds: [101, 102]}."
+        raise StudyFileError(where(f"arms.retune.{trick}.values"), expected, got, hint)
 
 
 def _check_searched(sweep: RetuneFile, where: str) -> None:
@@ -255,16 +209,9 @@ def _check_searched(sweep: RetuneFile, where: str) -> None:
 def _check_arm(name: str, arm: ArmFile, where: str) -> None:
     check_name(name, where)
     if name == "base":
-        raise StudyFileError(
-            where,
-            "a name other than base",
-            "base",
-            "The base is always an arm: rename this one.",
-        )
+        expected = "a name other than base"
+        raise StudyFileError(where, expected, "base", "The base is always an arm: rename this one.")
     if (arm.ref and arm.patch) or not (arm.set or arm.ref or arm.patch):
-        raise StudyFileError(
-            where,
-            "`set: {...}`, or other code by `ref:` or `patch:` (not both)",
-            "both" if arm.ref else "nothing that differs from the base",
-            "Write what the arm changes.",
-        )
+        expected = "`set: {...}`, or other code by `ref:` or `patch:` (not both)"
+        got = "both" if arm.ref else "nothing that differs from the base"
+        raise StudyFileError(where, expected, got, "Write what the arm changes.")

@@ -5,7 +5,7 @@ import io
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args
 
 import msgspec
 
@@ -13,7 +13,14 @@ from harness.errors import StudyFileError, UsageError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 EXAMPLES = "`harness init` copies complete examples into ablations/."
-Range = tuple[str, float | None, bool, str]  # field, value, whether it is valid, the valid range
+Where = Callable[[str], str]  # locates the field at a dotted path
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+PositiveInt = Annotated[int, msgspec.Meta(ge=1)]
+NotNegativeInt = Annotated[int, msgspec.Meta(ge=0)]
+ErrorRate = Annotated[float, msgspec.Meta(gt=0, lt=1)]
+_RANGES = {">=": "of {:g} or above", ">": "above {:g}", "<=": "of {:g} or below", "<": "below {:g}"}
+_RENAMED = {"many": "correction"}  # keys that users of an earlier version still write
 
 
 class Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -25,35 +32,25 @@ def read_text(path: Path, what: str, example: str) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise StudyFileError(
-            str(path),
-            what,
-            str(error.strerror).lower().removeprefix("is "),
-            f"Name a YAML file, such as {example}; {EXAMPLES}",
-        ) from None
+        got = str(error.strerror).lower().removeprefix("is ")
+        hint = f"Name a YAML file, such as {example}; {EXAMPLES}"
+        raise StudyFileError(str(path), what, got, hint) from None
     except UnicodeDecodeError as error:
-        raise StudyFileError(
-            str(path),
-            "UTF-8 text",
-            f"an invalid byte at {error.start}",
-            "Save the file as UTF-8.",
-        ) from None
+        got = f"an invalid byte at {error.start}"
+        raise StudyFileError(str(path), "UTF-8 text", got, "Save the file as UTF-8.") from None
 
 
-def read_mapping(text: str, name: str, keys: str, examples: str) -> tuple[dict[str, Any], Any]:
-    """Returns (a mapping, the same with line numbers) from YAML. Raises StudyFileError."""
-    plain, lines = read_yaml(text, name)
+def read_mapping(text: str, name: str, keys: str, examples: str) -> tuple[dict[str, Any], Where]:
+    """Returns (a mapping from YAML, what locates its fields). Raises StudyFileError."""
+    plain, lines = _read_yaml(text, name)
     if not isinstance(plain, dict):
-        raise StudyFileError(
-            name,
-            f"a mapping with the keys {keys}",
-            "an empty file" if plain is None else type(plain).__name__,
-            f"See {examples}; {EXAMPLES}",
-        )
-    return plain, lines
+        expected = f"a mapping with the keys {keys}"
+        got = "an empty file" if plain is None else type(plain).__name__
+        raise StudyFileError(name, expected, got, f"See {examples}; {EXAMPLES}")
+    return plain, lambda path: _location(name, lines, path)
 
 
-def read_yaml(text: str, name: str) -> tuple[Any, Any]:
+def _read_yaml(text: str, name: str) -> tuple[Any, Any]:
     """Returns (plain values, the same with line numbers). Raises StudyFileError."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -72,60 +69,83 @@ def read_yaml(text: str, name: str) -> tuple[Any, Any]:
         ) from None
 
 
-def schema_error(
-    message: str,
-    name: str,
-    lines: Any,
-    prefix: str,
-    known_keys: Callable[[str], list[str]],
+def convert(
+    value: Any,
+    kind: Any,
+    where: Where,
+    path: str = "",
     suggest: Callable[[str], str | None] = lambda path: None,
-) -> StudyFileError:
-    """Turns a message of msgspec into an error with the line and the nearest known key.
+) -> Any:
+    """A value of a file as `kind`. Raises StudyFileError with the line and the nearest known key.
 
     Args:
-        message: The message of a msgspec.ValidationError.
-        name: The name of the file.
-        lines: The values of the file with line numbers.
-        prefix: The dotted path of the value that was converted.
-        known_keys: Returns the valid keys below a dotted path.
+        value: Plain values, as YAML has them.
+        kind: The type to convert to.
+        where: Locates a field of the file by its dotted path.
+        path: The dotted path of the value.
         suggest: Returns a hint for a path whose value has the wrong type, or None.
     """
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise _schema_error(str(error), value, kind, where, path, suggest) from None
+
+
+def _schema_error(
+    message: str,
+    value: Any,
+    kind: Any,
+    where: Where,
+    path: str,
+    suggest: Callable[[str], str | None],
+) -> StudyFileError:
+    """Translates a message of msgspec."""
     text, _, tail = message.partition(" - at `$")
-    inner = re.sub(r"\[.*?\]", "", tail.rstrip("`")).strip(".")
-    path = ".".join(part for part in (prefix, inner) if part)
+    inner = [part for part in re.sub(r"\[.*?\]", "", tail.rstrip("`")).split(".") if part]
+    place = ".".join(filter(None, [path, *inner]))
     if unknown := re.match(r"Object contains unknown field `(.*)`", text):
-        key = unknown[1]
-        known = known_keys(path)
-        full = f"{path}.{key}" if path else key
-        return StudyFileError(
-            location(name, lines, full),
-            "one of the keys " + ", ".join(known),
-            repr(key),
-            nearest(key, known) or "Remove it.",
-        )
+        key, known = unknown[1], list(_fields(kind, inner))
+        at, hint = where(f"{place}.{key}".lstrip(".")), nearest(key, known) or "Remove it."
+        return StudyFileError(at, "one of the keys " + ", ".join(known), repr(key), hint)
     if missing := re.match(r"Object missing required field `(.*)`", text):
-        return StudyFileError(
-            location(name, lines, path),
-            f"the key {missing[1]!r}",
-            "none",
-            f"Add `{missing[1]}:`; {EXAMPLES}",
-        )
+        hint = f"Add `{missing[1]}:`; {EXAMPLES}"
+        return StudyFileError(where(place), f"the key {missing[1]!r}", "none", hint)
+    if limit := re.match(r"Expected `(?:int|float)` (>=|>|<=|<) (\S+)", text):
+        for part in inner:
+            value = value[part]
+        required = _fields(kind, inner[:-1])[inner[-1]].required
+        hint = "Write a number in that range" + ("." if required else ", or leave it out.")
+        expected = f"a number {_RANGES[limit[1]].format(float(limit[2]))}"
+        return StudyFileError(where(place), expected, repr(value), hint)
     expected, _, got = text.removeprefix("Expected ").partition(", got ")
     return StudyFileError(
-        location(name, lines, path),
+        where(place),
         expected.replace("`", "") or "a value of the right type",
         got.replace("`", "") or text,
-        suggest(path) or "Write a value of that type.",
+        suggest(place) or "Write a value of that type.",
     )
+
+
+def _fields(kind: Any, path: Iterable[str]) -> dict[str, Any]:
+    """The fields of the section at a path below the struct `kind`, by key."""
+    fields = {one.encode_name: one for one in msgspec.structs.fields(kind)}
+    for part in path:
+        kinds = (fields[part].type, *get_args(fields[part].type))
+        section = next(one for one in kinds if isinstance(one, type) and issubclass(one, Strict))
+        fields = {one.encode_name: one for one in msgspec.structs.fields(section)}
+    return fields
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """A sentence with the most similar known name, or None if none is similar."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if (renamed := _RENAMED.get(name)) in names:
+        close = [renamed]
     return f"Did you mean {close[0]!r}?" if close else None
 
 
-def location(name: str, lines: Any, path: str) -> str:
+def _location(name: str, lines: Any, path: str) -> str:
     """`file:line: field`, as far as the line is known."""
     node, line = lines, None
     for part in filter(None, path.split(".")):
@@ -137,40 +157,30 @@ def location(name: str, lines: Any, path: str) -> str:
     return f"{name}{f':{line}' if line else ''}{f': {path}' if path else ''}"
 
 
-def alpha_range(path: str, alpha: float) -> Range:
-    """The range of an error rate."""
-    return path, alpha, 0 < alpha < 1, "between 0 and 1"
-
-
-def check_ranges(ranges: Iterable[Range], where: Callable[[str], str]) -> None:
-    """Raises StudyFileError for the first number out of its range."""
-    for path, value, valid, expected in ranges:
-        if not valid:
-            hint = "Write a number in that range."
-            raise StudyFileError(where(path), f"a number {expected}", repr(value), hint)
-
-
 def check_name(name: str, where: str) -> None:
     """Raises StudyFileError for a name that cannot name a file."""
     if not NAME.fullmatch(name):
-        raise StudyFileError(
-            where,
-            "a name of letters, digits, dot, dash and underscore",
-            repr(name),
-            "It names files in the store: rename it.",
-        )
+        expected = "a name of letters, digits, dot, dash and underscore"
+        raise StudyFileError(where, expected, repr(name), "It names files in the store: rename it.")
 
 
 def check_seeds(seeds: list[int], where: str) -> None:
     """Raises StudyFileError for no seeds, repeated or negative ones."""
     repeated = sorted({seed for seed in seeds if seeds.count(seed) > 1})
     if not seeds or repeated or min(seeds) < 0:
-        raise StudyFileError(
-            where,
-            "at least one seed, each once and not negative",
-            f"{repeated} more than once" if repeated else repr(seeds),
-            "Each seed is one replicate: write each once, such as [1, 2, 3].",
-        )
+        got = f"{repeated} more than once" if repeated else repr(seeds)
+        hint = "Each seed is one replicate: write each once, such as [1, 2, 3]."
+        raise StudyFileError(where, "at least one seed, each once and not negative", got, hint)
+
+
+def find_base(path: Path, base: str) -> str:
+    """The configuration that a file at `path` names relative to itself. Raises StudyFileError."""
+    file = (path.parent / base).resolve()
+    if file.is_file():
+        return str(file)
+    expected = "the path of a configuration file, relative to this file"
+    hint = nearest(file.name, [other.name for other in file.parent.glob("*.yaml")]) or EXAMPLES
+    raise StudyFileError(f"{path}: base", expected, f"no file {file}", hint)
 
 
 def parse_choice(text: str, choices: tuple[Any, ...], option: str, hint: str) -> Any:
@@ -194,12 +204,8 @@ def parse_sets(pairs: Iterable[str]) -> dict[str, Any]:
         except YAMLError:
             equals = ""
         if not equals or not path.strip():
-            raise UsageError(
-                "--set",
-                "field=value, such as dial.depth=8",
-                repr(pair),
-                "Write a dotted field, an equals sign and a YAML value.",
-            )
+            hint = "Write a dotted field, an equals sign and a YAML value."
+            raise UsageError("--set", "field=value, such as dial.depth=8", repr(pair), hint)
         overrides[path.strip()] = value
     return overrides
 
@@ -210,12 +216,8 @@ def parse_seeds(text: str, option: str) -> list[int]:
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
         if not match or (match[2] and int(match[2]) < int(match[1])):
-            raise UsageError(
-                option,
-                "numbers such as 1,2,3 or 0-7",
-                repr(text),
-                "Separate numbers by commas; write a range with a dash.",
-            )
+            hint = "Separate numbers by commas; write a range with a dash."
+            raise UsageError(option, "numbers such as 1,2,3 or 0-7", repr(text), hint)
         numbers += range(int(match[1]), int(match[2] or match[1]) + 1)
     if len(set(numbers)) != len(numbers):
         raise UsageError(option, "each number once", repr(text), "Write each once.")

@@ -7,14 +7,12 @@
     plans/              of the job's runs: configuration, environment, events, result
 
 The same store gives the same bytes: names are sorted, and times are the end of the job. Paths of
-the machine are cut to their last part. `sha256sum -c full/NAME/SHA256SUMS` checks extracted files,
-`check` the tar itself; `harness unpack` makes a store of it, in which the entry can be made again
-and every run compared.
+the machine are cut to their last part. `sha256sum -c full/NAME/SHA256SUMS` checks extracted files;
+`harness unpack` makes a store of it, in which the entry can be made again and every run compared.
 """
 
 import hashlib
 import io
-import os
 import subprocess
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -66,9 +64,6 @@ def _git(checkout: Path, *arguments: str) -> bytes:
     return done.stdout if done.returncode == 0 else b""
 
 
-# --- writing --------------------------------------------------------------------------------------
-
-
 def pack(
     store: Store, name: str, out: Path, *, job: Sequence[Record], proxies: Sequence[Record]
 ) -> int:
@@ -78,14 +73,12 @@ def pack(
     """
     if not job_dir(store, name).is_dir() or not job:
         known = sorted(path.name for path in (store.root / FULL_JOBS).glob("*"))
-        raise UsageError(
-            name,
-            "a job with a run in this store",
-            f"{plural(len(job), 'run')}; jobs here: {', '.join(known) or 'none'}",
-            "Run `harness full JOB` first, or name its store with --store.",
-        )
+        got = f"{plural(len(job), 'run')}; jobs here: {', '.join(known) or 'none'}"
+        hint = "Run `harness full JOB` first, or name its store with --store."
+        raise UsageError(name, "a job with a run in this store", got, hint)
     files = dict(sorted(_contents(store, name, job, proxies)))
-    sums = "".join(f"{_hash(data)}  {path}\n" for path, data in files.items())
+    hashes = {path: hashlib.sha256(data).hexdigest() for path, data in files.items()}
+    sums = "".join(f"{digest}  {path}\n" for path, digest in hashes.items())
     files[f"{FULL_JOBS}/{name}/{SUMS}"] = sums.encode()
     atomic.write_bytes(out, _tar(files, int(max(record.ended_at for record in job))))
     return len(files)
@@ -150,35 +143,3 @@ def _tar(files: Mapping[str, bytes], moment: int) -> bytes:
             member.size, member.mtime, member.mode = len(data), moment, 0o644
             tar.addfile(member, io.BytesIO(data))
     return out.getvalue()
-
-
-def _hash(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-# --- checking -------------------------------------------------------------------------------------
-
-
-def check(tar_path: Path) -> list[str]:
-    """The faults of an artifact bundle, one sentence each; empty if every hash matches."""
-    try:
-        files = _read(tar_path)
-    except (OSError, tarfile.TarError) as error:
-        return [f"{tar_path} is not readable: {error}"]
-    lists = [path for path in files if os.path.basename(path) == SUMS]
-    if len(lists) != 1:
-        return [f"expected one {SUMS}, got {len(lists)}"]
-    wanted = {}
-    for line in files.pop(lists[0]).decode(errors="replace").splitlines():
-        digest, _, path = line.partition("  ")
-        wanted[path] = digest
-    faults = [f"{path} is missing" for path in sorted(wanted.keys() - files.keys())]
-    faults += [f"{path} is not listed in {SUMS}" for path in sorted(files.keys() - wanted.keys())]
-    both = sorted(wanted.keys() & files.keys())
-    return faults + [f"{path} was changed" for path in both if _hash(files[path]) != wanted[path]]
-
-
-def _read(tar_path: Path) -> dict[str, bytes]:
-    with tarfile.open(tar_path, "r:") as tar:
-        members = {member.name: tar.extractfile(member) for member in tar}
-        return {path: handle.read() for path, handle in members.items() if handle is not None}

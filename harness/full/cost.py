@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 
 from harness.comparison.noise_model import NoiseModel, NoiseRow
+from harness.format import percent
 from harness.full.forecast import LEVEL, Estimate
 from harness.full.proxies import ForecastError
 from harness.metrics import SPEEDS
@@ -87,12 +88,9 @@ def launch_row(noise_model: NoiseModel, bench: NoiseScope) -> NoiseRow:
     own = noise_model.of_launches("train_time_s", bench, "launch")
     rows = [row for row in noise_model.rows if row.source == "launch" and row.metric in SPEEDS]
     if own is None and not rows:
-        raise ForecastError(
-            "noise model",
-            "at least one row of launch-to-launch noise",
-            "none",
-            "Add the shipped noise model to your own: `harness noise` prints the rows.",
-        )
+        expected = "at least one row of launch-to-launch noise"
+        hint = "Add the shipped noise model to your own: `harness noise` prints the rows."
+        raise ForecastError("noise model", expected, "none", hint)
     return own or max(rows, key=lambda row: row.sd)
 
 
@@ -102,21 +100,17 @@ def time_and_cost(
     *,
     ranks: int,
     launch: NoiseRow,
-    host: NoiseRow | None = None,
     price_usd_per_gpu_hour: float | None = None,
-    level: float = LEVEL,
 ) -> Cost:
-    """Forecast of time and money.
+    """Forecast of time and money. `launch`: a row of the noise model (`launch_row`).
 
-    `launch`, `host`: rows of the noise model (`launch_row`); `host` only if the steps were measured
-    on another machine. Raises ForecastError for a stage without measured steps.
+    Raises ForecastError for a stage without measured steps.
     """
     train_s = sum(stage.steps * _step_s(stage) for stage in stages)
     leaderboard_s = max(0.0, train_s - FIRST_COUNTED_STEP * _step_s(stages[0]))
-    rows = [row for row in (launch, host) if row is not None]
     log_sd, df = _welch_satterthwaite(
         [
-            *((row.sd**2, float(row.df)) for row in rows),
+            (launch.sd**2, float(launch.df)),
             _step_test_variance(stages, train_s),
             (STRETCH_SD**2, math.inf),
         ]
@@ -124,15 +118,15 @@ def time_and_cost(
     others = {part.name: part.count * part.each_s for part in parts if part.each_s is not None}
     errors = [others[part.name] * part.relative_sd for part in parts if part.name in others]
     wall_s = train_s + sum(others.values())
-    wall = _interval(wall_s, math.hypot(log_sd * train_s, *errors) / wall_s, df, level)
+    wall = _interval(wall_s, math.hypot(log_sd * train_s, *errors) / wall_s, df)
     rate = None if price_usd_per_gpu_hour is None else price_usd_per_gpu_hour * ranks / 3600
     return Cost(
-        train_s=_interval(train_s, log_sd, df, level),
-        leaderboard_s=_interval(leaderboard_s, log_sd, df, level),
+        train_s=_interval(train_s, log_sd, df),
+        leaderboard_s=_interval(leaderboard_s, log_sd, df),
         wall_s=wall,
         usd=_scaled_by(wall, rate) if rate is not None else None,
         parts=[("steps", train_s), *others.items()],
-        notes=_notes(stages, parts, launch, host),
+        notes=_notes(stages, parts, launch),
         stages=[(stage.steps, _step_s(stage)) for stage in stages],
         step_sd=_step_sd(stages),
     )
@@ -140,12 +134,10 @@ def time_and_cost(
 
 def _step_s(stage: Stage) -> float:
     if not stage.step_s or min(stage.step_s) <= 0:
-        raise ForecastError(
-            f"step test: {stage.name}",
-            "at least one measured step in every stage",
-            f"{len(stage.step_s)} of {stage.steps:,} steps",
-            "Raise step_test_seconds, or find out why the stage did not run.",
-        )
+        expected = "at least one measured step in every stage"
+        got = f"{len(stage.step_s)} of {stage.steps:,} steps"
+        hint = "Raise step_test_seconds, or find out why the stage did not run."
+        raise ForecastError(f"step test: {stage.name}", expected, got, hint)
     return float(np.mean(stage.step_s))
 
 
@@ -176,35 +168,29 @@ def _welch_satterthwaite(variances: Sequence[tuple[float, float]]) -> tuple[floa
     return math.sqrt(total), total**2 / squares if squares > 0 else math.inf
 
 
-def _interval(middle: float, log_sd: float, df: float, level: float) -> Estimate:
-    half = t_quantile((1 + level) / 2, df) * log_sd
+def _interval(middle: float, log_sd: float, df: float) -> Estimate:
+    half = t_quantile((1 + LEVEL) / 2, df) * log_sd
     low, high = middle * math.exp(-half), middle * math.exp(half)
-    return Estimate(estimate=middle, low=low, high=high, level=level)
+    return Estimate(estimate=middle, low=low, high=high)
 
 
 def _scaled_by(estimate: Estimate, factor: float) -> Estimate:
-    return Estimate(
-        estimate=estimate.estimate * factor,
-        low=estimate.low * factor,
-        high=estimate.high * factor,
-        level=estimate.level,
-    )
+    low, middle, high = estimate.low, estimate.estimate, estimate.high
+    return Estimate(estimate=middle * factor, low=low * factor, high=high * factor)
 
 
-def _notes(
-    stages: Sequence[Stage], parts: Sequence[Part], launch: NoiseRow, host: NoiseRow | None
-) -> list[str]:
+def _notes(stages: Sequence[Stage], parts: Sequence[Part], launch: NoiseRow) -> list[str]:
     measured = sum(len(stage.step_s) for stage in stages)
-    notes = [f"{measured} measured steps of {sum(stage.steps for stage in stages):,}"]
-    notes.append(
-        f"SD between launches {launch.sd:.2%}: {launch.scale} on {launch.gpu}, {launch.df} df"
-    )
-    if host is not None:
-        notes.append(f"measured on another machine: SD between hosts {host.sd:.2%}, {host.df} df")
+    sd = percent(launch.sd, 2)
+    notes = [
+        f"{measured} measured steps of {sum(stage.steps for stage in stages):,}",
+        f"SD between launches {sd}: {launch.scale} on {launch.gpu}, {launch.df} df",
+    ]
     for part in parts:
         source = part.source if part.each_s is not None else "not included: never measured"
         notes += [f"{part.name}: {source}"] if source else []
-    return [*notes, f"SD between a short stretch of a run and the whole run {STRETCH_SD:.1%}"]
+    stretch = percent(STRETCH_SD)
+    return [*notes, f"SD between a short stretch of a run and the whole run {stretch}"]
 
 
 def parts_of(
@@ -216,40 +202,32 @@ def parts_of(
     evaluations: int,
     cores: int,
 ) -> list[Part]:
-    """The costs besides steps, from a proxy's run: preferably the largest, on this machine.
+    """Evaluations and CORE, from a proxy's run: preferably the largest, on this machine.
 
-    Start-up takes about as long at every size. Evaluations and CORE are scaled by FLOPs per token
-    and number of ranks, within about `SCALED_SD`.
+    Their times are scaled by FLOPs per token and number of ranks, within about `SCALED_SD`.
     """
     factor = float(derived["flops_per_token"]) / float(record.derived["flops_per_token"])
     factor *= max(1, record.gpus) / ranks
-    start_s = record.metrics.get("startup_s")
+    source = f"{factor:.3g} times that of {record.plan_id}, scaled by FLOPs and ranks"
+    wanted = [
+        ("evaluations", evaluations, "evaluation", "seconds"),
+        ("CORE", cores, "core", "core_s"),
+    ]
     return [
         Part(
-            name="start-up",
-            count=1,
-            each_s=start_s,
+            name=name,
+            count=count,
+            each_s=_seconds(events, kind, key, factor),
             relative_sd=SCALED_SD,
-            source=f"as in {record.plan_id}",
-        ),
-        _scaled(
-            "evaluations", evaluations, _seconds(events, "evaluation", "seconds"), factor, record
-        ),
-        _scaled("CORE", cores, _seconds(events, "core", "core_s"), factor, record),
+            source=source,
+        )
+        for name, count, kind, key in wanted
     ]
 
 
-def _scaled(name: str, number: int, each_s: float | None, factor: float, record: Record) -> Part:
-    return Part(
-        name=name,
-        count=number,
-        each_s=None if each_s is None else each_s * factor,
-        relative_sd=SCALED_SD,
-        source=f"{factor:.3g} times that of {record.plan_id}, scaled by FLOPs and ranks",
-    )
-
-
-def _seconds(events: Sequence[Mapping[str, Any]], kind: str, key: str) -> float | None:
+def _seconds(
+    events: Sequence[Mapping[str, Any]], kind: str, key: str, factor: float
+) -> float | None:
     values = [event.get(key) for event in events if event.get("event") == kind]
     numbers = [float(value) for value in values if isinstance(value, int | float)]
-    return float(np.median(numbers)) if numbers else None
+    return float(np.median(numbers)) * factor if numbers else None

@@ -45,7 +45,7 @@ class Finalizer:
         """The leaderboard entry, and the exit code of the comparison with the baseline."""
         decision, code = self._decision()
         entry = leaderboard.make_entry(
-            [self.run],
+            self.run,
             target=self.file.target.core,
             description=self.file.question or self.file.full,
             commit=self._commit(),

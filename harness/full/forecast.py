@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 
 from harness.comparison.noise_model import NoiseModel
+from harness.format import percent
 from harness.full.proxies import (
     MIN_SIZES,
     Proxy,
@@ -117,11 +118,6 @@ class ForecastNoise(msgspec.Struct, frozen=True, kw_only=True):
     df: float
     source: str
 
-    @property
-    def known(self) -> KnownSd:
-        """SD and degrees of freedom alone."""
-        return KnownSd(sd=self.sd, df=self.df)
-
 
 def replicate_noise(
     noise_model: NoiseModel, scale: str | None, gpu: str | None
@@ -158,7 +154,6 @@ def forecast(
     noise: Mapping[str, ForecastNoise] | None = None,
     core_target: float | None = None,
     text_tokens: int | None = None,
-    level: float = LEVEL,
 ) -> Forecast:
     """Forecasts one run at `target`.
 
@@ -177,16 +172,14 @@ def forecast(
     runs = {name: metrics[name].run(*candidates) for name in SCORES if name in metrics}
     core = runs.get("core")
     fits = [
-        metric.summary([x], None, level)
-        if name == "val_bpb"
-        else metric.summary(*candidates, level)
+        metric.summary([x], None) if name == "val_bpb" else metric.summary(*candidates)
         for name, metric in metrics.items()
     ]
     return Forecast(
         target=target,
-        val_bpb=estimate(bpb, level),
-        core=estimate(core, level) if core else None,
-        core_soft=estimate(runs["core_soft"], level) if "core_soft" in runs else None,
+        val_bpb=estimate(bpb),
+        core=estimate(core) if core else None,
+        core_soft=estimate(runs["core_soft"]) if "core_soft" in runs else None,
         core_target=core_target,
         p_core=1 - core.below(core_target) if core and core_target is not None else None,
         fits=fits,
@@ -194,14 +187,9 @@ def forecast(
     )
 
 
-def forecast_metric(
-    name: MetricName,
-    proxies: Sequence[Proxy],
-    target: Scale,
-    noise: Mapping[str, ForecastNoise] | None = None,
-) -> Profile:
+def forecast_metric(name: MetricName, proxies: Sequence[Proxy], target: Scale) -> Profile:
     """The distribution of one metric of one run at `target`, without any check."""
-    metrics = _fit_metrics(proxies, noise or {})
+    metrics = _fit_metrics(proxies, {})
     bpb = metrics["val_bpb"].run([math.log(target.flops)])
     return bpb if name == "val_bpb" else metrics[name].run(*_candidates(bpb))
 
@@ -211,7 +199,7 @@ def estimate(profile: Profile, level: float = LEVEL) -> Estimate:
     return _interval(profile.quantile, level)
 
 
-def _interval(quantile: Callable[[float], float], level: float) -> Estimate:
+def _interval(quantile: Callable[[float], float], level: float = LEVEL) -> Estimate:
     tail = (1 - level) / 2
     low, middle, high = (quantile(p) for p in (tail, 0.5, 1 - tail))
     return Estimate(estimate=min(max(middle, low), high), low=low, high=high, level=level)
@@ -254,47 +242,48 @@ class _Metric:
         )
         law = _law(name, float(np.mean(bpb)))
         self.replicate, self.replicate_source = _replicate(name, sizes, at_target, law)
-        known = at_target.known if at_target else None
+        known = KnownSd(sd=at_target.sd, df=at_target.df) if at_target else None
         self.fit: Fit = fit(law, self.points, self.replicate, known)
         self.run = self.fit.run
 
-    def summary(self, target: Sequence[float], deviance: Floats | None, level: float) -> FittedLaw:
+    def summary(self, target: Sequence[float], deviance: Floats | None) -> FittedLaw:
         """The fit in numbers; `target`: candidates for the target's x, with their deviance."""
         fitted, points, law = self.fit, self.points, self.fit.law
         middle = target[len(target) // 2]
         along = np.linspace(points.x[0], middle, CURVE_POINTS)
+        df = self.replicate.df if self.replicate else math.inf
         return FittedLaw(
             metric=self.name,
             law=FORMULAS[type(law)].format(self.name),
             coefficients={
-                NONLINEAR_NAMES[type(law)]: _interval(fitted.nonlinear, level),
-                "b": _interval(fitted.slope, level),
+                NONLINEAR_NAMES[type(law)]: _interval(fitted.nonlinear),
+                "b": _interval(fitted.slope),
             },
             sizes=[runs[0].scale.size for runs in self.sizes],
             runs=[len(runs) for runs in self.sizes],
             x=[self._x(x) for x in points.x],
             means=[float(y) for y in points.y],
             residuals=[float(off) for off in points.y - fitted.line(points.x)],
-            residual_sd=_interval(fitted.residual_sd, level),
+            residual_sd=_interval(fitted.residual_sd),
             replicate_sd=self.replicate.sd if self.replicate else None,
-            replicate_df=_finite(self.replicate.df) if self.replicate else None,
+            replicate_df=df if math.isfinite(df) else None,
             replicate_source=self.replicate_source,
             lack_of_fit_p=lack_of_fit(points, fitted, self.replicate),
             target_x=self._x(middle),
             variance_shares=fitted.shares(target, deviance),
-            curve=[(self._x(x), estimate(self.run([x]), level)) for x in along],
-            held_out=self._held_out(level),
+            curve=[(self._x(x), estimate(self.run([x]))) for x in along],
+            held_out=self._held_out(),
         )
 
     def _x(self, x: float) -> float:
         return math.exp(x) if self.name == "val_bpb" else float(x)
 
-    def _held_out(self, level: float) -> tuple[Estimate, float] | None:
+    def _held_out(self) -> tuple[Estimate, float] | None:
         """The largest size from the others; None where fewer than three would be left."""
         if len(self.sizes) <= MIN_SIZES:
             return None
         others = _Metric(self.name, self.sizes[:-1], None)
-        expected = estimate(others.run([float(self.points.x[-1])]), level)
+        expected = estimate(others.run([float(self.points.x[-1])]))
         return expected, float(self.points.y[-1])
 
 
@@ -323,10 +312,6 @@ def _replicate(
         relative = KnownSd(sd=at_target.sd / min(scales), df=at_target.df)
         return relative, at_target.source
     return None, "unknown: one run per size, so the residual SD includes it"
-
-
-def _finite(df: float) -> float | None:
-    return df if math.isfinite(df) else None
 
 
 # --- what it is based on --------------------------------------------------------------------------
@@ -361,7 +346,7 @@ def _notes(
 def _metric_notes(fitted: FittedLaw) -> list[str]:
     shares = fitted.variance_shares
     largest = max(shares, key=lambda name: shares[name])
-    notes = [f"{fitted.metric}: {shares[largest]:.0%} of the variance is from: {largest}"]
+    notes = [f"{fitted.metric}: {percent(shares[largest], 0)} of the variance is from: {largest}"]
     if fitted.replicate_sd is None:
         notes.append(f"{fitted.metric}: run-to-run noise {fitted.replicate_source}")
     if fitted.lack_of_fit_p is not None and fitted.lack_of_fit_p < 0.05:

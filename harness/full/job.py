@@ -7,11 +7,10 @@ the same command resumes wherever it was stopped. What happens is reported to a 
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 
@@ -26,7 +25,7 @@ from harness.full.finalize import ENTRY, FORECAST, Finalizer
 from harness.full.job_forecast import JobForecast, estimate_cost, forecast_job
 from harness.full.launch import Deadline, JobLauncher, LaunchResult, final_result
 from harness.full.leaderboard import LeaderboardEntry
-from harness.full.listener import FullListener, SilentListener
+from harness.full.listener import FullListener
 from harness.full.monitor import MonitorSettings
 from harness.full.plan import JobPlan, check_name, plan_job, store_plan
 from harness.full.preflight import Preflight, PreflightRunner, time_limit
@@ -47,6 +46,7 @@ from harness.runner.replicates import recorded_run
 from harness.runner.stepper import StepperStopped
 from harness.runner.trainer import NativeTrainer, by_name
 from harness.study.budget_limits import RESUME
+from harness.study.run import recovered_message
 
 PREFLIGHT = "preflight"
 NOTHING_STARTED = "Nothing was started."
@@ -90,7 +90,7 @@ def run_full(
     listener: FullListener | None = None,
 ) -> FullResult:
     """Runs or resumes a full job. Raises HarnessError; everything recorded is kept."""
-    return FullJob(file, path, store, options, listener or SilentListener()).run()
+    return FullJob(file, path, store, options, listener or FullListener()).run()
 
 
 class FullJob:
@@ -117,10 +117,7 @@ class FullJob:
         """All steps of the command."""
         with self._job_lock(), stop_on_signals(self.stop):
             for record in recover(self.store):
-                self.listener.message(
-                    f"Recovered {record.plan_id}, seed {record.seed}, from a killed harness: "
-                    f"recorded as {record.status}."
-                )
+                self.listener.message(recovered_message(record))
             try:
                 return self._run()
             except StepperStopped:
@@ -135,7 +132,7 @@ class FullJob:
             final = recorded_run(self.store, plan.job, ())
             if final is not None:
                 if not self.options.dry_run:
-                    self._store_plan(plan)
+                    store_plan(self.folder, plan, self.path, self.store)
                 return self._finalize(plan, final)
         if self.options.dry_run:
             return self._dry_run(plan)
@@ -146,11 +143,12 @@ class FullJob:
         runner = self._preflight_runner(plan, self.folder)
         preflight = runner.requirements()
         if preflight.errors and not self.options.proxies:
-            return self._blocked(preflight)
+            self._report_preflight(preflight)
+            return self._result(errors.COULD_NOT_RUN, NOTHING_STARTED)
         if not plan.data_ready:
             plan = plan_job(self.file, self.path, self.trainer)
             preflight = runner.requirements()
-        self._store_plan(plan)
+        store_plan(self.folder, plan, self.path, self.store)
         if self.stored is not None:  # a baseline of another recipe cannot decide anything
             baseline.check_comparable(self.stored, plan.job.identity, own_settings=False)
         if self.options.proxies:
@@ -174,8 +172,7 @@ class FullJob:
         records, noise_model = completed_proxies(plan, self.store), self._noise_model()
         forecast = forecast_job(plan, self.store, records, noise_model)
         self._report_forecast(plan, forecast)
-        optional = self.options.without_forecast or self.options.preflight_only
-        if forecast.forecast is None and not optional:
+        if self._lacks_forecast(forecast):
             return self._result(errors.COULD_NOT_RUN, NOTHING_STARTED)
         preflight = self._measure(runner, preflight, plan.stages)
         cost = estimate_cost(plan, self.store, records, noise_model, preflight)
@@ -205,15 +202,21 @@ class FullJob:
         self._report_forecast(plan, forecast)
         self._report_preflight(preflight)
         more = "`--preflight` also measures the GPUs and runs a step test."
-        if count := len(preflight.errors):
-            found = "1 error" if count == 1 else f"{count} errors"
-            text = f"Dry run: the job cannot start, the preflight found {found}. {more}"
+        faults = []
+        if preflight.errors:
+            faults.append(f"the preflight found {plural(len(preflight.errors), 'error')}")
+        if self._lacks_forecast(forecast):
+            faults.append("there is no forecast")
+        if faults:
+            text = f"Dry run: the job cannot start, {' and '.join(faults)}. {more}"
             return self._result(errors.COULD_NOT_RUN, text)
         return self._result(errors.PASS, f"Dry run: the requirements are met. {more}")
 
-    def _blocked(self, preflight: Preflight) -> FullResult:
-        self._report_preflight(preflight)
-        return self._result(errors.COULD_NOT_RUN, NOTHING_STARTED)
+    def _lacks_forecast(self, forecast: JobForecast) -> bool:
+        """Whether the command may not start the job, because it has no forecast."""
+        options = self.options
+        optional = options.without_forecast or options.preflight_only or options.proxies
+        return forecast.forecast is None and not optional
 
     def _measure(
         self, runner: PreflightRunner, preflight: Preflight, stages: Sequence[int]
@@ -225,11 +228,6 @@ class FullJob:
         if not preflight.errors and self.trainer.paces:
             preflight = runner.step_test(preflight, self.file.step_test_seconds, stages)
         return preflight
-
-    def _store_plan(self, plan: JobPlan) -> None:
-        """Stores the run that the name stands for."""
-        check_name(self.folder, plan, self.store)
-        store_plan(self.folder, plan, self.path)
 
     def _report_forecast(self, plan: JobPlan, forecast: JobForecast) -> None:
         self.listener.forecast_made(forecast)
@@ -361,21 +359,14 @@ class FullJob:
         self.data.update(reason=reason or None, exit_code=code)
         return FullResult(exit_code=code, reason=reason, data=self.data, finished=finished)
 
-    @contextmanager
-    def _job_lock(self) -> Iterator[None]:
-        """Raises StoreError while another harness works on the job."""
+    def _job_lock(self) -> IO[bytes]:
+        """The lock of the job. Raises StoreError while another harness works on the job."""
         handle = lock_file(self.folder / "lock")
         if handle is None:
-            raise StoreError(
-                str(self.store.root),
-                f"one harness at work on the job {self.file.full!r}",
-                "another one is running",
-                "Wait until it ends, or use another --store.",
-            )
-        try:
-            yield
-        finally:
-            handle.close()
+            expected = f"one harness at work on the job {self.file.full!r}"
+            hint = "Wait until it ends, or use another --store."
+            raise StoreError(str(self.store.root), expected, "another one is running", hint)
+        return handle
 
 
 def multinode_trainer(trainer: NativeTrainer, file: FullFile) -> NativeTrainer:

@@ -103,12 +103,14 @@ def _parts(plan: JobPlan, store: Store, records: Sequence[Record], startup_s: fl
         return [start, unknown]
     largest = max(records, key=lambda record: record.tokens)
     events = read_events(store.run_dir(largest.plan_id, largest.attempt) / "events.jsonl")
-    parts = parts_of(
-        largest,
-        events,
-        plan.recipe.derived,
-        ranks=plan.file.ranks,
-        evaluations=plan.evaluations,
-        cores=0 if largest.core is msgspec.UNSET else 1,
-    )
-    return [start, *(part for part in parts if part.name != start.name)]
+    return [
+        start,
+        *parts_of(
+            largest,
+            events,
+            plan.recipe.derived,
+            ranks=plan.file.ranks,
+            evaluations=plan.evaluations,
+            cores=0 if largest.core is msgspec.UNSET else 1,
+        ),
+    ]

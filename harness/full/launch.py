@@ -35,20 +35,16 @@ class Deadline(Stop):
 
     def __init__(self, command: Stop, deadline: float, reason: str) -> None:
         """`reason`: a sentence about the deadline."""
-        super().__init__()
-        self._command, self._deadline, self._reason = command, deadline, reason
+        super().__init__(command)
+        self._deadline, self._reason = deadline, reason
 
     def __bool__(self) -> bool:
-        return bool(self._command) or time.monotonic() >= self._deadline
-
-    @property
-    def hurried(self) -> bool:
-        return self._command.hurried
+        return super().__bool__() or time.monotonic() >= self._deadline
 
     @property
     def reason(self) -> str:
         """Why the run stops."""
-        return STOPPED if self._command else self._reason
+        return STOPPED if self.command else self._reason
 
 
 class LaunchResult(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,8 +5,7 @@
 The rules of karpathy/nanochat (README.md and dev/LEADERBOARD.md): the time is that of training
 steps, in hours, without steps 0 to 10 and without evaluations; CORE of the whole bundle must exceed
 that of GPT-2 with 1.6B parameters, 0.256525; val_bpb is given because CORE is noisy; the commit is
-short, and contributors are handles. Several runs of one configuration make one entry of their
-means.
+short, and contributors are handles.
 
 Below the entry stands what the leaderboard has no column for: the probability that the recipe
 exceeds the target (CORE of one run has an SD of about 0.005, so half the runs of a recipe exactly
@@ -15,18 +14,16 @@ from records and events. Pure functions.
 """
 
 import datetime
-import math
 from collections.abc import Sequence
-from statistics import fmean
 from typing import Any
 
 import msgspec
 
 from harness.comparison.compare import CompareOptions, compare
-from harness.comparison.noise_model import MEASURED_DF, NoiseModel
+from harness.comparison.noise_model import NoiseModel
 from harness.comparison.result import Comparison
 from harness.errors import HarnessError
-from harness.format import markdown_row
+from harness.format import hours, markdown_row
 from harness.full.cost import FIRST_COUNTED_STEP
 from harness.full.forecast import ForecastNoise, replicate_noise
 from harness.gate import baseline
@@ -35,7 +32,6 @@ from harness.metrics import QUALITY
 from harness.results.logs.from_store import logged_runs
 from harness.results.recipe import device_name, recipe_scale
 from harness.results.record import Record
-from harness.stats.inference import pool
 
 COLUMNS = ("#", "time", "val_bpb", "CORE", "Description", "Date", "Commit", "Contributors")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -58,7 +54,7 @@ class CompletedRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LeaderboardEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """An entry of the leaderboard and its details; means over the runs.
+    """An entry of the leaderboard and its details.
 
     `reached`: CORE is above the target, the leaderboard's rule. `p_above`: probability that the
     recipe's mean CORE is above it.
@@ -76,8 +72,8 @@ class LeaderboardEntry(msgspec.Struct, frozen=True, kw_only=True):
     description: str
     date: str  # end of the last run, UTC
     commit: str | None
-    contributors: list[str]
-    runs: int
+    contributors: list[str] = []  # their handles, which no record has
+    runs: int = 1
     seeds: list[int]
     ranks: int
     nodes: int
@@ -95,64 +91,60 @@ class LeaderboardEntry(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str]
 
 
-# --- an entry from runs ---------------------------------------------------------------------------
+# --- an entry from a run --------------------------------------------------------------------------
 
 
 def make_entry(
-    runs: Sequence[CompletedRun],
+    run: CompletedRun,
     *,
     target: float,
     description: str,
     commit: str | None,
     noise_model: NoiseModel,
-    contributors: Sequence[str] = (),
     price_usd_per_gpu_hour: float | None = None,
     decision: str | None = None,
     nodes: int = 1,
 ) -> LeaderboardEntry:
-    """The entry of one run, or of several of one configuration. Raises LeaderboardError."""
-    records = [run.record for run in runs]
-    _check_comparable(records)
-    first, ranks = records[0], ranks_of(records[0])
-    cores = _values(records, "core")
-    core = fmean(cores) if cores else None
-    noise = _core_noise(records, noise_model) if cores else None
-    se = noise.sd / math.sqrt(len(cores)) if noise else None
-    wall_s = fmean(run.record.wall_s + run.earlier_wall_s for run in runs)
-    rate = price_usd_per_gpu_hour
-    soft = _values(records, "core_soft")
+    """The entry of a run. Raises LeaderboardError."""
+    record, ranks = run.record, ranks_of(run.record)
+    device, core = device_name(record.environment), record.metrics.get("core")
+    if (val_bpb := record.metrics.get("val_bpb")) is None:
+        got = "a run that did not measure it"
+        raise LeaderboardError(record.plan_id, "val_bpb", got, "Let the trainer report it.")
+    noise = None
+    if core is not None:
+        noise = replicate_noise(noise_model, recipe_scale(record), device).get("core")
+    wall_s, rate = record.wall_s + run.earlier_wall_s, price_usd_per_gpu_hour
     return LeaderboardEntry(
         reached=core is not None and core > target,
         target=target,
-        train_s=fmean(leaderboard_time_s(run) for run in runs),
-        val_bpb=fmean(_values(records, "val_bpb")),
+        train_s=leaderboard_time_s(run),
+        val_bpb=val_bpb,
         core=core,
-        core_se=se,
+        core_se=noise.sd if noise else None,
         core_se_source=noise.source if noise else "no replicates",
-        p_above=_p_above(core, target, se, noise) if core is not None else None,
-        core_soft=fmean(soft) if soft else None,
+        p_above=_p_above(core, target, noise) if core is not None else None,
+        core_soft=record.metrics.get("core_soft"),
         description=description,
-        date=_date(max(record.ended_at for record in records)),
+        date=_date(record.ended_at),
         commit=commit,
-        contributors=list(contributors),
-        runs=len(runs),
-        seeds=sorted(record.seed for record in records),
+        seeds=[record.seed],
         ranks=ranks,
         nodes=nodes,
-        gpu=device_name(first.environment) or "unknown",
-        steps=first.steps,
-        tokens=first.tokens,
-        parameters=first.derived.get("parameters_total"),
+        gpu=device or "unknown",
+        steps=record.steps,
+        tokens=record.tokens,
+        parameters=record.derived.get("parameters_total"),
         wall_s=wall_s,
         usd=None if rate is None else wall_s / 3600 * ranks * rate,
-        tricks=sorted(name for name, on in first.tricks.items() if on),
+        tricks=sorted(name for name, on in record.tricks.items() if on),
         environment={
-            k: str(v) for k in _ENVIRONMENT if (v := first.environment.get(k)) is not None
+            k: str(v) for k in _ENVIRONMENT if (v := record.environment.get(k)) is not None
         },
-        identity={k: str(v) for k, v in msgspec.structs.asdict(first.identity).items()},
-        plans=[record.plan_id for record in records],
+        identity={k: str(v) for k, v in msgspec.structs.asdict(record.identity).items()},
+        plans=[record.plan_id],
         decision=decision,
-        notes=_notes(runs, core, target),
+        notes=_notes(record, core, target),
     )
 
 
@@ -190,50 +182,12 @@ def ranks_of(record: Record) -> int:
     return 1 if isinstance(ranks, msgspec.UnsetType) else ranks
 
 
-def _check_comparable(records: Sequence[Record]) -> None:
-    """Raises LeaderboardError unless these are completed runs of one configuration."""
-    bad = [record for record in records if record.status != "completed"]
-    if bad or not records:
-        raise LeaderboardError(
-            "runs",
-            "completed runs",
-            ", ".join(f"{record.plan_id} {record.status}" for record in bad) or "none",
-            "Re-run the same command to resume an interrupted run.",
-        )
-    for field in ("identity", "gpus", "steps", "core"):
-        values = {str(getattr(record, field)) for record in records}
-        if len(values) > 1:
-            raise LeaderboardError(
-                field,
-                "runs of one configuration on the same number of GPUs",
-                " and ".join(sorted(values)),
-                "Make an entry of each.",
-            )
-
-
-def _values(records: Sequence[Record], metric: str) -> list[float]:
-    values = [record.metrics.get(metric) for record in records]
-    return [value for value in values if value is not None]
-
-
-def _core_noise(records: Sequence[Record], noise_model: NoiseModel) -> ForecastNoise | None:
-    """SD of one run's CORE: from these runs if there are enough, else from the noise model."""
-    own = pool([_values(records, "core")])
-    if own.df >= MEASURED_DF:
-        return ForecastNoise(sd=own.sd, df=own.df, source=f"these {len(records)} runs")
-    first = records[0]
-    known = replicate_noise(noise_model, recipe_scale(first), device_name(first.environment))
-    return known.get("core")
-
-
-def _p_above(
-    core: float, target: float, se: float | None, noise: ForecastNoise | None
-) -> float | None:
+def _p_above(core: float, target: float, noise: ForecastNoise | None) -> float | None:
     from scipy import special
 
-    if se is None or noise is None or not se > 0:
+    if noise is None or not noise.sd > 0:
         return None
-    return float(special.stdtr(noise.df, (core - target) / se))
+    return float(special.stdtr(noise.df, (core - target) / noise.sd))
 
 
 def _date(moment: float) -> str:
@@ -241,23 +195,21 @@ def _date(moment: float) -> str:
     return f"{_MONTHS[day.month - 1]} {day.day} {day.year}"
 
 
-def _notes(runs: Sequence[CompletedRun], core: float | None, target: float) -> list[str]:
+def _notes(record: Record, core: float | None, target: float) -> list[str]:
     notes = []
     if core is None:
         notes.append("CORE was not evaluated: the leaderboard does not accept this entry")
     elif core <= target:
         notes.append(f"the target was not reached: CORE {core:.4f}, target {target:g}")
-    for run in runs:
-        if resumes := run.record.metrics.get("resumes"):
-            often = "once" if resumes == 1 else f"{resumes:.0f} times"
-            notes.append(f"{run.record.plan_id} was resumed {often} from a checkpoint")
-        settings = run.record.core
-        if not isinstance(settings, msgspec.UnsetType) and settings.max_per_task is not None:
-            notes.append(
-                f"CORE of at most {settings.max_per_task} examples per task; the leaderboard "
-                "uses all"
-            )
-    return list(dict.fromkeys(notes))
+    if resumes := record.metrics.get("resumes"):
+        often = "once" if resumes == 1 else f"{resumes:.0f} times"
+        notes.append(f"{record.plan_id} was resumed {often} from a checkpoint")
+    settings = record.core
+    if not isinstance(settings, msgspec.UnsetType) and settings.max_per_task is not None:
+        notes.append(
+            f"CORE of at most {settings.max_per_task} examples per task; the leaderboard uses all"
+        )
+    return notes
 
 
 # --- against a baseline ---------------------------------------------------------------------------
@@ -295,8 +247,7 @@ def as_markdown(entry: LeaderboardEntry) -> str:
 
 def cells(entry: LeaderboardEntry) -> list[str]:
     """One cell for each of COLUMNS; the leaderboard's maintainers assign the number."""
-    hours = entry.train_s / 3600
-    time = f"{hours:.2f}" if hours >= 1 else f"{hours:.3g}"
+    time = hours(entry.train_s)
     return [
         "–",
         time if entry.reached else f"not reached ({time})",
@@ -313,9 +264,8 @@ def details(entry: LeaderboardEntry) -> list[str]:
     """What the leaderboard has no column for, one line each."""
     where = f"{entry.ranks} × {entry.gpu}" + (f" on {entry.nodes} nodes" if entry.nodes > 1 else "")
     size = f", {entry.parameters:,} parameters" if entry.parameters else ""
-    plural, seeds = "s" * (entry.runs > 1), ", ".join(map(str, entry.seeds))
     lines = [
-        f"{entry.runs} run{plural} (seed{plural} {seeds}) on {where}",
+        f"1 run (seed {entry.seeds[0]}) on {where}",
         f"{entry.steps:,} steps, {entry.tokens:,} tokens{size}",
         f"{entry.train_s:,.1f} s of training time without steps 0 to {FIRST_COUNTED_STEP - 1}; "
         f"{entry.wall_s:,.0f} s from start to end"

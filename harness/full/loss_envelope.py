@@ -89,9 +89,8 @@ class LossEnvelope(msgspec.Struct, frozen=True, kw_only=True):
 
     def at(self, fraction: float) -> Look | None:
         """The last look due at a fraction; None before the first."""
-        return max(
-            (x for x in self.looks if x.fraction <= fraction), key=_by_fraction, default=None
-        )
+        due = [look for look in self.looks if look.fraction <= fraction]
+        return due[-1] if due else None
 
     def outside(self, points: Sequence[tuple[float, float]]) -> list[Outside]:
         """The looks at which the run so far was outside; `points` as in Curve."""
@@ -114,10 +113,6 @@ class LossEnvelope(msgspec.Struct, frozen=True, kw_only=True):
         return outside
 
 
-def _by_fraction(look: Look) -> float:
-    return look.fraction
-
-
 def window_mean(
     points: Sequence[tuple[float, float]], fraction: float, window: float = WINDOW
 ) -> float | None:
@@ -136,12 +131,10 @@ def curve_of(record: Record, table: "pa.Table") -> Curve:
     rows = table.select(["step", "train_loss"]).drop_null().to_pydict()
     loss, bpb = record.metrics.get("val_loss"), record.metrics.get("val_bpb")
     if not rows["step"] or not record.steps or not loss or not bpb:
-        raise ForecastError(
-            f"{record.plan_id}: curve",
-            "training losses, val_loss and val_bpb",
-            f"{len(rows['step'])} steps, val_loss {loss}, val_bpb {bpb}",
-            "Run it again: its curve is stored with its record.",
-        )
+        expected = "training losses, val_loss and val_bpb"
+        got = f"{len(rows['step'])} steps, val_loss {loss}, val_bpb {bpb}"
+        hint = "Run it again: its curve is stored with its record."
+        raise ForecastError(f"{record.plan_id}: curve", expected, got, hint)
     points = zip(rows["step"], rows["train_loss"], strict=True)
     return Curve(
         name=record.plan_id,
@@ -156,7 +149,6 @@ def plan_envelope(
     curves: Sequence[Curve],
     target: Scale,
     *,
-    alpha: float = ALPHA,
     fractions: Sequence[float] = FRACTIONS,
 ) -> LossEnvelope:
     """The envelope of the target's run. Raises ForecastError for fewer than three sizes.
@@ -168,7 +160,7 @@ def plan_envelope(
     first = AFTER_WARMUP * max(curve.warmup for curve in curves)
     losses = _losses(sizes, [at for at in fractions if at >= first - 1e-9])
     x = [math.log(runs[0].scale.flops) for runs in sizes]
-    place = (x, math.log(target.flops), 1 - alpha / (2 * len(losses) - 1))
+    place = (x, math.log(target.flops), 1 - ALPHA / (2 * len(losses) - 1))
     level_law = _level_law(float(np.mean([curve.nats_per_bpb for curve in curves])))
     change_law = ScoreLaw(
         centre=float(np.mean(x)),
@@ -182,7 +174,7 @@ def plan_envelope(
     return LossEnvelope(
         looks=[Look(fraction=at, loss=level, change=change) for at, level, change in looks],
         window=WINDOW,
-        alpha=alpha,
+        alpha=ALPHA,
     )
 
 
@@ -210,12 +202,9 @@ def _losses(sizes: Sequence[Sequence[Curve]], fractions: Sequence[float]) -> dic
             losses[at] = [[mean for mean in runs if mean is not None] for runs in means]
     if not losses:
         fewest = min(len(curve.points) for runs in sizes for curve in runs)
-        raise ForecastError(
-            "proxies: curves",
-            "runs with enough steps for one look",
-            f"{fewest} steps with a loss",
-            "Run longer proxies, or run the job without a loss envelope.",
-        )
+        expected = "runs with enough steps for one look"
+        hint = "Run longer proxies, or run the job without a loss envelope."
+        raise ForecastError("proxies: curves", expected, f"{fewest} steps with a loss", hint)
     return losses
 
 
@@ -224,12 +213,9 @@ def _sizes(curves: Sequence[Curve]) -> list[list[Curve]]:
     for curve in curves:
         groups[curve.scale.flops].append(curve)
     if len(groups) < MIN_SIZES:
-        raise ForecastError(
-            "proxies: curves",
-            f"curves at {MIN_SIZES} or more sizes",
-            f"{len(groups)}",
-            "Run the other proxies, or run the job without a loss envelope.",
-        )
+        expected = f"curves at {MIN_SIZES} or more sizes"
+        hint = "Run the other proxies, or run the job without a loss envelope."
+        raise ForecastError("proxies: curves", expected, f"{len(groups)}", hint)
     return [groups[flops] for flops in sorted(groups)]
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from harness.format import percent
 from harness.full.cost import FIRST_COUNTED_STEP, STRETCH_SD, Cost
 from harness.full.forecast import Estimate
 from harness.full.loss_envelope import LossEnvelope
@@ -88,9 +89,7 @@ class RunMonitor:
         self.settings, self.began_s = settings, began_s
         self._raised = {(alert.kind, alert.subject) for alert in raised}
         self._first: tuple[float, int] | None = None  # clock and step of the first check
-        self._settled: tuple[int, float] | None = (
-            None  # step and training time after the slow first steps
-        )
+        self._settled: tuple[int, float] | None = None  # step and time after the slow first steps
         self._ranks_seen = self._looks_seen = 0
 
     def check(self, progress: Progress, now_s: float, free_bytes: int | None) -> list[Alert]:
@@ -179,7 +178,7 @@ def loss_alerts(
                 kind="loss",
                 subject="loss envelope",
                 step=step,
-                expected=f"{low:.4f} to {high:.4f}{unit} at {outside.look.fraction:.0%}",
+                expected=f"{low:.4f} to {high:.4f}{unit} at {percent(outside.look.fraction, 0)}",
                 got=f"{outside.got:.4f}",
                 hint="Compare the settings with the proxies', and consider stopping the run early.",
             )
@@ -201,7 +200,7 @@ def _slow(reports: Sequence[Event], step: int) -> list[Alert]:
             subject=f"rank {rank}",
             step=step,
             expected="the same compute time per step on every rank",
-            got=f"rank {rank} takes {share:.0%} more",
+            got=f"rank {rank} takes {percent(share, 0)} more",
             hint="All ranks wait for it: check the clock, temperature and other processes of that "
             "GPU, or use another machine.",
         )
@@ -265,8 +264,8 @@ def _loader(reports: Sequence[Event], step: int) -> list[Alert]:
             kind="loader",
             subject="wait",
             step=step,
-            expected=f"at most {LOADER_SHARE:.0%} of the step time spent waiting for data",
-            got=f"{min(shares):.0%}",
+            expected=f"at most {percent(LOADER_SHARE, 0)} of the step time spent waiting for data",
+            got=percent(min(shares), 0),
             hint="Move the prepared data to a faster disk; check for other readers of this disk.",
         )
     ]

@@ -12,14 +12,14 @@ import msgspec
 
 from harness import files
 from harness.config.full_file import FullFile
-from harness.config.yaml_schema import EXAMPLES
-from harness.errors import StoreError, StudyFileError
+from harness.config.yaml_schema import find_base
+from harness.errors import StoreError
 from harness.results import stored_file
 from harness.results.record import Identity
 from harness.results.store import Store
 from harness.runner.attempt import RunSpec
 from harness.runner.replicates import Recipe, describe_with_data, recipe_from_description
-from harness.runner.trainer import NativeTrainer, Request
+from harness.runner.trainer import NativeTrainer, Request, value_at
 
 JOB = "the job"
 PLAN = "plan.json"
@@ -65,7 +65,7 @@ class JobPlan(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def evaluations(self) -> int:
         """Number of evaluations of the full run, with the one at its end."""
-        every = _value(self.recipe.config, self.evaluate_path) if self.evaluate_path else None
+        every = value_at(self.recipe.config, self.evaluate_path) if self.evaluate_path else None
         return -(-self.steps // int(every)) if every else 1
 
 
@@ -96,33 +96,20 @@ def plan_job(
 
 def _requests(file: FullFile, path: Path) -> list[Request]:
     """The job first, then one request per proxy value."""
-    base = (path.parent / file.base).resolve()
-    if not base.is_file():
-        raise StudyFileError(
-            f"{path}: base",
-            "the path of a configuration file, relative to the job file",
-            f"no file {base}",
-            EXAMPLES,
-        )
-    requests = [Request(name=JOB, base=str(base), set=file.set)]
+    base = find_base(path, file.base)
+    requests = [Request(name=JOB, base=base, set=file.set)]
     if (proxies := file.proxies) is not None:
         for value in proxies.values:
             own = {**proxies.set, proxies.field: value}
             sets = {path: old for path, old in file.set.items() if not _below(path, own)} | own
             name = f"proxy {proxies.field}={value}"
-            requests.append(Request(name=name, base=str(base), set=sets))
+            requests.append(Request(name=name, base=base, set=sets))
     return requests
 
 
 def _below(path: str, others: Iterable[str]) -> bool:
     """Whether a field is inside one of the others, as core.max_per_task is inside core."""
     return any(path.startswith(f"{other}.") for other in others)
-
-
-def _value(config: dict[str, Any], path: str) -> Any:
-    for part in path.split("."):
-        config = config.get(part) if isinstance(config, dict) else None  # type: ignore[assignment]
-    return config
 
 
 # --- the job that a name stands for ---------------------------------------------------------------
@@ -143,8 +130,12 @@ class StoredPlan(msgspec.Struct, frozen=True, kw_only=True):
         return {**msgspec.to_builtins(self.identity), "seed": self.seed, "ranks": self.ranks}
 
 
-def store_plan(folder: Path, plan: JobPlan, path: Path) -> None:
-    """Stores the plan and the job file in the job's folder. Raises DiskError."""
+def store_plan(folder: Path, plan: JobPlan, path: Path, store: Store) -> None:
+    """Stores the run that the name stands for: the plan and the job file, in the job's folder.
+
+    Raises StoreError as `check_name`, and DiskError.
+    """
+    check_name(folder, plan, store)
     files.write_json(folder / PLAN, msgspec.to_builtins(_stored(plan)))
     files.write_text(folder / "job.yaml", path.read_text(encoding="utf-8"))
     files.write_json(folder / "job.json", msgspec.to_builtins(plan.file))
@@ -167,12 +158,9 @@ def check_name(folder: Path, plan: JobPlan, store: Store) -> None:
         for field, value in new.fields.items()
         if value != old.fields[field]
     ]
-    raise StoreError(
-        f"full: {plan.file.full}",
-        "one job of this name in a store",
-        "; ".join(changes),
-        "Rename the job, restore the old settings or code, or use another --store.",
-    )
+    expected = "one job of this name in a store"
+    hint = "Rename the job, restore the old settings or code, or use another --store."
+    raise StoreError(f"full: {plan.file.full}", expected, "; ".join(changes), hint)
 
 
 def _stored(plan: JobPlan) -> StoredPlan:

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from harness import files
+from harness.format import duration, percent, plural
 from harness.full.plan import JobPlan
 from harness.results.record import ProcessEnd, Record
 from harness.results.run_files import log_tail
@@ -39,10 +40,10 @@ class StepTest(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     step_s: list[float]
-    loader_wait_s: list[float]
+    loader_wait_s: list[float] = []
     batch_tokens: int
-    startup_s: float
-    compile_s: float
+    startup_s: float = 0.0
+    compile_s: float = 0.0
     compute_s_by_rank: list[float] = []
     peak_memory_bytes_by_rank: list[float | None] = []
     device_memory_bytes: float | None = None
@@ -200,19 +201,9 @@ def _step_test_failed(failure: StepperFailed, run_dir: Path) -> PreflightFinding
 
 
 def step_test_of(ready: dict[str, Any], reply: dict[str, Any]) -> StepTest:
-    """A step test from the trainer's two replies."""
-    return StepTest(
-        step_s=[float(each) for each in reply["step_s"]],
-        loader_wait_s=[float(each) for each in reply.get("loader_wait_s") or []],
-        batch_tokens=int(ready["batch_tokens"]),
-        startup_s=float(ready.get("startup_s") or 0.0),
-        compile_s=float(ready.get("compile_s") or 0.0),
-        compute_s_by_rank=[float(each) for each in reply.get("compute_s_by_rank") or []],
-        peak_memory_bytes_by_rank=list(ready.get("peak_memory_bytes_by_rank") or []),
-        device_memory_bytes=ready.get("device_memory_bytes"),
-        device=ready.get("device"),
-        environment_id=str(ready.get("environment_id") or ""),
-    )
+    """A step test from the trainer's two replies; what one leaves out has its default."""
+    known = {name: value for name, value in {**ready, **reply}.items() if value is not None}
+    return msgspec.convert(known, StepTest, strict=False)
 
 
 def step_test_findings(test: StepTest, ranks: int) -> list[PreflightFinding]:
@@ -232,7 +223,7 @@ def _speed(test: StepTest, ranks: int) -> PreflightFinding:
     return PreflightFinding(
         what="step test",
         ok=True,
-        expected=f"steps on {ranks} rank{'s' * (ranks > 1)}",
+        expected=f"steps on {plural(ranks, 'rank')}",
         got=f"{len(test.step_s)} steps, median {1e3 * median:,.1f} ms, "
         f"{test.tokens_per_s:,.0f} tokens/s",
         severity="info",
@@ -244,8 +235,8 @@ def _loader(test: StepTest) -> PreflightFinding:
     return PreflightFinding(
         what="loader",
         ok=share <= LOADER_SHARE,
-        expected=f"at most {LOADER_SHARE:.0%} of the step time spent waiting for data",
-        got=f"{share:.1%}",
+        expected=f"at most {percent(LOADER_SHARE, 0)} of the step time spent waiting for data",
+        got=percent(share),
         hint="Move the prepared data to a faster disk; check for other readers of this disk.",
         severity="warning",
     )
@@ -254,15 +245,15 @@ def _loader(test: StepTest) -> PreflightFinding:
 def _equal_ranks(compute_s: Sequence[float]) -> PreflightFinding:
     median = statistics.median(compute_s)
     slow = [
-        f"rank {rank} {each / median - 1:+.1%}"
+        f"rank {rank} {percent(each / median - 1, sign=True)}"
         for rank, each in enumerate(compute_s)
         if each > median * (1 + SLOW_SHARE)
     ]
     return PreflightFinding(
         what="equal ranks",
         ok=not slow,
-        expected=f"compute time of every rank at most {SLOW_SHARE:.0%} above the median",
-        got=", ".join(slow) or f"at most {max(compute_s) / median - 1:+.1%}",
+        expected=f"compute time of every rank at most {percent(SLOW_SHARE, 0)} above the median",
+        got=", ".join(slow) or f"at most {percent(max(compute_s) / median - 1, sign=True)}",
         hint="All ranks wait for the slowest: check the clock, temperature and other processes of "
         "that GPU, or leave it out.",
         severity="warning",
@@ -273,7 +264,7 @@ def _memory(peak: float, device: float) -> PreflightFinding:
     return PreflightFinding(
         what="memory of a step",
         ok=peak <= MEMORY_SHARE * device,
-        expected=f"at most {MEMORY_SHARE:.0%} of {device / 2**30:.1f} GiB",
+        expected=f"at most {percent(MEMORY_SHARE, 0)} of {device / 2**30:.1f} GiB",
         got=f"{peak / 2**30:.1f} GiB",
         hint="Lower the rows per pass (system.device_batch_rows): the batch size stays the same.",
         severity="warning",
@@ -287,8 +278,8 @@ def time_limit(plan: JobPlan, wall_s: float, attempts: Sequence[Record]) -> Pref
     return PreflightFinding(
         what="time limit",
         ok=wall_s * (1 - done) <= left_s,
-        expected=f"at most {wall_s * (1 - done) / 3600:.2f} h by the forecast",
-        got=f"{left_s / 3600:.2f} h left of limits.hours",
+        expected=f"at most {duration(wall_s * (1 - done))} by the forecast",
+        got=f"{duration(max(0.0, left_s))} left of limits.hours",
         hint="Raise limits.hours. At the limit the run stops with a checkpoint, and the same "
         "command resumes it.",
         severity="warning",

@@ -59,12 +59,10 @@ def proxy_of(record: Record) -> Proxy:
     """A proxy from a completed record. Raises ForecastError without a val_bpb."""
     bpb = record.metrics.get("val_bpb")
     if record.status != "completed" or bpb is None:
-        raise ForecastError(
-            f"{record.plan_id}/{record.attempt}",
-            "a completed run with a val_bpb",
-            f"{record.status}, val_bpb {bpb}",
-            "Run it again, or leave it out.",
-        )
+        expected = "a completed run with a val_bpb"
+        got = f"{record.status}, val_bpb {bpb}"
+        hint = "Run it again, or leave it out."
+        raise ForecastError(f"{record.plan_id}/{record.attempt}", expected, got, hint)
     precision = record.environment.get("precision")
     return Proxy(
         name=record.plan_id,
@@ -98,12 +96,10 @@ def scale_of(derived: Mapping[str, Any]) -> Scale:
     tokens, per_token = derived.get("tokens"), derived.get("flops_per_token")
     if not parameters or not tokens or not per_token:
         missing = {"parameters_total": parameters, "tokens": tokens, "flops_per_token": per_token}
-        raise ForecastError(
-            "derived",
-            "parameters, tokens and FLOPs per token among the trainer's derived values",
-            f"no {' and no '.join(name for name, value in missing.items() if not value)}",
-            "Let the trainer's `describe` return them: the scaling law is fitted over them.",
-        )
+        expected = "parameters, tokens and FLOPs per token among the trainer's derived values"
+        got = f"no {' and no '.join(name for name, value in missing.items() if not value)}"
+        hint = "Let the trainer's `describe` return them: the scaling law is fitted over them."
+        raise ForecastError("derived", expected, got, hint)
     sizes = derived.get("sizes")
     layers = sizes.get("layers") if isinstance(sizes, dict) else None
     return Scale(
@@ -145,22 +141,16 @@ def check_comparable(
     sizes = by_size(proxies)
     if len(sizes) < MIN_SIZES:
         names = ", ".join(runs[0].scale.size for runs in sizes) or "none"
-        raise ForecastError(
-            "proxies",
-            f"completed runs of this recipe at {MIN_SIZES} or more sizes",
-            f"{len(sizes)}: {names}",
-            "Run the others first: a law with an irreducible loss needs three sizes.",
-        )
+        expected = f"completed runs of this recipe at {MIN_SIZES} or more sizes"
+        hint = "Run the others first: a law with an irreducible loss needs three sizes."
+        raise ForecastError("proxies", expected, f"{len(sizes)}: {names}", hint)
     _check_recipes(proxies, recipe or {})
     _check_horizons(proxies, target)
     settings = {proxy.core_settings for proxy in proxies if proxy.core is not None}
     if len(settings) > 1:
-        raise ForecastError(
-            "proxies: CORE",
-            "the same CORE settings in all runs",
-            " and ".join(sorted(map(str, settings))),
-            "Evaluate all proxies with the same settings.",
-        )
+        got = " and ".join(sorted(map(str, settings)))
+        hint = "Evaluate all proxies with the same settings."
+        raise ForecastError("proxies: CORE", "the same CORE settings in all runs", got, hint)
 
 
 def _check_recipes(proxies: Sequence[Proxy], recipe: Mapping[str, str]) -> None:
@@ -168,12 +158,9 @@ def _check_recipes(proxies: Sequence[Proxy], recipe: Mapping[str, str]) -> None:
     for field in sorted({field for one in recipes for field in one}):
         values = sorted({one[field] for one in recipes if field in one})
         if len(values) > 1:
-            raise ForecastError(
-                f"proxies: {field}",
-                "the job's recipe at every size",
-                " and ".join(values[:3]),
-                "Run the proxies again with the job's code, data and tricks.",
-            )
+            expected = "the job's recipe at every size"
+            hint = "Run the proxies again with the job's code, data and tricks."
+            raise ForecastError(f"proxies: {field}", expected, " and ".join(values[:3]), hint)
 
 
 def _check_horizons(proxies: Sequence[Proxy], target: Scale) -> None:

@@ -7,7 +7,6 @@ it at the end.
 import os
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from harness.full.listener import FullListener, ProxyResult
 from harness.full.plan import JobPlan, ProxyPlan
@@ -22,7 +21,7 @@ from harness.runner.workers import GpuPool
 def missing_proxies(plan: JobPlan, store: Store) -> list[ProxyPlan]:
     """The proxies without a final record, the largest first."""
     todo = [proxy for proxy in plan.proxies if recorded_run(store, proxy.job, ()) is None]
-    return sorted(todo, key=_tokens, reverse=True)
+    return sorted(todo, key=lambda proxy: -float(proxy.job.derived.get("tokens") or 0))
 
 
 def failed_proxies(plan: JobPlan, store: Store) -> list[ProxyResult]:
@@ -43,10 +42,6 @@ def visible_gpus(count: int) -> list[str]:
     return named.split(",")[:count] if named else [str(number) for number in range(count)]
 
 
-def _tokens(proxy: ProxyPlan) -> float:
-    return float(proxy.job.derived.get("tokens") or 0)
-
-
 def run_proxies(
     todo: Sequence[ProxyPlan],
     plan: JobPlan,
@@ -58,25 +53,12 @@ def run_proxies(
     """Runs proxies until all have ended or `stop` is set. Raises what a run raises."""
     gpus = visible_gpus(len(trainer.machine().get("gpus") or []))[: plan.file.ranks]
     pool = GpuPool(store, trainer, gpus if len(gpus) > 1 else [], 60 * plan.file.limits.hours)
-    waiting = iter(todo)
     lock = threading.Lock()
-    broken = threading.Event()
 
-    def work(gpu: str) -> None:
-        while not stop and not broken.is_set():
-            with lock:
-                proxy = next(waiting, None)
-            if proxy is None:
-                return
-            try:
-                record, _ = pool.make(proxy.job, gpu, stop)
-            except BaseException:
-                broken.set()  # the other workers end after their current run
-                raise
+    def run(proxy: ProxyPlan, gpu: str) -> None:
+        if not stop:
+            record, _ = pool.make(proxy.job, gpu, stop)
             with lock:
                 listener.proxy_ended(ProxyResult(proxy=proxy, record=record))
 
-    with ThreadPoolExecutor(len(pool.names)) as executor:
-        workers = [executor.submit(work, name) for name in pool.names]
-    for worker in workers:
-        worker.result()
+    pool.spread(run, todo)

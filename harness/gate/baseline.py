@@ -23,6 +23,7 @@ from harness.config.yaml_schema import NAME
 from harness.errors import HarnessError, UsageError
 from harness.metrics import LOSSES, QUALITY
 from harness.results import stored_file
+from harness.results.copies import copied_seeds, describe_copies
 from harness.results.recipe import device_name, recipe_scale
 from harness.results.record import Identity, Record, attempt_name
 
@@ -273,6 +274,13 @@ def check_records(records: Sequence[Record], noise_model: NoiseModel) -> None:
                 " and ".join(sorted(set(values))),
                 "Record a baseline for each of them.",
             )
+    if copied := copied_seeds(records):
+        raise BaselineError(
+            "seeds",
+            "replicates that differ",
+            describe_copies(copied[0]),
+            "The trainer fixes or ignores its seed. Store one of these runs, or vary the seed.",
+        )
     if not any(_in_every_run(records, metric) for metric in QUALITY):
         raise BaselineError(
             "metrics",

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from harness.comparison import engine
-from harness.comparison.comparability import source_of_variance
 from harness.comparison.compare import CompareOptions, compare
 from harness.comparison.margins import Margin
 from harness.comparison.noise_model import NoiseModel, NoiseRow
@@ -86,9 +85,15 @@ def compare_quality(
             information=information_shares(None if both else len(a), schedule.looks),
             dfs=(None, tuple((n if both else len(a)) + n - 2.0 for n in schedule.looks)),
         )
+    comparison = compare(*sides, options, noise_model, rule)
     return [
-        _at_look(engine.finite(one), "replicates", look, schedule)
-        for one in compare(*sides, options, noise_model, rule).metrics
+        _at_look(
+            engine.finite(msgspec.structs.replace(one, notes=[*one.notes, *comparison.findings])),
+            "replicates",
+            look,
+            schedule,
+        )
+        for one in comparison.metrics
     ]
 
 
@@ -105,11 +110,9 @@ def _at_look(
 
 
 def quality_row(a: Sequence[Record], metric: str, noise_model: NoiseModel) -> NoiseRow | None:
-    """The noise model's row for runs like the baseline's."""
+    """The noise model's row for runs like the baseline's, at other seeds."""
     runs = logged_runs(a, "baseline")
-    return noise_model.find(
-        runs[0].scale, metric, runs[0].gpu, source_of_variance(metric, runs, runs)
-    )
+    return noise_model.find(runs[0].scale, metric, runs[0].gpu, "seed")
 
 
 # --- speed ----------------------------------------------------------------------------------------

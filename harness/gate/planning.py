@@ -27,6 +27,7 @@ from harness.gate.result import (
 )
 from harness.gate.sides import PreparedGate
 from harness.metrics import LOSSES, QUALITY, duplicates
+from harness.results.copies import without_copies
 from harness.results.logs.from_store import logged_runs
 from harness.results.recipe import full_scale_from_derived, is_full_scale
 from harness.results.record import Record
@@ -284,5 +285,6 @@ def _noise_of_row(row: NoiseRow | None) -> PlanningNoise:
 def _noise_of_runs(baseline: Sequence[Record], metric: str, row: NoiseRow | None) -> PlanningNoise:
     if row is not None:
         return _noise_of_row(row)
-    own = pool([[run.metrics[metric] for run in logged_runs(baseline, "baseline")]])
+    runs = logged_runs(without_copies(baseline), "baseline")
+    own = pool([[run.metrics[metric] for run in runs]])
     return PlanningNoise(sd=own.sd if own.df else None, df=float(own.df), own=True)

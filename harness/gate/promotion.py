@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from harness import errors
-from harness.comparison.engine import is_decided
+from harness.comparison.engine import has_limits
 from harness.comparison.noise_model import NoiseModel
 from harness.config.yaml_schema import EXAMPLES
 from harness.errors import TrainerError, UsageError
@@ -143,7 +143,7 @@ def accept(
     baseline.check_fresh(records, old, history.consumed_runs(history.load(store)))
     schedule, reading = LookSchedule(looks=[len(records)]), Reading(alpha=ALPHA)
     results = compare_quality(old.now.records, records, schedule, noise_model, reading, {})
-    decided = [one.result.metric for one in results if is_decided(one.result)]
+    decided = [one.result.metric for one in results if has_limits(one.result)]
     if decided:
         question = readings.question_id([old.now.hash, records[0].identity.code_id])
         names = [attempt_name(one) for one in records]

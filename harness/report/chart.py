@@ -27,6 +27,12 @@ def new_figure(width_inches: float, height_inches: float) -> "Figure":
     return Figure(figsize=(width_inches, height_inches), layout="constrained")
 
 
+def new_axes(width_inches: float, height_inches: float) -> "tuple[Figure, Axes]":
+    """An empty figure with one pair of axes."""
+    figure = new_figure(width_inches, height_inches)
+    return figure, figure.add_subplot()
+
+
 def style(axes: "Axes", *, title: str = "", x: str = "", y: str = "", grid: str = "both") -> None:
     """Titles, a faint grid along `grid` ("x", "y", "both" or "none"), no frame."""
     if title:

@@ -37,6 +37,7 @@ from harness.report.metric_text import (
 from harness.report.study import core
 from harness.results.logs.read import MEMBER
 from harness.results.logs.regex import FAMILY as UNKNOWN_FORMAT
+from harness.results.logs.tables import FAMILY as TABLE
 from harness.stats.decision import Outcome
 
 TONES: dict[Outcome | None, Tone] = {
@@ -62,9 +63,11 @@ def build_comparison(
         answer=comparison.reason,
         tone=TONES[comparison.outcome],
         blocks=present(
+            Notes(items=comparison.findings, warning=True),
             Notes(items=[side_line(side) for side in comparison.sides]),
             results_table(comparison.metrics),
             *_targets(comparison.targets),
+            *_without_outliers(comparison),
             *core_blocks(comparison.core, tasks=tasks),
             Notes(items=[*_advice(comparison, again), *_notes(comparison)]),
         ),
@@ -76,8 +79,17 @@ def build_comparison(
     )
 
 
+def _without_outliers(comparison: Comparison) -> list[Block]:
+    """The results without the runs that stand out, beside those of all runs."""
+    if comparison.without_outliers is None:
+        return []
+    sources = list(dict.fromkeys(one.source for one in comparison.outliers))
+    title = f"The same without {', '.join(sources)}; the outcome is that of all runs"
+    return [results_table(comparison.without_outliers, title=title)]
+
+
 def results_table(
-    results: Sequence[MetricResult], counts: Mapping[str, str] | None = None
+    results: Sequence[MetricResult], counts: Mapping[str, str] | None = None, title: str = ""
 ) -> Table:
     """One row a metric. `counts`: n in words by metric, where n does not count runs."""
     columns = [
@@ -92,7 +104,7 @@ def results_table(
         Column(title="outcome"),
         Column(title="better ┃ worse", optional=True),
     ]
-    return table(columns, [_row(one, counts or {}) for one in results])
+    return table(columns, [_row(one, counts or {}) for one in results], title=title)
 
 
 def _row(result: MetricResult, counts: Mapping[str, str]) -> list[Cell | str]:
@@ -243,7 +255,7 @@ def side_line(side: ComparedSide) -> str:
     if side.whole < side.runs:
         runs = f"{side.whole} complete of {runs}"
     steps = f", {side.steps:,} steps" if side.steps else ""
-    family = "" if side.family == UNKNOWN_FORMAT else f" of {side.family}"
+    family = "" if side.family in (UNKNOWN_FORMAT, TABLE) else f" of {side.family}"
     scale = f" of {side.scale}" if side.scale else family
     gpus = " and ".join("GPU unknown" if name == "unknown" else name for name in side.gpus)
     return f"{side.name}: {runs}{scale}{steps}, {gpus}, from {_sources(side.sources)}"

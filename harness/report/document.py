@@ -5,7 +5,7 @@ sentence comes first and long tables last, so that a reader who stops early has 
 Texts are plain: each renderer escapes them for its own format.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -93,18 +93,6 @@ class Document:
     blocks: Sequence[Block] = field(default_factory=tuple)
     data: Any = None
 
-    def tables(self) -> Iterator[Table]:
-        """Every table, in order, also those inside sections."""
-        yield from _tables(self.blocks)
-
-
-def _tables(blocks: Sequence[Block]) -> Iterator[Table]:
-    for block in blocks:
-        if isinstance(block, Table):
-            yield block
-        elif isinstance(block, Section):
-            yield from _tables(block.blocks)
-
 
 def without_charts(blocks: Sequence[Block]) -> list[Block]:
     """The blocks for a format without pictures: no charts, and no sections of nothing else."""
@@ -136,6 +124,11 @@ def table(
     widths = {len(row) for row in made.rows}
     assert widths <= {len(made.columns)}, f"{len(made.columns)} columns, rows of {widths}"
     return made
+
+
+def number(title: str, *, optional: bool = False, stacked: bool = False) -> Column:
+    """A column of numbers."""
+    return Column(title=title, align="right", optional=optional, stacked=stacked)
 
 
 def present(*blocks: Block | None) -> list[Block]:

@@ -17,7 +17,7 @@ from harness.comparison.drift import (
 )
 from harness.format import percent, plural, signed
 from harness.metrics import METRICS
-from harness.report.document import Block, Column, Document, Notes, Section, Tone, present, table
+from harness.report.document import Block, Document, Notes, Section, Tone, number, present, table
 
 OUTCOMES: dict[int, tuple[Tone, str]] = {
     errors.REGRESSION: ("regression", "a level became worse in the last {recent} sessions"),
@@ -27,8 +27,7 @@ OUTCOMES: dict[int, tuple[Tone, str]] = {
     ),
     errors.PASS: ("pass", "no level became worse in the last {recent} sessions"),
 }
-
-
+EMPTY = "The store has no completed runs: name it with --store."
 SEVERAL = "combinations of configuration and seed"
 
 
@@ -53,9 +52,7 @@ def build_drift(found: Sequence[Series], recent: int) -> Document:
         blocks=present(
             *(Section(title=_title(series), blocks=_blocks(series)) for series in long),
             Notes(items=[_short_line(short)] if short else []),
-            Notes(
-                items=[] if found else ["The store has no completed runs: name it with --store."]
-            ),
+            Notes(items=[] if found else [EMPTY]),
         ),
         data={"series": msgspec.to_builtins(list(found)), "exit_code": code},
     )
@@ -80,16 +77,10 @@ def _title(series: Series) -> str:
 
 
 def _blocks(series: Series) -> list[Block]:
-    columns = [
-        Column(title="metric"),
-        Column(title="n", align="right"),
-        Column(title="SD of a session", align="right"),
-        Column(title="detectable step", align="right"),
-        Column(title="steps"),
-    ]
+    numbers = map(number, ("n", "SD of a session", "detectable step"))
     return present(
         table(
-            columns,
+            ["metric", *numbers, "steps"],
             [_row(one) for one in series.metrics],
             caption="detectable step: one that nine of ten looks would find a week later",
         ),

@@ -1,13 +1,11 @@
-"""Writes a document's data as JSON and its tables as CSV."""
+"""Writes a document's data as JSON."""
 
-import csv
-import io
 import sys
 from typing import Any
 
 import msgspec
 
-from harness.report.document import Document, Table
+from harness.report.document import Document
 
 
 def as_json(data: Any) -> str:
@@ -19,20 +17,6 @@ def as_json(data: Any) -> str:
 def print_json(data: Any) -> None:
     """JSON on stdout, for `--json`: nothing else is printed there."""
     sys.stdout.write(as_json(data))
-
-
-def as_csv(table: Table) -> str:
-    """One table, with its titles in the first line."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([column.title.replace("\n", " ") for column in table.columns])
-    writer.writerows([[cell.text.replace("\n", " ") for cell in row] for row in table.rows])
-    return buffer.getvalue()
-
-
-def print_document_json(document: Document) -> None:
-    """The document's data on stdout."""
-    sys.stdout.write(document_json(document))
 
 
 def document_json(document: Document) -> str:

@@ -6,15 +6,12 @@ states that in their place.
 """
 
 import importlib.util
-from collections.abc import Sequence
 from pathlib import Path
 
-from harness.report.document import Block, Chart, Document, Section
+from harness.report.document import Chart, Document
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-NO_CHARTS = (
-    "Charts are left out: matplotlib is not installed (pip install 'speedrun-harness[report]')."
-)
+NO_CHART = "Left out: matplotlib is not installed (pip install 'speedrun-harness[report]')."
 
 
 def as_html(document: Document) -> str:
@@ -30,27 +27,15 @@ def as_html(document: Document) -> str:
     environment.tests["kind"] = lambda block, name: type(block).__name__ == name
     environment.globals["svg"] = _svg
     page = environment.get_template("page.html")
-    return page.render(document=document, policy=POLICY, no_charts=_missing_charts(document.blocks))
+    return page.render(document=document, policy=POLICY)
 
 
 def _svg(chart: Chart) -> str:
-    """The figure as markup; nothing where matplotlib is missing, which the page then states."""
+    """The figure as markup, or that matplotlib is missing."""
     from markupsafe import Markup
 
     if importlib.util.find_spec("matplotlib") is None:
-        return ""
+        return NO_CHART
     from harness.report.chart import as_svg
 
     return Markup(as_svg(chart.draw()))
-
-
-def _missing_charts(blocks: Sequence[Block]) -> str:
-    lacks = importlib.util.find_spec("matplotlib") is None and _has_chart(blocks)
-    return NO_CHARTS if lacks else ""
-
-
-def _has_chart(blocks: Sequence[Block]) -> bool:
-    return any(
-        isinstance(block, Chart) or (isinstance(block, Section) and _has_chart(block.blocks))
-        for block in blocks
-    )

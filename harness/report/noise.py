@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from harness import format
 from harness.comparison.noise_model import MEASURED_DF, NoiseModel, NoiseRow
 from harness.metrics import SPEEDS
-from harness.report.document import Cell, Column, Document, Notes, Table, present, table
+from harness.report.document import Cell, Column, Document, Notes, Table, number, present, table
 
 MARKS = "¹²³⁴⁵⁶⁷⁸⁹"
 
@@ -45,9 +45,9 @@ def _table(rows: Sequence[NoiseRow], marks: dict[str, str]) -> Table:
         Column(title="metric"),
         Column(title="GPU", stacked=True),
         Column(title="variance"),
-        Column(title="SD", align="right"),
-        Column(title="df", align="right"),
-        Column(title="runs", align="right", optional=True),
+        number("SD"),
+        number("df"),
+        number("runs", optional=True),
         Column(title="from"),
     ]
     return table(columns, [_row(row, marks) for row in rows])

@@ -132,12 +132,17 @@ def fitted(table: Table, width: int) -> tuple[Table, list[str]]:
 
 
 def _natural_width(table: Table) -> int:
-    rows = [[Cell(text=column.title) for column in table.columns], *table.rows]
-    widths = [
-        max(len(line) for row in rows for line in row[index].text.split("\n"))
-        for index in range(len(table.columns))
-    ]
+    widths = [max(map(len, column)) for column in _lines(table)]
     return sum(widths) + _GAP * max(0, len(widths) - 1) + _EDGES
+
+
+def _lines(table: Table) -> list[list[str]]:
+    """Every line of each column, with its title's."""
+    texts = [
+        [column.title, *(row[index].text for row in table.rows)]
+        for index, column in enumerate(table.columns)
+    ]
+    return [[line for text in column for line in text.split("\n")] for column in texts]
 
 
 def _widths(table: Table, width: int) -> Sequence[int | None]:
@@ -145,11 +150,7 @@ def _widths(table: Table, width: int) -> Sequence[int | None]:
 
     None for each column where that does not fit: rich then breaks lines anywhere.
     """
-    texts = [
-        [column.title, *(row[index].text for row in table.rows)]
-        for index, column in enumerate(table.columns)
-    ]
-    lines = [[line for text in column for line in text.split("\n")] for column in texts]
+    lines = _lines(table)
     wide = [max(map(len, column)) for column in lines]
     least = [
         max((len(word) for line in column for word in line.split()), default=1)

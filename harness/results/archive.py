@@ -55,12 +55,8 @@ def pack(store: Store, out: Path, *, compact: bool = False) -> int:
     folders = COMPACT if compact else FOLDERS
     paths = [path for folder in folders for path in _files(store.root / folder)]
     if not paths:
-        raise UsageError(
-            str(store.root),
-            "a store with records",
-            "none",
-            "Name the store of the runs with --store.",
-        )
+        hint = "Name the store of the runs with --store."
+        raise UsageError(str(store.root), "a store with records", "none", hint)
     partial = out.with_name(out.name + files.PARTIAL)
     with files.disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -172,12 +168,9 @@ def _extract(tar_path: Path, folder: Path) -> None:
 
 
 def _not_a_store(tar_path: Path, got: str) -> StoreError:
-    return StoreError(
-        str(tar_path),
-        "a tar that `harness pack` wrote, with only the files of a store",
-        got,
-        "Nothing was unpacked. Pack the store again on its machine.",
-    )
+    expected = "a tar that `harness pack` wrote, with only the files of a store"
+    hint = "Nothing was unpacked. Pack the store again on its machine."
+    return StoreError(str(tar_path), expected, got, hint)
 
 
 def _merged_study(store: Store, other: ResolvedStudy) -> ResolvedStudy:
@@ -186,12 +179,9 @@ def _merged_study(store: Store, other: ResolvedStudy) -> ResolvedStudy:
         return other
     own = store.study(other.study)
     if differing := differences(own, other):
-        raise StoreError(
-            other.study,
-            "studies of the same name to be the same study",
-            "; ".join(differing[:6]),
-            "Nothing was unpacked. Unpack it into another --store.",
-        )
+        expected = "studies of the same name to be the same study"
+        hint = "Nothing was unpacked. Unpack it into another --store."
+        raise StoreError(other.study, expected, "; ".join(differing[:6]), hint)
     known = {(planned.arm, planned.seed, planned.plan_id) for planned in own.runs}
     new: list[PlannedRun] = [r for r in other.runs if (r.arm, r.seed, r.plan_id) not in known]
     arms = {arm.name for arm in own.arms}
@@ -215,12 +205,9 @@ def _new_searches(other: Store, store: Store) -> list[Path]:
         if not own.exists():
             new.append(path)
         elif own.read_bytes() != path.read_bytes():
-            raise StoreError(
-                path.name,
-                "searches of the same name to be the same search",
-                "different trials",
-                "Nothing was unpacked. Unpack it into another --store.",
-            )
+            expected = "searches of the same name to be the same search"
+            hint = "Nothing was unpacked. Unpack it into another --store."
+            raise StoreError(path.name, expected, "different trials", hint)
     return new
 
 

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from harness import format
 from harness.results.record import Record
 
 VarianceSource = Literal["nondeterminism", "seed", "launch", "sequential", "host"]
@@ -64,10 +65,7 @@ def _layers(derived: Mapping[str, Any]) -> int | None:
 
 def count(number: float) -> str:
     """Formats a number with two digits, such as 62,914,560 as '63M'."""
-    for size, suffix in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{float(f'{number / size:.2g}'):g}{suffix}"  # not 1.3e+02M
-    return f"{number:g}"
+    return format.count(number, 2)
 
 
 def device_name(environment: dict[str, Any]) -> str | None:

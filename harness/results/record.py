@@ -72,7 +72,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 
     config_id: str
     code_id: str
-    data_id: str | None
+    data_id: str | None = None  # None: its data is not prepared
     protocol: int
 
 
@@ -86,15 +86,28 @@ class LaunchInfo(msgspec.Struct, frozen=True, kw_only=True):
     ranks: int | msgspec.UnsetType = msgspec.UNSET
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """One attempt at a planned run. Times are Unix seconds; metrics are those of the contract."""
+class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of an attempt before it starts: `launch.json` in its run directory.
 
-    format: int = FORMAT
+    Times are Unix seconds.
+    """
+
     plan_id: str
     attempt: str
     trainer: str
     seed: int
     identity: Identity
+    derived: dict[str, Any]
+    tricks: dict[str, bool]
+    launch: LaunchInfo
+    started_at: float
+    boot_id: str
+
+
+class Record(RunPlan, frozen=True, kw_only=True):
+    """One attempt at a planned run, once it has ended. Metrics are those of the contract."""
+
+    format: int = FORMAT
     status: str
     reason: str | None = None
     hint: str | None = None
@@ -102,36 +115,16 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, float | None]
     steps: int
     tokens: int
-    derived: dict[str, Any]
-    tricks: dict[str, bool]
     environment: dict[str, Any]
     environment_id: str
-    boot_id: str
     concurrent_runs: int
-    started_at: float
     ended_at: float
     wall_s: float
     trainer_s: float
     gpus: int
-    launch: LaunchInfo
     signal: int | None = None  # from outside: the result does not depend on what was run
     # absent from the JSON if CORE was not evaluated, so that stored baselines keep their hashes
     core: CoreSettings | msgspec.UnsetType = msgspec.UNSET
-
-
-class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of an attempt before it starts: `launch.json` in its run directory."""
-
-    plan_id: str
-    attempt: str
-    trainer: str
-    seed: int
-    identity: Identity
-    derived: dict[str, Any]
-    tricks: dict[str, bool]
-    launch: LaunchInfo
-    started_at: float
-    boot_id: str
 
 
 def read_plan(run_dir: Path) -> RunPlan | None:
@@ -147,7 +140,7 @@ def collect_record(
     run_dir: Path, plan: RunPlan, ended: ProcessEnd, concurrent_runs: int = 0
 ) -> Record:
     """The record of a finished process. `concurrent_runs`: the most other runs at a time."""
-    outcome = _Outcome.read(run_dir, ended)
+    outcome = _outcome(run_dir, ended)
     environment = read_json(run_dir / "environment.json")
     if not isinstance(environment, dict):
         environment = {}
@@ -155,11 +148,7 @@ def collect_record(
     failed = outcome.status not in FINAL_STATUSES
     core, damaged = _core_settings(run_dir / core_answers.NAME)
     record = Record(
-        plan_id=plan.plan_id,
-        attempt=plan.attempt,
-        trainer=plan.trainer,
-        seed=plan.seed,
-        identity=plan.identity,
+        **msgspec.structs.asdict(plan),
         status=outcome.status,
         reason="; ".join(part for part in (outcome.reason, damaged) if part) or None,
         hint=outcome.hint,
@@ -167,18 +156,13 @@ def collect_record(
         metrics=outcome.metrics,
         steps=outcome.steps,
         tokens=outcome.tokens,
-        derived=plan.derived,
-        tricks=plan.tricks,
         environment=environment,
         environment_id=str(environment.get("environment_id") or ""),
-        boot_id=plan.boot_id,
         concurrent_runs=concurrent_runs,
-        started_at=plan.started_at,
         ended_at=ended.ended_at,
         wall_s=max(0.0, ended.ended_at - plan.started_at),
         trainer_s=ended.trainer_s,
         gpus=len(gpus) if isinstance(gpus, list) else 0,
-        launch=plan.launch,
         signal=ended.signal,
         core=core,
     )
@@ -196,84 +180,7 @@ def _core_settings(path: Path) -> tuple[CoreSettings | msgspec.UnsetType, str | 
 
 
 class _Outcome(msgspec.Struct, kw_only=True):
-    """The part of a record that follows from `result.json` or its absence."""
-
-    status: str
-    reason: str | None = None
-    hint: str | None = None
-    steps: int = 0
-    tokens: int = 0
-    metrics: dict[str, float | None] = {}
-
-    @classmethod
-    def read(cls, run_dir: Path, ended: ProcessEnd) -> "_Outcome":
-        path = run_dir / "result.json"
-        value = read_json(path)
-        if value is None:
-            half = path.exists()
-            return cls._without_result(run_dir, ended, "half a result.json" if half else None)
-        try:
-            result = msgspec.convert(value, _Result)
-        except msgspec.ValidationError as error:
-            return cls._without_result(run_dir, ended, f"an invalid result.json ({error})")
-        if result.status not in STATUSES:
-            fault = f"a result.json of status {result.status!r}"
-            return cls._without_result(run_dir, ended, fault)
-        return cls._of_result(result, ended)
-
-    @classmethod
-    def _of_result(cls, result: "_Result", ended: ProcessEnd) -> "_Outcome":
-        reasons = [result.reason] if result.reason else []
-        metrics: dict[str, float | None] = {}
-        for name, number in result.metrics.items():
-            finite = number is None or math.isfinite(number)
-            metrics[name] = number if finite else None
-            if not finite:
-                reasons.append(f"{name} was {number} and is recorded as not measured")
-        if metrics.get("resumes"):
-            metrics |= dict.fromkeys(metrics.keys() & set(ONE_PROCESS))
-            reasons.append(
-                "it resumed from a checkpoint, so its speed is that of several processes and is "
-                "recorded as not measured"
-            )
-        status = result.status
-        if ended.cause == "time-out" and status == "interrupted":
-            status, reasons = "failed", [ended.describe()]
-        elif ended.cause == "pruned" and status == "interrupted":
-            reasons = [ended.describe()]
-        elif ended.returncode != 0 and status == "completed":
-            reasons.append(f"the trainer wrote its result and then {ended.describe()}")
-        return cls(
-            status=status,
-            reason="; ".join(reasons) or None,
-            hint=result.hint,
-            steps=result.steps,
-            tokens=result.tokens,
-            metrics=metrics,
-        )
-
-    @classmethod
-    def _without_result(cls, run_dir: Path, ended: ProcessEnd, fault: str | None) -> "_Outcome":
-        reason = f"the trainer {ended.describe()} and left {fault or 'no result.json'}"
-        steps, tokens = last_step(run_dir / "events.jsonl")
-        hint = "Read the end of its log below; the complete log is log.txt in the run directory."
-        if ended.returncode == -signal.SIGKILL and ended.cause is None:
-            hint = (
-                "Something outside killed it, often the kernel when memory runs out: "
-                "see dmesg, or use a machine with more memory."
-            )
-        stopped = ended.cause in ("stopped", "pruned", "harness gone")
-        return cls(
-            status="interrupted" if stopped else "failed",
-            reason=reason,
-            hint=hint,
-            steps=steps,
-            tokens=tokens,
-        )
-
-
-class _Result(msgspec.Struct, kw_only=True):
-    """`result.json` under the contract."""
+    """The content of `result.json` under the contract, or what is known without it."""
 
     status: str
     steps: int
@@ -281,6 +188,64 @@ class _Result(msgspec.Struct, kw_only=True):
     metrics: dict[str, float | None]
     reason: str | None = None
     hint: str | None = None
+
+
+def _outcome(run_dir: Path, ended: ProcessEnd) -> _Outcome:
+    path = run_dir / "result.json"
+    value = read_json(path)
+    fault = "half a result.json" if path.exists() else "no result.json"
+    if value is not None:
+        try:
+            result = msgspec.convert(value, _Outcome)
+        except msgspec.ValidationError as error:
+            fault = f"an invalid result.json ({error})"
+        else:
+            if result.status in STATUSES:
+                return _corrected(result, ended)
+            fault = f"a result.json of status {result.status!r}"
+    return _without_result(run_dir, ended, fault)
+
+
+def _corrected(result: _Outcome, ended: ProcessEnd) -> _Outcome:
+    """A result without numbers that are not finite, and with how the process ended."""
+    reasons = [result.reason] if result.reason else []
+    for name, number in result.metrics.items():
+        if number is not None and not math.isfinite(number):
+            result.metrics[name] = None
+            reasons.append(f"{name} was {number} and is recorded as not measured")
+    if result.metrics.get("resumes"):
+        result.metrics |= dict.fromkeys(result.metrics.keys() & set(ONE_PROCESS))
+        reasons.append(
+            "it resumed from a checkpoint, so its speed is that of several processes and is "
+            "recorded as not measured"
+        )
+    if ended.cause == "time-out" and result.status == "interrupted":
+        result.status, reasons = "failed", [ended.describe()]
+    elif ended.cause == "pruned" and result.status == "interrupted":
+        reasons = [ended.describe()]
+    elif ended.returncode != 0 and result.status == "completed":
+        reasons.append(f"the trainer wrote its result and then {ended.describe()}")
+    result.reason = "; ".join(reasons) or None
+    return result
+
+
+def _without_result(run_dir: Path, ended: ProcessEnd, fault: str) -> _Outcome:
+    hint = "Read the end of its log below; the complete log is log.txt in the run directory."
+    if ended.returncode == -signal.SIGKILL and ended.cause is None:
+        hint = (
+            "Something outside killed it, often the kernel when memory runs out: "
+            "see dmesg, or use a machine with more memory."
+        )
+    steps, tokens = last_step(run_dir / "events.jsonl")
+    stopped = ended.cause in ("stopped", "pruned", "harness gone")
+    return _Outcome(
+        status="interrupted" if stopped else "failed",
+        reason=f"the trainer {ended.describe()} and left {fault}",
+        hint=hint,
+        steps=steps,
+        tokens=tokens,
+        metrics={},
+    )
 
 
 def _within_limit(record: Record) -> Record:
@@ -318,20 +283,16 @@ def curve_table(run_dir: Path) -> "pa.Table | None":
                 row[target] = event[source]
     if not rows:
         return None
-    names = ("step", "tokens", "train_time_s", "train_loss", "val_loss", "val_bpb")
-    ordered = [rows[step] for step in sorted(rows)]
-    types = [pa.int64(), pa.int64(), *[pa.float64()] * 4]
-    columns = [
-        pa.array([row.get(name) for row in ordered], type=kind)
-        for name, kind in zip(names, types, strict=True)
-    ]
-    return pa.table(columns, names=list(names))
+    counts = dict.fromkeys(("step", "tokens"), pa.int64())
+    floats = dict.fromkeys(("train_time_s", "train_loss", "val_loss", "val_bpb"), pa.float64())
+    schema = pa.schema(counts | floats)
+    return pa.Table.from_pylist([rows[step] for step in sorted(rows)], schema=schema)
 
 
-def sessions(records: Iterable[Record], gap_s: float = SESSION_GAP_S) -> list[list[Record]]:
+def sessions(records: Iterable[Record]) -> list[list[Record]]:
     """Groups records by session: one use of one machine, by one command or several.
 
-    The records of a session share environment and boot, with no gap of more than `gap_s` seconds
+    The records of a session share environment and boot, with no gap of more than SESSION_GAP_S
     between the end of a run and the start of the next. Sessions and the records in them are in
     order of time. A run that ended before it wrote its environment belongs to the session that is
     open on its boot.
@@ -344,7 +305,7 @@ def sessions(records: Iterable[Record], gap_s: float = SESSION_GAP_S) -> list[li
             known = [key for key in open_sessions if key[1] == record.boot_id]
             machine = max(known, key=lambda key: open_sessions[key][1], default=machine)
         current = open_sessions.get(machine)
-        if current is None or record.started_at - current[1] > gap_s:
+        if current is None or record.started_at - current[1] > SESSION_GAP_S:
             grouped.append([])
             current = (grouped[-1], record.ended_at)
         current[0].append(record)

@@ -22,8 +22,6 @@ atomically, after its curve and its CORE answers.
 import contextlib
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
@@ -72,7 +70,7 @@ class Store:
             return []
         names = {}
         for entry in os.scandir(folder):
-            if _is_record(entry.name):
+            if entry.name.endswith(".json") and not entry.name.startswith("."):
                 stat = entry.stat()
                 names[entry.name] = (stat.st_mtime_ns, stat.st_size)
         records = self._indexed(names)
@@ -148,15 +146,11 @@ class Store:
             self.study_path(study.study), msgspec.json.format(msgspec.json.encode(study), indent=1)
         )
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Holds the store's lock, so that two writers never rename over each other."""
+    def locked(self) -> IO[bytes]:
+        """The store's lock until it is closed: two writers never rename over each other."""
         handle = files.lock_file(self.root / "lock", wait=True)
         assert handle is not None
-        try:
-            yield
-        finally:
-            handle.close()
+        return handle
 
     def lock_plan(self, plan_id: str) -> IO[bytes] | None:
         """The lock of a plan, which the harness that runs it holds; None if another holds it."""
@@ -174,10 +168,9 @@ class Store:
         """The run directory of an attempt; a store from another machine may lack it."""
         return self.root / "plans" / plan_id / attempt
 
-    def run_dirs(self, plan_id: str | None = None) -> list[Path]:
-        """All run directories, or those of one plan, oldest first."""
-        paths = (self.root / "plans").glob(f"{plan_id or '*'}/*")
-        return sorted(path for path in paths if path.is_dir())
+    def run_dirs(self) -> list[Path]:
+        """All run directories, those of one plan oldest first."""
+        return sorted(path for path in (self.root / "plans").glob("*/*") if path.is_dir())
 
     def commit(self, record: Record, run_dir: Path | None = None) -> Record:
         """Writes a record with the curve and answers in a run directory. Raises DiskError."""
@@ -229,10 +222,6 @@ class Store:
             return None
         hint = "The file is damaged: move it away; the run is then repeated."
         return stored_file.decode(data, Record, path, "a record", if_damaged=hint)
-
-
-def _is_record(name: str) -> bool:
-    return name.endswith(".json") and not name.startswith(".")
 
 
 def _parquet(table: "pa.Table") -> bytes:

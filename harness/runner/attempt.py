@@ -109,20 +109,17 @@ def run_attempt(
 
 def _write_plan(run_dir: Path, job: RunSpec, trainer: str, started_at: float) -> RunPlan:
     """Writes launch.json and config.json."""
+    shared = msgspec.structs.asdict(job)
+    config = shared.pop("config")
     plan = RunPlan(
-        plan_id=job.plan_id,
+        **shared,
         attempt=run_dir.name,
         trainer=trainer,
-        seed=job.seed,
-        identity=job.identity,
-        derived=job.derived,
-        tricks=job.tricks,
-        launch=job.launch,
         started_at=started_at,
         boot_id=run_files.boot_id(),
     )
     files.write_json(run_dir / "launch.json", msgspec.to_builtins(plan))
-    files.write_json(run_dir / "config.json", job.config)
+    files.write_json(run_dir / "config.json", config)
     return plan
 
 
@@ -206,12 +203,9 @@ def _end_leftover(run_dir: Path) -> None:
                 "then re-run the command.",
             )
         if overdue and time.monotonic() > deadline + process.GRACE_S:
-            raise StoreError(
-                str(run_dir),
-                "killed processes to end",
-                f"process groups {sorted(groups)}, which do not end after SIGKILL",
-                "They hang in the kernel: restart the machine, then re-run the command.",
-            )
+            got = f"process groups {sorted(groups)}, which do not end after SIGKILL"
+            hint = "They hang in the kernel: restart the machine, then re-run the command."
+            raise StoreError(str(run_dir), "killed processes to end", got, hint)
         for group in groups if overdue else groups - terminated:
             process.signal_group(group, signal.SIGKILL if overdue else signal.SIGTERM)
         terminated |= groups

@@ -62,7 +62,7 @@ class RefRequirements(msgspec.Struct, frozen=True, kw_only=True):
         return [
             f"{name}=={version.partition('+')[0]}"  # the index chooses +cu130 and the like
             for name in sorted(same)
-            if (version := _version(name)) is not None and "@" not in "".join(self.there[name])
+            if (version := version_here(name)) is not None and "@" not in "".join(self.there[name])
         ]
 
 
@@ -131,9 +131,9 @@ def version_differences(requirements: RefRequirements, python: Path) -> list[str
     there = installed_versions(python)
     names = sorted({*requirements.here, *requirements.there})
     return [
-        f"{name} {_version(name) or 'absent'} here, {there.get(name, 'absent')} there"
+        f"{name} {version_here(name) or 'absent'} here, {there.get(name, 'absent')} there"
         for name in names
-        if _version(name) != there.get(name)
+        if version_here(name) != there.get(name)
     ]
 
 
@@ -160,12 +160,10 @@ def _run(requirements: RefRequirements, command: list[str]) -> None:
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode != 0:
         tail = [line for line in done.stdout.splitlines() if line.strip()][-PIP_LINES:]
-        raise TrainerError(
-            requirements.ref,
-            "an environment with the packages that its pyproject.toml requires",
-            f"exit code {done.returncode} and:\n  " + "\n  ".join(tail) + "\n",
-            "Correct what pip names, or use the packages that are installed here: --env current.",
-        )
+        expected = "an environment with the packages that its pyproject.toml requires"
+        got = f"exit code {done.returncode} and:\n  " + "\n  ".join(tail) + "\n"
+        hint = "Correct what pip names, or use the packages that are installed here: --env current."
+        raise TrainerError(requirements.ref, expected, got, hint)
 
 
 def _text(lines: Collection[str]) -> str:
@@ -211,12 +209,9 @@ def _project(checkout: Path) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise TrainerError(str(path), "TOML", str(error), "Correct that line.") from error
     if "dependencies" in project.get("dynamic", []):
-        raise TrainerError(
-            str(path),
-            "dependencies under [project], to compare them",
-            "dynamic dependencies",
-            "Write them out under [project].",
-        )
+        expected = "dependencies under [project], to compare them"
+        got = "dynamic dependencies"
+        raise TrainerError(str(path), expected, got, "Write them out under [project].")
     return dict(project)
 
 
@@ -226,7 +221,7 @@ def _installed_extras(trainer: NativeTrainer) -> list[str]:
     installed = []
     for extra in trainer.extras:
         everywhere = [line for line in _extra_requirements(project, [extra]) if ";" not in line]
-        if everywhere and all(_version(_name(line)) is not None for line in everywhere):
+        if everywhere and all(version_here(_name(line)) is not None for line in everywhere):
             installed.append(extra)
     return installed
 
@@ -241,7 +236,7 @@ def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _version(name: str) -> str | None:
+def version_here(name: str) -> str | None:
     """The installed version of a package; None if there is none."""
     try:
         return metadata.version(name)

@@ -72,12 +72,9 @@ def _check(nodes: int, environment: Mapping[str, str]) -> None:
             "`harness submit CLUSTER.yaml -- ...`.",
         )
     if environment.get("SLURM_NODEID", "0") != "0":
-        raise ClusterError(
-            "nodes",
-            "the harness on the first node of its allocation",
-            f"node {environment['SLURM_NODEID']}",
-            "Start it with `harness submit`, or outside srun: once, not once per node.",
-        )
+        expected = "the harness on the first node of its allocation"
+        hint = "Start it with `harness submit`, or outside srun: once, not once per node."
+        raise ClusterError("nodes", expected, f"node {environment['SLURM_NODEID']}", hint)
 
 
 def free_port() -> int:

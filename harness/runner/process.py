@@ -35,16 +35,19 @@ TOGETHER_S = 0.5  # a signal to all processes of a job reaches the trainer up to
 
 
 class Stop:
-    """A request to end all runs: by Ctrl-C or SIGTERM; a second one skips the grace period."""
+    """A request to end all runs: by Ctrl-C or SIGTERM; a second one skips the grace period.
 
-    def __init__(self) -> None:
-        self.requests = 0
+    `command`: one that this one follows, which only ends some of its runs.
+    """
+
+    def __init__(self, command: "Stop | None" = None) -> None:
+        self.command, self.requests = command, 0
 
     def request(self, *_: object) -> None:
         self.requests += 1
 
     def __bool__(self) -> bool:
-        return self.requests > 0
+        return self.requests > 0 or bool(self.command)
 
     @property
     def cause(self) -> str:
@@ -54,7 +57,7 @@ class Stop:
     @property
     def hurried(self) -> bool:
         """Whether to skip the grace period."""
-        return self.requests > 1
+        return self.requests > 1 or (self.command is not None and self.command.hurried)
 
 
 @contextlib.contextmanager
@@ -169,7 +172,7 @@ def _watch(
     tail = EventTail(run_dir / "events.jsonl")
     next_read_s = 0.0
     logged_s = reported_s = time.monotonic()
-    while not _has_ended(process):
+    while exit_code(process) is None:
         now = time.monotonic()
         if limits.stop:
             _terminate(process, limits)
@@ -191,16 +194,22 @@ def _watch(
     return limits.stop.cause if _stopped_with_us(process, limits.stop) else None
 
 
-def _has_ended(process: "subprocess.Popen[bytes]") -> bool:
-    """Checks without reaping, so that the pid, and with it the group id, cannot be reused yet."""
-    flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
-    return os.waitid(os.P_PID, process.pid, flags) is not None
+def exit_code(process: "subprocess.Popen[bytes]") -> int | None:
+    """The exit code of a child, as of subprocess; None while it runs.
+
+    It is not reaped, so that the pid, and with it the group id, cannot be reused yet.
+    """
+    if process.returncode is not None:
+        return process.returncode
+    ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    if ended is None:
+        return None
+    return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
 
 
 def _stopped_with_us(process: "subprocess.Popen[bytes]", stop: Stop) -> bool:
     """Whether the signal that ended the trainer is also stopping this process."""
-    ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    if ended is None or ended.si_code == os.CLD_EXITED or ended.si_status not in FROM_OUTSIDE:
+    if -(exit_code(process) or 0) not in FROM_OUTSIDE:
         return False
     deadline = time.monotonic() + TOGETHER_S
     while not stop and time.monotonic() < deadline:
@@ -211,7 +220,7 @@ def _stopped_with_us(process: "subprocess.Popen[bytes]", stop: Stop) -> bool:
 def _terminate(process: "subprocess.Popen[bytes]", limits: _Limits) -> None:
     signal_group(process.pid, signal.SIGTERM)
     deadline = time.monotonic() + limits.grace_s
-    while not (_has_ended(process) or time.monotonic() >= deadline or limits.stop.hurried):
+    while exit_code(process) is None and time.monotonic() < deadline and not limits.stop.hurried:
         time.sleep(POLL_S)
 
 

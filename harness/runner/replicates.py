@@ -66,7 +66,7 @@ def recipe_from_description(description: Description, catalogue: Catalogue) -> R
         config=description.config or {},
         derived=description.derived or {},
         tricks=description.tricks or {},
-        identity=msgspec.convert(msgspec.to_builtins(description.identity), Identity),
+        identity=description.identity,
         seed_path=catalogue.settable_fields.get("seed", "seed"),
         text_tokens=description.text_tokens,
     )
@@ -80,12 +80,8 @@ def describe_with_data(trainer: NativeTrainer, requests: Sequence[Request]) -> l
             trainer.prepare(description.config or {})
         descriptions = trainer.describe_or_fail(requests)
     if _without_data(descriptions):
-        raise TrainerError(
-            "",
-            "a data_id after `data prepare`",
-            "null",
-            "Check the location and the permissions of the trainer's cache folder.",
-        )
+        hint = "Check the location and the permissions of the trainer's cache folder."
+        raise TrainerError("", "a data_id after `data prepare`", "null", hint)
     return descriptions
 
 
@@ -122,9 +118,6 @@ def lock_plan(store: Store, job: RunSpec) -> IO[bytes]:
         if (lock := store.lock_plan(job.plan_id)) is not None:
             return lock
         time.sleep(LOCK_POLL_S)
-    raise StoreError(
-        str(store.root),
-        f"no other harness running {job.plan_id}",
-        "one that is",
-        "Wait until it has finished; this command then uses its record.",
-    )
+    expected = f"no other harness running {job.plan_id}"
+    hint = "Wait until it has finished; this command then uses its record."
+    raise StoreError(str(store.root), expected, "one that is", hint)

@@ -20,7 +20,7 @@ from typing import Any
 from harness import files
 from harness.results.record import FROM_OUTSIDE
 from harness.results.run_files import log_tail
-from harness.runner.process import Stop, kill_writers, signal_group
+from harness.runner.process import Stop, exit_code, kill_writers, signal_group
 
 CHUNK_BYTES = 65_536
 END_S = 20.0  # for a child to end after `stop`
@@ -79,7 +79,7 @@ class StepperProcess:
         """Sends `stop`, so that the child writes its result; kills it after END_S."""
         self._send("stop")
         deadline = time.monotonic() + END_S
-        while self._code() is None and time.monotonic() < deadline:
+        while exit_code(self._process) is None and time.monotonic() < deadline:
             time.sleep(POLL_S)
         self.kill()
 
@@ -132,7 +132,7 @@ class StepperProcess:
     def failed(self, what: str) -> StepperFailed:
         """The error, with the reason in the child's result and the tail of its log."""
         deadline = time.monotonic() + SETTLE_S
-        while (code := self._code()) is None and time.monotonic() < deadline:
+        while (code := exit_code(self._process)) is None and time.monotonic() < deadline:
             time.sleep(POLL_S)
         result = files.read_json(self.run_dir / "result.json")
         result = result if isinstance(result, dict) else {}
@@ -141,16 +141,6 @@ class StepperProcess:
         killed = code is not None and -code in FROM_OUTSIDE
         status = str(result.get("status") or "failed")
         return StepperFailed(self.side, reason, status, log_tail(self._log), killed)
-
-    def _code(self) -> int | None:
-        """Its exit code, without reaping, so that its group id cannot be reused yet."""
-        flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
-        if self._process.returncode is not None:
-            return self._process.returncode
-        ended = os.waitid(os.P_PID, self._process.pid, flags)
-        if ended is None:
-            return None
-        return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
 
     def _send(self, request: str) -> None:
         assert self._process.stdin is not None

@@ -11,17 +11,18 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import msgspec
 
 from harness.errors import StudyFileError, TrainerError
 from harness.files import read_json, write_json
+from harness.results.record import Identity
 
 REPLY_LIMIT_S = 300.0
 Launcher = Callable[[str, Sequence[str], int], list[str]]
 """(interpreter, arguments after `-m`, ranks) -> the command line that starts all ranks."""
-HINT_BROKEN = "Fix the trainer, or name another with `trainer:` in the study file."
+T = TypeVar("T")
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,14 +41,8 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     got: str = ""
     hint: str = ""
 
-
-class IdentityReply(msgspec.Struct, frozen=True, kw_only=True):
-    """The `identity` of a description."""
-
-    config_id: str
-    code_id: str
-    data_id: str | None = None
-    protocol: int
+    def __str__(self) -> str:
+        return f"{self.path}: expected {self.expected}; got {self.got}"
 
 
 class Description(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +58,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     pins: dict[str, Any] | None = None
     data_paths: dict[str, Any] = {}
     tricks: dict[str, bool] | None = None
-    identity: IdentityReply | None = None
+    identity: Identity | None = None
     text_tokens: int | None = None
     package: str | None = None
     errors: list[Fault] = []
@@ -92,7 +87,6 @@ class Needs(msgspec.Struct, frozen=True, kw_only=True):
 
     findings: list[PreflightFinding] = []
     checkpoint_bytes: int | None = None
-    free_bytes: int | None = None
     planned_tokens: int | None = None
     data: dict[str, Any] = {}
 
@@ -103,7 +97,6 @@ class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
     ranks: int
     findings: list[PreflightFinding] = []
     gpus: list[dict[str, Any]] = []
-    all_reduce: list[dict[str, float]] = []
 
 
 def torchrun_command(python: str, arguments: Sequence[str], ranks: int) -> list[str]:
@@ -138,14 +131,11 @@ class NativeTrainer:
         """
         text = json.dumps([msgspec.to_builtins(request) for request in requests])
         value = self._request("describe", ["--batch"], stdin=text)
-        replies: list[Description] = self._as(value, list[Description], "describe --batch")
-        if [reply.name for reply in replies] != [request.name for request in requests]:
-            raise TrainerError(
-                "",
-                f"{len(requests)} descriptions from {self.package}.describe, in order",
-                f"{[reply.name for reply in replies]}",
-                HINT_BROKEN,
-            )
+        replies = self._as(value, list[Description], "describe --batch")
+        names = [reply.name for reply in replies]
+        if names != [request.name for request in requests]:
+            expected = f"{len(requests)} descriptions from {self.package}.describe, in order"
+            raise _broken(expected, str(names))
         for reply in replies:
             self._check_package(reply.package)
         return replies
@@ -159,14 +149,12 @@ class NativeTrainer:
     def catalogue(self) -> Catalogue:
         """The trainer's tricks and settable fields. Raises TrainerError."""
         value = self._request("describe", ["--catalogue"])
-        catalogue: Catalogue = self._as(value, Catalogue, "describe --catalogue")
-        return catalogue
+        return self._as(value, Catalogue, "describe --catalogue")
 
     def machine(self) -> dict[str, Any]:
         """GPUs and back-ends as the trainer sees them; may take seconds. Raises TrainerError."""
         value = self._request("describe", ["--machine"])
-        machine: dict[str, Any] = self._as(value, dict[str, Any], "describe --machine")
-        return machine
+        return self._as(value, dict[str, Any], "describe --machine")
 
     def prepare(self, config: Mapping[str, Any]) -> str | None:
         """Prepares a configuration's data, with progress on stderr; returns the data_id."""
@@ -184,20 +172,16 @@ class NativeTrainer:
         except (IndexError, ValueError):
             reply = None
         if done.returncode != 0 or not isinstance(reply, dict) or "data_id" not in reply:
-            raise TrainerError(
-                "",
-                "prepared data",
-                f"exit code {done.returncode} from `{self.package}.data prepare`",
-                "Its message is above: correct the data source that it names.",
-            )
+            got = f"exit code {done.returncode} from `{self.package}.data prepare`"
+            hint = "Its message is above: correct the data source that it names."
+            raise TrainerError("", "prepared data", got, hint)
         return str(reply["data_id"])
 
     def needs(self, config_file: Path, run_dir: Path, ranks: int, nodes: int = 1) -> Needs:
         """What a job needs of this machine, one of `nodes`; quick. Raises TrainerError."""
         arguments = ["--config", str(config_file), "--ranks", str(ranks), "--out", str(run_dir)]
         arguments += ["--nodes", str(nodes)] if nodes > 1 else []
-        reply: Needs = self._as(self._request("needs", arguments), Needs, "needs")
-        return reply
+        return self._as(self._request("needs", arguments), Needs, "needs")
 
     def train_command(self, config_file: Path, run_dir: Path, ranks: int = 1) -> list[str]:
         """The command line of one run, without its watch descriptor."""
@@ -220,8 +204,7 @@ class NativeTrainer:
     def read_probe(self, run_dir: Path) -> ProbeResult | None:
         """The probe.json of a folder; None if there is none. Raises TrainerError."""
         value = read_json(run_dir / "probe.json")
-        result: ProbeResult | None = value and self._as(value, ProbeResult, "probe")
-        return result
+        return self._as(value, ProbeResult, "probe") if value else None
 
     def _on_ranks(
         self, ranks: int, verb: str, config_file: Path, run_dir: Path, *more: str
@@ -250,12 +233,8 @@ class NativeTrainer:
                 start_new_session=True,  # Ctrl-C is for the harness
             )
         except subprocess.TimeoutExpired:
-            raise TrainerError(
-                "",
-                f"a reply of {' '.join(command[1:])} within {REPLY_LIMIT_S:g} s",
-                "none",
-                HINT_BROKEN,
-            ) from None
+            expected = f"a reply of {' '.join(command[1:])} within {REPLY_LIMIT_S:g} s"
+            raise _broken(expected, "none") from None
         try:
             return json.loads(done.stdout)
         except ValueError:
@@ -268,12 +247,8 @@ class NativeTrainer:
         if re.search(rf"No module named '?{top}\b", done.stderr):
             return self._wrong_package(self._importable_package())
         tail = (done.stderr or done.stdout).strip()[-600:]
-        return TrainerError(
-            "",
-            f"JSON from `{self.package}.{verb} {' '.join(arguments)}`",
-            f"exit code {done.returncode} and: {tail or 'nothing'}",
-            HINT_BROKEN,
-        )
+        expected = f"JSON from `{self.package}.{verb} {' '.join(arguments)}`"
+        return _broken(expected, f"exit code {done.returncode} and: {tail or 'nothing'}")
 
     def _check_package(self, folder: str | None) -> None:
         if folder is not None and Path(folder).resolve() != self._own_package():
@@ -298,12 +273,8 @@ class NativeTrainer:
     def _wrong_package(self, folder: str | None) -> TrainerError:
         own = self._own_package()
         if folder is None:
-            return TrainerError(
-                "",
-                f"the trainer's package at {own}",
-                "no such package",
-                "Run from a complete checkout, or reinstall the project.",
-            )
+            hint = "Run from a complete checkout, or reinstall the project."
+            return TrainerError("", f"the trainer's package at {own}", "no such package", hint)
         return TrainerError(
             "",
             f"the trainer's package {self.package} at {own}",
@@ -311,16 +282,17 @@ class NativeTrainer:
             "Remove the other from PYTHONPATH or uninstall it; unset PYTHONSAFEPATH if it is set.",
         )
 
-    def _as(self, value: object, kind: Any, verb: str) -> Any:
+    def _as(self, value: object, kind: type[T], verb: str) -> T:
         try:
             return msgspec.convert(value, kind)
         except msgspec.ValidationError as error:
-            raise TrainerError(
-                "",
-                f"a reply of `{self.package}.{verb}` that follows the contract",
-                str(error),
-                HINT_BROKEN,
-            ) from error
+            expected = f"a reply of `{self.package}.{verb}` that follows the contract"
+            raise _broken(expected, str(error)) from error
+
+
+def _broken(expected: str, got: str) -> TrainerError:
+    hint = "Fix the trainer, or name another with `trainer:` in the study file."
+    return TrainerError("", expected, got, hint)
 
 
 class FakeTrainer(NativeTrainer):
@@ -343,16 +315,12 @@ TRAINERS: dict[str, type[NativeTrainer]] = {
 }
 
 
-def by_name(name: str, checkout: Path | None = None) -> NativeTrainer:
+def by_name(name: str) -> NativeTrainer:
     """The adapter of a trainer. Raises StudyFileError for an unknown name."""
     if name not in TRAINERS:
-        raise StudyFileError(
-            "trainer",
-            "one of " + ", ".join(TRAINERS),
-            repr(name),
-            "Name one of them, or add an adapter to harness/runner/trainer.py.",
-        )
-    return TRAINERS[name](checkout)
+        hint = "Name one of them, or add an adapter to harness/runner/trainer.py."
+        raise StudyFileError("trainer", "one of " + ", ".join(TRAINERS), repr(name), hint)
+    return TRAINERS[name]()
 
 
 def raise_faults(faults: Sequence[tuple[str, Fault]], source: str = "") -> None:
@@ -366,26 +334,18 @@ def raise_faults(faults: Sequence[tuple[str, Fault]], source: str = "") -> None:
     if all(fault == first for _, fault in faults):
         same_file = first.path == name or (name and first.path.endswith(f"/{name}"))
         path = "" if same_file else first.path
-        raise StudyFileError(
-            ": ".join(part for part in (source, name, path) if part),
-            first.expected,
-            first.got,
-            first.hint,
-        )
+        where = ": ".join(part for part in (source, name, path) if part)
+        raise StudyFileError(where, first.expected, first.got, first.hint)
     names: dict[Fault, list[str]] = {}
     for name, fault in faults:
         names.setdefault(fault, []).append(name)
     lines = [
-        f"\n  {', '.join(owners)}: {fault.path}: expected {fault.expected}; got {fault.got}. "
-        + fault.hint.rstrip(".")
+        f"\n  {', '.join(owners)}: {fault}. {fault.hint.rstrip('.')}"
         for fault, owners in names.items()
     ]
-    raise StudyFileError(
-        source,
-        "configurations without faults",
-        f"{len(names)} faults:" + "".join(lines),
-        "Correct them in the file, its base, or --set.",
-    )
+    expected = "configurations without faults"
+    got = f"{len(names)} faults:" + "".join(lines)
+    raise StudyFileError(source, expected, got, "Correct them in the file, its base, or --set.")
 
 
 def default_checkout() -> Path:
@@ -405,3 +365,11 @@ def with_value(config: Mapping[str, Any], path: str, value: object) -> dict[str,
     inner = config.get(head)
     new = with_value(inner if isinstance(inner, dict) else {}, rest, value) if rest else value
     return {**config, head: new}
+
+
+def value_at(config: Mapping[str, Any], path: str) -> Any:
+    """The value of a dotted path in a nested configuration; None if it has none."""
+    here: Any = config
+    for part in path.split("."):
+        here = here.get(part) if isinstance(here, dict) else None
+    return here

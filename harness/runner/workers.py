@@ -7,8 +7,11 @@ running it, `GpuPool.make` waits for that.
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from queue import SimpleQueue
+from typing import TypeVar
 
 from harness.errors import UsageError
 from harness.results.record import Record
@@ -20,6 +23,8 @@ from harness.runner.replicates import recorded_run
 from harness.runner.trainer import NativeTrainer
 
 HELD_POLL_S = 0.5
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class GpuPool:
@@ -67,6 +72,29 @@ class GpuPool:
                     concurrent_runs=lambda: self.concurrent_runs.most(slot),
                 )
             return made, True
+
+    def spread(self, work: Callable[[T, str], R], items: Iterable[T]) -> list[R]:
+        """work(item, GPU) of every item, in order; one at a time on each GPU.
+
+        Once one raises, no further one starts.
+        """
+        free: SimpleQueue[str] = SimpleQueue()
+        for name in self.names:
+            free.put(name)
+
+        def on_free_gpu(item: T) -> R:
+            gpu = free.get()
+            try:
+                return work(item, gpu)
+            finally:
+                free.put(gpu)
+
+        with ThreadPoolExecutor(len(self.names)) as threads:
+            made = [threads.submit(on_free_gpu, item) for item in items]
+            wait(made, return_when=FIRST_EXCEPTION)
+            for one in made:
+                one.cancel()
+        return [one.result() for one in made]
 
 
 def check_gpus(gpus: Sequence[str], trainer: NativeTrainer) -> None:

@@ -18,12 +18,9 @@ def checkout_ref(ref: str, checkout: Path, store_root: Path) -> Path:
     top, prefix = _repository(checkout, f"ref: {ref}")
     result = _git(top, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}")
     if result.returncode != 0:
-        raise StudyFileError(
-            f"ref: {ref}",
-            f"a branch, tag or commit of {top}",
-            "none of that name",
-            "`git branch --all` lists the names; fetch a remote branch first.",
-        )
+        expected = f"a branch, tag or commit of {top}"
+        hint = "`git branch --all` lists the names; fetch a remote branch first."
+        raise StudyFileError(f"ref: {ref}", expected, "none of that name", hint)
     commit = result.stdout.strip()
     return _checkout(top, commit, None, store_root / "worktrees" / commit[:12]) / prefix
 
@@ -33,12 +30,9 @@ def checkout_patch(patch: Path, checkout: Path, store_root: Path) -> Path:
     try:
         content = patch.read_bytes()
     except OSError as error:
-        raise StudyFileError(
-            f"patch: {patch}",
-            "a patch file",
-            str(error.strerror),
-            "Its path is relative to the study file; `git diff > idea.diff` writes one.",
-        ) from error
+        expected = "a patch file"
+        hint = "Its path is relative to the study file; `git diff > idea.diff` writes one."
+        raise StudyFileError(f"patch: {patch}", expected, str(error.strerror), hint) from error
     top, prefix = _repository(checkout, f"patch: {patch}")
     _refuse_untracked(top, patch)
     commit = _git(top, "rev-parse", "HEAD").stdout.strip()
@@ -80,12 +74,10 @@ def _repository(checkout: Path, what: str) -> tuple[Path, str]:
 def _refuse_untracked(top: Path, patch: Path) -> None:
     listed = _git(top, "ls-files", "--others", "--exclude-standard", "*.py").stdout.splitlines()
     if listed:
-        raise StudyFileError(
-            f"patch: {patch}",
-            "no untracked Python files, because a checkout would lack them",
-            "untracked: " + ", ".join(listed[:5]),
-            "`git add` them (no commit is needed), or move them away.",
-        )
+        expected = "no untracked Python files, because a checkout would lack them"
+        got = "untracked: " + ", ".join(listed[:5])
+        hint = "`git add` them (no commit is needed), or move them away."
+        raise StudyFileError(f"patch: {patch}", expected, got, hint)
 
 
 def _checkout(top: Path, commit: str, patches: list[bytes] | None, folder: Path) -> Path:
@@ -110,12 +102,9 @@ def _checkout(top: Path, commit: str, patches: list[bytes] | None, folder: Path)
             capture_output=True,
         )
         if applied.returncode != 0:
-            raise StudyFileError(
-                "patch",
-                "a patch that applies to the current code",
-                applied.stderr.decode(errors="replace").strip()[-300:],
-                "Write it again from the current code with `git diff`.",
-            )
+            got = applied.stderr.decode(errors="replace").strip()[-300:]
+            hint = "Write it again from the current code with `git diff`."
+            raise StudyFileError("patch", "a patch that applies to the current code", got, hint)
     write_text(ready, commit + "\n")
     return folder.resolve()
 

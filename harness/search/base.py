@@ -6,8 +6,6 @@ reports, how often it is evaluated (which is when a pruner can act) and how long
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from queue import SimpleQueue
 
 import msgspec
 import numpy as np
@@ -67,23 +65,15 @@ def run_base(
     `deadline`: the value of time.monotonic() after which no run starts. Raises TrainerError,
     StopStudy and DiskError.
     """
-    free: SimpleQueue[str] = SimpleQueue()
-    for name in pool.names:
-        free.put(name)
 
-    def run(seed: int) -> Record | None:
-        gpu = free.get()
-        try:
-            spec = run_spec(plan, seed)
-            late = deadline is not None and time.monotonic() >= deadline
-            if late and recorded_run(pool.store, spec, ()) is None:
-                return None
-            return pool.make(spec, gpu, stop)[0]
-        finally:
-            free.put(gpu)
+    def run(seed: int, gpu: str) -> Record | None:
+        spec = run_spec(plan, seed)
+        late = deadline is not None and time.monotonic() >= deadline
+        if late and recorded_run(pool.store, spec, ()) is None:
+            return None
+        return pool.make(spec, gpu, stop)[0]
 
-    with ThreadPoolExecutor(max_workers=len(pool.names)) as threads:
-        made = list(threads.map(run, plan.file.base_seeds))
+    made = pool.spread(run, plan.file.base_seeds)
     if stop or any(record is not None and record.status == "interrupted" for record in made):
         raise StopStudy(errors.STOPPED_AT_LIMIT, STOPPED)
     records = [record for record in made if record is not None]
@@ -104,12 +94,10 @@ def base_completes(plan: SearchPlan, pool: GpuPool, gpu: str, stop: Stop) -> boo
 
 def _base_failed(record: Record) -> TrainerError:
     tail = (record.log_tail or "").strip()[-400:]
-    return TrainerError(
-        f"base, seed {record.seed}",
-        "a base that completes, because every trial is compared with it",
-        f"{record.status.replace('_', ' ')}: {record.reason or tail or 'no reason'}",
-        record.hint or "Correct the base, then re-run the same command.",
-    )
+    expected = "a base that completes, because every trial is compared with it"
+    got = f"{record.status.replace('_', ' ')}: {record.reason or tail or 'no reason'}"
+    hint = record.hint or "Correct the base, then re-run the same command."
+    return TrainerError(f"base, seed {record.seed}", expected, got, hint)
 
 
 def objective_from(plan: SearchPlan, store: Store, records: Sequence[Record]) -> Objective:

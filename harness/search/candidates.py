@@ -72,7 +72,8 @@ def select_candidates(
     trials = [trial for trial in eligible_trials(trials) if _result(trial).plan_id != base]
     better = [trial for trial in trials if max(_gains(trial, names, noise)) > 0]
     if len(names) > 1:
-        better = [t for t in better if not any(_dominates(other, t, names) for other in trials)]
+        values = [trial.values for trial in trials]
+        better = [t for t in better if not any(dominates(one, t.values, names) for one in values)]
     better.sort(
         key=lambda trial: (
             _worst_loss(trial, names, noise),
@@ -80,7 +81,10 @@ def select_candidates(
             trial.number,
         )
     )
-    spread = {name: _effect_variance(trials, at, name, noise) for at, name in enumerate(names)}
+    spread = {  # the variance of true effects over the space, which noise does not explain
+        name: inference.effect_variance([_contrast(trial, at, name, noise) for trial in trials])
+        for at, name in enumerate(names)
+    }
     return [_candidate(trial, names, noise, spread) for trial in better[:best]]
 
 
@@ -111,17 +115,6 @@ def _worst_loss(trial: "FrozenTrial", names: Sequence[str], noise: BaseNoise) ->
         if gain < 0:
             worst = max(worst, -gain / se if se else math.inf)
     return worst
-
-
-def _effect_variance(
-    trials: "Sequence[FrozenTrial]", at: int, name: str, noise: BaseNoise
-) -> float:
-    """The variance of true effects over the space, which noise does not explain."""
-    return inference.effect_variance([_contrast(trial, at, name, noise) for trial in trials])
-
-
-def _dominates(other: "FrozenTrial", trial: "FrozenTrial", names: Sequence[str]) -> bool:
-    return dominates(other.values, trial.values, names)
 
 
 def dominates(other: Sequence[float], values: Sequence[float], names: Sequence[str]) -> bool:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -43,8 +43,7 @@ from harness.search.state import SearchState
 from harness.search.trial import TrialResult, TrialRunner, result_of, worker_id
 from harness.search.workers import POLL_S, SearchBudget, WorkerPool
 from harness.study.budget_limits import RESUME, STOPPED, StopStudy
-from harness.study.executor import Command, StudyListener, StudyOptions
-from harness.study.executor import SilentListener as SilentStudyListener
+from harness.study.executor import Command, SilentListener, StudyOptions
 from harness.study.run import recovered_message
 
 if TYPE_CHECKING:
@@ -72,15 +71,8 @@ class SearchOptions(msgspec.Struct, frozen=True, kw_only=True):
     command_line: str = ""
 
 
-class SearchListener(StudyListener, Protocol):
-    """Receives the progress of a search; as a `StudyListener` also that of its confirmation."""
-
-    def base_ready(self, objective: Objective, noise: BaseNoise) -> None: ...
-    def trial_ended(self, number: int, result: TrialResult, values: list[float] | None) -> None: ...
-
-
-class SilentListener(SilentStudyListener):
-    """A `SearchListener` that ignores everything."""
+class SearchListener(SilentListener):
+    """Receives the progress of a search and of its confirmation study; this one ignores it."""
 
     def base_ready(self, objective: Objective, noise: BaseNoise) -> None: ...
     def trial_ended(self, number: int, result: TrialResult, values: list[float] | None) -> None: ...
@@ -168,12 +160,10 @@ class SearchEngine:
         objective, noise = self._base()
         self.listener.base_ready(objective, noise)
         if noise.gpus == 0 and self.file.budget.trials is None:
-            raise StudyFileError(
-                f"{self.path}: budget",
-                "a number of trials, because runs use no GPU",
-                "a budget of GPU time or cost alone",
-                "Add trials: the search would never end.",
-            )
+            expected = "a number of trials, because runs use no GPU"
+            got = "a budget of GPU time or cost alone"
+            hint = "Add trials: the search would never end."
+            raise StudyFileError(f"{self.path}: budget", expected, got, hint)
         reason = self._trials(objective, noise)
         if self.options.worker or not self.file.confirm.best:
             return reason
@@ -221,12 +211,9 @@ class SearchEngine:
             failure = self.state.base_failure
             failed = failure is not None and failure.at >= since
             if failed or waited_s >= 60 * self.options.wait_for_base_minutes:
-                raise StoreError(
-                    self.file.search,
-                    "a search whose base has run",
-                    f"a base that failed: {failure.reason}" if failure else "none in this storage",
-                    "Start the search once without --worker; workers can then join it.",
-                )
+                got = f"a base that failed: {failure.reason}" if failure else "none in this storage"
+                hint = "Start the search once without --worker; workers can then join it."
+                raise StoreError(self.file.search, "a search whose base has run", got, hint)
             if waited_s >= limit_s:
                 text = f"The time limit was reached before the base had run. {RESUME}"
                 raise StopStudy(errors.STOPPED_AT_LIMIT, text)
@@ -288,7 +275,7 @@ def run_search(
     listener: SearchListener | None = None,
 ) -> SearchOutcome:
     """Runs a search, or resumes it, and returns how it ended with the result so far."""
-    return SearchEngine(file, path, store, options, listener or SilentListener()).run()
+    return SearchEngine(file, path, store, options, listener or SearchListener()).run()
 
 
 def read_search(

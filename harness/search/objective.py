@@ -105,12 +105,9 @@ def require_reported(names: Sequence[str], metrics: Metrics, where: str) -> None
     missing = [name for name in names if metrics.get(name) is None]
     if missing:
         reported = ", ".join(name for name, value in metrics.items() if value is not None)
-        raise StudyFileError(
-            where,
-            "metrics that a run of the base reports: " + (reported or "none"),
-            ", ".join(missing),
-            "Choose another objective or bound, or let the base measure it.",
-        )
+        expected = "metrics that a run of the base reports: " + (reported or "none")
+        hint = "Choose another objective or bound, or let the base measure it."
+        raise StudyFileError(where, expected, ", ".join(missing), hint)
 
 
 def required_metrics(search: SearchFile, slope_metric: str | None) -> list[str]:
@@ -138,10 +135,7 @@ def measured_slope(
     if other or found is None or found.slope is None or found.slope >= 0:
         missing = found.missing if found is not None else "no horizons"
         got = f"a different {other[0]}" if other else missing or "no falling loss"
-        raise StudyFileError(
-            f"{where}: slope_from",
-            "a study whose base improved with longer training, on the same data",
-            f"{search.slope_from}: {got}",
-            "First run a study with `horizons: default` on this base.",
-        )
+        expected = "a study whose base improved with longer training, on the same data"
+        hint = "First run a study with `horizons: default` on this base."
+        raise StudyFileError(f"{where}: slope_from", expected, f"{search.slope_from}: {got}", hint)
     return found.metric, found.slope

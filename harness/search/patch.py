@@ -18,10 +18,10 @@ from harness.errors import ReportError
 from harness.results.archive import strip_paths
 from harness.results.store import Store
 from harness.results.study_plan import Arm
+from harness.runner.trainer import value_at
 from harness.search.confirm import CONFIRM, NEXT
 from harness.search.plan import SearchPlan
 from harness.search.results import CandidateResult, SearchResult
-from harness.search.space import value_at
 
 _NEVER_FOLDED = 1 << 16  # columns
 _NO_NEWLINE = "\\ No newline at end of file"  # as git writes it
@@ -115,13 +115,10 @@ def patched(text: str, values: Mapping[str, Any], comments: list[str], name: str
     new = _lines(_dump(tree))
     old = _lines(text)
     if len(plain) != len(old):
-        raise ReportError(
-            name,
-            "a file that can be changed line by line",
-            "values folded over several lines",
-            "Write each value on one line and report again; report.json has the values.",
-        )
-    lines, commented, end = [], False, _end(text)
+        expected = "a file that can be changed line by line"
+        hint = "Write each value on one line and report again; report.json has the values."
+        raise ReportError(name, expected, "values folded over several lines", hint)
+    lines, commented, end = [], False, "\r\n" if "\r\n" in text else "\n"
     matcher = difflib.SequenceMatcher(a=plain, b=new, autojunk=False)
     for kind, first, last, to_first, to_last in matcher.get_opcodes():
         if kind == "equal":
@@ -139,11 +136,6 @@ def patched(text: str, values: Mapping[str, Any], comments: list[str], name: str
 def _lines(text: str) -> list[str]:
     """The lines as git counts them, with their line ends."""
     return re.findall(r"[^\n]*\n|[^\n]+", text)
-
-
-def _end(text: str) -> str:
-    """The line end of a text."""
-    return "\r\n" if "\r\n" in text else "\n"
 
 
 def relative_name(path: Path, root: Path) -> str:

@@ -5,7 +5,7 @@ also turns a point of the space into a configuration. The base's derived values 
 in a study's arm, so that a trial, a study's arm and a manual run share one record.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,8 @@ from typing import Any
 import msgspec
 
 from harness.config.search_file import SearchFile
-from harness.config.yaml_schema import nearest
+from harness.config.yaml_schema import find_base
 from harness.errors import StudyFileError, TrainerError
-from harness.results.record import Identity
 from harness.results.study_plan import TrickInfo
 from harness.runner.replicates import Recipe, describe_with_data, recipe_from_description
 from harness.runner.trainer import Description, Fault, NativeTrainer, Request
@@ -93,14 +92,13 @@ class SearchPlan:
         }
 
     def _recipe(self, description: Description) -> Recipe:
-        identity = identity_of(description)
+        identity = description.identity
+        assert identity is not None, f"{description.name} has no identity"
         if identity.code_id != self.base.identity.code_id:
-            raise TrainerError(
-                str(self.trainer.checkout),
-                f"the code this search began with ({self.base.identity.code_id})",
-                f"other code ({identity.code_id})",
-                "Undo the edit and re-run the same command, or rename the search.",
-            )
+            expected = f"the code this search began with ({self.base.identity.code_id})"
+            got = f"other code ({identity.code_id})"
+            hint = "Undo the edit and re-run the same command, or rename the search."
+            raise TrainerError(str(self.trainer.checkout), expected, got, hint)
         return msgspec.structs.replace(
             self.base,
             config=description.config or {},
@@ -108,12 +106,6 @@ class SearchPlan:
             tricks=description.tricks or {},
             identity=identity,
         )
-
-
-def identity_of(description: Description) -> Identity:
-    """The identity of a description that has one."""
-    assert description.identity is not None, f"{description.name} has no identity"
-    return msgspec.convert(msgspec.to_builtins(description.identity), Identity)
 
 
 def resolve(
@@ -124,7 +116,7 @@ def resolve(
     `prepares`: prepares the base's data, without which runs have no plan_id. Raises StudyFileError
     and TrainerError.
     """
-    base_file = _base_file(file, path)
+    base_file = find_base(path, file.base)
     catalogue = trainer.catalogue()
     tricks = {name: msgspec.convert(entry, TrickInfo) for name, entry in catalogue.tricks.items()}
     request = Request(name="base", base=base_file, set=dict(file.set))
@@ -142,19 +134,6 @@ def resolve(
         invalid=[],
     )
     return _checked(plan)
-
-
-def _base_file(file: SearchFile, path: Path) -> str:
-    base = (path.parent / file.base).resolve()
-    if base.is_file():
-        return str(base)
-    near = nearest(base.name, [p.name for p in base.parent.glob("*.yaml")])
-    raise StudyFileError(
-        f"{path}: base",
-        "a configuration file, relative to the search file",
-        f"no file {base}",
-        near or "Name an existing file, such as ../configs/speedrun.yaml.",
-    )
 
 
 def _checked(plan: SearchPlan) -> SearchPlan:
@@ -176,7 +155,9 @@ def _checked(plan: SearchPlan) -> SearchPlan:
     requests.append(Request(name="confirm.next", base=plan.base_file, set=next_scale))
     *replies, at_next = plan.trainer.describe(requests)
     if plan.file.confirm.best and plan.file.confirm.next and at_next.errors:
-        raise _invalid_scale(plan, at_next.errors)
+        fault = at_next.errors[0]
+        expected = f"valid overrides of the base: {fault.path}: {fault.expected}"
+        raise StudyFileError(f"{plan.path}: confirm.next", expected, fault.got, fault.hint)
     invalid = []
     for name in plan.space.names:
         of_name = [
@@ -186,30 +167,9 @@ def _checked(plan: SearchPlan) -> SearchPlan:
         ]
         bad = [(point, reply) for point, reply in of_name if reply.errors]
         if len(bad) == len(of_name):
-            raise _never_valid(plan, name, bad[0][1].errors)
-        invalid += [f"{name} = {point[name]}: {_text(reply.errors)}" for point, reply in bad]
+            fault = bad[0][1].errors[0]
+            expected = f"values that the trainer accepts: {fault.path}: {fault.expected}"
+            got = f"no valid value at the ends or in the middle: {fault.got}"
+            raise StudyFileError(f"{plan.path}: {name}", expected, got, fault.hint)
+        invalid += [f"{name} = {point[name]}: {reply.errors[0]}" for point, reply in bad]
     return replace(plan, invalid=invalid)
-
-
-def _never_valid(plan: SearchPlan, name: str, faults: Sequence[Fault]) -> StudyFileError:
-    fault = faults[0]
-    return StudyFileError(
-        f"{plan.path}: {name}",
-        f"values that the trainer accepts: {fault.path}: {fault.expected}",
-        f"no valid value at the ends or in the middle: {fault.got}",
-        fault.hint,
-    )
-
-
-def _invalid_scale(plan: SearchPlan, faults: Sequence[Fault]) -> StudyFileError:
-    fault = faults[0]
-    return StudyFileError(
-        f"{plan.path}: confirm.next",
-        f"valid overrides of the base: {fault.path}: {fault.expected}",
-        fault.got,
-        fault.hint,
-    )
-
-
-def _text(faults: Sequence[Fault]) -> str:
-    return f"{faults[0].path}: expected {faults[0].expected}; got {faults[0].got}"

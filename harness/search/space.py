@@ -15,6 +15,7 @@ from harness.config.yaml_schema import nearest
 from harness.errors import StudyFileError
 from harness.files import canonical_json
 from harness.results.study_plan import TrickInfo
+from harness.runner.trainer import value_at
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -158,14 +159,6 @@ def label(choice: Any) -> Any:
     return choice if scalar else canonical_json(choice)
 
 
-def value_at(config: Mapping[str, Any], path: str) -> Any:
-    """The value of a dotted path in a nested configuration; None if it has none."""
-    here: Any = config
-    for part in path.split("."):
-        here = here.get(part) if isinstance(here, dict) else None
-    return here
-
-
 def space_of(
     search: SearchFile, catalogue: Mapping[str, TrickInfo], on: Mapping[str, bool], where: str
 ) -> Space:
@@ -177,12 +170,9 @@ def space_of(
     switches: dict[str, dict[bool, dict[str, Any]]] = {}
     for name, parts in search.tricks.items():
         if name not in catalogue:
-            raise StudyFileError(
-                f"{where}: tricks",
-                "tricks of the catalogue: " + ", ".join(catalogue),
-                repr(name),
-                nearest(name, catalogue) or "Choose one of these.",
-            )
+            expected = "tricks of the catalogue: " + ", ".join(catalogue)
+            hint = nearest(name, catalogue) or "Choose one of these."
+            raise StudyFileError(f"{where}: tricks", expected, repr(name), hint)
         entry, is_on = catalogue[name], bool(on.get(name))
         switches[name] = {True: {} if is_on else entry.on, False: entry.off if is_on else {}}
         for when, fields in ((True, parts.on), (False, parts.off)):

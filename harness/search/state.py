@@ -65,9 +65,20 @@ class SearchState:
             self.study.set_user_attr(FINGERPRINT, fingerprint)
 
     def check_fingerprint(self, fingerprint: dict[str, Any], ignore: tuple[str, ...] = ()) -> None:
-        """Raises StoreError if another search has this name."""
-        stored = self.study.user_attrs.get(FINGERPRINT)
-        storage.check_same_search(self.study, stored, fingerprint, ignore)
+        """Raises StoreError if the stored search has another space, base or objective.
+
+        `ignore`: parts of the base's identity that may differ.
+        """
+        name, stored = self.study.study_name, self.study.user_attrs.get(FINGERPRINT)
+        hint = "Give this search another name under `search:`, or another --store or --storage."
+        if stored is None:
+            expected = "a search that this version of the harness began"
+            got = "one of an older version, or a study that is no search"
+            raise StoreError(name, expected, got, hint)
+        found = _differences(_without(stored, ignore), _without(fingerprint, ignore))
+        if found:
+            got = "a different search: " + "; ".join(found[:4]) + (", ..." if found[4:] else "")
+            raise StoreError(name, "the search that is stored under this name", got, hint)
 
     @property
     def base_identity(self) -> Identity:
@@ -88,3 +99,20 @@ class SearchState:
             with suppress(StoreError), storage.storage_errors(url):
                 self.base_failure = BaseFailure(at=time.time(), reason=reason)
             raise
+
+
+def _without(fingerprint: dict[str, Any], parts: tuple[str, ...]) -> dict[str, Any]:
+    base = {part: value for part, value in fingerprint["base"].items() if part not in parts}
+    return {**fingerprint, "base": base}
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Where two fingerprints differ, one text for each field."""
+    found = []
+    for part in {**before, **now}:
+        old, new = before.get(part), now.get(part)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += [f"{part}: {text}" for text in _differences(old, new)]
+        elif old != new:
+            found.append(f"{part} was {old!r}, is {new!r}")
+    return found

@@ -10,7 +10,7 @@ import gc
 import random
 import time
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -233,44 +233,3 @@ def fail_stale_trials(study: "Study", grace_s: float = GRACE_S) -> None:
         started = trial.datetime_start
         if WORKER not in trial.user_attrs and started is not None and started < latest:
             fail_trial(study, trial)
-
-
-def check_same_search(
-    study: "Study",
-    stored: dict[str, Any] | None,
-    fingerprint: dict[str, Any],
-    ignore: Collection[str] = (),
-) -> None:
-    """Raises StoreError if the stored search has another space, base or objective.
-
-    `ignore`: parts of the base's identity that may differ.
-    """
-    hint = "Give this search another name under `search:`, or another --store or --storage."
-    if stored is None:
-        raise StoreError(
-            study.study_name,
-            "a search that this version of the harness began",
-            "one of an older version, or a study that is no search",
-            hint,
-        )
-    found = _differences(_without(stored, ignore), _without(fingerprint, ignore))
-    if found:
-        got = "a different search: " + "; ".join(found[:4]) + (", ..." if found[4:] else "")
-        raise StoreError(study.study_name, "the search that is stored under this name", got, hint)
-
-
-def _without(fingerprint: dict[str, Any], parts: Collection[str]) -> dict[str, Any]:
-    base = {part: value for part, value in fingerprint["base"].items() if part not in parts}
-    return {**fingerprint, "base": base}
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Where two fingerprints differ, one text for each field."""
-    found = []
-    for part in {**before, **now}:
-        old, new = before.get(part), now.get(part)
-        if isinstance(old, dict) and isinstance(new, dict):
-            found += [f"{part}: {text}" for text in _differences(old, new)]
-        elif old != new:
-            found.append(f"{part} was {old!r}, is {new!r}")
-    return found

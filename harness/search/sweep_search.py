@@ -68,12 +68,9 @@ def search_file(
     try:
         space = {path: msgspec.convert(one, DimensionFile) for path, one in grid.space.items()}
     except msgspec.ValidationError as error:
-        raise StudyFileError(
-            where("space"),
-            f"for each field a range such as {EXAMPLE}",
-            str(error),
-            "Write it as in a search file; docs/search.md has an example.",
-        ) from None
+        expected = f"for each field a range such as {EXAMPLE}"
+        hint = "Write it as in a search file; docs/search.md has an example."
+        raise StudyFileError(where("space"), expected, str(error), hint) from None
     return SearchFile(
         search=name,
         question=f"Which settings are best for {arm.name}?",

@@ -41,20 +41,9 @@ class Interrupted(Exception):
 class TrialStop(Stop):
     """Stops one run: together with its command, or because its trial is pruned."""
 
-    def __init__(self, command: Stop) -> None:
-        super().__init__()
-        self._command = command
-
-    def __bool__(self) -> bool:
-        return bool(self._command) or self.requests > 0
-
     @property
     def cause(self) -> str:
-        return "stopped" if self._command else "pruned"
-
-    @property
-    def hurried(self) -> bool:
-        return self._command.hurried
+        return "stopped" if self.command else "pruned"
 
 
 class TrialResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,8 +132,7 @@ class TrialRunner:
 
     def _result(self, trial: "Trial", point: ResolvedPoint, gpu: str) -> TrialResult:
         if point.recipe is None:
-            fault = point.faults[0]
-            reason = f"{fault.path}: expected {fault.expected}; got {fault.got}"
+            reason = str(point.faults[0])
             return TrialResult(outcome="invalid", reason=reason, overrides=point.overrides)
         launch = LaunchInfo(study=self.plan.file.search, arm=f"trial_{trial.number}")
         spec = msgspec.structs.replace(point.recipe.job(self.plan.file.seed), launch=launch)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from harness import errors
 from harness.config.search_file import SearchFile
+from harness.format import duration
 from harness.runner.process import Stop
 from harness.search.base import BaseNoise
 from harness.search.storage import RETRY_OF, fail_stale_trials, queue_again
@@ -81,8 +82,9 @@ class SearchBudget:
             limits.append((left_s, hint))
         for left_s, hint in limits:
             if needs_s > left_s:
-                text = f"A trial takes about {needs_s:.0f} s and {max(0.0, left_s):.0f} s are left"
-                raise StopStudy(errors.STOPPED_AT_LIMIT, f"{text} {hint}")
+                left = duration(max(0.0, left_s))
+                text = f"A trial takes about {duration(needs_s)}, and {left} are left {hint}"
+                raise StopStudy(errors.STOPPED_AT_LIMIT, text)
 
 
 class WorkerPool:

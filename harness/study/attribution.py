@@ -10,6 +10,7 @@ import msgspec
 
 from harness.comparison.result import MetricResult
 from harness.metrics import COMPARED, LOSSES, SPEEDS, THROUGHPUTS
+from harness.results.copies import copied_seeds, describe_copies
 from harness.results.record import Record
 from harness.results.study_plan import Arm, ResolvedStudy
 from harness.stats import inference
@@ -273,6 +274,9 @@ def _warnings(evidence: Evidence, primary: Family) -> list[str]:
     done = sum(run.completed is not None for run in runs)
     if done < len(runs):
         lines.append(f"{unfinished_reason(runs)}.")
+    for arm, of_arm in evidence.runs.items():
+        records = [run.completed for run in of_arm if run.completed]
+        lines += [f"{arm}: {describe_copies(seeds)}." for seeds in copied_seeds(records)]
     if not noise.equal_variances:
         lines.append(
             f"The spread of {noise.metric} differs between arms (Brown-Forsythe p = "

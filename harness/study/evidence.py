@@ -5,12 +5,13 @@ Every comparison of a study starts from its `Evidence`. Never reads disk, never 
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import msgspec
 
-from harness.metrics import CORE_SCORES
+from harness.metrics import CORE_SCORES, QUALITY
+from harness.results.copies import copies_of_records
 from harness.results.core_answers import CoreSettings
 from harness.results.record import Record, sessions
 from harness.results.study_plan import Arm, PlannedRun, ResolvedStudy
@@ -20,12 +21,17 @@ COMPARED_ROLES = ("leave_one_out", "add_one_in", "explicit")
 
 @dataclass(frozen=True, kw_only=True)
 class ArmRun:
-    """A planned run, its deciding record (the completed one, else the last) and its session."""
+    """A planned run, its deciding record (the completed one, else the last) and its session.
+
+    `copy_of`: the seed of the arm's first run with the same losses, if that is another seed. A copy
+    is no replicate of its arm's quality; its speed is one all the same.
+    """
 
     planned: PlannedRun
     record: Record | None
     attempts: Sequence[Record] = ()
     session: int | None = None
+    copy_of: int | None = None
 
     @property
     def completed(self) -> Record | None:
@@ -43,11 +49,15 @@ class Evidence:
     runs: dict[str, list[ArmRun]]  # by arm name, horizon and retune arms too
 
     def values(self, arm: Arm, metric: str, only: Callable[[Record], bool]) -> list[float]:
-        """The metric over the arm's completed runs that measured it and that `only` admits."""
+        """The metric over the arm's completed runs that measured it and that `only` admits.
+
+        Of a quality, copies are left out.
+        """
         return [
             value
             for run in self.runs.get(arm.name, [])
             if (record := run.completed) and only(record)
+            if metric not in QUALITY or run.copy_of is None
             if (value := record.metrics.get(metric)) is not None
         ]
 
@@ -89,7 +99,16 @@ def gather(study: ResolvedStudy, records: Iterable[Record]) -> Evidence:
         )
     base = next(arm for arm in study.arms if arm.role == "base")
     arms = [arm for arm in study.arms if arm.role in COMPARED_ROLES]
+    runs = {arm: _with_copies(of_arm) for arm, of_arm in runs.items()}
     return Evidence(study=study, base=base, arms=arms, runs=runs)
+
+
+def _with_copies(runs: Sequence[ArmRun]) -> list[ArmRun]:
+    """The runs of one arm, with `copy_of` where a run repeats another one."""
+    done = [(index, run.completed) for index, run in enumerate(runs) if run.completed]
+    copies = copies_of_records([record for _, record in done])
+    first = {done[copy][0]: done[original][1].seed for copy, original in copies.items()}
+    return [replace(run, copy_of=first.get(index)) for index, run in enumerate(runs)]
 
 
 def incomparable_reason(evidence: Evidence, arm: Arm) -> str | None:

@@ -226,7 +226,7 @@ def start(store: Store):
 
 
 class Slowed:
-    """Trainers take long steps until `end` is called. `lines`: for a base; `options`: for words."""
+    """Takes long steps until `end` is called. `lines`: of a base; `options`: of a command."""
 
     def __init__(self, until: Path) -> None:
         self._until = until

@@ -124,6 +124,11 @@ def test_a_folder_that_is_no_store_is_refused_with_a_hint(tmp_path: Path) -> Non
         harness.load_study(PUBLISHED, "speedrun")
 
 
+def test_the_attribution_of_a_name_is_refused_with_how_to_load_the_study() -> None:
+    with pytest.raises(UsageError, match=r"'speedrun-d8'.*load_study\(STORE, NAME\)"):
+        harness.attribution(STUDY)
+
+
 def test_an_attribution_has_the_numbers_of_the_report(tmp_path: Path) -> None:
     effects = harness.attribution(harness.load_study(PUBLISHED, STUDY)).to_frame()
     with pytest.raises(SystemExit) as ended:

@@ -35,12 +35,8 @@ def check(
     """
     paths = paths or repository_files(root)
     if not paths:
-        raise UsageError(
-            str(root),
-            "workflows under .github/workflows",
-            "none",
-            "Name the files or the repository, or write workflows with `harness ci init`.",
-        )
+        hint = "Name the files or the repository, or write workflows with `harness ci init`."
+        raise UsageError(str(root), "workflows under .github/workflows", "none", hint)
     trees: dict[Path, Tree] = {}
     errors = []
     for path in paths:
@@ -148,9 +144,6 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise WorkflowFileError(
-            str(path),
-            "a workflow file in UTF-8",
-            (error.strerror if isinstance(error, OSError) else None) or str(error),
-            "Name another file, or repair this one.",
-        ) from None
+        got = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        hint = "Name another file, or repair this one."
+        raise WorkflowFileError(str(path), "a workflow file in UTF-8", got, hint) from None

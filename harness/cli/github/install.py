@@ -67,21 +67,15 @@ def init(root: Path, choices: Choices) -> list[Change]:
     """Writes the workflows. Raises UsageError where one of the files exists already."""
     _check_choices(choices)
     if (root / STATE).exists():
-        raise UsageError(
-            str(STATE),
-            "a repository without workflows of the harness",
-            "one that has them",
-            "Update them with `harness ci update`.",
-        )
+        expected = "a repository without workflows of the harness"
+        got = "one that has them"
+        raise UsageError(str(STATE), expected, got, "Update them with `harness ci update`.")
     texts = {path: render(name, choices) for name, path in FILES.items()}
     for path in texts:
         if (root / path).exists():
-            raise UsageError(
-                str(path),
-                "no such file yet",
-                "one that `harness ci init` did not write",
-                "Move or rename it, then run the command again. No file was written.",
-            )
+            expected = "no such file yet"
+            hint = "Move or rename it, then run the command again. No file was written."
+            raise UsageError(str(path), expected, "one that `harness ci init` did not write", hint)
     changes = [Change(path, texts[path], "written") for path in texts]
     return _write(root, choices, texts, changes)
 
@@ -137,12 +131,8 @@ def _check_choices(choices: Choices) -> None:
     ):
         for value in values:
             if not value.strip() or any(character in value for character in "\n\r${}"):
-                raise UsageError(
-                    option,
-                    "one line of plain text",
-                    repr(value),
-                    "Leave out line breaks, $ and braces: a workflow would evaluate them.",
-                )
+                hint = "Leave out line breaks, $ and braces: a workflow would evaluate them."
+                raise UsageError(option, "one line of plain text", repr(value), hint)
 
 
 def _merged(root: Path, path: Path, base: str | None, new: str) -> Change:
@@ -236,24 +226,15 @@ def _read_state(root: Path) -> State:
     try:
         state = msgspec.json.decode(path.read_bytes(), type=State)
     except FileNotFoundError:
-        raise UsageError(
-            str(path),
-            "the file that `harness ci init` writes",
-            "no such file",
-            "Run `harness ci init` in the top folder of the repository first.",
-        ) from None
+        expected = "the file that `harness ci init` writes"
+        hint = "Run `harness ci init` in the top folder of the repository first."
+        raise UsageError(str(path), expected, "no such file", hint) from None
     except msgspec.DecodeError as error:
-        raise WorkflowFileError(
-            str(path),
-            "the file as `harness ci` wrote it",
-            str(error),
-            "Restore it from git: it separates your changes from the template's.",
-        ) from None
+        expected = "the file as `harness ci` wrote it"
+        hint = "Restore it from git: it separates your changes from the template's."
+        raise WorkflowFileError(str(path), expected, str(error), hint) from None
     if state.format > FORMAT:
-        raise WorkflowFileError(
-            str(path),
-            f"format {FORMAT} or older",
-            f"format {state.format}",
-            "A newer harness wrote it: upgrade this one.",
-        )
+        expected = f"format {FORMAT} or older"
+        hint = "A newer harness wrote it: upgrade this one."
+        raise WorkflowFileError(str(path), expected, f"format {state.format}", hint)
     return state

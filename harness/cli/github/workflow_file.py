@@ -24,31 +24,24 @@ def parse(text: str, name: str) -> Tree:
     except YAMLError as error:
         raise _invalid_yaml(error, name) from None
     if not isinstance(tree, dict):
-        raise WorkflowFileError(
-            name,
-            "a workflow: keys such as on and jobs",
-            "an empty file" if tree is None else "a list" if isinstance(tree, list) else "text",
-            "Remove the file and run `harness ci init`, which writes a complete one.",
-        )
+        got = "an empty file" if tree is None else "a list" if isinstance(tree, list) else "text"
+        hint = "Remove the file and run `harness ci init`, which writes a complete one."
+        raise WorkflowFileError(name, "a workflow: keys such as on and jobs", got, hint)
     if merges:
-        raise WorkflowFileError(
-            f"{name}:{merges[0].start_mark.line + 1}",
-            "keys that GitHub supports",
-            "a merge key, <<",
-            "Write out the keys that it stands for.",
-        )
+        expected = "keys that GitHub supports"
+        got = "a merge key, <<"
+        hint = "Write out the keys that it stands for."
+        raise WorkflowFileError(f"{name}:{merges[0].start_mark.line + 1}", expected, got, hint)
     return tree
 
 
 def check_no_anchors(text: str, name: str) -> None:
     """Raises WorkflowFileError for an anchor: one changed line would change every alias too."""
     for token in _scan(text, "AnchorToken", "AliasToken"):
-        raise WorkflowFileError(
-            f"{name}:{token.start_mark.line + 1}",
-            "a file without anchors and aliases, so that one change has one effect",
-            f"the anchor {'&' if type(token).__name__ == 'AnchorToken' else '*'}{token.value}",
-            "Write the value out, then run the command again. No file was changed.",
-        )
+        expected = "a file without anchors and aliases, so that one change has one effect"
+        got = f"the anchor {'&' if type(token).__name__ == 'AnchorToken' else '*'}{token.value}"
+        hint = "Write the value out, then run the command again. No file was changed."
+        raise WorkflowFileError(f"{name}:{token.start_mark.line + 1}", expected, got, hint)
 
 
 def line_of(tree: Tree, *keys: Any) -> int:

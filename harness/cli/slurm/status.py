@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from harness import files
-from harness.cli.slurm.allocation import slurm
+from harness.cli.slurm.job import slurm
 from harness.cli.slurm.submission import CANCELLED, EventLog, Submission, log_path, submissions
 from harness.errors import COULD_NOT_RUN, STOPPED_AT_LIMIT, UsageError
 
@@ -147,9 +147,7 @@ def _submission_of(known: Mapping[str, tuple[Path, Submission]], id: str) -> str
     for name, (_, made) in known.items():
         if id in (name, *made.jobs, *(number.partition("_")[0] for number in made.jobs)):
             return name
-    raise UsageError(
-        f"--cancel {id}",
-        "the id of a submission in this store, or the number of a job",
-        f"one that is not among {', '.join(known) or 'none'}",
-        "`harness submit --jobs` lists them; --store names another store.",
-    )
+    expected = "the id of a submission in this store, or the number of a job"
+    got = f"one that is not among {', '.join(known) or 'none'}"
+    hint = "`harness submit --jobs` lists them; --store names another store."
+    raise UsageError(f"--cancel {id}", expected, got, hint)

@@ -3,6 +3,10 @@
 The batch script is one process: Python replaces the shell, so that the scheduler's signal before
 the time limit reaches it, and a trainer on several nodes finds them free for srun. The only file
 that imports submitit.
+
+A job is submitted on one machine, runs on a second and resumes on a third. A store on a file system
+that is certainly one node's own is refused: memory, a container's layer, folders for temporary
+files. `mounts` is the text of /proc/self/mountinfo.
 """
 
 import shlex
@@ -15,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from harness.cli.slurm.job import Job
-from harness.cli.slurm.shared_store import check_shared, check_writers, mounts_here
 from harness.cli.slurm.submission import Submission, new_folder, save, save_secret_argv
 from harness.config.cluster_file import ClusterFile
 from harness.errors import ClusterError, UsageError
@@ -28,6 +31,11 @@ EXTRA = "pip install 'speedrun-harness[clusters]'"
 SEARCH = "search"
 RESUMABLE = ("study", SEARCH, "full", "run")
 """The commands that resume when they are run again, as a job at its time limit needs."""
+
+NODE_TYPES = {"tmpfs", "ramfs", "devtmpfs", "overlay", "squashfs"}
+NODE_FOLDERS = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"))
+UNSAFE_LOCKS = {"nfs", "nfs4", "cifs", "smb3", "fuse.sshfs"}
+"""Where several nodes must not write one SQLite file (sqlite.org/lockingv3.html)."""
 
 
 class SubmitRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,12 +87,9 @@ def submit(
 def check(cluster: ClusterFile, request: SubmitRequest, mounts: str) -> None:
     """Finds mistakes that would show only on the node. Raises ClusterError, UsageError."""
     if cluster.jobs > 1 and request.name != SEARCH:
-        raise UsageError(
-            "jobs",
-            f"one job for `harness {request.name}`; only a search has workers",
-            f"jobs: {cluster.jobs}",
-            "Write `jobs: 1`; --gpus 0-7 makes eight runs at a time inside one job.",
-        )
+        expected = f"one job for `harness {request.name}`; only a search has workers"
+        hint = "Write `jobs: 1`; --gpus 0-7 makes eight runs at a time inside one job."
+        raise UsageError("jobs", expected, f"jobs: {cluster.jobs}", hint)
     if cluster.kind == "local":
         return
     if not cluster.shared_store:
@@ -131,12 +136,8 @@ def executor_of(cluster: ClusterFile, folder: Path, name: str) -> "Executor":
         )
         return executor
     if shutil.which("sbatch") is None:
-        raise ClusterError(
-            "",
-            "Slurm's `sbatch`",
-            "no such program on this machine",
-            "Submit from a login node of the cluster, or write `kind: local` to try it here.",
-        )
+        hint = "Submit from a login node of the cluster, or write `kind: local` to try it here."
+        raise ClusterError("", "Slurm's `sbatch`", "no such program on this machine", hint)
     executor = submitit.SlurmExecutor(folder=folder, python=f"exec {shlex.quote(sys.executable)}")
     executor.update_parameters(**slurm_parameters(cluster, name))
     return executor
@@ -176,12 +177,9 @@ def import_submitit() -> Any:
     try:
         import submitit
     except ImportError as error:
-        raise ClusterError(
-            "submitit",
-            "the package that submits jobs",
-            f"no package {error.name}",
-            f"Install it: {EXTRA}",
-        ) from error
+        expected = "the package that submits jobs"
+        got = f"no package {error.name}"
+        raise ClusterError("submitit", expected, got, f"Install it: {EXTRA}") from error
     return submitit
 
 
@@ -192,9 +190,53 @@ def _submit_array(executor: "Executor", jobs: list[Job]) -> list[str]:
     try:
         return [job.job_id for job in executor.submit_array(jobs)]
     except (FailedJobError, FailedSubmissionError) as error:
-        raise ClusterError(
-            "sbatch",
-            "Slurm to accept the job",
-            str(error).strip() or "a refusal without a message",
-            "Correct the cluster file where the message points: partition, account, time, nodes.",
-        ) from error
+        got = str(error).strip() or "a refusal without a message"
+        hint = "Correct the cluster file where the message points: partition, account, time, nodes."
+        raise ClusterError("sbatch", "Slurm to accept the job", got, hint) from error
+
+
+# --- the store ------------------------------------------------------------------------------------
+
+
+def mounts_here() -> str:
+    """The mounts of this process; empty on a system without /proc."""
+    try:
+        return Path("/proc/self/mountinfo").read_text()
+    except FileNotFoundError:
+        return ""
+
+
+def file_system(path: Path, mounts: str) -> str:
+    """The type of the file system that holds a path; empty where it is unknown."""
+    best, result = -1, ""
+    for line in mounts.splitlines():
+        left, _, right = line.partition(" - ")
+        point = Path(left.split()[4].encode().decode("unicode_escape"))  # \040 is a space
+        if path.is_relative_to(point) and len(point.parts) >= best:
+            best, result = len(point.parts), right.split()[0]
+    return result
+
+
+def check_shared(store: Path, mounts: str) -> None:
+    """Raises ClusterError for a store that is certainly one node's own."""
+    path = store.resolve()
+    kind = file_system(path, mounts)
+    folder = next((folder for folder in NODE_FOLDERS if path.is_relative_to(folder)), None)
+    if folder is None and kind not in NODE_TYPES:
+        return
+    raise ClusterError(
+        f"--store {store}",
+        "a store that every node of the cluster can see",
+        f"{path}, below {folder}" if folder else f"{path}, on {kind}",
+        "Use a store on the cluster's shared file system. If every node can see this one, write "
+        "`shared_store: true` into the cluster file.",
+    )
+
+
+def check_writers(store: Path, jobs: int, mounts: str) -> None:
+    """Raises ClusterError where several jobs would share a SQLite file without safe locks."""
+    kind = file_system(store.resolve(), mounts)
+    if jobs > 1 and kind in UNSAFE_LOCKS:
+        expected = "a storage that several nodes can write safely"
+        hint = "Add --storage postgresql://user@host/database to the search."
+        raise ClusterError("jobs", expected, f"a SQLite file on {kind}", hint)

@@ -1,15 +1,22 @@
-"""The reports of a full job as documents: preflight, forecast, cost, leaderboard entry, page."""
+"""The reports of a full job as documents: preflight, forecast, cost, leaderboard entry, page.
+
+The charts need matplotlib (extra `report`).
+"""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from harness.format import duration
+from harness import format
+from harness.format import duration, percent
 from harness.full.cost import Cost
 from harness.full.forecast import Estimate, FittedLaw, Forecast
 from harness.full.job import FinishedJob
 from harness.full.job_forecast import JobForecast
 from harness.full.leaderboard import COLUMNS, LeaderboardEntry, as_markdown, cells, details
 from harness.full.listener import ForecastCheck, ProxyResult
+from harness.full.loss_envelope import LossEnvelope
 from harness.full.preflight import Preflight, worst_first
+from harness.report.chart import BASE, HELPS, HURTS, INK, legend, new_axes, style
 from harness.report.document import (
     Block,
     Cell,
@@ -21,12 +28,17 @@ from harness.report.document import (
     Table,
     Text,
     Tone,
+    number,
     present,
     table,
 )
-from harness.report.full import charts
 from harness.runner.trainer import PreflightFinding
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SIZE_INCHES = (7.5, 4.2)  # of a chart
 TONES: dict[str, Tone] = {"error": "failed", "warning": "inconclusive", "info": "neutral"}
 HOW = [
     "An interval of a forecast contains one run with its stated probability: it is a profile "
@@ -100,9 +112,7 @@ def _forecast_lines(forecast: Forecast) -> list[str]:
 
 
 def _sizes_table(fitted: FittedLaw) -> Table:
-    columns = [
-        Column(title=title, align="right") for title in ("size", "runs", "mean", "minus the law")
-    ]
+    columns = [*map(number, ("size", "runs", "mean", "minus the law"))]
     rows = zip(fitted.sizes, fitted.runs, fitted.means, fitted.residuals, strict=True)
     return table(
         columns,
@@ -131,7 +141,7 @@ def interval(estimate: Estimate, digits: int, unit: str = "", divisor: float = 1
     """'0.7312 [0.7200, 0.7405] (90%)'."""
     values = (estimate.low, estimate.estimate, estimate.high)
     low, middle, high = (f"{value / divisor:,.{digits}f}" for value in values)
-    return f"{middle}{unit and f' {unit}'} [{low}, {high}] ({estimate.level:.0%})"
+    return f"{middle}{unit and f' {unit}'} [{low}, {high}] ({percent(estimate.level, 0)})"
 
 
 def hours(estimate: Estimate) -> str:
@@ -173,7 +183,7 @@ def _entry_answer(entry: LeaderboardEntry) -> str:
     core = "not evaluated" if entry.core is None else f"{entry.core:.4f}"
     return (
         f"CORE {core}, target {entry.target:g}: {'reached' if entry.reached else 'not reached'}; "
-        f"leaderboard time {entry.train_s / 3600:.3g} h"
+        f"leaderboard time {format.hours(entry.train_s)} h"
     )
 
 
@@ -221,20 +231,16 @@ def _forecast_section(forecast: JobForecast, entry: LeaderboardEntry | None) -> 
             for name in ("val_bpb", "core", "core_soft")
         ]
     if cost is not None:
+        train_s, wall_s, usd = (getattr(entry, name, None) for name in ("train_s", "wall_s", "usd"))
         rows += [
-            _row(
-                "leaderboard time (s)", cost.leaderboard_s, ",.0f", getattr(entry, "train_s", None)
-            ),
-            _row("wall time (s)", cost.wall_s, ",.0f", getattr(entry, "wall_s", None)),
-            _row("cost (USD)", cost.usd, ",.2f", getattr(entry, "usd", None)),
+            _row("leaderboard time (s)", cost.leaderboard_s, ",.0f", train_s),
+            _row("wall time (s)", cost.wall_s, ",.0f", wall_s),
+            _row("cost (USD)", cost.usd, ",.2f", usd),
         ]
     notes = [*(quality.notes if quality else []), *(cost.notes if cost else [])]
     if quality is not None and quality.p_core is not None:
         notes.insert(0, f"P(CORE > {quality.core_target:g}) = {quality.p_core:.2f}")
-    columns = [
-        Column(title=title, align="right" if title else "left")
-        for title in ("", "forecast", "interval", "measured")
-    ]
+    columns: list[Column | str] = ["", *map(number, ("forecast", "interval", "measured"))]
     shown = table(columns, [row for row in rows if row])
     blocks = present(shown, Notes(items=notes))
     return Section(title="Forecast", blocks=blocks) if blocks else None
@@ -252,7 +258,7 @@ def _law_section(fitted: FittedLaw, forecast: Forecast, entry: LeaderboardEntry 
     target = getattr(forecast, fitted.metric)
     measured = getattr(entry, fitted.metric) if entry is not None else None
     chart = Chart(
-        draw=lambda: charts.scaling_law(fitted, target, measured),
+        draw=lambda: scaling_law(fitted, target, measured),
         alt=f"{fitted.metric} over size, with the fitted law and the forecast of the target",
     )
     return Section(title=f"Scaling law of {fitted.metric}", blocks=[chart, _sizes_table(fitted)])
@@ -264,7 +270,62 @@ def _loss_section(forecast: JobForecast, finished: FinishedJob | None) -> Sectio
         return None
     points = finished.loss_points if finished is not None else []
     chart = Chart(
-        draw=lambda: charts.loss_envelope(envelope, points),
+        draw=lambda: loss_envelope(envelope, points),
         alt="training loss of the run inside its envelope",
     )
     return Section(title="Training loss", blocks=[chart])
+
+
+# --- the charts -----------------------------------------------------------------------------------
+
+
+def scaling_law(fitted: FittedLaw, target: Estimate, measured: float | None) -> "Figure":
+    """One metric over sizes up to the target, with the forecast and the measured value."""
+    figure, axes = new_axes(*SIZE_INCHES)
+    _shaded(axes, [x for x, _ in fitted.curve], [one for _, one in fitted.curve], "one run")
+    axes.plot(fitted.x, fitted.means, "o", color=BASE, label="proxies")
+    for size, x, mean in zip(fitted.sizes, fitted.x, fitted.means, strict=True):
+        axes.annotate(
+            size, (x, mean), (0, 6), textcoords="offset points", fontsize=8, color=INK, ha="center"
+        )
+    axes.errorbar(
+        [fitted.target_x],
+        [target.estimate],
+        yerr=[[target.estimate - target.low], [target.high - target.estimate]],
+        fmt="D",
+        color=HELPS,
+        capsize=4,
+        label=f"forecast, {percent(target.level, 0)} interval",
+    )
+    if measured is not None:
+        axes.plot([fitted.target_x], [measured], "x", color=HURTS, markersize=9, label="measured")
+    if fitted.metric == "val_bpb":
+        axes.set_xscale("log")
+        style(axes, x="training FLOPs", y="val_bpb (bits per byte)")
+    else:
+        axes.invert_xaxis()
+        style(axes, x="val_bpb (bits per byte)", y=fitted.metric)
+    legend(axes)
+    return figure
+
+
+def loss_envelope(envelope: LossEnvelope, points: Sequence[tuple[float, float]]) -> "Figure":
+    """The training loss of a run inside its envelope."""
+    figure, axes = new_axes(*SIZE_INCHES)
+    levels = [look.loss for look in envelope.looks]
+    _shaded(axes, [look.fraction for look in envelope.looks], levels, "envelope")
+    if points:
+        axes.plot(*zip(*points, strict=True), color=HURTS, linewidth=0.8, label="run")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0.97 * min(one.low for one in levels), 1.03 * max(one.high for one in levels))
+    style(axes, x="fraction of the run", y="training loss (nats per token)")
+    legend(axes)
+    return figure
+
+
+def _shaded(axes: "Axes", x: Sequence[float], estimates: Sequence[Estimate], name: str) -> None:
+    """A shaded interval along x, with its middle."""
+    low, high = [one.low for one in estimates], [one.high for one in estimates]
+    label = f"{name}, {percent(estimates[0].level)} interval"
+    axes.fill_between(x, low, high, color=HELPS, alpha=0.18, linewidth=0, label=label)
+    axes.plot(x, [one.estimate for one in estimates], color=HELPS, linestyle="dashed")

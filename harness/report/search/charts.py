@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.report.chart import BASE, HELPS, HURTS, INK, NOISE, legend, new_figure, style
+from harness.report.chart import BASE, HELPS, HURTS, INK, NOISE, legend, new_axes, new_figure, style
 from harness.report.search.wording import setting, short_names
 from harness.search.candidates import dominates
 from harness.search.objective import harm, unit
@@ -28,8 +28,7 @@ SLICE_COLUMNS = 4
 def history(result: SearchResult) -> "Figure":
     """The first objective of every trial, the best so far, and the base with one SD around it."""
     name, noise = result.objectives[0], result.noise
-    figure = new_figure(9, 3.6)
-    axes = figure.add_subplot()
+    figure, axes = new_axes(9, 3.6)
     mean, sd = noise.mean[name], noise.sd[name]
     axes.axhspan(mean - sd, mean + sd, color=BASE, alpha=0.2, linewidth=0)
     axes.axhline(mean, color=BASE, linewidth=1, label="base, with one SD")
@@ -39,15 +38,8 @@ def history(result: SearchResult) -> "Figure":
         (beyond, HURTS, "x", "beyond a bound"),
     ):
         if rows:
-            axes.scatter(
-                [row.number for row in rows],
-                [_value(row) for row in rows],
-                s=22,
-                color=colour,
-                marker=marker,
-                label=label,
-                rasterized=_many(rows),
-            )
+            numbers, values = [row.number for row in rows], [_value(row) for row in rows]
+            _points(axes, numbers, values, colour, marker, label)
     numbers, best = _best_so_far(result)
     axes.step(numbers, best, where="post", color=HELPS, linewidth=1.2, label="best so far")
     for one in result.confirmed:
@@ -57,11 +49,18 @@ def history(result: SearchResult) -> "Figure":
     return figure
 
 
+def _points(
+    axes: "Axes", x: Sequence[float], y: Sequence[float], colour: str, marker: str, label: str
+) -> None:
+    look = {"color": colour, "marker": marker, "label": label}
+    axes.scatter(x, y, s=26, rasterized=_many(x), **look)  # type: ignore[arg-type]
+
+
 def _value(row: TrialRow) -> float:
     return (row.values or [math.nan])[0]
 
 
-def _many(rows: Sequence[TrialRow]) -> bool:
+def _many(rows: Sequence[Any]) -> bool:
     return len(rows) >= RASTERIZED_TRIALS
 
 
@@ -92,22 +91,14 @@ def front(result: SearchResult) -> "Figure":
         for row, values in rows
         if not any(dominates(other, values, result.objectives) for _, other in rows)
     }
-    figure = new_figure(9, 4)
-    axes = figure.add_subplot()
+    figure, axes = new_axes(9, 4)
     for on_front, colour, marker, label in (
         (False, NOISE, "o", "trial"),
         (True, HELPS, "D", "on the front"),
     ):
         group = [values for row, values in rows if (row.number in best) == on_front]
-        axes.scatter(
-            [values[0] for values in group],
-            [values[1] for values in group],
-            s=30,
-            color=colour,
-            marker=marker,
-            label=label,
-            rasterized=len(group) >= RASTERIZED_TRIALS,
-        )
+        x, y = [values[0] for values in group], [values[1] for values in group]
+        _points(axes, x, y, colour, marker, label)
     axes.errorbar(
         result.noise.mean[first],
         result.noise.mean[second],
@@ -125,8 +116,7 @@ def front(result: SearchResult) -> "Figure":
 def importance(result: SearchResult) -> "Figure":
     """The share of each parameter, the largest on top."""
     shares = sorted(result.importances.items(), key=lambda entry: entry[1])
-    figure = new_figure(9, 1 + 0.3 * len(shares))
-    axes = figure.add_subplot()
+    figure, axes = new_axes(9, 1 + 0.3 * len(shares))
     axes.barh([name for name, _ in shares], [100 * share for _, share in shares], color=HELPS)
     style(axes, title="Importances", x="share (%)", grid="x")
     return figure
@@ -137,8 +127,7 @@ def parallel(result: SearchResult) -> "Figure":
     rows = result.eligible()
     values = [_value(row) for row in rows]
     coordinates = _coordinates(result, rows, values)
-    figure = new_figure(9, 4)
-    axes = figure.add_subplot()
+    figure, axes = new_axes(9, 4)
     best_first = sorted(range(len(rows)), key=lambda at: harm(result.objectives[0]) * values[at])
     share = math.ceil(len(rows) / len(SHADES))
     for shade in reversed(range(len(SHADES))):  # the best are drawn last, on top

@@ -17,18 +17,18 @@ from harness.report.document import (
     Table,
     Text,
     Tone,
+    number,
     present,
     table,
 )
 from harness.report.search import charts
 from harness.report.search.wording import (
+    amount,
     answer,
     base_lines,
     budget,
     candidate_outcome,
     candidate_settings,
-    cost,
-    number,
     outcome_counts,
     setting,
     short_names,
@@ -73,7 +73,12 @@ def search_document(result: SearchResult) -> Document:
         blocks=present(
             Notes(items=warnings(result), warning=True),
             _candidates(result),
-            Text(paragraphs=[_settings(one) for one in result.candidates]),
+            Text(
+                paragraphs=[
+                    f"trial {one.candidate.number}: {candidate_settings(one)}"
+                    for one in result.candidates
+                ]
+            ),
             Text(paragraphs=_facts(result)),
             *_charts(result),
             Section(title="Trials", blocks=present(_trials(result)), folded=True),
@@ -83,22 +88,20 @@ def search_document(result: SearchResult) -> Document:
     )
 
 
-def _settings(one: CandidateResult) -> str:
-    return f"trial {one.candidate.number}: {candidate_settings(one)}"
-
-
 def _facts(result: SearchResult) -> list[str]:
-    facts = [f"{outcome_counts(result)}; {cost(result.gpu_s, result.price)}"]
+    facts = [f"{outcome_counts(result)}; {format.gpu_cost(result.gpu_s, result.price)}"]
     facts += base_lines(result.noise)
     best = result.best_row()
     if best is not None and best.values:
-        values = ", ".join(number(value) for value in best.values)
+        values = ", ".join(amount(value) for value in best.values)
         facts.append(f"best on the search's own seed: trial {best.number}, {values}")
     if result.importances:
-        shares = [f"{name} {100 * share:.0f} %" for name, share in result.importances.items()]
+        shares = [
+            f"{name} {format.percent(share, 0)}" for name, share in result.importances.items()
+        ]
         facts.append("importance: " + ", ".join(shares))
     if result.studies:
-        effects = [f"{n} {number(result.minimum_detectable[n])}" for n in result.objectives]
+        effects = [f"{n} {amount(result.minimum_detectable[n])}" for n in result.objectives]
         facts.append(f"smallest detectable effect of the confirmation: {', '.join(effects)}")
         facts.append(f"confirmation studies: {', '.join(result.studies.values())}")
     return facts
@@ -106,12 +109,12 @@ def _facts(result: SearchResult) -> list[str]:
 
 def _candidates(result: SearchResult) -> Table:
     columns = [
-        Column(title="trial", align="right"),
+        number("trial"),
         Column(title="objective"),
-        Column(title="in the search", align="right"),
-        Column(title="shrunk", align="right", stacked=True),
-        Column(title="held-out seeds", align="right"),
-        Column(title="next scale", align="right"),
+        number("in the search"),
+        number("shrunk", stacked=True),
+        number("held-out seeds"),
+        number("next scale"),
         Column(title="result"),
     ]
     if not any(one.next for one in result.candidates):
@@ -188,17 +191,18 @@ def _trials(result: SearchResult) -> Table:
         [
             str(row.number),
             row.outcome.replace("_", " ") + ("" if row.feasible else ", beyond a bound"),
-            *(map(number, row.values) if row.values else [format.DASH] * len(result.objectives)),
+            *(map(amount, row.values) if row.values else [format.DASH] * len(result.objectives)),
             *(setting(row.params.get(name, format.DASH)) for name in names),
             str(row.steps or format.DASH),
-            "recorded" if row.reused else f"{row.wall_s:.1f} s",
+            "recorded" if row.reused else format.duration(row.wall_s),
             row.reason or "",
         ]
         for row in result.trials
     ]
     titles = [*result.objectives, *(shown[name] for name in names), "steps", "wall time"]
-    columns = [Column(title=title, align="right") for title in titles]
-    return table(["trial", "outcome", *columns, Column(title="reason", optional=True)], rows)
+    return table(
+        ["trial", "outcome", *map(number, titles), Column(title="reason", optional=True)], rows
+    )
 
 
 # --- the plan -------------------------------------------------------------------------------------
@@ -272,7 +276,7 @@ def _estimates(plan: SearchPlan, known: Sequence[Record], confirmation_runs: int
     source = f"{plural(len(runs), 'run')} of the base"
     lines = [
         f"time: at most {format.duration(wall_s * count)} one run after the other, without "
-        f"pruning, estimated from {source}; {cost(gpu_s, file.limits.price)}"
+        f"pruning, estimated from {source}; {format.gpu_cost(gpu_s, file.limits.price)}"
     ]
     for name in file.objectives:
         values: list[Any] = [v for r in runs if (v := r.metrics.get(name)) is not None]
@@ -280,7 +284,7 @@ def _estimates(plan: SearchPlan, known: Sequence[Record], confirmation_runs: int
             sd = inference.pool([values]).sd
             effect = planned_detectable(file, sd, len(values) - 1)
             lines.append(
-                f"smallest detectable effect of the confirmation: {name} {number(effect)}, from "
-                f"an SD of {number(sd)} over {plural(len(values), 'run')} of the base"
+                f"smallest detectable effect of the confirmation: {name} {amount(effect)}, from "
+                f"an SD of {amount(sd)} over {plural(len(values), 'run')} of the base"
             )
     return lines

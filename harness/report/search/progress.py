@@ -3,11 +3,12 @@
 from harness.report.search.wording import base_lines, no_pruning, trial_line
 from harness.report.study.progress import StudyProgress
 from harness.search.base import BaseNoise
+from harness.search.engine import SearchListener
 from harness.search.objective import Objective
 from harness.search.trial import TrialResult
 
 
-class SearchProgress(StudyProgress):
+class SearchProgress(StudyProgress, SearchListener):
     """The `SearchListener` of the command line."""
 
     def base_ready(self, objective: Objective, noise: BaseNoise) -> None:

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness.config.search_file import SearchFile
-from harness.format import plural
+from harness.format import duration, plural
 from harness.search.base import BaseNoise
 from harness.search.objective import Objective
 from harness.search.results import CandidateResult, SearchResult
 from harness.search.trial import TrialResult
 
 
-def number(value: float) -> str:
+def amount(value: float) -> str:
     """Five decimals, or none for large values."""
     return f"{value:.5f}" if abs(value) < 100 else f"{value:,.0f}"
 
@@ -21,12 +21,6 @@ def setting(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def cost(gpu_s: float, price: float | None) -> str:
-    """GPU time, with its cost if a price per GPU-hour is known."""
-    text = f"{gpu_s:,.0f} GPU-seconds"
-    return text if price is None else f"{text} = {gpu_s / 3600 * price:,.2f} USD"
 
 
 def point(values: dict[str, Any]) -> str:
@@ -72,7 +66,7 @@ def budget(file: SearchFile) -> str:
 def base_lines(noise: BaseNoise) -> list[str]:
     """The base's value of each objective, with its SD."""
     return [
-        f"base: {name} {number(noise.mean[name])}, SD {number(noise.sd[name])} "
+        f"base: {name} {amount(noise.mean[name])}, SD {amount(noise.sd[name])} "
         f"over {len(noise.seeds)} seeds"
         for name in noise.mean
     ]
@@ -92,13 +86,13 @@ def no_pruning(objective: Objective, noise: BaseNoise) -> str | None:
 def trial_line(at: int, result: TrialResult, values: list[float] | None) -> str:
     """A trial that has ended, in one line."""
     if values is not None:
-        text = ", ".join(number(value) for value in values)
+        text = ", ".join(amount(value) for value in values)
     else:
         text = result.outcome.replace("_", " ")
         text += f" at step {result.steps}" if result.steps else ""
-    duration = "recorded already" if result.reused else f"{result.wall_s:.1f} s"
+    took = "recorded already" if result.reused else duration(result.wall_s)
     reason = f": {result.reason}" if values is None and result.outcome != "pruned" else ""
-    return f"trial {at}: {text}, {duration}; {point(result.overrides)}{reason}"
+    return f"trial {at}: {text}, {took}; {point(result.overrides)}{reason}"
 
 
 def outcome_counts(result: SearchResult) -> str:

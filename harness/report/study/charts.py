@@ -1,28 +1,136 @@
 """The charts of a study's report, as matplotlib figures (extra `report`).
 
-Every colour has a second mark beside it: the sign of a bar, the dash of a line, a name.
+Every colour has a second mark beside it: the sign of a bar, the dash of a line, a name. Bars are
+computed as numbers first: panels, the order of the arms, and the length of each bar.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness.comparison.result import MetricResult
 from harness.format import plural
-from harness.report.chart import BASE, INK, count_axis, legend, line_style, new_figure, style
+from harness.report.chart import (
+    BASE,
+    HELPS,
+    HURTS,
+    INK,
+    NOISE,
+    count_axis,
+    legend,
+    line_style,
+    new_axes,
+    new_figure,
+    style,
+)
 from harness.report.metric_text import OUTSIDE_RANGE
 from harness.report.study import phrases
 from harness.report.study.content import Content
 from harness.report.study.curves import ArmCurve
-from harness.report.study.panels import MEANINGS, Panel, panels
-from harness.study.effects import RunRow
+from harness.study.effects import ArmResult, RunRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+MEANINGS = {
+    HELPS: "the trick helps",
+    HURTS: "the trick hurts",
+    NOISE: "within the noise, or no interval",
+}
 PANEL_INCHES = 3.4
 CURVE_INCHES = (9.5, 4.2)
+
+
+# --- the attribution as numbers -------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """One arm in one panel, in the panel's unit."""
+
+    label: str
+    value: float | None
+    low: float | None
+    high: float | None
+    colour: str
+    reason: str | None  # why there is no bar, in a word or two
+    at_least: bool = False  # the bar shows a limit that the effect exceeds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """One metric: a title, its unit and a bar for each arm, the most helpful trick first."""
+
+    title: str
+    unit: str
+    margin: float | None
+    bars: list[Bar]
+
+
+def panels(content: Content) -> list[Panel]:
+    """Time-to-target where the study has it, then its two parts: loss and speed."""
+    result = content.attribution
+    labels = phrases.short_labels(result)
+    names = [*(["time_to_target"] if content.has_time else []), result.primary, result.speed]
+    made = []
+    for name in names:
+        effects = {arm.name: _effect(arm, name) for arm in content.ranked}
+        relative = any(effect.scale == "log" for effect in effects.values())
+        factor, margin = 100.0 if relative else 1.0, result.margin.get(name)
+        made.append(
+            Panel(
+                title=phrases.title(name).capitalize(),
+                unit="% change" if relative else f"change in {phrases.unit(name)}",
+                margin=None if margin is None else factor * margin,
+                bars=[_bar(labels[arm.name], arm, effects[arm.name]) for arm in content.ranked],
+            )
+        )
+    return made
+
+
+def _effect(arm: ArmResult, name: str) -> MetricResult:
+    if name == "time_to_target":
+        assert arm.time_to_target is not None, f"{arm.name} has no time-to-target"
+        return arm.time_to_target.total
+    return arm.effects[name]
+
+
+def _bar(label: str, arm: ArmResult, effect: MetricResult) -> Bar:
+    factor = 100.0 if effect.scale == "log" else 1.0
+
+    def shown(number: float | None) -> float | None:
+        fraction = effect.fraction(number)
+        return None if fraction is None else factor * fraction
+
+    value = effect.estimate if effect.beyond is None else effect.beyond
+    return Bar(
+        label=label,
+        value=shown(value),
+        low=shown(effect.low),
+        high=shown(effect.high),
+        colour=_colour(arm, effect, value),
+        reason=_short_reason(arm) if effect.missing else None,
+        at_least=effect.beyond is not None,
+    )
+
+
+def _colour(arm: ArmResult, effect: MetricResult, value: float | None) -> str:
+    if value is None or not (effect.outside or effect.beyond is not None):
+        return NOISE
+    sign = 1 if arm.change == "removed" else -1
+    return HELPS if effect.harm(value) * sign > 0 else HURTS
+
+
+def _short_reason(arm: ArmResult) -> str:
+    if arm.completed:
+        return "not compared"
+    return "diverged" if arm.statuses.get("diverged") else "no completed run"
+
+
+# --- the charts -----------------------------------------------------------------------------------
 
 
 def bars(content: Content, *, captioned: bool = False) -> "Figure":
@@ -88,8 +196,7 @@ def _draw_panel(axes: "Axes", panel: Panel, *, labelled: bool) -> None:
 
 def loss_curves(curves: Sequence[ArmCurve], base: str, axis: str) -> "Figure":
     """Training loss against `tokens` or `train_time_s`, with validation losses as diamonds."""
-    figure = new_figure(*CURVE_INCHES)
-    axes = figure.add_subplot()
+    figure, axes = new_axes(*CURVE_INCHES)
     for index, curve in enumerate(curves):
         x, look = getattr(curve, axis), _line(curve, base, index)
         axes.plot(x, curve.loss, **look)
@@ -112,8 +219,7 @@ def loss_curves(curves: Sequence[ArmCurve], base: str, axis: str) -> "Figure":
 def loss_differences(curves: Sequence[ArmCurve], base: str) -> "Figure":
     """Training loss minus the base's at the same number of tokens; the base is the first curve."""
     reference = curves[0]
-    figure = new_figure(*CURVE_INCHES)
-    axes = figure.add_subplot()
+    figure, axes = new_axes(*CURVE_INCHES)
     drawn = []
     for index, curve in enumerate(curves[1:], start=1):
         inside = curve.tokens <= reference.tokens[-1] * 1.001
@@ -134,8 +240,7 @@ def throughput(content: Content) -> "Figure":
     """Tokens/s of every run in a block, one line per block."""
     speed, rows = content.attribution.speed, throughput_rows(content)
     order = [content.attribution.base, *(arm.name for arm in content.ranked)]
-    figure = new_figure(max(6.0, 2.0 + 0.7 * len(order)), 3.8)
-    axes = figure.add_subplot()
+    figure, axes = new_axes(max(6.0, 2.0 + 0.7 * len(order)), 3.8)
     for index, block in enumerate(sorted({row.block for row in rows if row.block is not None})):
         speeds = {row.arm: row.metrics[speed] or 0.0 for row in rows if row.block == block}
         at = [position for position, arm in enumerate(order) if arm in speeds]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.metrics import COSTS, SCORES
-from harness.report.study.core_tasks import StudyCore, core_of
+from harness.report.study.core import StudyCore, core_of
 from harness.results.store import Store
 from harness.results.study_plan import Arm, ResolvedStudy
 from harness.study.attribution import attribute

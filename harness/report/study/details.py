@@ -16,13 +16,13 @@ from harness.report.document import (
     Section,
     Table,
     Text,
+    number,
     present,
     table,
 )
 from harness.report.study import charts, phrases
 from harness.report.study import core as core_cells
 from harness.report.study.content import Content, difference, flatten, own_settings
-from harness.report.study.core_tasks import StudyCore
 from harness.report.study.curves import ArmCurve, arm_curves
 from harness.results.study_plan import Arm
 from harness.study.effects import RunRow
@@ -30,11 +30,6 @@ from harness.study.effects import RunRow
 LINES_PER_CHART = 9  # of loss curves, the base's among them
 Columns: TypeAlias = list[Column | str]
 Rows: TypeAlias = list[list[Cell | str]]
-
-
-def number(title: str, *, optional: bool = False, stacked: bool = False) -> Column:
-    """A column of numbers."""
-    return Column(title=title, align="right", optional=optional, stacked=stacked)
 
 
 # --- curves, speed, CORE --------------------------------------------------------------------------
@@ -133,7 +128,7 @@ def core(content: Content) -> list[Block]:
     ]
 
 
-def _core_of_base(content: Content, scores: StudyCore) -> Table:
+def _core_of_base(content: Content, scores: core_cells.StudyCore) -> Table:
     task, *numbers = core_cells.TASK_TITLES
     return table(
         [task, *map(number, numbers)],
@@ -151,7 +146,7 @@ def runs(content: Content) -> Table:
     result = content.attribution
     columns: Columns = ["arm", number("completed"), number(result.primary)]
     columns += [number("SD"), number(phrases.title(result.speed))]
-    columns.append(Column(title="run time", align="right", optional=True))
+    columns.append(number("run time", optional=True))
     rows = []
     for arm in content.study.arms:
         runs = [row for row in result.runs if row.arm == arm.name]

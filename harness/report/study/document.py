@@ -14,13 +14,14 @@ from harness.report.document import (
     Section,
     Table,
     Text,
+    number,
     present,
     table,
 )
 from harness.report.study import charts, details, export, phrases
 from harness.report.study.content import Content
 from harness.report.study.curves import MOST_SEEDS
-from harness.report.study.details import Columns, Rows, number
+from harness.report.study.details import Columns, Rows
 
 
 def build(content: Content) -> Document:

@@ -5,7 +5,7 @@ Every format prints effects through this file, so that they cannot disagree. Pur
 
 from collections.abc import Iterable
 
-from harness.format import DASH, count, duration, mebibytes, plural, signed
+from harness.format import DASH, count, duration, mebibytes, plural, short_percent, signed
 from harness.metrics import METRICS
 from harness.report.metric_text import detectable, estimate, full, limit, margin, number
 from harness.study.effects import ArmResult, Attribution, TimeToTarget
@@ -220,7 +220,7 @@ def noise_line(result: Attribution, metric: str) -> str | None:
     noise = result.noise.get(metric)
     if noise is None or noise.sd is None:
         return None
-    size = f"{100 * noise.sd:.2g} %" if metric == result.speed else f"{noise.sd:.2g}"
+    size = short_percent(noise.sd, 2) if metric == result.speed else f"{noise.sd:.2g}"
     return f"SD between runs of {title(metric)}: {size} ({noise.df} df)."
 
 

@@ -2,17 +2,25 @@
 
 import math
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from harness import format
 from harness.format import plural
-from harness.report.document import Column, Document, Notes, Text, present, table
+from harness.report.document import Document, Notes, Text, number, present, table
 from harness.report.study.content import own_settings, settings
 from harness.results.study_plan import ResolvedStudy
 from harness.study.budget import Budget, Sensitivity
 from harness.study.run import StudyPlan
 
 UNKNOWN = "unknown"
+COUNTS: dict[str, Callable[[float], str]] = {
+    "parameters_total": partial(format.count, digits=4),
+    "flops_per_token": partial(format.count, digits=4),
+    "steps": "{:,}".format,
+}
+NO_PRICE = "pass --price, or set limits.price, for the cost in USD"
 
 
 def build(plan: StudyPlan) -> Document:
@@ -66,20 +74,18 @@ def _facts(study: ResolvedStudy, budget: Budget) -> list[str]:
         f"runs: {budget.runs}, of which {done} {'is' if done == 1 else 'are'} recorded and "
         f"{budget.remaining} {'remains' if budget.remaining == 1 else 'remain'}",
         f"time: {time}",
-        f"cost: {_cost(budget)}",
+        f"cost: {_cost(budget, study.limits.price)}",
         *_memory(study),
     ]
 
 
-def _cost(budget: Budget) -> str:
+def _cost(budget: Budget, price: float | None) -> str:
     if budget.gpus_per_run == 0:
         return "no GPU is used"
     if budget.gpu_s is None:
         return f"{UNKNOWN}, because the time or the number of GPUs is"
-    text = f"{budget.gpu_s:,.0f} GPU-seconds"
-    if budget.usd is None:
-        return f"{text} (pass --price, or set limits.price, for the cost in USD)"
-    return f"{text} = {budget.usd:,.2f} USD"
+    text = format.gpu_cost(budget.gpu_s, price)
+    return text if price is not None else f"{text} ({NO_PRICE})"
 
 
 def _memory(study: ResolvedStudy) -> list[str]:
@@ -103,40 +109,27 @@ def _sensitivity(one: Sensitivity) -> str:
         return f"{one.metric}: {one.mde:.2f} SD; the SD is unknown (needs two runs of the base)"
     runs = f"over {plural(one.replicates, 'recorded run')} of the base"
     if one.unit == "relative":
-        return f"{one.metric}: {100 * one.mde:.2f} %, from an SD of {100 * one.sd:.3f} % {runs}"
+        mde, sd = format.percent(one.mde, 2), format.percent(one.sd, 3)
+        return f"{one.metric}: {mde}, from an SD of {sd} {runs}"
     return f"{one.metric}: {one.mde:.5f} {one.unit}, from an SD of {one.sd:.5f} {runs}"
 
 
 def _arms(study: ResolvedStudy) -> Any:
     runs = Counter(planned.arm for planned in study.runs)
-    columns: list[Column | str] = ["arm", "role"]
-    columns += [
-        Column(title=title, align="right")
-        for title in ("parameters", "FLOPs/token", "steps", "runs")
-    ]
+    numbers = map(number, ("parameters", "FLOPs/token", "steps", "runs"))
     rows = [
         [
             arm.name,
             arm.role.replace("_", " "),
             *(
-                _count(arm.derived.get(name))
-                for name in ("parameters_total", "flops_per_token", "steps")
+                UNKNOWN if (value := arm.derived.get(name)) is None else form(value)
+                for name, form in COUNTS.items()
             ),
             str(runs[arm.name]),
         ]
         for arm in study.arms
     ]
-    return table(columns, rows, title="Arms")
-
-
-def _count(value: Any) -> str:
-    """A count to four digits, such as 31.62M."""
-    if not isinstance(value, (int, float)):
-        return UNKNOWN
-    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
-        if abs(value) >= size:
-            return f"{value / size:.4g}{letter}"
-    return f"{value:,.0f}"
+    return table(["arm", "role", *numbers], rows, title="Arms")
 
 
 def _differences(study: ResolvedStudy) -> list[str]:

@@ -70,7 +70,7 @@ class StudyProgress(StudyListener):
         self.latest = (planned, latest)
         total = self._study.arm(planned.arm).derived.get("steps")
         if latest.step and total:
-            text = f"{100 * latest.step / total:.0f} %"
+            text = format.percent(latest.step / total, 0)
         else:
             text = latest.phase or "starting"
         self.cells[planned.arm, planned.seed] = f"[cyan]{text}[/]"
@@ -133,13 +133,13 @@ class StudyProgress(StudyListener):
         if self.left_s is not None:
             parts.append(f"about {format.duration(self.left_s)} left")
         if self.gpu_s:
-            parts.append(cost(self.gpu_s, study.limits.price))
+            parts.append(format.gpu_cost(self.gpu_s, study.limits.price))
         return " · ".join(parts)
 
 
 def ended_text(record: Record) -> str:
     """'completed in 12.3 s, 1.2345 bpb, 20,123 tokens/s'; the reason where it did not complete."""
-    text = f"{record.status.replace('_', ' ')} in {record.wall_s:.1f} s"
+    text = f"{record.status.replace('_', ' ')} in {format.duration(record.wall_s)}"
     bpb, speed = record.metrics.get("val_bpb"), record.metrics.get("tokens_per_s")
     if bpb is not None:
         text += f", {bpb:.4f} bpb"
@@ -148,12 +148,6 @@ def ended_text(record: Record) -> str:
     if record.status != "completed" and record.reason:
         text += f": {record.reason}"
     return text
-
-
-def cost(gpu_s: float, price: float | None) -> str:
-    """GPU-seconds, and USD where a price per GPU-hour is known."""
-    text = f"{gpu_s:,.0f} GPU-seconds"
-    return text if price is None else f"{text} = {gpu_s / 3600 * price:,.2f} USD"
 
 
 def _cell(record: Record) -> str:

@@ -186,6 +186,7 @@ def logged_run(
         environment_known=bool(record.environment_id),
         varied="seed",
         seed=record.seed,
+        code_id=record.identity.code_id,
         identity={
             "protocol": str(record.identity.protocol),
             "data_id": str(record.identity.data_id),
@@ -193,7 +194,6 @@ def logged_run(
         evaluation=core_settings(record),
         answers=answers,
         config_id=record.identity.config_id,
-        code_id=record.identity.code_id,
         store=store,
         attempt=attempt_name(record),
         started_at=record.started_at,

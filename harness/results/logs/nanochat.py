@@ -6,26 +6,34 @@
     tokens_per_s      tokens over time in the same steps
     peak_memory_bytes
 
-nanochat fixes its seed and the order of its data, so replicates differ only by the numerics of the
-GPU, and a comparison is about that one seed. The log names the GPU but neither the driver nor
-torch, so its environment counts as unknown.
+A file may contain several runs, and runs that were resumed. nanochat fixes its seed and the order
+of its data, so replicates differ only by the numerics of the GPU, and a comparison is about that
+one seed. The log names the GPU but neither the driver nor torch, so its environment counts as
+unknown.
 """
 
 import calendar
 import re
 import time
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from harness.results.logs.run_log import (
     NOT_A_NUMBER,
+    Evaluation,
     LoggedRun,
     first_backward_step,
+    resumed_at,
     split_finite,
     truncation_reason,
 )
+from harness.results.logs.segments import split_runs
 from harness.results.recipe import FULL_SCALE_LAYERS, count
 
 FAMILY = "nanochat"
 SKIPPED_STEPS = 10
+MINUTES_AGREE, TOTALS_AGREE = 0.006, 0.01  # it prints minutes with two digits; relative
+MARKS = r"Step \d+ \| |step \d+/\d+ \("
 FULL_RATIO = 5.0  # tokens per scaling parameter; its leaderboard runs have 7 to 12
 
 _EVALUATION = re.compile(r"^Step (\d+) \| Validation bpb: (\S+)", re.MULTILINE)
@@ -33,50 +41,93 @@ _CORE = re.compile(r"^Step (\d+) \| CORE metric: (\S+)", re.MULTILINE)
 _STEP = re.compile(
     r"^step (\d+)/(\d+) .*?\| dt: ([-\d.]+)ms(?:.*?\| total time: ([-\d.]+)m)?", re.MULTILINE
 )
+_ANY_STEP = re.compile(r"\n[Ss]tep (\d+)(?:/(\d+) .*\| (dt): | \| Validation bpb)")
+_TRAILER = re.compile(
+    r"\n(?:Step \d+ \||Peak memory usage|Total training time|Minimum validation).*"
+)
 _FIELDS = {
     "batch": re.compile(r"^Total batch size ([\d,]+)", re.MULTILINE),
     "layers": re.compile(r'"n_layer": (\d+)'),
     "tokens": re.compile(r"^Total number of training tokens: ([\d,]+)", re.MULTILINE),
     "ratio": re.compile(r"^Tokens : \S+ params ratio: ([\d.]+)", re.MULTILINE),
     "peak": re.compile(r"^Peak memory usage: ([\d.]+)MiB", re.MULTILINE),
+    "minutes": re.compile(r"^Total training time: ([\d.]+)m", re.MULTILINE),
     "world": re.compile(r"Distributed world size: (\d+)"),
 }
 _GPU = re.compile(r"^GPU: (.+?) \|", re.MULTILINE)
 _CLOCK = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d+ - nanochat", re.MULTILINE)
 
+_Step = tuple[int, int, float, str]  # step, planned steps, ms, minutes since the start
+
 
 def recognises(text: str) -> bool:
     """Whether a text is a log of nanochat."""
-    return bool(_EVALUATION.search(text) or _STEP.search(text))
+    has_lines = "| Validation bpb:" in text or "| dt: " in text
+    return has_lines and bool(_EVALUATION.search(text) or _STEP.search(text))
 
 
 def read(text: str, source: str) -> list[LoggedRun]:
-    """The run of a file; an empty list if it was never evaluated."""
+    """The runs of a file, in order, without those that were never evaluated."""
     text = text[: text.rfind("\n") + 1]  # an incomplete last line may end within a number
-    evaluations = [(int(match[1]), _number(match[2])) for match in _EVALUATION.finditer(text)]
+    runs = split_runs(text, _ANY_STEP, _TRAILER)
+    names = [f"{source}, run {number}" for number in range(1, len(runs) + 1)]
+    logged = [
+        _run(parts, name if len(runs) > 1 else source)
+        for parts, name in zip(runs, names, strict=True)
+    ]
+    return [run for run in logged if run is not None]
+
+
+class _Lines(NamedTuple):
+    """What the parts of a run print at their steps, without what was repeated."""
+
+    evaluations: list[tuple[int, float]]
+    steps: list[_Step]
+    resumed: list[int]
+
+
+def _lines(parts: Sequence[str]) -> _Lines:
+    evaluations: list[tuple[int, float]] = []
+    steps: list[_Step] = []
+    resumed = []
+    for index, text in enumerate(parts):
+        if index and (first := _ANY_STEP.search(text)):
+            resumed.append(int(first[1]))
+            evaluations = [one for one in evaluations if one[0] < resumed[-1]]
+            steps = [one for one in steps if one[0] < resumed[-1]]
+        evaluations += [(int(match[1]), _number(match[2])) for match in _EVALUATION.finditer(text)]
+        steps += [(int(m[1]), int(m[2]), float(m[3]), m[4]) for m in _STEP.finditer(text)]
+    return _Lines(evaluations, steps, resumed)
+
+
+def _run(parts: Sequence[str], source: str) -> LoggedRun | None:
+    """The run of these texts; None if it was never evaluated."""
+    evaluations, steps, resumed = _lines(parts)
     if not evaluations:
-        return []
+        return None
+    text = "".join(parts)
     fields = {
         name: float(match[1].replace(",", ""))
         for name, pattern in _FIELDS.items()
         if (match := pattern.search(text))
     }
-    steps = [(int(m[1]), int(m[2]), float(m[3]), m[4]) for m in _STEP.finditer(text)]
-    planned = steps[-1][1] if steps else None
     last, bpb = evaluations[-1]
     metrics, bad = split_finite({"val_bpb": bpb, **_core(text, last)})
-    speed, warnings = _speed(steps, fields.get("batch"), source)
+    speed, warnings = _speed(steps, fields, source)
+    if resumed:
+        speed, warnings = {}, [resumed_at(source, resumed)]
     if "peak" in fields:
         speed["peak_memory_bytes"] = fields["peak"] * 2.0**20
     gpu = match[1] if (match := _GPU.search(text)) else None
     started = _CLOCK.search(text)
-    run = LoggedRun(
+    return LoggedRun(
         source=source,
         family=FAMILY,
         metrics=metrics | speed,
+        evaluations=[Evaluation(step, {"val_bpb": bpb}) for step, bpb in evaluations],
         steps=max(last, steps[-1][0]) if steps else last,
         evaluated_at=last,
-        planned_steps=planned,
+        planned_steps=steps[-1][1] if steps else None,
         ending=_ending(last, steps, bad),
         diverged=bool(bad),
         scale=_scale(fields),
@@ -87,7 +138,6 @@ def read(text: str, source: str) -> list[LoggedRun]:
         started_at=_unix_s(started[1]) if started else None,
         warnings=warnings,
     )
-    return [run]
 
 
 def _number(text: str) -> float:
@@ -102,7 +152,7 @@ def _core(text: str, last: int) -> dict[str, float]:
     return {"core": scores[-1][1]} if scores and scores[-1][0] == last else {}
 
 
-def _ending(last: int, steps: list[tuple[int, int, float, str]], bad: list[str]) -> str | None:
+def _ending(last: int, steps: list[_Step], bad: list[str]) -> str | None:
     if bad:
         return NOT_A_NUMBER.format(bad[0])
     if not steps:
@@ -112,7 +162,7 @@ def _ending(last: int, steps: list[tuple[int, int, float, str]], bad: list[str])
 
 
 def _speed(
-    steps: list[tuple[int, int, float, str]], batch: float | None, source: str
+    steps: list[_Step], fields: dict[str, float], source: str
 ) -> tuple[dict[str, float], list[str]]:
     """Returns (time and speed of the timed steps, a warning in case of a faulty clock)."""
     timed = [dt for step, _, dt, _ in steps if step > SKIPPED_STEPS]
@@ -124,10 +174,15 @@ def _speed(
         return {}, [f"{source}: its clock goes backwards at step {fault}; times are left out"]
     if not timed:
         return {}, []
-    seconds = sum(timed) / 1000
+    seconds, stated = sum(timed) / 1000, fields.get("minutes")
+    if stated is not None and abs(seconds / 60 - stated) > MINUTES_AGREE + TOTALS_AGREE * stated:
+        return {}, [
+            f"{source}: its steps take {seconds / 60:.2f} minutes and it states {stated:g}: lines "
+            "are missing or repeated; times are left out"
+        ]
     speed = {"train_time_s": seconds}
-    if batch:
-        speed["tokens_per_s"] = batch * len(timed) / seconds
+    if "batch" in fields:
+        speed["tokens_per_s"] = fields["batch"] * len(timed) / seconds
     return speed, []
 
 

@@ -1,7 +1,7 @@
 """Reads the runs of both sides of a comparison.
 
-A path names a log, a folder of logs, a record, a run directory, a store, `STORE:STUDY/ARM`, or one
-attempt in a store, `STORE#PLAN_ID/ATTEMPT`.
+A path names a log, a table, a folder of logs or of tables, a record, a run directory, a store,
+`STORE:STUDY/ARM`, or one attempt in a store, `STORE#PLAN_ID/ATTEMPT`.
 """
 
 from collections.abc import Callable
@@ -11,13 +11,16 @@ from typing import NamedTuple
 import msgspec
 
 from harness.errors import UsageError
-from harness.results.logs import from_store, modded_nanogpt, nanochat, regex
-from harness.results.logs.run_log import LogError, LoggedRun, strip_colors
+from harness.format import plural
+from harness.results.logs import from_store, modded_nanogpt, nanochat, regex, tables
+from harness.results.logs.run_log import LogError, LoggedRun, NotALog, strip_colors
+from harness.results.logs.segments import strip_prefixes
 from harness.results.record import Record
 from harness.results.store import Store
 
 MEMBER = "#"  # between the name of a store's arm and a run of it
-LOG_SUFFIXES = (".txt", ".log", ".out")
+LOG_SUFFIXES = (".txt", ".log", ".out", ".stdout")
+MARKS = f"{nanochat.MARKS}|{modded_nanogpt.MARKS}"
 Reader = Callable[[str, str], list[LoggedRun]]
 READERS: dict[str, tuple[Callable[[str], bool], Reader]] = {
     nanochat.FAMILY: (nanochat.recognises, nanochat.read),
@@ -125,16 +128,40 @@ def _read_folder(path: Path, patterns: regex.Patterns) -> _PathRuns:
         answers = from_store.core_path_of_run_dir(path, record)
         store = from_store.store_around(path, 2)
         return _PathRuns([], [_SourceRecord(record, str(path), answers, store)], [])
-    files = sorted(file for file in path.rglob("*") if file.suffix in LOG_SUFFIXES)
-    if not files:
+    runs, skipped = _read_files(path, LOG_SUFFIXES, patterns)
+    if not runs:  # a table beside logs is often a copy of their numbers
+        runs, more = _read_files(path, tables.SUFFIXES, patterns)
+        skipped += more
+    if not runs:
+        suffixes = ", ".join((*LOG_SUFFIXES, *tables.SUFFIXES))
         raise LogError(
             str(path),
-            "a folder with logs, a run directory, or a store",
-            f"no file that ends with {' or '.join(LOG_SUFFIXES)}",
+            "a folder with logs or tables of runs, a run directory, or a store",
+            f"no run in {plural(len(skipped), 'file')}: {skipped[0]}"
+            if skipped
+            else f"no file that ends with one of {suffixes}",
             "Name the files themselves.",
         )
-    parts = [_read_file(file, patterns) for file in files]
-    return _PathRuns([run for part in parts for run in part.runs], [], [])
+    if skipped:
+        warnings = [*runs[0].warnings, *(f"skipped {reason}" for reason in skipped)]
+        runs[0] = msgspec.structs.replace(runs[0], warnings=warnings)
+    return _PathRuns(runs, [], [])
+
+
+def _read_files(
+    folder: Path, suffixes: tuple[str, ...], patterns: regex.Patterns
+) -> tuple[list[LoggedRun], list[str]]:
+    """The runs of the files of a folder, and why files were skipped: they are no logs."""
+    runs: list[LoggedRun] = []
+    skipped = []
+    for file in sorted(file for file in folder.rglob("*") if file.suffix in suffixes):
+        try:
+            part = _read_file(file, patterns)
+        except NotALog as error:
+            skipped.append(f"{error.path}: {error.got}")
+        else:
+            runs += part.runs
+    return runs, skipped
 
 
 def _records_of(root: Path, stores: dict[Path, list[Record]]) -> list[Record]:
@@ -166,7 +193,7 @@ def _from_records(
 
 
 def _read_file(path: Path, patterns: regex.Patterns) -> _PathRuns:
-    if path.suffix == ".json":
+    if path.suffix == ".json" and not _is_table(path):
         record, answers = from_store.record_from_file(path), from_store.core_path_of_file(path)
         store = from_store.store_around(path, 1)
         return _PathRuns([], [_SourceRecord(record, str(path), answers, store)], [])
@@ -176,16 +203,30 @@ def _read_file(path: Path, patterns: regex.Patterns) -> _PathRuns:
         got = str(error.strerror).lower()
         raise LogError(str(path), "a readable file", got, "Check its permissions.") from error
     if not text.strip():
-        raise LogError(
+        raise NotALog(
             str(path),
             "the log of a training run",
             "an empty file",
             "Leave it out, or find out why nothing was logged.",
         )
+    if path.suffix in tables.SUFFIXES:
+        return _PathRuns(tables.read(path, text), [], [])
     return _PathRuns(_read_text(text, path, patterns), [], [])
 
 
+def _is_table(path: Path) -> bool:
+    """Whether a JSON file is a table and not the record of a run."""
+    try:
+        value = msgspec.json.decode(path.read_bytes())
+    except (msgspec.DecodeError, OSError):
+        return False
+    return not (isinstance(value, dict) and "plan_id" in value)
+
+
 def _read_text(text: str, path: Path, patterns: regex.Patterns) -> list[LoggedRun]:
+    text = "\n" + text  # so that every line of interest follows a line break
+    if not any(recognises(text) for recognises, _ in READERS.values()):
+        text = strip_prefixes(text, MARKS)
     for family, (recognises, read) in READERS.items():
         if recognises(text):
             if runs := read(text, str(path)):
@@ -199,7 +240,7 @@ def _read_text(text: str, path: Path, patterns: regex.Patterns) -> list[LoggedRu
     if runs := regex.read(text, str(path), patterns):
         return runs
     no_match = f", and no match of {', '.join(patterns)}" if patterns else ""
-    raise LogError(
+    raise NotALog(
         str(path),
         f"a log of {' or '.join(READERS)}, or one that --regex can read",
         f"another format{no_match}",

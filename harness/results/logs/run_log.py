@@ -10,6 +10,7 @@ import msgspec
 from harness.errors import HarnessError
 from harness.results.recipe import VarianceSource
 
+TAIL_STEPS = 200
 NOT_A_NUMBER = "its last {} is not a number"
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -18,21 +19,34 @@ class LogError(HarnessError):
     """A log that cannot be read or lacks what a comparison needs."""
 
 
+class NotALog(LogError):
+    """A file that is no log of a run; in a folder it is skipped by name."""
+
+
+class Evaluation(msgspec.Struct, frozen=True):
+    """The metrics of a run at one evaluation; times are those of its own clock."""
+
+    step: int
+    metrics: dict[str, float]
+
+
 class LoggedRun(msgspec.Struct, frozen=True, kw_only=True):
     """One run.
 
-    `metrics`: the final values, finite. `ending`: why the run is incomplete; None if it completed.
-    `environment`: the properties of the machine that its speed depends on, as far as the log has
-    them; `environment_known`: whether they suffice to identify it. `diverged`: it
-    ended by a non-finite loss or for lack of memory, not by being stopped. `varied`: the source of
-    variance between replicates of this run. `store`: of a record, where it has one. Times are Unix
-    seconds.
+    `metrics`: the final values, finite. `evaluations`: all of them in order, as far as the log has
+    them. `code_id`: what identifies the code, where all of it is known; `source_code`: the part of
+    it that a log embeds. `ending`: why the run is incomplete; None if it completed. `environment`:
+    the properties of the machine that its speed depends on, as far as the log has them;
+    `environment_known`: whether they suffice to identify it. `diverged`: it ended by a non-finite
+    loss or for lack of memory, not by being stopped. `varied`: the source of variance between
+    replicates of this run. `store`: of a record, where it has one. Times are Unix seconds.
     """
 
     source: str
     family: str  # the trainer: metrics are comparable within a family only
     metrics: dict[str, float]
     steps: int
+    evaluations: list[Evaluation] = []
     evaluated_at: int | None = None  # the last step that was evaluated
     planned_steps: int | None = None
     ending: str | None = None
@@ -44,15 +58,44 @@ class LoggedRun(msgspec.Struct, frozen=True, kw_only=True):
     environment_known: bool = False
     varied: VarianceSource = "seed"
     seed: int | None = None
+    code_id: str | None = None
+    source_code: str | None = None
     identity: dict[str, str] = {}  # fields that must be equal on both sides
     evaluation: dict[str, str] = {}  # fields that must be equal to compare CORE
     answers: Path | None = None  # its core.parquet
     config_id: str | None = None
-    code_id: str | None = None
     store: Path | None = None
     attempt: str | None = None  # its unique name in the store
     started_at: float | None = None
     warnings: list[str] = []
+
+
+def at_evaluation(run: LoggedRun, step: int) -> LoggedRun:
+    """The run as it stood at one of its evaluations: the metrics of that step."""
+    if step == run.evaluated_at:
+        return run
+    past = [at for at in run.evaluations if at.step <= step]
+    metrics = dict(past[-1].metrics)
+    if "step_ms" in run.metrics and (tail := tail_ms(past)) is not None:
+        metrics["step_ms"] = tail
+    if "peak_memory_bytes" in run.metrics:
+        metrics["peak_memory_bytes"] = run.metrics["peak_memory_bytes"]
+    return msgspec.structs.replace(
+        run, metrics=metrics, steps=step, evaluated_at=step, evaluations=past
+    )
+
+
+def tail_ms(evaluations: Sequence[Evaluation]) -> float | None:
+    """Mean step time since the last evaluation at least TAIL_STEPS before the end, in ms.
+
+    It excludes start-up and compilation and covers the last stage of the schedule.
+    """
+    timed = [(at.step, at.metrics.get("train_time_s")) for at in evaluations]
+    step, end = timed[-1]
+    for at, start in reversed(timed):
+        if start is not None and end is not None and 0 < at <= step - TAIL_STEPS:
+            return 1000 * (end - start) / (step - at)
+    return None
 
 
 def strip_colors(text: str) -> str:
@@ -72,6 +115,12 @@ def truncation_reason(evaluated_at: int, reached: int, planned: int) -> str | No
         return None
     where = " before its evaluation" if reached >= planned else ""
     return f"it ends at step {max(evaluated_at, reached):,} of {planned:,}{where}"
+
+
+def resumed_at(source: str, steps: Sequence[int]) -> str:
+    """The warning about a run that was resumed at these steps."""
+    where = " and ".join(f"{step:,}" for step in steps)
+    return f"{source}: it was resumed at step {where}; times, of several processes, are left out"
 
 
 def first_backward_step(

@@ -140,12 +140,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise FakeConfigError(
-            str(path),
-            "a configuration file",
-            str(error.strerror),
-            "Name an existing file, such as ablations/configs/fake.yaml.",
-        ) from error
+        expected = "a configuration file"
+        hint = "Name an existing file, such as ablations/configs/fake.yaml."
+        raise FakeConfigError(str(path), expected, str(error.strerror), hint) from error
     if path.suffix == ".json":  # written by the harness: needs no YAML reader
         config = json.loads(text)
     else:
@@ -155,19 +152,12 @@ def _read(path: Path) -> dict[str, Any]:
         try:
             config = YAML(typ="safe", pure=True).load(text)
         except YAMLError as error:
-            raise FakeConfigError(
-                str(path),
-                "YAML with every key once",
-                " ".join(str(error).partition("\n\n")[0].split()),
-                "Correct that line.",
-            ) from error
+            expected = "YAML with every key once"
+            got = " ".join(str(error).partition("\n\n")[0].split())
+            raise FakeConfigError(str(path), expected, got, "Correct that line.") from error
     if not isinstance(config, dict):
-        raise FakeConfigError(
-            str(path),
-            "a mapping",
-            "an empty file" if config is None else repr(config),
-            "See the default values.",
-        )
+        got = "an empty file" if config is None else repr(config)
+        raise FakeConfigError(str(path), "a mapping", got, "See the default values.")
     return config
 
 
@@ -184,12 +174,8 @@ def _assign(config: dict[str, Any], path: str, value: Any, prefix: str = "") -> 
     head, _, rest = path.partition(".")
     if head not in config or (rest and not isinstance(config[head], dict)):
         near = difflib.get_close_matches(head, list(config), n=1)
-        raise FakeConfigError(
-            prefix + path,
-            "one of " + ", ".join(config),
-            repr(head),
-            f"Did you mean {near[0]!r}?" if near else "Remove it.",
-        )
+        hint = f"Did you mean {near[0]!r}?" if near else "Remove it."
+        raise FakeConfigError(prefix + path, "one of " + ", ".join(config), repr(head), hint)
     if rest:
         _assign(config[head], rest, value, f"{prefix}{head}.")
         return
@@ -220,19 +206,12 @@ def _check(config: dict[str, Any]) -> None:
     if steps is not None and steps <= 0:
         raise FakeConfigError("dial.steps", "more than 0", str(steps), "Raise it.")
     if config["backout"] and not config["residual_scalars"]:
-        raise FakeConfigError(
-            "backout",
-            "residual_scalars to be on as well",
-            "residual_scalars: null",
-            "Turn residual_scalars on, or backout off.",
-        )
+        expected = "residual_scalars to be on as well"
+        got = "residual_scalars: null"
+        raise FakeConfigError("backout", expected, got, "Turn residual_scalars on, or backout off.")
     if config["optimizer"]["matrices"] not in ("muon", "adamw"):
-        raise FakeConfigError(
-            "optimizer.matrices",
-            "muon or adamw",
-            repr(config["optimizer"]["matrices"]),
-            "Write one of them.",
-        )
+        got = repr(config["optimizer"]["matrices"])
+        raise FakeConfigError("optimizer.matrices", "muon or adamw", got, "Write one of them.")
 
 
 def tricks(config: Mapping[str, Any]) -> dict[str, bool]:

@@ -65,6 +65,13 @@ def test_an_unknown_option_is_wrong_usage_and_names_the_nearest(call, name):
     assert "--quiet" in err
 
 
+@pytest.mark.parametrize("name", sorted(GROUPS))
+def test_the_help_of_a_group_has_the_whole_summary_of_each_command(call, name):
+    listed = " ".join(call(name, "-h")[1].partition("Commands:")[2].split())
+    for child, command in load(name).commands.items():
+        assert f"{child} {command.help.splitlines()[0]}" in listed
+
+
 def test_an_unknown_command_names_the_nearest(call):
     code, _, err = call("stdy")
     assert code == errors.USAGE

@@ -201,7 +201,7 @@ def test_what_is_missing_is_reported_with_what_it_takes():
     assert lines == [
         "native d8, 63M tokens, val_loss on H100: 2 df of 5; needs at least 3 more seeds"
     ]
-    assert missing_rows([made(seed, val_loss=3.0) for seed in range(MEASURED_DF + 1)]) == []
+    assert missing_rows([made(seed, val_loss=3.0 + seed) for seed in range(MEASURED_DF + 1)]) == []
 
 
 def test_a_noise_model_file_reads_as_it_was_written(tmp_path):
@@ -247,3 +247,10 @@ def test_the_rows_that_ship_are_what_the_generator_writes():
     generator = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generator)
     assert as_csv(generator.rows(NOISE)) == SHIPPED.read_text(encoding="utf-8")
+
+
+def test_equal_losses_under_different_seeds_feed_no_sd():
+    copies = [made(seed, val_loss=3.0) for seed in (1, 2, 3)]
+    assert measured_rows(copies) == []
+    (found,) = measured_rows([*copies, made(4, val_loss=3.002)])
+    assert (found.df, found.sd) == (1, pytest.approx(0.002 / math.sqrt(2)))

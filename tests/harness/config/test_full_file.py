@@ -40,12 +40,12 @@ def test_a_minimal_job_has_three_lines_and_defaults():
         ("proxies: {field: d, values: [1, 2, 3], seeds: [1, 1]}", "proxies.seeds", "each once"),
         ("proxies: {field: d, values: [1, 2, 3], set: {d: 4}}", "proxies.set.d", "Remove it"),
         ("nodes: 3", "ranks", "a multiple of `nodes`"),
-        ("nodes: 0", "nodes", "Correct the value"),
-        ("step_test_seconds: 0", "step_test_seconds", "Correct the value"),
-        ("step_test_seconds: .inf", "step_test_seconds", "Correct the value"),
-        ("price_usd_per_gpu_hour: .inf", "price_usd_per_gpu_hour", "Correct the value"),
-        ("target: {core: .nan}", "target.core", "Correct the value"),
-        ("limits: {restarts: -1}", "limits.restarts", "Correct the value"),
+        ("nodes: 0", "nodes", "in that range"),
+        ("step_test_seconds: 0", "step_test_seconds", "in that range"),
+        ("step_test_seconds: .inf", "step_test_seconds", "in that range"),
+        ("price_usd_per_gpu_hour: .inf", "price_usd_per_gpu_hour", "in that range"),
+        ("target: {core: .nan}", "target.core", "in that range"),
+        ("limits: {restarts: -1}", "limits.restarts", "in that range"),
     ],
 )
 def test_an_error_names_line_field_and_hint(line, path, hint):
@@ -53,6 +53,11 @@ def test_an_error_names_line_field_and_hint(line, path, hint):
     assert path in error.path
     assert "job.yaml:" in error.path
     assert hint in error.hint
+
+
+def test_a_number_of_the_command_line_is_checked_as_one_of_the_file():
+    with pytest.raises(StudyFileError, match="command line, for price_usd_per_gpu_hour: expected"):
+        with_overrides(parse_full(MINIMAL, "job.yaml"), sets={}, price=float("nan"))
 
 
 def test_the_command_line_overrides_the_file():

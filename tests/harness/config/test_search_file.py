@@ -51,9 +51,11 @@ def test_fields_of_a_trick_are_read(parsed):
             "an integer step for a range of integers",
         ),
         ({"space": "{bowl.x: {float: [0, .inf]}}"}, "both finite; got [0.0, inf]"),
-        ({"confirm": "{alpha: 5}"}, "confirm.alpha: expected a number between 0 and 1; got 5"),
+        ({"confirm": "{alpha: 5}"}, "confirm.alpha: expected a number below 1; got 5"),
+        ({"confirm": "{many: holm}"}, "confirm.many: expected one of the keys best, seeds"),
+        ({"confirm": "{many: holm}"}, "Did you mean 'correction'?"),
         ({"confirm": "{best: -1}"}, "confirm.best: expected a number of 0 or above; got -1"),
-        ({"limits": "{failures: 0}"}, "limits.failures: expected a number above 0; got 0"),
+        ({"limits": "{failures: 0}"}, "limits.failures: expected a number of 1 or above; got 0"),
         ({"limits": "{run_minutes: -1}"}, "limits.run_minutes: expected a number above 0; got -1"),
     ],
 )

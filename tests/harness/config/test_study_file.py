@@ -38,6 +38,7 @@ def test_a_valid_file_has_expanded_and_explicit_arms():
     [
         ("seeds: [1, 2]", "seed: [1, 2]", 8, "'seed'", "'seeds'"),
         ("decide: {margin", "decide: {margn", 9, "'margn'", "'margin'"),
+        ("decide: {margin", "decide: {many: holm, margin", 9, "'many'", "'correction'"),
         ("leave_one_out: [muon]", "leave_one_ot: [muon]", 4, "array", "'leave_one_out'"),
         ("{set: {a.b: 1}}", "{sett: {a.b: 1}}", 7, "'sett'", "'set'"),
         ("seeds: [9]}", "sedes: [9]}", 6, "'sedes'", "'seeds'"),

@@ -1,14 +1,13 @@
 """The artifact bundle: reproducible bytes, hashes that detect changes, unpacking to a store."""
 
 import hashlib
-import io
 import tarfile
 
 import pytest
 
 from harness import files
 from harness.errors import UsageError
-from harness.full.artifacts import check, job_dir, pack, save_code
+from harness.full.artifacts import job_dir, pack, save_code
 from harness.results.archive import unpack
 from harness.results.store import Store
 
@@ -71,31 +70,6 @@ def test_the_sums_have_the_format_of_sha256sum(job, store, tmp_path):
         digest, path = line.split("  ")
         assert hashlib.sha256(names.pop(path)).hexdigest() == digest
     assert not names
-
-
-@pytest.mark.parametrize("change", ["edited", "absent", "added"])
-def test_a_check_finds_every_change(job, store, tmp_path, change):
-    pack(store, "toy", tmp_path / "e.tar", job=job[0], proxies=job[1])
-    assert check(tmp_path / "e.tar") == []
-    names = members(tmp_path / "e.tar")
-    if change == "edited":
-        names["full/toy/leaderboard_entry.md"] = b"| a better row |\n"
-    elif change == "absent":
-        names.pop("full/toy/leaderboard_entry.md")
-    else:
-        names["records/other.json"] = b"{}"
-    with tarfile.open(tmp_path / "f.tar", "w") as tar:
-        for name, data in names.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    [fault] = check(tmp_path / "f.tar")
-    assert ("other.json" if change == "added" else "leaderboard_entry.md") in fault
-
-
-def test_a_file_that_is_no_bundle_is_reported(tmp_path):
-    (tmp_path / "x.tar").write_text("nothing")
-    assert "is not readable" in check(tmp_path / "x.tar")[0]
 
 
 def test_an_unknown_job_is_refused_with_the_known_ones(job, store, tmp_path):

@@ -45,7 +45,7 @@ def test_equal_ranks_raise_no_alert():
 def test_a_slow_rank_is_named_with_its_share():
     slow = report(compute_s=[1.0, 1.0, 1.08, 1.0])
     (alert,) = rank_alerts([slow] * REPORTS, step=50)
-    assert (alert.subject, alert.got) == ("rank 2", "rank 2 takes 8% more")
+    assert (alert.subject, alert.got) == ("rank 2", "rank 2 takes 8 % more")
 
 
 def test_a_rank_that_is_slow_once_raises_no_alert():
@@ -78,7 +78,7 @@ def test_thermal_throttling_raises_an_alert_and_a_power_limit_does_not():
 def test_a_slow_loader_is_reported_with_its_share():
     stalled = report(loader_wait_s=[0.0, 0.25, 0.0, 0.0])
     (alert,) = rank_alerts([stalled] * REPORTS, step=50)
-    assert (alert.kind, alert.got) == ("loader", "20%")
+    assert (alert.kind, alert.got) == ("loader", "20 %")
 
 
 def test_an_alert_is_raised_once_and_not_again_after_a_restart():

@@ -151,6 +151,11 @@ def test_one_run_is_a_baseline_only_where_the_noise_model_has_a_row():
     baseline.check_records([run(1)], NOISE_MODEL)
 
 
+def test_copies_under_different_seeds_are_refused():
+    with pytest.raises(BaselineError, match="seeds 1, 2 and 3 have equal losses"):
+        baseline.check_records([run(seed) for seed in (1, 2, 3)], NoiseModel([]))
+
+
 def test_runs_without_a_quality_metric_are_refused():
     with pytest.raises(BaselineError, match=r"^metrics: "):
         baseline.check_records([run(1), run(2, loss=None)], NO_ROWS)

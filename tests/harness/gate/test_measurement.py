@@ -11,8 +11,9 @@ from benchmarks.statistics.gate_rates import ALPHA, MARGIN_BPB, Drawn, gate
 from harness.comparison.noise_model import NoiseModel
 from harness.gate import planning
 from harness.gate.measurement import MeasurementLoop, launch_row, speed_margin
+from harness.gate.metrics import compare_quality
 from harness.gate.request import GateRequest
-from harness.gate.result import SPEED, GatePlan
+from harness.gate.result import SPEED, GatePlan, LookSchedule
 from harness.stats.spending import Reading
 
 STORED = gate_rates.load()
@@ -24,7 +25,7 @@ def bound(rate: float, gates: int) -> float:
 
 
 class ConstantSource(Drawn):
-    """Evidence without noise."""
+    """Evidence almost without noise; equal losses would be copies."""
 
     def __init__(self, bpb: float = 1.0, slower: float = 0.0, waits: float = 0.0, most: int = 64):
         self.launches, self.runs = [], []
@@ -37,7 +38,7 @@ class ConstantSource(Drawn):
 
     def run(self) -> None:
         seed = gate_rates.STORED_RUNS + len(self.runs) + 1
-        self.runs.append(gate_rates.record(seed, self.bpb))
+        self.runs.append(gate_rates.record(seed, self.bpb + 1e-9 * seed))
 
     def has_time(self, part) -> bool:
         return len(self.launches) + len(self.runs) < self.most
@@ -69,6 +70,15 @@ def test_an_always_valid_part_stops_at_the_run_that_decides():
     for source in (near, far):
         assert outcomes("replicates", "always_valid", source)["val_bpb"] == "regression"
     assert 1 <= len(far.runs) < len(near.runs) < 64
+
+
+def test_a_gate_names_copies_and_counts_them_as_one_run():
+    stored = gate_rates.baseline(np.random.default_rng(3)).now.records
+    copies = [gate_rates.record(seed, 1.0) for seed in (101, 102, 103)]
+    schedule = LookSchedule(looks=[3])
+    (found,) = compare_quality(stored, copies, schedule, NoiseModel([]), ALPHA, {})
+    assert found.result.n == (len(stored), 1)
+    assert any("3 runs of B have equal losses" in note for note in found.result.notes)
 
 
 def test_an_undecided_always_valid_part_stops_with_the_budget_and_is_inconclusive():

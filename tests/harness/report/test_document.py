@@ -9,7 +9,7 @@ from rich.console import Console
 from harness.report import chart
 from harness.report.document import Cell, Chart, Column, Document, Notes, Section, Text, present
 from harness.report.document import table as make_table
-from harness.report.export import as_csv, document_json
+from harness.report.export import document_json
 from harness.report.html import as_html
 from harness.report.markdown import as_markdown
 from harness.report.terminal import fitted, print_document
@@ -116,11 +116,6 @@ def test_json_has_the_answer_and_null_for_what_is_unknown():
     assert document_json(DOCUMENT) == (
         '{\n "answer": "B is worse in val_bpb.",\n "estimate": null\n}\n'
     )
-
-
-def test_csv_has_every_column_of_a_table():
-    assert as_csv(WIDE).splitlines()[0] == "metric,A,B,remark"
-    assert list(DOCUMENT.tables()) == [WIDE]
 
 
 def test_empty_blocks_are_dropped():

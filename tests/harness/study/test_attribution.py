@@ -69,6 +69,21 @@ def test_one_seed_gives_estimates_without_intervals_and_a_reason(synthetic) -> N
         assert "one run" in effect.no_interval
 
 
+def test_equal_losses_under_different_seeds_are_one_run_by_name(synthetic) -> None:
+    study = synthetic()
+    losses = {"val_bpb": 1.25, "val_loss": 3.6}
+    study.records = [
+        msgspec.structs.replace(record, metrics={**record.metrics, **losses})
+        if record.launch.arm == "no_muon"
+        else record
+        for record in study.records
+    ]
+    found = attribute(study.study, study.records)
+    muon = _arm(found, "no_muon")
+    assert (muon.effects["val_bpb"].n_arm, muon.effects["tokens_per_s"].n_arm) == (1, 3)
+    assert any("no_muon: seeds 1, 2 and 3 have equal losses" in line for line in found.warnings)
+
+
 def test_an_arm_with_fewer_runs_has_a_wider_interval(synthetic) -> None:
     study = synthetic(seeds=(1, 2, 3, 4))
     study.records = [

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from harness import errors
-from harness.cli.slurm.allocation import SlurmAllocation
-from harness.cli.slurm.job import Job, run_job
+from harness.cli.slurm.job import Job, SlurmAllocation, run_job
 from harness.cli.slurm.status import JobStatus, controllers, exit_code_of
 from harness.cli.slurm.submission import (
     ARGV,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.cli.slurm.shared_store import check_shared, check_writers, file_system
+from harness.cli.slurm.submit import check_shared, check_writers, file_system
 from harness.errors import ClusterError
 
 MOUNTS = """\

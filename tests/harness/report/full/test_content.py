@@ -41,7 +41,7 @@ def test_the_page_shows_entry_forecast_laws_and_loss_without_a_network(
         price_usd_per_gpu_hour=3.0,
     )
     entry = make_entry(
-        [CompletedRun(record=full_record(), events=full_events())],
+        CompletedRun(record=full_record(), events=full_events()),
         target=0.25,
         description="<d24>",
         commit=None,

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from harness.report.study import plan
-from harness.report.study.progress import StudyProgress, cost
+from harness.report.study.progress import StudyProgress
 from harness.report.terminal import print_document
 from harness.results.run_files import Progress
 from harness.study import budget
@@ -76,11 +76,6 @@ def test_runs_that_are_recorded_are_shown_from_the_start(study, store, record):
     screen = console(False)
     StudyProgress(screen).phase_started(study, store)
     assert "1 of 6 runs are recorded" in screen.file.getvalue()
-
-
-def test_a_price_turns_seconds_into_dollars():
-    assert cost(3600, None) == "3,600 GPU-seconds"
-    assert cost(3600, 2.5) == "3,600 GPU-seconds = 2.50 USD"
 
 
 def printed_plan(study, blocked=()):

@@ -20,9 +20,9 @@ from harness.report.export import document_json
 from harness.report.html import POLICY, as_html
 from harness.report.markdown import as_markdown
 from harness.report.study import phrases
+from harness.report.study.charts import panels
 from harness.report.study.content import load
 from harness.report.study.export import as_csv
-from harness.report.study.panels import panels
 from harness.report.terminal import print_document
 
 NAME = "synthetic"

@@ -239,3 +239,14 @@ def test_the_nanochat_samples_have_the_published_numbers():
     (one,), (other,) = read_sides([str(a)], [str(b)], {})
     assert (one.metrics["val_bpb"], other.metrics["val_bpb"]) == (1.322556, 1.322551)
     assert one.metrics["train_time_s"] / 60 == pytest.approx(0.87, abs=0.006)
+
+
+@pytest.mark.parametrize("opening", ["", "=" * 100 + "\n"])
+def test_the_source_that_a_log_embeds_is_kept(modded_log, opening):
+    path = modded_log("a.txt")
+    source = "import torch\nlr = 0.02\n"
+    path.write_text(f"{opening}{source}{'=' * 100}\n{path.read_text()}")
+    (run,) = read(path)
+    assert run.source_code == source.strip()
+    assert run.environment_known
+    assert read(modded_log("b.txt"))[0].source_code is None

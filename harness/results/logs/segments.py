@@ -1,0 +1,133 @@
+"""Several runs in one file, and one run in several parts.
+
+A run starts again from its first step; a resumed run goes back to a checkpoint. Both show as a step
+that does not increase. Launchers put a prefix on every line: a rank, a time stamp or both.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+MAX_PREFIX = 120  # characters
+_RANK = r"(?i)\[(?:[a-z_ ]+=?)?(\d+)\]:?|\brank[ =:]?(\d+)|^(\d+): "
+
+
+class _Line(NamedTuple):
+    """A line with a step: its number, the planned steps (None: not stated), and its kind."""
+
+    step: int
+    planned: int | None
+    kind: str
+
+
+def split_runs(text: str, line: re.Pattern[str], trailer: re.Pattern[str]) -> list[list[str]]:
+    """The text of each run; several texts for a run that was resumed.
+
+    Args:
+        text: the content of a file after a line break.
+        line: matches a line break and a line with a step; its groups are step, planned steps, and
+            a mark of the kind of line. Steps increase within a kind.
+        trailer: matches a line break and a line that a run prints after its last step.
+    """
+    lines = line.findall(text)
+    starts = _segment_starts(lines)
+    if len(starts) < 2:
+        return [[text]]
+    positions = [match.start() for match in line.finditer(text)]
+    cuts = [0]
+    for start in starts[1:]:
+        after = [m.end() for m in trailer.finditer(text, positions[start - 1], positions[start])]
+        cuts.append(max([_line_end(text, positions[start - 1] + 1), *after]))
+    parts = [text[cut:end] for cut, end in zip(cuts, [*cuts[1:], len(text)], strict=True)]
+    segments = [
+        [_line(*one) for one in lines[i:j]]
+        for i, j in zip(starts, [*starts[1:], len(lines)], strict=True)
+    ]
+    runs: list[list[str]] = []
+    for index, part in enumerate(parts):
+        if index and _resumes(segments[index - 1], segments[index]):
+            runs[-1].append(part)
+        else:
+            runs.append([part])
+    return runs
+
+
+def last_step(text: str, line: re.Pattern[str]) -> int | None:
+    """The step of the last line that `line` matches, as for `split_runs`."""
+    position = len(text)
+    while (position := text.rfind("\n", 0, position)) >= 0:
+        if match := line.match(text, position):
+            return int(match[1])
+    return None
+
+
+def _segment_starts(lines: Sequence[tuple[str, str, str]]) -> list[int]:
+    """The indices of lines whose step does not increase within its kind."""
+    starts: list[int] = []
+    last: dict[str, int] = {}
+    for index, (text, _, kind) in enumerate(lines):
+        step = int(text)
+        if not starts or step <= last.get(kind, -1):
+            starts.append(index)
+            last = {}
+        last[kind] = step
+    return starts
+
+
+def _line(step: str, planned: str, kind: str) -> _Line:
+    return _Line(int(step), int(planned) if planned else None, kind)
+
+
+def _resumes(before: Sequence[_Line], after: Sequence[_Line]) -> bool:
+    """Whether a segment continues the one before it from a checkpoint.
+
+    It has the same planned steps, which the one before did not reach, and neither starts at the
+    first step nor where the one before it starts.
+    """
+    first, reached = after[0], max(line.step for line in before)
+    planned = {line.planned for line in (*before, *after) if line.planned is not None}
+    same_kind = [line.step for line in before if line.kind == first.kind]
+    return (
+        len(planned) == 1
+        and reached < planned.pop()
+        and 1 < first.step <= reached + 1
+        and first.step > min(same_kind, default=0)
+    )
+
+
+def _line_end(text: str, position: int) -> int:
+    end = text.find("\n", position)
+    return len(text) if end < 0 else end
+
+
+def strip_prefixes(text: str, marks: str) -> str:
+    """The text without the prefix that a launcher put on its lines; of several ranks, the lowest.
+
+    `marks`: a pattern of what a trainer's line starts with. The prefixes before it, with any number
+    for each of theirs, are removed from all lines. Unchanged where no line has a mark.
+    """
+    shapes: dict[str, None] = {}
+    ranks: set[int] = set()
+    lines = text.splitlines(keepends=True)
+    for line in lines:
+        found = re.search(marks, line)
+        if found and 0 < found.start() <= MAX_PREFIX:
+            prefix = line[: found.start()]
+            shapes[re.sub(r"\d+", lambda _: r"\d+", re.escape(prefix))] = None
+            if (rank := _rank(prefix)) is not None:
+                ranks.add(rank)
+    if not shapes:
+        return text
+    pattern = re.compile("|".join(sorted(shapes, key=len, reverse=True)))
+    kept = []
+    for line in lines:
+        match = pattern.match(line)
+        if match and len(ranks) > 1 and _rank(match[0]) not in (None, min(ranks)):
+            continue
+        kept.append(line[match.end() :] if match else line)
+    return "".join(kept)
+
+
+def _rank(prefix: str) -> int | None:
+    found = re.search(_RANK, prefix)
+    return int(next(group for group in found.groups() if group)) if found else None
