@@ -203,7 +203,7 @@ def accepted(tmp_path, seeds, shift):
     a metric of unknown direction, falls to a tenth."""
     records = [
         msgspec.structs.replace(one, metrics={**one.metrics, "accuracy": 0.05})
-        for one in (run(seed, 3.2 + shift + seed % 3 / 1000) for seed in seeds)
+        for one in (run(seed, 3.2 + shift + seed % 3 / 1000 + seed / 10**6) for seed in seeds)
     ]
     replicates = ReplicateSet(records=records, trainer="fake", config={})
     return promotion.accept(
@@ -212,7 +212,7 @@ def accepted(tmp_path, seeds, shift):
 
 
 def test_an_undecided_promotion_is_decided_at_the_next_reading_with_more_runs(tmp_path):
-    first = [run(seed, 3.2 + seed % 3 / 1000) for seed in (1, 2, 3, 4)]
+    first = [run(seed, 3.2 + seed % 3 / 1000 + seed / 10**6) for seed in (1, 2, 3, 4)]
     first = [
         msgspec.structs.replace(one, metrics={**one.metrics, "accuracy": 0.5}) for one in first
     ]

@@ -76,7 +76,7 @@ def test_a_gate_names_copies_and_counts_them_as_one_run():
     stored = gate_rates.baseline(np.random.default_rng(3)).now.records
     copies = [gate_rates.record(seed, 1.0) for seed in (101, 102, 103)]
     schedule = LookSchedule(looks=[3])
-    (found,) = compare_quality(stored, copies, schedule, NoiseModel([]), ALPHA, {})
+    (found,) = compare_quality(stored, copies, schedule, NoiseModel([]), Reading(alpha=ALPHA), {})
     assert found.result.n == (len(stored), 1)
     assert any("3 runs of B have equal losses" in note for note in found.result.notes)
 
