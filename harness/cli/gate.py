@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 from rich.console import Console
@@ -15,6 +15,7 @@ from harness.cli.options import (
     STORE,
     AlphaOption,
     BaselinesOption,
+    ExchangeOption,
     JsonOption,
     MarginOption,
     MarkdownFileOption,
@@ -40,6 +41,9 @@ from harness.report.terminal import print_document
 from harness.runner.environment import parse_env_mode
 from harness.runner.stepper import StepperStopped
 
+if TYPE_CHECKING:
+    from harness.comparison.exchange import ExchangeRate
+
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"  # the file that a workflow shows; changes no result
 
 
@@ -55,11 +59,15 @@ def command(
         str, typer.Option(help="Candidate: a git ref, or . for the present code.")
     ] = ".",
     base: Annotated[
-        str, typer.Option(help="Git ref to compare the candidate's speed with, on this host.")
+        str,
+        typer.Option(
+            help="Git ref to compare the candidate's speed with, on this host; without a "
+            "baseline its quality too."
+        ),
     ] = "",
     sets: SetOption = None,
     candidate_set: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(
             help="Override a setting of the candidate only, such as model.softcap=null. "
             "May be repeated."
@@ -73,10 +81,11 @@ def command(
         ),
     ] = "ml",
     budget_minutes: Annotated[
-        Optional[float],  # noqa: UP045
+        float | None,
         typer.Option(min=0, help="Stop before this many minutes."),
     ] = None,
     margin: MarginOption = None,
+    exchange: ExchangeOption = None,
     alpha: AlphaOption = 0.05,
     no_confirm: Annotated[
         bool,
@@ -144,6 +153,7 @@ def command(
         rule="always_valid" if always_valid else "group_sequential",
         ab=parse_ab(ab),
         env=parse_env_mode(env),
+        exchange=_exchange(exchange),
         run_timeout_s=60 * run_minutes,
     )
     inputs = GateInputs(
@@ -166,6 +176,14 @@ def command(
     _show(document, json=json)
     _write(document, markdown)
     raise typer.Exit(result.exit_code)
+
+
+def _exchange(nats: float | None) -> "ExchangeRate | None":
+    if nats is None:
+        return None
+    from harness.study.exchange import exchange_rate
+
+    return exchange_rate(nats, [])
 
 
 class ConsoleListener(GateListener):

@@ -8,6 +8,7 @@ and any other broken run leaves the comparison inconclusive, because the runs th
 are then not a fair sample. Never reads disk, never prints.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
@@ -21,13 +22,22 @@ from harness.comparison.comparability import (
     Runs,
     check_comparable,
     check_same_core_settings,
+    pairs_of,
     remarks,
     source_of_variance,
 )
+from harness.comparison.engine import MeasuredMetric
+from harness.comparison.exchange import SHIPPED, ExchangeRate, equal_loss_time
 from harness.comparison.margins import Margin, default_margin, stated_margin
 from harness.comparison.noise_model import NoiseModel, NoiseRow
 from harness.comparison.outliers import Outlier, describe, find_outliers
-from harness.comparison.result import EXIT_CODES, ComparedSide, Comparison, MetricResult, Replicate
+from harness.comparison.result import (
+    EXIT_CODES,
+    ComparedSide,
+    Comparison,
+    MetricResult,
+    Replicate,
+)
 from harness.comparison.rules import OnePair, Rule
 from harness.comparison.screening import needs_seeds, quality_values, replicate_findings, screen
 from harness.comparison.sessions import (
@@ -38,6 +48,7 @@ from harness.comparison.sessions import (
     speed_runs,
     widened,
 )
+from harness.comparison.targets import target_results
 from harness.comparison.variants import check_one_variant
 from harness.format import plural
 from harness.metrics import (
@@ -45,6 +56,7 @@ from harness.metrics import (
     CORE_SCORES,
     LOSSES,
     METRICS,
+    QUALITY,
     SPEEDS,
     Metric,
     duplicates,
@@ -53,7 +65,8 @@ from harness.metrics import (
 )
 from harness.results.logs import nanochat
 from harness.results.logs.run_log import LogError
-from harness.stats.decision import Difference, KnownSd, Outcome, difference
+from harness.stats.decision import Difference, KnownSd, Outcome, difference, of_pairs
+from harness.stats.spending import Reading
 
 # published seeds of a full-scale recipe whose depth is not stated
 DEPTH_UNKNOWN = {nanochat.FAMILY: f"{nanochat.FAMILY}, depth not stated"}
@@ -69,7 +82,11 @@ class CompareOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What the user fixes: error rate, margins, known SDs, metrics and their directions.
 
     `metrics`: only these; empty for all that both sides have. `also`: metrics that were read on
-    request, shown although they are not registered.
+    request, shown although they are not registered. `seen`: earlier readings of the same question,
+    which have spent a part of `alpha`. `regression_share`: of the error rate of a regression, where
+    more metrics are decided elsewhere. `exchange`: what training longer buys, by default the
+    shipped rate of the recipe. `targets`: values that the mean of a side has to be beyond, with a
+    p below `target_p`.
     """
 
     alpha: float = 0.05
@@ -80,6 +97,11 @@ class CompareOptions(msgspec.Struct, frozen=True, kw_only=True):
     lower_better: Sequence[str] = ()
     also: Sequence[str] = ()
     replicate: Replicate = "run"
+    seen: int = 0
+    regression_share: float = 1.0
+    exchange: ExchangeRate | None = None
+    targets: Mapping[str, float] = {}
+    target_p: float = 0.01
 
 
 def compare(
@@ -106,7 +128,7 @@ def compare(
         )
     metrics, outliers, without = [], list[Outlier](), None
     if whole[1]:
-        rule = rule or OnePair(alpha=options.alpha)
+        rule = rule or OnePair(reading=Reading(alpha=options.alpha, seen=options.seen))
         pair = _Pair(whole[0], whole[1], options, noise_model, rule)
         metrics = pair.results()
         findings = [*pair.findings, *findings]
@@ -117,8 +139,10 @@ def compare(
         outcome=outcome,
         reason=reason,
         alpha=options.alpha,
+        seen=options.seen,
         metrics=metrics,
         notes=remarks(a, b),
+        targets=target_results(whole, _target_metrics(options), options.target_p),
         findings=[*findings, *replicate_findings(*whole), *map(describe, outliers)],
         outliers=outliers,
         without_outliers=without,
@@ -165,11 +189,23 @@ class _Pair:
                 "Read a number that both logs hold, with --regex NAME=PATTERN.",
             )
         informational = duplicates(names, lambda name: self._margin(name) is not None)
-        return [
-            self._result(name, informational=name in informational)
+        shown = [
+            self._measured(name, informational=name in informational)
             for name in names
             if not self.options.metrics or name in self.options.metrics
         ]
+        parts = [one for one in shown if isinstance(one, MeasuredMetric)]
+        concluded = iter(engine.conclude_all(parts, self.options.regression_share))
+        results = [
+            one if isinstance(one, MetricResult) else _unconfirmed(next(concluded)) for one in shown
+        ]
+        return [*results, *self._combined(results)]
+
+    def _combined(self, results: Sequence[MetricResult]) -> list[MetricResult]:
+        """Loss and training time in one figure, where the exchange rate is known."""
+        rate = self.options.exchange or SHIPPED.get(self.a[0].scale or "")
+        found = equal_loss_time(results, rate, self.rule.alpha) if rate else None
+        return [found] if found else []
 
     def without_outliers(self) -> tuple[list[Outlier], list[MetricResult] | None]:
         """The runs that stand out, and the results without them; None without such runs."""
@@ -192,7 +228,8 @@ class _Pair:
         requested = (*options.metrics, *options.margins, *options.also)
         return name in COMPARED or name in requested
 
-    def _result(self, name: str, *, informational: bool) -> MetricResult:
+    def _measured(self, name: str, *, informational: bool) -> MeasuredMetric | MetricResult:
+        """The difference in a metric; its result already where it is refused."""
         options, speed = self.options, name in SPEEDS
         metric = metric_named(name, options.higher_better, options.lower_better)
         found = speed_runs(name, self.a, self.b) if speed else SpeedRuns((self.a, self.b))
@@ -219,32 +256,29 @@ class _Pair:
             return start
         if found.apart and host is None:
             return msgspec.structs.replace(start, reason="refused: not one session")
-        return self._concluded(start, metric, sides, values, host)
+        return self._widened(start, metric, sides, values, host)
 
-    def _concluded(
+    def _widened(
         self,
         start: MetricResult,
         metric: Metric,
         sides: tuple[Runs, Runs],
         values: Sequence[Sequence[float]],
         host: NoiseRow | None,
-    ) -> MetricResult:
-        """The decided result. `host`: the noise between hosts, for sides of two sessions."""
-        found, rule, source = self._difference(metric, sides, values)
+    ) -> MeasuredMetric:
+        """The difference. `host`: the noise between hosts, for sides of two sessions."""
+        change, source = self._difference(metric, sides, values)
         if host is not None:
-            found = widened(found, host.sd, host.df)
+            change = widened(change, host.sd, host.df)
             source += f", and the SD between hosts {metric.size(host.sd)} ({host.df} df)"
-        result = engine.conclude(start, found, rule, source)
-        open_ends = result.low is None or (result.outcome == "inconclusive" and not result.reason)
-        if open_ends and not start.reason:  # no number of runs is advised where they add nothing
-            seeds = needs_seeds(metric.name, sides, values)
-            reason = ONE_SESSION_NEEDED if host else SEEDS_NEEDED if seeds else None
-            if reason:
-                result = msgspec.structs.replace(result, reason=reason, more_runs=None)
-        if result.outcome == "regression" and metric.name in SPEEDS:
-            note = "unconfirmed: one session; a slowdown counts once a second session shows it"
-            result = msgspec.structs.replace(result, notes=[*result.notes, note])
-        return result
+        seeds = needs_seeds(metric.name, sides, values)
+        return MeasuredMetric(
+            start=start,
+            difference=change,
+            rule=self.rule,
+            noise_from=source,
+            unsettled=ONE_SESSION_NEEDED if host else SEEDS_NEEDED if seeds else None,
+        )
 
     def _host_row(self, name: str, found: SpeedRuns) -> NoiseRow | None:
         """The noise between hosts, where the sides are not known to be of one session."""
@@ -288,22 +322,35 @@ class _Pair:
 
     def _difference(
         self, metric: Metric, sides: tuple[Runs, Runs], values: Sequence[Sequence[float]]
-    ) -> tuple[Difference, Rule, str]:
-        """The difference, the rule, and where the noise comes from."""
+    ) -> tuple[Difference, str]:
+        """The difference, and where its noise comes from."""
         name = metric.name
         a, b = values
         if metric.scale == "log":
             a, b = [math.log(value) for value in a], [math.log(value) for value in b]
         if name in SPEEDS and len({environment_of(run) for side in sides for run in side}) > 1:
-            return inside_blocks((a, b), sides), self.rule, "the runs' own, inside environments"
+            return inside_blocks((a, b), sides), "the runs' own, inside environments"
         if name in self.options.sds:
             known = KnownSd(sd=self.options.sds[name], df=math.inf)
-            stated = difference(a, b, known, stated=True)
-            return stated, self.rule, "stated on the command line"
+            return difference(a, b, known, stated=True), "stated on the command line"
         row = self._row(name, *sides)
         if row is not None:
-            return difference(a, b, row.known), self.rule, f"{row.describe()}, {row.runs} runs"
-        return difference(a, b), self.rule, engine.OWN_NOISE
+            found, noise = difference(a, b, row.known), f"{row.describe()}, {row.runs} runs"
+        else:
+            found, noise = difference(a, b), engine.OWN_NOISE
+        whole = all(len(v) == len(side) for v, side in zip(values, sides, strict=True))
+        if name in QUALITY and whole and (pairs := pairs_of(*sides)):
+            paired = of_pairs(*zip(*((a[i], b[j]) for i, j in pairs), strict=True))
+            found = dataclasses.replace(found, paired=paired)
+        return found, noise
+
+
+def _unconfirmed(result: MetricResult) -> MetricResult:
+    """A slowdown with its caveat."""
+    if result.outcome != "regression" or result.metric not in SPEEDS:
+        return result
+    note = "unconfirmed: one session; a slowdown counts once a second session shows it"
+    return msgspec.structs.replace(result, notes=[*result.notes, note])
 
 
 def _check_names(options: CompareOptions, a: Runs, b: Runs) -> None:
@@ -313,6 +360,7 @@ def _check_names(options: CompareOptions, a: Runs, b: Runs) -> None:
         ("--metric", options.metrics),
         ("--margin", options.margins),
         ("--sd", options.sds),
+        ("--target", options.targets),
         ("--higher-better", options.higher_better),
         ("--lower-better", options.lower_better),
     ):
@@ -324,14 +372,15 @@ def _check_names(options: CompareOptions, a: Runs, b: Runs) -> None:
                     repr(name),
                     f"They have: {', '.join(sorted(known))}.",
                 )
-    for name in options.margins:
-        if metric_named(name, options.higher_better, options.lower_better).better is None:
-            raise errors.UsageError(
-                f"--margin {name}",
-                "a metric whose direction is known",
-                f"{name}, which is not a registered metric",
-                f"Add --higher-better {name} or --lower-better {name}.",
-            )
+    for option, names in (("--margin", options.margins), ("--target", options.targets)):
+        for name in names:
+            if metric_named(name, options.higher_better, options.lower_better).better is None:
+                raise errors.UsageError(
+                    f"{option} {name}",
+                    "a metric whose direction is known",
+                    f"{name}, which is not a registered metric",
+                    f"Add --higher-better {name} or --lower-better {name}.",
+                )
     _check_direction(options, "higher", options.higher_better)
     _check_direction(options, "lower", options.lower_better)
 
@@ -367,6 +416,13 @@ def _with_values(metric: Metric, sides: tuple[Runs, Runs]) -> tuple[Runs, Runs]:
             "Leave the metric out: name the others with --metric.",
         )
     return a, b
+
+
+def _target_metrics(options: CompareOptions) -> list[tuple[Metric, float]]:
+    return [
+        (metric_named(name, options.higher_better, options.lower_better), target)
+        for name, target in options.targets.items()
+    ]
 
 
 # --- all metrics ----------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from harness import files
 from harness.gate.ab_interleaved import AbMode
 from harness.gate.result import (
     SPEED,
+    Evidence,
     GateMetric,
     GateOutcome,
     GateResult,
@@ -118,6 +119,19 @@ def launch_seconds(
     return math.fsum(times) / len(times) if times else None
 
 
+def readings(stored: Sequence[GateResult], key: str, evidence: Evidence) -> int:
+    """The earlier gates of a key that left a metric of this evidence undecided.
+
+    A slowdown that waits for a second session is not one of them: that session may not pass, and it
+    has to show the slowdown at the same error rate.
+    """
+    undecided = 0
+    for gate in stored:
+        found = [one for one in gate.metrics if one.evidence == evidence and gate.key == key]
+        undecided += any(one.outcome == "inconclusive" and not one.unconfirmed for one in found)
+    return undecided
+
+
 # --- the outcome of a gate ------------------------------------------------------------------------
 
 
@@ -199,8 +213,8 @@ def confirmed(
 ) -> GateMetric:
     """The speed result in the light of other sessions of the same comparison.
 
-    A slowdown counts once two sessions have shown it; one that the following session does not
-    show is inconclusive. Without `confirm` the first one counts and is marked unconfirmed.
+    A slowdown counts once two sessions have shown it; one that the following gate does not show is
+    inconclusive. Without `confirm` the first one counts and is marked unconfirmed.
     """
     others = other_sessions(earlier, now)
     slower = [gate for gate in others if _shows_slowdown(speed_of(gate))]
@@ -211,9 +225,9 @@ def confirmed(
         reason = "unconfirmed: one session shows it; re-run the same command in another session"
         changed = _with_outcome(metric, "inconclusive" if confirm else "regression", reason)
         return msgspec.structs.replace(changed, unconfirmed=True)
-    if metric.outcome == "pass" and slower and others[-1] is slower[-1]:
-        number = slower[-1].number
-        reason = f"sessions disagree: gate number {number} of this key showed a slowdown"
+    if metric.outcome == "pass" and earlier and _shows_slowdown(speed_of(earlier[-1])):
+        number = earlier[-1].number
+        reason = f"the gates disagree: gate number {number} of this key showed a slowdown"
         return _with_outcome(metric, "inconclusive", reason)
     return metric
 
@@ -240,7 +254,8 @@ def with_small_harms(
     """
     own = _small_harm(metric)
     if metric.evidence == "replicates":
-        return msgspec.structs.replace(metric, small_harms=own) if own else metric
+        summed = own and now.baseline_hash is not None
+        return msgspec.structs.replace(metric, small_harms=own) if summed else metric
     if metric.result.metric != SPEED:
         return metric
     harms = {}

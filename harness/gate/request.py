@@ -6,12 +6,16 @@ from typing import Any, get_args
 
 import msgspec
 
+from harness.comparison.exchange import ExchangeRate
 from harness.config.yaml_schema import parse_choice
 from harness.errors import UsageError
 from harness.gate.ab_mode import AbOption
 from harness.gate.baseline import Baseline
-from harness.gate.result import Claim, Rule
+from harness.gate.result import SPEED, Claim, Rule
+from harness.metrics import COSTS, QUALITY
 from harness.runner import environment
+
+DECIDED = (*QUALITY, SPEED, *COSTS)  # each has a known direction
 
 
 class GateRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +37,7 @@ class GateRequest(msgspec.Struct, frozen=True, kw_only=True):
     rule: Rule = "group_sequential"
     ab: AbOption = "auto"
     env: environment.EnvMode | None = None
+    exchange: ExchangeRate | None = None  # of loss for time; None: the shipped one of the recipe
     run_timeout_s: float = 3600.0
 
 
@@ -59,6 +64,14 @@ def check_request(request: GateRequest) -> None:
             f"--base or --candidate-set with --claims {request.claim}, which compares two versions",
             "none",
         )
+    for name in request.margins:
+        if name not in DECIDED:
+            raise UsageError(
+                f"--margin {name}",
+                f"a metric that a gate decides: {', '.join(DECIDED)}",
+                repr(name),
+                "Other metrics have no outcome in a gate.",
+            )
     if request.rule == "always_valid" and request.budget_s is None:
         raise UsageError(
             "--always-valid",

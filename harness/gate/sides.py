@@ -69,8 +69,12 @@ class PreparedGate(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def compares_quality(self) -> bool:
-        """A refactoring has to keep every loss equal, so it needs no replicates."""
-        return self.request.baseline is not None and self.request.claim != "refactor"
+        """With a baseline, or with a base ref, of which runs are made like the candidate's.
+
+        A refactoring has to keep every loss equal, so it needs no replicates.
+        """
+        has_reference = self.request.baseline is not None or self.request.base is not None
+        return has_reference and self.request.claim != "refactor"
 
     @property
     def reference(self) -> SideIdentity:

@@ -88,7 +88,7 @@ def _side(side: SideIdentity) -> str:
 
 def notes(result: GateResult) -> list[str]:
     """Looks, noise, margins, confirmations, sums of small harms, and how to read the table."""
-    lines = rule_notes([one.result for one in result.metrics])
+    lines = [*_advice(result), *rule_notes([one.result for one in result.metrics])]
     for one in result.metrics:
         lines += result_notes(one.result) + _history(one)
     lines += result.notes
@@ -99,6 +99,16 @@ def notes(result: GateResult) -> list[str]:
         took = duration(result.ended_at - result.started_at)
         lines.append(f"gate {result.key} number {result.number}{where}, {took}")
     return [*lines, reading(result.alpha)] if result.metrics else lines
+
+
+def _advice(result: GateResult) -> list[str]:
+    """What decides a gate that found too little evidence."""
+    if not any(one.outcome == "inconclusive" and one.result.more_runs for one in result.metrics):
+        return []
+    return [
+        "next: re-run the same command; it plans more runs or launches, at the error rate that "
+        "this reading leaves"
+    ]
 
 
 def _history(one: GateMetric) -> list[str]:

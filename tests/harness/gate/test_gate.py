@@ -6,6 +6,7 @@ depends on chance; error rates are in test_operating_characteristics.
 """
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -131,7 +132,7 @@ def test_a_pass_after_an_unconfirmed_slowdown_is_inconclusive(gate, place):
     path.write_bytes(msgspec.json.encode(msgspec.structs.replace(stored, metrics=changed)))
     code, result = gate("--base", ".")
     assert code == 3
-    assert any("sessions disagree" in (m["result"]["reason"] or "") for m in result["metrics"])
+    assert any("the gates disagree" in (m["result"]["reason"] or "") for m in result["metrics"])
 
 
 def test_no_confirm_counts_an_unconfirmed_slowdown(gate):
@@ -358,8 +359,67 @@ def test_a_gate_without_a_baseline_finds_its_noise_model_row(gate, place):
     code, result = gate(*argv, "--margin", "tokens_per_s=0.002", baseline="")
     assert code == 0
     assert (result["scale"], result["device"]) == ("fake 920k parameters, 82k tokens", "simulated")
-    (part,) = result["plan"]["parts"]
-    assert (part["sd"], part["df"]) == (0.0013, 60)
+    speed, quality = result["plan"]["parts"]
+    assert (speed["sd"], speed["df"]) == (0.0013, 60)
+    assert (quality["metric"], quality["sd"], quality["both"]) == ("val_bpb", 0.00046, True)
+
+
+def test_without_a_baseline_the_quality_of_both_refs_is_measured_block_by_block(gate, place):
+    argv = (place / "base.yaml", "--trainer", "fake", "--base", ".")
+    code, result = gate(*argv, "--candidate-set", "plant.loss=0.004", baseline="")
+    assert code == 10
+    assert outcomes(result)["val_bpb"] == "regression"
+    blocks = len(result["candidate_runs"])
+    assert len(result["base_runs"]) == blocks >= 1
+    runs = [line for line in gate.err.splitlines() if ", run " in line]
+    assert [line[0] for line in runs] == list("ABBA" * blocks)[: 2 * blocks]
+    assert f"up to {result['plan']['parts'][1]['n_b']} runs of each side, interleaved" in gate.err
+    _, plan = gate(*argv, "--plan", baseline="")
+    assert plan["parts"][1]["unit_s"] > 0, "known from the runs of the first gate"
+
+
+def test_loss_and_speed_are_one_figure_at_a_stated_exchange_rate(gate):
+    _, result = gate("--base", ".", "--exchange", "0.0019")
+    by_name = {one["result"]["metric"]: one["result"] for one in result["metrics"]}
+    total, speed, loss = (by_name[name] for name in ("equal_loss_time", SPEED, "val_loss"))
+    worth = loss["estimate"] / 0.0019 * math.log(1.01)
+    assert total["estimate"] == pytest.approx(worth - speed["estimate"])
+    assert total["outcome"] is None
+
+
+def test_settings_alone_are_compared_in_speed(gate, place):
+    argv = (place / "base.yaml", "--trainer", "fake", "--candidate-set", "plant.loss=0.004")
+    _, plan = gate(*argv, "--plan", baseline="")
+    assert [part["metric"] for part in plan["parts"]] == [SPEED]
+
+
+def test_a_gate_that_is_repeated_after_it_was_undecided_is_the_next_reading(gate, place):
+    gate()
+    (path,) = (place / "runs" / "gates").glob("*/1.json")
+    stored = msgspec.json.decode(path.read_bytes(), type=GateResult)
+    undecided = [
+        msgspec.structs.replace(
+            one, result=msgspec.structs.replace(one.result, outcome="inconclusive")
+        )
+        for one in stored.metrics
+    ]
+    path.write_bytes(msgspec.json.encode(msgspec.structs.replace(stored, metrics=undecided)))
+    _, plan = gate("--plan")
+    (first,), (second,) = stored.plan.parts, plan["parts"]
+    assert (first.seen, second["seen"]) == (0, 1)
+    assert second["n_b"] > first.n_b, "planned at the error rate of the next reading"
+
+
+def test_a_plan_never_names_zero_runs(gate):
+    gate("--base", ".", "--budget-minutes", "0.0001", "--plan")
+    assert "up to 0" not in gate.err
+    assert "nothing is run (one " in gate.err
+
+
+def test_a_margin_of_a_metric_that_no_gate_measures_is_refused(gate):
+    code, _ = gate("--margin", "mfu=0.01")
+    assert code == 2
+    assert "a metric that a gate decides" in gate.err
 
 
 def test_small_harms_within_the_margin_are_added_up(gate):
