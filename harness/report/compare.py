@@ -34,7 +34,6 @@ from harness.report.metric_text import (
     noise,
     outcome,
 )
-from harness.report.study import core
 from harness.results.logs.read import MEMBER
 from harness.results.logs.regex import FAMILY as UNKNOWN_FORMAT
 from harness.results.logs.tables import FAMILY as TABLE
@@ -176,6 +175,8 @@ def core_blocks(paired: PairedCore | None, *, tasks: bool = False) -> list[Block
     """CORE of both sides on the same examples; task by task folded away unless `tasks`."""
     if paired is None:
         return []
+    from harness.report.study import core  # with the CORE tables of studies, which most lack
+
     totals = table(
         [Column(title=title, stacked=index == 2) for index, title in enumerate(core.TOTAL_TITLES)],
         [core.total_cells(paired, one) for one in paired.totals],
