@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from harness.api.records import StorePath, html
-from harness.comparison.compare import CompareOptions
 from harness.comparison.core_by_example import with_core
 from harness.comparison.noise_model import SHIPPED, NoiseRow, read_rows
 from harness.comparison.noise_model import NoiseModel as NoiseRows
+from harness.comparison.options import CompareOptions
 from harness.comparison.readings import compare_and_record
 from harness.comparison.result import Comparison as ComparisonResult
 from harness.comparison.result import MetricResult

@@ -25,8 +25,8 @@ from harness.cli.options import (
     open_store,
     option_argv,
 )
-from harness.comparison.compare import CompareOptions
 from harness.comparison.noise_model import NoiseModel
+from harness.comparison.options import CompareOptions
 from harness.errors import UsageError
 from harness.format import plural
 from harness.gate.noise_sources import load_noise_model

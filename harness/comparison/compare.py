@@ -10,12 +10,11 @@ are then not a fair sample. Never reads disk, never prints.
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
 
-from harness import errors
 from harness.comparison import engine
 from harness.comparison.comparability import (
     SIDES,
@@ -27,16 +26,16 @@ from harness.comparison.comparability import (
     source_of_variance,
 )
 from harness.comparison.engine import MeasuredMetric
-from harness.comparison.exchange import SHIPPED, ExchangeRate, equal_loss_time
+from harness.comparison.exchange import SHIPPED, equal_loss_time
 from harness.comparison.margins import Margin, default_margin, stated_margin
 from harness.comparison.noise_model import NoiseModel, NoiseRow
+from harness.comparison.options import CompareOptions, check_names
 from harness.comparison.outliers import Outlier, describe, find_outliers
 from harness.comparison.result import (
     EXIT_CODES,
     ComparedSide,
     Comparison,
     MetricResult,
-    Replicate,
 )
 from harness.comparison.rules import OnePair, Rule
 from harness.comparison.screening import needs_seeds, quality_values, replicate_findings, screen
@@ -60,7 +59,6 @@ from harness.metrics import (
     SPEEDS,
     Metric,
     duplicates,
-    metric_named,
     preferred,
 )
 from harness.results.logs import nanochat
@@ -76,32 +74,6 @@ DIRECTION_UNKNOWN = (
     "its direction is unknown, so it gets no outcome: add --higher-better {name} or "
     "--lower-better {name}"
 )
-
-
-class CompareOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What the user fixes: error rate, margins, known SDs, metrics and their directions.
-
-    `metrics`: only these; empty for all that both sides have. `also`: metrics that were read on
-    request, shown although they are not registered. `seen`: earlier readings of the same question,
-    which have spent a part of `alpha`. `regression_share`: of the error rate of a regression, where
-    more metrics are decided elsewhere. `exchange`: what training longer buys, by default the
-    shipped rate of the recipe. `targets`: values that the mean of a side has to be beyond, with a
-    p below `target_p`.
-    """
-
-    alpha: float = 0.05
-    margins: Mapping[str, float] = {}
-    sds: Mapping[str, float] = {}
-    metrics: Sequence[str] = ()
-    higher_better: Sequence[str] = ()
-    lower_better: Sequence[str] = ()
-    also: Sequence[str] = ()
-    replicate: Replicate = "run"
-    seen: int = 0
-    regression_share: float = 1.0
-    exchange: ExchangeRate | None = None
-    targets: Mapping[str, float] = {}
-    target_p: float = 0.01
 
 
 def compare(
@@ -142,7 +114,7 @@ def compare(
         seen=options.seen,
         metrics=metrics,
         notes=remarks(a, b),
-        targets=target_results(whole, _target_metrics(options), options.target_p),
+        targets=target_results(whole, options.target_metrics, options.target_p),
         findings=[*findings, *replicate_findings(*whole), *map(describe, outliers)],
         outliers=outliers,
         without_outliers=without,
@@ -179,7 +151,7 @@ class _Pair:
 
     def results(self) -> list[MetricResult]:
         """One result a metric that both sides have, in the order of the registry."""
-        _check_names(self.options, self.a, self.b)
+        check_names(self.options, self.a, self.b)
         names = preferred([name for name in self._common() if self._is_shown(name)])
         if not names:
             raise LogError(
@@ -231,7 +203,7 @@ class _Pair:
     def _measured(self, name: str, *, informational: bool) -> MeasuredMetric | MetricResult:
         """The difference in a metric; its result already where it is refused."""
         options, speed = self.options, name in SPEEDS
-        metric = metric_named(name, options.higher_better, options.lower_better)
+        metric = options.metric(name)
         found = speed_runs(name, self.a, self.b) if speed else SpeedRuns((self.a, self.b))
         notes, host = list(found.notes), self._host_row(name, found)
         sides = _with_values(metric, found.sides or (self.a, self.b))
@@ -353,53 +325,6 @@ def _unconfirmed(result: MetricResult) -> MetricResult:
     return msgspec.structs.replace(result, notes=[*result.notes, note])
 
 
-def _check_names(options: CompareOptions, a: Runs, b: Runs) -> None:
-    """Raises UsageError for metrics that the logs do not have, and for wrong directions."""
-    known = {name for run in (*a, *b) for name in run.metrics}
-    for option, names in (
-        ("--metric", options.metrics),
-        ("--margin", options.margins),
-        ("--sd", options.sds),
-        ("--target", options.targets),
-        ("--higher-better", options.higher_better),
-        ("--lower-better", options.lower_better),
-    ):
-        for name in names:
-            if name not in known:
-                raise errors.UsageError(
-                    f"{option} {name}",
-                    "a metric that the logs have",
-                    repr(name),
-                    f"They have: {', '.join(sorted(known))}.",
-                )
-    for option, names in (("--margin", options.margins), ("--target", options.targets)):
-        for name in names:
-            if metric_named(name, options.higher_better, options.lower_better).better is None:
-                raise errors.UsageError(
-                    f"{option} {name}",
-                    "a metric whose direction is known",
-                    f"{name}, which is not a registered metric",
-                    f"Add --higher-better {name} or --lower-better {name}.",
-                )
-    _check_direction(options, "higher", options.higher_better)
-    _check_direction(options, "lower", options.lower_better)
-
-
-def _check_direction(options: CompareOptions, better: str, names: Sequence[str]) -> None:
-    for name in names:
-        if name in METRICS and METRICS[name].better != better:
-            raise errors.UsageError(
-                f"--{better}-better {name}",
-                f"{METRICS[name].better}, the registered direction of {name}",
-                better,
-                "Leave the option out.",
-            )
-        if name in options.higher_better and name in options.lower_better:
-            raise errors.UsageError(
-                name, "one direction", "two", "Give --higher-better or --lower-better."
-            )
-
-
 def _names(side: Runs) -> str:
     return ", ".join(sorted({name for run in side for name in run.metrics})) or "none"
 
@@ -416,13 +341,6 @@ def _with_values(metric: Metric, sides: tuple[Runs, Runs]) -> tuple[Runs, Runs]:
             "Leave the metric out: name the others with --metric.",
         )
     return a, b
-
-
-def _target_metrics(options: CompareOptions) -> list[tuple[Metric, float]]:
-    return [
-        (metric_named(name, options.higher_better, options.lower_better), target)
-        for name, target in options.targets.items()
-    ]
 
 
 # --- all metrics ----------------------------------------------------------------------------------

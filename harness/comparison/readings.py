@@ -10,9 +10,10 @@ from pathlib import Path
 import msgspec
 
 from harness.comparison.comparability import Runs
-from harness.comparison.compare import CompareOptions, compare
+from harness.comparison.compare import compare
 from harness.comparison.engine import has_limits
 from harness.comparison.noise_model import NoiseModel
+from harness.comparison.options import CompareOptions
 from harness.comparison.result import Comparison
 from harness.errors import DiskError
 from harness.results import readings

@@ -19,8 +19,9 @@ from typing import Any
 
 import msgspec
 
-from harness.comparison.compare import CompareOptions, compare
+from harness.comparison.compare import compare
 from harness.comparison.noise_model import NoiseModel
+from harness.comparison.options import CompareOptions
 from harness.comparison.result import Comparison
 from harness.errors import HarnessError
 from harness.format import hours, markdown_row

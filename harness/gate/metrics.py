@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from harness.comparison import engine
-from harness.comparison.compare import CompareOptions, compare
+from harness.comparison.compare import compare
 from harness.comparison.margins import Margin
 from harness.comparison.noise_model import NoiseModel, NoiseRow
+from harness.comparison.options import CompareOptions
 from harness.comparison.result import MetricResult
 from harness.comparison.rules import AlwaysValid, PlannedLook, Rule
 from harness.gate.ab_interleaved import LOADER_WAIT_SHARE, AbLaunch

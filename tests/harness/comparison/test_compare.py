@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from harness.comparison.compare import CompareOptions, compare
+from harness.comparison.compare import compare
 from harness.comparison.noise_model import NoiseModel, NoiseRow
+from harness.comparison.options import CompareOptions
 from harness.errors import UsageError
 from harness.report.compare import result_notes
 from harness.report.metric_text import estimate, interval

@@ -2,8 +2,9 @@
 
 import pytest
 
-from harness.comparison.compare import CompareOptions, compare
+from harness.comparison.compare import compare
 from harness.comparison.noise_model import NoiseModel
+from harness.comparison.options import CompareOptions
 from harness.results.logs.from_store import logged_runs
 from harness.study.attribution import attribute
 

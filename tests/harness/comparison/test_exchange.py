@@ -6,9 +6,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from harness.comparison.compare import CompareOptions, compare
+from harness.comparison.compare import compare
 from harness.comparison.exchange import NAME, ExchangeRate, equal_loss_time, per_percent
 from harness.comparison.noise_model import NoiseModel
+from harness.comparison.options import CompareOptions
 from harness.errors import UsageError
 from harness.results.logs.run_log import LoggedRun
 

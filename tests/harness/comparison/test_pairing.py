@@ -6,8 +6,9 @@ import pytest
 from scipy import stats
 
 from benchmarks.statistics import pairing
-from harness.comparison.compare import CompareOptions, compare
+from harness.comparison.compare import compare
 from harness.comparison.noise_model import NoiseModel, NoiseRow
+from harness.comparison.options import CompareOptions
 from harness.results.logs.run_log import LoggedRun
 from harness.stats.decision import PAIRED_SHARE, PAIRS, of_pairs
 
