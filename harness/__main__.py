@@ -9,6 +9,7 @@ import tempfile
 import traceback
 
 from harness import errors, redact
+from harness.escape import escape
 
 _INTERRUPTED = (1, 130)  # click's exit codes for Ctrl-C
 
@@ -29,7 +30,7 @@ def _exit_code() -> int:
         code = end.code if isinstance(end.code, int) else errors.PASS
         return errors.STOPPED_AT_LIMIT if code in _INTERRUPTED else code
     except errors.HarnessError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(escape(f"error: {error}", "log"), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("stopped; re-run the same command to resume", file=sys.stderr)
@@ -52,8 +53,11 @@ def _report_unexpected(error: Exception) -> int:
     except OSError:
         pass  # a full disk must not hide the error
     print(
-        f"error: unexpected {type(error).__name__}: {error}\n"
-        f"All records are kept. The traceback, for a bug report: {location}",
+        escape(
+            f"error: unexpected {type(error).__name__}: {error}\n"
+            f"All records are kept. The traceback, for a bug report: {location}",
+            "log",
+        ),
         file=sys.stderr,
     )
     return errors.COULD_NOT_RUN

@@ -14,6 +14,7 @@ import msgspec
 
 from harness import errors
 from harness.errors import UsageError
+from harness.escape import escape
 from harness.gate.result import GateMetric, GateOutcome
 from harness.report.metric_text import detectable, estimate, interval, margin
 
@@ -109,15 +110,7 @@ def annotations(summary: GateSummary) -> list[str]:
 
 
 def _command(outcome: GateOutcome, title: str, message: str) -> str:
-    return f"::{LEVELS[outcome]} title={_escaped_property(title)}::{_escaped(message)}"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _escaped_property(text: str) -> str:
-    return _escaped(text).replace(":", "%3A").replace(",", "%2C")
+    return f"::{LEVELS[outcome]} title={escape(title, 'property')}::{escape(message, 'command')}"
 
 
 # --- JUnit ----------------------------------------------------------------------------------------
