@@ -98,6 +98,7 @@ class GateExecution:
             history.load(self.store),
             confirm=request.confirm,
             aborted=failure.reason if failure else None,
+            stated=tuple(request.margins),
         )
         history.save(self.store, result)
         return result

@@ -72,6 +72,7 @@ def check_request(request: GateRequest) -> None:
                 repr(name),
                 "Other metrics have no outcome in a gate.",
             )
+        _check_decided(request, name, has_base)
     if request.rule == "always_valid" and request.budget_s is None:
         raise UsageError(
             "--always-valid",
@@ -79,6 +80,22 @@ def check_request(request: GateRequest) -> None:
             "no budget",
             "Set a budget, or leave --always-valid out to use three planned looks.",
         )
+
+
+def _check_decided(request: GateRequest, name: str, has_base: bool) -> None:
+    """Raises UsageError for a margin of a metric that this gate will not measure: it would change
+    nothing, and the default margins of others would decide."""
+    expected, hint = "", "Leave the option out, or add what the metric needs."
+    if name not in QUALITY:
+        expected = "" if has_base else "--base or --candidate-set, which compare it"
+    elif request.claim == "refactor" or (request.baseline is None and request.base is None):
+        expected = "--baseline or --base, and a claim other than refactor, which compare it"
+    elif request.baseline is not None:
+        records = request.baseline.now.records
+        if any(record.metrics.get(name) is None for record in records):
+            expected = f"a metric that the runs of {request.baseline.place} have"
+    if expected:
+        raise UsageError(f"--margin {name}", expected, repr(name), hint)
 
 
 def _wrong_usage(expected: str, got: str) -> UsageError:
