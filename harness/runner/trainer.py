@@ -4,22 +4,28 @@ The trainer owns its configuration: an adapter passes overrides to it and return
 knows no field by name. Another trainer is another class here.
 """
 
+import contextlib
 import json
+import os
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 import msgspec
 
 from harness.errors import StudyFileError, TrainerError
+from harness.escape import escape
 from harness.files import read_json, write_json
 from harness.results.record import Identity
+from harness.runner.variables import trainer_environment
 
 REPLY_LIMIT_S = 300.0
+RELAY_S = 5.0  # for the last lines, where a helper process keeps stderr open
 Launcher = Callable[[str, Sequence[str], int], list[str]]
 """(interpreter, arguments after `-m`, ranks) -> the command line that starts all ranks."""
 T = TypeVar("T")
@@ -161,12 +167,15 @@ class NativeTrainer:
         with tempfile.TemporaryDirectory(prefix="harness-") as folder:
             path = Path(folder) / "config.json"
             write_json(path, dict(config))
-            done = subprocess.run(
-                self._command("data", "prepare", "--config", str(path)),
-                cwd=self.checkout,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
+            with _escaped_stderr() as stderr:
+                done = subprocess.run(
+                    self._command("data", "prepare", "--config", str(path)),
+                    cwd=self.checkout,
+                    env=trainer_environment(),
+                    stdout=subprocess.PIPE,
+                    stderr=stderr,
+                    text=True,
+                )
         try:
             reply = json.loads(done.stdout.strip().splitlines()[-1])
         except (IndexError, ValueError):
@@ -226,6 +235,7 @@ class NativeTrainer:
             done = subprocess.run(
                 command,
                 cwd=self.checkout,
+                env=trainer_environment(),
                 input=stdin,
                 capture_output=True,
                 text=True,
@@ -266,7 +276,11 @@ class NativeTrainer:
             "print((s.origin or list(s.submodule_search_locations)[0]) if s else '')"
         )
         done = subprocess.run(
-            [self.python, "-c", code], cwd=self.checkout, capture_output=True, text=True
+            [self.python, "-c", code],
+            cwd=self.checkout,
+            env=trainer_environment(),
+            capture_output=True,
+            text=True,
         )
         return done.stdout.strip() or None
 
@@ -288,6 +302,32 @@ class NativeTrainer:
         except msgspec.ValidationError as error:
             expected = f"a reply of `{self.package}.{verb}` that follows the contract"
             raise _broken(expected, str(error)) from error
+
+
+@contextlib.contextmanager
+def _escaped_stderr() -> Iterator[int | None]:
+    """A descriptor whose lines reach stderr as text; None (inherited) where that is a terminal.
+
+    In a CI job, a line of a trainer must not be a command of the runner.
+    """
+    if sys.stderr.isatty():
+        yield None
+        return
+    reading, writing = os.pipe()
+    relay = threading.Thread(target=_relay, args=[reading], daemon=True)
+    relay.start()
+    try:
+        yield writing
+    finally:
+        os.close(writing)
+        relay.join(RELAY_S)
+
+
+def _relay(descriptor: int) -> None:
+    with open(descriptor, encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            sys.stderr.write(escape(line, "log"))
+            sys.stderr.flush()
 
 
 def _broken(expected: str, got: str) -> TrainerError:
