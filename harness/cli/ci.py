@@ -12,6 +12,7 @@ from harness.cli.github import install
 from harness.cli.options import JsonOption
 from harness.report.export import print_json
 from harness.report.gate import ci_formats
+from harness.report.markdown import as_markdown
 
 app = typer.Typer(
     help="Write, update and check GitHub workflows for a GPU runner.",
@@ -94,6 +95,12 @@ def check(
 def results(
     source: Annotated[Path, typer.Argument(help="The JSON that `harness gate --json` printed.")],
     exit_code: Annotated[int | None, typer.Option(help="The exit code of the gate.")] = None,
+    log: Annotated[
+        Path | None, typer.Option(help="What the gate printed to stderr: the reason of its end.")
+    ] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(help="Markdown file to write where the gate wrote none.")
+    ] = None,
     junit_file: Annotated[
         Path | None, typer.Option("--junit", help="The XML file to write.")
     ] = None,
@@ -102,9 +109,11 @@ def results(
     ] = None,
 ) -> None:
     """Print a gate's result as annotations of the runner, and write it as JUnit XML."""
-    found = ci_formats.read(source, exit_code)
+    found = ci_formats.read(source, exit_code, log)
     for line in ci_formats.annotations(found):
         typer.echo(line)  # a workflow command: its parts are escaped
+    if markdown is not None and not markdown.exists():
+        files.write_text(markdown, as_markdown(ci_formats.document(found)))
     if junit_file is not None:
         files.write_text(junit_file, ci_formats.junit(found))
     if outcome is not None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -15,6 +15,7 @@ from harness.gate.result import SPEED, Claim, Rule
 from harness.metrics import COSTS, QUALITY
 from harness.runner import environment
 
+EvaluateWith = Literal["base", "candidate"]
 DECIDED = (*QUALITY, SPEED, *COSTS)  # each has a known direction
 
 
@@ -39,6 +40,8 @@ class GateRequest(msgspec.Struct, frozen=True, kw_only=True):
     env: environment.EnvMode | None = None
     exchange: ExchangeRate | None = None  # of loss for time; None: the shipped one of the recipe
     run_timeout_s: float = 3600.0
+    sandbox: bool = False  # trainers run in a container
+    evaluate_with: EvaluateWith = "candidate"  # whose code evaluates final checkpoints
 
 
 def parse_claim(text: str) -> Claim:
@@ -48,6 +51,13 @@ def parse_claim(text: str) -> Claim:
     )
     claim: Claim = parse_choice(text, get_args(Claim), "--claims", hint)
     return claim
+
+
+def parse_evaluate_with(text: str) -> EvaluateWith:
+    """The value of --evaluate-with. Raises UsageError."""
+    hint = "base: the base's code evaluates the candidate's final checkpoint; candidate: its own."
+    choice: EvaluateWith = parse_choice(text, get_args(EvaluateWith), "--evaluate-with", hint)
+    return choice
 
 
 def check_request(request: GateRequest) -> None:

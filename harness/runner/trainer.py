@@ -5,6 +5,7 @@ knows no field by name. Another trainer is another class here.
 """
 
 import contextlib
+import copy
 import json
 import os
 import re
@@ -14,7 +15,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import msgspec
 
@@ -22,6 +23,7 @@ from harness.errors import StudyFileError, TrainerError
 from harness.escape import escape
 from harness.files import read_json, write_json
 from harness.results.record import Identity
+from harness.runner.sandbox import Sandbox
 from harness.runner.variables import trainer_environment
 
 REPLY_LIMIT_S = 300.0
@@ -125,10 +127,18 @@ class NativeTrainer:
         self.python = str(python or sys.executable)
         self.launcher: Launcher = torchrun_command
         """Starts several ranks; on several nodes it is replaced by multinode.py."""
+        self.sandbox: Sandbox | None = None
+        """Where its processes run; None for the machine itself."""
 
     def at(self, checkout: Path, python: Path | None = None) -> "NativeTrainer":
         """The same trainer in another checkout, with the same interpreter or another."""
         return type(self)(checkout, python or Path(self.python))
+
+    def inside(self, sandbox: Sandbox) -> Self:
+        """The same trainer with all its processes in a sandbox."""
+        contained = copy.copy(self)
+        contained.sandbox = sandbox
+        return contained
 
     def describe(self, requests: Sequence[Request]) -> list[Description]:
         """Describes all requests, in order, with one process.
@@ -136,7 +146,8 @@ class NativeTrainer:
         Raises TrainerError if the trainer is missing, is another package, or replies nonsense.
         """
         text = json.dumps([msgspec.to_builtins(request) for request in requests])
-        value = self._request("describe", ["--batch"], stdin=text)
+        bases = [Path(request.base) for request in requests if request.base is not None]
+        value = self._request("describe", ["--batch"], stdin=text, readable=bases)
         replies = self._as(value, list[Description], "describe --batch")
         names = [reply.name for reply in replies]
         if names != [request.name for request in requests]:
@@ -169,7 +180,11 @@ class NativeTrainer:
             write_json(path, dict(config))
             with _escaped_stderr() as stderr:
                 done = subprocess.run(
-                    self._command("data", "prepare", "--config", str(path)),
+                    self._contained(
+                        self._command("data", "prepare", "--config", str(path)),
+                        readable=[path],
+                        network=True,
+                    ),
                     cwd=self.checkout,
                     env=trainer_environment(),
                     stdout=subprocess.PIPE,
@@ -220,20 +235,42 @@ class NativeTrainer:
     ) -> list[str]:
         """The command line of a verb on one rank or several."""
         arguments = ["--config", str(config_file), "--out", str(run_dir), *more]
-        if ranks == 1:
-            return self._command(verb, *arguments)
-        return self.launcher(self.python, [f"{self.package}.{verb}", *arguments], ranks)
+        command = self._command(verb, *arguments)
+        if ranks > 1:
+            command = self.launcher(self.python, [f"{self.package}.{verb}", *arguments], ranks)
+        return self._contained(command, readable=[config_file], writable=[run_dir])
+
+    def _contained(
+        self,
+        command: list[str],
+        *,
+        readable: Sequence[Path],
+        writable: Sequence[Path] = (),
+        network: bool = False,
+    ) -> list[str]:
+        """The command line inside the sandbox, where there is one."""
+        if self.sandbox is None:
+            return command
+        return self.sandbox.command(
+            command, self.checkout, readable=readable, writable=writable, network=network
+        )
 
     def _command(self, verb: str, *arguments: str) -> list[str]:
         return [self.python, "-m", f"{self.package}.{verb}", *arguments]
 
-    def _request(self, verb: str, arguments: Sequence[str], stdin: str = "") -> object:
+    def _request(
+        self,
+        verb: str,
+        arguments: Sequence[str],
+        stdin: str = "",
+        readable: Sequence[Path] = (),
+    ) -> object:
         if not self._own_package().is_dir():  # else an installed one would reply
             raise self._wrong_package(self._importable_package())
         command = self._command(verb, *arguments)
         try:
             done = subprocess.run(
-                command,
+                self._contained(command, readable=readable),
                 cwd=self.checkout,
                 env=trainer_environment(),
                 input=stdin,
