@@ -12,7 +12,7 @@ from harness.errors import UsageError
 from harness.gate.ab_mode import AbOption
 from harness.gate.baseline import Baseline
 from harness.gate.result import SPEED, Claim, Rule
-from harness.metrics import COSTS, QUALITY
+from harness.metrics import COSTS, LOSSES, QUALITY
 from harness.runner import environment
 
 EvaluateWith = Literal["base", "candidate"]
@@ -98,6 +98,8 @@ def _check_decided(request: GateRequest, name: str, has_base: bool) -> None:
     expected, hint = "", "Leave the option out, or add what the metric needs."
     if name not in QUALITY:
         expected = "" if has_base else "--base or --candidate-set, which compare it"
+    elif request.evaluate_with == "base" and name not in LOSSES:
+        expected = "one of the losses, which --evaluate-with base measures"
     elif request.claim == "refactor" or (request.baseline is None and request.base is None):
         expected = "--baseline or --base, and a claim other than refactor, which compare it"
     elif request.baseline is not None:

@@ -41,6 +41,7 @@ class GateSide(msgspec.Struct, frozen=True, kw_only=True):
 class PreparedGate(msgspec.Struct, frozen=True, kw_only=True):
     """Both sides, described and comparable. `a` is None where speed is not compared.
 
+    `evaluator`: the base's code with the candidate's settings, where it evaluates checkpoints.
     `ab`: the mode of the launches. `bench`: recipe and device, which select the noise model's rows.
     """
 
@@ -50,6 +51,7 @@ class PreparedGate(msgspec.Struct, frozen=True, kw_only=True):
     key: str
     bench: NoiseScope
     ab: AbChoice | None = None
+    evaluator: GateSide | None = None
 
     @property
     def same_code(self) -> bool:
@@ -110,7 +112,12 @@ def prepare(request: GateRequest, store: Store, report: Report = lambda _: None)
         if request.base is not None or request.candidate_set:
             ref = request.base if request.base is not None else request.head
             a = make.side("base", ref, request.set)
-    _check_comparable(request, a, b)
+        evaluator = None
+        if request.evaluate_with == "base":
+            settings = {**request.set, **request.candidate_set}
+            evaluator = make.side("base", request.base or ".", settings)
+    for other in (a, evaluator):
+        _check_comparable(request, other, b)
     prepared = PreparedGate(
         request=request,
         a=a,
@@ -118,9 +125,11 @@ def prepare(request: GateRequest, store: Store, report: Report = lambda _: None)
         key="",
         bench=_bench(request, b),
         ab=_choose_mode(a, b, request, store) if a is not None else None,
+        evaluator=evaluator,
     )
     rule: list[object] = [request.claim, request.alpha, sorted(request.margins.items())]
     rule += [request.rule] if request.rule == "always_valid" else []
+    rule += ["evaluated by the base"] if evaluator is not None else []
     key = history.key_of(prepared.reference, b.identity, rule)
     return msgspec.structs.replace(prepared, key=key)
 

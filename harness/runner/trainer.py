@@ -15,7 +15,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import msgspec
 
@@ -97,6 +97,17 @@ class Needs(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint_bytes: int | None = None
     planned_tokens: int | None = None
     data: dict[str, Any] = {}
+
+
+class Losses(msgspec.Struct, frozen=True, kw_only=True):
+    """The losses of a checkpoint: nats per token and bits per byte, above zero."""
+
+    val_loss: Annotated[float, msgspec.Meta(gt=0, lt=1e6)]
+    val_bpb: Annotated[float, msgspec.Meta(gt=0, lt=1e6)]
+
+    def as_metrics(self) -> dict[str, float]:
+        """By the names of metrics."""
+        return msgspec.structs.asdict(self)
 
 
 class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -207,6 +218,16 @@ class NativeTrainer:
         arguments += ["--nodes", str(nodes)] if nodes > 1 else []
         return self._as(self._request("needs", arguments), Needs, "needs")
 
+    def evaluate(self, config_file: Path, run_dir: Path, timeout_s: float) -> dict[str, float]:
+        """The losses of a run's final checkpoint by this trainer's code, whatever code trained it.
+
+        Raises TrainerError where it cannot load or evaluate it.
+        """
+        arguments = ["--config", str(config_file), "--out", str(run_dir)]
+        readable = [config_file, run_dir]
+        value = self._request("val_eval", arguments, readable=readable, timeout_s=timeout_s)
+        return self._as(value, Losses, "val_eval").as_metrics()
+
     def train_command(self, config_file: Path, run_dir: Path, ranks: int = 1) -> list[str]:
         """The command line of one run, without its watch descriptor."""
         return self._on_ranks(ranks, "train", config_file, run_dir)
@@ -264,6 +285,7 @@ class NativeTrainer:
         arguments: Sequence[str],
         stdin: str = "",
         readable: Sequence[Path] = (),
+        timeout_s: float = REPLY_LIMIT_S,
     ) -> object:
         if not self._own_package().is_dir():  # else an installed one would reply
             raise self._wrong_package(self._importable_package())
@@ -276,11 +298,11 @@ class NativeTrainer:
                 input=stdin,
                 capture_output=True,
                 text=True,
-                timeout=REPLY_LIMIT_S,
+                timeout=timeout_s,
                 start_new_session=True,  # Ctrl-C is for the harness
             )
         except subprocess.TimeoutExpired:
-            expected = f"a reply of {' '.join(command[1:])} within {REPLY_LIMIT_S:g} s"
+            expected = f"a reply of {' '.join(command[1:])} within {timeout_s:g} s"
             raise _broken(expected, "none") from None
         try:
             return json.loads(done.stdout)
