@@ -32,7 +32,7 @@ from harness.config.field_types import LONGEST_MINUTES
 from harness.config.yaml_schema import parse_sets
 from harness.gate.ab_mode import parse_ab
 from harness.gate.execution import GateListener
-from harness.gate.request import GateRequest, parse_claim
+from harness.gate.request import GateRequest, parse_claim, parse_evaluate_with
 from harness.gate.result import GatePlan
 from harness.gate.run import GateInputs, plan_gate, run_gate
 from harness.report.document import Document
@@ -116,6 +116,21 @@ def command(
             "installed ones."
         ),
     ] = "",
+    sandbox: Annotated[
+        bool,
+        typer.Option(
+            "--sandbox",
+            help="Run trainers in a container (bubblewrap): no network, and nothing writable but "
+            "their own run.",
+        ),
+    ] = False,
+    evaluate_with: Annotated[
+        str,
+        typer.Option(
+            help="Whose code evaluates the candidate's final checkpoints: candidate, or base for "
+            "code that is not trusted."
+        ),
+    ] = "candidate",
     plan: Annotated[
         bool, typer.Option("--plan", help="Show the plan, time and cost; start no run.")
     ] = False,
@@ -162,6 +177,8 @@ def command(
         env=parse_env_mode(env),
         exchange=_exchange(exchange),
         run_timeout_s=60 * run_minutes,
+        sandbox=sandbox,
+        evaluate_with=parse_evaluate_with(evaluate_with),
     )
     inputs = GateInputs(
         store=store, noise_model=noise_model, baselines=baselines, baseline=baseline

@@ -133,6 +133,9 @@ def metric_numbers(texts: list[str] | None, option: str) -> dict[str, float]:
     numbers = {}
     for text in texts or []:
         name, _, number = text.partition("=")
+        if name in numbers:
+            hint = "The order would decide which one counts: leave one of them out."
+            raise UsageError(f"{option} {text}", f"one number for {name}", "two", hint)
         try:
             numbers[name] = float(number)
         except ValueError:

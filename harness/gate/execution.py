@@ -19,6 +19,7 @@ from harness.format import duration
 from harness.gate import ab_launcher, baseline, history
 from harness.gate.ab_interleaved import AbLaunch, NotEnoughMemory, SideFailed
 from harness.gate.ab_launcher import AbLauncher
+from harness.gate.evaluation import BaseEvaluator
 from harness.gate.measurement import MeasurementLoop
 from harness.gate.planning import plan_gate
 from harness.gate.result import GatePlan, GateResult, PartPlan
@@ -80,6 +81,13 @@ class GateExecution:
         self.runs: list[Record] = []
         self.base_runs: list[Record] = []
         self.notes = list(prepared.notes)
+        self.evaluator: BaseEvaluator | None = None
+        if prepared.evaluator is not None and prepared.compares_quality:
+            timeout_s = prepared.request.run_timeout_s
+            self.evaluator = BaseEvaluator(prepared.evaluator, store, timeout_s)
+            self.notes.append("losses: measured by the base's code on final checkpoints")
+        if prepared.request.sandbox:
+            self.notes.append("trainers ran in a sandbox")
 
     def execute(self) -> GateResult:
         """Measures until the plan ends, and stores the result.
@@ -98,6 +106,7 @@ class GateExecution:
             history.load(self.store),
             confirm=request.confirm,
             aborted=failure.reason if failure else None,
+            stated=tuple(request.margins),
         )
         history.save(self.store, result)
         return result
@@ -157,19 +166,27 @@ class GateExecution:
         request = self.prepared.request
         side = self.prepared.a if name == "A" else self.prepared.b
         assert side is not None, "a gate without a baseline has a base"
+        job, consumed = side.recipe.job(seed), self._consumed()
+        if self.evaluator is not None:
+            job = self.evaluator.keeping_checkpoint(job)
+            consumed |= self.evaluator.unusable(job.plan_id)
         record = replicates.run_or_reuse(
             self.store,
             side.trainer,
-            side.recipe.job(seed),
+            job,
             self.stop,
             timeout_s=request.run_timeout_s,
-            consumed=self._consumed(),
+            consumed=consumed,
         )
         if self.stop:
             raise StepperStopped
         _check_run(record, self._reference(), by_candidate=name == "B")
         if request.baseline is not None:
             baseline.check_same_hardware(request.baseline, record)
+        if self.evaluator is not None:
+            trusted = side if name == "A" else self.evaluator.side
+            record, note = self.evaluator.evaluated(record, trusted.recipe.job(seed).config)
+            self.notes += [note] if note else []
         (self.runs if name == "B" else self.base_runs).append(record)
         losses = [
             f"{name} {record.metrics[name]:.5f}" for name in LOSSES if record.metrics.get(name)
@@ -245,6 +262,8 @@ class GateExecution:
     def _core(self) -> PairedCore | None:
         """CORE of both sides by example, where the store has the answers of side A."""
         stored, reference = self.prepared.request.baseline, self._reference()
+        if self.evaluator is not None:
+            return None  # its examples are answered by the candidate's code
         if reference is None or not self.runs or not _has_core(reference):
             return None
         if not _has_core(self.runs[0]):

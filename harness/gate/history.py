@@ -9,7 +9,7 @@ added up from gate to gate; `conclude` does both and decides the outcome of the 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import msgspec
@@ -142,14 +142,16 @@ def conclude(
     *,
     confirm: bool = True,
     aborted: str | None = None,
+    stated: Collection[str] = (),
 ) -> GateResult:
     """`bare` with its metrics and outcome. `stored`: earlier gates.
 
     `confirm`: a slowdown counts once a second session shows it. `aborted`: why the candidate could
-    not be measured to the end, which is a regression.
+    not be measured to the end, which is a regression. `stated`: the metrics with a margin of the
+    user's, without each of which there is no pass.
     """
     metrics = [_with_history(one, bare, stored, confirm) for one in metrics]
-    outcome, reason = overall(metrics, aborted, _not_judged(bare, metrics))
+    outcome, reason = overall(metrics, aborted, _not_judged(bare, metrics, stated))
     return msgspec.structs.replace(bare, metrics=metrics, outcome=outcome, reason=reason)
 
 
@@ -162,11 +164,15 @@ def _with_history(
     return with_small_harms(metric, now, stored)
 
 
-def _not_judged(bare: GateResult, metrics: Sequence[GateMetric]) -> list[str]:
-    """The planned metrics without an outcome."""
+def _not_judged(
+    bare: GateResult, metrics: Sequence[GateMetric], stated: Collection[str]
+) -> list[str]:
+    """The planned metrics without an outcome, and those with a margin of the user's."""
     judged = {one.evidence for one in metrics if one.outcome is not None}
     parts = bare.plan.parts if bare.plan else []
-    return [part.metric for part in parts if part.evidence not in judged]
+    planned = [part.metric for part in parts if part.evidence not in judged]
+    named = {one.result.metric for one in metrics if one.outcome is not None}
+    return list(dict.fromkeys([*planned, *(name for name in stated if name not in named)]))
 
 
 def overall(

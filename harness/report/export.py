@@ -9,9 +9,13 @@ from harness.report.document import Document
 
 
 def as_json(data: Any) -> str:
-    """Indented JSON; unknown numbers are null."""
+    """Indented JSON; unknown numbers are null.
+
+    `##[` inside a string is written with an escape: a line of a runner's log that contains it
+    would be a command.
+    """
     text = msgspec.json.format(msgspec.json.encode(data), indent=1)
-    return text.decode() + "\n"
+    return text.decode().replace("##[", r"#\u0023[") + "\n"
 
 
 def print_json(data: Any) -> None:

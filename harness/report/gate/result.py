@@ -44,7 +44,7 @@ def build_result(result: GateResult) -> Document:
             metric_table(result.metrics),
             *core_blocks(result.core),
             Notes(items=notes(result)),
-            _log(result),
+            log_section(result.log_tail),
         ),
         data={**msgspec.to_builtins(result), "exit_code": result.exit_code},
     )
@@ -122,10 +122,10 @@ def _history(one: GateMetric) -> list[str]:
     return lines
 
 
-def _log(result: GateResult) -> Section | None:
-    """The end of a failed side's log, folded away."""
-    if not result.log_tail:
+def log_section(log_tail: str | None) -> Section | None:
+    """The end of a log, folded away."""
+    if not log_tail:
         return None
-    tail = "\n".join(result.log_tail.splitlines()[-LOG_LINES:])
+    tail = "\n".join(log_tail.splitlines()[-LOG_LINES:])
     text = Text(paragraphs=[tail], preformatted=True)
     return Section(title="the end of its log", blocks=[text], folded=True)

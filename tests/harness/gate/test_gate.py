@@ -18,11 +18,12 @@ import pytest
 from benchmarks.statistics import gate_rates
 from harness.__main__ import main
 from harness.comparison.noise_model import NoiseRow
+from harness.comparison.result import MetricResult
 from harness.gate.ab_interleaved import TRAJECTORY_STEPS
-from harness.gate.history import load
+from harness.gate.history import conclude, load
 from harness.gate.metrics import compare_trajectories
 from harness.gate.noise_sources import derived_rows, launch_rows
-from harness.gate.result import SPEED, GateResult
+from harness.gate.result import SPEED, GateMetric, GateResult, SideIdentity
 from harness.results.store import Store
 from tests.fixtures import faulty_harness
 
@@ -71,10 +72,11 @@ def gate(place, capfd, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
 
-    def call(*options: object, baseline: str = "quick") -> tuple[int, dict]:
+    def call(*options: object, baseline: str = "quick", quality: bool = True) -> tuple[int, dict]:
         argv = ["harness", "gate", *map(str, options), "--store", str(place / "runs")]
         argv += ["--baseline", baseline] if baseline else []
-        argv += ["--margin", "val_bpb=0.001"]  # two SDs: few runs are enough
+        if quality:
+            argv += ["--margin", "val_bpb=0.001"]  # two SDs: few runs are enough
         argv += ["--baselines", str(place / "baselines"), "--noise-model", str(place / "noise.csv")]
         monkeypatch.setattr(sys, "argv", [*argv, "--json"])
         with pytest.raises(SystemExit) as ending:
@@ -320,14 +322,16 @@ def test_a_claimed_speed_up_has_to_be_shown(gate):
 
 
 def test_a_refactoring_has_to_keep_every_loss(gate):
-    code, result = gate("--base", ".", "--claims", "refactor")
+    code, result = gate("--base", ".", "--claims", "refactor", quality=False)
     assert code == 0
     assert outcomes(result)["loss_trajectory"] == "pass"
-    assert gate("--candidate-set", "plant.loss=0.004", "--claims", "refactor")[0] == 10
+    assert (
+        gate("--candidate-set", "plant.loss=0.004", "--claims", "refactor", quality=False)[0] == 10
+    )
 
 
 def test_a_gate_of_unchanged_code_measures_the_spread_of_its_losses(gate, place):
-    gate("--base", ".", "--claims", "refactor", "--margin", "tokens_per_s=0.002")
+    gate("--base", ".", "--claims", "refactor", "--margin", "tokens_per_s=0.002", quality=False)
     (stored,) = load(Store(place / "runs"))
     assert all(len(one.losses[0]) == TRAJECTORY_STEPS for one in stored.launches)
     row = next(
@@ -389,7 +393,7 @@ def test_loss_and_speed_are_one_figure_at_a_stated_exchange_rate(gate):
 
 def test_settings_alone_are_compared_in_speed(gate, place):
     argv = (place / "base.yaml", "--trainer", "fake", "--candidate-set", "plant.loss=0.004")
-    _, plan = gate(*argv, "--plan", baseline="")
+    _, plan = gate(*argv, "--plan", baseline="", quality=False)
     assert [part["metric"] for part in plan["parts"]] == [SPEED]
 
 
@@ -420,6 +424,40 @@ def test_a_margin_of_a_metric_that_no_gate_measures_is_refused(gate):
     code, _ = gate("--margin", "mfu=0.01")
     assert code == 2
     assert "a metric that a gate decides" in gate.err
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--base", ".", "--margin", "val_bppb=0.01"], "a metric that a gate decides"),
+        (["--base", ".", "--margin", "core=0.01"], "a metric that the runs of"),
+        (["--margin", "tokens_per_s=0.01"], "--base or --candidate-set"),
+        (["--base", ".", "--claims", "refactor", "--margin", "val_loss=1"], "a claim other than"),
+        (["--base", ".", "--margin", "val_bpb=0.5"], "one number for val_bpb"),
+    ],
+)
+def test_a_margin_that_would_not_decide_is_refused_before_a_run(gate, place, options, expected):
+    code, _ = gate(*options)
+    assert code == 2
+    assert expected in gate.err
+    assert not (place / "runs" / "gates").exists()
+
+
+def test_a_margin_of_a_metric_without_a_result_rules_out_a_pass():
+    side = SideIdentity(code_id="c", config_id="d")
+    bare = GateResult(
+        key="k", number=1, outcome="inconclusive", reason="", alpha=0.05, claim="ml",
+        a=side, b=side, metrics=[],
+    )  # fmt: skip
+    result = MetricResult(
+        metric="val_bpb", title="bits", unit="", scale="difference", better="lower", n=(2, 2),
+        means=(1.0, 1.0), outcome="pass",
+    )  # fmt: skip
+    metrics = [GateMetric(result=result, evidence="replicates", look=1, looks=1)]
+    assert conclude(bare, metrics, []).outcome == "pass"
+    concluded = conclude(bare, metrics, [], stated=["val_bpb", "compile_s"])
+    assert concluded.outcome == "inconclusive"
+    assert concluded.reason == "no result for compile_s; no harm in bits"
 
 
 def test_small_harms_within_the_margin_are_added_up(gate):
