@@ -11,7 +11,6 @@ import numpy as np
 from scipy import special
 
 from harness.stats import decision
-from harness.stats.inference import BROWN_FORSYTHE_ALPHA
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -42,26 +41,13 @@ def noise_of(a: Array, b: Array, known: Array | None, df: float | None) -> tuple
     v_a, v_b = a.var(axis=1, ddof=1) / n, b.var(axis=1, ddof=1) / n
     welch_df = (v_a + v_b) ** 2 / (v_a**2 + v_b**2) * (n - 1)
     if known is None or df is None:
-        unequal = _brown_forsythe_p(a, b) < BROWN_FORSYTHE_ALPHA
-        return np.sqrt(v_a + v_b), np.where(unequal, welch_df, 2.0 * (n - 1))
+        return np.sqrt(v_a + v_b), np.full(gates, 2.0 * (n - 1))
     excess_variance = np.zeros(gates, dtype=bool)
     if n >= decision.GUARD_RUNS:
         limit = special.fdtri(n - 1, df, 1 - decision.GUARD_ALPHA)
         excess_variance = np.maximum(v_a, v_b) * n / known**2 > limit
     se = np.where(excess_variance, np.sqrt(v_a + v_b), known * math.sqrt(2 / n))
     return se, np.where(excess_variance, welch_df, df)
-
-
-def _brown_forsythe_p(a: Array, b: Array) -> Array:
-    """Of two sides of n runs; 1 where n is below three and no test is possible."""
-    gates, n = a.shape
-    if n < 3:
-        return np.ones(gates)
-    spreads = [np.abs(x - np.median(x, axis=1, keepdims=True)) for x in (a, b)]
-    means = [spread.mean(axis=1) for spread in spreads]
-    between = n * (means[0] - means[1]) ** 2 / 2
-    within = sum(((s - m[:, None]) ** 2).sum(axis=1) for s, m in zip(spreads, means, strict=True))
-    return special.fdtrc(1, 2 * n - 2, between / (within / (2 * n - 2)))
 
 
 def percent(share: float) -> str:

@@ -4,9 +4,9 @@
 
 Simulates comparisons (runs, noise, guard, limits, looks, decision) for harms of 0, 0.5, 1 and 2
 margins, all of a cell as one array (decisions.py); adds the stored rates of whole gates
-(gate_rates.py) and the results on replicated runs and published comparisons (real_noise.py). Prints
-Markdown; --write FILE replaces a page of docs/. FOLDER holds runs.parquet and comparisons.csv
-(shipped_noise.py).
+(gate_rates.py), the results on replicated runs and published comparisons (real_noise.py), and the
+coverage of a study's intervals (study_intervals.py, time_to_target.py). Prints Markdown; --write
+FILE replaces a page of docs/. FOLDER holds runs.parquet and comparisons.csv (shipped_noise.py).
 """
 
 import argparse
@@ -17,7 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.statistics import gate_rates, real_noise
+from benchmarks.statistics import (
+    gate_rates,
+    readings,
+    real_noise,
+    real_readings,
+    study_intervals,
+    time_to_target,
+)
 from benchmarks.statistics.decisions import ALPHA, INCONCLUSIVE, PASS, REGRESSION, outcomes, percent
 from harness.metrics import METRICS, SPEEDRUN_LOSS_SD_NATS
 from harness.stats import sequential
@@ -26,6 +33,7 @@ LOSS_MARGIN_NATS = METRICS["val_loss"].margin.value
 SD = SPEEDRUN_LOSS_SD_NATS / LOSS_MARGIN_NATS  # of one run, in margins
 NOISE_MODELS: dict[str, float | None] = {
     "noise model, 600 df": 600.0,
+    "noise model, 8 df": 8.0,
     "noise model, 5 df": 5.0,
     "own runs": None,
 }
@@ -53,7 +61,7 @@ class Rate:
 
 def simulate(n: int, harm: float, df: float | None, looks: bool, gates: int, seed: int = 0) -> Rate:
     """One cell: comparisons of n runs a side, all at once or in three looks."""
-    rng = np.random.default_rng([seed, n])
+    rng = np.random.default_rng([seed, n, int(df or 0)])
     a, b = rng.normal(0, SD, (2, gates, n))
     known = SD * np.sqrt(rng.chisquare(df, gates) / df) if df else None
     at = sequential.looks(n) if looks else (n,)
@@ -124,7 +132,14 @@ def page(gates: int, noise: Path | None) -> str:
         runs = real_noise.load(noise)
         parts += real_noise.split_lines(runs)
         parts += real_noise.recorded_lines(real_noise.pairs(noise, runs))
+        parts += real_readings.lines(runs)
+        parts += readings.lines()
     return "\n".join(parts) + "\n"
+
+
+def studies(draws: int) -> str:
+    """The part on the intervals of studies."""
+    return "\n".join([*study_intervals.lines(draws), *time_to_target.lines(draws)]) + "\n"
 
 
 def _head(gates: int) -> str:
@@ -199,10 +214,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--gates", type=int, default=20_000)
+    parser.add_argument("--draws", type=int, default=10_000, help="studies a cell")
     parser.add_argument("--noise", type=Path)
     parser.add_argument("--write", type=Path)
     arguments = parser.parse_args()
-    text = page(arguments.gates, arguments.noise)
+    text = page(arguments.gates, arguments.noise) + studies(arguments.draws)
     if arguments.write:
         arguments.write.write_text(text, encoding="utf-8")
     else:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.statistics import shipped_noise
 from benchmarks.statistics.decisions import (
     ALPHA,
     PASS,
@@ -101,14 +102,15 @@ def groups_of(runs: Sequence[Run], kind: Kind) -> dict[Any, list[Run]]:
 
 
 def noise_without(groups: dict[Any, list[Run]], left_out: set[Any], kind: Kind) -> decision.KnownSd:
-    """The pooled SD of all groups since 2025, without those that are compared."""
+    """The pooled SD of the groups since 2025 that are not compared, and what it is worth."""
     others = [
         [kind.value(run) for run in members]
         for key, members in groups.items()
         if key not in left_out and len(members) > 1 and _year(members[0]) >= 2025
     ]
     pooled = pool(others)
-    return decision.KnownSd(sd=pooled.sd, df=pooled.df)
+    worth = shipped_noise.predictive(pooled.df, shipped_noise.between_groups(others))
+    return decision.KnownSd(sd=pooled.sd, df=worth)
 
 
 def split_groups(runs: Sequence[Run], kind: Kind, splits: int) -> list[SplitGroup]:

@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet
 
-from harness.comparison.noise_model import SHIPPED, NoiseRow, as_csv, host_spread
+from harness.comparison.noise_model import ANY_GPU, SHIPPED, NoiseRow, as_csv, host_spread
+from harness.metrics import SPEEDS
 from harness.stats.inference import pool
 
 FROM_LOGS = "logs of KellerJordan/modded-nanogpt, 2025 on"
@@ -33,6 +34,7 @@ SCALE = "gpt2-small"
 RACE, FIXED = "track_1_short", "track_3_optimization"
 H100 = "NVIDIA H100 (type not stated)"
 LEAST_DF = 3
+LAUNCH_COLUMNS = {"train_time_s": "final_train_time_s", "step_ms": "step_ms_tail_eval"}
 # PR 516 repeats one run, but on another validation shard (its issue 541)
 NOT_REPLICATES = {("PR #516", "val_bpb")}
 
@@ -54,8 +56,18 @@ def main() -> None:
 
 def rows(folder: Path) -> list[NoiseRow]:
     """All shipped rows, sorted."""
-    found = [*from_logs(folder / "runs.parquet"), *from_published(folder / "published.csv")]
+    logs = from_logs(folder / "runs.parquet")
+    found = [*logs, *from_published(folder / "published.csv", _between(logs))]
     return sorted(found, key=lambda row: (row.scale, row.metric, row.gpu, row.source))
+
+
+def _between(logs: list[NoiseRow]) -> dict[bool, float]:
+    """The df between recipes of speeds (True) and of quality, from the rows with most groups."""
+    found = {}
+    for row in sorted(logs, key=lambda row: row.groups):
+        if row.predictive_df is not None:
+            found[row.metric in SPEEDS] = 1 / (1 / row.predictive_df - 1 / row.df)
+    return found
 
 
 # --- modded-nanogpt -------------------------------------------------------------------------------
@@ -68,21 +80,39 @@ def from_logs(path: Path) -> list[NoiseRow]:
         if run["complete"] == 1 and run["track"] in (RACE, FIXED) and _year(run) >= 2025
     ]
     race = [run for run in runs if run["track"] == RACE]
-    found = []
-    for gpu in sorted({run["gpu_name"] for run in runs if run["gpu_name"]}):
-        here = [run for run in runs if run["gpu_name"] == gpu]
-        values = grouped(here, "final_val_loss", lambda run: run["group_id"])
-        found.append(_row("val_loss", gpu, "seed", spread(values)))
-    for metric, column in (
-        ("train_time_s", "final_train_time_s"),
-        ("step_ms", "step_ms_tail_eval"),
-    ):
+    losses = grouped(runs, "final_val_loss", lambda run: run["group_id"])
+    found = [_row("val_loss", ANY_GPU, "seed", spread(losses), between_groups(losses))]
+    for metric, column in LAUNCH_COLUMNS.items():
+        between = between_groups(launches(race, column))
         for gpu in sorted({run["gpu_name"] for run in race}):
             here = [run for run in race if run["gpu_name"] == gpu]
-            launches = grouped(here, column, lambda run: (run["group_id"], run["env_id"]), math.log)
-            found.append(_row(metric, gpu, "launch", spread(launches)))
-            found.append(_row(metric, gpu, "host", host_spread(by_host(here, column))))
+            found.append(_row(metric, gpu, "launch", spread(launches(here, column)), between))
+            found.append(_row(metric, gpu, "host", host_spread(by_host(here, column)), None))
     return [row for row in found if row is not None]
+
+
+def launches(race: list[Run], column: str) -> list[list[float]]:
+    """Logarithms of a time, grouped by code and environment."""
+    return grouped(race, column, lambda run: (run["group_id"], run["env_id"]), math.log)
+
+
+def between_groups(groups: list[list[float]]) -> float:
+    """The df with which the pooled SD of some groups predicts that of another (see above).
+
+    With E[(q - 1)^2] = c + (1 + c) 2 / df of a group's ratio q, each group weighted by its df.
+    """
+    several = [values for values in groups if len(values) > 1]
+    df = np.array([len(values) - 1.0 for values in several])
+    squares = np.array([np.var(values) * len(values) for values in several])
+    ratios = squares / df / ((squares.sum() - squares) / (df.sum() - df))
+    excess = float((df * (ratios - 1) ** 2).sum()) - 2 * len(df)
+    c = excess / (df.sum() + 2 * len(df))
+    return 4 + 2 / float(c) if c > 0 else math.inf
+
+
+def predictive(df: float, between: float) -> float:
+    """The df of a row for another recipe: its own error and the spread between recipes add up."""
+    return 1 / (1 / df + 1 / between)
 
 
 def _year(run: Run) -> int:
@@ -127,7 +157,9 @@ def spread(groups: list[list[float]]) -> dict[str, Any]:
     return {"sd": found.sd, "df": found.df, "runs": runs, "groups": len(several)}
 
 
-def _row(metric: str, gpu: str, source: str, found: dict[str, Any]) -> NoiseRow | None:
+def _row(
+    metric: str, gpu: str, source: str, found: dict[str, Any], between: float | None
+) -> NoiseRow | None:
     if not found or found["df"] < LEAST_DF:
         return None
     return NoiseRow(
@@ -137,6 +169,7 @@ def _row(metric: str, gpu: str, source: str, found: dict[str, Any]) -> NoiseRow 
         source=source,
         origin="shipped",
         note=FROM_LOGS,
+        predictive_df=None if between is None else predictive(found["df"], between),
         **found,
     )
 
@@ -146,7 +179,7 @@ def _row(metric: str, gpu: str, source: str, found: dict[str, Any]) -> NoiseRow 
 METRICS = {"val_bpb": "val_bpb", "CORE": "core", "train_time": "train_time_s"}
 
 
-def from_published(path: Path) -> list[NoiseRow]:
+def from_published(path: Path, between: dict[bool, float]) -> list[NoiseRow]:
     sets = defaultdict(list)
     with path.open(encoding="utf-8", newline="") as file:
         for line in csv.DictReader(file):
@@ -160,7 +193,7 @@ def from_published(path: Path) -> list[NoiseRow]:
         NoiseRow(
             scale=scale,
             metric=metric,
-            gpu=H100,
+            gpu=H100 if metric in SPEEDS else ANY_GPU,
             source=source,
             sd=math.sqrt(sum(df * sd**2 for df, sd in members) / sum(df for df, _ in members)),
             df=sum(df for df, _ in members),
@@ -168,6 +201,7 @@ def from_published(path: Path) -> list[NoiseRow]:
             groups=len(members),
             origin="shipped",
             note=FROM_PAPERS,
+            predictive_df=predictive(sum(df for df, _ in members), between[metric in SPEEDS]),
         )
         for (scale, metric, source), members in sets.items()
         if sum(df for df, _ in members) >= LEAST_DF

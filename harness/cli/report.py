@@ -48,17 +48,19 @@ def command(
     """
     if json and markdown:
         raise UsageError("--json", "one format", "--markdown too", "Pass one of them.")
-    from harness.report import study as reports
     from harness.report.markdown import as_markdown
+    from harness.report.study import files
+    from harness.report.study.content import load
+    from harness.report.study.document import build
 
-    content = reports.load(options.open_store(store), name)
-    document = reports.build(content)
+    content = load(options.open_store(store), name)
+    document = build(content)
     if markdown:
         new_console().file.write(as_markdown(document))
     else:
         print_result(document, json=json, details=details)
     try:
-        written = reports.write_files(
+        written = files.write_files(
             content, document, html=out, json=json_file, csv=csv, skip_html=no_html
         )
     except DiskError as error:
@@ -67,5 +69,5 @@ def command(
         print_line(new_console(stderr=True), f"No files were written: {error}")
         written = {}
     if picture is not None:
-        written["picture"] = reports.write_picture(content, picture)
+        written["picture"] = files.write_picture(content, picture)
     print_written(progress_console() if json or markdown else new_console(), written)

@@ -126,12 +126,14 @@ def _fill_sweeps(file: StudyFile, console: Console) -> FillSweeps | None:
 
 def report(console: Console, store: Store, name: str, *, html: bool, json: bool) -> None:
     """Prints the report and writes its files. Raises ReportError."""
-    from harness.report import study as reports
+    from harness.report.study import files
+    from harness.report.study.content import load
+    from harness.report.study.document import build
 
-    content = reports.load(store, name)
-    document = reports.build(content)
+    content = load(store, name)
+    document = build(content)
     print_result(document, json=json)
-    print_written(console, reports.write_files(content, document, skip_html=not html))
+    print_written(console, files.write_files(content, document, skip_html=not html))
 
 
 def plan(

@@ -1,4 +1,4 @@
-"""How much runs differ that should be equal, by recipe, metric, GPU model and source of variance.
+"""How much equal runs differ, by recipe, metric, source of variance, and GPU for speeds.
 
 One row is a pooled SD of single runs with its degrees of freedom. *Measured* rows are computed from
 the user's own records with replicates; *shipped* rows come with the package, generated from
@@ -18,6 +18,11 @@ apply to speeds and the other two to quality:
     host            another machine or session
 
 SDs of speeds are those of logarithms, so .001 is a tenth of a percent.
+
+Quality does not depend on the machine, so its rows are those of a recipe on any GPU. A shipped row
+comes from recipes of others: its `predictive_df` are the df with which it predicts the SD of a
+recipe of its scale that was not among its groups, however many runs it has (8 for the losses of
+GPT-2 small, from 800 df). A measured row is the recipe's own and has its df.
 """
 
 import csv
@@ -43,6 +48,7 @@ from harness.stats.inference import pool
 Origin = Literal["shipped", "measured"]
 
 MEASURED_DF = 5
+ANY_GPU = "any GPU"
 SHIPPED = Path(__file__).with_name("noise_shipped.csv")
 
 
@@ -63,24 +69,31 @@ class NoiseRow(msgspec.Struct, frozen=True, kw_only=True):
     groups: NotNegativeInt
     origin: Origin
     note: str = ""
+    predictive_df: float | None = None  # for another recipe; None: `df`, of this very recipe
+    correlation: float | None = None  # mean, of runs of two configurations at the same seeds
 
     @property
     def key(self) -> "RowKey":
         """What this row is the noise of."""
-        return self.scale, self.metric, self.gpu, self.source
+        return row_key(self.scale, self.metric, self.gpu, self.source)
 
     @property
     def known(self) -> KnownSd:
-        """The SD with its degrees of freedom."""
-        return KnownSd(sd=self.sd, df=self.df)
+        """The SD with the degrees of freedom with which it predicts."""
+        return KnownSd(sd=self.sd, df=self.df if self.predictive_df is None else self.predictive_df)
 
     def describe(self, *, other_recipe: bool = False) -> str:
-        """'the shipped noise model, gpt2-small, NVIDIA H100, seed'."""
+        """'the shipped noise model, gpt2-small, any GPU, seed'."""
         of = ", of another recipe" if other_recipe else ""
         return f"the {self.origin} noise model{of}, {self.scale}, {self.gpu}, {self.source}"
 
 
-RowKey = tuple[str, str, str, VarianceSource]  # scale, metric, GPU model, source
+RowKey = tuple[str | None, str, str | None, VarianceSource]  # scale, metric, GPU model, source
+
+
+def row_key(scale: str | None, metric: str, gpu: str | None, source: VarianceSource) -> RowKey:
+    """What a row is the noise of; quality is the same on any GPU."""
+    return scale, metric, ANY_GPU if metric in QUALITY else gpu, source
 
 
 class NoiseModel:
@@ -98,19 +111,11 @@ class NoiseModel:
     ) -> NoiseRow | None:
         """The row that fits, with at least MEASURED_DF degrees of freedom, or None.
 
-        A speed needs a row of the same GPU model. Quality does not depend on the machine, so there
-        rows of all GPU models are pooled where this one has too few degrees of freedom.
+        A speed needs a row of the same GPU model.
         """
-        fits = [
-            row
-            for row in self.rows
-            if (row.scale, row.metric, row.source) == (scale, metric, source)
-        ]
-        same = [row for row in fits if row.gpu == gpu and row.df >= MEASURED_DF]
-        if same or metric in SPEEDS or not fits:
-            return same[0] if same else None
-        merged = _merged(fits)
-        return merged if merged.df >= MEASURED_DF else None
+        wanted = row_key(scale, metric, gpu, source)
+        fits = (row for row in self.rows if row.key == wanted and row.df >= MEASURED_DF)
+        return next(fits, None)
 
     def of_launches(
         self, metric: str, bench: NoiseScope, source: VarianceSource
@@ -141,21 +146,6 @@ def _better(one: NoiseRow, other: NoiseRow) -> NoiseRow:
     return max(candidates, key=lambda row: row.df)
 
 
-def _merged(rows: Sequence[NoiseRow]) -> NoiseRow:
-    """Rows of several GPU models pooled into one."""
-    df = sum(row.df for row in rows)
-    measured = all(row.origin == "measured" for row in rows)
-    return msgspec.structs.replace(
-        rows[0],
-        gpu=rows[0].gpu if len(rows) == 1 else "any GPU",
-        sd=math.sqrt(sum(row.df * row.sd**2 for row in rows) / df) if df else math.nan,
-        df=df,
-        runs=sum(row.runs for row in rows),
-        groups=sum(row.groups for row in rows),
-        origin="measured" if measured else "shipped",
-    )
-
-
 # --- rows from records ----------------------------------------------------------------------------
 
 
@@ -170,7 +160,7 @@ def measured_rows(records: Iterable[Record]) -> list[NoiseRow]:
     rows = []
     for metric in (*QUALITY, *SPEEDS):
         measured = [record for record in done if record.metrics.get(metric) is not None]
-        for (scale, gpu), members in _by_place(measured).items():
+        for (scale, gpu), members in _by_place(measured, metric).items():
             spreads: dict[VarianceSource, dict[str, Any]]
             if metric in SPEEDS:
                 launches = _by(members, lambda record: session[record.plan_id, record.attempt])
@@ -182,7 +172,7 @@ def measured_rows(records: Iterable[Record]) -> list[NoiseRow]:
                 )
                 spreads = {
                     "nondeterminism": _pooled(repeats, metric),
-                    "seed": _pooled(_seeds(members, settings), metric),
+                    "seed": _of_seeds(_seeds(members, settings), metric),
                 }
             rows += [
                 NoiseRow(
@@ -198,12 +188,13 @@ def _completed(records: Iterable[Record]) -> list[Record]:
     return [record for record in records if record.status == "completed" and recipe_scale(record)]
 
 
-def _by_place(records: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
+def _by_place(records: Iterable[Record], metric: str) -> dict[tuple[str, str], list[Record]]:
     found = defaultdict(list)
     for record in records:
-        found[str(recipe_scale(record)), device_name(record.environment) or "unknown"].append(
-            record
-        )
+        gpu = ANY_GPU
+        if metric not in QUALITY:
+            gpu = device_name(record.environment) or "unknown"
+        found[str(recipe_scale(record)), gpu].append(record)
     return found
 
 
@@ -241,6 +232,35 @@ def _pooled(groups: Iterable[list[Record]], metric: str) -> dict[str, Any]:
     pooled = pool(several)
     runs = sum(len(values) for values in several)
     return {"sd": pooled.sd, "df": pooled.df, "runs": runs, "groups": len(several)}
+
+
+def _of_seeds(groups: Sequence[list[Record]], metric: str) -> dict[str, Any]:
+    """The SD between seeds, and how much configurations share of it at the same seeds."""
+    spread = _pooled(groups, metric)
+    if spread:
+        spread["correlation"] = _same_seed_correlation(groups, metric)
+    return spread
+
+
+def _same_seed_correlation(groups: Iterable[list[Record]], metric: str) -> float | None:
+    """The mean correlation over pairs of groups with the same seeds; None without such a pair.
+
+    With each group's values standardised, the squares of their sums over the groups of one seed add
+    up to all pairwise correlations.
+    """
+    alike: dict[tuple[int, ...], list[np.ndarray[Any, Any]]] = defaultdict(list)
+    for group in groups:
+        by_seed = {record.seed: float(record.metrics[metric] or 0) for record in group}
+        values = np.array([by_seed[seed] for seed in sorted(by_seed)])
+        if len(values) > 1 and values.std() > 0:
+            standard = (values - values.mean()) / values.std(ddof=1)
+            alike[tuple(sorted(by_seed))].append(standard)
+    total = pairs = 0.0
+    for seeds, standard in alike.items():
+        k, df = len(standard), len(seeds) - 1
+        total += df * (float((np.sum(standard, axis=0) ** 2).sum()) / df - k)
+        pairs += df * k * (k - 1)
+    return total / pairs if pairs else None
 
 
 def _hosts(records: Iterable[Record], metric: str) -> dict[str, Any]:
@@ -297,7 +317,8 @@ def read_rows(path: Path) -> list[NoiseRow]:
     rows = []
     for number, line in enumerate(lines, start=2):
         try:
-            row = msgspec.convert(line, NoiseRow, strict=False)
+            known = {name: value for name, value in line.items() if value or name == "note"}
+            row = msgspec.convert(known, NoiseRow, strict=False)
         except msgspec.ValidationError as error:
             raise NoiseModelError(
                 f"{path}, line {number}",
@@ -317,7 +338,12 @@ def as_csv(rows: Iterable[NoiseRow]) -> str:
     writer = csv.DictWriter(text, NoiseRow.__struct_fields__, lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({**msgspec.to_builtins(row), "sd": f"{row.sd:.4g}"})
+        numbers = {
+            name: f"{value:.4g}"
+            for name in ("sd", "predictive_df", "correlation")
+            if (value := getattr(row, name)) is not None
+        }
+        writer.writerow({**msgspec.to_builtins(row), **numbers})
     return text.getvalue()
 
 
@@ -326,14 +352,14 @@ def missing_rows(records: Iterable[Record]) -> list[str]:
     done = _completed(records)
     measured_df = {row.key: row.df for row in measured_rows(done)}
     lines = []
-    for (scale, gpu), members in sorted(_by_place(done).items()):
-        measured = {name for run in members for name, value in run.metrics.items() if value}
-        for metric in (*QUALITY, *SPEEDS):
-            source: VarianceSource = "launch" if metric in SPEEDS else "seed"
-            df = measured_df.get((scale, metric, gpu, source), 0)
-            if metric in measured and df < MEASURED_DF:
+    for metric in (*QUALITY, *SPEEDS):
+        measured = [run for run in done if run.metrics.get(metric)]
+        source: VarianceSource = "launch" if metric in SPEEDS else "seed"
+        for scale, gpu in sorted(_by_place(measured, metric)):
+            df = measured_df.get(row_key(scale, metric, gpu, source), 0)
+            if df < MEASURED_DF:
                 lines.append(_lacking(scale, metric, gpu, source, df))
-    return lines
+    return sorted(lines)
 
 
 def _lacking(scale: str, metric: str, gpu: str, source: VarianceSource, df: int) -> str:
@@ -341,7 +367,8 @@ def _lacking(scale: str, metric: str, gpu: str, source: VarianceSource, df: int)
     what, several = ("seed", "more seeds")
     if source != "seed":
         what, several = "run of the same session", "more runs of the same session"
+    on = "" if gpu == ANY_GPU else f" on {gpu}"
     return (
-        f"{scale}, {metric} on {gpu}: {df} df of {MEASURED_DF}; "
+        f"{scale}, {metric}{on}: {df} df of {MEASURED_DF}; "
         f"needs at least {plural(more, f'more {what}', several)}"
     )

@@ -110,7 +110,7 @@ def time_and_cost(
     leaderboard_s = max(0.0, train_s - FIRST_COUNTED_STEP * _step_s(stages[0]))
     log_sd, df = _welch_satterthwaite(
         [
-            (launch.sd**2, float(launch.df)),
+            (launch.sd**2, launch.known.df),
             _step_test_variance(stages, train_s),
             (STRETCH_SD**2, math.inf),
         ]

@@ -133,7 +133,7 @@ def replicate_noise(
         row = next((row for row in rows if row is not None), None)
         if row is not None:
             source = f"the {row.origin} noise model, {row.scale}, {row.source}"
-            result[name] = ForecastNoise(sd=row.sd, df=row.df, source=source)
+            result[name] = ForecastNoise(sd=row.sd, df=row.known.df, source=source)
     others = [row for row in noise_model.rows if row.metric == "core" and row.df > 0]
     if "core" not in result and others:
         df = sum(row.df for row in others)

@@ -30,7 +30,9 @@ def build_noise(
             Notes(
                 items=[
                     "SD: of one run, of one launch or between hosts, by the column variance; "
-                    "relative for speeds. df: degrees of freedom. A measured row replaces the "
+                    "relative for speeds. df: degrees of freedom; predicts: those with which the "
+                    "row predicts the SD of a recipe of this scale. Same seed: mean correlation "
+                    "of two configurations at the same seeds. A measured row replaces the "
                     f"shipped one from {MEASURED_DF} df on."
                 ]
             ),
@@ -47,6 +49,8 @@ def _table(rows: Sequence[NoiseRow], marks: dict[str, str]) -> Table:
         Column(title="variance"),
         number("SD"),
         number("df"),
+        number("predicts"),
+        number("same seed", optional=True),
         number("runs", optional=True),
         Column(title="from"),
     ]
@@ -63,6 +67,8 @@ def _row(row: NoiseRow, marks: dict[str, str]) -> list[Cell | str]:
         row.source,
         sd,
         str(row.df),
+        f"{row.known.df:.3g}",
+        format.DASH if row.correlation is None else f"{row.correlation:.2f}",
         str(row.runs),
         Cell(text=row.origin + marks.get(row.note, ""), bold=used),
     ]

@@ -26,7 +26,7 @@ from harness.config.yaml_schema import NAME
 from harness.errors import StoreError, UsageError
 from harness.redact import redact_text
 from harness.results import stored_file
-from harness.results.store import SIDE_FOLDERS, Store
+from harness.results.store import READINGS, SIDE_FOLDERS, Store
 from harness.results.study_plan import PlannedRun, ResolvedStudy, differences
 
 REPACK = (
@@ -35,7 +35,7 @@ REPACK = (
 )
 FULL_JOBS = "full"  # one folder per full job
 COMPACT = ("records", *SIDE_FOLDERS, "studies", FULL_JOBS)
-FOLDERS = (*COMPACT, "searches", "plans")
+FOLDERS = (*COMPACT, "searches", "plans", READINGS)
 NAMED_FOLDERS = {"plans": 2, FULL_JOBS: 1}  # plans/<plan_id>/<attempt>/..., full/<name>/...
 ABSOLUTE = re.compile(r"(?<![^\s=:'\"])/(?:[^\s/'\"]+/)*(?=[^\s/'\"])")  # without the last part
 
@@ -134,6 +134,7 @@ def unpack(tar_path: Path, store: Store) -> UnpackSummary:
             os.replace(path, target)
         summary.run_dirs = _move_new(other.run_dirs(), other, store)
         summary.jobs = _move_new(sorted((other.root / FULL_JOBS).glob("*")), other, store)
+        _move_new(sorted((other.root / READINGS).glob("*/*")), other, store)
     return summary
 
 
@@ -223,13 +224,13 @@ def _new_searches(other: Store, store: Store) -> list[Path]:
     return new
 
 
-def _move_new(folders: list[Path], other: Store, store: Store) -> int:
-    """Moves folders that are not in this store; returns how many."""
+def _move_new(paths: list[Path], other: Store, store: Store) -> int:
+    """Moves folders or files that are not in this store; returns how many."""
     moved = 0
-    for folder in folders:
-        target = store.root / folder.relative_to(other.root)
+    for path in paths:
+        target = store.root / path.relative_to(other.root)
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(folder, target)
+            os.replace(path, target)
             moved += 1
     return moved

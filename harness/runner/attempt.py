@@ -75,7 +75,7 @@ def run_attempt(
         job: What to run.
         timeout_s: End the run after this long.
         stop: End the run once this is set.
-        environment: Environment variables; None for those of this process.
+        environment: Environment variables beside those that every trainer gets.
         on_progress: Called with the progress of the run.
         concurrent_runs: Called at the end; returns the largest number of other runs at a time.
         after_failure: Resume from the checkpoints of a failed attempt, too.
@@ -91,8 +91,7 @@ def run_attempt(
         _take_over(unfinished, run_dir)
         command = [*command, "--resume"]
     if job.ranks > 1:
-        inherited = os.environ if environment is None else environment
-        environment = {**inherited, **TORCHRUN_ENVIRONMENT}
+        environment = {**(environment or {}), **TORCHRUN_ENVIRONMENT}
     ended = process.run_process(
         command=command,
         run_dir=run_dir,

@@ -24,6 +24,7 @@ from harness import files
 from harness.files import lock_file
 from harness.results.record import FROM_OUTSIDE, ProcessEnd
 from harness.results.run_files import EventTail, Progress
+from harness.runner.variables import trainer_environment
 
 LOGGER = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ def run_process(
         checkout: The working directory.
         timeout_s: End the process after this long.
         stop: End the process once this is set.
-        environment: Environment variables; None for those of this process.
+        environment: Environment variables beside those that every trainer gets (variables.py).
         on_progress: Called with the progress whenever the trainer logs something, and every
             QUIET_S seconds while it logs nothing.
         grace_s: Seconds between SIGTERM and SIGKILL; None for GRACE_S.
@@ -144,7 +145,7 @@ def _start(
         return subprocess.Popen(
             command,
             cwd=checkout,
-            env={**(os.environ if environment is None else environment), **_mark(run_dir)},
+            env=trainer_environment({**(environment or {}), **_mark(run_dir)}),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -4,18 +4,14 @@ A checkout is a git worktree in the store under `worktrees/`. It is named by its
 once; the repository's own files do not change.
 """
 
-import errno
 import hashlib
-import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
-from harness.errors import DiskError, StudyFileError
-from harness.files import disk_errors, write_text
-
-_COMMIT = re.compile(r"[0-9a-f]{40,64}")
+from harness.errors import StudyFileError
+from harness.files import write_text
 
 
 def checkout_ref(ref: str, checkout: Path, store_root: Path) -> Path:
@@ -26,7 +22,7 @@ def checkout_ref(ref: str, checkout: Path, store_root: Path) -> Path:
         expected = f"a branch, tag or commit of {top}"
         hint = "`git branch --all` lists the names; fetch a remote branch first."
         raise StudyFileError(f"ref: {ref}", expected, "none of that name", hint)
-    commit = _commit_of(result.stdout, top)
+    commit = _hash(result.stdout)
     return _checkout(top, commit, None, store_root / "worktrees" / commit[:12]) / prefix
 
 
@@ -40,7 +36,7 @@ def checkout_patch(patch: Path, checkout: Path, store_root: Path) -> Path:
         raise StudyFileError(f"patch: {patch}", expected, str(error.strerror), hint) from error
     top, prefix = _repository(checkout, f"patch: {patch}")
     _refuse_untracked(top, patch)
-    commit = _commit_of(_git(top, "rev-parse", "HEAD").stdout, top)
+    commit = _hash(_git(top, "rev-parse", "HEAD").stdout)
     uncommitted = subprocess.run(
         ["git", "diff", "--binary", "HEAD"], cwd=top, capture_output=True, check=True
     ).stdout
@@ -49,16 +45,12 @@ def checkout_patch(patch: Path, checkout: Path, store_root: Path) -> Path:
     return _checkout(top, commit, patches, store_root / "worktrees" / name) / prefix
 
 
-def _commit_of(output: str, top: Path) -> str:
-    """The commit that git printed, which names a folder that is deleted and made anew.
-
-    Raises StudyFileError for anything else: an absolute path would take the store's place.
-    """
-    commit = output.strip()
-    if not _COMMIT.fullmatch(commit):
-        expected, hint = "the hash of a commit from `git rev-parse`", "Check the `git` on the PATH."
-        raise StudyFileError(str(top), expected, repr(commit[:100]), hint)
-    return commit
+def _hash(answer: str) -> str:
+    """The hash that git answered; it names a folder that is removed before it is made again."""
+    if not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", answer.strip()):
+        hint = "Check that `git` is the program it should be."
+        raise StudyFileError("git rev-parse", "the hash of a commit", repr(answer[:80]), hint)
+    return answer.strip()
 
 
 def clean_commit(checkout: Path) -> str | None:
@@ -102,14 +94,12 @@ def _checkout(top: Path, commit: str, patches: list[bytes] | None, folder: Path)
     ready = folder.with_suffix(".ready")
     if ready.exists() and folder.is_dir():
         return folder.resolve()
-    with disk_errors(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        if folder.exists():
-            shutil.rmtree(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.exists():
+        shutil.rmtree(folder)
     _git(top, "worktree", "prune")
     added = _git(top, "worktree", "add", "--detach", "--force", str(folder.resolve()), commit)
     if added.returncode != 0:
-        _refuse_full_disk(folder, added.stderr)
         raise StudyFileError(
             str(folder), "a git worktree", added.stderr.strip()[-300:], "Correct what git reports."
         )
@@ -122,23 +112,11 @@ def _checkout(top: Path, commit: str, patches: list[bytes] | None, folder: Path)
         )
         if applied.returncode != 0:
             got = applied.stderr.decode(errors="replace").strip()[-300:]
-            _refuse_full_disk(folder, got)
             hint = "Write it again from the current code with `git diff`."
             raise StudyFileError("patch", "a patch that applies to the current code", got, hint)
     write_text(ready, commit + "\n")
     return folder.resolve()
 
 
-def _refuse_full_disk(folder: Path, message: str) -> None:
-    """Raises DiskError where git names the disk: neither the ref nor the patch is at fault."""
-    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
-        if os.strerror(number) in message:
-            hint = "Free some space, or name another --store; then re-run the same command."
-            raise DiskError(str(folder), "room for a git worktree", os.strerror(number), hint)
-
-
 def _git(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    environment = {**os.environ, "LC_ALL": "C"}  # messages as of `os.strerror`
-    return subprocess.run(
-        ["git", *arguments], cwd=folder, capture_output=True, text=True, env=environment
-    )
+    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True)

@@ -31,7 +31,7 @@ from harness.search.objective import harm
 from harness.search.state import SearchState
 from harness.search.storage import SURPLUS
 from harness.search.trial import result_of
-from harness.stats import inference
+from harness.stats import inference, moderation
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -246,18 +246,18 @@ def minimum_detectable(
     ]
     if known := [value for value in measured if value is not None]:
         return max(known)
-    return planned_detectable(file, noise.sd[name], noise.df)
+    return planned_detectable(file, noise.sd[name])
 
 
-def planned_detectable(file: SearchFile, sd: float, df: int) -> float:
+def planned_detectable(file: SearchFile, sd: float) -> float:
     """The smallest effect that the confirmation will detect, in the unit of `sd`."""
     runs, arms = len(file.confirm.seeds), max(1, file.confirm.best)
     return inference.minimum_detectable_effect(
         sd,
-        max(df, (arms + 1) * (runs - 1)),
+        moderation.planned_df(arms, runs),
         runs,
         runs,
-        file.confirm.alpha / len(file.objectives),
+        moderation.PAIRING_SHARE * file.confirm.alpha / len(file.objectives),
         arms=arms,
         correction=file.confirm.correction,
     )

@@ -15,39 +15,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from harness.stats import Correction
-from harness.stats.distributions import (
-    dunnett_critical,
-    dunnett_loadings,
-    max_abs_t_probability,
-    t_quantile,
-    t_two_sided_p,
-)
-
-Floats = NDArray[np.float64]
-
-BROWN_FORSYTHE_ALPHA = 0.01
-"""Below this p-value the arms' variances are taken to differ, and each contrast keeps its own."""
+from harness.stats.distributions import t_quantile, t_two_sided_p
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pooled:
-    """The noise of several arms: one SD for all, and whether they may share it.
-
-    `equal_variances` is False when the Brown-Forsythe test rejects at `BROWN_FORSYTHE_ALPHA`.
-    `brown_forsythe_p` is None when fewer than two arms have three runs: two runs lie equally far
-    from their median, so arms of two are no evidence of unequal variances.
-    """
+    """One SD for several groups of replicates."""
 
     sd: float
     df: int
     means: tuple[float, ...]
-    sds: tuple[float, ...]  # NaN for an arm of one run
-    counts: tuple[int, ...]
-    equal_variances: bool
-    brown_forsythe_p: float | None
 
 
 def pool(groups: Sequence[Sequence[float]]) -> Pooled:
@@ -55,45 +34,11 @@ def pool(groups: Sequence[Sequence[float]]) -> Pooled:
     arrays = [np.asarray(group, dtype=np.float64) for group in groups]
     assert all(len(array) for array in arrays), "an arm without values cannot be pooled"
     means = [float(array.mean()) for array in arrays]
-    squares = [
+    squares = sum(
         float(((array - mean) ** 2).sum()) for array, mean in zip(arrays, means, strict=True)
-    ]
-    df = sum(len(array) - 1 for array in arrays)
-    p = brown_forsythe(arrays)
-    return Pooled(
-        sd=math.sqrt(sum(squares) / df) if df else math.nan,
-        df=df,
-        means=tuple(means),
-        sds=tuple(
-            math.sqrt(square / (len(array) - 1)) if len(array) > 1 else math.nan
-            for square, array in zip(squares, arrays, strict=True)
-        ),
-        counts=tuple(len(array) for array in arrays),
-        equal_variances=p is None or p >= BROWN_FORSYTHE_ALPHA,
-        brown_forsythe_p=p,
     )
-
-
-def brown_forsythe(groups: Sequence[Floats]) -> float | None:
-    """p-value of equal variances, by one-way analysis of |x - median|; None where it is undefined.
-
-    As `scipy.stats.levene(center="median")`, whose import is slow. Arms of fewer than three runs
-    are left out (see `Pooled`). Source: Brown and Forsythe, JASA 69 (1974) 364-367.
-    """
-    from scipy import special
-
-    spreads = [np.abs(group - np.median(group)) for group in groups if len(group) >= 3]
-    if len(spreads) < 2:
-        return None
-    total = sum(len(spread) for spread in spreads)
-    grand = sum(float(spread.sum()) for spread in spreads) / total
-    between = sum(len(spread) * (float(spread.mean()) - grand) ** 2 for spread in spreads)
-    within = sum(float(((spread - spread.mean()) ** 2).sum()) for spread in spreads)
-    if within == 0:
-        return None if between == 0 else 0.0
-    df_between, df_within = len(spreads) - 1, total - len(spreads)
-    statistic = (between / df_between) / (within / df_within)
-    return float(special.fdtrc(df_between, df_within, statistic))
+    df = sum(len(array) - 1 for array in arrays)
+    return Pooled(sd=math.sqrt(squares / df) if df else math.nan, df=df, means=tuple(means))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,23 +60,18 @@ class Interval:
     p: float
 
 
-def contrasts_with_control(pooled: Pooled, control: int = 0) -> list[Contrast]:
-    """Every other arm minus arm `control`: pooled SD, or Welch's where the variances differ."""
-    return [_contrast(pooled, control, arm) for arm in range(len(pooled.means)) if arm != control]
+def from_parts(estimate: float, parts: Sequence[tuple[float, float]]) -> Contrast:
+    """A contrast whose variance is a sum of independent parts: (variance, df) each.
 
-
-def _contrast(pooled: Pooled, control: int, arm: int) -> Contrast:
-    estimate = pooled.means[arm] - pooled.means[control]
-    n0, n1 = pooled.counts[control], pooled.counts[arm]
-    if pooled.equal_variances:
-        return Contrast(estimate=estimate, se=pooled.sd * _scale(n0, n1), df=pooled.df)
-    v0, v1 = pooled.sds[control] ** 2 / n0, pooled.sds[arm] ** 2 / n1
-    if not v0 + v1 > 0:  # NaN (an arm of one run) or no variation at all
-        return Contrast(
-            estimate=estimate, se=math.sqrt(v0 + v1), df=0 if math.isnan(v0 + v1) else 1
-        )
-    df = (v0 + v1) ** 2 / (v0**2 / (n0 - 1) + v1**2 / (n1 - 1))
-    return Contrast(estimate=estimate, se=math.sqrt(v0 + v1), df=df)
+    The df are those of Welch and Satterthwaite; 0 where a part that matters is unknown.
+    """
+    total = sum(variance for variance, _ in parts)
+    if math.isnan(total):
+        return Contrast(estimate=estimate, se=math.nan, df=0)
+    if total == 0:
+        return Contrast(estimate=estimate, se=0.0, df=min(df for _, df in parts))
+    df = total**2 / sum(variance**2 / df for variance, df in parts if variance != 0)
+    return Contrast(estimate=estimate, se=math.sqrt(total), df=df)
 
 
 def _scale(n_control: int, n_arm: int) -> float:
@@ -142,13 +82,11 @@ def intervals(
     contrasts: Sequence[Contrast],
     alpha: float,
     correction: Correction = "none",
-    loadings: Sequence[float] | None = None,
 ) -> list[Interval]:
     """Two-sided intervals of several contrasts with one control, with a correction.
 
     - `none`: each on its own.
-    - `dunnett`: all at once, with the correlations that the shared control causes. Needs `loadings`
-      (`dunnett_loadings`); without them (unequal variances) Sidak's bound is used: Tamhane's T2.
+    - `dunnett`: all at once, with each contrast's own SD and df: Sidak's bound (Tamhane's T2).
     - `holm`: the interval of a contrast is taken at the level at which Holm's procedure decided it,
       so that it leaves 0 out exactly when the procedure rejects.
     - `benjamini_hochberg`: at level R alpha / k for R rejections, the false-coverage rate of
@@ -160,17 +98,27 @@ def intervals(
         levels, adjusted = holm(raw, alpha)
     elif correction == "benjamini_hochberg":
         levels, adjusted = _benjamini_hochberg(raw, alpha)
-    elif correction == "dunnett" and k > 1 and loadings is None:
-        levels = [-math.expm1(math.log1p(-alpha) / k)] * k
+    elif correction == "dunnett":
+        levels = [sidak(alpha, k)] * k
         adjusted = [-math.expm1(k * math.log1p(-p)) if p < 1 else 1.0 for p in raw]
-    elif correction == "dunnett" and k > 1 and loadings is not None:
-        return [_dunnett_interval(contrast, alpha, tuple(loadings)) for contrast in contrasts]
     else:
         levels, adjusted = [alpha] * k, raw
     return [
         _interval(contrast, t_quantile(1 - level / 2, contrast.df), p)
         for contrast, level, p in zip(contrasts, levels, adjusted, strict=True)
     ]
+
+
+def sidak(alpha: float, k: int) -> float:
+    """The level of each of `k` intervals that together hold with probability 1 - alpha."""
+    return -math.expm1(math.log1p(-alpha) / max(k, 1))
+
+
+def arm_level(alpha: float, arms: int, correction: Correction) -> float:
+    """The level at which one of `arms` arms is judged; of a procedure, its first, hardest step."""
+    if correction == "dunnett":
+        return sidak(alpha, arms)
+    return alpha if correction == "none" else alpha / max(arms, 1)
 
 
 def _interval(contrast: Contrast, critical: float, p: float) -> Interval:
@@ -219,15 +167,6 @@ def one_sided_limits(contrast: Contrast, alpha: float) -> tuple[float, float]:
     return contrast.estimate - half, contrast.estimate + half
 
 
-def _dunnett_interval(contrast: Contrast, alpha: float, loadings: tuple[float, ...]) -> Interval:
-    critical = dunnett_critical(alpha, contrast.df, loadings)
-    if contrast.se == 0 or not contrast.df > 0:
-        return _interval(contrast, critical, _raw_p(contrast))
-    statistic = abs(contrast.estimate / contrast.se)
-    p = max(0.0, 1 - max_abs_t_probability(statistic, contrast.df, loadings))
-    return _interval(contrast, critical, p)
-
-
 def minimum_detectable_effect(
     sd: float,
     df: float,
@@ -243,17 +182,12 @@ def minimum_detectable_effect(
 
     (critical + t_{1-beta}) * sd * sqrt(1/n_control + 1/n_arm), in the units of `sd`. The critical
     value is that of `arms` arms under `correction`; Holm and Benjamini-Hochberg are taken at their
-    first and hardest step, alpha / arms. `sides=1` is for one-sided limits; there `dunnett` takes
-    alpha / arms too. Infinite without degrees of freedom.
+    first and hardest step, alpha / arms. `sides=1` is for one-sided limits. Infinite without
+    degrees of freedom.
     """
     if not df > 0 or n_control < 1 or n_arm < 1:
         return math.inf
-    if correction == "dunnett" and arms > 1 and sides == 2:
-        loadings = dunnett_loadings(n_control, [n_arm] * arms)
-        critical = dunnett_critical(alpha, df, loadings)
-    else:
-        level = alpha if correction == "none" else alpha / arms
-        critical = t_quantile(1 - level / sides, df)
+    critical = t_quantile(1 - arm_level(alpha, arms, correction) / sides, df)
     return detectable(critical, df, sd * _scale(n_control, n_arm), beta)
 
 

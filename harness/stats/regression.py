@@ -2,17 +2,17 @@
 
 The first compares speeds, which drift from session to session: every block has its own level. The
 second gives the exchange rate between loss and training tokens, by which a study states an effect
-on quality as a change of the time to a target. Pure: numbers in, numbers out.
+on quality as a change of the time to a target; benchmarks/statistics/time_to_target.py measures how
+often its intervals hold. Pure: numbers in, numbers out.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.stats.inference import Contrast
+from harness.stats.inference import Contrast, from_parts
 
 Floats = NDArray[np.float64]
 
@@ -21,17 +21,20 @@ Floats = NDArray[np.float64]
 class BlockFit:
     """Arm effects against arm 0 from y = block + arm + noise.
 
-    `estimates` and `unit_covariance` (times sd squared: their covariance) leave arm 0 out.
+    `estimates` leave arm 0 out; each is its row of `coefficients` @ the values.
     """
 
     estimates: Floats  # (k,)
-    unit_covariance: Floats  # (k, k)
+    coefficients: Floats  # (k, runs)
+    arms: NDArray[np.intp]  # (runs,)
+    residuals: Floats  # (runs,)
+    leverages: Floats  # (runs,)
     sd: float  # NaN without degrees of freedom
     df: int
 
     def contrast(self, index: int) -> Contrast:
-        """The contrast of arm `index + 1` with arm 0."""
-        se = self.sd * math.sqrt(self.unit_covariance[index, index])
+        """The contrast of arm `index + 1` with arm 0, with one SD for all arms."""
+        se = self.sd * float(np.linalg.norm(self.coefficients[index]))
         return Contrast(estimate=float(self.estimates[index]), se=se, df=self.df)
 
 
@@ -49,83 +52,130 @@ def fit_blocks(values: Floats, blocks: NDArray[np.intp], arms: NDArray[np.intp])
     centred = values - (np.bincount(blocks, values, n_blocks) / sizes)[blocks]
     normal = np.diag(counts.sum(axis=0)) - counts.T @ (counts / sizes[:, None])
     covariance = np.linalg.inv(normal[1:, 1:])
-    estimates: Floats = covariance @ np.bincount(arms, centred, n_arms)[1:].astype(np.float64)
-    every = np.concatenate([[0.0], estimates])
-    fitted = every[arms] - (counts @ every / sizes)[blocks]
+    design = (np.eye(n_arms)[arms] - (counts / sizes[:, None])[blocks])[:, 1:]  # (runs, k)
+    coefficients = covariance @ design.T
+    estimates = coefficients @ values
+    residuals = centred - design @ estimates
     df = len(values) - n_blocks - n_arms + 1
-    residual = float(((centred - fitted) ** 2).sum())
-    sd = math.sqrt(residual / df) if df > 0 else math.nan
-    return BlockFit(estimates=estimates, unit_covariance=covariance, sd=sd, df=max(df, 0))
+    return BlockFit(
+        estimates=estimates,
+        coefficients=coefficients,
+        arms=arms,
+        residuals=residuals,
+        leverages=1 / sizes[blocks] + (design * coefficients.T).sum(axis=1),
+        sd=math.sqrt(float(residuals @ residuals) / df) if df > 0 else math.nan,
+        df=max(df, 0),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Slope:
-    """Loss against ln(tokens) inside blocks: the exchange rate between quality and training.
+class ExchangeRate:
+    """Loss against x = ln(tokens / the base's tokens), a parabola with one intercept a block.
 
-    `weights` (runs,) are those of the least-squares estimate, slope = weights @ losses; they give
-    its covariance with the mean of the base's own runs, which are part of both.
+    `curvature` is the coefficient of x^2, 0 where fewer than three horizons were measured.
+    `weights` give the terms (slope, curvature) = weights @ losses, and so their covariance with the
+    mean of the base's own runs, which are part of both.
     """
 
-    slope: float
-    se: float  # NaN without degrees of freedom
+    slope: float  # at the base's own length
+    curvature: float
+    weights: Floats  # (terms, runs), terms: 1 or 2
+    horizons: Floats  # the values of x, ascending, 0 among them
+    sd: float  # NaN without degrees of freedom
     df: int
-    sd: float
-    weights: Floats
+
+    @property
+    def se(self) -> float:
+        """The standard error of the slope."""
+        return self.sd * float(np.linalg.norm(self.weights[0]))
+
+    def loss(self, x: Floats) -> Floats:
+        """The loss at x beyond that of the base."""
+        return self.slope * x + self.curvature * x**2
+
+    @property
+    def falls(self) -> bool:
+        """Whether the loss falls from each horizon to the next."""
+        return bool((np.diff(self.loss(self.horizons)) < 0).all())
 
 
-def fit_slope(ln_tokens: Floats, losses: Floats, blocks: NDArray[np.intp]) -> Slope | None:
-    """Least-squares slope with one intercept a block; None where no block holds two horizons."""
+def fit_exchange(
+    ln_tokens: Floats, losses: Floats, blocks: NDArray[np.intp]
+) -> ExchangeRate | None:
+    """Least squares over the base's runs at several horizons; None where no block has two.
+
+    `ln_tokens` (runs,) is 0 for the base's own length.
+    """
     n_blocks = int(blocks.max()) + 1 if len(blocks) else 0
     if not n_blocks:
         return None
+    horizons = np.unique(np.round(ln_tokens, 9))
+    terms = np.stack([ln_tokens**power for power in range(1, min(len(horizons), 3))] or [ln_tokens])
     sizes = np.bincount(blocks, minlength=n_blocks)
-    x = ln_tokens - (np.bincount(blocks, ln_tokens, n_blocks) / sizes)[blocks]
-    y = losses - (np.bincount(blocks, losses, n_blocks) / sizes)[blocks]
-    spread = float(x @ x)
-    if spread <= 1e-12:
+    design = terms - _block_means(terms, blocks, sizes)
+    y = losses - _block_means(losses[None], blocks, sizes)[0]
+    while len(design) and np.linalg.matrix_rank(design, tol=1e-6) < len(design):
+        design = design[:-1]  # no block has three horizons, or two
+    if not len(design):
         return None
-    slope = float(x @ y) / spread
-    df = len(losses) - n_blocks - 1
-    sd = math.sqrt(float(((y - slope * x) ** 2).sum()) / df) if df > 0 else math.nan
-    return Slope(slope=slope, se=sd / math.sqrt(spread), df=max(df, 0), sd=sd, weights=x / spread)
-
-
-def quality_part(loss: Contrast, slope: Slope, shared_weight: float = 0.0) -> Contrast:
-    """Change of ln T at equal speed: loss difference / (-slope), by the delta method.
-
-    The error of the slope is carried. `shared_weight` is the sum of the slope's weights over the
-    runs that also make the base's mean, divided by the number of runs in that mean: cov(loss,
-    slope) is minus that times the variance. df by Welch and Satterthwaite. Raises AssertionError
-    for a slope >= 0.
-    """
-    assert slope.slope < 0, f"loss must fall with tokens, slope {slope.slope}"
-    s, d = slope.slope, loss.estimate
-    from_loss = (loss.se / s) ** 2
-    covariance = -shared_weight * slope.sd**2
-    from_slope = d**2 * slope.se**2 / s**4 - 2 * d * covariance / s**3
-    if from_slope < -from_loss / 2:  # the arm's own noise, about half of the loss's, always stays
-        from_slope = -from_loss / 2
-    return Contrast(
-        estimate=d / -s,
-        se=math.sqrt(from_loss + from_slope),
-        df=_satterthwaite([(from_loss, loss.df), (from_slope, slope.df)]),
+    weights: Floats = np.linalg.solve(design @ design.T, design).astype(np.float64)
+    found = weights @ y
+    df = len(losses) - n_blocks - len(design)
+    residual = float(((y - found @ design) ** 2).sum())
+    return ExchangeRate(
+        slope=float(found[0]),
+        curvature=float(found[1]) if len(found) > 1 else 0.0,
+        weights=weights,
+        horizons=np.unique(np.append(horizons, 0.0)),
+        sd=math.sqrt(residual / df) if df > 0 else math.nan,
+        df=max(df, 0),
     )
+
+
+def _block_means(rows: Floats, blocks: NDArray[np.intp], sizes: NDArray[np.intp]) -> Floats:
+    """Each row's mean over a run's block: (rows, runs)."""
+    sums = np.stack([np.bincount(blocks, row, len(sizes)) for row in rows])
+    means: Floats = (sums / sizes)[:, blocks]
+    return means
+
+
+def quality_part(
+    loss: Contrast, rate: ExchangeRate, shared: NDArray[np.bool_] | None = None
+) -> Contrast | None:
+    """Change of ln T at equal speed: minus the x at which the base has the arm's loss.
+
+    Between two horizons a loss curve lies near the parabola through all of them or near the chord
+    of the two: the estimate is midway, and half their distance counts as an SD of the curve. The
+    error of the parabola's terms is carried by the delta method. `shared` marks the runs of the fit
+    that make the base's mean in `loss`; None where that mean's error is not in it (pairs). df by
+    Welch and Satterthwaite. None where the parabola never has that loss. Raises AssertionError for
+    a loss that does not fall.
+    """
+    assert rate.falls, f"loss must fall with tokens, slope {rate.slope}"
+    d, c = loss.estimate, rate.curvature
+    root = rate.slope**2 + 4 * c * d
+    if not root > 0:
+        return None
+    x = 2 * d / (rate.slope - math.sqrt(root))
+    gradient = np.array([x, x**2])[: len(rate.weights)] @ rate.weights  # (runs,)
+    covariance = 0.0 if shared is None else -float(gradient[shared].mean()) * rate.sd**2
+    from_loss = loss.se**2 / root
+    from_curve = (float(gradient @ gradient) * rate.sd**2 - 2 * covariance) / root
+    if from_curve < -from_loss / 2:  # the arm's own noise, about half of the loss's, always stays
+        from_curve = -from_loss / 2
+    on_chord = _on_chords(d, rate)
+    part = from_parts(-(x + on_chord) / 2, [(from_loss, loss.df), (from_curve, rate.df)])
+    return replace(part, se=math.hypot(part.se, (x - on_chord) / 2))
+
+
+def _on_chords(d: float, rate: ExchangeRate) -> float:
+    """The x with this loss on the chords between neighbouring horizons; the end ones go on."""
+    knots, losses = rate.horizons, rate.loss(rate.horizons)
+    right = int(np.clip(np.searchsorted(-losses, -d), 1, len(knots) - 1))
+    share = (d - losses[right - 1]) / (losses[right] - losses[right - 1])
+    return float(knots[right - 1] + share * (knots[right] - knots[right - 1]))
 
 
 def add_contrasts(one: Contrast, other: Contrast) -> Contrast:
     """The sum of two independent contrasts: estimates add exactly, df by Satterthwaite."""
-    return Contrast(
-        estimate=one.estimate + other.estimate,
-        se=math.hypot(one.se, other.se),
-        df=_satterthwaite([(one.se**2, one.df), (other.se**2, other.df)]),
-    )
-
-
-def _satterthwaite(parts: Sequence[tuple[float, float]]) -> float:
-    """df of a sum of variances; 0 when one that matters is unknown."""
-    total = sum(variance for variance, _ in parts)
-    if math.isnan(total):
-        return 0.0
-    if total == 0:
-        return min(df for _, df in parts)
-    return total**2 / sum(variance**2 / df for variance, df in parts if variance != 0)
+    return from_parts(one.estimate + other.estimate, [(one.se**2, one.df), (other.se**2, other.df)])

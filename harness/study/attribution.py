@@ -15,7 +15,7 @@ from harness.results.record import Record
 from harness.results.study_plan import Arm, ResolvedStudy
 from harness.stats import inference
 from harness.stats.inference import Contrast
-from harness.study.contrasts import Family, pooled_effects, speed_effects
+from harness.study.contrasts import Family
 from harness.study.effects import (
     CHANGES,
     ArmNoise,
@@ -36,6 +36,8 @@ from harness.study.evidence import (
     status_counts,
     unfinished_reason,
 )
+from harness.study.run_effects import run_effects
+from harness.study.speed_effects import speed_effects
 from harness.study.time_to_target import horizon_slope, times_to_target
 
 TOY_FLOPS = 1e17
@@ -49,7 +51,7 @@ def attribute(study: ResolvedStudy, records: Iterable[Record]) -> Attribution:
     primary = _first_measured(evidence, LOSSES)
     speed = _first_measured(evidence, THROUGHPUTS)
     families = {
-        metric: pooled_effects(evidence, metric, _compiled_cold if entry.cold_compile else None)
+        metric: run_effects(evidence, metric, _compiled_cold if entry.cold_compile else None)
         for metric, entry in COMPARED.items()
         if metric not in SPEEDS and (metric == primary or evidence.measures(metric))
     }
@@ -83,7 +85,7 @@ def attribute(study: ResolvedStudy, records: Iterable[Record]) -> Attribution:
         runs=rows,
         environments=_environments(evidence),
         price=_price(evidence),
-        warnings=_warnings(evidence, families[primary]),
+        warnings=_warnings(evidence),
     )
 
 
@@ -268,8 +270,8 @@ def _winner(results: Sequence[ArmResult], primary: str) -> Winner | None:
     return Winner(arm=arm, metric=primary, estimate=found[arm].estimate, shrunk=shrunk)
 
 
-def _warnings(evidence: Evidence, primary: Family) -> list[str]:
-    lines, noise = [], primary.noise
+def _warnings(evidence: Evidence) -> list[str]:
+    lines = []
     runs = [run for runs in evidence.runs.values() for run in runs]
     done = sum(run.completed is not None for run in runs)
     if done < len(runs):
@@ -277,11 +279,6 @@ def _warnings(evidence: Evidence, primary: Family) -> list[str]:
     for arm, of_arm in evidence.runs.items():
         records = [run.completed for run in of_arm if run.completed]
         lines += [f"{arm}: {describe_copies(seeds)}." for seeds in copied_seeds(records)]
-    if not noise.equal_variances:
-        lines.append(
-            f"The spread of {noise.metric} differs between arms (Brown-Forsythe p = "
-            f"{noise.brown_forsythe_p:.2g}): each arm is compared with its own SD (Welch)."
-        )
     twice = sum(sum(attempt.status == "completed" for attempt in run.attempts) > 1 for run in runs)
     if twice:
         were = "run was" if twice == 1 else "runs were"

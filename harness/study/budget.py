@@ -9,6 +9,7 @@ import math
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -25,6 +26,7 @@ from harness.runner import process
 from harness.runner.trainer import NativeTrainer, Request, with_value
 
 MEASURED_STEPS = 3
+TWICE = 2.0  # an interval this many times as wide as with known SDs is worth more seeds
 
 
 class MeasuredStep(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +35,17 @@ class MeasuredStep(msgspec.Struct, frozen=True, kw_only=True):
     step_s: float
     overhead_s: float
     gpus: int
+
+
+class IntervalWidth(msgspec.Struct, frozen=True, kw_only=True):
+    """How many times wider an arm's interval is than with every SD known, by the number of seeds.
+
+    `enough`: the fewest seeds with which it is at most TWICE as wide; None where these are enough.
+    """
+
+    times: float
+    enough: int | None
+    times_then: float | None
 
 
 class Sensitivity(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +69,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
     usd: float | None
     time_from: str
     sensitivities: list[Sensitivity]
+    width: IntervalWidth | None  # None with one seed: no arm then has an interval
 
 
 def plan(
@@ -89,6 +103,7 @@ def plan(
         usd=gpu_s / 3600 * rate if gpu_s is not None and rate is not None else None,
         time_from=estimates.source,
         sensitivities=sensitivities(study, records),
+        width=interval_width(study),
     )
 
 
@@ -133,24 +148,12 @@ class Estimates:
 
 
 def sensitivities(study: ResolvedStudy, records: Sequence[Record]) -> list[Sensitivity]:
-    """The minimum detectable effect of an arm against the base, in each metric."""
-    from harness.stats.inference import minimum_detectable_effect
+    """The minimum detectable effect of an arm against the base, in each metric.
 
+    For arms of one SD that gain nothing from pairing by seed.
+    """
     base = study.arm("base")
-    compared = [arm for arm in study.arms if arm.role not in ("base", "horizon", "retune")]
-    seeds = len(study.seeds)
-    df = (len(compared) + 1) * (seeds - 1)
-    in_sd = math.inf
-    if df > 0:
-        in_sd = minimum_detectable_effect(
-            1.0,
-            df,
-            seeds,
-            seeds,
-            study.decide.alpha,
-            arms=len(compared),
-            correction=study.decide.correction,
-        )
+    in_sd = _detectable_in_sd(study)
     result = []
     for metric in (*LOSSES, *THROUGHPUTS[:1]):
         values = replicates(base, records, metric)
@@ -165,6 +168,49 @@ def sensitivities(study: ResolvedStudy, records: Sequence[Record]) -> list[Sensi
             )
         )
     return result
+
+
+def _detectable_in_sd(study: ResolvedStudy) -> float:
+    from harness.stats.inference import minimum_detectable_effect
+    from harness.stats.moderation import PAIRING_SHARE, planned_df
+
+    seeds, arms = len(study.seeds), _compared(study)
+    return minimum_detectable_effect(
+        1.0,
+        planned_df(arms, seeds),
+        seeds,
+        seeds,
+        PAIRING_SHARE * study.decide.alpha,
+        arms=arms,
+        correction=study.decide.correction,
+    )
+
+
+def _compared(study: ResolvedStudy) -> int:
+    return sum(arm.role not in ("base", "horizon", "retune") for arm in study.arms)
+
+
+def interval_width(study: ResolvedStudy) -> IntervalWidth | None:
+    """How wide the intervals of this study are because its SDs are estimated from few runs."""
+    seeds, arms = len(study.seeds), _compared(study)
+    if seeds < 2 or not arms:
+        return None
+    times = _times(study, arms, seeds)
+    if times <= TWICE:
+        return IntervalWidth(times=times, enough=None, times_then=None)
+    enough = next(n for n in count(seeds + 1) if _times(study, arms, n) <= TWICE)
+    return IntervalWidth(times=times, enough=enough, times_then=_times(study, arms, enough))
+
+
+def _times(study: ResolvedStudy, arms: int, seeds: int) -> float:
+    from harness.stats.distributions import t_quantile
+    from harness.stats.inference import arm_level
+    from harness.stats.moderation import PAIRING_SHARE, planned_df
+
+    alpha, correction = study.decide.alpha, study.decide.correction
+    known = t_quantile(1 - arm_level(alpha, arms, correction) / 2, math.inf)
+    level = arm_level(PAIRING_SHARE * alpha, arms, correction)
+    return t_quantile(1 - level / 2, planned_df(arms, seeds)) / known
 
 
 def replicates(base: Arm, records: Sequence[Record], metric: str) -> list[float]:

@@ -77,22 +77,27 @@ class ArmResult(msgspec.Struct, frozen=True, kw_only=True):
 class ArmNoise(msgspec.Struct, frozen=True, kw_only=True):
     """The SD between runs of one arm in one metric; of logarithms for log metrics.
 
-    `arms` counts the comparisons that share the correction: arms that have an interval.
+    `sd` is pooled over the arms, `lowest` and `highest` are those of single arms. `arms` counts the
+    comparisons that share the correction: arms that have an interval.
     """
 
     metric: str
     arms: int = 0
     sd: float | None
     df: int
-    equal_variances: bool = True
-    brown_forsythe_p: float | None = None
+    lowest: float | None = None
+    highest: float | None = None
 
 
 class HorizonSlope(msgspec.Struct, frozen=True, kw_only=True):
-    """The base's final loss against ln(tokens): what training longer or shorter buys."""
+    """The base's final loss against ln(tokens): what training longer or shorter buys.
+
+    `slope` is that at the base's own length, `curvature` the coefficient of the square.
+    """
 
     metric: str
     slope: float | None
+    curvature: float | None
     se: float | None
     df: int
     horizons: list[float]  # those with completed runs

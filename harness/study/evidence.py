@@ -11,7 +11,7 @@ from functools import cached_property
 import msgspec
 
 from harness.metrics import CORE_SCORES, QUALITY
-from harness.results.copies import copies_of_records
+from harness.results.copies import copies_of_records, without_copies
 from harness.results.core_answers import CoreSettings
 from harness.results.record import Record, sessions
 from harness.results.study_plan import Arm, PlannedRun, ResolvedStudy
@@ -47,19 +47,34 @@ class Evidence:
     base: Arm
     arms: list[Arm]  # compared with the base, in the study's order
     runs: dict[str, list[ArmRun]]  # by arm name, horizon and retune arms too
+    elsewhere: Sequence[
+        Record
+    ] = ()  # completed runs of the base's configuration, not of this study
 
-    def values(self, arm: Arm, metric: str, only: Callable[[Record], bool]) -> list[float]:
-        """The metric over the arm's completed runs that measured it and that `only` admits.
+    def values(self, arm: Arm, metric: str, only: Callable[[Record], bool]) -> dict[int, float]:
+        """The metric by seed over the arm's completed runs that measured it and `only` admits.
 
         Of a quality, copies are left out.
         """
-        return [
-            value
+        return {
+            run.planned.seed: value
             for run in self.runs.get(arm.name, [])
             if (record := run.completed) and only(record)
             if metric not in QUALITY or run.copy_of is None
             if (value := record.metrics.get(metric)) is not None
-        ]
+        }
+
+    def base_elsewhere(self, metric: str, only: Callable[[Record], bool]) -> list[float]:
+        """The metric of the base's configuration in other studies of the store, one value a seed.
+
+        They add to the base's variance, not to its mean.
+        """
+        found = {
+            record.seed: value
+            for record in self.elsewhere
+            if only(record) and (value := record.metrics.get(metric)) is not None
+        }
+        return list(found.values())
 
     def measures(self, metric: str) -> bool:
         """Whether any completed run of the study has the metric."""
@@ -100,7 +115,17 @@ def gather(study: ResolvedStudy, records: Iterable[Record]) -> Evidence:
     base = next(arm for arm in study.arms if arm.role == "base")
     arms = [arm for arm in study.arms if arm.role in COMPARED_ROLES]
     runs = {arm: _with_copies(of_arm) for arm, of_arm in runs.items()}
-    return Evidence(study=study, base=base, arms=arms, runs=runs)
+    planned_ids = {planned.plan_id for planned in study.runs}
+    elsewhere = [
+        record
+        for record in records
+        if record.status == "completed"
+        and record.identity == base.identity
+        and record.plan_id not in planned_ids
+    ]
+    return Evidence(
+        study=study, base=base, arms=arms, runs=runs, elsewhere=without_copies(elsewhere)
+    )
 
 
 def _with_copies(runs: Sequence[ArmRun]) -> list[ArmRun]:

@@ -1,9 +1,10 @@
 """Time to target: the combined effect of a change in loss and in speed, in training time.
 
-The base is also trained for shorter and longer horizons, each with its own complete schedule. The
-slope of its final loss on ln(tokens) is the exchange rate s < 0. An arm changes ln T by its loss
-difference / (-s), the quality part, plus the change of ln(seconds per token), the speed part; the
-two add exactly. Outside the range of the horizons only the limit is stated. Never reads disk.
+The base is also trained for shorter and longer horizons, each with its own complete schedule. Its
+final loss against ln(tokens) is the exchange rate. An arm changes ln T by the ln(tokens) that the
+base needs less or more for the arm's loss, the quality part, plus the change of ln(seconds per
+token), the speed part; the two add exactly. Outside the range of the horizons only the limit is
+stated. Never reads disk.
 """
 
 import math
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.comparison.result import MetricResult
 from harness.results.study_plan import Arm
@@ -20,48 +22,60 @@ from harness.study.contrasts import Cell, Family, effects_of
 from harness.study.effects import HorizonSlope, TimeToTarget
 from harness.study.evidence import Evidence
 
+Point = tuple[float, int, int, float]  # horizon, seed, tokens, loss
+
 
 def horizon_slope(
     evidence: Evidence, metric: str
-) -> tuple[HorizonSlope | None, regression.Slope | None]:
+) -> tuple[HorizonSlope | None, regression.ExchangeRate | None]:
     """The base's loss against ln(tokens) over its horizons; (None, None) for a study without."""
-    study, base = evidence.study, evidence.base
-    if not any(horizon != 1 for horizon in study.horizons):
+    if not any(horizon != 1 for horizon in evidence.study.horizons):
         return None, None
-    runs = [(1.0, run) for run in evidence.runs.get(base.name, [])]
-    for arm in study.arms:
-        if arm.role == "horizon" and arm.horizon not in (None, 1.0):
-            runs += [(arm.horizon or 1.0, run) for run in evidence.runs.get(arm.name, [])]
-    points = [
-        (horizon, run.planned.seed, run.completed.tokens, value)
-        for horizon, run in runs
-        if run.completed and (value := run.completed.metrics.get(metric)) is not None
-    ]
-    horizons = sorted({horizon for horizon, *_ in points})
+    points = _points(evidence, metric)
     seeds = {seed: index for index, seed in enumerate(sorted({seed for _, seed, *_ in points}))}
-    fit = regression.fit_slope(
-        np.log([float(tokens) for *_, tokens, _ in points]),
-        np.array([value for *_, value in points]),
-        np.array([seeds[seed] for _, seed, *_ in points], dtype=np.intp),
-    )
+    own = next((tokens for horizon, _, tokens, _ in points if horizon == 1), None)
+    fit = None
+    if own is not None:
+        fit = regression.fit_exchange(
+            np.log([tokens / own for *_, tokens, _ in points]),
+            np.array([value for *_, value in points]),
+            np.array([seeds[seed] for _, seed, *_ in points], dtype=np.intp),
+        )
     missing = None
     if fit is None:
         missing = "no seed has the base at two horizons yet"
-    elif fit.slope >= 0:
-        missing = f"{metric} did not fall with more tokens: no exchange rate"
+    elif not fit.falls:
+        missing = f"{metric} did not fall with more tokens at every horizon: no exchange rate"
     return HorizonSlope(
         metric=metric,
         slope=fit.slope if fit else None,
+        curvature=fit.curvature if fit else None,
         se=fit.se if fit and fit.df else None,
         df=fit.df if fit else 0,
-        horizons=horizons,
+        horizons=sorted({horizon for horizon, *_ in points}),
         runs=len(points),
         reach=_reach(points) if fit else None,
         missing=missing,
     ), fit if missing is None else None
 
 
-def _reach(points: Sequence[tuple[float, int, int, float]]) -> float | None:
+def _points(evidence: Evidence, metric: str) -> list[Point]:
+    """The base's completed runs at all horizons, those of its own length first."""
+    study, base = evidence.study, evidence.base
+    runs = [(1.0, run) for run in evidence.runs.get(base.name, [])]
+    for arm in study.arms:
+        if arm.role == "horizon" and arm.horizon not in (None, 1.0):
+            runs += [(arm.horizon or 1.0, run) for run in evidence.runs.get(arm.name, [])]
+    return [
+        (horizon, run.planned.seed, run.completed.tokens, value)
+        for horizon, run in runs
+        if run.copy_of is None
+        and run.completed
+        and (value := run.completed.metrics.get(metric)) is not None
+    ]
+
+
+def _reach(points: Sequence[Point]) -> float | None:
     """The largest |ln(tokens / base tokens)| that was measured."""
     at_base = [tokens for horizon, _, tokens, _ in points if horizon == 1]
     if not at_base:
@@ -74,10 +88,10 @@ def times_to_target(
     loss: Family,
     speed: Family,
     slope: HorizonSlope,
-    fit: regression.Slope | None,
+    fit: regression.ExchangeRate | None,
 ) -> dict[str, TimeToTarget]:
     """Quality, speed and their sum for every arm, each with an interval corrected over the arms."""
-    shared = _shared_weight(evidence, slope, fit)
+    shared = _shared_runs(evidence, slope.metric, fit)
     quality, seconds, total = [], [], []
     for arm in evidence.arms:
         one = _quality_cell(evidence, arm, loss.effects[arm.name], loss, slope, fit, shared)
@@ -85,9 +99,9 @@ def times_to_target(
         quality.append(one)
         seconds.append(two)
         total.append(_total_cell(one, two))
-    of_quality = effects_of("time_quality", quality, evidence, loss.loadings)
-    of_speed = effects_of("time_speed", seconds, evidence, speed.loadings)
-    of_total = effects_of("time_total", total, evidence, loss.loadings)
+    of_quality = effects_of("time_quality", quality, evidence, loss.share)
+    of_speed = effects_of("time_speed", seconds, evidence)
+    of_total = effects_of("time_total", total, evidence, loss.share)
     return {
         arm.name: TimeToTarget(
             quality=of_quality[arm.name], speed=of_speed[arm.name], total=of_total[arm.name]
@@ -96,17 +110,13 @@ def times_to_target(
     }
 
 
-def _shared_weight(evidence: Evidence, slope: HorizonSlope, fit: regression.Slope | None) -> float:
-    """Sum of the slope's weights over the base's own runs / their number (see
-    regression.quality_part).
-
-    The points of the slope begin with the base's completed runs, in the order of `horizon_slope`.
-    """
+def _shared_runs(
+    evidence: Evidence, metric: str, fit: regression.ExchangeRate | None
+) -> NDArray[np.bool_] | None:
+    """Which runs of the fit make the base's mean: those of its own length."""
     if fit is None:
-        return 0.0
-    runs = evidence.runs.get(evidence.base.name, [])
-    n = sum(1 for r in runs if r.completed and r.completed.metrics.get(slope.metric) is not None)
-    return float(fit.weights[:n].sum()) / n if n else 0.0
+        return None
+    return np.array([horizon == 1 for horizon, *_ in _points(evidence, metric)])
 
 
 def _quality_cell(
@@ -115,18 +125,18 @@ def _quality_cell(
     effect: MetricResult,
     loss: Family,
     slope: HorizonSlope,
-    fit: regression.Slope | None,
-    shared: float,
+    fit: regression.ExchangeRate | None,
+    shared: NDArray[np.bool_] | None,
 ) -> Cell:
     cell = Cell(arm=arm.name, n_base=effect.n_base, n_arm=effect.n_arm, method="delta")
     contrast = loss.contrasts.get(arm.name)
     missing = slope.missing or effect.missing or _other_length(evidence, arm)
     if missing or contrast is None or fit is None:
         return replace(cell, missing=missing or "no loss to compare")
-    part = regression.quality_part(contrast, fit, shared)
+    part = regression.quality_part(contrast, fit, None if effect.method == "paired" else shared)
     reach = slope.reach or 0.0
-    if abs(part.estimate) > reach:
-        return replace(cell, beyond=math.copysign(reach, part.estimate))
+    if part is None or abs(part.estimate) > reach:
+        return replace(cell, beyond=math.copysign(reach, contrast.estimate))
     return replace(cell, contrast=part)
 
 

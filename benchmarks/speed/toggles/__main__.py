@@ -98,7 +98,7 @@ def noise_of(base: Description, device: str, noise_model: NoiseModel) -> Noise |
     if row is None:
         return None
     whose = "" if row.scale == bench.scale else ", of another recipe"
-    return Noise(sd=row.sd, df=row.df, origin=f"{row.origin} noise model{whose}: {row.scale}")
+    return Noise(sd=row.sd, df=row.known.df, origin=f"{row.origin} noise model{whose}: {row.scale}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -282,7 +282,7 @@ def _estimates(plan: SearchPlan, known: Sequence[Record], confirmation_runs: int
         values: list[Any] = [v for r in runs if (v := r.metrics.get(name)) is not None]
         if len(values) > 1 and file.confirm.best:
             sd = inference.pool([values]).sd
-            effect = planned_detectable(file, sd, len(values) - 1)
+            effect = planned_detectable(file, sd)
             lines.append(
                 f"smallest detectable effect of the confirmation: {name} {amount(effect)}, from "
                 f"an SD of {amount(sd)} over {plural(len(values), 'run')} of the base"

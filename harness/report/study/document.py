@@ -145,6 +145,7 @@ def _reading(content: Content) -> list[str]:
         "distinguished from zero with probability 0.9.",
         phrases.outcome_line(result),
         phrases.noise_line(result, result.primary),
+        phrases.paired_line(result),
         phrases.noise_line(result, result.speed),
         phrases.slope_line(result),
         phrases.winner_line(result),
@@ -185,9 +186,9 @@ def _no_effect(content: Content) -> Block:
 
 def _method(content: Content) -> list[str]:
     sentences = [
-        "Loss and memory are compared over all completed runs of an arm, with one SD pooled over "
-        "the arms unless their variances differ (Brown-Forsythe test at 0.01); then each "
-        "comparison uses its own SDs (Welch).",
+        "Loss and memory are compared over all completed runs of an arm. Each arm has its own "
+        "variance, moderated towards those of the others (empirical Bayes); runs of one seed are "
+        "compared pairwise where that gives the shorter interval.",
         "Speed is compared inside blocks only: runs of one session on one machine, in shuffled "
         "order, by ln(tokens/s) = block + arm.",
         "The minimum detectable effect is the true change that this comparison would have "
@@ -199,9 +200,10 @@ def _method(content: Content) -> list[str]:
     ]
     if content.has_time:
         sentences.append(
-            "Time to target: the loss difference divided by the slope of the base's final loss "
-            "over ln(training tokens), plus the change of ln(seconds per token). The two parts add "
-            "exactly; the interval includes the error of the slope."
+            "Time to target: the ln(training tokens) after which the base would have the arm's "
+            "loss, midway between a parabola and chords over the horizons, plus the change of "
+            "ln(seconds per token). The two parts add exactly; the interval includes the error of "
+            "the curve and of its shape."
         )
     if content.attribution.alpha:
         sentences.append("Corrections hold for all arms in one metric, not across metrics.")

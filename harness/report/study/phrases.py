@@ -196,8 +196,11 @@ def slope_line(result: Attribution) -> str | None:
     error = f" ± {slope.se:.4f} (SE, {slope.df} df)" if slope.se is not None else ""
     horizons = ", ".join(f"{horizon:g}" for horizon in slope.horizons)
     rate = signed(f"{slope.slope:+.4f}")
+    bend = ""
+    if slope.curvature:
+        bend = f", changing by {signed(f'{2 * slope.curvature:+.4f}')} per e-fold"
     return (
-        f"Exchange rate: {rate}{error} {slope.metric} per e-fold of training tokens, "
+        f"Exchange rate: {rate}{error} {slope.metric} per e-fold of training tokens{bend}, "
         f"from {plural(slope.runs, 'run')} of the base at horizons {horizons}."
     )
 
@@ -221,7 +224,21 @@ def noise_line(result: Attribution, metric: str) -> str | None:
     if noise is None or noise.sd is None:
         return None
     size = short_percent(noise.sd, 2) if metric == result.speed else f"{noise.sd:.2g}"
-    return f"SD between runs of {title(metric)}: {size} ({noise.df} df)."
+    by_arm = ""
+    if noise.lowest is not None and noise.highest is not None:
+        by_arm = f"; of single arms {noise.lowest:.2g} to {noise.highest:.2g}"
+    return f"SD between runs of {title(metric)}: {size} ({noise.df} df){by_arm}."
+
+
+def paired_line(result: Attribution) -> str | None:
+    """Which arms are compared with the base seed by seed; None where none is."""
+    paired = [arm for arm in result.arms if arm.effects[result.primary].method == "paired"]
+    if not paired:
+        return None
+    return (
+        "Compared seed by seed, because that gives the shorter interval: "
+        f"{joined(arm.name for arm in paired)}; the other arms over all their runs."
+    )
 
 
 def all_warnings(result: Attribution) -> list[str]:

@@ -11,7 +11,7 @@ from harness.format import plural
 from harness.report.document import Document, Notes, Text, number, present, table
 from harness.report.study.content import own_settings, settings
 from harness.results.study_plan import ResolvedStudy
-from harness.study.budget import Budget, Sensitivity
+from harness.study.budget import Budget, IntervalWidth, Sensitivity
 from harness.study.run import StudyPlan
 
 UNKNOWN = "unknown"
@@ -34,7 +34,7 @@ def build(plan: StudyPlan) -> Document:
             Notes(items=plan.blocked, title="Blocked", warning=True),
             Text(paragraphs=_facts(study, budget)),
             Notes(
-                items=[_sensitivity(one) for one in budget.sensitivities],
+                items=[*map(_sensitivity, budget.sensitivities), *_width(study, budget.width)],
                 title="Minimum detectable effect of an arm "
                 f"(alpha {study.decide.alpha:g}, power 0.9, {study.decide.correction}, "
                 f"{plural(len(study.seeds), 'seed')})",
@@ -112,6 +112,17 @@ def _sensitivity(one: Sensitivity) -> str:
         mde, sd = format.percent(one.mde, 2), format.percent(one.sd, 3)
         return f"{one.metric}: {mde}, from an SD of {sd} {runs}"
     return f"{one.metric}: {one.mde:.5f} {one.unit}, from an SD of {one.sd:.5f} {runs}"
+
+
+def _width(study: ResolvedStudy, width: IntervalWidth | None) -> list[str]:
+    """What more seeds would do for intervals that few runs make wide."""
+    if width is None or width.enough is None or width.times_then is None:
+        return []
+    return [
+        f"{plural(len(study.seeds), 'seed')}: an arm's own SD is poorly known, so intervals are "
+        f"{width.times:.1f} times as wide as with known SDs; {width.enough} seeds make that "
+        f"{width.times_then:.1f}"
+    ]
 
 
 def _arms(study: ResolvedStudy) -> Any:

@@ -1,4 +1,4 @@
-"""The noise noise model: its arithmetic, which row is found, its file, the rows that ship."""
+"""The noise model: its arithmetic, which row is found, its file, the rows that ship."""
 
 import importlib.util
 import math
@@ -24,6 +24,7 @@ from harness.comparison.noise_model import (
 from harness.results.core_answers import CoreSettings
 from harness.results.recipe import NoiseScope, recipe_scale
 from harness.results.record import Identity, LaunchInfo, Record
+from harness.stats.decision import KnownSd
 
 ROOT = Path(__file__).resolve().parents[3]
 NOISE = ROOT / ".." / "shared" / "noise"
@@ -119,7 +120,7 @@ def test_seeds_are_pooled_over_configurations_and_repeats_are_kept_apart():
     assert seeds.sd == pytest.approx(math.sqrt(squares / 3))
     repeats = found(records, "val_loss", "nondeterminism")
     assert (repeats.df, repeats.sd) == (1, pytest.approx(0.01 / math.sqrt(2)))
-    assert (seeds.scale, seeds.gpu) == ("native d8, 63M tokens", "H100")
+    assert (seeds.scale, seeds.gpu) == ("native d8, 63M tokens", "any GPU")
 
 
 def test_launches_of_one_session_and_hosts_are_two_variances():
@@ -162,15 +163,43 @@ def test_an_own_row_replaces_the_prior_one_from_five_degrees_of_freedom_on():
     assert NoiseModel([thin]).find("s", "val_loss", "H100", "seed") is None
 
 
-def test_a_speed_needs_the_very_gpu_and_a_loss_takes_what_there_is():
-    loss = NoiseModel([row(gpu="A", df=3, sd=1.0), row(gpu="B", df=9, sd=2.0)])
-    merged = loss.find("s", "val_loss", "C", "seed")
-    assert (merged.gpu, merged.df) == ("any GPU", 12)
-    assert merged.sd == pytest.approx(math.sqrt((3 * 1 + 9 * 4) / 12))
-    assert loss.find("s", "val_loss", "B", "seed").sd == 2.0
+def test_a_speed_needs_the_very_gpu_and_a_loss_is_that_of_the_recipe():
+    loss = NoiseModel([row(gpu="any GPU")])
+    assert loss.find("s", "val_loss", "B", "seed") == loss.find("s", "val_loss", None, "seed")
     speed = NoiseModel([row(metric="train_time_s", source="launch", gpu="A")])
     assert speed.find("s", "train_time_s", "B", "launch") is None
     assert speed.find("s", "train_time_s", "A", "launch") is not None
+
+
+def test_losses_of_two_gpus_are_one_row():
+    records = [made(seed, "c", val_loss=v) for seed, v in ((1, 3.0), (2, 3.2))]
+    records += [
+        msgspec.structs.replace(
+            made(seed, "e", val_loss=v), environment={"gpus": [{"name": "A100"}]}
+        )
+        for seed, v in ((1, 5.0), (2, 5.4))
+    ]
+    assert found(records, "val_loss", "seed").df == 2
+
+
+def test_a_row_of_other_recipes_predicts_with_fewer_df_than_it_has():
+    assert row(predictive_df=8.0, df=800).known == KnownSd(sd=0.001, df=8.0)
+    assert row(df=6, origin="measured").known == KnownSd(sd=0.001, df=6)
+
+
+def test_configurations_whose_runs_follow_each_other_by_seed_have_a_correlation():
+    rng = np.random.default_rng(3)
+    common = rng.normal(0, 0.01, 12)
+    values = {name: 3 + common + rng.normal(0, 0.001, 12) for name in "cde"}
+    records = [
+        made(seed, name, val_loss=float(value[seed]))
+        for name, value in values.items()
+        for seed in range(12)
+    ]
+    pairs = [np.corrcoef(values[a], values[b])[0, 1] for a, b in ("cd", "ce", "de")]
+    assert found(records, "val_loss", "seed").correlation == pytest.approx(np.mean(pairs))
+    alone = [record for record in records if record.identity.config_id == "c"]
+    assert found(alone, "val_loss", "seed").correlation is None
 
 
 @pytest.mark.parametrize(
@@ -198,14 +227,15 @@ def test_launches_of_a_recipe_without_a_row_are_judged_by_the_thickest_row_of_th
 
 def test_what_is_missing_is_reported_with_what_it_takes():
     lines = missing_rows([made(seed, val_loss=3.0 + seed) for seed in (1, 2, 3)])
-    assert lines == [
-        "native d8, 63M tokens, val_loss on H100: 2 df of 5; needs at least 3 more seeds"
-    ]
+    assert lines == ["native d8, 63M tokens, val_loss: 2 df of 5; needs at least 3 more seeds"]
     assert missing_rows([made(seed, val_loss=3.0 + seed) for seed in range(MEASURED_DF + 1)]) == []
 
 
 def test_a_noise_model_file_reads_as_it_was_written(tmp_path):
-    rows = [row(note="a, b"), row(metric="core", origin="measured")]
+    rows = [
+        row(note="a, b", predictive_df=7.5),
+        row(metric="core", origin="measured", correlation=0.25),
+    ]
     path = tmp_path / "noise.csv"
     path.write_text(as_csv(rows))
     assert read_rows(path) == rows
@@ -236,6 +266,8 @@ def test_the_rows_that_ship_are_as_large_as_is_known():
     assert loss.sd == pytest.approx(0.0014, abs=0.0001)
     bpb = noise_model.find("nanochat d24", "val_bpb", None, "nondeterminism")
     assert bpb.sd < 0.0001
+    assert loss.df > 600
+    assert loss.known.df == pytest.approx(8, abs=0.5)
     assert all(known.origin == "shipped" and known.note for known in noise_model.rows)
 
 

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from benchmarks.statistics.outlier_rates import rates
-from harness.comparison.compare import CompareOptions, compare
+from harness.comparison.compare import compare
 from harness.comparison.noise_model import NoiseModel, NoiseRow
+from harness.comparison.options import CompareOptions
 from harness.report.compare import build_comparison
+from harness.report.document import Table
 from harness.results.logs.run_log import Evaluation, LoggedRun
 
 HOST = {"GPUs": "8x H100", "driver": "570", "torch": "2.10"}
@@ -102,7 +104,7 @@ def test_a_cold_compile_is_named_and_the_result_without_it_stands_beside():
     assert len(found.outliers) == 1
     assert found.findings[0].startswith("b3 of B stands out in training time: 88.20, 32 SD")
     assert found.findings[0].endswith("a cold compile or another slow start")
-    titles = [table.title for table in build_comparison(found).tables()]
+    titles = [block.title for block in build_comparison(found).blocks if isinstance(block, Table)]
     assert titles[1] == "The same without b3; the outcome is that of all runs"
 
 

@@ -13,8 +13,7 @@ from harness.search.base import BaseNoise
 from harness.search.candidates import Candidate, at_range_end, select_candidates
 from harness.search.confirm import decide
 from harness.search.trial import TrialResult
-from harness.stats import inference
-from harness.stats.distributions import dunnett_loadings
+from harness.stats import inference, moderation
 
 optuna = pytest.importorskip("optuna")
 
@@ -149,9 +148,11 @@ def test_noise_alone_is_confirmed_no_more_often_than_the_nominal_rate():
         trials = numbered(*(trial([v], str(k)) for k, v in enumerate(rng.normal(1, 0.01, 40))))
         candidates = select_candidates(trials, ["val_bpb"], noise(val_bpb=1.0), best, "base")
         groups = rng.normal(1, 0.01, (1 + len(candidates), runs)).tolist()
-        contrasts = inference.contrasts_with_control(inference.pool(groups))
-        loadings = dunnett_loadings(runs, [runs] * len(candidates))
-        found = inference.intervals(contrasts, alpha, "dunnett", loadings)
+        squares = np.array([np.var(group) * runs for group in groups])
+        variances = moderation.moderate(squares, np.full(len(groups), runs - 1.0))
+        means = [float(np.mean(group)) for group in groups]
+        contrasts = moderation.unpaired(means, [runs] * len(groups), variances)
+        found = inference.intervals(contrasts, alpha, "dunnett")
         confirmed = [decide({"val_bpb": effect(i.low, i.high)}, ["val_bpb"])[0] for i in found]
         wrong += any(confirmed)
     nominal = alpha / 2

@@ -37,10 +37,20 @@ def test_each_outcome_where_the_limits_put_it(estimate, se, outcome, small):
 
 
 def test_limits_are_one_sided_t_limits_as_in_scipy():
-    a, b = [1.0, 2.0, 4.0, 3.0], [2.5, 3.5, 3.0]
+    a, b = [1.0, 2.0, 4.0, 3.0], [2.5, 3.5, 3.0, 5.5]
     found = decide(difference(a, b).contrast, MARGIN, ALPHA)
     reference = stats.ttest_ind(b, a).confidence_interval(1 - 2 * ALPHA)
     assert (found.lower, found.upper) == pytest.approx((reference.low, reference.high))
+
+
+def test_unequal_numbers_of_runs_get_welchs_limits_unless_one_side_has_a_single_run():
+    a, b = [1.0, 2.0, 4.0, 3.0], [2.5, 3.5, 3.0]
+    found = difference(a, b)
+    reference = stats.ttest_ind(b, a, equal_var=False)
+    assert found.method == "welch"
+    assert found.contrast.df == pytest.approx(reference.df)
+    single = difference(a, [2.5])
+    assert (single.method, single.contrast.df) == ("pooled", 3)
 
 
 def test_one_run_a_side_without_a_noise_model_is_inconclusive():

@@ -1,14 +1,23 @@
 """Block model, slope and time to target: against statsmodels, simulation and exact addition."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import statsmodels.api as sm
 
-from harness.stats.distributions import loadings_from_covariance
+from benchmarks.statistics import time_to_target as bench
+from harness.stats.distributions import t_quantile
 from harness.stats.inference import Contrast
-from harness.stats.regression import Slope, add_contrasts, fit_blocks, fit_slope, quality_part
+from harness.stats.moderation import moderate, unpaired
+from harness.stats.regression import (
+    ExchangeRate,
+    add_contrasts,
+    fit_blocks,
+    fit_exchange,
+    quality_part,
+)
 
 
 def _dummies(index: np.ndarray) -> np.ndarray:
@@ -28,10 +37,16 @@ def test_block_model_equals_ordinary_least_squares_with_unequal_cells() -> None:
     assert fit.df == reference.df_resid
 
 
-def test_complete_blocks_share_half_of_their_error() -> None:
-    blocks, arms = np.repeat(np.arange(4), 3), np.tile(np.arange(3), 4)
-    fit = fit_blocks(np.random.default_rng(1).normal(size=12), blocks, arms)
-    assert loadings_from_covariance(fit.unit_covariance) == pytest.approx((math.sqrt(0.5),) * 2)
+def test_leverages_and_coefficients_are_those_of_the_hat_matrix() -> None:
+    rng = np.random.default_rng(1)
+    blocks, arms = np.array([0, 0, 0, 1, 1, 2, 2]), np.array([0, 1, 2, 0, 1, 0, 2])
+    values = rng.normal(size=7)
+    fit = fit_blocks(values, blocks, arms)
+    design = np.hstack([_dummies(blocks), _dummies(arms)[:, 1:]])
+    hat = design @ np.linalg.pinv(design)
+    assert fit.leverages == pytest.approx(np.diag(hat))
+    assert fit.residuals == pytest.approx(values - hat @ values)
+    assert fit.coefficients @ values == pytest.approx(fit.estimates)
 
 
 def test_one_block_has_estimates_but_no_degrees_of_freedom() -> None:
@@ -41,60 +56,92 @@ def test_one_block_has_estimates_but_no_degrees_of_freedom() -> None:
     assert math.isnan(fit.contrast(0).se)
 
 
-def test_slope_equals_ordinary_least_squares_with_block_intercepts() -> None:
+def _shared(x: np.ndarray) -> np.ndarray:
+    return np.isclose(x, 0.0)
+
+
+def test_parabola_equals_ordinary_least_squares_with_block_intercepts() -> None:
     rng = np.random.default_rng(2)
     blocks = np.array([0, 0, 0, 1, 1, 1, 2, 2])
     x = np.log([0.71, 1, 1.41, 0.71, 1, 1.41, 1, 1.41])
-    y = 3 - 0.1 * x + 0.02 * blocks + rng.normal(0, 0.01, 8)
-    fit = fit_slope(x, y, blocks)
+    y = 3 - 0.1 * x + 0.03 * x**2 + 0.02 * blocks + rng.normal(0, 0.001, 8)
+    fit = fit_exchange(x, y, blocks)
     assert fit is not None
-    reference = sm.OLS(y, np.hstack([x[:, None], _dummies(blocks)])).fit()
-    assert (fit.slope, fit.se, fit.df) == pytest.approx(
-        (reference.params[0], reference.bse[0], reference.df_resid)
-    )
-    assert float(fit.weights @ y) == pytest.approx(fit.slope)
+    reference = sm.OLS(y, np.hstack([x[:, None], x[:, None] ** 2, _dummies(blocks)])).fit()
+    assert (fit.slope, fit.curvature) == pytest.approx(tuple(reference.params[:2]))
+    assert (fit.se, fit.df) == pytest.approx((reference.bse[0], reference.df_resid))
+    assert fit.weights @ y == pytest.approx([fit.slope, fit.curvature])
 
 
-def test_one_horizon_gives_no_slope() -> None:
-    assert fit_slope(np.zeros(3), np.ones(3), np.arange(3)) is None
-    assert fit_slope(np.zeros(0), np.zeros(0), np.zeros(0, dtype=np.intp)) is None
+def test_two_horizons_give_a_line_and_one_gives_no_rate() -> None:
+    x, blocks = np.log([1, 1.41, 1, 1.41]), np.array([0, 0, 1, 1])
+    fit = fit_exchange(x, 3 - 0.2 * x, blocks)
+    assert fit is not None
+    assert (fit.slope, fit.curvature) == pytest.approx((-0.2, 0.0))
+    assert fit_exchange(np.zeros(3), np.ones(3), np.arange(3)) is None
+    assert fit_exchange(np.zeros(0), np.zeros(0), np.zeros(0, dtype=np.intp)) is None
 
 
-def test_quality_interval_covers_the_truth_and_carries_the_error_of_the_slope() -> None:
-    """Base runs take part in both the loss difference and the slope, as in a study."""
-    rng, draws, sd, true_slope, true_loss = np.random.default_rng(3), 4_000, 0.02, -0.1, 0.025
-    seeds, grid = 3, np.log([0.5, 1.0, 2.0])
-    x, blocks = np.tile(grid, seeds), np.repeat(np.arange(seeds), 3)
-    at_base = np.isclose(x, 0.0)
-    covered, without_slope = 0, 0
-    for _ in range(draws):
-        base = true_slope * x + rng.normal(0, sd, len(x))
-        arm = true_loss + rng.normal(0, sd, seeds)
-        fit = fit_slope(x, base, blocks)
+def test_a_loss_that_rises_between_horizons_does_not_fall() -> None:
+    x, blocks = np.log([0.5, 1, 2.0]), np.zeros(3, dtype=np.intp)
+    for losses, falls in (([3.3, 3.0, 2.9], True), ([3.3, 3.0, 3.1], False)):
+        fit = fit_exchange(x, np.array(losses), blocks)
         assert fit is not None
-        difference = float(arm.mean() - base[at_base].mean())
-        loss = Contrast(estimate=difference, se=sd * math.sqrt(2 / seeds), df=math.inf)
-        part = quality_part(loss, fit, float(fit.weights[at_base].sum()) / seeds)
-        truth = true_loss / -true_slope
-        covered += abs(part.estimate - truth) <= 1.96 * part.se
-        without_slope += abs(part.estimate - truth) <= 1.96 * loss.se / -fit.slope
-    assert covered / draws == pytest.approx(0.95, abs=0.02)
-    assert without_slope < covered
+        assert fit.falls is falls
 
 
-def test_shared_base_runs_change_the_error_as_in_a_simulation() -> None:
-    """With horizons on one side only, the base's own runs pull slope and difference together."""
-    rng, draws, sd, slope = np.random.default_rng(4), 20_000, 0.004, -0.1
-    x = np.log([0.5, 1.0])
-    loss = 0.05
-    base = slope * x + rng.normal(0, sd, (draws, 2))
-    arm = loss + rng.normal(0, sd, draws)
-    slopes = (base[:, 1] - base[:, 0]) / (x[1] - x[0])
-    simulated = ((arm - base[:, 1]) / -slopes).std()
-    weights = np.array([-1, 1]) / (x[1] - x[0])
-    fit = Slope(slope=slope, se=sd * float(np.linalg.norm(weights)), df=9, sd=sd, weights=weights)
-    part = quality_part(Contrast(estimate=loss, se=sd * math.sqrt(2), df=9), fit, float(weights[1]))
-    assert part.se == pytest.approx(simulated, rel=0.05)
+def test_quality_is_midway_between_parabola_and_chord_and_both_agree_at_a_horizon() -> None:
+    x, blocks = np.log([0.5, 1, 2.0]), np.zeros(3, dtype=np.intp)
+    fit = fit_exchange(x, np.array([3.3, 3.0, 2.8]), blocks)
+    assert fit is not None
+    exact = _without_noise(fit)
+    at_horizon = quality_part(Contrast(estimate=0.3, se=0.0, df=9), exact)
+    assert at_horizon is not None
+    assert (at_horizon.estimate, at_horizon.se) == pytest.approx((math.log(2), 0.0), abs=1e-8)
+    between = quality_part(Contrast(estimate=0.1, se=0.0, df=9), exact)
+    assert between is not None
+    chord = 0.1 / 0.3 * math.log(2)
+    (parabola,) = (
+        -root for root in np.roots([fit.curvature, fit.slope, -0.1]).real if abs(root) < math.log(2)
+    )
+    assert between.estimate == pytest.approx((chord + parabola) / 2)
+    assert between.se == pytest.approx(abs(chord - parabola) / 2)
+
+
+def _without_noise(fit: ExchangeRate) -> ExchangeRate:
+    """The same without noise."""
+    return replace(fit, sd=0.0, df=9)
+
+
+def test_a_loss_that_the_parabola_never_has_gives_no_quality() -> None:
+    x, blocks = np.log([0.5, 1, 2.0]), np.zeros(3, dtype=np.intp)
+    fit = fit_exchange(x, np.array([3.5, 3.0, 2.95]), blocks)
+    assert fit is not None
+    assert quality_part(Contrast(estimate=-9.0, se=0.1, df=9), fit) is None
+
+
+def test_intervals_on_arrays_equal_those_of_single_studies() -> None:
+    rng, n = np.random.default_rng(5), 3
+    studies = bench.draw(rng, 20, n, 0.006, bench.parabola, 0.04)
+    estimates, halves = bench.intervals(studies, 2)
+    x, blocks = np.tile(bench.X, n), np.repeat(np.arange(n), 3)
+    for base, arms, estimate, half in zip(*studies, estimates, halves, strict=True):
+        fit = fit_exchange(x, base.ravel(), blocks)
+        assert fit is not None
+        groups = [base[:, 1], *arms]
+        variances = moderate(np.array([np.var(g) * n for g in groups]), np.full(5, n - 1.0))
+        loss = unpaired([g.mean() for g in groups], [n] * 5, variances)[0]
+        part = quality_part(loss, fit, _shared(x))
+        assert part is not None
+        assert part.estimate == pytest.approx(estimate)
+        assert t_quantile(0.975, part.df) * part.se == pytest.approx(half)
+
+
+@pytest.mark.parametrize("curve", bench.CURVES)
+@pytest.mark.parametrize(("sd", "n"), [(0.0087, 3), (0.004, 5)])
+@pytest.mark.parametrize("effect", [-0.059, 0.03, 0.12])
+def test_quality_intervals_hold_on_a_bent_curve(curve, sd, n, effect) -> None:
+    assert bench.cell(sd, n, curve, effect, 2, 2_000) >= 0.93
 
 
 def test_the_two_parts_add_exactly() -> None:

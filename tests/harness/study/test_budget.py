@@ -70,3 +70,12 @@ def test_a_base_that_crashes_cannot_be_measured(resolved):
     study = resolved(base="fail: {crash_at_step: 2}\n")
     with pytest.raises(TrainerError, match="crashed at step 2"):
         budget.measure(study, FakeTrainer(), Stop())
+
+
+def test_two_seeds_give_wide_intervals_and_the_plan_names_the_seeds_that_suffice(resolved):
+    two = budget.interval_width(resolved(seeds="[1, 2]"))
+    assert two.times > budget.TWICE
+    assert two.enough == 3
+    assert two.times_then < budget.TWICE
+    assert budget.interval_width(resolved(seeds="[1, 2, 3]")).enough is None
+    assert budget.interval_width(resolved(seeds="[1]")) is None
