@@ -88,6 +88,7 @@ ExchangeOption = Annotated[
     float | None,
     typer.Option(
         "--exchange",
+        callback=within(-1, 1),
         metavar="NATS",
         help="Loss in nats that 1 % more training time buys: adds the training time at equal "
         "loss. Known for GPT-2 small and for studies with horizons.",

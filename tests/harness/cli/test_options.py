@@ -17,8 +17,8 @@ OPTIONS = [
     (("search", SEARCH), ("--max-minutes", "--price", "--wait-for-base", "--since")),
     (("full", FULL), ("--max-minutes", "--price")),
     (("run", CONFIG), ("--timeout-minutes", "--seed")),
-    (("gate", CONFIG), ("--budget-minutes", "--price", "--run-minutes", "--alpha")),
-    (("compare", "a", "--", "b"), ("--alpha",)),
+    (("gate", CONFIG), ("--budget-minutes", "--price", "--run-minutes", "--alpha", "--exchange")),
+    (("compare", "a", "--", "b"), ("--alpha", "--exchange", "--target-p", "--seen")),
     (("drift",), ("--recent",)),
 ]
 CASES = [(command, option) for command, several in OPTIONS for option in several]
