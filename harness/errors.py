@@ -8,6 +8,7 @@ Errors of a programmer are plain assertions.
     ├── StudyFileError     exit code 2: an invalid study file, or a missing file that it names
     ├── WorkflowFileError  exit code 2: a workflow file that cannot be read or safely changed
     ├── TrainerError       a trainer that is missing, is another package, or breaks the contract
+    │   └── DataError      training data that cannot be prepared
     ├── StoreError         a store that is damaged, in use, or of another format
     │   └── DiskError      a disk that is full, a used-up quota, a file that is not writable
     ├── ReportError        a study that cannot be reported
@@ -67,6 +68,10 @@ class WorkflowFileError(HarnessError):
 
 class TrainerError(HarnessError):
     """A trainer that is missing, is another package, or breaks the contract."""
+
+
+class DataError(TrainerError):
+    """Training data that cannot be prepared."""
 
 
 class StoreError(HarnessError):

@@ -14,10 +14,11 @@ from typing import Any
 import msgspec
 
 from harness import files
-from harness.errors import UsageError
+from harness.errors import DataError, UsageError
 from harness.gate import ab_mode, baseline, history
 from harness.gate.ab_interleaved import AbMode
 from harness.gate.ab_mode import AbChoice, MemoryEstimate
+from harness.gate.baseline import Baseline
 from harness.gate.request import GateRequest, check_request
 from harness.gate.result import SideIdentity
 from harness.results.recipe import NoiseScope, device_name, noise_scope, scale_from_derived
@@ -157,8 +158,11 @@ class _SideFactory:
             trainer = trainer.inside(sandbox.of_side(self.store.root, role, trainer.checkout))
         file = str(self.file.resolve())
         label = "the present code" if ref in (None, ".") else ref
-        recipe = replicates.describe_recipe(trainer, label, file, sets)
         stored = self.request.baseline
+        try:
+            recipe = replicates.describe_recipe(trainer, label, file, sets)
+        except DataError as error:
+            raise error if stored is None else _no_data(stored, error) from error
         identity = SideIdentity(
             code_id=recipe.identity.code_id,
             config_id=recipe.identity.config_id,
@@ -189,6 +193,17 @@ class _SideFactory:
         )
         note = f"{ref} runs in an isolated environment, {python.parent.parent.name}: {versions}"
         return self.trainer.at(checkout, python), [note]
+
+
+def _no_data(stored: Baseline, error: DataError) -> DataError:
+    """The error for a machine that lacks the data of a baseline."""
+    return DataError(
+        f"baseline {stored.place}",
+        "its training data on this machine",
+        error.got,
+        f"Name the folder that has it: --set data=FOLDER. The data is checked: its data_id is "
+        f"{str(stored.now.identity.data_id)[:12]}.",
+    )
 
 
 def _bench(request: GateRequest, b: GateSide) -> NoiseScope:

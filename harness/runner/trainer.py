@@ -19,7 +19,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import msgspec
 
-from harness.errors import StudyFileError, TrainerError
+from harness.errors import DataError, StudyFileError, TrainerError
 from harness.escape import escape
 from harness.files import read_json, write_json
 from harness.results.record import Identity
@@ -209,7 +209,7 @@ class NativeTrainer:
         if done.returncode != 0 or not isinstance(reply, dict) or "data_id" not in reply:
             got = f"exit code {done.returncode} from `{self.package}.data prepare`"
             hint = "Its message is above: correct the data source that it names."
-            raise TrainerError("", "prepared data", got, hint)
+            raise DataError("", "prepared data", got, hint)
         return str(reply["data_id"])
 
     def needs(self, config_file: Path, run_dir: Path, ranks: int, nodes: int = 1) -> Needs:

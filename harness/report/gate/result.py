@@ -78,8 +78,9 @@ def _side(side: SideIdentity) -> str:
     parts = []
     if side.ref is not None:
         parts.append("the present code" if side.ref == "." else side.ref)
-        parts.append(f"commit {side.commit[:10]}" if side.commit else "uncommitted")
-    elif side.baseline is not None:
+        if side.code_id:  # else the gate ended before it was read
+            parts.append(f"commit {side.commit[:10]}" if side.commit else "uncommitted")
+    if side.baseline is not None and (side.ref is None or not side.code_id):
         parts.append(f"baseline {side.baseline}")
     parts += [redact_text(f"{path}={value}") for path, value in side.set.items()]
     for name, identifier in (("code", side.code_id), ("configuration", side.config_id)):

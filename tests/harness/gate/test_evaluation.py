@@ -6,6 +6,7 @@ import sys
 import msgspec
 import pytest
 
+from harness.__main__ import main
 from harness.errors import TrainerError, UsageError
 from harness.gate.evaluation import BaseEvaluator
 from harness.gate.request import GateRequest, check_request
@@ -15,6 +16,7 @@ from harness.results.store import Store
 from harness.runner.process import Stop
 from harness.runner.replicates import describe_recipe, run_or_reuse
 from harness.runner.trainer import Catalogue, FakeTrainer
+from tests.harness.runner.test_sandbox import needs_bwrap
 
 CONFIG = {"dial": {"depth": 2, "steps": 8, "batch_tokens": 4096}, "eval": {"every_steps": 4}}
 
@@ -95,21 +97,30 @@ def test_a_margin_of_a_metric_that_the_base_does_not_measure_is_refused(tmp_path
         check_request(request)
 
 
-def test_a_gate_measures_both_sides_with_the_bases_code(tmp_path, capfd, monkeypatch):
-    from harness.__main__ import main
-
+def gate(tmp_path, monkeypatch, capfd, *options: str):
+    """A gate of a planted loss whose checkpoints the base's code measures."""
     (tmp_path / "base.yaml").write_text(json.dumps(CONFIG))
     argv = ["harness", "gate", str(tmp_path / "base.yaml"), "--trainer", "fake", "--base", "."]
-    argv += ["--evaluate-with", "base", "--store", str(tmp_path / "runs"), "--json"]
+    argv += ["--evaluate-with", "base", "--store", str(tmp_path / "runs"), "--json", *options]
     argv += ["--margin", "val_bpb=0.01", "--candidate-set", "plant.loss=0.2"]
     monkeypatch.setattr(sys, "argv", argv)
     with pytest.raises(SystemExit) as ending:
         main()
     out, err = capfd.readouterr()
     assert out, err
-    result = json.loads(out)
-    assert ending.value.code == 10, err
+    return ending.value.code, json.loads(out)
+
+
+def test_a_gate_measures_both_sides_with_the_bases_code(tmp_path, capfd, monkeypatch):
+    code, result = gate(tmp_path, monkeypatch, capfd)
+    assert code == 10
     assert "losses: measured by the base's code on final checkpoints" in result["notes"]
-    assert len(list((tmp_path / "runs/evaluations").glob("*/*.json"))) == 2 * len(
-        result["candidate_runs"]
-    )
+    files = list((tmp_path / "runs/evaluations").glob("*/*.json"))
+    assert len(files) == 2 * len(result["candidate_runs"])
+
+
+@needs_bwrap
+def test_a_gate_in_a_sandbox_measures_as_outside(tmp_path, capfd, monkeypatch):
+    code, result = gate(tmp_path, monkeypatch, capfd, "--sandbox")
+    assert code == 10
+    assert "trainers ran in a sandbox" in result["notes"]

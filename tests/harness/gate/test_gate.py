@@ -24,6 +24,7 @@ from harness.gate.history import conclude, load
 from harness.gate.metrics import compare_trajectories
 from harness.gate.noise_sources import derived_rows, launch_rows
 from harness.gate.result import SPEED, GateMetric, GateResult, SideIdentity
+from harness.report.gate.result import side_lines
 from harness.results.store import Store
 from tests.fixtures import faulty_harness
 
@@ -203,8 +204,8 @@ def test_a_run_that_is_killed_could_not_run_either(gate, place):
 def test_a_fault_that_the_base_shares_could_not_run(gate, place):
     bare = place / "broken.yaml"
     bare.write_text(BASE + "fail: {crash_at_step: 0}\n")
-    slower = ("--candidate-set", "plant.slowdown=0.01")
-    code, result = gate(bare, "--trainer", "fake", *slower, baseline="", quality=False)
+    planted = ("--candidate-set", "plant.slowdown=0.01")
+    code, result = gate(bare, "--trainer", "fake", *planted, baseline="", quality=False)
     assert code == 4
     assert "side A" in result["reason"]
 
@@ -230,6 +231,29 @@ def test_the_json_states_that_a_baseline_was_edited_or_is_missing(gate, place):
     code, result = gate()
     assert (code, result["outcome"]) == (4, "could not run")
     assert "an edited entry" in result["reason"]
+
+
+def test_a_machine_without_the_data_of_a_baseline_is_told_how_to_name_its_folder(
+    tmp_path, capfd, monkeypatch
+):
+    argv = ["harness", "gate", "--baseline", "d8", "--base", "HEAD", "--plan"]
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", [*argv, "--store", str(tmp_path)])
+    with pytest.raises(SystemExit) as ending:
+        main()
+    out = capfd.readouterr().out
+    assert ending.value.code == 4
+    assert "baseline nvidia-h100-80gb-hbm3x1/1/d8: expected its training data" in out
+    assert "--set data=FOLDER" in out
+
+
+def test_a_side_that_was_never_read_has_no_commit_code_or_configuration():
+    side = SideIdentity(code_id="", config_id="", ref="main", baseline="d8")
+    result = GateResult(
+        key="", number=0, outcome="could not run", reason="", alpha=0.05, claim="ml",
+        a=side, b=msgspec.structs.replace(side, ref="."), metrics=[],
+    )  # fmt: skip
+    assert side_lines(result) == ["A: main, baseline d8", "B: the present code, baseline d8"]
 
 
 def test_bisect_skips_what_is_open_and_stops_at_wrong_usage(gate):
