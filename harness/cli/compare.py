@@ -56,7 +56,9 @@ def command(
     ] = None,
     regex: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option(help="NAME=PATTERN: reads a number from any log, the last match counts."),
+        typer.Option(
+            help="NAME=PATTERN, with {number} in it: reads the last such line of any log."
+        ),
     ] = None,
     higher_better: Annotated[
         Optional[list[str]],  # noqa: UP045
