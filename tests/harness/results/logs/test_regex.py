@@ -1,4 +1,4 @@
-"""Patterns of --regex: which text is a number, and when the last line decides that there is none."""
+"""Patterns of --regex: which text is a number, and when the last line has none."""
 
 import math
 
