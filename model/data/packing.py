@@ -4,7 +4,7 @@ Rows of T + 1 tokens are filled by best fit from a buffer of at least 1,000 docu
 does it: take the longest document that fits, the first in the buffer on ties; if none fits, crop
 the shortest (first on ties) to fill the row and drop its rest. Documents arrive in batches of at
 most 128 that never cross a row group. At the end of an epoch the stream starts again and the buffer
-is kept. Of a txt file, which may be a whole book, each row's worth of tokens counts as a document, so
+is kept. Of a txt file, often a whole book, each row's worth of tokens counts as a document, so
 that nothing but the end of it is ever cropped (`rows`).
 
 Only lengths matter, so a plan is made before training, without tokens, ranks or devices: row k is
