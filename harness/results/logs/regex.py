@@ -28,7 +28,7 @@ _NUMBER = (
     r"([-+]?(?>(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d+)(?:\.\d*)?|\.\d+)(?>(?:[eE][-+]?\d+)?)(?![.,]?\d)"
     r"|[-+]?(?i:nan|inf(?:inity)?)(?![a-zA-Z]))"
 )
-_ANYTHING = r"(\S*)"
+_ANYTHING = r"\S*"
 SHOWN_CHARACTERS = 40
 
 
@@ -50,6 +50,7 @@ def parse(options: Sequence[str]) -> Patterns:
         text = text.replace(TOKEN, _NUMBER)
         try:
             value = re.compile(text, re.MULTILINE)
+            kind = re.compile(_with_anything(text), re.MULTILINE) if value.groups == 1 else value
         except (re.error, OverflowError, RecursionError) as error:
             raise UsageError(
                 f"--regex {option}",
@@ -57,25 +58,19 @@ def parse(options: Sequence[str]) -> Patterns:
                 str(error),
                 "Quote it, and escape characters that are meant literally.",
             ) from error
-        if not name.isidentifier() or value.groups != 1 or name in patterns:
+        if not name.isidentifier() or name in patterns or value.groups != 1 or kind.groups != 1:
             raise UsageError(
                 f"--regex {option}",
                 f"NAME=PATTERN with one {TOKEN} in the pattern, or one group, and each name once",
                 f"the name {name!r} and {value.groups} groups",
                 f"Such as --regex 'val_loss=val loss {TOKEN}'.",
             )
-        patterns[name] = LogPattern(value, _kind(text))
+        patterns[name] = LogPattern(value, kind)
     return patterns
 
 
-def _kind(text: str) -> re.Pattern[str]:
-    """A pattern of one group with anything in the place of that group."""
-    start, end = _group(text)
-    return re.compile(text[:start] + _ANYTHING + text[end:], re.MULTILINE)
-
-
-def _group(text: str) -> tuple[int, int]:
-    """Where the only group of a valid pattern starts and ends."""
+def _with_anything(text: str) -> str:
+    """A pattern with anything in place of its only group, which keeps its name."""
     opened: list[int] = []
     at, found = 0, -1
     while at < len(text):
@@ -83,21 +78,24 @@ def _group(text: str) -> tuple[int, int]:
             at += 1
         elif text[at] == "[":
             at = _class_end(text, at)
+        elif text.startswith("(?#", at):
+            at = text.index(")", at)
         elif text[at] == "(":
             if text[at + 1 : at + 2] != "?" or text.startswith("(?P<", at):
                 found = at
             opened.append(at)
-        elif text[at] == ")" and opened.pop() == found:
-            return found, at + 1
+        elif text[at] == ")" and opened and opened.pop() == found:
+            name = re.match(r"\(\?P<\w+>", text[found:])
+            return f"{text[:found]}{name[0] if name else '('}{_ANYTHING}){text[at + 1 :]}"
         at += 1
-    raise AssertionError(text)
+    raise re.error("a comment in it, or another part that hides its group")
 
 
 def _class_end(text: str, start: int) -> int:
     """The position of the bracket that ends a class of characters; one right after it is not."""
     at = start + (2 if text.startswith("[^", start) else 1)
     at += text.startswith("]", at)
-    while text[at] != "]":
+    while text[at : at + 1] not in ("]", ""):
         at += 2 if text[at] == "\\" else 1
     return at
 
@@ -125,8 +123,13 @@ def _evaluations(text: str, patterns: Patterns) -> list[Evaluation]:
     name = next((name for name in LOSSES if name in patterns), None)
     if name is None:
         return []
-    values = enumerate(patterns[name].value.findall(text), start=1)
-    return [at for count, value in values for at in evaluation(count, {name: _value(value)})]
+    matches = enumerate(_matches(patterns[name].value, text), start=1)
+    return [at for count, match in matches for at in evaluation(count, {name: _value(match[1])})]
+
+
+def _matches(pattern: re.Pattern[str], text: str) -> list[re.Match[str]]:
+    """The matches in which the group takes part."""
+    return [match for match in pattern.finditer(text) if match[1] is not None]
 
 
 def read_metrics(text: str, patterns: Patterns) -> FinalMetrics:
@@ -137,7 +140,7 @@ def read_metrics(text: str, patterns: Patterns) -> FinalMetrics:
     values: dict[str, float] = {}
     faults = []
     for name, pattern in patterns.items():
-        matches = list(pattern.value.finditer(text))
+        matches = _matches(pattern.value, text)
         if fault := _fault(name, pattern, matches, text):
             faults.append(fault)
         elif matches:
@@ -153,7 +156,7 @@ def _fault(
     name: str, pattern: LogPattern, matches: Sequence[re.Match[str]], text: str
 ) -> FinalMetrics | None:
     """Why the last line of a kind has no number: it was cut, or the run diverged."""
-    *_, last = [None, *pattern.kind.finditer(text)]
+    *_, last = [None, *_matches(pattern.kind, text)]
     found = matches[-1] if matches else None
     if found and not (last and last.start(1) > found.start(1)):
         if _is_number(found[1]):
@@ -176,17 +179,17 @@ def _fault(
 
 
 def _is_shorter(before: re.Match[str], last: re.Match[str]) -> bool:
-    return len(last[1] or "") < len(before[1] or "")
+    return len(last[1]) < len(before[1])
 
 
-def _is_number(text: str | None) -> bool:
+def _is_number(text: str) -> bool:
     """Whether a text is a number, nan or inf."""
     try:
-        float((text or "").replace(",", ""))
+        float(text.replace(",", ""))
     except ValueError:
         return False
     return True
 
 
-def _value(text: str | None) -> float:
-    return number((text or "").replace(",", ""))
+def _value(text: str) -> float:
+    return number(text.replace(",", ""))
