@@ -4,19 +4,38 @@ Python uses exit code 1 for a traceback, so the command never does: it writes th
 file and ends with 4.
 """
 
+import signal
 import sys
 import tempfile
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from harness import errors, redact
+from harness.output import tolerant_output
 
 _INTERRUPTED = (1, 130)  # click's exit codes for Ctrl-C
 
 
 def main() -> None:
     """Runs the command line; raises SystemExit with a code of errors.py, or of `--bisect`."""
-    code = _exit_code()
+    with tolerant_output(), _stopped_by_sigterm():
+        code = _exit_code()
     sys.exit(errors.BISECT.get(code, code) if "--bisect" in sys.argv else code)
+
+
+@contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """SIGTERM stops a command as Ctrl-C does, also before it has started its first run."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _exit_code() -> int:

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,11 @@ from typing import IO, Any
 from harness.errors import DiskError
 
 PARTIAL = ".partial"  # suffix of a file that is being written; readers skip it
+MOST_BYTES = 64 * 2**20  # of a JSON file that is read whole
+DEEPEST = 64  # nesting of JSON that is accepted; the interpreter's own limit is about 1,000
+_ABSENT = {errno.ENOENT, errno.ENOTDIR}
+_UNREADABLE = {errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG}
+_INVALID_PATH = {errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -60,11 +66,62 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The value of a JSON file; None if the file is absent, incomplete or not JSON."""
+    """The value of a JSON file; None if the file is absent, incomplete or not JSON.
+
+    Any program may have written the file: one that `open_regular` or `parse_json` refuses is as
+    good as none.
+    """
     try:
-        return json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+        with open_regular(path) as handle:
+            data = handle.read(MOST_BYTES + 1)
+        return None if len(data) > MOST_BYTES else parse_json(data.decode("utf-8-sig"))
+    except ValueError:
         return None
+    except OSError as error:
+        if error.errno in _ABSENT | _UNREADABLE:
+            return None
+        raise
+
+
+def open_regular(path: Path) -> IO[bytes]:
+    """Opens a file to read it. Raises OSError where it is no regular file: a pipe never ends."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EISDIR, "Is no regular file", str(path))
+    return open(descriptor, "rb")
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text from any program, which can be stored as JSON again.
+
+    Raises ValueError for text that is not JSON, nests too deeply, or has an integer beyond 64 bits.
+    Half of a surrogate pair becomes a question mark.
+    """
+    try:
+        value = json.loads(text, parse_int=_parse_int64)
+    except RecursionError:
+        raise ValueError(f"nested more than {DEEPEST} levels deep") from None
+    if text.count("{") + text.count("[") > DEEPEST and _nests_deeper(value, DEEPEST):
+        raise ValueError(f"nested more than {DEEPEST} levels deep")
+    if "\\ud" in text or "\\uD" in text:
+        whole = json.dumps(value, ensure_ascii=False).encode(errors="replace")
+        value = json.loads(whole)
+    return value
+
+
+def _parse_int64(digits: str) -> int:
+    number = int(digits)
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"the integer {digits[:30]}, which has more than 64 bits")
+    return number
+
+
+def _nests_deeper(value: Any, levels: int) -> bool:
+    if not isinstance(value, (dict, list)):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_nests_deeper(one, levels - 1) for one in inner)
 
 
 @contextmanager
@@ -84,7 +141,8 @@ def disk_errors(path: Path) -> Iterator[None]:
         if isinstance(error, PermissionError) or error.errno == errno.EROFS:
             hint = "Change its permissions, or name another --store."
             raise DiskError(str(path), "a writable location", str(error.strerror), hint) from error
-        if isinstance(error, (NotADirectoryError, FileExistsError, IsADirectoryError)):
+        names = (NotADirectoryError, FileExistsError, IsADirectoryError)
+        if isinstance(error, names) or error.errno in _INVALID_PATH:
             expected = "a path of folders, and a file or nothing at its end"
             hint = "Something else has that name: move it away, or name another path."
             raise DiskError(str(path), expected, str(error.strerror), hint) from error

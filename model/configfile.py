@@ -22,6 +22,8 @@ from model.config import Config
 from model.errors import ConfigError, ConfigErrors
 
 Nested = dict[str, Any]
+MOST_VALUES = 1_000_000  # of a file, which may list thousands of shards
+DEEPEST = 8  # levels of a configuration; the deepest has four
 OFF_WORDS = {"off", "none", "no", "false", "disabled", "~"}
 ON_WORDS = {"on", "yes", "true", "enabled"}
 
@@ -40,7 +42,7 @@ def load_config(path: Path | None, overrides: Mapping[str, Any] | None = None) -
 def read_values(path: Path) -> Nested:
     """The nested mapping in a YAML or JSON file, after its `extends`; raises ConfigErrors."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         expected = f"a readable configuration file at {path}"
         raise _one(expected, str(error), "Check the path.", path) from None
@@ -62,23 +64,59 @@ def read_values(path: Path) -> Nested:
 
 
 def parse_overrides(items: list[str]) -> Nested:
-    """`["a.b=c", ...]` as {dotted path: value}, each value read as YAML; raises ConfigErrors."""
+    """`["a.b=c", ...]` as {dotted path: value}; raises ConfigErrors.
+
+    A value is taken as typed (` #` is part of a path), unless all of it is a number, true, false or
+    null, or it begins as a list, a mapping or a quoted text does: that is read as YAML.
+    """
     overrides = {}
     for item in items:
         path, equals, text = item.partition("=")
         if not equals or not path:
             raise _one("--set PATH=VALUE", repr(item), "Write, for example, --set dial.depth=8.")
-        overrides[path] = parse_yaml(text, f"--set {path}")
+        overrides[path] = _parse_option(text, f"--set {path}")
     return overrides
+
+
+def _parse_option(text: str, where: str) -> Any:
+    if text.lstrip()[:1] in ("[", "{", '"', "'"):
+        value = parse_yaml(text, where)
+        node = YAML(typ="safe", pure=True).compose(io.StringIO(text))
+        if node.end_mark.index != len(text.rstrip()):
+            got = f"more text after {text[: node.end_mark.index]!r}"
+            raise _one("one list, mapping or quoted text", got, "Quote all of it.", where)
+        return value
+    try:
+        value = parse_yaml(text, where)
+    except ConfigErrors:
+        return text
+    plain = value is None or isinstance(value, int | float)
+    return value if plain and "#" not in text else text
 
 
 def parse_yaml(text: str, where: str) -> Any:
     """One YAML 1.2 document as plain values; raises ConfigErrors naming `where`."""
     try:
-        return YAML(typ="safe", pure=True).load(io.StringIO(text))
-    except YAMLError as error:
+        value = YAML(typ="safe", pure=True).load(io.StringIO(text))
+        _check_size(value)
+        return value
+    except (YAMLError, RecursionError, ValueError) as error:
         problem = " ".join(str(error).split())
         raise _one("valid YAML", problem[:300], "Mend the syntax there.", where) from None
+
+
+def _check_size(value: Any) -> None:
+    """Raises ValueError for too many values or levels, such as aliases of aliases."""
+    left = [(value, 0)]
+    for _ in range(MOST_VALUES):
+        if not left:
+            return
+        one, level = left.pop()
+        inner = one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
+        left += [(each, level + 1) for each in inner]
+        if level > DEEPEST:
+            raise ValueError(f"nested more than {DEEPEST} levels deep")
+    raise ValueError(f"more than {MOST_VALUES:,} values")
 
 
 def apply_overrides(

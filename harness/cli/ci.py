@@ -9,7 +9,7 @@ from harness import errors, files
 from harness.cli.console import new_console, print_line
 from harness.cli.github import check as checks
 from harness.cli.github import install
-from harness.cli.options import JsonOption
+from harness.cli.options import JsonOption, within
 from harness.report.export import print_json
 from harness.report.gate import ci_formats
 
@@ -93,7 +93,9 @@ def check(
 @app.command()
 def results(
     source: Annotated[Path, typer.Argument(help="The JSON that `harness gate --json` printed.")],
-    exit_code: Annotated[int | None, typer.Option(help="The exit code of the gate.")] = None,
+    exit_code: Annotated[
+        int | None, typer.Option(callback=within(0, 255), help="The exit code of the gate.")
+    ] = None,
     junit_file: Annotated[
         Path | None, typer.Option("--junit", help="The XML file to write.")
     ] = None,

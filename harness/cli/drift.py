@@ -16,7 +16,11 @@ def command(
     store: options.StoreOption = options.STORE,
     margin: options.MarginOption = None,
     recent: Annotated[
-        int, typer.Option(min=1, help="A step is an alarm for this many sessions.")
+        int,
+        typer.Option(
+            callback=options.within(1, 1_000_000),
+            help="A step is an alarm for this many sessions.",
+        ),
     ] = RECENT_SESSIONS,
     markdown: options.MarkdownFileOption = None,
     json: options.JsonOption = False,

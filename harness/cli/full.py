@@ -8,6 +8,7 @@ import typer
 from harness import files
 from harness.cli import options
 from harness.cli.console import new_console, print_line, print_written, progress_console
+from harness.config.field_types import LONGEST_MINUTES
 from harness.config.full_file import load_full, with_overrides
 from harness.config.yaml_schema import parse_sets
 from harness.full.job import FinishedJob, FullOptions, run_full
@@ -34,7 +35,11 @@ def command(
         bool, typer.Option("--without-forecast", help="Start even if no forecast is possible.")
     ] = False,
     max_minutes: Annotated[
-        float | None, typer.Option(min=0, help="Stop with a checkpoint before this many minutes.")
+        float | None,
+        typer.Option(
+            callback=options.within(0, LONGEST_MINUTES),
+            help="Stop with a checkpoint before this many minutes.",
+        ),
     ] = None,
     price: options.PriceOption = None,
     artifacts: Annotated[

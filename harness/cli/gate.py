@@ -12,6 +12,7 @@ from harness.cli.console import new_console, print_line, progress_console
 from harness.cli.options import (
     BASELINES,
     NOISE_MODEL,
+    SHORTEST_MINUTES,
     STORE,
     AlphaOption,
     BaselinesOption,
@@ -24,7 +25,9 @@ from harness.cli.options import (
     StoreOption,
     checked_alpha,
     metric_numbers,
+    within,
 )
+from harness.config.field_types import LONGEST_MINUTES
 from harness.config.yaml_schema import parse_sets
 from harness.gate.ab_mode import parse_ab
 from harness.gate.execution import GateListener
@@ -74,7 +77,7 @@ def command(
     ] = "ml",
     budget_minutes: Annotated[
         Optional[float],  # noqa: UP045
-        typer.Option(min=0, help="Stop before this many minutes."),
+        typer.Option(callback=within(0, LONGEST_MINUTES), help="Stop before this many minutes."),
     ] = None,
     margin: MarginOption = None,
     alpha: AlphaOption = 0.05,
@@ -115,7 +118,11 @@ def command(
     ] = False,
     price: PriceOption = None,
     run_minutes: Annotated[
-        float, typer.Option(min=0, help="Stop a run that takes longer than this many minutes.")
+        float,
+        typer.Option(
+            callback=within(SHORTEST_MINUTES, LONGEST_MINUTES),
+            help="Stop a run that takes longer than this many minutes.",
+        ),
     ] = 60.0,
     trainer: Annotated[
         str, typer.Option(help="The trainer, where no baseline names it: native or fake.")
@@ -185,7 +192,7 @@ class ConsoleListener(GateListener):
 
 def _show(document: Document, *, json: bool) -> None:
     if json:
-        typer.echo(document_json(document), nl=False)
+        new_console().file.write(document_json(document))
     else:
         print_document(new_console(), document)
 

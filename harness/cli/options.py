@@ -3,11 +3,13 @@
 A command's signature uses these types; their default values are the constants in capitals.
 """
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from harness.config.field_types import LARGEST, LONGEST_MINUTES
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,6 +18,22 @@ if TYPE_CHECKING:
 STORE = Path("runs")
 NOISE_MODEL = Path("baselines/noise.csv")
 BASELINES = Path("baselines")
+MOST_GPUS = 1024
+SHORTEST_MINUTES = 0.001  # of a time limit: a shorter one ends every run before its first step
+
+
+def within(low: float, high: float) -> Callable[[typer.CallbackParam, Any], Any]:
+    """The callback of an option whose number lies from `low` to `high`; NaN does not."""
+
+    def check(param: typer.CallbackParam, value: float | None) -> float | None:
+        if value is None or low <= value <= high:
+            return value
+        expected = f"a number from {low:,.12g} to {high:,.12g}"
+        hint = "Write a number in that range, or leave the option out."
+        raise UsageError(param.opts[0], expected, f"{value:g}", hint)
+
+    return check
+
 
 StoreOption = Annotated[Path, typer.Option("--store", help="Folder of all runs and records.")]
 SetOption = Annotated[
@@ -31,12 +49,13 @@ MaxMinutesOption = Annotated[
     float | None,
     typer.Option(
         "--max-minutes",
-        min=0,
+        callback=within(0, LONGEST_MINUTES),
         help="Stop before this many minutes; re-run the same command to resume.",
     ),
 ]
 PriceOption = Annotated[
-    float | None, typer.Option("--price", min=0, help="Price in USD per GPU-hour.")
+    float | None,
+    typer.Option("--price", callback=within(0, LARGEST), help="Price in USD per GPU-hour."),
 ]
 MarginOption = Annotated[
     list[str] | None,
@@ -78,7 +97,7 @@ def gpu_list(text: str) -> list[str]:
     """The GPUs of `--gpus`, such as "0-3"; none for an empty text. Raises UsageError."""
     from harness.config.yaml_schema import parse_seeds
 
-    return [str(number) for number in parse_seeds(text, "--gpus")] if text else []
+    return [str(number) for number in parse_seeds(text, "--gpus", MOST_GPUS)] if text else []
 
 
 def metric_numbers(texts: list[str] | None, option: str) -> dict[str, float]:
@@ -90,7 +109,7 @@ def metric_numbers(texts: list[str] | None, option: str) -> dict[str, float]:
             numbers[name] = float(number)
         except ValueError:
             numbers[name] = float("nan")
-        if not 0 < numbers[name] < float("inf"):
+        if not 0 < numbers[name] <= LARGEST:
             hint = f"Such as {option} val_loss=0.002; speeds are relative, 0.005 for 0.5 %."
             raise UsageError(f"{option} {text}", "NAME=NUMBER, above zero", repr(number), hint)
     return numbers

@@ -10,6 +10,7 @@ from rich.console import Console
 from harness import errors
 from harness.cli import options
 from harness.cli.console import new_console, print_line, print_recovered, progress_console
+from harness.config.field_types import LARGEST_SEED, LONGEST_MINUTES
 from harness.config.yaml_schema import EXAMPLES, parse_sets
 from harness.errors import UsageError
 from harness.format import duration
@@ -33,11 +34,17 @@ ANSWERS = {
 def command(
     config: Annotated[Path, typer.Argument(help="A configuration file.")],
     sets: options.SetOption = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the run.")] = 1,
+    seed: Annotated[
+        int, typer.Option(callback=options.within(0, LARGEST_SEED), help="Seed of the run.")
+    ] = 1,
     store: options.StoreOption = options.STORE,
     trainer: options.TrainerOption = "native",
     timeout_minutes: Annotated[
-        float, typer.Option(min=0, help="End the run after this many minutes.")
+        float,
+        typer.Option(
+            callback=options.within(options.SHORTEST_MINUTES, LONGEST_MINUTES),
+            help="End the run after this many minutes.",
+        ),
     ] = 60.0,
     rerun: options.RerunOption = False,
     json: options.JsonOption = False,

@@ -15,6 +15,7 @@ from harness.cli.console import (
     print_written,
     progress_console,
 )
+from harness.config.field_types import LARGEST, LONGEST_MINUTES
 from harness.redact import redact_argv
 
 if TYPE_CHECKING:
@@ -40,11 +41,19 @@ def command(
         bool, typer.Option("--worker", help="Only run trials, for a search that another runs.")
     ] = False,
     wait_for_base: Annotated[
-        float, typer.Option(min=0, help="Minutes that a worker waits for the other command's base.")
+        float,
+        typer.Option(
+            callback=options.within(0, LONGEST_MINUTES),
+            help="Minutes that a worker waits for the other command's base.",
+        ),
     ] = 0.0,
     since: Annotated[
         float | None,
-        typer.Option(hidden=True, help="Unix time; earlier failures of the base are ignored."),
+        typer.Option(
+            callback=options.within(0, LARGEST),
+            hidden=True,
+            help="Unix time; earlier failures of the base are ignored.",
+        ),
     ] = None,
     report: Annotated[
         bool, typer.Option("--report", help="Only report the result so far; start no run.")

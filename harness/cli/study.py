@@ -103,7 +103,8 @@ def run(
         fill_sweeps=_fill_sweeps(file, progress),
         command_line=command_line(),
     )
-    if any(store.record(planned.plan_id) is not None for planned in result.study.runs):
+    plans = {planned.plan_id for planned in result.study.runs}
+    if any(record.plan_id in plans and record.status == "completed" for record in store.records()):
         try:
             report(console, store, file.study, html=html, json=json)
         except ReportError as error:

@@ -35,6 +35,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
+from harness.config.field_types import NotNegative, NotNegativeInt
 from harness.errors import HarnessError
 from harness.format import plural
 from harness.metrics import CORE_SCORES, QUALITY, SPEEDS
@@ -62,10 +63,10 @@ class NoiseRow(msgspec.Struct, frozen=True, kw_only=True):
     metric: str
     gpu: str
     source: VarianceSource
-    sd: float
-    df: int
-    runs: int
-    groups: int
+    sd: NotNegative
+    df: NotNegativeInt
+    runs: NotNegativeInt
+    groups: NotNegativeInt
     origin: Origin
     note: str = ""
     predictive_df: float | None = None  # for another recipe; None: `df`, of this very recipe

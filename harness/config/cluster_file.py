@@ -9,10 +9,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from harness.config.field_types import MinutesInt, NotNegativeInt, Positive, PositiveInt
 from harness.config.yaml_schema import (
-    NotNegativeInt,
-    Positive,
-    PositiveInt,
     Strict,
     Where,
     convert,
@@ -31,7 +29,7 @@ class ClusterFile(Strict, frozen=True, kw_only=True):
     """The resources of one job, and what happens at its time limit."""
 
     kind: Literal["slurm", "local"]
-    minutes: PositiveInt  # time limit of one start; the job is requeued after it
+    minutes: MinutesInt  # time limit of one start; the job is requeued after it
     partition: str | None = None
     account: str | None = None
     qos: str | None = None

@@ -9,9 +9,15 @@ from typing import Annotated, Any
 
 import msgspec
 
-from harness.config.yaml_schema import (
+from harness.config.field_types import (
+    Hours,
+    NotNegative,
     NotNegativeInt,
+    Positive,
     PositiveInt,
+    Seed,
+)
+from harness.config.yaml_schema import (
     Strict,
     Where,
     check_name,
@@ -24,9 +30,6 @@ from harness.errors import StudyFileError
 
 MIN_PROXY_SIZES = 3  # a scaling law with an irreducible loss needs three
 EXAMPLE = "ablations/full/toy.yaml"
-FINITE = 1e12
-Positive = Annotated[float, msgspec.Meta(gt=0, lt=FINITE)]
-NotNegative = Annotated[float, msgspec.Meta(ge=0, lt=FINITE)]
 
 
 class ProxiesFile(Strict, frozen=True, kw_only=True):
@@ -35,7 +38,7 @@ class ProxiesFile(Strict, frozen=True, kw_only=True):
     field: str  # such as dial.depth
     values: list[Any]
     set: dict[str, Any] = msgspec.field(default_factory=dict)
-    seeds: list[int] = msgspec.field(default_factory=lambda: [1])
+    seeds: list[Seed] = msgspec.field(default_factory=lambda: [1])
 
 
 class TargetFile(Strict, frozen=True, kw_only=True):
@@ -47,7 +50,7 @@ class TargetFile(Strict, frozen=True, kw_only=True):
 class FullLimits(Strict, frozen=True, kw_only=True):
     """Limits of a job."""
 
-    hours: Positive = 24.0  # of all attempts together
+    hours: Hours = 24.0  # of all attempts together
     restarts: NotNegativeInt = 3  # per command; each needs progress since the last
 
 
@@ -62,7 +65,7 @@ class FullFile(Strict, frozen=True, kw_only=True):
     trainer: str = "native"
     set: dict[str, Any] = msgspec.field(default_factory=dict)
     nodes: PositiveInt = 1
-    seed: int = 1
+    seed: Seed = 1
     step_test_seconds: Positive = 30.0
     price_usd_per_gpu_hour: NotNegative | None = None
     target: TargetFile = TargetFile()

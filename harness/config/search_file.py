@@ -4,16 +4,22 @@ Whether the paths and values of the space are valid is checked with the trainer,
 resolved (`harness.search.plan`).
 """
 
-import math
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
+from harness.config.field_types import (
+    ErrorRate,
+    Finite,
+    FiniteInt,
+    NotNegativeInt,
+    Positive,
+    PositiveInt,
+    Seed,
+)
 from harness.config.study_file import Limits
 from harness.config.yaml_schema import (
-    ErrorRate,
-    NotNegativeInt,
     Strict,
     Where,
     check_name,
@@ -37,11 +43,11 @@ EXAMPLE = "{float: [0.001, 0.1], log: true}"
 class DimensionFile(Strict, frozen=True, kw_only=True):
     """One field to search: a range of floats or integers, or a list of choices."""
 
-    floats: list[float] | None = msgspec.field(name="float", default=None)
-    ints: list[int] | None = msgspec.field(name="int", default=None)
+    floats: list[Finite] | None = msgspec.field(name="float", default=None)
+    ints: list[FiniteInt] | None = msgspec.field(name="int", default=None)
     choices: list[Any] | None = None
     log: bool = False
-    step: float | None = None
+    step: Positive | None = None
 
 
 class TrickFile(Strict, frozen=True, kw_only=True):
@@ -54,23 +60,23 @@ class TrickFile(Strict, frozen=True, kw_only=True):
 class BudgetFile(Strict, frozen=True, kw_only=True):
     """What the trials may use; the search ends when the first limit is reached."""
 
-    trials: int | None = None
-    gpu_seconds: float | None = None
-    usd: float | None = None
+    trials: PositiveInt | None = None
+    gpu_seconds: Positive | None = None
+    usd: Positive | None = None
 
 
 class BoundFile(Strict, frozen=True, kw_only=True):
     """A bound that a trial must keep to be eligible, in the metric's unit."""
 
-    at_most: float | None = None
-    at_least: float | None = None
+    at_most: Finite | None = None
+    at_least: Finite | None = None
 
 
 class ConfirmFile(Strict, frozen=True, kw_only=True):
     """Confirmation of the best trials on held-out seeds. `next`: overrides for a second scale."""
 
-    best: NotNegativeInt = 3
-    seeds: list[int] = msgspec.field(default_factory=lambda: [101, 102, 103, 104, 105, 106])
+    best: NotNegativeInt = 3  # at least 1 in a file, where `confirm: null` stands for none
+    seeds: list[Seed] = msgspec.field(default_factory=lambda: [101, 102, 103, 104, 105, 106])
     alpha: ErrorRate = 0.05  # two-sided, for all candidates together
     correction: Correction = "dunnett"
     next: dict[str, Any] = msgspec.field(default_factory=dict)  # such as dial.depth: 8
@@ -90,8 +96,8 @@ class SearchFile(Strict, frozen=True, kw_only=True):
     trainer: str = "native"
     set: dict[str, Any] = msgspec.field(default_factory=dict)
     pin: Literal["derived", "own"] = "derived"
-    seed: int = 1  # of every trial
-    base_seeds: list[int] = msgspec.field(default_factory=lambda: [1, 2, 3])
+    seed: Seed = 1  # of every trial
+    base_seeds: list[Seed] = msgspec.field(default_factory=lambda: [1, 2, 3])
     sampler: str | dict[str, Any] = msgspec.field(default_factory=lambda: dict(SAMPLER))
     pruner: str | dict[str, Any] = "HyperbandPruner"
     constraints: dict[str, BoundFile] = msgspec.field(default_factory=dict)
@@ -141,13 +147,28 @@ def _convert(plain: dict[str, Any], where: Where) -> SearchFile:
         return TrickFile(**parts)
 
     named = {"space": DimensionFile, "constraints": BoundFile}
-    inner = {key: each(plain[key], kind, key) for key, kind in named.items() if key in plain}
+    inner: dict[str, Any] = {
+        key: each(plain[key], kind, key) for key, kind in named.items() if key in plain
+    }
     if "tricks" in plain:
         tricks = convert(plain["tricks"], dict[str, Any], where, "tricks")
         inner["tricks"] = {name: trick(part, f"tricks.{name}") for name, part in tricks.items()}
+    if "confirm" in plain:
+        inner["confirm"] = _confirm(plain["confirm"], where)
     rest = {key: value for key, value in plain.items() if key not in inner}
     search: SearchFile = convert(rest, SearchFile, where)
     return msgspec.structs.replace(search, **inner)
+
+
+def _confirm(value: Any, where: Where) -> ConfirmFile:
+    """The section `confirm`; null for no confirmation. Raises StudyFileError."""
+    if value is None:
+        return ConfirmFile(best=0)
+    found: ConfirmFile = convert(value, ConfirmFile, where, "confirm")
+    if found.best == 0:
+        expected, hint = "at least one trial to confirm", "Write `confirm: null` for none."
+        raise StudyFileError(where("confirm.best"), expected, "0", hint)
+    return found
 
 
 def check(search: SearchFile, where: Where) -> None:
@@ -217,10 +238,9 @@ def _check_dimension(one: DimensionFile, where: str) -> None:
             raise StudyFileError(where, expected, got, "Move a field with a single value to `set`.")
         return
     ends = kinds[0]
-    if len(ends) != 2 or not ends[0] < ends[1] or not all(map(math.isfinite, ends)):
-        raise StudyFileError(
-            where, "a lower and a higher end, both finite", repr(ends), f"For example {EXAMPLE}."
-        )
+    if len(ends) != 2 or not ends[0] < ends[1]:
+        expected = "a lower and a higher end"
+        raise StudyFileError(where, expected, repr(ends), f"For example {EXAMPLE}.")
     if one.log and (ends[0] <= 0 or one.step is not None):
         got = f"{ends}, step {one.step}" if one.step is not None else repr(ends)
         hint = "Raise its lower end, or remove `log: true` or the step."
@@ -263,10 +283,9 @@ def _check_objective(search: SearchFile, where: Where) -> None:
 def _check_budget(search: SearchFile, where: Where) -> None:
     budget = search.budget
     given = [n for n in (budget.trials, budget.gpu_seconds, budget.usd) if n is not None]
-    if not given or min(given) <= 0:
-        expected = "trials, gpu_seconds or usd, above 0"
-        got = repr(given) if given else "none"
-        raise StudyFileError(where("budget"), expected, got, "For example budget: {trials: 40}.")
+    if not given:
+        expected, hint = "trials, gpu_seconds or usd", "For example budget: {trials: 40}."
+        raise StudyFileError(where("budget"), expected, "none", hint)
     if budget.usd is not None and search.limits.price is None:
         hint = "Add limits: {price: USD per GPU-hour}, or pass --price."
         raise StudyFileError(where("budget.usd"), "a price for a budget in USD", "none", hint)

@@ -9,11 +9,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from harness.config.field_types import ErrorRate, Minutes, NotNegative, Positive, PositiveInt, Seed
 from harness.config.yaml_schema import (
-    ErrorRate,
-    NotNegative,
-    Positive,
-    PositiveInt,
     Strict,
     Where,
     check_name,
@@ -41,8 +38,8 @@ class Decide(Strict, frozen=True, kw_only=True):
 class Limits(Strict, frozen=True, kw_only=True):
     """When a study stops."""
 
-    run_minutes: Positive = 60.0  # for one run
-    total_minutes: Positive | None = None  # for all attempts of the study together
+    run_minutes: Minutes = 60.0  # for one run
+    total_minutes: Minutes | None = None  # for all attempts of the study together
     failures: PositiveInt = 3  # in a row: ends the command; of one arm: skips the arm
     price: NotNegative | None = None  # USD per GPU-hour
 
@@ -55,10 +52,10 @@ class RetuneFile(Strict, frozen=True, kw_only=True):
     """
 
     values: dict[str, list[Any]] = {}
-    seeds: list[int]
+    seeds: list[Seed]
     space: dict[str, Any] = {}
-    trials: int | None = None
-    best: int = 3
+    trials: PositiveInt | None = None
+    best: PositiveInt = 3
 
 
 class ArmFile(Strict, frozen=True, kw_only=True):
@@ -88,12 +85,12 @@ class StudyFile(Strict, frozen=True, kw_only=True):
     study: str
     base: str
     arms: ArmsFile
-    seeds: list[int]
+    seeds: list[Seed]
     question: str = ""
     trainer: str = "native"
     set: dict[str, Any] = {}
     pin: Literal["derived", "own"] = "derived"
-    horizons: list[float] | Literal["default"] = []
+    horizons: list[Positive] | Literal["default"] = []
     decide: Decide = Decide()
     limits: Limits = Limits()
 
@@ -160,9 +157,7 @@ def check(study: StudyFile, where: Where) -> None:
         _check_sweep(trick, sweep, study, where)
     for name, arm in study.arms.explicit.items():
         _check_arm(name, arm, where(f"arms.{name}"))
-    if study.horizons and (
-        any(h <= 0 for h in study.horizon_list()) or len(study.horizon_list()) < 2
-    ):
+    if study.horizons and len(study.horizon_list()) < 2:
         expected = "positive multiples of the base's steps, at least one of them not 1"
         hint = "Write `horizons: default`, or for example [0.5, 1]."
         raise StudyFileError(where("horizons"), expected, repr(study.horizons), hint)

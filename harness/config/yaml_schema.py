@@ -1,25 +1,24 @@
 """Strict schemas of YAML files, and parsers of option values; errors name the line and the key."""
 
 import difflib
-import io
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Any, get_args
 
 import msgspec
 
+from harness.config import yaml_text
+from harness.config.field_types import LARGEST_SEED, MOST_SEEDS, NAME_PATTERN
+from harness.config.yaml_text import YamlTextError
 from harness.errors import StudyFileError, UsageError
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+NAME = re.compile(NAME_PATTERN)
 EXAMPLES = "`harness init` copies complete examples into ablations/."
 Where = Callable[[str], str]  # locates the field at a dotted path
-Positive = Annotated[float, msgspec.Meta(gt=0)]
-NotNegative = Annotated[float, msgspec.Meta(ge=0)]
-PositiveInt = Annotated[int, msgspec.Meta(ge=1)]
-NotNegativeInt = Annotated[int, msgspec.Meta(ge=0)]
-ErrorRate = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 _RANGES = {">=": "of {:g} or above", ">": "above {:g}", "<=": "of {:g} or below", "<": "below {:g}"}
+LONGEST_SHOWN = 100  # characters of a wrong value in an error
 _RENAMED = {"many": "correction"}  # keys that users of an earlier version still write
 
 
@@ -30,7 +29,7 @@ class Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 def read_text(path: Path, what: str, example: str) -> str:
     """Reads a YAML file as text. Raises StudyFileError."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         got = str(error.strerror).lower().removeprefix("is ")
         hint = f"Name a YAML file, such as {example}; {EXAMPLES}"
@@ -42,31 +41,21 @@ def read_text(path: Path, what: str, example: str) -> str:
 
 def read_mapping(text: str, name: str, keys: str, examples: str) -> tuple[dict[str, Any], Where]:
     """Returns (a mapping from YAML, what locates its fields). Raises StudyFileError."""
-    plain, lines = _read_yaml(text, name)
-    if not isinstance(plain, dict):
-        expected = f"a mapping with the keys {keys}"
-        got = "an empty file" if plain is None else type(plain).__name__
-        raise StudyFileError(name, expected, got, f"See {examples}; {EXAMPLES}")
-    return plain, lambda path: _location(name, lines, path)
-
-
-def _read_yaml(text: str, name: str) -> tuple[Any, Any]:
-    """Returns (plain values, the same with line numbers). Raises StudyFileError."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
-
     try:
-        return YAML(typ="safe", pure=True).load(text), YAML(typ="rt").load(text)
-    except YAMLError as error:
-        mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
-        problem = str(getattr(error, "problem", None) or error).partition(" with value")[0]
-        duplicate = "duplicate key" in problem
+        document = yaml_text.parse(text)
+    except YamlTextError as error:
+        duplicate = "duplicate key" in error.problem
         raise StudyFileError(
-            f"{name}:{mark.line + 1}" if mark else name,
+            f"{name}:{error.line}" if error.line else name,
             "every key once" if duplicate else "YAML",
-            problem,
+            error.problem,
             "Rename or remove one of them." if duplicate else "Correct that line.",
         ) from None
+    if not isinstance(document.value, dict):
+        expected = f"a mapping with the keys {keys}"
+        got = "an empty file" if document.value is None else type(document.value).__name__
+        raise StudyFileError(name, expected, got, f"See {examples}; {EXAMPLES}")
+    return document.value, lambda path: _location(name, document.line_of(path), path)
 
 
 def convert(
@@ -113,10 +102,12 @@ def _schema_error(
     if limit := re.match(r"Expected `(?:int|float)` (>=|>|<=|<) (\S+)", text):
         for part in inner:
             value = value[part]
+        for index in re.findall(r"\[(\d+)\]", tail.rpartition(".")[2]):
+            value = value[int(index)]
         required = _fields(kind, inner[:-1])[inner[-1]].required
         hint = "Write a number in that range" + ("." if required else ", or leave it out.")
         expected = f"a number {_RANGES[limit[1]].format(float(limit[2]))}"
-        return StudyFileError(where(place), expected, repr(value), hint)
+        return StudyFileError(where(place), expected, _shown(value), hint)
     expected, _, got = text.removeprefix("Expected ").partition(", got ")
     return StudyFileError(
         where(place),
@@ -124,6 +115,12 @@ def _schema_error(
         got.replace("`", "") or text,
         suggest(place) or "Write a value of that type.",
     )
+
+
+def _shown(value: Any) -> str:
+    """A value as Python shows it, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + " ..."
 
 
 def _fields(kind: Any, path: Iterable[str]) -> dict[str, Any]:
@@ -145,15 +142,8 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return f"Did you mean {close[0]!r}?" if close else None
 
 
-def _location(name: str, lines: Any, path: str) -> str:
+def _location(name: str, line: int | None, path: str) -> str:
     """`file:line: field`, as far as the line is known."""
-    node, line = lines, None
-    for part in filter(None, path.split(".")):
-        try:
-            line = node.lc.data[part][0] + 1
-            node = node[part]
-        except (AttributeError, KeyError, TypeError):
-            break
     return f"{name}{f':{line}' if line else ''}{f': {path}' if path else ''}"
 
 
@@ -165,12 +155,13 @@ def check_name(name: str, where: str) -> None:
 
 
 def check_seeds(seeds: list[int], where: str) -> None:
-    """Raises StudyFileError for no seeds, repeated or negative ones."""
-    repeated = sorted({seed for seed in seeds if seeds.count(seed) > 1})
-    if not seeds or repeated or min(seeds) < 0:
-        got = f"{repeated} more than once" if repeated else repr(seeds)
+    """Raises StudyFileError for no seeds, too many, or repeated ones."""
+    repeated = sorted(seed for seed, times in Counter(seeds).items() if times > 1)
+    if not seeds or repeated or len(seeds) > MOST_SEEDS:
+        got = f"{repeated[:6]} more than once" if repeated else f"{len(seeds):,} of them"
         hint = "Each seed is one replicate: write each once, such as [1, 2, 3]."
-        raise StudyFileError(where, "at least one seed, each once and not negative", got, hint)
+        expected = f"1 to {MOST_SEEDS:,} seeds, each once"
+        raise StudyFileError(where, expected, got, hint)
 
 
 def find_base(path: Path, base: str) -> str:
@@ -192,33 +183,34 @@ def parse_choice(text: str, choices: tuple[Any, ...], option: str, hint: str) ->
 
 
 def parse_sets(pairs: Iterable[str]) -> dict[str, Any]:
-    """Parses `["a.b=c"]` to `{"a.b": c}`; values are YAML. Raises UsageError."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
+    """Parses `["a.b=c"]` to `{"a.b": c}`; values as of `parse_option`. Raises UsageError."""
     overrides: dict[str, Any] = {}
     for pair in pairs:
         path, equals, text = pair.partition("=")
         try:
-            value = YAML(typ="safe", pure=True).load(io.StringIO(text))
-        except YAMLError:
-            equals = ""
+            overrides[path.strip()] = yaml_text.parse_option(text)
+        except YamlTextError as error:
+            expected, hint = "a whole list, mapping or quoted text", "Quote a text that is none."
+            raise UsageError(f"--set {path}", expected, f"{text!r} ({error})", hint) from None
         if not equals or not path.strip():
-            hint = "Write a dotted field, an equals sign and a YAML value."
+            hint = "Write a dotted field, an equals sign and a value."
             raise UsageError("--set", "field=value, such as dial.depth=8", repr(pair), hint)
-        overrides[path.strip()] = value
     return overrides
 
 
-def parse_seeds(text: str, option: str) -> list[int]:
+def parse_seeds(text: str, option: str, most: int = MOST_SEEDS) -> list[int]:
     """Parses `"1,2,5-7"` to `[1, 2, 5, 6, 7]`. Raises UsageError, which names the option."""
     numbers: list[int] = []
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
-        if not match or (match[2] and int(match[2]) < int(match[1])):
+        match = re.fullmatch(r"\s*([0-9]{1,19})(?:-([0-9]{1,19}))?\s*", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
+        if last < first or last > LARGEST_SEED:
             hint = "Separate numbers by commas; write a range with a dash."
             raise UsageError(option, "numbers such as 1,2,3 or 0-7", repr(text), hint)
-        numbers += range(int(match[1]), int(match[2] or match[1]) + 1)
+        if len(numbers) + last - first >= most:
+            hint = "Write fewer; a range with a dash includes both ends."
+            raise UsageError(option, f"at most {most:,} numbers", repr(text), hint)
+        numbers += range(first, last + 1)
     if len(set(numbers)) != len(numbers):
         raise UsageError(option, "each number once", repr(text), "Write each once.")
     return numbers

@@ -180,9 +180,8 @@ def _trajectories(
 
 def first_losses(stepper: StepperProcess, stop: Stop) -> list[float]:
     """The losses of the first TRAJECTORY_STEPS steps after `ready`, requested one by one."""
-    return [
-        float(stepper.ask("go 1", SEGMENT_TIMEOUT_S, stop)["loss"]) for _ in range(TRAJECTORY_STEPS)
-    ]
+    turns = [stepper.ask("go 1", SEGMENT_TIMEOUT_S, stop) for _ in range(TRAJECTORY_STEPS)]
+    return [math.nan if (loss := turn.get("loss")) is None else float(loss) for turn in turns]
 
 
 def _measure_windows(

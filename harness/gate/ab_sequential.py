@@ -13,8 +13,8 @@ judged by their own spread and have their own rows in the noise model.
 import math
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -23,7 +23,8 @@ from harness.errors import TrainerError
 from harness.gate import ab_interleaved
 from harness.gate.ab_interleaved import SEGMENT_TIMEOUT_S, AbLaunch, AbSide, SideFailed, SideName
 from harness.results import run_files
-from harness.results.record import ProcessEnd
+from harness.results.recipe import device_name
+from harness.results.record import Outcome, ProcessEnd, outcome_of
 from harness.runner.process import Stop, run_process
 from harness.runner.stepper import (
     Reply,
@@ -181,34 +182,34 @@ def _short_run(side: AbSide, config: Path, run_dir: Path, stop: Stop) -> Segment
     )
     if stop:
         raise StepperStopped
-    content = files.read_json(run_dir / "result.json")
-    result: dict[str, Any] = content if isinstance(content, dict) else {}
-    if result.get("status") != "completed":
-        raise _failure(side, result, ended, run_dir)
+    outcome = outcome_of(run_dir, ended)
+    if outcome.status != "completed":
+        raise _failure(side, outcome, ended, run_dir)
     steps = [
         event
         for event in run_files.read_events(run_dir / "events.jsonl")
-        if event.get("event") == "step" and event.get("step_s") is not None
+        if event["event"] == "step" and all(event.get(key) for key in ("step", "step_s", "tokens"))
     ]
     if len(steps) <= RUN_WARM_UP_STEPS:
         raise TrainerError(
             f"side {side.name}",
-            f"a run of more than {RUN_WARM_UP_STEPS} steps, each with its `step_s`",
+            f"a run of more than {RUN_WARM_UP_STEPS} steps, each with its `tokens` and `step_s`",
             f"{len(steps)} of them",
             "Gate a configuration with more steps.",
         )
-    return _segment_of_run(result.get("metrics") or {}, steps, run_dir)
+    return _segment_of_run(outcome.metrics, steps, run_dir)
 
 
-def _segment_of_run(metrics: dict[str, Any], steps: list[Reply], run_dir: Path) -> Segment:
+def _segment_of_run(
+    metrics: Mapping[str, float | None], steps: list[Reply], run_dir: Path
+) -> Segment:
     content = files.read_json(run_dir / "environment.json")
     machine: Reply = content if isinstance(content, dict) else {}
-    gpus = machine.get("gpus") or [{}]
     measured = steps[RUN_WARM_UP_STEPS:]
     ready = {
         "batch_tokens": measured[-1]["tokens"] / measured[-1]["step"],
         "compile_s": metrics.get("compile_s"),
-        "device": gpus[0].get("name") or (machine.get("cpu") or {}).get("name"),
+        "device": device_name(machine),
         "environment_id": machine.get("environment_id"),
     }
     answer = {
@@ -216,15 +217,16 @@ def _segment_of_run(metrics: dict[str, Any], steps: list[Reply], run_dir: Path) 
         "loader_wait_s": [step.get("loader_wait_s") or 0.0 for step in measured],
         "peak_memory_bytes": metrics.get("peak_memory_bytes"),
     }
-    losses = [float(step["loss"]) for step in steps[: ab_interleaved.TRAJECTORY_STEPS]]
+    first = steps[: ab_interleaved.TRAJECTORY_STEPS]
+    losses = [math.nan if (loss := step.get("loss")) is None else float(loss) for step in first]
     return Segment(ready=ready, answer=answer, machine=machine, losses=losses)
 
 
-def _failure(side: AbSide, result: Reply, ended: ProcessEnd, run_dir: Path) -> StepperFailed:
+def _failure(side: AbSide, outcome: Outcome, ended: ProcessEnd, run_dir: Path) -> StepperFailed:
     return StepperFailed(
         side.name,
-        str(result.get("reason") or f"it {ended.describe()}"),
-        str(result.get("status") or "failed"),
+        outcome.reason or f"it {ended.describe()}",
+        outcome.status,
         run_files.log_tail(run_dir / "log.txt"),
         ended.signal is not None,
     )

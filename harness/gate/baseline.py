@@ -19,6 +19,7 @@ import msgspec
 from harness import files
 from harness.comparison.noise_model import NoiseModel
 from harness.comparison.result import MetricResult
+from harness.config.field_types import Count, ErrorRate, Moment, PositiveInt
 from harness.config.yaml_schema import NAME
 from harness.errors import HarnessError, UsageError
 from harness.metrics import LOSSES, QUALITY
@@ -48,7 +49,7 @@ class ReplicateSet(msgspec.Struct, frozen=True, kw_only=True):
 class PromotionEvidence(msgspec.Struct, frozen=True, kw_only=True):
     """The comparison with the previous entry by which an entry replaced it."""
 
-    alpha: float
+    alpha: ErrorRate
     outcome: str
     metrics: list[MetricResult]
 
@@ -56,14 +57,14 @@ class PromotionEvidence(msgspec.Struct, frozen=True, kw_only=True):
 class BaselineEntry(msgspec.Struct, frozen=True, kw_only=True):
     """Replicates of one configuration. `config` is complete; each run replaces its seed."""
 
-    number: int
+    number: PositiveInt
     why: str
     evidence: PromotionEvidence | None
     trainer: str
     config: dict[str, Any]
     commit: str | None  # of the code; None outside a repository or with uncommitted changes
     records: list[Record]
-    stored_at: float
+    stored_at: Moment
     previous: str | None
     hash: str = ""
 
@@ -84,7 +85,7 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True):
     format: int = FORMAT
     name: str
     gpu: str
-    gpus: int
+    gpus: Count
     protocol: int
     entries: list[BaselineEntry]
 

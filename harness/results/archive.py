@@ -14,7 +14,7 @@ import re
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 
 from harness import files
+from harness.config.yaml_schema import NAME
 from harness.errors import StoreError, UsageError
 from harness.results import stored_file
 from harness.results.store import SIDE_FOLDERS, Store
@@ -34,6 +35,7 @@ REPACK = (
 FULL_JOBS = "full"  # one folder per full job
 COMPACT = ("records", *SIDE_FOLDERS, "studies", FULL_JOBS)
 FOLDERS = (*COMPACT, "searches", "plans")
+NAMED_FOLDERS = {"plans": 2, FULL_JOBS: 1}  # plans/<plan_id>/<attempt>/..., full/<name>/...
 ABSOLUTE = re.compile(r"(?<![^\s=:'\"])/(?:[^\s/'\"]+/)*(?=[^\s/'\"])")  # without the last part
 
 
@@ -151,9 +153,10 @@ def _extract(tar_path: Path, folder: Path) -> None:
         with tarfile.open(tar_path, "r:") as tar:
             for member in tar:
                 parts = PurePosixPath(member.name).parts
-                inside = bool(parts) and parts[0] in FOLDERS and ".." not in parts
-                if not inside or not member.isfile():
-                    raise _not_a_store(tar_path, f"an entry {member.name!r}")
+                if not _is_of_store(parts) or not member.isfile():
+                    raise _not_a_store(tar_path, f"an entry {member.name[:200]!r}")
+                if member.issparse():  # a few bytes could fill the disk
+                    raise _not_a_store(tar_path, f"the sparse file {member.name!r}")
                 source = tar.extractfile(member)
                 assert source is not None
                 target = folder.joinpath(*parts)
@@ -161,9 +164,18 @@ def _extract(tar_path: Path, folder: Path) -> None:
                 with source, open(target, "wb") as handle:
                     shutil.copyfileobj(source, handle)
                 os.utime(target, (member.mtime, member.mtime))
-    except (tarfile.TarError, FileNotFoundError, IsADirectoryError) as error:
+    except (tarfile.TarError, FileNotFoundError, IsADirectoryError, ValueError) as error:
         got = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise _not_a_store(tar_path, got) from error
+
+
+def _is_of_store(parts: Sequence[str]) -> bool:
+    """Whether a path is one that `pack` writes: what names a run, a study or a job is a name."""
+    if len(parts) < 2 or parts[0] not in FOLDERS or ".." in parts:
+        return False
+    folders = NAMED_FOLDERS.get(parts[0], 0)
+    deep_enough = len(parts) > folders + 1 if folders else len(parts) == 2
+    return deep_enough and all(map(NAME.fullmatch, parts[1 : max(1, folders) + 1]))
 
 
 def _not_a_store(tar_path: Path, got: str) -> StoreError:

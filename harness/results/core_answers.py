@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NAME = "core.parquet"  # in a run directory
+MOST_ROWS = 10**6  # more are no answers to CORE
 COLUMNS = ("task", "example", "correct", "value", "chance")
 
 
@@ -82,18 +83,20 @@ def read(path: Path) -> CoreAnswers:
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
+            if file.metadata.num_rows > MOST_ROWS:
+                raise _damaged(path, f"{file.metadata.num_rows:,} rows")
             if absent := set(COLUMNS) - set(file.schema_arrow.names):
                 raise _damaged(path, f"no column {' and no '.join(sorted(absent))}")
             metadata = _metadata(path, file.schema_arrow.metadata)
             frame = file.read(columns=list(COLUMNS)).to_pandas()
-    except (OSError, pa.ArrowException) as error:
-        raise _damaged(path, str(error).partition("\n")[0]) from error
-    by_task = dict(iter(frame.sort_values("example").groupby("task")))
-    if sorted(by_task) != sorted(metadata.tasks):
-        raise _damaged(path, f"rows of {', '.join(map(str, by_task)) or 'no task'}")
-    tasks = {
-        name: _task(path, name, facts, by_task[name]) for name, facts in metadata.tasks.items()
-    }
+        by_task = dict(iter(frame.sort_values("example").groupby("task")))
+        if sorted(by_task) != sorted(metadata.tasks):
+            raise _damaged(path, f"rows of {', '.join(map(str, by_task)) or 'no task'}")
+        tasks = {
+            name: _task(path, name, facts, by_task[name]) for name, facts in metadata.tasks.items()
+        }
+    except (OSError, pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        raise _damaged(path, str(error).partition("\n")[0][:200]) from error
     settings = msgspec.convert(msgspec.to_builtins(metadata), CoreSettings)
     return CoreAnswers(settings=settings, tasks=tasks)
 

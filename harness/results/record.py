@@ -11,26 +11,31 @@ import math
 import signal
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from harness.config.field_types import Count, Moment, Name, NotNegative, Seed
 from harness.errors import StoreError
 from harness.files import read_json
 from harness.metrics import ONE_PROCESS
 from harness.results import core_answers
 from harness.results.core_answers import CoreSettings
-from harness.results.run_files import last_step, log_tail, read_events
+from harness.results.run_files import log_tail, read_event_log, read_events
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 FORMAT = 1
-STATUSES = ("completed", "diverged", "out_of_memory", "interrupted", "failed")
 FINAL_STATUSES = ("completed", "diverged", "out_of_memory")  # results: not run again
 RECORD_BYTES = 8192  # so that records stay diffable; the run directory has what is left out
 SESSION_GAP_S = 600.0
+MOST_METRICS = 100
+LONGEST_NAME = 100  # of a metric or an id
+LONGEST_TEXT = 1000  # of a reason or a hint
+HINT = "Read the end of its log below; the complete log is log.txt in the run directory."
+CONTRACT = "Repair the trainer: what it writes to its run directory breaks the contract."
 
 
 class ProcessEnd(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,7 +88,7 @@ class LaunchInfo(msgspec.Struct, frozen=True, kw_only=True):
     arm: str | None = None
     block: int | None = None
     # absent from the JSON for one rank, so that stored baselines keep their hashes
-    ranks: int | msgspec.UnsetType = msgspec.UNSET
+    ranks: Count | msgspec.UnsetType = msgspec.UNSET
 
 
 class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,15 +97,15 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     Times are Unix seconds.
     """
 
-    plan_id: str
-    attempt: str
+    plan_id: Name
+    attempt: Name
     trainer: str
-    seed: int
+    seed: Seed
     identity: Identity
     derived: dict[str, Any]
     tricks: dict[str, bool]
     launch: LaunchInfo
-    started_at: float
+    started_at: Moment
     boot_id: str
 
 
@@ -113,51 +118,55 @@ class Record(RunPlan, frozen=True, kw_only=True):
     hint: str | None = None
     log_tail: str | None = None
     metrics: dict[str, float | None]
-    steps: int
-    tokens: int
+    steps: Count
+    tokens: Count
     environment: dict[str, Any]
     environment_id: str
-    concurrent_runs: int
-    ended_at: float
-    wall_s: float
-    trainer_s: float
-    gpus: int
+    concurrent_runs: Count
+    ended_at: Moment
+    wall_s: NotNegative
+    trainer_s: NotNegative
+    gpus: Count
     signal: int | None = None  # from outside: the result does not depend on what was run
     # absent from the JSON if CORE was not evaluated, so that stored baselines keep their hashes
     core: CoreSettings | msgspec.UnsetType = msgspec.UNSET
 
 
 def read_plan(run_dir: Path) -> RunPlan | None:
-    """The plan of a run directory; None if it is missing or incomplete."""
-    value = read_json(run_dir / "launch.json")
+    """The plan of a run directory; None if it is missing, incomplete or that of another one.
+
+    The trainer can write to this folder: a plan decides nothing about where a record goes.
+    """
     try:
-        return None if value is None else msgspec.convert(value, RunPlan)
+        plan = msgspec.convert(read_json(run_dir / "launch.json"), RunPlan)
     except msgspec.ValidationError:
         return None
+    own = (plan.plan_id, plan.attempt) == (run_dir.parent.name, run_dir.name)
+    return plan if own else None
 
 
 def collect_record(
     run_dir: Path, plan: RunPlan, ended: ProcessEnd, concurrent_runs: int = 0
 ) -> Record:
     """The record of a finished process. `concurrent_runs`: the most other runs at a time."""
-    outcome = _outcome(run_dir, ended)
+    outcome = outcome_of(run_dir, ended)
     environment = read_json(run_dir / "environment.json")
     if not isinstance(environment, dict):
         environment = {}
-    gpus = environment.get("gpus")
+    gpus, environment_id = environment.get("gpus"), environment.get("environment_id")
     failed = outcome.status not in FINAL_STATUSES
     core, damaged = _core_settings(run_dir / core_answers.NAME)
     record = Record(
         **msgspec.structs.asdict(plan),
         status=outcome.status,
-        reason="; ".join(part for part in (outcome.reason, damaged) if part) or None,
-        hint=outcome.hint,
+        reason=_shortened("; ".join(part for part in (outcome.reason, damaged) if part)),
+        hint=_shortened(outcome.hint),
         log_tail=log_tail(run_dir / "log.txt") if failed else None,
         metrics=outcome.metrics,
         steps=outcome.steps,
         tokens=outcome.tokens,
         environment=environment,
-        environment_id=str(environment.get("environment_id") or ""),
+        environment_id=str(environment_id or "")[:LONGEST_NAME],
         concurrent_runs=concurrent_runs,
         ended_at=ended.ended_at,
         wall_s=max(0.0, ended.ended_at - plan.started_at),
@@ -179,34 +188,50 @@ def _core_settings(path: Path) -> tuple[CoreSettings | msgspec.UnsetType, str | 
         return msgspec.UNSET, f"its {path.name} is damaged and was not kept ({error.got})"
 
 
-class _Outcome(msgspec.Struct, kw_only=True):
+def _shortened(text: str | None) -> str | None:
+    """A text short enough for a record; None if it is empty."""
+    return text[: LONGEST_TEXT - 4] + " ..." if text and len(text) > LONGEST_TEXT else text or None
+
+
+class Outcome(msgspec.Struct, kw_only=True):
     """The content of `result.json` under the contract, or what is known without it."""
 
-    status: str
-    steps: int
-    tokens: int
+    status: Literal["completed", "diverged", "out_of_memory", "interrupted", "failed"]
+    steps: Count
+    tokens: Count
     metrics: dict[str, float | None]
     reason: str | None = None
     hint: str | None = None
 
 
-def _outcome(run_dir: Path, ended: ProcessEnd) -> _Outcome:
+def outcome_of(run_dir: Path, ended: ProcessEnd) -> Outcome:
+    """How a run ended: its result, if it and its events follow the contract, else `failed`."""
     path = run_dir / "result.json"
     value = read_json(path)
+    log = read_event_log(run_dir / "events.jsonl")
     fault = "half a result.json" if path.exists() else "no result.json"
     if value is not None:
         try:
-            result = msgspec.convert(value, _Outcome)
+            result = msgspec.convert(value, Outcome)
         except msgspec.ValidationError as error:
             fault = f"an invalid result.json ({error})"
         else:
-            if result.status in STATUSES:
-                return _corrected(result, ended)
-            fault = f"a result.json of status {result.status!r}"
-    return _without_result(run_dir, ended, fault)
+            names = result.metrics
+            if len(names) <= MOST_METRICS and all(len(name) <= LONGEST_NAME for name in names):
+                return _refused(_corrected(result, ended), log.fault)
+            fault = f"a result.json with more than {MOST_METRICS} metrics, or with a longer name"
+    return _refused(_without_result(log.last_step, ended, fault), log.fault)
 
 
-def _corrected(result: _Outcome, ended: ProcessEnd) -> _Outcome:
+def _refused(outcome: Outcome, fault: str | None) -> Outcome:
+    """An outcome whose events break the contract: `failed`, with the line."""
+    if fault is not None:
+        outcome.reason = "; ".join(part for part in (fault, outcome.reason) if part)
+        outcome.status, outcome.hint = "failed", CONTRACT
+    return outcome
+
+
+def _corrected(result: Outcome, ended: ProcessEnd) -> Outcome:
     """A result without numbers that are not finite, and with how the process ended."""
     reasons = [result.reason] if result.reason else []
     for name, number in result.metrics.items():
@@ -229,16 +254,17 @@ def _corrected(result: _Outcome, ended: ProcessEnd) -> _Outcome:
     return result
 
 
-def _without_result(run_dir: Path, ended: ProcessEnd, fault: str) -> _Outcome:
-    hint = "Read the end of its log below; the complete log is log.txt in the run directory."
+def _without_result(reached: tuple[int, int], ended: ProcessEnd, fault: str) -> Outcome:
+    """`reached`: steps and tokens at the last logged step."""
+    hint = HINT
     if ended.returncode == -signal.SIGKILL and ended.cause is None:
         hint = (
             "Something outside killed it, often the kernel when memory runs out: "
             "see dmesg, or use a machine with more memory."
         )
-    steps, tokens = last_step(run_dir / "events.jsonl")
+    steps, tokens = reached
     stopped = ended.cause in ("stopped", "pruned", "harness gone")
-    return _Outcome(
+    return Outcome(
         status="interrupted" if stopped else "failed",
         reason=f"the trainer {ended.describe()} and left {fault}",
         hint=hint,
@@ -271,22 +297,29 @@ def curve_table(run_dir: Path) -> "pa.Table | None":
 
     rows: dict[int, dict[str, Any]] = {}
     for event in read_events(run_dir / "events.jsonl"):
-        kind, step = event.get("event"), event.get("step")
-        if kind not in ("step", "evaluation") or not isinstance(step, int):
+        kind = event["event"]
+        if kind not in ("step", "evaluation"):
             continue
+        step = event["step"]
         row = rows.setdefault(step, {"step": step})
         keep = {"tokens": "tokens", "train_time_s": "train_time_s", "loss": "train_loss"}
         if kind == "evaluation":
             keep = {**keep, "val_loss": "val_loss", "val_bpb": "val_bpb"}
         for source, target in keep.items():
-            if isinstance(event.get(source), (int, float)):
-                row[target] = event[source]
+            if event.get(source) is not None:
+                row[target] = event[source] if target == "tokens" else float(event[source])
     if not rows:
         return None
+    return pa.Table.from_pylist([rows[step] for step in sorted(rows)], schema=curve_schema())
+
+
+def curve_schema() -> "pa.Schema":
+    """The columns of every curve."""
+    import pyarrow as pa
+
     counts = dict.fromkeys(("step", "tokens"), pa.int64())
     floats = dict.fromkeys(("train_time_s", "train_loss", "val_loss", "val_bpb"), pa.float64())
-    schema = pa.schema(counts | floats)
-    return pa.Table.from_pylist([rows[step] for step in sorted(rows)], schema=schema)
+    return pa.schema(counts | floats)
 
 
 def sessions(records: Iterable[Record]) -> list[list[Record]]:

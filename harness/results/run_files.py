@@ -1,51 +1,138 @@
 """Reads the files of a run directory: events, the end of the log, progress."""
 
-import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from harness import files
+from harness.config.field_types import Count
+
 LOG_TAIL_CHARACTERS = 2000
+LINE_BYTES = 2**20  # longest line of events.jsonl
+EVENTS_BYTES = 2**28  # longest events.jsonl; a run of 100,000 steps writes 20 MB
+
+
+class _AtStep(msgspec.Struct, kw_only=True):
+    """What the contract requires of an event. Losses may be NaN, as in a run that diverges."""
+
+    step: Count
+    t: float | None = None
+    tokens: Count | None = None
+    train_time_s: float | None = None
+    loss: float | None = None
+    seconds: float | None = None
+
+
+class _Step(_AtStep, kw_only=True):
+    step_s: float | None = None
+    loader_wait_s: float | None = None
+
+
+class _Evaluation(_AtStep, kw_only=True):
+    val_loss: float | None = None
+    val_bpb: float | None = None
+
+
+class _Core(msgspec.Struct, kw_only=True):
+    core: float | None = None
+
+
+class _Ranks(msgspec.Struct, kw_only=True):
+    """One value for each rank; None where a rank has none."""
+
+    compute_s: list[float | None] | None = None
+    loader_wait_s: list[float | None] | None = None
+    sm_clock_mhz: list[float | None] | None = None
+    throttled: list[list[str] | None] | None = None
+
+
+_KINDS: dict[str, type[msgspec.Struct]] = {
+    "step": _Step,
+    "evaluation": _Evaluation,
+    "recompilation": _AtStep,
+    "core": _Core,
+    "ranks": _Ranks,
+}
 
 
 def log_tail(path: Path, characters: int = LOG_TAIL_CHARACTERS) -> str | None:
     """The last characters of a log; None if it is missing or empty."""
     try:
-        with open(path, "rb") as handle:
+        with files.open_regular(path) as handle:
             size = handle.seek(0, 2)
             handle.seek(max(0, size - 4 * characters))
-            text = handle.read().decode(errors="replace")
-    except FileNotFoundError:
+            text = handle.read(4 * characters).decode(errors="replace")
+    except OSError:  # a trainer may have put anything in its place
         return None
     return text[-characters:] or None
 
 
-def read_events(path: Path) -> list[dict[str, Any]]:
-    """The events of a run; incomplete lines, as a killed trainer leaves them, are skipped."""
-    events = []
+class EventLog(msgspec.Struct, kw_only=True):
+    """The events of a run that follow the contract, and the first line that does not."""
+
+    events: list[dict[str, Any]] = []
+    fault: str | None = None
+
+    @property
+    def last_step(self) -> tuple[int, int]:
+        """(steps, tokens) at the last logged step."""
+        for event in reversed(self.events):
+            if event["event"] == "step":
+                return event["step"], event.get("tokens") or 0
+        return 0, 0
+
+
+def read_event_log(path: Path) -> EventLog:
+    """Reads events.jsonl; incomplete lines, as a killed trainer leaves them, are skipped."""
+    log = EventLog()
     try:
-        with open(path, encoding="utf-8", errors="replace") as handle:
-            for line in handle:
+        with files.open_regular(path) as handle:
+            for number, line in enumerate(_lines(handle), start=1):
                 try:
-                    event = json.loads(line)
-                except ValueError:
-                    continue
-                if isinstance(event, dict):
-                    events.append(event)
+                    if (event := parse_event(line)) is not None:
+                        log.events.append(event)
+                except ValueError as error:
+                    log.fault = log.fault or f"line {number} of {path.name} is invalid ({error})"
+            if handle.read(1):
+                log.fault = log.fault or f"{path.name} has more than {EVENTS_BYTES:,} bytes"
     except FileNotFoundError:
-        return []
-    return events
+        pass
+    except OSError as error:
+        log.fault = f"{path.name} cannot be read ({error.strerror})"
+    return log
 
 
-def last_step(path: Path) -> tuple[int, int]:
-    """Returns (steps, tokens) at the last logged step."""
-    for event in reversed(read_events(path)):
-        if event.get("event") == "step":
-            return int(event.get("step", 0)), int(event.get("tokens", 0))
-    return 0, 0
+def _lines(handle: Any) -> Iterator[bytes]:
+    """The lines of a file, a long one in pieces, up to EVENTS_BYTES."""
+    read = 0
+    while read < EVENTS_BYTES and (line := handle.readline(LINE_BYTES)):
+        read += len(line)
+        yield line
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """The events of a run that follow the contract."""
+    return read_event_log(path).events
+
+
+def parse_event(line: bytes) -> dict[str, Any] | None:
+    """One line of events.jsonl; None if it is incomplete.
+
+    Raises ValueError for JSON that is no event, or has a value of another type than the contract.
+    """
+    try:
+        event = files.parse_json(line.decode(errors="replace"))
+    except json.JSONDecodeError:
+        return None
+    if not isinstance(event, dict) or not isinstance(event.get("event"), str):
+        raise ValueError("expected an object with the key `event`")
+    if (kind := _KINDS.get(event["event"])) is not None:
+        msgspec.convert(event, kind)  # ValidationError is a ValueError
+    return event
 
 
 class Progress(msgspec.Struct, kw_only=True):
@@ -79,39 +166,42 @@ class EventTail:
     def read(self) -> bool:
         """Reads new events; returns whether there were any."""
         try:
-            with open(self._path, "rb") as handle:
+            with files.open_regular(self._path) as handle:
                 if (inode := os.fstat(handle.fileno()).st_ino) != self._inode:
                     self.progress, self._offset, self._inode = Progress(), 0, inode
                 handle.seek(self._offset)
-                new = handle.read()
-        except FileNotFoundError:
+                new = handle.read(EVENTS_BYTES)
+        except OSError:  # not written yet, or replaced by something else
             return False
         whole = new[: new.rfind(b"\n") + 1]
         self._offset += len(whole)
         for line in whole.splitlines():
-            with contextlib.suppress(ValueError):
-                self._add(json.loads(line))
+            try:
+                event = parse_event(line)
+            except ValueError:
+                continue  # the record of the run names the line
+            if event is not None:
+                self._add(event)
         return bool(whole)
 
-    def _add(self, event: Any) -> None:
-        if not isinstance(event, dict):
-            return
-        if event.get("event") == "phase":
-            self.progress.phase = str(event.get("name", ""))
-        elif event.get("event") == "step":
-            self.progress.step = int(event.get("step", 0))
-            self.progress.tokens = int(event.get("tokens", 0))
-            self.progress.loss, self.progress.step_s = event.get("loss"), event.get("step_s")
-            self.progress.train_time_s = float(event.get("train_time_s") or 0.0)
-            if self.progress.loss is not None:
-                self.progress.losses.append((self.progress.step, float(self.progress.loss)))
-        elif event.get("event") == "evaluation":
-            self.progress.val_bpb = event.get("val_bpb")
-            self.progress.evaluations.append(event)
-        elif event.get("event") == "core":
-            self.progress.core = event.get("core")
-        elif event.get("event") == "ranks":
-            self.progress.ranks.append(event)
+    def _add(self, event: dict[str, Any]) -> None:
+        progress = self.progress
+        match event["event"]:
+            case "phase":
+                progress.phase = str(event.get("name", ""))
+            case "step":
+                progress.step, progress.tokens = event["step"], event.get("tokens") or 0
+                progress.loss, progress.step_s = event.get("loss"), event.get("step_s")
+                progress.train_time_s = event.get("train_time_s") or 0.0
+                if progress.loss is not None:
+                    progress.losses.append((progress.step, float(progress.loss)))
+            case "evaluation":
+                progress.val_bpb = event.get("val_bpb")
+                progress.evaluations.append(event)
+            case "core":
+                progress.core = event.get("core")
+            case "ranks":
+                progress.ranks.append(event)
 
 
 def boot_id() -> str:

@@ -27,9 +27,10 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 import msgspec
 
 from harness import files
+from harness.config.yaml_schema import NAME
 from harness.errors import DiskError, StoreError
 from harness.results import core_answers, stored_file
-from harness.results.record import Record, curve_table
+from harness.results.record import Record, curve_schema, curve_table
 from harness.results.study_plan import ResolvedStudy
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 CORE_FOLDER = "core"
 SIDE_FOLDERS = ("curves", CORE_FOLDER)
 """Folders with one file per record, of the record's name."""
+MOST_CURVE_ROWS = 10**7  # a longer one is no curve
 ReportKind = Literal["study", "search", "full"]
 
 
@@ -50,17 +52,25 @@ class Store:
 
     def record(self, plan_id: str) -> Record | None:
         """The completed record of a plan, or None."""
-        record = self._read(self.root / "records" / f"{plan_id}.json")
+        record = self._read(self._path("records", plan_id, ".json"))
         return record if record is not None and record.status == "completed" else None
 
     def attempts(self, plan_id: str) -> list[Record]:
         """Every record of a plan, failed ones too, oldest first."""
-        folder = self.root / "records"
+        first, folder = self._path("records", plan_id, ".json"), self.root / "records"
         if not folder.is_dir():
             return []
-        paths = [folder / f"{plan_id}.json", *folder.glob(f"{plan_id}.*.json")]
-        records = [record for path in paths if (record := self._read(path)) is not None]
+        names = (name for name in os.listdir(folder) if name.startswith(f"{plan_id}."))
+        paths = [folder / name for name in names if name.endswith(".json") and name != first.name]
+        records = [record for path in (first, *paths) if (record := self._read(path)) is not None]
         return sorted(records, key=lambda record: (record.started_at, record.attempt))
+
+    def attempts_by_plan(self) -> dict[str, list[Record]]:
+        """The attempts of every plan, from one listing: for all runs of a study."""
+        attempts: dict[str, list[Record]] = {}
+        for record in self.records():
+            attempts.setdefault(record.plan_id, []).append(record)
+        return attempts
 
     def records(self) -> list[Record]:
         """Every record of the store, one for each attempt, oldest first."""
@@ -82,13 +92,25 @@ class Store:
         return records
 
     def curve(self, plan_id: str) -> "pa.Table | None":
-        """The curve of the completed run (columns as `record.curve_table`), or None."""
-        path = self.root / "curves" / f"{plan_id}.parquet"
+        """The curve of the completed run (columns as `record.curve_table`), or None.
+
+        Raises StoreError for a damaged file.
+        """
+        path = self._path("curves", plan_id, ".parquet")
         if not path.is_file():
             return None
+        import pyarrow as pa
         import pyarrow.parquet
 
-        return pyarrow.parquet.read_table(path)
+        fault = f"more than {MOST_CURVE_ROWS:,} rows"
+        try:
+            with pyarrow.parquet.ParquetFile(path) as file:
+                if file.metadata.num_rows <= MOST_CURVE_ROWS:
+                    return file.read().cast(curve_schema())
+        except (OSError, pa.ArrowException, ValueError) as error:
+            fault = str(error).partition("\n")[0][:200]
+        hint = "The file is damaged: move it away. The record keeps the results of its run."
+        raise StoreError(str(path), "the curve of a run", fault, hint)
 
     def side_files(self, record: Record) -> dict[str, Path]:
         """The curve and CORE files of a record, by folder."""
@@ -121,23 +143,41 @@ class Store:
         return sorted(path.stem for path in folder.glob("*.json")) if folder.is_dir() else []
 
     def study_path(self, name: str) -> Path:
-        return self.root / "studies" / f"{name}.json"
+        """The file of a study. Raises StoreError for a name that cannot name a file."""
+        return self._path("studies", name, ".json")
+
+    def study_lock_path(self, name: str) -> Path:
+        """The file that the process which runs a study locks."""
+        return self._path("studies", name, ".lock")
+
+    def search_path(self, name: str) -> Path:
+        """The database of a search without a storage URL."""
+        return self._path("searches", name, ".sqlite")
+
+    def _path(self, folder: str, name: str, suffix: str = "") -> Path:
+        """A path in a folder of the store. Raises StoreError for a name that would leave it."""
+        if not NAME.fullmatch(name):
+            expected = "a name of letters, digits, dot, dash and underscore"
+            hint = "It names files in the store: nothing outside the store is read or written."
+            raise StoreError(f"{self.root / folder}", expected, repr(name), hint)
+        return self.root / folder / f"{name}{suffix}"
 
     def report_dir(self, kind: ReportKind, name: str) -> Path:
         """The folder of a report; a study and a search of one name have one each."""
-        return self.root / "reports" / kind / name
+        return self._path(f"reports/{kind}", name)
 
     def found_settings(self, search: str) -> list[dict[str, Any]]:
         """The best points of a search that fills a sweep; empty until it has ended."""
-        settings = files.read_json(self._settings_path(search))
-        return settings if isinstance(settings, list) else []
+        path = self._settings_path(search)
+        settings = files.read_json(path) or []
+        return stored_file.convert(settings, list[dict[str, Any]], path, "the best points")
 
     def save_settings(self, search: str, settings: list[dict[str, Any]]) -> None:
         """Stores the best points of a search. Raises DiskError."""
         files.write_json(self._settings_path(search), settings)
 
     def _settings_path(self, search: str) -> Path:
-        return self.root / "searches" / f"{search}.json"
+        return self._path("searches", search, ".json")
 
     def save_study(self, study: ResolvedStudy) -> None:
         """Writes a study atomically. Raises DiskError."""
@@ -153,7 +193,7 @@ class Store:
 
     def lock_plan(self, plan_id: str) -> IO[bytes] | None:
         """The lock of a plan, which the harness that runs it holds; None if another holds it."""
-        return files.lock_file(self.root / "plans" / plan_id / "lock")
+        return files.lock_file(self._path("plans", plan_id) / "lock")
 
     def new_run_dir(self, plan_id: str, started_at: float) -> Path:
         """Creates a run directory. Its name is the attempt's, and sorts by time."""
@@ -165,11 +205,12 @@ class Store:
 
     def run_dir(self, plan_id: str, attempt: str) -> Path:
         """The run directory of an attempt; a store from another machine may lack it."""
-        return self.root / "plans" / plan_id / attempt
+        return self._path(f"plans/{self._path('plans', plan_id).name}", attempt)
 
     def run_dirs(self) -> list[Path]:
         """All run directories, those of one plan oldest first."""
-        return sorted(path for path in (self.root / "plans").glob("*/*") if path.is_dir())
+        found = (self.root / "plans").glob("*/*")
+        return sorted(path for path in found if path.is_dir() and not path.is_symlink())
 
     def commit(self, record: Record, run_dir: Path | None = None) -> Record:
         """Writes a record with the curve and answers in a run directory. Raises DiskError."""
@@ -191,7 +232,7 @@ class Store:
                 other.status == "completed" for other in known
             )
             name = record.plan_id if first else f"{record.plan_id}.{record.attempt}"
-            if (self.root / "records" / f"{name}.json").exists():  # another record of this attempt
+            if self._path("records", name, ".json").exists():  # another record of this attempt
                 name += "." + files.digest(msgspec.to_builtins(record), 8)
             for folder, content in zip(SIDE_FOLDERS, (curve, answers), strict=True):
                 if content is not None:

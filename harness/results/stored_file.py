@@ -4,6 +4,7 @@ A file that is not JSON is damaged. A file that is JSON, but lacks a field or ha
 was written by another version of the harness. The two need different advice.
 """
 
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -43,9 +44,10 @@ def decode(
     try:
         value = msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as fault:
-        _check_format(msgspec.json.decode(data), kind, path, what, error)
+        with suppress(RecursionError):
+            _check_format(msgspec.json.decode(data), kind, path, what, error)
         raise _of_another_version(path, what, fault, if_older, error) from fault
-    except (msgspec.DecodeError, UnicodeDecodeError) as fault:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as fault:
         raise error(str(path), what, f"a file that is not JSON ({fault})", if_damaged) from fault
     _check_format(value, kind, path, what, error)
     return value

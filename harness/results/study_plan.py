@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from harness.config.field_types import Count, Moment, Name, Positive, Seed
 from harness.config.study_file import Decide, Limits
 from harness.files import digest
 from harness.results.record import Identity
@@ -77,23 +78,23 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True):
 class PlannedRun(msgspec.Struct, frozen=True, kw_only=True):
     """One run to make. `block` is its block's seed; None for horizon and retune runs."""
 
-    plan_id: str
+    plan_id: Name
     arm: str
-    seed: int
-    block: int | None = None
-    position: int
+    seed: Seed
+    block: Seed | None = None
+    position: Count
 
 
 class ResolvedStudy(msgspec.Struct, frozen=True, kw_only=True):
     """A study, fixed before it runs. `source`: path of the study file, as given."""
 
     format: int = FORMAT
-    study: str
+    study: Name
     question: str
     trainer: str
     pin: str
-    seeds: list[int]
-    horizons: list[float]
+    seeds: list[Seed]
+    horizons: list[Positive]
     decide: Decide
     limits: Limits
     arms: list[Arm]
@@ -101,7 +102,7 @@ class ResolvedStudy(msgspec.Struct, frozen=True, kw_only=True):
     tricks: dict[str, TrickInfo]
     settable_fields: dict[str, str]
     command: str
-    created_at: float
+    created_at: Moment
     source: str
 
     def arm(self, name: str) -> Arm:

@@ -10,6 +10,7 @@ that no run is lost, repeated needlessly or left running.
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import time
@@ -28,6 +29,7 @@ from harness.runner import process
 from harness.runner.trainer import NativeTrainer
 
 CHECKPOINTS = "checkpoints"
+_STEP = re.compile(r"step-([0-9]{1,18})")  # the name of a checkpoint
 RANKS_GRACE_S = 330.0
 """For several ranks to write a checkpoint after SIGTERM; the trainer itself allows a slow disk
 300 s (model/stop.py)."""
@@ -137,15 +139,15 @@ def _unfinished_run_dir(store: Store, plan_id: str, after_failure: bool) -> Path
 
 def newest_checkpoint(run_dir: Path) -> int:
     """The step of the newest checkpoint in a run directory; 0 if there is none."""
-    names = [path.name for path in (run_dir / CHECKPOINTS).glob("step-*")]
-    steps = [name.removeprefix("step-") for name in names]
-    return max((int(step) for step in steps if step.isdigit()), default=0)
+    found = [_STEP.fullmatch(path.name) for path in (run_dir / CHECKPOINTS).glob("step-*")]
+    return max((int(match[1]) for match in found if match), default=0)
 
 
 def _take_over(unfinished: Path, run_dir: Path) -> None:
     """Copies events before it moves checkpoints: if killed in between, checkpoints are kept."""
     with files.disk_errors(run_dir):
-        shutil.copyfile(unfinished / "events.jsonl", run_dir / "events.jsonl")
+        if (unfinished / "events.jsonl").is_file():
+            shutil.copyfile(unfinished / "events.jsonl", run_dir / "events.jsonl")
         (unfinished / CHECKPOINTS).rename(run_dir / CHECKPOINTS)
 
 
@@ -231,19 +233,17 @@ def _leftover_groups(run_dir: Path) -> set[int]:
     for pid in {*process.holders(run_dir / "lock"), *process.writers(run_dir / process.LOG)}:
         with contextlib.suppress(ProcessLookupError):
             groups.add(os.getpgid(pid))
-    note = files.read_json(run_dir / "process.json")
-    if isinstance(note, dict) and note.get("start_ticks") is not None:
-        pid = int(note["pid"])
-        if process.start_ticks(pid) == note["start_ticks"]:
-            groups.add(pid)
+    note = process.read_note(run_dir)
+    if note is not None and process.start_ticks(note.pid) == note.start_ticks is not None:
+        groups.add(note.pid)
     return groups - {os.getpgid(0)}
 
 
 def _last_write(run_dir: Path, at_least: float) -> float:
-    """When a trainer last wrote to its run directory, in Unix seconds."""
+    """When a trainer last wrote to its run directory, in Unix seconds; no time to come."""
     names = ("result.json", "events.jsonl", "environment.json", "log.txt", "process.json")
     times = [at_least]
     for name in names:
-        with contextlib.suppress(FileNotFoundError):
-            times.append((run_dir / name).stat().st_mtime)
+        with contextlib.suppress(OSError):
+            times.append(min(time.time(), (run_dir / name).stat().st_mtime))
     return max(times)

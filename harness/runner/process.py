@@ -16,6 +16,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -149,9 +150,25 @@ def _start(
         )
 
 
+class ProcessNote(msgspec.Struct, frozen=True, kw_only=True):
+    """The trainer of a run directory: `process.json`. A pid of 1 or less is no trainer's."""
+
+    pid: Annotated[int, msgspec.Meta(ge=2, le=2**31)]
+    start_ticks: int | None = None
+    command: list[str] = []
+
+
 def _note_process(run_dir: Path, pid: int, command: Sequence[str]) -> None:
-    note = {"pid": pid, "start_ticks": start_ticks(pid), "command": list(command)}
-    files.write_json(run_dir / "process.json", note)
+    note = ProcessNote(pid=pid, start_ticks=start_ticks(pid), command=list(command))
+    files.write_json(run_dir / "process.json", msgspec.to_builtins(note))
+
+
+def read_note(run_dir: Path) -> ProcessNote | None:
+    """The trainer of a run directory; None if there is no valid note of it."""
+    try:
+        return msgspec.convert(files.read_json(run_dir / "process.json"), ProcessNote)
+    except msgspec.ValidationError:
+        return None
 
 
 class _Limits(msgspec.Struct, frozen=True, kw_only=True):

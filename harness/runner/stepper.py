@@ -7,7 +7,6 @@ reads the end of its stdin and of its watch descriptor and leaves.
 """
 
 import contextlib
-import json
 import os
 import select
 import signal
@@ -15,9 +14,12 @@ import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from harness import files
+from harness.config.field_types import NotNegative, Positive
 from harness.results.record import FROM_OUTSIDE
 from harness.results.run_files import log_tail
 from harness.runner.process import Stop, exit_code, kill_writers, signal_group
@@ -27,8 +29,29 @@ END_S = 20.0  # for a child to end after `stop`
 SETTLE_S = 1.0  # between the end of its replies and the end of the process
 POLL_S = 0.02
 STOP_POLL_S = 0.2
+LONGEST_REPLY = 2**24  # bytes of one reply
 
 Reply = dict[str, Any]
+
+
+class _Ready(msgspec.Struct, kw_only=True, tag_field="event", tag="ready"):
+    """What a gate needs of the first reply."""
+
+    step_s: Positive
+    batch_tokens: Positive
+    reserved_memory_bytes: NotNegative | None = None
+    device_memory_bytes: NotNegative | None = None
+    compile_s: NotNegative | None = None
+    device: str | None = None
+
+
+class _Turn(msgspec.Struct, kw_only=True, tag_field="event", tag="turn"):
+    """What a gate needs of a segment's reply; its loss may be NaN or unknown."""
+
+    step_s: Annotated[list[Positive], msgspec.Meta(min_length=1)]
+    loss: float | None = None
+    loader_wait_s: list[NotNegative] = []
+    peak_memory_bytes: NotNegative | None = None
 
 
 class StepperFailed(Exception):
@@ -113,6 +136,8 @@ class StepperProcess:
             if not chunk:
                 raise self.failed("ended before it replied")
             self._buffer += chunk
+            if len(self._buffer) > LONGEST_REPLY:
+                raise self.failed(f"replied more than {LONGEST_REPLY:,} bytes")
         line, newline, rest = self._buffer.partition(b"\n")
         if not newline:
             return None
@@ -121,11 +146,11 @@ class StepperProcess:
 
     def _checked(self, line: bytes) -> Reply:
         try:
-            reply = json.loads(line)
-        except ValueError:
-            reply = None
-        if not isinstance(reply, dict) or reply.get("event") not in ("ready", "turn"):
-            raise self.failed(f"replied {line.decode(errors='replace')[:200]!r}")
+            reply: Reply = files.parse_json(line.decode(errors="replace"))
+            msgspec.convert(reply, _Ready | _Turn)
+        except ValueError as error:
+            text = f"replied {line.decode(errors='replace')[:200]!r} ({error})"
+            raise self.failed(text) from None
         self.answered += 1
         return reply
 

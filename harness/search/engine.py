@@ -38,7 +38,7 @@ from harness.search.confirm import Confirmation, Confirmer
 from harness.search.objective import Objective, directions, measured_slope
 from harness.search.plan import SearchPlan, resolve
 from harness.search.results import SearchResult
-from harness.search.samplers import create_pruner, create_sampler
+from harness.search.samplers import create_pruner, create_sampler, is_shared
 from harness.search.state import SearchState
 from harness.search.trial import TrialResult, TrialRunner, result_of, worker_id
 from harness.search.workers import POLL_S, SearchBudget, WorkerPool
@@ -143,7 +143,7 @@ class SearchEngine:
     def _open_study(self, opened: "RDBStorage") -> None:
         """Opens the Optuna study, or creates it. Raises StoreError if another search has its name.
 
-        The samplers of a command that joins a search are seeded by its process, so that they
+        Random samplers of a command that joins a search are seeded by its process, so that they
         propose other points than those of the commands beside it. The command that creates the
         search has no such part in its seeds: its points follow from the search file alone.
         """
@@ -186,7 +186,7 @@ class SearchEngine:
         if stored is None or objective is None:
             objective = objective_from(self.plan, self.store, records)
             if self.plan.start is not None:
-                self.study.enqueue_trial(self.plan.start)
+                self.study.enqueue_trial(self.plan.start, user_attrs={storage.START: True})
             self.state.objective = objective
         noise = noise_from(objective, self.store, records)
         if stored is None or stored.seeds != noise.seeds:
@@ -227,11 +227,19 @@ class SearchEngine:
         workers = WorkerPool(
             lambda gpu: self._worker_study(gpu, noise.evaluations),
             TrialRunner(self.plan, self.pool, objective, stop, self.listener.trial_ended),
-            SearchBudget(self.file, noise, self.command.began, self.options.max_minutes),
+            self._budget(noise),
             stop,
             lambda gpu: base_completes(self.plan, self.pool, gpu, stop),
         )
         return workers.run()
+
+    def _budget(self, noise: BaseNoise) -> SearchBudget:
+        sampler = create_sampler(self.file, 0, str(self.path), self.plan.start)
+        points = sampler.size if is_shared(sampler) else None
+        if points is not None and self.plan.start is not None:
+            points += 1
+        began, minutes = self.command.began, self.options.max_minutes
+        return SearchBudget(self.file, noise, began, minutes, points)
 
     def _worker_study(self, gpu: str, evaluations: int) -> "Study":
         """The study with a sampler for one worker; its seed differs from all other workers'.
@@ -242,7 +250,10 @@ class SearchEngine:
         parts = [self.file.search, self.file.seed, gpu, len(self.state.trials())]
         seed = int(digest([*parts, *self.seed_suffix], 8), 16)
         study = copy.copy(self.study)
-        study.sampler = create_sampler(self.file.sampler, seed, str(self.path))
+        sampler = create_sampler(self.file, seed, str(self.path), self.plan.start)
+        study.sampler = sampler
+        if is_shared(sampler):
+            sampler.whole = study
         study.pruner = create_pruner(self.file.pruner, evaluations, str(self.path))
         return study
 
@@ -297,7 +308,7 @@ def read_search(
 
 def check_settings(file: SearchFile, where: str) -> None:
     """Raises StudyFileError for a sampler or pruner that Optuna does not have."""
-    create_sampler(file.sampler, 0, where)
+    create_sampler(file, 0, where)
     create_pruner(file.pruner, 2, where)
 
 
@@ -316,7 +327,7 @@ def blockers(plan: SearchPlan, store: Store, options: SearchOptions) -> list[str
             store.study(file.slope_from)
 
     def stored() -> None:
-        if options.storage is None and storage.sqlite_path(store, file.search).exists():
+        if options.storage is None and store.search_path(file.search).exists():
             with storage.open_storage(storage.storage_url(store, file.search, None)) as opened:
                 if (study := storage.stored_study(opened, file.search)) is not None:
                     ignore = () if prepared else ("data_id",)

@@ -29,6 +29,7 @@ from harness.search.confirm import (
 )
 from harness.search.objective import harm
 from harness.search.state import SearchState
+from harness.search.storage import SURPLUS
 from harness.search.trial import result_of
 from harness.stats import inference, moderation
 
@@ -159,7 +160,7 @@ def read(
             CandidateResult(candidate=one, at_range_end=at_range_end(file, one)) for one in selected
         ]
         alpha, correction = file.confirm.alpha, file.confirm.correction
-    rows = [_row(trial) for trial in trials]
+    rows = [_row(trial) for trial in trials if SURPLUS not in trial.user_attrs]
     gpu_s, price = sum(row.gpu_s for row in rows), file.limits.price
     return SearchResult(
         search=file.search,

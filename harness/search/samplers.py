@@ -1,19 +1,26 @@
 """Creates Optuna's samplers and pruners from the names and arguments in a search file."""
 
 import inspect
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
+from harness.config.search_file import SearchFile, dimensions
 from harness.config.yaml_schema import nearest
 from harness.errors import StudyFileError
+from harness.files import digest
+from harness.search.space import Dimension, label
 from harness.search.storage import allow_experimental, import_optuna
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
     from optuna.samplers import BaseSampler
 
+    from harness.search.points import PointSampler
+
 Setting = str | dict[str, Any]  # a class name, or {name: class name, argument: value}
+MOST_POINTS = 1_000_000  # of a grid
 PACKAGES = {  # imported by Optuna only when such a class first proposes or prunes
     "CmaEsSampler": ("cmaes",),
     "GPSampler": ("scipy", "torch"),
@@ -22,11 +29,56 @@ PACKAGES = {  # imported by Optuna only when such a class first proposes or prun
 }
 
 
-def create_sampler(setting: Setting, seed: int, where: str) -> "BaseSampler":
-    """A sampler. Raises StudyFileError for an unknown name, argument or missing package."""
-    module = import_optuna().samplers
-    sampler: BaseSampler = _create(module, "Sampler", setting, f"{where}: sampler", seed=seed)
+def create_sampler(
+    file: SearchFile, seed: int, where: str, start: Mapping[str, Any] | None = None
+) -> "BaseSampler":
+    """A sampler. Raises StudyFileError for an unknown name, argument or missing package.
+
+    `seed`: of this worker. The points of a grid and of a quasi-random sequence are those of every
+    worker: they depend on the search alone. `start`: the base's point, which is the first trial.
+    """
+    module, where = import_optuna().samplers, f"{where}: sampler"
+    sampler: BaseSampler = _create(module, "Sampler", file.sampler, where, seed=seed)
+    given = {} if isinstance(file.sampler, str) else file.sampler
+    shared = int(given.get("seed") or int(digest([file.search, file.seed], 8), 16))
+    if isinstance(sampler, module.GridSampler):
+        from harness.search.points import Grid
+
+        return Grid(_grid(file, given["search_space"], where), shared, start)
+    if isinstance(sampler, module.QMCSampler):
+        from harness.search.points import QuasiRandom
+
+        kind, scramble = str(given.get("qmc_type", "sobol")), bool(given.get("scramble"))
+        return QuasiRandom(file.parameters, kind, scramble, shared)
     return sampler
+
+
+def is_shared(sampler: "BaseSampler") -> "TypeGuard[PointSampler]":
+    """Whether the points of a sampler are those of every worker."""
+    from harness.search.points import PointSampler
+
+    return isinstance(sampler, PointSampler)
+
+
+def _grid(file: SearchFile, values: Any, where: str) -> dict[str, list[Any]]:
+    """The values of each parameter of a grid, all of them in its range. Raises StudyFileError."""
+    fields = {path: Dimension(path=path, field=one) for _, path, one in dimensions(file)}
+    where = f"{where}.search_space"
+    if not isinstance(values, dict) or set(values) != set(file.parameters):
+        got = ", ".join(map(str, values)) if isinstance(values, dict) else repr(values)
+        hint = "A grid lists the values of every field under `space`, and of every trick."
+        raise StudyFileError(where, "each of " + ", ".join(file.parameters), got, hint)
+    for name, several in values.items():
+        allowed = fields[name].contains if name in fields else lambda one: isinstance(one, bool)
+        bad = [one for one in several if not allowed(one)] if isinstance(several, list) else several
+        if bad or not several:
+            text = fields[name].describe() if name in fields else "true or false"
+            raise StudyFileError(f"{where}.{name}", text, repr(bad), "Correct these values.")
+    number = math.prod(map(len, values.values()))
+    if number > MOST_POINTS:
+        expected, hint = f"at most {MOST_POINTS:,} points", "Use fewer values, or another sampler."
+        raise StudyFileError(where, expected, f"{number:,}", hint)
+    return {name: list(dict.fromkeys(map(label, values[name]))) for name in file.parameters}
 
 
 def create_pruner(setting: Setting, evaluations: int, where: str) -> "BasePruner":
@@ -62,6 +114,6 @@ def _create(module: Any, kind: str, setting: Setting, where: str, **defaults: An
     try:
         with allow_experimental():
             return build(**{key: defaults[key] for key in defaults if key in parameters} | given)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError, KeyError, OverflowError) as error:
         hint = "Its arguments are " + ", ".join(parameters) + "."
         raise StudyFileError(where, f"arguments of Optuna's {name}", str(error), hint) from error

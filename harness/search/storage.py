@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import files
@@ -32,6 +31,8 @@ LOCK_TIMEOUT_S = 60.0  # how long SQLite waits for another writer
 OPEN_ATTEMPTS = 10
 WORKER = "worker"  # user attribute of a trial: the process that runs it
 RETRY_OF = "retry_of"  # user attribute of a trial: the number of the trial it repeats
+START = "start"  # user attribute of the trial that was queued for the base
+SURPLUS = "surplus"  # user attribute of a trial that began beyond the budget and was not run
 EXTRA = "pip install 'speedrun-harness[search]'"
 
 
@@ -58,15 +59,10 @@ def allow_experimental() -> Iterator[None]:
         yield
 
 
-def sqlite_path(store: Store, name: str) -> Path:
-    """The database file of a search without a storage URL."""
-    return store.root / "searches" / f"{name}.sqlite"
-
-
 def storage_url(store: Store, name: str, url: str | None) -> str:
     """The URL of a search's storage in SQLAlchemy's form."""
     if url is None:
-        path = sqlite_path(store, name)
+        path = store.search_path(name)
         with files.disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         return f"sqlite:///{path.resolve()}"
@@ -201,7 +197,8 @@ def _load_study(storage: "RDBStorage", name: str) -> "Study":
 
 def queue_again(study: "Study", trial: "FrozenTrial") -> None:
     """Queues the point of a trial that lost its worker, without the attributes of that trial."""
-    study.enqueue_trial(trial.params, user_attrs={RETRY_OF: trial.number})
+    queued = trial.system_attrs.get("fixed_params") or {}  # it may have died before it used them
+    study.enqueue_trial({**queued, **trial.params}, user_attrs={RETRY_OF: trial.number})
 
 
 def fail_trial(study: "Study", trial: "FrozenTrial") -> bool:
@@ -228,8 +225,19 @@ def fail_stale_trials(study: "Study", grace_s: float = GRACE_S) -> None:
 
     with allow_experimental():
         import_optuna().storages.fail_stale_trials(study)
+    requeue_lost_trials(study)
     latest = datetime.now() - timedelta(seconds=grace_s)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         started = trial.datetime_start
         if WORKER not in trial.user_attrs and started is not None and started < latest:
             fail_trial(study, trial)
+
+
+def requeue_lost_trials(study: "Study") -> None:
+    """Queues failed trials that no trial repeats: their command died before it queued them."""
+    trials = study.get_trials(deepcopy=False)
+    repeated = {trial.user_attrs.get(RETRY_OF) for trial in trials}
+    for trial in trials:
+        lost = trial.state.name == "FAIL" and SURPLUS not in trial.user_attrs
+        if lost and trial.number not in repeated:
+            queue_again(study, trial)

@@ -1,9 +1,9 @@
 """Runs trials one after the other on every GPU, until the budget or a limit ends the search.
 
 Each GPU has a worker with its own sampler on the shared storage; other commands on the same
-storage, on this machine or another, are further workers. Several of them may start their last
-trials at the same moment, so a budget of trials can be exceeded by at most one less than the number
-of workers. A trial that fails is a result. If several fail in a row, the base is run again, to
+storage, on this machine or another, are further workers. Several of them may create their last
+trials at the same moment: those beyond the budget are marked and not run. A trial that fails is a
+result. If several fail in a row, the base is run again, to
 distinguish a broken machine from a bad region of the space.
 """
 
@@ -19,7 +19,14 @@ from harness.config.search_file import SearchFile
 from harness.format import duration
 from harness.runner.process import Stop
 from harness.search.base import BaseNoise
-from harness.search.storage import RETRY_OF, fail_stale_trials, queue_again
+from harness.search.points import is_new
+from harness.search.storage import (
+    RETRY_OF,
+    SURPLUS,
+    fail_stale_trials,
+    queue_again,
+    requeue_lost_trials,
+)
 from harness.search.trial import (
     Interrupted,
     TrialResult,
@@ -40,9 +47,17 @@ class SearchBudget:
     """What the trials of a search may still use, over all its workers and commands."""
 
     def __init__(
-        self, file: SearchFile, noise: BaseNoise, began: float, max_minutes: float | None
+        self,
+        file: SearchFile,
+        noise: BaseNoise,
+        began: float,
+        max_minutes: float | None,
+        points: int | None = None,
     ) -> None:
+        """`points`: of a grid, with the base; None where trials can be drawn without end."""
         self.file, self.noise = file, noise
+        limits = [one for one in (file.budget.trials, points) if one is not None]
+        self.trials = min(limits, default=None)
         self.began, self.max_minutes = began, max_minutes
 
     def used_up(self, trials: "list[FrozenTrial]") -> str | None:
@@ -51,14 +66,11 @@ class SearchBudget:
 
         budget, price = self.file.budget, self.file.limits.price
         results = [result for trial in trials if (result := result_of(trial)) is not None]
-        repeated = {trial.user_attrs.get(RETRY_OF) for trial in trials}
-        running = sum(trial.state == TrialState.RUNNING for trial in trials)
-        ended = sum(
-            trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and trial.number not in repeated
-            for trial in trials
-        )
-        if budget.trials is not None and ended + running >= budget.trials:
-            return f"{ended} of {budget.trials} trials have ended."
+        if self.trials is not None and self._is_drawn(trials):
+            repeated = {trial.user_attrs.get(RETRY_OF) for trial in trials}
+            final = (TrialState.COMPLETE, TrialState.PRUNED)
+            ended = sum(one.state in final and one.number not in repeated for one in trials)
+            return f"{ended} of {self.trials} trials have ended."
         gpu_s = sum(result.gpu_s for result in results)
         if budget.gpu_seconds is not None and gpu_s >= budget.gpu_seconds:
             return f"{gpu_s:,.0f} of {budget.gpu_seconds:,.0f} GPU-seconds are used."
@@ -66,6 +78,18 @@ class SearchBudget:
             return f"{gpu_s / 3600 * price:,.2f} of {budget.usd:,.2f} USD are used."
         self._check_time(results)
         return None
+
+    def _is_drawn(self, trials: "list[FrozenTrial]") -> bool:
+        """Whether every trial of the budget has begun, and none waits to be run again."""
+        waiting = any(trial.state.name == "WAITING" for trial in trials)
+        return not waiting and sum(map(is_new, trials)) >= (self.trials or 0)
+
+    def is_surplus(self, trials: "list[FrozenTrial]", number: int) -> bool:
+        """Whether a trial that has begun is one too many: the lowest numbers are run."""
+        before, original = trials[:number], trials[number].user_attrs.get(RETRY_OF)
+        if original is not None:
+            return any(one.user_attrs.get(RETRY_OF) == original for one in before)
+        return self.trials is not None and sum(map(is_new, before)) >= self.trials
 
     def _check_time(self, results: list[TrialResult]) -> None:
         complete = [one.wall_s for one in results if one.outcome == "completed" and one.wall_s > 0]
@@ -85,6 +109,10 @@ class SearchBudget:
                 left = duration(max(0.0, left_s))
                 text = f"A trial takes about {duration(needs_s)}, and {left} are left {hint}"
                 raise StopStudy(errors.STOPPED_AT_LIMIT, text)
+
+
+class _Surplus(Exception):
+    """The trial is one more than the budget has: another worker began the last one."""
 
 
 class WorkerPool:
@@ -117,6 +145,7 @@ class WorkerPool:
         studies = {gpu: self.open_study(gpu) for gpu in gpus}
         while True:
             fail_abandoned_trials(studies[gpus[0]])
+            requeue_lost_trials(studies[gpus[0]])
             with ThreadPoolExecutor(max_workers=len(gpus)) as threads:
                 workers = [threads.submit(self._work, studies[gpu], gpu) for gpu in gpus]
             for worker in workers:
@@ -147,12 +176,17 @@ class WorkerPool:
                 return False
 
             def objective(trial: "Trial") -> list[float]:
+                if self.budget.is_surplus(study.get_trials(deepcopy=False), trial.number):
+                    trial.set_user_attr(SURPLUS, True)
+                    raise _Surplus
                 started.append(trial)
                 starting.close()  # the trial is running: the next worker may check the budget
                 return self.run_trial(trial, gpu)
 
             try:
                 study.optimize(objective, n_trials=1)
+            except _Surplus:
+                return False
             except Exception as error:
                 if self._was_replaced(study, started):
                     return True  # the trial queued instead takes its result from the record

@@ -7,6 +7,7 @@ functions, except `measure`, which runs the base for three steps.
 
 import math
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
@@ -19,7 +20,7 @@ from harness.errors import TrainerError
 from harness.files import read_json, write_json
 from harness.metrics import LOSSES, METRICS, SPEEDS, THROUGHPUTS
 from harness.results.record import FINAL_STATUSES, Identity, Record
-from harness.results.run_files import last_step, log_tail, read_events
+from harness.results.run_files import log_tail, read_events
 from harness.results.study_plan import Arm, PlannedRun, ResolvedStudy
 from harness.runner import process
 from harness.runner.trainer import NativeTrainer, Request, with_value
@@ -249,7 +250,9 @@ def measure(
             timeout_s=60 * study.limits.run_minutes,
             stop=stop,
         )
-        if last_step(run_dir / "events.jsonl")[0] < MEASURED_STEPS:
+        events = read_events(run_dir / "events.jsonl")
+        steps = [event["t"] for event in events if event["event"] == "step" and event.get("t")]
+        if len(steps) < MEASURED_STEPS:
             tail = (log_tail(run_dir / "log.txt", 300) or "").strip()
             raise TrainerError(
                 "arm base",
@@ -257,11 +260,11 @@ def measure(
                 f"that the trainer {end.describe()}" + (f": {tail}" if tail else ""),
                 "Repair what its log names, or plan without this measurement: --no-measure.",
             )
-        steps = [e["t"] for e in read_events(run_dir / "events.jsonl") if e["event"] == "step"]
-        environment = read_json(run_dir / "environment.json") or {}
+        environment = read_json(run_dir / "environment.json")
     step_s = steps[-1] - steps[-2]  # wall time; the first steps warm up
     overhead_s = max(0.0, end.trainer_s - len(steps) * step_s)
-    gpus = len(environment.get("gpus") or [])
+    found = environment.get("gpus") if isinstance(environment, dict) else None
+    gpus = len(found) if isinstance(found, list) else 0
     return MeasuredStep(step_s=step_s, overhead_s=overhead_s, gpus=gpus)
 
 
@@ -275,6 +278,9 @@ def _short_config(study: ResolvedStudy, trainer: NativeTrainer) -> dict[str, Any
 
 def remaining_seconds(estimates: Estimates, runs: Sequence[PlannedRun]) -> float | None:
     """Seconds of these runs one after another; None where one of them is unknown."""
-    times = [estimates.wall_s(planned.arm) for planned in runs]
-    known = [time for time in times if time is not None]
+    times = [
+        (number, estimates.wall_s(arm))
+        for arm, number in Counter(planned.arm for planned in runs).items()
+    ]
+    known = [number * time for number, time in times if time is not None]
     return sum(known) if len(known) == len(times) else None

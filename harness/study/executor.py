@@ -8,7 +8,7 @@ the same command resumes.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +31,7 @@ from harness.study.budget import remaining_seconds
 from harness.study.budget_limits import STOPPED, BudgetLimits, StopStudy
 
 POLL_S = 0.1
+MOST_NAMED = 20  # runs without an outcome that the last line names
 
 
 class StudyOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,8 +129,11 @@ def _blocks(
     """The remaining runs of interrupted blocks, and the blocks that have not begun."""
     interrupted: list[list[PlannedRun]] = []
     fresh: list[list[PlannedRun]] = []
-    for block in dict.fromkeys(run.block for run in study.runs if run.block is not None):
-        runs = [run for run in study.runs if run.block == block]
+    blocks: dict[int, list[PlannedRun]] = {}
+    for run in study.runs:
+        if run.block is not None:
+            blocks.setdefault(run.block, []).append(run)
+    for runs in blocks.values():
         remaining = [run for run in runs if run.plan_id not in done]
         if remaining:
             (fresh if len(remaining) == len(runs) else interrupted).append(remaining)
@@ -139,7 +143,7 @@ def _blocks(
 @contextmanager
 def study_lock(store: Store, name: str) -> Iterator[None]:
     """Holds the lock of a study. Raises StoreError while another process runs it."""
-    handle = lock_file(store.root / "studies" / f"{name}.lock")
+    handle = lock_file(store.study_lock_path(name))
     if handle is None:
         raise StoreError(
             str(store.root),
@@ -180,7 +184,7 @@ class Executor:
 
     def execute(self, *, sweeps: bool = False) -> StudyOutcome:
         """Makes the remaining runs of the sweeps, or of all else. Raises HarnessError."""
-        done = {planned.plan_id for planned in self.study.runs if self._is_done(planned)}
+        done = self._done()
         todo = tasks(self.study, done, len(self.gpus), sweeps=sweeps)
         self.remaining = [planned for task in todo for planned in task.runs]
         self.listener.phase_started(self.study, self.store)
@@ -199,26 +203,35 @@ class Executor:
         return self._outcome(sweeps)
 
     def _outcome(self, sweeps: bool) -> StudyOutcome:
-        missing = [planned for planned in self.study.runs if not self._is_done(planned)]
+        done = self._done()
+        missing = [planned for planned in self.study.runs if planned.plan_id not in done]
         if sweeps:
             missing = [run for run in missing if self.study.arm(run.arm).role == "retune"]
         if not missing:
             return StudyOutcome(exit_code=errors.PASS, reason="All runs are recorded.")
         if self.command.stop:
             return StudyOutcome(exit_code=errors.STOPPED_AT_LIMIT, reason=STOPPED)
-        names = ", ".join(f"{planned.arm} (seed {planned.seed})" for planned in missing)
+        first = missing[:MOST_NAMED]
+        names = ", ".join(f"{planned.arm} (seed {planned.seed})" for planned in first)
+        names += ", ..." if len(missing) > MOST_NAMED else ""
         return StudyOutcome(
             exit_code=errors.COULD_NOT_RUN,
             reason=f"{len(missing)} of {len(self.study.runs)} runs have no outcome: {names}. "
             "Re-run the same command to make them again.",
         )
 
-    def _is_done(self, planned: PlannedRun) -> bool:
+    def _done(self) -> set[str]:
+        """The plan ids of the runs that have an outcome, from one listing of the store."""
+        attempts = self.store.attempts_by_plan()
+        plans = {planned.plan_id for planned in self.study.runs}
+        return {plan for plan in plans if self._is_done(plan, attempts.get(plan, ()))}
+
+    def _is_done(self, plan_id: str, attempts: Sequence[Record]) -> bool:
         """Whether a run has completed; or diverged or ran out of memory, unless --rerun."""
-        statuses = {record.status for record in self.store.attempts(planned.plan_id)}
+        statuses = {record.status for record in attempts}
         if "completed" in statuses:
             return True
-        again = self.options.rerun and planned.plan_id not in self.command.rerun
+        again = self.options.rerun and plan_id not in self.command.rerun
         return bool(statuses & set(FINAL_STATUSES)) and not again
 
     # scheduling -------------------------------------------------------------------------------
@@ -303,7 +316,7 @@ class Executor:
                 return None
             time.sleep(HELD_POLL_S)
         with lock:
-            if self._is_done(planned):
+            if self._is_done(planned.plan_id, self.store.attempts(planned.plan_id)):
                 return None
             self.command.rerun.add(planned.plan_id)
             self.listener.run_started(planned, gpu)

@@ -235,7 +235,7 @@ def _blocked(
 ) -> list[str]:
     """Reasons why not even the first run could start."""
     reasons = []
-    if (store.root / "studies" / f"{study.study}.lock").exists():
+    if store.study_lock_path(study.study).exists():
         try:
             with study_lock(store, study.study):
                 pass

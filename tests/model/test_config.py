@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from model.config import Config
-from model.configfile import load_config, parse_overrides
+from model.configfile import load_config, parse_overrides, parse_yaml
 from model.derive import derive
 from model.describe import resolve
 from model.errors import ConfigErrors
@@ -254,3 +254,36 @@ def test_an_empty_folder_for_compiled_kernels_is_a_fault() -> None:
 
     with pytest.raises(ConfigErrors, match=r"system\.compile_cache_dir: expected a folder"):
         derive(load_config(None, {"system.compile_cache_dir": ""}))
+
+
+def test_the_value_of_an_option_is_taken_as_typed():
+    read = parse_overrides(["a=/d/run #3/x", "b=3 # x", "c=5", "d=[1, 'x #y']", "e=null", "f=a: b"])
+    assert read == {
+        "a": "/d/run #3/x",
+        "b": "3 # x",
+        "c": 5,
+        "d": [1, "x #y"],
+        "e": None,
+        "f": "a: b",
+    }
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a [*a]",
+        "a: " + "[" * 100 + "]" * 100,
+        "a: &a [x, x, x, x, x, x, x, x]\nb: &b ["
+        + "*a, " * 999
+        + "x]\nc: &c ["
+        + "*b, " * 999
+        + "x]",
+        "a: " + "9" * 5000,
+    ],
+    ids=["self", "deep", "bomb", "digits"],
+)
+def test_hostile_yaml_is_an_error_of_the_configuration(text):
+    with pytest.raises(ConfigErrors):
+        parse_yaml(text, "x.yaml")
+    with pytest.raises(ConfigErrors):
+        parse_overrides(["a=[1] # ]"])

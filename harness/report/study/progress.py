@@ -36,8 +36,9 @@ class StudyProgress(StudyListener):
     def phase_started(self, study: ResolvedStudy, store: Store) -> None:
         self.study, self.done, self.gpu_s = study, 0, 0.0
         self.cells: dict[tuple[str, int], str] = {}  # (arm, seed) -> rich markup
+        recorded = store.attempts_by_plan()
         for planned in study.runs:
-            attempts = store.attempts(planned.plan_id)
+            attempts = recorded.get(planned.plan_id, [])
             self.gpu_s += sum(record.wall_s * record.gpus for record in attempts)
             if attempts:
                 best = next((r for r in attempts if r.status in FINAL_STATUSES), attempts[-1])

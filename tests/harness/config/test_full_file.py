@@ -45,6 +45,9 @@ def test_a_minimal_job_has_three_lines_and_defaults():
         ("step_test_seconds: .inf", "step_test_seconds", "in that range"),
         ("price_usd_per_gpu_hour: .inf", "price_usd_per_gpu_hour", "in that range"),
         ("target: {core: .nan}", "target.core", "in that range"),
+        ("limits: {hours: .inf}", "limits.hours", "in that range"),
+        ("limits: {hours: 1e9}", "limits.hours", "in that range"),
+        ("seed: -1", "seed", "in that range"),
         ("limits: {restarts: -1}", "limits.restarts", "in that range"),
     ],
 )

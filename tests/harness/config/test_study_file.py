@@ -1,9 +1,11 @@
 """Errors in study files have their line and a hint."""
 
+import time
+
 import pytest
 
 from harness.config.study_file import parse_study
-from harness.config.yaml_schema import parse_seeds, parse_sets
+from harness.config.yaml_schema import check_seeds, parse_seeds, parse_sets
 from harness.errors import StudyFileError, UsageError
 
 GOOD = """\
@@ -43,7 +45,7 @@ def test_a_valid_file_has_expanded_and_explicit_arms():
         ("{set: {a.b: 1}}", "{sett: {a.b: 1}}", 7, "'sett'", "'set'"),
         ("seeds: [9]}", "sedes: [9]}", 6, "'sedes'", "'seeds'"),
         ("seeds: [1, 2]", "seeds: [1, 2, 1]", 8, "[1] more than once", "replicate"),
-        ("seeds: [1, 2]", "seeds: []", 8, "[]", "replicate"),
+        ("seeds: [1, 2]", "seeds: []", 8, "0 of them", "replicate"),
         ("seeds: [1, 2]", "seeds: one", 8, "str", "type"),
         ("seeds: [9]}", "seeds: [2]}", 6, "[2] in both", "use other seeds"),
         ("study: s", "study: a/b", 1, "'a/b'", "rename"),
@@ -51,7 +53,7 @@ def test_a_valid_file_has_expanded_and_explicit_arms():
         ("mine: {set: {a.b: 1}}", "mine: {ref: x, patch: y}", 7, "both", "changes"),
         ("mine: {set", "base: {set", 7, "base", "rename"),
         ("val_bpb: 0.01", "val_bpb: -1", 9, "-1", "number"),
-        ("study: s", "study: s\nhorizons: [0]", 2, "[0.0]", "default"),
+        ("study: s", "study: s\nhorizons: [0]", 2, "0", "number"),
         ("study: s", "study: s\nlimits: {failures: 0}", 2, "0", "number"),
         ("study: s", "study: s\npin: maybe", 2, "maybe", "type"),
     ],
@@ -107,3 +109,40 @@ def test_seeds_may_be_ranges():
 def test_invalid_seeds_are_a_usage_error(text):
     with pytest.raises(UsageError):
         parse_seeds(text, "--seeds")
+
+
+ODD_NUMBERS = [".inf", "-.inf", ".nan", "-5", "1e300", "1e999"]
+
+
+@pytest.mark.parametrize("number", ODD_NUMBERS)
+@pytest.mark.parametrize(
+    "line",
+    [
+        "limits: {run_minutes: %s}",
+        "limits: {total_minutes: %s}",
+        "limits: {failures: %s}",
+        "limits: {price: %s}",
+        "decide: {alpha: %s}",
+        "decide: {margin: {val_bpb: %s}}",
+        "horizons: [%s]",
+        "seeds: [%s]",
+    ],
+)
+def test_a_number_that_is_not_finite_or_out_of_range_is_refused(line, number):
+    key = line.partition(":")[0]
+    kept = [one for one in GOOD.splitlines() if not one.startswith(f"{key}:")]
+    error = refused("\n".join([*kept, line % number]))
+    assert error.path.startswith("s.yaml:")
+    assert key in error.path
+
+
+def test_thousands_of_seeds_are_checked_at_once():
+    began = time.monotonic()
+    check_seeds(list(range(30_000)), "seeds")
+    with pytest.raises(StudyFileError, match="more than once"):
+        check_seeds([*range(30_000), 5], "seeds")
+    with pytest.raises(StudyFileError, match="100,000"):
+        check_seeds(list(range(100_001)), "seeds")
+    with pytest.raises(UsageError, match="100,000"):
+        parse_seeds("1-2000000000", "--seeds")
+    assert time.monotonic() - began < 1

@@ -9,6 +9,7 @@ import pytest
 from harness.errors import StoreError, UsageError
 from harness.results.archive import pack, strip_paths, unpack
 from harness.results.store import Store
+from harness.runner.attempt import recover
 from harness.study.attribution import attribute
 
 
@@ -105,7 +106,15 @@ def test_a_different_study_of_the_same_name_is_rejected_before_anything_is_merge
 
 
 @pytest.mark.parametrize(
-    "name", ["../evil.json", "records/../../evil.json", "/etc/evil.json", "other/a.json"]
+    "name",
+    [
+        "../evil.json",
+        "records/../../evil.json",
+        "/etc/evil.json",
+        "other/a.json",
+        "plans/../evil.json/a/b",
+        "plans/p/../../evil.json",
+    ],
 )
 def test_a_tar_with_paths_outside_the_store_is_rejected(tmp_path, store, name):
     path = tmp_path / "a.tar"
@@ -150,3 +159,114 @@ def test_a_file_of_an_older_version_is_named_by_its_tar(tmp_path):
     assert caught.value.path == f"{tmp_path / 'old.tar'}, records/p.json"
     assert "older version" in caught.value.got
     assert "Nothing was unpacked" in caught.value.hint
+
+
+def tar_of(path, name, data=b"{}", **headers):
+    """A tar with one entry."""
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo(name)
+        info.size, info.pax_headers = len(data), headers
+        tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def edited(tmp_path, source, **changes):
+    """A tar of a record with other values."""
+    content = {**msgspec.json.decode(source.read_bytes()), **changes}
+    return tar_of(tmp_path / "a.tar", "records/x.json", msgspec.json.encode(content))
+
+
+ODD_IDS = ["../../EVIL", "/tmp/EVIL", "..", ".EVIL", "a/../EVIL", "EVIL\n", "EVIL\0", "", "E" * 999]
+
+
+@pytest.mark.parametrize("field", ["plan_id", "attempt"])
+@pytest.mark.parametrize("text", ODD_IDS)
+def test_an_identifier_that_is_no_name_is_rejected(tmp_path, leave_run, field, text):
+    other = Store(tmp_path / "outer" / "inner" / "other")
+    tar = edited(tmp_path, leave_run(1), **{field: text})
+    with pytest.raises(StoreError, match="Nothing was unpacked"):
+        unpack(tar, other)
+    assert [path.name for path in other.root.rglob("*")] == []
+    assert not list(tmp_path.rglob("*EVIL*"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": -1},
+        {"seed": 2**64},
+        {"started_at": -1e300},
+        {"wall_s": None},
+        {"steps": "many"},
+        {"gpus": 2**70},
+        {"environment": []},
+        {"format": 99},
+    ],
+)
+def test_a_record_with_odd_values_is_rejected(tmp_path, leave_run, changes):
+    tar = edited(tmp_path, leave_run(1), **changes)
+    with pytest.raises(StoreError):
+        unpack(tar, Store(tmp_path / "other"))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"[" * 100_000, b'{"environment":' + b'{"a":' * 100_000, b"", b"\xff", b"null"],
+    ids=["deep list", "deep object", "empty", "no text", "null"],
+)
+@pytest.mark.parametrize("name", ["records/x.json", "studies/x.json"])
+def test_a_file_that_is_no_record_or_study_is_rejected(tmp_path, name, data):
+    with pytest.raises(StoreError):
+        unpack(tar_of(tmp_path / "a.tar", name, data), Store(tmp_path / "other"))
+
+
+def test_a_study_whose_name_leaves_the_store_is_rejected(filled, tmp_path):
+    content = msgspec.json.decode(filled.study_path("quick").read_bytes())
+    tar = tar_of(
+        tmp_path / "a.tar",
+        "studies/x.json",
+        msgspec.json.encode({**content, "study": "../../EVIL"}),
+    )
+    with pytest.raises(StoreError, match="Nothing was unpacked"):
+        unpack(tar, Store(tmp_path / "outer" / "other"))
+    assert not list(tmp_path.rglob("*EVIL*"))
+
+
+def test_a_sparse_file_of_a_terabyte_is_rejected_before_it_is_written(tmp_path):
+    headers = {"GNU.sparse.map": "0,0", "GNU.sparse.size": str(10**12)}
+    tar = tar_of(tmp_path / "a.tar", "plans/p/a/log.txt", b"", **headers)
+    assert tar.stat().st_size < 20_000
+    with pytest.raises(StoreError, match="sparse"):
+        unpack(tar, Store(tmp_path / "other"))
+
+
+def test_a_hostile_plan_in_a_run_directory_writes_nothing_when_it_is_recovered(tmp_path):
+    plan = {"plan_id": "../../EVIL", "attempt": "a", "trainer": "fake", "seed": 1, "tricks": {}}
+    plan |= {"identity": {"config_id": "c", "code_id": "d", "protocol": 1}, "derived": {}}
+    plan |= {"launch": {}, "started_at": 1.0, "boot_id": ""}
+    tar = tar_of(tmp_path / "a.tar", "plans/p/a/launch.json", msgspec.json.encode(plan))
+    other = Store(tmp_path / "outer" / "other")
+    assert unpack(tar, other).run_dirs == 1
+    assert recover(other) == []
+    assert not list(tmp_path.rglob("*EVIL*"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "records/.x.json",
+        "records/a b.json",
+        "records/a/b.json",
+        "plans/p/.a/x",
+        "plans/p",
+        "plans/p/a",
+        "records",
+        "studies/-x.json",
+        "full/" + "x" * 300 + "/a",
+        "plans/p/a/" + "x" * 300,
+        "records/\u202ex.json",
+    ],
+)
+def test_a_tar_with_names_that_no_store_has_is_rejected(tmp_path, store, name):
+    with pytest.raises(StoreError):
+        unpack(tar_of(tmp_path / "a.tar", name), store)

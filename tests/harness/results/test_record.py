@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 
 import msgspec
@@ -169,3 +170,95 @@ def test_a_long_run_keeps_its_session_open():
 def test_a_run_without_an_environment_keeps_the_session_open():
     grouped = sessions([record_at(0, 10), record_at(20, 900, machine=""), record_at(950, 990)])
     assert [[r.started_at for r in one] for one in grouped] == [[0, 20, 950]]
+
+
+STEP = {"event": "step", "step": 3, "tokens": 30, "loss": 1.0}
+ODD_EVENTS = [
+    b'{"event":"step","step":"one"}',
+    b'{"event":"step","step":1,"tokens":1e999}',
+    b'{"event":"step","step":1,"tokens":-5}',
+    b'{"event":"step","step":1' + b"0" * 40 + b"}",
+    b'{"event":"evaluation","step":1,"val_bpb":"low"}',
+    b'{"event":"ranks","compute_s":[[1.0]]}',
+    b'{"event":{"a":1}}',
+    b"[" * 5000 + b"]" * 5000,
+    b'{"event":"note","deep":' + b"[" * 100 + b"]" * 100 + b"}",
+    b"5",
+]
+
+
+@pytest.mark.parametrize("line", ODD_EVENTS)
+@pytest.mark.parametrize("completed", [True, False])
+def test_an_event_that_breaks_the_contract_makes_a_failed_run_that_names_the_line(
+    tmp_path, line, completed
+):
+    if completed:
+        result(tmp_path)
+    (tmp_path / "events.jsonl").write_bytes(json.dumps(STEP).encode() + b"\n" + line + b"\n")
+    made = collect_record(tmp_path, PLAN, ended())
+    assert made.status == "failed"
+    assert "line 2 of events.jsonl" in made.reason
+    assert (made.steps, made.tokens) == (3, 30)
+    assert curve_table(tmp_path).column("step").to_pylist() == [3]
+    assert msgspec.json.decode(msgspec.json.encode(made), type=Record) == made
+
+
+def test_half_a_line_and_a_loss_that_is_not_a_number_are_no_fault(tmp_path):
+    result(tmp_path)
+    text = '{"event": "step", "step": 1, "loss": NaN}\n{"event": "step", "st'
+    (tmp_path / "events.jsonl").write_text(text)
+    assert collect_record(tmp_path, PLAN, ended()).status == "completed"
+
+
+@pytest.mark.parametrize("name", ["result.json", "environment.json", "events.jsonl", "log.txt"])
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link to itself", "bytes"])
+def test_whatever_stands_in_place_of_a_file_a_record_is_made(tmp_path, name, kind):
+    path = tmp_path / name
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "bytes":
+        path.write_bytes(b"\xff\xfe\x00" * 9)
+    else:
+        path.symlink_to(path)
+    made = collect_record(tmp_path, PLAN, ended(1))
+    assert made.status == "failed"
+    assert msgspec.json.decode(msgspec.json.encode(made), type=Record) == made
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        ('{"status": "completed", "steps": -3, "tokens": 30, "metrics": {}}', "failed"),
+        ('{"status": "completed", "steps": 3, "tokens": 1e999, "metrics": {}}', "failed"),
+        (json.dumps({**GOOD, "metrics": {f"m{n}": 1.0 for n in range(5000)}}), "failed"),
+        (json.dumps({**GOOD, "metrics": {"m" * 5000: 1.0}}), "failed"),
+        (json.dumps({**GOOD, "reason": "long " * 9000, "hint": "long " * 9000}), "completed"),
+        (json.dumps({**GOOD, "reason": "half \ud800"}), "completed"),
+        ('{"status": "completed", "metrics": ' + "[" * 5000, "failed"),
+    ],
+)
+def test_an_odd_result_gives_a_record_that_can_be_stored_and_read(tmp_path, text, status):
+    (tmp_path / "result.json").write_text(text)
+    made = collect_record(tmp_path, PLAN, ended())
+    assert made.status == status
+    stored = msgspec.json.encode(made)
+    assert len(stored) <= RECORD_BYTES
+    assert msgspec.json.decode(stored, type=Record) == made
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"environment_id": "x" * 9000, "gpus": "eight"},
+        {"environment_id": {"a": 1}, "cpu": [1], "deep": None},
+        {"gpus": [1, None], "big": 2**80},
+    ],
+)
+def test_an_odd_environment_costs_no_record(tmp_path, environment):
+    result(tmp_path)
+    (tmp_path / "environment.json").write_text(json.dumps(environment))
+    made = collect_record(tmp_path, PLAN, ended())
+    assert made.status == "completed"
+    assert msgspec.json.decode(msgspec.json.encode(made), type=Record) == made

@@ -124,3 +124,26 @@ def test_a_plan_is_locked_for_one_harness_at_a_time(store):
         assert store.lock_plan("p") is None
         with store.lock_plan("q") as other:
             assert other is not None
+
+
+@pytest.mark.parametrize("name", ["../EVIL", "/tmp/EVIL", "", ".", "..", "a/b", "x" * 200, "a\n"])
+def test_a_name_that_would_leave_the_store_is_refused(store, name):
+    calls = [
+        store.record,
+        store.attempts,
+        store.curve,
+        store.study,
+        store.study_path,
+        store.study_lock_path,
+        store.search_path,
+        store.found_settings,
+        store.lock_plan,
+        lambda one: store.report_dir("study", one),
+        lambda one: store.run_dir(one, "a"),
+        lambda one: store.run_dir("p", one),
+        lambda one: store.new_run_dir(one, 1.0),
+    ]
+    for call in calls:
+        with pytest.raises(StoreError, match="a name of letters"):
+            call(name)
+    assert not store.root.exists()

@@ -1,6 +1,7 @@
 """Attempts at a run whose previous attempt was interrupted."""
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -9,10 +10,11 @@ from pydoc_data.topics import topics
 import msgspec
 import pytest
 
-from harness.results.record import Identity, LaunchInfo, Record
+from harness import files
+from harness.results.record import Identity, LaunchInfo, Record, RunPlan
 from harness.results.run_files import Progress
 from harness.results.store import Store
-from harness.runner.attempt import RunSpec, recover, run_attempt
+from harness.runner.attempt import RunSpec, _take_over, newest_checkpoint, recover, run_attempt
 from harness.runner.process import Stop
 from harness.runner.trainer import NativeTrainer
 
@@ -123,3 +125,71 @@ def test_the_native_trainer_resumes_where_the_harness_stopped_it(store, tmp_path
     events = (store.run_dir("p", again.attempt) / "events.jsonl").read_text().splitlines()
     resumed = [event for event in map(json.loads, events) if event["event"] == "resumed"]
     assert [event["step"] for event in resumed] == [made.steps]
+
+
+def leave(store: Store, **changes: object) -> Path:
+    """The run directory of a trainer whose harness was killed; `changes`: of its launch.json."""
+    run_dir = store.run_dir("p", "a")
+    run_dir.mkdir(parents=True)
+    plan = RunPlan(
+        **{name: getattr(JOB, name) for name in JOB.__struct_fields__ if name != "config"},
+        attempt="a",
+        trainer="fake",
+        started_at=1.0,
+        boot_id="b",
+    )
+    files.write_json(run_dir / "launch.json", {**msgspec.to_builtins(plan), **changes})
+    return run_dir
+
+
+def test_recovery_records_a_run_whose_events_break_the_contract_and_goes_on(store):
+    (leave(store) / "events.jsonl").write_text('{"event":"step","step":"one"}\n')
+    (record,) = recover(store)
+    assert record.status == "failed"
+    assert "line 1 of events.jsonl" in record.reason
+    assert recover(store) == []
+    assert store.records() == [record]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"plan_id": "../../EVIL"},
+        {"plan_id": "other"},
+        {"attempt": "../b"},
+        {"started_at": float("inf")},
+        {"seed": 2**63},
+        {"launch": 5},
+    ],
+)
+def test_a_plan_that_a_trainer_has_changed_moves_no_record(store, changes):
+    leave(store, **changes)
+    assert recover(store) == []
+    assert not list(store.root.parent.rglob("*EVIL*"))
+    assert store.records() == []
+
+
+@pytest.mark.parametrize(
+    "note", [[], {"pid": "1"}, {"pid": 0, "start_ticks": 5}, {"pid": -1, "start_ticks": 5}, {}]
+)
+def test_an_invalid_note_of_a_process_ends_no_process(store, note):
+    run_dir = leave(store)
+    files.write_json(run_dir / "process.json", note)
+    assert [record.status for record in recover(store)] == ["interrupted"]
+
+
+def test_checkpoints_of_other_names_and_missing_events_are_no_fault(store):
+    run_dir = leave(store)
+    for name in ("step-7", "step-\u00b2", "step-" + "9" * 40, "step-x"):
+        (run_dir / "checkpoints" / name).mkdir(parents=True)
+    assert newest_checkpoint(run_dir) == 7
+    _take_over(run_dir, taken := store.new_run_dir("p", 2.0))
+    assert newest_checkpoint(taken) == 7
+
+
+def test_a_run_that_was_last_written_in_the_future_ends_now(store):
+    run_dir = leave(store)
+    os.utime(run_dir / "launch.json")
+    (run_dir / "log.txt").write_text("x")
+    os.utime(run_dir / "log.txt", (1e11, 1e11))
+    assert recover(store)[0].ended_at <= time.time()

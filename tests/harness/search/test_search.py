@@ -44,7 +44,7 @@ def test_a_search_records_its_runs_and_the_same_command_repeats_none(
 
 
 def test_a_search_in_python_prints_nothing_and_returns_its_result(search_file, store, capfd):
-    path = search_file(budget="{trials: 1}", confirm="{best: 0}")
+    path = search_file(budget="{trials: 1}", confirm="null")
     outcome = run_search(load_search(path), path, store, SearchOptions())
     assert outcome.exit_code == errors.PASS
     assert [row.outcome for row in outcome.result.trials] == ["completed"]
@@ -52,7 +52,7 @@ def test_a_search_in_python_prints_nothing_and_returns_its_result(search_file, s
 
 
 def test_the_base_is_the_first_trial_and_reuses_its_record(search, search_file, trials):
-    search(search_file(budget="{trials: 1}", confirm="{best: 0}"))
+    search(search_file(budget="{trials: 1}", confirm="null"))
     (trial,) = trials()
     assert trial.params == {"bowl.x": 0.0, "bowl.y": 0.0}
     assert result_of(trial).reused
@@ -66,7 +66,7 @@ def test_a_pruned_trial_ends_within_two_steps_and_keeps_its_partial_record(
     search, search_file, store, trials
 ):
     path = search_file(
-        "pace: {sleep_ms: 90}\n", pruner=PRUNE_ALL, budget="{trials: 2}", confirm="{best: 0}"
+        "pace: {sleep_ms: 90}\n", pruner=PRUNE_ALL, budget="{trials: 2}", confirm="null"
     )
     assert search(path).returncode == errors.PASS
     pruned = trials()[1]
@@ -86,7 +86,7 @@ def test_a_pruned_point_is_not_run_again(search, search_file, store, trials):
         pruner=PRUNE_ALL,
         space="{bowl.x: {choices: [0.5, 0.6]}}",
         budget="{trials: 5}",
-        confirm="{best: 0}",
+        confirm="null",
     )
     search(path)
     assert len(store.records()) <= 2 + 2  # the seeds of the base, and two points
@@ -100,7 +100,7 @@ def test_trials_that_fail_are_results_and_do_not_end_the_search(search, search_f
         space="{bowl.x: {choices: [-0.9, 0.0, 0.9]}, bowl.y: {choices: [0.0, 0.9]}}",
         sampler="BruteForceSampler",
         budget="{trials: 6}",
-        confirm="{best: 0}",
+        confirm="null",
     )
     done = search(path)
     assert done.returncode == errors.PASS, done.stdout
@@ -115,7 +115,7 @@ def test_repeated_failures_stop_the_search_if_the_base_fails_too(
     broken = tmp_path / "a_package_that_works"
     fails = f"{{fail.missing_package: true, fail.until_file: {broken}}}"
     broken.write_text("")
-    path = search_file(set=fails, budget="{trials: 1}", confirm="{best: 0}", limits="{failures: 2}")
+    path = search_file(set=fails, budget="{trials: 1}", confirm="null", limits="{failures: 2}")
     assert search(path).returncode == errors.PASS
     broken.unlink()
     path.write_text(path.read_text().replace("trials: 1", "trials: 9"))
@@ -134,7 +134,7 @@ def test_repeated_failures_stop_the_search_if_the_base_fails_too(
 
 
 def test_a_limit_stops_between_trials_and_the_same_command_resumes(search, search_file, trials):
-    path = search_file(confirm="{best: 0}", budget="{trials: 2}")
+    path = search_file(confirm="null", budget="{trials: 2}")
     done = search(path, "--max-minutes", "0.0001")
     assert done.returncode == errors.STOPPED_AT_LIMIT
     assert "The time limit was reached before the base had run" in done.stdout
@@ -168,7 +168,7 @@ def test_a_limit_stops_between_trials_and_the_same_command_resumes(search, searc
     ],
 )
 def test_invalid_settings_are_errors_before_any_trial(search, search_file, parts, message):
-    done = search(search_file(**{"budget": "{trials: 1}", "confirm": "{best: 0}", **parts}))
+    done = search(search_file(**{"budget": "{trials: 1}", "confirm": "null", **parts}))
     assert message in " ".join((done.stdout + done.stderr).split())
     assert done.returncode == (errors.PASS if "rejected by" in message else errors.USAGE)
 
@@ -187,7 +187,7 @@ def test_a_sampler_without_its_package_is_an_error_before_the_base_runs(search, 
 def test_more_seeds_of_the_base_are_used_and_a_queued_point_counts_as_waiting(
     search, search_file, store
 ):
-    parts = {"budget": "{trials: 1}", "confirm": "{best: 0}"}
+    parts = {"budget": "{trials: 1}", "confirm": "null"}
     search(search_file(**parts))
     done = search(search_file(**parts, base_seeds="[1, 2, 3]"))
     assert "over 3 seeds" in done.stderr
@@ -200,7 +200,7 @@ def test_more_seeds_of_the_base_are_used_and_a_queued_point_counts_as_waiting(
 
 
 def test_a_different_search_with_the_same_name_is_an_error(search, search_file, tmp_path):
-    search(search_file(budget="{trials: 1}", confirm="{best: 0}"))
+    search(search_file(budget="{trials: 1}", confirm="null"))
     other = search(search_file(budget="{trials: 9}", space="{bowl.x: {float: [0, 1]}}"))
     assert other.returncode == errors.COULD_NOT_RUN
     assert "a different search: space: bowl.x" in other.stderr
@@ -208,7 +208,7 @@ def test_a_different_search_with_the_same_name_is_an_error(search, search_file, 
 
 
 def test_a_search_of_other_code_is_reported_but_not_resumed(search, search_file, store):
-    path = search_file(budget="{trials: 2}", confirm="{best: 0}")
+    path = search_file(budget="{trials: 2}", confirm="null")
     search(path)
     with storage.open_storage(storage.storage_url(store, "quick", None)) as opened:
         study = storage.stored_study(opened, "quick")
@@ -238,7 +238,7 @@ def test_a_dry_run_starts_nothing(search, search_file, store):
 
 
 def test_a_dry_run_shows_time_and_power_if_the_base_is_recorded(search, search_file):
-    search(search_file(budget="{trials: 1}", confirm="{best: 0}"))
+    search(search_file(budget="{trials: 1}", confirm="null"))
     done = search(search_file(), "--dry-run")
     assert re.search(r"time: at most .+ without pruning, estimated from 2 runs", done.stdout)
     assert re.search(r"of the confirmation: val_bpb 0\.\d+, from an SD of", done.stdout)
@@ -247,7 +247,7 @@ def test_a_dry_run_shows_time_and_power_if_the_base_is_recorded(search, search_f
 def test_each_gpu_has_a_worker_and_a_budget_of_gpu_seconds_ends_the_search(
     search, search_file, store, trials
 ):
-    path = search_file(budget="{gpu_seconds: 0.5}", confirm="{best: 0}")
+    path = search_file(budget="{gpu_seconds: 0.5}", confirm="null")
     done = search(path, "--gpus", "0,1")
     assert done.returncode == errors.PASS, done.stdout + done.stderr
     assert "GPU-seconds are used" in done.stdout
@@ -265,7 +265,7 @@ def test_gpu_seconds_alone_are_an_invalid_budget_without_a_gpu(search, search_fi
 def test_a_packed_search_is_resumed_elsewhere(
     search, harness, search_file, store, tmp_path, trials
 ):
-    path = search_file(budget="{trials: 2}", confirm="{best: 0}")
+    path = search_file(budget="{trials: 2}", confirm="null")
     search(path)
     tar = tmp_path / "store.tar"
     assert harness("pack", tar).returncode == errors.PASS

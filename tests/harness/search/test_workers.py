@@ -18,7 +18,7 @@ import pytest
 from harness import errors
 from harness.errors import StoreError
 from harness.search import storage
-from harness.search.samplers import create_pruner, create_sampler
+from harness.search.samplers import create_pruner
 from harness.search.state import SearchState
 from harness.search.trial import result_of
 
@@ -71,7 +71,7 @@ def results(trials):
 def test_a_killed_search_resumes_without_losing_or_repeating_a_trial(
     harness, start, search_file, store, trainers, trials, slowed
 ):
-    path = search_file(slowed.lines, confirm="{best: 0}", budget="{trials: 3}")
+    path = search_file(slowed.lines, confirm="null", budget="{trials: 3}")
     for at_work in (1, 3):
         process = start("search", path, "--no-html")
         wait_for(lambda n=at_work: len(store.run_dirs()) > n and trainers())
@@ -92,7 +92,7 @@ def test_a_killed_search_resumes_without_losing_or_repeating_a_trial(
 def test_a_stopped_search_keeps_its_records_and_resumes(
     harness, start, search_file, store, trainers, trials, slowed
 ):
-    path = search_file(slowed.lines, confirm="{best: 0}", budget="{trials: 2}")
+    path = search_file(slowed.lines, confirm="null", budget="{trials: 2}")
     process = start("search", path, "--no-html")
     wait_for(lambda: len(store.run_dirs()) > 2 and trainers())
     process.send_signal(signal.SIGINT)
@@ -110,7 +110,7 @@ def test_a_stopped_search_keeps_its_records_and_resumes(
 def test_a_worker_that_was_taken_for_dead_reuses_its_record_and_continues(
     start, search_file, store, trainers, trials
 ):
-    path = search_file("pace: {sleep_ms: 100}\n", confirm="{best: 0}", budget="{trials: 3}")
+    path = search_file("pace: {sleep_ms: 100}\n", confirm="null", budget="{trials: 3}")
     process = start("search", path, "--no-html")
     wait_for(lambda: len(store.run_dirs()) > 2 and trainers())
     with storage.open_storage(storage.storage_url(store, "quick", None)) as opened:
@@ -164,7 +164,7 @@ def test_a_trial_whose_worker_sends_no_heartbeat_is_queued_again(tmp_path, begun
     url = f"sqlite:///{tmp_path / 'silent.sqlite'}"
     with storage.open_storage(url, heartbeat_s=1, grace_s=1) as opened:
         study, _ = storage.create_study(opened, "s", ["minimize"])
-        study.sampler = create_sampler("RandomSampler", 1, "")
+        study.sampler = optuna.samplers.RandomSampler(1)
         study.pruner = create_pruner("NopPruner", 1, "")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # no heartbeats are sent: intended
@@ -248,7 +248,7 @@ def test_a_worker_ends_if_the_base_failed_and_waits_if_the_failure_is_older(harn
 def test_a_base_that_completes_clears_its_earlier_failure(harness, search_file, store):
     broken = store.root.parent / "broken"
     fails = f"{{fail.missing_package: true, fail.until_file: {broken}}}"
-    argv = ("search", search_file(set=fails, budget="{trials: 1}", confirm="{best: 0}"))
+    argv = ("search", search_file(set=fails, budget="{trials: 1}", confirm="null"))
     assert harness(*argv, "--no-html").returncode == errors.COULD_NOT_RUN
     assert _base_failure(store) is not None
     broken.touch()
@@ -302,11 +302,11 @@ def test_the_confirmation_study_stores_no_password(harness, search_file, store):
 def test_a_full_disk_is_an_error_and_the_same_command_resumes(
     harness, argv_of, search_file, store, trials
 ):
-    path = search_file(confirm="{best: 0}", budget="{trials: 2}")
+    path = search_file(confirm="null", budget="{trials: 2}")
     assert harness("search", path, "--no-html").returncode == errors.PASS
     path.write_text(path.read_text().replace("trials: 2", "trials: 12"))
     argv = " ".join(argv_of("search", path, "--no-html"))
-    kilobytes = storage.sqlite_path(store, "quick").stat().st_size // 1024
+    kilobytes = store.search_path("quick").stat().st_size // 1024
     full = ["bash", "-c", f"ulimit -f {kilobytes}; exec {argv}"]  # no file may grow beyond it
     done = subprocess.run(full, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == errors.COULD_NOT_RUN, done.stdout + done.stderr

@@ -185,7 +185,7 @@ def test_a_password_is_in_one_file_of_its_owner_and_nowhere_else(
     search = study_file("bowl: {curvature: 0.1}\n").parent / "search.yaml"
     search.write_text(
         "search: quick\ntrainer: fake\nbase: base.yaml\nspace: {bowl.x: {float: [-1, 1]}}\n"
-        "budget: {trials: 1}\nconfirm: {best: 0}\n"
+        "budget: {trials: 1}\nconfirm: null\n"
     )
     url = "postgresql://me:secret@127.0.0.1:1/nowhere"
     done = submit("--wait", cluster_file(requeue=0), "--", "search", search, "--storage", url)

@@ -226,7 +226,7 @@ def test_an_array_of_workers_shares_a_search(
     search = tmp_path / "search.yaml"
     search.write_text(
         "search: quick\ntrainer: fake\nbase: base.yaml\nspace: {bowl.x: {float: [-1, 1]}}\n"
-        "budget: {trials: 6}\nbase_seeds: [1, 2]\npruner: NopPruner\nconfirm: {best: 0}\n"
+        "budget: {trials: 6}\nbase_seeds: [1, 2]\npruner: NopPruner\nconfirm: null\n"
     )
     done = on_slurm(*("--wait", cluster_file(**SLURM, jobs=2), "--", "search", search, "--no-html"))
     assert done.returncode == errors.PASS, done.stdout + done.stderr

@@ -56,7 +56,7 @@ def test_a_winner_is_confirmed_at_two_scales_and_its_patch_gives_its_configurati
 
 
 def test_the_result_and_the_plan_are_printed_as_json(harness, search_file, store):
-    path = search_file(budget="{trials: 1}", confirm="{best: 0}")
+    path = search_file(budget="{trials: 1}", confirm="null")
     plan = json.loads(harness("search", path, "--dry-run", "--json").stdout)
     assert plan["blocked"] == []
     assert plan["parameters"] == ["bowl.x", "bowl.y"]
@@ -73,7 +73,7 @@ def test_an_optuna_dashboard_reads_the_same_storage(harness, search_file, store)
 
     from harness.search import storage
 
-    harness("search", search_file(budget="{trials: 1}", confirm="{best: 0}"), "--no-html")
+    harness("search", search_file(budget="{trials: 1}", confirm="null"), "--no-html")
     with storage.open_storage(storage.storage_url(store, "quick", None)) as opened:
         app = optuna_dashboard.wsgi(opened)
         statuses = []
