@@ -46,7 +46,7 @@ LINES = '{"step": 1, "val_loss": 4.0}\n{"step": 2, "val_loss": NaN}\n'
 PATTERNS = regex.parse(["val_loss=val loss {number}", r"bleu=at (\S+)"])
 
 bounded = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
