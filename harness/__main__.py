@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from harness import errors, redact
+from harness.escape import escape
 from harness.output import tolerant_output
 
 _INTERRUPTED = (1, 130)  # click's exit codes for Ctrl-C
@@ -48,7 +49,7 @@ def _exit_code() -> int:
         code = end.code if isinstance(end.code, int) else errors.PASS
         return errors.STOPPED_AT_LIMIT if code in _INTERRUPTED else code
     except errors.HarnessError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(escape(f"error: {error}", "log"), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("stopped; re-run the same command to resume", file=sys.stderr)
@@ -71,8 +72,11 @@ def _report_unexpected(error: Exception) -> int:
     except OSError:
         pass  # a full disk must not hide the error
     print(
-        f"error: unexpected {type(error).__name__}: {error}\n"
-        f"All records are kept. The traceback, for a bug report: {location}",
+        escape(
+            f"error: unexpected {type(error).__name__}: {error}\n"
+            f"All records are kept. The traceback, for a bug report: {location}",
+            "log",
+        ),
         file=sys.stderr,
     )
     return errors.COULD_NOT_RUN

@@ -86,5 +86,5 @@ def usd(gpu_s: float, usd_per_gpu_hour: float) -> str:
 
 
 def markdown_row(cells: Sequence[str]) -> str:
-    """One row of a Markdown table."""
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    """One row of a Markdown table, of escaped cells."""
+    return f"| {' | '.join(cells)} |"

@@ -178,6 +178,16 @@ _ENTRIES = (
         decimals=2,
         cold_compile=True,
     ),
+    # Of a comparison: a difference in loss at its exchange rate for time, and that in time.
+    Metric(
+        name="equal_loss_time",
+        title="training time at equal loss",
+        unit="ln(time)",
+        kind="other",
+        better="lower",
+        scale="log",
+        compared=False,
+    ),
     *(
         # Parts of a study's time to target; no single run has them.
         Metric(

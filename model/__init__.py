@@ -55,6 +55,7 @@ and the run itself:
     process     what processes that train share: command line, ends, exit codes
     train       one run, one process
     core_eval   CORE of a model that was trained
+    val_eval    validation loss of a final checkpoint, whatever code trained it
     bounded     a call that may hang, and how long it may
     throttle    what holds a GPU's clock down
     smclock     a GPU's clock rate while it works

@@ -423,6 +423,7 @@ SETTABLE_FIELDS = {
     "seed": "seed",
     "steps": "dial.steps",
     "evaluate": "eval.every_steps",
+    "checkpoint": "checkpoint.every_steps",
 }
 """Fields that a harness may set without knowing what they mean."""
 

@@ -23,18 +23,26 @@ import numpy as np
 
 from benchmarks.statistics.decisions import percent
 from harness.comparison.noise_model import NoiseModel, NoiseRow
-from harness.gate import planning
+from harness.gate import history, planning
 from harness.gate.ab_interleaved import WINDOWS, AbLaunch
 from harness.gate.baseline import Baseline, BaselineEntry
-from harness.gate.history import conclude
 from harness.gate.measurement import MeasurementLoop, launch_row, speed_margin
 from harness.gate.noise_sources import with_baseline_rows
 from harness.gate.request import GateRequest
-from harness.gate.result import SPEED, GatePlan, GateResult, PartPlan, Rule, SideIdentity
+from harness.gate.result import (
+    SPEED,
+    Evidence,
+    GatePlan,
+    GateResult,
+    PartPlan,
+    Rule,
+    SideIdentity,
+)
 from harness.metrics import METRICS, SPEEDRUN_LOSS_SD_NATS
 from harness.results.recipe import NoiseScope, noise_scope, recipe_scale
 from harness.results.record import SESSION_GAP_S, Identity, Record
 from harness.results.record import LaunchInfo as Started
+from harness.stats.spending import Reading
 
 ALPHA = 0.05
 HARMS = (0.0, 0.5, 1.0, 2.0)  # in margins
@@ -53,14 +61,14 @@ SPEED_MARGIN = METRICS["tokens_per_s"].margin.value
 RUN_SD = MARGIN_BPB * SPEEDRUN_LOSS_SD_NATS / LOSS_MARGIN_NATS
 LAUNCH_SD, WINDOW_SD = 0.0013, 0.0015  # of logarithms: one launch, one ABBA segment inside it
 RECORDS = Path(__file__).parents[1] / "records" / "gate_rates.json"
-GPU = "simulated"
+GPU = KEY = "simulated"
 OUTCOMES = ("pass", "inconclusive", "regression")
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
     """One kind of gate, and the true harm."""
 
-    evidence: str
+    evidence: Evidence
     noise: str
     rule: Rule
     harm: float
@@ -104,6 +112,7 @@ class Drawn:
         self.rng, self.harm = rng, harm
         self.launches: list[AbLaunch] = []
         self.runs: list[Record] = []
+        self.base_runs: list[Record] = []
 
     def launch(self) -> None:
         """Two processes, each with its own speed, and ABBA segments that scatter about it."""
@@ -174,17 +183,20 @@ def _session(
 ) -> tuple[GateResult, int]:
     """One session of a gate, and its number of runs or launches. Uses the sessions before it."""
     noise_model = with_baseline_rows(noise_model, request.baseline, before)
-    planned = _planned(cell, request, noise_model)
+    reading = Reading(alpha=ALPHA, seen=history.readings(before, KEY, cell.evidence))
+    planned = _planned(cell, request, noise_model, reading)
     source = Drawn(rng, cell.harm)
     loop = MeasurementLoop(request, bench(), noise_model, source)
     if planning.why_no_decision(planned) is None:
         loop.run(planned)
     bare = _bare(request, planned, source, session=len(before))
-    return conclude(bare, loop.metrics, before), len(source.launches) + len(source.runs)
+    return history.conclude(bare, loop.metrics, before), len(source.launches) + len(source.runs)
 
 
-def _planned(cell: Cell, request: GateRequest, noise_model: NoiseModel) -> GatePlan:
-    terms = planning.PlanOptions(alpha=ALPHA, rule=cell.rule, budget_s=request.budget_s)
+def _planned(
+    cell: Cell, request: GateRequest, noise_model: NoiseModel, reading: Reading
+) -> GatePlan:
+    terms = planning.PlanOptions(reading=reading, rule=cell.rule, budget_s=request.budget_s)
     if cell.evidence == "launches":
         part = planning.plan_speed(
             launch_row(bench(), noise_model), speed_margin(request), 1.0, terms
@@ -200,7 +212,7 @@ def _bare(request: GateRequest, planned: GatePlan, source: Drawn, session: int) 
     began = session * 10 * SESSION_GAP_S
     side = SideIdentity(code_id="", config_id="")
     return GateResult(
-        key="simulated",
+        key=KEY,
         number=session + 1,
         outcome="inconclusive",
         reason="",

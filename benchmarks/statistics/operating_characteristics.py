@@ -17,7 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.statistics import gate_rates, real_noise, study_intervals, time_to_target
+from benchmarks.statistics import (
+    gate_rates,
+    readings,
+    real_noise,
+    real_readings,
+    study_intervals,
+    time_to_target,
+)
 from benchmarks.statistics.decisions import ALPHA, INCONCLUSIVE, PASS, REGRESSION, outcomes, percent
 from harness.metrics import METRICS, SPEEDRUN_LOSS_SD_NATS
 from harness.stats import sequential
@@ -125,6 +132,8 @@ def page(gates: int, noise: Path | None) -> str:
         runs = real_noise.load(noise)
         parts += real_noise.split_lines(runs)
         parts += real_noise.recorded_lines(real_noise.pairs(noise, runs))
+        parts += real_readings.lines(runs)
+        parts += readings.lines()
     return "\n".join(parts) + "\n"
 
 

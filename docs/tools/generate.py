@@ -1,7 +1,7 @@
 """Writes the generated blocks of README.md, gpu.md and tricks.md, from records and the catalogue.
 
     python docs/tools/generate.py             # tables of the catalogue, studies and benchmarks
-    python docs/tools/generate.py --store runs --study smoke  # before that, docs/smoke.csv
+    python docs/tools/generate.py --store S     # before that, docs/speedrun-d8.csv and its picture
     python docs/tools/generate.py --logs A B  # before that, docs/compare.txt from two log folders
 
 A test checks that all pages are what the first form writes.
@@ -35,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--store", help="take a study from this store")
-    parser.add_argument("--study", default="smoke")
+    parser.add_argument("--study", default=gpu_tables.PICTURED)
     parser.add_argument("--logs", nargs=2, type=Path, metavar=("A", "B"))
     arguments = parser.parse_args()
     if arguments.store:
@@ -81,7 +81,6 @@ def regenerated(text: str) -> str:
     """`text` with each generated block replaced."""
     pictured = gpu_tables.PICTURED
     text = _replaced(text, "study table", cost(pictured) + study_table(pictured))
-    text = _replaced(text, "smoke table", study_table("smoke"))
     text = _replaced(text, "comparison", compared())
     text = _replaced(text, "speed", gpu_tables.speed_table())
     return _replaced(text, "tricks", tricks_list())

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from harness.api.records import StorePath, html
-from harness.comparison import compare as engine
 from harness.comparison.core_by_example import with_core
 from harness.comparison.noise_model import SHIPPED, NoiseRow, read_rows
 from harness.comparison.noise_model import NoiseModel as NoiseRows
+from harness.comparison.options import CompareOptions
+from harness.comparison.readings import compare_and_record
 from harness.comparison.result import Comparison as ComparisonResult
 from harness.comparison.result import MetricResult
 from harness.errors import UsageError
@@ -22,6 +23,7 @@ from harness.gate.noise_sources import derived_rows
 from harness.results.logs import read_sides, regex
 from harness.results.logs.read import MEMBER
 from harness.results.store import Store
+from harness.study.exchange import exchange_rate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,6 +99,10 @@ def compare(
     higher_better: Sequence[str] = (),
     lower_better: Sequence[str] = (),
     noise: "NoiseModel | None" = None,
+    seen: int = 0,
+    exchange: float | None = None,
+    targets: Mapping[str, float] | None = None,
+    target_p: float = 0.01,
 ) -> Comparison:
     """Compare two sides of runs, metric by metric: is B worse than A?
 
@@ -111,8 +117,8 @@ def compare(
         The smallest harm that matters: in the unit of the metric, relative for speeds and times
         (0.005 is 0.5 %). By default the margins of `harness compare`.
     alpha : float, default 0.05
-        Error rate of each outcome, between 0 and 0.5. The limits are one-sided at `alpha` each, so
-        that the interval has a coverage of ``1 - 2 * alpha``.
+        Error rate of each outcome over all readings of one question, between 0 and 0.5: the first
+        reading spends 0.8 of it, later ones share the rest. Limits are one-sided.
     metrics : sequence of str, optional
         Only these; by default all that both sides have.
     sds : mapping of str to float, optional
@@ -124,6 +130,16 @@ def compare(
         metric of `patterns` is informational.
     noise : NoiseModel, optional
         From `noise_model`, which is called without arguments by default.
+    seen : int, default 0
+        How often this question was compared before, with fewer runs. Known for runs that are in a
+        store, which keeps its readings.
+    exchange : float, optional
+        The loss in nats that 1 % more training time buys, for the training time at equal loss. By
+        default that of the recipe or of a study's horizons, where it is known.
+    targets : mapping of str to float, optional
+        Values that the mean of each side has to be beyond.
+    target_p : float, default 0.01
+        A target is met with a p below this.
 
     Returns
     -------
@@ -151,8 +167,9 @@ def compare(
                 hint = "Such as 0.002 for val_loss; speeds are relative, 0.005 for 0.5 %."
                 raise UsageError(f"{name}[{metric!r}]", "a number above zero", repr(value), hint)
     compiled = regex.parse([f"{name}={text}" for name, text in (patterns or {}).items()])
-    sides = read_sides(_paths(a, "a"), _paths(b, "b"), compiled)
-    options = engine.CompareOptions(
+    paths = _paths(a, "a"), _paths(b, "b")
+    sides = read_sides(*paths, compiled)
+    options = CompareOptions(
         alpha=alpha,
         margins=margins or {},
         sds=sds or {},
@@ -160,9 +177,13 @@ def compare(
         higher_better=higher_better,
         lower_better=lower_better,
         also=list(compiled),
+        seen=seen,
+        exchange=exchange_rate(exchange, [*paths[0], *paths[1]]),
+        targets=targets or {},
+        target_p=target_p,
     )
     model = noise_model() if noise is None else noise
-    result = engine.compare(*sides, options, NoiseRows(model.rows))
+    result = compare_and_record(*sides, options, NoiseRows(model.rows))
     return Comparison(result=with_core(result, *sides))
 
 

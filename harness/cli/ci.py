@@ -12,6 +12,7 @@ from harness.cli.github import install
 from harness.cli.options import JsonOption, within
 from harness.report.export import print_json
 from harness.report.gate import ci_formats
+from harness.report.markdown import as_markdown
 
 app = typer.Typer(
     help="Write, update and check GitHub workflows for a GPU runner.",
@@ -96,6 +97,12 @@ def results(
     exit_code: Annotated[
         int | None, typer.Option(callback=within(0, 255), help="The exit code of the gate.")
     ] = None,
+    log: Annotated[
+        Path | None, typer.Option(help="What the gate printed to stderr: the reason of its end.")
+    ] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(help="Markdown file to write where the gate wrote none.")
+    ] = None,
     junit_file: Annotated[
         Path | None, typer.Option("--junit", help="The XML file to write.")
     ] = None,
@@ -104,9 +111,11 @@ def results(
     ] = None,
 ) -> None:
     """Print a gate's result as annotations of the runner, and write it as JUnit XML."""
-    found = ci_formats.read(source, exit_code)
+    found = ci_formats.read(source, exit_code, log)
     for line in ci_formats.annotations(found):
-        print_line(new_console(), line)
+        typer.echo(line)  # a workflow command: its parts are escaped
+    if markdown is not None and not markdown.exists():
+        files.write_text(markdown, as_markdown(ci_formats.document(found)))
     if junit_file is not None:
         files.write_text(junit_file, ci_formats.junit(found))
     if outcome is not None:

@@ -1,7 +1,9 @@
 """`harness compare`: two sets of runs in, an outcome for each metric out."""
 
+import shlex
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Optional
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import typer
@@ -13,6 +15,7 @@ from harness.cli.options import (
     NOISE_MODEL,
     STORE,
     AlphaOption,
+    ExchangeOption,
     JsonOption,
     MarginOption,
     NoiseModelOption,
@@ -20,14 +23,20 @@ from harness.cli.options import (
     checked_alpha,
     metric_numbers,
     open_store,
+    option_argv,
+    within,
 )
-from harness.comparison.compare import CompareOptions
 from harness.comparison.noise_model import NoiseModel
+from harness.comparison.options import CompareOptions
 from harness.errors import UsageError
 from harness.format import plural
 from harness.gate.noise_sources import load_noise_model
 
+if TYPE_CHECKING:
+    from harness.comparison.exchange import ExchangeRate
+
 Form = Literal["terminal", "markdown", "json"]
+MOST_LOOKS = 1_000_000
 BETWEEN = "\0--"  # stands for the `--` between the sides; no file can have this name
 
 
@@ -42,6 +51,7 @@ COMMAND_CLASS = _Sides
 
 
 def command(
+    ctx: typer.Context,
     paths: Annotated[
         list[str],
         typer.Argument(
@@ -51,27 +61,43 @@ def command(
     ],
     margin: MarginOption = None,
     metric: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(help="Only this metric. May be repeated."),
     ] = None,
     regex: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(
             help="NAME=PATTERN, with {number} in it: reads the last such line of any log."
         ),
     ] = None,
     higher_better: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(help="A metric of --regex whose higher values are better."),
     ] = None,
     lower_better: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(help="A metric of --regex whose lower values are better."),
     ] = None,
+    exchange: ExchangeOption = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=VALUE: tests that the mean of each side is beyond it."),
+    ] = None,
+    target_p: Annotated[
+        float, typer.Option(callback=within(0, 1), help="A target is met with a p below this.")
+    ] = 0.01,
     sd: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(help="NAME=SD of one run, in place of the noise model's."),
     ] = None,
+    seen: Annotated[
+        int,
+        typer.Option(
+            callback=within(0, MOST_LOOKS),
+            help="How often this question was compared before, with fewer runs. Known for runs "
+            "that are in a store.",
+        ),
+    ] = 0,
     alpha: AlphaOption = 0.05,
     store: StoreOption = STORE,
     noise_model: NoiseModelOption = NOISE_MODEL,
@@ -90,6 +116,10 @@ def command(
         metrics=metric or [],
         higher_better=higher_better or [],
         lower_better=lower_better or [],
+        seen=seen,
+        exchange=_exchange(exchange, [*a, *b]),
+        targets=metric_numbers(target or [], "--target"),
+        target_p=target_p,
     )
     code = compare(
         new_console(),
@@ -100,6 +130,7 @@ def command(
         noise_model=load_noise_model(noise_model, open_store(store)),
         form="json" if json else "markdown" if markdown else "terminal",
         tasks=core,
+        argv=option_argv(ctx, leave_out=("seen",)),
     )
     raise typer.Exit(code)
 
@@ -114,13 +145,14 @@ def compare(
     noise_model: NoiseModel,
     form: Form = "terminal",
     tasks: bool = False,
+    argv: Sequence[str] = (),
 ) -> int:
     """Reads, compares and prints two sides; returns the exit code of the worst metric.
 
-    `tasks`: CORE task by task too.
+    `tasks`: CORE task by task too. `argv`: the options, for the command that the report advises.
     """
-    from harness.comparison import compare as engine
     from harness.comparison import core_by_example
+    from harness.comparison.readings import compare_and_record
     from harness.report.compare import build_comparison
     from harness.report.export import document_json
     from harness.report.markdown import as_markdown
@@ -131,9 +163,11 @@ def compare(
     patterns = pattern.parse(list(regex))
     runs = read_sides(list(a), list(b), patterns)
     options = msgspec.structs.replace(options, also=list(patterns))
-    comparison = engine.compare(*runs, options, noise_model)
+    comparison = compare_and_record(*runs, options, noise_model)
     comparison = core_by_example.with_core(comparison, *runs, wanted=tasks)
-    document = build_comparison(comparison, tasks=tasks)
+    again = ["harness", "compare", *_short(a), "--", *_short(b), *argv]
+    again += ["--seen", str(comparison.seen + 1)]
+    document = build_comparison(comparison, tasks=tasks, again=shlex.join(again))
     if form == "json":
         console.file.write(document_json(document))
     elif form == "markdown":
@@ -141,6 +175,27 @@ def compare(
     else:
         print_document(console, document)
     return comparison.exit_code
+
+
+def _exchange(nats: float | None, paths: Sequence[str]) -> "ExchangeRate | None":
+    if nats is None and not any(":" in path for path in paths):
+        return None
+    from harness.study.exchange import exchange_rate
+
+    return exchange_rate(nats, paths)
+
+
+def _short(paths: Sequence[str]) -> list[str]:
+    """The folder, for all of its files; else the paths themselves."""
+    from harness.results.logs.read import LOG_SUFFIXES
+
+    folders = {Path(path).parent for path in paths}
+    if len(paths) > 1 and len(folders) == 1:
+        folder = folders.pop()
+        logs = {str(file) for file in folder.rglob("*") if file.suffix in LOG_SUFFIXES}
+        if logs == {str(Path(path)) for path in paths}:
+            return [str(folder)]
+    return list(paths)
 
 
 def split(argv: Sequence[str], between: str) -> tuple[list[str], list[str]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from harness.escape import escape
 from harness.report.document import Document
 from harness.results.record import Record
 
@@ -36,8 +37,8 @@ def progress_console() -> Console:
 
 
 def print_line(console: Console, text: str) -> None:
-    """One line of text as it is: no markup, no colours, no wrapping."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    """One line of text: no markup, no colours, no wrapping, no command of a CI runner."""
+    console.print(escape(text, "log"), markup=False, highlight=False, soft_wrap=True)
 
 
 def print_result(document: Document, *, json: bool, details: bool = False) -> None:

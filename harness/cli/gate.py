@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 from rich.console import Console
@@ -16,6 +16,7 @@ from harness.cli.options import (
     STORE,
     AlphaOption,
     BaselinesOption,
+    ExchangeOption,
     JsonOption,
     MarginOption,
     MarkdownFileOption,
@@ -31,7 +32,7 @@ from harness.config.field_types import LONGEST_MINUTES
 from harness.config.yaml_schema import parse_sets
 from harness.gate.ab_mode import parse_ab
 from harness.gate.execution import GateListener
-from harness.gate.request import GateRequest, parse_claim
+from harness.gate.request import GateRequest, parse_claim, parse_evaluate_with
 from harness.gate.result import GatePlan
 from harness.gate.run import GateInputs, plan_gate, run_gate
 from harness.report.document import Document
@@ -42,6 +43,9 @@ from harness.report.markdown import as_markdown
 from harness.report.terminal import print_document
 from harness.runner.environment import parse_env_mode
 from harness.runner.stepper import StepperStopped
+
+if TYPE_CHECKING:
+    from harness.comparison.exchange import ExchangeRate
 
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"  # the file that a workflow shows; changes no result
 
@@ -58,11 +62,15 @@ def command(
         str, typer.Option(help="Candidate: a git ref, or . for the present code.")
     ] = ".",
     base: Annotated[
-        str, typer.Option(help="Git ref to compare the candidate's speed with, on this host.")
+        str,
+        typer.Option(
+            help="Git ref to compare the candidate's speed with, on this host; without a "
+            "baseline its quality too."
+        ),
     ] = "",
     sets: SetOption = None,
     candidate_set: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(
             help="Override a setting of the candidate only, such as model.softcap=null. "
             "May be repeated."
@@ -76,10 +84,11 @@ def command(
         ),
     ] = "ml",
     budget_minutes: Annotated[
-        Optional[float],  # noqa: UP045
+        float | None,
         typer.Option(callback=within(0, LONGEST_MINUTES), help="Stop before this many minutes."),
     ] = None,
     margin: MarginOption = None,
+    exchange: ExchangeOption = None,
     alpha: AlphaOption = 0.05,
     no_confirm: Annotated[
         bool,
@@ -107,6 +116,21 @@ def command(
             "installed ones."
         ),
     ] = "",
+    sandbox: Annotated[
+        bool,
+        typer.Option(
+            "--sandbox",
+            help="Run trainers in a container (bubblewrap): no network, and nothing writable but "
+            "their own run.",
+        ),
+    ] = False,
+    evaluate_with: Annotated[
+        str,
+        typer.Option(
+            help="Whose code evaluates the candidate's final checkpoints: candidate, or base for "
+            "code that is not trusted."
+        ),
+    ] = "candidate",
     plan: Annotated[
         bool, typer.Option("--plan", help="Show the plan, time and cost; start no run.")
     ] = False,
@@ -151,7 +175,10 @@ def command(
         rule="always_valid" if always_valid else "group_sequential",
         ab=parse_ab(ab),
         env=parse_env_mode(env),
+        exchange=_exchange(exchange),
         run_timeout_s=60 * run_minutes,
+        sandbox=sandbox,
+        evaluate_with=parse_evaluate_with(evaluate_with),
     )
     inputs = GateInputs(
         store=store, noise_model=noise_model, baselines=baselines, baseline=baseline
@@ -173,6 +200,14 @@ def command(
     _show(document, json=json)
     _write(document, markdown)
     raise typer.Exit(result.exit_code)
+
+
+def _exchange(nats: float | None) -> "ExchangeRate | None":
+    if nats is None:
+        return None
+    from harness.study.exchange import exchange_rate
+
+    return exchange_rate(nats, [])
 
 
 class ConsoleListener(GateListener):

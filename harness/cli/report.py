@@ -6,8 +6,14 @@ from typing import Annotated
 import typer
 
 from harness.cli import options
-from harness.cli.console import new_console, print_result, print_written, progress_console
-from harness.errors import UsageError
+from harness.cli.console import (
+    new_console,
+    print_line,
+    print_result,
+    print_written,
+    progress_console,
+)
+from harness.errors import DiskError, UsageError
 
 
 def command(
@@ -42,18 +48,26 @@ def command(
     """
     if json and markdown:
         raise UsageError("--json", "one format", "--markdown too", "Pass one of them.")
-    from harness.report import study as reports
     from harness.report.markdown import as_markdown
+    from harness.report.study import files
+    from harness.report.study.content import load
+    from harness.report.study.document import build
 
-    content = reports.load(options.open_store(store), name)
-    document = reports.build(content)
+    content = load(options.open_store(store), name)
+    document = build(content)
     if markdown:
         new_console().file.write(as_markdown(document))
     else:
         print_result(document, json=json, details=details)
-    written = reports.write_files(
-        content, document, html=out, json=json_file, csv=csv, skip_html=no_html
-    )
+    try:
+        written = files.write_files(
+            content, document, html=out, json=json_file, csv=csv, skip_html=no_html
+        )
+    except DiskError as error:
+        if out or json_file or csv:
+            raise
+        print_line(new_console(stderr=True), f"No files were written: {error}")
+        written = {}
     if picture is not None:
-        written["picture"] = reports.write_picture(content, picture)
+        written["picture"] = files.write_picture(content, picture)
     print_written(progress_console() if json or markdown else new_console(), written)

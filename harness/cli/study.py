@@ -20,6 +20,7 @@ from harness.cli.console import (
 from harness.config.study_file import StudyFile, load_study
 from harness.config.yaml_schema import parse_seeds, parse_sets
 from harness.errors import ReportError, StudyFileError
+from harness.redact import redact_argv
 from harness.results.store import Store
 from harness.study.executor import StudyOptions
 from harness.study.run import FillSweeps, plan_study, run_study, with_overrides
@@ -125,12 +126,14 @@ def _fill_sweeps(file: StudyFile, console: Console) -> FillSweeps | None:
 
 def report(console: Console, store: Store, name: str, *, html: bool, json: bool) -> None:
     """Prints the report and writes its files. Raises ReportError."""
-    from harness.report import study as reports
+    from harness.report.study import files
+    from harness.report.study.content import load
+    from harness.report.study.document import build
 
-    content = reports.load(store, name)
-    document = reports.build(content)
+    content = load(store, name)
+    document = build(content)
     print_result(document, json=json)
-    print_written(console, reports.write_files(content, document, skip_html=not html))
+    print_written(console, files.write_files(content, document, skip_html=not html))
 
 
 def plan(
@@ -145,5 +148,5 @@ def plan(
 
 
 def command_line() -> str:
-    """The command as it was typed."""
-    return " ".join(["harness", *sys.argv[1:]])
+    """The command as it was typed, without passwords."""
+    return " ".join(["harness", *redact_argv(sys.argv[1:])])

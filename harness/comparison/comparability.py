@@ -67,6 +67,20 @@ def is_rerun(a: Runs, b: Runs) -> bool:
     return len(keys) == 1 and None not in keys.pop()
 
 
+def pairs_of(a: Runs, b: Runs) -> list[tuple[int, int]]:
+    """Indices of the runs of one seed, where both sides have the same seeds, each once.
+
+    Both sides have the same data (`check_comparable`); runs of other lengths see them in another
+    order.
+    """
+    seeds = [[run.seed for run in side] for side in (a, b)]
+    lengths = {run.planned_steps for run in (*a, *b)}
+    once = all(len(set(side)) == len(side) for side in seeds)
+    if not once or set(seeds[0]) != set(seeds[1]) or None in seeds[0] or len(lengths) > 1:
+        return []
+    return [(index, seeds[1].index(seed)) for index, seed in enumerate(seeds[0])]
+
+
 def remarks(a: Runs, b: Runs) -> list[str]:
     """Caveats on the runs that are compared, one sentence each."""
     notes = list(dict.fromkeys(warning for run in (*a, *b) for warning in run.warnings))

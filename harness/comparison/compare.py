@@ -8,26 +8,35 @@ and any other broken run leaves the comparison inconclusive, because the runs th
 are then not a fair sample. Never reads disk, never prints.
 """
 
+import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
 
-from harness import errors
 from harness.comparison import engine
 from harness.comparison.comparability import (
     SIDES,
     Runs,
     check_comparable,
     check_same_core_settings,
+    pairs_of,
     remarks,
     source_of_variance,
 )
+from harness.comparison.engine import MeasuredMetric
+from harness.comparison.exchange import SHIPPED, equal_loss_time
 from harness.comparison.margins import Margin, default_margin, stated_margin
 from harness.comparison.noise_model import NoiseModel, NoiseRow
+from harness.comparison.options import CompareOptions, check_names
 from harness.comparison.outliers import Outlier, describe, find_outliers
-from harness.comparison.result import EXIT_CODES, ComparedSide, Comparison, MetricResult, Replicate
+from harness.comparison.result import (
+    EXIT_CODES,
+    ComparedSide,
+    Comparison,
+    MetricResult,
+)
 from harness.comparison.rules import OnePair, Rule
 from harness.comparison.screening import needs_seeds, quality_values, replicate_findings, screen
 from harness.comparison.sessions import (
@@ -38,6 +47,7 @@ from harness.comparison.sessions import (
     speed_runs,
     widened,
 )
+from harness.comparison.targets import target_results
 from harness.comparison.variants import check_one_variant
 from harness.format import plural
 from harness.metrics import (
@@ -45,15 +55,16 @@ from harness.metrics import (
     CORE_SCORES,
     LOSSES,
     METRICS,
+    QUALITY,
     SPEEDS,
     Metric,
     duplicates,
-    metric_named,
     preferred,
 )
 from harness.results.logs import nanochat
 from harness.results.logs.run_log import LogError
-from harness.stats.decision import Difference, KnownSd, Outcome, difference
+from harness.stats.decision import Difference, KnownSd, Outcome, difference, of_pairs
+from harness.stats.spending import Reading
 
 # published seeds of a full-scale recipe whose depth is not stated
 DEPTH_UNKNOWN = {nanochat.FAMILY: f"{nanochat.FAMILY}, depth not stated"}
@@ -63,23 +74,6 @@ DIRECTION_UNKNOWN = (
     "its direction is unknown, so it gets no outcome: add --higher-better {name} or "
     "--lower-better {name}"
 )
-
-
-class CompareOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What the user fixes: error rate, margins, known SDs, metrics and their directions.
-
-    `metrics`: only these; empty for all that both sides have. `also`: metrics that were read on
-    request, shown although they are not registered.
-    """
-
-    alpha: float = 0.05
-    margins: Mapping[str, float] = {}
-    sds: Mapping[str, float] = {}
-    metrics: Sequence[str] = ()
-    higher_better: Sequence[str] = ()
-    lower_better: Sequence[str] = ()
-    also: Sequence[str] = ()
-    replicate: Replicate = "run"
 
 
 def compare(
@@ -106,7 +100,7 @@ def compare(
         )
     metrics, outliers, without = [], list[Outlier](), None
     if whole[1]:
-        rule = rule or OnePair(alpha=options.alpha)
+        rule = rule or OnePair(reading=Reading(alpha=options.alpha, seen=options.seen))
         pair = _Pair(whole[0], whole[1], options, noise_model, rule)
         metrics = pair.results()
         findings = [*pair.findings, *findings]
@@ -117,8 +111,10 @@ def compare(
         outcome=outcome,
         reason=reason,
         alpha=options.alpha,
+        seen=options.seen,
         metrics=metrics,
         notes=remarks(a, b),
+        targets=target_results(whole, options.target_metrics, options.target_p),
         findings=[*findings, *replicate_findings(*whole), *map(describe, outliers)],
         outliers=outliers,
         without_outliers=without,
@@ -155,7 +151,7 @@ class _Pair:
 
     def results(self) -> list[MetricResult]:
         """One result a metric that both sides have, in the order of the registry."""
-        _check_names(self.options, self.a, self.b)
+        check_names(self.options, self.a, self.b)
         names = preferred([name for name in self._common() if self._is_shown(name)])
         if not names:
             raise LogError(
@@ -165,11 +161,23 @@ class _Pair:
                 "Read a number that both logs hold, with --regex NAME=PATTERN.",
             )
         informational = duplicates(names, lambda name: self._margin(name) is not None)
-        return [
-            self._result(name, informational=name in informational)
+        shown = [
+            self._measured(name, informational=name in informational)
             for name in names
             if not self.options.metrics or name in self.options.metrics
         ]
+        parts = [one for one in shown if isinstance(one, MeasuredMetric)]
+        concluded = iter(engine.conclude_all(parts, self.options.regression_share))
+        results = [
+            one if isinstance(one, MetricResult) else _unconfirmed(next(concluded)) for one in shown
+        ]
+        return [*results, *self._combined(results)]
+
+    def _combined(self, results: Sequence[MetricResult]) -> list[MetricResult]:
+        """Loss and training time in one figure, where the exchange rate is known."""
+        rate = self.options.exchange or SHIPPED.get(self.a[0].scale or "")
+        found = equal_loss_time(results, rate, self.rule.alpha) if rate else None
+        return [found] if found else []
 
     def without_outliers(self) -> tuple[list[Outlier], list[MetricResult] | None]:
         """The runs that stand out, and the results without them; None without such runs."""
@@ -192,9 +200,10 @@ class _Pair:
         requested = (*options.metrics, *options.margins, *options.also)
         return name in COMPARED or name in requested
 
-    def _result(self, name: str, *, informational: bool) -> MetricResult:
+    def _measured(self, name: str, *, informational: bool) -> MeasuredMetric | MetricResult:
+        """The difference in a metric; its result already where it is refused."""
         options, speed = self.options, name in SPEEDS
-        metric = metric_named(name, options.higher_better, options.lower_better)
+        metric = options.metric(name)
         found = speed_runs(name, self.a, self.b) if speed else SpeedRuns((self.a, self.b))
         notes, host = list(found.notes), self._host_row(name, found)
         sides = _with_values(metric, found.sides or (self.a, self.b))
@@ -219,32 +228,29 @@ class _Pair:
             return start
         if found.apart and host is None:
             return msgspec.structs.replace(start, reason="refused: not one session")
-        return self._concluded(start, metric, sides, values, host)
+        return self._widened(start, metric, sides, values, host)
 
-    def _concluded(
+    def _widened(
         self,
         start: MetricResult,
         metric: Metric,
         sides: tuple[Runs, Runs],
         values: Sequence[Sequence[float]],
         host: NoiseRow | None,
-    ) -> MetricResult:
-        """The decided result. `host`: the noise between hosts, for sides of two sessions."""
-        found, rule, source = self._difference(metric, sides, values)
+    ) -> MeasuredMetric:
+        """The difference. `host`: the noise between hosts, for sides of two sessions."""
+        change, source = self._difference(metric, sides, values)
         if host is not None:
-            found = widened(found, host.sd, host.df)
+            change = widened(change, host.sd, host.df)
             source += f", and the SD between hosts {metric.size(host.sd)} ({host.df} df)"
-        result = engine.conclude(start, found, rule, source)
-        open_ends = result.low is None or (result.outcome == "inconclusive" and not result.reason)
-        if open_ends and not start.reason:  # no number of runs is advised where they add nothing
-            seeds = needs_seeds(metric.name, sides, values)
-            reason = ONE_SESSION_NEEDED if host else SEEDS_NEEDED if seeds else None
-            if reason:
-                result = msgspec.structs.replace(result, reason=reason, more_runs=None)
-        if result.outcome == "regression" and metric.name in SPEEDS:
-            note = "unconfirmed: one session; a slowdown counts once a second session shows it"
-            result = msgspec.structs.replace(result, notes=[*result.notes, note])
-        return result
+        seeds = needs_seeds(metric.name, sides, values)
+        return MeasuredMetric(
+            start=start,
+            difference=change,
+            rule=self.rule,
+            noise_from=source,
+            unsettled=ONE_SESSION_NEEDED if host else SEEDS_NEEDED if seeds else None,
+        )
 
     def _host_row(self, name: str, found: SpeedRuns) -> NoiseRow | None:
         """The noise between hosts, where the sides are not known to be of one session."""
@@ -288,67 +294,35 @@ class _Pair:
 
     def _difference(
         self, metric: Metric, sides: tuple[Runs, Runs], values: Sequence[Sequence[float]]
-    ) -> tuple[Difference, Rule, str]:
-        """The difference, the rule, and where the noise comes from."""
+    ) -> tuple[Difference, str]:
+        """The difference, and where its noise comes from."""
         name = metric.name
         a, b = values
         if metric.scale == "log":
             a, b = [math.log(value) for value in a], [math.log(value) for value in b]
         if name in SPEEDS and len({environment_of(run) for side in sides for run in side}) > 1:
-            return inside_blocks((a, b), sides), self.rule, "the runs' own, inside environments"
+            return inside_blocks((a, b), sides), "the runs' own, inside environments"
         if name in self.options.sds:
             known = KnownSd(sd=self.options.sds[name], df=math.inf)
-            stated = difference(a, b, known, stated=True)
-            return stated, self.rule, "stated on the command line"
+            return difference(a, b, known, stated=True), "stated on the command line"
         row = self._row(name, *sides)
         if row is not None:
-            return difference(a, b, row.known), self.rule, f"{row.describe()}, {row.runs} runs"
-        return difference(a, b), self.rule, engine.OWN_NOISE
+            found, noise = difference(a, b, row.known), f"{row.describe()}, {row.runs} runs"
+        else:
+            found, noise = difference(a, b), engine.OWN_NOISE
+        whole = all(len(v) == len(side) for v, side in zip(values, sides, strict=True))
+        if name in QUALITY and whole and (pairs := pairs_of(*sides)):
+            paired = of_pairs(*zip(*((a[i], b[j]) for i, j in pairs), strict=True))
+            found = dataclasses.replace(found, paired=paired)
+        return found, noise
 
 
-def _check_names(options: CompareOptions, a: Runs, b: Runs) -> None:
-    """Raises UsageError for metrics that the logs do not have, and for wrong directions."""
-    known = {name for run in (*a, *b) for name in run.metrics}
-    for option, names in (
-        ("--metric", options.metrics),
-        ("--margin", options.margins),
-        ("--sd", options.sds),
-        ("--higher-better", options.higher_better),
-        ("--lower-better", options.lower_better),
-    ):
-        for name in names:
-            if name not in known:
-                raise errors.UsageError(
-                    f"{option} {name}",
-                    "a metric that the logs have",
-                    repr(name),
-                    f"They have: {', '.join(sorted(known))}.",
-                )
-    for name in options.margins:
-        if metric_named(name, options.higher_better, options.lower_better).better is None:
-            raise errors.UsageError(
-                f"--margin {name}",
-                "a metric whose direction is known",
-                f"{name}, which is not a registered metric",
-                f"Add --higher-better {name} or --lower-better {name}.",
-            )
-    _check_direction(options, "higher", options.higher_better)
-    _check_direction(options, "lower", options.lower_better)
-
-
-def _check_direction(options: CompareOptions, better: str, names: Sequence[str]) -> None:
-    for name in names:
-        if name in METRICS and METRICS[name].better != better:
-            raise errors.UsageError(
-                f"--{better}-better {name}",
-                f"{METRICS[name].better}, the registered direction of {name}",
-                better,
-                "Leave the option out.",
-            )
-        if name in options.higher_better and name in options.lower_better:
-            raise errors.UsageError(
-                name, "one direction", "two", "Give --higher-better or --lower-better."
-            )
+def _unconfirmed(result: MetricResult) -> MetricResult:
+    """A slowdown with its caveat."""
+    if result.outcome != "regression" or result.metric not in SPEEDS:
+        return result
+    note = "unconfirmed: one session; a slowdown counts once a second session shows it"
+    return msgspec.structs.replace(result, notes=[*result.notes, note])
 
 
 def _names(side: Runs) -> str:

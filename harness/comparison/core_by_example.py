@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import msgspec
 
 from harness.comparison.comparability import SIDES, Runs
-from harness.comparison.compare import CompareOptions, compare
+from harness.comparison.compare import compare
 from harness.comparison.core import PairedCore, paired, scores
 from harness.comparison.noise_model import NoiseModel
+from harness.comparison.options import CompareOptions
 from harness.comparison.result import Comparison, MetricResult
 from harness.metrics import CORE_SCORES
 from harness.results import core_answers

@@ -21,7 +21,8 @@ EXIT_CODES: dict[Outcome, int] = {
     "regression": errors.REGRESSION,
 }
 
-Replicate = Literal["run", "launch"]  # what n counts
+Replicate = Literal["run", "candidate run", "launch"]
+"""What n counts. More runs are made of both sides, or of the candidate against a baseline."""
 
 
 class MetricResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,7 +58,7 @@ class MetricResult(msgspec.Struct, frozen=True, kw_only=True):
     outside: bool | None = None  # 0 is outside the interval, and the effect is above resolution
     outcome: Outcome | None = None
     small_harm: bool = False
-    more_runs: int | None = None  # a side, if the estimate is the true difference
+    more_runs: int | None = None  # of each side that grows, if the estimate is the true difference
     beyond: float | None = None
     reason: str | None = None
     left_out: list[str] = []  # runs that were not compared, and why
@@ -136,6 +137,29 @@ class ComparedSide(msgspec.Struct, frozen=True, kw_only=True):
     broken: list[str]
 
 
+class TargetResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The one-sample test of a target on one side: is the mean beyond it with p below `level`?
+
+    `p` and `sd` are None where the runs show no noise; `runs_needed`: the fewest with which this
+    mean and SD would pass.
+    """
+
+    side: str
+    metric: str
+    target: float
+    level: float
+    n: int
+    mean: float
+    sd: float | None
+    p: float | None
+    runs_needed: int | None
+
+    @property
+    def passes(self) -> bool:
+        """Whether the test passes."""
+        return self.p is not None and self.p < self.level
+
+
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """The comparison of two sides of runs: the outcome of the worst metric, and every metric.
 
@@ -147,9 +171,11 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     sides: tuple[ComparedSide, ComparedSide]
     outcome: Outcome
     reason: str
-    alpha: float
+    alpha: float  # over all readings of the question
+    seen: int = 0  # readings before this one
     metrics: list[MetricResult]
     notes: list[str]
+    targets: list[TargetResult] = []
     findings: list[str] = []
     outliers: list[Outlier] = []
     without_outliers: list[MetricResult] | None = None
@@ -159,3 +185,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     def exit_code(self) -> int:
         """That of the worst metric."""
         return EXIT_CODES[self.outcome]
+
+    @property
+    def more_runs(self) -> int | None:
+        """The runs a side that are expected to decide all metrics; None where there are none."""
+        return max((one.more_runs for one in self.metrics if one.more_runs), default=None)

@@ -13,6 +13,7 @@ from typing import Protocol
 from harness.stats import Correction, sequential
 from harness.stats.distributions import t_quantile
 from harness.stats.inference import Contrast
+from harness.stats.spending import Reading
 
 CORRECTION_NAMES: dict[Correction, str] = {
     "none": "no correction",
@@ -23,19 +24,23 @@ CORRECTION_NAMES: dict[Correction, str] = {
 
 
 class Rule(Protocol):
-    """Where the limits of a difference lie. `alpha` is the error rate of the whole question."""
+    """Where the limits of a difference lie."""
 
     @property
-    def alpha(self) -> float: ...
+    def alpha(self) -> float:
+        """The error rate of this decision."""
 
     @property
     def phrase(self) -> str: ...
 
-    def critical(self, contrast: Contrast, known_sd: bool, spread: float) -> float:
+    def critical(
+        self, contrast: Contrast, known_sd: bool, spread: float, share: float = 1.0
+    ) -> float:
         """Half the width of the interval in standard errors; NaN where nothing may be decided.
 
         `known_sd`: the SD is the noise model's or stated, not estimated from these runs. `spread`:
-        the margin, or the SD of one run without a margin.
+        the margin, or the SD of one run without a margin. `share`: of alpha, for one of several
+        metrics.
         """
 
     def advice_alpha(self, contrast: Contrast, known_sd: bool, spread: float) -> float:
@@ -48,43 +53,51 @@ def level(alpha: float) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _TailRule:
-    """A rule whose limits are quantiles of Student's t at a tail probability."""
+class _ReadingRule:
+    """A rule whose limits are quantiles of Student's t, at the error rate of one reading."""
 
-    alpha: float
-    advice: float | None = None
+    reading: Reading
 
-    def tail(self, contrast: Contrast, known_sd: bool, spread: float) -> float:
-        return self.alpha
+    @property
+    def alpha(self) -> float:
+        return self.reading.rate
 
-    def critical(self, contrast: Contrast, known_sd: bool, spread: float) -> float:
-        tail = self.tail(contrast, known_sd, spread)
+    def tail(self, contrast: Contrast, known_sd: bool, spread: float, alpha: float) -> float:
+        """The one-sided probability beyond a limit that keeps the error rate `alpha`."""
+        return alpha
+
+    def critical(
+        self, contrast: Contrast, known_sd: bool, spread: float, share: float = 1.0
+    ) -> float:
+        tail = self.tail(contrast, known_sd, spread, share * self.alpha)
         return math.nan if math.isnan(tail) else t_quantile(1 - tail, contrast.df)
 
     def advice_alpha(self, contrast: Contrast, known_sd: bool, spread: float) -> float:
-        return self.tail(contrast, known_sd, spread) if self.advice is None else self.advice
+        return self.reading.next.rate
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnePair(_TailRule):
-    """Two sides, looked at once: each one-sided limit holds at alpha."""
+class OnePair(_ReadingRule):
+    """Two sides, read once: each one-sided limit holds at the rate of the reading."""
 
     @property
     def phrase(self) -> str:
-        return f"one pair, one-sided {level(self.alpha)}"
+        return f"one pair, one-sided {level(self.alpha)} ({self.reading.phrase})"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlannedLook(_TailRule):
+class PlannedLook(_ReadingRule):
     """Look number `look` of `looks` that were planned (O'Brien-Fleming).
 
-    `tails`: the one-sided probability beyond the limit of this look, for a known SD and for one
-    estimated from the runs themselves. `look` is None between two looks, where nothing is decided.
+    `information`: of each look, as a share of that of the last. `dfs`: the df of each look, for a
+    known SD and for one estimated from the runs themselves; None where they do not change. `look`
+    is None between two looks, where nothing is decided.
     """
 
     look: int | None
     looks: int
-    tails: tuple[float, float] = (math.nan, math.nan)
+    information: tuple[float, ...] = ()
+    dfs: tuple[tuple[float, ...] | None, tuple[float, ...] | None] = (None, None)
 
     @property
     def phrase(self) -> str:
@@ -92,25 +105,31 @@ class PlannedLook(_TailRule):
             return f"between two of {self.looks} planned looks"
         return (
             f"look {self.look} of {self.looks} (O'Brien-Fleming), one-sided {level(self.alpha)} "
-            "over all looks"
+            f"over all looks ({self.reading.phrase})"
         )
 
-    def tail(self, contrast: Contrast, known_sd: bool, spread: float) -> float:
-        return math.nan if self.look is None else self.tails[0 if known_sd else 1]
+    def tail(self, contrast: Contrast, known_sd: bool, spread: float, alpha: float) -> float:
+        if self.look is None:
+            return math.nan
+        df = self.dfs[0 if known_sd else 1]
+        return sequential.look_tails(alpha, self.information, df)[self.look - 1]
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlwaysValid(_TailRule):
+class AlwaysValid(_ReadingRule):
     """A look at any time (mixture test), tuned for true effects of half the spread."""
 
     @property
     def phrase(self) -> str:
-        return f"always-valid mixture test, one-sided {level(self.alpha)} at every look"
+        return (
+            f"always-valid mixture test, one-sided {level(self.alpha)} at every look "
+            f"({self.reading.phrase})"
+        )
 
-    def tail(self, contrast: Contrast, known_sd: bool, spread: float) -> float:
+    def tail(self, contrast: Contrast, known_sd: bool, spread: float, alpha: float) -> float:
         if not contrast.df > 0 or not spread:
-            return self.alpha
-        return sequential.mixture_tail(contrast.se, spread / 2, self.alpha)
+            return alpha
+        return sequential.mixture_tail(contrast.se, spread / 2, alpha)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +153,10 @@ class Simultaneous:
             return f"{over}, false coverage at most {100 * self.alpha:g} %"
         return f"{over}, simultaneous {level(self.alpha)}"
 
-    def critical(self, contrast: Contrast, known_sd: bool, spread: float) -> float:
+    def critical(
+        self, contrast: Contrast, known_sd: bool, spread: float, share: float = 1.0
+    ) -> float:
+        assert share == 1.0, "the correction over arms stands in place of one over metrics"
         return self.value
 
     def advice_alpha(self, contrast: Contrast, known_sd: bool, spread: float) -> float:

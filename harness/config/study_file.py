@@ -21,9 +21,11 @@ from harness.config.yaml_schema import (
     read_text,
 )
 from harness.errors import StudyFileError
+from harness.metrics import COMPARED
 from harness.stats import Correction
 
 DEFAULT_HORIZONS = [0.71, 1.0, 1.41]  # a factor of two, evenly spaced on a logarithmic scale
+WITH_MARGIN = (*COMPARED, "time_to_target")  # each has a known direction
 _EXPANDED = ("leave_one_out", "add_one_in", "retune")
 
 
@@ -161,6 +163,11 @@ def check(study: StudyFile, where: Where) -> None:
         expected = "positive multiples of the base's steps, at least one of them not 1"
         hint = "Write `horizons: default`, or for example [0.5, 1]."
         raise StudyFileError(where("horizons"), expected, repr(study.horizons), hint)
+    for name in study.decide.margin:
+        if name not in WITH_MARGIN:
+            expected = "a metric that a study decides, of known direction"
+            hint = nearest(name, WITH_MARGIN) or f"One of {', '.join(WITH_MARGIN)}."
+            raise StudyFileError(where(f"decide.margin.{name}"), expected, repr(name), hint)
 
 
 def _check_sweep(trick: str, sweep: RetuneFile, study: StudyFile, where: Where) -> None:

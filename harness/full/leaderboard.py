@@ -19,10 +19,12 @@ from typing import Any
 
 import msgspec
 
-from harness.comparison.compare import CompareOptions, compare
+from harness.comparison.compare import compare
 from harness.comparison.noise_model import NoiseModel
+from harness.comparison.options import CompareOptions
 from harness.comparison.result import Comparison
 from harness.errors import HarnessError
+from harness.escape import escape
 from harness.format import hours, markdown_row
 from harness.full.cost import FIRST_COUNTED_STEP
 from harness.full.forecast import ForecastNoise, replicate_noise
@@ -241,8 +243,14 @@ def decision_text(result: Comparison, stored: Baseline) -> str:
 def as_markdown(entry: LeaderboardEntry) -> str:
     """The entry as a row of the leaderboard's table, with its details below."""
     rule = markdown_row(["---"] * len(COLUMNS))
-    lines = [markdown_row(COLUMNS), rule, markdown_row(cells(entry)), ""]
-    return "\n".join([*lines, *(f"- {line}" for line in details(entry))]) + "\n"
+    *row, people = cells(entry)  # people are mentioned on purpose
+    row = [*map(_text, row), people.replace("|", "\\|")]
+    lines = [markdown_row(COLUMNS), rule, markdown_row(row), ""]
+    return "\n".join([*lines, *(f"- {_text(line)}" for line in details(entry))]) + "\n"
+
+
+def _text(text: str) -> str:
+    return escape(text, "markdown")
 
 
 def cells(entry: LeaderboardEntry) -> list[str]:

@@ -1,7 +1,8 @@
 """Runs one planned gate: launches both sides, runs the candidate, and stores the result.
 
-Quality is compared with a stored baseline, run by run; speed with another ref or configuration in
-an A/B on this host. `measurement` decides how much of either is needed, this module makes it. A
+Quality is compared with a stored baseline, run by run, or with runs of the base ref, which are
+interleaved with the candidate's; speed with another ref or configuration in an A/B on this host.
+`measurement` decides how much of either is needed, this module makes it. A
 candidate that crashes or diverges is a regression with its reason. A failure that is not the
 candidate's fault raises an error and never decides the outcome. Progress goes to a listener.
 """
@@ -18,7 +19,7 @@ from harness.format import duration
 from harness.gate import ab_launcher, baseline, history
 from harness.gate.ab_interleaved import AbLaunch, NotEnoughMemory, SideFailed
 from harness.gate.ab_launcher import AbLauncher
-from harness.gate.baseline import Baseline
+from harness.gate.evaluation import BaseEvaluator
 from harness.gate.measurement import MeasurementLoop
 from harness.gate.planning import plan_gate
 from harness.gate.result import GatePlan, GateResult, PartPlan
@@ -78,7 +79,15 @@ class GateExecution:
         self.launcher: AbLauncher | None = None
         self.launches: list[AbLaunch] = []
         self.runs: list[Record] = []
+        self.base_runs: list[Record] = []
         self.notes = list(prepared.notes)
+        self.evaluator: BaseEvaluator | None = None
+        if prepared.evaluator is not None and prepared.compares_quality:
+            timeout_s = prepared.request.run_timeout_s
+            self.evaluator = BaseEvaluator(prepared.evaluator, store, timeout_s)
+            self.notes.append("losses: measured by the base's code on final checkpoints")
+        if prepared.request.sandbox:
+            self.notes.append("trainers ran in a sandbox")
 
     def execute(self) -> GateResult:
         """Measures until the plan ends, and stores the result.
@@ -97,6 +106,7 @@ class GateExecution:
             history.load(self.store),
             confirm=request.confirm,
             aborted=failure.reason if failure else None,
+            stated=tuple(request.margins),
         )
         history.save(self.store, result)
         return result
@@ -117,10 +127,12 @@ class GateExecution:
             raise error
         self.prepared = ab_launcher.in_sequential_mode(self.prepared, error)
         self.launcher = None
-        self.plan = plan_gate(self.prepared, self.noise_model, history.load(self.store))
+        self.plan = plan_gate(
+            self.prepared, self.noise_model, history.load(self.store), self.store.records()
+        )
         part = next(part for part in self.plan.parts if part.evidence == "launches")
         each = "" if part.unit_s is None else f" of {part.unit_s:.0f} s"
-        limit = "" if part.rule == "always_valid" else f"up to {part.n_b} "
+        limit = "" if part.rule == "always_valid" else f"up to {part.n_b} " if part.n_b else "no "
         self.notes.append(f"planned again: {limit}launches{each}; {part.notes[0]}")
         self.listener.message(self.notes[-1])
 
@@ -140,30 +152,62 @@ class GateExecution:
         self.listener.message(f"launch {number}: {change} in {launch.seconds:.0f} s")
 
     def run(self) -> None:
-        """Runs the candidate at the next seed of the baseline."""
+        """Runs the candidate at the next seed of the baseline; without one, both refs at the next
+        seed, in the order A B B A."""
         stored = self.prepared.request.baseline
-        assert stored is not None, "quality is compared with a baseline"
-        seed = _seed_at(stored.now.seeds, len(self.runs))
-        used = {attempt_name(record) for entry in stored.entries for record in entry.records}
-        used |= {attempt_name(record) for record in self.runs}
+        if stored is not None:
+            self._run_side("B", _seed_at(stored.now.seeds, len(self.runs)))
+            return
+        number = len(self.runs)
+        for name in "BA" if number % 2 else "AB":  # a fault of both is the base's first
+            self._run_side(name, number + 1)
+
+    def _run_side(self, name: str, seed: int) -> None:
+        request = self.prepared.request
+        side = self.prepared.a if name == "A" else self.prepared.b
+        assert side is not None, "a gate without a baseline has a base"
+        job, consumed = side.recipe.job(seed), self._consumed()
+        if self.evaluator is not None:
+            job = self.evaluator.keeping_checkpoint(job)
+            consumed |= self.evaluator.unusable(job.plan_id)
         record = replicates.run_or_reuse(
             self.store,
-            self.prepared.b.trainer,
-            self.prepared.b.recipe.job(seed),
+            side.trainer,
+            job,
             self.stop,
-            timeout_s=self.prepared.request.run_timeout_s,
-            consumed=used,
+            timeout_s=request.run_timeout_s,
+            consumed=consumed,
         )
         if self.stop:
             raise StepperStopped
-        _check_run(record, stored)
-        baseline.check_same_hardware(stored, record)
-        self.runs.append(record)
+        _check_run(record, self._reference(), by_candidate=name == "B")
+        if request.baseline is not None:
+            baseline.check_same_hardware(request.baseline, record)
+        if self.evaluator is not None:
+            trusted = side if name == "A" else self.evaluator.side
+            record, note = self.evaluator.evaluated(record, trusted.recipe.job(seed).config)
+            self.notes += [note] if note else []
+        (self.runs if name == "B" else self.base_runs).append(record)
         losses = [
             f"{name} {record.metrics[name]:.5f}" for name in LOSSES if record.metrics.get(name)
         ]
-        text = f"run {len(self.runs)}, seed {seed}: {', '.join(losses)} in {record.wall_s:.0f} s"
+        what = "run" if request.baseline is not None else f"{name}, run"
+        number = len(self.runs if name == "B" else self.base_runs)
+        text = f"{what} {number}, seed {seed}: {', '.join(losses)} in {record.wall_s:.0f} s"
         self.listener.message(text)
+
+    def _consumed(self) -> set[str]:
+        """The attempts that are replicates already."""
+        stored = self.prepared.request.baseline
+        entries = stored.entries if stored is not None else []
+        used = [*self.runs, *self.base_runs, *(one for entry in entries for one in entry.records)]
+        return {attempt_name(record) for record in used}
+
+    def _reference(self) -> Record | None:
+        """A run of side A; None before there is one."""
+        stored = self.prepared.request.baseline
+        records = stored.now.records if stored is not None else self.base_runs
+        return records[0] if records else None
 
     def has_time(self, part: PartPlan) -> bool:
         """Whether one more, as long as the longest so far, ends before the time of the part."""
@@ -171,6 +215,9 @@ class GateExecution:
             durations, unit = [launch.seconds for launch in self.launches], "launch"
         else:
             durations, unit = [record.wall_s for record in self.runs], "run"
+            if part.both:
+                pairs = zip(self.base_runs, durations, strict=True)
+                durations, unit = [a.wall_s + b for a, b in pairs], "block"
         next_s = max(durations, default=part.unit_s or 0.0)
         limit_s = self.plan.budget_s if part.stop_after_s is None else part.stop_after_s
         if limit_s is None or time.time() - self.started_at + next_s <= limit_s:
@@ -199,10 +246,11 @@ class GateExecution:
             plan=self.plan,
             baseline_hash=stored.now.hash if stored else None,
             candidate_runs=[attempt_name(record) for record in self.runs],
+            base_runs=[attempt_name(record) for record in self.base_runs],
             notes=self.notes,
             log_tail=log,
             launches=self.launches,
-            core=self._core(stored),
+            core=self._core(),
             scale=self.prepared.bench.scale,
             device=self._device(),
             environment_id=self._environment_id(),
@@ -211,14 +259,18 @@ class GateExecution:
             ended_at=time.time(),
         )
 
-    def _core(self, stored: Baseline | None) -> PairedCore | None:
-        """CORE of both sides by example, where the store has the baseline's answers."""
-        if stored is None or not self.runs or not _has_core(stored.now.records[0]):
+    def _core(self) -> PairedCore | None:
+        """CORE of both sides by example, where the store has the answers of side A."""
+        stored, reference = self.prepared.request.baseline, self._reference()
+        if self.evaluator is not None:
+            return None  # its examples are answered by the candidate's code
+        if reference is None or not self.runs or not _has_core(reference):
             return None
         if not _has_core(self.runs[0]):
             self.notes.append("CORE: the baseline measured it and the candidate did not")
             return None
-        alpha, records = self.prepared.request.alpha, stored.now.records
+        alpha = self.prepared.request.alpha
+        records = stored.now.records if stored is not None else self.base_runs
         paired = core_by_example.of_records(self.store, records, self.runs, alpha, self.noise_model)
         if paired is None:
             self.notes.append(
@@ -256,35 +308,41 @@ def _side_failure(failure: StepperFailed, *, by_candidate: bool) -> Exception:
     )
 
 
-def _check_run(record: Record, stored: Baseline) -> None:
-    """Raises CandidateFailed where the candidate is at fault, else TrainerError."""
+def _check_run(record: Record, reference: Record | None, *, by_candidate: bool) -> None:
+    """Raises CandidateFailed where the candidate is at fault, else TrainerError.
+
+    `reference`: a run of side A; None before there is one.
+    """
     reason, seed = record.reason or "no reason given", record.seed
     if record.status == "completed":
-        missing = _missing_metrics(record, stored)
+        missing = _missing_metrics(record, reference) if by_candidate and reference else []
         if missing:
             what = " and no ".join(missing)
             raise CandidateFailed(f"the candidate has no {what} at seed {seed}: {reason}")
         return
-    own = record.signal is None and NO_MODULE not in reason + (record.log_tail or "")
-    if record.status in CANDIDATE_FAULTS and (own or record.status != "failed"):
+    own = (
+        by_candidate and record.signal is None and NO_MODULE not in reason + (record.log_tail or "")
+    )
+    ran = by_candidate and record.status != "failed"
+    if record.status in CANDIDATE_FAULTS and (own or ran):
         what = CANDIDATE_FAULTS[record.status]
         raise CandidateFailed(f"the candidate {what} at seed {seed}: {reason}", record.log_tail)
     raise TrainerError(
         f"seed {seed}",
-        "a completed run of the candidate",
+        f"a completed run of {'the candidate' if by_candidate else 'the base'}",
         reason,
         record.hint or "Re-run the same command to resume; finished runs are kept.",
     )
 
 
-def _missing_metrics(record: Record, stored: Baseline) -> list[str]:
-    """Quality metrics that the baseline has and this run lacks."""
-    same_config = record.identity.config_id == stored.now.identity.config_id
+def _missing_metrics(record: Record, reference: Record) -> list[str]:
+    """Quality metrics that side A has and this run lacks."""
+    same_config = record.identity.config_id == reference.identity.config_id
     return [
         name
         for name in QUALITY
         if not METRICS[name].core or (same_config and METRICS[name].margin)  # CORE can be off
-        if stored.now.records[0].metrics.get(name) is not None and record.metrics.get(name) is None
+        if reference.metrics.get(name) is not None and record.metrics.get(name) is None
     ]
 
 

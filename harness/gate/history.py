@@ -9,7 +9,7 @@ added up from gate to gate; `conclude` does both and decides the outcome of the 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import msgspec
@@ -18,6 +18,7 @@ from harness import files
 from harness.gate.ab_interleaved import AbMode
 from harness.gate.result import (
     SPEED,
+    Evidence,
     GateMetric,
     GateOutcome,
     GateResult,
@@ -118,6 +119,19 @@ def launch_seconds(
     return math.fsum(times) / len(times) if times else None
 
 
+def readings(stored: Sequence[GateResult], key: str, evidence: Evidence) -> int:
+    """The earlier gates of a key that left a metric of this evidence undecided.
+
+    A slowdown that waits for a second session is not one of them: that session may not pass, and it
+    has to show the slowdown at the same error rate.
+    """
+    undecided = 0
+    for gate in stored:
+        found = [one for one in gate.metrics if one.evidence == evidence and gate.key == key]
+        undecided += any(one.outcome == "inconclusive" and not one.unconfirmed for one in found)
+    return undecided
+
+
 # --- the outcome of a gate ------------------------------------------------------------------------
 
 
@@ -128,14 +142,16 @@ def conclude(
     *,
     confirm: bool = True,
     aborted: str | None = None,
+    stated: Collection[str] = (),
 ) -> GateResult:
     """`bare` with its metrics and outcome. `stored`: earlier gates.
 
     `confirm`: a slowdown counts once a second session shows it. `aborted`: why the candidate could
-    not be measured to the end, which is a regression.
+    not be measured to the end, which is a regression. `stated`: the metrics with a margin of the
+    user's, without each of which there is no pass.
     """
     metrics = [_with_history(one, bare, stored, confirm) for one in metrics]
-    outcome, reason = overall(metrics, aborted, _not_judged(bare, metrics))
+    outcome, reason = overall(metrics, aborted, _not_judged(bare, metrics, stated))
     return msgspec.structs.replace(bare, metrics=metrics, outcome=outcome, reason=reason)
 
 
@@ -148,11 +164,15 @@ def _with_history(
     return with_small_harms(metric, now, stored)
 
 
-def _not_judged(bare: GateResult, metrics: Sequence[GateMetric]) -> list[str]:
-    """The planned metrics without an outcome."""
+def _not_judged(
+    bare: GateResult, metrics: Sequence[GateMetric], stated: Collection[str]
+) -> list[str]:
+    """The planned metrics without an outcome, and those with a margin of the user's."""
     judged = {one.evidence for one in metrics if one.outcome is not None}
     parts = bare.plan.parts if bare.plan else []
-    return [part.metric for part in parts if part.evidence not in judged]
+    planned = [part.metric for part in parts if part.evidence not in judged]
+    named = {one.result.metric for one in metrics if one.outcome is not None}
+    return list(dict.fromkeys([*planned, *(name for name in stated if name not in named)]))
 
 
 def overall(
@@ -199,8 +219,8 @@ def confirmed(
 ) -> GateMetric:
     """The speed result in the light of other sessions of the same comparison.
 
-    A slowdown counts once two sessions have shown it; one that the following session does not
-    show is inconclusive. Without `confirm` the first one counts and is marked unconfirmed.
+    A slowdown counts once two sessions have shown it; one that the following gate does not show is
+    inconclusive. Without `confirm` the first one counts and is marked unconfirmed.
     """
     others = other_sessions(earlier, now)
     slower = [gate for gate in others if _shows_slowdown(speed_of(gate))]
@@ -211,9 +231,9 @@ def confirmed(
         reason = "unconfirmed: one session shows it; re-run the same command in another session"
         changed = _with_outcome(metric, "inconclusive" if confirm else "regression", reason)
         return msgspec.structs.replace(changed, unconfirmed=True)
-    if metric.outcome == "pass" and slower and others[-1] is slower[-1]:
-        number = slower[-1].number
-        reason = f"sessions disagree: gate number {number} of this key showed a slowdown"
+    if metric.outcome == "pass" and earlier and _shows_slowdown(speed_of(earlier[-1])):
+        number = earlier[-1].number
+        reason = f"the gates disagree: gate number {number} of this key showed a slowdown"
         return _with_outcome(metric, "inconclusive", reason)
     return metric
 
@@ -240,7 +260,8 @@ def with_small_harms(
     """
     own = _small_harm(metric)
     if metric.evidence == "replicates":
-        return msgspec.structs.replace(metric, small_harms=own) if own else metric
+        summed = own and now.baseline_hash is not None
+        return msgspec.structs.replace(metric, small_harms=own) if summed else metric
     if metric.result.metric != SPEED:
         return metric
     harms = {}

@@ -10,6 +10,7 @@ error rates in docs/operating-characteristics.md are measured with this code.
 from collections.abc import Mapping
 from typing import Protocol
 
+from harness.comparison.exchange import SHIPPED, equal_loss_time
 from harness.comparison.margins import Margin, default_margin, stated_margin
 from harness.comparison.noise_model import NoiseModel, NoiseRow
 from harness.gate import metrics
@@ -19,6 +20,7 @@ from harness.gate.request import GateRequest
 from harness.gate.result import SPEED, TRAJECTORY, GateMetric, GatePlan, PartPlan
 from harness.results.recipe import NoiseScope
 from harness.results.record import Record
+from harness.stats.spending import Reading
 
 
 class MeasurementSource(Protocol):
@@ -26,12 +28,13 @@ class MeasurementSource(Protocol):
 
     launches: list[AbLaunch]
     runs: list[Record]
+    base_runs: list[Record]  # of a base ref; empty beside a baseline
 
     def launch(self) -> None:
         """Adds one launch of both sides."""
 
     def run(self) -> None:
-        """Adds one run of the candidate."""
+        """Adds one run of the candidate, and of the base where no baseline has its runs."""
 
     def has_time(self, part: PartPlan) -> bool:
         """Whether one more launch or run of `part` fits into the budget."""
@@ -50,14 +53,32 @@ class MeasurementLoop:
         self.request, self.bench = request, bench
         self.noise_model, self.source = noise_model, source
         self.metrics: list[GateMetric] = []
+        self.share = 1.0  # of the error rate of a regression, for each part
 
     def run(self, plan: GatePlan) -> None:
-        """Measures all parts of the plan. Raises what the source raises."""
+        """Measures all parts of the plan. Raises what the source raises.
+
+        A slowdown that needs two sessions adds nothing to the rate of false regressions; one that
+        counts at once has half of it.
+        """
+        self.share = 1.0 if self.request.confirm else 1 / len(plan.parts)
         for part in plan.parts:
             if part.evidence == "launches":
                 self._measure_speed(part)
             else:
                 self._measure_quality(part)
+        self._combine(plan)
+
+    def _combine(self, plan: GatePlan) -> None:
+        """Adds loss and speed in one figure, where the exchange rate is known."""
+        rate = self.request.exchange or SHIPPED.get(self.bench.scale or "")
+        if rate is not None:
+            tail = max(self._reading(part).rate for part in plan.parts)
+            found = equal_loss_time([one.result for one in self.metrics], rate, tail)
+            if found is not None:
+                self.metrics.append(
+                    GateMetric(result=found, evidence="replicates", look=1, looks=1)
+                )
 
     def _measure_speed(self, part: PartPlan) -> None:
         request, launches, result = self.request, self.source.launches, None
@@ -71,7 +92,11 @@ class MeasurementLoop:
                 break
         if result is not None:
             self.metrics.append(metrics.require_speed_up(request.claim, result))
-            self.metrics += metrics.compare_launch_costs(launches, request.alpha, request.margins)
+            reading = self._reading(part)
+            self.metrics += metrics.compare_launch_costs(launches, reading, request.margins)
+
+    def _reading(self, part: PartPlan) -> Reading:
+        return Reading(alpha=self.request.alpha, seen=part.seen)
 
     def _compare_trajectories(self, launch: AbLaunch) -> None:
         row = self.noise_model.find(
@@ -86,8 +111,9 @@ class MeasurementLoop:
             part,
             row,
             speed_margin(self.request),
-            self.request.alpha,
+            self._reading(part),
             borrowed=row is not None and row.scale != self.bench.scale,
+            share=self.share,
         )
         # the always-valid rule may continue until a claimed speed-up is shown; looks are planned
         # to detect harm
@@ -96,15 +122,17 @@ class MeasurementLoop:
         return result
 
     def _measure_quality(self, part: PartPlan) -> None:
-        assert self.request.baseline is not None, "quality is compared with a baseline"
-        stored, runs = self.request.baseline.now.records, self.source.runs
-        alpha, margins = self.request.alpha, self.request.margins
+        baseline, runs = self.request.baseline, self.source.runs
+        stored = baseline.now.records if baseline else self.source.base_runs
+        reading, margins = self._reading(part), self.request.margins
         results: dict[str, GateMetric] = {}
         while len(runs) < part.max_n and self.source.has_time(part):
             self.source.run()
             if part.look_after(len(runs)) is None:
                 continue
-            latest = metrics.compare_quality(stored, runs, part, self.noise_model, alpha, margins)
+            latest = metrics.compare_quality(
+                stored, runs, part, self.noise_model, reading, margins, self.share, part.both
+            )
             results = {**{one.result.metric: one for one in latest}, **_settled(results)}
             if len(_settled(results)) == sum(one.outcome is not None for one in latest):
                 break

@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from harness.comparison import engine
-from harness.comparison.compare import CompareOptions, compare
+from harness.comparison.compare import compare
 from harness.comparison.margins import Margin
 from harness.comparison.noise_model import NoiseModel, NoiseRow
+from harness.comparison.options import CompareOptions
 from harness.comparison.result import MetricResult
 from harness.comparison.rules import AlwaysValid, PlannedLook, Rule
 from harness.gate.ab_interleaved import LOADER_WAIT_SHARE, AbLaunch
@@ -27,7 +28,7 @@ from harness.stats.ab_noise import OWN_LAUNCHES, LaunchSummary, summarize_launch
 from harness.stats.decision import Difference, KnownSd, Outcome
 from harness.stats.distributions import t_quantile
 from harness.stats.inference import Contrast
-from harness.stats.sequential import look_tails
+from harness.stats.spending import Reading
 
 MEMORY, COMPILATION = "peak_memory_bytes", "compile_s"
 OWN_NOISE = "the spread of these launches"
@@ -36,11 +37,14 @@ OWN_NOISE = "the spread of these launches"
 # --- quality --------------------------------------------------------------------------------------
 
 
-def information_shares(n_a: int, looks: Sequence[int]) -> tuple[float, ...]:
+def information_shares(n_a: int | None, looks: Sequence[int]) -> tuple[float, ...]:
     """The information at each look as a share of that at the last look.
 
-    All `n_a` runs of the baseline exist from the start; `looks` are numbers of candidate runs.
+    `looks` are numbers of candidate runs. All `n_a` runs of a baseline exist from the start; None
+    where both sides grow.
     """
+    if n_a is None:
+        return tuple(n / looks[-1] for n in looks)
     last = 1 / n_a + 1 / looks[-1]
     return tuple(last / (1 / n_a + 1 / n) for n in looks)
 
@@ -50,26 +54,37 @@ def compare_quality(
     b: Sequence[Record],
     schedule: LookSchedule,
     noise_model: NoiseModel,
-    alpha: float,
+    reading: Reading,
     margins: Mapping[str, float],
+    share: float = 1.0,
+    both: bool = False,
 ) -> list[GateMetric]:
-    """The quality of the completed runs `b` against a baseline's, at the look that they reach.
+    """The quality of the completed runs `b` against `a`, at the look that they reach.
 
+    `share`: of the error rate of a regression, the rest of which is another part's. `both`: the
+    runs `a` are made like `b`, and do not exist from the start like a baseline's.
     Raises LogError where they are not comparable.
     """
     look = schedule.look_after(len(b))
     assert look is not None, f"{len(b)} runs are between the looks {schedule.looks}"
-    sides = logged_runs(a, "baseline"), logged_runs(b, "candidate")
+    sides = logged_runs(a, "base" if both else "baseline"), logged_runs(b, "candidate")
     names = [name for name in QUALITY if all(name in run.metrics for run in (*sides[0], *sides[1]))]
     stated = {name: value for name, value in margins.items() if name in names}
-    options = CompareOptions(alpha=alpha, metrics=names, margins=stated)
-    rule: Rule = AlwaysValid(alpha=alpha)
+    options = CompareOptions(
+        alpha=reading.alpha,
+        metrics=names,
+        margins=stated,
+        regression_share=share,
+        replicate="run" if both else "candidate run",
+    )
+    rule: Rule = AlwaysValid(reading=reading)
     if schedule.rule == "group_sequential":
-        shares = information_shares(len(a), schedule.looks)
-        own_df = [len(a) + n - 2 for n in schedule.looks]
-        tails = [look_tails(alpha, shares, df)[look - 1] for df in (None, own_df)]
         rule = PlannedLook(
-            alpha=alpha, look=look, looks=schedule.max_looks, tails=(tails[0], tails[1])
+            reading=reading,
+            look=look,
+            looks=schedule.max_looks,
+            information=information_shares(None if both else len(a), schedule.looks),
+            dfs=(None, tuple((n if both else len(a)) + n - 2.0 for n in schedule.looks)),
         )
     comparison = compare(*sides, options, noise_model, rule)
     return [
@@ -109,41 +124,46 @@ def compare_speed(
     schedule: LookSchedule,
     row: NoiseRow | None,
     margin: Margin,
-    alpha: float,
+    reading: Reading,
     *,
     borrowed: bool = False,
+    share: float = 1.0,
 ) -> GateMetric:
     """tokens/s of B against A, at the look that these launches reach, or between two looks.
 
-    `row`: the noise model's for one launch; `borrowed`: from another recipe.
+    `row`: the noise model's for one launch; `borrowed`: from another recipe. `share`: of the error
+    rate of a regression, the rest of which is another part's.
     """
     n, always_valid = len(launches), schedule.rule == "always_valid"
     known, ratios = row.known if row else None, [one.ratios for one in launches]
     summary = summarize_launches(ratios, known, keep=always_valid)
-    if not summary.from_noise_model and n < OWN_LAUNCHES:
+    if summary.noise == "own" and n < OWN_LAUNCHES:
         known = None  # not used, because the launches vary more than it allows
     look = schedule.look_after(n)
-    rule: Rule = AlwaysValid(alpha=alpha, advice=alpha)
+    rule: Rule = AlwaysValid(reading=reading)
     if not always_valid:
-        rule = _launch_rule(schedule, look, known, alpha)
+        rule = _launch_rule(schedule, look, known, reading)
     row_name = row.describe(other_recipe=borrowed) if row else ""
-    result = engine.finite(_speed_result(launches, summary, rule, margin, row_name))
+    result = engine.finite(_speed_result(launches, summary, rule, margin, row_name, share))
     looks_taken = sum(k < n for k in schedule.looks) if look is None else look
     return _at_look(result, "launches", looks_taken, schedule)
 
 
 def _launch_rule(
-    schedule: LookSchedule, look: int | None, known: KnownSd | None, alpha: float
+    schedule: LookSchedule, look: int | None, known: KnownSd | None, reading: Reading
 ) -> PlannedLook:
     """The rule of a planned look, with a known SD or with the launches' own."""
     looks = schedule.looks
     if look is None:
-        return PlannedLook(alpha=alpha, look=None, looks=schedule.max_looks)
-    df = [known.df if known is not None and k < OWN_LAUNCHES else k - 1 for k in looks]
+        return PlannedLook(reading=reading, look=None, looks=schedule.max_looks)
     own = known is None or looks[-1] >= OWN_LAUNCHES
-    tail = look_tails(alpha, [k / looks[-1] for k in looks], df if own else None)[look - 1]
+    df = tuple(known.df if known is not None and k < OWN_LAUNCHES else k - 1.0 for k in looks)
     return PlannedLook(
-        alpha=alpha, look=look, looks=schedule.max_looks, tails=(tail, tail), advice=alpha
+        reading=reading,
+        look=look,
+        looks=schedule.max_looks,
+        information=tuple(k / looks[-1] for k in looks),
+        dfs=(df if own else None,) * 2,
     )
 
 
@@ -153,6 +173,7 @@ def _speed_result(
     rule: Rule,
     margin: Margin,
     row_name: str,
+    share: float,
 ) -> MetricResult:
     n, contrast = len(launches), summary.contrast
     start = engine.draft(
@@ -171,15 +192,19 @@ def _speed_result(
             se=contrast.se,
             df=contrast.df,
         ),
-        method="noise_model" if summary.from_noise_model else "pooled",
+        method="pooled" if summary.noise == "own" else "noise_model",
         sd=summary.launch_sd,
         run_sd=contrast.se * math.sqrt(n / 2),
     )
-    source = row_name if summary.from_noise_model else _own_noise(row_name, n)
-    return engine.conclude(start, difference, rule, source)
+    source = _noise_source(summary, row_name, n)
+    return engine.conclude(start, difference, rule, source, share=share)
 
 
-def _own_noise(row_name: str, n: int) -> str:
+def _noise_source(summary: LaunchSummary, row_name: str, n: int) -> str:
+    if summary.noise == "noise_model":
+        return row_name
+    if summary.noise == "moderated":
+        return f"{OWN_NOISE}, moderated by {row_name}"
     exceeded = row_name and n < OWN_LAUNCHES
     return f"{OWN_NOISE}, which exceeds {row_name}" if exceeded else OWN_NOISE
 
@@ -214,7 +239,11 @@ def _mode_note(launches: Sequence[AbLaunch], summary: LaunchSummary) -> str:
     """The A/B mode, and what the interval is based on."""
     n, windows = len(launches), sum(len(one.ratios) for one in launches)
     number = "1 launch" if n == 1 else f"{n} launches"
-    spread = "the noise model's SD" if summary.from_noise_model else "their own spread"
+    spread = {
+        "noise_model": "the noise model's SD",
+        "moderated": "their own spread, moderated by the noise model's",
+        "own": "their own spread",
+    }[summary.noise]
     if launches[0].mode == "sequential":
         return (
             "sequential A/B: whole processes one after the other, A B B A, without their warm-up "
@@ -260,7 +289,7 @@ def require_speed_up(claim: Claim, metric: GateMetric) -> GateMetric:
 
 
 def compare_launch_costs(
-    launches: Sequence[AbLaunch], alpha: float, margins: Mapping[str, float]
+    launches: Sequence[AbLaunch], reading: Reading, margins: Mapping[str, float]
 ) -> list[GateMetric]:
     """Peak memory and compile time of both sides, one value per launch."""
     sides = tuple([_as_run(one, side) for one in launches] for side in (0, 1))
@@ -277,7 +306,13 @@ def compare_launch_costs(
     by_default = share is not None and on_gpu and MEMORY in names and MEMORY not in stated
     if by_default:
         stated[MEMORY] = (share or 0.0) * sides[0][0].metrics[MEMORY]
-    options = CompareOptions(alpha=alpha, metrics=names, margins=stated, replicate="launch")
+    options = CompareOptions(
+        alpha=reading.alpha,
+        seen=reading.seen,
+        metrics=names,
+        margins=stated,
+        replicate="launch",
+    )
     metrics = []
     for result in compare(sides[0], sides[1], options, NoiseModel([])).metrics:
         if result.metric == MEMORY and by_default:

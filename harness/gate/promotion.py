@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from harness import errors
+from harness.comparison.engine import has_limits
 from harness.comparison.noise_model import NoiseModel
 from harness.config.yaml_schema import EXAMPLES
 from harness.errors import TrainerError, UsageError
@@ -19,12 +20,14 @@ from harness.gate import baseline, history
 from harness.gate.baseline import Baseline, PromotionEvidence, ReplicateSet
 from harness.gate.metrics import compare_quality
 from harness.gate.result import EXIT_CODES, GateMetric, LookSchedule, worst
+from harness.results import readings
 from harness.results.logs import from_store
-from harness.results.record import Record
+from harness.results.record import Record, attempt_name
 from harness.results.store import Store
 from harness.runner import replicates, worktree
 from harness.runner.process import Stop
 from harness.runner.trainer import NativeTrainer
+from harness.stats.spending import Reading
 
 ALPHA = 0.01  # stricter than in a gate: every later gate is compared with this baseline
 RUN_TIMEOUT_S = 3600.0
@@ -138,8 +141,16 @@ def accept(
     baseline.check_records(records, noise_model)
     baseline.check_comparable(old, records[0].identity, own_settings=True)
     baseline.check_fresh(records, old, history.consumed_runs(history.load(store)))
-    schedule = LookSchedule(looks=[len(records)])
-    results = compare_quality(old.now.records, records, schedule, noise_model, ALPHA, {})
+    schedule, reading = LookSchedule(looks=[len(records)]), Reading(alpha=ALPHA)
+    results = compare_quality(old.now.records, records, schedule, noise_model, reading, {})
+    decided = [one.result.metric for one in results if has_limits(one.result)]
+    if decided:
+        question = readings.question_id([old.now.hash, records[0].identity.code_id])
+        names = [attempt_name(one) for one in records]
+        seen = readings.add(store, question, names, decided)
+        if seen:
+            reading = Reading(alpha=ALPHA, seen=seen)
+            results = compare_quality(old.now.records, records, schedule, noise_model, reading, {})
     outcome = worst([one.outcome for one in results if one.outcome is not None])
     evidence = PromotionEvidence(
         alpha=ALPHA, outcome=outcome, metrics=[one.result for one in results]
@@ -161,6 +172,8 @@ def _refusal(outcome: str, results: Sequence[GateMetric], allow_regression: bool
     if outcome == "inconclusive":
         undecided = [one.result for one in results if one.outcome == "inconclusive"]
         more = [result.more_runs for result in undecided if result.more_runs]
-        runs = f"about {max(more)} more runs per side would decide it" if more else "add runs"
+        runs = "add runs"
+        if more:
+            runs = f"about {max(more)} more runs, accepted with these, would decide it"
         return f"the comparison is inconclusive; {runs}"
     return None

@@ -2,16 +2,21 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import msgspec
 
+from harness.comparison.exchange import ExchangeRate
 from harness.config.yaml_schema import parse_choice
 from harness.errors import UsageError
 from harness.gate.ab_mode import AbOption
 from harness.gate.baseline import Baseline
-from harness.gate.result import Claim, Rule
+from harness.gate.result import SPEED, Claim, Rule
+from harness.metrics import COSTS, LOSSES, QUALITY
 from harness.runner import environment
+
+EvaluateWith = Literal["base", "candidate"]
+DECIDED = (*QUALITY, SPEED, *COSTS)  # each has a known direction
 
 
 class GateRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,7 +38,10 @@ class GateRequest(msgspec.Struct, frozen=True, kw_only=True):
     rule: Rule = "group_sequential"
     ab: AbOption = "auto"
     env: environment.EnvMode | None = None
+    exchange: ExchangeRate | None = None  # of loss for time; None: the shipped one of the recipe
     run_timeout_s: float = 3600.0
+    sandbox: bool = False  # trainers run in a container
+    evaluate_with: EvaluateWith = "candidate"  # whose code evaluates final checkpoints
 
 
 def parse_claim(text: str) -> Claim:
@@ -43,6 +51,13 @@ def parse_claim(text: str) -> Claim:
     )
     claim: Claim = parse_choice(text, get_args(Claim), "--claims", hint)
     return claim
+
+
+def parse_evaluate_with(text: str) -> EvaluateWith:
+    """The value of --evaluate-with. Raises UsageError."""
+    hint = "base: the base's code evaluates the candidate's final checkpoint; candidate: its own."
+    choice: EvaluateWith = parse_choice(text, get_args(EvaluateWith), "--evaluate-with", hint)
+    return choice
 
 
 def check_request(request: GateRequest) -> None:
@@ -59,6 +74,15 @@ def check_request(request: GateRequest) -> None:
             f"--base or --candidate-set with --claims {request.claim}, which compares two versions",
             "none",
         )
+    for name in request.margins:
+        if name not in DECIDED:
+            raise UsageError(
+                f"--margin {name}",
+                f"a metric that a gate decides: {', '.join(DECIDED)}",
+                repr(name),
+                "Other metrics have no outcome in a gate.",
+            )
+        _check_decided(request, name, has_base)
     if request.rule == "always_valid" and request.budget_s is None:
         raise UsageError(
             "--always-valid",
@@ -66,6 +90,24 @@ def check_request(request: GateRequest) -> None:
             "no budget",
             "Set a budget, or leave --always-valid out to use three planned looks.",
         )
+
+
+def _check_decided(request: GateRequest, name: str, has_base: bool) -> None:
+    """Raises UsageError for a margin of a metric that this gate will not measure: it would change
+    nothing, and the default margins of others would decide."""
+    expected, hint = "", "Leave the option out, or add what the metric needs."
+    if name not in QUALITY:
+        expected = "" if has_base else "--base or --candidate-set, which compare it"
+    elif request.evaluate_with == "base" and name not in LOSSES:
+        expected = "one of the losses, which --evaluate-with base measures"
+    elif request.claim == "refactor" or (request.baseline is None and request.base is None):
+        expected = "--baseline or --base, and a claim other than refactor, which compare it"
+    elif request.baseline is not None:
+        records = request.baseline.now.records
+        if any(record.metrics.get(name) is None for record in records):
+            expected = f"a metric that the runs of {request.baseline.place} have"
+    if expected:
+        raise UsageError(f"--margin {name}", expected, repr(name), hint)
 
 
 def _wrong_usage(expected: str, got: str) -> UsageError:

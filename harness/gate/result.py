@@ -99,7 +99,8 @@ class PartPlan(LookSchedule, frozen=True, kw_only=True):
     `n_a`, `n_b`: runs or launches of each side at the last look, or as many as the budget is
     expected to allow under the always-valid rule. Both probabilities use the limits of the last
     look; earlier looks can only raise them. `stop_after_s`: nothing new is started after this part
-    of the budget.
+    of the budget. `seen`: earlier gates of this question that left it undecided. `both`: runs of
+    both sides are made, block by block; `unit_s` is then that of a block.
     """
 
     evidence: Evidence
@@ -117,6 +118,8 @@ class PartPlan(LookSchedule, frozen=True, kw_only=True):
     ab_mode: AbMode | None = None  # launches only
     notes: list[str] = []
     stop_after_s: float | None = None
+    seen: int = 0
+    both: bool = False
 
     @property
     def seconds(self) -> float | None:
@@ -169,6 +172,7 @@ class GateResult(msgspec.Struct, frozen=True, kw_only=True):
     plan: GatePlan | None = None
     baseline_hash: str | None = None  # of the baseline entry that was compared with
     candidate_runs: list[str] = []  # `plan_id/attempt`; baseline promotion needs fresh runs
+    base_runs: list[str] = []  # likewise, where no baseline has them
     notes: list[str] = []
     log_tail: str | None = None  # of a side that failed
     launches: list[AbLaunch] = []  # the noise model is derived from them too

@@ -84,7 +84,8 @@ def _planned(
     prepared = prepare(request, store, listener.message)
     for note in prepared.notes:
         listener.message(note)
-    return prepared, planning.plan_gate(prepared, noise_model, gates), noise_model
+    plan = planning.plan_gate(prepared, noise_model, gates, store.records())
+    return prepared, plan, noise_model
 
 
 def _blocked(prepared: PreparedGate, plan: GatePlan) -> GateResult:

@@ -22,7 +22,7 @@ from harness.gate.request import GateRequest, check_request
 from harness.gate.result import SideIdentity
 from harness.results.recipe import NoiseScope, device_name, noise_scope, scale_from_derived
 from harness.results.store import Store
-from harness.runner import environment, replicates, worktree
+from harness.runner import environment, replicates, sandbox, worktree
 from harness.runner.replicates import Recipe
 from harness.runner.trainer import NativeTrainer, by_name
 
@@ -41,6 +41,7 @@ class GateSide(msgspec.Struct, frozen=True, kw_only=True):
 class PreparedGate(msgspec.Struct, frozen=True, kw_only=True):
     """Both sides, described and comparable. `a` is None where speed is not compared.
 
+    `evaluator`: the base's code with the candidate's settings, where it evaluates checkpoints.
     `ab`: the mode of the launches. `bench`: recipe and device, which select the noise model's rows.
     """
 
@@ -50,6 +51,7 @@ class PreparedGate(msgspec.Struct, frozen=True, kw_only=True):
     key: str
     bench: NoiseScope
     ab: AbChoice | None = None
+    evaluator: GateSide | None = None
 
     @property
     def same_code(self) -> bool:
@@ -69,8 +71,12 @@ class PreparedGate(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def compares_quality(self) -> bool:
-        """A refactoring has to keep every loss equal, so it needs no replicates."""
-        return self.request.baseline is not None and self.request.claim != "refactor"
+        """With a baseline, or with a base ref, of which runs are made like the candidate's.
+
+        A refactoring has to keep every loss equal, so it needs no replicates.
+        """
+        has_reference = self.request.baseline is not None or self.request.base is not None
+        return has_reference and self.request.claim != "refactor"
 
     @property
     def reference(self) -> SideIdentity:
@@ -101,11 +107,17 @@ def prepare(request: GateRequest, store: Store, report: Report = lambda _: None)
             files.write_json(file, entry.config)
         assert file is not None
         make = _SideFactory(request, trainer, file, store, report)
-        b = make.side(request.head, {**request.set, **request.candidate_set})
+        b = make.side("candidate", request.head, {**request.set, **request.candidate_set})
         a = None
         if request.base is not None or request.candidate_set:
-            a = make.side(request.base if request.base is not None else request.head, request.set)
-    _check_comparable(request, a, b)
+            ref = request.base if request.base is not None else request.head
+            a = make.side("base", ref, request.set)
+        evaluator = None
+        if request.evaluate_with == "base":
+            settings = {**request.set, **request.candidate_set}
+            evaluator = make.side("base", request.base or ".", settings)
+    for other in (a, evaluator):
+        _check_comparable(request, other, b)
     prepared = PreparedGate(
         request=request,
         a=a,
@@ -113,9 +125,11 @@ def prepare(request: GateRequest, store: Store, report: Report = lambda _: None)
         key="",
         bench=_bench(request, b),
         ab=_choose_mode(a, b, request, store) if a is not None else None,
+        evaluator=evaluator,
     )
     rule: list[object] = [request.claim, request.alpha, sorted(request.margins.items())]
     rule += [request.rule] if request.rule == "always_valid" else []
+    rule += ["evaluated by the base"] if evaluator is not None else []
     key = history.key_of(prepared.reference, b.identity, rule)
     return msgspec.structs.replace(prepared, key=key)
 
@@ -134,11 +148,13 @@ class _SideFactory:
         self.request, self.trainer, self.file = request, trainer, file
         self.store, self.report = store, report
 
-    def side(self, ref: str | None, sets: Mapping[str, Any]) -> GateSide:
+    def side(self, role: str, ref: str | None, sets: Mapping[str, Any]) -> GateSide:
         """The side of a git ref, or of the present code for None and "."."""
         trainer, notes = self.trainer, list[str]()
         if ref not in (None, "."):
             trainer, notes = self._checked_out(str(ref))
+        if self.request.sandbox:
+            trainer = trainer.inside(sandbox.of_side(self.store.root, role, trainer.checkout))
         file = str(self.file.resolve())
         label = "the present code" if ref in (None, ".") else ref
         recipe = replicates.describe_recipe(trainer, label, file, sets)

@@ -11,8 +11,8 @@ import msgspec
 
 from harness import format
 from harness.comparison.core import PairedCore
-from harness.comparison.result import ComparedSide, Comparison, MetricResult
-from harness.metrics import COMPARED, QUALITY
+from harness.comparison.result import ComparedSide, Comparison, MetricResult, TargetResult
+from harness.metrics import COMPARED, QUALITY, metric_named
 from harness.report.document import (
     Block,
     Cell,
@@ -34,7 +34,6 @@ from harness.report.metric_text import (
     noise,
     outcome,
 )
-from harness.report.study import core
 from harness.results.logs.read import MEMBER
 from harness.results.logs.regex import FAMILY as UNKNOWN_FORMAT
 from harness.results.logs.tables import FAMILY as TABLE
@@ -50,8 +49,14 @@ PICTURE_COLUMNS = 17
 MAX_SOURCES = 2
 
 
-def build_comparison(comparison: Comparison, *, tasks: bool = False) -> Document:
-    """The report of two sides; `tasks`: CORE task by task is shown and not folded away."""
+def build_comparison(
+    comparison: Comparison, *, tasks: bool = False, again: str | None = None
+) -> Document:
+    """The report of two sides; `tasks`: CORE task by task is shown and not folded away.
+
+    `again`: the command line of the next reading, advised where more runs would decide.
+    """
+    again = again if comparison.more_runs else None
     return Document(
         title="Comparison",
         answer=comparison.reason,
@@ -60,11 +65,16 @@ def build_comparison(comparison: Comparison, *, tasks: bool = False) -> Document
             Notes(items=comparison.findings, warning=True),
             Notes(items=[side_line(side) for side in comparison.sides]),
             results_table(comparison.metrics),
+            *_targets(comparison.targets),
             *_without_outliers(comparison),
             *core_blocks(comparison.core, tasks=tasks),
-            Notes(items=_notes(comparison)),
+            Notes(items=[*_advice(comparison, again), *_notes(comparison)]),
         ),
-        data={**msgspec.to_builtins(comparison), "exit_code": comparison.exit_code},
+        data={
+            **msgspec.to_builtins(comparison),
+            "exit_code": comparison.exit_code,
+            "next_command": again,
+        },
     )
 
 
@@ -114,6 +124,33 @@ def _row(result: MetricResult, counts: Mapping[str, str]) -> list[Cell | str]:
     ]
 
 
+def _targets(targets: Sequence[TargetResult]) -> list[Block]:
+    """One row for each target and side."""
+    if not targets:
+        return []
+    columns = [Column(title="target"), Column(title="side")]
+    columns += [Column(title=title, align="right") for title in ("n", "mean", "SD", "p")]
+    rows: list[list[Cell | str]] = []
+    for one in targets:
+        metric = metric_named(one.metric)
+        goal = f"{one.metric} {metric.value(one.target)}, p < {one.level:g}"
+        sd, p = (format.DASH if x is None else f"{x:.2g}" for x in (one.sd, one.p))
+        outcome = Cell(text=_target_outcome(one), tone="pass" if one.passes else "inconclusive")
+        rows.append([goal, one.side, str(one.n), metric.value(one.mean), sd, p, outcome])
+    note = "target: its p holds for a number of runs that was fixed before they were seen"
+    return [table([*columns, Column(title="outcome")], rows), Notes(items=[note])]
+
+
+def _target_outcome(one: TargetResult) -> str:
+    if one.passes:
+        return "met"
+    if one.p is None:
+        return "not tested: equal runs, or one"
+    if one.runs_needed is None:
+        return "not met by this mean"
+    return f"not met: needs {one.runs_needed} such runs"
+
+
 def picture(result: MetricResult) -> str:
     """The interval on a line, worse to the right: ┃ no change, ╎ the margin, ● the estimate."""
     if result.low is None or result.high is None or result.estimate is None or not result.better:
@@ -138,6 +175,8 @@ def core_blocks(paired: PairedCore | None, *, tasks: bool = False) -> list[Block
     """CORE of both sides on the same examples; task by task folded away unless `tasks`."""
     if paired is None:
         return []
+    from harness.report.study import core  # with the CORE tables of studies, which most lack
+
     totals = table(
         [Column(title=title, stacked=index == 2) for index, title in enumerate(core.TOTAL_TITLES)],
         [core.total_cells(paired, one) for one in paired.totals],
@@ -159,6 +198,13 @@ def core_blocks(paired: PairedCore | None, *, tasks: bool = False) -> list[Block
 
 
 # --- notes ----------------------------------------------------------------------------------------
+
+
+def _advice(comparison: Comparison, again: str | None) -> list[str]:
+    if again is None:
+        return []
+    more = format.plural(comparison.more_runs or 0, "more run")
+    return [f"next: add about {more} to each side, then: {again}"]
 
 
 def _notes(comparison: Comparison) -> list[str]:
@@ -197,7 +243,9 @@ def reading(alpha: float) -> str:
     return (
         "pass: even the worse end of the interval is inside the margin. "
         "regression: even the better end is worse than no change. "
-        f"Each is wrong in {100 * alpha:g} % of cases at most. "
+        f"Over all readings of one question, at most {100 * alpha:g} % of unchanged candidates are "
+        "a regression in any metric, and a harm of the margin passes in at most "
+        f"{100 * alpha:g} %. "
         "MDE: the smallest harm that these runs would have detected nine times in ten."
     )
 

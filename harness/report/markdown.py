@@ -1,8 +1,8 @@
 """Renders a document as GitHub-flavoured Markdown, for pull requests, READMEs and notebooks."""
 
-import re
 from collections.abc import Sequence
 
+from harness.escape import escape
 from harness.report.document import (
     Block,
     Cell,
@@ -22,18 +22,12 @@ MARKS: dict[Tone, str] = {
     "failed": "⛔ ",
     "neutral": "",
 }
-_SPECIAL = re.compile(r"(\\|\*|<|\||(?<=\])\()")
 
 
 def as_markdown(document: Document) -> str:
     """The whole document; folded sections become `<details>`."""
-    lines = [f"### {MARKS[document.tone]}{escape(document.answer)}", ""]
+    lines = [f"### {MARKS[document.tone]}{_text(document.answer)}", ""]
     return "\n".join([*lines, *_blocks(without_charts(document.blocks))]).rstrip("\n") + "\n"
-
-
-def escape(text: str) -> str:
-    """Text that Markdown shows as it is, on one line; code between backticks stays code."""
-    return _SPECIAL.sub(r"\\\1", text).replace("\n", " ")
 
 
 def _blocks(blocks: Sequence[Block]) -> list[str]:
@@ -42,37 +36,46 @@ def _blocks(blocks: Sequence[Block]) -> list[str]:
         if isinstance(block, Table):
             lines += _table(block)
         elif isinstance(block, Notes):
-            lines += [f"**{escape(block.title)}**", ""] if block.title else []
-            lines += [*(f"- {escape(item)}" for item in block.items), ""]
+            lines += [f"**{_text(block.title)}**", ""] if block.title else []
+            lines += [*(f"- {_text(item)}" for item in block.items), ""]
         elif isinstance(block, Section):
             lines += _section(block)
         elif isinstance(block, Chart):
             continue
         elif block.preformatted:
-            lines += ["```", *(text.replace("```", "'''") for text in block.paragraphs), "```", ""]
+            lines += ["```", *map(_fenced, block.paragraphs), "```", ""]
         else:
-            lines += [line for text in block.paragraphs for line in (escape(text), "")]
+            lines += [line for text in block.paragraphs for line in (_text(text), "")]
     return lines
+
+
+def _text(text: str) -> str:
+    return escape(text, "markdown")
+
+
+def _fenced(text: str) -> str:
+    """Lines that cannot end the fence around them."""
+    return escape(text, "log").replace("```", "'''")
 
 
 def _section(section: Section) -> list[str]:
     inner = _blocks(section.blocks)
     if section.folded:
-        title = f"<summary>{escape(section.title)}</summary>"
+        title = f"<summary>{escape(section.title, 'html')}</summary>"
         return [f"<details>{title}", "", *inner, "</details>", ""]
-    return [f"#### {escape(section.title)}", "", *inner]
+    return [f"#### {_text(section.title)}", "", *inner]
 
 
 def _table(table: Table) -> list[str]:
     rule = ["---:" if column.align == "right" else "---" for column in table.columns]
-    lines = [f"**{escape(table.title)}**", ""] if table.title else []
-    lines += [_row([escape(column.title) for column in table.columns]), _row(rule)]
+    lines = [f"**{_text(table.title)}**", ""] if table.title else []
+    lines += [_row([_text(column.title) for column in table.columns]), _row(rule)]
     lines += [_row([_cell(cell) for cell in row]) for row in table.rows]
-    return [*lines, "", *([escape(table.caption), ""] if table.caption else [])]
+    return [*lines, "", *([_text(table.caption), ""] if table.caption else [])]
 
 
 def _cell(cell: Cell) -> str:
-    text = escape(cell.text)
+    text = _text(cell.text)
     return f"**{text}**" if text and (cell.bold or cell.tone == "regression") else text
 
 

@@ -7,11 +7,16 @@ Units, decimals and scale come from the registry of metrics.
 import math
 
 from harness import format
-from harness.comparison.result import MetricResult
+from harness.comparison.result import MetricResult, Replicate
 from harness.metrics import metric_named
 
 OUTSIDE_RANGE = "outside the measured range"
-_PLURALS = {"run": "runs", "launch": "launches"}
+_UNITS: dict[Replicate, tuple[str, str, str]] = {
+    "run": ("run", "runs", " a side"),
+    "candidate run": ("run", "runs", " of B"),
+    "launch": ("launch", "launches", ""),
+}
+"""One, several, and on which side more of them are made."""
 
 
 def means(result: MetricResult) -> list[str]:
@@ -91,12 +96,11 @@ def outcome(result: MetricResult) -> str:
         return result.outcome
     if result.reason:
         return f"inconclusive, {result.reason.partition(':')[0]}"
-    several = _PLURALS[result.replicate]
+    one, several, where = _UNITS[result.replicate]
     if result.more_runs is None:
         return f"inconclusive, no feasible number of {several} settles it"
-    side = " a side" if result.replicate == "run" else ""
-    more = result.replicate if result.more_runs == 1 else several
-    return f"inconclusive, ~{result.more_runs} more {more}{side}"
+    more = one if result.more_runs == 1 else several
+    return f"inconclusive, ~{result.more_runs} more {more}{where}"
 
 
 def noise(result: MetricResult) -> str:
@@ -109,4 +113,4 @@ def noise(result: MetricResult) -> str:
     elif result.unit == "bytes":
         size = format.mebibytes(result.sd)
     df = "" if math.isinf(result.df) else f"{result.df:.3g} df, "
-    return f"SD of one {result.replicate} {size} ({df}{result.noise_from})"
+    return f"SD of one {_UNITS[result.replicate][0]} {size} ({df}{result.noise_from})"

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from harness.escape import escape
 from harness.report.document import (
     Block,
     Cell,
@@ -39,7 +40,7 @@ def print_document(console: "Console", document: Document, *, details: bool = Fa
     if document.tone != "neutral":
         answer.append(f" {document.tone.upper()} ", f"bold reverse {STYLES[document.tone]}")
         answer.append(" ")
-    answer.append(document.answer, "bold" if document.tone == "neutral" else "")
+    answer.append(escape(document.answer, "log"), "bold" if document.tone == "neutral" else "")
     console.print(answer, soft_wrap=not console.is_terminal)
     folded = _print_blocks(console, without_charts(document.blocks), details)
     if folded and not details:
@@ -69,7 +70,7 @@ def _print_blocks(console: "Console", blocks: Sequence[Block], details: bool) ->
 def _print_line(console: "Console", text: str, style: str = "") -> None:
     """One paragraph: wrapped at words in a terminal, one line in a file."""
     soft = not console.is_terminal
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=soft)
+    console.print(escape(text, "log"), style=style, markup=False, highlight=False, soft_wrap=soft)
 
 
 def _print_notes(console: "Console", notes: Notes) -> None:
@@ -104,7 +105,7 @@ def _print_table(console: "Console", table: Table) -> None:
 def _styled(cell: Cell) -> "RichText":
     from rich.text import Text as RichText
 
-    first, *rest = cell.text.split("\n")
+    first, *rest = escape(cell.text, "log").split("\n")
     text = RichText(first, f"{'bold ' * cell.bold}{STYLES[cell.tone]}".strip())
     for line in rest:
         text.append(f"\n{line}", "dim")

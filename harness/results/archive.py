@@ -24,8 +24,9 @@ import msgspec
 from harness import files
 from harness.config.yaml_schema import NAME
 from harness.errors import StoreError, UsageError
+from harness.redact import redact_text
 from harness.results import stored_file
-from harness.results.store import SIDE_FOLDERS, Store
+from harness.results.store import READINGS, SIDE_FOLDERS, Store
 from harness.results.study_plan import PlannedRun, ResolvedStudy, differences
 
 REPACK = (
@@ -34,7 +35,7 @@ REPACK = (
 )
 FULL_JOBS = "full"  # one folder per full job
 COMPACT = ("records", *SIDE_FOLDERS, "studies", FULL_JOBS)
-FOLDERS = (*COMPACT, "searches", "plans")
+FOLDERS = (*COMPACT, "searches", "plans", READINGS)
 NAMED_FOLDERS = {"plans": 2, FULL_JOBS: 1}  # plans/<plan_id>/<attempt>/..., full/<name>/...
 ABSOLUTE = re.compile(r"(?<![^\s=:'\"])/(?:[^\s/'\"]+/)*(?=[^\s/'\"])")  # without the last part
 
@@ -85,7 +86,7 @@ def _add_without_paths(tar: tarfile.TarFile, path: Path, name: str) -> None:
 
 
 def strip_paths(value: Any) -> Any:
-    """A JSON value with every absolute path in its texts cut to its last part.
+    """A JSON value with every absolute path in its texts cut to its last part, without passwords.
 
     Where a machine keeps its data is private and part of no identity.
     """
@@ -93,7 +94,7 @@ def strip_paths(value: Any) -> Any:
         return {key: strip_paths(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [strip_paths(inner) for inner in value]
-    return ABSOLUTE.sub("", value) if isinstance(value, str) else value
+    return ABSOLUTE.sub("", redact_text(value)) if isinstance(value, str) else value
 
 
 def _files(folder: Path) -> list[Path]:
@@ -133,6 +134,7 @@ def unpack(tar_path: Path, store: Store) -> UnpackSummary:
             os.replace(path, target)
         summary.run_dirs = _move_new(other.run_dirs(), other, store)
         summary.jobs = _move_new(sorted((other.root / FULL_JOBS).glob("*")), other, store)
+        _move_new(sorted((other.root / READINGS).glob("*/*")), other, store)
     return summary
 
 
@@ -222,13 +224,13 @@ def _new_searches(other: Store, store: Store) -> list[Path]:
     return new
 
 
-def _move_new(folders: list[Path], other: Store, store: Store) -> int:
-    """Moves folders that are not in this store; returns how many."""
+def _move_new(paths: list[Path], other: Store, store: Store) -> int:
+    """Moves folders or files that are not in this store; returns how many."""
     moved = 0
-    for folder in folders:
-        target = store.root / folder.relative_to(other.root)
+    for path in paths:
+        target = store.root / path.relative_to(other.root)
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(folder, target)
+            os.replace(path, target)
             moved += 1
     return moved

@@ -47,9 +47,14 @@ def noise_scope(record: Record) -> NoiseScope:
 
 def is_full_scale(record: Record) -> bool:
     """Whether a recipe is as large as those that reach GPT-2's CORE score."""
-    tokens = record.derived.get("tokens")
+    return full_scale_from_derived(record.derived)
+
+
+def full_scale_from_derived(derived: Mapping[str, Any]) -> bool:
+    """`is_full_scale` from a trainer's derived values."""
+    tokens = derived.get("tokens")
     enough = isinstance(tokens, int | float) and tokens >= FULL_SCALE_TOKENS
-    return enough and (_layers(record.derived) or 0) >= FULL_SCALE_LAYERS
+    return enough and (_layers(derived) or 0) >= FULL_SCALE_LAYERS
 
 
 def _layers(derived: Mapping[str, Any]) -> int | None:

@@ -11,6 +11,7 @@
     full/<name>/                      preflight, forecast and results of a full job
     worktrees/                        checkouts of `ref` and `patch` arms
     jobs/<id>/                        a job submitted to a cluster
+    readings/<question>/<runs>.json   which comparisons have been read (results/readings.py)
     environments/                     virtual environments of refs with other requirements
     index.json                        a cache of all records, rebuilt when it is stale
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-CORE_FOLDER = "core"
+CORE_FOLDER, READINGS = "core", "readings"
 SIDE_FOLDERS = ("curves", CORE_FOLDER)
 """Folders with one file per record, of the record's name."""
 MOST_CURVE_ROWS = 10**7  # a longer one is no curve

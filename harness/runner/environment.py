@@ -28,11 +28,13 @@ from harness.config.yaml_schema import parse_choice
 from harness.errors import TrainerError, UsageError
 from harness.files import lock_file
 from harness.runner.trainer import NativeTrainer
+from harness.runner.variables import trainer_environment
 
 EnvMode = Literal["isolated", "current"]
 Requirements = Mapping[str, list[str]]  # lines by package
 KEY_DIGITS = 12
 PIP_LINES = 8
+PIP = ("PIP_*", "UV_*")  # variables of an installation
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 SPACES = re.compile(r"\s*([<>=!~,\[\]])\s*")  # insignificant white space in a requirement
 SHOWN = 6  # packages in an error message
@@ -157,7 +159,13 @@ def _install(
 
 
 def _run(requirements: RefRequirements, command: list[str]) -> None:
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(
+        command,
+        env=trainer_environment(also=PIP),  # packages run code while they are built
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     if done.returncode != 0:
         tail = [line for line in done.stdout.splitlines() if line.strip()][-PIP_LINES:]
         expected = "an environment with the packages that its pyproject.toml requires"

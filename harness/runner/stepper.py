@@ -23,6 +23,7 @@ from harness.config.field_types import NotNegative, Positive
 from harness.results.record import FROM_OUTSIDE
 from harness.results.run_files import log_tail
 from harness.runner.process import Stop, exit_code, kill_writers, signal_group
+from harness.runner.variables import trainer_environment
 
 CHUNK_BYTES = 65_536
 END_S = 20.0  # for a child to end after `stop`
@@ -82,6 +83,7 @@ class StepperProcess:
             self._process = subprocess.Popen(
                 [*command, "--watch-fd", str(reading)],
                 cwd=checkout,
+                env=trainer_environment(),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

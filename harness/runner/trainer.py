@@ -4,22 +4,30 @@ The trainer owns its configuration: an adapter passes overrides to it and return
 knows no field by name. Another trainer is another class here.
 """
 
+import contextlib
+import copy
 import json
+import os
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import msgspec
 
 from harness.errors import StudyFileError, TrainerError
+from harness.escape import escape
 from harness.files import read_json, write_json
 from harness.results.record import Identity
+from harness.runner.sandbox import Sandbox
+from harness.runner.variables import trainer_environment
 
 REPLY_LIMIT_S = 300.0
+RELAY_S = 5.0  # for the last lines, where a helper process keeps stderr open
 Launcher = Callable[[str, Sequence[str], int], list[str]]
 """(interpreter, arguments after `-m`, ranks) -> the command line that starts all ranks."""
 T = TypeVar("T")
@@ -91,6 +99,17 @@ class Needs(msgspec.Struct, frozen=True, kw_only=True):
     data: dict[str, Any] = {}
 
 
+class Losses(msgspec.Struct, frozen=True, kw_only=True):
+    """The losses of a checkpoint: nats per token and bits per byte, above zero."""
+
+    val_loss: Annotated[float, msgspec.Meta(gt=0, lt=1e6)]
+    val_bpb: Annotated[float, msgspec.Meta(gt=0, lt=1e6)]
+
+    def as_metrics(self) -> dict[str, float]:
+        """By the names of metrics."""
+        return msgspec.structs.asdict(self)
+
+
 class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
     """What the ranks of a job measured of themselves and of each other."""
 
@@ -119,10 +138,18 @@ class NativeTrainer:
         self.python = str(python or sys.executable)
         self.launcher: Launcher = torchrun_command
         """Starts several ranks; on several nodes it is replaced by multinode.py."""
+        self.sandbox: Sandbox | None = None
+        """Where its processes run; None for the machine itself."""
 
     def at(self, checkout: Path, python: Path | None = None) -> "NativeTrainer":
         """The same trainer in another checkout, with the same interpreter or another."""
         return type(self)(checkout, python or Path(self.python))
+
+    def inside(self, sandbox: Sandbox) -> Self:
+        """The same trainer with all its processes in a sandbox."""
+        contained = copy.copy(self)
+        contained.sandbox = sandbox
+        return contained
 
     def describe(self, requests: Sequence[Request]) -> list[Description]:
         """Describes all requests, in order, with one process.
@@ -130,7 +157,8 @@ class NativeTrainer:
         Raises TrainerError if the trainer is missing, is another package, or replies nonsense.
         """
         text = json.dumps([msgspec.to_builtins(request) for request in requests])
-        value = self._request("describe", ["--batch"], stdin=text)
+        bases = [Path(request.base) for request in requests if request.base is not None]
+        value = self._request("describe", ["--batch"], stdin=text, readable=bases)
         replies = self._as(value, list[Description], "describe --batch")
         names = [reply.name for reply in replies]
         if names != [request.name for request in requests]:
@@ -161,12 +189,19 @@ class NativeTrainer:
         with tempfile.TemporaryDirectory(prefix="harness-") as folder:
             path = Path(folder) / "config.json"
             write_json(path, dict(config))
-            done = subprocess.run(
-                self._command("data", "prepare", "--config", str(path)),
-                cwd=self.checkout,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
+            with _escaped_stderr() as stderr:
+                done = subprocess.run(
+                    self._contained(
+                        self._command("data", "prepare", "--config", str(path)),
+                        readable=[path],
+                        network=True,
+                    ),
+                    cwd=self.checkout,
+                    env=trainer_environment(),
+                    stdout=subprocess.PIPE,
+                    stderr=stderr,
+                    text=True,
+                )
         try:
             reply = json.loads(done.stdout.strip().splitlines()[-1])
         except (IndexError, ValueError):
@@ -182,6 +217,16 @@ class NativeTrainer:
         arguments = ["--config", str(config_file), "--ranks", str(ranks), "--out", str(run_dir)]
         arguments += ["--nodes", str(nodes)] if nodes > 1 else []
         return self._as(self._request("needs", arguments), Needs, "needs")
+
+    def evaluate(self, config_file: Path, run_dir: Path, timeout_s: float) -> dict[str, float]:
+        """The losses of a run's final checkpoint by this trainer's code, whatever code trained it.
+
+        Raises TrainerError where it cannot load or evaluate it.
+        """
+        arguments = ["--config", str(config_file), "--out", str(run_dir)]
+        readable = [config_file, run_dir]
+        value = self._request("val_eval", arguments, readable=readable, timeout_s=timeout_s)
+        return self._as(value, Losses, "val_eval").as_metrics()
 
     def train_command(self, config_file: Path, run_dir: Path, ranks: int = 1) -> list[str]:
         """The command line of one run, without its watch descriptor."""
@@ -211,29 +256,53 @@ class NativeTrainer:
     ) -> list[str]:
         """The command line of a verb on one rank or several."""
         arguments = ["--config", str(config_file), "--out", str(run_dir), *more]
-        if ranks == 1:
-            return self._command(verb, *arguments)
-        return self.launcher(self.python, [f"{self.package}.{verb}", *arguments], ranks)
+        command = self._command(verb, *arguments)
+        if ranks > 1:
+            command = self.launcher(self.python, [f"{self.package}.{verb}", *arguments], ranks)
+        return self._contained(command, readable=[config_file], writable=[run_dir])
+
+    def _contained(
+        self,
+        command: list[str],
+        *,
+        readable: Sequence[Path],
+        writable: Sequence[Path] = (),
+        network: bool = False,
+    ) -> list[str]:
+        """The command line inside the sandbox, where there is one."""
+        if self.sandbox is None:
+            return command
+        return self.sandbox.command(
+            command, self.checkout, readable=readable, writable=writable, network=network
+        )
 
     def _command(self, verb: str, *arguments: str) -> list[str]:
         return [self.python, "-m", f"{self.package}.{verb}", *arguments]
 
-    def _request(self, verb: str, arguments: Sequence[str], stdin: str = "") -> object:
+    def _request(
+        self,
+        verb: str,
+        arguments: Sequence[str],
+        stdin: str = "",
+        readable: Sequence[Path] = (),
+        timeout_s: float = REPLY_LIMIT_S,
+    ) -> object:
         if not self._own_package().is_dir():  # else an installed one would reply
             raise self._wrong_package(self._importable_package())
         command = self._command(verb, *arguments)
         try:
             done = subprocess.run(
-                command,
+                self._contained(command, readable=readable),
                 cwd=self.checkout,
+                env=trainer_environment(),
                 input=stdin,
                 capture_output=True,
                 text=True,
-                timeout=REPLY_LIMIT_S,
+                timeout=timeout_s,
                 start_new_session=True,  # Ctrl-C is for the harness
             )
         except subprocess.TimeoutExpired:
-            expected = f"a reply of {' '.join(command[1:])} within {REPLY_LIMIT_S:g} s"
+            expected = f"a reply of {' '.join(command[1:])} within {timeout_s:g} s"
             raise _broken(expected, "none") from None
         try:
             return json.loads(done.stdout)
@@ -266,7 +335,11 @@ class NativeTrainer:
             "print((s.origin or list(s.submodule_search_locations)[0]) if s else '')"
         )
         done = subprocess.run(
-            [self.python, "-c", code], cwd=self.checkout, capture_output=True, text=True
+            [self.python, "-c", code],
+            cwd=self.checkout,
+            env=trainer_environment(),
+            capture_output=True,
+            text=True,
         )
         return done.stdout.strip() or None
 
@@ -288,6 +361,32 @@ class NativeTrainer:
         except msgspec.ValidationError as error:
             expected = f"a reply of `{self.package}.{verb}` that follows the contract"
             raise _broken(expected, str(error)) from error
+
+
+@contextlib.contextmanager
+def _escaped_stderr() -> Iterator[int | None]:
+    """A descriptor whose lines reach stderr as text; None (inherited) where that is a terminal.
+
+    In a CI job, a line of a trainer must not be a command of the runner.
+    """
+    if sys.stderr.isatty():
+        yield None
+        return
+    reading, writing = os.pipe()
+    relay = threading.Thread(target=_relay, args=[reading], daemon=True)
+    relay.start()
+    try:
+        yield writing
+    finally:
+        os.close(writing)
+        relay.join(RELAY_S)
+
+
+def _relay(descriptor: int) -> None:
+    with open(descriptor, encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            sys.stderr.write(escape(line, "log"))
+            sys.stderr.flush()
 
 
 def _broken(expected: str, got: str) -> TrainerError:

@@ -4,7 +4,6 @@ A job runs under its plan's lock, and only if no record answers for it; if anoth
 running it, `GpuPool.make` waits for that.
 """
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -140,5 +139,5 @@ class ConcurrentRuns:
 
 
 def gpu_environment(slot: str) -> Mapping[str, str] | None:
-    """The environment variables of a run on one GPU; None (inherited) if no GPU was named."""
-    return {**os.environ, "CUDA_VISIBLE_DEVICES": slot} if slot else None
+    """The variables of a run on one GPU, beside those of every trainer; None for no GPU."""
+    return {"CUDA_VISIBLE_DEVICES": slot} if slot else None

@@ -5,6 +5,7 @@ once; the repository's own files do not change.
 """
 
 import hashlib
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -21,7 +22,7 @@ def checkout_ref(ref: str, checkout: Path, store_root: Path) -> Path:
         expected = f"a branch, tag or commit of {top}"
         hint = "`git branch --all` lists the names; fetch a remote branch first."
         raise StudyFileError(f"ref: {ref}", expected, "none of that name", hint)
-    commit = result.stdout.strip()
+    commit = _hash(result.stdout)
     return _checkout(top, commit, None, store_root / "worktrees" / commit[:12]) / prefix
 
 
@@ -35,13 +36,21 @@ def checkout_patch(patch: Path, checkout: Path, store_root: Path) -> Path:
         raise StudyFileError(f"patch: {patch}", expected, str(error.strerror), hint) from error
     top, prefix = _repository(checkout, f"patch: {patch}")
     _refuse_untracked(top, patch)
-    commit = _git(top, "rev-parse", "HEAD").stdout.strip()
+    commit = _hash(_git(top, "rev-parse", "HEAD").stdout)
     uncommitted = subprocess.run(
         ["git", "diff", "--binary", "HEAD"], cwd=top, capture_output=True, check=True
     ).stdout
     name = hashlib.sha256(b"\0".join([commit.encode(), uncommitted, content])).hexdigest()[:12]
     patches = [part for part in (uncommitted, content) if part.strip()]
     return _checkout(top, commit, patches, store_root / "worktrees" / name) / prefix
+
+
+def _hash(answer: str) -> str:
+    """The hash that git answered; it names a folder that is removed before it is made again."""
+    if not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", answer.strip()):
+        hint = "Check that `git` is the program it should be."
+        raise StudyFileError("git rev-parse", "the hash of a commit", repr(answer[:80]), hint)
+    return answer.strip()
 
 
 def clean_commit(checkout: Path) -> str | None:

@@ -23,6 +23,13 @@ def t_quantile(probability: float, df: float) -> float:
     return float(special.stdtrit(df, probability))
 
 
+def t_one_sided_p(statistic: float, df: float) -> float:
+    """P(T >= statistic) of Student's t with `df` degrees of freedom."""
+    from scipy import special
+
+    return float(special.stdtr(df, -statistic))
+
+
 def t_two_sided_p(statistic: float, df: float) -> float:
     """P(|T| >= |statistic|) of Student's t with `df` degrees of freedom."""
     from scipy import special

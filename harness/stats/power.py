@@ -33,11 +33,13 @@ class Rates:
         return max(0.0, 1 - self.settled)
 
 
-def rates(harm: float, margin: float, se: float, df: float, alpha: float = 0.05) -> Rates:
+def rates(
+    harm: float, margin: float, se: float, df: float, alpha: float = 0.05, share: float = 1.0
+) -> Rates:
     """The rates of `decision.decide` for a true `harm` and a standard error `se` of the difference.
 
     `df` are those of the SD behind the error; infinite where it is known. Without any, nothing is
-    decided.
+    decided. `share`: of alpha for a regression, where several metrics have it together.
     """
     from scipy import special
 
@@ -49,26 +51,10 @@ def rates(harm: float, margin: float, se: float, df: float, alpha: float = 0.05)
     half = t_quantile(1 - alpha, df) * se * scales
     to_pass = margin - half  # an estimate below this passes; from here on it needs half to regress
     passes = weights @ special.ndtr((to_pass - harm) / se)
-    worse = half.clip(min=to_pass)
+    to_regress = half if share == 1 else t_quantile(1 - alpha * share, df) * se * scales
+    worse = to_regress.clip(min=to_pass)
     regression = weights @ special.ndtr((harm - worse) / se)
     return Rates(passes=float(passes), regression=float(regression))
-
-
-def planned_runs(
-    sd: float, margin: float, alpha: float = 0.05, beta: float = BETA, df: float | None = None
-) -> int | None:
-    """The fewest runs a side with P(pass | no change) and P(regression | margin) >= 1 - beta.
-
-    `df` of a noise model's SD; None for the SD of the runs themselves, 2 (n - 1). None where
-    MOST_RUNS a side are too few.
-    """
-
-    def enough(n: int) -> bool:
-        se, behind = sd * math.sqrt(2 / n), _df(n, n, df)
-        without = rates(0.0, margin, se, behind, alpha).passes
-        return min(without, rates(margin, margin, se, behind, alpha).regression) >= 1 - beta
-
-    return _fewest(enough, 1)
 
 
 def more_runs(
@@ -79,32 +65,39 @@ def more_runs(
     alpha: float = 0.05,
     beta: float = BETA,
     df: float | None = None,
+    share: float = 1.0,
+    pairs: bool = False,
+    only_b: bool = False,
 ) -> int | None:
-    """How many more runs a side would settle it with probability 1 - beta if `harm` is the truth.
+    """How many more runs a side, or of B alone, would settle it with probability 1 - beta if `harm`
+    is the truth.
 
-    None where MOST_RUNS are too few.
+    `alpha`: the error rate at which all runs together will be read; `share` as in `rates`;
+    `pairs`: `sd` is that of differences inside pairs, over the square root of 2. None where
+    MOST_RUNS are too few.
     """
 
     def enough(more: int) -> bool:
-        n_a, n_b = runs[0] + more, runs[1] + more
+        n_a, n_b = runs[0] + (0 if only_b else more), runs[1] + more
         se = sd * math.sqrt(1 / n_a + 1 / n_b)
-        return rates(harm, margin, se, _df(n_a, n_b, df), alpha).settled >= 1 - beta
+        behind = n_a - 1 if pairs else _df(n_a, n_b, df)
+        return rates(harm, margin, se, behind, alpha, share).settled >= 1 - beta
 
-    return _fewest(enough, 1)
+    return _fewest(enough)
 
 
 def _df(n_a: int, n_b: int, df: float | None) -> float:
     return n_a + n_b - 2 if df is None else df
 
 
-def _fewest(enough: Callable[[int], bool], start: int) -> int | None:
-    """The first number from `start` on that is enough: by doubling, then by bisection."""
-    high = start
+def _fewest(enough: Callable[[int], bool]) -> int | None:
+    """The first number from 1 on that is enough: by doubling, then by bisection."""
+    high = 1
     while not enough(high):
         if high >= MOST_RUNS:
             return None
         high = min(2 * high, MOST_RUNS)
-    low = high // 2 if high > start else start - 1
+    low = high // 2
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)

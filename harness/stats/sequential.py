@@ -78,7 +78,7 @@ def look_tails(
     return tuple(tail * alpha / used if used else tail for tail in tails)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def boundary(alpha: float, shares: tuple[float, ...] = (1 / 3, 2 / 3, 1.0)) -> float:
     """C of O'Brien and Fleming, one-sided: P(Z_k >= C / sqrt(share_k) for some k) = alpha."""
     from scipy import optimize, special
@@ -97,7 +97,7 @@ def crossing(c: float, shares: Sequence[float]) -> float:
     """P(W(share) >= c at some look) of a Brownian motion W: Z_k = W(share_k) / sqrt(share_k)."""
     from scipy import special
 
-    nodes, weights = np.polynomial.legendre.leggauss(_NODES)
+    nodes, weights = _legendre()
     points = (c - _LOWEST) / 2 * nodes + (c + _LOWEST) / 2
     weights = (c - _LOWEST) / 2 * weights
     density, before = None, 0.0
@@ -113,6 +113,13 @@ def crossing(c: float, shares: Sequence[float]) -> float:
             density = moves @ (weights * density)
         before = share
     return crossed
+
+
+@lru_cache(maxsize=1)
+def _legendre() -> tuple[Floats, Floats]:
+    """Nodes and weights of Gauss and Legendre, which take longer than the integral itself."""
+    nodes, weights = np.polynomial.legendre.leggauss(_NODES)
+    return nodes, weights
 
 
 def _normal(z: np.ndarray) -> np.ndarray:

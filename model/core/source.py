@@ -26,12 +26,19 @@ def at_initialisation(config: Config, derived: Derived, device: torch.device) ->
 
 
 def of_checkpoint(
-    path: Path, config: Config, derived: Derived, device: torch.device
+    path: Path,
+    config: Config,
+    derived: Derived,
+    device: torch.device,
+    kernels: Kernels | None = None,
 ) -> tuple[GPT, int]:
-    """The model in a checkpoint, and its step. Raises RunError for a damaged or foreign one."""
+    """The model in a checkpoint, and its step. Raises RunError for a damaged or foreign one.
+
+    `kernels`: those of its forward pass; null for torch's own.
+    """
     manifest = checkpoint.read_manifest(path)
     checkpoint.require_whole(path, manifest, WEIGHTS_RANK)
-    gpt = _built(config, derived, device)
+    gpt = _built(config, derived, device, kernels)
     state = read_tensors(path / checkpoint.rank_file(WEIGHTS_RANK))["model"]
     try:
         gpt.load_state_dict(state)
@@ -65,6 +72,8 @@ def checkpoint_of(run_dir: Path, step: int | None) -> Path:
     )
 
 
-def _built(config: Config, derived: Derived, device: torch.device) -> GPT:
+def _built(
+    config: Config, derived: Derived, device: torch.device, kernels: Kernels | None = None
+) -> GPT:
     with device:
-        return GPT(config, derived.sizes, Kernels(attention="sdpa"))
+        return GPT(config, derived.sizes, kernels or Kernels(attention="sdpa"))

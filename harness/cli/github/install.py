@@ -31,6 +31,7 @@ FILES = {
     "harness-gate.yml": Path(".github/workflows/harness-gate.yml"),
     "harness-nightly.yml": Path(".github/workflows/harness-nightly.yml"),
     "harness-baseline.yml": Path(".github/workflows/harness-baseline.yml"),
+    "harness-label.yml": Path(".github/workflows/harness-label.yml"),
     "action.yml": Path(".github/actions/harness-gate/action.yml"),
 }
 """The path of each template in a repository, in the order in which to read them."""

@@ -30,6 +30,7 @@ import msgspec
 
 from harness.cli.slurm.submission import CANCELLED, EventLog, JobEvent, with_passwords
 from harness.errors import COULD_NOT_RUN, PASS, STOPPED_AT_LIMIT, ClusterError
+from harness.escape import escape
 from harness.redact import redact_argv
 
 ANSWER_S = 60.0  # a controller under load takes seconds
@@ -185,7 +186,7 @@ def run_job(job: Job, allocation: Allocation) -> int:
         argv = with_passwords(Path(job.folder), job.argv)
         code = run_command([*argv, *_max_minutes(job, allocation.left_s())])
     except ClusterError as error:  # the remaining time is unknown
-        print(f"error: {error}", file=sys.stderr)
+        print(escape(f"error: {error}", "log"), file=sys.stderr)
         code = COULD_NOT_RUN
     except KeyboardInterrupt:  # stopped before the command handled signals
         code = STOPPED_AT_LIMIT

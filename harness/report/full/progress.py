@@ -4,6 +4,7 @@ one line per minute."""
 import time
 from typing import TYPE_CHECKING
 
+from harness.escape import escape
 from harness.format import duration
 from harness.full.cost import Cost
 from harness.full.job_forecast import JobForecast
@@ -82,7 +83,7 @@ class FullProgress(FullListener):
     def _print(self, text: str) -> None:
         """One line above the live status."""
         console = self._live.console if self._live is not None else self.progress
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        console.print(escape(text, "log"), markup=False, highlight=False, soft_wrap=True)
 
 
 def status_lines(name: str, status: RunStatus) -> list[str]:

@@ -14,7 +14,10 @@ import msgspec
 
 from harness import errors
 from harness.errors import UsageError
+from harness.escape import escape
 from harness.gate.result import GateMetric, GateOutcome
+from harness.report.document import Document, present
+from harness.report.gate.result import log_section
 from harness.report.metric_text import detectable, estimate, interval, margin
 
 SUITE = "harness gate"
@@ -24,6 +27,11 @@ LEVELS: dict[GateOutcome, str] = {
     "regression": "error",
     "could not run": "error",
 }
+ENDINGS = {
+    errors.USAGE: "wrong usage",
+    errors.STOPPED_AT_LIMIT: "the gate was stopped before it ended",
+}
+LOG_CHARACTERS = 2000
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -39,8 +47,11 @@ class GateSummary(msgspec.Struct, frozen=True, kw_only=True):
     ended_at: float = 0.0
 
 
-def read(path: Path, exit_code: int | None = None) -> GateSummary:
-    """The summary of a gate. `exit_code`: of its process, where it is known.
+def read(path: Path, exit_code: int | None = None, log: Path | None = None) -> GateSummary:
+    """The summary of a gate.
+
+    `exit_code`: of its process, where it is known. `log`: what it printed to stderr, whose end is
+    the reason where it left no result (wrong usage, a stop at a limit, a killed process).
 
     Raises:
         UsageError: the file is missing, and no exit code shows how the gate ended.
@@ -59,15 +70,37 @@ def read(path: Path, exit_code: int | None = None) -> GateSummary:
     try:
         summary = msgspec.json.decode(content, type=GateSummary)
     except msgspec.DecodeError as error:
-        return _could_not_run(f"the gate left no complete result ({error})")
+        return _without_result(str(error), exit_code, log)
     if exit_code is not None and exit_code != summary.exit_code:
         reason = f"the gate reported {summary.outcome} and then ended with exit code {exit_code}"
         return _could_not_run(reason)
     return summary
 
 
+def _without_result(fault: str, exit_code: int | None, log: Path | None) -> GateSummary:
+    printed = ""
+    if log is not None and log.is_file():
+        printed = log.read_text(encoding="utf-8", errors="replace").strip()
+    lines = printed.splitlines()
+    error = next((n for n, line in enumerate(lines) if line.startswith("error: ")), len(lines) - 1)
+    last = " ".join(lines[error:])[-LOG_CHARACTERS:] if lines else ""
+    ended = ENDINGS.get(exit_code or 0, f"the gate left no complete result ({fault})")
+    summary = _could_not_run(": ".join(part for part in (ended, last) if part))
+    return msgspec.structs.replace(summary, log_tail=printed[-LOG_CHARACTERS:] or None)
+
+
 def _could_not_run(reason: str) -> GateSummary:
     return GateSummary(outcome="could not run", reason=reason, exit_code=errors.COULD_NOT_RUN)
+
+
+def document(summary: GateSummary) -> Document:
+    """A gate that left no report of its own, for the comment on a pull request."""
+    return Document(
+        title="Gate",
+        answer=f"{summary.outcome}: {summary.reason}",
+        tone="failed",
+        blocks=present(log_section(summary.log_tail)),
+    )
 
 
 def sentence(one: GateMetric) -> str:
@@ -109,15 +142,7 @@ def annotations(summary: GateSummary) -> list[str]:
 
 
 def _command(outcome: GateOutcome, title: str, message: str) -> str:
-    return f"::{LEVELS[outcome]} title={_escaped_property(title)}::{_escaped(message)}"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _escaped_property(text: str) -> str:
-    return _escaped(text).replace(":", "%3A").replace(",", "%2C")
+    return f"::{LEVELS[outcome]} title={escape(title, 'property')}::{escape(message, 'command')}"
 
 
 # --- JUnit ----------------------------------------------------------------------------------------

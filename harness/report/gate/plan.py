@@ -31,9 +31,15 @@ def _tone(plan: GatePlan) -> Tone:
 def _part_lines(part: PartPlan) -> list[str]:
     launches = part.evidence == "launches"
     unit = "launch" if launches else "run"
+    if not part.n_b:
+        return [f"{part.metric}: nothing is run ({_why_none(part, unit)})"]
     number = plural(part.n_b, unit, "launches" if launches else "")
     what = "of both sides" if launches else f"against the baseline's {part.n_a}"
+    if part.both:
+        what = "of each side, interleaved"
     each = "" if part.unit_s is None else f", {duration(part.unit_s)} each"
+    if part.both and part.unit_s is not None:
+        each = f", {duration(part.unit_s)} a block"
     lines = [f"{part.metric}: up to {number} {what}{each}; {_looks(part, unit)}"]
     if part.margin is not None:
         size = metric_named(part.metric).size(part.margin)
@@ -45,6 +51,13 @@ def _part_lines(part: PartPlan) -> list[str]:
             f"P(regression | harm of one margin) {least}{part.p_regression_at_margin:.0%}"
         )
     return lines
+
+
+def _why_none(part: PartPlan, unit: str) -> str:
+    if part.margin is None:
+        return "it has no margin"
+    block = "block of both sides" if part.both else unit
+    return f"one {block} takes {duration(part.unit_s)}, more than the budget leaves"
 
 
 def _looks(part: PartPlan, unit: str) -> str:

@@ -4,6 +4,7 @@ import msgspec
 
 from harness.format import duration, plural
 from harness.gate.result import GateMetric, GateOutcome, GateResult, SideIdentity
+from harness.redact import redact_text
 from harness.report.compare import (
     core_blocks,
     reading,
@@ -44,7 +45,7 @@ def build_result(result: GateResult) -> Document:
             metric_table(result.metrics),
             *core_blocks(result.core),
             Notes(items=notes(result)),
-            _log(result),
+            log_section(result.log_tail),
         ),
         data={**msgspec.to_builtins(result), "exit_code": result.exit_code},
     )
@@ -80,7 +81,7 @@ def _side(side: SideIdentity) -> str:
         parts.append(f"commit {side.commit[:10]}" if side.commit else "uncommitted")
     elif side.baseline is not None:
         parts.append(f"baseline {side.baseline}")
-    parts += [f"{path}={value}" for path, value in side.set.items()]
+    parts += [redact_text(f"{path}={value}") for path, value in side.set.items()]
     for name, identifier in (("code", side.code_id), ("configuration", side.config_id)):
         parts += [f"{name} {identifier[:8]}"] if identifier else []
     return ", ".join(parts)
@@ -88,7 +89,7 @@ def _side(side: SideIdentity) -> str:
 
 def notes(result: GateResult) -> list[str]:
     """Looks, noise, margins, confirmations, sums of small harms, and how to read the table."""
-    lines = rule_notes([one.result for one in result.metrics])
+    lines = [*_advice(result), *rule_notes([one.result for one in result.metrics])]
     for one in result.metrics:
         lines += result_notes(one.result) + _history(one)
     lines += result.notes
@@ -99,6 +100,16 @@ def notes(result: GateResult) -> list[str]:
         took = duration(result.ended_at - result.started_at)
         lines.append(f"gate {result.key} number {result.number}{where}, {took}")
     return [*lines, reading(result.alpha)] if result.metrics else lines
+
+
+def _advice(result: GateResult) -> list[str]:
+    """What decides a gate that found too little evidence."""
+    if not any(one.outcome == "inconclusive" and one.result.more_runs for one in result.metrics):
+        return []
+    return [
+        "next: re-run the same command; it plans more runs or launches, at the error rate that "
+        "this reading leaves"
+    ]
 
 
 def _history(one: GateMetric) -> list[str]:
@@ -112,10 +123,10 @@ def _history(one: GateMetric) -> list[str]:
     return lines
 
 
-def _log(result: GateResult) -> Section | None:
-    """The end of a failed side's log, folded away."""
-    if not result.log_tail:
+def log_section(log_tail: str | None) -> Section | None:
+    """The end of a log, folded away."""
+    if not log_tail:
         return None
-    tail = "\n".join(result.log_tail.splitlines()[-LOG_LINES:])
+    tail = "\n".join(log_tail.splitlines()[-LOG_LINES:])
     text = Text(paragraphs=[tail], preformatted=True)
     return Section(title="the end of its log", blocks=[text], folded=True)

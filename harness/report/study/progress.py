@@ -4,6 +4,7 @@ import time
 from typing import TYPE_CHECKING
 
 from harness import format
+from harness.escape import escape
 from harness.results.record import FINAL_STATUSES, Record
 from harness.results.run_files import Progress
 from harness.results.store import Store
@@ -85,7 +86,7 @@ class StudyProgress(StudyListener):
             self.message(f"{head}: {ended_text(record)}")
 
     def message(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(escape(text, "log"), markup=False, highlight=False, soft_wrap=True)
 
     def time_left(self, seconds: float | None) -> None:
         self.left_s = seconds

@@ -13,7 +13,14 @@ from harness.errors import UsageError
 from harness.results import core_answers, stored_file
 from harness.results.logs.run_log import LogError, LoggedRun, final_metrics
 from harness.results.recipe import device_name, is_full_scale, recipe_scale
-from harness.results.record import ProcessEnd, Record, collect_record, read_plan, sessions
+from harness.results.record import (
+    ProcessEnd,
+    Record,
+    attempt_name,
+    collect_record,
+    read_plan,
+    sessions,
+)
 from harness.results.store import CORE_FOLDER, Store
 
 Key = tuple[str, str]  # plan id, attempt
@@ -118,6 +125,13 @@ def is_store(path: Path) -> bool:
     return (path / "records").is_dir()
 
 
+def store_around(path: Path, levels: int) -> Path | None:
+    """The store so many levels above a file or folder of it; None where there is none."""
+    parents = path.resolve().parents
+    root = parents[levels] if len(parents) > levels else None
+    return root if root is not None and is_store(root) else None
+
+
 def is_run_dir(path: Path) -> bool:
     """Whether a folder is a run directory."""
     return (path / "result.json").is_file() or (path / "launch.json").is_file()
@@ -139,8 +153,14 @@ def core_settings(record: Record) -> dict[str, str]:
     return {name: str(value) for name, value in msgspec.structs.asdict(record.core).items()}
 
 
-def logged_run(record: Record, session: int, source: str, answers: Path | None = None) -> LoggedRun:
-    """A record as a run to compare. `answers`: its core.parquet."""
+def logged_run(
+    record: Record,
+    session: int,
+    source: str,
+    answers: Path | None = None,
+    store: Path | None = None,
+) -> LoggedRun:
+    """A record as a run to compare. `answers`: its core.parquet; `store`: where the record is."""
     completed = record.status == "completed"
     values = {name: value for name, value in record.metrics.items() if value is not None}
     metrics, ending, diverged = final_metrics(values)
@@ -175,6 +195,8 @@ def logged_run(record: Record, session: int, source: str, answers: Path | None =
         evaluation=core_settings(record),
         answers=answers,
         config_id=record.identity.config_id,
+        store=store,
+        attempt=attempt_name(record),
         started_at=record.started_at,
         warnings=warnings,
     )

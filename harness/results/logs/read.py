@@ -33,11 +33,12 @@ READERS: dict[str, tuple[Callable[[str], bool], Reader]] = {
 
 
 class _SourceRecord(NamedTuple):
-    """A record, the argument that named it, and its core.parquet."""
+    """A record, the argument that named it, its core.parquet, and the store that it is in."""
 
     record: Record
     source: str
     answers: Path | None
+    store: Path | None
 
 
 class _PathRuns(NamedTuple):
@@ -65,7 +66,9 @@ def read_sides(
 
     def runs_of(part: _PathRuns) -> list[LoggedRun]:
         logged = (
-            from_store.logged_run(one.record, session[_key(one.record)], one.source, one.answers)
+            from_store.logged_run(
+                one.record, session[_key(one.record)], one.source, one.answers, one.store
+            )
             for one in part.records
         )
         return [*part.runs, *logged]
@@ -127,7 +130,8 @@ def _read_folder(path: Path, patterns: regex.Patterns) -> _PathRuns:
     if from_store.is_run_dir(path):
         record = from_store.record_from_run_dir(path)
         answers = from_store.core_path_of_run_dir(path, record)
-        return _PathRuns([], [_SourceRecord(record, str(path), answers)], [])
+        store = from_store.store_around(path, 2)
+        return _PathRuns([], [_SourceRecord(record, str(path), answers, store)], [])
     runs, skipped = _read_files(path, LOG_SUFFIXES, patterns)
     if not runs:  # a table beside logs is often a copy of their numbers
         runs, more = _read_files(path, tables.SUFFIXES, patterns)
@@ -185,6 +189,7 @@ def _from_records(
             record,
             f"{argument}{MEMBER}{record.plan_id[:8]}",
             from_store.core_path_of_store(root, record),
+            root.resolve(),
         )
         for record in records
     ]
@@ -197,7 +202,8 @@ def _read_file(path: Path, patterns: regex.Patterns) -> _PathRuns:
         _check_not_empty(path, content)
         if path.suffix == ".json" and tables.is_record(content):
             record, answers = from_store.record_from_file(path), from_store.core_path_of_file(path)
-            return _PathRuns([], [_SourceRecord(record, str(path), answers)], [])
+            store = from_store.store_around(path, 1)
+            return _PathRuns([], [_SourceRecord(record, str(path), answers, store)], [])
         return _PathRuns(tables.read(path, content), [], [])
     others = [AFTER_STEPS, *(one for pattern in patterns.values() for one in pattern)]
     content = text.read_log(path, text.LogLines(STEP, others, MARKS))

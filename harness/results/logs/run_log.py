@@ -38,8 +38,8 @@ class LoggedRun(msgspec.Struct, frozen=True, kw_only=True):
     run is incomplete; None if it completed. `environment`: the properties of the machine that its
     speed depends on, as far as the log has them; `environment_known`: whether they suffice to
     identify it. `diverged`: it ended by a non-finite loss or for lack of memory, not by being
-    stopped. `varied`: the source of variance between replicates of this run. Times are Unix
-    seconds.
+    stopped. `varied`: the source of variance between replicates of this run. `store`: of a
+    record, where it has one. Times are Unix seconds.
     """
 
     source: str
@@ -65,6 +65,8 @@ class LoggedRun(msgspec.Struct, frozen=True, kw_only=True):
     evaluation: dict[str, str] = {}  # fields that must be equal to compare CORE
     answers: Path | None = None  # its core.parquet
     config_id: str | None = None
+    store: Path | None = None
+    attempt: str | None = None  # its unique name in the store
     started_at: float | None = None
     warnings: list[str] = []
 

@@ -63,7 +63,7 @@ DEFAULTS: dict[str, Any] = {
         "y": 0.0,
     },
     "pace": {"sleep_ms": 0.0, "startup_ms": 0.0},  # real sleep; recorded times are simulated
-    "checkpoint": {"every_steps": None},  # null: no checkpoints, not even on SIGTERM
+    "checkpoint": {"every_steps": None},  # and at the end; null: none, not even on SIGTERM
     "fail": {
         "at_seeds": None,  # a list of seeds: fail at these only
         "crash_at_step": None,
@@ -118,7 +118,12 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "lines": 12,
     },
 }
-SETTABLE_FIELDS = {"seed": "seed", "steps": "dial.steps", "evaluate": "eval.every_steps"}
+SETTABLE_FIELDS = {
+    "seed": "seed",
+    "steps": "dial.steps",
+    "evaluate": "eval.every_steps",
+    "checkpoint": "checkpoint.every_steps",
+}
 
 
 class FakeConfigError(HarnessError):

@@ -149,7 +149,7 @@ class FakeRun:
                 self._log(events, **self.machine.ranks_event(self.step, step_s))
             if self.step == steps or (every and self.step % every == 0):
                 self._log_evaluation(events, curve)
-            if checkpoint_every and self.step % checkpoint_every == 0:
+            if checkpoint_every and (self.step % checkpoint_every == 0 or self.step == steps):
                 self._save_checkpoint(self.step)
         return "completed", None
 
@@ -220,7 +220,9 @@ class FakeRun:
         if not self.config["checkpoint"]["every_steps"] or step <= 0 or path.exists():
             return
         partial = path.with_name(f".{path.name}")
+        loss = Curve(self.config, self.started_s, self.ranks).loss(step)  # its weights
         state = {"step": step, "train_time_s": self.train_time_s, "resumes": self.resumes}
+        state["loss"] = loss
         files.write_json(partial / "state.json", state)
         os.replace(partial, path)
         for older in path.parent.glob("step-*"):

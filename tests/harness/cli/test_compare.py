@@ -1,6 +1,7 @@
 """`harness compare` and `harness noise` as a user types them."""
 
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -64,6 +65,37 @@ def test_the_terminal_shows_means_interval_margin_noise_and_mde(harness, sides, 
         assert text in shown
 
 
+def test_the_advice_is_a_command_line_that_the_next_reading_can_use(harness, sides):
+    a, _, b = sides(loss=0.0012)
+    argv = ("--metric", "val_loss", "--margin", "val_loss=0.002")
+    done = harness("compare", *sorted(a.iterdir()), "--", b, *argv)
+    value = json.loads(harness("compare", a, "--", b, *argv, "--json").stdout)
+    again = value["next_command"]
+    shown = again.replace(" --json", "")
+    assert f"then: {shown}" in " ".join(done.stdout.split())
+    assert again.startswith(f"harness compare {a} -- {b} --margin val_loss=0.002 --metric val_loss")
+    assert again.endswith(" --json --seen 1")
+    later = json.loads(harness(*shlex.split(again)[1:]).stdout)
+    assert later["metrics"][0]["rule"].startswith("one pair, one-sided 99.5 % (reading 2")
+    assert later["next_command"].endswith("--seen 2")
+
+
+def test_a_settled_comparison_advises_nothing(harness, sides):
+    assert json.loads(harness("compare", *sides(), "--json").stdout)["next_command"] is None
+
+
+def test_a_store_counts_its_readings(harness, leave_run):
+    runs = [leave_run(seed) for seed in (1, 2, 3, 4)]
+
+    def seen(*sides):
+        argv = ("--metric", "val_loss", "--sd", "val_loss=0.01", "--json")
+        return json.loads(harness("compare", *sides, *argv).stdout)["seen"]
+
+    first, pooled = (runs[0], "--", runs[1]), (runs[0], runs[2], "--", runs[1], runs[3])
+    assert [seen(*first), seen(*first), seen(*pooled), seen(*first)] == [0, 0, 1, 0]
+    assert seen(*pooled, "--seen", "3") == 3
+
+
 def test_json_has_every_number_of_the_report(harness, sides):
     done = harness("compare", *sides(), "--json")
     value = json.loads(done.stdout)
@@ -71,7 +103,8 @@ def test_json_has_every_number_of_the_report(harness, sides):
     assert (value["outcome"], value["exit_code"], loss["n"]) == ("pass", 0, [4, 4])
     assert loss["low"] < loss["estimate"] < loss["high"]
     assert {"margin", "minimum_detectable", "more_runs", "noise_from", "sd", "df"} <= loss.keys()
-    assert loss["rule"] == "one pair, one-sided 95 %"
+    reading = "one pair, one-sided 96 % (reading 1, 0.04 of alpha 0.05)"
+    assert loss["rule"] == f"{reading}; regressions by Holm over 2 metrics"
     assert value["answer"] == value["reason"]
 
 
@@ -294,3 +327,24 @@ def test_no_heavy_library_is_imported_for_a_comparison(sides, tmp_path):
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert "loaded: []" in done.stdout
+
+
+def test_targets_and_the_exchange_rate_are_options(harness, sides):
+    argv = ("--target", "val_loss=3.28", "--target-p", "0.05", "--exchange", "-0.002")
+    done = harness("compare", *sides(loss=-0.004, time=1.01), *argv)
+    shown = " ".join(done.stdout.split())
+    assert "val_loss 3.28000, p < 0.05" in shown
+    assert "met" in shown
+    assert "exchange rate stated: 0.002 nats for 1 % of time" in shown
+    value = json.loads(harness("compare", *sides(loss=-0.004, time=1.01), *argv, "--json").stdout)
+    total = next(one for one in value["metrics"] if one["metric"] == "equal_loss_time")
+    assert total["estimate"] < 0
+    assert [one["side"] for one in value["targets"]] == ["A", "B"]
+
+
+def test_the_horizons_of_a_study_are_an_exchange_rate(harness):
+    study = ROOT / "baselines" / "published"
+    argv = (f"{study}:speedrun-d8/base", "--", f"{study}:speedrun-d8/no_windows", "--json")
+    value = json.loads(harness("compare", *argv).stdout)
+    total = next(one for one in value["metrics"] if one["metric"] == "equal_loss_time")
+    assert "horizons of speedrun-d8" in total["notes"][0]

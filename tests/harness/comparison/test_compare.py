@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from harness.comparison.compare import CompareOptions, compare
+from harness.comparison.compare import compare
 from harness.comparison.noise_model import NoiseModel, NoiseRow
+from harness.comparison.options import CompareOptions
 from harness.errors import UsageError
 from harness.report.compare import result_notes
 from harness.report.metric_text import estimate, interval
@@ -15,6 +16,7 @@ from harness.results.logs.run_log import LogError, LoggedRun
 
 HOST = {"GPUs": "1x H100", "driver": "570", "torch": "2.10"}
 EMPTY = NoiseModel([])
+FIRST_READING = 0.92  # two one-sided limits at 0.8 of alpha
 SEED_ROW = NoiseRow(
     scale="toy", metric="val_loss", gpu="H100", source="seed", sd=0.0014, df=600, runs=700,
     groups=70, origin="shipped",
@@ -57,7 +59,9 @@ LOSSES = [3.280, 3.279, 3.281, 3.2795, 3.2805]
 def test_the_interval_is_students_and_the_effect_b_minus_a():
     found = compared(side(LOSSES), side([x + 0.01 for x in LOSSES]))
     (loss,) = found.metrics
-    reference = stats.ttest_ind([x + 0.01 for x in LOSSES], LOSSES).confidence_interval(0.9)
+    reference = stats.ttest_ind([x + 0.01 for x in LOSSES], LOSSES).confidence_interval(
+        FIRST_READING
+    )
     assert loss.estimate == pytest.approx(0.01)
     assert (loss.low, loss.high) == pytest.approx((reference.low, reference.high))
     assert (loss.outcome, found.outcome, found.exit_code) == ("regression", "regression", 10)
@@ -80,7 +84,7 @@ def test_an_inconclusive_comparison_states_how_many_runs_would_decide():
 def test_one_run_a_side_uses_the_noise_model():
     found = compared(side([3.28]), side([3.29]), NoiseModel([SEED_ROW]))
     (loss,) = found.metrics
-    half = stats.t.ppf(0.95, 600) * 0.0014 * math.sqrt(2)
+    half = stats.t.ppf(0.96, 600) * 0.0014 * math.sqrt(2)
     assert (loss.low, loss.high) == pytest.approx((0.01 - half, 0.01 + half))
     assert loss.outcome == "regression"
     assert "shipped noise model" in loss.noise_from
@@ -104,7 +108,7 @@ def test_a_side_noisier_than_the_noise_model_is_named_and_gets_welchs_limits():
     (loss,) = compared(side(LOSSES), side(wild), NoiseModel([SEED_ROW])).metrics
     assert loss.method == "welch"
     assert any("side B varies more" in note for note in loss.notes)
-    reference = stats.ttest_ind(wild, LOSSES, equal_var=False).confidence_interval(0.9)
+    reference = stats.ttest_ind(wild, LOSSES, equal_var=False).confidence_interval(FIRST_READING)
     assert (loss.low, loss.high) == pytest.approx((reference.low, reference.high))
 
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from harness.comparison.compare import CompareOptions, compare
+from harness.comparison.compare import compare
 from harness.comparison.noise_model import NoiseModel
+from harness.comparison.options import CompareOptions
 from harness.results.logs.from_store import logged_runs
 from harness.study.attribution import attribute
 
@@ -28,7 +29,7 @@ def test_a_study_and_a_comparison_agree_on_estimate_and_sides_and_name_their_rul
     assert (studied.n, studied.better) == (compared.n, compared.better)
     assert studied.means == pytest.approx(compared.means)
     assert studied.rule == "Dunnett-Tamhane (T2) over 4 arms, simultaneous 95 %"
-    assert compared.rule == "one pair, one-sided 95 %"
+    assert compared.rule == "one pair, one-sided 96 % (reading 1, 0.04 of alpha 0.05)"
 
 
 def test_a_regression_as_one_pair_may_be_within_noise_among_several_arms(synthetic):

@@ -6,9 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.statistics import decisions, real_noise, study_intervals, time_to_target
+from benchmarks.statistics import (
+    advice,
+    decisions,
+    launch_guard,
+    real_noise,
+    real_readings,
+    several_metrics,
+    study_intervals,
+    time_to_target,
+)
 from benchmarks.statistics import operating_characteristics as bench
 from harness.stats.decision import KnownSd, decide, difference
+from harness.stats.power import more_runs
 
 ROOT = Path(__file__).resolve().parents[3]
 NOISE = ROOT / ".." / "shared" / "noise"
@@ -49,6 +59,39 @@ def test_false_alarms_and_missed_margins_stay_below_alpha(noise, looks, n):
 def test_the_always_valid_test_keeps_alpha_for_any_number_of_blocks(blocks):
     assert bench.simulate_always_valid(blocks, 0.0, GATES).regression <= BOUND
     assert bench.simulate_always_valid(blocks, 1.0, GATES).passes <= BOUND
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        pytest.param(cell, marks=[pytest.mark.slow] * (cell.noise != "noise model, 600 df"))
+        for cell in advice.cells()
+    ],
+    ids=lambda cell: f"{cell.noise}, {cell.start}, {cell.habit}",
+)
+def test_whoever_follows_the_advice_until_it_is_settled_errs_at_most_at_alpha(cell):
+    rates = advice.followed(cell, 2000)
+    bound = bench.ALPHA + 2 * math.sqrt(bench.ALPHA * (1 - bench.ALPHA) / 2000)
+    assert rates.regression <= bound
+    assert rates.passes <= bound
+    assert rates.settled > 0.99 or cell.habit == "one at a time"
+
+
+def test_without_the_rule_following_the_advice_errs_more_often():
+    cell = advice.Cell(noise="noise model, 600 df", start=1, habit="pooled")
+    assert advice.followed(cell, 2000, advice.unspent).regression > 0.08
+
+
+@pytest.mark.parametrize("df", [None, 8.0, 600.0])
+def test_the_advice_on_arrays_is_that_of_a_comparison(df):
+    rng = np.random.default_rng(1)
+    harm, sd, n = rng.uniform(-0.5, 1.5, 12), rng.uniform(0.4, 1.0, 12), rng.integers(2, 6, 12)
+    found = advice.more_runs(harm, sd, n, 0.005, df)
+    single = [
+        more_runs(float(h), float(s), 1.0, (int(k), int(k)), 0.005, df=df)
+        for h, s, k in zip(harm, sd, n, strict=True)
+    ]
+    assert found.tolist() == [-1 if one is None else one for one in single]
 
 
 def test_ten_runs_decide_and_a_harm_of_two_margins_is_detected():
@@ -107,3 +150,22 @@ def test_published_comparisons_agree_with_welch_except_where_explained():
     opposite = {"pass", "regression"}
     assert not [pair for pair in differing if {pair.noise_model, pair.welch} == opposite]
     assert all(real_noise.why(pair) for pair in differing)
+
+
+@needs_noise
+def test_first_readings_of_real_replicates_stay_below_alpha_in_one_metric_and_in_two():
+    runs = real_noise.load(NOISE)
+    for kinds in ([real_readings.LOSS], [real_readings.LOSS, real_readings.TIME]):
+        found = list(real_readings.groups(runs, kinds))
+        assert len(found) >= 20
+        for n in real_readings.SIZES.values():
+            rates = zip(*(real_readings.shares(group, n, 100) for group in found), strict=True)
+            any_regression, _, passes, _ = (real_noise.clustered(list(rate)) for rate in rates)
+            for mean, error in (any_regression, passes):
+                assert mean <= bench.ALPHA + 2 * error
+
+
+def test_the_page_has_the_rows_of_the_scripts_that_have_cells_of_their_own():
+    stored = (ROOT / "docs" / "operating-characteristics.md").read_text(encoding="utf-8")
+    for lines in (several_metrics.lines(20_000), launch_guard.lines(100_000)):
+        assert "\n".join(lines) in stored

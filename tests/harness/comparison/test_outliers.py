@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from benchmarks.statistics.outlier_rates import rates
-from harness.comparison.compare import CompareOptions, compare
+from harness.comparison.compare import compare
 from harness.comparison.noise_model import NoiseModel, NoiseRow
+from harness.comparison.options import CompareOptions
 from harness.report.compare import build_comparison
 from harness.report.document import Table
 from harness.results.logs.run_log import Evaluation, LoggedRun

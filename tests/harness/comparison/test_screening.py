@@ -2,8 +2,9 @@
 
 import pytest
 
-from harness.comparison.compare import CompareOptions, compare
+from harness.comparison.compare import compare
 from harness.comparison.noise_model import NoiseModel, NoiseRow
+from harness.comparison.options import CompareOptions
 from harness.report.metric_text import outcome
 from harness.results.logs.run_log import Evaluation, LogError, LoggedRun
 

@@ -5,8 +5,9 @@ import math
 import msgspec
 import pytest
 
-from harness.comparison.compare import CompareOptions, compare
+from harness.comparison.compare import compare
 from harness.comparison.noise_model import NoiseModel, NoiseRow
+from harness.comparison.options import CompareOptions
 from harness.comparison.sessions import widened
 from harness.report.compare import build_comparison
 from harness.results.logs.run_log import LoggedRun

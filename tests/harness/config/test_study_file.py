@@ -53,6 +53,8 @@ def test_a_valid_file_has_expanded_and_explicit_arms():
         ("mine: {set: {a.b: 1}}", "mine: {ref: x, patch: y}", 7, "both", "changes"),
         ("mine: {set", "base: {set", 7, "base", "rename"),
         ("val_bpb: 0.01", "val_bpb: -1", 9, "-1", "number"),
+        ("val_bpb: 0.01", "val_bbp: 0.01", 9, "val_bbp", "val_bpb"),
+        ("val_bpb: 0.01", "accuracy: 0.01", 9, "accuracy", "One of"),
         ("study: s", "study: s\nhorizons: [0]", 2, "0", "number"),
         ("study: s", "study: s\nlimits: {failures: 0}", 2, "0", "number"),
         ("study: s", "study: s\npin: maybe", 2, "maybe", "type"),

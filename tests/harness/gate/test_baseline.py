@@ -7,9 +7,10 @@ import pytest
 
 from harness.comparison.noise_model import NoiseModel, NoiseRow
 from harness.errors import UsageError
-from harness.gate import baseline
+from harness.gate import baseline, promotion
 from harness.gate.baseline import BaselineError, ReplicateSet
 from harness.results.record import Identity, LaunchInfo, Record
+from harness.results.store import Store
 
 NO_ROWS = NoiseModel([])
 NOISE_MODEL = NoiseModel(
@@ -195,3 +196,33 @@ def test_replicates_that_were_evidence_of_a_gate_cannot_be_promoted(tmp_path):
 def test_a_name_that_cannot_be_a_file_name_is_wrong_usage(name):
     with pytest.raises(UsageError):
         baseline.check_name(name)
+
+
+def accepted(tmp_path, seeds, shift):
+    """What `baseline accept` does with runs whose losses are worse by `shift`, and whose accuracy,
+    a metric of unknown direction, falls to a tenth."""
+    records = [
+        msgspec.structs.replace(one, metrics={**one.metrics, "accuracy": 0.05})
+        for one in (run(seed, 3.2 + shift + seed % 3 / 1000 + seed / 10**6) for seed in seeds)
+    ]
+    replicates = ReplicateSet(records=records, trainer="fake", config={})
+    return promotion.accept(
+        tmp_path, "small", replicates, Store(tmp_path / "runs"), NO_ROWS, why="better"
+    )
+
+
+def test_an_undecided_promotion_is_decided_at_the_next_reading_with_more_runs(tmp_path):
+    first = [run(seed, 3.2 + seed % 3 / 1000 + seed / 10**6) for seed in (1, 2, 3, 4)]
+    first = [
+        msgspec.structs.replace(one, metrics={**one.metrics, "accuracy": 0.5}) for one in first
+    ]
+    stored(tmp_path, first)
+    rules = []
+    for seeds in (range(11, 14), range(11, 14), range(11, 16)):
+        result = accepted(tmp_path, seeds, 0.0009)
+        assert result.reason is not None
+        (loss,) = result.evidence.metrics
+        rules.append(loss.rule)
+        assert (loss.metric, loss.outcome) == ("val_loss", "inconclusive")
+    assert ["reading 1" in rule for rule in rules] == [True, True, False]
+    assert "reading 2, 0.001 of alpha 0.01" in rules[2]

@@ -6,6 +6,7 @@ depends on chance; error rates are in test_operating_characteristics.
 """
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -17,11 +18,12 @@ import pytest
 from benchmarks.statistics import gate_rates
 from harness.__main__ import main
 from harness.comparison.noise_model import NoiseRow
+from harness.comparison.result import MetricResult
 from harness.gate.ab_interleaved import TRAJECTORY_STEPS
-from harness.gate.history import load
+from harness.gate.history import conclude, load
 from harness.gate.metrics import compare_trajectories
 from harness.gate.noise_sources import derived_rows, launch_rows
-from harness.gate.result import SPEED, GateResult
+from harness.gate.result import SPEED, GateMetric, GateResult, SideIdentity
 from harness.results.store import Store
 from tests.fixtures import faulty_harness
 
@@ -70,10 +72,11 @@ def gate(place, capfd, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
 
-    def call(*options: object, baseline: str = "quick") -> tuple[int, dict]:
+    def call(*options: object, baseline: str = "quick", quality: bool = True) -> tuple[int, dict]:
         argv = ["harness", "gate", *map(str, options), "--store", str(place / "runs")]
         argv += ["--baseline", baseline] if baseline else []
-        argv += ["--margin", "val_bpb=0.001"]  # two SDs: few runs are enough
+        if quality:
+            argv += ["--margin", "val_bpb=0.001"]  # two SDs: few runs are enough
         argv += ["--baselines", str(place / "baselines"), "--noise-model", str(place / "noise.csv")]
         monkeypatch.setattr(sys, "argv", [*argv, "--json"])
         with pytest.raises(SystemExit) as ending:
@@ -131,7 +134,7 @@ def test_a_pass_after_an_unconfirmed_slowdown_is_inconclusive(gate, place):
     path.write_bytes(msgspec.json.encode(msgspec.structs.replace(stored, metrics=changed)))
     code, result = gate("--base", ".")
     assert code == 3
-    assert any("sessions disagree" in (m["result"]["reason"] or "") for m in result["metrics"])
+    assert any("the gates disagree" in (m["result"]["reason"] or "") for m in result["metrics"])
 
 
 def test_no_confirm_counts_an_unconfirmed_slowdown(gate):
@@ -319,14 +322,16 @@ def test_a_claimed_speed_up_has_to_be_shown(gate):
 
 
 def test_a_refactoring_has_to_keep_every_loss(gate):
-    code, result = gate("--base", ".", "--claims", "refactor")
+    code, result = gate("--base", ".", "--claims", "refactor", quality=False)
     assert code == 0
     assert outcomes(result)["loss_trajectory"] == "pass"
-    assert gate("--candidate-set", "plant.loss=0.004", "--claims", "refactor")[0] == 10
+    assert (
+        gate("--candidate-set", "plant.loss=0.004", "--claims", "refactor", quality=False)[0] == 10
+    )
 
 
 def test_a_gate_of_unchanged_code_measures_the_spread_of_its_losses(gate, place):
-    gate("--base", ".", "--claims", "refactor", "--margin", "tokens_per_s=0.002")
+    gate("--base", ".", "--claims", "refactor", "--margin", "tokens_per_s=0.002", quality=False)
     (stored,) = load(Store(place / "runs"))
     assert all(len(one.losses[0]) == TRAJECTORY_STEPS for one in stored.launches)
     row = next(
@@ -358,8 +363,101 @@ def test_a_gate_without_a_baseline_finds_its_noise_model_row(gate, place):
     code, result = gate(*argv, "--margin", "tokens_per_s=0.002", baseline="")
     assert code == 0
     assert (result["scale"], result["device"]) == ("fake 920k parameters, 82k tokens", "simulated")
-    (part,) = result["plan"]["parts"]
-    assert (part["sd"], part["df"]) == (0.0013, 60)
+    speed, quality = result["plan"]["parts"]
+    assert (speed["sd"], speed["df"]) == (0.0013, 60)
+    assert (quality["metric"], quality["sd"], quality["both"]) == ("val_bpb", 0.00046, True)
+
+
+def test_without_a_baseline_the_quality_of_both_refs_is_measured_block_by_block(gate, place):
+    argv = (place / "base.yaml", "--trainer", "fake", "--base", ".")
+    code, result = gate(*argv, "--candidate-set", "plant.loss=0.004", baseline="")
+    assert code == 10
+    assert outcomes(result)["val_bpb"] == "regression"
+    blocks = len(result["candidate_runs"])
+    assert len(result["base_runs"]) == blocks >= 1
+    runs = [line for line in gate.err.splitlines() if ", run " in line]
+    assert [line[0] for line in runs] == list("ABBA" * blocks)[: 2 * blocks]
+    assert f"up to {result['plan']['parts'][1]['n_b']} runs of each side, interleaved" in gate.err
+    _, plan = gate(*argv, "--plan", baseline="")
+    assert plan["parts"][1]["unit_s"] > 0, "known from the runs of the first gate"
+
+
+def test_loss_and_speed_are_one_figure_at_a_stated_exchange_rate(gate):
+    _, result = gate("--base", ".", "--exchange", "0.0019")
+    by_name = {one["result"]["metric"]: one["result"] for one in result["metrics"]}
+    total, speed, loss = (by_name[name] for name in ("equal_loss_time", SPEED, "val_loss"))
+    worth = loss["estimate"] / 0.0019 * math.log(1.01)
+    assert total["estimate"] == pytest.approx(worth - speed["estimate"])
+    assert total["outcome"] is None
+
+
+def test_settings_alone_are_compared_in_speed(gate, place):
+    argv = (place / "base.yaml", "--trainer", "fake", "--candidate-set", "plant.loss=0.004")
+    _, plan = gate(*argv, "--plan", baseline="", quality=False)
+    assert [part["metric"] for part in plan["parts"]] == [SPEED]
+
+
+def test_a_gate_that_is_repeated_after_it_was_undecided_is_the_next_reading(gate, place):
+    gate()
+    (path,) = (place / "runs" / "gates").glob("*/1.json")
+    stored = msgspec.json.decode(path.read_bytes(), type=GateResult)
+    undecided = [
+        msgspec.structs.replace(
+            one, result=msgspec.structs.replace(one.result, outcome="inconclusive")
+        )
+        for one in stored.metrics
+    ]
+    path.write_bytes(msgspec.json.encode(msgspec.structs.replace(stored, metrics=undecided)))
+    _, plan = gate("--plan")
+    (first,), (second,) = stored.plan.parts, plan["parts"]
+    assert (first.seen, second["seen"]) == (0, 1)
+    assert second["n_b"] > first.n_b, "planned at the error rate of the next reading"
+
+
+def test_a_plan_never_names_zero_runs(gate):
+    gate("--base", ".", "--budget-minutes", "0.0001", "--plan")
+    assert "up to 0" not in gate.err
+    assert "nothing is run (one " in gate.err
+
+
+def test_a_margin_of_a_metric_that_no_gate_measures_is_refused(gate):
+    code, _ = gate("--margin", "mfu=0.01")
+    assert code == 2
+    assert "a metric that a gate decides" in gate.err
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--base", ".", "--margin", "val_bppb=0.01"], "a metric that a gate decides"),
+        (["--base", ".", "--margin", "core=0.01"], "a metric that the runs of"),
+        (["--margin", "tokens_per_s=0.01"], "--base or --candidate-set"),
+        (["--base", ".", "--claims", "refactor", "--margin", "val_loss=1"], "a claim other than"),
+        (["--base", ".", "--margin", "val_bpb=0.5"], "one number for val_bpb"),
+    ],
+)
+def test_a_margin_that_would_not_decide_is_refused_before_a_run(gate, place, options, expected):
+    code, _ = gate(*options)
+    assert code == 2
+    assert expected in gate.err
+    assert not (place / "runs" / "gates").exists()
+
+
+def test_a_margin_of_a_metric_without_a_result_rules_out_a_pass():
+    side = SideIdentity(code_id="c", config_id="d")
+    bare = GateResult(
+        key="k", number=1, outcome="inconclusive", reason="", alpha=0.05, claim="ml",
+        a=side, b=side, metrics=[],
+    )  # fmt: skip
+    result = MetricResult(
+        metric="val_bpb", title="bits", unit="", scale="difference", better="lower", n=(2, 2),
+        means=(1.0, 1.0), outcome="pass",
+    )  # fmt: skip
+    metrics = [GateMetric(result=result, evidence="replicates", look=1, looks=1)]
+    assert conclude(bare, metrics, []).outcome == "pass"
+    concluded = conclude(bare, metrics, [], stated=["val_bpb", "compile_s"])
+    assert concluded.outcome == "inconclusive"
+    assert concluded.reason == "no result for compile_s; no harm in bits"
 
 
 def test_small_harms_within_the_margin_are_added_up(gate):

@@ -14,6 +14,7 @@ from harness.gate.measurement import MeasurementLoop, launch_row, speed_margin
 from harness.gate.metrics import compare_quality
 from harness.gate.request import GateRequest
 from harness.gate.result import SPEED, GatePlan, LookSchedule
+from harness.stats.spending import Reading
 
 STORED = gate_rates.load()
 
@@ -50,7 +51,7 @@ def outcomes(
     rng = np.random.default_rng(3)
     stored, noise_model = gate_rates.baseline(rng), gate_rates.noise_model(rng)
     request = GateRequest(baseline=stored, rule=rule, claim=claim, margins={"val_bpb": MARGIN_BPB})
-    options = planning.PlanOptions(alpha=ALPHA, rule=rule, budget_s=64.0)
+    options = planning.PlanOptions(reading=Reading(alpha=ALPHA), rule=rule, budget_s=64.0)
     if evidence == "launches":
         part = planning.plan_speed(
             launch_row(gate_rates.bench(), noise_model), speed_margin(request), 1.0, options
@@ -75,7 +76,7 @@ def test_a_gate_names_copies_and_counts_them_as_one_run():
     stored = gate_rates.baseline(np.random.default_rng(3)).now.records
     copies = [gate_rates.record(seed, 1.0) for seed in (101, 102, 103)]
     schedule = LookSchedule(looks=[3])
-    (found,) = compare_quality(stored, copies, schedule, NoiseModel([]), ALPHA, {})
+    (found,) = compare_quality(stored, copies, schedule, NoiseModel([]), Reading(alpha=ALPHA), {})
     assert found.result.n == (len(stored), 1)
     assert any("3 runs of B have equal losses" in note for note in found.result.notes)
 
@@ -114,7 +115,7 @@ def test_launches_of_each_mode_use_the_noise_models_row_of_that_mode():
     noise_model = NoiseModel(
         [interleaved, msgspec.structs.replace(interleaved, source="sequential", sd=0.07)]
     )
-    options = planning.PlanOptions(alpha=ALPHA)
+    options = planning.PlanOptions(reading=Reading(alpha=ALPHA))
     planned = planning.plan_speed(interleaved, speed_margin(request), 1.0, options)
     sds = {}
     for mode in ("interleaved", "sequential"):

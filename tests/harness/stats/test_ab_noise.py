@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from harness.stats.ab_noise import OWN_LAUNCHES, summarize_launches
+from benchmarks.statistics import launch_guard
+from harness.stats.ab_noise import OWN_LAUNCHES, PRIOR_DF, summarize_launches
 from harness.stats.decision import KnownSd
 from harness.stats.distributions import t_quantile
 
@@ -58,20 +59,47 @@ def test_more_windows_do_not_replace_launches():
 
 def test_own_launches_replace_the_noise_model_from_the_fifth_on():
     rng, known = np.random.default_rng(2), KnownSd(sd=1.0, df=50)
-    assert summarize_launches(list(simulated(rng, OWN_LAUNCHES - 1, 0)), known).from_noise_model
+    few = summarize_launches(list(simulated(rng, OWN_LAUNCHES - 1, 0)), known)
+    assert few.noise == "noise_model"
     found = summarize_launches(list(simulated(rng, OWN_LAUNCHES, 0)), known)
-    assert not found.from_noise_model
+    assert found.noise == "own"
     assert found.contrast.df == OWN_LAUNCHES - 1
 
 
-def test_the_noise_model_is_dropped_once_three_launches_vary_more_than_it_allows():
+def test_launches_that_vary_more_than_the_row_widen_the_limits():
     known = KnownSd(sd=0.001, df=50)
-    calm, wild = [[0.001], [0.0], [-0.001]], [[0.02], [0.0], [-0.02]]
-    assert summarize_launches(calm, known).from_noise_model
-    assert summarize_launches(wild[:2], known).from_noise_model, "two are too few"
-    found = summarize_launches(wild, known)
-    assert not found.from_noise_model
-    assert found.contrast.df == 2
+    calm, wide, wild = (
+        [[-x], [0.0], [x]] for x in (0.001, 0.0015, 0.02)
+    )  # variances of 1, 1.1 and 200 times those of the row
+    row, moderated, own = (summarize_launches(one, known) for one in (calm, wide, wild))
+    assert (row.noise, row.contrast.df, row.launch_sd) == ("noise_model", 50, 0.001)
+    assert (moderated.noise, moderated.contrast.df) == ("moderated", PRIOR_DF + 2)
+    assert 0.001 < moderated.launch_sd < 0.0015 / math.sqrt(2)
+    assert (own.noise, own.contrast.df) == ("own", 2)
+    assert own.launch_sd == pytest.approx(0.02 / math.sqrt(2))
+
+
+def test_two_launches_are_guarded_too_and_one_is_the_rows():
+    known = KnownSd(sd=0.001, df=50)
+    assert summarize_launches([[0.5]], known).noise == "noise_model"
+    assert summarize_launches([[0.02], [-0.02]], known).noise == "own"
+
+
+@pytest.mark.parametrize("launches", launch_guard.LAUNCHES)
+@pytest.mark.parametrize(("ratio", "most"), [(1, 0.04), (2, 0.1), (4, 0.11)])
+def test_launches_noisier_than_the_row_err_half_as_often_as_by_the_row_alone(launches, ratio, most):
+    rates = launch_guard.simulate(launches, ratio, 10_000)
+    assert rates.error <= most + 2 * math.sqrt(most * (1 - most) / 10_000)
+    assert ratio == 1 or rates.error < rates.row_alone / 2
+
+
+def test_arrays_are_guarded_as_launches_are():
+    drawn = launch_guard.drawn(3, 2, 50)
+    se, df = launch_guard.guarded(*drawn)
+    for row, (means, sd) in enumerate(zip(*drawn, strict=True)):
+        known = KnownSd(sd=float(sd), df=launch_guard.ROW_DF)
+        one = summarize_launches([[float(mean)] for mean in means], known).contrast
+        assert (one.se, one.df) == pytest.approx((se[row], df[row]))
 
 
 def test_own_noise_is_that_of_the_launch_means():

@@ -1,4 +1,4 @@
-"""Rates, planned runs and runs that would settle: against simulation and the published figures."""
+"""Rates and runs that would settle: against simulation and the published figures."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from harness.stats.power import MOST_RUNS, more_runs, planned_runs, rates
+from harness.stats.power import MOST_RUNS, more_runs, rates
 
 SD, MARGIN, ALPHA = 0.0014, 0.002, 0.05  # the speedrun's loss, in nats
 DRAWS = 200_000
@@ -20,10 +20,6 @@ def test_an_unchanged_model_is_inconclusive_41_times_in_100_at_three_runs():
     found = rates(0.0, MARGIN, error(3), math.inf, ALPHA)
     assert found.inconclusive == pytest.approx(0.41, abs=0.005)
     assert found.regression == pytest.approx(ALPHA)
-
-
-def test_nine_runs_a_side_are_the_published_plan():
-    assert planned_runs(SD, MARGIN, ALPHA, df=math.inf) == 9
 
 
 @pytest.mark.parametrize("df", [4.0, 20.0, math.inf])
@@ -50,20 +46,6 @@ def test_without_noise_the_outcome_is_right(harm, passes):
     assert (found.passes, found.regression) == (passes, 1 - passes)
 
 
-@pytest.mark.parametrize("df", [None, 6.0])
-def test_the_planned_number_is_the_fewest_that_is_good(df):
-    n = planned_runs(SD, MARGIN, ALPHA, df=df)
-    assert n is not None
-
-    def worst(runs: int) -> float:
-        behind = 2 * runs - 2 if df is None else df
-        harmless = rates(0.0, MARGIN, error(runs), behind, ALPHA)
-        harmful = rates(MARGIN, MARGIN, error(runs), behind, ALPHA)
-        return min(harmless.passes, harmful.regression)
-
-    assert worst(n) >= 0.9 > worst(n - 1)
-
-
 def test_more_runs_settle_an_inconclusive_comparison_with_probability_nine_tenths():
     more = more_runs(0.0012, SD, MARGIN, (3, 4), ALPHA, df=math.inf)
     assert more is not None
@@ -75,7 +57,19 @@ def test_more_runs_settle_an_inconclusive_comparison_with_probability_nine_tenth
     assert settled(more) >= 0.9 > settled(more - 1)
 
 
+def test_against_a_fixed_baseline_only_the_candidate_grows():
+    both = more_runs(0.0, SD, MARGIN, (6, 2), ALPHA, df=math.inf)
+    alone = more_runs(0.0, SD, MARGIN, (6, 2), ALPHA, df=math.inf, only_b=True)
+    assert alone > both
+    assert more_runs(0.0, SD, MARGIN, (2, 2), ALPHA, df=math.inf, only_b=True) is None
+
+
+def test_a_share_for_regressions_takes_more_runs_and_changes_no_pass():
+    whole, half = (rates(MARGIN, MARGIN, error(4), 20, ALPHA, share) for share in (1.0, 0.5))
+    assert half.passes == whole.passes
+    assert half.regression < whole.regression
+
+
 def test_runs_that_no_budget_has_are_none():
-    assert planned_runs(1.0, 0.001) is None
     assert more_runs(0.0005, 1.0, 0.001, (3, 3)) is None
     assert MOST_RUNS >= 1000

@@ -13,7 +13,8 @@ import pytest
 from benchmarks.speed.core import main as benchmark
 from harness.comparison.core import scores
 from harness.results import core_answers
-from model import train
+from harness.runner.trainer import with_value
+from model import train, val_eval
 from model.config import Config, Core
 from model.core.bundle import Bundle
 from model.core_eval import main
@@ -198,3 +199,31 @@ def test_what_cannot_be_asked_is_refused_with_its_field() -> None:
         resolve(None, {"core": {"long_prompts": "full"}})
     with pytest.raises(ConfigErrors, match=r"core\.max_per_task: expected more than 0"):
         resolve(None, {"core": {"max_per_task": 0}})
+
+
+def test_val_eval_measures_the_final_checkpoint_as_the_run_did(run, capsys) -> None:
+    out, _ = run
+    argv = ["--config", str(out / "config.json"), "--out", str(out)]
+    assert val_eval.main(argv) == 0
+    measured = json.loads(capsys.readouterr().out)
+    metrics = json.loads((out / "result.json").read_text())["metrics"]
+    assert measured["step"] == 4
+    for name in ("val_loss", "val_bpb"):
+        assert measured[name] == pytest.approx(metrics[name], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "reason"),
+    [
+        ("requested.dial.steps", 8, "expected a checkpoint of step 8"),
+        ("requested.model.value_embeddings", None, "as this code builds them"),
+    ],
+)
+def test_val_eval_refuses_another_step_and_another_model(
+    run, tmp_path, capsys, path, value, reason
+):
+    out, _ = run
+    config = with_value(json.loads((out / "config.json").read_text()), path, value)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert val_eval.main(["--config", str(tmp_path / "config.json"), "--out", str(out)]) == 2
+    assert reason in capsys.readouterr().err

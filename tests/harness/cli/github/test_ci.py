@@ -122,7 +122,7 @@ def edit(path: Path, *pairs: tuple[str, str]) -> None:
 def test_init_in_an_empty_repository_is_clean_in_schema_rules_and_strict_audit(repository, call):
     code, out, err = call("check", "--root", repository, "--strict")
     assert (code, err) == (errors.PASS, "")
-    assert "files: 4; findings: 0 (own rules, schema, zizmor)" in out
+    assert "files: 5; findings: 0 (own rules, schema, zizmor)" in out
 
 
 def test_every_audit_finding_that_is_ignored_in_a_template_has_its_reason_on_the_line():

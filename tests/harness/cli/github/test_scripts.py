@@ -51,18 +51,17 @@ def run(tmp_path: Path):
     return call
 
 
-def ask(run, comment: str = "", **changed: str):
-    """The approving script; a label where there is no comment."""
+def ask(run, comment: str, **changed: str):
+    """The approving script."""
     variables = {
         "GITHUB_REPOSITORY": "o/r", "ACTOR": "ada", "NUMBER": "7", "PERMISSION": "write",
-        "NEWEST": HEAD, "COMMENT": comment, "LABELLED": "" if comment else HEAD,
-        "GITHUB_EVENT_NAME": "issue_comment" if comment else "pull_request",
+        "NEWEST": HEAD, "COMMENT": comment,
     }  # fmt: skip
     text = script("harness-gate.yml", "jobs", "approve", "steps", "harness-approve")
     return run(text, **{**variables, **changed})
 
 
-@pytest.mark.parametrize("comment", ["", f"/gate {HEAD}", f"/gate {HEAD}\nthank you"])
+@pytest.mark.parametrize("comment", [f"/gate {HEAD}", f"/gate {HEAD}\nthank you"])
 def test_a_writer_who_names_the_newest_commit_starts_the_gate(run, comment):
     code, printed, outputs = ask(run, comment)
     assert (code, printed, outputs) == (0, "", f"base={BASE}\nhead={HEAD}\n")
@@ -72,8 +71,8 @@ def test_a_writer_who_names_the_newest_commit_starts_the_gate(run, comment):
     ("comment", "changed", "message"),
     [
         (f"/gate {HEAD}", {"PERMISSION": "read"}, "has no write access"),
-        ("", {"PERMISSION": "none"}, "has no write access"),
-        ("", {"NEWEST": "c" * 40}, "Review it, then start the gate again"),
+        (f"/gate {HEAD}", {"PERMISSION": "none"}, "has no write access"),
+        ("", {}, "all 40 digits"),
         (f"/gate {HEAD}", {"NEWEST": "c" * 40}, "Review it, then start the gate again"),
         (f"/gate {HEAD[:12]}", {}, "all 40 digits"),
         ("/gate now", {}, "all 40 digits"),
@@ -87,6 +86,22 @@ def test_everybody_and_everything_else_is_refused(run, tmp_path, comment, change
     assert not (tmp_path / "pwned").exists()
 
 
+def test_a_label_starts_nothing_and_is_answered_with_the_commit_to_confirm(run, tmp_path):
+    gate = parse((install.TEMPLATES / "harness-gate.yml").read_text(), "gate")
+    assert list(gate["on"]) == ["issue_comment"]
+    label = parse((install.TEMPLATES / "harness-label.yml").read_text(), "label")
+    (job,) = label["jobs"].values()
+    assert job["permissions"] == {"pull-requests": "write"}
+    assert not any("uses" in step for step in job["steps"])
+    (tmp_path / "gh").write_text('#!/bin/bash\nprintf "%s\\n" "$@" > told\n')
+    text = script("harness-label.yml", "jobs", "reply", "steps", "harness-reply")
+    code, *_ = run(text, HEAD=HEAD, NUMBER="7", GITHUB_REPOSITORY="o/r")
+    told = (tmp_path / "told").read_text()
+    assert code == 0
+    assert f"    /gate {HEAD}\n" in told
+    assert not told.startswith("/gate")
+
+
 @pytest.mark.parametrize(
     ("code", "inconclusive", "ends"),
     [("0", "fail", 0), ("3", "fail", 3), ("3", "pass", 0), ("4", "pass", 4), ("10", "pass", 10)],
@@ -96,19 +111,22 @@ def test_the_action_exits_with_the_code_of_the_gate(run, code, inconclusive, end
     assert run(text, CODE=code, INCONCLUSIVE=inconclusive)[0] == ends
 
 
-@pytest.mark.parametrize("code", [0, 3, 4, 10])
+@pytest.mark.parametrize("code", [0, 2, 3, 4, 5, 10])
 def test_a_gate_that_does_not_pass_does_not_end_the_step_that_measures(run, tmp_path, code):
     gate = tmp_path / "gate-program"
-    gate.write_text(f'#!/bin/bash\necho "$@"\nexit {code}\n')
+    gate.write_text(f'#!/bin/bash\necho "$@"\necho "the reason" >&2\nexit {code}\n')
     gate.chmod(0o755)
     text = script("action.yml", "runs", "steps", "harness-run")
-    given = {"BASELINE": "d 12", "BASE": BASE, "HEAD": HEAD, "CLAIMS": "ml", "MINUTES": "5"}
+    given = {"BASELINE": "d 12", "BASE": BASE, "HEAD": HEAD, "CLAIMS": "ml", "MINUTES": "5",
+             "EVALUATE_WITH": "base"}  # fmt: skip
     shell = ("bash", "--noprofile", "--norc", "-eo", "pipefail", "-c")
     ended, _, outputs = run(text, shell, HARNESS=str(gate), STORE="", **given)
     assert (ended, outputs) == (0, f"code={code}\n")
     argv = (tmp_path / "harness-gate/gate.json").read_text()
     assert f"--base {BASE} --head {HEAD}" in argv
     assert f"--store {tmp_path}/harness/gate" in argv
+    assert "--sandbox --evaluate-with base" in argv
+    assert (tmp_path / "harness-gate/gate.log").read_text() == "the reason\n"
 
 
 ACTS = {"baseline record": "baseline", "baseline accept": "baseline"}  # chosen by an input

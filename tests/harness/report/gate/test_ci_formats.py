@@ -9,7 +9,8 @@ from harness import errors
 from harness.comparison.result import MetricResult
 from harness.errors import UsageError
 from harness.gate.result import GateMetric
-from harness.report.gate.ci_formats import GateSummary, annotations, junit, read, sentence
+from harness.report.gate.ci_formats import GateSummary, annotations, document, junit, read, sentence
+from harness.report.markdown import as_markdown
 
 
 def metric(
@@ -117,6 +118,28 @@ def test_an_incomplete_result_means_that_the_gate_could_not_run(tmp_path, text):
     found = read(path, 4)
     assert (found.outcome, found.exit_code) == ("could not run", errors.COULD_NOT_RUN)
     assert suite(found).get("errors") == "1"
+
+
+@pytest.mark.parametrize(
+    ("code", "printed", "reason"),
+    [
+        (2, "plan\nerror: --margin x: expected a metric\n", "wrong usage: error: --margin x"),
+        (5, "run 1\nStopped. Finished runs are kept.", "stopped before it ended: Stopped. Fini"),
+        (137, "run 1, seed 3", "no complete result (Input data was truncated): run 1, seed 3"),
+        (4, "", "no complete result (Input data was truncated)"),
+    ],
+)
+def test_the_reason_of_a_gate_without_a_result_is_the_end_of_its_log(
+    tmp_path, code, printed, reason
+):
+    path, log = tmp_path / "gate.json", tmp_path / "gate.log"
+    path.write_text("")
+    log.write_text(printed)
+    found = read(path, code, log)
+    assert reason in found.reason
+    assert reason in suite(found)[0].find("error").get("message")
+    assert reason.partition("(")[0] in as_markdown(document(found))
+    assert found.exit_code == errors.COULD_NOT_RUN
 
 
 def test_a_gate_that_reports_pass_and_then_dies_could_not_run(tmp_path):

@@ -8,10 +8,10 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from harness.report import study as report
 from harness.report.export import document_json
 from harness.report.html import as_html
 from harness.report.study.content import load
+from harness.report.study.document import build
 from harness.report.terminal import print_document
 from harness.results import core_answers
 from harness.runner.fake_trainer import config as fake
@@ -53,17 +53,17 @@ def answered(synthetic, tmp_path):
 
 def _terminal(store) -> str:
     console = Console(width=200, file=io.StringIO(), color_system=None)
-    print_document(console, report.build(load(store, NAME)))
+    print_document(console, build(load(store, NAME)))
     return console.file.getvalue()
 
 
 def _json(store):
-    return json.loads(document_json(report.build(load(store, NAME))))["core"]
+    return json.loads(document_json(build(load(store, NAME))))["core"]
 
 
 def test_every_format_has_the_tasks_of_the_base_and_the_changes_of_each_arm(answered):
     store = answered()
-    shown, markup = _terminal(store), as_html(report.build(load(store, NAME)))
+    shown, markup = _terminal(store), as_html(build(load(store, NAME)))
     found = _json(store)
     for task in found["base"]["tasks"]:
         cells = [f"{task[name]:.4f}" for name in ("accuracy", "accuracy_se")]

@@ -13,8 +13,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from harness.errors import ReportError, StoreError
-from harness.report import study as report
+from harness.errors import DiskError, ReportError, StoreError
 from harness.report.chart import HELPS, HURTS, NOISE
 from harness.report.export import document_json
 from harness.report.html import POLICY, as_html
@@ -22,8 +21,11 @@ from harness.report.markdown import as_markdown
 from harness.report.study import phrases
 from harness.report.study.charts import panels
 from harness.report.study.content import load
+from harness.report.study.document import build
 from harness.report.study.export import as_csv
+from harness.report.study.files import write_files, write_picture
 from harness.report.terminal import print_document
+from harness.results.store import Store
 
 NAME = "synthetic"
 
@@ -40,7 +42,7 @@ def _terminal(store) -> str:
 
 
 def _document(store):
-    return report.build(load(store, NAME))
+    return build(load(store, NAME))
 
 
 def _page(store) -> str:
@@ -64,7 +66,7 @@ def test_the_answer_comes_first_and_begins_with_the_toy_scale_warning(store) -> 
 def test_json_csv_and_terminal_carry_the_same_numbers(store) -> None:
     content = load(store, NAME)
     rows, shown = _rows(as_csv(content)), _terminal(store)
-    document = json.loads(document_json(report.build(content)))["attribution"]
+    document = json.loads(document_json(build(content)))["attribution"]
     for arm in document["arms"]:
         for metric in ("val_bpb", "tokens_per_s"):
             row, effect = rows[arm["name"], metric], arm["effects"][metric]
@@ -160,7 +162,7 @@ def test_failures_and_gaps_are_reported_in_every_form(synthetic, tmp_path) -> No
     study.records = [r for r in study.records if not (r.launch.arm == "no_windows" and r.seed == 2)]
     store = study.save(tmp_path / "store")
     content = load(store, NAME)
-    document = report.build(content)
+    document = build(content)
     formats = [render(document) for render in (as_html, as_markdown, document_json)]
     for text in (_terminal(store), *formats):
         assert "2 diverged (loss [nan] at 9)" in text
@@ -175,13 +177,13 @@ def test_a_study_that_has_not_begun_can_be_reported(synthetic, tmp_path) -> None
     store = study.save(tmp_path / "store")
     assert "0 of 21 runs completed" in _terminal(store)
     assert "No run left a curve" in _page(store)
-    picture = report.write_picture(load(store, NAME), tmp_path / "bars.png")
+    picture = write_picture(load(store, NAME), tmp_path / "bars.png")
     assert picture.stat().st_size > 0
 
 
 def test_the_files_go_to_the_store(store) -> None:
     content = load(store, NAME)
-    written = report.write_files(content, report.build(content))
+    written = write_files(content, build(content))
     folder = store.report_dir("study", NAME)
     assert written == {kind: folder / f"report.{kind}" for kind in ("json", "csv", "html")}
     assert all(path.stat().st_size > 500 for path in written.values())
@@ -190,7 +192,7 @@ def test_the_files_go_to_the_store(store) -> None:
 def test_the_files_go_to_other_paths_on_request(store, tmp_path) -> None:
     content = load(store, NAME)
     paths = {"json": tmp_path / "a.json", "csv": tmp_path / "a.csv"}
-    written = report.write_files(content, report.build(content), **paths, skip_html=True)
+    written = write_files(content, build(content), **paths, skip_html=True)
     assert written == paths
 
 
@@ -202,7 +204,7 @@ def test_without_matplotlib_the_page_has_no_charts_and_a_picture_is_refused(
     assert "matplotlib is not installed" in text
     assert "<svg" not in text
     with pytest.raises(ReportError, match="speedrun-harness"):
-        report.write_picture(load(store, NAME), tmp_path / "bars.png")
+        write_picture(load(store, NAME), tmp_path / "bars.png")
 
 
 def test_an_unknown_study_is_an_error_that_names_the_known_ones(store) -> None:
@@ -211,7 +213,7 @@ def test_an_unknown_study_is_an_error_that_names_the_known_ones(store) -> None:
 
 
 def test_the_picture_is_a_png(store, tmp_path) -> None:
-    path = report.write_picture(load(store, NAME), tmp_path / "bars.png")
+    path = write_picture(load(store, NAME), tmp_path / "bars.png")
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
@@ -266,3 +268,39 @@ def test_report_imports_no_extra_before_it_needs_it() -> None:
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
     )
     assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("data", [b"", b"no parquet", b"PAR1" * 9])
+def test_a_damaged_curve_costs_its_curve_and_is_named(store, data) -> None:
+    curve = sorted((store.root / "curves").glob("*.parquet"))[0]
+    curve.write_bytes(data)
+    text = str(as_markdown(_document(store)))
+    assert f"Damaged, and left out: {curve}" in _page(store)
+    assert "muon" in text
+    with pytest.raises(StoreError, match="the curve of a run"):
+        store.curve(curve.name.partition(".")[0])
+
+
+def test_a_store_that_cannot_be_written_is_read(store, harness, monkeypatch, tmp_path) -> None:
+    def refuse(path, data):
+        raise DiskError(str(path), "a writable location", "Read-only file system", "x.")
+
+    monkeypatch.setattr("harness.files.write_bytes", refuse)
+    done = harness("report", NAME, "--store", store.root)
+    monkeypatch.undo()
+    assert done.returncode == 0
+    assert "muon" in done.stdout
+    assert "No files were written" in done.stderr
+
+
+def test_no_report_has_the_password_of_a_setting(synthetic, tmp_path) -> None:
+    edited = synthetic()
+    study = edited.save(tmp_path / "store").study(NAME)
+    secret = {"data.source": "https://me:secret@host/x"}
+    arms = [msgspec.structs.replace(arm, set=secret, config=secret) for arm in study.arms]
+    store = Store(tmp_path / "store")
+    store.save_study(msgspec.structs.replace(study, arms=arms))
+    page, data = _page(store), document_json(_document(store))
+    assert "https://me:***@host/x" in data
+    for text in (page, data, as_markdown(_document(store)), _terminal(store)):
+        assert "secret" not in text

@@ -1,0 +1,77 @@
+"""Validation loss of a run's final checkpoint: `python -m model.val_eval --config FILE --out DIR`.
+
+Prints one JSON object with `val_loss`, `val_bpb` and the checkpoint's `step`. The model and the
+rows are those of FILE as this code reads it: neither the run's own configuration nor its results
+are used, so that a run of other code can be measured by this one. DIR is only read. Exit code 2
+for a faulty configuration, and for a checkpoint that is missing, damaged, of another step than the
+last, or of a model that this code does not build.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from model.config import Config
+from model.derive import Derived
+from model.describe import resolve
+from model.errors import ModelError, RunError, missing_package
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m model.val_eval", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="the run directory")
+    arguments = parser.parse_args(argv)
+    try:
+        config, derived = resolve(str(arguments.config), {"system.fit_memory": True})
+        print(json.dumps(_evaluated(config, derived, arguments.out)))
+    except ModuleNotFoundError as error:
+        print(f"error: {missing_package(error)}", file=sys.stderr)
+        return 2
+    except ModelError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _evaluated(config: Config, derived: Derived, run_dir: Path) -> dict[str, Any]:
+    import torch
+
+    from model import preflight
+    from model.core.source import checkpoint_of, of_checkpoint
+    from model.data.prepare import prepare
+    from model.data.settings import DataSettings
+    from model.evaluate import evaluate
+    from model.ranks import ALONE
+
+    device = preflight.device_of(config, ALONE)
+    kernels, derived = preflight.check(config, derived, device, ALONE)
+    path = checkpoint_of(run_dir, None)
+    gpt, step = of_checkpoint(path, config, derived, device, kernels)
+    if step != derived.steps:
+        hint = "The run ended early: evaluate one that took all its steps."
+        raise RunError(
+            path=str(path),
+            expected=f"a checkpoint of step {derived.steps}",
+            got=str(step),
+            hint=hint,
+        )
+    prepared = prepare(
+        DataSettings.from_config(config), lambda text: print(text, file=sys.stderr, flush=True)
+    )
+    rows = prepared.rows("validation", derived.validation_rows)
+    result = evaluate(
+        gpt,
+        rows.tokens(0, derived.validation_rows),
+        torch.from_numpy(prepared.bytes_per_token).to(device),
+        derived.device_batch_rows,
+    )
+    return {"val_loss": result.val_loss, "val_bpb": result.val_bpb, "step": step}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
