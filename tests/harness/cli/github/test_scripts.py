@@ -96,10 +96,10 @@ def test_a_label_starts_nothing_and_is_answered_with_the_commit_to_confirm(run, 
     (tmp_path / "gh").write_text('#!/bin/bash\nprintf "%s\\n" "$@" > told\n')
     text = script("harness-label.yml", "jobs", "reply", "steps", "harness-reply")
     code, *_ = run(text, HEAD=HEAD, NUMBER="7", GITHUB_REPOSITORY="o/r")
-    told = (tmp_path / "told").read_text()
+    sent = (tmp_path / "sent").read_text()
     assert code == 0
-    assert f"    /gate {HEAD}\n" in told
-    assert not told.startswith("/gate")
+    assert f"    /gate {HEAD}\n" in sent
+    assert not sent.startswith("/gate")
 
 
 @pytest.mark.parametrize(
