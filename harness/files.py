@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from harness.errors import DiskError
+from harness.errors import DiskError, StoreError
 
 PARTIAL = ".partial"  # suffix of a file that is being written; readers skip it
 MOST_BYTES = 64 * 2**20  # of a JSON file that is read whole
@@ -24,6 +24,7 @@ DEEPEST = 64  # nesting of JSON that is accepted; the interpreter's own limit is
 _ABSENT = {errno.ENOENT, errno.ENOTDIR}
 _UNREADABLE = {errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG}
 _INVALID_PATH = {errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL}
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -150,7 +151,10 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def lock_file(path: Path, *, wait: bool = False) -> IO[bytes] | None:
-    """Opens and locks a file; None if another process holds it. Closing it releases the lock."""
+    """Opens and locks a file; None if another process holds it. Closing it releases the lock.
+
+    Raises StoreError on a file system without locks, and DiskError.
+    """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = open(path, "ab")  # noqa: SIM115  (the caller closes it)
@@ -159,4 +163,15 @@ def lock_file(path: Path, *, wait: bool = False) -> IO[bytes] | None:
     except BlockingIOError:
         handle.close()
         return None
+    except OSError as error:
+        handle.close()
+        if error.errno not in _NO_LOCKS:
+            raise
+        raise StoreError(
+            str(path),
+            "a file system with file locks: without them two commands would repeat runs",
+            str(error.strerror),
+            "Use a --store on another file system, or have it mounted with locks (Lustre: the "
+            "option `flock`).",
+        ) from error
     return handle

@@ -119,6 +119,7 @@ class Exemption:
 EXEMPTIONS = (
     Exemption("docs/tools/words.py", "", "the list itself"),
     Exemption("harness/search/*", r"study\.ask|\.tell\(|\bask\(", "Optuna's own ask and tell"),
+    Exemption("tests/harness/search/*", r"\.ask\(|\.tell\(", "Optuna's own ask and tell"),
     Exemption("benchmarks/statistics/search.py", r"\.ask\(|\.tell\(", "Optuna's own ask and tell"),
     Exemption("*", r"reduce.?scatter|ReduceScatter|_scatter", "the collective operation"),
     Exemption("*", r"math\.floor|np\.floor|\.floor\(", "the function"),

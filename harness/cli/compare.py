@@ -24,6 +24,7 @@ from harness.cli.options import (
     metric_numbers,
     open_store,
     option_argv,
+    within,
 )
 from harness.comparison.noise_model import NoiseModel
 from harness.comparison.options import CompareOptions
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from harness.comparison.exchange import ExchangeRate
 
 Form = Literal["terminal", "markdown", "json"]
+MOST_LOOKS = 1_000_000
 BETWEEN = "\0--"  # stands for the `--` between the sides; no file can have this name
 
 
@@ -80,7 +82,7 @@ def command(
         typer.Option(help="NAME=VALUE: tests that the mean of each side is beyond it."),
     ] = None,
     target_p: Annotated[
-        float, typer.Option(min=0, max=1, help="A target is met with a p below this.")
+        float, typer.Option(callback=within(0, 1), help="A target is met with a p below this.")
     ] = 0.01,
     sd: Annotated[
         list[str] | None,
@@ -89,7 +91,7 @@ def command(
     seen: Annotated[
         int,
         typer.Option(
-            min=0,
+            callback=within(0, MOST_LOOKS),
             help="How often this question was compared before, with fewer runs. Known for runs "
             "that are in a store.",
         ),

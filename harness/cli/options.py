@@ -35,7 +35,23 @@ def within(low: float, high: float) -> Callable[[typer.CallbackParam, Any], Any]
     return check
 
 
-StoreOption = Annotated[Path, typer.Option("--store", help="Folder of all runs and records.")]
+def parse_store(text: str | Path) -> Path:
+    """The folder of `--store`. Raises UsageError for an empty name and for a file."""
+    path = Path(text)
+    hint = "Name a folder; a store that does not exist yet is created."
+    if not str(text).strip():
+        raise UsageError("--store", "the folder of a store", "an empty text", hint)
+    if path.exists() and not path.is_dir():
+        raise UsageError("--store", "the folder of a store", f"the file {path}", hint)
+    return path
+
+
+StoreOption = Annotated[
+    Path,
+    typer.Option(
+        "--store", parser=parse_store, metavar="PATH", help="Folder of all runs and records."
+    ),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a setting, such as dial.depth=8. May be repeated."),
@@ -72,6 +88,7 @@ ExchangeOption = Annotated[
     float | None,
     typer.Option(
         "--exchange",
+        callback=within(-1, 1),
         metavar="NATS",
         help="Loss in nats that 1 % more training time buys: adds the training time at equal "
         "loss. Known for GPT-2 small and for studies with horizons.",

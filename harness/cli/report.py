@@ -6,8 +6,14 @@ from typing import Annotated
 import typer
 
 from harness.cli import options
-from harness.cli.console import new_console, print_result, print_written, progress_console
-from harness.errors import UsageError
+from harness.cli.console import (
+    new_console,
+    print_line,
+    print_result,
+    print_written,
+    progress_console,
+)
+from harness.errors import DiskError, UsageError
 
 
 def command(
@@ -53,9 +59,15 @@ def command(
         new_console().file.write(as_markdown(document))
     else:
         print_result(document, json=json, details=details)
-    written = files.write_files(
-        content, document, html=out, json=json_file, csv=csv, skip_html=no_html
-    )
+    try:
+        written = files.write_files(
+            content, document, html=out, json=json_file, csv=csv, skip_html=no_html
+        )
+    except DiskError as error:
+        if out or json_file or csv:
+            raise
+        print_line(new_console(stderr=True), f"No files were written: {error}")
+        written = {}
     if picture is not None:
         written["picture"] = files.write_picture(content, picture)
     print_written(progress_console() if json or markdown else new_console(), written)

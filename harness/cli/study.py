@@ -20,6 +20,7 @@ from harness.cli.console import (
 from harness.config.study_file import StudyFile, load_study
 from harness.config.yaml_schema import parse_seeds, parse_sets
 from harness.errors import ReportError, StudyFileError
+from harness.redact import redact_argv
 from harness.results.store import Store
 from harness.study.executor import StudyOptions
 from harness.study.run import FillSweeps, plan_study, run_study, with_overrides
@@ -147,5 +148,5 @@ def plan(
 
 
 def command_line() -> str:
-    """The command as it was typed."""
-    return " ".join(["harness", *sys.argv[1:]])
+    """The command as it was typed, without passwords."""
+    return " ".join(["harness", *redact_argv(sys.argv[1:])])

@@ -21,6 +21,7 @@ from harness.errors import StudyFileError
 
 EXAMPLE = "ablations/clusters/slurm.yaml"
 LOCAL_REQUEUES = 5  # submitit's local executor starts a job at most six times
+SLURM_REQUEUES = 10  # by default
 LONGEST_SIGNAL_S = 65535  # of Slurm's --signal
 _OF_SLURM = ("partition", "account", "qos", "exclude", "cpus_per_task", "memory_gb")
 
@@ -39,13 +40,18 @@ class ClusterFile(Strict, frozen=True, kw_only=True):
     memory_gb: Positive | None = None  # per node
     signal_seconds_before_end: Annotated[int, msgspec.Meta(ge=1, le=LONGEST_SIGNAL_S)] = 120
     """The time to end cleanly, checkpoint included, after the scheduler's signal."""
-    requeue: NotNegativeInt = (
-        10  # at most this many further starts after a time limit or a preemption
-    )
+    requeue: NotNegativeInt | None = None
+    """At most this many further starts after a time limit or a preemption; 10, locally 5."""
     jobs: PositiveInt = 1  # of a search: this many workers, as an array
     setup: list[str] = msgspec.field(default_factory=list)  # shell lines, run first
     exclude: list[str] = msgspec.field(default_factory=list)  # nodes to avoid
     shared_store: bool = False  # every node can see the store, although it seems local
+
+    @property
+    def requeues(self) -> int:
+        """`requeue`, or its default for this kind of job."""
+        default = LOCAL_REQUEUES if self.kind == "local" else SLURM_REQUEUES
+        return default if self.requeue is None else self.requeue
 
 
 def load_cluster(path: Path) -> tuple[ClusterFile, str]:
@@ -80,7 +86,7 @@ def _check_numbers(cluster: ClusterFile, where: Where) -> None:
     signal_s = cluster.signal_seconds_before_end
     rules: list[tuple[str, bool, str, str]] = [
         ("nodes", not local or cluster.nodes == 1, "1 for a local job", "Leave it out."),
-        ("requeue", not local or cluster.requeue <= LOCAL_REQUEUES, requeues, resume),
+        ("requeue", not local or cluster.requeues <= LOCAL_REQUEUES, requeues, resume),
         ("signal_seconds_before_end", signal_s < limit_s, below, checkpoint),
     ]
     for key, good, wanted, hint in rules:

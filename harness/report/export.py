@@ -5,17 +5,21 @@ from typing import Any
 
 import msgspec
 
+from harness.redact import redact_values
 from harness.report.document import Document
 
 
 def as_json(data: Any) -> str:
-    """Indented JSON; unknown numbers are null.
+    """Indented JSON; unknown numbers are null, and URLs have no passwords.
 
     `##[` inside a string is written with an escape: a line of a runner's log that contains it
     would be a command.
     """
-    text = msgspec.json.format(msgspec.json.encode(data), indent=1)
-    return text.decode().replace("##[", r"#\u0023[") + "\n"
+    encoded = msgspec.json.encode(data)
+    if b"://" in encoded:  # a setting may be a URL
+        encoded = msgspec.json.encode(redact_values(msgspec.json.decode(encoded)))
+    text = msgspec.json.format(encoded, indent=1).decode()
+    return text.replace("##[", r"#\u0023[") + "\n"
 
 
 def print_json(data: Any) -> None:

@@ -24,6 +24,7 @@ import msgspec
 from harness import files
 from harness.config.yaml_schema import NAME
 from harness.errors import StoreError, UsageError
+from harness.redact import redact_text
 from harness.results import stored_file
 from harness.results.store import READINGS, SIDE_FOLDERS, Store
 from harness.results.study_plan import PlannedRun, ResolvedStudy, differences
@@ -85,7 +86,7 @@ def _add_without_paths(tar: tarfile.TarFile, path: Path, name: str) -> None:
 
 
 def strip_paths(value: Any) -> Any:
-    """A JSON value with every absolute path in its texts cut to its last part.
+    """A JSON value with every absolute path in its texts cut to its last part, without passwords.
 
     Where a machine keeps its data is private and part of no identity.
     """
@@ -93,7 +94,7 @@ def strip_paths(value: Any) -> Any:
         return {key: strip_paths(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [strip_paths(inner) for inner in value]
-    return ABSOLUTE.sub("", value) if isinstance(value, str) else value
+    return ABSOLUTE.sub("", redact_text(value)) if isinstance(value, str) else value
 
 
 def _files(folder: Path) -> list[Path]:

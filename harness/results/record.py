@@ -21,7 +21,7 @@ from harness.files import read_json
 from harness.metrics import ONE_PROCESS
 from harness.results import core_answers
 from harness.results.core_answers import CoreSettings
-from harness.results.run_files import log_tail, read_event_log, read_events
+from harness.results.run_files import EventLog, log_tail, read_event_log, read_events
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,13 +33,14 @@ RECORD_BYTES = 8192  # so that records stay diffable; the run directory has what
 SESSION_GAP_S = 600.0
 MOST_METRICS = 100
 LONGEST_NAME = 100  # of a metric or an id
+MOST_HELPERS = 3  # named in a reason
 LONGEST_TEXT = 1000  # of a reason or a hint
 HINT = "Read the end of its log below; the complete log is log.txt in the run directory."
 CONTRACT = "Repair the trainer: what it writes to its run directory breaks the contract."
 
 
 class ProcessEnd(msgspec.Struct, frozen=True, kw_only=True):
-    """How a process ended.
+    """How a process ended. Helpers that outlive it would slow down the next run.
 
     `cause`: why the harness ended it (time-out, stopped, pruned, harness gone); None if it did not.
     """
@@ -49,6 +50,7 @@ class ProcessEnd(msgspec.Struct, frozen=True, kw_only=True):
     ended_at: float
     trainer_s: float
     limit_s: float | None = None
+    outlived_by: list[str] = []  # helper processes that were ended after it, as 'pid command'
 
     @property
     def signal(self) -> int | None:
@@ -209,6 +211,16 @@ def outcome_of(run_dir: Path, ended: ProcessEnd) -> Outcome:
     path = run_dir / "result.json"
     value = read_json(path)
     log = read_event_log(run_dir / "events.jsonl")
+    outcome = _with_faults(ended, path, value, log)
+    if ended.outlived_by:
+        helpers = ", ".join(ended.outlived_by[:MOST_HELPERS])
+        left = f"{len(ended.outlived_by)} of its processes outlived it and were ended: {helpers}"
+        outcome.reason = "; ".join(part for part in (outcome.reason, left) if part)
+    return outcome
+
+
+def _with_faults(ended: ProcessEnd, path: Path, value: Any, log: EventLog) -> Outcome:
+    """The result in result.json, or why there is none; `failed` for invalid events."""
     fault = "half a result.json" if path.exists() else "no result.json"
     if value is not None:
         try:

@@ -186,7 +186,7 @@ def _recover_run(store: Store, run_dir: Path) -> Record | None:
 
 
 def _end_leftover(run_dir: Path) -> None:
-    """Ends all processes that hold the lock of a run directory or write to its log.
+    """Ends all processes that hold the lock of a run directory, write to its log or have its mark.
 
     Ranks only have the log open: torchrun does not pass the lock on to them.
     """
@@ -217,7 +217,8 @@ def _end_leftover(run_dir: Path) -> None:
 def _lock_if_idle(run_dir: Path) -> IO[bytes] | None:
     """The lock of a run directory, or None while a process holds it or writes to the log."""
     lock = files.lock_file(run_dir / "lock")
-    if lock is not None and process.writers(run_dir / process.LOG):
+    busy = lock is not None and (process.writers(run_dir / process.LOG) or process.marked(run_dir))
+    if lock is not None and busy:
         lock.close()
         return None
     return lock
@@ -229,7 +230,8 @@ def _leftover_groups(run_dir: Path) -> set[int]:
     A noted pid counts only if its start time matches; otherwise it was reused by another process.
     """
     groups = set()
-    for pid in {*process.holders(run_dir / "lock"), *process.writers(run_dir / process.LOG)}:
+    writers = process.writers(run_dir / process.LOG)
+    for pid in {*process.holders(run_dir / "lock"), *writers, *process.marked(run_dir)}:
         with contextlib.suppress(ProcessLookupError):
             groups.add(os.getpgid(pid))
     note = process.read_note(run_dir)

@@ -30,6 +30,8 @@ LOGGER = logging.getLogger(__name__)
 
 GRACE_S = 10.0  # for a trainer to write `interrupted` after SIGTERM
 LOG = "log.txt"
+RUN_VARIABLE = "HARNESS_RUN_DIR"
+SETTLE_S = 0.5  # for processes that are ending with their trainer
 POLL_S = 0.02
 PROGRESS_S = 0.1  # short, so that a search can prune a run within a step or two
 QUIET_S = 10.0  # interval of progress calls while a trainer logs nothing
@@ -117,7 +119,7 @@ def run_process(
             limits = _Limits(deadline=started + timeout_s, grace_s=grace_s, stop=stop)
             cause = _watch(process, run_dir, limits, on_progress)
         finally:
-            _end_group(process, run_dir / LOG)
+            outlived_by = _end_group(process, run_dir)
     finally:
         os.close(reading)
         os.close(writing)
@@ -128,6 +130,7 @@ def run_process(
         ended_at=time.time(),
         trainer_s=time.monotonic() - started,
         limit_s=timeout_s,
+        outlived_by=outlived_by,
     )
 
 
@@ -142,7 +145,7 @@ def _start(
         return subprocess.Popen(
             command,
             cwd=checkout,
-            env=trainer_environment(environment),
+            env=trainer_environment({**(environment or {}), **_mark(run_dir)}),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -242,11 +245,43 @@ def _terminate(process: "subprocess.Popen[bytes]", limits: _Limits) -> None:
         time.sleep(POLL_S)
 
 
-def _end_group(process: "subprocess.Popen[bytes]", log: Path) -> None:
-    """Kills what is left of the group, such as helper processes, and reaps the trainer."""
+def _end_group(process: "subprocess.Popen[bytes]", run_dir: Path) -> list[str]:
+    """Kills what is left of the group and of the run, and reaps the trainer.
+
+    Returns the processes that had left the group and the log, which is how a helper outlives its
+    run unseen, as 'pid command'.
+    """
     signal_group(process.pid, signal.SIGKILL)
     process.wait()
-    kill_writers(log)
+    kill_writers(run_dir / LOG)
+    deadline = time.monotonic() + SETTLE_S
+    while (left := marked(run_dir)) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+    for pid in left:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+    return [f"{pid} {command}" for pid, command in left.items()]
+
+
+def _mark(run_dir: Path) -> dict[str, str]:
+    """The environment variable by which the processes of a run are found; they inherit it."""
+    return {RUN_VARIABLE: str(run_dir.resolve())}
+
+
+def marked(run_dir: Path) -> dict[int, str]:
+    """The living processes of a run, by the mark in their environment: pid -> command.
+
+    Empty on a system without /proc, and for processes of another user.
+    """
+    (entry,) = (f"{name}={value}".encode() for name, value in _mark(run_dir).items())
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if entry in (process / "environ").read_bytes().split(b"\0"):
+                argv = (process / "cmdline").read_bytes().replace(b"\0", b" ")
+                if argv:  # a zombie has none
+                    found[int(process.name)] = argv.decode(errors="replace").strip()[:80]
+    return found
 
 
 def kill_writers(path: Path) -> None:

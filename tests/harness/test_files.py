@@ -1,5 +1,8 @@
 """Atomic writes and canonical JSON."""
 
+import errno
+import fcntl
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness import files
-from harness.errors import DiskError
+from harness.errors import DiskError, StoreError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -56,3 +59,24 @@ def test_a_file_where_a_folder_is_needed_is_an_error_with_a_hint(tmp_path):
     with pytest.raises(DiskError) as caught:
         files.write_text(tmp_path / "file" / "a.json", "x")
     assert "move it away" in caught.value.hint
+
+
+def test_a_file_system_without_locks_is_refused_with_what_to_do(tmp_path, monkeypatch):
+    def refuse(handle, how):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(StoreError, match="a file system with file locks") as error:
+        files.lock_file(tmp_path / "lock")
+    assert error.value.exit_code == 4
+
+
+def test_json_that_cannot_be_stored_again_is_as_good_as_none(tmp_path):
+    path = tmp_path / "a.json"
+    for text in ("[" * 100_000, "[" * 99 + "]" * 99, str(2**63), '{"a": 1', "\udcff"):
+        path.write_text(text, errors="surrogateescape")
+        assert files.read_json(path) is None
+    path.write_text('"\\ud800 x"')
+    assert files.read_json(path) == "? x"
+    path.write_bytes(b"\xef\xbb\xbf[1]")
+    assert files.read_json(path) == [1]

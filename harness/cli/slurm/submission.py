@@ -37,7 +37,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     python: str
     kind: str
     file: str
-    text: str  # the cluster file's
+    text: str  # the cluster file's, without passwords
     jobs: list[str] = []  # the scheduler's number of each
 
 

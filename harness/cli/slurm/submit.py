@@ -22,7 +22,7 @@ from harness.cli.slurm.job import Job
 from harness.cli.slurm.submission import Submission, new_folder, save, save_secret_argv
 from harness.config.cluster_file import ClusterFile
 from harness.errors import ClusterError, UsageError
-from harness.redact import redact_argv
+from harness.redact import redact_argv, redact_shell
 
 if TYPE_CHECKING:
     from submitit import Executor
@@ -69,9 +69,11 @@ def submit(
         python=sys.executable,
         kind=cluster.kind,
         file=str(file),
-        text=text,
+        text=redact_shell(text),
     )
     save(folder, made)
+    if made.text != text:
+        folder.chmod(0o700)  # submitit's script in it has the setup lines as they are
     if made.argv != request.argv:
         save_secret_argv(folder, request.argv)
     jobs = [job_of(cluster, request, folder, number, now) for number in range(cluster.jobs)]
@@ -117,7 +119,7 @@ def job_of(
         max_minutes=request.options.get("max_minutes"),
         limit_s=60.0 * cluster.minutes,
         reserve_s=float(cluster.signal_seconds_before_end),
-        requeue=cluster.requeue,
+        requeue=cluster.requeues,
     )
 
 
@@ -167,7 +169,7 @@ def slurm_parameters(cluster: ClusterFile, name: str) -> dict[str, Any]:
         "additional_parameters": {
             # B: to the batch process alone, which is the harness and stops its trainers
             "signal": f"B:USR2@{cluster.signal_seconds_before_end}",
-            "requeue" if cluster.requeue else "no-requeue": True,
+            "requeue" if cluster.requeues else "no-requeue": True,
         },
     }
 

@@ -4,6 +4,7 @@ import msgspec
 
 from harness.format import duration, plural
 from harness.gate.result import GateMetric, GateOutcome, GateResult, SideIdentity
+from harness.redact import redact_text
 from harness.report.compare import (
     core_blocks,
     reading,
@@ -81,7 +82,7 @@ def _side(side: SideIdentity) -> str:
             parts.append(f"commit {side.commit[:10]}" if side.commit else "uncommitted")
     if side.baseline is not None and (side.ref is None or not side.code_id):
         parts.append(f"baseline {side.baseline}")
-    parts += [f"{path}={value}" for path, value in side.set.items()]
+    parts += [redact_text(f"{path}={value}") for path, value in side.set.items()]
     for name, identifier in (("code", side.code_id), ("configuration", side.config_id)):
         parts += [f"{name} {identifier[:8]}"] if identifier else []
     return ", ".join(parts)

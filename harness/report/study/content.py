@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.metrics import COSTS, SCORES
+from harness.redact import redact_text
 from harness.report.study.core import StudyCore, core_of
 from harness.results.store import Store
 from harness.results.study_plan import Arm, ResolvedStudy
@@ -124,4 +125,4 @@ def own_settings(base: Arm, arm: Arm) -> list[str]:
 def _short(value: Any) -> str:
     if value is None:
         return "null"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else redact_text(str(value))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.errors import StoreError
 from harness.report.study.content import Content
 
 Floats = NDArray[np.float64]
@@ -33,18 +34,30 @@ class ArmCurve:
     validation: list[tuple[float, float, float]]  # (tokens, train_time_s, val_loss), seed means
 
 
-def arm_curves(content: Content, arms: list[str]) -> list[ArmCurve]:
-    """The curve of each arm that recorded one, in the order of `arms`."""
+def arm_curves(content: Content, arms: list[str]) -> tuple[list[ArmCurve], list[str]]:
+    """The curve of each arm that recorded one, in the order of `arms`; and the damaged files."""
     ids: dict[str, list[str]] = {}
     for row in content.attribution.runs:
         if row.status == "completed":
             ids.setdefault(row.arm, []).append(row.plan_id)
-    curves = (_arm_curve(content, arm, ids.get(arm, [])[:MOST_SEEDS]) for arm in arms)
-    return [curve for curve in curves if curve is not None]
+    damaged: list[str] = []
+    curves = (_arm_curve(content, arm, ids.get(arm, [])[:MOST_SEEDS], damaged) for arm in arms)
+    return [curve for curve in curves if curve is not None], damaged
 
 
-def _arm_curve(content: Content, arm: str, plan_ids: list[str]) -> ArmCurve | None:
-    tables = [table for plan_id in plan_ids if (table := content.store.curve(plan_id)) is not None]
+def _arm_curve(
+    content: Content, arm: str, plan_ids: list[str], damaged: list[str]
+) -> ArmCurve | None:
+    """`damaged`: takes the files that cannot be read; each costs one seed of the arm."""
+    tables = []
+    for plan_id in plan_ids:
+        try:
+            table = content.store.curve(plan_id)
+        except StoreError as error:
+            damaged.append(f"{error.path}: {error.got}")
+            continue
+        if table is not None:
+            tables.append(table)
     runs = [run for table in tables if (run := _grouped(_columns(table))) is not None]
     if not runs:
         return None

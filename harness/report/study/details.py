@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from harness import format
+from harness.redact import redact_values
 from harness.report.document import (
     Block,
     Cell,
@@ -37,9 +38,11 @@ Rows: TypeAlias = list[list[Cell | str]]
 
 def curves(content: Content) -> list[Block]:
     base = content.attribution.base
-    curves = arm_curves(content, [base, *(arm.name for arm in content.ranked)])
+    curves, damaged = arm_curves(content, [base, *(arm.name for arm in content.ranked)])
+    notes: list[Block] = [Text(paragraphs=[f"Damaged, and left out: {one}"]) for one in damaged]
     if not curves:
-        return [Section(title="Loss curves", blocks=[Text(paragraphs=["No run left a curve."])])]
+        text = Text(paragraphs=["No run left a curve."])
+        return [Section(title="Loss curves", blocks=[text, *notes])]
     batches = _batches(curves, base)
     sections = [
         Section(title="Against tokens", blocks=[_curve_chart(b, base, "tokens") for b in batches]),
@@ -53,7 +56,7 @@ def curves(content: Content) -> list[Block]:
         sections.append(
             Section(title=title, blocks=[_difference_chart(batch, base) for batch in batches])
         )
-    return [Section(title="Loss curves", blocks=sections)]
+    return [Section(title="Loss curves", blocks=[*notes, *sections])]
 
 
 def _batches(curves: list[ArmCurve], base: str) -> list[list[ArmCurve]]:
@@ -279,5 +282,5 @@ def _or_dash(value: float | None, form: str = "") -> str:
 
 
 def _json(value: Any, indent: int | None = None) -> str:
-    encoded = msgspec.json.encode(value)
+    encoded = msgspec.json.encode(redact_values(value))
     return (msgspec.json.format(encoded, indent=indent) if indent else encoded).decode()

@@ -7,7 +7,7 @@ from typing import get_type_hints
 import pytest
 
 from harness.cli.app import COMMANDS
-from harness.cli.options import within
+from harness.cli.options import parse_store, within
 from harness.errors import UsageError
 
 STUDY, SEARCH = "ablations/studies/fake.yaml", "ablations/searches/fake.yaml"
@@ -17,8 +17,8 @@ OPTIONS = [
     (("search", SEARCH), ("--max-minutes", "--price", "--wait-for-base", "--since")),
     (("full", FULL), ("--max-minutes", "--price")),
     (("run", CONFIG), ("--timeout-minutes", "--seed")),
-    (("gate", CONFIG), ("--budget-minutes", "--price", "--run-minutes", "--alpha")),
-    (("compare", "a", "--", "b"), ("--alpha",)),
+    (("gate", CONFIG), ("--budget-minutes", "--price", "--run-minutes", "--alpha", "--exchange")),
+    (("compare", "a", "--", "b"), ("--alpha", "--exchange", "--target-p", "--seen")),
     (("drift",), ("--recent",)),
 ]
 CASES = [(command, option) for command, several in OPTIONS for option in several]
@@ -73,3 +73,15 @@ def test_every_option_that_takes_a_number_is_tested_here():
 def test_the_exit_code_of_a_gate_is_one():
     with pytest.raises(UsageError, match="from 0 to 255"):
         within(0, 255)(SimpleNamespace(opts=["--exit-code"]), -9)
+
+
+@pytest.mark.parametrize("command", [("drift",), ("noise",), ("report", "x"), ("study", STUDY)])
+def test_a_store_without_a_name_and_a_file_are_refused(harness, tmp_path, store, command):
+    (tmp_path / "file").write_text("x")
+    for text, got in (("", "an empty text"), (" ", "an empty text"), (tmp_path / "file", "file")):
+        with pytest.raises(UsageError, match=got):
+            parse_store(text)
+    store.root = tmp_path / "file"
+    done = harness(*command)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--store: expected the folder of a store" in done.stderr

@@ -45,3 +45,9 @@ def test_an_impossible_value_is_refused_with_its_line(text, parts):
         parse_cluster(text, "cluster.yaml")
     for part in parts:
         assert part in str(refused.value)
+
+
+def test_the_default_of_requeue_fits_the_kind_of_job():
+    assert parse_cluster("kind: local\nminutes: 5\n", "c.yaml").requeues == 5
+    assert parse_cluster("kind: slurm\nminutes: 5\n", "c.yaml").requeues == 10
+    assert parse_cluster("kind: local\nminutes: 5\nrequeue: 0\n", "c.yaml").requeues == 0

@@ -12,7 +12,7 @@ import pytest
 
 from harness import files
 from harness.files import lock_file
-from harness.results.record import ProcessEnd
+from harness.results.record import ProcessEnd, outcome_of
 from harness.results.run_files import EventTail, Progress
 from harness.runner import process as run
 from harness.runner.process import Stop, holders, run_process, start_ticks
@@ -231,3 +231,30 @@ def test_a_tail_follows_a_resumed_run_into_its_new_file(tmp_path):
     other.rename(path)
     assert tail.read()
     assert tail.progress.losses == [(1, 1.5), (2, 2.5)]
+
+
+LEAVING_HELPER = """
+import os, sys, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.closerange(0, 1024)
+        time.sleep(60)
+    os._exit(0)
+os.wait()
+"""
+
+
+def test_a_helper_that_left_its_group_and_log_is_ended_and_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "SETTLE_S", 0.05)
+    ended = run_process(
+        command=[sys.executable, "-c", LEAVING_HELPER],
+        run_dir=tmp_path,
+        checkout=tmp_path,
+        timeout_s=20,
+        stop=Stop(),
+    )
+    (helper,) = ended.outlived_by
+    assert "time.sleep(60)" in helper or "python" in helper
+    assert run.marked(tmp_path) == {}
+    assert "outlived it and were ended" in outcome_of(tmp_path, ended).reason

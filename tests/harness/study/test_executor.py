@@ -7,12 +7,22 @@ import subprocess
 import time
 from collections import Counter
 
+import msgspec
 import pytest
 
-from harness import errors
+from harness import errors, files
 from harness.runner import process as run
+from harness.runner.process import Stop
 from harness.runner.trainer import default_checkout
-from harness.study.executor import spread_blocks, tasks
+from harness.study.executor import (
+    Command,
+    Executor,
+    SilentListener,
+    StudyOptions,
+    spread_blocks,
+    tasks,
+)
+from tests.fixtures.faulty_harness import FaultyTrainer
 
 
 def planned(store):
@@ -315,3 +325,34 @@ def test_recorded_runs_are_left_out(swept):
     done = {run.plan_id for run in swept.runs}
     assert tasks(swept, done, 1, sweeps=False) == []
     assert tasks(swept, done, 1, sweeps=True) == []
+
+
+def test_a_finished_study_is_read_in_one_listing_however_many_runs_it_has(
+    store, resolved, record, monkeypatch
+):
+    study = resolved(seeds="[" + ", ".join(map(str, range(1, 201))) + "]")
+    for each in study.runs:
+        data = msgspec.json.encode(record(each, study))
+        files.write_bytes(store.root / "records" / f"{each.plan_id}.json", data)
+
+    def listed(plan_id):
+        raise AssertionError(f"a listing for the plan {plan_id} alone")
+
+    monkeypatch.setattr(store, "attempts", listed)
+    monkeypatch.setattr(store, "record", listed)
+    command = Command(Stop())
+    executor = Executor(study, store, FaultyTrainer(), StudyOptions(), SilentListener(), command)
+    assert executor.execute().exit_code == errors.PASS
+
+
+def test_blocks_of_many_seeds_are_found_in_one_pass(resolved):
+    study = resolved(seeds="[1, 2]")
+    runs = [
+        msgspec.structs.replace(each, plan_id=f"{each.plan_id}{seed}", block=seed, seed=seed)
+        for seed in range(10_000)
+        for each in study.runs[:3]
+    ]
+    study = msgspec.structs.replace(study, runs=runs)
+    began = time.monotonic()
+    assert len(tasks(study, set(), 1, sweeps=False)) == 10_000
+    assert time.monotonic() - began < 1

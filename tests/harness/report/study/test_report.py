@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from harness.errors import ReportError, StoreError
+from harness.errors import DiskError, ReportError, StoreError
 from harness.report.chart import HELPS, HURTS, NOISE
 from harness.report.export import document_json
 from harness.report.html import POLICY, as_html
@@ -25,6 +25,7 @@ from harness.report.study.document import build
 from harness.report.study.export import as_csv
 from harness.report.study.files import write_files, write_picture
 from harness.report.terminal import print_document
+from harness.results.store import Store
 
 NAME = "synthetic"
 
@@ -267,3 +268,39 @@ def test_report_imports_no_extra_before_it_needs_it() -> None:
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
     )
     assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("data", [b"", b"no parquet", b"PAR1" * 9])
+def test_a_damaged_curve_costs_its_curve_and_is_named(store, data) -> None:
+    curve = sorted((store.root / "curves").glob("*.parquet"))[0]
+    curve.write_bytes(data)
+    text = str(as_markdown(_document(store)))
+    assert f"Damaged, and left out: {curve}" in _page(store)
+    assert "muon" in text
+    with pytest.raises(StoreError, match="the curve of a run"):
+        store.curve(curve.name.partition(".")[0])
+
+
+def test_a_store_that_cannot_be_written_is_read(store, harness, monkeypatch, tmp_path) -> None:
+    def refuse(path, data):
+        raise DiskError(str(path), "a writable location", "Read-only file system", "x.")
+
+    monkeypatch.setattr("harness.files.write_bytes", refuse)
+    done = harness("report", NAME, "--store", store.root)
+    monkeypatch.undo()
+    assert done.returncode == 0
+    assert "muon" in done.stdout
+    assert "No files were written" in done.stderr
+
+
+def test_no_report_has_the_password_of_a_setting(synthetic, tmp_path) -> None:
+    edited = synthetic()
+    study = edited.save(tmp_path / "store").study(NAME)
+    secret = {"data.source": "https://me:secret@host/x"}
+    arms = [msgspec.structs.replace(arm, set=secret, config=secret) for arm in study.arms]
+    store = Store(tmp_path / "store")
+    store.save_study(msgspec.structs.replace(study, arms=arms))
+    page, data = _page(store), document_json(_document(store))
+    assert "https://me:***@host/x" in data
+    for text in (page, data, as_markdown(_document(store)), _terminal(store)):
+        assert "secret" not in text
