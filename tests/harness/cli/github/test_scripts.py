@@ -93,7 +93,7 @@ def test_a_label_starts_nothing_and_is_answered_with_the_commit_to_confirm(run, 
     (job,) = label["jobs"].values()
     assert job["permissions"] == {"pull-requests": "write"}
     assert not any("uses" in step for step in job["steps"])
-    (tmp_path / "gh").write_text('#!/bin/bash\nprintf "%s\\n" "$@" > told\n')
+    (tmp_path / "gh").write_text('#!/bin/bash\nprintf "%s\\n" "$@" > sent\n')
     text = script("harness-label.yml", "jobs", "reply", "steps", "harness-reply")
     code, *_ = run(text, HEAD=HEAD, NUMBER="7", GITHUB_REPOSITORY="o/r")
     sent = (tmp_path / "sent").read_text()
