@@ -227,6 +227,11 @@ ONE_PROCESS = tuple(name for name, metric in METRICS.items() if metric.kind == "
 """Metrics that a run which resumed from a checkpoint does not have: several processes made it."""
 
 
+def is_measured(name: str, value: float) -> bool:
+    """Whether a number can be a measurement: finite, and above zero for a loss or bits per byte."""
+    return math.isfinite(value) and (value > 0 or name not in LOSSES)
+
+
 def metric_named(
     name: str, higher_better: Collection[str] = (), lower_better: Collection[str] = ()
 ) -> Metric:

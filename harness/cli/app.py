@@ -79,7 +79,7 @@ PANELS = {
             (
                 "harness compare runs:fake/base -- runs:fake/no_muon",
                 "harness compare before/*.log -- after/*.log --margin val_loss=0.002",
-                "harness compare a.txt -- b.txt --regex 'loss=loss ([0-9.]+)' --json",
+                "harness compare a.txt -- b.txt --regex 'loss=loss {number}' --json",
             ),
         ),
         "gate": Entry(

@@ -66,7 +66,9 @@ def command(
     ] = None,
     regex: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=PATTERN: reads a number from any log, the last match counts."),
+        typer.Option(
+            help="NAME=PATTERN, with {number} in it: reads the last such line of any log."
+        ),
     ] = None,
     higher_better: Annotated[
         list[str] | None,

@@ -90,6 +90,12 @@ def remarks(a: Runs, b: Runs) -> list[str]:
             f"different lengths: {lengths[0]:,} steps against {lengths[1]:,}; "
             "each run is compared at its own end"
         )
+    counts = [max(len(run.evaluations) for run in side) for side in (a, b)]
+    if counts[0] != counts[1] and not any(run.steps for run in (*a, *b)):
+        notes.append(
+            f"different lengths: {counts[0]:,} evaluations against {counts[1]:,}; "
+            "each run is compared at its last"
+        )
     if is_rerun(a, b):
         notes.append("one code and one seed on both sides: only the numerics differ")
     return notes

@@ -1,6 +1,7 @@
 """Where runs end: cut runs, planned stops, and the step at which two sides are compared.
 
-A run that is short of its own planned steps is cut: it is named and not compared as an equal. Where
+A run that is short of its own planned steps is cut: it is named and not compared as an equal; so is
+a run of an unknown schedule with fewer steps or evaluations than others of its side. Where
 all runs of both sides stop early at an evaluation, each side at one step, their schedule is longer
 than the run by design, and they are compared at the last evaluation that all of them have. Runs of
 different planned lengths are compared at their own ends. Pure.
@@ -35,14 +36,19 @@ def align_ends(a: Runs, b: Runs) -> tuple[list[LoggedRun], list[LoggedRun], list
 def _end_early(side: Runs) -> list[LoggedRun]:
     """Runs without planned steps that are shorter than others of their side are cut, too."""
     longest = max(run.steps for run in side)
-    return [
-        msgspec.structs.replace(
-            run, ending=f"it ends at step {run.steps:,}, others of its side at {longest:,}"
-        )
-        if run.planned_steps is None and not run.ending and 0 < run.steps < longest
-        else run
-        for run in side
-    ]
+    most = max(len(run.evaluations) for run in side)
+    marked = []
+    for run in side:
+        if run.planned_steps is None and not run.ending:
+            count = len(run.evaluations)
+            reason = None
+            if 0 < run.steps < longest:
+                reason = f"it ends at step {run.steps:,}, others of its side at {longest:,}"
+            elif not longest and 0 < count < most:
+                reason = f"it has {count:,} evaluations, others of its side {most:,}"
+            run = msgspec.structs.replace(run, ending=reason)
+        marked.append(run)
+    return marked
 
 
 def _planned_stop(side: Runs) -> int | None:
@@ -67,8 +73,8 @@ def _stopped(run: LoggedRun, step: int) -> LoggedRun:
 
 def _cut_runs(a: Runs, b: Runs) -> list[str]:
     return [
-        f"{run.source} of {label} is cut: {run.ending}"
+        f"{run.source} of {label} has no result: {run.ending}"
         for label, side in zip(SIDES, (a, b), strict=True)
         for run in side
-        if run.ending and not run.diverged and run.steps
+        if run.ending and not run.diverged
     ]

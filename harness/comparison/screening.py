@@ -24,6 +24,7 @@ IDENTIFYING_DECIMALS = 6
 def screen(a: Runs, b: Runs) -> tuple[list[LoggedRun], list[LoggedRun], list[str]]:
     """The runs that are compared, at the step where they are compared, and findings about them."""
     (a, doubles_a), (b, doubles_b) = without_duplicates(a), without_duplicates(b)
+    copies = [*doubles_a, *doubles_b, *_shared(a, b)]
     a, b, ends = align_ends(a, b)
     a, b = mark_blow_ups(a), mark_blow_ups(b)
     diverged = [
@@ -32,7 +33,7 @@ def screen(a: Runs, b: Runs) -> tuple[list[LoggedRun], list[LoggedRun], list[str
         for run in side
         if run.diverged
     ]
-    return a, b, [*doubles_a, *doubles_b, *ends, *diverged]
+    return a, b, [*copies, *ends, *diverged]
 
 
 def find_repeats(side: Runs) -> dict[int, int]:
@@ -99,18 +100,35 @@ def _seed(run: LoggedRun) -> Hashable:
 
 
 def without_duplicates(side: Runs) -> tuple[list[LoggedRun], list[str]]:
-    """The runs without second copies of one log, in which losses and times are equal; findings."""
+    """The runs without second copies of one log, of equal content or losses and times; findings."""
     seen: dict[Hashable, LoggedRun] = {}
     kept, findings = [], []
     for run in side:
-        key = tuple(sorted(run.metrics.items())), _losses(run), run.seed
-        timed = any(name in SPEEDS for name in run.metrics)
-        if timed and key in seen:
-            findings.append(f"{run.source} has the numbers of {seen[key].source}: a copy, left out")
+        keys = _duplicate_keys(run)
+        if known := next((seen[key] for key in keys if key in seen), None):
+            findings.append(f"{run.source} has the numbers of {known.source}: a copy, left out")
             continue
-        seen[key] = run
+        seen |= dict.fromkeys(keys, run)
         kept.append(run)
     return kept, findings
+
+
+def _duplicate_keys(run: LoggedRun) -> list[Hashable]:
+    """What only copies of one log share; nothing where equal numbers may be chance."""
+    keys: list[Hashable] = [run.content_id] if run.content_id else []
+    if any(name in SPEEDS for name in run.metrics):
+        keys.append((tuple(sorted(run.metrics.items())), _losses(run), run.seed))
+    return keys
+
+
+def _shared(a: Runs, b: Runs) -> list[str]:
+    """Logs of B that are copies of logs of A, a sentence each."""
+    known = {run.content_id: run.source for run in a if run.content_id}
+    return [
+        f"{run.source} of B is a copy of {known[run.content_id]} of A: a run against itself"
+        for run in b
+        if run.content_id in known
+    ]
 
 
 def replicate_findings(a: Runs, b: Runs) -> list[str]:

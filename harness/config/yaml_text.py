@@ -79,7 +79,9 @@ def _parse(text: str) -> tuple[Document, str, int]:
     try:
         reader = YAML(typ="safe", pure=True)
         constructor, _ = reader.get_constructor_parser(io.StringIO(text))
-        node = constructor.composer.get_single_node()
+        composer = constructor.composer
+        composer.warn_double_anchors = False  # YAML allows them: an alias is of the last one
+        node = composer.get_single_node()
         if node is None:
             return Document(None, None), _TAG + "null", 0
         _check_size(node)

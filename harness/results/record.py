@@ -7,7 +7,6 @@ record, too: with status `failed` and the tail of its log.
 """
 
 import contextlib
-import math
 import signal
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,7 +17,7 @@ import msgspec
 from harness.config.field_types import Count, Moment, Name, NotNegative, Seed
 from harness.errors import StoreError
 from harness.files import read_json
-from harness.metrics import ONE_PROCESS
+from harness.metrics import ONE_PROCESS, is_measured
 from harness.results import core_answers
 from harness.results.core_answers import CoreSettings
 from harness.results.run_files import EventLog, log_tail, read_event_log, read_events
@@ -244,10 +243,10 @@ def _refused(outcome: Outcome, fault: str | None) -> Outcome:
 
 
 def _corrected(result: Outcome, ended: ProcessEnd) -> Outcome:
-    """A result without numbers that are not finite, and with how the process ended."""
+    """A result without numbers that are no measurements, and with how the process ended."""
     reasons = [result.reason] if result.reason else []
     for name, number in result.metrics.items():
-        if number is not None and not math.isfinite(number):
+        if number is not None and not is_measured(name, number):
             result.metrics[name] = None
             reasons.append(f"{name} was {number} and is recorded as not measured")
     if result.metrics.get("resumes"):

@@ -4,7 +4,6 @@ A file that is not JSON is damaged. A file that is JSON, but lacks a field or ha
 was written by another version of the harness. The two need different advice.
 """
 
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,13 +43,26 @@ def decode(
     try:
         value = msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as fault:
-        with suppress(RecursionError):
-            _check_format(msgspec.json.decode(data), kind, path, what, error)
+        # it may be damaged after the field that does not fit, too
+        _check_format(_plain(data, path, what, if_damaged, error), kind, path, what, error)
         raise _of_another_version(path, what, fault, if_older, error) from fault
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as fault:
-        raise error(str(path), what, f"a file that is not JSON ({fault})", if_damaged) from fault
+        raise _damaged(path, what, fault, if_damaged, error) from fault
     _check_format(value, kind, path, what, error)
     return value
+
+
+def _plain(data: bytes, path: Path, what: str, hint: str, error: type[HarnessError]) -> Any:
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.DecodeError, RecursionError) as fault:
+        raise _damaged(path, what, fault, hint, error) from fault
+
+
+def _damaged(
+    path: Path, what: str, fault: Exception, hint: str, error: type[HarnessError]
+) -> HarnessError:
+    return error(str(path), what, f"a file that is not JSON ({fault})", hint)
 
 
 def convert(content: Any, kind: type[T], path: Path, what: str) -> T:

@@ -27,7 +27,7 @@ from harness.runner.sandbox import Sandbox
 from harness.runner.variables import trainer_environment
 
 REPLY_LIMIT_S = 300.0
-FORWARD_S = 5.0  # for the last lines, where a helper process keeps stderr open
+PASS_ON_S = 5.0  # for the last lines, where a helper process keeps stderr open
 Launcher = Callable[[str, Sequence[str], int], list[str]]
 """(interpreter, arguments after `-m`, ranks) -> the command line that starts all ranks."""
 T = TypeVar("T")
@@ -373,16 +373,16 @@ def _escaped_stderr() -> Iterator[int | None]:
         yield None
         return
     reading, writing = os.pipe()
-    forwarding = threading.Thread(target=_forward, args=[reading], daemon=True)
-    forwarding.start()
+    copying = threading.Thread(target=_pass_on, args=[reading], daemon=True)
+    copying.start()
     try:
         yield writing
     finally:
         os.close(writing)
-        forwarding.join(FORWARD_S)
+        copying.join(PASS_ON_S)
 
 
-def _forward(descriptor: int) -> None:
+def _pass_on(descriptor: int) -> None:
     with open(descriptor, encoding="utf-8", errors="replace") as lines:
         for line in lines:
             sys.stderr.write(escape(line, "log"))

@@ -181,7 +181,7 @@ def _jsonl(path: Path) -> Iterator[Chunk]:
 def _jsonl_text(path: Path, number: int, line: bytes) -> str:
     where = f"{path}, line {number}"
     try:
-        value: Any = json.loads(line.decode())
+        value: Any = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
         text = value["text"] if isinstance(value, dict) and "text" in value else None
         if isinstance(text, str):
             text.encode()  # an escape such as \ud800 is JSON but no character
@@ -189,7 +189,7 @@ def _jsonl_text(path: Path, number: int, line: bytes) -> str:
     except UnicodeError as error:
         hint = "Convert the file to UTF-8."
         raise DataError(path=where, expected="UTF-8", got=str(error), hint=hint) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(
             path=where,
             expected='a JSON object such as {"text": "..."}',
@@ -208,7 +208,7 @@ def _jsonl_text(path: Path, number: int, line: bytes) -> str:
 def _txt(path: Path) -> Iterator[Chunk]:
     content = path.read_bytes()
     try:
-        yield Chunk(group=0, documents=[content.decode()])
+        yield Chunk(group=0, documents=[content.decode("utf-8-sig")])
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise DataError(

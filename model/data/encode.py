@@ -31,6 +31,7 @@ from model.data.sources import (
     PYTHON_DOCS,
     TOKENS,
     TRAIN,
+    TXT,
     VALIDATION,
     Part,
     Source,
@@ -145,15 +146,27 @@ def _trained(settings: DataSettings, content: Content, progress: Progress) -> To
         "held_out": content.threshold,
         "files": [content.hashes[part.name] for part in training],
         **({} if characters is None else {"characters": characters}),
+        **({"cut": "into documents of as many"} if content.source.kind == TXT else {}),
     }
     path = settings.cache / "tokenizers" / f"{hash_of(trained_on)[:20]}.json"
     if not path.exists():
         progress(f"training a vocabulary of {settings.vocab_size:,} tokens")
         texts = (
-            text for part in training for chunk in content.chunks(part) for text in chunk.texts
+            text
+            for part in training
+            for chunk in content.chunks(part)
+            for document in chunk.texts
+            for text in _training_texts(document, content.source.kind)
         )
         tokenizers.train(texts, settings.vocab_size, characters, settings.source).save(path)
     return tokenizers.load(path)
+
+
+def _training_texts(document: str, kind: str) -> Iterator[str]:
+    """A document, of which a vocabulary sees the beginning; all of a txt file, in parts."""
+    longest = tokenizers.LONGEST_TRAINING_CHARACTERS if kind == TXT else len(document) + 1
+    for start in range(0, len(document), longest):
+        yield document[start : start + longest]
 
 
 def _encode_parts(

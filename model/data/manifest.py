@@ -26,7 +26,7 @@ from typing import Any
 from model.data.atomic import hash_of, read_json
 from model.data.published import PUBLISHED
 from model.data.settings import DataSettings
-from model.data.sources import NAMED_SOURCES, TRAIN, VALIDATION, source_of
+from model.data.sources import NAMED_SOURCES, TRAIN, TXT, VALIDATION, source_of
 from model.errors import DataError
 
 # Raised by hand when reading, training, cutting or storing changes, so that nothing old is reused.
@@ -34,6 +34,9 @@ LAYOUT = "model.data/1"
 SHARDS = "shards"  # the folder of them in a prepared one
 # Rule and version of the packing plan; part of every data_id.
 PACKING = "best_fit_crop_shortest/1"
+SPLIT_PACKING = f"rows_of_long_documents, {PACKING}"
+# How txt files become a vocabulary; a stamp of a source has it, so that a changed rule is used.
+TXT_RULE = "how txt files are read (2)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,7 +213,10 @@ def source_stamp(settings: DataSettings) -> list[list[str | int]]:
     A published data set's files cannot change without an error, and may be deleted once their
     tokens are made: they leave no stamp.
     """
-    stamp = [] if settings.source in PUBLISHED else source_of(settings).stamp()
+    stamp: list[list[str | int]] = []
+    if settings.source not in PUBLISHED:
+        source = source_of(settings)
+        stamp = source.stamp() + ([[TXT_RULE]] if source.kind == TXT else [])
     if settings.tokenizer not in ("train", "gpt2"):
         path = Path(settings.tokenizer).expanduser()
         if path.exists():
@@ -266,9 +272,14 @@ def read_view(
         path = folder / "views" / view_name(settings, train_files)
         if path.exists():
             value = read_json(path)
-            if value.get("packing") == PACKING:
+            if value.get("packing") == packing_of(manifest):
                 return View(**{**value, "path": str(home)})
     return None
+
+
+def packing_of(manifest: Manifest) -> str:
+    """The packing rule of a source. A txt file is often a whole book, so it is split into rows."""
+    return SPLIT_PACKING if manifest.kind == TXT else PACKING
 
 
 def too_many_files(asked: int, there: int) -> DataError:

@@ -4,7 +4,8 @@ Rows of T + 1 tokens are filled by best fit from a buffer of at least 1,000 docu
 does it: take the longest document that fits, the first in the buffer on ties; if none fits, crop
 the shortest (first on ties) to fill the row and drop its rest. Documents arrive in batches of at
 most 128 that never cross a row group. At the end of an epoch the stream starts again and the buffer
-is kept.
+is kept. Of a txt file, often a whole book, each row's worth of tokens counts as a document, so
+that nothing but the end of it is ever cropped (`rows`).
 
 Only lengths matter, so a plan is made before training, without tokens, ranks or devices: row k is
 the same for every batch size and rank count, and a run can resume anywhere. The buffer is a sorted
@@ -30,6 +31,7 @@ from model.errors import DataError
 
 BUFFER_DOCUMENTS = 1_000
 BATCH_DOCUMENTS = 128
+SAMPLE_DOCUMENTS, SAMPLE_ROWS = 20_000, 4096  # packed in a moment
 
 _ARRIVAL_BITS = 44
 _LATEST = (1 << _ARRIVAL_BITS) - 1
@@ -181,6 +183,18 @@ class _Packer:
             self._document[self.next_place] = document
             self.next_place += 1
         assert self.next_place == epoch * len(self._stream.order) + end
+
+
+def sampled_loss(lengths: NDArray[np.int64], context_tokens: int, rows: int, seed: int) -> float:
+    """Share of the tokens that cropping drops from up to `rows` rows of a sample of documents.
+
+    A plan of all documents of a large source takes minutes.
+    """
+    sample = lengths[:: -(-len(lengths) // SAMPLE_DOCUMENTS)]
+    row_tokens = context_tokens + 1
+    rows = max(1, min(rows, SAMPLE_ROWS, int(sample.sum()) // row_tokens))
+    plan = extend(empty_plan(), seed_order(sample, seed), context_tokens, rows)
+    return plan.lost_tokens / (plan.lost_tokens + rows * row_tokens)
 
 
 def plan_key(stream: Stream, context_tokens: int) -> str:

@@ -15,7 +15,6 @@ from model.data import tokenizer as tokenizers
 from model.data.atomic import Progress, exclusive, hash_of, write_json
 from model.data.encode import encode_source
 from model.data.manifest import (
-    PACKING,
     SHARDS,
     Manifest,
     PartRecord,
@@ -24,6 +23,7 @@ from model.data.manifest import (
     find_view,
     is_prepared,
     locate,
+    packing_of,
     read_manifest,
     read_view,
     recorded_view,
@@ -33,9 +33,12 @@ from model.data.meter import Meter
 from model.data.rows import DocumentTokens, PackedRows
 from model.data.settings import DataSettings
 from model.data.shards import Shard, open_shard
-from model.data.sources import NAMED_SOURCES, TRAIN, VALIDATION
+from model.data.sources import NAMED_SOURCES, TRAIN, TXT, VALIDATION
 from model.data.tokenizer import Tokenizer
 from model.errors import DataError
+
+LOST_WARNED, LOST_REFUSED = 0.5, 0.95  # shares of the tokens; of web pages about a third are lost
+NAMED_ROWS = 5
 
 
 class Prepared:
@@ -123,10 +126,13 @@ def _write_view(settings: DataSettings, progress: Progress) -> None:
     if read_view(settings, home, manifest, train_files) is not None:
         return
     documents = _open_documents(settings, home, manifest)
+    for split in (TRAIN, VALIDATION):
+        _require_a_row(settings, split, documents[split])
     folder = derived_folder(settings, home, manifest)
     progress(f"packing {settings.validation_rows} validation rows of {settings.context_tokens} + 1")
     rows = _packed(settings, documents[VALIDATION], folder, VALIDATION, settings.validation_rows)
     rows_sha256 = rows.sha256(settings.validation_rows)
+    _check_rows(settings, documents, rows, progress)
     counted = {
         f"{split}_{count}": sum(getattr(part.shard, of) for part in used if part.split == split)
         for split in (TRAIN, VALIDATION)
@@ -134,7 +140,7 @@ def _write_view(settings: DataSettings, progress: Progress) -> None:
     }
     view = {
         "data_id": _data_id(settings, manifest, used, rows_sha256),
-        "packing": PACKING,
+        "packing": packing_of(manifest),
         "train_files": train_files,
         "context_tokens": settings.context_tokens,
         "validation_rows": settings.validation_rows,
@@ -142,6 +148,53 @@ def _write_view(settings: DataSettings, progress: Progress) -> None:
         **counted,
     }
     write_json(folder / "views" / view_name(settings, train_files), view)
+
+
+def _require_a_row(settings: DataSettings, split: str, documents: DocumentTokens) -> None:
+    """Refuse text that is shorter than one row, which would repeat it."""
+    row_tokens, tokens = settings.context_tokens + 1, int(documents.lengths.sum())
+    if tokens < row_tokens:
+        raise DataError(
+            path=settings.source,
+            expected=f"text of {row_tokens:,} tokens or more in the {split} files, for one row",
+            got=f"{tokens:,}",
+            hint="Add text there (the last file by name is validation), or set a smaller "
+            "model.context_tokens.",
+        )
+
+
+def _check_rows(
+    settings: DataSettings,
+    documents: dict[str, DocumentTokens],
+    validation: PackedRows,
+    progress: Progress,
+) -> None:
+    """Refuse or report tokens that cropping drops, and report repeated validation rows."""
+    train = packing.sampled_loss(
+        documents[TRAIN].lengths, settings.context_tokens, packing.SAMPLE_ROWS, settings.seed
+    )
+    for split, lost in ((TRAIN, train), (VALIDATION, validation.lost_share)):
+        if lost > LOST_REFUSED:
+            raise DataError(
+                path=settings.source,
+                expected=f"{split} documents of which cropping drops {LOST_REFUSED:.0%} of the "
+                "tokens at most",
+                got=f"{lost:.1%}: their rows keep {settings.context_tokens + 1:,} tokens of each",
+                hint="Cut the documents into shorter ones, or save them as txt files, which are "
+                "split into rows.",
+            )
+        if lost > LOST_WARNED:
+            progress(
+                f"warning: cropping drops {lost:.0%} of the {split} tokens, because documents are "
+                f"longer than a row of {settings.context_tokens + 1:,}"
+            )
+    if repeats := validation.repeats(settings.validation_rows):
+        named = ", ".join(map(str, repeats[:NAMED_ROWS]))
+        more = f" and {len(repeats) - NAMED_ROWS} more" if len(repeats) > NAMED_ROWS else ""
+        progress(
+            f"warning: validation rows {named}{more} of {settings.validation_rows} repeat earlier "
+            "ones: add text for validation, or lower eval.tokens"
+        )
 
 
 def _data_id(
@@ -155,7 +208,7 @@ def _data_id(
                 [split, shard.documents_sha256, shard.row_groups] for split, shard in shards
             ],
             "context_tokens": settings.context_tokens,
-            "packing": PACKING,
+            "packing": packing_of(manifest),
             "validation_rows": [settings.validation_rows, rows_sha256],
         }
     )
@@ -187,7 +240,8 @@ def _open_documents(
                 "data.train_files, and copy the folder again.",
             )
         opened[part.split].append(open_shard(home / SHARDS, part.shard, manifest.token_bytes))
-    return {split: DocumentTokens(shards) for split, shards in opened.items()}
+    longest = settings.context_tokens + 1 if manifest.kind == TXT else None
+    return {split: DocumentTokens(shards, longest) for split, shards in opened.items()}
 
 
 def _open_tokenizer(home: Path, manifest: Manifest) -> Tokenizer:

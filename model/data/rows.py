@@ -5,6 +5,7 @@ its last T. Reading copies slices of memory-mapped shards and nothing else.
 """
 
 import hashlib
+import itertools
 import sys
 from collections.abc import Sequence
 from typing import Protocol
@@ -17,18 +18,34 @@ from model.data.shards import Shard
 
 
 class DocumentTokens:
-    """All documents of a split, numbered in file order over its shards."""
+    """All documents of a split, numbered in file order over its shards.
 
-    def __init__(self, shards: Sequence[Shard]) -> None:
+    `longest`: a document of more tokens counts as several, of which each but the last has as many.
+    """
+
+    def __init__(self, shards: Sequence[Shard], longest: int | None = None) -> None:
         self._tokens = [shard.tokens for shard in shards]
         self._shard_of = np.repeat(np.arange(len(shards)), [s.record.documents for s in shards])
         self._start_of = np.concatenate([shard.starts[:-1] for shard in shards])
         self.lengths: NDArray[np.int64] = np.concatenate([np.diff(s.starts) for s in shards])
         self.row_groups = [size for shard in shards for size in shard.record.row_groups]
         self.type = self._tokens[0].dtype
+        if longest is not None:
+            self._split(longest)
+
+    def _split(self, longest: int) -> None:
+        parts = -(-self.lengths // longest)
+        of = np.repeat(np.arange(len(parts)), parts)
+        first = np.repeat(np.cumsum(parts) - parts, parts)
+        before = (np.arange(len(of)) - first) * longest
+        ends = np.cumsum([0, *self.row_groups])
+        sizes = [parts[start:end].sum() for start, end in itertools.pairwise(ends)]
+        self.row_groups = [int(size) for size in sizes]
+        self.lengths = np.minimum(self.lengths[of] - before, longest)
+        self._shard_of, self._start_of = self._shard_of[of], self._start_of[of] + before
 
     def tokens(self, document: int) -> NDArray[np.unsignedinteger]:
-        """The ids of one document, BOS in front."""
+        """The ids of one document, BOS in front unless it continues the one before it."""
         shard = self._tokens[int(self._shard_of[document])]
         start = int(self._start_of[document])
         return shard[start : start + int(self.lengths[document])]
@@ -94,6 +111,17 @@ class PackedRows:
             block = self.tokens(start, min(rows, start + 256))
             digest.update(block.astype(self._documents.type).tobytes())
         return digest.hexdigest()
+
+    def repeats(self, rows: int) -> list[int]:
+        """Which of the first rows, numbered from 1, equal an earlier one."""
+        seen: set[bytes] = set()
+        found = []
+        for row in range(rows):
+            content = hashlib.sha256(self.tokens(row, row + 1).tobytes()).digest()
+            if content in seen:
+                found.append(row + 1)
+            seen.add(content)
+        return found
 
 
 class RepeatedRows:

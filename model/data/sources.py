@@ -23,7 +23,9 @@ PYTHON_DOCS = "python-docs"
 NAMED_SOURCES = (PYTHON_DOCS, *PUBLISHED)
 TOKENS = "bin"
 """The format whose files hold GPT-2 tokens and no text (`token_file`)."""
-FORMATS = ("parquet", "jsonl", "txt", TOKENS)
+TXT = "txt"
+"""The format whose files are one document each."""
+FORMATS = ("parquet", "jsonl", TXT, TOKENS)
 GPT2_VOCAB_SIZE = 50_257
 TRAIN, VALIDATION = "train", "validation"
 
@@ -211,8 +213,8 @@ def _one_format(source: str, found: "list[os.DirEntry[str]]") -> str:
             path=source,
             expected="a folder with parquet, jsonl, txt or bin files in it",
             got="none",
-            hint="Put the text there: parquet (column text), jsonl (key text), one document a "
-            "txt file, or GPT-2 tokens as bin; folders below it are not searched.",
+            hint="Put the text there: parquet (column text), jsonl (key text), txt, or GPT-2 "
+            "tokens as bin; folders below it are not searched.",
         )
     if len(formats) > 1:
         raise DataError(

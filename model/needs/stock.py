@@ -29,7 +29,6 @@ from model.errors import DataError
 from model.needs import reach
 from model.needs.disk import free_bytes
 
-SAMPLE_DOCUMENTS, SAMPLE_ROWS = 20_000, 4096  # packed in a moment
 PARQUET_ENDS = b"PAR1"
 
 
@@ -160,17 +159,11 @@ def _shard_faults(
 
 
 def _lost_share(settings: DataSettings, rows: int) -> float:
-    """Of rows packed from a sample of the training documents: a plan of all takes minutes."""
-    from model.data import packing
+    from model.data.packing import sampled_loss
     from model.data.prepare import open_prepared
 
     lengths = open_prepared(settings).documents(TRAIN).lengths
-    sample = lengths[:: -(-len(lengths) // SAMPLE_DOCUMENTS)]
-    row_tokens = settings.context_tokens + 1
-    rows = max(1, min(rows, SAMPLE_ROWS, int(sample.sum()) // row_tokens))
-    stream = packing.seed_order(sample, settings.seed)
-    plan = packing.extend(packing.empty_plan(), stream, settings.context_tokens, rows)
-    return plan.lost_tokens / (plan.lost_tokens + rows * row_tokens)
+    return sampled_loss(lengths, settings.context_tokens, rows, settings.seed)
 
 
 def _downloads(settings: DataSettings, published: Published, every_byte: bool) -> Stock:

@@ -11,7 +11,7 @@ import msgspec
 
 from harness.errors import UsageError
 from harness.results import core_answers, stored_file
-from harness.results.logs.run_log import LogError, LoggedRun
+from harness.results.logs.run_log import LogError, LoggedRun, final_metrics
 from harness.results.recipe import device_name, is_full_scale, recipe_scale
 from harness.results.record import (
     ProcessEnd,
@@ -162,7 +162,8 @@ def logged_run(
 ) -> LoggedRun:
     """A record as a run to compare. `answers`: its core.parquet; `store`: where the record is."""
     completed = record.status == "completed"
-    metrics = {name: value for name, value in record.metrics.items() if value is not None}
+    values = {name: value for name, value in record.metrics.items() if value is not None}
+    metrics, ending, diverged = final_metrics(values)
     warnings = []
     if record.ended_at < record.started_at or record.wall_s < 0:
         warnings.append(f"{source}: it ends before it starts; times are left out")
@@ -173,8 +174,8 @@ def logged_run(
         metrics=metrics if completed else {},
         steps=record.steps,
         planned_steps=_planned(record),
-        ending=None if completed else _ending(record),
-        diverged=record.status in ("diverged", "out_of_memory"),
+        ending=ending if completed else _ending(record),
+        diverged=(completed and diverged) or record.status in ("diverged", "out_of_memory"),
         scale=recipe_scale(record),
         full_scale=is_full_scale(record),
         gpu=device_name(record.environment),

@@ -19,16 +19,18 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from harness.results.logs.run_log import (
-    NOT_A_NUMBER,
     Evaluation,
     LoggedRun,
+    evaluation,
+    final_metrics,
+    finite,
     first_backward_step,
+    number,
     resumed_at,
-    split_finite,
     tail_ms,
     truncation_reason,
 )
-from harness.results.logs.segments import last_step, split_runs
+from harness.results.logs.segments import last_step, split_runs, without_repeats
 from harness.results.logs.source_code import shared
 
 FAMILY = "modded-nanogpt"
@@ -37,16 +39,19 @@ UNTIMED_STEPS = 10  # and leave them out of their mean step time
 TOTALS_AGREE = 0.05  # relative
 TARGETS = {"gpt2-small": 3.28, "gpt2-medium": 2.92}  # nats; the targets of its two tracks
 NEAR_TARGET = 0.05
+STEP = r"step:(?=\d+/\d+ )|s:(?=\d+ t[er]l:)"
+AFTER_STEPS = "peak memory allocated: "
 MARKS = r"step:\d+/\d+ |s:\d+ t[er]l:"
 
 # Patterns over the whole text begin with a line break and not with ^, which is ten times slower.
 _EVALUATION = re.compile(
-    r"\nstep:(\d+)/(\d+) val_loss:(\S+)(?:.*? train_time:([\d.]+)(ms|s))?(?: step_avg:([\d.]+)ms)?"
+    r"\nstep:(\d{1,9})/(\d{1,9}) val_loss:(\S+)"
+    r"(?:.*? train_time:([\d.]+)(ms|s))?(?: step_avg:([\d.]+)ms)?"
 )
-_STEP = re.compile(r"\nstep:(\d+)/(\d+) (val_loss)?")
-_LLMC_EVALUATION = re.compile(r"\ns:(\d+)() tel:(\S+)()()()(?=\n)")
-_LLMC_STEP = re.compile(r"\ns:(\d+)() (t[er]l):")
-_PEAK = re.compile(r"\npeak memory allocated: (\d+) MiB.*")
+_STEP = re.compile(r"\nstep:(\d{1,9})/(\d{1,9}) (val_loss)?")
+_LLMC_EVALUATION = re.compile(r"\ns:(\d{1,9})() tel:(\S+)()()()(?=\n)")
+_LLMC_STEP = re.compile(r"\ns:(\d{1,9})() (t[er]l):")
+_PEAK = re.compile(rf"\n{AFTER_STEPS}(\d{{1,9}}) MiB.*")
 _RULE = "\n" + "=" * 40  # ends the source that the script prints
 _GPU = re.compile(r"^\|\s+\d+\s+(\S.*?)\s+(?:On|Off)\s+\|\s+([0-9A-F:.]+)", re.MULTILINE)
 _FACTS = {
@@ -75,14 +80,14 @@ def recognises(text: str) -> bool:
 def read(text: str, source: str) -> list[LoggedRun]:
     """The runs of a file, in order, without those that were never evaluated."""
     step = _STEP if _STEP.search(text) else _LLMC_STEP
-    runs = split_runs(text, step, _PEAK)
+    runs = split_runs(without_repeats(text, step), step, _PEAK)
     of_file = _header(runs[0][0], step)
     logged = []
-    for number, parts in enumerate(runs, start=1):
-        name = source if len(runs) == 1 else f"{source}, run {number}"
+    for index, parts in enumerate(runs, start=1):
+        name = source if len(runs) == 1 else f"{source}, run {index}"
         evaluations, resumed = _evaluations(parts, step)
         if evaluations:
-            header = of_file | (_header(parts[0], step) if number > 1 else {})
+            header = of_file | (_header(parts[0], step) if index > 1 else {})
             logged.append(_run(evaluations, name, parts[-1], step, resumed, header))
     return logged
 
@@ -104,15 +109,13 @@ def _evaluations_of(text: str) -> list[_Evaluated]:
     pattern = _EVALUATION if _STEP.search(text) else _LLMC_EVALUATION
     evaluations = []
     for match in pattern.finditer(text):
-        seconds = float(match[4]) / (1000 if match[5] == "ms" else 1) if match[4] else None
-        try:
-            loss = float(match[3])
-        except ValueError:
-            continue
+        seconds = finite(match[4])
         if match.end() == len(text) and seconds is None:
             continue  # an incomplete last line may end within a number
+        if seconds is not None and match[5] == "ms":
+            seconds /= 1000
         planned = int(match[2]) if match[2] else None
-        average = float(match[6]) if match[6] else None
+        loss, average = number(match[3]), finite(match[6])
         evaluations.append(_Evaluated(int(match[1]), planned, loss, seconds, average))
     return evaluations
 
@@ -128,7 +131,8 @@ def _run(
     """One run; `text`: its last part."""
     last = evaluations[-1]
     reached = max(last.step, last_step(text, step) or 0)
-    metrics, bad = split_finite({"val_loss": last.loss})
+    final = final_metrics({"val_loss": last.loss})
+    metrics = final.metrics
     seconds, warnings = _clock(evaluations, name, resumed)
     if seconds is not None:
         metrics["train_time_s"] = seconds
@@ -145,8 +149,8 @@ def _run(
         steps=reached,
         evaluated_at=last.step,
         planned_steps=last.planned,
-        ending=NOT_A_NUMBER.format(bad[0]) if bad else _truncation(last, reached),
-        diverged=bool(bad),
+        ending=final.ending or _truncation(last, reached),
+        diverged=final.diverged,
         scale=_scale(last.loss),
         warnings=warnings,
         **header,
@@ -188,12 +192,12 @@ def _clock(
 
 def _curve(evaluations: list[_Evaluated], *, timed: bool) -> list[Evaluation]:
     """The evaluations with their times, or without them where the clock is at fault."""
-    curve = []
+    curve: list[Evaluation] = []
     for step, _, loss, seconds, _ in evaluations:
         metrics = {"val_loss": loss}
         if timed and seconds is not None:
             metrics["train_time_s"] = seconds
-        curve.append(Evaluation(step, metrics))
+        curve += evaluation(step, metrics)
     return curve
 
 

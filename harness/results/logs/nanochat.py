@@ -13,38 +13,42 @@ unknown.
 """
 
 import calendar
+import math
 import re
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from harness.results.logs.run_log import (
-    NOT_A_NUMBER,
-    Evaluation,
+    FinalMetrics,
     LoggedRun,
+    evaluation,
+    final_metrics,
+    finite,
     first_backward_step,
+    number,
     resumed_at,
-    split_finite,
     truncation_reason,
 )
-from harness.results.logs.segments import split_runs
+from harness.results.logs.segments import split_runs, without_repeats
 from harness.results.recipe import FULL_SCALE_LAYERS, count
 
 FAMILY = "nanochat"
 SKIPPED_STEPS = 10
 MINUTES_AGREE, TOTALS_AGREE = 0.006, 0.01  # it prints minutes with two digits; relative
+STEP = r"[Ss]tep (?=\d+(?:/\d+ .*\| dt: | \| ))"
+AFTER_STEPS = "Peak memory usage|Total training time|Minimum validation"
 MARKS = r"Step \d+ \| |step \d+/\d+ \("
 FULL_RATIO = 5.0  # tokens per scaling parameter; its leaderboard runs have 7 to 12
 
-_EVALUATION = re.compile(r"^Step (\d+) \| Validation bpb: (\S+)", re.MULTILINE)
-_CORE = re.compile(r"^Step (\d+) \| CORE metric: (\S+)", re.MULTILINE)
+_EVALUATION = re.compile(r"^Step (\d{1,9}) \| Validation bpb: (\S+)", re.MULTILINE)
+_CORE = re.compile(r"^Step (\d{1,9}) \| CORE metric: (\S+)", re.MULTILINE)
 _STEP = re.compile(
-    r"^step (\d+)/(\d+) .*?\| dt: ([-\d.]+)ms(?:.*?\| total time: ([-\d.]+)m)?", re.MULTILINE
+    r"^step (\d{1,9})/(\d{1,9}) .*?\| dt: ([-\d.]+)ms(?:.*?\| total time: ([-\d.]+)m)?",
+    re.MULTILINE,
 )
-_ANY_STEP = re.compile(r"\n[Ss]tep (\d+)(?:/(\d+) .*\| (dt): | \| Validation bpb)")
-_TRAILER = re.compile(
-    r"\n(?:Step \d+ \||Peak memory usage|Total training time|Minimum validation).*"
-)
+_ANY_STEP = re.compile(r"\n[Ss]tep (\d{1,9})(?:/(\d{1,9}) .*\| (dt): | \| Validation bpb)")
+_TRAILER = re.compile(rf"\n(?:Step \d+ \||{AFTER_STEPS}).*")
 _FIELDS = {
     "batch": re.compile(r"^Total batch size ([\d,]+)", re.MULTILINE),
     "layers": re.compile(r'"n_layer": (\d+)'),
@@ -69,8 +73,8 @@ def recognises(text: str) -> bool:
 def read(text: str, source: str) -> list[LoggedRun]:
     """The runs of a file, in order, without those that were never evaluated."""
     text = text[: text.rfind("\n") + 1]  # an incomplete last line may end within a number
-    runs = split_runs(text, _ANY_STEP, _TRAILER)
-    names = [f"{source}, run {number}" for number in range(1, len(runs) + 1)]
+    runs = split_runs(without_repeats(text, _ANY_STEP), _ANY_STEP, _TRAILER)
+    names = [f"{source}, run {index}" for index in range(1, len(runs) + 1)]
     logged = [
         _run(parts, name if len(runs) > 1 else source)
         for parts, name in zip(runs, names, strict=True)
@@ -95,8 +99,8 @@ def _lines(parts: Sequence[str]) -> _Lines:
             resumed.append(int(first[1]))
             evaluations = [one for one in evaluations if one[0] < resumed[-1]]
             steps = [one for one in steps if one[0] < resumed[-1]]
-        evaluations += [(int(match[1]), _number(match[2])) for match in _EVALUATION.finditer(text)]
-        steps += [(int(m[1]), int(m[2]), float(m[3]), m[4]) for m in _STEP.finditer(text)]
+        evaluations += [(int(match[1]), number(match[2])) for match in _EVALUATION.finditer(text)]
+        steps += [(int(m[1]), int(m[2]), number(m[3]), m[4]) for m in _STEP.finditer(text)]
     return _Lines(evaluations, steps, resumed)
 
 
@@ -107,12 +111,13 @@ def _run(parts: Sequence[str], source: str) -> LoggedRun | None:
         return None
     text = "".join(parts)
     fields = {
-        name: float(match[1].replace(",", ""))
+        name: value
         for name, pattern in _FIELDS.items()
         if (match := pattern.search(text))
+        and (value := finite(match[1].replace(",", ""))) is not None
     }
     last, bpb = evaluations[-1]
-    metrics, bad = split_finite({"val_bpb": bpb, **_core(text, last)})
+    final = final_metrics({"val_bpb": bpb, **_core(text, last)})
     speed, warnings = _speed(steps, fields, source)
     if resumed:
         speed, warnings = {}, [resumed_at(source, resumed)]
@@ -123,13 +128,13 @@ def _run(parts: Sequence[str], source: str) -> LoggedRun | None:
     return LoggedRun(
         source=source,
         family=FAMILY,
-        metrics=metrics | speed,
-        evaluations=[Evaluation(step, {"val_bpb": bpb}) for step, bpb in evaluations],
+        metrics=final.metrics | speed,
+        evaluations=[at for step, bpb in evaluations for at in evaluation(step, {"val_bpb": bpb})],
         steps=max(last, steps[-1][0]) if steps else last,
         evaluated_at=last,
         planned_steps=steps[-1][1] if steps else None,
-        ending=_ending(last, steps, bad),
-        diverged=bool(bad),
+        ending=_ending(last, steps, final),
+        diverged=final.diverged,
         scale=_scale(fields),
         full_scale=_is_full_length(fields) and fields.get("layers", 0) >= FULL_SCALE_LAYERS,
         gpu=gpu,
@@ -140,21 +145,14 @@ def _run(parts: Sequence[str], source: str) -> LoggedRun | None:
     )
 
 
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return float("nan")
-
-
 def _core(text: str, last: int) -> dict[str, float]:
-    scores = [(int(match[1]), _number(match[2])) for match in _CORE.finditer(text)]
+    scores = [(int(match[1]), number(match[2])) for match in _CORE.finditer(text)]
     return {"core": scores[-1][1]} if scores and scores[-1][0] == last else {}
 
 
-def _ending(last: int, steps: list[_Step], bad: list[str]) -> str | None:
-    if bad:
-        return NOT_A_NUMBER.format(bad[0])
+def _ending(last: int, steps: list[_Step], final: FinalMetrics) -> str | None:
+    if final.ending:
+        return final.ending
     if not steps:
         return "it has no training step"
     reached, planned = steps[-1][:2]
@@ -166,10 +164,10 @@ def _speed(
 ) -> tuple[dict[str, float], list[str]]:
     """Returns (time and speed of the timed steps, a warning in case of a faulty clock)."""
     timed = [dt for step, _, dt, _ in steps if step > SKIPPED_STEPS]
-    clock = [(step, float(total)) for step, _, _, total in steps if total]
+    clock = [(step, number(total)) for step, _, _, total in steps if total]
     fault = first_backward_step([step for step, _ in clock], [total for _, total in clock], 0)
     if fault is None:
-        fault = next((step for step, _, dt, _ in steps if dt <= 0), None)
+        fault = next((step for step, _, dt, _ in steps if not 0 < dt < math.inf), None)
     if fault is not None:
         return {}, [f"{source}: its clock goes backwards at step {fault}; times are left out"]
     if not timed:
@@ -201,5 +199,8 @@ def _is_full_length(fields: dict[str, float]) -> bool:
     return fields.get("ratio", 0.0) >= FULL_RATIO
 
 
-def _unix_s(text: str) -> float:
-    return calendar.timegm(time.strptime(text, "%Y-%m-%d %H:%M:%S"))
+def _unix_s(text: str) -> float | None:
+    try:
+        return calendar.timegm(time.strptime(text, "%Y-%m-%d %H:%M:%S"))
+    except ValueError:
+        return None

@@ -4,6 +4,8 @@ A path names a log, a table, a folder of logs or of tables, a record, a run dire
 `STORE:STUDY/ARM`, or one attempt in a store, `STORE#PLAN_ID/ATTEMPT`.
 """
 
+import hashlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -12,15 +14,17 @@ import msgspec
 
 from harness.errors import UsageError
 from harness.format import plural
-from harness.results.logs import from_store, modded_nanogpt, nanochat, regex, tables
-from harness.results.logs.run_log import LogError, LoggedRun, NotALog, strip_colors
-from harness.results.logs.segments import strip_prefixes
+from harness.results.logs import from_store, modded_nanogpt, nanochat, regex, tables, text
+from harness.results.logs.run_log import LogError, LoggedRun, NotALog
 from harness.results.record import Record
 from harness.results.store import Store
 
 MEMBER = "#"  # between the name of a store's arm and a run of it
 LOG_SUFFIXES = (".txt", ".log", ".out", ".stdout")
 MARKS = f"{nanochat.MARKS}|{modded_nanogpt.MARKS}"
+STEP = re.compile(f"\n(?:{nanochat.STEP}|{modded_nanogpt.STEP})(\\d{{1,9}})")
+AFTER_STEPS = re.compile(f"\n(?:{nanochat.AFTER_STEPS}|{modded_nanogpt.AFTER_STEPS})")
+IDENTIFYING_CHARACTERS = 1000  # two logs of fewer may be equal by chance
 Reader = Callable[[str, str], list[LoggedRun]]
 READERS: dict[str, tuple[Callable[[str], bool], Reader]] = {
     nanochat.FAMILY: (nanochat.recognises, nanochat.read),
@@ -154,7 +158,7 @@ def _read_files(
     """The runs of the files of a folder, and why files were skipped: they are no logs."""
     runs: list[LoggedRun] = []
     skipped = []
-    for file in sorted(file for file in folder.rglob("*") if file.suffix in suffixes):
+    for file in sorted(file for file in folder.rglob("*") if text.suffix(file) in suffixes):
         try:
             part = _read_file(file, patterns)
         except NotALog as error:
@@ -193,61 +197,76 @@ def _from_records(
 
 
 def _read_file(path: Path, patterns: regex.Patterns) -> _PathRuns:
-    if path.suffix == ".json" and not _is_table(path):
-        record, answers = from_store.record_from_file(path), from_store.core_path_of_file(path)
-        store = from_store.store_around(path, 1)
-        return _PathRuns([], [_SourceRecord(record, str(path), answers, store)], [])
-    try:
-        text = strip_colors(path.read_text(encoding="utf-8", errors="replace"))
-    except OSError as error:
-        got = str(error.strerror).lower()
-        raise LogError(str(path), "a readable file", got, "Check its permissions.") from error
-    if not text.strip():
+    if text.suffix(path) in tables.SUFFIXES:
+        content = text.read_table(path)
+        _check_not_empty(path, content)
+        if path.suffix == ".json" and tables.is_record(content):
+            record, answers = from_store.record_from_file(path), from_store.core_path_of_file(path)
+            store = from_store.store_around(path, 1)
+            return _PathRuns([], [_SourceRecord(record, str(path), answers, store)], [])
+        return _PathRuns(tables.read(path, content), [], [])
+    others = [AFTER_STEPS, *(one for pattern in patterns.values() for one in pattern)]
+    content = text.read_log(path, text.LogLines(STEP, others, MARKS))
+    _check_not_empty(path, content)
+    runs = _read_log(content, path, patterns)
+    if len(runs) == 1 and len(content) >= IDENTIFYING_CHARACTERS:
+        content_id = hashlib.sha256(content.encode(errors="replace")).hexdigest()
+        runs = [msgspec.structs.replace(runs[0], content_id=content_id)]
+    return _PathRuns(runs, [], [])
+
+
+def _check_not_empty(path: Path, content: str) -> None:
+    if not content.strip():
         raise NotALog(
             str(path),
             "the log of a training run",
             "an empty file",
             "Leave it out, or find out why nothing was logged.",
         )
-    if path.suffix in tables.SUFFIXES:
-        return _PathRuns(tables.read(path, text), [], [])
-    return _PathRuns(_read_text(text, path, patterns), [], [])
 
 
-def _is_table(path: Path) -> bool:
-    """Whether a JSON file is a table and not the record of a run."""
-    try:
-        value = msgspec.json.decode(path.read_bytes())
-    except (msgspec.DecodeError, OSError):
-        return False
-    return not (isinstance(value, dict) and "plan_id" in value)
-
-
-def _read_text(text: str, path: Path, patterns: regex.Patterns) -> list[LoggedRun]:
-    text = "\n" + text  # so that every line of interest follows a line break
-    if not any(recognises(text) for recognises, _ in READERS.values()):
-        text = strip_prefixes(text, MARKS)
+def _read_log(content: str, path: Path, patterns: regex.Patterns) -> list[LoggedRun]:
     for family, (recognises, read) in READERS.items():
-        if recognises(text):
-            if runs := read(text, str(path)):
-                return [_with_patterns(run, text, patterns) for run in runs]
+        if recognises(content):
+            if runs := read(content, str(path)):
+                return _with_patterns(runs, content, patterns)
             raise LogError(
                 str(path),
                 f"at least one evaluation, as {family} prints them",
                 "training steps only",
                 "Leave it out, or read another number of it with --regex NAME=PATTERN.",
             )
-    if runs := regex.read(text, str(path), patterns):
+    if runs := regex.read(content, str(path), patterns):
         return runs
     no_match = f", and no match of {', '.join(patterns)}" if patterns else ""
     raise NotALog(
         str(path),
         f"a log of {' or '.join(READERS)}, or one that --regex can read",
         f"another format{no_match}",
-        "Describe its format, such as --regex 'val_loss=val loss ([0-9.]+)'.",
+        f"Describe its format, such as --regex 'val_loss=val loss {regex.TOKEN}'.",
     )
 
 
-def _with_patterns(run: LoggedRun, text: str, patterns: regex.Patterns) -> LoggedRun:
-    more = regex.metrics(text, patterns)
-    return msgspec.structs.replace(run, metrics=run.metrics | more) if more else run
+def _with_patterns(
+    runs: list[LoggedRun], content: str, patterns: regex.Patterns
+) -> list[LoggedRun]:
+    """The runs of a file with what patterns read. Raises LogError for several runs."""
+    more = regex.read_metrics(content, patterns)
+    if not more.metrics and not more.ending:
+        return runs
+    if len(runs) > 1:
+        raise LogError(
+            runs[0].source,
+            "one run in a file that --regex reads",
+            f"{len(runs)} runs",
+            "Split it, one file a run.",
+        )
+    run = runs[0]
+    return [
+        msgspec.structs.replace(
+            run,
+            metrics=run.metrics | more.metrics,
+            ending=run.ending or more.ending,
+            diverged=run.diverged or more.diverged,
+        )
+    ]

@@ -1,18 +1,17 @@
 """One run as read from a log: final metrics, and what a comparison needs to know about them."""
 
 import math
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 from harness.errors import HarnessError
+from harness.metrics import is_measured
 from harness.results.recipe import VarianceSource
 
 TAIL_STEPS = 200
-NOT_A_NUMBER = "its last {} is not a number"
-_ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class LogError(HarnessError):
@@ -35,11 +34,12 @@ class LoggedRun(msgspec.Struct, frozen=True, kw_only=True):
 
     `metrics`: the final values, finite. `evaluations`: all of them in order, as far as the log has
     them. `code_id`: what identifies the code, where all of it is known; `source_code`: the part of
-    it that a log embeds. `ending`: why the run is incomplete; None if it completed. `environment`:
-    the properties of the machine that its speed depends on, as far as the log has them;
-    `environment_known`: whether they suffice to identify it. `diverged`: it ended by a non-finite
-    loss or for lack of memory, not by being stopped. `varied`: the source of variance between
-    replicates of this run. `store`: of a record, where it has one. Times are Unix seconds.
+    it that a log embeds; `content_id`: the hash of a log, equal for copies of it. `ending`: why the
+    run is incomplete; None if it completed. `environment`: the properties of the machine that its
+    speed depends on, as far as the log has them; `environment_known`: whether they suffice to
+    identify it. `diverged`: it ended by a non-finite loss or for lack of memory, not by being
+    stopped. `varied`: the source of variance between replicates of this run. `store`: of a
+    record, where it has one. Times are Unix seconds.
     """
 
     source: str
@@ -60,6 +60,7 @@ class LoggedRun(msgspec.Struct, frozen=True, kw_only=True):
     seed: int | None = None
     code_id: str | None = None
     source_code: str | None = None
+    content_id: str | None = None
     identity: dict[str, str] = {}  # fields that must be equal on both sides
     evaluation: dict[str, str] = {}  # fields that must be equal to compare CORE
     answers: Path | None = None  # its core.parquet
@@ -91,22 +92,55 @@ def tail_ms(evaluations: Sequence[Evaluation]) -> float | None:
     It excludes start-up and compilation and covers the last stage of the schedule.
     """
     timed = [(at.step, at.metrics.get("train_time_s")) for at in evaluations]
-    step, end = timed[-1]
+    step, end = timed[-1] if timed else (0, None)
     for at, start in reversed(timed):
         if start is not None and end is not None and 0 < at <= step - TAIL_STEPS:
             return 1000 * (end - start) / (step - at)
     return None
 
 
-def strip_colors(text: str) -> str:
-    """The text without terminal colours."""
-    return _ANSI.sub("", text)
+class FinalMetrics(NamedTuple):
+    """The final metrics of a run that are measurements; why it has no result, if one is not."""
+
+    metrics: dict[str, float]
+    ending: str | None = None
+    diverged: bool = False
 
 
-def split_finite(metrics: dict[str, float]) -> tuple[dict[str, float], list[str]]:
-    """Returns (the finite metrics, the names of the others)."""
-    bad = [name for name, value in metrics.items() if not math.isfinite(value)]
-    return {name: value for name, value in metrics.items() if name not in bad}, bad
+def final_metrics(values: Mapping[str, float], needed: Sequence[str] | None = None) -> FinalMetrics:
+    """Separates measurements from numbers that are not finite, and from losses of 0 or below.
+
+    A number that is not finite is a divergence; what a loss of 0 stands for is not known. Only a
+    metric in `needed` (None: any) makes a run one without a result.
+    """
+    metrics = {name: value for name, value in values.items() if is_measured(name, value)}
+    bad = [name for name in values if name not in metrics and (needed is None or name in needed)]
+    if infinite := [name for name in bad if not math.isfinite(values[name])]:
+        return FinalMetrics(metrics, f"its last {infinite[0]} is not a number", diverged=True)
+    if bad:
+        shown = f"its last {bad[0]} is {values[bad[0]]:g}, which is no measurement"
+        return FinalMetrics(metrics, shown)
+    return FinalMetrics(metrics)
+
+
+def evaluation(step: int, metrics: Mapping[str, float]) -> list[Evaluation]:
+    """The evaluation at a step; none where it has no measurement."""
+    measured = {name: value for name, value in metrics.items() if is_measured(name, value)}
+    return [Evaluation(step, measured)] if len(measured) == len(metrics) else []
+
+
+def number(text: str) -> float:
+    """The number that a text is; NaN where it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def finite(text: str | None) -> float | None:
+    """The finite number that a text is; None where it is none."""
+    value = math.nan if text is None else number(text)
+    return value if math.isfinite(value) else None
 
 
 def truncation_reason(evaluated_at: int, reached: int, planned: int) -> str | None:

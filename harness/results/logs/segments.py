@@ -1,15 +1,17 @@
 """Several runs in one file, and one run in several parts.
 
 A run starts again from its first step; a resumed run goes back to a checkpoint. Both show as a step
-that does not increase. Launchers put a prefix on every line: a rank, a time stamp or both.
+that does not increase, other than in a line that is printed twice. Launchers put a prefix on every
+line: a rank, a time stamp or both.
 """
 
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-MAX_PREFIX = 120  # characters
-_RANK = r"(?i)\[(?:[a-z_ ]+=?)?(\d+)\]:?|\brank[ =:]?(\d+)|^(\d+): "
+MAX_PREFIX, MAX_SHAPES = 120, 50  # characters; prefixes that differ in more than numbers
+REPEATED_WITHIN = 2000  # characters; between two starts of a script lies its header
+_RANK = r"(?i)\[(?:[a-z_ ]+=?)?(\d{1,9})\]:?|\brank[ =:]?(\d{1,9})|^(\d{1,9}): "
 
 
 class _Line(NamedTuple):
@@ -100,32 +102,61 @@ def _line_end(text: str, position: int) -> int:
     return len(text) if end < 0 else end
 
 
-def strip_prefixes(text: str, marks: str) -> str:
-    """The text without the prefix that a launcher put on its lines; of several ranks, the lowest.
+def without_repeats(text: str, line: re.Pattern[str]) -> str:
+    """The text without lines that are printed again: two handlers of a logger print each twice.
 
-    `marks`: a pattern of what a trainer's line starts with. The prefixes before it, with any number
-    for each of theirs, are removed from all lines. Unchanged where no line has a mark.
+    `line`: as for `split_runs`.
+    """
+    last: dict[str, tuple[str, int]] = {}
+    kept, at = [], 0
+    for match in line.finditer(text):
+        end = _line_end(text, match.start() + 1)
+        shown, kind = text[match.start() : end], match[3]
+        known, where = last.get(kind, ("", 0))
+        if shown == known and match.start() - where < REPEATED_WITHIN:
+            kept.append(text[at : match.start()])
+            at = end
+        last[kind] = shown, end
+    return "".join([*kept, text[at:]])
+
+
+class LinePrefix(NamedTuple):
+    """What a launcher puts before the lines of a trainer; of several ranks, `rank` is read."""
+
+    pattern: re.Pattern[str] | None = None
+    rank: int | None = None
+
+    def strip(self, text: str) -> str:
+        """The text without the prefix, and without the lines of other ranks."""
+        if self.pattern is None:
+            return text
+        kept = []
+        for line in text.splitlines(keepends=True):
+            match = self.pattern.match(line)
+            if match and self.rank is not None and _rank(match[0]) not in (None, self.rank):
+                continue
+            kept.append(line[match.end() :] if match else line)
+        return "".join(kept)
+
+
+def find_prefix(text: str, marks: str) -> LinePrefix:
+    """The prefix of the lines of a text; an empty one where no line has a mark after a prefix.
+
+    `marks`: a pattern of what a trainer's line starts with. Each number of a prefix stands for any.
     """
     shapes: dict[str, None] = {}
     ranks: set[int] = set()
-    lines = text.splitlines(keepends=True)
-    for line in lines:
+    for line in text.splitlines():
         found = re.search(marks, line)
         if found and 0 < found.start() <= MAX_PREFIX:
             prefix = line[: found.start()]
             shapes[re.sub(r"\d+", lambda _: r"\d+", re.escape(prefix))] = None
             if (rank := _rank(prefix)) is not None:
                 ranks.add(rank)
-    if not shapes:
-        return text
+    if not 0 < len(shapes) <= MAX_SHAPES:
+        return LinePrefix()
     pattern = re.compile("|".join(sorted(shapes, key=len, reverse=True)))
-    kept = []
-    for line in lines:
-        match = pattern.match(line)
-        if match and len(ranks) > 1 and _rank(match[0]) not in (None, min(ranks)):
-            continue
-        kept.append(line[match.end() :] if match else line)
-    return "".join(kept)
+    return LinePrefix(pattern, min(ranks) if len(ranks) > 1 else None)
 
 
 def _rank(prefix: str) -> int | None:

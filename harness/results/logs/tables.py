@@ -13,6 +13,7 @@ A number that is not finite is a divergence. Nothing is known of the environment
 """
 
 import csv
+import io
 import json
 import math
 import re
@@ -21,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.metrics import METRICS
-from harness.results.logs.run_log import NOT_A_NUMBER, Evaluation, LoggedRun, NotALog, split_finite
+from harness.results.logs.run_log import LoggedRun, NotALog, evaluation, final_metrics
+from harness.results.logs.text import suffix
 
 FAMILY = "table"
 SUFFIXES = (".csv", ".json", ".jsonl")
@@ -63,16 +65,27 @@ def read(path: Path, text: str) -> list[LoggedRun]:
     return runs
 
 
+def is_record(text: str) -> bool:
+    """Whether a JSON text is the record of a run and not a table."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and "plan_id" in value
+
+
 def _rows(path: Path, text: str) -> list[Row]:
     """The rows of a file. Raises NotALog where it is no table."""
+    kind = suffix(path)
     try:
-        if path.suffix == ".csv":
-            return list(csv.DictReader(text.splitlines()))
-        if path.suffix == ".jsonl":
-            found = [json.loads(line) for line in text.splitlines() if line.strip()]
+        if kind == ".csv":
+            rows = csv.DictReader(io.StringIO(text))
+            return [{name: row[name] for name in row if name is not None} for row in rows]
+        if kind == ".jsonl":
+            found = [json.loads(line) for line in text.split("\n") if line.strip()]
         else:
             found = _rows_of_json(json.loads(text))
-    except (json.JSONDecodeError, csv.Error) as error:
+    except (ValueError, RecursionError, csv.Error) as error:
         got = f"damaged content ({error})"
         raise NotALog(str(path), "a table of runs", got, "Export it again.") from error
     if not all(isinstance(row, dict) for row in found):
@@ -82,13 +95,12 @@ def _rows(path: Path, text: str) -> list[Row]:
 
 
 def _rows_of_json(value: Any) -> list[Any]:
-    """Rows of a list, of one object, or of an object of columns."""
+    """Rows of a list, of one object, or of an object of columns of equal length."""
     if isinstance(value, list):
         return value
-    columns = {k: v for k, v in value.items() if isinstance(v, list)} if value else {}
-    if columns and len(columns) == len(value):
-        cells = zip(*columns.values(), strict=False)
-        return [dict(zip(columns, row, strict=True)) for row in cells]
+    if isinstance(value, dict) and value and all(isinstance(v, list) for v in value.values()):
+        cells = zip(*value.values(), strict=True)
+        return [dict(zip(value, row, strict=True)) for row in cells]
     return [value]
 
 
@@ -108,7 +120,7 @@ def _of_chart(rows: list[Row]) -> list[Row]:
 
 def _named(row: Row) -> Row:
     """The row with the names of the harness; numbers as float, other columns left out."""
-    lower = {str(name).strip().lower(): value for name, value in row.items() if name is not None}
+    lower = {str(name).strip().lower(): value for name, value in row.items()}
     named: Row = {}
     for name, aliases in NAMES.items():
         value = next((lower.pop(alias) for alias in aliases if alias in lower), None)
@@ -116,7 +128,9 @@ def _named(row: Row) -> Row:
             lower.pop(alias, None)
         if name == RUN and value not in (None, ""):
             named[name] = str(value)
-        elif (number := _number(value)) is not None:
+        elif (number := _number(value)) is not None and (
+            math.isfinite(number) or name not in (STEP, PLANNED, SEED)
+        ):
             named[name] = number
     for name, value in lower.items():
         if (number := _number(value)) is not None and not name.startswith("_"):
@@ -129,6 +143,8 @@ def _number(value: Any) -> float | None:
         return None
     try:
         return float(value)
+    except OverflowError:
+        return math.inf
     except (TypeError, ValueError):
         return None
 
@@ -158,27 +174,27 @@ def _run(rows: list[Row], source: str) -> LoggedRun | None:
         final |= {name: value for name, value in row.items() if name != RUN}
     steps, planned = int(final.pop(STEP, 0)), final.pop(PLANNED, None)
     seed = final.pop(SEED, None)
-    metrics, bad = split_finite(final)
-    if not any(name in METRICS for name in (*metrics, *bad)):
+    if not any(name in METRICS for name in final):
         return None
-    bad = [name for name in bad if name in METRICS]
+    measured = final_metrics(final, tuple(METRICS))
     curve = [
-        Evaluation(int(row[STEP]), {name: row[name] for name in row if name in METRICS})
+        at
         for row in rows
         if STEP in row and ("val_loss" in row or "val_bpb" in row)
+        for at in evaluation(int(row[STEP]), {name: row[name] for name in row if name in METRICS})
     ]
-    ending = NOT_A_NUMBER.format(bad[0]) if bad else None
+    ending = measured.ending
     if ending is None and planned and steps < planned:
         ending = f"it ends at step {steps:,} of {int(planned):,}"
     return LoggedRun(
         source=source,
         family=FAMILY,
-        metrics=metrics,
+        metrics=measured.metrics,
         evaluations=curve,
         steps=steps,
         evaluated_at=curve[-1].step if curve else None,
         planned_steps=int(planned) if planned else None,
         ending=ending,
-        diverged=bool(bad),
+        diverged=measured.diverged,
         seed=None if seed is None else int(seed),
     )

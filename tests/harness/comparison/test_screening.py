@@ -151,7 +151,7 @@ def cut(name, final, at=75, planned=100):
 def test_a_cut_run_is_named_and_not_compared_as_an_equal():
     a = side("a", [3.279, 3.28, 3.281])
     found = compared(a, [cut("b1.txt", 3.2), *side("b", [3.279, 3.28])])
-    assert found.findings == ["b1.txt of B is cut: it ends at step 75 of 100"]
+    assert found.findings == ["b1.txt of B has no result: it ends at step 75 of 100"]
     assert (found.outcome, found.metrics[0].n) == ("inconclusive", (3, 2))
 
 
@@ -191,4 +191,6 @@ def test_a_run_without_planned_steps_is_cut_where_others_of_its_side_went_on():
     a = side("a", [3.279, 3.28, 3.281], planned_steps=None)
     short = run("short", 3.5, planned_steps=None, steps=80, evaluated_at=80)
     found = compared(a, [*side("b", [3.279, 3.28], planned_steps=None), short])
-    assert found.findings == ["short of B is cut: it ends at step 80, others of its side at 100"]
+    assert found.findings == [
+        "short of B has no result: it ends at step 80, others of its side at 100"
+    ]

@@ -107,6 +107,10 @@ def test_aliases_merges_dates_and_lines_are_read():
     assert where("z") == "f.yaml: z"
 
 
+def test_an_anchor_that_is_set_again_is_read_without_a_warning():
+    assert parse("a: &x 1\nb: &x 2\nc: *x\n").value == {"a": 1, "b": 2, "c": 2}
+
+
 def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path):
     path = tmp_path / "a.yaml"
     path.write_bytes(b"\xef\xbb\xbfa: 1\n")

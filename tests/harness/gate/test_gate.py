@@ -233,7 +233,7 @@ def test_the_json_states_that_a_baseline_was_edited_or_is_missing(gate, place):
     assert "an edited entry" in result["reason"]
 
 
-def test_a_machine_without_the_data_of_a_baseline_gets_the_option_for_its_folder(
+def test_a_machine_without_the_data_of_a_baseline_has_a_hint_to_name_its_folder(
     tmp_path, capfd, monkeypatch
 ):
     argv = ["harness", "gate", "--baseline", "d8", "--base", "HEAD", "--plan"]

@@ -80,8 +80,8 @@ def test_a_result_that_breaks_the_contract_is_a_failed_run(tmp_path, value):
     assert "result.json" in made.reason
 
 
-@pytest.mark.parametrize("text", ["NaN", "Infinity"])
-def test_a_metric_that_is_not_finite_becomes_null_with_a_reason(tmp_path, text):
+@pytest.mark.parametrize("text", ["NaN", "Infinity", "0", "-1.5"])
+def test_a_loss_that_is_no_measurement_becomes_null_with_a_reason(tmp_path, text):
     (tmp_path / "result.json").write_text(json.dumps(GOOD).replace("1.5", text))
     made = collect_record(tmp_path, PLAN, ended())
     assert made.metrics["val_bpb"] is None

@@ -35,6 +35,9 @@ def test_a_file_is_decoded(tmp_path):
     ("content", "got", "hint"),
     [
         ('{"name": ', "a file that is not JSON", "Move it away."),
+        ('{"name": 1, ', "a file that is not JSON", "Move it away."),
+        ('{"name": ' + "9" * 5000 + "}", "a file that is not JSON", "Move it away."),
+        ('{"name": ' + "[" * 100_000, "a file that is not JSON", "Move it away."),
         ('{"title": "a"}', "the fields of an older version", "Use another --store"),
         ('{"name": "a", "format": 3}', "format 3", "update the harness"),
         ('{"title": "a", "format": 3}', "format 3", "update the harness"),

@@ -41,7 +41,7 @@ for path in sorted(glob.glob(root + "/runner/_work/_temp/_runner_file_commands/*
 attempt("github_env", lambda: write(root + "/runner/_work/_temp/_runner_file_commands/set_env_1"))
 attempt("record", lambda: write(root + "/store/records/a.json"))
 attempt("read_store", lambda: os.listdir(root + "/store/records"))
-attempt("harness", lambda: write(root + "/checkout/decide.py"))
+attempt("harness", lambda: write(root + "/checkout/evaluator.py"))
 attempt("credentials", lambda: open(root + "/runner/.credentials").read() == "")
 attempt("network", lambda: socket.create_connection(("127.0.0.1", int(sys.argv[3])), 2))
 attempt("kill", lambda: os.kill(int(sys.argv[4]), 0))

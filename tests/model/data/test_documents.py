@@ -57,6 +57,11 @@ def test_single_file_holds_out_a_tenth_by_hash_and_loses_nothing(tmp_path: Path)
     assert max(map(document_hash, validation)) < min(map(document_hash, train))
 
 
+def test_a_byte_order_mark_is_no_part_of_a_document(tmp_path: Path):
+    (tmp_path / "all.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n', "utf-8-sig")
+    assert sorted(texts_of(tmp_path, TRAIN) + texts_of(tmp_path, VALIDATION)) == ["one", "two"]
+
+
 def test_two_documents_are_enough_for_both_splits(tmp_path: Path):
     write_jsonl(tmp_path / "all.jsonl", ["one", "two"])
     assert len(texts_of(tmp_path, TRAIN)) == len(texts_of(tmp_path, VALIDATION)) == 1
@@ -146,6 +151,7 @@ BROKEN: dict[str, tuple[Breaker, str]] = {
     "object without text": (_lines(b'{"body": "x"}'), "line 1: .* got an object with body"),
     "text not a string": (_lines(GOOD, GOOD, b'{"text": 5}'), "line 3: .* `text` is a int"),
     "jsonl of latin-1": (_lines(GOOD, b'{"text": "caf\xe9"}'), "a.jsonl, line 2: expected UTF-8"),
+    "deep json": (_lines(GOOD, b"[" * 100_000), "a.jsonl, line 2: expected a JSON object"),
     "lone surrogate": (_lines(b'{"text": "\\ud800"}'), "a.jsonl, line 1: expected UTF-8"),
     "txt of latin-1": (
         lambda folder: (folder / "a.txt").write_bytes(b"one\ntwo caf\xe9 x"),

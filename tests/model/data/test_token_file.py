@@ -123,7 +123,8 @@ def test_one_file_of_tokens_holds_out_a_tenth_of_its_documents(
     folder.mkdir()
     ids = [token for each in range(100) for token in (END_OF_TEXT, each, each + 1)]
     token_file(folder / "all.bin", ids)
-    view = prepare(settings(folder, vocab_size=50_257, tokenizer=str(gpt2_sized)), quiet).view
+    wanted = settings(folder, vocab_size=50_257, tokenizer=str(gpt2_sized), context_tokens=16)
+    view = prepare(wanted, quiet).view
     assert (view.train_documents, view.validation_documents) == (90, 10)
 
 

@@ -93,13 +93,13 @@ def test_a_label_starts_nothing_and_is_answered_with_the_commit_to_confirm(run, 
     (job,) = label["jobs"].values()
     assert job["permissions"] == {"pull-requests": "write"}
     assert not any("uses" in step for step in job["steps"])
-    (tmp_path / "gh").write_text('#!/bin/bash\nprintf "%s\\n" "$@" > sent\n')
+    (tmp_path / "gh").write_text('#!/bin/bash\nprintf "%s\\n" "$@" > printed\n')
     text = script("harness-label.yml", "jobs", "reply", "steps", "harness-reply")
     code, *_ = run(text, HEAD=HEAD, NUMBER="7", GITHUB_REPOSITORY="o/r")
-    sent = (tmp_path / "sent").read_text()
+    printed = (tmp_path / "printed").read_text()
     assert code == 0
-    assert f"    /gate {HEAD}\n" in sent
-    assert not sent.startswith("/gate")
+    assert f"    /gate {HEAD}\n" in printed
+    assert not printed.startswith("/gate")
 
 
 @pytest.mark.parametrize(

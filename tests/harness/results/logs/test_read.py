@@ -84,6 +84,38 @@ def test_a_clock_that_goes_backwards_gives_no_times(modded_log):
     assert any("clock goes backwards at step 750" in warning for warning in run.warnings)
 
 
+def test_a_loss_of_zero_or_below_is_no_measurement(modded_log):
+    for shown in ("0.0000", "-3.2"):
+        (run,) = read(modded_log("a.txt", shown))
+        assert ("val_loss" in run.metrics, run.diverged) == (False, False)
+        assert run.ending == f"its last val_loss is {float(shown):g}, which is no measurement"
+        assert [at.step for at in run.evaluations] == [250, 500, 750]
+
+
+LAST = "step:1000/1000 val_loss:3.28 train_time:"
+
+
+@pytest.mark.parametrize(
+    ("line", "known"),
+    [
+        (f"{LAST}1.2.3ms", {"val_loss": 3.28}),
+        (f"{LAST}{'9' * 400}ms", {"val_loss": 3.28}),
+        (f"{LAST}5000ms step_avg:5..0ms", {"val_loss": 3.28, "train_time_s": 5.0}),
+        (f"{LAST}5000ms\npeak memory allocated: {'9' * 5000} MiB",
+         {"val_loss": 3.28, "train_time_s": 5.0}),
+        ("step:1000/1000 val_loss:three train_time:5000ms", {"train_time_s": 5.0}),
+        (f"{LAST}5000ms\nstep:{'9' * 5000}/1000 val_loss:1",
+         {"val_loss": 3.28, "train_time_s": 5.0}),
+    ],
+)  # fmt: skip
+def test_a_malformed_number_of_modded_nanogpt_is_an_unknown_one(tmp_path, line, known):
+    path = tmp_path / "a.txt"
+    path.write_text(f"{line}\n")
+    (run,) = read(path)
+    assert run.metrics == known
+    assert run.diverged == ("val_loss" not in known)
+
+
 # --- nanochat -------------------------------------------------------------------------------------
 
 
@@ -136,6 +168,30 @@ def test_a_negative_step_time_gives_no_times(nanochat_log):
     (run,) = read(nanochat_log("a.log", dt_ms=-3.0))
     assert not {"train_time_s", "tokens_per_s"} & run.metrics.keys()
     assert run.warnings
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "lost"),
+    [
+        ("dt: 200.00ms", "dt: -.-ms", ["train_time_s", "tokens_per_s"]),
+        ("total time: 0.02m", "total time: 0.0.2m", []),
+        ("size 262,144", "size ,", ["tokens_per_s"]),
+        ("ratio: 1.50", "ratio: ..", []),
+        ("2026-11-22 07", "2026-99-99 07", []),
+        ("usage: 28956.58MiB", "usage: ..MiB", ["peak_memory_bytes"]),
+        ("usage: 28956.58MiB", "usage: 1MiB\nTotal training time: ..m", []),
+        ("size: 1\n", f"size: {'9' * 5000}\n", []),
+        ("step 00020/00020", f"step {'9' * 5000}/00020", []),
+    ],
+)
+def test_a_malformed_number_of_nanochat_is_an_unknown_one(nanochat_log, old, new, lost):
+    path = nanochat_log("a.log")
+    (plain,) = read(path)
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    (run,) = read(path)
+    assert sorted(plain.metrics.keys() - run.metrics.keys()) == sorted(lost)
+    assert run.metrics["val_bpb"] == plain.metrics["val_bpb"]
 
 
 # --- any other ------------------------------------------------------------------------------------

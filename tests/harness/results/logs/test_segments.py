@@ -132,3 +132,30 @@ def test_console_output_and_the_lines_of_llm_c_are_read(modded_log, tmp_path, ot
     (run,) = read(old, other)
     assert (run.family, run.metrics, run.ending) == ("modded-nanogpt", {"val_loss": 3.2722}, None)
     assert [at.step for at in run.evaluations] == [0, 250, 500]
+
+
+@pytest.mark.parametrize("trainer", ["modded", "nanochat"])
+@pytest.mark.parametrize("which", ["last evaluation", "every line", "last two lines"])
+def test_a_line_that_is_printed_twice_starts_no_run(
+    modded_log, nanochat_log, other, trainer, which
+):
+    path = modded_log("a.txt", 3.27) if trainer == "modded" else nanochat_log("a.log", 1.27)
+    (plain,) = read(path, other)
+    lines = path.read_text().splitlines(keepends=True)
+    mark = "val_loss" if trainer == "modded" else "Validation"
+    last = max(at for at, line in enumerate(lines) if mark in line)
+    if which == "every line":
+        lines = [line for line in lines for _ in range(2)]
+    else:
+        lines[last + 1 : last + 1] = lines[last - (which == "last two lines") : last + 1]
+    path.write_text("".join(lines))
+    (run,) = read(path, other)
+    assert (run.metrics, run.evaluations) == (plain.metrics, plain.evaluations)
+
+
+def test_lines_of_more_shapes_than_a_launcher_has_are_no_prefix(tmp_path, other):
+    path = tmp_path / "a.log"
+    names = [f"{chr(97 + n // 26)}{chr(97 + n % 26)}" for n in range(200)]
+    path.write_text("".join(f"{name} step:1/1 val_loss:3.2 train_time:1ms\n" for name in names))
+    with pytest.raises(LogError, match="another format"):
+        read(path, other)

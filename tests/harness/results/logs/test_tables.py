@@ -80,6 +80,13 @@ def test_a_value_that_is_not_finite_is_a_divergence(read):
         ("a.csv", "epoch,colour\n1,red\n", "the columns epoch"),
         ("a.jsonl", "{half\n", "damaged content"),
         ("a.json", "[1, 2]", "values that are no rows"),
+        ("a.json", "7", "values that are no rows"),
+        ("a.json", '"x"', "values that are no rows"),
+        ("a.json", "[" * 100_000, "damaged content"),
+        ("a.json", '{"plan_id": ' + "[" * 100_000, "damaged content"),
+        ("a.jsonl", "[" * 100_000, "damaged content"),
+        ("a.json", '{"val_loss": ' + "9" * 5000 + "}", "damaged content"),
+        ("a.json", '{"val_loss": [3, 4], "seed": [1]}', "damaged content"),
     ],
 )
 def test_a_table_without_a_metric_is_refused_with_its_columns(read, name, text, got):
@@ -92,3 +99,23 @@ def test_a_table_beside_logs_is_a_copy_and_not_read(modded_log, tmp_path):
     (folder / "runs.csv").write_text("val_loss\n3.27\n")
     other = modded_log("b.txt")
     assert losses(read_sides([str(folder)], [str(other)], {})[0]) == [3.27]
+
+
+@pytest.mark.parametrize("column", ["step", "seed", "planned_steps"])
+@pytest.mark.parametrize("shown", ["nan", "inf", "-inf"])
+def test_a_step_or_seed_that_is_not_finite_is_unknown(read, column, shown):
+    (run,) = read("a.csv", f"{column},val_loss\n{shown},3.2\n")
+    assert (run.steps, run.seed, run.planned_steps, run.ending) == (0, None, None, None)
+    assert run.metrics == {"val_loss": 3.2}
+
+
+def test_a_loss_of_zero_or_below_is_no_measurement_and_a_huge_one_a_divergence(read):
+    zero, below = read("a.csv", "run,val_loss\nx,0\ny,-3\n")
+    assert (zero.metrics, below.metrics) == ({}, {})
+    assert below.ending == "its last val_loss is -3, which is no measurement"
+    (huge,) = read("a.json", '{"val_loss": ' + "9" * 400 + "}")
+    assert huge.diverged
+
+
+def test_cells_beyond_the_header_are_left_out(read):
+    assert losses(read("a.csv", "Step,x - val_loss\n1,3.2,7\n")) == [3.2]
