@@ -25,7 +25,7 @@ _ABSENT = {errno.ENOENT, errno.ENOTDIR}
 _UNREADABLE = {errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG}
 _INVALID_PATH = {errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL}
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def canonical_json(value: object) -> str:
@@ -131,7 +131,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in FULL:
             raise DiskError(
                 str(path),
                 "free space on the disk",

@@ -5,11 +5,13 @@ once; the repository's own files do not change.
 """
 
 import hashlib
+import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
+from harness import files
 from harness.errors import StudyFileError
 from harness.files import write_text
 
@@ -94,12 +96,14 @@ def _checkout(top: Path, commit: str, patches: list[bytes] | None, folder: Path)
     ready = folder.with_suffix(".ready")
     if ready.exists() and folder.is_dir():
         return folder.resolve()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    if folder.exists():
-        shutil.rmtree(folder)
+    with files.disk_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if folder.exists():
+            shutil.rmtree(folder)
     _git(top, "worktree", "prune")
     added = _git(top, "worktree", "add", "--detach", "--force", str(folder.resolve()), commit)
     if added.returncode != 0:
+        _raise_for_disk(added.stderr, folder)
         raise StudyFileError(
             str(folder), "a git worktree", added.stderr.strip()[-300:], "Correct what git reports."
         )
@@ -107,16 +111,32 @@ def _checkout(top: Path, commit: str, patches: list[bytes] | None, folder: Path)
         applied = subprocess.run(
             ["git", "apply", "--whitespace=nowarn"],
             cwd=folder,
+            env=_english(),
             input=content,
             capture_output=True,
         )
         if applied.returncode != 0:
             got = applied.stderr.decode(errors="replace").strip()[-300:]
+            _raise_for_disk(got, folder)
             hint = "Write it again from the current code with `git diff`."
             raise StudyFileError("patch", "a patch that applies to the current code", got, hint)
     write_text(ready, commit + "\n")
     return folder.resolve()
 
 
+def _raise_for_disk(message: str, folder: Path) -> None:
+    """Raises DiskError where git failed for lack of space, which is no fault of the study file."""
+    for number in files.FULL:
+        if os.strerror(number) in message:
+            with files.disk_errors(folder):
+                raise OSError(number, os.strerror(number))
+
+
+def _english() -> dict[str, str]:
+    """Variables under which git's messages are those that `_raise_for_disk` knows."""
+    return {**os.environ, "LC_ALL": "C"}
+
+
 def _git(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True)
+    command, variables = ["git", *arguments], _english()
+    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True)

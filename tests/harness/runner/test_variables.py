@@ -103,7 +103,8 @@ def spying(tmp_path):
     note = f"import json, os, sys\n{PRINT}\n"
     (package / "describe.py").write_text(f"{note}print('[]')\n")
     (package / "data.py").write_text(f"{note}print(json.dumps(dict(data_id='d')))\n")
-    ready = f"{note}print(json.dumps(dict(event='ready')), flush=True)\nsys.stdin.readline()\n"
+    reply = "json.dumps(dict(event='ready', step_s=1.0, batch_tokens=1))"
+    ready = f"{note}print({reply}, flush=True)\nsys.stdin.readline()\n"
     (package / "pace.py").write_text(ready)
     return Spy(tmp_path)
 

@@ -1,0 +1,82 @@
+"""A disk that is full while git checks out other code is the machine's fault, not the study's."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from harness import errors
+from harness.errors import DiskError, StudyFileError
+from harness.runner.worktree import checkout_patch, checkout_ref
+
+FULL = "error: unable to write file a.py: No space left on device"
+SHIM = """\
+#!/bin/bash
+for word in "$@"; do
+  if [[ $word == "{verb}" ]]; then echo "{message}" >&2; exit 128; fi
+done
+exec {git} "$@"
+"""
+
+
+@pytest.fixture
+def repository(tmp_path):
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    (folder / "a.py").write_text("a = 1\n")
+    for argv in (
+        ("init", "-q"),
+        ("add", "a.py"),
+        ("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "a"),
+    ):
+        subprocess.run(["git", *argv], cwd=folder, check=True)
+    return folder
+
+
+def fail_at(tmp_path, monkeypatch, verb: str, message: str) -> None:
+    """A git that fails at one verb as a full disk makes it fail."""
+    shim = tmp_path / "bin" / "git"
+    shim.parent.mkdir()
+    shim.write_text(SHIM.format(verb=verb, message=message, git=shutil.which("git")))
+    shim.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{shim.parent}{os.pathsep}{os.environ['PATH']}")
+
+
+def test_a_full_disk_at_a_checkout_is_a_disk_error(tmp_path, repository, monkeypatch):
+    fail_at(tmp_path, monkeypatch, "add", FULL)
+    with pytest.raises(DiskError, match="free space on the disk") as caught:
+        checkout_ref("HEAD", repository, tmp_path / "store")
+    assert caught.value.exit_code == errors.COULD_NOT_RUN
+    assert errors.BISECT[caught.value.exit_code] == 125
+
+
+def test_a_full_disk_at_a_patch_is_a_disk_error(tmp_path, repository, monkeypatch):
+    (tmp_path / "x.diff").write_text("--- a/a.py\n+++ b/a.py\n@@ -1 +1 @@\n-a = 1\n+a = 2\n")
+    fail_at(tmp_path, monkeypatch, "apply", FULL)
+    with pytest.raises(DiskError):
+        checkout_patch(tmp_path / "x.diff", repository, tmp_path / "store")
+
+
+def test_another_failure_of_git_is_still_the_files(tmp_path, repository, monkeypatch):
+    fail_at(tmp_path, monkeypatch, "add", "fatal: invalid reference")
+    with pytest.raises(StudyFileError, match="invalid reference"):
+        checkout_ref("HEAD", repository, tmp_path / "store")
+
+
+@pytest.mark.parametrize(("option", "code"), [([], 4), (["--bisect"], 125)])
+def test_a_gate_on_a_full_disk_could_not_run_and_a_bisection_skips(
+    tmp_path, monkeypatch, capfd, option, code
+):
+    from harness.__main__ import main
+
+    (tmp_path / "base.yaml").write_text("dial: {depth: 2, steps: 8}\n")
+    fail_at(tmp_path, monkeypatch, "add", FULL)
+    argv = ["harness", "gate", str(tmp_path / "base.yaml"), "--trainer", "fake", "--base", "HEAD"]
+    argv += ["--store", str(tmp_path / "runs"), *option]
+    monkeypatch.setattr(sys, "argv", argv)
+    with pytest.raises(SystemExit) as ending:
+        main()
+    assert ending.value.code == code
+    assert "free space on the disk" in capfd.readouterr().out
