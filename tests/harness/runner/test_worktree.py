@@ -80,3 +80,16 @@ def test_a_gate_on_a_full_disk_could_not_run_and_a_bisection_skips(
         main()
     assert ending.value.code == code
     assert "free space on the disk" in capfd.readouterr().out
+
+
+def test_only_the_hash_of_a_commit_names_the_folder_that_is_made_anew(tmp_path, monkeypatch):
+    kept = tmp_path / "store/worktrees/branch"
+    kept.mkdir(parents=True)
+    shim = tmp_path / "bin" / "git"
+    shim.parent.mkdir()
+    shim.write_text(f"#!/bin/bash\n[[ $2 == --show-toplevel ]] && echo {tmp_path} || echo branch\n")
+    shim.chmod(0o755)
+    monkeypatch.setenv("PATH", str(shim.parent), prepend=os.pathsep)
+    with pytest.raises(StudyFileError, match="the hash of a commit; got 'branch"):
+        checkout_ref("x", tmp_path, tmp_path / "store")
+    assert kept.is_dir()
