@@ -256,5 +256,8 @@ def test_a_helper_that_left_its_group_and_log_is_ended_and_named(tmp_path, monke
     )
     (helper,) = ended.outlived_by
     assert "time.sleep(60)" in helper or "python" in helper
-    assert run.marked(tmp_path) == {}
+    deadline = time.monotonic() + 10
+    while run.marked(tmp_path):  # what was killed may need a moment to be gone
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     assert "outlived it and were ended" in outcome_of(tmp_path, ended).reason
