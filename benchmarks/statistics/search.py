@@ -34,7 +34,7 @@ from harness.results.store import Store
 from harness.runner.fake_trainer import config as fake
 from harness.runner.fake_trainer.train import Curve, bits_per_byte
 from harness.search import storage
-from harness.search.samplers import create_pruner, create_sampler
+from harness.search.samplers import create_pruner
 from harness.search.trial import RESULT, TrialResult, result_of
 
 ROOT = Path(__file__).parents[2]
@@ -75,6 +75,15 @@ class Spent:
             self.best = min(self.best, value)
 
 
+def _sampler(setting: str | dict[str, Any], seed: int) -> optuna.samplers.BaseSampler:
+    """A sampler by its name, or by a mapping of `name` and arguments."""
+    arguments = {"name": setting} if isinstance(setting, str) else dict(setting)
+    made: optuna.samplers.BaseSampler = getattr(optuna.samplers, arguments.pop("name"))(
+        seed=seed, **arguments
+    )
+    return made
+
+
 def simulated(
     seed: int,
     sampler: str | dict[str, Any],
@@ -86,7 +95,7 @@ def simulated(
     spent = Spent()
     study = optuna.create_study(
         study_name=f"{sampler} {seed}",  # Hyperband assigns brackets by it
-        sampler=create_sampler(sampler, seed, "benchmark"),
+        sampler=_sampler(sampler, seed),
         pruner=create_pruner(pruner, STEPS // EVERY, "benchmark"),
     )
 

@@ -167,9 +167,8 @@ def test_the_doctor_names_a_study_of_the_trainer_that_it_checked(harness):
 def test_a_store_that_is_a_file_is_an_error_of_the_user(store, harness):
     store.root.write_text("a file")
     done = harness("report", "quick")
-    assert done.returncode == errors.COULD_NOT_RUN
-    assert "unexpected" not in done.stderr
-    assert "these studies: none" in done.stderr
+    assert done.returncode == errors.USAGE
+    assert "expected the folder of a store; got the file" in done.stderr
 
 
 def test_a_faulty_configuration_is_named_once(harness, tmp_path):
