@@ -73,6 +73,7 @@ def harness(root: Path, *words: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_native_study_runs_from_its_file_to_its_report(checkout: Path) -> None:
     plan = harness(checkout, "study", "study.yaml", "--store", "store", "--dry-run", "--no-measure")
     assert "time: unknown" in plan

@@ -190,6 +190,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for the process in /proc")
 def test_a_killed_parent_leaves_no_pace_running(tmp_path: Path) -> None:
     pace = json.dumps([sys.executable, *command(tmp_path, "--synthetic")])

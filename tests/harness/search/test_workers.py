@@ -68,6 +68,7 @@ def results(trials):
     return [result_of(trial) for trial in ended]
 
 
+@pytest.mark.slow
 def test_a_killed_search_resumes_without_losing_or_repeating_a_trial(
     harness, start, search_file, store, trainers, trials, slowed
 ):

@@ -86,6 +86,7 @@ def test_python_docs_are_english_of_about_two_megabytes():
 
 
 @pytest.mark.xdist_group("python_docs")  # found once a process
+@pytest.mark.slow
 def test_python_docs_come_in_the_same_order_every_time():
     from model.data.python_docs import python_documents
 
