@@ -85,8 +85,11 @@ def read_json(path: Path) -> Any:
 
 
 def open_regular(path: Path) -> IO[bytes]:
-    """Opens a file to read it. Raises OSError where it is no regular file: a pipe never ends."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    """Opens a file to read it. Raises OSError where it is no regular file.
+
+    A pipe never ends, and a link of a trainer may lead to a file that only its user may read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EISDIR, "Is no regular file", str(path))

@@ -13,9 +13,12 @@ _SECRET = r"(?:passw\w*|passphrase|token|secret|signature|sig|credentials?|(?:ap
 _USER_PASSWORD = re.compile(r"(://[^:/]*:).*@", re.DOTALL)
 _USER_TOKEN = re.compile(r"(https?://)[^/@:]+@", re.IGNORECASE)
 _QUERY_SECRET = re.compile(rf"([?&][^=&]*{_SECRET}=)[^&]*", re.IGNORECASE)
+_VALUE = r"(?:'[^']*'|\"[^\"]*\"|\S)+"  # quoted parts may have spaces
 _SHELL = (
-    re.compile(r"(\b\w*(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?)=)\S+", re.I),
-    re.compile(rf"(--?{_SECRET}[ =]+)\S+", re.IGNORECASE),
+    re.compile(
+        rf"(\b\w*(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?)=){_VALUE}", re.I
+    ),
+    re.compile(rf"(--?{_SECRET}[ =]+){_VALUE}", re.IGNORECASE),
     re.compile(r"((?:bearer|basic|login)[ :]+)(?!-)[^\s'\"]+", re.IGNORECASE),
 )
 

@@ -28,8 +28,9 @@ from benchmarks.speed.toggles.table import effect, markdown, terminal
 from harness.comparison.noise_model import SHIPPED, NoiseModel, read_rows
 from harness.errors import UsageError
 from harness.results.study_plan import TrickInfo
+from harness.runner.replies import Request
 from harness.runner.stepper import StepperFailed
-from harness.runner.trainer import NativeTrainer, Request
+from harness.runner.trainer import NativeTrainer
 from harness.stats.ab_noise import log_ratio
 from harness.stats.distributions import t_quantile
 

@@ -9,7 +9,6 @@ the whole alpha each time. All draws of a cell are one array; a test compares th
 `harness.stats.power.more_runs`. Means and variances are drawn instead of runs.
 """
 
-import argparse
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ import numpy as np
 from scipy import special
 
 from benchmarks.statistics.decisions import ALPHA, PASS, REGRESSION, Array, percent
+from benchmarks.statistics.section import print_section
 from harness.metrics import METRICS, SPEEDRUN_LOSS_SD_NATS
 from harness.stats.distributions import sd_nodes
 from harness.stats.power import BETA, MOST_RUNS
@@ -220,13 +220,5 @@ def _row(cell: Cell, rate: Followed, before: Followed) -> str:
     )
 
 
-def main() -> None:
-    """Prints the section."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--draws", type=int, default=10_000)
-    print("\n".join(lines(parser.parse_args().draws)))
-
-
 if __name__ == "__main__":
-    main()
+    print_section(__doc__, lines, 10_000)

@@ -7,7 +7,6 @@ first reading: as `harness.stats.ab_noise` decides it, and by the row alone. All
 one array; a test compares them with `summarize_launches`.
 """
 
-import argparse
 import itertools
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ import numpy as np
 from scipy import special
 
 from benchmarks.statistics.decisions import ALPHA, Array, percent
+from benchmarks.statistics.section import print_section
 from harness.stats.ab_noise import GUARD_ALPHA, PRIOR_DF
 from harness.stats.spending import Reading
 
@@ -91,13 +91,5 @@ def lines(draws: int) -> list[str]:
     ]
 
 
-def main() -> None:
-    """Prints the section."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--draws", type=int, default=100_000)
-    print("\n".join(lines(parser.parse_args().draws)))
-
-
 if __name__ == "__main__":
-    main()
+    print_section(__doc__, lines, 100_000)

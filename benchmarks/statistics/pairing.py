@@ -9,7 +9,6 @@ at the whole rate, to show what the division is for. All draws of a cell are one
 compares them with the engine.
 """
 
-import argparse
 import itertools
 import math
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import numpy as np
 from scipy import special
 
 from benchmarks.statistics.decisions import ALPHA, Array, percent
+from benchmarks.statistics.section import print_section
 from harness.stats.decision import PAIRED_SHARE
 from harness.stats.spending import Reading
 
@@ -127,13 +127,5 @@ def lines(draws: int) -> list[str]:
     ]
 
 
-def main() -> None:
-    """Prints the section."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--draws", type=int, default=20_000)
-    print("\n".join(lines(parser.parse_args().draws)))
-
-
 if __name__ == "__main__":
-    main()
+    print_section(__doc__, lines, 20_000)

@@ -6,14 +6,12 @@ take about a minute.
 
 from benchmarks.statistics import advice, launch_guard, pairing, several_metrics
 
-DRAWS = 10_000
 
-
-def lines() -> list[str]:
-    """All sections as Markdown."""
+def lines(draws: int) -> list[str]:
+    """All sections as Markdown. `draws`: a cell of the slowest; the others have more."""
     return [
-        *advice.lines(DRAWS),
-        *several_metrics.lines(2 * DRAWS),
-        *pairing.lines(2 * DRAWS),
-        *launch_guard.lines(10 * DRAWS),
+        *advice.lines(draws),
+        *several_metrics.lines(2 * draws),
+        *pairing.lines(2 * draws),
+        *launch_guard.lines(10 * draws),
     ]

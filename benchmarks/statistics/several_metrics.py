@@ -10,7 +10,6 @@ metrics. The price is the power for a candidate that is worse by two margins in 
 draws of a cell are one array; a test compares them with the engine.
 """
 
-import argparse
 import itertools
 import math
 from collections.abc import Iterator
@@ -20,12 +19,14 @@ import numpy as np
 from scipy import special
 
 from benchmarks.statistics.decisions import ALPHA, Array, percent
+from benchmarks.statistics.gate_rates import LAUNCH_SD
+from benchmarks.statistics.section import print_section
 from harness.metrics import METRICS, SPEEDRUN_LOSS_SD_NATS
 from harness.stats.spending import Reading
 
 RATE = Reading(alpha=ALPHA).rate
 LOSS_SD = SPEEDRUN_LOSS_SD_NATS / METRICS["val_loss"].margin.value
-SDS = (LOSS_SD, 0.0013 / METRICS["train_time_s"].margin.value, LOSS_SD)  # in margins of each
+SDS = (LOSS_SD, LAUNCH_SD / METRICS["train_time_s"].margin.value, LOSS_SD)  # in margins of each
 NOISE: dict[str, float | None] = {"noise model, 600 df": 600.0, "own runs": None}
 RUNS = (1, 2, 3)
 CORRELATIONS = (0.0, 0.8)
@@ -87,16 +88,14 @@ def drawn(cell: Cell, draws: int) -> tuple[Array, Array, float]:
 
 def regressions(change: Array, se: Array, df: float, *, holm: bool) -> Array:
     """Which metrics (draws, metrics) are regressions at a margin of 1 each."""
-    metrics = change.shape[1]
-    passes = change + special.stdtrit(df, 1 - RATE) * se < 1
+    critical = special.stdtrit(df, 1 - RATE)
+    passes = change + critical * se < 1
+    if not holm:
+        return (change - critical * se > 0) & ~passes
     open_ = np.ones_like(passes)
-    for step in range(metrics):
-        left = open_.sum(axis=1, keepdims=True) if holm else 1
-        tail = RATE / np.maximum(left, 1)
-        worse = open_ & (change - special.stdtrit(df, 1 - tail) * se > 0)
-        if step and not holm:
-            break
-        open_ &= ~worse
+    for _ in range(change.shape[1]):
+        left = np.maximum(open_.sum(axis=1, keepdims=True), 1)
+        open_ &= ~(change - special.stdtrit(df, 1 - RATE / left) * se > 0)
     return ~open_ & ~passes
 
 
@@ -113,10 +112,10 @@ def lines(draws: int) -> list[str]:
         "## Several metrics and one exit code",
         "",
         f"{draws:,} comparisons a cell by `benchmarks/statistics/several_metrics.py`: the first",
-        "reading of unchanged candidates, with a loss (SD 0.7 margins), a time (SD 0.26 margins)",
-        "and another loss. A regression in any metric is an error. In brackets: without Holm's",
-        "procedure. The last column is the share of candidates with a harm of two margins in the",
-        "first metric that are a regression in it.",
+        f"reading of unchanged candidates, with a loss (SD {SDS[0]:.1g} margins), a time",
+        f"(SD {SDS[1]:.2g} margins) and another loss. A regression in any metric is an error. In",
+        "brackets: without Holm's procedure. The last column is the share of candidates with a",
+        f"harm of {HARM:g} margins in the first metric that are a regression in it.",
         "",
         "| noise | runs a side | metrics | correlation | any regression, no harm | harm detected |",
         "|---|---|---|---|---|---|",
@@ -131,13 +130,5 @@ def lines(draws: int) -> list[str]:
     ]
 
 
-def main() -> None:
-    """Prints the section."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--draws", type=int, default=20_000)
-    print("\n".join(lines(parser.parse_args().draws)))
-
-
 if __name__ == "__main__":
-    main()
+    print_section(__doc__, lines, 20_000)

@@ -97,7 +97,7 @@ def launches(race: list[Run], column: str) -> list[list[float]]:
 
 
 def between_groups(groups: list[list[float]]) -> float:
-    """The df with which the pooled SD of some groups predicts that of another (see above).
+    """The df with which the pooled SD of some groups predicts that of another.
 
     With E[(q - 1)^2] = c + (1 + c) 2 / df of a group's ratio q, each group weighted by its df.
     """

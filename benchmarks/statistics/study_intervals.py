@@ -7,21 +7,17 @@ those of the base at the same seeds. All draws of a cell are one array; a test c
 arithmetic with `harness.stats.moderation`, study by study.
 """
 
-import argparse
 import math
-from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from scipy import optimize, special
 
-from benchmarks.statistics.decisions import percent
+from benchmarks.statistics.decisions import Array, percent
+from benchmarks.statistics.section import print_section
 from harness.stats.distributions import sd_nodes
 from harness.stats.inference import sidak
 from harness.stats.moderation import PAIRING_SHARE, prior_df
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 ALPHA = 0.05
 LEAST = 0.93  # simultaneous coverage that every cell must have
@@ -271,12 +267,5 @@ def lines(draws: int) -> list[str]:
     return [*spread_lines(draws), *pairing_lines(draws)]
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--draws", type=int, default=10_000)
-    print("\n".join(lines(parser.parse_args(arguments).draws)))
-
-
 if __name__ == "__main__":
-    main()
+    print_section(__doc__, lines, 10_000)

@@ -8,18 +8,17 @@ a parabola or has a kink. All draws of a cell are one array; a test compares thi
 `harness.stats.regression`, study by study.
 """
 
-import argparse
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy import special
 
-from benchmarks.statistics.decisions import percent
+from benchmarks.statistics.decisions import Array, percent
+from benchmarks.statistics.section import print_section
 from harness.stats.moderation import prior_df
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Curve = Callable[[Array], Array]
 
 ALPHA, ARMS = 0.05, 4
@@ -143,12 +142,5 @@ def lines(draws: int) -> list[str]:
     return [*shown, "", f"Worst cell: {percent(least)} %."]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--draws", type=int, default=10_000)
-    print("\n".join(lines(parser.parse_args().draws)))
-
-
 if __name__ == "__main__":
-    main()
+    print_section(__doc__, lines, 10_000)

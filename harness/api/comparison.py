@@ -159,13 +159,6 @@ def compare(
     'pass'
     >>> harness.compare("runs:smoke/base", "runs:smoke/no_windows").to_frame()
     """
-    if not 0 < alpha < 0.5:
-        raise UsageError("alpha", "a rate between 0 and 0.5", f"{alpha:g}", "Such as alpha=0.05.")
-    for name, values in (("margins", margins or {}), ("sds", sds or {})):
-        for metric, value in values.items():
-            if not 0 < value < float("inf"):
-                hint = "Such as 0.002 for val_loss; speeds are relative, 0.005 for 0.5 %."
-                raise UsageError(f"{name}[{metric!r}]", "a number above zero", repr(value), hint)
     compiled = regex.parse([f"{name}={text}" for name, text in (patterns or {}).items()])
     paths = _paths(a, "a"), _paths(b, "b")
     sides = read_sides(*paths, compiled)

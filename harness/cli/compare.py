@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import typer
@@ -21,6 +21,7 @@ from harness.cli.options import (
     NoiseModelOption,
     StoreOption,
     checked_alpha,
+    exchange_rate,
     metric_numbers,
     open_store,
     option_argv,
@@ -31,12 +32,9 @@ from harness.comparison.options import CompareOptions
 from harness.errors import UsageError
 from harness.format import plural
 from harness.gate.noise_sources import load_noise_model
-
-if TYPE_CHECKING:
-    from harness.comparison.exchange import ExchangeRate
+from harness.stats.spending import MOST_READINGS
 
 Form = Literal["terminal", "markdown", "json"]
-MOST_LOOKS = 1_000_000
 BETWEEN = "\0--"  # stands for the `--` between the sides; no file can have this name
 
 
@@ -93,7 +91,7 @@ def command(
     seen: Annotated[
         int,
         typer.Option(
-            callback=within(0, MOST_LOOKS),
+            callback=within(0, MOST_READINGS),
             help="How often this question was compared before, with fewer runs. Known for runs "
             "that are in a store.",
         ),
@@ -117,7 +115,7 @@ def command(
         higher_better=higher_better or [],
         lower_better=lower_better or [],
         seen=seen,
-        exchange=_exchange(exchange, [*a, *b]),
+        exchange=exchange_rate(exchange, [*a, *b]),
         targets=metric_numbers(target or [], "--target"),
         target_p=target_p,
     )
@@ -165,9 +163,11 @@ def compare(
     options = msgspec.structs.replace(options, also=list(patterns))
     comparison = compare_and_record(*runs, options, noise_model)
     comparison = core_by_example.with_core(comparison, *runs, wanted=tasks)
-    again = ["harness", "compare", *_short(a), "--", *_short(b), *argv]
-    again += ["--seen", str(comparison.seen + 1)]
-    document = build_comparison(comparison, tasks=tasks, again=shlex.join(again))
+    again = None
+    if comparison.more_runs:
+        command = ["harness", "compare", *_short(a), "--", *_short(b), *argv]
+        again = shlex.join([*command, "--seen", str(comparison.seen + 1)])
+    document = build_comparison(comparison, tasks=tasks, again=again)
     if form == "json":
         console.file.write(document_json(document))
     elif form == "markdown":
@@ -177,14 +177,6 @@ def compare(
     return comparison.exit_code
 
 
-def _exchange(nats: float | None, paths: Sequence[str]) -> "ExchangeRate | None":
-    if nats is None and not any(":" in path for path in paths):
-        return None
-    from harness.study.exchange import exchange_rate
-
-    return exchange_rate(nats, paths)
-
-
 def _short(paths: Sequence[str]) -> list[str]:
     """The folder, for all of its files; else the paths themselves."""
     from harness.results.logs.read import LOG_SUFFIXES
@@ -192,7 +184,7 @@ def _short(paths: Sequence[str]) -> list[str]:
     folders = {Path(path).parent for path in paths}
     if len(paths) > 1 and len(folders) == 1:
         folder = folders.pop()
-        logs = {str(file) for file in folder.rglob("*") if file.suffix in LOG_SUFFIXES}
+        logs = {str(file) for file in folder.iterdir() if file.suffix in LOG_SUFFIXES}
         if logs == {str(Path(path)) for path in paths}:
             return [str(folder)]
     return list(paths)

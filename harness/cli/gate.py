@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import Annotated, Optional
 
 import typer
 from rich.console import Console
@@ -25,6 +25,7 @@ from harness.cli.options import (
     SetOption,
     StoreOption,
     checked_alpha,
+    exchange_rate,
     metric_numbers,
     within,
 )
@@ -43,9 +44,6 @@ from harness.report.markdown import as_markdown
 from harness.report.terminal import print_document
 from harness.runner.environment import parse_env_mode
 from harness.runner.stepper import StepperStopped
-
-if TYPE_CHECKING:
-    from harness.comparison.exchange import ExchangeRate
 
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"  # the file that a workflow shows; changes no result
 
@@ -175,7 +173,7 @@ def command(
         rule="always_valid" if always_valid else "group_sequential",
         ab=parse_ab(ab),
         env=parse_env_mode(env),
-        exchange=_exchange(exchange),
+        exchange=exchange_rate(exchange),
         run_timeout_s=60 * run_minutes,
         sandbox=sandbox,
         evaluate_with=parse_evaluate_with(evaluate_with),
@@ -200,14 +198,6 @@ def command(
     _show(document, json=json)
     _write(document, markdown)
     raise typer.Exit(result.exit_code)
-
-
-def _exchange(nats: float | None) -> "ExchangeRate | None":
-    if nats is None:
-        return None
-    from harness.study.exchange import exchange_rate
-
-    return exchange_rate(nats, [])
 
 
 class ConsoleListener(GateListener):

@@ -13,6 +13,7 @@ from harness.config.field_types import LARGEST, LONGEST_MINUTES
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
+    from harness.comparison.exchange import ExchangeRate
     from harness.results.store import Store
 
 STORE = Path("runs")
@@ -161,6 +162,15 @@ def metric_numbers(texts: list[str] | None, option: str) -> dict[str, float]:
             hint = f"Such as {option} val_loss=0.002; speeds are relative, 0.005 for 0.5 %."
             raise UsageError(f"{option} {text}", "NAME=NUMBER, above zero", repr(number), hint)
     return numbers
+
+
+def exchange_rate(nats: float | None, paths: Sequence[str] = ()) -> "ExchangeRate | None":
+    """The stated rate, or one that a study among the paths of both sides has measured."""
+    if nats is None and not any(":" in path for path in paths):
+        return None
+    from harness.study import exchange
+
+    return exchange.exchange_rate(nats, paths)
 
 
 def checked_alpha(alpha: float) -> float:

@@ -29,7 +29,7 @@ from harness.comparison.engine import MeasuredMetric
 from harness.comparison.exchange import SHIPPED, equal_loss_time
 from harness.comparison.margins import Margin, default_margin, stated_margin
 from harness.comparison.noise_model import NoiseModel, NoiseRow
-from harness.comparison.options import CompareOptions, check_names
+from harness.comparison.options import CompareOptions, check_names, check_numbers
 from harness.comparison.outliers import Outlier, describe, find_outliers
 from harness.comparison.result import (
     EXIT_CODES,
@@ -83,6 +83,7 @@ def compare(
 
     Raises LogError where the sides may not be compared, UsageError for options without meaning.
     """
+    check_numbers(options)
     for name, side in zip(SIDES, (a, b), strict=True):
         check_one_variant(name, side)
     check_comparable(a, b)
@@ -312,7 +313,7 @@ class _Pair:
             found, noise = difference(a, b), engine.OWN_NOISE
         whole = all(len(v) == len(side) for v, side in zip(values, sides, strict=True))
         if name in QUALITY and whole and (pairs := pairs_of(*sides)):
-            paired = of_pairs(*zip(*((a[i], b[j]) for i, j in pairs), strict=True))
+            paired = of_pairs([a[i] for i, _ in pairs], [b[j] for _, j in pairs])
             found = dataclasses.replace(found, paired=paired)
         return found, noise
 

@@ -97,8 +97,7 @@ def conclude_all(parts: Sequence[MeasuredMetric], share: float = 1.0) -> list[Me
     `share`: of the rate of a regression, where more metrics are decided elsewhere.
     """
     results = [one.conclude() for one in parts]
-    open_ = [index for index, result in enumerate(results) if has_limits(result)]
-    open_ = [index for index in open_ if not results[index].reason]
+    open_ = [i for i, one in enumerate(results) if has_limits(one) and not one.reason]
     family = len(open_)
     while open_:
         for index in open_:

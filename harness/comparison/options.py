@@ -1,5 +1,6 @@
 """What the user of a comparison fixes, and whether the runs have what it names."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -9,6 +10,7 @@ from harness.comparison.exchange import ExchangeRate
 from harness.comparison.result import Replicate
 from harness.errors import UsageError
 from harness.metrics import METRICS, Metric, metric_named
+from harness.stats.spending import MOST_READINGS
 
 
 class CompareOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +46,22 @@ class CompareOptions(msgspec.Struct, frozen=True, kw_only=True):
     def target_metrics(self) -> list[tuple[Metric, float]]:
         """Metrics with a target, and their targets."""
         return [(self.metric(name), target) for name, target in self.targets.items()]
+
+
+def check_numbers(options: CompareOptions) -> None:
+    """Raises UsageError for a number that means nothing."""
+    hint = "Such as 0.002 for val_loss; speeds are relative, 0.005 for 0.5 %."
+    numbers = [("alpha", options.alpha, 0.0, 0.5), ("target_p", options.target_p, 0.0, 1.0)]
+    for name, values in (("margins", options.margins), ("sds", options.sds)):
+        numbers += [(f"{name}[{key!r}]", one, 0.0, math.inf) for key, one in values.items()]
+    for key, one in options.targets.items():
+        numbers.append((f"targets[{key!r}]", one, -math.inf, math.inf))
+    for name, value, low, high in numbers:
+        if not low < value < high:
+            raise UsageError(name, f"a number above {low:g} and below {high:g}", f"{value:g}", hint)
+    if not isinstance(options.seen, int) or not 0 <= options.seen <= MOST_READINGS:
+        expected = f"a whole number from 0 to {MOST_READINGS}"
+        raise UsageError("seen", expected, f"{options.seen}", "Count the earlier readings.")
 
 
 def check_names(options: CompareOptions, a: Runs, b: Runs) -> None:

@@ -150,7 +150,7 @@ def _slow_start(run: LoggedRun, runs: Runs) -> str:
 
 
 def describe(outlier: Outlier) -> str:
-    """'c.txt of A stands out: training time 89.71, +44 SD from the median of its side'."""
+    """'c.txt of A stands out in training time: 89.71, 44 SD above the median of its side'."""
     metric = METRICS[outlier.metric]
     hint = f": {outlier.hint}" if outlier.hint else ""
     return (

@@ -33,7 +33,7 @@ class Decide(Strict, frozen=True, kw_only=True):
     """The decision rule of a study, fixed before it runs."""
 
     alpha: ErrorRate = 0.05  # two-sided error rate of the intervals
-    margin: dict[str, NotNegative] = {}  # metric -> smallest change that matters, in its unit
+    margin: dict[str, Positive] = {}  # metric -> smallest change that matters, in its unit
     correction: Correction = "dunnett"  # for multiple comparisons with one base
 
 

@@ -56,7 +56,7 @@ def parse_option(text: str) -> Any:
     what the whole text is. So ` #`, `: ` and `*` are nothing special in a path. Raises
     YamlTextError for a list, mapping or quoted text that is invalid or does not end with the text.
     """
-    meant = text.lstrip()[:1] in set(_MEANT) and text.strip() != ""
+    meant = text.lstrip()[:1] in set(_MEANT)
     try:
         document, tag, end = _parse(text)
     except YamlTextError:

@@ -24,7 +24,8 @@ from harness.results.store import Store
 from harness.runner.attempt import newest_checkpoint, run_attempt
 from harness.runner.process import Stop
 from harness.runner.replicates import lock_plan, recorded_run
-from harness.runner.trainer import NativeTrainer, PreflightFinding
+from harness.runner.replies import PreflightFinding
+from harness.runner.trainer import NativeTrainer
 from harness.study.budget_limits import RESUME, STOPPED
 
 ALERTS = "alerts.json"

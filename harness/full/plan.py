@@ -19,7 +19,8 @@ from harness.results.record import Identity
 from harness.results.store import Store
 from harness.runner.attempt import RunSpec
 from harness.runner.replicates import Recipe, describe_with_data, recipe_from_description
-from harness.runner.trainer import NativeTrainer, Request, value_at
+from harness.runner.replies import Request
+from harness.runner.trainer import NativeTrainer, value_at
 
 JOB = "the job"
 PLAN = "plan.json"

@@ -20,8 +20,9 @@ from harness.full.plan import JobPlan
 from harness.results.record import ProcessEnd, Record
 from harness.results.run_files import log_tail
 from harness.runner import process
+from harness.runner.replies import PreflightFinding
 from harness.runner.stepper import StepperFailed, StepperProcess, wait_for_replies
-from harness.runner.trainer import NativeTrainer, PreflightFinding
+from harness.runner.trainer import NativeTrainer
 
 PROBE_LIMIT_S = 600.0  # its phases have limits of their own
 START_LIMIT_S = 1800.0  # cold compilation of a large model

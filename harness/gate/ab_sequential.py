@@ -26,6 +26,7 @@ from harness.results import run_files
 from harness.results.recipe import device_name
 from harness.results.record import Outcome, ProcessEnd, outcome_of
 from harness.runner.process import Stop, run_process
+from harness.runner.replies import Request
 from harness.runner.stepper import (
     Reply,
     StepperFailed,
@@ -33,7 +34,6 @@ from harness.runner.stepper import (
     StepperStopped,
     wait_for_replies,
 )
-from harness.runner.trainer import Request
 
 WARM_UP_S = ab_interleaved.SEGMENT_S  # discarded: an idle device first has to raise its clocks
 SEGMENT_S = (

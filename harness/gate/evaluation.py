@@ -3,8 +3,8 @@
 The run keeps the checkpoint of its last step. The base's trainer describes the same settings, loads
 the weights into its own model, and evaluates them on its own rows (the verb `val_eval`); its losses
 replace those that the run reported. Everything else of the record stays the run's own report. The
-result is kept in the store under `evaluations/`, where no trainer can write, and the checkpoint is
-removed.
+result is kept in the store under `evaluations/`, and the checkpoint is removed. Only with --sandbox
+is that out of a candidate's reach; without it, this finds honest mistakes and no attack.
 """
 
 import shutil

@@ -53,21 +53,29 @@ class MeasurementLoop:
         self.request, self.bench = request, bench
         self.noise_model, self.source = noise_model, source
         self.metrics: list[GateMetric] = []
-        self.share = 1.0  # of the error rate of a regression, for each part
+        self.quality_parts = 0
 
     def run(self, plan: GatePlan) -> None:
-        """Measures all parts of the plan. Raises what the source raises.
-
-        A slowdown that needs two sessions adds nothing to the rate of false regressions; one that
-        counts at once has half of it.
-        """
-        self.share = 1.0 if self.request.confirm else 1 / len(plan.parts)
+        """Measures all parts of the plan. Raises what the source raises."""
+        self.quality_parts = sum(part.evidence == "replicates" for part in plan.parts)
         for part in plan.parts:
             if part.evidence == "launches":
                 self._measure_speed(part)
             else:
                 self._measure_quality(part)
         self._combine(plan)
+
+    @property
+    def share(self) -> float:
+        """Of the error rate of a regression, for each group of metrics in which one counts at once.
+
+        The losses share the rate with memory and compilation, where those are decided, and with the
+        speed; a slowdown that needs two sessions adds nothing.
+        """
+        launches = self.source.launches
+        costs = metrics.decides_costs(launches, self.request.margins)
+        slowdown = bool(launches) and not self.request.confirm
+        return 1 / max(1, self.quality_parts + costs + slowdown)
 
     def _combine(self, plan: GatePlan) -> None:
         """Adds loss and speed in one figure, where the exchange rate is known."""
@@ -93,7 +101,9 @@ class MeasurementLoop:
         if result is not None:
             self.metrics.append(metrics.require_speed_up(request.claim, result))
             reading = self._reading(part)
-            self.metrics += metrics.compare_launch_costs(launches, reading, request.margins)
+            self.metrics += metrics.compare_launch_costs(
+                launches, reading, request.margins, self.share
+            )
 
     def _reading(self, part: PartPlan) -> Reading:
         return Reading(alpha=self.request.alpha, seen=part.seen)
@@ -113,7 +123,7 @@ class MeasurementLoop:
             speed_margin(self.request),
             self._reading(part),
             borrowed=row is not None and row.scale != self.bench.scale,
-            share=self.share,
+            share=1.0 if self.request.confirm else self.share,
         )
         # the always-valid rule may continue until a claimed speed-up is shown; looks are planned
         # to detect harm

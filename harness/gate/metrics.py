@@ -289,9 +289,12 @@ def require_speed_up(claim: Claim, metric: GateMetric) -> GateMetric:
 
 
 def compare_launch_costs(
-    launches: Sequence[AbLaunch], reading: Reading, margins: Mapping[str, float]
+    launches: Sequence[AbLaunch], reading: Reading, margins: Mapping[str, float], share: float = 1.0
 ) -> list[GateMetric]:
-    """Peak memory and compile time of both sides, one value per launch."""
+    """Peak memory and compile time of both sides, one value per launch.
+
+    `share`: of the error rate of a regression, the rest of which is that of other metrics.
+    """
     sides = tuple([_as_run(one, side) for one in launches] for side in (0, 1))
     names = [
         name
@@ -301,27 +304,36 @@ def compare_launch_costs(
     if not names:
         return []
     stated = {name: value for name, value in margins.items() if name in names}
-    share = METRICS[MEMORY].margin.gpu_fraction
-    on_gpu = all(one.on_gpu for one in launches)
-    by_default = share is not None and on_gpu and MEMORY in names and MEMORY not in stated
+    fraction = METRICS[MEMORY].margin.gpu_fraction
+    by_default = _on_gpu(launches) and MEMORY in names and MEMORY not in stated
     if by_default:
-        stated[MEMORY] = (share or 0.0) * sides[0][0].metrics[MEMORY]
+        stated[MEMORY] = (fraction or 0.0) * sides[0][0].metrics[MEMORY]
     options = CompareOptions(
         alpha=reading.alpha,
         seen=reading.seen,
         metrics=names,
         margins=stated,
         replicate="launch",
+        regression_share=share,
     )
     metrics = []
     for result in compare(sides[0], sides[1], options, NoiseModel([])).metrics:
         if result.metric == MEMORY and by_default:
-            why = f"{share:.0%} of the base's, the default on a GPU"
+            why = f"{fraction:.0%} of the base's, the default on a GPU"
             result = msgspec.structs.replace(result, margin_from=why)
         metrics.append(
             GateMetric(result=engine.finite(result), evidence="launches", look=1, looks=1)
         )
     return metrics
+
+
+def decides_costs(launches: Sequence[AbLaunch], margins: Mapping[str, float]) -> bool:
+    """Whether memory or compilation of these launches is compared with a margin."""
+    return bool(launches) and (_on_gpu(launches) or bool({MEMORY, COMPILATION} & set(margins)))
+
+
+def _on_gpu(launches: Sequence[AbLaunch]) -> bool:
+    return all(one.on_gpu for one in launches)
 
 
 def _as_run(launch: AbLaunch, side: int) -> LoggedRun:

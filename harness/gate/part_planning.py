@@ -3,6 +3,7 @@ harm they can detect. Pure.
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -140,11 +141,7 @@ def _fewest(probabilities: Callable[[int], Rates], start: int) -> int | None:
 
     if not enough(MAX_REPLICATES):
         return None
-    low, high = start - 1, MAX_REPLICATES
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
+    return start + bisect_left(range(start, MAX_REPLICATES), True, key=enough)
 
 
 def _affordable(count: int, unit_s: float | None, budget_s: float | None) -> int:

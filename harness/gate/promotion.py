@@ -145,7 +145,8 @@ def accept(
     results = compare_quality(old.now.records, records, schedule, noise_model, reading, {})
     decided = [one.result.metric for one in results if has_limits(one.result)]
     if decided:
-        question = readings.question_id([old.now.hash, records[0].identity.code_id])
+        candidate = records[0].identity
+        question = readings.question_id([old.now.hash, candidate.config_id, candidate.code_id])
         names = [attempt_name(one) for one in records]
         seen = readings.add(store, question, names, decided)
         if seen:

@@ -74,6 +74,13 @@ def check_request(request: GateRequest) -> None:
             f"--base or --candidate-set with --claims {request.claim}, which compares two versions",
             "none",
         )
+    if request.sandbox and request.env == "isolated":
+        raise UsageError(
+            "--env isolated",
+            "a sandbox for all code of the candidate",
+            "packages that are built outside of it",
+            "Install them yourself and pass --env current, or leave --sandbox out.",
+        )
     for name in request.margins:
         if name not in DECIDED:
             raise UsageError(

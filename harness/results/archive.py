@@ -26,7 +26,7 @@ from harness.config.yaml_schema import NAME
 from harness.errors import StoreError, UsageError
 from harness.redact import redact_text
 from harness.results import stored_file
-from harness.results.store import READINGS, SIDE_FOLDERS, Store
+from harness.results.store import EVALUATIONS, READINGS, SIDE_FOLDERS, Store
 from harness.results.study_plan import PlannedRun, ResolvedStudy, differences
 
 REPACK = (
@@ -35,8 +35,9 @@ REPACK = (
 )
 FULL_JOBS = "full"  # one folder per full job
 COMPACT = ("records", *SIDE_FOLDERS, "studies", FULL_JOBS)
-FOLDERS = (*COMPACT, "searches", "plans", READINGS)
-NAMED_FOLDERS = {"plans": 2, FULL_JOBS: 1}  # plans/<plan_id>/<attempt>/..., full/<name>/...
+FOLDERS = (*COMPACT, "searches", "plans", READINGS, EVALUATIONS)
+# plans/<plan_id>/<attempt>/..., full/<name>/..., readings/<question>/..., evaluations/<plan_id>/...
+NAMED_FOLDERS = {"plans": 2, FULL_JOBS: 1, READINGS: 1, EVALUATIONS: 1}
 ABSOLUTE = re.compile(r"(?<![^\s=:'\"])/(?:[^\s/'\"]+/)*(?=[^\s/'\"])")  # without the last part
 
 
@@ -56,7 +57,7 @@ def pack(store: Store, out: Path, *, compact: bool = False) -> int:
     Raises UsageError if there is nothing to pack, and DiskError.
     """
     folders = COMPACT if compact else FOLDERS
-    paths = [path for folder in folders for path in _files(store.root / folder)]
+    paths = [path for folder in folders for path in _files(store.root, folder)]
     if not paths:
         hint = "Name the store of the runs with --store."
         raise UsageError(str(store.root), "a store with records", "none", hint)
@@ -97,13 +98,14 @@ def strip_paths(value: Any) -> Any:
     return ABSOLUTE.sub("", redact_text(value)) if isinstance(value, str) else value
 
 
-def _files(folder: Path) -> list[Path]:
+def _files(root: Path, folder: str) -> list[Path]:
     return sorted(
         path
-        for path in folder.rglob("*")
+        for path in (root / folder).rglob("*")
         if path.is_file()
         and not path.is_symlink()
         and path.name != "lock"
+        and _is_of_store(path.relative_to(root).parts)  # else it could not be unpacked
         and not path.name.endswith((".lock", files.PARTIAL))
     )
 

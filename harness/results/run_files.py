@@ -1,6 +1,6 @@
 """Reads the files of a run directory: events, the end of the log, progress."""
 
-import json
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,15 +87,16 @@ class EventLog(msgspec.Struct, kw_only=True):
 
 
 def read_event_log(path: Path) -> EventLog:
-    """Reads events.jsonl; incomplete lines, as a killed trainer leaves them, are skipped."""
+    """Reads events.jsonl. A last line without its end, left by a killed run, is skipped."""
     log = EventLog()
     try:
         with files.open_regular(path) as handle:
             for number, line in enumerate(_lines(handle), start=1):
                 try:
-                    if (event := parse_event(line)) is not None:
-                        log.events.append(event)
+                    log.events.append(parse_event(line))
                 except ValueError as error:
+                    if not line.endswith(b"\n") and len(line) < LINE_BYTES:
+                        break
                     log.fault = log.fault or f"line {number} of {path.name} is invalid ({error})"
             if handle.read(1):
                 log.fault = log.fault or f"{path.name} has more than {EVENTS_BYTES:,} bytes"
@@ -119,15 +120,12 @@ def read_events(path: Path) -> list[dict[str, Any]]:
     return read_event_log(path).events
 
 
-def parse_event(line: bytes) -> dict[str, Any] | None:
-    """One line of events.jsonl; None if it is incomplete.
+def parse_event(line: bytes) -> dict[str, Any]:
+    """One line of events.jsonl.
 
-    Raises ValueError for JSON that is no event, or has a value of another type than the contract.
+    Raises ValueError for what is no event, or has a value of another type than the contract.
     """
-    try:
-        event = files.parse_json(line.decode(errors="replace"))
-    except json.JSONDecodeError:
-        return None
+    event: Any = files.parse_json(line.decode(errors="replace"))
     if not isinstance(event, dict) or not isinstance(event.get("event"), str):
         raise ValueError("expected an object with the key `event`")
     if (kind := _KINDS.get(event["event"])) is not None:
@@ -176,12 +174,8 @@ class EventTail:
         whole = new[: new.rfind(b"\n") + 1]
         self._offset += len(whole)
         for line in whole.splitlines():
-            try:
-                event = parse_event(line)
-            except ValueError:
-                continue  # the record of the run names the line
-            if event is not None:
-                self._add(event)
+            with contextlib.suppress(ValueError):  # the record of the run names the line
+                self._add(parse_event(line))
         return bool(whole)
 
     def _add(self, event: dict[str, Any]) -> None:

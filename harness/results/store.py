@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-CORE_FOLDER, READINGS = "core", "readings"
+CORE_FOLDER, READINGS, EVALUATIONS = "core", "readings", "evaluations"
 SIDE_FOLDERS = ("curves", CORE_FOLDER)
 """Folders with one file per record, of the record's name."""
 MOST_CURVE_ROWS = 10**7  # a longer one is no curve
@@ -209,9 +209,16 @@ class Store:
         return self._path(f"plans/{self._path('plans', plan_id).name}", attempt)
 
     def run_dirs(self) -> list[Path]:
-        """All run directories, those of one plan oldest first."""
+        """All run directories, those of one plan oldest first; other folders are nobody's run."""
         found = (self.root / "plans").glob("*/*")
-        return sorted(path for path in found if path.is_dir() and not path.is_symlink())
+        return sorted(
+            path
+            for path in found
+            if NAME.fullmatch(path.parent.name)
+            and NAME.fullmatch(path.name)
+            and path.is_dir()
+            and not path.is_symlink()
+        )
 
     def commit(self, record: Record, run_dir: Path | None = None) -> Record:
         """Writes a record with the curve and answers in a run directory. Raises DiskError."""
@@ -219,7 +226,8 @@ class Store:
         if run_dir is not None and (table := curve_table(run_dir)) is not None:
             curve = _parquet(table)
         if run_dir is not None and record.core is not msgspec.UNSET:
-            answers = (run_dir / core_answers.NAME).read_bytes()
+            with files.open_regular(run_dir / core_answers.NAME) as handle:
+                answers = handle.read()
         self.add(record, curve, answers)
         return record
 

@@ -145,8 +145,10 @@ def newest_checkpoint(run_dir: Path) -> int:
 def _take_over(unfinished: Path, run_dir: Path) -> None:
     """Copies events before it moves checkpoints: if killed in between, checkpoints are kept."""
     with files.disk_errors(run_dir):
-        if (unfinished / "events.jsonl").is_file():
-            shutil.copyfile(unfinished / "events.jsonl", run_dir / "events.jsonl")
+        with contextlib.suppress(FileNotFoundError):
+            events = files.open_regular(unfinished / "events.jsonl")
+            with events, open(run_dir / "events.jsonl", "wb") as copy:
+                shutil.copyfileobj(events, copy)
         (unfinished / CHECKPOINTS).rename(run_dir / CHECKPOINTS)
 
 

@@ -311,7 +311,12 @@ def start_ticks(pid: int) -> int | None:
 
 
 def holders(path: Path) -> list[int]:
-    """The pids of processes that have a file open; empty on a system without /proc."""
+    """The pids of processes that have a file open; empty on a system without /proc.
+
+    None for a link: a trainer could let it lead to a file that others have open.
+    """
+    if path.is_symlink():
+        return []
     target = str(path.resolve())
     pids = []
     for entry in Path("/proc").glob("[0-9]*"):

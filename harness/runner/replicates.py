@@ -16,7 +16,8 @@ from harness.results.store import Store
 from harness.results.study_plan import plan_id
 from harness.runner.attempt import RunSpec, run_attempt
 from harness.runner.process import Stop
-from harness.runner.trainer import Catalogue, Description, NativeTrainer, Request, with_value
+from harness.runner.replies import Catalogue, Description, Request
+from harness.runner.trainer import NativeTrainer, with_value
 
 LOCK_TRIES, LOCK_POLL_S = 10, 0.1  # another harness holds a lock for a moment while it starts
 

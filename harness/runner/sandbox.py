@@ -33,6 +33,7 @@ ALONE = (
 SECRETS = (
     *(".ssh", ".aws", ".azure", ".config", ".docker", ".gnupg", ".kube", ".netrc"),
     *(".git-credentials", ".pypirc"),
+    *(".cache/huggingface/token", ".cache/huggingface/stored_tokens"),
 )
 RUNNER_SECRETS = (".credentials", ".credentials_rsaparams", ".env", ".runner")  # of GitHub's runner
 RESOLVER = Path("/run/systemd/resolve")

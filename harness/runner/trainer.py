@@ -1,4 +1,4 @@
-"""Adapters of trainers: the command line of each verb, and the types of the replies.
+"""Adapters of trainers: the command line of each verb, and its reply (`replies`).
 
 The trainer owns its configuration: an adapter passes overrides to it and returns its reply, and
 knows no field by name. Another trainer is another class here.
@@ -15,14 +15,22 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import msgspec
 
 from harness.errors import DataError, StudyFileError, TrainerError
 from harness.escape import escape
 from harness.files import read_json, write_json
-from harness.results.record import Identity
+from harness.runner.replies import (
+    Catalogue,
+    Description,
+    Fault,
+    Losses,
+    Needs,
+    ProbeResult,
+    Request,
+)
 from harness.runner.sandbox import Sandbox
 from harness.runner.variables import trainer_environment
 
@@ -31,91 +39,6 @@ PASS_ON_S = 5.0  # for the last lines, where a helper process keeps stderr open
 Launcher = Callable[[str, Sequence[str], int], list[str]]
 """(interpreter, arguments after `-m`, ranks) -> the command line that starts all ranks."""
 T = TypeVar("T")
-
-
-class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """One configuration to describe: a base file (None: the bare default) and overrides."""
-
-    name: str
-    base: str | None
-    set: dict[str, Any]
-
-
-class Fault(msgspec.Struct, frozen=True, kw_only=True):
-    """One fault of a configuration, as the trainer reports it."""
-
-    path: str = ""
-    expected: str = ""
-    got: str = ""
-    hint: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.path}: expected {self.expected}; got {self.got}"
-
-
-class Description(msgspec.Struct, frozen=True, kw_only=True):
-    """A trainer's reply about one configuration. With `errors`, the rest may be empty.
-
-    `data_paths`: absolute paths, by field, for a run with another working directory.
-    `text_tokens`: the tokens of all training text, where known.
-    """
-
-    name: str
-    config: dict[str, Any] | None = None
-    derived: dict[str, Any] | None = None
-    pins: dict[str, Any] | None = None
-    data_paths: dict[str, Any] = {}
-    tricks: dict[str, bool] | None = None
-    identity: Identity | None = None
-    text_tokens: int | None = None
-    package: str | None = None
-    errors: list[Fault] = []
-
-
-class Catalogue(msgspec.Struct, frozen=True, kw_only=True):
-    """Every trick as the trainer prints it, and the fields that the harness may set."""
-
-    tricks: dict[str, dict[str, Any]] = {}
-    settable_fields: dict[str, str] = {}
-
-
-class PreflightFinding(msgspec.Struct, frozen=True, kw_only=True):
-    """One check before a job starts. An `error` keeps it from starting; the rest is reported."""
-
-    what: str
-    ok: bool
-    expected: str
-    got: str
-    hint: str | None = None
-    severity: Literal["error", "warning", "info"] = "error"
-
-
-class Needs(msgspec.Struct, frozen=True, kw_only=True):
-    """What a job needs and whether it is there. `checkpoint_bytes`: the size of one checkpoint."""
-
-    findings: list[PreflightFinding] = []
-    checkpoint_bytes: int | None = None
-    planned_tokens: int | None = None
-    data: dict[str, Any] = {}
-
-
-class Losses(msgspec.Struct, frozen=True, kw_only=True):
-    """The losses of a checkpoint: nats per token and bits per byte, above zero."""
-
-    val_loss: Annotated[float, msgspec.Meta(gt=0, lt=1e6)]
-    val_bpb: Annotated[float, msgspec.Meta(gt=0, lt=1e6)]
-
-    def as_metrics(self) -> dict[str, float]:
-        """By the names of metrics."""
-        return msgspec.structs.asdict(self)
-
-
-class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What the ranks of a job measured of themselves and of each other."""
-
-    ranks: int
-    findings: list[PreflightFinding] = []
-    gpus: list[dict[str, Any]] = []
 
 
 def torchrun_command(python: str, arguments: Sequence[str], ranks: int) -> list[str]:
@@ -201,6 +124,7 @@ class NativeTrainer:
                     stdout=subprocess.PIPE,
                     stderr=stderr,
                     text=True,
+                    start_new_session=True,  # a sandbox must not have the terminal
                 )
         try:
             reply = json.loads(done.stdout.strip().splitlines()[-1])

@@ -58,12 +58,8 @@ def trainer_environment(
 
     Raises UsageError for a damaged `ci/environment.txt`.
     """
-    patterns, listed = (*ALLOWED, *also), listed_patterns()
-    passed = {
-        name: value
-        for name, value in source.items()
-        if (_matches(name, patterns) and not _SECRET.search(name)) or _matches(name, listed)
-    }
+    patterns = (*ALLOWED, *also, *listed_patterns())
+    passed = {name: value for name, value in source.items() if _passes(name, patterns)}
     return {**passed, **(more or {})}
 
 
@@ -88,5 +84,8 @@ def listed_patterns(path: Path = FILE) -> list[str]:
     return [name for _, name in stripped if name]
 
 
-def _matches(name: str, patterns: Collection[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+def _passes(name: str, patterns: Collection[str]) -> bool:
+    """Whether a name is in full among the patterns, or matches one and is not that of a secret."""
+    if name in patterns:
+        return True
+    return not _SECRET.search(name) and any(fnmatchcase(name, one) for one in patterns)

@@ -7,7 +7,7 @@ running it, `GpuPool.make` waits for that.
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import TypeVar
@@ -80,19 +80,26 @@ class GpuPool:
         free: SimpleQueue[str] = SimpleQueue()
         for name in self.names:
             free.put(name)
+        failed = threading.Event()
 
         def on_free_gpu(item: T) -> R:
             gpu = free.get()
             try:
+                if failed.is_set():
+                    raise CancelledError
                 return work(item, gpu)
+            except BaseException:
+                failed.set()
+                raise
             finally:
                 free.put(gpu)
 
         with ThreadPoolExecutor(len(self.names)) as threads:
             made = [threads.submit(on_free_gpu, item) for item in items]
-            wait(made, return_when=FIRST_EXCEPTION)
-            for one in made:
-                one.cancel()
+        errors = [error for one in made if (error := one.exception()) is not None]
+        for error in errors:
+            if not isinstance(error, CancelledError):
+                raise error
         return [one.result() for one in made]
 
 

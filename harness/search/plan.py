@@ -17,7 +17,8 @@ from harness.config.yaml_schema import find_base
 from harness.errors import StudyFileError, TrainerError
 from harness.results.study_plan import TrickInfo
 from harness.runner.replicates import Recipe, describe_with_data, recipe_from_description
-from harness.runner.trainer import Description, Fault, NativeTrainer, Request
+from harness.runner.replies import Description, Fault, Request
+from harness.runner.trainer import NativeTrainer
 from harness.search.space import Point, Space, space_of
 
 

@@ -159,15 +159,16 @@ def difference(
     )
 
 
-def of_pairs(a: Sequence[float], b: Sequence[float]) -> Contrast | None:
-    """B minus A from pairs of runs, `a[i]` with `b[i]`; None for too few, or for equal changes.
+def of_pairs(a: Sequence[float], b: Sequence[float], least: int = PAIRS) -> Contrast | None:
+    """B minus A from pairs of runs, `a[i]` with `b[i]`; None for fewer than `least`, or for equal
+    changes.
 
     Changes that are equal to rounding are no evidence about noise.
     """
     assert len(a) == len(b), f"{len(a)} runs against {len(b)}"
     change = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
     sd, size = float(change.std(ddof=1)) if len(change) > 1 else 0.0, float(np.abs([*a, *b]).max())
-    if len(change) < PAIRS or sd <= 1e-9 * size:
+    if len(change) < least or sd <= 1e-9 * size:
         return None
     return Contrast(
         estimate=float(change.mean()), se=sd / math.sqrt(len(change)), df=len(change) - 1

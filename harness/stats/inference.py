@@ -70,7 +70,8 @@ def from_parts(estimate: float, parts: Sequence[tuple[float, float]]) -> Contras
         return Contrast(estimate=estimate, se=math.nan, df=0)
     if total == 0:
         return Contrast(estimate=estimate, se=0.0, df=min(df for _, df in parts))
-    df = total**2 / sum(variance**2 / df for variance, df in parts if variance != 0)
+    below = sum(variance**2 / df for variance, df in parts if variance != 0)
+    df = total**2 / below if below else math.inf  # where every variance is known exactly
     return Contrast(estimate=estimate, se=math.sqrt(total), df=df)
 
 
@@ -159,12 +160,6 @@ def _benjamini_hochberg(raw: Sequence[float], alpha: float) -> tuple[list[float]
         adjusted[index] = running
     rejections = sum(p <= alpha for p in adjusted)
     return [max(rejections, 1) * alpha / max(k, 1)] * k, adjusted
-
-
-def one_sided_limits(contrast: Contrast, alpha: float) -> tuple[float, float]:
-    """The lower and the upper one-sided limit, each at level `alpha` on its own."""
-    half = t_quantile(1 - alpha, contrast.df) * contrast.se
-    return contrast.estimate - half, contrast.estimate + half
 
 
 def minimum_detectable_effect(

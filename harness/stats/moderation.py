@@ -18,7 +18,8 @@ value, so that an arm with many runs keeps its own variance.
 differences inside seeds vary less than the two SDs imply. Which arms gain is not known beforehand,
 and choosing the shorter of two intervals after looking at both would err too often. Each interval
 is therefore made at PAIRING_SHARE of alpha, and the shorter one is used. The choice depends on
-spreads only, never on the difference itself.
+spreads only, never on the difference itself. The variance of the differences is not moderated:
+those of arms that gain from pairing can be a thousand times smaller than those of arms that do not.
 
 Measured in benchmarks/statistics/study_intervals.py. Pure: numbers in, numbers out.
 """
@@ -98,20 +99,6 @@ def unpaired(means: Sequence[float], counts: Sequence[int], variances: Variances
         from_parts(mean - means[0], [parts[0], part])
         for mean, part in zip(means[1:], parts[1:], strict=True)
     ]
-
-
-def paired(differences: Sequence[float]) -> Contrast:
-    """The mean of an arm's differences from the base inside seeds, two or more of them.
-
-    Their variance is not moderated: those of arms that gain from pairing can be a thousand times
-    smaller than those of arms that do not.
-    """
-    n = len(differences)
-    return Contrast(
-        estimate=float(np.mean(differences)),
-        se=float(np.std(differences, ddof=1)) / math.sqrt(n),
-        df=n - 1,
-    )
 
 
 def is_shorter(one: Contrast, other: Contrast, level: float) -> bool:

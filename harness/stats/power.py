@@ -6,6 +6,7 @@ so that a plan prints the same figures every time. Pure: numbers in, numbers out
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -97,8 +98,5 @@ def _fewest(enough: Callable[[int], bool]) -> int | None:
         if high >= MOST_RUNS:
             return None
         high = min(2 * high, MOST_RUNS)
-    low = high // 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
+    numbers = range(high // 2 + 1, high)
+    return numbers.start + bisect_left(numbers, True, key=enough)

@@ -69,7 +69,7 @@ def fit_blocks(values: Floats, blocks: NDArray[np.intp], arms: NDArray[np.intp])
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExchangeRate:
+class LossCurve:
     """Loss against x = ln(tokens / the base's tokens), a parabola with one intercept a block.
 
     `curvature` is the coefficient of x^2, 0 where fewer than three horizons were measured.
@@ -99,9 +99,7 @@ class ExchangeRate:
         return bool((np.diff(self.loss(self.horizons)) < 0).all())
 
 
-def fit_exchange(
-    ln_tokens: Floats, losses: Floats, blocks: NDArray[np.intp]
-) -> ExchangeRate | None:
+def fit_exchange(ln_tokens: Floats, losses: Floats, blocks: NDArray[np.intp]) -> LossCurve | None:
     """Least squares over the base's runs at several horizons; None where no block has two.
 
     `ln_tokens` (runs,) is 0 for the base's own length.
@@ -122,7 +120,7 @@ def fit_exchange(
     found = weights @ y
     df = len(losses) - n_blocks - len(design)
     residual = float(((y - found @ design) ** 2).sum())
-    return ExchangeRate(
+    return LossCurve(
         slope=float(found[0]),
         curvature=float(found[1]) if len(found) > 1 else 0.0,
         weights=weights,
@@ -140,7 +138,7 @@ def _block_means(rows: Floats, blocks: NDArray[np.intp], sizes: NDArray[np.intp]
 
 
 def quality_part(
-    loss: Contrast, rate: ExchangeRate, shared: NDArray[np.bool_] | None = None
+    loss: Contrast, rate: LossCurve, shared: NDArray[np.bool_] | None = None
 ) -> Contrast | None:
     """Change of ln T at equal speed: minus the x at which the base has the arm's loss.
 
@@ -168,7 +166,7 @@ def quality_part(
     return replace(part, se=math.hypot(part.se, (x - on_chord) / 2))
 
 
-def _on_chords(d: float, rate: ExchangeRate) -> float:
+def _on_chords(d: float, rate: LossCurve) -> float:
     """The x with this loss on the chords between neighbouring horizons; the end ones go on."""
     knots, losses = rate.horizons, rate.loss(rate.horizons)
     right = int(np.clip(np.searchsorted(-losses, -d), 1, len(knots) - 1))

@@ -12,6 +12,7 @@ out.
 from dataclasses import dataclass
 
 FIRST = 0.8  # most questions are read once, and keep most of their power
+MOST_READINGS = 30  # before this one: its share of alpha is then 2e-10
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ with the runs' own SD, one-sided, as `scipy.stats.ttest_1samp`. Pure: numbers in
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -48,7 +49,9 @@ def _runs(inside: float, level: float) -> int | None:
     """The fewest runs whose mean, so many SDs inside the target, has a p below `level`."""
     if inside <= 0:
         return None
-    enough = (
-        n for n in range(2, MOST_RUNS + 1) if inside * math.sqrt(n) > t_quantile(1 - level, n - 1)
-    )
-    return next(enough, None)
+
+    def enough(n: int) -> bool:
+        return inside * math.sqrt(n) > t_quantile(1 - level, n - 1)
+
+    found = 2 + bisect_left(range(2, MOST_RUNS + 1), True, key=enough)
+    return found if found <= MOST_RUNS else None

@@ -17,7 +17,8 @@ from harness.errors import StudyFileError
 from harness.results.record import Identity
 from harness.results.study_plan import Pin, Retuned, Role, TrickInfo
 from harness.runner import worktree
-from harness.runner.trainer import Description, NativeTrainer, raise_faults
+from harness.runner.replies import Description
+from harness.runner.trainer import NativeTrainer, raise_faults
 
 
 class ArmSpec(msgspec.Struct, kw_only=True):

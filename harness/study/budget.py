@@ -23,7 +23,8 @@ from harness.results.record import FINAL_STATUSES, Identity, Record
 from harness.results.run_files import log_tail, read_events
 from harness.results.study_plan import Arm, PlannedRun, ResolvedStudy
 from harness.runner import process
-from harness.runner.trainer import NativeTrainer, Request, with_value
+from harness.runner.replies import Request
+from harness.runner.trainer import NativeTrainer, with_value
 
 MEASURED_STEPS = 3
 TWICE = 2.0  # an interval this many times as wide as with known SDs is worth more seeds

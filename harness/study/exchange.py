@@ -19,8 +19,9 @@ def exchange_rate(nats: float | None, paths: Sequence[str]) -> ExchangeRate | No
     Raises UsageError and StoreError.
     """
     if nats is not None:
-        if not nats:
-            raise UsageError("--exchange", "a loss other than 0", "0", "Such as --exchange 0.0019.")
+        if not 0 < abs(nats) <= 1:
+            expected, hint = "a loss other than 0, at most 1", "Such as 0.0019."
+            raise UsageError("exchange", expected, f"{nats:g}", hint)
         return per_percent(nats, f"stated: {abs(nats):g} nats for 1 % of time")
     for path in paths:
         root, colon, study = path.rpartition(":")

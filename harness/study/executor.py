@@ -25,7 +25,8 @@ from harness.results.store import Store
 from harness.results.study_plan import PlannedRun, ResolvedStudy
 from harness.runner.attempt import RunSpec, run_attempt
 from harness.runner.process import Stop
-from harness.runner.trainer import NativeTrainer, Request, with_value
+from harness.runner.replies import Request
+from harness.runner.trainer import NativeTrainer, with_value
 from harness.runner.workers import HELD_POLL_S, ConcurrentRuns, gpu_environment
 from harness.study.budget import remaining_seconds
 from harness.study.budget_limits import STOPPED, BudgetLimits, StopStudy

@@ -25,7 +25,8 @@ from harness.results.study_plan import (
     plan_id,
     planned_runs,
 )
-from harness.runner.trainer import NativeTrainer, Request
+from harness.runner.replies import Request
+from harness.runner.trainer import NativeTrainer
 from harness.study import sweep
 from harness.study.arms import ArmSpec, Expander, refuse_duplicates, refuse_faults
 

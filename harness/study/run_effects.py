@@ -12,6 +12,7 @@ import numpy as np
 from harness.results.record import Record
 from harness.results.study_plan import Arm
 from harness.stats import inference, moderation
+from harness.stats.decision import of_pairs
 from harness.study.contrasts import Cell, Family, effects_of
 from harness.study.effects import ArmNoise
 from harness.study.evidence import (
@@ -92,24 +93,21 @@ def _squares(values: Sequence[float]) -> tuple[float, float]:
 
 def _paired(base: BySeed, usable: Mapping[str, BySeed]) -> dict[str, Cell]:
     """The cells of the arms that share two seeds or more with the base, from those seeds alone."""
-    return {
-        name: _pair(name, [(base[seed], values[seed]) for seed in sorted(shared)])
-        for name, values in usable.items()
-        if len(shared := base.keys() & values.keys()) > 1
-    }
-
-
-def _pair(arm: str, pairs: Sequence[tuple[float, float]]) -> Cell:
-    base, own = zip(*pairs, strict=True)
-    return Cell(
-        arm=arm,
-        n_base=len(pairs),
-        n_arm=len(pairs),
-        base_mean=float(np.mean(base)),
-        arm_mean=float(np.mean(own)),
-        contrast=moderation.paired([b - a for a, b in pairs]),
-        method="paired",
-    )
+    cells = {}
+    for name, values in usable.items():
+        seeds = sorted(base.keys() & values.keys())
+        pair = [base[seed] for seed in seeds], [values[seed] for seed in seeds]
+        if seeds and (contrast := of_pairs(*pair, least=2)) is not None:
+            cells[name] = Cell(
+                arm=name,
+                n_base=len(seeds),
+                n_arm=len(seeds),
+                base_mean=float(np.mean(pair[0])),
+                arm_mean=float(np.mean(pair[1])),
+                contrast=contrast,
+                method="paired",
+            )
+    return cells
 
 
 def _shorter(cell: Cell, pair: Cell | None, level: float) -> Cell:

@@ -27,7 +27,7 @@ Point = tuple[float, int, int, float]  # horizon, seed, tokens, loss
 
 def horizon_slope(
     evidence: Evidence, metric: str
-) -> tuple[HorizonSlope | None, regression.ExchangeRate | None]:
+) -> tuple[HorizonSlope | None, regression.LossCurve | None]:
     """The base's loss against ln(tokens) over its horizons; (None, None) for a study without."""
     if not any(horizon != 1 for horizon in evidence.study.horizons):
         return None, None
@@ -88,7 +88,7 @@ def times_to_target(
     loss: Family,
     speed: Family,
     slope: HorizonSlope,
-    fit: regression.ExchangeRate | None,
+    fit: regression.LossCurve | None,
 ) -> dict[str, TimeToTarget]:
     """Quality, speed and their sum for every arm, each with an interval corrected over the arms."""
     shared = _shared_runs(evidence, slope.metric, fit)
@@ -111,7 +111,7 @@ def times_to_target(
 
 
 def _shared_runs(
-    evidence: Evidence, metric: str, fit: regression.ExchangeRate | None
+    evidence: Evidence, metric: str, fit: regression.LossCurve | None
 ) -> NDArray[np.bool_] | None:
     """Which runs of the fit make the base's mean: those of its own length."""
     if fit is None:
@@ -125,7 +125,7 @@ def _quality_cell(
     effect: MetricResult,
     loss: Family,
     slope: HorizonSlope,
-    fit: regression.ExchangeRate | None,
+    fit: regression.LossCurve | None,
     shared: NDArray[np.bool_] | None,
 ) -> Cell:
     cell = Cell(arm=arm.name, n_base=effect.n_base, n_arm=effect.n_arm, method="delta")

@@ -198,8 +198,13 @@ def test_globs_and_patterns_read_any_log(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"alpha": 0.5}, "a rate between 0 and 0.5"),
-        ({"margins": {"val_bpb": 0}}, "a number above zero"),
+        ({"alpha": 0.5}, "a number above 0 and below 0.5"),
+        ({"margins": {"val_bpb": 0}}, "a number above 0"),
+        ({"seen": -1}, "a whole number from 0 to 30"),
+        ({"seen": 60}, "a whole number from 0 to 30"),
+        ({"exchange": float("nan")}, "a loss other than 0"),
+        ({"target_p": 5.0}, "below 1; got 5"),
+        ({"targets": {"val_bpb": float("nan")}}, "got nan"),
         ({"margins": {"no_metric": 1.0}}, "a metric that the logs have"),
     ],
 )

@@ -80,3 +80,11 @@ def test_json_that_cannot_be_stored_again_is_as_good_as_none(tmp_path):
     assert files.read_json(path) == "? x"
     path.write_bytes(b"\xef\xbb\xbf[1]")
     assert files.read_json(path) == [1]
+
+
+def test_a_link_is_no_file_of_a_trainer(tmp_path):
+    (tmp_path / "secret").write_text("{}")
+    (tmp_path / "result.json").symlink_to(tmp_path / "secret")
+    with pytest.raises(OSError, match="symbolic"):
+        files.open_regular(tmp_path / "result.json")
+    assert files.read_json(tmp_path / "result.json") is None

@@ -62,3 +62,8 @@ def test_secrets_of_shell_lines_are_redacted(line, shown):
 def test_passwords_in_nested_values_are_redacted():
     value = {"set": [{"url": "https://me:pw@host/x"}, 5, None]}
     assert redact_values(value) == {"set": [{"url": "https://me:***@host/x"}, 5, None]}
+
+
+def test_a_quoted_value_with_spaces_is_hidden_as_a_whole():
+    text = "export WANDB_API_KEY='a b c'; run --token \"d e\" x"
+    assert redact_shell(text) == "export WANDB_API_KEY=***; run --token *** x"

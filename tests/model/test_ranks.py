@@ -58,7 +58,7 @@ def trained(
 @pytest.mark.parametrize(
     ("base", "ranks", "changes"),
     [
-        pytest.param("speedrun_tiny_cpu", 2, {}, marks=pytest.mark.slow),
+        pytest.param("speedrun_tiny_cpu", 2, {}, marks=pytest.mark.slow, id="two_plain_ranks"),
         # compiling runs backward passes that no step follows
         pytest.param("speedrun_tiny_cpu", 2, {"system.compile": True}, marks=pytest.mark.slow),
         pytest.param("speedrun_tiny_cpu", 4, {}, marks=pytest.mark.slow),

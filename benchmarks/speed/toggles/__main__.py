@@ -38,7 +38,8 @@ from harness.gate.noise_sources import load_noise_model
 from harness.gate.result import SPEED
 from harness.results.recipe import NoiseScope, scale_from_derived
 from harness.results.store import Store
-from harness.runner.trainer import Description, NativeTrainer
+from harness.runner.replies import Description
+from harness.runner.trainer import NativeTrainer
 
 BASE = CHECKOUT / "ablations" / "configs" / "speedrun.yaml"
 

@@ -19,7 +19,8 @@ import msgspec
 from harness.config.yaml_schema import nearest
 from harness.errors import UsageError
 from harness.results.study_plan import TrickInfo
-from harness.runner.trainer import Description, NativeTrainer, Request
+from harness.runner.replies import Description, Request
+from harness.runner.trainer import NativeTrainer
 
 
 class Toggle(msgspec.Struct, frozen=True, kw_only=True):

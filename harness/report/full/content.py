@@ -32,7 +32,7 @@ from harness.report.document import (
     present,
     table,
 )
-from harness.runner.trainer import PreflightFinding
+from harness.runner.replies import PreflightFinding
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

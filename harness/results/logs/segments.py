@@ -39,7 +39,7 @@ def split_runs(text: str, line: re.Pattern[str], trailer: re.Pattern[str]) -> li
     cuts = [0]
     for start in starts[1:]:
         after = [m.end() for m in trailer.finditer(text, positions[start - 1], positions[start])]
-        cuts.append(max([_line_end(text, positions[start - 1] + 1), *after]))
+        cuts.append(max([line_end(text, positions[start - 1] + 1), *after]))
     parts = [text[cut:end] for cut, end in zip(cuts, [*cuts[1:], len(text)], strict=True)]
     segments = [
         [_line(*one) for one in lines[i:j]]
@@ -97,7 +97,8 @@ def _resumes(before: Sequence[_Line], after: Sequence[_Line]) -> bool:
     )
 
 
-def _line_end(text: str, position: int) -> int:
+def line_end(text: str, position: int) -> int:
+    """Where the line at a position ends."""
     end = text.find("\n", position)
     return len(text) if end < 0 else end
 
@@ -110,7 +111,7 @@ def without_repeats(text: str, line: re.Pattern[str]) -> str:
     last: dict[str, tuple[str, int]] = {}
     kept, at = [], 0
     for match in line.finditer(text):
-        end = _line_end(text, match.start() + 1)
+        end = line_end(text, match.start() + 1)
         shown, kind = text[match.start() : end], match[3]
         known, where = last.get(kind, ("", 0))
         if shown == known and match.start() - where < REPEATED_WITHIN:

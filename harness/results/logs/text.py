@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from harness.results.logs.run_log import LogError
-from harness.results.logs.segments import LinePrefix, find_prefix
+from harness.results.logs.segments import LinePrefix, find_prefix, line_end
 
 BLOCK_CHARACTERS = 2**24
 HEADER_CHARACTERS = 2**20  # of each end; the longest published script has 0.2 million
@@ -164,11 +164,11 @@ class _Kept:
         """The lines to keep in order: start with the line break before it, end, step."""
         spans: list[tuple[int, int, int | None]] = []
         for match in self._lines.step.finditer(text):
-            spans.append((match.start(), _line_end(text, match.start() + 1), int(match[1])))
+            spans.append((match.start(), line_end(text, match.start() + 1), int(match[1])))
         for pattern in self._lines.others:
             for match in pattern.finditer(text):
                 start = max(text.rfind("\n", 0, match.start() + 1), 0)
-                spans.append((start, _line_end(text, max(match.end(), start + 1)), None))
+                spans.append((start, line_end(text, max(match.end(), start + 1)), None))
         return sorted(spans, key=lambda span: (span[0], span[2] is None))
 
     def _keep(self, text: str) -> None:
@@ -209,11 +209,6 @@ class _Gap:
     def take(self) -> str:
         """The text, or its ends on lines of their own."""
         return "".join([self._head, "\n" if self._cut else "", *self._tail])
-
-
-def _line_end(text: str, position: int) -> int:
-    end = text.find("\n", position)
-    return len(text) if end < 0 else end
 
 
 def _too_long(path: Path, what: str, hint: str) -> LogError:

@@ -112,3 +112,9 @@ def test_a_target_needs_a_metric_of_known_direction():
     b = [LoggedRun(source=str(x), family="t", metrics={"x": x}, steps=1) for x in (1.5, 2.5)]
     with pytest.raises(UsageError, match="direction"):
         compare(a, b, CompareOptions(also=["x"], targets={"x": 1.0}), NoiseModel([]))
+
+
+@pytest.mark.parametrize("sds", [{"val_loss": 0.001}, {"val_loss": 0.001, "train_time_s": 0.001}])
+def test_stated_sds_and_a_stated_rate_are_known_exactly(sds):
+    total = combined(compared(-0.008, 1.02, exchange=per_percent(0.0019, "stated"), sds=sds))
+    assert total.low < total.estimate < total.high

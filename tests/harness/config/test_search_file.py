@@ -60,7 +60,7 @@ def test_fields_of_a_trick_are_read(parsed):
         ({"confirm": "{best: 0}"}, "at least one trial to confirm; got 0"),
         ({"confirm": "{best: .inf}"}, "confirm.best: expected int; got float"),
         ({"seed": "-1"}, "seed: expected a number of 0 or above; got -1"),
-        ({"confirm": "{alpha: 5}"}, "confirm.alpha: expected a number below 1; got 5"),
+        ({"confirm": "{alpha: 5}"}, "confirm.alpha: expected a number below 0.5; got 5"),
         ({"confirm": "{many: holm}"}, "confirm.many: expected one of the keys best, seeds"),
         ({"confirm": "{many: holm}"}, "Did you mean 'correction'?"),
         ({"confirm": "{best: -1}"}, "confirm.best: expected a number of 0 or above; got -1"),

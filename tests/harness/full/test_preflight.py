@@ -17,7 +17,8 @@ from harness.full.preflight import (
 from harness.results.record import Identity, LaunchInfo
 from harness.results.study_plan import plan_id
 from harness.runner.process import Stop
-from harness.runner.trainer import PreflightFinding, Request, by_name
+from harness.runner.replies import PreflightFinding, Request
+from harness.runner.trainer import by_name
 from tests.fixtures.faulty_harness import FaultyTrainer
 
 IDENTITY = Identity(config_id="c", code_id="d", data_id="e", protocol=1)

@@ -15,7 +15,8 @@ from harness.gate.sides import GateSide
 from harness.results.store import Store
 from harness.runner.process import Stop
 from harness.runner.replicates import describe_recipe, run_or_reuse
-from harness.runner.trainer import Catalogue, FakeTrainer
+from harness.runner.replies import Catalogue
+from harness.runner.trainer import FakeTrainer
 from tests.harness.runner.test_sandbox import needs_bwrap
 
 CONFIG = {"dial": {"depth": 2, "steps": 8, "batch_tokens": 4096}, "eval": {"every_steps": 4}}

@@ -270,3 +270,18 @@ def test_a_hostile_plan_in_a_run_directory_writes_nothing_when_it_is_recovered(t
 def test_a_tar_with_names_that_no_store_has_is_rejected(tmp_path, store, name):
     with pytest.raises(StoreError):
         unpack(tar_of(tmp_path / "a.tar", name), store)
+
+
+def test_what_is_packed_can_be_unpacked_and_readings_and_evaluations_are(store, tmp_path):
+    kept = {"readings/q1/r.json", "evaluations/p1/a-b.json"}
+    for name in (*kept, "records/.hidden", "plans/p1/note.txt", "other/x.json"):
+        path = store.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    out = tmp_path / "store.tar"
+    assert pack(store, out) == 2
+    with tarfile.open(out) as tar:
+        assert set(tar.getnames()) == kept
+    other = Store(tmp_path / "other")
+    unpack(out, other)
+    assert all((other.root / name).exists() for name in kept)

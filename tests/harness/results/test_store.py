@@ -147,3 +147,9 @@ def test_a_name_that_would_leave_the_store_is_refused(store, name):
         with pytest.raises(StoreError, match="a name of letters"):
             call(name)
     assert not store.root.exists()
+
+
+def test_other_folders_among_the_plans_are_nobodys_run(store):
+    (store.root / "plans/.trash/x").mkdir(parents=True)
+    (store.root / "plans/p1/a1").mkdir(parents=True)
+    assert [path.name for path in store.run_dirs()] == ["a1"]

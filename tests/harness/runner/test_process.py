@@ -261,3 +261,10 @@ def test_a_helper_that_left_its_group_and_log_is_ended_and_named(tmp_path, monke
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert "outlived it and were ended" in outcome_of(tmp_path, ended).reason
+
+
+def test_a_link_has_no_holders(tmp_path):
+    with open(tmp_path / "open", "w"):
+        (tmp_path / "log.txt").symlink_to(tmp_path / "open")
+        assert os.getpid() in holders(tmp_path / "open")
+        assert holders(tmp_path / "log.txt") == []

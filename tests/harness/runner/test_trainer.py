@@ -5,7 +5,8 @@ import os
 import pytest
 
 from harness.errors import StudyFileError, TrainerError
-from harness.runner.trainer import FakeTrainer, NativeTrainer, Request, default_checkout, with_value
+from harness.runner.replies import Request
+from harness.runner.trainer import FakeTrainer, NativeTrainer, default_checkout, with_value
 
 FAKE = FakeTrainer()
 DESCRIBE = """

@@ -8,8 +8,9 @@ import pytest
 from harness import files
 from harness.errors import UsageError
 from harness.runner.process import Stop, run_process
+from harness.runner.replies import Request
 from harness.runner.stepper import StepperProcess, wait_for_replies
-from harness.runner.trainer import NativeTrainer, Request
+from harness.runner.trainer import NativeTrainer
 from harness.runner.variables import FILE, listed_patterns, trainer_environment
 
 FROM_A_JOB = {
@@ -52,8 +53,8 @@ def test_variables_of_the_machine_pass_and_those_of_the_job_do_not():
 
 def test_a_reviewed_file_adds_variables(tmp_path):
     (tmp_path / "ci").mkdir()
-    (tmp_path / FILE).write_text("# data of this site\nMY_DATA_*\nHF_TOKEN # gated data\n\n")
-    source = {"MY_DATA_ROOT": "/d", "HF_TOKEN": "t", "MY": "x", "GH_TOKEN": "t"}
+    (tmp_path / FILE).write_text("# data of this site\nMY_DATA_*\nHF_TOKEN # gated data\nWANDB_*\n")
+    source = {"MY_DATA_ROOT": "/d", "HF_TOKEN": "t", "MY": "x", "WANDB_API_KEY": "k"}
     assert trainer_environment(source=source) == {"MY_DATA_ROOT": "/d", "HF_TOKEN": "t"}
 
 
@@ -133,3 +134,8 @@ def test_every_verb_gets_the_allowed_variables_only(spying, tmp_path, verb):
     seen = json.loads((tmp_path / "seen.json").read_text())
     assert FROM_A_JOB.keys().isdisjoint(seen)
     assert "PATH" in seen
+
+
+def test_a_name_that_is_allowed_in_full_is_no_secret():
+    source = {"TIKTOKEN_CACHE_DIR": "/t", "TORCH_TOKEN": "t"}
+    assert trainer_environment(source=source) == {"TIKTOKEN_CACHE_DIR": "/t"}

@@ -16,7 +16,6 @@ from harness.stats.inference import (
     from_parts,
     intervals,
     minimum_detectable_effect,
-    one_sided_limits,
     pool,
     shrink,
     sidak,
@@ -105,12 +104,6 @@ def test_benjamini_hochberg_keeps_the_share_of_false_findings() -> None:
         fired = [i.p < ALPHA for i in intervals(contrasts, ALPHA, "benjamini_hochberg")]
         share += sum(fired[:3]) / max(1, sum(fired))
     assert share / draws <= ALPHA + _tolerance(ALPHA, draws)
-
-
-def test_one_sided_limits_are_each_at_their_own_level() -> None:
-    lower, upper = one_sided_limits(Contrast(estimate=1.0, se=2.0, df=7), ALPHA)
-    half = 2.0 * stats.t.ppf(0.95, 7)
-    assert (lower, upper) == pytest.approx((1 - half, 1 + half))
 
 
 def test_detectable_effect_is_found_with_probability_nine_tenths() -> None:
@@ -213,3 +206,8 @@ def _dealt_contrasts(dealt: np.ndarray) -> list[Contrast]:
     counts = [len(group) for group in groups]
     variances = moderate(squares, np.array(counts) - 1.0)
     return unpaired([float(group.mean()) for group in groups], counts, variances)
+
+
+def test_parts_that_are_known_exactly_have_infinite_df() -> None:
+    found = from_parts(1.0, [(4.0, math.inf), (5.0, math.inf)])
+    assert (found.se, found.df) == (3.0, math.inf)

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
+from harness.stats.decision import of_pairs
 from harness.stats.inference import Contrast
 from harness.stats.moderation import (
     in_blocks,
     is_shorter,
     moderate,
-    paired,
     planned_df,
     prior_df,
     unpaired,
@@ -61,7 +61,8 @@ def test_block_contrasts_with_one_arm_are_the_paired_t_test() -> None:
     base, arm = rng.normal(size=4), rng.normal(size=4)
     blocks, arms = np.tile(np.arange(4), 2), np.repeat([0, 1], 4)
     (found,) = in_blocks(fit_blocks(np.concatenate([base, arm]), blocks, arms))
-    reference = paired(list(arm - base))
+    reference = of_pairs(base, arm)
+    assert reference is not None
     assert (found.estimate, found.se, found.df) == pytest.approx(
         (reference.estimate, reference.se, reference.df)
     )
@@ -100,3 +101,8 @@ def test_planned_df_are_those_of_equal_arms() -> None:
     assert planned_df(1, 3) == 4
     variances = moderate(np.full(5, 2.0), np.full(5, 2.0))
     assert unpaired([0.0] * 5, [3] * 5, variances)[0].df == pytest.approx(planned_df(4, 3))
+
+
+def test_equal_changes_of_rounded_losses_are_no_pairs() -> None:
+    assert of_pairs([3.2801, 3.2812], [3.2791, 3.2802], least=2) is None
+    assert of_pairs([3.2801, 3.2812], [3.2791, 3.2803], least=2) is not None

@@ -12,7 +12,7 @@ from harness.stats.distributions import t_quantile
 from harness.stats.inference import Contrast
 from harness.stats.moderation import moderate, unpaired
 from harness.stats.regression import (
-    ExchangeRate,
+    LossCurve,
     add_contrasts,
     fit_blocks,
     fit_exchange,
@@ -108,7 +108,7 @@ def test_quality_is_midway_between_parabola_and_chord_and_both_agree_at_a_horizo
     assert between.se == pytest.approx(abs(chord - parabola) / 2)
 
 
-def _without_noise(fit: ExchangeRate) -> ExchangeRate:
+def _without_noise(fit: LossCurve) -> LossCurve:
     """The same without noise."""
     return replace(fit, sd=0.0, df=9)
 

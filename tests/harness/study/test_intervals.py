@@ -5,6 +5,7 @@ import pytest
 
 from benchmarks.statistics import study_intervals as bench
 from harness.stats import moderation
+from harness.stats.decision import of_pairs
 from harness.stats.distributions import t_quantile
 from harness.stats.inference import sidak
 from harness.stats.regression import fit_blocks
@@ -23,7 +24,8 @@ def test_half_widths_on_arrays_equal_those_of_single_studies() -> None:
         variances = moderation.moderate(squares, np.full(k + 1, n - 1.0))
         contrasts = moderation.unpaired(means, [n] * (k + 1), variances)
         for arm, contrast, half in zip(study[1:], contrasts, halves, strict=True):
-            pair = moderation.paired(list(arm - study[0]))
+            pair = of_pairs(study[0], arm, least=2)
+            assert pair is not None
             used = pair if moderation.is_shorter(pair, contrast, level) else contrast
             assert half == pytest.approx(t_quantile(1 - level / 2, used.df) * used.se)
 

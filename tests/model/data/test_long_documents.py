@@ -1,4 +1,4 @@
-"""Text that is not cut into documents: txt files become rows; what is lost or repeated is told."""
+"""Text that is not cut into documents: txt files become rows; loss and repetition are reported."""
 
 import json
 

@@ -8,7 +8,7 @@ import pytest
 
 from harness import errors
 from harness.report.search.wording import short_names
-from harness.runner.trainer import Request
+from harness.runner.replies import Request
 from tests.fixtures.faulty_harness import FaultyTrainer
 
 CHOICES = "{bowl.x: {choices: [0.0, 0.6]}, bowl.y: {choices: [0.0, 0.3]}}"
