@@ -13,7 +13,7 @@ _SECRET = r"(?:passw\w*|passphrase|token|secret|signature|sig|credentials?|(?:ap
 _USER_PASSWORD = re.compile(r"(://[^:/]*:).*@", re.DOTALL)
 _USER_TOKEN = re.compile(r"(https?://)[^/@:]+@", re.IGNORECASE)
 _QUERY_SECRET = re.compile(rf"([?&][^=&]*{_SECRET}=)[^&]*", re.IGNORECASE)
-_VALUE = r"(?:'[^']*'|\"[^\"]*\"|\S)+"  # quoted parts may have spaces
+_VALUE = r"(?:'[^']*'|\"[^\"]*\"|\S)+"  # quoted parts may have spaces; a ";" may be a password's
 _SHELL = (
     re.compile(
         rf"(\b\w*(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?)=){_VALUE}", re.I

@@ -136,7 +136,8 @@ def unpack(tar_path: Path, store: Store) -> UnpackSummary:
             os.replace(path, target)
         summary.run_dirs = _move_new(other.run_dirs(), other, store)
         summary.jobs = _move_new(sorted((other.root / FULL_JOBS).glob("*")), other, store)
-        _move_new(sorted((other.root / READINGS).glob("*/*")), other, store)
+        for folder in (READINGS, EVALUATIONS):
+            _move_new(sorted((other.root / folder).glob("*/*")), other, store)
     return summary
 
 

