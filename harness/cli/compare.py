@@ -20,6 +20,8 @@ from harness.cli.options import (
     MarginOption,
     NoiseModelOption,
     StoreOption,
+    TargetOption,
+    TargetPOption,
     checked_alpha,
     exchange_rate,
     metric_numbers,
@@ -77,13 +79,8 @@ def command(
         typer.Option(help="A metric of --regex whose lower values are better."),
     ] = None,
     exchange: ExchangeOption = None,
-    target: Annotated[
-        list[str] | None,
-        typer.Option(help="NAME=VALUE: tests that the mean of each side is beyond it."),
-    ] = None,
-    target_p: Annotated[
-        float, typer.Option(callback=within(0, 1), help="A target is met with a p below this.")
-    ] = 0.01,
+    target: TargetOption = None,
+    target_p: TargetPOption = 0.01,
     sd: Annotated[
         list[str] | None,
         typer.Option(help="NAME=SD of one run, in place of the noise model's."),

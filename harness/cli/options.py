@@ -95,6 +95,14 @@ ExchangeOption = Annotated[
         "loss. Known for GPT-2 small and for studies with horizons.",
     ),
 ]
+TargetOption = Annotated[
+    list[str] | None,
+    typer.Option("--target", help="NAME=VALUE: tests that the mean of each side is beyond it."),
+]
+TargetPOption = Annotated[
+    float,
+    typer.Option("--target-p", callback=within(0, 1), help="A target is met with a p below this."),
+]
 NoiseModelOption = Annotated[
     Path,
     typer.Option("--noise-model", help="Noise model file, used beside the shipped rows."),

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from harness.comparison import core_by_example
 from harness.comparison.core import PairedCore
 from harness.comparison.noise_model import NoiseModel
+from harness.comparison.result import TargetResult
 from harness.errors import TrainerError
 from harness.format import duration
 from harness.gate import ab_launcher, baseline, history
@@ -101,7 +102,7 @@ class GateExecution:
         except CandidateFailed as error:
             failure = error
         result = history.conclude(
-            self._without_metrics(failure.log if failure else None),
+            self._without_metrics(loop.targets, failure.log if failure else None),
             loop.metrics,
             history.load(self.store),
             confirm=request.confirm,
@@ -231,7 +232,7 @@ class GateExecution:
 
     # the result
 
-    def _without_metrics(self, log: str | None) -> GateResult:
+    def _without_metrics(self, targets: list[TargetResult], log: str | None) -> GateResult:
         request, stored = self.prepared.request, self.prepared.request.baseline
         return GateResult(
             key=self.prepared.key,
@@ -243,6 +244,7 @@ class GateExecution:
             a=self.prepared.reference,
             b=self.prepared.b.identity,
             metrics=[],
+            targets=targets,
             plan=self.plan,
             baseline_hash=stored.now.hash if stored else None,
             candidate_runs=[attempt_name(record) for record in self.runs],

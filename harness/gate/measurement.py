@@ -7,17 +7,21 @@ settle it, or once there is no time for more. The source may be real trainers or
 error rates in docs/operating-characteristics.md are measured with this code.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from harness.comparison.exchange import SHIPPED, equal_loss_time
 from harness.comparison.margins import Margin, default_margin, stated_margin
 from harness.comparison.noise_model import NoiseModel, NoiseRow
+from harness.comparison.result import TargetResult
+from harness.comparison.targets import target_results
 from harness.gate import metrics
 from harness.gate.ab_interleaved import AbLaunch, AbMode
 from harness.gate.history import NOISE_SOURCES
 from harness.gate.request import GateRequest
 from harness.gate.result import SPEED, TRAJECTORY, GateMetric, GatePlan, PartPlan
+from harness.metrics import METRICS
+from harness.results.logs.from_store import logged_runs
 from harness.results.recipe import NoiseScope
 from harness.results.record import Record
 from harness.stats.spending import Reading
@@ -77,6 +81,18 @@ class MeasurementLoop:
         slowdown = bool(launches) and not self.request.confirm
         return 1 / max(1, self.quality_parts + costs + slowdown)
 
+    @property
+    def targets(self) -> list[TargetResult]:
+        """The test of each target, with the runs of each side so far."""
+        sides = logged_runs(self._runs_a, "A"), logged_runs(self.source.runs, "B")
+        wanted = [(METRICS[name], value) for name, value in self.request.targets.items()]
+        return target_results(sides, wanted, self.request.target_p)
+
+    @property
+    def _runs_a(self) -> Sequence[Record]:
+        baseline = self.request.baseline
+        return baseline.now.records if baseline else self.source.base_runs
+
     def _combine(self, plan: GatePlan) -> None:
         """Adds loss and speed in one figure, where the exchange rate is known."""
         rate = self.request.exchange or SHIPPED.get(self.bench.scale or "")
@@ -132,8 +148,7 @@ class MeasurementLoop:
         return result
 
     def _measure_quality(self, part: PartPlan) -> None:
-        baseline, runs = self.request.baseline, self.source.runs
-        stored = baseline.now.records if baseline else self.source.base_runs
+        runs_a, runs = self._runs_a, self.source.runs
         reading, margins = self._reading(part), self.request.margins
         results: dict[str, GateMetric] = {}
         while len(runs) < part.max_n and self.source.has_time(part):
@@ -141,14 +156,14 @@ class MeasurementLoop:
             if part.look_after(len(runs)) is None:
                 continue
             latest = metrics.compare_quality(
-                stored, runs, part, self.noise_model, reading, margins, self.share, part.both
+                runs_a, runs, part, self.noise_model, reading, margins, self.share, part.both
             )
             results = {**{one.result.metric: one for one in latest}, **_settled(results)}
             if len(_settled(results)) == sum(one.outcome is not None for one in latest):
                 break
         self.metrics += results.values()
         if runs and not self.source.launches:
-            self.metrics += metrics.informational_speed(stored, runs)
+            self.metrics += metrics.informational_speed(runs_a, runs)
 
 
 def _settled(results: Mapping[str, GateMetric]) -> dict[str, GateMetric]:

@@ -39,6 +39,8 @@ class GateRequest(msgspec.Struct, frozen=True, kw_only=True):
     ab: AbOption = "auto"
     env: environment.EnvMode | None = None
     exchange: ExchangeRate | None = None  # of loss for time; None: the shipped one of the recipe
+    targets: Mapping[str, float] = {}  # that the mean of a side has to be beyond
+    target_p: float = 0.01  # a target is met with a p below this
     run_timeout_s: float = 3600.0
     sandbox: bool = False  # trainers run in a container
     evaluate_with: EvaluateWith = "candidate"  # whose code evaluates final checkpoints
@@ -81,15 +83,19 @@ def check_request(request: GateRequest) -> None:
             "packages that are built outside of it",
             "Install them yourself and pass --env current, or leave --sandbox out.",
         )
-    for name in request.margins:
-        if name not in DECIDED:
-            raise UsageError(
-                f"--margin {name}",
-                f"a metric that a gate decides: {', '.join(DECIDED)}",
-                repr(name),
-                "Other metrics have no outcome in a gate.",
-            )
-        _check_decided(request, name, has_base)
+    for option, names, allowed in (
+        ("--margin", request.margins, DECIDED),
+        ("--target", request.targets, QUALITY),
+    ):
+        for name in names:
+            if name not in allowed:
+                raise UsageError(
+                    f"{option} {name}",
+                    f"a metric that a gate decides: {', '.join(allowed)}",
+                    repr(name),
+                    "Other metrics have no outcome in a gate.",
+                )
+            _check_measured(request, f"{option} {name}", name, has_base)
     if request.rule == "always_valid" and request.budget_s is None:
         raise UsageError(
             "--always-valid",
@@ -99,9 +105,9 @@ def check_request(request: GateRequest) -> None:
         )
 
 
-def _check_decided(request: GateRequest, name: str, has_base: bool) -> None:
-    """Raises UsageError for a margin of a metric that this gate will not measure: it would change
-    nothing, and the default margins of others would decide."""
+def _check_measured(request: GateRequest, option: str, name: str, has_base: bool) -> None:
+    """Raises UsageError for an option of a metric that this gate will not measure: a margin would
+    change nothing, and the default margins of others would decide."""
     expected, hint = "", "Leave the option out, or add what the metric needs."
     if name not in QUALITY:
         expected = "" if has_base else "--base or --candidate-set, which compare it"
@@ -114,7 +120,7 @@ def _check_decided(request: GateRequest, name: str, has_base: bool) -> None:
         if any(record.metrics.get(name) is None for record in records):
             expected = f"a metric that the runs of {request.baseline.place} have"
     if expected:
-        raise UsageError(f"--margin {name}", expected, repr(name), hint)
+        raise UsageError(option, expected, repr(name), hint)
 
 
 def _wrong_usage(expected: str, got: str) -> UsageError:

@@ -11,7 +11,7 @@ import msgspec
 
 from harness import errors
 from harness.comparison.core import PairedCore
-from harness.comparison.result import MetricResult
+from harness.comparison.result import MetricResult, TargetResult
 from harness.gate.ab_interleaved import AbLaunch, AbMode
 from harness.stats.decision import Outcome
 
@@ -169,6 +169,7 @@ class GateResult(msgspec.Struct, frozen=True, kw_only=True):
     a: SideIdentity
     b: SideIdentity
     metrics: list[GateMetric]
+    targets: list[TargetResult] = []
     plan: GatePlan | None = None
     baseline_hash: str | None = None  # of the baseline entry that was compared with
     candidate_runs: list[str] = []  # `plan_id/attempt`; baseline promotion needs fresh runs

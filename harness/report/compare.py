@@ -65,7 +65,7 @@ def build_comparison(
             Notes(items=comparison.findings, warning=True),
             Notes(items=[side_line(side) for side in comparison.sides]),
             results_table(comparison.metrics),
-            *_targets(comparison.targets),
+            *target_blocks(comparison.targets),
             *_without_outliers(comparison),
             *core_blocks(comparison.core, tasks=tasks),
             Notes(items=[*_advice(comparison, again), *_notes(comparison)]),
@@ -124,8 +124,8 @@ def _row(result: MetricResult, counts: Mapping[str, str]) -> list[Cell | str]:
     ]
 
 
-def _targets(targets: Sequence[TargetResult]) -> list[Block]:
-    """One row for each target and side."""
+def target_blocks(targets: Sequence[TargetResult]) -> list[Block]:
+    """One row for each target and side; none without a target."""
     if not targets:
         return []
     columns = [Column(title="target"), Column(title="side")]

@@ -11,6 +11,7 @@ from harness.report.compare import (
     result_notes,
     results_table,
     rule_notes,
+    target_blocks,
 )
 from harness.report.document import (
     Document,
@@ -43,6 +44,7 @@ def build_result(result: GateResult) -> Document:
         blocks=present(
             Notes(items=side_lines(result)),
             metric_table(result.metrics),
+            *target_blocks(result.targets),
             *core_blocks(result.core),
             Notes(items=notes(result)),
             log_section(result.log_tail),

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from scipy.stats import ttest_1samp
 
 from benchmarks.statistics import gate_rates
 from harness.__main__ import main
@@ -24,7 +25,7 @@ from harness.gate.history import conclude, load
 from harness.gate.metrics import compare_trajectories
 from harness.gate.noise_sources import derived_rows, launch_rows
 from harness.gate.result import SPEED, GateMetric, GateResult, SideIdentity
-from harness.report.gate.result import side_lines
+from harness.report.gate.result import build_result, side_lines
 from harness.results.store import Store
 from tests.fixtures import faulty_harness
 
@@ -437,6 +438,19 @@ def test_a_gate_that_is_repeated_after_it_was_undecided_is_the_next_reading(gate
     assert second["n_b"] > first.n_b, "planned at the error rate of the next reading"
 
 
+def test_a_gate_tests_both_sides_against_a_target(gate, place):
+    """As scipy does, on the runs that the gate compared."""
+    code, result = gate("--target", "val_bpb=1.2", "--target-p", "0.05")
+    assert code == result["exit_code"]
+    a, b = result["targets"]
+    assert [a["side"], b["side"], a["level"]] == ["A", "B", 0.05]
+    assert b["n"] == len(result["candidate_runs"])
+    stored = [one.metrics["val_bpb"] for one in Store(place / "runs").records()][:8]
+    assert a["p"] == pytest.approx(ttest_1samp(stored, 1.2, alternative="less").pvalue, rel=1e-6)
+    document = build_result(msgspec.convert(result, GateResult, strict=False))
+    assert "p < 0.05" in str(document.blocks)
+
+
 def test_a_plan_never_names_zero_runs(gate):
     gate("--base", ".", "--budget-minutes", "0.0001", "--plan")
     assert "up to 0" not in gate.err
@@ -457,9 +471,11 @@ def test_a_margin_of_a_metric_that_no_gate_measures_is_refused(gate):
         (["--margin", "tokens_per_s=0.01"], "--base or --candidate-set"),
         (["--base", ".", "--claims", "refactor", "--margin", "val_loss=1"], "a claim other than"),
         (["--base", ".", "--margin", "val_bpb=0.5"], "one number for val_bpb"),
+        (["--target", "tokens_per_s=5"], "a metric that a gate decides: val_bpb, val_loss"),
+        (["--target", "core=0.25"], "a metric that the runs of"),
     ],
 )
-def test_a_margin_that_would_not_decide_is_refused_before_a_run(gate, place, options, expected):
+def test_an_option_that_would_not_decide_is_refused_before_a_run(gate, place, options, expected):
     code, _ = gate(*options)
     assert code == 2
     assert expected in gate.err
