@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model.config import Config
-from model.configfile import parse_overrides, read_values
-from model.derive import Derived
-from model.describe import resolve
+from model.config.derive import Derived
+from model.config.reader import parse_overrides, read_values
+from model.config.resolve import resolve
+from model.distributed.ranks import Ranks, from_environment, join_group, leave_group
 from model.errors import ModelError, RunError, missing_package
-from model.ranks import Ranks, from_environment, join, part
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             _evaluate(asked, ranks)
         finally:
-            part(ranks)
+            leave_group(ranks)
     except ModuleNotFoundError as error:
         print(f"error: {missing_package(error)}", file=sys.stderr)
         return 2
@@ -94,12 +94,13 @@ def _asked(arguments: argparse.Namespace) -> Asked:
 
 
 def _evaluate(asked: Asked, ranks: Ranks) -> None:
-    from model import preflight
-    from model.compilation import Compilation
-    from model.core import file, table
+    from model.core import outcomes_file as file
+    from model.core import table
     from model.core.evaluation import Evaluation
     from model.data.prepare import prepare
     from model.data.settings import DataSettings
+    from model.runtime import preflight
+    from model.runtime.compilation import Compilation
 
     def told(text: str) -> None:
         if ranks.rank == 0:
@@ -109,7 +110,7 @@ def _evaluate(asked: Asked, ranks: Ranks) -> None:
     if device.type == "cuda":
         # packages ask where to keep kernels when they are imported: a run's are found again
         Compilation.start(asked.config, device)
-    join(ranks, device)
+    join_group(ranks, device)
     kernels, derived = preflight.check(asked.config, asked.derived, device, ranks)
     gpt, step = _model(asked, device)
     out = _place(asked, step)
@@ -134,7 +135,7 @@ def _model(asked: Asked, device: "torch.device") -> tuple["GPT", int]:
 
 def _place(asked: Asked, step: int) -> Path | None:
     """Where outcomes go; raises RunError where others lie already."""
-    from model.core.file import name_of
+    from model.core.outcomes_file import name_of
 
     out = asked.out
     if out is None and asked.folder is not None:

@@ -1,29 +1,26 @@
 """What a configuration means before anything runs: `python -m model.describe`.
 
     python -m model.describe ablations/configs/speedrun.yaml --set dial.depth=8
-    python -m model.describe --catalogue | --machine
+    python -m model.describe --catalogue
     echo '[{"name": "a", "base": "x.yaml", "set": {}}]' | python -m model.describe --batch
 
-Dry runs, studies and searches call it once for all their arms. It imports no torch (except for
-`--machine`), so fifty arms take less than a second. Exit code 2 when a configuration is faulty.
-"""
+Dry runs, studies and searches call it once for all their arms. It imports no torch, so fifty arms
+take less than a second. Exit code 2 when a configuration is faulty."""
 
 import argparse
-import copy
 import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from model import catalogue, identity
-from model.config import Config
-from model.configfile import apply_overrides, build, parse_overrides, read_values
-from model.data.manifest import View, find_view
+from model.config import Config, catalogue, identity
+from model.config.derive import pins
+from model.config.reader import parse_overrides
+from model.config.resolve import identity_of, resolve
+from model.data.manifest import find_view
 from model.data.settings import DataSettings
-from model.derive import Derived, derive, pins
 from model.errors import ConfigError, ConfigErrors, ModelError
 
 
@@ -31,10 +28,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     if arguments.catalogue:
         return _print(catalogue_json())
-    if arguments.machine:
-        from model.machine import machine_json  # imports torch where it is installed
-
-        return _print(machine_json())
     if arguments.batch:
         return _print([describe(**item) for item in json.load(sys.stdin)])
     try:
@@ -71,36 +64,10 @@ def describe(
         "pins": pins(config, derived),
         "data_paths": _data_paths(config),
         "tricks": catalogue.active(config),
-        "identity": _identity(config, view),
+        "identity": identity_of(config, view),
         "text_tokens": view.train_tokens if view is not None else None,
         "package": PACKAGE,
         "errors": [],
-    }
-
-
-def resolve(base: str | None, overrides: dict[str, Any], ranks: int = 1) -> tuple[Config, Derived]:
-    """The checked configuration and its derived values; raises ConfigErrors."""
-    values = copy.deepcopy(_base_values(base)) if base else {}
-    errors: list[ConfigError] = []
-    apply_overrides(values, overrides, errors)
-    config = build(Config, values, "", errors)
-    if errors:
-        raise ConfigErrors(errors)
-    catalogue.check(config)
-    return config, derive(config, ranks)
-
-
-def identity_json(config: Config) -> dict[str, Any]:
-    """The four identities; data_id is null until the data is prepared."""
-    return _identity(config, find_view(DataSettings.from_config(config)))
-
-
-def _identity(config: Config, view: View | None) -> dict[str, Any]:
-    return {
-        "config_id": identity.config_id(config),
-        "code_id": identity.code_id(),
-        "data_id": view.data_id if view is not None else None,
-        "protocol": identity.PROTOCOL,
     }
 
 
@@ -115,11 +82,6 @@ def catalogue_json() -> dict[str, Any]:
 
 PACKAGE = str(Path(__file__).resolve().parent)
 ANSWERS = ("config", "derived", "pins", "tricks", "identity", "text_tokens")  # null beside faults
-
-
-@cache
-def _base_values(base: str) -> dict[str, Any]:
-    return read_values(Path(base))
 
 
 def _data_paths(config: Config) -> dict[str, Any]:
@@ -179,7 +141,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--batch", action="store_true", help="read a JSON list on stdin")
     parser.add_argument("--catalogue", action="store_true", help="print the catalogue of tricks")
-    parser.add_argument("--machine", action="store_true", help="print GPUs and back-ends")
     return parser
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.distributed.ranks import ALONE, Ranks
 from model.gpt import GPT
-from model.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,6 @@ def evaluate(
         count += counted.sum()
         size += length.sum()
     for sum_of_rank in (nats, count, size):
-        ranks.add(sum_of_rank).wait()
+        ranks.all_reduce(sum_of_rank).wait()
     total = nats.item()
     return Validation(val_loss=total / count.item(), val_bpb=total / (log(2) * size.item()))

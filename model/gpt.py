@@ -12,23 +12,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.arch.linear import Linear, joint, linear
+from model.arch.norm import norm_of, rms_norm
+from model.arch.parameter import Constant, Init, Normal, Uniform, parameter
+from model.arch.position_ids import PositionIds
 from model.attention import BACKENDS
 from model.config import Config
-from model.kernels import Kernels, fused
-from model.linear import Linear, joint, linear
-from model.norm import norm_of, rms_norm
-from model.parameter import Constant, Init, Normal, Uniform, compute_type, parameter
-from model.places import Places
-from model.shapes import Sizes, has_value_embedding, mlp_width, paired_layers
+from model.config.shapes import Sizes, has_value_embedding, mlp_width, paired_layers
+from model.kernels import Kernels, compute_type, fused
+from model.kernels.fp8 import Fp8
 from model.tricks.backout import Backout
 from model.tricks.bigram_hash_embedding import BigramHashEmbedding, Share, added
-from model.tricks.fp8 import Fp8
 from model.tricks.logit_rescale import rescaled
 from model.tricks.multi_token import weighted_losses
 from model.tricks.paired_heads import interleaved, of_pairs, separated
 from model.tricks.partial_key_offset import offset
 from model.tricks.residual_scalars import Mix, ResidualScalars, mixed
-from model.tricks.rotary import Rotary, Turns, at_places, turned
+from model.tricks.rotary import CosSin, Rotary, rotated, select_positions
 from model.tricks.smear import Smear
 from model.tricks.sparse_attention_gate import SparseAttentionGate
 from model.tricks.swiglu import SwiGLU
@@ -110,13 +110,13 @@ class GPT(nn.Module):
         """Tokens (B, T) -> logits (B, T, vocab_size) in fp32."""
         return self.torch_logits(self.stream(tokens))
 
-    def stream(self, tokens: Tensor, places: Places | None = None) -> Tensor:
+    def stream(self, tokens: Tensor, position_ids: PositionIds | None = None) -> Tensor:
         """Tokens (B, T) -> what the head reads (B, T, D): the architecture.
 
-        `places` are the tokens' positions where those are not 0 to T - 1.
+        `position_ids` are the tokens' positions where those are not 0 to T - 1.
         """
-        x = self.enter(tokens, places)  # (B, T, D)
-        turns = self.turns_by_layer(x, places)
+        x = self.enter(tokens, position_ids)  # (B, T, D)
+        cos_sin = self.cos_sin_by_layer(x, position_ids)
         mix: Mix | None = None
         bigrams: Share | None = None
         skip: Skip | None = None
@@ -132,17 +132,17 @@ class GPT(nn.Module):
                 bigrams = shares[layer]
             if self.unet_skips is not None:
                 skip = self.unet_skips(layer, outputs)
-            x = block(x, tokens, turns[layer], mix, bigrams, skip)
+            x = block(x, tokens, cos_sin[layer], mix, bigrams, skip)
             if self.keeps_outputs:
                 outputs.append(x)
         middle = None if self.backout is None else outputs[self.backout.layer]
         return self.leave(x, middle)
 
-    def enter(self, tokens: Tensor, places: Places | None = None) -> Tensor:
+    def enter(self, tokens: Tensor, position_ids: PositionIds | None = None) -> Tensor:
         """Tokens (B, T) -> the stream (B, T, D) before the first block."""
         x = self.embedding(tokens).to(self.compute)
         if self.positions is not None:
-            of_row = slice(x.size(1)) if places is None else places.index
+            of_row = slice(x.size(1)) if position_ids is None else position_ids.index
             x = x + self.positions.weight[of_row].to(x.dtype)
         if self.embedding_norm is not None:
             x = self.embedding_norm(x)
@@ -150,17 +150,19 @@ class GPT(nn.Module):
             x = self.smear(x)
         return x
 
-    def turns_by_layer(self, x: Tensor, places: Places | None = None) -> list[Turns | None]:
-        """What turns the queries and keys of each layer; null without rotary positions."""
+    def cos_sin_by_layer(
+        self, x: Tensor, position_ids: PositionIds | None = None
+    ) -> list[CosSin | None]:
+        """Cosine and sine of each layer's rotation; null without rotary positions."""
         if self.rotary is None:
             return [None] * len(self.blocks)
-        end = x.size(1) if places is None else places.end
-        turns = at_places(self.rotary(end, x.device, x.dtype), places)
+        end = x.size(1) if position_ids is None else position_ids.end
+        cos_sin = select_positions(self.rotary(end, x.device, x.dtype), position_ids)
         if not any(self.paired):
-            return [turns] * len(self.blocks)
+            return [cos_sin] * len(self.blocks)
         of_both = of_pairs(self.rotary(2 * end, x.device, x.dtype), self.heads)
-        of_both = at_places(of_both, places)
-        return [of_both if paired else turns for paired in self.paired]
+        of_both = select_positions(of_both, position_ids)
+        return [of_both if paired else cos_sin for paired in self.paired]
 
     def leave(self, x: Tensor, middle: Tensor | None) -> Tensor:
         """The stream (B, T, D) behind the last block -> what the head reads (B, T, D)."""
@@ -242,7 +244,7 @@ class Block(nn.Module):
         self,
         x: Tensor,
         tokens: Tensor,
-        turns: Turns | None,
+        cos_sin: CosSin | None,
         mix: Mix | None = None,
         bigrams: Share | None = None,
         skip: Skip | None = None,
@@ -253,7 +255,7 @@ class Block(nn.Module):
             x = added(x, bigrams)
         if skip is not None:
             x = skipped(x, skip)
-        x = self.attention(self.attention_norm(x), tokens, turns, residual=x)
+        x = self.attention(self.attention_norm(x), tokens, cos_sin, residual=x)
         return self.mlp(self.mlp_norm(x), residual=x)
 
 
@@ -297,8 +299,10 @@ class Attention(nn.Module):
                 dtype=compute_type(config),
             )
 
-    def forward(self, x: Tensor, tokens: Tensor, turns: Turns | None, residual: Tensor) -> Tensor:
-        q, k, v = self.heads_of(x, turns)  # (B, T, H, K)
+    def forward(
+        self, x: Tensor, tokens: Tensor, cos_sin: CosSin | None, residual: Tensor
+    ) -> Tensor:
+        q, k, v = self.heads_of(x, cos_sin)  # (B, T, H, K)
         if self.value_embedding is not None:
             v = self.value_embedding(v, x, tokens)
         if self.offsets_keys:
@@ -317,16 +321,16 @@ class Attention(nn.Module):
             return self.fused_products.add_product(residual, y, self.out.weight)
         return residual + self.out(y)
 
-    def heads_of(self, x: Tensor, turns: Turns | None) -> tuple[Tensor, Tensor, Tensor]:
+    def heads_of(self, x: Tensor, cos_sin: CosSin | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values (B, T, H, K); the first two rotated, then normed."""
         if self.fused_qkv is not None:
             weights = (self.query.weight, self.key.weight, self.value.weight)
-            return self.fused_qkv.normed_heads(x, weights, turns, self.qk_scale, self.heads)
+            return self.fused_qkv.normed_heads(x, weights, cos_sin, self.qk_scale, self.heads)
         # one product for all three: its gradient towards x is summed inside the product
         qkv = joint(x, self.query, self.key, self.value)  # (B, T, 3 D)
         q, k, v = qkv.unflatten(-1, (3, self.heads, self.head_width)).unbind(-3)
-        if turns is not None:
-            q, k = turned(q, turns), turned(k, turns)
+        if cos_sin is not None:
+            q, k = rotated(q, cos_sin), rotated(k, cos_sin)
         if self.qk_scale is not None:
             q, k = rms_norm(q) * self.qk_scale, rms_norm(k) * self.qk_scale
         return q, k, v

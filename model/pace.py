@@ -15,14 +15,14 @@ everything meant for people goes to stderr.
     stop            (ends, completed)           so does the end of stdin
     anything else   {"event": "error", ...}     expected, got, hint; nothing happens
 
-`--at-step K` holds the schedule at another step than its first (model/resident.py says why it is
+`--at-step K` holds the schedule at another step than its first (model/stepper.py says why it is
 held). The directory gets what a run's gets, with a `turn` event for every turn. With `--watch-fd N`
 a parent that dies is noticed during a turn and a compilation too.
 
 Under `torchrun --nproc-per-node N -m model.pace ...` the ranks step together: rank 0 alone reads
-words and answers, and what it reads all ranks hear in a council (model/council.py). A lost rank, a
-signal to any rank or the end of torchrun ends them all.
-"""
+words and answers, and what it reads all ranks hear in a council
+(model/distributed/control_group.py). A lost rank, a signal to any rank or the end of torchrun ends
+them all."""
 
 import json
 import os
@@ -33,8 +33,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from model.process import Process, command_line, run_process
-from model.ranks import part
+from model.distributed.ranks import leave_group
+from model.runtime.process import Process, command_line, run_process
 
 STARTED = time.time()  # before torch is imported, so that startup_s counts it
 LOOK_S = 0.25  # how often a trainer that waits for a word asks whether it was told to leave
@@ -55,10 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _pace(process: Process, line: "Line", options: dict[str, Any]) -> None:
-    from model.describe import identity_json
-    from model.resident import Resident  # imports torch: a faulty configuration is said before
+    from model.config.resolve import identity_json
+    from model.stepper import Stepper  # imports torch: a faulty configuration is said before
 
-    resident = Resident(process, **options)
+    resident = Stepper(process, **options)
     try:
         ready = resident.make_ready(STARTED)
         identity = identity_json(process.config)
@@ -76,7 +76,7 @@ def _pace(process: Process, line: "Line", options: dict[str, Any]) -> None:
                 line.say(**answer)
     finally:
         resident.close()
-        part(process.ranks)
+        leave_group(process.ranks)
 
 
 def _heard(line: "Line", process: Process, council: Any) -> Iterator[str]:
@@ -84,9 +84,9 @@ def _heard(line: "Line", process: Process, council: Any) -> Iterator[str]:
     stop, ended = process.stop, False
     while not ended:
         words = line.look() if process.ranks.rank == 0 and stop.reason is None else []
-        told = council.told((words, line.ended, stop.reason is not None))
+        told = council.all_gather_object((words, line.ended, stop.reason is not None))
         if any(leaving for _, _, leaving in told):
-            raise _interrupted(stop.hear("another rank was told to leave"))
+            raise _interrupted(stop.request("another rank was told to leave"))
         words, ended, _ = told[0]
         yield from words
 
@@ -106,7 +106,7 @@ def _answer(word: str, resident: Any) -> dict[str, Any]:
 
 
 class Line:
-    """Words in, answers out. Takes stdin and stdout for itself.
+    """StepStatus in, answers out. Takes stdin and stdout for itself.
 
     Whatever else the process or a child of it prints goes to stderr, and nobody else can read a
     word away.

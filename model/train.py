@@ -4,7 +4,7 @@
 With `--resume` it goes on from the newest whole checkpoint in DIR, to the same numbers as if it had
 never been away (bit by bit on a CPU), and from its first step where there is none yet: whatever
 killed the run, the same command goes on. Whatever happens, the directory says so
-(model/process.py has the ends and the exit codes).
+(model/runtime/process.py has the ends and the exit codes).
 """
 
 import argparse
@@ -12,8 +12,8 @@ import sys
 import time
 from collections.abc import Sequence
 
-from model.process import Process, command_line, run_process
-from model.ranks import part
+from model.distributed.ranks import leave_group
+from model.runtime.process import Process, command_line, run_process
 
 STARTED = time.time()  # before torch is imported, so that startup_s counts it
 
@@ -42,7 +42,7 @@ def _train(process: Process) -> None:
     try:
         Training(*given, process.ranks, process.resume).run_all(STARTED)
     finally:
-        part(process.ranks)
+        leave_group(process.ranks)
 
 
 if __name__ == "__main__":

@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from model.arch.init import initialise
 from model.config import Config
-from model.derive import Derived
+from model.config.derive import Derived
+from model.config.schedules import multi_token_weights
+from model.config.stages import stage_at
+from model.distributed.ranks import ALONE, Ranks
 from model.gpt import GPT
-from model.init import initialise
 from model.kernels import choose
 from model.optim.labels import Optimizers
-from model.ranks import ALONE, Ranks
-from model.schedules import multi_token_weights
-from model.stages import stage_at
 from model.tricks.window_warmup import enter
 
 

@@ -15,33 +15,33 @@ from typing import Any
 
 import torch
 
-from model import checkpoint, precompile, preflight
-from model.checkpoint import Manifest
-from model.clock import Clock, Lap, Stretch
-from model.compilation import Compilation
+from model.checkpoint import directory as checkpoint
+from model.checkpoint.directory import Manifest
+from model.checkpoint.resume import newest_whole
+from model.checkpoint.writer import CheckpointWriter
 from model.config import Config
-from model.core import file as outcomes_file
-from model.core import table
+from model.config.derive import Derived
+from model.config.horizon import position_of
+from model.core import outcomes_file, table
 from model.core.evaluation import Evaluation
 from model.data.loader import Loader
 from model.data.prepare import Prepared, prepare
 from model.data.settings import DataSettings
-from model.derive import Derived
+from model.distributed.ranks import ALONE, Ranks, join_group
+from model.distributed.step_status import StepStatus, StepStatusReduction
+from model.distributed.stragglers import SAMPLE_EVERY_S, StragglerStatistics
 from model.evaluate import evaluate
-from model.health import SAMPLE_EVERY_S, Health
-from model.horizon import position_of
 from model.kernels import kernel_plan
-from model.machine import environment_json, of_all_ranks, peak_flops, peak_memory_bytes
-from model.process import Resume, write_config
-from model.ranks import ALONE, Ranks, join
-from model.restore import newest_whole
-from model.roll_call import RollCall, Words
-from model.rundir import RunDirectory
-from model.saver import Saver
-from model.sinks import open_sinks
-from model.smclock import SmClock
-from model.speed import Speeds
-from model.stop import CHECKPOINT_GRACE_S, Stop
+from model.runtime import precompile, preflight
+from model.runtime.compilation import Compilation
+from model.runtime.environment import environment_json, of_all_ranks, peak_flops, peak_memory_bytes
+from model.runtime.process import Resume, write_config
+from model.runtime.run_dir import RunDirectory
+from model.runtime.sinks import open_sinks
+from model.runtime.stop import CHECKPOINT_GRACE_S, Stop
+from model.runtime.throughput import Speeds
+from model.system.sm_clock import SmClock
+from model.system.timing import Clock, Lap, Stretch
 from model.trainer import Diverged, Interrupted, Trainer
 
 # sums of Training that its metrics are made of
@@ -63,7 +63,7 @@ class Training:
         self.config, self.derived, self.run, self.stop = config, derived, run, stop
         self.ranks, self.resume = ranks, resume
         self.first_step = 0  # of this process
-        self._heard = Words()  # at the last roll call that was read
+        self._status = StepStatus()  # at the last roll call that was read
         self.train_time_s = self.loader_wait_s = self.eval_s = 0.0
         self.recompiled_steps = 0
         self.speeds = Speeds(derived.stages)
@@ -76,7 +76,7 @@ class Training:
             open_sinks(self.config, self.run)  # a missing package is said before anything else
         self._phase_since("startup", started)
         device = preflight.device_of(self.config, self.ranks)
-        join(self.ranks, device)
+        join_group(self.ranks, device)
         # first of all: packages ask where to keep kernels when they are imported
         self.compilation = Compilation.start(self.config, device)
         self._timed("preflight", lambda: self._check(device))
@@ -93,7 +93,7 @@ class Training:
             self.compilation.warm_up(self.trainer.warm_up)
             compile_s = self._phase_since("compile", began)
             self.run.event("compile_cache", **self.compilation.as_json())
-            self.compilation.news()  # told; from here on a compilation is out of place
+            self.compilation.take_report()  # told; from here on a compilation is out of place
         self.run.metrics["compile_s"] = compile_s
         environment = self._timed("calibrate", self._environment)
         self.run.write("environment.json", environment)
@@ -109,12 +109,16 @@ class Training:
         place = {"rank": self.ranks.rank, "ranks": self.ranks.count, "start_step": self.first_step}
         with (
             Loader(rows, batch_rows=self.derived.rows, device=device, **place) as loader,
-            Saver(folder, settings, device, at_step=self.first_step, ranks=self.ranks) as saver,
+            CheckpointWriter(
+                folder, settings, device, at_step=self.first_step, ranks=self.ranks
+            ) as writer,
             SmClock(device, ask_smi=False).sampling(SAMPLE_EVERY_S) as samples,
         ):
             begun, used_s = self.first_step, self.train_time_s
-            self.health = Health(self.ranks, device, samples, step=begun, train_time_s=used_s)
-            self._all_steps(loader, saver)
+            self.stragglers = StragglerStatistics(
+                self.ranks, device, samples, step=begun, train_time_s=used_s
+            )
+            self._all_steps(loader, writer)
         self._summarise(environment)
         if self.core is not None:
             last = partial(self._evaluate_core, self.core, self.run.steps, final=True)
@@ -149,27 +153,27 @@ class Training:
         }
         return {**environment, **passes, "compile_cache": self.compilation.as_json()}
 
-    def _all_steps(self, loader: Loader, saver: Saver) -> None:
+    def _all_steps(self, loader: Loader, writer: CheckpointWriter) -> None:
         steps, every = self.derived.steps, self.config.eval.every_steps
         clock = Clock(self.trainer.device)
         began = time.time()
         index = self.first_step
         while (position := self._position(index)) < steps:
-            if self._heard.leaving or (self.ranks.alone and self.stop.reason is not None):
+            if self._status.leaving or (self.ranks.alone and self.stop.reason is not None):
                 self._settle(0)
-                self._leave(index, saver)
+                self._leave(index, writer)
             batch = loader.next()
             own = None if self.ranks.alone else clock.stretch()
             worked = None if own is None else own.end
             loss, scale = self.trainer.step(index, batch.tokens, position, worked)
-            call = RollCall(self.ranks, loss, self._words(saver))
+            call = StepStatusReduction(self.ranks, loss, self._own_status(writer))
             compiled_s = self._recompilation(index + 1)
             step = _Step(index + 1, call, clock.lap(), own, batch.waited_s, scale, compiled_s)
             self._pending.append(step)
             # one step stays pending on a GPU, so that reading its loss never makes the GPU wait
             self._settle(1 if self.trainer.device.type == "cuda" else 0)
             index += 1
-            self._tell_health(index, last=False)
+            self._report_stragglers(index, last=False)
             if index == steps:
                 self.trainer.finish()
             if every is not None and index % every == 0:
@@ -180,60 +184,60 @@ class Training:
                 self._settle(0)
                 self._evaluate_core(self.core, index, final=False)
                 clock.begin()
-            if self._save(saver, index, last=False):
+            if self._save(writer, index, last=False):
                 clock.begin()
         self._settle(0)
-        self._tell_health(index, last=True)
+        self._report_stragglers(index, last=True)
         if every is None or index % every:
             self._evaluate(index)
         if index < steps:
             self.run.event("horizon", reached="dial.train_time_s", step=index)
-        self._save(saver, index, last=True)
-        saver.complete()
-        saver.close()
-        self._tell(saver)
+        self._save(writer, index, last=True)
+        writer.complete()
+        writer.close()
+        self._record_checkpoints(writer)
         self.run.phase("train", time.time() - began)  # told to leave or not, the run is complete
 
-    def _save(self, saver: Saver, step: int, *, last: bool) -> bool:
+    def _save(self, writer: CheckpointWriter, step: int, *, last: bool) -> bool:
         """A checkpoint, where one is due behind `step`, and the end of the one before it; says
         whether training stood still."""
-        heard = saver.says() if self.ranks.alone else self._heard
-        if agreed := saver.awaits_ranks and (last or not heard.writing):
-            saver.agree()
+        heard = writer.status() if self.ranks.alone else self._status
+        if agreed := writer.awaits_ranks and (last or not heard.writing):
+            writer.agree()
             heard = replace(heard, writing=True)  # rank 0 publishes
-        if due := saver.due(step, last=last, heard=heard):
+        if due := writer.due(step, last=last, heard=heard):
             self._settle(0)
-            saver.save(self.trainer.state_dict(), self._manifest(step))
+            writer.save(self.trainer.state_dict(), self._manifest(step))
         if agreed or due:  # what was said before is over
-            self._heard = replace(self._heard, writing=True, late=False)
-        self._tell(saver)
+            self._status = replace(self._status, writing=True, late=False)
+        self._record_checkpoints(writer)
         return due or agreed
 
-    def _tell_health(self, step: int, *, last: bool) -> None:
+    def _report_stragglers(self, step: int, *, last: bool) -> None:
         """An event `ranks` about every ten seconds of training, and one behind the last step."""
-        self._read_health()
-        if self.health.is_due(step, self._agreed_time_s, last=last):
-            self.health.tell(step, self._agreed_time_s)
+        self._read_stragglers()
+        if self.stragglers.is_due(step, self._agreed_time_s, last=last):
+            self.stragglers.begin_exchange(step, self._agreed_time_s)
         if last:
-            self._read_health()
+            self._read_stragglers()
 
-    def _read_health(self) -> None:
-        told = self.health.news()
+    def _read_stragglers(self) -> None:
+        told = self.stragglers.take()
         if told is not None:
             self.run.event("ranks", **told)
 
-    def _leave(self, step: int, saver: Saver) -> None:
+    def _leave(self, step: int, writer: CheckpointWriter) -> None:
         """Ends the run after `step` steps, with a checkpoint where one is wanted."""
-        reason = self.stop.hear("another rank was told to leave")
+        reason = self.stop.request("another rank was told to leave")
         self.stop.allow(CHECKPOINT_GRACE_S)
         if self.config.checkpoint.at_stop and step > 0:
-            saver.save_now(self.trainer.state_dict(), self._manifest(step))
-        saver.complete()
-        saver.close()
-        self._tell(saver)
+            writer.save_now(self.trainer.state_dict(), self._manifest(step))
+        writer.complete()
+        writer.close()
+        self._record_checkpoints(writer)
         hint = None
-        if saver.newest_step > 0:
-            hint = f"The same command with --resume goes on behind step {saver.newest_step}."
+        if writer.newest_step > 0:
+            hint = f"The same command with --resume goes on behind step {writer.newest_step}."
         raise Interrupted(reason, hint)
 
     def _next_row(self, step: int) -> int:
@@ -250,9 +254,9 @@ class Training:
             identity=self.identity,
         )
 
-    def _tell(self, saver: Saver) -> None:
+    def _record_checkpoints(self, writer: CheckpointWriter) -> None:
         """What became of checkpoints, as events."""
-        for outcome in saver.news():
+        for outcome in writer.take_results():
             if outcome.refused is None:
                 self.run.event("checkpoint", **outcome.as_json())
                 continue
@@ -264,7 +268,7 @@ class Training:
         folder, other_code = checkpoint.folder_of(self.run.root), resume.other_code
         found = newest_whole(folder, self.identity, other_code=other_code, ranks=self.ranks)
         if found is None:
-            self._say("no checkpoint to resume from: the run starts from its first step")
+            self._print("no checkpoint to resume from: the run starts from its first step")
             self.run.go_on(0)
             return
         kept = found.manifest
@@ -275,10 +279,10 @@ class Training:
         except (RuntimeError, ValueError, KeyError) as error:
             if same_code:
                 raise
-            raise checkpoint.not_taken_up(found.path, error) from error
+            raise checkpoint.not_loadable(found.path, error) from error
         for name, value in kept.counters.items():
             setattr(self, name, value)
-        self._heard = Words(train_time_s=self.train_time_s)
+        self._status = StepStatus(train_time_s=self.train_time_s)
         self.first_step = self.run.steps = kept.step
         self.speeds = Speeds(self.derived.stages, kept.step)
         self.run.tokens = kept.tokens
@@ -299,12 +303,12 @@ class Training:
             same_environment=kept.environment_id == self.environment_id,
         )
 
-    def _words(self, saver: Saver) -> Words:
+    def _own_status(self, writer: CheckpointWriter) -> StepStatus:
         """What this rank has to say at the end of a step."""
         leaving = self.stop.reason is not None
-        return replace(saver.says(), leaving=leaving, train_time_s=self.train_time_s)
+        return replace(writer.status(), leaving=leaving, train_time_s=self.train_time_s)
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         """On the terminal, for all ranks."""
         if self.ranks.rank == 0:
             print(text, flush=True)
@@ -317,11 +321,11 @@ class Training:
     @property
     def _agreed_time_s(self) -> float:
         """The training time that all ranks know alike: rank 0's."""
-        return self.train_time_s if self.ranks.alone else self._heard.train_time_s
+        return self.train_time_s if self.ranks.alone else self._status.train_time_s
 
     def _recompilation(self, step: int) -> float:
         """Seconds of compiling since the last question; an event says what it was."""
-        news = self.compilation.news()
+        news = self.compilation.take_report()
         if news is None:
             return 0.0
         self.run.event("recompilation", step=step, **asdict(news))
@@ -332,7 +336,7 @@ class Training:
         while len(self._pending) > keep:
             step = self._pending.popleft()
             # a step's time has no compilation in it, and one that compiled is no measure of speed
-            loss, self._heard = step.call.heard()
+            loss, self._status = step.call.result()
             seconds = max(0.0, step.lap.seconds() - step.compiled_s)
             tokens = self.derived.tokens_until(step.number)
             self.train_time_s += seconds
@@ -341,7 +345,7 @@ class Training:
             if not step.compiled_s:
                 self.speeds.add(step.number - 1, seconds)
                 compute_s = seconds if step.own is None else step.own.seconds()
-                self.health.add(compute_s, step.waited_s)
+                self.stragglers.add(compute_s, step.waited_s)
             self.run.steps, self.run.tokens = step.number, tokens
             metrics = self.run.metrics
             metrics["train_time_s"] = self.train_time_s
@@ -387,7 +391,7 @@ class Training:
             val_bpb=result.val_bpb,
             seconds=round(seconds, 4),
         )
-        self._say(f"step {step}/{self.derived.steps} val_bpb {result.val_bpb:.5f}")
+        self._print(f"step {step}/{self.derived.steps} val_bpb {result.val_bpb:.5f}")
 
     def _open_core(self, prepared: Prepared) -> Evaluation:
         tokenizer, told = prepared.tokenizer, partial(print, flush=True)
@@ -411,7 +415,7 @@ class Training:
         metrics, derived = self.run.metrics, self.derived
         metrics["tokens_per_s_job"] = self.run.tokens / self.train_time_s
         metrics.update(self.speeds.metrics(derived.sizes.context))
-        metrics["peak_memory_bytes"] = self.ranks.largest(peak_memory_bytes(self.trainer.device))
+        metrics["peak_memory_bytes"] = self.ranks.maximum(peak_memory_bytes(self.trainer.device))
         if self.trainer.device.type == "cuda":
             peak = peak_flops(environment["gpus"][0]["name"])
             if peak is not None and metrics["tokens_per_s"] is not None:
@@ -437,7 +441,7 @@ class _Step:
     """A step whose loss and time are not read yet."""
 
     number: int
-    call: RollCall
+    call: StepStatusReduction
     lap: Lap
     own: Stretch | None
     """Over several ranks: up to the first wait for another one."""

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from model.config import Config
-from model.derive import Derived
-from model.describe import resolve
+from model.config.derive import Derived
+from model.config.resolve import resolve
 from model.errors import ModelError, RunError, missing_package
 
 
@@ -41,12 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _evaluated(config: Config, derived: Derived, run_dir: Path) -> dict[str, Any]:
     import torch
 
-    from model import preflight
     from model.core.source import checkpoint_of, of_checkpoint
     from model.data.prepare import prepare
     from model.data.settings import DataSettings
+    from model.distributed.ranks import ALONE
     from model.evaluate import evaluate
-    from model.ranks import ALONE
+    from model.runtime import preflight
 
     device = preflight.device_of(config, ALONE)
     kernels, derived = preflight.check(config, derived, device, ALONE)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from model.attention import BACKENDS, Attend, why_not
-from model.machine import environment_id, gpus_json, machine_json
+from model.runtime.environment import environment_id, gpus_json, machine_json
 
 CALLS_PER_TURN = 20
 WARM_UP_CALLS = 5

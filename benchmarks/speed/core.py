@@ -28,22 +28,22 @@ import numpy as np
 import torch
 
 from benchmarks.speed.core_reference import Decision, Question, decide, examples
-from model import preflight
 from model.config import Config, Core
-from model.configfile import parse_overrides
+from model.config.derive import Derived
+from model.config.reader import parse_overrides
+from model.config.resolve import resolve
+from model.core.eval_model import EvalModel
 from model.core.evaluation import Evaluated, Evaluation
 from model.core.source import at_initialisation, checkpoint_of, of_checkpoint
-from model.core.twin import Twin
 from model.data.prepare import prepare
 from model.data.settings import DataSettings
 from model.data.tokenizer import Tokenizer
 from model.data.tokenizer import load as load_tokenizer
-from model.derive import Derived
-from model.describe import resolve
+from model.distributed.ranks import ALONE
 from model.gpt import GPT
 from model.kernels import Kernels
-from model.machine import peak_memory_bytes
-from model.ranks import ALONE
+from model.runtime import preflight
+from model.runtime.environment import peak_memory_bytes
 
 WARM_UP_PER_TASK = 11  # the least that ten shots allow
 GIB = 1 << 30
@@ -187,7 +187,7 @@ def _measured(
 def _anchored(bench: Bench, max_per_task: int | None, limit: int | None) -> Anchored:
     """Every n-th example of every task, one at a time; at least one of each."""
     torch_kernels = Kernels(attention=bench.kernels.attention)
-    twin = Twin(bench.gpt, bench.config, bench.derived.sizes, torch_kernels)
+    twin = EvalModel(bench.gpt, bench.config, bench.derived.sizes, torch_kernels)
     by_task: dict[str, list[Question]] = {}
     for question in examples(bench.bundle, max_per_task):
         by_task.setdefault(question.task["label"], []).append(question)

@@ -7,10 +7,10 @@ import sys
 import time
 from pathlib import Path
 
-from model.configfile import load_config
-from model.derive import derive
+from model.arch.init import initialise
+from model.config.derive import derive
+from model.config.reader import load_config
 from model.gpt import GPT
-from model.init import initialise
 from model.kernels import REFERENCE
 
 BASE = Path(__file__).parents[2] / "ablations" / "configs" / "speedrun.yaml"

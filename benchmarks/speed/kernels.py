@@ -19,14 +19,14 @@ from typing import Any
 
 import torch
 
-from model.compilation import Compilation
-from model.configfile import load_config, parse_overrides
-from model.derive import derive
+from model.config.derive import derive
+from model.config.reader import load_config, parse_overrides
 from model.errors import ModelError
 from model.kernels import kernel_plan
-from model.machine import environment_id, gpus_json, machine_json
-from model.preflight import check, device_of
-from model.resident import synthetic_tokens
+from model.runtime.compilation import Compilation
+from model.runtime.environment import environment_id, gpus_json, machine_json
+from model.runtime.preflight import check, device_of
+from model.stepper import synthetic_tokens
 from model.trainer import Trainer
 
 STEPS_BEFORE = 5

@@ -25,7 +25,7 @@ from model.data.manifest import find_view
 from model.data.prepare import open_prepared, prepare
 from model.data.settings import DataSettings
 from model.data.sources import TRAIN, describe_source
-from model.machine import cpu_json
+from model.runtime.environment import cpu_json
 
 Value = TypeVar("Value")
 LOADER_STEPS = 50

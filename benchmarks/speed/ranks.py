@@ -3,11 +3,11 @@
     python -m benchmarks.speed.ranks CONFIG --set dial.depth=12 --ranks 1 2
     python -m benchmarks.speed.ranks CONFIG --set dial.depth=24 --ranks 2 8 --plan
 
-The first table is computed by formula: exchanges a step (model/ranks.py), the bytes that one rank
-sends, the memory that it holds for the whole run (optimizer states and gradients), and its peak.
-A reduce-scatter or all-gather of n bytes over C ranks sends n (C - 1) / C from each rank, an
-all-reduce twice that, as in the rings of NCCL and gloo; with in-network reduction it is less.
---plan ends here, and needs no GPU.
+The first table is computed by formula: exchanges a step (model/distributed/ranks.py), the bytes
+that one rank sends, the memory that it holds for the whole run (optimizer states and gradients),
+and its peak. A reduce-scatter or all-gather of n bytes over C ranks sends n (C - 1) / C from each
+rank, an all-reduce twice that, as in the rings of NCCL and gloo; with in-network reduction it is
+less. --plan ends here, and needs no GPU.
 
 Then each number of ranks trains in turn, by torchrun, on the same global batch of random tokens:
 ms a step, tokens/s, tokens/s a rank as a share of the first row's, peak memory of the largest rank,
@@ -35,20 +35,20 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.speed.overlap import Overlap, overlap_of, spans_of
 from model.config import Config
-from model.configfile import parse_overrides
-from model.derive import Derived
-from model.describe import resolve
+from model.config.derive import Derived
+from model.config.memory import MASTER_BYTES, TABLES, compute_bytes
+from model.config.reader import parse_overrides
+from model.config.resolve import resolve
+from model.config.shapes import Parameter, parameters
+from model.distributed.ranks import Exchange, Ranks, from_environment, join_group, leave_group
 from model.errors import ModelError
-from model.memory import MASTER_BYTES, TABLES, compute_bytes
-from model.ranks import Exchange, Ranks, from_environment, join, part
-from model.shapes import Parameter, parameters
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 SETTLING_STEPS = 10
 PROFILED_STEPS = 4  # whole intervals of tables that step every second step
-ROLL_CALL_BYTES = 5 * 8  # model/roll_call.py: five numbers of fp64
+STATUS_BYTES = 5 * 8  # model/distributed/step_status.py: five numbers of fp64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +114,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if (foreseen := tally(traffic(config, derived))) != each["exchanges"]:
             counts = f"exchanges a step {foreseen}; got {each['exchanges']}"
             print(
-                f"error: expected {counts}. Correct the formula in model/ranks.py.", file=sys.stderr
+                f"error: expected {counts}. Correct the formula in model/distributed/ranks.py.",
+                file=sys.stderr,
             )
             return 1
     return 0
@@ -135,11 +136,11 @@ def traffic(config: Config, derived: Derived) -> Iterator[Traffic]:
         yield from _both_ways(ranks.padded(count) * prod(shape) * MASTER_BYTES)
     if config.optimizer.clip is not None:
         yield Traffic(kind="add", bytes=MASTER_BYTES)
-    yield Traffic(kind="add", bytes=ROLL_CALL_BYTES)
+    yield Traffic(kind="add", bytes=STATUS_BYTES)
 
 
 def _of_adamw(parameter: Parameter, config: Config, ranks: int) -> Iterator[Traffic]:
-    from model.optim.portion import SMALL_ELEMENTS
+    from model.optim.shard import SMALL_ELEMENTS
 
     number = compute_bytes(config) if parameter.label in TABLES else MASTER_BYTES
     size = parameter.count * number
@@ -268,15 +269,15 @@ def _measured(chosen: argparse.Namespace, ranks: int) -> dict[str, Any]:
 
 def _work(chosen: argparse.Namespace) -> int:
     """One rank: builds, compiles, settles, takes the steps; rank 0 writes what it found."""
-    from model import precompile, preflight
-    from model.compilation import Compilation
-    from model.machine import peak_memory_bytes
+    from model.runtime import precompile, preflight
+    from model.runtime.compilation import Compilation
+    from model.runtime.environment import peak_memory_bytes
     from model.trainer import Trainer
 
     ranks = CountedRanks(**asdict(from_environment()))
     config, derived = _resolved(chosen, ranks.count)
     device = preflight.device_of(config, ranks)
-    join(ranks, device)
+    join_group(ranks, device)
     try:
         compilation = Compilation.start(config, device)
         kernels, derived = preflight.check(config, derived, device, ranks)
@@ -292,15 +293,15 @@ def _work(chosen: argparse.Namespace) -> int:
             "step_s": step_s,
             "steps_s": times_s,
             "tokens_per_s": len(derived.rows(0)) * derived.sizes.context / step_s,
-            "peak_memory_bytes": ranks.largest(peak_memory_bytes(device)),
+            "peak_memory_bytes": ranks.maximum(peak_memory_bytes(device)),
             "exchanges": exchanges,
         }
         if chosen.profile:
-            found["profile"] = ranks.told(asdict(_profiled_steps(trainer, ranks)))
+            found["profile"] = ranks.all_gather_object(asdict(_profiled_steps(trainer, ranks)))
         if ranks.rank == 0:
             chosen.worker.write_text(json.dumps(found), encoding="utf-8")
     finally:
-        part(ranks)
+        leave_group(ranks)
     return 0
 
 
@@ -309,8 +310,8 @@ def _timed_steps(
 ) -> tuple[list[float], dict[str, list[int]]]:
     """Seconds of each step after the settling ones, and the exchanges of one at which no gradient
     waits."""
-    from model.clock import Clock
-    from model.roll_call import RollCall, Words
+    from model.distributed.step_status import StepStatus, StepStatusReduction
+    from model.system.timing import Clock
 
     tokens, laps = _own_rows(trainer, ranks), []
     every = trainer.config.optimizer.table_interval_steps
@@ -318,13 +319,13 @@ def _timed_steps(
     for index in range(SETTLING_STEPS + steps):
         ranks.exchanged.clear()
         loss, _ = trainer.step(index % every, tokens)
-        call = RollCall(ranks, loss, Words())
+        call = StepStatusReduction(ranks, loss, StepStatus())
         laps.append(clock.lap())
         if (index + 1) % every == 0:
             exchanges = tally(ranks.exchanged)
         if index:
             laps[-2].seconds()  # one step ahead of the GPU, as in training
-    call.heard()
+    call.result()
     return [lap.seconds() for lap in laps[SETTLING_STEPS:]], exchanges
 
 
@@ -332,7 +333,7 @@ def _profiled_steps(trainer: Any, ranks: CountedRanks) -> Overlap:
     """What torch's profiler sees of some more steps on this rank."""
     import torch
 
-    from model.roll_call import RollCall, Words
+    from model.distributed.step_status import StepStatus, StepStatusReduction
 
     tokens, every = _own_rows(trainer, ranks), trainer.config.optimizer.table_interval_steps
     on_gpu = trainer.device.type == "cuda"
@@ -340,8 +341,8 @@ def _profiled_steps(trainer: Any, ranks: CountedRanks) -> Overlap:
     with torch.profiler.profile(activities=[activities.CUDA if on_gpu else activities.CPU]) as seen:
         for index in range(PROFILED_STEPS):
             loss, _ = trainer.step(index % every, tokens)
-            call = RollCall(ranks, loss, Words())
-        call.heard()
+            call = StepStatusReduction(ranks, loss, StepStatus())
+        call.result()
     return overlap_of(list(spans_of(seen.events(), on_gpu=on_gpu)), PROFILED_STEPS)
 
 

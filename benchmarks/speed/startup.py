@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _read_into_memory(chosen: argparse.Namespace) -> None:
     """Prepares the data, and imports what a trainer imports, in processes of their own."""
-    commands = [["model.describe", "--machine"]]
+    commands = [["model.doctor"]]
     if not chosen.synthetic:
         overrides = [word for text in chosen.set for word in ("--set", text)]
         commands.append(["model.data", "prepare", str(chosen.base), *overrides])

@@ -335,7 +335,7 @@ def print_notes(configurations: Sequence[Configuration], launches: Sequence[Laun
 
 
 def _turns_of(launches: Sequence[Launch], configuration: int) -> list[dict[str, Any]]:
-    """Turns with the loader's batches (or the only batch there is)."""
+    """CosSin with the loader's batches (or the only batch there is)."""
     turns = [turn for launch in launches for turn in launch.turns]
     return [t for t in turns if t["configuration"] == configuration and t["word"] == "go"]
 

@@ -1,6 +1,6 @@
 """`harness doctor`: what this machine can run, and hints for what it cannot.
 
-The trainer reports torch, GPUs and back-ends (`describe --machine`); this command adds the
+The trainer reports torch, GPUs and back-ends (verb `doctor`); this command adds the
 requirements of the harness itself.
 """
 

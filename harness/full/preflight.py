@@ -106,14 +106,14 @@ class PreflightRunner:
 
     def requirements(self) -> Preflight:
         """The trainer's requirements; takes seconds. Raises TrainerError."""
-        needs = self.trainer.needs(self.config_file, self.folder, self.ranks, self.nodes)
+        required = self.trainer.requirements(self.config_file, self.folder, self.ranks, self.nodes)
         return Preflight(
             at=time.time(),
             ranks=self.ranks,
-            findings=needs.findings,
-            checkpoint_bytes=needs.checkpoint_bytes,
-            planned_tokens=needs.planned_tokens,
-            data=needs.data,
+            findings=required.findings,
+            checkpoint_bytes=required.checkpoint_bytes,
+            planned_tokens=required.planned_tokens,
+            data=required.data,
         )
 
     def probe(self, before: Preflight) -> Preflight:

@@ -32,7 +32,7 @@ CHECKPOINTS = "checkpoints"
 _STEP = re.compile(r"step-([0-9]{1,18})")  # the name of a checkpoint
 RANKS_GRACE_S = 330.0
 """For several ranks to write a checkpoint after SIGTERM; the trainer itself allows a slow disk
-300 s (model/stop.py)."""
+300 s (model/runtime/stop.py)."""
 TORCHRUN_ENVIRONMENT = {"PET_SHUTDOWN_TIMEOUT": "300"}
 """Keeps torchrun from killing ranks that write a checkpoint after its default of 30 s; versions
 that lack the option ignore it."""

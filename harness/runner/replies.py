@@ -64,8 +64,9 @@ class PreflightFinding(msgspec.Struct, frozen=True, kw_only=True):
     severity: Literal["error", "warning", "info"] = "error"
 
 
-class Needs(msgspec.Struct, frozen=True, kw_only=True):
-    """What a job needs and whether it is there. `checkpoint_bytes`: the size of one checkpoint."""
+class Requirements(msgspec.Struct, frozen=True, kw_only=True):
+    """What a job requires and whether it is there. `checkpoint_bytes`: the size of one
+    checkpoint."""
 
     findings: list[PreflightFinding] = []
     checkpoint_bytes: int | None = None

@@ -27,9 +27,9 @@ from harness.runner.replies import (
     Description,
     Fault,
     Losses,
-    Needs,
     ProbeResult,
     Request,
+    Requirements,
 )
 from harness.runner.sandbox import Sandbox
 from harness.runner.variables import trainer_environment
@@ -104,8 +104,8 @@ class NativeTrainer:
 
     def machine(self) -> dict[str, Any]:
         """GPUs and back-ends as the trainer sees them; may take seconds. Raises TrainerError."""
-        value = self._request("describe", ["--machine"])
-        return self._as(value, dict[str, Any], "describe --machine")
+        value = self._request("doctor", [])
+        return self._as(value, dict[str, Any], "doctor")
 
     def prepare(self, config: Mapping[str, Any]) -> str | None:
         """Prepares a configuration's data, with progress on stderr; returns the data_id."""
@@ -136,11 +136,13 @@ class NativeTrainer:
             raise DataError("", "prepared data", got, hint)
         return str(reply["data_id"])
 
-    def needs(self, config_file: Path, run_dir: Path, ranks: int, nodes: int = 1) -> Needs:
-        """What a job needs of this machine, one of `nodes`; quick. Raises TrainerError."""
+    def requirements(
+        self, config_file: Path, run_dir: Path, ranks: int, nodes: int = 1
+    ) -> Requirements:
+        """What a job requires of this machine, one of `nodes`; quick. Raises TrainerError."""
         arguments = ["--config", str(config_file), "--ranks", str(ranks), "--out", str(run_dir)]
         arguments += ["--nodes", str(nodes)] if nodes > 1 else []
-        return self._as(self._request("needs", arguments), Needs, "needs")
+        return self._as(self._request("doctor", arguments), Requirements, "doctor --config")
 
     def evaluate(self, config_file: Path, run_dir: Path, timeout_s: float) -> dict[str, float]:
         """The losses of a run's final checkpoint by this trainer's code, whatever code trained it.
@@ -168,7 +170,7 @@ class NativeTrainer:
 
     def probe_command(self, config_file: Path, run_dir: Path, ranks: int = 1) -> list[str]:
         """The command line that writes `probe.json` to a folder, without its watch descriptor."""
-        return self._on_ranks(ranks, "probe", config_file, run_dir)
+        return self._on_ranks(ranks, "doctor", config_file, run_dir, "--probe")
 
     def read_probe(self, run_dir: Path) -> ProbeResult | None:
         """The probe.json of a folder; None if there is none. Raises TrainerError."""

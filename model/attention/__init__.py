@@ -19,9 +19,9 @@ import torch
 
 from model.attention import flash2, flash3, flash4, flex, sdpa
 from model.attention.custom_op import Attend
+from model.attention.requirements import Problem
 from model.attention.sdpa import band_mask
 from model.errors import MachineError
-from model.requirements import Problem
 
 __all__ = ["BACKENDS", "Attend", "band_mask", "choose", "why_not"]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from model.attention.custom_op import as_operator
-from model.requirements import Needs, Problem
+from model.attention.requirements import Needs, Problem
 
 NEEDS = Needs(kernel="torch's FlashAttention-2", capabilities=(8, 9, 10, 11, 12), widest_head=256)
 DROPOUT = 0.0

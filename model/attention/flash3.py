@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from model.attention.custom_op import as_operator
-from model.requirements import Needs, PackageMissing, Problem, package_problem
+from model.attention.requirements import Needs, PackageMissing, Problem, package_problem
 
 NEEDS = Needs(kernel="FlashAttention-3", capabilities=(9,), widest_head=256)
 MODULE = "flash_attn_interface"

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model import compile_jobs
 from model.attention.custom_op import FULL, as_operator
-from model.requirements import Needs, PackageMissing, Problem, package_problem
+from model.attention.requirements import Needs, PackageMissing, Problem, package_problem
+from model.system import compile_jobs
 
 NEEDS = Needs(kernel="FlashAttention-4", capabilities=(9, 10), widest_head=128)
 MODULE = "flash_attn.cute.interface"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from model.requirements import Problem
+from model.attention.requirements import Problem
 
 NARROWEST_HEAD = 16
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from model.requirements import Problem
+from model.attention.requirements import Problem
 
 GPU_ORDER = [
     SDPBackend.CUDNN_ATTENTION,

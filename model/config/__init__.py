@@ -2,11 +2,12 @@
 
 The trainer owns its configuration; the harness carries overrides here and keeps what comes back. A
 field that is `null` by default is either a trick that is off or a value that the dial derives
-(`model.derive`), and its sentence says which. The bare default is GPT-2 as published in 2019; the
-reference recipe is `ablations/configs/speedrun.yaml`. A default never changes: identities leave out
-whatever equals it (`model.identity`), so a changed default is a new field or a new protocol.
+(`model.config.derive`), and its sentence says which. The bare default is GPT-2 as published in
+2019; the reference recipe is `ablations/configs/speedrun.yaml`. A default never changes: identities
+leave out whatever equals it (`model.config.identity`), so a changed default is a new field or a new
+protocol.
 
-Reading and checking stand in `model.configfile`, rules between fields in `model.derive`.
+Reading and checking stand in `model.config.reader`, rules between fields in `model.config.derive`.
 """
 
 from dataclasses import dataclass, field

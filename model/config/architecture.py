@@ -143,7 +143,7 @@ class UNetSkips:
 
 @dataclass(frozen=True, kw_only=True)
 class Fp8:
-    """Trick `fp8`: products of Linears in 8 bits while training (model/tricks/fp8.py)."""
+    """Trick `fp8`: products of Linears in 8 bits while training (model/kernels/fp8.py)."""
 
     head: bool = True
     """Whether those of the head too."""

@@ -22,8 +22,8 @@ class Dial:
     or the plan."""
     train_time_s: float | None = None
     """Horizon in seconds of training, as the metric of this name counts them; the plan stays the
-    upper bound (model/horizon.py says what that means for studies). Null: another horizon, or the
-    plan."""
+    upper bound (model/config/horizon.py says what that means for studies). Null: another horizon,
+    or the plan."""
     batch_tokens: int | None = None
     """Tokens a step over all ranks. Null: the power of two nearest to 2^19 r^0.383."""
     params: int | None = None
@@ -159,7 +159,7 @@ class Wandb:
 
 @dataclass(frozen=True, kw_only=True)
 class Logging:
-    """Where a run's events are shown beside events.jsonl (model/sinks.py). No part of an
+    """Where a run's events are shown beside events.jsonl (model/runtime/sinks.py). No part of an
     identity."""
 
     tensorboard: bool = False

@@ -15,7 +15,8 @@ class Warmdown:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchStages:
-    """Trick `batch_size_schedule`: the batch grows in equal parts of the run (model/stages.py)."""
+    """Trick `batch_size_schedule`: the batch grows in equal parts of the run
+    (model/config/stages.py)."""
 
     factors: tuple[float, ...] = (0.5, 1.0, 1.5)
     """Batch of each part over the dial's. The default keeps the tokens of the run."""
@@ -27,7 +28,7 @@ class BatchStages:
 @dataclass(frozen=True, kw_only=True)
 class ContextStages:
     """Trick `sequence_length_schedule`: rows are cut into shorter ones at first
-    (model/stages.py)."""
+    (model/config/stages.py)."""
 
     pieces: tuple[int, ...] = (2, 1, 1)
     """Pieces that a row is cut into in each equal part of the run."""

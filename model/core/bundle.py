@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from model.configfile import parse_yaml
+from model.config.reader import parse_yaml
 from model.core.task import KINDS, Choice, Continuation, Item, Schema, Task
 from model.data.atomic import file_sha256, hash_of
 from model.errors import DataError

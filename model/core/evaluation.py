@@ -12,20 +12,20 @@ from typing import Any
 import numpy as np
 
 from model.config import Config, Core
+from model.config.derive import Derived
 from model.core.bundle import BASELINE_COLUMNS, BASELINES, Bundle
+from model.core.eval_model import EvalModel
 from model.core.fetch import published_bundle
-from model.core.kept import questions_of
 from model.core.layout import Layout, laid_out
 from model.core.outcomes import Outcomes, Result, decided, summed_up
+from model.core.prompt_cache import questions_of
 from model.core.score import scored
-from model.core.twin import Twin
 from model.data.atomic import Progress
 from model.data.tokenizer import Tokenizer
-from model.derive import Derived
+from model.distributed.ranks import ALONE, Ranks
 from model.errors import DataError
 from model.gpt import GPT
 from model.kernels import Kernels
-from model.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -95,7 +95,7 @@ class Evaluation:
         """Evaluates the model as it is; `kernels` are those that it trains with."""
         began = time.perf_counter()
         device = gpt.embedding.weight.device
-        twin = Twin(gpt, self.config, self.derived.sizes, kernels)
+        twin = EvalModel(gpt, self.config, self.derived.sizes, kernels)
         scores = scored(twin, self.questions, self.layout_of(ranks), device, ranks)
         outcomes = decided(self.questions, scores)
         table = str(self.asked["baselines"])

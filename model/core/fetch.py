@@ -18,8 +18,8 @@ from model.core.bundle import BASELINE_COLUMNS, BASELINES, DATA, SETTINGS
 from model.core.published import ARCHIVE, FOLDER_IN_ARCHIVE, SHA256, TASKS, URL
 from model.data.atomic import Progress, exclusive, replacing
 from model.data.download import Patience, Wanted, download
-from model.data.holdings import Holdings
-from model.data.meter import Tally, in_lines
+from model.data.downloaded import DownloadedFiles
+from model.data.progress import Tally, in_lines
 from model.errors import DataError
 
 NAME = "core"
@@ -30,24 +30,26 @@ def published_bundle(
     cache: Path, told: Progress, url: str = URL, patience: Patience | None = None
 ) -> Path:
     """The folder of the published bundle. Raises DataError where it cannot be had."""
-    holdings = Holdings(cache, NAME)
-    folder = holdings.folder / FOLDER_IN_ARCHIVE
-    with exclusive(holdings.folder, told):
+    downloaded_files = DownloadedFiles(cache, NAME)
+    folder = downloaded_files.folder / FOLDER_IN_ARCHIVE
+    with exclusive(downloaded_files.folder, told):
         if not (folder / SETTINGS).exists():  # written last
-            if not holdings.path(ARCHIVE).exists():
-                _download(holdings, told, url, patience or Patience())
-            _unpack(holdings.path(ARCHIVE), folder)
+            if not downloaded_files.path(ARCHIVE).exists():
+                _download(downloaded_files, told, url, patience or Patience())
+            _unpack(downloaded_files.path(ARCHIVE), folder)
             _describe(folder)
             told(f"CORE: {len(SHA256)} files of the published bundle, as published")
     return folder
 
 
-def _download(holdings: Holdings, told: Progress, url: str, patience: Patience) -> None:
+def _download(
+    downloaded_files: DownloadedFiles, told: Progress, url: str, patience: Patience
+) -> None:
     told(f"CORE: downloading the published bundle from {url}")
     tally = Tally(NAME, 1)
     with in_lines(told)(tally):
         try:
-            wanted = Wanted(name=ARCHIVE, url=url, holdings=holdings)
+            wanted = Wanted(name=ARCHIVE, url=url, downloaded_files=downloaded_files)
             download(wanted, tally, threading.Event(), patience)
         except DataError as error:
             raise DataError(

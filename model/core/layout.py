@@ -2,8 +2,8 @@
 
 A row costs its tokens, so rows of about one length share a batch, padded on the right, where causal
 attention never looks. A question whose rows begin alike goes as shared tokens and rests
-(model/core/twin.py) where that is cheaper. The longest come first, each batch to the rank that has
-least to do, so that all ranks end together.
+(model/core/eval_model.py) where that is cheaper. The longest come first, each batch to the rank
+that has least to do, so that all ranks end together.
 
 A row is the tokens of the model's input: all but its last, after which nothing is asked.
 """

@@ -28,7 +28,7 @@ def asked(count: int, max_per_task: int | None) -> list[int]:
 
 
 def shots_of(index: int, count: int, shots: int) -> list[int]:
-    """Places in the list of `count` asked items whose items stand in front of item `index`."""
+    """PositionIds in the list of `count` asked items whose items stand in front of item `index`."""
     # a sample of all places but one, without writing them down for each of 20,000 items
     drawn = random.Random(SHOTS_SEED + index).sample(range(count - 1), shots) if shots else []
     return [place + (place >= index) for place in drawn]

@@ -17,19 +17,23 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.clock import Clock, Lap
+from model.core.eval_model import LOOKBACK, EvalModel, Rests
 from model.core.layout import Batch, Layout
 from model.core.outcomes import Scores
 from model.core.questions import Questions
-from model.core.twin import LOOKBACK, Rests, Twin
-from model.ranks import ALONE, Ranks
+from model.distributed.ranks import ALONE, Ranks
+from model.system.timing import Clock, Lap
 
 HEAD_CHUNK_TOKENS = {"cuda": 4096, "cpu": 256}
 """Logits of so many tokens are held at a time: 0.5 GB in fp32 at 32,768 words."""
 
 
 def scored(
-    twin: Twin, questions: Questions, layout: Layout, device: torch.device, ranks: Ranks = ALONE
+    twin: EvalModel,
+    questions: Questions,
+    layout: Layout,
+    device: torch.device,
+    ranks: Ranks = ALONE,
 ) -> Scores:
     """Every row of `questions`, this rank's batches here."""
     feeder = _Feeder(questions, layout, device)
@@ -47,14 +51,14 @@ def scored(
         seconds.index_add_(0, fed.questions, torch.full((len(fed.questions),), share).double())
     if not ranks.alone:
         both = torch.cat((found.flatten(), seconds)).to(device)
-        ranks.add(both).wait()
+        ranks.all_reduce(both).wait()
         found, seconds = both[: found.numel()].cpu().view(3, rows), both[found.numel() :].cpu()
     losses, gaps, hits = found.numpy()[:, questions.same]
     losses[questions.starts >= questions.lengths] = np.nan
     return Scores(losses=losses, gaps=gaps, hits=hits > 0, seconds=seconds.numpy())
 
 
-def _answers(twin: Twin, fed: "_Fed", *, continues: bool) -> Tensor:
+def _answers(twin: EvalModel, fed: "_Fed", *, continues: bool) -> Tensor:
     """(3, M) loss, gap and hit of every scored token; without the order, gaps and hits are 0."""
     x = twin.stream(fed.tokens) if fed.rests is None else twin.follow(fed.tokens, fed.rests)
     chosen = x.flatten(0, 1)[fed.scored]  # (M, D)

@@ -4,15 +4,15 @@ from pathlib import Path
 
 import torch
 
-from model import checkpoint
+from model.arch.init import initialise
+from model.checkpoint import directory as checkpoint
+from model.checkpoint.staging import read_tensors
 from model.config import Config
-from model.derive import Derived
+from model.config.derive import Derived
+from model.config.stages import stage_at
 from model.errors import DamagedCheckpoint, RunError
 from model.gpt import GPT
-from model.init import initialise
 from model.kernels import Kernels
-from model.snapshot import read_tensors
-from model.stages import stage_at
 from model.tricks.window_warmup import enter
 
 WEIGHTS_RANK = 0  # the rank whose file of a checkpoint holds the weights
@@ -43,7 +43,7 @@ def of_checkpoint(
     try:
         gpt.load_state_dict(state)
     except RuntimeError as error:
-        raise checkpoint.not_taken_up(path, error) from error
+        raise checkpoint.not_loadable(path, error) from error
     if config.schedule.window_warmup is not None:
         done = manifest.step >= derived.steps
         stage = derived.stages[-1] if done else stage_at(derived.stages, manifest.step)

@@ -4,7 +4,7 @@ In the order of the flow:
 
     settings    what is asked for (standard library only)
     published   data sets that are downloaded: names of files, addresses (same)
-    holdings    which of their files are here, and the record of their hashes (same)
+    downloaded_files    which of their files are here, and the record of their hashes (same)
     meter       a download told as a bar or in lines
     download    one file over HTTP: resumed, tried again, checked
     fetch       all files of a published data set, several at once

@@ -12,13 +12,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from model.configfile import load_config, parse_overrides
+from model.config.reader import load_config, parse_overrides
 from model.data.atomic import file_sha256
 from model.data.documents import documents_digest
-from model.data.holdings import Holdings
+from model.data.downloaded import DownloadedFiles
 from model.data.manifest import SHARDS, Manifest, is_prepared
-from model.data.meter import bar
 from model.data.prepare import Prepared, open_prepared, prepare
+from model.data.progress import bar
 from model.data.published import PUBLISHED, Published
 from model.data.settings import DataSettings
 from model.data.shards import verify_shard
@@ -109,7 +109,7 @@ def _verify_source(settings: DataSettings, manifest: Manifest) -> None:
         return
     recorded = {part.name: part.sha256 for part in manifest.parts}
     if settings.source in PUBLISHED:
-        _verify_downloads(Holdings(settings.cache, settings.source), recorded)
+        _verify_downloads(DownloadedFiles(settings.cache, settings.source), recorded)
         return
     if is_prepared(Path(settings.source)):
         print("--  source: the folder was prepared elsewhere, its text is not here")
@@ -119,10 +119,10 @@ def _verify_source(settings: DataSettings, manifest: Manifest) -> None:
         print(f"ok  source {file.name}")
 
 
-def _verify_downloads(holdings: Holdings, recorded: dict[str, str]) -> None:
+def _verify_downloads(downloaded_files: DownloadedFiles, recorded: dict[str, str]) -> None:
     """Downloads may be gone once their tokens are made; those that are here must be the same."""
     for name, sha256 in recorded.items():
-        path = holdings.path(name)
+        path = downloaded_files.path(name)
         if not path.exists():
             print(f"--  source {name}: not here, its tokens are")
             continue
@@ -171,12 +171,12 @@ def _show(settings: DataSettings, chosen: argparse.Namespace) -> None:
 def _show_downloads(published: Published, settings: DataSettings) -> None:
     """Which of the files asked for are here; told whether or not anything is prepared yet."""
     names = published.file_names(settings.train_files)
-    holdings = Holdings(settings.cache, published.name)
-    here = [path.stat().st_size for path in map(holdings.path, names) if path.exists()]
-    begun = sum(holdings.partial_bytes(name) for name in names)
+    downloaded_files = DownloadedFiles(settings.cache, published.name)
+    here = [path.stat().st_size for path in map(downloaded_files.path, names) if path.exists()]
+    begun = sum(downloaded_files.partial_bytes(name) for name in names)
     print(
         f"downloads   {len(here)} of {len(names)} files, {sum(here) / 1e6:,.1f} MB, "
-        f"{begun / 1e6:,.1f} MB of others; in {holdings.folder}"
+        f"{begun / 1e6:,.1f} MB of others; in {downloaded_files.folder}"
     )
 
 

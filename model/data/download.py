@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from model.data.atomic import disk_errors, file_sha256
-from model.data.holdings import Holdings, Recorded
-from model.data.meter import Tally
+from model.data.downloaded import DownloadedFiles, Recorded
+from model.data.progress import Tally
 from model.errors import DataError
 
 BLOCK_BYTES = 1 << 20
@@ -70,12 +70,12 @@ class Wanted:
 
     name: str
     url: str
-    holdings: Holdings
+    downloaded_files: DownloadedFiles
 
     @property
     def target(self) -> Path:
         """Where it goes."""
-        return self.holdings.path(self.name)
+        return self.downloaded_files.path(self.name)
 
 
 def download(wanted: Wanted, tally: Tally, stop: threading.Event, patience: Patience) -> None:
@@ -114,7 +114,9 @@ def _attempt(wanted: Wanted, tally: Tally, stop: threading.Event, silence_s: flo
     _remove(other for other in earlier if other != part)
     sha256 = _require_whole(part, told, wanted)
     arrived = Recorded(bytes=part.stat().st_size, sha256=sha256, published=told.sha256 is not None)
-    wanted.holdings.keep(wanted.name, arrived)  # before the name, so that none is without record
+    wanted.downloaded_files.keep(
+        wanted.name, arrived
+    )  # before the name, so that none is without record
     with disk_errors(wanted.target):
         part.replace(wanted.target)
 
@@ -242,14 +244,14 @@ def _read(answer: Any) -> bytes:
 
 def _require_same_version(wanted: Wanted, told: _Told) -> None:
     """Refuse what the publisher changed since it was first here, before its bytes are sent."""
-    recorded = wanted.holdings.record(wanted.name)
+    recorded = wanted.downloaded_files.record(wanted.name)
     if recorded is not None and told.sha256 is not None and told.sha256 != recorded.sha256:
         raise DataError(
             path=wanted.url,
             expected=f"SHA-256 {recorded.sha256}, as when it was first downloaded",
             got=f"{told.sha256}, which is published now",
             hint="The publisher changed the file, and results on it cannot be compared with "
-            f"earlier ones. To take it, delete {wanted.holdings.record_path(wanted.name)}.",
+            f"earlier ones. To take it, delete {wanted.downloaded_files.record_path(wanted.name)}.",
         )
 
 
@@ -273,7 +275,7 @@ def _require_whole(part: Path, told: _Told, wanted: Wanted) -> str:
         part.unlink()
         raise _Passing(f"{size:,} bytes in place of {told.total_bytes:,}")
     sha256 = file_sha256(part)
-    recorded = wanted.holdings.record(wanted.name)
+    recorded = wanted.downloaded_files.record(wanted.name)
     expected = told.sha256 or (recorded.sha256 if recorded else sha256)
     if sha256 != expected:
         part.unlink()

@@ -22,7 +22,7 @@ from model.data.manifest import (
     source_stamp,
     too_many_files,
 )
-from model.data.meter import Meter
+from model.data.progress import Meter
 from model.data.published import PUBLISHED
 from model.data.settings import DataSettings
 from model.data.shards import finished_shard, write_shard

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from model.data.atomic import Progress, disk_errors, file_sha256
 from model.data.download import Patience, Wanted, download
-from model.data.holdings import Holdings, Recorded
-from model.data.meter import Meter, Tally, in_lines
+from model.data.downloaded import DownloadedFiles, Recorded
+from model.data.progress import Meter, Tally, in_lines
 from model.data.published import Published
 from model.data.settings import DataSettings
 from model.errors import DataError
@@ -34,18 +34,21 @@ def fetch(
     Raises DataError for one that cannot be had, is not what it was, or does not fit on the disk.
     """
     names = published.file_names(settings.train_files)
-    holdings = Holdings(settings.cache, published.name)
-    with disk_errors(holdings.folder):
-        holdings.folder.mkdir(parents=True, exist_ok=True)
-    here = [name for name in names if holdings.path(name).exists()]
-    missing = [name for name in names if not holdings.path(name).exists()]
-    _compare(holdings, here, progress)
+    downloaded_files = DownloadedFiles(settings.cache, published.name)
+    with disk_errors(downloaded_files.folder):
+        downloaded_files.folder.mkdir(parents=True, exist_ok=True)
+    here = [name for name in names if downloaded_files.path(name).exists()]
+    missing = [name for name in names if not downloaded_files.path(name).exists()]
+    _compare(downloaded_files, here, progress)
     if not missing:
         return
     url = (settings.mirror or published.url).rstrip("/")
     progress(f"{published.name}: downloading {len(missing)} of {len(names)} files from {url}")
     tally = Tally(published.name, len(missing))
-    wanted = [Wanted(name=name, url=f"{url}/{name}", holdings=holdings) for name in missing]
+    wanted = [
+        Wanted(name=name, url=f"{url}/{name}", downloaded_files=downloaded_files)
+        for name in missing
+    ]
     with (meter or in_lines(progress))(tally) as tell:
 
         def look() -> None:
@@ -75,17 +78,17 @@ def _download_all(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _compare(holdings: Holdings, names: list[str], progress: Progress) -> None:
+def _compare(downloaded_files: DownloadedFiles, names: list[str], progress: Progress) -> None:
     """Files that are here against their record; those put here by hand have none."""
-    records = {name: holdings.record(name) for name in names}
+    records = {name: downloaded_files.record(name) for name in names}
     recorded = {name: record for name, record in records.items() if record is not None}
     if not recorded:
         return
     progress(f"comparing {len(recorded)} files with their record")
     with ThreadPoolExecutor(WORKERS) as pool:
-        hashes = pool.map(file_sha256, map(holdings.path, recorded))
+        hashes = pool.map(file_sha256, map(downloaded_files.path, recorded))
         for (name, record), sha256 in zip(recorded.items(), hashes, strict=True):
-            _require_recorded(holdings.path(name), record, sha256)
+            _require_recorded(downloaded_files.path(name), record, sha256)
 
 
 def _require_recorded(path: Path, recorded: Recorded, sha256: str) -> None:

@@ -8,7 +8,7 @@
         views/*.json          (train files, T, validation rows) -> data_id
     <cache>/tokenizers/       trained vocabularies, by what they were trained on
     <cache>/sources/          path and file times of a source -> its prepared folder
-    <cache>/downloads/        files of published data sets, by `holdings`
+    <cache>/downloads/        files of published data sets, by `downloaded_files`
     <cache>/lock
 
 `find_view` looks at names, sizes and times of the source's files, at sizes of shards, and reads two

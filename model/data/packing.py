@@ -154,7 +154,7 @@ class _Packer:
         self._document = dict(zip(places, documents.tolist(), strict=True))
 
     def waiting(self) -> NDArray[np.int64]:
-        """Places of the documents in the buffer, in order of arrival."""
+        """PositionIds of the documents in the buffer, in order of arrival."""
         return np.array(sorted(_LATEST - (key & _LATEST) for key in self._keys), dtype=np.int64)
 
     def fill_row(self, pieces: list[tuple[int, int, int]]) -> None:

@@ -29,7 +29,7 @@ from model.data.manifest import (
     recorded_view,
     view_name,
 )
-from model.data.meter import Meter
+from model.data.progress import Meter
 from model.data.rows import DocumentTokens, PackedRows
 from model.data.settings import DataSettings
 from model.data.shards import Shard, open_shard

@@ -5,7 +5,7 @@
     fineweb10B    GPT-2 tokens of FineWeb in `.bin` shards, as modded-nanogpt trains on them
                   (published by @KellerJordan, in the format of @karpathy's llm.c)
 
-Facts only: `fetch` downloads, `holdings` knows what is here. Standard library only.
+Facts only: `fetch` downloads, `downloaded_files` knows what is here. Standard library only.
 """
 
 from dataclasses import dataclass

@@ -2,10 +2,9 @@
 
 A folder holds files of one format, taken in the order of their names; the last one is validation. A
 folder with one file, and `python-docs`, hold out one document in ten by its hash instead. A
-published data set is a folder of downloads (`holdings`) whose names are known beforehand. Nothing
-is read here but names, sizes and times, so that a plan for many runs can ask without waiting.
-Standard library only.
-"""
+published data set is a folder of downloads (`downloaded_files`) whose names are known beforehand.
+Nothing is read here but names, sizes and times, so that a plan for many runs can ask without
+waiting. Standard library only."""
 
 import difflib
 import os
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from model.data.holdings import Holdings
+from model.data.downloaded import DownloadedFiles
 from model.data.published import PUBLISHED, Published
 from model.data.settings import DataSettings
 from model.errors import DataError
@@ -138,10 +137,10 @@ def source_of(settings: DataSettings) -> Source:
 
 
 def _published_source(published: Published, settings: DataSettings) -> Source:
-    holdings = Holdings(settings.cache, published.name)
+    downloaded_files = DownloadedFiles(settings.cache, published.name)
     files = []
     for name in published.file_names(settings.train_files):
-        path = holdings.path(name)
+        path = downloaded_files.path(name)
         if not path.exists():
             raise DataError(
                 path=str(path),
@@ -149,7 +148,7 @@ def _published_source(published: Published, settings: DataSettings) -> Source:
                 got="no such file",
                 hint="Run `python -m model.data prepare` with this configuration.",
             )
-        status, recorded = path.stat(), holdings.record(name)
+        status, recorded = path.stat(), downloaded_files.record(name)
         files.append(
             SourceFile(
                 name=name,
@@ -161,7 +160,7 @@ def _published_source(published: Published, settings: DataSettings) -> Source:
         )
     return Source(
         kind=published.kind,
-        folder=holdings.folder,
+        folder=downloaded_files.folder,
         files=tuple(files),
         vocabulary_characters=published.vocabulary_characters,
     )

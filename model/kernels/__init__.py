@@ -10,7 +10,7 @@ products    `quack`, products.py: activation and residual inside the products of
             symmetric products of Muon, of which half is computed
 muon        `triton`, muon.py: its elementwise steps in two passes
 
-The products of trick `fp8` have two forms of one computation (model/tricks/fp8.py): `scaled_mm` on
+The products of trick `fp8` have two forms of one computation (model/kernels/fp8.py): `scaled_mm` on
 a GPU, `emulated` on a CPU or where it was asked for. They take the place of qkv and of the blocks'
 part of products, whose kernels multiply in bf16; those of Muon stay.
 
@@ -29,12 +29,11 @@ from typing import Any
 import torch
 
 from model import attention
+from model.attention.requirements import Problem
 from model.config import Config
+from model.config.kernel_eligibility import FUSED, lacking
+from model.config.shapes import Sizes
 from model.errors import MachineError
-from model.fusible import FUSED, lacking
-from model.parameter import compute_type
-from model.requirements import Problem
-from model.shapes import Sizes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +56,11 @@ class Kernels:
 
 REFERENCE = Kernels(attention="sdpa")
 """Runs everywhere; what every other choice is compared with."""
+
+
+def compute_type(config: Config) -> torch.dtype:
+    """The number format that a configuration computes in; bf16 also stores the large tables."""
+    return torch.bfloat16 if config.system.precision == "bf16" else torch.float32
 
 
 def choose(config: Config, sizes: Sizes, device: torch.device) -> Kernels:

@@ -9,7 +9,7 @@ gradient of a mean loss is known when the forward pass ends, and the backward pa
 The idea of computing gradients in the forward pass, chunk by chunk, is that of Liger-Kernel
 (arXiv 2410.10989) and quack (@tridao).
 
-With trick `fp8` the three products are in 8 bits (model/tricks/fp8.py), and the kernel writes the
+With trick `fp8` the three products are in 8 bits (model/kernels/fp8.py), and the kernel writes the
 gradient of logits in e5m2 at once. Its scale needs no pass over it: a logit's gradient is
 (p - 1 at the target) / N, less by the cap, so at most 1 / N, and close to it where a token was not
 foreseen. modded-nanogpt found that static scales serve the head (@YouJiacheng).
@@ -24,8 +24,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.memory import HEAD_CHUNK_TOKENS
-from model.tricks.fp8 import E4M3, E5M2, Quantised, product, quantised
+from model.config.memory import HEAD_CHUNK_TOKENS
+from model.kernels.fp8 import E4M3, E5M2, Quantised, product, quantised
 
 BLOCK = 8192  # logits of a row that a program holds at a time
 WARPS = 16

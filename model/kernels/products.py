@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model import compile_jobs
 from model.attention.custom_op import NAMESPACE
-from model.requirements import PackageMissing, Problem, package_problem
-from model.shapes import Sizes
+from model.attention.requirements import PackageMissing, Problem, package_problem
+from model.config.shapes import Sizes
+from model.system import compile_jobs
 
 CAPABILITIES = (9,)
 WIDTH_MULTIPLE = 8  # the tensor memory accelerator wants rows of whole 16 bytes

@@ -27,17 +27,17 @@ EPS = torch.finfo(torch.float32).eps  # as torch's rms_norm
 def normed_heads(
     x: Tensor,
     weights: tuple[Tensor, Tensor, Tensor],
-    turns: tuple[Tensor, Tensor] | None,
+    cos_sin: tuple[Tensor, Tensor] | None,
     scale: float | None,
     heads: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """q, k, v (B, T, H, K) of x (B, T, D).
 
-    `weights` of q, k and v, each (D, D) in fp32; `turns` cosine and sine (T, K / 2), or
+    `weights` of q, k and v, each (D, D) in fp32; `cos_sin` cosine and sine (T, K / 2), or
     (B, T, 1, K / 2) where rows differ, null without rotation; `scale` behind the norm, null without
     norm.
     """
-    cos, sin = turns if turns is not None else (x.new_empty(0), x.new_empty(0))
+    cos, sin = cos_sin if cos_sin is not None else (x.new_empty(0), x.new_empty(0))
     if cos.ndim == 4:
         cos, sin = cos.flatten(0, 2), sin.flatten(0, 2)  # a position for each token of the batch
     q, k, v, *_ = _forward(x, *weights, cos, sin, scale or 0.0, heads)
@@ -206,9 +206,9 @@ def _turn_and_norm(
         angle = ((row // HEADS) % positions)[:, None] * HALF + channel
         cos = tl.load(cos_at + angle).to(tl.float32)
         sin = tl.load(sin_at + angle).to(tl.float32)
-        turned = first * cos + second * sin
+        rotated = first * cos + second * sin
         second = second * cos - first * sin
-        first = turned
+        first = rotated
     if NORM:
         square = tl.sum(first * first, 1) + tl.sum(second * second, 1)
         root = scale * tl.rsqrt(square / (2 * HALF) + eps)
@@ -268,9 +268,9 @@ def _turn_back(
             angle = ((row // HEADS) % positions)[:, None] * HALF + channel
             cos = tl.load(cos_at + angle).to(tl.float32)
             sin = tl.load(sin_at + angle).to(tl.float32)
-            turned = first * cos - second * sin
+            rotated = first * cos - second * sin
             second = first * sin + second * cos
-            first = turned
+            first = rotated
     width = HEADS * 2 * HALF
     token, head = row // HEADS, row % HEADS
     to = (token * 3 * width + part * width + head * (2 * HALF))[:, None] + channel

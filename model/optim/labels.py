@@ -3,7 +3,7 @@ them.
 
 `matrices` go to Muon where it is on; every other label is a parameter group of one AdamW (torch's
 own, fused). After the idea of modded-nanogpt's label table. Over several ranks each one updates its
-share of every stack and every large table (model/ranks.py).
+share of every stack and every large table (model/distributed/ranks.py).
 """
 
 from typing import Any
@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from model.arch.parameter import label_of
 from model.config import Config
-from model.derive import Derived, label_settings
-from model.kernels import REFERENCE, Kernels
+from model.config.derive import Derived, label_settings
+from model.config.schedules import lr_scale, muon_decay_scale, muon_momentum
+from model.distributed.ranks import ALONE, Ranks
+from model.kernels import REFERENCE, Kernels, compute_type
 from model.optim.muon import Muon
-from model.optim.portion import Portion
+from model.optim.shard import OptimizerShard
 from model.optim.tie import Tie, moments_like, split_step
-from model.parameter import compute_type, label_of
-from model.ranks import ALONE, Ranks
-from model.schedules import lr_scale, muon_decay_scale, muon_momentum
 
 CLIP_EPS = 1e-6  # torch's, in clip_grad_norm_
 TABLES = ("embedding", "head")
@@ -65,7 +65,7 @@ class Optimizers:
                 ranks=ranks,
             )
         self.tensors = by_label  # of AdamW
-        self.portions: list[Portion] = []
+        self.portions: list[OptimizerShard] = []
         groups = [self._group(label, tensors) for label, tensors in by_label.items()]
         self.adamw = torch.optim.AdamW(groups, fused=True)
 
@@ -134,7 +134,7 @@ class Optimizers:
         shared += [portion.gradient for portion in exchanged if portion.split]
         whole = [portion.gradient for portion in exchanged if not portion.split]
         squares = nn.utils.get_total_norm(shared).square()
-        self.ranks.add(squares).wait()
+        self.ranks.all_reduce(squares).wait()
         norm = (squares + nn.utils.get_total_norm(whole).square()).sqrt()
         factor = (limit / (norm + CLIP_EPS)).clamp(max=1.0)
         for gradient in [*shared, *whole]:
@@ -186,7 +186,7 @@ class Optimizers:
         """The tensors whose gradients wait for the next step, each rank's its own until then."""
         return [tensor for label in self._gathering for tensor in self.tensors.get(label, [])]
 
-    def _exchanged(self) -> list[Portion]:
+    def _exchanged(self) -> list[OptimizerShard]:
         """Of several ranks: what this step steps on, and so has to be reduced."""
         passed_over = {*self._gathering, *(("embedding",) if self._tied else ())}
         return [portion for portion in self.portions if portion.label not in passed_over]
@@ -208,7 +208,7 @@ class Optimizers:
         settings = self.settings[label]
         params = tensors
         if not self.ranks.alone:
-            portions = [Portion(tensor, self.ranks, label) for tensor in tensors]
+            portions = [OptimizerShard(tensor, self.ranks, label) for tensor in tensors]
             self.portions += portions
             params = [portion.own for portion in portions]
         return {

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from model.config import Muon as Settings
+from model.distributed.ranks import ALONE, Exchange, Ranks
 from model.kernels import REFERENCE, Kernels, fused
 from model.optim.orthogonal import (
     coefficients,
@@ -35,7 +36,6 @@ from model.optim.orthogonal import (
     renormalise,
     row_factors,
 )
-from model.ranks import ALONE, Exchange, Ranks
 
 
 class Muon:
@@ -62,7 +62,7 @@ class Muon:
     def reduce(self) -> None:
         """Begins to give every rank the gradients of what it updates."""
         for stack in self.stacks:
-            stack.reducing = stack.ranks.scatter(stack.accumulated, stack.gradients)
+            stack.reducing = stack.ranks.reduce_scatter(stack.accumulated, stack.gradients)
 
     @torch.no_grad()
     def step(self, *, lr_scale: float, momentum: float, decay_scale: float) -> list[Exchange]:
@@ -77,7 +77,7 @@ class Muon:
             stack.reducing.wait()
             shape_lr = lr * max(1.0, stack.rows / stack.columns) ** 0.5
             self._update(stack, momentum, shape_lr, decay)
-            gathering.append(stack.ranks.gather(stack.held))
+            gathering.append(stack.ranks.all_gather(stack.held))
         return gathering
 
     def zero_grad(self) -> None:

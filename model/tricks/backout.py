@@ -10,8 +10,8 @@ residual scalars already weigh the stream.
 
 from torch import Tensor, nn
 
+from model.arch.parameter import Constant, parameter
 from model.config import Backout as Settings
-from model.parameter import Constant, parameter
 
 
 class Backout(nn.Module):

@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.arch.parameter import Constant, parameter
+from model.arch.shared_tensor import Shared, summed
 from model.config import BigramHashEmbedding as Settings
-from model.parameter import Constant, parameter
-from model.shapes import Sizes, bigram_rows
-from model.shared import Shared, summed
+from model.config.shapes import Sizes, bigram_rows
 
 SPREAD_THIS, SPREAD_BEFORE = 36313, 27191  # modded-nanogpt's; large, so that all of a table is used
 SIGN_SEED = 0  # of the signs, which are part of the hash

@@ -4,8 +4,8 @@ With logits z (T, V) of one row, targets y (T) and weights w (n), w_0 that of th
 
     loss_i = sum over k < n, i + k < T of  w_k (logsumexp z_i - z_i[y_{i+k}])        mean over i
 
-One head, no parameter: the same logits are asked for several tokens, and since weights fall to
-zero (model/schedules.py) the model ends as a predictor of the next token only. Near the end of a
+One head, no parameter: the same logits are asked for several tokens, and since weights fall to zero
+(model/config/schedules.py) the model ends as a predictor of the next token only. Near the end of a
 row the tokens further ahead are not there and do not count.
 
 Why it should help: early in training the tokens ahead are a cheap, smoother signal of what the

@@ -10,12 +10,12 @@ Why it should help: a query chooses among two keys a token, and the two compete 
 to @classiclarryd (modded-nanogpt 2026-01-07), in four of its eight layers with a short window;
 here in every other one (`every`). Off: each head attends to its own keys. FLOPs are equal: twice
 the queries, half the heads, the same window. Interactions: needs `windows`; the fused kernel of
-queries and keys turns all heads alike, so it cannot be used.
+queries and keys rotates all heads alike, so it cannot be used.
 """
 
 from torch import Tensor
 
-from model.tricks.rotary import Turns
+from model.tricks.rotary import CosSin
 
 
 def interleaved(x: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ def separated(x: Tensor) -> Tensor:
     return x.unflatten(1, (-1, 2)).flatten(2, 3)
 
 
-def of_pairs(turns: Turns, heads: int) -> Turns:
-    """Turns of 2 T positions (2 T, K/2) as those of T tokens and H heads (T, H, K/2)."""
-    cos, sin = (turn.unflatten(0, (-1, 2)).repeat_interleave(heads // 2, dim=1) for turn in turns)
+def of_pairs(cos_sin: CosSin, heads: int) -> CosSin:
+    """Of 2 T positions (2 T, K/2), those of T tokens and H heads (T, H, K/2)."""
+    cos, sin = (part.unflatten(0, (-1, 2)).repeat_interleave(heads // 2, dim=1) for part in cos_sin)
     return cos, sin

@@ -13,9 +13,9 @@ skips touch the same stream.
 
 from torch import Tensor, nn
 
+from model.arch.parameter import Linspace, parameter
+from model.arch.shared_tensor import Shared, summed
 from model.config import ResidualScalars as Settings
-from model.parameter import Linspace, parameter
-from model.shared import Shared, summed
 
 Mix = tuple[Tensor, Tensor, Tensor]
 """A layer's two factors, and x0."""

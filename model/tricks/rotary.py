@@ -1,6 +1,6 @@
 """Trick `rotary`: positions as rotations of queries and keys.
 
-Channel pair p of a head (channels p and p + K/2) at position t turns by the angle t base^(-2p/K):
+Channel pair p of a head (channels p and p + K/2) at position t cos_sin by the angle t base^(-2p/K):
 
     (a, b) -> (a cos + b sin, b cos - a sin)          q, k (B, T, H, K), before QK norm
 
@@ -15,26 +15,26 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
+from model.arch.position_ids import PositionIds
 from model.config import Rotary as Settings
-from model.places import Places
 from model.tricks.half_rotary import half_frequencies
 from model.tricks.yarn import Stretch, stretched
 
-Turns = tuple[Tensor, Tensor]
+CosSin = tuple[Tensor, Tensor]
 """Cosine and sine (T, K/2) of every position and channel pair; (T, H, K/2) where heads differ, and
 (B, T, 1 or H, K/2) where rows do."""
 
 
 class Rotary(nn.Module):
-    """The angles of a row, worked out once; holds no state."""
+    """The angles of a row, computed once; holds no state."""
 
     def __init__(self, settings: Settings, head_width: int) -> None:
         super().__init__()
         self.settings, self.head_width = settings, head_width
         self.stretches: tuple[Stretch, ...] = ()  # of window_warmup_yarn
 
-    def forward(self, tokens: int, device: torch.device, dtype: torch.dtype) -> Turns:
-        # blocks read them from memory: worked out inside their kernels, sines and cosines took
+    def forward(self, tokens: int, device: torch.device, dtype: torch.dtype) -> CosSin:
+        # blocks read them from memory: computed inside their kernels, sines and cosines took
         # 16 % of a step (LOG.md)
         half = self.settings.half
         base = self.settings.base if half is None else half.base
@@ -43,19 +43,19 @@ class Rotary(nn.Module):
         )
 
 
-def turned(x: Tensor, turns: Turns) -> Tensor:
+def rotated(x: Tensor, cos_sin: CosSin) -> Tensor:
     """Queries or keys x (B, T, H, K), rotated."""
-    cos, sin = (turn[:, None] if turn.ndim == 2 else turn for turn in turns)  # (.., 1 or H, K/2)
+    cos, sin = (part[:, None] if part.ndim == 2 else part for part in cos_sin)  # (.., 1 or H, K/2)
     first, second = x.chunk(2, dim=-1)  # (B, T, H, K/2) each
     return torch.cat((first * cos + second * sin, second * cos - first * sin), dim=-1)
 
 
-def at_places(turns: Turns, places: Places | None) -> Turns:
-    """Turns of positions 0, 1, ... as those of tokens that stand elsewhere."""
-    if places is None:
-        return turns
-    cos, sin = (turn[:, None] if turn.ndim == 2 else turn for turn in turns)
-    return cos[places.index], sin[places.index]
+def select_positions(cos_sin: CosSin, position_ids: PositionIds | None) -> CosSin:
+    """Of positions 0, 1, ..., those of the tokens' own positions."""
+    if position_ids is None:
+        return cos_sin
+    cos, sin = (part[:, None] if part.ndim == 2 else part for part in cos_sin)
+    return cos[position_ids.index], sin[position_ids.index]
 
 
 @lru_cache(maxsize=16)
@@ -68,8 +68,8 @@ def angles(
     stretches: tuple[Stretch, ...] = (),
     *,
     half: bool = False,
-) -> Turns:
-    """Turns of `tokens` positions; kept, so that they are worked out once in a process."""
+) -> CosSin:
+    """Of `tokens` positions; cached, so that they are computed once in a process."""
     position = torch.arange(tokens, dtype=torch.float32, device=device)
     if half:
         frequency = half_frequencies(width, base, device)

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.arch.parameter import Constant, Uniform, parameter
 from model.config import Smear as Settings
-from model.parameter import Constant, Uniform, parameter
 
 
 class Smear(nn.Module):

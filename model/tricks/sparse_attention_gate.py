@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.arch.parameter import Constant, parameter
 from model.config import SparseAttentionGate as Settings
-from model.parameter import Constant, parameter
 
 
 class SparseAttentionGate(nn.Module):

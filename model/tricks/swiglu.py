@@ -13,9 +13,9 @@ takes the place of `relu_squared`; the fused products of a block cannot compute 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.linear import Linear, joint
-from model.parameter import Init
-from model.tricks.fp8 import Fp8
+from model.arch.linear import Linear, joint
+from model.arch.parameter import Init
+from model.kernels.fp8 import Fp8
 
 
 class SwiGLU(nn.Module):

@@ -10,8 +10,8 @@ layers; their gains overlap.
 
 from torch import Tensor, nn
 
+from model.arch.parameter import Constant, parameter
 from model.config import UNetSkips as Settings
-from model.parameter import Constant, parameter
 
 Skip = tuple[Tensor, Tensor]
 """A pair's factor, and the output of its first block."""

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.arch.parameter import Uniform, parameter
 from model.config import ValueEmbeddings as Settings
-from model.parameter import Uniform, parameter
 
 
 class ValueEmbedding(nn.Module):

@@ -25,8 +25,8 @@ from math import log, prod, sqrt
 from typing import TYPE_CHECKING, Any
 
 from model.config import Config
-from model.shapes import windows_of
-from model.stages import long_window
+from model.config.shapes import windows_of
+from model.config.stages import long_window
 from model.tricks.yarn import Stretch
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ import os
 import sys
 from pathlib import Path
 
-from model.describe import resolve
-from model.probe.board import meet
-from model.probe.course import Course, Limits
-from model.probe.facts import Seen, Worked
-from model.ranks import from_environment
+from model.config.resolve import resolve
+from model.diagnostics.probe.facts import Seen, Worked
+from model.diagnostics.probe.phases import Limits, ProbePhases
+from model.diagnostics.probe.rendezvous import meet
+from model.distributed.ranks import from_environment
 
 BASE = Path(__file__).parents[2] / "ablations" / "configs" / "speedrun_tiny_cpu.yaml"
 LIMITS = Limits(meet_s=60.0, look_s=20.0, work_s=20.0, sum_s=1.0, slack_s=0.5)
@@ -25,7 +25,7 @@ SHORT = {"look": {"look_s": 1.0}, "work": {"work_s": 1.0}, "sum": {}}
 def probe(phase: str, out: Path) -> None:
     config, derived = resolve(str(BASE), {"system.threads": 1}, 2)
     limits = Limits(**{**vars(LIMITS), **SHORT[phase]})
-    course = Course(config, derived, from_environment(), out, limits)
+    course = ProbePhases(config, derived, from_environment(), out, limits)
     assert course.run()
     sys.stdout.flush()
     os._exit(3 if course.hangs else 0)

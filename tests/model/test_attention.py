@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from model.arch.init import initialise
 from model.attention import BACKENDS, choose, flash2, why_not
 from model.attention.custom_op import FULL, as_operator
-from model.configfile import load_config
-from model.derive import derive
+from model.config.derive import derive
+from model.config.reader import load_config
 from model.errors import MachineError
 from model.gpt import GPT
-from model.init import initialise
 from model.kernels import REFERENCE
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -409,7 +409,7 @@ def installed(module: str) -> bool:
 
 
 def test_a_device_that_is_asked_for_and_missing_stops_with_a_remedy() -> None:
-    from model.preflight import device_of
+    from model.runtime.preflight import device_of
 
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")

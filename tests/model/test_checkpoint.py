@@ -18,15 +18,15 @@ from typing import Any
 import pytest
 import torch
 
-from model import checkpoint
-from model.checkpoint import MANIFEST, Manifest, folder_of, listed, rank_file
+from model.checkpoint import directory as checkpoint
+from model.checkpoint.directory import MANIFEST, Manifest, folder_of, listed, rank_file
+from model.checkpoint.staging import read_tensors, write_tensors
+from model.checkpoint.writer import CheckpointWriter
 from model.config import Checkpointing, Config
-from model.configfile import load_config
-from model.derive import derive
-from model.identity import config_id, kernel_versions
-from model.rundir import RunDirectory
-from model.saver import Saver
-from model.snapshot import read_tensors, write_tensors
+from model.config.derive import derive
+from model.config.identity import config_id, kernel_versions
+from model.config.reader import load_config
+from model.runtime.run_dir import RunDirectory
 from model.train import main
 from model.trainer import Trainer
 from tests.fixtures import warm_python
@@ -119,8 +119,8 @@ def train(out: Path, overrides: dict[str, Any], *more: str) -> int:
 # has a checkpoint, mostly while it writes another
 KILLED = """
 import os, signal, sys, time
-from model.checkpoint import folder_of, listed
-from model.rundir import RunDirectory
+from model.checkpoint.directory import folder_of, listed
+from model.runtime.run_dir import RunDirectory
 from model.train import main
 
 log, step = RunDirectory.event, int(sys.argv.pop(1))
@@ -459,26 +459,26 @@ def test_a_full_disk_costs_a_checkpoint_and_neither_the_run_nor_earlier_ones(
 
 def test_a_disk_at_work_holds_nothing_up_and_gets_what_was_saved(tmp_path: Path) -> None:
     settings = Checkpointing(every_steps=1, keep=1)
-    saver = Saver(tmp_path, settings, CPU)
+    writer = CheckpointWriter(tmp_path, settings, CPU)
     disk = threading.Event()
-    saver._thread.submit(disk.wait)  # until it is set, the thread writes nothing
+    writer._thread.submit(disk.wait)  # until it is set, the thread writes nothing
     weight = torch.ones(3)
-    saver.save({"weight": weight}, manifest(1))
+    writer.save({"weight": weight}, manifest(1))
     weight.zero_()
-    assert not saver.due(2, last=False)
-    assert saver.news() == []
+    assert not writer.due(2, last=False)
+    assert writer.take_results() == []
     assert not any(tmp_path.iterdir())
     disk.set()
-    saver.close()
-    assert [outcome.step for outcome in saver.news()] == [1]
+    writer.close()
+    assert [outcome.step for outcome in writer.take_results()] == [1]
     assert read_tensors(listed(tmp_path)[0] / rank_file(0))["weight"].tolist() == [1, 1, 1]
 
 
 def test_the_newest_few_are_kept(tmp_path: Path) -> None:
     (tmp_path / "step-00000001.unfinished").mkdir()  # of a process that was killed
-    with Saver(tmp_path, Checkpointing(every_steps=1, keep=2), CPU) as saver:
+    with CheckpointWriter(tmp_path, Checkpointing(every_steps=1, keep=2), CPU) as writer:
         for step in (1, 2, 3):
-            saver.save({"step": torch.tensor(step)}, manifest(step))
+            writer.save({"step": torch.tensor(step)}, manifest(step))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
 
 
@@ -495,17 +495,18 @@ def test_the_newest_few_are_kept(tmp_path: Path) -> None:
 def test_checkpoints_fall_due_by_steps_by_time_and_at_the_end(
     tmp_path: Path, settings: Checkpointing, due: list[int]
 ) -> None:
-    with Saver(tmp_path, settings, CPU) as saver:
+    with CheckpointWriter(tmp_path, settings, CPU) as writer:
         saved = []
         for step in range(1, 9):
-            if saver.due(step, last=step == 8):
-                saver.save_now({}, manifest(step))
+            if writer.due(step, last=step == 8):
+                writer.save_now({}, manifest(step))
                 saved.append(step)
     assert saved == due
 
 
 def test_what_refuses_a_resumption_imports_no_torch() -> None:
-    check = "import model.checkpoint, model.process, sys; sys.exit('torch' in sys.modules)"
+    imports = "import model.checkpoint.directory, model.runtime.process, sys"
+    check = f"{imports}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], cwd=ROOT).returncode == 0
 
 
@@ -527,8 +528,8 @@ def test_random_numbers_go_on_where_they_were(overrides: dict[str, Any]) -> None
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_a_gpu_goes_on_at_once_and_the_copy_is_of_before(tmp_path: Path) -> None:
     weight = torch.ones(1 << 26, device="cuda")
-    with Saver(tmp_path, Checkpointing(every_steps=1), weight.device) as saver:
-        saver.save({"weight": weight}, manifest(1))
+    with CheckpointWriter(tmp_path, Checkpointing(every_steps=1), weight.device) as writer:
+        writer.save({"weight": weight}, manifest(1))
         weight.zero_()
     assert read_tensors(listed(tmp_path)[0] / rank_file(0))["weight"].min() == 1
 

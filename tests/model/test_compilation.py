@@ -14,18 +14,18 @@ from typing import Any
 import pytest
 import torch
 
-from model.clock import Lap
-from model.compilation import Counts
-from model.compile_cache import FOLDERS, CompileCache, folder_key
-from model.configfile import load_config
-from model.derive import derive
+from model.config.derive import derive
+from model.config.reader import load_config
+from model.distributed.ranks import ALONE
+from model.distributed.step_status import StepStatus, StepStatusReduction
+from model.distributed.stragglers import StragglerStatistics
 from model.errors import MachineError
-from model.health import Health
-from model.ranks import ALONE
-from model.roll_call import RollCall, Words
-from model.rundir import RunDirectory
-from model.smclock import Samples
-from model.stop import Stop
+from model.runtime.compilation import Counts
+from model.runtime.run_dir import RunDirectory
+from model.runtime.stop import Stop
+from model.system.compile_cache import FOLDERS, CompileCache, folder_key
+from model.system.sm_clock import Samples
+from model.system.timing import Lap
 from model.training import Training, _Step
 
 ROOT = Path(__file__).parents[2]
@@ -36,8 +36,8 @@ SCRIPT = """
 import json, sys
 import torch
 from dataclasses import asdict
-from model.compilation import Compilation
-from model.configfile import load_config
+from model.runtime.compilation import Compilation
+from model.config.reader import load_config
 from model.errors import MachineError
 
 torch.set_num_threads(1)
@@ -52,12 +52,12 @@ except MachineError as error:
     print(json.dumps(error.as_json()))
     sys.exit()
 said = compilation.as_json()
-compilation.news()
+compilation.take_report()
 function(torch.ones(8)).backward()
-assert compilation.news() is None
+assert compilation.take_report() is None
 function(torch.ones(1, 8)).backward()
-news = asdict(compilation.news())
-assert compilation.news() is None
+news = asdict(compilation.take_report())
+assert compilation.take_report() is None
 print(json.dumps({**said, "news": news}))
 """
 
@@ -233,10 +233,12 @@ def test_a_step_that_compiled_is_marked_and_is_no_measure_of_speed(
     config = load_config(None, tiny)
     run = RunDirectory(tmp_path / "run")
     training = Training(config, derive(config), run, Stop(run, None))
-    training.health = Health(ALONE, torch.device("cpu"), Samples(), step=10, train_time_s=0.0)
+    training.stragglers = StragglerStatistics(
+        ALONE, torch.device("cpu"), Samples(), step=10, train_time_s=0.0
+    )
     for number, seconds, compiled_s in ((11, 2.0, 0.0), (12, 32.5, 30.0), (13, 2.0, 0.0)):
         lap = Lap(100.0, 100.0 + seconds)
-        call = RollCall(ALONE, torch.tensor(1.0), Words())
+        call = StepStatusReduction(ALONE, torch.tensor(1.0), StepStatus())
         training._pending.append(_Step(number, call, lap, None, 0.0, 1.0, compiled_s))
     training._settle(0)
     run.finish("completed")

@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from model.catalogue import TRICKS, active
+from model.arch.init import initialise
 from model.config import Config
-from model.configfile import load_config
-from model.derive import derive, flops_per_token
-from model.describe import resolve
+from model.config.catalogue import TRICKS, active
+from model.config.derive import derive, flops_per_token
+from model.config.reader import load_config
+from model.config.resolve import resolve
+from model.config.shapes import parameters
 from model.errors import ConfigErrors
 from model.gpt import GPT
-from model.init import initialise
 from model.kernels import REFERENCE
 from model.optim.labels import Optimizers, group_by_label
-from model.shapes import parameters
 
 BASES = Path(__file__).parents[2] / "ablations" / "configs"
 SMALL = {

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from model.describe import describe, main, resolve
+from model.config.resolve import resolve
+from model.describe import describe, main
 
 ROOT = Path(__file__).parents[2]
 SPEEDRUN = str(ROOT / "ablations" / "configs" / "speedrun.yaml")
@@ -98,10 +99,11 @@ def test_a_faulty_configuration_exits_with_2(capsys: pytest.CaptureFixture[str])
 
 
 def test_torch_free_modules_import_no_torch_numpy_or_pyarrow() -> None:
-    modules = (
-        "config configfile checks catalogue shapes stages horizon derive identity describe errors "
-        "schedules compile_cache memory failure"
+    config = (
+        "reader checks catalogue shapes stages horizon derive identity schedules memory resolve"
     )
+    modules = " ".join(f"config.{name}" for name in config.split())
+    modules += " describe doctor errors system.compile_cache system.failure"
     imports = "; ".join(f"import model.{name}" for name in modules.split())
     heavy = ("torch", "numpy", "pyarrow", "tiktoken")
     check = f"import sys; print([name for name in {heavy} if name in sys.modules])"
@@ -118,7 +120,11 @@ def test_code_id_moves_with_python_files_and_with_nothing_else(tmp_path: Path) -
     )
 
     def code_id() -> str:
-        command = [sys.executable, "-c", "from model.identity import code_id; print(code_id())"]
+        command = [
+            sys.executable,
+            "-c",
+            "from model.config.identity import code_id; print(code_id())",
+        ]
         return subprocess.run(
             command, capture_output=True, text=True, cwd=tmp_path, check=True
         ).stdout

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.failure import (
+from model.runtime.process import Process, command_line, run_process
+from model.runtime.run_dir import STATUSES
+from model.system.failure import (
     IN_A_KERNEL,
     IN_ANOTHER_RANK,
     IN_THE_CODE,
@@ -14,8 +16,6 @@ from model.failure import (
     IN_THE_GPU,
     classify,
 )
-from model.process import Process, command_line, run_process
-from model.rundir import STATUSES
 
 # what torch adds to every CUDA error, whichever it is
 BOILERPLATE = (

@@ -11,17 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._dynamo.utils import counters
 
+from model.arch.init import initialise
+from model.arch.linear import Linear, joint
+from model.arch.parameter import Normal
 from model.config import Fp8 as Settings
-from model.configfile import load_config
-from model.derive import derive
-from model.describe import resolve
+from model.config.derive import derive
+from model.config.reader import load_config
+from model.config.resolve import resolve
 from model.errors import ConfigErrors, MachineError
 from model.gpt import GPT
-from model.init import initialise
 from model.kernels import REFERENCE, choose, kernel_plan, why_not
-from model.linear import Linear, joint
-from model.parameter import Normal
-from model.tricks.fp8 import E4M3, E5M2, LEAST_MAGNITUDE, Fp8, Quantised, product, quantised
+from model.kernels.fp8 import E4M3, E5M2, LEAST_MAGNITUDE, Fp8, Quantised, product, quantised
 
 BASES = Path(__file__).parents[2] / "ablations" / "configs"
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from model.config import Config
-from model.configfile import load_config
-from model.derive import derive
-from model.fusible import FUSED
+from model.config.derive import derive
+from model.config.kernel_eligibility import FUSED
+from model.config.reader import load_config
 from model.kernels import kernel_plan
 from model.trainer import Trainer
 

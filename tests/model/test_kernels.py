@@ -11,16 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.arch.position_ids import PositionIds
 from model.config import Muon as MuonSettings
 from model.config import NorMuon
-from model.configfile import load_config
-from model.derive import derive
+from model.config.derive import derive
+from model.config.kernel_eligibility import FUSED
+from model.config.reader import load_config
 from model.errors import MachineError
-from model.fusible import FUSED
 from model.kernels import REFERENCE, choose, kernel_plan, why_not
 from model.optim.muon import Muon
-from model.places import Places
-from model.tricks.rotary import angles, at_places, turned
+from model.tricks.rotary import angles, rotated, select_positions
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 GPU = [
@@ -123,24 +123,24 @@ def test_fused_queries_keys_and_values_are_the_slow_ones(
     from model.kernels import qkv
 
     width = 64 * heads
-    turns = None if rotary == "off" else angles(tokens, 64, 1e4, CUDA, torch.bfloat16)
+    cos_sin = None if rotary == "off" else angles(tokens, 64, 1e4, CUDA, torch.bfloat16)
     if rotary == "by row":
         index = torch.randint(tokens, (2, tokens), generator=torch.Generator().manual_seed(5))
-        turns = at_places(turns, Places(index=index.cuda(), end=tokens))
+        cos_sin = select_positions(cos_sin, PositionIds(index=index.cuda(), end=tokens))
     x = normal(2, tokens, width).to(CUDA, torch.bfloat16)
     weights = [normal(width, width, std=width**-0.5, seed=n).cuda() for n in (2, 3, 4)]
 
     def slow(x: Tensor, *weights: Tensor) -> Tensor:
         q, k, v = (F.linear(x, weight).unflatten(-1, (heads, 64)) for weight in weights)
-        if turns is not None:
-            wide = tuple(turn.double() for turn in turns)
-            q, k = turned(q, wide), turned(k, wide)
+        if cos_sin is not None:
+            wide = tuple(turn.double() for turn in cos_sin)
+            q, k = rotated(q, wide), rotated(k, wide)
         if scale is not None:
             q, k = (part * scale * part.square().mean(-1, keepdim=True).rsqrt() for part in (q, k))
         return torch.cat((q, k, v))
 
     def fused(x: Tensor, *weights: Tensor) -> Tensor:
-        return torch.cat(qkv.normed_heads(x, weights, turns, scale, heads))
+        return torch.cat(qkv.normed_heads(x, weights, cos_sin, scale, heads))
 
     for compiled in (False, True):
         assert_same(fused, slow, [x, *weights], compiled=compiled)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from model.failure import FEWER_ROWS, IN_ANOTHER_RANK
-from model.lost_rank import lost_rank
-from model.process import _outcome
-from model.ranks import Ranks
-from model.rundir import RunDirectory
+from model.distributed.ranks import Ranks
+from model.runtime.lost_rank import lost_rank
+from model.runtime.process import _outcome
+from model.runtime.run_dir import RunDirectory
+from model.system.failure import FEWER_ROWS, IN_ANOTHER_RANK
 from model.trainer import Interrupted
 
 OWN = Ranks(rank=0, count=3)

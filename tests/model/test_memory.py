@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from model.config import Config
-from model.configfile import load_config
-from model.derive import Derived, derive, largest_fitting_rows
-from model.describe import resolve
-from model.fusible import FUSED
+from model.config.derive import Derived, derive, largest_fitting_rows
+from model.config.kernel_eligibility import FUSED
+from model.config.memory import EAGER_LOGIT_BYTES, copied_bytes, memory_of
+from model.config.reader import load_config
+from model.config.resolve import resolve
 from model.gpt import GPT
-from model.memory import EAGER_LOGIT_BYTES, copied_bytes, memory_of
 from model.trainer import Trainer
 
 BASES = Path(__file__).parents[2] / "ablations" / "configs"

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from model.config import Config, Muon, NorMuon, Schedule, Warmdown
+from model.config.schedules import lr_scale, muon_decay_scale, muon_momentum
 from model.optim import orthogonal
 from model.optim.muon import Muon as MuonOptimizer
-from model.schedules import lr_scale, muon_decay_scale, muon_momentum
 
 TORCH = orthogonal.products_of("torch", 8, 8)
 GENERATOR = torch.Generator().manual_seed(5)

@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 import torch
 
-from model.configfile import load_config
-from model.derive import derive
+from model.config.derive import derive
+from model.config.reader import load_config
 from model.errors import ConfigErrors
-from model.process import Process
-from model.resident import Resident, compiled_graphs, synthetic_tokens
-from model.rundir import RunDirectory
-from model.stop import Stop
-from model.throttle import REASONS
+from model.runtime.process import Process
+from model.runtime.run_dir import RunDirectory
+from model.runtime.stop import Stop
+from model.stepper import Stepper, compiled_graphs, synthetic_tokens
+from model.system.throttle import REASONS
 from tests.fixtures import warm_python
 
 ROOT = Path(__file__).parents[2]
@@ -238,10 +238,10 @@ def run(tmp_path: Path) -> Iterator[RunDirectory]:
     run.finish("completed")
 
 
-def resident(run: RunDirectory, overrides: dict[str, Any], **options: Any) -> Resident:
+def resident(run: RunDirectory, overrides: dict[str, Any], **options: Any) -> Stepper:
     config = load_config(None, overrides)
     process = Process(config=config, derived=derive(config), run=run, stop=Stop(run, None))
-    return Resident(process, **options)
+    return Stepper(process, **options)
 
 
 def test_synthetic_batches_are_the_seeds_own_and_always_the_same(tiny: dict[str, Any]) -> None:

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from model import compile_jobs, precompile
-from model.compile_cache import CompileCache
-from model.configfile import load_config
-from model.derive import derive
+from model.config.derive import derive
+from model.config.reader import load_config
 from model.kernels import REFERENCE, Kernels
+from model.runtime import precompile
+from model.system import compile_jobs
+from model.system.compile_cache import CompileCache
 
 SPEEDRUN = Path(__file__).parents[2] / "ablations" / "configs" / "speedrun.yaml"
 FUSED = Kernels(attention="flash4", loss="triton", qkv="triton", products="quack", muon="triton")

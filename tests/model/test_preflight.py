@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 
 from model.config import Config
-from model.configfile import load_config
-from model.derive import derive, with_rows
+from model.config.derive import derive, with_rows
+from model.config.reader import load_config
 from model.errors import MachineError
-from model.nvidia_smi import GpuProcess, compute_processes, processes_from
-from model.preflight import (
+from model.runtime.preflight import (
     GIB,
     GpuFacts,
     faults,
@@ -23,6 +22,7 @@ from model.preflight import (
     no_gpu,
     wait_while,
 )
+from model.system.nvidia_smi import GpuProcess, compute_processes, processes_from
 from tests.fixtures import warm_python
 
 ROOT = Path(__file__).parents[2]
@@ -194,7 +194,9 @@ def test_rows_of_the_driver_become_processes_and_what_is_no_process_is_left_out(
     first, second = processes_from(rows)
     assert first == replace(OTHER, name="/usr/bin/python,with a comma")
     assert second.memory_bytes is None
-    assert second.told() == "process 12 ([Not Found]) with memory that the driver does not tell"
+    assert (
+        second.described() == "process 12 ([Not Found]) with memory that the driver does not tell"
+    )
 
 
 def test_a_driver_that_fails_is_an_empty_answer(

@@ -13,14 +13,18 @@ from typing import Any
 import pytest
 import torch
 
-from model.bounded import Overdue, bounded
-from model.probe.__main__ import main
+from model.doctor import main as doctor
+from model.system.timeouts import TimedOut, bounded
 
 ROOT = Path(__file__).parents[2]
 BASE = str(ROOT / "ablations" / "configs" / "speedrun_tiny_cpu.yaml")
 SILENT = Path(__file__).with_name("silent_rank.py")
 LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def main(argv: list[str]) -> int:
+    return doctor(["--probe", *argv])
 
 
 def report(out: Path) -> dict[str, Any]:
@@ -33,7 +37,7 @@ def wrong(probe: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def torchrun(ranks: int, out: Path, *words: str) -> list[str]:
-    command = ["-m", "model.probe", "--config", BASE, "--out", str(out), *words]
+    command = ["-m", "model.doctor", "--probe", "--config", BASE, "--out", str(out), *words]
     return [*LAUNCHER, f"--nproc-per-node={ranks}", *command]
 
 
@@ -70,7 +74,7 @@ def test_a_probe_leaves_when_whoever_started_it_is_gone(tmp_path: Path) -> None:
     read, write = os.pipe()
     os.close(write)
     words = ["--config", BASE, "--out", str(tmp_path), "--watch-fd", str(read)]
-    command = [sys.executable, "-m", "model.probe", *words]
+    command = [sys.executable, "-m", "model.doctor", "--probe", *words]
     done = subprocess.run(
         command, cwd=ROOT, env=ENVIRONMENT, pass_fds=[read], capture_output=True, text=True
     )
@@ -80,7 +84,7 @@ def test_a_probe_leaves_when_whoever_started_it_is_gone(tmp_path: Path) -> None:
 
 
 def test_what_does_not_end_in_its_time_is_left_behind() -> None:
-    with pytest.raises(Overdue):
+    with pytest.raises(TimedOut):
         bounded(lambda: time.sleep(2.0), 0.05)
     assert bounded(lambda: "in time", 5.0) == "in time"
     with pytest.raises(ZeroDivisionError):
@@ -170,7 +174,15 @@ def test_gpus_are_probed_at_work_and_over_their_links(tmp_path: Path, ranks: int
     if torch.cuda.device_count() < ranks:
         pytest.skip(f"needs {ranks} GPUs")
     config = str(ROOT / "ablations" / "configs" / "speedrun.yaml")
-    command = [*LAUNCHER, f"--nproc-per-node={ranks}", "-m", "model.probe", "--config", config]
+    command = [
+        *LAUNCHER,
+        f"--nproc-per-node={ranks}",
+        "-m",
+        "model.doctor",
+        "--probe",
+        "--config",
+        config,
+    ]
     words = ["--out", str(tmp_path), "--set", "system.device=cuda", "--set", "dial.depth=12"]
     words += ["--set", "system.share_gpu=true"]  # with the process of these tests
     done = subprocess.run([*command, *words], cwd=ROOT, capture_output=True, text=True)

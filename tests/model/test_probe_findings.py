@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from model.finding import Finding, judged
-from model.probe import gpu_state, judge, links
-from model.probe.all_reduce import bus_gb_s
-from model.probe.facts import Gpu, Seen, State, Sum, Worked
+from model.diagnostics.finding import Finding, judged
+from model.diagnostics.probe import checks as judge
+from model.diagnostics.probe import gpu_state
+from model.diagnostics.probe import topology as links
+from model.diagnostics.probe.all_reduce import bus_gb_s
+from model.diagnostics.probe.facts import Gpu, Seen, State, Sum, Worked
 
 H100 = Gpu(name="NVIDIA H100 80GB HBM3", uuid="GPU-0", memory_bytes=80 << 30, free_bytes=79 << 30)
 VERSIONS = {"driver": "580.95", "cuda": "13.0", "nccl": "2.28.9", "torch": "2.13.0"}

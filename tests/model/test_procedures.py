@@ -9,13 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model.configfile import load_config
-from model.derive import derive
+from model.config.derive import derive
+from model.config.reader import load_config
 from model.optim.tie import split_step
-from model.process import Process
-from model.resident import Resident, compiled_graphs
-from model.rundir import RunDirectory
-from model.stop import Stop
+from model.runtime.process import Process
+from model.runtime.run_dir import RunDirectory
+from model.runtime.stop import Stop
+from model.stepper import Stepper, compiled_graphs
 from model.trainer import Trainer
 from model.tricks import window_warmup, yarn
 from model.tricks.multi_token import weighted_losses
@@ -212,7 +212,7 @@ def test_a_held_schedule_takes_the_batch_of_its_stage_and_steps_its_tables_in_tu
         run=directory,
         stop=Stop(directory, None),
     )
-    resident = Resident(process, at_step=5, synthetic=True)
+    resident = Stepper(process, at_step=5, synthetic=True)
     ready = resident.make_ready(0.0)
     assert ready["batch_tokens"] == 6 * 64
     head, changed = resident.trainer.gpt.head.weight, []

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import torch
 
-from model.checkpoint import folder_of, listed, rank_file, read_manifest
-from model.machine import environment_id
-from model.ranks import VARIABLES
-from model.snapshot import read_tensors
+from model.checkpoint.directory import folder_of, listed, rank_file, read_manifest
+from model.checkpoint.staging import read_tensors
+from model.distributed.ranks import VARIABLES
+from model.runtime.environment import environment_id
 from tests.model.two_ranks import (
     DAMAGED,
     FULL,

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from model.distributed.ranks import ALONE, VARIABLES, Ranks, from_environment
 from model.errors import MachineError
-from model.ranks import ALONE, VARIABLES, Ranks, from_environment
 
 ROOT = Path(__file__).parents[2]
 STEPS = 20

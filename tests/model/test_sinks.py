@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from model.configfile import load_config
+from model.config.identity import config_id
+from model.config.reader import load_config
 from model.errors import MachineError
-from model.identity import config_id
-from model.rundir import RunDirectory
-from model.sinks import Mirror, open_sinks, scalars
+from model.runtime.run_dir import RunDirectory
+from model.runtime.sinks import Mirror, open_sinks, scalars
 from tests.fixtures import warm_python
 
 ROOT = Path(__file__).parents[2]

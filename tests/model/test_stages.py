@@ -7,15 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.config import BatchStages, MultiToken, Schedule, Warmdown
-from model.configfile import load_config
-from model.derive import derive, flops_per_token, pins
-from model.describe import describe, resolve
+from model.config.derive import derive, flops_per_token, pins
+from model.config.horizon import position_of
+from model.config.reader import load_config
+from model.config.resolve import resolve
+from model.config.schedules import lr_scale, multi_token_weights
+from model.config.shapes import windows_of
+from model.config.stages import stage_at
+from model.describe import describe
 from model.errors import ConfigErrors
-from model.horizon import position_of
-from model.schedules import lr_scale, multi_token_weights
-from model.shapes import windows_of
-from model.speed import SETTLING_STEPS, Speeds
-from model.stages import stage_at
+from model.runtime.throughput import SETTLING_STEPS, Speeds
 
 SMALL = {
     "dial.depth": 2,

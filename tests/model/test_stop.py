@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 
 from model.errors import MachineError
-from model.stop import watched
+from model.runtime.stop import watched
 
 ROOT = Path(__file__).parents[2]
 HELD = """
 import ctypes, os, sys
 from pathlib import Path
-from model import stop
-from model.ranks import Ranks
-from model.rundir import RunDirectory
+from model.runtime import stop
+from model.distributed.ranks import Ranks
+from model.runtime.run_dir import RunDirectory
 
 stop.GRACE_S = 0.2
 run = RunDirectory(Path(sys.argv[1]), rank=0)

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import torch
 
-from model.configfile import load_config
-from model.derive import derive
+from model.arch.init import initialise, key_of
+from model.arch.parameter import Normal, parameter
+from model.config.derive import derive
+from model.config.reader import load_config
 from model.evaluate import evaluate
-from model.init import initialise, key_of
-from model.parameter import Normal, parameter
-from model.rundir import METRICS, RunDirectory
+from model.runtime.run_dir import METRICS, RunDirectory
 from model.trainer import Trainer
 from tests.fixtures import warm_python
 

@@ -11,18 +11,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from model.arch.init import initialise
 from model.attention import sdpa
-from model.configfile import load_config
-from model.derive import derive
+from model.config.derive import derive
+from model.config.reader import load_config
+from model.config.shapes import mlp_width, paired_layers
 from model.gpt import GPT
-from model.init import initialise
 from model.kernels import REFERENCE
-from model.shapes import mlp_width, paired_layers
 from model.tricks.bigram_hash_embedding import BigramHashEmbedding, hashed, random_signs
 from model.tricks.logit_rescale import rescaled
 from model.tricks.paired_heads import interleaved, of_pairs, separated
 from model.tricks.partial_key_offset import offset
-from model.tricks.rotary import angles, turned
+from model.tricks.rotary import angles, rotated
 from model.tricks.xsa import exclusive
 
 STACK = Path(__file__).parents[2] / "ablations" / "configs" / "speedrun.yaml"
@@ -105,7 +105,7 @@ def test_leaky_relu_squared_squares_half_of_what_is_negative() -> None:
 
 
 def slowly_turned(x: Tensor, frequencies: list[float], position_of: Any) -> Tensor:
-    """(B, T, H, K) with pair p, as a complex number, turned by -position times its frequency."""
+    """(B, T, H, K) with pair p, as a complex number, rotated by -position times its frequency."""
     out = x.double().clone()
     half = x.size(-1) // 2
     for b, t, h, p in product(*(range(n) for n in (*x.shape[:3], half))):
@@ -117,7 +117,7 @@ def slowly_turned(x: Tensor, frequencies: list[float], position_of: Any) -> Tens
 
 def test_half_rotary_turns_the_first_half_of_the_pairs_and_leaves_the_others() -> None:
     (x,) = heads_drawn(1)
-    got = turned(x, angles(TOKENS, WIDTH, 1024.0, CPU, torch.float32, half=True))
+    got = rotated(x, angles(TOKENS, WIDTH, 1024.0, CPU, torch.float32, half=True))
     # of four pairs two turn: the fastest by 1 a token, the slowest by 1 / base
     close(got, slowly_turned(x, [1.0, 1 / 1024, 0.0, 0.0], lambda t, h: t))
     assert torch.equal(got[..., [2, 3, 6, 7]], x[..., [2, 3, 6, 7]])
@@ -188,7 +188,7 @@ def test_paired_heads_attend_to_the_keys_of_both_in_turn() -> None:
 
 def test_paired_heads_turn_by_their_positions_in_the_pair() -> None:
     (x,) = heads_drawn(1)
-    got = turned(x, of_pairs(angles(2 * TOKENS, WIDTH, 100.0, CPU, torch.float32), HEADS))
+    got = rotated(x, of_pairs(angles(2 * TOKENS, WIDTH, 100.0, CPU, torch.float32), HEADS))
     close(got, slowly_turned(x, [100 ** (-p / 4) for p in range(4)], position_in_pair))
 
 
@@ -217,11 +217,11 @@ def test_attention_with_all_its_tricks_is_their_formulas_one_after_the_other(pai
     short, long = (block.attention for block in model.blocks)
     assert (short.paired, long.paired) == (paired, False)
     x, residual = 5 * drawn(2, TOKENS, HEADS * WIDTH), drawn(2, TOKENS, HEADS * WIDTH, seed=2)
-    turns = model.turns_by_layer(x)
+    cos_sin = model.cos_sin_by_layer(x)
     for layer, attention in enumerate((short, long)):
         with torch.no_grad():
             attention.sparse_gate.gate.copy_(drawn(HEADS, 12, seed=3))
-        got = attention(x, torch.zeros(2, TOKENS, dtype=torch.int64), turns[layer], residual)
+        got = attention(x, torch.zeros(2, TOKENS, dtype=torch.int64), cos_sin[layer], residual)
         close(got, residual.double() + slow_attention(attention, x))
 
 
@@ -301,9 +301,9 @@ def test_rows_of_pairs_are_added_before_every_layer() -> None:
         embedding.factors.copy_(torch.tensor([0.3, -0.7]))
     tokens = torch.randint(64, (2, TOKENS), generator=torch.Generator().manual_seed(6))
     x = model.enter(tokens)
-    turns, outputs = model.turns_by_layer(x), []
+    cos_sin, outputs = model.cos_sin_by_layer(x), []
     for layer, block in enumerate(model.blocks):
-        x = block(x + embedding.factors[layer] * embedding(tokens), tokens, turns[layer])
+        x = block(x + embedding.factors[layer] * embedding(tokens), tokens, cos_sin[layer])
         outputs.append(x)
     close(model.stream(tokens), model.leave(x, outputs[1]))
 

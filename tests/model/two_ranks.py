@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from model.checkpoint import folder_of, listed, rank_file
-from model.rundir import RunDirectory
+from model.checkpoint.directory import folder_of, listed, rank_file
+from model.runtime.run_dir import RunDirectory
 from model.train import main
 
 RANK = int(os.environ.get("RANK", "0"))

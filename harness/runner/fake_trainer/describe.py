@@ -1,15 +1,12 @@
-"""The verb `describe`, with --batch, --catalogue or --machine."""
+"""The verb `describe`, with --batch or --catalogue."""
 
 import json
-import os
-import platform
 import sys
 from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError
 from harness.runner.fake_trainer import config as fake
-from harness.runner.fake_trainer.machine import visible_gpus
 
 
 def describe(request: dict[str, Any]) -> dict[str, Any]:
@@ -40,29 +37,14 @@ def catalogue() -> dict[str, Any]:
     return {"tricks": entries, "settable_fields": fake.SETTABLE_FIELDS}
 
 
-def machine() -> dict[str, Any]:
-    """The simulated GPUs and back-ends."""
-    return {
-        "python": platform.python_version(),
-        "torch": None,
-        "cuda": None,
-        "gpus": visible_gpus(),
-        "backends": {"formula": {"runs": True, "reason": None, "hint": None}},
-        "cpu": {"name": platform.machine(), "cores": os.cpu_count()},
-    }
-
-
-REPLIES = {"--catalogue": catalogue, "--machine": machine}
-
-
 def main(arguments: list[str]) -> int:
     """Prints the reply as JSON; exit code 2 for an unknown argument."""
     if arguments == ["--batch"]:
         print(json.dumps([describe(request) for request in json.load(sys.stdin)]))
-    elif len(arguments) == 1 and arguments[0] in REPLIES:
-        print(json.dumps(REPLIES[arguments[0]]()))
+    elif arguments == ["--catalogue"]:
+        print(json.dumps(catalogue()))
     else:
-        print(f"expected --batch, --catalogue or --machine; got {arguments}", file=sys.stderr)
+        print(f"expected --batch or --catalogue; got {arguments}", file=sys.stderr)
         return 2
     return 0
 

@@ -303,7 +303,8 @@ def environment(ranks: int = 1) -> dict[str, Any]:
 
 
 def command_line(verb: Callable[..., int]) -> int:
-    """Parses the arguments of a verb: `verb(config, out, watch_fd, ranks, resume=..., nodes=...)`.
+    """Parses the arguments of a verb: `verb(config, out, watch_fd, ranks, resume=, nodes=,
+    probe=)`.
 
     Prints the fault of an invalid configuration and returns exit code 2.
     """
@@ -314,6 +315,7 @@ def command_line(verb: Callable[..., int]) -> int:
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--probe", action="store_true")
     options = parser.parse_args()
     try:
         config = fake.load(options.config, {})
@@ -324,6 +326,7 @@ def command_line(verb: Callable[..., int]) -> int:
         *(config, options.out, options.watch_fd, options.ranks),
         resume=options.resume,
         nodes=options.nodes,
+        probe=options.probe,
     )
 
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from model.config import Config
+from model.config.derive import Derived
+from model.config.resolve import resolve
 from model.data.prepare import Prepared, prepare
 from model.data.settings import DataSettings
-from model.derive import Derived
-from model.describe import resolve
 from model.trainer import Trainer
 
 ROOT = Path(__file__).parents[3]

@@ -139,7 +139,8 @@ def test_the_real_bundle_is_the_published_one(real_bundle: Path) -> None:
 
 def test_what_is_asked_before_a_run_trains_needs_no_torch() -> None:
     """Bundle, prompts and decisions; only what runs the model imports it."""
-    modules = "task published bundle fetch prompts questions kept layout outcomes file table"
+    modules = "task published bundle fetch prompts questions prompt_cache layout outcomes"
+    modules += " outcomes_file table"
     imports = "; ".join(f"import model.core.{name}" for name in modules.split())
     command = [sys.executable, "-c", f"{imports}; import sys; print('torch' in sys.modules)"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)

@@ -16,12 +16,12 @@ from harness.results import core_answers
 from harness.runner.trainer import with_value
 from model import train, val_eval
 from model.config import Config, Core
+from model.config.identity import config_id
+from model.config.resolve import resolve
 from model.core.bundle import Bundle
 from model.core_eval import main
-from model.describe import resolve
 from model.errors import ConfigErrors
-from model.identity import config_id
-from model.rundir import METRICS
+from model.runtime.run_dir import METRICS
 from tests.fixtures import warm_python
 
 from .conftest import write_bundle

@@ -12,10 +12,10 @@ import torch
 from benchmarks.speed.core_reference import decide, examples
 from model.attention import BACKENDS, why_not
 from model.config import Core
+from model.config.resolve import resolve
+from model.core.eval_model import EvalModel
 from model.core.evaluation import Evaluation
 from model.core.source import at_initialisation
-from model.core.twin import Twin
-from model.describe import resolve
 from model.kernels import Kernels, choose
 
 pytestmark = [
@@ -49,7 +49,7 @@ def test_bf16_decides_as_one_example_at_a_time(name: str, trained: Any, bundle: 
     found = Evaluation(config, derived, tokenizer, print)(gpt, kernels)
     assert found.kernels.attention == ("flash2" if name == "flex" else name)
     assert (found.kernels.qkv, found.kernels.products) == (kernels.qkv, kernels.products)
-    one_by_one = Twin(gpt, config, derived.sizes, Kernels(attention=name)).gpt
+    one_by_one = EvalModel(gpt, config, derived.sizes, Kernels(attention=name)).gpt
     outcomes, names = found.outcomes, [task.task.name for task in found.result.tasks]
     place = {
         (names[task], int(example)): at

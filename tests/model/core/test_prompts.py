@@ -9,7 +9,7 @@ import pytest
 
 from model.core import prompts
 from model.core.bundle import Bundle
-from model.core.kept import questions_of
+from model.core.prompt_cache import questions_of
 from model.core.questions import Questions
 from model.core.task import Choice, Continuation, Schema, Task
 from model.data.tokenizer import Tokenizer

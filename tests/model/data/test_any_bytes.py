@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from model.configfile import load_config, parse_overrides
+from model.config.reader import load_config, parse_overrides
 from model.data.documents import held_out_threshold, read_part
 from model.data.sources import describe_source
 from model.errors import DataError, ModelError

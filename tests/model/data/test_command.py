@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from model.configfile import parse_overrides
+from model.config.reader import parse_overrides
 from model.data.__main__ import main
-from model.data.holdings import Holdings
+from model.data.downloaded import DownloadedFiles
 from model.describe import describe
 from tests.fixtures import warm_python
 
@@ -134,8 +134,8 @@ def test_killed_download_goes_on_where_it_was(hub, climbmix, tmp_path):
     hub.faults = {name: ["held"]}
     command = [sys.executable, "-m", "model.data", "prepare", *climbmix]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
-    holdings = Holdings(tmp_path / "cache", "climbmix")
-    while holdings.partial_bytes(name) < half:
+    downloaded_files = DownloadedFiles(tmp_path / "cache", "climbmix")
+    while downloaded_files.partial_bytes(name) < half:
         assert process.poll() is None
         time.sleep(0.01)
     process.kill()
@@ -144,7 +144,7 @@ def test_killed_download_goes_on_where_it_was(hub, climbmix, tmp_path):
     hub.requests.clear()
     assert main(["prepare", *climbmix]) == 0
     assert (name, f"bytes={half}-") in hub.requests
-    assert holdings.path(name).read_bytes() == hub.files[name]
+    assert downloaded_files.path(name).read_bytes() == hub.files[name]
 
 
 def test_downloads_are_shown_before_and_after_and_verified(climbmix, tmp_path, capsys):

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from model.data.download import Patience
+from model.data.downloaded import DownloadedFiles, Recorded
 from model.data.fetch import WORKERS, fetch
-from model.data.holdings import Holdings, Recorded
-from model.data.meter import Tally, bar, in_lines
+from model.data.progress import Tally, bar, in_lines
 from model.data.published import PUBLISHED
 from model.data.settings import DataSettings
 from model.errors import DataError
@@ -69,7 +69,7 @@ def test_only_the_files_asked_for_and_validation_are_downloaded(hub, wanted):
     assert sorted(hub.requests) == [(name, None) for name in names]
     assert lines[0] == f"climbmix: downloading 3 of 3 files from {hub.url}"
     assert lines[-1] == "climbmix: 3 of 3 files, 0 of about 0 MB"
-    recorded = Holdings(wanted.cache, "climbmix").record(FIRST)
+    recorded = DownloadedFiles(wanted.cache, "climbmix").record(FIRST)
     assert recorded == Recorded(
         bytes=len(hub.files[FIRST]),
         sha256=hashlib.sha256(hub.files[FIRST]).hexdigest(),
@@ -103,7 +103,7 @@ def test_later_command_goes_on_with_what_an_earlier_one_left(hub, wanted):
     with pytest.raises(DataError, match="within 1 attempts; got cut off after"):
         bring(wanted, Patience(attempts=1))
     half = len(hub.files[FIRST]) // 2
-    assert Holdings(wanted.cache, "climbmix").partial_bytes(FIRST) == half
+    assert DownloadedFiles(wanted.cache, "climbmix").partial_bytes(FIRST) == half
     bring(wanted)
     assert asked(hub, FIRST) == [None, f"bytes={half}-"]
     assert here(wanted) == {name: hub.files[name] for name in (FIRST, SECOND, VALIDATION)}
@@ -196,7 +196,9 @@ def test_web_page_of_a_proxy_is_refused_and_not_kept(hub, wanted, fault):
     with pytest.raises(DataError, match="got a web page, probably of a proxy"):
         bring(wanted)
     assert FIRST not in here(wanted)
-    assert Holdings(wanted.cache, "climbmix").partial_bytes(FIRST) == len(hub.files[FIRST]) // 2
+    assert (
+        DownloadedFiles(wanted.cache, "climbmix").partial_bytes(FIRST) == len(hub.files[FIRST]) // 2
+    )
 
 
 def test_damage_on_the_way_is_found_by_the_published_hash_and_downloaded_again(hub, wanted):
@@ -251,13 +253,13 @@ def test_first_failure_ends_the_others_and_keeps_what_arrived_with_its_record(hu
     arrived = [name for name in here(wanted) if not name.startswith(".")]
     assert len(arrived) >= 9 - WORKERS + 1
     assert len(hub.requests) < 500
-    holdings = Holdings(wanted.cache, "climbmix")
-    assert all(holdings.record(name) is not None for name in arrived)
+    downloaded_files = DownloadedFiles(wanted.cache, "climbmix")
+    assert all(downloaded_files.record(name) is not None for name in arrived)
 
 
 def test_damaged_record_is_an_error_with_a_remedy(hub, wanted):
     bring(wanted)
-    Holdings(wanted.cache, "climbmix").record_path(FIRST).write_text('{"bytes": 3}')
+    DownloadedFiles(wanted.cache, "climbmix").record_path(FIRST).write_text('{"bytes": 3}')
     with pytest.raises(DataError, match=rf"{FIRST}\.json: expected size and SHA-256 .* Delete it"):
         bring(wanted)
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from model.config import Config, Data
+from model.config.identity import config_id
 from model.data.manifest import find_view
 from model.data.prepare import open_prepared, prepare
 from model.data.settings import DataSettings
 from model.data.sources import TRAIN
 from model.data.tokenizer import train
 from model.errors import DataError
-from model.identity import config_id
 
 from .conftest import parquet_folder, quiet, sentences, token_file
 from .hub import Hub, running

@@ -1,0 +1,2 @@
+"""Parts that the architecture is built of: linear, norms, parameters with label and initial
+values."""

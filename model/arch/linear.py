@@ -1,0 +1,40 @@
+"""A Linear with fp32 master weight that computes in the type of its input, or in 8 bits (trick
+`fp8`)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.arch.parameter import Constant, Init, parameter
+from model.kernels.fp8 import Fp8
+
+
+class Linear(nn.Module):
+    """x (..., columns) -> (..., rows); weight (rows, columns), label `matrices`; bias optional."""
+
+    def __init__(
+        self, columns: int, rows: int, *, bias: bool, init: Init, fp8: Fp8 | None = None
+    ) -> None:
+        super().__init__()
+        self.weight = parameter(rows, columns, label="matrices", init=init)
+        self.bias = parameter(rows, label="biases", init=Constant(0.0)) if bias else None
+        self.fp8 = fp8
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias, self.fp8)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, fp8: Fp8 | None) -> Tensor:
+    """x weight^T + bias in the type of x: x (..., C), weight (R, C) and bias (R) in fp32."""
+    bias = None if bias is None else bias.to(x.dtype)
+    if fp8 is None or not fp8.takes(weight):
+        return F.linear(x, weight.to(x.dtype), bias)
+    y = fp8.product(x, weight)
+    return y if bias is None else y + bias
+
+
+def joint(x: Tensor, *linears: Linear) -> Tensor:
+    """The outputs of several Linears on the same x, side by side, by one product."""
+    weights: list[Tensor] = [each.weight for each in linears]
+    biases: list[Tensor] = [each.bias for each in linears if each.bias is not None]
+    return linear(x, torch.cat(weights), torch.cat(biases) if biases else None, linears[0].fp8)

@@ -1,0 +1,1 @@
+"""Checkpoints: their directory, staging into host memory, the asynchronous writer, resuming."""

@@ -1,0 +1,307 @@
+"""What no single field's type can say: ranges, and combinations that cannot be.
+
+Each check yields faults with field, expected, got and hint; all are told at once, before
+anything runs. No torch.
+"""
+
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any
+
+from model.config import AdamW, Config
+from model.config.shapes import (
+    FP8_LEAST,
+    FP8_MULTIPLE,
+    WINDOW_MULTIPLE,
+    fp8_takes,
+    paired_layers,
+    sizes_of,
+)
+from model.data.settings import DataSettings
+from model.data.sources import require_askable
+from model.errors import ConfigError, DataError
+
+POSITIVE = {
+    "dial": (
+        "depth",
+        "ratio",
+        "steps",
+        "tokens",
+        "flops",
+        "train_time_s",
+        "batch_tokens",
+        "params",
+        "reference_params",
+    ),
+    "model": ("context_tokens", "vocab_size", "head_width", "width"),
+    "eval": ("tokens", "every_steps"),
+    "checkpoint": ("every_steps", "every_minutes", "keep"),
+    "system": ("device_batch_rows", "threads"),
+    "optimizer": ("clip", "table_interval_steps"),
+}
+MOST_LAYERS = 1000  # beyond it a depth is a slip of the keyboard
+
+
+def faults(config: Config) -> list[ConfigError]:
+    """All faults of a configuration whose fields have the right types."""
+    found = list(_ranges(config))
+    if found:  # the other checks compute with these numbers
+        return found
+    checks = (
+        *(_shape, _windows, _pairs, _gates, _logits, _bigrams, _fp8, _adamw, _muon),
+        *(_schedule, _stages, _horizon, _data, _core),
+    )
+    return [fault for check in checks for fault in check(config)]
+
+
+def _ranges(config: Config) -> Iterator[ConfigError]:
+    for section, names in POSITIVE.items():
+        for name in names:
+            value = getattr(getattr(config, section), name)
+            if value is not None and value <= 0:
+                yield _fault(f"{section}.{name}", "more than 0", value, "Raise it.")
+    if config.dial.depth >= MOST_LAYERS:
+        yield _fault("dial.depth", f"under {MOST_LAYERS}", config.dial.depth, "Lower it.")
+    if config.system.calibration_s < 0:
+        got = config.system.calibration_s
+        yield _fault("system.calibration_s", "0 or more", got, "0 leaves the calibration out.")
+    if not config.system.compile_cache_dir:
+        hint = "Name one, or leave the field out for .cache/compile."
+        yield _fault("system.compile_cache_dir", "a folder", "an empty text", hint)
+
+
+def _shape(config: Config) -> Iterator[ConfigError]:
+    model = config.model
+    if model.width is not None and model.width % model.head_width:
+        expected = f"a multiple of head_width ({model.head_width})"
+        hint = "Change model.width or model.head_width."
+        yield _fault("model.width", expected, model.width, hint)
+    if model.rotary is not None and model.head_width % 2:
+        hint = "Rotary turns channels in pairs; choose an even head width."
+        yield _fault("model.head_width", "even", model.head_width, hint)
+    if model.rotary is not None and model.rotary.base <= 0:
+        yield _fault("model.rotary.base", "more than 0", model.rotary.base, "Raise it.")
+    half = model.rotary.half if model.rotary is not None else None
+    if half is not None and model.head_width % 4:
+        hint = "Half of the channels turn, in pairs; choose such a head width."
+        yield _fault("model.head_width", "a multiple of 4", model.head_width, hint)
+    if half is not None and half.base <= 0:
+        yield _fault("model.rotary.half.base", "more than 0", half.base, "Raise it.")
+
+
+def _windows(config: Config) -> Iterator[ConfigError]:
+    windows, context = config.model.windows, config.model.context_tokens
+    if windows is None:
+        return
+    if not windows.pattern or not set(windows.pattern) <= {"S", "L"}:
+        got = repr(windows.pattern)
+        yield _fault("model.windows.pattern", "letters S and L", got, "For example SSSL.")
+    short = windows.short_tokens
+    if short is None and context < WINDOW_MULTIPLE:
+        expected = f"at least {WINDOW_MULTIPLE} tokens, or the dial's short window exceeds it"
+        hint = "Set model.windows.short_tokens, or model.windows: null."
+        yield _fault("model.context_tokens", expected, context, hint)
+    if short is not None and not 0 < short <= context:
+        expected = f"1 to context_tokens ({context})"
+        hint = "Shorten the window, lengthen model.context_tokens, or set model.windows: null."
+        yield _fault("model.windows.short_tokens", expected, short, hint)
+
+
+def _pairs(config: Config) -> Iterator[ConfigError]:
+    paired = config.model.paired_heads
+    if paired is None:
+        return
+    path, hint = "model.paired_heads", "Set model.paired_heads: null."
+    if paired.every <= 0:
+        yield _fault(f"{path}.every", "1 or more", paired.every, "Raise it.")
+        return
+    sizes = sizes_of(config)
+    if sizes.heads % 2:
+        yield _fault(path, "an even number of heads", sizes.heads, hint)
+    if config.model.windows is not None and not any(paired_layers(config, sizes)):
+        yield _fault(path, "a layer with a short window", "none", hint)
+
+
+def _logits(config: Config) -> Iterator[ConfigError]:
+    softcap, rescale = config.model.softcap, config.model.logit_rescale
+    if softcap is not None and softcap.cap <= 0:
+        hint = "Raise it, or set model.softcap: null."
+        yield _fault("model.softcap.cap", "more than 0", softcap.cap, hint)
+    if rescale is None:
+        return
+    for name in ("bound", "scale"):
+        if (value := getattr(rescale, name)) <= 0:
+            hint = "Raise it, or set model.logit_rescale: null."
+            yield _fault(f"model.logit_rescale.{name}", "more than 0", value, hint)
+
+
+def _bigrams(config: Config) -> Iterator[ConfigError]:
+    bigrams = config.model.bigram_hash_embedding
+    if bigrams is None:
+        return
+    for name in ("table_multiple", "sign_rows"):
+        value = getattr(bigrams, name)
+        if value is not None and value <= 0:
+            yield _fault(f"model.bigram_hash_embedding.{name}", "1 or more", value, "Raise it.")
+
+
+def _fp8(config: Config) -> Iterator[ConfigError]:
+    if config.model.fp8 is None:
+        return
+    width, context = sizes_of(config).width, config.model.context_tokens
+    if not fp8_takes(width, width):
+        expected = f"a width that is a multiple of {FP8_MULTIPLE} and at least {FP8_LEAST}"
+        hint = "Widen the model (dial.depth, model.width), or set model.fp8: null."
+        yield _fault("model.fp8", expected, width, hint)
+    if context % FP8_MULTIPLE:  # gradients of weights are products over tokens
+        expected = f"a multiple of {FP8_MULTIPLE} for products in 8 bits"
+        yield _fault("model.context_tokens", expected, context, "Or set model.fp8: null.")
+
+
+def _gates(config: Config) -> Iterator[ConfigError]:
+    width = sizes_of(config).width
+    for name in ("smear", "value_embeddings", "sparse_attention_gate"):
+        trick = getattr(config.model, name)
+        if trick is not None and not 0 < trick.gate_channels <= width:
+            path, expected = f"model.{name}.gate_channels", f"1 to the width ({width})"
+            yield _fault(path, expected, trick.gate_channels, "Lower it.")
+
+
+def _adamw(config: Config) -> Iterator[ConfigError]:
+    for label in fields(config.optimizer):
+        settings = getattr(config.optimizer, label.name)
+        if not isinstance(settings, AdamW):
+            continue
+        path = f"optimizer.{label.name}"
+        for name in ("lr", "eps", "decay"):
+            if (value := getattr(settings, name)) < 0:
+                yield _fault(f"{path}.{name}", "0 or more", value, "Raise it.")
+        for name in ("beta1", "beta2"):
+            if not 0 <= (value := getattr(settings, name)) < 1:
+                yield _fault(f"{path}.{name}", "0 to below 1", value, "For example 0.9.")
+
+
+def _muon(config: Config) -> Iterator[ConfigError]:
+    muon = config.optimizer.muon
+    if muon is None:
+        return
+    for name in ("lr", "decay", "momentum_warmup_steps"):
+        if (value := getattr(muon, name)) < 0:
+            yield _fault(f"optimizer.muon.{name}", "0 or more", value, "Raise it.")
+    for name in ("momentum_start", "momentum", "momentum_end"):
+        if not 0 <= (value := getattr(muon, name)) < 1:
+            yield _fault(f"optimizer.muon.{name}", "0 to below 1", value, "For example 0.95.")
+    most = 5 if muon.orthogonalize == "polar_express" else 100
+    if not 1 <= muon.iterations <= most:
+        hint = "Polar Express has five coefficient triples; five steps are usual."
+        yield _fault("optimizer.muon.iterations", f"1 to {most}", muon.iterations, hint)
+
+
+def _schedule(config: Config) -> Iterator[ConfigError]:
+    schedule = config.schedule
+    if schedule.warmup_steps is not None and schedule.warmup_steps < 0:
+        yield _fault("schedule.warmup_steps", "0 or more", schedule.warmup_steps, "Raise it.")
+    if schedule.warmdown is not None and not 0 <= schedule.warmdown.fraction <= 1:
+        got, hint = schedule.warmdown.fraction, "Give the share of all steps."
+        yield _fault("schedule.warmdown.fraction", "0 to 1", got, hint)
+
+
+def _data(config: Config) -> Iterator[ConfigError]:
+    """What `model.data` refuses without looking at a file."""
+    try:
+        require_askable(DataSettings.from_config(config))
+    except DataError as error:
+        yield ConfigError(**error.as_json())
+
+
+def _stages(config: Config) -> Iterator[ConfigError]:
+    for check in (_batch_stages, _context_stages, _window_warmup, _multi_token, _untie):
+        yield from check(config)
+
+
+def _batch_stages(config: Config) -> Iterator[ConfigError]:
+    if (stages := config.schedule.batch_stages) is None:
+        return
+    for name in ("factors", "lr_factors"):
+        values = getattr(stages, name)
+        if not values or min(values) <= 0:
+            path, hint = f"schedule.batch_stages.{name}", "For example [0.5, 1, 1.5]."
+            yield _fault(path, "numbers above 0", values, hint)
+    if len(stages.factors) != len(stages.lr_factors):
+        got = f"{len(stages.lr_factors)} for {len(stages.factors)} factors"
+        yield _fault("schedule.batch_stages.lr_factors", "one a factor", got, "Give as many.")
+
+
+def _context_stages(config: Config) -> Iterator[ConfigError]:
+    stages, context = config.schedule.context_stages, config.model.context_tokens
+    if stages is None:
+        return
+    if not stages.pieces or any(n < 1 or context % n for n in stages.pieces):
+        expected, hint = f"divisors of context_tokens ({context})", "For example [2, 1, 1]."
+        yield _fault("schedule.context_stages.pieces", expected, stages.pieces, hint)
+
+
+def _window_warmup(config: Config) -> Iterator[ConfigError]:
+    if (warmup := config.schedule.window_warmup) is None:
+        return
+    shares, path = warmup.shares, "schedule.window_warmup"
+    rising = list(shares) == sorted(set(shares))
+    if not shares or not rising or not 0 < shares[0] <= shares[-1] <= 1:
+        expected, hint = "rising shares above 0, at most 1", "For example [0.25, 0.5, 1]."
+        yield _fault(f"{path}.shares", expected, shares, hint)
+    if warmup.first_scale <= 0:
+        yield _fault(f"{path}.first_scale", "more than 0", warmup.first_scale, "Raise it.")
+
+
+def _multi_token(config: Config) -> Iterator[ConfigError]:
+    several, context = config.schedule.multi_token, config.model.context_tokens
+    if several is None:
+        return
+    if not 0 < len(several.weights) <= context or min(several.weights) <= 0:
+        expected, hint = f"1 to {context} numbers above 0", "For example [1, 0.5, 0.25]."
+        yield _fault("schedule.multi_token.weights", expected, several.weights, hint)
+
+
+def _untie(config: Config) -> Iterator[ConfigError]:
+    untie = config.schedule.untie
+    if untie is not None and not 0 <= untie.fraction <= 1:
+        hint = "Give the share of all steps."
+        yield _fault("schedule.untie.fraction", "0 to 1", untie.fraction, hint)
+
+
+def _horizon(config: Config) -> Iterator[ConfigError]:
+    dial, schedule = config.dial, config.schedule
+    if dial.tokens is not None and dial.flops is not None:
+        yield _fault("dial.tokens", "one horizon", "dial.flops too", "Set one of them to null.")
+    if dial.train_time_s is None:
+        return
+    if dial.steps is not None:
+        hint = (
+            "Set one of them to null. A study's shorter horizons are set in steps and need a "
+            "base without dial.train_time_s; see model/config/horizon.py."
+        )
+        yield _fault("dial.train_time_s", "one horizon", "dial.steps too", hint)
+    for name in ("batch_stages", "context_stages", "window_warmup", "multi_token", "untie"):
+        if getattr(schedule, name) is not None:
+            hint = f"Set dial.tokens in its place, or schedule.{name}: null."
+            expected = f"a horizon that is counted, for the stages of schedule.{name}"
+            yield _fault("dial.train_time_s", expected, dial.train_time_s, hint)
+
+
+def _core(config: Config) -> Iterator[ConfigError]:
+    if (core := config.core) is None:
+        return
+    for name in ("max_per_task", "every_steps"):
+        if (value := getattr(core, name)) is not None and value <= 0:
+            hint = "Raise it, or leave it out."
+            yield _fault(f"core.{name}", "more than 0", value, hint)
+    if core.long_prompts == "full" and config.model.rotary is None:
+        expected = f"crop_left: learned positions end at {config.model.context_tokens}"
+        hint = "Leave it out, or set model.rotary."
+        yield _fault("core.long_prompts", expected, core.long_prompts, hint)
+    if core.bundle == "":
+        yield _fault("core.bundle", "a folder", "an empty text", "Name one, or leave it out.")
+
+
+def _fault(path: str, expected: str, got: Any, hint: str) -> ConfigError:
+    return ConfigError(path=path, expected=expected, got=str(got), hint=hint)

@@ -1,0 +1,44 @@
+"""What the configuration alone says of a job: how a step is shared out, and how long it trains.
+
+That the batch divides over the ranks is a rule of `derive`, which refuses it before anything is
+looked at; here stands what it came to. Pure functions.
+"""
+
+from collections.abc import Iterator
+
+from model.config import Config
+from model.config.derive import Derived
+from model.diagnostics.finding import Finding, judged, told
+
+
+def findings(config: Config, derived: Derived) -> Iterator[Finding]:
+    """The batch of a step, and the horizon."""
+    yield _batch(derived)
+    yield _horizon(config, derived)
+
+
+def _batch(derived: Derived) -> Finding:
+    ranks, context = derived.ranks, derived.sizes.context
+    shares = (
+        f"{context:,} a row x {derived.device_batch_rows} rows a pass x "
+        f"{derived.gradient_accumulation} a rank x {ranks}"
+    )
+    expected = "a batch that divides evenly over ranks and passes"
+    return told("batch", expected=expected, got=f"{derived.batch_tokens:,} tokens = {shares}")
+
+
+def _horizon(config: Config, derived: Derived) -> Finding:
+    """A schedule that never gets past its warm-up trains at rates that nobody chose."""
+    share = derived.tokens / derived.planned_tokens
+    length = (
+        f"{derived.steps:,} steps, {derived.tokens:,} tokens by {derived.horizon}, "
+        f"{share:.2f} of the dial's plan"
+    )
+    return judged(
+        "horizon",
+        ok=derived.warmup_steps < derived.steps,
+        expected="a warm-up that ends before the run does",
+        got=f"{length}; {derived.warmup_steps:,} steps of warm-up",
+        hint="Lower schedule.warmup_steps, or train for longer (dial.steps, dial.ratio).",
+        otherwise="warning",
+    )

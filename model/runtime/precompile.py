@@ -1,0 +1,91 @@
+"""Compiles the kernels of packages in processes of their own, while the trainer is built.
+
+FlashAttention-4 and quack compile a kernel at its first call, one after the other: 25 s for a
+model with two windows on an H100, as long as Inductor takes for all blocks. Both keep what they
+compile on disk. So when nothing is kept yet, processes are started that call each kernel once, on
+little data, and whoever needs a kernel first waits for them (`model.compile_jobs.wait`). One that
+fails says so in the log and is of no consequence: the kernel is compiled where it is needed, with
+its own error if any.
+"""
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from model.config import Config
+from model.config.shapes import Sizes
+from model.system import compile_jobs
+from model.system.compile_cache import CompileCache
+
+if TYPE_CHECKING:
+    from model.kernels import Kernels
+
+ROWS = 1024  # tokens of the little data
+PACKAGES = {"flash4": "FLASH_ATTENTION_CUTE_DSL_CACHE_DIR", "quack": "QUACK_CACHE_DIR"}
+
+
+def start(config: Config, sizes: Sizes, kernels: "Kernels", cache: CompileCache | None) -> None:
+    """Starts what is not kept; `kernels` are those that were chosen for this GPU."""
+    if cache is None:
+        return
+    shape = {"width": sizes.width, "head_width": sizes.head_width, "context": sizes.context}
+    for job in jobs_of(config, sizes, kernels, cache):
+        compile_jobs.start(["model.runtime.precompile", json.dumps({**job, **shape})])
+
+
+def jobs_of(
+    config: Config, sizes: Sizes, kernels: "Kernels", cache: CompileCache
+) -> list[dict[str, Any]]:
+    """What each process has to compile: kernels that will run and of which none is kept."""
+    jobs: list[dict[str, Any]] = []
+    if kernels.attention == "flash4" and _is_empty(cache, "flash4"):
+        # one kernel for full attention, one for all shorter windows
+        windows = {window >= sizes.context: window for window in sizes.windows}.values()
+        jobs += [{"kernel": "flash4", "window": window} for window in windows]
+    if kernels.products == "quack" and _is_empty(cache, "quack"):
+        if config.model.fp8 is None:
+            jobs.append({"kernel": "products", "activation": config.model.activation})
+        if config.optimizer.muon is not None:
+            jobs.append({"kernel": "symmetric"})
+    return jobs
+
+
+def compile_one(job: dict[str, Any]) -> None:
+    """Calls the kernels of one job, forward and backward, on a GPU."""
+    import torch
+
+    width = job["width"]
+
+    def empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+        return torch.zeros(shape, device="cuda", dtype=dtype).requires_grad_()
+
+    if job["kernel"] == "flash4":
+        from model.attention import flash4
+
+        q, k, v = (empty(1, job["context"], 1, job["head_width"]) for _ in range(3))
+        flash4.attend(q, k, v, job["window"]).sum().backward()
+    elif job["kernel"] == "products":
+        from model.kernels import products
+
+        x, residual = empty(ROWS, width), empty(ROWS, width)
+        up, down = (
+            empty(*s, dtype=torch.float32) for s in [(4 * width, width), (width, 4 * width)]
+        )
+        out = products.add_product(residual, x, empty(width, width, dtype=torch.float32))
+        products.add_mlp(out, x, up, down, job["activation"]).sum().backward()
+    else:
+        from model.optim.orthogonal import POLAR_EXPRESS, orthogonalise, products_of
+
+        for rows, columns in [(width, width), (4 * width, width), (width, 4 * width)]:
+            stack = empty(2, rows, columns).detach()
+            orthogonalise(stack, list(POLAR_EXPRESS[:1]), products_of("quack", rows, columns))
+    torch.cuda.synchronize()
+
+
+def _is_empty(cache: CompileCache, package: str) -> bool:
+    folder = cache.folders[PACKAGES[package]]
+    return not any(path.is_file() for path in folder.rglob("*"))
+
+
+if __name__ == "__main__":
+    compile_one(json.loads(sys.argv[1]))

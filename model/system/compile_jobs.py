@@ -1,0 +1,49 @@
+"""Processes that compile kernels while the trainer is built: started, waited for, ended.
+
+`model.runtime.precompile` starts them; whoever needs such a kernel first calls `wait`. It knows no
+kernel, so that kernels can import it. """
+
+import atexit
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+LIMIT_S = 300  # longer than any kernel took; then it is compiled where it is needed
+
+_running: list[subprocess.Popen[str]] = []
+
+
+def start(arguments: Sequence[str]) -> None:
+    """Starts `python -m` with these arguments from the checkout."""
+    _running.append(
+        subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            cwd=Path(__file__).parents[2],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    )
+
+
+def wait() -> None:
+    """Returns when all processes have ended; at once where none was started."""
+    while _running:
+        process = _running.pop()
+        try:
+            _, errors = process.communicate(timeout=LIMIT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            _, errors = process.communicate()
+        if process.returncode:
+            last = (errors.strip().splitlines() or ["no message"])[-1]
+            print(f"precompiling failed, compiling when needed: {last}", flush=True)
+
+
+@atexit.register
+def _end() -> None:
+    """A trainer that exits early leaves no process behind."""
+    for process in _running:
+        process.kill()
