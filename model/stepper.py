@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from model.config import Config
-from model.config.derive import Derived, stage_flops_per_token
+from model.config.derive import Derived, matmul_parameters, stage_flops_per_token
 from model.config.stages import stage_at
 from model.data.loader import Batch, Loader
 from model.data.prepare import prepare
@@ -315,7 +315,7 @@ class Stepper:
             "batch_tokens": self._batch_rows * self.derived.sizes.context,
             "flops_per_token": stage_flops_per_token(
                 self.config,
-                self.derived.scaling_parameters,
+                matmul_parameters(self.config, self.derived.sizes),
                 self.derived.sizes,
                 stage_at(self.derived.stages, self.at_step),
             ),

@@ -65,6 +65,7 @@ REFERENCE_MUON = {
     "orthogonalize": "polar_express",
     "normuon": {},
     "equalize_rows": True,
+    "norm_floor": 1e-6,
     "renormalize": True,
     "cautious_decay": True,
 }

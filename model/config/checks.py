@@ -191,6 +191,9 @@ def _muon(config: Config) -> Iterator[ConfigError]:
     for name in ("momentum_start", "momentum", "momentum_end"):
         if not 0 <= (value := getattr(muon, name)) < 1:
             yield _fault(f"optimizer.muon.{name}", "0 to below 1", value, "For example 0.95.")
+    if not 0 < muon.norm_floor <= 1:
+        hint = "nanochat has 1e-6."
+        yield _fault("optimizer.muon.norm_floor", "above 0, to 1", muon.norm_floor, hint)
     most = 5 if muon.orthogonalize == "polar_express" else 100
     if not 1 <= muon.iterations <= most:
         hint = "Polar Express has five coefficient triples; five steps are usual."

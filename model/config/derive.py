@@ -91,6 +91,7 @@ def derive(config: Config, ranks: int = 1) -> Derived:
     for parameter in parameters(config, sizes):
         counts[parameter.label] += parameter.count
     own = _scaling_parameters(config, sizes)
+    matmuls = matmul_parameters(config, sizes)
     params = config.dial.params or own
     reference = config.dial.reference_params or _scaling_parameters(
         config, sizes_of(config, REFERENCE_DEPTH)
@@ -103,7 +104,7 @@ def derive(config: Config, ranks: int = 1) -> Derived:
 
     def flops(stages: tuple[Stage, ...]) -> int:
         return sum(
-            _tokens([stage], sizes) * stage_flops_per_token(config, own, sizes, stage)
+            _tokens([stage], sizes) * stage_flops_per_token(config, matmuls, sizes, stage)
             for stage in stages
         )
 
@@ -136,7 +137,7 @@ def derive(config: Config, ranks: int = 1) -> Derived:
         weight_decay=_weight_decay(config, batch, r, counts),
         parameters={label: n for label, n in counts.items() if n},
         parameters_total=sum(counts.values()),
-        flops_per_token=flops_per_token(own, sizes),
+        flops_per_token=flops_per_token(matmuls, sizes),
         flops=flops(stages),
         memory_bytes=memory.peak,
         memory_fused_bytes=fused.peak,
@@ -167,19 +168,19 @@ def batch_rule(r: float) -> int:
     return 1 << round(log2(REFERENCE_BATCH_TOKENS * r**BATCH_EXPONENT))
 
 
-def flops_per_token(scaling_parameters: int, sizes: Sizes) -> int:
+def flops_per_token(matmul_parameters: int, sizes: Sizes) -> int:
     """Forward and backward FLOPs of the matmuls for one token, from shapes alone."""
     attention = sum(min(window, sizes.context) for window in sizes.windows)
-    return 6 * scaling_parameters + 12 * sizes.heads * sizes.head_width * attention
+    return 6 * matmul_parameters + 12 * sizes.heads * sizes.head_width * attention
 
 
 def stage_flops_per_token(
-    config: Config, scaling_parameters: int, sizes: Sizes, stage: Stage
+    config: Config, matmul_parameters: int, sizes: Sizes, stage: Stage
 ) -> int:
     """The same with the rows and windows of a stage."""
     windows = windows_of(config, sizes.layers, stage.long_window_tokens)
     staged = replace(sizes, context=sizes.context // stage.pieces, windows=windows)
-    return flops_per_token(scaling_parameters, staged)
+    return flops_per_token(matmul_parameters, staged)
 
 
 def _tokens(stages: Sequence[Stage], sizes: Sizes) -> int:
@@ -193,6 +194,13 @@ def _scaling_parameters(config: Config, sizes: Sizes) -> int:
         if p.name.startswith("blocks.") and p.label != "value_tables"
     )
     return in_blocks + sizes.vocab * sizes.width
+
+
+def matmul_parameters(config: Config, sizes: Sizes) -> int:
+    """Weights that the stream of tokens is multiplied by: those of the scaling rules and gates
+    outside the blocks, as nanochat counts them."""
+    outside = sum(p.count for p in parameters(config, sizes) if p.name == "smear.gate")
+    return _scaling_parameters(config, sizes) + outside
 
 
 def _warmup_steps(config: Config, steps: int) -> int:

@@ -60,6 +60,10 @@ class Muon:
     """MuonEq: rows to equal norms before orthogonalising (sub-toggle muon_equalize_rows)."""
     renormalize: bool = False
     """Muon+: Frobenius norm sqrt(min(m, n)) after orthogonalising (sub-toggle muon_renormalize)."""
+    norm_floor: float = 1e-10
+    """Norms of rows (MuonEq) and of whole updates (Muon+) below this count as this much, so that
+    what is nearly zero is not raised to full size. nanochat: 1e-6, which rows are below in the
+    first steps, while projections that start at zero have hardly moved."""
     cautious_decay: bool = False
     """Decay only where update and weight agree in sign (sub-toggle muon_cautious_decay)."""
 

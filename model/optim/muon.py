@@ -110,10 +110,10 @@ class Muon:
         stack.momentum.lerp_(stack.gradients, 1 - momentum)
         update = stack.gradients.lerp(stack.momentum, momentum).to(self.compute)
         if settings.equalize_rows:
-            update = equalize_rows(update)
+            update = equalize_rows(update, settings.norm_floor)
         update = orthogonalise(normalised(update), self.triples, stack.products).float()
         if settings.renormalize:
-            update = renormalise(update)
+            update = renormalise(update, settings.norm_floor)
         if settings.normuon is not None:
             assert stack.moment is not None
             update = even_out(update, stack.moment, settings.normuon.beta2)
@@ -123,13 +123,15 @@ class Muon:
         """The same step: rows and columns are scaled by what their norms say, once at the end."""
         settings = self.settings
         update = stack.fused.advance(stack.gradients, stack.momentum, momentum, self.compute)
-        update.mul_(row_factors(update, equalize=settings.equalize_rows))
+        floor = settings.norm_floor
+        update.mul_(row_factors(update, equalize=settings.equalize_rows, floor=floor))
         update = orthogonalise(update, self.triples, stack.products)
         factors = evening_factors(
             update,
             stack.moment,
             beta2=None if settings.normuon is None else settings.normuon.beta2,
             renormalize=settings.renormalize,
+            floor=floor,
         )
         stack.fused.apply(stack.weights, update, lr * factors, decay, settings.cautious_decay)
 

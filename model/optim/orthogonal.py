@@ -73,16 +73,17 @@ def normalised(x: Tensor) -> Tensor:
     return x / (frobenius(x) * NORM_SAFETY + NORM_EPS)
 
 
-def equalize_rows(x: Tensor) -> Tensor:
-    """MuonEq (arXiv 2603.28254): each row to norm |X|_F / sqrt(rows)."""
+def equalize_rows(x: Tensor, floor: float) -> Tensor:
+    """MuonEq (arXiv 2603.28254): each row to norm |X|_F / sqrt(rows); rows of a norm below `floor`
+    are multiplied as if they had that norm."""
     target = frobenius(x) / x.size(-2) ** 0.5
-    return x * (target / x.norm(dim=-1, keepdim=True).clamp_min(MOMENT_FLOOR))
+    return x * (target / x.norm(dim=-1, keepdim=True).clamp_min(floor))
 
 
-def renormalise(update: Tensor) -> Tensor:
-    """Muon+ (arXiv 2602.21545): Frobenius norm sqrt(min(m, n))."""
+def renormalise(update: Tensor, floor: float) -> Tensor:
+    """Muon+ (arXiv 2602.21545): Frobenius norm sqrt(min(m, n)), from a norm of at least `floor`."""
     target = min(update.shape[-2:]) ** 0.5
-    return update * (target / frobenius(update).clamp_min(MOMENT_FLOOR))
+    return update * (target / frobenius(update).clamp_min(floor))
 
 
 def even_out(update: Tensor, moment: Tensor, beta2: float) -> Tensor:
@@ -103,18 +104,23 @@ def frobenius(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True)
 
 
-def row_factors(x: Tensor, *, equalize: bool) -> Tensor:
+def row_factors(x: Tensor, *, equalize: bool, floor: float) -> Tensor:
     """What `equalize_rows` (where on) and `normalised` multiply rows by, in one: (N, m, 1)."""
     row = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
     whole = torch.linalg.vector_norm(row, dim=-2, keepdim=True)  # neither step changes it
     factor = 1 / (whole * NORM_SAFETY + NORM_EPS)
     if not equalize:
         return factor.expand_as(row)
-    return factor * whole / x.size(-2) ** 0.5 / row.clamp_min(MOMENT_FLOOR)
+    return factor * whole / x.size(-2) ** 0.5 / row.clamp_min(floor)
 
 
 def evening_factors(
-    update: Tensor, moment: Tensor | None, *, beta2: float | None, renormalize: bool
+    update: Tensor,
+    moment: Tensor | None,
+    *,
+    beta2: float | None,
+    renormalize: bool,
+    floor: float,
 ) -> Tensor:
     """What `renormalise` and `even_out` (each where on) multiply by: (N, m, 1) or (N, 1, n).
 
@@ -125,7 +131,7 @@ def evening_factors(
     whole = frobenius(norms)
     scale = torch.ones_like(whole)
     if renormalize:
-        scale = min(update.shape[-2:]) ** 0.5 / whole.clamp_min(MOMENT_FLOOR)
+        scale = min(update.shape[-2:]) ** 0.5 / whole.clamp_min(floor)
     if beta2 is None or moment is None:
         return scale.expand_as(norms)
     norms, whole = norms * scale, whole * scale

@@ -1,7 +1,7 @@
 """Processes that compile kernels while the trainer is built: started, waited for, ended.
 
 `model.runtime.precompile` starts them; whoever needs such a kernel first calls `wait`. It knows no
-kernel, so that kernels can import it. """
+kernel, so that kernels can import it."""
 
 import atexit
 import subprocess

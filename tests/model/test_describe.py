@@ -31,7 +31,7 @@ def test_d24_has_nanochats_counts_to_the_parameter() -> None:
     scalars = ("resid_scalars", "x0_scalars", "smear", "backout")
     assert sum(counts[label] for label in scalars) == 74
     assert d24["parameters_total"] == 1_384_122_122
-    assert d24["flops_per_token"] == 4_775_225_472
+    assert d24["flops_per_token"] == 4_775_225_616
 
 
 def test_the_dial_gives_nanochats_batch_and_decay_at_d8_even_with_steps_by_hand() -> None:

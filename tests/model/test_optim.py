@@ -46,12 +46,23 @@ def test_orthogonalise_is_the_odd_polynomial_of_the_singular_values() -> None:
 
 def test_rows_are_equalized_to_a_share_of_the_frobenius_norm() -> None:
     x = matrix(5, 7)
-    rows = orthogonal.equalize_rows(x[None])[0].norm(dim=1)
+    rows = orthogonal.equalize_rows(x[None], 1e-6)[0].norm(dim=1)
     torch.testing.assert_close(rows, torch.full_like(rows, float(x.norm()) / math.sqrt(5)))
 
 
+def test_rows_and_updates_below_the_floor_stay_small() -> None:
+    """By hand: |x|_F is 5e-9, and so is the target of its only row; 5e-9 / 1e-6 is 0.005."""
+    x = torch.tensor([[[3e-9, 4e-9]]], dtype=torch.float64)
+    torch.testing.assert_close(orthogonal.equalize_rows(x, 1e-6), 0.005 * x)
+    torch.testing.assert_close(orthogonal.renormalise(x, 1e-6), 1e6 * x)
+    factors = orthogonal.row_factors(x.float(), equalize=True, floor=1e-6)
+    one_by_one = orthogonal.normalised(orthogonal.equalize_rows(x, 1e-6))
+    # the fused form takes the norm before equalising, which here is 1e6 times smaller than NORM_EPS
+    assert (factors * x).abs().max() == pytest.approx(one_by_one.abs().max().item(), rel=1e-2)
+
+
 def test_renormalise_sets_the_frobenius_norm() -> None:
-    update = orthogonal.renormalise(matrix(5, 7)[None])[0]
+    update = orthogonal.renormalise(matrix(5, 7)[None], 1e-6)[0]
     assert update.norm().item() == pytest.approx(math.sqrt(5))
 
 

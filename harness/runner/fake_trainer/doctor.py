@@ -14,7 +14,6 @@ from typing import Any
 from harness import files
 from harness.runner.fake_trainer import config as fake
 from harness.runner.fake_trainer.machine import CLOCK_MHZ, Machine, visible_gpus
-from harness.runner.fake_trainer.train import command_line
 
 SHARD_TOKENS = 10_000_000
 CHECKPOINTS_KEPT = 2
@@ -131,6 +130,7 @@ def main(machine_type: type[Machine] = Machine) -> int:
     if len(sys.argv) == 1:
         print(json.dumps(machine()))
         return 0
+    from harness.runner.fake_trainer.train import command_line  # the machine needs no trainer
 
     def reply(
         config: dict[str, Any], out: Path, *arguments: Any, nodes: int, probe: bool, **_: Any

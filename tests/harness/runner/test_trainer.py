@@ -123,6 +123,6 @@ def test_torchrun_starts_several_ranks_and_one_rank_starts_directly(tmp_path):
 def test_another_launcher_starts_the_ranks_of_every_verb(tmp_path):
     trainer = NativeTrainer(tmp_path)
     trainer.launcher = lambda python, arguments, ranks: ["srun", arguments[0], str(ranks)]
-    for verb in ("train", "pace", "probe"):
-        command = getattr(trainer, f"{verb}_command")
+    for name, verb in (("train", "train"), ("pace", "pace"), ("probe", "doctor")):
+        command = getattr(trainer, f"{name}_command")
         assert command(tmp_path / "c", tmp_path, 2) == ["srun", f"model.{verb}", "2"]
