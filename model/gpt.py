@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.arch.linear import Linear, joint, linear
-from model.arch.norm import norm_of, rms_norm
-from model.arch.parameter import Constant, Init, Normal, Uniform, parameter
+from model.arch.norm import RMSNorm, norm_of, rms_norm
+from model.arch.parameter import Parameters
 from model.arch.position_ids import PositionIds
 from model.attention import BACKENDS
 from model.config import Config
-from model.config.shapes import Sizes, has_value_embedding, mlp_width, paired_layers
+from model.config.shapes import Sizes, has_value_embedding, paired_layers
 from model.kernels import Kernels, compute_type, fused
 from model.kernels.fp8 import Fp8
 from model.tricks.backout import Backout
@@ -36,7 +36,6 @@ from model.tricks.unet_skips import Skip, UNetSkips, skipped
 from model.tricks.value_embeddings import ValueEmbedding
 from model.tricks.xsa import exclusive
 
-GPT2_STD = 0.02
 LEAKY_SLOPE = 0.5  # as @parinzee (openai/parameter-golf, PR 493) and nanochat squared it
 
 
@@ -45,38 +44,40 @@ class GPT(nn.Module):
 
     def __init__(self, config: Config, sizes: Sizes, kernels: Kernels) -> None:
         super().__init__()
-        model, layers, width = config.model, sizes.layers, sizes.width
+        model, layers = config.model, sizes.layers
         self.compute = compute_type(config)
-        inits = Inits(config, sizes)
+        own = Parameters.of(config, sizes)
         self.fp8 = Fp8(model.fp8, kernels.fp8) if model.fp8 else None
-        self.embedding = Table(sizes.vocab, width, "embedding", inits.embedding, self.compute)
+        self.embedding = Table(own.under("embedding"))
         self.positions = None
         if model.rotary is None:
-            self.positions = Table(
-                sizes.context, width, "positions", Normal(GPT2_STD), torch.float32
-            )
+            self.positions = Table(own.under("positions"))
         self.rotary = Rotary(model.rotary, sizes.head_width) if model.rotary else None
         self.heads, self.paired = sizes.heads, paired_layers(config, sizes)
         self.bigram_hash_embedding = None
         if model.bigram_hash_embedding is not None:
             self.bigram_hash_embedding = BigramHashEmbedding(
-                model.bigram_hash_embedding, sizes, self.compute
+                own.under("bigram_hash_embedding"), model.bigram_hash_embedding
             )
-        self.embedding_norm = norm_of("rmsnorm", width) if model.norm == "rmsnorm" else None
-        self.smear = Smear(model.smear) if model.smear else None
+        self.embedding_norm = RMSNorm() if model.norm == "rmsnorm" else None
+        self.smear = Smear(own.under("smear")) if model.smear else None
         self.residual_scalars = None
         if model.residual_scalars is not None:
-            self.residual_scalars = ResidualScalars(model.residual_scalars, layers)
-        self.unet_skips = UNetSkips(model.unet_skips, layers) if model.unet_skips else None
-        self.backout = Backout(model.backout, layers) if model.backout else None
+            self.residual_scalars = ResidualScalars(own.under("residual_scalars"))
+        self.unet_skips = self.backout = None
+        if model.unet_skips is not None:
+            self.unet_skips = UNetSkips(own.under("unet_skips"), layers)
+        if model.backout is not None:
+            self.backout = Backout(own.under("backout"), layers)
         self.keeps_outputs = self.unet_skips is not None or self.backout is not None
         self.blocks = nn.ModuleList(
-            Block(config, sizes, i, inits, kernels, self.fp8) for i in range(layers)
+            Block(own.under(f"blocks.{i}"), config, sizes, i, kernels, self.fp8)
+            for i in range(layers)
         )
-        self.final_norm = norm_of(model.norm, width)
+        self.final_norm = norm_of(own.under("final_norm"))
         self.head = None
         if not model.tied_head:
-            self.head = Table(sizes.vocab, width, "head", inits.head, torch.float32)
+            self.head = Table(own.under("head"))
         self.head_fp8 = self.fp8 if self.fp8 is not None and self.fp8.head else None
         self.softcap = model.softcap.cap if model.softcap else None
         self.logit_rescale = model.logit_rescale
@@ -227,18 +228,18 @@ class Block(nn.Module):
 
     def __init__(
         self,
+        own: Parameters,
         config: Config,
         sizes: Sizes,
         layer: int,
-        inits: "Inits",
         kernels: Kernels,
         fp8: Fp8 | None,
     ) -> None:
         super().__init__()
-        self.attention_norm = norm_of(config.model.norm, sizes.width)
-        self.attention = Attention(config, sizes, layer, inits, kernels, fp8)
-        self.mlp_norm = norm_of(config.model.norm, sizes.width)
-        self.mlp = MLP(config, sizes.width, inits, kernels, fp8)
+        self.attention_norm = norm_of(own.under("attention_norm"))
+        self.attention = Attention(own.under("attention"), config, sizes, layer, kernels, fp8)
+        self.mlp_norm = norm_of(own.under("mlp_norm"))
+        self.mlp = MLP(own.under("mlp"), config, kernels, fp8)
 
     def forward(
         self,
@@ -264,39 +265,34 @@ class Attention(nn.Module):
 
     def __init__(
         self,
+        own: Parameters,
         config: Config,
         sizes: Sizes,
         layer: int,
-        inits: "Inits",
         kernels: Kernels,
         fp8: Fp8 | None,
     ) -> None:
         super().__init__()
-        model, width = config.model, sizes.width
+        model = config.model
         self.heads, self.head_width = sizes.heads, sizes.head_width
         self.window, self.attend = sizes.windows[layer], BACKENDS[kernels.attention]
-        self.query = Linear(width, width, bias=model.bias, init=inits.inner, fp8=fp8)
-        self.key = Linear(width, width, bias=model.bias, init=inits.inner, fp8=fp8)
-        self.value = Linear(width, width, bias=model.bias, init=inits.inner, fp8=fp8)
-        self.out = Linear(width, width, bias=model.bias, init=inits.residual, fp8=fp8)
+        self.query = Linear(own.under("query"), fp8)
+        self.key = Linear(own.under("key"), fp8)
+        self.value = Linear(own.under("value"), fp8)
+        self.out = Linear(own.under("out"), fp8)
         self.qk_scale = model.qk_norm.scale if model.qk_norm else None
         self.paired = paired_layers(config, sizes)[layer]
         self.offsets_keys = model.partial_key_offset and self.window >= sizes.context
         self.xsa = model.xsa
         self.sparse_gate = None
         if model.sparse_attention_gate is not None:
-            self.sparse_gate = SparseAttentionGate(model.sparse_attention_gate, sizes.heads)
+            self.sparse_gate = SparseAttentionGate(own.under("sparse_gate"))
         self.fused_qkv = fused(kernels.qkv, "qkv")
         self.fused_products = fused(kernels.products, "products") if fp8 is None else None
         self.value_embedding = None
         if model.value_embeddings is not None and has_value_embedding(layer, sizes.layers):
             self.value_embedding = ValueEmbedding(
-                model.value_embeddings,
-                vocab=sizes.vocab,
-                heads=sizes.heads,
-                head_width=sizes.head_width,
-                width=width,
-                dtype=compute_type(config),
+                own.under("value_embedding"), model.value_embeddings, sizes
             )
 
     def forward(
@@ -340,18 +336,13 @@ class MLP(nn.Module):
     """The residual plus D -> 4 D -> D with GELU (GPT-2's tanh form), squared ReLU or its leaky
     form, or gated (trick `swiglu`)."""
 
-    def __init__(
-        self, config: Config, width: int, inits: "Inits", kernels: Kernels, fp8: Fp8 | None
-    ) -> None:
+    def __init__(self, own: Parameters, config: Config, kernels: Kernels, fp8: Fp8 | None) -> None:
         super().__init__()
-        self.activation, bias = config.model.activation, config.model.bias
-        hidden = mlp_width(config, width)
+        self.activation = config.model.activation
         self.fused_products = fused(kernels.products, "products") if fp8 is None else None
-        self.up = Linear(width, hidden, bias=bias, init=inits.up, fp8=fp8)
-        self.swiglu = None
-        if self.activation == "swiglu":
-            self.swiglu = SwiGLU(width, hidden, bias=bias, init=inits.up, fp8=fp8)
-        self.down = Linear(hidden, width, bias=bias, init=inits.residual, fp8=fp8)
+        self.up = Linear(own.under("up"), fp8)
+        self.swiglu = SwiGLU(own.under("swiglu"), fp8) if self.activation == "swiglu" else None
+        self.down = Linear(own.under("down"), fp8)
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         if self.fused_products is not None:
@@ -372,28 +363,9 @@ class MLP(nn.Module):
 class Table(nn.Module):
     """Rows (N, D) looked up by index."""
 
-    def __init__(self, rows: int, width: int, label: str, init: Init, dtype: torch.dtype) -> None:
+    def __init__(self, own: Parameters) -> None:
         super().__init__()
-        self.weight = parameter(rows, width, label=label, init=init, dtype=dtype)
+        self.weight = own["weight"]
 
     def forward(self, index: Tensor) -> Tensor:
         return F.embedding(index, self.weight)
-
-
-class Inits:
-    """Initial distributions of the weights: GPT-2's, or zero residual projections (`zero_init`)."""
-
-    def __init__(self, config: Config, sizes: Sizes) -> None:
-        self.inner: Init = Normal(GPT2_STD)
-        self.up: Init = Normal(GPT2_STD)
-        self.residual: Init = Normal(GPT2_STD / (2 * sizes.layers) ** 0.5)
-        self.embedding: Init = Normal(GPT2_STD)
-        self.head: Init = Normal(GPT2_STD)
-        if config.model.init == "zero_projections":
-            bound = (3 / sizes.width) ** 0.5
-            self.inner = Uniform(-bound, bound)
-            self.up = Uniform(-0.4 * bound, 0.4 * bound)
-            self.residual = Constant(0.0)
-            self.head = Normal(0.001)
-            if not config.model.tied_head:  # a table that is also the head keeps the head's scale
-                self.embedding = Normal(0.8)

@@ -37,9 +37,9 @@ from benchmarks.speed.overlap import Overlap, overlap_of, spans_of
 from model.config import Config
 from model.config.derive import Derived
 from model.config.memory import MASTER_BYTES, TABLES, compute_bytes
+from model.config.parameters import Parameter, parameters
 from model.config.reader import parse_overrides
 from model.config.resolve import resolve
-from model.config.shapes import Parameter, parameters
 from model.distributed.ranks import Exchange, Ranks, from_environment, join_group, leave_group
 from model.errors import ModelError
 

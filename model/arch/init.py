@@ -11,9 +11,10 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from model.arch.parameter import Constant, init_of
+from model.arch.parameter import declaration_of
+from model.config.parameters import Constant, Init, Linspace, Normal, Uniform
 
 CHUNK = (
     2**18
@@ -35,7 +36,7 @@ def key_of(seed: int, name: str) -> int:
 
 @torch.no_grad()
 def _fill(name: str, tensor: nn.Parameter, seed: int) -> None:
-    init = init_of(tensor)
+    init = declaration_of(tensor).init
     if isinstance(init, Constant):
         tensor.fill_(init.value)
         return
@@ -45,5 +46,17 @@ def _fill(name: str, tensor: nn.Parameter, seed: int) -> None:
     for start in range(0, flat.numel(), CHUNK):
         place = flat[start : start + CHUNK]
         drawn = scratch[: place.numel()]
-        init.draw(drawn, generator)
+        _draw(init, drawn, generator)
         place.copy_(drawn)
+
+
+def _draw(init: Init, out: Tensor, generator: torch.Generator) -> None:
+    match init:
+        case Normal(std):
+            out.normal_(0.0, std, generator=generator)
+        case Uniform(low, high):
+            out.uniform_(low, high, generator=generator)
+        case Linspace(first, last):
+            out.copy_(torch.linspace(first, last, out.numel()))
+        case Constant(value):
+            out.fill_(value)

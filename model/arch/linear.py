@@ -5,19 +5,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.arch.parameter import Constant, Init, parameter
+from model.arch.parameter import Parameters
 from model.kernels.fp8 import Fp8
 
 
 class Linear(nn.Module):
     """x (..., columns) -> (..., rows); weight (rows, columns), label `matrices`; bias optional."""
 
-    def __init__(
-        self, columns: int, rows: int, *, bias: bool, init: Init, fp8: Fp8 | None = None
-    ) -> None:
+    def __init__(self, own: Parameters, fp8: Fp8 | None = None) -> None:
         super().__init__()
-        self.weight = parameter(rows, columns, label="matrices", init=init)
-        self.bias = parameter(rows, label="biases", init=Constant(0.0)) if bias else None
+        self.weight = own["weight"]
+        self.bias = own.get("bias")
         self.fp8 = fp8
 
     def forward(self, x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.arch.parameter import Constant, parameter
+from model.arch.parameter import Parameters
 
 LAYERNORM_EPS = 1e-5  # GPT-2's
 
@@ -11,10 +11,9 @@ LAYERNORM_EPS = 1e-5  # GPT-2's
 class LayerNorm(nn.Module):
     """Mean 0 and variance 1 over D, then weight and bias. x (..., D)."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, own: Parameters) -> None:
         super().__init__()
-        self.weight = parameter(width, label="norms", init=Constant(1.0))
-        self.bias = parameter(width, label="norms", init=Constant(0.0))
+        self.weight, self.bias = own["weight"], own["bias"]
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
@@ -33,6 +32,6 @@ def rms_norm(x: Tensor) -> Tensor:
     return F.rms_norm(x, (x.size(-1),))
 
 
-def norm_of(kind: str, width: int) -> nn.Module:
-    """A new norm of the configured kind."""
-    return LayerNorm(width) if kind == "layernorm" else RMSNorm()
+def norm_of(own: Parameters) -> nn.Module:
+    """LayerNorm where one is declared, else RMSNorm."""
+    return LayerNorm(own) if "weight" in own else RMSNorm()

@@ -1,74 +1,59 @@
-"""A parameter says where it is made which label it carries and how it is drawn.
+"""The declared parameters of a model (model/config/parameters.py) as tensors.
 
-So a trick's file shows its tensors, their optimizer label and their initial values on one line
-each. `model.init` draws them, `model.optim` groups them by label.
+A module takes its tensors by name, so its file shows what it computes with, and shape, label and
+initial distribution are declared once.
 """
 
-from dataclasses import dataclass
-
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+from model.config import Config
+from model.config.parameters import Parameter, parameters
+from model.config.shapes import Sizes
+from model.kernels import compute_type
 
 
-@dataclass(frozen=True)
-class Normal:
-    """Draws from N(0, std^2)."""
+class Parameters:
+    """Declared parameters below a name; `[...]` makes the tensor of one.
 
-    std: float
+    A tensor is empty (`model.arch.init` draws it) and carries its declaration.
+    """
 
-    def draw(self, out: Tensor, generator: torch.Generator) -> None:
-        out.normal_(0.0, self.std, generator=generator)
+    def __init__(
+        self, declared: dict[str, Parameter], compute: torch.dtype, prefix: str = ""
+    ) -> None:
+        self._declared, self._compute, self._prefix = declared, compute, prefix
 
+    @classmethod
+    def of(cls, config: Config, sizes: Sizes) -> "Parameters":
+        """All parameters of a configuration."""
+        declared = {each.name: each for each in parameters(config, sizes)}
+        return cls(declared, compute_type(config))
 
-@dataclass(frozen=True)
-class Uniform:
-    """Draws from [low, high)."""
+    def under(self, name: str) -> "Parameters":
+        """Those whose names begin with `name` and a dot."""
+        return Parameters(self._declared, self._compute, f"{self._prefix}{name}.")
 
-    low: float
-    high: float
+    def __contains__(self, name: str) -> bool:
+        return self._prefix + name in self._declared
 
-    def draw(self, out: Tensor, generator: torch.Generator) -> None:
-        out.uniform_(self.low, self.high, generator=generator)
+    def get(self, name: str) -> nn.Parameter | None:
+        """The tensor of a declared parameter; None where none is declared."""
+        declared = self._declared.get(self._prefix + name)
+        return None if declared is None else made(declared, self._compute)
 
-
-@dataclass(frozen=True)
-class Constant:
-    """One value everywhere."""
-
-    value: float
-
-    def draw(self, out: Tensor, generator: torch.Generator) -> None:
-        out.fill_(self.value)
-
-
-@dataclass(frozen=True)
-class Linspace:
-    """Evenly spaced values over a vector, both ends included."""
-
-    first: float
-    last: float
-
-    def draw(self, out: Tensor, generator: torch.Generator) -> None:
-        out.copy_(torch.linspace(self.first, self.last, out.numel()))
+    def __getitem__(self, name: str) -> nn.Parameter:
+        return made(self._declared[self._prefix + name], self._compute)
 
 
-Init = Normal | Uniform | Constant | Linspace
-
-
-def parameter(
-    *shape: int, label: str, init: Init, dtype: torch.dtype = torch.float32
-) -> nn.Parameter:
-    """An empty parameter that carries its label and its initial distribution."""
-    tensor = nn.Parameter(torch.empty(*shape, dtype=dtype))
-    tensor.label, tensor.init = label, init  # type: ignore[attr-defined]
+def made(declared: Parameter, compute: torch.dtype = torch.float32) -> nn.Parameter:
+    """An empty tensor that carries its declaration."""
+    dtype = compute if declared.in_compute_type else torch.float32
+    tensor = nn.Parameter(torch.empty(*declared.shape, dtype=dtype))
+    tensor.declared = declared  # type: ignore[attr-defined]
     return tensor
 
 
-def label_of(tensor: nn.Parameter) -> str:
-    """The label given where the parameter was made."""
-    return tensor.label  # type: ignore[attr-defined]
-
-
-def init_of(tensor: nn.Parameter) -> Init:
-    """The distribution given where the parameter was made."""
-    return tensor.init  # type: ignore[attr-defined]
+def declaration_of(tensor: nn.Parameter) -> Parameter:
+    """What a tensor was made from."""
+    return tensor.declared  # type: ignore[attr-defined]

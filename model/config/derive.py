@@ -13,7 +13,8 @@ from model.config import AdamW, Config, checks
 from model.config.horizon import Kind, horizon_of
 from model.config.kernel_eligibility import fusible
 from model.config.memory import memory_of
-from model.config.shapes import LABELS, Sizes, parameters, sizes_of, windows_of
+from model.config.parameters import LABELS, parameters
+from model.config.shapes import Sizes, sizes_of, windows_of
 from model.config.stages import Stage, factored_rows, stage_at, stages_of
 from model.errors import ConfigError, ConfigErrors
 
@@ -189,9 +190,7 @@ def _tokens(stages: Sequence[Stage], sizes: Sizes) -> int:
 
 def _scaling_parameters(config: Config, sizes: Sizes) -> int:
     in_blocks = sum(
-        p.count
-        for p in parameters(config, sizes)
-        if p.name.startswith("blocks.") and p.label != "value_tables"
+        p.count for p in parameters(config, sizes) if p.name.startswith("blocks.") and not p.lookup
     )
     return in_blocks + sizes.vocab * sizes.width
 
@@ -199,8 +198,8 @@ def _scaling_parameters(config: Config, sizes: Sizes) -> int:
 def matmul_parameters(config: Config, sizes: Sizes) -> int:
     """Weights that the stream of tokens is multiplied by: those of the scaling rules and gates
     outside the blocks, as nanochat counts them."""
-    outside = sum(p.count for p in parameters(config, sizes) if p.name == "smear.gate")
-    return _scaling_parameters(config, sizes) + outside
+    tied_head = sizes.vocab * sizes.width if config.model.tied_head else 0
+    return tied_head + sum(p.count for p in parameters(config, sizes) if p.in_matmul)
 
 
 def _warmup_steps(config: Config, steps: int) -> int:

@@ -1,12 +1,9 @@
-"""Every parameter of a configuration by formula: name, shape, label. No torch.
+"""The sizes of a model by formula: width, heads, windows, rows of tables. No torch.
 
-`describe` counts with this for fifty arms in a second; a test holds it equal to the built model,
-name by name. B batch, T tokens, D width, H heads, K head width, L layers, V padded vocabulary.
+T tokens, D width, H heads, K head width, L layers, V padded vocabulary.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from math import prod
 
 from model.config import BigramHashEmbedding, Config
 
@@ -15,23 +12,6 @@ WINDOW_MULTIPLE = 128  # short windows in whole tiles of the attention kernels
 SWIGLU_MULTIPLE = 16  # rows of whole 16 bytes, in 8-bit formats too
 FP8_MULTIPLE = 16  # sides of a product in 8 bits: rows of whole 16 bytes
 FP8_LEAST = 128  # smaller ones gain nothing (nanochat, torchao)
-
-LABELS = (
-    "matrices",
-    "head",
-    "embedding",
-    "positions",
-    "norms",
-    "biases",
-    "value_tables",
-    "resid_scalars",
-    "x0_scalars",
-    "smear",
-    "backout",
-    "attention_gates",
-    "bigram_table",
-    "bigram_scalars",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,19 +27,6 @@ class Sizes:
     """Padded: the rows of the tables."""
     windows: tuple[int, ...]
     """Of each layer; a query sees itself and this many keys before it; `context` means all."""
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One tensor of the model."""
-
-    name: str
-    shape: tuple[int, ...]
-    label: str
-
-    @property
-    def count(self) -> int:
-        return prod(self.shape)
 
 
 def sizes_of(config: Config, depth: int | None = None) -> Sizes:
@@ -126,68 +93,6 @@ def mlp_width(config: Config, width: int) -> int:
 def fp8_takes(rows: int, columns: int) -> bool:
     """Whether products with a weight of this shape run in 8 bits, where trick `fp8` is on."""
     return rows % FP8_MULTIPLE == columns % FP8_MULTIPLE == 0 and min(rows, columns) >= FP8_LEAST
-
-
-def parameters(config: Config, sizes: Sizes) -> Iterator[Parameter]:
-    """All parameters in the order of the model's modules."""
-    model, width = config.model, sizes.width
-    yield Parameter("embedding.weight", (sizes.vocab, width), "embedding")
-    if model.rotary is None:
-        yield Parameter("positions.weight", (sizes.context, width), "positions")
-    if model.bigram_hash_embedding is not None:
-        at, rows = "bigram_hash_embedding", bigram_rows(model.bigram_hash_embedding, sizes)
-        yield Parameter(f"{at}.table", (rows, width), "bigram_table")
-        yield Parameter(f"{at}.factors", (sizes.layers,), "bigram_scalars")
-    if model.smear is not None:
-        yield Parameter("smear.factor", (1,), "smear")
-        yield Parameter("smear.gate", (1, model.smear.gate_channels), "smear")
-    if model.residual_scalars is not None:
-        yield Parameter("residual_scalars.resid", (sizes.layers,), "resid_scalars")
-        yield Parameter("residual_scalars.x0", (sizes.layers,), "x0_scalars")
-    if model.unet_skips is not None:
-        yield Parameter("unet_skips.factors", (sizes.layers // 2,), "x0_scalars")
-    if model.backout is not None:
-        yield Parameter("backout.factor", (1,), "backout")
-    for layer in range(sizes.layers):
-        yield from _block(config, sizes, layer)
-    if model.norm == "layernorm":
-        yield from _norm("final_norm", width)
-    if not model.tied_head:
-        yield Parameter("head.weight", (sizes.vocab, width), "head")
-
-
-def _block(config: Config, sizes: Sizes, layer: int) -> Iterator[Parameter]:
-    model, width, at = config.model, sizes.width, f"blocks.{layer}"
-    if model.norm == "layernorm":
-        yield from _norm(f"{at}.attention_norm", width)
-        yield from _norm(f"{at}.mlp_norm", width)
-    for name in ("query", "key", "value", "out"):
-        yield from _linear(f"{at}.attention.{name}", width, width, model.bias)
-    if model.value_embeddings is not None and has_value_embedding(layer, sizes.layers):
-        inner = sizes.heads * sizes.head_width
-        channels = model.value_embeddings.gate_channels
-        at_ve = f"{at}.attention.value_embedding"
-        yield Parameter(f"{at_ve}.table", (sizes.vocab, inner), "value_tables")
-        yield Parameter(f"{at_ve}.gate", (sizes.heads, channels), "matrices")
-    if model.sparse_attention_gate is not None:
-        shape = (sizes.heads, model.sparse_attention_gate.gate_channels)
-        yield Parameter(f"{at}.attention.sparse_gate.gate", shape, "attention_gates")
-    hidden = mlp_width(config, width)
-    yield from _linear(f"{at}.mlp.up", width, hidden, model.bias)
-    if model.activation == "swiglu":
-        yield from _linear(f"{at}.mlp.swiglu.gate", width, hidden, model.bias)
-    yield from _linear(f"{at}.mlp.down", hidden, width, model.bias)
-
-
-def _norm(name: str, width: int) -> Iterator[Parameter]:
-    yield Parameter(f"{name}.weight", (width,), "norms")
-    yield Parameter(f"{name}.bias", (width,), "norms")
-
-
-def _linear(name: str, columns: int, rows: int, bias: bool) -> Iterator[Parameter]:
-    yield Parameter(f"{name}.weight", (rows, columns), "matrices")
-    if bias:
-        yield Parameter(f"{name}.bias", (rows,), "biases")
 
 
 def round_up(value: int, multiple: int) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from model.arch.parameter import label_of
+from model.arch.parameter import declaration_of
 from model.config import Config
 from model.config.derive import Derived, label_settings
 from model.config.schedules import lr_scale, muon_decay_scale, muon_momentum
@@ -226,5 +226,5 @@ def group_by_label(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     """Parameters by the label that each was made with."""
     groups: dict[str, list[nn.Parameter]] = {}
     for _, tensor in model.named_parameters():
-        groups.setdefault(label_of(tensor), []).append(tensor)
+        groups.setdefault(declaration_of(tensor).label, []).append(tensor)
     return groups

@@ -10,17 +10,15 @@ residual scalars already weigh the stream.
 
 from torch import Tensor, nn
 
-from model.arch.parameter import Constant, parameter
-from model.config import Backout as Settings
+from model.arch.parameter import Parameters
 
 
 class Backout(nn.Module):
     """One factor, label `backout`."""
 
-    def __init__(self, settings: Settings, layers: int) -> None:
+    def __init__(self, own: Parameters, layers: int) -> None:
         super().__init__()
-        self.layer = layers // 2
-        self.factor = parameter(1, label="backout", init=Constant(settings.init))
+        self.layer, self.factor = layers // 2, own["factor"]
 
     def forward(self, x: Tensor, middle: Tensor) -> Tensor:
         return x - self.factor.to(x.dtype) * middle

@@ -19,10 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.arch.parameter import Constant, parameter
+from model.arch.parameter import Parameters
 from model.arch.shared_tensor import Shared, summed
 from model.config import BigramHashEmbedding as Settings
-from model.config.shapes import Sizes, bigram_rows
 
 SPREAD_THIS, SPREAD_BEFORE = 36313, 27191  # modded-nanogpt's; large, so that all of a table is used
 SIGN_SEED = 0  # of the signs, which are part of the hash
@@ -36,15 +35,12 @@ class BigramHashEmbedding(nn.Module):
 
     signs: Tensor | None
 
-    def __init__(self, settings: Settings, sizes: Sizes, dtype: torch.dtype) -> None:
+    def __init__(self, own: Parameters, settings: Settings) -> None:
         super().__init__()
-        rows = bigram_rows(settings, sizes)
-        zero = Constant(0.0)
-        self.table = parameter(rows, sizes.width, label="bigram_table", init=zero, dtype=dtype)
-        self.factors = parameter(sizes.layers, label="bigram_scalars", init=Constant(settings.init))
+        self.table, self.factors = own["table"], own["factors"]
         signs = None
         if settings.sign_rows is not None:
-            signs = random_signs(settings.sign_rows, sizes.width).to(self.table)
+            signs = random_signs(settings.sign_rows, self.table.size(1)).to(self.table)
         self.register_buffer("signs", signs, persistent=False)
         self.summed: Callable[[tuple[Tensor, ...]], Tensor] = summed  # the compiler's, if any
 

@@ -13,9 +13,8 @@ skips touch the same stream.
 
 from torch import Tensor, nn
 
-from model.arch.parameter import Linspace, parameter
+from model.arch.parameter import Parameters
 from model.arch.shared_tensor import Shared, summed
-from model.config import ResidualScalars as Settings
 
 Mix = tuple[Tensor, Tensor, Tensor]
 """A layer's two factors, and x0."""
@@ -24,12 +23,9 @@ Mix = tuple[Tensor, Tensor, Tensor]
 class ResidualScalars(nn.Module):
     """Two factors a layer, labels `resid_scalars` and `x0_scalars`."""
 
-    def __init__(self, settings: Settings, layers: int) -> None:
+    def __init__(self, own: Parameters) -> None:
         super().__init__()
-        resid = Linspace(settings.resid_first, settings.resid_last)
-        x0 = Linspace(settings.x0_first, settings.x0_last)
-        self.resid = parameter(layers, label="resid_scalars", init=resid)
-        self.x0 = parameter(layers, label="x0_scalars", init=x0)
+        self.resid, self.x0 = own["resid"], own["x0"]
         self.summed = summed  # the compiler's, where there is one
 
     def share(self, x0: Tensor) -> tuple[Tensor, ...]:

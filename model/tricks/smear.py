@@ -13,17 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.arch.parameter import Constant, Uniform, parameter
-from model.config import Smear as Settings
+from model.arch.parameter import Parameters
 
 
 class Smear(nn.Module):
     """Gate (1, C) and factor (1), label `smear`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, own: Parameters) -> None:
         super().__init__()
-        self.factor = parameter(1, label="smear", init=Constant(0.0))
-        self.gate = parameter(1, settings.gate_channels, label="smear", init=Uniform(0.0, 0.02))
+        self.factor, self.gate = own["factor"], own["gate"]
 
     def forward(self, x: Tensor) -> Tensor:
         current, before = x[:, 1:], x[:, :-1]

@@ -14,18 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.arch.parameter import Constant, parameter
-from model.config import SparseAttentionGate as Settings
+from model.arch.parameter import Parameters
 
 
 class SparseAttentionGate(nn.Module):
     """Gate (H, C), label `attention_gates`."""
 
-    def __init__(self, settings: Settings, heads: int) -> None:
+    def __init__(self, own: Parameters) -> None:
         super().__init__()
-        self.gate = parameter(
-            heads, settings.gate_channels, label="attention_gates", init=Constant(0.0)
-        )
+        self.gate = own["gate"]
 
     def forward(self, y: Tensor, x: Tensor) -> Tensor:
         gate = F.linear(x[..., : self.gate.size(1)], self.gate.to(x.dtype))  # (B, T, H)

@@ -14,18 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.arch.linear import Linear, joint
-from model.arch.parameter import Init
+from model.arch.parameter import Parameters
 from model.kernels.fp8 import Fp8
 
 
 class SwiGLU(nn.Module):
     """The gate: a Linear (F, D), label `matrices`."""
 
-    def __init__(
-        self, width: int, hidden: int, *, bias: bool, init: Init, fp8: Fp8 | None = None
-    ) -> None:
+    def __init__(self, own: Parameters, fp8: Fp8 | None = None) -> None:
         super().__init__()
-        self.gate = Linear(width, hidden, bias=bias, init=init, fp8=fp8)
+        self.gate = Linear(own.under("gate"), fp8)
 
     def forward(self, x: Tensor, up: Linear) -> Tensor:
         """x (..., D) -> the hidden layer (..., F), gated."""

@@ -10,8 +10,7 @@ layers; their gains overlap.
 
 from torch import Tensor, nn
 
-from model.arch.parameter import Constant, parameter
-from model.config import UNetSkips as Settings
+from model.arch.parameter import Parameters
 
 Skip = tuple[Tensor, Tensor]
 """A pair's factor, and the output of its first block."""
@@ -20,10 +19,9 @@ Skip = tuple[Tensor, Tensor]
 class UNetSkips(nn.Module):
     """One factor a pair of blocks, label `x0_scalars`."""
 
-    def __init__(self, settings: Settings, layers: int) -> None:
+    def __init__(self, own: Parameters, layers: int) -> None:
         super().__init__()
-        self.layers = layers
-        self.factors = parameter(layers // 2, label="x0_scalars", init=Constant(settings.init))
+        self.layers, self.factors = layers, own["factors"]
 
     def forward(self, layer: int, outputs: list[Tensor]) -> Skip | None:
         """What `skipped` needs before a layer; null in the first half."""

@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.arch.parameter import Uniform, parameter
+from model.arch.parameter import Parameters
 from model.config import ValueEmbeddings as Settings
+from model.config.shapes import Sizes
 
 
 class ValueEmbedding(nn.Module):
@@ -22,27 +23,14 @@ class ValueEmbedding(nn.Module):
 
     def __init__(
         self,
+        own: Parameters,
         settings: Settings,
-        *,
-        vocab: int,
-        heads: int,
-        head_width: int,
-        width: int,
-        dtype: torch.dtype,
+        sizes: Sizes,
     ) -> None:
         super().__init__()
-        bound = (3 / width) ** 0.5
-        self.heads, self.head_width, self.gate_scale = heads, head_width, settings.gate_scale
-        self.table = parameter(
-            vocab,
-            heads * head_width,
-            label="value_tables",
-            init=Uniform(-bound, bound),
-            dtype=dtype,
-        )
-        self.gate = parameter(
-            heads, settings.gate_channels, label="matrices", init=Uniform(0.0, 0.02)
-        )
+        self.heads, self.head_width = sizes.heads, sizes.head_width
+        self.gate_scale = settings.gate_scale
+        self.table, self.gate = own["table"], own["gate"]
 
     def forward(self, v: Tensor, x: Tensor, tokens: Tensor) -> Tensor:
         gate = F.linear(x[..., : self.gate.size(1)], self.gate.to(x.dtype))  # (B, T, H)

@@ -9,12 +9,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.arch.init import initialise
+from model.arch.parameter import declaration_of
 from model.config import Config
 from model.config.catalogue import TRICKS, active
 from model.config.derive import derive, flops_per_token
+from model.config.parameters import parameters
 from model.config.reader import load_config
 from model.config.resolve import resolve
-from model.config.shapes import parameters
 from model.errors import ConfigErrors
 from model.gpt import GPT
 from model.kernels import REFERENCE
@@ -205,7 +206,7 @@ def test_counts_by_formula_are_those_of_the_built_model(name: str) -> None:
 def assert_counts_are_those_of(model: GPT, config: Config) -> None:
     expected = {p.name: (p.shape, p.label) for p in parameters(config, derive(config).sizes)}
     actual = {
-        key: (tuple(tensor.shape), tensor.label)  # type: ignore[attr-defined]
+        key: (tuple(tensor.shape), declaration_of(tensor).label)
         for key, tensor in model.named_parameters()
     }
     assert actual == expected

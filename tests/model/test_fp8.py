@@ -13,9 +13,10 @@ from torch._dynamo.utils import counters
 
 from model.arch.init import initialise
 from model.arch.linear import Linear, joint
-from model.arch.parameter import Normal
+from model.arch.parameter import Parameters
 from model.config import Fp8 as Settings
 from model.config.derive import derive
+from model.config.parameters import ZERO, Normal, Parameter
 from model.config.reader import load_config
 from model.config.resolve import resolve
 from model.errors import ConfigErrors, MachineError
@@ -142,6 +143,13 @@ def in_use(kernel: str) -> Fp8:
     return fp8
 
 
+def linear_of(columns: int, rows: int, fp8: Fp8, *, bias: bool = False) -> Linear:
+    declared = {"weight": Parameter("weight", (rows, columns), "matrices", Normal(1.0))}
+    if bias:
+        declared["bias"] = Parameter("bias", (rows,), "biases", ZERO)
+    return Linear(Parameters(declared, torch.float32), fp8)
+
+
 # torch's CPU build has a product in 8 bits too, which holds the layout of operands to account
 @pytest.mark.parametrize("kernel", ["emulated", "scaled_mm"])
 @pytest.mark.parametrize("bias", [False, True])
@@ -149,7 +157,7 @@ def test_a_linear_and_its_gradients_are_those_of_slowly_rounded_operands(
     kernel: str, bias: bool
 ) -> None:
     fp8 = in_use(kernel)
-    linear = Linear(128, 144, bias=bias, init=Normal(1.0), fp8=fp8)
+    linear = linear_of(128, 144, fp8, bias=bias)
     x, grad = normal(2, 24, 128).requires_grad_(), normal(2, 24, 144, std=1e-6, seed=2)
     with torch.no_grad():
         for number, parameter in enumerate(linear.parameters()):
@@ -171,7 +179,7 @@ def test_a_linear_and_its_gradients_are_those_of_slowly_rounded_operands(
 
 def test_joined_linears_share_one_scale() -> None:
     fp8 = in_use("emulated")
-    first, second = (Linear(128, 128, bias=False, init=Normal(1.0), fp8=fp8) for _ in range(2))
+    first, second = (linear_of(128, 128, fp8) for _ in range(2))
     x = normal(3, 128)
     with torch.no_grad():
         first.weight.copy_(normal(128, 128))
@@ -187,7 +195,7 @@ def test_joined_linears_share_one_scale() -> None:
 def test_only_large_linears_of_whole_16_bytes_are_in_8_bits(
     columns: int, rows: int, taken: bool
 ) -> None:
-    linear = Linear(columns, rows, bias=False, init=Normal(1.0), fp8=in_use("emulated"))
+    linear = linear_of(columns, rows, in_use("emulated"))
     with torch.no_grad():
         linear.weight.copy_(normal(rows, columns))
     x = normal(4, columns)

@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from model.arch.init import initialise, key_of
-from model.arch.parameter import Normal, parameter
+from model.arch.parameter import made
 from model.config.derive import derive
+from model.config.parameters import Normal, Parameter
 from model.config.reader import load_config
 from model.evaluate import evaluate
 from model.runtime.run_dir import METRICS, RunDirectory
@@ -246,8 +247,8 @@ def test_initial_values_depend_on_seed_and_name_alone() -> None:
         def __init__(self, *names: str, dtype: torch.dtype = torch.float32) -> None:
             super().__init__()
             for name in names:
-                tensor = parameter(8, 4, label="matrices", init=Normal(1.0), dtype=dtype)
-                setattr(self, name, tensor)
+                declared = Parameter(name, (8, 4), "matrices", Normal(1.0), in_compute_type=True)
+                setattr(self, name, made(declared, dtype))
 
     first, second, half = Two("a", "b"), Two("b", "c", "a"), Two("a", dtype=torch.bfloat16)
     for model in (first, second, half):
