@@ -117,6 +117,7 @@ class SearchEngine:
         """Runs all steps. Raises HarnessError; what was recorded stays."""
         for record in recover(self.store):
             self.listener.message(recovered_message(record))
+        self.store.locked().close()  # refuses a file system on which SQLite would wait for a lock
         with storage.open_storage(self.url) as opened:
             self._open_study(opened)
             try:

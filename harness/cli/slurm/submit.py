@@ -23,6 +23,7 @@ from harness.cli.slurm.status import running_like
 from harness.cli.slurm.submission import Submission, new_folder, save, save_secret_argv
 from harness.config.cluster_file import ClusterFile
 from harness.errors import ClusterError, UsageError
+from harness.files import file_system, mounts_here
 from harness.redact import redact_argv, redact_shell
 from harness.results.store import Store
 
@@ -212,25 +213,6 @@ def _submit_array(executor: "Executor", jobs: list[Job]) -> list[str]:
 
 
 # --- the store ------------------------------------------------------------------------------------
-
-
-def mounts_here() -> str:
-    """The mounts of this process; empty on a system without /proc."""
-    try:
-        return Path("/proc/self/mountinfo").read_text()
-    except FileNotFoundError:
-        return ""
-
-
-def file_system(path: Path, mounts: str) -> str:
-    """The type of the file system that holds a path; empty where it is unknown."""
-    best, result = -1, ""
-    for line in mounts.splitlines():
-        left, _, right = line.partition(" - ")
-        point = Path(left.split()[4].encode().decode("unicode_escape"))  # \040 is a space
-        if path.is_relative_to(point) and len(point.parts) >= best:
-            best, result = len(point.parts), right.split()[0]
-    return result
 
 
 def check_shared(store: Path, mounts: str) -> None:
