@@ -22,7 +22,7 @@ def test_a_folder_without_file_locks_is_refused_with_what_to_do(
     monkeypatch.setattr(fcntl, "flock", refuse)
     with pytest.raises(RunError, match="a directory with file locks") as of_run:
         RunDirectory(tmp_path / "run")
-    with pytest.raises(DataError, match="a folder with file locks") as of_data:
-        with exclusive(tmp_path / "cache", print):
-            pass
+    lock = exclusive(tmp_path / "cache", print)
+    with pytest.raises(DataError, match="a folder with file locks") as of_data, lock:
+        pass
     assert all("option `flock`" in one.value.hint for one in (of_run, of_data))
