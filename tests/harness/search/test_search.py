@@ -59,6 +59,16 @@ def test_a_search_is_reported_where_nothing_can_be_written(search, search_file, 
     assert "No files were written" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "nearest"),
+    [("sampler", "TPESamplr", "TPESampler"), ("pruner", "MedianPrunr", "MedianPruner")],
+)
+def test_a_dry_run_refuses_an_unknown_sampler_or_pruner(search, search_file, field, value, nearest):
+    done = search(search_file(**{field: value}), "--dry-run")
+    assert done.returncode == errors.USAGE
+    assert f"Did you mean '{nearest}'?" in done.stderr
+
+
 def test_a_search_in_python_prints_nothing_and_returns_its_result(search_file, store, capfd):
     path = search_file(budget="{trials: 1}", confirm="null")
     outcome = run_search(load_search(path), path, store, SearchOptions())
