@@ -5,8 +5,9 @@ python -m benchmarks.speed.store [RECORDS ...] --folder FOLDER
 Nine records of ten are the runs of one study of the simulated trainer, whose numbers are drawn with
 fixed seeds; the others are a nightly run, of which 50 nights are one series. Run directories,
 curves and records are written as the harness writes them. The store of each size stays in the
-folder and is used again. A cell has the CPU seconds of a process with its children, which other
-processes on the machine hardly change, and its peak memory.
+folder and is used again; delete it once the simulated trainer has changed. A cell has the CPU
+seconds of a process with its children, on which other processes have little influence, and its peak
+memory.
 """
 
 import argparse

@@ -19,7 +19,7 @@ READERS = {
         b"a: 1\n",
         lambda path: parse(read_text(path, "a file", "x")).value,
     ),
-    "a configuration": ("a.json", b'{"seed": 7}', lambda path: fake.load(path, {})),
+    "a configuration": ("a.yaml", b"seed: 7\n", lambda path: fake.load(path, {})),
     "a noise model": ("noise.csv", SHIPPED.read_bytes(), read_rows),
     "variables of trainers": ("environment.txt", b"MY_DATA\n", listed_patterns),
     "dependencies of a ref": (

@@ -143,7 +143,7 @@ def load(base: Path | None, overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         expected = "a configuration file"
         hint = "Name an existing file, such as ablations/configs/fake.yaml."
