@@ -153,6 +153,25 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
+def mounts_here() -> str:
+    """The mounts of this process; empty on a system without /proc."""
+    try:
+        return Path("/proc/self/mountinfo").read_text()
+    except FileNotFoundError:
+        return ""
+
+
+def file_system(path: Path, mounts: str) -> str:
+    """The type of the file system that holds a path; empty where it is unknown."""
+    best, result = -1, ""
+    for line in mounts.splitlines():
+        left, _, right = line.partition(" - ")
+        point = Path(left.split()[4].encode().decode("unicode_escape"))  # \040 is a space
+        if path.is_relative_to(point) and len(point.parts) >= best:
+            best, result = len(point.parts), right.split()[0]
+    return result
+
+
 def lock_file(path: Path, *, wait: bool = False) -> IO[bytes] | None:
     """Opens and locks a file; None if another process holds it. Closing it releases the lock.
 
@@ -170,11 +189,12 @@ def lock_file(path: Path, *, wait: bool = False) -> IO[bytes] | None:
         handle.close()
         if error.errno not in _NO_LOCKS:
             raise
+        kind = file_system(path.resolve(), mounts_here()) or "this file system"
         raise StoreError(
             str(path),
             "a file system with file locks: without them two commands would repeat runs",
-            str(error.strerror),
+            f"{kind}, which refuses a lock ({error.strerror})",
             "Use a --store on another file system, or have it mounted with locks (Lustre: the "
-            "option `flock`).",
+            "option `flock`; NFS: without `nolock`, and with its lock daemon running).",
         ) from error
     return handle

@@ -11,7 +11,14 @@ Programmers' mistakes are plain assertions.
         └── DamagedCheckpoint   one that is no longer what was written
 """
 
+import errno
 from collections.abc import Sequence
+
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # of a file system without file locks
+LOCK_HINT = (
+    "Choose a folder on another file system, or have this one mounted with locks (Lustre: the "
+    "option `flock`)."
+)
 
 
 class ModelError(Exception):

@@ -88,12 +88,14 @@ def command(
         outcome = read_search(search, file, opened, storage, listener)
     else:
         outcome = run_search(search, file, opened, chosen, listener)
-    _report(outcome, opened, json=json, html=not no_html)
+    _report(outcome, opened, json=json, html=not no_html, must_write=not report)
     raise typer.Exit(outcome.exit_code)
 
 
-def _report(outcome: "SearchOutcome", store: "Store", *, json: bool, html: bool) -> None:
-    """Prints the result, or its JSON, and writes its files."""
+def _report(
+    outcome: "SearchOutcome", store: "Store", *, json: bool, html: bool, must_write: bool
+) -> None:
+    """Prints the result, or its JSON, and writes its files: if it can, unless `must_write`."""
     from harness.report.export import print_json
     from harness.report.search.document import search_document
     from harness.report.search.files import write_report
@@ -103,7 +105,13 @@ def _report(outcome: "SearchOutcome", store: "Store", *, json: bool, html: bool)
     if outcome.result is not None:
         document = search_document(outcome.result)
         answer = document.answer
-        written, notes = write_report(outcome, outcome.result, document, store, html=html)
+        try:
+            written, notes = write_report(outcome, outcome.result, document, store, html=html)
+        except errors.DiskError as error:
+            if must_write:
+                raise
+            print_line(new_console(stderr=True), f"No files were written: {error}")
+            written, notes = {}, []
         if not json:
             print_result(document, json=False)
         for note in notes:

@@ -42,7 +42,10 @@ def command(
     store: StoreOption = STORE,
     json: JsonOption = False,
 ) -> None:
-    """Submit a command to Slurm: stopped before the time limit, requeued until it is done."""
+    """Submit a command to Slurm: stopped before the time limit, requeued until it is done.
+
+    While its job is not over, the same command finds that job, and waits for it with --wait.
+    """
     if cancelled:
         numbers = cancel(store, cancelled)
         _print(json, {"cancelled": numbers}, f"cancelled: {', '.join(numbers)}")
@@ -53,8 +56,9 @@ def command(
     request = _request(context, cluster, arguments or [], store)
     assert cluster is not None
     file, text = load_cluster(cluster)
-    made = submit(file, cluster, text, request, Path.cwd())
-    submitted = f"submitted {made.id}: {file.kind} job {', '.join(made.jobs)}"
+    made, is_new = submit(file, cluster, text, request, Path.cwd())
+    done = "submitted" if is_new else "already submitted, and not over:"
+    submitted = f"{done} {made.id}: {file.kind} job {', '.join(made.jobs)}"
     if wait_for_end:
         print_line(new_console(stderr=json), submitted)
         ended = wait(request.store, made.id)

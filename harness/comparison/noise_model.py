@@ -296,7 +296,7 @@ def host_spread(groups: Iterable[Sequence[Sequence[float]]]) -> dict[str, Any]:
 def read_rows(path: Path) -> list[NoiseRow]:
     """The rows of a noise model file. Raises NoiseModelError that names the faulty line."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             lines = list(reader)
     except OSError as error:

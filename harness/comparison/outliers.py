@@ -44,17 +44,23 @@ class Outlier(msgspec.Struct, frozen=True, kw_only=True):
 def mark_blow_ups(side: Runs) -> list[LoggedRun]:
     """The runs of a side; those whose loss blew up have diverged, with the reason."""
     marked = []
-    for index, run in enumerate(side):
-        others = [other for at, other in enumerate(side) if at != index and not other.ending]
-        reason = None if run.ending else _blow_up(run, others)
+    whole = [run for run in side if not run.ending]
+    ends = {
+        name: sorted(run.metrics[name] for run in whole if name in run.metrics) for name in LOSSES
+    }
+    for run in side:
+        reason = None if run.ending else _blow_up(run, ends)
         if reason:
             run = msgspec.structs.replace(run, ending=reason, diverged=True, metrics={})
         marked.append(run)
     return marked
 
 
-def _blow_up(run: LoggedRun, others: Runs) -> str | None:
-    """Why a loss counts as blown up: it rose again, or ended far above all others."""
+def _blow_up(run: LoggedRun, ends: Mapping[str, Sequence[float]]) -> str | None:
+    """Why a loss counts as blown up: it rose again, or ended far above all others.
+
+    `ends`: the sorted final losses of all runs of its side, this one included, by name.
+    """
     name = next((name for name in LOSSES if name in run.metrics), None)
     if name is None:
         return None
@@ -64,9 +70,9 @@ def _blow_up(run: LoggedRun, others: Runs) -> str | None:
         (start, _), (low, step) = curve[0], min(curve)
         if final > max(low + RISE_SHARE * (start - low), RISE * low):
             return f"its loss blew up: {final:.2f}, after {low:.2f} at step {step:,}"
-    ends = [other.metrics[name] for other in others if name in other.metrics]
-    if len(ends) > 1:
-        middle, spread = float(np.median(ends)), max(ends) - min(ends)
+    others = ends[name][:-1]  # if it is above all others, as the rule requires
+    if len(others) > 1 and final > others[-1]:
+        middle, spread = float(np.median(others)), others[-1] - others[0]
         if final > max(FAR_ABOVE * middle, middle + FAR_SPREADS * spread):
             return f"its loss blew up: {final:.2f}, and others of its side end at {middle:.2f}"
     return None

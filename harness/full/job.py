@@ -8,6 +8,7 @@ the same command resumes wherever it was stopped. What happens is reported to a 
 import math
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Any
@@ -114,9 +115,10 @@ class FullJob:
         self.data: dict[str, Any] = {"full": file.full}
 
     def run(self) -> FullResult:
-        """All steps of the command."""
-        with self._job_lock(), stop_on_signals(self.stop):
-            for record in recover(self.store):
+        """All steps of the command. A dry run only reads the store, also beside a running job."""
+        reads = self.options.dry_run
+        with nullcontext() if reads else self._job_lock(), stop_on_signals(self.stop):
+            for record in () if reads else recover(self.store):
                 self.listener.message(recovered_message(record))
             try:
                 return self._run()

@@ -50,6 +50,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
+        self._latest: _Index | None = None  # as `records` read it
 
     def record(self, plan_id: str) -> Record | None:
         """The completed record of a plan, or None."""
@@ -83,6 +84,8 @@ class Store:
             if entry.name.endswith(".json") and not entry.name.startswith("."):
                 stat = entry.stat()
                 names[entry.name] = (stat.st_mtime_ns, stat.st_size)
+        if self._latest is not None and self._latest.files == names:
+            return list(self._latest.records)
         records = self._indexed(names)
         if records is None:
             read = (self._read(folder / name) for name in names)
@@ -90,7 +93,8 @@ class Store:
             records.sort(key=lambda record: (record.started_at, record.attempt))
             if len(records) == len(names):
                 self._write_index(names, records)
-        return records
+        self._latest = _Index(files=names, records=records)
+        return list(records)
 
     def curve(self, plan_id: str) -> "pa.Table | None":
         """The curve of the completed run (columns as `record.curve_table`), or None.
@@ -210,15 +214,17 @@ class Store:
 
     def run_dirs(self) -> list[Path]:
         """All run directories, those of one plan oldest first; other folders are nobody's run."""
-        found = (self.root / "plans").glob("*/*")
-        return sorted(
-            path
-            for path in found
-            if NAME.fullmatch(path.parent.name)
-            and NAME.fullmatch(path.name)
-            and path.is_dir()
-            and not path.is_symlink()
+        folder = self.root / "plans"
+        if not folder.is_dir():
+            return []
+        found = (  # scandir: a store has thousands of them
+            (plan.name, attempt.name)
+            for plan in os.scandir(folder)
+            if NAME.fullmatch(plan.name) and plan.is_dir()
+            for attempt in os.scandir(plan.path)
+            if NAME.fullmatch(attempt.name) and attempt.is_dir(follow_symlinks=False)
         )
+        return [folder / plan / attempt for plan, attempt in sorted(found)]
 
     def commit(self, record: Record, run_dir: Path | None = None) -> Record:
         """Writes a record with the curve and answers in a run directory. Raises DiskError."""

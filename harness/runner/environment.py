@@ -211,7 +211,7 @@ def _project(checkout: Path) -> dict[str, Any]:
     """The table `project`; empty if there is no such file. Raises TrainerError."""
     path = checkout / "pyproject.toml"
     try:
-        project = tomllib.loads(path.read_text(encoding="utf-8")).get("project", {})
+        project = tomllib.loads(path.read_text(encoding="utf-8-sig")).get("project", {})
     except FileNotFoundError:
         return {}
     except tomllib.TOMLDecodeError as error:

@@ -69,7 +69,7 @@ def listed_patterns(path: Path = FILE) -> list[str]:
     Empty without a file. Raises UsageError.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError) as error:

@@ -4,6 +4,7 @@ A checkout is a git worktree in the store under `worktrees/`. It is named by its
 once; the repository's own files do not change.
 """
 
+import codecs
 import hashlib
 import os
 import re
@@ -31,7 +32,7 @@ def checkout_ref(ref: str, checkout: Path, store_root: Path) -> Path:
 def checkout_patch(patch: Path, checkout: Path, store_root: Path) -> Path:
     """A checkout of the current code, with uncommitted changes and a patch. StudyFileError."""
     try:
-        content = patch.read_bytes()
+        content = patch.read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         expected = "a patch file"
         hint = "Its path is relative to the study file; `git diff > idea.diff` writes one."

@@ -117,6 +117,7 @@ class SearchEngine:
         """Runs all steps. Raises HarnessError; what was recorded stays."""
         for record in recover(self.store):
             self.listener.message(recovered_message(record))
+        self.store.locked().close()  # refuses a file system on which SQLite would wait for a lock
         with storage.open_storage(self.url) as opened:
             self._open_study(opened)
             try:
@@ -293,15 +294,15 @@ def read_search(
     file: SearchFile, path: Path, store: Store, url: str | None, listener: SearchListener
 ) -> SearchOutcome:
     """The result so far, from all commands that run the search; starts no run."""
-    plan = resolve(file, path, by_name(file.trainer), prepares=False)
-    with storage.open_storage(storage.storage_url(store, file.search, url)) as opened:
-        result = None
-        if (study := storage.stored_study(opened, file.search)) is not None:
-            state = SearchState(study)
-            state.check_fingerprint(plan.fingerprint(), MAY_DIFFER)
-            if plan.base.identity.code_id != state.base_identity.code_id:
-                listener.message("The search ran on other code than this checkout's.")
-            result = results.read(study, store, file, plan.invalid)
+    plan, result = resolve(file, path, by_name(file.trainer), prepares=False), None
+    if url is not None or store.search_path(file.search).exists():
+        with storage.open_storage(storage.storage_url(store, file.search, url)) as opened:
+            if (study := storage.stored_study(opened, file.search)) is not None:
+                state = SearchState(study)
+                state.check_fingerprint(plan.fingerprint(), MAY_DIFFER)
+                if plan.base.identity.code_id != state.base_identity.code_id:
+                    listener.message("The search ran on other code than this checkout's.")
+                result = results.read(study, store, file, plan.invalid)
     reason = "" if result is not None else f"The search {file.search} has no results yet."
     return SearchOutcome(exit_code=errors.PASS, reason=reason, plan=plan, result=result)
 

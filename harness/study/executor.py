@@ -188,6 +188,7 @@ class Executor:
         done = self._done()
         todo = tasks(self.study, done, len(self.gpus), sweeps=sweeps)
         self.remaining = [planned for task in todo for planned in task.runs]
+        any_run = bool(todo)
         self.listener.phase_started(self.study, self.store)
         try:
             if not sweeps and (spread := spread_blocks(self.study, done, len(self.gpus))):
@@ -201,10 +202,9 @@ class Executor:
             return StudyOutcome(exit_code=stop.exit_code, reason=stop.reason, stopped_early=True)
         finally:
             self.listener.phase_ended()
-        return self._outcome(sweeps)
+        return self._outcome(self._done() if any_run else done, sweeps)
 
-    def _outcome(self, sweeps: bool) -> StudyOutcome:
-        done = self._done()
+    def _outcome(self, done: set[str], sweeps: bool) -> StudyOutcome:
         missing = [planned for planned in self.study.runs if planned.plan_id not in done]
         if sweeps:
             missing = [run for run in missing if self.study.arm(run.arm).role == "retune"]

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from model.errors import DataError
+from model.errors import LOCK_HINT, NO_LOCKS, DataError
 
 Progress = Callable[[str], None]
 
@@ -71,11 +71,12 @@ def exclusive(folder: Path, progress: Progress) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "lock").open("ab")
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            progress(f"waiting for another process that prepares data in {folder}")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with disk_errors(folder):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                progress(f"waiting for another process that prepares data in {folder}")
+                fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
@@ -122,5 +123,12 @@ def disk_errors(path: Path) -> Iterator[None]:
                 expected="a folder that can be written",
                 got=str(error.strerror).lower(),
                 hint="Set data.cache_dir to a folder of yours.",
+            ) from error
+        if error.errno in NO_LOCKS:
+            raise DataError(
+                path=str(path),
+                expected="a folder with file locks",
+                got=str(error.strerror).lower(),
+                hint=f"Set data.cache_dir. {LOCK_HINT}",
             ) from error
         raise

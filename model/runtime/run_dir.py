@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from model.checkpoint.directory import folder_of, listed
-from model.errors import RunError
+from model.errors import LOCK_HINT, NO_LOCKS, RunError
 
 STATUSES = ("completed", "diverged", "out_of_memory", "interrupted", "failed")
 FINAL_STATUSES = ("completed", "diverged")  # nothing to resume
@@ -84,11 +84,12 @@ class RunDirectory:
                 hint="Wait for its end, or end it with SIGTERM.",
             ) from None
         except OSError as error:
+            locks = error.errno in NO_LOCKS
             raise RunError(
                 path=str(path),
-                expected="a directory that can be written",
+                expected=f"a directory {'with file locks' if locks else 'that can be written'}",
                 got=str(error),
-                hint="Choose another --out or mend its permissions.",
+                hint=LOCK_HINT if locks else "Choose another --out or mend its permissions.",
             ) from None
         if rank:  # how it ended before says nothing of the run
             (path / "result.json").unlink(missing_ok=True)
@@ -213,7 +214,7 @@ def _own(path: Path) -> IO[str]:
     file = path.open("a", encoding="utf-8")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except OSError:
         file.close()
         raise
     return file

@@ -61,14 +61,26 @@ def test_a_file_where_a_folder_is_needed_is_an_error_with_a_hint(tmp_path):
     assert "move it away" in caught.value.hint
 
 
-def test_a_file_system_without_locks_is_refused_with_what_to_do(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["ENOLCK", "ENOSYS", "EOPNOTSUPP"])
+def test_a_file_system_without_locks_is_refused_with_its_name_and_what_to_do(
+    tmp_path, monkeypatch, name
+):
     def refuse(handle, how):
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        raise OSError(getattr(errno, name), os.strerror(getattr(errno, name)))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.raises(StoreError, match="a file system with file locks") as error:
-        files.lock_file(tmp_path / "lock")
-    assert error.value.exit_code == 4
+    monkeypatch.setattr(files, "mounts_here", lambda: "22 1 0:1 / / rw - lustre mds:/data rw")
+    for wait in (False, True):
+        with pytest.raises(StoreError, match="a file system with file locks") as error:
+            files.lock_file(tmp_path / "lock", wait=wait)
+        assert error.value.exit_code == 4
+        assert error.value.got.startswith("lustre, which refuses a lock (")
+        assert "option `flock`" in error.value.hint
+
+
+def test_every_lock_of_the_harness_is_taken_by_the_function_that_refuses():
+    texts = [path.read_text() for path in (ROOT / "harness").rglob("*.py")]
+    assert sum(text.count("fcntl.flock(") + text.count("lockf(") for text in texts) == 1
 
 
 def test_json_that_cannot_be_stored_again_is_as_good_as_none(tmp_path):

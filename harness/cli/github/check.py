@@ -142,7 +142,7 @@ def _json_of(tool: str, argv: list[str], accepted: tuple[int, ...]) -> Any:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         got = (error.strerror if isinstance(error, OSError) else None) or str(error)
         hint = "Name another file, or repair this one."

@@ -39,7 +39,10 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 def statuses(store: Path) -> list[JobStatus]:
     """Every job of a store, oldest submission first. Raises StoreError, ClusterError."""
-    known = submissions(store)
+    return _statuses(submissions(store))
+
+
+def _statuses(known: Sequence[tuple[Path, Submission]]) -> list[JobStatus]:
     queue = _slurm_states() if any(made.kind == "slurm" for _, made in known) else {}
     result = []
     for folder, made in known:
@@ -75,13 +78,30 @@ def status_of(folder: Path, made: Submission, number: str, scheduler: str | None
 
 def wait(store: Path, submission: str) -> list[JobStatus]:
     """The jobs of a submission, once all are over."""
-    began = time.monotonic()
+    known = [one for one in submissions(store) if one[1].id == submission]
+    began = time.time()
     while True:
-        jobs = [job for job in statuses(store) if job.submission == submission]
-        young = time.monotonic() - began < SETTLES_S
-        if not any(job.live or (job.state == LOST and young) for job in jobs):
+        jobs = _statuses(known)
+        if not _not_over(jobs, began):
             return jobs
         time.sleep(POLL_S)
+
+
+def running_like(store: Path, argv: list[str], cwd: str, text: str) -> Submission | None:
+    """The latest submission of a command whose jobs are not over and were not cancelled."""
+    for folder, made in reversed(submissions(store)):
+        alike = (made.argv, made.cwd, made.text) == (argv, cwd, text)
+        if not alike or (folder / CANCELLED).exists():
+            continue
+        if _not_over(_statuses([(folder, made)]), made.submitted_at):
+            return made
+    return None
+
+
+def _not_over(jobs: Sequence[JobStatus], since: float) -> bool:
+    """Whether a job may still run. `since`: Unix time from which a scheduler has to list it."""
+    young = time.time() - since < SETTLES_S
+    return any(job.live or (job.state == LOST and young) for job in jobs)
 
 
 def exit_code_of(jobs: Sequence[JobStatus]) -> int:

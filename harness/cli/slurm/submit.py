@@ -19,16 +19,19 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from harness.cli.slurm.job import Job
+from harness.cli.slurm.status import running_like
 from harness.cli.slurm.submission import Submission, new_folder, save, save_secret_argv
 from harness.config.cluster_file import ClusterFile
 from harness.errors import ClusterError, UsageError
+from harness.files import file_system, mounts_here
 from harness.redact import redact_argv, redact_shell
+from harness.results.store import Store
 
 if TYPE_CHECKING:
     from submitit import Executor
 
 EXTRA = "pip install 'speedrun-harness[clusters]'"
-SEARCH = "search"
+SEARCH, WORKER = "search", "--worker"
 RESUMABLE = ("study", SEARCH, "full", "run")
 """The commands that resume when they are run again, as a job at its time limit needs."""
 
@@ -52,12 +55,24 @@ class SubmitRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 def submit(
     cluster: ClusterFile, file: Path, text: str, request: SubmitRequest, cwd: Path
-) -> Submission:
+) -> tuple[Submission, bool]:
     """Submits a command as one job, or as an array of a search's workers.
 
-    Raises ClusterError, and UsageError for a command that does not fit the cluster file.
+    Returns (the submission, whether it is new): the same command with the same cluster file is not
+    submitted again before its jobs are over, unless it is one more `--worker` of a search. Raises
+    ClusterError, and UsageError for a command that does not fit the cluster file.
     """
     check(cluster, request, mounts_here())
+    with Store(request.store).locked():  # two commands at the same moment submit once
+        key = (redact_argv(request.argv), str(cwd), redact_shell(text))
+        if WORKER not in request.argv and (running := running_like(request.store, *key)):
+            return running, False
+        return _submit(cluster, file, text, request, cwd), True
+
+
+def _submit(
+    cluster: ClusterFile, file: Path, text: str, request: SubmitRequest, cwd: Path
+) -> Submission:
     now = time.time()
     folder = new_folder(request.store, now)
     executor = executor_of(cluster, folder, request.name)
@@ -109,7 +124,7 @@ def job_of(
     """
     argv = [*redact_argv(request.argv), "--store", str(request.store.resolve())]
     if number:  # all start together, and the first one runs the base
-        argv += ["--worker", "--wait-for-base", str(cluster.minutes), "--since", f"{now:.3f}"]
+        argv += [WORKER, "--wait-for-base", str(cluster.minutes), "--since", f"{now:.3f}"]
     return Job(
         kind=cluster.kind,
         folder=str(folder),
@@ -198,25 +213,6 @@ def _submit_array(executor: "Executor", jobs: list[Job]) -> list[str]:
 
 
 # --- the store ------------------------------------------------------------------------------------
-
-
-def mounts_here() -> str:
-    """The mounts of this process; empty on a system without /proc."""
-    try:
-        return Path("/proc/self/mountinfo").read_text()
-    except FileNotFoundError:
-        return ""
-
-
-def file_system(path: Path, mounts: str) -> str:
-    """The type of the file system that holds a path; empty where it is unknown."""
-    best, result = -1, ""
-    for line in mounts.splitlines():
-        left, _, right = line.partition(" - ")
-        point = Path(left.split()[4].encode().decode("unicode_escape"))  # \040 is a space
-        if path.is_relative_to(point) and len(point.parts) >= best:
-            best, result = len(point.parts), right.split()[0]
-    return result
 
 
 def check_shared(store: Path, mounts: str) -> None:

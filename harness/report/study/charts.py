@@ -42,6 +42,7 @@ MEANINGS = {
 }
 PANEL_INCHES = 3.4
 CURVE_INCHES = (9.5, 4.2)
+MOST_BLOCKS = 24  # lines of one chart that differ in colour or dash
 
 
 # --- the attribution as numbers -------------------------------------------------------------------
@@ -237,12 +238,15 @@ def loss_differences(curves: Sequence[ArmCurve], base: str) -> "Figure":
 
 
 def throughput(content: Content) -> "Figure":
-    """Tokens/s of every run in a block, one line per block."""
-    speed, rows = content.attribution.speed, throughput_rows(content)
+    """Tokens/s of every run in a block, one line per block, of the first `MOST_BLOCKS` blocks."""
+    speed = content.attribution.speed
+    blocks: dict[int, dict[str, float]] = {}
+    for row in throughput_rows(content):
+        if row.block is not None:
+            blocks.setdefault(row.block, {})[row.arm] = row.metrics[speed] or 0.0
     order = [content.attribution.base, *(arm.name for arm in content.ranked)]
     figure, axes = new_axes(max(6.0, 2.0 + 0.7 * len(order)), 3.8)
-    for index, block in enumerate(sorted({row.block for row in rows if row.block is not None})):
-        speeds = {row.arm: row.metrics[speed] or 0.0 for row in rows if row.block == block}
+    for index, (block, speeds) in enumerate(sorted(blocks.items())[:MOST_BLOCKS]):
         at = [position for position, arm in enumerate(order) if arm in speeds]
         colour, dash = line_style(index)
         axes.plot(
@@ -255,7 +259,8 @@ def throughput(content: Content) -> "Figure":
             label=f"block of seed {block}",
         )
     axes.set_xticks(range(len(order)), order, rotation=30, ha="right")
-    style(axes, y="tokens/s")
+    some = f"the first {MOST_BLOCKS} of {len(blocks):,} blocks"
+    style(axes, y="tokens/s", title=some if len(blocks) > MOST_BLOCKS else "")
     legend(axes)
     return figure
 

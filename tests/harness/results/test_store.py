@@ -75,7 +75,15 @@ def test_a_stale_index_is_ignored(store):
     (store.root / "records" / "p.json").unlink()
     assert [made.plan_id for made in store.records()] == ["q"]
     (store.root / "index.json").write_text("nonsense")
-    assert len(store.records()) == 1
+    assert len(Store(store.root).records()) == 1
+
+
+def test_one_command_decodes_the_records_once_while_no_file_changes(store):
+    store.add(record("p"), None)
+    store.records().clear()
+    (store.root / "index.json").unlink()
+    assert [made.plan_id for made in store.records()] == ["p"]
+    assert not (store.root / "index.json").exists()
 
 
 def test_a_damaged_record_raises_an_error_that_names_it(store):

@@ -7,6 +7,7 @@ import pytest
 
 from harness import errors
 from harness.config.search_file import load_search
+from harness.errors import DiskError
 from harness.search import storage
 from harness.search.engine import SearchOptions, run_search
 from harness.search.state import FINGERPRINT
@@ -41,6 +42,31 @@ def test_a_search_records_its_runs_and_the_same_command_repeats_none(
         assert "6 trials (6 completed)" in again.stdout
     assert len(store.records()) == len(made)
     assert len(trials()) == 6
+
+
+def test_a_search_is_reported_where_nothing_can_be_written(search, search_file, store, monkeypatch):
+    def refuse(path, data):
+        raise DiskError(str(path), "a writable location", "Read-only file system", "x.")
+
+    path = search_file(budget="{trials: 1}", confirm="null")
+    assert "no results yet" in search(path, "--report").stdout
+    assert not store.root.exists()
+    search(path)
+    monkeypatch.setattr("harness.files.write_bytes", refuse)
+    done = search(path, "--report")
+    assert done.returncode == errors.PASS, done.stderr
+    assert "1 trial (1 completed)" in done.stdout
+    assert "No files were written" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "nearest"),
+    [("sampler", "TPESamplr", "TPESampler"), ("pruner", "MedianPrunr", "MedianPruner")],
+)
+def test_a_dry_run_refuses_an_unknown_sampler_or_pruner(search, search_file, field, value, nearest):
+    done = search(search_file(**{field: value}), "--dry-run")
+    assert done.returncode == errors.USAGE
+    assert f"Did you mean '{nearest}'?" in done.stderr
 
 
 def test_a_search_in_python_prints_nothing_and_returns_its_result(search_file, store, capfd):

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from harness import errors
+from harness.cli.slurm import status
+from harness.cli.slurm import submit as submit_module
 from harness.cli.slurm.job import Job, SlurmAllocation, run_job
 from harness.cli.slurm.status import JobStatus, controllers, exit_code_of
 from harness.cli.slurm.submission import (
@@ -21,7 +23,7 @@ from harness.cli.slurm.submission import (
     submissions,
     with_passwords,
 )
-from harness.cli.slurm.submit import slurm_parameters
+from harness.cli.slurm.submit import SubmitRequest, slurm_parameters
 from harness.config.cluster_file import parse_cluster
 
 
@@ -56,6 +58,43 @@ def test_a_command_that_could_not_run_gives_the_job_its_exit_code(submit, tmp_pa
     assert done.returncode == errors.USAGE, done.stdout + done.stderr
     assert "ended" in done.stdout
     assert " 0 study" in done.stdout  # never started again
+
+
+def test_two_commands_that_submit_the_same_wait_for_one_job(
+    study_file, cluster_file, store, tmp_path
+):
+    path = study_file("pace: {startup_ms: 500}\nfail: {crash_at_step: 1}\n", seeds="[1]")
+    argv = [sys.executable, "-m", "harness", "submit", "--wait", "--store", str(store.root)]
+    argv += [str(cluster_file()), "--", "study", str(path), "--no-html"]
+    places = [tmp_path / "first", tmp_path / "second"]
+    with places[0].open("wb") as first, places[1].open("wb") as second:
+        both = [subprocess.Popen(argv, stdout=out, stderr=out) for out in (first, second)]
+        codes = [one.wait(120) for one in both]
+    outputs = sorted(place.read_text() for place in places)
+    assert codes == [errors.COULD_NOT_RUN] * 2, outputs
+    ((_, made),) = submissions(store.root)
+    assert outputs[0].startswith(f"already submitted, and not over: {made.id}: local job ")
+    assert outputs[1].startswith(f"submitted {made.id}: ")
+
+
+@pytest.mark.parametrize("case", ["over", "cancelled", "another file", "one more worker"])
+def test_a_job_that_does_another_work_is_submitted(store, tmp_path, monkeypatch, case):
+    monkeypatch.setattr(submit_module, "_submit_array", lambda executor, jobs: ["7"])
+    live = None if case == "over" else "RUNNING"
+    monkeypatch.setattr(status, "_local_states", lambda *_: {"7": live} if live else {})
+    monkeypatch.setattr(status, "SETTLES_S", 0.0)
+    argv = ["search", "a.yaml", *(["--worker"] if case == "one more worker" else [])]
+    request = SubmitRequest(argv=argv, store=store.root, options={})
+    text = "kind: local\nminutes: 5\n"
+
+    def submitted(text=text):
+        return submit_module.submit(parse_cluster(text, ""), tmp_path, text, request, tmp_path)
+
+    first, _ = submitted()
+    if case == "cancelled":
+        (store.root / "jobs" / first.id / "cancelled").touch()
+    _, is_new = submitted(text + "requeue: 1\n" if case == "another file" else text)
+    assert is_new
 
 
 @pytest.mark.slow

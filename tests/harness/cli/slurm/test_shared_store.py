@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.cli.slurm.submit import check_shared, check_writers, file_system
+from harness.cli.slurm.submit import check_shared, check_writers
 from harness.errors import ClusterError
+from harness.files import file_system
 
 MOUNTS = """\
 22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw

@@ -19,7 +19,7 @@ from harness.report.export import document_json
 from harness.report.html import POLICY, as_html
 from harness.report.markdown import as_markdown
 from harness.report.study import phrases
-from harness.report.study.charts import panels
+from harness.report.study.charts import panels, throughput
 from harness.report.study.content import load
 from harness.report.study.document import build
 from harness.report.study.export import as_csv
@@ -226,6 +226,14 @@ def test_bars_are_sorted_by_what_helps_and_coloured_by_meaning(store) -> None:
     assert time.bars[0].value == pytest.approx(
         100 * math.expm1(load(store, NAME).ranked[0].time_to_target.total.estimate)
     )
+
+
+def test_the_throughput_of_many_blocks_shows_the_first_ones(synthetic, tmp_path) -> None:
+    content = load(synthetic(seeds=tuple(range(1, 31))).save(tmp_path / "store"), NAME)
+    (axes,) = throughput(content).axes
+    labels = [line.get_label() for line in axes.get_lines()]
+    assert labels == [f"block of seed {seed}" for seed in range(1, 25)]
+    assert axes.get_title() == "the first 24 of 30 blocks"
 
 
 def test_price_is_in_dollars_where_one_is_set_and_in_gpu_seconds_always(synthetic, tmp_path):
