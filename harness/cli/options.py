@@ -42,7 +42,11 @@ def parse_store(text: str | Path) -> Path:
     hint = "Name a folder; a store that does not exist yet is created."
     if not str(text).strip():
         raise UsageError("--store", "the folder of a store", "an empty text", hint)
-    if path.exists() and not path.is_dir():
+    try:
+        is_file = path.exists() and not path.is_dir()
+    except OSError as error:  # a name that is too long
+        raise UsageError("--store", "the folder of a store", str(error.strerror), hint) from error
+    if is_file:
         raise UsageError("--store", "the folder of a store", f"the file {path}", hint)
     return path
 

@@ -31,7 +31,8 @@ def checkout_ref(ref: str, checkout: Path, store_root: Path) -> Path:
 def checkout_patch(patch: Path, checkout: Path, store_root: Path) -> Path:
     """A checkout of the current code, with uncommitted changes and a patch. StudyFileError."""
     try:
-        content = patch.read_bytes()
+        with files.open_regular(patch, follow=True) as handle:
+            content = handle.read()
     except OSError as error:
         expected = "a patch file"
         hint = "Its path is relative to the study file; `git diff > idea.diff` writes one."
