@@ -85,3 +85,8 @@ def test_a_store_without_a_name_and_a_file_are_refused(harness, tmp_path, store,
     done = harness(*command)
     assert (done.returncode, done.stdout) == (2, "")
     assert "--store: expected the folder of a store" in done.stderr
+
+
+def test_a_store_whose_name_is_too_long_is_refused():
+    with pytest.raises(UsageError, match="--store: expected the folder of a store"):
+        parse_store("x" * 300)
