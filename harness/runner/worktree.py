@@ -140,4 +140,6 @@ def _english() -> dict[str, str]:
 
 def _git(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     command, variables = ["git", *arguments], _english()
-    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True)
+    return subprocess.run(
+        command, cwd=folder, env=variables, capture_output=True, text=True, errors="replace"
+    )
