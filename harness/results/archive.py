@@ -230,6 +230,8 @@ def _is_of_store(parts: Sequence[str]) -> bool:
     folders = NAMED_FOLDERS.get(parts[0], 0)
     if parts[0] == SEARCHES and not parts[1].endswith((DATABASE, ".json")):
         return False  # SQLite would apply a journal to the database beside it
+    if "lock" in parts[2:3]:
+        return False  # the harness that runs a plan or a job makes it
     deep_enough = len(parts) > folders + 1 if folders else len(parts) == 2
     return deep_enough and all(map(NAME.fullmatch, parts[1 : max(1, folders) + 1]))
 

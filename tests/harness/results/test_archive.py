@@ -262,6 +262,7 @@ def test_a_hostile_plan_in_a_run_directory_writes_nothing_when_it_is_recovered(t
         "records/.x.json",
         "records/a b.json",
         "records/a/b.json",
+        "plans/p/lock/x",
         "plans/p/.a/x",
         "plans/p",
         "plans/p/a",
