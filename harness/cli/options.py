@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness.config.field_types import LARGEST, LONGEST_MINUTES
+from harness.config.field_types import LARGEST, LONGEST_MINUTES, SMALLEST_RATE
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
@@ -179,7 +179,8 @@ def exchange_rate(nats: float | None, paths: Sequence[str] = ()) -> "ExchangeRat
 
 def checked_alpha(alpha: float) -> float:
     """The error rate of `--alpha`, between 0 and 0.5. Raises UsageError."""
-    if not 0 < alpha < 0.5:
+    if not SMALLEST_RATE <= alpha < 0.5:
+        expected = f"a rate from {SMALLEST_RATE:g} to less than 0.5"
         hint = "Use 0.05 for a pull request, 0.01 to promote a baseline."
-        raise UsageError("--alpha", "a rate between 0 and 0.5", f"{alpha:g}", hint)
+        raise UsageError("--alpha", expected, f"{alpha:g}", hint)
     return alpha

@@ -303,7 +303,7 @@ def read_rows(path: Path) -> list[NoiseRow]:
             io.TextIOWrapper(binary, encoding="utf-8", newline="") as file,
         ):
             reader = csv.DictReader(file)
-            lines = list(reader)
+            lines, columns = list(reader), reader.fieldnames or []
     except (UnicodeDecodeError, csv.Error) as error:
         expected, hint = (
             "a noise model file in UTF-8",
@@ -317,7 +317,7 @@ def read_rows(path: Path) -> list[NoiseRow]:
             str(error.strerror).lower(),
             "`harness noise --write FILE` writes one from records.",
         ) from error
-    lacking = [name for name in NoiseRow.__struct_fields__ if name not in (reader.fieldnames or [])]
+    lacking = [name for name in NoiseRow.__struct_fields__ if name not in columns]
     if lacking and not lines:  # a row without a column has an error of its own
         raise NoiseModelError(
             str(path),

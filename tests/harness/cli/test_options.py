@@ -34,6 +34,8 @@ LISTS = [
     ("compare", "a", "--", "b", "--sd", "val_loss=-1"),
     ("drift", "--margin", "val_loss=inf"),
     ("gate", CONFIG, "--margin", "val_loss=0"),
+    ("compare", "a", "--", "b", "--alpha", "1e-300"),
+    ("compare", "x" * 5000, "--", "b"),
 ]
 
 

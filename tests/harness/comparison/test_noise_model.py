@@ -262,7 +262,7 @@ def test_another_file_is_no_noise_model_without_rows(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [b"scale,sd\n\xff,1\n", b"x" * 200_000, "scale".encode("utf-16")]
+    "content", [b"", b"scale,sd\n\xff,1\n", b"x" * 200_000, "scale".encode("utf-16")]
 )
 def test_a_file_that_is_no_table_is_no_noise_model(tmp_path, content):
     (tmp_path / "n.csv").write_bytes(content)
