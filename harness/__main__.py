@@ -41,12 +41,17 @@ def main() -> None:
 
 @contextmanager
 def _stopped_by_signals() -> Iterator[None]:
-    """SIGTERM stops a command as Ctrl-C does, also before it has started its first run."""
+    """SIGTERM stops a command as Ctrl-C does, also before it has started its first run.
+
+    A shell starts a command in the background with Ctrl-C ignored: that stays so.
+    """
 
     def stop(number: int, frame: object) -> None:
         raise _Stopped
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    numbers = [signal.SIGTERM] if ignored else [signal.SIGTERM, signal.SIGINT]
+    before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
     finally:
