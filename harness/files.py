@@ -5,6 +5,7 @@ moment leaves either the old file or the new one. A full disk raises `DiskError`
 file as it was. Uses the standard library only.
 """
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -50,10 +51,20 @@ def write_bytes(path: Path, data: bytes) -> None:
                 handle.write(data)
                 handle.flush()
                 os.fsync(handle.fileno())
+            check_replaceable(path)
             os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def check_replaceable(path: Path) -> None:
+    """Raises DiskError for a device, a pipe or a link to one, which a new file would destroy."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            hint = "Name a file; what a command prints can be redirected with `>`."
+            raise DiskError(str(path), "a file or nothing of that name", "a device or pipe", hint)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -84,12 +95,17 @@ def read_json(path: Path) -> Any:
         raise
 
 
-def open_regular(path: Path) -> IO[bytes]:
+def open_regular(path: Path, *, follow: bool = False) -> IO[bytes]:
     """Opens a file to read it. Raises OSError where it is no regular file.
 
     A pipe never ends, and a link of a trainer may lead to a file that only its user may read.
+
+    Args:
+        path: The file.
+        follow: Whether it may be a link: not in a folder that a trainer writes to.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    descriptor = os.open(path, flags)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EISDIR, "Is no regular file", str(path))
@@ -146,7 +162,7 @@ def disk_errors(path: Path) -> Iterator[None]:
             hint = "Change its permissions, or name another --store."
             raise DiskError(str(path), "a writable location", str(error.strerror), hint) from error
         names = (NotADirectoryError, FileExistsError, IsADirectoryError)
-        if isinstance(error, names) or error.errno in _INVALID_PATH:
+        if isinstance(error, names) or error.errno in _INVALID_PATH or _refused(error, path):
             expected = "a path of folders, and a file or nothing at its end"
             hint = "Something else has that name: move it away, or name another path."
             raise DiskError(str(path), expected, str(error.strerror), hint) from error
@@ -170,6 +186,12 @@ def file_system(path: Path, mounts: str) -> str:
         if path.is_relative_to(point) and len(point.parts) >= best:
             best, result = len(point.parts), right.split()[0]
     return result
+
+
+def _refused(error: OSError, path: Path) -> bool:
+    """Whether nothing can be created there, as in /proc; another missing file is no such case."""
+    missing = isinstance(error, FileNotFoundError) and isinstance(error.filename, (str, Path))
+    return missing and Path(error.filename) in path.parents
 
 
 def lock_file(path: Path, *, wait: bool = False) -> IO[bytes] | None:

@@ -20,6 +20,7 @@ Scale = Literal["difference", "log"]
 Direction = Literal["lower", "higher"]
 Kind = Literal["quality", "score", "speed", "memory", "time", "other"]
 
+SMALLEST, MOST = 1e-30, 1e30  # size of a measurement that is not 0
 SPEEDRUN_LOSS_SD_NATS = 0.0014  # of the GPT-2-small speedrun's final loss, as margins count it
 
 
@@ -228,8 +229,12 @@ ONE_PROCESS = tuple(name for name, metric in METRICS.items() if metric.kind == "
 
 
 def is_measured(name: str, value: float) -> bool:
-    """Whether a number can be a measurement: finite, and above zero for a loss or bits per byte."""
-    return math.isfinite(value) and (value > 0 or name not in LOSSES)
+    """Whether a number can be a measurement: of a size that can be squared and divided by, above
+    zero for a loss or bits per byte, and not below for a speed, a time or a memory."""
+    sized = value == 0 or SMALLEST <= abs(value) <= MOST  # false for NaN
+    kind = METRICS[name].kind if name in METRICS else "other"
+    lowest = {"quality": SMALLEST, "speed": 0, "time": 0, "memory": 0}.get(kind, -MOST)
+    return sized and value >= lowest
 
 
 def metric_named(

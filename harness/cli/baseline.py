@@ -79,6 +79,9 @@ def accept(
     json: options.JsonOption = False,
 ) -> None:
     """Replace the current entry of a baseline with fresh replicates, and keep the old entries."""
+    if not why.strip():
+        hint = "Write what a reader of the entry needs, such as --why 'new optimizer'."
+        raise UsageError("--why", "a reason", "an empty text", hint)
     old = baseline.find(baselines, name)
     rows = load_noise_model(noise_model, options.open_store(store))
     replicate_set = _replicates(

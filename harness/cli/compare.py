@@ -103,6 +103,8 @@ def command(
     ] = False,
 ) -> None:
     """Is B worse than A? Reads runs of both sides; prints an outcome for each metric."""
+    if json and markdown:
+        raise UsageError("--json", "one format", "--markdown too", "Pass one of them.")
     a, b = split(paths, BETWEEN)
     options = CompareOptions(
         alpha=checked_alpha(alpha),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness.config.field_types import LARGEST, LONGEST_MINUTES
+from harness.config.field_types import LARGEST, LONGEST_MINUTES, SMALLEST_RATE
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,7 +42,11 @@ def parse_store(text: str | Path) -> Path:
     hint = "Name a folder; a store that does not exist yet is created."
     if not str(text).strip():
         raise UsageError("--store", "the folder of a store", "an empty text", hint)
-    if path.exists() and not path.is_dir():
+    try:
+        is_file = path.exists() and not path.is_dir()
+    except OSError as error:  # a name that is too long
+        raise UsageError("--store", "the folder of a store", str(error.strerror), hint) from error
+    if is_file:
         raise UsageError("--store", "the folder of a store", f"the file {path}", hint)
     return path
 
@@ -183,7 +187,8 @@ def exchange_rate(nats: float | None, paths: Sequence[str] = ()) -> "ExchangeRat
 
 def checked_alpha(alpha: float) -> float:
     """The error rate of `--alpha`, between 0 and 0.5. Raises UsageError."""
-    if not 0 < alpha < 0.5:
+    if not SMALLEST_RATE <= alpha < 0.5:
+        expected = f"a rate from {SMALLEST_RATE:g} to less than 0.5"
         hint = "Use 0.05 for a pull request, 0.01 to promote a baseline."
-        raise UsageError("--alpha", "a rate between 0 and 0.5", f"{alpha:g}", hint)
+        raise UsageError("--alpha", expected, f"{alpha:g}", hint)
     return alpha

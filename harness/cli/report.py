@@ -1,5 +1,7 @@
 """`harness report`: the report of a stored study."""
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -53,6 +55,7 @@ def command(
     from harness.report.study.content import load
     from harness.report.study.document import build
 
+    _check_distinct({"--out": out, "--json-file": json_file, "--csv": csv, "--picture": picture})
     content = load(options.open_store(store), name)
     document = build(content)
     if markdown:
@@ -71,3 +74,15 @@ def command(
     if picture is not None:
         written["picture"] = files.write_picture(content, picture)
     print_written(progress_console() if json or markdown else new_console(), written)
+
+
+def _check_distinct(paths: Mapping[str, Path | None]) -> None:
+    """Raises UsageError for two options that name one file: the later one would replace it."""
+    named: dict[str, str] = {}
+    for option, path in paths.items():
+        if (
+            path is not None
+            and (first := named.setdefault(os.path.realpath(path), option)) != option
+        ):
+            hint = "Name another file for one of them."
+            raise UsageError(option, "a file of its own", f"{path}, as for {first}", hint)

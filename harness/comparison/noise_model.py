@@ -26,6 +26,7 @@ GPT-2 small, from 800 df). A measured row is the recipe's own and has its df.
 """
 
 import csv
+import io
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -35,6 +36,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
+from harness import files
 from harness.config.field_types import NotNegative, NotNegativeInt
 from harness.errors import HarnessError
 from harness.format import plural
@@ -296,9 +298,18 @@ def host_spread(groups: Iterable[Sequence[Sequence[float]]]) -> dict[str, Any]:
 def read_rows(path: Path) -> list[NoiseRow]:
     """The rows of a noise model file. Raises NoiseModelError that names the faulty line."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with (
+            files.open_regular(path, follow=True) as binary,
+            io.TextIOWrapper(binary, encoding="utf-8-sig", newline="") as file,
+        ):
             reader = csv.DictReader(file)
-            lines = list(reader)
+            lines, columns = list(reader), reader.fieldnames or []
+    except (UnicodeDecodeError, csv.Error) as error:
+        expected, hint = (
+            "a noise model file in UTF-8",
+            "Name another file, or write this one again.",
+        )
+        raise NoiseModelError(str(path), expected, str(error), hint) from error
     except OSError as error:
         raise NoiseModelError(
             str(path),
@@ -306,7 +317,7 @@ def read_rows(path: Path) -> list[NoiseRow]:
             str(error.strerror).lower(),
             "`harness noise --write FILE` writes one from records.",
         ) from error
-    lacking = [name for name in NoiseRow.__struct_fields__ if name not in (reader.fieldnames or [])]
+    lacking = [name for name in NoiseRow.__struct_fields__ if name not in columns]
     if lacking and not lines:  # a row without a column has an error of its own
         raise NoiseModelError(
             str(path),
@@ -332,8 +343,6 @@ def read_rows(path: Path) -> list[NoiseRow]:
 
 def as_csv(rows: Iterable[NoiseRow]) -> str:
     """Rows as a noise model file has them."""
-    import io
-
     text = io.StringIO()
     writer = csv.DictWriter(text, NoiseRow.__struct_fields__, lineterminator="\n")
     writer.writeheader()

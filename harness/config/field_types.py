@@ -12,6 +12,7 @@ LARGEST = 1e15  # of a number that a user writes: more seconds, dollars or token
 LARGEST_INT = 10**15
 LONGEST_MINUTES = 5_256_000  # ten years
 LARGEST_SEED = 2**63 - 1
+SMALLEST_RATE = 1e-9  # of errors: quantiles of a smaller one are rounding errors
 MOST_SEEDS = 100_000  # in one list: of more, a plan does not fit into memory
 
 Finite = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
@@ -20,7 +21,7 @@ Positive = Annotated[float, Meta(gt=0, le=LARGEST)]
 NotNegative = Annotated[float, Meta(ge=0, le=LARGEST)]
 PositiveInt = Annotated[int, Meta(ge=1, le=LARGEST_INT)]
 NotNegativeInt = Annotated[int, Meta(ge=0, le=LARGEST_INT)]
-ErrorRate = Annotated[float, Meta(gt=0, lt=0.5)]
+ErrorRate = Annotated[float, Meta(ge=SMALLEST_RATE, lt=0.5)]
 Minutes = Annotated[float, Meta(gt=0, le=LONGEST_MINUTES)]
 MinutesInt = Annotated[int, Meta(ge=1, le=LONGEST_MINUTES)]
 Hours = Annotated[float, Meta(gt=0, le=LONGEST_MINUTES / 60)]

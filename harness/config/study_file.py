@@ -4,12 +4,21 @@ A study file is YAML 1.2, so `off` stays a string, which the trainer rejects. Th
 and of tricks belong to the trainer and are passed on unchanged.
 """
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
-from harness.config.field_types import ErrorRate, Minutes, NotNegative, Positive, PositiveInt, Seed
+from harness.config.field_types import (
+    MOST_SEEDS,
+    ErrorRate,
+    Minutes,
+    NotNegative,
+    Positive,
+    PositiveInt,
+    Seed,
+)
 from harness.config.yaml_schema import (
     Strict,
     Where,
@@ -187,6 +196,11 @@ def _check_sweep(trick: str, sweep: RetuneFile, study: StudyFile, where: Where) 
         expected = "a list of values for each field"
         got = repr(sweep.values)
         hint = "Write for example {values: {a.field: [0.001, 0.003, 0.01]}, seeds: [101, 102]}."
+        raise StudyFileError(where(f"arms.retune.{trick}.values"), expected, got, hint)
+    runs = math.prod(map(len, sweep.values.values())) * len(sweep.seeds)
+    if runs > MOST_SEEDS:
+        expected, got = f"at most {MOST_SEEDS:,} runs of a sweep", f"{runs:,}"
+        hint = "Write fewer values, or search them: `space` and `trials`."
         raise StudyFileError(where(f"arms.retune.{trick}.values"), expected, got, hint)
 
 

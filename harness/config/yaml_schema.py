@@ -1,6 +1,8 @@
 """Strict schemas of YAML files, and parsers of option values; errors name the line and the key."""
 
+import contextlib
 import difflib
+import io
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -9,6 +11,7 @@ from typing import Any, get_args
 
 import msgspec
 
+from harness import files
 from harness.config import yaml_text
 from harness.config.field_types import LARGEST_SEED, MOST_SEEDS, NAME_PATTERN
 from harness.config.yaml_text import YamlTextError
@@ -29,7 +32,9 @@ class Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 def read_text(path: Path, what: str, example: str) -> str:
     """Reads a YAML file as text. Raises StudyFileError."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with files.open_regular(path, follow=True) as handle:
+            text = io.TextIOWrapper(handle, encoding="utf-8-sig")
+            return text.read(yaml_text.MOST_CHARACTERS + 1)  # `parse` refuses a longer text
     except OSError as error:
         got = str(error.strerror).lower().removeprefix("is ")
         hint = f"Name a YAML file, such as {example}; {EXAMPLES}"
@@ -166,9 +171,11 @@ def check_seeds(seeds: list[int], where: str) -> None:
 
 def find_base(path: Path, base: str) -> str:
     """The configuration that a file at `path` names relative to itself. Raises StudyFileError."""
-    file = (path.parent / base).resolve()
-    if file.is_file():
-        return str(file)
+    file = path.parent / base
+    with contextlib.suppress(OSError):  # a name that is too long
+        file = file.resolve()
+        if file.is_file():
+            return str(file)
     expected = "the path of a configuration file, relative to this file"
     hint = nearest(file.name, [other.name for other in file.parent.glob("*.yaml")]) or EXAMPLES
     raise StudyFileError(f"{path}: base", expected, f"no file {file}", hint)

@@ -137,7 +137,7 @@ def _place_of(path: Path, root: Path) -> str:
 def read(path: Path) -> Baseline:
     """Reads a baseline and verifies its hashes. Raises BaselineError."""
     try:
-        content = path.read_bytes()
+        content = stored_file.read(path, "a baseline file", BaselineError)
     except OSError as error:
         raise _damaged(path, "a baseline file as the harness writes it", str(error)) from error
     stored = stored_file.decode(

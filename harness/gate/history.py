@@ -76,7 +76,8 @@ def load(store: Store) -> list[GateResult]:
 
 def _read(path: Path) -> GateResult:
     hint = "The file is damaged: move it away and repeat the gate."
-    return stored_file.decode(path.read_bytes(), GateResult, path, "a gate", if_damaged=hint)
+    data = stored_file.read(path, "a gate")
+    return stored_file.decode(data, GateResult, path, "a gate", if_damaged=hint)
 
 
 # --- earlier gates --------------------------------------------------------------------------------

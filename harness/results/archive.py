@@ -8,10 +8,12 @@ A compact tar is for publication: everything that reports need (about 15 kB per 
 all of CORE) without the run directories, and with absolute paths cut to their last part.
 """
 
+import contextlib
 import io
 import os
 import re
 import shutil
+import sqlite3
 import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -23,7 +25,7 @@ import msgspec
 
 from harness import files
 from harness.config.yaml_schema import NAME
-from harness.errors import StoreError, UsageError
+from harness.errors import DiskError, StoreError, UsageError
 from harness.redact import redact_text
 from harness.results import stored_file
 from harness.results.store import EVALUATIONS, READINGS, SIDE_FOLDERS, Store
@@ -35,9 +37,14 @@ REPACK = (
 )
 FULL_JOBS = "full"  # one folder per full job
 COMPACT = ("records", *SIDE_FOLDERS, "studies", FULL_JOBS)
-FOLDERS = (*COMPACT, "searches", "plans", READINGS, EVALUATIONS)
+SEARCHES, DATABASE = "searches", ".sqlite"
+FOLDERS = (*COMPACT, SEARCHES, "plans", READINGS, EVALUATIONS)
 # plans/<plan_id>/<attempt>/..., full/<name>/..., readings/<question>/..., evaluations/<plan_id>/...
 NAMED_FOLDERS = {"plans": 2, FULL_JOBS: 1, READINGS: 1, EVALUATIONS: 1}
+TEMPORARY = ".unpack-"
+LOCK_TIMEOUT_S = 60.0
+OF_TAR = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
+"""What a tar of names that contradict each other raises."""
 ABSOLUTE = re.compile(r"(?<![^\s=:'\"])/(?:[^\s/'\"]+/)*(?=[^\s/'\"])")  # without the last part
 
 
@@ -71,15 +78,39 @@ def pack(store: Store, out: Path, *, compact: bool = False) -> int:
                     if compact and path.suffix == ".json":
                         _add_without_paths(tar, path, name)
                     else:
-                        tar.add(path, arcname=name, recursive=False)
+                        with _unchanging(path), contextlib.suppress(FileNotFoundError):
+                            tar.add(path, arcname=name, recursive=False)  # or a run removed it
+            files.check_replaceable(out)
             os.replace(partial, out)
         finally:
             partial.unlink(missing_ok=True)
     return len(paths)
 
 
+@contextmanager
+def _unchanging(path: Path) -> Iterator[None]:
+    """Keeps the writers of a search's database waiting, and undoes what a killed one left half."""
+    if path.suffix != DATABASE:
+        yield
+        return
+    with contextlib.closing(sqlite3.connect(path, timeout=LOCK_TIMEOUT_S)) as database:
+        try:
+            database.execute("BEGIN")
+            database.execute("SELECT 1 FROM sqlite_master").fetchone()  # the lock of a reader
+        except sqlite3.OperationalError as error:
+            hint = "Another command writes to it: stop that one, or pack again later."
+            raise StoreError(str(path), "a search that can be read", str(error), hint) from error
+        except sqlite3.DatabaseError:
+            pass  # no database: it is packed as it is
+        yield
+
+
 def _add_without_paths(tar: tarfile.TarFile, path: Path, name: str) -> None:
-    content = msgspec.json.decode(path.read_bytes())
+    try:
+        content = files.parse_json(path.read_bytes().decode())
+    except ValueError as error:
+        hint = "The file is damaged: move it away, or pack without --compact."
+        raise StoreError(str(path), "JSON", f"a file that is not JSON ({error})", hint) from error
     data = msgspec.json.format(msgspec.json.encode(strip_paths(content)), indent=1)
     member = tar.gettarinfo(path, arcname=name)
     member.size = len(data)
@@ -112,11 +143,9 @@ def _files(root: Path, folder: str) -> list[Path]:
 
 def unpack(tar_path: Path, store: Store) -> UnpackSummary:
     """Merges a packed store into this one. Raises StoreError if the tar is not a packed store."""
-    store.root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=store.root, prefix=".unpack-") as folder:
-        with files.disk_errors(store.root):
-            _extract(tar_path, Path(folder))
-        other = Store(Path(folder))
+    with files.disk_errors(store.root), _temporary_folder(store.root) as folder:
+        _extract(tar_path, folder)
+        other = Store(folder)
         with _named_by_tar(tar_path, other):
             records = other.records()
             packed_studies = [other.study(name) for name in other.study_names()]
@@ -131,14 +160,28 @@ def unpack(tar_path: Path, store: Store) -> UnpackSummary:
         for study in studies:
             store.save_study(study)
         for path in searches:
-            target = store.root / path.relative_to(other.root)
-            target.parent.mkdir(exist_ok=True)
-            os.replace(path, target)
+            _move(path, other, store)
         summary.run_dirs = _move_new(other.run_dirs(), other, store)
         summary.jobs = _move_new(sorted((other.root / FULL_JOBS).glob("*")), other, store)
-        for folder in (READINGS, EVALUATIONS):
-            _move_new(sorted((other.root / folder).glob("*/*")), other, store)
+        for kind in (READINGS, EVALUATIONS):
+            _move_new(sorted((other.root / kind).glob("*/*")), other, store)
     return summary
+
+
+@contextmanager
+def _temporary_folder(root: Path) -> Iterator[Path]:
+    """A folder in the store, locked while it is in use; those of killed processes are removed."""
+    root.mkdir(parents=True, exist_ok=True)
+    for old in root.glob(f"{TEMPORARY}*"):
+        with contextlib.suppress(OSError, DiskError):
+            if (lock := files.lock_file(old / "lock")) is not None:
+                with lock:
+                    shutil.rmtree(old)
+    with tempfile.TemporaryDirectory(dir=root, prefix=TEMPORARY) as name:
+        lock = files.lock_file(Path(name) / "lock")
+        assert lock is not None
+        with lock:
+            yield Path(name)
 
 
 @contextmanager
@@ -155,7 +198,10 @@ def _named_by_tar(tar_path: Path, other: Store) -> Iterator[None]:
 
 def _extract(tar_path: Path, folder: Path) -> None:
     try:
-        with tarfile.open(tar_path, "r:") as tar:
+        with (
+            files.open_regular(tar_path, follow=True) as file,
+            tarfile.open(fileobj=file, mode="r:") as tar,
+        ):
             for member in tar:
                 parts = PurePosixPath(member.name).parts
                 if not _is_of_store(parts) or not member.isfile():
@@ -166,10 +212,13 @@ def _extract(tar_path: Path, folder: Path) -> None:
                 assert source is not None
                 target = folder.joinpath(*parts)
                 target.parent.mkdir(parents=True, exist_ok=True)
-                with source, open(target, "wb") as handle:
+                with source, open(target, "xb") as handle:
                     shutil.copyfileobj(source, handle)
                 os.utime(target, (member.mtime, member.mtime))
-    except (tarfile.TarError, FileNotFoundError, IsADirectoryError, ValueError) as error:
+            file.seek(tar.offset)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile ends there too
+                raise _not_a_store(tar_path, f"a damaged entry, or its end, at byte {tar.offset:,}")
+    except (tarfile.TarError, *OF_TAR, ValueError, OverflowError) as error:
         got = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise _not_a_store(tar_path, got) from error
 
@@ -179,6 +228,10 @@ def _is_of_store(parts: Sequence[str]) -> bool:
     if len(parts) < 2 or parts[0] not in FOLDERS or ".." in parts:
         return False
     folders = NAMED_FOLDERS.get(parts[0], 0)
+    if parts[0] == SEARCHES and not parts[1].endswith((DATABASE, ".json")):
+        return False  # SQLite would apply a journal to the database beside it
+    if "lock" in parts[2:3]:
+        return False  # the harness that runs a plan or a job makes it
     deep_enough = len(parts) > folders + 1 if folders else len(parts) == 2
     return deep_enough and all(map(NAME.fullmatch, parts[1 : max(1, folders) + 1]))
 
@@ -231,9 +284,14 @@ def _move_new(paths: list[Path], other: Store, store: Store) -> int:
     """Moves folders or files that are not in this store; returns how many."""
     moved = 0
     for path in paths:
-        target = store.root / path.relative_to(other.root)
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(path, target)
+        if not (store.root / path.relative_to(other.root)).exists():
+            _move(path, other, store)
             moved += 1
     return moved
+
+
+def _move(path: Path, other: Store, store: Store) -> None:
+    target = store.root / path.relative_to(other.root)
+    with files.disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(path, target)

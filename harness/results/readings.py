@@ -59,4 +59,5 @@ def add(
 
 def _read(path: Path) -> StoredReading:
     hint = "The file is damaged: move it away; state earlier readings with --seen."
-    return stored_file.decode(path.read_bytes(), StoredReading, path, "a reading", if_damaged=hint)
+    data = stored_file.read(path, "a reading")
+    return stored_file.decode(data, StoredReading, path, "a reading", if_damaged=hint)

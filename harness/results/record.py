@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 FORMAT = 1
+Status = Literal["completed", "diverged", "out_of_memory", "interrupted", "failed"]
 FINAL_STATUSES = ("completed", "diverged", "out_of_memory")  # results: not run again
 RECORD_BYTES = 8192  # so that records stay diffable; the run directory has what is left out
 SESSION_GAP_S = 600.0
@@ -114,7 +115,7 @@ class Record(RunPlan, frozen=True, kw_only=True):
     """One attempt at a planned run, once it has ended. Metrics are those of the contract."""
 
     format: int = FORMAT
-    status: str
+    status: Status
     reason: str | None = None
     hint: str | None = None
     log_tail: str | None = None
@@ -131,6 +132,11 @@ class Record(RunPlan, frozen=True, kw_only=True):
     signal: int | None = None  # from outside: the result does not depend on what was run
     # absent from the JSON if CORE was not evaluated, so that stored baselines keep their hashes
     core: CoreSettings | msgspec.UnsetType = msgspec.UNSET
+
+    def __post_init__(self) -> None:
+        for name, value in self.metrics.items():
+            if value is not None and not is_measured(name, value):
+                raise ValueError(f"{name} is {value:g}, which is no measurement")
 
 
 def read_plan(run_dir: Path) -> RunPlan | None:
@@ -197,7 +203,7 @@ def _shortened(text: str | None) -> str | None:
 class Outcome(msgspec.Struct, kw_only=True):
     """The content of `result.json` under the contract, or what is known without it."""
 
-    status: Literal["completed", "diverged", "out_of_memory", "interrupted", "failed"]
+    status: Status
     steps: Count
     tokens: Count
     metrics: dict[str, float | None]

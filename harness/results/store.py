@@ -80,10 +80,10 @@ class Store:
         if not folder.is_dir():
             return []
         names = {}
-        for entry in os.scandir(folder):
-            if entry.name.endswith(".json") and not entry.name.startswith("."):
-                stat = entry.stat()
-                names[entry.name] = (stat.st_mtime_ns, stat.st_size)
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.endswith(".json") and not entry.name.startswith("."):
+                    names[entry.name] = _stamp(entry)
         if self._latest is not None and self._latest.files == names:
             return list(self._latest.records)
         records = self._indexed(names)
@@ -130,7 +130,7 @@ class Store:
         """A stored study. Raises StoreError where there is none of that name."""
         path = self.study_path(name)
         try:
-            data = path.read_bytes()
+            data = stored_file.read(path, "a study")
         except (FileNotFoundError, NotADirectoryError):
             known = ", ".join(self.study_names()) or "none"
             raise StoreError(
@@ -140,7 +140,11 @@ class Store:
                 "Name one of them, or name the store it is in with --store.",
             ) from None
         hint = "Move the file away and start the study again: its records are kept."
-        return stored_file.decode(data, ResolvedStudy, path, "a study", if_damaged=hint)
+        study = stored_file.decode(data, ResolvedStudy, path, "a study", if_damaged=hint)
+        if study.study != name:
+            expected, got = "a study of the name of its file", f"one called {study.study!r}"
+            raise StoreError(str(path), expected, got, "Move it away, or give it its own name.")
+        return study
 
     def study_names(self) -> list[str]:
         """The names of the stored studies, sorted."""
@@ -259,8 +263,9 @@ class Store:
     def _indexed(self, names: dict[str, tuple[int, int]]) -> list[Record] | None:
         """The records in the index; None unless it was built from exactly these files."""
         try:
-            index = msgspec.json.decode((self.root / "index.json").read_bytes(), type=_Index)
-        except (OSError, msgspec.DecodeError):
+            with files.open_regular(self.root / "index.json", follow=True) as handle:
+                index = msgspec.json.decode(handle.read(), type=_Index)
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
         return index.records if index.files == names else None
 
@@ -272,11 +277,24 @@ class Store:
     @staticmethod
     def _read(path: Path) -> Record | None:
         try:
-            data = path.read_bytes()
+            data = stored_file.read(path, "a record")
         except (FileNotFoundError, NotADirectoryError):
             return None
         hint = "The file is damaged: move it away; the run is then repeated."
-        return stored_file.decode(data, Record, path, "a record", if_damaged=hint)
+        record = stored_file.decode(data, Record, path, "a record", if_damaged=hint)
+        if not path.name.startswith(f"{record.plan_id}."):
+            expected, got = "a record named after its plan", f"one of the plan {record.plan_id}"
+            raise StoreError(str(path), expected, got, "Move it away, or give it its own name.")
+        return record
+
+
+def _stamp(entry: "os.DirEntry[str]") -> tuple[int, int]:
+    """When a record was written, and its size: an index of other ones is stale."""
+    try:
+        stat = entry.stat()
+    except OSError as error:  # a link to nothing
+        raise stored_file.unreadable(Path(entry.path), "a record", error) from error
+    return stat.st_mtime_ns, stat.st_size
 
 
 def _parquet(table: "pa.Table") -> bytes:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from harness import files
 from harness.errors import HarnessError, StoreError
 
 T = TypeVar("T")
@@ -17,6 +18,29 @@ USE_ANOTHER_STORE = (
     "Use another --store, read this one with the version of the harness that wrote it, or convert "
     "it as CHANGELOG.md describes."
 )
+
+
+def read(path: Path, what: str, error: type[HarnessError] = StoreError) -> bytes:
+    """The content of a stored file.
+
+    Raises FileNotFoundError or NotADirectoryError where there is none, and `error` for a file that
+    cannot be read: a folder, a pipe, a link without an end, a file of another user.
+    """
+    try:
+        with files.open_regular(path, follow=True) as handle:
+            return handle.read()
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as fault:
+        raise unreadable(path, what, fault, error) from fault
+
+
+def unreadable(
+    path: Path, what: str, fault: OSError, error: type[HarnessError] = StoreError
+) -> HarnessError:
+    """The error for a stored file that cannot be read."""
+    hint = "Make it a file that you may read, or move it away."
+    return error(str(path), what, f"what cannot be read ({fault.strerror})", hint)
 
 
 def decode(

@@ -18,8 +18,9 @@ import sysconfig
 import tomllib
 from collections.abc import Callable, Collection, Mapping
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import msgspec
 
@@ -37,6 +38,7 @@ PIP_LINES = 8
 PIP = ("PIP_*", "UV_*")  # variables of an installation
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 SPACES = re.compile(r"\s*([<>=!~,\[\]])\s*")  # insignificant white space in a requirement
+MOST_BYTES = 2**20  # of a pyproject.toml
 SHOWN = 6  # packages in an error message
 
 
@@ -185,16 +187,15 @@ def _requirements(checkout: Path, extras: Collection[str]) -> dict[str, list[str
     """Requirements by package: the dependencies and these extras. Raises TrainerError."""
     project = _project(checkout)
     packages: dict[str, set[str]] = {}
-    for line in [*project.get("dependencies", []), *_extra_requirements(project, extras)]:
+    for line in [*project.dependencies, *_extra_requirements(project, extras)]:
         name, rest = _name(line), NAME.sub("", " ".join(line.split()), count=1)
         packages.setdefault(name, set()).add(SPACES.sub(r"\1", name + rest))
     return {name: sorted(lines) for name, lines in packages.items()}
 
 
-def _extra_requirements(project: Mapping[str, Any], extras: Collection[str]) -> list[str]:
+def _extra_requirements(project: "_Project", extras: Collection[str]) -> list[str]:
     """The requirements of extras, including extras of the same project that they name."""
-    optional = project.get("optional-dependencies", {})
-    own_name = _normal(str(project.get("name", "")))
+    optional, own_name = project.optional_dependencies, _normal(project.name)
     lines, waiting, seen = [], list(extras), set()
     while waiting:
         extra = waiting.pop()
@@ -207,20 +208,43 @@ def _extra_requirements(project: Mapping[str, Any], extras: Collection[str]) -> 
     return lines
 
 
-def _project(checkout: Path) -> dict[str, Any]:
-    """The table `project`; empty if there is no such file. Raises TrainerError."""
+class _Project(msgspec.Struct, kw_only=True, rename="kebab"):
+    name: str = ""
+    dependencies: list[str] = []
+    optional_dependencies: dict[str, list[str]] = {}
+    dynamic: list[str] = []
+
+
+class _ProjectFile(msgspec.Struct, kw_only=True):
+    project: _Project = msgspec.field(default_factory=_Project)
+
+
+def _project(checkout: Path) -> _Project:
+    """The table `project`; an empty one if there is no such file. Raises TrainerError.
+
+    Anybody may have written the checkout: a link in it is not followed.
+    """
     path = checkout / "pyproject.toml"
     try:
-        project = tomllib.loads(path.read_text(encoding="utf-8-sig")).get("project", {})
+        with files.open_regular(path) as handle:
+            text = handle.read(MOST_BYTES).decode("utf-8-sig")
+        project = msgspec.convert(tomllib.loads(text), _ProjectFile).project
     except FileNotFoundError:
-        return {}
-    except tomllib.TOMLDecodeError as error:
+        return _Project()
+    except OSError as error:
+        hint = "It may be no link: commit the file itself."
+        raise TrainerError(str(path), "a file", str(error.strerror), hint) from error
+    except (ValueError, RecursionError) as error:
         raise TrainerError(str(path), "TOML", str(error), "Correct that line.") from error
-    if "dependencies" in project.get("dynamic", []):
+    lines = [*project.dependencies, *chain(*project.optional_dependencies.values())]
+    if options := [line for line in lines if not NAME.match(line.strip())]:
+        expected, hint = "requirements that begin with a package", "Remove it: pip would obey it."
+        raise TrainerError(str(path), expected, repr(options[0][:100]), hint)
+    if "dependencies" in project.dynamic:
         expected = "dependencies under [project], to compare them"
         got = "dynamic dependencies"
         raise TrainerError(str(path), expected, got, "Write them out under [project].")
-    return dict(project)
+    return project
 
 
 def _installed_extras(trainer: NativeTrainer) -> list[str]:

@@ -16,6 +16,7 @@ from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from harness import files
 from harness.errors import UsageError
 
 FILE = Path("ci/environment.txt")
@@ -69,7 +70,8 @@ def listed_patterns(path: Path = FILE) -> list[str]:
     Empty without a file. Raises UsageError.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        with files.open_regular(path, follow=True) as handle:
+            lines = handle.read().decode("utf-8-sig").splitlines()
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError) as error:

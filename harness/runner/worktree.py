@@ -32,7 +32,8 @@ def checkout_ref(ref: str, checkout: Path, store_root: Path) -> Path:
 def checkout_patch(patch: Path, checkout: Path, store_root: Path) -> Path:
     """A checkout of the current code, with uncommitted changes and a patch. StudyFileError."""
     try:
-        content = patch.read_bytes().removeprefix(codecs.BOM_UTF8)
+        with files.open_regular(patch, follow=True) as handle:
+            content = handle.read().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         expected = "a patch file"
         hint = "Its path is relative to the study file; `git diff > idea.diff` writes one."
@@ -140,4 +141,6 @@ def _english() -> dict[str, str]:
 
 def _git(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     command, variables = ["git", *arguments], _english()
-    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True)
+    return subprocess.run(
+        command, cwd=folder, env=variables, capture_output=True, text=True, errors="replace"
+    )

@@ -167,13 +167,13 @@ def evaluation_reason(evidence: Evidence, arm: Arm, metric: str) -> str | None:
 
 def status_counts(runs: Sequence[ArmRun]) -> dict[str, int]:
     """Runs by status; `not run` for those without a record."""
-    return dict(Counter(run.record.status if run.record else "not run" for run in runs))
+    return dict(Counter(str(run.record.status) if run.record else "not run" for run in runs))
 
 
 def unfinished_reason(runs: Sequence[ArmRun]) -> str:
     """'0 of 3 runs completed: 2 diverged (loss is nan), 1 not run'."""
     counts = status_counts(runs)
-    reasons = {run.record.status: run.record.reason for run in runs if run.record}
+    reasons = {str(run.record.status): run.record.reason for run in runs if run.record}
     parts = [
         f"{count} {status}" + (f" ({reasons[status]})" if reasons.get(status) else "")
         for status, count in counts.items()

@@ -100,3 +100,17 @@ def test_a_link_is_no_file_of_a_trainer(tmp_path):
     with pytest.raises(OSError, match="symbolic"):
         files.open_regular(tmp_path / "result.json")
     assert files.read_json(tmp_path / "result.json") is None
+
+
+def test_a_device_or_a_pipe_is_not_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "null").symlink_to("/dev/null")
+    for name in ("pipe", "null"):
+        with pytest.raises(DiskError, match="got a device or pipe"):
+            files.write_text(tmp_path / name, "x")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["null", "pipe"]
+
+
+def test_a_place_that_takes_no_file_is_an_error_with_a_hint():
+    with pytest.raises(DiskError, match="name another path"):
+        files.write_text(Path("/proc/x/y"), "x")

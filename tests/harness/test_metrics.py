@@ -13,6 +13,7 @@ from harness.metrics import (
     SPEEDS,
     THROUGHPUTS,
     duplicates,
+    is_measured,
     metric_named,
     preferred,
 )
@@ -92,3 +93,22 @@ def test_values_differences_and_margins_are_printed_in_the_unit_of_the_metric(
     assert metric.value(3.27832) == value
     assert metric.change(-0.00123, half_width=0.0005) == change
     assert metric.size(0.00123) == size
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "measured"),
+    [
+        ("val_loss", 3.28, True),
+        ("val_loss", 0.0, False),
+        ("val_loss", 1e-320, False),
+        ("val_loss", 1e308, False),
+        ("core", -0.01, True),
+        ("loader_wait_s", 0.0, True),
+        ("tokens_per_s", -5.0, False),
+        ("peak_memory_bytes", -1.0, False),
+        ("own", -1e29, True),
+        ("own", float("nan"), False),
+    ],
+)
+def test_a_measurement_has_a_size_and_a_sign_that_can_be_compared(name, value, measured):
+    assert is_measured(name, value) is measured

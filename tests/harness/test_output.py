@@ -3,6 +3,7 @@
 import io
 import os
 import signal
+import subprocess
 import sys
 
 import pytest
@@ -78,3 +79,29 @@ def test_sigterm_before_the_first_run_is_a_stop(monkeypatch, capsys):
     assert code_of(monkeypatch, lambda: os.kill(os.getpid(), signal.SIGTERM)) == 5
     assert "re-run the same command" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("where", ["exec('os.kill(os.getpid(), number)')", "import dies"])
+def test_a_signal_while_the_command_is_imported_is_a_stop(tmp_path, number, where):
+    kill = f"import os\nnumber = {number:d}\n"
+    (tmp_path / "dies.py").write_text(f"{kill}os.kill(os.getpid(), number)\n")
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"import sys, types; import harness.__main__ as main\n{kill}"
+        f"class App(types.ModuleType):\n"
+        f"    def __getattr__(self, name):\n        {where}\n"
+        f"sys.path.insert(0, {str(tmp_path)!r})\n"
+        "sys.modules['harness.cli.app'] = App('app'); main.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (5, "")
+    assert done.stderr == "stopped; re-run the same command to resume\n"
+
+
+def test_a_command_in_the_background_still_ignores_ctrl_c(monkeypatch):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert code_of(monkeypatch, lambda: os.kill(os.getpid(), signal.SIGINT)) == 0
+    finally:
+        signal.signal(signal.SIGINT, before)

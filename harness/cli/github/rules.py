@@ -123,7 +123,9 @@ def missing_time_out(tree: Tree) -> Iterator[Finding]:
 
 def _triggers(tree: Tree) -> set[str]:
     on = tree.get("on")
-    return {on} if isinstance(on, str) else set(on or ())
+    if isinstance(on, (list, dict)):
+        return {str(name) for name in on}
+    return {on} if isinstance(on, str) else set()
 
 
 def _jobs(tree: Tree) -> Iterator[tuple[str, Any]]:

@@ -23,6 +23,9 @@ def parse(text: str, name: str) -> Tree:
         merges = [token for token in _scan(text, "ScalarToken") if token.value == "<<"]
     except YAMLError as error:
         raise _invalid_yaml(error, name) from None
+    except RecursionError:
+        expected, got = "a workflow", "YAML that is nested too deeply"
+        raise WorkflowFileError(name, expected, got, "GitHub does not read it either.") from None
     if not isinstance(tree, dict):
         got = "an empty file" if tree is None else "a list" if isinstance(tree, list) else "text"
         hint = "Remove the file and run `harness ci init`, which writes a complete one."

@@ -119,8 +119,9 @@ def log_path(folder: Path, number: str) -> Path:
 
 def _read(path: Path) -> Submission:
     hint = "Move its folder away: `squeue` and `scancel` of Slurm still find its job."
+    data = stored_file.read(path, "a submission")
     return stored_file.decode(
-        path.read_bytes(), Submission, path, "a submission", if_damaged=hint, if_older=hint
+        data, Submission, path, "a submission", if_damaged=hint, if_older=hint
     )
 
 

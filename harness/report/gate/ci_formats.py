@@ -8,11 +8,12 @@ neither start a workflow command nor break the XML.
 import re
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated
 from xml.etree import ElementTree
 
 import msgspec
 
-from harness import errors
+from harness import errors, files
 from harness.errors import UsageError
 from harness.escape import escape
 from harness.gate.result import GateMetric, GateOutcome
@@ -32,7 +33,11 @@ ENDINGS = {
     errors.STOPPED_AT_LIMIT: "the gate was stopped before it ended",
 }
 LOG_CHARACTERS = 2000
+LAST_DATE = 253_402_300_799  # in Unix seconds: the end of the year 9999
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+_Moment = Annotated[float, msgspec.Meta(ge=0, le=LAST_DATE)]
 
 
 class GateSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,8 +48,8 @@ class GateSummary(msgspec.Struct, frozen=True, kw_only=True):
     exit_code: int
     metrics: list[GateMetric] = []
     log_tail: str | None = None
-    started_at: float = 0.0
-    ended_at: float = 0.0
+    started_at: _Moment = 0.0
+    ended_at: _Moment = 0.0
 
 
 def read(path: Path, exit_code: int | None = None, log: Path | None = None) -> GateSummary:
@@ -57,7 +62,8 @@ def read(path: Path, exit_code: int | None = None, log: Path | None = None) -> G
         UsageError: the file is missing, and no exit code shows how the gate ended.
     """
     try:
-        content = path.read_bytes()
+        with files.open_regular(path, follow=True) as handle:
+            content = handle.read()
     except OSError as error:
         if exit_code is None:
             raise UsageError(
@@ -69,7 +75,7 @@ def read(path: Path, exit_code: int | None = None, log: Path | None = None) -> G
         content = b""
     try:
         summary = msgspec.json.decode(content, type=GateSummary)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return _without_result(str(error), exit_code, log)
     if exit_code is not None and exit_code != summary.exit_code:
         reason = f"the gate reported {summary.outcome} and then ended with exit code {exit_code}"

@@ -63,7 +63,7 @@ def core_path_of_store(root: Path, record: Record) -> Path | None:
 def record_from_file(path: Path) -> Record:
     """Reads a record file. Raises LogError."""
     return stored_file.decode(
-        path.read_bytes(),
+        stored_file.read(path, "a record", LogError),
         Record,
         path,
         "a record",

@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from harness import files
 from harness.results.logs.run_log import LogError
 from harness.results.logs.segments import LinePrefix, find_prefix, line_end
 
@@ -85,7 +86,7 @@ def _blocks(path: Path, characters: int, more: int) -> Iterator[str]:
     At least one block, empty for an empty file.
     """
     try:
-        with ExitStack() as files, _open(path, files) as file:
+        with ExitStack() as opened, _open(path, opened) as file:
             block = file.read(characters) + file.readline(more)
             yield block
             while block := file.read(characters) + file.readline(more):
@@ -95,14 +96,16 @@ def _blocks(path: Path, characters: int, more: int) -> Iterator[str]:
         raise LogError(str(path), "a readable file", got, "Copy it again.") from error
     except OSError as error:
         got = str(error.strerror or error).lower()
-        raise LogError(str(path), "a readable file", got, "Check its permissions.") from error
+        raise LogError(
+            str(path), "a readable file", got, "Name a file that you may read."
+        ) from error
 
 
-def _open(path: Path, files: ExitStack) -> IO[str]:
-    raw = files.enter_context(path.open("rb"))
+def _open(path: Path, opened: ExitStack) -> IO[str]:
+    raw = opened.enter_context(files.open_regular(path, follow=True))
     packed = raw.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
     raw.seek(0)
-    stream = files.enter_context(gzip.GzipFile(fileobj=raw)) if packed else raw
+    stream = opened.enter_context(gzip.GzipFile(fileobj=raw)) if packed else raw
     start = stream.read(_SAMPLE_BYTES)
     stream.seek(0)
     return io.TextIOWrapper(stream, encoding=_encoding(start), errors="replace")

@@ -148,6 +148,9 @@ def _read(path: Path) -> dict[str, Any]:
         expected = "a configuration file"
         hint = "Name an existing file, such as ablations/configs/fake.yaml."
         raise FakeConfigError(str(path), expected, str(error.strerror), hint) from error
+    except UnicodeDecodeError as error:
+        got = f"an invalid byte at {error.start}"
+        raise FakeConfigError(str(path), "UTF-8 text", got, "Save the file as UTF-8.") from error
     if path.suffix == ".json":  # written by the harness: needs no YAML reader
         config = json.loads(text)
     else:
@@ -207,9 +210,11 @@ def _is_number(value: Any) -> bool:
 
 
 def _check(config: dict[str, Any]) -> None:
-    steps = config["dial"]["steps"]
-    if steps is not None and steps <= 0:
-        raise FakeConfigError("dial.steps", "more than 0", str(steps), "Raise it.")
+    rate = config["optimizer"]["adamw_lr"]
+    for name, number in (*config["dial"].items(), ("adamw_lr", rate)):
+        if number is not None and not number > 0:  # NaN neither
+            section = "dial" if name in config["dial"] else "optimizer"
+            raise FakeConfigError(f"{section}.{name}", "more than 0", str(number), "Raise it.")
     if config["backout"] and not config["residual_scalars"]:
         expected = "residual_scalars to be on as well"
         got = "residual_scalars: null"

@@ -130,3 +130,10 @@ def test_a_name_that_does_not_fit_is_refused_before_the_replicates_are_run(comma
     assert code == errors.COULD_NOT_RUN
     assert "a name that is not in use" in output
     assert "seed 4" not in output
+
+
+@pytest.mark.parametrize("why", ["", " "])
+def test_an_entry_is_not_replaced_without_a_reason(command, why):
+    code, output = command("accept", "small", "--seeds", "9-16", "--why", why)
+    assert code == 2
+    assert "--why: expected a reason" in output

@@ -34,6 +34,8 @@ LISTS = [
     ("compare", "a", "--", "b", "--sd", "val_loss=-1"),
     ("drift", "--margin", "val_loss=inf"),
     ("gate", CONFIG, "--margin", "val_loss=0"),
+    ("compare", "a", "--", "b", "--alpha", "1e-300"),
+    ("compare", "x" * 5000, "--", "b"),
 ]
 
 
@@ -85,3 +87,8 @@ def test_a_store_without_a_name_and_a_file_are_refused(harness, tmp_path, store,
     done = harness(*command)
     assert (done.returncode, done.stdout) == (2, "")
     assert "--store: expected the folder of a store" in done.stderr
+
+
+def test_a_store_whose_name_is_too_long_is_refused():
+    with pytest.raises(UsageError, match="--store: expected the folder of a store"):
+        parse_store("x" * 300)

@@ -53,3 +53,9 @@ def test_a_dry_run_of_a_study_whose_base_crashes_exits_4(harness, study_file, js
         assert "crashed at step 2" in plan["blocked"][0]
         assert plan["budget"]["wall_s"] is None
     assert harness("study", path, "--dry-run", "--no-measure").returncode == errors.PASS
+
+
+def test_two_files_of_a_report_have_two_names(harness, tmp_path):
+    done = harness("report", "x", "--csv", tmp_path / "a", "--json-file", tmp_path / "b/../a")
+    assert done.returncode == 2
+    assert "--csv: expected a file of its own" in done.stderr

@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import os
 from pathlib import Path
 
 import msgspec
@@ -258,6 +259,21 @@ def test_another_file_is_no_noise_model_without_rows(tmp_path):
         read_rows(path)
     path.write_text(as_csv([]))
     assert read_rows(path) == []
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"scale,sd\n\xff,1\n", b"x" * 200_000, "scale".encode("utf-16")]
+)
+def test_a_file_that_is_no_table_is_no_noise_model(tmp_path, content):
+    (tmp_path / "n.csv").write_bytes(content)
+    with pytest.raises(NoiseModelError, match=r"n\.csv: expected a noise model file"):
+        read_rows(tmp_path / "n.csv")
+
+
+def test_a_noise_model_that_is_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "n.csv")
+    with pytest.raises(NoiseModelError, match="no regular file"):
+        read_rows(tmp_path / "n.csv")
 
 
 def test_the_rows_that_ship_are_as_large_as_is_known():

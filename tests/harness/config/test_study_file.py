@@ -1,11 +1,12 @@
 """Errors in study files have their line and a hint."""
 
+import os
 import time
 
 import pytest
 
-from harness.config.study_file import parse_study
-from harness.config.yaml_schema import check_seeds, parse_seeds, parse_sets
+from harness.config.study_file import load_study, parse_study
+from harness.config.yaml_schema import check_seeds, find_base, parse_seeds, parse_sets
 from harness.errors import StudyFileError, UsageError
 
 GOOD = """\
@@ -148,3 +149,20 @@ def test_thousands_of_seeds_are_checked_at_once():
     with pytest.raises(UsageError, match="100,000"):
         parse_seeds("1-2000000000", "--seeds")
     assert time.monotonic() - began < 1
+
+
+def test_a_sweep_of_more_runs_than_a_plan_holds_is_refused_at_once():
+    values = ", ".join(f"a.f{number}: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]" for number in range(9))
+    error = refused(GOOD.replace("lr: [0.1, 0.2]", values))
+    assert error.expected == "at most 100,000 runs of a sweep"
+    assert error.got == "1,000,000,000"
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "pipe", "folder", "x" * 5000])
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path, path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(StudyFileError, match="expected a study file"):
+        load_study(tmp_path / path)
+    with pytest.raises(StudyFileError, match="expected the path of a configuration file"):
+        find_base(tmp_path / "study.yaml", path)

@@ -1,12 +1,17 @@
 """Packing and unpacking stores: records are merged, and nothing outside the store is written."""
 
 import io
+import os
+import sqlite3
+import subprocess
+import sys
 import tarfile
 
 import msgspec
 import pytest
 
-from harness.errors import StoreError, UsageError
+from harness.errors import DiskError, StoreError, UsageError
+from harness.files import lock_file
 from harness.results.archive import pack, strip_paths, unpack
 from harness.results.store import Store
 from harness.runner.attempt import recover
@@ -257,6 +262,7 @@ def test_a_hostile_plan_in_a_run_directory_writes_nothing_when_it_is_recovered(t
         "records/.x.json",
         "records/a b.json",
         "records/a/b.json",
+        "plans/p/lock/x",
         "plans/p/.a/x",
         "plans/p",
         "plans/p/a",
@@ -285,3 +291,99 @@ def test_what_is_packed_can_be_unpacked_and_readings_and_evaluations_are(store, 
     other = Store(tmp_path / "other")
     unpack(out, other)
     assert all((other.root / name).exists() for name in kept)
+
+
+def entry(name: str, data: bytes = b"{}") -> bytes:
+    header = tarfile.TarInfo(name)
+    header.size = len(data)
+    return header.tobuf() + data.ljust(-(-len(data) // 512) * 512, b"\0")
+
+
+END = bytes(1024)
+READING = entry("readings/q/a.json")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        READING,  # no end: the rest may be missing
+        READING + b"x" * 512 + entry("readings/q/b.json") + END,  # tarfile takes it for the end
+        READING + READING + END,
+        READING + entry("readings/q/a.json/b") + END,
+        READING.replace(b"00000000000", b"77777777777", 1) + END,
+        entry("searches/s.sqlite-journal") + END,  # SQLite would apply it to a database there
+    ],
+)
+def test_a_tar_that_is_cut_or_contradicts_itself_is_rejected(tmp_path, store, content):
+    (tmp_path / "a.tar").write_bytes(content)
+    with pytest.raises(StoreError, match="Nothing was unpacked"):
+        unpack(tmp_path / "a.tar", store)
+    assert not (store.root / "readings").exists()
+
+
+@pytest.mark.parametrize("mtime", ["1e300", "nan", "-1e300"])
+def test_a_time_that_no_file_has_is_rejected(tmp_path, store, mtime):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        header = tarfile.TarInfo("readings/q/a.json")
+        header.pax_headers = {"mtime": mtime}
+        tar.addfile(header)
+    with pytest.raises(StoreError, match="Nothing was unpacked"):
+        unpack(tmp_path / "a.tar", store)
+
+
+def test_a_pipe_is_no_tar(tmp_path, store):
+    os.mkfifo(tmp_path / "a.tar")
+    with pytest.raises(StoreError, match="no regular file"):
+        unpack(tmp_path / "a.tar", store)
+
+
+@pytest.mark.parametrize("folder", ["plans", "readings", "full", "searches"])
+def test_a_file_in_place_of_a_folder_of_the_store_is_named(tmp_path, store, folder):
+    names = {"plans": "plans/p/a/log.txt", "full": "full/j/a", "searches": "searches/s.sqlite"}
+    (tmp_path / "a.tar").write_bytes(entry(names.get(folder, "readings/q/a.json")) + END)
+    (store.root / folder).parent.mkdir(parents=True, exist_ok=True)
+    (store.root / folder).write_text("mine")
+    with pytest.raises(DiskError, match=f"{folder}.*move it away"):
+        unpack(tmp_path / "a.tar", store)
+    assert (store.root / folder).read_text() == "mine"
+
+
+def test_what_a_killed_unpack_left_is_removed_by_the_next(tmp_path, store):
+    left, used = store.root / ".unpack-left", store.root / ".unpack-used"
+    for folder in (left, used):
+        folder.mkdir(parents=True)
+        (folder / "lock").touch()
+    (tmp_path / "a.tar").write_bytes(READING + END)
+    with lock_file(used / "lock"):
+        unpack(tmp_path / "a.tar", store)
+    assert not left.exists()
+    assert used.exists()
+
+
+@pytest.mark.parametrize("data", ["{", "[" * 5000, b"\xff\xfe{"])
+def test_a_compact_tar_names_the_file_that_is_not_json(store, tmp_path, data):
+    path = store.root / "full/j/entry.json"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(data.encode() if isinstance(data, str) else data)
+    with pytest.raises(StoreError, match=r"entry\.json: expected JSON"):
+        pack(store, tmp_path / "a.tar", compact=True)
+    assert pack(store, tmp_path / "b.tar") == 1
+
+
+def test_a_database_is_packed_as_its_writer_would_leave_it(store, tmp_path):
+    path = store.root / "searches/s.sqlite"
+    path.parent.mkdir(parents=True)
+    code = (
+        "import os, sqlite3, sys; db = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "db.execute('PRAGMA cache_size = 1'); db.execute('CREATE TABLE t (x)')\n"
+        "db.execute('BEGIN'); db.executemany('INSERT INTO t VALUES (?)', [('x' * 999,)] * 999)\n"
+        "os._exit(0)"  # killed within a transaction that has reached the file
+    )
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True)
+    assert (store.root / "searches/s.sqlite-journal").exists()
+    pack(store, tmp_path / "a.tar")
+    unpack(tmp_path / "a.tar", Store(tmp_path / "other"))
+    database = sqlite3.connect(tmp_path / "other/searches/s.sqlite")
+    assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert database.execute("SELECT count(*) FROM t").fetchone() == (0,)
+    database.close()

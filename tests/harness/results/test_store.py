@@ -1,6 +1,8 @@
 """The store loses no record, writes none twice and reads no incomplete file."""
 
+import json
 import multiprocessing
+import os
 from pathlib import Path
 
 import msgspec
@@ -161,3 +163,58 @@ def test_other_folders_among_the_plans_are_nobodys_run(store):
     (store.root / "plans/.trash/x").mkdir(parents=True)
     (store.root / "plans/p1/a1").mkdir(parents=True)
     assert [path.name for path in store.run_dirs()] == ["a1"]
+
+
+def in_place_of(path: Path, kind: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    makers = {
+        "folder": path.mkdir,
+        "pipe": lambda: os.mkfifo(path),
+        "link to itself": lambda: path.symlink_to(path.name),
+        "link to nothing": lambda: path.symlink_to("nowhere"),
+    }
+    makers[kind]()
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "link to itself", "link to nothing"])
+def test_what_cannot_be_read_in_place_of_a_file_is_named(store, kind):
+    store.add(record(), None)
+    in_place_of(store.root / "records/x.json", kind)
+    with pytest.raises(StoreError, match=r"x\.json: expected a record; got what cannot be read"):
+        store.records()
+    in_place_of(store.root / "studies/x.json", kind)
+    with pytest.raises(StoreError, match="expected a study"):
+        store.study("x")
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "link to itself", "link to nothing"])
+def test_an_index_that_cannot_be_read_is_made_again_or_done_without(store, kind):
+    store.add(record(), None)
+    in_place_of(store.root / "index.json", kind)
+    assert store.records() == [record()]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"status": "fine"},
+        {"metrics": {"val_bpb": 1e308}},
+        {"metrics": {"val_bpb": 1e-320}},
+        {"metrics": {"tokens_per_s": -5.0}},
+        {"metrics": {"val_loss": 0}},
+    ],
+)
+def test_a_record_of_what_no_run_measures_is_named(store, changes):
+    store.add(record(), None)
+    path = store.root / "records/p.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(StoreError, match=r"p\.json"):
+        store.records()
+
+
+def test_a_file_named_after_another_plan_or_study_is_named(store):
+    store.add(record(), None)
+    (store.root / "records/q.json").write_bytes((store.root / "records/p.json").read_bytes())
+    with pytest.raises(StoreError, match=r"q\.json: expected a record named after its plan"):
+        store.records()

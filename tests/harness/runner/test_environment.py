@@ -182,3 +182,28 @@ def test_a_ref_is_measured_in_its_isolated_environment(gate):
     assert speed["result"]["estimate"] == pytest.approx(-0.105, abs=0.01)
     (note,) = (note for note in result["notes"] if "isolated environment" in note)
     assert "toy absent here, 0.9 there" in note
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "project = 5",
+        "[project]\ndependencies = 'rich'",
+        "[project]\ndependencies = [1]",
+        "[project]\ndynamic = 3",
+        "[project.optional-dependencies]\nx = 'y'",
+        "[project]\ndependencies = ['--index-url https://example.org']",
+        "[project]\nname = 'é'".encode("latin-1"),
+        "x = " + "[" * 5000,
+    ],
+)
+def test_a_project_file_of_any_author_is_read_or_refused(tmp_path, text):
+    (tmp_path / "pyproject.toml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(TrainerError, match=r"pyproject\.toml: expected"):
+        compared(checkout(tmp_path / "here"), tmp_path)
+
+
+def test_a_project_file_that_is_a_link_is_not_followed(tmp_path):
+    (tmp_path / "pyproject.toml").symlink_to("/dev/zero")
+    with pytest.raises(TrainerError, match="expected a file"):
+        compared(checkout(tmp_path / "here"), tmp_path)

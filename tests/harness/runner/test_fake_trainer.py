@@ -83,3 +83,18 @@ def test_the_draws_stay_the_same_when_the_code_changes(monkeypatch):
     monkeypatch.setattr(fake, "code_id", lambda: "another")
     assert Curve(config, None).loss(10) == before[0]
     assert fake.identity(config)["code_id"] != before[1]
+
+
+@pytest.mark.parametrize(
+    "field", ["dial.depth", "dial.ratio", "dial.batch_tokens", "dial.steps", "optimizer.adamw_lr"]
+)
+@pytest.mark.parametrize("number", [0, -3, float("nan")])
+def test_a_size_or_a_rate_that_no_run_has_is_refused(field, number):
+    with pytest.raises(HarnessError, match=f"{field}: expected more than 0"):
+        fake.load(None, {field: number})
+
+
+def test_a_configuration_in_another_encoding_is_refused(tmp_path):
+    (tmp_path / "c.yaml").write_bytes("seed: 1 # é".encode("latin-1"))
+    with pytest.raises(HarnessError, match="expected UTF-8 text"):
+        fake.load(tmp_path / "c.yaml", {})

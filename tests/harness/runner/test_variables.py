@@ -1,6 +1,7 @@
 """What a trainer's process inherits: the machine and its data, never the job that runs it."""
 
 import json
+import os
 import sys
 
 import pytest
@@ -134,6 +135,12 @@ def test_every_verb_gets_the_allowed_variables_only(spying, tmp_path, verb):
     seen = json.loads((tmp_path / "seen.json").read_text())
     assert FROM_A_JOB.keys().isdisjoint(seen)
     assert "PATH" in seen
+
+
+def test_a_list_that_is_no_file_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "names.txt")
+    with pytest.raises(UsageError, match=r"names\.txt: expected a text file"):
+        listed_patterns(tmp_path / "names.txt")
 
 
 def test_a_name_that_is_allowed_in_full_is_no_secret():

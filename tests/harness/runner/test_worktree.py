@@ -93,3 +93,9 @@ def test_only_the_hash_of_a_commit_names_the_folder_that_is_made_anew(tmp_path, 
     with pytest.raises(StudyFileError, match="the hash of a commit; got 'branch"):
         checkout_ref("x", tmp_path, tmp_path / "store")
     assert kept.is_dir()
+
+
+def test_a_patch_that_is_no_file_is_refused_and_not_waited_for(tmp_path, repository):
+    os.mkfifo(tmp_path / "idea.diff")
+    with pytest.raises(StudyFileError, match="expected a patch file"):
+        checkout_patch(tmp_path / "idea.diff", repository, tmp_path / "store")

@@ -191,3 +191,8 @@ def test_a_matrix_of_hosted_machines_is_hosted():
     job = "runs-on: ${{ matrix.os }}\n    strategy: {matrix: {os: [ubuntu-latest, macos-14]}}"
     assert rules(workflow(on="pull_request", job=job)) == set()
     assert "unapproved" in rules(workflow(on="pull_request", job=job.replace("macos-14", "gpu")))
+
+
+@pytest.mark.parametrize("on", ["5", "true", "[1, [2]]", "{3: x}", "null"])
+def test_a_trigger_of_any_type_breaks_no_check(on):
+    assert rules(f"on: {on}\npermissions: {{}}\njobs: {{}}\n") == set()

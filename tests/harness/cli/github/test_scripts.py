@@ -16,7 +16,7 @@ GH = """\
 #!/bin/bash
 case "$2" in
   */permission) echo "$PERMISSION" ;;
-  */pulls/7) case "$4" in *head*) echo "$NEWEST" ;; *) echo main-tip ;; esac ;;
+  */pulls/7) case "$4" in *head*) echo "$NEWEST" ;; *ref) echo main ;; *) echo main-tip ;; esac ;;
   */compare/main-tip...*) echo "{base}" ;;
   *) echo "unexpected: $*" >&2; exit 1 ;;
 esac
@@ -64,7 +64,7 @@ def ask(run, comment: str, **changed: str):
 @pytest.mark.parametrize("comment", [f"/gate {HEAD}", f"/gate {HEAD}\nthank you"])
 def test_a_writer_who_names_the_newest_commit_starts_the_gate(run, comment):
     code, printed, outputs = ask(run, comment)
-    assert (code, printed, outputs) == (0, "", f"base={BASE}\nhead={HEAD}\n")
+    assert (code, printed, outputs) == (0, "", f"base={BASE}\nbranch=main\nhead={HEAD}\n")
 
 
 @pytest.mark.parametrize(
@@ -109,6 +109,28 @@ def test_a_label_starts_nothing_and_is_answered_with_the_commit_to_confirm(run, 
 def test_the_action_exits_with_the_code_of_the_gate(run, code, inconclusive, ends):
     text = script("action.yml", "runs", "steps", "harness-exit")
     assert run(text, CODE=code, INCONCLUSIVE=inconclusive)[0] == ends
+
+
+def test_the_comment_names_what_the_commit_was_compared_with(run, tmp_path):
+    (tmp_path / "gate").mkdir()
+    (tmp_path / "gate/gate.md").write_text("PASS\n")
+    (tmp_path / "gh").write_text("#!/bin/bash\n")
+    text = script("harness-gate.yml", "jobs", "report", "steps", "harness-report")
+    given = {"OUTCOME": "pass", "RESULT": "success", "NUMBER": "7", "GITHUB_REPOSITORY": "o/r"}
+    assert run(text, HEAD=HEAD, BASE=BASE, BRANCH="old", RUN="url", **given)[0] == 0
+    comment = (tmp_path / "comment.md").read_text()
+    assert comment == f"PASS\n\n{HEAD}, compared with {BASE} of `old`, url\n"
+
+
+@pytest.mark.parametrize("code", [0, 3, 10])
+def test_the_summary_of_the_night_is_written_also_where_it_shows_an_alarm(run, tmp_path, code):
+    harness = tmp_path / "harness"
+    harness.write_text(f'#!/bin/bash\necho "drift" > "${{@: -1}}"\nexit {code}\n')
+    harness.chmod(0o755)
+    text = script("harness-nightly.yml", "jobs", "drift", "steps", "harness-drift")
+    summary = tmp_path / "summary.md"
+    ended, _, _ = run(text, HARNESS=str(harness), GITHUB_STEP_SUMMARY=str(summary))
+    assert (ended, summary.read_text()) == (code, "drift\n")
 
 
 @pytest.mark.parametrize("code", [0, 2, 3, 4, 5, 10])

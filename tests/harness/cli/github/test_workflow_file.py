@@ -31,6 +31,7 @@ def test_lines_are_those_of_the_file():
         ("- a\n", "got a list"),
         ("word\n", "got text"),
         ("a: &x {b: 1}\nc: {<<: *x}\n", "w.yml:2: .*got a merge key"),
+        ("a: " + "[" * 1000, "nested too deeply"),
     ],
 )
 def test_a_file_that_is_no_workflow_is_refused(text, message):

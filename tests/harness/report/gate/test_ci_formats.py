@@ -154,3 +154,19 @@ def test_no_file_and_no_exit_code_is_wrong_usage(tmp_path):
     with pytest.raises(UsageError, match="Name that file"):
         read(tmp_path / "none.json")
     assert read(tmp_path / "none.json", 4).outcome == "could not run"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[" * 100_000,
+        b'{"outcome": "pass", "reason": "\xff", "exit_code": 0}',
+        b'{"outcome": "pass", "reason": "", "exit_code": 0, "started_at": 1e300}',
+    ],
+    ids=["deep", "no text", "no date"],
+)
+def test_a_result_of_any_bytes_could_not_run(tmp_path, content):
+    (tmp_path / "gate.json").write_bytes(content)
+    summary = read(tmp_path / "gate.json", exit_code=4)
+    assert summary.outcome == "could not run"
+    assert "<testsuites" in junit(summary)

@@ -1,6 +1,7 @@
 """Files as they arrive: byte-order marks, UTF-16, gzip, and logs that are longer than a block."""
 
 import gzip
+import os
 
 import pytest
 
@@ -123,4 +124,12 @@ def test_a_line_without_an_end_takes_no_more_than_its_blocks(tmp_path, other, sm
     path = tmp_path / "a.log"
     path.write_text("x" * 200_000)
     with pytest.raises(LogError, match="another format"):
+        read(path, other)
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "pipe.txt"])
+def test_what_has_no_end_is_refused_and_not_waited_for(tmp_path, monkeypatch, other, path):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe.txt")
+    with pytest.raises(LogError, match="no regular file"):
         read(path, other)
