@@ -29,7 +29,7 @@ from harness.gate.result import (
 from harness.results import stored_file
 from harness.results.recipe import VarianceSource
 from harness.results.record import SESSION_GAP_S
-from harness.results.store import Store
+from harness.results.store import GATES, Store
 from harness.stats.decision import Outcome
 
 KEY_DIGITS = 12
@@ -48,7 +48,7 @@ def key_of(a: SideIdentity, b: SideIdentity, rule: object) -> str:
 def create(store: Store, key: str) -> tuple[int, Path]:
     """The number and the folder of a new gate; safe with concurrent gates of the same key."""
     with store.locked():
-        folder = store.root / "gates" / key
+        folder = store.root / GATES / key
         number = 1
         while (folder / str(number)).exists() or (folder / f"{number}.json").exists():
             number += 1
@@ -59,7 +59,7 @@ def create(store: Store, key: str) -> tuple[int, Path]:
 
 def save(store: Store, result: GateResult) -> Path:
     """Writes a finished gate atomically. Raises DiskError."""
-    path = store.root / "gates" / result.key / f"{result.number}.json"
+    path = store.root / GATES / result.key / f"{result.number}.json"
     files.write_bytes(path, msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
     return path
 
@@ -68,7 +68,7 @@ def load(store: Store) -> list[GateResult]:
     """Every stored gate, oldest first. Raises StoreError."""
     gates = [
         _read(path)
-        for path in (store.root / "gates").glob("*/*.json")
+        for path in (store.root / GATES).glob("*/*.json")
         if not path.name.startswith(".")
     ]
     return sorted(gates, key=lambda result: (result.started_at, result.number))

@@ -28,19 +28,22 @@ from harness.config.yaml_schema import NAME
 from harness.errors import DiskError, StoreError, UsageError
 from harness.redact import redact_text
 from harness.results import stored_file
-from harness.results.store import EVALUATIONS, READINGS, SIDE_FOLDERS, Store
+from harness.results.store import EVALUATIONS, GATES, READINGS, SIDE_FOLDERS, Store
 from harness.results.study_plan import PlannedRun, ResolvedStudy, differences
 
 REPACK = (
     "Nothing was unpacked. Unpack it with the version of the harness that packed it, or convert "
     "the store there as CHANGELOG.md describes and pack it again."
 )
+REPACK_GATE = "Repeat the gate on its machine, or leave the file out, and pack the store again."
+GATE_FILE = re.compile(r"[1-9][0-9]{0,8}\.json")
 FULL_JOBS = "full"  # one folder per full job
 COMPACT = ("records", *SIDE_FOLDERS, "studies", FULL_JOBS)
 SEARCHES, DATABASE = "searches", ".sqlite"
-FOLDERS = (*COMPACT, SEARCHES, "plans", READINGS, EVALUATIONS)
+FOLDERS = (*COMPACT, SEARCHES, "plans", READINGS, EVALUATIONS, GATES)
 # plans/<plan_id>/<attempt>/..., full/<name>/..., readings/<question>/..., evaluations/<plan_id>/...
-NAMED_FOLDERS = {"plans": 2, FULL_JOBS: 1, READINGS: 1, EVALUATIONS: 1}
+# gates/<key>/<number>.json
+NAMED_FOLDERS = {"plans": 2, FULL_JOBS: 1, READINGS: 1, EVALUATIONS: 1, GATES: 1}
 TEMPORARY = ".unpack-"
 LOCK_TIMEOUT_S = 60.0
 OF_TAR = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
@@ -149,6 +152,7 @@ def unpack(tar_path: Path, store: Store) -> UnpackSummary:
         with _named_by_tar(tar_path, other):
             records = other.records()
             packed_studies = [other.study(name) for name in other.study_names()]
+            gates = _gates(other)
         studies = [_merged_study(store, study) for study in packed_studies]
         searches = _new_searches(other, store)
         summary = UnpackSummary(studies=len(studies))
@@ -165,6 +169,7 @@ def unpack(tar_path: Path, store: Store) -> UnpackSummary:
         summary.jobs = _move_new(sorted((other.root / FULL_JOBS).glob("*")), other, store)
         for kind in (READINGS, EVALUATIONS):
             _move_new(sorted((other.root / kind).glob("*/*")), other, store)
+        _merge_gates(gates, store)
     return summary
 
 
@@ -230,6 +235,8 @@ def _is_of_store(parts: Sequence[str]) -> bool:
     folders = NAMED_FOLDERS.get(parts[0], 0)
     if parts[0] == SEARCHES and not parts[1].endswith((DATABASE, ".json")):
         return False  # SQLite would apply a journal to the database beside it
+    if parts[0] == GATES and not (len(parts) == 3 and GATE_FILE.fullmatch(parts[2])):
+        return False  # a gate's launches are its own: their logs and configurations stay
     if "lock" in parts[2:3]:
         return False  # the harness that runs a plan or a job makes it
     deep_enough = len(parts) > folders + 1 if folders else len(parts) == 2
@@ -288,6 +295,36 @@ def _move_new(paths: list[Path], other: Store, store: Store) -> int:
             _move(path, other, store)
             moved += 1
     return moved
+
+
+def _gates(store: Store) -> list[dict[str, Any]]:
+    """The results of all gates, oldest number first. Raises StoreError."""
+    gates = []
+    for path in (store.root / GATES).glob("*/*.json"):
+        data = stored_file.read(path, "a gate")
+        gate = stored_file.decode(data, dict[str, Any], path, "a gate", if_damaged=REPACK_GATE)
+        named = gate.get("key"), gate.get("number")
+        if named != (path.parent.name, int(path.stem)):
+            expected = f"gate {path.parent.name} number {path.stem}"
+            raise StoreError(str(path), expected, f"{named}", REPACK_GATE)
+        gates.append(gate)
+    return sorted(gates, key=lambda gate: (gate["key"], gate["number"]))
+
+
+def _merge_gates(gates: Sequence[dict[str, Any]], store: Store) -> None:
+    """Adds gates that this store does not have; a number that another gate has is the next one.
+
+    A later gate needs them: what they left unconfirmed, and which runs they have used as evidence.
+    """
+    with store.locked():
+        known = _gates(store) if gates else []
+        for gate in gates:
+            if any({**each, "number": gate["number"]} == gate for each in known):
+                continue
+            number, folder = gate["number"], store.root / GATES / gate["key"]
+            while (folder / str(number)).exists() or (folder / f"{number}.json").exists():
+                number += 1
+            files.write_json(folder / f"{number}.json", {**gate, "number": number})
 
 
 def _move(path: Path, other: Store, store: Store) -> None:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-CORE_FOLDER, READINGS, EVALUATIONS = "core", "readings", "evaluations"
+CORE_FOLDER, READINGS, EVALUATIONS, GATES = "core", "readings", "evaluations", "gates"
 SIDE_FOLDERS = ("curves", CORE_FOLDER)
 """Folders with one file per record, of the record's name."""
 MOST_CURVE_ROWS = 10**7  # a longer one is no curve

@@ -10,6 +10,7 @@ import tarfile
 import msgspec
 import pytest
 
+from harness import files
 from harness.errors import DiskError, StoreError, UsageError
 from harness.files import lock_file
 from harness.results.archive import pack, strip_paths, unpack
@@ -387,3 +388,35 @@ def test_a_database_is_packed_as_its_writer_would_leave_it(store, tmp_path):
     assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     assert database.execute("SELECT count(*) FROM t").fetchone() == (0,)
     database.close()
+
+
+def test_gates_move_with_a_store_and_a_taken_number_is_the_next_one(store, tmp_path):
+    """A moved store knows unconfirmed slowdowns and the runs that gates have used."""
+
+    def gate(where: Store, number: int, reason: str) -> None:
+        value = {"key": "k1", "number": number, "reason": reason}
+        files.write_json(where.root / "gates" / "k1" / f"{number}.json", value)
+
+    other = Store(tmp_path / "other")
+    for number, reason in ((1, "both"), (2, "theirs")):
+        gate(other, number, reason)
+    gate(store, 1, "both")
+    gate(store, 2, "ours")
+    (store.root / "gates" / "k1" / "3").mkdir()  # one that is being measured
+    files.write_json(other.root / "gates" / "k1" / "2" / "launch.json", {})
+    out = tmp_path / "store.tar"
+    pack(other, out)
+    for _ in range(2):  # the second time nothing is new
+        unpack(out, store)
+    found = {path.stem: files.read_json(path) for path in store.root.glob("gates/k1/*.json")}
+    assert {stem: one["reason"] for stem, one in found.items()} == {
+        "1": "both",
+        "2": "ours",
+        "4": "theirs",
+    }
+    assert found["4"]["number"] == 4
+    gate(other, 2, "theirs")
+    files.write_json(other.root / "gates" / "k1" / "5.json", {"key": "k1", "number": 9})
+    pack(other, out)
+    with pytest.raises(StoreError, match="gate k1 number 5"):
+        unpack(out, store)
