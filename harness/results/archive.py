@@ -297,17 +297,24 @@ def _move_new(paths: list[Path], other: Store, store: Store) -> int:
     return moved
 
 
+class _GateName(msgspec.Struct, kw_only=True):
+    """What names a gate in a store; its other fields are those of a gate's result."""
+
+    key: str
+    number: int
+
+
 def _gates(store: Store) -> list[dict[str, Any]]:
     """The results of all gates, oldest number first. Raises StoreError."""
     gates = []
     for path in (store.root / GATES).glob("*/*.json"):
         data = stored_file.read(path, "a gate")
-        gate = stored_file.decode(data, dict[str, Any], path, "a gate", if_damaged=REPACK_GATE)
-        named = gate.get("key"), gate.get("number")
-        if named != (path.parent.name, int(path.stem)):
-            expected = f"gate {path.parent.name} number {path.stem}"
-            raise StoreError(str(path), expected, f"{named}", REPACK_GATE)
-        gates.append(gate)
+        named = stored_file.decode(data, _GateName, path, "a gate", if_damaged=REPACK_GATE)
+        wanted = _GateName(key=path.parent.name, number=int(path.stem))
+        if named != wanted:
+            expected, got = (f"gate {one.key} number {one.number}" for one in (wanted, named))
+            raise StoreError(str(path), expected, got, REPACK_GATE)
+        gates.append(msgspec.json.decode(data))
     return sorted(gates, key=lambda gate: (gate["key"], gate["number"]))
 
 
