@@ -126,7 +126,7 @@ def filled() -> Trainer:
     return trainer_of("filled")
 
 
-@pytest.mark.parametrize("steps", [6, pytest.param(inputs.STEPS, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("steps", [4, pytest.param(inputs.STEPS, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", inputs.KINDS)
 def test_losses_and_updates_of_every_step_are_nanochats(kind: str, steps: int) -> None:
     trace = TRACE["training"][kind]
