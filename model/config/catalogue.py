@@ -24,7 +24,7 @@ class Trick:
     """One entry."""
 
     summary: str
-    """One sentence."""
+    """One sentence; `(variant)` where it departs from what its source does, as its file says."""
     on: dict[str, Any]
     """Overrides that switch it on with the reference settings."""
     off: dict[str, Any]
@@ -145,7 +145,7 @@ TRICKS: dict[str, Trick] = {
         summary="A share of the middle of the network is taken out before the head",
         on={"model.backout": {}},
         off={"model.backout": None},
-        source="modded-nanogpt 2025-11; nanochat",
+        source="modded-nanogpt 2025-10, PR 140; nanochat",
         people="@classiclarryd",
         file="tricks/backout.py",
     ),
@@ -227,7 +227,7 @@ TRICKS: dict[str, Trick] = {
         file="tricks/partial_key_offset.py",
     ),
     "paired_heads": Trick(
-        summary="Two heads share one softmax over the keys of both, in some layers of short window",
+        summary="Two heads share one softmax over both' keys, in some short layers (variant)",
         on={"model.paired_heads": {}},
         off={"model.paired_heads": None},
         requires=("windows",),
@@ -244,10 +244,10 @@ TRICKS: dict[str, Trick] = {
         file="tricks/sparse_attention_gate.py",
     ),
     "xsa": Trick(
-        summary="A head's output loses its part along the token's own value",
+        summary="A head's output loses its part along the token's own value, all of it (variant)",
         on={"model.xsa": True},
         off={"model.xsa": False},
-        source="arXiv 2603.09078; modded-nanogpt PR 264 (2026-04), gated",
+        source="arXiv 2603.09078; modded-nanogpt PR 264 (2026-04), of learned strength",
         people="Zhai; @djdumpling",
         file="tricks/xsa.py",
     ),
@@ -353,11 +353,11 @@ TRICKS: dict[str, Trick] = {
         file="config/schedules.py",
     ),
     "tables_every_second_step": Trick(
-        summary="Embedding and head step every second step, on the gradients of both",
+        summary="Embedding and head step every second step, on both gradients (variant)",
         on={"optimizer.table_interval_steps": 2},
         off={"optimizer.table_interval_steps": 1},
         requires=("no_clipping",),  # the norm of half-gathered gradients says nothing
-        source="modded-nanogpt 2025-09-30, #136",
+        source="modded-nanogpt 2025-09-30, #136, of all parameters of Adam",
         people="@classiclarryd",
         file="optim/labels.py",
     ),
@@ -380,15 +380,15 @@ TRICKS: dict[str, Trick] = {
         file="config/stages.py",
     ),
     "sequence_length_schedule": Trick(
-        summary="Rows are half as long in the first third",
+        summary="Rows are cut in half in the first third (variant)",
         on={"schedule.context_stages": {}},
         off={"schedule.context_stages": None},
-        source="arXiv 2108.06084; stages of modded-nanogpt in 2026 (896, then 2,048 tokens)",
+        source="arXiv 2108.06084; modded-nanogpt 2026-02 truncates documents (896, then 2,048)",
         people="Li and others; contributors of modded-nanogpt",
         file="config/stages.py",
     ),
     "window_warmup_yarn": Trick(
-        summary="Attention windows grow in three parts, rotary positions and scale with them",
+        summary="Attention windows grow in three parts, rotary positions with them (variant)",
         on={"schedule.window_warmup": {}},
         off={"schedule.window_warmup": None},
         requires=("windows", "rotary", "qk_norm"),
@@ -408,9 +408,9 @@ TRICKS: dict[str, Trick] = {
         summary="Gradients are not clipped",
         on={"optimizer.clip": None},
         off={"optimizer.clip": 1.0},
-        source="modded-nanogpt; nanochat",
+        source="modded-nanogpt; nanochat 2026-01 (log of 2026-01-08)",
         people="@kellerjordan0, @karpathy",
-        file="train.py",
+        file="optim/labels.py",
     ),
 }
 

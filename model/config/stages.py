@@ -14,7 +14,9 @@ where a run was resumed.
 
 A row that is cut keeps its tokens and its targets: inputs and targets (T) become (pieces, T /
 pieces), so every token is predicted once, with less before it. That leaves the packing plan, the
-data's identity and the tokens of a step as they are.
+data's identity and the tokens of a step as they are. It is a variant of modded-nanogpt's stages,
+which truncate documents (896 tokens of each in the first third, then 2,048) and fill the batch with
+more of them.
 """
 
 from collections.abc import Callable, Sequence

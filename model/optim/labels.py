@@ -24,8 +24,9 @@ from model.optim.tie import Tie, moments_like, split_step
 CLIP_EPS = 1e-6  # torch's, in clip_grad_norm_
 TABLES = ("embedding", "head")
 """The labels of trick `tables_every_second_step`: they step every second step, on the sum of both
-gradients (AdamW does not see the factor of two), while Muon takes smaller batches. Source:
-modded-nanogpt 2025-09-30, @classiclarryd. Off: they step with all others."""
+gradients (AdamW does not see the factor of two), while Muon takes smaller batches. A variant of
+modded-nanogpt's (2025-09-30, @classiclarryd), where all parameters of Adam do so, value tables,
+gates and scalars too. Off: they step with all others."""
 
 
 class Optimizers:

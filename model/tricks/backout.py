@@ -4,7 +4,7 @@
 
 before the last norm. Why it should help: early layers write what later layers need and the head
 does not; this lets the model back out of it. The factor starts at 0.2. Due to @classiclarryd
-(modded-nanogpt 2025-11). Off: the last block's output goes to the last norm. Interactions:
+(modded-nanogpt 2025-10, PR 140). Off: the last block's output goes to the last norm. Interactions:
 residual scalars already weigh the stream.
 """
 

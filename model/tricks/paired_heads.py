@@ -7,8 +7,10 @@ change of view. Position 2 t + s is also what rotary positions count, so the two
 turn by different angles, and the window counts such positions: it reaches half as many tokens.
 Causality makes the second head of a token see the first head's key of it, not the other way round.
 Why it should help: a query chooses among two keys a token, and the two compete in one softmax. Due
-to @classiclarryd (modded-nanogpt 2026-01-07), in four of its eight layers with a short window;
-here in every other one (`every`). Off: each head attends to its own keys. FLOPs are equal: twice
+to @classiclarryd (modded-nanogpt 2026-01-07). This is a variant: modded-nanogpt has it in four
+chosen ones of its eight layers with a short window, here it is in every other one (`every`); and
+there the angle of 2 t + 1 belongs to heads of odd number, here to the later half of the heads, as
+the position in the softmax does. Off: each head attends to its own keys. FLOPs are equal: twice
 the queries, half the heads, the same window. Interactions: needs `windows`; the fused kernel of
 queries and keys rotates all heads alike, so it cannot be used.
 """

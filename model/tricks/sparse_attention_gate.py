@@ -6,8 +6,8 @@ on attention's output before its projection; x is the block's normed attention i
 help: a softmax has to attend to something; the gate lets a head say nothing without an attention
 sink, wherever the row began. @classiclarryd found 12 channels better than 96 or all (modded-nanogpt
 PR 117). W starts at 0, so every head at half its output. Off: heads speak always. Interactions:
-`xsa` also frees attention from the token itself, and modded-nanogpt dropped this gate for it
-(PR 317).
+`xsa` also frees attention from the token itself; modded-nanogpt has both, this gate in two of its
+eleven layers (2026-08), where the network that mixes its layers computes it.
 """
 
 import torch

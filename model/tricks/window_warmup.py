@@ -1,7 +1,9 @@
 """Trick `window_warmup_yarn`: attention windows grow over the run, and positions with them.
 
 The run has equal parts with long windows w_0 < w_1 < ... (short ones at most half as long); after
-the last step the long window is the whole context. At each change from w to w', rotary frequencies
+the last step the long window is the whole context. This is a variant: modded-nanogpt trains some
+more steps with its longest training windows, at the final learning rate, after the end of its
+schedule (15 of 1,285 steps in 2026-08). At each change from w to w', rotary frequencies
 f (K/2, radians a token) and attention's scale s follow YaRN:
 
     turns = w f / (2 pi);   keep = clamp((turns - 1) / (32 - 1), 0, 1)

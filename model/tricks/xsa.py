@@ -4,9 +4,10 @@
 
 in every layer and head, v as attention read it (with its value embedding). Why it should help: the
 residual stream carries the token itself, so what attention spends on it is lost; and a head that
-attends to its own position is as good as silent. Zhai, arXiv 2603.09078. modded-nanogpt learns what
-share each head takes out (PR 264, @djdumpling), which is not built; nanochat found the plain form
-better per step and not in time (log of 2026-03-24). Off: the output as it is. The first token of a
+attends to its own position is as good as silent. Zhai, arXiv 2603.09078. This is the plain form, a
+variant of modded-nanogpt's, which takes out a learned share, tanh(alpha) of each head, in four of
+its layers only (PR 264, @djdumpling). nanochat found the plain form better per step and not in time
+(log of 2026-03-24). Off: the output as it is. The first token of a
 row sees only itself, so its output is 0. Interactions: `sparse_attention_gate` frees a head too.
 """
 
