@@ -91,6 +91,11 @@ def edited(path, change):
     path.write_text(json.dumps(value))
 
 
+def rehashed(entry, **changes):
+    entry.update(changes)
+    entry["hash"] = baseline.content_hash(entry)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -99,8 +104,13 @@ def edited(path, change):
         lambda value: value["entries"][0]["config"].update(seed=2),
         lambda value: value["entries"].pop(0),
         lambda value: value.update(protocol=2),
+        lambda value: rehashed(value["entries"][0], why="another reason"),
+        lambda value: rehashed(value["entries"][1], number=3),
     ],
-    ids=["a metric", "the reason", "the configuration", "an entry taken out", "the key"],
+    ids=[
+        *("a metric", "the reason", "the configuration", "an entry taken out", "the key"),
+        *("an entry with a hash of its own", "a number with a hash of its own"),
+    ],
 )
 def test_an_edit_by_hand_is_detected(tmp_path, change):
     first, path = stored(tmp_path, [run(1), run(2)])

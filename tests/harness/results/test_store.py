@@ -67,6 +67,15 @@ def test_a_record_is_written_once_and_another_of_its_plan_is_kept_as_an_attempt(
     }
 
 
+def test_different_records_of_one_attempt_are_all_kept(store):
+    made = [record(steps=steps) for steps in (1, 2, 3)]
+    for one in made:
+        assert store.add(one, b"curve %d" % one.steps)
+    assert sorted(one.steps for one in store.attempts("p")) == [1, 2, 3]
+    curves = [store.side_files(one)["curves"].read_bytes() for one in made]
+    assert curves == [b"curve 1", b"curve 2", b"curve 3"]
+
+
 def test_a_stale_index_is_ignored(store):
     store.add(record("p"), None)
     assert len(store.records()) == 1
@@ -74,6 +83,8 @@ def test_a_stale_index_is_ignored(store):
     assert len(store.records()) == 2
     (store.root / "records" / "p.json").unlink()
     assert [made.plan_id for made in store.records()] == ["q"]
+    (store.root / "records" / "q.json").write_bytes(msgspec.json.encode(record("q", steps=2)))
+    assert [made.steps for made in store.records()] == [2]
     (store.root / "index.json").write_text("nonsense")
     assert len(store.records()) == 1
 
