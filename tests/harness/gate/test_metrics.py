@@ -1,10 +1,24 @@
 """The results of launches and replicates, against values worked out by hand."""
 
+import math
+
 import msgspec
 import pytest
+from scipy import stats
 
-from benchmarks.statistics.gate_rates import launched
-from harness.gate.metrics import compare_launch_costs
+from benchmarks.statistics.gate_rates import launched, record
+from harness.comparison.margins import stated_margin
+from harness.comparison.noise_model import NoiseRow
+from harness.gate.metrics import (
+    compare_launch_costs,
+    compare_speed,
+    compare_trajectories,
+    information_shares,
+    informational_speed,
+)
+from harness.gate.result import SPEED, LookSchedule
+from harness.stats.power import more_runs
+from harness.stats.sequential import look_tails
 from harness.stats.spending import Reading
 
 GIB = 2.0**30
@@ -25,3 +39,111 @@ def test_on_a_gpu_memory_may_grow_by_one_percent_of_the_bases(b_bytes, outcome):
     assert found.result.outcome == outcome
     (found,) = compare_launch_costs(launches, Reading(alpha=0.05), {"peak_memory_bytes": GIB})
     assert (found.result.margin, found.result.outcome) == (GIB, "pass")
+
+
+def test_the_margin_of_memory_is_that_of_the_bases_first_launch():
+    launches = [on_gpu(1, 50 * GIB, 70 * GIB), on_gpu(2, 60 * GIB, 80 * GIB)]
+    (found,) = compare_launch_costs(launches, Reading(alpha=0.05), {})
+    assert found.result.margin == pytest.approx(0.5 * GIB)
+    on_cpu = [msgspec.structs.replace(one, on_gpu=False) for one in launches]
+    (found,) = compare_launch_costs(on_cpu, Reading(alpha=0.05), {})
+    assert (found.result.margin, found.result.outcome) == (None, None)
+    assert compare_launch_costs([launched(1, [0.0])], Reading(alpha=0.05), {}) == []
+
+
+def test_the_information_of_a_look_counts_a_baseline_from_the_start():
+    assert information_shares(None, [2, 4, 8]) == (0.25, 0.5, 1.0)
+    assert information_shares(4, [2, 4, 8]) == pytest.approx((0.5, 0.75, 1.0))  # 3/8 over 1/4 + 1/n
+
+
+ROW = NoiseRow(
+    scale="s", metric="loss_trajectory", gpu="H100", source="nondeterminism", sd=0.1, df=9,
+    runs=10, groups=1, origin="measured",
+)  # fmt: skip
+
+
+def trajectories(b: list[float], row: NoiseRow | None = None, gpu: bool = True):
+    one = msgspec.structs.replace(launched(1, [0.0]), losses=([5.0, 4.0, 3.0], b), on_gpu=gpu)
+    found = compare_trajectories(one, row)
+    assert (found.evidence, found.look, found.looks) == ("trajectory", 1, 1)
+    return found.result
+
+
+def test_losses_that_differ_are_compared_at_the_last_step_with_noise_and_at_any_without():
+    apart = [5.0, 4.5, 2.75]
+    for result in (trajectories(apart, gpu=False), trajectories(apart), trajectories(apart, ROW)):
+        assert (result.n, result.means) == ((3, 3), (3.0, 2.75))
+        assert result.reason.startswith("the losses differ from step 2 of 3 on")
+    on_cpu, unknown = trajectories(apart, ROW, gpu=False), trajectories(apart)
+    for result, outcome in (on_cpu, "regression"), (unknown, "inconclusive"):
+        assert (result.outcome, result.estimate, result.sd) == (outcome, 0.5, None)
+        assert (result.df, result.method, result.noise_from) == (None, None, "")
+    known = trajectories(apart, ROW)
+    assert (known.outcome, known.estimate, known.sd, known.df) == ("pass", -0.25, 0.1, 9)
+    assert (known.method, known.noise_from) == ("noise_model", ROW.describe())
+    without_noise = msgspec.structs.replace(ROW, sd=0.0)
+    assert trajectories([5.0, 4.5, 3.0], without_noise).outcome == "pass"
+    equal = trajectories([5.0, 4.0, 3.0], ROW)
+    assert (equal.outcome, equal.estimate, equal.reason) == ("pass", 0.0, None)
+
+
+def test_a_stored_speed_is_shown_as_a_ratio_of_geometric_means():
+    def runs(*speeds: float | None):
+        return [
+            msgspec.structs.replace(record(seed, 1.0), metrics={"tokens_per_s": speed})
+            for seed, speed in enumerate(speeds)
+        ]
+
+    (found,) = informational_speed(runs(100.0, 400.0), runs(100.0, 100.0, 800.0))
+    assert found.result.means == pytest.approx((200.0, 200.0))
+    assert (found.result.estimate, found.result.outcome) == (pytest.approx(0.0), None)
+    assert (found.evidence, found.look, found.looks) == ("replicates", 1, 1)
+    (found,) = informational_speed(runs(100.0), runs(200.0))
+    assert found.result.estimate == pytest.approx(math.log(2))
+    assert informational_speed(runs(100.0), runs(None)) == []
+
+
+LAUNCH_ROW = msgspec.structs.replace(ROW, metric=SPEED, source="launch", sd=0.004, df=50)
+READING = Reading(alpha=0.05)
+
+
+def speed(ratios: list[list[float]], looks: list[int], row: NoiseRow | None, **options: object):
+    launches = [launched(number, own) for number, own in enumerate(ratios, start=1)]
+    schedule = LookSchedule(looks=looks)
+    return compare_speed(launches, schedule, row, stated_margin(SPEED, 0.01), READING, **options)
+
+
+def test_speed_at_a_look_has_the_limits_of_that_look():
+    found = speed([[0.002, 0.006], [0.004, 0.008]], [1, 2, 4], LAUNCH_ROW)
+    result, inside = found.result, 2 * 2 * 0.002**2 / 2
+    assert (found.look, found.looks, result.n) == (2, 3, (2, 2))
+    assert result.noise_from == LAUNCH_ROW.describe()
+    se = math.sqrt(2 * 0.004**2 / 2 + inside / 4)
+    tail = look_tails(0.04, (0.25, 0.5, 1.0))[1]
+    assert (result.estimate, result.se) == pytest.approx((-0.005, se))
+    assert result.low == pytest.approx(-0.005 - stats.t.isf(tail, 50) * se)
+    margin = math.log1p(0.01)
+    assert result.margin == pytest.approx(margin)
+    advice = more_runs(0.005, se, margin, (2, 2), READING.next.rate, df=50)
+    assert (result.outcome, result.more_runs) == ("inconclusive", advice)
+    half = speed([[0.002, 0.006], [0.004, 0.008]], [1, 2, 4], LAUNCH_ROW, share=0.5).result
+    halved = look_tails(0.02, (0.25, 0.5, 1.0))[1]
+    assert half.low == result.low
+    assert half.high == pytest.approx(-0.005 + stats.t.isf(halved, 50) * se)
+    borrowed = speed([[0.0]], [1], LAUNCH_ROW, borrowed=True).result
+    assert borrowed.noise_from == LAUNCH_ROW.describe(other_recipe=True)
+
+
+def test_speed_between_two_looks_has_no_limits():
+    found = speed([[0.0]] * 3, [1, 2, 4], LAUNCH_ROW)
+    assert (found.look, found.result.low) == (2, None)
+    assert found.result.reason == "between two of 3 planned looks"
+
+
+def test_the_looks_at_launches_with_their_own_sd_add_up_to_alpha():
+    ratios = [[0.001 * k, 0.001 * k] for k in range(6)]
+    for row, early_df in ((LAUNCH_ROW, 50.0), (None, 0.0)):
+        result = speed(ratios, [1, 6], row).result
+        tail = look_tails(0.04, (1 / 6, 1.0), (early_df, 5.0))[1]
+        assert (result.df, result.method) == (5, "pooled")
+        assert result.high == pytest.approx(-0.0025 + stats.t.isf(tail, 5) * result.se)
