@@ -419,3 +419,10 @@ def test_a_side_lists_what_it_has_in_order():
     with pytest.raises(LogError) as error:
         compared([run(0, metrics=dict.fromkeys("edcba", 1.0))], [run(1, metrics={})])
     assert error.value.got == "a, b, c, d, e against none"
+
+
+def test_the_noise_of_one_scale_is_not_that_of_another():
+    (same,) = compared(side([3.28]), side([3.29], scale=None), NoiseModel([SEED_ROW])).metrics
+    assert same.method == "noise_model"
+    (other,) = compared(side([3.28]), side([3.29], scale="other"), NoiseModel([SEED_ROW])).metrics
+    assert (other.method, other.low) == ("pooled", None)
