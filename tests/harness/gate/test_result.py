@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.gate.result import GatePlan, LookSchedule, PartPlan, worst
+from harness.gate.result import GatePlan, GateResult, LookSchedule, PartPlan, SideIdentity, worst
 
 
 def part(n_b: int, unit_s: float | None = 5.0, rule: str = "group_sequential") -> PartPlan:
@@ -49,3 +49,12 @@ def test_the_exit_code_of_a_plan_is_whether_it_would_start():
 )
 def test_the_worst_outcome_decides(outcomes, expected):
     assert worst(outcomes) == expected
+
+
+def test_a_gate_that_started_nothing_has_no_times_and_its_exit_code():
+    side = SideIdentity(code_id="c", config_id="d")
+    result = GateResult(
+        key="k", number=0, outcome="could not run", reason="", alpha=0.05, claim="ml", a=side,
+        b=side, metrics=[],
+    )  # fmt: skip
+    assert (result.started_at, result.ended_at, result.exit_code) == (0.0, 0.0, 4)
