@@ -426,3 +426,9 @@ def test_the_noise_of_one_scale_is_not_that_of_another():
     assert same.method == "noise_model"
     (other,) = compared(side([3.28]), side([3.29], scale="other"), NoiseModel([SEED_ROW])).metrics
     assert (other.method, other.low) == ("pooled", None)
+
+
+def test_a_question_is_read_at_most_thirty_one_times():
+    assert compared(side(LOSSES), side(LOSSES), seen=30).outcome == "inconclusive"
+    with pytest.raises(UsageError, match="from 0 to 30"):
+        compared(side(LOSSES), side(LOSSES), seen=31)
