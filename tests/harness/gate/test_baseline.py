@@ -139,7 +139,7 @@ def test_an_empty_or_half_written_baseline_is_refused(tmp_path):
     with pytest.raises(BaselineError, match="empty"):
         baseline.read(path)
     path.write_text(whole[: len(whole) // 2])
-    with pytest.raises(BaselineError):
+    with pytest.raises(BaselineError, match="restore it from git"):
         baseline.read(path)
 
 

@@ -3,14 +3,16 @@
 import math
 
 import msgspec
+import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.statistics.gate_rates import launched, record
+from benchmarks.statistics.gate_rates import launched, noise_model, record
 from harness.comparison.margins import stated_margin
-from harness.comparison.noise_model import NoiseRow
+from harness.comparison.noise_model import NoiseModel, NoiseRow
 from harness.gate.metrics import (
     compare_launch_costs,
+    compare_quality,
     compare_speed,
     compare_trajectories,
     information_shares,
@@ -132,6 +134,8 @@ def test_speed_at_a_look_has_the_limits_of_that_look():
     assert half.high == pytest.approx(-0.005 + stats.t.isf(halved, 50) * se)
     borrowed = speed([[0.0]], [1], LAUNCH_ROW, borrowed=True).result
     assert borrowed.noise_from == LAUNCH_ROW.describe(other_recipe=True)
+    assert f"SD of one A B B A window inside a launch {math.sqrt(inside):.2%}" in result.notes
+    assert not any("SD of one" in note for note in borrowed.notes)
 
 
 def test_speed_between_two_looks_has_no_limits():
@@ -147,3 +151,32 @@ def test_the_looks_at_launches_with_their_own_sd_add_up_to_alpha():
         tail = look_tails(0.04, (1 / 6, 1.0), (early_df, 5.0))[1]
         assert (result.df, result.method) == (5, "pooled")
         assert result.high == pytest.approx(-0.0025 + stats.t.isf(tail, 5) * result.se)
+
+
+@pytest.mark.parametrize(
+    ("n_a", "looks", "both", "own_df"),
+    [
+        (6, [3, 6], False, (7.0, 10.0)),
+        (3, [3, 6], True, (4.0, 10.0)),
+        (1, [1, 3], False, (0.0, 2.0)),
+        (3, [1, 3], True, (0.0, 4.0)),
+    ],
+)
+@pytest.mark.parametrize("known", [True, False])
+def test_quality_at_a_look_has_the_limits_of_that_look(n_a, looks, both, own_df, known):
+    values = [1.0, 1.0006, 0.9995, 1.0003, 0.9991, 1.0001]
+    a = [record(seed, bpb) for seed, bpb in enumerate(values[:n_a], start=1)]
+    b = [record(seed, 1.0002 + bpb * 1e-4) for seed, bpb in enumerate((1.0, 3.0, 8.0), start=7)]
+    model = noise_model(np.random.default_rng(1)) if known else NoiseModel([])
+    margins = {"val_bpb": 0.001}
+    (found,) = compare_quality(a, b, LookSchedule(looks=looks), model, READING, margins, both=both)
+    look = looks.index(3)
+    shares = information_shares(None if both else n_a, looks)
+    tail = look_tails(0.04, shares, None if known else own_df)[look]
+    result = found.result
+    assert (found.look, found.looks, found.evidence) == (look + 1, 2, "replicates")
+    assert result.method == ("noise_model" if known else "pooled" if n_a in (1, 3) else "welch")
+    half = stats.t.isf(tail, result.df) * result.se
+    assert (result.low, result.high) == pytest.approx(
+        (result.estimate - half, result.estimate + half)
+    )
