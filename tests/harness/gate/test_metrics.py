@@ -180,3 +180,19 @@ def test_quality_at_a_look_has_the_limits_of_that_look(n_a, looks, both, own_df,
     assert (result.low, result.high) == pytest.approx(
         (result.estimate - half, result.estimate + half)
     )
+
+
+def test_the_costs_of_launches_share_no_error_rate_by_default():
+    times = [(10.0, 11.0), (10.5, 11.2), (9.8, 11.5)]
+    launches = [
+        msgspec.structs.replace(launched(number, [0.0]), compile_s=pair)
+        for number, pair in enumerate(times, start=1)
+    ]
+    margins = {"compile_s": 5.0}
+    (whole,) = compare_launch_costs(launches, READING, margins)
+    (half,) = compare_launch_costs(launches, READING, margins, share=0.5)
+    a, b = zip(*times, strict=True)
+    limits = stats.ttest_ind(b, a).confidence_interval(0.92)
+    assert (whole.result.low, whole.result.high) == pytest.approx((limits.low, limits.high))
+    lower = stats.ttest_ind(b, a).confidence_interval(0.96).low
+    assert (half.result.low, half.result.high) == pytest.approx((lower, limits.high))

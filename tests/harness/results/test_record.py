@@ -170,6 +170,9 @@ def test_a_long_run_keeps_its_session_open():
 def test_a_run_without_an_environment_keeps_the_session_open():
     grouped = sessions([record_at(0, 10), record_at(20, 900, machine=""), record_at(950, 990)])
     assert [[r.started_at for r in one] for one in grouped] == [[0, 20, 950]]
+    runs = [("m", 0, 100), ("n", 200, 300), ("", 310, 900), ("n", 950, 990)]  # one boot
+    grouped = sessions(record_at(start, end, machine) for machine, start, end in runs)
+    assert [[r.started_at for r in one] for one in grouped] == [[0], [200, 310, 950]]
 
 
 STEP = {"event": "step", "step": 3, "tokens": 30, "loss": 1.0}
