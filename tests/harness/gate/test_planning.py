@@ -1,16 +1,16 @@
 """What a gate plans within its budget, and whether a decision is likely under the plan."""
 
-import math
-
 import msgspec
 import numpy as np
 import pytest
+from scipy import stats
 
 from benchmarks.statistics import gate_rates
 from benchmarks.statistics.gate_rates import MARGIN_BPB, launched
 from harness.comparison.noise_model import NoiseModel
 from harness.gate import planning
 from harness.gate.measurement import launch_row, speed_margin
+from harness.gate.metrics import information_shares
 from harness.gate.planning import PlanOptions
 from harness.gate.request import GateRequest
 from harness.gate.result import GatePlan, GateResult, PartPlan, SideIdentity
@@ -18,6 +18,7 @@ from harness.gate.sides import GateSide, PreparedGate
 from harness.results.record import Identity
 from harness.runner.replicates import Recipe
 from harness.runner.trainer import FakeTrainer
+from harness.stats.sequential import look_tails
 from harness.stats.spending import Reading
 
 RNG = np.random.default_rng(3)
@@ -190,4 +191,11 @@ def test_the_metric_that_needs_the_most_runs_sets_their_number():
     assert both.notes == [*loss.notes, f"val_bpb needs {bpb.n_b}"]
     hopeless = plan(val_bpb=0.003, val_loss=1e-6)
     assert (hopeless.metric, hopeless.n_b) == ("val_bpb", bpb.n_b)
-    assert math.isfinite(bpb.minimum_detectable)
+    df = [8 + n - 2.0 for n in bpb.looks]  # the SD is estimated from both sides, at every look
+    tail = look_tails(0.04, information_shares(8, bpb.looks), df)[-1]
+    expected = (
+        (stats.t.isf(tail, df[-1]) + stats.t.ppf(0.9, df[-1]))
+        * bpb.sd
+        * (1 / 8 + 1 / bpb.n_b) ** 0.5
+    )
+    assert bpb.minimum_detectable == pytest.approx(expected)
