@@ -26,7 +26,7 @@ test: $(BIN)/harness
 slow: $(BIN)/harness
 	$(BIN)/python -m pytest -m slow
 
-# whether the tests find faults in the core: under an hour; `make mutate ARGS='--jobs 2'` takes half
+# whether the tests find faults in the core; `make mutate ARGS='--jobs 2'` takes half the time
 mutate: $(BIN)/harness
 	$(BIN)/python tests/tools/mutate.py $(ARGS)
 
