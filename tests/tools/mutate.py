@@ -301,8 +301,8 @@ def main() -> int:
     with context.Pool(options.jobs, take_tree, (trees,)) as pool:
         files = [str(path.relative_to(ROOT)) for path in sorted((ROOT / TESTS).rglob("test_*.py"))]
         files = [file for file in files if not any(f"{TESTS}/{one}/" in file for one in LEFT_OUT)]
-        code = [*(ROOT / "harness").rglob("*.py"), *(ROOT / "tests").rglob("conftest.py")]
-        sources = "".join(path.read_text() for path in sorted(code))
+        code = ("harness/**/*.py", "tests/**/conftest.py", "tests/fixtures/*.py")
+        sources = "".join(path.read_text() for name in code for path in sorted(ROOT.glob(name)))
         tasks = [(tests_of, (file, list(by_module), sources)) for file in files]
         test_map = LineTests(pool.imap(with_tree, tasks, chunksize=1))
         tasks = [(result_of, (one, test_map.of(one))) for one in tried]
