@@ -138,6 +138,8 @@ def test_an_empty_or_half_written_baseline_is_refused(tmp_path):
     edited(path, lambda value: value.update(entries=[]))
     with pytest.raises(BaselineError, match="empty"):
         baseline.read(path)
+    with pytest.raises(BaselineError, match="restore it from git"):
+        baseline.read(path.with_name("missing.json"))
     path.write_text(whole[: len(whole) // 2])
     with pytest.raises(BaselineError, match="restore it from git"):
         baseline.read(path)
@@ -273,3 +275,14 @@ def test_an_undecided_promotion_advises_more_runs(tmp_path):
 def test_runs_of_a_baseline_come_from_a_store(tmp_path, source):
     with pytest.raises(UsageError, match="as STORE:STUDY/ARM"):
         promotion.replicates_of_arm(source.format(folder=tmp_path))
+
+
+@pytest.mark.parametrize(("why", "kept"), [("", "the first of this name"), ("a GPU", "a GPU")])
+def test_a_first_entry_has_a_reason(tmp_path, why, kept):
+    records = [run(1, 3.2), run(2, 3.201)]
+    replicates = ReplicateSet(records=records, trainer="fake", config={}, commit="c")
+    found = promotion.record(tmp_path, "small", replicates, NO_ROWS, why=why)
+    assert (found.stored.now.why, found.stored.now.commit, found.exit_code) == (kept, "c", 0)
+    assert found.path == tmp_path / "h100x1" / "1" / "small.json"
+    with pytest.raises(UsageError):
+        promotion.record(tmp_path, "../small", replicates, NO_ROWS, why=why)

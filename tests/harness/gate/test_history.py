@@ -51,9 +51,12 @@ def test_each_comparison_counts_once_in_the_sum_of_small_harms():
     assert sum_after(earlier("x"), earlier("y", a=other, baseline_hash="h"), now=based) == 0.375
 
 
-@pytest.mark.parametrize(("baseline_hash", "expected"), [("h", 0.25), (None, None)])
-def test_a_loss_against_a_baseline_is_its_own_sum_of_small_harms(baseline_hash, expected):
-    loss = speed(0.25)
+@pytest.mark.parametrize(
+    ("baseline_hash", "small", "expected"),
+    [("h", True, 0.25), ("h", False, None), (None, True, None)],
+)
+def test_a_loss_against_a_baseline_is_its_own_sum_of_small_harms(baseline_hash, small, expected):
+    loss = speed(0.25, small=small)
     loss = msgspec.structs.replace(
         loss,
         result=msgspec.structs.replace(

@@ -15,6 +15,7 @@ from harness.gate.metrics import (
     compare_quality,
     compare_speed,
     compare_trajectories,
+    decides_costs,
     information_shares,
     informational_speed,
 )
@@ -50,7 +51,27 @@ def test_the_margin_of_memory_is_that_of_the_bases_first_launch():
     on_cpu = [msgspec.structs.replace(one, on_gpu=False) for one in launches]
     (found,) = compare_launch_costs(on_cpu, Reading(alpha=0.05), {})
     assert (found.result.margin, found.result.outcome) == (None, None)
+    assert (found.evidence, found.look, found.looks) == ("launches", 1, 1)
     assert compare_launch_costs([launched(1, [0.0])], Reading(alpha=0.05), {}) == []
+
+
+def test_costs_are_decided_on_a_gpu_or_with_a_margin_of_their_own():
+    gpu, cpu = on_gpu(1, GIB, GIB), launched(2, [0.0])
+    assert decides_costs([gpu], {})
+    assert not decides_costs([gpu, cpu], {"val_bpb": 1.0})
+    assert decides_costs([cpu], {"compile_s": 1.0})
+    assert decides_costs([cpu], {"peak_memory_bytes": 1.0})
+    assert not decides_costs([], {"compile_s": 1.0})
+
+
+def test_noise_that_exceeds_the_row_is_named_until_the_launches_have_their_own():
+    wild = [[-0.5], [0.5], [0.0], [0.2], [0.1]]
+    few, enough = speed(wild[:4], [4], LAUNCH_ROW), speed(wild, [5], LAUNCH_ROW)
+    own = "the spread of these launches"
+    assert few.result.noise_from == f"{own}, which exceeds {LAUNCH_ROW.describe()}"
+    assert enough.result.noise_from == own
+    moderated = speed([[-0.007], [0.0], [0.007]], [3], LAUNCH_ROW).result
+    assert moderated.noise_from == f"{own}, moderated by {LAUNCH_ROW.describe()}"
 
 
 def test_the_information_of_a_look_counts_a_baseline_from_the_start():
