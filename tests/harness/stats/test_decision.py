@@ -137,3 +137,6 @@ def test_a_known_sd_gives_the_error_and_its_df():
     worse = decide(found.contrast, MARGIN, critical=1.0, critical_worse=2.0)
     assert (worse.upper, worse.lower) == (2.5 + found.contrast.se, 2.5 - 2 * found.contrast.se)
     assert decide(found.contrast, MARGIN, critical=1.0).lower == 2.5 - found.contrast.se
+    stated = decide(found.contrast, MARGIN, 0.01)
+    assert (stated.alpha, stated.margin, stated.harm) == (0.01, MARGIN, 2.5)
+    assert stated.upper == pytest.approx(2.5 + stats.t.ppf(0.99, 7) * found.contrast.se)
