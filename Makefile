@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: check format test slow smoke gpu docs shape words
+.PHONY: check format test slow mutate smoke gpu docs shape words
 
 $(BIN)/harness: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +25,10 @@ test: $(BIN)/harness
 
 slow: $(BIN)/harness
 	$(BIN)/python -m pytest -m slow
+
+# whether the tests find faults in the core; `make mutate ARGS='--jobs 2'` takes half the time
+mutate: $(BIN)/harness
+	$(BIN)/python tests/tools/mutate.py $(ARGS)
 
 smoke: $(BIN)/harness
 	$(BIN)/harness study ablations/studies/smoke.yaml

@@ -375,3 +375,60 @@ def test_the_noise_of_launches_is_called_that_of_a_launch():
     for replicate in ("run", "launch"):
         (time,) = compared(*sides, margins={"compile_s": 0.5}, replicate=replicate).metrics
         assert any(f"SD of one {replicate} " in line for line in result_notes(time))
+
+
+def test_runs_without_a_value_or_with_zero_are_left_out_of_a_ratio():
+    times = side([100.0, 100.1, 99.9], "train_time_s")
+    without = [run(8, metrics={"val_loss": 3.28}), run(9, metrics={"train_time_s": 0.0})]
+    (speed,) = compared([*times, *without], times, metrics=["train_time_s"]).metrics
+    assert (speed.n, speed.estimate) == ((3, 3), 0.0)
+    assert "3 of 5 runs of A" in speed.notes
+    with pytest.raises(LogError, match="above zero"):
+        compared(times, without[1:], metrics=["train_time_s"])
+
+
+def test_a_slowdown_of_one_session_is_unconfirmed_and_no_other_result_is():
+    def both(more):
+        metrics = ("val_loss", "train_time_s")
+        return [run(0, metrics=dict.fromkeys(metrics, more * x)) for x in LOSSES]
+
+    for more, outcome in ((1.1, "regression"), (1.0, "pass")):
+        found = compared(both(1.0), both(more), metrics=["val_loss", "train_time_s"])
+        assert [one.outcome for one in found.metrics] == [outcome, outcome]
+        marked = [any("unconfirmed" in note for note in one.notes) for one in found.metrics]
+        assert marked == [False, outcome == "regression"]
+
+
+def test_core_that_is_compared_by_name_needs_equal_settings():
+    a, b = (
+        [run(0, metrics={"core": x, "val_loss": x}, evaluation={"bundle": name}) for x in LOSSES]
+        for name in "ab"
+    )
+    for metrics in ([], ["core"]):
+        with pytest.raises(LogError) as error:
+            compared(a, b, metrics=metrics)
+        assert error.value.path == "core.bundle"
+    assert compared(a, b, metrics=["val_loss"]).outcome == "pass"
+
+
+def test_a_side_lists_what_it_has_in_order():
+    gpus = ["B200", "A100", "H200", "H100"]
+    a = [run(index, gpu=gpu, environment={}) for index, gpu in enumerate(gpus)]
+    found = compared(a, [run(9, gpu=None)])
+    assert [one.gpus for one in found.sides] == [sorted(gpus), ["1x H100"]]
+    with pytest.raises(LogError) as error:
+        compared([run(0, metrics=dict.fromkeys("edcba", 1.0))], [run(1, metrics={})])
+    assert error.value.got == "a, b, c, d, e against none"
+
+
+def test_the_noise_of_one_scale_is_not_that_of_another():
+    (same,) = compared(side([3.28]), side([3.29], scale=None), NoiseModel([SEED_ROW])).metrics
+    assert same.method == "noise_model"
+    (other,) = compared(side([3.28]), side([3.29], scale="other"), NoiseModel([SEED_ROW])).metrics
+    assert (other.method, other.low) == ("pooled", None)
+
+
+def test_a_question_is_read_at_most_thirty_one_times():
+    assert compared(side(LOSSES), side(LOSSES), seen=30).outcome == "inconclusive"
+    with pytest.raises(UsageError, match="from 0 to 30"):
+        compared(side(LOSSES), side(LOSSES), seen=31)

@@ -91,6 +91,11 @@ def edited(path, change):
     path.write_text(json.dumps(value))
 
 
+def rehashed(entry, **changes):
+    entry.update(changes)
+    entry["hash"] = baseline.content_hash(entry)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -99,8 +104,13 @@ def edited(path, change):
         lambda value: value["entries"][0]["config"].update(seed=2),
         lambda value: value["entries"].pop(0),
         lambda value: value.update(protocol=2),
+        lambda value: rehashed(value["entries"][0], why="another reason"),
+        lambda value: rehashed(value["entries"][1], number=3),
     ],
-    ids=["a metric", "the reason", "the configuration", "an entry taken out", "the key"],
+    ids=[
+        *("a metric", "the reason", "the configuration", "an entry taken out", "the key"),
+        *("an entry with a hash of its own", "a number with a hash of its own"),
+    ],
 )
 def test_an_edit_by_hand_is_detected(tmp_path, change):
     first, path = stored(tmp_path, [run(1), run(2)])
@@ -128,8 +138,10 @@ def test_an_empty_or_half_written_baseline_is_refused(tmp_path):
     edited(path, lambda value: value.update(entries=[]))
     with pytest.raises(BaselineError, match="empty"):
         baseline.read(path)
+    with pytest.raises(BaselineError, match="restore it from git"):
+        baseline.read(path.with_name("missing.json"))
     path.write_text(whole[: len(whole) // 2])
-    with pytest.raises(BaselineError):
+    with pytest.raises(BaselineError, match="restore it from git"):
         baseline.read(path)
 
 
@@ -226,3 +238,51 @@ def test_an_undecided_promotion_is_decided_at_the_next_reading_with_more_runs(tm
         assert (loss.metric, loss.outcome) == ("val_loss", "inconclusive")
     assert ["reading 1" in rule for rule in rules] == [True, True, False]
     assert "reading 2, 0.001 of alpha 0.01" in rules[2]
+
+
+def test_replicates_that_are_worse_are_stored_only_on_request(tmp_path):
+    first = [run(seed, 3.2 + seed % 3 / 1000 + seed / 10**6) for seed in (1, 2, 3, 4)]
+    made, path = stored(tmp_path, first)
+    worse = ReplicateSet(
+        records=[run(seed, 3.3 + seed % 3 / 1000 + seed / 10**6) for seed in range(11, 15)],
+        trainer="fake",
+        config={"dial": {"depth": 5}},
+    )
+    store = Store(tmp_path / "runs")
+    refused = promotion.accept(tmp_path, "small", worse, store, NO_ROWS, why="new")
+    assert (refused.stored, refused.path, refused.exit_code) == (None, None, 10)
+    assert refused.evidence.outcome == "regression"
+    assert "add --allow-regression" in refused.reason
+    assert baseline.read(path) == made
+    taken = promotion.accept(
+        tmp_path, "small", worse, store, NO_ROWS, why="new", allow_regression=True
+    )
+    assert (taken.path, taken.exit_code, taken.reason) == (path, 0, None)
+    assert baseline.read(path).now == taken.stored.now
+    assert taken.evidence == taken.stored.now.evidence
+    assert (taken.evidence.alpha, taken.evidence.outcome) == (0.01, "regression")
+
+
+def test_an_undecided_promotion_advises_more_runs(tmp_path):
+    stored(tmp_path, [run(seed, 3.2 + seed % 3 / 1000 + seed / 10**6) for seed in range(1, 31)])
+    result = accepted(tmp_path, (31, 32), 0.0)
+    (loss,) = result.evidence.metrics
+    assert f"about {loss.more_runs} more runs, accepted with these" in result.reason
+    assert (result.stored, result.path, result.exit_code) == (None, None, 3)
+
+
+@pytest.mark.parametrize("source", ["study/base", "{folder}:study/base"])
+def test_runs_of_a_baseline_come_from_a_store(tmp_path, source):
+    with pytest.raises(UsageError, match="as STORE:STUDY/ARM"):
+        promotion.replicates_of_arm(source.format(folder=tmp_path))
+
+
+@pytest.mark.parametrize(("why", "kept"), [("", "the first of this name"), ("a GPU", "a GPU")])
+def test_a_first_entry_has_a_reason(tmp_path, why, kept):
+    records = [run(1, 3.2), run(2, 3.201)]
+    replicates = ReplicateSet(records=records, trainer="fake", config={}, commit="c")
+    found = promotion.record(tmp_path, "small", replicates, NO_ROWS, why=why)
+    assert (found.stored.now.why, found.stored.now.commit, found.exit_code) == (kept, "c", 0)
+    assert found.path == tmp_path / "h100x1" / "1" / "small.json"
+    with pytest.raises(UsageError):
+        promotion.record(tmp_path, "../small", replicates, NO_ROWS, why=why)

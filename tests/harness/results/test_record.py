@@ -170,6 +170,9 @@ def test_a_long_run_keeps_its_session_open():
 def test_a_run_without_an_environment_keeps_the_session_open():
     grouped = sessions([record_at(0, 10), record_at(20, 900, machine=""), record_at(950, 990)])
     assert [[r.started_at for r in one] for one in grouped] == [[0, 20, 950]]
+    runs = [("m", 0, 100), ("n", 200, 300), ("", 310, 900), ("n", 950, 990)]  # one boot
+    grouped = sessions(record_at(start, end, machine) for machine, start, end in runs)
+    assert [[r.started_at for r in one] for one in grouped] == [[0], [200, 310, 950]]
 
 
 STEP = {"event": "step", "step": 3, "tokens": 30, "loss": 1.0}
@@ -262,3 +265,86 @@ def test_an_odd_environment_costs_no_record(tmp_path, environment):
     made = collect_record(tmp_path, PLAN, ended())
     assert made.status == "completed"
     assert msgspec.json.decode(msgspec.json.encode(made), type=Record) == made
+
+
+@pytest.mark.parametrize(
+    ("returncode", "cause", "text"),
+    [
+        (3, None, "ended with exit code 3"),
+        (-9, None, "was killed by SIGKILL"),
+        (-9, "time-out", "was ended at its limit of 1 minutes"),
+        (-15, "stopped", "was stopped together with the harness"),
+        (-15, "pruned", "was pruned by its search"),
+        (-15, "harness gone", "was ended because its harness was gone"),
+    ],
+)
+def test_a_run_without_a_result_has_the_end_of_its_process_as_its_reason(
+    tmp_path, returncode, cause, text
+):
+    end = ended(returncode, cause)
+    made = collect_record(tmp_path, PLAN, end)
+    assert end.describe() == text
+    assert made.reason == f"the trainer {text} and left no result.json"
+    stopped = cause in ("stopped", "pruned", "harness gone")
+    assert made.status == ("interrupted" if stopped else "failed")
+    assert ("see dmesg" in made.hint) == (cause is None and returncode == -9)
+    assert made.signal == (9 if cause is None and returncode == -9 else None)
+
+
+@pytest.mark.parametrize(
+    ("cause", "status", "expected", "reason"),
+    [
+        ("time-out", "interrupted", "failed", "was ended at its limit of 1 minutes"),
+        ("time-out", "completed", "completed", "why"),
+        ("pruned", "interrupted", "interrupted", "was pruned by its search"),
+        ("pruned", "diverged", "diverged", "why"),
+        ("stopped", "interrupted", "interrupted", "why"),
+    ],
+)
+def test_the_end_of_a_process_is_the_reason_only_where_it_interrupted_the_run(
+    tmp_path, cause, status, expected, reason
+):
+    result(tmp_path, {**GOOD, "status": status, "reason": "why"})
+    made = collect_record(tmp_path, PLAN, ended(0, cause))
+    assert (made.status, made.reason) == (expected, reason)
+
+
+def test_a_result_that_the_trainer_did_not_survive_is_kept_with_its_exit_code(tmp_path):
+    result(tmp_path)
+    made = collect_record(tmp_path, PLAN, ended(1))
+    assert (made.status, made.metrics["val_bpb"]) == ("completed", 1.5)
+    assert made.reason == "the trainer wrote its result and then ended with exit code 1"
+    helpers = msgspec.structs.replace(ended(), outlived_by=["1 a", "2 b", "3 c", "4 d"])
+    left = "4 of its processes outlived it and were ended: 1 a, 2 b, 3 c"
+    assert collect_record(tmp_path, PLAN, helpers).reason == left
+
+
+def test_a_number_that_is_no_measurement_is_left_out_and_named(tmp_path):
+    result(tmp_path, {**GOOD, "metrics": {"val_bpb": -1.0, "tokens_per_s": 5.0, "core": None}})
+    made = collect_record(tmp_path, PLAN, ended())
+    assert made.metrics == {"val_bpb": None, "tokens_per_s": 5.0, "core": None}
+    assert made.reason == "val_bpb was -1.0 and is recorded as not measured"
+
+
+@pytest.mark.parametrize(
+    ("count", "length", "status"),
+    [(100, 100, "completed"), (101, 100, "failed"), (1, 101, "failed")],
+)
+def test_a_result_has_at_most_a_hundred_metrics_with_names_of_a_hundred_letters(
+    tmp_path, count, length, status
+):
+    result(tmp_path, {**GOOD, "metrics": {f"{n:0{length}}": None for n in range(count)}})
+    assert collect_record(tmp_path, PLAN, ended()).status == status
+
+
+@pytest.mark.parametrize(("length", "kept"), [(1000, "x" * 1000), (1001, "x" * 996 + " ...")])
+def test_a_reason_of_more_than_a_thousand_letters_is_shortened(tmp_path, length, kept):
+    result(tmp_path, {**GOOD, "reason": "x" * length})
+    assert collect_record(tmp_path, PLAN, ended()).reason == kept
+
+
+def test_sessions_do_not_depend_on_the_order_of_the_records():
+    records = [record_at(0, 900), record_at(10, 20), record_at(1500, 1600), record_at(2201, 2300)]
+    for ordered in (records, records[::-1]):
+        grouped = [[one.started_at for one in session] for session in sessions(ordered)]
+        assert grouped == [[0, 10, 1500], [2201]]

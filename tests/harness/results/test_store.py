@@ -69,6 +69,15 @@ def test_a_record_is_written_once_and_another_of_its_plan_is_kept_as_an_attempt(
     }
 
 
+def test_different_records_of_one_attempt_are_all_kept(store):
+    made = [record(steps=steps) for steps in (1, 2, 3)]
+    for one in made:
+        assert store.add(one, b"curve %d" % one.steps)
+    assert sorted(one.steps for one in store.attempts("p")) == [1, 2, 3]
+    curves = [store.side_files(one)["curves"].read_bytes() for one in made]
+    assert curves == [b"curve 1", b"curve 2", b"curve 3"]
+
+
 def test_a_stale_index_is_ignored(store):
     store.add(record("p"), None)
     assert len(store.records()) == 1
@@ -76,6 +85,8 @@ def test_a_stale_index_is_ignored(store):
     assert len(store.records()) == 2
     (store.root / "records" / "p.json").unlink()
     assert [made.plan_id for made in store.records()] == ["q"]
+    (store.root / "records" / "q.json").write_bytes(msgspec.json.encode(record("q", steps=2)))
+    assert [made.steps for made in store.records()] == [2]
     (store.root / "index.json").write_text("nonsense")
     assert len(Store(store.root).records()) == 1
 
@@ -218,3 +229,61 @@ def test_a_file_named_after_another_plan_or_study_is_named(store):
     (store.root / "records/q.json").write_bytes((store.root / "records/p.json").read_bytes())
     with pytest.raises(StoreError, match=r"q\.json: expected a record named after its plan"):
         store.records()
+
+
+def test_records_are_indexed_and_files_that_are_no_records_are_left_alone(store):
+    assert store.records() == store.attempts("p") == []
+    store.add(record(), None)
+    (store.root / "records" / ".q.json").write_text("half")
+    (store.root / "records" / "p.txt").write_text("a note")
+    assert store.records() == store.attempts("p") == [record()]
+    index = msgspec.json.decode((store.root / "index.json").read_bytes())
+    assert ([one["plan_id"] for one in index["records"]], list(index["files"])) == (
+        ["p"],
+        ["p.json"],
+    )
+
+
+def test_a_later_completed_record_is_an_attempt_and_records_are_in_order_of_time(store):
+    late, early, failed = (
+        record(attempt="late", started_at=9.0),
+        record(attempt="early", started_at=1.0),
+        record(attempt="failed", started_at=5.0, status="failed"),
+    )
+    for one in (failed, late, early):
+        store.add(one, None)
+    assert store.record("p") == late
+    assert store.attempts("p") == store.records() == [early, failed, late]
+    assert store.attempts_by_plan() == {"p": [early, failed, late]}
+
+
+def test_a_curve_is_read_back_up_to_the_most_rows(store, tmp_path, monkeypatch):
+    lines = [{"event": "step", "step": step, "loss": 3.0} for step in (1, 2, 3)]
+    (tmp_path / "events.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert store.curve("p") is None
+    store.commit(record(), tmp_path)
+    (path,) = store.side_files(record()).values()
+    assert path == store.root / "curves" / "p.parquet"
+    for most, rows in ((3, 3), (2, None)):
+        monkeypatch.setattr("harness.results.store.MOST_CURVE_ROWS", most)
+        if rows is None:
+            with pytest.raises(StoreError, match="more than 2 rows"):
+                store.curve("p")
+        else:
+            assert store.curve("p").num_rows == rows
+
+
+def test_a_damaged_study_is_refused_with_what_to_do(store):
+    store.study_path("s").parent.mkdir(parents=True)
+    store.study_path("s").write_text("{")
+    assert store.study_names() == ["s"]
+    with pytest.raises(StoreError) as caught:
+        store.study("s")
+    assert "its records are kept" in caught.value.hint
+
+
+def test_the_settings_that_a_search_found_are_read_back(store):
+    assert store.found_settings("x") == []
+    store.save_settings("x", [{"dial.depth": 3}])
+    assert store.found_settings("x") == [{"dial.depth": 3}]
+    assert (store.root / "searches" / "x.json").is_file()

@@ -96,6 +96,15 @@ def test_a_run_that_failed_starts_from_its_first_step(store):
     assert (again.status, again.steps, again.metrics["resumes"]) == ("failed", 1, 0)
 
 
+def test_no_run_resumes_past_a_failed_attempt(store):
+    first = made_by(store, Interrupted())
+    later = first.started_at + 1
+    failed = msgspec.structs.replace(first, attempt="b", status="failed", started_at=later)
+    store.add(failed, None)
+    again = made_by(store, Interrupted("failed"))
+    assert (again.status, again.steps, again.metrics["resumes"]) == ("failed", 1, 0)
+
+
 @pytest.mark.slow
 def test_the_native_trainer_resumes_where_the_harness_stopped_it(store, tmp_path):
     (tmp_path / "text").mkdir()

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from benchmarks.statistics import launch_guard
 from harness.stats.ab_noise import OWN_LAUNCHES, PRIOR_DF, summarize_launches
@@ -39,6 +40,32 @@ def test_launches_of_one_ratio_each_have_the_error_of_their_own_spread():
     assert found.contrast.se == pytest.approx(ratios.std(ddof=1) / math.sqrt(6))
     assert found.contrast.df == 5
     assert math.isnan(found.window_sd)
+
+
+def test_the_error_is_that_of_launches_and_windows():
+    ratios = [[0.001, 0.003], [0.004, 0.008, 0.003], [0.012, 0.006]]  # means .002, .005, .009
+    inside = (2 * 0.001**2 + (0.001**2 + 0.003**2 + 0.002**2) + 2 * 0.003**2) / 4
+    of_mean = inside * 3 / 7  # of a mean of 7/3 windows
+    spread = 37e-6 / 3  # of the means about .016 / 3, over 2 df
+    own = (spread - of_mean) / 2
+    found = summarize_launches(ratios)
+    assert found.contrast.estimate == pytest.approx(0.016 / 3)
+    assert found.window_sd == pytest.approx(math.sqrt(inside))
+    assert found.launch_sd == pytest.approx(math.sqrt(own))
+    assert found.contrast.se == pytest.approx(math.sqrt(2 * own / 3 + inside / 7))
+    row = KnownSd(sd=0.0014, df=3.5)
+    widened = summarize_launches(ratios, row)
+    variance = (PRIOR_DF * 0.0014**2 + 2 * own) / (PRIOR_DF + 2)
+    assert (widened.noise, widened.contrast.df) == ("moderated", 3.5)
+    assert widened.launch_sd == pytest.approx(math.sqrt(variance))
+    assert widened.contrast.se == pytest.approx(math.sqrt(2 * variance / 3 + inside / 7))
+
+
+def test_launches_beyond_the_row_are_those_beyond_a_quantile_of_f():
+    row, limit = KnownSd(sd=0.001, df=10), stats.f.isf(0.05, 2, 10)
+    for share, noise in ((0.99, "moderated"), (1.01, "own")):
+        x = math.sqrt(share * limit * 2 * 0.001**2)  # the SD of -x, 0 and x is x
+        assert summarize_launches([[-x], [0.0], [x]], row).noise == noise
 
 
 def test_three_launches_resolve_what_is_published():

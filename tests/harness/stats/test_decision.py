@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from harness.stats.decision import KnownSd, decide, difference, has_excess_variance
+from harness.stats.decision import (
+    Difference,
+    KnownSd,
+    decide,
+    difference,
+    has_excess_variance,
+    of_pairs,
+)
 from harness.stats.inference import Contrast
 
 ALPHA, MARGIN = 0.05, 1.0
@@ -107,3 +114,29 @@ def test_the_variance_guard_trips_on_one_quiet_side_in_a_hundred(df):
 
 def test_two_runs_never_trip_the_guard():
     assert not has_excess_variance([0.0, 100.0], KnownSd(sd=0.1, df=50))
+
+
+def test_pairs_are_the_paired_t_test_and_their_sd_plans_more_runs():
+    a, b = [1.0, 2.0, 4.0, 3.0], [2.5, 3.0, 6.0, 3.5]
+    found = of_pairs(a, b)
+    assert found.estimate / found.se == pytest.approx(stats.ttest_rel(b, a).statistic)
+    assert (found.estimate, found.df) == (1.25, 3)
+    paired = Difference(contrast=found, method="pooled", sd=9.0, run_sd=9.0, paired=found).of_pairs
+    assert (paired.contrast, paired.method, paired.sd) == (found, "paired", paired.run_sd)
+    assert paired.run_sd * math.sqrt(2 / 4) == pytest.approx(found.se)
+    assert of_pairs(a[:2], b[:2]) is None
+
+
+def test_a_known_sd_gives_the_error_and_its_df():
+    found = difference([1.0, 2.0], [3.0, 4.0, 5.0], KnownSd(sd=2.0, df=7))
+    assert (found.method, found.sd, found.run_sd, found.contrast.df) == ("noise_model", 2, 2, 7)
+    assert found.contrast.estimate == 2.5
+    assert found.contrast.se == pytest.approx(2 * math.sqrt(1 / 2 + 1 / 3))
+    upper = decide(found.contrast, MARGIN).upper
+    assert upper == pytest.approx(2.5 + stats.t.ppf(0.95, 7) * found.contrast.se)
+    worse = decide(found.contrast, MARGIN, critical=1.0, critical_worse=2.0)
+    assert (worse.upper, worse.lower) == (2.5 + found.contrast.se, 2.5 - 2 * found.contrast.se)
+    assert decide(found.contrast, MARGIN, critical=1.0).lower == 2.5 - found.contrast.se
+    stated = decide(found.contrast, MARGIN, 0.01)
+    assert (stated.alpha, stated.margin, stated.harm) == (0.01, MARGIN, 2.5)
+    assert stated.upper == pytest.approx(2.5 + stats.t.ppf(0.99, 7) * found.contrast.se)

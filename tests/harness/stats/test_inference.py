@@ -211,3 +211,34 @@ def _dealt_contrasts(dealt: np.ndarray) -> list[Contrast]:
 def test_parts_that_are_known_exactly_have_infinite_df() -> None:
     found = from_parts(1.0, [(4.0, math.inf), (5.0, math.inf)])
     assert (found.se, found.df) == (3.0, math.inf)
+
+
+def test_a_part_without_variance_counts_for_nothing_and_all_of_them_for_a_point() -> None:
+    found = from_parts(2.0, [(1.0, 5), (0.0, 0)])
+    assert (found.estimate, found.se, found.df) == (2.0, 1.0, 5)
+    exact = from_parts(2.0, [(0.0, 3), (0.0, 5)])
+    assert (exact.estimate, exact.se, exact.df) == (2.0, 0.0, 3)
+    unknown = from_parts(2.0, [(math.nan, 0), (1.0, 5)])
+    assert (unknown.estimate, unknown.df) == (2.0, 0)
+    assert math.isnan(unknown.se)
+
+
+@pytest.mark.parametrize("correction", ["none", "dunnett", "holm", "benjamini_hochberg"])
+def test_without_noise_any_effect_has_p_zero_and_none_has_p_one(correction) -> None:
+    exact = [Contrast(estimate=x, se=0.0, df=5) for x in (0.0, 2.0)]
+    none, two = intervals(exact, 0.05, correction)
+    assert (none.p, two.p) == (1.0, 0.0)
+    assert (none.low, none.high, two.low, two.high) == (0.0, 0.0, 2.0, 2.0)
+
+
+def test_the_defaults_of_a_detectable_effect_are_two_sides_one_arm_and_nine_in_ten() -> None:
+    se = 2.0 * math.sqrt(1 / 3 + 1 / 5)
+    expected = (stats.t.ppf(0.975, 6) + stats.t.ppf(0.9, 6)) * se
+    assert minimum_detectable_effect(2.0, 6, 3, 5, 0.05) == pytest.approx(expected)
+    assert detectable(stats.t.ppf(0.975, 6), 6, se) == pytest.approx(expected)
+    assert minimum_detectable_effect(2.0, 6, 1, 1, 0.05) < math.inf
+    for runs in ((0, 5), (3, 0)):
+        assert minimum_detectable_effect(2.0, 6, *runs, 0.05) == math.inf
+    holm = (stats.t.ppf(1 - 0.025 / 4, 6) + stats.t.ppf(0.9, 6)) * se
+    found = minimum_detectable_effect(2.0, 6, 3, 5, 0.05, arms=4, correction="holm")
+    assert found == pytest.approx(holm)

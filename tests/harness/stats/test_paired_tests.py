@@ -1,12 +1,16 @@
 """McNemar and the paired bootstrap: against statsmodels, scipy and simulation."""
 
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
 from statsmodels.stats import contingency_tables
 
 from benchmarks.statistics import core_intervals
+from harness.stats.inference import Contrast
 from harness.stats.paired_tests import (
+    beyond_examples,
     mcnemar,
     paired_bootstrap,
     shared_variance,
@@ -110,3 +114,38 @@ def test_what_runs_and_examples_share_is_counted_once():
 def test_one_run_a_side_shares_nothing_that_can_be_separated():
     a, b = core_intervals.sides(np.random.default_rng(7), run_sd=0.0, runs=1)
     assert shared_variance(a, b) == 0.0
+
+
+def test_the_shared_variance_is_the_interaction_of_runs_and_examples():
+    rng = np.random.default_rng(6)
+    shapes = ((2, 3), (3, 3)), ((2, 5), (1, 5))  # runs and examples of both sides, by task
+    tasks = [[rng.normal(size=shape) for shape in sides] for sides in shapes]
+    expected = 0.0
+    for sides in tasks:
+        squares, df, examples = 0.0, 0, sides[0].shape[1]
+        for side in sides:
+            means = side.mean(axis=1)[:, None] + side.mean(axis=0)[None, :] - side.mean()
+            squares += ((side - means) ** 2).sum()
+            df += (len(side) - 1) * (examples - 1)
+        expected += squares / df / examples * (1 / len(sides[0]) + 1 / len(sides[1]))
+    a, b = zip(*tasks, strict=True)
+    assert shared_variance(a, b) == pytest.approx(expected / 2**2)
+
+
+def test_the_error_beyond_the_examples_is_at_least_that_of_runs_or_of_examples_alone():
+    runs = Contrast(estimate=1.0, se=3.0, df=4)
+    both = beyond_examples(runs, 4.0, 0.0)
+    assert (both.estimate, both.se) == (1.0, 5.0)
+    assert both.df == pytest.approx(4 * (25 / 9) ** 2)
+    assert beyond_examples(runs, 4.0, 20.0).se == 4.0
+    assert beyond_examples(runs, 1.0, 20.0).se == 3.0
+    exact = beyond_examples(Contrast(estimate=1.0, se=0.0, df=4), 4.0, 0.0)
+    assert (exact.se, exact.df) == (4.0, math.inf)
+
+
+def test_the_default_draws_are_two_thousand_of_seed_zero_at_five_percent():
+    tasks = [([0.0, 1.0, 2.0, 5.0], [1.0, 1.5, 2.0, 4.0])]
+    stated = paired_bootstrap(tasks, alpha=0.05, draws=2000, seed=0)
+    assert paired_bootstrap(tasks) == stated
+    gaps = [np.array(b) - np.array(a) for a, b in tasks]
+    assert stratified_bootstrap(gaps)[0] == stated

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import optimize, stats
 
 from harness.stats.power import MOST_RUNS, more_runs, rates
 
@@ -55,6 +55,17 @@ def test_more_runs_settle_an_inconclusive_comparison_with_probability_nine_tenth
         return rates(0.0012, MARGIN, se, math.inf, ALPHA).settled
 
     assert settled(more) >= 0.9 > settled(more - 1)
+
+
+@pytest.mark.parametrize("needed", [*range(9), 16, 17, 33, 1999, 2000, 2001])
+def test_the_runs_are_the_fewest_that_settle(needed):
+    def missing(ratio: float) -> float:
+        return rates(ratio / 2, ratio, 1.0, math.inf, ALPHA).settled - 0.9
+
+    ratio = optimize.brentq(missing, 2.0, 10.0) * (1 + 1e-9)  # of the margin to the error
+    margin = ratio * SD * math.sqrt(2 / (2 + needed))
+    more = more_runs(margin / 2, SD, margin, (2, 2), ALPHA, df=math.inf)
+    assert more == (max(1, needed) if needed <= MOST_RUNS else None)
 
 
 def test_against_a_fixed_baseline_only_the_candidate_grows():

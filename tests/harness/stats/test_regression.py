@@ -113,6 +113,24 @@ def _without_noise(fit: LossCurve) -> LossCurve:
     return replace(fit, sd=0.0, df=9)
 
 
+@pytest.mark.parametrize(
+    ("shared", "from_curve"),
+    [(None, 0.005), ([False, True], 0.105), ([True, False], -0.005)],  # the last one is bounded
+)
+def test_the_error_of_a_time_is_carried_from_the_loss_and_from_the_line(shared, from_curve) -> None:
+    line = LossCurve(
+        slope=-1.0, curvature=0.0, weights=np.array([[0.5, -0.5]]), sd=1.0, df=4,
+        horizons=np.array([-1.0, 0.0, 1.0]),
+    )  # fmt: skip
+    loss = Contrast(estimate=0.1, se=0.1, df=9)
+    found = quality_part(loss, line, None if shared is None else np.array(shared))
+    assert found is not None
+    assert found.estimate == pytest.approx(0.1)
+    assert found.se == pytest.approx(math.sqrt(0.01 + from_curve))
+    df = (0.01 + from_curve) ** 2 / (0.01**2 / 9 + from_curve**2 / 4)
+    assert found.df == pytest.approx(df)
+
+
 def test_a_loss_that_the_parabola_never_has_gives_no_quality() -> None:
     x, blocks = np.log([0.5, 1, 2.0]), np.zeros(3, dtype=np.intp)
     fit = fit_exchange(x, np.array([3.5, 3.0, 2.95]), blocks)

@@ -27,6 +27,13 @@ def test_the_runs_needed_are_the_fewest_of_this_mean_and_sd_that_pass():
     assert p(found.runs) < 0.01 <= p(found.runs - 1)
 
 
+@pytest.mark.parametrize(("runs", "found"), [(1999, 1999), (2000, 2000), (2001, None)])
+def test_at_most_two_thousand_runs_are_feasible(runs, found):
+    apart = (stats.t.isf(0.01, runs - 1) + 1e-7) / runs**0.5  # SDs from the target
+    values = [-0.5 - apart * 0.5**0.5, 0.5 - apart * 0.5**0.5]  # their SD is the root of 1/2
+    assert target_test(values, 0.0, 1, 0.01).runs == found
+
+
 def test_a_mean_beyond_the_target_is_met_by_no_number_of_runs():
     assert target_test(LOSSES, 3.27, 1, 0.01).runs is None
 

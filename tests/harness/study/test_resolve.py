@@ -4,11 +4,13 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from harness.config.study_file import parse_study
 from harness.errors import StoreError, StudyFileError
 from harness.results.study_plan import block_order, plan_id
+from harness.runner.fake_trainer import config as fake
 from harness.runner.trainer import FakeTrainer, by_name, default_checkout
 from harness.study.resolve import resolve
 
@@ -24,6 +26,12 @@ def test_arms_are_the_base_and_one_per_trick(resolved):
     assert study.arm("no_windows").set == {"windows": None}
     assert not study.arm("no_windows").tricks["windows"]
     assert study.arm("with_backout").tricks["backout"]
+
+
+def test_an_arm_has_the_identity_that_its_trainer_describes(resolved, tmp_path):
+    identity = resolved(set="{dial.depth: 3}").arm("base").identity
+    config = fake.load(tmp_path / "base.yaml", {"dial.depth": 3})
+    assert msgspec.to_builtins(identity) == fake.identity(config)
 
 
 def test_all_selects_the_tricks_that_can_be_switched(resolved):
