@@ -406,8 +406,8 @@ class Training:
         found = core(self.trainer.gpt, self.trainer.kernels, self.ranks)
         self.run.metrics.update(found.metrics)
         if self.ranks.rank == 0:
-            path = self.run.path / outcomes_file.name_of(step, final=final)
-            outcomes_file.write(path, found.outcomes, found.result, found.asked)
+            path = self.run.path / outcomes_file.file_name(step, final=final)
+            outcomes_file.write(path, found.outcomes, found.result, found.identity)
             print("\n".join(table.lines(found.result, found.seconds)), flush=True)
         self.run.event("core", step=step, **found.as_json())
 

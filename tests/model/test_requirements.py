@@ -17,7 +17,7 @@ from torch import Tensor
 from model.config import Config
 from model.config.resolve import resolve
 from model.core.bundle import Bundle
-from model.data.downloaded import DownloadedFiles, Recorded
+from model.data.downloaded import DownloadedFiles, FileRecord
 from model.data.prepare import prepare
 from model.data.settings import DataSettings
 from model.data.sources import GPT2_VOCAB_SIZE
@@ -221,7 +221,7 @@ def test_downloads_that_were_cut_stop_the_job_with_and_without_a_record(tmp_path
     for name in names:
         downloaded_files.path(name).write_bytes(b"PAR1 whole PAR1")
     assert stock.take_inventory(settings, ROWS).faults == ()
-    downloaded_files.keep(names[0], Recorded(bytes=99, sha256="0" * 64, published=True))
+    downloaded_files.write_record(names[0], FileRecord(bytes=99, sha256="0" * 64, published=True))
     downloaded_files.path(names[1]).write_bytes(b"PAR1 who")
     seen = stock.take_inventory(settings, ROWS)
     assert [Path(fault.path).name for fault in seen.faults] == [names[0], names[1]]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from model.config import Config, Core
 from model.core.bundle import BASELINES, SETTINGS, Bundle
-from model.core.fetch import NAME, OTHERWISE
+from model.core.fetch import HINT, NAME
 from model.core.published import ARCHIVE, FOLDER_IN_ARCHIVE, SHA256, TASKS, URL
 from model.data.atomic import file_sha256
 from model.data.downloaded import DownloadedFiles
@@ -64,7 +64,7 @@ def _downloaded(folder: Path) -> Finding:
         ok=not foreign,
         expected=f"{EXPECTED}, as published",
         got=f"{folder}, {_listed(foreign) if foreign else 'as published'}",
-        hint=f"Delete {folder}: it is made again from the archive. {OTHERWISE}",
+        hint=f"Delete {folder}: it is made again from the archive. {HINT}",
     )
 
 
@@ -104,7 +104,7 @@ def _to_be_had(archive: Path) -> Finding:
             ok=zipfile.is_zipfile(archive),
             expected=f"{EXPECTED}, or their archive",
             got=f"{archive}, {archive.stat().st_size:,} bytes, unpacked when the job starts",
-            hint=f"The archive was cut. Delete it to download it again. {OTHERWISE}",
+            hint=f"The archive was cut. Delete it to download it again. {HINT}",
         )
     refusal = reach.why_not(URL)
     if refusal is None:
@@ -115,7 +115,7 @@ def _to_be_had(archive: Path) -> Finding:
         ok=False,
         expected=f"{EXPECTED}, here or from {URL}",
         got=f"none here, and {refusal}",
-        hint=OTHERWISE,
+        hint=HINT,
     )
 
 
