@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from model.doctor import main as doctor
-from model.system.timeouts import TimedOut, bounded
+from model.system.timeouts import TimedOut, with_timeout
 
 ROOT = Path(__file__).parents[2]
 BASE = str(ROOT / "ablations" / "configs" / "speedrun_tiny_cpu.yaml")
@@ -85,10 +85,10 @@ def test_a_probe_leaves_when_whoever_started_it_is_gone(tmp_path: Path) -> None:
 
 def test_what_does_not_end_in_its_time_is_left_behind() -> None:
     with pytest.raises(TimedOut):
-        bounded(lambda: time.sleep(2.0), 0.05)
-    assert bounded(lambda: "in time", 5.0) == "in time"
+        with_timeout(lambda: time.sleep(2.0), 0.05)
+    assert with_timeout(lambda: "in time", 5.0) == "in time"
     with pytest.raises(ZeroDivisionError):
-        bounded(lambda: 1 / 0, 5.0)
+        with_timeout(lambda: 1 / 0, 5.0)
 
 
 @pytest.mark.slow

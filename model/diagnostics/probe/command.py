@@ -9,7 +9,7 @@ from model.config.derive import Derived
 from model.diagnostics.probe.shutdown import ProbeStopped, listen
 from model.distributed.ranks import Ranks
 from model.errors import missing_package
-from model.runtime.stop import watched
+from model.runtime.stop import open_watch_fd
 
 
 def run(config: Config, derived: Derived, ranks: Ranks, out: Path, watch_fd: int | None) -> int:
@@ -17,7 +17,7 @@ def run(config: Config, derived: Derived, ranks: Ranks, out: Path, watch_fd: int
 
     Raises ModelError for a watch descriptor that is none.
     """
-    descriptor = watched(watch_fd)
+    descriptor = open_watch_fd(watch_fd)
     try:
         listen(descriptor)
         from model.diagnostics.probe.phases import ProbePhases

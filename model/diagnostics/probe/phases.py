@@ -21,7 +21,7 @@ from model.diagnostics.probe.rendezvous import Board, meet
 from model.diagnostics.probe.report import Report
 from model.diagnostics.probe.shutdown import ProbeStopped
 from model.distributed.ranks import Ranks
-from model.system.timeouts import TimedOut, bounded
+from model.system.timeouts import TimedOut, with_timeout
 
 if TYPE_CHECKING:
     import torch
@@ -80,7 +80,9 @@ class ProbePhases:
     def _all_phases(self) -> None:
         self._begin("ranks meet")
         limits = self.limits
-        board = bounded(lambda: meet(self.ranks, limits.meet_s), limits.meet_s + limits.slack_s)
+        board = with_timeout(
+            lambda: meet(self.ranks, limits.meet_s), limits.meet_s + limits.slack_s
+        )
         self._begin("ranks look at their machines")
         device, seen = self._look(board)
         self.report.add_machines(seen)
@@ -102,7 +104,7 @@ class ProbePhases:
     def _look(self, board: Board) -> "tuple[torch.device | None, dict[int, Seen]]":
         device, limit_s = None, self.limits.look_s
         try:
-            own, device = bounded(lambda: look(self.config, self.derived, self.ranks), limit_s)
+            own, device = with_timeout(lambda: look(self.config, self.derived, self.ranks), limit_s)
         except TimedOut:
             self.hangs = True
             own = Seen(rank=self.ranks.rank, findings=(_silent(limit_s),))
@@ -116,7 +118,7 @@ class ProbePhases:
         own, limit_s = Worked(problem="no device"), self.limits.work_s
         try:
             if device is not None:
-                own = bounded(lambda: work(self.config, device), limit_s)
+                own = with_timeout(lambda: work(self.config, device), limit_s)
         except TimedOut:
             self.hangs = True
             own = Worked(problem=f"no end in {limit_s:.0f} s")
@@ -149,7 +151,7 @@ class ProbePhases:
         """What keeps this rank's sums from coming to their end."""
         limit_s = self.limits.sum_s
         try:
-            bounded(lambda: sums(self.ranks, device, board, limit_s, done.append), limit_s)
+            with_timeout(lambda: sums(self.ranks, device, board, limit_s, done.append), limit_s)
         except TimedOut:
             self.hangs = True
             return f"no end in {limit_s:.0f} s, after {len(done)} sizes"

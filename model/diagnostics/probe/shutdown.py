@@ -8,7 +8,7 @@ import os
 import signal
 from types import FrameType
 
-from model.runtime.stop import watch_starter
+from model.runtime.stop import watch_parent
 
 
 class ProbeStopped(Exception):
@@ -21,7 +21,7 @@ def listen(watch_fd: int | None) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _raise)
     # the main thread sleeps and polls, so that a signal is the way to it
-    watch_starter(watch_fd, lambda reason: os.kill(os.getpid(), signal.SIGTERM))
+    watch_parent(watch_fd, lambda reason: os.kill(os.getpid(), signal.SIGTERM))
 
 
 def _raise(number: int, frame: FrameType | None) -> None:

@@ -13,7 +13,7 @@ from model.data.sources import TOKENS, needs_gpt2
 from model.diagnostics.finding import Finding, judged, of_error, told
 from model.diagnostics.requirements.inventory import Inventory
 from model.errors import DataError
-from model.system.timeouts import TimedOut, bounded
+from model.system.timeouts import TimedOut, with_timeout
 
 EXPECTED = "a vocabulary of {:,} tokens"
 PATIENCE_S = 10.0  # tiktoken asks the network without a limit of its own
@@ -60,7 +60,7 @@ def _gpt2(settings: DataSettings) -> Finding:
     from model.data.tokenizer import gpt2
 
     try:
-        bounded(gpt2, PATIENCE_S)
+        with_timeout(gpt2, PATIENCE_S)
         got = "GPT-2's own"
     except TimedOut:
         got = None
