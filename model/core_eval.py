@@ -1,4 +1,4 @@
-"""CORE of a model that was trained: `python -m model.core_eval RUN_DIR [--step N]`.
+"""CORE of a trained model: `python -m model.core_eval RUN_DIR [--step N]`.
 
     python -m model.core_eval runs/a                             its newest checkpoint
     python -m model.core_eval runs/a --set core.max_per_task=100
@@ -6,9 +6,9 @@
     torchrun --nproc-per-node 8 -m model.core_eval runs/a
 
 Prints a line a task and writes every outcome to core.parquet in the run directory
-(core-STEP.parquet for a checkpoint before the run's end), or to --out. `core` is switched on with
-its defaults where the configuration has it off. Exit code 2 for wrong usage, configuration, bundle
-or checkpoint.
+(core-STEP.parquet for a checkpoint before the run's end), or to --out. Enables `core` with its
+defaults where the configuration has it off. Exit code 2 for wrong usage, configuration, bundle or
+checkpoint.
 """
 
 import argparse
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What the command line asks for."""
+class CoreRequest:
+    """The parsed command line."""
 
     config: Config
     derived: Derived
     checkpoint: Path | None
     """Null: a model at initialisation."""
     folder: Path | None
-    """Of a run; outcomes go there."""
+    """The run directory, to which outcomes are written."""
     out: Path | None
 
 
@@ -51,9 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("give the directory of a run, or --config FILE")
     try:
         ranks = from_environment()
-        asked = _asked(arguments)
+        request = _request(arguments)
         try:
-            _evaluate(asked, ranks)
+            _evaluate(request, ranks)
         finally:
             leave_group(ranks)
     except ModuleNotFoundError as error:
@@ -69,31 +69,31 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m model.core_eval", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("run_dir", nargs="?", type=Path, metavar="RUN_DIR")
-    parser.add_argument("--step", type=int, help="of this step's checkpoint, not the newest")
-    parser.add_argument("--checkpoint", type=Path, help="of this checkpoint")
-    parser.add_argument("--config", type=Path, help="a model at initialisation in place of a run")
+    parser.add_argument("--step", type=int, help="the checkpoint of this step, not the newest")
+    parser.add_argument("--checkpoint", type=Path, help="this checkpoint")
+    parser.add_argument("--config", type=Path, help="evaluate a model at initialisation, not a run")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C")
-    parser.add_argument("--out", type=Path, help="where to write the outcomes")
+    parser.add_argument("--out", type=Path, help="the file of the outcomes")
     return parser
 
 
-def _asked(arguments: argparse.Namespace) -> Asked:
+def _request(arguments: argparse.Namespace) -> CoreRequest:
     from model.core.source import checkpoint_of
 
     file = arguments.config or arguments.run_dir / "config.json"
     overrides = parse_overrides(arguments.set)
     if read_values(file).get("core") is None:
         overrides = {"core": {}, **overrides}
-    # whatever ranks a run trained on, however many evaluate it, and on whatever GPU
+    # independent of the ranks and GPUs of the run
     config, derived = resolve(str(file), {"system.fit_memory": True, **overrides})
     path = arguments.checkpoint
     if path is None and arguments.run_dir is not None:
         path = checkpoint_of(arguments.run_dir, arguments.step)
     given = {"checkpoint": path, "folder": arguments.run_dir, "out": arguments.out}
-    return Asked(config=config, derived=derived, **given)
+    return CoreRequest(config=config, derived=derived, **given)
 
 
-def _evaluate(asked: Asked, ranks: Ranks) -> None:
+def _evaluate(request: CoreRequest, ranks: Ranks) -> None:
     from model.core import outcomes_file as file
     from model.core import table
     from model.core.evaluation import Evaluation
@@ -102,50 +102,50 @@ def _evaluate(asked: Asked, ranks: Ranks) -> None:
     from model.runtime import preflight
     from model.runtime.compilation import Compilation
 
-    def told(text: str) -> None:
+    def progress(text: str) -> None:
         if ranks.rank == 0:
             print(text, file=sys.stderr, flush=True)
 
-    device = preflight.device_of(asked.config, ranks)
+    device = preflight.device_of(request.config, ranks)
     if device.type == "cuda":
-        # packages ask where to keep kernels when they are imported: a run's are found again
-        Compilation.start(asked.config, device)
+        # before the packages are imported, which read the cache folder then
+        Compilation.start(request.config, device)
     join_group(ranks, device)
-    kernels, derived = preflight.check(asked.config, asked.derived, device, ranks)
-    gpt, step = _model(asked, device)
-    out = _place(asked, step)
-    tokenizer = prepare(DataSettings.from_config(asked.config), told).tokenizer
-    evaluation = Evaluation(asked.config, derived, tokenizer, told)
+    kernels, derived = preflight.check(request.config, request.derived, device, ranks)
+    gpt, step = _model(request, device)
+    out = _outcomes_path(request, step)
+    tokenizer = prepare(DataSettings.from_config(request.config), progress).tokenizer
+    evaluation = Evaluation(request.config, derived, tokenizer, progress)
     found = evaluation(gpt, kernels, ranks)
     if ranks.rank > 0:
         return
     print("\n".join(table.lines(found.result, found.seconds)))
     if out is not None:
-        file.write(out, found.outcomes, found.result, found.asked)
-        told(f"outcomes: {out}")
+        file.write(out, found.outcomes, found.result, found.identity)
+        progress(f"outcomes: {out}")
 
 
-def _model(asked: Asked, device: "torch.device") -> tuple["GPT", int]:
+def _model(request: CoreRequest, device: "torch.device") -> tuple["GPT", int]:
     from model.core.source import at_initialisation, of_checkpoint
 
-    if asked.checkpoint is None:
-        return at_initialisation(asked.config, asked.derived, device), 0
-    return of_checkpoint(asked.checkpoint, asked.config, asked.derived, device)
+    if request.checkpoint is None:
+        return at_initialisation(request.config, request.derived, device), 0
+    return of_checkpoint(request.checkpoint, request.config, request.derived, device)
 
 
-def _place(asked: Asked, step: int) -> Path | None:
-    """Where outcomes go; raises RunError where others lie already."""
-    from model.core.outcomes_file import name_of
+def _outcomes_path(request: CoreRequest, step: int) -> Path | None:
+    """The file of the outcomes; raises RunError where it exists."""
+    from model.core.outcomes_file import file_name
 
-    out = asked.out
-    if out is None and asked.folder is not None:
-        out = asked.folder / name_of(step, final=step >= asked.derived.steps)
+    out = request.out
+    if out is None and request.folder is not None:
+        out = request.folder / file_name(step, final=step >= request.derived.steps)
     if out is not None and out.exists():
         raise RunError(
             path=str(out),
             expected="no outcomes yet",
             got="those of another evaluation",
-            hint="Give another place by --out FILE; outcomes are never overwritten.",
+            hint="Give another file with --out FILE; outcomes are never overwritten.",
         )
     return out
 

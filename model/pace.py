@@ -1,8 +1,8 @@
-"""A trainer that steps when told: `python -m model.pace --config FILE --out DIR [--synthetic]`.
+"""A trainer that steps on request: `python -m model.pace --config FILE --out DIR [--synthetic]`.
 
-Two of them, started from two configurations or two checkouts, take turns on one GPU: that is how
-speeds are compared. A word a line comes in on stdin, one JSON object a line goes out on stdout;
-everything meant for people goes to stderr.
+Two of them, of two configurations or two checkouts, alternate on one GPU to compare their speeds.
+Commands arrive on stdin, one a line; replies leave on stdout, one JSON object a line. Messages for
+people go to stderr.
 
     (at the start)  {"event": "ready", ...}     built, compiled, and three steps after the last
                                                 compilation
@@ -11,18 +11,19 @@ everything meant for people goes to stderr.
                                                 `compute_s_by_rank` (a step's mean), `loss`,
                                                 `sm_clock_mhz`, `recompiled`,
                                                 `peak_memory_bytes`
-    same N          {"event": "turn", ...}      the same, but the last batch N times
-    stop            (ends, completed)           so does the end of stdin
-    anything else   {"event": "error", ...}     expected, got, hint; nothing happens
+    same N          {"event": "turn", ...}      the same, with the last batch N times
+    stop            (ends, completed)           as does the end of stdin
+    anything else   {"event": "error", ...}     expected, got, hint; has no effect
 
-`--at-step K` holds the schedule at another step than its first (model/stepper.py says why it is
-held). The directory gets what a run's gets, with a `turn` event for every turn. With `--watch-fd N`
-a parent that dies is noticed during a turn and a compilation too.
+`--at-step K` holds the schedule at step K (see model/stepper.py). The directory has the files of a
+run, with a `turn` event for every segment. `--watch-fd N` detects a dead parent during a segment
+and a compilation too.
 
-Under `torchrun --nproc-per-node N -m model.pace ...` the ranks step together: rank 0 alone reads
-words and answers, and what it reads all ranks hear in a council
+Under `torchrun --nproc-per-node N -m model.pace ...` the ranks step together: rank 0 reads commands
+and sends replies, and the control process group passes commands to all ranks
 (model/distributed/control_group.py). A lost rank, a signal to any rank or the end of torchrun ends
-them all."""
+all of them.
+"""
 
 import json
 import os
@@ -37,9 +38,9 @@ from model.distributed.ranks import leave_group
 from model.runtime.process import Process, command_line, run_process
 
 STARTED = time.time()  # before torch is imported, so that startup_s counts it
-LOOK_S = 0.25  # how often a trainer that waits for a word asks whether it was told to leave
+POLL_S = 0.25  # of requests to stop, between commands
 CHUNK_BYTES = 4096
-STEP_WORD = re.compile(r"(?P<name>go|same) (?P<steps>[1-9][0-9]{0,8})")
+STEP_COMMAND = re.compile(r"(?P<name>go|same) (?P<steps>[1-9][0-9]{0,8})")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,73 +50,73 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--synthetic", action="store_true", help="one random batch over and over; needs no data"
     )
     arguments = parser.parse_args(argv)
-    line = Line()
+    stream = CommandStream()
     options = {"at_step": arguments.at_step, "synthetic": arguments.synthetic}
-    return run_process(arguments, lambda process: _pace(process, line, options))
+    return run_process(arguments, lambda process: _pace(process, stream, options))
 
 
-def _pace(process: Process, line: "Line", options: dict[str, Any]) -> None:
+def _pace(process: Process, stream: "CommandStream", options: dict[str, Any]) -> None:
     from model.config.resolve import identity_json
-    from model.stepper import Stepper  # imports torch: a faulty configuration is said before
+    from model.stepper import Stepper  # imports torch, after the configuration is checked
 
-    resident = Stepper(process, **options)
+    stepper = Stepper(process, **options)
     try:
-        ready = resident.make_ready(STARTED)
+        ready = stepper.make_ready(STARTED)
         identity = identity_json(process.config)
-        if resident.synthetic:
+        if stepper.synthetic:
             identity["data_id"] = None
         process.run.event("ready", **ready, identity=identity)
-        speaks = process.ranks.rank == 0
-        if speaks:
-            line.say("ready", **ready, identity=identity)
-        for word in _heard(line, process, resident.council):
-            if word == "stop":
+        is_sender = process.ranks.rank == 0
+        if is_sender:
+            stream.send("ready", **ready, identity=identity)
+        for command in _commands(stream, process, stepper.control_group):
+            if command == "stop":
                 return
-            answer = _answer(word, resident)
-            if speaks:
-                line.say(**answer)
+            reply = _execute(command, stepper)
+            if is_sender:
+                stream.send(**reply)
     finally:
-        resident.close()
+        stepper.close()
         leave_group(process.ranks)
 
 
-def _heard(line: "Line", process: Process, council: Any) -> Iterator[str]:
-    """Every word until the end of input, at all ranks alike. Raises Interrupted."""
+def _commands(stream: "CommandStream", process: Process, control_group: Any) -> Iterator[str]:
+    """Every command until the end of input, the same on all ranks. Raises Interrupted."""
     stop, ended = process.stop, False
     while not ended:
-        words = line.look() if process.ranks.rank == 0 and stop.reason is None else []
-        told = council.all_gather_object((words, line.ended, stop.reason is not None))
-        if any(leaving for _, _, leaving in told):
-            raise _interrupted(stop.request("another rank was told to leave"))
-        words, ended, _ = told[0]
-        yield from words
+        commands = stream.receive() if process.ranks.rank == 0 and stop.reason is None else []
+        values = control_group.all_gather_object((commands, stream.ended, stop.reason is not None))
+        if any(stopping for _, _, stopping in values):
+            raise _interrupted(stop.request("another rank received a request to stop"))
+        commands, ended, _ = values[0]
+        yield from commands
 
 
-def _answer(word: str, resident: Any) -> dict[str, Any]:
-    asked = STEP_WORD.fullmatch(word)
-    if asked is None:
+def _execute(command: str, stepper: Any) -> dict[str, Any]:
+    match = STEP_COMMAND.fullmatch(command)
+    if match is None:
         return {
             "event": "error",
             "expected": "`go N` or `same N` with N from 1 to 999999999, or `stop`",
-            "got": repr(word),
-            "hint": "Send one of these words on a line of its own.",
+            "got": repr(command),
+            "hint": "Send one of these commands on a line of its own.",
         }
-    turn = resident.turn(int(asked["steps"]), "loader" if asked["name"] == "go" else "same")
-    resident.record(turn)
-    return {"event": "turn", **turn}
+    segment = stepper.segment(int(match["steps"]), "loader" if match["name"] == "go" else "same")
+    stepper.record(segment)
+    return {"event": "turn", **segment}
 
 
-class Line:
-    """StepStatus in, answers out. Takes stdin and stdout for itself.
+class CommandStream:
+    """Receives commands on stdin and sends replies on stdout.
 
-    Whatever else the process or a child of it prints goes to stderr, and nobody else can read a
-    word away.
+    Takes both descriptors, so that other output of the process and its children goes to stderr, and
+    no child reads from stdin.
     """
 
     def __init__(self) -> None:
         self.ended = False
-        """Whether there is no more input."""
-        self._begun = b""  # a word whose line has not ended
+        """Whether stdin has ended."""
+        self._partial = b""  # a command without its newline
         sys.stdout.flush()
         self._in, self._out = os.dup(0), os.dup(1)
         nothing = os.open(os.devnull, os.O_RDONLY)
@@ -123,29 +124,29 @@ class Line:
         os.close(nothing)
         os.dup2(2, 1)
 
-    def look(self) -> list[str]:
-        """The words that have come; waits for some, but not for long, and asleep."""
-        if not select.select([self._in], [], [], LOOK_S)[0]:
+    def receive(self) -> list[str]:
+        """The commands that have arrived; waits at most POLL_S, without polling."""
+        if not select.select([self._in], [], [], POLL_S)[0]:
             return []
         chunk = os.read(self._in, CHUNK_BYTES)
         self.ended = not chunk
-        *lines, self._begun = (self._begun + chunk).split(b"\n")
-        if self.ended and self._begun:
-            lines.append(self._begun)
+        *lines, self._partial = (self._partial + chunk).split(b"\n")
+        if self.ended and self._partial:
+            lines.append(self._partial)
         return [line.decode(errors="replace").strip() for line in lines]
 
-    def say(self, event: str, **fields: Any) -> None:
-        """One JSON object on a line. Raises Interrupted when nobody reads any more."""
+    def send(self, event: str, **fields: Any) -> None:
+        """Write one JSON object as a line. Raises Interrupted when stdout is closed."""
         rest = (json.dumps({"event": event, **fields}, allow_nan=False) + "\n").encode()
         try:
             while rest:
                 rest = rest[os.write(self._out, rest) :]
         except BrokenPipeError:
-            raise _interrupted("nobody reads the answers any more") from None
+            raise _interrupted("the reader of the replies is gone") from None
 
 
 def _interrupted(reason: str) -> Exception:
-    from model.trainer import Interrupted  # imports torch, which is loaded by the time of a word
+    from model.trainer import Interrupted  # imports torch, which is loaded by then
 
     return Interrupted(reason)
 

@@ -1,25 +1,25 @@
-"""A complete trainer that stands ready and steps only when told: what `model.pace` drives.
+"""A trainer that steps on request, for `model.pace`.
 
-Speed is compared between processes that live at the same time and take turns, so that a GPU that
-warms up or slows down does so for both. A resident trainer is built and compiled as a run's is, and
-settles until three steps in a row compiled nothing. From then on:
+Speeds are compared between processes that run at the same time and alternate in segments, so that a
+GPU that warms up or slows down affects both. The trainer is built and compiled as in a run, and
+settles until three steps in a row compile nothing. From then on:
 
-- It can be asked for any number of steps. A schedule ends and may pass through stages of different
-  cost, so it is held: every step is step `at_step` of the schedule (0 by default, where a warm-up
-  keeps the learning rate small), and a turn never mixes stages. Where tables step at intervals, the
-  steps of its interval come in turn.
-- Data never ends either: the first 64 batches of the plan come again and again.
-- A turn times steps and nothing else. It starts and ends with an idle device. In between, as in
-  training, the host is at most one step ahead of the GPU. The loader gathers on between turns, so
-  that the first batch of a turn is ready.
-- Between turns it holds its memory, and neither computes nor waits actively.
+- It takes any number of steps. A schedule ends and may have stages of different cost, so it is held
+  fixed: every step is step `at_step` of the schedule (0 by default, where a warm-up keeps the
+  learning rate small), and a segment never mixes stages. Where tables step at intervals, segments
+  cycle through the steps of the interval.
+- Data does not end: the first 64 batches of the plan are repeated.
+- A segment times only steps. It starts and ends with an idle device. In between, as in training,
+  the host is at most one step ahead of the GPU. The loader continues between segments, so that the
+  first batch of a segment is ready.
+- Between segments it holds its memory and neither computes nor polls.
 
-Batches are those of the loader, or with `synthetic` one random batch over and over, which needs no
-data. `same` repeats the loader's last batch: what is gained by it is what the loader costs.
+Batches come from the loader, or with `synthetic` are one random batch, which needs no data. `same`
+repeats the loader's last batch, which measures the cost of the loader.
 
-Over several ranks all step together, as in training, with its roll call at the end of each step.
-They step equally long, because the fast ones wait: a slow one shows in `compute_s_by_rank`, the
-time from a step's start to the first wait for another rank. One rank alone waits for nobody.
+All ranks step together, as in training, with its status all-reduce at the end of each step. Their
+steps take equally long, because the fast ones wait: a slow rank shows in `compute_s_by_rank`, the
+time from a step's start to the first wait for another rank.
 """
 
 import math
@@ -52,11 +52,11 @@ from model.runtime.environment import environment_json, of_all_ranks, peak_flops
 from model.runtime.process import Process
 from model.system.sm_clock import Samples, SmClock
 from model.system.throttle import reasons_in
-from model.system.timing import Clock, Lap, Stretch
+from model.system.timing import Clock, Lap, Span
 from model.trainer import Diverged, Interrupted, Trainer
 
-QUIET_STEPS = 3  # steps without a compilation before the trainer calls itself ready
-MOST_SETTLING_STEPS = 50  # guards that change at every step would compile for ever
+QUIET_STEPS = 3  # steps in a row without a compilation
+MOST_SETTLING_STEPS = 50  # code that recompiles at every step never settles
 PLANNED_BATCHES = 64
 
 Source = Literal["loader", "same"]
@@ -64,14 +64,14 @@ Value = TypeVar("Value")
 
 
 class Batches(Protocol):
-    """Where a turn's batches come from."""
+    """The source of a segment's batches."""
 
     def next(self) -> Batch:
         """The next batch, on the device."""
 
 
-class SameBatch:
-    """One batch over and over."""
+class RepeatedBatch:
+    """One batch, repeated."""
 
     def __init__(self, tokens: Tensor) -> None:
         self._batch = Batch(tokens=tokens, waited_s=0.0)
@@ -82,23 +82,23 @@ class SameBatch:
 
 @dataclass
 class _Steps:
-    """Steps of a turn, behind one another; their times are read when the device is idle."""
+    """The steps of a segment; their times are read once the device is idle."""
 
     laps: list[Lap] = field(default_factory=list)
     waits: list[float] = field(default_factory=list)
-    own: list[Stretch] = field(default_factory=list)
-    """Of several ranks: up to the first wait for another one."""
+    own: list[Span] = field(default_factory=list)
+    """Up to the first wait for another rank; empty for a single rank."""
     call: StepStatusReduction | None = None
-    """Of the last step."""
+    """The status all-reduce of the last step."""
 
     def compute_s(self) -> float:
-        """This rank's own part of a step, as a mean."""
-        own = self.own or self.laps  # one rank alone waits for nobody
+        """Mean time of this rank's own part of a step."""
+        own = self.own or self.laps  # a single rank never waits
         return math.fsum(part.seconds() for part in own) / len(self.laps)
 
 
 class Stepper:
-    """One trainer and its batches; `make_ready` first, then turns, and `close` at the end."""
+    """A trainer and its batches: call `make_ready`, then `segment`, and `close` at the end."""
 
     def __init__(self, process: Process, *, at_step: int = 0, synthetic: bool = False) -> None:
         """Raises ConfigErrors when the schedule has no step `at_step`."""
@@ -110,21 +110,21 @@ class Stepper:
         self._taken = 0
         self.trainer: Trainer
         self.device: torch.device
-        self.council: ControlGroup
+        self.control_group: ControlGroup
         self._loader: Loader | None = None
         self._last: Batch
         self._sm_clock: SmClock
 
     def make_ready(self, started: float) -> dict[str, Any]:
-        """Builds, compiles and settles; what there is to know about the trainer.
+        """Build, compile and settle; returns the fields of the `ready` event.
 
-        Raises Interrupted, or whatever building a trainer raises.
+        Raises Interrupted, and any error of building a trainer.
         """
         self._phase_since("startup", started)
         self.device = preflight.device_of(self.config, self.ranks)
         join_group(self.ranks, self.device)
-        self.council = ControlGroup(self.ranks)
-        # first of all: packages ask where to keep kernels when they are imported
+        self.control_group = ControlGroup(self.ranks)
+        # before the packages are imported, which read the cache folder then
         self.compilation = Compilation.start(self.config, self.device)
         self._timed("preflight", self._check)
         rows = None if self.synthetic else self._timed("data", self._open_rows)
@@ -139,7 +139,7 @@ class Stepper:
         self.run.metrics["compile_s"] = compile_s
         if rows is None:
             tokens = synthetic_tokens(self.config, self.derived, self.device, self.at_step)
-            self._last = SameBatch(tokens[self.ranks.share(len(tokens))]).next()
+            self._last = RepeatedBatch(tokens[self.ranks.share(len(tokens))]).next()
         else:
             place = {"rank": self.ranks.rank, "ranks": self.ranks.count}
             batch_rows, device = self._batch_rows, self.device
@@ -150,19 +150,19 @@ class Stepper:
         self.run.metrics["startup_s"] = time.time() - started
         return self._ready(environment, step_s)
 
-    def turn(self, steps: int, source: Source = "loader") -> dict[str, Any]:
-        """Takes `steps` steps now; their times and what went on meanwhile.
+    def segment(self, steps: int, source: Source = "loader") -> dict[str, Any]:
+        """Take `steps` steps; returns their times and statistics.
 
-        Raises Interrupted when told to leave, and Diverged when the last loss is not finite.
+        Raises Interrupted on a request to stop, and Diverged when the last loss is not finite.
         """
         graphs = compiled_graphs()
         with self._sm_clock.sampling() as samples:
             self._synchronise()
-            taken = self._take(steps, self._batches(source))
+            taken = self._run_steps(steps, self._batches(source))
             self._synchronise()
-        loss = self._heard(taken.call)
+        loss = self._read_loss(taken.call)
         if not math.isfinite(loss):
-            raise Diverged(f"training loss {loss} after {steps} steps of a turn")
+            raise Diverged(f"training loss {loss} after {steps} steps of a segment")
         by_rank = self._by_rank(taken, samples, compiled_graphs() - graphs)
         return {
             "steps": steps,
@@ -179,7 +179,7 @@ class Stepper:
         }
 
     def _by_rank(self, taken: "_Steps", samples: Samples, recompiled: int) -> dict[str, list[Any]]:
-        """What went on in a turn, of each rank."""
+        """Statistics of a segment, by rank."""
         own = {
             "compute_s": round(taken.compute_s(), 7),
             "sm_clock_mhz": samples.median_mhz,
@@ -187,16 +187,16 @@ class Stepper:
             "recompiled": recompiled,
             "peak_memory_bytes": peak_memory_bytes(self.device),
         }
-        told = self.council.all_gather_object(own)
-        return {name: [each[name] for each in told] for name in own}
+        by_rank = self.control_group.all_gather_object(own)
+        return {name: [each[name] for each in by_rank] for name in own}
 
-    def _take(self, steps: int, batches: Batches) -> "_Steps":
+    def _run_steps(self, steps: int, batches: Batches) -> "_Steps":
         taken = _Steps()
         clock = Clock(self.device)
         for _ in range(steps):
-            self._leave_if_told(in_a_turn=True)
+            self._raise_if_stopped(in_segment=True)
             self._last = batches.next()
-            own = None if self.ranks.alone else clock.stretch()
+            own = None if self.ranks.alone else clock.span()
             worked = None if own is None else own.end
             loss, _ = self.trainer.step(self._next_index(), self._last.tokens, worked=worked)
             before, taken.call = (
@@ -207,44 +207,44 @@ class Stepper:
             taken.waits.append(self._last.waited_s)
             if own is not None:
                 taken.own.append(own)
-            if before is not None:  # waits for the step before: one step ahead, as in training
+            if before is not None:  # waits for the previous step, to stay one step ahead
                 taken.laps[-2].seconds()
                 if not self.ranks.alone:
-                    self._heard(before)
+                    self._read_loss(before)
         return taken
 
     def _own_status(self) -> StepStatus:
-        return StepStatus(leaving=self.stop.reason is not None)
+        return StepStatus(stopping=self.stop.reason is not None)
 
-    def _heard(self, call: StepStatusReduction | None) -> float:
-        """A step's loss over all rows. Raises Interrupted, at the same step for all ranks."""
-        assert call is not None, "a turn without a step"
-        loss, words = call.result()
-        if words.leaving and not self.ranks.alone:
-            raise Interrupted(self.stop.request("another rank was told to leave"))
+    def _read_loss(self, call: StepStatusReduction | None) -> float:
+        """A step's loss over all rows. Raises Interrupted, at the same step on all ranks."""
+        assert call is not None, "a segment without a step"
+        loss, status = call.result()
+        if status.stopping and not self.ranks.alone:
+            raise Interrupted(self.stop.request("another rank received a request to stop"))
         return loss
 
     def _next_index(self) -> int:
-        """Step `at_step`; where tables step at intervals, the steps of its interval in turn."""
+        """Step `at_step`, or the next step of its table interval."""
         interval = self.config.optimizer.table_interval_steps
         self._taken += 1
         return self.at_step - self.at_step % interval + (self._taken - 1) % interval
 
-    def record(self, turn: dict[str, Any]) -> None:
-        """Writes a turn into the run's events and metrics."""
-        self.run.event("turn", **turn)
+    def record(self, segment: dict[str, Any]) -> None:
+        """Add a segment to the run's events and metrics."""
+        self.run.event("turn", **segment)
         metrics = self.run.metrics
-        self.run.steps += turn["steps"]
-        self.run.tokens += turn["steps"] * self._batch_rows * self.derived.sizes.context
-        train_time_s = (metrics["train_time_s"] or 0.0) + sum(turn["step_s"])
+        self.run.steps += segment["steps"]
+        self.run.tokens += segment["steps"] * self._batch_rows * self.derived.sizes.context
+        train_time_s = (metrics["train_time_s"] or 0.0) + sum(segment["step_s"])
         metrics["train_time_s"] = train_time_s
-        metrics["loader_wait_s"] = (metrics["loader_wait_s"] or 0.0) + sum(turn["loader_wait_s"])
+        metrics["loader_wait_s"] = (metrics["loader_wait_s"] or 0.0) + sum(segment["loader_wait_s"])
         metrics["tokens_per_s"] = self.run.tokens / train_time_s
-        metrics["train_loss"] = turn["loss"]
-        metrics["peak_memory_bytes"] = turn["peak_memory_bytes"]
+        metrics["train_loss"] = segment["loss"]
+        metrics["peak_memory_bytes"] = segment["peak_memory_bytes"]
 
     def close(self) -> None:
-        """Ends the loader's thread."""
+        """Stop the loader's thread."""
         if self._loader is not None:
             self._loader.close()
 
@@ -253,7 +253,7 @@ class Stepper:
         return len(self.derived.rows(self.at_step))
 
     def _check(self) -> None:
-        # others take turns with it on the same GPU: that is what it is for
+        # other trainers alternate with it on the same GPU
         system = replace(self.config.system, share_gpu=True)
         config = replace(self.config, system=system)
         kernels, _ = preflight.check(config, self.derived, self.device, self.ranks)
@@ -268,17 +268,17 @@ class Stepper:
     def _batches(self, source: Source) -> Batches:
         if source == "loader" and self._loader is not None:
             return self._loader
-        return SameBatch(self._last.tokens)
+        return RepeatedBatch(self._last.tokens)
 
     def _settle(self) -> float:
-        """Steps until QUIET_STEPS in a row compiled nothing; the median time of those."""
+        """Step until QUIET_STEPS in a row compile nothing; returns their median time."""
         began = time.time()
         quiet: list[float] = []
         for number in range(1, MOST_SETTLING_STEPS + 1):
-            turn = self.turn(1)
+            segment = self.segment(1)
             if number == 1:
                 self._phase_since("first_step", began)
-            quiet = [] if turn["recompiled"] else quiet + turn["step_s"]
+            quiet = [] if segment["recompiled"] else quiet + segment["step_s"]
             if len(quiet) == QUIET_STEPS:
                 self._phase_since("settle", began)
                 return statistics.median(quiet)
@@ -286,7 +286,7 @@ class Stepper:
             path="system.compile",
             expected=f"{QUIET_STEPS} steps in a row that compile nothing",
             got=f"none in {MOST_SETTLING_STEPS} steps",
-            hint="See the log with TORCH_LOGS=recompiles, or set system.compile: false.",
+            hint="Run with TORCH_LOGS=recompiles to find the cause, or set system.compile: false.",
         )
 
     def _environment(self) -> dict[str, Any]:
@@ -294,14 +294,14 @@ class Stepper:
             self.device,
             precision=self.config.system.precision,
             kernel_plan=kernel_plan(self.config, self.trainer.kernels),
-            calibration_s=0.0,  # whoever takes turns with this trainer starts at the same time
+            calibration_s=0.0,  # would disturb the trainer that starts at the same time
         )
         environment = of_all_ranks(environment, self.ranks)
         return {**environment, "compile_cache": self.compilation.as_json()}
 
     def _ready(self, environment: dict[str, Any], step_s: float) -> dict[str, Any]:
         gpus, metrics = environment["gpus"], self.run.metrics
-        peaks = self.council.all_gather_object(peak_memory_bytes(self.device))
+        peaks = self.control_group.all_gather_object(peak_memory_bytes(self.device))
         return {
             "ranks": self.ranks.count,
             "startup_s": metrics["startup_s"],
@@ -333,9 +333,9 @@ class Stepper:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def _leave_if_told(self, *, in_a_turn: bool = False) -> None:
-        """Raises Interrupted; in a turn over several ranks their roll call does."""
-        if self.stop.reason is not None and (self.ranks.alone or not in_a_turn):
+    def _raise_if_stopped(self, *, in_segment: bool = False) -> None:
+        """Raise Interrupted; in a segment of several ranks `_read_loss` does."""
+        if self.stop.reason is not None and (self.ranks.alone or not in_segment):
             raise Interrupted(self.stop.reason)
 
     def _timed(self, name: str, call: Callable[[], Value]) -> Value:
@@ -347,35 +347,34 @@ class Stepper:
     def _phase_since(self, name: str, began: float) -> float:
         seconds = time.time() - began
         self.run.phase(name, seconds)
-        self._leave_if_told()
+        self._raise_if_stopped()
         return seconds
 
 
 def synthetic_tokens(
     config: Config, derived: Derived, device: torch.device, at_step: int = 0
 ) -> Tensor:
-    """A step's batch (B, T + 1) of random tokens, from the seed alone and the same on every
-    device."""
+    """A step's batch (B, T + 1) of random tokens, a function of the seed on every device."""
     generator = torch.Generator().manual_seed(config.seed)
     shape = (len(derived.rows(at_step)), derived.sizes.context + 1)
     return torch.randint(config.model.vocab_size, shape, generator=generator).to(device)
 
 
 def compiled_graphs() -> int:
-    """Graphs that torch.compile has made in this process; one more means that it compiled."""
-    dynamo = sys.modules.get("torch._dynamo.utils")  # not loaded: nothing was ever compiled
+    """Number of graphs that torch.compile has made in this process."""
+    dynamo = sys.modules.get("torch._dynamo.utils")  # not imported before the first compilation
     return int(dynamo.counters["stats"]["unique_graphs"]) if dynamo is not None else 0
 
 
 def reserved_memory_bytes(device: torch.device) -> int:
-    """What the process keeps others from using, its allocator's reserve included."""
+    """Memory that the process reserves, including the allocator's cache."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
     return peak_memory_bytes(device)
 
 
 def device_memory_bytes(device: torch.device) -> int:
-    """What there is to share."""
+    """Total memory of the device."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -389,20 +388,20 @@ def _require_step(at_step: int, derived: Derived) -> None:
                     path="--at-step",
                     expected=f"a step of the schedule, 0 to {derived.steps - 1}",
                     got=str(at_step),
-                    hint="Choose one of them, or leave it out for the first.",
+                    hint="Choose one of them, or omit it for the first.",
                 )
             ]
         )
 
 
 def _require_rows(config: Config) -> None:
-    """Two that take turns share a GPU: what one finds free there the other is about to take."""
+    """Refuse `fit_memory`: two trainers on a GPU would both fill its free memory."""
     if not config.system.fit_memory:
         return
-    hint = "Set it to false, and system.device_batch_rows to rows that fit for both."
+    hint = "Set it to false, and system.device_batch_rows so that both trainers fit."
     fault = ConfigError(
         path="system.fit_memory",
-        expected="false, where trainers take turns",
+        expected="false, because trainers share the GPU",
         got="true",
         hint=hint,
     )

@@ -1,10 +1,10 @@
 """One run: `python -m model.train --config FILE --out DIR [--watch-fd N]`, or the same under
 `torchrun --nproc-per-node N -m model.train ...` with one process a GPU.
 
-With `--resume` it goes on from the newest whole checkpoint in DIR, to the same numbers as if it had
-never been away (bit by bit on a CPU), and from its first step where there is none yet: whatever
-killed the run, the same command goes on. Whatever happens, the directory says so
-(model/runtime/process.py has the ends and the exit codes).
+With `--resume` it continues from the newest intact checkpoint in DIR, with the same numbers as an
+uninterrupted run (bit by bit on a CPU), or from its first step where there is none. Re-run the same
+command to resume after any interruption. The directory records the outcome
+(model/runtime/process.py lists statuses and exit codes).
 """
 
 import argparse
@@ -22,21 +22,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments = parser.parse_args(argv)
     if arguments.other_code and not arguments.resume:
-        parser.error("--other-code belongs to --resume")
+        parser.error("--other-code requires --resume")
     return run_process(arguments, _train)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = command_line("model.train", __doc__)
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    parser.add_argument("--resume", action="store_true", help="resume the run in --out")
     parser.add_argument(
-        "--other-code", action="store_true", help="resume what other code has begun"
+        "--other-code", action="store_true", help="resume a run that other code started"
     )
     return parser
 
 
 def _train(process: Process) -> None:
-    from model.training import Training  # imports torch: a faulty configuration is said before that
+    from model.training import Training  # imports torch, after the configuration is checked
 
     given = (process.config, process.derived, process.run, process.stop)
     try:

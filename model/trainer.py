@@ -1,6 +1,6 @@
 """Model, optimizers and counters on one device: one optimizer step at a time.
 
-`training` drives it through a run, `resident` in turns; benchmarks and tests drive it themselves.
+`training` and `stepper` drive it, and so do benchmarks and tests.
 """
 
 from collections.abc import Callable
@@ -22,11 +22,11 @@ from model.tricks.window_warmup import enter
 
 
 class Diverged(Exception):
-    """The training loss is no longer finite."""
+    """The training loss is not finite."""
 
 
 class Interrupted(Exception):
-    """The run was told to leave; `hint` says how it goes on."""
+    """The run received a request to stop; `hint` is how to resume it."""
 
     def __init__(self, reason: str, hint: str | None = None) -> None:
         super().__init__(reason)
@@ -34,8 +34,6 @@ class Interrupted(Exception):
 
 
 class Trainer:
-    """Model, optimizers and counters of one run on one device."""
-
     def __init__(
         self, config: Config, derived: Derived, device: torch.device, ranks: Ranks = ALONE
     ) -> None:
@@ -50,8 +48,8 @@ class Trainer:
             self.gpt.compile_regions()
 
     def gradients(self, tokens: Tensor, pieces: int = 1, weights: Tensor | None = None) -> Tensor:
-        """Accumulates this rank's part of the gradient of the mean loss over the rows (R, T+1) of
-        all ranks; returns the mean over its own.
+        """Accumulate this rank's part of the gradient of the mean loss over the rows (R, T+1) of
+        all ranks; returns the mean over its own rows.
 
         Rows are cut into `pieces`; `weights` are those of several predicted tokens.
         """
@@ -77,12 +75,11 @@ class Trainer:
         position: float | None = None,
         worked: Callable[[], None] | None = None,
     ) -> tuple[Tensor, float]:
-        """One optimizer step (counted from 0): the mean loss over this rank's rows, and the
+        """Take one optimizer step (from 0); returns the mean loss over this rank's rows, and the
         learning rate's share of its peak.
 
-        `position` is its place in the schedules where that is not the step itself. `worked` is
-        called where this rank has done what it does by itself: all exchanges of gradients have
-        begun, and none was waited for.
+        `position` is its position in the schedules where that is not the step. `worked` is called
+        once all collectives of gradients have started, before the first wait for one.
         """
         stage = stage_at(self.derived.stages, index)
         weights = self._weights(index) if stage.predicted > 1 else None
@@ -100,12 +97,12 @@ class Trainer:
         return loss, scale
 
     def finish(self) -> None:
-        """After the last step: windows that were warmed up reach over the whole context."""
+        """After the last step: extend windows that were warmed up to the whole context."""
         self._enter(self.derived.sizes.context)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next step depends on but its number and its rows, without copies; the
-        weights, which all ranks have alike, are rank 0's to keep."""
+        """The state of the next step except its number and its rows, without copies; only rank 0's
+        has the weights, which are equal on all ranks."""
         generators = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             generators["cuda"] = torch.cuda.get_rng_state(self.device)
@@ -116,7 +113,7 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Copies the state of another trainer of this configuration in, on whatever device."""
+        """Copy in the state of another trainer of this configuration, from any device."""
         self.gpt.load_state_dict(state["model"])
         self.optimizers.load_state_dict(state["optimizers"])
         torch.set_rng_state(state["generators"]["cpu"])
@@ -124,8 +121,8 @@ class Trainer:
             torch.cuda.set_rng_state(state["generators"]["cuda"], self.device)
 
     def warm_up(self) -> None:
-        """Compiles the forward and backward pass of every stage and of evaluations, and the
-        optimizer; parameters and states stay as they are."""
+        """Compile the forward and backward pass of every stage and of evaluations, and the
+        optimizer; parameters and states do not change."""
         rows, context = self.derived.device_batch_rows, self.derived.sizes.context
         tokens = torch.zeros(rows, context + 1, dtype=torch.int64, device=self.device)
         staged = {(s.long_window_tokens, s.pieces, s.predicted) for s in self.derived.stages}
@@ -134,7 +131,7 @@ class Trainer:
             weights = torch.ones(predicted, device=self.device) if predicted > 1 else None
             self._enter(window)
             self.gradients(tokens, pieces, weights)
-            if self.gpt.fp8 is not None:  # evaluations have other products, and so other graphs
+            if self.gpt.fp8 is not None:  # evaluations have other products, so other graphs
                 self.gpt.token_losses(tokens[:, :-1], tokens[:, 1:].contiguous())
         self._enter(self.derived.stages[0].long_window_tokens)
         self.optimizers.zero_grad()

@@ -1,7 +1,7 @@
-"""The training loop: one run from its configuration to its metrics, with events as it goes.
+"""The training loop: one run from its configuration to its metrics.
 
-The order of a run: data, build, compile (a forward and backward pass that leaves no trace),
-calibrate, restore where it is resumed, steps with evaluations and checkpoints between them.
+The order of a run: data, build, compile (a forward and backward pass without effect), calibrate,
+restore if resumed, then steps with evaluations and checkpoints between them.
 """
 
 import math
@@ -39,9 +39,9 @@ from model.runtime.process import Resume, write_config
 from model.runtime.run_dir import RunDirectory
 from model.runtime.sinks import open_sinks
 from model.runtime.stop import CHECKPOINT_GRACE_S, Stop
-from model.runtime.throughput import Speeds
+from model.runtime.throughput import StageThroughput
 from model.system.sm_clock import SmClock
-from model.system.timing import Clock, Lap, Stretch
+from model.system.timing import Clock, Lap, Span
 from model.trainer import Diverged, Interrupted, Trainer
 
 # sums of Training that its metrics are made of
@@ -49,7 +49,7 @@ COUNTERS = ("train_time_s", "loader_wait_s", "eval_s", "recompiled_steps")
 
 
 class Training:
-    """One run from its configuration to its metrics, writing events as it goes."""
+    """One run, which writes events as it proceeds."""
 
     def __init__(
         self,
@@ -63,25 +63,25 @@ class Training:
         self.config, self.derived, self.run, self.stop = config, derived, run, stop
         self.ranks, self.resume = ranks, resume
         self.first_step = 0  # of this process
-        self._status = StepStatus()  # at the last roll call that was read
+        self._status = StepStatus()  # the last reduced status
         self.train_time_s = self.loader_wait_s = self.eval_s = 0.0
         self.recompiled_steps = 0
-        self.speeds = Speeds(derived.stages)
+        self.speeds = StageThroughput(derived.stages)
         self.core: Evaluation | None = None
         self._pending: deque[_Step] = deque()
 
     def run_all(self, started: float) -> None:
-        """Everything; raises Diverged, Interrupted, or what went wrong."""
+        """The whole run; raises Diverged, Interrupted, and other errors."""
         if self.ranks.rank == 0:
-            open_sinks(self.config, self.run)  # a missing package is said before anything else
+            open_sinks(self.config, self.run)  # first, because a package may be missing
         self._phase_since("startup", started)
         device = preflight.device_of(self.config, self.ranks)
         join_group(self.ranks, device)
-        # first of all: packages ask where to keep kernels when they are imported
+        # before the packages are imported, which read the cache folder then
         self.compilation = Compilation.start(self.config, device)
         self._timed("preflight", lambda: self._check(device))
         prepared = self._timed("data", self._open_data)
-        if self.config.core is not None:  # a faulty bundle is said now, not behind the last step
+        if self.config.core is not None:  # now, because the bundle may be faulty
             self.core = self._timed("core_prompts", lambda: self._open_core(prepared))
         rows = prepared.rows("train", self.derived.stages[-1].last_row)
         self.validation = prepared.rows("validation", self.derived.validation_rows)
@@ -93,7 +93,7 @@ class Training:
             self.compilation.warm_up(self.trainer.warm_up)
             compile_s = self._phase_since("compile", began)
             self.run.event("compile_cache", **self.compilation.as_json())
-            self.compilation.take_report()  # told; from here on a compilation is out of place
+            self.compilation.take_report()  # later compilations are recompilations
         self.run.metrics["compile_s"] = compile_s
         environment = self._timed("calibrate", self._environment)
         self.run.write("environment.json", environment)
@@ -112,7 +112,7 @@ class Training:
             CheckpointWriter(
                 folder, settings, device, at_step=self.first_step, ranks=self.ranks
             ) as writer,
-            SmClock(device, ask_smi=False).sampling(SAMPLE_EVERY_S) as samples,
+            SmClock(device, use_smi=False).sampling(SAMPLE_EVERY_S) as samples,
         ):
             begun, used_s = self.first_step, self.train_time_s
             self.stragglers = StragglerStatistics(
@@ -159,34 +159,34 @@ class Training:
         began = time.time()
         index = self.first_step
         while (position := self._position(index)) < steps:
-            if self._status.leaving or (self.ranks.alone and self.stop.reason is not None):
-                self._settle(0)
-                self._leave(index, writer)
+            if self._status.stopping or (self.ranks.alone and self.stop.reason is not None):
+                self._read_steps(0)
+                self._interrupt(index, writer)
             batch = loader.next()
-            own = None if self.ranks.alone else clock.stretch()
+            own = None if self.ranks.alone else clock.span()
             worked = None if own is None else own.end
             loss, scale = self.trainer.step(index, batch.tokens, position, worked)
             call = StepStatusReduction(self.ranks, loss, self._own_status(writer))
             compiled_s = self._recompilation(index + 1)
             step = _Step(index + 1, call, clock.lap(), own, batch.waited_s, scale, compiled_s)
             self._pending.append(step)
-            # one step stays pending on a GPU, so that reading its loss never makes the GPU wait
-            self._settle(1 if self.trainer.device.type == "cuda" else 0)
+            # on a GPU one step stays pending, so that reading its loss never stalls the GPU
+            self._read_steps(1 if self.trainer.device.type == "cuda" else 0)
             index += 1
             self._report_stragglers(index, last=False)
             if index == steps:
                 self.trainer.finish()
             if every is not None and index % every == 0:
-                self._settle(0)
+                self._read_steps(0)
                 self._evaluate(index)
                 clock.begin()
             if self.core is not None and self._core_is_due(index):
-                self._settle(0)
+                self._read_steps(0)
                 self._evaluate_core(self.core, index, final=False)
                 clock.begin()
             if self._save(writer, index, last=False):
                 clock.begin()
-        self._settle(0)
+        self._read_steps(0)
         self._report_stragglers(index, last=True)
         if every is None or index % every:
             self._evaluate(index)
@@ -196,25 +196,26 @@ class Training:
         writer.complete()
         writer.close()
         self._record_checkpoints(writer)
-        self.run.phase("train", time.time() - began)  # told to leave or not, the run is complete
+        self.run.phase("train", time.time() - began)  # complete, even after a request to stop
 
     def _save(self, writer: CheckpointWriter, step: int, *, last: bool) -> bool:
-        """A checkpoint, where one is due behind `step`, and the end of the one before it; says
-        whether training stood still."""
-        heard = writer.status() if self.ranks.alone else self._status
-        if agreed := writer.awaits_ranks and (last or not heard.writing):
+        """Write a checkpoint if one is due after `step`, and finish the previous one; returns
+        whether training stopped for it."""
+        status = writer.status() if self.ranks.alone else self._status
+        if agreed := writer.awaits_ranks and (last or not status.writing):
             writer.agree()
-            heard = replace(heard, writing=True)  # rank 0 publishes
-        if due := writer.due(step, last=last, heard=heard):
-            self._settle(0)
+            status = replace(status, writing=True)  # rank 0 publishes
+        if due := writer.due(step, last=last, status=status):
+            self._read_steps(0)
             writer.save(self.trainer.state_dict(), self._manifest(step))
-        if agreed or due:  # what was said before is over
-            self._status = replace(self._status, writing=True, late=False)
+        if agreed or due:  # outdates the reduced status
+            self._status = replace(self._status, writing=True, overdue=False)
         self._record_checkpoints(writer)
         return due or agreed
 
     def _report_stragglers(self, step: int, *, last: bool) -> None:
-        """An event `ranks` about every ten seconds of training, and one behind the last step."""
+        """Write an event `ranks` about every ten seconds of training, and one after the last
+        step."""
         self._read_stragglers()
         if self.stragglers.is_due(step, self._agreed_time_s, last=last):
             self.stragglers.begin_exchange(step, self._agreed_time_s)
@@ -222,14 +223,14 @@ class Training:
             self._read_stragglers()
 
     def _read_stragglers(self) -> None:
-        told = self.stragglers.take()
-        if told is not None:
-            self.run.event("ranks", **told)
+        statistics = self.stragglers.take()
+        if statistics is not None:
+            self.run.event("ranks", **statistics)
 
-    def _leave(self, step: int, writer: CheckpointWriter) -> None:
-        """Ends the run after `step` steps, with a checkpoint where one is wanted."""
-        reason = self.stop.request("another rank was told to leave")
-        self.stop.allow(CHECKPOINT_GRACE_S)
+    def _interrupt(self, step: int, writer: CheckpointWriter) -> None:
+        """End the run after `step` steps, with a checkpoint if configured."""
+        reason = self.stop.request("another rank received a request to stop")
+        self.stop.exit_after(CHECKPOINT_GRACE_S)
         if self.config.checkpoint.at_stop and step > 0:
             writer.save_now(self.trainer.state_dict(), self._manifest(step))
         writer.complete()
@@ -237,7 +238,8 @@ class Training:
         self._record_checkpoints(writer)
         hint = None
         if writer.newest_step > 0:
-            hint = f"The same command with --resume goes on behind step {writer.newest_step}."
+            step = writer.newest_step
+            hint = f"Re-run the same command with --resume to continue after step {step}."
         raise Interrupted(reason, hint)
 
     def _next_row(self, step: int) -> int:
@@ -255,7 +257,7 @@ class Training:
         )
 
     def _record_checkpoints(self, writer: CheckpointWriter) -> None:
-        """What became of checkpoints, as events."""
+        """Write the outcomes of checkpoints as events."""
         for outcome in writer.take_results():
             if outcome.refused is None:
                 self.run.event("checkpoint", **outcome.as_json())
@@ -264,78 +266,77 @@ class Training:
             self.run.event("checkpoint_failed", **outcome.as_json())
 
     def _restore(self, resume: Resume) -> None:
-        """Takes up the newest whole checkpoint, if there is one; raises RunError."""
+        """Load the newest intact checkpoint, if any; raises RunError."""
         folder, other_code = checkpoint.folder_of(self.run.root), resume.other_code
         found = newest_whole(folder, self.identity, other_code=other_code, ranks=self.ranks)
         if found is None:
             self._print("no checkpoint to resume from: the run starts from its first step")
-            self.run.go_on(0)
+            self.run.continue_from(0)
             return
-        kept = found.manifest
-        same_code = kept.identity.code_id == self.identity.code_id
-        assert kept.next_row == self._next_row(kept.step), (kept.next_row, kept.step)
+        saved = found.manifest
+        same_code = saved.identity.code_id == self.identity.code_id
+        assert saved.next_row == self._next_row(saved.step), (saved.next_row, saved.step)
         try:
             self.trainer.load_state_dict(found.state)
         except (RuntimeError, ValueError, KeyError) as error:
             if same_code:
                 raise
             raise checkpoint.not_loadable(found.path, error) from error
-        for name, value in kept.counters.items():
+        for name, value in saved.counters.items():
             setattr(self, name, value)
         self._status = StepStatus(train_time_s=self.train_time_s)
-        self.first_step = self.run.steps = kept.step
-        self.speeds = Speeds(self.derived.stages, kept.step)
-        self.run.tokens = kept.tokens
+        self.first_step = self.run.steps = saved.step
+        self.speeds = StageThroughput(self.derived.stages, saved.step)
+        self.run.tokens = saved.tokens
         own = {name: value for name, value in self.run.metrics.items() if value is not None}
-        self.run.metrics.update({**kept.metrics, **own})  # its own compile_s stands
-        self.run.metrics["resumes"] = (kept.metrics.get("resumes") or 0) + 1
-        self.run.go_on(kept.step)
+        self.run.metrics.update({**saved.metrics, **own})  # keeps its own compile_s
+        self.run.metrics["resumes"] = (saved.metrics.get("resumes") or 0) + 1
+        self.run.continue_from(saved.step)
         for fault in found.damaged:
             self.run.event("checkpoint_damaged", **fault.as_json())
             if self.ranks.rank == 0:
-                print(f"passed over: {fault}", file=sys.stderr)
-                checkpoint.set_aside(Path(fault.path))
+                print(f"skipped: {fault}", file=sys.stderr)
+                checkpoint.mark_damaged(Path(fault.path))
         self.run.event(
             "resumed",
-            step=kept.step,
+            step=saved.step,
             earlier_status=self.run.earlier_status,
             same_code=same_code,
-            same_environment=kept.environment_id == self.environment_id,
+            same_environment=saved.environment_id == self.environment_id,
         )
 
     def _own_status(self, writer: CheckpointWriter) -> StepStatus:
-        """What this rank has to say at the end of a step."""
-        leaving = self.stop.reason is not None
-        return replace(writer.status(), leaving=leaving, train_time_s=self.train_time_s)
+        """This rank's status at the end of a step."""
+        stopping = self.stop.reason is not None
+        return replace(writer.status(), stopping=stopping, train_time_s=self.train_time_s)
 
     def _print(self, text: str) -> None:
-        """On the terminal, for all ranks."""
         if self.ranks.rank == 0:
             print(text, flush=True)
 
     def _position(self, index: int) -> float:
-        """Where the schedules stand before a step (from 0)."""
+        """The position in the schedules before a step (from 0)."""
         budget_s = self.config.dial.train_time_s
         return position_of(index, self.derived.steps, self._agreed_time_s, budget_s)
 
     @property
     def _agreed_time_s(self) -> float:
-        """The training time that all ranks know alike: rank 0's."""
+        """The training time of rank 0, which all ranks use."""
         return self.train_time_s if self.ranks.alone else self._status.train_time_s
 
     def _recompilation(self, step: int) -> float:
-        """Seconds of compiling since the last question; an event says what it was."""
-        news = self.compilation.take_report()
-        if news is None:
+        """Seconds of compiling since the last call, which become an event."""
+        report = self.compilation.take_report()
+        if report is None:
             return 0.0
-        self.run.event("recompilation", step=step, **asdict(news))
-        return news.seconds
+        self.run.event("recompilation", step=step, **asdict(report))
+        return report.seconds
 
-    def _settle(self, keep: int) -> None:
-        """Reads and records pending steps until `keep` are left; raises Diverged."""
+    def _read_steps(self, keep: int) -> None:
+        """Read and record pending steps until `keep` are left; raises Diverged."""
         while len(self._pending) > keep:
             step = self._pending.popleft()
-            # a step's time has no compilation in it, and one that compiled is no measure of speed
+            # compilation does not count as training time, and such a step not towards the speed
             loss, self._status = step.call.result()
             seconds = max(0.0, step.lap.seconds() - step.compiled_s)
             tokens = self.derived.tokens_until(step.number)
@@ -394,11 +395,11 @@ class Training:
         self._print(f"step {step}/{self.derived.steps} val_bpb {result.val_bpb:.5f}")
 
     def _open_core(self, prepared: Prepared) -> Evaluation:
-        tokenizer, told = prepared.tokenizer, partial(print, flush=True)
-        return Evaluation(self.config, self.derived, tokenizer, told)
+        tokenizer, progress = prepared.tokenizer, partial(print, flush=True)
+        return Evaluation(self.config, self.derived, tokenizer, progress)
 
     def _core_is_due(self, step: int) -> bool:
-        """Whether CORE is evaluated behind a step before the last."""
+        """Whether to evaluate CORE after a step before the last."""
         every = self.config.core.every_steps if self.config.core is not None else None
         return every is not None and step % every == 0 and step < self.derived.steps
 
@@ -406,8 +407,8 @@ class Training:
         found = core(self.trainer.gpt, self.trainer.kernels, self.ranks)
         self.run.metrics.update(found.metrics)
         if self.ranks.rank == 0:
-            path = self.run.path / outcomes_file.name_of(step, final=final)
-            outcomes_file.write(path, found.outcomes, found.result, found.asked)
+            path = self.run.path / outcomes_file.file_name(step, final=final)
+            outcomes_file.write(path, found.outcomes, found.result, found.identity)
             print("\n".join(table.lines(found.result, found.seconds)), flush=True)
         self.run.event("core", step=step, **found.as_json())
 
@@ -438,13 +439,13 @@ class Training:
 
 @dataclass(frozen=True)
 class _Step:
-    """A step whose loss and time are not read yet."""
+    """A step whose loss and time are not yet read."""
 
     number: int
     call: StepStatusReduction
     lap: Lap
-    own: Stretch | None
-    """Over several ranks: up to the first wait for another one."""
+    own: Span | None
+    """Up to the first wait for another rank; null for a single rank."""
     waited_s: float
     lr_scale: float
     compiled_s: float

@@ -1,10 +1,10 @@
 """Validation loss of a run's final checkpoint: `python -m model.val_eval --config FILE --out DIR`.
 
-Prints one JSON object with `val_loss`, `val_bpb` and the checkpoint's `step`. The model and the
-rows are those of FILE as this code reads it: neither the run's own configuration nor its results
-are used, so that a run of other code can be measured by this one. DIR is only read. Exit code 2
-for a faulty configuration, and for a checkpoint that is missing, damaged, of another step than the
-last, or of a model that this code does not build.
+Prints one JSON object with `val_loss`, `val_bpb` and the checkpoint's `step`. Model and rows are
+those of FILE as read by this code: the run's own configuration and results are not used, so this
+code can measure a run of other code. DIR is only read. Exit code 2 for a faulty configuration, and
+for a checkpoint that is missing, damaged, not of the last step, or of a model that this code does
+not build.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def _evaluated(config: Config, derived: Derived, run_dir: Path) -> dict[str, Any
     path = checkpoint_of(run_dir, None)
     gpt, step = of_checkpoint(path, config, derived, device, kernels)
     if step != derived.steps:
-        hint = "The run ended early: evaluate one that took all its steps."
+        hint = "The run ended early: evaluate a run that took all its steps."
         raise RunError(
             path=str(path),
             expected=f"a checkpoint of step {derived.steps}",

@@ -33,7 +33,7 @@ from model.config.derive import Derived
 from model.config.reader import parse_overrides
 from model.config.resolve import resolve
 from model.core.eval_model import EvalModel
-from model.core.evaluation import Evaluated, Evaluation
+from model.core.evaluation import Evaluation, EvaluationResult
 from model.core.source import at_initialisation, checkpoint_of, of_checkpoint
 from model.data.prepare import prepare
 from model.data.settings import DataSettings
@@ -67,7 +67,7 @@ class Bench:
         config = replace(self.config, core=core, data=data)
         return Evaluation(config, self.derived, self.tokenizer, lambda text: None)
 
-    def evaluated(self, evaluation: Evaluation) -> Evaluated:
+    def evaluated(self, evaluation: Evaluation) -> EvaluationResult:
         return evaluation(self.gpt, self.kernels)
 
 
@@ -187,7 +187,7 @@ def _measured(
 def _anchored(bench: Bench, max_per_task: int | None, limit: int | None) -> Anchored:
     """Every n-th example of every task, one at a time; at least one of each."""
     torch_kernels = Kernels(attention=bench.kernels.attention)
-    twin = EvalModel(bench.gpt, bench.config, bench.derived.sizes, torch_kernels)
+    eval_model = EvalModel(bench.gpt, bench.config, bench.derived.sizes, torch_kernels)
     by_task: dict[str, list[Question]] = {}
     for question in examples(bench.bundle, max_per_task):
         by_task.setdefault(question.task["label"], []).append(question)
@@ -198,7 +198,7 @@ def _anchored(bench: Bench, max_per_task: int | None, limit: int | None) -> Anch
     for task in by_task.values():
         chosen = task[::step]
         began, processor_began = time.perf_counter(), time.process_time()
-        decisions += [decide(one, twin.gpt, _encode(bench), bench.device) for one in chosen]
+        decisions += [decide(one, eval_model.gpt, _encode(bench), bench.device) for one in chosen]
         share = len(task) / len(chosen)
         seconds += (time.perf_counter() - began) * share
         processor_s += (time.process_time() - processor_began) * share
@@ -216,7 +216,7 @@ def _encode(bench: Bench) -> Any:
     return lambda text: [tokenizer.bos_id, *tokenizer.encode(text)]
 
 
-def _compared(found: Evaluated, decisions: list[Decision]) -> dict[str, Any]:
+def _compared(found: EvaluationResult, decisions: list[Decision]) -> dict[str, Any]:
     """Decisions that differ, with both margins, and how far mean losses are apart."""
     outcomes, names = found.outcomes, [task.task.name for task in found.result.tasks]
     pairs = zip(outcomes.task, outcomes.example, strict=True)

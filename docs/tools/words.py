@@ -21,6 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PLACES = (
     *("harness", "tests/harness", "benchmarks", "docs", "ci", "ablations", "examples"),
+    *("model", "tests/model"),
     *("README.md", "CONTRIBUTING.md"),
 )
 SUFFIXES = (".py", ".md", ".yaml", ".yml", ".txt", ".html", ".ipynb")
@@ -118,6 +119,18 @@ class Exemption:
 
 EXEMPTIONS = (
     Exemption("docs/tools/words.py", "", "the list itself"),
+    Exemption("model/gpt.py", "", "being rewritten"),
+    Exemption("model/tricks/*", "", "being rewritten"),
+    Exemption("model/arch/*", "", "being rewritten"),
+    Exemption("model/kernels/*", "", "being rewritten"),
+    Exemption("model/attention/*", "", "being rewritten"),
+    Exemption("model/optim/*", "", "being rewritten"),
+    Exemption("model/config/*", "", "being rewritten"),
+    Exemption("tests/model/test_attention.py", "", "being rewritten"),
+    Exemption("tests/model/test_config.py", "", "being rewritten"),
+    Exemption("tests/model/test_fp8.py", "", "being rewritten"),
+    Exemption("tests/model/test_kernels.py", "", "being rewritten"),
+    Exemption("model/runtime/environment.py", "resident set size", "the operating system's term"),
     Exemption("harness/search/*", r"study\.ask|\.tell\(|\bask\(", "Optuna's own ask and tell"),
     Exemption("tests/harness/search/*", r"\.ask\(|\.tell\(", "Optuna's own ask and tell"),
     Exemption("benchmarks/statistics/search.py", r"\.ask\(|\.tell\(", "Optuna's own ask and tell"),
@@ -125,13 +138,6 @@ EXEMPTIONS = (
     Exemption("*", r"math\.floor|np\.floor|\.floor\(", "the function"),
     Exemption("*", r"nearest.neighbou?r", "the method"),
     Exemption("*", r"\b(?:in|at) words\b", "English"),
-    Exemption("*", r"\b(?:in|at) words\b", "English"),
-    Exemption("*", r"model\.resident|resident\.py", "a module of the trainer"),
-    Exemption(
-        "benchmarks/speed/ranks.py",
-        r"StepStatusReduction|ranks\.told|call\.heard",
-        "the trainer's own names",
-    ),
     Exemption("benchmarks/statistics/gate_rates.py", r'"ledger"', "seeds"),
     Exemption(
         "*", r"--claims|\bclaim: |claims?=|\.claim\b", "the option that states what a change is"

@@ -1,19 +1,18 @@
-"""A checkpoint on the disk: what it holds, whether it is whole, and whose it is.
+"""A checkpoint on disk: its content, integrity and identity.
 
     checkpoints/step-00000120/
-        rank-0.pt        the tensors of one rank; each rank writes its own file, and rank 0 the
-                         weights too, which are equal on all ranks
-        manifest.json    step, place in the data, metrics so far, identity, size and SHA-256 of
+        rank-0.pt        the tensors of one rank; rank 0 also has the weights, which are equal on
+                         all ranks
+        manifest.json    step, position in the data, metrics so far, identity, size and SHA-256 of
                          every rank's file
 
-A checkpoint is written in a folder of another name, forced to the disk and renamed: a process
-killed at any moment leaves a whole one or none. What a disk does to it later is found by size and
-SHA-256 before a byte is used. A checkpoint whose configuration, seed, data, protocol, number of
-ranks or code differs is refused with the field that differs: it would go on as another run under
-this one's name.
+A checkpoint is written to a folder of another name, synced to disk and renamed, so a killed process
+leaves a complete checkpoint or none. Later damage is found by size and SHA-256 before a byte is
+used. A checkpoint of another configuration, seed, data, protocol, number of ranks or code is
+refused with the field that differs.
 
-No torch, so that a resumption is refused before torch is imported. `staging` reads and writes the
-tensors, `writer` decides when, `resume` which one a run continues from.
+No torch, so that a resume is refused before torch is imported. `staging` reads and writes the
+tensors, `writer` decides when, `resume` selects the checkpoint to resume from.
 """
 
 import dataclasses
@@ -38,8 +37,8 @@ DAMAGED = ".damaged"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Stored:
-    """One rank's file as it was written."""
+class StoredFile:
+    """Size and hash of one rank's file."""
 
     bytes: int
     sha256: str
@@ -47,42 +46,42 @@ class Stored:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Identity:
-    """Whose checkpoint it is. All but `code_id` have to be equal for a run to go on."""
+    """The identity of a run. A resumed run must have an equal one, except for `code_id`."""
 
     config_id: str
     seed: int
     data_id: str | None
-    """Null only where the data is not prepared yet, never in a checkpoint."""
+    """Null only while the data is not prepared, never in a checkpoint."""
     protocol: int
     code_id: str
     packages: dict[str, str]
     """Versions of torch and of the kernel packages, which are part of `code_id`."""
     requested: dict[str, Any]
-    """What `config_id` is the hash of: the fields that differ from their defaults."""
+    """The input of `config_id`: the fields that differ from their defaults."""
     ranks: int = 1
-    """Each has its share of the optimizer's states in a file of its own."""
+    """Number of ranks; each stores its share of the optimizer state."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """All of a checkpoint but its tensors."""
+    """A checkpoint without its tensors."""
 
     step: int
-    """Optimizer steps taken; the run goes on with the next one."""
+    """Optimizer steps taken."""
     tokens: int
     next_row: int
     """The first row of the packing plan that no step has taken."""
     metrics: dict[str, float | None]
     counters: dict[str, float]
-    """Sums that metrics are made of at the end of the run."""
+    """Sums from which metrics are computed at the end of the run."""
     environment_id: str
     identity: Identity
-    files: dict[str, Stored] = dataclasses.field(default_factory=dict)
+    files: dict[str, StoredFile] = dataclasses.field(default_factory=dict)
     format: int = FORMAT
 
 
 def identity_of(config: Config, data_id: str | None, ranks: int = 1) -> Identity:
-    """Whose checkpoints a run of this configuration writes."""
+    """The identity of the checkpoints of a run of this configuration."""
     return Identity(
         config_id=identity.config_id(config),
         seed=config.seed,
@@ -96,35 +95,33 @@ def identity_of(config: Config, data_id: str | None, ranks: int = 1) -> Identity
 
 
 def folder_of(run_dir: Path) -> Path:
-    """Where a run directory keeps its checkpoints."""
     return run_dir / FOLDER
 
 
 def listed(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, newest first; whole or not."""
+    """The checkpoints in a folder, newest first, whether intact or not."""
     found = [path for path in folder.glob("step-*") if NAME.fullmatch(path.name)]
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
 
 
 def rank_file(rank: int) -> str:
-    """The name of one rank's tensors."""
     return f"rank-{rank}.pt"
 
 
 def clear(folder: Path) -> None:
-    """Removes what a killed process left unfinished. Before any rank writes."""
+    """Delete what a killed process left unfinished. Call it before any rank writes."""
     for left_over in folder.glob(f"step-*{UNFINISHED}"):
         shutil.rmtree(left_over)
 
 
 def unfinished(folder: Path, step: int) -> Path:
-    """Where all ranks write a checkpoint's files until it is published."""
+    """The folder in which all ranks write a checkpoint until it is published."""
     return folder / f"step-{step:08d}{UNFINISHED}"
 
 
 def publish(written: Path, manifest: Manifest) -> Path:
-    """Makes a checkpoint of a folder with all its ranks' files, by writing the manifest and
-    renaming."""
+    """Turn a folder with all ranks' files into a checkpoint: write the manifest and rename the
+    folder."""
     with (written / MANIFEST).open("w", encoding="utf-8") as file:
         json.dump(dataclasses.asdict(manifest), file, indent=1)
         file.flush()
@@ -137,13 +134,13 @@ def publish(written: Path, manifest: Manifest) -> Path:
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Removes all but the newest `keep` checkpoints."""
+    """Delete all but the newest `keep` checkpoints."""
     for path in listed(folder)[keep:]:
         shutil.rmtree(path)
 
 
-def set_aside(path: Path) -> None:
-    """Renames a damaged checkpoint, so that it's neither taken for a newer one nor counted."""
+def mark_damaged(path: Path) -> None:
+    """Rename a damaged checkpoint, so that it is neither resumed from nor counted."""
     aside = path.with_name(path.name + DAMAGED)
     if aside.exists():
         shutil.rmtree(aside)
@@ -156,16 +153,16 @@ def read_manifest(path: Path) -> Manifest:
         values = json.loads((path / MANIFEST).read_bytes())
         if values["format"] > FORMAT:
             raise _newer(path, values["format"])
-        files = {name: Stored(**stored) for name, stored in values.pop("files").items()}
+        files = {name: StoredFile(**stored) for name, stored in values.pop("files").items()}
         whose = Identity(**values.pop("identity"))
         return Manifest(identity=whose, files=files, **values)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        got = f"none that can be read ({type(error).__name__}: {error})"
+        got = f"an unreadable one ({type(error).__name__}: {error})"
         raise damaged(path, f"a {MANIFEST}", got) from error
 
 
 def require_whole(path: Path, manifest: Manifest, rank: int) -> None:
-    """Raises DamagedCheckpoint unless this rank's file is the one that was written."""
+    """Raise DamagedCheckpoint unless this rank's file is intact."""
     name = rank_file(rank)
     if (stored := manifest.files.get(name)) is None:
         raise damaged(path, f"a file {name}", f"a {MANIFEST} without it")
@@ -182,53 +179,53 @@ def require_whole(path: Path, manifest: Manifest, rank: int) -> None:
         raise damaged(path, expected, digest[:12])
 
 
-def refuse_other_run(folder: Path, asked: Identity, *, other_code: bool) -> None:
-    """`require_same_run` for the newest checkpoint that can be read; none is no fault."""
+def refuse_other_run(folder: Path, requested: Identity, *, other_code: bool) -> None:
+    """`require_same_run` for the newest readable checkpoint, if there is one."""
     for path in listed(folder):
         try:
-            kept = read_manifest(path).identity
+            saved = read_manifest(path).identity
         except DamagedCheckpoint:
             continue
-        require_same_run(path, kept, asked, other_code=other_code)
+        require_same_run(path, saved, requested, other_code=other_code)
         return
 
 
-def require_same_run(path: Path, kept: Identity, asked: Identity, *, other_code: bool) -> None:
-    """Raises RunError naming what differs between the checkpoint and the run that was asked for."""
-    if kept.protocol != asked.protocol:
-        hint = "What is measured has changed since: start a new run, with another --out."
-        raise _foreign(path, f"protocol {asked.protocol}", f"protocol {kept.protocol}", hint)
-    if kept.config_id != asked.config_id or kept.seed != asked.seed:
-        want, got = _differing(kept, asked)
-        hint = "Resume with the configuration it began with, config.json of the run directory, "
+def require_same_run(path: Path, saved: Identity, requested: Identity, *, other_code: bool) -> None:
+    """Raise RunError naming what differs between the checkpoint and the requested run."""
+    if saved.protocol != requested.protocol:
+        hint = "The measured quantities changed since then: start a new run with another --out."
+        raise _foreign(path, f"protocol {requested.protocol}", f"protocol {saved.protocol}", hint)
+    if saved.config_id != requested.config_id or saved.seed != requested.seed:
+        want, got = _differing(saved, requested)
+        hint = "Resume with the original configuration, config.json of the run directory, "
         raise _foreign(path, want, got, hint + "or start a new run with another --out.")
-    if kept.ranks != asked.ranks:
-        want, got = f"ranks {asked.ranks}", f"ranks {kept.ranks}"
-        raise _foreign(path, want, got, _start_ranks(kept.ranks))
-    if asked.data_id is not None and kept.data_id != asked.data_id:
-        want, got = f"data {asked.data_id[:12]}", f"data {str(kept.data_id)[:12]}"
-        hint = "Text, tokenizer or packing has changed: bring the old data back, or start anew."
+    if saved.ranks != requested.ranks:
+        want, got = f"ranks {requested.ranks}", f"ranks {saved.ranks}"
+        raise _foreign(path, want, got, _start_ranks(saved.ranks))
+    if requested.data_id is not None and saved.data_id != requested.data_id:
+        want, got = f"data {requested.data_id[:12]}", f"data {str(saved.data_id)[:12]}"
+        hint = "Text, tokenizer or packing changed: restore the old data, or start a new run."
         raise _foreign(path, want, got, hint)
-    if kept.code_id != asked.code_id and not other_code:
-        want, got = f"code {asked.code_id[:12]}", f"code {kept.code_id[:12]}"
-        versions = _versions(kept.packages, asked.packages)
+    if saved.code_id != requested.code_id and not other_code:
+        want, got = f"code {requested.code_id[:12]}", f"code {saved.code_id[:12]}"
+        versions = _versions(saved.packages, requested.packages)
         hint = (
-            "Check out the code that the run began with; or say --other-code to go on with this "
-            "one: the result is then of neither alone."
+            "Check out the code that the run started with, or pass --other-code to continue with "
+            "this code; the result then mixes both."
         )
         raise _foreign(path, want, got + versions, hint)
 
 
 def damaged(path: Path, expected: str, got: str) -> DamagedCheckpoint:
-    """What is wrong with a checkpoint that was once whole."""
-    hint = "The one before it is used, where there is one; delete it to get rid of this line."
+    """The error for a damaged checkpoint."""
+    hint = "The previous one is used, if any; delete this one to silence the message."
     return DamagedCheckpoint(path=str(path), expected=expected, got=got, hint=hint)
 
 
 def not_loadable(path: Path, error: Exception) -> RunError:
-    """A checkpoint of other code whose tensors are not those of this code."""
+    """The error for a checkpoint of other code whose tensors do not fit this code."""
     reason = " ".join(str(error).split())[:300]
-    hint = "Check out the code that the run began with."
+    hint = "Check out the code that the run started with."
     expected = "a checkpoint of a model and optimizers as this code builds them"
     return RunError(path=str(path), expected=expected, got=reason, hint=hint)
 
@@ -236,8 +233,8 @@ def not_loadable(path: Path, error: Exception) -> RunError:
 def _start_ranks(count: int) -> str:
     if count == 1:
         return "Each rank's file holds its share of the states: start it without torchrun."
-    words = f"`torchrun --nproc-per-node {count} -m model.train ... --resume`"
-    return f"Each rank's file holds its share of the states: start as many, with {words}."
+    command = f"`torchrun --nproc-per-node {count} -m model.train ... --resume`"
+    return f"Each rank's file holds its share of the states: start as many, with {command}."
 
 
 def _foreign(path: Path, expected: str, got: str, hint: str) -> RunError:
@@ -245,17 +242,17 @@ def _foreign(path: Path, expected: str, got: str, hint: str) -> RunError:
 
 
 def _newer(path: Path, found: int) -> RunError:
-    hint = "It was written by newer code: update this one."
+    hint = "Newer code wrote it: update this code."
     expected = f"a checkpoint of format {FORMAT} or older"
     return RunError(path=str(path), expected=expected, got=f"format {found}", hint=hint)
 
 
-def _differing(kept: Identity, asked: Identity) -> tuple[str, str]:
-    """The fields that differ, with the values asked for and those of the checkpoint."""
-    before, now = dict(_flat(kept.requested)), dict(_flat(asked.requested))
+def _differing(saved: Identity, requested: Identity) -> tuple[str, str]:
+    """The fields that differ, with the requested and the saved values."""
+    before, now = dict(_flat(saved.requested)), dict(_flat(requested.requested))
     names = sorted(name for name in before | now if before.get(name) != now.get(name))
-    if kept.seed != asked.seed:
-        before["seed"], now["seed"] = kept.seed, asked.seed
+    if saved.seed != requested.seed:
+        before["seed"], now["seed"] = saved.seed, requested.seed
         names.append("seed")
     return _listing(names, now), _listing(names, before)
 
@@ -273,14 +270,16 @@ def _flat(section: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{path}{name}", value
 
 
-def _versions(kept: dict[str, str], asked: dict[str, str]) -> str:
-    names = sorted(name for name in kept | asked if kept.get(name) != asked.get(name))
-    told = [f"{name} {kept.get(name, 'none')}, now {asked.get(name, 'none')}" for name in names]
-    return f" ({'; '.join(told)})" if told else ""
+def _versions(saved: dict[str, str], requested: dict[str, str]) -> str:
+    names = sorted(name for name in saved | requested if saved.get(name) != requested.get(name))
+    changes = [
+        f"{name} {saved.get(name, 'none')}, now {requested.get(name, 'none')}" for name in names
+    ]
+    return f" ({'; '.join(changes)})" if changes else ""
 
 
 def _force_to_disk(folder: Path) -> None:
-    """A rename or a new file outlives a loss of power once its folder is on the disk."""
+    """Sync a folder: only then does a rename or a new file in it survive a power loss."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

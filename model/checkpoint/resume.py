@@ -1,12 +1,11 @@
-"""Which checkpoint a resumed run goes on from: the newest one that is whole.
+"""Selects the checkpoint of a resumed run: the newest intact one.
 
-Damaged ones before it are passed over and told. A checkpoint of another run is never passed over:
-the directory then belongs to that run, and the resumption is refused. Where there are checkpoints
-and none is whole, that is refused too: starting over would throw away what the run had reached
-without a word. Only a run that never wrote one starts from its first step.
+Damaged newer ones are skipped and reported. A checkpoint of another run is refused, because the
+directory belongs to that run. Where checkpoints exist and none is intact, resuming is refused too:
+starting over would silently discard the run. A run without checkpoints starts from its first step.
 
-Each of several ranks reads its own file, and all go on from the same checkpoint: one that is
-damaged for one of them is damaged for all.
+Each rank reads its own file, and all resume from the same checkpoint: one that is damaged for one
+rank is skipped by all.
 """
 
 from dataclasses import dataclass
@@ -21,8 +20,8 @@ from model.errors import DamagedCheckpoint, RunError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """A checkpoint to go on from, and those newer ones that were damaged."""
+class ResumePoint:
+    """A checkpoint to resume from, and the newer damaged ones."""
 
     path: Path
     manifest: Manifest
@@ -31,37 +30,39 @@ class Found:
 
 
 def newest_whole(
-    folder: Path, asked: Identity, *, other_code: bool, ranks: Ranks = ALONE
-) -> Found | None:
-    """The checkpoint to go on from; None where the folder has none. Raises RunError.
+    folder: Path, requested: Identity, *, other_code: bool, ranks: Ranks = ALONE
+) -> ResumePoint | None:
+    """The checkpoint to resume from; None where the folder has none. Raises RunError.
 
-    All ranks ask at once.
+    All ranks must call it.
     """
     faults: list[DamagedCheckpoint] = []
     for path in ranks.all_gather_object(checkpoint.listed(folder))[0]:
-        manifest, fault = _checked(path, asked, other_code, ranks.rank)
+        manifest, fault = _checked(path, requested, other_code, ranks.rank)
         if (agreed := _of_all(ranks, fault)) is not None:
             faults.append(agreed)
             continue
         assert manifest is not None
-        return Found(path=path, manifest=manifest, state=_state(path, ranks.rank), damaged=faults)
+        return ResumePoint(
+            path=path, manifest=manifest, state=_state(path, ranks.rank), damaged=faults
+        )
     if faults:
         raise RunError(
             path=str(folder),
             expected="a whole checkpoint",
             got="; ".join(f"{Path(f.path).name}: not {f.expected} but {f.got}" for f in faults),
-            hint="Delete the folder to start the run from its first step, or bring back a copy.",
+            hint="Delete the folder to start the run from its first step, or restore a copy.",
         )
     return None
 
 
 def _checked(
-    path: Path, asked: Identity, other_code: bool, rank: int
+    path: Path, requested: Identity, other_code: bool, rank: int
 ) -> tuple[Manifest | None, RunError | None]:
-    """The manifest of a checkpoint that this rank can go on from, or what keeps it."""
+    """The manifest of a checkpoint that this rank can resume from, or its fault."""
     try:
         manifest = checkpoint.read_manifest(path)
-        checkpoint.require_same_run(path, manifest.identity, asked, other_code=other_code)
+        checkpoint.require_same_run(path, manifest.identity, requested, other_code=other_code)
         checkpoint.require_whole(path, manifest, rank)
     except RunError as fault:
         return None, fault
@@ -69,17 +70,17 @@ def _checked(
 
 
 def _of_all(ranks: Ranks, fault: RunError | None) -> DamagedCheckpoint | None:
-    """The damage that some rank found; raises what refuses the resumption, at all of them."""
+    """Damage that any rank found; raises a refusal on all ranks."""
     own = None if fault is None else (isinstance(fault, DamagedCheckpoint), fault.as_json())
     found = [each for each in ranks.all_gather_object(own) if each is not None]
-    for is_damage, words in found:
+    for is_damage, fields in found:
         if not is_damage:
-            raise RunError(**words)
+            raise RunError(**fields)
     return DamagedCheckpoint(**found[0][1]) if found else None
 
 
 def _state(path: Path, rank: int) -> Any:
-    """A rank's own state, with the weights that rank 0 has kept for all."""
+    """A rank's own state, with the weights from rank 0's file."""
     state = read_tensors(path / checkpoint.rank_file(rank))
     if rank:
         state["model"] = read_tensors(path / checkpoint.rank_file(0))["model"]

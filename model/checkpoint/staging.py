@@ -1,13 +1,13 @@
-"""The tensors of a checkpoint: from the device into host memory, from there into a file, and back.
+"""Copies checkpoint tensors to host memory, writes them to a file, and reads them back.
 
-A copy into host memory is all that training waits for. On a GPU it goes to pinned memory in the
-order of the stream that trains: the next step's kernels come behind it, the host doesn't wait,
-and no kernel can change a tensor that is still being read. The copy is at most 12 bytes a parameter
-where a step of 2^19 tokens computes 3 million FLOPs for each: by PCIe's and an H100's rates a few
-hundredths of one step. Overlapping it with the next step would hide those, and put them into a
-time that must have no checkpoint in it (`train_time_s`).
+Training waits only for the copy to host memory. On a GPU the copy goes to pinned memory on the
+training stream: the next step's kernels run after it, the host does not wait, and no kernel changes
+a tensor that is still being read. The copy is at most 12 bytes a parameter, while a step of 2^19
+tokens computes 3 million FLOPs for each: on an H100 over PCIe a few hundredths of a step.
+Overlapping it with the next step would hide that time, but add it to `train_time_s`, which must not
+include checkpoints.
 
-The host memory is kept from one checkpoint to the next, because pinning it is slow.
+The host memory is reused by later checkpoints, because pinning is slow.
 """
 
 import hashlib
@@ -19,18 +19,19 @@ from typing import Any, BinaryIO, cast
 import torch
 from torch import Tensor
 
-from model.checkpoint.directory import Stored
+from model.checkpoint.directory import StoredFile
 
 
 class HostCopy:
-    """Copies nested states into host memory of its own, the same memory every time."""
+    """Copies nested states to host memory, the same memory each time."""
 
     def __init__(self, device: torch.device) -> None:
         self._pinned = device.type == "cuda"
         self._tensors: dict[tuple[Any, ...], Tensor] = {}
 
     def of(self, state: Any, path: tuple[Any, ...] = ()) -> Any:
-        """`state` with every tensor replaced by its copy; on a GPU it is there once the stream is.
+        """`state` with every tensor replaced by its copy, which on a GPU is complete once the
+        stream is.
 
         Valid until the next call.
         """
@@ -52,26 +53,26 @@ class HostCopy:
         return place
 
 
-def write_tensors(path: Path, state: Any) -> Stored:
-    """Writes a state as one file, forced to the disk. Raises OSError as the disk gives it."""
+def write_tensors(path: Path, state: Any) -> StoredFile:
+    """Write a state as one file and sync it to disk. Raises OSError."""
     with path.open("wb") as file:
         sink = _HashingSink(file)
         try:
-            torch.save(state, cast(BinaryIO, sink))  # of a file it asks for no more than write
-        except Exception as error:  # torch tells a full disk as a position it did not expect
+            torch.save(state, cast(BinaryIO, sink))  # only calls write
+        except Exception as error:  # torch reports a full disk as an unexpected position
             raise sink.error or error from error
         file.flush()
         os.fsync(file.fileno())
-    return Stored(bytes=sink.bytes, sha256=sink.digest.hexdigest())
+    return StoredFile(bytes=sink.bytes, sha256=sink.digest.hexdigest())
 
 
 def read_tensors(path: Path) -> Any:
-    """The state in a file, in host memory; no code in the file is ever run."""
+    """The state in a file, in host memory; runs no code from the file."""
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
 class _HashingSink:
-    """A file to write to that knows the SHA-256 of what went through, and why it refused."""
+    """A writable file with the SHA-256 of the written bytes and the last OSError."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self.digest, self.bytes = file, hashlib.sha256(), 0

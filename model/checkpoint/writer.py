@@ -1,16 +1,16 @@
-"""When checkpoints are written, and the thread that writes them.
+"""Decides when to write checkpoints, and writes them in a thread.
 
-Training asks `due` after each step and hands its state over with `save`, which returns as soon as
-the state is copied into host memory. A thread does the rest: it waits for the copy, writes, forces
-to the disk, renames, removes what is older than the newest few. A checkpoint that falls due while
-the one before it is still being written waits for it, and training does not.
+Training calls `due` after each step and passes its state to `save`, which returns once the state is
+copied to host memory. The thread waits for the copy, writes, syncs to disk, renames, and deletes
+older checkpoints. A checkpoint that falls due while the previous one is still being written is
+delayed; training is not.
 
-Of several ranks each one writes its own file. Once all have heard at a roll call that nobody is
-writing any more, they `agree`: rank 0 publishes the checkpoint, or gives it up where some disk
-refused. All of that stands at fixed steps of the main threads; the disks have theirs beside it.
+Each rank writes its own file. Once the reduced status shows that no rank is writing, they call
+`agree`: rank 0 publishes the checkpoint, or discards it where a write failed. The ranks agree at
+fixed steps of the main threads.
 
-A disk that refuses is told as an event, and training goes on without that checkpoint; those that
-were written stay.
+A failed write becomes an event, and training continues without that checkpoint; earlier ones
+remain.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 from model.checkpoint import directory as checkpoint
-from model.checkpoint.directory import Manifest, Stored
+from model.checkpoint.directory import Manifest, StoredFile
 from model.checkpoint.staging import HostCopy, write_tensors
 from model.config import Checkpointing
 from model.distributed.ranks import ALONE, Ranks
@@ -37,12 +37,12 @@ from model.system.timing import Clock, Lap
 
 @dataclass(frozen=True, kw_only=True)
 class WriteResult:
-    """What became of one checkpoint, or of one rank's file for it; `refused` is the disk's reason
-    where it was not written."""
+    """The outcome of one checkpoint, or of one rank's file; `refused` is the OS error of a failed
+    write."""
 
     step: int
     held_s: float
-    """How long training stood still: the copy on a CPU, handing it to the GPU otherwise."""
+    """How long training stopped: for the copy on a CPU, for launching it on a GPU."""
     copy_s: float
     """How long the copy took on the device."""
     write_s: float
@@ -50,23 +50,23 @@ class WriteResult:
     refused: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Seconds rounded to microseconds; no reason where none was given."""
+        """Seconds rounded to microseconds; without null values."""
         known = [(name, value) for name, value in asdict(self).items() if value is not None]
         return {name: round(v, 6) if isinstance(v, float) else v for name, v in known}
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Written:
-    """One rank's part of a checkpoint: its file, or the disk's reason."""
+    """One rank's part of a checkpoint: its file, or the error."""
 
     outcome: WriteResult
-    stored: Stored | None
+    stored: StoredFile | None
 
 
 class CheckpointWriter:
-    """Writes a run's checkpoints. Close it, or use `with`: the last one is then on the disk.
+    """Writes a run's checkpoints. Call `close`, or use `with`, to finish the last one.
 
-    What is marked "all ranks" is called by all of them behind the same step.
+    Methods marked "all ranks" are called by all of them after the same step.
     """
 
     def __init__(
@@ -78,57 +78,55 @@ class CheckpointWriter:
         at_step: int = 0,
         ranks: Ranks = ALONE,
     ) -> None:
-        """`at_step` is the checkpoint that the run goes on from; 0 for a run from its start.
-        All ranks."""
+        """`at_step` is the checkpoint from which the run resumed; 0 for a new run. All ranks."""
         self._folder, self._settings, self._device = folder, settings, device
         self._ranks = ranks
         self._copy = HostCopy(device)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: Future[_Written] | None = None
         self._publishing: Future[WriteResult] | None = None
-        self._manifest: Manifest | None = None  # of the checkpoint that was asked for last
+        self._manifest: Manifest | None = None  # of the last saved checkpoint
         self._results: deque[WriteResult] = deque()
-        self._asked_step, self._asked_at_s = at_step, time.monotonic()
+        self._saved_step, self._saved_at_s = at_step, time.monotonic()
         self.newest_step = at_step
         if ranks.rank == 0:
             checkpoint.clear(folder)
-        ranks.all_gather_object(None)  # nobody writes before that is done
+        ranks.all_gather_object(None)  # no rank writes before that
 
     def status(self) -> StepStatus:
-        """What this rank knows of its disk and its clock."""
-        every_minutes, waited_s = self._settings.every_minutes, time.monotonic() - self._asked_at_s
+        every_minutes, waited_s = self._settings.every_minutes, time.monotonic() - self._saved_at_s
         under_way = (self._writing, self._publishing)
         return StepStatus(
             writing=any(work is not None and not work.done() for work in under_way),
-            late=every_minutes is not None and waited_s >= 60 * every_minutes,
+            overdue=every_minutes is not None and waited_s >= 60 * every_minutes,
         )
 
     @property
     def awaits_ranks(self) -> bool:
-        """Whether the ranks have yet to agree on what each one writes."""
+        """Whether the ranks have yet to agree on a written checkpoint."""
         return not self._ranks.alone and self._writing is not None
 
-    def due(self, step: int, *, last: bool, heard: StepStatus | None = None) -> bool:
-        """Whether to `save` after this step, by what was `heard` of all ranks (null: of this one).
-        The last one of a run that keeps any always is. All ranks."""
+    def due(self, step: int, *, last: bool, status: StepStatus | None = None) -> bool:
+        """Whether to `save` after this step, by the reduced `status` (null: this rank's). Always
+        after the last step of a run that writes checkpoints. All ranks."""
         every_steps, every_minutes = self._settings.every_steps, self._settings.every_minutes
         if last:
-            return (every_steps, every_minutes) != (None, None) and step != self._asked_step
-        heard = heard or self.status()
-        if heard.writing or self.awaits_ranks:
+            return (every_steps, every_minutes) != (None, None) and step != self._saved_step
+        status = status or self.status()
+        if status.writing or self.awaits_ranks:
             return False
-        if every_steps is not None and step // every_steps > self._asked_step // every_steps:
+        if every_steps is not None and step // every_steps > self._saved_step // every_steps:
             return True
-        return heard.late
+        return status.overdue
 
     def save(self, state: Any, manifest: Manifest) -> None:
-        """Copies a state and hands it to the thread, once that is free. All ranks."""
-        assert not self.awaits_ranks, "the checkpoint before it is not agreed on"
+        """Copy a state and pass it to the thread, once that is free. All ranks."""
+        assert not self.awaits_ranks, "the ranks have not agreed on the previous checkpoint"
         self._wait()
         began, clock = time.perf_counter(), Clock(self._device)
         copied, lap = self._copy.of(state), clock.lap()
         held_s = time.perf_counter() - began
-        self._asked_step, self._asked_at_s = manifest.step, time.monotonic()
+        self._saved_step, self._saved_at_s = manifest.step, time.monotonic()
         self._manifest = manifest
         writing = self._thread.submit(self._write, copied, manifest.step, lap, held_s)
         if self._ranks.alone:
@@ -137,16 +135,15 @@ class CheckpointWriter:
             self._writing = writing
 
     def save_now(self, state: Any, manifest: Manifest) -> None:
-        """`save` that waits for the disk; nothing where this step is on the disk already. All
-        ranks."""
+        """`save` and wait for the disk, unless this step is already saved. All ranks."""
         self.complete()
         if manifest.step != self.newest_step:
             self.save(state, manifest)
             self.complete()
 
     def agree(self) -> None:
-        """Makes a checkpoint of what all ranks have written, in rank 0's thread, or gives it up.
-        All ranks, where one `awaits_ranks`."""
+        """Publish the files of all ranks as a checkpoint in rank 0's thread, or discard them. All
+        ranks, if `awaits_ranks`."""
         assert self._writing is not None, "no file of this rank"
         parts = self._ranks.all_gather_object(self._writing.result())
         self._writing = None
@@ -154,23 +151,23 @@ class CheckpointWriter:
             self._publishing = self._thread.submit(self._publish, parts)
 
     def complete(self) -> None:
-        """Waits until what was saved is published or given up, and all know it. All ranks."""
+        """Wait until the last checkpoint is published or discarded on all ranks. All ranks."""
         if self.awaits_ranks:
             self.agree()
         self._wait()
         self.newest_step = self._ranks.all_gather_object(self.newest_step)[0]
 
     def take_results(self) -> list[WriteResult]:
-        """What became of checkpoints since the last question; rank 0 tells for all."""
+        """The outcomes of checkpoints since the last call; only rank 0 has any."""
         if self._publishing is not None and self._publishing.done():
             self._wait()
-        told = list(self._results)
+        taken = list(self._results)
         self._results.clear()
-        return told
+        return taken
 
     def close(self) -> None:
-        """Waits for the disk and ends the thread. A file that the ranks have not agreed on stays
-        unfinished: a run that fails waits for nobody."""
+        """Wait for the disk and end the thread. A file without agreement stays unfinished: a
+        failing run waits for no other rank."""
         self._thread.shutdown()
         self._wait()
 
@@ -195,7 +192,7 @@ class CheckpointWriter:
             self.newest_step = outcome.step
 
     def _write(self, state: Any, step: int, lap: Lap, held_s: float) -> _Written:
-        """This rank's file, in the thread."""
+        """Write this rank's file, in the thread."""
         copy_s, began = lap.seconds(), time.perf_counter()
         stored, refused = None, None
         folder = checkpoint.unfinished(self._folder, step)
@@ -206,7 +203,7 @@ class CheckpointWriter:
         except OSError as error:
             refused = str(error)
             with contextlib.suppress(OSError):
-                path.unlink()  # half of one only takes room
+                path.unlink()  # a partial file only takes disk space
         write_s = time.perf_counter() - began
         outcome = WriteResult(
             step=step,
@@ -219,7 +216,7 @@ class CheckpointWriter:
         return _Written(outcome=outcome, stored=stored)
 
     def _publish(self, parts: Sequence[_Written]) -> WriteResult:
-        """The checkpoint of these parts, one a rank, in the thread."""
+        """Publish these parts, one a rank, in the thread."""
         assert self._manifest is not None
         outcome, began = _of_all([part.outcome for part in parts]), time.perf_counter()
         unfinished = checkpoint.unfinished(self._folder, outcome.step)
@@ -242,7 +239,7 @@ class CheckpointWriter:
 
 
 def _of_all(outcomes: Sequence[WriteResult]) -> WriteResult:
-    """One outcome for all ranks: bytes together, seconds of the slowest, each one's refusal."""
+    """One outcome for all ranks: summed bytes, seconds of the slowest, each refusal."""
     alone = len(outcomes) == 1
     refusals = [
         each.refused if alone else f"rank {rank}: {each.refused}"

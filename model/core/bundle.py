@@ -1,12 +1,12 @@
-"""A CORE bundle: a folder in nanochat's layout, read strictly, and named by what it holds.
+"""A CORE bundle: a folder in nanochat's layout, read strictly, with a hash as its identity.
 
     core.yaml             icl_tasks: label, dataset_uri, num_fewshot, icl_task_type, delimiter
     eval_meta_data.csv    the random baseline of each task, in per cent
     eval_data/...jsonl    items, one JSON object a line
 
-Every fault is told with file and line: an evaluation that left out an item would be of another
-metric. The identity of a bundle is the SHA-256 over its tasks' settings and the bytes of their
-files; comments in core.yaml and the baselines, which decide no example, do not move it. No torch.
+Every fault names file and line: an evaluation without one item would be another metric. The
+identity is the SHA-256 over the tasks' settings and the bytes of their files. Comments in core.yaml
+and the baselines change no decision and are not part of it. No torch.
 """
 
 import csv
@@ -32,7 +32,7 @@ class Bundle:
     """The tasks of a folder; `items` reads one task's file."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises DataError for a folder that is no bundle, or one of whose files is missing."""
+        """Raises DataError for a folder that is not a bundle or lacks a file."""
         self.folder = folder
         self.tasks = _tasks(folder / SETTINGS, _baselines(folder / BASELINES))
         for task in self.tasks:
@@ -40,12 +40,11 @@ class Bundle:
                 raise _fault(self.path(task), f"the items of {task.name}", "no such file")
 
     def path(self, task: Task) -> Path:
-        """A task's file."""
         return self.folder / DATA / task.file
 
     @cached_property
     def sha256(self) -> str:
-        """Of the tasks' settings and their files."""
+        """Hash of the tasks' settings and files."""
         files = {task.file: self.path(task) for task in self.tasks}
         return hash_of(
             {
@@ -55,7 +54,7 @@ class Bundle:
         )
 
     def items(self, task: Task) -> list[Item]:
-        """All items of a task in file order. Raises DataError naming the line of a faulty one."""
+        """All items of a task in file order. Raises DataError naming the line of a faulty item."""
         path, read = self.path(task), _READERS[task.kind]
         lines = path.read_bytes().removesuffix(b"\n").split(b"\n")
         return [
@@ -99,7 +98,7 @@ def _with_baselines(path: Path, task: Task, baselines: dict[str, dict[str, float
 
 
 def _baselines(path: Path) -> dict[str, dict[str, float]]:
-    """Of each task, by table; a table whose column is not there is left out."""
+    """The baselines of each task, by table; tables without a column are omitted."""
     found: dict[str, dict[str, float]] = {}
     for number, row in enumerate(csv.DictReader(_text(path).splitlines()), start=2):
         name = row.get("Eval Task")
@@ -129,7 +128,7 @@ def _object(path: Path, number: int, line: bytes) -> dict[str, Any]:
     where = f"{path}:{number}"
     try:
         value = json.loads(line.decode("utf-8"))
-    except ValueError as error:  # JSON and UTF-8 alike
+    except ValueError as error:  # of JSON or UTF-8
         got = f"{line[:60]!r}, {len(line)} bytes ({error})" if line else "an empty line"
         raise _fault(where, "one whole JSON object", got) from error
     if not isinstance(value, dict):

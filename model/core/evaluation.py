@@ -1,7 +1,7 @@
-"""One evaluation of CORE from configuration to numbers, for the trainer and the command line.
+"""One evaluation of CORE from configuration to metrics, for the trainer and the command line.
 
-`Evaluation` opens the bundle and makes every prompt's tokens: before a run trains, so that a faulty
-line or a missing file is said then and not hours later. Calling it evaluates a model as it is now.
+`Evaluation` opens the bundle and encodes every prompt before a run trains, so that a faulty line or
+a missing file is an error at the start. Calling it evaluates a model.
 """
 
 import time
@@ -16,10 +16,10 @@ from model.config.derive import Derived
 from model.core.bundle import BASELINE_COLUMNS, BASELINES, Bundle
 from model.core.eval_model import EvalModel
 from model.core.fetch import published_bundle
-from model.core.layout import Layout, laid_out
-from model.core.outcomes import Outcomes, Result, decided, summed_up
-from model.core.prompt_cache import questions_of
-from model.core.score import scored
+from model.core.layout import Layout, plan_batches
+from model.core.outcomes import Outcomes, Result, decide, summarise
+from model.core.prompt_cache import load_questions
+from model.core.score import score_rows
 from model.data.atomic import Progress
 from model.data.tokenizer import Tokenizer
 from model.distributed.ranks import ALONE, Ranks
@@ -29,33 +29,33 @@ from model.kernels import Kernels
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Evaluated:
-    """What an evaluation found; the same on every rank."""
+class EvaluationResult:
+    """The result of an evaluation, the same on every rank."""
 
     outcomes: Outcomes
     result: Result
-    asked: dict[str, Any]
-    """What has to be equal for two evaluations to be compared."""
+    identity: dict[str, Any]
+    """What must be equal for two evaluations to be comparable."""
     kernels: Kernels
-    """What ran."""
+    """The kernels that ran."""
     seconds: float
 
     @property
     def metrics(self) -> dict[str, float]:
-        """As result.json has them."""
+        """The metrics of result.json."""
         result = self.result
         return {"core": result.core, "core_soft": result.core_soft, "core_s": self.seconds}
 
     def as_json(self) -> dict[str, Any]:
-        """As events.jsonl has it."""
+        """The fields of the event in events.jsonl."""
         errors = {"core_se": self.result.core_se, "core_soft_se": self.result.core_soft_se}
         accuracy = {task.task.name: round(task.accuracy, 6) for task in self.result.tasks}
         ran = {place: getattr(self.kernels, place) for place in ("attention", "qkv", "products")}
-        how = {**self.asked, **ran, "unscored": self._unscored()}
+        how = {**self.identity, **ran, "unscored": self._unscored()}
         return {**self.metrics, **errors, **how, "accuracy": accuracy}
 
     def _unscored(self) -> list[tuple[str, int]]:
-        """Questions with a row that has no token of its own, which is never chosen."""
+        """Questions with a row without a token of its own, which is never chosen."""
         outcomes = self.outcomes
         empty = np.add.reduceat(np.isnan(outcomes.losses), outcomes.first_row[:-1]) > 0
         names = [task.task.name for task in self.result.tasks]
@@ -63,21 +63,23 @@ class Evaluated:
 
 
 class Evaluation:
-    """Everything but the model."""
+    """An evaluation without its model."""
 
-    def __init__(self, config: Config, derived: Derived, tokenizer: Tokenizer, told: Progress):
-        """Raises DataError for a bundle or a vocabulary that is not as it must be."""
+    def __init__(self, config: Config, derived: Derived, tokenizer: Tokenizer, progress: Progress):
+        """Raises DataError for a faulty bundle or vocabulary."""
         assert config.core is not None
         self.config, self.derived, settings = config, derived, config.core
         cache = Path(config.data.cache_dir).expanduser()
         folder = settings.bundle and Path(settings.bundle).expanduser()
-        self.bundle = Bundle(folder or published_bundle(cache, told))
+        self.bundle = Bundle(folder or published_bundle(cache, progress))
         _require_baselines(self.bundle, settings)
-        self.questions = questions_of(self.bundle, tokenizer, settings.max_per_task, cache, told)
+        self.questions = load_questions(
+            self.bundle, tokenizer, settings.max_per_task, cache, progress
+        )
         full = config.model.rotary is not None and settings.long_prompts != "crop_left"
         self.keep_tokens = None if full else config.model.context_tokens
-        self.layout_of(ALONE)  # a continuation that is longer than the context is said now
-        self.asked = {
+        self.layout_of(ALONE)  # raises for a continuation longer than the context
+        self.identity = {
             "bundle": self.bundle.sha256,
             "tokenizer": tokenizer.sha256,
             "max_per_task": settings.max_per_task,
@@ -86,24 +88,26 @@ class Evaluation:
         }
 
     def layout_of(self, ranks: Ranks) -> Layout:
-        """Batches as large as those that the run trains with."""
+        """Batches as large as those of training."""
         tokens = self.derived.device_batch_rows * self.derived.sizes.context
         keep = self.keep_tokens
-        return laid_out(self.questions, keep_tokens=keep, batch_tokens=tokens, ranks=ranks.count)
+        return plan_batches(
+            self.questions, keep_tokens=keep, batch_tokens=tokens, ranks=ranks.count
+        )
 
-    def __call__(self, gpt: GPT, kernels: Kernels, ranks: Ranks = ALONE) -> Evaluated:
-        """Evaluates the model as it is; `kernels` are those that it trains with."""
+    def __call__(self, gpt: GPT, kernels: Kernels, ranks: Ranks = ALONE) -> EvaluationResult:
+        """Evaluate the model; `kernels` are those of its training."""
         began = time.perf_counter()
         device = gpt.embedding.weight.device
-        twin = EvalModel(gpt, self.config, self.derived.sizes, kernels)
-        scores = scored(twin, self.questions, self.layout_of(ranks), device, ranks)
-        outcomes = decided(self.questions, scores)
-        table = str(self.asked["baselines"])
-        return Evaluated(
+        eval_model = EvalModel(gpt, self.config, self.derived.sizes, kernels)
+        scores = score_rows(eval_model, self.questions, self.layout_of(ranks), device, ranks)
+        outcomes = decide(self.questions, scores)
+        table = str(self.identity["baselines"])
+        return EvaluationResult(
             outcomes=outcomes,
-            result=summed_up(self.bundle.tasks, outcomes, table, scores.seconds),
-            asked=self.asked,
-            kernels=twin.kernels,
+            result=summarise(self.bundle.tasks, outcomes, table, scores.seconds),
+            identity=self.identity,
+            kernels=eval_model.kernels,
             seconds=time.perf_counter() - began,
         )
 

@@ -1,11 +1,11 @@
-"""Which rows go through the model together, and on which rank.
+"""Batches of rows, and their distribution over ranks.
 
-A row costs its tokens, so rows of about one length share a batch, padded on the right, where causal
-attention never looks. A question whose rows begin alike goes as shared tokens and rests
-(model/core/eval_model.py) where that is cheaper. The longest come first, each batch to the rank
-that has least to do, so that all ranks end together.
+The cost of a row is its tokens, so rows of similar length share a batch, padded on the right, where
+causal attention does not look. A question whose rows share a prefix runs as prefix and suffixes
+(model/core/eval_model.py) where that is cheaper. The longest batches come first, each on the rank
+with the least work, so that all ranks end together.
 
-A row is the tokens of the model's input: all but its last, after which nothing is asked.
+A row is the tokens of the model's input: all but its last.
 """
 
 from collections.abc import Iterator
@@ -18,44 +18,44 @@ from model.core.questions import NO_GOLD, Questions
 from model.errors import DataError
 
 MOST_SHARED_COST = 0.75
-"""Rests run in a pass of their own: less than a quarter saved is not worth it."""
+"""Suffixes need a second pass, so sharing must save at least a quarter."""
 PADDING_SHARE = 16
-"""Lengths are rounded up to a sixteenth of a power of two, so that few differ."""
+"""Lengths are rounded up to a sixteenth of a power of two, to limit their number."""
 LEAST_STEP = 8
 BATCHES_A_RANK = 8
-"""At least so many, where tokens suffice, so that ranks end within an eighth of one another."""
-AGAIN = 2  # model.core.twin.LOOKBACK, which needs torch; a test holds them equal
+"""At least so many where there are enough tokens, so that ranks end within an eighth of one
+another."""
+LOOKBACK = 2  # model.core.eval_model.LOOKBACK, without torch; a test compares them
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Batch:
-    """Rows, or questions with shared tokens, that go through the model together."""
+    """Rows, or questions with a shared prefix, that go through the model together."""
 
     members: NDArray[np.int64]
     """Rows; or questions, where `shares`."""
     shares: bool
     continues: bool
-    """Whether they are of language modeling, where the logits' order counts too."""
+    """Whether the rows are of language modeling, which also needs the rank of the target logits."""
     padded: int
-    """Tokens of a row; of the shared part, where `shares`."""
-    padded_rests: int = 0
+    """Tokens of a row; of the prefix, where `shares`."""
+    padded_suffixes: int = 0
 
     @property
     def tokens(self) -> int:
-        """Its cost."""
-        return len(self.members) * (self.padded + self.padded_rests)
+        return len(self.members) * (self.padded + self.padded_suffixes)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Layout:
-    """All batches, the most expensive first, and how rows are cut."""
+    """All batches, the most expensive first, and how rows are cropped."""
 
     batches: list[Batch]
     skipped: NDArray[np.int32]
-    """(R) tokens that a row loses on the left."""
+    """(R) tokens cropped on the left of a row."""
 
-    def of_rank(self, rank: int, ranks: int) -> list[Batch]:
-        """Those of one rank: greedily, each batch goes to the one that has least to do."""
+    def for_rank(self, rank: int, ranks: int) -> list[Batch]:
+        """The batches of one rank: greedily, each batch goes to the rank with the least work."""
         loads = [0] * ranks
         chosen = []
         for batch in self.batches:
@@ -66,13 +66,13 @@ class Layout:
         return chosen
 
 
-def laid_out(
+def plan_batches(
     questions: Questions, *, keep_tokens: int | None, batch_tokens: int, ranks: int = 1
 ) -> Layout:
-    """Batches of at most `batch_tokens`, or one row where that is longer.
+    """Batches of at most `batch_tokens`, or one longer row.
 
-    Of rows longer than `keep_tokens` the last so many are kept; null keeps all. Raises DataError
-    where nothing would be left in front of the scored tokens.
+    Rows are cropped to their last `keep_tokens` tokens; null keeps all. Raises DataError where
+    nothing would be left before the scored tokens.
     """
     skipped = _skipped(questions, keep_tokens)
     shared = _pays(questions, skipped)
@@ -98,7 +98,7 @@ def _skipped(questions: Questions, keep_tokens: int | None) -> NDArray[np.int32]
         scored = int(questions.lengths[row] - questions.starts[row])
         raise DataError(
             path="model.context_tokens",
-            expected=f"a context longer than what has to be predicted: {scored} tokens of a prompt",
+            expected=f"a context longer than the {scored} tokens to predict of a prompt",
             got=str(keep_tokens),
             hint="Lengthen the context, or set core.long_prompts: full with rotary positions.",
         )
@@ -110,10 +110,10 @@ def _pays(questions: Questions, skipped: NDArray[np.int32]) -> NDArray[np.bool_]
     first = questions.first_row[:-1]
     rows = np.diff(questions.first_row)
     whole = np.add.reduceat(questions.lengths - 1, first)
-    rests = whole - rows * (questions.shared - AGAIN)
-    cheaper = questions.shared + rests <= MOST_SHARED_COST * whole
+    suffixes = whole - rows * (questions.shared - LOOKBACK)
+    cheaper = questions.shared + suffixes <= MOST_SHARED_COST * whole
     uncut = np.add.reduceat(skipped, first) == 0
-    possible = (questions.shared >= AGAIN) & (rows > 1) & (_rest_tokens(questions) > 0)
+    possible = (questions.shared >= LOOKBACK) & (rows > 1) & (_suffix_tokens(questions) > 0)
     return cheaper & uncut & possible
 
 
@@ -135,41 +135,41 @@ def _of_rows(
 
 def _of_questions(questions: Questions, chosen: NDArray[np.int64], budget: int) -> Iterator[Batch]:
     shared = questions.shared
-    rests = _rest_tokens(questions)[chosen]
+    suffixes = _suffix_tokens(questions)[chosen]
     places = np.array([rounded(int(shared[each])) for each in chosen], np.int64)
-    order = np.lexsort((-rests, -places))
+    order = np.lexsort((-suffixes, -places))
     start = 0
     while start < len(order):
-        end, padded, padded_rests = start, 0, 0
+        end, padded, padded_suffixes = start, 0, 0
         while end < len(order):
             wider = max(padded, int(places[order[end]]))
-            longer = max(padded_rests, rounded(int(rests[order[end]])))
+            longer = max(padded_suffixes, rounded(int(suffixes[order[end]])))
             if end > start and (end - start + 1) * (wider + longer) > budget:
                 break
-            end, padded, padded_rests = end + 1, wider, longer
+            end, padded, padded_suffixes = end + 1, wider, longer
         yield Batch(
             members=chosen[order[start:end]],
             shares=True,
             continues=False,
             padded=padded,
-            padded_rests=padded_rests,
+            padded_suffixes=padded_suffixes,
         )
         start = end
 
 
-def _rest_tokens(questions: Questions) -> NDArray[np.int64]:
-    """(Q) places that the rests of a question's rows take."""
-    rest = questions.lengths - np.repeat(questions.shared, np.diff(questions.first_row))
-    places = np.where((rest > 0) & _is_first(questions), rest + AGAIN - 1, 0)
+def _suffix_tokens(questions: Questions) -> NDArray[np.int64]:
+    """(Q) tokens of the suffixes of a question's rows."""
+    suffix = questions.lengths - np.repeat(questions.shared, np.diff(questions.first_row))
+    places = np.where((suffix > 0) & _is_first(questions), suffix + LOOKBACK - 1, 0)
     return np.add.reduceat(places, questions.first_row[:-1])
 
 
 def _is_first(questions: Questions) -> NDArray[np.bool_]:
-    """(R) whether no row of its question before it has the same tokens."""
+    """(R) whether no earlier row of the question has the same tokens."""
     return questions.same == np.arange(len(questions.same))
 
 
 def rounded(length: int) -> int:
-    """Up to a sixteenth of the power of two below it."""
+    """Rounded up to a sixteenth of the power of two below it."""
     step = max(LEAST_STEP, (1 << (length.bit_length() - 1)) // PADDING_SHARE)
     return -(-length // step) * step

@@ -1,4 +1,4 @@
-"""From losses to decisions, and from decisions to CORE and core_soft, with their standard errors.
+"""From losses to decisions, and from decisions to CORE and core_soft, with standard errors.
 
     multiple choice, schema    the row with the smallest mean loss, the first of equal ones; right
                                when it is the gold one.   value = softmax(-mean losses)[gold],
@@ -10,14 +10,13 @@
     CORE       mean of centred over tasks
     soft       mean of (value - chance) / (1 - chance)      core_soft = its mean over tasks
 
-A row without a token of its own (a choice that another one begins with) has no mean loss and is
-never chosen. nanochat takes Python's smallest of a list with NaN, which is the NaN when that comes
-first, and else another: a decision by the order of choices, which nobody means. With a vocabulary
-of 32,768 that concerns 4 of the 91,037 questions, all of piqa; the event of an evaluation names
-them. Where no row can be chosen, the first is, as there.
+A row without a token of its own (a choice that is a prefix of another) has no mean loss and is
+never chosen. nanochat takes Python's `min` of a list with NaN, which depends on the order of the
+choices. With a vocabulary of 32,768 this concerns 4 of the 91,037 questions, all of piqa; the event
+of an evaluation names them. Where no row can be chosen, the first is, as in nanochat.
 
-Standard errors are those of drawing other examples, tasks being independent: they say nothing of
-another seed of the training. No torch.
+Standard errors are over examples, with tasks independent. They do not include the variance between
+training seeds. No torch.
 """
 
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from model.core.task import Task
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scores:
-    """Of every row (R), over all ranks."""
+    """The scores of every row (R), over all ranks."""
 
     losses: NDArray[np.float64]
     """Mean loss of the scored tokens in nats; NaN where a row has none."""
@@ -40,25 +39,25 @@ class Scores:
     hits: NDArray[np.bool_]
     """Language modeling: whether all scored tokens were the model's first choice."""
     seconds: NDArray[np.float64]
-    """(Q) of devices, summed over ranks; a batch's seconds are shared out evenly."""
+    """(Q) device seconds, summed over ranks; a batch's seconds are split evenly."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Outcomes:
-    """What became of every question (Q)."""
+    """The outcome of every question (Q)."""
 
     task: NDArray[np.int32]
-    """Place of its task in the bundle."""
+    """Index of its task in the bundle."""
     example: NDArray[np.int32]
     """Row of the task's file, from 0."""
     correct: NDArray[np.bool_]
     value: NDArray[np.float64]
-    """Likelihood of what is right, 0 to 1."""
+    """Likelihood of the right answer, 0 to 1."""
     chance: NDArray[np.float64]
-    """`value` of guessing."""
+    """`value` of a random guess."""
     margin: NDArray[np.float64]
-    """How clear the decision was: nats between the two smallest mean losses; of language modeling
-    the least gap between the right token's logit and the best other's, below 0 where wrong."""
+    """Nats between the two smallest mean losses; for language modeling the smallest gap between the
+    right token's logit and the best other's, below 0 where wrong."""
     losses: NDArray[np.float64]
     """(R) mean loss of every row; NaN where it has no token of its own."""
     first_row: NDArray[np.int64]
@@ -67,8 +66,6 @@ class Outcomes:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskResult:
-    """One task."""
-
     task: Task
     examples: int
     baseline: float
@@ -77,23 +74,20 @@ class TaskResult:
     soft: float
     soft_se: float
     seconds: float
-    """Of devices."""
+    """Device seconds."""
 
     @property
     def centred(self) -> float:
-        """0 is guessing, 1 is all right."""
+        """Accuracy scaled so that 0 is guessing and 1 is all right."""
         return (self.accuracy - self.baseline) / (1 - self.baseline)
 
     @property
     def centred_se(self) -> float:
-        """Of `centred`."""
         return self.accuracy_se / (1 - self.baseline)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """All tasks."""
-
     tasks: tuple[TaskResult, ...]
 
     @property
@@ -103,7 +97,6 @@ class Result:
 
     @property
     def core_se(self) -> float:
-        """Of `core`."""
         return _of_mean([task.centred_se for task in self.tasks])
 
     @property
@@ -113,12 +106,11 @@ class Result:
 
     @property
     def core_soft_se(self) -> float:
-        """Of `core_soft`."""
         return _of_mean([task.soft_se for task in self.tasks])
 
 
-def decided(questions: Questions, scores: Scores) -> Outcomes:
-    """Every question's decision."""
+def decide(questions: Questions, scores: Scores) -> Outcomes:
+    """The decision of every question."""
     first, rows = questions.first_row[:-1], np.diff(questions.first_row)
     losses = np.where(np.isnan(scores.losses), np.inf, scores.losses)
     continues = questions.gold == NO_GOLD
@@ -130,7 +122,7 @@ def decided(questions: Questions, scores: Scores) -> Outcomes:
     likelihood = np.exp(relative)
     with np.errstate(invalid="ignore"):
         soft = likelihood[gold_row] / np.add.reduceat(likelihood, first)
-    soft = np.where(np.isinf(least), 1 / rows, soft)  # nothing told them apart
+    soft = np.where(np.isinf(least), 1 / rows, soft)  # no row has a loss
     return Outcomes(
         task=questions.task,
         example=questions.example,
@@ -144,7 +136,7 @@ def decided(questions: Questions, scores: Scores) -> Outcomes:
 
 
 def _first_where(holds: NDArray[np.bool_], first: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Of every question the first row for which it holds; there is one."""
+    """The first row of every question for which `holds` is true; there is one."""
     rows = np.where(holds, np.arange(len(holds)), len(holds))
     return np.minimum.reduceat(rows, first)
 
@@ -155,17 +147,17 @@ def _margins(
     first: NDArray[np.int64],
     rows: NDArray[np.int64],
 ) -> NDArray[np.float64]:
-    """From the smallest loss to the next; infinite where there is no other."""
+    """From the smallest loss to the next; infinite for a single row."""
     others = losses.copy()
     others[chosen] = np.inf
     with np.errstate(invalid="ignore"):
         return np.nan_to_num(np.minimum.reduceat(others, first) - losses[chosen], posinf=np.inf)
 
 
-def summed_up(
+def summarise(
     tasks: tuple[Task, ...], outcomes: Outcomes, table: str, seconds: NDArray[np.float64]
 ) -> Result:
-    """Every task of a bundle, by the baselines of `table`; `seconds` (Q)."""
+    """The result of every task of a bundle, by the baselines of `table`; `seconds` (Q)."""
     results = []
     for number, task in enumerate(tasks):
         own = outcomes.task == number

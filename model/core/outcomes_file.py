@@ -1,11 +1,11 @@
-"""Outcomes on disk: core.parquet, one line a question.
+"""Outcomes on disk: core.parquet, one row a question.
 
     task string, example int32, correct bool, value float32, chance float32, margin float32,
     losses list<float32>: the mean loss of each row, NaN where it has no token of its own
 
-Two runs are compared on it question by question, so the schema's metadata says, as JSON under the
-key `core`, what has to be equal for that: bundle and vocabulary (SHA-256), max_per_task,
-long_prompts, baselines, and each task's kind, shots, baseline, seconds and number of examples.
+The harness compares two runs question by question. The schema's metadata has what must be equal for
+that, as JSON under the key `core`: bundle and vocabulary (SHA-256), max_per_task, long_prompts,
+baselines, and each task's kind, shots, baseline, seconds and number of examples.
 """
 
 import json
@@ -20,14 +20,14 @@ from model.data.atomic import replacing
 KEY = "core"
 
 
-def name_of(step: int, *, final: bool) -> str:
-    """The file of an evaluation behind `step`, which is the run's last where `final`."""
+def file_name(step: int, *, final: bool) -> str:
+    """The file of an evaluation after `step`; `final` for the run's last."""
     return "core.parquet" if final else f"core-{step:08d}.parquet"
 
 
-def write(path: Path, outcomes: Outcomes, result: Result, asked: dict[str, Any]) -> None:
-    """Writes all outcomes, whole or not at all; `asked` is what was evaluated and how."""
-    import pyarrow as pa  # here: most runs are trained without CORE, some where it is missing
+def write(path: Path, outcomes: Outcomes, result: Result, identity: dict[str, Any]) -> None:
+    """Write all outcomes atomically; `identity` is what was evaluated and how."""
+    import pyarrow as pa  # imported here, because most runs do not evaluate CORE
     import pyarrow.parquet as pq
 
     names = [task.task.name for task in result.tasks]
@@ -45,13 +45,13 @@ def write(path: Path, outcomes: Outcomes, result: Result, asked: dict[str, Any])
             "losses": losses,
         }
     )
-    told = {**asked, "tasks": {task.task.name: _told(task) for task in result.tasks}}
-    table = table.replace_schema_metadata({KEY: json.dumps(told)})
+    metadata = {**identity, "tasks": {task.task.name: _task_json(task) for task in result.tasks}}
+    table = table.replace_schema_metadata({KEY: json.dumps(metadata)})
     with replacing(path) as file:
         pq.write_table(table, file, compression="zstd")
 
 
-def _told(result: TaskResult) -> dict[str, Any]:
+def _task_json(result: TaskResult) -> dict[str, Any]:
     return {
         "kind": result.task.kind,
         "shots": result.task.shots,

@@ -1,8 +1,8 @@
-"""Items as text: which of a task are asked, which solved ones stand in front, how it all is joined.
+"""Items as text: the selected items of a task, their shots, and the format of a prompt.
 
-Everything random is fixed by the metric: a task's items are shuffled by Random(1337) and cut to
-`max_per_task`; item i of that list gets its shots by Random(1234 + i) from the others of the list.
-So a smaller `max_per_task` asks other shots too, and results of different values are not compared.
+The metric fixes all randomness: a task's items are shuffled by Random(1337) and cut to
+`max_per_task`; item i of that list gets its shots by Random(1234 + i) from the others. A smaller
+`max_per_task` therefore changes the shots too, and results of different values are not comparable.
 
     shot, blank line, shot, blank line, ..., query + delimiter + answer
 
@@ -20,37 +20,37 @@ SHOTS_SEED = 1234
 BETWEEN = "\n\n"
 
 
-def asked(count: int, max_per_task: int | None) -> list[int]:
-    """The rows of a task's file that are asked, in the order of the metric."""
+def selected(count: int, max_per_task: int | None) -> list[int]:
+    """The selected rows of a task's file, in the order of the metric."""
     rows = list(range(count))
     random.Random(ORDER_SEED).shuffle(rows)
     return rows[:max_per_task]
 
 
 def shots_of(index: int, count: int, shots: int) -> list[int]:
-    """PositionIds in the list of `count` asked items whose items stand in front of item `index`."""
-    # a sample of all places but one, without writing them down for each of 20,000 items
+    """Indices of the shots of item `index`, in the list of `count` selected items."""
+    # a sample of all indices but one, without a list for each of 20,000 items
     drawn = random.Random(SHOTS_SEED + index).sample(range(count - 1), shots) if shots else []
     return [place + (place >= index) for place in drawn]
 
 
 def require_enough(task: Task, count: int, max_per_task: int | None, file: object) -> None:
-    """Raises DataError where there are no items left to be shots."""
+    """Raise DataError where too few items are left as shots."""
     if count > task.shots:
         return
     got, hint = f"{count} items in {file}", "Complete that file."
     where = "core.bundle"
     if max_per_task is not None and max_per_task <= task.shots:
-        where, got, hint = "core.max_per_task", str(max_per_task), "Raise it."
+        where, got, hint = "core.max_per_task", str(max_per_task), "Increase it."
     expected = f"more than {task.shots} items, the shots of {task.name}"
     raise DataError(path=where, expected=expected, got=got, hint=hint)
 
 
 def texts(task: Task, items: Sequence[Item], index: int) -> list[str]:
-    """Item `index` of the asked ones as the texts of its rows.
+    """The rows of selected item `index` as texts.
 
-    One row a choice or context. Of language modeling two: the prompt alone, without the white space
-    at its end, and the prompt with its continuation.
+    One row a choice or context. Language modeling has two: the prompt without trailing white space,
+    and the prompt with its continuation.
     """
     shots = [solved(task, items[at]) for at in shots_of(index, len(items), task.shots)]
     ends = _ends(task, items[index])

@@ -1,9 +1,9 @@
-"""The published CORE bundle: its tasks, the hash of every file, and where it is downloaded from.
+"""The published CORE bundle: its tasks, the hash of every file, and its download address.
 
-Facts. Tasks and baselines are those of DCLM (mlfoundations/dclm at 361714b: eval/heavy.yaml,
+Tasks and baselines are those of DCLM (mlfoundations/dclm at 361714b: eval/heavy.yaml,
 additional_aggregation.json; v1 is eval_meta_data_v1.csv, v2 the present table), the data is
-mosaicml/llm-foundry's (at 8c8dd48), the archive nanochat's (@karpathy), which has both. Hashes
-were taken of files whose git blob ids are llm-foundry's. Standard library only.
+mosaicml/llm-foundry's (at 8c8dd48), the archive nanochat's (@karpathy), which has both. The hashes
+are of files whose git blob ids are llm-foundry's. Standard library only.
 """
 
 # ruff: noqa: E501  (a line of these tables is a row)
@@ -66,7 +66,7 @@ SHA256 = {
     "world_knowledge/bigbench_qa_wikidata.jsonl": "bb0d22727cb25beffb022c8e8c0c3e1159c8b3c7bd7284603c0d6491f8616265",
     "world_knowledge/jeopardy_all.jsonl": "187e7f270a440c63d6cf11a57459fdc7e0bce889338225e42cc88e24ee13d52e",
 }
-"""Of each file in eval_data/."""
+"""Hash of each file in eval_data/."""
 
 
 def _task(line: str) -> Task:

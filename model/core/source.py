@@ -1,4 +1,4 @@
-"""A model to evaluate without training it: one of a run's checkpoints, or one at initialisation."""
+"""Loads a model to evaluate without training: from a run's checkpoint, or at initialisation."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ WEIGHTS_RANK = 0  # the rank whose file of a checkpoint holds the weights
 
 
 def at_initialisation(config: Config, derived: Derived, device: torch.device) -> GPT:
-    """As a run of this configuration begins."""
+    """The model at the start of a run of this configuration."""
     gpt = _built(config, derived, device)
     initialise(gpt, config.seed)
     return gpt
@@ -32,7 +32,7 @@ def of_checkpoint(
     device: torch.device,
     kernels: Kernels | None = None,
 ) -> tuple[GPT, int]:
-    """The model in a checkpoint, and its step. Raises RunError for a damaged or foreign one.
+    """The model in a checkpoint, and its step. Raises RunError for a damaged or incompatible one.
 
     `kernels`: those of its forward pass; null for torch's own.
     """
@@ -52,7 +52,7 @@ def of_checkpoint(
 
 
 def checkpoint_of(run_dir: Path, step: int | None) -> Path:
-    """A run's newest whole checkpoint, or that of `step`. Raises RunError where there is none."""
+    """A run's newest intact checkpoint, or that of `step`. Raises RunError where there is none."""
     folder = checkpoint.folder_of(run_dir)
     listed = checkpoint.listed(folder)
     for path in listed:
@@ -68,7 +68,7 @@ def checkpoint_of(run_dir: Path, step: int | None) -> Path:
         path=str(folder),
         expected="a whole checkpoint" + ("" if step is None else f" of step {step}"),
         got=", ".join(path.name for path in reversed(listed)) or "none",
-        hint="Set checkpoint.every_steps for a run that keeps some.",
+        hint="Set checkpoint.every_steps to write checkpoints.",
     )
 
 

@@ -1,4 +1,4 @@
-"""What an evaluation says on a terminal: a line a task, and the two metrics. No torch."""
+"""The result of an evaluation as a table: a line a task, and the two metrics. No torch."""
 
 from collections.abc import Iterator
 

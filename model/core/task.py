@@ -1,8 +1,8 @@
-"""What a task is: a file of items of one kind, and how they are asked. Facts and shapes only.
+"""The kinds of tasks and their items.
 
-multiple_choice     one query, several choices; the best is the one with the smallest loss
-schema              several contexts, one continuation; the best is the context it follows best
-language_modeling   a context and a continuation that has to come word for word
+multiple_choice     one query, several choices; the best is the one with the smallest loss schema
+several contexts, one continuation; the best is the context with the smallest loss language_modeling
+a context and a continuation that the model must predict exactly
 """
 
 from dataclasses import dataclass
@@ -14,23 +14,21 @@ KINDS: tuple[str, ...] = get_args(Kind)
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One task of a bundle."""
-
     name: str
     file: str
-    """Its items, relative to eval_data/."""
+    """File of its items, relative to eval_data/."""
     kind: Kind
     shots: int
-    """Solved examples in front of each item."""
+    """Solved examples before each item."""
     delimiter: str
-    """Between a query and its answer."""
+    """Text between a query and its answer."""
     baselines: dict[str, float]
     """Accuracy of guessing, 0 to 1, by table (v1, v2)."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A query with choices, of which `gold` is right."""
+    """A query with choices; `gold` is the index of the right one."""
 
     query: str
     choices: tuple[str, ...]
@@ -39,7 +37,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Schema:
-    """Contexts, of which `gold` is the one that the continuation belongs to."""
+    """Contexts; `gold` is the index of the one to which the continuation belongs."""
 
     contexts: tuple[str, ...]
     continuation: str
@@ -48,7 +46,7 @@ class Schema:
 
 @dataclass(frozen=True)
 class Continuation:
-    """A context and what has to follow it."""
+    """A context and the continuation to predict."""
 
     context: str
     continuation: str

@@ -1,8 +1,8 @@
-"""`python -m model.data prepare|verify|show`: make data ready, check it, look at it.
+"""`python -m model.data prepare|verify|show`: prepare data, verify it, print samples.
 
-`prepare` is part of the trainer's contract: progress on standard error (a download as a bar where
-that is a terminal), and as the last line of standard output one JSON object with `data_id` and
-`path`. Errors have three parts and exit code 2.
+`prepare` is part of the trainer's contract: it prints progress to standard error (a bar for
+downloads on a terminal) and one JSON object with `data_id` and `path` as the last line of standard
+output. Errors have three parts and exit code 2.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from model.data.documents import documents_digest
 from model.data.downloaded import DownloadedFiles
 from model.data.manifest import SHARDS, Manifest, is_prepared
 from model.data.prepare import Prepared, open_prepared, prepare
-from model.data.progress import bar
+from model.data.progress import progress_bar
 from model.data.published import PUBLISHED, Published
 from model.data.settings import DataSettings
 from model.data.shards import verify_shard
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {missing_package(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        print("interrupted; re-run the same command to resume", file=sys.stderr)
         return 130
     return 0
 
@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, help=help_text)
         command.add_argument("file", nargs="?", type=Path, metavar="CONFIG", help="a configuration")
-        command.add_argument("--config", type=Path, help="the same, by name")
+        command.add_argument("--config", type=Path, help="same as CONFIG")
         command.add_argument("--set", action="append", default=[], metavar="a.b=c")
     commands.choices["show"].add_argument("--rows", type=int, default=3, help="rows to decode")
     return parser
@@ -65,11 +65,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _prepare(settings: DataSettings, chosen: argparse.Namespace) -> None:
     began = time.perf_counter()
-    meter = bar if sys.stderr.isatty() else None
-    prepared = prepare(settings, lambda line: print(line, file=sys.stderr, flush=True), meter)
+    display = progress_bar if sys.stderr.isatty() else None
+    prepared = prepare(settings, lambda line: print(line, file=sys.stderr, flush=True), display)
     print(f"ready in {time.perf_counter() - began:.1f} s", file=sys.stderr, flush=True)
     view = prepared.view
-    answer = {
+    result = {
         "data_id": view.data_id,
         "path": str(prepared.path.resolve()),
         "train_tokens": view.train_tokens,
@@ -79,7 +79,7 @@ def _prepare(settings: DataSettings, chosen: argparse.Namespace) -> None:
         "tokenizer_sha256": prepared.tokenizer.sha256,
         "vocab_size": prepared.vocab_size,
     }
-    print(json.dumps(answer))
+    print(json.dumps(result))
 
 
 def _verify(settings: DataSettings, chosen: argparse.Namespace) -> None:
@@ -112,7 +112,7 @@ def _verify_source(settings: DataSettings, manifest: Manifest) -> None:
         _verify_downloads(DownloadedFiles(settings.cache, settings.source), recorded)
         return
     if is_prepared(Path(settings.source)):
-        print("--  source: the folder was prepared elsewhere, its text is not here")
+        print("--  source: prepared elsewhere, the text is not on this machine")
         return
     for file in describe_source(settings.source).files:
         _require_same(str(file.path), recorded.get(file.name), file_sha256(file.path))
@@ -120,11 +120,11 @@ def _verify_source(settings: DataSettings, manifest: Manifest) -> None:
 
 
 def _verify_downloads(downloaded_files: DownloadedFiles, recorded: dict[str, str]) -> None:
-    """Downloads may be gone once their tokens are made; those that are here must be the same."""
+    """Compare the downloads that are present; they may be deleted once their tokens exist."""
     for name, sha256 in recorded.items():
         path = downloaded_files.path(name)
         if not path.exists():
-            print(f"--  source {name}: not here, its tokens are")
+            print(f"--  source {name}: deleted, its tokens exist")
             continue
         _require_same(str(path), sha256, file_sha256(path))
         print(f"ok  source {name}")
@@ -169,7 +169,7 @@ def _show(settings: DataSettings, chosen: argparse.Namespace) -> None:
 
 
 def _show_downloads(published: Published, settings: DataSettings) -> None:
-    """Which of the files asked for are here; told whether or not anything is prepared yet."""
+    """Print how many of the requested files are downloaded, prepared or not."""
     names = published.file_names(settings.train_files)
     downloaded_files = DownloadedFiles(settings.cache, published.name)
     here = [path.stat().st_size for path in map(downloaded_files.path, names) if path.exists()]
@@ -181,7 +181,7 @@ def _show_downloads(published: Published, settings: DataSettings) -> None:
 
 
 def _show_rows(prepared: Prepared, split: str, shown: int) -> None:
-    """Cropping over about one epoch, then the first rows as text."""
+    """Print the cropping over about one epoch, then the first rows as text."""
     settings, view = prepared.settings, prepared.view
     tokens = view.train_tokens if split == TRAIN else view.validation_tokens
     epoch = max(shown, tokens * 2 // 3 // (settings.context_tokens + 1))

@@ -1,9 +1,8 @@
-"""Whole-or-nothing files, hashes of what they hold, and one lock while data is prepared.
+"""Atomic file writes, hashes of their content, and one lock while data is prepared.
 
-A killed process leaves the old file or the new one, never half of one; a full disk or a folder that
-cannot be written becomes a DataError with a hint. Files are not forced to the disk one by one:
-after a loss of power, the sizes and hashes checked at opening find what is missing. Standard
-library only.
+A killed process leaves the old file or the new one, never a part. A full disk and a read-only
+folder become a DataError with a hint. Files are not synced to disk one by one: after a power loss,
+the sizes and hashes that are checked at opening find what is missing. Standard library only.
 """
 
 import errno
@@ -26,7 +25,7 @@ _LOCKED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that takes the place of `path` when the block ends without an exception.
+    """A binary file that replaces `path` when the block ends without an exception.
 
     Raises DataError when the disk is full or the folder cannot be written.
     """
@@ -43,7 +42,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as one JSON file, whole or not at all."""
+    """Write a value as JSON, atomically."""
     with replacing(path) as file:
         file.write(json.dumps(value, indent=1).encode() + b"\n")
 
@@ -63,9 +62,9 @@ def read_json(path: Path) -> Any:
 
 @contextmanager
 def exclusive(folder: Path, progress: Progress) -> Iterator[None]:
-    """Hold the folder's lock; wait while another process prepares there.
+    """Hold the folder's lock, waiting while another process holds it.
 
-    The kernel frees the lock of a killed process, so none is ever left behind.
+    The kernel releases the lock of a killed process.
     """
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -81,7 +80,7 @@ def exclusive(folder: Path, progress: Progress) -> Iterator[None]:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Delete what a killed process left half-written. Only while holding the lock."""
+    """Delete the partial files of a killed process. Call it while holding the lock."""
     for left_over in folder.glob(".*.unfinished"):
         left_over.unlink(missing_ok=True)
 
@@ -105,24 +104,24 @@ def file_sha256(path: Path) -> str:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk and a folder that cannot be written into a DataError with a hint."""
+    """Turn a full disk and a read-only folder into a DataError with a hint."""
     try:
         yield
     except OSError as error:
         if error.errno in _FULL:
             raise DataError(
                 path=str(path),
-                expected="room on the disk for the prepared data",
-                got=f"no more room ({error.strerror})",
-                hint="Free some space, or set data.cache_dir to another disk; "
-                "the same command goes on where it stopped.",
+                expected="disk space for the prepared data",
+                got=f"no space left ({error.strerror})",
+                hint="Free some space, or set data.cache_dir to another disk, then "
+                "re-run the same command to resume.",
             ) from error
         if error.errno in _LOCKED:
             raise DataError(
                 path=str(path),
                 expected="a folder that can be written",
                 got=str(error.strerror).lower(),
-                hint="Set data.cache_dir to a folder of yours.",
+                hint="Set data.cache_dir to a folder that you can write.",
             ) from error
         if error.errno in NO_LOCKS:
             raise DataError(

@@ -1,9 +1,8 @@
-"""Documents out of source files, in order, in chunks small enough for memory.
+"""Documents of source files, in order, in chunks small enough for memory.
 
-A document is a text, or the GPT-2 tokens of one where the file holds those (`token_file`). A chunk
-never crosses a row group of a parquet file; a jsonl, txt or bin file counts as one group.
-Whatever is wrong with a file is said with its name and its line, row group or byte: nothing is
-skipped but blank jsonl lines.
+A document is a text, or GPT-2 tokens where the file holds tokens (`token_file`). A chunk never
+crosses a row group of a parquet file; a jsonl, txt or bin file counts as one group. Errors name the
+file and the line, row group or byte. Only blank jsonl lines are skipped.
 """
 
 import hashlib
@@ -26,23 +25,23 @@ CHUNK_DOCUMENTS = 1_000
 
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
-    """Documents that follow each other in one row group (`group` counts from 0 in the part)."""
+    """Consecutive documents of one row group (`group` counts from 0 in the part)."""
 
     group: int
     documents: Sequence[Document]
 
     @property
     def texts(self) -> list[str]:
-        """The documents of a source of text."""
+        """The documents, which must be text."""
         texts = [document for document in self.documents if isinstance(document, str)]
         assert len(texts) == len(self.documents), "a file of tokens has no text"
         return texts
 
 
 def read_part(source: Source, part: Part, threshold: str | None) -> Iterator[Chunk]:
-    """The documents of one part in order. `threshold` as from `held_out_threshold`.
+    """The documents of one part in order. `threshold` is the result of `held_out_threshold`.
 
-    Raises DataError naming the file and the place in it.
+    Raises DataError naming the file and the position in it.
     """
     for chunk in _read(source.kind, part.files):
         documents = chunk.documents
@@ -57,10 +56,10 @@ def read_part(source: Source, part: Part, threshold: str | None) -> Iterator[Chu
 
 
 def held_out_threshold(source: Source) -> str | None:
-    """The largest document hash (hex) that belongs to validation; None: it has a file of its own.
+    """The largest document hash (hex) that belongs to validation; None where validation has a file.
 
-    One document in ten, and at least one: those with the smallest hashes. Raises DataError when
-    there are fewer than two different documents.
+    Holds out the documents with the smallest hashes: one in ten, and at least one. Raises DataError
+    when there are fewer than two different documents.
     """
     if not source.held_out:
         return None

@@ -1,16 +1,16 @@
-"""One file over HTTP: resumed where it was cut, tried again with longer and longer pauses, checked.
+"""One file over HTTP: resumed after a cut, retried with exponential backoff, checked.
 
-What has arrived lies in `.<name>.<tag>.part` beside its target; the tag stands for the version that
-the server named (ETag), so bytes of two versions are never joined; without a name, an attempt
-begins at the beginning. A whole file is compared with its size and its SHA-256, and takes its name
-last, by rename. The Hugging Face hub tells both in the answer that redirects to its storage
-(`X-Linked-Size`, `X-Linked-ETag`), before a byte is sent.
+A partial download is `.<name>.<tag>.part` beside its target. The tag identifies the version that
+the server named (ETag), so bytes of two versions are never joined; where the server names none,
+every attempt starts at byte 0. A complete file is compared with its size and SHA-256 and then
+renamed. The Hugging Face hub sends both in the response that redirects to its storage
+(`X-Linked-Size`, `X-Linked-ETag`), before the body.
 
-Faults that may pass (no connection, a body cut short, 429, 5xx, a wrong hash) are tried again;
-others are told at once, a proxy's web page in place of the file among them.
+Transient faults (no connection, a truncated body, 429, 5xx, a wrong hash) are retried. Others, such
+as a proxy's web page in place of the file, raise at once.
 
-The standard library's client is enough here: `huggingface_hub` resumes too, but compares sizes
-only, cannot be pointed at a plain mirror, and takes settings from the environment.
+The standard library's client is enough: `huggingface_hub` resumes too, but compares sizes only,
+does not download from a plain mirror, and takes settings from the environment.
 """
 
 import hashlib
@@ -27,37 +27,39 @@ from pathlib import Path
 from typing import IO, Any
 
 from model.data.atomic import disk_errors, file_sha256
-from model.data.downloaded import DownloadedFiles, Recorded
+from model.data.downloaded import DownloadedFiles, FileRecord
 from model.data.progress import Tally
 from model.errors import DataError
 
 BLOCK_BYTES = 1 << 20
-_NAMELESS = "nameless"  # in place of the tag, where the server names no version
-_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+_UNVERSIONED = "nameless"  # the tag where the server names no version
+_TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 _SHA256_LENGTH = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patience:
-    """How long a server is borne with: pauses double from the first to the longest."""
+class RetryPolicy:
+    """Attempts and pauses; pauses double from the first to the longest. `timeout_s` is without
+    data."""
 
     attempts: int = 6
     first_pause_s: float = 1.0
     longest_pause_s: float = 60.0
-    silence_s: float = 20.0
+    timeout_s: float = 20.0
 
-    def pause_s(self, attempt: int, asked_s: float | None) -> float:
-        """The pause after a failed attempt (from 0); the server's wish counts up to the longest."""
-        pause_s = self.first_pause_s * 2**attempt if asked_s is None else asked_s
+    def pause_s(self, attempt: int, retry_after_s: float | None) -> float:
+        """The pause after a failed attempt (from 0); `Retry-After` counts up to the longest
+        pause."""
+        pause_s = self.first_pause_s * 2**attempt if retry_after_s is None else retry_after_s
         return min(pause_s, self.longest_pause_s)
 
 
-class Stopped(Exception):
-    """The download was told to stop; what has arrived is kept."""
+class DownloadStopped(Exception):
+    """The caller stopped the download; the partial file remains."""
 
 
-class _Passing(Exception):
-    """A fault that may be gone at the next attempt."""
+class _TransientError(Exception):
+    """A fault that a later attempt may not meet."""
 
     def __init__(self, what: str, pause_s: float | None = None) -> None:
         super().__init__(what)
@@ -65,8 +67,8 @@ class _Passing(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """A file to download: its name, its address, and the data set whose folder it goes to."""
+class RemoteFile:
+    """A file to download: its name, its URL, and the data set whose folder it belongs to."""
 
     name: str
     url: str
@@ -74,56 +76,56 @@ class Wanted:
 
     @property
     def target(self) -> Path:
-        """Where it goes."""
+        """The path of the complete file."""
         return self.downloaded_files.path(self.name)
 
 
-def download(wanted: Wanted, tally: Tally, stop: threading.Event, patience: Patience) -> None:
-    """Bring one file to its place. Raises DataError when it cannot be had, Stopped when told to."""
+def download(remote: RemoteFile, tally: Tally, stop: threading.Event, retry: RetryPolicy) -> None:
+    """Download one file. Raises DataError after the last attempt, DownloadStopped once `stop` is
+    set."""
     for attempt in itertools.count():
         try:
-            _attempt(wanted, tally, stop, patience.silence_s)
+            _attempt(remote, tally, stop, retry.timeout_s)
             return
-        except _Passing as fault:
-            if attempt + 1 >= patience.attempts:
+        except _TransientError as fault:
+            if attempt + 1 >= retry.attempts:
                 raise DataError(
-                    path=wanted.url,
-                    expected=f"{wanted.name} within {patience.attempts} attempts",
+                    path=remote.url,
+                    expected=f"{remote.name} within {retry.attempts} attempts",
                     got=fault.what,
-                    hint=_other_ways(wanted),
+                    hint=_alternatives(remote),
                 ) from fault
-            pause_s = patience.pause_s(attempt, fault.pause_s)
-            tally.notes.append(f"{wanted.name}: {fault.what}; again in {pause_s:.0f} s")
+            pause_s = retry.pause_s(attempt, fault.pause_s)
+            tally.notes.append(f"{remote.name}: {fault.what}; again in {pause_s:.0f} s")
         if stop.wait(pause_s):
-            raise Stopped
+            raise DownloadStopped
 
 
-def _attempt(wanted: Wanted, tally: Tally, stop: threading.Event, silence_s: float) -> None:
-    earlier = _parts(wanted.target)
-    named = [part for part in earlier if f".{_NAMELESS}" not in part.suffixes]
-    begun = named[0] if len(named) == 1 else None
-    here_bytes = begun.stat().st_size if begun else 0
-    with _answer(wanted, here_bytes, silence_s) as answer:
-        told = _Told.by(answer, here_bytes)
-        _require_same_version(wanted, told)
-        part = wanted.target.with_name(f".{wanted.name}.{told.tag}.part")
-        if told.start_bytes and part != begun:
+def _attempt(remote: RemoteFile, tally: Tally, stop: threading.Event, timeout_s: float) -> None:
+    earlier = _parts(remote.target)
+    named = [part for part in earlier if f".{_UNVERSIONED}" not in part.suffixes]
+    resumable = named[0] if len(named) == 1 else None
+    here_bytes = resumable.stat().st_size if resumable else 0
+    with _open_response(remote, here_bytes, timeout_s) as response:
+        info = _FileInfo.from_response(response, here_bytes)
+        _require_same_version(remote, info)
+        part = remote.target.with_name(f".{remote.name}.{info.tag}.part")
+        if info.start_bytes and part != resumable:
             _remove(earlier)
-            raise _Passing("the file changed on the server since its first part was downloaded")
-        _receive(answer, told, part, wanted, tally, stop)
+            raise _TransientError("the file changed on the server since the first attempt")
+        _receive(response, info, part, remote, tally, stop)
     _remove(other for other in earlier if other != part)
-    sha256 = _require_whole(part, told, wanted)
-    arrived = Recorded(bytes=part.stat().st_size, sha256=sha256, published=told.sha256 is not None)
-    wanted.downloaded_files.keep(
-        wanted.name, arrived
-    )  # before the name, so that none is without record
-    with disk_errors(wanted.target):
-        part.replace(wanted.target)
+    sha256 = _require_whole(part, info, remote)
+    record = FileRecord(bytes=part.stat().st_size, sha256=sha256, published=info.sha256 is not None)
+    # before the rename, so that every complete file has a record
+    remote.downloaded_files.write_record(remote.name, record)
+    with disk_errors(remote.target):
+        part.replace(remote.target)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Told:
-    """What an answer says of the file before its body: where the body starts, size, hash, tag."""
+class _FileInfo:
+    """What the response headers state: first byte of the body, total size, hash, tag."""
 
     start_bytes: int
     total_bytes: int | None
@@ -131,26 +133,26 @@ class _Told:
     tag: str
 
     @classmethod
-    def by(cls, answer: Any, here_bytes: int) -> "_Told":
-        headers: Message = answer.headers
-        linked: Message = getattr(answer, "linked", None) or headers
+    def from_response(cls, response: Any, here_bytes: int) -> "_FileInfo":
+        headers: Message = response.headers
+        linked: Message = getattr(response, "linked", None) or headers
         start_bytes, total_bytes = 0, _number(headers.get("Content-Length"))
-        if answer.status == http.HTTPStatus.PARTIAL_CONTENT:
+        if response.status == http.HTTPStatus.PARTIAL_CONTENT:
             start_bytes, total_bytes = _content_range(headers.get("Content-Range", ""))
             if start_bytes != here_bytes:
-                raise _Passing(f"bytes from {start_bytes:,} on, after asking from {here_bytes:,}")
+                raise _TransientError(f"bytes from {start_bytes:,}, requested from {here_bytes:,}")
         version = linked.get("X-Linked-ETag") or headers.get("ETag") or headers.get("Last-Modified")
         named = (linked.get("X-Linked-ETag") or "").strip('"')
         return cls(
             start_bytes=start_bytes,
             total_bytes=_number(linked.get("X-Linked-Size")) or total_bytes,
             sha256=named if len(named) == _SHA256_LENGTH else None,
-            tag=hashlib.sha256(version.encode()).hexdigest()[:12] if version else _NAMELESS,
+            tag=hashlib.sha256(version.encode()).hexdigest()[:12] if version else _UNVERSIONED,
         )
 
 
 class _KeepLinked(urllib.request.HTTPRedirectHandler):
-    """Follows redirects, and keeps the headers of the one that names the file's hash."""
+    """Follows redirects and keeps the headers of the redirect that names the file's hash."""
 
     def redirect_request(
         self,
@@ -161,7 +163,7 @@ class _KeepLinked(urllib.request.HTTPRedirectHandler):
         headers: Any,
         newurl: str,
     ) -> urllib.request.Request | None:
-        """The request that follows; the headers travel with it."""
+        """The next request, with the kept headers attached."""
         following = super().redirect_request(req, fp, code, msg, headers, newurl)
         if following is not None:
             named = headers if "X-Linked-ETag" in headers else getattr(req, "linked", None)
@@ -169,7 +171,7 @@ class _KeepLinked(urllib.request.HTTPRedirectHandler):
         return following
 
     def http_response(self, request: urllib.request.Request, response: Any) -> Any:
-        """Hands the kept headers to the answer."""
+        """Attach the kept headers to the response."""
         response.linked = getattr(request, "linked", None)
         return response
 
@@ -177,109 +179,111 @@ class _KeepLinked(urllib.request.HTTPRedirectHandler):
 
 
 @contextmanager
-def _answer(wanted: Wanted, here_bytes: int, silence_s: float) -> Iterator[Any]:
-    """The server's answer, from byte `here_bytes` on if it can."""
+def _open_response(remote: RemoteFile, here_bytes: int, timeout_s: float) -> Iterator[Any]:
+    """The server's response, from byte `here_bytes` if the server supports ranges."""
     headers = {"User-Agent": "gpt2-ablations"}
     if here_bytes:
         headers["Range"] = f"bytes={here_bytes}-"
-    request = urllib.request.Request(wanted.url, headers=headers)
+    request = urllib.request.Request(remote.url, headers=headers)
     opener = urllib.request.build_opener(_KeepLinked)
     try:
-        answer = opener.open(request, timeout=silence_s)
+        response = opener.open(request, timeout=timeout_s)
     except urllib.error.HTTPError as error:
         with error:
-            raise _refusal(wanted, error) from error
+            raise _http_error(remote, error) from error
     except urllib.error.URLError as error:
-        raise _Passing(f"no connection ({error.reason})") from error
+        raise _TransientError(f"no connection ({error.reason})") from error
     except (OSError, http.client.HTTPException) as error:
-        raise _Passing(_lost(error)) from error
-    with answer:
-        yield answer
+        raise _TransientError(_connection_lost(error)) from error
+    with response:
+        yield response
 
 
-def _refusal(wanted: Wanted, error: urllib.error.HTTPError) -> Exception:
-    """What an error status means: worth another attempt, or not."""
-    said = f"HTTP {error.code} {error.reason}"
-    if error.code in _PASSING:
-        return _Passing(said, _number(error.headers.get("Retry-After")))
+def _http_error(remote: RemoteFile, error: urllib.error.HTTPError) -> Exception:
+    """The exception for an error status: transient or final."""
+    status = f"HTTP {error.code} {error.reason}"
+    if error.code in _TRANSIENT_STATUSES:
+        return _TransientError(status, _number(error.headers.get("Retry-After")))
     if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-        _remove(_parts(wanted.target))  # longer than the file: of another one
-        return _Passing("the part that was here does not belong to this file")
-    return DataError(path=wanted.url, expected=wanted.name, got=said, hint=_other_ways(wanted))
+        _remove(_parts(remote.target))  # longer than the file, so part of another one
+        return _TransientError("the partial download does not belong to this file")
+    return DataError(path=remote.url, expected=remote.name, got=status, hint=_alternatives(remote))
 
 
 def _receive(
-    answer: Any,
-    told: _Told,
+    response: Any,
+    info: _FileInfo,
     part: Path,
-    wanted: Wanted,
+    remote: RemoteFile,
     tally: Tally,
     stop: threading.Event,
 ) -> None:
-    """Write the body behind what is here already; the first block is looked at."""
-    size = told.start_bytes
-    block = _read(answer)
+    """Append the body to the part, after checking its first block."""
+    size = info.start_bytes
+    block = _read(response)
     if not size:
-        _require_no_web_page(wanted, answer.headers.get_content_type(), block)
-    if told.total_bytes is not None:
-        tally.expect(wanted.name, told.total_bytes)
+        _require_no_web_page(remote, response.headers.get_content_type(), block)
+    if info.total_bytes is not None:
+        tally.expect(remote.name, info.total_bytes)
     with disk_errors(part), part.open("ab" if size else "wb") as file:
         while block:
             file.write(block)
             file.flush()
             size += len(block)
-            tally.receive(wanted.name, size)
+            tally.receive(remote.name, size)
             if stop.is_set():
-                raise Stopped
-            block = _read(answer)
+                raise DownloadStopped
+            block = _read(response)
 
 
-def _read(answer: Any) -> bytes:
+def _read(response: Any) -> bytes:
     try:
-        block: bytes = answer.read1(BLOCK_BYTES)  # what is there: a slow line can be stopped too
+        block: bytes = response.read1(BLOCK_BYTES)  # does not wait for a full block
     except (OSError, http.client.HTTPException) as error:
-        raise _Passing(_lost(error)) from error
+        raise _TransientError(_connection_lost(error)) from error
     return block
 
 
-def _require_same_version(wanted: Wanted, told: _Told) -> None:
-    """Refuse what the publisher changed since it was first here, before its bytes are sent."""
-    recorded = wanted.downloaded_files.record(wanted.name)
-    if recorded is not None and told.sha256 is not None and told.sha256 != recorded.sha256:
+def _require_same_version(remote: RemoteFile, info: _FileInfo) -> None:
+    """Refuse a file that the publisher changed since its first download, before its body is
+    sent."""
+    recorded = remote.downloaded_files.record(remote.name)
+    if recorded is not None and info.sha256 is not None and info.sha256 != recorded.sha256:
         raise DataError(
-            path=wanted.url,
+            path=remote.url,
             expected=f"SHA-256 {recorded.sha256}, as when it was first downloaded",
-            got=f"{told.sha256}, which is published now",
+            got=f"{info.sha256}, published now",
             hint="The publisher changed the file, and results on it cannot be compared with "
-            f"earlier ones. To take it, delete {wanted.downloaded_files.record_path(wanted.name)}.",
+            f"earlier ones. To take it, delete {remote.downloaded_files.record_path(remote.name)}.",
         )
 
 
-def _require_no_web_page(wanted: Wanted, content_type: str, beginning: bytes) -> None:
-    """A proxy or a login page answers with HTML; neither parquet nor `.bin` begins so."""
+def _require_no_web_page(remote: RemoteFile, content_type: str, beginning: bytes) -> None:
+    """Refuse HTML, which proxies and login pages send; neither parquet nor `.bin` starts like
+    it."""
     if content_type == "text/html" or beginning.lstrip()[:1] == b"<":
         raise DataError(
-            path=wanted.url,
-            expected=wanted.name,
+            path=remote.url,
+            expected=remote.name,
             got="a web page, probably of a proxy or a login",
-            hint=f"Open the address in a browser to see what it asks for. {_other_ways(wanted)}",
+            hint=f"Open the address in a browser to see what it requires. {_alternatives(remote)}",
         )
 
 
-def _require_whole(part: Path, told: _Told, wanted: Wanted) -> str:
-    """The hash of a part that is the whole file."""
+def _require_whole(part: Path, info: _FileInfo, remote: RemoteFile) -> str:
+    """The hash of a complete part."""
     size = part.stat().st_size
-    if told.total_bytes is not None and size < told.total_bytes:
-        raise _Passing(f"cut off after {size:,} of {told.total_bytes:,} bytes")
-    if told.total_bytes is not None and size > told.total_bytes:
+    if info.total_bytes is not None and size < info.total_bytes:
+        raise _TransientError(f"cut off after {size:,} of {info.total_bytes:,} bytes")
+    if info.total_bytes is not None and size > info.total_bytes:
         part.unlink()
-        raise _Passing(f"{size:,} bytes in place of {told.total_bytes:,}")
+        raise _TransientError(f"{size:,} bytes in place of {info.total_bytes:,}")
     sha256 = file_sha256(part)
-    recorded = wanted.downloaded_files.record(wanted.name)
-    expected = told.sha256 or (recorded.sha256 if recorded else sha256)
+    recorded = remote.downloaded_files.record(remote.name)
+    expected = info.sha256 or (recorded.sha256 if recorded else sha256)
     if sha256 != expected:
         part.unlink()
-        raise _Passing(f"SHA-256 {sha256} in place of {expected}")
+        raise _TransientError(f"SHA-256 {sha256} in place of {expected}")
     return sha256
 
 
@@ -288,7 +292,7 @@ def _content_range(value: str) -> tuple[int, int | None]:
     span, _, total = value.removeprefix("bytes ").partition("/")
     first = _number(span.partition("-")[0])
     if first is None:
-        raise _Passing(f"an answer with the range {value!r}")
+        raise _TransientError(f"an response with the range {value!r}")
     return first, _number(total)
 
 
@@ -296,7 +300,7 @@ def _number(value: str | None) -> int | None:
     return int(value) if value is not None and value.strip().isdecimal() else None
 
 
-def _lost(error: Exception) -> str:
+def _connection_lost(error: Exception) -> str:
     return f"connection lost ({error or type(error).__name__})"
 
 
@@ -309,8 +313,8 @@ def _remove(parts: Iterable[Path]) -> None:
         part.unlink(missing_ok=True)
 
 
-def _other_ways(wanted: Wanted) -> str:
+def _alternatives(remote: RemoteFile) -> str:
     return (
-        f"Try again later, set data.mirror to another server, or put {wanted.name} into "
-        f"{wanted.target.parent} by hand, and the others of its data set that are missing there."
+        f"Try again later, set data.mirror to another server, or put {remote.name} "
+        f"and the other missing files of its data set into {remote.target.parent}."
     )

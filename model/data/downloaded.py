@@ -1,11 +1,11 @@
-"""What of a published data set lies here: its folder, and the record of what was downloaded.
+"""The downloaded files of a published data set, and the record of each.
 
-    <cache>/downloads/<name>/<files>              as published, or put there by hand
-    <cache>/downloads/<name>/records/<file>.json  size and SHA-256 of a file that was downloaded
+    <cache>/downloads/<name>/<files>              as published, or copied there by the user
+    <cache>/downloads/<name>/records/<file>.json  size and SHA-256 of a downloaded file
 
-A file is recorded when it first arrives whole, and must be the same ever after, also when it is
-downloaded again. One put there by hand has no record and is taken as it is. Once tokens are made,
-the files may be deleted. Standard library only.
+A file is recorded when its first download completes; later downloads must equal the record. A file
+that the user copied there has no record and is not checked. The files may be deleted once their
+tokens exist. Standard library only.
 """
 
 from dataclasses import asdict, dataclass
@@ -16,8 +16,8 @@ from model.errors import DataError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recorded:
-    """A file as it first arrived; `published`: the server told the same hash."""
+class FileRecord:
+    """A file as first downloaded; `published`: the server sent the same hash."""
 
     bytes: int
     sha256: str
@@ -31,32 +31,30 @@ class DownloadedFiles:
         self.folder = cache / "downloads" / name
 
     def path(self, name: str) -> Path:
-        """Where a file lies once it is here."""
         return self.folder / name
 
     def record_path(self, name: str) -> Path:
-        """Where a file's record is kept."""
         return self.folder / "records" / f"{name}.json"
 
-    def record(self, name: str) -> Recorded | None:
-        """A file as it first arrived; None: it never did. Raises DataError for a broken record."""
+    def record(self, name: str) -> FileRecord | None:
+        """A file as first downloaded, or None. Raises DataError for a damaged record."""
         path = self.record_path(name)
         if not path.exists():
             return None
         try:
-            return Recorded(**read_json(path))
+            return FileRecord(**read_json(path))
         except TypeError as error:
             raise DataError(
                 path=str(path),
                 expected=f"size and SHA-256 of {name} as it was downloaded",
                 got=f"something else ({error})",
-                hint="Delete it; if the file is here, it is then taken as it is.",
+                hint="Delete the record; an existing file is then used unchecked.",
             ) from error
 
-    def keep(self, name: str, recorded: Recorded) -> None:
+    def write_record(self, name: str, recorded: FileRecord) -> None:
         """Write a file's record."""
         write_json(self.record_path(name), asdict(recorded))
 
     def partial_bytes(self, name: str) -> int:
-        """How much of a file that is not whole yet has arrived."""
+        """Bytes of an incomplete download."""
         return sum(path.stat().st_size for path in self.folder.glob(f".{name}.*.part"))

@@ -1,7 +1,7 @@
-"""From the text of a source to a prepared folder: vocabulary, token shards, manifest.
+"""Encodes a source into a prepared folder: vocabulary, token shards, manifest.
 
-The slow half of `prepare`, run while it holds the lock. Each vocabulary and each shard is finished
-or absent, so a killed or failed run is resumed by running it again.
+The slow half of `prepare`, run while it holds the lock. Each vocabulary and each shard is complete
+or absent, so re-running resumes a killed or failed run.
 """
 
 import platform
@@ -22,7 +22,7 @@ from model.data.manifest import (
     source_stamp,
     too_many_files,
 )
-from model.data.progress import Meter
+from model.data.progress import Display
 from model.data.published import PUBLISHED
 from model.data.settings import DataSettings
 from model.data.shards import finished_shard, write_shard
@@ -45,7 +45,7 @@ from model.errors import DataError
 
 @dataclass(frozen=True, kw_only=True)
 class Content:
-    """A source whose bytes have been read once: SHA-256 by file name, and who is held out."""
+    """A source whose bytes were read once: SHA-256 by file name, and the held-out threshold."""
 
     source: Source
     hashes: dict[str, str]
@@ -56,13 +56,15 @@ class Content:
         return read_part(self.source, part, self.threshold)
 
 
-def encode_source(settings: DataSettings, progress: Progress, meter: Meter | None = None) -> None:
-    """Make the prepared folder of a source; what is finished already is kept. Raises DataError."""
+def encode_source(
+    settings: DataSettings, progress: Progress, display: Display | None = None
+) -> None:
+    """Make the prepared folder of a source, reusing finished parts. Raises DataError."""
     published = PUBLISHED.get(settings.source)
-    given = _given_tokenizer(settings)  # a vocabulary that is missing is told before a download
+    given = _given_tokenizer(settings)  # raises before a download
     if published is not None:
         _require_tokens_fit(settings, published.kind, given)
-        fetch(published, settings, progress, meter)
+        fetch(published, settings, progress, display)
     source, stamp = source_of(settings), source_stamp(settings)
     training = sum(part.split == TRAIN for part in source.parts())
     if settings.train_files is not None and settings.train_files > training:
@@ -114,7 +116,7 @@ def _key(content: Content, tokenizer: Tokenizer) -> str:
 
 
 def _given_tokenizer(settings: DataSettings) -> Tokenizer | None:
-    """The vocabulary that the settings name, of the size that they ask for; None: to be trained."""
+    """The vocabulary that the settings name, checked for size; None where one is trained."""
     if settings.tokenizer == "train":
         return None
     if settings.tokenizer == "gpt2":
@@ -126,7 +128,7 @@ def _given_tokenizer(settings: DataSettings) -> Tokenizer | None:
 
 
 def _require_tokens_fit(settings: DataSettings, kind: str, given: Tokenizer | None) -> None:
-    """Files of tokens need the vocabulary that they were made with."""
+    """Require GPT-2's vocabulary for files of GPT-2 tokens."""
     if kind == TOKENS and (
         given is None or (given.vocab_size, given.bos_id) != (GPT2_VOCAB_SIZE, END_OF_TEXT)
     ):
@@ -134,7 +136,7 @@ def _require_tokens_fit(settings: DataSettings, kind: str, given: Tokenizer | No
 
 
 def _trained(settings: DataSettings, content: Content, progress: Progress) -> Tokenizer:
-    """A vocabulary trained on all training files, kept under what it was trained on."""
+    """A vocabulary trained on all training files, cached by its inputs."""
     training = [part for part in content.source.parts() if part.split == TRAIN]
     characters = content.source.vocabulary_characters
     trained_on = {
@@ -163,7 +165,7 @@ def _trained(settings: DataSettings, content: Content, progress: Progress) -> To
 
 
 def _training_texts(document: str, kind: str) -> Iterator[str]:
-    """A document, of which a vocabulary sees the beginning; all of a txt file, in parts."""
+    """The document; a txt file in pieces, because training reads only the start of a document."""
     longest = tokenizers.LONGEST_TRAINING_CHARACTERS if kind == TXT else len(document) + 1
     for start in range(0, len(document), longest):
         yield document[start : start + longest]
@@ -177,7 +179,7 @@ def _encode_parts(
     token_bytes: int,
     progress: Progress,
 ) -> list[PartRecord]:
-    """Shards of the training files asked for and of validation; records of all parts."""
+    """Encode the requested training files and validation; returns the records of all parts."""
     parts = content.source.parts()
     training = [part for part in parts if part.split == TRAIN]
     wanted = {*training[: settings.train_files], parts[-1]}

@@ -1,8 +1,8 @@
-"""Brings the files of a published data set here, several at once, and keeps their record.
+"""Downloads the files of a published data set, several at once, and records their hashes.
 
-A file that is here already is compared with its record and never asked for again, so a prepared
-machine needs no network. The first file that cannot be had ends the others at their next block;
-what has arrived is kept, and the same command goes on from there.
+Files that exist are compared with their records and not requested again, so a prepared machine
+needs no network. The first failed file stops the other downloads at their next block; partial files
+remain, and the same command resumes them.
 """
 
 import threading
@@ -11,27 +11,28 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from model.data.atomic import Progress, disk_errors, file_sha256
-from model.data.download import Patience, Wanted, download
-from model.data.downloaded import DownloadedFiles, Recorded
-from model.data.progress import Meter, Tally, in_lines
+from model.data.download import RemoteFile, RetryPolicy, download
+from model.data.downloaded import DownloadedFiles, FileRecord
+from model.data.progress import Display, Tally, line_display
 from model.data.published import Published
 from model.data.settings import DataSettings
 from model.errors import DataError
 
-WORKERS = 4  # as nanochat: enough for a fast line, few enough for the hub's limits
-TELL_EVERY_S = 0.2
+WORKERS = 4  # as nanochat; stays below the hub's rate limits
+REFRESH_EVERY_S = 0.2
 
 
 def fetch(
     published: Published,
     settings: DataSettings,
     progress: Progress,
-    meter: Meter | None = None,
-    patience: Patience | None = None,
+    display: Display | None = None,
+    retry: RetryPolicy | None = None,
 ) -> None:
-    """Make every file that the settings ask for be here, whole and as recorded.
+    """Download every missing file of the settings and verify the others against their records.
 
-    Raises DataError for one that cannot be had, is not what it was, or does not fit on the disk.
+    Raises DataError for a file that cannot be downloaded, differs from its record, or does not fit
+    on the disk.
     """
     names = published.file_names(settings.train_files)
     downloaded_files = DownloadedFiles(settings.cache, published.name)
@@ -45,32 +46,32 @@ def fetch(
     url = (settings.mirror or published.url).rstrip("/")
     progress(f"{published.name}: downloading {len(missing)} of {len(names)} files from {url}")
     tally = Tally(published.name, len(missing))
-    wanted = [
-        Wanted(name=name, url=f"{url}/{name}", downloaded_files=downloaded_files)
+    files = [
+        RemoteFile(name=name, url=f"{url}/{name}", downloaded_files=downloaded_files)
         for name in missing
     ]
-    with (meter or in_lines(progress))(tally) as tell:
+    with (display or line_display(progress))(tally) as refresh:
 
-        def look() -> None:
+        def update() -> None:
             while tally.notes:
                 progress(tally.notes.popleft())
-            tell()
+            refresh()
 
-        _download_all(wanted, tally, patience or Patience(), look)
+        _download_all(files, tally, retry or RetryPolicy(), update)
 
 
 def _download_all(
-    wanted: list[Wanted], tally: Tally, patience: Patience, look: Callable[[], None]
+    files: list[RemoteFile], tally: Tally, retry: RetryPolicy, update: Callable[[], None]
 ) -> None:
-    """Download in threads; whatever ends the waiting ends the threads too."""
+    """Download in threads; any exception stops them all."""
     stop = threading.Event()
     with ThreadPoolExecutor(WORKERS, thread_name_prefix="download") as pool:
-        waiting = {pool.submit(download, each, tally, stop, patience) for each in wanted}
+        waiting = {pool.submit(download, each, tally, stop, retry) for each in files}
         try:
             while waiting:
-                done, waiting = wait(waiting, TELL_EVERY_S, FIRST_COMPLETED)
+                done, waiting = wait(waiting, REFRESH_EVERY_S, FIRST_COMPLETED)
                 tally.files_done += sum(future.exception() is None for future in done)
-                look()
+                update()
                 for future in done:
                     future.result()
         finally:
@@ -79,7 +80,7 @@ def _download_all(
 
 
 def _compare(downloaded_files: DownloadedFiles, names: list[str], progress: Progress) -> None:
-    """Files that are here against their record; those put here by hand have none."""
+    """Compare existing files with their records; files that the user copied have none."""
     records = {name: downloaded_files.record(name) for name in names}
     recorded = {name: record for name, record in records.items() if record is not None}
     if not recorded:
@@ -91,11 +92,11 @@ def _compare(downloaded_files: DownloadedFiles, names: list[str], progress: Prog
             _require_recorded(downloaded_files.path(name), record, sha256)
 
 
-def _require_recorded(path: Path, recorded: Recorded, sha256: str) -> None:
+def _require_recorded(path: Path, recorded: FileRecord, sha256: str) -> None:
     if sha256 != recorded.sha256:
         raise DataError(
             path=str(path),
             expected=f"SHA-256 {recorded.sha256} ({recorded.bytes:,} bytes), as downloaded",
             got=f"{sha256} ({path.stat().st_size:,} bytes)",
-            hint="The file was changed or cut. Delete it, and run the same command again.",
+            hint="The file was changed or truncated. Delete it and re-run the same command.",
         )

@@ -1,10 +1,10 @@
 """Rows of each step as torch tensors, one step ahead of the trainer.
 
-Step k takes rows k·B to (k+1)·B of the plan (or the rows that a function of k names, where batches
-differ) and rank r its contiguous share of them, so what a step trains on depends on neither the
-rank count nor where a run was resumed. A thread gathers the next
-batch while the device computes; on CUDA it is copied from pinned memory without waiting. An error
-in the thread is raised by the `next` that would have returned its batch.
+Step k takes rows k·B to (k+1)·B of the plan (or the rows that a function of k returns, where batch
+sizes differ), and rank r takes its contiguous share. What a step trains on therefore depends
+neither on the rank count nor on where a run resumed. A thread gathers the next batch while the
+device computes and copies it from pinned memory without blocking. `next` raises an error of the
+thread when it would have returned that batch.
 
 B rows of a step over all ranks, T tokens of context.
 """
@@ -24,14 +24,14 @@ from model.errors import DataError
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """One step's rows of one rank: `tokens` (B / ranks, T + 1) int64, and the wait for them."""
+    """One step's rows of one rank: `tokens` (B / ranks, T + 1) int64, and the wait in seconds."""
 
     tokens: torch.Tensor
     waited_s: float
 
 
 class Loader:
-    """Yields the batches of steps `start_step`, `start_step + 1`, … Close it, or use `with`."""
+    """Yields the batches of steps `start_step`, `start_step + 1`, … Call `close`, or use `with`."""
 
     def __init__(
         self,
@@ -44,8 +44,8 @@ class Loader:
         device: torch.device | str = "cpu",
         ahead: int = 1,
     ) -> None:
-        """`batch_rows` is B, over all ranks, or the rows of each step, counted from 0; `ahead`
-        batches wait ready. Raises DataError."""
+        """`batch_rows` is B over all ranks, or a function from a step (from 0) to its rows; `ahead`
+        batches are queued. Raises DataError."""
         assert 0 <= rank < ranks, (rank, ranks)
         self._rows, self._step = rows, start_step
         self._rank, self._ranks = rank, ranks
@@ -60,7 +60,7 @@ class Loader:
         self._thread.start()
 
     def next(self) -> Batch:
-        """The next step's batch on the device. Raises what went wrong in the thread.
+        """The next step's batch on the device; raises the thread's exception, if any.
 
         Raises DataError when the plan has no rows left for this step.
         """
@@ -100,7 +100,7 @@ class Loader:
         while not self._closing.is_set():
             try:
                 item: torch.Tensor | Exception = self._gather(step)
-            except Exception as error:  # carried over to next(), whatever it is
+            except Exception as error:  # next() raises it
                 item = error
             self._ready.put(item)
             if isinstance(item, Exception):
@@ -115,13 +115,14 @@ class Loader:
                 path="data",
                 expected=f"{needed} planned rows for step {step}",
                 got=f"{self._rows.rows}",
-                hint="Ask `rows` for as many rows as all steps take.",
+                hint="Plan as many rows as all steps take (`Prepared.rows`).",
             )
         tokens = torch.from_numpy(self._rows.tokens(share.start, share.stop))
         return tokens.pin_memory() if self._device.type == "cuda" else tokens
 
     def _share_of(self, step: int) -> range:
-        """This rank's rows of a step; raises DataError where ranks cannot share them evenly."""
+        """This rank's rows of a step; raises DataError where the batch does not divide by the
+        ranks."""
         rows = self._rows_of(step)
         if len(rows) < 1 or len(rows) % self._ranks:
             raise DataError(

@@ -1,20 +1,19 @@
-"""What a prepared folder holds, and how a plan for many runs finds its identity in a moment.
+"""Contents of a prepared folder, and a fast lookup of its identity for planning many runs.
 
     <cache>/<key>/            one prepared folder; key = hash of tokenizer and source files
-        manifest.json         the files it was made from, and their token shards with hashes
+        manifest.json         source files, and their token shards with hashes
         tokenizer.json
         shards/NNN-split.*    written by `shards`
         plans/*.plan          written by `packing`
         views/*.json          (train files, T, validation rows) -> data_id
-    <cache>/tokenizers/       trained vocabularies, by what they were trained on
+    <cache>/tokenizers/       trained vocabularies, by their inputs
     <cache>/sources/          path and file times of a source -> its prepared folder
-    <cache>/downloads/        files of published data sets, by `downloaded_files`
+    <cache>/downloads/        files of published data sets, by `downloaded`
     <cache>/lock
 
-`find_view` looks at names, sizes and times of the source's files, at sizes of shards, and reads two
-small files; nothing is hashed again and neither numpy, pyarrow nor torch is imported. A prepared
-folder can itself be given as `data.source` on a machine that lacks the text; its data_id is the
-same. Standard library only.
+`find_view` compares names, sizes and times of the source's files and sizes of shards, and reads two
+small files. It hashes nothing and imports neither numpy, pyarrow nor torch. `data.source` may name
+a prepared folder on a machine that lacks the text; the data_id is the same. Standard library only.
 """
 
 import json
@@ -29,19 +28,19 @@ from model.data.settings import DataSettings
 from model.data.sources import NAMED_SOURCES, TRAIN, TXT, VALIDATION, source_of
 from model.errors import DataError
 
-# Raised by hand when reading, training, cutting or storing changes, so that nothing old is reused.
+# Increment when reading, training, cutting or storing changes, so that no old folder is reused.
 LAYOUT = "model.data/1"
-SHARDS = "shards"  # the folder of them in a prepared one
+SHARDS = "shards"  # the shard folder of a prepared folder
 # Rule and version of the packing plan; part of every data_id.
 PACKING = "best_fit_crop_shortest/1"
 SPLIT_PACKING = f"rows_of_long_documents, {PACKING}"
-# How txt files become a vocabulary; a stamp of a source has it, so that a changed rule is used.
+# How txt files become a vocabulary; part of a source's stamp, so that a new rule invalidates it.
 TXT_RULE = "how txt files are read (2)"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardRecord:
-    """What one token shard must hold; sizes and `sample_sha256` are checked at every opening."""
+    """The content of one token shard; every opening checks sizes and `sample_sha256`."""
 
     stem: str
     documents: int
@@ -54,15 +53,13 @@ class ShardRecord:
     sample_sha256: str
 
     def sizes(self, token_bytes: int) -> dict[str, int]:
-        """Bytes of each of its files, by name: all tokens, and where each document starts."""
+        """Bytes of each file, by name: all tokens, and the start of each document."""
         starts = 8 * (self.documents + 1)
         return {f"{self.stem}.tokens": token_bytes * self.tokens, f"{self.stem}.starts": starts}
 
 
 @dataclass(frozen=True, kw_only=True)
 class PartRecord:
-    """One part of a source: its file as it was read, and its shard once there is one."""
-
     name: str
     split: str
     bytes: int
@@ -101,13 +98,12 @@ class Manifest:
         return train[:train_files] + self.of(VALIDATION)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values for manifest.json."""
         return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """A prepared folder seen with certain training files, T and validation rows."""
+    """A prepared folder with given training files, T and validation rows."""
 
     data_id: str
     path: str
@@ -126,17 +122,17 @@ class View:
 
 @dataclass(frozen=True, kw_only=True)
 class Location:
-    """Where prepared data lies; `home` is None before prepare, `changed` names a changed file."""
+    """A prepared folder; `home` is None before prepare, `changed` names a changed source file."""
 
     home: Path | None
     changed: str | None = None
 
 
 def find_view(settings: DataSettings) -> View | None:
-    """The prepared view of these settings, or None when anything has yet to be prepared.
+    """The prepared view of these settings, or None where `prepare` has work to do.
 
-    Never raises for a source that is missing or wrong, and has no view of shards that are gone or
-    cut: `prepare` says that better, before a GPU is taken.
+    Returns None for a missing or faulty source and for missing or truncated shards: `prepare`
+    reports those before a GPU is taken.
     """
     found = _recorded(settings)
     if found is None:
@@ -147,13 +143,13 @@ def find_view(settings: DataSettings) -> View | None:
 
 
 def recorded_view(settings: DataSettings) -> View | None:
-    """As `find_view`, by what was written down alone, whether the shards are still there or not."""
+    """`find_view` without the check that the shards exist."""
     found = _recorded(settings)
     return None if found is None else found[2]
 
 
 def _recorded(settings: DataSettings) -> tuple[Path, Manifest, View] | None:
-    """(prepared folder, its manifest, the view), by a few small files."""
+    """(prepared folder, its manifest, the view), from a few small files."""
     try:
         home = locate(settings).home
         if home is None:
@@ -178,7 +174,7 @@ def _is_whole(home: Path, part: PartRecord, token_bytes: int) -> bool:
 
 
 def locate(settings: DataSettings) -> Location:
-    """Find the prepared folder of a source. Raises DataError when the source itself is wrong."""
+    """Find the prepared folder of a source. Raises DataError for a faulty source."""
     folder = Path(settings.source).expanduser()
     if settings.source not in NAMED_SOURCES and is_prepared(folder):
         return Location(home=folder)
@@ -195,23 +191,23 @@ def locate(settings: DataSettings) -> Location:
 
 
 def source_index(settings: DataSettings) -> Path:
-    """The file that remembers how this source looked when it was prepared."""
+    """The file that records the state of this source when it was prepared."""
     request = {
         "layout": LAYOUT,
         "source": _absolute(settings.source, NAMED_SOURCES),
         "tokenizer": _absolute(settings.tokenizer, ("train", "gpt2")),
         "vocab_size": settings.vocab_size,
     }
-    if settings.source in PUBLISHED:  # more files are another folder of tokens
+    if settings.source in PUBLISHED:  # more files make another prepared folder
         request["train_files"] = settings.train_files
     return settings.cache / "sources" / f"{hash_of(request)[:20]}.json"
 
 
 def source_stamp(settings: DataSettings) -> list[list[str | int]]:
-    """Names, sizes and times of the source's files, and of a tokenizer file that is given.
+    """Names, sizes and times of the source's files and of a tokenizer file.
 
-    A published data set's files cannot change without an error, and may be deleted once their
-    tokens are made: they leave no stamp.
+    Empty for a published data set: its files cannot change without an error, and may be deleted
+    once their tokens exist.
     """
     stamp: list[list[str | int]] = []
     if settings.source not in PUBLISHED:
@@ -226,7 +222,7 @@ def source_stamp(settings: DataSettings) -> list[list[str | int]]:
 
 
 def is_prepared(folder: Path) -> bool:
-    """Whether a folder is one that `prepare` made (it holds a manifest of this layout)."""
+    """Whether `prepare` made this folder (it holds a manifest of this layout)."""
     path = folder / "manifest.json"
     try:
         value = json.loads(path.read_bytes())
@@ -254,12 +250,11 @@ def read_manifest(home: Path) -> Manifest:
 
 
 def derived_folder(settings: DataSettings, home: Path, manifest: Manifest) -> Path:
-    """Where plans and views go: the prepared folder, or the cache if that cannot be written."""
+    """The folder of plans and views: the prepared folder, or the cache where that is read-only."""
     return home if os.access(home, os.W_OK) else settings.cache / manifest.key
 
 
 def view_name(settings: DataSettings, train_files: int) -> str:
-    """File name of a view."""
     rows, context = settings.validation_rows, settings.context_tokens
     return f"files{train_files}-context{context}-rows{rows}.json"
 
@@ -267,7 +262,7 @@ def view_name(settings: DataSettings, train_files: int) -> str:
 def read_view(
     settings: DataSettings, home: Path, manifest: Manifest, train_files: int
 ) -> View | None:
-    """The view written by `prepare`, from the prepared folder or the cache."""
+    """The view that `prepare` wrote, from the prepared folder or the cache."""
     for folder in (home, settings.cache / manifest.key):
         path = folder / "views" / view_name(settings, train_files)
         if path.exists():
@@ -282,12 +277,12 @@ def packing_of(manifest: Manifest) -> str:
     return SPLIT_PACKING if manifest.kind == TXT else PACKING
 
 
-def too_many_files(asked: int, there: int) -> DataError:
+def too_many_files(requested: int, available: int) -> DataError:
     """The error for more training files than the source has."""
     return DataError(
         path="data.train_files",
-        expected=f"at most {there} training files (the last file by name is validation)",
-        got=str(asked),
+        expected=f"at most {available} training files (the last file by name is validation)",
+        got=str(requested),
         hint="Lower data.train_files, or leave it out to train on all.",
     )
 

@@ -1,17 +1,16 @@
-"""The packing plan: which document stands where in which row.
+"""The packing plan: the documents of each row.
 
-Rows of T + 1 tokens are filled by best fit from a buffer of at least 1,000 documents, as nanochat
-does it: take the longest document that fits, the first in the buffer on ties; if none fits, crop
+Rows of T + 1 tokens are filled by best fit from a buffer of at least 1,000 documents, as in
+nanochat: take the longest document that fits, the first in the buffer on ties; if none fits, crop
 the shortest (first on ties) to fill the row and drop its rest. Documents arrive in batches of at
 most 128 that never cross a row group. At the end of an epoch the stream starts again and the buffer
-is kept. Of a txt file, often a whole book, each row's worth of tokens counts as a document, so
-that nothing but the end of it is ever cropped (`rows`).
+remains. A txt file is often a whole book, so each row's worth of its tokens counts as a document
+and only its end is ever cropped (`rows`).
 
-Only lengths matter, so a plan is made before training, without tokens, ranks or devices: row k is
-the same for every batch size and rank count, and a run can resume anywhere. The buffer is a sorted
-list of integers (length, then earlier arrival larger), searched by bisection instead of scanned. A
-plan is kept as one file with the state of its buffer, so that a longer plan goes on where a shorter
-one ended.
+A plan depends on lengths only, so it is made before training, without tokens, ranks or devices: row
+k is the same for every batch size and rank count, and a run can resume anywhere. The buffer is a
+sorted list of integers (length, then earlier arrival larger), searched by bisection. A plan is
+stored as one file with the state of its buffer, so that a longer plan extends a shorter one.
 """
 
 import hashlib
@@ -31,7 +30,7 @@ from model.errors import DataError
 
 BUFFER_DOCUMENTS = 1_000
 BATCH_DOCUMENTS = 128
-SAMPLE_DOCUMENTS, SAMPLE_ROWS = 20_000, 4096  # packed in a moment
+SAMPLE_DOCUMENTS, SAMPLE_ROWS = 20_000, 4096  # takes about a second
 
 _ARRIVAL_BITS = 44
 _LATEST = (1 << _ARRIVAL_BITS) - 1
@@ -41,10 +40,10 @@ _ALIGNMENT = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Stream:
-    """Documents in the order in which an epoch meets them.
+    """Documents in the order of an epoch.
 
-    `lengths[i]` tokens of document i, BOS included; `order[p]` the document at place p of the
-    epoch; `edges` the places at which a batch ends, the last one being the number of documents.
+    `lengths[i]` tokens of document i, BOS included; `order[p]` the document at position p of the
+    epoch; `edges` the positions at which a batch ends, the last one being the number of documents.
     """
 
     lengths: NDArray[np.int64]
@@ -52,7 +51,7 @@ class Stream:
     edges: NDArray[np.int64]
 
     def digest(self) -> str:
-        """SHA-256 of everything that a plan depends on but T."""
+        """SHA-256 of all inputs of a plan except T."""
         digest = hashlib.sha256()
         for values in (self.lengths, self.order, self.edges):
             digest.update(np.ascontiguousarray(values, "<i8").tobytes())
@@ -88,11 +87,11 @@ def _edges(groups: Sequence[int]) -> NDArray[np.int64]:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Rows as pieces: row r is `pieces[row_starts[r]:row_starts[r + 1]]` put end to end.
+    """Rows as pieces: row r is `pieces[row_starts[r]:row_starts[r + 1]]` concatenated.
 
-    A piece is (document, start, length) in tokens. `buffer` holds the stream places of the
-    documents that wait, `next_place` the first place not yet taken (places count on over epochs),
-    `lost_tokens` what cropping dropped so far.
+    A piece is (document, start, length) in tokens. `buffer` holds the stream positions of the
+    buffered documents, `next_place` the first position not yet taken (positions count on over
+    epochs), `lost_tokens` the tokens that cropping dropped so far.
     """
 
     row_starts: NDArray[np.int64]
@@ -108,7 +107,7 @@ class Plan:
 
 
 def empty_plan() -> Plan:
-    """The plan of no rows, from which every plan grows."""
+    """The plan of no rows."""
     none = np.zeros(0, np.int64)
     return Plan(
         row_starts=np.zeros(1, np.int64),
@@ -120,7 +119,7 @@ def empty_plan() -> Plan:
 
 
 def extend(plan: Plan, stream: Stream, context_tokens: int, rows: int) -> Plan:
-    """The plan with `rows` rows in all; its first `plan.rows` rows stay what they are."""
+    """The plan with `rows` rows in total; its first `plan.rows` rows do not change."""
     packer = _Packer(stream, context_tokens + 1, plan)
     pieces: list[tuple[int, int, int]] = []
     ends: list[int] = []
@@ -138,7 +137,7 @@ def extend(plan: Plan, stream: Stream, context_tokens: int, rows: int) -> Plan:
 
 
 class _Packer:
-    """The buffer and the place in the stream. A key is length << 44 | (latest - place)."""
+    """The buffer and the position in the stream. A key is length << 44 | (latest - position)."""
 
     def __init__(self, stream: Stream, row_tokens: int, plan: Plan) -> None:
         self._stream, self._row_tokens = stream, row_tokens
@@ -154,7 +153,7 @@ class _Packer:
         self._document = dict(zip(places, documents.tolist(), strict=True))
 
     def waiting(self) -> NDArray[np.int64]:
-        """PositionIds of the documents in the buffer, in order of arrival."""
+        """Positions of the documents in the buffer, in order of arrival."""
         return np.array(sorted(_LATEST - (key & _LATEST) for key in self._keys), dtype=np.int64)
 
     def fill_row(self, pieces: list[tuple[int, int, int]]) -> None:
@@ -198,24 +197,24 @@ def sampled_loss(lengths: NDArray[np.int64], context_tokens: int, rows: int, see
 
 
 def plan_key(stream: Stream, context_tokens: int) -> str:
-    """What decides a plan, whatever its length; part of its file name."""
+    """Hash of a plan's inputs except its length; part of its file name."""
     return hash_of(
         {"packing": PACKING, "stream": stream.digest(), "context_tokens": context_tokens}
     )
 
 
 def planned(folder: Path, stream: Stream, context_tokens: int, rows: int) -> Plan:
-    """The plan of at least `rows` rows, read from `folder` or made and kept there.
+    """The plan of at least `rows` rows, read from `folder` or made and stored there.
 
-    Two processes that extend the same plan at once write the same rows; the last file stands.
-    Raises DataError when a kept plan was damaged, or when it cannot be written.
+    Two processes that extend the same plan at once write the same rows. Raises DataError for a
+    damaged plan, or when it cannot be written.
     """
     key = plan_key(stream, context_tokens)
     path = folder / f"{key[:20]}.plan"
-    kept = read_plan(path, key) if path.exists() else empty_plan()
-    if kept.rows >= rows:
-        return kept
-    longer = extend(kept, stream, context_tokens, rows)
+    stored = read_plan(path, key) if path.exists() else empty_plan()
+    if stored.rows >= rows:
+        return stored
+    longer = extend(stored, stream, context_tokens, rows)
     write_plan(path, key, longer)
     return longer
 
@@ -245,7 +244,7 @@ def write_plan(path: Path, key: str, plan: Plan) -> None:
 
 
 def read_plan(path: Path, key: str) -> Plan:
-    """Map a plan's file into memory. Raises DataError when it is not the whole plan of `key`."""
+    """Map a plan's file into memory. Raises DataError when it is not the complete plan of `key`."""
     content = np.memmap(path, np.uint8, mode="r") if path.stat().st_size else np.zeros(0, np.uint8)
     start = len(_MAGIC) + 8
     if bytes(content[: len(_MAGIC)]) != _MAGIC or len(content) < start:
@@ -273,5 +272,5 @@ def read_plan(path: Path, key: str) -> Plan:
 
 
 def _damaged(path: Path, expected: str, got: str) -> DataError:
-    hint = "Delete the file; it is made again when needed."
+    hint = "Delete the file; it is recreated when needed."
     return DataError(path=str(path), expected=expected, got=got, hint=hint)

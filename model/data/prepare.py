@@ -1,8 +1,8 @@
-"""Runs the data path once, and opens what it left.
+"""Prepares data once, and opens the result.
 
-`prepare` is what a study calls before it plans: tokenizer, token shards, validation rows, identity.
-It does only what is missing, one process at a time, and can be killed anywhere. `open_prepared` is
-what a run calls: it checks what it opens and never makes tokens.
+A study calls `prepare` before it plans: tokenizer, token shards, validation rows, identity. It does
+only what is missing, one process at a time, and may be killed at any point. A run calls
+`open_prepared`, which checks what it opens and never makes tokens.
 """
 
 from pathlib import Path
@@ -29,7 +29,7 @@ from model.data.manifest import (
     recorded_view,
     view_name,
 )
-from model.data.progress import Meter
+from model.data.progress import Display
 from model.data.rows import DocumentTokens, PackedRows
 from model.data.settings import DataSettings
 from model.data.shards import Shard, open_shard
@@ -37,7 +37,7 @@ from model.data.sources import NAMED_SOURCES, TRAIN, TXT, VALIDATION
 from model.data.tokenizer import Tokenizer
 from model.errors import DataError
 
-LOST_WARNED, LOST_REFUSED = 0.5, 0.95  # shares of the tokens; of web pages about a third are lost
+LOST_WARNED, LOST_REFUSED = 0.5, 0.95  # shares of the tokens; web pages lose about a third
 NAMED_ROWS = 5
 
 
@@ -56,12 +56,10 @@ class Prepared:
 
     @property
     def bos_id(self) -> int:
-        """The token in front of every document."""
         return self.tokenizer.bos_id
 
     @property
     def vocab_size(self) -> int:
-        """V, specials included."""
         return self.tokenizer.vocab_size
 
     @property
@@ -70,31 +68,31 @@ class Prepared:
         return self.tokenizer.bytes_per_token
 
     def documents(self, split: str) -> DocumentTokens:
-        """The documents of `train` or `validation`."""
         return self._documents[split]
 
     def rows(self, split: str, n_rows: int) -> PackedRows:
-        """At least `n_rows` packed rows of a split; planned now where they are not yet."""
+        """At least `n_rows` packed rows of a split, planned if necessary."""
         folder = derived_folder(self.settings, self.path, self.manifest)
         return _packed(self.settings, self._documents[split], folder, split, n_rows)
 
 
-def prepare(settings: DataSettings, progress: Progress, meter: Meter | None = None) -> Prepared:
-    """Make everything that these settings need and open it; quick when nothing changed.
+def prepare(settings: DataSettings, progress: Progress, display: Display | None = None) -> Prepared:
+    """Make whatever these settings lack and open it; fast when nothing changed.
 
-    `progress` is called with a line of text at each step, `meter` tells downloads (None: in lines
-    too). Raises DataError for a source, tokenizer, cache, server or disk that is not as it must be.
+    Calls `progress` with a line of text at each step; `display` shows downloads (None: lines too).
+    Raises DataError for a fault of the source, tokenizer, cache, server or disk.
     """
     if find_view(settings) is None:
         with exclusive(settings.cache, progress):
             if not _has_tokens(settings):
-                encode_source(settings, progress, meter)
+                encode_source(settings, progress, display)
             _write_view(settings, progress)
     return open_prepared(settings)
 
 
 def open_prepared(settings: DataSettings) -> Prepared:
-    """Open what `prepare` made. Raises DataError when it is absent, damaged or of other text."""
+    """Open the result of `prepare`. Raises DataError when it is absent, damaged or of other
+    text."""
     location = locate(settings)
     view = recorded_view(settings)
     if location.home is None or view is None:
@@ -115,7 +113,7 @@ def _has_tokens(settings: DataSettings) -> bool:
 
 
 def _write_view(settings: DataSettings, progress: Progress) -> None:
-    """Pack and hash the validation rows, and write the identity that follows."""
+    """Pack and hash the validation rows, and write the identity."""
     home = locate(settings).home
     if home is None:
         raise _not_prepared(settings, locate(settings).changed)
@@ -151,7 +149,7 @@ def _write_view(settings: DataSettings, progress: Progress) -> None:
 
 
 def _require_a_row(settings: DataSettings, split: str, documents: DocumentTokens) -> None:
-    """Refuse text that is shorter than one row, which would repeat it."""
+    """Refuse text that is shorter than one row."""
     row_tokens, tokens = settings.context_tokens + 1, int(documents.lengths.sum())
     if tokens < row_tokens:
         raise DataError(
@@ -169,7 +167,8 @@ def _check_rows(
     validation: PackedRows,
     progress: Progress,
 ) -> None:
-    """Refuse or report tokens that cropping drops, and report repeated validation rows."""
+    """Refuse or report the share of tokens that cropping drops, and report repeated validation
+    rows."""
     train = packing.sampled_loss(
         documents[TRAIN].lengths, settings.context_tokens, packing.SAMPLE_ROWS, settings.seed
     )
@@ -249,7 +248,7 @@ def _open_tokenizer(home: Path, manifest: Manifest) -> Tokenizer:
     if tokenizer.sha256 != manifest.tokenizer_sha256:
         raise DataError(
             path=str(home / "tokenizer.json"),
-            expected=f"tokens of SHA-256 {manifest.tokenizer_sha256}, as the manifest says",
+            expected=f"tokens of SHA-256 {manifest.tokenizer_sha256}, as in the manifest",
             got=tokenizer.sha256,
             hint=f"Delete {home} and run `python -m model.data prepare` again.",
         )
@@ -257,16 +256,16 @@ def _open_tokenizer(home: Path, manifest: Manifest) -> Tokenizer:
 
 
 def _require_fit(settings: DataSettings, manifest: Manifest) -> None:
-    """A folder prepared elsewhere must have the vocabulary that the settings ask for."""
+    """Require the vocabulary of the settings in a folder that was prepared elsewhere."""
     tokenizers.require_size(manifest.vocab_size, settings.vocab_size, settings.source)
     if settings.tokenizer == "gpt2" and manifest.tokenizer_name != "gpt2":
         hint = "Use data.tokenizer: train, or prepare the text with gpt2."
         raise _other_tokenizer(settings, "GPT-2's vocabulary", manifest, hint)
     if settings.tokenizer not in ("train", "gpt2"):
-        asked = tokenizers.load(Path(settings.tokenizer).expanduser()).sha256
-        if asked != manifest.tokenizer_sha256:
+        requested = tokenizers.load(Path(settings.tokenizer).expanduser()).sha256
+        if requested != manifest.tokenizer_sha256:
             hint = "Prepare the text with that tokenizer, or use data.tokenizer: train."
-            raise _other_tokenizer(settings, f"the vocabulary {asked[:12]}", manifest, hint)
+            raise _other_tokenizer(settings, f"the vocabulary {requested[:12]}", manifest, hint)
 
 
 def _other_tokenizer(

@@ -1,7 +1,8 @@
-"""How a download is told while it goes on: a bar on a terminal, a line now and then elsewhere.
+"""Shows the progress of a download: a bar on a terminal, a line every ten seconds elsewhere.
 
-The threads that download write into a `Tally`; one thread reads it and tells. A meter is a context
-manager around the download that gives a function to call often: `with meter(tally) as tell`.
+The downloading threads write into a `Tally`; one thread reads and displays it. A display is a
+context manager around the download that returns a function to call often: `with display(tally) as
+refresh`.
 """
 
 import time
@@ -15,7 +16,7 @@ LINE_EVERY_S = 10.0
 
 
 class Tally:
-    """Bytes of each file, written by one thread a file; `notes` are lines to be told once."""
+    """Bytes of each file, written by one thread a file; `notes` are lines to print once."""
 
     def __init__(self, name: str, files: int) -> None:
         self.name, self.files, self.files_done = name, files, 0
@@ -24,52 +25,52 @@ class Tally:
         self._expected: dict[str, int] = {}
 
     def expect(self, file: str, total_bytes: int) -> None:
-        """A file's size became known."""
+        """Set a file's size in bytes."""
         self._expected[file] = total_bytes
 
     def receive(self, file: str, so_far_bytes: int) -> None:
-        """So many bytes of a file are here, those of earlier attempts included."""
+        """Set the bytes of a file received so far, earlier attempts included."""
         self._received[file] = so_far_bytes
 
     @property
     def received_bytes(self) -> int:
-        """Bytes here, over all files that are or were under way."""
+        """Bytes received, over all files."""
         return sum(list(self._received.values()))
 
     @property
     def expected_bytes(self) -> int:
-        """Bytes of all files; those not begun count as the mean of the others."""
+        """Bytes of all files; a file of unknown size counts as the mean of the others."""
         known = list(self._expected.values())
         return round(sum(known) / len(known) * self.files) if known else 0
 
 
-Tell = Callable[[], None]
-Meter = Callable[[Tally], AbstractContextManager[Tell]]
+Refresh = Callable[[], None]
+Display = Callable[[Tally], AbstractContextManager[Refresh]]
 
 
-def in_lines(progress: Progress, now_s: Callable[[], float] = time.monotonic) -> Meter:
-    """A meter for logs: one line every ten seconds, and one at the end."""
+def line_display(progress: Progress, now_s: Callable[[], float] = time.monotonic) -> Display:
+    """A display for logs: one line every ten seconds, and one at the end."""
 
     @contextmanager
-    def meter(tally: Tally) -> Iterator[Tell]:
-        told_s = now_s()
+    def display(tally: Tally) -> Iterator[Refresh]:
+        shown_s = now_s()
 
-        def tell() -> None:
-            nonlocal told_s
-            if now_s() - told_s >= LINE_EVERY_S:
-                told_s = now_s()
+        def refresh() -> None:
+            nonlocal shown_s
+            if now_s() - shown_s >= LINE_EVERY_S:
+                shown_s = now_s()
                 progress(_line(tally))
 
-        yield tell
+        yield refresh
         if tally.received_bytes:
             progress(_line(tally))
 
-    return meter
+    return display
 
 
 @contextmanager
-def bar(tally: Tally) -> Iterator[Tell]:
-    """A meter for terminals, on standard error."""
+def progress_bar(tally: Tally) -> Iterator[Refresh]:
+    """A display for terminals, on standard error."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -90,7 +91,7 @@ def bar(tally: Tally) -> Iterator[Tell]:
     with Progress(*columns, console=Console(stderr=True)) as display:
         task = display.add_task(tally.name, total=None, files="")
 
-        def tell() -> None:
+        def refresh() -> None:
             display.update(
                 task,
                 total=tally.expected_bytes or None,
@@ -98,9 +99,9 @@ def bar(tally: Tally) -> Iterator[Tell]:
                 files=f"{tally.files_done}/{tally.files}",
             )
 
-        tell()
-        yield tell
-        tell()
+        refresh()
+        yield refresh
+        refresh()
 
 
 def _line(tally: Tally) -> str:

@@ -1,19 +1,19 @@
-"""The data sets that are downloaded: which files they have, where, and which one is validation.
+"""The data sets that can be downloaded: files, addresses, and the validation file of each.
 
     climbmix      parquet shards of documents, as nanochat trains on them (@karpathy's shuffle of
                   NVIDIA's ClimbMix, arXiv 2504.13161); its last shard is validation
     fineweb10B    GPT-2 tokens of FineWeb in `.bin` shards, as modded-nanogpt trains on them
                   (published by @KellerJordan, in the format of @karpathy's llm.c)
 
-Facts only: `fetch` downloads, `downloaded_files` knows what is here. Standard library only.
+Constants only; `fetch` downloads. Standard library only.
 """
 
 from dataclasses import dataclass
 
 from model.errors import DataError
 
-# Downloading more than this is never what leaving a field out should mean.
-LARGEST_UNASKED_GB = 100
+# A configuration that leaves data.train_files out downloads no more than this.
+LARGEST_DEFAULT_GB = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,32 +21,29 @@ class Published:
     """A data set of numbered training files and one validation file, all under one address."""
 
     name: str
-    """What `data.source` calls it."""
+    """Its name in `data.source`."""
     kind: str
     """Format of its files."""
     url: str
-    """Address that file names are appended to."""
     train_pattern: str
     """Name of a training file, for `str.format` with its index."""
     first_index: int
-    """Index of the first training file."""
     train_files: int
-    """How many training files there are."""
     validation_name: str
-    """Name of the validation file."""
     file_mb: int
-    """About the size of one file, for messages."""
+    """Approximate size of one file in MB, for messages."""
     tokens: int
-    """About how many GPT-2 tokens all training files hold, as its publisher says."""
+    """Approximate GPT-2 tokens in all training files, as published."""
     vocabulary_characters: int | None = None
-    """A vocabulary is trained on the first so many characters; None: on all of the text."""
+    """Train a vocabulary on the first so many characters; None: on all of the text."""
 
     def file_names(self, train_files: int | None) -> tuple[str, ...]:
         """The first `train_files` training files (None: all) and the validation file.
 
-        Raises DataError for more than there are, and where all would be a disk's worth.
+        Raises DataError for more files than exist, and for None where all exceed
+        LARGEST_DEFAULT_GB.
         """
-        if train_files is None and self.gigabytes > LARGEST_UNASKED_GB:
+        if train_files is None and self.gigabytes > LARGEST_DEFAULT_GB:
             raise DataError(
                 path="data.train_files",
                 expected=f"how many of the {self.train_files:,} training files of {self.name} "
@@ -67,12 +64,12 @@ class Published:
 
     @property
     def file_tokens(self) -> int:
-        """About the tokens of one training file."""
+        """Approximate tokens of one training file."""
         return self.tokens // self.train_files
 
     @property
     def gigabytes(self) -> float:
-        """About the size of all training files."""
+        """Approximate size of all training files in GB."""
         return self.train_files * self.file_mb / 1_000
 
 
@@ -89,7 +86,7 @@ PUBLISHED = {
             train_files=6_542,
             validation_name="shard_06542.parquet",
             file_mb=100,
-            tokens=400_000_000_000,  # in the name of the data set
+            tokens=400_000_000_000,  # from the name of the data set
             vocabulary_characters=2_000_000_000,  # nanochat's scripts/tok_train.py
         ),
         Published(

@@ -1,10 +1,9 @@
 """The embedded source `python-docs`: the English that ships with every CPython.
 
-The reference topics of `pydoc` and the docstrings of the standard library, found with `ast` and
-without importing a module. Texts are cut at blank lines into documents of at most 1,000 characters,
-because a row of 256 tokens holds about that much and best-fit packing throws the rest of a longer
-one away. About 2 MB; it differs between Python versions, so its documents are hashed like any
-other's.
+The reference topics of `pydoc` and the docstrings of the standard library, found with `ast` without
+importing a module. Texts are cut at blank lines into documents of at most 1,000 characters, about
+what a row of 256 tokens holds: best-fit packing drops the rest of a longer one. About 2 MB; it
+differs between Python versions, so its documents are hashed like those of other sources.
 """
 
 import ast
@@ -36,10 +35,10 @@ def _texts(file: SourceFile) -> Iterator[str]:
     source = file.path.read_bytes()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # old modules hold escapes that newer Pythons dislike
+            warnings.simplefilter("ignore")  # invalid escapes in old modules
             tree = ast.parse(source)
     except (SyntaxError, ValueError):
-        return  # a file that this Python cannot parse has no docstring to offer
+        return  # this Python cannot parse the file
     if file.name.replace("\\", "/") == _TOPICS:
         yield from _topics(tree)
     module = file.name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
@@ -55,7 +54,7 @@ def _topics(tree: ast.Module) -> Iterator[str]:
 
 
 def _docstrings(node: ast.AST, name: str) -> Iterator[str]:
-    """Docstrings in the order of the source, each under the dotted name of what it documents."""
+    """Docstrings in source order, each below the dotted name of the documented object."""
     if isinstance(node, _Documented):
         text = ast.get_docstring(node)
         if text:
@@ -67,7 +66,7 @@ def _docstrings(node: ast.AST, name: str) -> Iterator[str]:
 
 
 def _cut(text: str) -> Iterator[str]:
-    """Whole paragraphs together while they fit; a longer paragraph stands alone."""
+    """Join whole paragraphs up to the longest document; a longer paragraph is a document."""
     piece = ""
     for paragraph in _paragraphs(text):
         if piece and len(piece) + 2 + len(paragraph) > LONGEST_CHARACTERS:
@@ -88,5 +87,5 @@ def _is_english(text: str) -> bool:
     if len(text) < SHORTEST_CHARACTERS or not text.isascii():
         return False
     letters = sum(map(str.isalpha, text))
-    words = len(text.split())
-    return letters > 0.65 * len(text.replace("  ", "")) and words * 12 > len(text.strip())
+    count = len(text.split())
+    return letters > 0.65 * len(text.replace("  ", "")) and count * 12 > len(text.strip())

@@ -1,7 +1,7 @@
-"""Rows of tokens: the packing plan laid over the token shards.
+"""Rows of tokens: the packing plan applied to the token shards.
 
-A row is T + 1 tokens, the pieces of its plan put end to end: inputs are its first T tokens, targets
-its last T. Reading copies slices of memory-mapped shards and nothing else.
+A row is the T + 1 tokens of its pieces, concatenated: inputs are its first T tokens, targets its
+last T. Reading copies slices of memory-mapped shards.
 """
 
 import hashlib
@@ -20,7 +20,8 @@ from model.data.shards import Shard
 class DocumentTokens:
     """All documents of a split, numbered in file order over its shards.
 
-    `longest`: a document of more tokens counts as several, of which each but the last has as many.
+    A document of more than `longest` tokens counts as several, each of `longest` tokens but the
+    last.
     """
 
     def __init__(self, shards: Sequence[Shard], longest: int | None = None) -> None:
@@ -45,13 +46,13 @@ class DocumentTokens:
         self._shard_of, self._start_of = self._shard_of[of], self._start_of[of] + before
 
     def tokens(self, document: int) -> NDArray[np.unsignedinteger]:
-        """The ids of one document, BOS in front unless it continues the one before it."""
+        """The ids of one document, BOS first unless it continues the document before it."""
         shard = self._tokens[int(self._shard_of[document])]
         start = int(self._start_of[document])
         return shard[start : start + int(self.lengths[document])]
 
     def gather(self, pieces: NDArray[np.int32], out: NDArray[np.int64]) -> None:
-        """Copy pieces (document, start, length) end to end into `out`, which they fill."""
+        """Concatenate pieces (document, start, length) into `out`, which they fill."""
         documents = pieces[:, 0]
         shards = self._shard_of[documents].tolist()
         starts = (self._start_of[documents] + pieces[:, 1]).tolist()
@@ -67,7 +68,7 @@ class Rows(Protocol):
 
     @property
     def rows(self) -> int:
-        """The number of rows that can be asked for."""
+        """The number of rows."""
 
     def tokens(self, start: int, stop: int) -> NDArray[np.int64]:
         """Rows start to stop as (stop - start, T + 1) token ids."""
@@ -82,18 +83,17 @@ class PackedRows:
 
     @property
     def rows(self) -> int:
-        """The number of rows that can be asked for."""
         return self.plan.rows
 
     @property
     def lost_share(self) -> float:
-        """Share of the tokens taken from the stream that cropping dropped."""
-        kept = len(self.plan.pieces) and int(self.plan.pieces[:, 2].sum(dtype=np.int64))
-        return self.plan.lost_tokens / max(1, kept + self.plan.lost_tokens)
+        """Share of the stream's tokens that cropping dropped."""
+        packed = len(self.plan.pieces) and int(self.plan.pieces[:, 2].sum(dtype=np.int64))
+        return self.plan.lost_tokens / max(1, packed + self.plan.lost_tokens)
 
     @property
     def epochs(self) -> float:
-        """How often the stream of documents was read to fill the planned rows."""
+        """Passes over the documents that fill the planned rows."""
         return self.plan.next_place / len(self._documents.lengths)
 
     def tokens(self, start: int, stop: int) -> NDArray[np.int64]:
@@ -125,9 +125,9 @@ class PackedRows:
 
 
 class RepeatedRows:
-    """The first `rows` rows of others again and again, for whoever must never run out of them.
+    """The first `rows` rows of another `Rows`, repeated without end.
 
-    A piece that is asked for does not cross from the last row to the first: batches divide `rows`.
+    A requested slice does not cross from the last row to the first: batches divide `rows`.
     """
 
     def __init__(self, others: Rows, rows: int) -> None:
@@ -136,7 +136,7 @@ class RepeatedRows:
 
     @property
     def rows(self) -> int:
-        """No end that a process reaches."""
+        """Practically infinite."""
         return sys.maxsize
 
     def tokens(self, start: int, stop: int) -> NDArray[np.int64]:

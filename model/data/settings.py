@@ -1,7 +1,7 @@
-"""What the data path is asked for: one frozen value made from a configuration.
+"""The data fields of a configuration, as one frozen value.
 
-Every other file here takes a `DataSettings` and never a whole configuration, so that data can be
-prepared, tested and measured without a model. Standard library only.
+The other files of this package take a `DataSettings` and never a whole configuration, so that data
+can be prepared, tested and measured without a model. Standard library only.
 """
 
 from dataclasses import dataclass
@@ -26,8 +26,8 @@ class DataSettings:
     """`python-docs`, `climbmix`, `fineweb10B`, a folder of parquet, jsonl, txt or `.bin` files, or
     a folder prepared elsewhere."""
     train_files: int | None = None
-    """Train on the first n training files; null: on all. Of a folder, the tokenizer always sees all
-    of them; of a published data set, only these are downloaded."""
+    """Train on the first n training files; null: on all. The tokenizer of a folder is always
+    trained on all files; of a published data set, only these are downloaded."""
     tokenizer: str = "train"
     """`train` (on this source), `gpt2` (tiktoken's own), or the path of a tokenizer file."""
     vocab_size: int
@@ -37,11 +37,11 @@ class DataSettings:
     context_tokens: int
     """T: a row holds T + 1 tokens."""
     validation_rows: int
-    """Rows that an evaluation reads; their content is part of the data's identity."""
+    """Rows of an evaluation; their content is part of the data's identity."""
     cache_dir: str = ".cache/data"
-    """Where token shards, plans and manifests are kept."""
+    """Folder of token shards, plans and manifests."""
     mirror: str | None = None
-    """Where published files are downloaded from; null: from where they were published."""
+    """Server to download published files from; null: where they were published."""
     seed: int = 1
     """Seed of the document order; not part of the data's identity."""
 
@@ -77,7 +77,6 @@ class DataSettings:
 
     @property
     def cache(self) -> Path:
-        """The cache folder as a path."""
         return Path(self.cache_dir).expanduser()
 
 

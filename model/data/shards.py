@@ -1,9 +1,8 @@
 """Token ids on disk: one shard for each part of a source, memory-mapped when read.
 
-A shard is `<stem>.tokens` (every document with BOS in front, end to end, little-endian uint16, or
-uint32 when the vocabulary needs it), `<stem>.starts` (int64: where each document starts, and the
-end) and `<stem>.json` (its record, written last: a shard without one was interrupted and is made
-again).
+A shard is `<stem>.tokens` (all documents, BOS first, little-endian uint16, or uint32 for a large
+vocabulary), `<stem>.starts` (int64: the start of each document, and the end) and `<stem>.json` (its
+record, written last: a shard without a record was interrupted and is written again).
 
 Opening compares sizes, the hash of the starts and a hash of up to 64 samples spread over the tokens
 (the whole file up to 4 MiB), which takes milliseconds at any size; `verify` reads every byte.
@@ -54,12 +53,12 @@ def write_shard(
 ) -> ShardRecord:
     """Encode a part's documents into a shard. Raises DataError on a full disk or bad text.
 
-    The bytes of a text are those of its tokens, which hold for files of tokens too.
+    Counts the bytes of the tokens, which are those of the text and exist for files of tokens too.
     """
     kind = token_type(token_bytes)
     lengths: list[int] = []
     groups: dict[int, int] = {}
-    digest, text_bytes, told = hashlib.sha256(), 0, 0
+    digest, text_bytes, reported = hashlib.sha256(), 0, 0
     with replacing(folder / f"{stem}.tokens") as file:
         for chunk in chunks:
             groups[chunk.group] = groups.get(chunk.group, 0) + len(chunk.documents)
@@ -70,8 +69,8 @@ def write_shard(
             text_bytes += int(tokenizer.bytes_per_token[ids].sum())
             for document in chunk.documents:
                 digest.update(document_hash(document))
-            if text_bytes - told > 100_000_000:
-                told = text_bytes
+            if text_bytes - reported > 100_000_000:
+                reported = text_bytes
                 progress(f"{stem}: {text_bytes / 1e6:,.0f} MB of text encoded")
     starts = np.array([0, *itertools.accumulate(lengths)], "<i8")
     with replacing(folder / f"{stem}.starts") as file:
@@ -92,13 +91,13 @@ def write_shard(
 
 
 def finished_shard(folder: Path, stem: str) -> ShardRecord | None:
-    """The record of a shard that was written to its end, else None."""
+    """The record of a complete shard, else None."""
     path = folder / f"{stem}.json"
     return ShardRecord(**read_json(path)) if path.exists() else None
 
 
 def open_shard(folder: Path, record: ShardRecord, token_bytes: int) -> Shard:
-    """Map a shard. Raises DataError when it is missing or not what its record says."""
+    """Map a shard. Raises DataError when it is missing or differs from its record."""
     tokens_path, starts_path = _paths(folder, record)
     for name, size in record.sizes(token_bytes).items():
         _require_size(folder / name, size)
@@ -106,7 +105,7 @@ def open_shard(folder: Path, record: ShardRecord, token_bytes: int) -> Shard:
     _require_hash(starts_path, record.starts_sha256, file_sha256(starts_path))
     starts = np.fromfile(starts_path, "<i8")
     kind = token_type(token_bytes)
-    if not record.tokens:  # a file without documents; nothing can be mapped
+    if not record.tokens:  # an empty file cannot be mapped
         return Shard(record, np.zeros(0, kind), starts)
     return Shard(record, np.asarray(np.memmap(tokens_path, kind, mode="r")), starts)
 
@@ -119,7 +118,7 @@ def verify_shard(folder: Path, record: ShardRecord, token_bytes: int) -> None:
 
 
 def sample_sha256(path: Path) -> str:
-    """SHA-256 of a file's samples: evenly spread, the first and last bytes among them."""
+    """SHA-256 of evenly spread samples of a file, the first and last bytes included."""
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     with path.open("rb") as file:
@@ -141,12 +140,12 @@ def _require_size(path: Path, expected_bytes: int) -> None:
         raise _mismatch(path, f"a shard of {expected_bytes:,} bytes", "no such file")
     size = path.stat().st_size
     if size != expected_bytes:
-        raise _mismatch(path, f"{expected_bytes:,} bytes, as the manifest says", f"{size:,} bytes")
+        raise _mismatch(path, f"{expected_bytes:,} bytes, as in the manifest", f"{size:,} bytes")
 
 
 def _require_hash(path: Path, expected: str, got: str) -> None:
     if expected != got:
-        raise _mismatch(path, f"SHA-256 {expected}, as the manifest says", got)
+        raise _mismatch(path, f"SHA-256 {expected}, as in the manifest", got)
 
 
 def _mismatch(path: Path, expected: str, got: str) -> DataError:
@@ -154,6 +153,6 @@ def _mismatch(path: Path, expected: str, got: str) -> DataError:
         path=str(path),
         expected=expected,
         got=got,
-        hint=f"The shard was changed or cut. Delete {path.parent.parent} and run "
+        hint=f"The shard was changed or truncated. Delete {path.parent.parent} and run "
         "`python -m model.data prepare` again, or copy the folder again.",
     )

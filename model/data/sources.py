@@ -1,10 +1,10 @@
-"""Which files a source has, which of them are validation, and whether they changed since.
+"""The files of a source, its validation split, and whether it changed.
 
-A folder holds files of one format, taken in the order of their names; the last one is validation. A
-folder with one file, and `python-docs`, hold out one document in ten by its hash instead. A
-published data set is a folder of downloads (`downloaded_files`) whose names are known beforehand.
-Nothing is read here but names, sizes and times, so that a plan for many runs can ask without
-waiting. Standard library only."""
+A folder holds files of one format in the order of their names; the last one is validation. A folder
+with one file, and `python-docs`, hold out one document in ten by its hash instead. A published data
+set is a folder of downloads (`downloaded`) with known names. Reads names, sizes and times only, so
+that planning many runs is fast. Standard library only.
+"""
 
 import difflib
 import os
@@ -21,9 +21,9 @@ from model.errors import DataError
 PYTHON_DOCS = "python-docs"
 NAMED_SOURCES = (PYTHON_DOCS, *PUBLISHED)
 TOKENS = "bin"
-"""The format whose files hold GPT-2 tokens and no text (`token_file`)."""
+"""The format of GPT-2 tokens without text (`token_file`)."""
 TXT = "txt"
-"""The format whose files are one document each."""
+"""The format with one document a file."""
 FORMATS = ("parquet", "jsonl", TXT, TOKENS)
 GPT2_VOCAB_SIZE = 50_257
 TRAIN, VALIDATION = "train", "validation"
@@ -41,7 +41,7 @@ _SKIPPED_FOLDERS = frozenset(
 class SourceFile:
     """One file of a source; `name` is relative to the source's folder.
 
-    `sha256` is known where a record of downloads tells it.
+    `sha256` is set where a download record has it.
     """
 
     name: str
@@ -53,9 +53,9 @@ class SourceFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """What becomes one token shard: the documents of one split in one file.
+    """The documents of one split in one file, which become one token shard.
 
-    `held_out`: the split is made by document hashes, and this part is one side of it.
+    `held_out`: the split is made by document hashes.
     """
 
     name: str
@@ -66,9 +66,9 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A described source: format, folder and files in order.
+    """The format, folder and files of a source, in order.
 
-    `vocabulary_characters`: a vocabulary is trained on the first so many; None: on all.
+    `vocabulary_characters`: train a vocabulary on the first so many; None: on all.
     """
 
     kind: str
@@ -78,7 +78,7 @@ class Source:
 
     @property
     def held_out(self) -> bool:
-        """Whether validation is made by document hashes for want of a file of its own."""
+        """Whether validation is split off by document hashes because it has no file."""
         return self.kind == PYTHON_DOCS or len(self.files) == 1
 
     def parts(self) -> tuple[Part, ...]:
@@ -96,12 +96,12 @@ class Source:
         )
 
     def stamp(self) -> list[list[str | int]]:
-        """Name, size and time of every file: equal stamps mean that nothing changed."""
+        """Name, size and time of every file, to detect changes."""
         return [[file.name, file.bytes, file.mtime_ns] for file in self.files]
 
 
 def require_askable(settings: DataSettings) -> None:
-    """Refuse what no file needs to be looked at for. Raises DataError."""
+    """Refuse settings that are faulty whatever the files hold. Raises DataError."""
     published = PUBLISHED.get(settings.source)
     if published is not None:
         published.file_names(settings.train_files)
@@ -117,7 +117,7 @@ def require_askable(settings: DataSettings) -> None:
 
 
 def needs_gpt2(settings: DataSettings) -> DataError:
-    """The error for files of tokens with another vocabulary than their own."""
+    """The error for files of GPT-2 tokens with another vocabulary."""
     return DataError(
         path="data.tokenizer",
         expected=f"gpt2, whose tokens the .bin files of {settings.source} hold",
@@ -127,9 +127,8 @@ def needs_gpt2(settings: DataSettings) -> DataError:
 
 
 def source_of(settings: DataSettings) -> Source:
-    """The source of these settings. Raises DataError as `describe_source`, and for files that
-    are yet to be downloaded.
-    """
+    """The source of these settings. Raises DataError as `describe_source`, and for files not
+    downloaded."""
     published = PUBLISHED.get(settings.source)
     if published is not None:
         return _published_source(published, settings)
@@ -175,13 +174,13 @@ def describe_source(source: str) -> Source:
         return Source(kind=PYTHON_DOCS, folder=_library(), files=_library_files())
     folder = Path(source).expanduser()
     if not folder.exists():
-        raise _nothing_there(source)
+        raise _not_found(source)
     if not folder.is_dir():
         raise DataError(
             path=source,
             expected="a folder of parquet, jsonl, txt or bin files",
             got="a file",
-            hint="Put the file into a folder of its own and give that folder.",
+            hint="Move the file into an empty folder and give that folder.",
         )
     found = [
         entry
@@ -220,13 +219,13 @@ def _one_format(source: str, found: "list[os.DirEntry[str]]") -> str:
             path=source,
             expected="files of one format",
             got=" and ".join(formats),
-            hint="Keep each format in a folder of its own.",
+            hint="Use one folder for each format.",
         )
     return formats[0]
 
 
-def _nothing_there(source: str) -> DataError:
-    """A misspelt name and a missing folder look alike; a path separator tells them apart."""
+def _not_found(source: str) -> DataError:
+    """The error for a misspelt name or a missing folder; a path has a separator."""
     if os.sep in source or source.startswith((".", "~")):
         hint = "Correct data.source, or create the folder and put the text there."
         return DataError(path=source, expected="a folder", got="no such folder", hint=hint)
@@ -246,7 +245,7 @@ def _library() -> Path:
 
 @lru_cache(maxsize=1)
 def _library_files() -> tuple[SourceFile, ...]:
-    """The modules of the standard library; they do not change while a process runs."""
+    """The modules of the standard library, constant while a process runs."""
     library, found, waiting = _library(), [], [_library()]
     while waiting:
         for entry in os.scandir(waiting.pop()):

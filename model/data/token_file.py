@@ -1,9 +1,9 @@
-"""A `.bin` file of GPT-2 tokens, as llm.c (@karpathy) and modded-nanogpt write their shards.
+"""A `.bin` file of GPT-2 tokens, in the format of llm.c (@karpathy) and modded-nanogpt.
 
 256 little-endian int32: magic 20240520, version 1, token count, zeros; then that many little-endian
 uint16 ids. Every document begins with GPT-2's end-of-text token, 50256. Shards are cut at a fixed
-count, so that the first tokens of one can be the rest of a document of the shard before: they count
-as a document of their own, with the token put in front. Nothing is decoded or encoded again.
+count, so a shard may begin with the rest of the previous shard's last document: that rest counts as
+a document, with the token prepended. Nothing is decoded or encoded again.
 """
 
 from collections.abc import Iterator
@@ -26,9 +26,9 @@ Tokens = NDArray[np.uint16]
 
 
 def token_documents(path: Path) -> Iterator[Tokens]:
-    """The documents of a file in order, each with the end-of-text token in front.
+    """The documents of a file in order, each beginning with the end-of-text token.
 
-    Raises DataError naming what is wrong with the header, the size or an id.
+    Raises DataError naming the fault of the header, the size or an id.
     """
     ids = read_ids(path)
     edges = [*np.flatnonzero(ids == END_OF_TEXT).tolist(), len(ids)]
@@ -51,8 +51,8 @@ def read_ids(path: Path) -> Tokens:
         raise _wrong(path, f"version {VERSION} of the format", str(version))
     if count < 0 or size != HEADER_BYTES + TOKEN_BYTES * count:
         expected = f"{HEADER_BYTES + TOKEN_BYTES * count:,} bytes for the {count:,} tokens"
-        raise _wrong(path, f"{expected} that its header counts", f"{size:,} bytes")
-    if not count:  # nothing can be mapped
+        raise _wrong(path, f"{expected} in its header", f"{size:,} bytes")
+    if not count:  # an empty file cannot be mapped
         return np.zeros(0, np.uint16)
     ids = np.asarray(np.memmap(path, "<u2", mode="r", offset=HEADER_BYTES))
     largest = int(ids.argmax())

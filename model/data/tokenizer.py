@@ -1,9 +1,8 @@
-"""The vocabulary: trained here, GPT-2's own, or read from a file, and always saved as one file.
+"""The vocabulary: trained, GPT-2's, or read from a file; always saved as one file.
 
-`rustbpe` trains (it counts pairs on all cores), `tiktoken` encodes (its speed is the encoder's, and
-a file read here gives it everything it needs, so a prepared folder works without network). The
-identity of a vocabulary is the SHA-256 over rank (4 bytes, little endian) and bytes of each
-ordinary token in the order of the ranks.
+`rustbpe` trains (on all cores) and `tiktoken` encodes. A vocabulary file has all that tiktoken
+needs, so a prepared folder works without network. The identity of a vocabulary is the SHA-256 over
+rank (4 bytes, little endian) and bytes of each ordinary token in rank order.
 """
 
 import hashlib
@@ -28,16 +27,16 @@ if TYPE_CHECKING:
     import tiktoken
 
 FILE_FORMAT = 1
-# Part of what decides a trained vocabulary; a changed rule needs a new name.
+# Part of a trained vocabulary's identity; a changed rule needs a new name.
 TRAINING_RULE = "rustbpe, file order, documents cut at 10,000 characters, nine specials"
 LONGEST_TRAINING_CHARACTERS = 10_000
-# nanochat's nine, in its order, behind the ordinary tokens; the first opens every document.
+# nanochat's nine, in its order, after the ordinary tokens; the first begins every document.
 SPECIALS = (
     "<|bos|>",
     *("<|user_start|>", "<|user_end|>", "<|assistant_start|>", "<|assistant_end|>"),
     *("<|python_start|>", "<|python_end|>", "<|output_start|>", "<|output_end|>"),
 )
-# GPT-4's pattern, but with groups of at most two digits, as nanochat has it.
+# GPT-4's pattern with groups of at most two digits, as in nanochat.
 SPLIT_PATTERN = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}"
     r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
@@ -61,12 +60,11 @@ class Tokenizer:
 
     @property
     def bos_id(self) -> int:
-        """The token in front of every document."""
         return self.specials[self.bos]
 
     @cached_property
     def sha256(self) -> str:
-        """The identity of the ordinary tokens (specials follow from their number)."""
+        """Hash of the ordinary tokens (the specials follow from their number)."""
         digest = hashlib.sha256()
         for rank, token in enumerate(self.ordinary):
             digest.update(struct.pack("<I", rank) + token)
@@ -92,17 +90,17 @@ class Tokenizer:
         )
 
     def encode(self, text: str) -> list[int]:
-        """Token ids without BOS; text that looks like a special token is ordinary text."""
+        """Token ids without BOS; the text of a special token is encoded as ordinary text."""
         return self.encoding.encode_ordinary(text)
 
     def encode_prompts(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
-        """Token ids of each text with BOS in front, in this thread; other threads go on."""
+        """Token ids of each text with BOS first. Runs in this thread and releases the GIL."""
         bos = np.array([self.bos_id], np.uint32)
         encode = self.encoding.encode_to_numpy
         return [np.concatenate((bos, encode(text, disallowed_special=()))) for text in texts]
 
     def encode_documents(self, documents: Iterable[Document]) -> list[NDArray[np.uint32]]:
-        """Token ids of each document with BOS in front, on all cores; tokens stay as they are."""
+        """Token ids of each document with BOS first, on all cores; tokens are copied."""
         bos = np.array([self.bos_id], np.uint32)
 
         def with_bos(document: Document) -> NDArray[np.uint32]:
@@ -115,7 +113,7 @@ class Tokenizer:
             return list(pool.map(with_bos, documents))
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """Text of token ids; bytes that are no UTF-8 show as the replacement character."""
+        """Text of token ids; invalid UTF-8 becomes the replacement character."""
         return self.encoding.decode([int(token) for token in tokens])
 
     def save(self, path: Path) -> None:
@@ -140,8 +138,8 @@ def train(
 ) -> Tokenizer:
     """Train a vocabulary of exactly `vocab_size` tokens on documents in the given order.
 
-    `characters`: only until so many were read, as nanochat does; None: on all. Raises DataError
-    when the text has too few pairs to merge for that many tokens.
+    `characters`: stop after reading so many, as nanochat does; None: read all. Raises DataError
+    when the text has too few pairs to merge.
     """
     import rustbpe
 
@@ -173,7 +171,7 @@ def train(
 
 
 def _training_texts(documents: Iterable[str], characters: int | None) -> Iterator[str]:
-    """Documents cut to their longest, until `characters` are passed; the one that passes counts."""
+    """Documents cut to their longest, up to and including the document that passes `characters`."""
     read = 0
     for document in documents:
         text = document[:LONGEST_TRAINING_CHARACTERS]
@@ -184,9 +182,9 @@ def _training_texts(documents: Iterable[str], characters: int | None) -> Iterato
 
 
 def gpt2() -> Tokenizer:
-    """GPT-2's own vocabulary (50,257), as tiktoken has it; `<|endoftext|>` opens a document.
+    """GPT-2's vocabulary (50,257) from tiktoken; `<|endoftext|>` begins a document.
 
-    Raises DataError where tiktoken has no copy and cannot fetch one.
+    Raises DataError where tiktoken has no copy and cannot download one.
     """
     import tiktoken
 
@@ -196,8 +194,8 @@ def gpt2() -> Tokenizer:
         raise DataError(
             path="data.tokenizer",
             expected="GPT-2's vocabulary, which tiktoken downloads once",
-            got=f"no copy here and no way to fetch one ({type(error).__name__})",
-            hint="Run this once with network, or set TIKTOKEN_CACHE_DIR to a folder that has it, "
+            got=f"no local copy, and the download failed ({type(error).__name__})",
+            hint="Run once with network access, set TIKTOKEN_CACHE_DIR to a folder that has it, "
             "or use data.tokenizer: train.",
         ) from error
     ranks = sorted(encoding._mergeable_ranks.items(), key=lambda pair: pair[1])
@@ -210,7 +208,8 @@ def gpt2() -> Tokenizer:
 
 
 def load(path: Path) -> Tokenizer:
-    """Read a vocabulary file. Raises DataError when it is missing, no such file, or changed."""
+    """Read a vocabulary file. Raises DataError when it is missing, of another format, or
+    changed."""
     try:
         value: Any = json.loads(path.read_bytes())
         tokenizer = Tokenizer(
@@ -237,13 +236,13 @@ def load(path: Path) -> Tokenizer:
             path=str(path),
             expected=f"tokens of SHA-256 {recorded}",
             got=tokenizer.sha256,
-            hint="The file was changed or cut; make it again.",
+            hint="The file was changed or truncated; create it again.",
         )
     return tokenizer
 
 
 def require_size(tokenizer_vocab_size: int, vocab_size: int, where: str) -> None:
-    """Refuse a vocabulary of another size than the model's. Raises DataError."""
+    """Require the model's vocabulary size. Raises DataError."""
     if tokenizer_vocab_size != vocab_size:
         raise DataError(
             path=where,

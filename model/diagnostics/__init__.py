@@ -1,2 +1,1 @@
-"""Checks of machines, data and plans before a job: what it requires, and what GPUs and links really
-do."""
+"""Checks before a job: requirements of the plan, and measurements of GPUs and links."""

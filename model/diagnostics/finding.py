@@ -1,8 +1,8 @@
-"""What was found before a job starts: expected, got, what to do about it, and how much it matters.
+"""The result of a check before a job: expected, got, hint and severity.
 
-A finding is an error that has not happened yet, or the word that it will not: `model.doctor` and
-`model.doctor --probe` give lists of them, and whoever starts the job decides by `severity` alone.
-What is as it should be stands in the list too, so that a reader sees what was looked at. No torch.
+A finding is an error that has not happened yet, or the confirmation that it will not.
+`model.doctor` and `model.doctor --probe` return lists of them, and the program that starts the job
+decides by `severity` alone. Passed checks are listed too. No torch.
 """
 
 from collections.abc import Iterable
@@ -16,25 +16,23 @@ Severity = Literal["error", "warning", "info"]
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     what: str
-    """A short noun phrase, the same whenever the same thing is looked at."""
+    """A short noun phrase, always the same for a check."""
     ok: bool
     expected: str
     got: str
     hint: str | None
-    """Null where nothing has to be done."""
     severity: Severity
-    """`error`: the job cannot run, or not as asked for; `warning`: it can, at a price that the
-    finding names; `info`: as it should be."""
+    """`error`: the job cannot run, or not as requested; `warning`: it can, at a cost that the
+    finding names; `info`: passed."""
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values, as the verbs print them."""
         return asdict(self)
 
 
-def judged(
+def check(
     what: str,
     *,
     ok: bool,
@@ -43,7 +41,7 @@ def judged(
     hint: str,
     otherwise: Severity = "error",
 ) -> Finding:
-    """A finding with its hint, and `otherwise` for its severity, only where it is not `ok`."""
+    """A finding; unless `ok`, it has its hint, and `otherwise` as its severity."""
     return Finding(
         what=what,
         ok=ok,
@@ -54,15 +52,15 @@ def judged(
     )
 
 
-def told(what: str, *, expected: str, got: str) -> Finding:
-    """Something that is as it should be, or that nobody has to judge."""
-    return judged(what, ok=True, expected=expected, got=got, hint="")
+def info(what: str, *, expected: str, got: str) -> Finding:
+    """A passed check, or information without one."""
+    return check(what, ok=True, expected=expected, got=got, hint="")
 
 
-def of_error(what: str, error: ModelError, severity: Severity = "error") -> Finding:
-    """What an error would say once the job had begun; the place it concerns goes into `got`."""
+def from_error(what: str, error: ModelError, severity: Severity = "error") -> Finding:
+    """A finding from an error that the job would raise; its field is part of `got`."""
     where = f"{error.path}: " if error.path else ""
-    return judged(
+    return check(
         what,
         ok=False,
         expected=error.expected,
@@ -73,5 +71,4 @@ def of_error(what: str, error: ModelError, severity: Severity = "error") -> Find
 
 
 def as_json(findings: Iterable[Finding]) -> list[dict[str, Any]]:
-    """A list of findings in plain values."""
     return [finding.as_json() for finding in findings]

@@ -1,2 +1,1 @@
-"""Several ranks: exchanges of tensors, one status for all at each step, statistics of slow
-ranks."""
+"""Several ranks: tensor collectives, the status all-reduce of each step, straggler statistics."""

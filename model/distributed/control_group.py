@@ -1,11 +1,11 @@
-"""The council of ranks between turns: what each of them has to say, heard by all.
+"""A process group for control messages between steps: `all_gather_object` over the CPUs (gloo).
 
-In the middle of work ranks hear each other in the roll call of a step
-(model/distributed/step_status.py). A trainer that waits for a word may wait for hours, and neither
-a GPU nor a core may have work of that: NCCL would keep a kernel spinning on each GPU, and give up
-after ten minutes. So a council goes between CPUs (gloo), and ranks wait in it asleep. It is held
-again and again, several times a second: a signal is noticed between two of them, and a rank that
-ended breaks the next one. One rank alone hears itself, without a call."""
+Within a step, ranks exchange their status in its all-reduce (model/distributed/step_status.py). A
+trainer may wait for a command for hours, and must not use a GPU or a core meanwhile: NCCL would
+keep a kernel spinning on each GPU, and time out after ten minutes. Ranks sleep in gloo instead.
+They call it several times a second, so that a signal is noticed between two calls, and the end of a
+rank breaks the next one. A single rank calls nothing.
+"""
 
 from typing import Any
 
@@ -13,10 +13,10 @@ from model.distributed.ranks import Ranks
 
 
 class ControlGroup:
-    """Where all ranks of a run meet that have joined."""
+    """The control process group of a run."""
 
     def __init__(self, ranks: Ranks) -> None:
-        """Held for the first time: all ranks have to come."""
+        """All ranks must call it."""
         self.ranks, self._group = ranks, None
         if not ranks.alone:
             import torch.distributed as dist
@@ -24,5 +24,5 @@ class ControlGroup:
             self._group = dist.new_group(backend="gloo")
 
     def all_gather_object(self, value: Any) -> list[Any]:
-        """What each rank gave, by rank; waits for the last one to come."""
+        """The value of each rank, by rank; waits for all ranks."""
         return self.ranks.all_gather_object(value, self._group)

@@ -1,15 +1,15 @@
-"""The ranks that train one model: who this process is, and what ranks give each other.
+"""The ranks that train one model, and their collectives.
 
-`torchrun` starts one process a rank, each with a GPU of its own, and says who it is (RANK,
-WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE). In a step over C ranks each takes its share of the rows;
-of every large tensor a rank holds the optimizer state of one C-th and updates that part:
+`torchrun` starts one process a rank, each with its GPU, and sets RANK, WORLD_SIZE, LOCAL_RANK and
+LOCAL_WORLD_SIZE. In a step over C ranks each takes its share of the rows; of every large tensor a
+rank holds one C-th of the optimizer state and updates that part:
 
-    gradients (n, ...) of own rows -- reduce-scatter --> the sum of all ranks' for own n / C rows
+    gradients (n, ...) of own rows -- reduce-scatter --> the sum over ranks for own n / C rows
     updated own rows of the weights -- all-gather --> the weights (n, ...)
 
-as ZeRO does in its second stage (Rajbhandari and others, arXiv 1910.02054), after the form that
-modded-nanogpt and nanochat gave it for Muon. An exchange runs beside whatever does not need it
-(NCCL has a stream of its own) until `wait`. One rank exchanges nothing: no copy, no call.
+This is ZeRO stage 2 (Rajbhandari and others, arXiv 1910.02054), in the form of modded-nanogpt and
+nanochat for Muon. A collective overlaps with other work (NCCL has its own stream) until `wait`. A
+single rank copies and calls nothing.
 """
 
 import os
@@ -37,11 +37,10 @@ class Ranks:
 
     @property
     def alone(self) -> bool:
-        """Whether there is nobody to exchange with."""
         return self.count == 1
 
     def padded(self, length: int) -> int:
-        """The smallest length of at least this that all ranks can share evenly."""
+        """The smallest length of at least this that divides by the ranks."""
         return -(-length // self.count) * self.count
 
     def share(self, length: int) -> slice:
@@ -49,18 +48,19 @@ class Ranks:
         return slice(length * self.rank // self.count, length * (self.rank + 1) // self.count)
 
     def reduce_scatter(self, whole: "Tensor", own: "Tensor") -> "Exchange":
-        """Into `own` (n / C, ...) the sum over ranks of this rank's part of `whole` (n, ...)."""
+        """Write to `own` (n / C, ...) the sum over ranks of this rank's part of `whole` (n,
+        ...)."""
         return Exchange(None if self.alone else _reduce_scatter()(own, whole, async_op=True))
 
     def all_gather(self, whole: "Tensor") -> "Exchange":
-        """Fills `whole` (n, ...) with the part that each rank has in it."""
+        """Fill `whole` (n, ...) with each rank's part of it."""
         if self.alone:
             return Exchange(None)
         own = whole[self.share(whole.size(0))]
         return Exchange(_all_gather()(whole, own, async_op=True))
 
     def all_reduce(self, tensor: "Tensor") -> "Exchange":
-        """The sum over ranks, in place."""
+        """Sum over ranks, in place."""
         if self.alone:
             return Exchange(None)
         import torch.distributed as dist
@@ -68,12 +68,11 @@ class Ranks:
         return Exchange(dist.all_reduce(tensor, async_op=True))
 
     def maximum(self, value: float) -> float:
-        """Over all ranks."""
         return value if self.alone else max(self.all_gather_object(value))
 
     def all_gather_object(self, value: Any, group: Any = None) -> list[Any]:
-        """What each rank gave here, by rank; any value that can be pickled, and slow. `group` is
-        the way that it takes, null the one of tensors."""
+        """The value of each rank, by rank; any value that can be pickled, and slow. `group`: null
+        for the default process group."""
         if self.alone:
             return [value]
         import torch.distributed as dist
@@ -87,41 +86,41 @@ ALONE = Ranks()
 
 
 class Exchange:
-    """An exchange under way, or none."""
+    """A collective in progress, or none."""
 
     def __init__(self, work: Any) -> None:
         self._work = work
 
     def wait(self) -> None:
-        """What comes after this sees its result. Asked again, it is over: gloo would write anew."""
+        """Order later work after the result. A second call does nothing: gloo would write again."""
         work, self._work = self._work, None
         if work is not None:
             work.wait()
 
 
 def from_environment() -> Ranks:
-    """What torchrun says of this process; alone without it. Raises MachineError."""
-    told = {name: os.environ[name] for name in VARIABLES if name in os.environ}
-    if "WORLD_SIZE" not in told:
+    """This process's ranks as set by torchrun; a single rank without it. Raises MachineError."""
+    values = {name: os.environ[name] for name in VARIABLES if name in os.environ}
+    if "WORLD_SIZE" not in values:
         return ALONE
     try:
-        rank, count, local, local_count = (int(told[name]) for name in VARIABLES)
+        rank, count, local, local_count = (int(values[name]) for name in VARIABLES)
     except (KeyError, ValueError):
         raise MachineError(
             expected=f"whole numbers in {', '.join(VARIABLES)}, as torchrun sets them",
-            got=", ".join(f"{name}={value}" for name, value in told.items()),
+            got=", ".join(f"{name}={value}" for name, value in values.items()),
             hint="Start it with `torchrun --nproc-per-node N -m model.train ...`, or unset them.",
         ) from None
     return Ranks(rank=rank, count=count, local=local, local_count=local_count)
 
 
 def under_torchrun() -> bool:
-    """Whether torchrun is the parent of this process."""
+    """Whether torchrun started this process."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def join_group(ranks: Ranks, device: "torch.device") -> None:
-    """Meets the other ranks: NCCL between GPUs, gloo between CPUs."""
+    """Initialise the process group: NCCL between GPUs, gloo between CPUs."""
     if ranks.alone:
         return
     import torch
@@ -135,7 +134,7 @@ def join_group(ranks: Ranks, device: "torch.device") -> None:
 
 
 def leave_group(ranks: Ranks) -> None:
-    """Leaves the other ranks, where there are any."""
+    """Destroy the process group, if any."""
     if ranks.alone:
         return
     import torch.distributed as dist
@@ -145,7 +144,7 @@ def leave_group(ranks: Ranks) -> None:
 
 
 def _reduce_scatter() -> Callable[..., Any]:
-    """torch 2.13 renamed it."""
+    """The function by its name in torch 2.13, or before."""
     import torch.distributed as dist
 
     return getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor

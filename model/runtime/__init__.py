@@ -1,2 +1,1 @@
-"""What surrounds training: the process and its end, run directory, environment, preflight,
-compilation."""
+"""The runtime of a run: process and exit, run directory, environment, preflight, compilation."""

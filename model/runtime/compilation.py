@@ -1,15 +1,14 @@
-"""What torch compiled in this run: how much came from the cache, how long it took, and when.
+"""Compilation by torch in this run: cache hits, seconds, and when.
 
-Three questions of one object. Before training: does the first compilation work, if need be without
-the cache (`warm_up`)? For environment.json: was it a hit or a miss (`as_json`)? After each step:
-was anything compiled just now (`news`)? The last is asked because a step that compiles takes
-seconds where its neighbours take milliseconds: such a step leaves an event and stays out of the
+Before training, `warm_up` compiles everything once, without the cache if that is faulty. `as_json`
+is the cache result for environment.json. After each step, `take_report` reports a compilation: such
+a step takes seconds instead of milliseconds, so it becomes an event and does not count towards the
 speed.
 
-The numbers are torch's own. `graphs` are those that Dynamo captured. Each becomes one or two
-compiled functions (forward, backward), and hits, misses and bypasses count those as Inductor's
-graph cache looked them up. Seconds run from the start of an outermost compilation to its end.
-Kernels that FlashAttention-4 and quack compile at their first call are not in these counts.
+The numbers are torch's. `graphs` are those captured by Dynamo. Each becomes one or two compiled
+functions (forward, backward), and hits, misses and bypasses count those as Inductor's graph cache
+looked them up. Seconds run from the start of an outermost compilation to its end. Kernels that
+FlashAttention-4 and quack compile at their first call are not counted.
 """
 
 import errno
@@ -26,32 +25,34 @@ import torch
 from model.config import Config
 from model.config.identity import kernel_versions
 from model.runtime.environment import cpu_json
-from model.system.compile_cache import CompileCache, folder_key, no_room
-from model.system.failure import gpu_remedy, is_out_of_memory
+from model.system.compile_cache import CompileCache, folder_key, no_disk_space
+from model.system.failure import gpu_hint, is_out_of_memory
 
-KINDS_OF_BLOCK = 64  # each is one more compilation of the same code (model/gpt.py)
+KINDS_OF_BLOCK = 64  # each recompiles the same code (model/gpt.py)
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
-NO_SPACE = "No space left on device"  # as a C++ compiler says it, whose errors are text
+NO_SPACE = "No space left on device"  # from a C++ compiler, whose errors are text
 CACHE_LOGGERS = ("torch._inductor.codecache", "torch._functorch._aot_autograd.autograd_cache")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Counts:
-    """Compiled so far, or between two moments."""
+class CompileCounts:
+    """Compilations up to now, or between two moments."""
 
     graphs: int = 0
     hits: int = 0
     misses: int = 0
     bypasses: int = 0
-    """Functions that Inductor can't keep."""
+    """Functions that Inductor cannot cache."""
 
-    def __sub__(self, earlier: "Counts") -> "Counts":
+    def __sub__(self, earlier: "CompileCounts") -> "CompileCounts":
         names = (field.name for field in fields(self))
-        return Counts(**{name: getattr(self, name) - getattr(earlier, name) for name in names})
+        return CompileCounts(
+            **{name: getattr(self, name) - getattr(earlier, name) for name in names}
+        )
 
     @property
     def result(self) -> str:
-        """`hit`, `miss` or `partial`; `off` where no cache was asked."""
+        """`hit`, `miss` or `partial`; `off` where no cache was read."""
         if self.hits + self.misses + self.bypasses == 0:
             return "off"
         if self.hits == 0:
@@ -61,35 +62,35 @@ class Counts:
 
 @dataclass(frozen=True, kw_only=True)
 class CompilationReport:
-    """What was compiled since the last question."""
+    """The compilations since the last report."""
 
     graphs: int
     seconds: float
     reason: str | None
-    """Dynamo's reason for compiling code again; null for code that is new."""
+    """Dynamo's reason for recompiling; null for new code."""
 
 
 class Compilation:
-    """Counts what torch compiles in this process from here on, and mends a broken cache."""
+    """Counts what torch compiles in this process, and replaces a faulty cache."""
 
     def __init__(self, cache: CompileCache | None, *, compiled: bool) -> None:
         self.cache, self.compiled = cache, compiled
-        self.seconds = self._told_s = 0.0
+        self.seconds = self._reported_s = 0.0
         self._started_s = 0.0
         self._compiled_ids: list[str] = []
         if compiled:
             import torch._dynamo
 
             torch._dynamo.config.recompile_limit = KINDS_OF_BLOCK
-            # past this limit Dynamo would run the code uncompiled, with a line in the log at most
+            # otherwise Dynamo would run the code uncompiled and at most log a line
             torch._dynamo.config.fail_on_recompile_limit_hit = True
-            self._first = self._told = _counts()
+            self._first = self._reported = _counts()
             self._listen()
-            self._complaints = _Complaints()
+            self._warnings = _CacheWarnings()
 
     @classmethod
     def start(cls, config: Config, device: torch.device) -> "Compilation":
-        """Chooses the cache of a run on `device`; call it before anything is compiled."""
+        """Select the cache of a run on `device`; call it before anything is compiled."""
         compiled, cache = config.system.compile, None
         if compiled or device.type == "cuda":  # a kernel package compiles in eager mode too
             key = folder_key(kernel_versions(), _processor(device))
@@ -97,10 +98,10 @@ class Compilation:
         return cls(cache, compiled=compiled)
 
     def warm_up(self, compile_all: Callable[[], None]) -> None:
-        """Runs the first compilation. Where it fails and the cache may be why, once more without.
+        """Run the first compilation, and repeat it without the cache where that may be at fault.
 
-        If that works, the cache was at fault, and what was kept is deleted; if not, the second
-        error is the answer, or MachineError where it was for want of disk space.
+        If the second attempt succeeds, the cache was faulty and is deleted. If it fails, raises its
+        error, or MachineError for a full disk.
         """
         try:
             compile_all()
@@ -116,22 +117,22 @@ class Compilation:
             problem = _why_unwritten(error)
             if problem is None:
                 raise
-            raise no_room(problem) from error
-        self.cache.discard_kept()
+            raise no_disk_space(problem) from error
+        self.cache.discard_persistent()
 
     def take_report(self) -> CompilationReport | None:
-        """What was compiled since the last call, or null. Costs a comparison where nothing was."""
+        """The compilations since the last call, or null. Cheap where there were none."""
         if not self._compiled_ids:
             return None
         now = _counts()
-        seconds, reason = self.seconds - self._told_s, _reason(self._compiled_ids)
-        graphs = (now - self._told).graphs
-        self._told, self._told_s = now, self.seconds
+        seconds, reason = self.seconds - self._reported_s, _reason(self._compiled_ids)
+        graphs = (now - self._reported).graphs
+        self._reported, self._reported_s = now, self.seconds
         self._compiled_ids.clear()
         return CompilationReport(graphs=graphs, seconds=round(seconds, 4), reason=reason)
 
     def as_json(self) -> dict[str, Any]:
-        """`compile_cache` of environment.json: all that was compiled up to now."""
+        """`compile_cache` of environment.json: all compilations up to now."""
         if not self.compiled or self.cache is None:
             return {"result": "off"}
         counts = _counts() - self._first
@@ -144,25 +145,25 @@ class Compilation:
             "seconds": round(self.seconds, 3),
             "folder_key": self.cache.key,
             "set_by_user": sorted(self.cache.set_by_user),
-            "faults": [*self.cache.faults, *self._complaints.texts],
+            "faults": [*self.cache.faults, *self._warnings.texts],
         }
 
     def _cache_may_be_at_fault(self, error: Exception) -> bool:
-        if self.cache is None or self.cache.is_temporary or _is_the_machine_s(error):
+        if self.cache is None or self.cache.is_temporary or _is_machine_fault(error):
             return False
         return not self.cache.was_empty or _why_unwritten(error) is not None
 
     def _start_afresh(self, error: Exception) -> None:
-        """Forgets what is compiled and loaded, and compiles elsewhere."""
+        """Discard everything compiled and loaded, and compile in a temporary folder."""
         from torch._inductor.utils import clear_caches
 
         assert self.cache is not None
         place = self.cache.folders["TORCHINDUCTOR_CACHE_DIR"]
-        self.cache.leave(f"compiling with what is kept in {place} failed ({_first_line(error)})")
-        torch.compiler.reset()  # drops the listeners too
+        self.cache.use_temporary(f"compiling with the cache {place} failed ({_first_line(error)})")
+        torch.compiler.reset()  # also removes the callbacks
         clear_caches()
         self._listen()
-        self._first = self._told = _counts()  # what the first attempt found is void
+        self._first = self._reported = _counts()  # discards the first attempt
 
     def _listen(self) -> None:
         from torch._dynamo.callback import callback_handler
@@ -178,18 +179,18 @@ class Compilation:
         self._compiled_ids.append(what.compile_id)
 
     def close(self) -> None:
-        """Stops listening; for processes that do more than one run."""
+        """Remove the callbacks, for processes with more than one run."""
         from torch._dynamo.callback import callback_handler
 
         if self.compiled:
-            self._complaints.close()
+            self._warnings.close()
             callback_handler.remove_start_callback(self._on_start)
             callback_handler.remove_end_callback(self._on_end)
 
 
-class _Complaints(logging.Handler):
-    """Hears what torch's caches warn of: entries that could not be read, kept or written. torch
-    compiles in their place and goes on, so without this the record would show a plain miss."""
+class _CacheWarnings(logging.Handler):
+    """Collects warnings of torch's caches about entries that could not be read or written. torch
+    then compiles instead, so the record would show a plain miss."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -210,11 +211,11 @@ class _Complaints(logging.Handler):
         super().close()
 
 
-def _counts() -> Counts:
+def _counts() -> CompileCounts:
     from torch._dynamo.utils import counters
 
     inductor = counters["inductor"]
-    return Counts(
+    return CompileCounts(
         graphs=counters["stats"]["unique_graphs"],
         hits=inductor["fxgraph_cache_hit"],
         misses=inductor["fxgraph_cache_miss"],
@@ -223,20 +224,20 @@ def _counts() -> Counts:
 
 
 def _reason(compile_ids: list[str]) -> str | None:
-    """Why Dynamo compiled one of these again, in one line."""
+    """Dynamo's reason for one of these recompilations, in one line."""
     from torch._dynamo.utils import get_compilation_metrics
 
-    told = [m.recompile_reason for m in get_compilation_metrics() if m.compile_id in compile_ids]
-    return next((" ".join(reason.split()) for reason in told if reason), None)
+    reasons = [m.recompile_reason for m in get_compilation_metrics() if m.compile_id in compile_ids]
+    return next((" ".join(reason.split()) for reason in reasons if reason), None)
 
 
-def _is_the_machine_s(error: Exception) -> bool:
-    """Whether a GPU or memory failed, for which no cache is to blame."""
-    return any(is_out_of_memory(each) or gpu_remedy(each) for each in _chain(error))
+def _is_machine_fault(error: Exception) -> bool:
+    """Whether a GPU or memory failed, which no cache causes."""
+    return any(is_out_of_memory(each) or gpu_hint(each) for each in _chain(error))
 
 
 def _why_unwritten(error: Exception) -> str | None:
-    """What kept a file from being written, where that is what the exception comes from."""
+    """The file error that caused the exception, if any."""
     for each in _chain(error):
         if isinstance(each, OSError) and each.errno in CANNOT_WRITE:
             return str(each)
@@ -246,7 +247,7 @@ def _why_unwritten(error: Exception) -> str | None:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An exception and those it was raised from; torch also wraps one as `inner_exception`."""
+    """An exception and its causes; torch also wraps one as `inner_exception`."""
     while error is not None:
         yield error
         error = getattr(error, "inner_exception", None) or error.__cause__ or error.__context__
@@ -259,7 +260,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _processor(device: torch.device) -> str:
-    """What compiled code is made for."""
+    """The target of compiled code."""
     if device.type != "cuda":
         return f"cpu {cpu_json()['name']}"
     major, minor = torch.cuda.get_device_capability(device)

@@ -1,7 +1,8 @@
-"""What this machine can run, and what a run saw of it: `model.doctor` and environment.json.
+"""The capabilities of this machine, and the environment of a run: `model.doctor` and
+environment.json.
 
-`environment_id` hashes what a speed depends on and a host name does not tell: GPU ids, driver and
-power limit, or the CPU's model and cores.
+`environment_id` hashes what the speed depends on: GPU ids, driver and power limit, or the CPU's
+model and cores.
 """
 
 import contextlib
@@ -17,7 +18,7 @@ from model.distributed.ranks import Ranks
 from model.system import nvidia_smi
 from model.system.cpu import usable_cores
 
-DENSE_BF16_FLOPS = {  # a GPU's dense bf16 peak, from NVIDIA's data sheets
+DENSE_BF16_FLOPS = {  # from NVIDIA's data sheets
     "H100 80GB HBM3": 989e12,
     "H100 SXM": 989e12,
     "H100 PCIe": 756e12,
@@ -31,8 +32,8 @@ DENSE_BF16_FLOPS = {  # a GPU's dense bf16 peak, from NVIDIA's data sheets
 
 
 def machine_json() -> dict[str, Any]:
-    """Python, torch, GPUs, CPU, and which attention back-ends and fused kernels can run here for
-    the sizes of the reference recipe; torch may be missing."""
+    """Python, torch, GPUs, CPU, and the attention back-ends and fused kernels that run here for the
+    sizes of the reference recipe; torch may be missing."""
     machine: dict[str, Any] = {
         "python": platform.python_version(),
         "torch": kernel_versions().get("torch"),
@@ -76,7 +77,7 @@ def _answer(problem: tuple[str, str] | None) -> dict[str, Any]:
 def environment_json(
     device: Any, *, precision: str, kernel_plan: dict[str, str], calibration_s: float
 ) -> dict[str, Any]:
-    """environment.json of a run on `device`, seen from inside."""
+    """environment.json of a run on `device`."""
     import torch
 
     gpus = gpus_json() if device.type == "cuda" else []
@@ -100,7 +101,7 @@ def environment_json(
 
 
 def of_all_ranks(environment: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
-    """An environment with the GPUs that ranks run on: each sees all GPUs of its machine."""
+    """An environment with the GPUs of all ranks; each rank sees all GPUs of its machine."""
     if ranks.alone:
         return environment
     own = environment["gpus"][ranks.local : ranks.local + 1]
@@ -109,8 +110,8 @@ def of_all_ranks(environment: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
 
 
 def environment_id(gpus: list[dict[str, Any]], ranks: int = 1) -> str:
-    """16 hex digits of the hash of GPUs (ids, driver, power limit), or of the CPU and how many
-    ranks share it."""
+    """16 hex digits of the hash of the GPUs (ids, driver, power limit), or of the CPU and the
+    number of ranks that share it."""
     what: Any = cpu_json() if ranks == 1 else [cpu_json(), ranks]
     if gpus:
         what = [[gpu["uuid"], gpu["power_limit_w"]] for gpu in gpus], nvidia_smi.driver_version()
@@ -118,12 +119,12 @@ def environment_id(gpus: list[dict[str, Any]], ranks: int = 1) -> str:
 
 
 def peak_flops(gpu_name: str) -> float | None:
-    """Dense bf16 peak of a GPU by its name; null where it is not in the table."""
+    """Dense bf16 peak of a GPU by its name; null for an unknown GPU."""
     return next((flops for name, flops in DENSE_BF16_FLOPS.items() if name in gpu_name), None)
 
 
 def calibrate(device: Any, precision: str, seconds: float) -> dict[str, float] | None:
-    """Rates of a square matmul (TFLOP/s) and of a copy (GB/s, read plus write), half the time
+    """Rates of a square matmul (TFLOP/s) and of a copy (GB/s, read plus write), half of the seconds
     each."""
     import torch
 
@@ -156,7 +157,7 @@ def _seconds_each(call: Any, wait: Any, seconds: float) -> float:
 
 
 def peak_memory_bytes(device: Any) -> int:
-    """The most that this process had allocated on a GPU, or on a CPU the most that was resident."""
+    """Peak memory allocated on a GPU; on a CPU, the peak resident set size."""
     if device.type == "cuda":
         import torch
 

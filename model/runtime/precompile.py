@@ -1,11 +1,10 @@
-"""Compiles the kernels of packages in processes of their own, while the trainer is built.
+"""Compiles kernels of packages in separate processes while the trainer is built.
 
-FlashAttention-4 and quack compile a kernel at its first call, one after the other: 25 s for a
-model with two windows on an H100, as long as Inductor takes for all blocks. Both keep what they
-compile on disk. So when nothing is kept yet, processes are started that call each kernel once, on
-little data, and whoever needs a kernel first waits for them (`model.compile_jobs.wait`). One that
-fails says so in the log and is of no consequence: the kernel is compiled where it is needed, with
-its own error if any.
+FlashAttention-4 and quack compile a kernel at its first call, one after the other: 25 s for a model
+with two windows on an H100, as long as Inductor takes for all blocks. Both cache kernels on disk.
+With an empty cache, processes are started that call each kernel once on small inputs, and the first
+user of a kernel waits for them (`model.system.compile_jobs.wait`). A process that fails logs a
+line; the kernel is then compiled at its first call, with its own error if any.
 """
 
 import json
@@ -20,12 +19,12 @@ from model.system.compile_cache import CompileCache
 if TYPE_CHECKING:
     from model.kernels import Kernels
 
-ROWS = 1024  # tokens of the little data
+ROWS = 1024  # tokens of the small inputs
 PACKAGES = {"flash4": "FLASH_ATTENTION_CUTE_DSL_CACHE_DIR", "quack": "QUACK_CACHE_DIR"}
 
 
 def start(config: Config, sizes: Sizes, kernels: "Kernels", cache: CompileCache | None) -> None:
-    """Starts what is not kept; `kernels` are those that were chosen for this GPU."""
+    """Compile what is not cached; `kernels` are those chosen for this GPU."""
     if cache is None:
         return
     shape = {"width": sizes.width, "head_width": sizes.head_width, "context": sizes.context}
@@ -36,7 +35,7 @@ def start(config: Config, sizes: Sizes, kernels: "Kernels", cache: CompileCache 
 def jobs_of(
     config: Config, sizes: Sizes, kernels: "Kernels", cache: CompileCache
 ) -> list[dict[str, Any]]:
-    """What each process has to compile: kernels that will run and of which none is kept."""
+    """The job of each process: kernels that will run and of which none is cached."""
     jobs: list[dict[str, Any]] = []
     if kernels.attention == "flash4" and _is_empty(cache, "flash4"):
         # one kernel for full attention, one for all shorter windows
@@ -51,7 +50,7 @@ def jobs_of(
 
 
 def compile_one(job: dict[str, Any]) -> None:
-    """Calls the kernels of one job, forward and backward, on a GPU."""
+    """Call the kernels of one job, forward and backward, on a GPU."""
     import torch
 
     width = job["width"]

@@ -1,15 +1,12 @@
-"""What can be known before a run on a GPU, said before it: the wrong GPU, one in use, too little
-memory.
+"""Checks a GPU before a run: the wrong GPU, one in use, or too little memory.
 
-A run that fails after data, build and compilation has cost minutes of a rented machine, and one
-whose speed was measured beside another process is a wrong number that looks like a right one.
-`facts_of` reads a GPU, `faults` judges it: a pure function of facts, configuration and estimate.
-`model.doctor` shows the same faults, and so does `harness doctor`. What goes wrong later is
-told by `model.system.failure`.
+A run that fails after data, build and compilation has cost minutes of a rented machine, and a speed
+that is measured beside another process is wrong. `facts_of` reads a GPU, and `faults` checks it: a
+pure function of facts, configuration and memory estimate. `model.doctor` and `harness doctor` show
+the same faults. `model.system.failure` covers failures during the run.
 
-Of the processes on a GPU those are asked first, before this process has memory on it: inside a
-container the driver tells other process numbers than the container knows, and the run would meet
-itself.
+Processes on a GPU are listed before this process has memory on it: inside a container the driver
+reports other process ids than the container's, and the run would find itself.
 """
 
 import os
@@ -35,14 +32,14 @@ T = TypeVar("T")
 GIB = 2**30
 BF16_CAPABILITY = (8, 0)  # Ampere: the first with bf16 in its tensor cores
 TRITON_CAPABILITY = (7, 0)  # Volta: the first that Triton, and so torch.compile, writes code for
-# taken although no process is named (another container's): more than an idle driver and this
-# process's own CUDA context, which stay below 1 GiB each
+# memory in use without a visible process (another container's): more than an idle driver and this
+# process's CUDA context, which are below 1 GiB each
 UNNAMED_BYTES = 2 * GIB
-# the estimate was within 6 % where it was measured; a run is refused only where it is far off
+# the estimate was within 6 % of measurements; a run is refused only far beyond that
 ESTIMATE_MARGIN = 1.15
-# of what is free, for rows that are chosen: the same 6 %, and what the allocator cannot use
+# share of free memory for chosen rows: leaves 6 %, and what the allocator cannot use
 FILLED_SHARE = 0.9
-# what a fault is about, by the field that it names
+# the subject of a fault, by its field
 SUBJECTS = {
     "system.device": "GPU",
     "system.compile": "compilation",
@@ -51,25 +48,25 @@ SUBJECTS = {
     "system.device_batch_rows": "memory",
     "system.attention": "attention back-end",
 }
-SETTLE_S = 10.0  # a process that was just killed keeps its memory for some seconds
+SETTLE_S = 10.0  # the memory of a killed process is freed within seconds
 
 
 @dataclass(frozen=True, kw_only=True)
 class GpuFacts:
-    """One GPU as a run would find it."""
+    """The state of a GPU before a run."""
 
     name: str
     capability: tuple[int, int]
     built_for: tuple[str, ...]
-    """Architectures that this torch has code for, such as sm_90; empty: not known."""
+    """Architectures for which this torch has code, such as sm_90; empty: unknown."""
     total_bytes: int
     free_bytes: int
     processes: tuple[GpuProcess, ...]
-    """Those of others that compute on it, as far as the driver tells."""
+    """Other processes that use it, as far as the driver reports them."""
 
 
 def device_of(config: Config, ranks: Ranks = ALONE) -> "torch.device":
-    """The device that was asked for, of this rank; raises MachineError where it is missing."""
+    """The configured device of this rank; raises MachineError where it is missing."""
     import torch
 
     from model.system.cpu import usable_cores
@@ -101,10 +98,10 @@ def _gpu_of(ranks: Ranks) -> "torch.device":
 
 
 def no_gpu(torch_cuda: str | None, driver: str | None) -> MachineError:
-    """Why torch sees no GPU: its build, its driver, or that there is none."""
+    """The reason why torch sees no GPU: its build, its driver, or that there is none."""
     if driver is None:
-        got = "no NVIDIA driver that answers (nvidia-smi)"
-        hint = "Install or mend the driver, or set system.device: cpu."
+        got = "no NVIDIA driver that responds (nvidia-smi)"
+        hint = "Install or repair the driver, or set system.device: cpu."
     elif torch_cuda is None:
         got = "a torch that is built without CUDA"
         hint = "Install a CUDA build of torch, or set system.device: cpu."
@@ -120,11 +117,11 @@ def no_gpu(torch_cuda: str | None, driver: str | None) -> MachineError:
 def check(
     config: Config, derived: Derived, device: "torch.device", ranks: Ranks = ALONE
 ) -> "tuple[Kernels, Derived]":
-    """The kernels that will run, and the rows a pass, fewer where `system.fit_memory` asks for it;
-    raises MachineError with the first fault of a GPU.
+    """The kernels that will run, and the rows a pass, fewer with `system.fit_memory`; raises
+    MachineError with the first fault of a GPU.
 
-    Waits a little for a GPU that was just left. Has nothing to say of a CPU. All ranks check at
-    once, and take the rows that fit into each one's memory.
+    Waits briefly for a GPU that another process has just left. A CPU has no faults. All ranks must
+    call it, and use the rows that fit on each of them.
     """
     from model.kernels import choose
 
@@ -143,22 +140,22 @@ def check(
 
 
 def settled_facts(config: Config, device: "torch.device") -> GpuFacts:
-    """Reads a GPU, after a little while where it was just left by another process."""
-    patience_s = 0.0 if config.system.share_gpu else SETTLE_S
-    processes = wait_while(bool, lambda: processes_on(device), patience_s)
-    return wait_while(in_use, lambda: facts_of(device, processes), 0.0 if processes else patience_s)
+    """Read a GPU, after waiting briefly for another process to free it."""
+    wait_s = 0.0 if config.system.share_gpu else SETTLE_S
+    processes = wait_while(bool, lambda: processes_on(device), wait_s)
+    return wait_while(in_use, lambda: facts_of(device, processes), 0.0 if processes else wait_s)
 
 
 def fitting_rows(
     config: Config, derived: Derived, free_bytes: int, fused: Collection[str] = ()
 ) -> int:
-    """The rows a pass, or the largest divisor of them that fits; one where not even one does."""
+    """The rows a pass, or their largest divisor that fits; one where none does."""
     return largest_fitting_rows(config, derived, int(FILLED_SHARE * free_bytes), fused) or 1
 
 
 def gpu_json(device: "torch.device") -> dict[str, Any]:
-    """What `model.doctor` adds of a GPU: facts, and its faults for a run of default
-    settings, memory not judged."""
+    """Facts of a GPU for `model.doctor`, and its faults for a run of default settings, without
+    memory."""
     facts = facts_of(device, processes_on(device))
     return {
         "capability": _dotted(facts.capability),
@@ -171,19 +168,19 @@ def gpu_json(device: "torch.device") -> dict[str, Any]:
 def faults(
     facts: GpuFacts, config: Config, derived: Derived | None, fused: Collection[str] = ()
 ) -> Iterator[MachineError]:
-    """What keeps a run off this GPU; without `derived` its memory is not judged.
+    """The faults of this GPU for a run; memory is checked only with `derived`.
 
-    `fused` names the places where a fused kernel will run, which needs less memory.
+    `fused` names the operations with a fused kernel, which needs less memory.
     """
-    yield from _age(facts, config)
+    yield from _capability(facts, config)
     if not config.system.share_gpu:
-        yield from _company(facts)
+        yield from _other_processes(facts)
     if derived is not None:
         yield from _memory(facts, config, derived, fused)
 
 
 def facts_of(device: "torch.device", processes: Sequence[GpuProcess]) -> GpuFacts:
-    """Reads a GPU; puts this process's CUDA context on it."""
+    """Read a GPU; creates this process's CUDA context on it."""
     import torch
 
     try:
@@ -191,7 +188,7 @@ def facts_of(device: "torch.device", processes: Sequence[GpuProcess]) -> GpuFact
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        # others have left too little even for a CUDA context
+        # too little memory is free for a CUDA context
         free, total = 0, torch.cuda.get_device_properties(device).total_memory
     return GpuFacts(
         name=torch.cuda.get_device_name(device),
@@ -204,16 +201,16 @@ def facts_of(device: "torch.device", processes: Sequence[GpuProcess]) -> GpuFact
 
 
 def processes_on(device: "torch.device") -> list[GpuProcess]:
-    """Other processes that compute on this GPU; reads properties only, which leaves no context."""
+    """Other processes that use this GPU; reads properties only, which creates no CUDA context."""
     import torch
 
     uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
     return [p for p in compute_processes() if p.gpu_uuid == uuid and p.pid != os.getpid()]
 
 
-def wait_while(busy: Callable[[T], bool], read: Callable[[], T], patience_s: float) -> T:
-    """Reads until it is not busy, or for `patience_s`; returns the last reading."""
-    deadline = time.monotonic() + patience_s
+def wait_while(busy: Callable[[T], bool], read: Callable[[], T], wait_s: float) -> T:
+    """Read until `busy` is false, or for `wait_s`; returns the last reading."""
+    deadline = time.monotonic() + wait_s
     value = read()
     while busy(value) and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -222,11 +219,11 @@ def wait_while(busy: Callable[[T], bool], read: Callable[[], T], patience_s: flo
 
 
 def in_use(facts: GpuFacts) -> bool:
-    """Whether others compute on it or hold memory of it."""
+    """Whether others use the GPU or its memory."""
     return bool(facts.processes) or facts.total_bytes - facts.free_bytes > UNNAMED_BYTES
 
 
-def _age(facts: GpuFacts, config: Config) -> Iterator[MachineError]:
+def _capability(facts: GpuFacts, config: Config) -> Iterator[MachineError]:
     has = f"{facts.name} of {_dotted(facts.capability)}"
     if facts.built_for and not has_code_for(facts.capability, facts.built_for):
         yield MachineError(
@@ -240,18 +237,18 @@ def _age(facts: GpuFacts, config: Config) -> Iterator[MachineError]:
             path="system.compile",
             expected=f"compute capability {_dotted(TRITON_CAPABILITY)} or later for torch.compile",
             got=has,
-            hint="Set system.compile: false, or take a newer GPU.",
+            hint="Set system.compile: false, or use a newer GPU.",
         )
     if config.system.precision == "bf16" and facts.capability < BF16_CAPABILITY:
         yield MachineError(
             path="system.precision",
             expected=f"compute capability {_dotted(BF16_CAPABILITY)} or later for bf16",
             got=has,
-            hint="Set system.precision: fp32, or take an Ampere GPU or a newer one.",
+            hint="Set system.precision: fp32, or use an Ampere GPU or a newer one.",
         )
 
 
-def _company(facts: GpuFacts) -> Iterator[MachineError]:
+def _other_processes(facts: GpuFacts) -> Iterator[MachineError]:
     if not in_use(facts):
         return
     if facts.processes:
@@ -259,12 +256,11 @@ def _company(facts: GpuFacts) -> Iterator[MachineError]:
         hint = "End them"
     else:
         taken = _gib(facts.total_bytes - facts.free_bytes)
-        got = f"{taken} of its {_gib(facts.total_bytes)} taken by processes not visible here"
-        hint = "End what runs on it (another container or user?)"
+        got = f"{taken} of its {_gib(facts.total_bytes)} in use by processes not visible here"
+        hint = "End the process that uses it (another container or user?)"
     yield MachineError(
         path="system.share_gpu",
-        expected=f"{facts.name} to itself, because a speed measured beside others is no "
-        "measurement",
+        expected=f"{facts.name} without other processes, because they change the measured speed",
         got=got,
         hint=f"{hint}, choose another GPU with CUDA_VISIBLE_DEVICES, or set "
         "system.share_gpu: true and compare losses only.",
@@ -279,11 +275,11 @@ def _memory(
     if needed <= ESTIMATE_MARGIN * facts.free_bytes:
         return
     fitting = largest_fitting_rows(config, derived, facts.free_bytes, fused)
-    hint = "Not even one row a pass fits: lower dial.depth, or take a GPU with more memory."
+    hint = "Not even one row a pass fits: lower dial.depth, or use a GPU with more memory."
     if fitting is not None:
         hint = (
-            f"Set system.device_batch_rows: {fitting}; the batch stays as it is, in more passes. "
-            "Or let them be chosen with system.fit_memory: true."
+            f"Set system.device_batch_rows: {fitting}; the batch stays the same, in more passes. "
+            "Or set system.fit_memory: true."
         )
     yield MachineError(
         path="system.device_batch_rows",
@@ -294,8 +290,8 @@ def _memory(
 
 
 def has_code_for(capability: tuple[int, int], built_for: Sequence[str]) -> bool:
-    """Whether a build with these architectures runs: machine code of the same generation and not
-    newer, or PTX (compute_NN) that is not newer, which the driver compiles."""
+    """Whether a build with these architectures runs: it has machine code of the same generation and
+    not newer, or PTX (compute_NN) that is not newer, which the driver compiles."""
     for architecture in built_for:
         kind, _, digits = architecture.partition("_")
         number = "".join(filter(str.isdigit, digits))

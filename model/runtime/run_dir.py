@@ -1,14 +1,14 @@
-"""The files that a run leaves: config.json, environment.json, events.jsonl, result.json.
+"""The files of a run: config.json, environment.json, events.jsonl, result.json.
 
-They are the contract with whoever started the run. Events are one JSON object a line, flushed;
-result.json is written last and by rename, so that half a result is no result. The first `finish`
-wins: the watch thread may end a run while the main thread is stuck in a long kernel.
+They are the interface to the program that started the run. Events are one JSON object a line,
+flushed; result.json is written last and by rename, so it is complete or absent. The first `finish`
+wins: the watch thread may end a run while the main thread hangs in a long kernel.
 
-One process at a time writes them. A process that resumes a run leaves what the one before it wrote
-until `go_on` is called: if it is refused or told to leave before that, the earlier result stands.
+One process at a time writes them. A resuming process keeps the earlier result until it calls
+`continue_from`, so a refused or interrupted resume does not change it.
 
-Of several ranks, rank 0 writes the run's files; the others keep such files of their own under
-`ranks/`, which tell how each one ended.
+Rank 0 writes the run's files; the other ranks write the same files below `ranks/`, with their own
+results.
 """
 
 import fcntl
@@ -47,21 +47,20 @@ METRICS = (
 
 
 class Mirror(Protocol):
-    """Shows events elsewhere too (model/runtime/sinks.py); takes them without making the run
-    wait."""
+    """Forwards events to a sink (model/runtime/sinks.py) without blocking the run."""
 
     def event(self, event: dict[str, Any]) -> None:
-        """A line of events.jsonl."""
+        """Take a line of events.jsonl."""
 
     def close(self, result: dict[str, Any]) -> None:
-        """What result.json says; the last call."""
+        """Take the content of result.json; the last call."""
 
 
 class RunDirectory:
     """Writes one run's files; safe to call from the watch thread."""
 
     def __init__(self, root: Path, *, rank: int = 0, resume: bool = False) -> None:
-        """Raises RunError where a run has ended here, unless it is one to `resume`."""
+        """Raises RunError where a run has ended, unless `resume` is set and it can be resumed."""
         self.earlier_status = _status(root / "result.json")
         if self.earlier_status is not None:
             _require_unfinished(root, self.earlier_status, resume)
@@ -70,18 +69,18 @@ class RunDirectory:
                 path=str(root),
                 expected="a directory without another run's checkpoints",
                 got=f"those in {folder_of(root).name}/",
-                hint="Go on with --resume, or choose another --out.",
+                hint="Resume it with --resume, or choose another --out.",
             )
-        path = place_of(root, rank)
+        path = rank_dir(root, rank)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._events = _own(path / "events.jsonl")
+            self._events = _open_locked(path / "events.jsonl")
         except BlockingIOError:
             raise RunError(
                 path=str(path),
                 expected="a directory that no other process writes to",
-                got="one in which a run is at work",
-                hint="Wait for its end, or end it with SIGTERM.",
+                got="one in use by a running process",
+                hint="Wait for it to end, or stop it with SIGTERM.",
             ) from None
         except OSError as error:
             locks = error.errno in NO_LOCKS
@@ -89,23 +88,23 @@ class RunDirectory:
                 path=str(path),
                 expected=f"a directory {'with file locks' if locks else 'that can be written'}",
                 got=str(error),
-                hint=LOCK_HINT if locks else "Choose another --out or mend its permissions.",
+                hint=LOCK_HINT if locks else "Choose another --out, or fix its permissions.",
             ) from None
-        if rank:  # how it ended before says nothing of the run
+        if rank:  # an earlier result of this rank
             (path / "result.json").unlink(missing_ok=True)
         self.root, self.path = root, path
-        """The run's directory, and where this rank writes: the same for rank 0."""
+        """The run's directory and this rank's folder, which are equal for rank 0."""
         self.metrics: dict[str, float | None] = dict.fromkeys(METRICS)
         self.steps = self.tokens = 0
         self.mirrors: list[Mirror] = []
         self._lock = threading.Lock()
-        # where a process was killed in the middle of a line, that line ends before ours begins
-        self._before_next = "\n" if _ends_in_half_a_line(path / "events.jsonl") else ""
+        # ends the partial line of a killed process
+        self._before_next = "\n" if _ends_in_partial_line(path / "events.jsonl") else ""
         self._finished = False
-        self._stands_aside = resume and rank == 0
+        self._keeps_result = resume and rank == 0
 
     def event(self, kind: str, **fields: Any) -> None:
-        """One line in events.jsonl."""
+        """Append a line to events.jsonl."""
         event = {"event": kind, "t": round(time.time(), 3), **fields}
         with self._lock:
             if not self._finished:
@@ -116,11 +115,11 @@ class RunDirectory:
             mirror.event(event)
 
     def phase(self, name: str, seconds: float) -> None:
-        """A phase of the run and what it took."""
+        """Record a phase and its seconds."""
         self.event("phase", name=name, seconds=round(seconds, 4))
 
     def write(self, name: str, value: dict[str, Any]) -> None:
-        """A whole JSON file, by rename."""
+        """Write a JSON file atomically."""
         part = self.path / f".{name}.part"
         with part.open("w", encoding="utf-8") as file:
             json.dump(value, file, indent=1)
@@ -128,33 +127,33 @@ class RunDirectory:
             os.fsync(file.fileno())
         part.rename(self.path / name)
 
-    def go_on(self, step: int) -> None:
-        """The run goes on behind `step`: later steps never happened, and its end is still to come.
+    def continue_from(self, step: int) -> None:
+        """Resume the run after `step`.
 
-        Their events are taken out of events.jsonl, an earlier result.json is removed.
+        Removes later events from events.jsonl, and an earlier result.json.
         """
         with self._lock:
             path, part = self.path / "events.jsonl", self.path / ".events.jsonl.part"
-            kept = [line for line in _lines(path) if _happened(line, step)]
-            part.write_text("".join(kept), encoding="utf-8")
+            lines = [line for line in _lines(path) if _is_up_to(line, step)]
+            part.write_text("".join(lines), encoding="utf-8")
             with part.open("rb") as written:
                 os.fsync(written.fileno())
-            events = _own(part)
+            events = _open_locked(part)
             part.rename(path)
             self._events.close()
             self._events, self._before_next = events, ""
             (self.path / "result.json").unlink(missing_ok=True)
-            self._stands_aside = False
+            self._keeps_result = False
 
     def finish(self, status: str, reason: str | None = None, hint: str | None = None) -> bool:
-        """Writes result.json unless it is written already; says whether it did."""
+        """Write result.json unless it is already written; returns whether it did."""
         assert status in STATUSES, status
         with self._lock:
             if self._finished:
                 return False
             self._finished = True
             try:
-                if self._stands_aside:
+                if self._keeps_result:
                     return True
                 metrics = {name: _finite(value) for name, value in self.metrics.items()}
                 end = {"status": status, "reason": reason, "hint": hint}
@@ -162,23 +161,22 @@ class RunDirectory:
                 result = {**end, **counts, "metrics": metrics}
                 self.write("result.json", result)
             finally:
-                # behind the result: whoever finds the lock gone (model/runtime/lost_rank.py) looks
-                # for one
+                # releases the lock after the result exists (model/runtime/lost_rank.py)
                 self._events.close()
         for mirror in self.mirrors:
             mirror.close(result)
         return True
 
 
-def place_of(root: Path, rank: int) -> Path:
-    """Where a rank of the run in `root` writes."""
+def rank_dir(root: Path, rank: int) -> Path:
+    """The folder of a rank's files."""
     return root / "ranks" / str(rank) if rank else root
 
 
-def is_at_work(place: Path) -> bool:
-    """Whether a process writes there; one that has not come so far counts as one that does."""
+def is_running(folder: Path) -> bool:
+    """Whether a process writes there, or has not yet started to."""
     try:
-        with (place / "events.jsonl").open("rb") as file:
+        with (folder / "events.jsonl").open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except (BlockingIOError, FileNotFoundError):
         return True
@@ -186,7 +184,7 @@ def is_at_work(place: Path) -> bool:
 
 
 def _status(path: Path) -> str | None:
-    """The status of an earlier run, or null where none came to its end."""
+    """The status of an earlier run, or null without a result."""
     try:
         return str(json.loads(path.read_bytes())["status"])
     except FileNotFoundError:
@@ -200,17 +198,17 @@ def _require_unfinished(path: Path, status: str, resume: bool) -> None:
         return
     hint = "Choose another --out; results are never overwritten."
     if not resume and status == "interrupted":
-        hint = "Go on with --resume, or choose another --out; results are never overwritten."
+        hint = "Resume it with --resume, or choose another --out; results are never overwritten."
     raise RunError(
         path=str(path),
-        expected="a run that can go on" if resume else "a directory without a finished run",
-        got=f"a result.json that says {status}",
+        expected="a run that can be resumed" if resume else "a directory without a finished run",
+        got=f"a result.json with status {status}",
         hint=hint,
     )
 
 
-def _own(path: Path) -> IO[str]:
-    """A file to append to that no other process has; raises BlockingIOError where one has."""
+def _open_locked(path: Path) -> IO[str]:
+    """A file to append to, locked; raises BlockingIOError where another process holds the lock."""
     file = path.open("a", encoding="utf-8")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -220,7 +218,7 @@ def _own(path: Path) -> IO[str]:
     return file
 
 
-def _ends_in_half_a_line(path: Path) -> bool:
+def _ends_in_partial_line(path: Path) -> bool:
     with path.open("rb") as file:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - 1))
@@ -231,8 +229,8 @@ def _lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
 
 
-def _happened(line: str, step: int) -> bool:
-    """Whether an event belongs to a run that goes on behind `step`; half a line belongs to none."""
+def _is_up_to(line: str, step: int) -> bool:
+    """Whether an event is of a step up to `step`; a partial line is not."""
     try:
         return bool(json.loads(line).get("step", 0) <= step)
     except ValueError:
@@ -240,5 +238,5 @@ def _happened(line: str, step: int) -> bool:
 
 
 def _finite(value: float | None) -> float | None:
-    """JSON has no NaN; a metric that is none is not measured."""
+    """NaN and infinity as None, which JSON has."""
     return value if value is not None and math.isfinite(value) else None

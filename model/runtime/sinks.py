@@ -1,13 +1,12 @@
-"""Logging sinks: every event of a run, shown in TensorBoard or Weights & Biases too.
+"""Logging sinks: mirror every event of a run to TensorBoard or Weights & Biases.
 
-events.jsonl is the record; a sink is a mirror of it that somebody looks at. So a sink may lose
-events and never costs the run anything: the training loop puts each event that it writes anyway
-into a queue, and a thread of each sink opens it, feeds it and closes it. Whatever goes wrong there
-ends that sink, with an event `sink_failed` that says why, and nothing else. Only what is known
-before the run is refused: a package that is not installed.
+events.jsonl is the record; a sink may lose events and must not slow down or end the run. The
+training loop puts each event into a queue, and a thread of each sink opens, feeds and closes it. An
+error there ends that sink, with an event `sink_failed` that has the reason. Only a missing package
+is an error at the start.
 
 Events of a step become curves `kind/field` over steps; the others become text (TensorBoard) or
-summary values (W&B), and so does the result. A sink is no part of an identity.
+summary values (W&B), and so does the result. Sinks are not part of an identity.
 """
 
 import json
@@ -24,22 +23,22 @@ from model.config import Config
 from model.errors import MachineError
 from model.runtime.run_dir import RunDirectory
 
-CLOSE_S = 10.0  # what a run waits for a sink at its end; a network may never answer
+CLOSE_S = 10.0  # how long a run waits for a sink at its end
 Event = Mapping[str, Any]
 
 
 class Sink(Protocol):
-    """Where events are shown; used by one thread."""
+    """A destination of events, used by one thread."""
 
     def show(self, event: Event) -> None:
-        """One event of the run."""
+        """Show one event of the run."""
 
     def close(self, result: Event) -> None:
-        """The run is over; what result.json says."""
+        """The run has ended with this result.json."""
 
 
 def open_sinks(config: Config, run: RunDirectory) -> None:
-    """Mirrors the run's events from here on; raises MachineError where a package is missing."""
+    """Mirror the run's events from now on; raises MachineError where a package is missing."""
     openers: dict[str, Callable[[], Sink]] = {}
     if config.logging.tensorboard:
         openers["tensorboard"] = lambda: TensorBoardSink(run.path / "tensorboard")
@@ -63,7 +62,7 @@ def _require(package: str) -> None:
 
 
 class Mirror:
-    """Feeds one sink from a thread of its own."""
+    """Feeds one sink from its own thread."""
 
     def __init__(self, name: str, opener: Callable[[], Sink], run: RunDirectory) -> None:
         self.name, self._opener, self._run = name, opener, run
@@ -74,17 +73,17 @@ class Mirror:
         self._thread.start()
 
     def event(self, event: Event) -> None:
-        """Takes an event; returns at once."""
+        """Queue an event without blocking."""
         if not self._failed:
             self._queue.put(event)
 
     def close(self, result: Event) -> None:
-        """Ends the sink once it has shown everything, or leaves it after CLOSE_S."""
+        """Wait until the sink has shown everything, at most CLOSE_S."""
         self._result = result
         self._queue.put(None)
         self._thread.join(CLOSE_S)
         if self._thread.is_alive():
-            print(f"sink {self.name}: not done in {CLOSE_S:g} s, left", file=sys.stderr)
+            print(f"sink {self.name}: not done in {CLOSE_S:g} s, abandoned", file=sys.stderr)
 
     def _work(self) -> None:
         try:
@@ -92,7 +91,7 @@ class Mirror:
             while (event := self._queue.get()) is not None:
                 sink.show(event)
             sink.close(self._result)
-        except (Exception, SystemExit) as error:  # the sink's edge: the run goes on without it
+        except (Exception, SystemExit) as error:  # the run continues without the sink
             self._failed = True
             reason = f"{type(error).__name__}: {error}"
             print(f"sink {self.name} failed: {reason}", file=sys.stderr)
@@ -100,7 +99,7 @@ class Mirror:
 
 
 class TensorBoardSink:
-    """Event files that `tensorboard --logdir` shows."""
+    """Event files for `tensorboard --logdir`."""
 
     def __init__(self, folder: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -119,7 +118,7 @@ class TensorBoardSink:
 
 
 class WandbSink:
-    """A run of Weights & Biases; `offline` keeps it in the run's directory for `wandb sync`."""
+    """A run of Weights & Biases; `offline` writes it to the run's directory for `wandb sync`."""
 
     def __init__(self, project: str, mode: str, path: Path, config: Config) -> None:
         import wandb
@@ -147,12 +146,12 @@ class WandbSink:
 
 
 def _title(event: Event) -> str:
-    """Phases are told apart by their names."""
+    """The event's kind, and the name of a phase."""
     return "/".join(str(event[key]) for key in ("event", "name") if key in event)
 
 
 def scalars(event: Event) -> dict[str, float]:
-    """The numbers of a step's event as `kind/field`; none of an event without a step."""
+    """The numbers of a step's event as `kind/field`; none for an event without a step."""
     if "step" not in event:
         return {}
     return {

@@ -1,9 +1,9 @@
-"""Tokens a second, each stage of a run by itself (model/config/stages.py).
+"""Tokens a second of each stage of a run (model/config/stages.py).
 
-Steps of different shapes have different speeds, and a mean over them would move with the shares
-of the stages. A run of one stage has `tokens_per_s`; a run of several has none, but one
-`stage_N_tokens_per_s` for each, N from 1. The first steps of a stage are left out, in which
-allocator and clocks settle, and so is a step that compiled.
+Steps of different shapes have different speeds, so a mean over them would depend on the lengths of
+the stages. A run of one stage has `tokens_per_s`; a run of several has one `stage_N_tokens_per_s`
+for each, N from 1, instead. The first steps of a stage, in which allocator and clocks settle, and
+steps that compiled do not count.
 """
 
 from collections.abc import Sequence
@@ -13,17 +13,17 @@ from model.config.stages import Stage, stage_at
 SETTLING_STEPS = 10
 
 
-class Speeds:
-    """Adds up the settled steps of each stage."""
+class StageThroughput:
+    """Sums the settled steps of each stage."""
 
     def __init__(self, stages: Sequence[Stage], first_step: int = 0) -> None:
-        """`first_step` is that of the process: a resumed one settles anew."""
+        """`first_step` is the first step of this process: a resumed one settles again."""
         self.stages, self.first_step = stages, first_step
         self._steps = [0] * len(stages)
         self._seconds = [0.0] * len(stages)
 
     def add(self, index: int, seconds: float) -> None:
-        """A step (from 0) that compiled nothing."""
+        """Add a step (from 0) that compiled nothing."""
         stage = stage_at(self.stages, index)
         if index - max(stage.first_step, self.first_step) < SETTLING_STEPS:
             return
@@ -32,7 +32,7 @@ class Speeds:
         self._seconds[place] += seconds
 
     def metrics(self, row_tokens: int) -> dict[str, float]:
-        """Speeds of the stages that had a settled step, rows having `row_tokens`."""
+        """Speeds of the stages with a settled step, for rows of `row_tokens`."""
         measured = {
             number: steps * stage.batch_rows * row_tokens / seconds
             for number, (stage, steps, seconds) in enumerate(

@@ -1,1 +1,1 @@
-"""What a run uses of its machine: CPU cores, GPU clocks and state, compile jobs, time limits."""
+"""The machine of a run: CPU cores, GPU clocks and state, compile jobs, timeouts."""

@@ -1,7 +1,8 @@
-"""Processes that compile kernels while the trainer is built: started, waited for, ended.
+"""Processes that compile kernels while the trainer is built.
 
-`model.runtime.precompile` starts them; whoever needs such a kernel first calls `wait`. It knows no
-kernel, so that kernels can import it."""
+`model.runtime.precompile` starts them, and the first user of such a kernel calls `wait`. The module
+imports no kernel, so that kernels can import it.
+"""
 
 import atexit
 import subprocess
@@ -9,13 +10,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-LIMIT_S = 300  # longer than any kernel took; then it is compiled where it is needed
+LIMIT_S = 300  # longer than any kernel took; after it, kernels are compiled at their first call
 
 _running: list[subprocess.Popen[str]] = []
 
 
 def start(arguments: Sequence[str]) -> None:
-    """Starts `python -m` with these arguments from the checkout."""
+    """Start `python -m` with these arguments from the checkout."""
     _running.append(
         subprocess.Popen(
             [sys.executable, "-m", *arguments],
@@ -29,7 +30,7 @@ def start(arguments: Sequence[str]) -> None:
 
 
 def wait() -> None:
-    """Returns when all processes have ended; at once where none was started."""
+    """Wait until all processes have ended."""
     while _running:
         process = _running.pop()
         try:
@@ -44,6 +45,6 @@ def wait() -> None:
 
 @atexit.register
 def _end() -> None:
-    """A trainer that exits early leaves no process behind."""
+    """Kill the processes of a trainer that exits early."""
     for process in _running:
         process.kill()

@@ -1,9 +1,9 @@
-"""How an exception ends a run: status, reason, and what to do about it.
+"""Classifies an exception that ends a run: status, reason and hint.
 
-CUDA reports most failures late and in one type, `torch.AcceleratorError`, and only the text tells
-an index out of range from a GPU that fell off the bus. They call for opposite answers, mending the
-code or starting again on another machine, so the text is read here, once. No torch: exceptions are
-told by the names of their classes, and the tests hold those names to torch's.
+CUDA reports most failures late and as one type, `torch.AcceleratorError`; only the text
+distinguishes an index out of range from a GPU that fell off the bus. The first needs a fix in the
+code, the second another machine, so this module reads the text. No torch: exceptions are recognised
+by the names of their classes, and the tests compare those names with torch's.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ REASON_CHARACTERS = 500
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """One of `rundir.STATUSES` with its reason; a traceback helps only where `unexpected`."""
+    """A status of `run_dir.STATUSES` with its reason; print a traceback only where `unexpected`."""
 
     status: str
     reason: str
@@ -21,34 +21,33 @@ class Failure:
     unexpected: bool = False
 
 
-FEWER_ROWS = "Lower system.device_batch_rows; the batch stays as it is, in more forward passes."
+FEWER_ROWS = "Lower system.device_batch_rows; the batch stays the same, in more forward passes."
 IN_THE_CODE = (
-    "A kernel met a value it cannot work with, mostly an index outside its table: a fault of code "
-    "or data and not of the GPU. Run it with system.device: cpu, or with CUDA_LAUNCH_BLOCKING=1, "
-    "to see where."
+    "A kernel got an invalid value, usually an index out of range: a fault of code or data, not of "
+    "the GPU. Run with system.device: cpu, or with CUDA_LAUNCH_BLOCKING=1, to find it."
 )
 IN_A_KERNEL = (
-    "A kernel or the GPU failed. Start the run again: if it fails at the same place, name another "
-    "system.attention or set system.compile: false to find the kernel; if not, look for Xid lines "
-    "in dmesg and for errors in nvidia-smi -q."
+    "A kernel or the GPU failed. Start the run again. If it fails at the same step, set another "
+    "system.attention or system.compile: false to find the kernel; if not, look for Xid lines in "
+    "dmesg and for errors in nvidia-smi -q."
 )
 IN_THE_GPU = (
-    "The GPU or its driver failed, not the run. Look for Xid lines in dmesg and for errors in "
-    "nvidia-smi -q; reset the GPU or take another. Then the run can be started again."
+    "The GPU or its driver failed. Look for Xid lines in dmesg and for errors in nvidia-smi -q; "
+    "reset the GPU or use another one. Then the run can be started again."
 )
 IN_THE_DRIVER = (
-    "Torch and the driver do not fit together, or the driver does not answer. Compare nvidia-smi "
+    "Torch and the driver are incompatible, or the driver does not respond. Compare nvidia-smi "
     "with torch's CUDA version (python -m model.doctor) and update one of them."
 )
 IN_ANOTHER_RANK = (
-    "Another rank ended, and this one could not go on without it. The log and ranks/*/result.json "
-    "say how; then the run can be started again."
+    "Another rank ended, and this rank cannot continue without it. See the log and "
+    "ranks/*/result.json; then the run can be started again."
 )
 
-# CUDA's own words, as cudaGetErrorString has them. "triggered" belongs to the first: torch adds to
-# every CUDA error that it could be built "to enable device-side assertions". What is not listed
-# (ECC, NVLink, a device that is busy, lost or unknown) is taken for the GPU's own failure.
-GPU_REMEDIES = (
+# Texts of cudaGetErrorString. The first needs "triggered", because torch appends "to enable
+# device-side assertions" to every CUDA error. Errors that are not listed (ECC, NVLink, a busy, lost
+# or unknown device) count as failures of the GPU.
+GPU_HINTS = (
     ("device-side assert triggered", IN_THE_CODE),
     ("illegal memory access", IN_A_KERNEL),
     ("illegal instruction", IN_A_KERNEL),
@@ -63,47 +62,47 @@ GPU_REMEDIES = (
     ("initialization error", IN_THE_DRIVER),
 )
 GPU_KIND = "AcceleratorError"
-GPU_WORDS = ("CUDA error", "CUDA driver", "CUBLAS_STATUS", "CUDNN_STATUS")  # plain RuntimeErrors
+GPU_MESSAGES = ("CUDA error", "CUDA driver", "CUBLAS_STATUS", "CUDNN_STATUS")  # plain RuntimeErrors
 RANK_KINDS = ("DistBackendError", "DistNetworkError", "DistStoreError")  # NCCL's
-RANK_WORDS = ("reset by peer", "closed by peer")  # gloo's, in plain RuntimeErrors
+RANK_MESSAGES = ("reset by peer", "closed by peer")  # gloo's, in plain RuntimeErrors
 # CUDA's, cuBLAS's, and the CPU allocator's, which raises a plain RuntimeError
 OUT_OF_MEMORY = ("out of memory", "allocate memory", "ALLOC_FAILED")
 
 
 def classify(error: BaseException) -> Failure:
-    """What an exception that reached the edge of the process means."""
+    """The failure of an exception that reached the edge of the process."""
     kind, text = type(error).__name__, _one_line(error)
     if kind == "Diverged":
-        hint = "Lower the learning rate, or see the curve for where it began."
+        hint = "Lower the learning rate, or find the first bad step in the loss curve."
         return Failure(status="diverged", reason=text, hint=hint)
     if kind == "Interrupted":
-        way_on = getattr(error, "hint", None)  # where a checkpoint was left
-        return Failure(status="interrupted", reason=text, hint=way_on)
+        resume = getattr(error, "hint", None)  # names the checkpoint
+        return Failure(status="interrupted", reason=text, hint=resume)
     if is_out_of_memory(error):
         return Failure(status="out_of_memory", reason=text or kind, hint=FEWER_ROWS)
     reason = f"{kind}: {text}"
-    told = IN_ANOTHER_RANK if _is_of_another_rank(error) else gpu_remedy(error)
-    return Failure(status="failed", reason=reason, hint=told, unexpected=True)
+    advice = IN_ANOTHER_RANK if _is_of_another_rank(error) else gpu_hint(error)
+    return Failure(status="failed", reason=reason, hint=advice, unexpected=True)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on the GPU or beside it."""
+    """Whether the GPU or the host ran out of memory."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    return any(words in str(error) for words in OUT_OF_MEMORY)
+    return any(text in str(error) for text in OUT_OF_MEMORY)
 
 
-def gpu_remedy(error: BaseException) -> str | None:
-    """What to do about a GPU's failure; null for an error that no GPU told of."""
+def gpu_hint(error: BaseException) -> str | None:
+    """The hint for a GPU's failure; null for other errors."""
     text = str(error)
-    if type(error).__name__ != GPU_KIND and not any(words in text for words in GPU_WORDS):
+    if type(error).__name__ != GPU_KIND and not any(part in text for part in GPU_MESSAGES):
         return None
-    return next((hint for words, hint in GPU_REMEDIES if words in text), IN_THE_GPU)
+    return next((hint for part, hint in GPU_HINTS if part in text), IN_THE_GPU)
 
 
 def _is_of_another_rank(error: BaseException) -> bool:
-    told = any(words in str(error) for words in RANK_WORDS)
-    return told or type(error).__name__ in RANK_KINDS
+    message = any(part in str(error) for part in RANK_MESSAGES)
+    return message or type(error).__name__ in RANK_KINDS
 
 
 def _one_line(error: BaseException) -> str:

@@ -1,9 +1,9 @@
-"""What holds a GPU's clocks down, as NVML tells it.
+"""The reasons that limit a GPU's clocks, from NVML.
 
-A driver names its reasons in one number, a bit each (nvml.h, "clocks event reasons"); the words
-here are those of `nvidia-smi --query-gpu=clocks_event_reasons.*`. Some are no fault: a GPU at full
-work runs into its power limit (`sw_power_cap`), and an idle one needs no clock, which is no reason
-here. Heat, a power brake and `hw_slowdown` are faults of the machine. No torch.
+A driver reports its reasons in one number, a bit each (nvml.h, "clocks event reasons"); the names
+are those of `nvidia-smi --query-gpu=clocks_event_reasons.*`. Some are no fault: a busy GPU reaches
+its power limit (`sw_power_cap`). Idleness is not listed. Heat, a power brake and `hw_slowdown` are
+faults of the machine. No torch.
 """
 
 from collections.abc import Callable
@@ -24,13 +24,13 @@ NAMES = ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksTh
 
 
 def reasons_in(bits: int) -> list[str]:
-    """Their names, in the order of the bits."""
+    """The names of the set bits, in their order."""
     return [name for bit, name in REASONS.items() if bits & bit]
 
 
 def reader_of(uuid: str) -> Callable[[], int | None]:
-    """Reads the bits of the GPU `GPU-...`; null where NVML (nvidia-ml-py) is not there or does not
-    tell."""
+    """A function that reads the bits of the GPU `GPU-...`; it returns null without NVML
+    (nvidia-ml-py)."""
     try:
         import pynvml
 
@@ -40,11 +40,11 @@ def reader_of(uuid: str) -> Callable[[], int | None]:
         int(read(handle))
     except Exception:  # NVML's own exception type exists only where NVML does
         return lambda: None
-    return lambda: _answer(read, handle)
+    return lambda: _read(read, handle)
 
 
-def _answer(read: Callable[[object], int], handle: object) -> int | None:
-    """A GPU that falls off the bus in the middle of a run is told of by the run."""
+def _read(read: Callable[[object], int], handle: object) -> int | None:
+    """The bits, or null; a GPU that fails during a run is reported by the run."""
     try:
         return int(read(handle))
     except Exception:

@@ -1,9 +1,7 @@
-"""A call that may hang, and how long it may: a driver, a broken link, a collective whose ranks are
-not all there.
+"""Calls with a timeout, for code that may hang: a driver, a link, a collective with missing ranks.
 
-Nothing can end a thread that a kernel holds: it is left behind, and a process that has to end does
-so without asking it (`os._exit` in model/probe). The main thread only sleeps meanwhile: signals are
-heard.
+Nothing can end a thread that hangs in a kernel. It is abandoned, and the process ends with
+`os._exit` (model/diagnostics/probe). The main thread only sleeps, so it handles signals.
 """
 
 import threading
@@ -12,21 +10,21 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-LOOK_S = 0.02
+POLL_S = 0.02
 
 
 class TimedOut(Exception):
     """The call did not end in its time."""
 
 
-def bounded(call: Callable[[], T], limit_s: float) -> T:
-    """What the call returns or raises; raises TimedOut where it does neither in `limit_s`."""
+def with_timeout(call: Callable[[], T], limit_s: float) -> T:
+    """The result or exception of the call; raises TimedOut after `limit_s`."""
     ended: _End[T] = _End()
     thread = threading.Thread(target=ended.run, args=(call,), daemon=True)
     thread.start()
     deadline = time.monotonic() + limit_s
     while thread.is_alive() and time.monotonic() < deadline:
-        thread.join(LOOK_S)
+        thread.join(POLL_S)
     if thread.is_alive():
         raise TimedOut
     if ended.error is not None:
@@ -42,5 +40,5 @@ class _End(Generic[T]):
     def run(self, call: Callable[[], T]) -> None:
         try:
             self.values.append(call())
-        except BaseException as error:  # the caller's thread is where it belongs
+        except BaseException as error:  # raised in the caller's thread
             self.error = error

@@ -1,8 +1,8 @@
-"""Times of steps, on the CPU by its clock and on a GPU by events, without waiting for the GPU.
+"""Step times, by the CPU's clock or by GPU events, without waiting for the GPU.
 
-A lap runs from the end of the step before to the end of this one, so nothing between two steps
-hides: loader wait, forward, backward, optimizer and the host's own bookkeeping. After an
-evaluation `begin` starts afresh. A stretch is a part of a step, from where it is made to its `end`.
+A lap runs from the end of the previous step to the end of this one, so it includes everything
+between two steps: loader wait, forward, backward, optimizer and bookkeeping of the host. After an
+evaluation `begin` restarts the lap. A span is a part of a step.
 """
 
 import time
@@ -13,7 +13,7 @@ import torch
 
 
 class Lap:
-    """One step's time; `seconds` waits for the GPU to reach its end."""
+    """The time of one step; `seconds` waits for the GPU."""
 
     def __init__(self, start: Any, end: Any) -> None:
         self._start, self._end = start, end
@@ -25,42 +25,39 @@ class Lap:
         return float(self._start.elapsed_time(self._end)) / 1e3
 
 
-class Stretch:
-    """A part of a step, which begins where it is made."""
+class Span:
+    """A part of a step, from its creation to `end`."""
 
     def __init__(self, mark: Callable[[], Any]) -> None:
         self._mark = mark
         self._start, self._end = mark(), None
 
     def end(self) -> None:
-        """It ends here."""
         self._end = self._mark()
 
     def seconds(self) -> float:
-        """Waits for the GPU to reach its end."""
-        assert self._end is not None, "a stretch without an end"
+        """Waits for the GPU."""
+        assert self._end is not None, "a span without an end"
         return Lap(self._start, self._end).seconds()
 
 
 class Clock:
-    """Laps on one device."""
-
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
         self._last = self._mark()
 
     def begin(self) -> None:
-        """The next lap starts here."""
+        """Start the next lap here."""
         self._last = self._mark()
 
     def lap(self) -> Lap:
-        """Ends a lap here; the next one starts here too."""
+        """End the lap and start the next one."""
         start, self._last = self._last, self._mark()
         return Lap(start, self._last)
 
-    def stretch(self) -> Stretch:
-        """A part of the lap that goes on, from here."""
-        return Stretch(self._mark)
+    def span(self) -> Span:
+        """Start a span."""
+        return Span(self._mark)
 
     def _mark(self) -> Any:
         if not self._cuda:

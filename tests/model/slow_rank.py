@@ -1,8 +1,8 @@
-"""One of several ranks that train or step when told, rank 1 slower than the others.
+"""One of several ranks that train or step on request, rank 1 slower than the others.
 
-    torchrun --nproc-per-node N tests/model/slow_rank.py pace|train WORD ...
+    torchrun --nproc-per-node N tests/model/slow_rank.py pace|train OPTION ...
 
-The words are those of model.pace or model.train.
+The options are those of model.pace or model.train.
 """
 
 import os

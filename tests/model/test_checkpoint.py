@@ -1,4 +1,4 @@
-"""Checkpoints: a run that was killed, told to leave or robbed of its disk goes on to the same
+"""Checkpoints: a run that was killed, stopped or lost its disk continues to the same
 numbers, and never from a checkpoint that is damaged or another run's."""
 
 import json
@@ -103,7 +103,7 @@ def _signals() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-def words(out: Path, overrides: dict[str, Any]) -> list[str]:
+def argv(out: Path, overrides: dict[str, Any]) -> list[str]:
     base = out.parent / "base.yaml"
     base.write_text("seed: 1\n")
     sets = [f"--set={path}={json.dumps(value)}" for path, value in overrides.items()]
@@ -112,10 +112,10 @@ def words(out: Path, overrides: dict[str, Any]) -> list[str]:
 
 def train(out: Path, overrides: dict[str, Any], *more: str) -> int:
     """A whole run in this process; its exit code."""
-    return main([*words(out, overrides), *more])
+    return main([*argv(out, overrides), *more])
 
 
-# python -c KILLED STEP ...: model.train with these words, killed once it has logged that step and
+# python -c KILLED STEP ...: model.train with these options, killed once it has logged that step and
 # has a checkpoint, mostly while it writes another
 KILLED = """
 import os, signal, sys, time
@@ -138,8 +138,8 @@ main(sys.argv[1:])
 
 
 def killed_at_step(step: int, out: Path, overrides: dict[str, Any], *more: str) -> None:
-    """A process of its own that is killed by a signal that nothing can catch."""
-    done = warm_python.run(["-c", KILLED, str(step), *words(out, overrides), *more])
+    """A separate process, killed by SIGKILL."""
+    done = warm_python.run(["-c", KILLED, str(step), *argv(out, overrides), *more])
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
@@ -157,7 +157,7 @@ def events(out: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def numbers(out: Path) -> list[tuple[Any, ...]]:
-    """What training and validation came to, step by step."""
+    """The losses of training and validation, step by step."""
     names = ("event", "step", "tokens", "loss", "val_loss", "val_bpb", "lr_scale")
     kinds = ("step", "evaluation")
     return [tuple(e.get(n) for n in names) for e in all_events(out) if e["event"] in kinds]
@@ -195,7 +195,7 @@ def require_equal(one: Any, other: Any) -> None:
         assert one == other
 
 
-def test_a_killed_process_goes_on_to_bit_identical_numbers(
+def test_a_killed_process_resumes_to_bit_identical_numbers(
     overrides: dict[str, Any], uninterrupted: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
@@ -219,7 +219,7 @@ def test_wherever_and_however_often_it_is_killed(
     require_same_end(out, uninterrupted)
 
 
-def test_sigterm_leaves_a_checkpoint_and_an_interrupted_result_that_goes_on(
+def test_sigterm_leaves_a_checkpoint_and_an_interrupted_result_that_resumes(
     overrides: dict[str, Any],
     uninterrupted: Path,
     tmp_path: Path,
@@ -237,7 +237,7 @@ def test_sigterm_leaves_a_checkpoint_and_an_interrupted_result_that_goes_on(
         assert train(out, {**overrides, "checkpoint.every_steps": None}) == 1
     left = result(out)
     assert (left["status"], left["steps"]) == ("interrupted", 6)
-    assert left["hint"] == "The same command with --resume goes on behind step 6."
+    assert left["hint"] == "Re-run the same command with --resume to continue after step 6."
     assert [path.name for path in listed(folder_of(out))] == ["step-00000006"]
     assert train(out, overrides, "--resume") == 0
     require_same_end(out, uninterrupted)
@@ -281,7 +281,7 @@ HARMS = (truncate, flip_a_bit, remove_tensors, halve_the_manifest)
 
 
 @pytest.mark.parametrize("harm", HARMS)
-def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(
+def test_a_damaged_checkpoint_is_reported_and_the_previous_one_used(
     overrides: dict[str, Any], killed: Path, uninterrupted: Path, harm: Any
 ) -> None:
     harm(folder_of(killed) / NEWEST)
@@ -305,7 +305,7 @@ def test_without_a_whole_checkpoint_nothing_is_started_over(
 
 
 @pytest.mark.parametrize(
-    ("asked", "reason"),
+    ("requested", "reason"),
     [
         (
             {"optimizer.muon.lr": 0.03},
@@ -318,11 +318,11 @@ def test_another_runs_checkpoint_is_refused_by_the_field_that_differs(
     overrides: dict[str, Any],
     killed: Path,
     capfd: pytest.CaptureFixture[str],
-    asked: dict[str, Any],
+    requested: dict[str, Any],
     reason: str,
 ) -> None:
     before = files(killed)
-    assert train(killed, {**overrides, **asked}, "--resume") == 1
+    assert train(killed, {**overrides, **requested}, "--resume") == 1
     assert reason in capfd.readouterr().err
     assert files(killed) == before
 
@@ -387,7 +387,7 @@ def test_other_code_that_builds_another_model_is_refused_with_the_reason(
     assert not (killed / "result.json").exists()
 
 
-def test_other_code_goes_on_when_it_is_told_to_and_says_so(
+def test_other_code_resumes_with_the_option_and_records_it(
     overrides: dict[str, Any], killed: Path, uninterrupted: Path
 ) -> None:
     rewrite_identity(folder_of(killed) / NEWEST, "code_id", "0" * 64)
@@ -417,7 +417,7 @@ def test_a_new_run_is_not_started_among_anothers_checkpoints(
 ) -> None:
     before = files(killed)
     assert train(killed, overrides) == 2
-    assert "Go on with --resume" in capfd.readouterr().err
+    assert "Resume it with --resume" in capfd.readouterr().err
     assert files(killed) == before
 
 
@@ -428,7 +428,7 @@ def test_a_run_at_its_end_has_nothing_to_resume(
     (killed / "result.json").write_text(json.dumps({"status": status}))
     before = files(killed)
     assert train(killed, overrides, "--resume") == 2
-    assert f"got a result.json that says {status}" in capfd.readouterr().err
+    assert f"got a result.json with status {status}" in capfd.readouterr().err
     assert files(killed) == before
 
 
@@ -437,7 +437,7 @@ def test_a_run_that_is_still_at_work_is_not_resumed_beside_it(
 ) -> None:
     at_work = RunDirectory(killed, resume=True)
     assert train(killed, overrides, "--resume") == 2
-    assert "a run is at work" in capfd.readouterr().err
+    assert "in use by a running process" in capfd.readouterr().err
     at_work.finish("interrupted")
 
 
@@ -515,7 +515,7 @@ def test_how_checkpoints_are_kept_is_no_part_of_an_identity() -> None:
     assert config_id(load_config(None, kept)) == config_id(Config())
 
 
-def test_random_numbers_go_on_where_they_were(overrides: dict[str, Any]) -> None:
+def test_random_numbers_continue_after_a_resume(overrides: dict[str, Any]) -> None:
     config = load_config(None, overrides)
     trainer = Trainer(config, derive(config), CPU)
     state = trainer.state_dict()
@@ -526,7 +526,7 @@ def test_random_numbers_go_on_where_they_were(overrides: dict[str, Any]) -> None
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-def test_a_gpu_goes_on_at_once_and_the_copy_is_of_before(tmp_path: Path) -> None:
+def test_a_gpu_does_not_wait_and_the_copy_is_of_the_earlier_state(tmp_path: Path) -> None:
     weight = torch.ones(1 << 26, device="cuda")
     with CheckpointWriter(tmp_path, Checkpointing(every_steps=1), weight.device) as writer:
         writer.save({"weight": weight}, manifest(1))

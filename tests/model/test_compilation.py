@@ -20,7 +20,7 @@ from model.distributed.ranks import ALONE
 from model.distributed.step_status import StepStatus, StepStatusReduction
 from model.distributed.stragglers import StragglerStatistics
 from model.errors import MachineError
-from model.runtime.compilation import Counts
+from model.runtime.compilation import CompileCounts
 from model.runtime.run_dir import RunDirectory
 from model.runtime.stop import Stop
 from model.system.compile_cache import FOLDERS, CompileCache, folder_key
@@ -51,19 +51,19 @@ try:
 except MachineError as error:
     print(json.dumps(error.as_json()))
     sys.exit()
-said = compilation.as_json()
+report = compilation.as_json()
 compilation.take_report()
 function(torch.ones(8)).backward()
 assert compilation.take_report() is None
 function(torch.ones(1, 8)).backward()
-news = asdict(compilation.take_report())
+recompilation = asdict(compilation.take_report())
 assert compilation.take_report() is None
-print(json.dumps({**said, "news": news}))
+print(json.dumps({**report, "recompilation": recompilation}))
 """
 
 
 def compiled(cache_dir: Path, first: str = "", **environ: str) -> dict[str, Any]:
-    """What a process says that compiles with this cache; `first` is run before it compiles."""
+    """The report of a process that compiles with this cache; `first` is run before."""
     kept = {name: value for name, value in os.environ.items() if name not in FOLDERS}
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(cache_dir), first],
@@ -84,7 +84,7 @@ needs_compiler = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """A cache that one process has filled, and what that process said."""
+    """A cache that one process has filled, and the report of that process."""
     cache_dir = tmp_path_factory.mktemp("compile") / "cache"
     return cache_dir, compiled(cache_dir)
 
@@ -112,20 +112,20 @@ def test_a_first_process_misses_and_the_next_one_hits(
 @needs_compiler
 @pytest.mark.slow
 def test_compiling_again_is_news_with_its_reason(filled: tuple[Path, dict[str, Any]]) -> None:
-    news = filled[1]["news"]
-    assert news["graphs"] == 1
-    assert news["seconds"] > 0
-    assert "rank mismatch" in news["reason"]
+    recompilation = filled[1]["recompilation"]
+    assert recompilation["graphs"] == 1
+    assert recompilation["seconds"] > 0
+    assert "rank mismatch" in recompilation["reason"]
 
 
 @needs_compiler
 @pytest.mark.slow
 def test_damaged_kernels_are_compiled_anew_and_deleted(copy: Path) -> None:
     cut_short(copy, "*.so")
-    said = compiled(copy)
-    assert said["result"] == "miss"
-    assert str(copy) in said["faults"][0]
-    assert not (copy / said["folder_key"]).exists()
+    report = compiled(copy)
+    assert report["result"] == "miss"
+    assert str(copy) in report["faults"][0]
+    assert not (copy / report["folder_key"]).exists()
 
 
 @needs_compiler
@@ -133,21 +133,21 @@ def test_damaged_kernels_are_compiled_anew_and_deleted(copy: Path) -> None:
 def test_entries_that_cannot_be_read_are_named_beside_the_miss(copy: Path) -> None:
     for kind in ("aotautograd", "fxgraph"):
         cut_short(copy, f"*/inductor/{kind}/**/*")
-    said = compiled(copy)
-    assert said["result"] == "miss"
-    assert any("unable to load" in fault for fault in said["faults"])
+    report = compiled(copy)
+    assert report["result"] == "miss"
+    assert any("unable to load" in fault for fault in report["faults"])
 
 
 @needs_compiler
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files as Linux does")
-def test_a_full_disk_ends_in_an_error_with_its_remedy(tmp_path: Path) -> None:
+def test_a_full_disk_is_an_error_with_a_hint(tmp_path: Path) -> None:
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); "
     ignore = "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)"
-    said = compiled(tmp_path / "cache", limit + ignore)
-    assert said["path"] == "system.compile_cache_dir"
-    assert "room for compiled kernels" in said["expected"]
-    assert "Free some disk space" in said["hint"]
+    report = compiled(tmp_path / "cache", limit + ignore)
+    assert report["path"] == "system.compile_cache_dir"
+    assert "disk space for compiled kernels" in report["expected"]
+    assert "Free some disk space" in report["hint"]
 
 
 def cut_short(folder: Path, pattern: str) -> None:
@@ -183,8 +183,8 @@ def test_a_folder_that_cannot_be_written_is_left_for_a_temporary_one(tmp_path: P
 def test_a_cache_of_the_users_that_is_left_is_not_deleted(tmp_path: Path) -> None:
     environ = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "mine")}
     cache = CompileCache(tmp_path / "cache", "key", environ)
-    cache.leave("damaged")
-    cache.discard_kept()
+    cache.use_temporary("damaged")
+    cache.discard_persistent()
     assert environ["TORCHINDUCTOR_CACHE_DIR"] != str(tmp_path / "mine")
     assert (tmp_path / "mine").is_dir()
 
@@ -201,7 +201,7 @@ def test_another_torch_triton_or_processor_has_another_folder() -> None:
     assert len({plain, *others}) == 4
 
 
-def test_a_missing_temporary_folder_is_an_error_with_its_remedy(
+def test_a_missing_temporary_folder_is_an_error_with_a_hint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import tempfile
@@ -215,15 +215,15 @@ def test_a_missing_temporary_folder_is_an_error_with_its_remedy(
 @pytest.mark.parametrize(
     ("counts", "result"),
     [
-        (Counts(graphs=1, hits=2), "hit"),
-        (Counts(graphs=1, misses=2), "miss"),
-        (Counts(graphs=1, bypasses=1), "miss"),
-        (Counts(graphs=2, hits=3, bypasses=1), "partial"),
-        (Counts(graphs=2, hits=1, misses=3), "partial"),
-        (Counts(graphs=1), "off"),
+        (CompileCounts(graphs=1, hits=2), "hit"),
+        (CompileCounts(graphs=1, misses=2), "miss"),
+        (CompileCounts(graphs=1, bypasses=1), "miss"),
+        (CompileCounts(graphs=2, hits=3, bypasses=1), "partial"),
+        (CompileCounts(graphs=2, hits=1, misses=3), "partial"),
+        (CompileCounts(graphs=1), "off"),
     ],
 )
-def test_a_hit_means_that_nothing_was_compiled(counts: Counts, result: str) -> None:
+def test_a_hit_means_that_nothing_was_compiled(counts: CompileCounts, result: str) -> None:
     assert counts.result == result
 
 
@@ -240,7 +240,7 @@ def test_a_step_that_compiled_is_marked_and_is_no_measure_of_speed(
         lap = Lap(100.0, 100.0 + seconds)
         call = StepStatusReduction(ALONE, torch.tensor(1.0), StepStatus())
         training._pending.append(_Step(number, call, lap, None, 0.0, 1.0, compiled_s))
-    training._settle(0)
+    training._read_steps(0)
     run.finish("completed")
     steps = [json.loads(line) for line in (run.path / "events.jsonl").read_text().splitlines()]
     assert [step.get("recompiled") for step in steps] == [None, True, None]

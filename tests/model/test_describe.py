@@ -1,4 +1,4 @@
-"""What `describe` says: the anchors' counts, the dial's values, identities; and that it needs no
+"""The result of `describe`: the anchors' counts, the dial's values, identities; it needs no
 torch."""
 
 import json
@@ -130,7 +130,7 @@ def test_code_id_moves_with_python_files_and_with_nothing_else(tmp_path: Path) -
         ).stdout
 
     before = code_id()
-    (tmp_path / "model" / "README.md").write_text("words")
+    (tmp_path / "model" / "README.md").write_text("text")
     assert code_id() == before
     gpt = tmp_path / "model" / "gpt.py"
     gpt.write_text(gpt.read_text() + "# a comment\n")

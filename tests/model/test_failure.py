@@ -1,4 +1,4 @@
-"""How exceptions of a run are told, in the words and types that torch really uses."""
+"""Classification of a run's exceptions, with the texts and types that torch raises."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ BOILERPLATE = (
 
 
 @pytest.mark.parametrize(
-    ("words", "hint"),
+    ("message", "hint"),
     [
         ("device-side assert triggered", IN_THE_CODE),
         ("an illegal memory access was encountered", IN_A_KERNEL),
@@ -40,10 +40,10 @@ BOILERPLATE = (
         ("the provided PTX was compiled with an unsupported toolchain.", IN_THE_DRIVER),
     ],
 )
-def test_a_gpus_error_has_the_remedy_of_its_cause(words: str, hint: str) -> None:
-    failure = classify(torch.AcceleratorError(f"CUDA error: {words}{BOILERPLATE}"))
+def test_a_gpu_error_has_the_hint_of_its_cause(message: str, hint: str) -> None:
+    failure = classify(torch.AcceleratorError(f"CUDA error: {message}{BOILERPLATE}"))
     assert (failure.status, failure.hint) == ("failed", hint)
-    assert words in failure.reason
+    assert message in failure.reason
     assert failure.unexpected
 
 
@@ -88,13 +88,13 @@ def test_an_error_of_the_code_is_not_blamed_on_the_gpu() -> None:
     assert failure.unexpected
 
 
-def test_a_gpu_that_fails_in_a_run_leaves_its_remedy_in_the_result(tmp_path: Path) -> None:
+def test_a_gpu_that_fails_in_a_run_leaves_a_hint_in_the_result(tmp_path: Path) -> None:
     def train(_: Process) -> None:
         raise torch.AcceleratorError(f"CUDA error: uncorrectable ECC error{BOILERPLATE}")
 
     base = Path(__file__).parents[2] / "ablations" / "configs" / "gpt2_tiny_cpu.yaml"
-    words = ["--config", str(base), "--out", str(tmp_path / "run")]
-    assert run_process(command_line("model.train", None).parse_args(words), train) == 1
+    argv = ["--config", str(base), "--out", str(tmp_path / "run")]
+    assert run_process(command_line("model.train", None).parse_args(argv), train) == 1
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["status"] == "failed"
     assert "dmesg" in result["hint"]

@@ -27,7 +27,7 @@ from model.config import Config
 from model.config.derive import Derived
 from model.config.resolve import resolve
 from model.config.schedules import lr_scale, muon_decay_scale, muon_momentum
-from model.core.evaluation import Evaluated, Evaluation
+from model.core.evaluation import Evaluation, EvaluationResult
 from model.data.prepare import prepare
 from model.data.settings import DataSettings
 from model.data.tokenizer import SPECIALS, SPLIT_PATTERN, Tokenizer
@@ -266,7 +266,7 @@ def test_rows_of_the_loader_are_nanochats(tokenizer: Tokenizer, tmp_path: Path) 
 @pytest.fixture(scope="module")
 def evaluated(
     filled: Trainer, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory
-) -> Evaluated:
+) -> EvaluationResult:
     tasks = inputs.questions() | inputs.continuations(TRACE["core"]["continuations"])
     folder = inputs.write_bundle(tmp_path_factory.mktemp("bundle"), tasks)
     cache = {"data.cache_dir": str(tmp_path_factory.mktemp("cache"))}
@@ -274,7 +274,7 @@ def evaluated(
     return Evaluation(config, derived, tokenizer, lambda _: None)(filled.gpt, filled.kernels)
 
 
-def test_losses_and_decisions_of_core_are_nanochats(evaluated: Evaluated) -> None:
+def test_losses_and_decisions_of_core_are_nanochats(evaluated: EvaluationResult) -> None:
     outcomes, expected = evaluated.outcomes, TRACE["core"]
     names = [task.task.name for task in evaluated.result.tasks]
     assert len(outcomes.task) == len(expected["answers"])

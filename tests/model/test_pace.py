@@ -1,4 +1,4 @@
-"""The trainer that steps when told: real processes of a tiny model, word by word."""
+"""The trainer that steps on request: real processes of a tiny model, command by command."""
 
 import json
 import os
@@ -40,41 +40,41 @@ TINY = {
 }
 
 
-def command(folder: Path, *words: str) -> list[str]:
+def command(folder: Path, *arguments: str) -> list[str]:
     """A pace in `folder / "run"`."""
     config = folder / "tiny.json"
     config.write_text(json.dumps(TINY))
     module = ["-m", "model.pace"]
-    return [*module, "--config", str(config), "--out", str(folder / "run"), *words]
+    return [*module, "--config", str(config), "--out", str(folder / "run"), *arguments]
 
 
 def settings(overrides: dict[str, Any]) -> list[str]:
-    words = [(f"{path}={json.dumps(value)}") for path, value in overrides.items()]
-    return [part for word in words for part in ("--set", word)]
+    arguments = [(f"{path}={json.dumps(value)}") for path, value in overrides.items()]
+    return [part for line in arguments for part in ("--set", line)]
 
 
 class Talk:
     """A pace and both ends of the line to it."""
 
-    def __init__(self, folder: Path, *words: str, **options: Any) -> None:
+    def __init__(self, folder: Path, *arguments: str, **options: Any) -> None:
         self.out = folder / "run"
-        self.process = warm_python.start(command(folder, *words), talk=True, **options)
+        self.process = warm_python.start(command(folder, *arguments), talk=True, **options)
 
-    def hear(self) -> dict[str, Any]:
+    def receive(self) -> dict[str, Any]:
         line = self.process.stdout.readline()
         if not line:
             pytest.fail(f"the pace ended: {self.process.text('stderr')[-2000:]}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
-    def say(self, word: str) -> None:
+    def send(self, line: str) -> None:
         assert self.process.stdin is not None
-        self.process.stdin.write(word.encode() + b"\n")
+        self.process.stdin.write(line.encode() + b"\n")
         self.process.stdin.flush()
 
-    def ask(self, word: str) -> dict[str, Any]:
-        self.say(word)
-        return self.hear()
+    def ask(self, line: str) -> dict[str, Any]:
+        self.send(line)
+        return self.receive()
 
     def end(self) -> dict[str, Any]:
         """Closes stdin; the result that the pace left."""
@@ -87,14 +87,14 @@ class Talk:
 def talk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Talk]:
     """One pace on synthetic data for all tests that leave it running."""
     talk = Talk(tmp_path_factory.mktemp("pace"), "--synthetic")
-    assert talk.hear()["event"] == "ready"
+    assert talk.receive()["event"] == "ready"
     yield talk
     talk.process.kill()
     talk.process.communicate()
 
 
 @pytest.mark.parametrize("steps", [1, 4])
-def test_a_turn_has_exactly_as_many_times_as_steps_were_asked_for(talk: Talk, steps: int) -> None:
+def test_a_segment_has_exactly_as_many_times_as_requested_steps(talk: Talk, steps: int) -> None:
     turn = talk.ask(f"go {steps}")
     assert (turn["event"], turn["steps"]) == ("turn", steps)
     assert len(turn["step_s"]) == len(turn["loader_wait_s"]) == steps
@@ -104,9 +104,9 @@ def test_a_turn_has_exactly_as_many_times_as_steps_were_asked_for(talk: Talk, st
     assert turn["compute_s_by_rank"] == [pytest.approx(sum(turn["step_s"]) / steps, abs=1e-6)]
 
 
-@pytest.mark.parametrize("word", UNKNOWN)
-def test_an_unknown_word_is_told_what_was_expected_and_ends_nothing(talk: Talk, word: str) -> None:
-    answer = talk.ask(word)
+@pytest.mark.parametrize("line", UNKNOWN)
+def test_an_unknown_command_is_an_error_that_ends_nothing(talk: Talk, line: str) -> None:
+    answer = talk.ask(line)
     assert answer.keys() == {"event", "expected", "got", "hint"}
     assert answer["event"] == "error"
     assert "go N" in answer["expected"]
@@ -126,16 +126,16 @@ def test_a_pace_that_waits_uses_no_core(talk: Talk) -> None:
     assert cpu_s() - before < 0.1
 
 
-def test_words_in_one_breath_are_answered_in_order(talk: Talk) -> None:
-    talk.say("go 2\ngo 1\nwhat")
-    assert [talk.hear().get("steps") for _ in range(3)] == [2, 1, None]
+def test_commands_in_one_write_are_executed_in_order(talk: Talk) -> None:
+    talk.send("go 2\ngo 1\nwhat")
+    assert [talk.receive().get("steps") for _ in range(3)] == [2, 1, None]
 
 
-def test_ready_says_who_runs_and_stop_leaves_the_whole_contract(
+def test_ready_has_the_identity_and_stop_leaves_all_files(
     tmp_path: Path, tiny: dict[str, Any]
 ) -> None:
     talk = Talk(tmp_path, *settings(tiny), "--at-step", "2")
-    ready = talk.hear()
+    ready = talk.receive()
     assert ready["event"] == "ready"
     assert ready["startup_s"] > 3 * ready["step_s"] > 0
     assert (ready["batch_tokens"], ready["attention_backend"]) == (256, "sdpa")
@@ -150,7 +150,7 @@ def test_ready_says_who_runs_and_stop_leaves_the_whole_contract(
     assert [turn["batches"] for turn in turns] == ["loader", "same"]
     assert turns[1]["loader_wait_s"] == [0.0, 0.0]
     assert turns[0]["loss"] < 6.2  # ln 512 = 6.24: it does train
-    talk.say("stop")
+    talk.send("stop")
     result = talk.end()
     assert talk.process.returncode == 0
     assert (result["status"], result["steps"], result["tokens"]) == ("completed", 72, 72 * 256)
@@ -217,8 +217,8 @@ def test_the_watch_descriptor_ends_it_in_the_middle_of_a_turn(tmp_path: Path) ->
     read, write = os.pipe()
     talk = Talk(tmp_path, "--synthetic", "--watch-fd", str(read), pass_fds=[read])
     os.close(read)
-    talk.hear()
-    talk.say("go 10000000")
+    talk.receive()
+    talk.send("go 10000000")
     time.sleep(0.2)
     os.close(write)
     talk.process.wait(timeout=60)
@@ -238,7 +238,7 @@ def run(tmp_path: Path) -> Iterator[RunDirectory]:
     run.finish("completed")
 
 
-def resident(run: RunDirectory, overrides: dict[str, Any], **options: Any) -> Stepper:
+def stepper_of(run: RunDirectory, overrides: dict[str, Any], **options: Any) -> Stepper:
     config = load_config(None, overrides)
     process = Process(config=config, derived=derive(config), run=run, stop=Stop(run, None))
     return Stepper(process, **options)
@@ -260,9 +260,9 @@ def test_a_synthetic_pace_learns_its_only_batch_by_heart_without_reading_data(
     run: RunDirectory, tiny: dict[str, Any]
 ) -> None:
     absent = {"data.source": str(run.path / "absent"), "schedule.warmup_steps": 0}
-    pace = resident(run, {**tiny, **absent, "dial.depth": 1}, synthetic=True)
+    pace = stepper_of(run, {**tiny, **absent, "dial.depth": 1}, synthetic=True)
     pace.make_ready(time.time())
-    first, later = pace.turn(1), pace.turn(30)
+    first, later = pace.segment(1), pace.segment(30)
     assert later["loss"] < first["loss"] - 0.5  # random tokens: only memory lowers it
     assert later["batches"] == "same"
 
@@ -271,14 +271,14 @@ def test_a_step_that_the_schedule_does_not_have_is_refused(
     run: RunDirectory, tiny: dict[str, Any]
 ) -> None:
     with pytest.raises(ConfigErrors, match="0 to 2; got 3"):
-        resident(run, tiny, at_step=3)
+        stepper_of(run, tiny, at_step=3)
 
 
 def test_rows_that_follow_free_memory_are_refused_of_trainers_that_share_it(
     run: RunDirectory, tiny: dict[str, Any]
 ) -> None:
-    with pytest.raises(ConfigErrors, match=r"system\.device_batch_rows to rows that fit"):
-        resident(run, {**tiny, "system.fit_memory": True})
+    with pytest.raises(ConfigErrors, match=r"system\.device_batch_rows so that"):
+        stepper_of(run, {**tiny, "system.fit_memory": True})
 
 
 def test_every_compilation_is_counted() -> None:
@@ -299,7 +299,7 @@ def test_on_a_gpu_a_turn_is_timed_by_events_and_compiles_nothing(tmp_path: Path)
     shared = {"system.share_gpu": True}  # other tests may use it at the same time
     gpu_settings = settings({**gpu, **shared, "system.attention": "sdpa"})
     talk = Talk(tmp_path, *gpu_settings, "--synthetic")
-    ready = talk.hear()
+    ready = talk.receive()
     assert ready["graphs"] > 0
     assert ready["reserved_memory_bytes"] >= ready["peak_memory_bytes"] > 0
     began = time.perf_counter()
@@ -311,5 +311,5 @@ def test_on_a_gpu_a_turn_is_timed_by_events_and_compiles_nothing(tmp_path: Path)
     assert turn["sm_clock_mhz_by_rank"] == [turn["sm_clock_mhz"]]
     if ready["sm_clock"]["source"] == "nvml":
         assert set(turn["throttled_by_rank"][0]) <= set(REASONS.values())
-    talk.say("stop")
+    talk.send("stop")
     assert talk.end()["status"] == "completed"

@@ -1,4 +1,5 @@
-"""Kernels of packages are compiled beside the build when none is kept, and failures are told."""
+"""Kernels of packages are compiled during the build when none is cached, and failures are
+reported."""
 
 import subprocess
 import sys
@@ -46,7 +47,7 @@ def test_what_is_kept_is_not_compiled_again(tmp_path: Path) -> None:
     assert jobs(tmp_path, kept="QUACK_CACHE_DIR") == []
 
 
-def test_a_process_that_fails_is_told_and_waited_for(
+def test_a_process_that_fails_is_reported_and_waited_for(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = "raise RuntimeError('no such kernel')"

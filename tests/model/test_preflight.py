@@ -1,4 +1,4 @@
-"""What is said of a GPU before a run, from plain facts, and of its driver from plain rows."""
+"""The checks of a GPU before a run, from plain facts, and of its driver from plain rows."""
 
 import os
 import shutil
@@ -105,16 +105,16 @@ def test_memory_taken_by_nobody_in_sight_counts_as_use() -> None:
 
 def test_a_gpu_that_was_just_left_is_waited_for() -> None:
     readings = [replace(H100, free_bytes=60 * GIB), replace(H100, processes=(OTHER,)), H100]
-    assert wait_while(in_use, lambda: readings.pop(0), patience_s=10.0) is H100
+    assert wait_while(in_use, lambda: readings.pop(0), wait_s=10.0) is H100
     assert readings == []
 
 
 def test_a_gpu_that_stays_in_use_is_not_waited_for_longer_than_allowed() -> None:
     busy = replace(H100, processes=(OTHER,))
-    assert wait_while(in_use, lambda: busy, patience_s=0.0) is busy
+    assert wait_while(in_use, lambda: busy, wait_s=0.0) is busy
 
 
-def test_a_shared_gpu_is_allowed_where_it_is_asked_for_and_fits() -> None:
+def test_a_shared_gpu_is_allowed_where_it_is_requested_and_fits() -> None:
     shared = {"system.share_gpu": True}
     assert found(replace(H100, processes=(OTHER,), free_bytes=49 * GIB), shared) == []
     (fault,) = found(replace(H100, processes=(OTHER,), free_bytes=5 * GIB), shared)
@@ -159,7 +159,7 @@ def test_rows_that_are_chosen_fit_and_divide_every_step(
     assert replace(same, **unmeasured) == replace(kept, **unmeasured)
 
 
-def test_a_model_that_fits_in_no_way_is_told_so() -> None:
+def test_a_model_that_does_not_fit_has_a_hint() -> None:
     (fault,) = found(replace(H100, total_bytes=4 * GIB, free_bytes=4 * GIB), {"dial.depth": 24})
     assert "Not even one row" in fault.hint
 
@@ -170,18 +170,18 @@ def test_without_derived_values_memory_is_not_judged() -> None:
 
 
 @pytest.mark.parametrize(
-    ("torch_cuda", "driver", "words"),
+    ("torch_cuda", "driver", "text"),
     [
         ("13.0", None, "no NVIDIA driver"),
         (None, "580.65", "built without CUDA"),
         ("13.0", "535.10", "CUDA 13.0 can use with driver 535.10"),
     ],
 )
-def test_a_missing_gpu_says_which_of_its_parts_is_missing(
-    torch_cuda: str | None, driver: str | None, words: str
+def test_a_missing_gpu_is_an_error_that_names_the_missing_part(
+    torch_cuda: str | None, driver: str | None, text: str
 ) -> None:
     fault = no_gpu(torch_cuda, driver)
-    assert words in fault.got
+    assert text in fault.got
     assert "system.device: cpu" in fault.hint
 
 
@@ -195,7 +195,7 @@ def test_rows_of_the_driver_become_processes_and_what_is_no_process_is_left_out(
     assert first == replace(OTHER, name="/usr/bin/python,with a comma")
     assert second.memory_bytes is None
     assert (
-        second.described() == "process 12 ([Not Found]) with memory that the driver does not tell"
+        second.described() == "process 12 ([Not Found]) with memory that the driver does not report"
     )
 
 
@@ -210,13 +210,13 @@ def test_a_driver_that_fails_is_an_empty_answer(
 
 
 @pytest.mark.skipif(
-    shutil.which("nvidia-smi") is not None, reason="asks what is said where there is no driver"
+    shutil.which("nvidia-smi") is not None, reason="needs a machine without a driver"
 )
 def test_a_run_that_asks_for_a_gpu_is_refused_before_its_data_is_prepared(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    words = ["--config", str(BASES / "speedrun.yaml"), "--out", str(out)]
-    words += ["--set", "system.device=cuda", "--set", f"data.cache_dir={tmp_path / 'cache'}"]
-    done = warm_python.run(["-m", "model.train", *words])
+    argv = ["--config", str(BASES / "speedrun.yaml"), "--out", str(out)]
+    argv += ["--set", "system.device=cuda", "--set", f"data.cache_dir={tmp_path / 'cache'}"]
+    done = warm_python.run(["-m", "model.train", *argv])
     assert done.returncode == 1
     assert "no NVIDIA driver" in done.stderr
     assert "Traceback" not in done.stderr

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from model.doctor import main as doctor
-from model.system.timeouts import TimedOut, bounded
+from model.system.timeouts import TimedOut, with_timeout
 
 ROOT = Path(__file__).parents[2]
 BASE = str(ROOT / "ablations" / "configs" / "speedrun_tiny_cpu.yaml")
@@ -36,15 +36,15 @@ def wrong(probe: dict[str, Any]) -> list[tuple[str, str]]:
     return [(each["what"], each["severity"]) for each in probe["findings"] if not each["ok"]]
 
 
-def torchrun(ranks: int, out: Path, *words: str) -> list[str]:
-    command = ["-m", "model.doctor", "--probe", "--config", BASE, "--out", str(out), *words]
+def torchrun(ranks: int, out: Path, *argv: str) -> list[str]:
+    command = ["-m", "model.doctor", "--probe", "--config", BASE, "--out", str(out), *argv]
     return [*LAUNCHER, f"--nproc-per-node={ranks}", *command]
 
 
 @pytest.mark.usefixtures("handlers_restored")
 def test_one_rank_alone_is_probed_without_a_sum(tmp_path: Path) -> None:
-    words = ["--set", "system.threads=1"]
-    assert main(["--config", BASE, "--out", str(tmp_path), *words]) == 0
+    argv = ["--set", "system.threads=1"]
+    assert main(["--config", BASE, "--out", str(tmp_path), *argv]) == 0
     probe = report(tmp_path)
     assert probe["complete"]
     assert wrong(probe) == []
@@ -57,24 +57,24 @@ def test_one_rank_alone_is_probed_without_a_sum(tmp_path: Path) -> None:
 
 
 def test_a_faulty_configuration_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    words = ["--set", "dial.depth=deep", "--out", str(tmp_path / "out")]
-    assert main(["--config", BASE, *words]) == 2
+    argv = ["--set", "dial.depth=deep", "--out", str(tmp_path / "out")]
+    assert main(["--config", BASE, *argv]) == 2
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.usefixtures("handlers_restored")
-@pytest.mark.skipif(torch.cuda.is_available(), reason="asks what is said where there is no GPU")
-def test_a_gpu_that_is_asked_for_and_missing_is_a_finding(tmp_path: Path) -> None:
-    words = ["--set", "system.device=cuda"]
-    assert main(["--config", BASE, "--out", str(tmp_path), *words]) == 0
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_gpu_that_is_requested_and_missing_is_a_finding(tmp_path: Path) -> None:
+    argv = ["--set", "system.device=cuda"]
+    assert main(["--config", BASE, "--out", str(tmp_path), *argv]) == 0
     assert wrong(report(tmp_path)) == [("GPU", "error")]
 
 
-def test_a_probe_leaves_when_whoever_started_it_is_gone(tmp_path: Path) -> None:
+def test_a_probe_stops_when_its_parent_is_gone(tmp_path: Path) -> None:
     read, write = os.pipe()
     os.close(write)
-    words = ["--config", BASE, "--out", str(tmp_path), "--watch-fd", str(read)]
-    command = [sys.executable, "-m", "model.doctor", "--probe", *words]
+    argv = ["--config", BASE, "--out", str(tmp_path), "--watch-fd", str(read)]
+    command = [sys.executable, "-m", "model.doctor", "--probe", *argv]
     done = subprocess.run(
         command, cwd=ROOT, env=ENVIRONMENT, pass_fds=[read], capture_output=True, text=True
     )
@@ -83,12 +83,12 @@ def test_a_probe_leaves_when_whoever_started_it_is_gone(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_what_does_not_end_in_its_time_is_left_behind() -> None:
+def test_a_call_that_exceeds_its_timeout_is_abandoned() -> None:
     with pytest.raises(TimedOut):
-        bounded(lambda: time.sleep(2.0), 0.05)
-    assert bounded(lambda: "in time", 5.0) == "in time"
+        with_timeout(lambda: time.sleep(2.0), 0.05)
+    assert with_timeout(lambda: "in time", 5.0) == "in time"
     with pytest.raises(ZeroDivisionError):
-        bounded(lambda: 1 / 0, 5.0)
+        with_timeout(lambda: 1 / 0, 5.0)
 
 
 @pytest.mark.slow
@@ -123,8 +123,8 @@ def test_a_rank_that_falls_silent_is_a_finding_and_not_a_hang(
         port = free.getsockname()[1]
     processes = []
     for rank in range(2):
-        told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
-        own = {name: str(value) for name, value in told.items()}
+        variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+        own = {name: str(value) for name, value in variables.items()}
         environment = {**ENVIRONMENT, **own, "MASTER_ADDR": "127.0.0.1", "PYTHONPATH": str(ROOT)}
         command = [sys.executable, str(SILENT), str(port), phase, str(tmp_path)]
         processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, env=environment))
@@ -150,7 +150,7 @@ def test_a_rank_that_is_killed_leaves_what_was_found(tmp_path: Path) -> None:
     while victim is None and process.poll() is None:  # as soon as both ranks are at work
         time.sleep(0.01)
         path = tmp_path / "probe.json"
-        if path.exists() and "ranks work" in path.read_text():
+        if path.exists() and "ranks measure" in path.read_text():
             victim = last_child_of(process.pid)
     assert victim is not None
     os.kill(victim, signal.SIGKILL)
@@ -183,9 +183,9 @@ def test_gpus_are_probed_at_work_and_over_their_links(tmp_path: Path, ranks: int
         "--config",
         config,
     ]
-    words = ["--out", str(tmp_path), "--set", "system.device=cuda", "--set", "dial.depth=12"]
-    words += ["--set", "system.share_gpu=true"]  # with the process of these tests
-    done = subprocess.run([*command, *words], cwd=ROOT, capture_output=True, text=True)
+    argv = ["--out", str(tmp_path), "--set", "system.device=cuda", "--set", "dial.depth=12"]
+    argv += ["--set", "system.share_gpu=true"]  # with the process of these tests
+    done = subprocess.run([*command, *argv], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     probe = report(tmp_path)
     print(json.dumps(probe, indent=1))

@@ -1,4 +1,4 @@
-"""What is said of a job's machines, from plain facts: mixed, throttled, slow, cut off, broken."""
+"""The checks of a job's machines, from plain facts: mixed, throttled, slow, cut off, broken."""
 
 import os
 from dataclasses import replace
@@ -6,16 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from model.diagnostics.finding import Finding, judged
-from model.diagnostics.probe import checks as judge
-from model.diagnostics.probe import gpu_state
+from model.diagnostics.finding import Finding, check
+from model.diagnostics.probe import checks, gpu_state
 from model.diagnostics.probe import topology as links
 from model.diagnostics.probe.all_reduce import bus_gb_s
-from model.diagnostics.probe.facts import Gpu, Seen, State, Sum, Worked
+from model.diagnostics.probe.facts import Gpu, GpuState, Machine, SumTime, Work
 
 H100 = Gpu(name="NVIDIA H100 80GB HBM3", uuid="GPU-0", memory_bytes=80 << 30, free_bytes=79 << 30)
 VERSIONS = {"driver": "580.95", "cuda": "13.0", "nccl": "2.28.9", "torch": "2.13.0"}
-AT_WORK = State(
+AT_WORK = GpuState(
     power_limit_w=700.0,
     power_default_w=700.0,
     sm_clock_mhz=1755.0,
@@ -23,14 +22,14 @@ AT_WORK = State(
     temperature_c=58.0,
     throttled=("sw_power_cap",),
 )
-BUSY = Worked(matmul_tflops=720.0, copy_gb_s=2600.0, state=AT_WORK)
+BUSY = Work(matmul_tflops=720.0, copy_gb_s=2600.0, state=AT_WORK)
 RANKS = 8
 NV18 = [["X" if i == j else "NV18" for j in range(RANKS)] for i in range(RANKS)]
 
 
-def healthy() -> dict[int, Seen]:
+def healthy() -> dict[int, Machine]:
     return {
-        rank: Seen(
+        rank: Machine(
             rank=rank,
             device="cuda",
             gpu=replace(H100, uuid=f"GPU-{rank}"),
@@ -42,25 +41,25 @@ def healthy() -> dict[int, Seen]:
     }
 
 
-def with_gpu(rank: int, **changes: object) -> dict[int, Seen]:
+def with_gpu(rank: int, **changes: object) -> dict[int, Machine]:
     seen = healthy()
     gpu = seen[rank].gpu
     assert gpu is not None
     return {**seen, rank: replace(seen[rank], gpu=replace(gpu, **changes))}  # type: ignore[arg-type]
 
 
-def with_links(matrix: list[list[str]]) -> dict[int, Seen]:
+def with_links(matrix: list[list[str]]) -> dict[int, Machine]:
     seen = healthy()
     return {**seen, 0: replace(seen[0], links=matrix)}
 
 
-def at_work(rank: int, **changes: object) -> dict[int, Worked]:
+def at_work(rank: int, **changes: object) -> dict[int, Work]:
     worked = dict.fromkeys(range(RANKS), BUSY)
     return {**worked, rank: replace(BUSY, state=replace(AT_WORK, **changes))}  # type: ignore[arg-type]
 
 
-def of_machines(seen: dict[int, Seen], asked: str = "cuda") -> list[Finding]:
-    return list(judge.of_machines(asked, RANKS, seen))
+def check_machines(seen: dict[int, Machine], device: str = "cuda") -> list[Finding]:
+    return list(checks.check_machines(device, RANKS, seen))
 
 
 def wrong(findings: list[Finding]) -> list[Finding]:
@@ -75,44 +74,44 @@ def only(findings: list[Finding]) -> Finding:
 
 
 def test_a_healthy_node_has_nothing_to_mend() -> None:
-    assert wrong(of_machines(healthy())) == []
-    assert wrong(list(judge.of_work(healthy(), dict.fromkeys(range(RANKS), BUSY)))) == []
-    fast = Sum(bytes=2**28, seconds=1.3e-3, bus_gb_s=361.0)
-    assert wrong(list(judge.of_sums(NV18, 1, [fast], None))) == []
+    assert wrong(check_machines(healthy())) == []
+    assert wrong(list(checks.check_work(healthy(), dict.fromkeys(range(RANKS), BUSY)))) == []
+    fast = SumTime(bytes=2**28, seconds=1.3e-3, bus_gb_s=361.0)
+    assert wrong(list(checks.check_sums(NV18, 1, [fast], None))) == []
 
 
 def test_another_model_stops_the_job_and_names_its_rank() -> None:
-    found = only(of_machines(with_gpu(5, name="NVIDIA H200")))
+    found = only(check_machines(with_gpu(5, name="NVIDIA H200")))
     assert (found.what, found.severity) == ("GPU models", "error")
     assert found.got.endswith("NVIDIA H200 (rank 5)")
 
 
 def test_two_ranks_on_one_gpu_stop_the_job() -> None:
-    found = only(of_machines(with_gpu(3, uuid="GPU-2")))
+    found = only(check_machines(with_gpu(3, uuid="GPU-2")))
     assert (found.what, found.severity) == ("GPU of each rank", "error")
     assert "2, 3" in found.got
 
 
-def test_fewer_gpus_than_ranks_are_said_once_for_all_ranks() -> None:
-    fault = judged(
+def test_fewer_gpus_than_ranks_are_one_finding_for_all_ranks() -> None:
+    fault = check(
         "GPU", ok=False, expected="a GPU for each of 8 ranks", got="4", hint="Lower them."
     )
-    seen = {rank: Seen(rank=rank, findings=(fault,)) for rank in range(RANKS)}
-    assert only(of_machines(seen)) == fault
+    seen = {rank: Machine(rank=rank, findings=(fault,)) for rank in range(RANKS)}
+    assert only(check_machines(seen)) == fault
 
 
 def test_a_fault_of_some_ranks_names_them() -> None:
-    fault = judged("memory", ok=False, expected="about 69 GiB", got="8 GiB free", hint="Less.")
+    fault = check("memory", ok=False, expected="about 69 GiB", got="8 GiB free", hint="Less.")
     seen = healthy()
     for rank in (2, 6):
         seen[rank] = replace(seen[rank], findings=(fault,))
-    assert only(of_machines(seen)).got == "8 GiB free (rank 2, 6)"
+    assert only(check_machines(seen)).got == "8 GiB free (rank 2, 6)"
 
 
-def test_a_rank_without_an_answer_stops_the_job() -> None:
+def test_a_rank_that_does_not_respond_is_an_error() -> None:
     seen = healthy()
     del seen[7]
-    found = only(of_machines(seen))
+    found = only(check_machines(seen))
     assert (found.what, found.got, found.severity) == ("ranks", "none of rank 7", "error")
 
 
@@ -127,14 +126,14 @@ def test_a_rank_without_an_answer_stops_the_job() -> None:
 def test_failed_memory_stops_where_it_waits_to_be_replaced(
     changes: dict[str, object], severity: str
 ) -> None:
-    found = only(of_machines(with_gpu(1, **changes)))
+    found = only(check_machines(with_gpu(1, **changes)))
     assert (found.what, found.severity) == ("memory errors", severity)
     assert found.got.endswith("(rank 1)")
 
 
 def test_one_gpu_on_pcie_where_the_others_have_nvlink_is_broken() -> None:
     cut = [[("SYS" if 4 in (i, j) and i != j else NV18[i][j]) for j in range(8)] for i in range(8)]
-    found = only(of_machines(with_links(cut)))
+    found = only(check_machines(with_links(cut)))
     assert (found.what, found.severity) == ("links", "error")
     assert "PCIe alone at rank 4" in found.got
 
@@ -143,29 +142,29 @@ def test_bridged_pairs_and_pcie_everywhere_warn() -> None:
     pairs = [["NV12" if i // 2 == j // 2 else "SYS" for j in range(8)] for i in range(8)]
     pcie = [["PIX"] * 8 for _ in range(8)]
     for matrix in (pairs, pcie):
-        assert only(of_machines(with_links(matrix))).severity == "warning"
+        assert only(check_machines(with_links(matrix))).severity == "warning"
 
 
 def test_other_torch_or_nccl_on_a_node_stops_and_another_driver_warns() -> None:
     for name, severity in (("torch", "error"), ("nccl", "error"), ("driver", "warning")):
         seen = healthy()
         seen[7] = replace(seen[7], versions={**VERSIONS, name: "1.0"})
-        found = only(of_machines(seen))
+        found = only(check_machines(seen))
         assert (found.what, found.severity) == ("versions", severity)
 
 
 def test_auto_that_took_another_kernel_on_one_rank_stops_the_job() -> None:
     seen = healthy()
     seen[2] = replace(seen[2], kernels={"attention": "flex"})
-    found = only(of_machines(seen))
+    found = only(check_machines(seen))
     assert (found.what, found.severity) == ("back-ends", "error")
     assert "attention flex (rank 2)" in found.got
 
 
-def test_cpus_beside_a_driver_for_gpus_warn_unless_asked_for() -> None:
-    seen = {rank: Seen(rank=rank, device="cpu", versions=VERSIONS) for rank in range(RANKS)}
-    assert only(of_machines(seen, "auto")).what == "device"
-    assert wrong(of_machines(seen, "cpu")) == []
+def test_cpus_despite_a_driver_for_gpus_warn_unless_requested() -> None:
+    seen = {rank: Machine(rank=rank, device="cpu", versions=VERSIONS) for rank in range(RANKS)}
+    assert only(check_machines(seen, "auto")).what == "device"
+    assert wrong(check_machines(seen, "cpu")) == []
 
 
 @pytest.mark.parametrize(
@@ -175,50 +174,53 @@ def test_cpus_beside_a_driver_for_gpus_warn_unless_asked_for() -> None:
 def test_a_throttled_gpu_is_found_and_its_power_limit_is_no_fault(
     reason: str, severity: str
 ) -> None:
-    found = only(list(judge.of_work(healthy(), at_work(6, throttled=("sw_power_cap", reason)))))
+    found = only(list(checks.check_work(healthy(), at_work(6, throttled=("sw_power_cap", reason)))))
     assert (found.what, found.severity) == ("throttling", severity)
     assert found.got == f"{reason} (rank 6)"
 
 
 def test_a_clock_that_was_read_when_the_work_was_over_is_not_judged() -> None:
     idle = at_work(6, throttled=(), idle=True, sm_clock_mhz=345.0)
-    assert wrong(list(judge.of_work(healthy(), idle))) == []
+    assert wrong(list(checks.check_work(healthy(), idle))) == []
 
 
 def test_a_lowered_power_limit_and_a_slow_clock_warn() -> None:
-    lowered = only(list(judge.of_work(healthy(), at_work(1, power_limit_w=500.0))))
+    lowered = only(list(checks.check_work(healthy(), at_work(1, power_limit_w=500.0))))
     assert (lowered.what, lowered.got) == ("power limits", "500 W of 700 (rank 1)")
-    slow = only(list(judge.of_work(healthy(), at_work(1, sm_clock_mhz=1400.0))))
+    slow = only(list(checks.check_work(healthy(), at_work(1, sm_clock_mhz=1400.0))))
     assert (slow.what, slow.severity) == ("clocks", "warning")
 
 
 def test_a_rank_more_than_five_per_cent_below_the_median_is_slow() -> None:
     worked = dict.fromkeys(range(RANKS), BUSY)
     assert (
-        wrong(list(judge.of_work(healthy(), {**worked, 4: replace(BUSY, matmul_tflops=690)}))) == []
+        wrong(list(checks.check_work(healthy(), {**worked, 4: replace(BUSY, matmul_tflops=690)})))
+        == []
     )
-    found = only(list(judge.of_work(healthy(), {**worked, 4: replace(BUSY, matmul_tflops=680)})))
+    found = only(
+        list(checks.check_work(healthy(), {**worked, 4: replace(BUSY, matmul_tflops=680)}))
+    )
     assert (found.what, found.severity) == ("products", "warning")
     assert found.got == "680 TFLOP/s, 6% less (rank 4)"
 
 
 def test_a_gpu_that_fails_or_hangs_at_work_stops_the_job() -> None:
     worked = dict.fromkeys(range(RANKS), BUSY)
-    failed = {**worked, 3: Worked(problem="no end in 60 s")}
+    failed = {**worked, 3: Work(problem="no end in 60 s")}
     del failed[5]
-    found = only(list(judge.of_work(healthy(), failed)))
+    found = only(list(checks.check_work(healthy(), failed)))
     assert (found.what, found.severity) == ("work", "error")
     assert "no answer (rank 5)" in found.got
     assert "no end in 60 s (rank 3)" in found.got
 
 
 def test_a_sum_that_is_slow_for_its_links_warns_and_one_without_end_stops() -> None:
-    slow = Sum(bytes=2**28, seconds=1e-2, bus_gb_s=bus_gb_s(2**28, 1e-2, RANKS))
-    found = only(list(judge.of_sums(NV18, 1, [slow], None)))
+    slow = SumTime(bytes=2**28, seconds=1e-2, bus_gb_s=bus_gb_s(2**28, 1e-2, RANKS))
+    found = only(list(checks.check_sums(NV18, 1, [slow], None)))
     assert (found.what, found.severity) == ("all-reduce", "warning")
     assert "at least 225 GB/s over NV18" in found.expected
-    assert wrong(list(judge.of_sums(NV18, 2, [slow], None))) == []  # nodes have other links between
-    broken = only(list(judge.of_sums(NV18, 1, [], "no end in 120 s")))
+    assert wrong(list(checks.check_sums(NV18, 2, [slow], None))) == []  # other links between nodes
+    broken = only(list(checks.check_sums(NV18, 1, [], "no end in 120 s")))
     assert broken.severity == "error"
 
 
@@ -228,11 +230,11 @@ def test_bus_bandwidth_is_what_a_link_of_the_ring_carries() -> None:
 
 
 def test_facts_come_back_from_the_board_as_they_were_left() -> None:
-    fault = judged("GPU", ok=False, expected="one", got="none", hint="Buy it.")
+    fault = check("GPU", ok=False, expected="one", got="none", hint="Buy it.")
     seen = replace(healthy()[0], findings=(fault,))
-    assert Seen.from_json(seen.to_json()) == seen
-    assert Worked.from_json(BUSY.to_json()) == BUSY
-    assert Worked.from_json(Worked(problem="x").to_json()) == Worked(problem="x")
+    assert Machine.from_json(seen.to_json()) == seen
+    assert Work.from_json(BUSY.to_json()) == BUSY
+    assert Work.from_json(Work(problem="x").to_json()) == Work(problem="x")
 
 
 def test_reasons_are_named_by_their_bits() -> None:
@@ -244,13 +246,13 @@ def test_reasons_are_named_by_their_bits() -> None:
     assert gpu_state.state_from([*row, "[N/A]"]).throttled is None
 
 
-def test_what_a_driver_does_not_tell_is_null() -> None:
+def test_what_a_driver_does_not_report_is_null() -> None:
     row = ["700.00", "[N/A]", "1755", "1980", "58", "0x0000000000000004"]
     assert gpu_state.state_from(row) == replace(AT_WORK, power_default_w=None)
-    assert gpu_state.state_from(["No devices were found"]) == State()
+    assert gpu_state.state_from(["No devices were found"]) == GpuState()
 
 
-def test_an_older_driver_is_asked_by_the_older_name(
+def test_an_older_driver_is_queried_by_the_older_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = tmp_path / "nvidia-smi"

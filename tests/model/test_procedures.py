@@ -212,13 +212,13 @@ def test_a_held_schedule_takes_the_batch_of_its_stage_and_steps_its_tables_in_tu
         run=directory,
         stop=Stop(directory, None),
     )
-    resident = Stepper(process, at_step=5, synthetic=True)
-    ready = resident.make_ready(0.0)
+    stepper = Stepper(process, at_step=5, synthetic=True)
+    ready = stepper.make_ready(0.0)
     assert ready["batch_tokens"] == 6 * 64
-    head, changed = resident.trainer.gpt.head.weight, []
+    head, changed = stepper.trainer.gpt.head.weight, []
     for _ in range(4):
         before = head.detach().clone()
-        resident.turn(1)
+        stepper.segment(1)
         changed.append(not torch.equal(head, before))
     assert sorted(changed[:2]) == sorted(changed[2:]) == [False, True]
     directory.finish("completed")
@@ -236,7 +236,7 @@ def run(out: Path, overrides: dict[str, Any]) -> tuple[dict[str, Any], list[dict
     return json.loads((out / "result.json").read_text()), events
 
 
-def test_a_run_with_all_schedules_takes_its_rows_and_tells_the_speed_of_each_stage(
+def test_a_run_with_all_schedules_takes_its_rows_and_reports_the_speed_of_each_stage(
     tmp_path: Path, tiny: dict[str, Any]
 ) -> None:
     result, events = run(tmp_path / "run", {**tiny, **STAGED, "dial.steps": 36})
@@ -249,7 +249,7 @@ def test_a_run_with_all_schedules_takes_its_rows_and_tells_the_speed_of_each_sta
     assert metrics["tokens_per_s_job"] > 0
 
 
-def test_a_timed_run_ends_with_its_seconds_and_the_record_says_so(
+def test_a_timed_run_ends_with_its_seconds_and_records_it(
     tmp_path: Path, tiny: dict[str, Any]
 ) -> None:
     timed = {"dial.train_time_s": 0.3, "dial.tokens": 256 * 5000}

@@ -1,4 +1,4 @@
-"""Two ranks leave one checkpoint and go on from it together, whatever befell either of them."""
+"""Two ranks write one checkpoint and resume from it together, whatever happened to either."""
 
 import json
 import os
@@ -25,8 +25,8 @@ from tests.model.two_ranks import (
     KILLED,
     LEFT_ALONE,
     STOP_STEP,
+    STOPPED,
     TIMED,
-    TOLD,
     TRAIN_TIME_S,
 )
 
@@ -52,7 +52,7 @@ SETTINGS = {
     "system.threads": 1,
     "system.calibration_s": 0,
 }
-WORDS = [
+OPTIONS = [
     "--config=ablations/configs/speedrun_tiny_cpu.yaml",
     *(f"--set={path}={json.dumps(value)}" for path, value in SETTINGS.items()),
 ]
@@ -65,7 +65,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     program = [sys.executable, "tests/model/two_ranks.py", str(folder), json.dumps(free_ports(7))]
     both = [
         subprocess.Popen(
-            [*program, *WORDS],
+            [*program, *OPTIONS],
             cwd=ROOT,
             env={**os.environ, **variables(rank), "PYTHONPATH": "."},
             stderr=subprocess.PIPE,
@@ -99,7 +99,7 @@ def events(out: Path, *kinds: str, behind: int = -1) -> list[dict[str, Any]]:
 
 
 def numbers(out: Path) -> list[tuple[Any, ...]]:
-    """What training and validation came to, step by step."""
+    """The losses of training and validation, step by step."""
     names = ("event", "step", "tokens", "loss", "val_loss", "val_bpb", "lr_scale")
     return [tuple(e.get(name) for name in names) for e in events(out, "step", "evaluation")]
 
@@ -139,7 +139,7 @@ def test_both_ranks_files_make_one_checkpoint(runs: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_to_bit_identical_numbers(runs: Path) -> None:
+def test_a_killed_run_resumes_to_bit_identical_numbers(runs: Path) -> None:
     require_same_end(runs / KILLED, runs / LEFT_ALONE)
     assert result(runs / KILLED)["metrics"]["resumes"] == 1
     assert 0 < events(runs / KILLED, "resumed")[0]["step"] < STEPS
@@ -166,22 +166,22 @@ def test_one_ranks_full_disk_costs_all_a_checkpoint_and_none_the_run(runs: Path)
 
 
 @pytest.mark.slow
-def test_one_rank_told_to_leave_makes_all_leave_a_checkpoint_that_goes_on(runs: Path) -> None:
-    left = json.loads((runs / "told.json").read_text())
-    last = STOP_STEP + 1  # both hear of it at the end of the next one
+def test_a_request_to_stop_one_rank_stops_all_with_a_checkpoint_to_resume(runs: Path) -> None:
+    left = json.loads((runs / "stopped.json").read_text())
+    last = STOP_STEP + 1  # both read it at the end of the next step
     assert (left["status"], left["steps"]) == ("interrupted", last)
-    assert left["hint"] == f"The same command with --resume goes on behind step {last}."
-    assert events(runs / TOLD, "resumed")[0]["step"] == last
-    require_same_end(runs / TOLD, runs / LEFT_ALONE)
+    assert left["hint"] == f"Re-run the same command with --resume to continue after step {last}."
+    assert events(runs / STOPPED, "resumed")[0]["step"] == last
+    require_same_end(runs / STOPPED, runs / LEFT_ALONE)
 
 
 @pytest.mark.slow
 def test_checkpoints_fall_due_by_the_clock_of_rank_0(runs: Path) -> None:
-    assert listed(folder_of(runs / TOLD))[-1].name == "step-00000001"
+    assert listed(folder_of(runs / STOPPED))[-1].name == "step-00000001"
 
 
 @pytest.mark.slow
-def test_a_timed_run_ends_behind_the_same_step_for_all(runs: Path) -> None:
+def test_a_timed_run_ends_after_the_same_step_on_all_ranks(runs: Path) -> None:
     places = (runs / TIMED, runs / TIMED / "ranks/1")
     ends = [events(place, "horizon")[0] for place in places]
     assert ends[0]["step"] == ends[1]["step"]
@@ -198,14 +198,14 @@ def test_the_environment_is_that_of_all_ranks(runs: Path) -> None:
 
 
 @pytest.mark.slow
-def test_behind_the_last_step_both_ranks_own_times_are_told(runs: Path) -> None:
+def test_the_times_of_both_ranks_are_logged_after_the_last_step(runs: Path) -> None:
     steps = events(runs / LEFT_ALONE, "step")
-    (told,) = events(runs / LEFT_ALONE, "ranks")
-    assert told["step"] == told["steps"] == STEPS
+    (event,) = events(runs / LEFT_ALONE, "ranks")
+    assert event["step"] == event["steps"] == STEPS
     mean_s = sum(step["step_s"] for step in steps) / STEPS
-    assert 0 < told["compute_s"][0] < mean_s
-    assert len(told["compute_s"]) == len(told["loader_wait_s"]) == 2
-    assert told["loader_wait_s"][0] == pytest.approx(
+    assert 0 < event["compute_s"][0] < mean_s
+    assert len(event["compute_s"]) == len(event["loader_wait_s"]) == 2
+    assert event["loader_wait_s"][0] == pytest.approx(
         sum(step["loader_wait_s"] for step in steps) / STEPS, abs=1e-5
     )
 
@@ -215,7 +215,7 @@ def test_another_number_of_ranks_is_refused_with_both_numbers(runs: Path, tmp_pa
     out = shutil.copytree(runs / LEFT_ALONE, tmp_path / "run")
     (out / "result.json").unlink()
     before = (out / "events.jsonl").read_text()
-    command = [sys.executable, "-m", "model.train", *WORDS, f"--out={out}", "--resume"]
+    command = [sys.executable, "-m", "model.train", *OPTIONS, f"--out={out}", "--resume"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert "expected a checkpoint of ranks 1; got ranks 2" in done.stderr
@@ -224,13 +224,13 @@ def test_another_number_of_ranks_is_refused_with_both_numbers(runs: Path, tmp_pa
 
 
 def under_torchrun(out: Path, device: str, *more: str) -> subprocess.Popen[str]:
-    """A run that does not come to its end by itself."""
+    """A run that does not end by itself."""
     launcher = ["torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d"]
     launcher += ["--rdzv-endpoint=localhost:0", "-m", "model.train"]
     endless = ["--set=dial.steps=100000", "--set=checkpoint.keep=2"]
-    words = [*WORDS, f"--out={out}", f"--set=system.device={device}", *endless, *more]
+    argv = [*OPTIONS, f"--out={out}", f"--set=system.device={device}", *endless, *more]
     return subprocess.Popen(
-        [sys.executable, "-m", *launcher, *words],
+        [sys.executable, "-m", *launcher, *argv],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
@@ -277,9 +277,7 @@ def test_a_rank_killed_in_the_middle_of_a_step_ends_all_and_is_named(
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_torchrun_told_to_end_leaves_a_run_that_goes_on_where_it_stood(
-    tmp_path: Path, device: str
-) -> None:
+def test_a_run_resumes_after_a_signal_to_torchrun(tmp_path: Path, device: str) -> None:
     out, places = tmp_path / "run", ("run", "run/ranks/1")
     reached = [0]
     for more in ([], ["--resume"]):

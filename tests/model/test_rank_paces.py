@@ -1,4 +1,4 @@
-"""A trainer that steps when told, over several ranks: one line to rank 0, and all of them step."""
+"""A trainer that steps on request, over several ranks: one line to rank 0, and all ranks step."""
 
 import contextlib
 import json
@@ -28,16 +28,16 @@ class Ranks(Talk):
 
     ready: dict[str, Any]
 
-    def __init__(self, folder: Path, ranks: int, program: list[str], *words: str) -> None:
+    def __init__(self, folder: Path, ranks: int, program: list[str], *options: str) -> None:
         self.out = folder / "run"
-        words = command(folder, *words)[3:]  # behind `python -m model.pace`
+        options = command(folder, *options)[3:]  # behind `python -m model.pace`
         launcher = ["torch.distributed.run", f"--nproc-per-node={ranks}", "--rdzv-backend=c10d"]
         launcher += ["--rdzv-endpoint=localhost:0", *program]
         reading, self.watch = os.pipe()
         self.errors = folder / "errors.txt"
         with self.errors.open("wb") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", *launcher, *words, "--watch-fd", str(reading)],
+                [sys.executable, "-m", *launcher, *options, "--watch-fd", str(reading)],
                 cwd=ROOT,
                 env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": "."},
                 stdin=subprocess.PIPE,
@@ -47,7 +47,7 @@ class Ranks(Talk):
             )
         os.close(reading)
 
-    def hear(self) -> dict[str, Any]:
+    def receive(self) -> dict[str, Any]:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line, self.errors.read_text()[-3000:]
@@ -94,11 +94,11 @@ def synthetic(device: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def paced(folder: Path, ranks: int, program: list[str], words: list[str]) -> Iterator[Ranks]:
-    """A pace that is ready, and that has ended behind the block."""
-    talk = Ranks(folder, ranks, program, *words)
+def paced(folder: Path, ranks: int, program: list[str], options: list[str]) -> Iterator[Ranks]:
+    """A pace that is ready, and has ended after the block."""
+    talk = Ranks(folder, ranks, program, *options)
     try:
-        talk.ready = talk.hear()
+        talk.ready = talk.receive()
         yield talk
         talk.process.wait(timeout=WAIT_S)
     finally:
@@ -125,7 +125,7 @@ def test_ranks_step_together_and_the_slow_one_is_seen(tmp_path: Path, device: st
         if device == "cpu":
             assert turn["sm_clock_mhz_by_rank"] == turn["throttled_by_rank"] == [None, None]
         assert talk.ask("jump")["event"] == "error"
-        talk.say("go 100000")
+        talk.send("go 100000")
         time.sleep(0.2)
         talk.close_watch()
     assert talk.process.returncode == 1
@@ -139,17 +139,17 @@ def test_ranks_step_together_and_the_slow_one_is_seen(tmp_path: Path, device: st
 def test_more_ranks_learn_the_same_from_the_same_rows_until_the_end_of_input(
     tmp_path: Path, tiny: dict[str, Any], ranks: int
 ) -> None:
-    words = settings({**tiny, **LEARNING})
-    alone = Talk(tmp_path, *words)
-    alone.hear()
+    options = settings({**tiny, **LEARNING})
+    alone = Talk(tmp_path, *options)
+    alone.receive()
     expected = [alone.ask("go 2")["loss"] for _ in range(3)]
     alone.end()
     folder = tmp_path / "ranks"
     folder.mkdir()
-    with paced(folder, ranks, PACE, words) as talk:
+    with paced(folder, ranks, PACE, options) as talk:
         losses = [talk.ask("go 2")["loss"] for _ in range(3)]
-        talk.say("go 1\ngo 2")
-        assert [talk.hear()["steps"] for _ in range(2)] == [1, 2]
+        talk.send("go 1\ngo 2")
+        assert [talk.receive()["steps"] for _ in range(2)] == [1, 2]
         assert talk.process.stdin is not None
         talk.process.stdin.close()
     assert losses == pytest.approx(expected, rel=1e-4)
@@ -173,9 +173,7 @@ def test_a_rank_that_is_killed_ends_all_and_is_named(
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("when", [BETWEEN_TURNS, IN_A_TURN])
-def test_one_rank_that_is_told_to_leave_takes_all_with_it(
-    tmp_path: Path, when: str, device: str
-) -> None:
+def test_a_request_to_stop_one_rank_stops_all(tmp_path: Path, when: str, device: str) -> None:
     with paced(tmp_path, 2, PACE, synthetic(device)) as talk:
         begin(talk, when)
         os.kill(talk.pid_of(1), signal.SIGTERM)
@@ -196,9 +194,9 @@ def test_no_rank_outlives_its_torchrun(tmp_path: Path, when: str, device: str) -
 
 
 def begin(talk: Ranks, when: str) -> None:
-    """A turn, or the time behind one."""
+    """During a segment, or after one."""
     if when == BETWEEN_TURNS:
         talk.ask("go 1")
     else:
-        talk.say("go 100000")
+        talk.send("go 100000")
         time.sleep(0.2)

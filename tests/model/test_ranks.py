@@ -37,7 +37,7 @@ def trained(
     """Training losses and validation losses of a run over `ranks` ranks."""
     out = tmp_path / f"over_{ranks}"
     settings = {**SETTINGS, **changes}
-    words = [f"--set={key}={json.dumps(value)}" for key, value in settings.items()]
+    options = [f"--set={key}={json.dumps(value)}" for key, value in settings.items()]
     launcher = [sys.executable, "-m"]
     if ranks > 1:
         port = ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
@@ -45,7 +45,7 @@ def trained(
     command = ["model.train", f"--config=ablations/configs/{base}.yaml", f"--out={out}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*launcher, *command, *words], cwd=ROOT, env=environment, capture_output=True, text=True
+        [*launcher, *command, *options], cwd=ROOT, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-3000:]
     events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
@@ -103,7 +103,7 @@ def test_a_share_is_whole_and_even() -> None:
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def test_half_of_what_torchrun_says_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_of_torchruns_variables_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     assert from_environment() == ALONE

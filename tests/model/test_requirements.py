@@ -17,16 +17,14 @@ from torch import Tensor
 from model.config import Config
 from model.config.resolve import resolve
 from model.core.bundle import Bundle
-from model.data.downloaded import DownloadedFiles, Recorded
+from model.data.downloaded import DownloadedFiles, FileRecord
 from model.data.prepare import prepare
 from model.data.settings import DataSettings
 from model.data.sources import GPT2_VOCAB_SIZE
 from model.data.token_file import END_OF_TEXT
 from model.describe import describe
-from model.diagnostics.requirements import connectivity as reach
+from model.diagnostics.requirements import connectivity, data, disk, gpus, inventory, plan
 from model.diagnostics.requirements import core_bundle as bundle
-from model.diagnostics.requirements import data, disk, gpus, plan
-from model.diagnostics.requirements import inventory as stock
 from model.doctor import main
 from model.runtime.preflight import GIB, GpuFacts
 from model.trainer import Trainer
@@ -56,18 +54,18 @@ Answer = dict[str, Any]
 def ask(
     tiny: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., Answer]:
-    """What the verb says of the tiny configuration with changes, told in a run's directory."""
+    """The command's result for the tiny configuration with changes, in a run's directory."""
 
-    def asked(changes: dict[str, Any] | None = None, *words: str) -> Answer:
+    def run(changes: dict[str, Any] | None = None, *options: str) -> Answer:
         settings = {**tiny, **(changes or {})}
         given = [f"--set={name}={json.dumps(value)}" for name, value in settings.items()]
         base = str(BASES / "gpt2_tiny_cpu.yaml")
         capsys.readouterr()
-        main(["--config", base, "--out", str(tmp_path / "run"), *given, *words])
+        main(["--config", base, "--out", str(tmp_path / "run"), *given, *options])
         answer: Answer = json.loads(capsys.readouterr().out)
         return answer
 
-    return asked
+    return run
 
 
 @pytest.fixture
@@ -84,15 +82,15 @@ def found(answer: Answer, what: str) -> dict[str, Any]:
     return dict(finding)
 
 
-def test_a_job_that_lacks_nothing_is_told_so_without_torch(
+def test_a_job_with_all_requirements_passes_without_torch(
     tiny: dict[str, Any], cache: Path, tmp_path: Path
 ) -> None:
     settings = {**tiny, "data.cache_dir": str(cache)}
     given = [f"--set={name}={json.dumps(value)}" for name, value in settings.items()]
-    words = ["--config", str(BASES / "gpt2_tiny_cpu.yaml"), "--ranks", "2", *given]
+    options = ["--config", str(BASES / "gpt2_tiny_cpu.yaml"), "--ranks", "2", *given]
     script = "import sys; from model.doctor import main; main(sys.argv[1:])"
     check = "print('torch' in sys.modules, file=sys.stderr)"
-    command = [sys.executable, "-c", f"{script}; {check}", *words, "--out", str(tmp_path)]
+    command = [sys.executable, "-c", f"{script}; {check}", *options, "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stderr.strip() == "False"
     answer = json.loads(done.stdout)
@@ -113,7 +111,7 @@ def test_a_faulty_configuration_has_the_errors_of_describe(
     assert answer["checkpoint_bytes"] is None
 
 
-def test_text_without_tokens_warns_and_says_how_they_are_made(
+def test_text_without_tokens_is_a_warning_with_a_hint(
     ask: Callable[..., Answer], tmp_path: Path
 ) -> None:
     shards = found(ask({"data.cache_dir": str(tmp_path / "none")}), "data shards")
@@ -184,7 +182,7 @@ def climbmix(cache: Path, mirror: str = NOWHERE) -> DataSettings:
     )
 
 
-def judged_data(settings: DataSettings, seen: stock.Inventory) -> dict[str, Any]:
+def checked_data(settings: DataSettings, seen: inventory.Inventory) -> dict[str, Any]:
     _, derived = resolve(str(BASES / "speedrun.yaml"), {"dial.depth": 12})
     return {finding.what: finding for finding in data.findings(settings, derived, seen)}
 
@@ -193,8 +191,8 @@ def test_shards_that_are_missing_stop_a_job_without_network_and_count_for_the_di
     tmp_path: Path,
 ) -> None:
     settings = climbmix(tmp_path)
-    seen = stock.take_inventory(settings, ROWS)
-    findings = judged_data(settings, seen)
+    seen = inventory.take_inventory(settings, ROWS)
+    findings = checked_data(settings, seen)
     assert seen.missing == ["shard_00000.parquet", "shard_00001.parquet", "shard_06542.parquet"]
     assert findings["data shards"].severity == "warning"
     assert findings["download"].severity == "error"
@@ -202,15 +200,15 @@ def test_shards_that_are_missing_stop_a_job_without_network_and_count_for_the_di
     assert findings["epochs"].severity == "warning"
     assert "data.train_files" in str(findings["epochs"].hint)
     full = replace(seen, cache_free_bytes=seen.coming_bytes - 1)
-    assert judged_data(settings, full)["room for data"].severity == "error"
+    assert checked_data(settings, full)["room for data"].severity == "error"
 
 
 def test_shards_that_a_server_has_are_no_reason_to_stop(tmp_path: Path) -> None:
     with running() as hub:
         hub.files["shard_00000.parquet"] = b"PAR1 text PAR1"
         settings = climbmix(tmp_path, hub.url)
-        assert judged_data(settings, stock.take_inventory(settings, ROWS))["download"].ok
-        assert reach.why_not(f"{hub.url}/shard_00009.parquet") == "HTTP 404 Not Found"
+        assert checked_data(settings, inventory.take_inventory(settings, ROWS))["download"].ok
+        assert connectivity.why_not(f"{hub.url}/shard_00009.parquet") == "HTTP 404 Not Found"
 
 
 def test_downloads_that_were_cut_stop_the_job_with_and_without_a_record(tmp_path: Path) -> None:
@@ -220,18 +218,18 @@ def test_downloads_that_were_cut_stop_the_job_with_and_without_a_record(tmp_path
     downloaded_files.folder.mkdir(parents=True)
     for name in names:
         downloaded_files.path(name).write_bytes(b"PAR1 whole PAR1")
-    assert stock.take_inventory(settings, ROWS).faults == ()
-    downloaded_files.keep(names[0], Recorded(bytes=99, sha256="0" * 64, published=True))
+    assert inventory.take_inventory(settings, ROWS).faults == ()
+    downloaded_files.write_record(names[0], FileRecord(bytes=99, sha256="0" * 64, published=True))
     downloaded_files.path(names[1]).write_bytes(b"PAR1 who")
-    seen = stock.take_inventory(settings, ROWS)
+    seen = inventory.take_inventory(settings, ROWS)
     assert [Path(fault.path).name for fault in seen.faults] == [names[0], names[1]]
-    finding = judged_data(settings, seen)["data shards"]
+    finding = checked_data(settings, seen)["data shards"]
     assert finding.severity == "error"
     assert "99 bytes" in finding.expected
     assert names[1] in finding.got
 
 
-def test_a_file_of_tokens_that_was_cut_is_told_by_its_header(tmp_path: Path) -> None:
+def test_a_truncated_file_of_tokens_is_found_by_its_header(tmp_path: Path) -> None:
     folder = tmp_path / "tokens"
     folder.mkdir()
     for name in ("a.bin", "b.bin"):
@@ -243,9 +241,9 @@ def test_a_file_of_tokens_that_was_cut_is_told_by_its_header(tmp_path: Path) -> 
         tokenizer="gpt2",
         vocab_size=GPT2_VOCAB_SIZE,
     )
-    assert stock.take_inventory(settings, ROWS).faults == ()
+    assert inventory.take_inventory(settings, ROWS).faults == ()
     os.truncate(folder / "a.bin", (folder / "a.bin").stat().st_size - 2)
-    (fault,) = stock.take_inventory(settings, ROWS).faults
+    (fault,) = inventory.take_inventory(settings, ROWS).faults
     assert fault.path.endswith("a.bin")
 
 
@@ -294,7 +292,7 @@ def test_the_published_bundle_is_known_by_its_hashes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("base", ["speedrun_tiny_cpu", "gpt2_tiny_cpu"])
-def test_a_checkpoint_takes_what_was_told_beforehand(base: str) -> None:
+def test_a_checkpoint_has_the_estimated_size(base: str) -> None:
     wide = {"dial.depth": 2, "dial.batch_tokens": 512, "model.width": 256, "system.threads": 1}
     config, derived = resolve(str(BASES / f"{base}.yaml"), wide)
     trainer = Trainer(config, derived, torch.device("cpu"))
@@ -318,19 +316,19 @@ def test_a_disk_without_room_for_the_checkpoints_that_are_kept_stops_the_job(
 ) -> None:
     changes = {"dial.depth": 12, "checkpoint.every_steps": 500}
     config, derived = resolve(str(BASES / "speedrun.yaml"), changes)
-    room = disk.Room.of(config, derived, tmp_path / "a" / "b", cache=tmp_path)
-    assert (room.place, room.copies) == (tmp_path, config.checkpoint.keep + 1)
-    enough = replace(room, free_bytes=3 * room.checkpoint_bytes)
+    space = disk.DiskSpace.of(config, derived, tmp_path / "a" / "b", cache=tmp_path)
+    assert (space.place, space.copies) == (tmp_path, config.checkpoint.keep + 1)
+    enough = replace(space, free_bytes=3 * space.checkpoint_bytes)
     assert [finding.severity for finding in disk.findings(enough)] == ["info", "info"]
-    for full in (replace(enough, promised_bytes=1), replace(enough, free_bytes=10**9)):
+    for full in (replace(enough, data_bytes=1), replace(enough, free_bytes=10**9)):
         assert [finding.severity for finding in disk.findings(full)] == ["info", "error"]
 
 
 def test_checkpoints_that_lie_there_already_need_no_room_again(tmp_path: Path) -> None:
     config, derived = resolve(str(BASES / "speedrun.yaml"), {"checkpoint.every_steps": 500})
     (tmp_path / "checkpoints" / "step-00000500").mkdir(parents=True)
-    room = disk.Room.of(config, derived, tmp_path, cache=tmp_path)
-    assert room.copies == config.checkpoint.keep
+    space = disk.DiskSpace.of(config, derived, tmp_path, cache=tmp_path)
+    assert space.copies == config.checkpoint.keep
 
 
 def test_the_drivers_gpus_are_those_that_a_job_may_see(
@@ -338,9 +336,9 @@ def test_the_drivers_gpus_are_those_that_a_job_may_see(
 ) -> None:
     command = tmp_path / "nvidia-smi"
     rows = [f"{n}, GPU-{n}, NVIDIA H200, 9.0, 143771, {143000 + n}" for n in range(3)]
-    told = "\n".join([*rows, "3, GPU-3, NVIDIA H200, 9.0, [N/A], [N/A]"])
+    lines = "\n".join([*rows, "3, GPU-3, NVIDIA H200, 9.0, [N/A], [N/A]"])
     apps = "GPU-2, 4711, 1024, python"
-    answer = f"case \"$1\" in *gpu=*) echo '{told}';; *) echo '{apps}';; esac"
+    answer = f"case \"$1\" in *gpu=*) echo '{lines}';; *) echo '{apps}';; esac"
     command.write_text(f"#!/bin/sh\n{answer}\n")
     command.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
@@ -369,7 +367,7 @@ def test_gpus_are_judged_before_a_rank_takes_one() -> None:
     assert on(8, replace(H100, capability=(7, 5)))["precision"].severity == "error"
 
 
-def test_a_machine_without_a_driver_warns_where_gpus_are_asked_for() -> None:
+def test_a_machine_without_a_driver_warns_where_gpus_are_requested() -> None:
     assert on(0, H100)["GPUs"].ok
     assert on(0, H100, system__device="cuda")["GPUs"].severity == "warning"
     assert on(0, H100, system__device="cpu")["memory"].ok

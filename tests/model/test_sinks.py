@@ -55,7 +55,7 @@ def test_a_sink_is_shown_every_event_and_the_result(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("opens", [True, False])
-def test_a_failing_sink_leaves_an_event_and_the_run_goes_on(tmp_path: Path, opens: bool) -> None:
+def test_a_failing_sink_leaves_an_event_and_the_run_continues(tmp_path: Path, opens: bool) -> None:
     def opener() -> Kept:
         if not opens:
             raise OSError("no route to the sink")
@@ -103,7 +103,7 @@ def test_sinks_are_no_part_of_an_identity() -> None:
 
 
 @pytest.mark.parametrize("name", ON)
-def test_a_missing_package_is_refused_with_its_remedy(
+def test_a_missing_package_is_refused_with_a_hint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr("sys.path", [str(ROOT)])  # nothing is installed there

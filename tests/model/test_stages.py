@@ -16,7 +16,7 @@ from model.config.shapes import windows_of
 from model.config.stages import stage_at
 from model.describe import describe
 from model.errors import ConfigErrors
-from model.runtime.throughput import SETTLING_STEPS, Speeds
+from model.runtime.throughput import SETTLING_STEPS, StageThroughput
 
 SMALL = {
     "dial.depth": 2,
@@ -108,7 +108,7 @@ def test_schedules_of_a_timed_horizon_follow_whichever_bound_is_nearer() -> None
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         ({"dial.steps": 3, "dial.train_time_s": 9}, "one horizon; got dial.steps too"),
         ({"dial.tokens": 9000, "dial.flops": 1e9}, "one horizon; got dial.flops too"),
@@ -125,11 +125,11 @@ def test_schedules_of_a_timed_horizon_follow_whichever_bound_is_nearer() -> None
     ],
 )
 def test_impossible_horizons_and_stages_are_refused(
-    overrides: dict[str, object], said: str
+    overrides: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ConfigErrors) as caught:
         derive(load_config(None, {**SMALL, **overrides}))
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_ranks_share_the_rows_of_every_stage() -> None:
@@ -180,7 +180,7 @@ def test_weights_of_several_tokens_fall_one_by_one() -> None:
 
 
 def test_each_stage_has_its_own_speed_without_its_first_steps() -> None:
-    several = Speeds(
+    several = StageThroughput(
         derive(load_config(None, {**SMALL, "dial.steps": 45, "schedule.batch_stages": {}})).stages
     )
     for step in range(45):
@@ -190,7 +190,7 @@ def test_each_stage_has_its_own_speed_without_its_first_steps() -> None:
         "stage_2_tokens_per_s": 8 * 64 / 0.5,
         "stage_3_tokens_per_s": 12 * 64 / 0.5,
     }
-    one = Speeds(derive(load_config(None, {**SMALL, "dial.steps": 12})).stages)
+    one = StageThroughput(derive(load_config(None, {**SMALL, "dial.steps": 12})).stages)
     assert one.metrics(64) == {}
     one.add(11, 0.5)
     assert one.metrics(64) == {"tokens_per_s": 8 * 64 / 0.5}

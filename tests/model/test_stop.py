@@ -1,4 +1,4 @@
-"""Being told to leave reaches a process whose main thread hears nothing."""
+"""A request to stop reaches a process whose main thread hangs."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from model.errors import MachineError
-from model.runtime.stop import watched
+from model.runtime.stop import open_watch_fd
 
 ROOT = Path(__file__).parents[2]
 HELD = """
@@ -35,8 +35,8 @@ ctypes.CDLL(None).pthread_mutex_lock(lock)
 
 def held(out: Path, ranks: int = 1, how: str = "alone") -> "subprocess.Popen[str]":
     """A process that waits in C, once it does."""
-    words = [sys.executable, "-c", HELD, str(out), str(ranks), how]
-    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", HELD, str(out), str(ranks), how]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
     return process
@@ -78,16 +78,16 @@ def test_torchrun_s_own_descriptor_is_watched_unless_it_is_inherited(
     no_pipe = os.open(tmp_path, os.O_RDONLY)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a run")
     monkeypatch.setattr(os, "getppid", os.getpid)  # the test is its own torchrun
-    assert [watched(fd) for fd in (None, 0)] == [None, 0]
-    own = watched(reading)
+    assert [open_watch_fd(fd) for fd in (None, 0)] == [None, 0]
+    own = open_watch_fd(reading)
     os.close(writing)
     assert own is not None
     assert own != reading
     assert os.read(own, 1) == b""
     for absent in (no_pipe, writing):
-        with pytest.raises(MachineError, match="Pass it on to torchrun"):
-            watched(absent)
+        with pytest.raises(MachineError, match="Pass it to torchrun"):
+            open_watch_fd(absent)
     for fd in (own, reading, no_pipe):
         os.close(fd)
     monkeypatch.delenv("TORCHELASTIC_RUN_ID")
-    assert watched(57) == 57
+    assert open_watch_fd(57) == 57

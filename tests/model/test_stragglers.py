@@ -26,7 +26,7 @@ def health(samples: Samples, **stands: Any) -> StragglerStatistics:
     return StragglerStatistics(ALONE, CPU, samples, **{"step": 0, "train_time_s": 0.0, **stands})
 
 
-def test_what_is_told_are_means_of_a_step_since_the_last_time() -> None:
+def test_the_report_has_means_of_a_step_since_the_last_one() -> None:
     samples = Samples()
     found = health(samples)
     for compute_s, waited_s in ((0.5, 0.0), (0.7, 0.2)):
@@ -55,7 +55,7 @@ def test_what_is_told_are_means_of_a_step_since_the_last_time() -> None:
     }
 
 
-def test_ranks_are_told_of_by_the_training_time_and_behind_the_last_step() -> None:
+def test_a_report_is_due_by_the_training_time_and_after_the_last_step() -> None:
     found = health(Samples(), step=5, train_time_s=7.0)
     assert not found.is_due(6, 6.9 + EVERY_S, last=False)
     assert found.is_due(6, 7.0 + EVERY_S, last=False)
@@ -72,7 +72,7 @@ def test_an_idle_gpu_is_not_throttled_and_every_other_reason_has_its_name() -> N
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has no GPU to know")
-def test_reasons_are_unknown_where_nothing_tells_them() -> None:
+def test_reasons_are_null_where_they_cannot_be_read() -> None:
     assert reader_of("GPU-of-nobody")() is None
 
 
@@ -90,12 +90,12 @@ def test_the_slow_rank_is_the_one_with_the_longest_part_of_its_own(
     out, steps = tmp_path / "run", 12
     changes = {**tiny, "dial.steps": steps, "dial.batch_tokens": 64 * ranks, "optimizer.muon": {}}
     changes["system.device"] = device
-    words = [f"--set={path}={json.dumps(value)}" for path, value in changes.items()]
+    options = [f"--set={path}={json.dumps(value)}" for path, value in changes.items()]
     launcher = ["torch.distributed.run", f"--nproc-per-node={ranks}", "--rdzv-backend=c10d"]
     program = ["--rdzv-endpoint=localhost:0", "tests/model/slow_rank.py", "train"]
     base = ["--config=ablations/configs/gpt2_tiny_cpu.yaml", f"--out={out}"]
     done = subprocess.run(
-        [sys.executable, "-m", *launcher, *program, *base, *words],
+        [sys.executable, "-m", *launcher, *program, *base, *options],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": "."},
         capture_output=True,
@@ -103,13 +103,13 @@ def test_the_slow_rank_is_the_one_with_the_longest_part_of_its_own(
         timeout=120,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    step_s, told = [], []
+    step_s, reports = [], []
     for place in (out, out / "ranks" / str(SLOW_RANK)):
         events = [json.loads(line) for line in (place / "events.jsonl").read_text().splitlines()]
         step_s.append(sum(e["step_s"] for e in events if e["event"] == "step") / steps)
-        told.append([event for event in events if event["event"] == "ranks"])
-    assert step_s[0] == pytest.approx(step_s[1], rel=0.25)  # the steps do not tell
-    (last,) = told[0]
+        reports.append([event for event in events if event["event"] == "ranks"])
+    assert step_s[0] == pytest.approx(step_s[1], rel=0.25)  # the step times do not differ
+    (last,) = reports[0]
     assert (last["step"], last["steps"]) == (steps, steps)
     compute_s = last["compute_s"]
     others = [seconds for rank, seconds in enumerate(compute_s) if rank != SLOW_RANK]

@@ -1,4 +1,4 @@
-"""Whole runs of a tiny model as processes: what they leave, and how each end is told."""
+"""Whole runs of a tiny model as processes: their files, and the status of each end."""
 
 import json
 import os
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 
 
-def words(out: Path, overrides: dict[str, Any]) -> list[str]:
+def argv(out: Path, overrides: dict[str, Any]) -> list[str]:
     settings = [f"--set={path}={json.dumps(value)}" for path, value in overrides.items()]
     return ["--config", str(write_base(out)), "--out", str(out), *settings]
 
@@ -35,7 +35,7 @@ def words(out: Path, overrides: dict[str, Any]) -> list[str]:
 def start(
     out: Path, overrides: dict[str, Any], *more: str, pass_fds: Sequence[int] = ()
 ) -> warm_python.Program:
-    command = ["-m", "model.train", *words(out, overrides), *more]
+    command = ["-m", "model.train", *argv(out, overrides), *more]
     return warm_python.start(command, pass_fds=pass_fds)
 
 
@@ -90,7 +90,7 @@ def test_a_finished_directory_is_not_written_again(tmp_path: Path, tiny: dict[st
     assert (out / "result.json").read_bytes() == before
 
 
-def test_a_diverging_run_says_so(tmp_path: Path, tiny: dict[str, Any]) -> None:
+def test_a_diverging_run_has_its_status(tmp_path: Path, tiny: dict[str, Any]) -> None:
     wild = {"optimizer.matrices": {"lr": 1e30}, "optimizer.clip": None, "dial.steps": 30}
     code, result, _ = finished(tmp_path / "run", {**tiny, **wild, "schedule.warmup_steps": 0})
     assert code == 1
@@ -99,7 +99,7 @@ def test_a_diverging_run_says_so(tmp_path: Path, tiny: dict[str, Any]) -> None:
     assert result["metrics"]["train_loss"] is None
 
 
-def test_a_faulty_configuration_is_a_failed_run_with_its_remedy(
+def test_a_faulty_configuration_is_a_failed_run_with_a_hint(
     tmp_path: Path, tiny: dict[str, Any]
 ) -> None:
     code, result, log = finished(tmp_path / "run", {**tiny, "model.wdith": 64})
@@ -117,12 +117,12 @@ def test_a_back_end_that_cannot_run_stops_the_run(tmp_path: Path, tiny: dict[str
 
 
 @pytest.mark.parametrize("module", ["model.train", "model.data"])
-def test_a_missing_package_is_an_error_with_its_remedy_and_no_traceback(
+def test_a_missing_package_is_an_error_with_a_hint_and_no_traceback(
     tmp_path: Path, tiny: dict[str, Any], module: str
 ) -> None:
     hidden = "import sys, runpy; sys.modules['torch'] = sys.modules['rustbpe'] = None; "
     code = f"{hidden}runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
-    words = {
+    argv = {
         "model.train": [
             "--config",
             str(write_base(tmp_path / "run")),
@@ -132,8 +132,8 @@ def test_a_missing_package_is_an_error_with_its_remedy_and_no_traceback(
         "model.data": ["prepare"],
     }[module]
     for path, value in {**tiny, "data.cache_dir": str(tmp_path / "empty")}.items():
-        words += ["--set", f"{path}={json.dumps(value)}"]
-    command = [sys.executable, "-c", code, *words]
+        argv += ["--set", f"{path}={json.dumps(value)}"]
+    command = [sys.executable, "-c", code, *argv]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode in (1, 2)
     assert "pip install 'speedrun-harness[train]'" in done.stderr
@@ -141,14 +141,14 @@ def test_a_missing_package_is_an_error_with_its_remedy_and_no_traceback(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits address space as Linux does")
-def test_running_out_of_memory_says_so(tmp_path: Path, tiny: dict[str, Any]) -> None:
+def test_running_out_of_memory_has_its_status(tmp_path: Path, tiny: dict[str, Any]) -> None:
     limited = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30)); "
         "from model.train import main; sys.exit(main(sys.argv[1:]))"
     )
     large = {"dial.batch_tokens": 64 * 262_144, "system.device_batch_rows": 262_144}
     out = tmp_path / "run"
-    warm_python.run(["-c", limited, *words(out, {**tiny, **large, "dial.steps": 1})])
+    warm_python.run(["-c", limited, *argv(out, {**tiny, **large, "dial.steps": 1})])
     result = json.loads((out / "result.json").read_text())
     assert result["status"] == "out_of_memory"
     assert "device_batch_rows" in result["hint"]
@@ -263,7 +263,7 @@ def test_initial_values_depend_on_seed_and_name_alone() -> None:
 def test_only_the_first_end_of_a_run_is_written(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
     run.metrics["val_loss"] = float("nan")
-    assert run.finish("interrupted", "told to")
+    assert run.finish("interrupted", "SIGTERM")
     assert not run.finish("completed")
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["status"] == "interrupted"

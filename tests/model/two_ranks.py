@@ -3,7 +3,7 @@ costs more than all of them. `test_rank_checkpoints.py` starts both and reads wh
 
     python two_ranks.py FOLDER PORTS WORD ...      with RANK and the other variables of torchrun
 
-The words are those of a run without its --out; PORTS is a JSON list, one a run.
+The options are those of a run without its --out; PORTS is a JSON list, one a run.
 """
 
 import json
@@ -22,14 +22,14 @@ from model.train import main
 
 RANK = int(os.environ.get("RANK", "0"))
 LEFT_ALONE, KILLED, DAMAGED, FULL = "left_alone", "killed", "damaged", "full_disk"
-TOLD, TIMED = "told", "timed"
+STOPPED, TIMED = "stopped", "timed"
 STOP_STEP = 5
 TRAIN_TIME_S = 0.5
 BY_THE_CLOCK = (
     *("--set=dial.steps=null", f"--set=dial.train_time_s={TRAIN_TIME_S}"),
     *("--set=schedule.untie=null", "--set=checkpoint.every_steps=null"),
 )
-PATIENCE_S = 60.0
+WAIT_S = 60.0
 BY_MINUTES = ("--set=checkpoint.every_steps=null", "--set=checkpoint.every_minutes=0.000001")
 DISK_BYTES = 20_000  # less than a rank's file takes, more than its events
 
@@ -44,9 +44,9 @@ def train(folder: Path, name: str, *more: str) -> int:
 def together(folder: Path, what: str) -> None:
     """Waits until both have come here."""
     (folder / f"{what}-{RANK}").touch()
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + WAIT_S
     while not (folder / f"{what}-{1 - RANK}").exists():
-        assert time.monotonic() < deadline, f"the other rank did not come to {what}"
+        assert time.monotonic() < deadline, f"the other rank did not reach {what}"
         time.sleep(0.005)
 
 
@@ -61,16 +61,16 @@ def as_killed(folder: Path, name: str) -> None:
     together(folder, name)
 
 
-def told_to_leave_behind(step: int) -> Any:
-    """What logs events, and tells this process to leave once it has logged that step."""
+def stopped_after(step: int) -> Any:
+    """Logs events, and signals this process once it has logged that step."""
     log = RunDirectory.event
 
-    def log_and_tell(run: RunDirectory, kind: str, **fields: Any) -> None:
+    def log_and_signal(run: RunDirectory, kind: str, **fields: Any) -> None:
         log(run, kind, **fields)
         if kind == "step" and fields["step"] == step:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    return log_and_tell
+    return log_and_signal
 
 
 def all_runs(folder: Path) -> None:
@@ -95,13 +95,13 @@ def all_runs(folder: Path) -> None:
 
     log = RunDirectory.event
     if RANK == 1:
-        RunDirectory.event = told_to_leave_behind(STOP_STEP)  # type: ignore[method-assign]
-    assert train(folder, TOLD, *BY_MINUTES) == 1
+        RunDirectory.event = stopped_after(STOP_STEP)  # type: ignore[method-assign]
+    assert train(folder, STOPPED, *BY_MINUTES) == 1
     RunDirectory.event = log  # type: ignore[method-assign]
     if RANK == 0:
-        shutil.copy(folder / TOLD / "result.json", folder / "told.json")
+        shutil.copy(folder / STOPPED / "result.json", folder / "stopped.json")
     together(folder, "copied")
-    assert train(folder, TOLD, "--resume") == 0
+    assert train(folder, STOPPED, "--resume") == 0
 
     assert train(folder, TIMED, *BY_THE_CLOCK) == 0
 

@@ -72,7 +72,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, tag="row", omit_defaults=Tr
     loader_wait_share: Pair | None = None
     sm_clock_mhz: Pair | None = None
     kernels: dict[str, tuple[str | None, str | None]] = {}
-    """PositionIds of the kernel plan where the two differ."""
+    """The operations whose kernels differ."""
     compile_s: float | None = None
     environment_id: str | None = None
 

@@ -1,8 +1,8 @@
-"""How fast ranks sum a tensor, and whether the sum is right: NCCL between GPUs, gloo between CPUs.
+"""Measures how fast ranks sum a tensor, and checks the sum: NCCL on GPUs, gloo on CPUs.
 
-Seconds and bytes become bus bandwidth, bytes x 2 (n - 1) / n over the seconds, as nccl-tests has
-it: what each link carries in a ring, to be compared with the link's own rate whatever n is.
-Small tensors tell the latency, the largest the rate.
+Bus bandwidth is bytes x 2 (n - 1) / n over the seconds, as in nccl-tests: the load of each link in
+a ring, comparable with the link's rate for any n. Small tensors measure the latency, the largest
+the bandwidth.
 """
 
 import time
@@ -10,8 +10,8 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from model.diagnostics.probe.facts import Sum
-from model.diagnostics.probe.rendezvous import Board
+from model.diagnostics.probe.facts import SumTime
+from model.diagnostics.probe.rendezvous import Rendezvous
 from model.distributed.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -24,22 +24,22 @@ FLOAT_BYTES = 4
 
 
 class WrongSum(Exception):
-    """Ranks summed and got something else."""
+    """The ranks' sum of a tensor is wrong."""
 
 
 def sums(
     ranks: Ranks,
     device: "torch.device",
-    board: Board,
+    rendezvous: Rendezvous,
     limit_s: float,
-    told: Callable[[Sum], None],
+    on_sum: Callable[[SumTime], None],
 ) -> None:
-    """Sums tensors of each size over all ranks; `told` of each one as it is done."""
+    """Sum tensors of each size over all ranks; calls `on_sum` after each."""
     import torch
     import torch.distributed as dist
 
-    # its own limit comes after ours, so that ours is the one that tells
-    given = {"rank": ranks.rank, "world_size": ranks.count, "store": board.store}
+    # longer than our timeout, so that ours is reported
+    given = {"rank": ranks.rank, "world_size": ranks.count, "store": rendezvous.store}
     timeout = timedelta(seconds=4 * limit_s)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -47,11 +47,11 @@ def sums(
     else:
         dist.init_process_group("gloo", timeout=timeout, **given)
     for size in SIZES_BYTES[device.type]:
-        told(_sum(ranks, device, size))
+        on_sum(_sum(ranks, device, size))
     dist.destroy_process_group()
 
 
-def _sum(ranks: Ranks, device: "torch.device", size: int) -> Sum:
+def _sum(ranks: Ranks, device: "torch.device", size: int) -> SumTime:
     import torch
     import torch.distributed as dist
 
@@ -61,16 +61,16 @@ def _sum(ranks: Ranks, device: "torch.device", size: int) -> Sum:
     if not bool((tensor == right).all()):
         wrong = tensor[tensor != right][0].item()
         raise WrongSum(f"{wrong} in a sum over ranks that is {right}")
-    tensor.zero_()  # stays as it is, however often it is summed
+    tensor.zero_()  # a sum of zeros does not overflow
     _repeat(tensor, WARM_TIMES)
     began = time.perf_counter()
     _repeat(tensor, TIMES)
     seconds = (time.perf_counter() - began) / TIMES
-    return Sum(bytes=size, seconds=seconds, bus_gb_s=bus_gb_s(size, seconds, ranks.count))
+    return SumTime(bytes=size, seconds=seconds, bus_gb_s=bus_gb_s(size, seconds, ranks.count))
 
 
 def bus_gb_s(size: int, seconds: float, ranks: int) -> float:
-    """What each link of a ring carries."""
+    """The load of each link of a ring, in GB/s."""
     return 2 * (ranks - 1) / ranks * size / seconds / 1e9
 
 

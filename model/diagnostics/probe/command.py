@@ -9,21 +9,22 @@ from model.config.derive import Derived
 from model.diagnostics.probe.shutdown import ProbeStopped, listen
 from model.distributed.ranks import Ranks
 from model.errors import missing_package
-from model.runtime.stop import watched
+from model.runtime.stop import open_watch_fd
 
 
 def run(config: Config, derived: Derived, ranks: Ranks, out: Path, watch_fd: int | None) -> int:
-    """0 whatever was found; 1 where it was stopped, ranks did not meet or `out` is not writable.
+    """Returns 0 whatever was found; 1 where the probe was stopped, ranks did not connect or `out`
+    is not writable.
 
-    Raises ModelError for a watch descriptor that is none.
+    Raises ModelError for an invalid watch descriptor.
     """
-    descriptor = watched(watch_fd)
+    descriptor = open_watch_fd(watch_fd)
     try:
         listen(descriptor)
         from model.diagnostics.probe.phases import ProbePhases
 
-        course = ProbePhases(config, derived, ranks, out)
-        whole = course.run()
+        phases = ProbePhases(config, derived, ranks, out)
+        whole = phases.run()
     except ProbeStopped as reason:
         print(f"interrupted: {reason}", file=sys.stderr)
         return 1
@@ -33,7 +34,7 @@ def run(config: Config, derived: Derived, ranks: Ranks, out: Path, watch_fd: int
     except OSError as error:
         print(f"error: {out} could not be written: {error}", file=sys.stderr)
         return 1
-    if course.hangs:  # a thread that waits for a GPU or another rank would be waited for
+    if phases.hangs:  # Python would wait for a hanging thread
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0 if whole else 1)

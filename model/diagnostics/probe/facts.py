@@ -1,8 +1,9 @@
-"""What a rank says in the two rounds of a probe: of its machine, then of its GPU at work.
+"""The facts that ranks exchange in the two rounds of a probe: on the machine, and on the GPU at
+work.
 
-Plain values that go from rank to rank as JSON. Whatever could not be read is null; what keeps a run
-off the machine is a finding of that rank alone (model/runtime/preflight.py), judged where it was
-read."""
+Plain values, sent as JSON. A value that could not be read is null; a fault of one rank is a finding
+(model/runtime/preflight.py), made on that rank.
+"""
 
 import json
 from dataclasses import asdict, dataclass
@@ -13,63 +14,60 @@ from model.diagnostics.finding import Finding
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """The GPU of a rank before it works."""
+    """The GPU of a rank before the measurement."""
 
     name: str
     uuid: str
     memory_bytes: int
     free_bytes: int
     processes: tuple[str, ...] = ()
-    """Of others that compute on it."""
+    """Other processes that use it."""
     uncorrected_errors: int | None = None
-    """Of its memory, since the driver was loaded."""
+    """Memory errors since the driver was loaded."""
     memory_waits: bool = False
-    """Whether memory that failed waits for a reset to be replaced."""
+    """Whether failed memory waits for a reset to be replaced."""
     memory_failed: bool = False
-    """Whether there is nothing left to replace it with."""
+    """Whether failed memory cannot be replaced."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class State:
-    """A GPU at one moment of its work."""
+class GpuState:
+    """The state of a GPU during the measurement."""
 
     power_limit_w: float | None = None
     power_default_w: float | None = None
-    """The limit that its model has unless somebody sets another."""
+    """The model's default power limit."""
     sm_clock_mhz: float | None = None
     sm_clock_max_mhz: float | None = None
     temperature_c: float | None = None
     throttled: tuple[str, ...] | None = None
-    """Why the clock is not higher; null where the driver does not tell."""
+    """Reasons for a low clock; null where the driver does not report them."""
     idle: bool = False
-    """Whether its work was over by then, so that the clock says nothing."""
+    """Whether the work had ended, so that the clock is meaningless."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
+class Machine:
     """The first round: one rank and its machine."""
 
     rank: int
     node: int = 0
     device: str | None = None
-    """`cuda` or `cpu`; null where the rank has nothing to run on."""
+    """`cuda` or `cpu`; null where the rank has no device."""
     gpu: Gpu | None = None
     cpu: dict[str, Any] | None = None
     versions: dict[str, str | None] | None = None
-    """Of driver, CUDA, NCCL and torch."""
     kernels: dict[str, str] | None = None
-    """Operation -> kernel that a run would take here."""
+    """Operation -> kernel of a run on this machine."""
     links: list[list[str]] | None = None
-    """Of all GPUs of this machine, from its first rank."""
+    """Links of all GPUs of this machine, from its first rank."""
     findings: tuple[Finding, ...] = ()
 
     def to_json(self) -> str:
-        """As one rank leaves it for the others."""
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> "Seen":
-        """As another rank reads it."""
+    def from_json(cls, text: str) -> "Machine":
         value = json.loads(text)
         gpu = value["gpu"]
         if gpu is not None:
@@ -79,37 +77,36 @@ class Seen:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Worked:
-    """The second round: one rank's GPU, or its share of a CPU, at work with all others."""
+class Work:
+    """The second round: the rates of one rank's GPU, or of its share of a CPU, while all ranks
+    work."""
 
     matmul_tflops: float | None = None
     copy_gb_s: float | None = None
-    state: State | None = None
+    state: GpuState | None = None
     """Null on a CPU."""
     problem: str | None = None
-    """Why there are no rates."""
+    """The reason for missing rates."""
 
     def to_json(self) -> str:
-        """As one rank leaves it for the others."""
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> "Worked":
-        """As another rank reads it."""
+    def from_json(cls, text: str) -> "Work":
         value = json.loads(text)
         state = value["state"]
         if state is not None:
             reasons = state["throttled"]
-            told = None if reasons is None else tuple(reasons)
-            value["state"] = State(**{**state, "throttled": told})
+            throttled = None if reasons is None else tuple(reasons)
+            value["state"] = GpuState(**{**state, "throttled": throttled})
         return cls(**value)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sum:
+class SumTime:
     """An all-reduce of one size over all ranks."""
 
     bytes: int
     seconds: float
     bus_gb_s: float
-    """2 (n - 1) / n of the bytes over the seconds: what each link carries, whatever n is."""
+    """2 (n - 1) / n of the bytes over the seconds: the load of each link."""

@@ -1,11 +1,11 @@
-"""Clocks, power, heat and memory errors of a GPU, as the driver tells them through nvidia-smi.
+"""Clocks, power, temperature and memory errors of a GPU, from nvidia-smi.
 
-Clock and reasons mean something only while the GPU works: an idle one runs slow because it is idle.
-The bits are those of model/system/throttle.py, and one that says that it is idle. A field that a
-driver does not know takes the rest of its query with it, so that a renamed one is asked for in
-turn."""
+Clock and reasons are meaningful only while the GPU works. The bits are those of
+model/system/throttle.py, and one for an idle GPU. An unknown field fails the whole query, so a
+renamed field is tried under both names.
+"""
 
-from model.diagnostics.probe.facts import State
+from model.diagnostics.probe.facts import GpuState
 from model.system import nvidia_smi
 from model.system.throttle import reasons_in
 
@@ -15,22 +15,22 @@ ACTIVE = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")  # be
 ERRORS = "ecc.errors.uncorrected.volatile.total,retired_pages.pending"
 
 
-def state_of(uuid: str) -> State:
-    """One GPU now; empty where the driver does not answer."""
+def state_of(uuid: str) -> GpuState:
+    """The current state of one GPU; empty where the driver does not respond."""
     for reasons in ACTIVE:
         rows = nvidia_smi.gpus(f"{ALWAYS},{reasons}", uuid)
         if rows:
             return state_from(rows[0])
-    return State()
+    return GpuState()
 
 
-def state_from(row: list[str]) -> State:
+def state_from(row: list[str]) -> GpuState:
     """A row of the query; `[N/A]` and the like are null."""
     if len(row) != len(ALWAYS.split(",")) + 1:
-        return State()
+        return GpuState()
     limit, default, clock, most, heat = map(_number, row[:-1])
     bits = bits_of(row[-1])
-    return State(
+    return GpuState(
         power_limit_w=limit,
         power_default_w=default,
         sm_clock_mhz=clock,
@@ -42,7 +42,7 @@ def state_from(row: list[str]) -> State:
 
 
 def bits_of(mask: str) -> int | None:
-    """The number of a mask such as 0x0000000000000004."""
+    """The bits of a mask such as 0x0000000000000004."""
     try:
         return int(mask, 16)
     except ValueError:
@@ -50,7 +50,7 @@ def bits_of(mask: str) -> int | None:
 
 
 def memory_of(uuid: str) -> tuple[int | None, bool, bool]:
-    """Uncorrected errors, whether memory waits for a reset, whether replacing it has failed."""
+    """Uncorrected errors, whether memory waits for a reset, whether replacing it failed."""
     errors, retired, pending, failed = None, False, False, False
     for row in nvidia_smi.gpus(ERRORS, uuid):
         errors = int(row[0]) if row[0].isdigit() else None

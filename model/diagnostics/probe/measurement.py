@@ -1,9 +1,10 @@
-"""One rank looks at its machine, and then puts its GPU to work.
+"""Inspects one rank's machine, then measures its GPU.
 
-The look is that of every run before it starts (model/runtime/preflight.py), with the kernels that
-would really run, and beside it what the driver knows of the GPU's memory and of the links. At work
-means the calibration of every run (model/runtime/environment.py) on all ranks at once: GPUs that
-share power and air are measured as they will be used."""
+The inspection is that of every run before it starts (model/runtime/preflight.py), with the kernels
+of the run, and what the driver reports of the GPU's memory and links. The measurement is the
+calibration of every run (model/runtime/environment.py) on all ranks at once, because GPUs share
+power and cooling.
+"""
 
 import threading
 import time
@@ -13,10 +14,10 @@ from typing import TYPE_CHECKING
 from model.config import Config
 from model.config.derive import Derived, with_rows
 from model.config.memory import memory_of
-from model.diagnostics.finding import Finding, judged, of_error, told
+from model.diagnostics.finding import Finding, check, from_error, info
 from model.diagnostics.probe import gpu_state
 from model.diagnostics.probe import topology as links
-from model.diagnostics.probe.facts import Gpu, Seen, State, Worked
+from model.diagnostics.probe.facts import Gpu, GpuState, Machine, Work
 from model.distributed.ranks import Ranks
 from model.errors import MachineError
 from model.runtime.preflight import (
@@ -36,62 +37,63 @@ if TYPE_CHECKING:
     from model.kernels import Kernels
 
 WORK_S = {"cuda": 6.0, "cpu": 0.4}
-# by then clock and power have settled, and the products go on: they take half of the time
+# clock and power have settled, and the matmuls, half of the time, still run
 STATE_AFTER_S = 1.5
 
 
-def look(config: Config, derived: Derived, ranks: Ranks) -> "tuple[Seen, torch.device | None]":
-    """What this rank has to run on; whatever keeps it off is a finding. Raises nothing."""
+def inspect_machine(
+    config: Config, derived: Derived, ranks: Ranks
+) -> "tuple[Machine, torch.device | None]":
+    """The devices of this rank; faults become findings. Raises nothing."""
     node = ranks.rank // ranks.local_count
     try:
         device = device_of(config, ranks)
         if device.type == "cuda":
-            return _look_at_gpu(config, derived, ranks, device), device
-        return _look_at_cpu(config, derived, ranks), device
+            return _inspect_gpu(config, derived, ranks, device), device
+        return _inspect_cpu(config, derived, ranks), device
     except MachineError as error:
-        found = of_error(SUBJECTS.get(error.path, "kernels"), error)
-        return Seen(rank=ranks.rank, node=node, findings=(found,)), None
-    except Exception as error:  # what CUDA raises is of no class that could be named before
-        return Seen(rank=ranks.rank, node=node, findings=(failed(error),)), None
+        found = from_error(SUBJECTS.get(error.path, "kernels"), error)
+        return Machine(rank=ranks.rank, node=node, findings=(found,)), None
+    except Exception as error:  # CUDA's exceptions have no common class
+        return Machine(rank=ranks.rank, node=node, findings=(gpu_failure(error),)), None
 
 
-def failed(error: Exception) -> Finding:
-    """A GPU that could not be asked, or could not work."""
+def gpu_failure(error: Exception) -> Finding:
+    """The finding of a GPU that does not respond or fails."""
     failure = classify(error)
-    return judged(
+    return check(
         "GPU",
         ok=False,
-        expected="one that answers and works",
+        expected="one that responds and works",
         got=failure.reason,
         hint=failure.hint or IN_THE_GPU,
     )
 
 
-def work(config: Config, device: "torch.device") -> Worked:
-    """Rates of this rank, and the state of its GPU in the middle of the work; a failure is in
-    `problem`."""
+def measure(config: Config, device: "torch.device") -> Work:
+    """Rates of this rank, and the state of its GPU during the work; a failure is in `problem`."""
     from model.runtime.environment import calibrate
 
     try:
-        _take(device)
+        _set_device(device)
         state = _StateAtWork(device)
         rates = calibrate(device, config.system.precision, WORK_S[device.type])
     except Exception as error:  # as above
-        return Worked(problem=classify(error).reason)
+        return Work(problem=classify(error).reason)
     assert rates is not None
-    return Worked(
+    return Work(
         matmul_tflops=rates["matmul_tflops"], copy_gb_s=rates["copy_gb_s"], state=state.read()
     )
 
 
-def _look_at_cpu(config: Config, derived: Derived, ranks: Ranks) -> Seen:
+def _inspect_cpu(config: Config, derived: Derived, ranks: Ranks) -> Machine:
     import torch
 
     from model.kernels import choose, kernel_plan
     from model.runtime.environment import cpu_json
 
     kernels = choose(config, derived.sizes, torch.device("cpu"))
-    return Seen(
+    return Machine(
         rank=ranks.rank,
         node=ranks.rank // ranks.local_count,
         device="cpu",
@@ -101,15 +103,15 @@ def _look_at_cpu(config: Config, derived: Derived, ranks: Ranks) -> Seen:
     )
 
 
-def _look_at_gpu(config: Config, derived: Derived, ranks: Ranks, device: "torch.device") -> Seen:
+def _inspect_gpu(config: Config, derived: Derived, ranks: Ranks, device: "torch.device") -> Machine:
     from model.kernels import kernel_plan
 
     facts = settled_facts(config, device)  # before this process has memory on it
-    _take(device)
-    kernels, found = _judged(config, derived, facts, device)
+    _set_device(device)
+    kernels, found = _check_gpu(config, derived, facts, device)
     uuid = _uuid(device)
     errors, waits, broken = gpu_state.memory_of(uuid)
-    return Seen(
+    return Machine(
         rank=ranks.rank,
         node=ranks.rank // ranks.local_count,
         device="cuda",
@@ -130,10 +132,10 @@ def _look_at_gpu(config: Config, derived: Derived, ranks: Ranks, device: "torch.
     )
 
 
-def _judged(
+def _check_gpu(
     config: Config, derived: Derived, facts: GpuFacts, device: "torch.device"
 ) -> "tuple[Kernels | None, list[Finding]]":
-    """The kernels that a run would take, and what keeps it off this GPU, in the order of a run."""
+    """The kernels of a run, and the faults of this GPU, in the order of a run."""
     from model.kernels import choose
 
     found = list(_as_findings(facts, config, None))
@@ -152,14 +154,14 @@ def _as_findings(
 ) -> Iterator[Finding]:
     fused = frozenset[str]() if kernels is None else kernels.fused
     for fault in faults(facts, config, derived, fused):
-        yield of_error(SUBJECTS[fault.path], fault)
+        yield from_error(SUBJECTS[fault.path], fault)
 
 
 def _memory_fits(config: Config, derived: Derived, facts: GpuFacts, kernels: "Kernels") -> Finding:
     counts, rows = derived.parameters, derived.device_batch_rows
     needed = memory_of(config, derived.sizes, counts, rows, kernels.fused, derived.ranks).peak
     free = f"{facts.free_bytes / 2**30:.1f} GiB free of {facts.total_bytes / 2**30:.1f}"
-    return told("memory", expected=f"about {needed / 2**30:.1f} GiB", got=free)
+    return info("memory", expected=f"about {needed / 2**30:.1f} GiB", got=free)
 
 
 def _links(ranks: Ranks) -> list[list[str]] | None:
@@ -170,8 +172,8 @@ def _links(ranks: Ranks) -> list[list[str]] | None:
     return links.between(nvidia_smi.topology(), index_of, uuids)
 
 
-def _take(device: "torch.device") -> None:
-    """Makes a rank's GPU the one that this thread waits for; alone there is only one to take."""
+def _set_device(device: "torch.device") -> None:
+    """Set a rank's GPU as this thread's device; a single rank has the default."""
     import torch
 
     if device.index is not None:
@@ -199,21 +201,20 @@ def _versions() -> dict[str, str | None]:
 
 
 class _StateAtWork:
-    """Asks the driver once, a little after now."""
+    """Reads the driver once, STATE_AFTER_S after creation."""
 
     def __init__(self, device: "torch.device") -> None:
-        self._state: State | None = None
+        self._state: GpuState | None = None
         self._thread: threading.Thread | None = None
         if device.type == "cuda":
-            self._thread = threading.Thread(target=self._ask, args=(_uuid(device),), daemon=True)
+            self._thread = threading.Thread(target=self._read, args=(_uuid(device),), daemon=True)
             self._thread.start()
 
-    def _ask(self, uuid: str) -> None:
+    def _read(self, uuid: str) -> None:
         time.sleep(STATE_AFTER_S)
         self._state = gpu_state.state_of(uuid)
 
-    def read(self) -> State | None:
-        """The answer, waited for; null on a CPU."""
+    def read(self) -> GpuState | None:
         if self._thread is not None:
             self._thread.join()
         return self._state

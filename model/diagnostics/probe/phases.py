@@ -1,8 +1,8 @@
-"""The phases of a probe in their order, for one rank: meet, look, work, sum.
+"""The phases of a probe in their order, for one rank: connect, inspect, measure, all-reduce.
 
-Every rank goes through all phases that it can; rank 0 says after each one who goes on, so that no
-rank waits in a collective for one that will not come. A phase that does not end in its time is
-given up: the findings so far stand in the file already.
+Every rank runs all phases that it can. After each, rank 0 broadcasts the ranks that continue, so
+that no collective waits for a missing rank. A phase that exceeds its timeout is abandoned; the file
+already has the earlier findings.
 """
 
 import json
@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 
 from model.config import Config
 from model.config.derive import Derived
-from model.diagnostics.finding import Finding, judged
-from model.diagnostics.probe import checks as judge
+from model.diagnostics.finding import Finding, check
+from model.diagnostics.probe import checks
 from model.diagnostics.probe.all_reduce import WrongSum, sums
-from model.diagnostics.probe.facts import Seen, Sum, Worked
-from model.diagnostics.probe.measurement import failed, look, work
-from model.diagnostics.probe.rendezvous import Board, meet
+from model.diagnostics.probe.facts import Machine, SumTime, Work
+from model.diagnostics.probe.measurement import gpu_failure, inspect_machine, measure
+from model.diagnostics.probe.rendezvous import Rendezvous, connect
 from model.diagnostics.probe.report import Report
 from model.diagnostics.probe.shutdown import ProbeStopped
 from model.distributed.ranks import Ranks
-from model.system.timeouts import TimedOut, bounded
+from model.system.timeouts import TimedOut, with_timeout
 
 if TYPE_CHECKING:
     import torch
@@ -29,142 +29,150 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How long each phase may take before it is given up."""
+    """The timeout of each phase."""
 
-    meet_s: float = 120.0
-    look_s: float = 180.0
-    """An import of kernel packages from a cold disk takes a minute."""
+    connect_s: float = 120.0
+    inspect_s: float = 180.0
+    """Importing kernel packages from a cold disk takes a minute."""
     work_s: float = 60.0
     sum_s: float = 120.0
     slack_s: float = 10.0
-    """Others may begin and end a phase so much later."""
+    """Added because other ranks may start and end a phase later."""
 
 
-PATIENT = Limits()
+DEFAULT_LIMITS = Limits()
 
 
 class ProbePhases:
-    """One rank's way through a probe."""
-
     def __init__(
         self,
         config: Config,
         derived: Derived,
         ranks: Ranks,
         out: Path,
-        limits: Limits = PATIENT,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
-        """Raises OSError where rank 0 cannot write into `out`."""
+        """Raises OSError where rank 0 cannot write to `out`."""
         self.config, self.derived, self.ranks, self.limits = config, derived, ranks, limits
         self.report = Report(out if ranks.rank == 0 else None, ranks.count)
         self.hangs = False
-        """Whether a thread is left behind that nothing can end."""
+        """Whether a hanging thread is left."""
         self._phase = ""
 
     def run(self) -> bool:
-        """Whether the probe came to its end, whatever it found."""
+        """Run all phases; returns whether they ended, whatever was found."""
         try:
             self._all_phases()
-        except ProbeStopped as told:
-            self.hangs = True  # a phase was under way
-            self.report.end(self._phase, str(told))
+        except ProbeStopped as reason:
+            self.hangs = True  # a phase was running
+            self.report.end(self._phase, str(reason))
             return False
-        except (RuntimeError, TimedOut) as error:  # the store is gone, or was never there
+        except (RuntimeError, TimedOut) as error:  # the store is unreachable
             self.hangs = self.hangs or isinstance(error, TimedOut)
             why = str(error) or "no answer"
             self.report.end(self._phase, f"the ranks' store: {why}")
-            return self.ranks.rank > 0  # which has nothing to write, and only followed
+            return self.ranks.rank > 0  # other ranks write no report
         self.report.finish()
         return True
 
     def _all_phases(self) -> None:
-        self._begin("ranks meet")
+        self._begin("ranks connect")
         limits = self.limits
-        board = bounded(lambda: meet(self.ranks, limits.meet_s), limits.meet_s + limits.slack_s)
-        self._begin("ranks look at their machines")
-        device, seen = self._look(board)
+        rendezvous = with_timeout(
+            lambda: connect(self.ranks, limits.connect_s), limits.connect_s + limits.slack_s
+        )
+        self._begin("ranks inspect their machines")
+        device, seen = self._inspect(rendezvous)
         self.report.add_machines(seen)
-        asked = self.config.system.device
-        self.report.add(judge.of_machines(asked, self.ranks.count, seen))
+        wanted = self.config.system.device
+        self.report.add(checks.check_machines(wanted, self.ranks.count, seen))
         able = [rank for rank, each in seen.items() if each.device is not None]
-        going = self._agreed(board, "go", able)
-        if not going or (self.ranks.rank not in going and self.ranks.rank > 0):
-            return  # rank 0 goes on for the others, whatever it lacks
-        self._begin("ranks work")
-        worked = self._work(board, device, going)
+        ranks = self._agree(rendezvous, "go", able)
+        if not ranks or (self.ranks.rank not in ranks and self.ranks.rank > 0):
+            return  # rank 0 continues even without a device
+        self._begin("ranks measure")
+        worked = self._work(rendezvous, device, ranks)
         self.report.add_measurements(worked)
-        self.report.add(judge.of_work(seen, worked))
+        self.report.add(checks.check_work(seen, worked))
         well = [rank for rank, each in worked.items() if each.problem is None]
         if not self.ranks.alone:
             self._begin("ranks sum")
-            self._sum(board, device, seen, self._agreed(board, "sum", well))
+            self._sum(rendezvous, device, seen, self._agree(rendezvous, "sum", well))
 
-    def _look(self, board: Board) -> "tuple[torch.device | None, dict[int, Seen]]":
-        device, limit_s = None, self.limits.look_s
+    def _inspect(self, rendezvous: Rendezvous) -> "tuple[torch.device | None, dict[int, Machine]]":
+        device, limit_s = None, self.limits.inspect_s
         try:
-            own, device = bounded(lambda: look(self.config, self.derived, self.ranks), limit_s)
+            own, device = with_timeout(
+                lambda: inspect_machine(self.config, self.derived, self.ranks), limit_s
+            )
         except TimedOut:
             self.hangs = True
-            own = Seen(rank=self.ranks.rank, findings=(_silent(limit_s),))
+            own = Machine(rank=self.ranks.rank, findings=(_silent(limit_s),))
         everyone, limit_s = range(self.ranks.count), limit_s + self.limits.slack_s
-        texts = board.round("seen", own.to_json(), everyone, limit_s)
-        return device, {rank: Seen.from_json(text) for rank, text in sorted(texts.items())}
+        texts = rendezvous.exchange("seen", own.to_json(), everyone, limit_s)
+        return device, {rank: Machine.from_json(text) for rank, text in sorted(texts.items())}
 
     def _work(
-        self, board: Board, device: "torch.device | None", going: list[int]
-    ) -> dict[int, Worked]:
-        own, limit_s = Worked(problem="no device"), self.limits.work_s
+        self, rendezvous: Rendezvous, device: "torch.device | None", ranks: list[int]
+    ) -> dict[int, Work]:
+        own, limit_s = Work(problem="no device"), self.limits.work_s
         try:
             if device is not None:
-                own = bounded(lambda: work(self.config, device), limit_s)
+                own = with_timeout(lambda: measure(self.config, device), limit_s)
         except TimedOut:
             self.hangs = True
-            own = Worked(problem=f"no end in {limit_s:.0f} s")
-        texts = board.round("worked", own.to_json(), going, limit_s + self.limits.slack_s)
-        return {rank: Worked.from_json(text) for rank, text in sorted(texts.items())}
+            own = Work(problem=f"no end in {limit_s:.0f} s")
+        texts = rendezvous.exchange("worked", own.to_json(), ranks, limit_s + self.limits.slack_s)
+        return {rank: Work.from_json(text) for rank, text in sorted(texts.items())}
 
     def _sum(
         self,
-        board: Board,
+        rendezvous: Rendezvous,
         device: "torch.device | None",
-        seen: dict[int, Seen],
+        seen: dict[int, Machine],
         well: list[int],
     ) -> None:
-        """The last phase: what goes wrong in it is its finding, on whatever rank."""
-        done: list[Sum] = []
+        """The last phase; any rank's error becomes its finding."""
+        done: list[SumTime] = []
         everyone = range(self.ranks.count)
-        problems = {rank: "has nothing to sum with" for rank in everyone if rank not in well}
+        problems = {rank: "has no device for the sum" for rank in everyone if rank not in well}
         if device is not None and not problems:
-            own = self._try_sums(board, device, done)
+            own = self._try_sums(rendezvous, device, done)
             limit_s = self.limits.sum_s + self.limits.slack_s
-            texts = board.round("summed", own or "", everyone, limit_s)
+            texts = rendezvous.exchange("summed", own or "", everyone, limit_s)
             problems = {rank: texts.get(rank, "no answer") for rank in everyone}
-        said = {rank: problem for rank, problem in problems.items() if problem}
+        failed = {rank: problem for rank, problem in problems.items() if problem}
         nodes, links = {each.node for each in seen.values()}, seen[min(seen)].links
         self.report.add_all_reduce(done)
-        problem = judge.by_rank(said, everyone) if said else None
-        self.report.add(judge.of_sums(links, len(nodes), done, problem))
+        problem = checks.by_rank(failed, everyone) if failed else None
+        self.report.add(checks.check_sums(links, len(nodes), done, problem))
 
-    def _try_sums(self, board: Board, device: "torch.device", done: list[Sum]) -> str | None:
-        """What keeps this rank's sums from coming to their end."""
+    def _try_sums(
+        self, rendezvous: Rendezvous, device: "torch.device", done: list[SumTime]
+    ) -> str | None:
+        """This rank's error in the sums, or null."""
         limit_s = self.limits.sum_s
         try:
-            bounded(lambda: sums(self.ranks, device, board, limit_s, done.append), limit_s)
+            with_timeout(
+                lambda: sums(self.ranks, device, rendezvous, limit_s, done.append), limit_s
+            )
         except TimedOut:
             self.hangs = True
             return f"no end in {limit_s:.0f} s, after {len(done)} sizes"
         except WrongSum as error:
-            self.hangs = True  # its connections may wait for the others
+            self.hangs = True  # its connections may wait for other ranks
             return str(error)
-        except RuntimeError as error:  # a rank is gone, or a link does not work
+        except RuntimeError as error:  # a lost rank or a broken link
             self.hangs = True
-            return failed(error).got
+            return gpu_failure(error).got
         return None
 
-    def _agreed(self, board: Board, name: str, own: list[int]) -> list[int]:
-        """Who goes on, as rank 0 says it; nobody where it is gone."""
-        said = board.agreed(name, json.dumps(own), self.limits.look_s + self.limits.slack_s)
-        return [] if said is None else list(json.loads(said))
+    def _agree(self, rendezvous: Rendezvous, name: str, own: list[int]) -> list[int]:
+        """The ranks that continue, from rank 0; none where it is lost."""
+        found = rendezvous.broadcast(
+            name, json.dumps(own), self.limits.inspect_s + self.limits.slack_s
+        )
+        return [] if found is None else list(json.loads(found))
 
     def _begin(self, phase: str) -> None:
         self._phase = phase
@@ -172,11 +180,11 @@ class ProbePhases:
 
 
 def _silent(limit_s: float) -> Finding:
-    return judged(
+    return check(
         "GPU",
         ok=False,
-        expected="one that answers and works",
+        expected="one that responds and works",
         got=f"no answer in {limit_s:.0f} s",
-        hint="The driver or the GPU hangs: look for Xid lines in dmesg, reset it or take another "
+        hint="The driver or the GPU hangs: look for Xid lines in dmesg, reset it or use another "
         "machine.",
     )

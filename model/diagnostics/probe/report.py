@@ -1,7 +1,7 @@
-"""probe.json: all that was found, whole after every phase.
+"""probe.json: all findings so far, complete after every phase.
 
-While a phase is under way the file says so as a finding that stops; whatever ends the process then,
-the file tells what was found and where it ended. Rank 0 writes it, by rename.
+During a phase the file has a finding with severity `error` for it, so that a killed process leaves
+the phase in which it ended. Rank 0 writes it, by rename.
 """
 
 import json
@@ -11,17 +11,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from model.diagnostics.finding import Finding, as_json, judged
-from model.diagnostics.probe.facts import Seen, Sum, Worked
+from model.diagnostics.finding import Finding, as_json, check
+from model.diagnostics.probe.facts import Machine, SumTime, Work
 
 NAME = "probe.json"
 
 
 class Report:
-    """What the ranks found, and the file of it where this rank writes one."""
+    """The findings of all ranks, and their file on rank 0."""
 
     def __init__(self, folder: Path | None, ranks: int) -> None:
-        """Null for `folder`: nothing is written. Raises OSError where it cannot be."""
+        """Null for `folder`: write nothing. Raises OSError where the folder cannot be written."""
         self._path = None if folder is None else folder / NAME
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -33,25 +33,21 @@ class Report:
         }
 
     def begin(self, phase: str) -> None:
-        """A phase is under way."""
-        self._write([*self.findings, _unfinished(phase, "under way, or killed in it")])
+        self._write([*self.findings, _unfinished(phase, "still running, or killed")])
 
     def end(self, phase: str, reason: str) -> None:
-        """The probe ends here, before its end."""
+        """End the probe early."""
         self.add([_unfinished(phase, reason)])
         self._write(self.findings)
 
     def finish(self) -> None:
-        """All phases are over."""
         self._value["complete"] = True
         self._write(self.findings)
 
     def add(self, findings: Iterable[Finding]) -> None:
-        """What a phase has found."""
         self.findings.extend(findings)
 
-    def add_machines(self, seen: Mapping[int, Seen]) -> None:
-        """The facts of the first round."""
+    def add_machines(self, seen: Mapping[int, Machine]) -> None:
         ranks = [seen[rank] for rank in sorted(seen)]
         self._value["gpus"] = [
             {"rank": each.rank, "node": each.node, **asdict(each.gpu)}
@@ -68,8 +64,7 @@ class Report:
         self._value["backends"] = next((each.kernels for each in ranks if each.kernels), {})
         self._value["links"] = next((each.links for each in ranks if each.links), None)
 
-    def add_measurements(self, worked: Mapping[int, Worked]) -> None:
-        """The facts of the second round, to those of the first."""
+    def add_measurements(self, worked: Mapping[int, Work]) -> None:
         for entry in [*self._value["gpus"], *self._value["cpus"]]:
             each = worked.get(entry["rank"])
             if each is not None:
@@ -77,8 +72,7 @@ class Report:
                 state = {} if each.state is None else asdict(each.state)
                 entry.update({**state, **rates})
 
-    def add_all_reduce(self, sums: Sequence[Sum]) -> None:
-        """The facts of the third."""
+    def add_all_reduce(self, sums: Sequence[SumTime]) -> None:
         self._value["all_reduce"] = [asdict(each) for each in sums]
 
     def _write(self, findings: Sequence[Finding]) -> None:
@@ -93,10 +87,10 @@ class Report:
 
 
 def _unfinished(phase: str, reason: str) -> Finding:
-    return judged(
+    return check(
         "probe",
         ok=False,
-        expected="to come to its end",
+        expected="a probe that runs to its end",
         got=f"ended while {phase}: {reason}",
-        hint="See what it printed, and run it again.",
+        hint="Read its output, and re-run it.",
     )

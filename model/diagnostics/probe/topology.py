@@ -1,7 +1,7 @@
-"""The ways between the GPUs of one machine, from the matrix that `nvidia-smi topo -m` prints.
+"""The links between the GPUs of one machine, from the matrix of `nvidia-smi topo -m`.
 
-NV18 is eighteen NVLinks; PIX, PXB, PHB, NODE and SYS are ever longer ways over PCIe; X is the GPU
-itself. The matrix numbers GPUs as the driver does, a job as CUDA_VISIBLE_DEVICES does: they are
+NV18 is eighteen NVLinks; PIX, PXB, PHB, NODE and SYS are increasingly long paths over PCIe; X is
+the GPU itself. The driver's GPU numbers differ from those of CUDA_VISIBLE_DEVICES, so GPUs are
 matched by uuid.
 """
 
@@ -11,12 +11,12 @@ from collections.abc import Sequence
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 GPU = re.compile(r"GPU[0-9]+")
 NVLINK = re.compile(r"NV([0-9]+)")
-# of one NVLink and direction, of its second to fourth generation; a later one has more
+# one NVLink in one direction, second to fourth generation
 NVLINK_GB_S = 25.0
 
 
 def matrix(text: str) -> dict[str, dict[str, str]]:
-    """The links by names of GPUs, such as GPU0; empty for a text that is no matrix."""
+    """The links by GPU names, such as GPU0; empty for other text."""
     lines = [COLOUR.sub("", line).split() for line in text.splitlines()]
     header = next((line for line in lines if len(line) > 0 and GPU.fullmatch(line[0])), [])
     columns = [name for name in header if GPU.fullmatch(name)]
@@ -25,8 +25,7 @@ def matrix(text: str) -> dict[str, dict[str, str]]:
 
 
 def between(text: str, index_of: dict[str, str], uuids: Sequence[str]) -> list[list[str]] | None:
-    """The links between these GPUs in their order, by their driver's numbers; null where the
-    driver tells none."""
+    """The links between these GPUs in their order; null where the driver reports none."""
     links, names = matrix(text), [f"GPU{index_of.get(uuid)}" for uuid in uuids]
     if not all(name in links for name in names):
         return None
@@ -34,6 +33,6 @@ def between(text: str, index_of: dict[str, str], uuids: Sequence[str]) -> list[l
 
 
 def nvlinks(link: str) -> int:
-    """How many NVLinks one way is; 0 for PCIe."""
+    """Number of NVLinks of a link; 0 for PCIe."""
     found = NVLINK.fullmatch(link)
     return int(found[1]) if found else 0

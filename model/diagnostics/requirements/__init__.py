@@ -1,25 +1,25 @@
-"""What a job requires before it starts, without starting anything.
+"""Checks the requirements of a job before it starts.
 
     {"findings": [...], "checkpoint_bytes": n, "free_bytes": n, "planned_tokens": n, "data": {...},
      "errors": []}
 
-`planned_tokens` are those that all steps of the job take. Where the configuration itself is faulty,
-`errors` are those of `model.describe`, each a finding too, and nothing else is known.
+`planned_tokens` are the tokens of all steps. For a faulty configuration, `errors` are those of
+`model.describe`, each also a finding, and the other values are null.
 
-    plan          batch, ranks, horizon: what follows from the configuration alone
-    packages      what has to be installed
+    plan          batch, ranks, horizon, from the configuration alone
+    packages      required packages
     gpus          the GPUs of this machine, as the driver reports them
-    inventory     which shards, downloads and text files are here and complete
-    data          the same, compared with the tokens that the job takes
-    tokenizer     where the tokenizer comes from
+    inventory     shards, downloads and text files on this machine, and whether they are complete
+    data          the inventory, compared with the tokens that the job takes
+    tokenizer     the source of the tokenizer
     core_bundle   the tasks of the CORE metric
     disk          checkpoints, compared with the free space of the run's file system
-    connectivity  whether an address answers
+    connectivity  whether a server responds
 
-Each file checks one thing and yields findings (model/diagnostics/finding.py). The trainer checks
-its own requirements, so that the harness needs no field of its configuration. No torch, and no GPU
-is touched: it takes seconds, on a machine without GPUs too. Hashes of every shard take minutes and
-are compared on request only.
+Each file checks one subject and yields findings (model/diagnostics/finding.py). The trainer checks
+its own requirements, so that the harness does not depend on its configuration fields. No torch, and
+no use of a GPU: it takes seconds, on machines without GPUs too. Hashing every shard takes minutes
+and is optional.
 """
 
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ from typing import Any
 from model.config import Config
 from model.config.derive import Derived
 from model.data.settings import DataSettings
-from model.diagnostics.finding import Finding, as_json, of_error
+from model.diagnostics.finding import Finding, as_json, from_error
 from model.diagnostics.requirements import (
     core_bundle,
     data,
@@ -46,20 +46,22 @@ from model.errors import ConfigErrors, MachineError, ModelError
 def requirements(
     config: Config, derived: Derived, out: Path, *, nodes: int = 1, every_byte: bool = False
 ) -> dict[str, Any]:
-    """What a job in `out` requires, and whether this machine, one of `nodes`, has it.
+    """The requirements of a job in `out`, checked on this machine, one of `nodes`.
 
-    Raises ModelError, and ModuleNotFoundError for a package that everything needs.
+    Raises ModelError, and ModuleNotFoundError for a package that all checks need.
     """
     settings = DataSettings.from_config(config)
-    stock = take_inventory(settings, derived.stages[-1].last_row, every_byte=every_byte)
-    room = disk.Room.of(config, derived, out, cache=settings.cache, coming_bytes=stock.coming_bytes)
+    inventory = take_inventory(settings, derived.stages[-1].last_row, every_byte=every_byte)
+    space = disk.DiskSpace.of(
+        config, derived, out, cache=settings.cache, coming_bytes=inventory.coming_bytes
+    )
     ranks_here = derived.ranks // nodes
     return {
-        "findings": as_json(_findings(config, derived, settings, stock, room, ranks_here)),
-        "checkpoint_bytes": room.checkpoint_bytes,
-        "free_bytes": room.free_bytes,
+        "findings": as_json(_findings(config, derived, settings, inventory, space, ranks_here)),
+        "checkpoint_bytes": space.checkpoint_bytes,
+        "free_bytes": space.free_bytes,
         "planned_tokens": derived.tokens,
-        "data": stock.as_json(),
+        "data": inventory.as_json(),
         "errors": [],
     }
 
@@ -68,23 +70,23 @@ def _findings(
     config: Config,
     derived: Derived,
     settings: DataSettings,
-    stock: Inventory,
-    room: disk.Room,
+    inventory: Inventory,
+    space: disk.DiskSpace,
     ranks_here: int,
 ) -> Iterator[Finding]:
     yield from plan.findings(config, derived)
-    yield from packages.findings(config, settings, stock)
+    yield from packages.findings(config, settings, inventory)
     yield from gpus.findings(config, derived, gpus.visible(config), ranks_here)
-    yield from data.findings(settings, derived, stock)
-    yield from tokenizer.findings(settings, stock)
+    yield from data.findings(settings, derived, inventory)
+    yield from tokenizer.findings(settings, inventory)
     yield from core_bundle.findings(config, settings.cache)
-    yield from disk.findings(room)
+    yield from disk.findings(space)
 
 
 def refused(error: ModelError) -> dict[str, Any]:
-    """The answer for a faulty configuration, or for a package that everything needs."""
+    """The result for a faulty configuration, or for a package that all checks need."""
     faults = error.errors if isinstance(error, ConfigErrors) else [error]
     unknown: dict[str, Any] = dict.fromkeys(("checkpoint_bytes", "free_bytes", "planned_tokens"))
     what = "packages" if isinstance(error, MachineError) else "configuration"
-    found = as_json(of_error(what, fault) for fault in faults)
+    found = as_json(from_error(what, fault) for fault in faults)
     return {"findings": found, **unknown, "data": {}, "errors": [f.as_json() for f in faults]}

@@ -1,20 +1,20 @@
-"""Whether an address answers: asked before a job counts on a download. Standard library only.
+"""Whether a server responds, checked before a job needs a download. Standard library only.
 
-It goes through the proxies that the download itself goes through, and reads no body.
+Uses the same proxies as the download, and reads no body.
 """
 
 import urllib.error
 import urllib.request
 
-PATIENCE_S = 5.0
+WAIT_S = 5.0
 AGENT = "gpt2-ablations"
 
 
-def why_not(url: str, patience_s: float = PATIENCE_S) -> str | None:
-    """What keeps the file at `url` from being had now; null where its server would send it."""
+def why_not(url: str, wait_s: float = WAIT_S) -> str | None:
+    """The reason why `url` cannot be downloaded now; null where it can."""
     request = urllib.request.Request(url, headers={"User-Agent": AGENT})
     try:
-        with urllib.request.urlopen(request, timeout=patience_s):
+        with urllib.request.urlopen(request, timeout=wait_s):
             return None
     except urllib.error.HTTPError as error:
         with error:

@@ -1,9 +1,10 @@
-"""Room for checkpoints on the run's file system.
+"""Disk space for checkpoints on the run's file system.
 
-A checkpoint has the weights once and the optimizers' moments of all ranks, by the formula that the
-estimate of memory rests on (model/config/memory.py). A run keeps the newest few, and one more while
-it is written: a disk that is full by then costs the checkpoint and not the run, but a node that is
-lost afterwards costs all steps since the one before it."""
+A checkpoint has the weights once and the optimizer state of all ranks, by the formula of the memory
+estimate (model/config/memory.py). A run keeps the newest few, and one more while it is written. A
+full disk costs a checkpoint, not the run; but after a lost node the run resumes from the previous
+one.
+"""
 
 import os
 import shutil
@@ -15,30 +16,30 @@ from model.checkpoint import directory as checkpoint
 from model.config import Checkpointing, Config
 from model.config.derive import Derived
 from model.config.memory import compute_bytes, moment_bytes, weight_bytes
-from model.diagnostics.finding import Finding, judged
+from model.diagnostics.finding import Finding, check
 
 
 @dataclass(frozen=True, kw_only=True)
-class Room:
-    """A run's file system against what the run will put there."""
+class DiskSpace:
+    """A run's file system, and what the run will write to it."""
 
     place: Path
-    """The nearest folder that exists already."""
+    """The nearest existing parent folder."""
     writable: bool
     checkpoint_bytes: int
     copies: int
-    """Checkpoints that will lie there at once and do not yet."""
+    """Checkpoints that will exist at once and do not yet."""
     free_bytes: int
-    promised_bytes: int = 0
-    """What data that is yet to come will take of the same file system."""
+    data_bytes: int = 0
+    """Size of data that will be downloaded or tokenized on the same file system."""
 
     @classmethod
     def of(
         cls, config: Config, derived: Derived, out: Path, *, cache: Path, coming_bytes: int = 0
-    ) -> "Room":
-        """Reads the disk; `out` need not exist. `coming_bytes` will come into `cache`."""
-        place = standing(out)
-        shared = place.stat().st_dev == standing(cache).stat().st_dev
+    ) -> "DiskSpace":
+        """Read the disk; `out` need not exist. `coming_bytes` will be written to `cache`."""
+        place = nearest_existing(out)
+        shared = place.stat().st_dev == nearest_existing(cache).stat().st_dev
         there = len(checkpoint.listed(checkpoint.folder_of(out)))
         return cls(
             place=place,
@@ -46,49 +47,48 @@ class Room:
             checkpoint_bytes=checkpoint_bytes(config, derived),
             copies=max(0, copies(config.checkpoint) - there),
             free_bytes=free_bytes(place),
-            promised_bytes=coming_bytes if shared else 0,
+            data_bytes=coming_bytes if shared else 0,
         )
 
 
-def findings(room: Room) -> Iterator[Finding]:
-    """Whether checkpoints can be written there, and fit."""
-    yield judged(
+def findings(space: DiskSpace) -> Iterator[Finding]:
+    """Whether checkpoints can be written, and fit."""
+    yield check(
         "run directory",
-        ok=room.writable,
+        ok=space.writable,
         expected="a folder that can be written",
-        got=str(room.place),
-        hint="Choose another place for the run, or mend its permissions.",
+        got=str(space.place),
+        hint="Choose another folder for the run, or fix its permissions.",
     )
-    needed, each = room.copies * room.checkpoint_bytes, _gb(room.checkpoint_bytes)
-    promised = f", {_gb(room.promised_bytes)} of it for data" if room.promised_bytes else ""
-    yield judged(
+    needed, each = space.copies * space.checkpoint_bytes, _gb(space.checkpoint_bytes)
+    for_data = f", {_gb(space.data_bytes)} of it for data" if space.data_bytes else ""
+    yield check(
         "free disk",
-        ok=needed + room.promised_bytes <= room.free_bytes,
-        expected=f"{_gb(needed)} for checkpoints: {room.copies} of {each} yet to come",
-        got=f"{_gb(room.free_bytes)} free at {room.place}{promised}",
+        ok=needed + space.data_bytes <= space.free_bytes,
+        expected=f"{_gb(needed)} for checkpoints: {space.copies} of {each} yet to come",
+        got=f"{_gb(space.free_bytes)} free at {space.place}{for_data}",
         hint="Free some space, put the run on another disk, or lower checkpoint.keep.",
     )
 
 
 def checkpoint_bytes(config: Config, derived: Derived) -> int:
-    """What one checkpoint takes, all ranks' files together."""
     counts = derived.parameters
     waiting = 0
-    if config.optimizer.table_interval_steps > 1:  # gradients of tables, each rank its own
+    if config.optimizer.table_interval_steps > 1:  # each rank's gradients of tables
         tables = counts.get("embedding", 0) + counts.get("head", 0)
         waiting = derived.ranks * tables * compute_bytes(config)
     return weight_bytes(config, counts) + moment_bytes(config, counts) + waiting
 
 
 def copies(settings: Checkpointing) -> int:
-    """How many lie there at once, at the most."""
+    """The largest number of checkpoints at once."""
     if settings.every_steps is not None or settings.every_minutes is not None:
         return settings.keep + 1
     return int(settings.at_stop)
 
 
-def standing(folder: Path) -> Path:
-    """The nearest folder above that exists already; the same one where it does."""
+def nearest_existing(folder: Path) -> Path:
+    """The folder, or its nearest existing parent."""
     place = folder.absolute()
     while not place.exists():
         place = place.parent
@@ -96,8 +96,8 @@ def standing(folder: Path) -> Path:
 
 
 def free_bytes(folder: Path) -> int:
-    """What this user may still write to the file system where a folder is or will be."""
-    return shutil.disk_usage(standing(folder)).free
+    """Bytes that this user may still write to the file system of a folder."""
+    return shutil.disk_usage(nearest_existing(folder)).free
 
 
 def _gb(size: int) -> str:

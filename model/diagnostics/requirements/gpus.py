@@ -1,9 +1,10 @@
-"""The GPUs of this machine as the driver tells them, before a process takes one.
+"""The GPUs of this machine as the driver reports them, before a process uses one.
 
-The judgement is that of every run (model/runtime/preflight.py): too old, in use, too little memory;
-here it comes minutes earlier, from nvidia-smi and not from torch. Only the GPUs that ranks will use
-are judged. A machine without a driver may be the one that a job is sent from, and says so; what the
-job's own machine has is looked at by `model.doctor --probe`."""
+The checks are those of every run (model/runtime/preflight.py): age, other processes, memory; here
+minutes earlier, from nvidia-smi without torch. Only GPUs that ranks will use are checked. A machine
+without a driver may only submit the job, which is a warning; `model.doctor --probe` checks the
+job's own machine.
+"""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from model.config import Config
 from model.config.derive import Derived, with_rows
 from model.config.kernel_eligibility import fusible
-from model.diagnostics.finding import Finding, judged, of_error, told
+from model.diagnostics.finding import Finding, check, from_error, info
 from model.runtime.preflight import SUBJECTS, GpuFacts, faults, fitting_rows
 from model.system import nvidia_smi
 
@@ -20,7 +21,7 @@ QUERY = "index,uuid,name,compute_cap,memory.total,memory.free"
 
 
 def visible(config: Config) -> list[GpuFacts]:
-    """The GPUs that a rank could take; none for a job on the CPU."""
+    """The GPUs available to ranks; none for a job on the CPU."""
     if config.system.device == "cpu":
         return []
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -45,55 +46,54 @@ def visible(config: Config) -> list[GpuFacts]:
 def findings(
     config: Config, derived: Derived, gpus: Sequence[GpuFacts], ranks_here: int
 ) -> Iterator[Finding]:
-    """How many there are for `ranks_here`, and what keeps a run off each of them."""
+    """The number of GPUs for `ranks_here`, and the faults of each."""
     if not gpus:
         yield _none(config, derived)
         return
-    yield judged(
+    yield check(
         "GPUs",
         ok=len(gpus) >= ranks_here,
         expected=f"a GPU for each of {ranks_here} ranks on this machine",
         got=f"{len(gpus)} ({', '.join(sorted({gpu.name for gpu in gpus}))})",
-        hint="Ask for fewer ranks, widen CUDA_VISIBLE_DEVICES, or take a machine with more.",
+        hint="Ask for fewer ranks, widen CUDA_VISIBLE_DEVICES, or use a machine with more.",
     )
     taken = gpus[:ranks_here]
     found = {fault.path: fault for gpu in taken for fault in faults(gpu, config, None)}
     for path, fault in found.items():
-        yield of_error(SUBJECTS[path], fault)
+        yield from_error(SUBJECTS[path], fault)
     yield _memory(config, derived, min(taken, key=lambda gpu: gpu.free_bytes))
 
 
 def _memory(config: Config, derived: Derived, gpu: GpuFacts) -> Finding:
-    """Of the GPU with the least free memory, with every fused kernel that the configuration allows:
-    whether they run is the machine's to say, and `model.doctor --probe` judges with those that
-    do."""
+    """The memory of the fullest GPU, with every fused kernel that the configuration allows;
+    `model.doctor --probe` checks with those that run on the machine."""
     fused = fusible(config, derived.sizes)
     if config.system.fit_memory:
         derived = with_rows(config, derived, fitting_rows(config, derived, gpu.free_bytes, fused))
     for fault in faults(gpu, config, derived, fused):
         if SUBJECTS[fault.path] == "memory":
-            return of_error("memory", fault)
+            return from_error("memory", fault)
     expected = f"about {estimate(derived)} a rank"
     free = f"{gpu.free_bytes / 2**30:.1f} GiB free on {gpu.name}"
-    return told("memory", expected=expected, got=free)
+    return info("memory", expected=expected, got=free)
 
 
 def _none(config: Config, derived: Derived) -> Finding:
     expected = f"about {estimate(derived)} a rank"
     if config.system.device == "cpu":
-        return told("memory", expected=expected, got="a CPU, which the estimate was not made for")
-    return judged(
+        return info("memory", expected=expected, got="a CPU, for which there is no estimate")
+    return check(
         "GPUs",
         ok=config.system.device == "auto",
         expected=f"GPUs with {expected}",
-        got="none that an NVIDIA driver on this machine tells",
-        hint="Look at the job's own machine with model.probe, or set system.device: cpu.",
+        got="none that an NVIDIA driver on this machine reports",
+        hint="Run model.doctor --probe on the job's machine, or set system.device: cpu.",
         otherwise="warning",
     )
 
 
 def estimate(derived: Derived) -> str:
-    """Peak memory of a rank with fused kernels and without."""
+    """Peak memory of a rank with fused kernels, and without."""
     with_fused, without = derived.memory_fused_bytes / 2**30, derived.memory_bytes / 2**30
     return f"{with_fused:.1f} GiB (with torch's own kernels {without:.1f})"
 

@@ -1,9 +1,9 @@
-"""What is here of the text and the tokens that a job reads.
+"""The text and tokens of a job on this machine.
 
-Prepared token shards are opened as a run opens them (size, and the hashes of samples of each),
-downloads are compared with the size in their record, other files with what their format says of
-their own end; the network is asked only where something is missing. Nothing is judged here
-(model/diagnostics/requirements/data.py). Needs numpy only where tokens are there to be opened.
+Prepared token shards are opened as by a run (size, and hashes of samples of each), downloads are
+compared with the size in their record, other files with the end that their format requires. The
+network is used only where a file is missing. model/diagnostics/requirements/data.py checks the
+result. Needs numpy only to open tokens.
 """
 
 import struct
@@ -25,7 +25,7 @@ from model.data.manifest import (
 from model.data.published import PUBLISHED, Published
 from model.data.settings import DataSettings
 from model.data.sources import TOKENS, TRAIN, VALIDATION, Part, require_askable, source_of
-from model.diagnostics.requirements import connectivity as reach
+from model.diagnostics.requirements import connectivity
 from model.diagnostics.requirements.disk import free_bytes
 from model.errors import DataError
 
@@ -34,72 +34,68 @@ PARQUET_ENDS = b"PAR1"
 
 @dataclass(frozen=True, kw_only=True)
 class File:
-    """A file of the source that the job reads, as far as it is known."""
-
     name: str
     split: str
     here: bool
     bytes: int | None = None
     sha256: str | None = None
-    """As recorded when it first arrived, or when its tokens were made."""
+    """From the record of its download, or of its tokens."""
     tokens: int | None = None
-    """Of its shard; null before it is prepared."""
+    """Tokens of its shard; null before it is prepared."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inventory:
-    """What is here of a source."""
+    """The files of a source on this machine."""
 
     source: str
     kind: str | None = None
-    """Format of its files; null where they could not be found."""
+    """Format of its files; null where there are none."""
     home: Path | None = None
     """The folder of prepared tokens."""
     changed: str | None = None
-    """A file of the source that is no longer what was prepared."""
     data_id: str | None = None
     files: tuple[File, ...] = ()
     faults: tuple[DataError, ...] = ()
     lost_share: float | None = None
-    """Of the tokens that training rows take, what cropping drops; null before they are there."""
+    """Share of the training tokens that cropping drops; null before they exist."""
     validation_tokens: int | None = None
     train_tokens: int | None = None
-    """Of the training files asked for; null where nobody knows before they are prepared."""
+    """Tokens of the requested training files; null where unknown before they are prepared."""
     exact: bool = False
-    """Whether `train_tokens` were counted, not published."""
+    """Whether `train_tokens` were counted."""
     missing_bytes: int = 0
-    """About what has to be downloaded."""
+    """Approximate bytes to download."""
     unmade_bytes: int = 0
-    """About what its tokens will take where none are made yet."""
+    """Approximate bytes of tokens to write."""
     address: str | None = None
-    """Where the first missing file would come from."""
+    """URL of the first missing file."""
     unreachable: str | None = None
-    """Why it cannot."""
+    """The reason why that file cannot be downloaded."""
     cache_free_bytes: int | None = None
-    """Of the file system that downloads and tokens go to; null where none will come."""
+    """Free bytes for downloads and tokens; null where none are needed."""
 
     @property
     def missing(self) -> list[str]:
-        """Files that are not here and have no tokens here either."""
+        """Files without text and tokens on this machine."""
         return [file.name for file in self.files if not file.here]
 
     @property
     def coming_bytes(self) -> int:
-        """About what the cache will grow by."""
+        """Approximate growth of the cache in bytes."""
         return self.missing_bytes + self.unmade_bytes
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values, as the verb prints them."""
-        told = {field.name: getattr(self, field.name) for field in fields(self)}
-        told["home"] = None if self.home is None else str(self.home)
-        told["files"] = [asdict(file) for file in self.files]
-        told["faults"] = [fault.as_json() for fault in self.faults]
-        return told
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values["home"] = None if self.home is None else str(self.home)
+        values["files"] = [asdict(file) for file in self.files]
+        values["faults"] = [fault.as_json() for fault in self.faults]
+        return values
 
 
 def take_inventory(settings: DataSettings, rows: int, *, every_byte: bool = False) -> Inventory:
-    """Looks at the disk, and at the network where something is missing, for a job of so many rows.
-    Raises nothing but for a package that is missing."""
+    """Read the disk, and the network where a file is missing, for a job of `rows` rows. Raises only
+    for a missing package."""
     try:
         require_askable(settings)
         place = locate(settings)
@@ -149,11 +145,11 @@ def _shard_faults(
 ) -> Iterator[DataError]:
     from model.data.shards import open_shard, verify_shard
 
-    look = verify_shard if every_byte else open_shard
+    check = verify_shard if every_byte else open_shard
     for part in used:
         if part.shard is not None:
             try:
-                look(home / "shards", part.shard, manifest.token_bytes)
+                check(home / "shards", part.shard, manifest.token_bytes)
             except DataError as error:
                 yield error
 
@@ -184,13 +180,13 @@ def _downloads(settings: DataSettings, published: Published, every_byte: bool) -
         unmade_bytes=_token_bytes(settings) * published.file_tokens * len(names),
         missing_bytes=max(0, len(missing) * published.file_mb * 10**6 - arrived),
         address=address,
-        unreachable=None if address is None else reach.why_not(address),
+        unreachable=None if address is None else connectivity.why_not(address),
         cache_free_bytes=free_bytes(settings.cache),
     )
 
 
 def _token_bytes(settings: DataSettings) -> int:
-    """As `model.data.encode` stores a token."""
+    """Bytes of a token, as in `model.data.encode`."""
     return 2 if settings.vocab_size <= 1 << 16 else 4
 
 
@@ -241,23 +237,23 @@ def _of_text(part: Part) -> File:
 
 
 def _wrong_end(path: Path, kind: str) -> DataError | None:
-    """What a file's own format says of a file that was cut, without reading its middle."""
+    """The fault of a truncated file, by its format, from its first and last bytes."""
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(12)
         file.seek(max(0, size - len(PARQUET_ENDS)))
         tail = file.read()
     if kind == "parquet" and (head[:4] != PARQUET_ENDS or tail != PARQUET_ENDS):
-        return _damaged(path, "a whole parquet file", f"{size:,} bytes that do not end as one")
+        return _damaged(path, "a whole parquet file", f"{size:,} bytes without its end")
     if kind == TOKENS:
         from model.data.token_file import HEADER_BYTES, MAGIC, TOKEN_BYTES
 
         magic, _, count = struct.unpack("<3i", head) if len(head) == 12 else (0, 0, 0)
         if magic != MAGIC or size != HEADER_BYTES + TOKEN_BYTES * count:
-            return _damaged(path, "a whole file of tokens, as its header counts", f"{size:,} bytes")
+            return _damaged(path, "a complete file of tokens, as in its header", f"{size:,} bytes")
     return None
 
 
 def _damaged(path: Path, expected: str, got: str) -> DataError:
-    hint = "The file was changed or cut. Delete it, and copy or download it again."
+    hint = "The file was changed or truncated. Delete it, and copy or download it again."
     return DataError(path=str(path), expected=expected, got=got, hint=hint)

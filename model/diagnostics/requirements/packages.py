@@ -1,7 +1,7 @@
-"""Packages that the job will import, looked for without importing them.
+"""Packages that the job will import, found without importing them.
 
-An import of torch takes seconds, and one that is missing is found here before a node is held for
-it. Whether kernel packages work is the machine's to say (`model.doctor --probe`).
+Importing torch takes seconds, and a missing package is found before a node waits for it.
+`model.doctor --probe` checks whether kernel packages work on the machine.
 """
 
 from collections.abc import Iterator
@@ -9,21 +9,20 @@ from importlib.util import find_spec
 
 from model.config import Config
 from model.data.settings import DataSettings
-from model.diagnostics.finding import Finding, judged
+from model.diagnostics.finding import Finding, check
 from model.diagnostics.requirements.inventory import Inventory
 
 ALWAYS = ("torch", "numpy", "tiktoken")
 
 
-def findings(config: Config, settings: DataSettings, stock: Inventory) -> Iterator[Finding]:
-    """One finding for all of them."""
+def findings(config: Config, settings: DataSettings, inventory: Inventory) -> Iterator[Finding]:
     wanted = [*ALWAYS]
-    if stock.home is None and settings.tokenizer == "train":
+    if inventory.home is None and settings.tokenizer == "train":
         wanted.append("rustbpe")
-    if config.core is not None or (stock.home is None and stock.kind == "parquet"):
+    if config.core is not None or (inventory.home is None and inventory.kind == "parquet"):
         wanted.append("pyarrow")
     missing = [name for name in wanted if find_spec(name) is None]
-    yield judged(
+    yield check(
         "packages",
         ok=not missing,
         expected=", ".join(wanted),

@@ -1,18 +1,16 @@
-"""What the configuration alone says of a job: how a step is shared out, and how long it trains.
+"""The plan of a job from its configuration: the split of a step, and the length of training.
 
-That the batch divides over the ranks is a rule of `derive`, which refuses it before anything is
-looked at; here stands what it came to. Pure functions.
+`derive` has already refused a batch that does not divide by the ranks. Pure functions.
 """
 
 from collections.abc import Iterator
 
 from model.config import Config
 from model.config.derive import Derived
-from model.diagnostics.finding import Finding, judged, told
+from model.diagnostics.finding import Finding, check, info
 
 
 def findings(config: Config, derived: Derived) -> Iterator[Finding]:
-    """The batch of a step, and the horizon."""
     yield _batch(derived)
     yield _horizon(config, derived)
 
@@ -24,17 +22,17 @@ def _batch(derived: Derived) -> Finding:
         f"{derived.gradient_accumulation} a rank x {ranks}"
     )
     expected = "a batch that divides evenly over ranks and passes"
-    return told("batch", expected=expected, got=f"{derived.batch_tokens:,} tokens = {shares}")
+    return info("batch", expected=expected, got=f"{derived.batch_tokens:,} tokens = {shares}")
 
 
 def _horizon(config: Config, derived: Derived) -> Finding:
-    """A schedule that never gets past its warm-up trains at rates that nobody chose."""
+    """A run shorter than its warm-up never reaches its learning rates."""
     share = derived.tokens / derived.planned_tokens
     length = (
         f"{derived.steps:,} steps, {derived.tokens:,} tokens by {derived.horizon}, "
         f"{share:.2f} of the dial's plan"
     )
-    return judged(
+    return check(
         "horizon",
         ok=derived.warmup_steps < derived.steps,
         expected="a warm-up that ends before the run does",

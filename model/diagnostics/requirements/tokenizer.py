@@ -1,7 +1,7 @@
-"""Where the tokenizer comes from: a file, GPT-2's own, prepared tokens, or training.
+"""The source of the tokenizer: a file, GPT-2's, prepared tokens, or training.
 
-A vocabulary of another size than the model's would index outside its tables; one that tiktoken has
-to download is asked for here, before GPUs wait for it. Needs tiktoken only for `gpt2`.
+A vocabulary of another size than the model's would index out of range. A vocabulary that tiktoken
+has to download is requested here, before GPUs wait for it. Needs tiktoken only for `gpt2`.
 """
 
 from collections.abc import Iterator
@@ -10,33 +10,32 @@ from pathlib import Path
 from model.data.manifest import read_manifest
 from model.data.settings import DataSettings
 from model.data.sources import TOKENS, needs_gpt2
-from model.diagnostics.finding import Finding, judged, of_error, told
+from model.diagnostics.finding import Finding, check, from_error, info
 from model.diagnostics.requirements.inventory import Inventory
 from model.errors import DataError
-from model.system.timeouts import TimedOut, bounded
+from model.system.timeouts import TimedOut, with_timeout
 
 EXPECTED = "a vocabulary of {:,} tokens"
-PATIENCE_S = 10.0  # tiktoken asks the network without a limit of its own
+WAIT_S = 10.0  # tiktoken's download has no timeout
 
 
-def findings(settings: DataSettings, stock: Inventory) -> Iterator[Finding]:
-    """One finding for it."""
+def findings(settings: DataSettings, inventory: Inventory) -> Iterator[Finding]:
     try:
-        yield _looked_at(settings, stock)
+        yield _finding(settings, inventory)
     except DataError as error:
-        yield of_error("tokenizer", error)
+        yield from_error("tokenizer", error)
 
 
-def _looked_at(settings: DataSettings, stock: Inventory) -> Finding:
+def _finding(settings: DataSettings, inventory: Inventory) -> Finding:
     expected = EXPECTED.format(settings.vocab_size)
-    if stock.kind == TOKENS and settings.tokenizer != "gpt2":
+    if inventory.kind == TOKENS and settings.tokenizer != "gpt2":
         raise needs_gpt2(settings)
-    if stock.home is not None:
-        manifest = read_manifest(stock.home)
+    if inventory.home is not None:
+        manifest = read_manifest(inventory.home)
         name = f"{manifest.tokenizer_name}, {manifest.tokenizer_sha256[:12]}"
         return _of_size(settings, manifest.vocab_size, f"prepared ({name})")
     if settings.tokenizer == "train":
-        return told("tokenizer", expected=expected, got="none yet; trained when data is prepared")
+        return info("tokenizer", expected=expected, got="none yet; trained when data is prepared")
     if settings.tokenizer == "gpt2":
         return _gpt2(settings)
     from model.data.tokenizer import load
@@ -46,7 +45,7 @@ def _looked_at(settings: DataSettings, stock: Inventory) -> Finding:
 
 
 def _of_size(settings: DataSettings, size: int, where: str) -> Finding:
-    return judged(
+    return check(
         "tokenizer",
         ok=size == settings.vocab_size,
         expected=EXPECTED.format(settings.vocab_size),
@@ -56,18 +55,18 @@ def _of_size(settings: DataSettings, size: int, where: str) -> Finding:
 
 
 def _gpt2(settings: DataSettings) -> Finding:
-    """tiktoken's copy; raises DataError where there is none and none can be had."""
+    """tiktoken's copy; raises DataError where there is none and the download fails."""
     from model.data.tokenizer import gpt2
 
     try:
-        bounded(gpt2, PATIENCE_S)
+        with_timeout(gpt2, WAIT_S)
         got = "GPT-2's own"
     except TimedOut:
         got = None
-    return judged(
+    return check(
         "tokenizer",
         ok=got is not None,
         expected=EXPECTED.format(settings.vocab_size),
-        got=got or f"nothing from tiktoken in {PATIENCE_S:.0f} s",
-        hint="Set TIKTOKEN_CACHE_DIR to a folder that has it, or mend the network.",
+        got=got or f"nothing from tiktoken in {WAIT_S:.0f} s",
+        hint="Set TIKTOKEN_CACHE_DIR to a folder that has it, or fix the network.",
     )

@@ -21,7 +21,7 @@ REAL_BUNDLE = ROOT.parent / "shared" / "core"
 STEPS = 30
 
 TEXT = "the value of a name is bound when its block runs and lost when that block ends"
-WORDS = TEXT.split(" ")
+TOKENS = TEXT.split(" ")
 
 
 def choice(query: str, choices: list[str], gold: int) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def choice(query: str, choices: list[str], gold: int) -> dict[str, Any]:
 
 
 MULTIPLE = [
-    choice(f"Question: {' '.join(WORDS[i:])}?", [f"{word} {i}" for word in WORDS[:4]], i % 4)
+    choice(f"Question: {' '.join(TOKENS[i:])}?", [f"{word} {i}" for word in TOKENS[:4]], i % 4)
     for i in range(12)
 ]
 ODD = [
@@ -43,16 +43,16 @@ ODD = [
 SCHEMAS = [
     {
         "context_options": [
-            f"{' '.join(WORDS[i : i + 6])} because name",
-            f"The {WORDS[i]} because",
+            f"{' '.join(TOKENS[i : i + 6])} because name",
+            f"The {TOKENS[i]} because",
         ],
-        "continuation": f"{WORDS[i]} is bound.",
+        "continuation": f"{TOKENS[i]} is bound.",
         "gold": i % 2,
     }
     for i in range(6)
 ]
 CONTINUED = [
-    {"context": f"  {' '.join(WORDS[i:])} ", "continuation": f"{WORDS[i]}{' ' * (i % 2)}"}
+    {"context": f"  {' '.join(TOKENS[i:])} ", "continuation": f"{TOKENS[i]}{' ' * (i % 2)}"}
     for i in range(8)
 ] + [{"context": "block " * 200, "continuation": "block"}]
 

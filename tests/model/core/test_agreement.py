@@ -14,14 +14,14 @@ import torch
 
 from benchmarks.speed.core_reference import Decision, decide, examples
 from model.config import Core
-from model.core.evaluation import Evaluated, Evaluation
+from model.core.evaluation import Evaluation, EvaluationResult
 from model.errors import DataError
 
 CLEAR_NATS = 1e-5  # of fp32; below it the order of summation may decide
 NOISE = 1e-4
 
 
-def evaluated(trained: Any, folder: Path, **settings: Any) -> Evaluated:
+def evaluated(trained: Any, folder: Path, **settings: Any) -> EvaluationResult:
     config = replace(trained.config, core=Core(bundle=str(folder), **settings))
     evaluation = Evaluation(config, trained.derived, trained.prepared.tokenizer, print)
     return evaluation(trained.trainer.gpt, trained.trainer.kernels)
@@ -35,11 +35,11 @@ def reference(
     def encode(text: str) -> list[int]:
         return [tokenizer.bos_id, *tokenizer.encode(text)]
 
-    for asked in examples(folder, max_per_task):
-        yield decide(asked, gpt, encode, torch.device("cpu"), keep)
+    for example in examples(folder, max_per_task):
+        yield decide(example, gpt, encode, torch.device("cpu"), keep)
 
 
-def disagreements(found: Evaluated, decisions: Iterator[Decision]) -> tuple[int, list[str]]:
+def disagreements(found: EvaluationResult, decisions: Iterator[Decision]) -> tuple[int, list[str]]:
     """How many were compared; each example whose losses, margin or decision differ."""
     outcomes, names = found.outcomes, [task.task.name for task in found.result.tasks]
     pairs = zip(outcomes.task, outcomes.example, strict=True)

@@ -88,7 +88,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_is_told_with_file_and_line(bundle: Path, name: str) -> None:
+def test_a_fault_names_file_and_line(bundle: Path, name: str) -> None:
     file, change, message = FAULTS[name]
     path = bundle / file
     path.write_text(change(path.read_text(encoding="utf-8")), encoding="utf-8")
@@ -137,7 +137,7 @@ def test_the_real_bundle_is_the_published_one(real_bundle: Path) -> None:
     assert read_all(real_bundle) == 91_037
 
 
-def test_what_is_asked_before_a_run_trains_needs_no_torch() -> None:
+def test_bundle_prompts_and_decisions_need_no_torch() -> None:
     """Bundle, prompts and decisions; only what runs the model imports it."""
     modules = "task published bundle fetch prompts questions prompt_cache layout outcomes"
     modules += " outcomes_file table"

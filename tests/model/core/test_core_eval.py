@@ -49,8 +49,8 @@ def run(text_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
         "system.threads": 1,
         "core": {"bundle": str(bundle), "every_steps": 3},
     }
-    words = [f"--set={key}={json.dumps(value)}" for key, value in settings.items()]
-    done = warm_python.run(["-m", "model.train", f"--config={STACK}", f"--out={out}", *words])
+    argv = [f"--set={key}={json.dumps(value)}" for key, value in settings.items()]
+    done = warm_python.run(["-m", "model.train", f"--config={STACK}", f"--out={out}", *argv])
     assert done.returncode == 0, done.stderr[-2000:]
     assert "core_soft" in done.stdout
     return out, bundle
@@ -75,11 +75,15 @@ def test_a_run_leaves_metrics_event_and_outcomes(run: tuple[Path, Path]) -> None
         "margin": "float",
         "losses": "list<element: float>",
     }
-    told = json.loads(table.schema.metadata[b"core"])
-    assert told["bundle"] == Bundle(bundle).sha256
-    assert (told["max_per_task"], told["long_prompts"], told["baselines"]) == (None, "full", "v1")
-    assert told["tasks"]["odd"].keys() == {"kind", "shots", "baseline", "seconds", "examples"}
-    assert told["tasks"]["odd"]["baseline"] == 0.3
+    core = json.loads(table.schema.metadata[b"core"])
+    assert core["bundle"] == Bundle(bundle).sha256
+    assert (core["max_per_task"], core["long_prompts"], core["baselines"]) == (
+        None,
+        "full",
+        "v1",
+    )
+    assert core["tasks"]["odd"].keys() == {"kind", "shots", "baseline", "seconds", "examples"}
+    assert core["tasks"]["odd"]["baseline"] == 0.3
     result = json.loads((out / "result.json").read_text())
     assert set(result["metrics"]) == set(METRICS)
     metrics = result["metrics"]
@@ -91,9 +95,9 @@ def test_a_run_leaves_metrics_event_and_outcomes(run: tuple[Path, Path]) -> None
     assert (event["core"], event["core_soft"]) == (metrics["core"], metrics["core_soft"])
     frame = table.to_pydict()
     soft = []
-    for name in told["tasks"]:
+    for name in core["tasks"]:
         rows = [i for i, task in enumerate(frame["task"]) if task == name]
-        assert len(rows) == told["tasks"][name]["examples"]
+        assert len(rows) == core["tasks"][name]["examples"]
         scores = [(frame["value"][i] - frame["chance"][i]) / (1 - frame["chance"][i]) for i in rows]
         soft.append(np.mean(scores))
     assert metrics["core_soft"] == pytest.approx(np.mean(soft), abs=1e-6)
@@ -152,7 +156,7 @@ def test_two_ranks_share_the_work_and_find_the_same(run: tuple[Path, Path], tmp_
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("core_soft") == 1, "said once"
+    assert done.stdout.count("core_soft") == 1, "printed once"
     alone, shared = columns(out / "core.parquet"), columns(both)
     np.testing.assert_array_equal(alone["example"], shared["example"])
     for name in ("value", "margin"):
@@ -172,29 +176,29 @@ def test_a_faulty_bundle_ends_a_run_before_it_trains(
     assert '"step"' not in events
 
 
-def test_the_benchmark_tells_speeds_and_decisions_that_differ(
+def test_the_benchmark_reports_speeds_and_decisions_that_differ(
     run: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, bundle = run
-    words = ["--run", str(out), "--bundle", str(bundle), "--max-per-task", "6"]
-    told = tmp_path / "core.json"
-    assert benchmark([*words, "--anchor-examples", "12", "--json", str(told)]) == 0
+    argv = ["--run", str(out), "--bundle", str(bundle), "--max-per-task", "6"]
+    core = tmp_path / "core.json"
+    assert benchmark([*argv, "--anchor-examples", "12", "--json", str(core)]) == 0
     assert "one at a time" in capsys.readouterr().out
-    (row,) = json.loads(told.read_text())["rows"]
+    (row,) = json.loads(core.read_text())["rows"]
     assert row["flips"] == []
     assert row["anchor_examples"] == 12 < row["examples"] == 24
     assert row["largest_difference_nats"] < 1e-4
     assert row["anchor_s"] > 0 < row["cached_s"]
 
 
-def test_a_place_moves_no_identity_and_what_is_asked_does() -> None:
+def test_the_identity_follows_the_questions_and_not_their_folder() -> None:
     plain = config_id(Config())
     here, there = (config_id(Config(core=Core(bundle=folder))) for folder in ("a", "b"))
     assert here == there == config_id(Config(core=Core()))
     assert plain != here != config_id(Config(core=Core(max_per_task=100)))
 
 
-def test_what_cannot_be_asked_is_refused_with_its_field() -> None:
+def test_an_invalid_option_is_refused_with_its_field() -> None:
     with pytest.raises(ConfigErrors, match=r"core\.long_prompts: expected crop_left"):
         resolve(None, {"core": {"long_prompts": "full"}})
     with pytest.raises(ConfigErrors, match=r"core\.max_per_task: expected more than 0"):

@@ -56,9 +56,9 @@ def test_bf16_decides_as_one_example_at_a_time(name: str, trained: Any, bundle: 
         for at, (task, example) in enumerate(zip(outcomes.task, outcomes.example, strict=True))
     }
     flips = []
-    for asked in examples(bundle, None):
+    for example in examples(bundle, None):
         decision = decide(
-            asked, one_by_one, lambda text: [tokenizer.bos_id, *tokenizer.encode(text)], device
+            example, one_by_one, lambda text: [tokenizer.bos_id, *tokenizer.encode(text)], device
         )
         at = place[decision.task, decision.example]
         losses = outcomes.losses[outcomes.first_row[at] : outcomes.first_row[at + 1]]

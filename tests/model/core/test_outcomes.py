@@ -1,9 +1,9 @@
-"""Decisions and scores by hand."""
+"""Decisions and scores, compared with values computed by hand."""
 
 import numpy as np
 import pytest
 
-from model.core.outcomes import Outcomes, Result, Scores, TaskResult, decided, summed_up
+from model.core.outcomes import Outcomes, Result, Scores, TaskResult, decide, summarise
 from model.core.questions import NO_GOLD, Questions
 from model.core.task import Task
 
@@ -31,7 +31,7 @@ def outcomes_of(
     )
     seconds = np.ones(len(rows))
     scores = Scores(losses=losses, gaps=row_gaps, hits=row_gaps > 0, seconds=seconds)
-    return decided(questions, scores)
+    return decide(questions, scores)
 
 
 def test_the_smallest_mean_loss_is_chosen_and_the_first_of_equal_ones() -> None:
@@ -46,7 +46,7 @@ def test_value_is_the_softmax_of_the_mean_losses_at_the_right_one() -> None:
     assert value == pytest.approx(exponentials[2] / exponentials.sum())
 
 
-def test_a_row_without_a_token_of_its_own_is_never_chosen_wherever_it_stands() -> None:
+def test_a_row_without_a_token_of_its_own_is_never_chosen_at_any_index() -> None:
     found = outcomes_of([[NAN, 2.0, 1.0], [2.0, 1.0, NAN], [NAN, 1.0]], [2, 1, 0])
     assert found.correct.tolist() == [True, True, False]
     assert found.value.tolist() == pytest.approx([np.e / (1 + np.e), np.e / (1 + np.e), 0.0])
@@ -54,7 +54,7 @@ def test_a_row_without_a_token_of_its_own_is_never_chosen_wherever_it_stands() -
     assert np.isnan(found.losses).sum() == 3
 
 
-def test_where_nothing_tells_rows_apart_the_first_is_chosen_by_chance() -> None:
+def test_where_no_row_has_a_loss_the_first_is_chosen_by_chance() -> None:
     found = outcomes_of([[NAN, NAN]], [0])
     assert found.correct.tolist() == [True]
     assert found.value.tolist() == found.chance.tolist() == [0.5]
@@ -80,7 +80,7 @@ def test_accuracy_is_centred_by_the_baseline_and_soft_scores_by_chance() -> None
         delimiter=" ",
         baselines={"v1": 0.25, "v2": 0.4},
     )
-    (result,) = summed_up((task,), found, "v2", np.full(4, 0.5)).tasks
+    (result,) = summarise((task,), found, "v2", np.full(4, 0.5)).tasks
     assert result.accuracy == 0.5
     assert result.centred == pytest.approx((0.5 - 0.4) / 0.6)
     assert result.centred_se == pytest.approx(np.sqrt(0.25 / 4) / 0.6)
@@ -101,7 +101,7 @@ def test_standard_errors_are_those_of_drawing_other_examples() -> None:
         losses = draw.normal(0, 1, (60, 2)) + np.array([0.0, 0.5])
         outcomes = outcomes_of(losses.tolist(), [0] * 60)
         outcomes.task[:] = np.repeat(np.arange(3), 20)
-        found.append(summed_up(tuple(tasks), outcomes, "v1", np.zeros(60)))
+        found.append(summarise(tuple(tasks), outcomes, "v1", np.zeros(60)))
     spread = np.std([each.core for each in found]), np.std([each.core_soft for each in found])
     assert np.mean([each.core_se for each in found]) == pytest.approx(spread[0], rel=0.1)
     assert np.mean([each.core_soft_se for each in found]) == pytest.approx(spread[1], rel=0.1)

@@ -9,7 +9,7 @@ import pytest
 
 from model.core import prompts
 from model.core.bundle import Bundle
-from model.core.prompt_cache import questions_of
+from model.core.prompt_cache import load_questions
 from model.core.questions import Questions
 from model.core.task import Choice, Continuation, Schema, Task
 from model.data.tokenizer import Tokenizer
@@ -24,8 +24,8 @@ def task(kind: Any, shots: int, delimiter: str = " ") -> Task:
 def test_items_are_shuffled_by_1337_and_cut() -> None:
     rows = list(range(50))
     random.Random(1337).shuffle(rows)
-    assert prompts.asked(50, None) == rows
-    assert prompts.asked(50, 7) == rows[:7]
+    assert prompts.selected(50, None) == rows
+    assert prompts.selected(50, 7) == rows[:7]
 
 
 def test_shots_are_a_sample_of_the_others_by_1234_and_the_place() -> None:
@@ -36,7 +36,7 @@ def test_shots_are_a_sample_of_the_others_by_1234_and_the_place() -> None:
             assert prompts.shots_of(index, count, shots) == expected
 
 
-def test_multiple_choice_is_query_delimiter_and_each_choice_behind_solved_ones() -> None:
+def test_multiple_choice_is_query_delimiter_and_each_choice_after_solved_ones() -> None:
     items = [Choice("Q0", ("a", "b"), 1), Choice("Q1 ", ("c", "d"), 0)]
     assert prompts.texts(task("multiple_choice", 1, "\nA: "), items, 0) == [
         "Q1 \nA: c\n\nQ0\nA: a",
@@ -60,22 +60,22 @@ def test_language_modeling_strips_contexts_and_the_end_of_the_bare_prompt() -> N
 def test_too_few_examples_for_the_shots_are_refused(trained: Any, bundle: Path) -> None:
     tokenizer = trained.prepared.tokenizer
     with pytest.raises(DataError, match=r"core\.max_per_task: expected more than 2 items, the sh"):
-        questions_of(Bundle(bundle), tokenizer, 2, trained.cache, print)
+        load_questions(Bundle(bundle), tokenizer, 2, trained.cache, print)
     path = bundle / "eval_data" / "schema" / "schemas.jsonl"
     path.write_text(path.read_text(encoding="utf-8").split("\n")[0] + "\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"the shots of schemas; got 1 items in .*schemas\.jsonl"):
-        questions_of(Bundle(bundle), tokenizer, None, trained.cache, print)
+        load_questions(Bundle(bundle), tokenizer, None, trained.cache, print)
 
 
 def test_a_vocabulary_without_its_first_token_is_refused(trained: Any, bundle: Path) -> None:
     own = trained.prepared.tokenizer
     bare = Tokenizer(pattern=own.pattern, ordinary=own.ordinary, specials={}, bos="<|bos|>")
     with pytest.raises(DataError, match=r"a vocabulary with <\|bos\|>"):
-        questions_of(Bundle(bundle), bare, None, trained.cache, print)
+        load_questions(Bundle(bundle), bare, None, trained.cache, print)
 
 
 def rows_of(questions: Questions) -> list[list[int]]:
-    shared_at, rest_at = questions.places()
+    shared_at, rest_at = questions.offsets()
     rows = []
     for question in range(questions.count):
         start, count = shared_at[question], questions.shared[question]
@@ -88,13 +88,13 @@ def rows_of(questions: Questions) -> list[list[int]]:
 
 def test_rows_are_the_tokens_of_their_texts(trained: Any, bundle: Path, tmp_path: Path) -> None:
     tokenizer, opened = trained.prepared.tokenizer, Bundle(bundle)
-    questions = questions_of(opened, tokenizer, None, tmp_path, print)
+    questions = load_questions(opened, tokenizer, None, tmp_path, print)
     expected = []
     for each in opened.tasks:
         items = opened.items(each)
-        asked = [items[row] for row in prompts.asked(len(items), None)]
-        for index in range(len(asked)):
-            texts = prompts.texts(each, asked, index)
+        selected = [items[row] for row in prompts.selected(len(items), None)]
+        for index in range(len(selected)):
+            texts = prompts.texts(each, selected, index)
             texts = texts[1:] if each.kind == "language_modeling" else texts
             expected += [[tokenizer.bos_id, *tokenizer.encode(text)] for text in texts]
     assert rows_of(questions) == expected
@@ -102,26 +102,26 @@ def test_rows_are_the_tokens_of_their_texts(trained: Any, bundle: Path, tmp_path
     assert (questions.shared > 20).any()
 
 
-def test_kept_questions_are_read_again_and_damage_is_told(
+def test_cached_questions_are_read_and_damage_is_reported(
     trained: Any, bundle: Path, tmp_path: Path
 ) -> None:
-    tokenizer, told = trained.prepared.tokenizer, []
+    tokenizer, lines = trained.prepared.tokenizer, []
 
-    def asked() -> Questions:
-        return questions_of(Bundle(bundle), tokenizer, None, tmp_path, told.append)
+    def selected() -> Questions:
+        return load_questions(Bundle(bundle), tokenizer, None, tmp_path, lines.append)
 
-    first = asked()
-    assert len(told) == 1
-    again = asked()
-    assert len(told) == 1, "encoded twice"
+    first = selected()
+    assert len(lines) == 1
+    again = selected()
+    assert len(lines) == 1, "encoded twice"
     (path,) = (tmp_path / "core").glob("*.npz")
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    mended = asked()
-    assert "damaged" in told[1]
+    mended = selected()
+    assert "damaged" in lines[1]
     path.write_bytes(content[:100])
-    assert rows_of(asked()) == rows_of(mended) == rows_of(again) == rows_of(first)
-    assert "damaged" in told[3]
-    np.testing.assert_array_equal(asked().tokens, first.tokens)
-    assert len(told) == 5
+    assert rows_of(selected()) == rows_of(mended) == rows_of(again) == rows_of(first)
+    assert "damaged" in lines[3]
+    np.testing.assert_array_equal(selected().tokens, first.tokens)
+    assert len(lines) == 5

@@ -79,11 +79,13 @@ def quiet(line: str) -> None:
 
 def sentences(count: int, start: int = 0) -> list[str]:
     """Documents of different lengths, each its own, English enough to train a vocabulary on."""
-    words = PANGRAM.split()
+    vocabulary = PANGRAM.split()
     documents = []
     for index in range(start, start + count):
         length = 3 + (index * 7919) % 40
-        text = " ".join(words[(index * 31 + step * 17) % len(words)] for step in range(length))
+        text = " ".join(
+            vocabulary[(index * 31 + step * 17) % len(vocabulary)] for step in range(length)
+        )
         documents.append(f"{index}: {text}.")
     return documents
 

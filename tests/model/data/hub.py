@@ -1,4 +1,4 @@
-"""A server of files on this machine that answers as the Hugging Face hub does, and fails when told.
+"""A local file server that responds like the Hugging Face hub, and fails on request.
 
 A real HTTP server in a thread: a file's address redirects to storage with the headers that name
 its size and SHA-256 (`plain`: no redirect and no hash, as an ordinary mirror; without `etags` it
@@ -88,10 +88,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.hub.release.wait(60)
 
     def _start(self, content: bytes) -> int:
-        asked = self.headers["Range"]
-        return (
-            int(asked.removeprefix("bytes=").removesuffix("-")) if asked and self.hub.ranges else 0
-        )
+        span = self.headers["Range"]
+        return int(span.removeprefix("bytes=").removesuffix("-")) if span and self.hub.ranges else 0
 
     def _answer(
         self,

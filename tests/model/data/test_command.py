@@ -41,17 +41,17 @@ def data(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_prepare_ends_in_one_json_line_and_verify_and_show_agree(options):
-    asked = parse_overrides(options[1::2])
-    assert describe("x", None, asked)["text_tokens"] is None
+    overrides = parse_overrides(options[1::2])
+    assert describe("x", None, overrides)["text_tokens"] is None
     done = data("prepare", *options)
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout.splitlines()[-1])
     assert answer["train_documents"] == 110
     assert answer["vocab_size"] == 300
     assert Path(answer["path"]).is_dir()
-    told = describe("x", None, asked)
-    assert told["text_tokens"] == answer["train_tokens"] > 0
-    assert told["identity"]["data_id"] == answer["data_id"]
+    output = describe("x", None, overrides)
+    assert output["text_tokens"] == answer["train_tokens"] > 0
+    assert output["identity"]["data_id"] == answer["data_id"]
     assert "training a vocabulary" in done.stderr
     verified = data("verify", *options)
     assert verified.returncode == 0, verified.stderr
@@ -84,7 +84,7 @@ def test_errors_have_three_parts_exit_code_2_and_no_traceback(command):
     assert "Traceback" not in done.stderr
 
 
-def test_interrupted_prepare_says_so_and_goes_on(options, tmp_path):
+def test_interrupted_prepare_is_reported_and_resumes(options, tmp_path):
     write_parquet(tmp_path / "text" / "000.parquet", sentences(20_000))
     command = [sys.executable, "-m", "model.data", "prepare", *options]
     process = subprocess.Popen(
@@ -99,7 +99,7 @@ def test_interrupted_prepare_says_so_and_goes_on(options, tmp_path):
     process.send_signal(signal.SIGINT)
     _, rest = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "goes on where it stopped" in rest
+    assert "re-run the same command to resume" in rest
     assert "Traceback" not in rest
     assert data("prepare", *options).returncode == 0
 
@@ -128,7 +128,7 @@ def climbmix(hub: Hub, tmp_path: Path) -> list[str]:
     return [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
 
 
-def test_killed_download_goes_on_where_it_was(hub, climbmix, tmp_path):
+def test_killed_download_resumes(hub, climbmix, tmp_path):
     name = "shard_00000.parquet"
     half = len(hub.files[name]) // 2
     hub.faults = {name: ["held"]}
@@ -162,7 +162,7 @@ def test_downloads_are_shown_before_and_after_and_verified(climbmix, tmp_path, c
     assert "source      climbmix (parquet)" in shown
     assert "ok  source shard_00000.parquet" in run("verify")
     (tmp_path / "cache" / "downloads" / "climbmix" / "shard_00000.parquet").unlink()
-    assert "--  source shard_00000.parquet: not here" in run("verify")
+    assert "--  source shard_00000.parquet: deleted, its tokens exist" in run("verify")
 
 
 def test_terminal_sees_a_bar(climbmix):
@@ -173,23 +173,23 @@ def test_terminal_sees_a_bar(climbmix):
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=theirs, env=environment
     )
     os.close(theirs)
-    told = read_to_the_end(ours).decode()
+    screen = read_to_the_end(ours).decode()
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, told
-    assert "climbmix  2/2 files ━━━" in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", told)
+    assert process.returncode == 0, screen
+    assert "climbmix  2/2 files ━━━" in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen)
     assert json.loads(output.splitlines()[-1])["train_documents"] == 60
 
 
 def read_to_the_end(terminal: int) -> bytes:
-    """What the other side of a terminal wrote until it went away, which Linux tells as EIO."""
-    told = b""
+    """Everything the other side of a terminal wrote until it closed, which Linux reports as EIO."""
+    output = b""
     with open(terminal, "rb", buffering=0) as file, contextlib.suppress(OSError):
         while block := file.read(4_096):
-            told += block
-    return told
+            output += block
+    return output
 
 
-def test_show_before_prepare_says_to_prepare(options):
+def test_show_before_prepare_hints_at_prepare(options):
     done = data("show", *options)
     assert done.returncode == 2
     assert "Run `python -m model.data prepare`" in done.stderr

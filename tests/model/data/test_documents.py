@@ -121,8 +121,8 @@ def _table(**columns: object) -> Breaker:
 
 
 def _latin1_parquet(folder: Path) -> None:
-    words = pa.array([b"caf\xe9", b"tea"], pa.binary()).cast(pa.string(), safe=False)
-    pq.write_table(pa.table({"text": words}), folder / "a.parquet")
+    column = pa.array([b"caf\xe9", b"tea"], pa.binary()).cast(pa.string(), safe=False)
+    pq.write_table(pa.table({"text": column}), folder / "a.parquet")
 
 
 def _mixed(folder: Path) -> None:
@@ -187,7 +187,7 @@ def test_broken_source_is_an_error_that_names_the_place(tmp_path: Path, name: st
         ("./no/such/folder", "expected a folder; got no such folder"),
     ],
 )
-def test_source_that_is_not_there_is_named_with_a_remedy(source: str, message: str):
+def test_missing_source_is_named_with_a_hint(source: str, message: str):
     with pytest.raises(DataError, match=message):
         describe_source(source)
 

@@ -46,7 +46,7 @@ def test_ranks_share_each_step_in_order(rows):
             assert together.tolist() == rows.tokens(8 * step, 8 * step + 8).tolist()
 
 
-def test_resumed_loader_goes_on_where_the_first_would_have(rows):
+def test_resumed_loader_continues_with_the_next_step(rows):
     with Loader(rows, batch_rows=6) as whole, Loader(rows, batch_rows=6, start_step=3) as resumed:
         for _ in range(3):
             whole.next()

@@ -15,15 +15,15 @@ from model.errors import DataError
 from .conftest import PANGRAM, quiet, sentences, write_jsonl, write_parquet
 
 
-def book(words, seed=0):
-    """A text of so many words without repeated passages."""
+def book(length, seed=0):
+    """A text of so many length without repeated passages."""
     known = PANGRAM.split()
-    chosen = np.random.default_rng(seed).integers(0, len(known), words)
+    chosen = np.random.default_rng(seed).integers(0, len(known), length)
     return " ".join(known[word] for word in chosen)
 
 
 def txt_folder(folder, train=20_000, validation=4_000):
-    """One txt file a split, of so many words."""
+    """One txt file a split, of so many length."""
     folder.mkdir()
     (folder / "a.txt").write_text(book(train))
     (folder / "b.txt").write_text(book(validation, seed=1))
@@ -100,7 +100,7 @@ def test_documents_of_other_formats_are_cropped_as_before(tmp_path, settings, wr
     assert "longer than a row of 33" in warned[0]
 
 
-def test_a_source_that_cropping_would_waste_is_refused_with_a_remedy(tmp_path, settings):
+def test_a_source_that_cropping_would_waste_is_refused_with_a_hint(tmp_path, settings):
     folder = tmp_path / "text"
     folder.mkdir()
     for name, start in (("a", 0), ("b", 5_000)):

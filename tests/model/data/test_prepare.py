@@ -164,7 +164,7 @@ def test_vocabulary_of_a_file_is_used_and_its_size_must_fit(tmp_path, settings):
 
 @pytest.mark.parametrize("suffix", ["tokens", "starts"])
 @pytest.mark.parametrize("damage", ["cut", "changed", "gone"])
-def test_shard_that_is_not_what_the_manifest_says_is_refused(tmp_path, settings, suffix, damage):
+def test_shard_that_differs_from_the_manifest_is_refused(tmp_path, settings, suffix, damage):
     wanted = settings(parquet_folder(tmp_path / "text"))
     home = prepare(wanted, quiet).path
     path = home / "shards" / f"001-train.{suffix}"
@@ -238,7 +238,7 @@ def test_bad_file_met_while_training_the_vocabulary_keeps_its_name(tmp_path, set
         prepare(settings(folder), quiet)
 
 
-def test_damaged_manifest_is_an_error_with_a_remedy(tmp_path, settings):
+def test_damaged_manifest_is_an_error_with_a_hint(tmp_path, settings):
     wanted = settings(parquet_folder(tmp_path / "text"))
     home = prepare(wanted, quiet).path
     value = json.loads((home / "manifest.json").read_text())
@@ -260,9 +260,9 @@ import sys
 from model.data.prepare import prepare
 from model.data.settings import DataSettings
 from model.errors import DataError
-def tell(line): print(line, flush=True)
+def progress(line): print(line, flush=True)
 try:
-    print(prepare({settings!r}, tell).data_id)
+    print(prepare({settings!r}, progress).data_id)
 except DataError as error:
     print("DataError", error)
 """
@@ -275,7 +275,7 @@ def start_prepare(wanted, **options) -> subprocess.Popen[str]:
     )
 
 
-def test_killed_prepare_goes_on_with_the_shards_it_finished(tmp_path, settings):
+def test_killed_prepare_reuses_its_finished_shards(tmp_path, settings):
     folder = parquet_folder(tmp_path / "text", sizes=(3_000, 3_000, 3_000, 40), group=1_000)
     wanted = settings(folder)
     process = start_prepare(wanted)
@@ -306,7 +306,7 @@ def test_second_process_waits_and_makes_nothing_again(tmp_path, settings):
     assert output.split()[-1] == prepare(wanted, quiet).data_id
 
 
-def test_full_disk_is_an_error_with_a_remedy_and_nothing_half_written(tmp_path, settings):
+def test_full_disk_is_an_error_with_a_hint_and_leaves_no_partial_file(tmp_path, settings):
     """A limit on file sizes fails a write as a full disk does."""
     import resource
 
@@ -323,12 +323,12 @@ def test_full_disk_is_an_error_with_a_remedy_and_nothing_half_written(tmp_path, 
     process = start_prepare(wanted, preexec_fn=small_files_only)
     output, _ = process.communicate(timeout=60)
     assert "DataError" in output
-    assert "room on the disk for the prepared data; got no more room" in output
+    assert "disk space for the prepared data; got no space left" in output
     assert not list((tmp_path / "cache").glob("*/shards/*"))
     assert prepare(wanted, quiet).data_id
 
 
-def test_cache_that_cannot_be_written_is_an_error_with_a_remedy(tmp_path, settings):
+def test_read_only_cache_is_an_error_with_a_hint(tmp_path, settings):
     (tmp_path / "taken").write_text("a file where the cache should be")
     wanted = settings(parquet_folder(tmp_path / "text"), cache_dir=str(tmp_path / "taken"))
     with pytest.raises(DataError, match=r"a folder that can be written; .* Set data\.cache_dir"):

@@ -69,7 +69,7 @@ def test_other_numbers_of_files_are_other_data_and_each_stays_prepared(
     assert len(hub.requests) == 4
 
 
-def test_before_prepare_a_run_is_told_to_prepare(settings: Settings):
+def test_a_run_before_prepare_is_refused_with_a_hint(settings: Settings):
     assert find_view(settings("climbmix", train_files=1)) is None
     with pytest.raises(DataError, match="Run `python -m model"):
         open_prepared(settings("climbmix", train_files=1))
@@ -85,7 +85,7 @@ def test_folder_of_the_same_name_does_not_take_the_place_of_a_published_name(
     assert len(hub.requests) == 2
 
 
-def test_shard_put_there_by_hand_and_cut_is_named(hub: Hub, settings: Settings):
+def test_truncated_shard_that_the_user_copied_is_named(hub: Hub, settings: Settings):
     wanted = settings("climbmix", train_files=1, mirror=hub.url)
     folder = wanted.cache / "downloads" / "climbmix"
     folder.mkdir(parents=True)
@@ -96,13 +96,13 @@ def test_shard_put_there_by_hand_and_cut_is_named(hub: Hub, settings: Settings):
     assert prepare(wanted, quiet).data_id
 
 
-def test_number_of_files_must_be_said_and_must_exist(settings: Settings):
+def test_number_of_files_is_required_and_limited(settings: Settings):
     for files, message in ((None, "got null"), (6_543, "got 6543")):
         with pytest.raises(DataError, match=rf"data\.train_files: expected .*{message}"):
             prepare(settings("climbmix", train_files=files, mirror=NOWHERE), quiet)
 
 
-def test_fineweb_needs_gpt2_and_says_so_before_it_downloads(settings: Settings):
+def test_fineweb_without_gpt2_is_refused_before_the_download(settings: Settings):
     with pytest.raises(DataError, match=r"data\.tokenizer: expected gpt2.* model\.vocab_size"):
         prepare(settings("fineweb10B", train_files=1, mirror=NOWHERE), quiet)
 

@@ -46,7 +46,7 @@ BROKEN: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "version": (changed(1, 7), "version 1 of the format; got 7"),
     "count too large": (
         changed(2, 9),
-        "1,042 bytes for the 9 tokens that its header counts; got 1,030 bytes",
+        "1,042 bytes for the 9 tokens in its header; got 1,030 bytes",
     ),
     "count below zero": (changed(2, -3), "got 1,030 bytes"),
     "cut short": (lambda content: content[:-1], "1,030 bytes for the 3 tokens .* got 1,029 bytes"),
@@ -76,7 +76,7 @@ def test_header_is_that_of_llm_c(tmp_path: Path):
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two training files, the second of which goes on with a document of the first; validation."""
+    """Two training files, the second beginning inside a document of the first; validation."""
     folder = tmp_path / "bins"
     folder.mkdir()
     for index in range(1, 3):

@@ -18,7 +18,7 @@ def small() -> tokenizers.Tokenizer:
     return tokenizers.train(sentences(200), 400)
 
 
-def test_trained_vocabulary_has_the_size_asked_for_with_specials_behind(small):
+def test_trained_vocabulary_has_the_requested_size_and_ends_with_specials(small):
     assert small.vocab_size == 400
     assert small.bos_id == 391
     assert sorted(small.specials.values()) == list(range(391, 400))
@@ -119,12 +119,12 @@ def test_file_that_is_no_vocabulary_is_refused_by_name(tmp_path: Path, content: 
         tokenizers.load(tmp_path / "v.json")
 
 
-def test_missing_vocabulary_file_is_said_to_be_missing(tmp_path: Path):
+def test_missing_vocabulary_file_is_an_error(tmp_path: Path):
     with pytest.raises(DataError, match="got no such file"):
         tokenizers.load(tmp_path / "v.json")
 
 
-def test_gpt2_vocabulary_out_of_reach_says_how_to_get_it(monkeypatch, tmp_path: Path):
+def test_unreachable_gpt2_vocabulary_is_an_error_with_a_hint(monkeypatch, tmp_path: Path):
     import tiktoken.registry
 
     monkeypatch.setattr(tiktoken.registry, "ENCODINGS", {})

@@ -75,7 +75,7 @@ INITIAL = {
 SPREADS = {"filled": FILLED, "initial": INITIAL, "zeros": {**INITIAL, "mlp.c_proj": (0.0, 0.0)}}
 
 SENTENCE = "the value of a name is bound when its block runs and lost when that block ends"
-WORDS = SENTENCE.split(" ")
+VOCABULARY = SENTENCE.split(" ")
 
 
 def frozen(name: str) -> np.random.RandomState:
@@ -109,13 +109,13 @@ def parquet_files() -> dict[str, list[list[str]]]:
 
 
 def _document(generator: np.random.RandomState) -> str:
-    words = 1 + int(60 * generator.random_sample() ** 2)
-    return " ".join(WORDS[at] for at in generator.randint(len(WORDS), size=words))
+    count = 1 + int(60 * generator.random_sample() ** 2)
+    return " ".join(VOCABULARY[at] for at in generator.randint(len(VOCABULARY), size=count))
 
 
-def phrase(name: str, words: int) -> str:
-    """Some words that a name decides."""
-    return " ".join(WORDS[at] for at in frozen(name).randint(len(WORDS), size=words))
+def phrase(name: str, count: int) -> str:
+    """A made-up phrase; the same for one name."""
+    return " ".join(VOCABULARY[at] for at in frozen(name).randint(len(VOCABULARY), size=count))
 
 
 def questions() -> dict[str, dict[str, Any]]:
