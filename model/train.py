@@ -21,8 +21,9 @@ STARTED = time.time()  # before torch is imported, so that startup_s counts it
 def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments = parser.parse_args(argv)
-    if arguments.other_code and not arguments.resume:
-        parser.error("--other-code requires --resume")
+    for option in ("other_code", "other_ranks"):
+        if getattr(arguments, option) and not arguments.resume:
+            parser.error(f"--{option.replace('_', '-')} requires --resume")
     return run_process(arguments, _train)
 
 
@@ -31,6 +32,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--resume", action="store_true", help="resume the run in --out")
     parser.add_argument(
         "--other-code", action="store_true", help="resume a run that other code started"
+    )
+    parser.add_argument(
+        "--other-ranks", action="store_true", help="resume a run of another number of ranks"
     )
     return parser
 

@@ -3,7 +3,7 @@
 `training` and `stepper` drive it, and so do benchmarks and tests.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from model.distributed.ranks import ALONE, Ranks
 from model.gpt import GPT
 from model.kernels import choose
 from model.optim.labels import Optimizers
+from model.optim.reshard import resharded
 from model.tricks.window_warmup import enter
 
 
@@ -119,6 +120,12 @@ class Trainer:
         torch.set_rng_state(state["generators"]["cpu"])
         if self.device.type == "cuda" and "cuda" in state["generators"]:
             torch.cuda.set_rng_state(state["generators"]["cuda"], self.device)
+
+    def load_state_of_ranks(self, states: Sequence[dict[str, Any]]) -> None:
+        """Copy in the states that all ranks of another number of ranks saved, by rank."""
+        optimizers = resharded([state["optimizers"] for state in states], self.optimizers)
+        generators = states[min(self.ranks.rank, len(states) - 1)]["generators"]
+        self.load_state_dict({**states[0], "optimizers": optimizers, "generators": generators})
 
     def warm_up(self) -> None:
         """Compile the forward and backward pass of every stage and of evaluations, and the

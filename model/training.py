@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from model.checkpoint import directory as checkpoint
-from model.checkpoint.directory import Manifest
+from model.checkpoint.directory import Manifest, ResumeOptions
 from model.checkpoint.resume import newest_whole
 from model.checkpoint.writer import CheckpointWriter
 from model.config import Config
@@ -35,7 +35,7 @@ from model.kernels import kernel_plan
 from model.runtime import precompile, preflight
 from model.runtime.compilation import Compilation
 from model.runtime.environment import environment_json, of_all_ranks, peak_flops, peak_memory_bytes
-from model.runtime.process import Resume, write_config
+from model.runtime.process import write_config
 from model.runtime.run_dir import RunDirectory
 from model.runtime.sinks import open_sinks
 from model.runtime.stop import CHECKPOINT_GRACE_S, Stop
@@ -58,7 +58,7 @@ class Training:
         run: RunDirectory,
         stop: Stop,
         ranks: Ranks = ALONE,
-        resume: Resume | None = None,
+        resume: ResumeOptions | None = None,
     ) -> None:
         self.config, self.derived, self.run, self.stop = config, derived, run, stop
         self.ranks, self.resume = ranks, resume
@@ -265,10 +265,10 @@ class Training:
             print(f"no checkpoint at step {outcome.step}: {outcome.refused}", file=sys.stderr)
             self.run.event("checkpoint_failed", **outcome.as_json())
 
-    def _restore(self, resume: Resume) -> None:
+    def _restore(self, resume: ResumeOptions) -> None:
         """Load the newest intact checkpoint, if any; raises RunError."""
-        folder, other_code = checkpoint.folder_of(self.run.root), resume.other_code
-        found = newest_whole(folder, self.identity, other_code=other_code, ranks=self.ranks)
+        folder = checkpoint.folder_of(self.run.root)
+        found = newest_whole(folder, self.identity, resume, self.ranks)
         if found is None:
             self._print("no checkpoint to resume from: the run starts from its first step")
             self.run.continue_from(0)
@@ -277,7 +277,10 @@ class Training:
         same_code = saved.identity.code_id == self.identity.code_id
         assert saved.next_row == self._next_row(saved.step), (saved.next_row, saved.step)
         try:
-            self.trainer.load_state_dict(found.state)
+            if saved.identity.ranks == self.ranks.count:
+                self.trainer.load_state_dict(found.states[0])
+            else:
+                self.trainer.load_state_of_ranks(found.states)
         except (RuntimeError, ValueError, KeyError) as error:
             if same_code:
                 raise
@@ -302,6 +305,7 @@ class Training:
             step=saved.step,
             earlier_status=self.run.earlier_status,
             same_code=same_code,
+            ranks=saved.identity.ranks,
             same_environment=saved.environment_id == self.environment_id,
         )
 

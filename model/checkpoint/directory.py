@@ -179,18 +179,28 @@ def require_whole(path: Path, manifest: Manifest, rank: int) -> None:
         raise damaged(path, expected, digest[:12])
 
 
-def refuse_other_run(folder: Path, requested: Identity, *, other_code: bool) -> None:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ResumeOptions:
+    """What a resumed run may differ in from the checkpoint it continues."""
+
+    other_code: bool = False
+    other_ranks: bool = False
+
+
+def refuse_other_run(folder: Path, requested: Identity, options: ResumeOptions) -> None:
     """`require_same_run` for the newest readable checkpoint, if there is one."""
     for path in listed(folder):
         try:
             saved = read_manifest(path).identity
         except DamagedCheckpoint:
             continue
-        require_same_run(path, saved, requested, other_code=other_code)
+        require_same_run(path, saved, requested, options)
         return
 
 
-def require_same_run(path: Path, saved: Identity, requested: Identity, *, other_code: bool) -> None:
+def require_same_run(
+    path: Path, saved: Identity, requested: Identity, options: ResumeOptions
+) -> None:
     """Raise RunError naming what differs between the checkpoint and the requested run."""
     if saved.protocol != requested.protocol:
         hint = "The measured quantities changed since then: start a new run with another --out."
@@ -199,14 +209,14 @@ def require_same_run(path: Path, saved: Identity, requested: Identity, *, other_
         want, got = _differing(saved, requested)
         hint = "Resume with the original configuration, config.json of the run directory, "
         raise _foreign(path, want, got, hint + "or start a new run with another --out.")
-    if saved.ranks != requested.ranks:
+    if saved.ranks != requested.ranks and not options.other_ranks:
         want, got = f"ranks {requested.ranks}", f"ranks {saved.ranks}"
         raise _foreign(path, want, got, _start_ranks(saved.ranks))
     if requested.data_id is not None and saved.data_id != requested.data_id:
         want, got = f"data {requested.data_id[:12]}", f"data {str(saved.data_id)[:12]}"
         hint = "Text, tokenizer or packing changed: restore the old data, or start a new run."
         raise _foreign(path, want, got, hint)
-    if saved.code_id != requested.code_id and not other_code:
+    if saved.code_id != requested.code_id and not options.other_code:
         want, got = f"code {requested.code_id[:12]}", f"code {saved.code_id[:12]}"
         versions = _versions(saved.packages, requested.packages)
         hint = (
@@ -231,10 +241,9 @@ def not_loadable(path: Path, error: Exception) -> RunError:
 
 
 def _start_ranks(count: int) -> str:
-    if count == 1:
-        return "Each rank's file holds its share of the states: start it without torchrun."
     command = f"`torchrun --nproc-per-node {count} -m model.train ... --resume`"
-    return f"Each rank's file holds its share of the states: start as many, with {command}."
+    same = "Start it without torchrun" if count == 1 else f"Start as many, with {command}"
+    return f"{same}; or pass --other-ranks: steps then last as long as with this number."
 
 
 def _foreign(path: Path, expected: str, got: str, hint: str) -> RunError:

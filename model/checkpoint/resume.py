@@ -4,8 +4,8 @@ Damaged newer ones are skipped and reported. A checkpoint of another run is refu
 directory belongs to that run. Where checkpoints exist and none is intact, resuming is refused too:
 starting over would silently discard the run. A run without checkpoints starts from its first step.
 
-Each rank reads its own file, and all resume from the same checkpoint: one that is damaged for one
-rank is skipped by all.
+Each rank reads its own file, or with another number of ranks all files, and all resume from the
+same checkpoint: one that is damaged for one rank is skipped by all.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from model.checkpoint import directory as checkpoint
-from model.checkpoint.directory import Identity, Manifest
+from model.checkpoint.directory import Identity, Manifest, ResumeOptions
 from model.checkpoint.staging import read_tensors
 from model.distributed.ranks import ALONE, Ranks
 from model.errors import DamagedCheckpoint, RunError
@@ -25,12 +25,13 @@ class ResumePoint:
 
     path: Path
     manifest: Manifest
-    state: Any
+    states: list[Any]
+    """This rank's own state; of another number of ranks, the states of all of them."""
     damaged: list[DamagedCheckpoint]
 
 
 def newest_whole(
-    folder: Path, requested: Identity, *, other_code: bool, ranks: Ranks = ALONE
+    folder: Path, requested: Identity, options: ResumeOptions, ranks: Ranks = ALONE
 ) -> ResumePoint | None:
     """The checkpoint to resume from; None where the folder has none. Raises RunError.
 
@@ -38,14 +39,14 @@ def newest_whole(
     """
     faults: list[DamagedCheckpoint] = []
     for path in ranks.all_gather_object(checkpoint.listed(folder))[0]:
-        manifest, fault = _checked(path, requested, other_code, ranks.rank)
+        manifest, fault = _checked(path, requested, options, ranks)
         if (agreed := _of_all(ranks, fault)) is not None:
             faults.append(agreed)
             continue
         assert manifest is not None
-        return ResumePoint(
-            path=path, manifest=manifest, state=_state(path, ranks.rank), damaged=faults
-        )
+        files = _files(manifest, ranks)
+        states = [_state(path, each) for each in files]
+        return ResumePoint(path=path, manifest=manifest, states=states, damaged=faults)
     if faults:
         raise RunError(
             path=str(folder),
@@ -57,16 +58,23 @@ def newest_whole(
 
 
 def _checked(
-    path: Path, requested: Identity, other_code: bool, rank: int
+    path: Path, requested: Identity, options: ResumeOptions, ranks: Ranks
 ) -> tuple[Manifest | None, RunError | None]:
     """The manifest of a checkpoint that this rank can resume from, or its fault."""
     try:
         manifest = checkpoint.read_manifest(path)
-        checkpoint.require_same_run(path, manifest.identity, requested, other_code=other_code)
-        checkpoint.require_whole(path, manifest, rank)
+        checkpoint.require_same_run(path, manifest.identity, requested, options)
+        for each in _files(manifest, ranks):
+            checkpoint.require_whole(path, manifest, each)
     except RunError as fault:
         return None, fault
     return manifest, None
+
+
+def _files(manifest: Manifest, ranks: Ranks) -> list[int]:
+    """The ranks whose files this rank reads."""
+    saved = manifest.identity.ranks
+    return [ranks.rank] if saved == ranks.count else list(range(saved))
 
 
 def _of_all(ranks: Ranks, fault: RunError | None) -> DamagedCheckpoint | None:

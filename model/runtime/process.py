@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from model.checkpoint import directory as checkpoint
+from model.checkpoint.directory import ResumeOptions
 from model.config import Config
 from model.config.derive import Derived
 from model.distributed.ranks import ALONE, Ranks, from_environment
@@ -26,14 +27,6 @@ from model.system.failure import IN_ANOTHER_RANK, Failure, classify
 
 
 @dataclass(frozen=True, kw_only=True)
-class Resume:
-    """Options of a resumed run."""
-
-    other_code: bool
-    """Whether to accept a checkpoint that other code has written."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Process:
     """The inputs of a process's work."""
 
@@ -42,7 +35,7 @@ class Process:
     run: RunDirectory
     stop: Stop
     ranks: Ranks = ALONE
-    resume: Resume | None = None
+    resume: ResumeOptions | None = None
     """Null: the run starts from its first step."""
 
 
@@ -57,7 +50,7 @@ def command_line(module: str, description: str | None) -> argparse.ArgumentParse
     parser.add_argument("--out", type=Path, required=True, help="the run's directory")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C")
     parser.add_argument("--watch-fd", type=int, help="stop at the end of this descriptor")
-    parser.set_defaults(resume=False, other_code=False)
+    parser.set_defaults(resume=False, other_code=False, other_ranks=False)
     return parser
 
 
@@ -86,9 +79,10 @@ def _begin(arguments: argparse.Namespace, run: RunDirectory, stop: Stop, ranks: 
     config, derived = resolve(str(arguments.config), overrides, ranks.count)
     identity, resume = identity_json(config), None
     if arguments.resume:
-        resume = Resume(other_code=arguments.other_code)
+        resume = ResumeOptions(other_code=arguments.other_code, other_ranks=arguments.other_ranks)
+        # before the earlier run's files change, and before torch is imported
         requested = checkpoint.identity_of(config, identity["data_id"], ranks.count)
-        _refuse_other_run(run, requested, resume)
+        checkpoint.refuse_other_run(checkpoint.folder_of(run.root), requested, resume)
     write_config(run, config, derived)
     return Process(config=config, derived=derived, run=run, stop=stop, ranks=ranks, resume=resume)
 
@@ -101,12 +95,6 @@ def write_config(run: RunDirectory, config: Config, derived: Derived) -> None:
     run.write(
         "config.json", {"requested": asdict(config), "resolved": resolved, "identity": identity}
     )
-
-
-def _refuse_other_run(run: RunDirectory, requested: checkpoint.Identity, resume: Resume) -> None:
-    """Raise before changing the earlier run's files and before importing torch."""
-    folder = checkpoint.folder_of(run.root)
-    checkpoint.refuse_other_run(folder, requested, other_code=resume.other_code)
 
 
 def _outcome(run: RunDirectory, ranks: Ranks, call: Callable[[], None]) -> int:

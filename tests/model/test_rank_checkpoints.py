@@ -223,6 +223,22 @@ def test_another_number_of_ranks_is_refused_with_both_numbers(runs: Path, tmp_pa
     assert (out / "events.jsonl").read_text() == before
 
 
+@pytest.mark.slow
+def test_a_run_of_two_ranks_resumes_on_one_with_the_option(runs: Path, tmp_path: Path) -> None:
+    """Its steps are those of two ranks but for the order of sums."""
+    out = shutil.copytree(runs / LEFT_ALONE, tmp_path / "run")
+    (out / "result.json").unlink()
+    whole = numbers(out)
+    shutil.rmtree(listed(folder_of(out))[0])  # the last one: step 9 is left, where gradients wait
+    command = [sys.executable, "-m", "model.train", *OPTIONS, f"--out={out}", "--resume"]
+    subprocess.run([*command, "--other-ranks"], cwd=ROOT, check=True)
+    (resumed,) = events(out, "resumed")
+    assert (resumed["step"], resumed["ranks"]) == (9, 2)
+    for one, two in zip(numbers(out), whole, strict=True):
+        assert one[:3] == two[:3]
+        assert one[3:] == pytest.approx(two[3:], rel=1e-5)
+
+
 def under_torchrun(out: Path, device: str, *more: str) -> subprocess.Popen[str]:
     """A run that does not end by itself."""
     launcher = ["torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d"]
