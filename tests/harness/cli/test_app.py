@@ -7,7 +7,9 @@ import sys
 import pytest
 
 from harness import errors
+from harness.__main__ import main
 from harness.results.record import Record
+from harness.results.store import Store
 
 
 def test_help_names_every_command(harness):
@@ -103,12 +105,18 @@ def test_wrong_usage_has_its_exit_code_and_no_traceback(harness, study_file, arg
     assert done.stderr
 
 
-def test_an_unexpected_error_ends_with_4_and_its_traceback_in_a_file(harness, store):
-    (store.root / "studies" / "odd.json").mkdir(parents=True)
-    done = harness("report", "odd")
-    assert done.returncode == errors.COULD_NOT_RUN
-    assert "unexpected IsADirectoryError" in done.stderr
-    place = done.stderr.strip().rpartition(" ")[2]
+def test_an_unexpected_error_ends_with_4_and_its_traceback_in_a_file(monkeypatch, store, capfd):
+    def broken(store: Store) -> None:
+        raise IndexError("a fault of the harness")
+
+    monkeypatch.setattr(Store, "records", broken)
+    monkeypatch.setattr(sys, "argv", ["harness", "noise", "--store", str(store.root)])
+    with pytest.raises(SystemExit) as ending:
+        main()
+    assert ending.value.code == errors.COULD_NOT_RUN
+    written = capfd.readouterr().err
+    assert "unexpected IndexError: a fault of the harness" in written
+    place = written.strip().rpartition(" ")[2]
     with open(place) as handle:
         assert "Traceback" in handle.read()
 

@@ -18,6 +18,7 @@ OPTIONS = [
     (("full", FULL), ("--max-minutes", "--price")),
     (("run", CONFIG), ("--timeout-minutes", "--seed")),
     (("gate", CONFIG), ("--budget-minutes", "--price", "--run-minutes", "--alpha", "--exchange")),
+    (("gate", CONFIG), ("--target-p",)),
     (("compare", "a", "--", "b"), ("--alpha", "--exchange", "--target-p", "--seen")),
     (("drift",), ("--recent",)),
 ]

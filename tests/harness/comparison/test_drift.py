@@ -136,10 +136,10 @@ def test_sessions_of_another_configuration_seed_or_device_are_another_series():
     assert [one.sessions for one in watch(records)] == [3, 1, 1, 1]
 
 
-def test_not_a_number_is_a_missing_session():
+def test_a_session_without_the_metric_is_a_missing_one():
     losses, speeds = noise(20)
     records = nights(losses, speeds)
-    records[5] = msgspec.structs.replace(records[5], metrics={"val_loss": float("nan")})
+    records[5] = msgspec.structs.replace(records[5], metrics={})
     assert of(watch(records), "val_loss").sessions == 19
 
 
