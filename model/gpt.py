@@ -7,6 +7,7 @@ B batch, T tokens, D width, H heads, K head width (H K = D), L layers, V padded 
 import warnings
 from contextlib import nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,7 @@ from model.kernels import Kernels, compute_type, fused
 from model.kernels.fp8 import Fp8
 from model.tricks.backout import Backout
 from model.tricks.bigram_hash_embedding import BigramHashEmbedding, Share, added
+from model.tricks.document_mask import DocumentMask
 from model.tricks.logit_rescale import rescaled
 from model.tricks.multi_token import weighted_losses
 from model.tricks.paired_heads import interleaved, of_pairs, separated
@@ -54,6 +56,9 @@ class GPT(nn.Module):
             self.positions = Table(own.under("positions"))
         self.rotary = Rotary(model.rotary, sizes.head_width) if model.rotary else None
         self.heads, self.paired = sizes.heads, paired_layers(config, sizes)
+        self.document_mask = None
+        if model.document_mask is not None:
+            self.document_mask = DocumentMask(config, kernels.attention)
         self.bigram_hash_embedding = None
         if model.bigram_hash_embedding is not None:
             self.bigram_hash_embedding = BigramHashEmbedding(
@@ -118,10 +123,13 @@ class GPT(nn.Module):
         """
         x = self.enter(tokens, position_ids)  # (B, T, D)
         cos_sin = self.cos_sin_by_layer(x, position_ids)
+        masks: list[Any] = [None] * len(self.blocks)
         mix: Mix | None = None
         bigrams: Share | None = None
         skip: Skip | None = None
         outputs: list[Tensor] = []
+        if self.document_mask is not None:
+            masks = self.document_mask(tokens, [block.attention for block in self.blocks])
         if self.bigram_hash_embedding is not None:
             shares = self.bigram_hash_embedding.share(self.bigram_hash_embedding(tokens))
         if self.residual_scalars is not None:
@@ -133,7 +141,7 @@ class GPT(nn.Module):
                 bigrams = shares[layer]
             if self.unet_skips is not None:
                 skip = self.unet_skips(layer, outputs)
-            x = block(x, tokens, cos_sin[layer], mix, bigrams, skip)
+            x = block(x, tokens, cos_sin[layer], mix, bigrams, skip, masks[layer])
             if self.keeps_outputs:
                 outputs.append(x)
         middle = None if self.backout is None else outputs[self.backout.layer]
@@ -249,6 +257,7 @@ class Block(nn.Module):
         mix: Mix | None = None,
         bigrams: Share | None = None,
         skip: Skip | None = None,
+        mask: Any = None,
     ) -> Tensor:
         if mix is not None:
             x = mixed(x, mix)
@@ -256,7 +265,7 @@ class Block(nn.Module):
             x = added(x, bigrams)
         if skip is not None:
             x = skipped(x, skip)
-        x = self.attention(self.attention_norm(x), tokens, cos_sin, residual=x)
+        x = self.attention(self.attention_norm(x), tokens, cos_sin, residual=x, mask=mask)
         return self.mlp(self.mlp_norm(x), residual=x)
 
 
@@ -296,18 +305,24 @@ class Attention(nn.Module):
             )
 
     def forward(
-        self, x: Tensor, tokens: Tensor, cos_sin: CosSin | None, residual: Tensor
+        self,
+        x: Tensor,
+        tokens: Tensor,
+        cos_sin: CosSin | None,
+        residual: Tensor,
+        mask: Any = None,
     ) -> Tensor:
         q, k, v = self.heads_of(x, cos_sin)  # (B, T, H, K)
         if self.value_embedding is not None:
             v = self.value_embedding(v, x, tokens)
         if self.offsets_keys:
             k = offset(k)
+        seen = (self.window,) if mask is None else (self.window, mask)
         if self.paired:
-            y = self.attend(interleaved(q), interleaved(k), interleaved(v), self.window)
+            y = self.attend(interleaved(q), interleaved(k), interleaved(v), *seen)
             y = separated(y)
         else:
-            y = self.attend(q, k, v, self.window)
+            y = self.attend(q, k, v, *seen)
         if self.xsa:
             y = exclusive(y, v)
         if self.sparse_gate is not None:

@@ -15,6 +15,15 @@ class Windows:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DocumentMask:
+    """Trick `document_mask`: attention stays inside a document (model/tricks/document_mask.py)."""
+
+    bos_id: int | None = None
+    """The token that opens a document. Null: that of data.tokenizer `train` (vocab_size - 9) or
+    `gpt2` (vocab_size - 1); a tokenizer file has no rule."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class HalfRotary:
     """Trick `half_rotary`: half of the channels stand still (model/tricks/half_rotary.py)."""
 
@@ -179,6 +188,8 @@ class Model:
     """Norm of queries and keys. Null: none."""
     windows: Windows | None = None
     """Attention windows. Null: full causal attention in every layer."""
+    document_mask: DocumentMask | None = None
+    """Attention inside a document. Null: also to the documents before it in the row."""
     sparse_attention_gate: SparseAttentionGate | None = None
     """Gates on the outputs of heads. Null: none."""
     xsa: bool = False

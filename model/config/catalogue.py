@@ -235,6 +235,14 @@ TRICKS: dict[str, Trick] = {
         people="@classiclarryd",
         file="tricks/paired_heads.py",
     ),
+    "document_mask": Trick(
+        summary="A query sees only keys of its own document",
+        on={"model.document_mask": {}},
+        off={"model.document_mask": None},
+        source="modded-nanogpt 2024-11-19; refused by nanochat (log of 2026-01-13)",
+        people="@KoszarskyB; @YouJiacheng, @varunneal (varlen); @karpathy",
+        file="tricks/document_mask.py",
+    ),
     "sparse_attention_gate": Trick(
         summary="A gate on each head's output, from 12 channels of its input",
         on={"model.sparse_attention_gate": {}},

@@ -13,6 +13,7 @@ from model.config.shapes import (
     FP8_LEAST,
     FP8_MULTIPLE,
     WINDOW_MULTIPLE,
+    bos_of,
     fp8_takes,
     paired_layers,
     sizes_of,
@@ -48,7 +49,7 @@ def faults(config: Config) -> list[ConfigError]:
     if found:  # the other checks compute with these numbers
         return found
     checks = (
-        *(_shape, _windows, _pairs, _gates, _logits, _bigrams, _fp8, _adamw, _muon),
+        *(_shape, _windows, _documents, _pairs, _gates, _logits, _bigrams, _fp8, _adamw, _muon),
         *(_schedule, _stages, _horizon, _data, _core),
     )
     return [fault for check in checks for fault in check(config)]
@@ -105,6 +106,17 @@ def _windows(config: Config) -> Iterator[ConfigError]:
         expected = f"1 to context_tokens ({context})"
         hint = "Shorten the window, lengthen model.context_tokens, or set model.windows: null."
         yield _fault("model.windows.short_tokens", expected, short, hint)
+
+
+def _documents(config: Config) -> Iterator[ConfigError]:
+    if config.model.document_mask is None:
+        return
+    bos, vocab, path = bos_of(config), config.model.vocab_size, "model.document_mask.bos_id"
+    if bos is None:
+        expected = f"the token that opens a document, for the tokenizer {config.data.tokenizer}"
+        yield _fault(path, expected, "null", "Set the id of the tokenizer's BOS.")
+    elif not 0 <= bos < vocab:
+        yield _fault(path, f"0 to below vocab_size ({vocab})", bos, "Set the tokenizer's BOS.")
 
 
 def _pairs(config: Config) -> Iterator[ConfigError]:

@@ -10,6 +10,7 @@ from model.config import BigramHashEmbedding, Config
 VOCAB_MULTIPLE = 64  # tables padded so that the head's matmul has full tiles
 WINDOW_MULTIPLE = 128  # short windows in whole tiles of the attention kernels
 SWIGLU_MULTIPLE = 16  # rows of whole 16 bytes, in 8-bit formats too
+TRAINED_SPECIALS = 9  # behind the ordinary tokens of a trained vocabulary, BOS first
 FP8_MULTIPLE = 16  # sides of a product in 8 bits: rows of whole 16 bytes
 FP8_LEAST = 128  # smaller ones gain nothing (nanochat, torchao)
 
@@ -72,6 +73,15 @@ def paired_layers(config: Config, sizes: Sizes) -> tuple[bool, ...]:
     short = [i for i, window in enumerate(sizes.windows) if window < sizes.context]
     chosen = short[:: paired.every] if paired is not None else []
     return tuple(layer in chosen for layer in range(sizes.layers))
+
+
+def bos_of(config: Config) -> int | None:
+    """The token that opens a document, where trick `document_mask` is on; null if no rule says."""
+    mask, vocab = config.model.document_mask, config.model.vocab_size
+    if mask is None or mask.bos_id is not None:
+        return None if mask is None else mask.bos_id
+    behind = {"train": TRAINED_SPECIALS, "gpt2": 1}.get(config.data.tokenizer)
+    return None if behind is None else vocab - behind
 
 
 def bigram_rows(settings: BigramHashEmbedding, sizes: Sizes) -> int:

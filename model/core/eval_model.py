@@ -20,10 +20,12 @@ are not used, the kept ones are. A token of the rest sees the shared ones and th
 as far as its layer's window reaches. A trick that looks further back than one token would need
 more of them in front (LOOKBACK); the tests hold both ways equal for every trick there is.
 
+Rows of CORE are one document each, so trick `document_mask` would hide nothing and is left out.
+
 B questions, P and Q tokens, H heads, K head width.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -70,6 +72,7 @@ class EvalModel:
 
     def __init__(self, gpt: GPT, config: Config, sizes: Sizes, kernels: Kernels) -> None:
         device = gpt.embedding.weight.device
+        config = replace(config, model=replace(config.model, document_mask=None))
         attention = _eager(kernels.attention, config, sizes, device)
         self.kernels = Kernels(attention=attention, qkv=kernels.qkv, products=kernels.products)
         with torch.device("meta"):  # its own tensors would be as large as the model

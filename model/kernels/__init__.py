@@ -67,7 +67,8 @@ def choose(config: Config, sizes: Sizes, device: torch.device) -> Kernels:
     """The kernels of a run; raises MachineError where one was asked for and cannot run."""
     return Kernels(
         attention=attention.choose(
-            config.system.attention, device, sizes.head_width, compute_type(config)
+            *(config.system.attention, device, sizes.head_width, compute_type(config)),
+            documents=config.model.document_mask is not None,
         ),
         **{place: _choose(place, config, sizes, device) for place in FUSED},
         fp8=_choose_fp8(config, device),
