@@ -26,6 +26,8 @@ from model.tricks.backout import Backout
 from model.tricks.bigram_hash_embedding import BigramHashEmbedding, Share, added
 from model.tricks.document_mask import DocumentMask
 from model.tricks.logit_rescale import rescaled
+from model.tricks.mudd_connections import MuddConnections
+from model.tricks.mudd_gates import Gates, MuddGates
 from model.tricks.multi_token import weighted_losses
 from model.tricks.paired_heads import interleaved, of_pairs, separated
 from model.tricks.partial_key_offset import offset
@@ -74,7 +76,11 @@ class GPT(nn.Module):
             self.unet_skips = UNetSkips(own.under("unet_skips"), layers)
         if model.backout is not None:
             self.backout = Backout(own.under("backout"), layers)
-        self.keeps_outputs = self.unet_skips is not None or self.backout is not None
+        self.mudd_connections = None
+        if model.mudd_connections is not None:
+            self.mudd_connections = MuddConnections(own.under("mudd_connections"), config, layers)
+        readers = (self.unet_skips, self.backout, self.mudd_connections)
+        self.keeps_outputs = any(reader is not None for reader in readers)
         self.blocks = nn.ModuleList(
             Block(own.under(f"blocks.{i}"), config, sizes, i, kernels, self.fp8)
             for i in range(layers)
@@ -127,6 +133,9 @@ class GPT(nn.Module):
         mix: Mix | None = None
         bigrams: Share | None = None
         skip: Skip | None = None
+        values: Tensor | None = None
+        gates: Gates = {}
+        entered = x
         outputs: list[Tensor] = []
         if self.document_mask is not None:
             masks = self.document_mask(tokens, [block.attention for block in self.blocks])
@@ -141,9 +150,16 @@ class GPT(nn.Module):
                 bigrams = shares[layer]
             if self.unet_skips is not None:
                 skip = self.unet_skips(layer, outputs)
-            x = block(x, tokens, cos_sin[layer], mix, bigrams, skip, masks[layer])
+            if self.mudd_gates is not None:
+                gates |= self.mudd_gates(layer, x)
+                mix, bigrams, skip = gates[layer].applied(mix, bigrams, skip)
+            if self.mudd_connections is not None:
+                x, values = self.mudd_connections(layer, x, [entered, *outputs])
+            x = block(x, tokens, cos_sin[layer], mix, bigrams, skip, masks[layer], values)
             if self.keeps_outputs:
                 outputs.append(x)
+        if self.mudd_connections is not None:
+            x, _ = self.mudd_connections(len(self.blocks), x, [entered, *outputs])
         middle = None if self.backout is None else outputs[self.backout.layer]
         return self.leave(x, middle)
 
@@ -214,9 +230,16 @@ class GPT(nn.Module):
         self.torch_weighted_losses = compiled(self.torch_weighted_losses)  # type: ignore[method-assign]
         if self.residual_scalars is not None:
             self.residual_scalars.summed = compiled(self.residual_scalars.summed)
+        if self.mudd_connections is not None:
+            self.mudd_connections.compile_networks(compiled)
         if self.bigram_hash_embedding is not None:
             self.bigram_hash_embedding.compile(dynamic=False, fullgraph=True, backend=backend)
             self.bigram_hash_embedding.summed = compiled(self.bigram_hash_embedding.summed)
+
+    @property
+    def mudd_gates(self) -> MuddGates | None:
+        """Of the MUDD connections."""
+        return None if self.mudd_connections is None else self.mudd_connections.gates
 
     @property
     def head_weight(self) -> Tensor:
@@ -258,6 +281,7 @@ class Block(nn.Module):
         bigrams: Share | None = None,
         skip: Skip | None = None,
         mask: Any = None,
+        values: Tensor | None = None,
     ) -> Tensor:
         if mix is not None:
             x = mixed(x, mix)
@@ -265,7 +289,7 @@ class Block(nn.Module):
             x = added(x, bigrams)
         if skip is not None:
             x = skipped(x, skip)
-        x = self.attention(self.attention_norm(x), tokens, cos_sin, residual=x, mask=mask)
+        x = self.attention(self.attention_norm(x), tokens, cos_sin, x, mask, values)
         return self.mlp(self.mlp_norm(x), residual=x)
 
 
@@ -311,10 +335,13 @@ class Attention(nn.Module):
         cos_sin: CosSin | None,
         residual: Tensor,
         mask: Any = None,
+        values: Tensor | None = None,
     ) -> Tensor:
         q, k, v = self.heads_of(x, cos_sin)  # (B, T, H, K)
         if self.value_embedding is not None:
             v = self.value_embedding(v, x, tokens)
+        if values is not None:
+            v = v + values.view_as(v)
         if self.offsets_keys:
             k = offset(k)
         seen = (self.window,) if mask is None else (self.window, mask)

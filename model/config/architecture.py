@@ -151,6 +151,39 @@ class UNetSkips:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MuddGates:
+    """Trick `mudd_gates`: factors of other tricks for each token (model/tricks/mudd_gates.py)."""
+
+    from_layer: int | None = None
+    """Gates from this layer on read the stream in front of it, those before it the embedding. Null:
+    4 of 11 layers, as modded-nanogpt has it."""
+    hidden: int = 64
+    """Hidden width of the two networks that make the gates."""
+    scale: float = 0.1
+    """Initial factor on what they add; learned."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MuddConnections:
+    """Trick `mudd_connections`: shares of earlier streams, chosen by each token
+    (model/tricks/mudd_connections.py)."""
+
+    sources: tuple[int, ...] | None = None
+    """Layers, from 0, whose outputs are mixed in beside the embedding. Null: the fourth and the
+    eighth of eleven, as modded-nanogpt has it, scaled to the depth."""
+    layers: tuple[int, ...] | None = None
+    """Layers in front of which they are mixed into the stream, and into the values. Null: the
+    last. They are also mixed in before the head."""
+    hidden: int = 64
+    """Hidden width of the network that chooses the shares."""
+    scale: float = 0.1
+    """Factor on the shares that it gives."""
+    gates: MuddGates | None = None
+    """Factors of residual scalars, token pairs and U-net skips for each token. Null: the same for
+    all tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Fp8:
     """Trick `fp8`: products of Linears in 8 bits while training (model/kernels/fp8.py)."""
 
@@ -215,5 +248,7 @@ class Model:
     """Subtraction of the middle block's output. Null: none."""
     unet_skips: UNetSkips | None = None
     """Skips from early to late blocks. Null: none."""
+    mudd_connections: MuddConnections | None = None
+    """Shares of earlier streams by token. Null: none."""
     fp8: Fp8 | None = None
     """Products of Linears in 8 bits. Null: in the compute type."""

@@ -15,6 +15,7 @@ from model.config.shapes import (
     WINDOW_MULTIPLE,
     bos_of,
     fp8_takes,
+    mudd_gates_from,
     paired_layers,
     sizes_of,
 )
@@ -49,8 +50,8 @@ def faults(config: Config) -> list[ConfigError]:
     if found:  # the other checks compute with these numbers
         return found
     checks = (
-        *(_shape, _windows, _documents, _pairs, _gates, _logits, _bigrams, _fp8, _adamw, _muon),
-        *(_schedule, _stages, _horizon, _data, _core),
+        *(_shape, _windows, _documents, _pairs, _gates, _logits, _bigrams, _mudd, _fp8),
+        *(_adamw, _muon, _schedule, _stages, _horizon, _data, _core),
     )
     return [fault for check in checks for fault in check(config)]
 
@@ -155,6 +156,31 @@ def _bigrams(config: Config) -> Iterator[ConfigError]:
         value = getattr(bigrams, name)
         if value is not None and value <= 0:
             yield _fault(f"model.bigram_hash_embedding.{name}", "1 or more", value, "Raise it.")
+
+
+def _mudd(config: Config) -> Iterator[ConfigError]:
+    if (mudd := config.model.mudd_connections) is None:
+        return
+    path, depth = "model.mudd_connections", config.dial.depth
+    if depth < 2:
+        hint = "Deepen the model, or set model.mudd_connections: null."
+        yield _fault("dial.depth", "2 layers or more, of which one feeds the other", depth, hint)
+        return
+    for name, first, end in (("sources", 0, depth - 2), ("layers", 1, depth - 1)):
+        chosen = getattr(mudd, name)
+        if chosen is None:
+            continue
+        outside = [layer for layer in chosen if not first <= layer <= end]
+        if outside or list(chosen) != sorted(set(chosen)):
+            expected = f"layers {first} to {end} of {depth}, each once and in order"
+            yield _fault(f"{path}.{name}", expected, list(chosen), "Or leave it out.")
+    for at, trick in ((path, mudd), (f"{path}.gates", mudd.gates)):
+        for name in ("hidden", "scale"):
+            if trick is not None and (value := getattr(trick, name)) <= 0:
+                yield _fault(f"{at}.{name}", "more than 0", value, "Raise it.")
+    if mudd.gates is not None and not 1 <= mudd_gates_from(mudd.gates, depth) < depth:
+        got = mudd.gates.from_layer
+        yield _fault(f"{path}.gates.from_layer", f"1 to {depth - 1}", got, "Or leave it out.")
 
 
 def _fp8(config: Config) -> Iterator[ConfigError]:

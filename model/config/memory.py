@@ -19,7 +19,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 
 from model.config import Config
-from model.config.shapes import Sizes, has_value_embedding, mlp_width
+from model.config.shapes import Sizes, has_value_embedding, mlp_width, mudd_places
 
 # streams (tokens x D) that one block keeps for its backward pass
 STREAMS_RESIDUAL = 2  # x before attention and before the MLP
@@ -32,6 +32,7 @@ STREAMS_TURNED = 2  # rotary and qk_norm: q and k before them; fused: none
 STREAMS_VALUE = 1  # value_embeddings, every other layer: v before the table is added; fused: none
 STREAMS_XSA = 2  # xsa: attention's output before it, and the values' directions
 STREAMS_GATE = 1  # sparse_attention_gate: attention's output before it; with xsa kept already
+STREAMS_MUDD = 2  # mudd_connections, at each place: the stream before it, and the values
 STREAMS_BIGRAM = 2  # bigram_hash_embedding, once: the rows looked up, and their signs
 # the gradients that live at once while one block runs backward: the MLP's hidden one (4 D), the
 # stream's before and after
@@ -141,6 +142,7 @@ def block_streams(config: Config, sizes: Sizes, fused: Collection[str] = ()) -> 
     elif model.sparse_attention_gate is not None:
         each += STREAMS_GATE
     once = STREAMS_BIGRAM if model.bigram_hash_embedding is not None else 0
+    once += STREAMS_MUDD * len(mudd_places(config, sizes.layers))
     if "qkv" in fused:
         return each * sizes.layers + once
     each += STREAMS_TURNED if model.rotary is not None or model.qk_norm is not None else 0
