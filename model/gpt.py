@@ -6,6 +6,7 @@ B batch, T tokens, D width, H heads, K head width (H K = D), L layers, V padded 
 
 import warnings
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,7 @@ from model.arch.parameter import Parameters
 from model.arch.position_ids import PositionIds
 from model.attention import BACKENDS
 from model.config import Config
+from model.config.kernel_eligibility import attention_in_fp8, head_in_fp8, mlp_in_fp8
 from model.config.shapes import Sizes, has_value_embedding, paired_layers
 from model.kernels import Kernels, compute_type, fused
 from model.kernels.fp8 import Fp8
@@ -52,6 +54,8 @@ class GPT(nn.Module):
         self.compute = compute_type(config)
         own = Parameters.of(config, sizes)
         self.fp8 = Fp8(model.fp8, kernels.fp8) if model.fp8 else None
+        attention_fp8 = self.fp8 if attention_in_fp8(config) else None
+        mlp_fp8 = self.fp8 if mlp_in_fp8(config) else None
         self.embedding = Table(own.under("embedding"))
         self.positions = None
         if model.rotary is None:
@@ -82,14 +86,17 @@ class GPT(nn.Module):
         readers = (self.unet_skips, self.backout, self.mudd_connections)
         self.keeps_outputs = any(reader is not None for reader in readers)
         self.blocks = nn.ModuleList(
-            Block(own.under(f"blocks.{i}"), config, sizes, i, kernels, self.fp8)
+            Block(own.under(f"blocks.{i}"), config, sizes, i, kernels, attention_fp8, mlp_fp8)
             for i in range(layers)
         )
         self.final_norm = norm_of(own.under("final_norm"))
         self.head = None
         if not model.tied_head:
             self.head = Table(own.under("head"))
-        self.head_fp8 = self.fp8 if self.fp8 is not None and self.fp8.head else None
+        self.head_fp8 = self.fp8 if head_in_fp8(config) else None
+        self.head_scales = None
+        if self.head_fp8 is not None:
+            self.head_scales = self.head_fp8.scales_of(self.head_weight)
         self.softcap = model.softcap.cap if model.softcap else None
         self.logit_rescale = model.logit_rescale
         self.vocab_size = model.vocab_size
@@ -197,7 +204,8 @@ class GPT(nn.Module):
 
     def torch_logits(self, x: Tensor) -> Tensor:
         """(..., D) -> logits (..., vocab_size) in fp32."""
-        logits = linear(x, self.head_weight, None, self.head_fp8)[..., : self.vocab_size].float()
+        logits = linear(x, self.head_weight, None, self.head_fp8, self.head_scales)
+        logits = logits[..., : self.vocab_size].float()
         if self.softcap is not None:
             logits = self.softcap * torch.tanh(logits / self.softcap)
         if self.logit_rescale is not None:
@@ -264,13 +272,18 @@ class Block(nn.Module):
         sizes: Sizes,
         layer: int,
         kernels: Kernels,
-        fp8: Fp8 | None,
+        attention_fp8: Fp8 | None,
+        mlp_fp8: Fp8 | None,
     ) -> None:
         super().__init__()
+        if mlp_fp8 is not None:  # its fused kernels multiply in bf16
+            kernels = replace(kernels, products="torch")
         self.attention_norm = norm_of(own.under("attention_norm"))
-        self.attention = Attention(own.under("attention"), config, sizes, layer, kernels, fp8)
+        self.attention = Attention(
+            own.under("attention"), config, sizes, layer, kernels, attention_fp8
+        )
         self.mlp_norm = norm_of(own.under("mlp_norm"))
-        self.mlp = MLP(own.under("mlp"), config, kernels, fp8)
+        self.mlp = MLP(own.under("mlp"), config, kernels, mlp_fp8)
 
     def forward(
         self,
@@ -321,7 +334,7 @@ class Attention(nn.Module):
         if model.sparse_attention_gate is not None:
             self.sparse_gate = SparseAttentionGate(own.under("sparse_gate"))
         self.fused_qkv = fused(kernels.qkv, "qkv")
-        self.fused_products = fused(kernels.products, "products") if fp8 is None else None
+        self.fused_products = fused(kernels.products, "products")
         self.value_embedding = None
         if model.value_embeddings is not None and has_value_embedding(layer, sizes.layers):
             self.value_embedding = ValueEmbedding(
@@ -381,7 +394,7 @@ class MLP(nn.Module):
     def __init__(self, own: Parameters, config: Config, kernels: Kernels, fp8: Fp8 | None) -> None:
         super().__init__()
         self.activation = config.model.activation
-        self.fused_products = fused(kernels.products, "products") if fp8 is None else None
+        self.fused_products = fused(kernels.products, "products")
         self.up = Linear(own.under("up"), fp8)
         self.swiglu = SwiGLU(own.under("swiglu"), fp8) if self.activation == "swiglu" else None
         self.down = Linear(own.under("down"), fp8)

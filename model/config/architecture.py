@@ -189,6 +189,22 @@ class Fp8:
 
     head: bool = True
     """Whether those of the head too."""
+    places: Literal["all", "head", "mlp"] = "all"
+    """Which: all (with the head as `head` says), those of the head alone, those of MLPs alone."""
+    scales: Literal["dynamic", "delayed", "static"] = "dynamic"
+    """From each tensor's own maximum; from the maxima of the last steps; or fixed numbers."""
+    history_steps: int = 1
+    """Of delayed scales: steps whose maxima count. modded-nanogpt: the last one."""
+    headroom: float = 1.8
+    """Of delayed scales: what can be represented over that maximum; modded-nanogpt's of
+    activations."""
+    static_input: float = 100.0
+    """Of static scales: the largest input of a Linear. This and the next two are those of
+    modded-nanogpt's head."""
+    static_weight: float = 1.6
+    """Of static scales: the largest weight."""
+    static_gradient: float = 96.0
+    """Of static scales: the largest gradient of the sum of a pass's losses."""
 
 
 @dataclass(frozen=True, kw_only=True)

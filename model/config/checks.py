@@ -194,6 +194,16 @@ def _fp8(config: Config) -> Iterator[ConfigError]:
     if context % FP8_MULTIPLE:  # gradients of weights are products over tokens
         expected = f"a multiple of {FP8_MULTIPLE} for products in 8 bits"
         yield _fault("model.context_tokens", expected, context, "Or set model.fp8: null.")
+    fp8 = config.model.fp8
+    if fp8.places == "head" and not fp8.head:
+        yield _fault("model.fp8.head", "true, for places: head", False, "Leave it out.")
+    names = ("history_steps", "static_input", "static_weight", "static_gradient")
+    for name in names:
+        if (value := getattr(fp8, name)) <= 0:
+            yield _fault(f"model.fp8.{name}", "more than 0", value, "Raise it.")
+    if fp8.headroom < 1:
+        hint = "Below 1 the largest values would be cut off."
+        yield _fault("model.fp8.headroom", "1 or more", fp8.headroom, hint)
 
 
 def _gates(config: Config) -> Iterator[ConfigError]:
