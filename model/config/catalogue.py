@@ -5,7 +5,8 @@ One table, read from top to bottom; no registration. `on` and `off` are override
 as on when any field of `off` differs from its off value. Of a choice by name, such as the
 activation, each name is a trick of its own and on only where it is the one chosen. `retune` names
 the fields that an arm without the trick must tune anew to be fair. What each trick computes stands
-in its own file, or where its field acts. No torch.
+in its own file, or where its field acts. Known tricks without a toggle are in `not_built`. No
+torch.
 """
 
 import dataclasses
@@ -481,12 +482,6 @@ TRICKS: dict[str, Trick] = {
         file="train.py",
     ),
 }
-
-NOT_BUILT = (
-    "mudd",
-    "prefix_token_prediction",
-)
-"""Known speedrun tricks that this trainer can't toggle yet."""
 
 SETTABLE_FIELDS = {
     "seed": "seed",
