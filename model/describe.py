@@ -17,6 +17,7 @@ from typing import Any
 
 from model.config import Config, catalogue, identity
 from model.config.derive import pins
+from model.config.not_built import NOT_BUILT
 from model.config.reader import parse_overrides
 from model.config.resolve import identity_of, resolve
 from model.data.manifest import find_view
@@ -76,7 +77,7 @@ def catalogue_json() -> dict[str, Any]:
     return {
         "tricks": {name: trick.as_json() for name, trick in catalogue.TRICKS.items()},
         "settable_fields": catalogue.SETTABLE_FIELDS,
-        "not_built": list(catalogue.NOT_BUILT),
+        "not_built": {name: trick.as_json() for name, trick in NOT_BUILT.items()},
     }
 
 
@@ -108,7 +109,7 @@ def _as_text(described: dict[str, Any]) -> str:
     on = [name for name, is_on in tricks.items() if is_on]
     off = [name for name, is_on in tricks.items() if not is_on]
     lines += ["Tricks", f"  on: {', '.join(on) or 'none'}", f"  off: {', '.join(off) or 'none'}"]
-    lines += [f"  not built yet: {', '.join(catalogue.NOT_BUILT)}", "Identity"]
+    lines += [f"  not built yet: {', '.join(NOT_BUILT)}", "Identity"]
     lines += [f"  {name}: {value}" for name, value in described["identity"].items()]
     return "\n".join(lines)
 

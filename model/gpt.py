@@ -6,7 +6,9 @@ B batch, T tokens, D width, H heads, K head width (H K = D), L layers, V padded 
 
 import warnings
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,12 +20,16 @@ from model.arch.parameter import Parameters
 from model.arch.position_ids import PositionIds
 from model.attention import BACKENDS
 from model.config import Config
+from model.config.kernel_eligibility import attention_in_fp8, head_in_fp8, mlp_in_fp8
 from model.config.shapes import Sizes, has_value_embedding, paired_layers
 from model.kernels import Kernels, compute_type, fused
 from model.kernels.fp8 import Fp8
 from model.tricks.backout import Backout
 from model.tricks.bigram_hash_embedding import BigramHashEmbedding, Share, added
+from model.tricks.document_mask import DocumentMask
 from model.tricks.logit_rescale import rescaled
+from model.tricks.mudd_connections import MuddConnections
+from model.tricks.mudd_gates import Gates, MuddGates
 from model.tricks.multi_token import weighted_losses
 from model.tricks.paired_heads import interleaved, of_pairs, separated
 from model.tricks.partial_key_offset import offset
@@ -48,12 +54,17 @@ class GPT(nn.Module):
         self.compute = compute_type(config)
         own = Parameters.of(config, sizes)
         self.fp8 = Fp8(model.fp8, kernels.fp8) if model.fp8 else None
+        attention_fp8 = self.fp8 if attention_in_fp8(config) else None
+        mlp_fp8 = self.fp8 if mlp_in_fp8(config) else None
         self.embedding = Table(own.under("embedding"))
         self.positions = None
         if model.rotary is None:
             self.positions = Table(own.under("positions"))
         self.rotary = Rotary(model.rotary, sizes.head_width) if model.rotary else None
         self.heads, self.paired = sizes.heads, paired_layers(config, sizes)
+        self.document_mask = None
+        if model.document_mask is not None:
+            self.document_mask = DocumentMask(config, kernels.attention)
         self.bigram_hash_embedding = None
         if model.bigram_hash_embedding is not None:
             self.bigram_hash_embedding = BigramHashEmbedding(
@@ -69,16 +80,23 @@ class GPT(nn.Module):
             self.unet_skips = UNetSkips(own.under("unet_skips"), layers)
         if model.backout is not None:
             self.backout = Backout(own.under("backout"), layers)
-        self.keeps_outputs = self.unet_skips is not None or self.backout is not None
+        self.mudd_connections = None
+        if model.mudd_connections is not None:
+            self.mudd_connections = MuddConnections(own.under("mudd_connections"), config, layers)
+        readers = (self.unet_skips, self.backout, self.mudd_connections)
+        self.keeps_outputs = any(reader is not None for reader in readers)
         self.blocks = nn.ModuleList(
-            Block(own.under(f"blocks.{i}"), config, sizes, i, kernels, self.fp8)
+            Block(own.under(f"blocks.{i}"), config, sizes, i, kernels, attention_fp8, mlp_fp8)
             for i in range(layers)
         )
         self.final_norm = norm_of(own.under("final_norm"))
         self.head = None
         if not model.tied_head:
             self.head = Table(own.under("head"))
-        self.head_fp8 = self.fp8 if self.fp8 is not None and self.fp8.head else None
+        self.head_fp8 = self.fp8 if head_in_fp8(config) else None
+        self.head_scales = None
+        if self.head_fp8 is not None:
+            self.head_scales = self.head_fp8.scales_of(self.head_weight)
         self.softcap = model.softcap.cap if model.softcap else None
         self.logit_rescale = model.logit_rescale
         self.vocab_size = model.vocab_size
@@ -118,10 +136,16 @@ class GPT(nn.Module):
         """
         x = self.enter(tokens, position_ids)  # (B, T, D)
         cos_sin = self.cos_sin_by_layer(x, position_ids)
+        masks: list[Any] = [None] * len(self.blocks)
         mix: Mix | None = None
         bigrams: Share | None = None
         skip: Skip | None = None
+        values: Tensor | None = None
+        gates: Gates = {}
+        entered = x
         outputs: list[Tensor] = []
+        if self.document_mask is not None:
+            masks = self.document_mask(tokens, [block.attention for block in self.blocks])
         if self.bigram_hash_embedding is not None:
             shares = self.bigram_hash_embedding.share(self.bigram_hash_embedding(tokens))
         if self.residual_scalars is not None:
@@ -133,9 +157,16 @@ class GPT(nn.Module):
                 bigrams = shares[layer]
             if self.unet_skips is not None:
                 skip = self.unet_skips(layer, outputs)
-            x = block(x, tokens, cos_sin[layer], mix, bigrams, skip)
+            if self.mudd_gates is not None:
+                gates |= self.mudd_gates(layer, x)
+                mix, bigrams, skip = gates[layer].applied(mix, bigrams, skip)
+            if self.mudd_connections is not None:
+                x, values = self.mudd_connections(layer, x, [entered, *outputs])
+            x = block(x, tokens, cos_sin[layer], mix, bigrams, skip, masks[layer], values)
             if self.keeps_outputs:
                 outputs.append(x)
+        if self.mudd_connections is not None:
+            x, _ = self.mudd_connections(len(self.blocks), x, [entered, *outputs])
         middle = None if self.backout is None else outputs[self.backout.layer]
         return self.leave(x, middle)
 
@@ -173,7 +204,8 @@ class GPT(nn.Module):
 
     def torch_logits(self, x: Tensor) -> Tensor:
         """(..., D) -> logits (..., vocab_size) in fp32."""
-        logits = linear(x, self.head_weight, None, self.head_fp8)[..., : self.vocab_size].float()
+        logits = linear(x, self.head_weight, None, self.head_fp8, self.head_scales)
+        logits = logits[..., : self.vocab_size].float()
         if self.softcap is not None:
             logits = self.softcap * torch.tanh(logits / self.softcap)
         if self.logit_rescale is not None:
@@ -206,9 +238,16 @@ class GPT(nn.Module):
         self.torch_weighted_losses = compiled(self.torch_weighted_losses)  # type: ignore[method-assign]
         if self.residual_scalars is not None:
             self.residual_scalars.summed = compiled(self.residual_scalars.summed)
+        if self.mudd_connections is not None:
+            self.mudd_connections.compile_networks(compiled)
         if self.bigram_hash_embedding is not None:
             self.bigram_hash_embedding.compile(dynamic=False, fullgraph=True, backend=backend)
             self.bigram_hash_embedding.summed = compiled(self.bigram_hash_embedding.summed)
+
+    @property
+    def mudd_gates(self) -> MuddGates | None:
+        """Of the MUDD connections."""
+        return None if self.mudd_connections is None else self.mudd_connections.gates
 
     @property
     def head_weight(self) -> Tensor:
@@ -233,13 +272,18 @@ class Block(nn.Module):
         sizes: Sizes,
         layer: int,
         kernels: Kernels,
-        fp8: Fp8 | None,
+        attention_fp8: Fp8 | None,
+        mlp_fp8: Fp8 | None,
     ) -> None:
         super().__init__()
+        if mlp_fp8 is not None:  # its fused kernels multiply in bf16
+            kernels = replace(kernels, products="torch")
         self.attention_norm = norm_of(own.under("attention_norm"))
-        self.attention = Attention(own.under("attention"), config, sizes, layer, kernels, fp8)
+        self.attention = Attention(
+            own.under("attention"), config, sizes, layer, kernels, attention_fp8
+        )
         self.mlp_norm = norm_of(own.under("mlp_norm"))
-        self.mlp = MLP(own.under("mlp"), config, kernels, fp8)
+        self.mlp = MLP(own.under("mlp"), config, kernels, mlp_fp8)
 
     def forward(
         self,
@@ -249,6 +293,8 @@ class Block(nn.Module):
         mix: Mix | None = None,
         bigrams: Share | None = None,
         skip: Skip | None = None,
+        mask: Any = None,
+        values: Tensor | None = None,
     ) -> Tensor:
         if mix is not None:
             x = mixed(x, mix)
@@ -256,7 +302,7 @@ class Block(nn.Module):
             x = added(x, bigrams)
         if skip is not None:
             x = skipped(x, skip)
-        x = self.attention(self.attention_norm(x), tokens, cos_sin, residual=x)
+        x = self.attention(self.attention_norm(x), tokens, cos_sin, x, mask, values)
         return self.mlp(self.mlp_norm(x), residual=x)
 
 
@@ -288,7 +334,7 @@ class Attention(nn.Module):
         if model.sparse_attention_gate is not None:
             self.sparse_gate = SparseAttentionGate(own.under("sparse_gate"))
         self.fused_qkv = fused(kernels.qkv, "qkv")
-        self.fused_products = fused(kernels.products, "products") if fp8 is None else None
+        self.fused_products = fused(kernels.products, "products")
         self.value_embedding = None
         if model.value_embeddings is not None and has_value_embedding(layer, sizes.layers):
             self.value_embedding = ValueEmbedding(
@@ -296,18 +342,27 @@ class Attention(nn.Module):
             )
 
     def forward(
-        self, x: Tensor, tokens: Tensor, cos_sin: CosSin | None, residual: Tensor
+        self,
+        x: Tensor,
+        tokens: Tensor,
+        cos_sin: CosSin | None,
+        residual: Tensor,
+        mask: Any = None,
+        values: Tensor | None = None,
     ) -> Tensor:
         q, k, v = self.heads_of(x, cos_sin)  # (B, T, H, K)
         if self.value_embedding is not None:
             v = self.value_embedding(v, x, tokens)
+        if values is not None:
+            v = v + values.view_as(v)
         if self.offsets_keys:
             k = offset(k)
+        seen = (self.window,) if mask is None else (self.window, mask)
         if self.paired:
-            y = self.attend(interleaved(q), interleaved(k), interleaved(v), self.window)
+            y = self.attend(interleaved(q), interleaved(k), interleaved(v), *seen)
             y = separated(y)
         else:
-            y = self.attend(q, k, v, self.window)
+            y = self.attend(q, k, v, *seen)
         if self.xsa:
             y = exclusive(y, v)
         if self.sparse_gate is not None:
@@ -339,7 +394,7 @@ class MLP(nn.Module):
     def __init__(self, own: Parameters, config: Config, kernels: Kernels, fp8: Fp8 | None) -> None:
         super().__init__()
         self.activation = config.model.activation
-        self.fused_products = fused(kernels.products, "products") if fp8 is None else None
+        self.fused_products = fused(kernels.products, "products")
         self.up = Linear(own.under("up"), fp8)
         self.swiglu = SwiGLU(own.under("swiglu"), fp8) if self.activation == "swiglu" else None
         self.down = Linear(own.under("down"), fp8)

@@ -54,6 +54,7 @@ from model.system.sm_clock import Samples, SmClock
 from model.system.throttle import reasons_in
 from model.system.timing import Clock, Lap, Span
 from model.trainer import Diverged, Interrupted, Trainer
+from model.tricks.document_mask import require_bos
 
 QUIET_STEPS = 3  # steps in a row without a compilation
 MOST_SETTLING_STEPS = 50  # code that recompiles at every step never settles
@@ -262,6 +263,7 @@ class Stepper:
     def _open_rows(self) -> RepeatedRows:
         settings = DataSettings.from_config(self.config)
         prepared = prepare(settings, lambda text: print(text, file=sys.stderr, flush=True))
+        require_bos(self.config, prepared.bos_id)
         rows = PLANNED_BATCHES * self._batch_rows
         return RepeatedRows(prepared.rows("train", rows), rows)
 

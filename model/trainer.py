@@ -86,6 +86,8 @@ class Trainer:
         weights = self._weights(index) if stage.predicted > 1 else None
         self._enter(stage.long_window_tokens)
         self.optimizers.begin(index)
+        if self.gpt.fp8 is not None:
+            self.gpt.fp8.begin(index)
         loss = self.gradients(tokens, stage.pieces, weights)
         self.optimizers.gather(index)
         self.optimizers.reduce()
@@ -95,6 +97,8 @@ class Trainer:
             self.optimizers.clip(self.config.optimizer.clip)
         scale = self.optimizers.step(index, position)
         self.optimizers.zero_grad()
+        if self.gpt.fp8 is not None:
+            self.gpt.fp8.advance(self.ranks)
         return loss, scale
 
     def finish(self) -> None:
@@ -137,9 +141,13 @@ class Trainer:
         for window, pieces, predicted in sorted(staged | evaluated | {(context, 1, 1)}):
             weights = torch.ones(predicted, device=self.device) if predicted > 1 else None
             self._enter(window)
-            self.gradients(tokens, pieces, weights)
+            for step in (0,) if self.gpt.fp8 is None else self.gpt.fp8.first_steps:
+                if self.gpt.fp8 is not None:
+                    self.gpt.fp8.begin(step)
+                self.gradients(tokens, pieces, weights)
             if self.gpt.fp8 is not None:  # evaluations have other products, so other graphs
                 self.gpt.token_losses(tokens[:, :-1], tokens[:, 1:].contiguous())
+                self.gpt.fp8.forget()
         self._enter(self.derived.stages[0].long_window_tokens)
         self.optimizers.zero_grad()
         self.optimizers.warm_up()

@@ -43,6 +43,7 @@ from model.runtime.throughput import StageThroughput
 from model.system.sm_clock import SmClock
 from model.system.timing import Clock, Lap, Span
 from model.trainer import Diverged, Interrupted, Trainer
+from model.tricks.document_mask import require_bos
 
 # sums of Training that its metrics are made of
 COUNTERS = ("train_time_s", "loader_wait_s", "eval_s", "recompiled_steps")
@@ -81,6 +82,7 @@ class Training:
         self.compilation = Compilation.start(self.config, device)
         self._timed("preflight", lambda: self._check(device))
         prepared = self._timed("data", self._open_data)
+        require_bos(self.config, prepared.bos_id)
         if self.config.core is not None:  # now, because the bundle may be faulty
             self.core = self._timed("core_prompts", lambda: self._open_core(prepared))
         rows = prepared.rows("train", self.derived.stages[-1].last_row)

@@ -47,6 +47,7 @@ def _evaluated(config: Config, derived: Derived, run_dir: Path) -> dict[str, Any
     from model.distributed.ranks import ALONE
     from model.evaluate import evaluate
     from model.runtime import preflight
+    from model.tricks.document_mask import require_bos
 
     device = preflight.device_of(config, ALONE)
     kernels, derived = preflight.check(config, derived, device, ALONE)
@@ -63,6 +64,7 @@ def _evaluated(config: Config, derived: Derived, run_dir: Path) -> dict[str, Any
     prepared = prepare(
         DataSettings.from_config(config), lambda text: print(text, file=sys.stderr, flush=True)
     )
+    require_bos(config, prepared.bos_id)
     rows = prepared.rows("validation", derived.validation_rows)
     result = evaluate(
         gpt,

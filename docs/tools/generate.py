@@ -144,8 +144,9 @@ def regenerated_gpu(text: str) -> str:
 
 
 def regenerated_tricks(text: str) -> str:
-    """docs/tricks.md with its table replaced."""
-    return _replaced(text, "tricks", tricks_table())
+    """docs/tricks.md with its tables replaced."""
+    text = _replaced(text, "tricks", tricks_table())
+    return _replaced(text, "not built", not_built_table())
 
 
 def tricks_list() -> str:
@@ -172,6 +173,15 @@ def tricks_table() -> str:
         lines.append(
             f"| {' | '.join([*cells, ', '.join(needs), trick['source'], trick['people']])} |"
         )
+    return "\n".join(lines)
+
+
+def not_built_table() -> str:
+    """One row a known trick that is no toggle."""
+    lines = ["| trick | what it does | source | people | why not |", "|---|---|---|---|---|"]
+    for name, trick in _described("--catalogue")["not_built"].items():
+        cells = [trick[cell] for cell in ("summary", "source", "people", "reason")]
+        lines.append(f"| {' | '.join([f'`{name}`', *cells])} |")
     return "\n".join(lines)
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Attend = Callable[[Tensor, Tensor, Tensor, int], Tensor]
-"""q, k, v (B, T, H, K) and a window in tokens -> (B, T, H, K)."""
+Attend = Callable[..., Tensor]
+"""q, k, v (B, T, H, K) and a window in tokens -> (B, T, H, K). A back-end with document masks also
+takes one, which it made itself (`MASKS` of model/attention)."""
 Forward = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
 """q, k, v, window -> out (B, T, H, K), log-sum-exp of the scores (B, H, T) in fp32."""
 Backward = Callable[

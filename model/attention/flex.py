@@ -10,22 +10,23 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from model.attention.requirements import Problem
 
 NARROWEST_HEAD = 16
+BLOCK = 128  # tokens of a block of the mask, torch's own
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, window: int, mask: BlockMask | None = None) -> Tensor:
     """q, k, v (B, T, H, K) -> (B, T, H, K)."""
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, H, T, K)
     call: Callable[..., Any] = flex_attention
     # in a compiled model both the mask and the kernel become part of its graph
     if torch.compiler.is_compiling():
-        mask = _block_mask(q.size(2), window, q.device)
+        mask = mask or _block_mask(q.size(2), window, q.device)
     else:
-        mask = _kept_block_mask(q.size(2), window, q.device)
+        mask = mask or _kept_block_mask(q.size(2), window, q.device)
         if q.device.type == "cuda":
             call = _compiled()
     out = call(q, k, v, block_mask=mask)
@@ -44,6 +45,46 @@ def why_not(device: torch.device, head_width: int, dtype: torch.dtype) -> Proble
         reason = f"FlexAttention needs heads of at least {NARROWEST_HEAD} channels"
         return f"{reason}, not {head_width}", hint
     return None
+
+
+def document_mask(documents: Tensor, window: int) -> BlockMask:
+    """A query sees keys inside its window and of its document; documents (B, T) are numbered in
+    order.
+
+    Which blocks hold a visible pair, and which hold no other, follows from the first and the last
+    document of each block of 128 tokens. So no mask of tokens is made: a few operations on (B,
+    T/128, T/128) a batch, in place of as many on (B, T, T).
+    """
+
+    def visible(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        near = (query >= key) & (query - key <= window)
+        return near & (documents[b, query] == documents[b, key])
+
+    tokens = documents.size(1)
+    blocks = -(-tokens // BLOCK)
+    start = torch.arange(blocks, device=documents.device) * BLOCK
+    first = documents[:, start]  # (B, blocks)
+    last = documents[:, (start + BLOCK - 1).clamp_max(tokens - 1)]
+    ahead = start[:, None] - start  # of the query's block over the key's
+    # the nearest pair of two blocks is the first query and the last key, if they share a document
+    near = (ahead >= 0) & (ahead - (BLOCK - 1) <= window)
+    some = near & (first[:, :, None] <= last[:, None])
+    whole = (ahead > 0) & (ahead + BLOCK - 1 <= window)
+    whole[-1] &= tokens % BLOCK == 0  # a last block that is cut short is never full
+    full = whole & (last[:, :, None] == first[:, None])
+    return BlockMask.from_kv_blocks(
+        *_listed(some & ~full),
+        *_listed(full),
+        BLOCK_SIZE=BLOCK,
+        mask_mod=visible,
+        seq_lengths=(tokens, tokens),
+    )
+
+
+def _listed(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, Q, K) of blocks that count -> their number (B, 1, Q), and which (B, 1, Q, K), first."""
+    order = blocks.to(torch.int8).argsort(dim=-1, descending=True, stable=True)
+    return blocks.sum(-1, dtype=torch.int32)[:, None], order.to(torch.int32)[:, None]
 
 
 def _block_mask(tokens: int, window: int, device: torch.device) -> Any:

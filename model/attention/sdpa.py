@@ -2,7 +2,7 @@
 
 Full causal attention goes to cuDNN on a GPU, the fastest that torch has on Hopper, or to the next
 kernel that takes the tensors. A shorter window needs a boolean mask, which no fast kernel skips
-over: correct, and slow.
+over: correct, and slow. So does a document mask, one for each row: T^2 bytes a row and window.
 """
 
 from functools import lru_cache
@@ -22,11 +22,13 @@ GPU_ORDER = [
 ]
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, window: int, mask: Tensor | None = None) -> Tensor:
     """q, k, v (B, T, H, K) -> (B, T, H, K): causal where the window is full, else a mask."""
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, H, T, K)
     tokens = q.size(2)
-    if window < tokens - 1:
+    if mask is not None:
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    elif window < tokens - 1:
         # the compiler builds the mask in the graph, once for all layers; else it is kept
         build = band_mask if torch.compiler.is_compiling() else _kept_band_mask
         mask = build(tokens, window, q.device)
@@ -49,6 +51,12 @@ def band_mask(tokens: int, window: int, device: torch.device) -> Tensor:
     position = torch.arange(tokens, device=device)
     distance = position[:, None] - position[None, :]
     return (distance >= 0) & (distance <= window)
+
+
+def document_mask(documents: Tensor, window: int) -> Tensor:
+    """(B, 1, T, T) boolean: a query sees keys inside its window and of its document (B, T)."""
+    same = documents[:, :, None] == documents[:, None]
+    return (same & band_mask(documents.size(1), window, documents.device))[:, None]
 
 
 _kept_band_mask = lru_cache(maxsize=32)(band_mask)

@@ -15,6 +15,15 @@ class Windows:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DocumentMask:
+    """Trick `document_mask`: attention stays inside a document (model/tricks/document_mask.py)."""
+
+    bos_id: int | None = None
+    """The token that opens a document. Null: that of data.tokenizer `train` (vocab_size - 9) or
+    `gpt2` (vocab_size - 1); a tokenizer file has no rule."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class HalfRotary:
     """Trick `half_rotary`: half of the channels stand still (model/tricks/half_rotary.py)."""
 
@@ -142,11 +151,60 @@ class UNetSkips:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MuddGates:
+    """Trick `mudd_gates`: factors of other tricks for each token (model/tricks/mudd_gates.py)."""
+
+    from_layer: int | None = None
+    """Gates from this layer on read the stream in front of it, those before it the embedding. Null:
+    4 of 11 layers, as modded-nanogpt has it."""
+    hidden: int = 64
+    """Hidden width of the two networks that make the gates."""
+    scale: float = 0.1
+    """Initial factor on what they add; learned."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MuddConnections:
+    """Trick `mudd_connections`: shares of earlier streams, chosen by each token
+    (model/tricks/mudd_connections.py)."""
+
+    sources: tuple[int, ...] | None = None
+    """Layers, from 0, whose outputs are mixed in beside the embedding. Null: the fourth and the
+    eighth of eleven, as modded-nanogpt has it, scaled to the depth."""
+    layers: tuple[int, ...] | None = None
+    """Layers in front of which they are mixed into the stream, and into the values. Null: the
+    last. They are also mixed in before the head."""
+    hidden: int = 64
+    """Hidden width of the network that chooses the shares."""
+    scale: float = 0.1
+    """Factor on the shares that it gives."""
+    gates: MuddGates | None = None
+    """Factors of residual scalars, token pairs and U-net skips for each token. Null: the same for
+    all tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Fp8:
     """Trick `fp8`: products of Linears in 8 bits while training (model/kernels/fp8.py)."""
 
     head: bool = True
     """Whether those of the head too."""
+    places: Literal["all", "head", "mlp"] = "all"
+    """Which: all (with the head as `head` says), those of the head alone, those of MLPs alone."""
+    scales: Literal["dynamic", "delayed", "static"] = "dynamic"
+    """From each tensor's own maximum; from the maxima of the last steps; or fixed numbers."""
+    history_steps: int = 1
+    """Of delayed scales: steps whose maxima count. modded-nanogpt: the last one."""
+    headroom: float = 1.8
+    """Of delayed scales: what can be represented over that maximum; modded-nanogpt's of
+    activations."""
+    static_input: float = 100.0
+    """Of static scales: the largest input of a Linear. This and the next two are those of
+    modded-nanogpt's head."""
+    static_weight: float = 1.6
+    """Of static scales: the largest weight."""
+    static_gradient: float = 96.0
+    """Of static scales: the largest gradient of the sum of a pass's losses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +237,8 @@ class Model:
     """Norm of queries and keys. Null: none."""
     windows: Windows | None = None
     """Attention windows. Null: full causal attention in every layer."""
+    document_mask: DocumentMask | None = None
+    """Attention inside a document. Null: also to the documents before it in the row."""
     sparse_attention_gate: SparseAttentionGate | None = None
     """Gates on the outputs of heads. Null: none."""
     xsa: bool = False
@@ -204,5 +264,7 @@ class Model:
     """Subtraction of the middle block's output. Null: none."""
     unet_skips: UNetSkips | None = None
     """Skips from early to late blocks. Null: none."""
+    mudd_connections: MuddConnections | None = None
+    """Shares of earlier streams by token. Null: none."""
     fp8: Fp8 | None = None
     """Products of Linears in 8 bits. Null: in the compute type."""

@@ -5,7 +5,8 @@ One table, read from top to bottom; no registration. `on` and `off` are override
 as on when any field of `off` differs from its off value. Of a choice by name, such as the
 activation, each name is a trick of its own and on only where it is the one chosen. `retune` names
 the fields that an arm without the trick must tune anew to be fair. What each trick computes stands
-in its own file, or where its field acts. No torch.
+in its own file, or where its field acts. Known tricks without a toggle are in `not_built`. No
+torch.
 """
 
 import dataclasses
@@ -157,6 +158,25 @@ TRICKS: dict[str, Trick] = {
         people="@brendanh0gan",
         file="tricks/unet_skips.py",
     ),
+    "mudd_connections": Trick(
+        summary="Each token mixes earlier streams into the last layer, its values and the head",
+        on={"model.mudd_connections": {}},
+        off={"model.mudd_connections": None},
+        neutral_at_init=True,
+        source="arXiv 2502.12170; modded-nanogpt PR 259 (2026-04)",
+        people="Xiao and others; @Lisennlp",
+        file="tricks/mudd_connections.py",
+    ),
+    "mudd_gates": Trick(
+        summary="Factors of the embedding, token pairs and skips are chosen by each token",
+        on={"model.mudd_connections.gates": {}},
+        off={"model.mudd_connections.gates": None},
+        requires=("mudd_connections", "residual_scalars"),
+        neutral_at_init=True,
+        source="modded-nanogpt PR 315 (2026-05)",
+        people="@Lisennlp",
+        file="tricks/mudd_gates.py",
+    ),
     "value_embeddings": Trick(
         summary="Gated token tables are added to the values of every other layer",
         on={"model.value_embeddings": {}},
@@ -235,6 +255,14 @@ TRICKS: dict[str, Trick] = {
         people="@classiclarryd",
         file="tricks/paired_heads.py",
     ),
+    "document_mask": Trick(
+        summary="A query sees only keys of its own document",
+        on={"model.document_mask": {}},
+        off={"model.document_mask": None},
+        source="modded-nanogpt 2024-11-19; refused by nanochat (log of 2026-01-13)",
+        people="@KoszarskyB; @YouJiacheng, @varunneal (varlen); @karpathy",
+        file="tricks/document_mask.py",
+    ),
     "sparse_attention_gate": Trick(
         summary="A gate on each head's output, from 12 channels of its input",
         on={"model.sparse_attention_gate": {}},
@@ -309,6 +337,47 @@ TRICKS: dict[str, Trick] = {
         off={"model.fp8": None},
         source="arXiv 2209.05433; torchao's tensorwise recipe; nanochat 2026-02",
         people="Micikevicius and others; @vkuzo, @drisspg; @karpathy",
+        file="kernels/fp8.py",
+    ),
+    "fp8_head_only": Trick(
+        summary="Of the products in 8 bits, those of the head alone",
+        on={"model.fp8.places": "head"},
+        off={"model.fp8.places": "all"},
+        requires=("fp8",),
+        conflicts=("fp8_mlp_only",),
+        source="modded-nanogpt 2025-01-13",
+        people="@YouJiacheng",
+        file="kernels/fp8.py",
+    ),
+    "fp8_mlp_only": Trick(
+        summary="Of the products in 8 bits, those of MLPs alone",
+        on={"model.fp8.places": "mlp"},
+        off={"model.fp8.places": "all"},
+        requires=("fp8",),
+        conflicts=("fp8_head_only",),
+        source="modded-nanogpt PR 306 (2026-05) and PR 342 (2026-07), forward passes",
+        people="@sisovicm; @Mister-dev-oss, @CerovazS, @MarioPaerle, @GabrieleCirillo, @crisostomi",
+        file="kernels/fp8.py",
+    ),
+    "fp8_static_scales": Trick(
+        summary="Scales of 8 bits are fixed numbers",
+        on={"model.fp8.scales": "static"},
+        off={"model.fp8.scales": "dynamic"},
+        requires=("fp8",),
+        conflicts=("fp8_delayed_scales",),
+        source="modded-nanogpt 2025-01-13, of the head; scales of 2025-12-19",
+        people="@YouJiacheng; @varunneal",
+        file="kernels/fp8.py",
+    ),
+    "fp8_delayed_scales": Trick(
+        summary="Scales of 8 bits come from the maxima of the steps before",
+        on={"model.fp8.scales": "delayed"},
+        off={"model.fp8.scales": "dynamic"},
+        requires=("fp8",),
+        conflicts=("fp8_static_scales",),
+        neutral_at_init=True,
+        source="modded-nanogpt PR 342 (2026-07), of MLPs' second products",
+        people="@Mister-dev-oss, @CerovazS, @MarioPaerle, @GabrieleCirillo, @crisostomi",
         file="kernels/fp8.py",
     ),
     "untied_head": Trick(
@@ -413,12 +482,6 @@ TRICKS: dict[str, Trick] = {
         file="optim/labels.py",
     ),
 }
-
-NOT_BUILT = (
-    "mudd",
-    "prefix_token_prediction",
-)
-"""Known speedrun tricks that this trainer can't toggle yet."""
 
 SETTABLE_FIELDS = {
     "seed": "seed",

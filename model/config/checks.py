@@ -13,7 +13,9 @@ from model.config.shapes import (
     FP8_LEAST,
     FP8_MULTIPLE,
     WINDOW_MULTIPLE,
+    bos_of,
     fp8_takes,
+    mudd_gates_from,
     paired_layers,
     sizes_of,
 )
@@ -48,8 +50,8 @@ def faults(config: Config) -> list[ConfigError]:
     if found:  # the other checks compute with these numbers
         return found
     checks = (
-        *(_shape, _windows, _pairs, _gates, _logits, _bigrams, _fp8, _adamw, _muon),
-        *(_schedule, _stages, _horizon, _data, _core),
+        *(_shape, _windows, _documents, _pairs, _gates, _logits, _bigrams, _mudd, _fp8),
+        *(_adamw, _muon, _schedule, _stages, _horizon, _data, _core),
     )
     return [fault for check in checks for fault in check(config)]
 
@@ -107,6 +109,17 @@ def _windows(config: Config) -> Iterator[ConfigError]:
         yield _fault("model.windows.short_tokens", expected, short, hint)
 
 
+def _documents(config: Config) -> Iterator[ConfigError]:
+    if config.model.document_mask is None:
+        return
+    bos, vocab, path = bos_of(config), config.model.vocab_size, "model.document_mask.bos_id"
+    if bos is None:
+        expected = f"the token that opens a document, for the tokenizer {config.data.tokenizer}"
+        yield _fault(path, expected, "null", "Set the id of the tokenizer's BOS.")
+    elif not 0 <= bos < vocab:
+        yield _fault(path, f"0 to below vocab_size ({vocab})", bos, "Set the tokenizer's BOS.")
+
+
 def _pairs(config: Config) -> Iterator[ConfigError]:
     paired = config.model.paired_heads
     if paired is None:
@@ -145,6 +158,31 @@ def _bigrams(config: Config) -> Iterator[ConfigError]:
             yield _fault(f"model.bigram_hash_embedding.{name}", "1 or more", value, "Raise it.")
 
 
+def _mudd(config: Config) -> Iterator[ConfigError]:
+    if (mudd := config.model.mudd_connections) is None:
+        return
+    path, depth = "model.mudd_connections", config.dial.depth
+    if depth < 2:
+        hint = "Deepen the model, or set model.mudd_connections: null."
+        yield _fault("dial.depth", "2 layers or more, of which one feeds the other", depth, hint)
+        return
+    for name, first, end in (("sources", 0, depth - 2), ("layers", 1, depth - 1)):
+        chosen = getattr(mudd, name)
+        if chosen is None:
+            continue
+        outside = [layer for layer in chosen if not first <= layer <= end]
+        if outside or list(chosen) != sorted(set(chosen)):
+            expected = f"layers {first} to {end} of {depth}, each once and in order"
+            yield _fault(f"{path}.{name}", expected, list(chosen), "Or leave it out.")
+    for at, trick in ((path, mudd), (f"{path}.gates", mudd.gates)):
+        for name in ("hidden", "scale"):
+            if trick is not None and (value := getattr(trick, name)) <= 0:
+                yield _fault(f"{at}.{name}", "more than 0", value, "Raise it.")
+    if mudd.gates is not None and not 1 <= mudd_gates_from(mudd.gates, depth) < depth:
+        got = mudd.gates.from_layer
+        yield _fault(f"{path}.gates.from_layer", f"1 to {depth - 1}", got, "Or leave it out.")
+
+
 def _fp8(config: Config) -> Iterator[ConfigError]:
     if config.model.fp8 is None:
         return
@@ -156,6 +194,16 @@ def _fp8(config: Config) -> Iterator[ConfigError]:
     if context % FP8_MULTIPLE:  # gradients of weights are products over tokens
         expected = f"a multiple of {FP8_MULTIPLE} for products in 8 bits"
         yield _fault("model.context_tokens", expected, context, "Or set model.fp8: null.")
+    fp8 = config.model.fp8
+    if fp8.places == "head" and not fp8.head:
+        yield _fault("model.fp8.head", "true, for places: head", False, "Leave it out.")
+    names = ("history_steps", "static_input", "static_weight", "static_gradient")
+    for name in names:
+        if (value := getattr(fp8, name)) <= 0:
+            yield _fault(f"model.fp8.{name}", "more than 0", value, "Raise it.")
+    if fp8.headroom < 1:
+        hint = "Below 1 the largest values would be cut off."
+        yield _fault("model.fp8.headroom", "1 or more", fp8.headroom, hint)
 
 
 def _gates(config: Config) -> Iterator[ConfigError]:

@@ -26,7 +26,7 @@ def lacking(place: str, config: Config, sizes: Sizes) -> str | None:
     model = config.model
     if place in ("qkv", "products") and model.bias:
         return "has no biases"
-    if place == "qkv" and model.fp8 is not None:
+    if place == "qkv" and attention_in_fp8(config):
         return "multiplies in bf16, not in fp8"
     if place == "products" and model.activation not in PRODUCTS_ACTIVATIONS:
         return f"knows {' and '.join(PRODUCTS_ACTIVATIONS)}, not {model.activation}"
@@ -42,6 +42,8 @@ def _lacking_loss(config: Config) -> str | None:
         return "predicts one token and not several"
     if head_in_fp8(config) and config.system.fp8_kernel == "emulated":
         return "multiplies in fp8 by scaled_mm, not emulated"
+    if (fp8 := config.model.fp8) is not None and head_in_fp8(config) and fp8.scales != "dynamic":
+        return f"has dynamic scales in fp8, not {fp8.scales} ones"
     if config.model.logit_rescale is not None:
         return "has no logit rescale"
     return None
@@ -49,4 +51,15 @@ def _lacking_loss(config: Config) -> str | None:
 
 def head_in_fp8(config: Config) -> bool:
     """Whether the head's products are in 8 bits."""
-    return config.model.fp8 is not None and config.model.fp8.head
+    fp8 = config.model.fp8
+    return fp8 is not None and (fp8.places == "head" or (fp8.places == "all" and fp8.head))
+
+
+def mlp_in_fp8(config: Config) -> bool:
+    """Whether the products of MLPs are in 8 bits."""
+    return config.model.fp8 is not None and config.model.fp8.places != "head"
+
+
+def attention_in_fp8(config: Config) -> bool:
+    """Whether the products of attention's Linears are in 8 bits."""
+    return config.model.fp8 is not None and config.model.fp8.places == "all"

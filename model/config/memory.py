@@ -19,7 +19,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 
 from model.config import Config
-from model.config.shapes import Sizes, has_value_embedding, mlp_width
+from model.config.kernel_eligibility import attention_in_fp8, head_in_fp8, mlp_in_fp8
+from model.config.shapes import Sizes, has_value_embedding, mlp_width, mudd_places
 
 # streams (tokens x D) that one block keeps for its backward pass
 STREAMS_RESIDUAL = 2  # x before attention and before the MLP
@@ -32,6 +33,7 @@ STREAMS_TURNED = 2  # rotary and qk_norm: q and k before them; fused: none
 STREAMS_VALUE = 1  # value_embeddings, every other layer: v before the table is added; fused: none
 STREAMS_XSA = 2  # xsa: attention's output before it, and the values' directions
 STREAMS_GATE = 1  # sparse_attention_gate: attention's output before it; with xsa kept already
+STREAMS_MUDD = 2  # mudd_connections, at each place: the stream before it, and the values
 STREAMS_BIGRAM = 2  # bigram_hash_embedding, once: the rows looked up, and their signs
 # the gradients that live at once while one block runs backward: the MLP's hidden one (4 D), the
 # stream's before and after
@@ -122,8 +124,8 @@ def moment_bytes(config: Config, counts: Mapping[str, int]) -> int:
 
 def copied_bytes(config: Config, counts: Mapping[str, int]) -> int:
     """Copies of weights that their products read: in the compute type, or in 8 bits."""
-    compute, fp8 = compute_bytes(config), config.model.fp8
-    low = {"matrices": fp8 is not None, "head": fp8 is not None and fp8.head}
+    compute = compute_bytes(config)
+    low = {"matrices": attention_in_fp8(config), "head": head_in_fp8(config)}
     sizes = {label: 1 if low.get(label) else compute for label in counts if label not in TABLES}
     return sum(counts[label] * size for label, size in sizes.items() if size < MASTER_BYTES)
 
@@ -132,15 +134,16 @@ def block_streams(config: Config, sizes: Sizes, fused: Collection[str] = ()) -> 
     """Streams that all blocks keep together, compiled."""
     model = config.model
     each = STREAMS_RESIDUAL + STREAMS_ATTENTION
-    made_again = "products" in fused or model.fp8 is not None
+    made_again = "products" in fused or mlp_in_fp8(config)
     each += STREAMS_MLP // 2 if made_again else STREAMS_MLP + STREAMS_NORMED
-    each += STREAMS_FP8 if model.fp8 is not None else 0
+    each += STREAMS_FP8 if attention_in_fp8(config) else 0
     each += STREAMS_MIXED if model.residual_scalars is not None else 0
     if model.xsa:
         each += STREAMS_XSA
     elif model.sparse_attention_gate is not None:
         each += STREAMS_GATE
     once = STREAMS_BIGRAM if model.bigram_hash_embedding is not None else 0
+    once += STREAMS_MUDD * len(mudd_places(config, sizes.layers))
     if "qkv" in fused:
         return each * sizes.layers + once
     each += STREAMS_TURNED if model.rotary is not None or model.qk_norm is not None else 0
@@ -151,7 +154,7 @@ def block_streams(config: Config, sizes: Sizes, fused: Collection[str] = ()) -> 
 
 def _backward(config: Config, sizes: Sizes, rows: int, fused: Collection[str]) -> int:
     stream = rows * sizes.context * sizes.width * compute_bytes(config)
-    fp8 = config.model.fp8 is not None
+    fp8 = mlp_in_fp8(config)
     if "products" not in fused or fp8:
         streams = STREAMS_BACKWARD_FP8 if fp8 else STREAMS_BACKWARD
         return round(stream * streams * (1.0 if config.system.compile else EAGER_FACTOR))
@@ -171,7 +174,7 @@ def _head(config: Config, sizes: Sizes, rows: int, fused: Collection[str]) -> in
     low = config.system.precision == "bf16"
     compact = "loss" in fused or (config.system.compile and low)
     logit_bytes = COMPILED_LOGIT_BYTES if compact else EAGER_LOGIT_BYTES
-    if config.model.fp8 is not None and config.model.fp8.head:
+    if head_in_fp8(config):
         logit_bytes += FP8_LOGIT_BYTES
     at_once = min(tokens, HEAD_CHUNK_TOKENS) if "loss" in fused else tokens
     return at_once * sizes.vocab * logit_bytes + gradients

@@ -129,3 +129,7 @@ class Optimizer:
     trained it."""
     bigram_scalars: AdamW = AdamW(lr=0.008, eps=1e-10, decay=0.0)
     """Factors of the bigram hash embedding; modded-nanogpt's settings."""
+    mudd: AdamW = AdamW(lr=0.002, beta2=0.99, eps=1e-10, decay=0.0)
+    """Networks of the MUDD connections; modded-nanogpt's settings without its decay of 1e-5."""
+    mudd_gates: AdamW = AdamW(lr=0.0008, beta2=0.99, eps=1e-10, decay=0.0)
+    """Networks and scale of the MUDD gates; modded-nanogpt's settings, likewise."""

@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from math import prod
 
 from model.config import Config
-from model.config.shapes import Sizes, bigram_rows, has_value_embedding, mlp_width
+from model.config.shapes import (
+    Sizes,
+    bigram_rows,
+    has_value_embedding,
+    mlp_width,
+    mudd_gates_from,
+    mudd_gates_of,
+    mudd_places,
+)
 
 LABELS = (
     "matrices",
@@ -27,6 +35,8 @@ LABELS = (
     "attention_gates",
     "bigram_table",
     "bigram_scalars",
+    "mudd",
+    "mudd_gates",
 )
 GPT2_STD = 0.02
 TABLE = {"lookup": True, "in_compute_type": True}  # a large one
@@ -118,6 +128,8 @@ def parameters(config: Config, sizes: Sizes) -> Iterator[Parameter]:
         yield Parameter("unet_skips.factors", (layers // 2,), "x0_scalars", skip)
     if model.backout is not None:
         yield Parameter("backout.factor", (1,), "backout", Constant(model.backout.init))
+    if model.mudd_connections is not None:
+        yield from _mudd(config, sizes)
     for layer in range(layers):
         yield from _block(config, sizes, layer, inits)
     if model.norm == "layernorm":
@@ -149,6 +161,29 @@ def _block(config: Config, sizes: Sizes, layer: int, inits: "_Inits") -> Iterato
     if model.activation == "swiglu":
         yield from _linear(f"{at}.mlp.swiglu.gate", width, hidden, model.bias, inits.up)
     yield from _linear(f"{at}.mlp.down", hidden, width, model.bias, inits.residual)
+
+
+def _mudd(config: Config, sizes: Sizes) -> Iterator[Parameter]:
+    mudd, at, width = config.model.mudd_connections, "mudd_connections", sizes.width
+    assert mudd is not None
+    for place in mudd_places(config, sizes.layers):
+        name = f"{at}.places.{place.layer}"
+        yield from _network(name, width, mudd.hidden, place.shares, "mudd")
+    if mudd.gates is not None:
+        first = mudd_gates_from(mudd.gates, sizes.layers)
+        counts = [len(factors) for factors in mudd_gates_of(config, sizes.layers)]
+        for name, count in (("early", sum(counts[:first])), ("late", sum(counts[first:]))):
+            name = f"{at}.gates.{name}"
+            yield from _network(name, width, mudd.gates.hidden, count, "mudd_gates")
+        yield Parameter(f"{at}.gates.scale", (1,), "mudd_gates", Constant(mudd.gates.scale))
+
+
+def _network(name: str, width: int, hidden: int, out: int, label: str) -> Iterator[Parameter]:
+    """Two layers whose output starts at 0."""
+    bound = width**-0.5
+    yield Parameter(f"{name}.up", (hidden, width), label, Uniform(-bound, bound))
+    yield Parameter(f"{name}.down", (out, hidden), label, ZERO)
+    yield Parameter(f"{name}.bias", (out,), label, ZERO)
 
 
 def _norm(name: str, width: int) -> Iterator[Parameter]:

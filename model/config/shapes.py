@@ -5,11 +5,12 @@ T tokens, D width, H heads, K head width, L layers, V padded vocabulary.
 
 from dataclasses import dataclass
 
-from model.config import BigramHashEmbedding, Config
+from model.config import BigramHashEmbedding, Config, MuddGates
 
 VOCAB_MULTIPLE = 64  # tables padded so that the head's matmul has full tiles
 WINDOW_MULTIPLE = 128  # short windows in whole tiles of the attention kernels
 SWIGLU_MULTIPLE = 16  # rows of whole 16 bytes, in 8-bit formats too
+TRAINED_SPECIALS = 9  # behind the ordinary tokens of a trained vocabulary, BOS first
 FP8_MULTIPLE = 16  # sides of a product in 8 bits: rows of whole 16 bytes
 FP8_LEAST = 128  # smaller ones gain nothing (nanochat, torchao)
 
@@ -72,6 +73,65 @@ def paired_layers(config: Config, sizes: Sizes) -> tuple[bool, ...]:
     short = [i for i, window in enumerate(sizes.windows) if window < sizes.context]
     chosen = short[:: paired.every] if paired is not None else []
     return tuple(layer in chosen for layer in range(sizes.layers))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MuddPlace:
+    """Where trick `mudd_connections` mixes earlier streams in."""
+
+    layer: int
+    """In front of this one; the number of layers means before the head."""
+    sources: tuple[int, ...]
+    """Layers whose outputs are mixed in, beside what enters the first."""
+    in_layer: bool
+    """Whether a layer follows: values take shares too, and the stream one of itself."""
+
+    @property
+    def shares(self) -> int:
+        """Numbers that a token's network gives here."""
+        each = 1 + len(self.sources)
+        return 2 * (each + 1) if self.in_layer else each
+
+
+def mudd_places(config: Config, layers: int) -> tuple[MuddPlace, ...]:
+    """The places of trick `mudd_connections`, in order; the output in front of a place is the
+    stream itself and no source of it. The head also takes what enters the last layer."""
+    if (mudd := config.model.mudd_connections) is None:
+        return ()
+    sources = mudd.sources if mudd.sources is not None else (3 * layers // 11, 7 * layers // 11)
+    at = mudd.layers if mudd.layers is not None else (layers - 1,)
+    places = {layer: {source for source in sources if source < layer - 1} for layer in at}
+    places[layers] = {source for source in sources if source < layers - 1} | {layers - 2}
+    return tuple(
+        MuddPlace(layer=layer, sources=tuple(sorted(chosen)), in_layer=layer < layers)
+        for layer, chosen in places.items()
+    )
+
+
+def mudd_gates_from(settings: MuddGates, layers: int) -> int:
+    """The layer whose input makes the second half of the gates of trick `mudd_gates`."""
+    return max(1, 4 * layers // 11) if settings.from_layer is None else settings.from_layer
+
+
+def mudd_gates_of(config: Config, layers: int) -> tuple[tuple[str, ...], ...]:
+    """Of each layer, the factors that trick `mudd_gates` makes: x0, bigrams, skip."""
+    model = config.model
+    fixed = [
+        *(["x0"] if model.residual_scalars is not None else []),
+        *(["bigrams"] if model.bigram_hash_embedding is not None else []),
+    ]
+    late = ["skip"] if model.unet_skips is not None else []
+    first_skip = layers - layers // 2
+    return tuple(tuple(fixed + (late if i >= first_skip else [])) for i in range(layers))
+
+
+def bos_of(config: Config) -> int | None:
+    """The token that opens a document, where trick `document_mask` is on; null if no rule says."""
+    mask, vocab = config.model.document_mask, config.model.vocab_size
+    if mask is None or mask.bos_id is not None:
+        return None if mask is None else mask.bos_id
+    behind = {"train": TRAINED_SPECIALS, "gpt2": 1}.get(config.data.tokenizer)
+    return None if behind is None else vocab - behind
 
 
 def bigram_rows(settings: BigramHashEmbedding, sizes: Sizes) -> int:

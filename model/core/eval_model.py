@@ -18,10 +18,12 @@ Their keys come from the cache. A suffix token attends to the prefix and to its 
 layer's window. A trick that reads further back than one token needs a larger LOOKBACK; the tests
 compare both ways for every trick.
 
+Rows of CORE are one document each, so trick `document_mask` would hide nothing and is left out.
+
 B questions, P and Q tokens, H heads, K head width.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -68,6 +70,7 @@ class EvalModel:
 
     def __init__(self, gpt: GPT, config: Config, sizes: Sizes, kernels: Kernels) -> None:
         device = gpt.embedding.weight.device
+        config = replace(config, model=replace(config.model, document_mask=None))
         attention = _eager(kernels.attention, config, sizes, device)
         self.kernels = Kernels(attention=attention, qkv=kernels.qkv, products=kernels.products)
         with torch.device("meta"):  # allocates no weights; _share sets them

@@ -67,6 +67,14 @@ class Ranks:
 
         return Exchange(dist.all_reduce(tensor, async_op=True))
 
+    def all_reduce_maximum(self, tensor: "Tensor") -> "Exchange":
+        """The largest of each element over ranks, in place."""
+        if self.alone:
+            return Exchange(None)
+        import torch.distributed as dist
+
+        return Exchange(dist.all_reduce(tensor, op=dist.ReduceOp.MAX, async_op=True))
+
     def maximum(self, value: float) -> float:
         return value if self.alone else max(self.all_gather_object(value))
 

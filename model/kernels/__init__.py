@@ -11,8 +11,9 @@ products    `quack`, products.py: activation and residual inside the products of
 muon        `triton`, muon.py: its elementwise steps in two passes
 
 The products of trick `fp8` have two forms of one computation (model/kernels/fp8.py): `scaled_mm` on
-a GPU, `emulated` on a CPU or where it was asked for. They take the place of qkv and of the blocks'
-part of products, whose kernels multiply in bf16; those of Muon stay.
+a GPU, `emulated` on a CPU or where it was asked for. They take the place of qkv (where attention is
+in 8 bits) and of the blocks' part of products (where MLPs are), whose kernels multiply in bf16;
+those of Muon stay.
 
 A trick that changes one of these places and is not in its kernel (logit rescale, paired heads, an
 activation) leaves the place to torch. As with attention, `auto` takes what can run here, a kernel
@@ -31,7 +32,7 @@ import torch
 from model import attention
 from model.attention.requirements import Problem
 from model.config import Config
-from model.config.kernel_eligibility import FUSED, lacking
+from model.config.kernel_eligibility import FUSED, lacking, mlp_in_fp8
 from model.config.shapes import Sizes
 from model.errors import MachineError
 
@@ -67,7 +68,8 @@ def choose(config: Config, sizes: Sizes, device: torch.device) -> Kernels:
     """The kernels of a run; raises MachineError where one was asked for and cannot run."""
     return Kernels(
         attention=attention.choose(
-            config.system.attention, device, sizes.head_width, compute_type(config)
+            *(config.system.attention, device, sizes.head_width, compute_type(config)),
+            documents=config.model.document_mask is not None,
         ),
         **{place: _choose(place, config, sizes, device) for place in FUSED},
         fp8=_choose_fp8(config, device),
@@ -161,7 +163,7 @@ def kernel_plan(config: Config, kernels: Kernels) -> dict[str, str]:
         "attention": kernels.attention,
         "norms": compiled,
         "qkv": of(kernels.qkv),
-        "products": "torch" if fp8 else kernels.products,
+        "products": "torch" if mlp_in_fp8(config) else kernels.products,
         "fp8_products": kernels.fp8 if fp8 else "none",
         "loss": of(kernels.loss),
         "adamw": "torch fused",

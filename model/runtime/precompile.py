@@ -12,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from model.config import Config
+from model.config.kernel_eligibility import mlp_in_fp8
 from model.config.shapes import Sizes
 from model.system import compile_jobs
 from model.system.compile_cache import CompileCache
@@ -42,7 +43,7 @@ def jobs_of(
         windows = {window >= sizes.context: window for window in sizes.windows}.values()
         jobs += [{"kernel": "flash4", "window": window} for window in windows]
     if kernels.products == "quack" and _is_empty(cache, "quack"):
-        if config.model.fp8 is None:
+        if not mlp_in_fp8(config):
             jobs.append({"kernel": "products", "activation": config.model.activation})
         if config.optimizer.muon is not None:
             jobs.append({"kernel": "symmetric"})

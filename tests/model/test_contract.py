@@ -85,7 +85,10 @@ def turned(name: str, on: bool) -> Config:
     """The trick off in the full stack, or on alone (with what it requires) in the bare model."""
     trick = TRICKS[name]
     if not on:
-        return config_with(STACK, trick.off)
+        stack = active(config_with(STACK, {}))
+        needed = {path: value for other in trick.requires if not stack[other]
+                  for path, value in TRICKS[other].on.items()}  # fmt: skip
+        return config_with(STACK, {**needed, **trick.off})
     return config_with(None, {**required(name), **trick.on})
 
 
@@ -115,6 +118,8 @@ ADDED_MODULES = {
     "bigram_hash_embedding": "bigram_hash_embedding",
     "sparse_attention_gate": "sparse_gate",
     "swiglu": "swiglu",
+    "mudd_connections": "mudd_connections",
+    "mudd_gates": "mudd_connections.gates",
 }
 COMPANIES = sorted({company(name) for name in TRICKS})
 
@@ -223,7 +228,9 @@ def assert_flops_are_those_of(model: GPT, config: Config) -> None:
     matmul = sum(
         tensor.numel()
         for key, tensor in model.named_parameters()
-        if (key.startswith("blocks.") and "table" not in key) or key == "smear.gate"
+        if (key.startswith("blocks.") and "table" not in key)
+        or key == "smear.gate"
+        or (key.startswith("mudd_connections.") and tensor.ndim == 2)
     )
     matmul += (model.head or model.embedding).weight.numel()
     attention = 0

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from model.config.resolve import resolve
-from model.describe import describe, main
+from model.describe import catalogue_json, describe, main
 
 ROOT = Path(__file__).parents[2]
 SPEEDRUN = str(ROOT / "ablations" / "configs" / "speedrun.yaml")
@@ -90,7 +90,14 @@ def test_text_form_lists_what_is_not_built(capsys: pytest.CaptureFixture[str]) -
     assert main([SPEEDRUN]) == 0
     out = capsys.readouterr().out
     assert "parameters_total" in out
-    assert "not built yet: mudd" in out
+    assert "not built yet: prefix_token_prediction, dynamic_head_composition" in out
+
+
+def test_what_is_not_built_is_none_of_the_tricks_and_has_a_reason() -> None:
+    catalogue = catalogue_json()
+    assert not catalogue["not_built"].keys() & catalogue["tricks"].keys()
+    for entry in catalogue["not_built"].values():
+        assert all(entry[name] for name in ("summary", "source", "people", "reason"))
 
 
 def test_a_faulty_configuration_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
