@@ -191,9 +191,9 @@ class GPT(nn.Module):
     def compile_regions(self, backend: str = "inductor") -> None:
         """Compiles the model in pieces; blocks of one kind share one graph.
 
-        A kind is what distinguishes a graph: window, value embedding. A model of 12 layers with the
-        pattern SSSL has 3. Compiled as a whole it is one graph of 12 blocks that takes longer to
-        compile and runs no faster (LOG.md).
+        A kind is what distinguishes a graph: window, value embedding, a dropped part. A model of 12
+        layers with the pattern SSSL has 3. Compiled as a whole it is one graph of 12 blocks that
+        takes longer to compile and runs no faster (LOG.md).
         """
         # the compiler itself reads .grad of every input of a graph, so the warning is not for us
         warnings.filterwarnings("ignore", message=r"The \.grad attribute of a Tensor that is not")
@@ -236,10 +236,13 @@ class Block(nn.Module):
         fp8: Fp8 | None,
     ) -> None:
         super().__init__()
-        self.attention_norm = norm_of(own.under("attention_norm"))
-        self.attention = Attention(own.under("attention"), config, sizes, layer, kernels, fp8)
-        self.mlp_norm = norm_of(own.under("mlp_norm"))
-        self.mlp = MLP(own.under("mlp"), config, kernels, fp8)
+        self.attention = self.mlp = None  # either lacks in some of trick `dropped_layers`
+        if sizes.attentions[layer]:
+            self.attention_norm = norm_of(own.under("attention_norm"))
+            self.attention = Attention(own.under("attention"), config, sizes, layer, kernels, fp8)
+        if sizes.mlps[layer]:
+            self.mlp_norm = norm_of(own.under("mlp_norm"))
+            self.mlp = MLP(own.under("mlp"), config, kernels, fp8)
 
     def forward(
         self,
@@ -256,8 +259,11 @@ class Block(nn.Module):
             x = added(x, bigrams)
         if skip is not None:
             x = skipped(x, skip)
-        x = self.attention(self.attention_norm(x), tokens, cos_sin, residual=x)
-        return self.mlp(self.mlp_norm(x), residual=x)
+        if self.attention is not None:
+            x = self.attention(self.attention_norm(x), tokens, cos_sin, residual=x)
+        if self.mlp is not None:
+            x = self.mlp(self.mlp_norm(x), residual=x)
+        return x
 
 
 class Attention(nn.Module):

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from model.config.architecture import (
     Backout,
     BigramHashEmbedding,
+    DroppedLayers,
     Fp8,
     HalfRotary,
     LogitRescale,
@@ -67,6 +68,7 @@ __all__ = [
     "Core",
     "Data",
     "Dial",
+    "DroppedLayers",
     "Evaluation",
     "Fp8",
     "HalfRotary",

@@ -101,6 +101,17 @@ class PairedHeads:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DroppedLayers:
+    """Trick `dropped_layers`: layers without attention, layers without an MLP
+    (model/config/dropped_layers.py)."""
+
+    attention: tuple[int, ...] | None = None
+    """Layers without attention, counted from 0. Null: layer 6 L // 11 of L."""
+    mlp: tuple[int, ...] = ()
+    """Layers without an MLP."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ValueEmbeddings:
     """Trick `value_embeddings`: token tables added to the values
     (model/tricks/value_embeddings.py)."""
@@ -188,6 +199,8 @@ class Model:
     token before (model/tricks/partial_key_offset.py)."""
     paired_heads: PairedHeads | None = None
     """Heads in pairs. Null: every head attends to its own keys."""
+    dropped_layers: DroppedLayers | None = None
+    """Layers that lack attention or MLP. Null: every layer has both."""
     softcap: Softcap | None = None
     """Bounded logits. Null: logits as they are."""
     logit_rescale: LogitRescale | None = None

@@ -226,6 +226,14 @@ TRICKS: dict[str, Trick] = {
         people="@classiclarryd",
         file="tricks/partial_key_offset.py",
     ),
+    "dropped_layers": Trick(
+        summary="A layer in the middle has no attention",
+        on={"model.dropped_layers": {}},
+        off={"model.dropped_layers": None},
+        source="modded-nanogpt 2024-12-17; first MLP, PR 120 (2025-09); first attention, PR 131",
+        people="@YouJiacheng, @EmelyanenkoK, @classiclarryd",
+        file="config/dropped_layers.py",
+    ),
     "paired_heads": Trick(
         summary="Two heads share one softmax over the keys of both, in some layers of short window",
         on={"model.paired_heads": {}},

@@ -9,6 +9,7 @@ from dataclasses import fields
 from typing import Any
 
 from model.config import AdamW, Config
+from model.config.dropped_layers import without_attention, without_mlp
 from model.config.shapes import (
     FP8_LEAST,
     FP8_MULTIPLE,
@@ -48,7 +49,7 @@ def faults(config: Config) -> list[ConfigError]:
     if found:  # the other checks compute with these numbers
         return found
     checks = (
-        *(_shape, _windows, _pairs, _gates, _logits, _bigrams, _fp8, _adamw, _muon),
+        *(_shape, _windows, _dropped, _pairs, _gates, _logits, _bigrams, _fp8, _adamw, _muon),
         *(_schedule, _stages, _horizon, _data, _core),
     )
     return [fault for check in checks for fault in check(config)]
@@ -120,6 +121,26 @@ def _pairs(config: Config) -> Iterator[ConfigError]:
         yield _fault(path, "an even number of heads", sizes.heads, hint)
     if config.model.windows is not None and not any(paired_layers(config, sizes)):
         yield _fault(path, "a layer with a short window", "none", hint)
+
+
+def _dropped(config: Config) -> Iterator[ConfigError]:
+    if config.model.dropped_layers is None:
+        return
+    layers = config.dial.depth
+    parts = {"attention": without_attention(config, layers), "mlp": without_mlp(config)}
+    for name, dropped in parts.items():
+        path = f"model.dropped_layers.{name}"
+        yield from _layer_list(path, dropped, layers)
+        if {*range(layers)} <= {*dropped}:
+            expected = "at least one layer with it"
+            yield _fault(path, expected, "none left", "Drop fewer, or raise dial.depth.")
+
+
+def _layer_list(path: str, chosen: tuple[int, ...], layers: int) -> Iterator[ConfigError]:
+    """Faults of a list of layers: one that does not exist, or is named twice."""
+    if any(not 0 <= layer < layers for layer in chosen) or len({*chosen}) < len(chosen):
+        expected = f"different layers from 0 to {layers - 1}"
+        yield _fault(path, expected, [*chosen], "Name layers of the model, from 0.")
 
 
 def _logits(config: Config) -> Iterator[ConfigError]:

@@ -21,9 +21,10 @@ from dataclasses import asdict, dataclass
 from model.config import Config
 from model.config.shapes import Sizes, has_value_embedding, mlp_width
 
-# streams (tokens x D) that one block keeps for its backward pass
-STREAMS_RESIDUAL = 2  # x before attention and before the MLP
-STREAMS_NORMED = 2  # both after their norm: the inputs of the projections; fused, fp8: made again
+# streams (tokens x D) that one block keeps for its backward pass; the first two for attention and
+# for the MLP, where it has them
+STREAMS_RESIDUAL = 1  # x before it
+STREAMS_NORMED = 1  # the same after its norm: the input of its projections; fused, fp8: made again
 STREAMS_ATTENTION = 4  # q, k, v and attention's output
 STREAMS_MLP = 8  # 4 D wide, before and after its activation; fused, fp8: before
 STREAMS_FP8 = 1  # fp8: what attention's projections read, two of half a stream
@@ -130,23 +131,31 @@ def copied_bytes(config: Config, counts: Mapping[str, int]) -> int:
 
 def block_streams(config: Config, sizes: Sizes, fused: Collection[str] = ()) -> int:
     """Streams that all blocks keep together, compiled."""
+    made_again = "products" in fused or config.model.fp8 is not None
+    each = STREAMS_RESIDUAL if made_again else STREAMS_RESIDUAL + STREAMS_NORMED
+    mixed = STREAMS_MIXED if config.model.residual_scalars is not None else 0
+    once = STREAMS_BIGRAM if config.model.bigram_hash_embedding is not None else 0
+    mlp = each + (STREAMS_MLP // 2 if made_again else STREAMS_MLP)
+    attentions = [
+        each + _attention_streams(config, sizes, layer, fused)
+        for layer, attends in enumerate(sizes.attentions)
+        if attends
+    ]
+    return sum(attentions) + mlp * sum(sizes.mlps) + mixed * sizes.layers + once
+
+
+def _attention_streams(config: Config, sizes: Sizes, layer: int, fused: Collection[str]) -> int:
     model = config.model
-    each = STREAMS_RESIDUAL + STREAMS_ATTENTION
-    made_again = "products" in fused or model.fp8 is not None
-    each += STREAMS_MLP // 2 if made_again else STREAMS_MLP + STREAMS_NORMED
-    each += STREAMS_FP8 if model.fp8 is not None else 0
-    each += STREAMS_MIXED if model.residual_scalars is not None else 0
+    kept = STREAMS_ATTENTION + (STREAMS_FP8 if model.fp8 is not None else 0)
     if model.xsa:
-        each += STREAMS_XSA
+        kept += STREAMS_XSA
     elif model.sparse_attention_gate is not None:
-        each += STREAMS_GATE
-    once = STREAMS_BIGRAM if model.bigram_hash_embedding is not None else 0
+        kept += STREAMS_GATE
     if "qkv" in fused:
-        return each * sizes.layers + once
-    each += STREAMS_TURNED if model.rotary is not None or model.qk_norm is not None else 0
-    with_tables = sum(has_value_embedding(layer, sizes.layers) for layer in range(sizes.layers))
-    of_tables = STREAMS_VALUE * with_tables if model.value_embeddings is not None else 0
-    return each * sizes.layers + of_tables + once
+        return kept
+    kept += STREAMS_TURNED if model.rotary is not None or model.qk_norm is not None else 0
+    has_table = model.value_embeddings is not None and has_value_embedding(layer, sizes.layers)
+    return kept + (STREAMS_VALUE if has_table else 0)
 
 
 def _backward(config: Config, sizes: Sizes, rows: int, fused: Collection[str]) -> int:
@@ -179,6 +188,7 @@ def _head(config: Config, sizes: Sizes, rows: int, fused: Collection[str]) -> in
 
 def _largest_stack(config: Config, sizes: Sizes) -> int:
     """Elements of the largest stack of equal matrices that Muon steps at once: up or down of all
-    MLPs, as large as the four of attention together; up and gate of SwiGLU."""
+    MLPs, up and gate of SwiGLU, or the four of all attentions."""
     matrices = 2 if config.model.activation == "swiglu" else 1
-    return matrices * mlp_width(config, sizes.width) * sizes.width * sizes.layers
+    mlps = matrices * mlp_width(config, sizes.width) * sizes.width * sum(sizes.mlps)
+    return max(mlps, 4 * sizes.width**2 * sum(sizes.attentions))

@@ -127,10 +127,16 @@ def parameters(config: Config, sizes: Sizes) -> Iterator[Parameter]:
 
 
 def _block(config: Config, sizes: Sizes, layer: int, inits: "_Inits") -> Iterator[Parameter]:
+    if sizes.attentions[layer]:
+        yield from _attention(config, sizes, layer, inits)
+    if sizes.mlps[layer]:
+        yield from _mlp(config, sizes, layer, inits)
+
+
+def _attention(config: Config, sizes: Sizes, layer: int, inits: "_Inits") -> Iterator[Parameter]:
     model, width, at = config.model, sizes.width, f"blocks.{layer}"
     if model.norm == "layernorm":
         yield from _norm(f"{at}.attention_norm", width)
-        yield from _norm(f"{at}.mlp_norm", width)
     for name in ("query", "key", "value"):
         yield from _linear(f"{at}.attention.{name}", width, width, model.bias, inits.inner)
     yield from _linear(f"{at}.attention.out", width, width, model.bias, inits.residual)
@@ -144,7 +150,13 @@ def _block(config: Config, sizes: Sizes, layer: int, inits: "_Inits") -> Iterato
     if model.sparse_attention_gate is not None:
         gate = (sizes.heads, model.sparse_attention_gate.gate_channels)
         yield Parameter(f"{at}.attention.sparse_gate.gate", gate, "attention_gates", ZERO)
+
+
+def _mlp(config: Config, sizes: Sizes, layer: int, inits: "_Inits") -> Iterator[Parameter]:
+    model, width, at = config.model, sizes.width, f"blocks.{layer}"
     hidden = mlp_width(config, width)
+    if model.norm == "layernorm":
+        yield from _norm(f"{at}.mlp_norm", width)
     yield from _linear(f"{at}.mlp.up", width, hidden, model.bias, inits.up)
     if model.activation == "swiglu":
         yield from _linear(f"{at}.mlp.swiglu.gate", width, hidden, model.bias, inits.up)
