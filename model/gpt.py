@@ -18,11 +18,12 @@ from model.arch.parameter import Parameters
 from model.arch.position_ids import PositionIds
 from model.attention import BACKENDS
 from model.config import Config
-from model.config.shapes import Sizes, has_value_embedding, paired_layers
+from model.config.shapes import Sizes, has_value_embedding, learnable_xsa_layers, paired_layers
 from model.kernels import Kernels, compute_type, fused
 from model.kernels.fp8 import Fp8
 from model.tricks.backout import Backout
 from model.tricks.bigram_hash_embedding import BigramHashEmbedding, Share, added
+from model.tricks.learnable_xsa import LearnableXSA
 from model.tricks.logit_rescale import rescaled
 from model.tricks.multi_token import weighted_losses
 from model.tricks.paired_heads import interleaved, of_pairs, separated
@@ -290,6 +291,9 @@ class Attention(nn.Module):
         self.paired = paired_layers(config, sizes)[layer]
         self.offsets_keys = model.partial_key_offset and self.window >= sizes.context
         self.xsa = model.xsa
+        self.learnable_xsa = None
+        if layer in learnable_xsa_layers(config, sizes):
+            self.learnable_xsa = LearnableXSA(own.under("learnable_xsa"))
         self.sparse_gate = None
         if model.sparse_attention_gate is not None:
             self.sparse_gate = SparseAttentionGate(own.under("sparse_gate"))
@@ -316,6 +320,8 @@ class Attention(nn.Module):
             y = self.attend(q, k, v, self.window)
         if self.xsa:
             y = exclusive(y, v)
+        if self.learnable_xsa is not None:
+            y = self.learnable_xsa(y, v)
         if self.sparse_gate is not None:
             y = self.sparse_gate(y, x)
         y = y.flatten(-2)

@@ -15,6 +15,7 @@ from model.config.shapes import (
     FP8_MULTIPLE,
     WINDOW_MULTIPLE,
     fp8_takes,
+    learnable_xsa_layers,
     paired_layers,
     sizes_of,
 )
@@ -49,7 +50,19 @@ def faults(config: Config) -> list[ConfigError]:
     if found:  # the other checks compute with these numbers
         return found
     checks = (
-        *(_shape, _windows, _dropped, _pairs, _gates, _logits, _bigrams, _fp8, _adamw, _muon),
+        *(
+            _shape,
+            _windows,
+            _dropped,
+            _learnable_xsa,
+            _pairs,
+            _gates,
+            _logits,
+            _bigrams,
+            _fp8,
+            _adamw,
+            _muon,
+        ),
         *(_schedule, _stages, _horizon, _data, _core),
     )
     return [fault for check in checks for fault in check(config)]
@@ -134,6 +147,20 @@ def _dropped(config: Config) -> Iterator[ConfigError]:
         if {*range(layers)} <= {*dropped}:
             expected = "at least one layer with it"
             yield _fault(path, expected, "none left", "Drop fewer, or raise dial.depth.")
+
+
+def _learnable_xsa(config: Config) -> Iterator[ConfigError]:
+    settings, path = config.model.learnable_xsa, "model.learnable_xsa.layers"
+    if settings is None:
+        return
+    sizes = sizes_of(config)
+    chosen = learnable_xsa_layers(config, sizes)
+    yield from _layer_list(path, chosen, sizes.layers)
+    if lacking := [i for i in chosen if i < sizes.layers and not sizes.attentions[i]]:
+        hint = "Leave them out here, or in model.dropped_layers.attention."
+        yield _fault(path, "layers with attention", f"{lacking}, which have none", hint)
+    if not chosen:
+        yield _fault(path, "at least one layer", "none", "Or set model.learnable_xsa: null.")
 
 
 def _layer_list(path: str, chosen: tuple[int, ...], layers: int) -> Iterator[ConfigError]:

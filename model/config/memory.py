@@ -19,7 +19,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 
 from model.config import Config
-from model.config.shapes import Sizes, has_value_embedding, mlp_width
+from model.config.shapes import Sizes, has_value_embedding, learnable_xsa_layers, mlp_width
 
 # streams (tokens x D) that one block keeps for its backward pass; the first two for attention and
 # for the MLP, where it has them
@@ -31,7 +31,7 @@ STREAMS_FP8 = 1  # fp8: what attention's projections read, two of half a stream
 STREAMS_MIXED = 1  # residual_scalars: the stream before it is mixed with the embedding
 STREAMS_TURNED = 2  # rotary and qk_norm: q and k before them; fused: none
 STREAMS_VALUE = 1  # value_embeddings, every other layer: v before the table is added; fused: none
-STREAMS_XSA = 2  # xsa: attention's output before it, and the values' directions
+STREAMS_XSA = 2  # xsa, learnable_xsa: attention's output before it, and the values' directions
 STREAMS_GATE = 1  # sparse_attention_gate: attention's output before it; with xsa kept already
 STREAMS_BIGRAM = 2  # bigram_hash_embedding, once: the rows looked up, and their signs
 # the gradients that live at once while one block runs backward: the MLP's hidden one (4 D), the
@@ -147,7 +147,7 @@ def block_streams(config: Config, sizes: Sizes, fused: Collection[str] = ()) -> 
 def _attention_streams(config: Config, sizes: Sizes, layer: int, fused: Collection[str]) -> int:
     model = config.model
     kept = STREAMS_ATTENTION + (STREAMS_FP8 if model.fp8 is not None else 0)
-    if model.xsa:
+    if model.xsa or layer in learnable_xsa_layers(config, sizes):
         kept += STREAMS_XSA
     elif model.sparse_attention_gate is not None:
         kept += STREAMS_GATE

@@ -116,6 +116,8 @@ class Optimizer:
     """Factor of backout."""
     attention_gates: AdamW = AdamW(lr=0.008, beta2=0.99, eps=1e-10, decay=0.0)
     """Gates of the sparse attention gate; modded-nanogpt's settings."""
+    xsa_strengths: AdamW = AdamW(lr=0.008, eps=1e-10, decay=0.0)
+    """Strengths of the learnable XSA; modded-nanogpt's settings."""
     bigram_table: AdamW = AdamW(
         lr=0.3,
         beta1=0.8,

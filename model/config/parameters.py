@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from math import prod
 
 from model.config import Config
-from model.config.shapes import Sizes, bigram_rows, has_value_embedding, mlp_width
+from model.config.shapes import (
+    Sizes,
+    bigram_rows,
+    has_value_embedding,
+    learnable_xsa_layers,
+    mlp_width,
+)
 
 LABELS = (
     "matrices",
@@ -25,6 +31,7 @@ LABELS = (
     "smear",
     "backout",
     "attention_gates",
+    "xsa_strengths",
     "bigram_table",
     "bigram_scalars",
 )
@@ -150,6 +157,9 @@ def _attention(config: Config, sizes: Sizes, layer: int, inits: "_Inits") -> Ite
     if model.sparse_attention_gate is not None:
         gate = (sizes.heads, model.sparse_attention_gate.gate_channels)
         yield Parameter(f"{at}.attention.sparse_gate.gate", gate, "attention_gates", ZERO)
+    if (xsa := model.learnable_xsa) is not None and layer in learnable_xsa_layers(config, sizes):
+        at_xsa = f"{at}.attention.learnable_xsa"
+        yield Parameter(f"{at_xsa}.strengths", (sizes.heads,), "xsa_strengths", Constant(xsa.init))
 
 
 def _mlp(config: Config, sizes: Sizes, layer: int, inits: "_Inits") -> Iterator[Parameter]:

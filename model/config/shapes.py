@@ -88,6 +88,16 @@ def paired_layers(config: Config, sizes: Sizes) -> tuple[bool, ...]:
     return tuple(layer in chosen for layer in range(sizes.layers))
 
 
+def learnable_xsa_layers(config: Config, sizes: Sizes) -> tuple[int, ...]:
+    """Layers with learned strengths (trick `learnable_xsa`)."""
+    if (settings := config.model.learnable_xsa) is None:
+        return ()
+    if settings.layers is not None:
+        return settings.layers
+    paired = paired_layers(config, sizes)
+    return tuple(i for i in range(sizes.layers) if sizes.attentions[i] and not paired[i])
+
+
 def bigram_rows(settings: BigramHashEmbedding, sizes: Sizes) -> int:
     """Rows of the table of token pairs; the last is that of a row's first token."""
     return settings.table_multiple * sizes.vocab

@@ -114,6 +114,7 @@ ADDED_MODULES = {
     "smear": "smear",
     "bigram_hash_embedding": "bigram_hash_embedding",
     "sparse_attention_gate": "sparse_gate",
+    "learnable_xsa": "learnable_xsa",
     "swiglu": "swiglu",
 }
 COMPANIES = sorted({company(name) for name in TRICKS})
