@@ -34,6 +34,7 @@ from model.config.architecture import (
 )
 from model.config.optimizer import (
     AdamW,
+    AdamWCautiousDecay,
     Muon,
     NorMuon,
     Optimizer,
@@ -60,6 +61,7 @@ from model.config.schedule import (
 
 __all__ = [
     "AdamW",
+    "AdamWCautiousDecay",
     "Backout",
     "BatchStages",
     "BigramHashEmbedding",

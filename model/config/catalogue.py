@@ -133,6 +133,14 @@ TRICKS: dict[str, Trick] = {
         people="authors of cautious optimizers; @varunneal",
         file="optim/muon.py",
     ),
+    "adamw_cautious_decay": Trick(
+        summary="AdamW decays a weight only where its update shrinks it too",
+        on={"optimizer.adamw_cautious_decay": {}},
+        off={"optimizer.adamw_cautious_decay": None},
+        source="arXiv 2510.12402; modded-nanogpt PR 172 (2025-12-18)",
+        people="Chen and others; @roeeshenberg, @varunneal",
+        file="tricks/adamw_cautious_decay.py",
+    ),
     "residual_scalars": Trick(
         summary="Each layer scales the stream and adds a share of the embedding",
         on={"model.residual_scalars": {}},

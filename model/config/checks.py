@@ -10,6 +10,7 @@ from typing import Any
 
 from model.config import AdamW, Config
 from model.config.dropped_layers import without_attention, without_mlp
+from model.config.parameters import LABELS
 from model.config.shapes import (
     FP8_LEAST,
     FP8_MULTIPLE,
@@ -50,19 +51,8 @@ def faults(config: Config) -> list[ConfigError]:
     if found:  # the other checks compute with these numbers
         return found
     checks = (
-        *(
-            _shape,
-            _windows,
-            _dropped,
-            _learnable_xsa,
-            _pairs,
-            _gates,
-            _logits,
-            _bigrams,
-            _fp8,
-            _adamw,
-            _muon,
-        ),
+        *(_shape, _windows, _dropped, _learnable_xsa, _pairs, _gates, _logits, _bigrams, _fp8),
+        *(_adamw, _adamw_cautious_decay, _muon),
         *(_schedule, _stages, _horizon, _data, _core),
     )
     return [fault for check in checks for fault in check(config)]
@@ -227,6 +217,22 @@ def _adamw(config: Config) -> Iterator[ConfigError]:
         for name in ("beta1", "beta2"):
             if not 0 <= (value := getattr(settings, name)) < 1:
                 yield _fault(f"{path}.{name}", "0 to below 1", value, "For example 0.9.")
+
+
+def _adamw_cautious_decay(config: Config) -> Iterator[ConfigError]:
+    cautious, path = config.optimizer.adamw_cautious_decay, "optimizer.adamw_cautious_decay.labels"
+    if cautious is None or cautious.labels is None:
+        return
+    labels = cautious.labels
+    if not labels or not {*labels} <= {*LABELS} or len({*labels}) < len(labels):
+        yield _fault(path, f"different ones of {', '.join(LABELS)}", [*labels], "Or null for all.")
+        return
+    if "matrices" in labels and config.optimizer.muon is not None:
+        hint = "Leave it out; optimizer.muon.cautious_decay masks the decay of Muon."
+        yield _fault(path, "labels of AdamW", "matrices, which Muon steps", hint)
+    if still := [label for label in labels if getattr(config.optimizer, label).decay == 0]:
+        hint = "Leave them out, or raise their decay."
+        yield _fault(path, "labels with a decay", f"{', '.join(still)} with 0", hint)
 
 
 def _muon(config: Config) -> Iterator[ConfigError]:

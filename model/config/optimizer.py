@@ -25,6 +25,15 @@ class AdamW:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AdamWCautiousDecay:
+    """Trick `adamw_cautious_decay`: decay where update and weight agree in sign
+    (model/tricks/adamw_cautious_decay.py)."""
+
+    labels: tuple[str, ...] | None = None
+    """Labels that have it. Null: all labels of AdamW."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class NorMuon:
     """Trick `muon_normuon`: a second moment per row or column of the orthogonal update."""
 
@@ -81,6 +90,8 @@ class Optimizer:
     """Muon for the label `matrices`. Null: AdamW with the settings of `matrices`."""
     clip: float | None = 1.0
     """Bound on the global gradient norm. Null: no clipping."""
+    adamw_cautious_decay: AdamWCautiousDecay | None = None
+    """Masked decay of AdamW. Null: all weights decay."""
     table_interval_steps: int = 1
     """Embedding and head take a step every n steps, on the gradients of all n (trick
     `tables_every_second_step`)."""

@@ -52,6 +52,7 @@ def overrides(text_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> di
         "model.value_embeddings": {},
         "optimizer.muon": {},
         "optimizer.muon.normuon": {},
+        "optimizer.adamw_cautious_decay": {},
         "data.source": str(text_folder),
         "data.cache_dir": str(tmp_path_factory.getbasetemp() / "cache"),
         "eval.tokens": 512,
