@@ -38,6 +38,7 @@ from model.config.optimizer import (
     Muon,
     NorMuon,
     Optimizer,
+    WeightAverage,
 )
 from model.config.run import (
     Checkpointing,
@@ -97,6 +98,7 @@ __all__ = [
     "ValueEmbeddings",
     "Wandb",
     "Warmdown",
+    "WeightAverage",
     "WindowWarmup",
     "Windows",
 ]

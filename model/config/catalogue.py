@@ -141,6 +141,14 @@ TRICKS: dict[str, Trick] = {
         people="Chen and others; @roeeshenberg, @varunneal",
         file="tricks/adamw_cautious_decay.py",
     ),
+    "weight_average": Trick(
+        summary="Evaluations see an average of the weights over the last steps, blended with them",
+        on={"optimizer.weight_average": {"decay": 0.9933, "start": 0.74, "blend": 0.6}},
+        off={"optimizer.weight_average": None},
+        source="modded-nanogpt track 3, PR 325 (2026-06-12); refused by nanochat (2026-03-24)",
+        people="Polyak and Juditsky; @jn2clark, @ypwang61",
+        file="tricks/weight_average.py",
+    ),
     "residual_scalars": Trick(
         summary="Each layer scales the stream and adds a share of the embedding",
         on={"model.residual_scalars": {}},

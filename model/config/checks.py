@@ -52,7 +52,7 @@ def faults(config: Config) -> list[ConfigError]:
         return found
     checks = (
         *(_shape, _windows, _dropped, _learnable_xsa, _pairs, _gates, _logits, _bigrams, _fp8),
-        *(_adamw, _adamw_cautious_decay, _muon),
+        *(_adamw, _adamw_cautious_decay, _weight_average, _muon),
         *(_schedule, _stages, _horizon, _data, _core),
     )
     return [fault for check in checks for fault in check(config)]
@@ -233,6 +233,21 @@ def _adamw_cautious_decay(config: Config) -> Iterator[ConfigError]:
     if still := [label for label in labels if getattr(config.optimizer, label).decay == 0]:
         hint = "Leave them out, or raise their decay."
         yield _fault(path, "labels with a decay", f"{', '.join(still)} with 0", hint)
+
+
+def _weight_average(config: Config) -> Iterator[ConfigError]:
+    if (average := config.optimizer.weight_average) is None:
+        return
+    path = "optimizer.weight_average"
+    for name in ("decay", "start"):
+        if not 0 <= (value := getattr(average, name)) < 1:
+            hint = "For example 0.99." if name == "decay" else "Give the share of all steps."
+            yield _fault(f"{path}.{name}", "0 to below 1", value, hint)
+    if average.every_steps <= 0:
+        yield _fault(f"{path}.every_steps", "1 or more", average.every_steps, "Raise it.")
+    if not 0 < average.blend <= 1:
+        hint = f"1 evaluates the average alone; {path}: null the weights."
+        yield _fault(f"{path}.blend", "above 0, to 1", average.blend, hint)
 
 
 def _muon(config: Config) -> Iterator[ConfigError]:

@@ -61,7 +61,7 @@ class Memory:
     """Bytes by part."""
 
     states: int
-    """Weights, their copies in the compute type, and the optimizers' moments."""
+    """Weights, their copies in the compute type, the optimizers' moments, and averages."""
     gradients: int
     activations: int
     """What the forward pass through all blocks keeps."""
@@ -100,7 +100,11 @@ def memory_of(
     stream = rows * sizes.context * sizes.width * compute_bytes(config)
     eager = 1.0 if config.system.compile else EAGER_FACTOR
     return Memory(
-        states=weights + copied_bytes(config, counts) + moments // ranks,
+        states=weights
+        + copied_bytes(config, counts)
+        + moments // ranks
+        + average_bytes(config, counts)
+        + kept_bytes(config, counts),
         gradients=weights if ranks == 1 else weights + weights // ranks,
         activations=round(eager * stream * block_streams(config, sizes, fused)),
         head=_head(config, sizes, rows, fused),
@@ -119,6 +123,16 @@ def moment_bytes(config: Config, counts: Mapping[str, int]) -> int:
     """The optimizers' moments over all ranks: two of each parameter, one of Muon's matrices."""
     muon = config.optimizer.muon is not None
     return 2 * weight_bytes(config, counts) - MASTER_BYTES * counts.get("matrices", 0) * muon
+
+
+def average_bytes(config: Config, counts: Mapping[str, int]) -> int:
+    """Averages of all parameters (trick `weight_average`); every rank has them all."""
+    return sum(counts.values()) * MASTER_BYTES * (config.optimizer.weight_average is not None)
+
+
+def kept_bytes(config: Config, counts: Mapping[str, int]) -> int:
+    """The weights of training, while an evaluation has others in their place."""
+    return weight_bytes(config, counts) * (config.optimizer.weight_average is not None)
 
 
 def copied_bytes(config: Config, counts: Mapping[str, int]) -> int:

@@ -34,6 +34,21 @@ class AdamWCautiousDecay:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WeightAverage:
+    """Trick `weight_average`: an average of the weights is evaluated
+    (model/tricks/weight_average.py)."""
+
+    decay: float = 0.99
+    """What an average keeps of itself a step; it reaches back about 1 / (1 - decay) steps."""
+    start: float = 0.0
+    """Share of all steps after which it begins, as the weights of then. 0: with the first step."""
+    every_steps: int = 1
+    """It is updated every n steps, by decay^n."""
+    blend: float = 1.0
+    """Share of the average in what is evaluated; the rest are the weights of now."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class NorMuon:
     """Trick `muon_normuon`: a second moment per row or column of the orthogonal update."""
 
@@ -92,6 +107,8 @@ class Optimizer:
     """Bound on the global gradient norm. Null: no clipping."""
     adamw_cautious_decay: AdamWCautiousDecay | None = None
     """Masked decay of AdamW. Null: all weights decay."""
+    weight_average: WeightAverage | None = None
+    """Averages that evaluations see. Null: they see the weights."""
     table_interval_steps: int = 1
     """Embedding and head take a step every n steps, on the gradients of all n (trick
     `tables_every_second_step`)."""

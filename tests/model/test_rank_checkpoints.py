@@ -46,6 +46,7 @@ SETTINGS = {
     "schedule.untie": {},
     "optimizer.table_interval_steps": 2,
     "optimizer.adamw_cautious_decay": {},
+    "optimizer.weight_average": {"decay": 0.7, "start": 0.3, "every_steps": 2},
     "checkpoint.every_steps": 3,
     "checkpoint.keep": STEPS,
     "system.precision": "fp32",
