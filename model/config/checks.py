@@ -85,6 +85,8 @@ def _shape(config: Config) -> Iterator[ConfigError]:
         yield _fault("model.head_width", "even", model.head_width, hint)
     if model.rotary is not None and model.rotary.base <= 0:
         yield _fault("model.rotary.base", "more than 0", model.rotary.base, "Raise it.")
+    if model.qk_norm is not None and model.qk_norm.scale <= 0:
+        yield _fault("model.qk_norm.scale", "more than 0", model.qk_norm.scale, "Raise it.")
     half = model.rotary.half if model.rotary is not None else None
     if half is not None and model.head_width % 4:
         hint = "Half of the channels turn, in pairs; choose such a head width."
@@ -260,6 +262,8 @@ def _muon(config: Config) -> Iterator[ConfigError]:
     for name in ("momentum_start", "momentum", "momentum_end"):
         if not 0 <= (value := getattr(muon, name)) < 1:
             yield _fault(f"optimizer.muon.{name}", "0 to below 1", value, "For example 0.95.")
+    if muon.normuon is not None and not 0 <= (value := muon.normuon.beta2) < 1:
+        yield _fault("optimizer.muon.normuon.beta2", "0 to below 1", value, "For example 0.9.")
     if not 0 < muon.norm_floor <= 1:
         hint = "nanochat has 1e-6."
         yield _fault("optimizer.muon.norm_floor", "above 0, to 1", muon.norm_floor, hint)
@@ -276,6 +280,12 @@ def _schedule(config: Config) -> Iterator[ConfigError]:
     if schedule.warmdown is not None and not 0 <= schedule.warmdown.fraction <= 1:
         got, hint = schedule.warmdown.fraction, "Give the share of all steps."
         yield _fault("schedule.warmdown.fraction", "0 to 1", got, hint)
+    if schedule.warmdown is not None and schedule.warmdown.final_lr < 0:
+        got, hint = schedule.warmdown.final_lr, "Give the share of the peak."
+        yield _fault("schedule.warmdown.final_lr", "0 or more", got, hint)
+    if schedule.cosine_final_lr < 0:
+        got, hint = schedule.cosine_final_lr, "Give the share of the peak."
+        yield _fault("schedule.cosine_final_lr", "0 or more", got, hint)
 
 
 def _data(config: Config) -> Iterator[ConfigError]:
