@@ -2,8 +2,9 @@
 them.
 
 `matrices` go to Muon where it is on; every other label is a parameter group of one AdamW (torch's
-own, fused). After the idea of modded-nanogpt's label table. Over several ranks each one updates its
-share of every stack and every large table (model/distributed/ranks.py).
+own, fused, but for the labels of trick `adamw_cautious_decay`). After the idea of modded-nanogpt's
+label table. Over several ranks each one updates its share of every stack and every large table
+(model/distributed/ranks.py).
 """
 
 from typing import Any
