@@ -21,12 +21,13 @@ from model.arch.position_ids import PositionIds
 from model.attention import BACKENDS
 from model.config import Config
 from model.config.kernel_eligibility import attention_in_fp8, head_in_fp8, mlp_in_fp8
-from model.config.shapes import Sizes, has_value_embedding, paired_layers
+from model.config.shapes import Sizes, has_value_embedding, learnable_xsa_layers, paired_layers
 from model.kernels import Kernels, compute_type, fused
 from model.kernels.fp8 import Fp8
 from model.tricks.backout import Backout
 from model.tricks.bigram_hash_embedding import BigramHashEmbedding, Share, added
 from model.tricks.document_mask import DocumentMask
+from model.tricks.learnable_xsa import LearnableXSA
 from model.tricks.logit_rescale import rescaled
 from model.tricks.mudd_connections import MuddConnections
 from model.tricks.mudd_gates import Gates, MuddGates
@@ -223,9 +224,9 @@ class GPT(nn.Module):
     def compile_regions(self, backend: str = "inductor") -> None:
         """Compiles the model in pieces; blocks of one kind share one graph.
 
-        A kind is what distinguishes a graph: window, value embedding. A model of 12 layers with the
-        pattern SSSL has 3. Compiled as a whole it is one graph of 12 blocks that takes longer to
-        compile and runs no faster (LOG.md).
+        A kind is what distinguishes a graph: window, value embedding, a dropped part. A model of 12
+        layers with the pattern SSSL has 3. Compiled as a whole it is one graph of 12 blocks that
+        takes longer to compile and runs no faster (LOG.md).
         """
         # the compiler itself reads .grad of every input of a graph, so the warning is not for us
         warnings.filterwarnings("ignore", message=r"The \.grad attribute of a Tensor that is not")
@@ -278,12 +279,15 @@ class Block(nn.Module):
         super().__init__()
         if mlp_fp8 is not None:  # its fused kernels multiply in bf16
             kernels = replace(kernels, products="torch")
-        self.attention_norm = norm_of(own.under("attention_norm"))
-        self.attention = Attention(
-            own.under("attention"), config, sizes, layer, kernels, attention_fp8
-        )
-        self.mlp_norm = norm_of(own.under("mlp_norm"))
-        self.mlp = MLP(own.under("mlp"), config, kernels, mlp_fp8)
+        self.attention = self.mlp = None  # some blocks lack one (trick `dropped_layers`)
+        if sizes.attentions[layer]:
+            self.attention_norm = norm_of(own.under("attention_norm"))
+            self.attention = Attention(
+                own.under("attention"), config, sizes, layer, kernels, attention_fp8
+            )
+        if sizes.mlps[layer]:
+            self.mlp_norm = norm_of(own.under("mlp_norm"))
+            self.mlp = MLP(own.under("mlp"), config, kernels, mlp_fp8)
 
     def forward(
         self,
@@ -302,8 +306,11 @@ class Block(nn.Module):
             x = added(x, bigrams)
         if skip is not None:
             x = skipped(x, skip)
-        x = self.attention(self.attention_norm(x), tokens, cos_sin, x, mask, values)
-        return self.mlp(self.mlp_norm(x), residual=x)
+        if self.attention is not None:
+            x = self.attention(self.attention_norm(x), tokens, cos_sin, x, mask, values)
+        if self.mlp is not None:
+            x = self.mlp(self.mlp_norm(x), residual=x)
+        return x
 
 
 class Attention(nn.Module):
@@ -330,6 +337,9 @@ class Attention(nn.Module):
         self.paired = paired_layers(config, sizes)[layer]
         self.offsets_keys = model.partial_key_offset and self.window >= sizes.context
         self.xsa = model.xsa
+        self.learnable_xsa = None
+        if layer in learnable_xsa_layers(config, sizes):
+            self.learnable_xsa = LearnableXSA(own.under("learnable_xsa"))
         self.sparse_gate = None
         if model.sparse_attention_gate is not None:
             self.sparse_gate = SparseAttentionGate(own.under("sparse_gate"))
@@ -365,6 +375,8 @@ class Attention(nn.Module):
             y = self.attend(q, k, v, *seen)
         if self.xsa:
             y = exclusive(y, v)
+        if self.learnable_xsa is not None:
+            y = self.learnable_xsa(y, v)
         if self.sparse_gate is not None:
             y = self.sparse_gate(y, x)
         y = y.flatten(-2)

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from model.gpt import GPT
 from model.kernels import choose
 from model.optim.labels import Optimizers
 from model.optim.reshard import resharded
+from model.tricks.weight_average import WeightAverage
 from model.tricks.window_warmup import enter
 
 
@@ -44,6 +46,9 @@ class Trainer:
             self.gpt = GPT(config, derived.sizes, self.kernels)
         initialise(self.gpt, config.seed)
         self.optimizers = Optimizers(self.gpt, config, derived, self.kernels, ranks)
+        self.average: WeightAverage | None = None
+        if config.optimizer.weight_average is not None:
+            self.average = WeightAverage(self.gpt, config.optimizer.weight_average, derived.steps)
         self._enter(derived.stages[0].long_window_tokens)
         if config.system.compile:
             self.gpt.compile_regions()
@@ -96,10 +101,16 @@ class Trainer:
         if self.config.optimizer.clip is not None:
             self.optimizers.clip(self.config.optimizer.clip)
         scale = self.optimizers.step(index, position)
+        if self.average is not None:
+            self.average.update(index, index if position is None else position)
         self.optimizers.zero_grad()
         if self.gpt.fp8 is not None:
             self.gpt.fp8.advance(self.ranks)
         return loss, scale
+
+    def evaluated(self) -> AbstractContextManager[None]:
+        """Inside, the model has the weights that evaluations see."""
+        return nullcontext() if self.average is None else self.average.evaluated()
 
     def finish(self) -> None:
         """After the last step: extend windows that were warmed up to the whole context."""
@@ -107,12 +118,15 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the next step except its number and its rows, without copies; only rank 0's
-        has the weights, which are equal on all ranks."""
+        has the weights and averages, which are equal on all ranks."""
         generators = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             generators["cuda"] = torch.cuda.get_rng_state(self.device)
+        weights: dict[str, Any] = {"model": self.gpt.state_dict()}
+        if self.average is not None:
+            weights["average"] = self.average.state_dict()
         return {
-            **({} if self.ranks.rank else {"model": self.gpt.state_dict()}),
+            **({} if self.ranks.rank else weights),
             "optimizers": self.optimizers.state_dict(),
             "generators": generators,
         }
@@ -120,6 +134,8 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Copy in the state of another trainer of this configuration, from any device."""
         self.gpt.load_state_dict(state["model"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         self.optimizers.load_state_dict(state["optimizers"])
         torch.set_rng_state(state["generators"]["cpu"])
         if self.device.type == "cuda" and "cuda" in state["generators"]:

@@ -376,13 +376,14 @@ class Training:
     def _evaluate(self, step: int) -> None:
         began = time.time()
         own = self.ranks.share(self.derived.validation_rows)
-        result = evaluate(
-            self.trainer.gpt,
-            self.validation.tokens(own.start, own.stop),
-            self.bytes_per_token,
-            self.derived.device_batch_rows,
-            self.ranks,
-        )
+        with self.trainer.evaluated():
+            result = evaluate(
+                self.trainer.gpt,
+                self.validation.tokens(own.start, own.stop),
+                self.bytes_per_token,
+                self.derived.device_batch_rows,
+                self.ranks,
+            )
         seconds = time.time() - began
         self.eval_s += seconds
         self._recompilation(step)
@@ -410,7 +411,8 @@ class Training:
         return every is not None and step % every == 0 and step < self.derived.steps
 
     def _evaluate_core(self, core: Evaluation, step: int, *, final: bool) -> None:
-        found = core(self.trainer.gpt, self.trainer.kernels, self.ranks)
+        with self.trainer.evaluated():
+            found = core(self.trainer.gpt, self.trainer.kernels, self.ranks)
         self.run.metrics.update(found.metrics)
         if self.ranks.rank == 0:
             path = self.run.path / outcomes_file.file_name(step, final=final)

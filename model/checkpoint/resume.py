@@ -18,6 +18,9 @@ from model.checkpoint.staging import read_tensors
 from model.distributed.ranks import ALONE, Ranks
 from model.errors import DamagedCheckpoint, RunError
 
+OF_RANK_0 = ("model", "average")
+"""What all ranks have alike, and rank 0 keeps: the weights, and their averages if any."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ResumePoint:
@@ -88,8 +91,9 @@ def _of_all(ranks: Ranks, fault: RunError | None) -> DamagedCheckpoint | None:
 
 
 def _state(path: Path, rank: int) -> Any:
-    """A rank's own state, with the weights from rank 0's file."""
+    """A rank's own state, with what rank 0's file holds for all."""
     state = read_tensors(path / checkpoint.rank_file(rank))
     if rank:
-        state["model"] = read_tensors(path / checkpoint.rank_file(0))["model"]
+        shared = read_tensors(path / checkpoint.rank_file(0))
+        state |= {name: shared[name] for name in OF_RANK_0 if name in shared}
     return state

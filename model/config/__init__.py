@@ -16,8 +16,10 @@ from model.config.architecture import (
     Backout,
     BigramHashEmbedding,
     DocumentMask,
+    DroppedLayers,
     Fp8,
     HalfRotary,
+    LearnableXSA,
     LogitRescale,
     Model,
     MuddConnections,
@@ -35,9 +37,11 @@ from model.config.architecture import (
 )
 from model.config.optimizer import (
     AdamW,
+    AdamWCautiousDecay,
     Muon,
     NorMuon,
     Optimizer,
+    WeightAverage,
 )
 from model.config.run import (
     Checkpointing,
@@ -61,6 +65,7 @@ from model.config.schedule import (
 
 __all__ = [
     "AdamW",
+    "AdamWCautiousDecay",
     "Backout",
     "BatchStages",
     "BigramHashEmbedding",
@@ -71,9 +76,11 @@ __all__ = [
     "Data",
     "Dial",
     "DocumentMask",
+    "DroppedLayers",
     "Evaluation",
     "Fp8",
     "HalfRotary",
+    "LearnableXSA",
     "Logging",
     "LogitRescale",
     "Model",
@@ -97,6 +104,7 @@ __all__ = [
     "ValueEmbeddings",
     "Wandb",
     "Warmdown",
+    "WeightAverage",
     "WindowWarmup",
     "Windows",
 ]

@@ -110,6 +110,28 @@ class PairedHeads:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LearnableXSA:
+    """Trick `learnable_xsa`: what share of its token's own value a head leaves out is learned
+    (model/tricks/learnable_xsa.py)."""
+
+    layers: tuple[int, ...] | None = None
+    """Layers that have it, counted from 0. Null: all with attention and without paired heads."""
+    init: float = 0.0
+    """Initial strength of every head; its tanh is the share that is left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DroppedLayers:
+    """Trick `dropped_layers`: layers without attention, layers without an MLP
+    (model/config/dropped_layers.py)."""
+
+    attention: tuple[int, ...] | None = None
+    """Layers without attention, counted from 0. Null: layer 6 L // 11 of L."""
+    mlp: tuple[int, ...] = ()
+    """Layers without an MLP."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ValueEmbeddings:
     """Trick `value_embeddings`: token tables added to the values
     (model/tricks/value_embeddings.py)."""
@@ -243,11 +265,15 @@ class Model:
     """Gates on the outputs of heads. Null: none."""
     xsa: bool = False
     """Whether a head's output loses its part along the token's own value (model/tricks/xsa.py)."""
+    learnable_xsa: LearnableXSA | None = None
+    """Learned shares of that part. Null: none."""
     partial_key_offset: bool = False
     """Whether layers that see the whole context take the still channels of their keys from the
     token before (model/tricks/partial_key_offset.py)."""
     paired_heads: PairedHeads | None = None
     """Heads in pairs. Null: every head attends to its own keys."""
+    dropped_layers: DroppedLayers | None = None
+    """Layers that lack attention or MLP. Null: every layer has both."""
     softcap: Softcap | None = None
     """Bounded logits. Null: logits as they are."""
     logit_rescale: LogitRescale | None = None

@@ -9,12 +9,15 @@ from dataclasses import fields
 from typing import Any
 
 from model.config import AdamW, Config
+from model.config.dropped_layers import without_attention, without_mlp
+from model.config.parameters import LABELS
 from model.config.shapes import (
     FP8_LEAST,
     FP8_MULTIPLE,
     WINDOW_MULTIPLE,
     bos_of,
     fp8_takes,
+    learnable_xsa_layers,
     mudd_gates_from,
     paired_layers,
     sizes_of,
@@ -50,8 +53,10 @@ def faults(config: Config) -> list[ConfigError]:
     if found:  # the other checks compute with these numbers
         return found
     checks = (
-        *(_shape, _windows, _documents, _pairs, _gates, _logits, _bigrams, _mudd, _fp8),
-        *(_adamw, _muon, _schedule, _stages, _horizon, _data, _core),
+        *(_shape, _windows, _documents, _dropped, _learnable_xsa, _pairs, _gates, _logits),
+        *(_bigrams, _mudd, _fp8),
+        *(_adamw, _adamw_cautious_decay, _weight_average, _muon),
+        *(_schedule, _stages, _horizon, _data, _core),
     )
     return [fault for check in checks for fault in check(config)]
 
@@ -83,6 +88,8 @@ def _shape(config: Config) -> Iterator[ConfigError]:
         yield _fault("model.head_width", "even", model.head_width, hint)
     if model.rotary is not None and model.rotary.base <= 0:
         yield _fault("model.rotary.base", "more than 0", model.rotary.base, "Raise it.")
+    if model.qk_norm is not None and model.qk_norm.scale <= 0:
+        yield _fault("model.qk_norm.scale", "more than 0", model.qk_norm.scale, "Raise it.")
     half = model.rotary.half if model.rotary is not None else None
     if half is not None and model.head_width % 4:
         hint = "Half of the channels turn, in pairs; choose such a head width."
@@ -133,6 +140,40 @@ def _pairs(config: Config) -> Iterator[ConfigError]:
         yield _fault(path, "an even number of heads", sizes.heads, hint)
     if config.model.windows is not None and not any(paired_layers(config, sizes)):
         yield _fault(path, "a layer with a short window", "none", hint)
+
+
+def _dropped(config: Config) -> Iterator[ConfigError]:
+    if config.model.dropped_layers is None:
+        return
+    layers = config.dial.depth
+    parts = {"attention": without_attention(config, layers), "mlp": without_mlp(config)}
+    for name, dropped in parts.items():
+        path = f"model.dropped_layers.{name}"
+        yield from _layer_list(path, dropped, layers)
+        if {*range(layers)} <= {*dropped}:
+            expected = "at least one layer with it"
+            yield _fault(path, expected, "none left", "Drop fewer, or raise dial.depth.")
+
+
+def _learnable_xsa(config: Config) -> Iterator[ConfigError]:
+    settings, path = config.model.learnable_xsa, "model.learnable_xsa.layers"
+    if settings is None:
+        return
+    sizes = sizes_of(config)
+    chosen = learnable_xsa_layers(config, sizes)
+    yield from _layer_list(path, chosen, sizes.layers)
+    if lacking := [i for i in chosen if i < sizes.layers and not sizes.attentions[i]]:
+        hint = "Leave them out here, or in model.dropped_layers.attention."
+        yield _fault(path, "layers with attention", f"{lacking}, which have none", hint)
+    if not chosen:
+        yield _fault(path, "at least one layer", "none", "Or set model.learnable_xsa: null.")
+
+
+def _layer_list(path: str, chosen: tuple[int, ...], layers: int) -> Iterator[ConfigError]:
+    """Faults of a list of layers: one that does not exist, or is named twice."""
+    if any(not 0 <= layer < layers for layer in chosen) or len({*chosen}) < len(chosen):
+        expected = f"different layers from 0 to {layers - 1}"
+        yield _fault(path, expected, [*chosen], "Name layers of the model, from 0.")
 
 
 def _logits(config: Config) -> Iterator[ConfigError]:
@@ -229,6 +270,37 @@ def _adamw(config: Config) -> Iterator[ConfigError]:
                 yield _fault(f"{path}.{name}", "0 to below 1", value, "For example 0.9.")
 
 
+def _adamw_cautious_decay(config: Config) -> Iterator[ConfigError]:
+    cautious, path = config.optimizer.adamw_cautious_decay, "optimizer.adamw_cautious_decay.labels"
+    if cautious is None or cautious.labels is None:
+        return
+    labels = cautious.labels
+    if not labels or not {*labels} <= {*LABELS} or len({*labels}) < len(labels):
+        yield _fault(path, f"different ones of {', '.join(LABELS)}", [*labels], "Or null for all.")
+        return
+    if "matrices" in labels and config.optimizer.muon is not None:
+        hint = "Leave it out; optimizer.muon.cautious_decay masks the decay of Muon."
+        yield _fault(path, "labels of AdamW", "matrices, which Muon steps", hint)
+    if still := [label for label in labels if getattr(config.optimizer, label).decay == 0]:
+        hint = "Leave them out, or raise their decay."
+        yield _fault(path, "labels with a decay", f"{', '.join(still)} with 0", hint)
+
+
+def _weight_average(config: Config) -> Iterator[ConfigError]:
+    if (average := config.optimizer.weight_average) is None:
+        return
+    path = "optimizer.weight_average"
+    for name in ("decay", "start"):
+        if not 0 <= (value := getattr(average, name)) < 1:
+            hint = "For example 0.99." if name == "decay" else "Give the share of all steps."
+            yield _fault(f"{path}.{name}", "0 to below 1", value, hint)
+    if average.every_steps <= 0:
+        yield _fault(f"{path}.every_steps", "1 or more", average.every_steps, "Raise it.")
+    if not 0 < average.blend <= 1:
+        hint = f"1 evaluates the average alone; {path}: null the weights."
+        yield _fault(f"{path}.blend", "above 0, to 1", average.blend, hint)
+
+
 def _muon(config: Config) -> Iterator[ConfigError]:
     muon = config.optimizer.muon
     if muon is None:
@@ -239,6 +311,8 @@ def _muon(config: Config) -> Iterator[ConfigError]:
     for name in ("momentum_start", "momentum", "momentum_end"):
         if not 0 <= (value := getattr(muon, name)) < 1:
             yield _fault(f"optimizer.muon.{name}", "0 to below 1", value, "For example 0.95.")
+    if muon.normuon is not None and not 0 <= (value := muon.normuon.beta2) < 1:
+        yield _fault("optimizer.muon.normuon.beta2", "0 to below 1", value, "For example 0.9.")
     if not 0 < muon.norm_floor <= 1:
         hint = "nanochat has 1e-6."
         yield _fault("optimizer.muon.norm_floor", "above 0, to 1", muon.norm_floor, hint)
@@ -255,6 +329,12 @@ def _schedule(config: Config) -> Iterator[ConfigError]:
     if schedule.warmdown is not None and not 0 <= schedule.warmdown.fraction <= 1:
         got, hint = schedule.warmdown.fraction, "Give the share of all steps."
         yield _fault("schedule.warmdown.fraction", "0 to 1", got, hint)
+    if schedule.warmdown is not None and schedule.warmdown.final_lr < 0:
+        got, hint = schedule.warmdown.final_lr, "Give the share of the peak."
+        yield _fault("schedule.warmdown.final_lr", "0 or more", got, hint)
+    if schedule.cosine_final_lr < 0:
+        got, hint = schedule.cosine_final_lr, "Give the share of the peak."
+        yield _fault("schedule.cosine_final_lr", "0 or more", got, hint)
 
 
 def _data(config: Config) -> Iterator[ConfigError]:

@@ -20,18 +20,25 @@ from dataclasses import asdict, dataclass
 
 from model.config import Config
 from model.config.kernel_eligibility import attention_in_fp8, head_in_fp8, mlp_in_fp8
-from model.config.shapes import Sizes, has_value_embedding, mlp_width, mudd_places
+from model.config.shapes import (
+    Sizes,
+    has_value_embedding,
+    learnable_xsa_layers,
+    mlp_width,
+    mudd_places,
+)
 
-# streams (tokens x D) that one block keeps for its backward pass
-STREAMS_RESIDUAL = 2  # x before attention and before the MLP
-STREAMS_NORMED = 2  # both after their norm: the inputs of the projections; fused, fp8: made again
+# streams (tokens x D) that one block keeps for its backward pass; the first two for attention and
+# for the MLP, where it has them
+STREAMS_RESIDUAL = 1  # x before it
+STREAMS_NORMED = 1  # the same after its norm: the input of its projections; fused, fp8: made again
 STREAMS_ATTENTION = 4  # q, k, v and attention's output
 STREAMS_MLP = 8  # 4 D wide, before and after its activation; fused, fp8: before
 STREAMS_FP8 = 1  # fp8: what attention's projections read, two of half a stream
 STREAMS_MIXED = 1  # residual_scalars: the stream before it is mixed with the embedding
 STREAMS_TURNED = 2  # rotary and qk_norm: q and k before them; fused: none
 STREAMS_VALUE = 1  # value_embeddings, every other layer: v before the table is added; fused: none
-STREAMS_XSA = 2  # xsa: attention's output before it, and the values' directions
+STREAMS_XSA = 2  # xsa, learnable_xsa: attention's output before it, and the values' directions
 STREAMS_GATE = 1  # sparse_attention_gate: attention's output before it; with xsa kept already
 STREAMS_MUDD = 2  # mudd_connections, at each place: the stream before it, and the values
 STREAMS_BIGRAM = 2  # bigram_hash_embedding, once: the rows looked up, and their signs
@@ -62,7 +69,7 @@ class Memory:
     """Bytes by part."""
 
     states: int
-    """Weights, their copies in the compute type, and the optimizers' moments."""
+    """Weights, their copies in the compute type, the optimizers' moments, and averages."""
     gradients: int
     activations: int
     """What the forward pass through all blocks keeps."""
@@ -101,7 +108,11 @@ def memory_of(
     stream = rows * sizes.context * sizes.width * compute_bytes(config)
     eager = 1.0 if config.system.compile else EAGER_FACTOR
     return Memory(
-        states=weights + copied_bytes(config, counts) + moments // ranks,
+        states=weights
+        + copied_bytes(config, counts)
+        + moments // ranks
+        + average_bytes(config, counts)
+        + kept_bytes(config, counts),
         gradients=weights if ranks == 1 else weights + weights // ranks,
         activations=round(eager * stream * block_streams(config, sizes, fused)),
         head=_head(config, sizes, rows, fused),
@@ -122,6 +133,16 @@ def moment_bytes(config: Config, counts: Mapping[str, int]) -> int:
     return 2 * weight_bytes(config, counts) - MASTER_BYTES * counts.get("matrices", 0) * muon
 
 
+def average_bytes(config: Config, counts: Mapping[str, int]) -> int:
+    """Averages of all parameters (trick `weight_average`); every rank has them all."""
+    return sum(counts.values()) * MASTER_BYTES * (config.optimizer.weight_average is not None)
+
+
+def kept_bytes(config: Config, counts: Mapping[str, int]) -> int:
+    """The weights of training, while an evaluation has others in their place."""
+    return weight_bytes(config, counts) * (config.optimizer.weight_average is not None)
+
+
 def copied_bytes(config: Config, counts: Mapping[str, int]) -> int:
     """Copies of weights that their products read: in the compute type, or in 8 bits."""
     compute = compute_bytes(config)
@@ -132,24 +153,32 @@ def copied_bytes(config: Config, counts: Mapping[str, int]) -> int:
 
 def block_streams(config: Config, sizes: Sizes, fused: Collection[str] = ()) -> int:
     """Streams that all blocks keep together, compiled."""
-    model = config.model
-    each = STREAMS_RESIDUAL + STREAMS_ATTENTION
     made_again = "products" in fused or mlp_in_fp8(config)
-    each += STREAMS_MLP // 2 if made_again else STREAMS_MLP + STREAMS_NORMED
-    each += STREAMS_FP8 if attention_in_fp8(config) else 0
-    each += STREAMS_MIXED if model.residual_scalars is not None else 0
-    if model.xsa:
-        each += STREAMS_XSA
-    elif model.sparse_attention_gate is not None:
-        each += STREAMS_GATE
-    once = STREAMS_BIGRAM if model.bigram_hash_embedding is not None else 0
+    each = STREAMS_RESIDUAL if made_again else STREAMS_RESIDUAL + STREAMS_NORMED
+    mixed = STREAMS_MIXED if config.model.residual_scalars is not None else 0
+    once = STREAMS_BIGRAM if config.model.bigram_hash_embedding is not None else 0
     once += STREAMS_MUDD * len(mudd_places(config, sizes.layers))
+    mlp = each + (STREAMS_MLP // 2 if made_again else STREAMS_MLP)
+    attentions = [
+        each + _attention_streams(config, sizes, layer, fused)
+        for layer, attends in enumerate(sizes.attentions)
+        if attends
+    ]
+    return sum(attentions) + mlp * sum(sizes.mlps) + mixed * sizes.layers + once
+
+
+def _attention_streams(config: Config, sizes: Sizes, layer: int, fused: Collection[str]) -> int:
+    model = config.model
+    kept = STREAMS_ATTENTION + (STREAMS_FP8 if attention_in_fp8(config) else 0)
+    if model.xsa or layer in learnable_xsa_layers(config, sizes):
+        kept += STREAMS_XSA
+    elif model.sparse_attention_gate is not None:
+        kept += STREAMS_GATE
     if "qkv" in fused:
-        return each * sizes.layers + once
-    each += STREAMS_TURNED if model.rotary is not None or model.qk_norm is not None else 0
-    with_tables = sum(has_value_embedding(layer, sizes.layers) for layer in range(sizes.layers))
-    of_tables = STREAMS_VALUE * with_tables if model.value_embeddings is not None else 0
-    return each * sizes.layers + of_tables + once
+        return kept
+    kept += STREAMS_TURNED if model.rotary is not None or model.qk_norm is not None else 0
+    has_table = model.value_embeddings is not None and has_value_embedding(layer, sizes.layers)
+    return kept + (STREAMS_VALUE if has_table else 0)
 
 
 def _backward(config: Config, sizes: Sizes, rows: int, fused: Collection[str]) -> int:
@@ -182,6 +211,7 @@ def _head(config: Config, sizes: Sizes, rows: int, fused: Collection[str]) -> in
 
 def _largest_stack(config: Config, sizes: Sizes) -> int:
     """Elements of the largest stack of equal matrices that Muon steps at once: up or down of all
-    MLPs, as large as the four of attention together; up and gate of SwiGLU."""
+    MLPs, up and gate of SwiGLU, or the four of all attentions."""
     matrices = 2 if config.model.activation == "swiglu" else 1
-    return matrices * mlp_width(config, sizes.width) * sizes.width * sizes.layers
+    mlps = matrices * mlp_width(config, sizes.width) * sizes.width * sum(sizes.mlps)
+    return max(mlps, 4 * sizes.width**2 * sum(sizes.attentions))

@@ -25,6 +25,30 @@ class AdamW:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AdamWCautiousDecay:
+    """Trick `adamw_cautious_decay`: decay where update and weight agree in sign
+    (model/tricks/adamw_cautious_decay.py)."""
+
+    labels: tuple[str, ...] | None = None
+    """Labels that have it. Null: all labels of AdamW."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightAverage:
+    """Trick `weight_average`: an average of the weights is evaluated
+    (model/tricks/weight_average.py)."""
+
+    decay: float = 0.99
+    """What an average keeps of itself a step; it reaches back about 1 / (1 - decay) steps."""
+    start: float = 0.0
+    """Share of all steps after which it begins, as the weights of then. 0: with the first step."""
+    every_steps: int = 1
+    """It is updated every n steps, by decay^n."""
+    blend: float = 1.0
+    """Share of the average in what is evaluated; the rest are the weights of now."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class NorMuon:
     """Trick `muon_normuon`: a second moment per row or column of the orthogonal update."""
 
@@ -81,6 +105,10 @@ class Optimizer:
     """Muon for the label `matrices`. Null: AdamW with the settings of `matrices`."""
     clip: float | None = 1.0
     """Bound on the global gradient norm. Null: no clipping."""
+    adamw_cautious_decay: AdamWCautiousDecay | None = None
+    """Masked decay of AdamW. Null: all weights decay."""
+    weight_average: WeightAverage | None = None
+    """Averages that evaluations see. Null: they see the weights."""
     table_interval_steps: int = 1
     """Embedding and head take a step every n steps, on the gradients of all n (trick
     `tables_every_second_step`)."""
@@ -116,6 +144,8 @@ class Optimizer:
     """Factor of backout."""
     attention_gates: AdamW = AdamW(lr=0.008, beta2=0.99, eps=1e-10, decay=0.0)
     """Gates of the sparse attention gate; modded-nanogpt's settings."""
+    xsa_strengths: AdamW = AdamW(lr=0.008, eps=1e-10, decay=0.0)
+    """Strengths of the learnable XSA; modded-nanogpt's settings."""
     bigram_table: AdamW = AdamW(
         lr=0.3,
         beta1=0.8,

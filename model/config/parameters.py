@@ -14,6 +14,7 @@ from model.config.shapes import (
     Sizes,
     bigram_rows,
     has_value_embedding,
+    learnable_xsa_layers,
     mlp_width,
     mudd_gates_from,
     mudd_gates_of,
@@ -33,6 +34,7 @@ LABELS = (
     "smear",
     "backout",
     "attention_gates",
+    "xsa_strengths",
     "bigram_table",
     "bigram_scalars",
     "mudd",
@@ -139,10 +141,16 @@ def parameters(config: Config, sizes: Sizes) -> Iterator[Parameter]:
 
 
 def _block(config: Config, sizes: Sizes, layer: int, inits: "_Inits") -> Iterator[Parameter]:
+    if sizes.attentions[layer]:
+        yield from _attention(config, sizes, layer, inits)
+    if sizes.mlps[layer]:
+        yield from _mlp(config, sizes, layer, inits)
+
+
+def _attention(config: Config, sizes: Sizes, layer: int, inits: "_Inits") -> Iterator[Parameter]:
     model, width, at = config.model, sizes.width, f"blocks.{layer}"
     if model.norm == "layernorm":
         yield from _norm(f"{at}.attention_norm", width)
-        yield from _norm(f"{at}.mlp_norm", width)
     for name in ("query", "key", "value"):
         yield from _linear(f"{at}.attention.{name}", width, width, model.bias, inits.inner)
     yield from _linear(f"{at}.attention.out", width, width, model.bias, inits.residual)
@@ -156,7 +164,16 @@ def _block(config: Config, sizes: Sizes, layer: int, inits: "_Inits") -> Iterato
     if model.sparse_attention_gate is not None:
         gate = (sizes.heads, model.sparse_attention_gate.gate_channels)
         yield Parameter(f"{at}.attention.sparse_gate.gate", gate, "attention_gates", ZERO)
+    if (xsa := model.learnable_xsa) is not None and layer in learnable_xsa_layers(config, sizes):
+        at_xsa = f"{at}.attention.learnable_xsa"
+        yield Parameter(f"{at_xsa}.strengths", (sizes.heads,), "xsa_strengths", Constant(xsa.init))
+
+
+def _mlp(config: Config, sizes: Sizes, layer: int, inits: "_Inits") -> Iterator[Parameter]:
+    model, width, at = config.model, sizes.width, f"blocks.{layer}"
     hidden = mlp_width(config, width)
+    if model.norm == "layernorm":
+        yield from _norm(f"{at}.mlp_norm", width)
     yield from _linear(f"{at}.mlp.up", width, hidden, model.bias, inits.up)
     if model.activation == "swiglu":
         yield from _linear(f"{at}.mlp.swiglu.gate", width, hidden, model.bias, inits.up)

@@ -6,6 +6,7 @@ T tokens, D width, H heads, K head width, L layers, V padded vocabulary.
 from dataclasses import dataclass
 
 from model.config import BigramHashEmbedding, Config, MuddGates
+from model.config.dropped_layers import without_attention, without_mlp
 
 VOCAB_MULTIPLE = 64  # tables padded so that the head's matmul has full tiles
 WINDOW_MULTIPLE = 128  # short windows in whole tiles of the attention kernels
@@ -27,7 +28,15 @@ class Sizes:
     vocab: int
     """Padded: the rows of the tables."""
     windows: tuple[int, ...]
-    """Of each layer; a query sees itself and this many keys before it; `context` means all."""
+    """Of each layer; a query sees itself and this many keys before it; `context` means all. 0 where
+    a layer has no attention (trick `dropped_layers`)."""
+    mlps: tuple[bool, ...]
+    """Of each layer, whether it has an MLP."""
+
+    @property
+    def attentions(self) -> tuple[bool, ...]:
+        """Of each layer, whether it has attention."""
+        return tuple(window > 0 for window in self.windows)
 
 
 def sizes_of(config: Config, depth: int | None = None) -> Sizes:
@@ -44,6 +53,7 @@ def sizes_of(config: Config, depth: int | None = None) -> Sizes:
         context=model.context_tokens,
         vocab=round_up(model.vocab_size, VOCAB_MULTIPLE),
         windows=windows_of(config, layers),
+        mlps=tuple(layer not in without_mlp(config) for layer in range(layers)),
     )
 
 
@@ -51,15 +61,19 @@ def windows_of(config: Config, layers: int, long_tokens: int | None = None) -> t
     """Window of each layer in tokens. Where the long one is shortened to `long_tokens`, the short
     one is at most half of it, in whole tiles."""
     full, windows = config.model.context_tokens, config.model.windows
+    dropped = without_attention(config, layers)
+    attending = [layer for layer in range(layers) if layer not in dropped]
     if windows is None:
-        return (full,) * layers
+        return tuple(full if layer in attending else 0 for layer in range(layers))
     short = windows.short_tokens or round_up(-(-full // 4), WINDOW_MULTIPLE)
     if long_tokens is not None and long_tokens < full:
         half = max(WINDOW_MULTIPLE, long_tokens // 2 // WINDOW_MULTIPLE * WINDOW_MULTIPLE)
         full, short = long_tokens, min(short, half, long_tokens)
     tiled = [windows.pattern[i % len(windows.pattern)] for i in range(layers)]
-    tiled[-1] = "L"
-    return tuple(full if letter == "L" else short for letter in tiled)
+    lengths = [full if letter == "L" else short for letter in tiled]
+    if attending:
+        lengths[attending[-1]] = full
+    return tuple(lengths[layer] if layer in attending else 0 for layer in range(layers))
 
 
 def has_value_embedding(layer: int, layers: int) -> bool:
@@ -70,7 +84,7 @@ def has_value_embedding(layer: int, layers: int) -> bool:
 def paired_layers(config: Config, sizes: Sizes) -> tuple[bool, ...]:
     """Of each layer, whether its heads attend in pairs (trick `paired_heads`)."""
     paired = config.model.paired_heads
-    short = [i for i, window in enumerate(sizes.windows) if window < sizes.context]
+    short = [i for i, window in enumerate(sizes.windows) if 0 < window < sizes.context]
     chosen = short[:: paired.every] if paired is not None else []
     return tuple(layer in chosen for layer in range(sizes.layers))
 
@@ -132,6 +146,16 @@ def bos_of(config: Config) -> int | None:
         return None if mask is None else mask.bos_id
     behind = {"train": TRAINED_SPECIALS, "gpt2": 1}.get(config.data.tokenizer)
     return None if behind is None else vocab - behind
+
+
+def learnable_xsa_layers(config: Config, sizes: Sizes) -> tuple[int, ...]:
+    """Layers with learned strengths (trick `learnable_xsa`)."""
+    if (settings := config.model.learnable_xsa) is None:
+        return ()
+    if settings.layers is not None:
+        return settings.layers
+    paired = paired_layers(config, sizes)
+    return tuple(i for i in range(sizes.layers) if sizes.attentions[i] and not paired[i])
 
 
 def bigram_rows(settings: BigramHashEmbedding, sizes: Sizes) -> int:

@@ -195,4 +195,4 @@ def _match(source: GPT, eval_model: GPT) -> None:
 
 def _layers(gpt: GPT) -> list[Any]:
     """Its attention modules."""
-    return [block.attention for block in gpt.blocks]
+    return [block.attention for block in gpt.blocks if block.attention is not None]

@@ -1,6 +1,7 @@
 """Loads a model to evaluate without training: from a run's checkpoint, or at initialisation."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,6 +14,7 @@ from model.config.stages import stage_at
 from model.errors import DamagedCheckpoint, RunError
 from model.gpt import GPT
 from model.kernels import Kernels
+from model.tricks.weight_average import put_in_place
 from model.tricks.window_warmup import enter
 
 WEIGHTS_RANK = 0  # the rank whose file of a checkpoint holds the weights
@@ -32,18 +34,22 @@ def of_checkpoint(
     device: torch.device,
     kernels: Kernels | None = None,
 ) -> tuple[GPT, int]:
-    """The model in a checkpoint, and its step. Raises RunError for a damaged or incompatible one.
+    """The model in a checkpoint as the run's own evaluations see it, and its step. Raises RunError
+    for a damaged or incompatible one.
 
     `kernels`: those of its forward pass; null for torch's own.
     """
     manifest = checkpoint.read_manifest(path)
     checkpoint.require_whole(path, manifest, WEIGHTS_RANK)
     gpt = _built(config, derived, device, kernels)
-    state = read_tensors(path / checkpoint.rank_file(WEIGHTS_RANK))["model"]
+    state = read_tensors(path / checkpoint.rank_file(WEIGHTS_RANK))
     try:
-        gpt.load_state_dict(state)
+        gpt.load_state_dict(state["model"])
     except RuntimeError as error:
         raise checkpoint.not_loadable(path, error) from error
+    if (averaged := config.optimizer.weight_average) is not None:
+        _require_averages(path, state)
+        put_in_place(gpt, state["average"], averaged)
     if config.schedule.window_warmup is not None:
         done = manifest.step >= derived.steps
         stage = derived.stages[-1] if done else stage_at(derived.stages, manifest.step)
@@ -70,6 +76,16 @@ def checkpoint_of(run_dir: Path, step: int | None) -> Path:
         got=", ".join(path.name for path in reversed(listed)) or "none",
         hint="Set checkpoint.every_steps to write checkpoints.",
     )
+
+
+def _require_averages(path: Path, state: dict[str, Any]) -> None:
+    if "average" not in state:
+        raise RunError(
+            path=str(path),
+            expected="averages of the weights, for optimizer.weight_average",
+            got="none: the run had it off",
+            hint="Set optimizer.weight_average: null to evaluate the weights.",
+        )
 
 
 def _built(

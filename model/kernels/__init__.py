@@ -159,6 +159,7 @@ def kernel_plan(config: Config, kernels: Kernels) -> dict[str, str]:
         return compiled if kernel == "torch" else kernel
 
     muon, fp8 = config.optimizer.muon is not None, config.model.fp8 is not None
+    cautious = config.optimizer.adamw_cautious_decay is not None
     return {
         "attention": kernels.attention,
         "norms": compiled,
@@ -166,7 +167,7 @@ def kernel_plan(config: Config, kernels: Kernels) -> dict[str, str]:
         "products": "torch" if mlp_in_fp8(config) else kernels.products,
         "fp8_products": kernels.fp8 if fp8 else "none",
         "loss": of(kernels.loss),
-        "adamw": "torch fused",
+        "adamw": f"{compiled}, torch fused" if cautious else "torch fused",
         "muon": kernels.muon if muon else "none",
         "muon_products": kernels.products if muon else "none",
     }

@@ -2,8 +2,9 @@
 them.
 
 `matrices` go to Muon where it is on; every other label is a parameter group of one AdamW (torch's
-own, fused). After the idea of modded-nanogpt's label table. Over several ranks each one updates its
-share of every stack and every large table (model/distributed/ranks.py).
+own, fused, but for the labels of trick `adamw_cautious_decay`). After the idea of modded-nanogpt's
+label table. Over several ranks each one updates its share of every stack and every large table
+(model/distributed/ranks.py).
 """
 
 from typing import Any
@@ -20,6 +21,7 @@ from model.kernels import REFERENCE, Kernels, compute_type
 from model.optim.muon import Muon
 from model.optim.shard import OptimizerShard
 from model.optim.tie import Tie, moments_like, split_step
+from model.tricks.adamw_cautious_decay import CautiousAdamW
 
 CLIP_EPS = 1e-6  # torch's, in clip_grad_norm_
 TABLES = ("embedding", "head")
@@ -69,6 +71,8 @@ class Optimizers:
         self.portions: list[OptimizerShard] = []
         groups = [self._group(label, tensors) for label, tensors in by_label.items()]
         self.adamw = torch.optim.AdamW(groups, fused=True)
+        if config.optimizer.adamw_cautious_decay is not None:
+            self.adamw = CautiousAdamW(groups, compiled=config.system.compile)
 
     def step(self, step: int, position: float | None = None) -> float:
         """Updates the parameters for `step` (from 0), its place in the schedules being `position`
@@ -142,7 +146,10 @@ class Optimizers:
             gradient.mul_(factor.to(gradient.dtype))
 
     def warm_up(self) -> None:
-        """Compiles the kernels of Muon, by a step of length 0 with gradients of 0."""
+        """Compiles the kernels of Muon, by a step of length 0 with gradients of 0, and the step of
+        cautious decay."""
+        if isinstance(self.adamw, CautiousAdamW):
+            self.adamw.warm_up()
         if self.muon is not None:
             for exchange in self.muon.step(lr_scale=0.0, momentum=0.5, decay_scale=0.0):
                 exchange.wait()
@@ -220,7 +227,14 @@ class Optimizers:
             "betas": (settings.beta1, settings.beta2),
             "eps": settings.eps,
             "weight_decay": self.derived.weight_decay[label],
+            **({"cautious": True} if self._is_cautious(label) else {}),
         }
+
+    def _is_cautious(self, label: str) -> bool:
+        cautious = self.config.optimizer.adamw_cautious_decay
+        if cautious is None or self.derived.weight_decay[label] == 0:
+            return False
+        return cautious.labels is None or label in cautious.labels
 
 
 def group_by_label(model: nn.Module) -> dict[str, list[nn.Parameter]]:

@@ -40,7 +40,8 @@ def jobs_of(
     jobs: list[dict[str, Any]] = []
     if kernels.attention == "flash4" and _is_empty(cache, "flash4"):
         # one kernel for full attention, one for all shorter windows
-        windows = {window >= sizes.context: window for window in sizes.windows}.values()
+        attending = [window for window in sizes.windows if window]
+        windows = {window >= sizes.context: window for window in attending}.values()
         jobs += [{"kernel": "flash4", "window": window} for window in windows]
     if kernels.products == "quack" and _is_empty(cache, "quack"):
         if not mlp_in_fp8(config):

@@ -48,7 +48,8 @@ def enter(gpt: "GPT", config: Config, long_tokens: int) -> None:
     windows = windows_of(config, len(gpt.blocks), long_tokens)
     attentions: list[Any] = [block.attention for block in gpt.blocks]
     for attention, window in zip(attentions, windows, strict=True):
-        attention.window, attention.qk_scale = window, norm.scale * sqrt(scale)
+        if attention is not None:
+            attention.window, attention.qk_scale = window, norm.scale * sqrt(scale)
     gpt.rotary.stretches = stretches
 
 

@@ -52,6 +52,8 @@ def overrides(text_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> di
         "model.value_embeddings": {},
         "optimizer.muon": {},
         "optimizer.muon.normuon": {},
+        "optimizer.adamw_cautious_decay": {},
+        "optimizer.weight_average": {"decay": 0.7, "start": 0.3, "every_steps": 2},
         "data.source": str(text_folder),
         "data.cache_dir": str(tmp_path_factory.getbasetemp() / "cache"),
         "eval.tokens": 512,

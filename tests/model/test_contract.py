@@ -1,5 +1,7 @@
 """The contract that every trick of the catalogue keeps, on and off."""
 
+import io
+import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +18,13 @@ from model.config.derive import derive, flops_per_token
 from model.config.parameters import parameters
 from model.config.reader import load_config
 from model.config.resolve import resolve
+from model.config.stages import stage_at
 from model.errors import ConfigErrors
+from model.evaluate import evaluate
 from model.gpt import GPT
 from model.kernels import REFERENCE
 from model.optim.labels import Optimizers, group_by_label
+from model.trainer import Trainer
 
 BASES = Path(__file__).parents[2] / "ablations" / "configs"
 SMALL = {
@@ -32,6 +37,7 @@ SMALL = {
     "system.device": "cpu",
     "system.compile": False,
 }
+CPU = torch.device("cpu")
 STACK = BASES / "speedrun.yaml"
 # switching one of these off changes how another table is drawn, because that table takes its part
 REDRAWN = {"untied_head": {"embedding.weight"}}
@@ -47,9 +53,9 @@ def built(config: Config, seed: int = 7) -> GPT:
     return model
 
 
-def batch(config: Config) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(3)
-    shape = (2, config.model.context_tokens + 1)
+def batch(config: Config, rows: int = 2, seed: int = 3) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (rows, config.model.context_tokens + 1)
     return torch.randint(0, config.model.vocab_size, shape, generator=generator)
 
 
@@ -117,10 +123,57 @@ ADDED_MODULES = {
     "smear": "smear",
     "bigram_hash_embedding": "bigram_hash_embedding",
     "sparse_attention_gate": "sparse_gate",
+    "learnable_xsa": "learnable_xsa",
     "swiglu": "swiglu",
     "mudd_connections": "mudd_connections",
     "mudd_gates": "mudd_connections.gates",
 }
+STEPS = 3
+SHORT = {"dial.depth": 2, "dial.steps": STEPS}
+STAGED = (
+    *("batch_size_schedule", "sequence_length_schedule"),
+    *("window_warmup_yarn", "multi_token_prediction"),
+)
+LONGER = {
+    # three windows of different length; and two shapes of three equal ones
+    "window_warmup_yarn": {"model.context_tokens": 512, "dial.batch_tokens": 1024},
+    "sequence_length_schedule": {"schedule.context_stages": {"pieces": [4, 2, 1]}},
+}
+OUT_OF_RANGE = [
+    ("windows", "model.windows.pattern", "SX"),
+    ("windows", "model.windows.short_tokens", 161),
+    ("muon", "optimizer.muon.momentum", 1.0),
+    ("muon_normuon", "optimizer.muon.normuon.beta2", 1.0),
+    ("adamw_cautious_decay", "optimizer.adamw_cautious_decay.labels", ["no_such"]),
+    ("weight_average", "optimizer.weight_average.decay", 1.0),
+    ("value_embeddings", "model.value_embeddings.gate_channels", 129),
+    ("bigram_hash_embedding", "model.bigram_hash_embedding.table_multiple", 0),
+    ("smear", "model.smear.gate_channels", 0),
+    ("softcap", "model.softcap.cap", 0.0),
+    ("logit_rescale", "model.logit_rescale.scale", 0.0),
+    ("rotary", "model.rotary.base", 0.0),
+    ("half_rotary", "model.rotary.half.base", -1.0),
+    ("dropped_layers", "model.dropped_layers.attention", [99]),
+    ("dropped_layers", "model.dropped_layers.mlp", [4]),
+    ("paired_heads", "model.paired_heads.every", 0),
+    ("sparse_attention_gate", "model.sparse_attention_gate.gate_channels", 0),
+    ("learnable_xsa", "model.learnable_xsa.layers", [99]),
+    ("qk_norm", "model.qk_norm.scale", 0.0),
+    ("fp8", "model.fp8", {"head": 1}),
+    ("wide_heads", "model.head_width", 0),
+    ("table_rates", "optimizer.head.beta2", 1.0),
+    ("warmdown", "schedule.warmdown.fraction", 1.1),
+    ("warmdown", "schedule.warmdown.final_lr", -0.1),
+    ("tables_every_second_step", "optimizer.table_interval_steps", 0),
+    ("tie_then_untie", "schedule.untie.fraction", -0.1),
+    ("batch_size_schedule", "schedule.batch_stages.factors", [0.0, 1.0, 1.5]),
+    ("sequence_length_schedule", "schedule.context_stages.pieces", [3]),
+    ("window_warmup_yarn", "schedule.window_warmup.shares", [0.5, 1.5]),
+    ("multi_token_prediction", "schedule.multi_token.weights", [1.0, -0.5]),
+    ("no_clipping", "optimizer.clip", -1.0),
+]
+ANY_NUMBER = {"residual_scalars", "backout", "unet_skips"}
+"""Their settings are initial factors, which may be any number."""
 COMPANIES = sorted({company(name) for name in TRICKS})
 
 
@@ -235,6 +288,8 @@ def assert_flops_are_those_of(model: GPT, config: Config) -> None:
     matmul += (model.head or model.embedding).weight.numel()
     attention = 0
     for block in model.blocks:
+        if block.attention is None:
+            continue
         visible = min(block.attention.window, config.model.context_tokens)
         # forward and backward (3 times) of two products of 2 K FLOPs a visible key and head
         attention += 3 * 2 * 2 * block.attention.head_width * block.attention.heads * visible
@@ -266,6 +321,59 @@ def test_a_missing_requirement_fails_before_anything_runs(name: str) -> None:
         resolve(None, {**SMALL, **TRICKS[name].on})
     (needed, *_) = (path for path in TRICKS[TRICKS[name].requires[0]].on)
     assert needed in str(caught.value)
+
+
+@pytest.mark.parametrize("name", TRICKS)
+def test_alone_it_trains_through_its_stages_is_evaluated_and_resumed(name: str) -> None:
+    on = {**required(name), **TRICKS[name].on, **LONGER.get(name, {})}
+    config = config_with(None, {**SHORT, **on})
+    trainer = Trainer(config, derive(config), CPU)
+    stages = trainer.derived.stages
+    assert {stage_at(stages, step) for step in range(STEPS)} == {*stages}
+    assert len(stages) == (STEPS if name in STAGED else 1)
+    file = io.BytesIO()
+    for step in range(STEPS):
+        if step == STEPS - 1:
+            torch.save(trainer.state_dict(), file)
+        assert trained_on(trainer, step).isfinite()
+    file.seek(0)
+    resumed = Trainer(replace(config, seed=config.seed + 1), trainer.derived, CPU)
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    trained_on(resumed, STEPS - 1)
+    assert evaluation_of(trainer) == evaluation_of(resumed)
+
+
+def trained_on(trainer: Trainer, step: int) -> torch.Tensor:
+    """The loss of a step on rows of its stage."""
+    rows = len(trainer.derived.rows(step))
+    return trainer.step(step, batch(trainer.config, rows, seed=step))[0]
+
+
+def evaluation_of(trainer: Trainer) -> tuple[float, float]:
+    """Validation loss and bits per byte behind the last step, all tokens being a byte."""
+    trainer.finish()
+    rows, of_one_byte = batch(trainer.config, 3).numpy(), torch.ones(512, dtype=torch.int64)
+    with trainer.evaluated():
+        found = evaluate(trainer.gpt, rows, of_one_byte, trainer.derived.device_batch_rows)
+    assert math.isfinite(found.val_bpb)
+    return found.val_loss, found.val_bpb
+
+
+@pytest.mark.parametrize(("name", "path", "value"), OUT_OF_RANGE)
+def test_a_setting_out_of_its_range_is_refused(name: str, path: str, value: object) -> None:
+    overrides = {**required(name), **TRICKS[name].on, path: value}
+    with pytest.raises(ConfigErrors) as caught:
+        derive(config_with(None, overrides))
+    assert path in str(caught.value)
+
+
+def test_every_setting_of_a_trick_has_a_range() -> None:
+    settings = {
+        name
+        for name, trick in TRICKS.items()
+        if any(isinstance(on, dict | float) or type(on) is int for on in trick.on.values())
+    }
+    assert settings - ANY_NUMBER == {name for name, _, _ in OUT_OF_RANGE} - {"no_clipping"}
 
 
 def test_of_a_choice_by_name_only_the_chosen_name_is_on() -> None:

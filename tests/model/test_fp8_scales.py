@@ -211,7 +211,7 @@ def test_defaults_are_what_the_trick_was_before_and_change_no_identity() -> None
 
 
 @pytest.mark.parametrize("scales", ["static", "delayed"])
-def test_a_trainer_that_goes_on_from_a_state_takes_the_same_steps(
+def test_a_trainer_that_resumes_from_a_state_takes_the_same_steps(
     scales: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("model.kernels.fp8.DYNAMIC_STEPS", 2)

@@ -45,6 +45,8 @@ SETTINGS = {
     # two tables until step 8, tied, whose gradients wait for every second step: at 9 they do
     "schedule.untie": {},
     "optimizer.table_interval_steps": 2,
+    "optimizer.adamw_cautious_decay": {},
+    "optimizer.weight_average": {"decay": 0.7, "start": 0.3, "every_steps": 2},
     "checkpoint.every_steps": 3,
     "checkpoint.keep": STEPS,
     "system.precision": "fp32",

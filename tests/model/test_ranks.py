@@ -69,6 +69,17 @@ def trained(
             {"schedule.untie": {}, "optimizer.table_interval_steps": 2},
             marks=pytest.mark.slow,
         ),
+        # masks over a rank's own rows, and averages that evaluations see
+        pytest.param(
+            "speedrun_tiny_cpu",
+            2,
+            {
+                "optimizer.adamw_cautious_decay": {},
+                "optimizer.weight_average": {"decay": 0.8, "start": 0.5},
+            },
+            marks=pytest.mark.slow,
+            id="cautious_and_averaged",
+        ),
         # every label under AdamW, a tied head, gradients clipped at every step
         pytest.param("gpt2_tiny_cpu", 2, {"optimizer.clip": 0.1}, marks=pytest.mark.slow),
     ],

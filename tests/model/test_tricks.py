@@ -16,6 +16,7 @@ from model.attention import sdpa
 from model.config.derive import derive
 from model.config.reader import load_config
 from model.config.shapes import mlp_width, paired_layers
+from model.errors import ConfigErrors
 from model.gpt import GPT
 from model.kernels import REFERENCE
 from model.tricks.bigram_hash_embedding import BigramHashEmbedding, hashed, random_signs
@@ -206,6 +207,35 @@ def test_xsa_takes_out_what_lies_along_the_tokens_own_value() -> None:
     for b, t, h in product(range(2), range(TOKENS), range(HEADS)):
         along = (y[b, t, h] @ v[b, t, h]) / (v[b, t, h] @ v[b, t, h])
         close(got[b, t, h], y[b, t, h] - along * v[b, t, h])
+
+
+def test_learnable_xsa_takes_out_the_share_that_each_head_learned() -> None:
+    y, v = heads_drawn(2)
+    trick = built(model__learnable_xsa={}).blocks[0].attention.learnable_xsa
+    assert torch.equal(trick(y, v), y)  # as it begins
+    strengths = [0.0, 0.3, -2.0, 40.0]
+    with torch.no_grad():
+        trick.strengths.copy_(torch.tensor(strengths))
+    got = trick(y, v)
+    for b, t, h in product(range(2), range(TOKENS), range(HEADS)):
+        own, value = y[b, t, h].double(), v[b, t, h].double()
+        share = (math.exp(2 * strengths[h]) - 1) / (math.exp(2 * strengths[h]) + 1)
+        close(got[b, t, h], own - share * (own @ value) / (value @ value) * value)
+    close(got[:, :, 3], exclusive(y, v)[:, :, 3])  # all of it: the plain form
+
+
+def test_learnable_xsa_is_in_all_layers_without_paired_heads_or_in_those_that_are_named() -> None:
+    def has(**settings: Any) -> list[int]:
+        model = built(dial__depth=4, model__learnable_xsa=settings, model__paired_heads={},
+                      model__dropped_layers={"attention": [1]})  # fmt: skip
+        attentions = {i: b.attention for i, b in enumerate(model.blocks) if b.attention}
+        return [i for i, attention in attentions.items() if attention.learnable_xsa is not None]
+
+    assert has() == [2, 3]  # layer 0 is paired
+    assert has(layers=[0, 3]) == [0, 3]
+    for layers in ([99], [1], [0, 0], []):
+        with pytest.raises(ConfigErrors, match=r"model\.learnable_xsa\.layers"):
+            has(layers=layers)
 
 
 @pytest.mark.parametrize("paired", [False, True])

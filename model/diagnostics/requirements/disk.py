@@ -15,7 +15,7 @@ from pathlib import Path
 from model.checkpoint import directory as checkpoint
 from model.config import Checkpointing, Config
 from model.config.derive import Derived
-from model.config.memory import compute_bytes, moment_bytes, weight_bytes
+from model.config.memory import average_bytes, compute_bytes, moment_bytes, weight_bytes
 from model.diagnostics.finding import Finding, check
 
 
@@ -77,7 +77,8 @@ def checkpoint_bytes(config: Config, derived: Derived) -> int:
     if config.optimizer.table_interval_steps > 1:  # each rank's gradients of tables
         tables = counts.get("embedding", 0) + counts.get("head", 0)
         waiting = derived.ranks * tables * compute_bytes(config)
-    return weight_bytes(config, counts) + moment_bytes(config, counts) + waiting
+    weights = weight_bytes(config, counts) + average_bytes(config, counts)
+    return weights + moment_bytes(config, counts) + waiting
 
 
 def copies(settings: Checkpointing) -> int:

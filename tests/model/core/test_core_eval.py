@@ -44,6 +44,7 @@ def run(text_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
         "data.cache_dir": str(tmp_path_factory.getbasetemp() / "cache"),
         "eval.tokens": 512,
         "eval.every_steps": None,
+        "optimizer.weight_average": {"decay": 0.5, "start": 0.5, "blend": 0.75},
         "checkpoint.every_steps": 2,
         "system.calibration_s": 0,
         "system.threads": 1,
