@@ -19,6 +19,7 @@ from model.config.shapes import (
     fp8_takes,
     learnable_xsa_layers,
     mudd_gates_from,
+    mudd_places,
     paired_layers,
     sizes_of,
 )
@@ -215,6 +216,13 @@ def _mudd(config: Config) -> Iterator[ConfigError]:
         if outside or list(chosen) != sorted(set(chosen)):
             expected = f"layers {first} to {end} of {depth}, each once and in order"
             yield _fault(f"{path}.{name}", expected, list(chosen), "Or leave it out.")
+    attends = sizes_of(config).attentions
+    silent = [
+        place.layer for place in mudd_places(config, depth) if not (*attends, True)[place.layer]
+    ]
+    if silent:
+        hint = "It mixes into values: choose other layers, or drop attention elsewhere."
+        yield _fault(f"{path}.layers", "layers with attention", silent, hint)
     for at, trick in ((path, mudd), (f"{path}.gates", mudd.gates)):
         for name in ("hidden", "scale"):
             if trick is not None and (value := getattr(trick, name)) <= 0:

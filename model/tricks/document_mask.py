@@ -44,16 +44,21 @@ class DocumentMask:
         self.bos_id, self.masked = bos, MASKS[backend]
 
     def __call__(self, tokens: Tensor, layers: Sequence[Any]) -> list[Any]:
-        """Tokens (B, T) and the attention of each layer -> its mask; equal ones are made once."""
+        """Tokens (B, T) and the attention of each layer, null where it has none -> its mask; equal
+        ones are made once."""
         documents = documents_of(tokens, self.bos_id)
-        masks: dict[tuple[int, bool], Any] = {}
-        for layer in layers:
+        made: dict[tuple[int, bool], Any] = {}
+        masks: list[Any] = [None] * len(layers)
+        for number, layer in enumerate(layers):
+            if layer is None:
+                continue
             kind = layer.window, layer.paired
-            if kind not in masks:
+            if kind not in made:
                 # a pair's two heads are neighbours in a row of 2 T (paired_heads)
                 ids = documents.repeat_interleave(2, dim=1) if layer.paired else documents
-                masks[kind] = self.masked(ids, layer.window)
-        return [masks[layer.window, layer.paired] for layer in layers]
+                made[kind] = self.masked(ids, layer.window)
+            masks[number] = made[kind]
+        return masks
 
 
 def documents_of(tokens: Tensor, bos_id: int) -> Tensor:

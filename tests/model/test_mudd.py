@@ -189,3 +189,10 @@ def test_layers_that_do_not_exist_and_empty_networks_are_refused(
 def test_one_layer_has_nothing_to_connect() -> None:
     with pytest.raises(ConfigErrors, match="2 layers or more"):
         resolve(None, {"dial.depth": 1, "model.mudd_connections": {}})
+
+
+def test_a_layer_without_attention_has_no_values_to_mix_into() -> None:
+    settings = {"dial.depth": 6, "model.mudd_connections": {}}
+    resolve(str(STACK), {**settings, "model.dropped_layers": {}})
+    with pytest.raises(ConfigErrors, match=r"layers: expected layers with attention; got \[5\]"):
+        resolve(str(STACK), {**settings, "model.dropped_layers": {"attention": [5]}})
