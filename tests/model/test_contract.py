@@ -153,6 +153,9 @@ OUT_OF_RANGE = [
     ("logit_rescale", "model.logit_rescale.scale", 0.0),
     ("rotary", "model.rotary.base", 0.0),
     ("half_rotary", "model.rotary.half.base", -1.0),
+    ("mudd_connections", "model.mudd_connections.sources", [99]),
+    ("mudd_gates", "model.mudd_connections.gates.hidden", 0),
+    ("document_mask", "model.document_mask.bos_id", 512),
     ("dropped_layers", "model.dropped_layers.attention", [99]),
     ("dropped_layers", "model.dropped_layers.mlp", [4]),
     ("paired_heads", "model.paired_heads.every", 0),
@@ -341,6 +344,24 @@ def test_alone_it_trains_through_its_stages_is_evaluated_and_resumed(name: str) 
     resumed.load_state_dict(torch.load(file, weights_only=True))
     trained_on(resumed, STEPS - 1)
     assert evaluation_of(trainer) == evaluation_of(resumed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRICKS)
+def test_in_pairs_it_trains_through_their_stages(name: str) -> None:
+    """With every later trick of the catalogue that it has no conflict with."""
+    others = list(TRICKS)[list(TRICKS).index(name) + 1 :]
+    for other in others:
+        if other in TRICKS[name].conflicts or name in TRICKS[other].conflicts:
+            continue
+        on = {**required(name), **required(other), **TRICKS[name].on, **TRICKS[other].on}
+        longer = {**LONGER.get(name, {}), **LONGER.get(other, {})}
+        # two wide heads, and a layer of each kind that any two tricks need
+        config = config_with(None, {**SHORT, "dial.depth": 4, "model.width": 256, **on, **longer})
+        trainer = Trainer(config, derive(config), CPU)
+        losses = [trained_on(trainer, step).item() for step in range(STEPS)]
+        evaluation_of(trainer)
+        assert all(map(math.isfinite, losses)), f"{name} with {other}: {losses}"
 
 
 def trained_on(trainer: Trainer, step: int) -> torch.Tensor:

@@ -233,6 +233,7 @@ def test_a_trainer_that_resumes_from_a_state_takes_the_same_steps(
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, inside its compiler
+@pytest.mark.slow
 @pytest.mark.parametrize("scales", ["static", "delayed"])
 def test_compiled_training_has_the_same_gradients_and_maxima(scales: str) -> None:
     plain, compiled = (built(config_with(scales=scales)) for _ in range(2))

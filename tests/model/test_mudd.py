@@ -149,6 +149,7 @@ def test_the_first_loss_is_that_of_the_model_without_it(gates: Any) -> None:
     assert torch.equal(model.logits(tokens()), without.logits(tokens()))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, inside its compiler
 def test_compiled_regions_compute_the_same() -> None:
     row = torch.cat((tokens(), tokens()[:, :1]), dim=1)

@@ -147,9 +147,9 @@ def test_the_stored_counts_are_those_of_this_code(cell):
     assert {name: ends.count(name) for name in gate_rates.OUTCOMES} == found.first
 
 
-def test_every_cell_has_two_thousand_gates():
+def test_every_cell_has_ten_thousand_gates():
     assert [one.cell for one in STORED] == list(gate_rates.cells())
-    assert all(sum(one.outcomes.values()) == one.gates >= 2_000 for one in STORED)
+    assert all(sum(one.outcomes.values()) == one.gates >= 10_000 for one in STORED)
 
 
 def test_gates_are_wrong_at_most_as_often_as_alpha_allows():
