@@ -21,7 +21,7 @@ from model.kernels import choose
 from model.optim.labels import Optimizers
 from model.optim.reshard import resharded
 from model.tricks.weight_average import WeightAverage
-from model.tricks.window_warmup import enter
+from model.tricks.window_warmup import apply_long_window
 
 
 class Diverged(Exception):
@@ -49,7 +49,7 @@ class Trainer:
         self.average: WeightAverage | None = None
         if config.optimizer.weight_average is not None:
             self.average = WeightAverage(self.gpt, config.optimizer.weight_average, derived.steps)
-        self._enter(derived.stages[0].long_window_tokens)
+        self._apply_window(derived.stages[0].long_window_tokens)
         if config.system.compile:
             self.gpt.compile_regions()
 
@@ -89,7 +89,7 @@ class Trainer:
         """
         stage = stage_at(self.derived.stages, index)
         weights = self._weights(index) if stage.predicted > 1 else None
-        self._enter(stage.long_window_tokens)
+        self._apply_window(stage.long_window_tokens)
         self.optimizers.begin(index)
         if self.gpt.fp8 is not None:
             self.gpt.fp8.begin(index)
@@ -108,13 +108,13 @@ class Trainer:
             self.gpt.fp8.advance(self.ranks)
         return loss, scale
 
-    def evaluated(self) -> AbstractContextManager[None]:
+    def averaged_weights(self) -> AbstractContextManager[None]:
         """Inside, the model has the weights that evaluations see."""
-        return nullcontext() if self.average is None else self.average.evaluated()
+        return nullcontext() if self.average is None else self.average.averaged_weights()
 
     def finish(self) -> None:
         """After the last step: extend windows that were warmed up to the whole context."""
-        self._enter(self.derived.sizes.context)
+        self._apply_window(self.derived.sizes.context)
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the next step except its number and its rows, without copies; only rank 0's
@@ -156,7 +156,7 @@ class Trainer:
         evaluated = {(window, 1, 1) for window, _, _ in staged}  # whole rows, the next token
         for window, pieces, predicted in sorted(staged | evaluated | {(context, 1, 1)}):
             weights = torch.ones(predicted, device=self.device) if predicted > 1 else None
-            self._enter(window)
+            self._apply_window(window)
             for step in (0,) if self.gpt.fp8 is None else self.gpt.fp8.first_steps:
                 if self.gpt.fp8 is not None:
                     self.gpt.fp8.begin(step)
@@ -164,13 +164,13 @@ class Trainer:
             if self.gpt.fp8 is not None:  # evaluations have other products, so other graphs
                 self.gpt.token_losses(tokens[:, :-1], tokens[:, 1:].contiguous())
                 self.gpt.fp8.forget()
-        self._enter(self.derived.stages[0].long_window_tokens)
+        self._apply_window(self.derived.stages[0].long_window_tokens)
         self.optimizers.zero_grad()
         self.optimizers.warm_up()
 
-    def _enter(self, long_window_tokens: int) -> None:
+    def _apply_window(self, long_window_tokens: int) -> None:
         if self.config.schedule.window_warmup is not None:
-            enter(self.gpt, self.config, long_window_tokens)
+            apply_long_window(self.gpt, self.config, long_window_tokens)
 
     def _weights(self, index: int) -> Tensor:
         settings = self.config.schedule.multi_token

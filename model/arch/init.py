@@ -28,7 +28,7 @@ def initialise(model: nn.Module, seed: int) -> None:
         list(pool.map(lambda item: _fill(item[0], item[1], seed), named))
 
 
-def key_of(seed: int, name: str) -> int:
+def generator_seed(seed: int, name: str) -> int:
     """The 63-bit generator seed of one parameter."""
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
@@ -40,7 +40,7 @@ def _fill(name: str, tensor: nn.Parameter, seed: int) -> None:
     if isinstance(init, Constant):
         tensor.fill_(init.value)
         return
-    generator = torch.Generator().manual_seed(key_of(seed, name))
+    generator = torch.Generator().manual_seed(generator_seed(seed, name))
     flat = tensor.view(-1)
     scratch = torch.empty(min(CHUNK, flat.numel()), dtype=torch.float32)
     for start in range(0, flat.numel(), CHUNK):

@@ -12,10 +12,10 @@ from model.kernels.fp8 import Fp8, Scales
 class Linear(nn.Module):
     """x (..., columns) -> (..., rows); weight (rows, columns), label `matrices`; bias optional."""
 
-    def __init__(self, own: Parameters, fp8: Fp8 | None = None) -> None:
+    def __init__(self, params: Parameters, fp8: Fp8 | None = None) -> None:
         super().__init__()
-        self.weight = own["weight"]
-        self.bias = own.get("bias")
+        self.weight = params["weight"]
+        self.bias = params.get("bias")
         self.fp8 = fp8
         self.scales = None if fp8 is None else fp8.scales_of(self.weight)
 

@@ -40,13 +40,13 @@ class Parameters:
     def get(self, name: str) -> nn.Parameter | None:
         """The tensor of a declared parameter; None where none is declared."""
         declared = self._declared.get(self._prefix + name)
-        return None if declared is None else made(declared, self._compute)
+        return None if declared is None else make_parameter(declared, self._compute)
 
     def __getitem__(self, name: str) -> nn.Parameter:
-        return made(self._declared[self._prefix + name], self._compute)
+        return make_parameter(self._declared[self._prefix + name], self._compute)
 
 
-def made(declared: Parameter, compute: torch.dtype = torch.float32) -> nn.Parameter:
+def make_parameter(declared: Parameter, compute: torch.dtype = torch.float32) -> nn.Parameter:
     """An empty tensor that carries its declaration."""
     dtype = compute if declared.in_compute_type else torch.float32
     tensor = nn.Parameter(torch.empty(*declared.shape, dtype=dtype))

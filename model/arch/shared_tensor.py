@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 
-class Shared(torch.autograd.Function):
+class FanOut(torch.autograd.Function):
     """A tensor under as many names as it has readers; `total` sums what comes back."""
 
     @staticmethod
@@ -28,7 +28,7 @@ class Shared(torch.autograd.Function):
         return ctx.total(grads), None, None
 
 
-def summed(grads: tuple[Tensor, ...]) -> Tensor:
+def sum_gradients(grads: tuple[Tensor, ...]) -> Tensor:
     """Their sum, rounded once; compiled, also one pass."""
     total = grads[0].float()
     for grad in grads[1:]:

@@ -24,7 +24,7 @@ from model.gpt import GPT
 from model.kernels import REFERENCE
 from model.kernels import choose as choose_kernels
 from model.tricks.document_mask import documents_of, require_bos
-from model.tricks.window_warmup import enter
+from model.tricks.window_warmup import apply_long_window
 
 STACK = Path(__file__).parents[2] / "ablations" / "configs" / "speedrun.yaml"
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -118,7 +118,7 @@ def test_a_mask_follows_windows_that_grow() -> None:
     model, (document,) = built(config), packed(400)
     row = torch.cat((torch.tensor([BOS, 1]), document))[None]
     for window in (256, 512):
-        enter(model, config, window)
+        apply_long_window(model, config, window)
         got, alone = model.stream(row)[0, 2:], model.stream(document[None])[0]
         torch.testing.assert_close(got, alone, rtol=1e-3, atol=1e-4)
 

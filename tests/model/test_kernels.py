@@ -20,7 +20,7 @@ from model.config.reader import load_config
 from model.errors import MachineError
 from model.kernels import REFERENCE, choose, kernel_plan, why_not
 from model.optim.muon import Muon
-from model.tricks.rotary import angles, rotated, select_positions
+from model.tricks.rotary import apply_rotary, cos_sin_table, select_positions
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 GPU = [
@@ -123,7 +123,7 @@ def test_fused_queries_keys_and_values_are_the_slow_ones(
     from model.kernels import qkv
 
     width = 64 * heads
-    cos_sin = None if rotary == "off" else angles(tokens, 64, 1e4, CUDA, torch.bfloat16)
+    cos_sin = None if rotary == "off" else cos_sin_table(tokens, 64, 1e4, CUDA, torch.bfloat16)
     if rotary == "by row":
         index = torch.randint(tokens, (2, tokens), generator=torch.Generator().manual_seed(5))
         cos_sin = select_positions(cos_sin, PositionIds(index=index.cuda(), end=tokens))
@@ -134,7 +134,7 @@ def test_fused_queries_keys_and_values_are_the_slow_ones(
         q, k, v = (F.linear(x, weight).unflatten(-1, (heads, 64)) for weight in weights)
         if cos_sin is not None:
             wide = tuple(turn.double() for turn in cos_sin)
-            q, k = rotated(q, wide), rotated(k, wide)
+            q, k = apply_rotary(q, wide), apply_rotary(k, wide)
         if scale is not None:
             q, k = (part * scale * part.square().mean(-1, keepdim=True).rsqrt() for part in (q, k))
         return torch.cat((q, k, v))

@@ -81,7 +81,7 @@ def test_streams_and_values_get_the_shares_that_each_token_chooses() -> None:
             lambda _, given, n=number: got.update({n: (given[0], given[-1])})
         )
         block.register_forward_hook(lambda _, given, out: seen.append(out))
-    entered, final = model.enter(tokens()), []
+    entered, final = model.embed_tokens(tokens()), []
     model.final_norm.register_forward_pre_hook(lambda _, given: final.append(given[0]))
     model.backout = None
     model.stream(tokens())
@@ -120,7 +120,7 @@ def test_factors_of_a_layer_are_those_of_each_token() -> None:
         block.register_forward_pre_hook(
             lambda _, given, n=number: got.update({n: given[3:6]}) or inputs.update({n: given[0]})
         )
-    entered = model.enter(tokens())
+    entered = model.embed_tokens(tokens())
     model.stream(tokens())
     early = 0.1 * slow_numbers(gates.early, entered)
     late = 0.1 * slow_numbers(gates.late, inputs[2])
