@@ -32,7 +32,7 @@ import torch
 from model import attention
 from model.attention.requirements import Problem
 from model.config import Config
-from model.config.kernel_eligibility import FUSED, lacking, mlp_in_fp8
+from model.config.kernel_eligibility import FUSED, mlp_in_fp8, unsupported
 from model.config.shapes import Sizes
 from model.errors import MachineError
 
@@ -86,7 +86,7 @@ def why_not(place: str, config: Config, sizes: Sizes, device: torch.device) -> P
         return f"{kernel} computes in bf16", hint
     if torch.cuda.get_device_capability(device) < (8, 0):
         return f"{kernel} needs compute capability 8.0 or later", hint
-    if (reason := lacking(place, config, sizes)) is not None:
+    if (reason := unsupported(place, config, sizes)) is not None:
         return f"{kernel} {reason}", hint
     if place == "products":
         return fused("quack", place).why_not(sizes, device)

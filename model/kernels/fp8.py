@@ -47,7 +47,7 @@ import torch
 from torch import Tensor, nn
 
 from model.config import Fp8 as Settings
-from model.config.shapes import fp8_takes
+from model.config.shapes import fits_fp8
 from model.distributed.ranks import Ranks
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
@@ -127,14 +127,14 @@ class Fp8:
 
     def scales_of(self, weight: Tensor) -> Scales | None:
         """For the products with a weight (R, C); null where each tensor sets its own."""
-        if self.settings.scales == "dynamic" or not fp8_takes(*weight.shape):
+        if self.settings.scales == "dynamic" or not fits_fp8(*weight.shape):
             return None
         self.sites.append(Scales(self.settings))
         return self.sites[-1]
 
     def takes(self, weight: Tensor) -> bool:
         """Whether products with a weight (R, C) now run in 8 bits."""
-        return self.in_use and fp8_takes(*weight.shape)
+        return self.in_use and fits_fp8(*weight.shape)
 
     def product(self, x: Tensor, weight: Tensor, scales: Scales | None = None) -> Tensor:
         """x (..., C), weight (R, C) -> (..., R) in the type of x."""

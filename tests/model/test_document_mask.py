@@ -16,7 +16,7 @@ from model.config import Config
 from model.config.derive import derive
 from model.config.reader import load_config
 from model.config.resolve import resolve
-from model.config.shapes import TRAINED_SPECIALS
+from model.config.shapes import TRAINED_SPECIAL_TOKENS
 from model.core.eval_model import EvalModel
 from model.data.tokenizer import SPECIALS
 from model.errors import ConfigErrors, MachineError
@@ -238,7 +238,7 @@ def test_auto_passes_over_back_ends_without_document_masks(
 
 
 def test_bos_is_the_tokenizers_by_rule_and_has_to_be_given_for_a_file() -> None:
-    assert len(SPECIALS) == TRAINED_SPECIALS
+    assert len(SPECIALS) == TRAINED_SPECIAL_TOKENS
     trained = load_config(STACK, {"model.document_mask": {}})
     require_bos(trained, 32_768 - 9)
     gpt2 = {"data.tokenizer": "gpt2", "model.vocab_size": 50_257, "model.document_mask": {}}

@@ -254,8 +254,8 @@ def test_compiled_training_has_the_same_gradients_and_maxima(scales: str) -> Non
 @pytest.mark.parametrize(
     ("fp8", "place", "reason"),
     [
-        ({"scales": "delayed"}, "loss", "has dynamic scales in fp8, not delayed ones"),
-        ({"scales": "static"}, "loss", "has dynamic scales in fp8, not static ones"),
+        ({"scales": "delayed"}, "loss", "supports dynamic fp8 scales, not delayed ones"),
+        ({"scales": "static"}, "loss", "supports dynamic fp8 scales, not static ones"),
         ({"scales": "static", "places": "mlp"}, "loss", ""),
         ({}, "qkv", "multiplies in bf16, not in fp8"),
         ({"places": "mlp"}, "qkv", ""),

@@ -241,11 +241,11 @@ def test_a_kernel_that_was_asked_for_and_cannot_run_stops_with_a_remedy(place: s
 @pytest.mark.parametrize(
     ("place", "trick", "reason"),
     [
-        ("loss", {"model.logit_rescale": {}}, "has no logit rescale"),
-        ("qkv", {"model.windows": {}, "model.paired_heads": {}}, "turns all heads alike"),
+        ("loss", {"model.logit_rescale": {}}, "does not support logit rescaling"),
+        ("qkv", {"model.windows": {}, "model.paired_heads": {}}, "rotates all heads by the same"),
         ("qkv", {"model.fp8": {}}, "multiplies in bf16, not in fp8"),
-        ("products", {"model.activation": "swiglu"}, "knows relu2 and gelu, not swiglu"),
-        ("products", {"model.activation": "leaky_relu2"}, "knows relu2 and gelu, not leaky_relu2"),
+        ("products", {"model.activation": "swiglu"}, "supports relu2 and gelu, not swiglu"),
+        ("products", {"model.activation": "leaky_relu2"}, "relu2 and gelu, not leaky_relu2"),
     ],
 )
 def test_a_trick_that_a_fused_kernel_cannot_compute_keeps_it_from_running(
