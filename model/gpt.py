@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.arch.linear import Linear, joint, linear
+from model.arch.linear import Linear, joint_linear, linear
 from model.arch.norm import RMSNorm, norm_of, rms_norm
 from model.arch.parameter import Parameters
 from model.arch.position_ids import PositionIds
@@ -395,7 +395,7 @@ class Attention(nn.Module):
             weights = (self.query.weight, self.key.weight, self.value.weight)
             return self.fused_qkv.normed_heads(x, weights, cos_sin, self.qk_scale, self.heads)
         # one product for all three: the product sums their gradients with respect to x
-        qkv = joint(x, self.query, self.key, self.value)  # (B, T, 3 D)
+        qkv = joint_linear(x, self.query, self.key, self.value)  # (B, T, 3 D)
         q, k, v = qkv.unflatten(-1, (3, self.heads, self.head_width)).unbind(-3)
         if cos_sin is not None:
             q, k = apply_rotary(q, cos_sin), apply_rotary(k, cos_sin)

@@ -19,7 +19,7 @@ from model.distributed.ranks import ALONE, Ranks
 from model.gpt import GPT
 from model.kernels import choose
 from model.optim.labels import Optimizers
-from model.optim.reshard import resharded
+from model.optim.reshard import reshard_state
 from model.tricks.weight_average import WeightAverage
 from model.tricks.window_warmup import apply_long_window
 
@@ -69,7 +69,7 @@ class Trainer:
                 inputs, targets = inputs.reshape(-1, length), targets.view(-1, length)
             loss = self.gpt(inputs, targets, weights)
             if number == accumulation:
-                self.optimizers.last_pass()
+                self.optimizers.begin_last_pass()
             (loss / (accumulation * self.ranks.count)).backward()
             total += loss.detach() / accumulation
         return total
@@ -94,7 +94,7 @@ class Trainer:
         if self.gpt.fp8 is not None:
             self.gpt.fp8.begin(index)
         loss = self.gradients(tokens, stage.pieces, weights)
-        self.optimizers.gather(index)
+        self.optimizers.merge_tied_gradients(index)
         self.optimizers.reduce()
         if worked is not None:
             worked()
@@ -143,7 +143,7 @@ class Trainer:
 
     def load_state_of_ranks(self, states: Sequence[dict[str, Any]]) -> None:
         """Copy in the states that all ranks of another number of ranks saved, by rank."""
-        optimizers = resharded([state["optimizers"] for state in states], self.optimizers)
+        optimizers = reshard_state([state["optimizers"] for state in states], self.optimizers)
         generators = states[min(self.ranks.rank, len(states) - 1)]["generators"]
         self.load_state_dict({**states[0], "optimizers": optimizers, "generators": generators})
 

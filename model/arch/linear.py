@@ -1,5 +1,4 @@
-"""A Linear with fp32 master weight that computes in the type of its input, or in 8 bits (trick
-`fp8`)."""
+"""A Linear with fp32 master weight; computes in the type of its input or in fp8 (trick `fp8`)."""
 
 import torch
 import torch.nn.functional as F
@@ -38,8 +37,8 @@ def linear(
     return y if bias is None else y + bias
 
 
-def joint(x: Tensor, *linears: Linear) -> Tensor:
-    """The outputs of several Linears on the same x, side by side, by one product."""
+def joint_linear(x: Tensor, *linears: Linear) -> Tensor:
+    """Concatenated outputs of several Linears on the same x, by one product."""
     weights: list[Tensor] = [each.weight for each in linears]
     biases: list[Tensor] = [each.bias for each in linears if each.bias is not None]
     bias = torch.cat(biases) if biases else None

@@ -28,10 +28,10 @@ class RMSNorm(nn.Module):
 
 
 def rms_norm(x: Tensor) -> Tensor:
-    """x / rms(x) over the last dimension, eps the type's own."""
+    """x / rms(x) over the last dimension; eps is that of the type."""
     return F.rms_norm(x, (x.size(-1),))
 
 
 def norm_of(params: Parameters) -> nn.Module:
-    """LayerNorm where one is declared, else RMSNorm."""
+    """LayerNorm if its parameters are declared, otherwise RMSNorm."""
     return LayerNorm(params) if "weight" in params else RMSNorm()

@@ -13,7 +13,7 @@ it replaces `relu_squared`; the fused products of a block cannot compute it.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.arch.linear import Linear, joint
+from model.arch.linear import Linear, joint_linear
 from model.arch.parameter import Parameters
 from model.kernels.fp8 import Fp8
 
@@ -27,5 +27,5 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor, up: Linear) -> Tensor:
         """x (..., D) -> the hidden layer (..., F), gated."""
-        gate, hidden = joint(x, self.gate, up).chunk(2, dim=-1)
+        gate, hidden = joint_linear(x, self.gate, up).chunk(2, dim=-1)
         return F.silu(gate) * hidden
