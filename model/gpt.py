@@ -118,7 +118,7 @@ class GPT(nn.Module):
         if weights is not None:
             return self.torch_weighted_losses(x, targets, weights).mean()
         if self.fused_loss is not None:
-            fp8 = self.head_fp8 is not None and self.head_fp8.takes(self.head_weight)
+            fp8 = self.head_fp8 is not None and self.head_fp8.is_active_for(self.head_weight)
             return self.fused_loss.mean_loss(x, *self._head(targets), fp8=fp8)
         return self.torch_losses(x, targets).mean()
 

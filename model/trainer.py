@@ -105,7 +105,7 @@ class Trainer:
             self.average.update(index, index if position is None else position)
         self.optimizers.zero_grad()
         if self.gpt.fp8 is not None:
-            self.gpt.fp8.advance(self.ranks)
+            self.gpt.fp8.update_scales(self.ranks)
         return loss, scale
 
     def averaged_weights(self) -> AbstractContextManager[None]:
@@ -163,7 +163,7 @@ class Trainer:
                 self.gradients(tokens, pieces, weights)
             if self.gpt.fp8 is not None:  # evaluations have other products, so other graphs
                 self.gpt.token_losses(tokens[:, :-1], tokens[:, 1:].contiguous())
-                self.gpt.fp8.forget()
+                self.gpt.fp8.reset_maxima()
         self._apply_window(self.derived.stages[0].long_window_tokens)
         self.optimizers.zero_grad()
         self.optimizers.warm_up()

@@ -31,7 +31,7 @@ def linear(
 ) -> Tensor:
     """x weight^T + bias in the type of x: x (..., C), weight (R, C) and bias (R) in fp32."""
     bias = None if bias is None else bias.to(x.dtype)
-    if fp8 is None or not fp8.takes(weight):
+    if fp8 is None or not fp8.is_active_for(weight):
         return F.linear(x, weight.to(x.dtype), bias)
     y = fp8.product(x, weight, scales)
     return y if bias is None else y + bias

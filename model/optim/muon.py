@@ -124,7 +124,9 @@ class Muon:
     def _fused_step(self, stack: "_Stack", momentum: float, lr: float, decay: float) -> None:
         """The same step with fused kernels: normalizations become one factor per row or column."""
         settings = self.settings
-        update = stack.fused.advance(stack.gradients, stack.momentum, momentum, self.compute)
+        update = stack.fused.update_momentum(
+            stack.gradients, stack.momentum, momentum, self.compute
+        )
         floor = settings.norm_floor
         update.mul_(row_normalization_factors(update, equalize=settings.equalize_rows, floor=floor))
         update = orthogonalize(update, self.triples, stack.products)
@@ -135,7 +137,9 @@ class Muon:
             renormalize=settings.renormalize,
             floor=floor,
         )
-        stack.fused.apply(stack.weights, update, lr * factors, decay, settings.cautious_decay)
+        stack.fused.apply_update(
+            stack.weights, update, lr * factors, decay, settings.cautious_decay
+        )
 
 
 class _Stack:

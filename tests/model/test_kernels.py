@@ -48,26 +48,26 @@ def test_the_fused_head_has_the_loss_and_gradients_of_the_slow_one(
 ) -> None:
     from model.kernels import loss
 
-    tokens, words = case
-    padded = -(-words // 64) * 64
+    tokens, vocab = case
+    padded = -(-vocab // 64) * 64
     x = normal(tokens, 256).to(CUDA, torch.bfloat16).requires_grad_()
     weight = normal(padded, 256, std=0.3, seed=2).to(CUDA, kind).requires_grad_()
-    targets = torch.randint(0, words, (tokens,), generator=torch.Generator().manual_seed(3)).cuda()
+    targets = torch.randint(0, vocab, (tokens,), generator=torch.Generator().manual_seed(3)).cuda()
 
-    logits = F.linear(x.double(), weight.to(torch.bfloat16).double())[:, :words]
+    logits = F.linear(x.double(), weight.to(torch.bfloat16).double())[:, :vocab]
     logits = logits if cap is None else cap * torch.tanh(logits / cap)
     slow = F.cross_entropy(logits, targets, reduction="none")
     expected = torch.autograd.grad(3 * slow.mean(), (x, weight))
 
-    fused = loss.mean_loss(x, weight, targets, cap, words)
+    fused = loss.mean_loss(x, weight, targets, cap, vocab)
     got = torch.autograd.grad(3 * fused, (x, weight))
     assert fused.item() == pytest.approx(slow.mean().item(), rel=1e-3)
-    each = loss.token_losses(x, weight, targets, cap, words)
+    each = loss.token_losses(x, weight, targets, cap, vocab)
     assert error(each, slow) < ROUNDING
     for value, reference in zip(got, expected, strict=True):
         assert value.dtype == reference.dtype
         assert error(value, reference) < ROUNDING
-    assert not got[1][words:].any()  # padding learns nothing
+    assert not got[1][vocab:].any()  # padding learns nothing
 
 
 def skip_without_quack() -> None:
@@ -232,7 +232,7 @@ def test_the_plan_names_the_kernel_of_every_place() -> None:
 
 
 @pytest.mark.parametrize("place", FUSED)
-def test_a_kernel_that_was_asked_for_and_cannot_run_stops_with_a_remedy(place: str) -> None:
+def test_a_requested_kernel_that_cannot_run_is_an_error_with_a_hint(place: str) -> None:
     config = load_config(None, {f"system.{place}_kernel": FUSED[place]})
     with pytest.raises(MachineError, match=f"Set system.{place}_kernel: auto"):
         choose(config, derive(config).sizes, CPU)
@@ -256,13 +256,13 @@ def test_a_trick_that_a_fused_kernel_cannot_compute_keeps_it_from_running(
     others, _ = why_not(place, plain, derive(plain).sizes, CUDA) or ("", "")
     assert reason not in others
     with_trick = load_config(None, {**WITHOUT_BIAS, **trick})
-    told, hint = why_not(place, with_trick, derive(with_trick).sizes, CUDA) or ("", "")
-    assert reason in told
+    reason_text, hint = why_not(place, with_trick, derive(with_trick).sizes, CUDA) or ("", "")
+    assert reason in reason_text
     assert hint == f"Set system.{place}_kernel: auto."
     assert getattr(choose(with_trick, derive(with_trick).sizes, CUDA), place) == "torch"
-    asked = {**WITHOUT_BIAS, **trick, f"system.{place}_kernel": FUSED[place]}
+    choice = {**WITHOUT_BIAS, **trick, f"system.{place}_kernel": FUSED[place]}
     with pytest.raises(MachineError, match=reason):
-        choose(load_config(None, asked), derive(with_trick).sizes, CUDA)
+        choose(load_config(None, choice), derive(with_trick).sizes, CUDA)
 
 
 def test_tricks_before_and_behind_the_fused_kernels_leave_them_in_place(
@@ -283,7 +283,7 @@ def test_tricks_before_and_behind_the_fused_kernels_leave_them_in_place(
 
 
 @pytest.mark.parametrize("place", sorted({*FUSED} - {"products"}))
-def test_a_missing_triton_is_told_before_anything_runs(
+def test_a_missing_triton_is_reported_before_anything_runs(
     place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if find_spec("triton") is not None:
