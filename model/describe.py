@@ -1,11 +1,11 @@
-"""What a configuration means before anything runs: `python -m model.describe`.
+"""Describe a configuration without running it: `python -m model.describe`.
 
     python -m model.describe ablations/configs/speedrun.yaml --set dial.depth=8
     python -m model.describe --catalogue
     echo '[{"name": "a", "base": "x.yaml", "set": {}}]' | python -m model.describe --batch
 
-Dry runs, studies and searches call it once for all their arms. It imports no torch, so fifty arms
-take less than a second. Exit code 2 when a configuration is faulty."""
+Dry runs, studies and searches call it once for all arms. It does not import torch, so fifty arms
+take less than a second. Exit code 2 for an invalid configuration."""
 
 import argparse
 import json
@@ -49,12 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def describe(
     name: str, base: str | None = None, set: dict[str, Any] | None = None, ranks: int = 1
 ) -> dict[str, Any]:
-    """One configuration as plain values; faults stand in `errors` and the rest is null then."""
+    """One configuration as plain values; with faults in `errors`, all other values are null."""
     try:
         config, derived = resolve(base, set or {}, ranks)
     except ModelError as error:
         faults = error.errors if isinstance(error, ConfigErrors) else [error]
-        empty: dict[str, Any] = dict.fromkeys(ANSWERS)
+        empty: dict[str, Any] = dict.fromkeys(RESULTS)
         empty["data_paths"] = {}
         return {"name": name, **empty, "package": PACKAGE, "errors": [f.as_json() for f in faults]}
     view = find_view(DataSettings.from_config(config))
@@ -73,7 +73,7 @@ def describe(
 
 
 def catalogue_json() -> dict[str, Any]:
-    """All tricks, the settable_fields and what is not built yet."""
+    """All tricks, the settable fields and the tricks that are not built."""
     return {
         "tricks": {name: trick.as_json() for name, trick in catalogue.TRICKS.items()},
         "settable_fields": catalogue.SETTABLE_FIELDS,
@@ -82,7 +82,7 @@ def catalogue_json() -> dict[str, Any]:
 
 
 PACKAGE = str(Path(__file__).resolve().parent)
-ANSWERS = ("config", "derived", "pins", "tricks", "identity", "text_tokens")  # null beside faults
+RESULTS = ("config", "derived", "pins", "tricks", "identity", "text_tokens")  # null with faults
 
 
 def _data_paths(config: Config) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def _print(value: Any) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m model.describe", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("config", nargs="?", help="YAML or JSON file; without it the bare default")
+    parser.add_argument("config", nargs="?", help="YAML or JSON file; default: the bare default")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C")
     parser.add_argument("--ranks", type=_count, default=1, help="processes that train together")
     parser.add_argument("--json", action="store_true", help="print JSON")

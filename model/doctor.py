@@ -1,14 +1,14 @@
-"""Is this machine ready? `python -m model.doctor` answers as JSON, in three depths.
+"""Check this machine: `python -m model.doctor` prints JSON, in three modes.
 
     python -m model.doctor                                     GPUs, back-ends and fused kernels
     python -m model.doctor --config FILE --ranks 8 --out DIR   what a job requires of this machine
     torchrun --nproc-per-node 8 -m model.doctor --probe --config FILE --out DIR
-                                                               what its GPUs and links really do
+                                                               measured speed of its GPUs and links
 
-The first imports torch where it is installed. The second does not and touches no GPU, so it takes
-seconds (model/diagnostics/requirements has its fields). The third puts the GPUs to work for some
-seconds and writes DIR/probe.json (model/diagnostics/probe). Exit code 0 whatever was found; 1 where
-the probe was stopped or its ranks could not meet; 2 for a faulty configuration or wrong usage.
+The first imports torch if it is installed. The second does not and uses no GPU, so it takes seconds
+(see model/diagnostics/requirements for its fields). The third uses the GPUs for some seconds and
+writes DIR/probe.json (model/diagnostics/probe). Exit code 0 for any findings; 1 if the probe was
+stopped or its ranks could not connect; 2 for an invalid configuration or wrong usage.
 """
 
 import argparse
@@ -80,14 +80,14 @@ def _probe(arguments: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m model.doctor", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--config", type=Path, help="YAML or JSON; without it the machine alone")
+    parser.add_argument("--config", type=Path, help="YAML or JSON; default: check the machine only")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C")
     parser.add_argument("--ranks", type=_count, default=1, help="processes that train together")
     parser.add_argument("--nodes", type=_count, default=1, help="machines that share the ranks")
-    parser.add_argument("--out", type=Path, help="the run's directory-to-be, or the probe's")
+    parser.add_argument("--out", type=Path, help="the future run directory, or the probe's")
     parser.add_argument("--hashes", action="store_true", help="compare every byte of the data")
     parser.add_argument("--probe", action="store_true", help="measure GPUs and links")
-    parser.add_argument("--watch-fd", type=int, help="leave when this descriptor ends")
+    parser.add_argument("--watch-fd", type=int, help="stop at the end of this descriptor")
     return parser
 
 

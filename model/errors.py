@@ -1,14 +1,13 @@
-"""The errors a user of the trainer can meet.
+"""The trainer's errors for users.
 
-Each has three parts: what was expected, what was there instead, and what to do about it.
-Programmers' mistakes are plain assertions.
+Each has three parts: expected, got, and a hint. Programming errors are plain assertions.
 
     ModelError
     ├── ConfigError     a configuration file, a key, a value or a combination of them
     ├── DataError       a data source, a token cache or a tokenizer
-    ├── MachineError    a device, a back-end or a precision that was asked for and cannot run
+    ├── MachineError    a requested device, back-end or precision that cannot run
     └── RunError        a run directory or a checkpoint
-        └── DamagedCheckpoint   one that is no longer what was written
+        └── DamagedCheckpoint   a checkpoint that differs from what was written
 """
 
 import errno
@@ -22,7 +21,7 @@ LOCK_HINT = (
 
 
 class ModelError(Exception):
-    """What was expected, what was found, what to do; `path` is the field or file it concerns."""
+    """An error with `expected`, `got` and `hint`; `path` is the field or file concerned."""
 
     def __init__(self, *, expected: str, got: str, hint: str, path: str = "") -> None:
         self.expected, self.got, self.hint, self.path = expected, got, hint, path
@@ -33,7 +32,7 @@ class ModelError(Exception):
 
     @property
     def reason(self) -> str:
-        """All of it but the hint, without a full stop: a result has the hint beside it."""
+        """The message without the hint and full stop; results store the hint separately."""
         where = f"{self.path}: " if self.path else ""
         return f"{where}expected {self.expected}; got {self.got}"
 
@@ -56,7 +55,7 @@ class DataError(ModelError):
 
 
 class MachineError(ModelError):
-    """A device, a back-end or a precision that was asked for and cannot run here."""
+    """A requested device, back-end or precision that cannot run here."""
 
 
 class RunError(ModelError):
@@ -64,11 +63,11 @@ class RunError(ModelError):
 
 
 class DamagedCheckpoint(RunError):
-    """A checkpoint that is no longer what was written; the one before it may be whole."""
+    """A checkpoint that differs from what was written; the previous one may be intact."""
 
 
 def missing_package(error: ModuleNotFoundError) -> MachineError:
-    """A package that the trainer needs and that is not installed, as an error with its hint."""
+    """The error for a required package that is not installed."""
     return MachineError(
         expected=f"the package {error.name}, which the trainer needs",
         got="no such package in this Python",
@@ -80,7 +79,7 @@ class ConfigErrors(ConfigError):
     """All the faults of one configuration, found in one pass."""
 
     def __init__(self, errors: Sequence[ConfigError]) -> None:
-        assert errors, "an empty list of errors is no error"
+        assert errors, "ConfigErrors needs at least one error"
         self.errors = list(errors)
         first = errors[0]
         hints = dict.fromkeys(error.hint for error in errors)
@@ -93,5 +92,5 @@ class ConfigErrors(ConfigError):
 
     @property
     def reason(self) -> str:
-        """Of all of them, in one line."""
+        """The reasons of all errors, in one line."""
         return "; ".join(error.reason for error in self.errors)

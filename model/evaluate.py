@@ -2,8 +2,8 @@
 
     val_loss = nats / target tokens             val_bpb = nats / (ln 2 * bytes of the target tokens)
 
-over the same target tokens (specials, which have no bytes, excluded) of the same rows, summed in
-fp64.
+over the same target tokens of the same rows, without special tokens (which have no bytes).
+Sums are in fp64.
 """
 
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ class Validation:
     """One evaluation."""
 
     val_loss: float
-    """Nats a token."""
+    """Nats per token."""
     val_bpb: float
-    """Bits a byte."""
+    """Bits per byte."""
 
 
 def evaluate(
@@ -34,25 +34,25 @@ def evaluate(
     rows_per_forward: int,
     ranks: Ranks = ALONE,
 ) -> Validation:
-    """`rows` (R, T+1) token ids, this rank's share of all; `bytes_per_token` (V) on the model's
-    device, 0 for specials.
+    """Evaluate `rows` (R, T+1) of token ids, this rank's share; `bytes_per_token` (V) is on the
+    model's device, 0 for special tokens.
 
-    Runs the forward pass exactly as training does, with gradients recorded and full batches (the
-    last one is filled up, and what fills it does not count): a compiled model would otherwise be
-    compiled anew, which took 22 s on an H100, more than the evaluations themselves.
+    Uses the same forward pass as training, with gradients recorded and full batches (the last one
+    is padded, and padding does not count). A different pass would recompile the model, which took
+    22 s on an H100, more than the evaluations themselves.
     """
     device = bytes_per_token.device
     nats = torch.zeros((), dtype=torch.float64, device=device)
     count = torch.zeros((), dtype=torch.int64, device=device)
     size = torch.zeros((), dtype=torch.int64, device=device)
     for start in range(0, len(rows), rows_per_forward):
-        taken = rows[start : start + rows_per_forward].astype(np.int64)
-        filling = np.repeat(taken[-1:], rows_per_forward - len(taken), axis=0)
-        tokens = torch.from_numpy(np.concatenate([taken, filling])).to(device)
+        chunk = rows[start : start + rows_per_forward].astype(np.int64)
+        padding = np.repeat(chunk[-1:], rows_per_forward - len(chunk), axis=0)
+        tokens = torch.from_numpy(np.concatenate([chunk, padding])).to(device)
         targets = tokens[:, 1:].contiguous()
         losses = model.token_losses(tokens[:, :-1], targets)  # (rows * T)
         length = bytes_per_token[targets.flatten()]
-        length[len(taken) * targets.size(1) :] = 0
+        length[len(chunk) * targets.size(1) :] = 0
         counted = length > 0
         nats += (losses.double() * counted).sum()
         count += counted.sum()

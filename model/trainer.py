@@ -19,9 +19,9 @@ from model.distributed.ranks import ALONE, Ranks
 from model.gpt import GPT
 from model.kernels import choose
 from model.optim.labels import Optimizers
-from model.optim.reshard import resharded
+from model.optim.reshard import reshard_state
 from model.tricks.weight_average import WeightAverage
-from model.tricks.window_warmup import enter
+from model.tricks.window_warmup import apply_long_window
 
 
 class Diverged(Exception):
@@ -49,7 +49,7 @@ class Trainer:
         self.average: WeightAverage | None = None
         if config.optimizer.weight_average is not None:
             self.average = WeightAverage(self.gpt, config.optimizer.weight_average, derived.steps)
-        self._enter(derived.stages[0].long_window_tokens)
+        self._apply_window(derived.stages[0].long_window_tokens)
         if config.system.compile:
             self.gpt.compile_regions()
 
@@ -69,7 +69,7 @@ class Trainer:
                 inputs, targets = inputs.reshape(-1, length), targets.view(-1, length)
             loss = self.gpt(inputs, targets, weights)
             if number == accumulation:
-                self.optimizers.last_pass()
+                self.optimizers.begin_last_pass()
             (loss / (accumulation * self.ranks.count)).backward()
             total += loss.detach() / accumulation
         return total
@@ -89,12 +89,12 @@ class Trainer:
         """
         stage = stage_at(self.derived.stages, index)
         weights = self._weights(index) if stage.predicted > 1 else None
-        self._enter(stage.long_window_tokens)
+        self._apply_window(stage.long_window_tokens)
         self.optimizers.begin(index)
         if self.gpt.fp8 is not None:
             self.gpt.fp8.begin(index)
         loss = self.gradients(tokens, stage.pieces, weights)
-        self.optimizers.gather(index)
+        self.optimizers.merge_tied_gradients(index)
         self.optimizers.reduce()
         if worked is not None:
             worked()
@@ -105,16 +105,16 @@ class Trainer:
             self.average.update(index, index if position is None else position)
         self.optimizers.zero_grad()
         if self.gpt.fp8 is not None:
-            self.gpt.fp8.advance(self.ranks)
+            self.gpt.fp8.update_scales(self.ranks)
         return loss, scale
 
-    def evaluated(self) -> AbstractContextManager[None]:
+    def averaged_weights(self) -> AbstractContextManager[None]:
         """Inside, the model has the weights that evaluations see."""
-        return nullcontext() if self.average is None else self.average.evaluated()
+        return nullcontext() if self.average is None else self.average.averaged_weights()
 
     def finish(self) -> None:
         """After the last step: extend windows that were warmed up to the whole context."""
-        self._enter(self.derived.sizes.context)
+        self._apply_window(self.derived.sizes.context)
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the next step except its number and its rows, without copies; only rank 0's
@@ -143,7 +143,7 @@ class Trainer:
 
     def load_state_of_ranks(self, states: Sequence[dict[str, Any]]) -> None:
         """Copy in the states that all ranks of another number of ranks saved, by rank."""
-        optimizers = resharded([state["optimizers"] for state in states], self.optimizers)
+        optimizers = reshard_state([state["optimizers"] for state in states], self.optimizers)
         generators = states[min(self.ranks.rank, len(states) - 1)]["generators"]
         self.load_state_dict({**states[0], "optimizers": optimizers, "generators": generators})
 
@@ -156,21 +156,21 @@ class Trainer:
         evaluated = {(window, 1, 1) for window, _, _ in staged}  # whole rows, the next token
         for window, pieces, predicted in sorted(staged | evaluated | {(context, 1, 1)}):
             weights = torch.ones(predicted, device=self.device) if predicted > 1 else None
-            self._enter(window)
+            self._apply_window(window)
             for step in (0,) if self.gpt.fp8 is None else self.gpt.fp8.first_steps:
                 if self.gpt.fp8 is not None:
                     self.gpt.fp8.begin(step)
                 self.gradients(tokens, pieces, weights)
             if self.gpt.fp8 is not None:  # evaluations have other products, so other graphs
                 self.gpt.token_losses(tokens[:, :-1], tokens[:, 1:].contiguous())
-                self.gpt.fp8.forget()
-        self._enter(self.derived.stages[0].long_window_tokens)
+                self.gpt.fp8.reset_maxima()
+        self._apply_window(self.derived.stages[0].long_window_tokens)
         self.optimizers.zero_grad()
         self.optimizers.warm_up()
 
-    def _enter(self, long_window_tokens: int) -> None:
+    def _apply_window(self, long_window_tokens: int) -> None:
         if self.config.schedule.window_warmup is not None:
-            enter(self.gpt, self.config, long_window_tokens)
+            apply_long_window(self.gpt, self.config, long_window_tokens)
 
     def _weights(self, index: int) -> Tensor:
         settings = self.config.schedule.multi_token

@@ -376,7 +376,7 @@ class Training:
     def _evaluate(self, step: int) -> None:
         began = time.time()
         own = self.ranks.share(self.derived.validation_rows)
-        with self.trainer.evaluated():
+        with self.trainer.averaged_weights():
             result = evaluate(
                 self.trainer.gpt,
                 self.validation.tokens(own.start, own.stop),
@@ -411,7 +411,7 @@ class Training:
         return every is not None and step % every == 0 and step < self.derived.steps
 
     def _evaluate_core(self, core: Evaluation, step: int, *, final: bool) -> None:
-        with self.trainer.evaluated():
+        with self.trainer.averaged_weights():
             found = core(self.trainer.gpt, self.trainer.kernels, self.ranks)
         self.run.metrics.update(found.metrics)
         if self.ranks.rank == 0:

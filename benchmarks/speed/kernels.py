@@ -32,9 +32,9 @@ from model.trainer import Trainer
 STEPS_BEFORE = 5
 CLASSES = (  # the first whose pattern is found in a kernel's name
     ("attention", r"flash|fmha|flex_attention|cudnn.*sdpa"),
-    ("loss", r"_lose_row"),
-    ("rotation and norm of q, k", r"_turn_and_norm|_turn_back"),
-    ("Muon, elementwise", r"^_advance$|^_apply$"),
+    ("loss", r"_cross_entropy_row"),
+    ("rotation and norm of q, k", r"_rotate_and_norm"),
+    ("Muon, elementwise", r"^_update_momentum$|^_apply_update$"),
     ("products, quack", r"quack"),
     ("products, cuBLAS", r"nvjet|cublas|gemm|cutlass|xmma|splitKreduce"),
     ("Inductor", r"^triton_"),

@@ -119,17 +119,6 @@ class Exemption:
 
 EXEMPTIONS = (
     Exemption("docs/tools/words.py", "", "the list itself"),
-    Exemption("model/gpt.py", "", "being rewritten"),
-    Exemption("model/tricks/*", "", "being rewritten"),
-    Exemption("model/arch/*", "", "being rewritten"),
-    Exemption("model/kernels/*", "", "being rewritten"),
-    Exemption("model/attention/*", "", "being rewritten"),
-    Exemption("model/optim/*", "", "being rewritten"),
-    Exemption("model/config/*", "", "being rewritten"),
-    Exemption("tests/model/test_attention.py", "", "being rewritten"),
-    Exemption("tests/model/test_config.py", "", "being rewritten"),
-    Exemption("tests/model/test_fp8.py", "", "being rewritten"),
-    Exemption("tests/model/test_kernels.py", "", "being rewritten"),
     Exemption("model/runtime/environment.py", "resident set size", "the operating system's term"),
     Exemption("harness/search/*", r"study\.ask|\.tell\(|\bask\(", "Optuna's own ask and tell"),
     Exemption("tests/harness/search/*", r"\.ask\(|\.tell\(", "Optuna's own ask and tell"),

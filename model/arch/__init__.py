@@ -1,2 +1,1 @@
-"""Parts that the architecture is built of: linear, norms, parameters with label and initial
-values."""
+"""Components of the architecture: linear layers, norms, parameters with their declarations."""

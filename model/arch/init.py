@@ -1,9 +1,9 @@
-"""Keyed initialisation: each parameter is drawn from its own generator, seeded by its name.
+"""Keyed initialization: each parameter has its own generator, seeded by the parameter's name.
 
-The generator's seed is SHA-256(seed, name), the draw is fp32 on the CPU, and the result is copied
-to the parameter. So a parameter's initial value depends on nothing but seed, name, shape and
-distribution: not on the other tricks, the device, the number of ranks or the order of modules.
-Large draws run in a thread pool.
+The generator's seed is SHA-256(seed, name). Values are drawn in fp32 on the CPU and copied to the
+parameter. An initial value therefore depends only on seed, name, shape and distribution, and not on
+other tricks, the device, the number of ranks or the order of modules. Large tensors are drawn in a
+thread pool.
 """
 
 import hashlib
@@ -16,19 +16,18 @@ from torch import Tensor, nn
 from model.arch.parameter import declaration_of
 from model.config.parameters import Constant, Init, Linspace, Normal, Uniform
 
-CHUNK = (
-    2**18
-)  # values drawn at a time: 1 MB of fp32 stays in the core's cache; part of the definition
+# values drawn at a time, part of the definition: 1 MB of fp32 fits the cache of a core
+CHUNK = 2**18
 
 
 def initialise(model: nn.Module, seed: int) -> None:
-    """Fills every parameter of `model` in place."""
+    """Initialize every parameter of `model` in place."""
     named = sorted(model.named_parameters(), key=lambda item: -item[1].numel())
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         list(pool.map(lambda item: _fill(item[0], item[1], seed), named))
 
 
-def key_of(seed: int, name: str) -> int:
+def generator_seed(seed: int, name: str) -> int:
     """The 63-bit generator seed of one parameter."""
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
@@ -40,7 +39,7 @@ def _fill(name: str, tensor: nn.Parameter, seed: int) -> None:
     if isinstance(init, Constant):
         tensor.fill_(init.value)
         return
-    generator = torch.Generator().manual_seed(key_of(seed, name))
+    generator = torch.Generator().manual_seed(generator_seed(seed, name))
     flat = tensor.view(-1)
     scratch = torch.empty(min(CHUNK, flat.numel()), dtype=torch.float32)
     for start in range(0, flat.numel(), CHUNK):

@@ -11,9 +11,9 @@ LAYERNORM_EPS = 1e-5  # GPT-2's
 class LayerNorm(nn.Module):
     """Mean 0 and variance 1 over D, then weight and bias. x (..., D)."""
 
-    def __init__(self, own: Parameters) -> None:
+    def __init__(self, params: Parameters) -> None:
         super().__init__()
-        self.weight, self.bias = own["weight"], own["bias"]
+        self.weight, self.bias = params["weight"], params["bias"]
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
@@ -28,10 +28,10 @@ class RMSNorm(nn.Module):
 
 
 def rms_norm(x: Tensor) -> Tensor:
-    """x / rms(x) over the last dimension, eps the type's own."""
+    """x / rms(x) over the last dimension; eps is that of the type."""
     return F.rms_norm(x, (x.size(-1),))
 
 
-def norm_of(own: Parameters) -> nn.Module:
-    """LayerNorm where one is declared, else RMSNorm."""
-    return LayerNorm(own) if "weight" in own else RMSNorm()
+def norm_of(params: Parameters) -> nn.Module:
+    """LayerNorm if its parameters are declared, otherwise RMSNorm."""
+    return LayerNorm(params) if "weight" in params else RMSNorm()

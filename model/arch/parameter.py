@@ -1,7 +1,6 @@
 """The declared parameters of a model (model/config/parameters.py) as tensors.
 
-A module takes its tensors by name, so its file shows what it computes with, and shape, label and
-initial distribution are declared once.
+A module requests its tensors by name; shape, label and initial distribution are declared once.
 """
 
 import torch
@@ -14,9 +13,9 @@ from model.kernels import compute_type
 
 
 class Parameters:
-    """Declared parameters below a name; `[...]` makes the tensor of one.
+    """Declared parameters under a name prefix; `[name]` creates a tensor.
 
-    A tensor is empty (`model.arch.init` draws it) and carries its declaration.
+    The tensor is uninitialized (see `model.arch.init`) and has its declaration as attribute.
     """
 
     def __init__(
@@ -31,23 +30,23 @@ class Parameters:
         return cls(declared, compute_type(config))
 
     def under(self, name: str) -> "Parameters":
-        """Those whose names begin with `name` and a dot."""
+        """Parameters whose names start with `name` and a dot."""
         return Parameters(self._declared, self._compute, f"{self._prefix}{name}.")
 
     def __contains__(self, name: str) -> bool:
         return self._prefix + name in self._declared
 
     def get(self, name: str) -> nn.Parameter | None:
-        """The tensor of a declared parameter; None where none is declared."""
+        """Create the tensor of a declared parameter; None if it is not declared."""
         declared = self._declared.get(self._prefix + name)
-        return None if declared is None else made(declared, self._compute)
+        return None if declared is None else make_parameter(declared, self._compute)
 
     def __getitem__(self, name: str) -> nn.Parameter:
-        return made(self._declared[self._prefix + name], self._compute)
+        return make_parameter(self._declared[self._prefix + name], self._compute)
 
 
-def made(declared: Parameter, compute: torch.dtype = torch.float32) -> nn.Parameter:
-    """An empty tensor that carries its declaration."""
+def make_parameter(declared: Parameter, compute: torch.dtype = torch.float32) -> nn.Parameter:
+    """Create an uninitialized tensor with its declaration."""
     dtype = compute if declared.in_compute_type else torch.float32
     tensor = nn.Parameter(torch.empty(*declared.shape, dtype=dtype))
     tensor.declared = declared  # type: ignore[attr-defined]
@@ -55,5 +54,5 @@ def made(declared: Parameter, compute: torch.dtype = torch.float32) -> nn.Parame
 
 
 def declaration_of(tensor: nn.Parameter) -> Parameter:
-    """What a tensor was made from."""
+    """The declaration of a tensor."""
     return tensor.declared  # type: ignore[attr-defined]

@@ -1,5 +1,4 @@
-"""Where the tokens of a row stand, when they are not its first: a part of a text whose beginning
-went through the model before."""
+"""Positions of tokens that do not start at 0, for example after a cached prefix."""
 
 from dataclasses import dataclass
 
@@ -8,9 +7,9 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PositionIds:
-    """Positions of tokens."""
+    """Positions of tokens in their texts."""
 
     index: Tensor
     """(B, T) position of each token in its text, from 0."""
     end: int
-    """All positions are below it; said, so that nobody has to ask the device."""
+    """Upper bound of all positions (exclusive); stored to avoid a device synchronization."""

@@ -1,9 +1,9 @@
-"""One tensor for several readers, each under a name of its own; their gradients are summed at once.
+"""One tensor for several readers, as separate views; their gradients are summed at once.
 
-Some tricks give every layer the same tensor (x0 of the residual scalars, the rows of token pairs).
-Added up as they come, as autograd does, its gradients are read and written twice more for every
-layer (LOG.md). A name of its own also keeps a block from getting one tensor as both stream and x0,
-which would make it a kind of its own when blocks are compiled.
+Some tricks pass the same tensor to every layer (x0 of the residual scalars, embedded token pairs).
+Autograd adds such gradients one by one, with an additional read and write per layer (LOG.md).
+Separate views also prevent a block from receiving one tensor as both stream and x0, which would be
+a separate kind of block for the compiler.
 """
 
 from collections.abc import Callable
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 
-class Shared(torch.autograd.Function):
-    """A tensor under as many names as it has readers; `total` sums what comes back."""
+class FanOut(torch.autograd.Function):
+    """One view of x per reader; `total` sums their gradients in the backward pass."""
 
     @staticmethod
     def forward(
@@ -28,8 +28,8 @@ class Shared(torch.autograd.Function):
         return ctx.total(grads), None, None
 
 
-def summed(grads: tuple[Tensor, ...]) -> Tensor:
-    """Their sum, rounded once; compiled, also one pass."""
+def sum_gradients(grads: tuple[Tensor, ...]) -> Tensor:
+    """Sum of gradients, rounded once; a single pass when compiled."""
     total = grads[0].float()
     for grad in grads[1:]:
         total = total + grad

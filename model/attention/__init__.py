@@ -1,18 +1,18 @@
-"""Causal attention with a window, through one interface and several back-ends.
+"""Causal attention with a window: one interface and several back-ends.
 
-Trick `windows`: a query sees itself and the `window` keys before it (FlashAttention's
-`window_size=(window, 0)`), which is full causal attention where the window reaches the row's
-start. Why it helps: most of attention's use is local, and short windows cost a quarter; the last
-layer always sees all. Off means that every layer has the full window. Long-short windows:
+Trick `windows`: a query sees itself and the `window` previous keys (FlashAttention's
+`window_size=(window, 0)`); this is full causal attention if the window reaches the start of the
+row. Why it helps: most of attention's use is local, and short windows cost a quarter; the last
+layer always sees the whole context. Off: every layer has the full window. Long-short windows:
 @leloykun, @KoszarskyB.
 
-A back-end is one file here with two functions: `attend` takes q, k, v (B, T, H, K) and a window in
-tokens and returns (B, T, H, K), without dropout, scores scaled by K^-0.5; `why_not` says what keeps
-it from running on a device. Those in MASKS also have `document_mask`, which makes a mask of window
-and documents (trick `document_mask`) once for all layers of one window; `attend` then takes it.
-What can run is checked before the model is built; a back-end that is asked for and cannot run stops
-the run. A kernel package is imported when its back-end is asked about and the machine has passed
-every other check, never at import.
+A back-end is one file here with two functions. `attend` maps q, k, v (B, T, H, K) and a window in
+tokens to (B, T, H, K), without dropout, with scores scaled by K^-0.5. `why_not` returns why the
+back-end cannot run on a device. Back-ends in MASKS also have `document_mask`, which computes a mask
+of window and documents (trick `document_mask`) once for all layers of one window, as an argument of
+`attend`. Availability is checked before the model is built; a requested back-end that cannot run is
+an error. A kernel package is imported only if its back-end is checked and the machine meets all
+other requirements.
 """
 
 from collections.abc import Callable
@@ -40,8 +40,8 @@ MASKS: dict[str, Callable[[Tensor, int], Any]] = {
     "flex": flex.document_mask,
     "sdpa": sdpa.document_mask,
 }
-"""Documents (B, T), numbered in order, and a window -> the mask that `attend` takes."""
-# flash3 joins once its parity has been seen on a GPU
+"""Document indices (B, T), in order, and a window -> the mask argument of `attend`."""
+# flash3 is not included until its parity is verified on a GPU
 AUTO = ("flash4", "flex", "flash2", "sdpa")
 _WHY_NOT: dict[str, Callable[[torch.device, int, torch.dtype], Problem | None]] = {
     "flash4": flash4.why_not,
@@ -60,11 +60,11 @@ def why_not(
     *,
     documents: bool = False,
 ) -> tuple[str, str] | None:
-    """Reason and hint where the back-end cannot run these heads on the device, else null;
-    `documents` asks for document masks too."""
+    """Reason and hint if the back-end cannot run these heads on the device, otherwise None;
+    `documents` also requires document masks."""
     if documents and name not in MASKS:
         hint = f"Set system.attention: auto, {' or '.join(MASKS)}, or model.document_mask: null."
-        return f"{name} has no document mask here", hint
+        return f"{name} does not support document masks", hint
     return _WHY_NOT[name](device, head_width, dtype)
 
 
@@ -76,14 +76,16 @@ def choose(
     *,
     documents: bool = False,
 ) -> str:
-    """The back-end that will run; `auto` takes the first of AUTO that can.
+    """Select a back-end; `auto` selects the first of AUTO that can run.
 
-    Raises MachineError where one was asked for and cannot run.
+    Raises MachineError if a named back-end cannot run.
     """
-    given = device, head_width, dtype
+    arguments = device, head_width, dtype
     if name == "auto":
-        return next(one for one in AUTO if why_not(one, *given, documents=documents) is None)
-    problem = why_not(name, *given, documents=documents)
+        return next(
+            backend for backend in AUTO if why_not(backend, *arguments, documents=documents) is None
+        )
+    problem = why_not(name, *arguments, documents=documents)
     if problem is not None:
         reason, hint = problem
         raise MachineError(

@@ -1,8 +1,8 @@
-"""Makes one opaque operator with a gradient out of a kernel's forward and backward pass.
+"""Wrap a kernel's forward and backward pass as one opaque operator with a gradient.
 
-FlashAttention's own autograd functions cannot be looked into by torch.compile: it would break the
-graph at every layer. As a custom operator the call stays in the graph, and what torch must know of
-it, shapes and gradient, is said here once for all kernels.
+torch.compile cannot trace FlashAttention's autograd functions and would break the graph at every
+layer. A custom operator remains in the graph; shapes and gradient are registered here once for all
+kernels.
 
 B batch, T tokens, H heads, K head width.
 """
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 Attend = Callable[..., Tensor]
-"""q, k, v (B, T, H, K) and a window in tokens -> (B, T, H, K). A back-end with document masks also
-takes one, which it made itself (`MASKS` of model/attention)."""
+"""q, k, v (B, T, H, K) and a window in tokens -> (B, T, H, K). A back-end with document masks has
+a further argument, its own mask (`MASKS` of model/attention)."""
 Forward = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
 """q, k, v, window -> out (B, T, H, K), log-sum-exp of the scores (B, H, T) in fp32."""
 Backward = Callable[
@@ -23,15 +23,15 @@ Backward = Callable[
 ]
 """Gradient of out, q, k, v, out, log-sum-exp, window -> gradients of q, k, v."""
 FULL = -1
-"""The window that kernels get where every earlier key is seen."""
+"""The window argument of kernels for full causal attention."""
 NAMESPACE = "gpt2_ablations"
 
 
 def as_operator(name: str, forward: Forward, backward: Backward) -> Attend:
-    """Registers `name`_forward and `name`_backward; returns the attention that calls them.
+    """Register `name`_forward and `name`_backward; returns an attention function.
 
-    Kernels get tensors whose heads are contiguous, q, k and v possibly as parts of one tensor, and
-    return new, contiguous ones.
+    Inputs of kernels have contiguous heads, and q, k and v may be slices of one tensor; outputs are
+    new contiguous tensors.
     """
 
     @torch.library.custom_op(f"{NAMESPACE}::{name}_forward", mutates_args=())
@@ -50,18 +50,20 @@ def as_operator(name: str, forward: Forward, backward: Backward) -> Attend:
 
     run_forward.register_fake(_shapes_forward)
     run_backward.register_fake(_shapes_backward)
-    run_forward.register_autograd(differentiate, setup_context=_keep_for_backward)
+    run_forward.register_autograd(differentiate, setup_context=_save_for_backward)
 
     def attend(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
-        reach = FULL if window >= q.size(1) - 1 else window
-        out, _ = run_forward(_whole_heads(q), _whole_heads(k), _whole_heads(v), reach)
+        bound = FULL if window >= q.size(1) - 1 else window
+        out, _ = run_forward(
+            _contiguous_heads(q), _contiguous_heads(k), _contiguous_heads(v), bound
+        )
         return out
 
     return attend
 
 
-def _whole_heads(x: Tensor) -> Tensor:
-    """(B, T, H, K) with its heads side by side and their channels too, as a slice of q, k, v is."""
+def _contiguous_heads(x: Tensor) -> Tensor:
+    """(B, T, H, K) with contiguous heads and channels; a slice of a joint q, k, v qualifies."""
     return x if x.stride()[2:] == (x.size(3), 1) else x.contiguous()
 
 
@@ -76,6 +78,6 @@ def _shapes_backward(
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
 
 
-def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     q, k, v, ctx.window = inputs
     ctx.save_for_backward(q, k, v, *output)

@@ -1,22 +1,24 @@
-"""Back-end `flash2`: the FlashAttention-2 that is built into torch, with its window.
+"""Back-end `flash2`: the FlashAttention-2 built into torch, with its window.
 
-scaled_dot_product_attention offers no window, so the operator below it is called, which has one.
-Needs no package, and nothing is compiled at start.
+scaled_dot_product_attention has no window argument, so this back-end calls the underlying operator.
+It needs no package and no compilation at start.
 """
 
 import torch
 from torch import Tensor
 
 from model.attention.custom_op import as_operator
-from model.attention.requirements import Needs, Problem
+from model.attention.requirements import Problem, Requirements
 
-NEEDS = Needs(kernel="torch's FlashAttention-2", capabilities=(8, 9, 10, 11, 12), widest_head=256)
+REQUIREMENTS = Requirements(
+    kernel="torch's FlashAttention-2", capabilities=(8, 9, 10, 11, 12), max_head_width=256
+)
 DROPOUT = 0.0
 
 
 def why_not(device: torch.device, head_width: int, dtype: torch.dtype) -> Problem | None:
-    """What keeps torch's own flash kernel from running here."""
-    unmet = NEEDS.unmet_by(device, head_width, dtype)
+    """Why torch's flash kernel cannot run here; None if it can."""
+    unmet = REQUIREMENTS.unmet_on(device, head_width, dtype)
     if unmet is None and not torch.backends.cuda.is_flash_attention_available():
         return "this build of torch has no flash kernels", "Set system.attention: auto."
     return unmet
@@ -44,7 +46,7 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, window: int) -> tuple[Tensor, Tens
 def _backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, window: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    unread = torch.empty(2, dtype=torch.uint64, device=q.device)  # the generator's, for dropout
+    unused = torch.empty(2, dtype=torch.uint64, device=q.device)  # generator state, for dropout
     dq, dk, dv = torch.ops.aten._flash_attention_backward(
         grad,
         q,
@@ -58,8 +60,8 @@ def _backward(
         k.size(1),
         DROPOUT,
         True,
-        unread,
-        unread,
+        unused,
+        unused,
         scale=q.size(-1) ** -0.5,
         window_size_left=window,
         window_size_right=0,

@@ -1,8 +1,8 @@
 """Back-end `flash3`: FlashAttention-3, written for Hopper.
 
-It comes from its own package (`flash_attn_interface`, built from source), or from the kernel hub's
-copy of the same code where that lies in the local cache: a run never downloads a kernel. Of the
-package the two functions under its autograd function are used, see `model.attention.custom_op`.
+It is imported from its package (`flash_attn_interface`, built from source), or from the kernel
+hub's copy of the same code in the local cache: a run never downloads a kernel. The back-end calls
+the two functions underneath the package's autograd function, see `model.attention.custom_op`.
 """
 
 import importlib
@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from model.attention.custom_op import as_operator
-from model.attention.requirements import Needs, PackageMissing, Problem, package_problem
+from model.attention.requirements import PackageMissing, Problem, Requirements, package_problem
 
-NEEDS = Needs(kernel="FlashAttention-3", capabilities=(9,), widest_head=256)
+REQUIREMENTS = Requirements(kernel="FlashAttention-3", capabilities=(9,), max_head_width=256)
 MODULE = "flash_attn_interface"
 HUB_REPOSITORY = "kernels-community/flash-attn3"
 HUB_BRANCH = "v1"
@@ -29,14 +29,14 @@ INSTALL = (
 
 
 def why_not(device: torch.device, head_width: int, dtype: torch.dtype) -> Problem | None:
-    """What keeps FlashAttention-3 from running here."""
-    unmet = NEEDS.unmet_by(device, head_width, dtype)
-    return unmet or package_problem(NEEDS.kernel, _kernels, INSTALL)
+    """Why FlashAttention-3 cannot run here; None if it can."""
+    unmet = REQUIREMENTS.unmet_on(device, head_width, dtype)
+    return unmet or package_problem(REQUIREMENTS.kernel, _kernels, INSTALL)
 
 
 @cache
 def _kernels() -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Forward and backward pass; raises PackageMissing, or whatever a broken package raises."""
+    """Forward and backward pass; raises PackageMissing, or the error of a broken package."""
     if importlib.util.find_spec(MODULE) is not None:
         module = importlib.import_module(MODULE)
     elif importlib.util.find_spec("kernels") is not None:

@@ -1,8 +1,8 @@
 """Back-end `sdpa`: torch's scaled_dot_product_attention, which runs everywhere.
 
-Full causal attention goes to cuDNN on a GPU, the fastest that torch has on Hopper, or to the next
-kernel that takes the tensors. A shorter window needs a boolean mask, which no fast kernel skips
-over: correct, and slow. So does a document mask, one for each row: T^2 bytes a row and window.
+On a GPU, full causal attention uses cuDNN, torch's fastest kernel on Hopper, or the next kernel
+that supports the tensors. A shorter window needs a boolean mask, of which no fast kernel skips
+blocks: correct but slow. A document mask needs one mask per row: T^2 bytes per row and window.
 """
 
 from functools import lru_cache
@@ -23,14 +23,14 @@ GPU_ORDER = [
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, window: int, mask: Tensor | None = None) -> Tensor:
-    """q, k, v (B, T, H, K) -> (B, T, H, K): causal where the window is full, else a mask."""
+    """q, k, v (B, T, H, K) -> (B, T, H, K): causal if the window is full, otherwise masked."""
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, H, T, K)
     tokens = q.size(2)
     if mask is not None:
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     elif window < tokens - 1:
-        # the compiler builds the mask in the graph, once for all layers; else it is kept
-        build = band_mask if torch.compiler.is_compiling() else _kept_band_mask
+        # compiled, the mask is part of the graph, once for all layers; eager, it is cached
+        build = band_mask if torch.compiler.is_compiling() else _cached_band_mask
         mask = build(tokens, window, q.device)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     elif q.device.type == "cuda":
@@ -42,21 +42,21 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: int, mask: Tensor | None = N
 
 
 def why_not(device: torch.device, head_width: int, dtype: torch.dtype) -> Problem | None:
-    """Null: it has a kernel for everything."""
+    """None: it runs everywhere."""
     return None
 
 
 def band_mask(tokens: int, window: int, device: torch.device) -> Tensor:
-    """(T, T) boolean: whether query i sees key j, that is 0 <= i - j <= window."""
+    """(T, T) boolean: whether query i sees key j, i.e. 0 <= i - j <= window."""
     position = torch.arange(tokens, device=device)
     distance = position[:, None] - position[None, :]
     return (distance >= 0) & (distance <= window)
 
 
 def document_mask(documents: Tensor, window: int) -> Tensor:
-    """(B, 1, T, T) boolean: a query sees keys inside its window and of its document (B, T)."""
+    """(B, 1, T, T) boolean: a query sees keys of its window and document (B, T)."""
     same = documents[:, :, None] == documents[:, None]
     return (same & band_mask(documents.size(1), window, documents.device))[:, None]
 
 
-_kept_band_mask = lru_cache(maxsize=32)(band_mask)
+_cached_band_mask = lru_cache(maxsize=32)(band_mask)

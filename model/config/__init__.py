@@ -1,13 +1,13 @@
 """The configuration of one run: every field, its default and what it means.
 
-The trainer owns its configuration; the harness carries overrides here and keeps what comes back. A
-field that is `null` by default is either a trick that is off or a value that the dial derives
-(`model.config.derive`), and its sentence says which. The bare default is GPT-2 as published in
-2019; the reference recipe is `ablations/configs/speedrun.yaml`. A default never changes: identities
-leave out whatever equals it (`model.config.identity`), so a changed default is a new field or a new
-protocol.
+The trainer owns its configuration; the harness passes overrides and records the result. A field
+with default `null` is either a trick that is off or a value that the dial derives
+(`model.config.derive`); the field's description states which. The bare default is GPT-2 as
+published in 2019; the reference recipe is `ablations/configs/speedrun.yaml`. A default never
+changes, because identities omit values that equal it (`model.config.identity`): a changed default
+is a new field or a new protocol.
 
-Reading and checking stand in `model.config.reader`, rules between fields in `model.config.derive`.
+`model.config.reader` reads and checks; `model.config.derive` has the rules between fields.
 """
 
 from dataclasses import dataclass, field
@@ -115,7 +115,7 @@ class Config:
     """One run."""
 
     seed: int = 0
-    """Of initialisation and document order; no part of config_id."""
+    """Seed of initialization and document order; not part of config_id."""
     dial: Dial = field(default_factory=Dial)
     """Size and horizon."""
     model: Model = field(default_factory=Model)
@@ -125,7 +125,7 @@ class Config:
     schedule: Schedule = field(default_factory=Schedule)
     """Learning rate over time."""
     data: Data = field(default_factory=Data)
-    """Text, order, tokenizer."""
+    """Data source, order and tokenizer."""
     eval: Evaluation = field(default_factory=Evaluation)
     """Validation."""
     core: Core | None = None

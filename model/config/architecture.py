@@ -1,4 +1,4 @@
-"""Fields of the architecture: the tricks of a block first, then `Model`, which holds them."""
+"""Fields of the architecture: the tricks first, then `Model`, which contains them."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,7 +9,7 @@ class Windows:
     """Trick `windows`: alternating short and long attention windows (model/attention)."""
 
     pattern: str = "SSSL"
-    """Tiled over the layers; the last layer is always L. S short window, L full context."""
+    """Repeated over the layers; the last layer is always L. S short window, L full context."""
     short_tokens: int | None = None
     """The short window. Null: a quarter of the context, rounded up to a multiple of 128."""
 
@@ -19,17 +19,16 @@ class DocumentMask:
     """Trick `document_mask`: attention stays inside a document (model/tricks/document_mask.py)."""
 
     bos_id: int | None = None
-    """The token that opens a document. Null: that of data.tokenizer `train` (vocab_size - 9) or
-    `gpt2` (vocab_size - 1); a tokenizer file has no rule."""
+    """The first token of each document. Null: that of data.tokenizer `train` (vocab_size - 9) or
+    `gpt2` (vocab_size - 1); with a tokenizer file, set it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HalfRotary:
-    """Trick `half_rotary`: half of the channels stand still (model/tricks/half_rotary.py)."""
+    """Trick `half_rotary`: half of the channels are not rotated (model/tricks/half_rotary.py)."""
 
     base: float = 1024.0
-    """The slowest pair that turns takes this many times as long for a turn as the fastest; used in
-    place of rotary.base."""
+    """Wavelength of the slowest rotated pair over that of the fastest; replaces rotary.base."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +72,10 @@ class LogitRescale:
 
 @dataclass(frozen=True, kw_only=True)
 class Smear:
-    """Trick `smear`: a gated share of the token before (model/tricks/smear.py)."""
+    """Trick `smear`: a gated share of the previous token (model/tricks/smear.py)."""
 
     gate_channels: int = 24
-    """The gate reads this many leading channels."""
+    """Leading channels that the gate reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +86,9 @@ class BigramHashEmbedding:
     table_multiple: int = 5
     """Rows of the table, in padded vocabularies."""
     init: float = 0.1
-    """Initial factor of the looked-up row before every layer."""
+    """Initial factor of the embedded pair before every layer."""
     sign_rows: int | None = 8192
-    """Rows of random signs that tell apart the pairs of one row. Null: no signs."""
+    """Rows of random signs that distinguish the pairs of one table row. Null: no signs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +97,7 @@ class SparseAttentionGate:
     (model/tricks/sparse_attention_gate.py)."""
 
     gate_channels: int = 12
-    """The gate of each head reads this many leading channels."""
+    """Leading channels that the gate of each head reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,13 +110,13 @@ class PairedHeads:
 
 @dataclass(frozen=True, kw_only=True)
 class LearnableXSA:
-    """Trick `learnable_xsa`: what share of its token's own value a head leaves out is learned
+    """Trick `learnable_xsa`: heads learn what share of their token's own value to remove
     (model/tricks/learnable_xsa.py)."""
 
     layers: tuple[int, ...] | None = None
-    """Layers that have it, counted from 0. Null: all with attention and without paired heads."""
+    """Layers with the trick, counted from 0. Null: all with attention and without paired heads."""
     init: float = 0.0
-    """Initial strength of every head; its tanh is the share that is left out."""
+    """Initial strength of every head; its tanh is the share that is removed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +136,7 @@ class ValueEmbeddings:
     (model/tricks/value_embeddings.py)."""
 
     gate_channels: int = 12
-    """The gate of each head reads this many leading channels."""
+    """Leading channels that the gate of each head reads."""
     gate_scale: float = 3.0
     """The gate is gate_scale times a sigmoid."""
 
@@ -177,56 +176,56 @@ class MuddGates:
     """Trick `mudd_gates`: factors of other tricks for each token (model/tricks/mudd_gates.py)."""
 
     from_layer: int | None = None
-    """Gates from this layer on read the stream in front of it, those before it the embedding. Null:
-    4 of 11 layers, as modded-nanogpt has it."""
+    """Gates of this layer and later ones read its input; earlier gates read the embedding. Null:
+    layer 4 of 11, as in modded-nanogpt, scaled to the depth."""
     hidden: int = 64
-    """Hidden width of the two networks that make the gates."""
+    """Hidden width of the two gate networks."""
     scale: float = 0.1
-    """Initial factor on what they add; learned."""
+    """Initial value of the learned factor on their outputs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MuddConnections:
-    """Trick `mudd_connections`: shares of earlier streams, chosen by each token
+    """Trick `mudd_connections`: per-token shares of earlier streams
     (model/tricks/mudd_connections.py)."""
 
     sources: tuple[int, ...] | None = None
-    """Layers, from 0, whose outputs are mixed in beside the embedding. Null: the fourth and the
-    eighth of eleven, as modded-nanogpt has it, scaled to the depth."""
+    """Layers, from 0, whose outputs are mixed in, in addition to the embedding. Null: the fourth
+    and the eighth of eleven, as in modded-nanogpt, scaled to the depth."""
     layers: tuple[int, ...] | None = None
-    """Layers in front of which they are mixed into the stream, and into the values. Null: the
-    last. They are also mixed in before the head."""
+    """Layers before which the sources are mixed into the stream and into the values. Null: the
+    last layer. The sources are also mixed in before the head."""
     hidden: int = 64
-    """Hidden width of the network that chooses the shares."""
+    """Hidden width of the network that computes the shares."""
     scale: float = 0.1
-    """Factor on the shares that it gives."""
+    """Factor on the computed shares."""
     gates: MuddGates | None = None
-    """Factors of residual scalars, token pairs and U-net skips for each token. Null: the same for
+    """Per-token factors of residual scalars, token pairs and U-net skips. Null: one factor for
     all tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fp8:
-    """Trick `fp8`: products of Linears in 8 bits while training (model/kernels/fp8.py)."""
+    """Trick `fp8`: matrix products of Linears in fp8 during training (model/kernels/fp8.py)."""
 
     head: bool = True
-    """Whether those of the head too."""
+    """Whether to include the head."""
     places: Literal["all", "head", "mlp"] = "all"
-    """Which: all (with the head as `head` says), those of the head alone, those of MLPs alone."""
+    """Which products: all (the head according to `head`), the head only, or MLPs only."""
     scales: Literal["dynamic", "delayed", "static"] = "dynamic"
-    """From each tensor's own maximum; from the maxima of the last steps; or fixed numbers."""
+    """Scales from the tensor's current maximum, from maxima of recent steps, or fixed."""
     history_steps: int = 1
-    """Of delayed scales: steps whose maxima count. modded-nanogpt: the last one."""
+    """Delayed scales: number of recent steps. modded-nanogpt: 1."""
     headroom: float = 1.8
-    """Of delayed scales: what can be represented over that maximum; modded-nanogpt's of
+    """Delayed scales: representable range over the maximum; modded-nanogpt's value for
     activations."""
     static_input: float = 100.0
-    """Of static scales: the largest input of a Linear. This and the next two are those of
+    """Static scales: the largest input of a Linear. This and the next two values are those of
     modded-nanogpt's head."""
     static_weight: float = 1.6
-    """Of static scales: the largest weight."""
+    """Static scales: the largest weight."""
     static_gradient: float = 96.0
-    """Of static scales: the largest gradient of the sum of a pass's losses."""
+    """Static scales: the largest gradient of the summed losses of a pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,19 +233,19 @@ class Model:
     """The architecture."""
 
     context_tokens: int = 1024
-    """T, tokens a row."""
+    """T, tokens per row."""
     vocab_size: int = 32_768
-    """V, tokens of the vocabulary with its specials; tables are padded to a multiple of 64."""
+    """V, vocabulary size including special tokens; tables are padded to a multiple of 64."""
     head_width: int = 64
-    """K, channels a head."""
+    """K, channels per head."""
     width: int | None = None
     """D. Null: 64 times depth, rounded up to a multiple of head_width."""
     norm: Literal["layernorm", "rmsnorm"] = "layernorm"
     """LayerNorm with weight and bias, or RMSNorm without parameters, which also follows the
     embedding."""
     activation: Literal["gelu", "relu2", "leaky_relu2", "swiglu"] = "gelu"
-    """Of the MLP, whose hidden width is 4 D; with `swiglu` it is 8 D / 3, to the nearest multiple
-    of 16, which keeps the MLP's parameters."""
+    """Activation of the MLP, whose hidden width is 4 D; with `swiglu` it is 8 D / 3, to the nearest
+    multiple of 16, for equal parameters."""
     bias: bool = True
     """Whether Linears have biases."""
     tied_head: bool = True
@@ -260,26 +259,26 @@ class Model:
     windows: Windows | None = None
     """Attention windows. Null: full causal attention in every layer."""
     document_mask: DocumentMask | None = None
-    """Attention inside a document. Null: also to the documents before it in the row."""
+    """Attention within a document. Null: attention also to preceding documents of the row."""
     sparse_attention_gate: SparseAttentionGate | None = None
     """Gates on the outputs of heads. Null: none."""
     xsa: bool = False
-    """Whether a head's output loses its part along the token's own value (model/tricks/xsa.py)."""
+    """Whether to remove from a head's output its token's own value (model/tricks/xsa.py)."""
     learnable_xsa: LearnableXSA | None = None
-    """Learned shares of that part. Null: none."""
+    """Learned shares of that removal. Null: none."""
     partial_key_offset: bool = False
-    """Whether layers that see the whole context take the still channels of their keys from the
-    token before (model/tricks/partial_key_offset.py)."""
+    """Whether layers with the whole context take the unrotated channels of their keys from the
+    previous token (model/tricks/partial_key_offset.py)."""
     paired_heads: PairedHeads | None = None
     """Heads in pairs. Null: every head attends to its own keys."""
     dropped_layers: DroppedLayers | None = None
-    """Layers that lack attention or MLP. Null: every layer has both."""
+    """Layers without attention or MLP. Null: every layer has both."""
     softcap: Softcap | None = None
-    """Bounded logits. Null: logits as they are."""
+    """Bounded logits. Null: no bound."""
     logit_rescale: LogitRescale | None = None
-    """Logits through a shifted sigmoid. Null: logits as they are."""
+    """Logits through a shifted sigmoid. Null: no rescaling."""
     smear: Smear | None = None
-    """Share of the token before. Null: none."""
+    """A gated share of the previous token. Null: none."""
     bigram_hash_embedding: BigramHashEmbedding | None = None
     """A table of token pairs. Null: none."""
     value_embeddings: ValueEmbeddings | None = None
@@ -291,6 +290,6 @@ class Model:
     unet_skips: UNetSkips | None = None
     """Skips from early to late blocks. Null: none."""
     mudd_connections: MuddConnections | None = None
-    """Shares of earlier streams by token. Null: none."""
+    """Per-token shares of earlier streams. Null: none."""
     fp8: Fp8 | None = None
-    """Products of Linears in 8 bits. Null: in the compute type."""
+    """Matrix products of Linears in fp8. Null: in the compute type."""

@@ -1,12 +1,10 @@
-"""The catalogue of tricks: what each toggles, what it needs, where it comes from and whom it is
-due to.
+"""The catalogue of tricks: what each toggles, its requirements, its source and its authors.
 
-One table, read from top to bottom; no registration. `on` and `off` are overrides; a trick counts
-as on when any field of `off` differs from its off value. Of a choice by name, such as the
-activation, each name is a trick of its own and on only where it is the one chosen. `retune` names
-the fields that an arm without the trick must tune anew to be fair. What each trick computes stands
-in its own file, or where its field acts. Known tricks without a toggle are in `not_built`. No
-torch.
+One table, without registration. `on` and `off` are overrides; a trick is on when any field of `off`
+differs from its off value. For a choice by name, such as the activation, each name is a separate
+trick, on only if selected. `retune` lists the fields that an arm without the trick must tune again
+for a fair comparison. The file of a trick, or the code at its field, defines what it computes.
+`not_built` lists known tricks without a toggle. No torch.
 """
 
 import dataclasses
@@ -25,7 +23,7 @@ class Trick:
     """One entry."""
 
     summary: str
-    """One sentence; `(variant)` where it departs from what its source does, as its file says."""
+    """One sentence; `(variant)` if it differs from its source (the file lists the differences)."""
     on: dict[str, Any]
     """Overrides that switch it on with the reference settings."""
     off: dict[str, Any]
@@ -33,18 +31,17 @@ class Trick:
     requires: tuple[str, ...] = ()
     conflicts: tuple[str, ...] = ()
     retune: tuple[str, ...] = ()
-    """Fields an arm without it must tune anew."""
+    """Fields that an arm without it must tune again."""
     neutral_at_init: bool = False
-    """Whether switching it leaves the first loss as it is (what it adds or drops starts at zero).
-    """
+    """Whether toggling it keeps the initial loss (its additions start at zero)."""
     source: str
     people: str
     file: str
-    """Where it is computed, below the package."""
+    """The file that computes it, relative to the package."""
 
     @property
     def lines(self) -> int:
-        """Lines of its own file; 0 where it is a line in a shared file."""
+        """Lines of its own file; 0 if it is part of a shared file."""
         own = self.file.startswith("tricks/") or self.file in ("optim/muon.py", "kernels/fp8.py")
         return len((PACKAGE / self.file).read_text(encoding="utf-8").splitlines()) if own else 0
 
@@ -81,7 +78,7 @@ TRICKS: dict[str, Trick] = {
         file="attention/__init__.py",
     ),
     "muon": Trick(
-        summary="Matrices take orthogonalised momentum steps in place of AdamW",
+        summary="Orthogonalized momentum steps for matrices in place of AdamW",
         on={"optimizer.muon": REFERENCE_MUON},
         off={"optimizer.muon": None},
         retune=("optimizer.matrices.lr",),
@@ -90,7 +87,7 @@ TRICKS: dict[str, Trick] = {
         file="optim/muon.py",
     ),
     "muon_polar_express": Trick(
-        summary="Coefficients of the orthogonalising iteration optimised step by step",
+        summary="Orthogonalizing iteration with coefficients optimized for each step",
         on={"optimizer.muon.orthogonalize": "polar_express"},
         off={"optimizer.muon.orthogonalize": "newton_schulz"},
         requires=("muon",),
@@ -99,7 +96,7 @@ TRICKS: dict[str, Trick] = {
         file="optim/orthogonal.py",
     ),
     "muon_normuon": Trick(
-        summary="Second moments per row or column even out the orthogonal update",
+        summary="The orthogonal update is normalized by second moments per row or column",
         on={"optimizer.muon.normuon": {}},
         off={"optimizer.muon.normuon": None},
         requires=("muon",),
@@ -108,7 +105,7 @@ TRICKS: dict[str, Trick] = {
         file="optim/orthogonal.py",
     ),
     "muon_equalize_rows": Trick(
-        summary="MuonEq: rows of the momentum to equal norms before orthogonalising",
+        summary="MuonEq: momentum rows scaled to equal norms before orthogonalizing",
         on={"optimizer.muon.equalize_rows": True},
         off={"optimizer.muon.equalize_rows": False},
         requires=("muon",),
@@ -117,7 +114,7 @@ TRICKS: dict[str, Trick] = {
         file="optim/orthogonal.py",
     ),
     "muon_renormalize": Trick(
-        summary="Muon+: the update to Frobenius norm sqrt(min(m, n))",
+        summary="Muon+: the update scaled to Frobenius norm sqrt(min(m, n))",
         on={"optimizer.muon.renormalize": True},
         off={"optimizer.muon.renormalize": False},
         requires=("muon",),
@@ -135,7 +132,7 @@ TRICKS: dict[str, Trick] = {
         file="optim/muon.py",
     ),
     "adamw_cautious_decay": Trick(
-        summary="AdamW decays a weight only where its update shrinks it too",
+        summary="AdamW decays a weight only where its update also shrinks it",
         on={"optimizer.adamw_cautious_decay": {}},
         off={"optimizer.adamw_cautious_decay": None},
         source="arXiv 2510.12402; modded-nanogpt PR 172 (2025-12-18)",
@@ -143,7 +140,7 @@ TRICKS: dict[str, Trick] = {
         file="tricks/adamw_cautious_decay.py",
     ),
     "weight_average": Trick(
-        summary="Evaluations see an average of the weights over the last steps, blended with them",
+        summary="Evaluations use an average of the weights of recent steps, blended with them",
         on={"optimizer.weight_average": {"decay": 0.9933, "start": 0.74, "blend": 0.6}},
         off={"optimizer.weight_average": None},
         source="modded-nanogpt track 3, PR 325 (2026-06-12); refused by nanochat (2026-03-24)",
@@ -159,7 +156,7 @@ TRICKS: dict[str, Trick] = {
         file="tricks/residual_scalars.py",
     ),
     "backout": Trick(
-        summary="A share of the middle of the network is taken out before the head",
+        summary="A share of the middle block's output is subtracted before the head",
         on={"model.backout": {}},
         off={"model.backout": None},
         source="modded-nanogpt 2025-10, PR 140; nanochat",
@@ -167,7 +164,7 @@ TRICKS: dict[str, Trick] = {
         file="tricks/backout.py",
     ),
     "unet_skips": Trick(
-        summary="Early blocks feed their mirror images among the late ones",
+        summary="Blocks of the first half feed their mirror blocks in the second half",
         on={"model.unet_skips": {}},
         off={"model.unet_skips": None},
         source="modded-nanogpt 2024-11",
@@ -184,7 +181,7 @@ TRICKS: dict[str, Trick] = {
         file="tricks/mudd_connections.py",
     ),
     "mudd_gates": Trick(
-        summary="Factors of the embedding, token pairs and skips are chosen by each token",
+        summary="Per-token factors of the embedding, token pairs and skips",
         on={"model.mudd_connections.gates": {}},
         off={"model.mudd_connections.gates": None},
         requires=("mudd_connections", "residual_scalars"),
@@ -211,7 +208,7 @@ TRICKS: dict[str, Trick] = {
         file="tricks/bigram_hash_embedding.py",
     ),
     "smear": Trick(
-        summary="Each embedding takes a gated share of the token before",
+        summary="Each embedding adds a gated share of the previous token",
         on={"model.smear": {}},
         off={"model.smear": None},
         neutral_at_init=True,
@@ -245,7 +242,7 @@ TRICKS: dict[str, Trick] = {
         file="tricks/rotary.py",
     ),
     "half_rotary": Trick(
-        summary="Half of the channels turn with position, the others stand still",
+        summary="Half of the channels rotate with position, the others do not",
         on={"model.rotary.half": {}},
         off={"model.rotary.half": None},
         requires=("rotary",),
@@ -254,7 +251,7 @@ TRICKS: dict[str, Trick] = {
         file="tricks/half_rotary.py",
     ),
     "partial_key_offset": Trick(
-        summary="Still channels of keys come from the token before, in layers that see all",
+        summary="Unrotated key channels come from the previous token in full-context layers",
         on={"model.partial_key_offset": True},
         off={"model.partial_key_offset": False},
         requires=("rotary", "half_rotary"),
@@ -271,7 +268,7 @@ TRICKS: dict[str, Trick] = {
         file="config/dropped_layers.py",
     ),
     "paired_heads": Trick(
-        summary="Two heads share one softmax over both' keys, in some short layers (variant)",
+        summary="Two heads share one softmax in some short-window layers (variant)",
         on={"model.paired_heads": {}},
         off={"model.paired_heads": None},
         requires=("windows",),
@@ -296,7 +293,7 @@ TRICKS: dict[str, Trick] = {
         file="tricks/sparse_attention_gate.py",
     ),
     "xsa": Trick(
-        summary="A head's output loses its part along the token's own value, all of it (variant)",
+        summary="A head's output without its component along the token's own value (variant)",
         on={"model.xsa": True},
         off={"model.xsa": False},
         source="arXiv 2603.09078; nanochat, log of 2026-03-24",
@@ -304,7 +301,7 @@ TRICKS: dict[str, Trick] = {
         file="tricks/xsa.py",
     ),
     "learnable_xsa": Trick(
-        summary="Each head learns what share of its token's own value it leaves out",
+        summary="Each head learns what share of its token's own value to remove",
         on={"model.learnable_xsa": {}},
         off={"model.learnable_xsa": None},
         conflicts=("xsa",),
@@ -314,7 +311,7 @@ TRICKS: dict[str, Trick] = {
         file="tricks/learnable_xsa.py",
     ),
     "qk_norm": Trick(
-        summary="Queries and keys to unit root mean square, times 1.2",
+        summary="Queries and keys scaled to root mean square 1.2",
         on={"model.qk_norm": {}},
         off={"model.qk_norm": None},
         source="arXiv 2010.04245; modded-nanogpt 2024-11",
@@ -357,7 +354,7 @@ TRICKS: dict[str, Trick] = {
         file="gpt.py",
     ),
     "swiglu": Trick(
-        summary="A gated MLP of as many parameters in place of GELU",
+        summary="A gated MLP with equal parameters in place of GELU",
         on={"model.activation": "swiglu"},
         off={"model.activation": "gelu"},
         conflicts=("relu_squared", "leaky_relu_squared"),
@@ -366,7 +363,7 @@ TRICKS: dict[str, Trick] = {
         file="tricks/swiglu.py",
     ),
     "fp8": Trick(
-        summary="Products of Linears in 8 bits while training, each tensor with a scale of its own",
+        summary="Matrix products of Linears in fp8 during training, one scale per tensor",
         on={"model.fp8": {}},
         off={"model.fp8": None},
         source="arXiv 2209.05433; torchao's tensorwise recipe; nanochat 2026-02",
@@ -374,7 +371,7 @@ TRICKS: dict[str, Trick] = {
         file="kernels/fp8.py",
     ),
     "fp8_head_only": Trick(
-        summary="Of the products in 8 bits, those of the head alone",
+        summary="Fp8 for the products of the head only",
         on={"model.fp8.places": "head"},
         off={"model.fp8.places": "all"},
         requires=("fp8",),
@@ -384,7 +381,7 @@ TRICKS: dict[str, Trick] = {
         file="kernels/fp8.py",
     ),
     "fp8_mlp_only": Trick(
-        summary="Of the products in 8 bits, those of MLPs alone",
+        summary="Fp8 for the products of MLPs only",
         on={"model.fp8.places": "mlp"},
         off={"model.fp8.places": "all"},
         requires=("fp8",),
@@ -394,7 +391,7 @@ TRICKS: dict[str, Trick] = {
         file="kernels/fp8.py",
     ),
     "fp8_static_scales": Trick(
-        summary="Scales of 8 bits are fixed numbers",
+        summary="Fp8 scales are constants",
         on={"model.fp8.scales": "static"},
         off={"model.fp8.scales": "dynamic"},
         requires=("fp8",),
@@ -404,7 +401,7 @@ TRICKS: dict[str, Trick] = {
         file="kernels/fp8.py",
     ),
     "fp8_delayed_scales": Trick(
-        summary="Scales of 8 bits come from the maxima of the steps before",
+        summary="Fp8 scales come from the maxima of previous steps",
         on={"model.fp8.scales": "delayed"},
         off={"model.fp8.scales": "dynamic"},
         requires=("fp8",),
@@ -415,7 +412,7 @@ TRICKS: dict[str, Trick] = {
         file="kernels/fp8.py",
     ),
     "untied_head": Trick(
-        summary="A head of its own in place of the embedding table",
+        summary="A separate head in place of the embedding table",
         on={"model.tied_head": False},
         off={"model.tied_head": True},
         retune=("optimizer.embedding.lr",),
@@ -440,7 +437,7 @@ TRICKS: dict[str, Trick] = {
         file="attention/__init__.py",
     ),
     "table_rates": Trick(
-        summary="Embedding and head take learning rates, betas and decay of their own",
+        summary="Separate learning rates, betas and decay for embedding and head",
         on={"optimizer.embedding": REFERENCE_EMBEDDING, "optimizer.head": REFERENCE_HEAD},
         off={"optimizer.embedding": {}, "optimizer.head": {}},
         source="modded-nanogpt 2024-11; nanochat",
@@ -448,7 +445,7 @@ TRICKS: dict[str, Trick] = {
         file="config/optimizer.py",
     ),
     "warmdown": Trick(
-        summary="A constant learning rate, then a linear fall, in place of a cosine",
+        summary="A constant learning rate, then linear decay, in place of a cosine",
         on={"schedule.warmdown": {}, "schedule.warmup_steps": 40},
         off={"schedule.warmdown": None, "schedule.warmup_steps": None},
         source="arXiv 2405.18392; modded-nanogpt 2024-10",
@@ -456,16 +453,16 @@ TRICKS: dict[str, Trick] = {
         file="config/schedules.py",
     ),
     "tables_every_second_step": Trick(
-        summary="Embedding and head step every second step, on both gradients (variant)",
+        summary="Embedding and head are updated every second step, on both gradients (variant)",
         on={"optimizer.table_interval_steps": 2},
         off={"optimizer.table_interval_steps": 1},
-        requires=("no_clipping",),  # the norm of half-gathered gradients says nothing
+        requires=("no_clipping",),  # the norm of partly accumulated gradients is meaningless
         source="modded-nanogpt 2025-09-30, #136, of all parameters of Adam",
         people="@classiclarryd",
         file="optim/labels.py",
     ),
     "tie_then_untie": Trick(
-        summary="The embedding is the head's table for two thirds of the run, then its own",
+        summary="The embedding shares the head's table for two thirds of the run, then separates",
         on={"schedule.untie": {}},
         off={"schedule.untie": None},
         requires=("untied_head",),
@@ -491,7 +488,7 @@ TRICKS: dict[str, Trick] = {
         file="config/stages.py",
     ),
     "window_warmup_yarn": Trick(
-        summary="Attention windows grow in three parts, rotary positions with them (variant)",
+        summary="Attention windows grow in three parts; rotary frequencies follow (variant)",
         on={"schedule.window_warmup": {}},
         off={"schedule.window_warmup": None},
         requires=("windows", "rotary", "qk_norm"),
@@ -500,7 +497,7 @@ TRICKS: dict[str, Trick] = {
         file="tricks/window_warmup.py",
     ),
     "multi_token_prediction": Trick(
-        summary="The second and third token ahead count in the loss, less and less",
+        summary="The second and third token ahead count in the loss with falling weights",
         on={"schedule.multi_token": {}},
         off={"schedule.multi_token": None},
         source="modded-nanogpt 2025-12-22, #178; arXiv 2404.19737",
@@ -523,16 +520,16 @@ SETTABLE_FIELDS = {
     "evaluate": "eval.every_steps",
     "checkpoint": "checkpoint.every_steps",
 }
-"""Fields that a harness may set without knowing what they mean."""
+"""Fields that a harness may set."""
 
 
 def active(config: Config) -> dict[str, bool]:
-    """For every trick, whether it is on."""
+    """Whether each trick is on."""
     return {name: _is_on(config, trick) for name, trick in TRICKS.items()}
 
 
 def check(config: Config) -> None:
-    """Raises ConfigErrors where a trick that is on lacks what it requires or meets a conflict."""
+    """Raise ConfigErrors for unmet requirements and conflicts of tricks that are on."""
     state = active(config)
     errors = []
     for name, trick in TRICKS.items():
@@ -540,26 +537,26 @@ def check(config: Config) -> None:
             continue
         for needed in trick.requires:
             if not state[needed]:
-                errors.append(_clash(name, f"{needed} on", f"{needed} off", TRICKS[needed].on))
+                errors.append(_unmet(name, f"{needed} on", f"{needed} off", TRICKS[needed].on))
         for other in trick.conflicts:
             if state[other]:
-                errors.append(_clash(name, f"{other} off", f"{other} on", TRICKS[other].off))
+                errors.append(_unmet(name, f"{other} off", f"{other} on", TRICKS[other].off))
     if errors:
         raise ConfigErrors(errors)
 
 
-def _clash(name: str, expected: str, got: str, hint: dict[str, Any]) -> ConfigError:
+def _unmet(name: str, expected: str, got: str, hint: dict[str, Any]) -> ConfigError:
     settings = ", ".join(f"{path}: {value}" for path, value in hint.items())
     return ConfigError(path=name, expected=expected, got=got, hint=f"Set {settings}.")
 
 
 def _is_on(config: Config, trick: Trick) -> bool:
-    return any(_has(config, path, trick.on[path], off) for path, off in trick.off.items())
+    return any(_field_is_on(config, path, trick.on[path], off) for path, off in trick.off.items())
 
 
-def _has(config: Config, path: str, on: Any, off: Any) -> bool:
-    """Whether the field at `path` is the name `on`, or has another value than `off`; an absent
-    parent counts as off."""
+def _field_is_on(config: Config, path: str, on: Any, off: Any) -> bool:
+    """Whether the field at `path` equals the name `on`, or differs from `off`; an absent parent is
+    off."""
     value: Any = config
     default: Any = Config()
     for name in path.split("."):

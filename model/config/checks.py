@@ -1,6 +1,6 @@
-"""What no single field's type can say: ranges, and combinations that cannot be.
+"""Checks of ranges and of combinations of fields, which the types of fields cannot express.
 
-Each check yields faults with field, expected, got and hint; all are told at once, before
+Each check yields faults with field, expected, got and hint. All faults are reported at once, before
 anything runs. No torch.
 """
 
@@ -12,11 +12,11 @@ from model.config import AdamW, Config
 from model.config.dropped_layers import without_attention, without_mlp
 from model.config.parameters import LABELS
 from model.config.shapes import (
-    FP8_LEAST,
+    FP8_MIN_SIDE,
     FP8_MULTIPLE,
     WINDOW_MULTIPLE,
     bos_of,
-    fp8_takes,
+    fits_fp8,
     learnable_xsa_layers,
     mudd_gates_from,
     mudd_places,
@@ -45,13 +45,13 @@ POSITIVE = {
     "system": ("device_batch_rows", "threads"),
     "optimizer": ("clip", "table_interval_steps"),
 }
-MOST_LAYERS = 1000  # beyond it a depth is a slip of the keyboard
+MAX_LAYERS = 1000  # a larger depth is a typing error
 
 
 def faults(config: Config) -> list[ConfigError]:
-    """All faults of a configuration whose fields have the right types."""
+    """All faults of a configuration; its fields have the right types."""
     found = list(_ranges(config))
-    if found:  # the other checks compute with these numbers
+    if found:  # the other checks need valid numbers
         return found
     checks = (
         *(_shape, _windows, _documents, _dropped, _learnable_xsa, _pairs, _gates, _logits),
@@ -68,14 +68,14 @@ def _ranges(config: Config) -> Iterator[ConfigError]:
             value = getattr(getattr(config, section), name)
             if value is not None and value <= 0:
                 yield _fault(f"{section}.{name}", "more than 0", value, "Raise it.")
-    if config.dial.depth >= MOST_LAYERS:
-        yield _fault("dial.depth", f"under {MOST_LAYERS}", config.dial.depth, "Lower it.")
+    if config.dial.depth >= MAX_LAYERS:
+        yield _fault("dial.depth", f"under {MAX_LAYERS}", config.dial.depth, "Lower it.")
     if config.system.calibration_s < 0:
         got = config.system.calibration_s
-        yield _fault("system.calibration_s", "0 or more", got, "0 leaves the calibration out.")
+        yield _fault("system.calibration_s", "0 or more", got, "0 skips the calibration.")
     if not config.system.compile_cache_dir:
-        hint = "Name one, or leave the field out for .cache/compile."
-        yield _fault("system.compile_cache_dir", "a folder", "an empty text", hint)
+        hint = "Set a folder, or omit the field for .cache/compile."
+        yield _fault("system.compile_cache_dir", "a folder", "an empty string", hint)
 
 
 def _shape(config: Config) -> Iterator[ConfigError]:
@@ -85,7 +85,7 @@ def _shape(config: Config) -> Iterator[ConfigError]:
         hint = "Change model.width or model.head_width."
         yield _fault("model.width", expected, model.width, hint)
     if model.rotary is not None and model.head_width % 2:
-        hint = "Rotary turns channels in pairs; choose an even head width."
+        hint = "Rotary rotates channels in pairs; choose an even head width."
         yield _fault("model.head_width", "even", model.head_width, hint)
     if model.rotary is not None and model.rotary.base <= 0:
         yield _fault("model.rotary.base", "more than 0", model.rotary.base, "Raise it.")
@@ -93,7 +93,7 @@ def _shape(config: Config) -> Iterator[ConfigError]:
         yield _fault("model.qk_norm.scale", "more than 0", model.qk_norm.scale, "Raise it.")
     half = model.rotary.half if model.rotary is not None else None
     if half is not None and model.head_width % 4:
-        hint = "Half of the channels turn, in pairs; choose such a head width."
+        hint = "half_rotary rotates pairs in half of the channels; change model.head_width."
         yield _fault("model.head_width", "a multiple of 4", model.head_width, hint)
     if half is not None and half.base <= 0:
         yield _fault("model.rotary.half.base", "more than 0", half.base, "Raise it.")
@@ -108,7 +108,7 @@ def _windows(config: Config) -> Iterator[ConfigError]:
         yield _fault("model.windows.pattern", "letters S and L", got, "For example SSSL.")
     short = windows.short_tokens
     if short is None and context < WINDOW_MULTIPLE:
-        expected = f"at least {WINDOW_MULTIPLE} tokens, or the dial's short window exceeds it"
+        expected = f"at least {WINDOW_MULTIPLE} tokens, the dial's smallest short window"
         hint = "Set model.windows.short_tokens, or model.windows: null."
         yield _fault("model.context_tokens", expected, context, hint)
     if short is not None and not 0 < short <= context:
@@ -122,7 +122,7 @@ def _documents(config: Config) -> Iterator[ConfigError]:
         return
     bos, vocab, path = bos_of(config), config.model.vocab_size, "model.document_mask.bos_id"
     if bos is None:
-        expected = f"the token that opens a document, for the tokenizer {config.data.tokenizer}"
+        expected = f"the BOS id of the tokenizer {config.data.tokenizer}"
         yield _fault(path, expected, "null", "Set the id of the tokenizer's BOS.")
     elif not 0 <= bos < vocab:
         yield _fault(path, f"0 to below vocab_size ({vocab})", bos, "Set the tokenizer's BOS.")
@@ -163,18 +163,20 @@ def _learnable_xsa(config: Config) -> Iterator[ConfigError]:
     sizes = sizes_of(config)
     chosen = learnable_xsa_layers(config, sizes)
     yield from _layer_list(path, chosen, sizes.layers)
-    if lacking := [i for i in chosen if i < sizes.layers and not sizes.attentions[i]]:
-        hint = "Leave them out here, or in model.dropped_layers.attention."
-        yield _fault(path, "layers with attention", f"{lacking}, which have none", hint)
+    if without := [i for i in chosen if i < sizes.layers and not sizes.attentions[i]]:
+        hint = "Remove them here, or from model.dropped_layers.attention."
+        yield _fault(path, "layers with attention", f"{without} without attention", hint)
     if not chosen:
-        yield _fault(path, "at least one layer", "none", "Or set model.learnable_xsa: null.")
+        yield _fault(
+            path, "at least one layer", "none", "Add a layer, or set model.learnable_xsa: null."
+        )
 
 
 def _layer_list(path: str, chosen: tuple[int, ...], layers: int) -> Iterator[ConfigError]:
-    """Faults of a list of layers: one that does not exist, or is named twice."""
+    """Faults of a list of layers: unknown or repeated layers."""
     if any(not 0 <= layer < layers for layer in chosen) or len({*chosen}) < len(chosen):
         expected = f"different layers from 0 to {layers - 1}"
-        yield _fault(path, expected, [*chosen], "Name layers of the model, from 0.")
+        yield _fault(path, expected, [*chosen], "Count layers from 0.")
 
 
 def _logits(config: Config) -> Iterator[ConfigError]:
@@ -205,8 +207,8 @@ def _mudd(config: Config) -> Iterator[ConfigError]:
         return
     path, depth = "model.mudd_connections", config.dial.depth
     if depth < 2:
-        hint = "Deepen the model, or set model.mudd_connections: null."
-        yield _fault("dial.depth", "2 layers or more, of which one feeds the other", depth, hint)
+        hint = "Raise dial.depth, or set model.mudd_connections: null."
+        yield _fault("dial.depth", "at least 2 layers", depth, hint)
         return
     for name, first, end in (("sources", 0, depth - 2), ("layers", 1, depth - 1)):
         chosen = getattr(mudd, name)
@@ -215,13 +217,11 @@ def _mudd(config: Config) -> Iterator[ConfigError]:
         outside = [layer for layer in chosen if not first <= layer <= end]
         if outside or list(chosen) != sorted(set(chosen)):
             expected = f"layers {first} to {end} of {depth}, each once and in order"
-            yield _fault(f"{path}.{name}", expected, list(chosen), "Or leave it out.")
-    attends = sizes_of(config).attentions
-    silent = [
-        place.layer for place in mudd_places(config, depth) if not (*attends, True)[place.layer]
-    ]
+            yield _fault(f"{path}.{name}", expected, list(chosen), "Change it, or omit it.")
+    attends = dict(enumerate(sizes_of(config).attentions))
+    silent = [at.layer for at in mudd_places(config, depth) if not attends.get(at.layer, True)]
     if silent:
-        hint = "It mixes into values: choose other layers, or drop attention elsewhere."
+        hint = "It mixes into values: choose other layers, or keep their attention."
         yield _fault(f"{path}.layers", "layers with attention", silent, hint)
     for at, trick in ((path, mudd), (f"{path}.gates", mudd.gates)):
         for name in ("hidden", "scale"):
@@ -229,29 +229,31 @@ def _mudd(config: Config) -> Iterator[ConfigError]:
                 yield _fault(f"{at}.{name}", "more than 0", value, "Raise it.")
     if mudd.gates is not None and not 1 <= mudd_gates_from(mudd.gates, depth) < depth:
         got = mudd.gates.from_layer
-        yield _fault(f"{path}.gates.from_layer", f"1 to {depth - 1}", got, "Or leave it out.")
+        yield _fault(f"{path}.gates.from_layer", f"1 to {depth - 1}", got, "Change it, or omit it.")
 
 
 def _fp8(config: Config) -> Iterator[ConfigError]:
     if config.model.fp8 is None:
         return
     width, context = sizes_of(config).width, config.model.context_tokens
-    if not fp8_takes(width, width):
-        expected = f"a width that is a multiple of {FP8_MULTIPLE} and at least {FP8_LEAST}"
+    if not fits_fp8(width, width):
+        expected = f"a width that is a multiple of {FP8_MULTIPLE} and at least {FP8_MIN_SIDE}"
         hint = "Widen the model (dial.depth, model.width), or set model.fp8: null."
         yield _fault("model.fp8", expected, width, hint)
-    if context % FP8_MULTIPLE:  # gradients of weights are products over tokens
-        expected = f"a multiple of {FP8_MULTIPLE} for products in 8 bits"
-        yield _fault("model.context_tokens", expected, context, "Or set model.fp8: null.")
+    if context % FP8_MULTIPLE:  # weight gradients are products over tokens
+        expected = f"a multiple of {FP8_MULTIPLE} for fp8 products"
+        yield _fault(
+            "model.context_tokens", expected, context, "Change it, or set model.fp8: null."
+        )
     fp8 = config.model.fp8
     if fp8.places == "head" and not fp8.head:
-        yield _fault("model.fp8.head", "true, for places: head", False, "Leave it out.")
+        yield _fault("model.fp8.head", "true, for places: head", False, "Omit it.")
     names = ("history_steps", "static_input", "static_weight", "static_gradient")
     for name in names:
         if (value := getattr(fp8, name)) <= 0:
             yield _fault(f"model.fp8.{name}", "more than 0", value, "Raise it.")
     if fp8.headroom < 1:
-        hint = "Below 1 the largest values would be cut off."
+        hint = "Raise it: below 1 the largest values would be clipped."
         yield _fault("model.fp8.headroom", "1 or more", fp8.headroom, hint)
 
 
@@ -284,14 +286,16 @@ def _adamw_cautious_decay(config: Config) -> Iterator[ConfigError]:
         return
     labels = cautious.labels
     if not labels or not {*labels} <= {*LABELS} or len({*labels}) < len(labels):
-        yield _fault(path, f"different ones of {', '.join(LABELS)}", [*labels], "Or null for all.")
+        yield _fault(
+            path, f"distinct labels of {', '.join(LABELS)}", [*labels], "Use null for all."
+        )
         return
     if "matrices" in labels and config.optimizer.muon is not None:
-        hint = "Leave it out; optimizer.muon.cautious_decay masks the decay of Muon."
-        yield _fault(path, "labels of AdamW", "matrices, which Muon steps", hint)
-    if still := [label for label in labels if getattr(config.optimizer, label).decay == 0]:
-        hint = "Leave them out, or raise their decay."
-        yield _fault(path, "labels with a decay", f"{', '.join(still)} with 0", hint)
+        hint = "Remove it; optimizer.muon.cautious_decay masks the decay of Muon."
+        yield _fault(path, "labels of AdamW", "matrices, a label of Muon", hint)
+    if zero := [label for label in labels if getattr(config.optimizer, label).decay == 0]:
+        hint = "Remove them, or raise their decay."
+        yield _fault(path, "labels with a decay", f"{', '.join(zero)} with 0", hint)
 
 
 def _weight_average(config: Config) -> Iterator[ConfigError]:
@@ -300,12 +304,12 @@ def _weight_average(config: Config) -> Iterator[ConfigError]:
     path = "optimizer.weight_average"
     for name in ("decay", "start"):
         if not 0 <= (value := getattr(average, name)) < 1:
-            hint = "For example 0.99." if name == "decay" else "Give the share of all steps."
+            hint = "For example 0.99." if name == "decay" else "Use a share of all steps."
             yield _fault(f"{path}.{name}", "0 to below 1", value, hint)
     if average.every_steps <= 0:
         yield _fault(f"{path}.every_steps", "1 or more", average.every_steps, "Raise it.")
     if not 0 < average.blend <= 1:
-        hint = f"1 evaluates the average alone; {path}: null the weights."
+        hint = f"1 evaluates the average only; set {path}: null for the weights."
         yield _fault(f"{path}.blend", "above 0, to 1", average.blend, hint)
 
 
@@ -322,11 +326,11 @@ def _muon(config: Config) -> Iterator[ConfigError]:
     if muon.normuon is not None and not 0 <= (value := muon.normuon.beta2) < 1:
         yield _fault("optimizer.muon.normuon.beta2", "0 to below 1", value, "For example 0.9.")
     if not 0 < muon.norm_floor <= 1:
-        hint = "nanochat has 1e-6."
+        hint = "nanochat uses 1e-6."
         yield _fault("optimizer.muon.norm_floor", "above 0, to 1", muon.norm_floor, hint)
     most = 5 if muon.orthogonalize == "polar_express" else 100
     if not 1 <= muon.iterations <= most:
-        hint = "Polar Express has five coefficient triples; five steps are usual."
+        hint = "Polar Express has 5 coefficient triples; 5 iterations are common."
         yield _fault("optimizer.muon.iterations", f"1 to {most}", muon.iterations, hint)
 
 
@@ -335,18 +339,18 @@ def _schedule(config: Config) -> Iterator[ConfigError]:
     if schedule.warmup_steps is not None and schedule.warmup_steps < 0:
         yield _fault("schedule.warmup_steps", "0 or more", schedule.warmup_steps, "Raise it.")
     if schedule.warmdown is not None and not 0 <= schedule.warmdown.fraction <= 1:
-        got, hint = schedule.warmdown.fraction, "Give the share of all steps."
+        got, hint = schedule.warmdown.fraction, "Use a share of all steps."
         yield _fault("schedule.warmdown.fraction", "0 to 1", got, hint)
     if schedule.warmdown is not None and schedule.warmdown.final_lr < 0:
-        got, hint = schedule.warmdown.final_lr, "Give the share of the peak."
+        got, hint = schedule.warmdown.final_lr, "Use a share of the peak."
         yield _fault("schedule.warmdown.final_lr", "0 or more", got, hint)
     if schedule.cosine_final_lr < 0:
-        got, hint = schedule.cosine_final_lr, "Give the share of the peak."
+        got, hint = schedule.cosine_final_lr, "Use a share of the peak."
         yield _fault("schedule.cosine_final_lr", "0 or more", got, hint)
 
 
 def _data(config: Config) -> Iterator[ConfigError]:
-    """What `model.data` refuses without looking at a file."""
+    """Faults that `model.data` finds without reading files."""
     try:
         require_askable(DataSettings.from_config(config))
     except DataError as error:
@@ -368,7 +372,9 @@ def _batch_stages(config: Config) -> Iterator[ConfigError]:
             yield _fault(path, "numbers above 0", values, hint)
     if len(stages.factors) != len(stages.lr_factors):
         got = f"{len(stages.lr_factors)} for {len(stages.factors)} factors"
-        yield _fault("schedule.batch_stages.lr_factors", "one a factor", got, "Give as many.")
+        yield _fault(
+            "schedule.batch_stages.lr_factors", "one per factor", got, "Use equal lengths."
+        )
 
 
 def _context_stages(config: Config) -> Iterator[ConfigError]:
@@ -386,7 +392,7 @@ def _window_warmup(config: Config) -> Iterator[ConfigError]:
     shares, path = warmup.shares, "schedule.window_warmup"
     rising = list(shares) == sorted(set(shares))
     if not shares or not rising or not 0 < shares[0] <= shares[-1] <= 1:
-        expected, hint = "rising shares above 0, at most 1", "For example [0.25, 0.5, 1]."
+        expected, hint = "increasing shares above 0, at most 1", "For example [0.25, 0.5, 1]."
         yield _fault(f"{path}.shares", expected, shares, hint)
     if warmup.first_scale <= 0:
         yield _fault(f"{path}.first_scale", "more than 0", warmup.first_scale, "Raise it.")
@@ -404,14 +410,14 @@ def _multi_token(config: Config) -> Iterator[ConfigError]:
 def _untie(config: Config) -> Iterator[ConfigError]:
     untie = config.schedule.untie
     if untie is not None and not 0 <= untie.fraction <= 1:
-        hint = "Give the share of all steps."
+        hint = "Use a share of all steps."
         yield _fault("schedule.untie.fraction", "0 to 1", untie.fraction, hint)
 
 
 def _horizon(config: Config) -> Iterator[ConfigError]:
     dial, schedule = config.dial, config.schedule
     if dial.tokens is not None and dial.flops is not None:
-        yield _fault("dial.tokens", "one horizon", "dial.flops too", "Set one of them to null.")
+        yield _fault("dial.tokens", "one horizon", "also dial.flops", "Set one of them to null.")
     if dial.train_time_s is None:
         return
     if dial.steps is not None:
@@ -419,11 +425,11 @@ def _horizon(config: Config) -> Iterator[ConfigError]:
             "Set one of them to null. A study's shorter horizons are set in steps and need a "
             "base without dial.train_time_s; see model/config/horizon.py."
         )
-        yield _fault("dial.train_time_s", "one horizon", "dial.steps too", hint)
+        yield _fault("dial.train_time_s", "one horizon", "also dial.steps", hint)
     for name in ("batch_stages", "context_stages", "window_warmup", "multi_token", "untie"):
         if getattr(schedule, name) is not None:
-            hint = f"Set dial.tokens in its place, or schedule.{name}: null."
-            expected = f"a horizon that is counted, for the stages of schedule.{name}"
+            hint = f"Use dial.tokens instead, or set schedule.{name}: null."
+            expected = f"a horizon in steps, tokens or FLOPs for schedule.{name}"
             yield _fault("dial.train_time_s", expected, dial.train_time_s, hint)
 
 
@@ -432,14 +438,14 @@ def _core(config: Config) -> Iterator[ConfigError]:
         return
     for name in ("max_per_task", "every_steps"):
         if (value := getattr(core, name)) is not None and value <= 0:
-            hint = "Raise it, or leave it out."
+            hint = "Raise it, or omit it."
             yield _fault(f"core.{name}", "more than 0", value, hint)
     if core.long_prompts == "full" and config.model.rotary is None:
         expected = f"crop_left: learned positions end at {config.model.context_tokens}"
-        hint = "Leave it out, or set model.rotary."
+        hint = "Omit it, or set model.rotary."
         yield _fault("core.long_prompts", expected, core.long_prompts, hint)
     if core.bundle == "":
-        yield _fault("core.bundle", "a folder", "an empty text", "Name one, or leave it out.")
+        yield _fault("core.bundle", "a folder", "an empty string", "Set a folder, or omit it.")
 
 
 def _fault(path: str, expected: str, got: Any, hint: str) -> ConfigError:

@@ -1,7 +1,7 @@
-"""The dial: all that follows by rule from a configuration, computed once, printed and stored.
+"""The dial: all values derived from a configuration, computed once, printed and stored.
 
 Scaling rules are nanochat's at 92d63d4 (the batch rule is arXiv 2505.13738). N counts the
-parameters inside the blocks and the head (a tied head once). No torch.
+parameters of the blocks and the head (a tied head once). No torch.
 """
 
 from collections.abc import Collection, Sequence
@@ -11,7 +11,7 @@ from typing import Any
 
 from model.config import AdamW, Config, checks
 from model.config.horizon import Kind, horizon_of
-from model.config.kernel_eligibility import fusible
+from model.config.kernel_eligibility import eligible_kernels
 from model.config.memory import memory_of
 from model.config.parameters import LABELS, parameters
 from model.config.shapes import Sizes, sizes_of, windows_of
@@ -26,7 +26,7 @@ MAX_ROWS_PER_FORWARD = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Derived:
-    """What the dial settles."""
+    """The derived values of one configuration."""
 
     sizes: Sizes
     scaling_parameters: int
@@ -34,43 +34,43 @@ class Derived:
     scaling_ratio: float
     """r = params / reference_params."""
     planned_tokens: int
-    """ratio times N: what batch and decay follow even where steps are set by hand."""
+    """ratio times N: batch and decay follow it even if steps are set explicitly."""
     batch_tokens: int
-    """The dial's batch; a stage may take another."""
+    """The dial's batch; a stage may use another."""
     horizon: Kind
-    """The field that says how long the run trains (model/config/horizon.py)."""
+    """The field that sets the length of training (model/config/horizon.py)."""
     steps: int
-    """Of the run; under the horizon train_time_s at most."""
+    """Steps of the run; an upper bound under train_time_s."""
     tokens: int
-    """Of all steps."""
+    """Tokens of all steps."""
     stages: tuple[Stage, ...]
-    """Stretches of steps of one shape (model/config/stages.py); one without schedules of them."""
+    """Consecutive steps of one shape (model/config/stages.py); one without stage schedules."""
     device_batch_rows: int
     gradient_accumulation: int
-    """Forward passes a step of the dial's batch on one rank."""
+    """Forward passes per step on one rank, for the dial's batch."""
     ranks: int
     warmup_steps: int
     learning_rates: dict[str, float]
-    """Peak by label; `matrices` before the factor of each matrix's shape where Muon is on."""
+    """Peak by label; under Muon, `matrices` before the shape factor of each matrix."""
     weight_decay: dict[str, float]
-    """By label; `matrices` at step 0 where Muon is on."""
+    """By label; under Muon, `matrices` at step 0."""
     parameters: dict[str, int]
     """Counts by label."""
     parameters_total: int
     flops_per_token: int
-    """6 N + sum over layers of 12 H K min(window, T), not halved for causality; of whole rows."""
+    """6 N + sum over layers of 12 H K min(window, T), not halved for causality; full rows."""
     flops: int
-    """Of all steps, each with the rows of its stage."""
+    """FLOPs of all steps, each with the rows of its stage."""
     memory_bytes: int
-    """Estimate of the peak on one rank with torch's own kernels, which need most (memory.py)."""
+    """Estimated peak of one rank with torch's kernels, which need the most memory (memory.py)."""
     memory_fused_bytes: int
-    """The same with all fused kernels that the configuration allows; a machine may have fewer."""
+    """Estimated peak with all fused kernels that the configuration allows."""
     memory_parts: dict[str, int]
-    """What it is made of, in bytes; not all parts live at once."""
+    """Parts of the estimate in bytes; not all are allocated at once."""
     validation_rows: int
 
     def rows(self, step: int) -> range:
-        """Rows of the packing plan that a step of the run (from 0) takes, over all ranks."""
+        """Rows of the packing plan for a step (from 0), over all ranks."""
         return stage_at(self.stages, step).rows(step)
 
     def tokens_until(self, step: int) -> int:
@@ -78,12 +78,12 @@ class Derived:
         return (self.rows(step - 1).stop if step else 0) * self.sizes.context
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values for `describe` and for config.json."""
+        """Plain values for `describe` and config.json."""
         return asdict(self)
 
 
 def derive(config: Config, ranks: int = 1) -> Derived:
-    """All derived values; raises ConfigErrors naming every impossible combination."""
+    """Derive all values; raises ConfigErrors with every invalid combination."""
     found = checks.faults(config)
     if found:
         raise ConfigErrors(found)
@@ -91,9 +91,9 @@ def derive(config: Config, ranks: int = 1) -> Derived:
     counts = dict.fromkeys(LABELS, 0)
     for parameter in parameters(config, sizes):
         counts[parameter.label] += parameter.count
-    own = _scaling_parameters(config, sizes)
+    scaling = _scaling_parameters(config, sizes)
     matmuls = matmul_parameters(config, sizes)
-    params = config.dial.params or own
+    params = config.dial.params or scaling
     reference = config.dial.reference_params or _scaling_parameters(
         config, sizes_of(config, REFERENCE_DEPTH)
     )
@@ -119,10 +119,10 @@ def derive(config: Config, ranks: int = 1) -> Derived:
     steps = horizon.steps
     stages = stages_of(config, batch_rows, steps)
     memory = memory_of(config, sizes, counts, rows, ranks=ranks)
-    fused = memory_of(config, sizes, counts, rows, fusible(config, sizes), ranks)
+    fused = memory_of(config, sizes, counts, rows, eligible_kernels(config, sizes), ranks)
     return Derived(
         sizes=sizes,
-        scaling_parameters=own,
+        scaling_parameters=scaling,
         scaling_ratio=r,
         planned_tokens=planned,
         batch_tokens=batch,
@@ -148,11 +148,11 @@ def derive(config: Config, ranks: int = 1) -> Derived:
 
 
 def pins(config: Config, derived: Derived) -> dict[str, Any]:
-    """Overrides that hand this configuration's derived values to any arm of a study."""
+    """Overrides that set this configuration's derived values in another arm."""
     reference = config.dial.reference_params or _scaling_parameters(
         config, sizes_of(config, REFERENCE_DEPTH)
     )
-    # a timed run has no steps to hand on (model/config/horizon.py)
+    # a timed run has no fixed steps (model/config/horizon.py)
     timed = config.dial.train_time_s is not None
     return {
         **({} if timed else {"dial.steps": derived.steps}),
@@ -165,12 +165,12 @@ def pins(config: Config, derived: Derived) -> dict[str, Any]:
 
 
 def batch_rule(r: float) -> int:
-    """Tokens a step: the power of two nearest (in log) to 2^19 r^0.383."""
+    """Tokens per step: the power of two nearest (in log) to 2^19 r^0.383."""
     return 1 << round(log2(REFERENCE_BATCH_TOKENS * r**BATCH_EXPONENT))
 
 
 def flops_per_token(matmul_parameters: int, sizes: Sizes) -> int:
-    """Forward and backward FLOPs of the matmuls for one token, from shapes alone."""
+    """Forward and backward matmul FLOPs per token, from shapes."""
     attention = sum(min(window, sizes.context) for window in sizes.windows)
     return 6 * matmul_parameters + 12 * sizes.heads * sizes.head_width * attention
 
@@ -178,7 +178,7 @@ def flops_per_token(matmul_parameters: int, sizes: Sizes) -> int:
 def stage_flops_per_token(
     config: Config, matmul_parameters: int, sizes: Sizes, stage: Stage
 ) -> int:
-    """The same with the rows and windows of a stage."""
+    """FLOPs per token with the rows and windows of a stage."""
     windows = windows_of(config, sizes.layers, stage.long_window_tokens)
     staged = replace(sizes, context=sizes.context // stage.pieces, windows=windows)
     return flops_per_token(matmul_parameters, staged)
@@ -196,8 +196,8 @@ def _scaling_parameters(config: Config, sizes: Sizes) -> int:
 
 
 def matmul_parameters(config: Config, sizes: Sizes) -> int:
-    """Weights that the stream of tokens is multiplied by: those of the scaling rules and gates
-    outside the blocks, as nanochat counts them."""
+    """Weights in matmuls over tokens: those of the scaling rules and gates outside the blocks,
+    counted as in nanochat."""
     tied_head = sizes.vocab * sizes.width if config.model.tied_head else 0
     return tied_head + sum(p.count for p in parameters(config, sizes) if p.in_matmul)
 
@@ -237,15 +237,15 @@ def label_settings(config: Config, counts: dict[str, int]) -> dict[str, AdamW]:
     """AdamW settings of every label that has parameters."""
     settings = {label: getattr(config.optimizer, label) for label in LABELS if counts.get(label)}
     if config.schedule.untie is not None:
-        settings["embedding"] = config.optimizer.head  # it goes on from the head's table
+        settings["embedding"] = config.optimizer.head  # it starts from the head's table
     return settings
 
 
 def _rows(config: Config, batch: int, ranks: int) -> tuple[int, int]:
-    """Rows a forward pass on one rank, and forward passes a step; raises ConfigErrors."""
+    """Rows per forward pass and forward passes per step, on one rank; raises ConfigErrors."""
     context = config.model.context_tokens
     if batch % (context * ranks):
-        raise _impossible(
+        raise _invalid(
             "dial.batch_tokens",
             f"a multiple of context_tokens x ranks = {context} x {ranks}",
             batch,
@@ -254,32 +254,32 @@ def _rows(config: Config, batch: int, ranks: int) -> tuple[int, int]:
     rank_rows = batch // (context * ranks)
     staged = factored_rows(rank_rows, config.schedule.batch_stages)
     if any(each < 1 or each != round(each) for each in staged):
-        raise _impossible(
+        raise _invalid(
             "schedule.batch_stages.factors",
-            f"factors that leave whole rows of the {rank_rows} a step on each rank",
+            f"factors that result in whole rows, from {rank_rows} rows per step and rank",
             ", ".join(f"{each:g}" for each in staged) + " rows",
             "Change the factors, or raise dial.batch_tokens.",
         )
-    shared = gcd(*(round(each) for each in staged))
+    common_rows = gcd(*(round(each) for each in staged))
     rows = config.system.device_batch_rows
     if rows is None:
-        rows = max(n for n in range(1, MAX_ROWS_PER_FORWARD + 1) if shared % n == 0)
-    if rows < 1 or shared % rows:
-        raise _impossible(
+        rows = max(n for n in range(1, MAX_ROWS_PER_FORWARD + 1) if common_rows % n == 0)
+    if rows < 1 or common_rows % rows:
+        raise _invalid(
             "system.device_batch_rows",
-            f"a divisor of the {shared} rows a step on each rank",
+            f"a divisor of the {common_rows} rows per step and rank",
             rows,
-            "Choose a divisor, or null to let it be chosen.",
+            "Use a divisor, or null for the default.",
         )
     return rows, rank_rows // rows
 
 
-def _impossible(path: str, expected: str, got: object, hint: str) -> ConfigErrors:
+def _invalid(path: str, expected: str, got: object, hint: str) -> ConfigErrors:
     return ConfigErrors([ConfigError(path=path, expected=expected, got=str(got), hint=hint)])
 
 
 def with_rows(config: Config, derived: Derived, rows: int) -> Derived:
-    """The same run with another number of rows a pass; raises ConfigErrors where it cannot be."""
+    """Derive again with `rows` per forward pass; raises ConfigErrors if they do not divide."""
     system = replace(config.system, device_batch_rows=rows)
     return derive(replace(config, system=system), derived.ranks)
 
@@ -287,13 +287,13 @@ def with_rows(config: Config, derived: Derived, rows: int) -> Derived:
 def largest_fitting_rows(
     config: Config, derived: Derived, free_bytes: int, fused: Collection[str] = ()
 ) -> int | None:
-    """The most rows a forward pass, up to those there are, that fit `free_bytes`; null: none.
+    """The largest number of rows per forward pass that fits `free_bytes`; None if none fits.
 
-    A divisor of them, which divides the rows of every stage. `fused` as in `memory_of`.
+    The result divides the derived rows, and so the rows of every stage. `fused` as in `memory_of`.
     """
-    most = derived.device_batch_rows
-    for rows in range(most, 0, -1):
-        if most % rows == 0:
+    max_rows = derived.device_batch_rows
+    for rows in range(max_rows, 0, -1):
+        if max_rows % rows == 0:
             memory = memory_of(
                 config, derived.sizes, derived.parameters, rows, fused, derived.ranks
             )

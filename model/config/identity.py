@@ -1,11 +1,11 @@
-"""Who a run is: hashes of what was asked for, of the code and of the data. No torch.
+"""The identity of a run: hashes of the requested configuration, the code and the data. No torch.
 
-`config_id` covers the requested configuration without its seed, leaving out every field that
-equals its default, so new fields that default to off move nothing. PositionIds on this machine (a
-folder's path, the cache) are left out too: what they hold is in `data_id`, and what a CORE bundle
-holds stands with its outcomes. So is when checkpoints are written, which changes no number.
-`code_id` covers all Python files of this package and the versions of torch and of the kernel
-packages, read from package metadata without importing them.
+`config_id` covers the requested configuration without its seed and omits fields that equal their
+default, so new fields that default to off do not change it. Local paths (a data folder, the cache)
+are omitted too: `data_id` covers the content of data, and CORE outcomes record the content of the
+bundle. Checkpointing is omitted, because it does not affect results. `code_id` covers all Python
+files of this package and the versions of torch and of the kernel packages, read from package
+metadata without importing them.
 """
 
 import dataclasses
@@ -37,8 +37,7 @@ KNOWN_SOURCES = NAMED_SOURCES
 
 
 def config_id(config: Config) -> str:
-    """SHA-256 of the canonical JSON of what differs from the defaults; seed, places and sinks left
-    out."""
+    """SHA-256 of the canonical JSON of all non-default fields, without seed, paths and sinks."""
     return sha256_of_json(identifying(config))
 
 
@@ -68,15 +67,15 @@ def kernel_versions() -> dict[str, str]:
 
 
 def differences(section: Any, default: Any) -> dict[str, Any]:
-    """Nested mapping of the fields that differ from `default`'s; a trick that is on keeps its
+    """Nested mapping of the fields that differ from `default`; a trick that is on keeps its
     key."""
     changed: dict[str, Any] = {}
     for field in dataclasses.fields(section):
-        value, usual = getattr(section, field.name), getattr(default, field.name)
-        if value == usual:
+        value, default_value = getattr(section, field.name), getattr(default, field.name)
+        if value == default_value:
             continue
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            reference = usual if usual is not None else type(value)()
+            reference = default_value if default_value is not None else type(value)()
             value = differences(value, reference)
         changed[field.name] = value
     return changed
@@ -89,7 +88,7 @@ def sha256_of_json(value: Any) -> str:
 
 
 def identifying(config: Config) -> dict[str, Any]:
-    """What `config_id` is the hash of."""
+    """The values that `config_id` hashes."""
     changed = differences(config, Config())
     changed.pop("seed", None)
     changed.pop("logging", None)
@@ -103,5 +102,5 @@ def identifying(config: Config) -> dict[str, Any]:
     changed.get("system", {}).pop("compile_cache_dir", None)
     changed.pop("checkpoint", None)
     changed.get("core", {}).pop("bundle", None)
-    # an evaluation that is on with all its defaults is asked for all the same
+    # CORE with all defaults is still a requested evaluation
     return {name: part for name, part in changed.items() if part != {} or name == "core"}

@@ -1,18 +1,18 @@
-"""How much memory a run will need, by parts, from its sizes alone. No torch.
+"""Estimate of a run's memory by part, from its sizes alone. No torch.
 
-The peak is what stays for the whole run (`states`, `gradients`) plus the largest of what comes and
-goes: the activations of all blocks with either the head or the backward pass of one block on top,
-or the optimizer's own temporaries when no activation lives.
+The peak is the memory held for the whole run (`states`, `gradients`) plus the largest temporary
+part: the activations of all blocks together with either the head or the backward pass of one block,
+or the optimizer's temporaries while no activations exist.
 
-The unit of activations is one stream: tokens x D in the compute type. Which streams a block keeps
-for its backward pass was counted in the graphs that torch's partitioner makes, forward and
-backward, of `speedrun` and `gpt2`, and agrees within 3 % with two peaks measured on an H100
-(LOG.md, 2026-11-22). Fused kernels (model/kernels) keep less; which can run is known only on the
-machine, so `describe` tells both: with torch's own, which need the most, and with all that the
-configuration allows. Code that is not compiled keeps more, by `EAGER_FACTOR`. The CUDA context, the
-allocator's fragmentation and the process itself (on a CPU) are not in these figures.
+The unit of activations is one stream: tokens x D in the compute type. The number of streams that a
+block saves for its backward pass was counted in the forward and backward graphs of torch's
+partitioner, for `speedrun` and `gpt2`. It agrees within 3 % with two peaks measured on an H100
+(LOG.md, 2026-11-22). Fused kernels (model/kernels) save fewer; the machine determines which can
+run, so `describe` reports two figures: with torch's kernels, which need the most memory, and with
+all that the configuration allows. Uncompiled code saves more, by `EAGER_FACTOR`. The figures
+exclude the CUDA context, the allocator's fragmentation and the process itself (on a CPU).
 
-B rows, T tokens a row, D width, L layers, V padded vocabulary.
+B rows, T tokens per row, D width, L layers, V padded vocabulary.
 """
 
 from collections.abc import Collection, Mapping
@@ -28,40 +28,39 @@ from model.config.shapes import (
     mudd_places,
 )
 
-# streams (tokens x D) that one block keeps for its backward pass; the first two for attention and
-# for the MLP, where it has them
-STREAMS_RESIDUAL = 1  # x before it
-STREAMS_NORMED = 1  # the same after its norm: the input of its projections; fused, fp8: made again
+# streams (tokens x D) that one block saves for its backward pass; the first two for attention and
+# for the MLP, if present
+STREAMS_RESIDUAL = 1  # its input x
+STREAMS_NORMED = 1  # the normed input of its projections; fused, fp8: recomputed
 STREAMS_ATTENTION = 4  # q, k, v and attention's output
 STREAMS_MLP = 8  # 4 D wide, before and after its activation; fused, fp8: before
-STREAMS_FP8 = 1  # fp8: what attention's projections read, two of half a stream
-STREAMS_MIXED = 1  # residual_scalars: the stream before it is mixed with the embedding
-STREAMS_TURNED = 2  # rotary and qk_norm: q and k before them; fused: none
+STREAMS_FP8 = 1  # fp8: inputs of attention's projections, two of half a stream
+STREAMS_MIXED = 1  # residual_scalars: the stream before mixing with the embedding
+STREAMS_ROTATED = 2  # rotary and qk_norm: q and k before them; fused: none
 STREAMS_VALUE = 1  # value_embeddings, every other layer: v before the table is added; fused: none
-STREAMS_XSA = 2  # xsa, learnable_xsa: attention's output before it, and the values' directions
-STREAMS_GATE = 1  # sparse_attention_gate: attention's output before it; with xsa kept already
-STREAMS_MUDD = 2  # mudd_connections, at each place: the stream before it, and the values
-STREAMS_BIGRAM = 2  # bigram_hash_embedding, once: the rows looked up, and their signs
-# the gradients that live at once while one block runs backward: the MLP's hidden one (4 D), the
-# stream's before and after
+STREAMS_XSA = 2  # xsa, learnable_xsa: attention's output and the normalized values
+STREAMS_GATE = 1  # sparse_attention_gate: attention's output; xsa saves it already
+STREAMS_MUDD = 2  # mudd_connections, at each place: its input stream, and the values
+STREAMS_BIGRAM = 2  # bigram_hash_embedding, once: the looked-up rows and their signs
+# gradients allocated at once in the backward pass of one block: of the MLP's hidden layer (4 D),
+# of the block's input and output
 STREAMS_BACKWARD = 6
-# fused: also q, k, v and the hidden layer again, and the gradient of x0 (and of the rows of token
-# pairs) that each layer leaves. As
-# measured, what the head had is still there when they come (LOG.md)
+# fused: also q, k, v and the recomputed hidden layer, and the gradient of x0 (and of token pairs)
+# from each layer. By measurement, the head's memory is still allocated at that point (LOG.md)
 STREAMS_BACKWARD_FUSED = 18
 STREAMS_SHARED = 1
-# fp8: also the hidden gradient in 8 bits, as it is and transposed, and the hidden layer transposed
+# fp8: also the hidden gradient in fp8, plain and transposed, and the transposed hidden layer
 STREAMS_BACKWARD_FP8 = STREAMS_BACKWARD + 6
 
-EAGER_FACTOR = 1.4  # uncompiled speedrun in bf16 keeps norms in fp32 too: 26.1 streams for 19.5
-HEAD_CHUNK_TOKENS = 16_384  # rows of logits that the fused head has at a time: 1 GB (LOG.md)
-COMPILED_LOGIT_BYTES = 2  # one bf16 tensor, of the logits and then of their gradients
-FP8_LOGIT_BYTES = 2  # their gradients in 8 bits, as they are and transposed
+EAGER_FACTOR = 1.4  # uncompiled speedrun in bf16 also saves norms in fp32: 26.1 streams, not 19.5
+HEAD_CHUNK_TOKENS = 16_384  # rows of logits per chunk of the fused head: 1 GB (LOG.md)
+COMPILED_LOGIT_BYTES = 2  # one bf16 tensor, for logits and then their gradients
+FP8_LOGIT_BYTES = 2  # their gradients in fp8, plain and transposed
 EAGER_LOGIT_BYTES = 16  # fp32: the logit, its softcap, its log-softmax, its gradient
 
 TABLES = ("embedding", "value_tables", "bigram_table")
-MASTER_BYTES = 4  # weights in fp32, and so their gradients and moments
-MUON_TEMPORARY_BYTES = 22  # a matrix element in an update: gradient, iterates in bf16, new weight
+MASTER_BYTES = 4  # fp32 weights, gradients and moments
+MUON_TEMPORARY_BYTES = 22  # per matrix element of an update: gradient, bf16 iterates, new weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +71,11 @@ class Memory:
     """Weights, their copies in the compute type, the optimizers' moments, and averages."""
     gradients: int
     activations: int
-    """What the forward pass through all blocks keeps."""
+    """Tensors that the forward pass through all blocks saves."""
     head: int
-    """Logits and their gradients, and the gradient of the head's table before it is added."""
+    """Logits, their gradients, and the head's gradient before accumulation."""
     backward: int
-    """Gradients inside the one block that is running backward."""
+    """Gradients inside one block's backward pass."""
     update: int
     """Temporaries of an optimizer step."""
 
@@ -98,10 +97,11 @@ def memory_of(
     fused: Collection[str] = (),
     ranks: int = 1,
 ) -> Memory:
-    """Estimate for one rank; `counts` are the parameters by label, `rows` those of one pass.
+    """Estimate for one rank; `counts` are parameters by label, `rows` the rows of one pass.
 
-    `fused` names the places with a fused kernel: loss, qkv, products, muon. Of several ranks each
-    has its share of the moments, and beside its own gradients its share of all ranks' sum.
+    `fused` lists the places with a fused kernel: loss, qkv, products, muon. With several ranks,
+    each holds its shard of the moments, and its shard of the reduced gradients in addition to its
+    local gradients.
     """
     muon = config.optimizer.muon is not None
     weights, moments = weight_bytes(config, counts), moment_bytes(config, counts)
@@ -112,7 +112,7 @@ def memory_of(
         + copied_bytes(config, counts)
         + moments // ranks
         + average_bytes(config, counts)
-        + kept_bytes(config, counts),
+        + backup_bytes(config, counts),
         gradients=weights if ranks == 1 else weights + weights // ranks,
         activations=round(eager * stream * block_streams(config, sizes, fused)),
         head=_head(config, sizes, rows, fused),
@@ -122,43 +122,43 @@ def memory_of(
 
 
 def weight_bytes(config: Config, counts: Mapping[str, int]) -> int:
-    """All parameters, embeddings' tables in the compute type."""
+    """All parameters, with embedding tables in the compute type."""
     tables = sum(counts.get(label, 0) for label in TABLES)
     return tables * compute_bytes(config) + (sum(counts.values()) - tables) * MASTER_BYTES
 
 
 def moment_bytes(config: Config, counts: Mapping[str, int]) -> int:
-    """The optimizers' moments over all ranks: two of each parameter, one of Muon's matrices."""
+    """Moments of all ranks: two per parameter, one per matrix under Muon."""
     muon = config.optimizer.muon is not None
     return 2 * weight_bytes(config, counts) - MASTER_BYTES * counts.get("matrices", 0) * muon
 
 
 def average_bytes(config: Config, counts: Mapping[str, int]) -> int:
-    """Averages of all parameters (trick `weight_average`); every rank has them all."""
+    """Averages of all parameters (trick `weight_average`), replicated on every rank."""
     return sum(counts.values()) * MASTER_BYTES * (config.optimizer.weight_average is not None)
 
 
-def kept_bytes(config: Config, counts: Mapping[str, int]) -> int:
-    """The weights of training, while an evaluation has others in their place."""
+def backup_bytes(config: Config, counts: Mapping[str, int]) -> int:
+    """Backup of the training weights while an evaluation uses averages."""
     return weight_bytes(config, counts) * (config.optimizer.weight_average is not None)
 
 
 def copied_bytes(config: Config, counts: Mapping[str, int]) -> int:
-    """Copies of weights that their products read: in the compute type, or in 8 bits."""
+    """Copies of weights for matrix products: in the compute type, or in fp8."""
     compute = compute_bytes(config)
-    low = {"matrices": attention_in_fp8(config), "head": head_in_fp8(config)}
-    sizes = {label: 1 if low.get(label) else compute for label in counts if label not in TABLES}
+    in_fp8 = {"matrices": attention_in_fp8(config), "head": head_in_fp8(config)}
+    sizes = {label: 1 if in_fp8.get(label) else compute for label in counts if label not in TABLES}
     return sum(counts[label] * size for label, size in sizes.items() if size < MASTER_BYTES)
 
 
 def block_streams(config: Config, sizes: Sizes, fused: Collection[str] = ()) -> int:
-    """Streams that all blocks keep together, compiled."""
-    made_again = "products" in fused or mlp_in_fp8(config)
-    each = STREAMS_RESIDUAL if made_again else STREAMS_RESIDUAL + STREAMS_NORMED
+    """Streams that all blocks save together, compiled."""
+    recomputed = "products" in fused or mlp_in_fp8(config)
+    each = STREAMS_RESIDUAL if recomputed else STREAMS_RESIDUAL + STREAMS_NORMED
     mixed = STREAMS_MIXED if config.model.residual_scalars is not None else 0
     once = STREAMS_BIGRAM if config.model.bigram_hash_embedding is not None else 0
     once += STREAMS_MUDD * len(mudd_places(config, sizes.layers))
-    mlp = each + (STREAMS_MLP // 2 if made_again else STREAMS_MLP)
+    mlp = each + (STREAMS_MLP // 2 if recomputed else STREAMS_MLP)
     attentions = [
         each + _attention_streams(config, sizes, layer, fused)
         for layer, attends in enumerate(sizes.attentions)
@@ -169,16 +169,16 @@ def block_streams(config: Config, sizes: Sizes, fused: Collection[str] = ()) -> 
 
 def _attention_streams(config: Config, sizes: Sizes, layer: int, fused: Collection[str]) -> int:
     model = config.model
-    kept = STREAMS_ATTENTION + (STREAMS_FP8 if attention_in_fp8(config) else 0)
+    saved = STREAMS_ATTENTION + (STREAMS_FP8 if attention_in_fp8(config) else 0)
     if model.xsa or layer in learnable_xsa_layers(config, sizes):
-        kept += STREAMS_XSA
+        saved += STREAMS_XSA
     elif model.sparse_attention_gate is not None:
-        kept += STREAMS_GATE
+        saved += STREAMS_GATE
     if "qkv" in fused:
-        return kept
-    kept += STREAMS_TURNED if model.rotary is not None or model.qk_norm is not None else 0
+        return saved
+    saved += STREAMS_ROTATED if model.rotary is not None or model.qk_norm is not None else 0
     has_table = model.value_embeddings is not None and has_value_embedding(layer, sizes.layers)
-    return kept + (STREAMS_VALUE if has_table else 0)
+    return saved + (STREAMS_VALUE if has_table else 0)
 
 
 def _backward(config: Config, sizes: Sizes, rows: int, fused: Collection[str]) -> int:
@@ -193,15 +193,15 @@ def _backward(config: Config, sizes: Sizes, rows: int, fused: Collection[str]) -
 
 
 def compute_bytes(config: Config) -> int:
-    """Bytes of a number in the compute type."""
+    """Bytes per number of the compute type."""
     return 2 if config.system.precision == "bf16" else 4
 
 
 def _head(config: Config, sizes: Sizes, rows: int, fused: Collection[str]) -> int:
     tokens = rows * sizes.context
     gradients = sizes.width * (sizes.vocab * MASTER_BYTES + tokens * compute_bytes(config))
-    low = config.system.precision == "bf16"
-    compact = "loss" in fused or (config.system.compile and low)
+    is_bf16 = config.system.precision == "bf16"
+    compact = "loss" in fused or (config.system.compile and is_bf16)
     logit_bytes = COMPILED_LOGIT_BYTES if compact else EAGER_LOGIT_BYTES
     if head_in_fp8(config):
         logit_bytes += FP8_LOGIT_BYTES
@@ -210,8 +210,8 @@ def _head(config: Config, sizes: Sizes, rows: int, fused: Collection[str]) -> in
 
 
 def _largest_stack(config: Config, sizes: Sizes) -> int:
-    """Elements of the largest stack of equal matrices that Muon steps at once: up or down of all
-    MLPs, up and gate of SwiGLU, or the four of all attentions."""
+    """Elements of Muon's largest stack of equal matrices: up or down of all MLPs, up and gate of
+    SwiGLU, or the four matrices of all attentions."""
     matrices = 2 if config.model.activation == "swiglu" else 1
     mlps = matrices * mlp_width(config, sizes.width) * sizes.width * sum(sizes.mlps)
     return max(mlps, 4 * sizes.width**2 * sum(sizes.attentions))

@@ -1,4 +1,4 @@
-"""Fields of the optimizers, by label of parameter."""
+"""Fields of the optimizers, by parameter label."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class AdamW:
-    """AdamW settings of one label. The defaults are those that nanoGPT trains GPT-2 with."""
+    """AdamW settings of one label. The defaults are nanoGPT's for GPT-2."""
 
     lr: float = 6e-4
     """Peak learning rate before scaling."""
@@ -30,22 +30,22 @@ class AdamWCautiousDecay:
     (model/tricks/adamw_cautious_decay.py)."""
 
     labels: tuple[str, ...] | None = None
-    """Labels that have it. Null: all labels of AdamW."""
+    """Labels with cautious decay. Null: all labels of AdamW."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightAverage:
-    """Trick `weight_average`: an average of the weights is evaluated
+    """Trick `weight_average`: evaluations use averaged weights
     (model/tricks/weight_average.py)."""
 
     decay: float = 0.99
-    """What an average keeps of itself a step; it reaches back about 1 / (1 - decay) steps."""
+    """Decay of the average per step; it covers about 1 / (1 - decay) steps."""
     start: float = 0.0
-    """Share of all steps after which it begins, as the weights of then. 0: with the first step."""
+    """Share of all steps after which it starts, from the current weights. 0: the first step."""
     every_steps: int = 1
-    """It is updated every n steps, by decay^n."""
+    """Update every n steps, with decay^n."""
     blend: float = 1.0
-    """Share of the average in what is evaluated; the rest are the weights of now."""
+    """Share of the average in the evaluated weights; the rest is the current weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class NorMuon:
 
 @dataclass(frozen=True, kw_only=True)
 class Muon:
-    """Trick `muon`: orthogonalised momentum for the matrices (model/optim/muon.py)."""
+    """Trick `muon`: orthogonalized momentum for the matrices (model/optim/muon.py)."""
 
     lr: float = 0.02
     """Peak learning rate, times max(1, rows / cols)^0.5 of each matrix."""
@@ -69,36 +69,36 @@ class Muon:
     momentum_start: float = 0.85
     """Momentum at step 0."""
     momentum: float = 0.97
-    """Momentum after its warm-up."""
+    """Momentum after the warm-up."""
     momentum_end: float = 0.90
     """Momentum at the last step, reached linearly over the warm-down."""
     momentum_warmup_steps: int = 400
-    """Steps of the momentum's warm-up, which wins over the warm-down."""
+    """Steps of the momentum's warm-up, which takes precedence over the warm-down."""
     iterations: int = 5
-    """Steps of the orthogonalising iteration."""
+    """Iterations of the orthogonalization."""
     orthogonalize: Literal["newton_schulz", "polar_express"] = "newton_schulz"
     """The iteration's coefficients (sub-toggle muon_polar_express)."""
     normuon: NorMuon | None = None
     """Second moments of the update. Null: none."""
     equalize_rows: bool = False
-    """MuonEq: rows to equal norms before orthogonalising (sub-toggle muon_equalize_rows)."""
+    """MuonEq: rows scaled to equal norms before orthogonalizing (sub-toggle muon_equalize_rows)."""
     renormalize: bool = False
-    """Muon+: Frobenius norm sqrt(min(m, n)) after orthogonalising (sub-toggle muon_renormalize)."""
+    """Muon+: Frobenius norm sqrt(min(m, n)) after orthogonalizing (sub-toggle muon_renormalize)."""
     norm_floor: float = 1e-10
-    """Norms of rows (MuonEq) and of whole updates (Muon+) below this count as this much, so that
-    what is nearly zero is not raised to full size. nanochat: 1e-6, which rows are below in the
-    first steps, while projections that start at zero have hardly moved."""
+    """Lower bound on the norms of rows (MuonEq) and updates (Muon+), so that values near zero are
+    not scaled to full size. nanochat: 1e-6, which affects rows of zero-initialized projections in
+    the first steps."""
     cautious_decay: bool = False
     """Decay only where update and weight agree in sign (sub-toggle muon_cautious_decay)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """One field a label: every parameter carries exactly one of these labels.
+    """One field per label: every parameter has exactly one of these labels.
 
-    Labels of GPT-2 itself start at GPT-2's settings. A label that only a trick brings starts at
-    the reference recipe's (nanochat at 92d63d4), or where that has no such trick at those it was
-    found with, so a trick switched on alone brings its own settings and changes no other.
+    Labels of GPT-2 default to GPT-2's settings. The label of a trick defaults to the reference
+    recipe's settings (nanochat at 92d63d4), or to those of its source if the recipe lacks the
+    trick. Switching on a trick therefore changes no other settings.
     """
 
     muon: Muon | None = None
@@ -106,14 +106,14 @@ class Optimizer:
     clip: float | None = 1.0
     """Bound on the global gradient norm. Null: no clipping."""
     adamw_cautious_decay: AdamWCautiousDecay | None = None
-    """Masked decay of AdamW. Null: all weights decay."""
+    """Masked decay under AdamW. Null: all weights decay."""
     weight_average: WeightAverage | None = None
-    """Averages that evaluations see. Null: they see the weights."""
+    """Averaged weights for evaluations. Null: evaluations use the weights."""
     table_interval_steps: int = 1
-    """Embedding and head take a step every n steps, on the gradients of all n (trick
+    """Embedding and head are updated every n steps, on the gradients of all n (trick
     `tables_every_second_step`)."""
     matrices: AdamW = AdamW()
-    """Every 2-D weight in a block, while Muon is off."""
+    """Every 2-D weight of a block, if Muon is off."""
     embedding: AdamW = AdamW()
     """The token table (with a tied head: also the head)."""
     head: AdamW = AdamW()
@@ -155,11 +155,11 @@ class Optimizer:
         batch_scaled=True,
         width_scaled=True,
     )
-    """Table of the bigram hash embedding; the reference recipe's for the token table, as nanochat
-    trained it."""
+    """Table of the bigram hash embedding; the reference recipe's settings of the token table, as
+    in nanochat."""
     bigram_scalars: AdamW = AdamW(lr=0.008, eps=1e-10, decay=0.0)
     """Factors of the bigram hash embedding; modded-nanogpt's settings."""
     mudd: AdamW = AdamW(lr=0.002, beta2=0.99, eps=1e-10, decay=0.0)
     """Networks of the MUDD connections; modded-nanogpt's settings without its decay of 1e-5."""
     mudd_gates: AdamW = AdamW(lr=0.0008, beta2=0.99, eps=1e-10, decay=0.0)
-    """Networks and scale of the MUDD gates; modded-nanogpt's settings, likewise."""
+    """Networks and scale of the MUDD gates; modded-nanogpt's settings without its decay."""

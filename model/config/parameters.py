@@ -1,8 +1,8 @@
 """Every parameter of a configuration: name, shape, label, initial distribution. No torch.
 
-The one declaration of the model's parameters. `model.gpt` builds its tensors from it, `describe`
-counts with it for fifty arms in a second, FLOPs a token and memory follow from it. H heads, K head
-width, D width, L layers, V padded vocabulary.
+This is the only declaration of the model's parameters: `model.gpt` builds its tensors from it, and
+`describe`, FLOPs per token and memory estimates count with it. H heads, K head width, D width, L
+layers, V padded vocabulary.
 """
 
 from collections.abc import Iterator
@@ -41,8 +41,8 @@ LABELS = (
     "mudd_gates",
 )
 GPT2_STD = 0.02
-TABLE = {"lookup": True, "in_compute_type": True}  # a large one
-GATE = 0.02  # gates start between 0 and this
+TABLE = {"lookup": True, "in_compute_type": True}
+GATE = 0.02  # upper bound of initial gate weights
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,14 @@ class Uniform:
 
 @dataclass(frozen=True)
 class Constant:
-    """One value everywhere."""
+    """A constant."""
 
     value: float
 
 
 @dataclass(frozen=True)
 class Linspace:
-    """Evenly spaced values over a vector, both ends included."""
+    """Evenly spaced values of a vector, including both ends."""
 
     first: float
     last: float
@@ -86,12 +86,12 @@ class Parameter:
     name: str
     shape: tuple[int, ...]
     label: str
-    """Of the optimizer: which settings it takes."""
+    """Selects the optimizer settings."""
     init: Init
     lookup: bool = False
-    """A table whose rows are looked up, without a matmul."""
+    """A lookup table, without a matmul."""
     in_compute_type: bool = False
-    """Stored in the number format that the run computes in; else in fp32."""
+    """Stored in the compute type; otherwise in fp32."""
 
     @property
     def count(self) -> int:
@@ -99,8 +99,8 @@ class Parameter:
 
     @property
     def in_matmul(self) -> bool:
-        """Whether the stream of tokens is multiplied by it; biases and norms count too where a
-        block has them, as in the scaling rules."""
+        """Whether it counts in the matmul FLOPs; biases and norms of blocks count too, as in the
+        scaling rules."""
         return not self.lookup and (self.name.startswith("blocks.") or len(self.shape) == 2)
 
 
@@ -196,7 +196,7 @@ def _mudd(config: Config, sizes: Sizes) -> Iterator[Parameter]:
 
 
 def _network(name: str, width: int, hidden: int, out: int, label: str) -> Iterator[Parameter]:
-    """Two layers whose output starts at 0."""
+    """Two layers with initial output 0."""
     bound = width**-0.5
     yield Parameter(f"{name}.up", (hidden, width), label, Uniform(-bound, bound))
     yield Parameter(f"{name}.down", (out, hidden), label, ZERO)
@@ -229,5 +229,5 @@ class _Inits:
             self.up = Uniform(-0.4 * bound, 0.4 * bound)
             self.residual = ZERO
             self.head = Normal(0.001)
-            if not config.model.tied_head:  # a table that is also the head keeps the head's scale
+            if not config.model.tied_head:  # a tied table has the head's scale
                 self.embedding = Normal(0.8)

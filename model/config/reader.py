@@ -1,8 +1,8 @@
-"""From a file and overrides to a checked `Config`; all faults in one pass, each with its hint.
+"""Read a file and overrides into a checked `Config`; report all faults in one pass, with hints.
 
-YAML 1.2 (a JSON file is one too). `extends: other.yaml` takes another file's values first.
-Overrides are dotted paths; `null` switches a trick off, `{}` switches it on with its defaults. A
-run directory's config.json can be given again: its `requested` part is what is read.
+YAML 1.2, which includes JSON. `extends: other.yaml` reads another file's values first. Overrides
+are dotted paths; `null` switches a trick off, `{}` switches it on with its defaults. A run
+directory's config.json is valid input: its `requested` part is read.
 """
 
 import copy
@@ -22,10 +22,10 @@ from model.config import Config
 from model.errors import ConfigError, ConfigErrors
 
 Nested = dict[str, Any]
-MOST_VALUES = 1_000_000  # of a file, which may list thousands of shards
-DEEPEST = 8  # levels of a configuration; the deepest has four
-OFF_WORDS = {"off", "none", "no", "false", "disabled", "~"}
-ON_WORDS = {"on", "yes", "true", "enabled"}
+MAX_VALUES = 1_000_000  # per file, which may list thousands of shards
+MAX_LEVELS = 8  # a valid configuration has at most four levels
+OFF_VALUES = {"off", "none", "no", "false", "disabled", "~"}
+ON_VALUES = {"on", "yes", "true", "enabled"}
 
 
 def load_config(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Config:
@@ -45,11 +45,11 @@ def read_values(path: Path) -> Nested:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         expected = f"a readable configuration file at {path}"
-        raise _one(expected, str(error), "Check the path.", path) from None
+        raise _error(expected, str(error), "Check the path.", path) from None
     values: Nested = parse_yaml(text, str(path))
     if not isinstance(values, dict):
         got = "an empty file" if values is None else type(values).__name__
-        raise _one(
+        raise _error(
             "a mapping of sections", got, "Start with, for example, `dial: {depth: 4}`.", path
         )
     if "requested" in values and "resolved" in values:  # config.json of a run directory
@@ -66,14 +66,14 @@ def read_values(path: Path) -> Nested:
 def parse_overrides(items: list[str]) -> Nested:
     """`["a.b=c", ...]` as {dotted path: value}; raises ConfigErrors.
 
-    A value is taken as typed (` #` is part of a path), unless all of it is a number, true, false or
-    null, or it begins as a list, a mapping or a quoted text does: that is read as YAML.
+    A value is read as YAML if it is a number, true, false or null, or starts like a list, a mapping
+    or a quoted string. Any other value is a literal string (` #` is part of a path).
     """
     overrides = {}
     for item in items:
         path, equals, text = item.partition("=")
         if not equals or not path:
-            raise _one("--set PATH=VALUE", repr(item), "Write, for example, --set dial.depth=8.")
+            raise _error("--set PATH=VALUE", repr(item), "Write, for example, --set dial.depth=8.")
         overrides[path] = _parse_option(text, f"--set {path}")
     return overrides
 
@@ -84,7 +84,7 @@ def _parse_option(text: str, where: str) -> Any:
         node = YAML(typ="safe", pure=True).compose(io.StringIO(text))
         if node.end_mark.index != len(text.rstrip()):
             got = f"more text after {text[: node.end_mark.index]!r}"
-            raise _one("one list, mapping or quoted text", got, "Quote all of it.", where)
+            raise _error("one list, mapping or quoted string", got, "Quote the whole value.", where)
         return value
     try:
         value = parse_yaml(text, where)
@@ -102,27 +102,27 @@ def parse_yaml(text: str, where: str) -> Any:
         return value
     except (YAMLError, RecursionError, ValueError) as error:
         problem = " ".join(str(error).split())
-        raise _one("valid YAML", problem[:300], "Mend the syntax there.", where) from None
+        raise _error("valid YAML", problem[:300], "Correct the syntax.", where) from None
 
 
 def _check_size(value: Any) -> None:
-    """Raises ValueError for too many values or levels, such as aliases of aliases."""
-    left = [(value, 0)]
-    for _ in range(MOST_VALUES):
-        if not left:
+    """Raise ValueError for too many values or levels, for example from nested aliases."""
+    remaining = [(value, 0)]
+    for _ in range(MAX_VALUES):
+        if not remaining:
             return
-        one, level = left.pop()
-        inner = one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
-        left += [(each, level + 1) for each in inner]
-        if level > DEEPEST:
-            raise ValueError(f"nested more than {DEEPEST} levels deep")
-    raise ValueError(f"more than {MOST_VALUES:,} values")
+        item, level = remaining.pop()
+        inner = item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
+        remaining += [(each, level + 1) for each in inner]
+        if level > MAX_LEVELS:
+            raise ValueError(f"nested more than {MAX_LEVELS} levels deep")
+    raise ValueError(f"more than {MAX_VALUES:,} values")
 
 
 def apply_overrides(
     values: Nested, overrides: Mapping[str, Any], errors: list[ConfigError]
 ) -> None:
-    """Sets dotted paths in `values`, shorter ones first: a trick is on before its fields."""
+    """Set dotted paths in `values`, shorter paths first: a trick before its fields."""
     for path in sorted(overrides, key=lambda p: p.count(".")):
         value = overrides[path]
         if path == "data" and isinstance(value, str):
@@ -143,12 +143,12 @@ def apply_overrides(
 
 
 def _only_source(name: str) -> Nested:
-    """The meaning of `data: NAME`: another source, with all its files."""
+    """The meaning of `data: NAME`: another source with all its files."""
     return {"source": name, "train_files": None}
 
 
 def _trick_is_off(sections: list[str]) -> bool:
-    """Whether the path is a section whose default is null, so that absent means off."""
+    """Whether the path is a section with default null, which is off when absent."""
     kind: Any = Config
     for name in sections:
         fields = {f.name: f for f in dataclasses.fields(kind)} if _is_section(kind) else {}
@@ -185,9 +185,9 @@ def _value(hint: Any, value: Any, default: Any, path: str, errors: list[ConfigEr
         errors.append(_wrong_type(path, _describe(kind), value))
         return default
     if _is_section(kind):
-        word = str(value).lower() if isinstance(value, str | bool) else ""
-        if optional and word in OFF_WORDS | ON_WORDS:
-            errors.append(_switch_word(path, value, word in OFF_WORDS))
+        text = str(value).lower() if isinstance(value, str | bool) else ""
+        if optional and text in OFF_VALUES | ON_VALUES:
+            errors.append(_not_a_switch(path, value, text in OFF_VALUES))
             return default
         if isinstance(default, kind) and isinstance(value, dict):
             value = {**_differences(default, kind), **value}
@@ -199,7 +199,7 @@ def _value(hint: Any, value: Any, default: Any, path: str, errors: list[ConfigEr
 
 
 def _differences(default: Any, kind: type) -> Nested:
-    """A section's own defaults where they differ from its class's (a label's AdamW settings)."""
+    """Fields of a section default that differ from its class defaults (AdamW of a label)."""
     plain = kind()
     return {
         f.name: getattr(default, f.name)
@@ -222,7 +222,7 @@ def _fits(kind: Any, value: Any) -> bool:
 
 
 def _as_kind(kind: Any, value: Any) -> Any:
-    """A fitting value as the field keeps it: whole numbers as floats, lists as tuples."""
+    """Convert a valid value to the field's type: int to float, list to tuple."""
     if typing.get_origin(kind) is tuple:
         return tuple(_as_kind(typing.get_args(kind)[0], item) for item in value)
     return float(value) if kind is float else value
@@ -245,14 +245,14 @@ def _describe(kind: Any) -> str:
         return "one of " + ", ".join(str(choice) for choice in typing.get_args(kind))
     if typing.get_origin(kind) is tuple:
         return "a list, each " + _describe(typing.get_args(kind)[0])
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}.get(
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}.get(
         kind, f"a mapping of {getattr(kind, '__name__', kind)} fields"
     )
 
 
 def _unknown(path: str, name: str, known: list[str]) -> ConfigError:
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"Did you mean {near[0]}?" if near else "Known keys: " + ", ".join(known) + "."
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"Did you mean {close[0]}?" if close else "Known keys: " + ", ".join(known) + "."
     section = path.rpartition(".")[0] or "the top level"
     return ConfigError(path=path, expected=f"a known key of {section}", got=repr(name), hint=hint)
 
@@ -268,14 +268,14 @@ def _parent_is_off(path: str, trick: str) -> ConfigError:
     return ConfigError(path=path, expected=f"{trick} to be on", got=f"{trick}: null", hint=hint)
 
 
-def _switch_word(path: str, value: Any, off: bool) -> ConfigError:
+def _not_a_switch(path: str, value: Any, off: bool) -> ConfigError:
     hint = f"Write {path}: null." if off else f"Write {path}: {{}} for its defaults."
     meaning = "null (off)" if off else "a mapping (on)"
     return ConfigError(path=path, expected=meaning, got=repr(value), hint=hint)
 
 
 def _merged(base: Nested, over: Nested) -> Nested:
-    """`over` laid on `base`, mapping by mapping."""
+    """`base` updated with `over`, recursively."""
     merged = dict(base)
     for name, value in over.items():
         both = isinstance(value, dict) and isinstance(merged.get(name), dict)
@@ -283,5 +283,5 @@ def _merged(base: Nested, over: Nested) -> Nested:
     return merged
 
 
-def _one(expected: str, got: str, hint: str, path: object = "") -> ConfigErrors:
+def _error(expected: str, got: str, hint: str, path: object = "") -> ConfigErrors:
     return ConfigErrors([ConfigError(expected=expected, got=got, hint=hint, path=str(path))])

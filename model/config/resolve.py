@@ -1,7 +1,6 @@
-"""From a configuration file and overrides to a checked `Config` with its derived values and
-identity.
+"""Resolve a configuration file and overrides to a checked `Config`, derived values and identity.
 
-What every command of the trainer does first. No torch.
+Every command of the trainer does this first. No torch.
 """
 
 import copy
@@ -18,7 +17,7 @@ from model.errors import ConfigError, ConfigErrors
 
 
 def resolve(base: str | None, overrides: dict[str, Any], ranks: int = 1) -> tuple[Config, Derived]:
-    """The checked configuration and its derived values; raises ConfigErrors."""
+    """Returns the checked configuration and its derived values; raises ConfigErrors."""
     values = copy.deepcopy(_base_values(base)) if base else {}
     errors: list[ConfigError] = []
     apply_overrides(values, overrides, errors)
@@ -35,7 +34,7 @@ def identity_json(config: Config) -> dict[str, Any]:
 
 
 def identity_of(config: Config, view: View | None) -> dict[str, Any]:
-    """The same, with what is prepared of the data."""
+    """The four identities, given the prepared data (or None)."""
     return {
         "config_id": identity.config_id(config),
         "code_id": identity.code_id(),

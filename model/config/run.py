@@ -1,4 +1,4 @@
-"""Fields of one run: its size and horizon, text, evaluation, checkpoints, machine, sinks."""
+"""Fields of one run: size and horizon, data, evaluation, checkpoints, machine, sinks."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,55 +6,54 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class Dial:
-    """One dial, `depth`, sets width, heads, batch, learning rates, decay and horizon."""
+    """The dial: `depth` sets width, heads, batch, learning rates, decay and horizon."""
 
     depth: int = 12
     """Number of blocks L."""
     ratio: float = 12.0
     """Planned training tokens per scaling parameter N."""
     steps: int | None = None
-    """Optimizer steps; wins over the other horizons. Null: as many as the budget that is set holds,
-    or else planned tokens over batch, rounded down."""
+    """Optimizer steps; overrides the other horizons. Null: the largest number within the budget
+    that is set, or else planned tokens over batch, rounded down."""
     tokens: int | None = None
     """Horizon in training tokens. Null: another horizon, or the plan."""
     flops: float | None = None
-    """Horizon in training FLOPs (FLOPs a token of `derived` times tokens). Null: another horizon,
+    """Horizon in training FLOPs (FLOPs per token of `derived` times tokens). Null: another horizon,
     or the plan."""
     train_time_s: float | None = None
-    """Horizon in seconds of training, as the metric of this name counts them; the plan stays the
-    upper bound (model/config/horizon.py says what that means for studies). Null: another horizon,
-    or the plan."""
+    """Horizon in seconds of training, as in the metric of this name; the plan remains the upper
+    bound (for consequences see model/config/horizon.py). Null: another horizon, or the plan."""
     batch_tokens: int | None = None
-    """Tokens a step over all ranks. Null: the power of two nearest to 2^19 r^0.383."""
+    """Tokens per step over all ranks. Null: the power of two nearest to 2^19 r^0.383."""
     params: int | None = None
-    """N that the plan is made for. Null: this model's own N (block parameters and head)."""
+    """N of the plan. Null: this model's own N (block parameters and head)."""
     reference_params: int | None = None
     """N of the same recipe at depth 12, so r = params / reference_params. Null: computed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """What is read, in which order and with which tokenizer (model/data)."""
+    """Data source, order and tokenizer (model/data)."""
 
     source: str = "python-docs"
     """`python-docs`, or a published data set that `model.data prepare` downloads (`climbmix`,
     `fineweb10B`), or a folder of parquet, jsonl, txt or `.bin` files (its last file is the
-    validation split), or a folder that `model.data prepare` wrote. A folder's path is no part of an
-    identity."""
+    validation split), or a folder that `model.data prepare` wrote. A folder's path is not part of
+    an identity."""
     train_files: int | None = None
     """Only the first n training files. Null: all (of climbmix, a number must be set)."""
     tokenizer: str = "train"
     """`train` (a vocabulary of model.vocab_size from all training files; of climbmix, from the
-    first 2e9 characters of those asked for), `gpt2`, or a tokenizer file. `.bin` files need
+    first 2e9 characters of the selected files), `gpt2`, or a tokenizer file. `.bin` files need
     `gpt2`."""
     order: Literal["seed", "file"] = "seed"
     """Documents shuffled by the seed, or in file order for every seed."""
     cache_dir: str = ".cache/data"
-    """Where prepared tokens are kept, and downloads beside them; relative to the checkout. No part
-    of an identity."""
+    """Folder of prepared tokens and downloads; relative to the checkout. Not part of an
+    identity."""
     mirror: str | None = None
-    """Address to download a published data set's files from. Null: where they were published. No
-    part of an identity."""
+    """Address of a mirror of a published data set. Null: the original address. Not part of an
+    identity."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +65,7 @@ class Evaluation:
     every_steps: int | None = None
     """Evaluate every n steps. Null: only at the end."""
     at_start: bool = False
-    """Whether to evaluate before the first step too."""
+    """Whether to evaluate also before the first step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,35 +74,34 @@ class Core:
 
     bundle: str | None = None
     """A folder in nanochat's layout: core.yaml, eval_meta_data.csv, eval_data/. Null: the published
-    one, downloaded once. Its path is no part of an identity; what it holds is recorded by hash."""
+    one, downloaded once. Its path is not part of an identity; a hash records its content."""
     max_per_task: int | None = None
-    """Examples of each task, more than its shots. Null: all."""
+    """Examples per task; must exceed its shots. Null: all."""
     long_prompts: Literal["full", "crop_left"] | None = None
-    """Prompts longer than context_tokens: `full` runs the model on all of them, `crop_left` keeps
-    the last context_tokens. Null: full with rotary positions, crop_left with learned ones, which
-    end there."""
+    """Prompts longer than context_tokens: `full` runs the model on all tokens, `crop_left` on the
+    last context_tokens. Null: full with rotary positions, crop_left with learned ones, which end
+    there."""
     baselines: Literal["v1", "v2"] = "v1"
-    """Table of random baselines: DCLM's first, which nanochat uses, or its present one."""
+    """Table of random baselines: DCLM's first (used by nanochat), or its current one."""
     every_steps: int | None = None
-    """Evaluate every n steps too. Null: only at the end."""
+    """Evaluate also every n steps. Null: only at the end."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpointing:
-    """When the state of a run is written to its checkpoints/, to be gone on from with --resume. No
-    part of an identity: it changes no number of the run. Several ranks write one together, and go
-    on from it as many."""
+    """When a run writes its state to checkpoints/, for --resume. Not part of an identity, because
+    it does not affect results. All ranks write one checkpoint together."""
 
     every_steps: int | None = None
-    """Write one every n steps, and at the end. Null: not by steps."""
+    """Write a checkpoint every n steps, and at the end. Null: not by steps."""
     every_minutes: float | None = None
-    """Write one when so many minutes have passed since the last, and at the end; by the clock of
-    rank 0. Null: not by time."""
+    """Write a checkpoint this many minutes after the last one, and at the end; by the clock of rank
+    0. Null: not by time."""
     at_stop: bool = True
-    """Whether a run that is told to leave (SIGTERM, SIGINT, a harness that is gone) writes one."""
+    """Whether a run writes a checkpoint when it is stopped (SIGTERM, SIGINT, harness ended)."""
     keep: int = 2
-    """How many are kept, the newest; one more while it is written. Two, so that a damaged one
-    doesn't cost the run."""
+    """Number of newest checkpoints to keep; one more while writing. Two, so that one damaged
+    checkpoint does not lose the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,40 +109,40 @@ class System:
     """The machine and how it is used."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """`auto` takes CUDA where there is a GPU; the record says what ran."""
+    """`auto` uses CUDA if there is a GPU; the record contains the choice."""
     precision: Literal["bf16", "fp32"] = "bf16"
-    """Compute type. bf16 keeps fp32 master weights, and tables of embeddings in bf16."""
+    """Compute type. bf16 uses fp32 master weights and bf16 embedding tables."""
     attention: Literal["auto", "sdpa", "flex", "flash2", "flash3", "flash4"] = "auto"
-    """Attention back-end (model/attention); one that is asked for and cannot run stops the run.
-    `auto` takes the first that can of flash4, flex, flash2, sdpa; the record says which."""
+    """Attention back-end (model/attention); a named back-end that cannot run is an error. `auto`
+    uses the first available of flash4, flex, flash2, sdpa; the record contains the choice."""
     loss_kernel: Literal["auto", "torch", "triton"] = "auto"
-    """Head, softcap and cross-entropy: left to torch, or in chunks of rows (model/kernels)."""
+    """Head, softcap and cross-entropy: torch, or a kernel by chunks of rows (model/kernels)."""
     qkv_kernel: Literal["auto", "torch", "triton"] = "auto"
-    """Rotation and norm of queries and keys: left to torch, or one kernel (model/kernels)."""
+    """Rotation and norm of queries and keys: torch, or one kernel (model/kernels)."""
     products_kernel: Literal["auto", "torch", "quack"] = "auto"
-    """Products of blocks with residual and activation inside, symmetric ones of Muon
-    (model/kernels). With model.fp8 on, those of Muon alone."""
+    """Matrix products of blocks fused with residual and activation, and symmetric products of Muon
+    (model/kernels). With model.fp8 on, those of Muon only."""
     fp8_kernel: Literal["auto", "scaled_mm", "emulated"] = "auto"
-    """Products in 8 bits, where model.fp8 asks for them: the GPU's own, or the same values
-    multiplied in fp32, which is slow. `auto` is scaled_mm on a GPU, and stops the run where that
-    cannot run, and emulated on a CPU."""
+    """fp8 products, if model.fp8 is on: the GPU's own (`scaled_mm`), or the same values multiplied
+    in fp32, which is slow. `auto` is emulated on a CPU and scaled_mm on a GPU; a GPU without it is
+    an error."""
     muon_kernel: Literal["auto", "torch", "triton"] = "auto"
-    """Muon's elementwise steps: left to torch, or two kernels (model/kernels)."""
+    """Muon's elementwise steps: torch, or two kernels (model/kernels)."""
     compile: bool = True
-    """Whether the model goes through torch.compile."""
+    """Whether to use torch.compile."""
     compile_cache_dir: str = ".cache/compile"
-    """Where compiled kernels are kept; relative to the checkout. No part of an identity."""
+    """Folder of compiled kernels; relative to the checkout. Not part of an identity."""
     device_batch_rows: int | None = None
-    """Rows a forward pass. Null: all rows of a step, at most 32."""
+    """Rows per forward pass. Null: all rows of a step, at most 32."""
     fit_memory: bool = False
-    """Whether a run takes fewer rows a pass, and more passes, where the GPU's memory cannot hold
-    as many. The batch stays as it is; the record says what ran. On a CPU it changes nothing."""
+    """Whether to use fewer rows per pass, and more passes, if the GPU's memory is too small. The
+    batch does not change; the record contains the choice. No effect on a CPU."""
     share_gpu: bool = False
-    """Whether to run on a GPU that other processes use; such a speed is no measurement."""
+    """Whether to run on a GPU that other processes use; its speed is not a valid measurement."""
     threads: int | None = None
-    """CPU threads. Null: all cores this process may use."""
+    """CPU threads. Null: all cores available to this process."""
     calibration_s: float = 2.0
-    """Seconds for measuring matmul and copy rates into environment.json; 0 skips it."""
+    """Seconds to measure matmul and copy rates for environment.json; 0 skips it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,17 +150,17 @@ class Wandb:
     """Sink: a run of Weights & Biases."""
 
     project: str = "gpt2-ablations"
-    """The project it belongs to."""
+    """The project of the run."""
     mode: Literal["online", "offline"] = "online"
-    """`offline` keeps the run in the run's directory, for `wandb sync`."""
+    """`offline` stores the run in the run directory, for `wandb sync`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Logging:
-    """Where a run's events are shown beside events.jsonl (model/runtime/sinks.py). No part of an
+    """Sinks of a run's events in addition to events.jsonl (model/runtime/sinks.py). Not part of an
     identity."""
 
     tensorboard: bool = False
-    """TensorBoard's event files, in `tensorboard` of the run's directory."""
+    """TensorBoard event files, in `tensorboard` of the run directory."""
     wandb: Wandb | None = None
     """Weights & Biases. Null: none."""

@@ -1,8 +1,8 @@
-"""Learning rate, momentum, decay and weights of the loss over the run: pure functions of the
-position.
+"""Learning rate, momentum, decay and loss weights over the run: pure functions of the position.
 
-A position is a step (from 0), or between two where the horizon is timed (model/config/horizon.py).
-What changes in stages of whole steps stands in model/config/stages.py."""
+A position is a step (from 0), or lies between two steps if the horizon is timed
+(model/config/horizon.py). Changes in stages of whole steps are in model/config/stages.py.
+"""
 
 from math import cos, pi
 
@@ -13,9 +13,9 @@ from model.config.stages import part_of
 def lr_scale(position: float, steps: int, warmup_steps: int, schedule: Schedule) -> float:
     """Learning rate as a share of its peak.
 
-    Linear warm-up over `warmup_steps`; then either GPT-2's cosine to `cosine_final_lr`, or 1 and
-    a linear fall over the last round(fraction * steps) steps to `final_lr`. Where the batch has
-    stages, their factors stand in the place of 1; the final rate stays what it is.
+    Linear warm-up over `warmup_steps`; then either GPT-2's cosine to `cosine_final_lr`, or 1 with
+    linear decay over the last round(fraction * steps) steps to `final_lr`. With batch stages, their
+    factors replace 1; the final rate does not change.
     """
     stages = schedule.batch_stages
     peak = 1.0 if stages is None else part_of(stages.lr_factors, position, steps)
@@ -33,12 +33,12 @@ def lr_scale(position: float, steps: int, warmup_steps: int, schedule: Schedule)
 
 
 def warmdown_steps(steps: int, schedule: Schedule) -> int:
-    """Steps of the linear fall; 0 with a cosine."""
+    """Steps of linear decay; 0 with a cosine."""
     return round(schedule.warmdown.fraction * steps) if schedule.warmdown is not None else 0
 
 
 def muon_momentum(position: float, steps: int, muon: Muon, schedule: Schedule) -> float:
-    """Momentum: a warm-up that wins over the warm-down, a plateau, a linear fall over the
+    """Momentum: warm-up (takes precedence over the warm-down), plateau, linear decay over the
     warm-down."""
     if position < muon.momentum_warmup_steps:
         share = position / muon.momentum_warmup_steps
@@ -51,23 +51,23 @@ def muon_momentum(position: float, steps: int, muon: Muon, schedule: Schedule) -
 
 
 def muon_decay_scale(position: float, steps: int) -> float:
-    """Weight decay as a share of its start: a cosine to zero."""
+    """Weight decay as a share of its initial value: a cosine to zero."""
     return 0.5 * (1 + cos(pi * position / steps))
 
 
 def multi_token_weights(
     position: float, steps: int, settings: MultiToken | None
 ) -> tuple[float, ...]:
-    """Weight of the next token and of those after it.
+    """Weights of the next token and of later ones.
 
-    With n weights the run has n equal parts. In each but the last, the last weight that is left
-    falls linearly to 0 and is gone in the next part: [1, .5, .25 -> 0], [1, .5 -> 0], [1].
+    With n weights the run has n equal parts. In each part but the last, the last remaining weight
+    falls linearly to 0 and is dropped in the next part: [1, .5, .25 -> 0], [1, .5 -> 0], [1].
     """
     if settings is None:
         return (1.0,)
     parts = len(settings.weights)
-    left = part_of(range(parts, 0, -1), position, steps)
-    if left == 1:
+    remaining = part_of(range(parts, 0, -1), position, steps)
+    if remaining == 1:
         return settings.weights[:1]
-    through = parts * position / steps - (parts - left)
-    return (*settings.weights[: left - 1], settings.weights[left - 1] * (1 - through))
+    progress = parts * position / steps - (parts - remaining)
+    return (*settings.weights[: remaining - 1], settings.weights[remaining - 1] * (1 - progress))

@@ -1,4 +1,4 @@
-"""The sizes of a model by formula: width, heads, windows, rows of tables. No torch.
+"""Sizes of a model by formula: width, heads, windows, rows of tables. No torch.
 
 T tokens, D width, H heads, K head width, L layers, V padded vocabulary.
 """
@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from model.config import BigramHashEmbedding, Config, MuddGates
 from model.config.dropped_layers import without_attention, without_mlp
 
-VOCAB_MULTIPLE = 64  # tables padded so that the head's matmul has full tiles
-WINDOW_MULTIPLE = 128  # short windows in whole tiles of the attention kernels
-SWIGLU_MULTIPLE = 16  # rows of whole 16 bytes, in 8-bit formats too
-TRAINED_SPECIALS = 9  # behind the ordinary tokens of a trained vocabulary, BOS first
-FP8_MULTIPLE = 16  # sides of a product in 8 bits: rows of whole 16 bytes
-FP8_LEAST = 128  # smaller ones gain nothing (nanochat, torchao)
+VOCAB_MULTIPLE = 64  # padding for full tiles in the head's matmul
+WINDOW_MULTIPLE = 128  # whole tiles of the attention kernels
+SWIGLU_MULTIPLE = 16  # rows of whole 16 bytes, also in 8-bit formats
+TRAINED_SPECIAL_TOKENS = 9  # at the end of a trained vocabulary, BOS first
+FP8_MULTIPLE = 16  # sides of an fp8 product: rows of whole 16 bytes
+FP8_MIN_SIDE = 128  # smaller products gain nothing (nanochat, torchao)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """The integers that the dial and the model section settle."""
+    """Sizes derived from the dial and the model section."""
 
     layers: int
     width: int
@@ -26,21 +26,21 @@ class Sizes:
     head_width: int
     context: int
     vocab: int
-    """Padded: the rows of the tables."""
+    """V: rows of the tables."""
     windows: tuple[int, ...]
-    """Of each layer; a query sees itself and this many keys before it; `context` means all. 0 where
-    a layer has no attention (trick `dropped_layers`)."""
+    """Per layer: a query sees itself and this many previous keys; `context` means all. 0 for a
+    layer without attention (trick `dropped_layers`)."""
     mlps: tuple[bool, ...]
-    """Of each layer, whether it has an MLP."""
+    """Per layer: whether it has an MLP."""
 
     @property
     def attentions(self) -> tuple[bool, ...]:
-        """Of each layer, whether it has attention."""
+        """Per layer: whether it has attention."""
         return tuple(window > 0 for window in self.windows)
 
 
 def sizes_of(config: Config, depth: int | None = None) -> Sizes:
-    """Sizes at the configured depth, or at another `depth` with the dial's own width."""
+    """Sizes at the configured depth, or at another `depth` with the dial's width."""
     model = config.model
     layers = config.dial.depth if depth is None else depth
     own_width = model.width if depth is None else None
@@ -58,8 +58,8 @@ def sizes_of(config: Config, depth: int | None = None) -> Sizes:
 
 
 def windows_of(config: Config, layers: int, long_tokens: int | None = None) -> tuple[int, ...]:
-    """Window of each layer in tokens. Where the long one is shortened to `long_tokens`, the short
-    one is at most half of it, in whole tiles."""
+    """Window of each layer in tokens. If the long window is reduced to `long_tokens`, the short
+    window is at most half of it, in whole tiles."""
     full, windows = config.model.context_tokens, config.model.windows
     dropped = without_attention(config, layers)
     attending = [layer for layer in range(layers) if layer not in dropped]
@@ -77,12 +77,12 @@ def windows_of(config: Config, layers: int, long_tokens: int | None = None) -> t
 
 
 def has_value_embedding(layer: int, layers: int) -> bool:
-    """Every other layer, the last included."""
+    """Whether a layer has a value embedding: every other layer, including the last."""
     return (layers - 1 - layer) % 2 == 0
 
 
 def paired_layers(config: Config, sizes: Sizes) -> tuple[bool, ...]:
-    """Of each layer, whether its heads attend in pairs (trick `paired_heads`)."""
+    """Per layer: whether its heads attend in pairs (trick `paired_heads`)."""
     paired = config.model.paired_heads
     short = [i for i, window in enumerate(sizes.windows) if 0 < window < sizes.context]
     chosen = short[:: paired.every] if paired is not None else []
@@ -91,25 +91,25 @@ def paired_layers(config: Config, sizes: Sizes) -> tuple[bool, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class MuddPlace:
-    """Where trick `mudd_connections` mixes earlier streams in."""
+    """A place where trick `mudd_connections` mixes in earlier streams."""
 
     layer: int
-    """In front of this one; the number of layers means before the head."""
+    """Before this layer; the number of layers means before the head."""
     sources: tuple[int, ...]
-    """Layers whose outputs are mixed in, beside what enters the first."""
+    """Layers whose outputs are mixed in, in addition to the first layer's input."""
     in_layer: bool
-    """Whether a layer follows: values take shares too, and the stream one of itself."""
+    """Whether a layer follows: then values also get shares, and the stream a share of itself."""
 
     @property
     def shares(self) -> int:
-        """Numbers that a token's network gives here."""
+        """Number of shares per token."""
         each = 1 + len(self.sources)
         return 2 * (each + 1) if self.in_layer else each
 
 
 def mudd_places(config: Config, layers: int) -> tuple[MuddPlace, ...]:
-    """The places of trick `mudd_connections`, in order; the output in front of a place is the
-    stream itself and no source of it. The head also takes what enters the last layer."""
+    """The places of trick `mudd_connections`, in order. The output directly before a place is its
+    stream and not a source. The head also uses the last layer's input."""
     if (mudd := config.model.mudd_connections) is None:
         return ()
     sources = mudd.sources if mudd.sources is not None else (3 * layers // 11, 7 * layers // 11)
@@ -123,12 +123,12 @@ def mudd_places(config: Config, layers: int) -> tuple[MuddPlace, ...]:
 
 
 def mudd_gates_from(settings: MuddGates, layers: int) -> int:
-    """The layer whose input makes the second half of the gates of trick `mudd_gates`."""
+    """The layer whose input computes the late gates of trick `mudd_gates`."""
     return max(1, 4 * layers // 11) if settings.from_layer is None else settings.from_layer
 
 
 def mudd_gates_of(config: Config, layers: int) -> tuple[tuple[str, ...], ...]:
-    """Of each layer, the factors that trick `mudd_gates` makes: x0, bigrams, skip."""
+    """Per layer: the factors that trick `mudd_gates` computes: x0, bigrams, skip."""
     model = config.model
     fixed = [
         *(["x0"] if model.residual_scalars is not None else []),
@@ -140,12 +140,12 @@ def mudd_gates_of(config: Config, layers: int) -> tuple[tuple[str, ...], ...]:
 
 
 def bos_of(config: Config) -> int | None:
-    """The token that opens a document, where trick `document_mask` is on; null if no rule says."""
+    """The BOS token of trick `document_mask`; None if it is off or no rule applies."""
     mask, vocab = config.model.document_mask, config.model.vocab_size
     if mask is None or mask.bos_id is not None:
         return None if mask is None else mask.bos_id
-    behind = {"train": TRAINED_SPECIALS, "gpt2": 1}.get(config.data.tokenizer)
-    return None if behind is None else vocab - behind
+    from_end = {"train": TRAINED_SPECIAL_TOKENS, "gpt2": 1}.get(config.data.tokenizer)
+    return None if from_end is None else vocab - from_end
 
 
 def learnable_xsa_layers(config: Config, sizes: Sizes) -> tuple[int, ...]:
@@ -159,14 +159,14 @@ def learnable_xsa_layers(config: Config, sizes: Sizes) -> tuple[int, ...]:
 
 
 def bigram_rows(settings: BigramHashEmbedding, sizes: Sizes) -> int:
-    """Rows of the table of token pairs; the last is that of a row's first token."""
+    """Rows of the table of token pairs; the last is for the first token of a row."""
     return settings.table_multiple * sizes.vocab
 
 
 def mlp_width(config: Config, width: int) -> int:
     """Channels of the MLP's hidden layer.
 
-    SwiGLU has three matrices in place of two, so 8 D / 3 channels in place of 4 D give it as many
+    SwiGLU has three matrices instead of two, so 8 D / 3 channels instead of 4 D result in equal
     parameters.
     """
     if config.model.activation != "swiglu":
@@ -174,9 +174,9 @@ def mlp_width(config: Config, width: int) -> int:
     return max(1, round(8 * width / 3 / SWIGLU_MULTIPLE)) * SWIGLU_MULTIPLE
 
 
-def fp8_takes(rows: int, columns: int) -> bool:
-    """Whether products with a weight of this shape run in 8 bits, where trick `fp8` is on."""
-    return rows % FP8_MULTIPLE == columns % FP8_MULTIPLE == 0 and min(rows, columns) >= FP8_LEAST
+def fits_fp8(rows: int, columns: int) -> bool:
+    """Whether products with a weight of this shape can use fp8."""
+    return rows % FP8_MULTIPLE == columns % FP8_MULTIPLE == 0 and min(rows, columns) >= FP8_MIN_SIDE
 
 
 def round_up(value: int, multiple: int) -> int:

@@ -1,22 +1,20 @@
-"""The stages of a run: stretches of steps that have one shape. No torch.
+"""The stages of a run: consecutive steps of one shape. No torch.
 
-Four tricks change what a step computes while a run goes on. Each has its own few equal parts:
+Four tricks change the computation of a step during a run. Each divides the run into equal parts:
 
-    schedule.batch_stages         rows a step: part i takes factors[i] times the dial's batch
-    schedule.context_stages       pieces that each row is cut into: part i has rows of T / pieces[i]
+    schedule.batch_stages         rows per step: part i uses factors[i] times the dial's batch
+    schedule.context_stages       pieces per row: part i has rows of T / pieces[i]
     schedule.window_warmup        the long attention window (model/tricks/window_warmup.py)
-    schedule.multi_token          tokens that are predicted ahead (model/tricks/multi_token.py)
+    schedule.multi_token          number of predicted tokens (model/tricks/multi_token.py)
 
-Part i of n covers the steps k with i / n <= k / steps < (i + 1) / n. Neighbouring steps that agree
-in all of them are one stage, so a run without these tricks has one. Everything here is a pure
-function of configuration and steps: which rows step k takes depends on neither ranks, speed nor
-where a run was resumed.
+Part i of n covers the steps k with i / n <= k / steps < (i + 1) / n. Adjacent steps that agree in
+all of them are one stage, so a run without these tricks has one stage. Everything here is a pure
+function of configuration and steps: the rows of step k do not depend on ranks, speed or resumption.
 
-A row that is cut keeps its tokens and its targets: inputs and targets (T) become (pieces, T /
-pieces), so every token is predicted once, with less before it. That leaves the packing plan, the
-data's identity and the tokens of a step as they are. It is a variant of modded-nanogpt's stages,
-which truncate documents (896 tokens of each in the first third, then 2,048) and fill the batch with
-more of them.
+A row that is cut keeps its tokens and targets: inputs and targets (T) become (pieces, T / pieces),
+so every token is predicted once, with a shorter context. The packing plan, the data's identity and
+the tokens of a step do not change. modded-nanogpt's stages differ: they truncate documents (896
+tokens of each in the first third, then 2,048) and fill the batch with more documents.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,39 +34,39 @@ class Stage:
     first_step: int
     steps: int
     first_row: int
-    """Of the packing plan."""
+    """First row in the packing plan."""
     batch_rows: int
-    """Rows of the packing plan a step, over all ranks."""
+    """Rows of the packing plan per step, over all ranks."""
     pieces: int
-    """Shorter rows that each of them is cut into."""
+    """Pieces that each row is cut into."""
     predicted: int
     """Tokens that each position predicts."""
     long_window_tokens: int
-    """Of the layers that see furthest; the context, unless windows are warmed up."""
+    """Window of long-window layers; the context unless windows are warmed up."""
 
     def rows(self, step: int) -> range:
-        """Rows of the plan that `step` (of the run, from 0) takes."""
+        """Rows of the plan for `step` (of the run, from 0)."""
         start = self.first_row + (step - self.first_step) * self.batch_rows
         return range(start, start + self.batch_rows)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """What tells it from other stages."""
+        """The fields in which stages differ."""
         return self.batch_rows, self.pieces, self.predicted, self.long_window_tokens
 
     @property
     def last_row(self) -> int:
-        """One past the last row of the plan that it takes."""
+        """One past the last row of the plan in this stage."""
         return self.first_row + self.steps * self.batch_rows
 
 
 def part_of(parts: Sequence[Part], position: float, steps: int) -> Part:
-    """The one of `parts`, equally long each, that `position` of `steps` stands in."""
+    """The element of `parts` at `position` of `steps`; all parts are equally long."""
     return parts[min(len(parts) - 1, int(len(parts) * position / steps))]
 
 
 def stages_of(config: Config, batch_rows: int, steps: int) -> tuple[Stage, ...]:
-    """The stages of a run of `steps`; `batch_rows` are those of the dial's batch."""
+    """The stages of a run of `steps`; `batch_rows` is the dial's batch in rows."""
     found: list[Stage] = []
     starts = _starts(config, steps)
     for first, end in zip(starts, [*starts[1:], steps], strict=True):
@@ -90,17 +88,17 @@ def stages_of(config: Config, batch_rows: int, steps: int) -> tuple[Stage, ...]:
 
 
 def stage_at(stages: Sequence[Stage], step: int) -> Stage:
-    """The stage of a step (from 0); behind the last step, the last one goes on."""
+    """The stage of a step (from 0); the last stage after the last step."""
     return next(stage for stage in reversed(stages) if stage.first_step <= step)
 
 
 def factored_rows(batch_rows: int, stages: BatchStages | None) -> list[float]:
-    """Rows a step of each part as the factors say, whole or not."""
+    """Rows per step of each part, not rounded."""
     return [batch_rows * factor for factor in (stages.factors if stages else (1.0,))]
 
 
-def most_steps(within: Callable[[int], bool], estimate: float) -> int:
-    """The most steps, at least one, that are `within` a budget; looked for near an estimate."""
+def max_steps(within: Callable[[int], bool], estimate: float) -> int:
+    """The largest number of steps, at least one, `within` a budget; searches near `estimate`."""
     low, high = 1, max(2, int(estimate) + 1)
     while within(high):
         low, high = high, 2 * high
@@ -111,7 +109,7 @@ def most_steps(within: Callable[[int], bool], estimate: float) -> int:
 
 
 def long_window(config: Config, share: float) -> int:
-    """A share of the context in whole tiles, at least one."""
+    """A share of the context, rounded up to whole tiles."""
     context = config.model.context_tokens
     return min(context, max(WINDOW_MULTIPLE, round_up(round(share * context), WINDOW_MULTIPLE)))
 
@@ -137,6 +135,6 @@ def _starts(config: Config, steps: int) -> list[int]:
     counts |= {len(schedule.context_stages.pieces)} if schedule.context_stages else set()
     counts |= {len(schedule.window_warmup.shares)} if schedule.window_warmup else set()
     counts |= {len(schedule.multi_token.weights)} if schedule.multi_token else set()
-    # rounded up, in whole numbers: the first step k with n k / steps >= i
+    # integer ceiling: the first step k with n k / steps >= i
     starts = {-(-i * steps // count) for count in counts for i in range(count)}
     return sorted(start for start in starts if start < steps)

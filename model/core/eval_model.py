@@ -188,7 +188,7 @@ def _share(source: GPT, eval_model: GPT) -> None:
 def _match(source: GPT, eval_model: GPT) -> None:
     """Copy what schedules changed and no tensor holds (model/tricks/window_warmup.py)."""
     if source.rotary is not None and eval_model.rotary is not None:
-        eval_model.rotary.stretches = source.rotary.stretches
+        eval_model.rotary.window_changes = source.rotary.window_changes
     for theirs, ours in zip(_layers(source), _layers(eval_model), strict=True):
         ours.window, ours.qk_scale = theirs.window, theirs.qk_scale
 

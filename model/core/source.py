@@ -14,8 +14,8 @@ from model.config.stages import stage_at
 from model.errors import DamagedCheckpoint, RunError
 from model.gpt import GPT
 from model.kernels import Kernels
-from model.tricks.weight_average import put_in_place
-from model.tricks.window_warmup import enter
+from model.tricks.weight_average import load_averaged_weights
+from model.tricks.window_warmup import apply_long_window
 
 WEIGHTS_RANK = 0  # the rank whose file of a checkpoint holds the weights
 
@@ -49,11 +49,11 @@ def of_checkpoint(
         raise checkpoint.not_loadable(path, error) from error
     if (averaged := config.optimizer.weight_average) is not None:
         _require_averages(path, state)
-        put_in_place(gpt, state["average"], averaged)
+        load_averaged_weights(gpt, state["average"], averaged)
     if config.schedule.window_warmup is not None:
         done = manifest.step >= derived.steps
         stage = derived.stages[-1] if done else stage_at(derived.stages, manifest.step)
-        enter(gpt, config, derived.sizes.context if done else stage.long_window_tokens)
+        apply_long_window(gpt, config, derived.sizes.context if done else stage.long_window_tokens)
     return gpt, manifest.step
 
 

@@ -1,25 +1,24 @@
-"""Which kernel runs where: chosen once, from the configuration and what the machine offers.
+"""The kernel of each operation: chosen once, from the configuration and the machine.
 
-`torch` is the reference everywhere, left to torch.compile where that is on. The others each
-replace one place of the model or of the optimizer and compute the same to rounding:
+`torch` is the reference for every place, compiled by torch.compile if that is on. Each other kernel
+replaces one place of the model or the optimizer and computes the same up to rounding:
 
-attention   model/attention, which has its own back-ends and its own `auto`
-loss        `triton`, loss.py: head, softcap and cross-entropy in chunks of rows
-qkv         `triton`, qkv.py: rotation and norm of queries and keys in one kernel
-products    `quack`, products.py: activation and residual inside the products of a block, and
-            symmetric products of Muon, of which half is computed
-muon        `triton`, muon.py: its elementwise steps in two passes
+    attention   model/attention, with separate back-ends and a separate `auto`
+    loss        `triton`, loss.py: head, softcap and cross-entropy in chunks of rows
+    qkv         `triton`, qkv.py: rotation and norm of queries and keys in one kernel
+    products    `quack`, products.py: activation and residual fused into the products of a block,
+                and symmetric products of Muon, of which half is computed
+    muon        `triton`, muon.py: its elementwise steps in two passes
 
-The products of trick `fp8` have two forms of one computation (model/kernels/fp8.py): `scaled_mm` on
-a GPU, `emulated` on a CPU or where it was asked for. They take the place of qkv (where attention is
-in 8 bits) and of the blocks' part of products (where MLPs are), whose kernels multiply in bf16;
-those of Muon stay.
+The products of trick `fp8` have two implementations of one computation (model/kernels/fp8.py):
+`scaled_mm` on a GPU, `emulated` on a CPU or on request. They replace qkv (if attention is in fp8)
+and the blocks' part of products (if MLPs are in fp8), whose kernels multiply in bf16; Muon's
+products do not change.
 
-A trick that changes one of these places and is not in its kernel (logit rescale, paired heads, an
-activation) leaves the place to torch. As with attention, `auto` takes what can run here, a kernel
-that was asked for and cannot run stops the run, and the run's record keeps the plan. The GPU tests
-compare it with the kernels of a profiled step, so that a fused kernel is never used or lost in
-silence.
+If a kernel does not support an enabled trick (logit rescale, paired heads, an activation), torch
+computes its place. `auto` uses the kernels that can run; a requested kernel that cannot run is an
+error. The run's record contains the plan, and the GPU tests compare it with the kernels of a
+profiled step, so that no fused kernel is used or dropped unnoticed.
 """
 
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ import torch
 from model import attention
 from model.attention.requirements import Problem
 from model.config import Config
-from model.config.kernel_eligibility import FUSED, lacking, mlp_in_fp8
+from model.config.kernel_eligibility import FUSED, mlp_in_fp8, unsupported
 from model.config.shapes import Sizes
 from model.errors import MachineError
 
@@ -47,25 +46,25 @@ class Kernels:
     products: str = "torch"
     muon: str = "torch"
     fp8: str = "emulated"
-    """Of the products in 8 bits, where model.fp8 asks for any."""
+    """Kernel of fp8 products, if model.fp8 is on."""
 
     @property
     def fused(self) -> frozenset[str]:
-        """The places where a fused kernel runs."""
+        """Places with a fused kernel."""
         return frozenset(place for place in FUSED if getattr(self, place) != "torch")
 
 
 REFERENCE = Kernels(attention="sdpa")
-"""Runs everywhere; what every other choice is compared with."""
+"""Runs everywhere; the reference for tests."""
 
 
 def compute_type(config: Config) -> torch.dtype:
-    """The number format that a configuration computes in; bf16 also stores the large tables."""
+    """The compute type; with bf16 it is also the type of large tables."""
     return torch.bfloat16 if config.system.precision == "bf16" else torch.float32
 
 
 def choose(config: Config, sizes: Sizes, device: torch.device) -> Kernels:
-    """The kernels of a run; raises MachineError where one was asked for and cannot run."""
+    """The kernels of a run; raises MachineError if a requested kernel cannot run."""
     return Kernels(
         attention=attention.choose(
             *(config.system.attention, device, sizes.head_width, compute_type(config)),
@@ -77,7 +76,7 @@ def choose(config: Config, sizes: Sizes, device: torch.device) -> Kernels:
 
 
 def why_not(place: str, config: Config, sizes: Sizes, device: torch.device) -> Problem | None:
-    """What keeps the fused kernel of `place` from running, and the hint."""
+    """Why the fused kernel of `place` cannot run, and a hint; None if it can."""
     hint = f"Set system.{place}_kernel: auto."
     kernel = f"the fused kernel of {place}"
     if device.type != "cuda":
@@ -86,7 +85,7 @@ def why_not(place: str, config: Config, sizes: Sizes, device: torch.device) -> P
         return f"{kernel} computes in bf16", hint
     if torch.cuda.get_device_capability(device) < (8, 0):
         return f"{kernel} needs compute capability 8.0 or later", hint
-    if (reason := lacking(place, config, sizes)) is not None:
+    if (reason := unsupported(place, config, sizes)) is not None:
         return f"{kernel} {reason}", hint
     if place == "products":
         return fused("quack", place).why_not(sizes, device)
@@ -100,23 +99,23 @@ FP8_CAPABILITY = (8, 9)  # Ada: the first with fp8 in its tensor cores
 
 
 def _choose(place: str, config: Config, sizes: Sizes, device: torch.device) -> str:
-    asked = getattr(config.system, f"{place}_kernel")
-    if asked == "torch":
+    choice = getattr(config.system, f"{place}_kernel")
+    if choice == "torch":
         return "torch"
     problem = why_not(place, config, sizes, device)
     if problem is None:
         return FUSED[place]
-    if asked == "auto":
+    if choice == "auto":
         return "torch"
     reason, hint = problem
     raise MachineError(
-        path=f"system.{place}_kernel", expected=f"{asked} to run here", got=reason, hint=hint
+        path=f"system.{place}_kernel", expected=f"{choice} to run here", got=reason, hint=hint
     )
 
 
 def _choose_fp8(config: Config, device: torch.device) -> str:
-    asked = config.system.fp8_kernel
-    if config.model.fp8 is None or asked == "emulated" or (asked, device.type) == ("auto", "cpu"):
+    choice = config.system.fp8_kernel
+    if config.model.fp8 is None or choice == "emulated" or (choice, device.type) == ("auto", "cpu"):
         return "emulated"
     problem = why_no_scaled_mm(device)
     if problem is None:
@@ -128,30 +127,29 @@ def _choose_fp8(config: Config, device: torch.device) -> str:
 
 
 def why_no_scaled_mm(device: torch.device) -> Problem | None:
-    """What keeps a device from products in 8 bits, and the hint."""
+    """Why a device cannot run fp8 products, and a hint; None if it can."""
     if device.type != "cuda":
         hint = "Set system.fp8_kernel: auto, or model.fp8: null."
-        return "products in fp8 by scaled_mm run on a CUDA GPU only", hint
+        return "fp8 products by scaled_mm run on a CUDA GPU only", hint
     major, minor = torch.cuda.get_device_capability(device)
     if (major, minor) < FP8_CAPABILITY:
-        hint = "Set model.fp8: null, or take an Ada or Hopper GPU, or a newer one."
-        return f"this GPU of {major}.{minor} has no products in fp8, which came with 8.9", hint
+        hint = "Set model.fp8: null, or use an Ada, Hopper or newer GPU."
+        return f"fp8 products need compute capability 8.9, this GPU has {major}.{minor}", hint
     return None
 
 
 def fused(kernel: str, place: str) -> Any:
-    """The module with the fused kernels of a place (model/kernels), null where torch computes it.
+    """Import the module with the fused kernels of a place; None if torch computes it.
 
-    Imported here: it needs Triton or a kernel package, which a CPU does without.
+    A lazy import, because the module needs Triton or a kernel package.
     """
     return None if kernel == "torch" else import_module(f"model.kernels.{place}")
 
 
 def kernel_plan(config: Config, kernels: Kernels) -> dict[str, str]:
-    """Operation -> kernel, as the record of a run keeps it.
+    """Operation -> kernel, for the record of a run.
 
-    Where `fp8_products` names a kernel, the Linears of training run on it, and `products` are those
-    of evaluations.
+    If `fp8_products` names a kernel, training uses it for Linears, and evaluations use `products`.
     """
     compiled = "inductor" if config.system.compile else "eager"
 

@@ -1,9 +1,9 @@
-"""Muon's passes over all matrices, in few: kernel `triton` of `muon`.
+"""Muon's elementwise steps in two passes: kernel `triton` of `muon`.
 
-Around its products, Muon is a dozen elementwise steps and norms in fp32, each a pass over all
-matrices. Every norm in it is that of a matrix, row or column times known factors, so factors are
-worked out on those few numbers, and two passes are left: `advance` reads gradient and momentum,
-`apply` reads the update and writes the weights (LOG.md has the gain).
+Besides its products, Muon consists of a dozen elementwise steps and norms in fp32, each a pass over
+all matrices. Every norm is that of a matrix, row or column times known factors. The factors are
+computed from these few numbers, and two passes remain: `update_momentum` reads gradient and
+momentum, `apply_update` reads the update and writes the weights (LOG.md has the gain).
 
 N matrices of one shape, R rows, C columns.
 """
@@ -13,18 +13,22 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK = 1024  # elements that a program takes at a time
+BLOCK = 1024  # elements per program
 
 
-def advance(gradients: Tensor, momentum: Tensor, mu: float, dtype: torch.dtype) -> Tensor:
-    """Moves `momentum` (N, R, C) on in place; returns Nesterov's update in `dtype`."""
+def update_momentum(gradients: Tensor, momentum: Tensor, mu: float, dtype: torch.dtype) -> Tensor:
+    """Update `momentum` (N, R, C) in place; returns Nesterov's update in `dtype`."""
     update = torch.empty_like(gradients, dtype=dtype)
     count = gradients.numel()
-    _advance[(triton.cdiv(count, BLOCK),)](gradients, momentum, update, mu, count, BLOCK=BLOCK)
+    _update_momentum[(triton.cdiv(count, BLOCK),)](
+        gradients, momentum, update, mu, count, BLOCK=BLOCK
+    )
     return update
 
 
-def apply(weights: Tensor, update: Tensor, factors: Tensor, decay: float, cautious: bool) -> None:
+def apply_update(
+    weights: Tensor, update: Tensor, factors: Tensor, decay: float, cautious: bool
+) -> None:
     """weights -= factors update + decay weights, in place; weights (N, R, C) in fp32.
 
     `update` may be transposed; `factors` (N, R, 1) or (N, 1, C). With `cautious`, decay acts only
@@ -32,7 +36,7 @@ def apply(weights: Tensor, update: Tensor, factors: Tensor, decay: float, cautio
     """
     matrices, rows, columns = weights.shape
     block = min(BLOCK, triton.next_power_of_2(columns))
-    _apply[(matrices * rows, triton.cdiv(columns, block))](
+    _apply_update[(matrices * rows, triton.cdiv(columns, block))](
         weights,
         update,
         factors,
@@ -40,14 +44,14 @@ def apply(weights: Tensor, update: Tensor, factors: Tensor, decay: float, cautio
         rows,
         columns,
         *update.stride(),
-        *factors.expand_as(weights).stride(),  # 0 along what is repeated
+        *factors.expand_as(weights).stride(),  # 0 for broadcast dimensions
         CAUTIOUS=cautious,
         BLOCK=block,
     )
 
 
 @triton.jit
-def _advance(gradients_at, momentum_at, update_at, mu, count, BLOCK: tl.constexpr):
+def _update_momentum(gradients_at, momentum_at, update_at, mu, count, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < count
     gradient = tl.load(gradients_at + at, mask=inside)
@@ -59,7 +63,7 @@ def _advance(gradients_at, momentum_at, update_at, mu, count, BLOCK: tl.constexp
 
 
 @triton.jit
-def _apply(
+def _apply_update(
     weights_at,
     update_at,
     factors_at,
@@ -75,12 +79,12 @@ def _apply(
     CAUTIOUS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One program a stretch of a row; the last six numbers before CAUTIOUS are strides."""
-    line = tl.program_id(0).to(tl.int64)
-    matrix, row = line // rows, line % rows
+    """One program per part of a row; the last six numbers before CAUTIOUS are strides."""
+    flat_row = tl.program_id(0).to(tl.int64)
+    matrix, row = flat_row // rows, flat_row % rows
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < columns
-    weight = tl.load(weights_at + line * columns + column, mask=inside)
+    weight = tl.load(weights_at + flat_row * columns + column, mask=inside)
     update = tl.load(
         update_at + matrix * update_n + row * update_r + column * update_c, mask=inside
     ).to(tl.float32)
@@ -91,4 +95,4 @@ def _apply(
     decayed = decay * weight
     if CAUTIOUS:
         decayed = tl.where(update * weight >= 0, decayed, 0.0)
-    tl.store(weights_at + line * columns + column, weight - step - decayed, mask=inside)
+    tl.store(weights_at + flat_row * columns + column, weight - step - decayed, mask=inside)

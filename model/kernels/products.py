@@ -1,11 +1,12 @@
-"""Matrix products with more in them, by the package quack-kernels (@tridao and others), on Hopper.
+"""Matrix products with fused epilogues, by the package quack-kernels (@tridao and others), on
+Hopper.
 
 Reading and writing the MLP's hidden layer for its activation takes 0.3 ms forward and 0.4 ms
-backward, beside products of 0.45 ms each (65,536 tokens, D = 768, an H100). Here the product before
-it applies the activation to the tile that it holds in registers anyway, the product behind it adds
-the residual stream, and one half of a symmetric product is computed (LOG.md has what each gains).
+backward, compared with 0.45 ms for each product (65,536 tokens, D = 768, an H100). Here the first
+product applies the activation to the tile in registers, the second product adds the residual
+stream, and only one half of a symmetric product is computed (LOG.md has the gains).
 
-As custom operators they stay in a compiled graph, as the attention kernels do. N tokens, D width.
+Custom operators keep them in a compiled graph, as for attention kernels. N tokens, D width.
 """
 
 import importlib
@@ -21,18 +22,18 @@ from model.config.shapes import Sizes
 from model.system import compile_jobs
 
 CAPABILITIES = (9,)
-WIDTH_MULTIPLE = 8  # the tensor memory accelerator wants rows of whole 16 bytes
+WIDTH_MULTIPLE = 8  # the tensor memory accelerator needs rows of whole 16 bytes
 INSTALL = 'pip install "quack-kernels[cu13]>=0.6.5"'
 OTHERWISE = "set system.products_kernel: auto"
 ACTIVATIONS = {"relu2": "relu_sq", "gelu": "gelu_tanh_approx"}
 
 
 def why_not(sizes: Sizes, device: torch.device) -> Problem | None:
-    """What keeps quack's products from running on a GPU."""
+    """Why quack's products cannot run on a GPU; None if they can."""
     major, minor = torch.cuda.get_device_capability(device)
     hint = f"{OTHERWISE.capitalize()}."
     if major not in CAPABILITIES:
-        reason = f"measured and used on compute capability 9.x only, this GPU has {major}.{minor}"
+        reason = f"supported on compute capability 9.x only, this GPU has {major}.{minor}"
         return reason, hint
     if sizes.width % WIDTH_MULTIPLE:
         return f"widths must be multiples of {WIDTH_MULTIPLE}, this is {sizes.width}", hint
@@ -69,7 +70,7 @@ def symmetric_polynomial(gram: Tensor, b: float, c: float) -> Tensor:
 
 @cache
 def _quack() -> Any:
-    """quack's products; raises PackageMissing, or whatever a broken package raises."""
+    """quack's products; raises PackageMissing, or the error of a broken package."""
     try:
         return importlib.import_module("quack.gemm_interface")
     except ModuleNotFoundError as error:
@@ -85,13 +86,13 @@ def _quack() -> Any:
 def _add_forward(residual: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """The sum, and the weight in the type of x."""
     compile_jobs.wait()
-    low = weight.to(x.dtype)
-    return _quack().gemm_add(x, low.T, residual, tuned=False), low
+    cast_weight = weight.to(x.dtype)
+    return _quack().gemm_add(x, cast_weight.T, residual, tuned=False), cast_weight
 
 
 @torch.library.custom_op(f"{NAMESPACE}::add_product_backward", mutates_args=())
-def _add_backward(grad: Tensor, x: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
-    return grad @ low, torch.mm(grad.T, x, out_dtype=torch.float32)
+def _add_backward(grad: Tensor, x: Tensor, cast_weight: Tensor) -> tuple[Tensor, Tensor]:
+    return grad @ cast_weight, torch.mm(grad.T, x, out_dtype=torch.float32)
 
 
 @_add_forward.register_fake
@@ -100,11 +101,11 @@ def _(residual: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @_add_backward.register_fake
-def _(grad: Tensor, x: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape), low.new_empty(low.shape, dtype=torch.float32)
+def _(grad: Tensor, x: Tensor, cast_weight: Tensor) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), cast_weight.new_empty(cast_weight.shape, dtype=torch.float32)
 
 
-def _keep_for_add(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
+def _save_for_add(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
     ctx.save_for_backward(inputs[1], output[1])
 
 
@@ -112,7 +113,7 @@ def _differentiate_add(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, ...]:
     return grad, *_add_backward(grad.contiguous(), *ctx.saved_tensors)
 
 
-_add_forward.register_autograd(_differentiate_add, setup_context=_keep_for_add)
+_add_forward.register_autograd(_differentiate_add, setup_context=_save_for_add)
 
 
 # --- residual + f(x up^T) down^T ---
@@ -124,23 +125,23 @@ def _mlp_forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The sum, the hidden layer before its activation (N, 4 D), the weights in the type of x."""
     compile_jobs.wait()
-    low_up, low_down = up.to(x.dtype), down.to(x.dtype)
-    before, after = _quack().gemm_act(x, low_up.T, activation=activation, tuned=False)
-    out = _quack().gemm_add(after, low_down.T, residual, tuned=False)
-    return out, before, low_up, low_down
+    cast_up, cast_down = up.to(x.dtype), down.to(x.dtype)
+    before, after = _quack().gemm_act(x, cast_up.T, activation=activation, tuned=False)
+    out = _quack().gemm_add(after, cast_down.T, residual, tuned=False)
+    return out, before, cast_up, cast_down
 
 
 @torch.library.custom_op(f"{NAMESPACE}::add_mlp_backward", mutates_args=())
 def _mlp_backward(
-    grad: Tensor, x: Tensor, before: Tensor, low_up: Tensor, low_down: Tensor, activation: str
+    grad: Tensor, x: Tensor, before: Tensor, cast_up: Tensor, cast_down: Tensor, activation: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    # `after` comes out of the product that makes the gradient of `before`, so it is not kept
+    # the product for the gradient of `before` also returns `after`, so it is not saved
     grad_before, after = _quack().gemm_dact(
-        grad, low_down, before, activation=activation, tuned=False
+        grad, cast_down, before, activation=activation, tuned=False
     )
     grad_down = torch.mm(grad.T, after, out_dtype=torch.float32)
     grad_up = torch.mm(grad_before.T, x, out_dtype=torch.float32)
-    return grad_before @ low_up, grad_up, grad_down
+    return grad_before @ cast_up, grad_up, grad_down
 
 
 @_mlp_forward.register_fake
@@ -148,19 +149,22 @@ def _(
     residual: Tensor, x: Tensor, up: Tensor, down: Tensor, activation: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     before = x.new_empty(x.size(0), up.size(0))
-    low_up, low_down = (x.new_empty(weight.shape) for weight in (up, down))
-    return residual.new_empty(residual.shape), before, low_up, low_down
+    cast_up, cast_down = (x.new_empty(weight.shape) for weight in (up, down))
+    return residual.new_empty(residual.shape), before, cast_up, cast_down
 
 
 @_mlp_backward.register_fake
 def _(
-    grad: Tensor, x: Tensor, before: Tensor, low_up: Tensor, low_down: Tensor, activation: str
+    grad: Tensor, x: Tensor, before: Tensor, cast_up: Tensor, cast_down: Tensor, activation: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    up, down = (low.new_empty(low.shape, dtype=torch.float32) for low in (low_up, low_down))
+    up, down = (
+        cast_weight.new_empty(cast_weight.shape, dtype=torch.float32)
+        for cast_weight in (cast_up, cast_down)
+    )
     return x.new_empty(x.shape), up, down
 
 
-def _keep_for_mlp(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _save_for_mlp(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.activation = inputs[4]
     ctx.save_for_backward(inputs[1], *output[1:])
 
@@ -170,4 +174,4 @@ def _differentiate_mlp(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | Non
     return grad, *grads, None
 
 
-_mlp_forward.register_autograd(_differentiate_mlp, setup_context=_keep_for_mlp)
+_mlp_forward.register_autograd(_differentiate_mlp, setup_context=_save_for_mlp)

@@ -2,11 +2,11 @@
 
     u = rotate(x W^T);  q = scale u / rms(u), and so k;  v = x W^T       x (B, T, D), q (B, T, H, K)
 
-Left to the compiler this is six passes over q and k, and as many backward. Here one kernel rotates
-and norms q and k where the products left them, and one makes the gradient of all three side by
-side, so that it is carried to x by a single product. The backward pass needs q and k only as they
-are after it, which attention keeps anyway: a norm is undone by its root mean square, a rotation by
-turning back.
+The compiler needs six passes over q and k, and as many backward. Here one kernel rotates and norms
+q and k in place. Another kernel writes the gradients of all three side by side, so that a single
+product computes the gradient of x. The backward pass uses only the final q and k, which attention
+saves anyway: it inverts the norm with the saved root mean square, and the rotation by rotating
+back.
 
 B batch, T tokens, D width, H heads, K head width.
 """
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from model.attention.custom_op import NAMESPACE
 
-ROWS = 32  # heads of tokens that a program works on
+ROWS = 32  # heads of tokens per program
 EPS = torch.finfo(torch.float32).eps  # as torch's rms_norm
 
 
@@ -34,12 +34,12 @@ def normed_heads(
     """q, k, v (B, T, H, K) of x (B, T, D).
 
     `weights` of q, k and v, each (D, D) in fp32; `cos_sin` cosine and sine (T, K / 2), or
-    (B, T, 1, K / 2) where rows differ, null without rotation; `scale` behind the norm, null without
+    (B, T, 1, K / 2) if rows differ, None without rotation; `scale` follows the norm, None without
     norm.
     """
     cos, sin = cos_sin if cos_sin is not None else (x.new_empty(0), x.new_empty(0))
     if cos.ndim == 4:
-        cos, sin = cos.flatten(0, 2), sin.flatten(0, 2)  # a position for each token of the batch
+        cos, sin = cos.flatten(0, 2), sin.flatten(0, 2)  # one position per token of the batch
     q, k, v, *_ = _forward(x, *weights, cos, sin, scale or 0.0, heads)
     return q, k, v
 
@@ -57,15 +57,15 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """q, k, v, scale / rms of every head of q and k (2, B T H), the weights (3 D, D) like x."""
     shape = (*x.shape[:2], heads, x.size(2) // heads)
-    low = torch.cat((query, key, value)).to(x.dtype)
-    q, k, v = ((x @ weight.T).view(shape) for weight in low.chunk(3))
+    joint_weight = torch.cat((query, key, value)).to(x.dtype)
+    q, k, v = ((x @ weight.T).view(shape) for weight in joint_weight.chunk(3))
     rows = q.numel() // q.size(3)
     roots = torch.empty(2, rows, device=x.device, dtype=torch.float32)
     for part, root in ((q, roots[0]), (k, roots[1])):
-        _turn_and_norm[(triton.cdiv(rows, ROWS),)](
+        _rotate_and_norm[(triton.cdiv(rows, ROWS),)](
             part, cos, sin, root, rows, _positions(cos), scale, EPS, **_constants(part, cos, scale)
         )
-    return q, k, v, roots, low
+    return q, k, v, roots, joint_weight
 
 
 @_forward.register_fake
@@ -82,8 +82,8 @@ def _(
     shape = (*x.shape[:2], heads, x.size(2) // heads)
     rows = x.size(0) * x.size(1) * heads
     roots = x.new_empty((2, rows), dtype=torch.float32)
-    low = x.new_empty(3 * query.size(0), query.size(1))
-    return x.new_empty(shape), x.new_empty(shape), x.new_empty(shape), roots, low
+    joint_weight = x.new_empty(3 * query.size(0), query.size(1))
+    return x.new_empty(shape), x.new_empty(shape), x.new_empty(shape), roots, joint_weight
 
 
 @torch.library.custom_op(f"{NAMESPACE}::normed_heads_backward", mutates_args=())
@@ -94,7 +94,7 @@ def _backward(
     q: Tensor,
     k: Tensor,
     roots: Tensor,
-    low: Tensor,
+    joint_weight: Tensor,
     x: Tensor,
     cos: Tensor,
     sin: Tensor,
@@ -105,7 +105,7 @@ def _backward(
     tokens, width = flat.shape
     rows = roots.size(1)
     grad = torch.empty(tokens, 3, width, device=x.device, dtype=x.dtype)
-    _turn_back[(triton.cdiv(rows, ROWS), 3)](
+    _rotate_and_norm_backward[(triton.cdiv(rows, ROWS), 3)](
         grad_q,
         grad_k,
         grad_v,
@@ -120,11 +120,11 @@ def _backward(
         scale,
         **_constants(q, cos, scale),
     )
-    grad_x = (grad.flatten(1) @ low).view_as(x)
-    of_query, of_key, of_value = (
+    grad_x = (grad.flatten(1) @ joint_weight).view_as(x)
+    grad_query, grad_key, grad_value = (
         torch.mm(grad[:, part].T, flat, out_dtype=torch.float32) for part in range(3)
     )
-    return grad_x, of_query, of_key, of_value
+    return grad_x, grad_query, grad_key, grad_value
 
 
 @_backward.register_fake
@@ -135,21 +135,21 @@ def _(
     q: Tensor,
     k: Tensor,
     roots: Tensor,
-    low: Tensor,
+    joint_weight: Tensor,
     x: Tensor,
     cos: Tensor,
     sin: Tensor,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     shape = (x.size(2), x.size(2))
-    of_query, of_key, of_value = (x.new_empty(shape, dtype=torch.float32) for _ in range(3))
-    return x.new_empty(x.shape), of_query, of_key, of_value
+    grad_query, grad_key, grad_value = (x.new_empty(shape, dtype=torch.float32) for _ in range(3))
+    return x.new_empty(x.shape), grad_query, grad_key, grad_value
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     x, *_, cos, sin, ctx.scale, _ = inputs
-    q, k, _, roots, low = output
-    ctx.save_for_backward(q, k, roots, low, x, cos, sin)
+    q, k, _, roots, joint_weight = output
+    ctx.save_for_backward(q, k, roots, joint_weight, x, cos, sin)
 
 
 def _differentiate(
@@ -159,11 +159,11 @@ def _differentiate(
     return *_backward(*grads, *ctx.saved_tensors, ctx.scale), None, None, None, None
 
 
-_forward.register_autograd(_differentiate, setup_context=_keep)
+_forward.register_autograd(_differentiate, setup_context=_save_for_backward)
 
 
 def _positions(cos: Tensor) -> int:
-    """After how many tokens the angles begin anew."""
+    """Number of positions after which the tables repeat."""
     return max(1, cos.size(0))
 
 
@@ -178,9 +178,9 @@ def _constants(q: Tensor, cos: Tensor, scale: float) -> dict[str, Any]:
     }
 
 
-# lengths are no constants: an evaluation has a hundred of them
+# no specialization on lengths: an evaluation has a hundred of them
 @triton.jit(do_not_specialize=["rows", "positions"])
-def _turn_and_norm(
+def _rotate_and_norm(
     x_at,
     cos_at,
     sin_at,
@@ -195,7 +195,7 @@ def _turn_and_norm(
     NORM: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """Rotates and norms heads (rows, 2 HALF) in place; keeps what each was multiplied by."""
+    """Rotate and norm heads (rows, 2 HALF) in place; store the factor of each."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     channel = tl.arange(0, HALF)[None, :]
     inside = (row < rows)[:, None]
@@ -215,13 +215,13 @@ def _turn_and_norm(
         tl.store(roots_at + row, root, mask=row < rows)
         first *= root[:, None]
         second *= root[:, None]
-    kind = x_at.dtype.element_ty
-    tl.store(x_at + at, first.to(kind), mask=inside)
-    tl.store(x_at + at + HALF, second.to(kind), mask=inside)
+    dtype = x_at.dtype.element_ty
+    tl.store(x_at + at, first.to(dtype), mask=inside)
+    tl.store(x_at + at + HALF, second.to(dtype), mask=inside)
 
 
 @triton.jit(do_not_specialize=["rows", "positions"])
-def _turn_back(
+def _rotate_and_norm_backward(
     grad_q_at,
     grad_k_at,
     grad_v_at,
@@ -240,7 +240,7 @@ def _turn_back(
     NORM: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """Gradients of q, k, v (rows, 2 HALF) to those of the products, as one (tokens, 3, H, K)."""
+    """Gradients of q, k, v (rows, 2 HALF) -> gradients of the products (tokens, 3, H, K)."""
     part = tl.program_id(1)
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     channel = tl.arange(0, HALF)[None, :]
@@ -274,6 +274,6 @@ def _turn_back(
     width = HEADS * 2 * HALF
     token, head = row // HEADS, row % HEADS
     to = (token * 3 * width + part * width + head * (2 * HALF))[:, None] + channel
-    kind = grad_at.dtype.element_ty
-    tl.store(grad_at + to, first.to(kind), mask=inside)
-    tl.store(grad_at + to + HALF, second.to(kind), mask=inside)
+    dtype = grad_at.dtype.element_ty
+    tl.store(grad_at + to, first.to(dtype), mask=inside)
+    tl.store(grad_at + to + HALF, second.to(dtype), mask=inside)

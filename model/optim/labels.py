@@ -1,9 +1,8 @@
-"""The table from labels to optimizers, asserted exhaustive both ways, and one step over all of
-them.
+"""The table from labels to optimizers, exhaustive in both directions, and the optimizer step.
 
-`matrices` go to Muon where it is on; every other label is a parameter group of one AdamW (torch's
-own, fused, but for the labels of trick `adamw_cautious_decay`). After the idea of modded-nanogpt's
-label table. Over several ranks each one updates its share of every stack and every large table
+With Muon on, `matrices` use Muon; every other label is a parameter group of one AdamW (torch's
+fused AdamW, except for labels of trick `adamw_cautious_decay`). The idea is from modded-nanogpt's
+label table. With several ranks, each rank updates its shard of every stack and every large table
 (model/distributed/ranks.py).
 """
 
@@ -20,19 +19,19 @@ from model.distributed.ranks import ALONE, Ranks
 from model.kernels import REFERENCE, Kernels, compute_type
 from model.optim.muon import Muon
 from model.optim.shard import OptimizerShard
-from model.optim.tie import Tie, moments_like, split_step
+from model.optim.tie import Tie, copy_moments, split_step
 from model.tricks.adamw_cautious_decay import CautiousAdamW
 
 CLIP_EPS = 1e-6  # torch's, in clip_grad_norm_
 TABLES = ("embedding", "head")
-"""The labels of trick `tables_every_second_step`: they step every second step, on the sum of both
-gradients (AdamW does not see the factor of two), while Muon takes smaller batches. A variant of
-modded-nanogpt's (2025-09-30, @classiclarryd), where all parameters of Adam do so, value tables,
-gates and scalars too. Off: they step with all others."""
+"""The labels of trick `tables_every_second_step`: they are updated every second step, on the sum of
+both gradients (AdamW is invariant to the factor of two), while Muon uses smaller batches. In
+modded-nanogpt (2025-09-30, @classiclarryd) this applies to all parameters of Adam, including value
+tables, gates and scalars. Off: they are updated in every step."""
 
 
 class Optimizers:
-    """Muon for the matrices (where on) and AdamW for the rest, stepped together."""
+    """Muon for the matrices (if on) and AdamW for the rest, stepped together."""
 
     def __init__(
         self,
@@ -46,7 +45,8 @@ class Optimizers:
         self.settings = label_settings(config, derived.parameters)
         self.parameters = list(model.parameters())
         self.interval_steps = config.optimizer.table_interval_steps
-        self._gathering: tuple[str, ...] = ()  # labels whose gradients wait for the next step
+        # labels whose gradients accumulate until the next step
+        self._accumulating_labels: tuple[str, ...] = ()
         self._tied = False  # in this step
         by_label = group_by_label(model)
         assert by_label.keys() == derived.learning_rates.keys(), (
@@ -68,76 +68,78 @@ class Optimizers:
                 ranks=ranks,
             )
         self.tensors = by_label  # of AdamW
-        self.portions: list[OptimizerShard] = []
+        self.shards: list[OptimizerShard] = []
         groups = [self._group(label, tensors) for label, tensors in by_label.items()]
         self.adamw = torch.optim.AdamW(groups, fused=True)
         if config.optimizer.adamw_cautious_decay is not None:
             self.adamw = CautiousAdamW(groups, compiled=config.system.compile)
 
     def step(self, step: int, position: float | None = None) -> float:
-        """Updates the parameters for `step` (from 0), its place in the schedules being `position`
-        (null: the step); returns the learning rate's share of its peak."""
+        """Update the parameters for `step` (from 0); returns the learning rate's share of its peak.
+
+        `position` is the position in the schedules; null means `step`."""
         steps, schedule = self.derived.steps, self.config.schedule
         position = step if position is None else position
         scale = lr_scale(position, steps, self.derived.warmup_steps, schedule)
         for group in self.adamw.param_groups:
             group["lr"] = group["peak_lr"] * scale
-        exchanged = self._exchanged()
-        for portion in exchanged:
-            portion.reduced()
+        stepped = self._stepped_shards()
+        for shard in stepped:
+            shard.wait_reduced()
         self._step_adamw()
-        fetching = [portion.gather() for portion in exchanged]
-        if self.tie is not None and self.tie.holds(step):
-            for exchange in fetching:  # the embedding follows all rows of the head
+        gathers = [shard.gather() for shard in stepped]
+        if self.tie is not None and self.tie.is_tied(step):
+            for exchange in gathers:  # the tied embedding needs all rows of the head
                 exchange.wait()
-            self._follow(self.tie, step)
+            self._update_tied_embedding(self.tie, step)
         if self.muon is not None:
             momentum = muon_momentum(position, steps, self.muon.settings, schedule)
             decay_scale = muon_decay_scale(position, steps)
-            fetching += self.muon.step(lr_scale=scale, momentum=momentum, decay_scale=decay_scale)
-        for exchange in fetching:
+            gathers += self.muon.step(lr_scale=scale, momentum=momentum, decay_scale=decay_scale)
+        for exchange in gathers:
             exchange.wait()
         return scale
 
     def begin(self, step: int) -> None:
-        """Before a step's first pass: which gradients it will step on."""
-        self._gathering = TABLES if (step + 1) % self.interval_steps else ()
-        self._tied = self.tie is not None and self.tie.holds(step)
+        """Prepare a step before its first pass: select the labels to update."""
+        self._accumulating_labels = TABLES if (step + 1) % self.interval_steps else ()
+        self._tied = self.tie is not None and self.tie.is_tied(step)
 
-    def gather(self, step: int) -> None:
-        """Before gradients are clipped and stepped on: those of tied tables become one."""
+    def merge_tied_gradients(self, step: int) -> None:
+        """Merge the gradients of tied tables; call before `clip` and `step`."""
         if self.tie is not None:
-            self.tie.gather(step)
+            self.tie.accumulate_in_head(step)
 
-    def last_pass(self) -> None:
-        """The next backward pass is the step's last: tables are reduced while it goes on. A head
-        that is tied waits for its embedding's gradient."""
-        for portion in self._exchanged():
-            if not (self._tied and portion.label == "head"):
-                portion.reduce_when_there()
+    def begin_last_pass(self) -> None:
+        """Overlap the reduction of tables with the next backward pass, the last of the step.
+
+        A tied head is excluded, because it needs the embedding's gradient first."""
+        for shard in self._stepped_shards():
+            if not (self._tied and shard.label == "head"):
+                shard.reduce_when_ready()
 
     def reduce(self) -> None:
-        """Begins what the last backward pass has not begun, once it is over."""
-        for portion in self._exchanged():
-            portion.reduce()
+        """Start all remaining reductions after the last backward pass."""
+        for shard in self._stepped_shards():
+            shard.reduce()
         if self.muon is not None:
             self.muon.reduce()
 
     @torch.no_grad()
     def clip(self, limit: float) -> None:
-        """Scales all gradients so that their norm over all parameters is at most `limit`."""
+        """Scale all gradients so that their global norm is at most `limit`."""
         if self.ranks.alone:
             nn.utils.clip_grad_norm_(self.parameters, limit)
             return
         stacks = [] if self.muon is None else self.muon.stacks
         for stack in stacks:
             stack.reducing.wait()
-        exchanged = self._exchanged()
-        for portion in exchanged:
-            portion.reduced()
+        stepped = self._stepped_shards()
+        for shard in stepped:
+            shard.wait_reduced()
         shared = [stack.gradients for stack in stacks]
-        shared += [portion.gradient for portion in exchanged if portion.split]
-        whole = [portion.gradient for portion in exchanged if not portion.split]
+        shared += [shard.gradient for shard in stepped if shard.split]
+        whole = [shard.gradient for shard in stepped if not shard.split]
         squares = nn.utils.get_total_norm(shared).square()
         self.ranks.all_reduce(squares).wait()
         norm = (squares + nn.utils.get_total_norm(whole).square()).sqrt()
@@ -146,7 +148,7 @@ class Optimizers:
             gradient.mul_(factor.to(gradient.dtype))
 
     def warm_up(self) -> None:
-        """Compiles the kernels of Muon, by a step of length 0 with gradients of 0, and the step of
+        """Compile Muon's kernels with a step of learning rate 0 on zero gradients, and the step of
         cautious decay."""
         if isinstance(self.adamw, CautiousAdamW):
             self.adamw.warm_up()
@@ -155,59 +157,61 @@ class Optimizers:
                 exchange.wait()
 
     def zero_grad(self) -> None:
-        """Forgets all gradients but those that wait for the next step."""
+        """Clear all gradients except those that accumulate until the next step."""
         for label, tensors in self.tensors.items():
             for tensor in tensors:
-                if label not in self._gathering:
+                if label not in self._accumulating_labels:
                     tensor.grad = None
-        for portion in self.portions:
-            if portion.label not in self._gathering:
-                portion.zero_grad()
+        for shard in self.shards:
+            if shard.label not in self._accumulating_labels:
+                shard.zero_grad()
         if self.muon is not None:
             self.muon.zero_grad()
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next step needs of the steps before it; no copies."""
+        """State of the optimizers and accumulating gradients, not copied."""
         muon = None if self.muon is None else self.muon.state_dict()
-        waiting = [tensor.grad for tensor in self._waiting()]
+        waiting = [tensor.grad for tensor in self._accumulating_tensors()]
         return {"adamw": self.adamw.state_dict(), "muon": muon, "waiting": waiting}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes a `state_dict` of optimizers of the same model and settings."""
+        """Load a `state_dict` of optimizers of the same model and settings."""
         self.adamw.load_state_dict(state["adamw"])
         if self.muon is not None:
             self.muon.load_state_dict(state["muon"])
-        self._gathering = TABLES if state["waiting"] else ()
-        for tensor, gradient in zip(self._waiting(), state["waiting"], strict=True):
+        self._accumulating_labels = TABLES if state["waiting"] else ()
+        for tensor, gradient in zip(self._accumulating_tensors(), state["waiting"], strict=True):
             tensor.grad = gradient.to(tensor)
 
     def _step_adamw(self) -> None:
-        """AdamW passes over a tensor without a gradient, so those that wait are hidden from it."""
-        waiting = [(tensor, tensor.grad) for tensor in self._waiting()]
+        """Step AdamW without accumulating gradients; AdamW skips tensors without a gradient."""
+        waiting = [(tensor, tensor.grad) for tensor in self._accumulating_tensors()]
         for tensor, _ in waiting:
             tensor.grad = None
         self.adamw.step()
         for tensor, gradient in waiting:
             tensor.grad = gradient
 
-    def _waiting(self) -> list[nn.Parameter]:
-        """The tensors whose gradients wait for the next step, each rank's its own until then."""
-        return [tensor for label in self._gathering for tensor in self.tensors.get(label, [])]
+    def _accumulating_tensors(self) -> list[nn.Parameter]:
+        """Tensors whose gradients accumulate until the next step, locally on each rank."""
+        return [
+            tensor for label in self._accumulating_labels for tensor in self.tensors.get(label, [])
+        ]
 
-    def _exchanged(self) -> list[OptimizerShard]:
-        """Of several ranks: what this step steps on, and so has to be reduced."""
-        passed_over = {*self._gathering, *(("embedding",) if self._tied else ())}
-        return [portion for portion in self.portions if portion.label not in passed_over]
+    def _stepped_shards(self) -> list[OptimizerShard]:
+        """Shards to update in this step, whose gradients must be reduced; empty on one rank."""
+        excluded = {*self._accumulating_labels, *(("embedding",) if self._tied else ())}
+        return [shard for shard in self.shards if shard.label not in excluded]
 
-    def _follow(self, tie: Tie, step: int) -> None:
-        """A tied embedding takes the head's values; at the last step what AdamW keeps of it too."""
-        tie.follow()
-        if not tie.holds(step + 1):
-            embedding, head = (self._stepped(label) for label in ("embedding", "head"))
-            self.adamw.state[embedding] = moments_like(self.adamw.state[head], embedding)
+    def _update_tied_embedding(self, tie: Tie, step: int) -> None:
+        """Copy the head to the tied embedding; at the last tied step also AdamW's moments."""
+        tie.copy_from_head()
+        if not tie.is_tied(step + 1):
+            embedding, head = (self._adamw_tensor(label) for label in ("embedding", "head"))
+            self.adamw.state[embedding] = copy_moments(self.adamw.state[head], embedding)
 
-    def _stepped(self, label: str) -> nn.Parameter:
-        """What AdamW updates of a label's table."""
+    def _adamw_tensor(self, label: str) -> nn.Parameter:
+        """The tensor of a label's table that AdamW updates."""
         stepped = {group["label"]: group["params"][0] for group in self.adamw.param_groups}
         table: nn.Parameter = stepped[label]
         return table
@@ -216,9 +220,9 @@ class Optimizers:
         settings = self.settings[label]
         params = tensors
         if not self.ranks.alone:
-            portions = [OptimizerShard(tensor, self.ranks, label) for tensor in tensors]
-            self.portions += portions
-            params = [portion.own for portion in portions]
+            shards = [OptimizerShard(tensor, self.ranks, label) for tensor in tensors]
+            self.shards += shards
+            params = [shard.local for shard in shards]
         return {
             "label": label,
             "params": params,
@@ -238,7 +242,7 @@ class Optimizers:
 
 
 def group_by_label(model: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """Parameters by the label that each was made with."""
+    """Parameters by label."""
     groups: dict[str, list[nn.Parameter]] = {}
     for _, tensor in model.named_parameters():
         groups.setdefault(declaration_of(tensor).label, []).append(tensor)

@@ -1,20 +1,20 @@
-"""Trick `muon`: orthogonalised momentum for the matrices.
+"""Trick `muon`: orthogonalized momentum for the matrices.
 
 One step on the stack of all matrices of one shape, mu the momentum:
 
     m = lerp(m, g, 1 - mu);  u = lerp(g, m, mu)                                       Nesterov
-    u = [MuonEq] u;  u = orthogonalise(u);  [Muon+];  [NorMuon]             [...] are sub-toggles
+    u = [MuonEq] u;  u = orthogonalize(u);  [Muon+];  [NorMuon]             [...] are sub-toggles
     p -= lr max(1, rows / cols)^0.5 (u + decay p [u p >= 0])       mask only with cautious decay
 
-Why it should help: gradients of matrices have few large singular values; steps of equal size in
-all directions learn the rare ones too. Due to @kellerjordan0
+Why it should help: gradients of matrices have few large singular values; steps of equal size in all
+directions also learn the rare ones. Due to @kellerjordan0
 (https://kellerjordan.github.io/posts/muon), @jxbz and others. Off: the same label under AdamW,
-with a learning rate that has to be tuned anew. The iteration runs in the compute type (bf16 on
-GPUs), the rest in fp32.
+whose learning rate must be tuned separately. The iteration runs in the compute type (bf16 on GPUs),
+the rest in fp32.
 
-Weights and gradients of equal shape lie in one tensor, of which the parameters and their gradients
-are slices: nothing is gathered before a step or scattered behind it. Over several ranks each one
-updates its share of a stack; one that does not divide is filled up with matrices of zeros.
+Weights and gradients of equal shape are slices of one tensor, so a step neither gathers nor
+scatters them. With several ranks, each updates its shard of a stack; a stack that ranks do not
+divide is padded with zero matrices.
 """
 
 from typing import Any
@@ -28,13 +28,13 @@ from model.kernels import REFERENCE, Kernels, fused
 from model.optim.orthogonal import (
     coefficients,
     equalize_rows,
-    even_out,
-    evening_factors,
-    normalised,
-    orthogonalise,
+    normalization_factors,
+    normalize,
+    normalize_by_moment,
+    orthogonalize,
     products_of,
-    renormalise,
-    row_factors,
+    renormalize_update,
+    row_normalization_factors,
 )
 
 
@@ -60,47 +60,49 @@ class Muon:
         self.stacks = [_Stack(same, settings, kernels, ranks) for same in by_shape.values()]
 
     def reduce(self) -> None:
-        """Begins to give every rank the gradients of what it updates."""
+        """Start to reduce-scatter gradients to the ranks that update them."""
         for stack in self.stacks:
-            stack.reducing = stack.ranks.reduce_scatter(stack.accumulated, stack.gradients)
+            stack.reducing = stack.ranks.reduce_scatter(stack.all_gradients, stack.gradients)
 
     @torch.no_grad()
     def step(self, *, lr_scale: float, momentum: float, decay_scale: float) -> list[Exchange]:
-        """One update from the reduced gradients in place; scales are shares of the peak values.
+        """One in-place update from the reduced gradients; scales are shares of the peak values.
 
-        The weights of other ranks are there once what is returned was waited for.
+        The weights of other ranks are valid after waiting for the returned exchanges.
         """
         lr, decay = self.lr * lr_scale, self.decay * decay_scale
         gathering = []
         for stack in self.stacks:
-            assert stack.holds_gradients(), "a matrix's .grad was replaced; write into it instead"
+            assert stack.has_stacked_gradients(), (
+                "a matrix's .grad was replaced; modify it in place"
+            )
             stack.reducing.wait()
             shape_lr = lr * max(1.0, stack.rows / stack.columns) ** 0.5
             self._update(stack, momentum, shape_lr, decay)
-            gathering.append(stack.ranks.all_gather(stack.held))
+            gathering.append(stack.ranks.all_gather(stack.all_weights))
         return gathering
 
     def zero_grad(self) -> None:
-        """Forgets the gradients."""
+        """Clear the gradients."""
         for stack in self.stacks:
-            stack.accumulated.zero_()
+            stack.all_gradients.zero_()
 
     def _update(self, stack: "_Stack", momentum: float, lr: float, decay: float) -> None:
         if stack.fused is not None:
             self._fused_step(stack, momentum, lr, lr * decay)
             return
         update = self._direction(stack, momentum)
-        kept = stack.weights
+        decayed = stack.weights
         if self.settings.cautious_decay:
-            kept = kept * (update * kept >= 0)
-        stack.weights.sub_(lr * (update + decay * kept))
+            decayed = decayed * (update * decayed >= 0)
+        stack.weights.sub_(lr * (update + decay * decayed))
 
     def state_dict(self) -> dict[str, Any]:
-        """Momentum and second moments by the shape of their matrices; no copies."""
+        """Momentum and second moments by matrix shape, not copied."""
         return {stack.name: stack.state() for stack in self.stacks}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Copies a `state_dict` in; of the same matrices in the same order."""
+        """Load a `state_dict` of the same matrices in the same order."""
         for stack in self.stacks:
             for name, tensor in stack.state().items():
                 tensor.copy_(state[stack.name][name])
@@ -111,34 +113,38 @@ class Muon:
         update = stack.gradients.lerp(stack.momentum, momentum).to(self.compute)
         if settings.equalize_rows:
             update = equalize_rows(update, settings.norm_floor)
-        update = orthogonalise(normalised(update), self.triples, stack.products).float()
+        update = orthogonalize(normalize(update), self.triples, stack.products).float()
         if settings.renormalize:
-            update = renormalise(update, settings.norm_floor)
+            update = renormalize_update(update, settings.norm_floor)
         if settings.normuon is not None:
             assert stack.moment is not None
-            update = even_out(update, stack.moment, settings.normuon.beta2)
+            update = normalize_by_moment(update, stack.moment, settings.normuon.beta2)
         return update
 
     def _fused_step(self, stack: "_Stack", momentum: float, lr: float, decay: float) -> None:
-        """The same step: rows and columns are scaled by what their norms say, once at the end."""
+        """The same step with fused kernels: normalizations become one factor per row or column."""
         settings = self.settings
-        update = stack.fused.advance(stack.gradients, stack.momentum, momentum, self.compute)
+        update = stack.fused.update_momentum(
+            stack.gradients, stack.momentum, momentum, self.compute
+        )
         floor = settings.norm_floor
-        update.mul_(row_factors(update, equalize=settings.equalize_rows, floor=floor))
-        update = orthogonalise(update, self.triples, stack.products)
-        factors = evening_factors(
+        update.mul_(row_normalization_factors(update, equalize=settings.equalize_rows, floor=floor))
+        update = orthogonalize(update, self.triples, stack.products)
+        factors = normalization_factors(
             update,
             stack.moment,
             beta2=None if settings.normuon is None else settings.normuon.beta2,
             renormalize=settings.renormalize,
             floor=floor,
         )
-        stack.fused.apply(stack.weights, update, lr * factors, decay, settings.cautious_decay)
+        stack.fused.apply_update(
+            stack.weights, update, lr * factors, decay, settings.cautious_decay
+        )
 
 
 class _Stack:
-    """All matrices of one shape: `held` weights and `accumulated` gradients (N, rows, columns), and
-    of this rank's share (N / C, rows, columns) weights, gradients, momentum and moments."""
+    """All matrices of one shape: `all_weights` and `all_gradients` (N, rows, columns), and this
+    rank's shard (N / C, rows, columns) of weights, gradients, momentum and moments."""
 
     def __init__(
         self, matrices: list[nn.Parameter], settings: Settings, kernels: Kernels, ranks: Ranks
@@ -147,13 +153,15 @@ class _Stack:
         self.matrices, self.ranks = matrices, ranks
         padding = ranks.padded(len(matrices)) - len(matrices)
         zeros = [torch.zeros_like(matrices[0].data)] * padding
-        self.held = torch.stack([*(matrix.data for matrix in matrices), *zeros])
-        self.accumulated = torch.zeros_like(self.held)
-        for matrix, weight, gradient in zip(matrices, self.held, self.accumulated, strict=False):
+        self.all_weights = torch.stack([*(matrix.data for matrix in matrices), *zeros])
+        self.all_gradients = torch.zeros_like(self.all_weights)
+        for matrix, weight, gradient in zip(
+            matrices, self.all_weights, self.all_gradients, strict=False
+        ):
             matrix.data, matrix.grad = weight, gradient
-        own = ranks.share(len(self.held))
-        self.weights = self.held[own]
-        self.gradients = self.accumulated if ranks.alone else torch.zeros_like(self.weights)
+        local = ranks.share(len(self.all_weights))
+        self.weights = self.all_weights[local]
+        self.gradients = self.all_gradients if ranks.alone else torch.zeros_like(self.weights)
         self.reducing = Exchange(None)
         self.momentum = torch.zeros_like(self.weights)
         self.moment: Tensor | None = None
@@ -166,17 +174,17 @@ class _Stack:
 
     @property
     def name(self) -> str:
-        """There is one stack of a shape."""
+        """The shape; stacks have distinct shapes."""
         return f"{self.rows}x{self.columns}"
 
     def state(self) -> dict[str, Tensor]:
-        """What a step leaves for the next one, weights apart."""
+        """Momentum and second moments of the shard."""
         moment = {} if self.moment is None else {"moment": self.moment}
         return {"momentum": self.momentum, **moment}
 
-    def holds_gradients(self) -> bool:
-        """Whether the matrices still have the gradients that lie in the stack."""
+    def has_stacked_gradients(self) -> bool:
+        """Whether each matrix's .grad is still a slice of the stack."""
         return all(
             matrix.grad is not None and matrix.grad.data_ptr() == gradient.data_ptr()
-            for matrix, gradient in zip(self.matrices, self.accumulated, strict=False)
+            for matrix, gradient in zip(self.matrices, self.all_gradients, strict=False)
         )

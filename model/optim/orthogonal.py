@@ -1,8 +1,9 @@
-"""The matrix functions of Muon on stacks (N, m, n): orthogonalising, evening out, renormalising.
+"""Muon's matrix functions on stacks (N, m, n): orthogonalization and normalizations.
 
-Orthogonalising replaces X by about U V^T of its singular value decomposition with matmuls alone:
-five steps of X <- a X + b (X X^T) X + c (X X^T)^2 X. Newton-Schulz uses one triple for all steps
-(@kellerjordan0, @jxbz); Polar Express optimises the triple of each step (arXiv 2505.16932).
+Orthogonalization replaces X by approximately U V^T of its singular value decomposition, with
+matmuls only: five steps of X <- a X + b (X X^T) X + c (X X^T)^2 X. Newton-Schulz uses one triple
+for all steps (@kellerjordan0, @jxbz); Polar Express optimizes the triple of each step (arXiv
+2505.16932).
 """
 
 from collections.abc import Callable
@@ -19,16 +20,15 @@ POLAR_EXPRESS = (
     (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
     (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
 )
-NORM_SAFETY = (
-    1.01  # bf16 rounding must not push a singular value above 1, where the iteration diverges
-)
+# bf16 rounding must not push a singular value above 1, where the iteration diverges
+NORM_SAFETY = 1.01
 NORM_EPS = 1e-6
 MOMENT_FLOOR = 1e-10
 FUSED_MULTIPLE = 8  # rows of whole 16 bytes
 
 
 def coefficients(kind: str, iterations: int) -> list[tuple[float, float, float]]:
-    """The triples (a, b, c) of each step."""
+    """The triple (a, b, c) of each step."""
     if kind == "polar_express":
         return list(POLAR_EXPRESS[:iterations])
     return [NEWTON_SCHULZ] * iterations
@@ -46,7 +46,7 @@ class Products:
 
 def products_of(kernel: str, rows: int, columns: int) -> Products:
     """Torch's batched products, or `quack`'s, which compute one half; gates are too narrow for
-    those."""
+    quack."""
     if kernel == "quack" and rows % FUSED_MULTIPLE == columns % FUSED_MULTIPLE == 0:
         from model.kernels import products
 
@@ -56,10 +56,10 @@ def products_of(kernel: str, rows: int, columns: int) -> Products:
     )
 
 
-def orthogonalise(
+def orthogonalize(
     x: Tensor, triples: list[tuple[float, float, float]], products: Products
 ) -> Tensor:
-    """`normalised` x (N, m, n) with singular values brought near 1; computed in the type of x."""
+    """Set the singular values of x (N, m, n) near 1, in the type of x; needs `normalize`."""
     tall = x.size(-2) > x.size(-1)
     x = x.mT if tall else x  # the Gram matrix has the shorter side
     for a, b, c in triples:
@@ -68,35 +68,36 @@ def orthogonalise(
     return x.mT if tall else x
 
 
-def normalised(x: Tensor) -> Tensor:
-    """x (N, m, n) with all singular values below 1."""
+def normalize(x: Tensor) -> Tensor:
+    """Scale x (N, m, n) so that all singular values are below 1."""
     return x / (frobenius(x) * NORM_SAFETY + NORM_EPS)
 
 
 def equalize_rows(x: Tensor, floor: float) -> Tensor:
-    """MuonEq (arXiv 2603.28254): each row to norm |X|_F / sqrt(rows); rows of a norm below `floor`
-    are multiplied as if they had that norm."""
+    """MuonEq (arXiv 2603.28254): scale each row to norm |X|_F / sqrt(rows); row norms are at least
+    `floor`."""
     target = frobenius(x) / x.size(-2) ** 0.5
     return x * (target / x.norm(dim=-1, keepdim=True).clamp_min(floor))
 
 
-def renormalise(update: Tensor, floor: float) -> Tensor:
-    """Muon+ (arXiv 2602.21545): Frobenius norm sqrt(min(m, n)), from a norm of at least `floor`."""
+def renormalize_update(update: Tensor, floor: float) -> Tensor:
+    """Muon+ (arXiv 2602.21545): scale to Frobenius norm sqrt(min(m, n)); norms are at least
+    `floor`."""
     target = min(update.shape[-2:]) ** 0.5
     return update * (target / frobenius(update).clamp_min(floor))
 
 
-def even_out(update: Tensor, moment: Tensor, beta2: float) -> Tensor:
-    """NorMuon (arXiv 2510.05491): divides by the root of a running mean square, Frobenius norm
-    kept.
+def normalize_by_moment(update: Tensor, moment: Tensor, beta2: float) -> Tensor:
+    """NorMuon (arXiv 2510.05491): divide by the root of a running mean square, preserving the
+    Frobenius norm.
 
-    The mean square is one a row where rows >= columns, else one a column; no bias correction.
-    `moment` (N, m, 1) or (N, 1, n) is updated in place.
+    One mean square per row if rows >= columns, else per column; no bias correction. `moment`
+    (N, m, 1) or (N, 1, n) is updated in place.
     """
     along = -1 if update.size(-2) >= update.size(-1) else -2
     moment.lerp_(update.square().mean(dim=along, keepdim=True), 1 - beta2)
-    evened = update * moment.clamp_min(MOMENT_FLOOR).rsqrt()
-    return evened * (frobenius(update) / frobenius(evened).clamp_min(MOMENT_FLOOR))
+    normalized = update * moment.clamp_min(MOMENT_FLOOR).rsqrt()
+    return normalized * (frobenius(update) / frobenius(normalized).clamp_min(MOMENT_FLOOR))
 
 
 def frobenius(x: Tensor) -> Tensor:
@@ -104,17 +105,17 @@ def frobenius(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True)
 
 
-def row_factors(x: Tensor, *, equalize: bool, floor: float) -> Tensor:
-    """What `equalize_rows` (where on) and `normalised` multiply rows by, in one: (N, m, 1)."""
+def row_normalization_factors(x: Tensor, *, equalize: bool, floor: float) -> Tensor:
+    """Combined row factors of `equalize_rows` (if on) and `normalize`: (N, m, 1)."""
     row = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-    whole = torch.linalg.vector_norm(row, dim=-2, keepdim=True)  # neither step changes it
+    whole = torch.linalg.vector_norm(row, dim=-2, keepdim=True)  # unchanged by both steps
     factor = 1 / (whole * NORM_SAFETY + NORM_EPS)
     if not equalize:
         return factor.expand_as(row)
     return factor * whole / x.size(-2) ** 0.5 / row.clamp_min(floor)
 
 
-def evening_factors(
+def normalization_factors(
     update: Tensor,
     moment: Tensor | None,
     *,
@@ -122,9 +123,9 @@ def evening_factors(
     renormalize: bool,
     floor: float,
 ) -> Tensor:
-    """What `renormalise` and `even_out` (each where on) multiply by: (N, m, 1) or (N, 1, n).
+    """Combined factors of `renormalize_update` and `normalize_by_moment` (each if on).
 
-    `moment` is moved on in place, as `even_out` does.
+    Returns (N, m, 1) or (N, 1, n). `moment` is updated in place.
     """
     along = -1 if update.size(-2) >= update.size(-1) else -2
     norms = torch.linalg.vector_norm(update, dim=along, keepdim=True, dtype=torch.float32)
@@ -136,5 +137,5 @@ def evening_factors(
         return scale.expand_as(norms)
     norms, whole = norms * scale, whole * scale
     moment.lerp_(norms.square() / update.size(along), 1 - beta2)
-    evened = moment.clamp_min(MOMENT_FLOOR).rsqrt()
-    return scale * evened * (whole / frobenius(norms * evened).clamp_min(MOMENT_FLOOR))
+    normalized = moment.clamp_min(MOMENT_FLOOR).rsqrt()
+    return scale * normalized * (whole / frobenius(norms * normalized).clamp_min(MOMENT_FLOOR))

@@ -1,8 +1,8 @@
-"""What one rank updates of a tensor under AdamW: its rows of a large one, all of a small one.
+"""One rank's shard of a tensor under AdamW: its rows of a large tensor, all of a small one.
 
-Of a large tensor (n, ...) whose rows the ranks can share evenly a rank keeps moments and gradients
-of n / C rows; a small one is updated by every rank alike, from the sum of all ranks' gradients.
-Only where there are several ranks; one alone hands its parameters to AdamW as they are.
+If C ranks can divide the rows of a large tensor (n, ...) evenly, each rank stores moments and
+gradients of n / C rows. Every rank updates small tensors in full, from the all-reduced gradient. A
+single rank passes its parameters to AdamW directly.
 """
 
 import torch
@@ -10,61 +10,61 @@ from torch import Tensor, nn
 
 from model.distributed.ranks import Exchange, Ranks
 
-SMALL_ELEMENTS = 2**16  # below this, an exchange costs its latency and not its bytes
+SMALL_ELEMENTS = 2**16  # below this size, latency dominates communication
 
 
 class OptimizerShard:
-    """One parameter; `own` is what AdamW updates: rows of it, or itself."""
+    """One parameter; AdamW updates `local`: rows of the parameter, or all of it."""
 
-    def __init__(self, whole: nn.Parameter, ranks: Ranks, label: str) -> None:
-        self.whole, self.ranks, self.label = whole, ranks, label
-        rows = whole.size(0)
-        self.split = rows % ranks.count == 0 and whole.numel() >= SMALL_ELEMENTS
-        self.own = whole
+    def __init__(self, full: nn.Parameter, ranks: Ranks, label: str) -> None:
+        self.full, self.ranks, self.label = full, ranks, label
+        rows = full.size(0)
+        self.split = rows % ranks.count == 0 and full.numel() >= SMALL_ELEMENTS
+        self.local = full
         if self.split:
-            self.own = nn.Parameter(whole.data[ranks.share(rows)])  # the same memory
-            whole.register_post_accumulate_grad_hook(self._is_there)
-        self._early = False
+            self.local = nn.Parameter(full.data[ranks.share(rows)])  # a view
+            full.register_post_accumulate_grad_hook(self._on_gradient)
+        self._reduce_early = False
         self._reducing: Exchange | None = None
 
     @property
     def gradient(self) -> Tensor:
-        """What AdamW reads, once reduced."""
-        assert self.own.grad is not None
-        return self.own.grad
+        """The gradient for AdamW, valid after the reduction."""
+        assert self.local.grad is not None
+        return self.local.grad
 
-    def reduce_when_there(self) -> None:
-        """Begins as soon as the next backward pass has added its gradient."""
-        self._early = True
+    def reduce_when_ready(self) -> None:
+        """Start the reduction as soon as the next backward pass has added its gradient."""
+        self._reduce_early = True
 
     def reduce(self) -> None:
-        """Begins the sum over ranks, where it has not begun."""
+        """Start the reduction over ranks, if it has not started."""
         if self._reducing is not None:
             return
-        gradient = self.whole.grad
+        gradient = self.full.grad
         assert gradient is not None, "a parameter without a gradient"
         if self.split:
-            self.own.grad = torch.empty_like(self.own)
-            self._reducing = self.ranks.reduce_scatter(gradient, self.own.grad)
+            self.local.grad = torch.empty_like(self.local)
+            self._reducing = self.ranks.reduce_scatter(gradient, self.local.grad)
         else:
             self._reducing = self.ranks.all_reduce(gradient)
 
-    def reduced(self) -> None:
-        """Waits for it."""
+    def wait_reduced(self) -> None:
+        """Wait for the reduction."""
         assert self._reducing is not None
         self._reducing.wait()
 
     def gather(self) -> Exchange:
-        """Begins to fetch what other ranks updated."""
-        return self.ranks.all_gather(self.whole.data) if self.split else Exchange(None)
+        """Start to gather the rows that other ranks updated."""
+        return self.ranks.all_gather(self.full.data) if self.split else Exchange(None)
 
     def zero_grad(self) -> None:
-        """Forgets the gradients, and that they were reduced."""
+        """Clear gradients and the state of the reduction."""
         if self._reducing is not None:
-            self._reducing.wait()  # begun while compiling, where no step follows
-        self.whole.grad = self.own.grad = None
-        self._early, self._reducing = False, None
+            self._reducing.wait()  # started during compilation, without a step
+        self.full.grad = self.local.grad = None
+        self._reduce_early, self._reducing = False, None
 
-    def _is_there(self, _: Tensor) -> None:
-        if self._early:
+    def _on_gradient(self, _: Tensor) -> None:
+        if self._reduce_early:
             self.reduce()

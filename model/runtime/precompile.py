@@ -75,11 +75,11 @@ def compile_one(job: dict[str, Any]) -> None:
         out = products.add_product(residual, x, empty(width, width, dtype=torch.float32))
         products.add_mlp(out, x, up, down, job["activation"]).sum().backward()
     else:
-        from model.optim.orthogonal import POLAR_EXPRESS, orthogonalise, products_of
+        from model.optim.orthogonal import POLAR_EXPRESS, orthogonalize, products_of
 
         for rows, columns in [(width, width), (4 * width, width), (width, 4 * width)]:
             stack = empty(2, rows, columns).detach()
-            orthogonalise(stack, list(POLAR_EXPRESS[:1]), products_of("quack", rows, columns))
+            orthogonalize(stack, list(POLAR_EXPRESS[:1]), products_of("quack", rows, columns))
     torch.cuda.synchronize()
 
 

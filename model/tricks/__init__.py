@@ -1,2 +1,1 @@
-"""One file a trick: its formula, why it should help, whom it is due to, what off means, its
-module."""
+"""One file per trick: formula, reason, source, behaviour when off, and module."""

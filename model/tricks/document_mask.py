@@ -2,24 +2,25 @@
 
     query t sees key s    where 0 <= t - s <= window and document_s = document_t
 
-document_t = how many BOS tokens stand in the row up to t; rows hold several documents, one behind
-the other. Why it should help: what stands before is text of something else, and attention need not
-learn to look away from it. Source: modded-nanogpt 2024-11-19 (@KoszarskyB) as FlexAttention over
-one long row, since 2025-09 as FlashAttention-3 over rows of unequal length (@YouJiacheng,
-@varunneal). nanochat tried it at depth 16 and saw -0.0002 bpb at equal speed (log of 2026-01-13).
-Off: a query sees all keys of its window, whatever document they are of.
+document_t is the number of BOS tokens in the row up to t; rows hold several documents in sequence.
+Why it should help: preceding documents are unrelated, and attention need not learn to ignore them.
+Source: modded-nanogpt 2024-11-19 (@KoszarskyB) as FlexAttention over one long row, since 2025-09 as
+FlashAttention-3 over rows of unequal length (@YouJiacheng, @varunneal). nanochat measured -0.0002
+bpb at depth 16 at equal speed (log of 2026-01-13). Off: a query sees all keys of its window, across
+documents.
 
-A variant of the record's in two ways. Its rows are whole documents without end, ours of T tokens
-and packed by the plan, so here a document is cut where the row ends. And positions go on through a
-row, which rotary positions do not see; learned ones do, as without the mask.
+Two differences from the record. Its rows are whole documents of any length; ours have T tokens and
+are packed by the plan, so the end of a row cuts a document. And positions continue through a row
+instead of restarting: this does not affect rotary positions; learned positions continue as without
+the mask.
 
-Interactions: only attention is masked. What looks one token back (smear, token pairs, offset keys)
-still does so at a document's first token, as in the record. Paired heads: both heads of a token are
-of its document. Windows, also while they grow, are inside the mask. Part of a document that
-continues without BOS (one cut by `longest`, or a row that a stage cuts) belongs to what stands
-before it in its row. FLOPs a token count whole windows, so they stay. Back-ends: `sdpa` by a
-boolean mask (T^2 bytes a row and window), `flex` by a block mask; the flash back-ends have none
-here, and `auto` passes over them.
+Interactions: only attention is masked. Tricks that read the previous token (smear, token pairs,
+offset keys) still do so at a document's first token, as in the record. With paired heads, both
+heads of a token are in its document. Windows apply inside the mask, also during window warm-up. A
+continuation without BOS (a document cut by `longest`, or a row cut by a stage) is assigned to the
+preceding document of its row. FLOPs per token count whole windows and do not change. Back-ends:
+`sdpa` uses a boolean mask (T^2 bytes per row and window), `flex` a block mask; the flash back-ends
+do not support it here, and `auto` skips them.
 
 B batch, T tokens.
 """
@@ -36,16 +37,18 @@ from model.errors import ConfigError, ConfigErrors
 
 
 class DocumentMask:
-    """Masks of a batch, in the form that the attention back-end takes."""
+    """Masks of a batch in the format of the attention back-end."""
 
     def __init__(self, config: Config, backend: str) -> None:
         bos = bos_of(config)
         assert bos is not None
-        self.bos_id, self.masked = bos, MASKS[backend]
+        self.bos_id, self.make_mask = bos, MASKS[backend]
 
     def __call__(self, tokens: Tensor, layers: Sequence[Any]) -> list[Any]:
-        """Tokens (B, T) and the attention of each layer, null where it has none -> its mask; equal
-        ones are made once."""
+        """Tokens (B, T) -> the mask of each layer; None for a layer without attention.
+
+        Layers of one window share a mask.
+        """
         documents = documents_of(tokens, self.bos_id)
         made: dict[tuple[int, bool], Any] = {}
         masks: list[Any] = [None] * len(layers)
@@ -54,24 +57,24 @@ class DocumentMask:
                 continue
             kind = layer.window, layer.paired
             if kind not in made:
-                # a pair's two heads are neighbours in a row of 2 T (paired_heads)
+                # the two heads of a pair are adjacent in a row of 2 T (paired_heads)
                 ids = documents.repeat_interleave(2, dim=1) if layer.paired else documents
-                made[kind] = self.masked(ids, layer.window)
+                made[kind] = self.make_mask(ids, layer.window)
             masks[number] = made[kind]
         return masks
 
 
 def documents_of(tokens: Tensor, bos_id: int) -> Tensor:
-    """The number of each token's document in its row (B, T); 0 before the first BOS."""
+    """Document index (B, T) of each token in its row; 0 before the first BOS."""
     return (tokens == bos_id).cumsum(dim=1)
 
 
 def require_bos(config: Config, bos_id: int) -> None:
-    """Raises ConfigErrors where the trick is on and documents open with another token."""
+    """Raise ConfigErrors if the trick is on and documents start with another token."""
     if config.model.document_mask is None or bos_of(config) == bos_id:
         return
     path, hint = "model.document_mask.bos_id", f"Set model.document_mask.bos_id: {bos_id}."
-    expected = f"{bos_id}, which opens the documents of the prepared data"
+    expected = f"{bos_id}, the first token of each document in the prepared data"
     raise ConfigErrors(
         [ConfigError(path=path, expected=expected, got=str(bos_of(config)), hint=hint)]
     )

@@ -1,13 +1,13 @@
-"""Trick `sparse_attention_gate`: each head can be silent.
+"""Trick `sparse_attention_gate`: a gate can switch off each head.
 
     y_h = sigmoid(W_h . x[..., :C]) y_h          y (B, T, H, K), W (H, C), C leading channels (12)
 
 on attention's output before its projection; x is the block's normed attention input. Why it should
-help: a softmax has to attend to something; the gate lets a head say nothing without an attention
-sink, wherever the row began. @classiclarryd found 12 channels better than 96 or all (modded-nanogpt
-PR 117). W starts at 0, so every head at half its output. Off: heads speak always. Interactions:
-`xsa` also frees attention from the token itself; modded-nanogpt has both, this gate in two of its
-eleven layers (2026-08), where the network that mixes its layers computes it.
+help: a softmax must attend to something; with the gate a head can output nothing without an
+attention sink, wherever the row starts. @classiclarryd found 12 channels better than 96 or all
+(modded-nanogpt PR 117). W starts at 0, so every head starts at half its output. Off: outputs are
+not gated. Interactions: `xsa` also frees attention from the token itself; modded-nanogpt has both,
+with this gate in two of its eleven layers (2026-08), computed by the network that mixes its layers.
 """
 
 import torch
@@ -20,9 +20,9 @@ from model.arch.parameter import Parameters
 class SparseAttentionGate(nn.Module):
     """Gate (H, C), label `attention_gates`."""
 
-    def __init__(self, own: Parameters) -> None:
+    def __init__(self, params: Parameters) -> None:
         super().__init__()
-        self.gate = own["gate"]
+        self.gate = params["gate"]
 
     def forward(self, y: Tensor, x: Tensor) -> Tensor:
         gate = F.linear(x[..., : self.gate.size(1)], self.gate.to(x.dtype))  # (B, T, H)

@@ -1,10 +1,10 @@
-"""Trick `unet_skips`: the first half of the network feeds the second, mirror-wise.
+"""Trick `unet_skips`: blocks of the first half feed their mirror blocks in the second half.
 
     input of block L-1-i  +=  s_i output of block i          i < L // 2; s (L // 2), starting at 1
 
-Why it should help: as in a U-net, late layers get early features without carrying them through
+Why it should help: as in a U-net, late layers receive early features without carrying them through
 the middle. Due to @brendanh0gan (modded-nanogpt 2024-11); nanochat has none. Off: blocks are
-connected in a line. Interactions: residual scalars and backout also connect early and late
+connected in sequence. Interactions: residual scalars and backout also connect early and late
 layers; their gains overlap.
 """
 
@@ -13,25 +13,25 @@ from torch import Tensor, nn
 from model.arch.parameter import Parameters
 
 Skip = tuple[Tensor, Tensor]
-"""A pair's factor, and the output of its first block."""
+"""Factor of a pair of blocks and the output (B, T, D) of its first block."""
 
 
 class UNetSkips(nn.Module):
-    """One factor a pair of blocks, label `x0_scalars`."""
+    """One factor per pair of blocks, label `x0_scalars`."""
 
-    def __init__(self, own: Parameters, layers: int) -> None:
+    def __init__(self, params: Parameters, layers: int) -> None:
         super().__init__()
-        self.layers, self.factors = layers, own["factors"]
+        self.layers, self.factors = layers, params["factors"]
 
     def forward(self, layer: int, outputs: list[Tensor]) -> Skip | None:
-        """What `skipped` needs before a layer; null in the first half."""
+        """The input of `add_skip` for a layer; None in the first half."""
         mirror = self.layers - 1 - layer
         if mirror >= self.layers // 2:
             return None
         return self.factors[mirror], outputs[mirror]
 
 
-def skipped(x: Tensor, skip: Skip) -> Tensor:
-    """The stream with the mirror block's output added."""
+def add_skip(x: Tensor, skip: Skip) -> Tensor:
+    """x + factor * output."""
     factor, output = skip
     return x + factor * output

@@ -1,24 +1,23 @@
-"""Trick `window_warmup_yarn`: attention windows grow over the run, and positions with them.
+"""Trick `window_warmup_yarn`: attention windows grow over the run; rotary frequencies follow.
 
 The run has equal parts with long windows w_0 < w_1 < ... (short ones at most half as long); after
-the last step the long window is the whole context. This is a variant: modded-nanogpt trains some
-more steps with its longest training windows, at the final learning rate, after the end of its
-schedule (15 of 1,285 steps in 2026-08). At each change from w to w', rotary frequencies
-f (K/2, radians a token) and attention's scale s follow YaRN:
+the last step the long window is the whole context. Difference from modded-nanogpt: there, after the
+end of the schedule, some more steps train with the longest training windows at the final learning
+rate (15 of 1,285 steps in 2026-08). At each change from w to w', rotary frequencies f (K/2, radians
+per token) and attention's scale s follow YaRN:
 
-    turns = w f / (2 pi);   keep = clamp((turns - 1) / (32 - 1), 0, 1)
+    rotations = w f / (2 pi);   keep = clamp((rotations - 1) / (32 - 1), 0, 1)
     f  *=  w / w' + keep (1 - w / w');          s  *=  1 + 0.2 ln(w' / w)
 
-Frequencies that turn many times inside a window stay; those that turn less than once are slowed so
-that the longer window shows no angle that was not seen. Queries and keys carry sqrt(s) each.
+Frequencies with many rotations per window stay; those with less than one are slowed, so that the
+longer window contains no unseen angle. Queries and keys carry sqrt(s) each.
 
-Why it should help: short windows are cheap while the model learns what is near, and the change
-costs no spike of the loss. Source: window warm-up, modded-nanogpt 2024-11-24
-(@fernbear.bsky.social); YaRN in it, 2025-09-10, #122 (@classiclarryd), with 0.2 in place of 0.1;
-YaRN itself is Peng and others, arXiv 2309.00071. Off: one set of windows for the whole run.
-Evaluations before the last step see the windows of their step. Interactions: it needs windows,
-rotary positions and QK norm; the learned part of nothing changes, so a stage is a function of the
-step alone.
+Why it should help: short windows are cheap while the model learns local structure, and the change
+causes no loss spike. Source: window warm-up, modded-nanogpt 2024-11-24 (@fernbear.bsky.social);
+YaRN in it, 2025-09-10, #122 (@classiclarryd), with 0.2 instead of 0.1; YaRN itself is Peng and
+others, arXiv 2309.00071. Off: one set of windows for the whole run. Evaluations before the last
+step use the windows of their step. Interactions: it needs windows, rotary positions and QK norm; no
+learned parameter changes, so a stage is a function of the step alone.
 """
 
 from collections.abc import Sequence
@@ -29,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from model.config import Config
 from model.config.shapes import windows_of
 from model.config.stages import long_window
-from model.tricks.yarn import Stretch
+from model.tricks.yarn import WindowChange
 
 if TYPE_CHECKING:
     from model.gpt import GPT
@@ -37,30 +36,30 @@ if TYPE_CHECKING:
 SCALE_SLOPE = 0.2
 
 
-def enter(gpt: "GPT", config: Config, long_tokens: int) -> None:
-    """Gives the model the windows, frequencies and scale that belong to a long window."""
+def apply_long_window(gpt: "GPT", config: Config, long_tokens: int) -> None:
+    """Set the model's windows, rotary frequencies and attention scale for a long window."""
     warmup, norm = config.schedule.window_warmup, config.model.qk_norm
     assert warmup is not None
     assert norm is not None
     assert gpt.rotary is not None
-    stretches = stretches_until(config, long_tokens)
-    scale = warmup.first_scale * growth(stretches)
+    changes = window_changes_until(config, long_tokens)
+    scale = warmup.first_scale * attention_scale_growth(changes)
     windows = windows_of(config, len(gpt.blocks), long_tokens)
     attentions: list[Any] = [block.attention for block in gpt.blocks]
     for attention, window in zip(attentions, windows, strict=True):
         if attention is not None:
             attention.window, attention.qk_scale = window, norm.scale * sqrt(scale)
-    gpt.rotary.stretches = stretches
+    gpt.rotary.window_changes = changes
 
 
-def stretches_until(config: Config, long_tokens: int) -> tuple[Stretch, ...]:
-    """All changes up to a long window, the whole context being the last."""
+def window_changes_until(config: Config, long_tokens: int) -> tuple[WindowChange, ...]:
+    """All window changes up to `long_tokens`; the last possible window is the whole context."""
     warmup = config.schedule.window_warmup
     assert warmup is not None
     windows = [long_window(config, share) for share in (*warmup.shares, 1.0)]
     return tuple(pairwise(dict.fromkeys(w for w in windows if w <= long_tokens)))
 
 
-def growth(stretches: Sequence[Stretch]) -> float:
-    """Attention's scale after these changes over that before them."""
-    return prod(1 + SCALE_SLOPE * log(new / old) for old, new in stretches)
+def attention_scale_growth(changes: Sequence[WindowChange]) -> float:
+    """Ratio of attention's scale after these changes to the scale before them."""
+    return prod(1 + SCALE_SLOPE * log(new / old) for old, new in changes)

@@ -1,7 +1,7 @@
-"""YaRN: rotary frequencies after the long window has grown (`window_warmup` has the formula).
+"""YaRN: rotary frequencies after the long window has grown (formula in `window_warmup`).
 
-Peng and others, arXiv 2309.00071. A file of its own, because rotary positions apply it and the
-schedule of windows decides it.
+Peng and others, arXiv 2309.00071. A separate file, because `rotary` and `window_warmup` both use
+it.
 """
 
 from collections.abc import Sequence
@@ -10,16 +10,16 @@ from math import pi
 import torch
 from torch import Tensor
 
-FEWEST_TURNS, MOST_TURNS = 1, 32  # alpha and beta of the paper
+MIN_ROTATIONS, MAX_ROTATIONS = 1, 32  # alpha and beta of the paper
 
-Stretch = tuple[int, int]
-"""The long window before and after a change."""
+WindowChange = tuple[int, int]
+"""Long window in tokens before and after a change."""
 
 
-def stretched(frequencies: Tensor, stretches: Sequence[Stretch]) -> Tensor:
-    """Frequencies (K/2) after these changes."""
-    for old, new in stretches:
-        turns = old * frequencies / (2 * pi)
-        keep = torch.clamp((turns - FEWEST_TURNS) / (MOST_TURNS - FEWEST_TURNS), 0, 1)
+def scale_frequencies(frequencies: Tensor, window_changes: Sequence[WindowChange]) -> Tensor:
+    """Frequencies (K/2) after the given window changes."""
+    for old, new in window_changes:
+        rotations = old * frequencies / (2 * pi)
+        keep = torch.clamp((rotations - MIN_ROTATIONS) / (MAX_ROTATIONS - MIN_ROTATIONS), 0, 1)
         frequencies = frequencies * (old / new + keep * (1 - old / new))
     return frequencies

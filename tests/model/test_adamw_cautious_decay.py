@@ -106,8 +106,8 @@ def test_compiled_it_is_one_graph_that_another_learning_rate_does_not_renew() ->
     torch._dynamo.utils.counters.clear()
     weight, eager = nn.Parameter(drawn(1, 8, 5)), nn.Parameter(drawn(1, 8, 5))
     optimizers = [optimizer_of(weight), optimizer_of(eager)]
-    optimizers[0].advance = torch.compile(
-        optimizers[0].advance, dynamic=False, fullgraph=True, backend="aot_eager"
+    optimizers[0].adamw_step = torch.compile(
+        optimizers[0].adamw_step, dynamic=False, fullgraph=True, backend="aot_eager"
     )
     before = weight.detach().clone()
     optimizers[0].warm_up()

@@ -1,5 +1,5 @@
 """Attention back-ends agree with each other and with a plain masked softmax; those that cannot run
-say so before anything is built or imported."""
+report it before anything is built or imported."""
 
 import os
 import subprocess
@@ -291,7 +291,7 @@ def test_auto_names_what_will_run() -> None:
         ("flash4", "expected flash4 to run here; got FlashAttention-4 runs on a CUDA GPU only"),
     ],
 )
-def test_a_back_end_without_its_device_is_refused_with_a_remedy(name: str, message: str) -> None:
+def test_a_back_end_without_its_device_is_refused_with_a_hint(name: str, message: str) -> None:
     with pytest.raises(MachineError, match=message):
         choose(name, CPU, 128, torch.bfloat16)
 
@@ -377,7 +377,7 @@ assert "flash_attn.cute.interface" in flash_modules()
 """
 
 
-def test_a_package_is_imported_when_asked_for_and_a_broken_one_is_told_from_a_missing_one(
+def test_a_package_is_imported_on_request_and_a_broken_one_is_not_a_missing_one(
     tmp_path: Path,
 ) -> None:
     path = [str(tmp_path), str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
@@ -408,7 +408,7 @@ def installed(module: str) -> bool:
     return find_spec(module) is not None
 
 
-def test_a_device_that_is_asked_for_and_missing_stops_with_a_remedy() -> None:
+def test_a_requested_device_that_is_missing_is_an_error_with_a_hint() -> None:
     from model.runtime.preflight import device_of
 
     if torch.cuda.is_available():

@@ -53,14 +53,14 @@ def test_wrong_type_names_field_and_kind(path: str, value: object, expected: str
     assert expected in message
 
 
-@pytest.mark.parametrize("word", ["off", "none", "false", False, "no"])
-def test_words_for_off_are_refused_with_null_as_remedy(word: object) -> None:
-    assert "Write model.smear: null." in faults(model__smear=word)
+@pytest.mark.parametrize("value", ["off", "none", "false", False, "no"])
+def test_other_values_for_off_are_refused_with_null_as_hint(value: object) -> None:
+    assert "Write model.smear: null." in faults(model__smear=value)
 
 
-@pytest.mark.parametrize("word", ["on", True])
-def test_words_for_on_are_refused_with_a_mapping_as_remedy(word: object) -> None:
-    assert "Write model.smear: {} for its defaults." in faults(model__smear=word)
+@pytest.mark.parametrize("value", ["on", True])
+def test_other_values_for_on_are_refused_with_a_mapping_as_hint(value: object) -> None:
+    assert "Write model.smear: {} for its defaults." in faults(model__smear=value)
 
 
 def test_a_field_of_a_trick_that_is_off_is_refused() -> None:
@@ -144,7 +144,7 @@ def test_impossible_combinations_fail_before_anything_runs(
     assert expected in str(caught.value)
 
 
-def test_all_faults_are_told_at_once() -> None:
+def test_all_faults_are_reported_at_once() -> None:
     message = faults(dial__depht=4, model__norm="x", optimizer__clip="high")
     assert len(message.splitlines()) == 3
 
@@ -228,7 +228,7 @@ def test_config_id_ignores_seed_places_and_written_out_defaults() -> None:
     "overrides",
     [{"optimizer.clip": None}, {"model.smear": {}}, {"optimizer.muon": {}}, {"dial.steps": 5}],
 )
-def test_config_id_tells_off_from_default_and_on_with_defaults_from_off(
+def test_config_id_distinguishes_off_from_default_and_on_with_defaults_from_off(
     overrides: dict[str, Any],
 ) -> None:
     assert config_id(load_config(None, overrides)) != config_id(Config())

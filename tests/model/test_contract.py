@@ -374,7 +374,7 @@ def evaluation_of(trainer: Trainer) -> tuple[float, float]:
     """Validation loss and bits per byte behind the last step, all tokens being a byte."""
     trainer.finish()
     rows, of_one_byte = batch(trainer.config, 3).numpy(), torch.ones(512, dtype=torch.int64)
-    with trainer.evaluated():
+    with trainer.averaged_weights():
         found = evaluate(trainer.gpt, rows, of_one_byte, trainer.derived.device_batch_rows)
     assert math.isfinite(found.val_bpb)
     return found.val_loss, found.val_bpb

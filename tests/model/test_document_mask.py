@@ -16,7 +16,7 @@ from model.config import Config
 from model.config.derive import derive
 from model.config.reader import load_config
 from model.config.resolve import resolve
-from model.config.shapes import TRAINED_SPECIALS
+from model.config.shapes import TRAINED_SPECIAL_TOKENS
 from model.core.eval_model import EvalModel
 from model.data.tokenizer import SPECIALS
 from model.errors import ConfigErrors, MachineError
@@ -24,7 +24,7 @@ from model.gpt import GPT
 from model.kernels import REFERENCE
 from model.kernels import choose as choose_kernels
 from model.tricks.document_mask import documents_of, require_bos
-from model.tricks.window_warmup import enter
+from model.tricks.window_warmup import apply_long_window
 
 STACK = Path(__file__).parents[2] / "ablations" / "configs" / "speedrun.yaml"
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -118,7 +118,7 @@ def test_a_mask_follows_windows_that_grow() -> None:
     model, (document,) = built(config), packed(400)
     row = torch.cat((torch.tensor([BOS, 1]), document))[None]
     for window in (256, 512):
-        enter(model, config, window)
+        apply_long_window(model, config, window)
         got, alone = model.stream(row)[0, 2:], model.stream(document[None])[0]
         torch.testing.assert_close(got, alone, rtol=1e-3, atol=1e-4)
 
@@ -230,15 +230,15 @@ def test_auto_passes_over_back_ends_without_document_masks(
     assert choose("auto", CPU, 128, torch.float32, documents=True) == "sdpa"
     for name in {*AUTO, "flash3"} - {*MASKS}:
         reason, hint = why_not(name, *given, documents=True) or ("", "")
-        assert reason == f"{name} has no document mask here"
+        assert reason == f"{name} does not support document masks"
         assert "auto, flex or sdpa, or model.document_mask: null" in hint
     config = load_config(STACK, {"model.document_mask": {}, "system.attention": "flash4"})
-    with pytest.raises(MachineError, match="flash4 has no document mask"):
+    with pytest.raises(MachineError, match="flash4 does not support document masks"):
         choose_kernels(config, derive(config).sizes, CUDA)
 
 
 def test_bos_is_the_tokenizers_by_rule_and_has_to_be_given_for_a_file() -> None:
-    assert len(SPECIALS) == TRAINED_SPECIALS
+    assert len(SPECIALS) == TRAINED_SPECIAL_TOKENS
     trained = load_config(STACK, {"model.document_mask": {}})
     require_bos(trained, 32_768 - 9)
     gpt2 = {"data.tokenizer": "gpt2", "model.vocab_size": 50_257, "model.document_mask": {}}
@@ -247,7 +247,7 @@ def test_bos_is_the_tokenizers_by_rule_and_has_to_be_given_for_a_file() -> None:
     with pytest.raises(ConfigErrors, match=r"Set model\.document_mask\.bos_id: 7\."):
         require_bos(trained, 7)
     file = {"data.tokenizer": "mine.json", "model.document_mask": {}}
-    with pytest.raises(ConfigErrors, match=r"bos_id: expected the token that opens a document"):
+    with pytest.raises(ConfigErrors, match=r"bos_id: expected the BOS id of the tokenizer"):
         resolve(str(STACK), file)
     resolve(str(STACK), {**file, "model.document_mask.bos_id": 0})
     with pytest.raises(ConfigErrors, match=r"0 to below vocab_size"):

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 
 from model.arch.init import initialise
-from model.arch.linear import Linear, joint
+from model.arch.linear import Linear, joint_linear
 from model.arch.parameter import Parameters
 from model.config import Fp8 as Settings
 from model.config.derive import derive
@@ -22,7 +22,7 @@ from model.config.resolve import resolve
 from model.errors import ConfigErrors, MachineError
 from model.gpt import GPT
 from model.kernels import REFERENCE, choose, kernel_plan, why_not
-from model.kernels.fp8 import E4M3, E5M2, LEAST_MAGNITUDE, Fp8, Quantised, product, quantised
+from model.kernels.fp8 import E4M3, E5M2, MIN_MAGNITUDE, Fp8, Quantized, product, quantize
 
 BASES = Path(__file__).parents[2] / "ablations" / "configs"
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -76,7 +76,7 @@ def normal(*shape: int, std: float = 1.0, seed: int = 1) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * std
 
 
-def dequantised(x: Quantised) -> Tensor:
+def dequantized(x: Quantized) -> Tensor:
     return x.values.double() * x.scale.double()
 
 
@@ -97,19 +97,19 @@ def test_values_are_rounded_to_the_nearest_of_the_format(kind: torch.dtype) -> N
     x = torch.cat([normal(400, std=2.0**-power, seed=power) for power in range(0, 35, 5)])
     x = torch.cat([x.clamp(-1.5, 1.5), (grid(kind)[1:60] + grid(kind)[:59]).float() / 2])
     x = torch.cat([x, torch.tensor([torch.finfo(kind).max / 64])])
-    torch.testing.assert_close(dequantised(quantised(x, kind)), rounded(x, kind), rtol=0, atol=0)
+    torch.testing.assert_close(dequantized(quantize(x, kind)), rounded(x, kind), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_largest_magnitude_is_the_formats_largest_whatever_it_was(kind: torch.dtype) -> None:
     for number, power in enumerate(range(-90, 120)):
         x = normal(50, std=2.0**power, seed=number)
-        found = quantised(x, kind)
+        found = quantize(x, kind)
         assert found.values.float().abs().max() == torch.finfo(kind).max
-        assert dequantised(found).abs().max() == pytest.approx(x.abs().max().item(), rel=1e-6)
+        assert dequantized(found).abs().max() == pytest.approx(x.abs().max().item(), rel=1e-6)
 
 
-@pytest.mark.parametrize("magnitude", [0.0, 1e-45, 1e-38, LEAST_MAGNITUDE])
+@pytest.mark.parametrize("magnitude", [0.0, 1e-45, 1e-38, MIN_MAGNITUDE])
 def test_next_to_nothing_stays_finite_and_no_larger(magnitude: float) -> None:
     x, weight = torch.full((16, 128), magnitude), normal(128, 128)
     x.requires_grad_()
@@ -123,7 +123,7 @@ def test_next_to_nothing_stays_finite_and_no_larger(magnitude: float) -> None:
 
 def test_operands_are_row_major_however_the_tensor_lies() -> None:
     x = normal(48, 32)
-    found, turned = quantised(x, E4M3), quantised(x.T.contiguous().T, E4M3)
+    found, turned = quantize(x, E4M3), quantize(x.T.contiguous().T, E4M3)
     for one in (found, turned, found.transposed):
         assert one.values.is_contiguous()
     assert torch.equal(found.values.float(), turned.values.float())
@@ -185,7 +185,7 @@ def test_joined_linears_share_one_scale() -> None:
         first.weight.copy_(normal(128, 128))
         second.weight.copy_(normal(128, 128, std=0.01, seed=2))
     both = rounded(torch.cat([first.weight.detach(), second.weight.detach()]), E4M3)
-    assert error(joint(x, first, second), rounded(x, E4M3) @ both.T) < 1e-6
+    assert error(joint_linear(x, first, second), rounded(x, E4M3) @ both.T) < 1e-6
 
 
 @pytest.mark.parametrize(
@@ -281,9 +281,9 @@ CHOICES: list[tuple[str, torch.device, tuple[int, int], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("asked", "device", "capability", "chosen"), CHOICES)
-def test_the_plan_says_which_products_are_in_8_bits_and_by_what(
-    asked: str,
+@pytest.mark.parametrize(("choice", "device", "capability", "chosen"), CHOICES)
+def test_the_plan_names_the_kernel_of_fp8_products(
+    choice: str,
     device: torch.device,
     capability: tuple[int, int],
     chosen: str,
@@ -291,7 +291,7 @@ def test_the_plan_says_which_products_are_in_8_bits_and_by_what(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     config = load_config(
-        BASES / "speedrun_fp8.yaml", {"system.fp8_kernel": asked, "system.attention": "sdpa"}
+        BASES / "speedrun_fp8.yaml", {"system.fp8_kernel": choice, "system.attention": "sdpa"}
     )
     kernels = choose(config, derive(config).sizes, device)
     plan = kernel_plan(config, kernels)
@@ -304,15 +304,15 @@ def test_the_plan_says_which_products_are_in_8_bits_and_by_what(
 
 
 @pytest.mark.parametrize(
-    ("asked", "device", "reason"),
+    ("choice", "device", "reason"),
     [("scaled_mm", CPU, "a CUDA GPU only"), ("auto", CUDA, "8.6"), ("scaled_mm", CUDA, "8.6")],
 )
-def test_a_device_without_products_in_8_bits_is_refused_with_a_remedy(
-    asked: str, device: torch.device, reason: str, monkeypatch: pytest.MonkeyPatch
+def test_a_device_without_products_in_8_bits_is_refused_with_a_hint(
+    choice: str, device: torch.device, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
     config = load_config(
-        BASES / "speedrun_fp8.yaml", {"system.fp8_kernel": asked, "system.attention": "sdpa"}
+        BASES / "speedrun_fp8.yaml", {"system.fp8_kernel": choice, "system.attention": "sdpa"}
     )
     with pytest.raises(MachineError, match=rf"{reason}.*model\.fp8: null"):
         choose(config, derive(config).sizes, device)
@@ -323,8 +323,8 @@ def test_the_fused_head_is_refused_products_in_8_bits_that_are_emulated(
     head: bool, refused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    asked = {"model.fp8.head": head, "system.fp8_kernel": "emulated"}
-    config = load_config(BASES / "speedrun_fp8.yaml", asked)
+    choice = {"model.fp8.head": head, "system.fp8_kernel": "emulated"}
+    config = load_config(BASES / "speedrun_fp8.yaml", choice)
     reason, _ = why_not("loss", config, derive(config).sizes, CUDA) or ("", "")
     assert ("by scaled_mm, not emulated" in reason) == refused
 
@@ -371,9 +371,9 @@ def test_products_of_the_gpu_are_the_emulated_ones(
 ) -> None:
     skip_without_fp8()
     a, b = on_gpu(normal(1024, 768), normal(512, 768, seed=2))
-    low_a, low_b = quantised(a, kind), quantised(b, E4M3)
+    low_a, low_b = quantize(a, kind), quantize(b, E4M3)
     got = product(low_a, low_b, out, "scaled_mm", fast=fast)
-    expected = dequantised(low_a) @ dequantised(low_b).T
+    expected = dequantized(low_a) @ dequantized(low_b).T
     assert got.dtype == out
     # fast sums keep about 14 bits, bf16 eight; Hopper's others fewer than fp32, too, inside a chunk
     assert error(got, expected) < (4e-3 if fast or out == torch.bfloat16 else 1e-3)
@@ -406,7 +406,7 @@ def test_tiles_turned_over_are_the_matrix_turned_over(shape: tuple[int, int]) ->
     skip_without_fp8()
     from model.kernels import loss
 
-    x = quantised(normal(*shape).to(CUDA), E5M2)
+    x = quantize(normal(*shape).to(CUDA), E5M2)
     turned = loss._transposed(x).values
     assert turned.is_contiguous()
     assert torch.equal(turned.view(torch.int8), x.values.t().contiguous().view(torch.int8))
@@ -420,25 +420,25 @@ def test_the_fused_head_in_8_bits_is_the_slow_one_of_rounded_operands(
     skip_without_fp8()
     from model.kernels import loss
 
-    tokens, words = case
-    padded = -(-words // 64) * 64
+    tokens, vocab = case
+    padded = -(-vocab // 64) * 64
     x, weight = on_gpu(normal(tokens, 256), normal(padded, 256, std=0.3, seed=2))
     x = x.bfloat16().requires_grad_()
     weight.requires_grad_()
-    targets = torch.randint(0, words, (tokens,), generator=torch.Generator().manual_seed(3)).cuda()
+    targets = torch.randint(0, vocab, (tokens,), generator=torch.Generator().manual_seed(3)).cuda()
 
     low_x, low_weight = (
-        dequantised(quantised(value.detach(), E4M3)).requires_grad_() for value in (x, weight)
+        dequantized(quantize(value.detach(), E4M3)).requires_grad_() for value in (x, weight)
     )
-    logits = F.linear(low_x, low_weight)[:, :words]
+    logits = F.linear(low_x, low_weight)[:, :vocab]
     logits = logits if cap is None else cap * torch.tanh(logits / cap)
     slow = F.cross_entropy(logits, targets)
     expected = torch.autograd.grad(slow, (low_x, low_weight))
 
-    fused = loss.mean_loss(x, weight, targets, cap, words, fp8=True)
+    fused = loss.mean_loss(x, weight, targets, cap, vocab, fp8=True)
     got = torch.autograd.grad(fused, (x, weight))
     assert fused.item() == pytest.approx(slow.item(), rel=1e-3)
     for value, parameter, reference in zip(got, (x, weight), expected, strict=True):
         assert value.dtype == parameter.dtype
         assert error(value, reference) < 0.08  # two bits of mantissa: a rounding costs up to 1/8
-    assert not got[1][words:].any()  # padding learns nothing
+    assert not got[1][vocab:].any()  # padding learns nothing

@@ -23,7 +23,7 @@ from model.distributed.ranks import ALONE
 from model.errors import ConfigErrors
 from model.gpt import GPT
 from model.kernels import REFERENCE, Kernels, kernel_plan, why_not
-from model.kernels.fp8 import DYNAMIC_STEPS, E4M3, E5M2, LEAST_MAGNITUDE, Fp8, quantised
+from model.kernels.fp8 import DYNAMIC_STEPS, E4M3, E5M2, MIN_MAGNITUDE, Fp8, quantize
 from model.trainer import Trainer
 
 BASES = Path(__file__).parents[2] / "ablations" / "configs"
@@ -73,13 +73,13 @@ def linear_of(fp8: Fp8, columns: int = 128, rows: int = 144, std: float = 0.1) -
 @pytest.mark.parametrize("kind", [E4M3, E5M2])
 def test_values_are_rounded_by_the_bound_and_cut_beyond_it(kind: torch.dtype) -> None:
     x = torch.cat([normal(400, std=2.0**-power, seed=power) for power in range(0, 20, 4)])
-    found = quantised(x, kind, torch.tensor(1.3))
+    found = quantize(x, kind, torch.tensor(1.3))
     got = found.values.double() * found.scale.double()
     assert error(got, slowly_rounded(x, kind, 1.3)) < 1e-6
     assert got.abs().max().item() == pytest.approx(1.3)
     for bad in (float("inf"), float("-inf"), float("nan")):
         assert (
-            not quantised(torch.tensor([1.0, bad]), kind, torch.tensor(1.3))
+            not quantize(torch.tensor([1.0, bad]), kind, torch.tensor(1.3))
             .values[1]
             .float()
             .isfinite()
@@ -139,7 +139,7 @@ def test_delayed_scales_are_the_largest_of_the_last_steps_and_all_their_passes(
         largest.append([max(pass_[i] for pass_ in of_step) for i in range(3)])
         with torch.no_grad():
             linear.weight *= 1.01
-        fp8.advance(ALONE)
+        fp8.update_scales(ALONE)
 
 
 def test_a_tensor_of_zeros_leaves_a_bound_to_divide_by() -> None:
@@ -147,9 +147,9 @@ def test_a_tensor_of_zeros_leaves_a_bound_to_divide_by() -> None:
     fp8.in_use = True
     linear = linear_of(fp8, std=0.0)
     linear(normal(16, 128))
-    fp8.advance(ALONE)
+    fp8.update_scales(ALONE)
     assert linear.scales is not None
-    assert (linear.scales.bounds >= LEAST_MAGNITUDE).all()
+    assert (linear.scales.bounds >= MIN_MAGNITUDE).all()
     fp8.begin(DYNAMIC_STEPS)
     assert linear(normal(16, 128)).isfinite().all()
 
@@ -245,7 +245,7 @@ def test_compiled_training_has_the_same_gradients_and_maxima(scales: str) -> Non
             model.fp8.begin(step)
             model.zero_grad()
             model(*batch()).backward()
-            model.fp8.advance(ALONE)
+            model.fp8.update_scales(ALONE)
         for got, expected in zip(compiled.parameters(), plain.parameters(), strict=True):
             torch.testing.assert_close(got.grad, expected.grad, rtol=1e-4, atol=1e-6)
         for got, expected in zip(compiled.buffers(), plain.buffers(), strict=True):
@@ -255,8 +255,8 @@ def test_compiled_training_has_the_same_gradients_and_maxima(scales: str) -> Non
 @pytest.mark.parametrize(
     ("fp8", "place", "reason"),
     [
-        ({"scales": "delayed"}, "loss", "has dynamic scales in fp8, not delayed ones"),
-        ({"scales": "static"}, "loss", "has dynamic scales in fp8, not static ones"),
+        ({"scales": "delayed"}, "loss", "supports dynamic fp8 scales, not delayed ones"),
+        ({"scales": "static"}, "loss", "supports dynamic fp8 scales, not static ones"),
         ({"scales": "static", "places": "mlp"}, "loss", ""),
         ({}, "qkv", "multiplies in bf16, not in fp8"),
         ({"places": "mlp"}, "qkv", ""),

@@ -34,10 +34,10 @@ NAMES = {
     ("attention", "flash4"): "flash_attncute",
     ("attention", "flash2"): "pytorch_flash",
     ("attention", "flex"): "flex_attention",
-    ("qkv", "triton"): "_turn_and_norm",
+    ("qkv", "triton"): "_rotate_and_norm",
     ("products", "quack"): "quack",
-    ("loss", "triton"): "_lose_row",
-    ("muon", "triton"): "_advance",
+    ("loss", "triton"): "_cross_entropy_row",
+    ("muon", "triton"): "_update_momentum",
 }
 
 

@@ -20,7 +20,7 @@ from model.config.reader import load_config
 from model.errors import MachineError
 from model.kernels import REFERENCE, choose, kernel_plan, why_not
 from model.optim.muon import Muon
-from model.tricks.rotary import angles, rotated, select_positions
+from model.tricks.rotary import apply_rotary, cos_sin_table, select_positions
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 GPU = [
@@ -48,26 +48,26 @@ def test_the_fused_head_has_the_loss_and_gradients_of_the_slow_one(
 ) -> None:
     from model.kernels import loss
 
-    tokens, words = case
-    padded = -(-words // 64) * 64
+    tokens, vocab = case
+    padded = -(-vocab // 64) * 64
     x = normal(tokens, 256).to(CUDA, torch.bfloat16).requires_grad_()
     weight = normal(padded, 256, std=0.3, seed=2).to(CUDA, kind).requires_grad_()
-    targets = torch.randint(0, words, (tokens,), generator=torch.Generator().manual_seed(3)).cuda()
+    targets = torch.randint(0, vocab, (tokens,), generator=torch.Generator().manual_seed(3)).cuda()
 
-    logits = F.linear(x.double(), weight.to(torch.bfloat16).double())[:, :words]
+    logits = F.linear(x.double(), weight.to(torch.bfloat16).double())[:, :vocab]
     logits = logits if cap is None else cap * torch.tanh(logits / cap)
     slow = F.cross_entropy(logits, targets, reduction="none")
     expected = torch.autograd.grad(3 * slow.mean(), (x, weight))
 
-    fused = loss.mean_loss(x, weight, targets, cap, words)
+    fused = loss.mean_loss(x, weight, targets, cap, vocab)
     got = torch.autograd.grad(3 * fused, (x, weight))
     assert fused.item() == pytest.approx(slow.mean().item(), rel=1e-3)
-    each = loss.token_losses(x, weight, targets, cap, words)
+    each = loss.token_losses(x, weight, targets, cap, vocab)
     assert error(each, slow) < ROUNDING
     for value, reference in zip(got, expected, strict=True):
         assert value.dtype == reference.dtype
         assert error(value, reference) < ROUNDING
-    assert not got[1][words:].any()  # padding learns nothing
+    assert not got[1][vocab:].any()  # padding learns nothing
 
 
 def skip_without_quack() -> None:
@@ -123,7 +123,7 @@ def test_fused_queries_keys_and_values_are_the_slow_ones(
     from model.kernels import qkv
 
     width = 64 * heads
-    cos_sin = None if rotary == "off" else angles(tokens, 64, 1e4, CUDA, torch.bfloat16)
+    cos_sin = None if rotary == "off" else cos_sin_table(tokens, 64, 1e4, CUDA, torch.bfloat16)
     if rotary == "by row":
         index = torch.randint(tokens, (2, tokens), generator=torch.Generator().manual_seed(5))
         cos_sin = select_positions(cos_sin, PositionIds(index=index.cuda(), end=tokens))
@@ -134,7 +134,7 @@ def test_fused_queries_keys_and_values_are_the_slow_ones(
         q, k, v = (F.linear(x, weight).unflatten(-1, (heads, 64)) for weight in weights)
         if cos_sin is not None:
             wide = tuple(turn.double() for turn in cos_sin)
-            q, k = rotated(q, wide), rotated(k, wide)
+            q, k = apply_rotary(q, wide), apply_rotary(k, wide)
         if scale is not None:
             q, k = (part * scale * part.square().mean(-1, keepdim=True).rsqrt() for part in (q, k))
         return torch.cat((q, k, v))
@@ -232,7 +232,7 @@ def test_the_plan_names_the_kernel_of_every_place() -> None:
 
 
 @pytest.mark.parametrize("place", FUSED)
-def test_a_kernel_that_was_asked_for_and_cannot_run_stops_with_a_remedy(place: str) -> None:
+def test_a_requested_kernel_that_cannot_run_is_an_error_with_a_hint(place: str) -> None:
     config = load_config(None, {f"system.{place}_kernel": FUSED[place]})
     with pytest.raises(MachineError, match=f"Set system.{place}_kernel: auto"):
         choose(config, derive(config).sizes, CPU)
@@ -241,11 +241,11 @@ def test_a_kernel_that_was_asked_for_and_cannot_run_stops_with_a_remedy(place: s
 @pytest.mark.parametrize(
     ("place", "trick", "reason"),
     [
-        ("loss", {"model.logit_rescale": {}}, "has no logit rescale"),
-        ("qkv", {"model.windows": {}, "model.paired_heads": {}}, "turns all heads alike"),
+        ("loss", {"model.logit_rescale": {}}, "does not support logit rescaling"),
+        ("qkv", {"model.windows": {}, "model.paired_heads": {}}, "rotates all heads by the same"),
         ("qkv", {"model.fp8": {}}, "multiplies in bf16, not in fp8"),
-        ("products", {"model.activation": "swiglu"}, "knows relu2 and gelu, not swiglu"),
-        ("products", {"model.activation": "leaky_relu2"}, "knows relu2 and gelu, not leaky_relu2"),
+        ("products", {"model.activation": "swiglu"}, "supports relu2 and gelu, not swiglu"),
+        ("products", {"model.activation": "leaky_relu2"}, "relu2 and gelu, not leaky_relu2"),
     ],
 )
 def test_a_trick_that_a_fused_kernel_cannot_compute_keeps_it_from_running(
@@ -256,13 +256,13 @@ def test_a_trick_that_a_fused_kernel_cannot_compute_keeps_it_from_running(
     others, _ = why_not(place, plain, derive(plain).sizes, CUDA) or ("", "")
     assert reason not in others
     with_trick = load_config(None, {**WITHOUT_BIAS, **trick})
-    told, hint = why_not(place, with_trick, derive(with_trick).sizes, CUDA) or ("", "")
-    assert reason in told
+    reason_text, hint = why_not(place, with_trick, derive(with_trick).sizes, CUDA) or ("", "")
+    assert reason in reason_text
     assert hint == f"Set system.{place}_kernel: auto."
     assert getattr(choose(with_trick, derive(with_trick).sizes, CUDA), place) == "torch"
-    asked = {**WITHOUT_BIAS, **trick, f"system.{place}_kernel": FUSED[place]}
+    choice = {**WITHOUT_BIAS, **trick, f"system.{place}_kernel": FUSED[place]}
     with pytest.raises(MachineError, match=reason):
-        choose(load_config(None, asked), derive(with_trick).sizes, CUDA)
+        choose(load_config(None, choice), derive(with_trick).sizes, CUDA)
 
 
 def test_tricks_before_and_behind_the_fused_kernels_leave_them_in_place(
@@ -283,7 +283,7 @@ def test_tricks_before_and_behind_the_fused_kernels_leave_them_in_place(
 
 
 @pytest.mark.parametrize("place", sorted({*FUSED} - {"products"}))
-def test_a_missing_triton_is_told_before_anything_runs(
+def test_a_missing_triton_is_reported_before_anything_runs(
     place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if find_spec("triton") is not None:

@@ -81,7 +81,7 @@ def test_streams_and_values_get_the_shares_that_each_token_chooses() -> None:
             lambda _, given, n=number: got.update({n: (given[0], given[-1])})
         )
         block.register_forward_hook(lambda _, given, out: seen.append(out))
-    entered, final = model.enter(tokens()), []
+    entered, final = model.embed_tokens(tokens()), []
     model.final_norm.register_forward_pre_hook(lambda _, given: final.append(given[0]))
     model.backout = None
     model.stream(tokens())
@@ -120,7 +120,7 @@ def test_factors_of_a_layer_are_those_of_each_token() -> None:
         block.register_forward_pre_hook(
             lambda _, given, n=number: got.update({n: given[3:6]}) or inputs.update({n: given[0]})
         )
-    entered = model.enter(tokens())
+    entered = model.embed_tokens(tokens())
     model.stream(tokens())
     early = 0.1 * slow_numbers(gates.early, entered)
     late = 0.1 * slow_numbers(gates.late, inputs[2])
@@ -175,6 +175,7 @@ def test_compiled_regions_compute_the_same() -> None:
         ({"sources": [3, 1]}, r"each once and in order; got \[3, 1\]"),
         ({"layers": [0]}, r"layers: expected layers 1 to 5 of 6"),
         ({"layers": [6]}, r"layers: expected layers 1 to 5 of 6"),
+        ({"layers": [99]}, r"layers: expected layers 1 to 5 of 6"),
         ({"hidden": 0}, r"hidden: expected more than 0"),
         ({"gates": {"scale": 0.0}}, r"gates.scale: expected more than 0"),
         ({"gates": {"from_layer": 6}}, r"gates.from_layer: expected 1 to 5"),
@@ -188,7 +189,7 @@ def test_layers_that_do_not_exist_and_empty_networks_are_refused(
 
 
 def test_one_layer_has_nothing_to_connect() -> None:
-    with pytest.raises(ConfigErrors, match="2 layers or more"):
+    with pytest.raises(ConfigErrors, match="at least 2 layers"):
         resolve(None, {"dial.depth": 1, "model.mudd_connections": {}})
 
 

@@ -21,25 +21,25 @@ def matrix(rows: int, columns: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("shape", [(8, 8), (32, 8), (8, 32)])
 @pytest.mark.parametrize("kind", ["newton_schulz", "polar_express"])
-def test_orthogonalise_brings_singular_values_near_one(kind: str, shape: tuple[int, int]) -> None:
+def test_orthogonalize_sets_singular_values_near_one(kind: str, shape: tuple[int, int]) -> None:
     left, _, right = torch.linalg.svd(matrix(*shape), full_matrices=False)
     x = left @ torch.diag(torch.linspace(0.2, 3.0, min(shape), dtype=torch.float64)) @ right
     triples = orthogonal.coefficients(kind, 5)
     values = torch.linalg.svdvals(
-        orthogonal.orthogonalise(orthogonal.normalised(x[None]), triples, TORCH)[0]
+        orthogonal.orthogonalize(orthogonal.normalize(x[None]), triples, TORCH)[0]
     )
     assert values.max() < 1.3
     assert values.min() > 0.6
 
 
-def test_orthogonalise_is_the_odd_polynomial_of_the_singular_values() -> None:
+def test_orthogonalize_is_the_odd_polynomial_of_the_singular_values() -> None:
     x = matrix(6, 10)
     u, s, vt = torch.linalg.svd(x, full_matrices=False)
     s = s / (x.norm() * 1.01 + 1e-6)
     for a, b, c in orthogonal.POLAR_EXPRESS:
         s = a * s + b * s**3 + c * s**5
-    result = orthogonal.orthogonalise(
-        orthogonal.normalised(x[None]), list(orthogonal.POLAR_EXPRESS), TORCH
+    result = orthogonal.orthogonalize(
+        orthogonal.normalize(x[None]), list(orthogonal.POLAR_EXPRESS), TORCH
     )[0]
     torch.testing.assert_close(result, u @ torch.diag(s) @ vt, rtol=1e-8, atol=1e-8)
 
@@ -54,15 +54,15 @@ def test_rows_and_updates_below_the_floor_stay_small() -> None:
     """By hand: |x|_F is 5e-9, and so is the target of its only row; 5e-9 / 1e-6 is 0.005."""
     x = torch.tensor([[[3e-9, 4e-9]]], dtype=torch.float64)
     torch.testing.assert_close(orthogonal.equalize_rows(x, 1e-6), 0.005 * x)
-    torch.testing.assert_close(orthogonal.renormalise(x, 1e-6), 1e6 * x)
-    factors = orthogonal.row_factors(x.float(), equalize=True, floor=1e-6)
-    one_by_one = orthogonal.normalised(orthogonal.equalize_rows(x, 1e-6))
+    torch.testing.assert_close(orthogonal.renormalize_update(x, 1e-6), 1e6 * x)
+    factors = orthogonal.row_normalization_factors(x.float(), equalize=True, floor=1e-6)
+    one_by_one = orthogonal.normalize(orthogonal.equalize_rows(x, 1e-6))
     # the fused form takes the norm before equalising, which here is 1e6 times smaller than NORM_EPS
     assert (factors * x).abs().max() == pytest.approx(one_by_one.abs().max().item(), rel=1e-2)
 
 
 def test_renormalise_sets_the_frobenius_norm() -> None:
-    update = orthogonal.renormalise(matrix(5, 7)[None], 1e-6)[0]
+    update = orthogonal.renormalize_update(matrix(5, 7)[None], 1e-6)[0]
     assert update.norm().item() == pytest.approx(math.sqrt(5))
 
 
@@ -73,12 +73,12 @@ def test_even_out_divides_by_the_moment_along_the_longer_side(rows: int, columns
     slow = torch.zeros(rows if by_row else columns, dtype=torch.float64)
     for _ in range(3):
         update = matrix(rows, columns)
-        evened = orthogonal.even_out(update[None], moment, 0.9)[0]
+        normalized = orthogonal.normalize_by_moment(update[None], moment, 0.9)[0]
         mean = (update**2).mean(dim=1 if by_row else 0)
         slow = 0.9 * slow + 0.1 * mean
         expected = update / (slow.sqrt()[:, None] if by_row else slow.sqrt()[None, :])
         expected = expected * update.norm() / expected.norm()
-        torch.testing.assert_close(evened, expected)
+        torch.testing.assert_close(normalized, expected)
 
 
 @pytest.mark.parametrize("cautious", [False, True])
@@ -124,8 +124,8 @@ def slow_muon(p, g, m, v, cautious, mu=0.9, lr=0.1 * 0.5, decay=0.3 * 0.8):  # t
     u = u / u.norm() * math.sqrt(min(rows, columns))
     dim = 1 if rows >= columns else 0
     v = 0.9 * v + 0.1 * (u * u).mean(dim=dim, keepdim=True)
-    evened = u / v.sqrt()
-    u = evened / evened.norm() * u.norm()
+    normalized = u / v.sqrt()
+    u = normalized / normalized.norm() * u.norm()
     mask = (u * p >= 0).float() if cautious else 1.0
     shape_lr = lr * math.sqrt(max(1.0, rows / columns))
     return p - shape_lr * u - shape_lr * decay * p * mask, m, v

@@ -18,7 +18,7 @@ from model.runtime.stop import Stop
 from model.stepper import Stepper, compiled_graphs
 from model.trainer import Trainer
 from model.tricks import window_warmup, yarn
-from model.tricks.multi_token import weighted_losses
+from model.tricks.multi_token import multi_token_losses
 from tests.fixtures import warm_python
 
 ROOT = Path(__file__).parents[2]
@@ -59,14 +59,14 @@ def test_several_tokens_weigh_as_a_slow_sum_over_rows_and_offsets() -> None:
                 if i + ahead < 7:
                     nats = -probabilities[targets[row, i + ahead]].log()
                     slow[row, i] += weights[ahead] * nats
-    torch.testing.assert_close(weighted_losses(logits, targets, weights), slow.flatten())
+    torch.testing.assert_close(multi_token_losses(logits, targets, weights), slow.flatten())
 
 
 def test_one_weight_of_one_is_the_loss_of_the_next_token() -> None:
     generator = torch.Generator().manual_seed(2)
     logits = torch.randn(10, 6, generator=generator)
     targets = torch.randint(0, 6, (2, 5), generator=generator)
-    losses = weighted_losses(logits, targets, torch.ones(1))
+    losses = multi_token_losses(logits, targets, torch.ones(1))
     torch.testing.assert_close(losses, F.cross_entropy(logits, targets.flatten(), reduction="none"))
 
 
@@ -96,10 +96,10 @@ def test_frequencies_and_scale_follow_yarn_channel_by_channel() -> None:
                 share = (turns - 1) / 31
                 slow[i] = share * frequency + (1 - share) * frequency * old / new
         scale *= 0.2 * math.log(new / old) + 1
-    stretches = ((384, 896), (896, 2048))
-    got = yarn.stretched(torch.tensor(frequencies, dtype=torch.float64), stretches)
+    changes = ((384, 896), (896, 2048))
+    got = yarn.scale_frequencies(torch.tensor(frequencies, dtype=torch.float64), changes)
     torch.testing.assert_close(got, torch.tensor(slow, dtype=torch.float64))
-    assert window_warmup.growth(stretches) == pytest.approx(scale)
+    assert window_warmup.attention_scale_growth(changes) == pytest.approx(scale)
     assert slow[0] == frequencies[0]  # turns many times: as it was
 
 
@@ -120,7 +120,7 @@ def test_each_stage_sees_its_windows_and_the_end_the_whole_context(tiny: dict[st
     trainer.finish()
     assert seen == [[128, 128], [128, 128], [128, 256], [128, 256]]
     assert [block.attention.window for block in trainer.gpt.blocks] == [128, 512]
-    assert trainer.gpt.rotary.stretches == ((128, 256), (256, 512))
+    assert trainer.gpt.rotary.window_changes == ((128, 256), (256, 512))
     scale = 0.83 * (1 + 0.2 * math.log(2)) ** 2
     assert trainer.gpt.blocks[0].attention.qk_scale == pytest.approx(1.2 * math.sqrt(scale))
 

@@ -13,7 +13,7 @@ from model.distributed.ranks import ALONE, Ranks
 from model.gpt import GPT
 from model.kernels import REFERENCE
 from model.optim.labels import Optimizers
-from model.optim.reshard import resharded
+from model.optim.reshard import reshard_state
 
 STACK = Path(__file__).parents[2] / "ablations" / "configs" / "speedrun.yaml"
 SMALL = {
@@ -72,24 +72,24 @@ def test_a_state_cut_for_ranks_and_put_together_again_is_the_same(count: int) ->
     alone, state = stepped()
     assert state["waiting"], "no gradient waits"
     ranks = [optimizers(Ranks(rank=rank, count=count)) for rank in range(count)]
-    cut = [resharded([state], each) for each in ranks]
+    cut = [reshard_state([state], each) for each in ranks]
     for each, own in zip(ranks, cut, strict=True):
         each.load_state_dict(own)  # shapes are those that a rank keeps
-    again = flat(resharded(cut, alone))
+    again = flat(reshard_state(cut, alone))
     before = flat(state)
     assert again.keys() == before.keys()
     for name, tensor in before.items():
         assert torch.equal(again[name], tensor.to(again[name])), name
     other = 5 - count if count < 4 else 2
     others = [optimizers(Ranks(rank=rank, count=other)) for rank in range(other)]
-    crossed = flat(resharded([resharded(cut, each) for each in others], alone))
+    crossed = flat(reshard_state([reshard_state(cut, each) for each in others], alone))
     assert all(torch.equal(crossed[name], again[name]) for name in again)
 
 
 def test_a_rank_gets_its_own_rows_and_matrices() -> None:
     alone, state = stepped()
     second = optimizers(Ranks(rank=1, count=2))
-    own = resharded([state], second)
+    own = reshard_state([state], second)
     head = next(n for n, group in enumerate(alone.adamw.param_groups) if group["label"] == "head")
     index = sum(len(group["params"]) for group in alone.adamw.param_groups[:head])
     whole = state["adamw"]["state"][index]["exp_avg"]

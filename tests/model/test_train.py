@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from model.arch.init import initialise, key_of
-from model.arch.parameter import made
+from model.arch.init import generator_seed, initialise
+from model.arch.parameter import make_parameter
 from model.config.derive import derive
 from model.config.parameters import Normal, Parameter
 from model.config.reader import load_config
@@ -248,7 +248,7 @@ def test_initial_values_depend_on_seed_and_name_alone() -> None:
             super().__init__()
             for name in names:
                 declared = Parameter(name, (8, 4), "matrices", Normal(1.0), in_compute_type=True)
-                setattr(self, name, made(declared, dtype))
+                setattr(self, name, make_parameter(declared, dtype))
 
     first, second, half = Two("a", "b"), Two("b", "c", "a"), Two("a", dtype=torch.bfloat16)
     for model in (first, second, half):
@@ -257,7 +257,7 @@ def test_initial_values_depend_on_seed_and_name_alone() -> None:
     assert torch.equal(first.b, second.b)
     assert torch.equal(first.a.bfloat16(), half.a)
     assert not torch.equal(first.a, first.b)
-    assert key_of(3, "a") != key_of(4, "a")
+    assert generator_seed(3, "a") != generator_seed(4, "a")
 
 
 def test_only_the_first_end_of_a_run_is_written(tmp_path: Path) -> None:

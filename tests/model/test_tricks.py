@@ -19,12 +19,12 @@ from model.config.shapes import mlp_width, paired_layers
 from model.errors import ConfigErrors
 from model.gpt import GPT
 from model.kernels import REFERENCE
-from model.tricks.bigram_hash_embedding import BigramHashEmbedding, hashed, random_signs
-from model.tricks.logit_rescale import rescaled
-from model.tricks.paired_heads import interleaved, of_pairs, separated
-from model.tricks.partial_key_offset import offset
-from model.tricks.rotary import angles, rotated
-from model.tricks.xsa import exclusive
+from model.tricks.bigram_hash_embedding import BigramHashEmbedding, hash_pairs, random_signs
+from model.tricks.logit_rescale import rescale_logits
+from model.tricks.paired_heads import interleave_heads, pair_cos_sin, separate_heads
+from model.tricks.partial_key_offset import offset_keys
+from model.tricks.rotary import apply_rotary, cos_sin_table
+from model.tricks.xsa import remove_value_component
 
 STACK = Path(__file__).parents[2] / "ablations" / "configs" / "speedrun.yaml"
 CPU = torch.device("cpu")
@@ -118,14 +118,14 @@ def slowly_turned(x: Tensor, frequencies: list[float], position_of: Any) -> Tens
 
 def test_half_rotary_turns_the_first_half_of_the_pairs_and_leaves_the_others() -> None:
     (x,) = heads_drawn(1)
-    got = rotated(x, angles(TOKENS, WIDTH, 1024.0, CPU, torch.float32, half=True))
+    got = apply_rotary(x, cos_sin_table(TOKENS, WIDTH, 1024.0, CPU, torch.float32, half=True))
     # of four pairs two turn: the fastest by 1 a token, the slowest by 1 / base
     close(got, slowly_turned(x, [1.0, 1 / 1024, 0.0, 0.0], lambda t, h: t))
     assert torch.equal(got[..., [2, 3, 6, 7]], x[..., [2, 3, 6, 7]])
 
 
 def test_frequencies_of_half_rotary_fall_evenly_to_one_over_the_base() -> None:
-    cos, sin = angles(2, 64, 256.0, CPU, torch.float32, half=True)
+    cos, sin = cos_sin_table(2, 64, 256.0, CPU, torch.float32, half=True)
     by_one_token = torch.atan2(sin[1], cos[1])
     close(by_one_token[:16], torch.tensor([256 ** (-p / 15) for p in range(16)]))
     assert not by_one_token[16:].any()
@@ -137,7 +137,7 @@ def test_partial_key_offset_takes_still_channels_from_the_token_before() -> None
     for t in range(1, TOKENS):
         for channel in (2, 3, 6, 7):  # of eight, those that half rotary leaves
             expected[:, t, :, channel] = k[:, t - 1, :, channel]
-    assert torch.equal(offset(k), expected)
+    assert torch.equal(offset_keys(k), expected)
 
 
 def test_keys_are_offset_in_the_layers_that_see_the_whole_context() -> None:
@@ -183,13 +183,15 @@ def position_in_pair(t: int, h: int) -> int:
 def test_paired_heads_attend_to_the_keys_of_both_in_turn() -> None:
     q, k, v = heads_drawn(3)
     for window in (1, 5, 2 * TOKENS):
-        got = separated(sdpa.attend(*(interleaved(x) for x in (q, k, v)), window))
+        got = separate_heads(sdpa.attend(*(interleave_heads(x) for x in (q, k, v)), window))
         close(got, slowly_attended(q, k, v, sees_in_pairs(window)))
 
 
 def test_paired_heads_turn_by_their_positions_in_the_pair() -> None:
     (x,) = heads_drawn(1)
-    got = rotated(x, of_pairs(angles(2 * TOKENS, WIDTH, 100.0, CPU, torch.float32), HEADS))
+    got = apply_rotary(
+        x, pair_cos_sin(cos_sin_table(2 * TOKENS, WIDTH, 100.0, CPU, torch.float32), HEADS)
+    )
     close(got, slowly_turned(x, [100 ** (-p / 4) for p in range(4)], position_in_pair))
 
 
@@ -202,7 +204,7 @@ def test_every_second_layer_with_a_short_window_is_paired_unless_asked_otherwise
 
 def test_xsa_takes_out_what_lies_along_the_tokens_own_value() -> None:
     y, v = heads_drawn(2)
-    got = exclusive(y, v)
+    got = remove_value_component(y, v)
     assert (got * v).sum(-1).abs().max() < 1e-5
     for b, t, h in product(range(2), range(TOKENS), range(HEADS)):
         along = (y[b, t, h] @ v[b, t, h]) / (v[b, t, h] @ v[b, t, h])
@@ -221,7 +223,7 @@ def test_learnable_xsa_takes_out_the_share_that_each_head_learned() -> None:
         own, value = y[b, t, h].double(), v[b, t, h].double()
         share = (math.exp(2 * strengths[h]) - 1) / (math.exp(2 * strengths[h]) + 1)
         close(got[b, t, h], own - share * (own @ value) / (value @ value) * value)
-    close(got[:, :, 3], exclusive(y, v)[:, :, 3])  # all of it: the plain form
+    close(got[:, :, 3], remove_value_component(y, v)[:, :, 3])  # all of it: the plain form
 
 
 def test_learnable_xsa_is_in_all_layers_without_paired_heads_or_in_those_that_are_named() -> None:
@@ -308,7 +310,7 @@ def test_pairs_of_tokens_look_up_hashed_rows_with_the_signs_of_the_pair(
 def test_pairs_are_spread_over_the_table_but_for_the_first_tokens_row() -> None:
     rows, vocab = 320, 64
     every = torch.cartesian_prod(torch.arange(vocab), torch.arange(vocab))
-    first, second = hashed(every, rows).unbind(1)
+    first, second = hash_pairs(every, rows).unbind(1)
     assert (first == rows - 1).all()
     counts = torch.bincount(second, minlength=rows)
     assert counts[-1] == 0
@@ -330,12 +332,12 @@ def test_rows_of_pairs_are_added_before_every_layer() -> None:
     with torch.no_grad():
         embedding.factors.copy_(torch.tensor([0.3, -0.7]))
     tokens = torch.randint(64, (2, TOKENS), generator=torch.Generator().manual_seed(6))
-    x = model.enter(tokens)
+    x = model.embed_tokens(tokens)
     cos_sin, outputs = model.cos_sin_by_layer(x), []
     for layer, block in enumerate(model.blocks):
         x = block(x + embedding.factors[layer] * embedding(tokens), tokens, cos_sin[layer])
         outputs.append(x)
-    close(model.stream(tokens), model.leave(x, outputs[1]))
+    close(model.stream(tokens), model.finalize_stream(x, outputs[1]))
 
 
 # --- the head ---
@@ -353,8 +355,8 @@ def test_logit_rescale_without_shift_is_the_softcap_up_to_a_constant() -> None:
     config = load_config(None, {"model.logit_rescale": {"bound": 30.0, "shift": 0.0}})
     assert config.model.logit_rescale is not None
     logits = 40 * drawn(100)
-    close(rescaled(logits, config.model.logit_rescale), 15 + 15 * torch.tanh(logits / 15))
+    close(rescale_logits(logits, config.model.logit_rescale), 15 + 15 * torch.tanh(logits / 15))
     targets = torch.arange(10)
-    rows = rescaled(logits, config.model.logit_rescale).view(10, 10)
+    rows = rescale_logits(logits, config.model.logit_rescale).view(10, 10)
     capped = 15 * torch.tanh(logits / 15).view(10, 10)
     close(F.cross_entropy(rows, targets), F.cross_entropy(capped, targets))

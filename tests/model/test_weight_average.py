@@ -60,8 +60,8 @@ def in_64_bits(trainer: Trainer) -> dict[str, Tensor]:
     return {name: weight.double() for name, weight in weights_of(trainer).items()}
 
 
-def evaluated(trainer: Trainer) -> dict[str, Tensor]:
-    with trainer.evaluated():
+def averaged_weights(trainer: Trainer) -> dict[str, Tensor]:
+    with trainer.averaged_weights():
         return weights_of(trainer)
 
 
@@ -83,7 +83,7 @@ def test_evaluations_see_a_slow_average_of_the_weights(
             for name, weight in now.items():
                 for _ in range(every):  # as if the weights had stood there for n steps
                     slow[name] = 0.8 * slow[name] + 0.2 * weight
-        for name, got in evaluated(trainer).items():
+        for name, got in averaged_weights(trainer).items():
             expected = now[name] if slow is None else (1 - blend) * now[name] + blend * slow[name]
             torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-6)
     assert slow is not None
@@ -108,7 +108,7 @@ def test_training_is_that_of_a_run_without_it_bit_by_bit() -> None:
         for trainer in (plain, averaged):
             trainer.step(step, batch(step))
             before, places = weights_of(trainer), [p.data_ptr() for p in trainer.gpt.parameters()]
-            with trainer.evaluated():
+            with trainer.averaged_weights():
                 trainer.gpt.token_losses(batch(9)[:, :-1], batch(9)[:, 1:].contiguous())
             assert [p.data_ptr() for p in trainer.gpt.parameters()] == places
             for name, weight in weights_of(trainer).items():
@@ -121,7 +121,7 @@ def test_an_evaluation_that_fails_gives_the_weights_back() -> None:
     trainer = trainer_of({"decay": 0.9})
     trainer.step(0, batch(0))
     before = weights_of(trainer)
-    with pytest.raises(RuntimeError, match="no"), trainer.evaluated():
+    with pytest.raises(RuntimeError, match="no"), trainer.averaged_weights():
         raise RuntimeError("no")
     for name, weight in weights_of(trainer).items():
         assert torch.equal(weight, before[name]), name
@@ -143,8 +143,8 @@ def test_a_resumed_trainer_goes_on_to_the_same_averages(saved_at: int) -> None:
     assert (states["average"]["averages"] is None) == (saved_at < 0.4 * STEPS)
     for step in range(saved_at, STEPS):
         resumed.step(step, batch(step))
-    for name, weight in evaluated(trainer).items():
-        assert torch.equal(weight, evaluated(resumed)[name]), name
+    for name, weight in averaged_weights(trainer).items():
+        assert torch.equal(weight, averaged_weights(resumed)[name]), name
 
 
 def test_a_checkpoint_is_evaluated_as_the_run_evaluates(
@@ -158,7 +158,7 @@ def test_a_checkpoint_is_evaluated_as_the_run_evaluates(
     path = tmp_path / source.checkpoint.rank_file(0)
     write_tensors(path, trainer.state_dict())
     gpt, _ = source.of_checkpoint(tmp_path, trainer.config, trainer.derived, CPU)
-    for name, weight in evaluated(trainer).items():
+    for name, weight in averaged_weights(trainer).items():
         assert torch.equal(weight, gpt.get_parameter(name)), name
     plain = config_of(None)
     gpt, _ = source.of_checkpoint(tmp_path, plain, derive(plain), CPU)
@@ -184,7 +184,7 @@ def test_an_evaluation_of_averages_compiles_nothing_anew() -> None:
     for step in range(3):
         trainer.step(step, batch(step))
         tokens = batch(7)
-        with trainer.evaluated():
+        with trainer.averaged_weights():
             losses.append(trainer.gpt.token_losses(tokens[:, :-1], tokens[:, 1:].contiguous()))
         losses.append(trainer.gpt.token_losses(tokens[:, :-1], tokens[:, 1:].contiguous()))
     assert compiled_graphs() == graphs > 0

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from model.config import Config
 from model.config.derive import Derived, with_rows
-from model.config.kernel_eligibility import fusible
+from model.config.kernel_eligibility import eligible_kernels
 from model.diagnostics.finding import Finding, check, from_error, info
 from model.runtime.preflight import SUBJECTS, GpuFacts, faults, fitting_rows
 from model.system import nvidia_smi
@@ -67,7 +67,7 @@ def findings(
 def _memory(config: Config, derived: Derived, gpu: GpuFacts) -> Finding:
     """The memory of the fullest GPU, with every fused kernel that the configuration allows;
     `model.doctor --probe` checks with those that run on the machine."""
-    fused = fusible(config, derived.sizes)
+    fused = eligible_kernels(config, derived.sizes)
     if config.system.fit_memory:
         derived = with_rows(config, derived, fitting_rows(config, derived, gpu.free_bytes, fused))
     for fault in faults(gpu, config, derived, fused):

@@ -19,7 +19,7 @@ from model.core.score import score_rows
 from model.errors import DataError
 from model.gpt import GPT
 from model.kernels import REFERENCE
-from model.tricks.window_warmup import enter
+from model.tricks.window_warmup import apply_long_window
 
 STACK = Path(__file__).parents[3] / "ablations" / "configs" / "speedrun.yaml"
 SMALL = {
@@ -108,7 +108,7 @@ def test_an_eval_model_has_the_windows_that_a_schedule_has_reached() -> None:
     config = load_config(STACK, changes)
     model = built(config)
     for reached in (128, 256, 512):
-        enter(model, config, reached)
+        apply_long_window(model, config, reached)
         eval_model = EvalModel(model, config, derive(config).sizes, REFERENCE)
         tokens = torch.randint(0, 256, (1, 300), generator=torch.Generator().manual_seed(1))
         with torch.no_grad():
