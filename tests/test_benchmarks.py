@@ -227,10 +227,10 @@ def test_kernels_are_sorted_into_classes_by_name() -> None:
         "void pytorch_flash::flash_fwd_kernel": "attention",
         "kernel_cutlass_kernel_quackepiloguefrontendGemmMod_dact": "products, quack",
         "nvjet_sm90_tst_192x192_64x3_2x1_v_bz_coopB_NNN": "products, cuBLAS",
-        "_lose_row": "loss",
+        "_cross_entropy_row": "loss",
         "triton_per_fused__fused_rms_norm_add_mul_0": "Inductor",
         "Memcpy DtoD (Device -> Device)": "casts and copies",
-        "_apply": "Muon, elementwise",
+        "_apply_update": "Muon, elementwise",
         "void at::native::multi_tensor_apply_kernel<FusedOptimizer>": "AdamW",
         "a kernel of tomorrow": "other",
     }

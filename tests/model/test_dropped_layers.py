@@ -167,6 +167,7 @@ def test_flops_parameters_and_memory_are_those_of_the_parts_that_are_left() -> N
             assert one.memory_parts[part] < whole.memory_parts[part], part
 
 
+@pytest.mark.slow
 def test_blocks_are_compiled_once_a_kind() -> None:
     config = config_of(attention=[1, 2], mlp=[0])
     model, tokens = built(config), batch()

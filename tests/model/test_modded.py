@@ -60,6 +60,7 @@ def test_all_tricks_of_the_record_that_are_built_are_on() -> None:
     assert "prefix_token_prediction" in NOT_BUILT
 
 
+@pytest.mark.slow
 def test_it_trains_through_all_stages_on_stub_rows() -> None:
     config, derived = resolve(MODDED, SMALL)
     trainer = Trainer(config, derived, torch.device("cpu"))

@@ -81,6 +81,7 @@ def test_there_is_one_graph_a_kind_of_block(
     assert counters["stats"]["unique_graphs"] == kinds + AROUND + sums + bigrams
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tricks", [{}, pytest.param(MORE_TRICKS, marks=pytest.mark.slow)])
 def test_compiled_pieces_compute_what_the_whole_does(tricks: dict[str, object]) -> None:
     plain, compiled = (

@@ -175,6 +175,7 @@ class Manifest:
     step = 3
 
 
+@pytest.mark.slow
 def test_an_evaluation_of_averages_compiles_nothing_anew() -> None:
     trainer = trainer_of({"decay": 0.9})
     torch._dynamo.reset()

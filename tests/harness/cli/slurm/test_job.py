@@ -217,6 +217,7 @@ def test_a_study_has_one_job(harness, study_file, cluster_file):
     assert "--gpus 0-7" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_password_is_in_one_file_of_its_owner_and_nowhere_else(
     submit, study_file, cluster_file, store
 ):
