@@ -246,6 +246,7 @@ def test_sigterm_leaves_a_checkpoint_and_an_interrupted_result_that_resumes(
     assert [event["earlier_status"] for event in events(out, "resumed")] == ["interrupted"]
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_its_first_checkpoint_starts_from_its_first_step(
     overrides: dict[str, Any],
     killed: Path,

@@ -70,6 +70,7 @@ def test_replicates_of_the_baseline_itself_are_not_accepted(command):
     assert "fresh replicates" in output
 
 
+@pytest.mark.slow
 def test_worse_replicates_are_refused_without_allow_regression(command, tmp_path):
     command("record", "small", "--seeds", "1-8")
     worse = ("--seeds", "9-16", "--set", "plant.loss=0.01", "--why", "cheaper")

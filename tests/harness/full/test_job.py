@@ -211,6 +211,7 @@ def test_a_loss_outside_its_envelope_raises_an_alert_during_the_run(harness, job
     assert "consider stopping the run early" in output(done)
 
 
+@pytest.mark.slow
 def test_a_stopped_job_ends_its_trainer_and_resumes_later(
     start, harness, job_file, store, trainers, slowed
 ):
@@ -227,6 +228,7 @@ def test_a_stopped_job_ends_its_trainer_and_resumes_later(
     assert [made.status for made in store.records()] == ["interrupted", "completed"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL]
 )

@@ -70,6 +70,7 @@ def results(gate: dict) -> dict[str, dict]:
     return {one["result"]["metric"]: one["result"] for one in gate["metrics"]}
 
 
+@pytest.mark.slow
 def test_no_change_passes_in_soft_core_and_core_is_informational(gate, tmp_path):
     code, result = gate("--markdown", tmp_path / "summary.md", known=True)
     found = results(result)

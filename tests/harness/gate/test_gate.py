@@ -535,6 +535,7 @@ def test_launches_of_gates_add_a_row_to_the_noise_model(gate, place):
 REPOSITORY = ["git", "-c", "user.name=nobody", "-c", "user.email=nobody@example.org"]
 
 
+@pytest.mark.slow
 def test_two_refs_are_compared_on_their_own_code(tmp_path, place):
     home = tmp_path / "clone"
     shutil.copytree(

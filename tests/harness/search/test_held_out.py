@@ -61,6 +61,7 @@ def test_another_rule_makes_another_study_and_the_patch_names_its_seeds(search, 
     assert len(store.study_names()) == 3
 
 
+@pytest.mark.slow
 def test_a_candidate_that_fails_does_not_prevent_others_from_being_confirmed(search):
     space = "{bowl.x: {choices: [0.0, 0.6]}, fail.crash_at_step: {choices: [null, 3]}}"
     done, found, patches = search(

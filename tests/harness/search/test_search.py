@@ -88,6 +88,7 @@ def test_the_base_is_the_first_trial_and_reuses_its_record(search, search_file, 
 PRUNE_ALL = "{name: ThresholdPruner, upper: 0.1, n_warmup_steps: 2}"
 
 
+@pytest.mark.slow
 def test_a_pruned_trial_ends_within_two_steps_and_keeps_its_partial_record(
     search, search_file, store, trials
 ):
@@ -328,6 +329,7 @@ def test_several_objectives_give_a_pareto_front_within_bounds(harness, search_fi
     assert ">Pareto front</" in page
 
 
+@pytest.mark.slow
 def test_a_search_fills_the_sweep_of_an_arm(harness, study_file, store):
     space = "{optimizer.adamw_lr: {float: [0.0003, 0.03], log: true}}"
     retune = f"{{muon: {{space: {space}, trials: 8, best: 2, seeds: [7, 8]}}}}"

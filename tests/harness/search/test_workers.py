@@ -158,6 +158,7 @@ def test_two_workers_on_postgresql_share_a_search_that_is_killed_twice(
     assert store.study_names() or "There is nothing to confirm" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("begun", [True, False])
 def test_a_trial_whose_worker_sends_no_heartbeat_is_queued_again(tmp_path, begun):
     import optuna
@@ -274,6 +275,7 @@ with storage.open_storage(sys.argv[1]) as opened:
 """
 
 
+@pytest.mark.slow
 def test_commands_that_open_a_new_storage_at_once_share_it_and_one_creates_the_search(tmp_path):
     argv = [sys.executable, "-c", OPENER, f"sqlite:///{tmp_path / 'new.sqlite'}"]
     processes = [

@@ -75,6 +75,7 @@ def test_other_files_hidden_files_and_folders_are_left_alone(tmp_path: Path):
     assert len(describe_source(str(tmp_path)).files) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("python_docs")  # found once a process
 def test_python_docs_are_english_of_about_two_megabytes():
     train, validation = texts_of("python-docs", TRAIN), texts_of("python-docs", VALIDATION)
