@@ -23,20 +23,17 @@ learned parameter changes, so a stage is a function of the step alone.
 from collections.abc import Sequence
 from itertools import pairwise
 from math import log, prod, sqrt
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from model.config import Config
 from model.config.shapes import windows_of
 from model.config.stages import long_window
 from model.tricks.yarn import WindowChange
 
-if TYPE_CHECKING:
-    from model.gpt import GPT
-
 SCALE_SLOPE = 0.2
 
 
-def apply_long_window(gpt: "GPT", config: Config, long_tokens: int) -> None:
+def apply_long_window(gpt: Any, config: Config, long_tokens: int) -> None:
     """Set the model's windows, rotary frequencies and attention scale for a long window."""
     warmup, norm = config.schedule.window_warmup, config.model.qk_norm
     assert warmup is not None
