@@ -113,7 +113,7 @@ def _checkout(top: Path, commit: str, patches: list[bytes] | None, folder: Path)
         applied = subprocess.run(
             ["git", "apply", "--whitespace=nowarn"],
             cwd=folder,
-            env=_english(),
+            env=_variables(),
             input=content,
             capture_output=True,
         )
@@ -134,13 +134,14 @@ def _raise_for_disk(message: str, folder: Path) -> None:
                 raise OSError(number, os.strerror(number))
 
 
-def _english() -> dict[str, str]:
-    """Variables under which git's messages are those that `_raise_for_disk` knows."""
-    return {**os.environ, "LC_ALL": "C"}
+def _variables() -> dict[str, str]:
+    """Of git's processes: messages as `_raise_for_disk` knows them, and no download of large files
+    from an address that the checked-out code names (`.lfsconfig`)."""
+    return {**os.environ, "LC_ALL": "C", "GIT_LFS_SKIP_SMUDGE": "1"}
 
 
 def _git(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    command, variables = ["git", *arguments], _english()
+    command, variables = ["git", *arguments], _variables()
     return subprocess.run(
         command, cwd=folder, env=variables, capture_output=True, text=True, errors="replace"
     )

@@ -99,3 +99,19 @@ def test_a_patch_that_is_no_file_is_refused_and_not_waited_for(tmp_path, reposit
     os.mkfifo(tmp_path / "idea.diff")
     with pytest.raises(StudyFileError, match="expected a patch file"):
         checkout_patch(tmp_path / "idea.diff", repository, tmp_path / "store")
+
+
+def test_a_checkout_downloads_no_large_files(repository, tmp_path, monkeypatch):
+    """git-lfs would fetch them from wherever the checked-out code says."""
+    seen = tmp_path / "seen"
+    shim = tmp_path / "bin" / "git"
+    shim.parent.mkdir()
+    shim.write_text(
+        f'#!/bin/bash\necho "$GIT_LFS_SKIP_SMUDGE" >> {seen}\nexec {shutil.which("git")} "$@"\n'
+    )
+    shim.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{shim.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.chdir(repository)
+    checkout_ref("HEAD", repository, tmp_path / "runs")
+    assert set(seen.read_text().split("\n")) <= {"1", ""}
+    assert "1" in seen.read_text()
