@@ -102,7 +102,7 @@ def test_a_patch_that_is_no_file_is_refused_and_not_waited_for(tmp_path, reposit
 
 
 def test_a_checkout_downloads_no_large_files(repository, tmp_path, monkeypatch):
-    """git-lfs would fetch them from wherever the checked-out code says."""
+    """git-lfs would fetch them from the address that the checked-out code names."""
     seen = tmp_path / "seen"
     shim = tmp_path / "bin" / "git"
     shim.parent.mkdir()
