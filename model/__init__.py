@@ -1,7 +1,7 @@
 """A complete GPT-2 trainer in which every speedrun trick is a toggle; useful without the harness.
 
-Packages in the order of their imports; each imports only those above it. Torch-free up to
-`config`, so that a configuration is described and refused without it.
+Packages in the order of their imports; each imports only those above it. Describing or refusing a
+configuration imports no torch.
 
     errors        what users can meet: expected, got, hint
     system        CPU cores, GPU clocks and state, timing, compile jobs and caches, time limits

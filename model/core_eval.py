@@ -15,6 +15,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from model.config.derive import Derived
 from model.config.reader import parse_overrides, read_values
 from model.config.resolve import resolve
 from model.distributed.ranks import Ranks, from_environment, join_group, leave_group
-from model.errors import ModelError, RunError, missing_package
+from model.errors import RunError, exit_code
 
 if TYPE_CHECKING:
     import torch
@@ -49,20 +50,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if (arguments.run_dir is None) == (arguments.config is None):
         parser.error("give the directory of a run, or --config FILE")
+    return exit_code(partial(_run, arguments))
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    ranks = from_environment()
+    request = _request(arguments)
     try:
-        ranks = from_environment()
-        request = _request(arguments)
-        try:
-            _evaluate(request, ranks)
-        finally:
-            leave_group(ranks)
-    except ModuleNotFoundError as error:
-        print(f"error: {missing_package(error)}", file=sys.stderr)
-        return 2
-    except ModelError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        _evaluate(request, ranks)
+    finally:
+        leave_group(ranks)
 
 
 def _parser() -> argparse.ArgumentParser:

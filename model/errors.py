@@ -11,7 +11,8 @@ Each has three parts: expected, got, and a hint. Programming errors are plain as
 """
 
 import errno
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # of a file system without file locks
 LOCK_HINT = (
@@ -73,6 +74,19 @@ def missing_package(error: ModuleNotFoundError) -> MachineError:
         got="no such package in this Python",
         hint="Install the trainer's packages: pip install 'speedrun-harness[train]'.",
     )
+
+
+def exit_code(command: Callable[[], object]) -> int:
+    """Run a command; returns 0, or 2 after printing an error that users can meet."""
+    try:
+        command()
+    except ModuleNotFoundError as error:
+        print(f"error: {missing_package(error)}", file=sys.stderr)
+        return 2
+    except ModelError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 class ConfigErrors(ConfigError):

@@ -11,13 +11,14 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from model.config import Config
 from model.config.derive import Derived
 from model.config.resolve import resolve
-from model.errors import ModelError, RunError, missing_package
+from model.errors import RunError, exit_code
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,17 +26,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="the run directory")
-    arguments = parser.parse_args(argv)
-    try:
-        config, derived = resolve(str(arguments.config), {"system.fit_memory": True})
-        print(json.dumps(_evaluated(config, derived, arguments.out)))
-    except ModuleNotFoundError as error:
-        print(f"error: {missing_package(error)}", file=sys.stderr)
-        return 2
-    except ModelError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(partial(_run, parser.parse_args(argv)))
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    config, derived = resolve(str(arguments.config), {"system.fit_memory": True})
+    print(json.dumps(_evaluated(config, derived, arguments.out)))
 
 
 def _evaluated(config: Config, derived: Derived, run_dir: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from model.config.reader import load_config, parse_overrides
@@ -23,7 +24,7 @@ from model.data.published import PUBLISHED, Published
 from model.data.settings import DataSettings
 from model.data.shards import verify_shard
 from model.data.sources import PYTHON_DOCS, TRAIN, VALIDATION, describe_source
-from model.errors import DataError, ModelError, missing_package
+from model.errors import DataError, exit_code
 
 _SHOWN_CHARACTERS = 320
 
@@ -31,20 +32,16 @@ _SHOWN_CHARACTERS = 320
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     try:
-        chosen = _parser().parse_args(arguments)
-        config = load_config(chosen.config or chosen.file, parse_overrides(chosen.set))
-        settings = DataSettings.from_config(config)
-        {"prepare": _prepare, "verify": _verify, "show": _show}[chosen.command](settings, chosen)
-    except ModelError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except ModuleNotFoundError as error:
-        print(f"error: {missing_package(error)}", file=sys.stderr)
-        return 2
+        return exit_code(partial(_run, _parser().parse_args(arguments)))
     except KeyboardInterrupt:
         print("interrupted; re-run the same command to resume", file=sys.stderr)
         return 130
-    return 0
+
+
+def _run(chosen: argparse.Namespace) -> None:
+    config = load_config(chosen.config or chosen.file, parse_overrides(chosen.set))
+    settings = DataSettings.from_config(config)
+    {"prepare": _prepare, "verify": _verify, "show": _show}[chosen.command](settings, chosen)
 
 
 def _parser() -> argparse.ArgumentParser:
