@@ -17,6 +17,8 @@ from harness.runner.trainer import NativeTrainer
 
 from ..conftest import ROOT
 
+pytestmark = pytest.mark.slow  # whole jobs; CI runs them by themselves
+
 ALONE = "--without-forecast"
 
 
@@ -116,7 +118,6 @@ def test_divergence_and_out_of_memory_are_results_and_not_repeated(harness, job_
     assert len(store.records()) == 1
 
 
-@pytest.mark.slow
 def test_a_time_limit_leaves_a_checkpoint_and_the_same_command_resumes(harness, job_file, store):
     path = job_file()
     slow = ("--set", "pace.sleep_ms=200")
@@ -211,7 +212,6 @@ def test_a_loss_outside_its_envelope_raises_an_alert_during_the_run(harness, job
     assert "consider stopping the run early" in output(done)
 
 
-@pytest.mark.slow
 def test_a_stopped_job_ends_its_trainer_and_resumes_later(
     start, harness, job_file, store, trainers, slowed
 ):
@@ -228,10 +228,7 @@ def test_a_stopped_job_ends_its_trainer_and_resumes_later(
     assert [made.status for made in store.records()] == ["interrupted", "completed"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL]
-)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_trainer_killed_from_outside_is_resumed_by_the_same_command(
     start, job_file, store, trainers, slowed, number
 ):

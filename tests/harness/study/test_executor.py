@@ -24,6 +24,8 @@ from harness.study.executor import (
 )
 from tests.fixtures.faulty_harness import FaultyTrainer
 
+pytestmark = pytest.mark.slow  # whole studies; CI runs them by themselves
+
 
 def planned(store):
     return store.study("quick").runs
@@ -138,7 +140,6 @@ def test_a_limit_stops_between_runs_and_the_study_can_be_resumed(harness, study_
     assert_finished(store)
 
 
-@pytest.mark.slow
 def test_runs_on_several_gpus_record_how_many_ran_at_once(harness, study_file, store):
     path = study_file(base="pace: {startup_ms: 1000}\n")
     assert harness("study", path, "--gpus", "0-1").returncode == errors.PASS
